@@ -1,0 +1,1 @@
+"""Questions answered: pure functions over what was read; no input, no output, no text."""

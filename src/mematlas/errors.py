@@ -1,0 +1,104 @@
+"""Every error that mematlas raises, and the exit code that each becomes.
+
+::
+
+    Error                      1
+    ├── BadInput               2   an argument that cannot be understood
+    ├── TargetNotFound         3   no such process
+    ├── TargetAmbiguous        3   several processes; `candidates` names them
+    ├── NoAddressSpace         3   a kernel thread: there is nothing to look at
+    ├── PermissionDenied       4   `path`, and in `needs` what would open it
+    ├── NotSupported           5   this kernel lacks it; `needs` names the option or version
+    ├── ProcessGone            6   the target ended, or its PID was given to another, during the work
+    ├── FormatError            1   a file that does not look as the kernel writes it
+    └── AssertionNotMet       10   a check that was asked for did not hold
+"""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """The root of the tree. ``str(error)`` is one line for a person, without a traceback."""
+
+    exit_code = 1
+
+
+class BadInput(Error):
+    """An argument that cannot be understood."""
+
+    exit_code = 2
+
+
+class TargetNotFound(Error):
+    """No process answers to this target."""
+
+    exit_code = 3
+
+
+class TargetAmbiguous(Error):
+    """Several processes answer to this target."""
+
+    exit_code = 3
+
+    def __init__(self, target: str, candidates: list[str]) -> None:
+        self.target = target
+        self.candidates = candidates
+        lines = "\n".join(f"  {candidate}" for candidate in candidates)
+        super().__init__(f"{target!r} names {len(candidates)} processes; give one PID:\n{lines}")
+
+
+class NoAddressSpace(Error):
+    """A kernel thread: it borrows the address space of whatever ran before it."""
+
+    exit_code = 3
+
+    def __init__(self, pid: int, name: str) -> None:
+        self.pid = pid
+        super().__init__(f"{pid} ({name}) is a kernel thread: it has no address space of its own")
+
+
+class PermissionDenied(Error):
+    """The kernel refused. ``needs`` says which right would do, when we know it."""
+
+    exit_code = 4
+
+    def __init__(self, path: str, needs: str | None = None) -> None:
+        self.path = path
+        self.needs = needs
+        super().__init__(f"{path}: permission denied" + (f" (needs {needs})" if needs else ""))
+
+
+class NotSupported(Error):
+    """This kernel does not offer it. ``needs`` names the option or the version that would."""
+
+    exit_code = 5
+
+    def __init__(self, what: str, needs: str | None = None) -> None:
+        self.what = what
+        self.needs = needs
+        super().__init__(f"{what}: not supported here" + (f" (needs {needs})" if needs else ""))
+
+
+class ProcessGone(Error):
+    """The target ended during the work, or its PID now belongs to another process."""
+
+    exit_code = 6
+
+    def __init__(self, pid: int, why: str = "ended") -> None:
+        self.pid = pid
+        super().__init__(f"process {pid} {why}")
+
+
+class FormatError(Error):
+    """A file that does not look as the kernel writes it. The message shows the offending text."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self.path = path
+        self.text = text
+        super().__init__(f"{path}: cannot understand {text[:120]!r}")
+
+
+class AssertionNotMet(Error):
+    """A check that was asked for did not hold."""
+
+    exit_code = 10

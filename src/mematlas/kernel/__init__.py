@@ -1,0 +1,1 @@
+"""What the kernel offers: one module per kernel file or system call; bytes in, records or arrays out."""

@@ -1,0 +1,136 @@
+"""A file of 64-bit words with large holes, kept small: how a capture stores pagemap and the kpage files.
+
+The pagemap of a process reaches over 256 TiB of addresses, half a TiB of file, nearly all of it empty. A packed
+file keeps the parts that hold something, so it survives tar, git and mail. Little-endian throughout::
+
+    magic       8 bytes   b"mematlas"
+    version     u32       1
+    word_size   u32       8
+    nr_extents  u64
+    extents     nr_extents x (offset u64, size u64)     bytes, ascending, not touching, multiples of 8
+    data        zlib      the extents' bytes, one after another
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+
+from mematlas.errors import FormatError, NotSupported, PermissionDenied
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Self
+
+MAGIC = b"mematlas"
+VERSION = 1
+WORD_SIZE = 8
+HEADER_SIZE = 24
+
+
+class PackedFile:
+    """A packed file, read by position as the file it was made from would be; holes read as zeros."""
+
+    def __init__(self, extents: list[tuple[int, int]], data: bytes) -> None:
+        self.starts = [offset for offset, _ in extents]
+        self.ends = [offset + size for offset, size in extents]
+        self.data = data
+        self.places: list[int] = []
+        """Where in ``data`` each extent begins."""
+        place = 0
+        for _, size in extents:
+            self.places.append(place)
+            place += size
+
+    @classmethod
+    def open(cls, path: str) -> Self:
+        """Read the packed file at ``path``.
+
+        Raises:
+            NotSupported: the capture does not hold it.
+            FormatError: it is not a packed file, or it is cut short.
+        """
+        import struct
+        import zlib
+
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+        except FileNotFoundError:
+            raise NotSupported(path, "a capture made with the right to read it") from None
+        except PermissionError:
+            raise PermissionDenied(path) from None
+        if content[:8] != MAGIC or len(content) < HEADER_SIZE:
+            raise FormatError(path, repr(content[:24]))
+        version, word_size, nr_extents = struct.unpack_from("<IIQ", content, 8)
+        table_end = HEADER_SIZE + 16 * nr_extents
+        if version != VERSION or word_size != WORD_SIZE or len(content) < table_end:
+            raise FormatError(path, f"version {version}, word size {word_size}, {nr_extents} extents")
+        flat = struct.unpack_from(f"<{2 * nr_extents}Q", content, HEADER_SIZE)
+        extents = list(zip(flat[::2], flat[1::2], strict=True))
+        try:
+            data = zlib.decompress(content[table_end:])
+        except zlib.error as error:
+            raise FormatError(path, str(error)) from None
+        end = 0
+        for offset, size in extents:
+            if offset < end or offset % WORD_SIZE or size % WORD_SIZE:
+                raise FormatError(path, f"extent at {offset:#x} of {size} bytes")
+            end = offset + size
+        if len(data) != sum(size for _, size in extents):
+            raise FormatError(path, f"{len(data)} bytes of data")
+        return cls(extents, data)
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        size = len(buffer)
+        buffer[:] = bytes(size)
+        end = offset + size
+        i = max(bisect_right(self.starts, offset) - 1, 0)
+        while i < len(self.starts) and self.starts[i] < end:
+            low, high = max(self.starts[i], offset), min(self.ends[i], end)
+            if low < high:
+                place = self.places[i] + low - self.starts[i]
+                buffer[low - offset : high - offset] = self.data[place : place + high - low]
+            i += 1
+        return size
+
+    def next_data(self, offset: int) -> int | None:
+        i = max(bisect_right(self.starts, offset) - 1, 0)
+        while i < len(self.starts):
+            if offset < self.ends[i]:
+                return max(offset, self.starts[i])
+            i += 1
+        return None
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def write_packed(path: str, parts: Iterable[tuple[int, bytes]], mode: int = 0o600) -> None:
+    """Write ``parts`` (byte offset, bytes), ascending, as a packed file; parts that touch become one extent.
+
+    The data goes through to the disk as it comes: memory holds the table alone, 16 bytes an extent.
+    """
+    import struct
+    import tempfile
+    import zlib
+
+    extents: list[list[int]] = []
+    packer = zlib.compressobj(6)
+    with tempfile.TemporaryFile(dir=os.path.dirname(path) or ".") as body:
+        for offset, data in parts:
+            if extents and extents[-1][0] + extents[-1][1] == offset:
+                extents[-1][1] += len(data)
+            else:
+                extents.append([offset, len(data)])
+            body.write(packer.compress(data))
+        body.write(packer.flush())
+        body.seek(0)
+        flat = [number for extent in extents for number in extent]
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with open(fd, "wb") as file:
+            file.write(MAGIC + struct.pack("<IIQ", VERSION, WORD_SIZE, len(extents)))
+            file.write(struct.pack(f"<{len(flat)}Q", *flat))
+            while part := body.read(1 << 20):
+                file.write(part)

@@ -1,0 +1,240 @@
+"""/proc, or a captured process: the only place that opens its files.
+
+A `ProcFS` is a directory to read from. The live one is ``/proc``; a captured one is a directory of the same
+shape, made by ``mematlas capture``, whose ``machine.json`` says what machine it came from. A `ProcessDir` is
+one process in it. It holds the directory ``/proc/PID`` open, and everything is opened relative to that: when
+the process ends and its PID is given to another, the old directory answers with an error, never with the
+files of the newcomer (fs/proc/base.c: the directory's inode holds a struct pid).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone, TargetNotFound
+from mematlas.kernel.packed import PackedFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol, Self
+
+    class WordFile(Protocol):
+        """A file of 64-bit words that is read by position: /proc/PID/pagemap, /proc/kpagecount, ..."""
+
+        def read_into(self, buffer: memoryview, offset: int) -> int:
+            """Fill ``buffer`` from byte ``offset``; return the number of bytes read, 0 at the end."""
+
+        def next_data(self, offset: int) -> int | None:
+            """Return the next offset that may hold something; None when there is nothing more."""
+
+        def close(self) -> None: ...
+
+
+READ_SIZE = 1 << 18
+
+# What opens each file of another process, and of the machine. Source: fs/proc/base.c (PTRACE_MODE_READ for the
+# first group; pagemap is a 0400 file of the process's owner on top of that), fs/proc/page.c (0400, root's).
+NEEDS = {
+    "maps": "CAP_SYS_PTRACE",
+    "smaps": "CAP_SYS_PTRACE",
+    "smaps_rollup": "CAP_SYS_PTRACE",
+    "numa_maps": "CAP_SYS_PTRACE",
+    "map_files": "CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE",
+    "pagemap": "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+    "mem": "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+    "kpagecount": "CAP_DAC_READ_SEARCH",
+    "kpageflags": "CAP_DAC_READ_SEARCH",
+    "kpagecgroup": "CAP_DAC_READ_SEARCH",
+}
+
+
+class LiveFile:
+    """A file of the live /proc, read by position. Descriptors are closed with it."""
+
+    __slots__ = ("fd", "path", "pid")
+
+    def __init__(self, fd: int, path: str, pid: int | None) -> None:
+        self.fd = fd
+        self.path = path
+        self.pid = pid
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        # np.fromfile and whole-file reads believe st_size, which is 0 in /proc, and return nothing: preadv it is.
+        try:
+            return os.preadv(self.fd, [buffer], offset)
+        except OSError as error:
+            # Past the end of the address space, or of memory, the kernel answers EINVAL or EFAULT on some versions.
+            if error.errno in (errno.EINVAL, errno.EFAULT, errno.ENXIO, errno.EOVERFLOW):
+                return 0
+            raise translate_error(error, self.path, self.pid) from None
+
+    def next_data(self, offset: int) -> int | None:
+        return offset
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def translate_error(error: OSError, path: str, pid: int | None = None) -> Exception:
+    """Return our error for what the kernel said about ``path``."""
+    name = path.rsplit("/", 1)[-1]
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return PermissionDenied(path, NEEDS.get(name) or ("CAP_SYS_PTRACE" if pid else None))
+    if pid is not None and error.errno in (errno.ESRCH, errno.ENOENT):
+        return ProcessGone(pid)
+    if error.errno in (errno.ENOENT, errno.ENOTTY, errno.ENOSYS, errno.EOPNOTSUPP):
+        return NotSupported(path)
+    return FormatError(path, os.strerror(error.errno or 0))
+
+
+class ProcFS:
+    """A place to read processes from: ``/proc``, another procfs mount, or a captured process.
+
+    ``page_size`` is the machine's, or what the capture recorded; give it to read a directory that records none.
+
+    >>> ProcFS().live
+    True
+    """
+
+    def __init__(self, root: str = "/proc", page_size: int | None = None) -> None:
+        self.root = root.rstrip("/") or "/"
+        self.machine: dict[str, Any] | None = None
+        """What ``machine.json`` says, for a capture; None for a live one."""
+        try:
+            with open(f"{self.root}/machine.json", encoding="utf-8") as file:
+                import json
+
+                self.machine = json.load(file)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except PermissionError:
+            raise PermissionDenied(f"{self.root}/machine.json") from None
+        except ValueError as error:
+            raise FormatError(f"{self.root}/machine.json", str(error)) from None
+        if page_size is None:
+            page_size = self.machine["page_size"] if self.machine else os.sysconf("SC_PAGESIZE")
+        self.page_size = page_size
+
+    def __repr__(self) -> str:
+        return f"ProcFS({self.root!r}, page_size={self.page_size})"
+
+    @property
+    def live(self) -> bool:
+        """Whether processes here run now, so that system calls can ask about them too."""
+        return self.machine is None
+
+    def pids(self) -> list[int]:
+        """Return every PID here, in order. Any of them may be gone by the time you look."""
+        try:
+            return sorted(int(name) for name in os.listdir(self.root) if name.isdigit())
+        except FileNotFoundError:
+            raise TargetNotFound(f"{self.root}: no such directory") from None
+        except OSError as error:
+            raise translate_error(error, self.root) from None
+
+    def read(self, name: str) -> bytes:
+        """Return a machine-wide file, such as ``swaps``, whole."""
+        path = f"{self.root}/{name}"
+        try:
+            return read_all(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise translate_error(error, path) from None
+
+    def open(self, name: str) -> WordFile:
+        """Open a machine-wide file of words: ``kpagecount``, ``kpageflags``."""
+        path = f"{self.root}/{name}"
+        if not self.live:
+            return PackedFile.open(f"{path}.packed")
+        try:
+            return LiveFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path, None)
+        except OSError as error:
+            raise translate_error(error, path) from None
+
+    def process(self, pid: int) -> ProcessDir:
+        """Return the process ``pid``, held open. Raises `TargetNotFound` when there is none."""
+        return ProcessDir(self, pid)
+
+
+class ProcessDir:
+    """One process: the directory ``/proc/PID``, held open, so that a reused PID cannot be taken for it."""
+
+    def __init__(self, procfs: ProcFS, pid: int) -> None:
+        self.procfs = procfs
+        self.pid = pid
+        self.path = f"{procfs.root}/{pid}"
+        try:
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
+            raise TargetNotFound(f"no process {pid}" + ("" if procfs.live else f" in {procfs.root}")) from None
+        except OSError as error:
+            raise translate_error(error, self.path, pid) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"ProcessDir({self.path!r})"
+
+    def close(self) -> None:
+        """Let go of the process."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def open_fd(self, name: str, flags: int = os.O_RDONLY) -> int:
+        """Open a file of the process; return its descriptor."""
+        try:
+            return os.open(name, flags | os.O_CLOEXEC, dir_fd=self.fd)
+        except OSError as error:
+            raise self._error(error, name) from None
+
+    def open(self, name: str) -> WordFile:
+        """Open a file of words: ``pagemap``."""
+        if not self.procfs.live:
+            return PackedFile.open(f"{self.path}/{name}.packed")
+        return LiveFile(self.open_fd(name), f"{self.path}/{name}", self.pid)
+
+    def read(self, name: str) -> bytes:
+        """Return a file of the process, whole, as it was at one time or nearly so."""
+        fd = self.open_fd(name)
+        try:
+            return read_all(fd)
+        except OSError as error:
+            raise self._error(error, name) from None
+
+    def readlink(self, name: str) -> str:
+        """Return where a link of the process points: ``exe``, ``map_files/START-END``."""
+        try:
+            return os.readlink(name, dir_fd=self.fd)
+        except OSError as error:
+            raise self._error(error, name) from None
+
+    def _error(self, error: OSError, name: str) -> Exception:
+        path = f"{self.path}/{name}"
+        if error.errno == errno.ENOENT and name != "stat":
+            # A missing file is a kernel without it, unless the whole process is missing.
+            try:
+                os.stat("stat", dir_fd=self.fd)
+            except OSError:
+                return ProcessGone(self.pid)
+            return NotSupported(path)
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return PermissionDenied(path, NEEDS.get(name.split("/", 1)[0]))
+        return translate_error(error, path, self.pid)
+
+
+def read_all(fd: int) -> bytes:
+    """Read a descriptor to its end, and close it. /proc reports sizes of 0, so the end is an empty read."""
+    try:
+        parts = []
+        while part := os.read(fd, READ_SIZE):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)

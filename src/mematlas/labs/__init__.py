@@ -1,0 +1,1 @@
+"""Workloads with a known truth, and lessons on them."""

@@ -1,0 +1,85 @@
+"""Records: frozen, slotted classes of named fields, as `dataclasses` makes them, without its cost.
+
+Importing `dataclasses` takes 12 ms, which is more than the interpreter itself takes to start; the light
+commands are to answer in less. What is made here behaves as ``@dataclass(frozen=True, slots=True)`` does.
+
+>>> @record
+... class Point:
+...     x: int
+...     y: int = 0
+>>> Point(1)
+Point(x=1, y=0)
+>>> replace(Point(1), y=5) == Point(1, 5)
+True
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn, TypeVar, dataclass_transform
+
+    T = TypeVar("T")
+
+    @dataclass_transform(frozen_default=True)
+    def record(cls: type[T]) -> type[T]: ...
+
+else:
+
+    def record(cls):
+        """Return ``cls`` as a frozen, slotted class whose fields are its annotations, in order."""
+        fields = tuple(cls.__annotations__)
+        defaults = {name: cls.__dict__[name] for name in fields if name in cls.__dict__}
+        body = {k: v for k, v in cls.__dict__.items() if k not in defaults and k not in ("__dict__", "__weakref__")}
+        arguments = ", ".join(f"{name}=defaults[{name!r}]" if name in defaults else name for name in fields)
+        # The slot's own descriptor sets the value, past the __setattr__ below that forbids it.
+        setters = ", ".join(f"set_{name}=None" for name in fields)
+        lines = "".join(f"    set_{name}(self, {name})\n" for name in fields)
+        namespace = {"defaults": defaults}
+        exec(f"def __init__(self, {arguments}, *, {setters}):\n{lines}", namespace)
+        init = namespace["__init__"]
+        init.__qualname__ = f"{cls.__qualname__}.__init__"
+        body |= {
+            "__slots__": fields,
+            "__match_args__": fields,
+            "__init__": init,
+            "__repr__": _repr,
+            "__eq__": _eq,
+            "__hash__": _hash,
+            "__setattr__": _refuse,
+            "__delattr__": _refuse,
+        }
+        made = type(cls)(cls.__name__, cls.__bases__, body)
+        init.__kwdefaults__ = {f"set_{name}": made.__dict__[name].__set__ for name in fields}
+        return made
+
+
+def _values(self: Any) -> tuple[Any, ...]:
+    return tuple(getattr(self, name) for name in self.__slots__)
+
+
+def _repr(self: Any) -> str:
+    pairs = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+    return f"{type(self).__qualname__}({pairs})"
+
+
+def _eq(self: Any, other: object) -> Any:
+    return _values(self) == _values(other) if type(other) is type(self) else NotImplemented
+
+
+def _hash(self: Any) -> int:
+    return hash(_values(self))
+
+
+def _refuse(self: Any, name: str, *value: object) -> NoReturn:
+    raise AttributeError(f"{type(self).__name__}.{name} cannot be changed: records are frozen")
+
+
+def replace(item: T, **changes: Any) -> T:
+    """Return a copy of a record with some fields changed."""
+    return type(item)(**dict(zip(item.__slots__, _values(item), strict=True)) | changes)  # type: ignore[attr-defined]
+
+
+def as_dict(item: object) -> dict[str, Any]:
+    """Return the fields of a record by name, in order."""
+    return dict(zip(item.__slots__, _values(item), strict=True))  # type: ignore[attr-defined]
