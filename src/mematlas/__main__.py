@@ -1,0 +1,7 @@
+"""``python -m mematlas``."""
+
+import sys
+
+from mematlas.cli import main
+
+sys.exit(main())

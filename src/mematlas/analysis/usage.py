@@ -1,0 +1,181 @@
+"""How much memory: RSS, PSS, USS, swap and their parts, from either of two sources that must agree.
+
+The kernel's own sums (smaps) and our count of page entries (pagemap, with kpagecount for the sharing) become the
+same record, so that one can be checked against the other.
+"""
+
+from __future__ import annotations
+
+from mematlas.kernel.maps import Vma
+from mematlas.kernel.pagemap import EXCLUSIVE, FILE, MARK_A, PRESENT, histogram
+from mematlas.model.pages import STATE_OF_BYTE
+from mematlas.record import as_dict, record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+PSS_SHIFT = 12  # fs/proc/task_mmu.c: the kernel adds shares of pages in 1/4096 of a byte
+HIDDEN_KINDS = frozenset(("vvar", "vsyscall"))
+"""VMAs whose pages pagemap does not show and smaps does not count."""
+
+
+@record
+class Usage:
+    """Amounts of one VMA or of a whole process, in bytes; counts of pages as ``nr_...``. None is "not known"."""
+
+    rss: int | None
+    """Resident: what the kernel counts. Not the zero page, not hugetlb."""
+    pss: int | None
+    """Each resident page divided by how often it is mapped."""
+    uss: int | None
+    """Resident pages mapped once."""
+    swap: int | None
+    anon: int | None
+    """The part of RSS that belongs to no file."""
+    file: int | None
+    """The part that belongs to files on disk."""
+    shmem: int | None
+    """The part that is shared memory: shared anonymous, memfd, System V, tmpfs."""
+    hugetlb: int | None
+    """Pages of the hugetlb pools, which RSS leaves out."""
+    thp: int | None
+    """The part of RSS that is mapped by huge entries (transparent huge pages)."""
+    zero: int | None
+    """Addresses that map the zero page: read but never written, no memory of their own."""
+    nr_pages: int
+    nr_present: int | None
+    """Entries with the present bit: resident, hugetlb and zero pages."""
+    nr_swapped: int | None
+    nr_exclusive: int | None
+    """Present pages mapped once, hugetlb ones too."""
+
+
+def total(usages: Iterable[Usage]) -> Usage:
+    """Return the sum; what is unknown in one is unknown in the sum."""
+    columns = zip(*(as_dict(usage).values() for usage in usages), strict=True)
+    sums = [None if None in column else sum(column) for column in columns]
+    return Usage(*sums) if sums else Usage(*(0,) * 14)
+
+
+def usage_of_fields(vma: Vma, fields: dict[str, int], page_size: int, nr_zero: int | None) -> Usage:
+    """Return what smaps says of a VMA. It does not show zero pages: ``nr_zero`` is counted elsewhere."""
+    rss = fields["Rss"]
+    anon = fields["Anonymous"]
+    uss = fields["Private_Clean"] + fields["Private_Dirty"]
+    private_hugetlb = fields.get("Private_Hugetlb", 0)
+    hugetlb = private_hugetlb + fields.get("Shared_Hugetlb", 0)
+    nr_present = None if nr_zero is None or vma.kind in HIDDEN_KINDS else (rss + hugetlb) // page_size + nr_zero
+    return Usage(
+        rss=rss,
+        pss=fields["Pss"],
+        uss=uss,
+        swap=fields["Swap"],
+        anon=anon,
+        file=rss - anon if vma.kind != "shmem" else 0,
+        shmem=rss - anon if vma.kind == "shmem" else 0,
+        hugetlb=hugetlb,
+        thp=sum(fields.get(name, 0) for name in ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")),
+        zero=None if nr_zero is None else nr_zero * page_size,
+        nr_pages=vma.size // page_size,
+        nr_present=nr_present,
+        nr_swapped=fields["Swap"] // page_size,
+        nr_exclusive=(uss + private_hugetlb) // page_size,
+    )
+
+
+class PageCounts:
+    """Counts the pages of one VMA by their state bytes, block after block."""
+
+    def __init__(self) -> None:
+        self.by_byte: dict[int, int] = {}
+
+    def add(self, states: bytes) -> None:
+        """Count the pages of a block."""
+        by_byte = self.by_byte
+        for byte, nr_pages in histogram(states).items():
+            by_byte[byte] = by_byte.get(byte, 0) + nr_pages
+
+    def nr_with(self, mask: int, value: int) -> int:
+        """Return the number of pages whose state byte, under a mask, has a value."""
+        return sum(nr_pages for byte, nr_pages in self.by_byte.items() if byte & mask == value)
+
+    def nr_state(self, state: str) -> int:
+        """Return the number of pages counted that are in a state, such as ``"swapped"``."""
+        return sum(nr_pages for byte, nr_pages in self.by_byte.items() if STATE_OF_BYTE[byte] == state)
+
+
+def usage_of_pages(
+    vma: Vma,
+    counts: PageCounts,
+    page_size: int,
+    *,
+    zero_known: bool,
+    hole: str,
+    sharers: dict[int, int] | None,
+    thp: int | None,
+) -> Usage:
+    """Return what the page entries of a VMA add up to.
+
+    ``hole`` is the state of the pages that were not counted. ``sharers`` tells how many resident pages have which
+    map count, for those that are not exclusive; None when their frames or counts could not be read. A frame with a
+    map count of 0 is present without being anybody's: it is no part of RSS.
+    """
+    nr_pages = vma.size // page_size
+    if vma.kind in HIDDEN_KINDS:
+        return Usage(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, nr_pages, None, 0, 0)
+    nr_present = counts.nr_with(PRESENT, PRESENT)
+    nr_exclusive = counts.nr_with(PRESENT | EXCLUSIVE, PRESENT | EXCLUSIVE)
+    nr_swapped = counts.nr_state("swapped") if hole != "unknown" and not counts.nr_state("unknown") else None
+    swap = None if nr_swapped is None else nr_swapped * page_size
+    if vma.kind == "hugetlb":
+        hugetlb = nr_present * page_size
+        return Usage(0, 0, 0, swap, 0, 0, 0, hugetlb, 0, 0, nr_pages, nr_present, nr_swapped, nr_exclusive)
+    nr_zero = counts.nr_with(PRESENT | MARK_A, PRESENT | MARK_A)
+    nr_unmapped = sharers.get(0, 0) if sharers else 0
+    nr_file = counts.nr_with(PRESENT | MARK_A | FILE, PRESENT | FILE)
+    nr_resident = nr_present - nr_zero - nr_unmapped
+    rss = nr_resident * page_size if zero_known else None
+    of_file = nr_file * page_size
+    return Usage(
+        rss=rss,
+        pss=None if sharers is None or rss is None else nr_exclusive * page_size + shared_pss(sharers, page_size),
+        uss=nr_exclusive * page_size,
+        swap=swap,
+        anon=None if rss is None else rss - of_file,
+        file=of_file if vma.kind != "shmem" else 0,
+        shmem=of_file if vma.kind == "shmem" else 0,
+        hugetlb=0,
+        thp=thp,
+        zero=nr_zero * page_size if zero_known else None,
+        nr_pages=nr_pages,
+        nr_present=nr_present,
+        nr_swapped=nr_swapped,
+        nr_exclusive=nr_exclusive,
+    )
+
+
+def shared_pss(sharers: dict[int, int], page_size: int) -> int:
+    """Return the bytes that fall to this process of pages mapped more than once, rounded as the kernel rounds."""
+    shares = sum(
+        nr_pages * ((page_size << PSS_SHIFT) // map_count) for map_count, nr_pages in sharers.items() if map_count
+    )
+    return shares >> PSS_SHIFT
+
+
+def nr_shared(states: bytes) -> int:
+    """Return how many pages of a block are resident and not exclusive, so that their map count matters."""
+    return len(states) - len(states.translate(None, SHARED_BYTES))
+
+
+SHARED_BYTES = bytes(byte for byte in range(256) if byte & (PRESENT | EXCLUSIVE | MARK_A) == PRESENT)
+IS_SHARED = bytes(byte in SHARED_BYTES for byte in range(256))
+
+
+def shared_frames(states: bytes, entries: Sequence[int], pfn_mask: int) -> list[int]:
+    """Return the frames of the pages of a block that are resident and not exclusive."""
+    if len(states) == nr_shared(states):
+        return [entry & pfn_mask for entry in entries]
+    picked = states.translate(IS_SHARED)
+    return [entry & pfn_mask for entry, wanted in zip(entries, picked, strict=True) if wanted]
+

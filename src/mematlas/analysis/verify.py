@@ -1,0 +1,64 @@
+"""Two sources compared: what differs, and why."""
+
+from __future__ import annotations
+
+from mematlas.analysis.usage import Usage, total
+from mematlas.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.process import MapsResult
+
+MEASURES = ("rss", "anon", "file", "shmem", "pss", "uss", "swap", "hugetlb", "thp", "zero")
+SMAPS_UNIT = 1024
+
+
+@record
+class Comparison:
+    """One measure in two sources, in bytes."""
+
+    measure: str
+    first: int | None
+    second: int | None
+    difference: int | None
+    """Second minus first; None when either is not known."""
+    explained: bool
+    """Whether the two agree, or differ for a reason that is no error."""
+    reason: str
+
+
+def compare(before: MapsResult, counted: MapsResult, after: MapsResult) -> list[Comparison]:
+    """Return smaps against pagemap, measure by measure.
+
+    smaps is read twice, around the count: where its own two answers differ the process was running, and no third
+    one can be held to either.
+    """
+    first, second, third = (total(vma.usage for vma in result.vmas) for result in (before, counted, after))
+    return [compare_measure(measure, first, second, third, counted, before) for measure in MEASURES]
+
+
+def compare_measure(
+    measure: str, first: Usage, second: Usage, third: Usage, counted: MapsResult, smaps: MapsResult
+) -> Comparison:
+    """Return the comparison of one measure, with its reason."""
+    one, two, again = (getattr(usage, measure) for usage in (first, second, third))
+    if one is None or two is None:
+        notes = (smaps if one is None else counted).reading.notes
+        return Comparison(measure, one, two, None, True, "; ".join(notes) or "not known")
+    difference = two - one
+    reason = "" if not difference else reason_of(measure, difference, one, again, smaps)
+    return Comparison(measure, one, two, difference, reason is not None, UNEXPLAINED if reason is None else reason)
+
+
+UNEXPLAINED = "no known reason: please report it, with a capture"
+
+
+def reason_of(measure: str, difference: int, before: int, after: int | None, smaps: MapsResult) -> str | None:
+    """Return why pagemap's sum may differ from that of smaps; None when it should not."""
+    if measure == "pss" and 0 <= difference < SMAPS_UNIT * len(smaps.vmas):
+        return f"smaps rounds each of {len(smaps.vmas)} VMAs down to 1 KiB"
+    if after is not None and before != after:
+        return "the process was running: smaps itself changed during the count"
+    if smaps.reading.torn:
+        return "the address space changed during the count"
+    return None

@@ -1,0 +1,154 @@
+"""The command line: one module per command, found by its name here.
+
+Each module has ``USAGE``, ``add_arguments(arguments)`` and ``run(args, session)``. It makes a result and gives it
+to ``session.show``; text, exit codes and errors are made elsewhere. A module whose ``TAKES_TARGET`` is true is
+given its target.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from mematlas.errors import BadInput, Error, PermissionDenied
+from mematlas.version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+COMMANDS = {
+    "usage": ("Look", "how much memory a process uses, by kind; --verify checks it against a second source"),
+    "maps": ("Look", "a line per VMA: size, rights, what of it is present, swapped, its own"),
+    "pages": ("Look", "a line per page, or per run of like pages: state, frame, flags, map count"),
+    "translate": ("Look", "virtual addresses to physical ones"),
+    "hist": ("Look", "where the present pages are, in one line"),
+    "map": ("Look", "the whole address space, drawn"),
+    "demo": ("Learn", "a tour of real memory, in half a minute"),
+    "workload": ("Learn", "programs whose memory is known: singlemap, multimap, prober, draw"),
+    "doctor": ("Meta", "what works here, what does not, and what to type"),
+    "capture": ("Meta", "save a process as a directory that every command reads"),
+    "completion": ("Meta", "completion for bash, zsh or fish"),
+}
+"""Each command with its group and what it does, in the order of the help."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command line; return its exit code. The only place that turns errors into messages."""
+    words = list(sys.argv[1:] if words is None else words)
+    try:
+        return dispatch(words)
+    except Error as error:
+        report(error, words)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain once more when it flushes at exit.
+        import os
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def dispatch(words: list[str]) -> int:
+    """Find the command, parse its arguments, run it."""
+    if not words:
+        words = ["overview"]
+    name, rest = words[0], words[1:]
+    if name in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return 0
+    if name in ("-V", "--version"):
+        print(f"mematlas {__version__}")
+        return 0
+    if name not in COMMANDS and name != "overview":
+        raise BadInput(f"no command {name!r}{suggestion(name)}; mematlas --help lists them")
+    return run_command(name, rest)
+
+
+def run_command(name: str, words: list[str]) -> int:
+    """Run one command."""
+    from mematlas.cli.session import standard_session
+
+    module = load(name)
+    takes_target = getattr(module, "TAKES_TARGET", False)
+    command = None
+    if takes_target and "--" in words:
+        place = words.index("--")
+        words, command = words[:place], words[place + 1 :]
+    args = parse(name, module, words)
+    session = standard_session(command)
+    try:
+        if takes_target:
+            session.take_target(args)
+        code = module.run(args, session) or 0
+    finally:
+        session.close()
+    if session.launched and session.launched.exit_code:
+        launched = session.launched.exit_code
+        return launched if launched > 0 else 128 - launched
+    return int(code)
+
+
+def load(name: str) -> Any:
+    """Return the module of a command."""
+    return __import__(f"mematlas.cli.{name}", fromlist=["run"])
+
+
+def parse(name: str, module: Any, words: list[str]) -> Any:
+    """Return the arguments of a command."""
+    from mematlas.cli.arguments import Arguments
+
+    arguments = Arguments()
+    module.add_arguments(arguments)
+    args = arguments.parse(words)
+    return args or arguments.parse_slowly(words, f"mematlas {name}", module.USAGE, describe(name, module))
+
+
+def describe(name: str, module: Any) -> str:
+    """Return the text that the help of a command begins with."""
+    return f"{COMMANDS[name][1] if name in COMMANDS else ''}\n\n{(module.__doc__ or '').strip()}"
+
+
+def help_text() -> str:
+    """Return the overview of all commands, by group."""
+    lines = [
+        f"mematlas {__version__}: observe, measure and influence the virtual memory of running processes",
+        "",
+        "usage: mematlas COMMAND TARGET [options]        mematlas COMMAND --help",
+        "       mematlas                                 one screen: this machine, its largest processes",
+    ]
+    group = ""
+    for name, (its_group, text) in COMMANDS.items():
+        if its_group != group:
+            group = its_group
+            lines += ["", group]
+        lines.append(f"  {name:<11} {text}")
+    lines += [
+        "",
+        "TARGET is a PID, self, a command's exact name, ~REGEX over command lines, cgroup:PATH,",
+        "or the directory of a capture; -- COMMAND ... starts one.",
+        "",
+        "Exit codes: 0 ok, 1 error, 2 usage, 3 target not found or ambiguous, 4 permission,",
+        "5 not supported by this kernel, 6 target ended, 10 a check did not hold.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def suggestion(name: str) -> str:
+    """Return a hint at the command that was probably meant."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, COMMANDS, 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def report(error: Error, words: list[str]) -> None:
+    """Write an error to standard error: what is wrong, and what to type."""
+    sys.stdout.flush()
+    print(f"mematlas: {error}", file=sys.stderr)
+    if isinstance(error, PermissionDenied):
+        from mematlas.cli.hints import permission_hint
+
+        print(permission_hint(error, words), file=sys.stderr)

@@ -1,0 +1,39 @@
+"""What to type when a right is missing."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from mematlas.errors import PermissionDenied
+from mematlas.kernel.rights import effective_capabilities, named_in
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def own_command() -> str:
+    """Return how we were started, as a path that also works under sudo, whose PATH leaves virtual environments out."""
+    program = sys.argv[0]
+    if os.path.basename(program) == "__main__.py" or not os.access(program, os.X_OK):
+        return f"{sys.executable} -m mematlas"
+    return os.path.abspath(program)
+
+
+def sudo_line(words: Sequence[str]) -> str:
+    """Return the command line that runs these words with all rights."""
+    import shlex
+
+    return f"sudo -- {own_command()} {shlex.join(words)}".rstrip()
+
+
+def permission_hint(error: PermissionDenied, words: Sequence[str]) -> str:
+    """Return the next step: the line to type, or why even that would not do."""
+    missing = named_in(error.needs or "") - effective_capabilities()
+    if missing or (not error.needs and os.geteuid() != 0):
+        return f"try: {sudo_line(words)}"
+    return (
+        "we hold that right already: a security module, a user namespace or a seccomp filter refuses. "
+        "In a container, give it --cap-add SYS_PTRACE,SYS_ADMIN,DAC_READ_SEARCH and the host's PID namespace."
+    )

@@ -1,0 +1,53 @@
+"""Each line is one VMA with the pages that are present of those it could hold, not the state of its first page.
+AREA picks by address, START-END, ADDR+LEN, kind, or a part of the path.
+"""
+
+from __future__ import annotations
+
+from mematlas.cli.session import TARGETS, add_output, add_repeat, add_source, add_target
+from mematlas.model.address_space import Selection, parse_kinds, parse_perms
+from mematlas.views.maps import maps_table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+    from mematlas.views.table import Table
+
+USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
+TAKES_TARGET = True
+__doc__ = f"{__doc__}\n{TARGETS}"
+
+
+def add_selection(arguments: Arguments) -> None:
+    """Declare the filters over VMAs."""
+    arguments.add_argument("--perms", type=parse_perms, help="only VMAs with these rights: rw, x, r--p")
+    arguments.add_argument("--kind", type=parse_kinds, metavar="KIND,...", help="heap, stack, anon, file, shmem, ...")
+    arguments.add_argument("--path", help="only VMAs whose path has this in it")
+
+
+def selection_of(args: Namespace, session: Session) -> Selection:
+    """Return the filters that were given, with the AREA word."""
+    area = session.words.pop(0) if session.words else None
+    session.no_more_words()
+    return Selection(args.perms, args.kind, args.path, area)
+
+
+def add_arguments(arguments: Arguments) -> None:
+    add_target(arguments)
+    add_selection(arguments)
+    arguments.add_argument("--gaps", action="store_true", help="a line for each unmapped range as well")
+    add_source(arguments)
+    add_repeat(arguments)
+    add_output(arguments)
+
+
+def run(args: Namespace, session: Session) -> int:
+    selection = selection_of(args, session)
+
+    def make() -> Table:
+        result = session.process.maps(args.source, args.max_stall, selection)
+        return maps_table(result, session.target_info(result.reading), args.gaps)
+
+    session.show(make, args)
+    return 0

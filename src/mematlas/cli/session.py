@@ -1,0 +1,262 @@
+"""What every command shares: its target, its output, its repetition."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from mematlas.errors import BadInput, ProcessGone, TargetNotFound
+from mematlas.kernel.procfs import ProcFS
+from mematlas.model.target import resolve, resolve_all
+from mematlas.process import MAX_STALL, SOURCES, Process, Reading
+from mematlas.views.colour import wants_colour
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, Protocol, TextIO
+
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.launch import Launched
+    from mematlas.model.target import Target
+
+    class View(Protocol):
+        """A result as something to look at: a `mematlas.views.table.Table`, or a picture over one."""
+
+        notes: list[str]
+        stream: bool
+
+        def lines(self, *, in_bytes: bool, colour: bool, before: set[str] | None = None) -> Iterator[str]: ...
+        def write_json(self, out: TextIO, machine: dict[str, Any]) -> None: ...
+        def write_jsonl(self, out: TextIO, machine: dict[str, Any]) -> None: ...
+        def write_csv(self, out: TextIO) -> None: ...
+
+
+FORMATS = ("table", "json", "jsonl", "csv")
+
+TARGETS = """\
+TARGET is a PID, self, a command's exact name, ~REGEX over command lines, cgroup:PATH,
+or the directory of a capture. "-- COMMAND ..." starts one, as the invoking user."""
+
+
+def add_target(arguments: Arguments) -> None:
+    """Declare the words of a command: its target, then whatever else it takes."""
+    arguments.add_argument("words", nargs="*", metavar="TARGET", help="what to look at; see below")
+    arguments.add_argument("-p", "--pid", metavar="TARGET", help="the target, as an option")
+    arguments.add_argument(
+        "--after",
+        type=parse_seconds,
+        default=1.0,
+        metavar="TIME",
+        help="with -- COMMAND: look this long after its start (1s)",
+    )
+
+
+def add_output(arguments: Arguments) -> None:
+    """Declare how results are written."""
+    arguments.add_argument("--format", choices=FORMATS, default="table", help="table (default), json, jsonl or csv")
+    arguments.add_argument("--json", action="store_true", help="short for --format json")
+    arguments.add_argument("--bytes", action="store_true", help="sizes as integers, in bytes")
+    arguments.add_argument(
+        "--color", choices=("auto", "always", "never"), default="auto", help="auto (default), always or never"
+    )
+
+
+def add_repeat(arguments: Arguments) -> None:
+    """Declare repetition in place."""
+    arguments.add_argument(
+        "-i", "--interval", type=parse_seconds, metavar="TIME", help="repeat, such as every 1s or 200ms"
+    )
+    arguments.add_argument("-n", "--count", type=parse_count, metavar="N", help="stop after so many times")
+
+
+def add_source(arguments: Arguments) -> None:
+    """Declare where the numbers come from."""
+    arguments.add_argument(
+        "--source", choices=SOURCES, default="auto", help="auto (default): smaps where it is quick, else pagemap"
+    )
+    arguments.add_argument(
+        "--max-stall",
+        type=parse_seconds,
+        default=MAX_STALL,
+        metavar="TIME",
+        help="hold up the target no longer than this with --source auto (5ms)",
+    )
+
+
+def parse_seconds(text: str) -> float:
+    """Return a duration: ``1s``, ``200ms``, ``5m`` or a number of seconds.
+
+    >>> parse_seconds("200ms")
+    0.2
+    """
+    for suffix, unit in (("ms", 1e-3), ("us", 1e-6), ("s", 1.0), ("m", 60.0), ("", 1.0)):
+        if text.endswith(suffix):
+            try:
+                seconds = float(text[: len(text) - len(suffix)]) * unit
+            except ValueError:
+                break
+            if 0 <= seconds < float("inf"):
+                return seconds
+            break
+    raise BadInput(f"bad time {text!r}: such as 1s, 200ms or 0.5")
+
+
+def parse_count(text: str) -> int:
+    """Return a number of times: 1 or more."""
+    if text.isascii() and text.isdigit() and int(text) > 0:
+        return int(text)
+    raise BadInput(f"bad number {text!r}: 1 or more")
+
+
+class Session:
+    """One run of the command line: where it reads, what it looks at, where it writes."""
+
+    def __init__(self, procfs: ProcFS, out: TextIO, err: TextIO, command: list[str] | None) -> None:
+        self.procfs = procfs
+        self.out = out
+        self.err = err
+        self.command = command
+        """What followed ``--``; None without it."""
+        self.launched: Launched | None = None
+        self.words: list[str] = []
+        """The words after the target."""
+        self.text = ""
+        self._processes: list[Process] = []
+
+    def take_target(self, args: Namespace) -> None:
+        """Find the target in the arguments, or start it."""
+        self.words = list(args.words)
+        if self.command is not None:
+            from mematlas.cli.launch import Launched
+
+            self.launched = Launched(self.command, args.after)
+            self.text = str(self.launched.pid)
+            return
+        text = args.pid
+        if text is None:
+            if not self.words:
+                raise BadInput("which process? Give a PID, a name, or -- COMMAND")
+            text = self.words.pop(0)
+        self.text = text
+
+    @property
+    def process(self) -> Process:
+        """The one target, opened once for all repetitions, so that it stays the same process."""
+        if not self._processes:
+            self._open([resolve(self.text, self.procfs)])
+        return self._processes[0]
+
+    @property
+    def processes(self) -> list[Process]:
+        """The targets, for commands that take a whole cgroup; any other text must name one."""
+        if not self._processes and self.text.startswith("cgroup:"):
+            self._open(resolve_all(self.text, self.procfs))
+        return self._processes or [self.process]
+
+    def _open(self, targets: list[Target]) -> None:
+        for target in targets:
+            try:
+                self._processes.append(Process(target.pid, target.procfs))
+            except (ProcessGone, TargetNotFound):
+                if len(targets) == 1:
+                    raise
+        if not self._processes:
+            raise TargetNotFound(f"every process of {self.text} has ended")
+        self.procfs = targets[0].procfs
+
+    def no_more_words(self) -> None:
+        """Refuse words that nobody asked for."""
+        if self.words:
+            raise BadInput(f"one word too many: {self.words[0]!r}")
+
+    def close(self) -> None:
+        """Let go of the target; wait for it when we started it."""
+        for process in self._processes:
+            process.close()
+        if self.launched:
+            self.launched.__exit__()
+
+    def target_info(self, reading: Reading | None = None, process: Process | None = None) -> dict[str, Any]:
+        """Return the ``target`` of a result: who, and how long the reading took."""
+        stat = (process or self.process).stat
+        info: dict[str, Any] = {"pid": stat.pid, "name": stat.name, "start_time": stat.start_time}
+        if reading:
+            info |= {"source": reading.source, "duration_s": round(reading.duration_s, 6), "torn": reading.torn}
+        return info
+
+    def machine(self) -> dict[str, Any]:
+        """Return the ``machine`` of a result."""
+        if self.procfs.machine is not None:
+            return {key: self.procfs.machine.get(key) for key in ("host", "kernel", "arch", "page_size")}
+        system = os.uname()
+        return {
+            "host": system.nodename,
+            "kernel": system.release,
+            "arch": system.machine,
+            "page_size": self.procfs.page_size,
+        }
+
+    def show(self, make: Callable[[], View], args: Namespace) -> None:
+        """Write a result, once or at intervals; its notes go to standard error when it is text."""
+        form = "json" if args.json else args.format
+        interval = getattr(args, "interval", None)
+        count = getattr(args, "count", None)
+        if interval is None and count is not None:
+            interval = 1.0
+        if form != "table":
+            from mematlas.views.live import ticks
+
+            for _ in ticks(interval or 0, 1 if interval is None else count):
+                self._write(make(), form)
+                self.out.flush()
+            return
+        colour = wants_colour(args.color, self.out)
+        if interval is None:
+            view = make()
+            for line in view.lines(in_bytes=args.bytes, colour=colour):
+                self.out.write(line + "\n")
+            self.out.flush()
+            self._write_notes(view.notes)
+            return
+        self._repeat(make, interval, count, args.bytes, colour)
+
+    def _write(self, view: View, form: str) -> None:
+        if form == "json":
+            view.write_json(self.out, self.machine())
+        elif form == "jsonl":
+            view.write_jsonl(self.out, self.machine())
+        else:
+            view.write_csv(self.out)
+            self._write_notes(view.notes)
+
+    def _write_notes(self, notes: list[str]) -> None:
+        self.err.writelines(f"note: {note}\n" for note in dict.fromkeys(notes))
+        self.err.flush()
+
+    def _repeat(
+        self, make: Callable[[], View], interval: float, count: int | None, in_bytes: bool, colour: bool
+    ) -> None:
+        from mematlas.views.live import repeat
+
+        before: set[str] | None = None
+        notes: list[str] = []
+
+        def frame() -> list[str]:
+            nonlocal before, notes
+            view = make()
+            lines = list(view.lines(in_bytes=in_bytes, colour=colour, before=before))
+            before = {line.replace("\x1b[7m", "").replace("\x1b[0m", "") for line in lines}
+            notes = view.notes
+            return lines
+
+        repeat(frame, self.out, interval, count)
+        self._write_notes(notes)
+
+
+def standard_session(command: list[str] | None) -> Session:
+    """Return a session on the live /proc and the standard streams."""
+    for stream in (sys.stdout, sys.stderr):
+        # What cannot be encoded is written as an escape instead of ending in an error half-way.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    return Session(ProcFS(), sys.stdout, sys.stderr, command)

@@ -1,0 +1,51 @@
+"""Addresses are hexadecimal, with or without 0x; "-" reads them from standard input, one or more a line.
+The physical address is that of the very byte. It needs CAP_SYS_ADMIN: without it frames are hidden.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from mematlas.cli.session import TARGETS, add_output, add_repeat, add_target
+from mematlas.errors import BadInput
+from mematlas.model.address_space import parse_address
+from mematlas.views.translate import translate_table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+    from mematlas.views.table import Table
+
+USAGE = "[options] TARGET ADDRESS... | -"
+TAKES_TARGET = True
+__doc__ = f"{__doc__}\n{TARGETS}"
+
+
+def add_arguments(arguments: Arguments) -> None:
+    add_target(arguments)
+    add_repeat(arguments)
+    add_output(arguments)
+
+
+def run(args: Namespace, session: Session) -> int:
+    words = session.words
+    if "-" in words or (not words and not sys.stdin.isatty()):
+        words = [word for word in words if word != "-"] + sys.stdin.read().split()
+    if not words:
+        raise BadInput("which address? Give one or more, or - to read them from standard input")
+    addresses = list(map(address_of, words))
+
+    def make() -> Table:
+        return translate_table(session.process.translate(addresses), session.target_info())
+
+    session.show(make, args)
+    return 0
+
+
+def address_of(word: str) -> int:
+    """Return the address that a word is."""
+    address = parse_address(word)
+    if address is None:
+        raise BadInput(f"bad address {word!r}: hexadecimal, such as 0x7f3c1a2b4010")
+    return address

@@ -1,0 +1,65 @@
+"""RSS is what the kernel counts as resident, PSS divides each page by how often it is mapped, USS is what this
+process maps alone. Huge pages of the hugetlb pools and the zero page are no part of RSS; they stand on lines of
+their own.
+"""
+
+from __future__ import annotations
+
+from mematlas.cli.session import TARGETS, add_output, add_repeat, add_source, add_target
+from mematlas.views.usage import usage_table, verify_table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+    from mematlas.views.table import Table
+
+USAGE = "[options] TARGET | -- COMMAND ..."
+TAKES_TARGET = True
+__doc__ = f"{__doc__}\n{TARGETS}"
+
+
+def add_arguments(arguments: Arguments) -> None:
+    add_target(arguments)
+    add_source(arguments)
+    arguments.add_argument(
+        "--verify", action="store_true", help="both sources side by side, every difference named; exit 10 on a false one"
+    )
+    add_repeat(arguments)
+    add_output(arguments)
+
+
+def run(args: Namespace, session: Session) -> int:
+    session.no_more_words()
+    if args.verify:
+        return verify(args, session)
+
+    def make() -> Table:
+        results = []
+        for process in session.processes:
+            result = process.usage(args.source, args.max_stall)
+            results.append((session.target_info(result.reading, process), result))
+        return usage_table(results)
+
+    session.show(make, args)
+    return 0
+
+
+def verify(args: Namespace, session: Session) -> int:
+    from mematlas.analysis.verify import compare
+    from mematlas.errors import AssertionNotMet
+
+    unexplained: list[str] = []
+
+    def make() -> Table:
+        first = session.process.maps("smaps")
+        counted = session.process.maps("pagemap")
+        second = session.process.maps("smaps")
+        rows = compare(first, counted, second)
+        unexplained[:] = [row.measure for row in rows if not row.explained]
+        return verify_table(rows, session.target_info(counted.reading))
+
+    session.show(make, args)
+    if unexplained:
+        raise AssertionNotMet(f"smaps and pagemap disagree without a reason: {', '.join(unexplained)}")
+    return 0

@@ -1,0 +1,168 @@
+"""What the file behind a shared mapping knows about pages that the page table does not have.
+
+When the kernel swaps out a page of shared memory (shared anonymous, memfd, tmpfs) it clears the page-table entry:
+pagemap reads 0, as if the page had never been touched. The file knows better. It is reached through
+/proc/PID/map_files/START-END (proc_pid_map_files(5)), and asked with cachestat(2) or, before that, mincore(2).
+Neither touches the target's locks or pages.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.libc import libc
+from mematlas.kernel.pagemap import CACHED, SWAPPED_FILE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mematlas.kernel.maps import Vma
+    from mematlas.kernel.procfs import ProcessDir
+
+SYS_CACHESTAT = 451  # the same number on every architecture; commit cf264e1329fb, v6.5
+MINCORE_PAGES = 1 << 16
+
+
+class Backing:
+    """The pages of one mapping that its file holds, in RAM or in swap: ranges of addresses, ascending."""
+
+    def __init__(self, ranges: list[tuple[int, int, int]]) -> None:
+        self.ranges = ranges
+        """(start, end, mark): `SWAPPED_FILE` or `CACHED`, for a page whose entry is empty."""
+        self.ends = [end for _, end, _ in ranges]
+
+    def find(self, address: int) -> int | None:
+        """Return the first address at or after this one that the file holds."""
+        place = bisect_right(self.ends, address)
+        return max(address, self.ranges[place][0]) if place < len(self.ranges) else None
+
+    def mark(self, address: int, states: bytes, page_size: int) -> bytes:
+        """Return the states of a block with the empty ones marked that the file holds."""
+        marked = bytearray(states)
+        end = address + len(states) * page_size
+        for place in range(bisect_right(self.ends, address), len(self.ranges)):
+            start, stop, mark = self.ranges[place]
+            if start >= end:
+                break
+            low, high = (max(start, address) - address) // page_size, (min(stop, end) - address) // page_size
+            marked[low:high] = marked[low:high].replace(b"\0", bytes((mark,)))
+        return bytes(marked)
+
+
+def read_backing(process: ProcessDir, vma: Vma, cachestat: Callable[..., tuple[int, int]] | None = None) -> Backing:
+    """Return what the file behind a shared mapping holds of it.
+
+    Raises:
+        PermissionDenied: following map_files needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN.
+        NotSupported: a capture, or a kernel with neither way to ask.
+    """
+    page_size = process.procfs.page_size
+    if not process.procfs.live:
+        raise NotSupported("map_files", "a running process, not a capture")
+    fd = process.open_fd(f"map_files/{vma.start:x}-{vma.end:x}")
+    try:
+        try:
+            parts = cachestat_ranges(fd, vma.offset, vma.size, page_size, cachestat or call_cachestat)
+        except NotSupported:
+            parts = mincore_ranges(fd, vma.offset, vma.size, page_size)
+    finally:
+        os.close(fd)
+    shift = vma.start - vma.offset
+    return Backing([(low + shift, high + shift, mark) for low, high, mark in parts])
+
+
+def cachestat_ranges(
+    fd: int, offset: int, size: int, page_size: int, cachestat: Callable[..., tuple[int, int]]
+) -> list[tuple[int, int, int]]:
+    """Return the parts of a shmem file that are in RAM or in swap, by halving until each part is all one thing.
+
+    cachestat counts the pages of a range; those of shared memory that are in swap count as evicted.
+    """
+    ranges: list[tuple[int, int, int]] = []
+    todo = [(offset, offset + size)]
+    while todo:
+        low, high = todo.pop()
+        nr_cached, nr_evicted = cachestat(fd, low, high - low)
+        nr_pages = (high - low) // page_size
+        if nr_cached + nr_evicted == 0:
+            continue
+        if max(nr_cached, nr_evicted) >= nr_pages or nr_pages == 1:
+            mark = SWAPPED_FILE if nr_evicted else CACHED
+            if ranges and ranges[-1][1:] == (low, mark):
+                ranges[-1] = (ranges[-1][0], high, mark)
+            else:
+                ranges.append((low, high, mark))
+            continue
+        middle = low + nr_pages // 2 * page_size
+        todo += [(middle, high), (low, middle)]
+    return ranges
+
+
+def call_cachestat(fd: int, offset: int, size: int) -> tuple[int, int]:
+    """Return how many pages of a range are in the page cache, and how many were evicted from it."""
+    import ctypes
+
+    span = (ctypes.c_uint64 * 2)(offset, size)
+    counts = (ctypes.c_uint64 * 5)()  # nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted
+    if libc().syscall(SYS_CACHESTAT, fd, ctypes.byref(span), ctypes.byref(counts), 0):
+        code = ctypes.get_errno()
+        # Since v6.14 (commit 8f64a8f3ba7e) only an owner or writer of the file may ask.
+        raise (PermissionDenied("cachestat") if code == 1 else NotSupported("cachestat", "Linux 6.5"))
+    return counts[0], counts[3]
+
+
+def mincore_ranges(fd: int, offset: int, size: int, page_size: int) -> list[tuple[int, int, int]]:
+    """Return the same by SEEK_DATA (what exists) and mincore (what of it is in RAM), for kernels before v6.5.
+
+    A page on its way to swap or back that lies in the swap cache counts as in RAM here.
+    """
+    ranges: list[tuple[int, int, int]] = []
+    for low, high in data_ranges(fd, offset, offset + size):
+        low -= low % page_size
+        for part in range(low, high, MINCORE_PAGES * page_size):
+            end = min(high, part + MINCORE_PAGES * page_size)
+            for index, resident in enumerate(call_mincore(fd, part, end - part, page_size)):
+                at = part + index * page_size
+                mark = CACHED if resident & 1 else SWAPPED_FILE
+                if ranges and ranges[-1][1:] == (at, mark):
+                    ranges[-1] = (ranges[-1][0], at + page_size, mark)
+                else:
+                    ranges.append((at, at + page_size, mark))
+    return ranges
+
+
+def data_ranges(fd: int, start: int, end: int) -> list[tuple[int, int]]:
+    """Return the parts of a file that hold data: lseek(2), SEEK_DATA and SEEK_HOLE."""
+    ranges = []
+    try:
+        while start < end:
+            low = os.lseek(fd, start, os.SEEK_DATA)
+            start = os.lseek(fd, low, os.SEEK_HOLE)
+            if low < end:
+                ranges.append((low, min(start, end)))
+    except OSError:
+        pass  # ENXIO: nothing but holes up to the end of the file
+    return ranges
+
+
+def call_mincore(fd: int, offset: int, size: int, page_size: int) -> bytes:
+    """Return a byte per page of a file: bit 0 is set when it is in RAM. Maps the file, touches nothing of it."""
+    import ctypes
+    import mmap
+
+    library = libc()
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+    address = library.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, offset)
+    if address == ctypes.c_void_p(-1).value:
+        raise NotSupported("mincore", f"a mapping of the file: {os.strerror(ctypes.get_errno())}")
+    try:
+        vector = ctypes.create_string_buffer((size + page_size - 1) // page_size)
+        if library.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), vector):
+            raise NotSupported("mincore", os.strerror(ctypes.get_errno()))
+        return vector.raw
+    finally:
+        library.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))

@@ -1,0 +1,122 @@
+"""/proc/kpagecount, /proc/kpageflags: one 64-bit word per page frame, root's.
+
+Format: Documentation/admin-guide/mm/pagemap.rst; fs/proc/page.c; flag numbers in
+include/uapi/linux/kernel-page-flags.h and include/linux/kernel-page-flags.h.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Self
+
+    from mematlas.kernel.procfs import ProcFS, WordFile
+
+WORD_SIZE = 8
+
+KPF_NAMES = {
+    0: "locked",
+    1: "error",
+    2: "referenced",
+    3: "uptodate",
+    4: "dirty",
+    5: "lru",
+    6: "active",
+    7: "slab",
+    8: "writeback",
+    9: "reclaim",
+    10: "buddy",
+    11: "mmap",
+    12: "anon",
+    13: "swapcache",
+    14: "swapbacked",
+    15: "compound_head",
+    16: "compound_tail",
+    17: "huge",
+    18: "unevictable",
+    19: "hwpoison",
+    20: "nopage",
+    21: "ksm",
+    22: "thp",
+    23: "offline",
+    24: "zero_page",
+    25: "idle",
+    26: "pgtable",
+    # From here on not API: the kernel exports them for its own developers and may move them.
+    32: "reserved",
+    33: "mlocked",
+    34: "owner_2",
+    35: "private",
+    36: "private_2",
+    37: "owner_private",
+    38: "arch",
+    39: "uncached",
+    40: "softdirty",
+    41: "arch_2",
+}
+KPF_ZERO_PAGE = 1 << 24
+KPF_HUGE = 1 << 17
+KPF_THP = 1 << 22
+
+GAP = 64
+"""Frames between two wanted ones that are cheaper read along than skipped with another system call."""
+RUN = 8192
+"""Frames read in one call at most."""
+
+
+class FrameWords:
+    """One of the files of words per frame.
+
+    >>> from mematlas.kernel.procfs import ProcFS
+    >>> with FrameWords(ProcFS(), "kpageflags") as flags:   # needs CAP_DAC_READ_SEARCH
+    ...     flags.get([1000, 1001])
+    {1000: 4294967296, 1001: 4294967296}
+    """
+
+    def __init__(self, procfs: ProcFS, name: str) -> None:
+        self.file: WordFile = procfs.open(name)
+        self.bytes = bytearray(RUN * WORD_SIZE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.file.close()
+
+    def get(self, frames: Iterable[int]) -> dict[int, int]:
+        """Return the word of each of these frames; a frame beyond the end of memory has none."""
+        wanted = sorted(set(frames))
+        words: dict[int, int] = {}
+        low = 0
+        nr_wanted = len(wanted)
+        while low < nr_wanted:
+            first = last = wanted[low]
+            high = low + 1
+            while high < nr_wanted and (frame := wanted[high]) - last <= GAP and frame - first < RUN:
+                last = frame
+                high += 1
+            run = self._read(first, last - first + 1)
+            if last - first + 1 == high - low:
+                words.update(zip(wanted[low:high], run, strict=False))
+            else:
+                words.update((frame, run[frame - first]) for frame in wanted[low:high] if frame - first < len(run))
+            low = high
+        return words
+
+    def _read(self, first: int, nr_frames: int) -> memoryview:
+        buffer = memoryview(self.bytes)[: nr_frames * WORD_SIZE]
+        nr_read = self.file.read_into(buffer, first * WORD_SIZE)
+        return buffer[: nr_read - nr_read % WORD_SIZE].cast("Q")
+
+
+def flag_names(word: int) -> list[str]:
+    """Return the names of the flags set in a word of kpageflags; unknown ones as ``bit_N``.
+
+    >>> flag_names(0x400005868)
+    ['uptodate', 'lru', 'active', 'mmap', 'anon', 'swapbacked', 'owner_2']
+    """
+    return [KPF_NAMES.get(bit, f"bit_{bit}") for bit in range(word.bit_length()) if word >> bit & 1]

@@ -1,0 +1,345 @@
+"""/proc/PID/pagemap: one 64-bit entry per virtual page, and the PAGEMAP_SCAN ioctl on the same file.
+
+Format: Documentation/admin-guide/mm/pagemap.rst; fs/proc/task_mmu.c. An entry is the kernel's account of a page,
+not the page-table entry itself.
+
+The upper byte of an entry says what the page is. We call it the page's *state byte*, and use its two bits that
+the kernel leaves zero (59 and 60) for what the entry alone does not tell: that the frame is the zero page, that a
+"swap" entry is no swap slot, that an empty entry of shared memory is one that was swapped out. Everything above
+this module works on strings of state bytes: one byte a page, counted and cut by the C loops of `bytes`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import time
+
+from mematlas.errors import NotSupported, ProcessGone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mematlas.kernel.procfs import ProcessDir, WordFile
+
+ENTRY_SIZE = 8
+
+PM_PFRAME = (1 << 55) - 1  # bits 0-54: the frame of a present page; 0 for a reader without CAP_SYS_ADMIN
+PM_SWAP_TYPE = 0x1F  # bits 0-4 of a swapped one
+PM_SWAP_OFFSET_SHIFT = 5  # bits 5-54
+PM_SOFT_DIRTY = 1 << 55
+PM_MMAP_EXCLUSIVE = 1 << 56
+PM_UFFD_WP = 1 << 57
+PM_GUARD_REGION = 1 << 58
+PM_FILE = 1 << 61
+PM_SWAP = 1 << 62
+PM_PRESENT = 1 << 63
+
+# The same bits in the state byte, and our two.
+EXCLUSIVE = 0x01
+UFFD_WP = 0x02
+GUARD = 0x04
+MARK_A = 0x08
+MARK_B = 0x10
+FILE = 0x20
+SWAP = 0x40
+PRESENT = 0x80
+MARKS = MARK_A | MARK_B
+
+ZERO = PRESENT | MARK_A
+"""The entry maps the zero page, small or huge: present, and no memory of the process's own."""
+SPECIAL = SWAP | MARK_A
+"""Bit 62 without a swap slot: a migration, device, poison or marker entry."""
+SWAPPED_FILE = MARK_A
+"""Empty entry, but the shared memory behind it is in swap."""
+CACHED = MARK_B
+"""Empty entry, but the shared memory behind it is in RAM: this process has not touched it."""
+UNKNOWN = MARK_A | MARK_B
+"""Empty entry of shared memory that we may not ask about: never touched, cached or swapped."""
+
+# Swap types from 23 up are no swap areas: the kernel takes the last few of its 32 for other entries
+# (include/linux/swap.h, MAX_SWAPFILES: 1 for PTE markers, 1 for hwpoison, 3 for migration, 4 for device memory).
+# The highest, 31, is the PTE marker (commit 679d10331910, v5.19); guard regions were markers only, without
+# bit 58, from v6.13 to v6.15.
+FIRST_SPECIAL_TYPE = 23
+MARKER_TYPE = 31
+MARKER_POISONED = 1 << 1
+MARKER_GUARD = 1 << 2
+
+PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg); commit 52526ca7fdb9, v6.7
+PAGE_IS_FILE = 1 << 2
+PAGE_IS_PRESENT = 1 << 3
+PAGE_IS_SWAPPED = 1 << 4
+PAGE_IS_PFNZERO = 1 << 5
+PAGE_IS_HUGE = 1 << 6
+
+# Regions asked for in one call. With more than 512 the last call can return a walk_end below the end of the last
+# region it returned (seen on 6.18: the kernel keeps that of its last bounce buffer), and pages count twice.
+SCAN_REGIONS = 512
+
+BLOCK_SIZE = 1 << 16
+"""Bytes of entries read at a time: 8 to 64 KiB are equally fast, more no longer fits the cache."""
+PACED_BLOCK_SIZE = 1 << 12
+"""Bytes the kernel writes under one hold of the target's lock (PAGEMAP_WALK_SIZE, one PMD)."""
+SEEK_SPAN = 1 << 32
+"""Addresses searched for the next page in one PAGEMAP_SCAN: empty page tables take 0.5 ms per GiB."""
+
+LAST_ADDRESS = 1 << 63
+"""Above are [vsyscall] and the kernel, which pagemap does not show."""
+
+
+class Pacer:
+    """Lets the target run between reads.
+
+    Each read of pagemap holds the target's mmap lock for some 20 us only, but reads without a pause starve its
+    mmap, munmap and brk: the lock is nearly always held by a reader. A pause after every 15 us of reading gives
+    a busy target most of its speed back.
+    """
+
+    WORK = 15e-6
+    PAUSE = 50e-6
+
+    def __init__(self) -> None:
+        self.used = 0.0
+
+    def spend(self, seconds: float) -> None:
+        """Account for a read of this length, and sleep when it is time."""
+        self.used += seconds
+        if self.used >= self.WORK:
+            time.sleep(self.PAUSE)
+            self.used = 0.0
+
+
+class Block:
+    """The entries of consecutive pages, at least one of them not empty.
+
+    The entries are those of the reader's one buffer: they change at the next block. Copy what you keep.
+    """
+
+    __slots__ = ("address", "entries", "raw", "states")
+
+    def __init__(self, address: int, raw: memoryview, states: bytes) -> None:
+        self.address = address
+        self.raw = raw
+        """The bytes of the entries, 8 a page."""
+        self.states = states
+        """One state byte a page, with our marks."""
+        self.entries = raw.cast("Q")
+        """The entries as integers."""
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+
+class Pagemap:
+    """The pagemap of one process, read by block. Unpaced unless a `Pacer` is given.
+
+    >>> import os
+    >>> from mematlas.kernel.procfs import ProcFS
+    >>> from mematlas.kernel.maps import read_maps
+    >>> with ProcFS().process(os.getpid()) as process, Pagemap(process) as pagemap:
+    ...     stack = next(vma for vma in read_maps(process) if vma.kind == "stack")
+    ...     any(PRESENT & state for block in pagemap.blocks(stack.start, stack.end) for state in block.states)
+    True
+    """
+
+    def __init__(self, process: ProcessDir, pacer: Pacer | None = None) -> None:
+        self.process = process
+        self.pacer = pacer
+        self.page_size = process.procfs.page_size
+        self.file: WordFile = process.open("pagemap")
+        self.marked = not process.procfs.live
+        """Whether the entries carry our marks already, as those of a capture do."""
+        self.bytes = bytearray(BLOCK_SIZE if pacer is None else PACED_BLOCK_SIZE)
+        self.buffer = memoryview(self.bytes)
+        self.can_scan = process.procfs.live
+        self._scanner: Scanner | None = None
+
+    def __enter__(self) -> Pagemap:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.file.close()
+
+    def entry(self, address: int) -> int:
+        """Return the entry of the page at an address; 0 above the addresses that pagemap shows."""
+        word = memoryview(bytearray(ENTRY_SIZE))
+        if address < LAST_ADDRESS:
+            self._read(word, address // self.page_size * ENTRY_SIZE)
+        return int.from_bytes(word, "little")
+
+    def blocks(self, start: int, end: int, find: Callable[[int], int | None] | None = None) -> Iterator[Block]:
+        """Yield the blocks of ``start`` to ``end`` that hold something, in order; holes are skipped, not walked.
+
+        ``find`` names the next address at or after one that must be read though its entry may be empty.
+
+        Raises:
+            ProcessGone: the process ended, or runs another program now.
+        """
+        end = min(end, LAST_ADDRESS)
+        block_pages = len(self.buffer) // ENTRY_SIZE
+        # Cut at multiples of the block, which divides what one table maps: each read is one hold of the lock.
+        block_bytes = block_pages * self.page_size
+        address = start
+        while address < end:
+            nr_pages = (min(end, address - address % block_bytes + block_bytes) - address) // self.page_size
+            raw = self.buffer[: nr_pages * ENTRY_SIZE]
+            nr_read = self._read(raw, address // self.page_size * ENTRY_SIZE)
+            states = self.bytes[7:nr_read:ENTRY_SIZE]
+            if states.count(0) < len(states) or (find and find(address) in range(address, address + len(states))):
+                yield Block(address, raw[:nr_read], bytes(states))
+                address += len(states) * self.page_size
+            else:
+                address += len(states) * self.page_size
+                if address < end:
+                    address = self._next(address, end, find)
+
+    def _next(self, address: int, end: int, find: Callable[[int], int | None] | None) -> int:
+        """Return where to read on after an empty block: the next page that is anything, or the end."""
+        found = end
+        if not self.process.procfs.live:
+            offset = self.file.next_data(address // self.page_size * ENTRY_SIZE)
+            found = end if offset is None else offset // ENTRY_SIZE * self.page_size
+        elif self.can_scan:
+            found = self._seek(address, end)
+        else:
+            found = address
+        if find and (asked := find(address)) is not None:
+            found = min(found, asked)
+        return min(found, end)
+
+    def _seek(self, address: int, end: int) -> int:
+        """Return the first page that is present or swapped, by PAGEMAP_SCAN, or the end."""
+        while address < end:
+            until = min(end, address + SEEK_SPAN)
+            try:
+                found = self.scanner.first(address, until, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
+            except NotSupported:
+                self.can_scan = False
+                return address
+            if found is not None:
+                return found
+            address = until
+        return end
+
+    def _read(self, buffer: memoryview, offset: int) -> int:
+        if self.pacer is None:
+            nr_read = self.file.read_into(buffer, offset)
+        else:
+            before = time.perf_counter()
+            nr_read = self.file.read_into(buffer, offset)
+            self.pacer.spend(time.perf_counter() - before)
+        if nr_read == 0:
+            # The file holds the address space it was opened on; it reads as empty once nobody runs in that.
+            raise ProcessGone(self.process.pid, "ended, or started another program, during the reading")
+        return nr_read
+
+    @property
+    def scanner(self) -> Scanner:
+        """PAGEMAP_SCAN on this file. Raises `NotSupported` when used on a kernel or capture without it."""
+        if self._scanner is None:
+            from mematlas.kernel.procfs import LiveFile
+
+            if not isinstance(self.file, LiveFile):
+                raise NotSupported("PAGEMAP_SCAN", "a running process, not a capture")
+            self._scanner = Scanner(self.file.fd, self.process.pid)
+        return self._scanner
+
+
+class Scanner:
+    """The PAGEMAP_SCAN ioctl: ranges of pages that match, found by the kernel without writing an entry for each."""
+
+    def __init__(self, fd: int, pid: int) -> None:
+        from array import array
+
+        self.fd = fd
+        self.pid = pid
+        self.regions = array("Q", bytes(3 * ENTRY_SIZE * SCAN_REGIONS))
+        # struct pm_scan_arg, twelve u64: size, flags, start, end, walk_end, vec, vec_len, max_pages,
+        # category_inverted, category_mask, category_anyof_mask, return_mask.
+        self.argument = array("Q", bytes(96))
+
+    def first(self, start: int, end: int, any_of: int) -> int | None:
+        """Return the address of the first page in any of these categories; None when there is none."""
+        nr_regions = self._call(start, end, any_of, 1, 1)
+        return self.regions[0] if nr_regions else None
+
+    def ranges(self, start: int, end: int, any_of: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of pages in any of these categories, ascending.
+
+        One call is one hold of the target's lock, 15 ns a page: give it small ranges when that matters.
+        """
+        while start < end:
+            nr_regions = self._call(start, end, any_of, SCAN_REGIONS, 0)
+            found = self.regions[: 3 * nr_regions]
+            for i in range(0, 3 * nr_regions, 3):
+                yield found[i], found[i + 1]
+            if nr_regions < SCAN_REGIONS:
+                return
+            start = max(self.argument[4], found[-2])
+
+    def _call(self, start: int, end: int, any_of: int, nr_regions: int, max_pages: int) -> int:
+        argument = self.argument
+        argument[:] = type(argument)(
+            "Q", (96, 0, start, end, 0, self.regions.buffer_info()[0], nr_regions, max_pages, 0, 0, any_of, any_of)
+        )
+        try:
+            return fcntl.ioctl(self.fd, PAGEMAP_SCAN, argument)
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                raise ProcessGone(self.pid) from None
+            raise NotSupported("PAGEMAP_SCAN", "Linux 6.7") from None
+
+
+def histogram(states: bytes) -> dict[int, int]:
+    """Return how often each byte value occurs: few values occur, so each costs one pass in C.
+
+    >>> histogram(bytes((0x81, 0x81, 0x00)))
+    {129: 2, 0: 1}
+    """
+    counts = {}
+    while states:
+        value = states[0]
+        rest = states.translate(None, states[:1])
+        counts[value] = len(states) - len(rest)
+        states = rest
+    return counts
+
+
+def to_marks(wanted: frozenset[int] | set[int]) -> bytes:
+    """Return a translation table: 1 for the bytes wanted, 0 for all others."""
+    return bytes(value in wanted for value in range(256))
+
+
+IS_SWAP = to_marks({value for value in range(256) if value & (SWAP | PRESENT) == SWAP})
+HAS_SPECIAL_TYPE = to_marks({value for value in range(256) if value & PM_SWAP_TYPE >= FIRST_SPECIAL_TYPE})
+
+
+def mark_special(states: bytes, raw: memoryview) -> bytes:
+    """Return the states with `SPECIAL` marked: entries with bit 62 whose type is no swap area's.
+
+    ``raw`` are the entries' bytes; the lowest of each holds the swap type. Both strings are taken as one large
+    number each, so that the selection is one AND over all pages.
+    """
+    types = bytes(raw[::ENTRY_SIZE]).translate(HAS_SPECIAL_TYPE)
+    special = int.from_bytes(states.translate(IS_SWAP), "little") & int.from_bytes(types, "little")
+    if not special:
+        return states
+    marked = bytearray(states)
+    entries = raw.cast("Q")
+    place = -1
+    where = special.to_bytes(len(states), "little")
+    while (place := where.find(1, place + 1)) >= 0:
+        # Before v6.15 (commit a516403787e0) no bit of pagemap says that a marker is a guard region.
+        marked[place] |= MARK_A | (GUARD if is_guard_marker(entries[place]) else 0)
+    return bytes(marked)
+
+
+def is_guard_marker(entry: int) -> bool:
+    """Whether the entry is a marker that says "guard region"."""
+    offset = (entry & PM_PFRAME) >> PM_SWAP_OFFSET_SHIFT
+    return entry & PM_SWAP_TYPE == MARKER_TYPE and bool(offset & MARKER_GUARD)

@@ -1,0 +1,70 @@
+"""/proc/PID/smaps: what the kernel counts in each VMA.
+
+Format: Documentation/filesystems/proc.rst; fs/proc/task_mmu.c, smap_gather_stats(). The kernel walks every page
+under the target's mmap lock: a 4 GiB process cannot map or unmap anything for 90 ms meanwhile.
+"""
+
+from __future__ import annotations
+
+from mematlas.errors import FormatError
+from mematlas.kernel.maps import Vma, parse_line
+from mematlas.kernel.mounts import NO_DEVICES, Devices
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mematlas.kernel.procfs import ProcessDir
+
+HOLD_PER_BYTE = 21e-6 / (1 << 20)
+"""Seconds for which one reading holds the target's mmap lock, for each resident byte (4 KiB pages)."""
+
+HEX_DIGITS = b"0123456789abcdef"
+
+
+def read_smaps(process: ProcessDir, devices: Devices = NO_DEVICES) -> list[tuple[Vma, dict[str, int]]]:
+    """Return each VMA with its fields in bytes, keyed as the kernel spells them (``Rss``, ``Private_Dirty``)."""
+    return parse_smaps(process.read("smaps"), devices)
+
+
+def parse_smaps(data: bytes, devices: Devices = NO_DEVICES) -> list[tuple[Vma, dict[str, int]]]:
+    """Return the VMAs in the text of an smaps file, each with its fields in bytes."""
+    entries: list[tuple[Vma, dict[str, int]]] = []
+    fields: dict[str, int] = {}
+    for line in data.split(b"\n"):
+        # Head lines begin with a lower-case hexadecimal digit, field lines with a capital.
+        if line[:1] in HEX_DIGITS and line:
+            fields = {}
+            entries.append((parse_line(line, devices), fields))
+        elif line.endswith(b" kB"):
+            name, _, value = line[:-3].partition(b":")
+            try:
+                fields[name.decode("ascii")] = int(value) * 1024
+            except ValueError:
+                raise FormatError("smaps", line.decode("utf-8", "replace")) from None
+    return entries
+
+
+def read_rollup(process: ProcessDir) -> dict[str, int]:
+    """Return the sums over all VMAs, in bytes.
+
+    Since Linux commit 493b0e9d945f ("mm: add /proc/pid/smaps_rollup", in v4.14) the kernel sums; before that, smaps
+    has the same fields, one set per VMA.
+    """
+    from mematlas.errors import NotSupported
+
+    try:
+        (_, fields), *_ = parse_smaps(process.read("smaps_rollup")) or [(None, {})]
+        return fields
+    except NotSupported:
+        return sum_fields(fields for _, fields in read_smaps(process))
+
+
+def sum_fields(entries: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Return the sum of each field over all VMAs; page sizes, which are no amounts, are left out."""
+    total: dict[str, int] = {}
+    for fields in entries:
+        for name, value in fields.items():
+            if not name.endswith("PageSize") and name != "Size":
+                total[name] = total.get(name, 0) + value
+    return total

@@ -1,0 +1,89 @@
+"""/proc/PID/stat and status: who a process is, and the kernel's running counters of its memory.
+
+Format: proc_pid_stat(5), proc_pid_status(5); fs/proc/array.c. Neither takes the target's mmap lock.
+"""
+
+from __future__ import annotations
+
+from mematlas.errors import FormatError
+from mematlas.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.kernel.procfs import ProcessDir
+
+PF_KTHREAD = 0x00200000
+"""The process flag of kernel threads (include/linux/sched.h)."""
+
+
+@record
+class Stat:
+    """What identifies a process, from ``/proc/PID/stat``."""
+
+    pid: int
+    name: str
+    """The command name: at most 15 bytes, set by the program, may hold anything."""
+    state: str
+    parent: int
+    flags: int
+    """Kernel-internal PF_* bits."""
+    start_time: int
+    """Clock ticks after boot. With the PID it names one process and no other."""
+
+    @property
+    def is_kernel_thread(self) -> bool:
+        """Whether this is a thread of the kernel, without an address space of its own."""
+        return bool(self.flags & PF_KTHREAD)
+
+    @property
+    def is_zombie(self) -> bool:
+        """Whether it has ended and waits for its parent to notice; its memory is gone."""
+        return self.state in "ZXx"
+
+
+def read_stat(process: ProcessDir) -> Stat:
+    """Return who the process is.
+
+    >>> import os
+    >>> from mematlas.kernel.procfs import ProcFS
+    >>> with ProcFS().process(os.getpid()) as process:
+    ...     read_stat(process).pid == os.getpid()
+    True
+    """
+    return parse_stat(process.read("stat"))
+
+
+def parse_stat(data: bytes) -> Stat:
+    """Return the fields of a stat file. The name may hold blanks and parentheses; the last ``)`` ends it."""
+    head, _, tail = data.rpartition(b")")
+    pid, _, name = head.partition(b" (")
+    fields = tail.split()
+    try:
+        return Stat(
+            pid=int(pid),
+            name=name.decode("utf-8", "surrogateescape"),
+            state=fields[0].decode("ascii"),
+            parent=int(fields[1]),
+            flags=int(fields[6]),
+            start_time=int(fields[19]),
+        )
+    except (IndexError, ValueError):
+        raise FormatError("stat", data.decode("utf-8", "replace")) from None
+
+
+def read_status(process: ProcessDir) -> dict[str, str]:
+    """Return the lines of ``/proc/PID/status`` by name: ``{"Name": "cat", "VmRSS": "920 kB", ...}``."""
+    return parse_status(process.read("status"))
+
+
+def parse_status(data: bytes) -> dict[str, str]:
+    """Return the lines of a status file by name."""
+    text = data.decode("utf-8", "surrogateescape")
+    pairs = (line.partition(":") for line in text.split("\n") if line)
+    return {name: value.strip() for name, _, value in pairs}
+
+
+def status_bytes(status: dict[str, str], name: str) -> int | None:
+    """Return a ``kB`` line of a status file in bytes; None when the file has no such line."""
+    value = status.get(name, "")
+    return int(value[:-3]) * 1024 if value.endswith(" kB") else None

@@ -1,0 +1,51 @@
+"""/proc/swaps: where anonymous memory can go.
+
+Format: proc_swaps(5); mm/swapfile.c, swap_show(). Sizes are in kB, less the header page.
+"""
+
+from __future__ import annotations
+
+from mematlas.errors import FormatError
+from mematlas.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.kernel.procfs import ProcFS
+
+
+@record
+class SwapArea:
+    """One swap device or file, in bytes."""
+
+    path: str
+    kind: str
+    """``partition`` (any block device, zram too) or ``file``."""
+    size: int
+    used: int
+    priority: int
+
+
+def read_swaps(procfs: ProcFS) -> list[SwapArea]:
+    """Return the swap areas in use; none means that anonymous memory has nowhere to go."""
+    return parse_swaps(procfs.read("swaps"))
+
+
+def parse_swaps(data: bytes) -> list[SwapArea]:
+    """Return the swap areas that the text of a swaps file lists."""
+    return [parse_swap(line) for line in data.split(b"\n")[1:] if line]
+
+
+def parse_swap(line: bytes) -> SwapArea:
+    """Return one swap area. Blanks in its path are written as ``\\040``, so splitting at blanks is safe."""
+    try:
+        path, kind, size, used, priority = line.split()
+        name = path.replace(b"\\040", b" ").replace(b"\\011", b"\t").replace(b"\\012", b"\n").replace(b"\\134", b"\\")
+        return SwapArea(
+            name.decode("utf-8", "surrogateescape"),
+            kind.decode("ascii"),
+            int(size) * 1024,
+            int(used) * 1024,
+            int(priority),
+        )
+    except ValueError:
+        raise FormatError("swaps", line.decode("utf-8", "replace")) from None

@@ -1,0 +1,263 @@
+"""Programs whose memory is known: something to look at, and to check a tool against.
+
+Each one says what it did, in words or (``--json``) as one JSON object per step, and waits until it is told to
+go on. A person presses Enter; a pipe sends lines. The end of the input ends the program.
+
+    singlemap       one page, readable, writable and executable: mapped, then written to
+    multimap [N]    N such pages, mapped at once, then written to one by one
+    prober          1 KiB, written to: an address to look up
+    draw            1,024 pages, on which patterns are drawn and wiped
+
+JSON keys: ``event pid page_size``, and once there is memory ``address size nr_pages nr_touched touched``,
+where ``touched`` lists page numbers from 0 at ``address``. A refused line has the event ``error`` and a
+``message``; the end has the event ``ended``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+from mematlas.errors import BadInput, Error
+from mematlas.labs.memory import PAGE_SIZE, KnownMemory
+from mematlas.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable, Sequence
+    from typing import Any, TextIO
+
+DRAW_PAGES = 1024
+MAX_PAGES = 4096
+"""Of multimap: each step tells every page touched so far."""
+PATTERNS = ("all", "even", "odd")
+
+
+class EndOfInput(Exception):
+    """Nobody is there to go on for."""
+
+
+class Console:
+    """The two ends of the conversation: lines in, one telling per step out."""
+
+    def __init__(self, reader: TextIO, writer: TextIO, as_json: bool = False) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.as_json = as_json
+        if isinstance(reader, io.TextIOWrapper):
+            # Bytes that are not text are bad input, to be answered like any other.
+            reader.reconfigure(errors="replace")
+
+    def ask(self, prompt: str) -> str:
+        """Wait for a line and return it. People are told what is awaited; pipes know."""
+        if self.reader.isatty():
+            print(prompt, end=" ", file=sys.stderr, flush=True)
+        line = self.reader.readline()
+        if not line:
+            raise EndOfInput
+        return line.strip()
+
+    def tell(self, event: str, text: str, memory: KnownMemory | None = None, **more: Any) -> None:
+        """Say what is true now, at once."""
+        if self.as_json:
+            import json
+
+            truth = {"event": event, "pid": os.getpid(), "page_size": PAGE_SIZE}
+            text = json.dumps(truth | (describe(memory) if memory else {}) | more)
+        if text:
+            print(text, file=self.writer, flush=True)
+
+    def refuse(self, message: str) -> None:
+        """Answer a line that was not understood."""
+        self.tell("error", message, message=message)
+
+
+def describe(memory: KnownMemory) -> dict[str, Any]:
+    """Return the truth about memory, as JSON keys."""
+    return {
+        "address": hex(memory.address),
+        "size": memory.size,
+        "nr_pages": memory.nr_pages,
+        "nr_touched": len(memory.touched),
+        "touched": sorted(memory.touched),
+    }
+
+
+def singlemap(arguments: Namespace, console: Console) -> None:
+    """Map one page, and write to it, when told to."""
+    console.tell("started", f"PID {os.getpid()}, pages of {PAGE_SIZE} bytes.")
+    console.ask("Enter maps one page.")
+    memory = KnownMemory(PAGE_SIZE, "singlemap", executable=True)
+    console.tell("mapped", f"Mapped one page (rwx) at {memory.address:#x}; nothing has touched it.", memory)
+    console.ask("Enter writes to it.")
+    memory.touch([0])
+    console.tell("touched", f"Wrote to {memory.address:#x}: now it has a frame.", memory)
+    console.ask("Enter ends.")
+
+
+def multimap(arguments: Namespace, console: Console) -> None:
+    """Map several pages at once, and write to them one by one."""
+    count = arguments.count
+    # One call for all: the kernel would make one VMA of separate neighbours too, only not always.
+    memory = KnownMemory(count * PAGE_SIZE, "multimap", executable=True)
+    places = "".join(f"\n  {page:>4}  {memory.page_address(page):#x}" for page in range(count))
+    text = f"PID {os.getpid()}, {count} pages (rwx) are mapped; nothing has touched them:{places}"
+    console.tell("mapped", text, memory)
+    for page in range(count):
+        address = memory.page_address(page)
+        console.ask(f"Enter writes to page {page}.")
+        memory.touch([page])
+        text = f"Wrote to page {page} at {address:#x}: {page + 1} of {count} have a frame."
+        console.tell("touched", text, memory, page=page, page_address=hex(address))
+    console.ask("Enter ends.")
+
+
+def prober(arguments: Namespace, console: Console) -> None:
+    """Hold 1 KiB that was written to."""
+    memory = KnownMemory(1024, "prober")
+    memory.touch([0])
+    console.tell("touched", f"Wrote to 1 KiB at {memory.address:#x} of PID {os.getpid()}.", memory)
+    console.ask("Enter ends.")
+
+
+def draw(arguments: Namespace, console: Console) -> None:
+    """Draw patterns on 1,024 pages: what a density histogram shows as steps."""
+    memory = KnownMemory(DRAW_PAGES * PAGE_SIZE, "draw")
+    where = f"{DRAW_PAGES:,} pages at {memory.address:#x} of PID {os.getpid()}"
+    console.tell("mapped", f"Mapped {where}; nothing has touched them.", memory)
+    while True:
+        match console.ask("Draw N, Clear or Quit:").lower().split():
+            case []:
+                continue
+            case ["quit"]:
+                return
+            case ["clear"]:
+                memory.clear()
+                console.tell("cleared", f"Gave all {DRAW_PAGES:,} pages back.", memory)
+            case ["draw", number] if (count := parse_count(number, DRAW_PAGES)) is not None:
+                segments = divide(count)
+                for segment in segments:
+                    memory.touch(segment.pages())
+                nr_touched = len(memory.touched)
+                text = f"Drew {count} segments: {nr_touched:,} of {DRAW_PAGES:,} pages have been touched."
+                console.tell("drawn", text, memory, segments=[segment.as_json() for segment in segments])
+            case ["draw", *_]:
+                console.refuse(f"draw how many segments? Draw N, where N is 1 to {DRAW_PAGES}")
+            case [word, *_]:
+                console.refuse(f"{word[:40]!r} is no command: Draw N, Clear or Quit")
+
+
+@record
+class Segment:
+    """A part of the drawing that is filled in one way."""
+
+    first: int
+    nr_pages: int
+    pattern: str
+
+    def pages(self) -> range:
+        """Return its pages that are touched: even and odd ones, counted from the start of the memory."""
+        if self.pattern == "all":
+            return range(self.first, self.first + self.nr_pages)
+        parity = PATTERNS.index(self.pattern) - 1
+        return range(self.first + (self.first % 2 != parity), self.first + self.nr_pages, 2)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON keys."""
+        return {
+            "first": self.first,
+            "nr_pages": self.nr_pages,
+            "pattern": self.pattern,
+            "nr_touched": len(self.pages()),
+        }
+
+
+def divide(count: int, nr_pages: int = DRAW_PAGES) -> list[Segment]:
+    """Return ``count`` segments of equal size (to one page), filled in all, the even, the odd pages, in turn.
+
+    >>> divide(4)[1]
+    Segment(first=256, nr_pages=256, pattern='even')
+    >>> len(divide(4)[1].pages())
+    128
+    """
+    bounds = [index * nr_pages // count for index in range(count + 1)]
+    return [
+        Segment(bounds[index], bounds[index + 1] - bounds[index], PATTERNS[index % len(PATTERNS)])
+        for index in range(count)
+    ]
+
+
+def parse_count(text: str, most: int) -> int | None:
+    """Return the number from 1 to ``most`` that a text holds; None when it holds another thing."""
+    # isdecimal() takes other scripts' digits too, int() takes 1_0; the length bounds the work of int().
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        return None
+    return number if 1 <= (number := int(text)) <= most else None
+
+
+@record
+class Workload:
+    """One program: what it is for, and what it does."""
+
+    help: str
+    play: Callable[[Namespace, Console], None]
+
+
+WORKLOADS = {
+    "singlemap": Workload("map one rwx page, then write to it", singlemap),
+    "multimap": Workload("map N rwx pages (12), then write to them one by one", multimap),
+    "prober": Workload("write to 1 KiB, and wait: an address to look up", prober),
+    "draw": Workload(f"draw patterns on {DRAW_PAGES:,} pages: Draw N, Clear, Quit", draw),
+}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the names of the workloads, and what each of them takes, to a command's parser."""
+    names = parser.add_subparsers(dest="workload", metavar="NAME", required=True)
+    for name, workload in WORKLOADS.items():
+        sub = names.add_parser(name, help=workload.help, description=workload.play.__doc__)
+        sub.add_argument("--json", action="store_true", help="tell the truth as one JSON object per step")
+        if name == "multimap":
+            sub.add_argument("count", metavar="N", nargs="?", default="12", help="pages (default: 12)")
+
+
+def run(arguments: Namespace, reader: TextIO, writer: TextIO) -> int:
+    """Run the workload that ``arguments.workload`` names; return its exit code."""
+    console = Console(reader, writer, arguments.json)
+    if arguments.workload == "multimap":
+        if (count := parse_count(str(arguments.count), MAX_PAGES)) is None:
+            raise BadInput(f"multimap {arguments.count}: N is a number of pages, 1 to {MAX_PAGES}")
+        arguments.count = count
+    try:
+        WORKLOADS[arguments.workload].play(arguments, console)
+    except EndOfInput:
+        pass
+    except KeyboardInterrupt:
+        return 130
+    console.tell("ended", "")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a workload by ``python -m mematlas.labs.workload NAME``."""
+    import argparse
+
+    about = "Run a program whose memory is known."
+    parser = argparse.ArgumentParser(prog="python -m mematlas.labs.workload", description=about)
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    try:
+        return run(arguments, sys.stdin, sys.stdout)
+    except Error as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever listened has gone. What is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

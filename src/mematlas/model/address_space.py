@@ -1,0 +1,159 @@
+"""The VMAs of one process as a whole: found by address, chosen by name, and the gaps between them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from mematlas.errors import BadInput
+from mematlas.kernel.maps import KINDS, Vma
+from mematlas.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class AddressSpace:
+    """The VMAs of a process, in address order, none overlapping.
+
+    >>> from mematlas.kernel.maps import parse_maps
+    >>> space = AddressSpace(parse_maps(b"1000-3000 r--p 0 00:00 0\\n4000-5000 rw-p 0 00:00 0 [heap]\\n"))
+    >>> space.find(0x2fff).start, space.find(0x3000)
+    (4096, None)
+    >>> [(hex(start), hex(end)) for start, end in space.gaps()]
+    [('0x3000', '0x4000')]
+    """
+
+    def __init__(self, vmas: list[Vma]) -> None:
+        self.vmas = vmas
+        self._starts = [vma.start for vma in vmas]
+
+    def find(self, address: int) -> Vma | None:
+        """Return the VMA that an address lies in."""
+        place = bisect_right(self._starts, address) - 1
+        return self.vmas[place] if place >= 0 and address < self.vmas[place].end else None
+
+    def gaps(self) -> Iterator[tuple[int, int]]:
+        """Yield the ranges between VMAs, where any access is a segmentation fault."""
+        for low, high in zip(self.vmas, self.vmas[1:], strict=False):
+            if low.end < high.start:
+                yield low.end, high.start
+
+    def pieces(self, start: int, end: int) -> list[tuple[Vma, int, int]]:
+        """Return the VMAs that a range touches, each with the part of the range that lies in it."""
+        return [
+            (vma, max(start, vma.start), min(end, vma.end))
+            for vma in self.vmas[max(bisect_right(self._starts, start) - 1, 0) : bisect_right(self._starts, end - 1)]
+            if vma.end > start
+        ]
+
+
+@record
+class Selection:
+    """Which VMAs are asked for. Everything that is given must hold."""
+
+    perms: str | None = None
+    """``rwx``: these letters must be set. ``r--p``, all four: exactly these."""
+    kinds: frozenset[str] | None = None
+    path: str | None = None
+    """A part of the path."""
+    area: str | None = None
+    """An address, ``START-END``, ``ADDR+LEN``, a kind, a VMA's name, or a part of a path."""
+
+    def matches(self, vma: Vma) -> bool:
+        """Whether a VMA is asked for."""
+        return (
+            (self.perms is None or perms_match(vma.perms, self.perms))
+            and (self.kinds is None or vma.kind in self.kinds)
+            and (self.path is None or self.path in vma.path)
+            and (self.area is None or area_matches(vma, self.area))
+        )
+
+
+EVERYTHING = Selection()
+
+
+def parse_kinds(text: str) -> frozenset[str]:
+    """Return the kinds in a list such as ``heap,stack``."""
+    kinds = frozenset(text.split(","))
+    if wrong := kinds.difference(KINDS):
+        raise BadInput(f"no such kind: {', '.join(sorted(wrong))} (there are {', '.join(KINDS)})")
+    return kinds
+
+
+def parse_perms(text: str) -> str:
+    """Return the letters of a permission filter, checked."""
+    if not text or not set(text) <= set("rwxps-"):
+        raise BadInput(f"bad permissions {text!r}: letters of rwx, p or s; or all four, such as r--p")
+    return text
+
+
+def perms_match(perms: str, wanted: str) -> bool:
+    """Whether a VMA's rights are those wanted: all four characters exactly, or each letter given."""
+    return perms == wanted if len(wanted) == 4 else all(letter in perms for letter in wanted if letter != "-")
+
+
+def parse_range(text: str, page_size: int) -> tuple[int, int] | None:
+    """Return the addresses that ``ADDR``, ``ADDR+LEN`` or ``START-END`` name; None when it is none of these.
+
+    An address alone is its page. Addresses are hexadecimal, with or without 0x; a length is a number of bytes with
+    an optional K, M or G.
+
+    >>> parse_range("0x1000+8K", 4096)
+    (4096, 12288)
+    >>> parse_range("[heap]", 4096) is None
+    True
+    """
+    first, plus, length = text.partition("+")
+    if plus:
+        start = parse_address(first)
+        size = parse_size(length)
+        return None if start is None or size is None else (start, start + size)
+    first, minus, last = text.partition("-")
+    start = parse_address(first)
+    if start is None:
+        return None
+    if not minus:
+        return start - start % page_size, start - start % page_size + page_size
+    end = parse_address(last)
+    return None if end is None else (start, end)
+
+
+def parse_address(text: str) -> int | None:
+    """Return a hexadecimal address, with or without 0x; None when it is none.
+
+    Without the 0x it must have a digit in it, so that ``dead`` stays a name.
+    """
+    digits = text[2:] if text[:2] in ("0x", "0X") else text
+    if not digits or (digits == text and not any(c.isdigit() for c in digits)):
+        return None
+    try:
+        address = int(digits, 16)
+    except ValueError:
+        return None
+    return address if address < 1 << 64 else None
+
+
+def parse_size(text: str) -> int | None:
+    """Return a number of bytes: decimal or 0x, then K, M, G or T for powers of 1024.
+
+    >>> parse_size("4K"), parse_size("0x1000"), parse_size("lots")
+    (4096, 4096, None)
+    """
+    unit = text[-1:].upper()
+    shift = {"K": 10, "M": 20, "G": 30, "T": 40}.get(unit, 0)
+    try:
+        number = int(text[:-1] if shift else text, 0)
+    except ValueError:
+        return None
+    return number << shift if number >= 0 else None
+
+
+def area_matches(vma: Vma, area: str) -> bool:
+    """Whether a VMA is named by an address in it, by a range that touches it, by its kind, or by its path."""
+    span = parse_range(area, 1)
+    if span is not None:
+        return vma.start < span[1] and span[0] < vma.end
+    if area in KINDS and vma.kind == area:
+        return True
+    return bool(area) and (area in vma.path or area.strip("[]") == vma.path.strip("[]"))

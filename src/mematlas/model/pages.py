@@ -1,0 +1,203 @@
+"""The pages of a VMA: every entry of pagemap together with what the entry alone does not say.
+
+An entry with the present bit may be the zero page; one with the swap bit may be a guard region or a migration;
+an empty one of shared memory may have been swapped out. `PageReader` asks whoever knows, only where it matters,
+and returns blocks whose state bytes carry the answer.
+"""
+
+from __future__ import annotations
+
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.backing import read_backing
+from mematlas.kernel.kpage import KPF_ZERO_PAGE, FrameWords
+from mematlas.kernel.maps import ANON_KINDS, Vma
+from mematlas.kernel.pagemap import (
+    EXCLUSIVE,
+    FILE,
+    GUARD,
+    LAST_ADDRESS,
+    MARK_A,
+    MARKS,
+    PAGE_IS_HUGE,
+    PAGE_IS_PFNZERO,
+    PM_PFRAME,
+    PRESENT,
+    SWAP,
+    UNKNOWN,
+    Block,
+    Pacer,
+    Pagemap,
+    histogram,
+    mark_special,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+    from mematlas.kernel.backing import Backing
+    from mematlas.kernel.procfs import ProcessDir
+
+STATES = ("present", "zero", "swapped", "cached", "absent", "guard", "special", "unknown")
+"""What a page can be:
+
+present  a frame of memory is mapped
+zero     the kernel's one page of zeros is mapped: read, never written
+swapped  its contents are in swap
+cached   shared memory that is in RAM, but this process has no entry for it
+absent   nothing: never touched, given back, or a page of a file that was not read here
+guard    a guard region: touching it is an error (madvise(2), MADV_GUARD_INSTALL)
+special  a migration, device memory, poisoned or marker entry
+unknown  shared memory without an entry, and we may not ask its file
+"""
+
+
+def state_of(byte: int) -> str:
+    """Return the name of the state that a state byte says.
+
+    >>> state_of(0x81), state_of(0x88), state_of(0x40), state_of(0x00)
+    ('present', 'zero', 'swapped', 'absent')
+    """
+    if byte & PRESENT:
+        return "zero" if byte & MARK_A else "present"
+    if byte & SWAP:
+        return "guard" if byte & GUARD else "special" if byte & MARK_A else "swapped"
+    return ("absent", "swapped", "cached", "unknown")[(byte & MARKS) // MARK_A]
+
+
+STATE_OF_BYTE = tuple(state_of(byte) for byte in range(256))
+
+
+def is_zero_candidate(byte: int, anon: bool) -> bool:
+    """Whether such an entry may map the zero page: present, not exclusive, anonymous.
+
+    The huge zero page carries the file bit, which nothing else in an anonymous VMA does.
+    """
+    return byte & (PRESENT | EXCLUSIVE | MARKS) == PRESENT and (anon or not byte & FILE)
+
+
+class PageReader:
+    """Reads the pages of one process, marked with all that can be known. Holds its pagemap open.
+
+    >>> import os
+    >>> from mematlas.kernel.procfs import ProcFS
+    >>> from mematlas.kernel.maps import read_maps
+    >>> with ProcFS().process(os.getpid()) as process, PageReader(process) as reader:
+    ...     stack = next(vma for vma in read_maps(process) if vma.kind == "stack")
+    ...     sorted({STATE_OF_BYTE[byte] for block in reader.blocks(stack) for byte in block.states})
+    ['absent', 'present']
+    """
+
+    def __init__(self, process: ProcessDir, pacer: Pacer | None = None) -> None:
+        self.process = process
+        self.pagemap = Pagemap(process, pacer)
+        self.page_size = process.procfs.page_size
+        self.zero_known = True
+        """False once a page was met that may be the zero page and could not be told."""
+        self.unknown_backing: set[str] = set()
+        """Why some shared memory without entries is unknown: messages, for the notes."""
+        self._flags: FrameWords | None = None
+        self._backings: dict[int, Backing | None] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.pagemap.close()
+        if self._flags:
+            self._flags.close()
+
+    def blocks(self, vma: Vma, start: int | None = None, end: int | None = None) -> Iterator[Block]:
+        """Yield the blocks of a VMA, or of a part of it, that hold something; see `hole` for the rest."""
+        start = vma.start if start is None else max(start, vma.start)
+        end = vma.end if end is None else min(end, vma.end)
+        backing = self._backing(vma) if start < end else None
+        for block in self.pagemap.blocks(start, end, backing.find if backing else None):
+            self._mark(block, vma, backing)
+            yield block
+
+    def hole(self, vma: Vma) -> int:
+        """Return the state byte of the pages that no block of this VMA showed. Ask after reading the blocks."""
+        if vma.start >= LAST_ADDRESS or vma.kind == "vvar":
+            return UNKNOWN  # the kernel shows no entries of these: [vsyscall] and VM_PFNMAP areas
+        return UNKNOWN if vma.kind == "shmem" and not self.pagemap.marked and self._backings.get(vma.start) is None else 0
+
+    def block_at(self, vma: Vma, address: int) -> Block | None:
+        """Return the block of the one page at an address; None when it is empty."""
+        page = address - address % self.page_size
+        return next(self.blocks(vma, page, page + self.page_size), None)
+
+    def huge_size(self, block: Block) -> int:
+        """Return how many bytes of a block are mapped by huge entries (PMDs), as PAGEMAP_SCAN tells.
+
+        Raises:
+            NotSupported: before Linux 6.7, and in captures.
+        """
+        end = block.address + len(block) * self.page_size
+        return sum(high - low for low, high in self.pagemap.scanner.ranges(block.address, end, PAGE_IS_HUGE))
+
+    def _mark(self, block: Block, vma: Vma, backing: Backing | None) -> None:
+        if self.pagemap.marked:
+            return
+        kinds = histogram(block.states)
+        if any(byte & SWAP and not byte & PRESENT for byte in kinds):
+            block.states = mark_special(block.states, block.raw)
+        anon = vma.kind in ANON_KINDS
+        if any(is_zero_candidate(byte, anon) for byte in kinds):
+            self._mark_zero(block, anon)
+        if 0 in kinds and vma.kind == "shmem":
+            if backing:
+                block.states = backing.mark(block.address, block.states, self.page_size)
+            else:
+                block.states = block.states.replace(b"\0", bytes((UNKNOWN,)))
+
+    def _mark_zero(self, block: Block, anon: bool) -> None:
+        try:
+            ranges = list(
+                self.pagemap.scanner.ranges(
+                    block.address, block.address + len(block) * self.page_size, PAGE_IS_PFNZERO
+                )
+            )
+        except NotSupported:
+            # Before v6.7 (commit 52526ca7fdb9) the frame's own flags tell, to those who may read them.
+            self._mark_zero_frames(block, anon)
+            return
+        states = bytearray(block.states)
+        for low, high in ranges:
+            for place in range((low - block.address) // self.page_size, (high - block.address) // self.page_size):
+                if states[place] & PRESENT:
+                    states[place] |= MARK_A
+        block.states = bytes(states)
+
+    def _mark_zero_frames(self, block: Block, anon: bool) -> None:
+        entries, states = block.entries, bytearray(block.states)
+        places = [place for place, byte in enumerate(states) if is_zero_candidate(byte, anon)]
+        frames = {place: entries[place] & PM_PFRAME for place in places}
+        try:
+            if 0 in frames.values():
+                raise PermissionDenied(f"{self.process.path}/pagemap", "CAP_SYS_ADMIN for frame numbers")
+            if self._flags is None:
+                self._flags = FrameWords(self.process.procfs, "kpageflags")
+        except (PermissionDenied, NotSupported):
+            self.zero_known = False
+            return
+        flags = self._flags.get(frames.values())
+        for place, frame in frames.items():
+            if flags.get(frame, 0) & KPF_ZERO_PAGE:
+                states[place] |= MARK_A
+        block.states = bytes(states)
+
+    def _backing(self, vma: Vma) -> Backing | None:
+        if vma.kind != "shmem" or self.pagemap.marked:
+            return None
+        if vma.start not in self._backings:
+            try:
+                self._backings[vma.start] = read_backing(self.process, vma)
+            except (PermissionDenied, NotSupported) as error:
+                self._backings[vma.start] = None
+                self.unknown_backing.add(str(error))
+        return self._backings[vma.start]

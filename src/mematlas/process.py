@@ -1,0 +1,507 @@
+"""One process: what it maps, what of that is in memory, and where.
+
+This is the library's front door; every command that looks at one process is a view of what is returned here.
+"""
+
+from __future__ import annotations
+
+import time
+
+from mematlas.analysis.usage import (
+    PageCounts,
+    Usage,
+    nr_shared,
+    shared_frames,
+    total,
+    usage_of_fields,
+    usage_of_pages,
+)
+from mematlas.errors import BadInput, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.kpage import FrameWords
+from mematlas.kernel.maps import ANON_KINDS, Vma, read_maps
+from mematlas.kernel.mounts import Devices, internal_devices, read_mounted_devices
+from mematlas.kernel.pagemap import (
+    FILE,
+    MARK_A,
+    PAGE_IS_PFNZERO,
+    PM_MMAP_EXCLUSIVE,
+    PM_PFRAME,
+    PM_PRESENT,
+    PM_SOFT_DIRTY,
+    PM_SWAP_OFFSET_SHIFT,
+    PM_SWAP_TYPE,
+    PM_UFFD_WP,
+    PRESENT,
+    Pacer,
+)
+from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.smaps import HOLD_PER_BYTE, read_smaps
+from mematlas.kernel.status import Stat, read_stat, read_status, status_bytes
+from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
+from mematlas.model.pages import STATE_OF_BYTE, PageReader
+from mematlas.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Self
+
+    from mematlas.kernel.pagemap import Block
+    from mematlas.kernel.procfs import ProcessDir
+
+MAX_STALL = 0.005
+"""Seconds for which looking may hold up the target, unless told otherwise."""
+
+SOURCES = ("auto", "smaps", "pagemap")
+
+ZERO_SPAN = 1 << 28
+"""Addresses searched for zero pages under one hold of the target's lock: 1 ms when all are mapped."""
+
+FRAME_BATCH = 1 << 16
+
+
+@record
+class Reading:
+    """How a result came about."""
+
+    source: str
+    """``smaps`` or ``pagemap``."""
+    duration_s: float
+    torn: bool
+    """Whether the VMAs changed meanwhile, so that the numbers are of no one moment."""
+    notes: tuple[str, ...]
+    """Why something is unknown: each reason once."""
+
+
+@record
+class VmaUsage:
+    """One VMA with what of it is in memory."""
+
+    vma: Vma
+    usage: Usage
+    first_state: str | None
+    """The state of its first page, one of `mematlas.model.pages.STATES`; None when it could not be read."""
+    phys: int | None
+    """Physical address of its first page; None unless that is present and the reader may know."""
+
+
+@record
+class MapsResult:
+    """The VMAs of a process, and how they were read."""
+
+    vmas: list[VmaUsage]
+    reading: Reading
+
+
+@record
+class UsageResult:
+    """The memory of a process, and how it was read."""
+
+    usage: Usage
+    tables: int | None
+    """Bytes of page tables (VmPTE)."""
+    reading: Reading
+
+
+@record
+class Translation:
+    """Where one virtual address is."""
+
+    address: int
+    vma: Vma | None
+    state: str | None
+    """One of `mematlas.model.pages.STATES`; None outside every VMA."""
+    pfn: int | None
+    phys: int | None
+    """Physical address of this very byte."""
+    file_offset: int | None
+    """Bytes into the backing file of this very byte; None for anonymous memory."""
+    swap_type: int | None
+    swap_offset: int | None
+    flags: tuple[str, ...]
+    """The entry's bits by name."""
+
+
+class Process:
+    """A process, held so that another one that is given its PID is never taken for it.
+
+    >>> import os
+    >>> with Process(os.getpid()) as process:
+    ...     result = process.usage()
+    >>> 0 < result.usage.uss <= result.usage.pss <= result.usage.rss
+    True
+
+    Raises:
+        TargetNotFound: there is no such process.
+        NoAddressSpace: it is a kernel thread.
+        ProcessGone: it has ended (a zombie).
+    """
+
+    def __init__(self, pid: int, procfs: ProcFS | None = None) -> None:
+        self.procfs = procfs or ProcFS()
+        self.pid = pid
+        self.page_size = self.procfs.page_size
+        self.dir: ProcessDir = self.procfs.process(pid)
+        try:
+            self.stat: Stat = read_stat(self.dir)
+            if self.stat.is_kernel_thread:
+                raise NoAddressSpace(pid, self.stat.name)
+            if self.stat.is_zombie:
+                raise ProcessGone(pid, "has ended (a zombie): its memory is freed already")
+        except BaseException:
+            self.dir.close()
+            raise
+        self._devices: Devices | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Process {self.pid} {self.stat.name!r}>"
+
+    def close(self) -> None:
+        """Let go of the process."""
+        self.dir.close()
+
+    # What it maps
+
+    @property
+    def devices(self) -> Devices:
+        """The devices whose files are memory, as this process sees them."""
+        if self._devices is None:
+            if self.procfs.machine is not None:
+                saved = self.procfs.machine["devices"]
+                self._devices = Devices(frozenset(saved["shmem"]), frozenset(saved["hugetlb"]))
+            else:
+                self._devices = internal_devices() | read_mounted_devices(self.dir)
+        return self._devices
+
+    def address_space(self) -> AddressSpace:
+        """Return the VMAs, in address order.
+
+        Raises:
+            PermissionDenied: another user's process needs CAP_SYS_PTRACE.
+        """
+        vmas = read_maps(self.dir, self.devices)
+        if not vmas:
+            self._raise_gone()
+        return AddressSpace(vmas)
+
+    # How much
+
+    def usage(self, source: str = "auto", max_stall: float = MAX_STALL) -> UsageResult:
+        """Return how much memory the process uses, with its page tables.
+
+        ``auto`` reads smaps, unless that would hold up the target for more than ``max_stall`` seconds; then it
+        counts the entries of pagemap with pauses, and shares with kpagecount. Both agree to the byte for a process
+        that stands still (PSS: to the kernel's rounding).
+
+        >>> Process(4211).usage().usage.uss   # doctest: +SKIP
+        851443712
+        """
+        result = self.maps(source, max_stall, first_pages=False)
+        tables = status_bytes(read_status(self.dir), "VmPTE")
+        return UsageResult(total(item.usage for item in result.vmas), tables, result.reading)
+
+    def maps(
+        self,
+        source: str = "auto",
+        max_stall: float = MAX_STALL,
+        selection: Selection = EVERYTHING,
+        first_pages: bool = True,
+    ) -> MapsResult:
+        """Return each VMA with what of it is in memory; see `usage` for the sources.
+
+        ``first_pages`` asks for the state and the physical address of each VMA's first page as well.
+        """
+        before = time.perf_counter()
+        notes: list[str] = []
+        chosen = self._choose(source, max_stall, notes)
+        space = self.address_space()
+        if chosen == "smaps":
+            vmas = self._maps_of_smaps(selection, first_pages, notes)
+        else:
+            pacer = Pacer() if self.procfs.live else None
+            vmas = self._maps_of_pagemap(space, selection, pacer, notes)
+        torn = self._torn(space)
+        return MapsResult(vmas, Reading(chosen, time.perf_counter() - before, torn, tuple(dict.fromkeys(notes))))
+
+    def _choose(self, source: str, max_stall: float, notes: list[str]) -> str:
+        if source not in SOURCES:
+            raise BadInput(f"no source {source!r} (there are {', '.join(SOURCES)})")
+        if source != "auto":
+            return source
+        rss = status_bytes(read_status(self.dir), "VmRSS") or 0
+        hold = rss * HOLD_PER_BYTE
+        if not self.procfs.live or hold <= max_stall:
+            return "smaps"
+        try:
+            self.dir.open("pagemap").close()
+        except (PermissionDenied, NotSupported) as error:
+            notes.append(f"read from smaps, which holds up the target for about {hold * 1e3:.0f} ms: {error}")
+            return "smaps"
+        return "pagemap"
+
+    def _maps_of_smaps(self, selection: Selection, first_pages: bool, notes: list[str]) -> list[VmaUsage]:
+        entries = [(vma, fields) for vma, fields in read_smaps(self.dir, self.devices) if selection.matches(vma)]
+        reader: PageReader | None = None
+        try:
+            reader = PageReader(self.dir)
+        except (PermissionDenied, NotSupported) as error:
+            notes.append(f"zero pages and first pages unknown: {error}")
+        try:
+            result = []
+            for vma, fields in entries:
+                nr_zero = self._nr_zero(reader, vma, fields, notes)
+                usage = usage_of_fields(vma, fields, self.page_size, nr_zero)
+                state, phys = self._first_page(reader, vma, notes) if reader and first_pages else (None, None)
+                result.append(VmaUsage(vma, usage, state, phys))
+            return result
+        finally:
+            if reader:
+                reader.close()
+
+    def _nr_zero(
+        self, reader: PageReader | None, vma: Vma, fields: dict[str, int], notes: list[str]
+    ) -> int | None:
+        # Only anonymous memory maps the zero page, and only where there is room besides what smaps counts.
+        if vma.kind not in ANON_KINDS or fields["Rss"] + fields["Swap"] >= vma.size:
+            return 0
+        if reader is None:
+            return None
+        try:
+            if reader.pagemap.marked:
+                counts = PageCounts()
+                for block in reader.blocks(vma):
+                    counts.add(block.states)
+                return counts.nr_state("zero")
+            scanner = reader.pagemap.scanner
+            size = 0
+            for low in range(vma.start, vma.end, ZERO_SPAN):
+                found = scanner.ranges(low, min(low + ZERO_SPAN, vma.end), PAGE_IS_PFNZERO)
+                size += sum(end - start for start, end in found)
+            return size // self.page_size
+        except NotSupported as error:
+            notes.append(f"zero pages unknown with this source: {error}")
+            return None
+
+    def _first_page(self, reader: PageReader, vma: Vma, notes: list[str]) -> tuple[str | None, int | None]:
+        block = reader.block_at(vma, vma.start)
+        if block is None:
+            return STATE_OF_BYTE[reader.hole(vma)], None
+        return self._place(block.states[0], block.entries[0], notes)
+
+    def _place(self, byte: int, entry: int, notes: list[str]) -> tuple[str, int | None]:
+        """Return the state and the physical address that an entry tells."""
+        if not byte & PRESENT:
+            return STATE_OF_BYTE[byte], None
+        pfn = entry & PM_PFRAME
+        if pfn == 0:
+            notes.append(HIDDEN_FRAMES)
+            return STATE_OF_BYTE[byte], None
+        return STATE_OF_BYTE[byte], pfn * self.page_size
+
+    def _maps_of_pagemap(
+        self, space: AddressSpace, selection: Selection, pacer: Pacer | None, notes: list[str]
+    ) -> list[VmaUsage]:
+        with PageReader(self.dir, pacer) as reader, Sharers(self.procfs, notes) as sharers:
+            return [
+                self._count_vma(reader, sharers, vma, notes) for vma in space.vmas if selection.matches(vma)
+            ]
+
+    def _count_vma(self, reader: PageReader, sharers: Sharers, vma: Vma, notes: list[str]) -> VmaUsage:
+        counts = PageCounts()
+        state, phys = None, None
+        thp: int | None = 0
+        sharers.begin()
+        for block in reader.blocks(vma):
+            counts.add(block.states)
+            if block.address == vma.start:
+                state, phys = self._place(block.states[0], block.entries[0], notes)
+            if vma.kind != "hugetlb":
+                if nr_shared(block.states):
+                    sharers.add(shared_frames(block.states, block.entries, PM_PFRAME))
+                thp = self._add_huge(reader, block, thp, notes)
+        notes.extend(reader.unknown_backing)
+        if not reader.zero_known:
+            notes.append(ZERO_UNKNOWN)
+        usage = usage_of_pages(
+            vma,
+            counts,
+            self.page_size,
+            zero_known=reader.zero_known,
+            hole=STATE_OF_BYTE[reader.hole(vma)],
+            sharers=sharers.by_count(),
+            thp=thp,
+        )
+        return VmaUsage(vma, usage, state or STATE_OF_BYTE[reader.hole(vma)], phys)
+
+    def _add_huge(self, reader: PageReader, block: Block, thp: int | None, notes: list[str]) -> int | None:
+        # A huge entry maps a frame aligned as the address is, so one look at each aligned place rules most out.
+        per_table = self.page_size // 8
+        first = -(block.address // self.page_size) % per_table
+        places = range(first, len(block) - per_table + 1, per_table)
+        if thp is None or not any(may_be_huge(block.states[place], block.entries[place], per_table) for place in places):
+            return thp
+        try:
+            return thp + reader.huge_size(block)
+        except NotSupported as error:
+            notes.append(f"huge pages unknown with this source: {error}")
+            return None
+
+    # Where
+
+    def translate(self, addresses: Iterable[int]) -> list[Translation]:
+        """Return where each virtual address is, in the order asked.
+
+        Without CAP_SYS_ADMIN the kernel hides frame numbers: state and flags are there, ``pfn`` and ``phys`` None.
+
+        >>> Process(4211).translate([0x7f3c1a2b4010])[0].phys   # doctest: +SKIP
+        7023669264
+        """
+        space = self.address_space()
+        with PageReader(self.dir) as reader:
+            return [self._translate(space, reader, address) for address in addresses]
+
+    def _translate(self, space: AddressSpace, reader: PageReader, address: int) -> Translation:
+        vma = space.find(address)
+        if vma is None:
+            return Translation(address, None, None, None, None, None, None, None, ())
+        file_offset = vma.offset + address - vma.start if vma.inode else None
+        block = reader.block_at(vma, address)
+        byte, entry = (reader.hole(vma), 0) if block is None else (block.states[0], block.entries[0])
+        pfn, swap_type, swap_offset = decode_place(byte, entry)
+        phys = None if pfn is None else pfn * self.page_size + address % self.page_size
+        flags = entry_flags(byte, entry)
+        return Translation(address, vma, STATE_OF_BYTE[byte], pfn, phys, file_offset, swap_type, swap_offset, flags)
+
+    def pages(self, start: int, end: int, pacer: Pacer | None = None) -> Iterator[tuple[Vma, int, Block | None]]:
+        """Yield the pages from ``start`` to ``end``, a block or a hole at a time, in address order.
+
+        Each item is (VMA, number of pages, block); the block is None for a stretch in which no page is present,
+        swapped or otherwise known. A block's arrays are valid until the next item: copy what you keep. As numpy
+        arrays: ``np.frombuffer(block.raw, np.uint64)``, ``np.frombuffer(block.states, np.uint8)``.
+        """
+        space = self.address_space()
+        with PageReader(self.dir, pacer) as reader:
+            for vma, low, high in space.pieces(start, end):
+                place = low
+                for block in reader.blocks(vma, low, high):
+                    if place < block.address:
+                        yield vma, (block.address - place) // self.page_size, None
+                    yield vma, len(block), block
+                    place = block.address + len(block) * self.page_size
+                if place < high:
+                    yield vma, (high - place) // self.page_size, None
+
+    # Whether it is still the same
+
+    def _torn(self, space: AddressSpace) -> bool:
+        try:
+            return read_maps(self.dir, self.devices) != space.vmas
+        except ProcessGone:
+            return True
+
+    def _raise_gone(self) -> None:
+        stat = read_stat(self.dir)
+        why = "has ended (a zombie): its memory is freed already" if stat.is_zombie else "has no memory (it is ending)"
+        raise ProcessGone(self.pid, why)
+
+
+HIDDEN_FRAMES = "physical addresses hidden: needs CAP_SYS_ADMIN"
+ZERO_UNKNOWN = "zero pages cannot be told from shared ones: needs Linux 6.7, or CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH"
+
+
+class Sharers:
+    """How often the shared pages of a VMA are mapped, from kpagecount."""
+
+    def __init__(self, procfs: ProcFS, notes: list[str]) -> None:
+        self.notes = notes
+        self.file: FrameWords | None = None
+        try:
+            self.file = FrameWords(procfs, "kpagecount")
+        except (PermissionDenied, NotSupported) as error:
+            self.why = f"PSS unknown with this source: {error}"
+        self.frames: list[int] = []
+        self.counts: dict[int, int] = {}
+        self.known = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.file:
+            self.file.close()
+
+    def begin(self) -> None:
+        """Start with the next VMA."""
+        self.frames, self.counts, self.known = [], {}, True
+
+    def add(self, frames: list[int]) -> None:
+        """Take in the frames of shared pages."""
+        if 0 in frames:
+            self.why = f"PSS unknown with this source: {HIDDEN_FRAMES}"
+            self.known = False
+        elif self.file is None:
+            self.known = False
+        else:
+            self.frames += frames
+            if len(self.frames) >= FRAME_BATCH:
+                self._look_up()
+
+    def by_count(self) -> dict[int, int] | None:
+        """Return the number of pages of each map count; None when that cannot be known."""
+        if not self.known:
+            self.notes.append(self.why)
+            return None
+        self._look_up()
+        return self.counts
+
+    def _look_up(self) -> None:
+        if self.file and self.frames:
+            words = self.file.get(self.frames)
+            for frame in self.frames:
+                map_count = words.get(frame, 0)
+                self.counts[map_count] = self.counts.get(map_count, 0) + 1
+            self.frames = []
+
+
+def may_be_huge(byte: int, entry: int, per_table: int) -> bool:
+    """Whether the first page of an aligned stretch could be the first of a huge one: its frame is aligned too."""
+    return bool(byte & PRESENT) and entry & PM_PFRAME & (per_table - 1) == 0
+
+
+def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | None]:
+    """Return frame, swap type and swap offset of an entry; each None unless the entry says it."""
+    if byte & PRESENT:
+        return entry & PM_PFRAME or None, None, None
+    if STATE_OF_BYTE[byte] == "swapped" and entry:
+        return None, entry & PM_SWAP_TYPE, (entry & PM_PFRAME) >> PM_SWAP_OFFSET_SHIFT
+    return None, None, None
+
+
+def entry_flags(byte: int, entry: int) -> tuple[str, ...]:
+    """Return the names of the bits set in an entry, and of what we know beside it.
+
+    >>> entry_flags(0x81, 0x8100000000012345)
+    ('present', 'exclusive')
+    """
+    names = [name for bit, name in FLAG_NAMES if entry & bit]
+    if byte & FILE and byte & PRESENT and not byte & MARK_A:
+        names.append("file")
+    if byte & PRESENT and byte & MARK_A:
+        names.append("zero")
+    return tuple(names)
+
+
+FLAG_NAMES = (
+    (PM_PRESENT, "present"),
+    (1 << 62, "swap"),
+    (PM_MMAP_EXCLUSIVE, "exclusive"),
+    (PM_SOFT_DIRTY, "soft-dirty"),
+    (PM_UFFD_WP, "uffd-wp"),
+    (1 << 58, "guard"),
+)

@@ -1,0 +1,73 @@
+"""How single values are written: sizes, addresses, paths, times. The same everywhere."""
+
+from __future__ import annotations
+
+UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def format_size(size: int) -> str:
+    """Return bytes for people, with three digits or four and always the unit.
+
+    >>> format_size(0), format_size(4096), format_size(1536 << 20), format_size(1 << 40)
+    ('0', '4 KiB', '1.50 GiB', '1.00 TiB')
+    """
+    if abs(size) < 1024:
+        return str(size) if size == 0 else f"{size} B"
+    value = float(size)
+    for unit in UNITS:
+        value /= 1024
+        if abs(value) < 1023.95 or unit == UNITS[-1]:
+            break
+    if value == int(value) and unit == "KiB":
+        return f"{int(value)} KiB"
+    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:.{digits}f} {unit}"
+
+
+def format_address(address: int) -> str:
+    """Return an address as 0x and at least 12 hexadecimal digits, so that columns align.
+
+    >>> format_address(0x55d0c1a2f000)
+    '0x55d0c1a2f000'
+    """
+    return f"0x{address:012x}"
+
+
+def format_hex(number: int) -> str:
+    """Return a number in hexadecimal, as short as it is."""
+    return f"{number:#x}"
+
+
+def format_path(path: str) -> str:
+    """Return a path that is safe on a terminal: control characters and bytes outside UTF-8 are written as escapes.
+
+    >>> print(format_path("a\\nb\\x1b"))
+    a\\nb\\x1b
+    """
+    if path.isprintable():
+        return path
+    return "".join(c if c.isprintable() else escape(c) for c in path)
+
+
+def escape(character: str) -> str:
+    """Return the escape of one unprintable character; a byte that is no UTF-8 becomes ``\\xNN``."""
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration in the unit that suits it.
+
+    >>> format_seconds(0.00005), format_seconds(0.0425), format_seconds(3.2)
+    ('50 us', '42 ms', '3.2 s')
+    """
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} us"
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def format_list(items: list[str] | tuple[str, ...]) -> str:
+    """Return names joined by commas; ``-`` when there are none."""
+    return ",".join(items) or "-"

@@ -1,0 +1,99 @@
+"""The VMAs of a process as a table."""
+
+from __future__ import annotations
+
+from mematlas.analysis.usage import total
+from mematlas.views.table import HIDDEN, Column, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mematlas.process import MapsResult, VmaUsage
+
+COLUMNS = (
+    Column("start", "START", "address"),
+    Column("end", "END", "address", shown=False),
+    Column("size", "SIZE", "size"),
+    Column("perms", "PERMS"),
+    Column("offset", "OFFSET", "hex", shown=False),
+    Column("dev", "DEV", shown=False),
+    Column("inode", "INODE", "count", shown=False),
+    Column("nr_present", "PRESENT", "count"),
+    Column("nr_pages", "PAGES", "count"),
+    Column("nr_swapped", "SWAPPED", "count"),
+    Column("nr_exclusive", "EXCLUSIVE", "count", shown=False),
+    Column("rss", "RSS", "size"),
+    Column("pss", "PSS", "size"),
+    Column("uss", "USS", "size"),
+    Column("swap", "SWAP", "size", shown=False),
+    Column("first_state", "FIRST PAGE", shown=False),
+    Column("phys", "FIRST FRAME AT", "address"),
+    Column("kind", "KIND"),
+    Column("path", "PATH", "path"),
+)
+
+
+def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
+    """Return a row per VMA, and per gap when asked, with totals."""
+    usages = [item.usage for item in result.vmas]
+    rows = list(map(vma_row, result.vmas))
+    if gaps:
+        rows = with_gaps(rows)
+    sums = total(usages)
+    footer = [None] * len(COLUMNS)
+    for place, column in enumerate(COLUMNS):
+        if column.key in ("nr_pages", "nr_swapped", "rss", "pss", "uss"):
+            footer[place] = getattr(sums, column.key)
+        elif column.key == "size":
+            footer[place] = sum(item.vma.size for item in result.vmas)
+        elif column.key == "nr_present":
+            footer[place] = sum(usage.nr_present or 0 for usage in usages)
+        elif column.key == "path":
+            footer[place] = f"{len(usages)} VMAs"
+    notes = list(result.reading.notes)
+    if result.reading.torn:
+        notes.append("torn: VMAs changed during the reading, these are numbers of no one moment")
+    if any(item.vma.kind == "vvar" for item in result.vmas):
+        notes.append(HIDDEN_PAGES)
+    return Table("maps/1", COLUMNS, rows, target=target, notes=notes, footer=tuple(footer))
+
+
+HIDDEN_PAGES = "pages of [vvar] and [vsyscall] are the kernel's: pagemap does not show them, no count includes them"
+
+
+def vma_row(item: VmaUsage) -> tuple[Any, ...]:
+    """Return the row of one VMA."""
+    vma, usage = item.vma, item.usage
+    return (
+        vma.start,
+        vma.end,
+        vma.size,
+        vma.perms,
+        vma.offset,
+        vma.dev,
+        vma.inode,
+        usage.nr_present,
+        usage.nr_pages,
+        usage.nr_swapped,
+        usage.nr_exclusive,
+        usage.rss,
+        usage.pss,
+        usage.uss,
+        usage.swap,
+        item.first_state,
+        HIDDEN if item.phys is None and item.first_state in ("present", "zero") else item.phys,
+        vma.kind,
+        vma.path,
+    )
+
+
+def with_gaps(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Return the rows with one for each gap between them."""
+    filled: list[tuple[Any, ...]] = []
+    for row in rows:
+        if filled and filled[-1][1] < row[0]:
+            low, high = filled[-1][1], row[0]
+            filled.append((low, high, high - low, "----", *(None,) * (len(COLUMNS) - 6), "gap", ""))
+        filled.append(row)
+    return filled

@@ -1,0 +1,56 @@
+"""Where virtual addresses are, as a table."""
+
+from __future__ import annotations
+
+from mematlas.views.table import HIDDEN, Column, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from mematlas.process import Translation
+
+COLUMNS = (
+    Column("address", "ADDRESS", "address"),
+    Column("state", "STATE"),
+    Column("pfn", "PFN", "count"),
+    Column("phys", "PHYSICAL", "address"),
+    Column("file_offset", "FILE OFFSET", "hex"),
+    Column("swap_type", "SWAP TYPE", "count", shown=False),
+    Column("swap_offset", "SWAP OFFSET", "hex", shown=False),
+    Column("flags", "FLAGS", "list"),
+    Column("vma", "VMA"),
+    Column("path", "PATH", "path"),
+)
+
+
+def translate_table(found: Iterable[Translation], target: dict[str, Any]) -> Table:
+    """Return a row per address asked, in order."""
+    notes: list[str] = []
+    return Table("translate/1", COLUMNS, [row_of(item, notes) for item in found], target=target, notes=notes)
+
+
+def row_of(item: Translation, notes: list[str]) -> tuple[Any, ...]:
+    """Return the row of one address; what is missing in it is explained in the notes."""
+    pfn: Any = item.pfn
+    phys: Any = item.phys
+    if item.pfn is None and item.state in ("present", "zero"):
+        pfn = phys = HIDDEN
+        notes.append("physical addresses hidden: needs CAP_SYS_ADMIN")
+    if item.vma is None:
+        notes.append("an address outside every VMA has no state: touching it is a segmentation fault")
+    area = None if item.vma is None else f"{item.vma.start:#x}-{item.vma.end:#x} {item.vma.perms}"
+    path = None if item.vma is None else item.vma.path or item.vma.kind
+    return (
+        item.address,
+        item.state,
+        pfn,
+        phys,
+        item.file_offset,
+        item.swap_type,
+        item.swap_offset,
+        item.flags,
+        area,
+        path,
+    )
