@@ -17,13 +17,11 @@ from mematlas.analysis.usage import (
     usage_of_pages,
 )
 from mematlas.errors import BadInput, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel.kpage import FrameWords
 from mematlas.kernel.maps import ANON_KINDS, Vma, read_maps
 from mematlas.kernel.mounts import Devices, internal_devices, read_mounted_devices
 from mematlas.kernel.pagemap import (
     FILE,
     MARK_A,
-    PAGE_IS_PFNZERO,
     PM_MMAP_EXCLUSIVE,
     PM_PFRAME,
     PM_PRESENT,
@@ -38,7 +36,7 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.smaps import HOLD_PER_BYTE, read_smaps
 from mematlas.kernel.status import Stat, read_stat, read_status, status_bytes
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
-from mematlas.model.pages import STATE_OF_BYTE, PageReader
+from mematlas.model.pages import STATE_OF_BYTE, Hole, PageReader
 from mematlas.record import record
 
 TYPE_CHECKING = False
@@ -46,6 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Self
 
+    from mematlas.analysis.grid import Cells, Strip
+    from mematlas.kernel.kpage import FrameWords
     from mematlas.kernel.pagemap import Block
     from mematlas.kernel.procfs import ProcessDir
 
@@ -54,10 +54,11 @@ MAX_STALL = 0.005
 
 SOURCES = ("auto", "smaps", "pagemap")
 
-ZERO_SPAN = 1 << 28
-"""Addresses searched for zero pages under one hold of the target's lock: 1 ms when all are mapped."""
-
 FRAME_BATCH = 1 << 16
+
+DRAWN_CELLS = 1536
+"""Cells that a picture aims at: a screen full."""
+MAX_CELLS = 1 << 20
 
 
 @record
@@ -224,8 +225,7 @@ class Process:
         if chosen == "smaps":
             vmas = self._maps_of_smaps(selection, first_pages, notes)
         else:
-            pacer = Pacer() if self.procfs.live else None
-            vmas = self._maps_of_pagemap(space, selection, pacer, notes)
+            vmas = self._maps_of_pagemap(space, selection, notes)
         torn = self._torn(space)
         return MapsResult(vmas, Reading(chosen, time.perf_counter() - before, torn, tuple(dict.fromkeys(notes))))
 
@@ -272,21 +272,13 @@ class Process:
             return 0
         if reader is None:
             return None
-        try:
-            if reader.pagemap.marked:
-                counts = PageCounts()
-                for block in reader.blocks(vma):
-                    counts.add(block.states)
-                return counts.nr_state("zero")
-            scanner = reader.pagemap.scanner
-            size = 0
-            for low in range(vma.start, vma.end, ZERO_SPAN):
-                found = scanner.ranges(low, min(low + ZERO_SPAN, vma.end), PAGE_IS_PFNZERO)
-                size += sum(end - start for start, end in found)
-            return size // self.page_size
-        except NotSupported as error:
-            notes.append(f"zero pages unknown with this source: {error}")
+        counts = PageCounts()
+        for block in reader.blocks(vma):
+            counts.add(block.kinds)
+        if not reader.zero_known:
+            notes.append(ZERO_UNKNOWN)
             return None
+        return counts.nr_state("zero")
 
     def _first_page(self, reader: PageReader, vma: Vma, notes: list[str]) -> tuple[str | None, int | None]:
         block = reader.block_at(vma, vma.start)
@@ -304,13 +296,9 @@ class Process:
             return STATE_OF_BYTE[byte], None
         return STATE_OF_BYTE[byte], pfn * self.page_size
 
-    def _maps_of_pagemap(
-        self, space: AddressSpace, selection: Selection, pacer: Pacer | None, notes: list[str]
-    ) -> list[VmaUsage]:
-        with PageReader(self.dir, pacer) as reader, Sharers(self.procfs, notes) as sharers:
-            return [
-                self._count_vma(reader, sharers, vma, notes) for vma in space.vmas if selection.matches(vma)
-            ]
+    def _maps_of_pagemap(self, space: AddressSpace, selection: Selection, notes: list[str]) -> list[VmaUsage]:
+        with PageReader(self.dir, self._pacer()) as reader, Sharers(self.procfs, notes) as sharers:
+            return [self._count_vma(reader, sharers, vma, notes) for vma in space.vmas if selection.matches(vma)]
 
     def _count_vma(self, reader: PageReader, sharers: Sharers, vma: Vma, notes: list[str]) -> VmaUsage:
         counts = PageCounts()
@@ -318,12 +306,12 @@ class Process:
         thp: int | None = 0
         sharers.begin()
         for block in reader.blocks(vma):
-            counts.add(block.states)
+            counts.add(block.kinds)
             if block.address == vma.start:
                 state, phys = self._place(block.states[0], block.entries[0], notes)
             if vma.kind != "hugetlb":
-                if nr_shared(block.states):
-                    sharers.add(shared_frames(block.states, block.entries, PM_PFRAME))
+                if nr_shared(block.kinds):
+                    sharers.add(shared_frames(block))
                 thp = self._add_huge(reader, block, thp, notes)
         notes.extend(reader.unknown_backing)
         if not reader.zero_known:
@@ -378,24 +366,83 @@ class Process:
         flags = entry_flags(byte, entry)
         return Translation(address, vma, STATE_OF_BYTE[byte], pfn, phys, file_offset, swap_type, swap_offset, flags)
 
-    def pages(self, start: int, end: int, pacer: Pacer | None = None) -> Iterator[tuple[Vma, int, Block | None]]:
+    def pages(
+        self, start: int = 0, end: int = 1 << 64, selection: Selection = EVERYTHING
+    ) -> Iterator[tuple[Vma, Block | Hole]]:
         """Yield the pages from ``start`` to ``end``, a block or a hole at a time, in address order.
 
-        Each item is (VMA, number of pages, block); the block is None for a stretch in which no page is present,
-        swapped or otherwise known. A block's arrays are valid until the next item: copy what you keep. As numpy
-        arrays: ``np.frombuffer(block.raw, np.uint64)``, ``np.frombuffer(block.states, np.uint8)``.
+        A block's arrays are valid until the next item: copy what you keep. As numpy arrays:
+        ``np.frombuffer(block.raw, np.uint64)`` are the entries, ``np.frombuffer(block.states, np.uint8)`` the state
+        bytes, which `mematlas.model.pages.STATE_OF_BYTE` names. Reads with pauses, so that the target runs on.
+
+        >>> import os
+        >>> with Process(os.getpid()) as process:
+        ...     sum(len(piece) for vma, piece in process.pages() if vma.kind == "stack") > 0
+        True
+
+        Raises:
+            ProcessGone: it ended, or started another program, meanwhile.
         """
         space = self.address_space()
-        with PageReader(self.dir, pacer) as reader:
+        with PageReader(self.dir, self._pacer()) as reader:
             for vma, low, high in space.pieces(start, end):
-                place = low
-                for block in reader.blocks(vma, low, high):
-                    if place < block.address:
-                        yield vma, (block.address - place) // self.page_size, None
-                    yield vma, len(block), block
-                    place = block.address + len(block) * self.page_size
-                if place < high:
-                    yield vma, (high - place) // self.page_size, None
+                if selection.matches(vma):
+                    yield from ((vma, piece) for piece in reader.pieces(vma, low, high))
+
+    def grid(
+        self, start: int = 0, end: int = 1 << 64, selection: Selection = EVERYTHING, cell_pages: int | None = None
+    ) -> list[Strip]:
+        """Return the address space as cells of ``cell_pages`` pages, VMA by VMA.
+
+        Without ``cell_pages`` it is the least power of two that makes no more than `MAX_CELLS`.
+        """
+        from mematlas.analysis.grid import Cells, Strip, choose_cell_pages
+
+        chosen = [piece for piece in self.address_space().pieces(start, end) if selection.matches(piece[0])]
+        sizes = [(high - low) // self.page_size for _, low, high in chosen]
+        cell_pages = cell_pages or choose_cell_pages(sizes, DRAWN_CELLS)
+        if (nr_cells := sum(-(-size // cell_pages) for size in sizes)) > MAX_CELLS:
+            raise BadInput(f"{nr_cells:,} cells are too many to draw: take more pages a cell, or a part")
+        strips = [
+            Strip(vma, low, high, Cells(size, cell_pages))
+            for (vma, low, high), size in zip(chosen, sizes, strict=True)
+        ]
+        with PageReader(self.dir, self._pacer()) as reader:
+            for strip in strips:
+                self._fill(reader, strip.cells, strip.vma, strip.start, strip.end, 0)
+        return strips
+
+    def density(
+        self, columns: int, start: int = 0, end: int = 1 << 64, selection: Selection = EVERYTHING
+    ) -> tuple[Cells, list[tuple[Vma, int]]]:
+        """Return all VMAs end to end, without the gaps, as at most so many cells of equal size.
+
+        The second value names the VMA of each stretch and the page at which it begins.
+        """
+        from mematlas.analysis.grid import Cells
+
+        chosen = [piece for piece in self.address_space().pieces(start, end) if selection.matches(piece[0])]
+        nr_pages = sum(high - low for _, low, high in chosen) // self.page_size
+        cells = Cells(nr_pages, max(1, -(-nr_pages // columns)))
+        places: list[tuple[Vma, int]] = []
+        place = 0
+        with PageReader(self.dir, self._pacer()) as reader:
+            for vma, low, high in chosen:
+                places.append((vma, place))
+                self._fill(reader, cells, vma, low, high, place)
+                place += (high - low) // self.page_size
+        return cells, places
+
+    def _fill(self, reader: PageReader, cells: Cells, vma: Vma, low: int, high: int, place: int) -> None:
+        for piece in reader.pieces(vma, low, high):
+            at = place + (piece.address - low) // self.page_size
+            if isinstance(piece, Hole):
+                cells.add_hole(at, piece.nr_pages, STATE_OF_BYTE[piece.byte])
+            else:
+                cells.add(at, piece.states)
+
+    def _pacer(self) -> Pacer | None:
+        return Pacer() if self.procfs.live else None
 
     # Whether it is still the same
 
@@ -421,6 +468,8 @@ class Sharers:
     def __init__(self, procfs: ProcFS, notes: list[str]) -> None:
         self.notes = notes
         self.file: FrameWords | None = None
+        from mematlas.kernel.kpage import FrameWords
+
         try:
             self.file = FrameWords(procfs, "kpagecount")
         except (PermissionDenied, NotSupported) as error:

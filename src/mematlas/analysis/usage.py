@@ -7,13 +7,15 @@ same record, so that one can be checked against the other.
 from __future__ import annotations
 
 from mematlas.kernel.maps import Vma
-from mematlas.kernel.pagemap import EXCLUSIVE, FILE, MARK_A, PRESENT, histogram
+from mematlas.kernel.pagemap import EXCLUSIVE, FILE, MARK_A, PM_PFRAME, PRESENT
 from mematlas.model.pages import STATE_OF_BYTE
 from mematlas.record import as_dict, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
+
+    from mematlas.kernel.pagemap import Block
 
 PSS_SHIFT = 12  # fs/proc/task_mmu.c: the kernel adds shares of pages in 1/4096 of a byte
 HIDDEN_KINDS = frozenset(("vvar", "vsyscall"))
@@ -90,10 +92,10 @@ class PageCounts:
     def __init__(self) -> None:
         self.by_byte: dict[int, int] = {}
 
-    def add(self, states: bytes) -> None:
-        """Count the pages of a block."""
+    def add(self, kinds: dict[int, int]) -> None:
+        """Count the pages of a block, given how many of them have which state byte."""
         by_byte = self.by_byte
-        for byte, nr_pages in histogram(states).items():
+        for byte, nr_pages in kinds.items():
             by_byte[byte] = by_byte.get(byte, 0) + nr_pages
 
     def nr_with(self, mask: int, value: int) -> int:
@@ -163,19 +165,17 @@ def shared_pss(sharers: dict[int, int], page_size: int) -> int:
     return shares >> PSS_SHIFT
 
 
-def nr_shared(states: bytes) -> int:
+def nr_shared(kinds: dict[int, int]) -> int:
     """Return how many pages of a block are resident and not exclusive, so that their map count matters."""
-    return len(states) - len(states.translate(None, SHARED_BYTES))
+    return sum(nr_pages for byte, nr_pages in kinds.items() if byte & (PRESENT | EXCLUSIVE | MARK_A) == PRESENT)
 
 
-SHARED_BYTES = bytes(byte for byte in range(256) if byte & (PRESENT | EXCLUSIVE | MARK_A) == PRESENT)
-IS_SHARED = bytes(byte in SHARED_BYTES for byte in range(256))
+IS_SHARED = bytes(byte & (PRESENT | EXCLUSIVE | MARK_A) == PRESENT for byte in range(256))
 
 
-def shared_frames(states: bytes, entries: Sequence[int], pfn_mask: int) -> list[int]:
+def shared_frames(block: Block) -> list[int]:
     """Return the frames of the pages of a block that are resident and not exclusive."""
-    if len(states) == nr_shared(states):
-        return [entry & pfn_mask for entry in entries]
-    picked = states.translate(IS_SHARED)
-    return [entry & pfn_mask for entry, wanted in zip(entries, picked, strict=True) if wanted]
-
+    if nr_shared(block.kinds) == len(block):
+        return [entry & PM_PFRAME for entry in block.entries]
+    wanted = block.states.translate(IS_SHARED)
+    return [entry & PM_PFRAME for entry, picked in zip(block.entries, wanted, strict=True) if picked]

@@ -260,3 +260,13 @@ def standard_session(command: list[str] | None) -> Session:
         # What cannot be encoded is written as an escape instead of ending in an error half-way.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     return Session(ProcFS(), sys.stdout, sys.stderr, command)
+
+
+def width_of(args: Namespace, session: Session) -> int:
+    """Return the columns to draw in: as asked, the terminal's, or 80."""
+    if args.width:
+        return max(int(args.width), 20)
+    try:
+        return os.get_terminal_size(session.out.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80

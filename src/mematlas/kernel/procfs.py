@@ -13,7 +13,6 @@ import errno
 import os
 
 from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone, TargetNotFound
-from mematlas.kernel.packed import PackedFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ class ProcFS:
         """Open a machine-wide file of words: ``kpagecount``, ``kpageflags``."""
         path = f"{self.root}/{name}"
         if not self.live:
-            return PackedFile.open(f"{path}.packed")
+            return open_packed(path)
         try:
             return LiveFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path, None)
         except OSError as error:
@@ -197,7 +196,7 @@ class ProcessDir:
     def open(self, name: str) -> WordFile:
         """Open a file of words: ``pagemap``."""
         if not self.procfs.live:
-            return PackedFile.open(f"{self.path}/{name}.packed")
+            return open_packed(f"{self.path}/{name}")
         return LiveFile(self.open_fd(name), f"{self.path}/{name}", self.pid)
 
     def read(self, name: str) -> bytes:
@@ -227,6 +226,13 @@ class ProcessDir:
         if error.errno in (errno.EACCES, errno.EPERM):
             return PermissionDenied(path, NEEDS.get(name.split("/", 1)[0]))
         return translate_error(error, path, self.pid)
+
+
+def open_packed(path: str) -> WordFile:
+    """Open a capture's stand-in for a file of words."""
+    from mematlas.kernel.packed import PackedFile
+
+    return PackedFile.open(f"{path}.packed")
 
 
 def read_all(fd: int) -> bytes:

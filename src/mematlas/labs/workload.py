@@ -123,7 +123,11 @@ def prober(arguments: Namespace, console: Console) -> None:
 
 
 def draw(arguments: Namespace, console: Console) -> None:
-    """Draw patterns on 1,024 pages: what a density histogram shows as steps."""
+    """Draw on 1,024 pages, in steps that a density histogram shows.
+
+    "Draw N" divides them into N equal segments and writes to all, the even, the odd pages of each, in turn.
+    Drawings add up until "Clear" gives all pages back. "Quit" ends.
+    """
     memory = KnownMemory(DRAW_PAGES * PAGE_SIZE, "draw")
     where = f"{DRAW_PAGES:,} pages at {memory.address:#x} of PID {os.getpid()}"
     console.tell("mapped", f"Mapped {where}; nothing has touched them.", memory)

@@ -8,8 +8,6 @@ and returns blocks whose state bytes carry the answer.
 from __future__ import annotations
 
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.backing import read_backing
-from mematlas.kernel.kpage import KPF_ZERO_PAGE, FrameWords
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import (
     EXCLUSIVE,
@@ -27,9 +25,9 @@ from mematlas.kernel.pagemap import (
     Block,
     Pacer,
     Pagemap,
-    histogram,
     mark_special,
 )
+from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from mematlas.kernel.backing import Backing
+    from mematlas.kernel.kpage import FrameWords
     from mematlas.kernel.procfs import ProcessDir
 
 STATES = ("present", "zero", "swapped", "cached", "absent", "guard", "special", "unknown")
@@ -67,6 +66,19 @@ def state_of(byte: int) -> str:
 
 
 STATE_OF_BYTE = tuple(state_of(byte) for byte in range(256))
+
+
+@record
+class Hole:
+    """Consecutive pages of which no entry says anything; they were skipped, not walked."""
+
+    address: int
+    nr_pages: int
+    byte: int
+    """The state byte of each: absent, or unknown."""
+
+    def __len__(self) -> int:
+        return self.nr_pages
 
 
 def is_zero_candidate(byte: int, anon: bool) -> bool:
@@ -120,6 +132,17 @@ class PageReader:
             self._mark(block, vma, backing)
             yield block
 
+    def pieces(self, vma: Vma, start: int, end: int) -> Iterator[Block | Hole]:
+        """Yield every page of a part of a VMA, in order: blocks, and the holes between them."""
+        place = start
+        for block in self.blocks(vma, start, end):
+            if place < block.address:
+                yield Hole(place, (block.address - place) // self.page_size, self.hole(vma))
+            yield block
+            place = block.address + len(block) * self.page_size
+        if place < end:
+            yield Hole(place, (end - place) // self.page_size, self.hole(vma))
+
     def hole(self, vma: Vma) -> int:
         """Return the state byte of the pages that no block of this VMA showed. Ask after reading the blocks."""
         if vma.start >= LAST_ADDRESS or vma.kind == "vvar":
@@ -143,7 +166,7 @@ class PageReader:
     def _mark(self, block: Block, vma: Vma, backing: Backing | None) -> None:
         if self.pagemap.marked:
             return
-        kinds = histogram(block.states)
+        kinds = block.kinds
         if any(byte & SWAP and not byte & PRESENT for byte in kinds):
             block.states = mark_special(block.states, block.raw)
         anon = vma.kind in ANON_KINDS
@@ -174,6 +197,8 @@ class PageReader:
         block.states = bytes(states)
 
     def _mark_zero_frames(self, block: Block, anon: bool) -> None:
+        from mematlas.kernel.kpage import KPF_ZERO_PAGE, FrameWords
+
         entries, states = block.entries, bytearray(block.states)
         places = [place for place, byte in enumerate(states) if is_zero_candidate(byte, anon)]
         frames = {place: entries[place] & PM_PFRAME for place in places}
@@ -195,6 +220,8 @@ class PageReader:
         if vma.kind != "shmem" or self.pagemap.marked:
             return None
         if vma.start not in self._backings:
+            from mematlas.kernel.backing import read_backing
+
             try:
                 self._backings[vma.start] = read_backing(self.process, vma)
             except (PermissionDenied, NotSupported) as error:

@@ -1,0 +1,33 @@
+# mematlas: `make demo` shows it, `make test` proves it. Both set up what they need in .venv.
+
+.PHONY: demo test lint format bench docs picture clean
+
+demo:
+	@scripts/bootstrap
+	@.venv/bin/mematlas demo
+
+test: lint
+	.venv/bin/python -m pytest
+
+lint:
+	@scripts/bootstrap dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format:
+	@scripts/bootstrap dev
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench:
+	@scripts/bootstrap dev
+	.venv/bin/python bench/run.py
+
+docs:
+	@scripts/bootstrap dev
+	.venv/bin/python scripts/make_docs.py
+
+clean:
+	rm -rf .venv bench/bin .mypy_cache .ruff_cache .pytest_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

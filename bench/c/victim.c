@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A process whose memory is known, to be looked at.
+ *
+ *	victim anon4k SIZE	SIZE bytes of touched 4 KiB pages
+ *	victim thp SIZE		the same in transparent huge pages
+ *	victim sparse		1 TiB of address space, 262,144 pages in it
+ *	victim tiny		nothing but itself
+ *
+ * Prints its pid and "ready", then sleeps until its stdin is closed: a victim
+ * cannot outlive the program that holds the other end of the pipe.
+ */
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PAGE_SIZE	4096UL
+#define HUGE_SIZE	(2UL << 20)
+#define SPARSE_HALF	(512UL << 30)
+#define NR_CLUSTERS	4096UL
+#define CLUSTER_PAGES	64UL
+
+static void die(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static char *map(size_t size, int prot, int flags)
+{
+	char *address = mmap(NULL, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+
+	if (address == MAP_FAILED)
+		die("mmap");
+	return address;
+}
+
+static void advise(char *address, size_t size, int advice)
+{
+	if (madvise(address, size, advice))
+		die("madvise");
+}
+
+static void touch(char *address, size_t nr_pages, size_t step)
+{
+	for (size_t i = 0; i < nr_pages; i++)
+		((volatile char *)address)[i * step * PAGE_SIZE] = 1;
+}
+
+static void fill_anon4k(size_t size)
+{
+	char *address = map(size, PROT_READ | PROT_WRITE, 0);
+
+	advise(address, size, MADV_NOHUGEPAGE);
+	touch(address, size / PAGE_SIZE, 1);
+}
+
+static void fill_thp(size_t size)
+{
+	char *address = map(size + HUGE_SIZE, PROT_READ | PROT_WRITE, 0);
+
+	address = (char *)(((uintptr_t)address + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
+	advise(address, size, MADV_HUGEPAGE);
+	touch(address, size / PAGE_SIZE, 1);
+}
+
+/* Clusters of 64 pages with a hole after each page, spread evenly over the half. */
+static void fill_sparse(void)
+{
+	char *address = map(SPARSE_HALF, PROT_READ | PROT_WRITE, MAP_NORESERVE);
+
+	map(SPARSE_HALF, PROT_NONE, MAP_NORESERVE);
+	advise(address, SPARSE_HALF, MADV_NOHUGEPAGE);
+	for (size_t i = 0; i < NR_CLUSTERS; i++)
+		touch(address + i * (SPARSE_HALF / NR_CLUSTERS), CLUSTER_PAGES, 2);
+}
+
+static size_t parse_size(const char *text)
+{
+	char *end;
+	unsigned long size;
+
+	errno = 0;
+	size = strtoul(text, &end, 0);
+	if (errno || *end || !size || size % HUGE_SIZE) {
+		fprintf(stderr, "victim: SIZE is in bytes, a multiple of 2 MiB: %s\n", text);
+		exit(2);
+	}
+	return size;
+}
+
+int main(int argc, char **argv)
+{
+	char byte;
+
+	if (argc == 3 && !strcmp(argv[1], "anon4k")) {
+		fill_anon4k(parse_size(argv[2]));
+	} else if (argc == 3 && !strcmp(argv[1], "thp")) {
+		fill_thp(parse_size(argv[2]));
+	} else if (argc == 2 && !strcmp(argv[1], "sparse")) {
+		fill_sparse();
+	} else if (argc != 2 || strcmp(argv[1], "tiny")) {
+		fprintf(stderr, "usage: %s anon4k SIZE | thp SIZE | sparse | tiny\n", argv[0]);
+		return 2;
+	}
+	printf("%d\nready\n", (int)getpid());
+	fflush(stdout);
+	while (read(STDIN_FILENO, &byte, 1) > 0)
+		;
+	return 0;
+}

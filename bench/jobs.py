@@ -1,0 +1,114 @@
+"""What is measured, against whom, and the bar: data only."""
+
+from dataclasses import dataclass
+
+from measure import Command
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A process with known memory."""
+
+    label: str
+    arguments: tuple[str, ...]
+    """Those of bench/c/victim.c."""
+    needs: int
+    """Bytes of memory that it takes."""
+    has_thp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Somebody to compare with."""
+
+    command: Command
+    bar: float | None = None
+    """The ratio that we must not pass; none where we only report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One command of ours, its victim and its peers."""
+
+    name: str
+    victim: Victim | None
+    ours: Command
+    peers: tuple[Peer, ...]
+    peak_bar: int | None = None
+    """Bytes of memory that ours must not pass."""
+    note: str = ""
+
+
+def mematlas(*arguments: str) -> Command:
+    """Return a command of the mematlas that is installed beside our interpreter."""
+    return Command(" ".join(("mematlas", *arguments)).replace(" {pid}", ""), ("{mematlas}", *arguments))
+
+
+def in_process(label: str, *argv: str) -> Command:
+    """Return a program that repeats its work and reports the CPU time of each time."""
+    return Command(label, (*argv, "{pid}", "5"), reports=True)
+
+
+ANON4K = Victim("4 GiB of touched 4 KiB pages", ("anon4k", str(4 * GIB)), needs=4 * GIB)
+THP = Victim("4 GiB of transparent huge pages", ("thp", str(4 * GIB)), needs=4 * GIB, has_thp=True)
+SPARSE = Victim("1 TiB with 262,144 pages scattered in it", ("sparse",), needs=GIB)
+TINY = Victim("a process of 1.4 MiB", ("tiny",), needs=MIB)
+
+CAT_ROLLUP = Command("cat smaps_rollup", ("cat", "/proc/{pid}/smaps_rollup"))
+PMAP = Command("pmap -X", ("pmap", "-X", "{pid}"))
+PSUTIL = Command(
+    "psutil memory_full_info",
+    ("{python}", "-c", "import psutil; print(psutil.Process({pid}).memory_full_info())"),
+    module="psutil",
+)
+PASS = Command("python -c pass", ("{python}", "-c", "pass"), is_silent=True)
+C_PREAD = in_process("C pread of pagemap", "{bin}/pread_scan")
+C_SCAN = Command("C PAGEMAP_SCAN", ("{bin}/pagemap_scan", "{pid}"))
+LIBRARY_SCAN = in_process("library page scan, counts by state", "{python}", "{bench}/observe.py", "pages")
+LIBRARY_ARRAYS = in_process("library page scan, numpy count", "{python}", "{bench}/observe.py", "arrays")
+
+DEFAULT_NOTE = "the default source bounds the stall of the target, and pays with its own time"
+TINY_NOTE = "on a tiny process the start of the interpreter is all there is: we expect to lose"
+
+JOBS = (
+    Job(
+        "usage",
+        ANON4K,
+        mematlas("usage", "--source", "smaps", "{pid}"),
+        (Peer(CAT_ROLLUP, 1.5), Peer(PSUTIL, 0.75)),
+    ),
+    Job(
+        "maps",
+        ANON4K,
+        mematlas("maps", "--source", "smaps", "{pid}"),
+        (Peer(CAT_ROLLUP, 1.3), Peer(PMAP, 0.8)),
+    ),
+    Job(
+        "usage-default",
+        ANON4K,
+        mematlas("usage", "{pid}"),
+        (Peer(CAT_ROLLUP), Peer(PSUTIL)),
+        note=DEFAULT_NOTE,
+    ),
+    Job(
+        "maps-default",
+        ANON4K,
+        mematlas("maps", "{pid}"),
+        (Peer(CAT_ROLLUP), Peer(PMAP)),
+        note=DEFAULT_NOTE,
+    ),
+    Job("scan-4k", ANON4K, LIBRARY_SCAN, (Peer(C_PREAD, 1.10),)),
+    Job("scan-4k-numpy", ANON4K, LIBRARY_ARRAYS, (Peer(C_PREAD),)),
+    Job("scan-thp", THP, LIBRARY_SCAN, (Peer(C_PREAD, 1.4),)),
+    Job("scan-thp-numpy", THP, LIBRARY_ARRAYS, (Peer(C_PREAD),)),
+    Job("sparse-maps", SPARSE, mematlas("maps", "{pid}"), (Peer(C_SCAN, 5.0),), peak_bar=60 * MIB),
+    Job("sparse-hist", SPARSE, mematlas("hist", "{pid}"), (Peer(C_SCAN, 5.0),), peak_bar=60 * MIB),
+    Job("tiny", TINY, mematlas("usage", "{pid}"), (Peer(CAT_ROLLUP), Peer(PMAP)), note=TINY_NOTE),
+    Job("help", None, mematlas("--help"), (Peer(PASS, 2.5),)),
+)
+
+STALL = "stall"
+"""The job that measures the target instead of us (stall.py)."""

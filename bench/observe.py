@@ -1,0 +1,114 @@
+"""What a Python program does to look at a process, for the harness to measure from outside.
+
+    observe.py KIND PID [REPEAT]    observe REPEAT times, report the CPU time of each
+    observe.py KIND PID loop        observe until stdin is closed, report how often
+
+KIND is one of `OBSERVERS`. Arguments and answers are those of the C scanners, so that nothing else differs.
+"""
+
+import json
+import select
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+Observe = Callable[[int], int | None]
+"""Looks at a process once; returns the number of present pages, when it counts them."""
+
+
+def observe_pages(pid: int) -> int:
+    """Count the pages of every VMA by state, without pauses: the library's own scan of pagemap."""
+    from mematlas.analysis.usage import PageCounts
+    from mematlas.kernel.pagemap import LAST_ADDRESS, PRESENT
+    from mematlas.process import Process
+
+    by_vma: defaultdict[int, PageCounts] = defaultdict(PageCounts)
+    with Process(pid) as process:
+        for vma, _, block in process.pages(0, LAST_ADDRESS):
+            if block is not None:
+                by_vma[vma.start].add(block.kinds)
+    return sum(counts.nr_with(PRESENT, PRESENT) for counts in by_vma.values())
+
+
+def observe_arrays(pid: int) -> int:
+    """Count the present pages alone, with numpy on the entries that the library hands out."""
+    import numpy as np
+
+    from mematlas.kernel.pagemap import LAST_ADDRESS
+    from mematlas.process import Process
+
+    nr_present = 0
+    with Process(pid) as process:
+        for _, _, block in process.pages(0, LAST_ADDRESS):
+            if block is not None:
+                # The present bit is the highest: as signed integers, present entries are the negative ones.
+                nr_present += int(np.count_nonzero(np.frombuffer(block.raw, np.int64) < 0))
+    return nr_present
+
+
+def observe_usage(pid: int) -> None:
+    """Ask for the usage as the command does when nothing is said: the default source, paced."""
+    from mematlas.process import Process
+
+    with Process(pid) as process:
+        process.usage()
+
+
+def observe_rollup(pid: int) -> None:
+    """Read the kernel's own sum."""
+    with open(f"/proc/{pid}/smaps_rollup", "rb", buffering=0) as file:
+        while file.read(1 << 16):
+            pass
+
+
+OBSERVERS: dict[str, Observe] = {
+    "pages": observe_pages,
+    "arrays": observe_arrays,
+    "usage": observe_usage,
+    "rollup": observe_rollup,
+}
+
+
+def is_stop_asked() -> bool:
+    """Return True when somebody wrote to our stdin, or when its other end has gone."""
+    return bool(select.select([sys.stdin], [], [], 0)[0])
+
+
+def observe_in_a_loop(observe: Observe, pid: int) -> dict[str, int]:
+    """Observe without a pause until told to stop. The last may end after the target: not counted."""
+    nr_observations = 0
+    # Imports and caches are not part of looking: the first one comes before the target is asked to run.
+    observe(pid)
+    print("ready", flush=True)
+    observe(pid)
+    while not is_stop_asked():
+        nr_observations += 1
+        observe(pid)
+    return {"nr_observations": nr_observations}
+
+
+def observe_repeatedly(observe: Observe, pid: int, repeat: int) -> dict[str, object]:
+    """Observe some times; return the CPU time of each."""
+    cpu_ns = []
+    nr_present = None
+    for _ in range(repeat):
+        before = time.process_time_ns()
+        nr_present = observe(pid)
+        cpu_ns.append(time.process_time_ns() - before)
+    return {"nr_present": nr_present, "cpu_ns": cpu_ns}
+
+
+def main() -> None:
+    """Run as a program."""
+    kind, pid, *rest = sys.argv[1:]
+    how = rest[0] if rest else "1"
+    observe = OBSERVERS[kind]
+    if how == "loop":
+        print(json.dumps(observe_in_a_loop(observe, int(pid))))
+    else:
+        print(json.dumps(observe_repeatedly(observe, int(pid), int(how))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""What looking does to the one that is looked at.
+
+A target with 4 GiB of 4 KiB pages maps, touches and unmaps 64 KiB in a loop, which needs for writing the lock
+that most ways of looking hold for reading. It is pinned to one processor, the observer to another, so what
+it loses is the lock and not the processor. The target touches its memory once; the observers take turns.
+"""
+
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from jobs import GIB
+from programs import Child, ProgramError, running
+
+TARGET_SIZE = 4 * GIB
+BAR_P999_MS = 2.0
+BAR_THROUGHPUT = 0.80
+
+
+class ObserverError(Exception):
+    """An observer ended before it was told to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """A way of looking, repeated without pause until told to stop."""
+
+    label: str
+    argv: tuple[str, ...]
+    has_bar: bool = False
+
+
+OBSERVERS = (
+    Observer("nobody", ()),
+    Observer("read smaps_rollup", ("{python}", "{bench}/observe.py", "rollup", "{pid}", "loop")),
+    Observer("PAGEMAP_SCAN over each VMA", ("{bin}/pagemap_scan", "{pid}", "loop")),
+    Observer("pagemap, 64 KiB preads", ("{bin}/pread_scan", "{pid}", "loop")),
+    Observer("mematlas usage (default)", ("{python}", "{bench}/observe.py", "usage", "{pid}", "loop"), True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of the target beside one observer."""
+
+    nr_operations: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    worst_ms: float
+    nr_observations: int
+    throughput: float
+    """Operations per second, as a share of the undisturbed ones of the same turn."""
+
+
+@dataclass(slots=True)
+class Stall:
+    """All rounds beside one observer: medians, but the worst of all worst."""
+
+    observer: Observer
+    rounds: list[Round] = field(default_factory=list)
+    error: str = ""
+    """Why it could not observe; it is left out from then on."""
+
+    def median(self, value: Callable[[Round], float]) -> float:
+        """Return the median over the rounds."""
+        return statistics.median(value(a_round) for a_round in self.rounds)
+
+    @property
+    def worst_ms(self) -> float:
+        """Return the longest operation of all rounds."""
+        return max(a_round.worst_ms for a_round in self.rounds)
+
+    @property
+    def verdict(self) -> str:
+        """Return "ok", or which of the two bars is missed."""
+        if self.error:
+            return f"NOT RUN: {self.error}"
+        if not self.observer.has_bar:
+            return "-"
+        missed = []
+        if self.median(lambda a_round: a_round.p999_ms) >= BAR_P999_MS:
+            missed.append("p99.9")
+        if self.median(lambda a_round: a_round.throughput) <= BAR_THROUGHPUT:
+            missed.append("throughput")
+        return "LOSES: " + ", ".join(missed) if missed else "ok"
+
+
+def choose_processors() -> tuple[int, int] | None:
+    """Return a processor for the target and one for the observer, or None when there is only one."""
+    processors = sorted(os.sched_getaffinity(0))
+    return (processors[-1], processors[0]) if len(processors) > 1 else None
+
+
+def measure_stall(places: Mapping[str, str], nr_rounds: int, seconds: float) -> list[Stall]:
+    """Return what each observer did to the target."""
+    processors = choose_processors()
+    if processors is None:
+        raise ProgramError("needs two processors")
+    stalls = [Stall(observer) for observer in OBSERVERS]
+    argv = [f"{places['bin']}/stall_target", str(TARGET_SIZE), str(processors[0])]
+    with running(argv) as target:
+        target.wait_until_ready()
+        for number in range(nr_rounds):
+            print(f"stall: round {number + 1} of {nr_rounds}", file=sys.stderr)
+            add_turn(stalls, target, {**places, "pid": str(target.pid)}, processors[1], seconds)
+    return stalls
+
+
+def add_turn(
+    stalls: Sequence[Stall], target: Child, places: Mapping[str, str], processor: int, seconds: float
+) -> None:
+    """Let every observer have one round; nobody comes first, and is the measure of the others."""
+    undisturbed = 0.0
+    for stall in stalls:
+        if stall.error:
+            continue
+        try:
+            report, nr_observations = one_round(stall.observer, target, places, processor, seconds)
+        except ObserverError as error:
+            stall.error = str(error)
+            continue
+        rate = report["nr_operations"] / report["seconds"]
+        undisturbed = undisturbed or rate
+        stall.rounds.append(
+            Round(
+                nr_operations=int(report["nr_operations"]),
+                seconds=report["seconds"],
+                p50_ms=report["p50_ms"],
+                p99_ms=report["p99_ms"],
+                p999_ms=report["p999_ms"],
+                worst_ms=report["worst_ms"],
+                nr_observations=nr_observations,
+                throughput=rate / undisturbed,
+            )
+        )
+
+
+def one_round(
+    observer: Observer, target: Child, places: Mapping[str, str], processor: int, seconds: float
+) -> tuple[dict[str, float], int]:
+    """Return the target's report and the observations made meanwhile."""
+    if not observer.argv:
+        return json.loads(target.ask(str(seconds))), 0
+    with running([word.format_map(places) for word in observer.argv]) as child:
+        os.sched_setaffinity(child.pid, {processor})
+        with observer_errors():
+            child.wait_until_ready()
+        report = json.loads(target.ask(str(seconds)))
+        child.close_stdin()
+        with observer_errors():
+            return report, int(json.loads(child.read_line())["nr_observations"])
+
+
+@contextmanager
+def observer_errors() -> Iterator[None]:
+    """Tell the end of an observer, which spoils its own line only, from that of the target."""
+    try:
+        yield
+    except ProgramError as error:
+        raise ObserverError(error) from None

@@ -1,0 +1,111 @@
+"""Many pages as few cells: how many pages of each state lie in each stretch of addresses."""
+
+from __future__ import annotations
+
+from mematlas.kernel.maps import Vma
+from mematlas.kernel.pagemap import EXCLUSIVE, MARK_A, PRESENT, histogram
+from mematlas.model.pages import STATE_OF_BYTE
+from mematlas.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+CLASSES = ("own", "shared", "zero", "swapped", "cached", "absent", "guard", "special", "unknown")
+"""The states of `mematlas.model.pages.STATES`, with ``present`` split into mapped once and mapped by several."""
+
+
+def class_of(byte: int) -> str:
+    """Return the class of a state byte.
+
+    >>> class_of(0x81), class_of(0x80)
+    ('own', 'shared')
+    """
+    if byte & (PRESENT | MARK_A) == PRESENT:
+        return "own" if byte & EXCLUSIVE else "shared"
+    return STATE_OF_BYTE[byte]
+
+
+CLASS_OF_BYTE = tuple(class_of(byte) for byte in range(256))
+
+
+class Cells:
+    """A stretch of pages cut into cells of equal size; the last may be shorter."""
+
+    def __init__(self, nr_pages: int, cell_pages: int) -> None:
+        self.nr_pages = nr_pages
+        self.cell_pages = cell_pages
+        self.nr_cells = -(-nr_pages // cell_pages)
+        self.counted: dict[int, dict[int, int]] = {}
+        """Cell -> state byte -> number of pages, for what was read; the rest of a cell is its hole."""
+        self.holes: dict[int, dict[str, int]] = {}
+        """Cell -> class -> pages that no block showed, where that is not ``absent``."""
+
+    def add(self, place: int, states: bytes) -> None:
+        """Count the pages of a block that begins ``place`` pages into the stretch."""
+        size = self.cell_pages
+        end = place + len(states)
+        at = place
+        while at < end:
+            cell = at // size
+            stop = min(end, (cell + 1) * size)
+            part = states if stop - at == len(states) else states[at - place : stop - place]
+            counts = self.counted.setdefault(cell, {})
+            for byte, nr_pages in histogram(part).items():
+                counts[byte] = counts.get(byte, 0) + nr_pages
+            at = stop
+
+    def add_hole(self, place: int, nr_pages: int, name: str) -> None:
+        """Count pages that no block showed, all of one class."""
+        if name == "absent":
+            return  # what is not counted otherwise is absent
+        at = place
+        while at < place + nr_pages:
+            cell = at // self.cell_pages
+            stop = min(place + nr_pages, (cell + 1) * self.cell_pages)
+            holes = self.holes.setdefault(cell, {})
+            holes[name] = holes.get(name, 0) + stop - at
+            at = stop
+
+    def size_of(self, cell: int) -> int:
+        """Return the number of pages in a cell."""
+        return min(self.cell_pages, self.nr_pages - cell * self.cell_pages)
+
+    def classes(self, cell: int) -> dict[str, int]:
+        """Return the number of pages of each class in a cell; they add up to its size."""
+        counts = dict.fromkeys(CLASSES, 0)
+        for byte, nr_pages in self.counted.get(cell, NOTHING).items():
+            counts[CLASS_OF_BYTE[byte]] += nr_pages
+        for name, nr_pages in self.holes.get(cell, {}).items():
+            counts[name] += nr_pages
+        counts["absent"] += self.size_of(cell) - sum(counts.values())
+        return counts
+
+
+NOTHING: dict[int, int] = {}
+
+
+@record
+class Strip:
+    """A VMA, or the part of it that was asked for, as cells."""
+
+    vma: Vma
+    start: int
+    end: int
+    cells: Cells
+
+
+def choose_cell_pages(sizes: Iterable[int], max_cells: int) -> int:
+    """Return the least power of two of pages a cell with which stretches of these sizes need at most ``max_cells``.
+
+    Each stretch takes a cell at least, so more stretches than that get one each.
+
+    >>> choose_cell_pages([33, 1000], 512)
+    4
+    """
+    sizes = list(sizes)
+    room = max(max_cells, len(sizes))
+    cell_pages = 1
+    while sum(-(-size // cell_pages) for size in sizes) > room and cell_pages < max(sizes):
+        cell_pages *= 2
+    return cell_pages

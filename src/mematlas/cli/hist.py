@@ -1,0 +1,45 @@
+"""All VMAs end to end, without the gaps between them; the height of a column is the share of its pages that are
+present. A column that is mostly swapped shows "s". Then the present pages of all pages.
+"""
+
+from __future__ import annotations
+
+from mematlas.cli.maps import add_selection, selection_of
+from mematlas.cli.pages import span_of
+from mematlas.cli.session import TARGETS, add_output, add_repeat, add_target, width_of
+from mematlas.views.picture import can_draw, histogram_view
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+    from mematlas.views.table import Table
+
+USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
+TAKES_TARGET = True
+__doc__ = f"{__doc__}\n{TARGETS}"
+
+
+def add_arguments(arguments: Arguments) -> None:
+    add_target(arguments)
+    add_selection(arguments)
+    arguments.add_argument("--width", type=int, metavar="N", help="columns (the terminal's width, or 80)")
+    add_repeat(arguments)
+    add_output(arguments)
+
+
+def run(args: Namespace, session: Session) -> int:
+    start, end, selection = span_of(selection_of(args, session), session)
+    width = width_of(args, session)
+
+    def make() -> Table:
+        cells, places = session.process.density(width - COUNT_WIDTH, start, end, selection)
+        info = session.target_info()
+        return histogram_view(cells, places, session.process.page_size, info, not can_draw(session.out.encoding))
+
+    session.show(make, args)
+    return 0
+
+
+COUNT_WIDTH = 24
+"""What is left of the line for the bars' ends and the count."""

@@ -1,0 +1,67 @@
+"""mematlas alone: one screen with this machine, its largest processes, what we may do, and what to try."""
+
+from __future__ import annotations
+
+import os
+
+from mematlas.analysis.overview import largest
+from mematlas.cli.hints import own_command, sudo_line
+from mematlas.kernel.meminfo import read_meminfo
+from mematlas.kernel.rights import CAPABILITIES, effective_capabilities
+from mematlas.kernel.status import status_bytes
+from mematlas.model.target import statuses
+from mematlas.process import Process
+from mematlas.views.overview import overview_view
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mematlas.analysis.usage import Usage
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+    from mematlas.views.table import Table
+
+USAGE = "[options]"
+TOP = 5
+LOOK_RIGHTS = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN")
+
+
+def add_arguments(arguments: Arguments) -> None:
+    from mematlas.cli.session import add_output
+
+    add_output(arguments)
+
+
+def run(args: Namespace, session: Session) -> int:
+    def make() -> Table:
+        ranked, refused = largest(candidates(session), lambda pid: measure(session, pid), TOP)
+        held = effective_capabilities()
+        missing = [name for name in CAPABILITIES if name in LOOK_RIGHTS and name not in held]
+        return overview_view(
+            session.machine(),
+            read_meminfo(session.procfs),
+            ranked,
+            len(refused),
+            os.geteuid(),
+            missing,
+            own_command().rsplit("/", 1)[-1],
+            sudo_line(()),
+        )
+
+    session.show(make, args)
+    return 0
+
+
+def candidates(session: Session) -> Iterator[tuple[int, int, str]]:
+    """Yield resident bytes, PID and name of every process that has memory."""
+    for pid, status in statuses(session.procfs):
+        rss = status_bytes(status, "VmRSS")
+        if rss and pid != os.getpid():
+            yield rss, pid, status["Name"]
+
+
+def measure(session: Session, pid: int) -> Usage:
+    """Return the usage of one process."""
+    with Process(pid, session.procfs) as process:
+        return process.usage().usage

@@ -1,0 +1,66 @@
+"""AREA is an address (its page), ADDR+LEN, START-END, a kind, or a part of a VMA's path. Lines come as they are read,
+whatever the size of the target. Frame numbers need CAP_SYS_ADMIN, map counts and frame flags CAP_DAC_READ_SEARCH.
+"""
+
+from __future__ import annotations
+
+from mematlas.cli.maps import add_selection, selection_of
+from mematlas.cli.session import TARGETS, add_output, add_repeat, add_target, parse_count
+from mematlas.errors import BadInput
+from mematlas.model.address_space import Selection, parse_range
+from mematlas.record import replace
+from mematlas.views.pages import PageFilter, pages_table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+    from mematlas.views.table import Table
+
+USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
+TAKES_TARGET = True
+__doc__ = f"{__doc__}\n{TARGETS}"
+
+
+def add_arguments(arguments: Arguments) -> None:
+    add_target(arguments)
+    add_selection(arguments)
+    arguments.add_argument("--runs", action="store_true", help="a line per run of like pages instead of per page")
+    arguments.add_argument("--present", action="store_true", help="only pages with a frame")
+    arguments.add_argument("--swapped", action="store_true", help="only pages in swap")
+    arguments.add_argument("--exclusive", action="store_true", help="only present pages that are mapped once")
+    arguments.add_argument("--dirty", action="store_true", help="only pages whose frame is dirty (kpageflags)")
+    arguments.add_argument("--soft-dirty", action="store_true", help="only pages written since clear_refs")
+    arguments.add_argument("--limit", type=parse_count, metavar="N", help="stop after so many lines")
+    add_repeat(arguments)
+    add_output(arguments)
+
+
+def run(args: Namespace, session: Session) -> int:
+    start, end, selection = span_of(selection_of(args, session), session)
+    wanted = PageFilter(args.present, args.swapped, args.exclusive, args.dirty, args.soft_dirty)
+    if args.runs and args.dirty:
+        raise BadInput("--dirty is of single frames: not with --runs")
+
+    def make() -> Table:
+        pieces = session.process.pages(start, end, selection)
+        return pages_table(pieces, session.process, wanted, session.target_info(), args.runs, args.limit)
+
+    session.show(make, args)
+    return 0
+
+
+def span_of(selection: Selection, session: Session) -> tuple[int, int, Selection]:
+    """Return the addresses that a selection's area spans, and the selection without it when they say all of it."""
+    page_size = session.process.page_size
+    span = parse_range(selection.area, page_size) if selection.area is not None else None
+    space = session.process.address_space()
+    if span is None:
+        if not any(selection.matches(vma) for vma in space.vmas):
+            raise BadInput(f"no VMA of {session.process.stat.name} ({session.process.pid}) is as asked for")
+        return 0, 1 << 64, selection
+    start, end = span[0] - span[0] % page_size, -(-span[1] // page_size) * page_size
+    rest = replace(selection, area=None)
+    if not any(rest.matches(vma) for vma, _, _ in space.pieces(start, end)):
+        raise BadInput(f"{start:#x}-{end:#x} is in no VMA that is as asked for")
+    return start, end, rest

@@ -1,0 +1,39 @@
+"""singlemap    one rwx page: mapped at the first Enter, written to at the second, gone at the third
+multimap [N] N rwx pages (12): all mapped, then one written to per Enter
+prober       1 KiB, written to: an address to look up
+draw         1,024 pages; reads "Draw N" (N segments: all, even, odd pages in turn), "Clear", "Quit"
+
+Each prints its PID and addresses, and waits; lines can come from a pipe as well. --json tells the truth as one
+object per step.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from mematlas.errors import BadInput
+from mematlas.labs.workload import WORKLOADS
+from mematlas.labs.workload import run as run_workload
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+
+USAGE = "[--json] singlemap | multimap [N] | prober | draw"
+
+
+def add_arguments(arguments: Arguments) -> None:
+    arguments.add_argument("words", nargs="*", metavar="NAME", help=", ".join(WORKLOADS))
+    arguments.add_argument("--json", action="store_true", help="one JSON object per step")
+
+
+def run(args: Namespace, session: Session) -> int:
+    name, *rest = args.words or [""]
+    if name not in WORKLOADS:
+        raise BadInput(f"no workload {name!r}: there are {', '.join(WORKLOADS)}")
+    if len(rest) > (name == "multimap"):
+        raise BadInput(f"one word too many: {rest[-1]!r}")
+    args.workload = name
+    args.count = rest[0] if rest else "12"
+    return run_workload(args, sys.stdin, sys.stdout)

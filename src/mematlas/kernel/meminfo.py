@@ -1,0 +1,25 @@
+"""/proc/meminfo: the machine's memory in a few sums.
+
+Format: proc_meminfo(5); fs/proc/meminfo.c.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.kernel.procfs import ProcFS
+
+
+def read_meminfo(procfs: ProcFS) -> dict[str, int]:
+    """Return the lines that are amounts, in bytes: ``{"MemTotal": 25276510208, ...}``."""
+    return parse_meminfo(procfs.read("meminfo"))
+
+
+def parse_meminfo(data: bytes) -> dict[str, int]:
+    """Return the amounts in the text of a meminfo file. Lines without a unit are counts and are left out."""
+    amounts = {}
+    for line in data.decode("ascii", "replace").split("\n"):
+        name, _, value = line.partition(":")
+        if value.endswith(" kB"):
+            amounts[name] = int(value[:-3]) * 1024
+    return amounts

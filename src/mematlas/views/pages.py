@@ -1,0 +1,285 @@
+"""Pages as a table: a row per page, or per run of like pages, made while they are read."""
+
+from __future__ import annotations
+
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.kpage import FrameWords, flag_names
+from mematlas.kernel.pagemap import EXCLUSIVE, MARK_A, PM_PFRAME, PM_SOFT_DIRTY, PRESENT
+from mematlas.model.pages import STATE_OF_BYTE, Hole
+from mematlas.process import HIDDEN_FRAMES, decode_place, entry_flags
+from mematlas.record import record
+from mematlas.views.table import HIDDEN, Column, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from mematlas.kernel.maps import Vma
+    from mematlas.kernel.pagemap import Block
+    from mematlas.process import Process
+
+PAGE_COLUMNS = (
+    Column("address", "ADDRESS", "address", width=14),
+    Column("state", "STATE", width=7),
+    Column("pfn", "PFN", "count", width=8),
+    Column("phys", "PHYSICAL", "address", width=14),
+    Column("count", "COUNT", "count", width=5),
+    Column("swap_type", "SWAP", "count", width=4),
+    Column("swap_offset", "SLOT", "hex", width=8),
+    Column("flags", "FLAGS", "list", width=22),
+    Column("frame_flags", "FRAME", "list", width=44),
+    Column("path", "PATH", "path"),
+)
+RUN_COLUMNS = (
+    Column("start", "START", "address", width=14),
+    Column("end", "END", "address", width=14),
+    Column("nr_pages", "PAGES", "count", width=8),
+    Column("state", "STATE", width=7),
+    Column("pfn", "FIRST PFN", "count", width=9),
+    Column("phys", "FIRST FRAME AT", "address", width=14),
+    Column("contiguous", "CONTIGUOUS", width=10),
+    Column("swap_type", "SWAP", "count", width=4),
+    Column("swap_offset", "FIRST SLOT", "hex", width=10),
+    Column("flags", "FLAGS", "list", width=22),
+    Column("path", "PATH", "path"),
+)
+
+
+@record
+class PageFilter:
+    """Which pages are asked for; everything that is set must hold."""
+
+    present: bool = False
+    swapped: bool = False
+    exclusive: bool = False
+    dirty: bool = False
+    """By the frame's own flag, from kpageflags."""
+    soft_dirty: bool = False
+
+    def takes(self, byte: int, entry: int) -> bool:
+        """Whether a page is asked for, as far as its entry tells."""
+        return not (
+            (self.present and not byte & PRESENT)
+            or (self.swapped and STATE_OF_BYTE[byte] != "swapped")
+            or (self.exclusive and byte & (PRESENT | EXCLUSIVE) != PRESENT | EXCLUSIVE)
+            or (self.soft_dirty and not entry & PM_SOFT_DIRTY)
+            or (self.dirty and not byte & PRESENT)
+        )
+
+
+KPF_DIRTY = 1 << 4
+
+
+def pages_table(
+    pieces: Iterable[tuple[Vma, Block | Hole]],
+    process: Process,
+    wanted: PageFilter,
+    target: dict[str, Any],
+    runs: bool,
+    limit: int | None,
+) -> Table:
+    """Return the pages, or runs of like pages, that are asked for, as a table that streams."""
+    notes: list[str] = []
+    if runs:
+        columns, rows = RUN_COLUMNS, merge_runs(run_rows(pieces, process.page_size, wanted), process.page_size, notes)
+    else:
+        columns, rows = PAGE_COLUMNS, page_rows(pieces, process, wanted, notes)
+    return Table("pages/1", columns, first(rows, limit), target=target, notes=notes, stream=True)
+
+
+def first(rows: Iterator[tuple[Any, ...]], limit: int | None) -> Iterator[tuple[Any, ...]]:
+    """Yield the first rows, all without a limit."""
+    if limit is None:
+        yield from rows
+        return
+    for _, row in zip(range(limit), rows, strict=False):
+        yield row
+
+
+class Frames:
+    """What kpagecount and kpageflags say of frames, where they may be read."""
+
+    def __init__(self, process: Process, notes: list[str], must_have_flags: bool) -> None:
+        self.counts: FrameWords | None = None
+        self.flags: FrameWords | None = None
+        try:
+            self.flags = FrameWords(process.procfs, "kpageflags")
+            self.counts = FrameWords(process.procfs, "kpagecount")
+        except (PermissionDenied, NotSupported) as error:
+            if must_have_flags and self.flags is None:
+                raise
+            notes.append(f"map counts and frame flags unknown: {error}")
+
+    def of(self, block: Block) -> tuple[dict[int, int], dict[int, int]]:
+        """Return the map counts and the flags of the frames of a block; empty where unknown."""
+        frames = [
+            entry & PM_PFRAME for byte, entry in zip(block.states, block.entries, strict=True) if byte & PRESENT
+        ]
+        known = {frame for frame in frames if frame}
+        return self.counts.get(known) if self.counts else {}, self.flags.get(known) if self.flags else {}
+
+    def close(self) -> None:
+        for file in (self.counts, self.flags):
+            if file:
+                file.close()
+
+
+def page_rows(
+    pieces: Iterable[tuple[Vma, Block | Hole]], process: Process, wanted: PageFilter, notes: list[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield a row per page."""
+    page_size = process.page_size
+    frames = Frames(process, notes, wanted.dirty)
+    try:
+        for vma, piece in pieces:
+            path = vma.path or vma.kind
+            if isinstance(piece, Hole):
+                if wanted.takes(piece.byte, 0):
+                    state = STATE_OF_BYTE[piece.byte]
+                    for address in range(piece.address, piece.address + piece.nr_pages * page_size, page_size):
+                        yield (address, state, None, None, None, None, None, (), None, path)
+                continue
+            yield from block_rows(piece, path, page_size, frames, wanted, notes)
+    finally:
+        frames.close()
+
+
+def block_rows(
+    block: Block, path: str, page_size: int, frames: Frames, wanted: PageFilter, notes: list[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of one block."""
+    counts, flags = frames.of(block)
+    address = block.address - page_size
+    for byte, entry in zip(block.states, block.entries.tolist(), strict=True):
+        address += page_size
+        if not wanted.takes(byte, entry):
+            continue
+        pfn, swap_type, swap_offset = decode_place(byte, entry)
+        word = flags.get(pfn) if pfn else None
+        if wanted.dirty and not (word or 0) & KPF_DIRTY:
+            continue
+        shown: Any = pfn
+        phys: Any = None if pfn is None else pfn * page_size
+        if pfn is None and byte & PRESENT:
+            shown = phys = HIDDEN
+            if HIDDEN_FRAMES not in notes:
+                notes.append(HIDDEN_FRAMES)
+        yield (
+            address,
+            STATE_OF_BYTE[byte],
+            shown,
+            phys,
+            counts.get(pfn) if pfn else None,
+            swap_type,
+            swap_offset,
+            entry_flags(byte, entry),
+            None if word is None else flag_names(word),
+            path,
+        )
+
+
+@record
+class Run:
+    """Consecutive pages of one VMA in the same state with the same flags."""
+
+    address: int
+    nr_pages: int
+    byte: int
+    flags: int
+    """The entry's bits 55 to 63, and the type of a swapped one in the lowest bits."""
+    first: int
+    """The first entry."""
+    last: int
+    contiguous: bool
+    """Whether the frames, or swap slots, follow one another."""
+    vma: Vma
+
+
+def run_rows(
+    pieces: Iterable[tuple[Vma, Block | Hole]], page_size: int, wanted: PageFilter
+) -> Iterator[Run]:
+    """Yield the runs of each block or hole that are asked for; `merge_runs` joins them."""
+    import numpy as np
+
+    for vma, piece in pieces:
+        if isinstance(piece, Hole):
+            if wanted.takes(piece.byte, 0):
+                yield Run(piece.address, piece.nr_pages, piece.byte, 0, 0, 0, True, vma)
+            continue
+        entries = np.frombuffer(piece.raw, np.uint64)
+        states = np.frombuffer(piece.states, np.uint8)
+        types = np.where(states & PRESENT, np.uint64(0), entries & np.uint64(0x1F))
+        flags = (entries >> np.uint64(55) << np.uint64(5)) | types
+        keys = (flags << np.uint64(8)) | states
+        # Where the place goes up by one from page to page: a frame, or a swap offset above the type's five bits.
+        place = entries & np.uint64(PM_PFRAME)
+        step = np.where(states[1:] & PRESENT, np.uint64(1), np.uint64(1 << 5))
+        follows = np.diff(place) == step
+        cuts = [0, *(np.flatnonzero(keys[1:] != keys[:-1]) + 1).tolist(), len(states)]
+        for low, high in zip(cuts, cuts[1:], strict=False):
+            byte, entry = int(states[low]), int(entries[low])
+            if wanted.takes(byte, entry):
+                yield Run(
+                    piece.address + low * page_size,
+                    high - low,
+                    byte,
+                    int(flags[low]),
+                    entry,
+                    int(entries[high - 1]),
+                    bool(follows[low : high - 1].all()),
+                    vma,
+                )
+
+
+def merge_runs(runs: Iterator[Run], page_size: int, notes: list[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield a row per run, with runs joined that were cut only where a block ended."""
+    held: Run | None = None
+    for run in runs:
+        joined = join(held, run, page_size) if held else None
+        if held and joined is None:
+            yield run_row(held, page_size, notes)
+        held = joined or run
+    if held:
+        yield run_row(held, page_size, notes)
+
+
+def join(one: Run, two: Run, page_size: int) -> Run | None:
+    """Return two runs as one; None when they are not alike or do not touch."""
+    if (
+        one.address + one.nr_pages * page_size != two.address
+        or (one.byte, one.flags, one.vma.start) != (two.byte, two.flags, two.vma.start)
+    ):
+        return None
+    step = 1 if one.byte & PRESENT else 1 << 5
+    contiguous = one.contiguous and two.contiguous and (not one.first or two.first - one.last == step)
+    return Run(
+        one.address, one.nr_pages + two.nr_pages, one.byte, one.flags, one.first, two.last, contiguous, one.vma
+    )
+
+
+def run_row(run: Run, page_size: int, notes: list[str]) -> tuple[Any, ...]:
+    """Return the row of a run: the place of its first page, and whether the others follow it."""
+    pfn, swap_type, swap_offset = decode_place(run.byte, run.first)
+    shown: Any = pfn
+    phys: Any = None if pfn is None else pfn * page_size
+    contiguous: Any = None
+    if pfn is None and run.byte & PRESENT:
+        shown = phys = contiguous = HIDDEN
+        if HIDDEN_FRAMES not in notes:
+            notes.append(HIDDEN_FRAMES)
+    elif pfn is not None or swap_offset is not None:
+        contiguous = run.contiguous and (not run.byte & MARK_A or run.nr_pages == 1)
+    return (
+        run.address,
+        run.address + run.nr_pages * page_size,
+        run.nr_pages,
+        STATE_OF_BYTE[run.byte],
+        shown,
+        phys,
+        contiguous,
+        swap_type,
+        swap_offset,
+        entry_flags(run.byte, run.first),
+        run.vma.path or run.vma.kind,
+    )
