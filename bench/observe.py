@@ -20,14 +20,14 @@ Observe = Callable[[int], int | None]
 def observe_pages(pid: int) -> int:
     """Count the pages of every VMA by state, without pauses: the library's own scan of pagemap."""
     from mematlas.analysis.usage import PageCounts
-    from mematlas.kernel.pagemap import LAST_ADDRESS, PRESENT
+    from mematlas.kernel.pagemap import PRESENT, Block
     from mematlas.process import Process
 
     by_vma: defaultdict[int, PageCounts] = defaultdict(PageCounts)
     with Process(pid) as process:
-        for vma, _, block in process.pages(0, LAST_ADDRESS):
-            if block is not None:
-                by_vma[vma.start].add(block.kinds)
+        for vma, piece in process.pages(paced=False):
+            if isinstance(piece, Block):
+                by_vma[vma.start].add(piece.kinds)
     return sum(counts.nr_with(PRESENT, PRESENT) for counts in by_vma.values())
 
 
@@ -35,15 +35,15 @@ def observe_arrays(pid: int) -> int:
     """Count the present pages alone, with numpy on the entries that the library hands out."""
     import numpy as np
 
-    from mematlas.kernel.pagemap import LAST_ADDRESS
+    from mematlas.kernel.pagemap import Block
     from mematlas.process import Process
 
     nr_present = 0
     with Process(pid) as process:
-        for _, _, block in process.pages(0, LAST_ADDRESS):
-            if block is not None:
+        for _, piece in process.pages(paced=False):
+            if isinstance(piece, Block):
                 # The present bit is the highest: as signed integers, present entries are the negative ones.
-                nr_present += int(np.count_nonzero(np.frombuffer(block.raw, np.int64) < 0))
+                nr_present += int(np.count_nonzero(np.frombuffer(piece.raw, np.int64) < 0))
     return nr_present
 
 

@@ -112,9 +112,7 @@ def measure_stall(places: Mapping[str, str], nr_rounds: int, seconds: float) -> 
     return stalls
 
 
-def add_turn(
-    stalls: Sequence[Stall], target: Child, places: Mapping[str, str], processor: int, seconds: float
-) -> None:
+def add_turn(stalls: Sequence[Stall], target: Child, places: Mapping[str, str], processor: int, seconds: float) -> None:
     """Let every observer have one round; nobody comes first, and is the measure of the others."""
     undisturbed = 0.0
     for stall in stalls:

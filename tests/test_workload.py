@@ -12,7 +12,6 @@ import signal
 import struct
 import subprocess
 import sys
-from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +22,10 @@ import pytest
 import mematlas.labs.workload
 from mematlas.errors import BadInput
 from mematlas.labs.memory import PAGE_SIZE, KnownMemory
-from mematlas.labs.workload import DRAW_PAGES, WORKLOADS, add_arguments, divide, parse_count, run
+from mematlas.labs.workload import DRAW_PAGES, WORKLOADS, divide, parse_count, run
 
 SOURCES = str(Path(mematlas.labs.workload.__file__).parents[2])
-COMMAND = [sys.executable, "-m", "mematlas.labs.workload"]
+COMMAND = [sys.executable, "-m", "mematlas", "workload"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCES}
 DEADLINE = 30.0
 
@@ -101,10 +100,10 @@ def permissions(step: dict[str, Any]) -> str:
 
 def play(script: str, *argv: str) -> tuple[int, str]:
     """Run a workload here, on a script; return its exit code and what it wrote."""
-    parser = ArgumentParser()
-    add_arguments(parser)
+    name, *rest = (word for word in argv if word != "--json")
     writer = io.StringIO()
-    return run(parser.parse_args(argv), io.StringIO(script), writer), writer.getvalue()
+    code = run(name, rest[0] if rest else "12", io.StringIO(script), writer, "--json" in argv)
+    return code, writer.getvalue()
 
 
 def test_singlemap_maps_one_page_and_touches_it_when_told() -> None:
@@ -133,9 +132,7 @@ def test_singlemap_by_words() -> None:
     with talk("singlemap") as workload:
         assert workload.hear() == f"PID {workload.pid}, pages of {PAGE_SIZE} bytes."
         workload.say()
-        address = re.fullmatch(
-            r"Mapped one page \(rwx\) at (0x\w+); nothing has touched it\.", workload.hear()
-        )
+        address = re.fullmatch(r"Mapped one page \(rwx\) at (0x\w+); nothing has touched it\.", workload.hear())
         assert address
         workload.say()
         assert workload.hear() == f"Wrote to {address[1]}: now it has a frame."
@@ -273,9 +270,7 @@ def test_reader_that_goes_away_ends_it_quietly() -> None:
 def test_person_at_a_terminal_is_prompted() -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "r+b", buffering=0) as person:
-        process = subprocess.Popen(
-            [*COMMAND, "draw"], stdin=theirs, stdout=theirs, stderr=theirs, env=ENVIRONMENT
-        )
+        process = subprocess.Popen([*COMMAND, "draw"], stdin=theirs, stdout=theirs, stderr=theirs, env=ENVIRONMENT)
         os.close(theirs)
         try:
             seen = b""
@@ -320,7 +315,5 @@ def test_known_memory_can_be_closed() -> None:
 
 def test_nothing_heavy_is_imported_to_start() -> None:
     code = "import sys, mematlas.labs.workload; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert not {"argparse", "ctypes", "dataclasses", "json", "typing", "numpy"} & set(done.stdout.split())

@@ -77,9 +77,7 @@ class Unavailable(Exception):
 class Area:
     """One VMA, and the truth about each of its pages."""
 
-    def __init__(
-        self, kind: str, address: int, nr_pages: int, path: bytes = b"", deleted: bool = False
-    ) -> None:
+    def __init__(self, kind: str, address: int, nr_pages: int, path: bytes = b"", deleted: bool = False) -> None:
         self.kind = kind
         self.pid = os.getpid()
         self.address = address
@@ -149,9 +147,7 @@ class Area:
             return not any(entries[page] & PM_PRESENT for page in out)
 
         if not poll(all_out):
-            raise Unavailable(
-                f"{self.kind}: pages are still in memory after {DEADLINE:.0f} s (no free swap?)"
-            )
+            raise Unavailable(f"{self.kind}: pages are still in memory after {DEADLINE:.0f} s (no free swap?)")
         for page in out:
             self.states[page] = "shmem_swapped" if self.shmem else "swapped"
 
@@ -181,9 +177,7 @@ def place(size: int, align: int = PAGE) -> int:
     return int((whole + PAGE + align - 1) // align * align)
 
 
-def map_area(
-    kind: str, nr_pages: int, flags: int = ANON, fd: int = -1, align: int = PAGE, **more: Any
-) -> Area:
+def map_area(kind: str, nr_pages: int, flags: int = ANON, fd: int = -1, align: int = PAGE, **more: Any) -> Area:
     """Map memory in a reserved place. Huge pages are out, unless asked for."""
     size = nr_pages * PAGE
     address = place(size, align)
@@ -557,8 +551,7 @@ def dumpable(value: int) -> list[Area]:
 
 
 COMMANDS: dict[str, Callable[..., list[Area]]] = {
-    command.__name__: command
-    for command in (build, touch, read, pageout, drop, fork, rewrite, become, dumpable)
+    command.__name__: command for command in (build, touch, read, pageout, drop, fork, rewrite, become, dumpable)
 }
 
 

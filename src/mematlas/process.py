@@ -41,7 +41,7 @@ from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Self
 
     from mematlas.analysis.grid import Cells, Strip
@@ -264,9 +264,7 @@ class Process:
             if reader:
                 reader.close()
 
-    def _nr_zero(
-        self, reader: PageReader | None, vma: Vma, fields: dict[str, int], notes: list[str]
-    ) -> int | None:
+    def _nr_zero(self, reader: PageReader | None, vma: Vma, fields: dict[str, int], notes: list[str]) -> int | None:
         # Only anonymous memory maps the zero page, and only where there is room besides what smaps counts.
         if vma.kind not in ANON_KINDS or fields["Rss"] + fields["Swap"] >= vma.size:
             return 0
@@ -332,7 +330,9 @@ class Process:
         per_table = self.page_size // 8
         first = -(block.address // self.page_size) % per_table
         places = range(first, len(block) - per_table + 1, per_table)
-        if thp is None or not any(may_be_huge(block.states[place], block.entries[place], per_table) for place in places):
+        if thp is None or not any(
+            may_be_huge(block.states[place], block.entries[place], per_table) for place in places
+        ):
             return thp
         try:
             return thp + reader.huge_size(block)
@@ -367,13 +367,14 @@ class Process:
         return Translation(address, vma, STATE_OF_BYTE[byte], pfn, phys, file_offset, swap_type, swap_offset, flags)
 
     def pages(
-        self, start: int = 0, end: int = 1 << 64, selection: Selection = EVERYTHING
+        self, start: int = 0, end: int = 1 << 64, selection: Selection = EVERYTHING, paced: bool = True
     ) -> Iterator[tuple[Vma, Block | Hole]]:
         """Yield the pages from ``start`` to ``end``, a block or a hole at a time, in address order.
 
         A block's arrays are valid until the next item: copy what you keep. As numpy arrays:
         ``np.frombuffer(block.raw, np.uint64)`` are the entries, ``np.frombuffer(block.states, np.uint8)`` the state
-        bytes, which `mematlas.model.pages.STATE_OF_BYTE` names. Reads with pauses, so that the target runs on.
+        bytes, which `mematlas.model.pages.STATE_OF_BYTE` names. Reads with pauses, so that the target runs on,
+        unless ``paced`` is false.
 
         >>> import os
         >>> with Process(os.getpid()) as process:
@@ -384,13 +385,17 @@ class Process:
             ProcessGone: it ended, or started another program, meanwhile.
         """
         space = self.address_space()
-        with PageReader(self.dir, self._pacer()) as reader:
+        with PageReader(self.dir, self._pacer() if paced else None) as reader:
             for vma, low, high in space.pieces(start, end):
                 if selection.matches(vma):
                     yield from ((vma, piece) for piece in reader.pieces(vma, low, high))
 
     def grid(
-        self, start: int = 0, end: int = 1 << 64, selection: Selection = EVERYTHING, cell_pages: int | None = None
+        self,
+        start: int = 0,
+        end: int = 1 << 64,
+        selection: Selection = EVERYTHING,
+        cell_pages: int | None = None,
     ) -> list[Strip]:
         """Return the address space as cells of ``cell_pages`` pages, VMA by VMA.
 
@@ -404,8 +409,7 @@ class Process:
         if (nr_cells := sum(-(-size // cell_pages) for size in sizes)) > MAX_CELLS:
             raise BadInput(f"{nr_cells:,} cells are too many to draw: take more pages a cell, or a part")
         strips = [
-            Strip(vma, low, high, Cells(size, cell_pages))
-            for (vma, low, high), size in zip(chosen, sizes, strict=True)
+            Strip(vma, low, high, Cells(size, cell_pages)) for (vma, low, high), size in zip(chosen, sizes, strict=True)
         ]
         with PageReader(self.dir, self._pacer()) as reader:
             for strip in strips:

@@ -14,6 +14,7 @@ from mematlas.record import as_dict, record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
     from mematlas.kernel.pagemap import Block
 
@@ -55,9 +56,11 @@ class Usage:
 
 def total(usages: Iterable[Usage]) -> Usage:
     """Return the sum; what is unknown in one is unknown in the sum."""
-    columns = zip(*(as_dict(usage).values() for usage in usages), strict=True)
-    sums = [None if None in column else sum(column) for column in columns]
-    return Usage(*sums) if sums else Usage(*(0,) * 14)
+    sums: dict[str, Any] = dict.fromkeys(Usage.__match_args__, 0)
+    for usage in usages:
+        for name, amount in as_dict(usage).items():
+            sums[name] = None if amount is None or sums[name] is None else sums[name] + amount
+    return Usage(**sums)
 
 
 def usage_of_fields(vma: Vma, fields: dict[str, int], page_size: int, nr_zero: int | None) -> Usage:

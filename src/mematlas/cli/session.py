@@ -73,7 +73,10 @@ def add_repeat(arguments: Arguments) -> None:
 def add_source(arguments: Arguments) -> None:
     """Declare where the numbers come from."""
     arguments.add_argument(
-        "--source", choices=SOURCES, default="auto", help="auto (default): smaps where it is quick, else pagemap"
+        "--source",
+        choices=SOURCES,
+        default="auto",
+        help="auto (default): smaps where it is quick, else pagemap",
     )
     arguments.add_argument(
         "--max-stall",
@@ -182,7 +185,11 @@ class Session:
         stat = (process or self.process).stat
         info: dict[str, Any] = {"pid": stat.pid, "name": stat.name, "start_time": stat.start_time}
         if reading:
-            info |= {"source": reading.source, "duration_s": round(reading.duration_s, 6), "torn": reading.torn}
+            info |= {
+                "source": reading.source,
+                "duration_s": round(reading.duration_s, 6),
+                "torn": reading.torn,
+            }
         return info
 
     def machine(self) -> dict[str, Any]:

@@ -23,7 +23,9 @@ def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     add_source(arguments)
     arguments.add_argument(
-        "--verify", action="store_true", help="both sources side by side, every difference named; exit 10 on a false one"
+        "--verify",
+        action="store_true",
+        help="both sources side by side, every difference named; exit 10 on a false one",
     )
     add_repeat(arguments)
     add_output(arguments)

@@ -30,10 +30,6 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     name, *rest = args.words or [""]
-    if name not in WORKLOADS:
-        raise BadInput(f"no workload {name!r}: there are {', '.join(WORKLOADS)}")
     if len(rest) > (name == "multimap"):
         raise BadInput(f"one word too many: {rest[-1]!r}")
-    args.workload = name
-    args.count = rest[0] if rest else "12"
-    return run_workload(args, sys.stdin, sys.stdout)
+    return run_workload(name, rest[0] if rest else "12", sys.stdin, sys.stdout, args.json)

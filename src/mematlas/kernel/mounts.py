@@ -71,7 +71,8 @@ def read_mounted_devices(process: ProcessDir) -> Devices:
 
 def parse_mountinfo(data: bytes) -> Devices:
     """Return the memory devices that the text of a mountinfo file names."""
-    shmem, hugetlb = set(), set()
+    shmem: set[str] = set()
+    hugetlb: set[str] = set()
     for line in data.split(b"\n"):
         # "36 35 98:0 /root /mount options [fields...] - type source options": the dash ends the optional fields.
         head, dash, tail = line.partition(b" - ")

@@ -301,7 +301,8 @@ class Scanner:
         argument[5], argument[6], argument[7] = self.address, nr_regions, max_pages
         argument[10] = argument[11] = any_of
         try:
-            return fcntl.ioctl(self.fd, PAGEMAP_SCAN, argument)
+            nr_found: int = fcntl.ioctl(self.fd, PAGEMAP_SCAN, argument)
+            return nr_found
         except OSError as error:
             if error.errno == errno.ESRCH:
                 raise ProcessGone(self.pid) from None

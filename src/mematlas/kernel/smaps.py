@@ -54,8 +54,7 @@ def read_rollup(process: ProcessDir) -> dict[str, int]:
     from mematlas.errors import NotSupported
 
     try:
-        (_, fields), *_ = parse_smaps(process.read("smaps_rollup")) or [(None, {})]
-        return fields
+        return sum_fields(fields for _, fields in parse_smaps(process.read("smaps_rollup")))
     except NotSupported:
         return sum_fields(fields for _, fields in read_smaps(process))
 

@@ -19,14 +19,13 @@ import io
 import os
 import sys
 
-from mematlas.errors import BadInput, Error
+from mematlas.errors import BadInput
 from mematlas.labs.memory import PAGE_SIZE, KnownMemory
 from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any, TextIO
 
 DRAW_PAGES = 1024
@@ -85,7 +84,7 @@ def describe(memory: KnownMemory) -> dict[str, Any]:
     }
 
 
-def singlemap(arguments: Namespace, console: Console) -> None:
+def singlemap(count: int, console: Console) -> None:
     """Map one page, and write to it, when told to."""
     console.tell("started", f"PID {os.getpid()}, pages of {PAGE_SIZE} bytes.")
     console.ask("Enter maps one page.")
@@ -97,9 +96,8 @@ def singlemap(arguments: Namespace, console: Console) -> None:
     console.ask("Enter ends.")
 
 
-def multimap(arguments: Namespace, console: Console) -> None:
+def multimap(count: int, console: Console) -> None:
     """Map several pages at once, and write to them one by one."""
-    count = arguments.count
     # One call for all: the kernel would make one VMA of separate neighbours too, only not always.
     memory = KnownMemory(count * PAGE_SIZE, "multimap", executable=True)
     places = "".join(f"\n  {page:>4}  {memory.page_address(page):#x}" for page in range(count))
@@ -114,7 +112,7 @@ def multimap(arguments: Namespace, console: Console) -> None:
     console.ask("Enter ends.")
 
 
-def prober(arguments: Namespace, console: Console) -> None:
+def prober(count: int, console: Console) -> None:
     """Hold 1 KiB that was written to."""
     memory = KnownMemory(1024, "prober")
     memory.touch([0])
@@ -122,7 +120,7 @@ def prober(arguments: Namespace, console: Console) -> None:
     console.ask("Enter ends.")
 
 
-def draw(arguments: Namespace, console: Console) -> None:
+def draw(count: int, console: Console) -> None:
     """Draw on 1,024 pages, in steps that a density histogram shows.
 
     "Draw N" divides them into N equal segments and writes to all, the even, the odd pages of each, in turn.
@@ -140,12 +138,12 @@ def draw(arguments: Namespace, console: Console) -> None:
             case ["clear"]:
                 memory.clear()
                 console.tell("cleared", f"Gave all {DRAW_PAGES:,} pages back.", memory)
-            case ["draw", number] if (count := parse_count(number, DRAW_PAGES)) is not None:
-                segments = divide(count)
+            case ["draw", number] if (nr_segments := parse_count(number, DRAW_PAGES)) is not None:
+                segments = divide(nr_segments)
                 for segment in segments:
                     memory.touch(segment.pages())
                 nr_touched = len(memory.touched)
-                text = f"Drew {count} segments: {nr_touched:,} of {DRAW_PAGES:,} pages have been touched."
+                text = f"Drew {nr_segments} segments: {nr_touched:,} of {DRAW_PAGES:,} pages have been touched."
                 console.tell("drawn", text, memory, segments=[segment.as_json() for segment in segments])
             case ["draw", *_]:
                 console.refuse(f"draw how many segments? Draw N, where N is 1 to {DRAW_PAGES}")
@@ -206,7 +204,7 @@ class Workload:
     """One program: what it is for, and what it does."""
 
     help: str
-    play: Callable[[Namespace, Console], None]
+    play: Callable[[int, Console], None]
 
 
 WORKLOADS = {
@@ -217,51 +215,19 @@ WORKLOADS = {
 }
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """Add the names of the workloads, and what each of them takes, to a command's parser."""
-    names = parser.add_subparsers(dest="workload", metavar="NAME", required=True)
-    for name, workload in WORKLOADS.items():
-        sub = names.add_parser(name, help=workload.help, description=workload.play.__doc__)
-        sub.add_argument("--json", action="store_true", help="tell the truth as one JSON object per step")
-        if name == "multimap":
-            sub.add_argument("count", metavar="N", nargs="?", default="12", help="pages (default: 12)")
-
-
-def run(arguments: Namespace, reader: TextIO, writer: TextIO) -> int:
-    """Run the workload that ``arguments.workload`` names; return its exit code."""
-    console = Console(reader, writer, arguments.json)
-    if arguments.workload == "multimap":
-        if (count := parse_count(str(arguments.count), MAX_PAGES)) is None:
-            raise BadInput(f"multimap {arguments.count}: N is a number of pages, 1 to {MAX_PAGES}")
-        arguments.count = count
+def run(name: str, count: str, reader: TextIO, writer: TextIO, as_json: bool = False) -> int:
+    """Run a workload by its name; return its exit code. ``count`` is the number of pages of multimap."""
+    if name not in WORKLOADS:
+        raise BadInput(f"no workload {name!r}: there are {', '.join(WORKLOADS)}")
+    nr_pages = parse_count(count, MAX_PAGES)
+    if nr_pages is None:
+        raise BadInput(f"{name} {count}: N is a number of pages, 1 to {MAX_PAGES}")
+    console = Console(reader, writer, as_json)
     try:
-        WORKLOADS[arguments.workload].play(arguments, console)
+        WORKLOADS[name].play(nr_pages, console)
     except EndOfInput:
         pass
     except KeyboardInterrupt:
         return 130
     console.tell("ended", "")
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a workload by ``python -m mematlas.labs.workload NAME``."""
-    import argparse
-
-    about = "Run a program whose memory is known."
-    parser = argparse.ArgumentParser(prog="python -m mematlas.labs.workload", description=about)
-    add_arguments(parser)
-    arguments = parser.parse_args(argv)
-    try:
-        return run(arguments, sys.stdin, sys.stdout)
-    except Error as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:
-        # Whoever listened has gone. What is still buffered must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -147,7 +147,9 @@ class PageReader:
         """Return the state byte of the pages that no block of this VMA showed. Ask after reading the blocks."""
         if vma.start >= LAST_ADDRESS or vma.kind == "vvar":
             return UNKNOWN  # the kernel shows no entries of these: [vsyscall] and VM_PFNMAP areas
-        return UNKNOWN if vma.kind == "shmem" and not self.pagemap.marked and self._backings.get(vma.start) is None else 0
+        return (
+            UNKNOWN if vma.kind == "shmem" and not self.pagemap.marked and self._backings.get(vma.start) is None else 0
+        )
 
     def block_at(self, vma: Vma, address: int) -> Block | None:
         """Return the block of the one page at an address; None when it is empty."""
@@ -181,9 +183,7 @@ class PageReader:
     def _mark_zero(self, block: Block, anon: bool) -> None:
         try:
             ranges = list(
-                self.pagemap.scanner.ranges(
-                    block.address, block.address + len(block) * self.page_size, PAGE_IS_PFNZERO
-                )
+                self.pagemap.scanner.ranges(block.address, block.address + len(block) * self.page_size, PAGE_IS_PFNZERO)
             )
         except NotSupported:
             # Before v6.7 (commit 52526ca7fdb9) the frame's own flags tell, to those who may read them.

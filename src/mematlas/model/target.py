@@ -112,9 +112,10 @@ def in_cgroup(text: str, procfs: ProcFS) -> list[int]:
             lines = process.read("cgroup").decode("utf-8", "surrogateescape").split("\n")
         paths = [line.split(":", 2)[2] for line in lines if line.count(":") >= 2]
         inside = wanted.rstrip("/") + "/"
-        return any(path == wanted or path.startswith(inside) for path in paths) and not stat_of(
-            pid, procfs
-        ).is_kernel_thread
+        return (
+            any(path == wanted or path.startswith(inside) for path in paths)
+            and not stat_of(pid, procfs).is_kernel_thread
+        )
 
     return filtered(f"no process in cgroup {wanted}", matches, procfs, {os.getpid()})
 

@@ -41,7 +41,7 @@ def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
     if gaps:
         rows = with_gaps(rows)
     sums = total(usages)
-    footer = [None] * len(COLUMNS)
+    footer: list[Any] = [None] * len(COLUMNS)
     for place, column in enumerate(COLUMNS):
         if column.key in ("nr_pages", "nr_swapped", "rss", "pss", "uss"):
             footer[place] = getattr(sums, column.key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kpage import FrameWords, flag_names
 from mematlas.kernel.pagemap import EXCLUSIVE, MARK_A, PM_PFRAME, PM_SOFT_DIRTY, PRESENT
@@ -81,10 +83,11 @@ def pages_table(
 ) -> Table:
     """Return the pages, or runs of like pages, that are asked for, as a table that streams."""
     notes: list[str] = []
+    columns: tuple[Column, ...] = PAGE_COLUMNS
+    rows = page_rows(pieces, process, wanted, notes)
     if runs:
-        columns, rows = RUN_COLUMNS, merge_runs(run_rows(pieces, process.page_size, wanted), process.page_size, notes)
-    else:
-        columns, rows = PAGE_COLUMNS, page_rows(pieces, process, wanted, notes)
+        columns = RUN_COLUMNS
+        rows = merge_runs(run_rows(pieces, process.page_size, wanted), process.page_size, notes)
     return Table("pages/1", columns, first(rows, limit), target=target, notes=notes, stream=True)
 
 
@@ -113,9 +116,7 @@ class Frames:
 
     def of(self, block: Block) -> tuple[dict[int, int], dict[int, int]]:
         """Return the map counts and the flags of the frames of a block; empty where unknown."""
-        frames = [
-            entry & PM_PFRAME for byte, entry in zip(block.states, block.entries, strict=True) if byte & PRESENT
-        ]
+        frames = [entry & PM_PFRAME for byte, entry in zip(block.states, block.entries, strict=True) if byte & PRESENT]
         known = {frame for frame in frames if frame}
         return self.counts.get(known) if self.counts else {}, self.flags.get(known) if self.flags else {}
 
@@ -196,9 +197,7 @@ class Run:
     vma: Vma
 
 
-def run_rows(
-    pieces: Iterable[tuple[Vma, Block | Hole]], page_size: int, wanted: PageFilter
-) -> Iterator[Run]:
+def run_rows(pieces: Iterable[tuple[Vma, Block | Hole]], page_size: int, wanted: PageFilter) -> Iterator[Run]:
     """Yield the runs of each block or hole that are asked for; `merge_runs` joins them."""
     import numpy as np
 
@@ -217,7 +216,7 @@ def run_rows(
         step = np.where(states[1:] & PRESENT, np.uint64(1), np.uint64(1 << 5))
         follows = np.diff(place) == step
         cuts = [0, *(np.flatnonzero(keys[1:] != keys[:-1]) + 1).tolist(), len(states)]
-        for low, high in zip(cuts, cuts[1:], strict=False):
+        for low, high in pairwise(cuts):
             byte, entry = int(states[low]), int(entries[low])
             if wanted.takes(byte, entry):
                 yield Run(
@@ -246,15 +245,23 @@ def merge_runs(runs: Iterator[Run], page_size: int, notes: list[str]) -> Iterato
 
 def join(one: Run, two: Run, page_size: int) -> Run | None:
     """Return two runs as one; None when they are not alike or do not touch."""
-    if (
-        one.address + one.nr_pages * page_size != two.address
-        or (one.byte, one.flags, one.vma.start) != (two.byte, two.flags, two.vma.start)
+    if one.address + one.nr_pages * page_size != two.address or (one.byte, one.flags, one.vma.start) != (
+        two.byte,
+        two.flags,
+        two.vma.start,
     ):
         return None
     step = 1 if one.byte & PRESENT else 1 << 5
     contiguous = one.contiguous and two.contiguous and (not one.first or two.first - one.last == step)
     return Run(
-        one.address, one.nr_pages + two.nr_pages, one.byte, one.flags, one.first, two.last, contiguous, one.vma
+        one.address,
+        one.nr_pages + two.nr_pages,
+        one.byte,
+        one.flags,
+        one.first,
+        two.last,
+        contiguous,
+        one.vma,
     )
 
 

@@ -89,7 +89,13 @@ def histogram_view(
     counts = [cells.classes(cell) for cell in range(cells.nr_cells)]
     present = [each["own"] + each["shared"] + each["zero"] for each in counts]
     rows = [
-        (cell, address_of(cell * cells.cell_pages, places, page_size), cells.size_of(cell), nr, each["swapped"])
+        (
+            cell,
+            address_of(cell * cells.cell_pages, places, page_size),
+            cells.size_of(cell),
+            nr,
+            each["swapped"],
+        )
         for cell, (nr, each) in enumerate(zip(present, counts, strict=True))
     ]
 
@@ -119,7 +125,12 @@ class Previous:
 
 
 def map_view(
-    strips: list[Strip], page_size: int, width: int, target: dict[str, Any], ascii_only: bool, previous: Previous
+    strips: list[Strip],
+    page_size: int,
+    width: int,
+    target: dict[str, Any],
+    ascii_only: bool,
+    previous: Previous,
 ) -> Drawn:
     """Return the address space drawn, VMA by VMA, with a legend of what occurs in it."""
     counts = {
@@ -135,7 +146,13 @@ def map_view(
             for cell in range(strip.cells.nr_cells):
                 low = strip.start + cell * span
                 nr = counts[strip.start, cell].values()
-                yield (low, min(low + span, strip.end), strip.cells.size_of(cell), *nr, strip.vma.path or strip.vma.kind)
+                yield (
+                    low,
+                    min(low + span, strip.end),
+                    strip.cells.size_of(cell),
+                    *nr,
+                    strip.vma.path or strip.vma.kind,
+                )
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
         glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
@@ -179,7 +196,11 @@ def draw_cell(counts: dict[str, int], glyphs: dict[str, str], colour: bool, chan
 
 
 def legend(
-    counts: dict[tuple[int, int], dict[str, int]], glyphs: dict[str, str], colour: bool, cell_pages: int, page_size: int
+    counts: dict[tuple[int, int], dict[str, int]],
+    glyphs: dict[str, str],
+    colour: bool,
+    cell_pages: int,
+    page_size: int,
 ) -> Iterator[str]:
     """Yield the lines that explain the classes that occur, with how many pages are in each."""
     totals = {name: sum(cell[name] for cell in counts.values()) for name in glyphs}

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from typing import Any, TextIO
 
 
-
 class Hidden:
     """The value of a cell that exists and may not be read: ``hidden`` in text, null in JSON."""
 
@@ -155,7 +154,9 @@ class Table:
 class Drawn(Table):
     """A table that text shows in a form of its own: ``draw`` gives the lines, JSON and CSV have the rows."""
 
-    def __init__(self, *args: Any, draw: Callable[[bool, bool, set[str] | None], Iterable[str]], **settings: Any) -> None:
+    def __init__(
+        self, *args: Any, draw: Callable[[bool, bool, set[str] | None], Iterable[str]], **settings: Any
+    ) -> None:
         super().__init__(*args, **settings)
         self.draw = draw
 

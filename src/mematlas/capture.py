@@ -1,0 +1,444 @@
+"""A process saved as a directory, which every command reads as it reads /proc.
+
+::
+
+    DIR/machine.json         what machine, when; which devices are memory; what could not be read, and why
+    DIR/meminfo, swaps       as the kernel prints them
+    DIR/kpagecount.packed    the words of the frames that this process maps, and of no others
+    DIR/kpageflags.packed
+    DIR/PID/maps, smaps ...  as the kernel prints them
+    DIR/PID/pagemap.packed   its entries, with our marks in bits 59 and 60, which the kernel leaves zero
+
+`mematlas.kernel.packed` describes a packed file, `mematlas.kernel.pagemap` the marks: they keep what only a running
+process can be asked about, such as which entries show the zero page. The contents of memory are never read.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
+from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_B, PAGE_IS_HUGE, PM_PFRAME, PM_PRESENT, PRESENT, UNKNOWN, Pacer
+from mematlas.kernel.rights import invoking_user
+from mematlas.kernel.smaps import HEX_DIGITS, HOLD_PER_BYTE
+from mematlas.kernel.status import read_status, status_bytes
+from mematlas.model.pages import PageReader
+from mematlas.process import HIDDEN_FRAMES, MAX_STALL, ZERO_UNKNOWN, Process, Reading
+from mematlas.record import record
+from mematlas.version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from mematlas.kernel.maps import Vma
+    from mematlas.kernel.pagemap import Block
+    from mematlas.kernel.procfs import WordFile
+
+MACHINE_FILES = ("meminfo", "swaps")
+PROCESS_FILES = ("stat", "status", "statm", "comm", "cmdline", "cgroup", "maps", "smaps", "smaps_rollup")
+FRAME_FILES = ("kpagecount", "kpageflags")
+
+CHUNK = 8192
+"""Frames of which one string of bits is kept, and which are read together."""
+GAP = b"0" * 17
+"""So many frames that are not ours end a run: fewer cost less as packed zeros than a new extent does."""
+
+
+@record
+class CaptureResult:
+    """What was saved."""
+
+    pid: int
+    name: str
+    path: str
+    size: int
+    """Bytes of all its files."""
+    nr_pages: int | None
+    """Pages with an entry or a mark; None when pagemap could not be read."""
+    nr_frames: int | None
+    """Frames with their map count and flags; None when these could not be read."""
+    redacted: bool
+    reading: Reading
+
+
+def capture(process: Process, directory: str, redact: bool = False) -> CaptureResult:
+    """Save a process to a directory that is new or empty, for its owner's eyes only.
+
+    What may not be read is left out, with a note. ``redact`` leaves the numbers and takes out every name: paths,
+    the command and its arguments, users, cgroups, the host.
+
+    >>> import tempfile
+    >>> from mematlas.kernel.procfs import ProcFS
+    >>> with tempfile.TemporaryDirectory() as parent, Process(os.getpid()) as process:
+    ...     saved = capture(process, f"{parent}/saved")
+    ...     with Process(saved.pid, ProcFS(saved.path)) as copy:
+    ...         copy.stat == process.stat or copy.stat.start_time == process.stat.start_time
+    True
+
+    Raises:
+        BadInput: the directory holds something already, or the process is a capture itself.
+        PermissionDenied: not even its VMAs may be read.
+    """
+    if not process.procfs.live:
+        raise BadInput(f"{process.procfs.root} is a capture already")
+    try:
+        is_new = make_directory(directory)
+        try:
+            result = Recorder(process, directory, redact).save()
+            give_to_invoker(directory)
+        except BaseException:
+            remove(directory, is_new)
+            raise
+    except OSError as error:
+        raise Error(f"{error.filename or directory}: {error.strerror}") from None
+    return result
+
+
+class Recorder:
+    """One capture in the making."""
+
+    def __init__(self, process: Process, directory: str, redact: bool) -> None:
+        self.process = process
+        self.directory = directory
+        self.redactor = Redactor() if redact else None
+        self.unreadable: dict[str, str] = {}
+        """What could not be read, and why."""
+        self.notes: list[str] = []
+        self.frames = Frames()
+        self.nr_pages = 0
+        self.huge_known = True
+        self.zero_known = True
+        self.unknown_backings: dict[str, str] = {}
+        """Shared memory whose file could not be asked, as the name of its map_files link, and why."""
+
+    def save(self) -> CaptureResult:
+        """Write every file. machine.json, which makes the directory a capture, is the last."""
+        before = time.perf_counter()
+        process = self.process
+        space = process.address_space()
+        own = f"{self.directory}/{process.pid}"
+        os.mkdir(own, 0o700)
+        has_pagemap = self._save_pagemap(f"{own}/pagemap.packed", space.vmas)
+        nr_frames = self._save_frames() if has_pagemap else None
+        for name in self._process_files():
+            self._save_text(f"{own}/{name}", name, process.dir.read)
+        for name in MACHINE_FILES:
+            self._save_text(f"{self.directory}/{name}", name, process.procfs.read)
+        torn = process.address_space().vmas != space.vmas
+        self._write(f"{self.directory}/machine.json", self._machine(torn))
+        self.notes += [f"not saved: {why}" for why in self.unreadable.values()]
+        source = "smaps and pagemap" if has_pagemap else "smaps"
+        reading = Reading(source, time.perf_counter() - before, torn, tuple(dict.fromkeys(self.notes)))
+        return CaptureResult(
+            pid=process.pid,
+            name=process.stat.name,
+            path=self.directory,
+            size=sum(os.stat(path).st_size for path in files(self.directory)),
+            nr_pages=self.nr_pages if has_pagemap else None,
+            nr_frames=nr_frames,
+            redacted=self.redactor is not None,
+            reading=reading,
+        )
+
+    # Text
+
+    def _process_files(self) -> list[str]:
+        hold = (status_bytes(read_status(self.process.dir), "VmRSS") or 0) * HOLD_PER_BYTE
+        if hold <= MAX_STALL:
+            return list(PROCESS_FILES)
+        # The rollup is the sum of smaps, for a second hold of the target's lock.
+        self.notes.append(f"reading smaps held up the target for about {hold * 1e3:.0f} ms")
+        return [name for name in PROCESS_FILES if name != "smaps_rollup"]
+
+    def _save_text(self, path: str, name: str, read: Callable[[str], bytes]) -> None:
+        try:
+            data: bytes | None = read(name)
+        except (PermissionDenied, NotSupported) as error:
+            self.unreadable[name] = str(error)
+            return
+        if self.redactor and data is not None:
+            data = self.redactor.redact(name, data)
+        if data is not None:
+            self._write(path, data)
+
+    def _write(self, path: str, data: bytes) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(data)
+
+    def _machine(self, torn: bool) -> bytes:
+        import json
+
+        system = os.uname()
+        devices = self.process.devices
+        machine: dict[str, Any] = {
+            "mematlas": __version__,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "host": None if self.redactor else system.nodename,
+            "kernel": system.release,
+            "arch": system.machine,
+            "page_size": self.process.page_size,
+            "devices": {"shmem": sorted(devices.shmem), "hugetlb": sorted(devices.hugetlb)},
+            "redacted": self.redactor is not None,
+            "torn": torn,
+            "unreadable": self.unreadable,
+            "zero_known": self.zero_known,
+            "huge_known": self.huge_known,
+            "unknown_backings": self.unknown_backings,
+        }
+        return (json.dumps(machine, indent=1) + "\n").encode("ascii")
+
+    # Words
+
+    def _save_pagemap(self, path: str, vmas: list[Vma]) -> bool:
+        from mematlas.kernel.packed import write_packed
+
+        try:
+            reader = PageReader(self.process.dir, Pacer())
+        except (PermissionDenied, NotSupported) as error:
+            self.unreadable["pagemap"] = str(error)
+            return False
+        with reader:
+            write_packed(path, self._pagemap_parts(reader, vmas))
+            self.zero_known = reader.zero_known
+        if not self.zero_known:
+            self.notes.append(ZERO_UNKNOWN)
+        self.notes += dict.fromkeys(self.unknown_backings.values())
+        return True
+
+    def _pagemap_parts(self, reader: PageReader, vmas: list[Vma]) -> Iterator[tuple[int, bytes]]:
+        """Yield the entries that hold something, by their place in the file."""
+        for vma in vmas:
+            for block in reader.blocks(vma):
+                self.frames.add(block)
+                # What is unknown is so of a whole VMA, holes and all: machine.json names it.
+                states = self._mark_huge(reader, block).translate(WITHOUT_UNKNOWN)
+                low, high = len(states) - len(states.lstrip(b"\0")), len(states.rstrip(b"\0"))
+                if low < high:
+                    raw = bytearray(block.raw[low * ENTRY_SIZE : high * ENTRY_SIZE])
+                    raw[7::ENTRY_SIZE] = states[low:high]
+                    self.nr_pages += len(states) - states.count(0)
+                    yield (block.address // self.process.page_size + low) * ENTRY_SIZE, raw
+            if vma.kind == "shmem" and reader.hole(vma) == UNKNOWN:
+                why = reader.why_unknown(vma)
+                self.unknown_backings[f"{vma.start:x}-{vma.end:x}"] = why
+
+    def _mark_huge(self, reader: PageReader, block: Block) -> bytes:
+        page_size = self.process.page_size
+        if not self.huge_known or not may_hold_huge(block, page_size):
+            return block.states
+        states = bytearray(block.states)
+        end = block.address + len(block) * page_size
+        try:
+            for start, stop in reader.pagemap.scanner.ranges(block.address, end, PAGE_IS_HUGE):
+                for place in range((start - block.address) // page_size, (stop - block.address) // page_size):
+                    if states[place] & PRESENT:
+                        states[place] |= MARK_B
+        except NotSupported as error:
+            self.huge_known = False
+            self.notes.append(f"huge pages unknown with this source: {error}")
+        return bytes(states)
+
+    def _save_frames(self) -> int | None:
+        from mematlas.kernel.packed import write_packed
+
+        if not self.frames.nr_frames:
+            self.notes.append(HIDDEN_FRAMES)
+            return None
+        nr_saved = 0
+        for name in FRAME_FILES:
+            try:
+                file = self.process.procfs.open(name)
+            except (PermissionDenied, NotSupported) as error:
+                self.unreadable[name] = str(error)
+                continue
+            try:
+                write_packed(f"{self.directory}/{name}.packed", self.frames.parts(file))
+                nr_saved = self.frames.nr_frames
+            finally:
+                file.close()
+        return nr_saved or None
+
+
+WITHOUT_UNKNOWN = bytes(0 if byte == UNKNOWN else byte for byte in range(256))
+
+
+def may_hold_huge(block: Block, page_size: int) -> bool:
+    """Whether a huge entry may map pages of a block: then frame and page number agree in their lower bits."""
+    per_table = page_size // ENTRY_SIZE
+    first = block.address // page_size
+    for place in (0, *range(-first % per_table, len(block), per_table)):
+        frame = block.entries[place] & PM_PFRAME
+        if block.states[place] & PRESENT and (frame == 0 or (frame - first - place) % per_table == 0):
+            return True
+    return False
+
+
+class Frames:
+    """A set of page frames, one bit each.
+
+    >>> frames = Frames()
+    >>> frames.add_entries([PM_PRESENT | 5, PM_PRESENT | 9, 0])
+    >>> frames.nr_frames
+    2
+    """
+
+    def __init__(self) -> None:
+        self.chunks: dict[int, bytearray] = {}
+
+    def add(self, block: Block) -> None:
+        """Take in the frames of the present pages of a block."""
+        self.add_entries(block.entries)
+
+    def add_entries(self, entries: memoryview | list[int]) -> None:
+        """Take in the frames of the present pages among entries; hidden ones, which read as 0, are none."""
+        chunks = self.chunks
+        for entry in entries:
+            if entry >= PM_PRESENT and (frame := entry & PM_PFRAME):
+                number, place = divmod(frame, CHUNK)
+                if number not in chunks:
+                    chunks[number] = bytearray(CHUNK // 8)
+                chunks[number][place >> 3] |= 1 << (place & 7)
+
+    @property
+    def nr_frames(self) -> int:
+        """How many there are."""
+        return sum(int.from_bytes(bits, "little").bit_count() for bits in self.chunks.values())
+
+    def parts(self, file: WordFile) -> Iterator[tuple[int, bytes]]:
+        """Yield the words of these frames, by their place in the file; those in between are zeros."""
+        for number in sorted(self.chunks):
+            # A character per frame, "1" for ours.
+            marks = f"{int.from_bytes(self.chunks[number], 'little'):b}"[::-1].encode("ascii")
+            low = marks.find(b"1")
+            while low >= 0:
+                high = marks.find(GAP, low)
+                high = len(marks) if high < 0 else high
+                offset = (number * CHUNK + low) * ENTRY_SIZE
+                yield offset, read_words(file, offset, marks[low:high])
+                low = marks.find(b"1", high)
+
+
+def read_words(file: WordFile, offset: int, marks: bytes) -> bytes:
+    """Return a word for each mark: that of the file for "1", zero for "0"."""
+    data = bytearray(len(marks) * ENTRY_SIZE)
+    view = memoryview(data)
+    nr_read = file.read_into(view, offset)
+    words = view.cast("Q")
+    place = -1
+    while (place := marks.find(b"0", place + 1)) >= 0:
+        words[place] = 0
+    return bytes(view[:nr_read])
+
+
+class Redactor:
+    """Takes the names out of the kernel's texts, and leaves the numbers.
+
+    >>> Redactor().redact("maps", b"1000-2000 r--p 0 fe:01 7   /home/ann/secret.so (deleted)\\n")
+    b'1000-2000 r--p 0 fe:01 7   /redacted/1 (deleted)\\n'
+    """
+
+    NAME = b"redacted"
+    KEPT_STATUS = (b"State:", b"Tgid:", b"Pid:", b"Threads:", b"Vm", b"Rss", b"Hugetlb", b"THP_enabled:")
+    KEPT_PATHS = frozenset((b"/dev/zero", b"/anon_hugepage"))
+    """Names of the kernel's own that say what kind of memory it is."""
+
+    def __init__(self) -> None:
+        self.names: dict[bytes, bytes] = {}
+
+    def redact(self, name: str, data: bytes) -> bytes | None:
+        """Return the text of a file without names; None when nothing of it may be kept."""
+        if name in ("maps", "smaps", "smaps_rollup"):
+            return b"\n".join(map(self._head, data.split(b"\n")))
+        if name == "swaps":
+            return b"\n".join(map(self._swap, data.split(b"\n")))
+        if name == "stat":
+            return data[: data.index(b"(") + 1] + self.NAME + data[data.rindex(b")") :]
+        if name == "status":
+            kept = [line for line in data.split(b"\n") if line.startswith(self.KEPT_STATUS)]
+            return b"Name:\t" + b"\n".join([self.NAME, *kept, b""])
+        if name == "comm":
+            return self.NAME + b"\n"
+        if name == "cmdline":
+            return b""
+        return data if name in ("statm", "meminfo") else None
+
+    def _head(self, line: bytes) -> bytes:
+        fields = line.split(None, 5)
+        # Lines of amounts, in smaps, begin with a capital.
+        if len(fields) < 6 or line[:1] not in HEX_DIGITS:
+            return line
+        path = fields[5]
+        return line[: len(line) - len(path)] + self._path(path)
+
+    def _swap(self, line: bytes) -> bytes:
+        path, blank, rest = line.partition(b" ")
+        return self._path(path) + blank + rest if path.startswith(b"/") else line
+
+    def _path(self, path: bytes) -> bytes:
+        bare = path.removesuffix(b" (deleted)")
+        tail = path[len(bare) :]
+        if bare in self.KEPT_PATHS:
+            return path
+        if bare.startswith(b"["):
+            # "[anon:NAME]" and "[anon_shmem:NAME]" are the program's words, the others the kernel's.
+            head, colon, _ = bare.partition(b":")
+            return head + b":" + self._stable(bare, b"redacted-") + b"]" if colon else path
+        return self._stable(bare, b"/redacted/") + tail
+
+    def _stable(self, name: bytes, prefix: bytes) -> bytes:
+        return self.names.setdefault(name, prefix + b"%d" % (len(self.names) + 1))
+
+
+def make_directory(directory: str) -> bool:
+    """Make the directory, or take the empty one that is there; return whether it is new."""
+    try:
+        os.mkdir(directory, 0o700)
+        return True
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise BadInput(f"{directory}: {error.strerror}") from None
+    try:
+        entries = os.listdir(directory)
+    except NotADirectoryError:
+        raise BadInput(f"{directory} is not a directory") from None
+    if entries:
+        raise BadInput(f"{directory} is not empty: a capture needs a new or an empty directory")
+    if os.geteuid() == 0:
+        # Ours before anything is written, so that nobody puts links where we are about to write.
+        os.chown(directory, 0, 0)
+    os.chmod(directory, 0o700)
+    return False
+
+
+def files(directory: str) -> Iterator[str]:
+    """Yield the files below a directory."""
+    for where, _, names in os.walk(directory):
+        yield from (f"{where}/{name}" for name in names)
+
+
+def give_to_invoker(directory: str) -> None:
+    """Under sudo, make the user who called it the owner. The directory comes last: until then nobody else gets in."""
+    if user := invoking_user():
+        for where, _, names in os.walk(directory, topdown=False):
+            for name in names:
+                os.chown(f"{where}/{name}", *user, follow_symlinks=False)
+            os.chown(where, *user, follow_symlinks=False)
+
+
+def remove(directory: str, is_new: bool) -> None:
+    """Remove a half-made capture; a directory that was there before stays, empty."""
+    import shutil
+
+    for name in os.listdir(directory):
+        path = f"{directory}/{name}"
+        if os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
+    if is_new:
+        os.rmdir(directory)
