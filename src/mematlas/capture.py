@@ -221,10 +221,11 @@ class Recorder:
                     raw = bytearray(block.raw[low * ENTRY_SIZE : high * ENTRY_SIZE])
                     raw[7::ENTRY_SIZE] = states[low:high]
                     self.nr_pages += len(states) - states.count(0)
-                    yield (block.address // self.process.page_size + low) * ENTRY_SIZE, raw
+                    yield (block.address // self.process.page_size + low) * ENTRY_SIZE, bytes(raw)
             if vma.kind == "shmem" and reader.hole(vma) == UNKNOWN:
-                why = reader.why_unknown(vma)
-                self.unknown_backings[f"{vma.start:x}-{vma.end:x}"] = why
+                name = f"{vma.start:x}-{vma.end:x}"
+                reasons = sorted(reader.unknown_backing)
+                self.unknown_backings[name] = next((why for why in reasons if name in why), reasons[0])
 
     def _mark_huge(self, reader: PageReader, block: Block) -> bytes:
         page_size = self.process.page_size

@@ -14,6 +14,7 @@ file keeps the parts that hold something, so it survives tar, git and mail. Litt
 from __future__ import annotations
 
 import os
+import sys
 from bisect import bisect_right
 
 from mematlas.errors import FormatError, NotSupported, PermissionDenied
@@ -115,22 +116,24 @@ def write_packed(path: str, parts: Iterable[tuple[int, bytes]], mode: int = 0o60
     import struct
     import tempfile
     import zlib
+    from array import array
 
-    extents: list[list[int]] = []
+    table = array("Q")
     packer = zlib.compressobj(6)
     with tempfile.TemporaryFile(dir=os.path.dirname(path) or ".") as body:
         for offset, data in parts:
-            if extents and extents[-1][0] + extents[-1][1] == offset:
-                extents[-1][1] += len(data)
+            if table and table[-2] + table[-1] == offset:
+                table[-1] += len(data)
             else:
-                extents.append([offset, len(data)])
+                table.extend((offset, len(data)))
             body.write(packer.compress(data))
         body.write(packer.flush())
         body.seek(0)
-        flat = [number for extent in extents for number in extent]
+        if sys.byteorder == "big":
+            table.byteswap()
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with open(fd, "wb") as file:
-            file.write(MAGIC + struct.pack("<IIQ", VERSION, WORD_SIZE, len(extents)))
-            file.write(struct.pack(f"<{len(flat)}Q", *flat))
+            file.write(MAGIC + struct.pack("<IIQ", VERSION, WORD_SIZE, len(table) // 2))
+            file.write(table.tobytes())
             while part := body.read(1 << 20):
                 file.write(part)

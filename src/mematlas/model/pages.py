@@ -10,11 +10,13 @@ from __future__ import annotations
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import (
+    ENTRY_SIZE,
     EXCLUSIVE,
     FILE,
     GUARD,
     LAST_ADDRESS,
     MARK_A,
+    MARK_B,
     MARKS,
     PAGE_IS_HUGE,
     PAGE_IS_PFNZERO,
@@ -26,6 +28,7 @@ from mematlas.kernel.pagemap import (
     Pacer,
     Pagemap,
     mark_special,
+    to_marks,
 )
 from mematlas.record import record
 
@@ -66,6 +69,13 @@ def state_of(byte: int) -> str:
 
 
 STATE_OF_BYTE = tuple(state_of(byte) for byte in range(256))
+
+
+HUGE = PRESENT | MARK_B
+"""In a capture alone: a present page that a huge entry (PMD) maps. Of a running process PAGEMAP_SCAN tells."""
+IS_HUGE = to_marks({byte for byte in range(256) if byte & HUGE == HUGE})
+WITHOUT_HUGE = bytes(byte & ~MARK_B if byte & PRESENT else byte for byte in range(256))
+WITHOUT_MARKS = bytes(byte & ~MARKS for byte in range(256))
 
 
 @record
@@ -109,6 +119,7 @@ class PageReader:
         """False once a page was met that may be the zero page and could not be told."""
         self.unknown_backing: set[str] = set()
         """Why some shared memory without entries is unknown: messages, for the notes."""
+        self._saved = process.procfs.machine or {}
         self._flags: FrameWords | None = None
         self._backings: dict[int, Backing | None] = {}
 
@@ -147,9 +158,11 @@ class PageReader:
         """Return the state byte of the pages that no block of this VMA showed. Ask after reading the blocks."""
         if vma.start >= LAST_ADDRESS or vma.kind == "vvar":
             return UNKNOWN  # the kernel shows no entries of these: [vsyscall] and VM_PFNMAP areas
-        return (
-            UNKNOWN if vma.kind == "shmem" and not self.pagemap.marked and self._backings.get(vma.start) is None else 0
-        )
+        if vma.kind != "shmem":
+            return 0
+        if self.pagemap.marked:
+            return UNKNOWN if self._why_unknown(vma) else 0
+        return UNKNOWN if self._backings.get(vma.start) is None else 0
 
     def block_at(self, vma: Vma, address: int) -> Block | None:
         """Return the block of the one page at an address; None when it is empty."""
@@ -160,13 +173,18 @@ class PageReader:
         """Return how many bytes of a block are mapped by huge entries (PMDs), as PAGEMAP_SCAN tells.
 
         Raises:
-            NotSupported: before Linux 6.7, and in captures.
+            NotSupported: before Linux 6.7, and in captures made there.
         """
+        if self.pagemap.marked and self._saved.get("huge_known"):
+            raw = bytearray(len(block) * ENTRY_SIZE)
+            self.pagemap.file.read_into(memoryview(raw), block.address // self.page_size * ENTRY_SIZE)
+            return raw[7::ENTRY_SIZE].translate(IS_HUGE).count(1) * self.page_size
         end = block.address + len(block) * self.page_size
         return sum(high - low for low, high in self.pagemap.scanner.ranges(block.address, end, PAGE_IS_HUGE))
 
     def _mark(self, block: Block, vma: Vma, backing: Backing | None) -> None:
         if self.pagemap.marked:
+            self._unmark(block, vma)
             return
         kinds = block.kinds
         if any(byte & SWAP and not byte & PRESENT for byte in kinds):
@@ -179,6 +197,21 @@ class PageReader:
                 block.states = backing.mark(block.address, block.states, self.page_size)
             else:
                 block.states = block.states.replace(b"\0", bytes((UNKNOWN,)))
+
+    def _unmark(self, block: Block, vma: Vma) -> None:
+        """Take the marks that a capture holds out of the entries, which are the kernel's again, into the states."""
+        block.raw[7::ENTRY_SIZE] = block.states.translate(WITHOUT_MARKS)
+        states = block.states.translate(WITHOUT_HUGE)
+        block.states = states.replace(b"\0", bytes((UNKNOWN,))) if self.hole(vma) == UNKNOWN else states
+        anon = vma.kind in ANON_KINDS
+        if not self._saved.get("zero_known", True) and any(is_zero_candidate(byte, anon) for byte in block.kinds):
+            self.zero_known = False
+
+    def _why_unknown(self, vma: Vma) -> str | None:
+        why: str | None = self._saved.get("unknown_backings", {}).get(f"{vma.start:x}-{vma.end:x}")
+        if why:
+            self.unknown_backing.add(why)
+        return why
 
     def _mark_zero(self, block: Block, anon: bool) -> None:
         try:

@@ -6,10 +6,10 @@ UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def format_size(size: int) -> str:
-    """Return bytes for people, with three digits or four and always the unit.
+    """Return bytes for people: three digits, or a whole number where it is one, and always the unit.
 
     >>> format_size(0), format_size(4096), format_size(1536 << 20), format_size(1 << 40)
-    ('0', '4 KiB', '1.50 GiB', '1.00 TiB')
+    ('0', '4 KiB', '1.50 GiB', '1 TiB')
     """
     if abs(size) < 1024:
         return str(size) if size == 0 else f"{size} B"
@@ -18,8 +18,8 @@ def format_size(size: int) -> str:
         value /= 1024
         if abs(value) < 1023.95 or unit == UNITS[-1]:
             break
-    if value == int(value) and unit == "KiB":
-        return f"{int(value)} KiB"
+    if value == int(value):
+        return f"{int(value)} {unit}"
     digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
     return f"{value:.{digits}f} {unit}"
 

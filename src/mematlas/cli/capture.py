@@ -1,0 +1,54 @@
+"""DIR must be new or empty. Every command reads it: mematlas maps DIR, mematlas usage DIR --verify. It holds what the
+kernel says about the process and its pages, never what is in the pages, and belongs to its owner alone (0700, 0600).
+"""
+
+from __future__ import annotations
+
+from mematlas.cli.session import TARGETS, add_output, add_target
+from mematlas.errors import BadInput
+from mematlas.views.table import Column, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+
+USAGE = "[options] TARGET DIR | DIR -- COMMAND ..."
+TAKES_TARGET = True
+__doc__ = f"{__doc__}\n{TARGETS}"
+
+COLUMNS = (
+    Column("pid", "PID", "count"),
+    Column("name", "NAME"),
+    Column("nr_pages", "PAGES", "count"),
+    Column("nr_frames", "FRAMES", "count"),
+    Column("size", "SIZE", "size"),
+    Column("redacted", "REDACTED"),
+    Column("path", "PATH", "path"),
+)
+
+
+def add_arguments(arguments: Arguments) -> None:
+    add_target(arguments)
+    arguments.add_argument("--redact", action="store_true", help="leave out paths, command line, users, host name")
+    add_output(arguments)
+
+
+def run(args: Namespace, session: Session) -> int:
+    if not session.words:
+        raise BadInput("which directory? A new or an empty one")
+    directory = session.words.pop(0)
+    session.no_more_words()
+
+    def make() -> Table:
+        from mematlas.capture import capture
+
+        saved = capture(session.process, directory, args.redact)
+        row = tuple(getattr(saved, column.key) for column in COLUMNS)
+        notes = list(saved.reading.notes)
+        if saved.reading.torn:
+            notes.append("torn: VMAs changed during the reading, the files are of no one moment")
+        return Table("capture/1", COLUMNS, [row], target=session.target_info(saved.reading), notes=notes)
+
+    session.show(make, args)
+    return 0

@@ -1,0 +1,148 @@
+"""The tour: what a page of memory goes through, on a program that it starts itself, with the figures of now."""
+
+from __future__ import annotations
+
+import time
+
+from mematlas.labs.running import RunningWorkload
+from mematlas.model.address_space import Selection
+from mematlas.process import Process
+from mematlas.views.colour import paint
+from mematlas.views.format import format_size
+from mematlas.views.maps import maps_table
+from mematlas.views.picture import Previous, histogram_view, map_view
+from mematlas.views.translate import translate_table
+from mematlas.views.usage import usage_table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, TextIO
+
+SEGMENTS = 12
+PROBED_PAGE = 7
+PROBED_BYTE = 0x123
+
+
+class Tour:
+    """One tour, told to one output."""
+
+    def __init__(self, out: TextIO, width: int, colour: bool, ascii_only: bool, pause: float) -> None:
+        self.out = out
+        self.width = width
+        self.colour = colour
+        self.ascii_only = ascii_only
+        self.pause = pause
+        self.steps = 0
+
+    def step(self, title: str) -> None:
+        """Begin the next part, after the time to read the last one."""
+        if self.steps:
+            time.sleep(self.pause)
+        self.steps += 1
+        self.out.write("\n" + paint(f"{self.steps}. {title}", "title", self.colour) + "\n")
+
+    def say(self, *lines: str) -> None:
+        """Write sentences."""
+        self.out.write("".join(f"   {line}\n" for line in lines))
+        self.out.flush()
+
+    def show(self, command: str, lines: Iterable[str]) -> None:
+        """Write what a command shows, under the command that shows it."""
+        self.say(paint(f"$ mematlas {command}", "dim", self.colour), *lines)
+
+    def run(self) -> None:
+        """Tell all of it."""
+        with RunningWorkload("draw") as workload, Process(workload.pid) as process:
+            self.untouched(workload, process)
+            self.drawn(workload, process)
+            self.translated(workload, process)
+            self.counted(workload, process)
+            self.given_back(workload, process)
+
+    def untouched(self, workload: RunningWorkload, process: Process) -> None:
+        size = format_size(workload.truth["size"])
+        self.step("Reserved is not used")
+        self.say(
+            f"A program of ours, PID {workload.pid}, has mapped {workload.truth['nr_pages']:,} pages, {size}.",
+            "It has touched none of them, so no memory stands behind them:",
+        )
+        self.maps(workload, process)
+
+    def drawn(self, workload: RunningWorkload, process: Process) -> None:
+        self.step("Touched is used")
+        truth = workload.tell(f"Draw {SEGMENTS}")
+        self.say(
+            f"Now it writes to {truth['nr_touched']:,} pages, in {SEGMENTS} segments: all pages of the first, every",
+            "second one of the next two, and again. The kernel gives each page a frame when it is first touched:",
+        )
+        cells, places = process.density(self.width - 24, selection=area_of(workload))
+        self.show(
+            f"hist {workload.pid} {workload.address:#x}",
+            self.lines(histogram_view(cells, places, process.page_size, {}, self.ascii_only)),
+        )
+        strips = process.grid(selection=area_of(workload), cell_pages=8)
+        view = map_view(strips, process.page_size, self.width - 3, {}, self.ascii_only, Previous())
+        self.show(f"map {workload.pid} {workload.address:#x} --cell 8", self.lines(view))
+
+    def translated(self, workload: RunningWorkload, process: Process) -> None:
+        self.step("Where a byte really is")
+        address = workload.address + PROBED_PAGE * process.page_size + PROBED_BYTE
+        found = process.translate([address])[0]
+        self.say(f"Take the byte at {address:#x}, in page {PROBED_PAGE} of the drawing.")
+        self.show(f"translate {workload.pid} {address:#x}", self.lines(translate_table([found], {})))
+        if found.pfn is None:
+            self.say("The frame is hidden from us: physical addresses need CAP_SYS_ADMIN, or root.")
+            return
+        offset = address % process.page_size
+        self.say(
+            f"Its offset in the page is {offset:#x}. Frame {found.pfn} x {process.page_size} + {offset:#x}"
+            f" = {found.phys:#x}: there it is in RAM."
+        )
+
+    def counted(self, workload: RunningWorkload, process: Process) -> None:
+        self.step("Counted twice")
+        self.say("The kernel's own sum (smaps), and ours, page by page (pagemap). They agree to the page:")
+        for source in ("smaps", "pagemap"):
+            usage = process.maps(source, selection=area_of(workload)).vmas[0].usage
+            self.say(
+                f"  {source:<8} RSS {known(usage.rss)}, USS {known(usage.uss)}, PSS {known(usage.pss)},"
+                f" {usage.nr_present} pages present"
+            )
+        truth = workload.truth["nr_touched"]
+        self.say(f"  truth    {truth} pages touched, {format_size(truth * process.page_size)}")
+        result = process.usage()
+        info = {"pid": process.pid, "name": process.stat.name}
+        self.say("The whole program, with its interpreter:")
+        self.show(f"usage {workload.pid}", self.lines(usage_table([(info, result)])))
+
+    def given_back(self, workload: RunningWorkload, process: Process) -> None:
+        self.step("Given back")
+        workload.tell("Clear")
+        self.say("The program gives the pages back, and keeps the addresses:")
+        self.maps(workload, process)
+        self.say(
+            "",
+            "That was demand paging. Try the same on a program of yours:",
+            "  mematlas                  the largest processes",
+            "  mematlas map PID -i 1s    watch one live",
+            "  mematlas doctor           what else would work here, and what it needs",
+        )
+
+    def maps(self, workload: RunningWorkload, process: Process) -> None:
+        result = process.maps(selection=area_of(workload))
+        self.show(f"maps {workload.pid} {workload.address:#x}", list(self.lines(maps_table(result, {}, False)))[:2])
+
+    def lines(self, view: Any) -> Iterable[str]:
+        lines: Iterable[str] = view.lines(colour=self.colour)
+        return lines
+
+
+def known(size: int | None) -> str:
+    """Return a size, or that it is not known."""
+    return "not known" if size is None else format_size(size)
+
+
+def area_of(workload: RunningWorkload) -> Selection:
+    """Return the selection of the workload's memory."""
+    return Selection(area=f"{workload.address:#x}")

@@ -1,0 +1,69 @@
+"""A workload running beside us, driven by lines and telling its truth as JSON."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from mematlas.errors import ProcessGone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+
+class RunningWorkload:
+    """A workload started as a process of its own. It ends when its input does: at the latest, with us.
+
+    >>> with RunningWorkload("prober") as prober:
+    ...     prober.truth["nr_touched"]
+    1
+    """
+
+    def __init__(self, *words: str) -> None:
+        import subprocess
+
+        self.program = subprocess.Popen(
+            [sys.executable, "-m", "mematlas", "workload", *words, "--json"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        self.truth: dict[str, Any] = {}
+        """What it said last."""
+        self.hear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.program.communicate()
+
+    @property
+    def pid(self) -> int:
+        """Its PID."""
+        return self.program.pid
+
+    @property
+    def address(self) -> int:
+        """Where its memory starts."""
+        return int(self.truth["address"], 16)
+
+    def tell(self, line: str) -> dict[str, Any]:
+        """Send a line; return what it then says is true."""
+        assert self.program.stdin
+        self.program.stdin.write(line + "\n")
+        self.program.stdin.flush()
+        return self.hear()
+
+    def hear(self) -> dict[str, Any]:
+        """Wait for what it says next."""
+        import json
+
+        assert self.program.stdout
+        line = self.program.stdout.readline()
+        if not line:
+            raise ProcessGone(self.pid, "(the workload) ended early")
+        self.truth = json.loads(line)
+        return self.truth
