@@ -43,8 +43,8 @@ FRAME_FILES = ("kpagecount", "kpageflags")
 
 CHUNK = 8192
 """Frames of which one string of bits is kept, and which are read together."""
-GAP = b"0" * 17
-"""So many frames that are not ours end a run: fewer cost less as packed zeros than a new extent does."""
+GAP = bytes(17)
+"""So many empty words end a run: fewer cost less as packed zeros than another extent does."""
 
 
 @record
@@ -206,7 +206,9 @@ class Recorder:
             self.zero_known = reader.zero_known
         if not self.zero_known:
             self.notes.append(ZERO_UNKNOWN)
-        self.notes += dict.fromkeys(self.unknown_backings.values())
+        if self.unknown_backings:
+            why = next(iter(self.unknown_backings.values()))
+            self.notes.append(f"pages unknown of {len(self.unknown_backings)} VMAs of shared memory: {why}")
         return True
 
     def _pagemap_parts(self, reader: PageReader, vmas: list[Vma]) -> Iterator[tuple[int, bytes]]:
@@ -216,11 +218,10 @@ class Recorder:
                 self.frames.add(block)
                 # What is unknown is so of a whole VMA, holes and all: machine.json names it.
                 states = self._mark_huge(reader, block).translate(WITHOUT_UNKNOWN)
-                low, high = len(states) - len(states.lstrip(b"\0")), len(states.rstrip(b"\0"))
-                if low < high:
+                self.nr_pages += len(states) - states.count(0)
+                for low, high in runs(states):
                     raw = bytearray(block.raw[low * ENTRY_SIZE : high * ENTRY_SIZE])
                     raw[7::ENTRY_SIZE] = states[low:high]
-                    self.nr_pages += len(states) - states.count(0)
                     yield (block.address // self.process.page_size + low) * ENTRY_SIZE, bytes(raw)
             if vma.kind == "shmem" and reader.hole(vma) == UNKNOWN:
                 name = f"{vma.start:x}-{vma.end:x}"
@@ -312,25 +313,36 @@ class Frames:
     def parts(self, file: WordFile) -> Iterator[tuple[int, bytes]]:
         """Yield the words of these frames, by their place in the file; those in between are zeros."""
         for number in sorted(self.chunks):
-            # A character per frame, "1" for ours.
-            marks = f"{int.from_bytes(self.chunks[number], 'little'):b}"[::-1].encode("ascii")
-            low = marks.find(b"1")
-            while low >= 0:
-                high = marks.find(GAP, low)
-                high = len(marks) if high < 0 else high
+            # A digit per frame, the lowest frame first; "0" becomes a zero byte.
+            digits = f"{int.from_bytes(self.chunks[number], 'little'):b}"[::-1].encode("ascii")
+            marks = digits.replace(b"0", b"\0")
+            for low, high in runs(marks):
                 offset = (number * CHUNK + low) * ENTRY_SIZE
                 yield offset, read_words(file, offset, marks[low:high])
-                low = marks.find(b"1", high)
+
+
+def runs(marks: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where bytes that are not zero stand together, over gaps shorter than `GAP`.
+
+    >>> list(runs(bytes(3) + b"ab" + bytes(20) + b"c"))
+    [(3, 5), (25, 26)]
+    """
+    low = len(marks) - len(marks.lstrip(b"\0"))
+    while low < len(marks):
+        high = marks.find(GAP, low)
+        high = len(marks.rstrip(b"\0")) if high < 0 else high
+        yield low, high
+        low = len(marks) - len(marks[high:].lstrip(b"\0"))
 
 
 def read_words(file: WordFile, offset: int, marks: bytes) -> bytes:
-    """Return a word for each mark: that of the file for "1", zero for "0"."""
+    """Return a word for each mark: that of the file, or zero for a zero."""
     data = bytearray(len(marks) * ENTRY_SIZE)
     view = memoryview(data)
     nr_read = file.read_into(view, offset)
     words = view.cast("Q")
     place = -1
-    while (place := marks.find(b"0", place + 1)) >= 0:
+    while (place := marks.find(0, place + 1)) >= 0:
         words[place] = 0
     return bytes(view[:nr_read])
 

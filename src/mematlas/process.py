@@ -223,7 +223,7 @@ class Process:
         chosen = self._choose(source, max_stall, notes)
         space = self.address_space()
         if chosen == "smaps":
-            vmas = self._maps_of_smaps(selection, first_pages, notes)
+            vmas = self._maps_of_smaps(space, selection, first_pages, notes)
         else:
             vmas = self._maps_of_pagemap(space, selection, notes)
         torn = self._torn(space)
@@ -245,8 +245,14 @@ class Process:
             return "smaps"
         return "pagemap"
 
-    def _maps_of_smaps(self, selection: Selection, first_pages: bool, notes: list[str]) -> list[VmaUsage]:
-        entries = [(vma, fields) for vma, fields in read_smaps(self.dir, self.devices) if selection.matches(vma)]
+    def _maps_of_smaps(
+        self, space: AddressSpace, selection: Selection, first_pages: bool, notes: list[str]
+    ) -> list[VmaUsage]:
+        every = read_smaps(self.dir, self.devices)
+        if [vma for vma, _ in every] != space.vmas:
+            # smaps just stops where the target ends while it is read: that would look like less memory.
+            self.address_space()
+        entries = [(vma, fields) for vma, fields in every if selection.matches(vma)]
         reader: PageReader | None = None
         try:
             reader = PageReader(self.dir)
@@ -328,11 +334,11 @@ class Process:
     def _add_huge(self, reader: PageReader, block: Block, thp: int | None, notes: list[str]) -> int | None:
         # A huge entry maps a frame aligned as the address is, so one look at each aligned place rules most out.
         per_table = self.page_size // 8
+        if thp is None or len(block) - block.kinds.get(0, 0) < per_table:
+            return thp
         first = -(block.address // self.page_size) % per_table
         places = range(first, len(block) - per_table + 1, per_table)
-        if thp is None or not any(
-            may_be_huge(block.states[place], block.entries[place], per_table) for place in places
-        ):
+        if not any(may_be_huge(block.states[place], block.entries[place], per_table) for place in places):
             return thp
         try:
             return thp + reader.huge_size(block)
@@ -384,11 +390,10 @@ class Process:
         Raises:
             ProcessGone: it ended, or started another program, meanwhile.
         """
-        space = self.address_space()
+        chosen = self._pieces(start, end, selection)
         with PageReader(self.dir, self._pacer() if paced else None) as reader:
-            for vma, low, high in space.pieces(start, end):
-                if selection.matches(vma):
-                    yield from ((vma, piece) for piece in reader.pieces(vma, low, high))
+            for vma, low, high in chosen:
+                yield from ((vma, piece) for piece in reader.pieces(vma, low, high))
 
     def grid(
         self,
@@ -403,7 +408,7 @@ class Process:
         """
         from mematlas.analysis.grid import Cells, Strip, choose_cell_pages
 
-        chosen = [piece for piece in self.address_space().pieces(start, end) if selection.matches(piece[0])]
+        chosen = self._pieces(start, end, selection)
         sizes = [(high - low) // self.page_size for _, low, high in chosen]
         cell_pages = cell_pages or choose_cell_pages(sizes, DRAWN_CELLS)
         if (nr_cells := sum(-(-size // cell_pages) for size in sizes)) > MAX_CELLS:
@@ -425,7 +430,7 @@ class Process:
         """
         from mematlas.analysis.grid import Cells
 
-        chosen = [piece for piece in self.address_space().pieces(start, end) if selection.matches(piece[0])]
+        chosen = self._pieces(start, end, selection)
         nr_pages = sum(high - low for _, low, high in chosen) // self.page_size
         cells = Cells(nr_pages, max(1, -(-nr_pages // columns)))
         places: list[tuple[Vma, int]] = []
@@ -437,13 +442,18 @@ class Process:
                 place += (high - low) // self.page_size
         return cells, places
 
+    def _pieces(self, start: int, end: int, selection: Selection) -> list[tuple[Vma, int, int]]:
+        """Return the parts of VMAs that a range touches, in whole pages."""
+        low, high = start - start % self.page_size, -(-end // self.page_size) * self.page_size
+        return [piece for piece in self.address_space().pieces(low, high) if selection.matches(piece[0])]
+
     def _fill(self, reader: PageReader, cells: Cells, vma: Vma, low: int, high: int, place: int) -> None:
         for piece in reader.pieces(vma, low, high):
             at = place + (piece.address - low) // self.page_size
             if isinstance(piece, Hole):
                 cells.add_hole(at, piece.nr_pages, STATE_OF_BYTE[piece.byte])
             else:
-                cells.add(at, piece.states)
+                cells.add(at, piece)
 
     def _pacer(self) -> Pacer | None:
         return Pacer() if self.procfs.live else None

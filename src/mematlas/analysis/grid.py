@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mematlas.kernel.pagemap import Block
+
 CLASSES = ("own", "shared", "zero", "swapped", "cached", "absent", "guard", "special", "unknown")
 """The states of `mematlas.model.pages.STATES`, with ``present`` split into mapped once and mapped by several."""
 
@@ -41,17 +43,19 @@ class Cells:
         self.holes: dict[int, dict[str, int]] = {}
         """Cell -> class -> pages that no block showed, where that is not ``absent``."""
 
-    def add(self, place: int, states: bytes) -> None:
+    def add(self, place: int, block: Block) -> None:
         """Count the pages of a block that begins ``place`` pages into the stretch."""
         size = self.cell_pages
-        end = place + len(states)
+        end = place + len(block)
         at = place
         while at < end:
             cell = at // size
             stop = min(end, (cell + 1) * size)
-            part = states if stop - at == len(states) else states[at - place : stop - place]
+            whole = stop - at == len(block)
             counts = self.counted.setdefault(cell, {})
-            for byte, nr_pages in histogram(part).items():
+            for byte, nr_pages in (
+                block.kinds if whole else histogram(block.states[at - place : stop - place])
+            ).items():
                 counts[byte] = counts.get(byte, 0) + nr_pages
             at = stop
 

@@ -82,7 +82,8 @@ class Arguments:
 
     def parse_slowly(self, words: list[str], prog: str, usage: str, text: str) -> Namespace:
         """Return the arguments as argparse sees them; prints help or a mistake, and exits, as it does."""
-        return Namespace(**vars(self.parser(prog, usage, text).parse_args(words)))
+        # Intermixed: words may stand before and after options, as `parse` has it.
+        return Namespace(**vars(self.parser(prog, usage, text).parse_intermixed_args(words)))
 
     def parser(self, prog: str, usage: str, text: str) -> argparse.ArgumentParser:
         """Return the argparse parser of the same declarations."""

@@ -33,14 +33,18 @@ HEADER_SIZE = 24
 class PackedFile:
     """A packed file, read by position as the file it was made from would be; holes read as zeros."""
 
-    def __init__(self, extents: list[tuple[int, int]], data: bytes) -> None:
-        self.starts = [offset for offset, _ in extents]
-        self.ends = [offset + size for offset, size in extents]
+    def __init__(self, extents: Iterable[tuple[int, int]], data: bytes) -> None:
+        from array import array
+
+        # Arrays: pages scattered over a TiB are an extent each, and lists take ten times as much.
+        self.starts, self.ends = array("Q"), array("Q")
         self.data = data
-        self.places: list[int] = []
+        self.places = array("Q")
         """Where in ``data`` each extent begins."""
         place = 0
-        for _, size in extents:
+        for offset, size in extents:
+            self.starts.append(offset)
+            self.ends.append(offset + size)
             self.places.append(place)
             place += size
 
@@ -68,20 +72,20 @@ class PackedFile:
         table_end = HEADER_SIZE + 16 * nr_extents
         if version != VERSION or word_size != WORD_SIZE or len(content) < table_end:
             raise FormatError(path, f"version {version}, word size {word_size}, {nr_extents} extents")
-        flat = struct.unpack_from(f"<{2 * nr_extents}Q", content, HEADER_SIZE)
-        extents = list(zip(flat[::2], flat[1::2], strict=True))
+        extents = memoryview(content)[HEADER_SIZE:table_end]
         try:
-            data = zlib.decompress(content[table_end:])
+            data = zlib.decompress(memoryview(content)[table_end:])
         except zlib.error as error:
             raise FormatError(path, str(error)) from None
-        end = 0
-        for offset, size in extents:
+        end = total = 0
+        for offset, size in struct.iter_unpack("<QQ", extents):
             if offset < end or offset % WORD_SIZE or size % WORD_SIZE:
                 raise FormatError(path, f"extent at {offset:#x} of {size} bytes")
             end = offset + size
-        if len(data) != sum(size for _, size in extents):
+            total += size
+        if len(data) != total:
             raise FormatError(path, f"{len(data)} bytes of data")
-        return cls(extents, data)
+        return cls(struct.iter_unpack("<QQ", extents), data)
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         size = len(buffer)

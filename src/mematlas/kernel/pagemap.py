@@ -95,12 +95,12 @@ class Pacer:
     """Lets the target run between reads.
 
     Each read of pagemap holds the target's mmap lock for some 20 us only, but reads without a pause starve its
-    mmap, munmap and brk: the lock is nearly always held by a reader. A pause after every 20 us of reading gives
+    mmap, munmap and brk: the lock is nearly always held by a reader. A pause after every 40 us of reading gives
     a busy target most of its speed back.
     """
 
-    WORK = 20e-6
-    PAUSE = 50e-6
+    WORK = 40e-6
+    PAUSE = 150e-6
 
     def __init__(self) -> None:
         self.used = 0.0

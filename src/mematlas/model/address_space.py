@@ -116,7 +116,7 @@ def parse_range(text: str, page_size: int) -> tuple[int, int] | None:
     if not minus:
         return start - start % page_size, start - start % page_size + page_size
     end = parse_address(last)
-    return None if end is None else (start, end)
+    return None if end is None or end < start else (start, end)
 
 
 def parse_address(text: str) -> int | None:

@@ -24,9 +24,11 @@ from mematlas.kernel.pagemap import (
     PRESENT,
     SWAP,
     UNKNOWN,
+    ZERO,
     Block,
     Pacer,
     Pagemap,
+    histogram,
     mark_special,
     to_marks,
 )
@@ -73,9 +75,21 @@ STATE_OF_BYTE = tuple(state_of(byte) for byte in range(256))
 
 HUGE = PRESENT | MARK_B
 """In a capture alone: a present page that a huge entry (PMD) maps. Of a running process PAGEMAP_SCAN tells."""
-IS_HUGE = to_marks({byte for byte in range(256) if byte & HUGE == HUGE})
+IS_HUGE = to_marks({byte for byte in range(256) if byte & (HUGE | MARK_A) == HUGE})  # without the huge zero page
 WITHOUT_HUGE = bytes(byte & ~MARK_B if byte & PRESENT else byte for byte in range(256))
 WITHOUT_MARKS = bytes(byte & ~MARKS for byte in range(256))
+
+
+def is_zero_candidate(byte: int, anon: bool) -> bool:
+    """Whether such an entry may map the zero page: present, not exclusive, anonymous.
+
+    The huge zero page carries the file bit, which nothing else in an anonymous VMA does.
+    """
+    return byte & (PRESENT | EXCLUSIVE | MARKS) == PRESENT and (anon or not byte & FILE)
+
+
+TO_ASK_ABOUT = tuple(is_zero_candidate(byte, True) or byte & (SWAP | PRESENT) == SWAP for byte in range(256))
+"""Which state bytes may stand for something else than they say."""
 
 
 @record
@@ -89,14 +103,6 @@ class Hole:
 
     def __len__(self) -> int:
         return self.nr_pages
-
-
-def is_zero_candidate(byte: int, anon: bool) -> bool:
-    """Whether such an entry may map the zero page: present, not exclusive, anonymous.
-
-    The huge zero page carries the file bit, which nothing else in an anonymous VMA does.
-    """
-    return byte & (PRESENT | EXCLUSIVE | MARKS) == PRESENT and (anon or not byte & FILE)
 
 
 class PageReader:
@@ -180,18 +186,23 @@ class PageReader:
             self.pagemap.file.read_into(memoryview(raw), block.address // self.page_size * ENTRY_SIZE)
             return raw[7::ENTRY_SIZE].translate(IS_HUGE).count(1) * self.page_size
         end = block.address + len(block) * self.page_size
-        return sum(high - low for low, high in self.pagemap.scanner.ranges(block.address, end, PAGE_IS_HUGE))
+        nr_pages = 0
+        for low, high in self.pagemap.scanner.ranges(block.address, end, PAGE_IS_HUGE):
+            # The huge zero page is mapped by a huge entry too, and is nobody's memory.
+            part = block.states[(low - block.address) // self.page_size : (high - block.address) // self.page_size]
+            nr_pages += sum(count for byte, count in histogram(part).items() if byte & ZERO == PRESENT)
+        return nr_pages * self.page_size
 
     def _mark(self, block: Block, vma: Vma, backing: Backing | None) -> None:
         if self.pagemap.marked:
             self._unmark(block, vma)
             return
         kinds = block.kinds
-        if any(byte & SWAP and not byte & PRESENT for byte in kinds):
-            block.states = mark_special(block.states, block.raw)
         anon = vma.kind in ANON_KINDS
-        if any(is_zero_candidate(byte, anon) for byte in kinds):
-            self._mark_zero(block, anon)
+        for byte in kinds:
+            if TO_ASK_ABOUT[byte]:
+                self._ask(block, anon)
+                break
         if 0 in kinds and vma.kind == "shmem":
             if backing:
                 block.states = backing.mark(block.address, block.states, self.page_size)
@@ -212,6 +223,13 @@ class PageReader:
         if why:
             self.unknown_backing.add(why)
         return why
+
+    def _ask(self, block: Block, anon: bool) -> None:
+        kinds = block.kinds
+        if any(byte & SWAP and not byte & PRESENT for byte in kinds):
+            block.states = mark_special(block.states, block.raw)
+        if any(is_zero_candidate(byte, anon) for byte in kinds):
+            self._mark_zero(block, anon)
 
     def _mark_zero(self, block: Block, anon: bool) -> None:
         try:

@@ -47,7 +47,8 @@ def resolve_all(text: str, procfs: ProcFS) -> list[Target]:
         return [Target(procfs, pid) for pid in matching_command_line(text, procfs)]
     if text.startswith("cgroup:"):
         return [Target(procfs, pid) for pid in in_cgroup(text, procfs)]
-    if os.path.isdir(text):
+    # A directory that just happens to be called as the process is no capture.
+    if os.path.isdir(text) and ("/" in text or os.path.exists(os.path.join(text, "machine.json"))):
         return in_capture(text)
     if not text or "/" in text:
         raise TargetNotFound(f"no process or capture {text!r}")

@@ -170,13 +170,17 @@ def map_view(
     return Drawn("map/1", CELL_COLUMNS, rows(), target=target, draw=draw)
 
 
+SHARED_ANON = "/dev/zero (deleted)"
+"""What the kernel calls shared anonymous memory (mm/shmem.c, shmem_zero_setup)."""
+
 NAME_WIDTH = 16
 LEFT = 14 + 1 + 9 + 1 + 4 + 1 + NAME_WIDTH + 1
 
 
 def strip_head(strip: Strip) -> str:
     """Return what stands left of a VMA's cells: address, size, rights, name."""
-    name = strip.vma.path.rsplit("/", 1)[-1] if strip.vma.path.startswith("/") else strip.vma.path
+    path = strip.vma.path
+    name = "shared anon" if path == SHARED_ANON else path.rsplit("/", 1)[-1] if path[:1] == "/" else path
     name = format_path(name or strip.vma.kind)
     if len(name) > NAME_WIDTH:
         name = name[: NAME_WIDTH - 1] + "~"
@@ -209,4 +213,4 @@ def legend(
     for name, nr_pages in totals.items():
         if nr_pages:
             marks = "".join(dict.fromkeys(glyphs[name]))
-            yield f"{paint(f'{marks:<4}', STYLE_OF.get(name, name), colour)}  {LEGEND[name]}: {nr_pages:,} pages"
+            yield f"{paint(f'{marks:<4}', STYLE_OF.get(name, name), colour)}  {LEGEND[name]}: {nr_pages:,} page{'s' if nr_pages > 1 else ''}"
