@@ -43,7 +43,7 @@ FRAME_FILES = ("kpagecount", "kpageflags")
 
 CHUNK = 8192
 """Frames of which one string of bits is kept, and which are read together."""
-GAP = bytes(17)
+GAP = bytes(32)
 """So many empty words end a run: fewer cost less as packed zeros than another extent does."""
 
 
@@ -324,8 +324,8 @@ class Frames:
 def runs(marks: bytes) -> Iterator[tuple[int, int]]:
     """Yield where bytes that are not zero stand together, over gaps shorter than `GAP`.
 
-    >>> list(runs(bytes(3) + b"ab" + bytes(20) + b"c"))
-    [(3, 5), (25, 26)]
+    >>> list(runs(bytes(3) + b"ab" + bytes(9) + b"c" + bytes(40) + b"d"))
+    [(3, 15), (55, 56)]
     """
     low = len(marks) - len(marks.lstrip(b"\0"))
     while low < len(marks):

@@ -1,5 +1,5 @@
 """All VMAs end to end, without the gaps between them; the height of a column is the share of its pages that are
-present. A column that is mostly swapped shows "s". Then the present pages of all pages.
+present. A column that is mostly swapped shows "s". Then the present pages of all pages. AREA picks as in maps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def add_arguments(arguments: Arguments) -> None:
 
 
 def run(args: Namespace, session: Session) -> int:
-    start, end, selection = span_of(selection_of(args, session), session)
+    start, end, selection = span_of(selection_of(args, session), session, one_page=False)
     width = width_of(args, session)
 
     def make() -> Table:

@@ -1,5 +1,6 @@
 """A line or more per VMA; a character is a cell of as many pages as make the whole fit a screen, or of --cell.
-The commonest state in a cell, "absent" aside, gives its character and colour: denser for more of it.
+The commonest state in a cell, "absent" aside, gives its character and colour: denser for more of it. AREA picks as
+in maps.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def add_arguments(arguments: Arguments) -> None:
 
 
 def run(args: Namespace, session: Session) -> int:
-    start, end, selection = span_of(selection_of(args, session), session)
+    start, end, selection = span_of(selection_of(args, session), session, one_page=False)
     width = width_of(args, session)
     previous = Previous()
 

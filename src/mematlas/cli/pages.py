@@ -7,7 +7,7 @@ from __future__ import annotations
 from mematlas.cli.maps import add_selection, selection_of
 from mematlas.cli.session import TARGETS, add_output, add_repeat, add_target, parse_count
 from mematlas.errors import BadInput
-from mematlas.model.address_space import Selection, parse_range
+from mematlas.model.address_space import Selection, parse_address, parse_range
 from mematlas.record import replace
 from mematlas.views.pages import PageFilter, pages_table
 
@@ -37,7 +37,7 @@ def add_arguments(arguments: Arguments) -> None:
 
 
 def run(args: Namespace, session: Session) -> int:
-    start, end, selection = span_of(selection_of(args, session), session)
+    start, end, selection = span_of(selection_of(args, session), session, one_page=True)
     wanted = PageFilter(args.present, args.swapped, args.exclusive, args.dirty, args.soft_dirty)
     if args.runs and args.dirty:
         raise BadInput("--dirty is of single frames: not with --runs")
@@ -50,10 +50,16 @@ def run(args: Namespace, session: Session) -> int:
     return 0
 
 
-def span_of(selection: Selection, session: Session) -> tuple[int, int, Selection]:
-    """Return the addresses that a selection's area spans, and the selection without it when they say all of it."""
+def span_of(selection: Selection, session: Session, one_page: bool) -> tuple[int, int, Selection]:
+    """Return the addresses that a selection's area spans, and the selection without it when they say all of it.
+
+    An address alone is its page where ``one_page``, else its VMA.
+    """
     page_size = session.process.page_size
-    span = parse_range(selection.area, page_size) if selection.area is not None else None
+    area = selection.area
+    span = None
+    if area is not None and (one_page or parse_address(area) is None):
+        span = parse_range(area, page_size)
     space = session.process.address_space()
     if span is None:
         if not any(selection.matches(vma) for vma in space.vmas):

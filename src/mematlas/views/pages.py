@@ -40,7 +40,7 @@ RUN_COLUMNS = (
     Column("state", "STATE", width=7),
     Column("pfn", "FIRST PFN", "count", width=9),
     Column("phys", "FIRST FRAME AT", "address", width=14),
-    Column("contiguous", "CONTIGUOUS", width=10),
+    Column("contiguous", "CONTIGUOUS", "flag"),
     Column("swap_type", "SWAP", "count", width=4),
     Column("swap_offset", "FIRST SLOT", "hex", width=10),
     Column("flags", "FLAGS", "list", width=22),

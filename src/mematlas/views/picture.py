@@ -212,5 +212,5 @@ def legend(
     yield f"a cell is {cell_pages} page{'s' if cell_pages > 1 else ''}, {format_size(cell_pages * page_size)}"
     for name, nr_pages in totals.items():
         if nr_pages:
-            marks = "".join(dict.fromkeys(glyphs[name]))
-            yield f"{paint(f'{marks:<4}', STYLE_OF.get(name, name), colour)}  {LEGEND[name]}: {nr_pages:,} page{'s' if nr_pages > 1 else ''}"
+            marks = paint(f"{''.join(dict.fromkeys(glyphs[name])):<4}", STYLE_OF.get(name, name), colour)
+            yield f"{marks}  {LEGEND[name]}: {nr_pages:,} page{'s' if nr_pages > 1 else ''}"

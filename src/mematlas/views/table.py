@@ -33,7 +33,7 @@ class Column:
     key: str
     title: str
     kind: str = "text"
-    """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``list`` or ``number``."""
+    """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``list``, ``flag`` or ``number``."""
     shown: bool = True
     """Whether text shows it; JSON and CSV always do."""
     width: int = 0
@@ -53,6 +53,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "address": format_address,
     "hex": format_hex,
     "list": format_list,
+    "flag": lambda value: "yes" if value else "no",
     "number": lambda value: f"{value:.3f}" if isinstance(value, float) else str(value),
 }
 

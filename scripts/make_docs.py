@@ -1,0 +1,167 @@
+"""Make docs/cli.md, the reference of the command line, from what the commands declare.
+
+    .venv/bin/python scripts/make_docs.py            write it
+    .venv/bin/python scripts/make_docs.py --check    exit 1 when it is stale
+
+The layout is ours, not that of argparse, which differs from one Python version to the next.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from mematlas import cli, errors
+from mematlas.cli.arguments import Arguments
+from mematlas.cli.session import TARGETS
+
+OUTPUT = Path(__file__).parents[1] / "docs" / "cli.md"
+
+HEAD = """\
+<!-- Made by scripts/make_docs.py from the commands themselves: change those, then run `make docs`. -->
+
+# Command reference
+
+What every command takes. The [guide](guide.md) shows what they are for, and [concepts](concepts.md) what the words
+mean.
+
+```text
+mematlas COMMAND TARGET [options]
+mematlas COMMAND [options] -- PROGRAM ...
+mematlas COMMAND --help
+```
+
+`mematlas --help` lists the commands, `mematlas --version` names the version. Data goes to standard output, all else
+to standard error.
+"""
+
+EXIT_CODES = """\
+## Exit codes
+
+| code | meaning |
+|---|---|
+"""
+
+EXIT_TAIL = """
+With `-- PROGRAM ...` the exit code is that of the program when that is not 0 and the looking itself went well; 128 and
+the number of the signal when one ended it. A reader that has enough (`| head`) ends
+the command quietly, with 0.
+"""
+
+
+def main(words: list[str]) -> int:
+    """Write the page, or check that it is as it would be written."""
+    text = page()
+    if words == ["--check"]:
+        if OUTPUT.exists() and OUTPUT.read_text(encoding="utf-8") == text:
+            return 0
+        print(f"{OUTPUT.name} is stale: run `make docs`", file=sys.stderr)
+        return 1
+    if words:
+        print(f"{Path(__file__).name} takes --check or nothing", file=sys.stderr)
+        return 2
+    OUTPUT.write_text(text, encoding="utf-8")
+    return 0
+
+
+def page() -> str:
+    """Return the whole page."""
+    parts = [HEAD, targets(), commands_table(), overview()]
+    parts += [command(name) for name in cli.COMMANDS]
+    parts += [EXIT_CODES + "".join(f"| {code} | {text} |\n" for code, text in exit_codes()) + EXIT_TAIL]
+    return "\n".join(parts)
+
+
+def targets() -> str:
+    """Return what a target can be, in the words of the help."""
+    return f"## Targets\n\n```text\n{TARGETS}\n```\n"
+
+
+def commands_table() -> str:
+    """Return the list of all commands, by group."""
+    lines = ["## Commands", "", "| | command | shows or does |", "|---|---|---|"]
+    last = ""
+    for name, (group, text) in cli.COMMANDS.items():
+        lines.append(f"| {group if group != last else ''} | [`{name}`](#{name}) | {text} |")
+        last = group
+    return "\n".join(lines) + "\n"
+
+
+def overview() -> str:
+    """Return the section about the program called without a command."""
+    module = cli.load("overview")
+    return f"## mematlas alone\n\n{usage('', module)}\n{prose(module)}\n{options_table(module)}"
+
+
+def command(name: str) -> str:
+    """Return the section about one command."""
+    module = cli.load(name)
+    return f"## {name}\n\n{cli.COMMANDS[name][1]}\n\n{usage(name, module)}\n{prose(module)}\n{options_table(module)}"
+
+
+def usage(name: str, module: Any) -> str:
+    """Return the usage line."""
+    return f"```text\n{' '.join(filter(None, ('mematlas', name, module.USAGE)))}\n```\n"
+
+
+def prose(module: Any) -> str:
+    """Return the text of a command's help; lines that are aligned with blanks stay as they are."""
+    text = inspect.cleandoc(module.__doc__ or "").replace(TARGETS, "TARGETS")
+    parts = []
+    for paragraph in text.split("\n\n"):
+        if paragraph == "TARGETS":
+            continue
+        if "  " in paragraph.strip():
+            parts.append(f"```text\n{paragraph}\n```\n")
+        else:
+            parts.append(f"{paragraph}\n")
+    return "\n".join(parts)
+
+
+def options_table(module: Any) -> str:
+    """Return the arguments that a command declares, as a table."""
+    arguments = Arguments()
+    module.add_arguments(arguments)
+    lines = ["| argument | meaning |", "|---|---|"]
+    lines += [f"| {spelling(names, settings)} | {meaning(settings)} |" for names, settings in arguments.declared]
+    return "\n".join(lines) + "\n" if len(lines) > 2 else "It takes no options.\n"
+
+
+def spelling(names: tuple[str, ...], settings: dict[str, Any]) -> str:
+    """Return how an argument is written: ``-p TARGET``, ``--pid TARGET``."""
+    if not names[0].startswith("-"):
+        return f"`{settings.get('metavar', names[0].upper())}`"
+    if settings.get("action") == "store_true":
+        value = ""
+    else:
+        value = " " + (settings.get("metavar") or names[-1].lstrip("-").upper())
+    return ", ".join(f"`{name}{value}`" for name in names)
+
+
+def meaning(settings: dict[str, Any]) -> str:
+    """Return what an argument is for, with its choices where the help does not name them all."""
+    text = str(settings.get("help", "")).replace("%%", "%").replace("|", "\\|").replace("<", "&lt;")
+    text = text.replace("see below", "see [Targets](#targets)")
+    choices = [str(choice) for choice in settings.get("choices", ())]
+    if all(choice in text for choice in choices):
+        return text
+    return f"{text}; one of {', '.join(f'`{choice}`' for choice in choices)}"
+
+
+def exit_codes() -> list[tuple[int, str]]:
+    """Return the exit codes with their meanings, as the errors that become them say it."""
+    meanings: dict[int, list[str]] = {}
+    kinds: list[type[errors.Error]] = [errors.Error, *errors.Error.__subclasses__()]
+    for kind in kinds:
+        text = (kind.__doc__ or "").split("\n")[0].partition(". ")[0].rstrip(".").replace("``", "`")
+        meanings.setdefault(kind.exit_code, []).append(text[:1].lower() + text[1:])
+    meanings[0] = ["done"]
+    meanings[1] = ["any other error"]
+    meanings[130] = ["interrupted with Ctrl-C"]
+    return sorted((code, "; ".join(texts)) for code, texts in meanings.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,116 @@
+"""What several test modules need: programs to look at, the command line as a program, processes made of files."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from victim import DEADLINE
+
+PAGE = os.sysconf("SC_PAGESIZE")
+
+SPARSE = """
+import ctypes, json, mmap, sys
+size, pages, name = json.loads(sys.argv[1])
+NORESERVE, NOHUGEPAGE = 0x4000, getattr(mmap, "MADV_NOHUGEPAGE", 15)
+area = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
+try:
+    area.madvise(NOHUGEPAGE)
+except OSError:
+    pass
+for page in pages:
+    area[page * mmap.PAGESIZE] = 1
+print(json.dumps(ctypes.addressof(ctypes.c_char.from_buffer(area))), flush=True)
+"""
+"""Maps one private anonymous area and touches some of its pages; tells its address."""
+
+WAIT = "\nsys.stdin.read()\n"
+
+
+@dataclass
+class Program:
+    """A program that runs until its standard input ends."""
+
+    process: subprocess.Popen[str]
+    told: Any
+    """What it said first, as JSON."""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def kill(self) -> None:
+        """End it, and reap it."""
+        self.process.kill()
+        self.process.wait(DEADLINE)
+
+
+@contextmanager
+def program(code: str, argument: object = None, *, wait: str = WAIT) -> Iterator[Program]:
+    """Run Python code that imports sys and prints one line of JSON; it waits after that."""
+    words = [sys.executable, "-I", "-S", "-c", code + wait, json.dumps(argument)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        assert select.select([process.stdout], [], [], DEADLINE)[0], "the program says nothing"
+        yield Program(process, json.loads(process.stdout.readline() or "null"))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def sparse(size: int, pages: Sequence[int]) -> Iterator[Program]:
+    """Run a program with one area of this size of which these pages are present; it tells the address."""
+    with program(SPARSE, [size, list(pages), "sparse"]) as running:
+        yield running
+
+
+def mematlas(*words: object, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a program of its own, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "mematlas", *map(str, words)],
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=DEADLINE,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+
+
+STAT = "{pid} (made up) S 1 1 1 0 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n"
+STATUS = "Name:\tmade up\nVmRSS:\t{rss} kB\nVmPTE:\t64 kB\n"
+
+
+def make_process(root: Path, pid: int = 7, maps: str = "", words: Mapping[int, int] | None = None) -> Path:
+    """Make a directory as /proc has one for a process, and one file of the machine; return that of the process.
+
+    ``words`` are pagemap entries by page number.
+    """
+    directory = root / str(pid)
+    directory.mkdir(parents=True)
+    for name, text in (("stat", STAT), ("status", STATUS), ("maps", maps), ("mountinfo", "")):
+        (directory / name).write_text(text.format(pid=pid, rss=8) if name.startswith("stat") else text)
+    with open(directory / "pagemap", "wb") as file:
+        for page, word in (words or {}).items():
+            file.seek(page * 8)
+            file.write(struct.pack("=Q", word))
+    return directory
+
+
+def write_words(path: Path, words: Mapping[int, int]) -> None:
+    """Write a file of words by frame number, such as kpagecount."""
+    with open(path, "wb") as file:
+        for place, word in words.items():
+            file.seek(place * 8)
+            file.write(struct.pack("=Q", word))

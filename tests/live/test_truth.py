@@ -1,0 +1,209 @@
+"""Numbers equal the truth: for a process that stands still, from both sources, for every kind of memory.
+
+The kernel's smaps is parsed here on its own. Pages of libraries are shared with processes that come and go
+meanwhile, so whatever is compared was read between two readings of smaps that are alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from mematlas import Process
+from mematlas.analysis.grid import CLASSES
+from mematlas.analysis.usage import Usage
+from mematlas.cli import main
+from mematlas.model.pages import STATE_OF_BYTE
+from mematlas.process import MapsResult, VmaUsage
+from mematlas.record import as_dict
+from victim import DEADLINE, KINDS, PATH_KINDS, Area, Victim
+
+T = TypeVar("T")
+Smaps = dict[int, dict[str, int]]
+
+FIXTURES = {"ksm": "ksm", "hugetlb": "hugetlb_pages", "swapped": "swap", "shared_anon_swapped": "swap"}
+FORKED = ("parent", "child", "parent, half rewritten", "child, half rewritten")
+SCENES = (*(kind for kind in KINDS if kind != "forked"), *FORKED, "path_newline", "path_deleted_twice")
+SOURCES = ("smaps", "pagemap")
+PRESENT = ("own", "shared", "zero")
+OUR_NAMES = {"shared": "present", "hugetlb": "present", "shmem_swapped": "swapped"}
+"""What we call the states of a victim, where it is another word."""
+
+
+def read_smaps(pid: int) -> Smaps:
+    """Return the fields of each VMA in bytes, by its start."""
+    found: Smaps = {}
+    for line in Path(f"/proc/{pid}/smaps").read_bytes().split(b"\n"):
+        name, _, rest = line.partition(b" ")
+        if name.endswith(b":"):
+            if rest.endswith(b" kB"):
+                found[start][name[:-1].decode()] = int(rest.split()[0]) * 1024
+        elif name:
+            start, end = (int(part, 16) for part in name.split(b"-"))
+            found[start] = {"End": end}
+    return found
+
+
+@dataclass
+class Scene:
+    """A process that stands still, and the one VMA of it whose every page is known."""
+
+    area: Area
+    process: Process
+
+    def look(self, what: Callable[[], T]) -> tuple[Smaps, T]:
+        """Return what was seen, with the smaps before it, which is that after it too."""
+        end = time.monotonic() + DEADLINE
+        while True:
+            before, seen = read_smaps(self.area.pid), what()
+            if read_smaps(self.area.pid) == before:
+                return before, seen
+            assert time.monotonic() < end, "smaps never stands still: the machine is too busy"
+
+    def maps(self, source: str) -> tuple[Smaps, MapsResult]:
+        return self.look(lambda: self.process.maps(source))
+
+    def known(self, result: MapsResult) -> VmaUsage:
+        """Return the VMA whose pages are known."""
+        return next(item for item in result.vmas if item.vma.start == self.area.address)
+
+
+@pytest.fixture(params=SCENES)
+def scene(request: pytest.FixtureRequest, victim: Callable[..., Victim]) -> Iterator[Scene]:
+    kind: str = request.param
+    if kind in FIXTURES:
+        request.getfixturevalue(FIXTURES[kind])
+    made = victim("forked" if kind in FORKED else kind)
+    name = kind
+    if kind in FORKED:
+        made.fork()
+        name = "forked_child" if kind.startswith("child") else "forked"
+    if kind.endswith("rewritten"):
+        made.rewrite_half()
+    area = made[name]
+    with made.stopped(), Process(area.pid) as process:
+        yield Scene(area, process)
+
+
+def assert_equal_smaps(usage: Usage, fields: dict[str, int]) -> None:
+    assert usage.rss == fields["Rss"]
+    assert usage.uss == fields["Private_Clean"] + fields["Private_Dirty"]
+    assert usage.swap == fields["Swap"]
+    assert usage.anon == fields["Anonymous"]
+    assert usage.hugetlb == fields["Private_Hugetlb"] + fields["Shared_Hugetlb"]
+    assert usage.thp == sum(fields[name] for name in ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"))
+    # The kernel rounds each VMA down to 1 KiB.
+    assert usage.pss is not None
+    assert 0 <= usage.pss - fields["Pss"] < 1024
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_vma_equals_smaps(source: str, scene: Scene) -> None:
+    smaps, result = scene.maps(source)
+
+    assert [(item.vma.start, item.vma.end) for item in result.vmas] == [(at, smaps[at]["End"]) for at in smaps]
+    for item in result.vmas:
+        assert_equal_smaps(item.usage, smaps[item.vma.start])
+    assert (result.reading.source, result.reading.torn, result.reading.notes) == (source, False, ())
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("source", SOURCES)
+def test_usage_is_the_sum_of_smaps(source: str, scene: Scene) -> None:
+    smaps, result = scene.look(lambda: scene.process.usage(source))
+
+    sums = {name: sum(fields[name] for fields in smaps.values()) for name in smaps[scene.area.address]}
+    usage = result.usage
+    assert (usage.rss, usage.swap, usage.anon) == (sums["Rss"], sums["Swap"], sums["Anonymous"])
+    assert usage.uss == sums["Private_Clean"] + sums["Private_Dirty"]
+    assert usage.pss is not None
+    assert 0 <= usage.pss - sums["Pss"] < 1024 * len(smaps)
+    assert usage.rss == (usage.anon or 0) + (usage.file or 0) + (usage.shmem or 0)
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("source", SOURCES)
+def test_counts_are_the_truth(source: str, scene: Scene) -> None:
+    area = scene.area
+
+    item = scene.known(scene.maps(source)[1])
+    usage = item.usage
+    assert (usage.nr_pages, usage.nr_present) == (area.nr_pages, area.nr_present)
+    assert (usage.nr_swapped, usage.zero) == (area.nr_swapped, area.nr_zero * area.page_size)
+    assert usage.nr_exclusive == area.nr_exclusive + area.nr_hugetlb
+    assert item.first_state == OUR_NAMES.get(area.states[0], area.states[0])
+    assert (item.phys is not None) == (area.states[0] in ("present", "shared", "zero", "hugetlb"))
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_both_sources_agree_in_all_that_both_know(scene: Scene) -> None:
+    _, (first, second) = scene.look(lambda: (scene.process.maps("smaps"), scene.process.maps("pagemap")))
+
+    for one, two in zip(first.vmas, second.vmas, strict=True):
+        assert (one.vma, one.first_state, one.phys) == (two.vma, two.first_state, two.phys)
+        known = {key: value for key, value in as_dict(one.usage).items() if key != "pss" and value is not None}
+        assert {key: as_dict(two.usage)[key] for key in known} == known
+    assert None not in as_dict(scene.known(first).usage).values()
+    assert None not in as_dict(scene.known(second).usage).values()
+
+
+def test_pages_are_in_the_states_that_are_known(scene: Scene) -> None:
+    area = scene.area
+
+    found: list[str] = []
+    for _, piece in scene.process.pages(area.address, area.end):
+        states = bytes((piece.byte,)) * len(piece) if hasattr(piece, "byte") else piece.states
+        found += [STATE_OF_BYTE[byte] for byte in states]
+    assert found == [OUR_NAMES.get(state, state) for state in area.states]
+
+
+def count_pages(process: Process) -> Counter[str]:
+    """Return the number of pages of each state."""
+    counts: Counter[str] = Counter()
+    for _, piece in process.pages():
+        states = {piece.byte: len(piece)} if hasattr(piece, "byte") else piece.kinds
+        for byte, nr_pages in states.items():
+            counts[STATE_OF_BYTE[byte]] += nr_pages
+    return counts
+
+
+@pytest.mark.parametrize("how", ["grid", "density"])
+def test_pictures_show_every_page_once(how: str, scene: Scene) -> None:
+    def draw() -> tuple[Counter[str], Counter[str]]:
+        process = scene.process
+        drawn = [strip.cells for strip in process.grid()] if how == "grid" else [process.density(37)[0]]
+        sums = Counter(dict.fromkeys(CLASSES, 0))
+        for cells in drawn:
+            for cell in range(cells.nr_cells):
+                sums.update(cells.classes(cell))
+        return sums, count_pages(process)
+
+    _, (sums, counts) = scene.look(draw)
+    assert sums["own"] + sums["shared"] == counts["present"]
+    assert all(sums[name] == counts[name] for name in CLASSES if name not in ("own", "shared"))
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_verify_finds_no_difference(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    _, code = scene.look(lambda: main(["usage", "--verify", str(scene.area.pid)]))
+
+    assert (code, " NO " in capsys.readouterr().out) == (0, False)
+
+
+@pytest.mark.parametrize("kind", PATH_KINDS)
+def test_paths_are_those_that_the_kernel_has(kind: str, victim: Callable[..., Victim]) -> None:
+    area = victim(kind)[kind]
+
+    with Process(area.pid) as process:
+        vma = process.address_space().find(area.address)
+    assert vma
+    # A backslash is not escaped by the kernel: what stands for a newline may have been those four characters.
+    path = area.path.replace("\\012", "\n") + (" (deleted)" if area.deleted else "")
+    assert (vma.path, vma.kind, vma.size) == (path, "file", area.size)
