@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hypothesis import settings
+
 from victim import DEADLINE
+
+# The same examples in every run, however slow the machine is today; nothing is kept on disk.
+settings.register_profile("mematlas", deadline=None, derandomize=True, database=None)
+settings.load_profile("mematlas")
 
 PAGE = os.sysconf("SC_PAGESIZE")
 

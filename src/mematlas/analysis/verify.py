@@ -44,7 +44,8 @@ def compare_measure(
     one, two, again = (getattr(usage, measure) for usage in (first, second, third))
     if one is None or two is None:
         notes = (smaps if one is None else counted).reading.notes
-        return Comparison(measure, one, two, None, True, "; ".join(notes) or "not known")
+        about = [note for note in notes if measure in note.lower()] or list(notes)
+        return Comparison(measure, one, two, None, True, "; ".join(about) or "not known")
     difference = two - one
     reason = "" if not difference else reason_of(measure, difference, one, again, smaps)
     return Comparison(measure, one, two, difference, reason is not None, UNEXPLAINED if reason is None else reason)
@@ -58,7 +59,7 @@ def reason_of(measure: str, difference: int, before: int, after: int | None, sma
     if measure == "pss" and 0 <= difference < SMAPS_UNIT * len(smaps.vmas):
         return f"smaps rounds each of {len(smaps.vmas)} VMAs down to 1 KiB"
     if after is not None and before != after:
-        return "the process was running: smaps itself changed during the count"
+        return "smaps itself changed during the count: the process ran, or one that shares pages with it"
     if smaps.reading.torn:
         return "the address space changed during the count"
     return None

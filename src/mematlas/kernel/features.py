@@ -1,101 +1,21 @@
 """What this kernel and our rights offer, found by doing it: never by version numbers, and leaving nothing behind.
 
-A probe uses memory and a child of its own, and looks at other processes without touching them. Where it fails, the
-error tells what is missing: EPERM and EACCES a right, everything else the kernel.
+Where a probe fails, the error tells what is missing: EPERM and EACCES a right, everything else the kernel.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
-import signal
-import struct
 
-from mematlas.errors import Error, NotSupported, PermissionDenied
-from mematlas.kernel.backing import call_cachestat, call_mincore
-from mematlas.kernel.libc import libc
-from mematlas.kernel.pagemap import (
-    ENTRY_SIZE,
-    PAGE_IS_HUGE,
-    PAGE_IS_PRESENT,
-    PM_GUARD_REGION,
-    PM_PFRAME,
-    PM_SOFT_DIRTY,
-    Scanner,
-)
-from mematlas.kernel.procfs import NEEDS, ProcFS
-from mematlas.kernel.rights import effective_capabilities
-from mematlas.kernel.status import read_stat, read_status, status_bytes
-from mematlas.kernel.swaps import read_swaps
+from mematlas.errors import Error, PermissionDenied
+from mematlas.kernel import probes
+from mematlas.kernel.pagemap import PAGE_IS_PRESENT
+from mematlas.kernel.probes import LACKS, NEEDED, WORKS, Bench, Missing
 from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Self
-
-WORKS, NEEDED, LACKS = "works", "needs", "lacks"
-
-# include/uapi/asm-generic/mman-common.h, mman.h
-PROT_READ_WRITE = 3
-MAP_SHARED_ANON = 0x21
-MAP_PRIVATE_ANON = 0x22
-MAP_NORESERVE = 0x4000
-MADV_WILLNEED = 3
-MADV_HUGEPAGE = 14
-MADV_COLD = 20
-MADV_COLLAPSE = 25
-MADV_GUARD_INSTALL = 102
-
-PR_SET_PDEATHSIG = 1
-PR_SET_VMA = 0x53564D41
-
-PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query)
-PROCMAP_QUERY_ARGUMENT = struct.Struct("9Q4I2Q")
-
-UFFDIO_API = 0xC018AA3F  # _IOWR(0xAA, 0x3F, struct uffdio_api)
-UFFD_API = 0xAA
-UFFD_USER_MODE_ONLY = 1
-UFFD_FEATURE_PAGEFAULT_FLAG_WP = 1 << 0
-UFFD_FEATURE_WP_ASYNC = 1 << 15
-
-SYS_PROCESS_MADVISE = 440  # the same number on every architecture
-# Older calls have the numbers of asm-generic/unistd.h, except where an architecture is older than that file.
-GENERIC_CALLS = {"bpf": 280, "perf_event_open": 241, "userfaultfd": 282}
-CALLS = {
-    "x86_64": {"bpf": 321, "perf_event_open": 298, "userfaultfd": 323},
-    "aarch64": GENERIC_CALLS,
-    "riscv64": GENERIC_CALLS,
-    "loongarch64": GENERIC_CALLS,
-}
-
-BPF_PROG_LOAD = 5
-BPF_PROG_TYPE_RAW_TRACEPOINT = 17
-BPF_PROG_TYPE_SYSCALL = 31
-BPF_F_SLEEPABLE = 1 << 4
-# r1 = r10; r1 -= 8; r2 = 8; r3 = 0; call probe_read_kernel; r0 = 0; exit. It is loaded, never run.
-BPF_PROGRAM = b"".join(
-    struct.pack("BBhi", code, registers, 0, value)
-    for code, registers, value in (
-        (0xBF, 0xA1, 0),
-        (0x07, 0x01, -8),
-        (0xB7, 0x02, 8),
-        (0xB7, 0x03, 0),
-        (0x85, 0x00, 113),
-        (0xB7, 0x00, 0),
-        (0x95, 0x00, 0),
-    )
-)
-
-PERF_TYPE_SOFTWARE = 1
-PERF_COUNT_SW_PAGE_FAULTS = 2
-PERF_EXCLUDE_KERNEL = 1 << 5
-PERF_EXCLUDE_HV = 1 << 6
-PERF_FLAG_FD_CLOEXEC = 8
-
-HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
-MAKE_SWAP = "fallocate -l 1G /swapfile && chmod 600 /swapfile && mkswap /swapfile && swapon /swapfile"
 
 
 @record
@@ -125,101 +45,6 @@ class Probe:
     """Does it; returns a detail, raises what went wrong."""
 
 
-class Missing(Exception):
-    """Raised by a probe that knows itself what is missing."""
-
-    def __init__(self, status: str, detail: str) -> None:
-        self.status = status
-        self.detail = detail
-        super().__init__(detail)
-
-
-class Bench:
-    """What the probes work on: memory of our own, our own files. Leaving it unmaps and closes everything."""
-
-    def __init__(self) -> None:
-        self.procfs = ProcFS()
-        self.process = self.procfs.process(os.getpid())
-        self.page_size = self.procfs.page_size
-        self.fds: list[int] = []
-        self.mapped: list[tuple[int, int]] = []
-        self.page = self.map(self.page_size)
-        self.touch(self.page)
-        self._pagemap = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for fd in self.fds:
-            os.close(fd)
-        for address, size in self.mapped:
-            self.call("munmap", address, size)
-        self.process.close()
-
-    def map(self, size: int, flags: int = MAP_PRIVATE_ANON | MAP_NORESERVE) -> int:
-        """Return the address of new memory."""
-        import ctypes
-
-        function = libc().mmap
-        function.restype = ctypes.c_void_p
-        function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
-        address = function(None, size, PROT_READ_WRITE, flags, -1, 0)
-        if address in (None, ctypes.c_void_p(-1).value):
-            raise OSError(ctypes.get_errno(), "mmap")
-        self.mapped.append((address, size))
-        return int(address)
-
-    def touch(self, address: int) -> None:
-        """Write to a byte."""
-        import ctypes
-
-        ctypes.memset(address, 1, 1)
-
-    def call(self, name: str, *numbers: int) -> int:
-        """Call the C library with integers; raise the error it reports."""
-        import ctypes
-
-        result: int = libc()[name](*map(ctypes.c_ulong, numbers))
-        if result == -1:
-            raise OSError(ctypes.get_errno(), name)
-        return result
-
-    def system_call(self, name: str, *numbers: int) -> int:
-        """Make a system call that the C library has no function for."""
-        machine = os.uname().machine
-        if machine not in CALLS:
-            raise Missing(LACKS, f"not probed: its number on {machine} is not known here")
-        return self.call("syscall", CALLS[machine][name], *numbers)
-
-    def keep(self, fd: int) -> int:
-        """Return a descriptor that is closed with the bench."""
-        self.fds.append(fd)
-        return fd
-
-    @property
-    def pagemap(self) -> int:
-        """Our own pagemap, open."""
-        if self._pagemap < 0:
-            self._pagemap = self.keep(os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC))
-        return self._pagemap
-
-    def entry(self, address: int) -> int:
-        """Return the pagemap entry of a page of ours."""
-        word = os.pread(self.pagemap, ENTRY_SIZE, address // self.page_size * ENTRY_SIZE)
-        return int.from_bytes(word, "little")
-
-    def scan(self, address: int, size: int, categories: int) -> int | None:
-        """Return the first page in one of these categories, by PAGEMAP_SCAN."""
-        return Scanner(self.pagemap, os.getpid()).first(address, address + size, categories)
-
-    def map_huge(self) -> tuple[int, int]:
-        """Return the address of new memory that one huge entry could map, and its size."""
-        size = read_number(f"{HUGE_PAGES}/hpage_pmd_size")
-        address = self.map(2 * size)
-        return -(-address // size) * size, size
-
-
 def find_features() -> Iterator[Feature]:
     """Yield every interface that mematlas knows of, with its state here."""
     with Bench() as bench:
@@ -236,439 +61,12 @@ def run(probe: Probe, bench: Bench) -> tuple[str, str | None]:
         return missing.status, missing.detail
     except PermissionDenied as error:
         return NEEDED, probe.needs or error.needs
-    except (NotSupported, Error):
+    except Error:
         return LACKS, probe.lacks
     except OSError as error:
         if error.errno in (errno.EPERM, errno.EACCES):
             return NEEDED, probe.needs or None
         return LACKS, probe.lacks
-
-
-# One process
-
-
-def reads(name: str) -> Callable[[Bench], str | None]:
-    """Return a probe that reads a file of ours."""
-
-    def probe(bench: Bench) -> str | None:
-        if not bench.process.read(name):
-            raise Missing(LACKS, "the file is empty")
-        return None
-
-    return probe
-
-
-def probe_pagemap(bench: Bench) -> str | None:
-    if not bench.entry(bench.page) >> 63:
-        raise Missing(LACKS, "the entry of a page just written to is not present")
-    return None
-
-
-def probe_frames(bench: Bench) -> str | None:
-    if not bench.entry(bench.page) & PM_PFRAME:
-        raise PermissionDenied("/proc/self/pagemap")
-    return None
-
-
-def scans(bit: int) -> Callable[[Bench], str | None]:
-    """Return a probe for one category of PAGEMAP_SCAN."""
-
-    def probe(bench: Bench) -> str | None:
-        bench.scan(bench.page, bench.page_size, 1 << bit)
-        return None
-
-    return probe
-
-
-def probe_procmap_query(bench: Bench) -> str | None:
-    argument = bytearray(PROCMAP_QUERY_ARGUMENT.pack(PROCMAP_QUERY_ARGUMENT.size, 0, bench.page, *(0,) * 12))
-    fd = bench.keep(os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC))
-    fcntl.ioctl(fd, PROCMAP_QUERY, argument)
-    start, end = PROCMAP_QUERY_ARGUMENT.unpack(argument)[3:5]
-    if not start <= bench.page < end:
-        raise Missing(LACKS, "it answers with another VMA")
-    return None
-
-
-def probe_soft_dirty(bench: Bench) -> str | None:
-    # Without the option the write succeeds all the same, and does nothing: only the bit's going and coming tells.
-    page = bench.map(bench.page_size)
-    bench.touch(page)
-    before = bench.entry(page)
-    fd = bench.keep(os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC))
-    os.write(fd, b"4")
-    cleared = bench.entry(page)
-    bench.touch(page)
-    after = bench.entry(page)
-    if not before & after & ~cleared & PM_SOFT_DIRTY:
-        raise OSError(errno.ENOTSUP, "soft-dirty")
-    return None
-
-
-def probe_map_files(bench: Bench) -> str | None:
-    start = bench.map(bench.page_size, MAP_SHARED_ANON)
-    bench.keep(bench.process.open_fd(f"map_files/{start:x}-{start + bench.page_size:x}"))
-    return None
-
-
-def make_file_page(bench: Bench) -> int:
-    """Return a descriptor of a file of one page that is in RAM."""
-    fd = bench.keep(os.memfd_create("mematlas", os.MFD_CLOEXEC))
-    os.write(fd, bytes(bench.page_size))
-    return fd
-
-
-def probe_cachestat(bench: Bench) -> str | None:
-    if call_cachestat(make_file_page(bench), 0, bench.page_size)[0] != 1:
-        raise Missing(LACKS, "it does not see a page that is in RAM")
-    return None
-
-
-def probe_mincore(bench: Bench) -> str | None:
-    if not call_mincore(make_file_page(bench), 0, bench.page_size, bench.page_size)[0] & 1:
-        raise Missing(LACKS, "it does not see a page that is in RAM")
-    return None
-
-
-def probe_guard(bench: Bench) -> str | None:
-    bench.call("madvise", bench.map(bench.page_size), bench.page_size, MADV_GUARD_INSTALL)
-    return None
-
-
-def probe_guard_bit(bench: Bench) -> str | None:
-    page = bench.map(bench.page_size)
-    bench.call("madvise", page, bench.page_size, MADV_GUARD_INSTALL)
-    if not bench.entry(page) & PM_GUARD_REGION:
-        raise OSError(errno.ENOTSUP, "guard bit")
-    return None
-
-
-def probe_names(bench: Bench) -> str | None:
-    import ctypes
-
-    name = ctypes.create_string_buffer(b"mematlas")
-    page = bench.map(bench.page_size)
-    bench.call("prctl", PR_SET_VMA, 0, page, bench.page_size, ctypes.addressof(name))
-    return None
-
-
-def probe_tables(bench: Bench) -> str | None:
-    if status_bytes(read_status(bench.process), "VmPTE") is None:
-        raise NotSupported("VmPTE")
-    return None
-
-
-# Other processes
-
-
-def opens_all(pid: int) -> str | None:
-    """Open what tells of a process's memory; raise what is refused."""
-    refused = []
-    for name in ("maps", "smaps", "pagemap"):
-        try:
-            os.close(os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC))
-        except PermissionError:
-            refused.append(name)
-    if not refused:
-        return None
-    opened = [name for name in ("maps", "smaps", "pagemap") if name not in refused]
-    but = f", though not {' and '.join(opened)}" if opened else ""
-    raise Missing(NEEDED, f"{NEEDS[refused[-1]]} for {', '.join(refused)}{but}")
-
-
-def probe_first(bench: Bench) -> str | None:
-    return opens_all(1)
-
-
-def probe_others(bench: Bench) -> str | None:
-    others = list(other_processes(bench.procfs))
-    if not others:
-        return "there is no other process here"
-    pid, owner = next(((pid, owner) for pid, owner in others if owner != os.geteuid()), others[0])
-    opens_all(pid)
-    return f"tried on {pid}" if owner != os.geteuid() else f"tried on {pid}, for want of another user's"
-
-
-def other_processes(procfs: ProcFS) -> Iterator[tuple[int, int]]:
-    """Yield each process but PID 1 and ourselves, kernel threads left out, with the user it belongs to."""
-    for pid in procfs.pids():
-        if pid in (1, os.getpid()):
-            continue
-        try:
-            with procfs.process(pid) as process:
-                owner = os.stat("stat", dir_fd=process.fd).st_uid
-                stat = read_stat(process)
-        except (Error, OSError):
-            continue
-        if not stat.is_kernel_thread and not stat.is_zombie:
-            yield pid, owner
-
-
-def advises(advice: int) -> Callable[[Bench], str | None]:
-    """Return a probe that advises on a page of a child of ours: what works there needs no more for others."""
-
-    def probe(bench: Bench) -> str | None:
-        import ctypes
-
-        pid = start_child()
-        try:
-            pidfd = bench.keep(os.pidfd_open(pid))
-            vector = (ctypes.c_size_t * 2)(bench.page, bench.page_size)
-            bench.call("syscall", SYS_PROCESS_MADVISE, pidfd, ctypes.addressof(vector), 1, advice, 0)
-        finally:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        return None
-
-    return probe
-
-
-def start_child() -> int:
-    """Start a process that has our memory and waits to be killed."""
-    parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            libc().prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            while os.getppid() == parent:
-                signal.pause()
-        finally:
-            # Whatever happens, such as Ctrl-C: nothing of the parent's work may go on here.
-            os._exit(0)
-    return pid
-
-
-def probe_yama(bench: Bench) -> str | None:
-    try:
-        scope = read_number("/proc/sys/kernel/yama/ptrace_scope")
-    except FileNotFoundError:
-        return "no Yama in this kernel"
-    # 1 keeps parents, 2 keeps those with the right; 3 keeps nobody.
-    if scope and not (scope < 3 and "CAP_SYS_PTRACE" in effective_capabilities()):
-        raise Missing(NEEDED, "sudo sysctl kernel.yama.ptrace_scope=0")
-    return f"kernel.yama.ptrace_scope={scope}"
-
-
-# The machine
-
-
-def reads_word(path: str) -> Callable[[Bench], str | None]:
-    """Return a probe that reads the first word of a file of words."""
-
-    def probe(bench: Bench) -> str | None:
-        fd = bench.keep(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        if len(os.pread(fd, ENTRY_SIZE, 0)) != ENTRY_SIZE:
-            raise Missing(LACKS, "the file is empty")
-        return None
-
-    return probe
-
-
-def probe_idle(bench: Bench) -> str | None:
-    # Opened only: reading it looks for accesses, and that clears accessed bits.
-    bench.keep(os.open("/sys/kernel/mm/page_idle/bitmap", os.O_RDONLY | os.O_CLOEXEC))
-    return None
-
-
-def probe_swap(bench: Bench) -> str | None:
-    areas = read_swaps(bench.procfs)
-    if not areas:
-        raise Missing(NEEDED, f"sudo sh -c '{MAKE_SWAP}'")
-    return f"{len(areas)} in use, {sum(area.size for area in areas) >> 20} MiB"
-
-
-def probe_zram(bench: Bench) -> str | None:
-    if os.path.exists("/sys/class/zram-control") or os.path.exists("/sys/block/zram0"):
-        return None
-    if has_module("zram"):
-        raise Missing(NEEDED, "sudo modprobe zram")
-    raise NotSupported("zram")
-
-
-def has_module(name: str) -> bool:
-    """Whether a module of the running kernel lies ready to be loaded."""
-    try:
-        with open(f"/lib/modules/{os.uname().release}/modules.dep", "rb") as file:
-            return any(f"/{name}.ko".encode() in line.partition(b":")[0] for line in file)
-    except OSError:
-        return False
-
-
-def probe_zswap(bench: Bench) -> str | None:
-    path = "/sys/module/zswap/parameters/enabled"
-    if read_text(path) != "Y":
-        raise Missing(NEEDED, f"echo Y | sudo tee {path}")
-    return None
-
-
-def probe_hugetlb(bench: Bench) -> str | None:
-    pools = "/sys/kernel/mm/hugepages"
-    counts = {name: read_number(f"{pools}/{name}/nr_hugepages") for name in sorted(os.listdir(pools))}
-    if not any(counts.values()):
-        raise Missing(NEEDED, "sudo sysctl vm.nr_hugepages=16")
-    return ", ".join(f"{count} of {name[10:]}" for name, count in counts.items() if count)
-
-
-def probe_thp(bench: Bench) -> str | None:
-    mode = chosen(read_text(f"{HUGE_PAGES}/enabled"))
-    if mode == "never":
-        raise Missing(NEEDED, f"echo madvise | sudo tee {HUGE_PAGES}/enabled")
-    address, size = bench.map_huge()
-    bench.call("madvise", address, size, MADV_HUGEPAGE)
-    bench.touch(address)
-    try:
-        got_one = bench.scan(address, size, PAGE_IS_HUGE) == address
-    except (NotSupported, OSError):
-        return mode
-    return mode if got_one else f"{mode}; just now no {size >> 20} MiB of RAM lie together"
-
-
-def probe_collapse(bench: Bench) -> str | None:
-    address, size = bench.map_huge()
-    bench.touch(address)
-    try:
-        bench.call("madvise", address, size, MADV_COLLAPSE)
-    except OSError as error:
-        # EINVAL is a kernel that does not know it; these are one that tried.
-        if error.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EBUSY):
-            raise
-        return f"just now no {size >> 20} MiB of RAM lie together"
-    return None
-
-
-def probe_ksm(bench: Bench) -> str | None:
-    path = "/sys/kernel/mm/ksm/run"
-    if read_number(path) != 1:
-        raise Missing(NEEDED, f"echo 1 | sudo tee {path}")
-    return None
-
-
-def probe_numa(bench: Bench) -> str | None:
-    bench.process.read("numa_maps")
-    nodes = [name for name in os.listdir("/sys/devices/system/node") if name[:4] == "node" and name[4:].isdigit()]
-    return f"{len(nodes)} node{'s' * (len(nodes) != 1)}"
-
-
-def open_userfaultfd(bench: Bench, flags: int = 0) -> int:
-    return bench.keep(bench.system_call("userfaultfd", os.O_CLOEXEC | os.O_NONBLOCK | flags))
-
-
-def probe_userfaultfd(bench: Bench) -> str | None:
-    try:
-        open_userfaultfd(bench)
-    except PermissionError:
-        open_userfaultfd(bench, UFFD_USER_MODE_ONLY)
-        return "faults in user mode only; for all: sudo sysctl vm.unprivileged_userfaultfd=1"
-    return None
-
-
-def probe_write_tracking(bench: Bench) -> str | None:
-    try:
-        fd = open_userfaultfd(bench)
-    except PermissionError:
-        fd = open_userfaultfd(bench, UFFD_USER_MODE_ONLY)
-    wanted = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC
-    fcntl.ioctl(fd, UFFDIO_API, bytearray(struct.pack("3Q", UFFD_API, wanted, 0)))
-    return None
-
-
-def open_perf(bench: Bench, pid: int, cpu: int) -> int:
-    """Return a descriptor that counts page faults of a process, or of all on one CPU."""
-    import ctypes
-
-    flags = PERF_EXCLUDE_KERNEL | PERF_EXCLUDE_HV
-    # struct perf_event_attr, its first version: type, size, config, period, sample_type, read_format, flags, ...
-    attributes = ctypes.create_string_buffer(
-        struct.pack("2I5Q2IQ", PERF_TYPE_SOFTWARE, 64, PERF_COUNT_SW_PAGE_FAULTS, 0, 0, 0, flags, 0, 0, 0), 64
-    )
-    numbers = (ctypes.addressof(attributes), pid, cpu, -1, PERF_FLAG_FD_CLOEXEC)
-    return bench.keep(bench.system_call("perf_event_open", *numbers))
-
-
-def probe_faults(bench: Bench) -> str | None:
-    page = bench.map(bench.page_size)
-    fd = open_perf(bench, 0, -1)
-    bench.touch(page)
-    if not int.from_bytes(os.read(fd, 8), "little"):
-        raise Missing(LACKS, "it does not count a fault that happened")
-    return None
-
-
-def probe_all_faults(bench: Bench) -> str | None:
-    open_perf(bench, -1, min(os.sched_getaffinity(0)))
-    return None
-
-
-def probe_bpf(bench: Bench) -> str | None:
-    try:
-        load_program(bench, BPF_PROG_TYPE_SYSCALL, BPF_F_SLEEPABLE)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        # Before v5.14 (commit 79a7f8bdb159) there are no programs of that type; these take their place.
-        load_program(bench, BPF_PROG_TYPE_RAW_TRACEPOINT, 0)
-    return None
-
-
-def load_program(bench: Bench, kind: int, flags: int) -> None:
-    """Have the kernel check a program that reads kernel memory, and let go of it."""
-    import ctypes
-
-    code = ctypes.create_string_buffer(BPF_PROGRAM, len(BPF_PROGRAM))
-    licence = ctypes.create_string_buffer(b"GPL")
-    # union bpf_attr for BPF_PROG_LOAD: type, count, program, licence, log level, size, buffer, version, flags.
-    attributes = ctypes.create_string_buffer(
-        struct.pack(
-            "2I2Q2IQ2I",
-            *(kind, len(BPF_PROGRAM) // 8, ctypes.addressof(code), ctypes.addressof(licence)),
-            *(0, 0, 0, 0, flags),
-        ),
-        48,
-    )
-    bench.keep(bench.system_call("bpf", BPF_PROG_LOAD, ctypes.addressof(attributes), 48))
-
-
-def opens(path: str) -> Callable[[Bench], str | None]:
-    """Return a probe that opens a file and reads a little of it."""
-
-    def probe(bench: Bench) -> str | None:
-        fd = bench.keep(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        os.read(fd, 16)
-        return None
-
-    return probe
-
-
-def probe_lockdown(bench: Bench) -> str | None:
-    try:
-        mode = chosen(read_text("/sys/kernel/security/lockdown"))
-    except FileNotFoundError:
-        if os.path.isdir("/sys/kernel/security") and not os.listdir("/sys/kernel/security"):
-            raise Missing(NEEDED, "sudo mount -t securityfs securityfs /sys/kernel/security") from None
-        return "no lockdown in this kernel"
-    if mode == "confidentiality":
-        raise Missing(LACKS, "the kernel was started with lockdown=confidentiality")
-    return mode
-
-
-def read_text(path: str) -> str:
-    """Return the text of a setting."""
-    with open(path, encoding="ascii", errors="replace") as file:
-        return file.read().strip()
-
-
-def read_number(path: str) -> int:
-    """Return a setting that is a number."""
-    return int(read_text(path))
-
-
-def chosen(text: str) -> str:
-    """Return the choice in effect.
-
-    >>> chosen("always [madvise] never")
-    'madvise'
-    """
-    return text.partition("[")[2].partition("]")[0]
 
 
 PAGE_MONITOR = "CONFIG_PROC_PAGE_MONITOR"
@@ -680,97 +78,101 @@ NICE = "CAP_SYS_NICE"
 PARANOID = "sudo sysctl kernel.perf_event_paranoid="
 
 PROBES = (
-    Probe("/proc/PID/maps", "the VMAs", TRACE, "CONFIG_PROC_FS", reads("maps")),
-    Probe("/proc/PID/smaps", "RSS, PSS, USS, swap of each VMA", TRACE, PAGE_MONITOR, reads("smaps")),
-    Probe("/proc/PID/smaps_rollup", "their sums", TRACE, f"Linux 4.14, {PAGE_MONITOR}", reads("smaps_rollup")),
-    Probe("/proc/PID/status VmPTE", "bytes of page tables", "", "CONFIG_MMU", probe_tables),
-    Probe("/proc/PID/numa_maps", "pages by NUMA node", TRACE, "CONFIG_NUMA", probe_numa),
-    Probe("/proc/PID/pagemap", "the state of every page", SEARCH, PAGE_MONITOR, probe_pagemap),
-    Probe("frame numbers", "physical addresses", ADMIN, PAGE_MONITOR, probe_frames),
-    Probe("PAGEMAP_SCAN", "finding pages without reading holes", "", SCAN, scans(PAGE_IS_PRESENT.bit_length() - 1)),
-    Probe("PAGEMAP_SCAN WPALLOWED", "pages tracked for writes", "", SCAN, scans(0)),
-    Probe("PAGEMAP_SCAN WRITTEN", "tracked pages written to", "", SCAN, scans(1)),
-    Probe("PAGEMAP_SCAN FILE", "pages of files", "", SCAN, scans(2)),
-    Probe("PAGEMAP_SCAN PRESENT", "present pages", "", SCAN, scans(3)),
-    Probe("PAGEMAP_SCAN SWAPPED", "pages in swap", "", SCAN, scans(4)),
-    Probe("PAGEMAP_SCAN PFNZERO", "zero pages", "", SCAN, scans(5)),
-    Probe("PAGEMAP_SCAN HUGE", "huge entries", "", SCAN, scans(6)),
-    Probe("PAGEMAP_SCAN SOFT_DIRTY", "soft-dirty pages", "", "Linux 6.8 (commit e6a9a2cbc13b)", scans(7)),
-    Probe("PAGEMAP_SCAN GUARD", "guard regions", "", "Linux 6.16 (commit a516403787e0)", scans(8)),
-    Probe("PROCMAP_QUERY", "one VMA without reading all", "", "Linux 6.11", probe_procmap_query),
-    Probe("soft-dirty bits", "pages written since a moment", "", "CONFIG_MEM_SOFT_DIRTY", probe_soft_dirty),
-    Probe("guard regions", "madvise(2), MADV_GUARD_INSTALL", "", "Linux 6.13", probe_guard),
-    Probe("guard bit in pagemap", "guard regions told from swap", "", "Linux 6.15", probe_guard_bit),
+    Probe("/proc/PID/maps", "the VMAs", TRACE, "CONFIG_PROC_FS", probes.reads("maps")),
+    Probe("/proc/PID/smaps", "RSS, PSS, USS, swap of each VMA", TRACE, PAGE_MONITOR, probes.reads("smaps")),
+    Probe("/proc/PID/smaps_rollup", "their sums", TRACE, f"Linux 4.14, {PAGE_MONITOR}", probes.reads("smaps_rollup")),
+    Probe("/proc/PID/status VmPTE", "bytes of page tables", "", "CONFIG_MMU", probes.tables),
+    Probe("/proc/PID/numa_maps", "pages by NUMA node", TRACE, "CONFIG_NUMA", probes.numa),
+    Probe("/proc/PID/pagemap", "the state of every page", SEARCH, PAGE_MONITOR, probes.pagemap),
+    Probe("frame numbers", "physical addresses", ADMIN, PAGE_MONITOR, probes.frames),
     Probe(
-        "names of anonymous VMAs", "[anon:NAME] in maps", "", "Linux 5.17, CONFIG_ANON_VMA_NAME", probe_names
+        "PAGEMAP_SCAN", "finding pages without reading holes", "", SCAN, probes.scans(PAGE_IS_PRESENT.bit_length() - 1)
     ),
+    Probe("PAGEMAP_SCAN WPALLOWED", "pages tracked for writes", "", SCAN, probes.scans(0)),
+    Probe("PAGEMAP_SCAN WRITTEN", "tracked pages written to", "", SCAN, probes.scans(1)),
+    Probe("PAGEMAP_SCAN FILE", "pages of files", "", SCAN, probes.scans(2)),
+    Probe("PAGEMAP_SCAN PRESENT", "present pages", "", SCAN, probes.scans(3)),
+    Probe("PAGEMAP_SCAN SWAPPED", "pages in swap", "", SCAN, probes.scans(4)),
+    Probe("PAGEMAP_SCAN PFNZERO", "zero pages", "", SCAN, probes.scans(5)),
+    Probe("PAGEMAP_SCAN HUGE", "huge entries", "", SCAN, probes.scans(6)),
+    Probe("PAGEMAP_SCAN SOFT_DIRTY", "soft-dirty pages", "", "Linux 6.8 (commit e6a9a2cbc13b)", probes.scans(7)),
+    Probe("PAGEMAP_SCAN GUARD", "guard regions", "", "Linux 6.16 (commit a516403787e0)", probes.scans(8)),
+    Probe("PROCMAP_QUERY", "one VMA without reading all", "", "Linux 6.11", probes.procmap_query),
+    Probe("soft-dirty bits", "pages written since a moment", "", "CONFIG_MEM_SOFT_DIRTY", probes.soft_dirty),
+    Probe("guard regions", "madvise(2), MADV_GUARD_INSTALL", "", "Linux 6.13", probes.guard),
+    Probe("guard bit in pagemap", "guard regions told from swap", "", "Linux 6.15", probes.guard_bit),
+    Probe("names of anonymous VMAs", "[anon:NAME] in maps", "", "Linux 5.17, CONFIG_ANON_VMA_NAME", probes.names),
     Probe(
         "/proc/PID/map_files",
         "shared memory that was swapped out",
         "CAP_CHECKPOINT_RESTORE",
         "Linux 4.3, or CONFIG_CHECKPOINT_RESTORE",
-        probe_map_files,
+        probes.map_files,
     ),
-    Probe("cachestat", "what of a file is in RAM, in swap", "", "Linux 6.5 (commit cf264e1329fb)", probe_cachestat),
-    Probe("mincore", "what of a file is in RAM", "", "CONFIG_MMU", probe_mincore),
-    Probe("PID 1", "the memory of the first process", TRACE, "CONFIG_PROC_FS", probe_first),
-    Probe("other users' processes", "the memory of any process", TRACE, "CONFIG_PROC_FS", probe_others),
-    Probe("ptrace of one's own", "/proc/PID/mem, debuggers", TRACE, "CONFIG_PROC_FS", probe_yama),
+    Probe("cachestat", "what of a file is in RAM, in swap", "", "Linux 6.5 (commit cf264e1329fb)", probes.cachestat),
+    Probe("mincore", "what of a file is in RAM", "", "CONFIG_MMU", probes.mincore),
+    Probe("PID 1", "the memory of the first process", TRACE, "CONFIG_PROC_FS", probes.first),
+    Probe("other users' processes", "the memory of any process", TRACE, "CONFIG_PROC_FS", probes.others),
+    Probe("ptrace of one's own", "/proc/PID/mem, debuggers", TRACE, "CONFIG_PROC_FS", probes.yama),
     Probe(
         "process_madvise COLD",
         "pageout and cold of any process",
         NICE,
         "Linux 5.10, CONFIG_ADVISE_SYSCALLS",
-        advises(MADV_COLD),
+        probes.advises(probes.MADV_COLD),
     ),
     Probe(
         "process_madvise WILLNEED",
         "willneed of any process",
         NICE,
         "Linux 5.15 (commit d5fffc5aff26)",
-        advises(MADV_WILLNEED),
+        probes.advises(probes.MADV_WILLNEED),
     ),
-    Probe("MADV_COLLAPSE", "collapse to huge pages", "", "Linux 6.1, CONFIG_TRANSPARENT_HUGEPAGE", probe_collapse),
-    Probe("kpagecount", "how often a frame is mapped", SEARCH, PAGE_MONITOR, reads_word("/proc/kpagecount")),
-    Probe("kpageflags", "what a frame is used for", SEARCH, PAGE_MONITOR, reads_word("/proc/kpageflags")),
+    Probe("MADV_COLLAPSE", "collapse to huge pages", "", "Linux 6.1, CONFIG_TRANSPARENT_HUGEPAGE", probes.collapse),
+    Probe("kpagecount", "how often a frame is mapped", SEARCH, PAGE_MONITOR, probes.reads_word("/proc/kpagecount")),
+    Probe("kpageflags", "what a frame is used for", SEARCH, PAGE_MONITOR, probes.reads_word("/proc/kpageflags")),
     Probe(
-        "kpagecgroup", "who pays for a frame", SEARCH, f"{PAGE_MONITOR}, CONFIG_MEMCG", reads_word("/proc/kpagecgroup")
+        "kpagecgroup",
+        "who pays for a frame",
+        SEARCH,
+        f"{PAGE_MONITOR}, CONFIG_MEMCG",
+        probes.reads_word("/proc/kpagecgroup"),
     ),
-    Probe("idle page bitmap", "frames not used since a moment", SEARCH, "CONFIG_IDLE_PAGE_TRACKING", probe_idle),
-    Probe("swap areas", "room for pages that are paged out", "", "CONFIG_SWAP", probe_swap),
-    Probe("zram", "swap in compressed RAM", "", "CONFIG_ZRAM", probe_zram),
-    Probe("zswap", "a compressed cache before swap", "", "CONFIG_ZSWAP", probe_zswap),
-    Probe("hugetlb pools", "huge pages set aside", "", "CONFIG_HUGETLBFS", probe_hugetlb),
-    Probe("transparent huge pages", "anonymous memory by huge entries", "", "CONFIG_TRANSPARENT_HUGEPAGE", probe_thp),
-    Probe("KSM", "equal pages merged", "", "CONFIG_KSM", probe_ksm),
+    Probe("idle page bitmap", "frames not used since a moment", SEARCH, "CONFIG_IDLE_PAGE_TRACKING", probes.idle),
+    Probe("swap areas", "room for pages that are paged out", "", "CONFIG_SWAP", probes.swap),
+    Probe("zram", "swap in compressed RAM", "", "CONFIG_ZRAM", probes.zram),
+    Probe("zswap", "a compressed cache before swap", "", "CONFIG_ZSWAP", probes.zswap),
+    Probe("hugetlb pools", "huge pages set aside", "", "CONFIG_HUGETLBFS", probes.hugetlb),
+    Probe("transparent huge pages", "anonymous memory by huge entries", "", "CONFIG_TRANSPARENT_HUGEPAGE", probes.thp),
+    Probe("KSM", "equal pages merged", "", "CONFIG_KSM", probes.ksm),
     Probe(
         "userfaultfd",
         "page faults handled by a program",
         "sudo sysctl vm.unprivileged_userfaultfd=1",
         "CONFIG_USERFAULTFD",
-        probe_userfaultfd,
+        probes.userfaultfd,
     ),
     Probe(
         "userfaultfd WP_ASYNC",
         "writes tracked without stopping",
         "sudo sysctl vm.unprivileged_userfaultfd=1",
         "Linux 6.7, CONFIG_PTE_MARKER_UFFD_WP",
-        probe_write_tracking,
+        probes.write_tracking,
     ),
-    Probe("perf page faults", "faults of one's own", f"{PARANOID}2", "CONFIG_PERF_EVENTS", probe_faults),
-    Probe(
-        "perf page faults, all", "faults of every process", "CAP_PERFMON", "CONFIG_PERF_EVENTS", probe_all_faults
-    ),
+    Probe("perf page faults", "faults of one's own", f"{PARANOID}2", "CONFIG_PERF_EVENTS", probes.faults),
+    Probe("perf page faults, all", "faults of every process", "CAP_PERFMON", "CONFIG_PERF_EVENTS", probes.all_faults),
     Probe(
         "BPF",
         "raw page-table entries",
         "CAP_BPF and CAP_PERFMON",
         "CONFIG_BPF_SYSCALL, Linux 5.10, and no lockdown=confidentiality",
-        probe_bpf,
+        probes.bpf,
     ),
-    Probe("BTF", "the kernel's own types, for BPF", "", "CONFIG_DEBUG_INFO_BTF", opens("/sys/kernel/btf/vmlinux")),
     Probe(
-        "/proc/kcore", "kernel memory, without BPF", "CAP_SYS_RAWIO", "CONFIG_PROC_KCORE", opens("/proc/kcore")
+        "BTF", "the kernel's own types, for BPF", "", "CONFIG_DEBUG_INFO_BTF", probes.opens("/sys/kernel/btf/vmlinux")
     ),
-    Probe("no lockdown", "kernel memory may be read", "", "CONFIG_SECURITYFS", probe_lockdown),
+    Probe(
+        "/proc/kcore", "kernel memory, without BPF", "CAP_SYS_RAWIO", "CONFIG_PROC_KCORE", probes.opens("/proc/kcore")
+    ),
+    Probe("no lockdown", "kernel memory may be read", "", "CONFIG_SECURITYFS", probes.lockdown),
 )

@@ -1,0 +1,65 @@
+"""Words per frame, read in few calls."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import PAGE, sparse, write_words
+from mematlas import Process
+from mematlas.kernel.kpage import GAP, KPF_NAMES, RUN, FrameWords, flag_names
+from mematlas.kernel.procfs import ProcFS
+
+LAST = 30_000
+places = st.one_of(
+    st.integers(0, LAST + 5000),
+    st.sampled_from([0, 1, GAP, GAP + 1, RUN - 1, RUN, RUN + 1, LAST, LAST + 1]),
+)
+
+
+@given(st.lists(places, max_size=60))
+def test_each_frame_has_its_word_and_those_beyond_memory_none(frames: list[int]) -> None:
+    known = {frame: frame * 3 + 1 for frame in [*frames, LAST] if frame <= LAST}
+    with tempfile.TemporaryDirectory() as directory:
+        write_words(Path(directory, "kpagecount"), known)
+        with FrameWords(ProcFS(directory, 4096), "kpagecount") as reader:
+            found = reader.get(frames)
+
+    assert found == {frame: known[frame] for frame in frames if frame <= LAST}
+
+
+def test_frames_that_are_close_are_read_in_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_words(tmp_path / "kpagecount", {1000: 1})
+    calls: list[int] = []
+    read = os.preadv
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        calls.append(len(buffers[0]) // 8)
+        return read(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with FrameWords(ProcFS(str(tmp_path), 4096), "kpagecount") as reader:
+        reader.get([5, 5 + GAP, 5 + 2 * GAP, 700])
+    assert calls == [2 * GAP + 1, 1]
+
+
+def test_flags_have_names_and_unknown_ones_numbers() -> None:
+    assert flag_names(0) == []
+    assert flag_names(1 << 24 | 1 << 32) == ["zero_page", "reserved"]
+    assert flag_names(1 << 27 | 1 << 63) == ["bit_27", "bit_63"]
+    assert len(set(KPF_NAMES.values())) == len(KPF_NAMES)
+
+
+@pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
+def test_own_anonymous_page_is_mapped_once() -> None:
+    with sparse(16 * PAGE, [5]) as target, Process(target.pid) as process:
+        pfn = process.translate([target.told + 5 * PAGE])[0].pfn
+        assert pfn
+        with FrameWords(ProcFS(), "kpagecount") as counts, FrameWords(ProcFS(), "kpageflags") as flags:
+            assert counts.get([pfn]) == {pfn: 1}
+            assert "anon" in flag_names(flags.get([pfn])[pfn])

@@ -1,0 +1,129 @@
+"""Lines of maps, as the kernel writes them and as it might."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import helpers  # noqa: F401  (the settings of hypothesis)
+from mematlas.errors import FormatError
+from mematlas.kernel.maps import KINDS, Vma, kind_of, parse_line, parse_maps
+from mematlas.kernel.mounts import (
+    Devices,
+    format_device,
+    internal_devices,
+    memfd_device,
+    parse_mountinfo,
+)
+
+DEVICES = Devices(shmem=frozenset(("00:01", "00:1a")), hugetlb=frozenset(("00:11",)))
+
+# Whatever a file can be called: any bytes but the newline, which the kernel escapes, and the zero.
+names = st.binary(min_size=1, max_size=40).filter(lambda name: not {0, 10} & set(name) and b"\\012" not in name)
+
+
+def line_of(start: int, end: int, perms: str, offset: int, dev: str, inode: int, path: bytes) -> bytes:
+    """Return a line as show_map_vma() prints it: the path begins at column 73, or after one blank."""
+    head = b"%08x-%08x %s %08x %s %d " % (start, end, perms.encode(), offset, dev.encode(), inode)
+    return head.ljust(73) + path if path else head.rstrip() + b" "
+
+
+@given(
+    st.integers(0, (1 << 64) - 2),
+    st.integers(1, 1 << 47),
+    st.tuples(*map(st.sampled_from, ("r-", "w-", "x-", "ps"))).map("".join),
+    st.integers(0, 1 << 50),
+    st.tuples(st.integers(0, 0xFFF), st.integers(0, 0xFFFFF)).map(lambda two: f"{two[0]:02x}:{two[1]:02x}"),
+    st.integers(1, 1 << 63),
+    names,
+)
+def test_every_line_is_read_back(
+    start: int, size: int, perms: str, offset: int, dev: str, inode: int, name: bytes
+) -> None:
+    path = b"/" + name
+    vma = parse_line(line_of(start, start + size, perms, offset, dev, inode, path))
+
+    assert vma == Vma(start, start + size, perms, offset, dev, inode, os.fsdecode(path), vma.kind)
+    assert vma.size == size
+
+
+@given(st.lists(names, max_size=5))
+def test_lines_are_cut_at_newlines_alone(paths: list[bytes]) -> None:
+    lines = [line_of(n << 12, (n + 1) << 12, "r--p", 0, "fe:00", 5, b"/" + path) for n, path in enumerate(paths)]
+
+    assert [os.fsencode(vma.path)[1:] for vma in parse_maps(b"\n".join(lines) + b"\n")] == paths
+
+
+def test_line_without_a_path_is_anonymous() -> None:
+    vma = parse_line(b"7f0000000000-7f0000001000 rw-p 00000000 00:00 0 ")
+
+    assert (vma.path, vma.inode, vma.kind) == ("", 0, "anon")
+
+
+def test_escaped_newline_becomes_one_again() -> None:
+    assert parse_line(rb"1000-2000 r--p 0 fe:01 7 /a\012b\134 (deleted)").path == "/a\nb\\134 (deleted)"
+
+
+def test_device_numbers_may_have_three_digits() -> None:
+    vma = parse_line(b"1000-2000 r--s 0 103:1a2 7 /x")
+
+    assert (vma.dev, vma.inode) == ("103:1a2", 7)
+    assert format_device(os.makedev(0x103, 0x1A2)) == "103:1a2"
+
+
+@pytest.mark.parametrize(
+    ("path", "dev", "inode", "kind"),
+    [
+        ("", "00:00", 0, "anon"),
+        ("[anon:a name]", "00:00", 0, "anon"),
+        ("[heap]", "00:00", 0, "heap"),
+        ("[stack]", "00:00", 0, "stack"),
+        ("[stack:1234]", "00:00", 0, "stack"),
+        ("[vdso]", "00:00", 0, "vdso"),
+        ("[vvar]", "00:00", 0, "vvar"),
+        ("[vvar_vclock]", "00:00", 0, "vvar"),
+        ("[vsyscall]", "00:00", 0, "vsyscall"),
+        ("[uprobes]", "00:00", 0, "special"),
+        ("/tmp/[heap]", "fe:00", 12, "file"),
+        ("/dev/zero", "00:05", 5, "anon"),
+        ("/dev/zero (deleted)", "00:01", 1029, "shmem"),
+        ("/memfd:x (deleted)", "00:01", 1030, "shmem"),
+        ("/SYSV00000000 (deleted)", "00:01", 3, "shmem"),
+        ("/dev/shm/x", "00:1a", 3, "shmem"),
+        ("[anon_shmem:x]", "00:07", 3, "shmem"),
+        ("/anon_hugepage (deleted)", "00:10", 3, "hugetlb"),
+        ("/mnt/huge/x", "00:11", 3, "hugetlb"),
+        ("/usr/lib/libc.so.6", "fe:00", 1234, "file"),
+    ],
+)
+def test_kind_is_what_backs_a_vma(path: str, dev: str, inode: int, kind: str) -> None:
+    assert kind_of(path, dev, inode, DEVICES) == kind
+    assert kind in KINDS
+
+
+@pytest.mark.parametrize("line", [b"nonsense", b"1000 r--p 0 00:00 0", b"1000-2000 r--p zz 00:00 0", b"1000-2000 r--p"])
+def test_unknown_line_is_an_error_that_shows_it(line: bytes) -> None:
+    with pytest.raises(FormatError, match=line.decode()):
+        parse_maps(b"0-1000 r--p 0 00:00 0\n" + line + b"\n")
+
+
+def test_mounts_that_are_memory_are_found_by_type() -> None:
+    text = (
+        b"22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
+        b"23 22 0:26 / /dev/shm rw,nosuid - tmpfs tmpfs rw\n"
+        b"24 22 0:300 / /a\\040-\\040tmpfs rw shared:2 master:3 - ext4 /dev/x rw\n"
+        b"25 22 0:17 / /huge rw - hugetlbfs none rw,pagesize=2M\n"
+    )
+
+    assert parse_mountinfo(text) == Devices(frozenset(("00:1a",)), frozenset(("00:11",)))
+
+
+def test_kernels_own_mounts_are_found_by_a_file_on_each() -> None:
+    devices = internal_devices()
+
+    assert devices.shmem == {memfd_device(0)}
+    assert not devices.shmem & devices.hugetlb
+    assert memfd_device(1 << 30) == ""

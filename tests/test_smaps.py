@@ -1,0 +1,67 @@
+"""Fields of smaps, and its sums with and without smaps_rollup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers import make_process, sparse
+from mematlas.errors import FormatError
+from mematlas.kernel.maps import parse_maps
+from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.smaps import parse_smaps, read_rollup, read_smaps, sum_fields
+
+TEXT = b"""\
+7f0000000000-7f0000003000 rw-p 00000000 00:00 0 
+Size:                 12 kB
+KernelPageSize:        4 kB
+Rss:                   8 kB
+Pss:                   6 kB
+Private_Dirty:         4 kB
+THPeligible:           0
+VmFlags: rd wr mr mw me ac sd 
+7f0000003000-7f0000004000 r--p 00001000 fe:00 9  /tmp/Rss: 5 kB
+Size:                  4 kB
+Rss:                   4 kB
+Pss:                   1 kB
+NewField:              3 kB
+"""  # noqa: W291
+
+
+def test_fields_are_bytes_under_the_kernels_names() -> None:
+    (_, first), (second_vma, second) = parse_smaps(TEXT)
+
+    assert first == {"Size": 12288, "KernelPageSize": 4096, "Rss": 8192, "Pss": 6144, "Private_Dirty": 4096}
+    assert (second_vma.path, second["Rss"], second["NewField"]) == ("/tmp/Rss: 5 kB", 4096, 3072)
+
+
+def test_sums_leave_page_sizes_out() -> None:
+    total = sum_fields(fields for _, fields in parse_smaps(TEXT))
+
+    assert total == {"Rss": 12288, "Pss": 7168, "Private_Dirty": 4096, "NewField": 3072}
+
+
+def test_amount_that_is_no_number_is_an_error_that_shows_it() -> None:
+    with pytest.raises(FormatError, match="Rss: lots kB"):
+        parse_smaps(b"1000-2000 r--p 0 00:00 0\nRss: lots kB\n")
+
+
+def test_without_rollup_smaps_is_summed(tmp_path: Path) -> None:
+    (make_process(tmp_path) / "smaps").write_bytes(TEXT)
+
+    with ProcFS(str(tmp_path), 4096).process(7) as process:
+        assert read_rollup(process) == sum_fields(fields for _, fields in read_smaps(process))
+
+
+def test_rollup_agrees_with_the_sum_of_smaps() -> None:
+    with sparse(1 << 20, range(0, 256, 3)) as target, ProcFS().process(target.pid) as process:
+        summed = sum_fields(fields for _, fields in read_smaps(process))
+        rolled = read_rollup(process)
+    for name in ("Rss", "Anonymous", "Swap", "AnonHugePages"):
+        assert rolled[name] == summed[name]
+
+
+def test_smaps_and_maps_have_the_same_vmas() -> None:
+    with sparse(1 << 20, [1]) as target, ProcFS().process(target.pid) as process:
+        assert [vma for vma, _ in read_smaps(process)] == parse_maps(process.read("maps"))
