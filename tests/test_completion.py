@@ -77,7 +77,7 @@ def test_no_numpy_is_imported() -> None:
 
 # bash, for real
 
-LINES = (
+LINES: tuple[tuple[tuple[str, ...], list[str]], ...] = (
     (("us",), ["usage"]),
     (("usage", "--so"), ["--source"]),
     (("usage", "--source", ""), ["auto", "smaps", "pagemap"]),

@@ -44,7 +44,7 @@ class Arguments:
             values[name] = settings.get("default", False if settings.get("action") == "store_true" else None)
             if names[0].startswith("-"):
                 options |= dict.fromkeys(names, (name, settings))
-            elif positional is None and settings.get("nargs") == "*":
+            elif positional is None and settings.get("nargs") in (None, "*"):
                 positional = (name, settings)
             else:
                 return None
@@ -74,9 +74,11 @@ class Arguments:
             if "choices" in settings and converted not in settings["choices"]:
                 return None
             values[name] = converted
-        if positional:
+        if positional and positional[1].get("nargs") == "*":
             values[positional[0]] = rest
-        elif rest:
+        elif positional and len(rest) == 1 and rest[0] in positional[1].get("choices", rest):
+            values[positional[0]] = rest[0]
+        elif positional or rest:
             return None
         return Namespace(**values)
 

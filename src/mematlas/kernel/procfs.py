@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 
-from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone, TargetNotFound
+from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone, TargetNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def translate_error(error: OSError, path: str, pid: int | None = None) -> Except
         return ProcessGone(pid)
     if error.errno in (errno.ENOENT, errno.ENOTTY, errno.ENOSYS, errno.EOPNOTSUPP):
         return NotSupported(path)
-    return FormatError(path, os.strerror(error.errno or 0))
+    return Error(f"{path}: {os.strerror(error.errno or 0)}")
 
 
 class ProcFS:

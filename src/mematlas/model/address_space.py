@@ -119,18 +119,19 @@ def parse_range(text: str, page_size: int) -> tuple[int, int] | None:
     return None if end is None or end < start else (start, end)
 
 
+HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
+
+
 def parse_address(text: str) -> int | None:
     """Return a hexadecimal address, with or without 0x; None when it is none.
 
     Without the 0x it must have a digit in it, so that ``dead`` stays a name.
     """
     digits = text[2:] if text[:2] in ("0x", "0X") else text
-    if not digits or (digits == text and not any(c.isdigit() for c in digits)):
+    # int() would take signs, blanks, underscores and other scripts' digits as well.
+    if not digits or not HEX_DIGITS.issuperset(digits) or (digits == text and not any(c.isdigit() for c in digits)):
         return None
-    try:
-        address = int(digits, 16)
-    except ValueError:
-        return None
+    address = int(digits, 16)
     return address if address < 1 << 64 else None
 
 

@@ -1,0 +1,135 @@
+"""The one opener of /proc: identities, refusals, and directories in its place."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from helpers import make_process, program
+from mematlas.errors import (
+    Error,
+    FormatError,
+    NotSupported,
+    PermissionDenied,
+    ProcessGone,
+    TargetNotFound,
+)
+from mematlas.kernel.packed import PackedFile, write_packed
+from mematlas.kernel.procfs import NEEDS, ProcFS, translate_error
+from mematlas.kernel.status import read_stat
+
+QUIET = "import sys; print(1, flush=True)"
+
+
+def make_capture(root: Path, **more: object) -> ProcFS:
+    make_process(root)
+    (root / "machine.json").write_text(json.dumps({"page_size": 65536, **more}))
+    return ProcFS(str(root))
+
+
+def test_live_proc_lists_us() -> None:
+    procfs = ProcFS()
+
+    assert procfs.live
+    assert procfs.page_size == os.sysconf("SC_PAGESIZE")
+    assert os.getpid() in procfs.pids()
+    assert repr(procfs) == f"ProcFS('/proc', page_size={procfs.page_size})"
+
+
+def test_capture_says_its_page_size_and_reads_packed_files(tmp_path: Path) -> None:
+    procfs = make_capture(tmp_path)
+    write_packed(str(tmp_path / "7" / "pagemap.packed"), [(8, b"12345678")])
+
+    assert (procfs.live, procfs.page_size, procfs.pids()) == (False, 65536, [7])
+    with procfs.process(7) as process:
+        assert isinstance(process.open("pagemap"), PackedFile)
+        with pytest.raises(NotSupported):
+            process.open("other")
+
+
+def test_machine_file_that_is_no_json_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "machine.json").write_text("{")
+
+    with pytest.raises(FormatError, match=r"machine\.json"):
+        ProcFS(str(tmp_path))
+
+
+def test_page_size_can_be_told(tmp_path: Path) -> None:
+    assert ProcFS(str(tmp_path), 16384).page_size == 16384
+
+
+def test_process_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(TargetNotFound, match="no process 7"):
+        ProcFS(str(tmp_path)).process(7)
+    with pytest.raises(TargetNotFound):
+        ProcFS(str(tmp_path / "none")).pids()
+    (tmp_path / "8").write_text("a file")
+    with pytest.raises(TargetNotFound):
+        ProcFS(str(tmp_path)).process(8)
+
+
+def test_process_that_ended_answers_gone_for_every_file() -> None:
+    with program(QUIET) as target, ProcFS().process(target.pid) as process:
+        word_file = process.open("pagemap")
+        assert read_stat(process).pid == target.pid
+        target.kill()
+        for name in ("maps", "smaps", "stat", "status", "pagemap", "no such file"):
+            with pytest.raises(ProcessGone):
+                process.read(name)
+        with pytest.raises(ProcessGone):
+            process.readlink("exe")
+        assert word_file.read_into(memoryview(bytearray(8)), 0) == 0
+        word_file.close()
+
+
+def test_missing_file_of_a_living_process_is_a_kernel_without_it() -> None:
+    with ProcFS().process(os.getpid()) as process, pytest.raises(NotSupported):
+        process.read("no such file")
+
+
+def test_reading_beyond_the_end_is_nothing() -> None:
+    with ProcFS().process(os.getpid()) as process:
+        pagemap = process.open("pagemap")
+        assert pagemap.read_into(memoryview(bytearray(8)), 1 << 60) == 0
+        pagemap.close()
+        pagemap.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "pid", "error"),
+    [
+        (errno.EACCES, 7, PermissionDenied),
+        (errno.EPERM, None, PermissionDenied),
+        (errno.ESRCH, 7, ProcessGone),
+        (errno.ENOENT, None, NotSupported),
+        (errno.EIO, 7, Error),
+    ],
+)
+def test_each_error_of_the_kernel_becomes_one_of_ours(code: int, pid: int | None, error: type[Error]) -> None:
+    made = translate_error(OSError(code, os.strerror(code)), "/proc/7/pagemap", pid)
+
+    assert type(made) is error
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_refusal_says_what_would_open_it(name: str) -> None:
+    made = translate_error(OSError(errno.EACCES, ""), f"/proc/7/{name}", 7)
+
+    assert isinstance(made, PermissionDenied)
+    assert made.needs == NEEDS[name]
+    assert NEEDS[name] in str(made)
+
+
+def test_descriptors_are_closed() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with ProcFS().process(os.getpid()) as process:
+            process.read("maps")
+            process.open("pagemap").close()
+    with pytest.raises(TargetNotFound):
+        ProcFS().process(0)
+    assert len(os.listdir("/proc/self/fd")) == before

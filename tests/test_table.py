@@ -1,0 +1,130 @@
+"""One table in four forms."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mematlas.views.table import HIDDEN, Column, Table
+
+COLUMNS = (
+    Column("address", "ADDRESS", "address"),
+    Column("size", "SIZE", "size"),
+    Column("dev", "DEV", shown=False),
+    Column("phys", "PHYSICAL", "address"),
+    Column("flags", "FLAGS", "list"),
+    Column("share", "SHARE", "number"),
+    Column("path", "PATH", "path"),
+)
+ROWS: list[tuple[Any, ...]] = [
+    (0x1000, 4096, "fe:00", 1 << 54, ("present", "file"), 0.5, "/a\nb,\udcff"),
+    (0xFFFFFFFFFF600000, 1 << 30, "00:00", HIDDEN, (), 2, ""),
+    (0x2000, None, "00:00", None, (), 0.25, 'x "y"'),
+]
+NOTES = ["physical addresses hidden"]
+
+
+def make_table(rows: Any = ROWS, **more: Any) -> Table:
+    return Table("test/1", COLUMNS, rows, target={"pid": 7}, notes=list(NOTES), **more)
+
+
+def text(table: Table, **how: Any) -> list[str]:
+    return list(table.lines(**how))
+
+
+def test_text_is_aligned_and_says_what_is_hidden_and_what_is_not_there() -> None:
+    assert text(make_table(footer=(None, 8192, None, None, None, None, "3 rows"))) == [
+        "ADDRESS              SIZE  PHYSICAL          FLAGS         SHARE  PATH",
+        "0x000000001000      4 KiB  0x40000000000000  present,file  0.500  /a\\nb,\\xff",
+        "0xffffffffff600000  1 GiB  hidden            -                 2",
+        "0x000000002000          -  -                 -             0.250  x \"y\"",
+        "-                   8 KiB  -                 -                 -  3 rows",
+    ]
+
+
+def test_bytes_are_integers() -> None:
+    assert text(make_table(), in_bytes=True)[2].split()[1] == str(1 << 30)
+
+
+def test_lines_that_are_new_are_marked_when_asked() -> None:
+    before = set(text(make_table(ROWS[:1])))
+
+    lines = text(make_table(ROWS[:2]), before=before, colour=True)
+    assert [line.startswith("\x1b[7m") for line in lines] == [False, lines[1] not in before, True]
+
+
+def read_json(table: Table) -> dict[str, Any]:
+    out = io.StringIO()
+    table.write_json(out, {"host": "h"})
+    found: dict[str, Any] = json.loads(out.getvalue())
+    return found
+
+
+def test_json_has_every_column_and_no_number_beyond_2_to_the_53() -> None:
+    found = read_json(make_table())
+
+    assert (found["schema"], found["machine"], found["target"]) == ("mematlas.test/1", {"host": "h"}, {"pid": 7})
+    assert found["notes"] == NOTES
+    first, second, third = found["rows"]
+    assert first == {
+        "address": "0x1000",
+        "size": 4096,
+        "dev": "fe:00",
+        "phys": "0x40000000000000",
+        "flags": ["present", "file"],
+        "share": 0.5,
+        "path": "/a\nb,\udcff",
+    }
+    assert (second["address"], second["phys"], second["flags"]) == ("0xffffffffff600000", None, [])
+    assert (third["size"], third["phys"]) == (None, None)
+
+
+def test_json_of_no_rows_is_json() -> None:
+    assert read_json(make_table([]))["rows"] == []
+
+
+def test_json_lines_have_a_head_rows_and_an_end() -> None:
+    out = io.StringIO()
+    make_table().write_jsonl(out, {"host": "h"})
+
+    head, *rows, end = map(json.loads, out.getvalue().splitlines())
+    assert head == {"schema": "mematlas.test/1", "machine": {"host": "h"}}
+    assert rows == read_json(make_table())["rows"]
+    assert end == {"target": {"pid": 7}, "notes": NOTES}
+
+
+def test_csv_can_be_read_and_written_in_any_encoding() -> None:
+    out = io.StringIO()
+    make_table().write_csv(out)
+
+    head, *rows = csv.reader(io.StringIO(out.getvalue()))
+    assert head == [column.key for column in COLUMNS]
+    assert rows[0] == ["0x1000", "4096", "fe:00", "0x40000000000000", "present file", "0.5", "/a\nb,\\udcff"]
+    assert rows[1][3] == rows[2][1] == ""
+    out.getvalue().encode("utf-8")
+
+
+@pytest.mark.parametrize("form", ["text", "json", "jsonl", "csv"])
+def test_rows_that_stream_are_written_as_they_come(form: str) -> None:
+    seen: list[int] = []
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for number in range(3):
+            seen.append(out.tell())
+            yield ROWS[0]
+
+    out = io.StringIO()
+    table = make_table(rows(), stream=True)
+    assert seen == []
+    if form == "text":
+        out.writelines(line + "\n" for line in table.lines())
+    elif form == "csv":
+        table.write_csv(out)
+    else:
+        getattr(table, f"write_{form}")(out, {})
+    assert seen[0] < seen[1] < seen[2]

@@ -1,0 +1,139 @@
+"""Which process a text names: one, none, or several that are listed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers import Program, make_process, program
+from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
+from mematlas.kernel.procfs import ProcFS
+from mematlas.model.target import ancestors, describe, resolve, resolve_all
+
+NAMED = """
+import ctypes, json, sys
+ctypes.CDLL(None).prctl(15, sys.argv[1].strip('"').encode(), 0, 0, 0)
+print(json.dumps(sys.argv[1]), flush=True)
+"""
+NAME = f"ma {os.getpid()} ("
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[list[Program]]:
+    """Two programs with the same odd name."""
+    with program(NAMED, NAME) as one, program(NAMED, NAME) as other:
+        yield [one, other]
+
+
+def pids(text: str) -> list[int]:
+    return [target.pid for target in resolve_all(text, ProcFS())]
+
+
+def test_pid_and_self_are_taken_as_they_are() -> None:
+    assert pids(str(os.getpid())) == pids("self") == [os.getpid()]
+    assert pids("0001") == [1]
+
+
+def test_name_must_be_exact_and_names_all_that_bear_it(two: list[Program]) -> None:
+    assert pids(NAME) == sorted(one.pid for one in two)
+    with pytest.raises(TargetNotFound, match="no process is called"):
+        pids(NAME[:-1])
+
+
+def test_ambiguous_name_lists_candidates_and_picks_none(two: list[Program]) -> None:
+    with pytest.raises(TargetAmbiguous) as caught:
+        resolve(NAME, ProcFS())
+
+    assert [line.split()[0] for line in caught.value.candidates] == [str(one.pid) for one in sorted(two, key=pid_of)]
+
+
+def pid_of(one: Program) -> int:
+    return one.pid
+
+
+def test_regular_expression_is_of_the_whole_command_line(two: list[Program]) -> None:
+    marked = "~" + NAME.replace("(", r"\(").replace(" ", "[ ]")
+
+    assert pids(marked) == sorted(one.pid for one in two)
+    with pytest.raises(TargetNotFound):
+        pids("~no such words, surely, anywhere[ ]$")
+    with pytest.raises(BadInput, match="bad regular expression"):
+        pids("~(")
+
+
+def test_regular_expression_never_finds_us_or_who_started_us() -> None:
+    line = Path("/proc/self/cmdline").read_bytes().split(b"\0")[0].decode()
+    ours = set(ancestors(os.getpid(), ProcFS()))
+
+    assert {os.getpid(), os.getppid()} <= ours
+    with program(NAMED, NAME):
+        assert not ours & set(pids(f"~{os.path.basename(line)}|python"))
+
+
+LATE = "import sys; print(1, flush=True); sys.stdin.read()"
+LONG_NAME = "a-name-of-more-than-fifteen-bytes"
+
+
+def test_long_name_is_completed_from_the_command_line() -> None:
+    rename = f"import ctypes; ctypes.CDLL(None).prctl(15, {LONG_NAME.encode()!r}, 0, 0, 0); {LATE}"
+    words = [f"/x/{LONG_NAME}", "-I", "-S", "-c", rename]
+    with program(f"import os, sys; os.execv(sys.executable, {words!r})", wait="") as target:
+        assert pids(LONG_NAME) == [target.pid]
+        with pytest.raises(TargetNotFound):
+            pids(LONG_NAME[:20])
+
+
+def test_cgroup_holds_us() -> None:
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except FileNotFoundError:
+        pytest.skip("needs CONFIG_CGROUPS")
+    path = lines[0].split(":", 2)[2]
+
+    with program(LATE, wait="") as target:
+        assert target.pid in pids(f"cgroup:{path}")
+    with pytest.raises(TargetNotFound, match="no process in cgroup /no/such"):
+        pids("cgroup:no/such/")
+
+
+def test_kernel_threads_have_no_name_to_be_found_by() -> None:
+    with pytest.raises(TargetNotFound):
+        pids("kthreadd")
+
+
+@pytest.mark.parametrize("text", ["", "no/such/path", "/no/such", "a name that nobody has"])
+def test_what_is_nothing_is_not_found(text: str) -> None:
+    with pytest.raises(TargetNotFound):
+        pids(text)
+
+
+def test_capture_is_a_directory_or_one_process_in_it(tmp_path: Path) -> None:
+    make_process(tmp_path, pid=12)
+    with pytest.raises(TargetNotFound, match="not a capture"):
+        pids(str(tmp_path))
+    (tmp_path / "machine.json").write_text(json.dumps({"page_size": 4096}))
+
+    assert pids(str(tmp_path)) == pids(str(tmp_path / "12")) == [12]
+    make_process(tmp_path, pid=13)
+    with pytest.raises(TargetAmbiguous):
+        resolve(str(tmp_path), ProcFS())
+
+
+def test_directory_called_as_a_process_does_not_hide_it(
+    tmp_path: Path, two: list[Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / NAME).mkdir()
+
+    assert pids(NAME) == sorted(one.pid for one in two)
+
+
+def test_description_tells_processes_apart(two: list[Program]) -> None:
+    (target,) = resolve_all(str(two[0].pid), ProcFS())
+    line = describe(target)
+    assert str(target.pid) in line
+    assert "-I -S -c" in line

@@ -1,0 +1,191 @@
+"""The arithmetic of RSS, PSS, USS and swap, and how two sources are compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import helpers  # noqa: F401  (the settings of hypothesis)
+from mematlas.analysis.overview import largest
+from mematlas.analysis.usage import (
+    PageCounts,
+    Usage,
+    shared_pss,
+    total,
+    usage_of_fields,
+    usage_of_pages,
+)
+from mematlas.analysis.verify import MEASURES, compare
+from mematlas.errors import ProcessGone
+from mematlas.kernel.maps import Vma
+from mematlas.kernel.pagemap import histogram
+from mematlas.process import MapsResult, Reading, VmaUsage
+from mematlas.record import as_dict, replace
+
+PAGE = 4096
+STATES = bytes((0x81, 0x81, 0x80, 0xA0, 0xA1, 0x88, 0x40, 0x08, 0x44, 0x48, 0x10, 0x00, 0x00))
+"""Own, own, shared, shared file, own file, zero, swapped, swapped file, guard, special, cached, absent, absent."""
+
+
+def make_vma(kind: str = "anon", nr_pages: int = len(STATES)) -> Vma:
+    return Vma(0x1000, 0x1000 + nr_pages * PAGE, "rw-p", 0, "00:00", 0, "", kind)
+
+
+def count(
+    states: bytes = STATES,
+    kind: str = "anon",
+    sharers: dict[int, int] | None = None,
+    zero_known: bool = True,
+    hole: str = "absent",
+) -> Usage:
+    counts = PageCounts()
+    counts.add(histogram(states))
+    vma = make_vma(kind, len(states))
+    return usage_of_pages(vma, counts, PAGE, zero_known=zero_known, hole=hole, sharers=sharers, thp=0)
+
+
+def test_each_state_counts_where_it_belongs() -> None:
+    usage = count(kind="file", sharers={2: 1, 4: 1})
+
+    assert as_dict(usage) == {
+        "rss": 5 * PAGE,
+        "pss": 3 * PAGE + PAGE // 2 + PAGE // 4,
+        "uss": 3 * PAGE,
+        "swap": 2 * PAGE,
+        "anon": 3 * PAGE,
+        "file": 2 * PAGE,
+        "shmem": 0,
+        "hugetlb": 0,
+        "thp": 0,
+        "zero": PAGE,
+        "nr_pages": 13,
+        "nr_present": 6,
+        "nr_swapped": 2,
+        "nr_exclusive": 3,
+    }
+
+
+def test_file_pages_of_shared_memory_are_shmem() -> None:
+    usage = count(kind="shmem", sharers={2: 2})
+
+    assert (usage.file, usage.shmem, usage.anon) == (0, 2 * PAGE, 3 * PAGE)
+
+
+def test_frames_that_nobody_maps_are_no_part_of_rss() -> None:
+    usage = count(sharers={0: 1, 2: 1})
+
+    assert (usage.rss, usage.nr_present) == (4 * PAGE, 6)
+
+
+def test_hugetlb_is_no_part_of_rss() -> None:
+    usage = count(bytes((0xA1, 0xA0, 0)), kind="hugetlb")
+
+    assert (usage.rss, usage.pss, usage.uss, usage.hugetlb) == (0, 0, 0, 2 * PAGE)
+    assert (usage.nr_present, usage.nr_exclusive) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", ["vvar", "vsyscall"])
+def test_kernels_own_pages_are_not_counted_by_either_source(kind: str) -> None:
+    fields = dict.fromkeys(("Rss", "Anonymous", "Private_Clean", "Private_Dirty", "Pss", "Swap"), 0)
+
+    assert count(b"\0", kind=kind) == usage_of_fields(make_vma(kind, 1), fields, PAGE, 0)
+
+
+def test_what_cannot_be_known_is_none_and_never_zero() -> None:
+    assert count(sharers=None).pss is None
+    unknown = count(zero_known=False, sharers={2: 2})
+    assert (unknown.rss, unknown.anon, unknown.pss, unknown.zero) == (None, None, None, None)
+    assert (unknown.uss, unknown.swap) == (3 * PAGE, 2 * PAGE)
+    for usage in (count(bytes((0x18, 0x81))), count(hole="unknown")):
+        assert (usage.swap, usage.nr_swapped) == (None, None)
+
+
+def test_what_is_unknown_in_one_is_unknown_in_the_sum() -> None:
+    one = Usage(*range(14))
+
+    assert as_dict(total([one, one])) == {name: 2 * value for name, value in as_dict(one).items()}
+    assert total([one, replace(one, pss=None)]).pss is None
+    assert total([]) == Usage(*[0] * 14)
+
+
+@given(st.dictionaries(st.integers(0, 500), st.integers(1, 600), max_size=20), st.sampled_from([4096, 65536]))
+def test_pss_is_rounded_as_the_kernel_rounds(sharers: dict[int, int], page_size: int) -> None:
+    # fs/proc/task_mmu.c: the share of each page in 1/4096 of a byte, rounded down, then summed.
+    slowly = 0
+    for map_count, nr_pages in sharers.items():
+        for _ in range(nr_pages):
+            slowly += (page_size << 12) // map_count if map_count else 0
+    assert shared_pss(sharers, page_size) == slowly >> 12
+
+
+@given(st.binary(max_size=300))
+def test_counts_add_up_block_by_block(states: bytes) -> None:
+    counts = PageCounts()
+    for at in range(0, len(states), 7):
+        counts.add(histogram(states[at : at + 7]))
+
+    assert counts.by_byte == Counter(states)
+    assert counts.nr_with(0x80, 0x80) == sum(byte >> 7 for byte in states)
+
+
+# --- verify
+
+
+def result(usage: Usage, source: str = "smaps", notes: tuple[str, ...] = (), torn: bool = False) -> MapsResult:
+    return MapsResult([VmaUsage(make_vma(), usage, None, None)], Reading(source, 0.0, torn, notes))
+
+
+BASE = Usage(100 * PAGE, 50 * PAGE, 20 * PAGE, *[PAGE] * 11)
+
+
+def compared(counted: Usage, after: Usage = BASE, torn: bool = False) -> dict[str, tuple[bool, str]]:
+    rows = compare(result(BASE, torn=torn), result(counted, "pagemap", ("why",)), result(after))
+    assert [row.measure for row in rows] == list(MEASURES)
+    return {row.measure: (row.explained, row.reason) for row in rows}
+
+
+def test_equal_sources_need_no_explanation() -> None:
+    assert set(compared(BASE).values()) == {(True, "")}
+
+
+@pytest.mark.parametrize(("difference", "explained"), [(1023, True), (1024, False), (-1, False)])
+def test_pss_may_differ_by_rounding_alone(difference: int, explained: bool) -> None:
+    found = compared(replace(BASE, pss=50 * PAGE + difference))["pss"]
+
+    assert found[0] == explained
+    assert ("rounds" in found[1]) == explained
+
+
+def test_difference_without_a_reason_is_a_mistake() -> None:
+    assert compared(replace(BASE, rss=101 * PAGE))["rss"][0] is False
+
+
+def test_process_that_runs_explains_a_difference() -> None:
+    explained, reason = compared(replace(BASE, rss=101 * PAGE), after=replace(BASE, rss=102 * PAGE))["rss"]
+
+    assert (explained, "changed" in reason) == (True, True)
+    assert compared(replace(BASE, rss=101 * PAGE), torn=True)["rss"][0]
+
+
+def test_what_one_source_does_not_know_is_no_difference() -> None:
+    assert compared(replace(BASE, pss=None))["pss"] == (True, "why")
+
+
+# --- the largest processes
+
+
+def test_largest_are_found_without_measuring_all() -> None:
+    uss = {1: 10, 2: 90, 3: 50, 4: 70, 5: 5}
+    measured = []
+
+    def measure(pid: int) -> Usage:
+        measured.append(pid)
+        if pid == 3:
+            raise ProcessGone(3)
+        return replace(BASE, uss=uss[pid])
+
+    ranked, refused = largest([(100, 1, "a"), (95, 2, "b"), (92, 3, "c"), (80, 4, "d"), (60, 5, "e")], measure, 2)
+    assert ([one.pid for one in ranked], refused, measured) == ([2, 4], [3], [1, 2, 3, 4])
