@@ -75,7 +75,9 @@ def test_plain_lines_need_no_argparse(line: str) -> None:
     assert vars(plain) == see_slowly(arguments, line.split())
 
 
-@pytest.mark.parametrize("line", ["--help", "--js", "--json=1", "-n2", "--format xml", "--nonsense", "--path", "-x -- y"])
+@pytest.mark.parametrize(
+    "line", ["--help", "--js", "--json=1", "-n2", "--format xml", "--nonsense", "--path", "-x -- y"]
+)
 def test_other_lines_are_left_to_argparse(line: str) -> None:
     assert declare("maps").parse(line.split()) is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_halving_finds_every_page(marks: list[int]) -> None:
     for low, high, mark in ranges:
         found[low // PAGE : high // PAGE] = bytes((mark,)) * ((high - low) // PAGE)
     assert list(found) == marks
-    assert all(one[1] < two[0] or one[2] != two[2] for one, two in zip(ranges, ranges[1:], strict=False))
+    assert all(one[1] < two[0] or one[2] != two[2] for one, two in pairwise(ranges))
     assert len(calls) < 2 * len(marks)
 
 

@@ -20,7 +20,7 @@ import pytest
 from conftest import NOBODY, Outcome
 from helpers import PAGE, sparse
 from mematlas import Process, ProcFS
-from mematlas.capture import GAP, Frames, Redactor, capture, runs
+from mematlas.captures import GAP, Frames, Redactor, capture, runs
 from mematlas.cli import main
 from mematlas.errors import BadInput
 from mematlas.kernel.packed import PackedFile
@@ -259,7 +259,7 @@ def test_an_interrupted_capture_is_removed(
         raise KeyboardInterrupt
 
     it = victim("anon")
-    monkeypatch.setattr("mematlas.capture.Recorder._machine", interrupt)
+    monkeypatch.setattr("mematlas.captures.Recorder._machine", interrupt)
     assert main(["capture", str(it.pid), str(saved)]) == 130
     assert list(tmp_path.iterdir()) == [saved] * was_there
     assert not was_there or list(saved.iterdir()) == []
@@ -271,7 +271,7 @@ def test_a_full_disk_is_an_error_of_one_line(
     def fill(*_: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mematlas.capture.Recorder._machine", fill)
+    monkeypatch.setattr("mematlas.captures.Recorder._machine", fill)
     code, message = refused(["capture", victim("anon").pid, tmp_path / "saved"], capsys)
     assert (code, message) == (1, f"mematlas: {tmp_path / 'saved'}: No space left on device\n")
     assert list(tmp_path.iterdir()) == []

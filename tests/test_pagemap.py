@@ -76,7 +76,14 @@ def test_special_entries_are_marked_as_entry_by_entry(words: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("swap_type", "offset", "state"),
-    [(0, 77, "swapped"), (22, 4, "swapped"), (23, 4, "special"), (31, 2, "special"), (31, 4, "guard"), (31, 5, "guard")],
+    [
+        (0, 77, "swapped"),
+        (22, 4, "swapped"),
+        (23, 4, "special"),
+        (31, 2, "special"),
+        (31, 4, "guard"),
+        (31, 5, "guard"),
+    ],
 )
 def test_swap_types_from_23_up_are_no_swap(swap_type: int, offset: int, state: str) -> None:
     word = 1 << 62 | offset << 5 | swap_type
@@ -224,9 +231,8 @@ def test_block_is_yielded_where_somebody_asks_though_it_is_empty(tmp_path: Path)
 def test_file_that_ends_early_is_a_process_that_is_gone(tmp_path: Path) -> None:
     make_process(tmp_path, words={5: PRESENT_WORD})
 
-    with ProcFS(str(tmp_path), PAGE).process(7) as process, Pagemap(process) as pagemap:
-        with pytest.raises(ProcessGone):
-            list(pagemap.blocks(100 * PAGE, 200 * PAGE))
+    with ProcFS(str(tmp_path), PAGE).process(7) as process, Pagemap(process) as pagemap, pytest.raises(ProcessGone):
+        list(pagemap.blocks(100 * PAGE, 200 * PAGE))
 
 
 def test_nothing_above_the_user_addresses_is_read(tmp_path: Path) -> None:

@@ -107,8 +107,7 @@ def test_older_kernels_leave_zero_pages_unknown_to_those_without_rights(
             results = [process.maps(source) for source in ("smaps", "pagemap")]
         found = [next(item for item in result.vmas if item.vma.start == area.address) for result in results]
         return [
-            (item.usage.zero, item.usage.uss, result.reading.notes)
-            for item, result in zip(found, results, strict=True)
+            (item.usage.zero, item.usage.uss, result.reading.notes) for item, result in zip(found, results, strict=True)
         ]
 
     outcome = as_nobody(look)

@@ -31,7 +31,8 @@ def test_fields_come_by_place_name_and_default() -> None:
 def test_records_are_values() -> None:
     assert Point(1) == Point(1)
     assert Point(1) != Point(2)
-    assert Point(1) != (1, 0)
+    other: object = (1, 0)
+    assert Point(1) != other
     assert len({Point(1), Point(1), Point(2)}) == 2
 
 

@@ -42,7 +42,7 @@ def test_text_is_aligned_and_says_what_is_hidden_and_what_is_not_there() -> None
         "ADDRESS              SIZE  PHYSICAL          FLAGS         SHARE  PATH",
         "0x000000001000      4 KiB  0x40000000000000  present,file  0.500  /a\\nb,\\xff",
         "0xffffffffff600000  1 GiB  hidden            -                 2",
-        "0x000000002000          -  -                 -             0.250  x \"y\"",
+        '0x000000002000          -  -                 -             0.250  x "y"',
         "-                   8 KiB  -                 -                 -  3 rows",
     ]
 
@@ -114,7 +114,7 @@ def test_rows_that_stream_are_written_as_they_come(form: str) -> None:
     seen: list[int] = []
 
     def rows() -> Iterator[tuple[Any, ...]]:
-        for number in range(3):
+        for _ in range(3):
             seen.append(out.tell())
             yield ROWS[0]
 

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.analysis.grid import Cells, Strip
     from mematlas.analysis.usage import Usage
-    from mematlas.capture import CaptureResult, capture
+    from mematlas.captures import CaptureResult, capture
     from mematlas.errors import (
         AssertionNotMet,
         BadInput,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 HOMES = {
     "mematlas.analysis.grid": ("Cells", "Strip"),
     "mematlas.analysis.usage": ("Usage",),
-    "mematlas.capture": ("CaptureResult", "capture"),
+    "mematlas.captures": ("CaptureResult", "capture"),
     "mematlas.errors": (
         "AssertionNotMet",
         "BadInput",

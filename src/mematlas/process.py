@@ -30,6 +30,7 @@ from mematlas.kernel.pagemap import (
     PM_SWAP_TYPE,
     PM_UFFD_WP,
     PRESENT,
+    SWAP,
     Pacer,
 )
 from mematlas.kernel.procfs import ProcFS
@@ -121,6 +122,8 @@ class Translation:
     swap_offset: int | None
     flags: tuple[str, ...]
     """The entry's bits by name."""
+    hidden: bool
+    """Whether there is a frame or a swap slot that this reader may not know: needs CAP_SYS_ADMIN."""
 
 
 class Process:
@@ -225,7 +228,7 @@ class Process:
         if chosen == "smaps":
             vmas = self._maps_of_smaps(space, selection, first_pages, notes)
         else:
-            vmas = self._maps_of_pagemap(space, selection, notes)
+            vmas = self._maps_of_pagemap(space, selection, first_pages, notes)
         torn = self._torn(space)
         return MapsResult(vmas, Reading(chosen, time.perf_counter() - before, torn, tuple(dict.fromkeys(notes))))
 
@@ -300,26 +303,29 @@ class Process:
             return STATE_OF_BYTE[byte], None
         return STATE_OF_BYTE[byte], pfn * self.page_size
 
-    def _maps_of_pagemap(self, space: AddressSpace, selection: Selection, notes: list[str]) -> list[VmaUsage]:
+    def _maps_of_pagemap(
+        self, space: AddressSpace, selection: Selection, first_pages: bool, notes: list[str]
+    ) -> list[VmaUsage]:
+        chosen = filter(selection.matches, space.vmas)
         with PageReader(self.dir, self._pacer()) as reader, Sharers(self.procfs, notes) as sharers:
-            return [self._count_vma(reader, sharers, vma, notes) for vma in space.vmas if selection.matches(vma)]
+            return [self._count_vma(reader, sharers, vma, first_pages, notes) for vma in chosen]
 
-    def _count_vma(self, reader: PageReader, sharers: Sharers, vma: Vma, notes: list[str]) -> VmaUsage:
+    def _count_vma(
+        self, reader: PageReader, sharers: Sharers, vma: Vma, first_page: bool, notes: list[str]
+    ) -> VmaUsage:
         counts = PageCounts()
         state, phys = None, None
         thp: int | None = 0
         sharers.begin()
         for block in reader.blocks(vma):
             counts.add(block.kinds)
-            if block.address == vma.start:
+            if first_page and block.address == vma.start:
                 state, phys = self._place(block.states[0], block.entries[0], notes)
             if vma.kind != "hugetlb":
                 if nr_shared(block.kinds):
                     sharers.add(shared_frames(block))
                 thp = self._add_huge(reader, block, thp, notes)
-        notes.extend(reader.unknown_backing)
-        if not reader.zero_known:
-            notes.append(ZERO_UNKNOWN)
+        self._note_unknown(reader, notes)
         usage = usage_of_pages(
             vma,
             counts,
@@ -332,14 +338,8 @@ class Process:
         return VmaUsage(vma, usage, state or STATE_OF_BYTE[reader.hole(vma)], phys)
 
     def _add_huge(self, reader: PageReader, block: Block, thp: int | None, notes: list[str]) -> int | None:
-        # A huge entry maps a frame aligned as the address is, so one look at each aligned place rules most out.
-        per_table = self.page_size // 8
-        if thp is None or len(block) - block.kinds.get(0, 0) < per_table:
-            return thp
-        first = -(block.address // self.page_size) % per_table
-        places = range(first, len(block) - per_table + 1, per_table)
-        if not any(may_be_huge(block.states[place], block.entries[place], per_table) for place in places):
-            return thp
+        if thp is None:
+            return None
         try:
             return thp + reader.huge_size(block)
         except NotSupported as error:
@@ -363,24 +363,40 @@ class Process:
     def _translate(self, space: AddressSpace, reader: PageReader, address: int) -> Translation:
         vma = space.find(address)
         if vma is None:
-            return Translation(address, None, None, None, None, None, None, None, ())
+            return Translation(address, None, None, None, None, None, None, None, (), False)
         file_offset = vma.offset + address - vma.start if vma.inode else None
         block = reader.block_at(vma, address)
         byte, entry = (reader.hole(vma), 0) if block is None else (block.states[0], block.entries[0])
         pfn, swap_type, swap_offset = decode_place(byte, entry)
         phys = None if pfn is None else pfn * self.page_size + address % self.page_size
         flags = entry_flags(byte, entry)
-        return Translation(address, vma, STATE_OF_BYTE[byte], pfn, phys, file_offset, swap_type, swap_offset, flags)
+        return Translation(
+            address,
+            vma,
+            STATE_OF_BYTE[byte],
+            pfn,
+            phys,
+            file_offset,
+            swap_type,
+            swap_offset,
+            flags,
+            is_hidden(byte, entry),
+        )
 
     def pages(
-        self, start: int = 0, end: int = 1 << 64, selection: Selection = EVERYTHING, paced: bool = True
+        self,
+        start: int = 0,
+        end: int = 1 << 64,
+        selection: Selection = EVERYTHING,
+        paced: bool = True,
+        notes: list[str] | None = None,
     ) -> Iterator[tuple[Vma, Block | Hole]]:
         """Yield the pages from ``start`` to ``end``, a block or a hole at a time, in address order.
 
         A block's arrays are valid until the next item: copy what you keep. As numpy arrays:
         ``np.frombuffer(block.raw, np.uint64)`` are the entries, ``np.frombuffer(block.states, np.uint8)`` the state
         bytes, which `mematlas.model.pages.STATE_OF_BYTE` names. Reads with pauses, so that the target runs on,
-        unless ``paced`` is false.
+        unless ``paced`` is false. Why some pages are unknown is added to ``notes``, at the end.
 
         >>> import os
         >>> with Process(os.getpid()) as process:
@@ -401,6 +417,7 @@ class Process:
         end: int = 1 << 64,
         selection: Selection = EVERYTHING,
         cell_pages: int | None = None,
+        notes: list[str] | None = None,
     ) -> list[Strip]:
         """Return the address space as cells of ``cell_pages`` pages, VMA by VMA.
 
@@ -419,10 +436,16 @@ class Process:
         with PageReader(self.dir, self._pacer()) as reader:
             for strip in strips:
                 self._fill(reader, strip.cells, strip.vma, strip.start, strip.end, 0)
+            self._note_unknown(reader, notes)
         return strips
 
     def density(
-        self, columns: int, start: int = 0, end: int = 1 << 64, selection: Selection = EVERYTHING
+        self,
+        columns: int,
+        start: int = 0,
+        end: int = 1 << 64,
+        selection: Selection = EVERYTHING,
+        notes: list[str] | None = None,
     ) -> tuple[Cells, list[tuple[Vma, int]]]:
         """Return all VMAs end to end, without the gaps, as at most so many cells of equal size.
 
@@ -440,6 +463,7 @@ class Process:
                 places.append((vma, place))
                 self._fill(reader, cells, vma, low, high, place)
                 place += (high - low) // self.page_size
+            self._note_unknown(reader, notes)
         return cells, places
 
     def _pieces(self, start: int, end: int, selection: Selection) -> list[tuple[Vma, int, int]]:
@@ -454,6 +478,12 @@ class Process:
                 cells.add_hole(at, piece.nr_pages, STATE_OF_BYTE[piece.byte])
             else:
                 cells.add(at, piece)
+
+    def _note_unknown(self, reader: PageReader, notes: list[str] | None) -> None:
+        if notes is not None:
+            notes.extend(sorted(reader.unknown_backing))
+            if not reader.zero_known:
+                notes.append(ZERO_UNKNOWN)
 
     def _pacer(self) -> Pacer | None:
         return Pacer() if self.procfs.live else None
@@ -472,7 +502,7 @@ class Process:
         raise ProcessGone(self.pid, why)
 
 
-HIDDEN_FRAMES = "physical addresses hidden: needs CAP_SYS_ADMIN"
+HIDDEN_FRAMES = "physical addresses and swap slots hidden: needs CAP_SYS_ADMIN"
 ZERO_UNKNOWN = "zero pages cannot be told from shared ones: needs Linux 6.7, or CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH"
 
 
@@ -532,18 +562,21 @@ class Sharers:
             self.frames = []
 
 
-def may_be_huge(byte: int, entry: int, per_table: int) -> bool:
-    """Whether the first page of an aligned stretch could be the first of a huge one: its frame is aligned too."""
-    return bool(byte & PRESENT) and entry & PM_PFRAME & (per_table - 1) == 0
-
-
 def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | None]:
     """Return frame, swap type and swap offset of an entry; each None unless the entry says it."""
+    place = entry & PM_PFRAME
+    if not place:
+        return None, None, None  # nothing there, or hidden: frame 0 is no process's, slot 0 is the swap header
     if byte & PRESENT:
-        return entry & PM_PFRAME or None, None, None
-    if STATE_OF_BYTE[byte] == "swapped" and entry:
-        return None, entry & PM_SWAP_TYPE, (entry & PM_PFRAME) >> PM_SWAP_OFFSET_SHIFT
+        return place, None, None
+    if STATE_OF_BYTE[byte] == "swapped":
+        return None, entry & PM_SWAP_TYPE, place >> PM_SWAP_OFFSET_SHIFT
     return None, None, None
+
+
+def is_hidden(byte: int, entry: int) -> bool:
+    """Whether an entry has a frame or a swap slot that the kernel keeps from a reader without CAP_SYS_ADMIN."""
+    return not entry & PM_PFRAME and bool(byte & PRESENT or (byte & SWAP and STATE_OF_BYTE[byte] == "swapped"))
 
 
 def entry_flags(byte: int, entry: int) -> tuple[str, ...]:

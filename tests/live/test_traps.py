@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE, mematlas, program, sparse
+from helpers import mematlas, program, sparse
 from mematlas import Process
 from mematlas.errors import (
     NoAddressSpace,
@@ -289,6 +288,8 @@ def test_command_passes_its_exit_code_through(end: str, code: int) -> None:
 @pytest.mark.root("CAP_SYS_ADMIN")
 def test_command_runs_as_the_user_who_called_sudo() -> None:
     with run_command("sh", "-c", "id -u; id -g; read x", SUDO_UID=str(NOBODY), SUDO_GID=str(NOBODY)) as running:
+        assert running.stdout
+        running.stdout.readline()
         _, err = running.communicate("\n", DEADLINE)
     assert running.returncode == 0
     assert err.split()[:2] == [str(NOBODY), str(NOBODY)]
@@ -304,7 +305,6 @@ def test_command_that_cannot_be_looked_at_says_so(words: list[str], code: int) -
 
 
 def test_tiny_process_is_seen_whole() -> None:
-    # vfork leaves nothing of ours in it: the smallest program there is.
     with subprocess.Popen(["sleep", "1000"]) as tiny:
         try:
             with Process(tiny.pid) as process:
@@ -312,6 +312,5 @@ def test_tiny_process_is_seen_whole() -> None:
             assert result.usage.rss
             assert result.usage.rss < 16 << 20
             assert result.tables
-            assert ctypes.sizeof(ctypes.c_void_p) * PAGE
         finally:
             tiny.kill()

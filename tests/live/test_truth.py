@@ -19,7 +19,7 @@ from mematlas import Process
 from mematlas.analysis.grid import CLASSES
 from mematlas.analysis.usage import Usage
 from mematlas.cli import main
-from mematlas.model.pages import STATE_OF_BYTE
+from mematlas.model.pages import STATE_OF_BYTE, Hole
 from mematlas.process import MapsResult, VmaUsage
 from mematlas.record import as_dict
 from victim import DEADLINE, KINDS, PATH_KINDS, Area, Victim
@@ -39,14 +39,15 @@ OUR_NAMES = {"shared": "present", "hugetlb": "present", "shmem_swapped": "swappe
 def read_smaps(pid: int) -> Smaps:
     """Return the fields of each VMA in bytes, by its start."""
     found: Smaps = {}
+    fields: dict[str, int] = {}
     for line in Path(f"/proc/{pid}/smaps").read_bytes().split(b"\n"):
         name, _, rest = line.partition(b" ")
         if name.endswith(b":"):
             if rest.endswith(b" kB"):
-                found[start][name[:-1].decode()] = int(rest.split()[0]) * 1024
+                fields[name[:-1].decode()] = int(rest.split()[0]) * 1024
         elif name:
             start, end = (int(part, 16) for part in name.split(b"-"))
-            found[start] = {"End": end}
+            fields = found[start] = {"End": end}
     return found
 
 
@@ -159,7 +160,7 @@ def test_pages_are_in_the_states_that_are_known(scene: Scene) -> None:
 
     found: list[str] = []
     for _, piece in scene.process.pages(area.address, area.end):
-        states = bytes((piece.byte,)) * len(piece) if hasattr(piece, "byte") else piece.states
+        states = bytes((piece.byte,)) * len(piece) if isinstance(piece, Hole) else piece.states
         found += [STATE_OF_BYTE[byte] for byte in states]
     assert found == [OUR_NAMES.get(state, state) for state in area.states]
 
@@ -168,7 +169,7 @@ def count_pages(process: Process) -> Counter[str]:
     """Return the number of pages of each state."""
     counts: Counter[str] = Counter()
     for _, piece in process.pages():
-        states = {piece.byte: len(piece)} if hasattr(piece, "byte") else piece.kinds
+        states = {piece.byte: len(piece)} if isinstance(piece, Hole) else piece.kinds
         for byte, nr_pages in states.items():
             counts[STATE_OF_BYTE[byte]] += nr_pages
     return counts

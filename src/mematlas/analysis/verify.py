@@ -27,18 +27,18 @@ class Comparison:
     reason: str
 
 
-def compare(before: MapsResult, counted: MapsResult, after: MapsResult) -> list[Comparison]:
+def compare(before: MapsResult, counted: MapsResult, after: MapsResult, captured: bool = False) -> list[Comparison]:
     """Return smaps against pagemap, measure by measure.
 
     smaps is read twice, around the count: where its own two answers differ the process was running, and no third
-    one can be held to either.
+    one can be held to either. A capture holds one smaps, taken before or after its pagemap.
     """
     first, second, third = (total(vma.usage for vma in result.vmas) for result in (before, counted, after))
-    return [compare_measure(measure, first, second, third, counted, before) for measure in MEASURES]
+    return [compare_measure(measure, first, second, third, counted, before, captured) for measure in MEASURES]
 
 
 def compare_measure(
-    measure: str, first: Usage, second: Usage, third: Usage, counted: MapsResult, smaps: MapsResult
+    measure: str, first: Usage, second: Usage, third: Usage, counted: MapsResult, smaps: MapsResult, captured: bool
 ) -> Comparison:
     """Return the comparison of one measure, with its reason."""
     one, two, again = (getattr(usage, measure) for usage in (first, second, third))
@@ -47,14 +47,16 @@ def compare_measure(
         about = [note for note in notes if measure in note.lower()] or list(notes)
         return Comparison(measure, one, two, None, True, "; ".join(about) or "not known")
     difference = two - one
-    reason = "" if not difference else reason_of(measure, difference, one, again, smaps)
+    reason = "" if not difference else reason_of(measure, difference, one, again, smaps, captured)
     return Comparison(measure, one, two, difference, reason is not None, UNEXPLAINED if reason is None else reason)
 
 
 UNEXPLAINED = "no known reason: please report it, with a capture"
 
 
-def reason_of(measure: str, difference: int, before: int, after: int | None, smaps: MapsResult) -> str | None:
+def reason_of(
+    measure: str, difference: int, before: int, after: int | None, smaps: MapsResult, captured: bool
+) -> str | None:
     """Return why pagemap's sum may differ from that of smaps; None when it should not."""
     if measure == "pss" and 0 <= difference < SMAPS_UNIT * len(smaps.vmas):
         return f"smaps rounds each of {len(smaps.vmas)} VMAs down to 1 KiB"
@@ -62,4 +64,6 @@ def reason_of(measure: str, difference: int, before: int, after: int | None, sma
         return "smaps itself changed during the count: the process ran, or one that shares pages with it"
     if smaps.reading.torn:
         return "the address space changed during the count"
+    if captured:
+        return "the capture read one after the other, and the process, or one that shares its pages, was running"
     return None

@@ -41,7 +41,7 @@ def run(args: Namespace, session: Session) -> int:
     session.no_more_words()
 
     def make() -> Table:
-        from mematlas.capture import capture
+        from mematlas.captures import capture
 
         saved = capture(session.process, directory, args.redact)
         row = tuple(getattr(saved, column.key) for column in COLUMNS)

@@ -4,7 +4,7 @@ Needs no rights; what the kernel hides without root it names.
 
 from __future__ import annotations
 
-from mematlas.cli.session import parse_seconds, width_of
+from mematlas.cli.session import parse_count, parse_seconds, width_of
 from mematlas.labs.demo import Tour
 from mematlas.views.colour import wants_colour
 from mematlas.views.picture import can_draw
@@ -20,7 +20,7 @@ READING_TIME = 3.0
 
 def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--pause", type=parse_seconds, metavar="TIME", help="between the parts (3s; 0 into a pipe)")
-    arguments.add_argument("--width", type=int, metavar="N", help="columns (the terminal's width, or 80)")
+    arguments.add_argument("--width", type=parse_count, metavar="N", help="columns (the terminal's width, or 80)")
     arguments.add_argument(
         "--color", choices=("auto", "always", "never"), default="auto", help="auto (default), always or never"
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from mematlas.cli.maps import add_selection, selection_of
 from mematlas.cli.pages import span_of
-from mematlas.cli.session import TARGETS, add_output, add_repeat, add_target, width_of
+from mematlas.cli.session import TARGETS, add_output, add_repeat, add_target, parse_count, width_of
 from mematlas.views.picture import can_draw, histogram_view
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ __doc__ = f"{__doc__}\n{TARGETS}"
 def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     add_selection(arguments)
-    arguments.add_argument("--width", type=int, metavar="N", help="columns (the terminal's width, or 80)")
+    arguments.add_argument("--width", type=parse_count, metavar="N", help="columns (the terminal's width, or 80)")
     add_repeat(arguments)
     add_output(arguments)
 
@@ -33,9 +33,11 @@ def run(args: Namespace, session: Session) -> int:
     width = width_of(args, session)
 
     def make() -> Table:
-        cells, places = session.process.density(width - COUNT_WIDTH, start, end, selection)
+        notes: list[str] = []
+        cells, places = session.process.density(width - COUNT_WIDTH, start, end, selection, notes)
         info = session.target_info()
-        return histogram_view(cells, places, session.process.page_size, info, not can_draw(session.out.encoding))
+        ascii_only = not can_draw(session.out.encoding)
+        return histogram_view(cells, places, session.process.page_size, info, ascii_only, notes)
 
     session.show(make, args)
     return 0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 
-from mematlas.errors import BadInput, ProcessGone
+from mematlas.errors import BadInput, ProcessGone, TargetNotFound
 from mematlas.kernel.rights import invoking_user
 
 TYPE_CHECKING = False
@@ -25,9 +24,15 @@ class Launched:
             raise BadInput("-- must be followed by a command")
         self.command = command
         self.exit_code: int | None = None
+        told, tell = os.pipe()  # closed by a successful exec, so that its silence means success
         self.pid = os.fork()
         if self.pid == 0:
-            self._become()
+            self._become(tell)
+        os.close(tell)
+        with open(told, "rb") as pipe:
+            if why := pipe.read():
+                self.__exit__()
+                raise TargetNotFound(f"cannot start {command[0]}: {why.decode()}")
         deadline = time.monotonic() + after
         while time.monotonic() < deadline:
             if self.ended():
@@ -49,7 +54,7 @@ class Launched:
                 self.exit_code = os.waitstatus_to_exitcode(status)
         return self.exit_code is not None
 
-    def _become(self) -> None:
+    def _become(self, tell: int) -> None:
         # In the child: nothing here may return.
         try:
             os.dup2(2, 1)
@@ -62,8 +67,8 @@ class Launched:
                 os.setuid(uid)
             os.execvp(self.command[0], self.command)
         except OSError as error:
-            sys.stderr.write(f"mematlas: {self.command[0]}: {error.strerror}\n")
+            os.write(tell, (error.strerror or "?").encode())
         except KeyError:
-            sys.stderr.write("mematlas: the user who called sudo has no account here\n")
+            os.write(tell, b"the user who called sudo has no account here")
         finally:
             os._exit(127)

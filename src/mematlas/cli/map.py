@@ -36,10 +36,11 @@ def run(args: Namespace, session: Session) -> int:
     previous = Previous()
 
     def make() -> Table:
-        strips = session.process.grid(start, end, selection, args.cell)
+        notes: list[str] = []
+        strips = session.process.grid(start, end, selection, args.cell, notes)
         info = session.target_info()
         ascii_only = not can_draw(session.out.encoding)
-        return map_view(strips, session.process.page_size, width, info, ascii_only, previous)
+        return map_view(strips, session.process.page_size, width, info, ascii_only, previous, notes)
 
     session.show(make, args)
     return 0

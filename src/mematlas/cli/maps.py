@@ -5,6 +5,7 @@ AREA picks by address, START-END, ADDR+LEN, kind, or a part of the path.
 from __future__ import annotations
 
 from mematlas.cli.session import TARGETS, add_output, add_repeat, add_source, add_target
+from mematlas.errors import BadInput
 from mematlas.model.address_space import Selection, parse_kinds, parse_perms
 from mematlas.views.maps import maps_table
 
@@ -47,6 +48,8 @@ def run(args: Namespace, session: Session) -> int:
 
     def make() -> Table:
         result = session.process.maps(args.source, args.max_stall, selection)
+        if not result.vmas:
+            raise BadInput(f"no VMA of {session.process.stat.name} ({session.process.pid}) is as asked for")
         return maps_table(result, session.target_info(result.reading), args.gaps)
 
     session.show(make, args)

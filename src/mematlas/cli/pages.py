@@ -43,8 +43,9 @@ def run(args: Namespace, session: Session) -> int:
         raise BadInput("--dirty is of single frames: not with --runs")
 
     def make() -> Table:
-        pieces = session.process.pages(start, end, selection)
-        return pages_table(pieces, session.process, wanted, session.target_info(), args.runs, args.limit)
+        notes: list[str] = []
+        pieces = session.process.pages(start, end, selection, notes=notes)
+        return pages_table(pieces, session.process, wanted, session.target_info(), args.runs, args.limit, notes)
 
     session.show(make, args)
     return 0

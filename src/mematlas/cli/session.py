@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from mematlas.errors import BadInput, ProcessGone, TargetNotFound
+from mematlas.errors import BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.target import resolve, resolve_all
 from mematlas.process import MAX_STALL, SOURCES, Process, Reading
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
         def write_jsonl(self, out: TextIO, machine: dict[str, Any]) -> None: ...
         def write_csv(self, out: TextIO) -> None: ...
 
+
+LEAST_WIDTH = 40
+"""Columns below which nothing can be drawn."""
 
 FORMATS = ("table", "json", "jsonl", "csv")
 
@@ -161,7 +164,7 @@ class Session:
         for target in targets:
             try:
                 self._processes.append(Process(target.pid, target.procfs))
-            except (ProcessGone, TargetNotFound):
+            except (ProcessGone, TargetNotFound, NoAddressSpace):
                 if len(targets) == 1:
                     raise
         if not self._processes:
@@ -272,7 +275,7 @@ def standard_session(command: list[str] | None) -> Session:
 def width_of(args: Namespace, session: Session) -> int:
     """Return the columns to draw in: as asked, the terminal's, or 80."""
     if args.width:
-        return max(int(args.width), 20)
+        return max(int(args.width), LEAST_WIDTH)
     try:
         return os.get_terminal_size(session.out.fileno()).columns or 80
     except (OSError, ValueError):

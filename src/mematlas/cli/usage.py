@@ -6,6 +6,7 @@ their own.
 from __future__ import annotations
 
 from mematlas.cli.session import TARGETS, add_output, add_repeat, add_source, add_target
+from mematlas.errors import PermissionDenied, ProcessGone
 from mematlas.views.usage import usage_table, verify_table
 
 TYPE_CHECKING = False
@@ -38,10 +39,17 @@ def run(args: Namespace, session: Session) -> int:
 
     def make() -> Table:
         results = []
+        notes = []
         for process in session.processes:
-            result = process.usage(args.source, args.max_stall)
+            try:
+                result = process.usage(args.source, args.max_stall)
+            except (PermissionDenied, ProcessGone) as error:
+                if len(session.processes) == 1:
+                    raise
+                notes.append(f"left out: {error}")
+                continue
             results.append((session.target_info(result.reading, process), result))
-        return usage_table(results)
+        return usage_table(results, notes)
 
     session.show(make, args)
     return 0
@@ -57,7 +65,7 @@ def verify(args: Namespace, session: Session) -> int:
         first = session.process.maps("smaps")
         counted = session.process.maps("pagemap")
         second = session.process.maps("smaps")
-        rows = compare(first, counted, second)
+        rows = compare(first, counted, second, captured=not session.procfs.live)
         unexplained[:] = [row.measure for row in rows if not row.explained]
         return verify_table(rows, session.target_info(counted.reading))
 

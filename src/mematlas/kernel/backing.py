@@ -109,7 +109,7 @@ def call_cachestat(fd: int, offset: int, size: int) -> tuple[int, int]:
     counts = (ctypes.c_uint64 * 5)()  # nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted
     if libc().syscall(SYS_CACHESTAT, fd, ctypes.byref(span), ctypes.byref(counts), 0):
         code = ctypes.get_errno()
-        # Since v6.14 (commit 8f64a8f3ba7e) only an owner or writer of the file may ask.
+        # Since v6.14 (commit 5f537664e705) only an owner or writer of the file may ask.
         raise (PermissionDenied("cachestat") if code == 1 else NotSupported("cachestat", "Linux 6.5"))
     return counts[0], counts[3]
 

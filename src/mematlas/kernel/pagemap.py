@@ -351,7 +351,7 @@ def mark_special(states: bytes, raw: memoryview) -> bytes:
     place = -1
     where = special.to_bytes(len(states), "little")
     while (place := where.find(1, place + 1)) >= 0:
-        # Before v6.15 (commit a516403787e0) no bit of pagemap says that a marker is a guard region.
+        # Before v6.15 (commit 8e2f2aeb8b48) no bit of pagemap says that a marker is a guard region.
         marked[place] |= MARK_A | (GUARD if is_guard_marker(entries[place]) else 0)
     return bytes(marked)
 

@@ -79,10 +79,10 @@ class Tour:
         cells, places = process.density(self.width - 24, selection=area_of(workload))
         self.show(
             f"hist {workload.pid} {workload.address:#x}",
-            self.lines(histogram_view(cells, places, process.page_size, {}, self.ascii_only)),
+            self.lines(histogram_view(cells, places, process.page_size, {}, self.ascii_only, [])),
         )
         strips = process.grid(selection=area_of(workload), cell_pages=8)
-        view = map_view(strips, process.page_size, self.width - 3, {}, self.ascii_only, Previous())
+        view = map_view(strips, process.page_size, self.width - 3, {}, self.ascii_only, Previous(), [])
         self.show(f"map {workload.pid} {workload.address:#x} --cell 8", self.lines(view))
 
     def translated(self, workload: RunningWorkload, process: Process) -> None:
@@ -114,7 +114,7 @@ class Tour:
         result = process.usage()
         info = {"pid": process.pid, "name": process.stat.name}
         self.say("The whole program, with its interpreter:")
-        self.show(f"usage {workload.pid}", self.lines(usage_table([(info, result)])))
+        self.show(f"usage {workload.pid}", self.lines(usage_table([(info, result)], [])))
 
     def given_back(self, workload: RunningWorkload, process: Process) -> None:
         self.step("Given back")

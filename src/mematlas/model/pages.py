@@ -53,7 +53,7 @@ cached   shared memory that is in RAM, but this process has no entry for it
 absent   nothing: never touched, given back, or a page of a file that was not read here
 guard    a guard region: touching it is an error (madvise(2), MADV_GUARD_INSTALL)
 special  a migration, device memory, poisoned or marker entry
-unknown  shared memory without an entry, and we may not ask its file
+unknown  not told: shared memory without an entry, whose file we may not ask; the kernel's [vvar] and [vsyscall]
 """
 
 
@@ -185,13 +185,34 @@ class PageReader:
             raw = bytearray(len(block) * ENTRY_SIZE)
             self.pagemap.file.read_into(memoryview(raw), block.address // self.page_size * ENTRY_SIZE)
             return raw[7::ENTRY_SIZE].translate(IS_HUGE).count(1) * self.page_size
-        end = block.address + len(block) * self.page_size
         nr_pages = 0
-        for low, high in self.pagemap.scanner.ranges(block.address, end, PAGE_IS_HUGE):
+        for low, high in self.huge_places(block):
             # The huge zero page is mapped by a huge entry too, and is nobody's memory.
-            part = block.states[(low - block.address) // self.page_size : (high - block.address) // self.page_size]
-            nr_pages += sum(count for byte, count in histogram(part).items() if byte & ZERO == PRESENT)
+            nr_pages += sum(n for byte, n in histogram(block.states[low:high]).items() if byte & ZERO == PRESENT)
         return nr_pages * self.page_size
+
+    def huge_places(self, block: Block) -> list[tuple[int, int]]:
+        """Return the ranges of places in a block that huge entries map, by PAGEMAP_SCAN; see `huge_size`."""
+        if not self._may_hold_huge(block):
+            return []
+        end = block.address + len(block) * self.page_size
+        ranges = self.pagemap.scanner.ranges(block.address, end, PAGE_IS_HUGE)
+        return [
+            ((low - block.address) // self.page_size, (high - block.address) // self.page_size) for low, high in ranges
+        ]
+
+    def _may_hold_huge(self, block: Block) -> bool:
+        # What one huge entry maps is aligned in memory as in addresses: frame and page number agree in their lower
+        # bits. One look at the block's start, and at each place where a table begins, rules most blocks out.
+        per_table = self.page_size // ENTRY_SIZE
+        if len(block) - block.kinds.get(0, 0) < min(per_table, len(block)):
+            return False
+        first = block.address // self.page_size
+        for place in (0, *range(-first % per_table, len(block), per_table)):
+            frame = block.entries[place] & PM_PFRAME
+            if block.states[place] & PRESENT and (frame == 0 or (frame - first - place) % per_table == 0):
+                return True
+        return False
 
     def _mark(self, block: Block, vma: Vma, backing: Backing | None) -> None:
         if self.pagemap.marked:

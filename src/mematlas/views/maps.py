@@ -50,7 +50,7 @@ def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
         elif column.key == "nr_present":
             footer[place] = sum(usage.nr_present or 0 for usage in usages)
         elif column.key == "path":
-            footer[place] = f"{len(usages)} VMAs"
+            footer[place] = f"{len(usages)} VMA{'s' if len(usages) > 1 else ''}"
     notes = list(result.reading.notes)
     if result.reading.torn:
         notes.append("torn: VMAs changed during the reading, these are numbers of no one moment")

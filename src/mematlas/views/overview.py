@@ -71,9 +71,10 @@ def rights(uid: int, missing: list[str], nr_refused: int, sudo: str) -> Iterator
     """Yield what the reader may do, and how to get the rest."""
     who = "root" if uid == 0 else f"uid {uid}"
     if not missing:
-        yield f"You are {who}: everything can be looked at, physical addresses too."
+        refused = f", but for {nr_refused} that the kernel refuses all the same" if nr_refused else ""
+        yield f"You are {who}: everything can be looked at, physical addresses too{refused}."
         return
-    refused = f", {nr_refused} larger ones are hidden" if nr_refused else ""
+    refused = f", {nr_refused} more are hidden" if nr_refused else ""
     yield f"You are {who}: your own processes{refused}. Not held: {', '.join(missing)}."
     yield f"All of them: {sudo}"
 

@@ -8,7 +8,7 @@ from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kpage import FrameWords, flag_names
 from mematlas.kernel.pagemap import EXCLUSIVE, MARK_A, PM_PFRAME, PM_SOFT_DIRTY, PRESENT
 from mematlas.model.pages import STATE_OF_BYTE, Hole
-from mematlas.process import HIDDEN_FRAMES, decode_place, entry_flags
+from mematlas.process import HIDDEN_FRAMES, decode_place, entry_flags, is_hidden
 from mematlas.record import record
 from mematlas.views.table import HIDDEN, Column, Table
 
@@ -80,9 +80,9 @@ def pages_table(
     target: dict[str, Any],
     runs: bool,
     limit: int | None,
+    notes: list[str],
 ) -> Table:
     """Return the pages, or runs of like pages, that are asked for, as a table that streams."""
-    notes: list[str] = []
     columns: tuple[Column, ...] = PAGE_COLUMNS
     rows = page_rows(pieces, process, wanted, notes)
     if runs:
@@ -156,28 +156,32 @@ def block_rows(
         address += page_size
         if not wanted.takes(byte, entry):
             continue
-        pfn, swap_type, swap_offset = decode_place(byte, entry)
-        word = flags.get(pfn) if pfn else None
+        pfn, phys, swap_type, swap_offset = places_of(byte, entry, page_size, notes)
+        word = flags.get(pfn) if isinstance(pfn, int) else None
         if wanted.dirty and not (word or 0) & KPF_DIRTY:
             continue
-        shown: Any = pfn
-        phys: Any = None if pfn is None else pfn * page_size
-        if pfn is None and byte & PRESENT:
-            shown = phys = HIDDEN
-            if HIDDEN_FRAMES not in notes:
-                notes.append(HIDDEN_FRAMES)
         yield (
             address,
             STATE_OF_BYTE[byte],
-            shown,
+            pfn,
             phys,
-            counts.get(pfn) if pfn else None,
+            counts.get(pfn) if isinstance(pfn, int) else None,
             swap_type,
             swap_offset,
             entry_flags(byte, entry),
             None if word is None else flag_names(word),
             path,
         )
+
+
+def places_of(byte: int, entry: int, page_size: int, notes: list[str]) -> tuple[Any, Any, Any, Any]:
+    """Return frame, physical address, swap type and swap offset of an entry; `HIDDEN` where they may not be known."""
+    if is_hidden(byte, entry):
+        if HIDDEN_FRAMES not in notes:
+            notes.append(HIDDEN_FRAMES)
+        return (HIDDEN, HIDDEN, None, None) if byte & PRESENT else (None, None, HIDDEN, HIDDEN)
+    pfn, swap_type, swap_offset = decode_place(byte, entry)
+    return pfn, None if pfn is None else pfn * page_size, swap_type, swap_offset
 
 
 @record
@@ -267,14 +271,10 @@ def join(one: Run, two: Run, page_size: int) -> Run | None:
 
 def run_row(run: Run, page_size: int, notes: list[str]) -> tuple[Any, ...]:
     """Return the row of a run: the place of its first page, and whether the others follow it."""
-    pfn, swap_type, swap_offset = decode_place(run.byte, run.first)
-    shown: Any = pfn
-    phys: Any = None if pfn is None else pfn * page_size
+    pfn, phys, swap_type, swap_offset = places_of(run.byte, run.first, page_size, notes)
     contiguous: Any = None
-    if pfn is None and run.byte & PRESENT:
-        shown = phys = contiguous = HIDDEN
-        if HIDDEN_FRAMES not in notes:
-            notes.append(HIDDEN_FRAMES)
+    if is_hidden(run.byte, run.first):
+        contiguous = HIDDEN
     elif pfn is not None or swap_offset is not None:
         contiguous = run.contiguous and (not run.byte & MARK_A or run.nr_pages == 1)
     return (
@@ -282,7 +282,7 @@ def run_row(run: Run, page_size: int, notes: list[str]) -> tuple[Any, ...]:
         run.address + run.nr_pages * page_size,
         run.nr_pages,
         STATE_OF_BYTE[run.byte],
-        shown,
+        pfn,
         phys,
         contiguous,
         swap_type,

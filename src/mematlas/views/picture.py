@@ -83,7 +83,12 @@ def bar(nr_present: int, nr_pages: int, bars: str) -> str:
 
 
 def histogram_view(
-    cells: Cells, places: list[tuple[Vma, int]], page_size: int, target: dict[str, Any], ascii_only: bool
+    cells: Cells,
+    places: list[tuple[Vma, int]],
+    page_size: int,
+    target: dict[str, Any],
+    ascii_only: bool,
+    notes: list[str],
 ) -> Drawn:
     """Return the density of present pages over all VMAs, end to end, as one line."""
     counts = [cells.classes(cell) for cell in range(cells.nr_cells)]
@@ -108,7 +113,7 @@ def histogram_view(
             parts.append(paint(character, "swapped" if swapped else "present", colour and character != " "))
         yield f"|{''.join(parts)}| {sum(present)}/{cells.nr_pages}"
 
-    return Drawn("hist/1", COLUMN_COLUMNS, rows, target=target, draw=draw)
+    return Drawn("hist/1", COLUMN_COLUMNS, rows, target=target, notes=notes, draw=draw)
 
 
 def address_of(place: int, places: list[tuple[Vma, int]], page_size: int) -> int:
@@ -131,6 +136,7 @@ def map_view(
     target: dict[str, Any],
     ascii_only: bool,
     previous: Previous,
+    notes: list[str],
 ) -> Drawn:
     """Return the address space drawn, VMA by VMA, with a legend of what occurs in it."""
     counts = {
@@ -167,7 +173,7 @@ def map_view(
                 yield (head if at == 0 else " " * LEFT) + "".join(drawn[at : at + room])
         yield from legend(counts, glyphs, colour, strips[0].cells.cell_pages if strips else 1, page_size)
 
-    return Drawn("map/1", CELL_COLUMNS, rows(), target=target, draw=draw)
+    return Drawn("map/1", CELL_COLUMNS, rows(), target=target, notes=notes, draw=draw)
 
 
 SHARED_ANON = "/dev/zero (deleted)"

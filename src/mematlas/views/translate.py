@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mematlas.process import HIDDEN_FRAMES
 from mematlas.views.table import HIDDEN, Column, Table
 
 TYPE_CHECKING = False
@@ -35,9 +36,14 @@ def row_of(item: Translation, notes: list[str]) -> tuple[Any, ...]:
     """Return the row of one address; what is missing in it is explained in the notes."""
     pfn: Any = item.pfn
     phys: Any = item.phys
-    if item.pfn is None and item.state in ("present", "zero"):
-        pfn = phys = HIDDEN
-        notes.append("physical addresses hidden: needs CAP_SYS_ADMIN")
+    swap_type: Any = item.swap_type
+    swap_offset: Any = item.swap_offset
+    if item.hidden:
+        notes.append(HIDDEN_FRAMES)
+        if "present" in item.flags:
+            pfn = phys = HIDDEN
+        else:
+            swap_type = swap_offset = HIDDEN
     if item.vma is None:
         notes.append("an address outside every VMA has no state: touching it is a segmentation fault")
     area = None if item.vma is None else f"{item.vma.start:#x}-{item.vma.end:#x} {item.vma.perms}"
@@ -48,8 +54,8 @@ def row_of(item: Translation, notes: list[str]) -> tuple[Any, ...]:
         pfn,
         phys,
         item.file_offset,
-        item.swap_type,
-        item.swap_offset,
+        swap_type,
+        swap_offset,
         item.flags,
         area,
         path,

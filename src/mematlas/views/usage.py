@@ -38,10 +38,9 @@ COLUMNS = (
 LINE_COLUMNS = (Column("measure", "MEASURE"), Column("size", "SIZE", "size"), Column("meaning", "MEANING"))
 
 
-def usage_table(results: list[tuple[dict[str, Any], UsageResult]]) -> Table:
+def usage_table(results: list[tuple[dict[str, Any], UsageResult]], notes: list[str]) -> Table:
     """Return the usage of one process as lines, of several as a row each."""
     rows = []
-    notes: list[str] = []
     for target, result in results:
         amounts = as_dict(result.usage) | {"tables": result.tables}
         sizes = (amounts[key] for key, _, _ in LINES)
@@ -49,7 +48,7 @@ def usage_table(results: list[tuple[dict[str, Any], UsageResult]]) -> Table:
         notes += result.reading.notes
         if result.reading.torn:
             notes.append("the address space changed during the reading: these are numbers of no one moment")
-    if len(results) > 1:
+    if len(results) != 1:
         return Table("usage/1", COLUMNS, rows, notes=notes)
     target, result = results[0]
     row = rows[0]

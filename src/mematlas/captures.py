@@ -19,7 +19,7 @@ import os
 import time
 
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
-from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_B, PAGE_IS_HUGE, PM_PFRAME, PM_PRESENT, PRESENT, UNKNOWN, Pacer
+from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_B, PM_PFRAME, PM_PRESENT, PRESENT, UNKNOWN, Pacer
 from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.smaps import HEX_DIGITS, HOLD_PER_BYTE
 from mematlas.kernel.status import read_status, status_bytes
@@ -229,14 +229,12 @@ class Recorder:
                 self.unknown_backings[name] = next((why for why in reasons if name in why), reasons[0])
 
     def _mark_huge(self, reader: PageReader, block: Block) -> bytes:
-        page_size = self.process.page_size
-        if not self.huge_known or not may_hold_huge(block, page_size):
+        if not self.huge_known:
             return block.states
         states = bytearray(block.states)
-        end = block.address + len(block) * page_size
         try:
-            for start, stop in reader.pagemap.scanner.ranges(block.address, end, PAGE_IS_HUGE):
-                for place in range((start - block.address) // page_size, (stop - block.address) // page_size):
+            for low, high in reader.huge_places(block):
+                for place in range(low, high):
                     if states[place] & PRESENT:
                         states[place] |= MARK_B
         except NotSupported as error:
@@ -266,17 +264,6 @@ class Recorder:
 
 
 WITHOUT_UNKNOWN = bytes(0 if byte == UNKNOWN else byte for byte in range(256))
-
-
-def may_hold_huge(block: Block, page_size: int) -> bool:
-    """Whether a huge entry may map pages of a block: then frame and page number agree in their lower bits."""
-    per_table = page_size // ENTRY_SIZE
-    first = block.address // page_size
-    for place in (0, *range(-first % per_table, len(block), per_table)):
-        frame = block.entries[place] & PM_PFRAME
-        if block.states[place] & PRESENT and (frame == 0 or (frame - first - place) % per_table == 0):
-            return True
-    return False
 
 
 class Frames:

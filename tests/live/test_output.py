@@ -1,0 +1,251 @@
+"""What reaches the reader: odd paths in every form, hidden frames, exit codes, and pages of another size."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Outcome
+from helpers import make_process, mematlas, write_words
+from mematlas import Process, cli, errors
+from mematlas.kernel.procfs import ProcFS
+from victim import PATH_KINDS, Area, Victim
+
+NOBODY = 65534
+VSYSCALL = 0xFFFFFFFFFF600000
+Start = Callable[..., Victim]
+
+
+def rows_of(text: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(text)["rows"]
+    return rows
+
+
+def shown(area: Area) -> str:
+    """Return the path as the kernel has it: a backslash is not escaped, so "\\012" is taken for a newline."""
+    return area.path.replace("\\012", "\n") + (" (deleted)" if area.deleted else "")
+
+
+@pytest.fixture
+def odd(victim: Start) -> Victim:
+    return victim(*PATH_KINDS)
+
+
+def test_paths_are_whole_in_json(odd: Victim) -> None:
+    by_start = {int(row["start"], 16): row["path"] for row in rows_of(mematlas("maps", odd.pid, "--json").stdout)}
+
+    for kind in PATH_KINDS:
+        assert by_start[odd[kind].address] == shown(odd[kind])
+
+
+def test_paths_are_whole_in_csv_but_for_bytes_that_are_no_text(odd: Victim) -> None:
+    table = csv.DictReader(io.StringIO(mematlas("maps", odd.pid, "--format", "csv").stdout))
+    by_start = {int(row["start"], 16): row["path"] for row in table}
+
+    for kind in PATH_KINDS:
+        escaped = shown(odd[kind]).encode("utf-8", "backslashreplace").decode()
+        assert by_start[odd[kind].address] == escaped
+
+
+def test_path_never_breaks_a_line_of_text(odd: Victim) -> None:
+    run = mematlas("maps", odd.pid, "file")
+
+    assert run.stdout.isascii()
+    assert sum("/new\\nline" in line for line in run.stdout.splitlines()) == 1
+    assert sum("\\xff\\xfe\\x80 bytes" in line for line in run.stdout.splitlines()) == 1
+    assert all(line.startswith(("0x", "START", "-")) for line in run.stdout.splitlines())
+
+
+def test_output_that_is_ascii_alone_ends_in_no_error(odd: Victim) -> None:
+    for command in ("maps", "map", "hist"):
+        run = mematlas(command, odd.pid, env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+        assert (run.returncode, run.stdout.isascii()) == (0, True)
+
+
+@pytest.mark.parametrize("kind", PATH_KINDS)
+def test_vma_is_found_by_its_path(kind: str, odd: Victim) -> None:
+    if "\udcff" in odd[kind].path:
+        pytest.skip("an argument of bytes that are no text is not passed on by every shell")
+    name = shown(odd[kind]).rsplit("/", 1)[-1]
+    rows = rows_of(mematlas("maps", odd.pid, "--path", name, "--json").stdout)
+
+    assert f"{odd[kind].address:#x}" in [row["start"] for row in rows]
+
+
+# --- the kernel's own page
+
+
+def test_vsyscall_is_listed_and_unknown(victim: Start) -> None:
+    pid = victim("anon").pid
+    rows = rows_of(mematlas("maps", pid, "--json").stdout)
+    if rows[-1]["path"] != "[vsyscall]":
+        pytest.skip("needs vsyscall=xonly or emulate (x86)")
+
+    assert (rows[-1]["start"], rows[-1]["kind"], rows[-1]["nr_present"]) == (f"{VSYSCALL:#x}", "vsyscall", None)
+    (row,) = rows_of(mematlas("translate", pid, f"{VSYSCALL:#x}", "--json").stdout)
+    assert (row["state"], row["pfn"]) == ("unknown", None)
+    (page,) = rows_of(mematlas("pages", pid, "vsyscall", "--json").stdout)
+    assert page["state"] == "unknown"
+
+
+# --- hidden frames
+
+
+@pytest.fixture
+def hidden(victim: Start, as_nobody: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """Return a function that runs a command as nobody on a process of nobody's."""
+    area = victim("anon_full", uid=NOBODY)["anon_full"]
+
+    def run(command: str, *words: str) -> Outcome:
+        place = [f"{area.address:#x}"] if command in ("translate", "pages") else []
+        outcome: Outcome = as_nobody([command, str(area.pid), *place, *words])
+        assert outcome.code == 0, outcome.stderr
+        return outcome
+
+    return run
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("command", ["translate", "pages", "maps"])
+def test_hidden_frames_are_null_and_explained_once(command: str, hidden: Callable[..., Outcome]) -> None:
+    found = json.loads(hidden(command, "--json").stdout)
+
+    assert {row["phys"] for row in found["rows"]} == {None}
+    assert [note for note in found["notes"] if "CAP_SYS_ADMIN" in note]
+    assert len(set(found["notes"])) == len(found["notes"])
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("command", ["translate", "pages", "maps"])
+def test_hidden_frames_are_hidden_in_text(command: str, hidden: Callable[..., Outcome]) -> None:
+    outcome = hidden(command)
+
+    assert "hidden" in outcome.stdout
+    assert "0x000000000000" not in outcome.stdout
+    assert sum("hidden: needs CAP_SYS_ADMIN" in line for line in outcome.stderr.splitlines()) == 1
+
+
+@pytest.mark.root
+def test_amounts_without_rights_are_known_or_null_and_never_wrong(hidden: Callable[..., Outcome]) -> None:
+    (smaps,) = rows_of(hidden("usage", "--json", "--source", "smaps").stdout)
+    (counted,) = rows_of(hidden("usage", "--json", "--source", "pagemap").stdout)
+
+    assert (counted["pss"], smaps["pss"] is None) == (None, False)
+    for name in ("rss", "uss", "swap", "anon", "file", "shmem", "hugetlb", "thp", "zero"):
+        assert counted[name] == smaps[name], name
+    assert "pss" in hidden("usage", "--verify").stdout
+
+
+# --- exit codes
+
+
+@pytest.mark.parametrize("name", [name for name in dir(errors) if isinstance(getattr(errors, name), type)])
+def test_every_error_is_a_message_and_its_exit_code(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = getattr(errors, name)
+    arguments = {"TargetAmbiguous": ("x", ["1 a", "2 b"]), "NoAddressSpace": (2, "k"), "ProcessGone": (7,)}
+    error = kind(*arguments.get(name, ("some words", "more")[: 2 if name == "FormatError" else 1]))
+
+    def fail(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "dispatch", fail)
+    assert cli.main(["usage", "1"]) == kind.exit_code
+    out, err = capsys.readouterr()
+    assert (out, err.startswith("mematlas: ")) == ("", True)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["usag", "1"], "did you mean 'usage'?"),
+        (["nonsense"], "no command 'nonsense'"),
+        (["usage"], "which process?"),
+        (["usage", "self", "more"], "one word too many: 'more'"),
+        (["usage", "self", "--format", "xml"], "invalid choice: 'xml'"),
+        (["usage", "self", "--nonsense"], "unrecognized arguments: --nonsense"),
+        (["maps", "self", "--kind", "heapp"], "no such kind: heapp"),
+        (["maps", "self", "--perms", "q"], "bad permissions 'q'"),
+        (["map", "self", "--width", "x"], "bad number 'x'"),
+        (["pages", "self", "no such vma"], "is as asked for"),
+        (["pages", "self", "1000"], "is in no VMA"),
+        (["pages", "self", "--runs", "--dirty"], "not with --runs"),
+        (["translate", "self", "xyz"], "bad address 'xyz'"),
+        (["translate", "self", "-5"], "bad address '-5'"),
+        (["usage", "self", "-i", "never"], "bad time 'never'"),
+        (["usage", "~("], "bad regular expression"),
+        (["workload", "nothing"], "no workload 'nothing'"),
+        (["workload", "prober", "7"], "one word too many: '7'"),
+        (["completion", "tcsh"], "invalid choice: 'tcsh'"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_arguments_are_told_in_one_line(words: list[str], says: str) -> None:
+    run = mematlas(*words)
+
+    assert (run.returncode, run.stdout) == (2, "")
+    assert says in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_what_a_capture_lacks_is_not_supported(tmp_path: Path) -> None:
+    make_process(tmp_path, maps="10000-20000 rw-p 00000000 00:00 0 \n")
+    (tmp_path / "machine.json").write_text(json.dumps({"page_size": 65536, "devices": {"shmem": [], "hugetlb": []}}))
+
+    run = mematlas("pages", tmp_path)
+    assert run.returncode == 5
+    assert "pagemap.packed: not supported here" in run.stderr
+
+
+# --- pages of 64 KiB
+
+BIG = 65536
+SMAPS = """\
+10000-810000 rw-p 00000000 00:00 0
+Rss:    {rss} kB
+Pss:    {pss} kB
+Private_Clean:  0 kB
+Private_Dirty:  {uss} kB
+Anonymous:  {rss} kB
+Swap:  {swap} kB
+"""
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> ProcFS:
+    """A machine with pages of 64 KiB: 128 of them, the first 3 present, one of these shared, one swapped."""
+    own = 1 << 63 | 1 << 56
+    words = {1: own | 0x21, 2: own | 0x22, 3: 1 << 63 | 0x23, 5: 1 << 62 | 9 << 5, 128: 0}
+    directory = make_process(tmp_path, maps="10000-810000 rw-p 00000000 00:00 0 \n", words=words)
+    (directory / "smaps").write_text(SMAPS.format(rss=3 * 64, pss=2 * 64 + 32, uss=2 * 64, swap=64))
+    write_words(tmp_path / "kpagecount", {0x23: 2, 0x30: 0})
+    write_words(tmp_path / "kpageflags", {0x21: 1 << 12, 0x23: 1 << 12, 0x30: 0})
+    return ProcFS(str(tmp_path), BIG)
+
+
+@pytest.mark.parametrize("source", ["smaps", "pagemap"])
+def test_pages_of_64_kib_are_counted_in_64_kib(source: str, big: ProcFS) -> None:
+    with Process(7, big) as process:
+        usage = process.usage(source).usage
+
+    assert (usage.rss, usage.uss, usage.pss) == (3 * BIG, 2 * BIG, 2 * BIG + BIG // 2)
+    assert (usage.swap, usage.nr_swapped) == (BIG, 1)
+    assert (usage.nr_pages, usage.nr_present, usage.nr_exclusive) == (128, 3, 2)
+
+
+def test_pages_of_64_kib_are_translated_and_drawn_in_64_kib(big: ProcFS) -> None:
+    with Process(7, big) as process:
+        first, swapped = process.translate([0x10000 + 0x1234, 0x50000])
+        (strip,) = process.grid(cell_pages=1)
+
+    assert (first.pfn, first.phys) == (0x21, 0x21 * BIG + 0x1234)
+    assert (swapped.state, swapped.swap_offset) == ("swapped", 9)
+    assert strip.cells.nr_cells == 128
+    assert [strip.cells.classes(cell)["own"] for cell in range(3)] == [1, 1, 0]
