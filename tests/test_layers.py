@@ -152,7 +152,6 @@ def test_homes_are_where_the_public_names_are_defined() -> None:
         assert getattr(import_module(home), name).__module__ == home
 
 
-@pytest.mark.xfail(reason="the function capture hides behind the module of the same name once that is imported")
 def test_public_names_are_the_same_whatever_was_imported_before() -> None:
     code = (
         "import mematlas, mematlas.captures, mematlas.process\n"

@@ -18,7 +18,7 @@ from mematlas.analysis.usage import (
 )
 from mematlas.errors import BadInput, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.maps import ANON_KINDS, Vma, read_maps
-from mematlas.kernel.mounts import Devices, internal_devices, read_mounted_devices
+from mematlas.kernel.mounts import find_devices
 from mematlas.kernel.pagemap import (
     FILE,
     MARK_A,
@@ -146,6 +146,8 @@ class Process:
         self.pid = pid
         self.page_size = self.procfs.page_size
         self.dir: ProcessDir = self.procfs.process(pid)
+        self.devices = find_devices(self.dir)
+        """The devices whose files are memory, as this process sees them."""
         try:
             self.stat: Stat = read_stat(self.dir)
             if self.stat.is_kernel_thread:
@@ -155,7 +157,6 @@ class Process:
         except BaseException:
             self.dir.close()
             raise
-        self._devices: Devices | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -171,17 +172,6 @@ class Process:
         self.dir.close()
 
     # What it maps
-
-    @property
-    def devices(self) -> Devices:
-        """The devices whose files are memory, as this process sees them."""
-        if self._devices is None:
-            if self.procfs.machine is not None:
-                saved = self.procfs.machine["devices"]
-                self._devices = Devices(frozenset(saved["shmem"]), frozenset(saved["hugetlb"]))
-            else:
-                self._devices = internal_devices() | read_mounted_devices(self.dir)
-        return self._devices
 
     def address_space(self) -> AddressSpace:
         """Return the VMAs, in address order.
@@ -224,12 +214,12 @@ class Process:
         before = time.perf_counter()
         notes: list[str] = []
         chosen = self._choose(source, max_stall, notes)
-        space = self.address_space()
         if chosen == "smaps":
-            vmas = self._maps_of_smaps(space, selection, first_pages, notes)
+            vmas, torn = self._maps_of_smaps(selection, first_pages, notes)
         else:
+            space = self.address_space()
             vmas = self._maps_of_pagemap(space, selection, first_pages, notes)
-        torn = self._torn(space)
+            torn = self._torn(space)
         return MapsResult(vmas, Reading(chosen, time.perf_counter() - before, torn, tuple(dict.fromkeys(notes))))
 
     def _choose(self, source: str, max_stall: float, notes: list[str]) -> str:
@@ -248,13 +238,11 @@ class Process:
             return "smaps"
         return "pagemap"
 
-    def _maps_of_smaps(
-        self, space: AddressSpace, selection: Selection, first_pages: bool, notes: list[str]
-    ) -> list[VmaUsage]:
+    def _maps_of_smaps(self, selection: Selection, first_pages: bool, notes: list[str]) -> tuple[list[VmaUsage], bool]:
         every = read_smaps(self.dir, self.devices)
-        if [vma for vma, _ in every] != space.vmas:
-            # smaps just stops where the target ends while it is read: that would look like less memory.
-            self.address_space()
+        # smaps just stops where the target ends while it is read, which would look like less memory: then there are
+        # no VMAs now, and this raises. Where they differ now, they changed meanwhile.
+        torn = [vma for vma, _ in every] != self.address_space().vmas
         entries = [(vma, fields) for vma, fields in every if selection.matches(vma)]
         reader: PageReader | None = None
         try:
@@ -268,7 +256,7 @@ class Process:
                 usage = usage_of_fields(vma, fields, self.page_size, nr_zero)
                 state, phys = self._first_page(reader, vma, notes) if reader and first_pages else (None, None)
                 result.append(VmaUsage(vma, usage, state, phys))
-            return result
+            return result, torn
         finally:
             if reader:
                 reader.close()

@@ -7,7 +7,6 @@ import sys
 
 from mematlas.errors import BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
-from mematlas.model.target import resolve, resolve_all
 from mematlas.process import MAX_STALL, SOURCES, Process, Reading
 from mematlas.views.colour import wants_colour
 
@@ -150,6 +149,15 @@ class Session:
     def process(self) -> Process:
         """The one target, opened once for all repetitions, so that it stays the same process."""
         if not self._processes:
+            try:
+                pid = int(self.text) if self.text.isdecimal() else None
+                if pid is not None:
+                    self._processes.append(Process(pid, self.procfs))
+            except TargetNotFound:
+                pass  # which PID it is elsewhere, and all that is no PID, is known to `resolve`
+        if not self._processes:
+            from mematlas.model.target import resolve
+
             self._open([resolve(self.text, self.procfs)])
         return self._processes[0]
 
@@ -157,6 +165,8 @@ class Session:
     def processes(self) -> list[Process]:
         """The targets, for commands that take a whole cgroup; any other text must name one."""
         if not self._processes and self.text.startswith("cgroup:"):
+            from mematlas.model.target import resolve_all
+
             self._open(resolve_all(self.text, self.procfs))
         return self._processes or [self.process]
 

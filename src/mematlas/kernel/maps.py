@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 
 from mematlas.errors import FormatError
-from mematlas.kernel.mounts import NO_DEVICES, Devices
+from mematlas.kernel.mounts import NO_DEVICES
 from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mematlas.kernel.mounts import Devices, LiveDevices
     from mematlas.kernel.procfs import ProcessDir
 
 KINDS = ("heap", "stack", "anon", "file", "shmem", "hugetlb", "vdso", "vvar", "vsyscall", "special")
@@ -47,7 +48,7 @@ class Vma:
         return self.end - self.start
 
 
-def read_maps(process: ProcessDir, devices: Devices = NO_DEVICES) -> list[Vma]:
+def read_maps(process: ProcessDir, devices: Devices | LiveDevices = NO_DEVICES) -> list[Vma]:
     """Return the VMAs of a process, in address order; none for a kernel thread or a zombie.
 
     >>> from mematlas.kernel.procfs import ProcFS
@@ -58,7 +59,7 @@ def read_maps(process: ProcessDir, devices: Devices = NO_DEVICES) -> list[Vma]:
     return parse_maps(process.read("maps"), devices)
 
 
-def parse_maps(data: bytes, devices: Devices = NO_DEVICES) -> list[Vma]:
+def parse_maps(data: bytes, devices: Devices | LiveDevices = NO_DEVICES) -> list[Vma]:
     """Return the VMAs in the text of a maps file.
 
     Raises:
@@ -69,7 +70,7 @@ def parse_maps(data: bytes, devices: Devices = NO_DEVICES) -> list[Vma]:
     return [parse_line(line, devices) for line in data.split(b"\n") if line]
 
 
-def parse_line(line: bytes, devices: Devices = NO_DEVICES) -> Vma:
+def parse_line(line: bytes, devices: Devices | LiveDevices = NO_DEVICES) -> Vma:
     """Return the VMA of one line of maps, or of the head line of an entry of smaps."""
     # The path may hold spaces, so split five times and no more. The inode is the one decimal number among
     # hexadecimal ones.
@@ -89,7 +90,7 @@ def parse_line(line: bytes, devices: Devices = NO_DEVICES) -> Vma:
         raise FormatError("maps", line.decode("utf-8", "replace")) from None
 
 
-def kind_of(path: str, dev: str, inode: int, devices: Devices = NO_DEVICES) -> str:
+def kind_of(path: str, dev: str, inode: int, devices: Devices | LiveDevices = NO_DEVICES) -> str:
     """Return what backs a VMA, as one of `KINDS`.
 
     ``shmem`` is memory that belongs to a file without a disk: shared anonymous memory, memfd, System V segments,
@@ -102,6 +103,8 @@ def kind_of(path: str, dev: str, inode: int, devices: Devices = NO_DEVICES) -> s
         return SPECIAL_NAMES.get(path) or ("stack" if path.startswith("[stack") else "special")
     if path == "/dev/zero":
         return "anon"  # mapped privately; mapped shared it reads "/dev/zero (deleted)" and lies on the shmem mount
+    if not dev.startswith("00:"):
+        return "file"  # a disk: file systems without one have devices of major 0
     if dev in devices.shmem or path.startswith("[anon_shmem:"):
         return "shmem"
     if dev in devices.hugetlb or path.startswith("/anon_hugepage"):

@@ -36,6 +36,35 @@ class Devices:
 NO_DEVICES = Devices()
 
 
+class LiveDevices:
+    """The devices that are memory for a running process, found when first asked for: most processes need none."""
+
+    def __init__(self, process: ProcessDir) -> None:
+        self._process = process
+        self._found: Devices | None = None
+
+    @property
+    def shmem(self) -> frozenset[str]:
+        return self._find().shmem
+
+    @property
+    def hugetlb(self) -> frozenset[str]:
+        return self._find().hugetlb
+
+    def _find(self) -> Devices:
+        if self._found is None:
+            self._found = internal_devices() | read_mounted_devices(self._process)
+        return self._found
+
+
+def find_devices(process: ProcessDir) -> Devices | LiveDevices:
+    """Return the devices that are memory, as a process sees them, or as its capture recorded them."""
+    if process.procfs.machine is None:
+        return LiveDevices(process)
+    saved = process.procfs.machine["devices"]
+    return Devices(frozenset(saved["shmem"]), frozenset(saved["hugetlb"]))
+
+
 def internal_devices() -> Devices:
     """Return the devices of the kernel's own mounts, found by making a file on each."""
     shmem = memfd_device(MFD_CLOEXEC)

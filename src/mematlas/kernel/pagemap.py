@@ -12,7 +12,6 @@ this module works on strings of state bytes: one byte a page, counted and cut by
 from __future__ import annotations
 
 import errno
-import fcntl
 import time
 
 from mematlas.errors import NotSupported, ProcessGone
@@ -296,6 +295,8 @@ class Scanner:
             start = max(self.argument[4], found[-2])
 
     def _call(self, start: int, end: int, any_of: int, nr_regions: int, max_pages: int) -> int:
+        import fcntl
+
         argument = self.argument
         argument[0], argument[2], argument[3] = 96, start, end
         argument[5], argument[6], argument[7] = self.address, nr_regions, max_pages

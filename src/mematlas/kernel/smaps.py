@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from mematlas.errors import FormatError
 from mematlas.kernel.maps import Vma, parse_line
-from mematlas.kernel.mounts import NO_DEVICES, Devices
+from mematlas.kernel.mounts import NO_DEVICES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mematlas.kernel.mounts import Devices, LiveDevices
     from mematlas.kernel.procfs import ProcessDir
 
 HOLD_PER_BYTE = 21e-6 / (1 << 20)
@@ -22,24 +23,26 @@ HOLD_PER_BYTE = 21e-6 / (1 << 20)
 HEX_DIGITS = b"0123456789abcdef"
 
 
-def read_smaps(process: ProcessDir, devices: Devices = NO_DEVICES) -> list[tuple[Vma, dict[str, int]]]:
+def read_smaps(process: ProcessDir, devices: Devices | LiveDevices = NO_DEVICES) -> list[tuple[Vma, dict[str, int]]]:
     """Return each VMA with its fields in bytes, keyed as the kernel spells them (``Rss``, ``Private_Dirty``)."""
     return parse_smaps(process.read("smaps"), devices)
 
 
-def parse_smaps(data: bytes, devices: Devices = NO_DEVICES) -> list[tuple[Vma, dict[str, int]]]:
+def parse_smaps(data: bytes, devices: Devices | LiveDevices = NO_DEVICES) -> list[tuple[Vma, dict[str, int]]]:
     """Return the VMAs in the text of an smaps file, each with its fields in bytes."""
     entries: list[tuple[Vma, dict[str, int]]] = []
     fields: dict[str, int] = {}
+    names: dict[bytes, str] = {}  # each name comes once a VMA: decoded once
     for line in data.split(b"\n"):
         # Head lines begin with a lower-case hexadecimal digit, field lines with a capital.
         if line[:1] in HEX_DIGITS and line:
             fields = {}
             entries.append((parse_line(line, devices), fields))
         elif line.endswith(b" kB"):
-            name, _, value = line[:-3].partition(b":")
+            key, _, value = line.partition(b":")
+            name = names.get(key) or names.setdefault(key, key.decode("ascii", "replace"))
             try:
-                fields[name.decode("ascii")] = int(value) * 1024
+                fields[name] = int(value[:-3]) * 1024
             except ValueError:
                 raise FormatError("smaps", line.decode("utf-8", "replace")) from None
     return entries

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-
 from mematlas.errors import BadInput
 from mematlas.kernel.maps import KINDS, Vma
 from mematlas.record import record
@@ -30,6 +28,8 @@ class AddressSpace:
 
     def find(self, address: int) -> Vma | None:
         """Return the VMA that an address lies in."""
+        from bisect import bisect_right
+
         place = bisect_right(self._starts, address) - 1
         return self.vmas[place] if place >= 0 and address < self.vmas[place].end else None
 
@@ -41,6 +41,8 @@ class AddressSpace:
 
     def pieces(self, start: int, end: int) -> list[tuple[Vma, int, int]]:
         """Return the VMAs that a range touches, each with the part of the range that lies in it."""
+        from bisect import bisect_right
+
         return [
             (vma, max(start, vma.start), min(end, vma.end))
             for vma in self.vmas[max(bisect_right(self._starts, start) - 1, 0) : bisect_right(self._starts, end - 1)]
