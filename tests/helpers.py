@@ -8,14 +8,16 @@ import select
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import settings
 
+from mematlas.analysis.usage import Usage
 from victim import DEADLINE
 
 # The same examples in every run, however slow the machine is today; nothing is kept on disk.
@@ -92,6 +94,47 @@ def mematlas(*words: object, env: Mapping[str, str] | None = None) -> subprocess
         env={**os.environ, **(env or {})},
         check=False,
     )
+
+
+T = TypeVar("T")
+Smaps = dict[int, dict[str, int]]
+
+
+def read_smaps(pid: int) -> Smaps:
+    """Return the fields of each VMA in bytes, by its start."""
+    found: Smaps = {}
+    fields: dict[str, int] = {}
+    for line in Path(f"/proc/{pid}/smaps").read_bytes().split(b"\n"):
+        name, _, rest = line.partition(b" ")
+        if name.endswith(b":"):
+            if rest.endswith(b" kB"):
+                fields[name[:-1].decode()] = int(rest.split()[0]) * 1024
+        elif name:
+            start, end = (int(part, 16) for part in name.split(b"-"))
+            fields = found[start] = {"End": end}
+    return found
+
+
+def look(pid: int, what: Callable[[], T]) -> tuple[Smaps, T]:
+    """Return what was seen, with the smaps before it, which is that after it too."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        before, seen = read_smaps(pid), what()
+        if read_smaps(pid) == before:
+            return before, seen
+        assert time.monotonic() < end, "smaps never stands still: the machine is too busy"
+
+
+def assert_equal_smaps(usage: Usage, fields: dict[str, int]) -> None:
+    assert usage.rss == fields["Rss"]
+    assert usage.uss == fields["Private_Clean"] + fields["Private_Dirty"]
+    assert usage.swap == fields["Swap"]
+    assert usage.anon == fields["Anonymous"]
+    assert usage.hugetlb == fields["Private_Hugetlb"] + fields["Shared_Hugetlb"]
+    assert usage.thp == sum(fields[name] for name in ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"))
+    # The kernel rounds each VMA down to 1 KiB.
+    assert usage.pss is not None
+    assert 0 <= usage.pss - fields["Pss"] < 1024
 
 
 STAT = "{pid} (made up) S 1 1 1 0 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n"

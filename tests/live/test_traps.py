@@ -295,7 +295,7 @@ def test_command_runs_as_the_user_who_called_sudo() -> None:
     assert err.split()[:2] == [str(NOBODY), str(NOBODY)]
 
 
-@pytest.mark.parametrize(("words", "code"), [(["false"], 6), (["/no/such/program"], 6), ([], 2)])
+@pytest.mark.parametrize(("words", "code"), [(["false"], 6), (["/no/such/program"], 3), ([], 2)])
 def test_command_that_cannot_be_looked_at_says_so(words: list[str], code: int) -> None:
     run = mematlas("usage", "--", *words)
 

@@ -6,26 +6,23 @@ meanwhile, so whatever is compared was read between two readings of smaps that a
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
+from helpers import Smaps, assert_equal_smaps, look
 from mematlas import Process
 from mematlas.analysis.grid import CLASSES
-from mematlas.analysis.usage import Usage
 from mematlas.cli import main
 from mematlas.model.pages import STATE_OF_BYTE, Hole
 from mematlas.process import MapsResult, VmaUsage
 from mematlas.record import as_dict
-from victim import DEADLINE, KINDS, PATH_KINDS, Area, Victim
+from victim import KINDS, PATH_KINDS, Area, Victim
 
 T = TypeVar("T")
-Smaps = dict[int, dict[str, int]]
 
 FIXTURES = {"ksm": "ksm", "hugetlb": "hugetlb_pages", "swapped": "swap", "shared_anon_swapped": "swap"}
 FORKED = ("parent", "child", "parent, half rewritten", "child, half rewritten")
@@ -36,21 +33,6 @@ OUR_NAMES = {"shared": "present", "hugetlb": "present", "shmem_swapped": "swappe
 """What we call the states of a victim, where it is another word."""
 
 
-def read_smaps(pid: int) -> Smaps:
-    """Return the fields of each VMA in bytes, by its start."""
-    found: Smaps = {}
-    fields: dict[str, int] = {}
-    for line in Path(f"/proc/{pid}/smaps").read_bytes().split(b"\n"):
-        name, _, rest = line.partition(b" ")
-        if name.endswith(b":"):
-            if rest.endswith(b" kB"):
-                fields[name[:-1].decode()] = int(rest.split()[0]) * 1024
-        elif name:
-            start, end = (int(part, 16) for part in name.split(b"-"))
-            fields = found[start] = {"End": end}
-    return found
-
-
 @dataclass
 class Scene:
     """A process that stands still, and the one VMA of it whose every page is known."""
@@ -59,13 +41,7 @@ class Scene:
     process: Process
 
     def look(self, what: Callable[[], T]) -> tuple[Smaps, T]:
-        """Return what was seen, with the smaps before it, which is that after it too."""
-        end = time.monotonic() + DEADLINE
-        while True:
-            before, seen = read_smaps(self.area.pid), what()
-            if read_smaps(self.area.pid) == before:
-                return before, seen
-            assert time.monotonic() < end, "smaps never stands still: the machine is too busy"
+        return look(self.area.pid, what)
 
     def maps(self, source: str) -> tuple[Smaps, MapsResult]:
         return self.look(lambda: self.process.maps(source))
@@ -90,18 +66,6 @@ def scene(request: pytest.FixtureRequest, victim: Callable[..., Victim]) -> Iter
     area = made[name]
     with made.stopped(), Process(area.pid) as process:
         yield Scene(area, process)
-
-
-def assert_equal_smaps(usage: Usage, fields: dict[str, int]) -> None:
-    assert usage.rss == fields["Rss"]
-    assert usage.uss == fields["Private_Clean"] + fields["Private_Dirty"]
-    assert usage.swap == fields["Swap"]
-    assert usage.anon == fields["Anonymous"]
-    assert usage.hugetlb == fields["Private_Hugetlb"] + fields["Shared_Hugetlb"]
-    assert usage.thp == sum(fields[name] for name in ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"))
-    # The kernel rounds each VMA down to 1 KiB.
-    assert usage.pss is not None
-    assert 0 <= usage.pss - fields["Pss"] < 1024
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
@@ -155,6 +119,7 @@ def test_both_sources_agree_in_all_that_both_know(scene: Scene) -> None:
     assert None not in as_dict(scene.known(second).usage).values()
 
 
+@pytest.mark.root("CAP_SYS_ADMIN")
 def test_pages_are_in_the_states_that_are_known(scene: Scene) -> None:
     area = scene.area
 

@@ -1,0 +1,180 @@
+"""Mixed memory, where tools go wrong: copies of shared memory, parts of files and of huge pages, all half in swap."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers import PAGE, assert_equal_smaps, look, program
+from mematlas import Process
+from mematlas.cli import main
+from mematlas.record import as_dict
+from victim import process_state, wait_until
+
+CODE = """
+import ctypes, errno, json, mmap, os, signal, sys
+P, RW, SHARED, PRIVATE, ANON = mmap.PAGESIZE, 3, 1, 2, 0x20
+DONTNEED, FREE, HUGE, NOHUGE, PAGEOUT = 4, 8, 14, 15, 21
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.shmat.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+made = {}
+
+def area(name, nr_pages, flags, fd=-1, first=0, prot=RW):
+    address = libc.mmap(None, nr_pages * P, prot, flags, fd, first * P)
+    assert address != ctypes.c_void_p(-1).value, name
+    made[name] = address
+    return address
+
+def write(address, pages):
+    for page in pages:
+        ctypes.memmove(address + page * P, (page + 1).to_bytes(8, "little"), 8)
+
+def read(address, pages):
+    for page in pages:
+        ctypes.string_at(address + page * P, 1)
+
+def out(address, nr_pages):
+    for _ in range(5):
+        libc.madvise(address, nr_pages * P, PAGEOUT)
+
+def memfd(name, nr_pages):
+    fd = os.memfd_create(name)
+    os.ftruncate(fd, nr_pages * P)
+    return fd
+
+# One file of shared memory, mapped in seven ways.
+fd = memfd("parts", 64)
+whole = area("shared", 64, SHARED, fd)
+write(whole, range(48))
+out(whole, 32)
+read(whole, range(4))
+private = area("private", 64, PRIVATE, fd)
+write(private, [0, 5, 10, 33])
+read(private, [1, 34])
+read(area("private, read only", 64, PRIVATE, fd, prot=1), [2])
+area("a part", 20, SHARED, fd, 10)
+area("a part, read only", 20, SHARED, fd, 15, prot=1)
+area("beyond the end", 64, SHARED, fd, 32)
+copied = area("copied, then read only", 64, PRIVATE, fd)
+write(copied, [20, 21, 40])
+libc.mprotect(copied, 64 * P, 1)
+out(whole, 32)
+out(private, 64)
+
+# Twice in one process: each page has two mappings and one owner.
+fd = memfd("twice", 30)
+write(area("twice", 30, SHARED, fd), range(30))
+read(area("twice again", 30, SHARED, fd), range(0, 30, 3))
+
+# Huge pages with holes.
+huge, path = json.loads(sys.argv[1])
+if huge:
+    raw = area("huge", 4 * huge, PRIVATE | ANON)
+    base = -(-raw // (huge * P)) * huge * P
+    libc.madvise(base, 3 * huge * P, HUGE)
+    write(base, range(0, 3 * huge, 7))
+    libc.munmap(base + 100 * P, 50 * P)
+    libc.madvise(base + huge * P, 10 * P, DONTNEED)
+    out(base + 2 * huge * P, 100)
+
+zero = os.open("/dev/zero", os.O_RDWR)
+read(area("/dev/zero", 20, PRIVATE, zero), range(10))
+write(made["/dev/zero"], [3, 4])
+write(area("/dev/zero, shared", 20, SHARED, zero), range(5))
+
+fd = os.open(path, os.O_RDONLY)
+file = area("a file", 40, PRIVATE, fd)
+read(file, range(40))
+write(file, range(20))
+out(file, 10)
+
+lazy = area("given back lazily", 40, PRIVATE | ANON)
+libc.madvise(lazy, 40 * P, NOHUGE)
+write(lazy, range(40))
+libc.madvise(lazy, 20 * P, FREE)
+
+key = libc.shmget(0, 64 * P, 0o1600)
+if key >= 0:
+    made["System V"] = segment = libc.shmat(key, None, 0)
+    libc.shmctl(key, 0, None)
+    write(segment, range(20))
+    out(segment, 10)
+
+family = area("a family's", 60, PRIVATE | ANON)
+libc.madvise(family, 60 * P, NOHUGE)
+write(family, range(20))
+read(family, range(20, 40))
+out(family, 10)
+child = os.fork()
+if child == 0:
+    libc.prctl(1, signal.SIGKILL)
+    while True:
+        signal.pause()
+write(family, [0, 1, 12, 13, 25])
+print(json.dumps({"made": made, "child": child}), flush=True)
+"""
+
+
+def huge_pages() -> int:
+    """Return the pages in a transparent huge page; 0 where there are none."""
+    try:
+        size = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").read_text()
+    except FileNotFoundError:
+        return 0
+    return int(size) // PAGE
+
+
+@pytest.fixture(scope="module")
+def family(swap: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
+    """A parent and its child that stand still: their PIDs."""
+    file = tmp_path_factory.mktemp("mixtures") / "file"
+    file.write_bytes(b"x" * PAGE * 40)
+    with program(CODE, [huge_pages(), str(file)]) as target:
+        pids = {"parent": target.pid, "child": target.told["child"]}
+        try:
+            for pid in pids.values():
+                os.kill(pid, signal.SIGSTOP)
+                wait_until(lambda pid=pid: process_state(pid) == "T", "it stops")  # type: ignore[misc]
+            yield pids
+        finally:
+            # The parent is alive and never reaps, so this PID is still the child's.
+            os.kill(pids["child"], signal.SIGKILL)
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("who", ["parent", "child"])
+@pytest.mark.parametrize("source", ["smaps", "pagemap"])
+def test_mixed_memory_equals_smaps(source: str, who: str, family: dict[str, int]) -> None:
+    with Process(family[who]) as process:
+        smaps, result = look(process.pid, lambda: process.maps(source))
+
+    assert len(result.vmas) == len(smaps)
+    for item in result.vmas:
+        assert_equal_smaps(item.usage, smaps[item.vma.start])
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("who", ["parent", "child"])
+def test_both_sources_agree_on_mixed_memory(who: str, family: dict[str, int]) -> None:
+    with Process(family[who]) as process:
+        _, (first, second) = look(process.pid, lambda: (process.maps("smaps"), process.maps("pagemap")))
+
+    for one, two in zip(first.vmas, second.vmas, strict=True):
+        known = {key: value for key, value in as_dict(one.usage).items() if key != "pss" and value is not None}
+        assert {key: as_dict(two.usage)[key] for key in known} == known
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("who", ["parent", "child"])
+def test_verify_explains_mixed_memory(who: str, family: dict[str, int]) -> None:
+    _, code = look(family[who], lambda: main(["usage", "--verify", str(family[who])]))
+
+    assert code == 0
