@@ -52,8 +52,14 @@ class Backing:
         return bytes(marked)
 
 
-def read_backing(process: ProcessDir, vma: Vma, cachestat: Callable[..., tuple[int, int]] | None = None) -> Backing:
-    """Return what the file behind a shared mapping holds of it.
+def read_backing(
+    process: ProcessDir,
+    vma: Vma,
+    cachestat: Callable[..., tuple[int, int]] | None = None,
+    start: int | None = None,
+    end: int | None = None,
+) -> Backing:
+    """Return what the file behind a mapping holds of it, or of the part from ``start`` to ``end``.
 
     Raises:
         PermissionDenied: following map_files needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN.
@@ -62,15 +68,17 @@ def read_backing(process: ProcessDir, vma: Vma, cachestat: Callable[..., tuple[i
     page_size = process.procfs.page_size
     if not process.procfs.live:
         raise NotSupported("map_files", "a running process, not a capture")
+    shift = vma.start - vma.offset
+    low = (vma.start if start is None else start) - shift
+    size = (vma.end if end is None else end) - shift - low
     fd = process.open_fd(f"map_files/{vma.start:x}-{vma.end:x}")
     try:
         try:
-            parts = cachestat_ranges(fd, vma.offset, vma.size, page_size, cachestat or call_cachestat)
+            parts = cachestat_ranges(fd, low, size, page_size, cachestat or call_cachestat)
         except NotSupported:
-            parts = mincore_ranges(fd, vma.offset, vma.size, page_size)
+            parts = mincore_ranges(fd, low, size, page_size)
     finally:
         os.close(fd)
-    shift = vma.start - vma.offset
     return Backing([(low + shift, high + shift, mark) for low, high, mark in parts])
 
 

@@ -48,6 +48,23 @@ def parse_smaps(data: bytes, devices: Devices | LiveDevices = NO_DEVICES) -> lis
     return entries
 
 
+def read_vm_flags(process: ProcessDir) -> dict[int, frozenset[str]]:
+    """Return the flags of each VMA by its start: ``lo`` means mlocked."""
+    return parse_vm_flags(process.read("smaps"))
+
+
+def parse_vm_flags(data: bytes) -> dict[int, frozenset[str]]:
+    """Return the ``VmFlags`` in the text of an smaps file, by the start of each VMA."""
+    flags: dict[int, frozenset[str]] = {}
+    start = 0
+    for line in data.split(b"\n"):
+        if line[:1] in HEX_DIGITS and line:
+            start = parse_line(line).start
+        elif line.startswith(b"VmFlags:"):
+            flags[start] = frozenset(line[8:].decode("ascii").split())
+    return flags
+
+
 def read_rollup(process: ProcessDir) -> dict[str, int]:
     """Return the sums over all VMAs, in bytes.
 

@@ -10,6 +10,8 @@ from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mematlas.kernel.procfs import ProcFS
 
 
@@ -49,3 +51,24 @@ def parse_swap(line: bytes) -> SwapArea:
         )
     except ValueError:
         raise FormatError("swaps", line.decode("utf-8", "replace")) from None
+
+
+def free_swap(areas: Iterable[SwapArea]) -> int:
+    """Return the bytes of swap that are free."""
+    return sum(area.size - area.used for area in areas)
+
+
+def zram_ratio(path: str) -> float | None:
+    """Return how many bytes a zram device holds in one byte of memory; None for others, and while it is empty.
+
+    Format: Documentation/admin-guide/blockdev/zram.rst, mm_stat: orig_data_size, compr_data_size, mem_used_total.
+    """
+    name = path.rpartition("/")[2]
+    if not name.startswith("zram"):
+        return None
+    try:
+        with open(f"/sys/block/{name}/mm_stat", "rb") as file:
+            original, _, used, *_ = map(int, file.read().split())
+    except (OSError, ValueError):
+        return None
+    return original / used if original and used else None

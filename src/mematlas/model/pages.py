@@ -23,6 +23,7 @@ from mematlas.kernel.pagemap import (
     PM_PFRAME,
     PRESENT,
     SWAP,
+    SWAPPED_FILE,
     UNKNOWN,
     ZERO,
     Block,
@@ -71,6 +72,7 @@ def state_of(byte: int) -> str:
 
 
 STATE_OF_BYTE = tuple(state_of(byte) for byte in range(256))
+EVICTED_IS_ABSENT = bytes(0 if byte == SWAPPED_FILE else byte for byte in range(256))
 
 
 HUGE = PRESENT | MARK_B
@@ -174,6 +176,39 @@ class PageReader:
         """Return the block of the one page at an address; None when it is empty."""
         page = address - address % self.page_size
         return next(self.blocks(vma, page, page + self.page_size), None)
+
+    def states(self, vma: Vma, start: int, end: int) -> bytes:
+        """Return the state byte of each page of a part of a VMA, as it is at this moment.
+
+        Unlike in `blocks`, zero pages are not told apart, the file behind shared memory is asked anew, and so is
+        that of an ordinary mapping: a page of it that is in the page cache without being mapped here is `CACHED`.
+        """
+        found = bytearray((end - start) // self.page_size)
+        for block in self.pagemap.blocks(start, end):
+            place = (block.address - start) // self.page_size
+            found[place : place + len(block)] = mark_special(block.states, block.raw)
+        states = bytes(found)
+        if vma.kind not in ("file", "shmem") or 0 not in states or self.pagemap.marked:
+            return states
+        try:
+            states = read_backing(self.process, vma, start=start, end=end).mark(start, states, self.page_size)
+        except (PermissionDenied, NotSupported) as error:
+            self.unknown_backing.add(str(error))
+            return states.replace(b"\0", bytes((UNKNOWN,))) if vma.kind == "shmem" else states
+        # What was evicted from the cache of an ordinary file is not in swap.
+        return states.translate(EVICTED_IS_ABSENT) if vma.kind == "file" else states
+
+    def huge_mask(self, start: int, end: int) -> bytes:
+        """Return a byte a page: 1 where a huge entry (PMD) maps it, as PAGEMAP_SCAN tells.
+
+        Raises:
+            NotSupported: before Linux 6.7, and in captures.
+        """
+        mask = bytearray((end - start) // self.page_size)
+        for low, high in self.pagemap.scanner.ranges(start, end, PAGE_IS_HUGE):
+            first, last = (low - start) // self.page_size, (high - start) // self.page_size
+            mask[first:last] = b"\1" * (last - first)
+        return bytes(mask)
 
     def huge_size(self, block: Block) -> int:
         """Return how many bytes of a block are mapped by huge entries (PMDs), as PAGEMAP_SCAN tells.

@@ -1,0 +1,423 @@
+"""The engine of `mematlas.actions`: what each advice asks for, how it is given, and how its effect is seen.
+
+An `Advice` holds the open files of one act. It reads a block of pages, says which of them can move, advises
+those, and reads them again. What it knows of the kernel is in mm/madvise.c, mm/vmscan.c and mm/khugepaged.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from mematlas.analysis.movable import Choice, Rules, add_counts, vma_reason
+from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.kpage import FrameWords
+from mematlas.kernel.madvise import ADVICE, Advisor, huge_size
+from mematlas.kernel.pagemap import (
+    BLOCK_SIZE,
+    ENTRY_SIZE,
+    EXCLUSIVE,
+    PM_PFRAME,
+    PRESENT,
+    UNKNOWN,
+    to_marks,
+)
+from mematlas.kernel.smaps import read_smaps, read_vm_flags
+from mematlas.kernel.status import read_status, status_bytes
+from mematlas.kernel.swaps import free_swap, read_swaps
+from mematlas.model.page_set import both, either, masked, runs, without
+from mematlas.model.pages import STATE_OF_BYTE, PageReader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Self
+
+    from mematlas.kernel.maps import Vma
+    from mematlas.model.page_set import PageSet
+    from mematlas.process import Process
+
+    Range = tuple[int, int]
+    Piece = tuple[Vma, int, int]
+
+KPF_DIRTY_OR_WRITEBACK = 1 << 4 | 1 << 8
+
+
+def states_to_marks(*states: str) -> bytes:
+    """Return a translation table: 1 for the pages in these states."""
+    return to_marks({byte for byte, state in enumerate(STATE_OF_BYTE) if state in states})
+
+
+IS_PRESENT = to_marks({byte for byte in range(256) if byte & PRESENT})
+IS_SHARED = to_marks({byte for byte in range(256) if byte & (PRESENT | EXCLUSIVE) == PRESENT})
+IS_SWAPPED = states_to_marks("swapped")
+IS_CACHED = states_to_marks("cached")
+IS_OUT = states_to_marks("swapped", "unknown")
+"""Out of RAM, for memory without a file on disk; unknown is shared memory that is at least unmapped."""
+IS_OUT_OF_FILE = states_to_marks("swapped", "absent")
+IS_BACK = states_to_marks("present", "zero", "cached")
+OUTSIDE = bytes((UNKNOWN,)) + bytes(255)
+"""From a mask to states: pages outside it look like those that no advice is about."""
+
+
+class Tally:
+    """The counts of one VMA while an act is under way."""
+
+    def __init__(self, vma: Vma) -> None:
+        self.vma = vma
+        self.nr_requested = 0
+        self.nr_advised = 0
+        self.nr_moved = 0
+        self.reasons: dict[str, int] = {}
+        self.refused = False
+
+
+class Advice:
+    """One advice for one process. Reads everything; advises only once `open` was called."""
+
+    name = ""
+    repeats = False
+    """Whether pages that stayed without a reason may move when advised again."""
+    shows_pages = True
+    """Whether the effect can be seen page by page."""
+
+    def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
+        self.process = process
+        self.page_size = process.page_size
+        self.choice = choice
+        self.only = only
+        self.notes: list[str] = []
+        self.nr_swapped = 0
+        self._rules: dict[str, Rules] = {}
+        self._flags = self._vm_flags()
+        self._advisor: Advisor | None = None
+        self.reader = PageReader(process.dir)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the process."""
+        self.reader.close()
+        if self._advisor:
+            self._advisor.close()
+
+    def open(self) -> None:
+        """Make ready to advise. Raises `NotSupported` and `ProcessGone` as `Advisor` does."""
+        self._advisor = Advisor(self.process.dir)
+
+    @property
+    def advisor(self) -> Advisor:
+        """The way to the system call."""
+        assert self._advisor, "open() comes first"
+        return self._advisor
+
+    def _vm_flags(self) -> dict[int, frozenset[str]]:
+        # Only smaps shows which VMAs are locked, and it holds up the target: read it only if any is.
+        if not status_bytes(read_status(self.process.dir), "VmLck"):
+            return {}
+        try:
+            return read_vm_flags(self.process.dir)
+        except (PermissionDenied, NotSupported) as error:
+            self.notes.append(f"which VMAs are mlocked is unknown: {error}")
+            return {}
+
+    def rules(self, vma: Vma) -> Rules:
+        """Return the rules for the pages of a VMA."""
+        if vma.kind not in self._rules:
+            self._rules[vma.kind] = Rules(self.name, vma.kind, self.choice)
+        return self._rules[vma.kind]
+
+    def vma_reason(self, vma: Vma) -> str:
+        """Return why a whole VMA stays as it is, empty when it does not."""
+        return vma_reason(self.name, vma, self._flags.get(vma.start, frozenset()))
+
+    # What is there
+
+    def blocks(self, vma: Vma, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the states of the pages that this advice may be about, a block at a time."""
+        if self.only is None:
+            yield from self._all_blocks(vma, start, end)
+            return
+        for address, states in self._stretches(vma, start, end):
+            mask = self.only.mask(address, address + len(states) * self.page_size)
+            yield address, either(masked(states, mask), mask.translate(OUTSIDE))
+
+    def _all_blocks(self, vma: Vma, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        for block in self.reader.blocks(vma, start, end):
+            yield block.address, block.states
+
+    def _stretches(self, vma: Vma, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield all pages, those that hold nothing too."""
+        size = BLOCK_SIZE // ENTRY_SIZE * self.page_size
+        while start < end:
+            high = min(end, start - start % size + size)
+            yield start, self.reader.states(vma, start, high)
+            start = high
+
+    def select(self, vma: Vma, address: int, states: bytes, reasons: dict[str, int]) -> bytes:
+        """Return which pages of a block can move; count why the others that are asked for cannot."""
+        rules = self.rules(vma)
+        mask = states.translate(rules.movable)
+        requested = states.translate(rules.wanted)
+        if mask != requested:
+            add_counts(reasons, rules.why_not(masked(states, requested)))
+        return mask
+
+    # What is done
+
+    def prepare(self, pieces: list[Piece]) -> None:
+        """Look at what will be compared at the end."""
+
+    def spans(self, address: int, mask: bytes, whole: bool) -> list[Range]:
+        """Return the ranges to advise; ``whole`` takes along what lies between the pages, which costs less."""
+        size = self.page_size
+        if whole:
+            return [(address + mask.find(1) * size, address + (mask.rfind(1) + 1) * size)]
+        return [(address + first * size, address + end * size) for first, end in runs(mask)]
+
+    def advise(self, ranges: list[Range]) -> list[Range]:
+        """Advise; return the ranges that were refused."""
+        _, refused = self.advisor.advise(ranges, ADVICE[self.name])
+        # ENOMEM is a hole in the range: what lies around it was advised.
+        return [(start, end) for start, end, code in refused if code != errno.ENOMEM]
+
+    def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
+        """Return which of the pages of a mask are now where the advice would have them."""
+        raise NotImplementedError
+
+    def explain(self, vma: Vma | None, address: int, mask: bytes) -> dict[str, int]:
+        """Return why the pages of a mask stayed."""
+        raise NotImplementedError
+
+    def settle(self, tallies: Iterable[Tally]) -> None:
+        """Count what can only be seen at the end."""
+
+
+class PageOut(Advice):
+    """Out of RAM: to swap, or back to the file."""
+
+    name = "pageout"
+    repeats = True
+
+    def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
+        super().__init__(process, choice, only)
+        self.has_swap = True
+        """Whether it makes sense to advise pages that have nowhere to go but swap."""
+
+    def open(self) -> None:
+        super().open()
+        self.has_swap = self._free() >= self.page_size
+
+    def _free(self) -> int:
+        return free_swap(read_swaps(self.process.procfs))
+
+    def select(self, vma: Vma, address: int, states: bytes, reasons: dict[str, int]) -> bytes:
+        mask = super().select(vma, address, states, reasons)
+        if self.has_swap:
+            return mask
+        stuck = both(mask, states.translate(self.rules(vma).needs_swap))
+        add_counts(reasons, {"no swap": stuck.count(1)})
+        return without(mask, stuck)
+
+    def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
+        states = self.reader.states(vma, address, address + len(mask) * self.page_size)
+        out = both(mask, states.translate(IS_OUT_OF_FILE if vma.kind == "file" else IS_OUT))
+        self.nr_swapped += both(out, states.translate(IS_SWAPPED)).count(1)
+        return out
+
+    def explain(self, vma: Vma | None, address: int, mask: bytes) -> dict[str, int]:
+        if vma is None:
+            return {"gone": mask.count(1)}
+        states = masked(self.reader.states(vma, address, address + len(mask) * self.page_size), mask)
+        present, shared = states.translate(IS_PRESENT), states.translate(IS_SHARED)
+        cached = states.translate(IS_CACHED)
+        reasons = {"shared": shared.count(1), "cached": cached.count(1)}
+        reasons["gone"] = mask.count(1) - present.count(1) - reasons["cached"]
+        own = without(present, shared)
+        swappable = both(own, states.translate(self.rules(vma).needs_swap))
+        reasons[self._lack(swappable.count(1))] = swappable.count(1)
+        add_counts(reasons, self._explain_file(vma, address, without(own, swappable)))
+        return reasons
+
+    def _lack(self, nr_pages: int) -> str:
+        # Swap is given out in clusters to each CPU, so the last few slots may be free and yet out of reach.
+        return "no swap" if self._free() < nr_pages * self.page_size else "busy"
+
+    def _explain_file(self, vma: Vma, address: int, mask: bytes) -> dict[str, int]:
+        """Return why pages of a file stayed mapped."""
+        nr_pages = mask.count(1)
+        if not nr_pages:
+            return {}
+        frames: list[int] = []
+        for first, end in runs(mask):
+            low, high = (address + place * self.page_size for place in (first, end))
+            for block in self.reader.pagemap.blocks(low, high):
+                frames += [entry & PM_PFRAME for entry in block.entries]
+        try:
+            with FrameWords(self.process.procfs, "kpageflags") as words:
+                flags = words.get(frames)
+        except (PermissionDenied, NotSupported):
+            return {"busy": nr_pages}
+        nr_dirty = sum(bool(flags.get(frame, 0) & KPF_DIRTY_OR_WRITEBACK) for frame in frames)
+        return {"dirty": min(nr_dirty, nr_pages), "busy": max(nr_pages - nr_dirty, 0)}
+
+
+class WillNeed(Advice):
+    """Into RAM. The advice takes what is in swap no further than the swap cache: reading a byte of it maps it."""
+
+    name = "willneed"
+    repeats = True
+    touch = True
+    """Whether to read a byte of each page that is still in swap after the advice."""
+
+    def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
+        super().__init__(process, choice, only)
+        self._memory = -1
+
+    def close(self) -> None:
+        super().close()
+        if self._memory >= 0:
+            os.close(self._memory)
+
+    def _all_blocks(self, vma: Vma, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        # A page of a file that is out of RAM leaves nothing in pagemap, so no block is skipped.
+        return self._stretches(vma, start, end) if vma.kind == "file" else super()._all_blocks(vma, start, end)
+
+    def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
+        end = address + len(mask) * self.page_size
+        states = self.reader.states(vma, address, end)
+        swapped = both(mask, states.translate(IS_SWAPPED))
+        if self.touch and 1 in swapped and self._read_pages(address, swapped):
+            states = self.reader.states(vma, address, end)
+        return both(mask, states.translate(IS_BACK))
+
+    def _read_pages(self, address: int, mask: bytes) -> bool:
+        """Read a byte of each page; return whether we may."""
+        if self._memory < 0:
+            try:
+                self._memory = self.process.dir.open_fd("mem")
+            except (PermissionDenied, NotSupported) as error:
+                self.touch = False
+                self.notes.append(f"what was in swap is in the swap cache at most, not mapped: {error}")
+                return False
+        for first, end in runs(mask):
+            for place in range(first, end):
+                try:
+                    # One byte: the page comes in whole, and its contents are none of our business.
+                    if not os.pread(self._memory, 1, address + place * self.page_size):
+                        raise ProcessGone(self.process.pid)
+                except OSError:
+                    continue  # unmapped meanwhile, or its swap slot cannot be read
+        return True
+
+    def explain(self, vma: Vma | None, address: int, mask: bytes) -> dict[str, int]:
+        if vma is None:
+            return {"gone": mask.count(1)}
+        states = masked(self.reader.states(vma, address, address + len(mask) * self.page_size), mask)
+        nr_swapped = states.translate(IS_SWAPPED).count(1)
+        why = "untouched" if not self.touch else "busy"
+        return {why: nr_swapped, ("unread" if vma.kind == "file" else "gone"): mask.count(1) - nr_swapped}
+
+
+class Cold(Advice):
+    """First to go when memory is short. What it changes are accessed bits, which smaps counts for each VMA."""
+
+    name = "cold"
+    shows_pages = False
+
+    def prepare(self, pieces: list[Piece]) -> None:
+        self._starts = {vma.start for vma, _, _ in pieces}
+        self._before = self._referenced()
+
+    def _referenced(self) -> dict[int, int]:
+        """Return how many pages of each VMA count as referenced."""
+        return {
+            vma.start: fields["Referenced"] // self.page_size
+            for vma, fields in read_smaps(self.process.dir)
+            if vma.start in self._starts
+        }
+
+    def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
+        return bytes(len(mask))
+
+    def explain(self, vma: Vma | None, address: int, mask: bytes) -> dict[str, int]:
+        return {}
+
+    def settle(self, tallies: Iterable[Tally]) -> None:
+        after = self._referenced()
+        for tally in tallies:
+            start = tally.vma.start
+            nr_less = self._before.get(start, 0) - after.get(start, 0)
+            tally.nr_moved = max(min(nr_less, tally.nr_advised), 0)
+            add_counts(tally.reasons, {"idle": tally.nr_advised - tally.nr_moved})
+
+
+class Collapse(Advice):
+    """Small pages into huge ones."""
+
+    name = "collapse"
+
+    def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
+        super().__init__(process, choice, only)
+        self.huge_size = huge_size()
+        self._refused: dict[int, str] = {}
+
+    def select(self, vma: Vma, address: int, states: bytes, reasons: dict[str, int]) -> bytes:
+        mask = super().select(vma, address, states, reasons)
+        if 1 not in mask:
+            return mask
+        end = address + len(mask) * self.page_size
+        huge = self.reader.huge_mask(address, end)
+        add_counts(reasons, {"huge": both(mask, huge).count(1)})
+        mask = without(mask, huge)
+        fits = bytearray(len(mask))
+        for low, high in self._places(max(address, vma.start), min(end, vma.end)):
+            first, last = (low - address) // self.page_size, (high - address) // self.page_size
+            fits[first:last] = b"\1" * (last - first)
+        add_counts(reasons, {"unaligned": without(mask, bytes(fits)).count(1)})
+        return both(mask, bytes(fits))
+
+    def _all_blocks(self, vma: Vma, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        # After a hole a block begins at the next page that is there, maybe in the middle of a huge page's place.
+        for address, states in super()._all_blocks(vma, start, end):
+            low = max(address - address % self.huge_size, start)
+            yield low, bytes((address - low) // self.page_size) + states
+
+    def _places(self, start: int, end: int) -> Iterator[Range]:
+        """Yield the aligned places of one huge page between two addresses."""
+        for low in range(start + -start % self.huge_size, end - self.huge_size + 1, self.huge_size):
+            yield low, low + self.huge_size
+
+    def spans(self, address: int, mask: bytes, whole: bool) -> list[Range]:
+        size = self.page_size
+        return [
+            (low, high)
+            for low, high in self._places(address, address + len(mask) * size)
+            if 1 in mask[(low - address) // size : (high - address) // size]
+        ]
+
+    def advise(self, ranges: list[Range]) -> list[Range]:
+        _, refused = self.advisor.advise(ranges, ADVICE[self.name])
+        for start, _, code in refused:
+            self._refused[start] = COLLAPSE_REASONS.get(code, "refused")
+        return []
+
+    def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
+        return both(mask, self.reader.huge_mask(address, address + len(mask) * self.page_size))
+
+    def explain(self, vma: Vma | None, address: int, mask: bytes) -> dict[str, int]:
+        reasons: dict[str, int] = {}
+        for low, high in self._places(address, address + len(mask) * self.page_size):
+            nr_pages = mask[(low - address) // self.page_size : (high - address) // self.page_size].count(1)
+            add_counts(reasons, {self._refused.get(low, "busy"): nr_pages})
+        return reasons
+
+
+COLLAPSE_REASONS = {errno.ENOMEM: "no memory", errno.EBUSY: "cgroup", errno.EAGAIN: "busy"}
+"""madvise(2), MADV_COLLAPSE; all else, EINVAL above all, is a refusal: VM_NOHUGEPAGE, PR_SET_THP_DISABLE, ..."""
+
+KINDS: dict[str, type[Advice]] = {kind.name: kind for kind in (PageOut, Cold, WillNeed, Collapse)}

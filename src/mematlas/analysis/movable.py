@@ -1,0 +1,152 @@
+"""Which pages an advice can move, and why it leaves the others.
+
+Source: mm/madvise.c, madvise_cold_or_pageout_pte_range(), can_madv_lru_vma(), madvise_willneed().
+"""
+
+from __future__ import annotations
+
+from mematlas.errors import BadInput
+from mematlas.kernel.maps import ANON_KINDS, Vma
+from mematlas.kernel.pagemap import EXCLUSIVE, FILE, PRESENT, histogram, to_marks
+from mematlas.model.pages import STATE_OF_BYTE, STATES
+from mematlas.record import record
+
+REASONS = {
+    "shared": "mapped more than once: the kernel leaves the pages of others alone",
+    "mlocked": "locked into memory: mlock(2), mlockall(2)",
+    "hugetlb": "huge pages of the pools are never moved",
+    "kernel": "the kernel's own: [vdso], [vvar], device memory",
+    "zero": "the zero page, nobody's memory",
+    "guard": "guard regions hold no memory",
+    "special": "migration, device or poison entries",
+    "unknown": "shared memory that we may not ask about",
+    "no swap": "no free swap space",
+    "cgroup": "the memory cgroup of the process allows no more",
+    "dirty": "of a file, and not yet written to disk",
+    "cached": "no longer mapped here, but still in the page cache: dirty, or in use elsewhere",
+    "not ours": "of a file that we neither own nor may write to",
+    "refused": "the kernel refused the whole VMA",
+    "idle": "not referenced: cold already",
+    "huge": "mapped by huge entries already",
+    "unaligned": "no whole aligned huge page fits around them",
+    "no memory": "no free memory in one piece",
+    "unread": "not read in: beyond the end of the file, or still on its way",
+    "untouched": "in the swap cache at most, where no entry shows it",
+    "gone": "given back or unmapped by the process meanwhile",
+    "busy": "touched again, locked or written to at that moment",
+    "unfinished": "not reached",
+}
+"""Why a page that was asked for did not move, in the order of the report."""
+
+NOT_MADVISED = {"hugetlb": "hugetlb", "vdso": "kernel", "vvar": "kernel", "vsyscall": "kernel", "special": "kernel"}
+"""Kinds of VMAs that take no such advice at all."""
+
+
+@record
+class Choice:
+    """Which pages of the chosen VMAs are asked for. Everything that is given must hold."""
+
+    states: frozenset[str] | None = None
+    """Names out of `mematlas.model.pages.STATES`."""
+    anon: bool = False
+    """Only pages of no file: private memory, and private copies of pages of files."""
+    file: bool = False
+    """Only pages of files on disk."""
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether no page is left out."""
+        return self.states is None and not self.anon and not self.file
+
+
+ALL_PAGES = Choice()
+
+
+def parse_states(text: str) -> frozenset[str]:
+    """Return the states in a list such as ``present,swapped``."""
+    states = frozenset(text.split(","))
+    if wrong := states.difference(STATES):
+        raise BadInput(f"no such state: {', '.join(sorted(wrong))} (there are {', '.join(STATES)})")
+    return states
+
+
+class Rules:
+    """What an advice means for the pages of one kind of VMA, by state byte."""
+
+    __slots__ = ("movable", "needs_swap", "reasons", "wanted")
+
+    def __init__(self, advice: str, kind: str, choice: Choice = ALL_PAGES) -> None:
+        asked = {byte for byte in range(256) if is_asked(advice, kind, byte) and is_chosen(kind, byte, choice)}
+        self.reasons = {byte: why for byte in asked if (why := reason_of(advice, kind, byte))}
+        """Why a byte's pages do not move; those that can are not in it."""
+        self.wanted = to_marks(asked)
+        """A translation table: 1 for the pages that are asked for."""
+        self.movable = to_marks(asked.difference(self.reasons))
+        """1 for those of them that can move."""
+        self.needs_swap = to_marks({byte for byte in asked if kind == "shmem" or not is_of_file(kind, byte)})
+        """1 for those of them that have nowhere to go but swap."""
+
+    def why_not(self, states: bytes) -> dict[str, int]:
+        """Return how many of these pages, all asked for, cannot move, by reason."""
+        counts: dict[str, int] = {}
+        for byte, nr_pages in histogram(states).items():
+            if why := self.reasons.get(byte):
+                counts[why] = counts.get(why, 0) + nr_pages
+        return counts
+
+
+def is_asked(advice: str, kind: str, byte: int) -> bool:
+    """Whether a page in such a state is what the advice is for."""
+    state = STATE_OF_BYTE[byte]
+    if advice == "willneed":
+        return state == "swapped" or (state == "absent" and kind == "file")
+    return state not in ("absent", "swapped", "cached", "unknown")
+
+
+def is_chosen(kind: str, byte: int, choice: Choice) -> bool:
+    """Whether the filters over pages let such a page through."""
+    of_file = is_of_file(kind, byte)
+    return (
+        (choice.states is None or STATE_OF_BYTE[byte] in choice.states)
+        and (not choice.anon or (not of_file and kind != "shmem"))
+        and (not choice.file or (of_file and kind != "shmem"))
+    )
+
+
+def is_of_file(kind: str, byte: int) -> bool:
+    """Whether such a page belongs to a file, be it one of shared memory."""
+    if kind in ANON_KINDS:
+        return False
+    # A private copy of a page of a file lacks the file bit; so does its swap entry.
+    return bool(byte & FILE) if byte & PRESENT else STATE_OF_BYTE[byte] == "absent" or kind == "shmem"
+
+
+def reason_of(advice: str, kind: str, byte: int) -> str:
+    """Return why the kernel leaves such a page, empty when it does not."""
+    state = STATE_OF_BYTE[byte]
+    if kind in NOT_MADVISED:
+        return NOT_MADVISED[kind]
+    if advice == "willneed":
+        return ""
+    if state != "present" and not (advice == "collapse" and state == "zero"):
+        return state
+    return "" if byte & EXCLUSIVE or advice == "collapse" else "shared"
+
+
+def vma_reason(advice: str, vma: Vma, flags: frozenset[str]) -> str:
+    """Return why the kernel takes no such advice about a VMA, empty when it does; ``flags`` are those of smaps."""
+    if vma.kind in NOT_MADVISED:
+        return NOT_MADVISED[vma.kind]
+    return "mlocked" if "lo" in flags and advice in ("pageout", "cold") else ""
+
+
+def add_counts(total: dict[str, int], more: dict[str, int]) -> None:
+    """Add the counts of one dictionary to another's."""
+    for key, number in more.items():
+        if number:
+            total[key] = total.get(key, 0) + number
+
+
+def in_order(reasons: dict[str, int]) -> dict[str, int]:
+    """Return the reasons that occur, in the order of `REASONS`."""
+    return {key: reasons[key] for key in REASONS if reasons.get(key)}

@@ -1,0 +1,215 @@
+"""process_madvise(2): advice about the memory of another process, held by a pidfd.
+
+Format: process_madvise(2), madvise(2), pidfd_open(2); mm/madvise.c. For other processes the kernel takes exactly
+four: MADV_COLD and MADV_PAGEOUT since Linux 5.10 (commit ecb8ac8b1f14), MADV_WILLNEED since 5.15 (commit
+d5fffc5aff26), MADV_COLLAPSE since 6.1 (commit 876b4a189666). It asks for PTRACE_MODE_READ and CAP_SYS_NICE.
+
+What a call returns is how much was advised, never how much moved: most pages that the kernel would not touch are
+passed over without a word. Measure the pages afterwards.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import time
+
+from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.libc import libc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Self
+
+    from mematlas.kernel.procfs import ProcessDir
+
+    Range = tuple[int, int]
+
+SYS_PROCESS_MADVISE = 440  # the same number on every architecture but alpha
+
+# Source: include/uapi/asm-generic/mman-common.h
+MADV_WILLNEED = 3
+MADV_COLD = 20
+MADV_PAGEOUT = 21
+MADV_COLLAPSE = 25
+
+ADVICE = {"pageout": MADV_PAGEOUT, "cold": MADV_COLD, "willneed": MADV_WILLNEED, "collapse": MADV_COLLAPSE}
+SINCE = {MADV_WILLNEED: "Linux 5.15", MADV_COLD: "Linux 5.10", MADV_PAGEOUT: "Linux 5.10"}
+SINCE_COLLAPSE = "Linux 6.1 and CONFIG_TRANSPARENT_HUGEPAGE"
+
+MAX_RANGES = 1024
+"""Ranges in one call: UIO_MAXIOV."""
+
+HUGE_SIZE_FILE = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
+HUGE_SIZE = 1 << 21
+"""What a huge entry (PMD) maps with 4 KiB pages."""
+
+
+class Advisor:
+    """Gives advice about one process, and no other: the pidfd is checked against the directory we hold.
+
+    >>> from mematlas.kernel.procfs import ProcFS
+    >>> with ProcFS().process(4211) as process, Advisor(process) as advisor:   # doctest: +SKIP
+    ...     advisor.advise([(0x7f3c1a200000, 0x7f3c1a400000)], MADV_PAGEOUT)
+    (2097152, [])
+
+    Raises:
+        NotSupported: a kernel before 5.10, or a capture.
+        ProcessGone: the process has ended.
+    """
+
+    def __init__(self, process: ProcessDir) -> None:
+        if not process.procfs.live:
+            raise NotSupported("process_madvise", "a running process, not a capture")
+        self.pid = process.pid
+        self.seconds = 0.0
+        """Spent in the system call so far."""
+        try:
+            self.pidfd = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            raise ProcessGone(process.pid) from None
+        try:
+            # The directory was opened before the pidfd. If its process still lives, its PID was not given away.
+            process.read("stat")
+        except BaseException:
+            os.close(self.pidfd)
+            raise
+        self._call: Callable[..., int] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the process."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    def advise(self, ranges: Sequence[Range], advice: int) -> tuple[int, list[tuple[int, int, int]]]:
+        """Advise the ranges in order; return the bytes taken, and the ranges refused with their errno.
+
+        A refused range does not hold up those behind it. One with a hole in it is refused with ENOMEM, after what
+        lies around the hole has been advised.
+
+        Raises:
+            PermissionDenied: needs CAP_SYS_NICE, and PTRACE_MODE_READ for the process of another user.
+            NotSupported: the kernel does not take this advice for another process.
+            ProcessGone: the process has ended.
+        """
+        todo = [span for span in ranges if span[0] < span[1]]
+        refused: list[tuple[int, int, int]] = []
+        size = 0
+        place = 0
+        while place < len(todo):
+            done = self._advise(todo[place : place + MAX_RANGES], advice)
+            if done == -errno.EINTR:
+                continue
+            if done <= 0:
+                self._raise(-done, advice)
+                refused.append((*todo[place], -done))
+                place += 1
+                continue
+            size += done
+            while place < len(todo) and done >= todo[place][1] - todo[place][0]:
+                done -= todo[place][1] - todo[place][0]
+                place += 1
+            if done:
+                todo[place] = (todo[place][0] + done, todo[place][1])
+        return size, refused
+
+    def _advise(self, ranges: Sequence[Range], advice: int) -> int:
+        """Call the kernel once; return the bytes, or the negated errno."""
+        import ctypes
+        from array import array
+
+        if self._call is None:
+            call = libc()["syscall"]  # a function object of our own, so that these types are ours alone
+            call.restype = ctypes.c_long
+            pointer, number = ctypes.c_void_p, ctypes.c_int
+            call.argtypes = (ctypes.c_long, number, pointer, ctypes.c_size_t, number, ctypes.c_uint)
+            self._call = call
+        vector = array("Q", [number for start, end in ranges for number in (start, end - start)])
+        before = time.perf_counter()
+        done = self._call(SYS_PROCESS_MADVISE, self.pidfd, vector.buffer_info()[0], len(ranges), advice, 0)
+        self.seconds += time.perf_counter() - before
+        return done if done >= 0 else -ctypes.get_errno()
+
+    def _raise(self, code: int, advice: int) -> None:
+        """Raise what concerns the whole process; return when it is about the one range."""
+        if code == errno.ESRCH:
+            raise ProcessGone(self.pid)
+        if code == errno.EPERM:
+            raise PermissionDenied(f"process_madvise of {self.pid}", "CAP_SYS_NICE")
+        if code == errno.EACCES:
+            raise PermissionDenied(f"process_madvise of {self.pid}", "CAP_SYS_PTRACE and CAP_SYS_NICE")
+        if code == errno.ENOSYS:
+            raise NotSupported("process_madvise", "Linux 5.10")
+        if code == errno.EINVAL and not takes(advice):
+            raise NotSupported(f"process_madvise({name_of(advice)})", SINCE.get(advice, SINCE_COLLAPSE))
+
+
+def name_of(advice: int) -> str:
+    """Return the kernel's name of an advice.
+
+    >>> name_of(21)
+    'MADV_PAGEOUT'
+    """
+    return next((f"MADV_{name.upper()}" for name, number in ADVICE.items() if number == advice), str(advice))
+
+
+def huge_size() -> int:
+    """Return how many bytes a transparent huge page has; 2 MiB where the kernel does not say."""
+    try:
+        with open(HUGE_SIZE_FILE, "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return HUGE_SIZE
+
+
+def takes(advice: int) -> bool:
+    """Whether this kernel takes an advice at all, found by giving it about memory of our own.
+
+    EINVAL says both "no such advice" and "not in this range": MADV_COLLAPSE answers so wherever no aligned huge
+    page fits. So the probe is an aligned, touched range of just that size.
+    """
+    import ctypes
+
+    size = huge_size()
+    with mmap.mmap(-1, 2 * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        # What from_buffer() returns pins the mmap: it must die with this line.
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        start = -(-address // size) * size
+        memory[start - address] = 1
+        vector = (ctypes.c_uint64 * 2)(start, size)
+        pidfd = os.pidfd_open(os.getpid())
+        try:
+            failed = libc().syscall(SYS_PROCESS_MADVISE, pidfd, vector, ctypes.c_size_t(1), advice, 0) == -1
+        finally:
+            os.close(pidfd)
+        # The advice is checked before the right to give it: EPERM, ENOMEM and the rest mean that it is known.
+        return not failed or ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS)
+
+
+def drain_batches() -> None:
+    """Have every CPU that we may run on put the pages of its batch onto the LRU lists.
+
+    A page that was touched just now waits in a batch of its CPU, up to 31 of them, where reclaim does not see it.
+    madvise drains the batch of the CPU that it runs on (mm/madvise.c, lru_add_drain()), so we give harmless
+    advice about a page of our own on one after the other.
+    """
+    before = os.sched_getaffinity(0)
+    with mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        try:
+            for cpu in range(os.cpu_count() or 1):
+                try:
+                    os.sched_setaffinity(0, {cpu})
+                    memory.madvise(MADV_COLD)
+                except OSError:
+                    continue  # not one of ours, or not running
+        finally:
+            os.sched_setaffinity(0, before)

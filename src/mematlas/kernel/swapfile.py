@@ -1,0 +1,189 @@
+"""A swap file of our own, for a while: what mkswap(8), swapon(8) and swapoff(8) do.
+
+Format: union swap_header in include/linux/swap.h; swapon(2); mm/swapfile.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import sys
+import tempfile
+
+from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
+from mematlas.kernel.libc import libc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn, Self
+
+SWAP_FLAG_PREFER = 0x8000
+SWAP_PRIORITY_MAX = 0x7FFF
+
+FS_IOC_GETFLAGS = 0x80086601
+FS_IOC_SETFLAGS = 0x40086602
+FS_NOCOW_FL = 0x00800000
+"""btrfs takes a swap file only when it is not copied on write."""
+
+PLACES = ("/var/tmp", "/var/lib", "/")
+"""Where a swap file is tried, in this order: on a disk, and out of others' way."""
+LEFT_FREE = 1 << 30
+"""Bytes of the file system that are left alone."""
+PIECE = 1 << 20
+
+
+class TemporarySwap:
+    """Swap space before all other, until closed: the kernel then brings back what is in it.
+
+    A child of ours takes it away again, as soon as we close our end of a pipe or end in whatever way, SIGKILL
+    included: the kernel cannot forget a swap file, and its blocks would be lost until the next start.
+
+    Raises:
+        PermissionDenied: needs CAP_SYS_ADMIN.
+        NotSupported: no file system here has the room and takes a swap file; the message says which were tried.
+    """
+
+    def __init__(self, size: int, places: tuple[str, ...] = PLACES) -> None:
+        page_size = os.sysconf("SC_PAGESIZE")
+        self.size = size // page_size * page_size
+        if self.size < 16 * page_size:
+            raise BadInput(f"a swap file of {size} bytes is too small: 16 pages at least")
+        self.path = ""
+        reasons = []
+        for place in places:
+            try:
+                self._make(place)
+                return
+            except OSError as error:
+                if error.errno == errno.EPERM:
+                    raise PermissionDenied("swapon", "CAP_SYS_ADMIN") from None
+                reasons.append(f"{place}: {error.strerror}")
+        raise NotSupported(f"a swap file of {size} bytes", "; ".join(reasons))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the swap space away.
+
+        Raises:
+            Error: the kernel will not, most likely for want of memory; the message says how to try again.
+        """
+        if self._pipe < 0:
+            return
+        os.close(self._pipe)
+        self._pipe = -1
+        code = wait_for(self._keeper)
+        if code:
+            raise Error(f"swapoff {self.path}: {os.strerror(code)}; later: swapoff {self.path} && rm {self.path}")
+
+    def _make(self, place: str) -> None:
+        room = os.statvfs(place)
+        if room.f_bavail * room.f_frsize < self.size + LEFT_FREE:
+            raise OSError(errno.ENOSPC, f"less than {self.size + LEFT_FREE >> 20} MiB free")
+        directory = tempfile.mkdtemp(prefix="mematlas-swap-", dir=place)
+        self.path = os.path.join(directory, "swap")
+        self._pipe, self._keeper = start_keeper(self.path)
+        try:
+            # The first try takes the blocks without writing to them, which most file systems allow.
+            for filled in (False, True):
+                write_swap_file(self.path, self.size, filled)
+                code = swapon(self.path)
+                if code != errno.EINVAL:
+                    break
+            if code:
+                raise OSError(code, os.strerror(code))
+        except BaseException:
+            os.close(self._pipe)
+            wait_for(self._keeper)
+            raise
+
+
+def swapon(path: str) -> int:
+    """Swap to a file before all others; return the errno, 0 when it went well."""
+    import ctypes
+
+    flags = SWAP_FLAG_PREFER | SWAP_PRIORITY_MAX
+    return ctypes.get_errno() if libc().swapon(os.fsencode(path), flags) else 0
+
+
+def swapoff(path: str) -> int:
+    """Stop swapping to a file; return the errno, 0 when it went well."""
+    import ctypes
+
+    while libc().swapoff(os.fsencode(path)):
+        if ctypes.get_errno() != errno.EINTR:
+            return ctypes.get_errno()
+    return 0
+
+
+def write_swap_file(path: str, size: int, filled: bool) -> None:
+    """Make an empty swap area, with blocks for all of it: the kernel refuses a file with holes."""
+    page_size = os.sysconf("SC_PAGESIZE")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(fd, "r+b", buffering=0) as file:
+        forbid_copy_on_write(fd)
+        if filled:
+            for place in range(0, size, PIECE):
+                file.write(bytes(min(PIECE, size - place)))
+        else:
+            os.posix_fallocate(fd, 0, size)
+        # Version 1, the number of the last page, no bad pages; the magic ends the first page.
+        header = b"".join(number.to_bytes(4, sys.byteorder) for number in (1, size // page_size - 1, 0))
+        os.pwrite(fd, header, 1024)
+        os.pwrite(fd, b"SWAPSPACE2", page_size - 10)
+        os.fsync(fd)
+
+
+def forbid_copy_on_write(fd: int) -> None:
+    """Set the flag that btrfs wants; other file systems refuse it or do not care."""
+    from array import array
+
+    flags = array("l", (0,))
+    try:
+        fcntl.ioctl(fd, FS_IOC_GETFLAGS, flags)
+        flags[0] |= FS_NOCOW_FL
+        fcntl.ioctl(fd, FS_IOC_SETFLAGS, flags)
+    except OSError:
+        return
+
+
+def start_keeper(path: str) -> tuple[int, int]:
+    """Start the child that takes a swap file away; return our end of its pipe, and its PID."""
+    wait, pipe = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        keep(path, wait, pipe)
+    os.close(wait)
+    return pipe, pid
+
+
+def keep(path: str, wait: int, pipe: int) -> NoReturn:
+    """Wait until the other end of the pipe is closed, then take the swap file away."""
+    # In the child: nothing here may return. A session of our own, so that a terminal's signals do not reach us.
+    code = errno.EIO
+    try:
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_IGN)
+        os.close(pipe)
+        os.read(wait, 1)
+        code = swapoff(path)
+        # EINVAL: it is no swap area, because making it failed.
+        if code in (0, errno.EINVAL, errno.ENOENT):
+            code = 0
+            if os.path.exists(path):
+                os.unlink(path)
+            os.rmdir(os.path.dirname(path))
+    finally:
+        os._exit(code)
+
+
+def wait_for(pid: int) -> int:
+    """Return the exit code of the child, once it has ended."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
