@@ -339,6 +339,7 @@ class Act:
             drain_batches()
             if not self._next_pass():
                 break
+        self._confirm()
         self._explain()
         if self.kind.name == "cold":
             drain_batches()
@@ -391,10 +392,11 @@ class Act:
                 self.stopped = "interrupted"
             if self.stopped or tally.refused:
                 break
+            self.kind.check_alive(address)
             refused = self.kind.advise(ranges)
             self.nr_calls += 1
-            tally.refused = bool(refused)
-            for start, end in ranges if not refused else ():
+            tally.refused = bool(refused) and self.kind.is_refused_by_vma
+            for start, end in set(ranges).difference(refused):
                 low, high = (start - address) // size, (end - address) // size
                 taken[low:high] = mask[low:high]
         return taken.count(1)
@@ -408,6 +410,22 @@ class Act:
         if moved != mask:
             self.left.append((tally.vma, address, without(mask, moved)))
         return nr_moved
+
+    def _confirm(self) -> None:
+        """Look again at what was brought in: the rest, coming in after it, may have pushed it out."""
+        if self.kind.name != "willneed":
+            return
+        for tally in self.tallies.values():
+            vma = tally.vma
+            for address, mask in list(self.moved.blocks()):
+                if not vma.start <= address < vma.end:
+                    continue
+                still = self.kind.look(vma, address, mask)
+                if still != mask:
+                    lost = without(mask, still)
+                    tally.nr_moved -= lost.count(1)
+                    self.moved.masks[address] = still
+                    self.left.append((vma, address, lost))
 
     def _explain(self) -> None:
         """Count why pages stayed."""

@@ -11,6 +11,7 @@ import os
 
 from mematlas.analysis.movable import Choice, Rules, add_counts, vma_reason
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.cgroups import read_room
 from mematlas.kernel.kpage import FrameWords
 from mematlas.kernel.madvise import ADVICE, Advisor, huge_size
 from mematlas.kernel.pagemap import (
@@ -78,6 +79,8 @@ class Advice:
     name = ""
     repeats = False
     """Whether pages that stayed without a reason may move when advised again."""
+    is_refused_by_vma = True
+    """Whether a refusal is about the whole VMA, so that there is no use in going on with it."""
     shows_pages = True
     """Whether the effect can be seen page by page."""
 
@@ -179,6 +182,13 @@ class Advice:
             return [(address + mask.find(1) * size, address + (mask.rfind(1) + 1) * size)]
         return [(address + first * size, address + end * size) for first, end in runs(mask)]
 
+    def check_alive(self, address: int) -> None:
+        """Raise `ProcessGone` unless the process still runs the program that we looked at.
+
+        The pidfd names the process whatever it runs; pagemap belongs to the address space, and ends with it.
+        """
+        self.reader.pagemap.entry(address)
+
     def advise(self, ranges: list[Range]) -> list[Range]:
         """Advise; return the ranges that were refused."""
         _, refused = self.advisor.advise(ranges, ADVICE[self.name])
@@ -270,7 +280,6 @@ class WillNeed(Advice):
     """Into RAM. The advice takes what is in swap no further than the swap cache: reading a byte of it maps it."""
 
     name = "willneed"
-    repeats = True
     touch = True
     """Whether to read a byte of each page that is still in swap after the advice."""
 
@@ -288,11 +297,15 @@ class WillNeed(Advice):
         return self._stretches(vma, start, end) if vma.kind == "file" else super()._all_blocks(vma, start, end)
 
     def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
-        end = address + len(mask) * self.page_size
-        states = self.reader.states(vma, address, end)
+        states = self.reader.states(vma, address, address + len(mask) * self.page_size)
         swapped = both(mask, states.translate(IS_SWAPPED))
         if self.touch and 1 in swapped and self._read_pages(address, swapped):
-            states = self.reader.states(vma, address, end)
+            return self.look(vma, address, mask)
+        return both(mask, states.translate(IS_BACK))
+
+    def look(self, vma: Vma, address: int, mask: bytes) -> bytes:
+        """Return which of the pages of a mask are in RAM."""
+        states = self.reader.states(vma, address, address + len(mask) * self.page_size)
         return both(mask, states.translate(IS_BACK))
 
     def _read_pages(self, address: int, mask: bytes) -> bool:
@@ -319,8 +332,14 @@ class WillNeed(Advice):
             return {"gone": mask.count(1)}
         states = masked(self.reader.states(vma, address, address + len(mask) * self.page_size), mask)
         nr_swapped = states.translate(IS_SWAPPED).count(1)
-        why = "untouched" if not self.touch else "busy"
+        why = self._why_out(nr_swapped) if self.touch else "untouched"
         return {why: nr_swapped, ("unread" if vma.kind == "file" else "gone"): mask.count(1) - nr_swapped}
+
+
+    def _why_out(self, nr_pages: int) -> str:
+        # At its limit a cgroup pushes out what came in a moment ago.
+        room = read_room(self.process.dir).memory
+        return "busy" if room is None or room >= nr_pages * self.page_size else "cgroup"
 
 
 class Cold(Advice):
@@ -360,6 +379,7 @@ class Collapse(Advice):
     """Small pages into huge ones."""
 
     name = "collapse"
+    is_refused_by_vma = False
 
     def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
         super().__init__(process, choice, only)
@@ -404,7 +424,7 @@ class Collapse(Advice):
         _, refused = self.advisor.advise(ranges, ADVICE[self.name])
         for start, _, code in refused:
             self._refused[start] = COLLAPSE_REASONS.get(code, "refused")
-        return []
+        return [(start, end) for start, end, _ in refused]
 
     def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
         return both(mask, self.reader.huge_mask(address, address + len(mask) * self.page_size))

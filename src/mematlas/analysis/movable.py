@@ -25,7 +25,7 @@ REASONS = {
     "dirty": "of a file, and not yet written to disk",
     "cached": "no longer mapped here, but still in the page cache: dirty, or in use elsewhere",
     "not ours": "of a file that we neither own nor may write to",
-    "refused": "the kernel refused the whole VMA",
+    "refused": "the kernel refused: locked, device memory, or huge pages not allowed there",
     "idle": "not referenced: cold already",
     "huge": "mapped by huge entries already",
     "unaligned": "no whole aligned huge page fits around them",

@@ -51,6 +51,8 @@ class TemporarySwap:
         if self.size < 16 * page_size:
             raise BadInput(f"a swap file of {size} bytes is too small: 16 pages at least")
         self.path = ""
+        self._pipe = -1
+        self._keeper = 0
         reasons = []
         for place in places:
             try:
@@ -99,8 +101,7 @@ class TemporarySwap:
             if code:
                 raise OSError(code, os.strerror(code))
         except BaseException:
-            os.close(self._pipe)
-            wait_for(self._keeper)
+            self.close()
             raise
 
 

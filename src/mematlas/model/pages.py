@@ -190,6 +190,8 @@ class PageReader:
         states = bytes(found)
         if vma.kind not in ("file", "shmem") or 0 not in states or self.pagemap.marked:
             return states
+        from mematlas.kernel.backing import read_backing
+
         try:
             states = read_backing(self.process, vma, start=start, end=end).mark(start, states, self.page_size)
         except (PermissionDenied, NotSupported) as error:

@@ -71,3 +71,12 @@ def format_seconds(seconds: float) -> str:
 def format_list(items: list[str] | tuple[str, ...]) -> str:
     """Return names joined by commas; ``-`` when there are none."""
     return ",".join(items) or "-"
+
+
+def format_counts(counts: dict[str, int]) -> str:
+    """Return counts by name; ``-`` when there are none.
+
+    >>> format_counts({"shared": 3, "zero": 1})
+    '3 shared, 1 zero'
+    """
+    return ", ".join(f"{number} {name}" for name, number in counts.items()) or "-"

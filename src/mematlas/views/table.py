@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from mematlas.record import record
 from mematlas.views.colour import paint
-from mematlas.views.format import format_address, format_hex, format_list, format_path, format_size
+from mematlas.views.format import format_address, format_counts, format_hex, format_list, format_path, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class Column:
     key: str
     title: str
     kind: str = "text"
-    """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``list``, ``flag`` or ``number``."""
+    """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``list``, ``counts`` (by name), ``flag``
+    or ``number``."""
     shown: bool = True
     """Whether text shows it; JSON and CSV always do."""
     width: int = 0
@@ -53,6 +54,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "address": format_address,
     "hex": format_hex,
     "list": format_list,
+    "counts": format_counts,
     "flag": lambda value: "yes" if value else "no",
     "number": lambda value: f"{value:.3f}" if isinstance(value, float) else str(value),
 }

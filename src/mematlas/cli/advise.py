@@ -1,0 +1,184 @@
+"""What pageout, cold, willneed and collapse share: their arguments and their run."""
+
+from __future__ import annotations
+
+import signal
+
+from mematlas.actions import MAX_PASSES, act, check_target, plan, undo
+from mematlas.analysis.movable import Choice, parse_states
+from mematlas.cli.maps import add_selection, selection_of
+from mematlas.cli.session import TARGETS, add_output, add_target, parse_count, parse_seconds
+from mematlas.errors import BadInput
+from mematlas.model.address_space import parse_size
+from mematlas.views.actions import effect_table, plan_table, swap_warning
+from mematlas.views.progress import Bar
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from types import FrameType
+    from typing import Any, Self
+
+    from mematlas.actions import Effect, Plan
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+    from mematlas.refaults import Refaults
+
+USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
+
+ABOUT = f"""\
+AREA is START-END, ADDR+LEN or an address, for just these pages; or a kind, or a part of a path, for whole VMAs.
+What it did is measured page by page; nothing is destroyed. Needs CAP_SYS_NICE, and for the process of another user
+CAP_SYS_PTRACE. PID 1, our own ancestors and ourselves are refused without --force.
+{TARGETS}"""
+
+GONE = 6
+
+
+def add_common(arguments: Arguments) -> None:
+    """Declare what all four take."""
+    add_target(arguments)
+    add_selection(arguments)
+    arguments.add_argument("--anon", action="store_true", help="only pages of no file: private memory")
+    arguments.add_argument("--file", action="store_true", help="only pages of files on disk")
+    arguments.add_argument(
+        "--state", type=parse_states, metavar="STATE,...", help="only pages in these states: present, swapped, ..."
+    )
+    arguments.add_argument("--dry-run", action="store_true", help="say what can move, what cannot and why; do nothing")
+    arguments.add_argument("--force", action="store_true", help="even PID 1, our own ancestors, ourselves")
+    add_output(arguments)
+
+
+def add_passes(arguments: Arguments) -> None:
+    """Declare how often to try."""
+    arguments.add_argument(
+        "--passes",
+        type=parse_count,
+        default=MAX_PASSES,
+        metavar="N",
+        help=f"advise what stays up to N times ({MAX_PASSES}); it ends as soon as nothing more moves",
+    )
+
+
+def parse_bytes(text: str) -> int:
+    """Return a size that a person typed: 512M, 2G.
+
+    >>> parse_bytes("512M")
+    536870912
+    """
+    size = parse_size(text)
+    if not size:
+        raise BadInput(f"bad size {text!r}: such as 512M or 2G")
+    return size
+
+
+def add_pageout(arguments: Arguments) -> None:
+    """Declare what pageout alone takes."""
+    arguments.add_argument(
+        "--watch-refaults", type=parse_seconds, metavar="TIME", help="watch this long which pages come back, and when"
+    )
+    arguments.add_argument("--undo", action="store_true", help="bring back what this run moved, at its end")
+    arguments.add_argument(
+        "--temporary-swap",
+        type=parse_bytes,
+        metavar="SIZE",
+        help="swap to a file of this size for this run; taking it away again brings back what is in it (root)",
+    )
+
+
+class Stopper:
+    """Turns SIGINT, SIGTERM and SIGHUP into a question that is asked between two steps; the second SIGINT is final."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        """The signal that came."""
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.number is not None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+def temporary_swap(size: int | None) -> AbstractContextManager[object]:
+    """Return swap space of our own for a while, or nothing when none was asked for."""
+    if size is None:
+        from contextlib import nullcontext
+
+        return nullcontext()
+    from mematlas.kernel.swapfile import TemporarySwap
+
+    return TemporarySwap(size)
+
+
+def run(advice: str, args: Namespace, session: Session) -> int:
+    """Plan; then act, watch and undo, as far as that was asked for; show what it came to."""
+    selection = selection_of(args, session)
+    choice = Choice(args.state, args.anon, args.file)
+    process = session.process
+    if args.dry_run:
+        planned = plan(process, advice, selection, choice)
+        session.show(lambda: plan_table(planned, session.target_info()), args)
+        return 0
+    check_target(process, args.force)
+    with Stopper() as stop, temporary_swap(getattr(args, "temporary_swap", None)):
+        planned = plan(process, advice, selection, choice)
+        session.err.writelines(f"{line}\n" for line in swap_warning(planned))
+        session.err.flush()
+        effect = carry_out(advice, planned, args, session, stop)
+        refaults, undone = None, None
+        if not effect.stopped and getattr(args, "watch_refaults", None) is not None:
+            refaults = watch(effect, args.watch_refaults, session, stop)
+        if not effect.gone and getattr(args, "undo", False):
+            # Asked for beforehand, so it is done even when the rest was interrupted.
+            undone = undo(process, effect)
+        view = effect_table(effect, session.target_info(), process.page_size, refaults, undone)
+        if getattr(args, "temporary_swap", None):
+            view.notes.append("the temporary swap is taken away now: what is in it comes back into RAM")
+        session.show(lambda: view, args)
+    if effect.gone:
+        return GONE
+    return 0 if stop.number is None else 128 + stop.number
+
+
+def carry_out(advice: str, planned: Plan, args: Namespace, session: Session, stop: Stopper) -> Effect:
+    """Act, with a bar that shows how far it is."""
+    bar = Bar(session.err, advice)
+    try:
+        return act(
+            session.process,
+            planned,
+            passes=getattr(args, "passes", 1),
+            touch=not getattr(args, "no_touch", False),
+            progress=bar,
+            stop=stop,
+        )
+    finally:
+        bar.clear()
+
+
+def watch(effect: Effect, seconds: float, session: Session, stop: Stopper) -> Refaults:
+    """Watch for the pages that come back, with a bar that shows the time."""
+    from mematlas.refaults import watch_refaults
+
+    bar = Bar(session.err, "refaults")
+    try:
+        return watch_refaults(
+            session.process, effect.moved, seconds, progress=lambda gone, _: bar(gone, seconds), stop=stop
+        )
+    finally:
+        bar.clear()

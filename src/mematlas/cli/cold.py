@@ -1,0 +1,25 @@
+"""Nothing leaves RAM: the pages count as not referenced, and are the first to go when memory is short. The effect is
+what smaps says is referenced, before and after.
+"""
+
+from __future__ import annotations
+
+from mematlas.cli import advise
+from mematlas.cli.advise import ABOUT, USAGE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+
+__all__ = ["TAKES_TARGET", "USAGE", "add_arguments", "run"]
+TAKES_TARGET = True
+__doc__ = f"{__doc__}\n{ABOUT}"
+
+
+def add_arguments(arguments: Arguments) -> None:
+    advise.add_common(arguments)
+
+
+def run(args: Namespace, session: Session) -> int:
+    return advise.run("cold", args, session)

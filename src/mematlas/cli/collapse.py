@@ -1,0 +1,24 @@
+"""Only whole aligned huge pages (2 MiB) can be made; pages around which none fits stay small. Needs Linux 6.1.
+"""
+
+from __future__ import annotations
+
+from mematlas.cli import advise
+from mematlas.cli.advise import ABOUT, USAGE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+
+__all__ = ["TAKES_TARGET", "USAGE", "add_arguments", "run"]
+TAKES_TARGET = True
+__doc__ = f"{__doc__}\n{ABOUT}"
+
+
+def add_arguments(arguments: Arguments) -> None:
+    advise.add_common(arguments)
+
+
+def run(args: Namespace, session: Session) -> int:
+    return advise.run("collapse", args, session)

@@ -1,0 +1,27 @@
+"""Private and shared memory goes to swap, pages of files back to their files. Pages that are mapped more than once,
+by whomever, stay: the kernel leaves them alone, even when every process that has them is paged out.
+"""
+
+from __future__ import annotations
+
+from mematlas.cli import advise
+from mematlas.cli.advise import ABOUT, USAGE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+
+__all__ = ["TAKES_TARGET", "USAGE", "add_arguments", "run"]
+TAKES_TARGET = True
+__doc__ = f"{__doc__}\n{ABOUT}"
+
+
+def add_arguments(arguments: Arguments) -> None:
+    advise.add_common(arguments)
+    advise.add_passes(arguments)
+    advise.add_pageout(arguments)
+
+
+def run(args: Namespace, session: Session) -> int:
+    return advise.run("pageout", args, session)

@@ -1,0 +1,29 @@
+"""What is in swap is read in and mapped, by reading a byte of each page (needs PTRACE_MODE_ATTACH); what is in files
+is read into the page cache.
+"""
+
+from __future__ import annotations
+
+from mematlas.cli import advise
+from mematlas.cli.advise import ABOUT, USAGE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+
+__all__ = ["TAKES_TARGET", "USAGE", "add_arguments", "run"]
+TAKES_TARGET = True
+__doc__ = f"{__doc__}\n{ABOUT}"
+
+
+def add_arguments(arguments: Arguments) -> None:
+    advise.add_common(arguments)
+    advise.add_passes(arguments)
+    arguments.add_argument(
+        "--no-touch", action="store_true", help="advice alone: pages in swap get no further than the swap cache"
+    )
+
+
+def run(args: Namespace, session: Session) -> int:
+    return advise.run("willneed", args, session)

@@ -1,0 +1,274 @@
+"""What an act would do, what it did, and which pages came back: as tables, and as lines with their meaning."""
+
+from __future__ import annotations
+
+from mematlas.analysis.movable import REASONS
+from mematlas.kernel.swaps import free_swap, zram_ratio
+from mematlas.views.format import format_path, format_seconds, format_size
+from mematlas.views.table import Column, Drawn, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from mematlas.actions import Effect, Plan, PlannedVma
+    from mematlas.kernel.maps import Vma
+    from mematlas.refaults import Refaults
+
+WHAT = {
+    "pageout": ("in RAM, of what you chose", "out of RAM now"),
+    "cold": ("in RAM, of what you chose", "no longer referenced: first to go when memory is short"),
+    "willneed": ("not in RAM, of what you chose", "in RAM now"),
+    "collapse": ("in RAM, of what you chose", "part of a huge page now"),
+}
+"""What is asked for and what is reached, by advice."""
+
+MAX_VMAS = 12
+MAX_POINTS = 10
+
+PLAN_COLUMNS = (
+    Column("start", "START", "address"),
+    Column("end", "END", "address", shown=False),
+    Column("size", "SIZE", "size"),
+    Column("perms", "PERMS"),
+    Column("nr_requested", "ASKED FOR", "count"),
+    Column("nr_movable", "CAN MOVE", "count"),
+    Column("nr_needs_swap", "TO SWAP", "count"),
+    Column("reasons", "CANNOT", "counts"),
+    Column("kind", "KIND"),
+    Column("path", "PATH", "path"),
+)
+
+EFFECT_COLUMNS = (
+    Column("nr_requested", "REQUESTED", "count"),
+    Column("nr_advised", "ADVISED", "count"),
+    Column("nr_moved", "MOVED", "count"),
+    Column("nr_stayed", "STAYED", "count"),
+    Column("reasons", "REASONS", "counts"),
+    Column("passes", "PASSES", "count"),
+    Column("seconds", "SECONDS", "number"),
+    Column("advise_s", "IN THE CALL", "number"),
+    Column("size_moved", "SIZE", "size"),
+    Column("swap", "SWAP", "size"),
+    Column("rate", "BYTES/S", "number"),
+    Column("stopped", "STOPPED"),
+    Column("refaults", "REFAULTS"),
+    Column("undo", "UNDO"),
+)
+
+LINE_COLUMNS = (
+    Column("measure", "MEASURE"),
+    Column("nr_pages", "PAGES", "count"),
+    Column("size", "SIZE", "size"),
+    Column("meaning", "MEANING"),
+)
+
+CURVE_COLUMNS = (
+    Column("seconds", "SECONDS", "number"),
+    Column("nr_returned", "BACK", "count"),
+    Column("size", "SIZE", "size"),
+)
+
+REFAULT_COLUMNS = (
+    Column("start", "START", "address"),
+    Column("nr_moved", "MOVED", "count"),
+    Column("nr_returned", "BACK", "count"),
+    Column("nr_never", "NEVER", "count"),
+    Column("first_s", "FIRST AT", "number"),
+    Column("last_s", "LAST AT", "number"),
+    Column("kind", "KIND"),
+    Column("path", "PATH", "path"),
+)
+
+
+def plan_table(plan: Plan, target: dict[str, Any]) -> Table:
+    """Return what an advice would do, a row per VMA, with where the memory would go as notes."""
+    rows = [plan_row(item) for item in plan.vmas]
+    total = (plan.nr_requested, plan.nr_movable, plan.nr_needs_swap, plan.reasons)
+    footer = (None, None, sum(row[2] for row in rows), None, *total, None, f"{len(rows)} VMAs")
+    notes = [*plan.notes, *(f"{key}: {REASONS[key]}" for key in plan.reasons)]
+    if plan.advice == "pageout":
+        notes += places(plan)
+    return Table(f"{plan.advice}-plan/1", PLAN_COLUMNS, rows, target=target, notes=notes, footer=footer)
+
+
+def plan_row(item: PlannedVma) -> tuple[Any, ...]:
+    """Return the row of one VMA."""
+    counts = (item.nr_requested, item.nr_movable, item.nr_needs_swap, item.reasons)
+    return (item.start, item.end, item.end - item.start, item.vma.perms, *counts, item.vma.kind, item.vma.path)
+
+
+def places(plan: Plan) -> list[str]:
+    """Return where memory without a file would go."""
+    lines = []
+    for area in plan.swaps:
+        ratio = zram_ratio(area.path)
+        text = f"swap: {format_path(area.path)}, {format_size(area.size - area.used)} free of {format_size(area.size)}"
+        lines.append(text + (f", {ratio:.1f} bytes in each byte of RAM so far" if ratio else ""))
+    if plan.room.swap is not None:
+        lines.append(f"swap: the memory cgroup allows {format_size(plan.room.swap)} more")
+    return lines or (["swap: none"] if plan.nr_needs_swap else [])
+
+
+def swap_warning(plan: Plan) -> list[str]:
+    """Return what to know and what to type when memory has nowhere to go; nothing when it has."""
+    if not plan.nr_without_swap:
+        return []
+    lacking = format_size(plan.nr_without_swap * plan.page_size)
+    if plan.swap_room < free_swap(plan.swaps):
+        return [f"the memory cgroup of the process allows too little swap: {lacking} of memory has nowhere to go"]
+    # Twice as much as is needed, as a power of two.
+    mib = 1 << max(plan.nr_needs_swap * plan.page_size >> 19, 63).bit_length()
+    size = f"{mib}M" if mib < 1024 else f"{mib >> 10}G"
+    file = "/var/tmp/swapfile"
+    return [
+        f"{'too little' if plan.swaps else 'no'} swap space: {lacking} of memory without a file has nowhere to go.",
+        "To make some, as root, in a file:",
+        f"    fallocate -l {size} {file} && chmod 600 {file} && mkswap {file} && swapon {file}",
+        "or compressed in RAM:",
+        f"    modprobe zram; zram=$(zramctl --find --size {size}) && mkswap $zram && swapon -p 100 $zram",
+        f"or for this run alone: --temporary-swap {size}",
+    ]
+
+
+def effect_table(
+    effect: Effect, target: dict[str, Any], page_size: int, refaults: Refaults | None = None, undo: Effect | None = None
+) -> Table:
+    """Return what an act did: one row, in text as lines with their meaning."""
+    size = effect.nr_moved * page_size
+    rate = size / effect.seconds if effect.seconds else None
+    row = (
+        effect.nr_requested,
+        effect.nr_advised,
+        effect.nr_moved,
+        effect.nr_stayed,
+        effect.reasons,
+        effect.passes,
+        round(effect.seconds, 6),
+        round(effect.advise_s, 6),
+        size,
+        effect.swap,
+        None if rate is None else round(rate),
+        effect.stopped or None,
+        refaults and refaults_object(refaults),
+        undo and undo_object(undo),
+    )
+    notes = [*effect.notes, *(undo.notes if undo else ())]
+
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
+        took = f"{format_seconds(effect.seconds)}, {effect.passes} pass{'es' if effect.passes > 1 else ''}"
+        speed = f" ({format_size(round(rate))}/s)" if rate and effect.advice != "cold" else ""
+        who = f"{format_path(target['name'])}, PID {target['pid']}"
+        yield f"{effect.advice} of {who}: {format_size(size)} in {took}{speed}"
+        if effect.stopped:
+            yield f"stopped early: {effect.stopped}"
+        lines = [(name, nr, nr * page_size, text) for name, nr, text in effect_lines(effect, page_size)]
+        yield from Table("", LINE_COLUMNS, lines).lines(in_bytes=in_bytes, colour=colour)
+        if refaults:
+            yield ""
+            yield from refault_lines(refaults, page_size, in_bytes, colour)
+        if undo:
+            yield ""
+            yield undo_line(undo, page_size)
+
+    return Drawn(f"{effect.advice}/1", EFFECT_COLUMNS, [row], target=target, notes=notes, draw=draw)
+
+
+def effect_lines(effect: Effect, page_size: int) -> Iterator[tuple[str, int, str]]:
+    """Yield the measures of an act: name, pages, meaning."""
+    asked, reached = WHAT[effect.advice]
+    yield "requested", effect.nr_requested, asked
+    yield "advised", effect.nr_advised, "of these, the kernel took the advice"
+    yield "moved", effect.nr_moved, reached
+    if effect.advice == "pageout":
+        yield "  to swap", effect.swap // page_size, "the others went back to their files"
+    yield "stayed", effect.nr_stayed, "for these reasons:" if effect.reasons else "none"
+    for key, nr_pages in effect.reasons.items():
+        yield f"  {key}", nr_pages, REASONS[key]
+
+
+def refault_lines(refaults: Refaults, page_size: int, in_bytes: bool, colour: bool) -> Iterator[str]:
+    """Yield the curve of the pages that came back, and the VMAs that they belong to."""
+    never = format_size(refaults.nr_never * page_size)
+    share = f" ({refaults.nr_returned / refaults.nr_moved:.1%})" if refaults.nr_moved else ""
+    watched = f"watched for {refaults.seconds:.1f} s" + (f" ({refaults.stopped})" if refaults.stopped else "")
+    yield f"{watched}: {refaults.nr_returned} of {refaults.nr_moved} pages came back{share}"
+    yield f"{refaults.nr_never} never did: {never} of cold memory"
+    if refaults.curve:
+        rows = [(round(seconds, 3), nr, nr * page_size) for seconds, nr in thin(refaults.curve)]
+        yield from Table("", CURVE_COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour)
+    items = sorted(refaults.vmas, key=lambda item: (-item.nr_returned, -item.nr_moved))
+    table = [
+        (
+            *place(item.vma)[:1],
+            *(item.nr_moved, item.nr_returned, item.nr_moved - item.nr_returned),
+            *(rounded(item.first_s), rounded(item.last_s)),
+            *place(item.vma)[1:],
+        )
+        for item in items[:MAX_VMAS]
+    ]
+    if table:
+        yield from Table("", REFAULT_COLUMNS, table).lines(in_bytes=in_bytes, colour=colour)
+    if len(items) > MAX_VMAS:
+        yield f"... {len(items) - MAX_VMAS} more VMAs"
+
+
+def thin(curve: tuple[tuple[float, int], ...]) -> list[tuple[float, int]]:
+    """Return a few points of a curve, the last one among them."""
+    step = -(-len(curve) // MAX_POINTS)
+    return [point for place, point in enumerate(curve) if (len(curve) - 1 - place) % step == 0]
+
+
+def place(vma: Vma | None) -> tuple[int | None, str | None, str | None]:
+    """Return start, kind and path of a VMA; all unknown when it is gone."""
+    return (None, None, None) if vma is None else (vma.start, vma.kind, vma.path)
+
+
+def rounded(seconds: float | None) -> float | None:
+    """Return a time to the millisecond."""
+    return None if seconds is None else round(seconds, 3)
+
+
+def undo_line(undo: Effect, page_size: int) -> str:
+    """Return what bringing back came to."""
+    stayed = ", ".join(f"{nr_pages} {key}" for key, nr_pages in undo.reasons.items())
+    size = format_size(undo.nr_moved * page_size)
+    text = f"undo: {undo.nr_moved} of {undo.nr_requested} pages ({size}) brought back in {format_seconds(undo.seconds)}"
+    return text + (f"; not back: {stayed}" if stayed else "") + (f"; stopped: {undo.stopped}" if undo.stopped else "")
+
+
+def refaults_object(refaults: Refaults) -> dict[str, Any]:
+    """Return a watch for JSON."""
+    return {
+        "seconds": round(refaults.seconds, 3),
+        "nr_moved": refaults.nr_moved,
+        "nr_returned": refaults.nr_returned,
+        "nr_never": refaults.nr_never,
+        "curve": [[round(seconds, 3), nr_pages] for seconds, nr_pages in refaults.curve],
+        "vmas": [
+            {
+                "start": None if item.vma is None else f"{item.vma.start:#x}",
+                "path": None if item.vma is None else item.vma.path,
+                "nr_moved": item.nr_moved,
+                "nr_returned": item.nr_returned,
+                "first_s": rounded(item.first_s),
+                "last_s": rounded(item.last_s),
+            }
+            for item in refaults.vmas
+        ],
+        "never": [[f"{start:#x}", f"{end:#x}"] for start, end in refaults.never.ranges()],
+        "stopped": refaults.stopped or None,
+    }
+
+
+def undo_object(undo: Effect) -> dict[str, Any]:
+    """Return an undo for JSON."""
+    return {
+        "nr_requested": undo.nr_requested,
+        "nr_moved": undo.nr_moved,
+        "nr_stayed": undo.nr_stayed,
+        "reasons": undo.reasons,
+        "seconds": round(undo.seconds, 6),
+        "stopped": undo.stopped or None,
+    }

@@ -1,0 +1,42 @@
+"""A bar that grows while something takes its time: on standard error, and only when that is a terminal."""
+
+from __future__ import annotations
+
+import time
+
+from mematlas.views.live import CLEAR_LINE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
+WIDTH = 30
+INTERVAL = 0.1
+
+
+class Bar:
+    """One bar. Call it with what is done and what there is to do; `clear` takes it away."""
+
+    def __init__(self, out: TextIO, label: str) -> None:
+        self.out = out
+        self.label = label
+        self.on = out.isatty()
+        self.drawn = 0.0
+        """When it was drawn last."""
+
+    def __call__(self, done: float, total: float) -> None:
+        """Draw it, unless that was done just now."""
+        now = time.monotonic()
+        if not self.on or now - self.drawn < INTERVAL:
+            return
+        self.drawn = now
+        part = min(done / total, 1.0) if total else 1.0
+        filled = "#" * int(part * WIDTH)
+        self.out.write(f"\r{self.label} [{filled:.<{WIDTH}}] {part:4.0%}{CLEAR_LINE}")
+        self.out.flush()
+
+    def clear(self) -> None:
+        """Take it away."""
+        if self.drawn:
+            self.out.write(f"\r{CLEAR_LINE}")
+            self.out.flush()
