@@ -22,6 +22,7 @@ from mematlas.analysis.movable import ALL_PAGES, Choice, add_counts, in_order
 from mematlas.errors import BadInput, ProcessGone
 from mematlas.kernel.cgroups import NO_LIMIT, Room, read_room
 from mematlas.kernel.madvise import ADVICE, drain_batches
+from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.swaps import SwapArea, free_swap, read_swaps
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection, parse_range
 from mematlas.model.page_set import PageSet, both, without
@@ -235,7 +236,7 @@ class Effect:
     nr_advised: int
     """Those about which the kernel took advice."""
     nr_moved: int
-    """pageout: out of RAM now. willneed: in RAM. cold: no longer referenced. collapse: part of a huge page."""
+    """pageout: out of the process. willneed: in RAM. cold: no longer referenced. collapse: part of a huge page."""
     reasons: dict[str, int]
     """Why the others stayed, as in `mematlas.analysis.movable.REASONS`; their sum is ``nr_stayed``."""
     passes: int
@@ -244,6 +245,9 @@ class Effect:
     """The part of it that the system call took; the rest is measuring."""
     swap: int
     """Bytes of the moved pages that went to swap."""
+    swap_cached: int
+    """The part of it that is in RAM still, as far as the machine's SwapCached tells: written to a disk in the
+    background, and given up when memory is needed. Swap in RAM (zram) writes at once and leaves nothing."""
     moved: PageSet
     """Which pages moved; empty for cold, which no entry shows."""
     vmas: tuple[VmaEffect, ...]
@@ -317,6 +321,9 @@ class Act:
         self.stop = stop
         self.whole = plan.choice.is_everything and plan.only is None
         self.tallies: dict[int, Tally] = {}
+        """By the start of the VMA."""
+        self.tally_of: dict[int, Tally] = {}
+        """By the address of a block."""
         self.left: list[tuple[Vma, int, bytes]] = []
         """Pages that were advised and did not move: masks by address."""
         self.moved = PageSet(process.page_size)
@@ -326,6 +333,10 @@ class Act:
         self.passes = 0
         self.stopped = ""
         self.gone = False
+        self.cached_before = self._swap_cached()
+
+    def _swap_cached(self) -> int:
+        return read_meminfo(self.process.procfs).get("SwapCached", 0)
 
     def run(self, passes: int) -> None:
         """Go over all VMAs, then again over what stayed, until nothing more moves."""
@@ -341,8 +352,6 @@ class Act:
                 break
         self._confirm()
         self._explain()
-        if self.kind.name == "cold":
-            drain_batches()
         self.kind.settle(self.tallies.values())
 
     def _pieces(self) -> list[Piece]:
@@ -407,25 +416,21 @@ class Act:
         nr_moved = moved.count(1)
         tally.nr_moved += nr_moved
         self.moved.add(address, moved)
+        self.tally_of[address] = tally
         if moved != mask:
             self.left.append((tally.vma, address, without(mask, moved)))
         return nr_moved
 
     def _confirm(self) -> None:
-        """Look again at what was brought in: the rest, coming in after it, may have pushed it out."""
-        if self.kind.name != "willneed":
-            return
-        for tally in self.tallies.values():
-            vma = tally.vma
-            for address, mask in list(self.moved.blocks()):
-                if not vma.start <= address < vma.end:
-                    continue
-                still = self.kind.look(vma, address, mask)
-                if still != mask:
-                    lost = without(mask, still)
-                    tally.nr_moved -= lost.count(1)
-                    self.moved.masks[address] = still
-                    self.left.append((vma, address, lost))
+        """Take back what moved for a moment only."""
+        for address, mask in list(self.moved.blocks()):
+            tally = self.tally_of[address]
+            still = self.kind.confirm(tally.vma, address, mask)
+            if still != mask:
+                lost = without(mask, still)
+                tally.nr_moved -= lost.count(1)
+                self.moved.masks[address] = still
+                self.left.append((tally.vma, address, lost))
 
     def _explain(self) -> None:
         """Count why pages stayed."""
@@ -456,6 +461,7 @@ class Act:
         if self.gone:
             add_counts(reasons, {"unfinished": max(self.plan.nr_requested - nr_requested, 0)})
             nr_requested = max(nr_requested, self.plan.nr_requested)
+        swap = self.kind.nr_swapped * self.process.page_size
         return Effect(
             self.plan.advice,
             nr_requested,
@@ -465,7 +471,8 @@ class Act:
             self.passes,
             time.perf_counter() - self.before,
             self.kind.advisor.seconds,
-            self.kind.nr_swapped * self.process.page_size,
+            swap,
+            min(max(self._swap_cached() - self.cached_before, 0), swap),
             self.moved,
             tuple(map(effect_of, tallies)),
             self.stopped,
@@ -512,7 +519,7 @@ def parts(space: AddressSpace, start: int, end: int) -> Iterator[tuple[int, int,
 
 
 def pageout(process: Process, selection: Selection = EVERYTHING, **how: Any) -> Effect:
-    """Move pages out of RAM: private and shared memory to swap, pages of files back to their files.
+    """Move pages out of a process: private and shared memory to swap, pages of files back to their files.
 
     The keyword arguments of all four are those of `act`.
     """

@@ -13,7 +13,8 @@ from mematlas.analysis.movable import Choice, Rules, add_counts, vma_reason
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.cgroups import read_room
 from mematlas.kernel.kpage import FrameWords
-from mematlas.kernel.madvise import ADVICE, Advisor, huge_size
+from mematlas.kernel.madvise import ADVICE, Advisor, drain_batches, huge_size
+from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.pagemap import (
     BLOCK_SIZE,
     ENTRY_SIZE,
@@ -26,7 +27,7 @@ from mematlas.kernel.pagemap import (
 from mematlas.kernel.smaps import read_smaps, read_vm_flags
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.kernel.swaps import free_swap, read_swaps
-from mematlas.model.page_set import both, either, masked, runs, without
+from mematlas.model.page_set import both, either, first_pages, masked, runs, without
 from mematlas.model.pages import STATE_OF_BYTE, PageReader
 
 TYPE_CHECKING = False
@@ -199,6 +200,10 @@ class Advice:
         """Return which of the pages of a mask are now where the advice would have them."""
         raise NotImplementedError
 
+    def confirm(self, vma: Vma, address: int, mask: bytes) -> bytes:
+        """Return which of the pages that moved are still there at the end."""
+        return mask
+
     def explain(self, vma: Vma | None, address: int, mask: bytes) -> dict[str, int]:
         """Return why the pages of a mask stayed."""
         raise NotImplementedError
@@ -276,6 +281,12 @@ class PageOut(Advice):
         return {"dirty": min(nr_dirty, nr_pages), "busy": max(nr_pages - nr_dirty, 0)}
 
 
+SPARE = 8
+"""One part in so many of the free memory is left alone when pages are brought in."""
+SPARE_PAGES = 64
+"""At least so many, for each CPU: a cgroup is charged in such batches (mm/memcontrol.c, MEMCG_CHARGE_BATCH)."""
+
+
 class WillNeed(Advice):
     """Into RAM. The advice takes what is in swap no further than the swap cache: reading a byte of it maps it."""
 
@@ -286,6 +297,7 @@ class WillNeed(Advice):
     def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
         super().__init__(process, choice, only)
         self._memory = -1
+        self._room = self._read_room()
 
     def close(self) -> None:
         super().close()
@@ -296,15 +308,42 @@ class WillNeed(Advice):
         # A page of a file that is out of RAM leaves nothing in pagemap, so no block is skipped.
         return self._stretches(vma, start, end) if vma.kind == "file" else super()._all_blocks(vma, start, end)
 
+    def _read_room(self) -> tuple[int, str]:
+        """Return how many pages there is room for, and what sets the limit.
+
+        Bringing in more than fits would have the kernel kill the target, or another, for want of memory.
+        """
+        if not self.process.procfs.live:
+            return 1 << 63, "no memory"
+        free = read_meminfo(self.process.procfs).get("MemAvailable", 1 << 63)
+        room, why = free, "no memory"
+        allowed = read_room(self.process.dir).memory
+        if allowed is not None and allowed < free:
+            room, why = allowed, "cgroup"
+        spare = max(room // SPARE, SPARE_PAGES * (os.cpu_count() or 1) * self.page_size)
+        return max(room - spare, 0) // self.page_size, why
+
+    def select(self, vma: Vma, address: int, states: bytes, reasons: dict[str, int]) -> bytes:
+        mask = super().select(vma, address, states, reasons)
+        if vma.kind == "file":
+            return mask  # into the page cache, which is given up again when memory is short
+        if self._advisor:
+            self._room = self._read_room()  # what was selected before is in by now
+        nr_pages, why = self._room
+        fitting = first_pages(mask, nr_pages)
+        self._room = nr_pages - fitting.count(1), why
+        add_counts(reasons, {why: mask.count(1) - fitting.count(1)})
+        return fitting
+
     def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
         states = self.reader.states(vma, address, address + len(mask) * self.page_size)
         swapped = both(mask, states.translate(IS_SWAPPED))
         if self.touch and 1 in swapped and self._read_pages(address, swapped):
-            return self.look(vma, address, mask)
+            return self.confirm(vma, address, mask)
         return both(mask, states.translate(IS_BACK))
 
-    def look(self, vma: Vma, address: int, mask: bytes) -> bytes:
-        """Return which of the pages of a mask are in RAM."""
+    def confirm(self, vma: Vma, address: int, mask: bytes) -> bytes:
+        # What comes in last may have pushed out what came in first.
         states = self.reader.states(vma, address, address + len(mask) * self.page_size)
         return both(mask, states.translate(IS_BACK))
 
@@ -332,14 +371,8 @@ class WillNeed(Advice):
             return {"gone": mask.count(1)}
         states = masked(self.reader.states(vma, address, address + len(mask) * self.page_size), mask)
         nr_swapped = states.translate(IS_SWAPPED).count(1)
-        why = self._why_out(nr_swapped) if self.touch else "untouched"
+        why = "busy" if self.touch else "untouched"
         return {why: nr_swapped, ("unread" if vma.kind == "file" else "gone"): mask.count(1) - nr_swapped}
-
-
-    def _why_out(self, nr_pages: int) -> str:
-        # At its limit a cgroup pushes out what came in a moment ago.
-        room = read_room(self.process.dir).memory
-        return "busy" if room is None or room >= nr_pages * self.page_size else "cgroup"
 
 
 class Cold(Advice):
@@ -349,6 +382,7 @@ class Cold(Advice):
     shows_pages = False
 
     def prepare(self, pieces: list[Piece]) -> None:
+        drain_batches()
         self._starts = {vma.start for vma, _, _ in pieces}
         self._before = self._referenced()
 

@@ -29,11 +29,11 @@ REASONS = {
     "idle": "not referenced: cold already",
     "huge": "mapped by huge entries already",
     "unaligned": "no whole aligned huge page fits around them",
-    "no memory": "no free memory in one piece",
+    "no memory": "not enough free memory; for a huge page, in one piece",
     "unread": "not read in: beyond the end of the file, or still on its way",
     "untouched": "in the swap cache at most, where no entry shows it",
     "gone": "given back or unmapped by the process meanwhile",
-    "busy": "touched again, locked or written to at that moment",
+    "busy": "touched or pushed out again, locked or being written at that moment",
     "unfinished": "not reached",
 }
 """Why a page that was asked for did not move, in the order of the report."""

@@ -24,7 +24,7 @@ COMMANDS = {
     "translate": ("Look", "virtual addresses to physical ones"),
     "hist": ("Look", "where the present pages are, in one line"),
     "map": ("Look", "the whole address space, drawn"),
-    "pageout": ("Act", "move pages out of RAM, measured; --watch-refaults shows which come back"),
+    "pageout": ("Act", "move pages out of a process, measured; --watch-refaults shows which come back"),
     "cold": ("Act", "make pages the first to go when memory is short"),
     "willneed": ("Act", "bring pages back into RAM"),
     "collapse": ("Act", "put small pages together into huge ones"),

@@ -1,7 +1,7 @@
 """What the memory cgroup of a process still allows, in version 1 and 2 of the hierarchy.
 
-Format: Documentation/admin-guide/cgroup-v2.rst, memory.max and memory.swap.max; cgroup-v1/memory.rst. In version 1
-the limit of memory and swap together is no obstacle: paging out moves from one to the other.
+Format: Documentation/admin-guide/cgroup-v2.rst, memory.max, memory.swap.max and memory.stat; cgroup-v1/memory.rst.
+In version 1 the limit of memory and swap together is no obstacle: paging out moves from one to the other.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
 
 CGROUPS = "/sys/fs/cgroup"
+V2_STAT = ("inactive_file", "active_anon", "inactive_anon", "anon", "shmem")
+V1_STAT = ("total_inactive_file", "total_active_anon", "total_inactive_anon", "total_rss", "total_shmem")
 
 
 @record
@@ -23,6 +25,7 @@ class Room:
     """Bytes up to the nearest limit; None without one that can be seen."""
 
     memory: int | None
+    """With what makes room by itself: page cache that nobody used lately, and swap cache that nobody maps."""
     swap: int | None
 
 
@@ -42,21 +45,22 @@ def read_room(process: ProcessDir, root: str = CGROUPS) -> Room:
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
             for base in (root, f"{root}/unified"):
-                memory += rooms(base, path, "memory.max", "memory.current")
+                memory += rooms(base, path, "memory.max", "memory.current", V2_STAT)
                 swap += rooms(base, path, "memory.swap.max", "memory.swap.current")
         elif "memory" in controllers.split(","):
-            memory += rooms(f"{root}/memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes")
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            memory += rooms(f"{root}/memory", path, *names, V1_STAT)
     return Room(min(memory, default=None), min(swap, default=None))
 
 
-def rooms(base: str, path: str, limit: str, usage: str) -> list[int]:
-    """Return limit less usage of a group and of each above it that has a limit."""
+def rooms(base: str, path: str, limit: str, usage: str, stat: tuple[str, ...] = ()) -> list[int]:
+    """Return limit less usage of a group and of each above it that has a limit; ``stat`` names what is spare."""
     found = []
     path = path.strip("/")
     while path:
         most, used = (read_number(f"{base}/{path}/{name}") for name in (limit, usage))
         if most is not None and used is not None and most < 1 << 60:
-            found.append(max(most - used, 0))
+            found.append(max(most - used + read_spare(f"{base}/{path}/memory.stat", stat), 0))
         path = os.path.dirname(path)
     return found
 
@@ -68,3 +72,15 @@ def read_number(path: str) -> int | None:
             return int(file.read())
     except (OSError, ValueError):
         return None
+
+
+def read_spare(path: str, names: tuple[str, ...]) -> int:
+    """Return the bytes of a group that the kernel can take back at once; 0 when it does not say."""
+    try:
+        with open(path, "rb") as file:
+            pairs = dict(line.split() for line in file)
+        inactive_file, *anon, mapped, shmem = (int(pairs[name.encode()]) for name in names)
+    except (OSError, ValueError, KeyError):
+        return 0
+    # Of the anonymous pages on the LRU lists, those that are neither mapped nor shared memory are swap cache.
+    return inactive_file + max(sum(anon) - mapped - shmem, 0)

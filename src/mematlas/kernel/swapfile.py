@@ -175,12 +175,14 @@ def keep(path: str, wait: int, pipe: int) -> NoReturn:
         os.close(pipe)
         os.read(wait, 1)
         code = swapoff(path)
-        # EINVAL: it is no swap area, because making it failed.
-        if code in (0, errno.EINVAL, errno.ENOENT):
-            code = 0
+        # Making it failed: it is no swap area (EINVAL), or we may not make one, and so not end one either (EPERM).
+        if code in (0, errno.EINVAL, errno.ENOENT, errno.EPERM):
             if os.path.exists(path):
                 os.unlink(path)
             os.rmdir(os.path.dirname(path))
+            code = 0
+    except OSError as error:
+        code = error.errno or code
     finally:
         os._exit(code)
 

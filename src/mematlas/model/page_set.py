@@ -53,6 +53,21 @@ def runs(mask: bytes) -> Iterator[tuple[int, int]]:
         place = mask.find(1, end)
 
 
+def first_pages(mask: bytes, count: int) -> bytes:
+    """Return a mask with its first pages only.
+
+    >>> first_pages(bytes((0, 1, 1, 0, 1)), 2)
+    b'\\x00\\x01\\x01\\x00\\x00'
+    """
+    if mask.count(1) <= count:
+        return mask
+    for first, end in runs(mask):
+        if end - first >= count:
+            return mask[: first + count].ljust(len(mask), b"\0")
+        count -= end - first
+    return mask
+
+
 class PageSet:
     """Pages of one process: masks by address, ascending, none overlapping.
 

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from mematlas.refaults import Refaults
 
 WHAT = {
-    "pageout": ("in RAM, of what you chose", "out of RAM now"),
+    "pageout": ("in RAM, of what you chose", "out of the process now"),
     "cold": ("in RAM, of what you chose", "no longer referenced: first to go when memory is short"),
     "willneed": ("not in RAM, of what you chose", "in RAM now"),
     "collapse": ("in RAM, of what you chose", "part of a huge page now"),
 }
 """What is asked for and what is reached, by advice."""
+
+CACHED = "of these, in the swap cache: on disk, and their RAM is freed when it is needed (SwapCached)"
 
 MAX_VMAS = 12
 MAX_POINTS = 10
@@ -51,6 +53,7 @@ EFFECT_COLUMNS = (
     Column("advise_s", "IN THE CALL", "number"),
     Column("size_moved", "SIZE", "size"),
     Column("swap", "SWAP", "size"),
+    Column("swap_cached", "SWAP CACHE", "size"),
     Column("rate", "BYTES/S", "number"),
     Column("stopped", "STOPPED"),
     Column("refaults", "REFAULTS"),
@@ -149,6 +152,7 @@ def effect_table(
         round(effect.advise_s, 6),
         size,
         effect.swap,
+        effect.swap_cached,
         None if rate is None else round(rate),
         effect.stopped or None,
         refaults and refaults_object(refaults),
@@ -183,6 +187,8 @@ def effect_lines(effect: Effect, page_size: int) -> Iterator[tuple[str, int, str
     yield "moved", effect.nr_moved, reached
     if effect.advice == "pageout":
         yield "  to swap", effect.swap // page_size, "the others went back to their files"
+        if effect.swap_cached:
+            yield "  cached", effect.swap_cached // page_size, CACHED
     yield "stayed", effect.nr_stayed, "for these reasons:" if effect.reasons else "none"
     for key, nr_pages in effect.reasons.items():
         yield f"  {key}", nr_pages, REASONS[key]
