@@ -55,6 +55,8 @@ class Refaults:
     """The pages that did not come back."""
     stopped: str
     """Why the watch ended early; empty when it did not."""
+    gone: bool
+    """Whether that is because the process ended, or started another program."""
 
     @property
     def nr_never(self) -> int:
@@ -76,7 +78,7 @@ def watch_refaults(
     ``progress`` is called with the seconds gone and the pages back, ``stop`` is asked whether to end.
     """
     watch = Watch(process, moved)
-    stopped = ""
+    stopped, gone = "", False
     start = now = time.monotonic()
     try:
         with Pagemap(process.dir) as pagemap:
@@ -95,8 +97,8 @@ def watch_refaults(
                 pause = max(interval, (now - before) / LOOKING)
                 time.sleep(max(min(pause, start + seconds - now), 0))
     except ProcessGone as error:
-        stopped = str(error)
-    return watch.result(time.monotonic() - start, stopped)
+        stopped, gone = str(error), True
+    return watch.result(time.monotonic() - start, stopped, gone)
 
 
 class Watch:
@@ -138,10 +140,10 @@ class Watch:
         last = last if seconds is None else seconds
         self.counts[vma] = (moved + nr_moved, returned + nr_returned, first, last)
 
-    def result(self, seconds: float, stopped: str) -> Refaults:
+    def result(self, seconds: float, stopped: str, gone: bool) -> Refaults:
         """Return what was seen."""
         never = PageSet(self.page_size)
         for address, mask in self.out.items():
             never.add(address, mask)
         vmas = tuple(VmaRefaults(vma, *counts) for vma, counts in self.counts.items())
-        return Refaults(seconds, self.nr_moved, self.nr_returned, tuple(self.curve), vmas, never, stopped)
+        return Refaults(seconds, self.nr_moved, self.nr_returned, tuple(self.curve), vmas, never, stopped, gone)

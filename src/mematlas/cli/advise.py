@@ -8,7 +8,7 @@ from mematlas.actions import MAX_PASSES, act, check_target, plan, undo
 from mematlas.analysis.movable import Choice, parse_states
 from mematlas.cli.maps import add_selection, selection_of
 from mematlas.cli.session import TARGETS, add_output, add_target, parse_count, parse_seconds
-from mematlas.errors import BadInput
+from mematlas.errors import BadInput, ProcessGone
 from mematlas.model.address_space import parse_size
 from mematlas.views.actions import effect_table, plan_table, swap_warning
 from mematlas.views.progress import Bar
@@ -31,8 +31,6 @@ AREA is START-END, ADDR+LEN or an address, for just these pages; or a kind, or a
 What it did is measured page by page; nothing is destroyed. Needs CAP_SYS_NICE, and for the process of another user
 CAP_SYS_PTRACE. PID 1, our own ancestors and ourselves are refused without --force.
 {TARGETS}"""
-
-GONE = 6
 
 
 def add_common(arguments: Arguments) -> None:
@@ -140,18 +138,23 @@ def run(advice: str, args: Namespace, session: Session) -> int:
         session.err.writelines(f"{line}\n" for line in swap_warning(planned))
         session.err.flush()
         effect = carry_out(advice, planned, args, session, stop)
+        gone = effect.gone
         refaults, undone = None, None
         if not effect.stopped and getattr(args, "watch_refaults", None) is not None:
             refaults = watch(effect, args.watch_refaults, session, stop)
-        if not effect.gone and getattr(args, "undo", False):
+            gone = refaults.gone
+        if not gone and getattr(args, "undo", False):
             # Asked for beforehand, so it is done even when the rest was interrupted.
-            undone = undo(process, effect)
+            try:
+                undone = undo(process, effect)
+            except ProcessGone:
+                gone = True
         view = effect_table(effect, session.target_info(), process.page_size, refaults, undone)
         if getattr(args, "temporary_swap", None):
             view.notes.append("the temporary swap is taken away now: what is in it comes back into RAM")
         session.show(lambda: view, args)
-    if effect.gone:
-        return GONE
+    if gone:
+        return ProcessGone.exit_code
     return 0 if stop.number is None else 128 + stop.number
 
 

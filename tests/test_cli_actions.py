@@ -1,0 +1,280 @@
+"""pageout, cold, willneed and collapse as commands: what they say, what they leave behind, how they end."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Outcome
+from mematlas.cli import main
+from mematlas.cli.advise import parse_bytes
+from mematlas.errors import BadInput
+from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.swaps import SwapArea, read_swaps, zram_ratio
+from mematlas.views.progress import Bar
+from victim import DEADLINE, Area, Victim, wait_until
+
+pytestmark = pytest.mark.root("CAP_SYS_NICE", "CAP_SYS_ADMIN")
+
+PAGE = os.sysconf("SC_PAGESIZE")
+Capture = pytest.CaptureFixture[str]
+
+
+def words(command: str, area: Area, *more: str) -> list[str]:
+    """Return the command line for one area of a victim."""
+    return [command, str(area.pid), f"{area.address:#x}-{area.end:#x}", *more]
+
+
+def row_of(capsys: Capture) -> dict[str, Any]:
+    """Return the one row of the JSON that was written."""
+    result = json.loads(capsys.readouterr().out)
+    (row,) = result["rows"]
+    return {"schema": result["schema"], **row}
+
+
+def start(*line: str) -> subprocess.Popen[str]:
+    """Start the command line beside us."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mematlas", *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def our_swaps() -> list[SwapArea]:
+    return [area for area in read_swaps(ProcFS()) if "/mematlas-swap-" in area.path]
+
+
+def test_result_has_the_promised_keys(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:
+    area = victim("anon_full")["anon_full"]
+    for command, nr_moved in (("pageout", 97), ("willneed", 97), ("cold", 97), ("collapse", 0)):
+        assert main(words(command, area, "--json")) == 0
+        row = row_of(capsys)
+        assert row["schema"] == f"mematlas.{command}/1"
+        assert (row["nr_requested"], row["nr_moved"]) == (97, nr_moved)
+        assert row["nr_stayed"] == 97 - nr_moved == sum(row["reasons"].values())
+        assert {"nr_advised", "passes", "seconds", "swap", "swap_cached", "rate", "refaults", "undo"} <= row.keys()
+
+
+def test_text_says_what_each_number_means(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:
+    area = victim("zero")["zero"]
+    assert main(words("pageout", area, "--bytes")) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("pageout of ")
+    assert f", PID {area.pid}: 28 KiB in " in first
+    assert [line.split()[:3] for line in lines if "cached" not in line] == [
+        ["MEASURE", "PAGES", "SIZE"],
+        ["requested", "36", str(36 * PAGE)],
+        ["advised", "7", str(7 * PAGE)],
+        ["moved", "7", str(7 * PAGE)],
+        ["to", "swap", "7"],
+        ["stayed", "29", str(29 * PAGE)],
+        ["zero", "29", str(29 * PAGE)],
+    ]
+    assert lines[-1].endswith("the zero page, nobody's memory")
+
+
+def test_dry_run_says_what_would_move_and_moves_nothing(
+    victim: Callable[..., Victim], swap: Path, capsys: Capture
+) -> None:
+    area = victim("guard")["guard"]
+    assert main(words("pageout", area, "--dry-run", "--json")) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["schema"] == "mematlas.pageout-plan/1"
+    (row,) = result["rows"]
+    assert (row["nr_requested"], row["nr_movable"], row["nr_needs_swap"]) == (24, 11, 11)
+    assert row["reasons"] == {"guard": 13}
+    assert any(note.startswith("swap: ") and " free of " in note for note in result["notes"])
+    assert main(words("pageout", area, "--dry-run")) == 0
+    assert "13 guard" in capsys.readouterr().out
+    assert main(words("willneed", area, "--json")) == 0
+    assert row_of(capsys)["nr_requested"] == 0
+
+
+def test_without_swap_it_says_so_before_acting_and_how_to_get_some(
+    victim: Callable[..., Victim], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mematlas.actions.read_swaps", lambda procfs: [])
+    monkeypatch.setattr("mematlas.advising.read_swaps", lambda procfs: [])
+    area = victim("anon_full")["anon_full"]
+    assert main(words("pageout", area)) == 0
+    err = capsys.readouterr().err
+    assert "no swap space: 388 KiB of memory without a file has nowhere to go" in err
+    assert "mkswap /var/tmp/swapfile && swapon /var/tmp/swapfile" in err
+    assert "zramctl --find --size 64M" in err
+    assert "--temporary-swap 64M" in err
+
+
+def test_filters_over_vmas_and_pages(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:
+    one = victim("private_file", "tmpfs")
+    name = os.path.basename(one.directory)
+    file = one["private_file"]
+    for filters, number in (
+        ([name, "--perms", "rw"], file.nr_exclusive),
+        ([name, "--anon"], file.facts["nr_anon"]),
+        ([name, "--file"], file.nr_exclusive - file.facts["nr_anon"]),
+        (["--path", "/dev/shm/mematlas-victim", "--kind", "shmem"], one["tmpfs"].nr_present),
+        (["--path", "/dev/shm/mematlas-victim", "--anon"], 0),
+        ([name, "--state", "swapped,zero"], 0),
+    ):
+        assert main(["pageout", str(one.pid), *filters, "--dry-run", "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        assert sum(row["nr_movable"] for row in rows) == number
+
+
+def test_refaults_and_undo_are_part_of_the_result(
+    victim: Callable[..., Victim], swap: Path, capsys: Capture
+) -> None:
+    area = victim("anon_full")["anon_full"]
+    assert main(words("pageout", area, "--watch-refaults", "50ms", "--undo", "--json")) == 0
+    row = row_of(capsys)
+    assert row["refaults"]["nr_never"] == row["refaults"]["nr_moved"] == 97
+    assert row["refaults"]["never"] == [[f"{area.address:#x}", f"{area.end:#x}"]]
+    assert row["undo"]["nr_moved"] == 97
+    assert main(words("pageout", area, "--watch-refaults", "50ms", "--undo")) == 0
+    out = capsys.readouterr().out
+    assert "0 of 97 pages came back (0.0%)" in out
+    assert "97 never did: 388 KiB of cold memory" in out
+    assert "undo: 97 of 97 pages (388 KiB) brought back in " in out
+
+
+@pytest.mark.parametrize("pid", [1, os.getpid()])
+def test_dangerous_targets_are_refused(pid: int, capsys: Capture) -> None:
+    assert main(["pageout", str(pid), "0x1000"]) == 2
+    assert "--force influences it all the same" in capsys.readouterr().err
+
+
+def test_our_shell_is_refused(capsys: Capture) -> None:
+    assert main(["cold", str(os.getppid()), "0x1000"]) == 2
+    assert "one of our own ancestors" in capsys.readouterr().err
+
+
+def test_force_does_what_was_refused(capsys: Capture) -> None:
+    # No page is at that address, so nothing happens to us.
+    assert main(["cold", "self", "0x1000", "--force", "--json"]) == 0
+    assert row_of(capsys)["nr_requested"] == 0
+
+
+def test_kernel_thread_has_nothing_to_page_out(capsys: Capture) -> None:
+    assert main(["pageout", "2", "--force"]) == 3
+    assert "kernel thread" in capsys.readouterr().err
+
+
+def test_missing_right_is_named_with_the_line_to_type(
+    victim: Callable[..., Victim], as_nobody: Callable[..., Outcome]
+) -> None:
+    area = victim("anon_full", uid=65534)["anon_full"]
+    outcome = as_nobody(words("cold", area))
+    assert outcome.code == 4
+    assert "needs CAP_SYS_NICE" in outcome.stderr
+    assert f"mematlas cold {area.pid}" in outcome.stderr.splitlines()[-1]
+    assert "try: sudo -- " in outcome.stderr
+    assert as_nobody(words("cold", area), caps=["CAP_SYS_NICE"]).code == 0
+
+
+def test_process_that_ended_is_exit_code_3_or_6(victim: Callable[..., Victim], capsys: Capture) -> None:
+    one = victim("anon_full")
+    area = one["anon_full"]
+    one.exit()
+    assert main(words("pageout", area)) in (3, 6)
+    capsys.readouterr()
+
+
+def test_process_that_ends_while_it_is_watched_is_reported(victim: Callable[..., Victim], swap: Path) -> None:
+    one = victim("anon_full")
+    area = one["anon_full"]
+    running = start(*words("pageout", area, "--watch-refaults", "60s", "--undo"))
+    wait_until(lambda: "VmSwap:\t       0 kB" not in Path(f"/proc/{one.pid}/status").read_text(), "it is out")
+    one.exit()
+    out, _ = running.communicate(timeout=DEADLINE)
+    assert running.returncode == 6
+    assert "97" in out
+    assert f"process {one.pid} ended" in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_ends_it_with_the_report_and_without_the_swap(
+    victim: Callable[..., Victim], number: signal.Signals
+) -> None:
+    one = victim("anon_full")
+    area = one["anon_full"]
+    running = start(*words("pageout", area, "--temporary-swap", "16M", "--watch-refaults", "60s", "--undo"))
+    wait_until(lambda: "VmSwap:\t       0 kB" not in Path(f"/proc/{one.pid}/status").read_text(), "it is out")
+    assert our_swaps()
+    running.send_signal(number)
+    out, err = running.communicate(timeout=DEADLINE)
+    assert running.returncode == 128 + number
+    assert "interrupted" in out
+    assert "brought back" in out
+    assert "not back" not in out
+    assert "taken away" in err
+    assert not our_swaps()
+
+
+def test_killing_it_takes_the_swap_away_too(victim: Callable[..., Victim]) -> None:
+    one = victim("anon_full")
+    running = start(*words("pageout", one["anon_full"], "--temporary-swap", "16M", "--watch-refaults", "60s"))
+    wait_until(lambda: bool(our_swaps()), "there is swap")
+    directory = os.path.dirname(our_swaps()[0].path)
+    running.kill()
+    running.communicate(timeout=DEADLINE)
+    wait_until(lambda: not os.path.exists(directory), "the swap file is gone")
+    assert not our_swaps()
+
+
+def test_command_of_our_own_can_be_the_target(swap: Path) -> None:
+    code = "import time; kept = bytearray(b'x') * (4 << 20); time.sleep(1.0)"
+    running = start("pageout", "--after", "500ms", "--json", "--", sys.executable, "-c", code)
+    out, _ = running.communicate(timeout=DEADLINE)
+    assert running.returncode == 0
+    assert json.loads(out)["rows"][0]["nr_moved"] >= 1024
+
+
+@pytest.mark.parametrize("command", ["pageout", "cold", "willneed", "collapse"])
+def test_help_names_the_rights(command: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "CAP_SYS_NICE" in out
+    assert "--dry-run" in out
+
+
+@pytest.mark.parametrize("text", ["", "lots", "0", "-4K"])
+def test_bad_size_is_refused(text: str) -> None:
+    with pytest.raises(BadInput):
+        parse_bytes(text)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bar_grows_on_a_terminal_and_is_taken_away() -> None:
+    out = Terminal()
+    bar = Bar(out, "pageout")
+    bar(1, 4)
+    assert "pageout [#######.......................]  25%" in out.getvalue()
+    bar.clear()
+    assert out.getvalue().endswith("\r\x1b[K")
+
+
+def test_no_bar_elsewhere() -> None:
+    out = io.StringIO()
+    bar = Bar(out, "pageout")
+    bar(1, 2)
+    bar.clear()
+    assert out.getvalue() == ""
+
+
+def test_only_zram_has_a_ratio() -> None:
+    assert zram_ratio("/var/tmp/swapfile") is None
+    assert zram_ratio("/dev/zram99999") is None
