@@ -69,7 +69,7 @@ def test_text_says_what_each_number_means(victim: Callable[..., Victim], swap: P
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("pageout of ")
     assert f", PID {area.pid}: 28 KiB in " in first
-    assert [line.split()[:3] for line in lines if "cached" not in line] == [
+    assert [line.split()[:3] for line in lines if "swap cache" not in line] == [
         ["MEASURE", "PAGES", "SIZE"],
         ["requested", "36", str(36 * PAGE)],
         ["advised", "7", str(7 * PAGE)],

@@ -24,7 +24,7 @@ WHAT = {
 }
 """What is asked for and what is reached, by advice."""
 
-CACHED = "of these, in the swap cache: on disk, and their RAM is freed when it is needed (SwapCached)"
+CACHED = "on disk and still in RAM too, until that is needed (SwapCached of the machine)"
 
 MAX_VMAS = 12
 MAX_POINTS = 10
@@ -186,9 +186,9 @@ def effect_lines(effect: Effect, page_size: int) -> Iterator[tuple[str, int, str
     yield "advised", effect.nr_advised, "of these, the kernel took the advice"
     yield "moved", effect.nr_moved, reached
     if effect.advice == "pageout":
-        yield "  to swap", effect.swap // page_size, "the others went back to their files"
+        yield "  to swap", effect.swap // page_size, "the rest, if any, went back to its files"
         if effect.swap_cached:
-            yield "  cached", effect.swap_cached // page_size, CACHED
+            yield "  swap cache", effect.swap_cached // page_size, CACHED
     yield "stayed", effect.nr_stayed, "for these reasons:" if effect.reasons else "none"
     for key, nr_pages in effect.reasons.items():
         yield f"  {key}", nr_pages, REASONS[key]
