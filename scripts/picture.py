@@ -8,6 +8,7 @@ colours turned into SVG.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import re
@@ -50,10 +51,8 @@ def build() -> list[object]:
     fence = mmap.mmap(-1, 127 * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE)
     for number in range(97):
         fence[number * page] = 1
-    try:
+    with contextlib.suppress(OSError):  # before Linux 6.13
         fence.madvise(GUARD_INSTALL, 97 * page, 30 * page)
-    except OSError:
-        pass  # before Linux 6.13
     return [drawing, zeros, shared, fence]
 
 

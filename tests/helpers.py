@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import select
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from hypothesis import settings
 
@@ -96,6 +97,7 @@ def mematlas(*words: object, env: Mapping[str, str] | None = None) -> subprocess
     )
 
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Smaps = dict[int, dict[str, int]]
 
@@ -113,6 +115,25 @@ def read_smaps(pid: int) -> Smaps:
             start, end = (int(part, 16) for part in name.split(b"-"))
             fields = found[start] = {"End": end}
     return found
+
+
+def steadily(test: Callable[P, None]) -> Callable[P, None]:
+    """Repeat a test that fails: a mistake of ours fails every time.
+
+    Pages of libraries are shared with whatever else runs on this machine. When a program starts and ends between
+    two readings of smaps, these are alike, and what was counted in between is of another moment.
+    """
+
+    @functools.wraps(test)
+    def repeated(*args: P.args, **kwargs: P.kwargs) -> None:
+        for _ in range(9):
+            try:
+                return test(*args, **kwargs)
+            except AssertionError:
+                continue
+        return test(*args, **kwargs)
+
+    return repeated
 
 
 def look(pid: int, what: Callable[[], T]) -> tuple[Smaps, T]:

@@ -125,9 +125,7 @@ def is_whole(effect: Effect) -> None:
 
 
 @pytest.mark.parametrize("kind", ["anon", "anon_full", "zero", "guard", "shared_anon", "tmpfs", "memfd", "thp"])
-def test_what_a_process_has_alone_is_paged_out(
-    victim: Callable[..., Victim], swap: Path, kind: str
-) -> None:
+def test_what_a_process_has_alone_is_paged_out(victim: Callable[..., Victim], swap: Path, kind: str) -> None:
     one = victim(kind)
     area = one[kind]
     with Process(one.pid) as process:
@@ -310,9 +308,7 @@ def test_process_with_mlockall_stays_whole(swap: Path) -> None:
         assert tell(running, "check") == "0"
 
 
-def test_forked_pair_keeps_what_it_shares_even_when_both_are_advised(
-    victim: Callable[..., Victim], swap: Path
-) -> None:
+def test_forked_pair_keeps_what_it_shares_even_when_both_are_advised(victim: Callable[..., Victim], swap: Path) -> None:
     one = victim("forked")
     child = one.fork()
     area = one["forked"]
@@ -338,9 +334,7 @@ def test_pair_that_shares_moves_when_one_of_it_ends(victim: Callable[..., Victim
         assert pageout(process, at(area)).nr_moved == nr_resident
 
 
-def test_without_swap_only_files_can_move(
-    victim: Callable[..., Victim], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_swap_only_files_can_move(victim: Callable[..., Victim], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "read_swaps", lambda procfs: [])
     monkeypatch.setattr("mematlas.advising.read_swaps", lambda procfs: [])
     one = victim("anon_full", "private_file")

@@ -129,9 +129,7 @@ def test_filters_over_vmas_and_pages(victim: Callable[..., Victim], swap: Path, 
         assert sum(row["nr_movable"] for row in rows) == number
 
 
-def test_refaults_and_undo_are_part_of_the_result(
-    victim: Callable[..., Victim], swap: Path, capsys: Capture
-) -> None:
+def test_refaults_and_undo_are_part_of_the_result(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:
     area = victim("anon_full")["anon_full"]
     assert main(words("pageout", area, "--watch-refaults", "50ms", "--undo", "--json")) == 0
     row = row_of(capsys)

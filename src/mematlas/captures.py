@@ -107,6 +107,8 @@ class Recorder:
         self.unreadable: dict[str, str] = {}
         """What could not be read, and why."""
         self.notes: list[str] = []
+        self.paths: dict[str, str] = {}
+        """The paths that the text of maps leaves in doubt, by the start of their VMA."""
         self.frames = Frames()
         self.nr_pages = 0
         self.huge_known = True
@@ -128,6 +130,8 @@ class Recorder:
         for name in MACHINE_FILES:
             self._save_text(f"{self.directory}/{name}", name, process.procfs.read)
         torn = process.address_space().vmas != space.vmas
+        if not self.redactor and b"\\012" in process.dir.read("maps"):
+            self.paths = {f"{vma.start:x}": vma.path for vma in space.vmas if "\n" in vma.path or "\\012" in vma.path}
         self._write(f"{self.directory}/machine.json", self._machine(torn))
         self.notes += [f"not saved: {why}" for why in self.unreadable.values()]
         source = "smaps and pagemap" if has_pagemap else "smaps"
@@ -182,6 +186,7 @@ class Recorder:
             "arch": system.machine,
             "page_size": self.process.page_size,
             "devices": {"shmem": sorted(devices.shmem), "hugetlb": sorted(devices.hugetlb)},
+            "paths": self.paths,
             "redacted": self.redactor is not None,
             "torn": torn,
             "unreadable": self.unreadable,

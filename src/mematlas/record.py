@@ -44,6 +44,7 @@ else:
             "__match_args__": fields,
             "__init__": init,
             "__repr__": _repr,
+            "__reduce__": _reduce,
             "__eq__": _eq,
             "__hash__": _hash,
             "__setattr__": _refuse,
@@ -61,6 +62,10 @@ def _values(self: Any) -> tuple[Any, ...]:
 def _repr(self: Any) -> str:
     pairs = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
     return f"{type(self).__qualname__}({pairs})"
+
+
+def _reduce(self: Any) -> tuple[type, tuple[Any, ...]]:
+    return type(self), _values(self)
 
 
 def _eq(self: Any, other: object) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import PAGE, assert_equal_smaps, look, program
+from helpers import PAGE, assert_equal_smaps, look, program, steadily
 from mematlas import Process
 from mematlas.cli import main
 from mematlas.record import as_dict
@@ -152,6 +152,7 @@ def family(swap: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("who", ["parent", "child"])
 @pytest.mark.parametrize("source", ["smaps", "pagemap"])
+@steadily
 def test_mixed_memory_equals_smaps(source: str, who: str, family: dict[str, int]) -> None:
     with Process(family[who]) as process:
         smaps, result = look(process.pid, lambda: process.maps(source))
@@ -163,6 +164,7 @@ def test_mixed_memory_equals_smaps(source: str, who: str, family: dict[str, int]
 
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("who", ["parent", "child"])
+@steadily
 def test_both_sources_agree_on_mixed_memory(who: str, family: dict[str, int]) -> None:
     with Process(family[who]) as process:
         _, (first, second) = look(process.pid, lambda: (process.maps("smaps"), process.maps("pagemap")))
@@ -174,6 +176,7 @@ def test_both_sources_agree_on_mixed_memory(who: str, family: dict[str, int]) ->
 
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("who", ["parent", "child"])
+@steadily
 def test_verify_explains_mixed_memory(who: str, family: dict[str, int]) -> None:
     _, code = look(family[who], lambda: main(["usage", "--verify", str(family[who])]))
 

@@ -28,8 +28,8 @@ def rows_of(text: str) -> list[dict[str, Any]]:
 
 
 def shown(area: Area) -> str:
-    """Return the path as the kernel has it: a backslash is not escaped, so "\\012" is taken for a newline."""
-    return area.path.replace("\\012", "\n") + (" (deleted)" if area.deleted else "")
+    """Return the path as the kernel has it: a name may hold a newline, or the "\\012" that maps writes for one."""
+    return area.path + (" (deleted)" if area.deleted else "")
 
 
 @pytest.fixture

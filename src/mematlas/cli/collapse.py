@@ -1,5 +1,4 @@
-"""Only whole aligned huge pages (2 MiB) can be made; pages around which none fits stay small. Needs Linux 6.1.
-"""
+"""Only whole aligned huge pages (2 MiB) can be made; pages around which none fits stay small. Needs Linux 6.1."""
 
 from __future__ import annotations
 

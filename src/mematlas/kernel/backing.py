@@ -29,9 +29,11 @@ MINCORE_PAGES = 1 << 16
 class Backing:
     """The pages of one mapping that its file holds, in RAM or in swap: ranges of addresses, ascending."""
 
-    def __init__(self, ranges: list[tuple[int, int, int]]) -> None:
+    def __init__(self, ranges: list[tuple[int, int, int]], note: str = "") -> None:
         self.ranges = ranges
         """(start, end, mark): `SWAPPED_FILE` or `CACHED`, for a page whose entry is empty."""
+        self.note = note
+        """What is uncertain in this."""
         self.ends = [end for _, end, _ in ranges]
 
     def find(self, address: int) -> int | None:
@@ -72,14 +74,19 @@ def read_backing(
     low = (vma.start if start is None else start) - shift
     size = (vma.end if end is None else end) - shift - low
     fd = process.open_fd(f"map_files/{vma.start:x}-{vma.end:x}")
+    note = ""
     try:
         try:
             parts = cachestat_ranges(fd, low, size, page_size, cachestat or call_cachestat)
-        except NotSupported:
+        except (NotSupported, PermissionDenied):
             parts = mincore_ranges(fd, low, size, page_size)
+            note = SWAP_CACHE_UNSEEN
     finally:
         os.close(fd)
-    return Backing([(low + shift, high + shift, mark) for low, high, mark in parts])
+    return Backing([(low + shift, high + shift, mark) for low, high, mark in parts], note)
+
+
+SWAP_CACHE_UNSEEN = "shared memory on its way to or from swap counts as in RAM: needs cachestat, Linux 6.5"
 
 
 def cachestat_ranges(
@@ -127,6 +134,9 @@ def mincore_ranges(fd: int, offset: int, size: int, page_size: int) -> list[tupl
 
     A page on its way to swap or back that lies in the swap cache counts as in RAM here.
     """
+    if os.geteuid() not in (0, os.fstat(fd).st_uid):
+        # mm/mincore.c, can_do_mincore(): to anybody else every page is said to be in RAM.
+        raise PermissionDenied("mincore", "root, or being the owner of the file")
     ranges: list[tuple[int, int, int]] = []
     for low, high in data_ranges(fd, offset, offset + size):
         low -= low % page_size

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from mematlas.errors import FormatError
+from mematlas.errors import Error, FormatError
 from mematlas.kernel.mounts import NO_DEVICES
-from mematlas.record import record
+from mematlas.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,26 @@ def read_maps(process: ProcessDir, devices: Devices | LiveDevices = NO_DEVICES) 
     ...     any(vma.kind == "stack" for vma in read_maps(process))
     True
     """
-    return parse_maps(process.read("maps"), devices)
+    data = process.read("maps")
+    return (
+        [exact_name(process, vma) for vma in parse_maps(data, devices)] if ESCAPE in data else parse_maps(data, devices)
+    )
+
+
+ESCAPE = b"\\012"
+"""How the kernel writes a newline in a path; a backslash it leaves as it is, so a name may hold this itself."""
+
+
+def exact_name(process: ProcessDir, vma: Vma) -> Vma:
+    """Return the VMA with its path as the link in map_files has it, where a newline in it is in doubt."""
+    if "\n" not in vma.path:
+        return vma
+    if process.procfs.machine is not None:
+        return replace(vma, path=process.procfs.machine.get("paths", {}).get(f"{vma.start:x}", vma.path))
+    try:
+        return replace(vma, path=process.readlink(f"map_files/{vma.start:x}-{vma.end:x}"))
+    except Error:
+        return vma  # not ours to ask
 
 
 def parse_maps(data: bytes, devices: Devices | LiveDevices = NO_DEVICES) -> list[Vma]:
@@ -78,8 +97,8 @@ def parse_line(line: bytes, devices: Devices | LiveDevices = NO_DEVICES) -> Vma:
     try:
         start, _, end = fields[0].partition(b"-")
         name = fields[5] if len(fields) > 5 else b""
-        if b"\\012" in name:
-            name = name.replace(b"\\012", b"\n")
+        if ESCAPE in name:
+            name = name.replace(ESCAPE, b"\n")
         path = os.fsdecode(name)
         perms = fields[1].decode("ascii")
         dev = fields[3].decode("ascii")

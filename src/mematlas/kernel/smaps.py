@@ -7,7 +7,7 @@ under the target's mmap lock: a 4 GiB process cannot map or unmap anything for 9
 from __future__ import annotations
 
 from mematlas.errors import FormatError
-from mematlas.kernel.maps import Vma, parse_line
+from mematlas.kernel.maps import ESCAPE, Vma, exact_name, parse_line
 from mematlas.kernel.mounts import NO_DEVICES
 
 TYPE_CHECKING = False
@@ -25,7 +25,9 @@ HEX_DIGITS = b"0123456789abcdef"
 
 def read_smaps(process: ProcessDir, devices: Devices | LiveDevices = NO_DEVICES) -> list[tuple[Vma, dict[str, int]]]:
     """Return each VMA with its fields in bytes, keyed as the kernel spells them (``Rss``, ``Private_Dirty``)."""
-    return parse_smaps(process.read("smaps"), devices)
+    data = process.read("smaps")
+    entries = parse_smaps(data, devices)
+    return [(exact_name(process, vma), fields) for vma, fields in entries] if ESCAPE in data else entries
 
 
 def parse_smaps(data: bytes, devices: Devices | LiveDevices = NO_DEVICES) -> list[tuple[Vma, dict[str, int]]]:

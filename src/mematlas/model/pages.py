@@ -332,7 +332,9 @@ class PageReader:
             from mematlas.kernel.backing import read_backing
 
             try:
-                self._backings[vma.start] = read_backing(self.process, vma)
+                backing = self._backings[vma.start] = read_backing(self.process, vma)
+                if backing.note and backing.ranges:
+                    self.unknown_backing.add(backing.note)
             except (PermissionDenied, NotSupported) as error:
                 self._backings[vma.start] = None
                 self.unknown_backing.add(str(error))
