@@ -250,7 +250,7 @@ def test_pacer_pauses_after_a_while_of_work(monkeypatch: pytest.MonkeyPatch) -> 
 
     for _ in range(10):
         pacer.spend(Pacer.WORK / 2)
-    assert pauses == [Pacer.PAUSE] * 5
+    assert pauses == [pytest.approx(Pacer.WORK * Pacer.REST)] * 5
 
 
 def test_own_stack_is_present() -> None:

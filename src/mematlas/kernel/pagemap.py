@@ -94,12 +94,13 @@ class Pacer:
     """Lets the target run between reads.
 
     Each read of pagemap holds the target's mmap lock for some 20 us only, but reads without a pause starve its
-    mmap, munmap and brk: the lock is nearly always held by a reader. A pause after every 40 us of reading gives
-    a busy target most of its speed back.
+    mmap, munmap and brk: the lock is nearly always held by a reader. Pauses of four times the length of what was
+    read give a busy target most of its speed back. Many short ones would cost us more than the reading.
     """
 
-    WORK = 40e-6
-    PAUSE = 150e-6
+    WORK = 100e-6
+    """Seconds of reading between pauses."""
+    REST = 4.0
 
     def __init__(self) -> None:
         self.used = 0.0
@@ -108,7 +109,7 @@ class Pacer:
         """Account for a read of this length, and sleep when it is time."""
         self.used += seconds
         if self.used >= self.WORK:
-            time.sleep(self.PAUSE)
+            time.sleep(self.used * self.REST)
             self.used = 0.0
 
 
@@ -228,11 +229,14 @@ class Pagemap:
         """Return the first page that is present or swapped, by PAGEMAP_SCAN, or the end."""
         while address < end:
             until = min(end, address + SEEK_SPAN)
+            before = time.perf_counter()
             try:
                 found = self.scanner.first(address, until, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
             except NotSupported:
                 self.can_scan = False
                 return address
+            if self.pacer:
+                self.pacer.spend(time.perf_counter() - before)
             if found is not None:
                 return found
             address = until
@@ -267,7 +271,9 @@ class Scanner:
 
     def __init__(self, fd: int, pid: int) -> None:
         import ctypes
+        from fcntl import ioctl
 
+        self.ioctl: Callable[[int, int, memoryview], int] = ioctl
         self.fd = fd
         self.pid = pid
         self.regions = (ctypes.c_uint64 * (3 * SCAN_REGIONS))()
@@ -295,15 +301,12 @@ class Scanner:
             start = max(self.argument[4], found[-2])
 
     def _call(self, start: int, end: int, any_of: int, nr_regions: int, max_pages: int) -> int:
-        import fcntl
-
         argument = self.argument
         argument[0], argument[2], argument[3] = 96, start, end
         argument[5], argument[6], argument[7] = self.address, nr_regions, max_pages
         argument[10] = argument[11] = any_of
         try:
-            nr_found: int = fcntl.ioctl(self.fd, PAGEMAP_SCAN, argument)
-            return nr_found
+            return self.ioctl(self.fd, PAGEMAP_SCAN, argument)
         except OSError as error:
             if error.errno == errno.ESRCH:
                 raise ProcessGone(self.pid) from None
