@@ -7,7 +7,7 @@ from __future__ import annotations
 from mematlas.cli.maps import add_selection, selection_of
 from mematlas.cli.session import TARGETS, add_output, add_repeat, add_target, parse_count
 from mematlas.errors import BadInput
-from mematlas.model.address_space import Selection, parse_address, parse_range
+from mematlas.model.address_space import EVERYTHING, Selection, parse_address, parse_range
 from mematlas.record import replace
 from mematlas.views.pages import PageFilter, pages_table
 
@@ -56,6 +56,8 @@ def span_of(selection: Selection, session: Session, one_page: bool) -> tuple[int
 
     An address alone is its page where ``one_page``, else its VMA.
     """
+    if selection == EVERYTHING:
+        return 0, 1 << 64, selection
     page_size = session.process.page_size
     area = selection.area
     span = None

@@ -125,7 +125,9 @@ class Block:
         self.address = address
         self.raw = raw
         """The bytes of the entries, 8 a page."""
-        self.states = states
+        self._states = states
+        self.kinds = histogram(states)
+        """How many pages have which state byte."""
 
     @property
     def states(self) -> bytes:
@@ -136,7 +138,6 @@ class Block:
     def states(self, states: bytes) -> None:
         self._states = states
         self.kinds = histogram(states)
-        """How many pages have which state byte."""
 
     @property
     def entries(self) -> memoryview:
@@ -196,15 +197,16 @@ class Pagemap:
             ProcessGone: the process ended, or runs another program now.
         """
         end = min(end, LAST_ADDRESS)
+        page_size, buffer, data = self.page_size, self.buffer, self.bytes
         # Cut at multiples of the block, which divides what one table maps: each read is one hold of the lock.
-        block_bytes = len(self.buffer) // ENTRY_SIZE * self.page_size
+        block_bytes = len(buffer) // ENTRY_SIZE * page_size
         address = start
         while address < end:
-            nr_pages = (min(end, address - address % block_bytes + block_bytes) - address) // self.page_size
-            raw = self.buffer[: nr_pages * ENTRY_SIZE]
-            nr_read = self._read(raw, address // self.page_size * ENTRY_SIZE)
-            states = bytes(self.bytes[7:nr_read:ENTRY_SIZE])
-            after = address + len(states) * self.page_size
+            nr_pages = (min(end, address - address % block_bytes + block_bytes) - address) // page_size
+            raw = buffer[: nr_pages * ENTRY_SIZE]
+            nr_read = self._read(raw, address // page_size * ENTRY_SIZE)
+            states = bytes(data[7:nr_read:ENTRY_SIZE])
+            after = address + len(states) * page_size
             empty = states == NOTHING[: len(states)]
             if not empty or (find and (asked := find(address)) is not None and asked < after):
                 yield Block(address, raw[:nr_read], states)
@@ -212,7 +214,9 @@ class Pagemap:
             address = self._next(after, end, find) if after < end and not states[-1] else after
 
     def _next(self, address: int, end: int, find: Callable[[int], int | None] | None) -> int:
-        """Return where to read on after an empty block: the next page that is anything, or the end."""
+        """Return where to read on after an empty page: the next that is anything, or the end."""
+        if self.can_scan and find is None:
+            return self._seek(address, end)
         found = end
         if not self.process.procfs.live:
             offset = self.file.next_data(address // self.page_size * ENTRY_SIZE)
@@ -231,7 +235,7 @@ class Pagemap:
             until = min(end, address + SEEK_SPAN)
             before = time.perf_counter()
             try:
-                found = self.scanner.first(address, until, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
+                found = (self._scanner or self.scanner).first(address, until, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
             except NotSupported:
                 self.can_scan = False
                 return address
