@@ -29,6 +29,7 @@ COMMANDS = {
     "willneed": ("Act", "bring pages back into RAM"),
     "collapse": ("Act", "put small pages together into huge ones"),
     "demo": ("Learn", "a tour of real memory, in half a minute"),
+    "lab": ("Learn", "guided lessons: predict, do, measure, explain"),
     "workload": ("Learn", "programs whose memory is known: singlemap, multimap, prober, draw"),
     "doctor": ("Meta", "what works here, what does not, and what to type"),
     "capture": ("Meta", "save a process as a directory that every command reads"),

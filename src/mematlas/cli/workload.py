@@ -2,6 +2,7 @@
 multimap [N] N rwx pages (12): all mapped, then one written to per Enter
 prober       1 KiB, written to: an address to look up
 draw         1,024 pages; reads "Draw N" (N segments: all, even, odd pages in turn), "Clear", "Quit"
+actor        does what each line says: map 100, write 0 10, fork, ...; the lessons (mematlas lab) are played by it
 
 Each prints its PID and addresses, and waits; lines can come from a pipe as well. --json tells the truth as one
 object per step.
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
 
-USAGE = "[--json] singlemap | multimap [N] | prober | draw"
+USAGE = "[--json] singlemap | multimap [N] | prober | draw | actor"
 
 
 def add_arguments(arguments: Arguments) -> None:

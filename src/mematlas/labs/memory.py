@@ -1,4 +1,4 @@
-"""Memory of our own whose truth is known: private, anonymous, page by page, in a VMA of its own.
+"""Memory of our own whose truth is known: anonymous, page by page, in a VMA of its own.
 
 The kernel likes to do more than it was asked for: it makes one VMA of two alike neighbours, and gives 2 MiB
 for one byte. A workload that is to be checked page by page has to stop it from both.
@@ -25,30 +25,55 @@ PR_SET_VMA_ANON_NAME = 0
 class KnownMemory:
     """Pages of this process, and which of them were touched."""
 
-    def __init__(self, size: int, name: str, *, executable: bool = False) -> None:
+    def __init__(
+        self,
+        size: int,
+        name: str,
+        *,
+        executable: bool = False,
+        shared: bool = False,
+        huge: bool = False,
+        alignment: int = PAGE_SIZE,
+    ) -> None:
+        """``shared`` with children that are forked; ``huge`` pages wherever the kernel finds one."""
         self.size = size
         """What was asked for, in bytes."""
         self.nr_pages = -(-size // PAGE_SIZE)
         self.touched: set[int] = set()
         prot = mmap.PROT_READ | mmap.PROT_WRITE | (mmap.PROT_EXEC if executable else 0)
+        flags = mmap.MAP_ANONYMOUS | (mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE)
+        # More than is used, where the start matters: the kernel gives any multiple of the page size.
+        self._length = self.nr_pages * PAGE_SIZE
         try:
-            self._map = mmap.mmap(-1, self.nr_pages * PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot)
+            self._map = mmap.mmap(-1, self._length + alignment - PAGE_SIZE, flags, prot)
         except OSError as error:
             # SELinux (execmem) and systemd (MemoryDenyWriteExecute=) refuse what can be both written and run.
             what = "writable and executable memory" if executable else f"{self.nr_pages} pages of memory"
             raise NotSupported(what, os.strerror(error.errno or 0).lower()) from None
-        self.address = self._find_address()
-        self._keep_apart(name)
+        start = self._find_address()
+        self._first = -start % alignment
+        self.address = start + self._first
+        self._keep_apart(name, huge)
 
     def touch(self, pages: Iterable[int]) -> None:
         """Write one byte to each page, so that it gets a frame of its own."""
         for page in pages:
-            self._map[page * PAGE_SIZE] = 1
+            self._map[self._first + page * PAGE_SIZE] = 1
             self.touched.add(page)
+
+    def read(self, first: int, nr_pages: int) -> None:
+        """Read one byte of each of some consecutive pages."""
+        low = self._first + first * PAGE_SIZE
+        assert len(self._map[low : low + nr_pages * PAGE_SIZE : PAGE_SIZE]) == nr_pages
+
+    def advise(self, advice: int, first: int = 0, nr_pages: int | None = None) -> None:
+        """Give the kernel advice about pages, all of them unless told which. Raises OSError as madvise(2) does."""
+        nr_pages = self.nr_pages - first if nr_pages is None else nr_pages
+        self._map.madvise(advice, self._first + first * PAGE_SIZE, nr_pages * PAGE_SIZE)
 
     def clear(self) -> None:
         """Give every page back to the kernel. The addresses stay ours; they read as zero again."""
-        self._map.madvise(mmap.MADV_DONTNEED)
+        self.advise(mmap.MADV_DONTNEED)
         self.touched.clear()
 
     def page_address(self, page: int) -> int:
@@ -65,14 +90,14 @@ class KnownMemory:
         # What from_buffer() returns pins the mmap, which then cannot be closed: it must die with this line.
         return ctypes.addressof(ctypes.c_char.from_buffer(self._map))
 
-    def _keep_apart(self, name: str) -> None:
+    def _keep_apart(self, name: str, huge: bool) -> None:
         import ctypes
 
         # A kernel without CONFIG_TRANSPARENT_HUGEPAGE answers EINVAL: it makes no huge pages anyway.
-        for advice in ("MADV_NOHUGEPAGE", "MADV_DONTDUMP"):
+        for advice in ("MADV_HUGEPAGE" if huge else "MADV_NOHUGEPAGE", "MADV_DONTDUMP"):
             if hasattr(mmap, advice):
                 try:
-                    self._map.madvise(getattr(mmap, advice))
+                    self.advise(getattr(mmap, advice))
                 except OSError:
                     continue
         # MADV_DONTDUMP gives the VMA a flag that the interpreter's own memory has not, and the name tells it
@@ -81,4 +106,4 @@ class KnownMemory:
         # it the call fails, and nothing else changes.
         prctl = ctypes.CDLL(None).prctl
         prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 3, ctypes.c_char_p]
-        prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, self.address, len(self._map), name.encode())
+        prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, self.address, self._length, name.encode())

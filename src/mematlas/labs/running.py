@@ -9,6 +9,8 @@ from mematlas.errors import ProcessGone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Sequence
     from typing import Any, Self
 
 
@@ -21,15 +23,7 @@ class RunningWorkload:
     """
 
     def __init__(self, *words: str) -> None:
-        import subprocess
-
-        self.program = subprocess.Popen(
-            [sys.executable, "-m", "mematlas", "workload", *words, "--json"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+        self.program = start(words)
         self.truth: dict[str, Any] = {}
         """What it said last."""
         self.hear()
@@ -67,3 +61,16 @@ class RunningWorkload:
             raise ProcessGone(self.pid, "(the workload) ended early")
         self.truth = json.loads(line)
         return self.truth
+
+
+def start(words: Sequence[str]) -> subprocess.Popen[str]:
+    """Start a workload by its words, with pipes to it."""
+    import subprocess
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "mematlas", "workload", *words, "--json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )

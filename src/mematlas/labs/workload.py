@@ -7,6 +7,7 @@ go on. A person presses Enter; a pipe sends lines. The end of the input ends the
     multimap [N]    N such pages, mapped at once, then written to one by one
     prober          1 KiB, written to: an address to look up
     draw            1,024 pages, on which patterns are drawn and wiped
+    actor           does what each line says: the workload of the lessons (`mematlas.labs.actor`)
 
 JSON keys: ``event pid page_size``, and once there is memory ``address size nr_pages nr_touched touched``,
 where ``touched`` lists page numbers from 0 at ``address``. A refused line has the event ``error`` and a
@@ -151,6 +152,13 @@ def draw(count: int, console: Console) -> None:
                 console.refuse(f"{word[:40]!r} is no command: Draw N, Clear or Quit")
 
 
+def actor(count: int, console: Console) -> None:
+    """Do what each line says."""
+    from mematlas.labs.actor import play
+
+    play(console)
+
+
 @record
 class Segment:
     """A part of the drawing that is filled in one way."""
@@ -212,6 +220,7 @@ WORKLOADS = {
     "multimap": Workload("map N rwx pages (12), then write to them one by one", multimap),
     "prober": Workload("write to 1 KiB, and wait: an address to look up", prober),
     "draw": Workload(f"draw patterns on {DRAW_PAGES:,} pages: Draw N, Clear, Quit", draw),
+    "actor": Workload("do what each line says, as lessons need it", actor),
 }
 
 

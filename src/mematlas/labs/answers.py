@@ -1,0 +1,52 @@
+"""Answers files: predictions made beforehand, as JSON.
+
+One lesson: ``{"reserved": 0, "touched": "100 pages", ...}``, by the keys that the lesson shows with its questions.
+Several: ``{"reserve": {"reserved": 0, ...}, "zero": {...}}``. An answer is a number or text: what one would type.
+"""
+
+from __future__ import annotations
+
+from mematlas.errors import BadInput
+from mematlas.labs.lesson import Given, Lesson
+from mematlas.labs.lessons import find_lesson
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def read_answers(path: str, name: str | None) -> list[tuple[Lesson, Given]]:
+    """Return the lessons that a file answers, or only the one of that name, each with its answers."""
+    import json
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            data: Any = json.load(file)
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is no JSON: {error}") from None
+    return choose_answers(data, name, path)
+
+
+def choose_answers(data: Any, name: str | None, path: str) -> list[tuple[Lesson, Given]]:
+    """Return what the contents of a file answer."""
+    if not isinstance(data, dict) or not data:
+        raise BadInput(f"{path}: answers are an object, such as {{'reserved': 0}}")
+    by_lesson = all(isinstance(answers, dict) for answers in data.values())
+    if name is None and not by_lesson:
+        raise BadInput(f"{path}: answers to which lesson? Name one, or begin with its name: {{'reserve': {{...}}}}")
+    if name is not None:
+        lesson = find_lesson(name)
+        if by_lesson and name not in data:
+            raise BadInput(f"{path}: answers to {', '.join(data)}, and not to {name}")
+        data = {lesson.name: data[name] if by_lesson else data}
+    return [(lesson := find_lesson(key), Given(checked(lesson, answers, path))) for key, answers in data.items()]
+
+
+def checked(lesson: Lesson, answers: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return the answers to a lesson; refuse one to a question that it does not ask."""
+    keys = [step.question.key for step in lesson.steps]
+    if unknown := [key for key in answers if key not in keys]:
+        raise BadInput(f"{path}: {lesson.name} does not ask {unknown[0]!r}: it asks {', '.join(keys)}")
+    return answers

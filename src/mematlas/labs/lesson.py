@@ -1,0 +1,393 @@
+"""The engine of the lessons: predict, do, measure, explain.
+
+A `Lesson` is data: texts with ``{facts}`` in them, and a few small functions that act on a `Stage`. The stage is
+where it happens: a workload of our own, driven by lines, and mematlas looking at it. A `Guide` tells the lesson to
+one output and takes the predictions from a person or from a file.
+"""
+
+from __future__ import annotations
+
+import string
+import time
+
+from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
+from mematlas.kernel.rights import effective_capabilities
+from mematlas.labs.question import Choice
+from mematlas.labs.running import RunningWorkload
+from mematlas.model.address_space import Selection
+from mematlas.model.pages import STATE_OF_BYTE, Hole
+from mematlas.process import Process
+from mematlas.record import record
+from mematlas.views.colour import paint
+from mematlas.views.format import format_seconds, format_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Protocol, Self, TextIO
+
+    from mematlas.labs.question import Prediction, Question, Reality
+    from mematlas.process import VmaUsage
+
+    class Predictions(Protocol):
+        """Who predicts."""
+
+        def ask(self, question: Question, facts: Mapping[str, Any]) -> Prediction | None:
+            """Return the prediction; None when there is none."""
+
+
+DEADLINE = 10.0
+"""Seconds for what the kernel does in its own time."""
+
+
+@record
+class Step:
+    """One thing to predict, and what is really so."""
+
+    title: str
+    text: str
+    """What is there before the question."""
+    question: Question
+    measure: Callable[[Stage], Reality]
+    """Does what the question is about, and returns what is measured then."""
+    source: str
+    """Where the number comes from."""
+    explain: str
+    prepare: Callable[[Stage], object] | None = None
+    """Brings about what the text tells."""
+    unless: Callable[[Stage], str] | None = None
+    """Returns why this step must be left out here; empty when it need not."""
+
+
+@record
+class Lesson:
+    """A few steps on one subject."""
+
+    name: str
+    title: str
+    rights: str
+    """What it needs, or shows more with."""
+    intro: str
+    steps: tuple[Step, ...]
+    outro: str
+    """What to remember, and what to try."""
+    check: Callable[[], None] | None = None
+    """Raises `NotSupported` or `PermissionDenied` when nothing of it can be done here."""
+
+
+@record
+class Answer:
+    """What became of one question."""
+
+    lesson: str
+    key: str
+    question: str
+    prediction: Any
+    """A number, the two ends of a range, the words of a choice; None without one."""
+    reality: Any
+    right: bool | None
+    """None when the question could not be asked here."""
+    reason: str
+    """Why it could not."""
+
+
+class LeftOut(Exception):
+    """A step that makes no sense here; the text says why."""
+
+
+class Stage:
+    """Where a lesson happens: its workloads, and what is known by now."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+        self.workloads: list[RunningWorkload] = []
+        self._processes: dict[int, Process] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for process in self._processes.values():
+            process.close()
+        while self.workloads:
+            self.workloads.pop().__exit__()
+
+    def know(self, **facts: Any) -> None:
+        """Add to what texts and formulas may name."""
+        self.facts.update(facts)
+
+    # The workload
+
+    def start(self) -> RunningWorkload:
+        """Start one more workload. The first one is what the lesson is about."""
+        self.workloads.append(RunningWorkload("actor"))
+        return self.workloads[-1]
+
+    @property
+    def workload(self) -> RunningWorkload:
+        """The workload that the lesson is about."""
+        return self.workloads[0] if self.workloads else self.start()
+
+    def tell(self, line: str, workload: RunningWorkload | None = None) -> dict[str, Any]:
+        """Have a workload do something; return what it says is true. What the first one says is known from then on.
+
+        Raises:
+            NotSupported: it cannot be done here.
+        """
+        teller = workload or self.workload
+        truth = teller.tell(line)
+        if truth["event"] == "unavailable":
+            raise NotSupported(truth["what"], truth["needs"])
+        if truth["event"] == "error":
+            raise BadInput(truth["message"])
+        for name in ("address", "block"):
+            if name in truth:
+                truth[name] = int(truth[name], 16)
+        if teller is self.workload and not line.startswith("child"):
+            self.know(**truth)
+        return truth
+
+    # What is measured
+
+    def process(self, pid: int | None = None) -> Process:
+        """Return a process to look at: the workload's unless told which."""
+        pid = pid or self.workload.pid
+        if pid not in self._processes:
+            self._processes[pid] = Process(pid)
+        return self._processes[pid]
+
+    def vma(self, address: int | None = None, pid: int | None = None) -> VmaUsage:
+        """Return the VMA at an address, the workload's memory unless told, as the kernel counts it in smaps."""
+        place = self.facts["address"] if address is None else address
+        found = self.process(pid).maps("smaps", selection=Selection(area=f"{place:#x}")).vmas
+        if not found:
+            raise NotSupported(f"a VMA at {place:#x}", "the workload to keep it")
+        return found[0]
+
+    def nr_pages(self, amount: int | None) -> int:
+        """Return an amount in pages. Raises `NotSupported` when it is not known."""
+        if amount is None:
+            raise NotSupported("this number", "a kernel that tells it")
+        return amount // int(self.facts["page_size"])
+
+    def rounded_pages(self, amount: int | None) -> int:
+        """Return an amount in pages, to the nearest: of PSS the kernel rounds parts of pages down."""
+        return self.nr_pages((amount or 0) + int(self.facts["page_size"]) // 2)
+
+    def rss(self, address: int | None = None, pid: int | None = None) -> int:
+        """Return the resident pages of the VMA at an address."""
+        return self.nr_pages(self.vma(address, pid).usage.rss)
+
+    def states(self, pid: int | None = None) -> list[str]:
+        """Return the state of each page of the workload's memory, as pagemap has it."""
+        start = self.facts["address"]
+        states: list[str] = []
+        for _, piece in self.process(pid).pages(start, start + self.facts["size"]):
+            if isinstance(piece, Hole):
+                states += [STATE_OF_BYTE[piece.byte]] * len(piece)
+            else:
+                states += [STATE_OF_BYTE[byte] for byte in piece.states]
+        return states
+
+    def frames(self, first: int, count: int) -> list[int]:
+        """Return the frames of pages of the workload's memory. Raises `PermissionDenied` where they are hidden."""
+        size = self.facts["page_size"]
+        places = self.process().translate(self.facts["address"] + page * size for page in range(first, first + count))
+        if any(place.state == "present" and place.pfn is None for place in places):
+            raise PermissionDenied("frame numbers", "CAP_SYS_ADMIN")
+        return [place.pfn for place in places if place.pfn is not None]
+
+    def wait(self, look: Callable[[], int], wanted: int) -> int:
+        """Return what is seen once it is as wanted; in any case after some seconds."""
+        end = time.monotonic() + DEADLINE
+        while (seen := look()) != wanted and time.monotonic() < end:
+            time.sleep(0.01)
+        return seen
+
+
+class Given:
+    """Predictions out of an answers file."""
+
+    def __init__(self, answers: Mapping[str, Any]) -> None:
+        self.answers = answers
+
+    def ask(self, question: Question, facts: Mapping[str, Any]) -> Prediction | None:
+        """Return what the file says. Raises `BadInput` for what is no answer to this question."""
+        answer = self.answers.get(question.key)
+        if answer is None:
+            return None
+        if isinstance(answer, list) and len(answer) == 2:
+            answer = f"{answer[0]} to {answer[1]}"
+        if isinstance(answer, bool) or not isinstance(answer, (int, float, str)):
+            raise BadInput(f"answer {question.key!r}: {answer!r} is neither text nor a number")
+        try:
+            return question.kind.parse(str(answer), facts)
+        except BadInput as error:
+            raise BadInput(f"answer {question.key!r}: {error}") from None
+
+
+class Asked:
+    """Predictions of whoever types: a line each. An empty line is no prediction."""
+
+    def __init__(self, reader: TextIO, writer: TextIO) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def ask(self, question: Question, facts: Mapping[str, Any]) -> Prediction | None:
+        """Ask until the answer is understood. Raises `Error` when the input ends."""
+        while True:
+            self.writer.write("  > ")
+            self.writer.flush()
+            line = self.reader.readline()
+            if not self.reader.isatty():
+                self.writer.write(line.rstrip("\n") + "\n")  # a terminal shows what is typed, a pipe does not
+            if not line:
+                raise Error("the input ended before the lesson did: nothing is recorded")
+            if not line.strip():
+                return None
+            try:
+                return question.kind.parse(line, facts)
+            except BadInput as error:
+                self.writer.write(f"  {error}\n")
+
+
+class Paper:
+    """Text on one output, wrapped to its width."""
+
+    def __init__(self, out: TextIO, width: int = 80, colour: bool = False) -> None:
+        self.out = out
+        self.width = width
+        self.colour = colour
+
+    def title(self, text: str) -> None:
+        """Write a heading."""
+        self.out.write("\n" + paint(text, "title", self.colour) + "\n")
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Write paragraphs, parted by empty lines. Lines that begin with a blank stay as they are."""
+        import textwrap
+
+        for number, paragraph in enumerate(text.strip("\n").split("\n\n")):
+            lines = paragraph.split("\n")
+            if not paragraph.startswith(" "):
+                lines = textwrap.wrap(" ".join(lines), self.width - 2, break_on_hyphens=False)
+            self.out.write("\n" if number else "")
+            self.out.writelines(paint(f"  {line}", style, self.colour) + "\n" for line in lines)
+        self.out.flush()
+
+    def gap(self) -> None:
+        """Write an empty line."""
+        self.out.write("\n")
+
+
+class Guide:
+    """Tells lessons to one output, and takes the predictions from somebody."""
+
+    def __init__(self, paper: Paper, predictions: Predictions) -> None:
+        self.paper = paper
+        self.predictions = predictions
+
+    def teach(self, lesson: Lesson) -> list[Answer]:
+        """Tell one lesson from beginning to end; return what became of its questions.
+
+        Raises:
+            NotSupported, PermissionDenied: nothing of it can be done here.
+        """
+        if lesson.check:
+            lesson.check()
+        with Stage() as stage:
+            stage.know(pid=stage.workload.pid, page_size=stage.workload.truth["page_size"])
+            self.paper.title(f"{lesson.title}  ({lesson.name}; rights: {lesson.rights})")
+            self.paper.say(fill(lesson.intro, stage.facts))
+            answers = [self._step(lesson, number, step, stage) for number, step in enumerate(lesson.steps, 1)]
+            self._end(lesson, answers, stage)
+            return answers
+
+    def _step(self, lesson: Lesson, number: int, step: Step, stage: Stage) -> Answer:
+        paper, question = self.paper, step.question
+        paper.title(f"{number} of {len(lesson.steps)}. {step.title}")
+        asked = question.text
+        try:
+            if step.unless and (why := step.unless(stage)):
+                raise LeftOut(why)
+            if step.prepare:
+                step.prepare(stage)
+            asked = fill(question.text, stage.facts)
+            if step.text:
+                paper.say(fill(step.text, stage.facts))
+                paper.gap()
+            self._pose(question, asked)
+            prediction = self.predictions.ask(question, stage.facts)
+            reality = step.measure(stage)
+        except (LeftOut, NotSupported, PermissionDenied) as error:
+            paper.say(f"Left out: {error}. It does not count.")
+            return Answer(lesson.name, question.key, asked, None, None, None, str(error))
+        right = prediction is not None and question.kind.holds(prediction, reality)
+        self._compare(step, prediction, reality, right, stage)
+        shown = prediction
+        if isinstance(question.kind, Choice) and isinstance(prediction, int):
+            shown = question.kind.options[prediction]  # type: ignore[assignment]
+        return Answer(lesson.name, question.key, asked, shown, reality, right, "")
+
+    def _pose(self, question: Question, asked: str) -> None:
+        self.paper.say(asked)
+        if isinstance(question.kind, Choice):
+            options = question.kind.options
+            self.paper.say("\n".join(f"  {question.kind.letter(n)}) {option}" for n, option in enumerate(options)))
+        self.paper.say(f"[{question.key}: {question.kind.form}; Enter for none]", "dim")
+
+    def _compare(self, step: Step, prediction: Prediction | None, reality: Reality, right: bool, stage: Stage) -> None:
+        paper, kind = self.paper, step.question.kind
+        stage.know(reality=reality)
+        mine = "none" if prediction is None else kind.show(prediction, stage.facts)
+        verdict = "right" if right else "not so"
+        paper.gap()
+        paper.say(f" prediction  {mine}")
+        paper.say(f" reality     {kind.show(reality, stage.facts)}    {verdict}", "good" if right else "bad")
+        paper.say(f" seen in     {fill(step.source, stage.facts)}", "dim")
+        paper.gap()
+        paper.say(fill(step.explain, stage.facts))
+
+    def _end(self, lesson: Lesson, answers: list[Answer], stage: Stage) -> None:
+        self.paper.title("To remember")
+        self.paper.say(fill(lesson.outro, stage.facts))
+        self.paper.gap()
+        self.paper.say(summary(answers))
+
+
+def summary(answers: list[Answer]) -> str:
+    """Return how many predictions were right."""
+    asked = [answer for answer in answers if answer.right is not None]
+    left_out = len(answers) - len(asked)
+    text = f"{sum(bool(answer.right) for answer in asked)} of {len(asked)} predictions were right."
+    return text + (f" {left_out} could not be asked here." if left_out else "")
+
+
+class Filler(string.Formatter):
+    """Fills facts into texts. Beside Python's formats there are ``size``, ``pages`` and ``seconds``."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """Return one fact as text."""
+        if format_spec == "size":
+            return format_size(value)
+        if format_spec == "seconds":
+            return format_seconds(value)
+        if format_spec == "pages":
+            return f"{value:,} page{'' if value == 1 else 's'}"
+        text: str = super().format_field(value, format_spec)
+        return text
+
+
+def fill(text: str, facts: Mapping[str, Any]) -> str:
+    """Return a text with its facts.
+
+    >>> fill("{size:size} are {nr:pages}", {"size": 1 << 20, "nr": 256})
+    '1 MiB are 256 pages'
+    """
+    return Filler().vformat(text, (), facts)
+
+
+def hidden_frames(stage: Stage) -> str:
+    """Return why frame numbers cannot be asked about; empty when they are shown to us."""
+    shown = "CAP_SYS_ADMIN" in effective_capabilities()
+    return "" if shown else "the kernel shows frame numbers only to those with CAP_SYS_ADMIN (root)"

@@ -1,0 +1,305 @@
+"""Lessons on private memory: reserved, read, written to, copied."""
+
+from __future__ import annotations
+
+from mematlas.kernel.kpage import FrameWords
+from mematlas.labs.lesson import Lesson, Stage, Step, hidden_frames
+from mematlas.labs.question import Choice, Number, Question
+
+SMAPS = "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps"
+PAGES = Number("pages")
+
+RESERVED = 256 << 20
+NR_WRITTEN = 100
+SCATTER_AT, SCATTER_COUNT, SCATTER_DISTANCE = 1000, 100, 1000
+STAYS, GOES, NOTHING = (
+    "The frames go back, the addresses stay valid",
+    "The addresses go, touching them would end the program",
+    "Nothing: memory goes back only when the program ends",
+)
+
+
+def reserve(stage: Stage) -> None:
+    stage.tell(f"map {RESERVED // stage.facts['page_size']}")
+
+
+def write_some(stage: Stage) -> int:
+    stage.tell(f"write 0 {NR_WRITTEN}")
+    return stage.rss()
+
+
+def scatter(stage: Stage) -> int:
+    before = stage.rss()
+    stage.tell(f"scatter {SCATTER_AT} {SCATTER_COUNT} {SCATTER_DISTANCE}")
+    return stage.rss() - before
+
+
+def give_back(stage: Stage) -> str:
+    before = stage.rss()
+    stage.tell(f"drop 0 {NR_WRITTEN}")
+    after = stage.vma()
+    stage.know(rss=stage.nr_pages(after.usage.rss))
+    if after.vma.size < stage.facts["size"]:
+        return GOES
+    return STAYS if stage.facts["rss"] == before - NR_WRITTEN else NOTHING
+
+
+RESERVE = Lesson(
+    "reserve",
+    "Reserve is not use",
+    "none",
+    """\
+A program asks the kernel for memory with mmap(2); malloc does so for large blocks. What does it get, and when does
+that cost RAM? A workload of ours, PID {pid}, does it step by step. You predict, then we measure.""",
+    (
+        Step(
+            "Reserved",
+            """\
+The workload has called mmap for {nr_pages:pages}, {size:size}, at address {address:#x}. The call succeeded. The
+program has not touched any of it.""",
+            Question("reserved", "How many of these pages are in RAM?", PAGES),
+            lambda stage: stage.rss(),
+            SMAPS,
+            """\
+mmap only writes down a promise. The kernel notes a VMA, one line of /proc/{pid}/maps: these addresses are valid,
+and this is what to do when one of them is touched. No frame of RAM stands behind them yet. So the size of an
+address space (VSZ in ps, VIRT in top) says nothing about RAM.""",
+            reserve,
+        ),
+        Step(
+            "Touched",
+            "Now the workload writes to the first 100 pages.",
+            Question("touched", "How many pages are in RAM then?", PAGES),
+            write_some,
+            SMAPS,
+            """\
+At the first touch of a page the CPU finds no entry for it in the page table and calls the kernel: a page fault.
+The kernel looks up the VMA, takes a free frame, fills it with zeros, enters it in the page table, and lets the
+program repeat its instruction. This is demand paging: one frame per page, when it is first needed.""",
+        ),
+        Step(
+            "Touched here and there",
+            """\
+Further on, where nothing was touched yet, it writes 100 single bytes, each 1,000 bytes after the last: at offsets
+0, 1000, 2000, ... 99000.""",
+            Question("scattered", "How many more pages are in RAM then?", PAGES),
+            scatter,
+            SMAPS + ", less what was there before",
+            """\
+A page has {page_size} bytes here, so several of the bytes fall into one page: they are spread over 99,001 bytes, and
+that is part of {reality:pages}. What counts is which pages are touched, not how many bytes are
+written. The same 100 bytes, one to a page, would have cost 100 pages.""",
+        ),
+        Step(
+            "Given back",
+            "The workload gives the first 100 pages back: madvise(2) with MADV_DONTNEED.",
+            Question("given_back", "What happens?", Choice((GOES, STAYS, NOTHING))),
+            give_back,
+            SMAPS,
+            """\
+RSS is {rss:pages} now, and the VMA is as large as before. The promise stands: the next touch is a page fault
+again, and brings a fresh page of zeros. Allocators and garbage collectors return memory in this way.""",
+        ),
+    ),
+    """\
+The size of a VMA counts addresses. RSS counts pages that have a frame. The two part at mmap and meet when every
+page was touched.
+
+ mematlas maps PID     both, for each VMA
+ mematlas map PID      every page, drawn""",
+)
+
+
+NR_ZERO_MAPPED, NR_READ, NR_OVERWRITTEN = 512, 64, 10
+
+
+def map_for_reading(stage: Stage) -> None:
+    stage.tell(f"map {NR_ZERO_MAPPED}")
+
+
+def read_some(stage: Stage) -> int:
+    stage.tell(f"read 0 {NR_READ}")
+    return stage.rss()
+
+
+def count_present(stage: Stage) -> int:
+    return sum(state in ("present", "zero") for state in stage.states())
+
+
+def count_frames(stage: Stage) -> int:
+    frames = stage.frames(0, NR_READ)
+    stage.know(pfn=frames[0])
+    return len(set(frames))
+
+
+def overwrite(stage: Stage) -> int:
+    stage.tell(f"write 0 {NR_OVERWRITTEN}")
+    stage.know(nr_left=NR_READ - NR_OVERWRITTEN)
+    return stage.rss()
+
+
+ZERO = Lesson(
+    "zero",
+    "The zero page",
+    "none; CAP_SYS_ADMIN shows the frame",
+    """\
+Private memory that nobody has written to reads as zeros. Must the kernel find a frame for every page, only to hold
+zeros? The workload is PID {pid}.""",
+    (
+        Step(
+            "Read",
+            """\
+The workload has mapped {nr_pages:pages} of private memory at {address:#x}. Now it reads one byte of each of the
+first 64 pages. It writes nothing.""",
+            Question("resident", "How many pages does RSS count then?", PAGES),
+            read_some,
+            SMAPS,
+            """\
+Reading needs no memory of one's own. The kernel has one page full of zeros, the zero page, and maps it wherever
+someone reads private memory that was never written to. It is nobody's, so RSS leaves it out.""",
+            map_for_reading,
+        ),
+        Step(
+            "Present",
+            "The page table tells more than RSS does. Each page has an entry, with a bit that says: present.",
+            Question("present", "How many of the {nr_pages} pages are present?", PAGES),
+            count_present,
+            "bit 63 of the entries of /proc/{pid}/pagemap",
+            """\
+Every page that was read has an entry that leads to the zero page. Present means that the CPU finds something there
+without asking the kernel; resident means that the process is charged for it. Tools that take one for the other
+are wrong by these pages.""",
+        ),
+        Step(
+            "In one frame",
+            "",
+            Question("frames", "In how many different frames do the 64 pages lie?", Number("")),
+            count_frames,
+            "bits 0 to 54 of the entries of /proc/{pid}/pagemap",
+            """\
+All 64 addresses lead to frame {pfn:#x}, which is the same one for every process of this machine. It is mapped
+read-only: that is what keeps it full of zeros.""",
+            unless=hidden_frames,
+        ),
+        Step(
+            "Written to",
+            "Now the workload writes to the first 10 of these pages.",
+            Question("written", "How many pages does RSS count then?", PAGES),
+            overwrite,
+            SMAPS,
+            """\
+Writing to a read-only page is a page fault. The kernel sees that the program may write here, takes a fresh frame
+of zeros and puts it in the place of the zero page: copy-on-write, with zeros as the original. The other
+{nr_left:pages} still lead to the zero page.""",
+        ),
+    ),
+    """\
+Reading fresh memory is free, writing is not. A page can be present without being anybody's.
+
+ mematlas usage PID    its line "zero" counts such pages""",
+)
+
+
+NR_FORKED, NR_CHILD_WRITES = 100, 30
+SHARES = "PSS of the VMA at {address:#x} in both processes, from smaps"
+
+
+def fork(stage: Stage) -> None:
+    stage.tell(f"map {NR_FORKED}")
+    stage.tell(f"write 0 {NR_FORKED}")
+    stage.tell("fork")
+
+
+def own_pages(stage: Stage, pid: int) -> int:
+    """Return the pages of the area that no other process maps."""
+    return stage.nr_pages(stage.vma(pid=pid).usage.uss)
+
+
+def both_rss(stage: Stage) -> int:
+    stage.know(rss=stage.rss(), child_rss=stage.rss(pid=stage.facts["child"]))
+    return int(stage.facts["rss"] + stage.facts["child_rss"])
+
+
+def map_count(stage: Stage) -> int:
+    frames = stage.frames(0, NR_FORKED)
+    with FrameWords(stage.process().procfs, "kpagecount") as words:
+        counts = set(words.get(frames).values())
+    stage.know(pfn=frames[0])
+    return max(counts)
+
+
+def child_writes(stage: Stage) -> int:
+    stage.tell(f"child write 0 {NR_CHILD_WRITES}")
+    # Halves of pages: the kernel rounds each sum down.
+    parent, child = (stage.vma(pid=pid).usage.pss or 0 for pid in (stage.workload.pid, stage.facts["child"]))
+    return stage.rounded_pages(parent + child)
+
+
+FORK = Lesson(
+    "fork",
+    "Copy-on-write after fork",
+    "none; CAP_SYS_ADMIN shows the map count",
+    """\
+fork(2) makes a second process with the same memory. Copying all of it would be slow, and mostly for nothing: many
+children start another program at once. The workload is PID {pid}.""",
+    (
+        Step(
+            "Forked",
+            """\
+The workload has written to {nr_pages:pages}, then forked. Parent {pid} and child {child} both have the pages at
+{address:#x}, with equal contents. Neither has written to them since.""",
+            Question("own", "How many of the child's pages are in frames of its own?", PAGES),
+            lambda stage: own_pages(stage, stage.facts["child"]),
+            "USS of the VMA at {address:#x}, from /proc/{child}/smaps",
+            """\
+fork copied the page table, not the pages. Both processes lead to the same frames, and the entries of both were
+made read-only.""",
+            fork,
+        ),
+        Step(
+            "Counted twice",
+            "ps and top show the RSS of each process.",
+            Question("sum", "What is the RSS of these pages in parent and child added up?", PAGES),
+            both_rss,
+            "RSS of the VMA at {address:#x} in both processes, from smaps",
+            """\
+RSS counts what a process can reach, shared or not: {rss} pages here, {child_rss} there. Only {nr_pages} frames
+exist. The RSS of several processes must not be added up. PSS can be: it divides each page by its number of
+mappings, so each of the two is charged with half.""",
+        ),
+        Step(
+            "The map count",
+            "For every frame the kernel counts how many page-table entries lead to it.",
+            Question("map_count", "What is the map count of these frames?", Number("")),
+            map_count,
+            "/proc/kpagecount, the word of frame {pfn:#x} and of the others",
+            "This count is what PSS divides by. A page with a count of 1 is exclusive: it belongs to USS.",
+            unless=hidden_frames,
+        ),
+        Step(
+            "The child writes",
+            "Now the child writes to 30 of the pages.",
+            Question("frames", "How many frames do the two processes hold together then?", PAGES),
+            child_writes,
+            SHARES,
+            """\
+Each write is a fault on a read-only page. The kernel copies the page into a new frame for the writer: 30 copies
+beside the {nr_pages} originals. What is not written to stays shared for as long as both live.""",
+        ),
+        Step(
+            "And the parent?",
+            "The parent has done nothing meanwhile.",
+            Question("parent", "How many of the parent's pages are in frames of its own now?", PAGES),
+            lambda stage: own_pages(stage, stage.workload.pid),
+            "USS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            """\
+Where the child took a copy, the parent is the only one left on the original. Its USS rose although it did not run.
+Numbers about sharing depend on what the others do.""",
+        ),
+    ),
+    """\
+fork shares, the first write copies, one page at a time. Add up PSS, never RSS.
+
+ mematlas usage PID                 RSS beside PSS and USS
+ mematlas pages PID ADDRESS+LEN     the map count of each page (as root)""",
+)

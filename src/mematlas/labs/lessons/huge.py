@@ -1,0 +1,308 @@
+"""Lessons on huge pages: what they save, what they cost, and why they are not always to be had."""
+
+from __future__ import annotations
+
+from mematlas.errors import NotSupported
+from mematlas.kernel.buddyinfo import read_free_blocks
+from mematlas.kernel.madvise import huge_size
+from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.status import read_status, status_bytes
+from mematlas.labs.lesson import Lesson, Stage, Step, hidden_frames
+from mematlas.labs.question import Choice, Number, Question
+from mematlas.views.format import format_size
+
+PAGES = Number("pages")
+ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
+NR_HUGE = 16
+FAULT_SLACK = 20
+TABLE_SLACK = 8192
+FEWER, SAME = "Next to none", "Just as many"
+
+
+def check_huge() -> None:
+    """Raise `NotSupported` where there are no transparent huge pages."""
+    try:
+        with open(ENABLED, encoding="ascii") as file:
+            setting = file.read()
+    except OSError:
+        raise NotSupported("transparent huge pages", "CONFIG_TRANSPARENT_HUGEPAGE") from None
+    if "[never]" in setting:
+        raise NotSupported("transparent huge pages", f"to be switched on, as root: echo madvise > {ENABLED}")
+
+
+def table_size(stage: Stage) -> int:
+    """Return the bytes of the workload's page tables."""
+    size = status_bytes(read_status(stage.process().dir), "VmPTE")
+    if size is None:
+        raise NotSupported("VmPTE", "a kernel that shows it in status")
+    return size
+
+
+def map_small(stage: Stage) -> None:
+    size = huge_size()
+    stage.know(huge_size=size, nr_small=size // stage.facts["page_size"], per_table=stage.facts["page_size"] // 8)
+    stage.tell(f"map {NR_HUGE * stage.facts['nr_small']}")
+
+
+def write_all(stage: Stage) -> int:
+    """Have all of the area written to; return the minor faults, and remember what the tables grew by."""
+    before = table_size(stage)
+    minor = int(stage.tell(f"write 0 {stage.facts['nr_pages']}")["minor"])
+    stage.know(tables=max(table_size(stage) - before, 0))
+    return minor
+
+
+def small_tables(stage: Stage) -> int:
+    stage.know(small_tables=stage.facts["tables"])
+    return int(stage.facts["tables"])
+
+
+def map_huge(stage: Stage) -> None:
+    stage.tell(f"map {stage.facts['nr_pages']} huge")
+
+
+def write_huge(stage: Stage) -> int:
+    minor = write_all(stage)
+    must_be_huge(stage, NR_HUGE)
+    return minor
+
+
+def must_be_huge(stage: Stage, wanted: int) -> None:
+    """Raise `NotSupported` unless the kernel found this many huge pages for the area."""
+    found = (stage.vma().usage.thp or 0) // stage.facts["huge_size"]
+    if found < wanted:
+        raise NotSupported(
+            f"{wanted} huge pages", f"free memory in whole pieces: the kernel found {found}; see the lesson fragments"
+        )
+
+
+def huge_tables(stage: Stage) -> str:
+    return FEWER if stage.facts["tables"] < stage.facts["small_tables"] // 4 else SAME
+
+
+def touch_one(stage: Stage) -> int:
+    map_huge(stage)
+    stage.tell("write 0 1")
+    must_be_huge(stage, 1)
+    return stage.rss()
+
+
+HUGE = Lesson(
+    "huge",
+    "One huge page instead of 512",
+    "none",
+    """\
+The CPU can map a large stretch of memory with a single entry one level up in the page table: a huge page. Linux gives
+them to programs by itself where it is told to (transparent huge pages). What do they save? The workload is PID
+{pid}.""",
+    (
+        Step(
+            "Small pages",
+            """\
+The workload has mapped {size:size}, which is room for 16 huge pages of {huge_size:size}, and has said
+MADV_NOHUGEPAGE: only pages of {page_size} bytes, please. Now it writes to all {nr_pages} of them.""",
+            Question("small_faults", "How many page faults does it have?", Number("", FAULT_SLACK)),
+            write_all,
+            "getrusage(2) in the workload: ru_minflt",
+            "One for each page, each with its way into the kernel and back. It took {seconds:seconds}.",
+            map_small,
+        ),
+        Step(
+            "Their tables",
+            "Each page has an entry of 8 bytes. A table is itself a page, and holds {per_table} entries.",
+            Question("small_tables", "How many bytes of page tables did this cost?", Number("bytes", TABLE_SLACK)),
+            small_tables,
+            "VmPTE in /proc/{pid}/status, after less before",
+            """\
+{nr_pages} entries of 8 bytes are {reality:size}: a 512th of the memory that they map. It is the kernel's memory,
+in no RSS, and a process can have a lot of it: 2 GiB for each TiB that it maps.""",
+        ),
+        Step(
+            "Huge pages",
+            """\
+Now the workload maps as much again, with MADV_HUGEPAGE: huge pages wherever possible. It writes to all of it.""",
+            Question("huge_faults", "How many page faults does it have this time?", Number("", FAULT_SLACK // 4)),
+            write_huge,
+            "getrusage(2) in the workload: ru_minflt",
+            """\
+One for each huge page. It took {seconds:seconds}, most of it to fill {size:size} with zeros. The CPU gains too: one
+entry of its TLB, the cache of translations, now serves {huge_size:size}, and its walk is one table shorter.""",
+            map_huge,
+        ),
+        Step(
+            "And their tables?",
+            "A huge page needs one entry in the table above, and no table of its own.",
+            Question("huge_tables", "How many bytes of tables does the kernel keep for them?", Choice((FEWER, SAME))),
+            huge_tables,
+            "VmPTE in /proc/{pid}/status, after less before",
+            """\
+{tables:size}, against {small_tables:size} for small pages. The kernel puts an empty table aside for each huge page:
+when it must split one it may not fail for want of memory. So huge pages save faults and walks, and little or nothing
+of VmPTE.""",
+        ),
+        Step(
+            "One byte",
+            "The workload maps a fresh area with MADV_HUGEPAGE, and touches its first small page alone.",
+            Question("one_byte", "How many small pages does RSS count then?", PAGES),
+            touch_one,
+            "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            """\
+All or nothing: the touch brought a whole huge page. Programs that touch a little here and a little there grow by
+huge pages, and that is why many machines give them only to those who ask.""",
+        ),
+    ),
+    """\
+Huge pages make page faults and translation cheaper, and waste memory where it is used thinly.
+
+ mematlas usage PID       its line THP
+ mematlas collapse PID    put small pages together""",
+    check_huge,
+)
+
+
+COPIED, IN_PLACE = "They were copied into other frames", "They stayed where they were"
+
+
+def show_free_blocks(stage: Stage) -> None:
+    blocks = read_free_blocks(ProcFS())
+    size = huge_size()
+    order = (size // stage.facts["page_size"]).bit_length() - 1
+    sizes = [format_size(stage.facts["page_size"] << place) for place in range(len(blocks))]
+    rows = [
+        f" free_{place:<3} blocks of {2**place:>5} pages  {size_of_block:>8}  {count:>8}"
+        for place, (size_of_block, count) in enumerate(zip(sizes, blocks, strict=True))
+    ]
+    stage.know(**{f"free_{place}": count for place, count in enumerate(blocks)})
+    stage.know(free_blocks="\n".join(rows), huge_order=order, huge_size=size, blocks=blocks)
+    stage.know(nr_small=1 << order)
+
+
+def free_huge(stage: Stage) -> int:
+    order = stage.facts["huge_order"]
+    blocks = stage.facts["blocks"]
+    stage.know(free=sum(count << place for place, count in enumerate(blocks)) * stage.facts["page_size"])
+    return sum(count << place - order for place, count in enumerate(blocks) if place >= order)
+
+
+def make_holes(stage: Stage) -> None:
+    stage.tell(f"map {NR_HUGE * stage.facts['nr_small']}")
+    stage.tell(f"write 0 {stage.facts['nr_pages']}")
+
+
+def give_holes(stage: Stage) -> int:
+    stage.tell(f"drop 0 {stage.facts['nr_pages']} 2")
+    return stage.rss()
+
+
+def whole_blocks(stage: Stage) -> int:
+    """Return how many huge pages the given back frames would make: aligned blocks with no page that was kept."""
+    stage.know(kept=stage.frames(0, stage.facts["nr_pages"]))
+    per_block = stage.facts["nr_small"]
+    blocks: dict[int, int] = {}
+    for pfn in stage.facts["before"]:
+        blocks[pfn // per_block] = blocks.get(pfn // per_block, 0) + 1
+    used = {pfn // per_block for pfn in stage.facts["kept"]}
+    return sum(count == per_block and block not in used for block, count in blocks.items())
+
+
+def remember_frames(stage: Stage) -> None:
+    # Frames are read again here, after the workload gave every second one back.
+    stage.tell(f"write 0 {stage.facts['nr_pages']}")
+    stage.know(before=stage.frames(0, stage.facts["nr_pages"]))
+    stage.tell(f"drop 0 {stage.facts['nr_pages']} 2")
+
+
+def collapse(stage: Stage) -> int:
+    stage.know(rss_before=stage.rss())
+    stage.tell("collapse")
+    must_be_huge(stage, NR_HUGE)
+    return stage.rss()
+
+
+def moved(stage: Stage) -> str:
+    now = stage.frames(0, stage.facts["nr_pages"])[1::2]
+    same = sum(before == after for before, after in zip(stage.facts["kept"], now, strict=True))
+    return IN_PLACE if same > len(now) // 2 else COPIED
+
+
+FRAGMENTS = Lesson(
+    "fragments",
+    "Fragments: much free memory and no huge page",
+    "none; CAP_SYS_ADMIN shows the frames",
+    """\
+A huge page must be one piece of RAM, and begin at a multiple of its size. Free memory in small pieces is of no use to
+it. The workload is PID {pid}.""",
+    (
+        Step(
+            "The pieces",
+            """\
+The kernel keeps free memory in blocks of 1, 2, 4, ... pages. This is what is free right now (/proc/buddyinfo, all
+zones added up):
+
+{free_blocks}
+
+A huge page is {huge_size:size}, a block of order {huge_order}. Larger blocks can be cut in half. Formulas may name
+free_0, free_1, ...""",
+            Question("buddies", "How many huge pages could be made of this without moving anything?", Number("")),
+            free_huge,
+            "/proc/buddyinfo, as shown",
+            """\
+Blocks of order {huge_order} count once, each higher order twice the one before; the smaller ones not at all. The
+{free:size} that are free say less than these few blocks.""",
+            show_free_blocks,
+        ),
+        Step(
+            "Holes",
+            """\
+The workload has written to {nr_pages:pages} ({size:size}, small pages only). Now it gives every second one back:
+pages 0, 2, 4, ...""",
+            Question("kept", "How many pages does it still have in RAM?", PAGES),
+            give_holes,
+            "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            "Half of the memory went back to the kernel, page by page.",
+            make_holes,
+        ),
+        Step(
+            "What the holes are worth",
+            "{size:size} were taken in small pages, half of that was given back. Look at the frames that came back.",
+            Question("whole", "How many whole huge pages lie in them, if nothing is moved?", Number("")),
+            whole_blocks,
+            "the frames in /proc/{pid}/pagemap, before and after",
+            """\
+Frames are handed out in order where possible, so between two free ones there is nearly always one that was kept.
+This is fragmentation: free, and of no use for anything large. Allocators that mix short and long lives do this to a
+machine within days.""",
+            remember_frames,
+            hidden_frames,
+        ),
+        Step(
+            "Collapsed",
+            """\
+Now the workload asks for huge pages in the place of its small ones: madvise(2), MADV_COLLAPSE. Half of the pages of
+each are missing.""",
+            Question("collapsed", "How many small pages' worth does RSS count then?", PAGES),
+            collapse,
+            "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            """\
+Before it was {rss_before:pages}. The kernel found 16 whole free blocks, made some by moving other pages if it had to
+(compaction), and filled the holes with zeros. A huge page has no holes: what was given back is in use again.""",
+        ),
+        Step(
+            "The pages that were kept",
+            "",
+            Question("moved", "What happened to the pages that the workload had kept?", Choice((COPIED, IN_PLACE))),
+            moved,
+            "the frames in /proc/{pid}/pagemap, before and after",
+            """\
+They lay between holes, so the kernel copied them to where the huge pages are. The program saw nothing of it: its
+addresses did not change, only the frames behind them. That is what virtual memory is for.""",
+            unless=hidden_frames,
+        ),
+    ),
+    """\
+Free memory and free memory in one piece are two things. When huge pages fail, look at the pieces.
+
+ cat /proc/buddyinfo
+ grep -E "compact|thp" /proc/vmstat""",
+    check_huge,
+)

@@ -1,0 +1,239 @@
+"""Lessons on swap: paged out and back, and shared memory that hides there."""
+
+from __future__ import annotations
+
+from mematlas.actions import pageout
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.pagemap import PM_SWAP, Pagemap
+from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.rights import effective_capabilities
+from mematlas.kernel.swaps import free_swap, read_swaps
+from mematlas.labs.lesson import Lesson, Stage, Step
+from mematlas.labs.question import Choice, Number, Question
+from mematlas.model.address_space import Selection
+
+PAGES = Number("pages")
+NEEDED = 16 << 20
+SWAP_FILE = "/var/tmp/swapfile"
+HOW_TO_SWAP = (
+    f"{NEEDED >> 20} MiB of free swap space; as root, for this lesson alone: --temporary-swap 64M, or for good: "
+    f"fallocate -l 256M {SWAP_FILE} && chmod 600 {SWAP_FILE} && mkswap {SWAP_FILE} && swapon {SWAP_FILE}"
+)
+
+
+def check_swap() -> None:
+    """Raise `NotSupported` where memory has nowhere to go, with the way to get swap space."""
+    try:
+        free = free_swap(read_swaps(ProcFS()))
+    except NotSupported:
+        raise NotSupported("paging out", "CONFIG_SWAP") from None
+    if free < NEEDED:
+        raise NotSupported("paging out", HOW_TO_SWAP)
+
+
+def page_out(stage: Stage) -> None:
+    """Have the workload's memory moved to swap: from outside where we may, else by itself."""
+    start, size = stage.facts["address"], stage.facts["size"]
+
+    def look() -> int:
+        if "CAP_SYS_NICE" in effective_capabilities():
+            stage.know(how=f"mematlas pageout {stage.facts['pid']} {start:#x}+{size}")
+            try:
+                pageout(stage.process(), Selection(area=f"{start:#x}+{size}"))
+            except PermissionDenied:
+                stage.tell("pageout")
+        else:
+            stage.know(
+                how="the workload itself, by madvise(2) with MADV_PAGEOUT: doing it to others needs CAP_SYS_NICE"
+            )
+            stage.tell("pageout")
+        return stage.rss()
+
+    left = stage.wait(look, 0)
+    if left:
+        raise NotSupported(f"paging out: {left} pages stay", "a memory cgroup that allows swap")
+
+
+NR_PAGED, NR_REFAULTED = 1000, 10
+
+
+def write_pages(stage: Stage) -> None:
+    stage.tell(f"map {NR_PAGED}")
+    stage.tell(f"write 0 {NR_PAGED}")
+
+
+def move_out(stage: Stage) -> int:
+    page_out(stage)
+    return stage.rss()
+
+
+def count_swapped(stage: Stage) -> int:
+    first = stage.process().translate([stage.facts["address"]])[0]
+    stage.know(swap_type=first.swap_type, swap_offset=first.swap_offset, swap=stage.vma().usage.swap)
+    return stage.states().count("swapped")
+
+
+def refault(stage: Stage) -> int:
+    stage.tell(f"read 0 {NR_REFAULTED}")
+    stage.know(first=stage.facts["seconds"], nr_major=stage.facts["major"], nr_minor=stage.facts["minor"])
+    stage.tell(f"read 0 {NR_REFAULTED}")
+    return stage.rss()
+
+
+PAGEOUT = Lesson(
+    "pageout",
+    "Paging out, and coming back",
+    "swap space; CAP_SYS_NICE does it from outside",
+    """\
+When memory is short the kernel writes pages to swap and takes their frames. The program notices nothing, until it
+touches such a page. We page out by hand, a process of our own: PID {pid}.""",
+    (
+        Step(
+            "Out",
+            "The workload has written to {nr_pages:pages} at {address:#x}. All are in RAM. Now they are paged out.",
+            Question("out", "How many of them are in RAM then?", PAGES),
+            move_out,
+            "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            """\
+Done by {how}.
+
+The program still owns every byte. Its addresses are valid, its data is safe: only not in RAM.""",
+            write_pages,
+        ),
+        Step(
+            "Where they are",
+            "The entry of a page says where it is: in a frame, in swap, or nowhere.",
+            Question("swapped", "How many of the {nr_pages} entries say: in swap?", PAGES),
+            count_swapped,
+            "bit 62 of the entries of /proc/{pid}/pagemap",
+            """\
+Where the entry held a frame it now holds a place in swap: page 0 is in area {swap_type} at slot {swap_offset}.
+Swap in smaps says the same for the VMA: {swap:size}.""",
+        ),
+        Step(
+            "Back",
+            "Now the workload reads one byte of each of the first 10 pages.",
+            Question("back", "How many pages are in RAM then?", PAGES),
+            refault,
+            "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            """\
+Each touch was a page fault, and brought its page back: a refault. Of these, {nr_major} were major and {nr_minor}
+minor. Minor ones found their page in RAM after all, in the swap cache, where it waits on its way out, or was read
+ahead with a neighbour.
+
+The 10 reads took {first:seconds}; the same reads once more took {seconds:seconds}. Memory that is paged out and never
+touched again costs nothing; memory that comes back at once is what makes a machine crawl.""",
+        ),
+    ),
+    """\
+Paging out moves data, it loses none. The price is paid by the refaults: measure these.
+
+ mematlas pageout PID --dry-run             what would move
+ mematlas pageout PID --watch-refaults 10s  what comes back""",
+    check_swap,
+)
+
+
+NR_SHARED, NR_TOUCHED, UNTOUCHED_PAGE = 120, 100, 110
+EMPTY, IN_SWAP, PRESENT = "As if it had never been touched: all bits are 0", "In swap, with its slot", "Present"
+
+
+def write_shared(stage: Stage) -> None:
+    stage.tell(f"map {NR_SHARED} shared")
+    stage.tell(f"write 0 {NR_TOUCHED}")
+    stage.know(before=stage.rss())
+    page_out(stage)
+
+
+def raw_entries(stage: Stage) -> list[int]:
+    """Return the entries as the kernel gives them, nothing added."""
+    size = stage.facts["page_size"]
+    with Pagemap(stage.process().dir) as pagemap:
+        return [pagemap.entry(stage.facts["address"] + page * size) for page in range(NR_SHARED)]
+
+
+def swapped_entries(stage: Stage) -> int:
+    return sum(bool(entry & PM_SWAP) for entry in raw_entries(stage))
+
+
+def look_of_entry(stage: Stage) -> str:
+    entries = raw_entries(stage)
+    stage.know(entry=entries[0], untouched=entries[UNTOUCHED_PAGE])
+    if entries[0] == entries[UNTOUCHED_PAGE] == 0:
+        return EMPTY
+    return IN_SWAP if entries[0] & PM_SWAP else PRESENT
+
+
+def smaps_swap(stage: Stage) -> int:
+    return stage.nr_pages(stage.vma().usage.swap)
+
+
+def found_swapped(stage: Stage) -> int:
+    states = stage.states()
+    if "unknown" in states:
+        raise PermissionDenied("the file behind the mapping", "CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN")
+    return states.count("swapped")
+
+
+SHMEM = Lesson(
+    "shmem",
+    "Swapped shared memory looks untouched",
+    "swap space; CAP_SYS_ADMIN finds the pages",
+    """\
+Shared memory belongs to a file without a disk (shmem, tmpfs), not to one process. That changes what its page-table
+entries can tell. The workload is PID {pid}.""",
+    (
+        Step(
+            "Paged out",
+            """\
+The workload has {nr_pages:pages} of shared memory. It wrote to the first 100, and RSS was {before:pages}. Then they
+were paged out: RSS is 0 now. With private memory, 100 entries would say "in swap".""",
+            Question("entries", "How many of the entries say: in swap?", PAGES),
+            swapped_entries,
+            "bit 62 of the entries of /proc/{pid}/pagemap",
+            """\
+None. Several processes can map this memory, so the kernel does not note the slot in every page table. It notes it
+once, in the file, and clears the entries.""",
+            write_shared,
+        ),
+        Step(
+            "The entry",
+            "Page 0 was written to and is in swap. Page 110 was never touched by anyone.",
+            Question("entry", "What does the entry of page 0 look like?", Choice((PRESENT, IN_SWAP, EMPTY))),
+            look_of_entry,
+            "/proc/{pid}/pagemap: {entry:#018x} for page 0, {untouched:#018x} for page 110",
+            """\
+The two cannot be told apart. A tool that only reads pagemap says that this memory was never used, and is wrong by
+all of it.""",
+        ),
+        Step(
+            "What smaps says",
+            "smaps asks the file.",
+            Question("smaps", "How many pages of this VMA are in swap, by smaps?", PAGES),
+            smaps_swap,
+            "Swap of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            "The sum is known, then. But smaps does not say which pages they are.",
+        ),
+        Step(
+            "Page by page",
+            "mematlas opens the file behind the mapping (/proc/{pid}/map_files) and asks it with cachestat(2).",
+            Question("found", "How many pages does mematlas find in swap, page by page?", PAGES),
+            found_swapped,
+            "mematlas pages {pid} {address:#x}+{size}",
+            """\
+Entry and file together tell all: pages 0 to 99 are in swap, the others were never touched. Without the right to open
+the file mematlas says "unknown", and never "absent".""",
+            unless=lambda stage: (
+                ""
+                if {"CAP_CHECKPOINT_RESTORE", "CAP_SYS_ADMIN"} & effective_capabilities()
+                else "opening the file behind a mapping needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN (root)"
+            ),
+        ),
+    ),
+    """\
+An empty entry of shared memory means nothing by itself. Ask smaps for the sum, mematlas for the pages.
+
+ mematlas pages PID --runs
+ mematlas usage PID --verify""",
+    check_swap,
+)

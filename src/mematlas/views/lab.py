@@ -1,0 +1,57 @@
+"""The lessons as a table, and what became of the predictions as another."""
+
+from __future__ import annotations
+
+from mematlas.views.table import Column, Drawn, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mematlas.labs.lesson import Answer, Lesson
+    from mematlas.labs.score import Score
+
+LESSON_COLUMNS = (
+    Column("name", "LESSON"),
+    Column("title", "TITLE"),
+    Column("rights", "NEEDS"),
+    Column("passed", "PASSED", shown=False),
+    Column("score", "PASSED"),
+)
+ANSWER_COLUMNS = (
+    Column("lesson", "LESSON"),
+    Column("key", "KEY"),
+    Column("question", "QUESTION", shown=False),
+    Column("prediction", "PREDICTION"),
+    Column("reality", "REALITY"),
+    Column("right", "RIGHT"),
+    Column("reason", "LEFT OUT"),
+)
+
+
+def lessons_table(lessons: Iterable[Lesson], scores: dict[str, Score], notes: list[str]) -> Table:
+    """Return the lessons, with how they went so far; ``passed`` is unknown for those never taken."""
+    rows = []
+    for lesson in lessons:
+        score = scores.get(lesson.name)
+        shown = None if score is None else "yes" if score.passed else f"{score.nr_right} of {score.nr_asked}"
+        rows.append((lesson.name, lesson.title, lesson.rights, None if score is None else score.passed, shown))
+
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
+        yield from Table("lab/1", LESSON_COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour, before=before)
+        yield ""
+        yield "mematlas lab NAME begins one."
+
+    return Drawn("lab/1", LESSON_COLUMNS, rows, notes=notes, draw=draw)
+
+
+def answers_table(answers: list[Answer], notes: list[str]) -> Table:
+    """Return what became of the predictions, for grading."""
+    rows = [
+        (item.lesson, item.key, item.question, item.prediction, item.reality, item.right, item.reason or None)
+        for item in answers
+    ]
+    nr_right = sum(item.right is True for item in answers)
+    nr_asked = sum(item.right is not None for item in answers)
+    target = {"passed": nr_right == nr_asked, "nr_right": nr_right, "nr_asked": nr_asked}
+    return Table("lesson/1", ANSWER_COLUMNS, rows, target=target, notes=notes)
