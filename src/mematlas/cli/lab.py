@@ -15,7 +15,7 @@ import sys
 from mematlas.cli.session import add_output, width_of
 from mematlas.errors import AssertionNotMet, BadInput, NotSupported, PermissionDenied
 from mematlas.labs.answers import read_answers
-from mematlas.labs.lesson import Answer, Asked, Guide, Paper
+from mematlas.labs.lesson import Asked, Guide, Paper, unasked
 from mematlas.labs.lessons import LESSONS, find_lesson
 from mematlas.labs.score import ScoreFile, score_of
 from mematlas.model.address_space import parse_size
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
-    from mematlas.labs.lesson import Given, Lesson
+    from mematlas.labs.lesson import Answer, Given, Lesson
 
 USAGE = "[NAME] [options]"
 MAX_WIDTH = 88
@@ -94,8 +94,7 @@ def grade(given: list[tuple[Lesson, Given]], is_one: bool, args: Namespace, sess
         except (NotSupported, PermissionDenied) as error:
             if is_one:
                 raise
-            keys = [(step.question.key, step.question.text) for step in lesson.steps]
-            answers += [Answer(lesson.name, key, text, None, None, None, str(error)) for key, text in keys]
+            answers += [unasked(lesson, step.question, str(error)) for step in lesson.steps]
             continue
         scores.add(lesson.name, score_of(done))
         answers += done

@@ -163,7 +163,10 @@ class Actor:
         self.count(ctypes.memset, area.page_address(low), 1, nr_pages * PAGE_SIZE)
 
     def do_scatter(self, first: str, count: str, distance: str) -> None:
-        self.area().touch(sorted({int(first) + number * int(distance) // PAGE_SIZE for number in range(int(count))}))
+        pages = {int(first) + number * int(distance) // PAGE_SIZE for number in range(int(count))}
+        if pages.difference(range(self.area().nr_pages)):
+            raise BadInput(f"scatter {first} {count} {distance}: there are {self.area().nr_pages} pages")
+        self.area().touch(sorted(pages))
 
     def do_read(self, first: str, count: str) -> None:
         area = self.file or self.area()

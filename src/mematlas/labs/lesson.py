@@ -85,10 +85,17 @@ class Answer:
     prediction: Any
     """A number, the two ends of a range, the words of a choice; None without one."""
     reality: Any
+    shown: tuple[str, str]
+    """Both for people, in short."""
     right: bool | None
     """None when the question could not be asked here."""
     reason: str
     """Why it could not."""
+
+
+def unasked(lesson: Lesson, question: Question, reason: str) -> Answer:
+    """Return the answer to a question that could not be asked."""
+    return Answer(lesson.name, question.key, question.text, None, None, ("-", "-"), None, reason)
 
 
 class LeftOut(Exception):
@@ -306,7 +313,6 @@ class Guide:
     def _step(self, lesson: Lesson, number: int, step: Step, stage: Stage) -> Answer:
         paper, question = self.paper, step.question
         paper.title(f"{number} of {len(lesson.steps)}. {step.title}")
-        asked = question.text
         try:
             if step.unless and (why := step.unless(stage)):
                 raise LeftOut(why)
@@ -321,13 +327,16 @@ class Guide:
             reality = step.measure(stage)
         except (LeftOut, NotSupported, PermissionDenied) as error:
             paper.say(f"Left out: {error}. It does not count.")
-            return Answer(lesson.name, question.key, asked, None, None, None, str(error))
+            return unasked(lesson, question, str(error))
         right = prediction is not None and question.kind.holds(prediction, reality)
         self._compare(step, prediction, reality, right, stage)
-        shown = prediction
+        short = tuple(
+            "-" if value is None else question.kind.short(value, stage.facts) for value in (prediction, reality)
+        )
+        meant: Any = prediction
         if isinstance(question.kind, Choice) and isinstance(prediction, int):
-            shown = question.kind.options[prediction]  # type: ignore[assignment]
-        return Answer(lesson.name, question.key, asked, shown, reality, right, "")
+            meant = question.kind.options[prediction]
+        return Answer(lesson.name, question.key, asked, meant, reality, (short[0], short[1]), right, "")
 
     def _pose(self, question: Question, asked: str) -> None:
         self.paper.say(asked)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     Prediction = int | tuple[int, int]
     Reality = int | str
 
-UNITS = {"": 0, "b": 0, "byte": 0, "bytes": 0, "k": 10, "m": 20, "g": 30, "kib": 10, "mib": 20, "gib": 30}
+UNITS = {"": 0, "b": 0, "byte": 0, "bytes": 0}
+UNITS |= {f"{letter}{end}": shift for letter, shift in (("k", 10), ("m", 20), ("g", 30)) for end in ("", "b", "ib")}
 AMOUNT = re.compile(r"(.*?(?:\d|\)|\s))\s*(pages?|bytes?|[kmg]i?b?|b)", re.IGNORECASE)
 OPERATORS = {
     ast.Add: operator.add,
@@ -83,6 +84,10 @@ class Number:
         """Whether a prediction is right."""
         return isinstance(prediction, int) and abs(prediction - int(reality)) <= self.slack
 
+    def short(self, value: Any, facts: Facts) -> str:
+        """Return a prediction, or the reality, for a table."""
+        return self.show(value, facts)
+
     def show(self, value: Any, facts: Facts) -> str:
         """Return a prediction, or the reality, for people."""
         return show_amount(value, self.unit, facts, self.hexadecimal)
@@ -123,6 +128,10 @@ class Range:
         """Whether a prediction is right."""
         return not isinstance(prediction, int) and prediction[0] <= int(reality) <= prediction[1]
 
+    def short(self, value: Any, facts: Facts) -> str:
+        """Return a prediction, or the reality, for a table."""
+        return self.show(value, facts)
+
     def show(self, value: Any, facts: Facts) -> str:
         """Return a prediction, or the reality, for people."""
         if isinstance(value, int):
@@ -141,6 +150,10 @@ class Choice:
     def form(self) -> str:
         """How to answer."""
         return f"a letter, a to {self.letter(len(self.options) - 1)}"
+
+    def short(self, value: Any, facts: Facts) -> str:
+        """Return the letter of a prediction, or of the reality."""
+        return self.show(value, facts)[0]
 
     def letter(self, place: int) -> str:
         """Return the letter of an option."""

@@ -21,12 +21,20 @@ LESSON_COLUMNS = (
 ANSWER_COLUMNS = (
     Column("lesson", "LESSON"),
     Column("key", "KEY"),
-    Column("question", "QUESTION", shown=False),
+    Column("question", "QUESTION"),
     Column("prediction", "PREDICTION"),
     Column("reality", "REALITY"),
     Column("right", "RIGHT"),
-    Column("reason", "LEFT OUT"),
+    Column("reason", "REASON"),
 )
+SHORT_COLUMNS = (
+    Column("lesson", "LESSON"),
+    Column("key", "KEY"),
+    Column("prediction", "PREDICTION"),
+    Column("reality", "REALITY"),
+    Column("right", "RIGHT"),
+)
+RIGHT = {True: "yes", False: "no", None: "left out"}
 
 
 def lessons_table(lessons: Iterable[Lesson], scores: dict[str, Score], notes: list[str]) -> Table:
@@ -51,7 +59,15 @@ def answers_table(answers: list[Answer], notes: list[str]) -> Table:
         (item.lesson, item.key, item.question, item.prediction, item.reality, item.right, item.reason or None)
         for item in answers
     ]
+    # A lesson that cannot be taken here gives the same reason for each of its questions.
+    reasons = dict.fromkeys((item.lesson, item.reason) for item in answers if item.reason)
     nr_right = sum(item.right is True for item in answers)
     nr_asked = sum(item.right is not None for item in answers)
     target = {"passed": nr_right == nr_asked, "nr_right": nr_right, "nr_asked": nr_asked}
-    return Table("lesson/1", ANSWER_COLUMNS, rows, target=target, notes=notes)
+    short = [(item.lesson, item.key, *item.shown, RIGHT[item.right]) for item in answers]
+
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
+        yield from Table("lesson/1", SHORT_COLUMNS, short).lines(in_bytes=in_bytes, colour=colour, before=before)
+        yield from (f"{name} left out: {why}" for name, why in reasons)
+
+    return Drawn("lesson/1", ANSWER_COLUMNS, rows, target=target, notes=notes, draw=draw)

@@ -53,7 +53,7 @@ def write_all(stage: Stage) -> int:
 
 
 def small_tables(stage: Stage) -> int:
-    stage.know(small_tables=stage.facts["tables"])
+    stage.know(small_tables=stage.facts["tables"], entries=stage.facts["nr_pages"] * 8)
     return int(stage.facts["tables"])
 
 
@@ -114,8 +114,9 @@ MADV_NOHUGEPAGE: only pages of {page_size} bytes, please. Now it writes to all {
             small_tables,
             "VmPTE in /proc/{pid}/status, after less before",
             """\
-{nr_pages} entries of 8 bytes are {reality:size}: a 512th of the memory that they map. It is the kernel's memory,
-in no RSS, and a process can have a lot of it: 2 GiB for each TiB that it maps.""",
+{nr_pages:,} entries of 8 bytes are {entries:size}, one byte for each {per_table} that they map; a table of the level
+above may come on top. It is the kernel's memory, in no RSS, and a process can have a lot of it: hundreds that map the
+same large piece of shared memory each have tables of their own.""",
         ),
         Step(
             "Huge pages",

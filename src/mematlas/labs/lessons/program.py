@@ -170,6 +170,8 @@ free(3) is not what you may think. The workload, PID {pid}, calls malloc and fre
             """\
 malloc moves the end of [heap] up with brk(2), and cuts it into blocks. Each block has a header of 8 bytes, and sizes
 are rounded up to 16: 32,000 x 1,008 bytes are 30.8 MiB.""",
+            # What malloc holds free already would be handed out first.
+            lambda stage: stage.tell("trim"),
         ),
         Step(
             "Freed",
