@@ -246,7 +246,7 @@ class Asked:
             self.writer.write("  > ")
             self.writer.flush()
             line = self.reader.readline()
-            if not self.reader.isatty():
+            if not line or not self.reader.isatty():
                 self.writer.write(line.rstrip("\n") + "\n")  # a terminal shows what is typed, a pipe does not
             if not line:
                 raise Error("the input ended before the lesson did: nothing is recorded")

@@ -7,6 +7,7 @@ import resource
 from mematlas.labs.actor import allocator
 from mematlas.labs.lesson import Lesson, Stage, Step
 from mematlas.labs.question import Choice, Number, Question, Range
+from mematlas.model.address_space import Selection
 from mematlas.views.format import format_size
 
 TYPE_CHECKING = False
@@ -115,7 +116,7 @@ The main stack grows by page faults and never shrinks. The stacks of threads are
 NR_BLOCKS, BLOCK_SIZE, LARGE_BLOCK = 32_000, 1000, 64 << 20
 ALL, HALF, NONE = "Nearly all of it", "About half of it", "Next to nothing"
 IN_HEAP, APART = "In [heap]", "In a mapping of its own"
-HEAP = "RSS of the VMA at {block:#x}, from /proc/{pid}/smaps"
+HEAP = "RSS of [heap], from /proc/{pid}/smaps"
 
 
 def check_allocator() -> None:
@@ -125,8 +126,9 @@ def check_allocator() -> None:
 
 def heap_rss(stage: Stage) -> int:
     """Return the bytes of the C library's heap that are in RAM; 0 while there is none."""
-    heap = find_vma(stage, "heap")
-    return (stage.vma(heap.start).usage.rss or 0) if heap else 0
+    # Advice about a part of it cuts it into several VMAs.
+    heap = stage.process().maps("smaps", selection=Selection(kinds=frozenset(("heap",))))
+    return sum(item.usage.rss or 0 for item in heap.vmas)
 
 
 def allocate(stage: Stage) -> int:
