@@ -177,7 +177,7 @@ def test_prediction_stands_beside_reality_and_reason() -> None:
     answers, text = teach(make_lesson(make_step()), "5\n")
     assert [(answer.prediction, answer.reality, answer.right) for answer in answers] == [(5, 7, False)]
     assert text.split("How many?")[1] == (
-        "\n  [one: a number, or a formula; Enter for none]\n  > 5\n\n"
+        "\n  [one: a number; Enter for none]\n  > 5\n\n"
         "   prediction  5\n   reality     7    not so\n   seen in     nowhere\n\n  So 7.\n"
         "\nTo remember\n  Remember 7.\n\n  0 of 1 predictions were right.\n"
     )
@@ -541,3 +541,10 @@ def test_buddyinfo_is_summed_over_zones() -> None:
     assert parse_buddyinfo(text) == [1, 1118, 7]
     with pytest.raises(Error):
         parse_buddyinfo(b"Node 0, zone Normal 1 x\n")
+
+
+def test_every_lesson_and_its_keys_are_in_the_document() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "labs.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
+    listed = {row[1].strip(" `"): row[3].replace("*", "").split() for row in rows}
+    assert listed == {name: [step.question.key for step in lesson.steps] for name, lesson in LESSONS.items()}

@@ -18,9 +18,9 @@ from mematlas.labs.answers import read_answers
 from mematlas.labs.lesson import Asked, Guide, Paper, unasked
 from mematlas.labs.lessons import LESSONS, find_lesson
 from mematlas.labs.score import ScoreFile, score_of
+from mematlas.labs.tables import answers_table, lessons_table
 from mematlas.model.address_space import parse_size
 from mematlas.views.colour import wants_colour
-from mematlas.views.lab import answers_table, lessons_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ def read_free_blocks(procfs: ProcFS) -> list[int]:
 def parse_buddyinfo(data: bytes) -> list[int]:
     """Return the sums by order in the text of a buddyinfo file.
 
-    >>> parse_buddyinfo(b"Node 0, zone   Normal     3     0     7 \\\\nNode 0, zone  Movable     1     2     0 \\\\n")
+    >>> parse_buddyinfo(b"Node 0, zone   Normal     3     0     7 \\nNode 0, zone  Movable     1     2     0 \\n")
     [4, 2, 7]
     """
     total: list[int] = []

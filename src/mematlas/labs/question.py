@@ -74,7 +74,13 @@ class Number:
         """How to answer."""
         if self.unit == "pages":
             return "a number of pages, or a size such as 64 KiB"
-        return "a size such as 64 KiB" if self.unit == "bytes" else "a number, or a formula" if self.hexadecimal else "a number"
+        return (
+            "a size such as 64 KiB"
+            if self.unit == "bytes"
+            else "a number, or a formula"
+            if self.hexadecimal
+            else "a number"
+        )
 
     def parse(self, text: str, facts: Facts) -> int:
         """Return the prediction in this question's unit. Raises `BadInput` for what is none."""
