@@ -178,7 +178,7 @@ def test_prediction_stands_beside_reality_and_reason() -> None:
     assert [(answer.prediction, answer.reality, answer.right) for answer in answers] == [(5, 7, False)]
     assert text.split("How many?")[1] == (
         "\n  [one: a number; Enter for none]\n  > 5\n\n"
-        "   prediction  5\n   reality     7    not so\n   seen in     nowhere\n\n  So 7.\n"
+        "   prediction  5    not so\n   reality     7\n   seen in     nowhere\n\n  So 7.\n"
         "\nTo remember\n  Remember 7.\n\n  0 of 1 predictions were right.\n"
     )
 
@@ -425,7 +425,7 @@ def test_lesson_by_pipe_reads_as_a_conversation() -> None:
     code, out, err = run("reserve", typed="256 MiB\n100\n25\nb\n")
     assert (code, err) == (0, "")
     assert "  > 256 MiB\n" in out
-    assert "reality     0 pages    not so" in out
+    assert "prediction  65,536 pages (256 MiB)    not so\n   reality     0 pages\n" in out
 
 
 def test_json_of_a_conversation_is_alone_on_standard_output() -> None:

@@ -304,7 +304,9 @@ class Guide:
             lesson.check()
         with Stage() as stage:
             stage.know(pid=stage.workload.pid, page_size=stage.workload.truth["page_size"])
-            self.paper.title(f"{lesson.title}  ({lesson.name}; rights: {lesson.rights})")
+            self.paper.title(lesson.title)
+            self.paper.say(f"[{lesson.name}; needs: {lesson.rights}]", "dim")
+            self.paper.gap()
             self.paper.say(fill(lesson.intro, stage.facts))
             answers = [self._step(lesson, number, step, stage) for number, step in enumerate(lesson.steps, 1)]
             self._end(lesson, answers, stage)
@@ -351,8 +353,8 @@ class Guide:
         mine = "none" if prediction is None else kind.show(prediction, stage.facts)
         verdict = "right" if right else "not so"
         paper.gap()
-        paper.say(f" prediction  {mine}")
-        paper.say(f" reality     {kind.show(reality, stage.facts)}    {verdict}", "good" if right else "bad")
+        paper.say(f" prediction  {mine}    {verdict}", "good" if right else "bad")
+        paper.say(f" reality     {kind.show(reality, stage.facts)}")
         paper.say(f" seen in     {fill(step.source, stage.facts)}", "dim")
         paper.gap()
         paper.say(fill(step.explain, stage.facts))

@@ -18,8 +18,8 @@ NR_FILE = 256
 READ_AT = 100
 NONE, ONE, SEVERAL = "None", "Exactly one", "Several"
 MINOR, MAJOR, NO_FAULT = (
-    "A minor fault: the page is in RAM, only the entry is missing",
-    "A major fault: the page must be read from disk",
+    "A minor fault: it is in RAM, only the entry is missing",
+    "A major fault: it must be read from disk",
     "No fault at all",
 )
 

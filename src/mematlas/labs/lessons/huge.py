@@ -15,7 +15,7 @@ PAGES = Number("pages")
 ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
 NR_HUGE = 16
 FAULT_SLACK = 20
-TABLE_SLACK = 8192
+TABLE_SLACK = 16384
 FEWER, SAME = "Next to none", "Just as many"
 
 
@@ -114,9 +114,9 @@ MADV_NOHUGEPAGE: only pages of {page_size} bytes, please. Now it writes to all {
             small_tables,
             "VmPTE in /proc/{pid}/status, after less before",
             """\
-{nr_pages:,} entries of 8 bytes are {entries:size}, one byte for each {per_table} that they map; a table of the level
-above may come on top. It is the kernel's memory, in no RSS, and a process can have a lot of it: hundreds that map the
-same large piece of shared memory each have tables of their own.""",
+{nr_pages:,} entries of 8 bytes are {entries:size}, one byte for each {per_table} that they map; a table or two of
+the levels above may come on top. It is the kernel's memory, in no RSS, and a process can have a lot of it: hundreds
+that map the same large piece of shared memory each have tables of their own.""",
         ),
         Step(
             "Huge pages",
@@ -188,6 +188,8 @@ def free_huge(stage: Stage) -> int:
 def make_holes(stage: Stage) -> None:
     stage.tell(f"map {NR_HUGE * stage.facts['nr_small']}")
     stage.tell(f"write 0 {stage.facts['nr_pages']}")
+    if not hidden_frames(stage):
+        stage.know(before=stage.frames(0, stage.facts["nr_pages"]))
 
 
 def give_holes(stage: Stage) -> int:
@@ -204,13 +206,6 @@ def whole_blocks(stage: Stage) -> int:
         blocks[pfn // per_block] = blocks.get(pfn // per_block, 0) + 1
     used = {pfn // per_block for pfn in stage.facts["kept"]}
     return sum(count == per_block and block not in used for block, count in blocks.items())
-
-
-def remember_frames(stage: Stage) -> None:
-    # Frames are read again here, after the workload gave every second one back.
-    stage.tell(f"write 0 {stage.facts['nr_pages']}")
-    stage.know(before=stage.frames(0, stage.facts["nr_pages"]))
-    stage.tell(f"drop 0 {stage.facts['nr_pages']} 2")
 
 
 def collapse(stage: Stage) -> int:
@@ -273,8 +268,7 @@ pages 0, 2, 4, ...""",
 Frames are handed out in order where possible, so between two free ones there is nearly always one that was kept.
 This is fragmentation: free, and of no use for anything large. Allocators that mix short and long lives do this to a
 machine within days.""",
-            remember_frames,
-            hidden_frames,
+            unless=hidden_frames,
         ),
         Step(
             "Collapsed",
