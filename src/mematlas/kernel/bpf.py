@@ -1,0 +1,254 @@
+"""bpf(2): a small program that copies pages of kernel memory into a map we share with it.
+
+The program is assembled here, instruction by instruction: no compiler, no library, no attach point. It runs only
+when we call it, in our own context (BPF_PROG_TEST_RUN), and does nothing but call bpf_probe_read_kernel for the
+addresses that lie in the map. Sources: include/uapi/linux/bpf.h, Documentation/bpf/standardization/
+instruction-set.rst; kernel/bpf/syscall.c (who may), net/bpf/test_run.c (how it is run).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import platform
+import struct
+
+import numpy as np
+
+from mematlas.errors import Error, NotSupported, PermissionDenied
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.kernel.btf import Layout
+    from mematlas.kernel.kmem import Bools, Words
+
+SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
+
+MAP_CREATE, PROG_LOAD, PROG_TEST_RUN = 0, 5, 10
+MAP_TYPE_ARRAY = 2
+F_MMAPABLE = 1 << 10
+F_SLEEPABLE = 1 << 4
+PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_SYSCALL = 17, 31
+HELPER_GET_CURRENT_TASK, HELPER_PROBE_READ_KERNEL = 35, 113
+PSEUDO_MAP_VALUE = 2
+
+PAGE = 4096
+NR_SLOTS = 64
+"""Pages per call. More gain nothing (page-table walks reach 2 million pages/s), and keep us longer on one CPU."""
+
+# The value of the map's single element, in bytes; the data begins at a page of its own.
+AT_COUNT, AT_SIZE, AT_TASK, AT_ADDRESSES = 0, 8, 16, 64
+AT_ERRORS = AT_ADDRESSES + 8 * NR_SLOTS
+AT_DATA = PAGE
+VALUE_SIZE = AT_DATA + NR_SLOTS * PAGE
+
+NEEDS = "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"
+CAP_SYS_ADMIN = 21
+
+
+def instruction(opcode: int, dst: int = 0, src: int = 0, offset: int = 0, value: int = 0) -> bytes:
+    return struct.pack("=BBhi", opcode, src << 4 | dst, offset, value)
+
+
+def assemble(map_fd: int, nr_slots: int = NR_SLOTS) -> bytes:
+    """Return the program. r6 holds the count, r7 the size of each copy, r8 the map's value.
+
+    In C::
+
+        value->task = bpf_get_current_task();
+        if (value->size > 4096) return 0;
+        if (value->count <= i) return 0;                                     for each slot i, unrolled:
+        value->errors[i] = bpf_probe_read_kernel(value->data[i], value->size, value->addresses[i]);
+    """
+    load, store, jump_le, jump_gt = 0x79, 0x7B, 0xB5, 0x25
+    move, move_value, add_value, call, leave = 0xBF, 0xB7, 0x07, 0x85, 0x95
+    head = [
+        instruction(0x18, 8, PSEUDO_MAP_VALUE, 0, map_fd) + instruction(0),
+        instruction(call, value=HELPER_GET_CURRENT_TASK),
+        instruction(store, 8, 0, AT_TASK),
+        instruction(load, 6, 8, AT_COUNT),
+        instruction(load, 7, 8, AT_SIZE),
+    ]
+    nr_left = 7 * nr_slots
+    head.append(instruction(jump_gt, 7, 0, nr_left, PAGE))
+    body = []
+    for slot in range(nr_slots):
+        nr_left -= 7
+        body += [
+            instruction(jump_le, 6, 0, nr_left + 6, slot),
+            instruction(move, 1, 8),
+            instruction(add_value, 1, 0, 0, AT_DATA + slot * PAGE),
+            instruction(move, 2, 7),
+            instruction(load, 3, 8, AT_ADDRESSES + 8 * slot),
+            instruction(call, value=HELPER_PROBE_READ_KERNEL),
+            instruction(store, 8, 0, AT_ERRORS + 8 * slot),
+        ]
+    return b"".join(head + body) + instruction(move_value, 0) + instruction(leave)
+
+
+class BpfReader:
+    """Copies kernel memory, up to `NR_SLOTS` places a call. Not for two threads at once: they share one map.
+
+    Raises:
+        PermissionDenied: without CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN), or behind a seccomp filter.
+        NotSupported: a kernel without bpf(2), before 5.10, or locked down to confidentiality.
+    """
+
+    name = "bpf"
+    batch_size = NR_SLOTS
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        machine = platform.machine()
+        if machine not in SYSCALL_NUMBERS:
+            raise NotSupported(f"bpf(2) on {machine}")
+        self._number = SYSCALL_NUMBERS[machine]
+        self._map_fd = self._program_fd = -1
+        try:
+            self._map_fd = self._create_map()
+            self._program_fd, self.program_type = self._load()
+            # The mapping outlives the descriptor's closing, and goes with its last view.
+            shared = mmap.mmap(self._map_fd, VALUE_SIZE)
+        except BaseException:
+            self.close()
+            raise
+        self._head = np.frombuffer(shared, np.uint64, 3)
+        self._addresses = np.frombuffer(shared, np.uint64, NR_SLOTS, AT_ADDRESSES)
+        self._errors = np.frombuffer(shared, np.int64, NR_SLOTS, AT_ERRORS)
+        self._data = np.frombuffer(shared, np.uint64, NR_SLOTS * PAGE // 8, AT_DATA).reshape(NR_SLOTS, PAGE // 8)
+        # Only the program's descriptor is set: test_run refuses whatever else a program of these types has no use for.
+        self._run_attr = ctypes.create_string_buffer(struct.pack("=I", self._program_fd) + bytes(76), 80)
+
+    def __repr__(self) -> str:
+        return f"<BpfReader {self.program_type}>"
+
+    def close(self) -> None:
+        """Let go of the program and the map."""
+        for fd in (self._program_fd, self._map_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._program_fd = self._map_fd = -1
+
+    def read_batch(self, addresses: Words, size: int) -> tuple[Words, Bools]:
+        """Return what lies at up to `batch_size` kernel addresses, ``size`` bytes at each, and which could be read.
+
+        Both are views of the shared map: they hold until the next call.
+        """
+        nr = len(addresses)
+        self._addresses[:nr] = addresses
+        self._run(nr, size)
+        return self._data[:nr, : size // 8], self._errors[:nr] == 0
+
+    def current_task(self) -> int:
+        """Return the address of the calling thread's task_struct."""
+        self._run(0, 8)
+        return int(self._head[2])
+
+    def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
+        """Return the address of the mm_struct behind our own descriptor of /proc/PID/mem.
+
+        task->files->fdt->fd[mem_fd]->private_data: whoever could open the file has passed the kernel's own check,
+        and the open file keeps the mm_struct where it is (fs/proc/base.c, mem_open).
+        """
+        at = self.current_task()
+        for step in (layout["task_struct.files"], layout["files_struct.fdt"], layout["fdtable.fd"]):
+            at = self._pointer(at + step)
+        return self._pointer(self._pointer(at + 8 * mem_fd) + layout["file.private_data"])
+
+    def direct_map_bases(self) -> list[int]:
+        """Return the direct-map bases this source knows of: none, they are searched for."""
+        return []
+
+    def _pointer(self, address: int) -> int:
+        data, good = self.read_batch(np.array([address], np.uint64), 8)
+        if not good[0]:
+            raise NotSupported(f"reading the kernel at {address:#x}", "type information that fits the running kernel")
+        return int(data[0, 0])
+
+    def _run(self, count: int, size: int) -> None:
+        self._head[0] = count
+        self._head[1] = size
+        if self._libc.syscall(self._number, PROG_TEST_RUN, self._run_attr, len(self._run_attr)) < 0:
+            code = ctypes.get_errno()
+            raise NotSupported(f"running a BPF program ({os.strerror(code)})", "Linux 5.10")
+
+    def _create_map(self) -> int:
+        attr = struct.pack("=5I", MAP_TYPE_ARRAY, 4, VALUE_SIZE, 1, F_MMAPABLE) + bytes(60)
+        try:
+            return self._call(MAP_CREATE, attr)
+        except PermissionError:
+            # Until Linux commit d5299b67dd59 ("bpf: Memcg-based memory accounting") (in v5.11) maps counted as
+            # locked memory.
+            import resource
+
+            _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+            try:
+                return self._call(MAP_CREATE, attr)
+            except OSError as error:
+                raise refusal(error) from None
+        except OSError as error:
+            raise refusal(error) from None
+
+    def _load(self) -> tuple[int, str]:
+        program = assemble(self._map_fd)
+        # GOOD: since Linux commit 79a7f8bdb159 ("bpf: Introduce bpf_sys_bpf() helper and program type.") (in v5.14)
+        # there is a type made for being called. Before, and since 1b4d60ec162f (v5.10), a raw tracepoint that is
+        # attached nowhere can be run as well.
+        try:
+            return self._load_as(PROG_TYPE_SYSCALL, F_SLEEPABLE, program), "syscall"
+        except OSError:
+            pass
+        try:
+            return self._load_as(PROG_TYPE_RAW_TRACEPOINT, 0, program), "raw_tracepoint"
+        except OSError as error:
+            raise refusal(error, self._verifier_log(program)) from None
+
+    def _load_as(self, kind: int, flags: int, program: bytes, log: ctypes.Array[ctypes.c_char] | None = None) -> int:
+        code = ctypes.create_string_buffer(program, len(program))
+        licence = ctypes.create_string_buffer(b"Dual MIT/GPL")
+        log_place = (1, len(log), ctypes.addressof(log)) if log is not None else (0, 0, 0)
+        places = (ctypes.addressof(code), ctypes.addressof(licence))
+        attr = struct.pack("=IIQQIIQII", kind, len(program) // 8, *places, *log_place, 0, flags) + bytes(80)
+        return self._call(PROG_LOAD, attr)
+
+    def _verifier_log(self, program: bytes) -> str:
+        log = ctypes.create_string_buffer(1 << 18)
+        try:
+            os.close(self._load_as(PROG_TYPE_RAW_TRACEPOINT, 0, program, log))
+        except OSError:
+            pass
+        return log.value.decode(errors="replace")
+
+    def _call(self, command: int, attr: bytes) -> int:
+        result: int = self._libc.syscall(self._number, command, ctypes.create_string_buffer(attr, len(attr)), len(attr))
+        if result < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        return result
+
+
+def refusal(error: OSError, log: str = "") -> Error:
+    """Return our error for a refused bpf(2), as exact as can be told."""
+    if error.errno in (errno.EPERM, errno.EACCES) and not log.strip():
+        if effective_capabilities() >> CAP_SYS_ADMIN & 1:
+            return PermissionDenied("bpf(2)", "no seccomp filter on it, and the initial user namespace")
+        return PermissionDenied("bpf(2)", NEEDS)
+    if error.errno == errno.ENOSYS:
+        return NotSupported("bpf(2)", "CONFIG_BPF_SYSCALL")
+    # kernel/trace/bpf_trace.c withholds the helper when security_locked_down(LOCKDOWN_BPF_READ_KERNEL) says so.
+    if f"#{HELPER_PROBE_READ_KERNEL}" in log:
+        return NotSupported("reading kernel memory with BPF", "a kernel that is not locked down to confidentiality")
+    last = log.strip().splitlines()[-1:] or [os.strerror(error.errno or 0)]
+    return NotSupported(f"loading a BPF program that reads memory ({last[0]})", "Linux 5.10")
+
+
+def effective_capabilities() -> int:
+    """Return the set of capabilities in effect, as a bit mask; 0 when it cannot be told."""
+    try:
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+            return next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
+    except OSError:
+        return 0

@@ -1,0 +1,312 @@
+"""/sys/kernel/btf/vmlinux: where the members of the kernel's structures lie.
+
+Format: Documentation/bpf/btf.rst. The file is a header, the types one after another, and their names. A type has
+no fixed size, so the types are passed once, from first to last; only the wanted structures are then looked into.
+What was found is kept in a small file, since the pass is half of the time to the first page-table entry.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+
+from mematlas.errors import FormatError, NotSupported, PermissionDenied
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+BTF_PATH = "/sys/kernel/btf/vmlinux"
+BTF_MAGIC = 0xEB9F
+HEADER = struct.Struct("=HBBIIIII")
+
+KIND_STRUCT, KIND_UNION, KIND_ENUM, KIND_ENUM64 = 4, 5, 6, 19
+WANTED_KINDS = frozenset((KIND_STRUCT, KIND_UNION, KIND_ENUM, KIND_ENUM64))
+# typedef, volatile, const, restrict, type tag: they stand before the type that is meant.
+MODIFIERS = frozenset((8, 9, 10, 11, 18))
+
+# After its three words, a type of each kind has so many words, and so many for each member (btf.rst, section 2.2).
+WORDS = {1: 1, 3: 3, 14: 1, 17: 1}
+WORDS_EACH = {4: 3, 5: 3, 6: 2, 13: 2, 15: 3, 19: 3}
+NR_KINDS = 20
+
+# What mematlas asks of a kernel. A name that this kernel lacks is left out: who needs it says so.
+WANTED: Mapping[str, tuple[str, ...]] = {
+    "task_struct": ("files", "mm", "tasks", "pid"),
+    "files_struct": ("fdt",),
+    "fdtable": ("fd",),
+    "file": ("private_data",),
+    "mm_struct": ("pgd",),
+    "pipe_inode_info": ("bufs",),
+    "pipe_buffer": ("page",),
+    "page": ("flags", "compound_head", "_mapcount"),
+    "folio": ("_entire_mapcount",),
+    "pageflags": ("PG_head",),
+}
+
+MAX_OFFSET = 1 << 16
+"""No member that we want lies further into its structure; a cache that says so is not ours."""
+
+
+class Layout:
+    """Offsets in bytes by ``structure.member``, sizes by ``structure``, values by ``enumeration.name``.
+
+    >>> Layout({"page": 64, "page._mapcount": 48})["page._mapcount"]
+    48
+    """
+
+    def __init__(self, values: dict[str, int]) -> None:
+        self.values = values
+
+    def __repr__(self) -> str:
+        return f"Layout({self.values!r})"
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def __getitem__(self, name: str) -> int:
+        try:
+            return self.values[name]
+        except KeyError:
+            raise NotSupported(f"a kernel without {name} in its type information") from None
+
+
+class TypeTable:
+    """The types of a BTF file: where each begins, and which of them have a wanted name."""
+
+    def __init__(self, data: bytes, wanted: Mapping[str, tuple[str, ...]], path: str = BTF_PATH) -> None:
+        self.path = path
+        types, self.strings = split_sections(data, path)
+        self.words = memoryview(types).cast("I").tolist()
+        wanted_names = {place: name for name in wanted if (place := self._place_of(name)) is not None}
+        self.starts, self.named = self._index(wanted_names)
+
+    def _place_of(self, name: str) -> int | None:
+        # Names may share their tails, but the kernel's own de-duplication writes whole names only once.
+        place = self.strings.find(b"\0" + name.encode() + b"\0")
+        return place + 1 if place >= 0 else None
+
+    def _index(self, wanted: dict[int, str]) -> tuple[list[int], dict[str, int]]:
+        words, end = self.words, len(self.words)
+        fixed = [3 + WORDS.get(kind, 0) for kind in range(NR_KINDS)] + [0] * (32 - NR_KINDS)
+        each = [WORDS_EACH.get(kind, 0) for kind in range(32)]
+        starts = [0]
+        named: dict[str, int] = {}
+        at = 0
+        try:
+            while at < end:
+                info = words[at + 1]
+                kind = info >> 24 & 0x1F
+                size = fixed[kind] + each[kind] * (info & 0xFFFF)
+                if not size:
+                    raise FormatError(self.path, f"type {len(starts)} of kind {kind}")
+                if words[at] in wanted and kind in WANTED_KINDS:
+                    named.setdefault(wanted[words[at]], len(starts))
+                starts.append(at)
+                at += size
+        except IndexError:
+            raise FormatError(self.path, f"type {len(starts)} reaches past the end") from None
+        if at != end:
+            raise FormatError(self.path, f"type {len(starts) - 1} reaches past the end")
+        return starts, named
+
+    def name_at(self, place: int) -> str:
+        return self.strings[place : self.strings.index(b"\0", place)].decode()
+
+    def members(self, type_id: int, base: int = 0) -> Iterator[tuple[str, int]]:
+        """Yield the name and the byte offset of each member; those of unnamed members count as one's own."""
+        at = self.starts[type_id]
+        words, info = self.words, self.words[at + 1]
+        for place in range(at + 3, at + 3 + 3 * (info & 0xFFFF), 3):
+            # With the flag, the upper byte holds the size of a bit field.
+            offset = base + (words[place + 2] & (0xFFFFFF if info >> 31 else 0xFFFFFFFF)) // 8
+            if words[place]:
+                yield self.name_at(words[place]), offset
+            else:
+                yield from self._unnamed(words[place + 1], offset)
+
+    def _unnamed(self, type_id: int, offset: int) -> Iterator[tuple[str, int]]:
+        while (kind := self.words[self.starts[type_id] + 1] >> 24 & 0x1F) in MODIFIERS:
+            type_id = self.words[self.starts[type_id] + 2]
+        if kind in (KIND_STRUCT, KIND_UNION):
+            yield from self.members(type_id, offset)
+
+    def enumerators(self, type_id: int) -> Iterator[tuple[str, int]]:
+        at = self.starts[type_id]
+        info = self.words[at + 1]
+        step = 2 if info >> 24 & 0x1F == KIND_ENUM else 3
+        for place in range(at + 3, at + 3 + step * (info & 0xFFFF), step):
+            yield self.name_at(self.words[place]), self.words[place + 1]
+
+
+def split_sections(data: bytes, path: str) -> tuple[bytes, bytes]:
+    """Return the sections of the types and of the strings."""
+    if len(data) < HEADER.size:
+        raise FormatError(path, repr(data))
+    magic, version, _, header_size, type_start, type_size, string_start, string_size = HEADER.unpack_from(data)
+    if magic != BTF_MAGIC or version != 1:
+        raise FormatError(path, f"magic {magic:#x}, version {version}")
+    types = data[header_size + type_start :][:type_size]
+    strings = data[header_size + string_start :][:string_size]
+    if len(types) != type_size or type_size % 4 or len(strings) != string_size or strings[-1:] != b"\0":
+        raise FormatError(path, f"{len(data)} bytes for {type_size} of types and {string_size} of strings")
+    return types, strings
+
+
+def parse_btf(data: bytes, wanted: Mapping[str, tuple[str, ...]] = WANTED, path: str = BTF_PATH) -> dict[str, int]:
+    """Return the wanted sizes, offsets and enumerators, by name, as `Layout` describes them.
+
+    >>> parse_btf(open("/sys/kernel/btf/vmlinux", "rb").read(), {"page": ("_mapcount",)})  # doctest: +SKIP
+    {'page': 64, 'page._mapcount': 48}
+    """
+    table = TypeTable(data, wanted, path)
+    found: dict[str, int] = {}
+    for name, type_id in table.named.items():
+        at = table.starts[type_id]
+        found[name] = table.words[at + 2]
+        is_enum = table.words[at + 1] >> 24 & 0x1F in (KIND_ENUM, KIND_ENUM64)
+        pairs = table.enumerators(type_id) if is_enum else table.members(type_id)
+        found |= {f"{name}.{member}": value for member, value in pairs if member in wanted[name]}
+    return found
+
+
+def read_layout(path: str = BTF_PATH, use_cache: bool = True) -> Layout:
+    """Return the layout of the running kernel, from the cache when it holds this very BTF.
+
+    Raises:
+        NotSupported: the kernel was built without CONFIG_DEBUG_INFO_BTF.
+
+    >>> read_layout()["mm_struct.pgd"]  # doctest: +SKIP
+    120
+    """
+    data = read_btf(path)
+    if not use_cache:
+        return Layout(parse_btf(data, path=path))
+    key = f"{os.uname().release}-{len(data):x}-{zlib.crc32(data):08x}"
+    cache = LayoutCache.open()
+    values = cache.load(key) if cache else None
+    if values is None:
+        values = parse_btf(data, path=path)
+        if cache:
+            cache.store(key, values)
+    if cache:
+        cache.close()
+    return Layout(values)
+
+
+def read_btf(path: str = BTF_PATH) -> bytes:
+    """Return the BTF file, whole."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
+    except FileNotFoundError:
+        raise NotSupported(path, "CONFIG_DEBUG_INFO_BTF") from None
+    except PermissionError:
+        raise PermissionDenied(path) from None
+
+
+def cache_place() -> tuple[str, int, int] | None:
+    """Return the cache directory and its owner; under sudo, those of the user who called it."""
+    uid, gid = os.getuid(), os.getgid()
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    invoker = os.environ.get("SUDO_UID", "")
+    if uid == 0 and invoker.isdigit() and int(invoker):
+        import pwd
+
+        try:
+            user = pwd.getpwuid(int(invoker))
+        except KeyError:
+            return None
+        uid, gid = user.pw_uid, user.pw_gid
+        home = home or os.path.join(user.pw_dir, ".cache")
+    home = home or os.path.expanduser("~/.cache")
+    return (os.path.join(home, "mematlas"), uid, gid) if os.path.isabs(home) else None
+
+
+class LayoutCache:
+    """The cache directory, held open. Nothing here ever fails loudly: without a cache we parse."""
+
+    def __init__(self, fd: int, uid: int, gid: int) -> None:
+        self.fd = fd
+        self.uid = uid
+        self.gid = gid
+
+    @classmethod
+    def open(cls) -> LayoutCache | None:
+        """Open the directory, made when missing. None when it cannot be made, or belongs to somebody else."""
+        place = cache_place()
+        if place is None:
+            return None
+        path, uid, gid = place
+        try:
+            made = make_directories(path)
+            # By descriptor from here on, and never through a link: root works in a user's directory.
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        if made and os.getuid() != uid:
+            os.fchown(fd, uid, gid)
+        status = os.fstat(fd)
+        if status.st_uid != uid or status.st_mode & 0o022:
+            os.close(fd)
+            return None
+        return cls(fd, uid, gid)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def load(self, key: str) -> dict[str, int] | None:
+        """Return what was kept for ``key``; None when there is nothing, or nothing that can be right."""
+        try:
+            fd = os.open(f"btf-{key}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+            with open(fd, encoding="utf-8") as file:
+                status = os.fstat(fd)
+                kept = json.loads(file.read(1 << 16)) if status.st_uid in (self.uid, 0) else None
+        except (OSError, ValueError):
+            return None
+        return kept["layout"] if is_layout(kept) else None
+
+    def store(self, key: str, values: dict[str, int]) -> None:
+        """Keep ``values``: written beside, then renamed, so that nobody reads half a file."""
+        temporary = f".btf-{os.getpid()}-{os.urandom(8).hex()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(temporary, flags, 0o600, dir_fd=self.fd)
+        except OSError:
+            return
+        try:
+            with open(fd, "w", encoding="utf-8") as file:
+                if os.getuid() != self.uid:
+                    os.fchown(fd, self.uid, self.gid)
+                json.dump({"version": CACHE_VERSION, "layout": values}, file)
+            os.rename(temporary, f"btf-{key}.json", src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except OSError:
+            os.unlink(temporary, dir_fd=self.fd)
+
+
+CACHE_VERSION = zlib.crc32(repr(sorted(WANTED.items())).encode())
+"""Changes with what is asked for, so that an older cache is never missing a name."""
+
+
+def is_layout(kept: object) -> bool:
+    """Whether a cache holds names and sane offsets, all from this version."""
+    if not isinstance(kept, dict) or kept.get("version") != CACHE_VERSION or not isinstance(kept.get("layout"), dict):
+        return False
+    return all(
+        isinstance(name, str) and type(value) is int and 0 <= value < MAX_OFFSET
+        for name, value in kept["layout"].items()
+    )
+
+
+def make_directories(path: str) -> bool:
+    """Make the cache directory and its parent; return whether the directory itself is new."""
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        os.mkdir(parent, 0o700)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return False
+    return True

@@ -1,0 +1,30 @@
+"""/proc/config.gz or /boot/config-RELEASE: what the running kernel was configured with."""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+
+def parse_config(text: bytes) -> frozenset[str]:
+    """Return the options that are on, built in or as modules, without their CONFIG_.
+
+    >>> sorted(parse_config(b"CONFIG_A=y\\n# CONFIG_B is not set\\nCONFIG_C=m\\nCONFIG_D=7\\n"))
+    ['A', 'C']
+    """
+    lines = (line for line in text.split(b"\n") if line.startswith(b"CONFIG_") and line.endswith((b"=y", b"=m")))
+    return frozenset(line[7:-2].decode() for line in lines)
+
+
+def read_config() -> frozenset[str] | None:
+    """Return the options of the running kernel that are on; None when it does not tell."""
+    try:
+        with open("/proc/config.gz", "rb") as file:
+            return parse_config(zlib.decompress(file.read(), 31))
+    except (OSError, zlib.error):
+        pass
+    try:
+        with open(f"/boot/config-{os.uname().release}", "rb") as file:
+            return parse_config(file.read())
+    except OSError:
+        return None

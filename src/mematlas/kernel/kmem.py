@@ -1,0 +1,419 @@
+"""Kernel memory, as far as page tables need it: which reader, where the direct map is, which frames are RAM.
+
+A `Reader` copies bytes from kernel addresses: `mematlas.kernel.bpf`, `mematlas.kernel.kcore`, later a module.
+`KernelMemory` is what the rest of mematlas sees. It finds out by doing: a reader is taken when a whole chain has
+held, from our own mm_struct to the page table that maps that page table. It is not a general reader of kernel
+memory: tables are asked for by physical address, and only System RAM is read.
+
+Documentation/arch/x86/x86_64/mm.rst has the layout of the address space.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from bisect import bisect_right
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.btf import Layout, read_layout
+from mematlas.kernel.procfs import ProcFS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol, Self
+
+    class Reader(Protocol):
+        """Something that copies kernel memory."""
+
+        @property
+        def name(self) -> str: ...
+
+        @property
+        def batch_size(self) -> int:
+            """How many places one call of `read_batch` may name."""
+
+        def read_batch(self, addresses: Words, size: int) -> tuple[Words, Bools]:
+            """Return ``size`` bytes (8 or 4096) at each address, as words, and which of them could be read.
+
+            What is returned may be overwritten by the next call.
+            """
+
+        def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
+            """Return the address of the mm_struct of ``pid``, whose /proc/PID/mem we hold open."""
+
+        def direct_map_bases(self) -> list[int]:
+            """Return where the direct map may begin, if this source tells."""
+
+        def close(self) -> None: ...
+
+
+Words = NDArray[np.uint64]
+Bools = NDArray[np.bool_]
+
+PAGE = 4096
+GIB = 1 << 30
+U64 = (1 << 64) - 1
+X86_PRESENT, X86_HUGE = 1, 1 << 7
+X86_ADDRESS = 0x000FFFFFFFFFF000
+VMCOREINFO_PATH = "/sys/kernel/vmcoreinfo"
+
+
+class RamRanges:
+    """Which physical addresses are System RAM, by /proc/iomem.
+
+    >>> ram = RamRanges([(0x1000, 0xA0000), (0x100000, 0x8000000)])
+    >>> 0x2000 in ram, 0xB0000 in ram
+    (True, False)
+    """
+
+    def __init__(self, ranges: list[tuple[int, int]], memory_end: int = 0) -> None:
+        self.ranges = sorted(ranges)
+        self.end = max((end for _, end in ranges), default=0)
+        self.memory_end = max(self.end, memory_end)
+        self.size = sum(end - start for start, end in ranges)
+        self._starts = [start for start, _ in self.ranges]
+        self._edges = np.array([edge for pair in self.ranges for edge in pair], np.uint64)
+
+    def __contains__(self, address: int) -> bool:
+        place = bisect_right(self._starts, address) - 1
+        return place >= 0 and address < self.ranges[place][1]
+
+    def contain(self, addresses: Words) -> Bools:
+        """Return which addresses are RAM. Between an odd and an even edge lies a range."""
+        inside: Bools = np.searchsorted(self._edges, addresses, side="right") & 1 == 1
+        return inside
+
+
+def parse_iomem(text: str, names: tuple[str, ...] = ("System RAM",)) -> list[tuple[int, int]]:
+    """Return the ranges of System RAM, half-open, in the order of the file; ranges that touch become one."""
+    ranges: list[tuple[int, int]] = []
+    for line in text.splitlines():
+        span, _, what = line.strip().partition(" : ")
+        if not what.startswith(names):
+            continue
+        try:
+            first, last = (int(word, 16) for word in span.split("-"))
+        except ValueError:
+            raise FormatError("/proc/iomem", line) from None
+        if ranges and ranges[-1][1] == first:
+            ranges[-1] = (ranges[-1][0], last + 1)
+        else:
+            ranges.append((first, last + 1))
+    return ranges
+
+
+def read_ram(procfs: ProcFS) -> RamRanges:
+    """Return the ranges of System RAM.
+
+    Raises:
+        PermissionDenied: without CAP_SYS_ADMIN the kernel shows every address as 0 (kernel/resource.c).
+    """
+    text = procfs.read("iomem").decode()
+    ranges = parse_iomem(text)
+    if not ranges or max(end for _, end in ranges) <= 1:
+        raise PermissionDenied(f"{procfs.root}/iomem", "CAP_SYS_ADMIN")
+    # Pages of persistent and of CXL memory are mapped like any others, but hold no tables.
+    others = parse_iomem(text, ("Persistent Memory", "Soft Reserved", "CXL"))
+    return RamRanges(ranges, max((end for _, end in others), default=0))
+
+
+def parse_vmcoreinfo(note: bytes) -> dict[str, int | str]:
+    """Return what the kernel wrote for crash dumps: symbols and numbers by name, such as ``SYMBOL(_stext)``.
+
+    Symbols and KERNELOFFSET are written in hexadecimal without a prefix, the rest as C would write it
+    (kernel/vmcore_info.c).
+    """
+    start = note.find(b"OSRELEASE=")
+    if start < 0:
+        raise FormatError(VMCOREINFO_PATH, repr(note[:40]))
+    found: dict[str, int | str] = {}
+    for line in note[start:].split(b"\0", 1)[0].decode(errors="replace").splitlines():
+        name, _, value = line.partition("=")
+        is_hex = name.startswith("SYMBOL(") or name == "KERNELOFFSET"
+        try:
+            found[name] = int(value, 16 if is_hex else 0)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+class PinnedMm:
+    """The address space of a process, held by an open /proc/PID/mem: its top table stays while this is open.
+
+    When the process ends, or executes another program, its tables empty; they are not given to anybody else.
+    """
+
+    def __init__(self, pid: int, fd: int, pgd: int) -> None:
+        self.pid = pid
+        self.fd = fd
+        self.pgd = pgd
+        """Physical address of the top table."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the address space."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class KernelMemory:
+    """Page tables and words of the kernel, through one reader. Made by `open_kernel_memory`."""
+
+    def __init__(self, reader: Reader, layout: Layout, ram: RamRanges, procfs: ProcFS) -> None:
+        self.reader = reader
+        self.layout = layout
+        self.ram = ram
+        self.procfs = procfs
+        self.refused: dict[str, Error] = {}
+        """Why each reader that was tried before this one was not taken."""
+        self.base = 0
+        """Where the direct map of physical memory begins."""
+        self.memory_end = ram.memory_end
+        """Where the memory that pages can lie in ends, devices' own memory with a struct page included."""
+        self.encryption_mask = 0
+        """The address bit that says `encrypted` in every entry (AMD SME); 0 without it."""
+        with self._open_mem(os.getpid()) as own:
+            pointer = self._pgd_pointer(own)
+            self.levels = 4 if pointer >> 48 == 0xFFFF else 5
+            """How many levels of tables there are, by where the direct map is."""
+            self._find_base(pointer)
+        self.vmcoreinfo = self._read_vmcoreinfo()
+        """What /sys/kernel/vmcoreinfo points at; empty when this kernel has none."""
+        self._check_encryption()
+
+    @property
+    def name(self) -> str:
+        """The name of the reader."""
+        return self.reader.name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<KernelMemory by {self.name}, {self.levels} levels, direct map at {self.base:#x}>"
+
+    def close(self) -> None:
+        """Let go of the reader."""
+        self.reader.close()
+
+    @property
+    def phys_bits(self) -> int:
+        """How many bits a physical address has on this processor (52 when it does not tell)."""
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("address sizes"):
+                    return int(line.split(":")[1].split()[0])
+        return 52
+
+    @property
+    def kernel_version(self) -> tuple[int, int]:
+        """The first two numbers of the release, for what the kernel shows nowhere else."""
+        first, second = os.uname().release.split(".")[:2]
+        return int(first), int(second)
+
+    def pages(self, addresses: Words) -> tuple[Words, Bools]:
+        """Return the pages at kernel addresses (n rows of 512 words), and which of them could be read."""
+        return self._gather(addresses, PAGE)
+
+    def words(self, addresses: Words) -> tuple[Words, Bools]:
+        """Return the 64-bit words at kernel addresses, and which of them could be read."""
+        data, good = self._gather(addresses, 8)
+        return data.reshape(-1), good
+
+    def word(self, address: int) -> int:
+        """Return one 64-bit word. Raises `NotSupported` when it cannot be read."""
+        values, good = self.words(np.array([address & U64], np.uint64))
+        if not good[0]:
+            raise NotSupported(f"reading the kernel at {address:#x} ({self.name})")
+        return int(values[0])
+
+    def tables(self, phys_addresses: Words, nr_entries: int = 512) -> tuple[Words, Bools]:
+        """Return the tables at physical addresses, a row each, and which of them are in RAM and could be read."""
+        inside = self.ram.contain(phys_addresses)
+        if inside.all():
+            return self.pages(phys_addresses + np.uint64(self.base))
+        entries = np.zeros((len(phys_addresses), nr_entries), np.uint64)
+        entries[inside], good = self.pages(phys_addresses[inside] + np.uint64(self.base))
+        inside[inside] = good
+        return entries, inside
+
+    def entries(self, phys_addresses: Words) -> tuple[Words, Bools]:
+        """Return single entries of tables, by the physical address of each."""
+        inside = self.ram.contain(phys_addresses)
+        values, good = self.words(phys_addresses + np.uint64(self.base))
+        return np.where(inside, values, 0).astype(np.uint64), inside & good
+
+    def open_mm(self, pid: int) -> PinnedMm:
+        """Return the address space of a process, pinned. The kernel's own ptrace check decides whether we may.
+
+        Raises:
+            PermissionDenied: /proc/PID/mem cannot be opened.
+            TargetNotFound, ProcessGone: there is no such process, or no longer.
+        """
+        mm = self._open_mem(pid)
+        try:
+            mm.pgd = self._pgd_pointer(mm) - self.base & U64
+            if mm.pgd not in self.ram or mm.pgd % PAGE:
+                raise NotSupported(f"a top table at {mm.pgd:#x}", "type information that fits the running kernel")
+        except BaseException:
+            mm.close()
+            raise
+        return mm
+
+    def _open_mem(self, pid: int) -> PinnedMm:
+        with self.procfs.process(pid) as directory:
+            return PinnedMm(pid, directory.open_fd("mem"), 0)
+
+    def _pgd_pointer(self, mm: PinnedMm) -> int:
+        address = self.reader.mm_address(mm.pid, mm.fd, self.layout)
+        if not address:
+            # mem_open keeps no mm for a process that has none: a kernel thread, or one that has just ended.
+            raise ProcessGone(mm.pid, "has no address space")
+        return self.word(address + self.layout["mm_struct.pgd"])
+
+    def _gather(self, addresses: Words, size: int) -> tuple[Words, Bools]:
+        nr, step = len(addresses), self.reader.batch_size
+        data = np.empty((nr, size // 8), np.uint64)
+        good = np.empty(nr, np.bool_)
+        for start in range(0, nr, step):
+            part, part_good = self.reader.read_batch(addresses[start : start + step], size)
+            data[start : start + step] = part
+            good[start : start + step] = part_good
+        if not good.all():
+            data[~good] = 0
+        return data, good
+
+    def _find_base(self, pgd: int) -> None:
+        # The base is the one address from which the tables map the top table's own page to itself.
+        highest = pgd & -GIB
+        candidates = self.reader.direct_map_bases()
+        candidates += [highest - step * GIB for step in range((self.ram.end - 1) // GIB + 1)]
+        for base in candidates:
+            if pgd - base in self.ram and self._maps_itself(pgd, base):
+                self.base = base
+                return
+        raise NotSupported(f"finding the direct map below {pgd:#x} ({self.name})")
+
+    def _maps_itself(self, pgd: int, base: int) -> bool:
+        """Whether, with this base, the kernel half maps the address of the top table to where the base says."""
+        table = pgd - base
+        mask = 0
+        for level in reversed(range(self.levels)):
+            shift = 12 + 9 * level
+            values, good = self.words(np.array([base + table + (pgd >> shift & 511) * 8 & U64], np.uint64))
+            entry = int(values[0])
+            if not good[0] or not entry & X86_PRESENT:
+                return False
+            if level == self.levels - 1:
+                mask = (entry & X86_ADDRESS) & -(1 << (self.ram.end - 1).bit_length())
+                if mask & (mask - 1):
+                    return False
+            table = entry & X86_ADDRESS & ~mask
+            if level == 0 or (entry & X86_HUGE and level < 3):
+                inside = (1 << shift) - 1
+                self.encryption_mask = mask
+                return table & ~inside | pgd & inside == pgd - base
+            if table not in self.ram:
+                return False
+        return False
+
+    def _read_vmcoreinfo(self) -> dict[str, int | str]:
+        try:
+            with open(VMCOREINFO_PATH, encoding="ascii") as file:
+                place, size = (int(word, 16) for word in file.read().split())
+        except (OSError, ValueError):
+            return {}
+        starts = range(place & -PAGE, place + size, PAGE)
+        pages, good = self.tables(np.array(starts, np.uint64))
+        if not good.all():
+            return {}
+        try:
+            return parse_vmcoreinfo(pages.tobytes()[place % PAGE :][:size])
+        except FormatError:
+            return {}
+
+    def _check_encryption(self) -> None:
+        # Where the kernel tells the mask, it is the truth; what the search saw must agree with it.
+        told = self.vmcoreinfo.get("NUMBER(sme_mask)")
+        if isinstance(told, int) and told != self.encryption_mask:
+            raise NotSupported(f"an encryption mask of {told:#x}, where the tables say {self.encryption_mask:#x}")
+
+
+def open_kernel_memory(reader: str = "auto", procfs: ProcFS | None = None) -> KernelMemory:
+    """Return kernel memory through the first reader that works, or through the one that is named.
+
+    Raises:
+        PermissionDenied: no reader works, and a right would make one work; ``needs`` names it.
+        NotSupported: no reader can work here. The message has the reason of each.
+
+    >>> open_kernel_memory()  # doctest: +SKIP
+    <KernelMemory by bpf, 4 levels, direct map at 0xffff888000000000>
+    """
+    if platform.machine() != "x86_64":
+        raise NotSupported(f"reading the page tables of {platform.machine()}", "x86-64")
+    procfs = procfs or ProcFS()
+    if not procfs.live:
+        raise NotSupported(f"page tables of {procfs.root}", "a live system")
+    ram = read_ram(procfs)
+    layout = read_layout()
+    refused: dict[str, Error] = {}
+    for name, make in READERS.items():
+        if reader not in ("auto", name):
+            continue
+        try:
+            memory = probe(make, layout, ram, procfs)
+        except Error as error:
+            refused[name] = error
+            continue
+        memory.refused = refused
+        return memory
+    raise combined_refusal(refused, reader)
+
+
+def probe(make: Callable[[], Reader], layout: Layout, ram: RamRanges, procfs: ProcFS) -> KernelMemory:
+    """Return kernel memory through the reader that ``make`` makes. It is closed again when the probe fails."""
+    reader = make()
+    try:
+        return KernelMemory(reader, layout, ram, procfs)
+    except BaseException:
+        reader.close()
+        raise
+
+
+def combined_refusal(refused: dict[str, Error], reader: str) -> Error:
+    """Return one error for all refusals: the one that a right would cure, if any, stands for them."""
+    if not refused:
+        return NotSupported(f"a reader called {reader!r}", " or ".join(("auto", *READERS)))
+    curable = [error for error in refused.values() if isinstance(error, PermissionDenied)]
+    if curable or len(refused) == 1:
+        return curable[0] if curable else next(iter(refused.values()))
+    return NotSupported("; ".join(f"{name}: {error}" for name, error in refused.items()))
+
+
+def _bpf() -> Reader:
+    from mematlas.kernel.bpf import BpfReader
+
+    return BpfReader()
+
+
+def _kcore() -> Reader:
+    from mematlas.kernel.kcore import KcoreReader
+
+    return KcoreReader.open()
+
+
+# In the order in which they are tried. A kernel module's reader takes its place here.
+READERS: dict[str, Callable[[], Reader]] = {"bpf": _bpf, "kcore": _kcore}
