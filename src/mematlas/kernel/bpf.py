@@ -152,10 +152,14 @@ class BpfReader:
         task->files->fdt->fd[mem_fd]->private_data: whoever could open the file has passed the kernel's own check,
         and the open file keeps the mm_struct where it is (fs/proc/base.c, mem_open).
         """
+        return self.private_data(mem_fd, layout)
+
+    def private_data(self, fd: int, layout: Layout) -> int:
+        """Return what our own open file ``fd`` is made of: for a pipe, the address of its pipe_inode_info."""
         at = self.current_task()
         for step in (layout["task_struct.files"], layout["files_struct.fdt"], layout["fdtable.fd"]):
             at = self._pointer(at + step)
-        return self._pointer(self._pointer(at + 8 * mem_fd) + layout["file.private_data"])
+        return self._pointer(self._pointer(at + 8 * fd) + layout["file.private_data"])
 
     def direct_map_bases(self) -> list[int]:
         """Return the direct-map bases this source knows of: none, they are searched for."""

@@ -41,9 +41,8 @@ WANTED: Mapping[str, tuple[str, ...]] = {
     "mm_struct": ("pgd",),
     "pipe_inode_info": ("bufs",),
     "pipe_buffer": ("page",),
-    "page": ("flags", "compound_head", "_mapcount"),
+    "page": ("compound_head", "_mapcount"),
     "folio": ("_entire_mapcount",),
-    "pageflags": ("PG_head",),
 }
 
 MAX_OFFSET = 1 << 16

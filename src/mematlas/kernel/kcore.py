@@ -161,6 +161,10 @@ class KcoreReader:
                 break
         raise ProcessGone(pid)
 
+    def private_data(self, fd: int, layout: Layout) -> int:
+        """Refuse: our own open files are not found this way."""
+        raise NotSupported("finding an open file in /proc/kcore", "the bpf reader")
+
     def _word(self, address: int) -> int:
         data, good = self.read_batch(np.array([address & U64], np.uint64), 8)
         if not good[0]:

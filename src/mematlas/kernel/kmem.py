@@ -45,6 +45,9 @@ if TYPE_CHECKING:
         def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
             """Return the address of the mm_struct of ``pid``, whose /proc/PID/mem we hold open."""
 
+        def private_data(self, fd: int, layout: Layout) -> int:
+            """Return the private_data of one of our own open files."""
+
         def direct_map_bases(self) -> list[int]:
             """Return where the direct map may begin, if this source tells."""
 

@@ -1,0 +1,283 @@
+"""struct page: how many times each frame is mapped, copied from the kernel's own array of them.
+
+The array (vmemmap) has one struct page per frame, in order. It is found with a page of our own: spliced into a pipe,
+the pipe holds the address of its struct page, and /proc/self/pagemap its frame. What is read is compared with
+/proc/kpagecount before anybody gets it: where they disagree, this way is refused.
+
+Sources: include/linux/mm_types.h, include/linux/mm.h (folio_precise_page_mapcount), fs/proc/page.c.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mematlas.errors import NotSupported
+from mematlas.kernel.kconfig import read_config
+from mematlas.kernel.kmem import PAGE, Bools, KernelMemory, Words
+from mematlas.kernel.procfs import ProcFS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Counts = NDArray[np.int32]
+
+PM_PFN_MASK = (1 << 55) - 1
+PM_PRESENT = 1 << 63
+NR_PROBES = 3
+"""Own pages whose struct pages must all lie where the base says."""
+HUGE_SIZE = 2 << 20
+NR_SAMPLES = 256
+UNKNOWN = -1
+"""The count of a frame that has no struct page in RAM, or whose struct page could not be read."""
+
+
+class StructPages:
+    """The kernel's array of struct pages. Made by `open_struct_pages`.
+
+    >>> pages = open_struct_pages(memory)  # doctest: +SKIP
+    >>> pages.map_counts(np.array([0x1A2B3C, 0x1A2B3D], np.uint64))  # doctest: +SKIP
+    array([1, 37], dtype=int32)
+    """
+
+    def __init__(self, memory: KernelMemory, base: int) -> None:
+        layout = memory.layout
+        self.memory = memory
+        self.base = base
+        """The address of the struct page of frame 0."""
+        self.size = layout["page"]
+        if PAGE % self.size or base % PAGE:
+            raise NotSupported(f"struct pages of {self.size} bytes at {base:#x}", "struct pages that fill pages evenly")
+        self.nr_per_page = PAGE // self.size
+        self._count_place = layout["page._mapcount"] // 4
+        self._head_place = layout["page.compound_head"] // 8
+        # Before folios carried it (v6.3), large folios are left to kpagecount.
+        self._entire = layout["folio._entire_mapcount"] if "folio._entire_mapcount" in layout else None
+
+    def __repr__(self) -> str:
+        return f"<StructPages of {self.size} bytes at {self.base:#x}>"
+
+    def address_of(self, pfn: int) -> int:
+        """Return the address of a frame's struct page."""
+        return self.base + pfn * self.size
+
+    def map_counts(self, pfns: Words) -> Counts:
+        """Return how many times each frame is mapped, as the kernel counts it; -1 where it cannot be told.
+
+        Frames are best given in the order of a process's page tables: neighbours are then mostly neighbours in the
+        array too, which is read a page at a time, and no sorting is needed.
+        """
+        if not len(pfns):
+            return np.empty(0, np.int32)
+        pages = pfns >> np.uint64(self.nr_per_page.bit_length() - 1)
+        is_new = np.concatenate([np.ones(1, np.bool_), pages[1:] != pages[:-1]])
+        unique, which = np.unique(pages[is_new], return_inverse=True)
+        own, head_words = self._read(unique)
+        # Where in the rows that were read each frame's struct page is.
+        places = (which * self.nr_per_page).take(np.cumsum(is_new) - 1)
+        places += (pfns & np.uint64(self.nr_per_page - 1)).astype(np.intp)
+        counts: Counts = own.reshape(-1).take(places)
+        if (head_words & np.uint64(1)).any():
+            words = head_words.reshape(-1).take(places >> 1)
+            chosen = np.flatnonzero((words & np.uint64(1)).astype(np.bool_) & (counts != UNKNOWN))
+            if chosen.size:
+                self._add_large(counts, pfns, chosen, words[chosen] - np.uint64(1))
+        return counts
+
+    def _read(self, pages: Words) -> tuple[Counts, Words]:
+        """Return, for pages of the array, each frame's own count, and for each pair of frames a word.
+
+        Folios are aligned to their size. So whoever is in a large one, head or tail, has a tail at the odd place of its
+        pair; and a tail's word is the address of its head plus one, where others have a pointer.
+        """
+        own = np.empty((len(pages), self.nr_per_page), np.int32)
+        head_words = np.empty((len(pages), self.nr_per_page // 2), np.uint64)
+        in_ram = self._in_ram(pages)
+        addresses = np.where(in_ram, np.uint64(self.base) + (pages << np.uint64(12)), np.uint64(0))
+        nr_words, step = self.size // 8, self.memory.reader.batch_size
+        for start in range(0, len(pages), step):
+            rows = slice(start, start + step)
+            data, good = self.memory.reader.read_batch(addresses[rows], PAGE)
+            own[rows] = data.view(np.int32)[:, self._count_place :: 2 * nr_words]
+            head_words[rows] = data[:, self._head_place + nr_words :: 2 * nr_words]
+            in_ram[rows] &= good
+        # A mapped page has its count less one; what is below that is a type, of pages that nobody maps.
+        np.maximum(own, -1, out=own)
+        own += 1
+        if not in_ram.all():
+            own[~in_ram] = UNKNOWN
+            head_words[~in_ram] = 0
+        return own, head_words
+
+    def _in_ram(self, pages: Words) -> Bools:
+        # A page of struct pages is read only if the first or the last frame that it is about is RAM.
+        first = pages * np.uint64(self.nr_per_page * PAGE)
+        last = first + np.uint64((self.nr_per_page - 1) * PAGE)
+        return self.memory.ram.contain(first) | self.memory.ram.contain(last)
+
+    def _add_large(self, counts: Counts, pfns: Words, chosen: NDArray[np.intp], heads: Words) -> None:
+        # A page of a large folio is mapped as often as itself and as the whole folio (folio_precise_page_mapcount).
+        if self._entire is None:
+            counts[chosen] = self._kernel_counts(pfns[chosen])
+            return
+        starts = np.flatnonzero(np.concatenate([np.ones(1, np.bool_), heads[1:] != heads[:-1]]))
+        unique = heads[starts]
+        good = (unique >= self.base) & ((unique - np.uint64(self.base)) % np.uint64(self.size) == 0)
+        good &= self.memory.ram.contain((unique - np.uint64(self.base)) // np.uint64(self.size) << np.uint64(12))
+        places = np.where(good, unique, np.uint64(self.base)) + np.uint64(self._entire & ~7)
+        words, read = self.memory.words(places)
+        whole = (words >> np.uint64(8 * (self._entire & 7))).astype(np.uint32).view(np.int32) + np.int32(1)
+        lengths = np.diff(np.append(starts, len(heads)))
+        known = np.repeat(good & read & (whole >= 0), lengths)
+        counts[chosen] = np.where(known, counts[chosen] + np.repeat(whole, lengths), UNKNOWN)
+
+    def _kernel_counts(self, pfns: Words) -> Counts:
+        return read_kernel_counts(self.memory.procfs, pfns)
+
+    def check(self, pfns: Words) -> int:
+        """Compare a sample of frames with /proc/kpagecount, spread over all that are given; return its size.
+
+        Raises:
+            NotSupported: they disagree, three times over. The message names a frame and both counts.
+        """
+        sample = pfns[:: max(1, len(pfns) // NR_SAMPLES)]
+        nr_compared = len(sample)
+        for _ in range(3):
+            # Counts of live frames change: what differs is asked again.
+            before = self.map_counts(sample)
+            told = read_kernel_counts(self.memory.procfs, sample)
+            differ = before != told
+            if not differ.any():
+                return nr_compared
+            sample, ours, theirs = sample[differ], before[differ], told[differ]
+        raise NotSupported(
+            f"map counts from struct page (frame {int(sample[0]):#x}: {int(ours[0])}, kpagecount {int(theirs[0])})"
+        )
+
+
+def open_struct_pages(memory: KernelMemory) -> StructPages:
+    """Return the kernel's array of struct pages: found, and compared with kpagecount on frames of our own.
+
+    Raises:
+        NotSupported: this kernel keeps no count per page, the array is not found, or the counts disagree.
+        PermissionDenied: /proc/kpagecount cannot be read.
+    """
+    if "NO_PAGE_MAPCOUNT" in (read_config() or ()):
+        raise NotSupported("map counts from struct page", "CONFIG_PAGE_MAPCOUNT")
+    with OwnPages(memory.procfs) as own:
+        pages = StructPages(memory, find_base(memory, own))
+        pages.check(np.array(own.pfns(), np.uint64))
+    return pages
+
+
+def find_base(memory: KernelMemory, own: OwnPages) -> int:
+    """Return the address of frame 0's struct page."""
+    size = memory.layout["page"]
+    told = memory.vmcoreinfo.get("SYMBOL(vmemmap)")
+    try:
+        addresses = own.struct_page_addresses(memory)
+    except NotSupported:
+        # Only some kernels tell (measured: 6.18 does). What it says is compared with kpagecount like all else.
+        if isinstance(told, int):
+            return told
+        raise
+    bases = {address - pfn * size for address, pfn in zip(addresses, own.probe_pfns(), strict=True)}
+    if len(bases) != 1:
+        raise NotSupported("struct pages that are no array", "CONFIG_SPARSEMEM_VMEMMAP")
+    return bases.pop()
+
+
+class OwnPages:
+    """Pages of our own to measure with: some of 4 KiB, and a huge one where the kernel gives it."""
+
+    def __init__(self, procfs: ProcFS) -> None:
+        self.procfs = procfs
+        self.pid = os.getpid()
+        # Not next to each other, so that a wrong size of struct page is noticed.
+        self.area = mmap.mmap(-1, 3 * HUGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._view = np.frombuffer(self.area, np.uint8)
+        self.start = int(self._view.ctypes.data)
+        self.huge_start = -(-self.start // HUGE_SIZE) * HUGE_SIZE
+        self.area.madvise(mmap.MADV_HUGEPAGE, self.huge_start - self.start, HUGE_SIZE)
+        self._view[self.huge_start - self.start] = 1
+        after = self.huge_start + HUGE_SIZE - self.start
+        # The 4 KiB pages must not be huge themselves, whatever the system's setting.
+        self.area.madvise(mmap.MADV_NOHUGEPAGE, after, HUGE_SIZE // 2)
+        self.probes = [after + step * 7 * PAGE for step in range(NR_PROBES)]
+        for place in self.probes:
+            self._view[place] = 1
+
+    def __enter__(self) -> OwnPages:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        del self._view
+        self.area.close()
+
+    def pfns_at(self, addresses: Sequence[int]) -> list[int]:
+        """Return the frames at own addresses; 0 where there is none."""
+        entry = np.zeros(1, np.uint64)
+        found = []
+        with self.procfs.process(self.pid) as directory:
+            file = directory.open("pagemap")
+            try:
+                for address in addresses:
+                    file.read_into(memoryview(entry).cast("B"), address // PAGE * 8)
+                    word = int(entry[0])
+                    found.append(word & PM_PFN_MASK if word & PM_PRESENT else 0)
+            finally:
+                file.close()
+        return found
+
+    def probe_pfns(self) -> list[int]:
+        """Return the frames of the pages that `struct_page_addresses` tells about."""
+        return self.pfns_at([self.start + place for place in self.probes])
+
+    def pfns(self) -> list[int]:
+        """Return the frames of all own pages here that are present, and of some code that others map too."""
+        huge = range(self.huge_start, self.huge_start + HUGE_SIZE, 16 * PAGE)
+        shared = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p).value or self.start
+        return [pfn for pfn in self.pfns_at([*huge, shared]) + self.probe_pfns() if pfn]
+
+    def struct_page_addresses(self, memory: KernelMemory) -> list[int]:
+        """Return where the struct pages of the probes are: spliced into a pipe, its buffers point at them."""
+        layout = memory.layout
+        ends = os.pipe2(os.O_CLOEXEC)
+        try:
+            places = [self.start + place for place in self.probes]
+            pieces = (ctypes.c_size_t * (2 * NR_PROBES))(*(number for place in places for number in (place, PAGE)))
+            # vmsplice(2): the pipe takes the pages themselves, and pins them where they are.
+            if ctypes.CDLL(None, use_errno=True).vmsplice(ends[1], pieces, NR_PROBES, 0) != NR_PROBES * PAGE:
+                raise NotSupported(f"vmsplice(2) ({os.strerror(ctypes.get_errno())})")
+            pipe = memory.reader.private_data(ends[0], layout)
+            buffers = memory.word(pipe + layout["pipe_inode_info.bufs"])
+            at = buffers + layout["pipe_buffer.page"]
+            return [memory.word(at + slot * layout["pipe_buffer"]) for slot in range(NR_PROBES)]
+        finally:
+            for fd in ends:
+                os.close(fd)
+
+
+def read_kernel_counts(procfs: ProcFS, pfns: Words) -> Counts:
+    """Return the counts of /proc/kpagecount for frames in any order; neighbours are read together."""
+    unique, places = np.unique(pfns, return_inverse=True)
+    values = np.full(len(unique), UNKNOWN, np.int32)
+    file = procfs.open("kpagecount")
+    try:
+        cuts = np.flatnonzero(np.diff(unique) > 64) + 1
+        edges = [0, *cuts.tolist(), len(unique)]
+        for low, high in zip(edges, edges[1:], strict=False):
+            if low == high:
+                continue
+            first = int(unique[low])
+            buffer = np.zeros(int(unique[high - 1]) - first + 1, np.uint64)
+            if file.read_into(memoryview(buffer).cast("B"), first * 8) == buffer.nbytes:
+                values[low:high] = buffer[(unique[low:high] - np.uint64(first)).astype(np.intp)]
+    finally:
+        file.close()
+    return values[places]
