@@ -150,10 +150,12 @@ class PinnedMm:
     When the process ends, or executes another program, its tables empty; they are not given to anybody else.
     """
 
-    def __init__(self, pid: int, fd: int, pgd: int) -> None:
+    def __init__(self, pid: int, fd: int) -> None:
         self.pid = pid
         self.fd = fd
-        self.pgd = pgd
+        self.address = 0
+        """Where its mm_struct is."""
+        self.pgd = 0
         """Physical address of the top table."""
 
     def __enter__(self) -> Self:
@@ -278,14 +280,22 @@ class KernelMemory:
 
     def _open_mem(self, pid: int) -> PinnedMm:
         with self.procfs.process(pid) as directory:
-            return PinnedMm(pid, directory.open_fd("mem"), 0)
+            return PinnedMm(pid, directory.open_fd("mem"))
 
     def _pgd_pointer(self, mm: PinnedMm) -> int:
-        address = self.reader.mm_address(mm.pid, mm.fd, self.layout)
-        if not address:
+        mm.address = self.reader.mm_address(mm.pid, mm.fd, self.layout)
+        if not mm.address:
             # mem_open keeps no mm for a process that has none: a kernel thread, or one that has just ended.
             raise ProcessGone(mm.pid, "has no address space")
-        return self.word(address + self.layout["mm_struct.pgd"])
+        return self.word(mm.address + self.layout["mm_struct.pgd"])
+
+    def is_current(self, mm: PinnedMm) -> bool:
+        """Whether a pinned address space is still its process's: no, once that has ended or executed a program."""
+        try:
+            with self._open_mem(mm.pid) as now:
+                return self.reader.mm_address(now.pid, now.fd, self.layout) == mm.address
+        except Error:
+            return False
 
     def _gather(self, addresses: Words, size: int) -> tuple[Words, Bools]:
         nr, step = len(addresses), self.reader.batch_size

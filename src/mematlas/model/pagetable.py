@@ -163,7 +163,8 @@ def walk_parts(
     level = upper.levels[-1]
     places = np.flatnonzero(is_table(mode, level.level, level.entries.reshape(-1)))
     addresses = upper.entry_addresses(level.level, places)
-    cuts = addresses[(addresses > upper.first) & (addresses <= upper.last)][nr_tables - 1 :: nr_tables].tolist()
+    size = np.uint64(mode.levels[level.level].size - 1)
+    cuts = addresses[(addresses + size >= upper.first) & (addresses <= upper.last)][nr_tables::nr_tables].tolist()
     edges = [upper.first, *cuts, upper.last + 1]
     for low, high in zip(edges, edges[1:], strict=False):
         if low < high:
@@ -537,9 +538,10 @@ def frames(mode: PagingMode, depth: int, entries: Words, codes: NDArray[np.uint8
 def _napot_frames(mode: PagingMode, entries: Words, pfns: Words, first_vpn: int) -> Words:
     # All entries of a NAPOT group are alike: which of its pages one is, is told by where it stands.
     raw = address_of(mode, entries) >> np.uint64(mode.page_shift)
-    size = np.where((entries & np.uint64(mode.napot)) != 0, (raw & (~raw + np.uint64(1))) * np.uint64(2), np.uint64(1))
+    lowest = raw & (~raw + np.uint64(1))
     vpns = np.arange(first_vpn, first_vpn + len(entries), dtype=np.uint64)
-    result: Words = np.where(size > 1, pfns | (vpns & (size - np.uint64(1))), pfns)
+    joined = (raw ^ lowest) | (vpns & (lowest * np.uint64(2) - np.uint64(1)))
+    result: Words = np.where((entries & np.uint64(mode.napot)) != 0, joined, pfns)
     return result
 
 

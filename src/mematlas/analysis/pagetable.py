@@ -1,0 +1,524 @@
+"""Questions about page tables that were walked: how big, how full, how safe, and whether pagemap says the same.
+
+Pure functions over a `Walk`, or over its parts as `walk_parts` yields them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mematlas.model.pagetable import (
+    EXECUTABLE,
+    USER,
+    WRITABLE,
+    PageBlock,
+    Span,
+    Walk,
+    Words,
+    rights_of,
+)
+from mematlas.model.paging import (
+    DEVICE,
+    EMPTY,
+    HWPOISON,
+    MIGRATION,
+    PRESENT,
+    PROT_NONE,
+    STATE_NAMES,
+    TABLE,
+    PagingMode,
+    holds,
+    leaf_address,
+    migration_frame,
+    states,
+    swap_fields,
+)
+from mematlas.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+NR_FEW = 16
+"""A table with no more entries in use than these is nearly empty."""
+U64 = (1 << 64) - 1
+
+
+@record
+class Leaves:
+    """The leaves of one level inside the range of a walk, a row for each."""
+
+    level: int
+    size: int
+    addresses: Words
+    entries: Words
+    rights: NDArray[np.uint8]
+    """What the leaf and all tables above it allow together."""
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def leaves_of(found: Walk, level: int) -> Leaves:
+    """Return the leaves of a level, PROT_NONE ones included.
+
+    >>> len(leaves_of(found, 3))  # doctest: +SKIP
+    264329
+    """
+    places, entries, addresses, codes = used_entries(found, level)
+    chosen = (codes == PRESENT) | (codes == PROT_NONE)
+    places, entries, addresses = places[chosen], entries[chosen], addresses[chosen]
+    table = found.levels[level]
+    above = table.rights[places // table.entries.shape[1]]
+    own = rights_of(found.mode, entries)
+    return Leaves(level, found.mode.levels[level].size, addresses, entries, own & above)
+
+
+def used_entries(found: Walk, level: int) -> tuple[NDArray[np.intp], Words, Words, NDArray[np.uint8]]:
+    """Return flat places, entries, addresses and states of all entries of a level that are not empty, in range."""
+    table = found.levels[level]
+    flat = table.entries.reshape(-1)
+    places = np.flatnonzero(flat)
+    addresses = found.entry_addresses(level, places)
+    size = np.uint64(found.mode.levels[level].size - 1)
+    if len(addresses) and not (addresses[0] >= found.first and addresses[-1] + size <= found.last):
+        inside = (addresses <= found.last) & (addresses + size >= found.first)
+        places, addresses = places[inside], addresses[inside]
+    entries = flat[places]
+    return places, entries, addresses, states(found.mode, level, entries)
+
+
+@record
+class LevelSummary:
+    """The tables of one level."""
+
+    name: str
+    nr_tables: int
+    size: int
+    """Bytes of all the tables."""
+    nr_used: int
+    """Entries that are not empty."""
+    nr_few: int
+    """Tables nearly empty: with 16 entries in use or less."""
+
+
+@record
+class LeafSummary:
+    """The leaves of one size."""
+
+    size: int
+    nr_leaves: int
+    nr_writable: int
+    nr_user: int
+    nr_executable: int
+    nr_accessed: int
+    nr_dirty: int
+    nr_global: int
+    nr_special: int
+
+    @property
+    def mapped(self) -> int:
+        """Bytes that these leaves map."""
+        return self.size * self.nr_leaves
+
+
+@record
+class Summary:
+    """What page tables hold, and cost."""
+
+    levels: tuple[LevelSummary, ...]
+    leaves: tuple[LeafSummary, ...]
+    nr_others: dict[str, int]
+    """Entries that map nothing, by state: swap, guard, migration, ..."""
+    torn: tuple[Span, ...]
+
+    @property
+    def table_size(self) -> int:
+        """Bytes of all tables."""
+        return sum(level.size for level in self.levels)
+
+    @property
+    def mapped(self) -> int:
+        """Bytes that all leaves map."""
+        return sum(leaf.mapped for leaf in self.leaves)
+
+    @property
+    def table_bytes_per_mib(self) -> float | None:
+        """Bytes of tables for each MiB mapped; None when nothing is. Full tables of 4 KiB pages cost 2,052."""
+        return self.table_size * (1 << 20) / self.mapped if self.mapped else None
+
+
+class _Sums:
+    """One level's sums over the parts of a walk."""
+
+    def __init__(self) -> None:
+        self.tables: set[int] = set()
+        self.nr_used = self.nr_few = 0
+        self.leaves = np.zeros(8, np.int64)
+
+
+def summarize(parts: Iterable[Walk]) -> Summary:
+    """Return the summary of a walk, given as its parts; of one part, as ``[found]``.
+
+    >>> summary = summarize(walk_parts(memory, mode, mm.pgd))  # doctest: +SKIP
+    >>> [(level.name, level.nr_tables) for level in summary.levels]  # doctest: +SKIP
+    [('pgd', 1), ('pud', 3), ('pmd', 5), ('pte', 522)]
+    """
+    sums: list[_Sums] = []
+    others: dict[str, int] = {}
+    torn: list[Span] = []
+    mode = None
+    for part in parts:
+        mode = part.mode
+        sums = sums or [_Sums() for _ in part.levels]
+        torn += part.torn
+        for level, each in enumerate(sums):
+            _add_level(each, part, level, others)
+    if mode is None:
+        raise ValueError("no parts")
+    return Summary(
+        levels=tuple(_level_summary(mode, level, each) for level, each in enumerate(sums)),
+        leaves=tuple(
+            LeafSummary(mode.levels[level].size, *each.leaves.tolist())
+            for level, each in enumerate(sums)
+            if mode.levels[level].can_map
+        ),
+        nr_others=others,
+        torn=tuple(torn),
+    )
+
+
+def _level_summary(mode: PagingMode, level: int, sums: _Sums) -> LevelSummary:
+    size = len(sums.tables) * mode.levels[level].nr_entries * 8
+    # Linux gives a table of fewer entries (arm64's top) a place in a page of its own all the same, or less.
+    return LevelSummary(mode.levels[level].name, len(sums.tables), size, sums.nr_used, sums.nr_few)
+
+
+def _add_level(sums: _Sums, part: Walk, level: int, others: dict[str, int]) -> None:
+    table = part.levels[level]
+    # Tables that several parts share (upper ones) are counted once, with the entries of each part's own range.
+    per_table = np.count_nonzero(table.entries, axis=1)
+    fresh = np.array([address not in sums.tables for address in table.tables.tolist()], np.bool_)
+    sums.tables.update(table.tables.tolist())
+    sums.nr_few += int(np.count_nonzero(per_table[fresh] <= NR_FEW))
+    places, entries, addresses, codes = used_entries(part, level)
+    # An entry that reaches into two parts belongs to the one where it begins.
+    own = (addresses >= part.first) | (level == len(part.levels) - 1)
+    sums.nr_used += int(np.count_nonzero(own))
+    counts = np.bincount(codes[own], minlength=len(STATE_NAMES)).tolist()
+    for code, nr in enumerate(counts):
+        if nr and code not in (EMPTY, TABLE, PRESENT):
+            others[STATE_NAMES[code]] = others.get(STATE_NAMES[code], 0) + nr
+    if not part.mode.levels[level].can_map:
+        return
+    shown = own & ((codes == PRESENT) | (codes == PROT_NONE))
+    above = table.rights[places[shown] // table.entries.shape[1]]
+    sums.leaves += _count_leaves(part.mode, entries[shown], above & rights_of(part.mode, entries[shown]))
+
+
+def _count_leaves(mode: PagingMode, entries: Words, rights: NDArray[np.uint8]) -> NDArray[np.int64]:
+    by_right = [np.count_nonzero(rights & bit) for bit in (WRITABLE, USER, EXECUTABLE)]
+    tests = (mode.accessed, mode.dirty, mode.global_, mode.special)
+    by_test = [np.count_nonzero(holds(entries, test)) for test in tests]
+    return np.array([len(entries), *by_right, *by_test], np.int64)
+
+
+@record
+class Run:
+    """Leaves that follow one another and say the same."""
+
+    start: int
+    size: int
+    level: str
+    phys: int
+    """Of the first leaf. The others need not follow it in memory, unless that was asked for."""
+    entry: int
+    """The first leaf's."""
+    rights: int
+
+
+def runs(found: Walk, same_frames: bool = False) -> Iterator[Run]:
+    """Yield the leaves of a walk, level by level, merged where they touch and have the same flags.
+
+    ``same_frames`` merges only what is contiguous in physical memory too.
+
+    >>> for run in runs(found):  # doctest: +SKIP
+    ...     print(hex(run.start), run.size, run.level)
+    0x55d0c1a2f000 8192 pte
+    """
+    for level, description in enumerate(found.mode.levels):
+        if description.can_map:
+            yield from merged_runs(found.mode, leaves_of(found, level), same_frames)
+
+
+def merged_runs(mode: PagingMode, leaves: Leaves, same_frames: bool = False) -> Iterator[Run]:
+    """Yield leaves of one level, merged where they touch and have the same flags."""
+    if not len(leaves):
+        return
+    # Accessed and dirty change all the time, and would cut everything in pieces.
+    volatile = sum(mask for test in (mode.accessed, mode.dirty) for mask, _ in test[:1])
+    address_bits = sum(mask for mask, _ in mode.address_fields)
+    phys = np.asarray(leaf_address(mode, leaves.level, leaves.entries))
+    size = np.uint64(leaves.size)
+    kind = leaves.entries & np.uint64(U64 & ~(volatile | address_bits))
+    cut = (np.diff(leaves.addresses) != size) | (np.diff(kind) != 0) | (np.diff(leaves.rights) != 0)
+    if same_frames:
+        cut |= np.diff(phys) != size
+    starts = [0, *(np.flatnonzero(cut) + 1).tolist(), len(leaves)]
+    for low, high in zip(starts, starts[1:], strict=False):
+        yield Run(
+            start=int(leaves.addresses[low]),
+            size=(high - low) * leaves.size,
+            level=mode.levels[leaves.level].name,
+            phys=int(phys[low]),
+            entry=int(leaves.entries[low]),
+            rights=int(leaves.rights[low]),
+        )
+
+
+@record
+class Finding:
+    """Something that an audit has found."""
+
+    kind: str
+    """`writable-executable`, `user-in-kernel`, `executable-data`, `writable-alias`, `alias`."""
+    start: int
+    size: int
+    rights: int
+    phys: int | None = None
+    other: int | None = None
+    """For an alias, the other address of the same memory."""
+
+
+def audit(found: Walk, data_areas: Sequence[Span] = ()) -> list[Finding]:
+    """Return what is dangerous: memory both writable and executable, kernel pages open to user space, executable data.
+
+    ``data_areas`` are the first and last addresses of what should never be executable: heap and stacks.
+
+    >>> audit(walk(memory, mode, mm.pgd, mode.kernel_start, 1 << 64))  # doctest: +SKIP
+    []
+    """
+    both = WRITABLE | EXECUTABLE
+    findings = []
+    for level, description in enumerate(found.mode.levels):
+        if not description.can_map:
+            continue
+        leaves = leaves_of(found, level)
+        in_kernel = leaves.addresses >= np.uint64(found.mode.kernel_start)
+        in_data = np.zeros(len(leaves), np.bool_)
+        for first, last in data_areas:
+            in_data |= (leaves.addresses <= last) & (leaves.addresses + np.uint64(leaves.size - 1) >= first)
+        kinds = (
+            ("writable-executable", leaves.rights & both == both),
+            ("user-in-kernel", in_kernel & (leaves.rights & USER != 0)),
+            ("executable-data", in_data & (leaves.rights & EXECUTABLE != 0)),
+        )
+        for kind, chosen in kinds:
+            for run in merged_runs(found.mode, chosen_leaves(leaves, chosen)):
+                findings.append(Finding(kind, run.start, run.size, run.rights, run.phys))
+    return sorted(findings, key=lambda finding: finding.start)
+
+
+def chosen_leaves(leaves: Leaves, chosen: NDArray[np.bool_]) -> Leaves:
+    """Return only the chosen leaves.
+
+    >>> executable = chosen_leaves(leaves, leaves.rights & EXECUTABLE != 0)  # doctest: +SKIP
+    """
+    columns = (leaves.addresses[chosen], leaves.entries[chosen], leaves.rights[chosen])
+    return Leaves(leaves.level, leaves.size, *columns)
+
+
+def aliases(found: Walk) -> list[Finding]:
+    """Return memory that is mapped more than once with different rights, one finding for each stretch.
+
+    A `writable-alias` is writable at one address and executable at the other; an `alias` differs otherwise.
+
+    >>> aliases(found)[:1]  # doctest: +SKIP
+    [Finding(kind='alias', start=140063, size=4096, rights=2, phys=7151616, other=140064)]
+    """
+    covers = _covers(found)
+    findings = []
+    for index, (rights, mine) in enumerate(covers):
+        for other_rights, others in covers[index + 1 :]:
+            dangerous = (rights | other_rights) & (WRITABLE | EXECUTABLE) == WRITABLE | EXECUTABLE
+            kind = "writable-alias" if dangerous else "alias"
+            for phys, end, address, other in _overlaps(mine, others):
+                findings.append(Finding(kind, address, end - phys, rights, phys, other))
+    return findings
+
+
+def _covers(found: Walk) -> list[tuple[int, NDArray[np.uint64]]]:
+    """Return, for each set of rights, the memory that leaves with it map: rows of (phys, end, address), by phys."""
+    mode = found.mode
+    by_rights: dict[int, list[NDArray[np.uint64]]] = {}
+    for level, description in enumerate(mode.levels):
+        if not description.can_map:
+            continue
+        leaves = leaves_of(found, level)
+        phys = np.asarray(leaf_address(mode, level, leaves.entries))
+        rows = np.stack([phys, phys + np.uint64(leaves.size), leaves.addresses], axis=1)
+        rows = rows[~np.asarray(holds(leaves.entries, mode.special), np.bool_)]
+        rights = leaves.rights[~np.asarray(holds(leaves.entries, mode.special), np.bool_)]
+        for each in np.unique(rights).tolist():
+            by_rights.setdefault(each, []).append(rows[rights == each])
+    covers = []
+    for each, parts in sorted(by_rights.items()):
+        rows = np.concatenate(parts)
+        covers.append((each, _merged(rows[np.argsort(rows[:, 0], kind="stable")])))
+    return covers
+
+
+def _merged(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # Leaves that continue each other, in memory and in addresses alike, become one; what repeats is left out.
+    ends = np.maximum.accumulate(rows[:, 1])
+    follows = (rows[1:, 0] == rows[:-1, 1]) & (rows[1:, 2] - rows[:-1, 2] == rows[1:, 0] - rows[:-1, 0])
+    repeats = rows[1:, 1] <= ends[:-1]
+    starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(rows)), np.bool_), ~(follows | repeats)]))
+    merged = rows[starts].copy()
+    if len(starts):
+        merged[:, 1] = np.maximum.reduceat(rows[:, 1], starts)
+    return merged
+
+
+def _overlaps(mine: NDArray[np.uint64], others: NDArray[np.uint64]) -> Iterator[tuple[int, int, int, int]]:
+    # Rows of each are in order and do not overlap among themselves.
+    low = np.searchsorted(others[:, 1], mine[:, 0], side="right")
+    high = np.searchsorted(others[:, 0], mine[:, 1], side="left")
+    for row in np.flatnonzero(high > low).tolist():
+        start, end, address = mine[row].tolist()
+        for other_start, other_end, other_address in others[low[row] : high[row]].tolist():
+            first, last = max(start, other_start), min(end, other_end)
+            yield first, last, address + first - start, other_address + first - other_start
+
+
+@record
+class Region:
+    """A named part of the kernel half."""
+
+    name: str
+    start: int
+    end: int
+
+
+# Documentation/arch/x86/x86_64/mm.rst: what has the same place on every kernel, with 4 levels and with 5.
+X86_FIXED = (
+    Region("cpu entry area", 0xFFFFFE0000000000, 0xFFFFFE8000000000),
+    Region("espfix", 0xFFFFFF0000000000, 0xFFFFFF8000000000),
+    Region("efi", 0xFFFFFFEF00000000, 0xFFFFFFFF00000000),
+    Region("kernel text", 0xFFFFFFFF80000000, 0xFFFFFFFFC0000000),
+    Region("modules", 0xFFFFFFFFC0000000, 0xFFFFFFFFFF000000),
+    Region("fixmap", 0xFFFFFFFFFF000000, 0xFFFFFFFFFF600000),
+    Region("vsyscall", 0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000),
+    Region("fixmap", 0xFFFFFFFFFF601000, 0xFFFFFFFFFFE00000),
+)
+LDT_SIZE = {4: 1 << 39, 5: 1 << 48}
+
+
+def kernel_regions(
+    nr_levels: int, direct_map: int, ram_end: int, vmemmap: int | None, page_struct_size: int, image_size: int = 1 << 30
+) -> list[Region]:
+    """Return the regions of the kernel half of x86-64, in order, by what is known of this boot.
+
+    The direct map, vmalloc and vmemmap are moved by KASLR, in this order; vmalloc is what lies between. The kernel's
+    image may take ``image_size`` (KERNEL_IMAGE_SIZE: 512 MiB without KASLR); modules follow it.
+
+    >>> [region.name for region in kernel_regions(4, 0xFFFF888000000000, 24 << 30, None, 64)][:3]
+    ['ldt', 'direct map', 'vmalloc']
+    """
+    ldt = direct_map - LDT_SIZE[nr_levels]
+    direct_end = -(-(direct_map + ram_end) >> 30) << 30
+    regions = [Region("ldt", ldt, direct_map), Region("direct map", direct_map, direct_end)]
+    if vmemmap is None:
+        regions.append(Region("vmalloc", direct_end, X86_FIXED[0].start))
+    else:
+        vmemmap_end = -(-(vmemmap + (ram_end >> 12) * page_struct_size) >> 30) << 30
+        regions += [Region("vmalloc", direct_end, vmemmap), Region("vmemmap", vmemmap, vmemmap_end)]
+    for region in X86_FIXED:
+        start, end = region.start, region.end
+        if region.name == "kernel text":
+            end = start + image_size
+        elif region.name == "modules":
+            start = 0xFFFFFFFF80000000 + image_size
+        regions.append(Region(region.name, start, end))
+    return regions
+
+
+def region_of(regions: Sequence[Region], address: int) -> str | None:
+    """Return the name of the region that an address lies in; None between regions."""
+    return next((region.name for region in regions if region.start <= address < region.end), None)
+
+
+def region_sizes(found: Walk, regions: Sequence[Region]) -> dict[str | None, int]:
+    """Return the bytes mapped in each region, by name; under None, those in no region.
+
+    >>> region_sizes(kernel_half, regions)["direct map"]  # doctest: +SKIP
+    25769803776
+    """
+    sizes: dict[str | None, int] = {}
+    starts = np.array([region.start for region in regions], np.uint64)
+    lasts = np.array([region.end - 1 & U64 for region in regions], np.uint64)
+    for level, description in enumerate(found.mode.levels):
+        if not description.can_map:
+            continue
+        # A leaf belongs to the region where it begins: regions begin and end at 1 GiB, or where small pages are.
+        leaves = leaves_of(found, level)
+        places = np.searchsorted(starts, leaves.addresses, side="right") - 1
+        outside = (places < 0) | (leaves.addresses > lasts[places])
+        counts = np.bincount(np.where(outside, len(regions), places), minlength=len(regions) + 1).tolist()
+        for place, nr in enumerate(counts):
+            name = regions[place].name if place < len(regions) else None
+            if nr:
+                sizes[name] = sizes.get(name, 0) + nr * leaves.size
+    return sizes
+
+
+@record
+class Disagreement:
+    """A page of which the tables and pagemap say different things."""
+
+    address: int
+    entry: int
+    pagemap: int
+    reason: str
+    """`special`: device or vvar memory, that pagemap does not show; otherwise what differs: `presence`, `frame`, ..."""
+
+
+PM_PFN = (1 << 55) - 1
+PM_SWAP, PM_PRESENT = 1 << 62, 1 << 63
+
+
+def verify(mode: PagingMode, block: PageBlock, pagemap: Words) -> list[Disagreement]:
+    """Return the pages of a block that /proc/PID/pagemap, read for the same pages, shows otherwise.
+
+    Frames are compared where pagemap has them: without CAP_SYS_ADMIN it shows 0. A page that differs because the
+    target ran meanwhile does not differ a second time.
+
+    >>> [each.reason for each in verify(mode, block, words)]  # doctest: +SKIP
+    ['special']
+    """
+    present = (block.states == PRESENT) | (block.states == PROT_NONE)
+    swapped = ~present & (block.states != EMPTY) & (block.states != TABLE)
+    kinds, offsets = swap_fields(mode, block.entries)
+    frames_only = (block.states == MIGRATION) | (block.states == HWPOISON) | (block.states == DEVICE)
+    offsets = np.where(frames_only, migration_frame(mode, offsets), offsets)
+    slots = (kinds | offsets << np.uint64(5)) & np.uint64(PM_PFN)
+    fields = pagemap & np.uint64(PM_PFN)
+    shown_present, shown_swapped = pagemap & np.uint64(PM_PRESENT) != 0, pagemap & np.uint64(PM_SWAP) != 0
+    reasons = (
+        ("presence", present != shown_present),
+        ("swap", swapped != shown_swapped),
+        ("frame", present & shown_present & (fields != block.pfns) & (fields != 0)),
+        ("slot", swapped & shown_swapped & (fields != slots) & (fields != 0)),
+    )
+    differ = np.flatnonzero(reasons[0][1] | reasons[1][1] | reasons[2][1] | reasons[3][1])
+    found = []
+    for place in differ.tolist():
+        entry = int(block.entries[place])
+        reason = next(name for name, which in reasons if which[place])
+        if reason == "presence" and present[place] and holds(entry, mode.special):
+            reason = "special"
+        address = block.start + (place << mode.page_shift)
+        found.append(Disagreement(address, entry, int(pagemap[place]), reason))
+    return found
+
