@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from pathlib import Path
 
@@ -148,11 +147,11 @@ def test_a_cache_directory_that_is_a_link_is_not_followed(place: tuple[Path, Pat
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody else under sudo")
 def test_under_sudo_the_cache_belongs_to_who_called(
     place: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUDO_UID", "65534")
+    monkeypatch.setenv("SUDO_GID", "65534")
     read_layout(str(place[0]))
     (file,) = place[1].iterdir()
     assert file.stat().st_uid == place[1].stat().st_uid == 65534

@@ -18,6 +18,8 @@ import struct
 import numpy as np
 
 from mematlas.errors import Error, NotSupported, PermissionDenied
+from mematlas.kernel.libc import libc
+from mematlas.kernel.rights import effective_capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +47,6 @@ AT_DATA = PAGE
 VALUE_SIZE = AT_DATA + NR_SLOTS * PAGE
 
 NEEDS = "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"
-CAP_SYS_ADMIN = 21
 
 
 def instruction(opcode: int, dst: int = 0, src: int = 0, offset: int = 0, value: int = 0) -> bytes:
@@ -100,7 +101,7 @@ class BpfReader:
     batch_size = NR_SLOTS
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._libc = libc()
         machine = platform.machine()
         if machine not in SYSCALL_NUMBERS:
             raise NotSupported(f"bpf(2) on {machine}")
@@ -237,7 +238,7 @@ class BpfReader:
 def refusal(error: OSError, log: str = "") -> Error:
     """Return our error for a refused bpf(2), as exact as can be told."""
     if error.errno in (errno.EPERM, errno.EACCES) and not log.strip():
-        if effective_capabilities() >> CAP_SYS_ADMIN & 1:
+        if "CAP_SYS_ADMIN" in effective_capabilities():
             return PermissionDenied("bpf(2)", "no seccomp filter on it, and the initial user namespace")
         return PermissionDenied("bpf(2)", NEEDS)
     if error.errno == errno.ENOSYS:
@@ -247,12 +248,3 @@ def refusal(error: OSError, log: str = "") -> Error:
         return NotSupported("reading kernel memory with BPF", "a kernel that is not locked down to confidentiality")
     last = log.strip().splitlines()[-1:] or [os.strerror(error.errno or 0)]
     return NotSupported(f"loading a BPF program that reads memory ({last[0]})", "Linux 5.10")
-
-
-def effective_capabilities() -> int:
-    """Return the set of capabilities in effect, as a bit mask; 0 when it cannot be told."""
-    try:
-        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
-            return next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
-    except OSError:
-        return 0

@@ -13,6 +13,7 @@ import struct
 import zlib
 
 from mematlas.errors import FormatError, NotSupported, PermissionDenied
+from mematlas.kernel.rights import invoking_user
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -208,18 +209,15 @@ def read_btf(path: str = BTF_PATH) -> bytes:
 
 def cache_place() -> tuple[str, int, int] | None:
     """Return the cache directory and its owner; under sudo, those of the user who called it."""
-    uid, gid = os.getuid(), os.getgid()
+    uid, gid = invoking_user() or (os.getuid(), os.getgid())
     home = os.environ.get("XDG_CACHE_HOME", "")
-    invoker = os.environ.get("SUDO_UID", "")
-    if uid == 0 and invoker.isdigit() and int(invoker):
+    if uid != os.getuid() and not home:
         import pwd
 
         try:
-            user = pwd.getpwuid(int(invoker))
+            home = os.path.join(pwd.getpwuid(uid).pw_dir, ".cache")
         except KeyError:
             return None
-        uid, gid = user.pw_uid, user.pw_gid
-        home = home or os.path.join(user.pw_dir, ".cache")
     home = home or os.path.expanduser("~/.cache")
     return (os.path.join(home, "mematlas"), uid, gid) if os.path.isabs(home) else None
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mematlas.errors import NotSupported
 from mematlas.kernel.kconfig import read_config
 from mematlas.kernel.kmem import PAGE, Bools, KernelMemory, Words
+from mematlas.kernel.libc import libc
 from mematlas.kernel.procfs import ProcFS
 
 TYPE_CHECKING = False
@@ -241,7 +242,7 @@ class OwnPages:
     def pfns(self) -> list[int]:
         """Return the frames of all own pages here that are present, and of some code that others map too."""
         huge = range(self.huge_start, self.huge_start + HUGE_SIZE, 16 * PAGE)
-        shared = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p).value or self.start
+        shared = ctypes.cast(libc().getpid, ctypes.c_void_p).value or self.start
         return [pfn for pfn in self.pfns_at([*huge, shared]) + self.probe_pfns() if pfn]
 
     def struct_page_addresses(self, memory: KernelMemory) -> list[int]:
@@ -252,7 +253,7 @@ class OwnPages:
             places = [self.start + place for place in self.probes]
             pieces = (ctypes.c_size_t * (2 * NR_PROBES))(*(number for place in places for number in (place, PAGE)))
             # vmsplice(2): the pipe takes the pages themselves, and pins them where they are.
-            if ctypes.CDLL(None, use_errno=True).vmsplice(ends[1], pieces, NR_PROBES, 0) != NR_PROBES * PAGE:
+            if libc().vmsplice(ends[1], pieces, NR_PROBES, 0) != NR_PROBES * PAGE:
                 raise NotSupported(f"vmsplice(2) ({os.strerror(ctypes.get_errno())})")
             pipe = memory.reader.private_data(ends[0], layout)
             buffers = memory.word(pipe + layout["pipe_inode_info.bufs"])

@@ -1,0 +1,363 @@
+"""The tables of real processes and of the running kernel, against pagemap, status and iomem."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from mematlas.analysis.pagetable import (
+    Disagreement,
+    aliases,
+    audit,
+    kernel_regions,
+    region_sizes,
+    summarize,
+    verify,
+)
+from mematlas.errors import Error, PermissionDenied, ProcessGone, TargetNotFound
+from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
+from mematlas.model.pagetable import Walk, page_blocks, walk, walk_address, walk_parts
+from mematlas.model.paging import PRESENT, STATE_NAMES, PagingMode
+from mematlas.model.paging_modes import mode_of
+from victim import Area, Victim
+
+pytestmark = pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
+
+MakeVictim = Callable[..., Victim]
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[KernelMemory]:
+    try:
+        memory = open_kernel_memory()
+    except Error as error:
+        pytest.skip(f"no reader of kernel memory works: {error}")
+    with memory:
+        yield memory
+
+
+@pytest.fixture(scope="module")
+def mode(memory: KernelMemory) -> PagingMode:
+    return mode_of(memory)
+
+
+def walked(memory: KernelMemory, mode: PagingMode, pid: int) -> Walk:
+    with memory.open_mm(pid) as mm:
+        return walk(memory, mode, mm.pgd)
+
+
+def pagemap_of(pid: int, address: int, nr_pages: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as file:
+        return np.frombuffer(os.pread(file.fileno(), 8 * nr_pages, address >> 9), np.uint64)
+
+
+def disagreements(mode: PagingMode, found: Walk, pid: int) -> tuple[int, list[Disagreement]]:
+    """Compare every page of a walk with pagemap."""
+    nr_pages, all_of_them = 0, []
+    for block in page_blocks(found):
+        nr_pages += len(block)
+        all_of_them += verify(mode, block, pagemap_of(pid, block.start, len(block)))
+    return nr_pages, all_of_them
+
+
+def states_in(found: Walk, area: Area) -> list[str]:
+    """Return the names of the states of all pages of an area; where no table is, they are empty."""
+    names = ["empty"] * area.nr_pages
+    for block in page_blocks(found, area.address, area.end):
+        first = (block.start - area.address) // area.page_size
+        names[first : first + len(block)] = [STATE_NAMES[state] for state in block.states.tolist()]
+    return names
+
+
+KINDS = ("anon", "private_file", "shared_file", "shared_anon", "tmpfs", "memfd", "zero", "prot_none", "forked", "locked")
+
+
+def test_every_page_is_as_in_pagemap(memory: KernelMemory, mode: PagingMode, victim: MakeVictim) -> None:
+    target = victim(*KINDS)
+    with target.stopped():
+        found = walked(memory, mode, target.pid)
+        nr_pages, differing = disagreements(mode, found, target.pid)
+    assert nr_pages > 1000
+    assert [each for each in differing if each.reason != "special"] == []
+    # [vvar], which pagemap does not show, is a handful of pages.
+    assert len(differing) <= 8
+    for kind in KINDS:
+        nr_present = sum(name in ("present", "prot-none") for name in states_in(found, target[kind]))
+        assert (kind, nr_present) == (kind, target[kind].nr_present)
+
+
+@pytest.mark.parametrize("kind", ["thp", "huge_zero"])
+def test_a_huge_page_is_one_leaf(kind: str, memory: KernelMemory, mode: PagingMode, victim: MakeVictim) -> None:
+    target = victim(kind)
+    area = target[kind]
+    with target.stopped():
+        found = walked(memory, mode, target.pid)
+        assert [each.reason for each in disagreements(mode, found, target.pid)[1] if each.reason != "special"] == []
+    assert states_in(found, area).count("present") == area.nr_present
+    with memory.open_mm(target.pid) as mm:
+        assert walk_address(memory, mode, mm.pgd, area.address)[-1].level == "pmd"
+
+
+def test_hugetlb_pages_are_huge_leaves(
+    memory: KernelMemory, mode: PagingMode, victim: MakeVictim, hugetlb_pages: int
+) -> None:
+    target = victim("hugetlb")
+    with target.stopped():
+        found = walked(memory, mode, target.pid)
+        assert [each.reason for each in disagreements(mode, found, target.pid)[1] if each.reason != "special"] == []
+    assert states_in(found, target["hugetlb"]).count("present") == target["hugetlb"].nr_present
+
+
+def test_guard_pages_are_markers_and_no_swap(memory: KernelMemory, mode: PagingMode, victim: MakeVictim) -> None:
+    target = victim("guard")
+    with target.stopped():
+        found = walked(memory, mode, target.pid)
+        assert [each.reason for each in disagreements(mode, found, target.pid)[1] if each.reason != "special"] == []
+    assert states_in(found, target["guard"]).count("guard") == target["guard"].nr_guard > 0
+
+
+def test_swap_slots_are_those_of_pagemap(
+    memory: KernelMemory, mode: PagingMode, victim: MakeVictim, swap: object
+) -> None:
+    target = victim("swapped")
+    with target.stopped():
+        found = walked(memory, mode, target.pid)
+        assert [each.reason for each in disagreements(mode, found, target.pid)[1] if each.reason != "special"] == []
+    assert states_in(found, target["swapped"]).count("swap") == target["swapped"].nr_swapped > 0
+
+
+def test_prot_none_pages_keep_their_frames(memory: KernelMemory, mode: PagingMode, victim: MakeVictim) -> None:
+    target = victim("prot_none")
+    with target.stopped():
+        names = states_in(walked(memory, mode, target.pid), target["prot_none"])
+    assert names.count("prot-none") == target["prot_none"].nr_present > 0
+
+
+def test_the_walk_of_an_address_ends_at_pagemaps_frame(
+    memory: KernelMemory, mode: PagingMode, victim: MakeVictim
+) -> None:
+    target = victim("anon")
+    area = target["anon"]
+    with target.stopped(), memory.open_mm(target.pid) as mm:
+        for page in range(area.nr_pages):
+            steps = walk_address(memory, mode, mm.pgd, area.page_address(page) + 5)
+            word = int(pagemap_of(target.pid, area.page_address(page), 1)[0])
+            if word >> 63:
+                assert steps[-1].phys == (word & (1 << 55) - 1) * 4096 + 5
+                assert {"present", "writable", "user", "accessed", "dirty", "nx"} <= set(steps[-1].flags)
+            else:
+                assert steps[-1].phys is None
+
+
+def test_table_bytes_are_those_of_status(memory: KernelMemory, mode: PagingMode, victim: MakeVictim) -> None:
+    target = victim("anon", "shared_file", "tmpfs")
+    with target.stopped():
+        with memory.open_mm(target.pid) as mm:
+            summary = summarize(walk_parts(memory, mode, mm.pgd))
+        with open(f"/proc/{target.pid}/status") as file:
+            told = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmPTE"))
+    # The kernel does not count the top table (mm_inc_nr_ptes and its like).
+    assert summary.table_size - summary.levels[0].size == told
+
+
+def test_parts_of_a_process_are_the_whole(memory: KernelMemory, mode: PagingMode, victim: MakeVictim) -> None:
+    target = victim(*KINDS)
+    with target.stopped(), memory.open_mm(target.pid) as mm:
+        whole = walk(memory, mode, mm.pgd)
+        parts = list(walk_parts(memory, mode, mm.pgd, nr_tables=2))
+    assert np.array_equal(np.concatenate([part.levels[-1].entries for part in parts]), whole.levels[-1].entries)
+    assert summarize(parts) == summarize([whole])
+
+
+RACE = """
+import mmap
+while True:
+    with mmap.mmap(-1, 37 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE) as area:
+        with mmap.mmap(-1, 3 << 20) as other:
+            other[5] = 1
+"""
+
+
+@contextlib.contextmanager
+def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_racing_target_shows_no_junk(memory: KernelMemory, mode: PagingMode) -> None:
+    nr_walks, sizes, nr_torn = 0, set(), 0
+    with running(sys.executable, "-c", RACE) as target:
+        time.sleep(0.2)
+        with memory.open_mm(target.pid) as mm:
+            end = time.monotonic() + 2
+            while time.monotonic() < end:
+                found = walk(memory, mode, mm.pgd)
+                present = found.levels[-1].entries[found.levels[-1].entries & 1 == 1]
+                frames = present & 0x000FFFFFFFFFF000
+                assert not (present & 4 == 0).any()
+                assert not ((frames >= memory.memory_end) & (present & 512 == 0)).any()
+                nr_walks += 1
+                nr_torn += bool(found.torn)
+                sizes.add(found.nr_tables)
+    assert nr_walks > 500
+    assert len(sizes) > 1, "the target did not race"
+    assert nr_torn < nr_walks / 100
+
+
+def test_what_has_ended_has_empty_tables_and_is_no_longer_current(
+    memory: KernelMemory, mode: PagingMode, victim: MakeVictim
+) -> None:
+    target = victim("anon")
+    with memory.open_mm(target.pid) as mm:
+        assert memory.is_current(mm)
+        target.exit()
+        assert not memory.is_current(mm)
+        found = walk(memory, mode, mm.pgd)
+    assert (found.nr_tables, found.torn) == (1, ())
+    with pytest.raises((TargetNotFound, ProcessGone)):
+        memory.open_mm(target.pid)
+
+
+def test_what_executes_a_program_is_no_longer_current(memory: KernelMemory, mode: PagingMode) -> None:
+    wait = "import sys, os; sys.stdin.readline(); os.execv(sys.executable, [sys.executable, '-c', 'import time; time.sleep(60)'])"
+    process = subprocess.Popen([sys.executable, "-c", wait], stdin=subprocess.PIPE)
+    try:
+        with memory.open_mm(process.pid) as mm:
+            assert process.stdin
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            end = time.monotonic() + 20
+            while memory.is_current(mm):
+                assert walk(memory, mode, mm.pgd).torn == ()
+                assert time.monotonic() < end
+            assert len(walk(memory, mode, mm.pgd).levels[-1]) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_kernel_thread_has_no_tables(memory: KernelMemory) -> None:
+    with pytest.raises(Error):
+        memory.open_mm(2)
+
+
+def test_kernel_half_is_the_same_from_every_process(
+    memory: KernelMemory, mode: PagingMode, victim: MakeVictim
+) -> None:
+    rows = []
+    for pid in (os.getpid(), victim("anon").pid):
+        with memory.open_mm(pid) as mm:
+            rows.append(memory.tables(np.array([mm.pgd], np.uint64))[0][0, 256:])
+    assert np.array_equal(rows[0], rows[1])
+
+
+@pytest.fixture(scope="module")
+def kernel_half(memory: KernelMemory, mode: PagingMode) -> Walk:
+    with memory.open_mm(os.getpid()) as mm:
+        return walk(memory, mode, mm.pgd, mode.kernel_start, 1 << 64)
+
+
+def test_the_direct_map_maps_all_ram(memory: KernelMemory, kernel_half: Walk) -> None:
+    regions = kernel_regions(memory.levels, memory.base, memory.ram.end, None, 64)
+    size = region_sizes(kernel_half, regions)["direct map"]
+    assert memory.ram.size <= size <= memory.ram.end
+
+
+def test_no_kernel_page_is_open_to_user_space(kernel_half: Walk) -> None:
+    assert [each for each in audit(kernel_half) if each.kind == "user-in-kernel"] == []
+
+
+def test_kernel_text_is_executable_and_read_only(memory: KernelMemory, mode: PagingMode, kernel_half: Walk) -> None:
+    text = memory.vmcoreinfo.get("SYMBOL(_stext)")
+    if not isinstance(text, int):
+        pytest.skip("needs /sys/kernel/vmcoreinfo")
+    with memory.open_mm(os.getpid()) as mm:
+        flags = walk_address(memory, mode, mm.pgd, text)[-1].flags
+    assert not {"writable", "nx", "user"} & set(flags)
+    assert [each for each in aliases(kernel_half) if each.phys == text] == []
+
+
+def test_memory_mapped_writable_and_executable_is_found(
+    memory: KernelMemory, mode: PagingMode
+) -> None:
+    program = (
+        "import mmap, time\n"
+        "area = mmap.mmap(-1, 7 * 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)\n"
+        "area[:] = bytes(7 * 4096)\n"
+        "print(flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout
+        process.stdout.readline()
+        found = walked(memory, mode, process.pid)
+    finally:
+        process.kill()
+        process.communicate()
+    assert [each.size for each in audit(found) if each.kind == "writable-executable"] == [7 * 4096]
+
+
+def test_the_reader_says_its_name(memory: KernelMemory) -> None:
+    assert memory.name in ("bpf", "kcore")
+    assert memory.name in repr(memory)
+
+
+def refusal() -> str:
+    try:
+        open_kernel_memory().close()
+    except PermissionDenied as error:
+        return f"{error.path}: {error.needs}"
+    return "taken"
+
+
+def test_without_rights_the_missing_ones_are_named(as_nobody: Callable[..., object]) -> None:
+    assert as_nobody(refusal).value == "/proc/iomem: CAP_SYS_ADMIN"  # type: ignore[attr-defined]
+
+
+def test_one_capability_of_two_is_not_enough(as_nobody: Callable[..., object]) -> None:
+    from mematlas.kernel.bpf import BpfReader
+
+    def load() -> str:
+        try:
+            BpfReader().close()
+        except PermissionDenied as error:
+            return str(error.needs)
+        return "taken"
+
+    assert as_nobody(load, caps=["CAP_BPF"]).value == "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"  # type: ignore[attr-defined]
+    assert as_nobody(load, caps=["CAP_BPF", "CAP_PERFMON"]).value == "taken"  # type: ignore[attr-defined]
+    assert as_nobody(load, caps=["CAP_SYS_ADMIN"]).value == "taken"  # type: ignore[attr-defined]
+
+
+def test_both_program_types_read_the_same(memory: KernelMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mematlas.kernel import bpf
+
+    if memory.name != "bpf":
+        pytest.skip("needs the bpf reader")
+    monkeypatch.setattr(bpf, "PROG_TYPE_SYSCALL", 0xFFFF)
+    with contextlib.closing(bpf.BpfReader()) as reader, memory.open_mm(os.getpid()) as mm:
+        assert reader.program_type == "raw_tracepoint"
+        address = np.array([memory.base + mm.pgd], np.uint64)
+        rows, good = reader.read_batch(address, 4096)
+        assert good.all()
+        assert np.array_equal(rows[:, 256:], memory.pages(address)[0][:, 256:])
+
+
+def test_present_means_present(memory: KernelMemory, mode: PagingMode, victim: MakeVictim) -> None:
+    target = victim("anon_full")
+    with target.stopped():
+        (block,) = page_blocks(walked(memory, mode, target.pid), target["anon_full"].address, target["anon_full"].end)
+    assert (block.states == PRESENT).all()
+    assert len(set(block.pfns.tolist())) == target["anon_full"].nr_pages
