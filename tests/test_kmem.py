@@ -138,7 +138,7 @@ def test_a_process_without_memory_is_gone() -> None:
 
 
 def test_iomem_ranges_that_touch_are_one() -> None:
-    text = "00001000-0009fbff : System RAM\n  00002000-00002fff : x\n0009fc00-0009ffff : System RAM\n000f0000-000fffff : ROM\n"
+    text = "1000-9fbff : System RAM\n  2000-2fff : x\n9fc00-9ffff : System RAM\nf0000-fffff : x\n"
     assert parse_iomem(text) == [(0x1000, 0xA0000)]
 
 
@@ -163,7 +163,8 @@ def test_ram_is_half_open() -> None:
 
 
 def test_vmcoreinfo_numbers_are_read_as_they_are_written() -> None:
-    note = struct.pack("<III", 11, 99, 0) + b"VMCOREINFO\0\0OSRELEASE=6.1\nSYMBOL(a)=ffff0000\nNUMBER(b)=-5\nNUMBER(c)=0x10\n\0\0"
+    text = b"OSRELEASE=6.1\nSYMBOL(a)=ffff0000\nNUMBER(b)=-5\nNUMBER(c)=0x10\n\0\0"
+    note = struct.pack("<III", 11, len(text), 0) + b"VMCOREINFO\0\0" + text
     assert parse_vmcoreinfo(note) == {"OSRELEASE": "6.1", "SYMBOL(a)": 0xFFFF0000, "NUMBER(b)": -5, "NUMBER(c)": 16}
 
 
@@ -192,3 +193,19 @@ def test_a_capture_has_no_page_tables(tmp_path: os.PathLike[str]) -> None:
         file.write('{"page_size": 4096}')
     with pytest.raises(NotSupported, match="live"):
         open_kernel_memory(procfs=ProcFS(str(tmp_path)))
+
+
+def test_the_users_copy_of_the_top_table_is_the_page_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = memory_of(ConstructedReader(0xFFFF888000000000))
+    monkeypatch.setattr(kmem, "cpu_info", lambda: {"flags": "fpu pti lm"})
+    assert memory.user_pgd(0x2000) == 0x3000
+    monkeypatch.setattr(kmem, "cpu_info", lambda: {"flags": "fpu lm"})
+    assert memory.user_pgd(0x2000) is None
+
+
+def test_a_processor_that_does_not_tell_has_52_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = memory_of(ConstructedReader(0xFFFF888000000000))
+    monkeypatch.setattr(kmem, "cpu_info", lambda: {"address sizes": "46 bits physical, 48 bits virtual"})
+    assert memory.phys_bits == 46
+    monkeypatch.setattr(kmem, "cpu_info", dict)
+    assert memory.phys_bits == 52

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from constructed import Tables
 
+from constructed import Tables
 from mematlas.model.pagetable import EXECUTABLE, USER, WRITABLE, page_blocks, walk, walk_address, walk_parts
 from mematlas.model.paging import PRESENT, PROT_NONE, PagingMode
 from mematlas.model.paging_modes import arm64, riscv64, x86_64

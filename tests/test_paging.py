@@ -181,15 +181,17 @@ def test_arm64_rights() -> None:
     user_code = 3 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 53
     user_data = 3 | 1 << 6 | 1 << 10 | 1 << 11 | 1 << 51 | 1 << 53 | 1 << 54
     kernel_code = 3 | 1 << 7 | 1 << 10 | 1 << 54
-    assert [bool(holds(user_code, test)) for test in (mode.user, mode.writable, mode.executable)] == [True, False, True]
-    assert [bool(holds(user_data, test)) for test in (mode.user, mode.writable, mode.executable)] == [True, True, False]
-    assert [bool(holds(kernel_code, test)) for test in (mode.user, mode.executable, mode.global_)] == [False, True, True]
+    rights = (mode.user, mode.writable, mode.executable)
+    assert [bool(holds(user_code, test)) for test in rights] == [True, False, True]
+    assert [bool(holds(user_data, test)) for test in rights] == [True, True, False]
+    assert [bool(holds(kernel_code, test)) for test in (*rights, mode.global_)] == [False, False, True, True]
     assert holds(user_data, mode.dirty)
     assert not holds(user_data | 1 << 7, mode.dirty)
 
 
 @pytest.mark.parametrize(
-    ("granule", "last", "above"), [(4096, 16 * 4096, 16 << 21), (16384, 128 << 14, 32 << 25), (65536, 32 << 16, 32 << 29)]
+    ("granule", "last", "above"),
+    [(4096, 16 << 12, 16 << 21), (16384, 128 << 14, 32 << 25), (65536, 32 << 16, 32 << 29)],
 )
 def test_arm64_contiguous_entries_join(granule: int, last: int, above: int) -> None:
     mode = arm64(granule)

@@ -76,7 +76,9 @@ def states_in(found: Walk, area: Area) -> list[str]:
     return names
 
 
-KINDS = ("anon", "private_file", "shared_file", "shared_anon", "tmpfs", "memfd", "zero", "prot_none", "forked", "locked")
+KINDS = (
+    "anon", "private_file", "shared_file", "shared_anon", "tmpfs", "memfd", "zero", "prot_none", "forked", "locked"
+)  # fmt: skip
 
 
 def test_every_page_is_as_in_pagemap(memory: KernelMemory, mode: PagingMode, victim: MakeVictim) -> None:
@@ -230,7 +232,10 @@ def test_what_has_ended_has_empty_tables_and_is_no_longer_current(
 
 
 def test_what_executes_a_program_is_no_longer_current(memory: KernelMemory, mode: PagingMode) -> None:
-    wait = "import sys, os; sys.stdin.readline(); os.execv(sys.executable, [sys.executable, '-c', 'import time; time.sleep(60)'])"
+    wait = (
+        "import sys, os; sys.stdin.readline()\n"
+        "os.execv(sys.executable, [sys.executable, '-c', 'import time; time.sleep(60)'])"
+    )
     process = subprocess.Popen([sys.executable, "-c", wait], stdin=subprocess.PIPE)
     try:
         with memory.open_mm(process.pid) as mm:

@@ -5,6 +5,8 @@ Pure functions over a `Walk`, or over its parts as `walk_parts` yields them.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -266,7 +268,7 @@ def merged_runs(mode: PagingMode, leaves: Leaves, same_frames: bool = False) -> 
     if same_frames:
         cut |= np.diff(phys) != size
     starts = [0, *(np.flatnonzero(cut) + 1).tolist(), len(leaves)]
-    for low, high in zip(starts, starts[1:], strict=False):
+    for low, high in pairwise(starts):
         yield Run(
             start=int(leaves.addresses[low]),
             size=(high - low) * leaves.size,

@@ -8,6 +8,7 @@ instruction-set.rst; kernel/bpf/syscall.c (who may), net/bpf/test_run.c (how it 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -221,10 +222,8 @@ class BpfReader:
 
     def _verifier_log(self, program: bytes) -> str:
         log = ctypes.create_string_buffer(1 << 18)
-        try:
+        with contextlib.suppress(OSError):
             os.close(self._load_as(PROG_TYPE_RAW_TRACEPOINT, 0, program, log))
-        except OSError:
-            pass
         return log.value.decode(errors="replace")
 
     def _call(self, command: int, attr: bytes) -> int:

@@ -18,6 +18,7 @@ from mematlas.kernel.rights import invoking_user
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Any
 
 BTF_PATH = "/sys/kernel/btf/vmlinux"
 BTF_MAGIC = 0xEB9F
@@ -263,7 +264,7 @@ class LayoutCache:
                 kept = json.loads(file.read(1 << 16)) if status.st_uid in (self.uid, 0) else None
         except (OSError, ValueError):
             return None
-        return kept["layout"] if is_layout(kept) else None
+        return kept["layout"] if kept and is_layout(kept) else None
 
     def store(self, key: str, values: dict[str, int]) -> None:
         """Keep ``values``: written beside, then renamed, so that nobody reads half a file."""
@@ -287,7 +288,7 @@ CACHE_VERSION = zlib.crc32(repr(sorted(WANTED.items())).encode())
 """Changes with what is asked for, so that an older cache is never missing a name."""
 
 
-def is_layout(kept: object) -> bool:
+def is_layout(kept: Any) -> bool:
     """Whether a cache holds names and sane offsets, all from this version."""
     if not isinstance(kept, dict) or kept.get("version") != CACHE_VERSION or not isinstance(kept.get("layout"), dict):
         return False

@@ -78,7 +78,7 @@ class KcoreReader:
         self.kallsyms = kallsyms
         self._starts = np.array([segment.start for segment in segments], np.uint64)
         self._data = np.zeros((self.batch_size, PAGE // 8), np.uint64)
-        self._bytes = memoryview(self._data).cast("B")
+        self._bytes = self._data.data.cast("B")
 
     @classmethod
     def open(cls, path: str = KCORE_PATH, kallsyms: str = KALLSYMS_PATH) -> KcoreReader:

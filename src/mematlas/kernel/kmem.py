@@ -144,6 +144,18 @@ def parse_vmcoreinfo(note: bytes) -> dict[str, int | str]:
     return found
 
 
+def cpu_info() -> dict[str, str]:
+    """Return what /proc/cpuinfo says of the first processor."""
+    found: dict[str, str] = {}
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if not value:
+                break
+            found[name.strip()] = value.strip()
+    return found
+
+
 class PinnedMm:
     """The address space of a process, held by an open /proc/PID/mem: its top table stays while this is open.
 
@@ -217,11 +229,16 @@ class KernelMemory:
     @property
     def phys_bits(self) -> int:
         """How many bits a physical address has on this processor (52 when it does not tell)."""
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("address sizes"):
-                    return int(line.split(":")[1].split()[0])
-        return 52
+        words = cpu_info().get("address sizes", "").split()
+        return int(words[0]) if words else 52
+
+    def user_pgd(self, pgd: int) -> int | None:
+        """Return the top table that user space runs with, under page-table isolation; None without it.
+
+        It is the page after the kernel's (kernel_to_user_pgdp, arch/x86/include/asm/pgtable.h). The flag decides: the
+        file of vulnerabilities does not know of isolation that was asked for on the command line.
+        """
+        return pgd + PAGE if "pti" in cpu_info().get("flags", "").split() else None
 
     @property
     def kernel_version(self) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ class StructPages:
         self._count_place = layout["page._mapcount"] // 4
         self._head_place = layout["page.compound_head"] // 8
         # Before folios carried it (v6.3), large folios are left to kpagecount.
-        self._entire = layout["folio._entire_mapcount"] if "folio._entire_mapcount" in layout else None
+        self._entire = layout.values.get("folio._entire_mapcount")
 
     def __repr__(self) -> str:
         return f"<StructPages of {self.size} bytes at {self.base:#x}>"
@@ -228,7 +229,7 @@ class OwnPages:
             file = directory.open("pagemap")
             try:
                 for address in addresses:
-                    file.read_into(memoryview(entry).cast("B"), address // PAGE * 8)
+                    file.read_into(entry.data.cast("B"), address // PAGE * 8)
                     word = int(entry[0])
                     found.append(word & PM_PFN_MASK if word & PM_PRESENT else 0)
             finally:
@@ -272,12 +273,12 @@ def read_kernel_counts(procfs: ProcFS, pfns: Words) -> Counts:
     try:
         cuts = np.flatnonzero(np.diff(unique) > 64) + 1
         edges = [0, *cuts.tolist(), len(unique)]
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in pairwise(edges):
             if low == high:
                 continue
             first = int(unique[low])
             buffer = np.zeros(int(unique[high - 1]) - first + 1, np.uint64)
-            if file.read_into(memoryview(buffer).cast("B"), first * 8) == buffer.nbytes:
+            if file.read_into(buffer.data.cast("B"), first * 8) == buffer.nbytes:
                 values[low:high] = buffer[(unique[low:high] - np.uint64(first)).astype(np.intp)]
     finally:
         file.close()

@@ -9,6 +9,8 @@ Leaves are never followed: no memory but tables is read.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,7 @@ from mematlas.model.paging import (
     STATE_NAMES,
     PagingMode,
     address_of,
+    contiguous_size,
     flag_names,
     holds,
     is_leaf,
@@ -166,7 +169,7 @@ def walk_parts(
     size = np.uint64(mode.levels[level.level].size - 1)
     cuts = addresses[(addresses + size >= upper.first) & (addresses <= upper.last)][nr_tables::nr_tables].tolist()
     edges = [upper.first, *cuts, upper.last + 1]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         if low < high:
             yield walk(source, mode, pgd, low, high)
 
@@ -402,8 +405,6 @@ def walk_address(source: TableSource, mode: PagingMode, pgd: int, address: int) 
 
 def page_address(mode: PagingMode, level: int, entry: int, address: int) -> int:
     """Return the physical address of ``address`` under the leaf that translates it."""
-    from mematlas.model.paging import contiguous_size
-
     size = mode.levels[level].size
     if mode.napot and entry & mode.napot:
         size = contiguous_size(mode, level, entry)
@@ -443,7 +444,10 @@ def page_blocks(found: Walk, start: int | None = None, end: int | None = None) -
 
 
 def leaf_pieces(found: Walk) -> list[tuple[int, int, int, int]]:
-    """Return what holds leaves, by address: (address, bytes, level, place), tables of the last level and huge leaves."""
+    """Return what holds leaves, by address: tables of the last level, and huge leaves.
+
+    Each is (address, bytes, level, row of the table or flat place of the leaf).
+    """
     mode = found.mode
     bottom = found.levels[-1]
     size = bottom.entries.shape[1] << mode.page_shift
@@ -455,7 +459,8 @@ def leaf_pieces(found: Walk) -> list[tuple[int, int, int, int]]:
         places = np.flatnonzero((codes != EMPTY) & (codes != 1))
         addresses = found.entry_addresses(level.level, places).tolist()
         size = mode.levels[level.level].size
-        pieces += [(address, size, level.level, place) for address, place in zip(addresses, places.tolist(), strict=True)]
+        pairs = zip(addresses, places.tolist(), strict=True)
+        pieces += [(address, size, level.level, place) for address, place in pairs]
     return sorted(pieces)
 
 
@@ -476,7 +481,8 @@ def _groups(pieces: list[tuple[int, int, int, int]]) -> Iterator[list[tuple[int,
 
 def _fill(found: Walk, group: list[tuple[int, int, int, int]], low: int, high: int) -> PageBlock:
     shift = found.mode.page_shift
-    parts = [_piece_pages(found, piece, low, high) for piece in _joined(found, group) if low < piece[0] + piece[1] and piece[0] <= high]
+    touched = [piece for piece in _joined(found, group) if low < piece[0] + piece[1] and piece[0] <= high]
+    parts = [_piece_pages(found, piece, low, high) for piece in touched]
     columns = [np.concatenate(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True)]
     return PageBlock(low >> shift << shift, *columns)
 

@@ -10,16 +10,15 @@ include/linux/swapops.h, include/linux/swap.h.
 
 from __future__ import annotations
 
+from typing import Any, TypeVar, cast
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mematlas.record import record
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import TypeVar
-
-    Entries = TypeVar("Entries", int, NDArray[np.uint64])
+Entries = TypeVar("Entries", int, NDArray[np.uint64])
+"""One entry, or an array of them: what comes in goes out."""
 
 U64 = (1 << 64) - 1
 Test = tuple[tuple[int, int], ...]
@@ -177,26 +176,26 @@ class PagingMode:
         return (1 << 64) - self.user_end
 
 
-def holds(entry: Entries, test: Test) -> Entries:
+def holds(entry: Entries, test: Test) -> Any:
     """Return whether a test holds: a bool for an integer, an array of bools for an array.
 
     >>> holds(0b101, ((0b100, 0b100),)), holds(0b001, ((0b100, 0b100),))
     (True, False)
     """
-    result = (entry & test[0][0]) == test[0][1] if test else entry != entry
+    result: Any = (entry & test[0][0]) == test[0][1] if test else entry != entry
     for mask, value in test[1:]:
         result = result | ((entry & mask) == value)
-    return result  # type: ignore[return-value]
+    return result
 
 
-def is_table(mode: PagingMode, level: int, entry: Entries) -> Entries:
+def is_table(mode: PagingMode, level: int, entry: Entries) -> Any:
     """Return whether entries of a level point at tables of the next."""
     if level == len(mode.levels) - 1:
-        return entry != entry  # type: ignore[return-value]
+        return entry != entry
     return holds(entry, mode.table)
 
 
-def is_leaf(mode: PagingMode, level: int, entry: Entries) -> Entries:
+def is_leaf(mode: PagingMode, level: int, entry: Entries) -> Any:
     """Return whether entries of a level are present and map memory."""
     present = holds(entry, mode.present)
     if level == len(mode.levels) - 1:
@@ -205,7 +204,7 @@ def is_leaf(mode: PagingMode, level: int, entry: Entries) -> Entries:
     return present & (holds(entry, mode.table) == 0) if mode.levels[level].can_map else present & (entry != entry)
 
 
-def is_prot_none(mode: PagingMode, level: int, entry: Entries) -> Entries:
+def is_prot_none(mode: PagingMode, level: int, entry: Entries) -> Any:
     """Return whether entries map memory that is hidden from the hardware."""
     if level == len(mode.levels) - 1:
         return holds(entry, mode.prot_none)
@@ -214,11 +213,11 @@ def is_prot_none(mode: PagingMode, level: int, entry: Entries) -> Entries:
 
 def address_of(mode: PagingMode, entry: Entries) -> Entries:
     """Return the physical address that present entries hold, of a table or of a page, with nothing cut off."""
-    result = entry & 0
+    result: Any = 0
     for mask, shift in mode.address_fields:
-        part = entry & (mask & ~mode.encryption_mask)
-        result = result | (part << shift if shift >= 0 else part >> -shift)
-    return result
+        part: Any = entry & (mask & ~mode.encryption_mask)
+        result = result | (part << shift if shift > 0 else part >> -shift if shift else part)
+    return cast(Entries, result)
 
 
 def leaf_address(mode: PagingMode, level: int, entry: Entries) -> Entries:
@@ -228,18 +227,19 @@ def leaf_address(mode: PagingMode, level: int, entry: Entries) -> Entries:
     >>> hex(leaf_address(x86_64(), 2, 0x80000000124010E7))        # bit 12 of a 2 MiB entry is no address
     '0x12400000'
     """
+    value: Any = entry
     if mode.inverted_prot_none:
         # pte_pfn(): what is not present, but not empty, has its frame flipped (arch/x86/include/asm/pgtable.h).
-        flip = holds(entry, mode.present) == 0
-        entry = entry ^ (U64 * flip if isinstance(entry, int) else flip.astype(np.uint64) * np.uint64(U64))
-    address = address_of(mode, entry)
+        flip: Any = holds(entry, mode.present) == 0
+        value = entry ^ (U64 * flip if isinstance(entry, int) else flip.astype(np.uint64) * np.uint64(U64))
+    address: Any = address_of(mode, value)
     if mode.napot and level == len(mode.levels) - 1:
-        without_size = address & (address - (1 if isinstance(address, int) else np.uint64(1)))
-        is_napot = (entry & mode.napot) != 0
-        address = (without_size if is_napot else address) if isinstance(entry, int) else np.where(
-            is_napot, without_size, address
-        )
-    return address & (U64 - mode.levels[level].size + 1)
+        is_napot: Any = (entry & mode.napot) != 0
+        # The lowest set bit of the frame is the size: taken off where the entry is NAPOT, and left where it is not.
+        without_size = address & (address - (1 if isinstance(entry, int) else np.uint64(1)))
+        chosen: Any = np.where(is_napot, without_size, address)
+        address = int(chosen) if isinstance(entry, int) else chosen
+    return cast(Entries, address & (U64 - mode.levels[level].size + 1))
 
 
 def contiguous_size(mode: PagingMode, level: int, entry: int) -> int:
@@ -259,11 +259,11 @@ def swap_fields(mode: PagingMode, entry: Entries) -> tuple[Entries, Entries]:
     (1, 4660)
     """
     layout = mode.swap
-    kind = (entry >> layout.type_shift) & ((1 << layout.type_bits) - 1)
-    offset = (entry >> layout.offset_shift) & ((1 << layout.offset_bits) - 1)
+    kind: Any = (entry >> layout.type_shift) & ((1 << layout.type_bits) - 1)
+    offset: Any = (entry >> layout.offset_shift) & ((1 << layout.offset_bits) - 1)
     if layout.inverted:
         offset = offset ^ ((1 << layout.offset_bits) - 1)
-    return kind, offset
+    return cast(Entries, kind), cast(Entries, offset)
 
 
 def states(mode: PagingMode, level: int, entries: NDArray[np.uint64]) -> NDArray[np.uint8]:
@@ -298,7 +298,8 @@ def state_of(mode: PagingMode, level: int, entry: int) -> int:
 def migration_frame(mode: PagingMode, offset: Entries) -> Entries:
     """Return the frame in the offset of a migration, hwpoison or device entry."""
     bits = mode.special_swap.pfn_bits if mode.special_swap else mode.swap.offset_bits
-    return offset & ((1 << bits) - 1)
+    frame: Any = offset & ((1 << bits) - 1)
+    return cast(Entries, frame)
 
 
 def flag_names(mode: PagingMode, level: int, entry: int) -> tuple[str, ...]:

@@ -170,7 +170,7 @@ def add_huge(tally: Tally, part: Walk, level: int, pages: StructPages) -> None:
 def read_flags(pages: StructPages, pfns: Words) -> Words:
     """Return /proc/kpageflags for some frames; KPF_NOPAGE for one that it does not tell about."""
     flags = np.zeros(len(pfns), np.uint64)
-    buffer = memoryview(flags).cast("B")
+    buffer = flags.data.cast("B")
     file = pages.memory.procfs.open("kpageflags")
     try:
         for place, pfn in enumerate(pfns.tolist()):
