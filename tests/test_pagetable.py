@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from constructed import Tables
+from constructed import Bools, Tables, Words
 from mematlas.model.pagetable import EXECUTABLE, USER, WRITABLE, page_blocks, walk, walk_address, walk_parts
 from mematlas.model.paging import PRESENT, PROT_NONE, PagingMode
 from mematlas.model.paging_modes import arm64, riscv64, x86_64
@@ -217,3 +217,29 @@ def test_an_empty_address_space_is_an_answer() -> None:
     found = walk(tables, x86_64(), 0x1000)
     assert (found.nr_tables, found.torn, list(page_blocks(found))) == (1, (), [])
     assert [part.nr_tables for part in walk_parts(tables, x86_64(), 0x1000)] == [1]
+
+
+def test_nothing_but_tables_is_read() -> None:
+    mode, tables = x86_64(), full(x86_64())
+    tables.map(0x40800000, [0x1000, 0x2000, 0x3000], 0x67, 0x80000000 | 0xE7)
+    tables.put(0x4000, 3, 9, 3 << 59 | 0x5000)
+    asked: list[int] = []
+    plain = tables.tables
+
+    def noted(phys_addresses: Words, nr_entries: int = 512) -> tuple[Words, Bools]:
+        asked.extend(phys_addresses.tolist())
+        return plain(phys_addresses, nr_entries)
+
+    tables.tables = noted  # type: ignore[method-assign]
+    walk(tables, mode, 0x1000)
+    assert set(asked) == {0x1000, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000}
+
+
+def test_accessed_and_dirty_bits_that_change_are_no_reason_to_read_again() -> None:
+    mode, tables = x86_64(), full(x86_64())
+
+    def touch() -> None:
+        tables.put(0x3000, 2, 1, 0x5047)
+
+    tables.script = [None, None, None, touch]
+    assert walk(tables, mode, 0x1000).nr_retries == 0

@@ -464,7 +464,7 @@ def leaf_pieces(found: Walk) -> list[tuple[int, int, int, int]]:
     return sorted(pieces)
 
 
-NR_BLOCK_PAGES = 1 << 18
+NR_BLOCK_PAGES = 1 << 15
 
 
 def _groups(pieces: list[tuple[int, int, int, int]]) -> Iterator[list[tuple[int, int, int, int]]]:
