@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from mematlas.kernel.kmem import (
     parse_iomem,
     parse_vmcoreinfo,
     probe,
+    read_memory_blocks,
     read_ram,
 )
 from mematlas.kernel.procfs import ProcFS
@@ -147,7 +149,8 @@ def test_iomem_line_that_is_not_understood_is_shown() -> None:
         parse_iomem("what-is : System RAM\n")
 
 
-def test_iomem_without_the_right_is_refused(tmp_path: os.PathLike[str]) -> None:
+def test_iomem_without_the_right_is_refused(tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kmem, "read_memory_blocks", list)
     with open(os.path.join(tmp_path, "iomem"), "w") as file:
         file.write("00000000-00000000 : System RAM\n00000000-00000000 : PCI Bus\n")
     with pytest.raises(PermissionDenied, match="CAP_SYS_ADMIN"):
@@ -209,3 +212,12 @@ def test_a_processor_that_does_not_tell_has_52_bits(monkeypatch: pytest.MonkeyPa
     assert memory.phys_bits == 46
     monkeypatch.setattr(kmem, "cpu_info", dict)
     assert memory.phys_bits == 52
+
+
+def test_memory_blocks_that_touch_are_one(tmp_path: Path) -> None:
+    (tmp_path / "block_size_bytes").write_text("8000000\n")
+    for number, state in ((0, "online"), (1, "online"), (2, "offline"), (32, "online")):
+        (tmp_path / f"memory{number}").mkdir()
+        (tmp_path / f"memory{number}" / "state").write_text(f"{state}\n")
+    assert read_memory_blocks(str(tmp_path)) == [(0, 2 << 27), (32 << 27, 33 << 27)]
+    assert read_memory_blocks(str(tmp_path / "nowhere")) == []

@@ -184,7 +184,7 @@ def find_symbol(name: str, path: str = KALLSYMS_PATH) -> int:
         PermissionDenied: every address is shown as 0, by sysctl kernel.kptr_restrict.
     """
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             for line in file:
                 words = line.split(None, 3)
                 if len(words) >= 3 and words[2] == name:

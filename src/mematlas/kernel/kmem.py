@@ -17,9 +17,10 @@ from bisect import bisect_right
 import numpy as np
 from numpy.typing import NDArray
 
-from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
+from mematlas.errors import Error, FormatError, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.btf import Layout, read_layout
 from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.status import read_stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,15 +114,43 @@ def read_ram(procfs: ProcFS) -> RamRanges:
     """Return the ranges of System RAM.
 
     Raises:
-        PermissionDenied: without CAP_SYS_ADMIN the kernel shows every address as 0 (kernel/resource.c).
+        PermissionDenied: nothing tells where RAM is.
     """
     text = procfs.read("iomem").decode()
     ranges = parse_iomem(text)
     if not ranges or max(end for _, end in ranges) <= 1:
-        raise PermissionDenied(f"{procfs.root}/iomem", "CAP_SYS_ADMIN")
+        # Without CAP_SYS_ADMIN every address is shown as 0 (kernel/resource.c). Blocks of memory are no secret; they
+        # are coarser: a block that is RAM in part counts as RAM.
+        ranges = read_memory_blocks()
+        if not ranges:
+            raise PermissionDenied(f"{procfs.root}/iomem", "CAP_SYS_ADMIN")
+        return RamRanges(ranges)
     # Pages of persistent and of CXL memory are mapped like any others, but hold no tables.
     others = parse_iomem(text, ("Persistent Memory", "Soft Reserved", "CXL"))
     return RamRanges(ranges, max((end for _, end in others), default=0))
+
+
+def read_memory_blocks(root: str = "/sys/devices/system/memory") -> list[tuple[int, int]]:
+    """Return the ranges of online memory blocks; none when the kernel has no memory hotplug.
+
+    Format: Documentation/admin-guide/mm/memory-hotplug.rst.
+    """
+    ranges: list[tuple[int, int]] = []
+    try:
+        with open(f"{root}/block_size_bytes", encoding="utf-8") as file:
+            size = int(file.read(), 16)
+        numbers = sorted(int(name[6:]) for name in os.listdir(root) if name[:6] == "memory" and name[6:].isdigit())
+        for number in numbers:
+            with open(f"{root}/memory{number}/state", encoding="utf-8") as file:
+                if file.read().strip() != "online":
+                    continue
+            if ranges and ranges[-1][1] == number * size:
+                ranges[-1] = (ranges[-1][0], (number + 1) * size)
+            else:
+                ranges.append((number * size, (number + 1) * size))
+    except (OSError, ValueError):
+        return []
+    return ranges
 
 
 def parse_vmcoreinfo(note: bytes) -> dict[str, int | str]:
@@ -283,7 +312,8 @@ class KernelMemory:
 
         Raises:
             PermissionDenied: /proc/PID/mem cannot be opened.
-            TargetNotFound, ProcessGone: there is no such process, or no longer.
+            NoAddressSpace: it is a kernel thread.
+        TargetNotFound, ProcessGone: there is no such process, or no longer.
         """
         mm = self._open_mem(pid)
         try:
@@ -297,12 +327,15 @@ class KernelMemory:
 
     def _open_mem(self, pid: int) -> PinnedMm:
         with self.procfs.process(pid) as directory:
+            stat = read_stat(directory)
+            if stat.is_kernel_thread:
+                raise NoAddressSpace(pid, stat.name)
             return PinnedMm(pid, directory.open_fd("mem"))
 
     def _pgd_pointer(self, mm: PinnedMm) -> int:
         mm.address = self.reader.mm_address(mm.pid, mm.fd, self.layout)
         if not mm.address:
-            # mem_open keeps no mm for a process that has none: a kernel thread, or one that has just ended.
+            # mem_open keeps no mm for a process that has just ended.
             raise ProcessGone(mm.pid, "has no address space")
         return self.word(mm.address + self.layout["mm_struct.pgd"])
 
@@ -362,7 +395,7 @@ class KernelMemory:
 
     def _read_vmcoreinfo(self) -> dict[str, int | str]:
         try:
-            with open(VMCOREINFO_PATH, encoding="ascii") as file:
+            with open(VMCOREINFO_PATH, encoding="utf-8") as file:
                 place, size = (int(word, 16) for word in file.read().split())
         except (OSError, ValueError):
             return {}
