@@ -14,6 +14,7 @@ import errno
 import mmap
 import os
 import platform
+import resource
 import struct
 
 import numpy as np
@@ -187,14 +188,14 @@ class BpfReader:
         except PermissionError:
             # Until Linux commit d5299b67dd59 ("bpf: Memcg-based memory accounting") (in v5.11) maps counted as
             # locked memory.
-            import resource
-
-            _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+            soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
             try:
                 return self._call(MAP_CREATE, attr)
             except OSError as error:
                 raise refusal(error) from None
+            finally:
+                resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
         except OSError as error:
             raise refusal(error) from None
 
