@@ -126,6 +126,7 @@ def test_types_depend_on_the_configuration() -> None:
     kinds = [STATE_NAMES[state] for state in everything.state_of_types()]
     assert kinds[22:] == ["swap", "hwpoison", *["migration"] * 3, *["device"] * 4, "marker"]
     assert special_swap_of(frozenset(["MIGRATION"]), (5, 15), 34) is None
+    assert special_swap_of(frozenset(["MIGRATION", "DEVICE_PRIVATE"]), (6, 99), 34) is None
 
 
 def test_without_the_configuration_what_may_be_special_is_unknown() -> None:

@@ -186,8 +186,7 @@ class BpfReader:
         try:
             return self._call(MAP_CREATE, attr)
         except PermissionError:
-            # Until Linux commit d5299b67dd59 ("bpf: Memcg-based memory accounting") (in v5.11) maps counted as
-            # locked memory.
+            # Before v5.11 (the series that ends with Linux commit 3ac1f01b43b6) maps counted as locked memory.
             soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
             try:

@@ -157,8 +157,7 @@ def arm64(
         address_fields=fields,
         present=is_set(0),
         table=((3, 3),),
-        # PTE_PRESENT_INVALID. Since Linux commit f0f5863a0fb0 ("arm64/mm: Remove PTE_PROT_NONE bit") (in v6.11)
-        # it is bit 11; before, PTE_PROT_NONE was bit 58.
+        # PTE_PRESENT_INVALID. Older kernels (before 2024) have PTE_PROT_NONE, bit 58: not decoded.
         prot_none=((1 << 11 | 1, 1 << 11),),
         prot_none_block=((1 << 11 | 1, 1 << 11),),
         flags=ARM64_FLAGS,
@@ -251,6 +250,9 @@ def read_special_swap(memory: KernelMemory) -> SpecialSwap | None:
     return special_swap_of(config, memory.kernel_version, int(physmem_bits) - 12)
 
 
+NEWEST_KNOWN = (6, 18)
+
+
 def special_swap_of(config: frozenset[str], version: tuple[int, int], pfn_bits: int) -> SpecialSwap | None:
     """Return the special swap types of a configuration: the numbers are compiled in, and shown nowhere.
 
@@ -260,7 +262,10 @@ def special_swap_of(config: frozenset[str], version: tuple[int, int], pfn_bits: 
     # Before Linux 5.19 there is no marker and one migration type less: not decoded further than `unknown`.
     if version < (5, 19):
         return None
-    # Two types for device-exclusive memory became one in v6.15 (include/linux/swap.h, SWP_DEVICE_EXCLUSIVE).
+    # Two types for device-exclusive memory became one in v6.15 ("mm: use single SWP_DEVICE_EXCLUSIVE entry type"),
+    # and more are proposed: on kernels newer than those looked at, they may be others.
+    if "DEVICE_PRIVATE" in config and version > NEWEST_KNOWN:
+        return None
     nr_device = 3 if version >= (6, 15) else 4
     return SpecialSwap(
         nr_device=nr_device if "DEVICE_PRIVATE" in config else 0,
