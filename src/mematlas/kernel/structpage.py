@@ -150,10 +150,11 @@ class StructPages:
         sample = pfns[:: max(1, len(pfns) // NR_SAMPLES)]
         nr_compared = len(sample)
         for _ in range(3):
-            # Counts of live frames change: what differs is asked again.
+            # Counts of live frames change. What differs counts only if ours was the same before and after the kernel's
+            # was read, and is asked again then.
             before = self.map_counts(sample)
             told = read_kernel_counts(self.memory.procfs, sample)
-            differ = before != told
+            differ = (before != told) & (before == self.map_counts(sample))
             if not differ.any():
                 return nr_compared
             sample, ours, theirs = sample[differ], before[differ], told[differ]

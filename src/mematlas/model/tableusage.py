@@ -108,7 +108,7 @@ def read_usage(source: TableSource, mode: PagingMode, pgd: int, pages: StructPag
     return tally.result()
 
 
-NR_TABLES = 256
+NR_TABLES = 128
 """Tables whose frames are counted together. Fewer read a page of struct pages more often, more leave the cache."""
 
 
