@@ -38,7 +38,7 @@ PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_SYSCALL = 17, 31
 HELPER_GET_CURRENT_TASK, HELPER_PROBE_READ_KERNEL = 35, 113
 PSEUDO_MAP_VALUE = 2
 
-PAGE = 4096
+PAGE = 1 << 12
 NR_SLOTS = 64
 """Pages per call. More gain nothing (page-table walks reach 2 million pages/s), and keep us longer on one CPU."""
 

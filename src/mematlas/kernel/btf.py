@@ -43,8 +43,8 @@ WANTED: Mapping[str, tuple[str, ...]] = {
     "mm_struct": ("pgd",),
     "pipe_inode_info": ("bufs",),
     "pipe_buffer": ("page",),
-    "page": ("compound_head", "_mapcount"),
-    "folio": ("_entire_mapcount",),
+    "page": ("compound_head", "_mapcount", "mapping"),
+    "folio": ("_entire_mapcount", "mapping"),
 }
 
 MAX_OFFSET = 1 << 16

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol, Self
 
+    from mematlas.kernel.procfs import ProcessDir
+
     class Reader(Protocol):
         """Something that copies kernel memory."""
 
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
 Words = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
 
-PAGE = 4096
+PAGE = 1 << 12
 GIB = 1 << 30
 U64 = (1 << 64) - 1
 X86_PRESENT, X86_HUGE = 1, 1 << 7
@@ -307,15 +309,17 @@ class KernelMemory:
         values, good = self.words(phys_addresses + np.uint64(self.base))
         return np.where(inside, values, 0).astype(np.uint64), inside & good
 
-    def open_mm(self, pid: int) -> PinnedMm:
+    def open_mm(self, pid: int, directory: ProcessDir | None = None) -> PinnedMm:
         """Return the address space of a process, pinned. The kernel's own ptrace check decides whether we may.
+
+        With ``directory``, which is held open, it is that process's and no other's that was given its PID.
 
         Raises:
             PermissionDenied: /proc/PID/mem cannot be opened.
             NoAddressSpace: it is a kernel thread.
         TargetNotFound, ProcessGone: there is no such process, or no longer.
         """
-        mm = self._open_mem(pid)
+        mm = self._open_mem(pid) if directory is None else open_mem(directory)
         try:
             mm.pgd = self._pgd_pointer(mm) - self.base & U64
             if mm.pgd not in self.ram or mm.pgd % PAGE:
@@ -327,10 +331,7 @@ class KernelMemory:
 
     def _open_mem(self, pid: int) -> PinnedMm:
         with self.procfs.process(pid) as directory:
-            stat = read_stat(directory)
-            if stat.is_kernel_thread:
-                raise NoAddressSpace(pid, stat.name)
-            return PinnedMm(pid, directory.open_fd("mem"))
+            return open_mem(directory)
 
     def _pgd_pointer(self, mm: PinnedMm) -> int:
         mm.address = self.reader.mm_address(mm.pid, mm.fd, self.layout)
@@ -413,6 +414,14 @@ class KernelMemory:
         told = self.vmcoreinfo.get("NUMBER(sme_mask)")
         if isinstance(told, int) and told != self.encryption_mask:
             raise NotSupported(f"an encryption mask of {told:#x}, where the tables say {self.encryption_mask:#x}")
+
+
+def open_mem(directory: ProcessDir) -> PinnedMm:
+    """Return the address space of a process, held open; its mm_struct and its tables are not looked for yet."""
+    stat = read_stat(directory)
+    if stat.is_kernel_thread:
+        raise NoAddressSpace(directory.pid, stat.name)
+    return PinnedMm(directory.pid, directory.open_fd("mem"))
 
 
 def open_kernel_memory(reader: str = "auto", procfs: ProcFS | None = None) -> KernelMemory:

@@ -58,6 +58,9 @@ class StructPages:
         self.nr_per_page = PAGE // self.size
         self._count_place = layout["page._mapcount"] // 4
         self._head_place = layout["page.compound_head"] // 8
+        # The folio's, where it has one: that of struct page is to go.
+        names = ("folio.mapping", "page.mapping")
+        self._mapping_place = layout[next((name for name in names if name in layout), names[-1])] // 8
         # Before folios carried it (v6.3), large folios are left to kpagecount.
         self._entire = layout.values.get("folio._entire_mapcount")
 
@@ -76,13 +79,8 @@ class StructPages:
         """
         if not len(pfns):
             return np.empty(0, np.int32)
-        pages = pfns >> np.uint64(self.nr_per_page.bit_length() - 1)
-        is_new = np.concatenate([np.ones(1, np.bool_), pages[1:] != pages[:-1]])
-        unique, which = np.unique(pages[is_new], return_inverse=True)
-        own, head_words = self._read(unique)
-        # Where in the rows that were read each frame's struct page is.
-        places = (which * self.nr_per_page).take(np.cumsum(is_new) - 1)
-        places += (pfns & np.uint64(self.nr_per_page - 1)).astype(np.intp)
+        pages, places = self._locate(pfns)
+        own, head_words = self._read(pages)
         counts: Counts = own.reshape(-1).take(places)
         if (head_words & np.uint64(1)).any():
             words = head_words.reshape(-1).take(places >> 1)
@@ -90,6 +88,51 @@ class StructPages:
             if chosen.size:
                 self._add_large(counts, pfns, chosen, words[chosen] - np.uint64(1))
         return counts
+
+    def are_anonymous(self, pfns: Words) -> Bools:
+        """Return which frames hold memory of no file (folio_test_anon); False for what is nobody's.
+
+        The lowest bit of the mapping says so, in the struct page of the folio's head.
+        """
+        if not len(pfns):
+            return np.empty(0, np.bool_)
+        pages, places = self._locate(pfns)
+        shape = (len(pages), self.nr_per_page)
+        mappings, heads = np.zeros(shape, np.uint64), np.zeros(shape, np.uint64)
+        in_ram = self._in_ram(pages)
+        addresses = np.where(in_ram, np.uint64(self.base) + (pages << np.uint64(12)), np.uint64(0))
+        nr_words, step = self.size // 8, self.memory.reader.batch_size
+        for start in range(0, len(pages), step):
+            rows = slice(start, start + step)
+            data, good = self.memory.reader.read_batch(addresses[rows], PAGE)
+            good = good & in_ram[rows]
+            mappings[rows][good] = data[good, self._mapping_place :: nr_words]
+            heads[rows][good] = data[good, self._head_place :: nr_words]
+        chosen = mappings.reshape(-1).take(places)
+        heads = heads.reshape(-1).take(places)
+        tails = np.flatnonzero(heads & np.uint64(1))
+        if tails.size:
+            unique, which = np.unique(heads[tails] - np.uint64(1), return_inverse=True)
+            checked, good = self._checked(unique)
+            words, read = self.memory.words(checked + np.uint64(8 * self._mapping_place))
+            chosen[tails] = np.where(good & read, words, np.uint64(0))[which]
+        result: Bools = (chosen & np.uint64(1)).astype(np.bool_)
+        return result
+
+    def _locate(self, pfns: Words) -> tuple[Words, NDArray[np.intp]]:
+        """Return which pages of the array to read, and where in them, row after row, each frame's struct page is."""
+        pages = pfns >> np.uint64(self.nr_per_page.bit_length() - 1)
+        is_new = np.concatenate([np.ones(1, np.bool_), pages[1:] != pages[:-1]])
+        unique, which = np.unique(pages[is_new], return_inverse=True)
+        places = (which * self.nr_per_page).take(np.cumsum(is_new) - 1)
+        places += (pfns & np.uint64(self.nr_per_page - 1)).astype(np.intp)
+        return unique, places
+
+    def _checked(self, addresses: Words) -> tuple[Words, Bools]:
+        """Return addresses of struct pages, with the array's first in place of what cannot be one, and which can."""
+        good = (addresses >= self.base) & ((addresses - np.uint64(self.base)) % np.uint64(self.size) == 0)
+        good &= self.memory.ram.contain((addresses - np.uint64(self.base)) // np.uint64(self.size) << np.uint64(12))
+        return np.where(good, addresses, np.uint64(self.base)), good
 
     def _read(self, pages: Words) -> tuple[Counts, Words]:
         """Return, for pages of the array, each frame's own count, and for each pair of frames a word.
@@ -129,10 +172,8 @@ class StructPages:
             return
         starts = np.flatnonzero(np.concatenate([np.ones(1, np.bool_), heads[1:] != heads[:-1]]))
         unique = heads[starts]
-        good = (unique >= self.base) & ((unique - np.uint64(self.base)) % np.uint64(self.size) == 0)
-        good &= self.memory.ram.contain((unique - np.uint64(self.base)) // np.uint64(self.size) << np.uint64(12))
-        places = np.where(good, unique, np.uint64(self.base)) + np.uint64(self._entire & ~7)
-        words, read = self.memory.words(places)
+        checked, good = self._checked(unique)
+        words, read = self.memory.words(checked + np.uint64(self._entire & ~7))
         whole = (words >> np.uint64(8 * (self._entire & 7))).astype(np.uint32).view(np.int32) + np.int32(1)
         lengths = np.diff(np.append(starts, len(heads)))
         known = np.repeat(good & read & (whole >= 0), lengths)
@@ -266,11 +307,43 @@ class OwnPages:
                 os.close(fd)
 
 
+KPF_ANON = 1 << 12
+
+
+class KernelFrames:
+    """The same answers from the kernel's own files of words per frame: slower, and right on every kernel."""
+
+    def __init__(self, procfs: ProcFS) -> None:
+        self.procfs = procfs
+        read_kernel_words(procfs, "kpagecount", np.zeros(1, np.uint64))
+
+    def map_counts(self, pfns: Words) -> Counts:
+        """Return how many times each frame is mapped; -1 where it cannot be told."""
+        return read_kernel_counts(self.procfs, pfns)
+
+    def are_anonymous(self, pfns: Words) -> Bools:
+        """Return which frames hold memory of no file."""
+        words, good = read_kernel_words(self.procfs, "kpageflags", pfns)
+        result: Bools = good & ((words & np.uint64(KPF_ANON)) != 0)
+        return result
+
+    def check(self, pfns: Words) -> int:
+        """Return 0: these are what others are compared with."""
+        return 0
+
+
 def read_kernel_counts(procfs: ProcFS, pfns: Words) -> Counts:
     """Return the counts of /proc/kpagecount for frames in any order; neighbours are read together."""
+    words, good = read_kernel_words(procfs, "kpagecount", pfns)
+    return np.where(good, words.astype(np.int32), np.int32(UNKNOWN))
+
+
+def read_kernel_words(procfs: ProcFS, name: str, pfns: Words) -> tuple[Words, Bools]:
+    """Return the words that a file of one per frame has for frames, and which frames it tells about."""
     unique, places = np.unique(pfns, return_inverse=True)
-    values = np.full(len(unique), UNKNOWN, np.int32)
-    file = procfs.open("kpagecount")
+    values = np.zeros(len(unique), np.uint64)
+    good = np.zeros(len(unique), np.bool_)
+    file = procfs.open(name)
     try:
         cuts = np.flatnonzero(np.diff(unique) > 64) + 1
         edges = [0, *cuts.tolist(), len(unique)]
@@ -281,6 +354,7 @@ def read_kernel_counts(procfs: ProcFS, pfns: Words) -> Counts:
             buffer = np.zeros(int(unique[high - 1]) - first + 1, np.uint64)
             if file.read_into(buffer.data.cast("B"), first * 8) == buffer.nbytes:
                 values[low:high] = buffer[(unique[low:high] - np.uint64(first)).astype(np.intp)]
+                good[low:high] = True
     finally:
         file.close()
-    return values[places]
+    return values[places], good[places]

@@ -61,6 +61,8 @@ NR_RETRIES = 3
 NR_SPANS_MAX = 64
 NR_ROWS = 64
 """Rows that are checked together: 256 KiB of entries stay in the cache."""
+NR_PART_TABLES = 1 << 12
+"""Tables of the last level in one part of a walk: 16 MiB of entries."""
 
 # What all tables above allow, for a table; what x86 takes away at any level is taken away below it.
 WRITABLE, USER, EXECUTABLE = 1, 2, 4
@@ -156,22 +158,28 @@ def walk(
 
 
 def walk_parts(
-    source: TableSource, mode: PagingMode, pgd: int, start: int = 0, end: int | None = None, nr_tables: int = 4096
+    source: TableSource, mode: PagingMode, pgd: int, start: int = 0, end: int | None = None, nr_tables: int = NR_PART_TABLES
 ) -> Iterator[Walk]:
     """Yield the walk of a range in parts of at most ``nr_tables`` tables of the last level, in address order.
 
     So a process of any size is looked at in bounded memory (16 MiB of entries).
     """
+    for low, high in pairwise(part_edges(source, mode, pgd, start, end, nr_tables)):
+        if low < high:
+            yield walk(source, mode, pgd, low, high)
+
+
+def part_edges(
+    source: TableSource, mode: PagingMode, pgd: int, start: int = 0, end: int | None = None, nr_tables: int = NR_PART_TABLES
+) -> list[int]:
+    """Return the addresses at which a range is cut into parts of at most ``nr_tables`` tables of the last level."""
     upper = walk(source, mode, pgd, start, end, len(mode.levels) - 1)
     level = upper.levels[-1]
     places = np.flatnonzero(is_table(mode, level.level, level.entries.reshape(-1)))
     addresses = upper.entry_addresses(level.level, places)
     size = np.uint64(mode.levels[level.level].size - 1)
     cuts = addresses[(addresses + size >= upper.first) & (addresses <= upper.last)][nr_tables::nr_tables].tolist()
-    edges = [upper.first, *cuts, upper.last + 1]
-    for low, high in pairwise(edges):
-        if low < high:
-            yield walk(source, mode, pgd, low, high)
+    return [upper.first, *cuts, upper.last + 1]
 
 
 class _Walker:

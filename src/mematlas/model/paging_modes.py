@@ -127,11 +127,11 @@ ARM64_FLAGS = (
 )
 
 # Granule: page shift, index bits, highest level that maps blocks, and what the contiguous bit joins there (CONT_*).
-ARM64_GRANULES = {4096: (12, 9, 2, (16, 16)), 16384: (14, 11, 1, (128, 32)), 65536: (16, 13, 1, (32, 32))}
+ARM64_GRANULES = {4 << 10: (12, 9, 2, (16, 16)), 16 << 10: (14, 11, 1, (128, 32)), 64 << 10: (16, 13, 1, (32, 32))}
 
 
 def arm64(
-    granule: int = 4096, address_bits: int = 48, wide: bool = False, special_swap: SpecialSwap | None = None
+    granule: int = 4 << 10, address_bits: int = 48, wide: bool = False, special_swap: SpecialSwap | None = None
 ) -> PagingMode:
     """Return a mode of arm64. ``wide`` is 52-bit physical addresses: LPA, with 4K and 16K granules LPA2.
 
@@ -150,7 +150,7 @@ def arm64(
     # __pte_to_phys(): with 64K pages bits 48-51 of an address are in 12-15; with LPA2, 50 and 51 are in 8 and 9.
     fields: tuple[tuple[int, int], ...] = ((bits(page_shift, 47), 0),)
     if wide:
-        fields = (*fields, (bits(12, 15), 36)) if granule == 65536 else ((bits(page_shift, 49), 0), (bits(8, 9), 42))
+        fields = (*fields, (bits(12, 15), 36)) if granule == 64 << 10 else ((bits(page_shift, 49), 0), (bits(8, 9), 42))
     return PagingMode(
         name=f"arm64, {granule // 1024}K pages, {address_bits} bits",
         levels=levels[:-2] + joined,

@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.model.pagetable import TableSource, Walk
 
-PAGE = 4096
+PAGE = 1 << 12
 PSS_SHIFT = 12
 """The kernel sums shares in 4096ths of a byte."""
 KPF_HUGE, KPF_THP, KPF_ZERO_PAGE, KPF_NOPAGE = 1 << 17, 1 << 22, 1 << 24, 1 << 20
