@@ -114,8 +114,15 @@ def test_the_cache_is_for_its_owner_alone(place: tuple[Path, Path]) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", '{"version": 0, "layout": {}}', '{"version": VERSION, "layout": {"page": -1}}',
-     '{"version": VERSION, "layout": {"page": 99999999}}', '{"version": VERSION, "layout": {"page": "16"}}'],
+    [
+        "",
+        "{",
+        "[]",
+        '{"version": 0, "layout": {}}',
+        '{"version": VERSION, "layout": {"page": -1}}',
+        '{"version": VERSION, "layout": {"page": 99999999}}',
+        '{"version": VERSION, "layout": {"page": "16"}}',
+    ],
 )
 def test_a_corrupt_cache_is_parsed_again(place: tuple[Path, Path], content: str) -> None:
     read_layout(str(place[0]))
@@ -147,9 +154,7 @@ def test_a_cache_directory_that_is_a_link_is_not_followed(place: tuple[Path, Pat
 
 
 @pytest.mark.root
-def test_under_sudo_the_cache_belongs_to_who_called(
-    place: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_under_sudo_the_cache_belongs_to_who_called(place: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUDO_UID", "65534")
     monkeypatch.setenv("SUDO_GID", "65534")
     read_layout(str(place[0]))

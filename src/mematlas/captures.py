@@ -23,8 +23,8 @@ from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_B, PM_PFRAME, PM_PRESENT, P
 from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.smaps import HEX_DIGITS, HOLD_PER_BYTE
 from mematlas.kernel.status import read_status, status_bytes
-from mematlas.model.pages import PageReader
-from mematlas.process import HIDDEN_FRAMES, MAX_STALL, ZERO_UNKNOWN, Process, Reading
+from mematlas.model.pages import HIDDEN_FRAMES, PageReader
+from mematlas.process import MAX_STALL, ZERO_UNKNOWN, Process, Reading
 from mematlas.record import record
 from mematlas.version import __version__
 

@@ -15,8 +15,9 @@ from mematlas.analysis.usage import (
     total,
     usage_of_fields,
     usage_of_pages,
+    usage_of_tables,
 )
-from mematlas.errors import BadInput, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
+from mematlas.errors import BadInput, Error, FormatError, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.maps import ANON_KINDS, Vma, read_maps
 from mematlas.kernel.mounts import find_devices
 from mematlas.kernel.pagemap import (
@@ -37,7 +38,7 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.smaps import HOLD_PER_BYTE, read_smaps
 from mematlas.kernel.status import Stat, read_stat, read_status, status_bytes
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
-from mematlas.model.pages import STATE_OF_BYTE, Hole, PageReader
+from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, PageReader
 from mematlas.record import record
 
 TYPE_CHECKING = False
@@ -46,16 +47,17 @@ if TYPE_CHECKING:
     from typing import Self
 
     from mematlas.analysis.grid import Cells, Strip
-    from mematlas.kernel.kpage import FrameWords
     from mematlas.kernel.pagemap import Block
     from mematlas.kernel.procfs import ProcessDir
+    from mematlas.model.sharers import Sharers
+    from mematlas.model.tablereader import TableAccess, TableReader
 
 MAX_STALL = 0.005
 """Seconds for which looking may hold up the target, unless told otherwise."""
 
-SOURCES = ("auto", "smaps", "pagemap")
-
-FRAME_BATCH = 1 << 16
+SOURCES = ("auto", "smaps", "pagemap", "tables")
+PAGE_SOURCES = ("auto", "pagemap", "tables")
+"""Those that tell about single pages."""
 
 DRAWN_CELLS = 1536
 """Cells that a picture aims at: a screen full."""
@@ -67,12 +69,14 @@ class Reading:
     """How a result came about."""
 
     source: str
-    """``smaps`` or ``pagemap``."""
+    """``smaps``, ``pagemap`` or ``tables``."""
     duration_s: float
     torn: bool
     """Whether the VMAs changed meanwhile, so that the numbers are of no one moment."""
     notes: tuple[str, ...]
     """Why something is unknown: each reason once."""
+    reader: str | None = None
+    """What page tables were read with."""
 
 
 @record
@@ -85,6 +89,10 @@ class VmaUsage:
     """The state of its first page, one of `mematlas.model.pages.STATES`; None when it could not be read."""
     phys: int | None
     """Physical address of its first page; None unless that is present and the reader may know."""
+    nr_accessed: int | None = None
+    """Pages whose entry has the accessed bit: used since the kernel last looked. Page tables alone tell."""
+    nr_dirty: int | None = None
+    """Pages whose entry has the dirty bit: written to since they were last clean."""
 
 
 @record
@@ -146,6 +154,7 @@ class Process:
         self.pid = pid
         self.page_size = self.procfs.page_size
         self.dir: ProcessDir = self.procfs.process(pid)
+        self._access: TableAccess | None = None
         self.devices = find_devices(self.dir)
         """The devices whose files are memory, as this process sees them."""
         try:
@@ -169,6 +178,9 @@ class Process:
 
     def close(self) -> None:
         """Let go of the process."""
+        if self._access:
+            self._access.close()
+            self._access = None
         self.dir.close()
 
     # What it maps
@@ -190,8 +202,9 @@ class Process:
         """Return how much memory the process uses, with its page tables.
 
         ``auto`` reads smaps, unless that would hold up the target for more than ``max_stall`` seconds; then it
-        counts the entries of pagemap with pauses, and shares with kpagecount. Both agree to the byte for a process
-        that stands still (PSS: to the kernel's rounding).
+        reads the page tables themselves, where our rights and the kernel allow it, and else counts the entries of
+        pagemap with pauses, and shares with kpagecount. All agree to the byte for a process that stands still (PSS:
+        to the kernel's rounding).
 
         >>> Process(4211).usage().usage.uss   # doctest: +SKIP
         851443712
@@ -218,9 +231,19 @@ class Process:
             vmas, torn = self._maps_of_smaps(selection, first_pages, notes)
         else:
             space = self.address_space()
-            vmas = self._maps_of_pagemap(space, selection, first_pages, notes)
-            torn = self._torn(space)
-        return MapsResult(vmas, Reading(chosen, time.perf_counter() - before, torn, tuple(dict.fromkeys(notes))))
+            try:
+                read = self._maps_of_tables if chosen == "tables" else self._maps_of_pagemap
+                vmas, torn = read(space, selection, first_pages, notes)
+            except NotSupported as error:
+                if source != "auto" or chosen == "pagemap":
+                    raise
+                chosen = "pagemap"
+                notes.append(f"{NO_TABLES}: {error}")
+                vmas, torn = self._maps_of_pagemap(space, selection, first_pages, notes)
+            torn = torn or self._torn(space)
+        reader = self._access.name if self._access and chosen == "tables" else None
+        duration = time.perf_counter() - before
+        return MapsResult(vmas, Reading(chosen, duration, torn, tuple(dict.fromkeys(notes)), reader))
 
     def _choose(self, source: str, max_stall: float, notes: list[str]) -> str:
         if source not in SOURCES:
@@ -231,12 +254,99 @@ class Process:
         hold = rss * HOLD_PER_BYTE
         if not self.procfs.live or hold <= max_stall:
             return "smaps"
+        why = self._why_no_tables()
+        if why is None:
+            return "tables"
+        notes.append(f"{NO_TABLES}: {why}")
         try:
             self.dir.open("pagemap").close()
         except (PermissionDenied, NotSupported) as error:
             notes.append(f"read from smaps, which holds up the target for about {hold * 1e3:.0f} ms: {error}")
             return "smaps"
         return "pagemap"
+
+    def page_source(self, source: str, max_stall: float, start: int, end: int, notes: list[str]) -> str:
+        """Return what `pages`, `grid` and `density` read a range from: ``pagemap``, or ``tables`` where ``auto`` is
+        asked for, they can be read, and reading pagemap without a pause would hold up the target too long.
+        """
+        if source not in PAGE_SOURCES:
+            raise BadInput(f"no source {source!r} of pages (there are {', '.join(PAGE_SOURCES)})")
+        if source != "auto" or not self.procfs.live:
+            return "pagemap" if source == "auto" else source
+        rss = status_bytes(read_status(self.dir), "VmRSS") or 0
+        if min(rss, end - start) * HOLD_PER_BYTE <= max_stall:
+            return "pagemap"
+        why = self._why_no_tables()
+        if why is None:
+            return "tables"
+        notes.append(f"{NO_TABLES}: {why}")
+        return "pagemap"
+
+    def tables_access(self, reader: str = "auto") -> TableAccess:
+        """Return what page tables are read with, opened at the first call and held until `close`.
+
+        Raises:
+            PermissionDenied: it needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN; and kpagecount CAP_DAC_READ_SEARCH.
+            NotSupported: this kernel, or its lockdown, has no way; or this is a capture.
+        """
+        if self._access is None:
+            from mematlas.model.tablereader import open_access
+
+            self._access = open_access(self.procfs, reader)
+        return self._access
+
+    def try_tables(self, notes: list[str]) -> MapsResult | None:
+        """Return `maps` from page tables; None where they cannot be read, with the reason in ``notes``."""
+        try:
+            if (why := self._why_no_tables()) is None:
+                return self.maps("tables")
+        except NotSupported as error:
+            why = error
+        notes.append(f"page tables cannot be read: {why}")
+        return None
+
+    def _why_no_tables(self) -> Error | None:
+        from mematlas.kernel.rights import TABLES_NEED, may_read_kernel
+
+        if not may_read_kernel():  # before numpy is loaded for nothing
+            return PermissionDenied("page tables", TABLES_NEED)
+        try:
+            self.tables_access().memory.open_mm(self.pid, self.dir).close()
+        except (PermissionDenied, NotSupported, FormatError) as error:
+            return error
+        return None
+
+    def _page_reader(
+        self, source: str, pieces: list[tuple[Vma, int, int]], paced: bool, notes: list[str]
+    ) -> PageReader | TableReader:
+        low, high = (pieces[0][1], pieces[-1][2]) if pieces else (0, 0)
+        if self.page_source(source, MAX_STALL, low, high, notes) == "tables":
+            from mematlas.model.tablereader import TableReader
+
+            return TableReader(self.dir, self.tables_access(), low, high)
+        return PageReader(self.dir, self._pacer() if paced else None)
+
+    def _maps_of_tables(
+        self, space: AddressSpace, selection: Selection, first_pages: bool, notes: list[str]
+    ) -> tuple[list[VmaUsage], bool]:
+        from mematlas.model.tablereader import TableReader
+
+        chosen = list(filter(selection.matches, space.vmas))
+        if not chosen:
+            return [], False
+        with TableReader(self.dir, self.tables_access(), chosen[0].start, chosen[-1].end) as reader:
+            result = [self._count_tables(reader, vma, first_pages, notes) for vma in chosen]
+        self._note_unknown(reader, notes)
+        return result, bool(reader.torn)
+
+    def _count_tables(self, reader: TableReader, vma: Vma, first_page: bool, notes: list[str]) -> VmaUsage:
+        sums = reader.count(vma)
+        hole = STATE_OF_BYTE[reader.hole(vma)]
+        state, phys = None, None
+        if first_page and (block := reader.block_at(vma, vma.start)):
+            state, phys = self._place(block.states[0], block.entries[0], notes)
+        usage = usage_of_tables(vma, sums, self.page_size, hole)
+        return VmaUsage(vma, usage, state or hole, phys, sums.nr_accessed, sums.nr_dirty)
 
     def _maps_of_smaps(self, selection: Selection, first_pages: bool, notes: list[str]) -> tuple[list[VmaUsage], bool]:
         every = read_smaps(self.dir, self.devices)
@@ -293,10 +403,12 @@ class Process:
 
     def _maps_of_pagemap(
         self, space: AddressSpace, selection: Selection, first_pages: bool, notes: list[str]
-    ) -> list[VmaUsage]:
+    ) -> tuple[list[VmaUsage], bool]:
+        from mematlas.model.sharers import Sharers
+
         chosen = filter(selection.matches, space.vmas)
         with PageReader(self.dir, self._pacer()) as reader, Sharers(self.procfs, notes) as sharers:
-            return [self._count_vma(reader, sharers, vma, first_pages, notes) for vma in chosen]
+            return [self._count_vma(reader, sharers, vma, first_pages, notes) for vma in chosen], False
 
     def _count_vma(
         self, reader: PageReader, sharers: Sharers, vma: Vma, first_page: bool, notes: list[str]
@@ -378,13 +490,15 @@ class Process:
         selection: Selection = EVERYTHING,
         paced: bool = True,
         notes: list[str] | None = None,
+        source: str = "auto",
     ) -> Iterator[tuple[Vma, Block | Hole]]:
         """Yield the pages from ``start`` to ``end``, a block or a hole at a time, in address order.
 
         A block's arrays are valid until the next item: copy what you keep. As numpy arrays:
         ``np.frombuffer(block.raw, np.uint64)`` are the entries, ``np.frombuffer(block.states, np.uint8)`` the state
-        bytes, which `mematlas.model.pages.STATE_OF_BYTE` names. Reads with pauses, so that the target runs on,
-        unless ``paced`` is false. Why some pages are unknown is added to ``notes``, at the end.
+        bytes, which `mematlas.model.pages.STATE_OF_BYTE` names; from page tables, ``block.use`` has the accessed and
+        dirty bits as well. Pagemap is read with pauses, so that the target runs on, unless ``paced`` is false. Why
+        some pages are unknown is added to ``notes``, at the end. For ``source`` see `page_source`.
 
         >>> import os
         >>> with Process(os.getpid()) as process:
@@ -395,9 +509,11 @@ class Process:
             ProcessGone: it ended, or started another program, meanwhile.
         """
         chosen = self._pieces(start, end, selection)
-        with PageReader(self.dir, self._pacer() if paced else None) as reader:
+        notes = [] if notes is None else notes
+        with self._page_reader(source if paced or source != "auto" else "pagemap", chosen, paced, notes) as reader:
             for vma, low, high in chosen:
                 yield from ((vma, piece) for piece in reader.pieces(vma, low, high))
+            self._note_unknown(reader, notes)
 
     def grid(
         self,
@@ -406,6 +522,7 @@ class Process:
         selection: Selection = EVERYTHING,
         cell_pages: int | None = None,
         notes: list[str] | None = None,
+        source: str = "auto",
     ) -> list[Strip]:
         """Return the address space as cells of ``cell_pages`` pages, VMA by VMA.
 
@@ -421,7 +538,8 @@ class Process:
         strips = [
             Strip(vma, low, high, Cells(size, cell_pages)) for (vma, low, high), size in zip(chosen, sizes, strict=True)
         ]
-        with PageReader(self.dir, self._pacer()) as reader:
+        notes = [] if notes is None else notes
+        with self._page_reader(source, chosen, True, notes) as reader:
             for strip in strips:
                 self._fill(reader, strip.cells, strip.vma, strip.start, strip.end, 0)
             self._note_unknown(reader, notes)
@@ -434,6 +552,7 @@ class Process:
         end: int = 1 << 64,
         selection: Selection = EVERYTHING,
         notes: list[str] | None = None,
+        source: str = "auto",
     ) -> tuple[Cells, list[tuple[Vma, int]]]:
         """Return all VMAs end to end, without the gaps, as at most so many cells of equal size.
 
@@ -446,7 +565,8 @@ class Process:
         cells = Cells(nr_pages, max(1, -(-nr_pages // columns)))
         places: list[tuple[Vma, int]] = []
         place = 0
-        with PageReader(self.dir, self._pacer()) as reader:
+        notes = [] if notes is None else notes
+        with self._page_reader(source, chosen, True, notes) as reader:
             for vma, low, high in chosen:
                 places.append((vma, place))
                 self._fill(reader, cells, vma, low, high, place)
@@ -459,7 +579,7 @@ class Process:
         low, high = start - start % self.page_size, -(-end // self.page_size) * self.page_size
         return [piece for piece in self.address_space().pieces(low, high) if selection.matches(piece[0])]
 
-    def _fill(self, reader: PageReader, cells: Cells, vma: Vma, low: int, high: int, place: int) -> None:
+    def _fill(self, reader: PageReader | TableReader, cells: Cells, vma: Vma, low: int, high: int, place: int) -> None:
         for piece in reader.pieces(vma, low, high):
             at = place + (piece.address - low) // self.page_size
             if isinstance(piece, Hole):
@@ -467,11 +587,12 @@ class Process:
             else:
                 cells.add(at, piece)
 
-    def _note_unknown(self, reader: PageReader, notes: list[str] | None) -> None:
-        if notes is not None:
-            notes.extend(sorted(reader.unknown_backing))
-            if not reader.zero_known:
-                notes.append(ZERO_UNKNOWN)
+    def _note_unknown(self, reader: PageReader | TableReader, notes: list[str]) -> None:
+        notes.extend(sorted(reader.unknown_backing))
+        if not isinstance(reader, PageReader):
+            notes.extend(reader.notes())
+        elif not reader.zero_known:
+            notes.append(ZERO_UNKNOWN)
 
     def _pacer(self) -> Pacer | None:
         return Pacer() if self.procfs.live else None
@@ -490,64 +611,8 @@ class Process:
         raise ProcessGone(self.pid, why)
 
 
-HIDDEN_FRAMES = "physical addresses and swap slots hidden: needs CAP_SYS_ADMIN"
+NO_TABLES = "page tables cannot be read, so pagemap is, with pauses"
 ZERO_UNKNOWN = "zero pages cannot be told from shared ones: needs Linux 6.7, or CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH"
-
-
-class Sharers:
-    """How often the shared pages of a VMA are mapped, from kpagecount."""
-
-    def __init__(self, procfs: ProcFS, notes: list[str]) -> None:
-        self.notes = notes
-        self.file: FrameWords | None = None
-        from mematlas.kernel.kpage import FrameWords
-
-        try:
-            self.file = FrameWords(procfs, "kpagecount")
-        except (PermissionDenied, NotSupported) as error:
-            self.why = f"PSS unknown with this source: {error}"
-        self.frames: list[int] = []
-        self.counts: dict[int, int] = {}
-        self.known = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self.file:
-            self.file.close()
-
-    def begin(self) -> None:
-        """Start with the next VMA."""
-        self.frames, self.counts, self.known = [], {}, True
-
-    def add(self, frames: list[int]) -> None:
-        """Take in the frames of shared pages."""
-        if 0 in frames:
-            self.why = f"PSS unknown with this source: {HIDDEN_FRAMES}"
-            self.known = False
-        elif self.file is None:
-            self.known = False
-        else:
-            self.frames += frames
-            if len(self.frames) >= FRAME_BATCH:
-                self._look_up()
-
-    def by_count(self) -> dict[int, int] | None:
-        """Return the number of pages of each map count; None when that cannot be known."""
-        if not self.known:
-            self.notes.append(self.why)
-            return None
-        self._look_up()
-        return self.counts
-
-    def _look_up(self) -> None:
-        if self.file and self.frames:
-            words = self.file.get(self.frames)
-            for frame in self.frames:
-                map_count = words.get(frame, 0)
-                self.counts[map_count] = self.counts.get(map_count, 0) + 1
-            self.frames = []
 
 
 def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | None]:

@@ -264,9 +264,7 @@ def test_a_kernel_thread_has_no_tables(memory: KernelMemory) -> None:
         memory.open_mm(pid)
 
 
-def test_kernel_half_is_the_same_from_every_process(
-    memory: KernelMemory, mode: PagingMode, victim: MakeVictim
-) -> None:
+def test_kernel_half_is_the_same_from_every_process(memory: KernelMemory, mode: PagingMode, victim: MakeVictim) -> None:
     rows = []
     for pid in (os.getpid(), victim("anon").pid):
         with memory.open_mm(pid) as mm:
@@ -300,9 +298,7 @@ def test_kernel_text_is_executable_and_read_only(memory: KernelMemory, mode: Pag
     assert [each for each in aliases(kernel_half) if each.phys == text] == []
 
 
-def test_memory_mapped_writable_and_executable_is_found(
-    memory: KernelMemory, mode: PagingMode
-) -> None:
+def test_memory_mapped_writable_and_executable_is_found(memory: KernelMemory, mode: PagingMode) -> None:
     program = (
         "import mmap, time\n"
         "area = mmap.mmap(-1, 7 * 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)\n"

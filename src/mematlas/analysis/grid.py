@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.kernel.maps import Vma
-from mematlas.kernel.pagemap import EXCLUSIVE, MARK_A, PRESENT, histogram
+from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PRESENT, histogram
 from mematlas.model.pages import STATE_OF_BYTE
 from mematlas.record import record
 
@@ -28,6 +28,8 @@ def class_of(byte: int) -> str:
     return STATE_OF_BYTE[byte]
 
 
+IS_ACCESSED = bytes(use & ACCESSED for use in range(256))
+IS_DIRTY = bytes(use & DIRTY for use in range(256))
 CLASS_OF_BYTE = tuple(class_of(byte) for byte in range(256))
 
 
@@ -42,6 +44,8 @@ class Cells:
         """Cell -> state byte -> number of pages, for what was read; the rest of a cell is its hole."""
         self.holes: dict[int, dict[str, int]] = {}
         """Cell -> class -> pages that no block showed, where that is not ``absent``."""
+        self.used: dict[int, tuple[int, int]] | None = None
+        """Cell -> pages accessed, pages dirty, of those present; None unless page tables were read."""
 
     def add(self, place: int, block: Block) -> None:
         """Count the pages of a block that begins ``place`` pages into the stretch."""
@@ -51,6 +55,8 @@ class Cells:
         while at < end:
             cell = at // size
             stop = min(end, (cell + 1) * size)
+            if block.use is not None:
+                self._add_use(cell, block.use[at - place : stop - place])
             whole = stop - at == len(block)
             counts = self.counted.setdefault(cell, {})
             for byte, nr_pages in (
@@ -58,6 +64,13 @@ class Cells:
             ).items():
                 counts[byte] = counts.get(byte, 0) + nr_pages
             at = stop
+
+    def _add_use(self, cell: int, use: bytes) -> None:
+        self.used = {} if self.used is None else self.used
+        nr_accessed, nr_dirty = self.used.get(cell, (0, 0))
+        nr_accessed += len(use) - use.translate(IS_ACCESSED).count(0)
+        nr_dirty += len(use) - use.translate(IS_DIRTY).count(0)
+        self.used[cell] = nr_accessed, nr_dirty
 
     def add_hole(self, place: int, nr_pages: int, name: str) -> None:
         """Count pages that no block showed, all of one class."""

@@ -523,4 +523,3 @@ def verify(mode: PagingMode, block: PageBlock, pagemap: Words) -> list[Disagreem
         address = block.start + (place << mode.page_shift)
         found.append(Disagreement(address, entry, int(pagemap[place]), reason))
     return found
-

@@ -9,7 +9,7 @@ from __future__ import annotations
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import EXCLUSIVE, FILE, MARK_A, PM_PFRAME, PRESENT
 from mematlas.model.pages import STATE_OF_BYTE
-from mematlas.record import as_dict, record
+from mematlas.record import as_dict, record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mematlas.kernel.pagemap import Block
+    from mematlas.model.tablereader import VmaCounts
 
 PSS_SHIFT = 12  # fs/proc/task_mmu.c: the kernel adds shares of pages in 1/4096 of a byte
 HIDDEN_KINDS = frozenset(("vvar", "vsyscall"))
@@ -158,6 +159,16 @@ def usage_of_pages(
         nr_swapped=nr_swapped,
         nr_exclusive=nr_exclusive,
     )
+
+
+def usage_of_tables(vma: Vma, sums: VmaCounts, page_size: int, hole: str) -> Usage:
+    """Return what the page-table entries of a VMA add up to; see `usage_of_pages`."""
+    counts = PageCounts()
+    counts.add(sums.by_byte)
+    sharers = None if sums.nr_unknown else sums.sharers
+    usage = usage_of_pages(vma, counts, page_size, zero_known=True, hole=hole, sharers=sharers, thp=sums.thp)
+    # Pages whose map count could not be read may be the process's own or not.
+    return replace(usage, uss=None, nr_exclusive=None) if sums.nr_unknown else usage
 
 
 def shared_pss(sharers: dict[int, int], page_size: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.analysis.usage import Usage, total
-from mematlas.record import record
+from mematlas.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,21 +20,41 @@ class Comparison:
     measure: str
     first: int | None
     second: int | None
+    third: int | None
+    """By page tables; None when they could not be read."""
     difference: int | None
-    """Second minus first; None when either is not known."""
+    """Second minus first, or third minus first where that is more; None when neither is known."""
     explained: bool
     """Whether the two agree, or differ for a reason that is no error."""
     reason: str
 
 
-def compare(before: MapsResult, counted: MapsResult, after: MapsResult, captured: bool = False) -> list[Comparison]:
-    """Return smaps against pagemap, measure by measure.
+def compare(
+    before: MapsResult,
+    counted: MapsResult,
+    after: MapsResult,
+    captured: bool = False,
+    tables: MapsResult | None = None,
+) -> list[Comparison]:
+    """Return smaps against pagemap, and against page tables where they could be read, measure by measure.
 
     smaps is read twice, around the count: where its own two answers differ the process was running, and no third
     one can be held to either. A capture holds one smaps, taken before or after its pagemap.
     """
-    first, second, third = (total(vma.usage for vma in result.vmas) for result in (before, counted, after))
-    return [compare_measure(measure, first, second, third, counted, before, captured) for measure in MEASURES]
+    first, second, again = (total(vma.usage for vma in result.vmas) for result in (before, counted, after))
+    found = [compare_measure(measure, first, second, again, counted, before, captured) for measure in MEASURES]
+    if tables is None:
+        return found
+    third = total(vma.usage for vma in tables.vmas)
+    others = [compare_measure(measure, first, third, again, tables, before, captured) for measure in MEASURES]
+    return list(map(joined, found, others))
+
+
+def joined(by_pagemap: Comparison, by_tables: Comparison) -> Comparison:
+    """Return both comparisons of a measure as one: that which needs more explaining, with both values."""
+    sides = (by_pagemap, by_tables)
+    told = min(sides, key=lambda side: (side.explained, -abs(side.difference or 0)))
+    return replace(told, second=by_pagemap.second, third=by_tables.second)
 
 
 def compare_measure(
@@ -45,10 +65,11 @@ def compare_measure(
     if one is None or two is None:
         notes = (smaps if one is None else counted).reading.notes
         about = [note for note in notes if measure in note.lower()] or list(notes)
-        return Comparison(measure, one, two, None, True, "; ".join(about) or "not known")
+        return Comparison(measure, one, two, None, None, True, "; ".join(about) or "not known")
     difference = two - one
     reason = "" if not difference else reason_of(measure, difference, one, again, smaps, captured)
-    return Comparison(measure, one, two, difference, reason is not None, UNEXPLAINED if reason is None else reason)
+    explained = reason is not None
+    return Comparison(measure, one, two, None, difference, explained, UNEXPLAINED if reason is None else reason)
 
 
 UNEXPLAINED = "no known reason: please report it, with a capture"

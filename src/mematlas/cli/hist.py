@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from mematlas.cli.maps import add_selection, selection_of
 from mematlas.cli.pages import span_of
-from mematlas.cli.session import TARGETS, add_output, add_repeat, add_target, parse_count, width_of
+from mematlas.cli.session import TARGETS, add_output, add_page_source, add_repeat, add_target, parse_count, width_of
 from mematlas.views.picture import can_draw, histogram_view
 
 TYPE_CHECKING = False
@@ -24,6 +24,7 @@ def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     add_selection(arguments)
     arguments.add_argument("--width", type=parse_count, metavar="N", help="columns (the terminal's width, or 80)")
+    add_page_source(arguments)
     add_repeat(arguments)
     add_output(arguments)
 
@@ -34,8 +35,9 @@ def run(args: Namespace, session: Session) -> int:
 
     def make() -> Table:
         notes: list[str] = []
-        cells, places = session.process.density(width - COUNT_WIDTH, start, end, selection, notes)
-        info = session.target_info()
+        source = session.page_source(args, start, end, notes)
+        cells, places = session.process.density(width - COUNT_WIDTH, start, end, selection, notes, source)
+        info = session.target_info(source=source)
         ascii_only = not can_draw(session.out.encoding)
         return histogram_view(cells, places, session.process.page_size, info, ascii_only, notes)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mematlas.cli.maps import add_selection, selection_of
 from mematlas.cli.pages import span_of
-from mematlas.cli.session import TARGETS, add_output, add_repeat, add_target, parse_count, width_of
+from mematlas.cli.session import TARGETS, add_output, add_page_source, add_repeat, add_target, parse_count, width_of
 from mematlas.views.picture import Previous, can_draw, map_view
 
 TYPE_CHECKING = False
@@ -26,6 +26,7 @@ def add_arguments(arguments: Arguments) -> None:
     add_selection(arguments)
     arguments.add_argument("--width", type=parse_count, metavar="N", help="columns (the terminal's width, or 80)")
     arguments.add_argument("--cell", type=parse_count, metavar="N", help="pages in a cell")
+    add_page_source(arguments)
     add_repeat(arguments)
     add_output(arguments)
 
@@ -37,8 +38,9 @@ def run(args: Namespace, session: Session) -> int:
 
     def make() -> Table:
         notes: list[str] = []
-        strips = session.process.grid(start, end, selection, args.cell, notes)
-        info = session.target_info()
+        source = session.page_source(args, start, end, notes)
+        strips = session.process.grid(start, end, selection, args.cell, notes, source)
+        info = session.target_info(source=source)
         ascii_only = not can_draw(session.out.encoding)
         return map_view(strips, session.process.page_size, width, info, ascii_only, previous, notes)
 

@@ -5,7 +5,7 @@ whatever the size of the target. Frame numbers need CAP_SYS_ADMIN, map counts an
 from __future__ import annotations
 
 from mematlas.cli.maps import add_selection, selection_of
-from mematlas.cli.session import TARGETS, add_output, add_repeat, add_target, parse_count
+from mematlas.cli.session import TARGETS, add_output, add_page_source, add_repeat, add_target, parse_count
 from mematlas.errors import BadInput
 from mematlas.model.address_space import EVERYTHING, Selection, parse_address, parse_range
 from mematlas.record import replace
@@ -32,6 +32,7 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--dirty", action="store_true", help="only pages whose frame is dirty (kpageflags)")
     arguments.add_argument("--soft-dirty", action="store_true", help="only pages written since clear_refs")
     arguments.add_argument("--limit", type=parse_count, metavar="N", help="stop after so many lines")
+    add_page_source(arguments)
     add_repeat(arguments)
     add_output(arguments)
 
@@ -44,8 +45,10 @@ def run(args: Namespace, session: Session) -> int:
 
     def make() -> Table:
         notes: list[str] = []
-        pieces = session.process.pages(start, end, selection, notes=notes)
-        return pages_table(pieces, session.process, wanted, session.target_info(), args.runs, args.limit, notes)
+        source = session.page_source(args, start, end, notes)
+        pieces = session.process.pages(start, end, selection, notes=notes, source=source)
+        info = session.target_info(source=source)
+        return pages_table(pieces, session.process, wanted, info, args.runs, args.limit, notes)
 
     session.show(make, args)
     return 0

@@ -7,7 +7,7 @@ import sys
 
 from mematlas.errors import BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
-from mematlas.process import MAX_STALL, SOURCES, Process, Reading
+from mematlas.process import MAX_STALL, PAGE_SOURCES, SOURCES, Process, Reading
 from mematlas.views.colour import wants_colour
 
 TYPE_CHECKING = False
@@ -78,8 +78,24 @@ def add_source(arguments: Arguments) -> None:
         "--source",
         choices=SOURCES,
         default="auto",
-        help="auto (default): smaps where it is quick, else pagemap",
+        help="auto (default): smaps where it is quick, else page tables if we may, else pagemap",
     )
+    add_max_stall(arguments)
+
+
+def add_page_source(arguments: Arguments) -> None:
+    """Declare where single pages are read from."""
+    arguments.add_argument(
+        "--source",
+        choices=PAGE_SOURCES,
+        default="auto",
+        help="auto (default): pagemap where it is quick, else page tables if we may",
+    )
+    add_max_stall(arguments)
+
+
+def add_max_stall(arguments: Arguments) -> None:
+    """Declare what decides between sources."""
     arguments.add_argument(
         "--max-stall",
         type=parse_seconds,
@@ -193,8 +209,14 @@ class Session:
         if self.launched:
             self.launched.__exit__()
 
-    def target_info(self, reading: Reading | None = None, process: Process | None = None) -> dict[str, Any]:
-        """Return the ``target`` of a result: who, and how long the reading took."""
+    def page_source(self, args: Namespace, start: int, end: int, notes: list[str]) -> str:
+        """Return where single pages are to be read from."""
+        return self.process.page_source(args.source, args.max_stall, start, end, notes)
+
+    def target_info(
+        self, reading: Reading | None = None, process: Process | None = None, source: str | None = None
+    ) -> dict[str, Any]:
+        """Return the ``target`` of a result: who, and how long the reading took, or at least what was read."""
         stat = (process or self.process).stat
         info: dict[str, Any] = {"pid": stat.pid, "name": stat.name, "start_time": stat.start_time}
         if reading:
@@ -203,6 +225,12 @@ class Session:
                 "duration_s": round(reading.duration_s, 6),
                 "torn": reading.torn,
             }
+            if reading.reader:
+                info["reader"] = reading.reader
+        if source:
+            info["source"] = source
+            if source == "tables":
+                info["reader"] = self.process.tables_access().name
         return info
 
     def machine(self) -> dict[str, Any]:

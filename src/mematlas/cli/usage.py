@@ -26,7 +26,7 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument(
         "--verify",
         action="store_true",
-        help="both sources side by side, every difference named; exit 10 on a false one",
+        help="smaps, pagemap and page tables side by side, every difference named; exit 10 on a false one",
     )
     add_repeat(arguments)
     add_output(arguments)
@@ -64,12 +64,14 @@ def verify(args: Namespace, session: Session) -> int:
     def make() -> Table:
         first = session.process.maps("smaps")
         counted = session.process.maps("pagemap")
+        notes: list[str] = []
+        tables = session.process.try_tables(notes)
         second = session.process.maps("smaps")
-        rows = compare(first, counted, second, captured=not session.procfs.live)
+        rows = compare(first, counted, second, captured=not session.procfs.live, tables=tables)
         unexplained[:] = [row.measure for row in rows if not row.explained]
-        return verify_table(rows, session.target_info(counted.reading))
+        return verify_table(rows, session.target_info(counted.reading), notes)
 
     session.show(make, args)
     if unexplained:
-        raise AssertionNotMet(f"smaps and pagemap disagree without a reason: {', '.join(unexplained)}")
+        raise AssertionNotMet(f"the sources disagree without a reason: {', '.join(unexplained)}")
     return 0

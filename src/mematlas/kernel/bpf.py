@@ -21,7 +21,7 @@ import numpy as np
 
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.libc import libc
-from mematlas.kernel.rights import effective_capabilities
+from mematlas.kernel.rights import TABLES_NEED, effective_capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +47,6 @@ AT_COUNT, AT_SIZE, AT_TASK, AT_ADDRESSES = 0, 8, 16, 64
 AT_ERRORS = AT_ADDRESSES + 8 * NR_SLOTS
 AT_DATA = PAGE
 VALUE_SIZE = AT_DATA + NR_SLOTS * PAGE
-
-NEEDS = "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"
 
 
 def instruction(opcode: int, dst: int = 0, src: int = 0, offset: int = 0, value: int = 0) -> bytes:
@@ -239,7 +237,7 @@ def refusal(error: OSError, log: str = "") -> Error:
     if error.errno in (errno.EPERM, errno.EACCES) and not log.strip():
         if "CAP_SYS_ADMIN" in effective_capabilities():
             return PermissionDenied("bpf(2)", "no seccomp filter on it, and the initial user namespace")
-        return PermissionDenied("bpf(2)", NEEDS)
+        return PermissionDenied("bpf(2)", TABLES_NEED)
     if error.errno == errno.ENOSYS:
         return NotSupported("bpf(2)", "CONFIG_BPF_SYSCALL")
     # kernel/trace/bpf_trace.c withholds the helper when security_locked_down(LOCKDOWN_BPF_READ_KERNEL) says so.

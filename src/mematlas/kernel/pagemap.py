@@ -46,6 +46,10 @@ SWAP = 0x40
 PRESENT = 0x80
 MARKS = MARK_A | MARK_B
 
+# The bits of a page's use, which page tables alone tell.
+ACCESSED = 0x01
+DIRTY = 0x02
+
 ZERO = PRESENT | MARK_A
 """The entry maps the zero page, small or huge: present, and no memory of the process's own."""
 SPECIAL = SWAP | MARK_A
@@ -119,15 +123,17 @@ class Block:
     The entries are those of the reader's one buffer: they change at the next block. Copy what you keep.
     """
 
-    __slots__ = ("_states", "address", "kinds", "raw")
+    __slots__ = ("_states", "address", "kinds", "raw", "use")
 
-    def __init__(self, address: int, raw: memoryview, states: bytes) -> None:
+    def __init__(self, address: int, raw: memoryview, states: bytes, use: bytes | None = None) -> None:
         self.address = address
         self.raw = raw
         """The bytes of the entries, 8 a page."""
         self._states = states
         self.kinds = histogram(states)
         """How many pages have which state byte."""
+        self.use = use
+        """One byte a page: bit 0 is accessed, bit 1 dirty. Page tables tell; None from pagemap."""
 
     @property
     def states(self) -> bytes:

@@ -36,6 +36,15 @@ def named_in(needs: str) -> frozenset[str]:
     return frozenset(word for word in needs.replace(",", " ").split() if word in CAPABILITIES)
 
 
+TABLES_NEED = "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"
+
+
+def may_read_kernel() -> bool:
+    """Whether trying to read page tables makes sense: without these rights no way to them opens."""
+    held = effective_capabilities()
+    return "CAP_SYS_ADMIN" in held or {"CAP_BPF", "CAP_PERFMON"} <= held
+
+
 def invoking_user() -> tuple[int, int] | None:
     """Return the user and group that called sudo; None when sudo did not start us."""
     uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")

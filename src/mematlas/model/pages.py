@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from mematlas.kernel.kpage import FrameWords
     from mematlas.kernel.procfs import ProcessDir
 
+HIDDEN_FRAMES = "physical addresses and swap slots hidden: needs CAP_SYS_ADMIN"
+
 STATES = ("present", "zero", "swapped", "cached", "absent", "guard", "special", "unknown")
 """What a page can be:
 

@@ -158,7 +158,12 @@ def walk(
 
 
 def walk_parts(
-    source: TableSource, mode: PagingMode, pgd: int, start: int = 0, end: int | None = None, nr_tables: int = NR_PART_TABLES
+    source: TableSource,
+    mode: PagingMode,
+    pgd: int,
+    start: int = 0,
+    end: int | None = None,
+    nr_tables: int = NR_PART_TABLES,
 ) -> Iterator[Walk]:
     """Yield the walk of a range in parts of at most ``nr_tables`` tables of the last level, in address order.
 
@@ -170,7 +175,12 @@ def walk_parts(
 
 
 def part_edges(
-    source: TableSource, mode: PagingMode, pgd: int, start: int = 0, end: int | None = None, nr_tables: int = NR_PART_TABLES
+    source: TableSource,
+    mode: PagingMode,
+    pgd: int,
+    start: int = 0,
+    end: int | None = None,
+    nr_tables: int = NR_PART_TABLES,
 ) -> list[int]:
     """Return the addresses at which a range is cut into parts of at most ``nr_tables`` tables of the last level."""
     upper = walk(source, mode, pgd, start, end, len(mode.levels) - 1)
@@ -191,9 +201,7 @@ class _Walker:
         self.pgd = pgd
         self.nr_levels = nr_levels
         # What must not change in an entry that was followed: where it points, and that it does. (A bit is not it.)
-        self.meaning = np.uint64(
-            sum(mask for mask, _ in mode.address_fields) | mode.table[0][0] | mode.present[0][0]
-        )
+        self.meaning = np.uint64(sum(mask for mask, _ in mode.address_fields) | mode.table[0][0] | mode.present[0][0])
 
     def descend(self, span: Span) -> tuple[list[TableLevel], list[Span]]:
         """Return the tables of a span, level by level, and the spans whose tables cannot be right."""

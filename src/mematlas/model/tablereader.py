@@ -17,13 +17,14 @@ from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
 from mematlas.kernel.kpage import KPF_HUGE, KPF_ZERO_PAGE, FrameWords
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import (
+    ACCESSED,
+    DIRTY,
     ENTRY_SIZE,
     EXCLUSIVE,
     FILE,
     GUARD,
     LAST_ADDRESS,
     MARK_A,
-    MARKS,
     PM_MMAP_EXCLUSIVE,
     PM_PRESENT,
     PM_SOFT_DIRTY,
@@ -33,21 +34,15 @@ from mematlas.kernel.pagemap import (
     PRESENT,
     SPECIAL,
     SWAP,
-    UFFD_WP,
     UNKNOWN,
     ZERO,
     Block,
 )
 from mematlas.kernel.structpage import KernelFrames, StructPages, open_struct_pages
+from mematlas.model import paging
 from mematlas.model.pages import Hole
 from mematlas.model.pagetable import Span, Walk, Words, huge_leaves, page_blocks, part_edges, walk
-from mematlas.model.paging import DEVICE as DEVICE_ENTRY
-from mematlas.model.paging import EMPTY as EMPTY_ENTRY
-from mematlas.model.paging import GUARD as GUARD_ENTRY
-from mematlas.model.paging import HWPOISON, MIGRATION, PROT_NONE, TABLE, PagingMode, holds, leaf_address, states
-from mematlas.model.paging import PRESENT as PRESENT_ENTRY
-from mematlas.model.paging import SWAP as SWAP_ENTRY
-from mematlas.model.paging import migration_frame, swap_fields
+from mematlas.model.paging import PagingMode, address_of, holds, leaf_address, migration_frame, states, swap_fields
 from mematlas.model.paging_modes import mode_of
 
 TYPE_CHECKING = False
@@ -62,13 +57,11 @@ if TYPE_CHECKING:
 
 Bytes = NDArray[np.uint8]
 
-ACCESSED, DIRTY = 1, 2
-"""The bits of `Block.use`."""
 NR_TABLES = 128
 """Tables counted together: their entries stay in the cache."""
 NR_FEW = 1 << 12
-NR_CHECKS = 16
-"""Stretches of a process whose frames are compared with kpagecount before its map counts are believed."""
+NR_CHECKED = 1 << 10
+"""Frames of a process that are compared with kpagecount before its map counts are believed."""
 
 
 class TableAccess:
@@ -158,8 +151,8 @@ class HugeLeaves:
         self.is_zero = flags & np.uint64(KPF_ZERO_PAGE) != 0
         self.is_hugetlb = flags & np.uint64(KPF_HUGE) != 0
 
-    def __len__(self) -> int:
-        return len(self.addresses)
+        self.others = list(_upper_others(mode, part))
+        """What stands in the place of a huge leaf, migration entries and markers: address, state, pages."""
 
     def between(self, first: int, last: int) -> NDArray[np.intp]:
         """Return the places of the leaves that reach into a range."""
@@ -167,6 +160,20 @@ class HugeLeaves:
         if low and int(self.addresses[low - 1]) + int(self.sizes[low - 1]) > first:
             low -= 1
         return np.arange(low, int(np.searchsorted(self.addresses, np.uint64(last), side="right")))
+
+
+def _upper_others(mode: PagingMode, part: Walk) -> Iterator[tuple[int, Bytes, int]]:
+    for level in part.levels[:-1]:
+        description = mode.levels[level.level]
+        if not description.can_map or not len(level):
+            continue
+        flat = level.entries.reshape(-1)
+        # Tables and present entries, which are nearly all, have the present bit.
+        places = np.flatnonzero((flat != 0) & (flat & np.uint64(mode.present[0][0]) == 0))
+        codes = states(mode, level.level, flat[places])
+        addresses = part.entry_addresses(level.level, places).tolist()
+        for row, address in enumerate(addresses):
+            yield address, codes[row : row + 1], description.size >> mode.page_shift
 
 
 def frame_flags(procfs: ProcFS, pfns: Words) -> Words:
@@ -203,7 +210,7 @@ class TableReader:
         """Pages of devices met, which pagemap does not show either."""
         self._backings: dict[int, Backing | None] = {}
         self._zero_frames: dict[int, bool] = {}
-        self._nr_checks = NR_CHECKS
+        self._nr_to_check = NR_CHECKED
         self.mm = access.memory.open_mm(process.pid, process)
         try:
             end = self.mode.user_end if end is None else min(end, self.mode.user_end)
@@ -225,6 +232,15 @@ class TableReader:
     def close(self) -> None:
         """Let go of the address space."""
         self.mm.close()
+
+    def notes(self) -> list[str]:
+        """Return what is to be said about what was read."""
+        notes = [self.access.note] if self.access.note else []
+        if self.nr_device:
+            notes.append(f"{self.nr_device} pages of devices are shown as absent, as pagemap has them")
+        if self.torn:
+            notes.append(f"torn: {len(self.torn)} ranges changed each time they were read, and are left out")
+        return notes
 
     # As arrays of pages
 
@@ -282,7 +298,7 @@ class TableReader:
     def _block(self, vma: Vma, pages: PageBlock, huge: HugeLeaves, backing: Backing | None) -> Block:
         mode = self.mode
         entries = pages.entries
-        present = (pages.states == PRESENT_ENTRY) | (pages.states == PROT_NONE)
+        present = (pages.states == paging.PRESENT) | (pages.states == paging.PROT_NONE)
         special = present & np.asarray(holds(entries, mode.special), np.bool_)
         zero = self._zero_places(pages, special)
         self._add_huge_zero(pages, huge, zero)
@@ -296,8 +312,8 @@ class TableReader:
         self._add_swap(pages, present, raw)
         bits = np.zeros(len(pages), np.uint8)
         bits[zero] = MARK_A
-        bits[~present & (raw != 0) & (pages.states != SWAP_ENTRY)] = MARK_A
-        bits[pages.states == GUARD_ENTRY] |= GUARD
+        bits[~present & (raw != 0) & (pages.states != paging.SWAP)] = MARK_A
+        bits[pages.states == paging.GUARD] |= GUARD
         names = {flag.name: flag.mask for flag in mode.flags if flag.name in ("soft-dirty", "uffd-wp")}
         for name, bit in (("soft-dirty", PM_SOFT_DIRTY), ("uffd-wp", PM_UFFD_WP)):
             raw[shown & (entries & np.uint64(names.get(name, 0)) != 0)] |= np.uint64(bit)
@@ -313,19 +329,19 @@ class TableReader:
             marked = backing.mark(pages.start, marked, self.page_size)
         elif vma.kind == "shmem":
             marked = marked.replace(b"\0", bytes((UNKNOWN,)))
-        return Block(pages.start, memoryview(raw).cast("B"), marked, use.tobytes())
+        return Block(pages.start, raw.data.cast("B"), marked, use.tobytes())
 
     def _add_swap(self, pages: PageBlock, present: NDArray[np.bool_], raw: Words) -> None:
         """Put what is in the place of a page, swap slots and markers, as pagemap has it."""
-        others = np.flatnonzero(~present & (pages.states != EMPTY_ENTRY) & (pages.states != TABLE))
+        others = np.flatnonzero(~present & (pages.states != paging.EMPTY) & (pages.states != paging.TABLE))
         if not others.size:
             return
         codes = pages.states[others]
         kinds, offsets = swap_fields(self.mode, pages.entries[others])
-        frames_only = (codes == MIGRATION) | (codes == HWPOISON) | (codes == DEVICE_ENTRY)
+        frames_only = (codes == paging.MIGRATION) | (codes == paging.HWPOISON) | (codes == paging.DEVICE)
         offsets = np.where(frames_only, migration_frame(self.mode, offsets), offsets)
         words = kinds | (offsets << np.uint64(PM_SWAP_OFFSET_SHIFT)) & np.uint64((1 << 55) - 1) | np.uint64(PM_SWAP)
-        words[codes == GUARD_ENTRY] |= np.uint64(GUARD << 56)
+        words[codes == paging.GUARD] |= np.uint64(GUARD << 56)
         raw[others] = words
 
     def _zero_places(self, pages: PageBlock, special: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -369,15 +385,11 @@ class TableReader:
             first, last = max(vma.start, part.first), min(vma.end - 1, part.last)
             for entries in self._rows(part, first, last):
                 self._count_small(sums, vma, entries)
-            for place in huge.between(first, last).tolist():
-                self._count_huge(sums, vma, huge, place, first, last)
-            self._count_upper_others(sums, part, first, last)
+            self._count_huge(sums, vma, huge, first, last)
+            for address, code, nr_pages in huge.others:
+                if first <= address <= last:
+                    self._count_states(sums, code, nr_pages)
         return sums
-
-    def first_page(self, vma: Vma) -> tuple[int, int] | None:
-        """Return the state byte and the pagemap entry of the first page; None when it is empty."""
-        block = self.block_at(vma, vma.start)
-        return None if block is None else (block.states[0], block.entries[0])
 
     def _count_blocks(self, sums: VmaCounts, vma: Vma) -> None:
         for block in self.blocks(vma):
@@ -394,7 +406,7 @@ class TableReader:
             sums.thp += self.huge_size(block)
 
     def huge_size(self, block: Block) -> int:
-        """Return how many bytes of a block are mapped by huge leaves, those of the zero page and of hugetlb left out."""
+        """Return how many bytes of a block are mapped by huge leaves, but for zero pages and hugetlb."""
         size = 0
         end = block.address + len(block) * self.page_size
         for _, huge in self._parts(block.address, end):
@@ -429,21 +441,18 @@ class TableReader:
             rest = entries[~usual]
             rest = rest[rest != 0]
             if rest.size:
-                hidden = self._count_others(sums, vma, depth, rest)
-                if hidden.size:
-                    sums_before = self._frames_of(depth, hidden)
-                    self._count_frames(sums, vma, sums_before, hidden)
+                self._count_others(sums, vma, depth, rest)
         if chosen.size:
-            self._count_frames(sums, vma, self._frames_of(depth, chosen), chosen)
+            self._count_frames(sums, vma, address_of(mode, chosen) >> np.uint64(mode.page_shift), chosen)
 
     def _frames_of(self, depth: int, entries: Words) -> Words:
         return leaf_address(self.mode, depth, entries) >> np.uint64(self.mode.page_shift)
 
-    def _count_others(self, sums: VmaCounts, vma: Vma, depth: int, rest: Words) -> Words:
-        """Count entries that are not plainly present; return those that are, under PROT_NONE."""
+    def _count_others(self, sums: VmaCounts, vma: Vma, depth: int, rest: Words) -> None:
+        """Count entries that are not plainly present."""
         codes = states(self.mode, depth, rest)
         special = np.asarray(holds(rest, self.mode.special), np.bool_)
-        shown = (codes == PRESENT_ENTRY) | (codes == PROT_NONE)
+        shown = (codes == paging.PRESENT) | (codes == paging.PROT_NONE)
         if (shown & special).any():
             entries = rest[shown & special]
             is_zero = self._are_zero(self._frames_of(depth, entries))
@@ -451,15 +460,17 @@ class TableReader:
             self._count_use(sums, entries[is_zero])
             self.nr_device += int(np.count_nonzero(~is_zero))
         self._count_states(sums, codes, 1)
-        return rest[(codes == PROT_NONE) & ~special]
+        hidden = rest[(codes == paging.PROT_NONE) & ~special]
+        if hidden.size:
+            self._count_frames(sums, vma, self._frames_of(depth, hidden), hidden)
 
     def _count_states(self, sums: VmaCounts, codes: Bytes, size: int) -> None:
         for code, nr in enumerate(np.bincount(codes).tolist()):
-            if code == SWAP_ENTRY:
+            if code == paging.SWAP:
                 sums.add(SWAP, nr * size)
-            elif code == GUARD_ENTRY:
+            elif code == paging.GUARD:
                 sums.add(SPECIAL | GUARD, nr * size)
-            elif code not in (EMPTY_ENTRY, TABLE, PRESENT_ENTRY, PROT_NONE):
+            elif code not in (paging.EMPTY, paging.TABLE, paging.PRESENT, paging.PROT_NONE):
                 sums.add(SPECIAL, nr * size)
 
     def _count_use(self, sums: VmaCounts, entries: Words, size: int = 1) -> None:
@@ -486,39 +497,29 @@ class TableReader:
         if nr_single < len(pfns):
             sums.add_sharers(counts)
 
-    def _count_huge(self, sums: VmaCounts, vma: Vma, huge: HugeLeaves, place: int, first: int, last: int) -> None:
-        address, size = int(huge.addresses[place]), int(huge.sizes[place])
+    def _count_huge(self, sums: VmaCounts, vma: Vma, huge: HugeLeaves, first: int, last: int) -> None:
         shift = self.mode.page_shift
-        low, high = max(first, address), min(last + 1, address + size)
-        nr_pages = (high - low) >> shift
-        if huge.is_zero[place]:
+        places = huge.between(first, last)
+        special = np.asarray(holds(huge.entries[places], self.mode.special), np.bool_) & ~huge.is_zero[places]
+        self.nr_device += int(huge.sizes[places[special]].sum()) >> shift
+        places = places[~special]
+        # A range ends inside a leaf only where the process changed it after its VMAs were read.
+        lows = np.maximum(huge.addresses[places], np.uint64(first))
+        highs = np.minimum(huge.addresses[places] + huge.sizes[places], np.uint64(last + 1))
+        lengths = (highs - lows) >> np.uint64(shift)
+        begins = huge.heads[places] + ((lows - huge.addresses[places]) >> np.uint64(shift))
+        is_zero = huge.is_zero[places]
+        for place, nr_pages in zip(places[is_zero].tolist(), lengths[is_zero].tolist(), strict=True):
             sums.add(ZERO, nr_pages)
             self._count_use(sums, huge.entries[place : place + 1], nr_pages)
-            return
-        if holds(int(huge.entries[place]), self.mode.special):
-            self.nr_device += nr_pages
-            return
-        begin = int(huge.heads[place]) + (low - address >> shift)
-        pfns = np.arange(begin, begin + nr_pages, dtype=np.uint64)
-        self._count_frames(sums, vma, pfns, np.repeat(huge.entries[place : place + 1], nr_pages))
-        if not huge.is_hugetlb[place]:
-            sums.thp += high - low
-
-    def _count_upper_others(self, sums: VmaCounts, part: Walk, first: int, last: int) -> None:
-        # What stands in the place of a huge leaf: migration entries, markers.
-        for level in part.levels[:-1]:
-            description = self.mode.levels[level.level]
-            if not description.can_map or not len(level):
-                continue
-            flat = level.entries.reshape(-1)
-            # Present entries and tables, which are nearly all, have the present bit.
-            places = np.flatnonzero((flat != 0) & (flat & np.uint64(self.mode.present[0][0]) == 0))
-            if not places.size:
-                continue
-            addresses = part.entry_addresses(level.level, places)
-            places = places[(addresses >= first) & (addresses <= last)]
-            codes = states(self.mode, level.level, flat[places])
-            self._count_states(sums, codes, description.size >> self.mode.page_shift)
+        sums.thp += int(lengths[~is_zero & ~huge.is_hugetlb[places]].sum()) << shift
+        for length in np.unique(lengths[~is_zero]).tolist():
+            alike = np.flatnonzero(~is_zero & (lengths == length))
+            step = max(1, (NR_TABLES << 9) // length)
+            for start in range(0, len(alike), step):
+                few = alike[start : start + step]
+                pfns = (begins[few, None] + np.arange(length, dtype=np.uint64)).reshape(-1)
+                self._count_frames(sums, vma, pfns, np.repeat(huge.entries[places[few]], length))
 
     # What both need
 
@@ -535,9 +536,8 @@ class TableReader:
             number += 1
 
     def _map_counts(self, pfns: Words) -> Counts:
-        if self._nr_checks:
-            self._nr_checks -= 1
-            self.access.frames.check(pfns)
+        if self._nr_to_check > 0:
+            self._nr_to_check -= self.access.frames.check(pfns)
         return self.access.frames.map_counts(pfns)
 
     def _are_anonymous(self, vma: Vma, pfns: Words) -> NDArray[np.bool_]:

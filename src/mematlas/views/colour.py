@@ -14,6 +14,8 @@ STYLES = {
     "changed": "7",
     "present": "38;5;75",
     "shared": "38;5;110",
+    "dirty": "38;5;209",
+    "idle": "38;5;67",
     "swapped": "38;5;214",
     "zero": "38;5;250",
     "cached": "38;5;72",

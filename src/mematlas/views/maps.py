@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mematlas.analysis.usage import total
+from mematlas.record import replace
 from mematlas.views.table import HIDDEN, Column, Table
 
 TYPE_CHECKING = False
@@ -23,6 +24,8 @@ COLUMNS = (
     Column("nr_pages", "PAGES", "count"),
     Column("nr_swapped", "SWAPPED", "count"),
     Column("nr_exclusive", "EXCLUSIVE", "count", shown=False),
+    Column("nr_accessed", "ACCESSED", "count", shown=False),
+    Column("nr_dirty", "DIRTY", "count", shown=False),
     Column("rss", "RSS", "size"),
     Column("pss", "PSS", "size"),
     Column("uss", "USS", "size"),
@@ -41,6 +44,7 @@ def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
     if gaps:
         rows = with_gaps(rows)
     sums = total(usages)
+    columns = list(COLUMNS)
     footer: list[Any] = [None] * len(COLUMNS)
     for place, column in enumerate(COLUMNS):
         if column.key in ("nr_pages", "nr_swapped", "rss", "pss", "uss"):
@@ -56,7 +60,12 @@ def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
         notes.append("torn: VMAs changed during the reading, these are numbers of no one moment")
     if any(item.vma.kind == "vvar" for item in result.vmas):
         notes.append(HIDDEN_PAGES)
-    return Table("maps/1", COLUMNS, rows, target=target, notes=notes, footer=tuple(footer))
+    if result.reading.source == "tables":
+        for place, column in enumerate(COLUMNS):
+            if column.key in ("nr_accessed", "nr_dirty"):
+                columns[place] = replace(column, shown=True)
+                footer[place] = sum(getattr(item, column.key) or 0 for item in result.vmas)
+    return Table("maps/1", columns, rows, target=target, notes=notes, footer=tuple(footer))
 
 
 HIDDEN_PAGES = "pages of [vvar] and [vsyscall] are the kernel's: pagemap does not show them, no count includes them"
@@ -77,6 +86,8 @@ def vma_row(item: VmaUsage) -> tuple[Any, ...]:
         usage.nr_pages,
         usage.nr_swapped,
         usage.nr_exclusive,
+        item.nr_accessed,
+        item.nr_dirty,
         usage.rss,
         usage.pss,
         usage.uss,

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kpage import FrameWords, flag_names
-from mematlas.kernel.pagemap import EXCLUSIVE, MARK_A, PM_PFRAME, PM_SOFT_DIRTY, PRESENT
-from mematlas.model.pages import STATE_OF_BYTE, Hole
-from mematlas.process import HIDDEN_FRAMES, decode_place, entry_flags, is_hidden
+from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PM_PFRAME, PM_SOFT_DIRTY, PRESENT
+from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole
+from mematlas.process import decode_place, entry_flags, is_hidden
 from mematlas.record import record
 from mematlas.views.table import HIDDEN, Column, Table
 
@@ -152,7 +152,8 @@ def block_rows(
     """Yield the rows of one block."""
     counts, flags = frames.of(block)
     address = block.address - page_size
-    for byte, entry in zip(block.states, block.entries.tolist(), strict=True):
+    uses = block.use or bytes(len(block))
+    for byte, entry, use in zip(block.states, block.entries.tolist(), uses, strict=True):
         address += page_size
         if not wanted.takes(byte, entry):
             continue
@@ -168,10 +169,15 @@ def block_rows(
             counts.get(pfn) if isinstance(pfn, int) else None,
             swap_type,
             swap_offset,
-            entry_flags(byte, entry),
+            (*entry_flags(byte, entry), *use_flags(use)),
             None if word is None else flag_names(word),
             path,
         )
+
+
+def use_flags(use: int) -> tuple[str, ...]:
+    """Return the names of the bits that page tables alone tell."""
+    return tuple(name for bit, name in ((ACCESSED, "accessed"), (DIRTY, "dirty")) if use & bit)
 
 
 def places_of(byte: int, entry: int, page_size: int, notes: list[str]) -> tuple[Any, Any, Any, Any]:
@@ -192,13 +198,16 @@ class Run:
     nr_pages: int
     byte: int
     flags: int
-    """The entry's bits 55 to 63, and the type of a swapped one in the lowest bits."""
+    """The entry's bits 55 to 63, above the five of a swapped one's type, and above those its use."""
     first: int
     """The first entry."""
     last: int
     contiguous: bool
     """Whether the frames, or swap slots, follow one another."""
     vma: Vma
+
+
+USE_SHIFT = 14
 
 
 def run_rows(pieces: Iterable[tuple[Vma, Block | Hole]], page_size: int, wanted: PageFilter) -> Iterator[Run]:
@@ -214,6 +223,8 @@ def run_rows(pieces: Iterable[tuple[Vma, Block | Hole]], page_size: int, wanted:
         states = np.frombuffer(piece.states, np.uint8)
         types = np.where(states & PRESENT, np.uint64(0), entries & np.uint64(0x1F))
         flags = (entries >> np.uint64(55) << np.uint64(5)) | types
+        if piece.use is not None:
+            flags |= np.frombuffer(piece.use, np.uint8).astype(np.uint64) << np.uint64(USE_SHIFT)
         keys = (flags << np.uint64(8)) | states
         # Where the place goes up by one from page to page: a frame, or a swap offset above the type's five bits.
         place = entries & np.uint64(PM_PFRAME)
@@ -287,6 +298,6 @@ def run_row(run: Run, page_size: int, notes: list[str]) -> tuple[Any, ...]:
         contiguous,
         swap_type,
         swap_offset,
-        entry_flags(run.byte, run.first),
+        (*entry_flags(run.byte, run.first), *use_flags(run.flags >> USE_SHIFT)),
         run.vma.path or run.vma.kind,
     )

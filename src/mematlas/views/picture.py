@@ -32,6 +32,8 @@ GLYPHS = {
     "special": "!!!!",
     "unknown": "????",
 }
+IDLE = "iiiI"
+"""Characters of cells of present pages of which fewer than half were accessed, where page tables tell."""
 ASCII_GLYPHS = GLYPHS | {"own": "oo0@", "absent": "...."}
 LEGEND = {
     "own": "present, mapped here alone",
@@ -51,6 +53,8 @@ CELL_COLUMNS = (
     Column("end", "END", "address"),
     Column("nr_pages", "PAGES", "count"),
     *(Column(f"nr_{name}", name.upper(), "count") for name in GLYPHS),
+    Column("nr_accessed", "ACCESSED", "count"),
+    Column("nr_dirty", "DIRTY", "count"),
     Column("path", "PATH", "path"),
 )
 COLUMN_COLUMNS = (
@@ -142,6 +146,12 @@ def map_view(
     counts = {
         (strip.start, cell): strip.cells.classes(cell) for strip in strips for cell in range(strip.cells.nr_cells)
     }
+    used = {
+        (strip.start, cell): strip.cells.used.get(cell, (0, 0))
+        for strip in strips
+        if strip.cells.used is not None
+        for cell in range(strip.cells.nr_cells)
+    }
     old = previous.cells
     previous.cells = counts
     changed = {key for key, value in counts.items() if old.get(key) != value} if old is not None else set()
@@ -157,6 +167,7 @@ def map_view(
                     min(low + span, strip.end),
                     strip.cells.size_of(cell),
                     *nr,
+                    *(used.get((strip.start, cell)) or (None, None)),
                     strip.vma.path or strip.vma.kind,
                 )
 
@@ -165,13 +176,15 @@ def map_view(
         room = max(width - LEFT, 8)
         for strip in strips:
             drawn = [
-                draw_cell(counts[strip.start, cell], glyphs, colour, (strip.start, cell) in changed)
-                for cell in range(strip.cells.nr_cells)
+                draw_cell(counts[key], glyphs, colour, key in changed, used.get(key))
+                for key in ((strip.start, cell) for cell in range(strip.cells.nr_cells))
             ]
             head = strip_head(strip)
             for at in range(0, len(drawn), room):
                 yield (head if at == 0 else " " * LEFT) + "".join(drawn[at : at + room])
         yield from legend(counts, glyphs, colour, strips[0].cells.cell_pages if strips else 1, page_size)
+        if used:
+            yield from use_legend(counts, used, colour)
 
     return Drawn("map/1", CELL_COLUMNS, rows(), target=target, notes=notes, draw=draw)
 
@@ -194,15 +207,38 @@ def strip_head(strip: Strip) -> str:
     return f"{format_address(strip.start)} {size:>9} {strip.vma.perms} {name:<{NAME_WIDTH}} "
 
 
-def draw_cell(counts: dict[str, int], glyphs: dict[str, str], colour: bool, changed: bool) -> str:
-    """Return the character of a cell: its commonest class other than absent, by how much of the cell that fills."""
+def draw_cell(
+    counts: dict[str, int], glyphs: dict[str, str], colour: bool, changed: bool, used: tuple[int, int] | None
+) -> str:
+    """Return the character of a cell: its commonest class other than absent, by how much of the cell that fills.
+
+    ``used`` are its pages accessed and dirty, where that is known: idle pages have characters of their own.
+    """
     nr_pages = sum(counts.values())
     name, nr = max(((name, nr) for name, nr in counts.items() if name != "absent"), key=lambda item: item[1])
     if nr == 0:
         name, nr = "absent", nr_pages
-    glyph = glyphs[name][3 if nr == nr_pages else min(2, nr * 3 // nr_pages)]
-    style = "changed" if changed else STYLE_OF.get(name, name)
-    return paint(glyph, style, colour)
+    style, characters = STYLE_OF.get(name, name), glyphs[name]
+    if used and name in ("own", "shared"):
+        nr_present = counts["own"] + counts["shared"] + counts["zero"]
+        if 2 * used[0] < nr_present:
+            style, characters = "idle", IDLE
+        elif 2 * used[1] >= nr_present:
+            style = "dirty"
+    glyph = characters[3 if nr == nr_pages else min(2, nr * 3 // nr_pages)]
+    return paint(glyph, "changed" if changed else style, colour)
+
+
+def use_legend(
+    counts: dict[tuple[int, int], dict[str, int]], used: dict[tuple[int, int], tuple[int, int]], colour: bool
+) -> Iterator[str]:
+    """Yield the lines that explain what page tables tell of the use of present pages."""
+    nr_present = sum(cell["own"] + cell["shared"] + cell["zero"] for cell in counts.values())
+    nr_accessed, nr_dirty = (sum(each[place] for each in used.values()) for place in (0, 1))
+    yield f"of {nr_present:,} present pages {nr_accessed:,} were accessed, {nr_dirty:,} are dirty, by their entries"
+    yield f"{paint('iI  ', 'idle', colour)}  a cell of present pages of which fewer than half were accessed"
+    if colour:
+        yield f"{paint('█', 'dirty', colour)}     in this colour: half of the present pages or more are dirty"
 
 
 def legend(

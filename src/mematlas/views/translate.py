@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.process import HIDDEN_FRAMES
+from mematlas.model.pages import HIDDEN_FRAMES
 from mematlas.views.table import HIDDEN, Column, Table
 
 TYPE_CHECKING = False

@@ -55,7 +55,8 @@ def usage_table(results: list[tuple[dict[str, Any], UsageResult]], notes: list[s
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
         took = format_seconds(result.reading.duration_s)
-        yield f"{format_path(target['name'])}, PID {target['pid']}, from {result.reading.source} in {took}"
+        source = result.reading.source + (f" ({result.reading.reader})" if result.reading.reader else "")
+        yield f"{format_path(target['name'])}, PID {target['pid']}, from {source} in {took}"
         lines = [(title, size, text) for (_, title, text), size in zip(LINES, row[2:-1], strict=True)]
         yield from Table("usage/1", LINE_COLUMNS, lines).lines(in_bytes=in_bytes, colour=colour, before=before)
 
@@ -66,16 +67,17 @@ VERIFY_COLUMNS = (
     Column("measure", "MEASURE"),
     Column("smaps", "SMAPS", "size"),
     Column("pagemap", "PAGEMAP", "size"),
+    Column("tables", "TABLES", "size"),
     Column("difference", "DIFFERENCE", "size"),
     Column("explained", "OK"),
     Column("reason", "REASON"),
 )
 
 
-def verify_table(comparisons: list[Comparison], target: dict[str, Any]) -> Table:
-    """Return the two sources side by side."""
+def verify_table(comparisons: list[Comparison], target: dict[str, Any], notes: list[str]) -> Table:
+    """Return the sources side by side."""
     rows = [
-        (row.measure, row.first, row.second, row.difference, "yes" if row.explained else "NO", row.reason)
+        (row.measure, row.first, row.second, row.third, row.difference, "yes" if row.explained else "NO", row.reason)
         for row in comparisons
     ]
-    return Table("verify/1", VERIFY_COLUMNS, rows, target=target)
+    return Table("verify/1", VERIFY_COLUMNS, rows, target=target, notes=notes)

@@ -1,0 +1,69 @@
+"""How often shared pages are mapped: what PSS needs besides pagemap."""
+
+from __future__ import annotations
+
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.kpage import FrameWords
+from mematlas.model.pages import HIDDEN_FRAMES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+    from mematlas.kernel.procfs import ProcFS
+
+FRAME_BATCH = 1 << 16
+
+
+class Sharers:
+    """How often the shared pages of a VMA are mapped, from kpagecount."""
+
+    def __init__(self, procfs: ProcFS, notes: list[str]) -> None:
+        self.notes = notes
+        self.file: FrameWords | None = None
+        try:
+            self.file = FrameWords(procfs, "kpagecount")
+        except (PermissionDenied, NotSupported) as error:
+            self.why = f"PSS unknown with this source: {error}"
+        self.frames: list[int] = []
+        self.counts: dict[int, int] = {}
+        self.known = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.file:
+            self.file.close()
+
+    def begin(self) -> None:
+        """Start with the next VMA."""
+        self.frames, self.counts, self.known = [], {}, True
+
+    def add(self, frames: list[int]) -> None:
+        """Take in the frames of shared pages."""
+        if 0 in frames:
+            self.why = f"PSS unknown with this source: {HIDDEN_FRAMES}"
+            self.known = False
+        elif self.file is None:
+            self.known = False
+        else:
+            self.frames += frames
+            if len(self.frames) >= FRAME_BATCH:
+                self._look_up()
+
+    def by_count(self) -> dict[int, int] | None:
+        """Return the number of pages of each map count; None when that cannot be known."""
+        if not self.known:
+            self.notes.append(self.why)
+            return None
+        self._look_up()
+        return self.counts
+
+    def _look_up(self) -> None:
+        if self.file and self.frames:
+            words = self.file.get(self.frames)
+            for frame in self.frames:
+                map_count = words.get(frame, 0)
+                self.counts[map_count] = self.counts.get(map_count, 0) + 1
+            self.frames = []
