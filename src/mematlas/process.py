@@ -311,7 +311,9 @@ class Process:
         if not may_read_kernel():  # before numpy is loaded for nothing
             return PermissionDenied("page tables", TABLES_NEED)
         try:
-            self.tables_access().memory.open_mm(self.pid, self.dir).close()
+            access = self.tables_access()
+            access.memory.open_mm(self.pid, self.dir).close()
+            _ = access.frames  # found, and proven against kpagecount, before anybody relies on them
         except (PermissionDenied, NotSupported, FormatError) as error:
             return error
         return None

@@ -291,6 +291,16 @@ class Finding:
     phys: int | None = None
     other: int | None = None
     """For an alias, the other address of the same memory."""
+    other_rights: int | None = None
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether it is no more than the same memory to be read in two ways, written in neither.
+
+        In the kernel half that it can be written at one place means nothing: the direct map has all memory so.
+        """
+        writable = (self.rights | (self.other_rights or 0)) & WRITABLE
+        return self.kind == "alias" and (not writable or self.start >= 1 << 63)
 
 
 def audit(found: Walk, data_areas: Sequence[Span] = ()) -> list[Finding]:
@@ -331,44 +341,44 @@ def chosen_leaves(leaves: Leaves, chosen: NDArray[np.bool_]) -> Leaves:
     return Leaves(leaves.level, leaves.size, *columns)
 
 
-def aliases(found: Walk) -> list[Finding]:
-    """Return memory that is mapped more than once with different rights, one finding for each stretch.
+def aliases(*parts: Walk) -> list[Finding]:
+    """Return memory that a walk, given as its parts, maps more than once with different rights.
 
     A `writable-alias` is writable at one address and executable at the other; an `alias` differs otherwise.
 
     >>> aliases(found)[:1]  # doctest: +SKIP
     [Finding(kind='alias', start=140063, size=4096, rights=2, phys=7151616, other=140064)]
     """
-    covers = _covers(found)
+    covers = _covers(parts)
     findings = []
     for index, (rights, mine) in enumerate(covers):
         for other_rights, others in covers[index + 1 :]:
             dangerous = (rights | other_rights) & (WRITABLE | EXECUTABLE) == WRITABLE | EXECUTABLE
             kind = "writable-alias" if dangerous else "alias"
             for phys, end, address, other in _overlaps(mine, others):
-                findings.append(Finding(kind, address, end - phys, rights, phys, other))
+                findings.append(Finding(kind, address, end - phys, rights, phys, other, other_rights))
     return findings
 
 
-def _covers(found: Walk) -> list[tuple[int, NDArray[np.uint64]]]:
+def _covers(parts: Iterable[Walk]) -> list[tuple[int, NDArray[np.uint64]]]:
     """Return, for each set of rights, the memory that leaves with it map: rows of (phys, end, address), by phys."""
-    mode = found.mode
     by_rights: dict[int, list[NDArray[np.uint64]]] = {}
-    for level, description in enumerate(mode.levels):
-        if not description.can_map:
-            continue
-        leaves = leaves_of(found, level)
-        phys = np.asarray(leaf_address(mode, level, leaves.entries))
-        rows = np.stack([phys, phys + np.uint64(leaves.size), leaves.addresses], axis=1)
-        rows = rows[~np.asarray(holds(leaves.entries, mode.special), np.bool_)]
-        rights = leaves.rights[~np.asarray(holds(leaves.entries, mode.special), np.bool_)]
-        for each in np.unique(rights).tolist():
-            by_rights.setdefault(each, []).append(rows[rights == each])
-    covers = []
-    for each, parts in sorted(by_rights.items()):
-        rows = np.concatenate(parts)
-        covers.append((each, _merged(rows[np.argsort(rows[:, 0], kind="stable")])))
-    return covers
+    for part in parts:
+        mode = part.mode
+        for level, description in enumerate(mode.levels):
+            if not description.can_map:
+                continue
+            leaves = leaves_of(part, level)
+            leaves = chosen_leaves(leaves, ~np.asarray(holds(leaves.entries, mode.special), np.bool_))
+            phys = np.asarray(leaf_address(mode, level, leaves.entries))
+            rows = np.stack([phys, phys + np.uint64(leaves.size), leaves.addresses], axis=1)
+            for each in np.unique(leaves.rights).tolist():
+                by_rights.setdefault(each, []).append(_in_order(rows[leaves.rights == each]))
+    return [(each, _in_order(np.concatenate(rows))) for each, rows in sorted(by_rights.items())]
+
+
+def _in_order(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return _merged(rows[np.argsort(rows[:, 0], kind="stable")])
 
 
 def _merged(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -473,6 +483,24 @@ def region_sizes(found: Walk, regions: Sequence[Region]) -> dict[str | None, int
             if nr:
                 sizes[name] = sizes.get(name, 0) + nr * leaves.size
     return sizes
+
+
+def unmapped_ram(found: Walk, base: int, ranges: Sequence[tuple[int, int]], left: int | None = None) -> int:
+    """Return the bytes of RAM that the direct map, from ``base`` on, leaves out; of ``left``, from the parts before."""
+    total = sum(end - start for start, end in ranges) if left is None else left
+    highest = max((end for _, end in ranges), default=0)
+    spans: list[Span] = []
+    for level, description in enumerate(found.mode.levels):
+        if not description.can_map:
+            continue
+        leaves = leaves_of(found, level)
+        starts = leaves.addresses[(leaves.addresses >= base) & (leaves.addresses < base + highest)] - np.uint64(base)
+        if len(starts):
+            cuts = np.flatnonzero(np.diff(starts) != leaves.size) + 1
+            edges = [0, *cuts.tolist(), len(starts)]
+            spans += [(int(starts[low]), int(starts[high - 1]) + leaves.size) for low, high in pairwise(edges)]
+    pairs = [(span, each) for span in spans for each in ranges]
+    return total - sum(max(0, min(span[1], each[1]) - max(span[0], each[0])) for span, each in pairs)
 
 
 @record

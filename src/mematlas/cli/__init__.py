@@ -24,6 +24,7 @@ COMMANDS = {
     "translate": ("Look", "virtual addresses to physical ones"),
     "hist": ("Look", "where the present pages are, in one line"),
     "map": ("Look", "the whole address space, drawn"),
+    "tables": ("Look", "raw page-table entries, decoded: PGD to PTE, of a process or the kernel"),
     "pageout": ("Act", "move pages out of a process, measured; --watch-refaults shows which come back"),
     "cold": ("Act", "make pages the first to go when memory is short"),
     "willneed": ("Act", "bring pages back into RAM"),
@@ -116,7 +117,7 @@ def run_command(name: str, words: list[str]) -> int:
     session = standard_session(command)
     try:
         if takes_target:
-            session.take_target(args)
+            session.take_target(args, module.default_target(args) if hasattr(module, "default_target") else None)
         code = module.run(args, session) or 0
     finally:
         session.close()

@@ -12,7 +12,7 @@ from mematlas.views.colour import wants_colour
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Protocol, TextIO
 
     from mematlas.cli.arguments import Arguments, Namespace
@@ -145,8 +145,8 @@ class Session:
         self.text = ""
         self._processes: list[Process] = []
 
-    def take_target(self, args: Namespace) -> None:
-        """Find the target in the arguments, or start it."""
+    def take_target(self, args: Namespace, default: str | None = None) -> None:
+        """Find the target in the arguments, or start it. With a default, the words are not it."""
         self.words = list(args.words)
         if self.command is not None:
             from mematlas.cli.launch import Launched
@@ -154,7 +154,7 @@ class Session:
             self.launched = Launched(self.command, args.after)
             self.text = str(self.launched.pid)
             return
-        text = args.pid
+        text = args.pid or default
         if text is None:
             if not self.words:
                 raise BadInput("which process? Give a PID, a name, or -- COMMAND")
@@ -268,6 +268,15 @@ class Session:
             self._write_notes(view.notes)
             return
         self._repeat(make, interval, count, args.bytes, colour)
+
+    def write_bytes(self, parts: Iterable[bytes]) -> None:
+        """Write bytes as they are, to anything but a terminal."""
+        if self.out.isatty():
+            raise BadInput("bytes are not for a terminal: send them to a file, or through xxd")
+        self.out.flush()
+        for part in parts:
+            self.out.buffer.write(part)
+        self.out.buffer.flush()
 
     def _write(self, view: View, form: str) -> None:
         if form == "json":

@@ -67,17 +67,32 @@ NR_CHECKED = 1 << 10
 class TableAccess:
     """What page tables are read with: kernel memory, its paging mode, and what tells about frames."""
 
-    def __init__(self, memory: KernelMemory, mode: PagingMode, frames: StructPages | KernelFrames, note: str) -> None:
+    def __init__(self, memory: KernelMemory) -> None:
         self.memory = memory
-        self.mode = mode
-        self.frames = frames
-        self.note = note
+        self.mode = mode_of(memory)
+        self.note = ""
         """Why map counts come from kpagecount, when they do."""
+        self._frames: StructPages | KernelFrames | None = None
 
     @property
     def name(self) -> str:
         """The reader's name."""
         return self.memory.name
+
+    @property
+    def frames(self) -> StructPages | KernelFrames:
+        """What tells about frames: struct pages, proven against kpagecount, or kpagecount itself.
+
+        Raises:
+            PermissionDenied: not even kpagecount can be read.
+        """
+        if self._frames is None:
+            try:
+                self._frames = open_struct_pages(self.memory)
+            except NotSupported as error:
+                self._frames = KernelFrames(self.memory.procfs)
+                self.note = f"map counts are read from kpagecount, frame by frame: {error}"
+        return self._frames
 
     def close(self) -> None:
         """Let go of the reader."""
@@ -85,18 +100,10 @@ class TableAccess:
 
 
 def open_access(procfs: ProcFS, reader: str = "auto") -> TableAccess:
-    """Return what page tables are read with, proven on memory of our own.
-
-    Raises:
-        PermissionDenied, NotSupported: as `open_kernel_memory`; or not even kpagecount can be read.
-    """
+    """Return what page tables are read with. Raises what `open_kernel_memory` raises."""
     memory = open_kernel_memory(reader, procfs)
     try:
-        try:
-            return TableAccess(memory, mode_of(memory), open_struct_pages(memory), "")
-        except NotSupported as error:
-            note = f"map counts are read from kpagecount, frame by frame: {error}"
-            return TableAccess(memory, mode_of(memory), KernelFrames(procfs), note)
+        return TableAccess(memory)
     except BaseException:
         memory.close()
         raise
@@ -201,6 +208,7 @@ class TableReader:
     def __init__(self, process: ProcessDir, access: TableAccess, start: int = 0, end: int | None = None) -> None:
         self.process = process
         self.access = access
+        self.frames = access.frames
         self.mode = access.mode
         self.page_size = process.procfs.page_size
         self.unknown_backing: set[str] = set()
@@ -402,7 +410,7 @@ class TableReader:
             held = np.frombuffer(block.states, np.uint8)
             resident = held & (PRESENT | MARK_A | EXCLUSIVE) == PRESENT
             if resident.any():
-                sums.add_sharers(self.access.frames.map_counts(raw[resident] & np.uint64((1 << 55) - 1)))
+                sums.add_sharers(self.frames.map_counts(raw[resident] & np.uint64((1 << 55) - 1)))
             sums.thp += self.huge_size(block)
 
     def huge_size(self, block: Block) -> int:
@@ -537,8 +545,8 @@ class TableReader:
 
     def _map_counts(self, pfns: Words) -> Counts:
         if self._nr_to_check > 0:
-            self._nr_to_check -= self.access.frames.check(pfns)
-        return self.access.frames.map_counts(pfns)
+            self._nr_to_check -= self.frames.check(pfns)
+        return self.frames.map_counts(pfns)
 
     def _are_anonymous(self, vma: Vma, pfns: Words) -> NDArray[np.bool_]:
         if vma.perms[3:] == "s":
@@ -546,7 +554,7 @@ class TableReader:
         if vma.kind in ANON_KINDS:
             return np.ones(len(pfns), np.bool_)
         # A private mapping of a file: pages that were written to are anonymous, the others are the file's.
-        return self.access.frames.are_anonymous(pfns)
+        return self.frames.are_anonymous(pfns)
 
     def _backing(self, vma: Vma) -> Backing | None:
         if vma.kind != "shmem":

@@ -33,8 +33,8 @@ class Column:
     key: str
     title: str
     kind: str = "text"
-    """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``list``, ``counts`` (by name), ``flag``
-    or ``number``."""
+    """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``entry`` (64 bits), ``list``, ``counts`` (by
+    name), ``flag`` or ``number``."""
     shown: bool = True
     """Whether text shows it; JSON and CSV always do."""
     width: int = 0
@@ -53,6 +53,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "count": str,
     "address": format_address,
     "hex": format_hex,
+    "entry": lambda value: f"{value:#018x}",
     "list": format_list,
     "counts": format_counts,
     "flag": lambda value: "yes" if value else "no",
@@ -171,7 +172,7 @@ def to_json(value: Any, kind: str) -> Any:
     """Return a value as JSON has it: addresses as strings, since JSON numbers lose bits past 2^53."""
     if value is None or value is HIDDEN:
         return None
-    if kind in ("address", "hex"):
+    if kind in ("address", "hex", "entry"):
         return f"{value:#x}"
     return list(value) if kind == "list" else value
 

@@ -1,0 +1,210 @@
+"""The entries that the processor itself reads: PGD, P4D, PUD, PMD, PTE, with all their flags, of any process and of
+the kernel. With addresses, how each is translated, beside what pagemap says. Nothing is locked, nothing is changed.
+Needs CAP_SYS_ADMIN, or CAP_BPF and CAP_PERFMON; for other users' processes CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
+
+--flags takes letters (w x u a d g), names of flags, and states (swap, guard, migration, ...), each with ! for "not";
+entries that point at tables are then left out, unless "table" is in the list. --kernel needs no target.
+"""
+
+from __future__ import annotations
+
+from mematlas.cli.session import TARGETS, add_output, add_repeat, add_target
+from mematlas.errors import AssertionNotMet, BadInput
+from mematlas.model.address_space import parse_address, parse_range
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+    from mematlas.tables import RawTable, Tables
+    from mematlas.views.table import Table
+
+USAGE = "[options] TARGET [ADDRESS...] | --kernel | -- COMMAND ..."
+TAKES_TARGET = True
+__doc__ = f"{__doc__}\n{TARGETS}"
+
+MODES = ("list", "raw", "tree", "audit", "verify")
+LEVELS = ("pgd", "p4d", "pud", "pmd", "pte")
+READERS = ("auto", "bpf", "kcore")
+
+
+def add_arguments(arguments: Arguments) -> None:
+    add_target(arguments)
+    arguments.add_argument("--list", action="store_true", help="every entry, indented by level")
+    arguments.add_argument("--runs", action="store_true", help="with --list: like neighbours as one line")
+    arguments.add_argument("--flags", metavar="FLAG,...", help="with --list: only entries so: w,x,!nx")
+    arguments.add_argument("--level", choices=LEVELS, help="with --list: only this level; with --tree: no deeper")
+    arguments.add_argument("--range", metavar="RANGE", help="only ADDR+LEN or START-END")
+    arguments.add_argument(
+        "--raw", choices=LEVELS, metavar="LEVEL", help="the tables of a level as they are; a word more picks one"
+    )
+    arguments.add_argument("--binary", action="store_true", help="with --raw: bytes instead of text")
+    arguments.add_argument("--tree", action="store_true", help="every table, with what is below it")
+    arguments.add_argument("--audit", action="store_true", help="writable and executable, open to users, aliases")
+    arguments.add_argument("--fail", action="store_true", help="with --audit: exit 10 when something is found")
+    arguments.add_argument("--verify", action="store_true", help="every page against pagemap, and the sums; exit 10")
+    arguments.add_argument("--kernel", action="store_true", help="the kernel half")
+    arguments.add_argument("--user-pgd", action="store_true", help="the copy that user space runs with (PTI)")
+    arguments.add_argument("--reader", choices=READERS, default="auto", help="auto (default), bpf or kcore")
+    add_repeat(arguments)
+    add_output(arguments)
+
+
+def default_target(args: Namespace) -> str | None:
+    """Return the target when none is given: the kernel half is the same in all of them."""
+    return "self" if args.kernel and (not args.words or args.words[0].startswith("0x")) else None
+
+
+def run(args: Namespace, session: Session) -> int:
+    check(args)
+    from mematlas.tables import Tables
+
+    # Addresses may lie in either half.
+    half = "kernel" if args.kernel else "user"
+    with Tables(session.process, args.reader, half, args.user_pgd, span_of(args, session)) as tables:
+        found: list[str] = []
+        view = chosen(args, session, tables, found)
+        if args.binary:
+            session.write_bytes(bytes_of(args, session, tables))
+        else:
+            session.show(view, args)
+    if found:
+        raise AssertionNotMet(found[0])
+    return 0
+
+
+def check(args: Namespace) -> None:
+    """Refuse options that say nothing together."""
+    asked = [name for name in MODES if getattr(args, name)]
+    if len(asked) > 1:
+        raise BadInput(f"--{asked[0]} and --{asked[1]}: one at a time")
+    for option, needs in (("runs", "list"), ("flags", "list"), ("binary", "raw"), ("fail", "audit")):
+        if getattr(args, option) and not getattr(args, needs):
+            raise BadInput(f"--{option} is of --{needs}")
+    if args.level and not (args.list or args.tree):
+        raise BadInput("--level is of --list or --tree")
+    if args.verify and (args.kernel or args.user_pgd):
+        raise BadInput("--verify compares the user half of the kernel's own tables")
+
+
+def span_of(args: Namespace, session: Session) -> tuple[int, int] | None:
+    """Return the addresses that were asked for; None for all of the half."""
+    if args.range is None:
+        return None
+    span = parse_range(args.range, session.process.page_size)
+    if span is None:
+        raise BadInput(f"bad range {args.range!r}: ADDR, ADDR+LEN or START-END")
+    return span
+
+
+def chosen(args: Namespace, session: Session, tables: Tables, found: list[str]) -> Callable[[], Table]:
+    """Return what makes the view that was asked for."""
+    if args.raw:
+        return lambda: raw(args, session, tables)
+    if not args.list and not any(getattr(args, name) for name in MODES) and session.words:
+        addresses = list(map(address_of, session.words))
+        return lambda: walks(session, tables, addresses)
+    session.no_more_words()
+    if args.list:
+        return lambda: listing(args, session, tables)
+    if args.tree:
+        return lambda: tree(args, session, tables)
+    if args.audit:
+        return lambda: audit(args, session, tables, found)
+    if args.verify:
+        return lambda: verify(session, tables, found)
+    return lambda: summary(session, tables)
+
+
+def address_of(word: str) -> int:
+    """Return the address that a word is."""
+    address = parse_address(word)
+    if address is None:
+        raise BadInput(f"bad address {word!r}: hexadecimal, such as 0x7f3c1a2b4010")
+    return address
+
+
+def summary(session: Session, tables: Tables) -> Table:
+    from mematlas.views.tables import half_of, kernel_view, summary_view
+
+    tables.begin()
+    kernel = tables.kernel_map() if tables.kernel_half else None
+    counted = tables.summary()
+    target = session.target_info() | tables.finish()
+    view = summary_view(counted, tables.mode, target, half_of(tables), kernel)
+    return kernel_view(kernel, view, target) if kernel else view
+
+
+def walks(session: Session, tables: Tables, addresses: list[int]) -> Table:
+    from mematlas.views.tables import walk_view
+
+    notes: list[str] = []
+    tables.begin()
+    space = session.process.address_space()
+    found = [tables.walked(address, space, notes) for address in addresses]
+    return walk_view(found, tables.mode, session.target_info() | tables.finish(), notes)
+
+
+def listing(args: Namespace, session: Session, tables: Tables) -> Table:
+    from mematlas.analysis.tablelist import EntryFilter, parse_flags
+    from mematlas.views.tables import list_view, runs_view
+
+    levels = frozenset([tables.level_number(args.level)]) if args.level else None
+    wanted = EntryFilter(levels, parse_flags(args.flags, tables.mode) if args.flags else ())
+    tables.begin()
+    return (runs_view if args.runs else list_view)(tables, wanted, session.target_info())
+
+
+def raw_tables(args: Namespace, session: Session, tables: Tables) -> Iterator[RawTable]:
+    """Return the tables that --raw asks for."""
+    word = session.words[0] if session.words else None
+    if len(session.words) > 1:
+        raise BadInput(f"one word too many: {session.words[1]!r}")
+    if word is None or (word.isascii() and word.isdigit()):
+        return tables.raw(tables.level_number(args.raw), None if word is None else int(word), None)
+    return tables.raw(tables.level_number(args.raw), None, address_of(word))
+
+
+def raw(args: Namespace, session: Session, tables: Tables) -> Table:
+    from mematlas.views.tables import raw_view
+
+    tables.begin()
+    return raw_view(raw_tables(args, session, tables), tables, session.target_info())
+
+
+def bytes_of(args: Namespace, session: Session, tables: Tables) -> Iterator[bytes]:
+    """Yield the tables that --raw asks for as they stand in memory."""
+    for each in raw_tables(args, session, tables):
+        yield each.entries.tobytes()
+    tables.finish()
+
+
+def tree(args: Namespace, session: Session, tables: Tables) -> Table:
+    from mematlas.views.tables import half_of, tree_view
+
+    depth = tables.level_number(args.level) if args.level else len(tables.mode.levels)
+    tables.begin()
+    nodes = tables.tree()
+    return tree_view(nodes, tables.mode, session.target_info() | tables.finish(), half_of(tables), depth)
+
+
+def audit(args: Namespace, session: Session, tables: Tables, found: list[str]) -> Table:
+    from mematlas.views.tables import audit_view
+
+    tables.begin()
+    findings = tables.audit(both=not args.kernel and args.range is None)
+    nr_bad = sum(not finding.is_harmless for finding in findings)
+    found[:] = [f"the audit has {nr_bad} finding{'' if nr_bad == 1 else 's'}"] if nr_bad and args.fail else []
+    target = session.target_info() | tables.finish()
+    return audit_view(findings, tables.place_names(), target, tables.audited)
+
+
+def verify(session: Session, tables: Tables, found: list[str]) -> Table:
+    from mematlas.views.tables import verify_view
+
+    tables.begin()
+    result = tables.verify()
+    found[:] = [f"page tables and the kernel's own numbers disagree: {what}" for what in result.unexplained]
+    return verify_view(result, session.target_info() | tables.finish())

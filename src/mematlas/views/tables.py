@@ -1,0 +1,539 @@
+"""Page tables as text and as rows: a summary, a walk, lists, raw tables, a tree, regions, findings, comparisons."""
+
+from __future__ import annotations
+
+from mematlas.analysis.tablelist import EntryFilter, list_entries, places_of, runs_of
+from mematlas.model.pagetable import EXECUTABLE, USER, WRITABLE
+from mematlas.model.paging import PRESENT, PROT_NONE, STATE_NAMES, SWAP, TABLE, flag_names
+from mematlas.process import decode_place, entry_flags
+from mematlas.tables import EXPLAINED
+from mematlas.views.format import format_address, format_path, format_seconds, format_size
+from mematlas.views.table import Column, Drawn, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from mematlas.analysis.pagetable import Finding, LeafSummary, Summary
+    from mematlas.analysis.tablelist import Entries, TreeNode
+    from mematlas.model.paging import PagingMode
+    from mematlas.tables import KernelMap, RawTable, Tables, Verification, Walked
+
+    Lines = Iterator[str]
+
+ENTRY_COLUMNS = (
+    Column("level", "LEVEL", width=11),
+    Column("index", "INDEX", "count"),
+    Column("address", "ADDRESS", "address", width=18),
+    Column("entry", "ENTRY", "entry", width=18),
+    Column("phys", "PHYSICAL", "address", width=14),
+    Column("leaf", "LEAF", "flag", shown=False),
+    Column("state", "STATE", width=9),
+    Column("swap_type", "SWAP", "count"),
+    Column("swap_offset", "SLOT", "hex", width=8),
+    Column("flags", "FLAGS", "list"),
+)
+WALK_COLUMNS = (
+    Column("level", "LEVEL"),
+    Column("index", "INDEX", "count"),
+    Column("address", "ADDRESS", "address", shown=False),
+    Column("table", "TABLE AT", "address"),
+    Column("entry", "ENTRY", "entry"),
+    Column("state", "STATE"),
+    Column("phys", "LEADS TO", "address"),
+    Column("leaf", "LEAF", "flag", shown=False),
+    Column("flags", "FLAGS", "list"),
+    Column("pagemap", "PAGEMAP", "entry", shown=False),
+    Column("agrees", "AGREES", "flag", shown=False),
+)
+RUN_COLUMNS = (
+    Column("level", "LEVEL", width=5),
+    Column("start", "START", "address", width=18),
+    Column("end", "END", "address", shown=False),
+    Column("size", "SIZE", "size", width=9),
+    Column("nr_entries", "ENTRIES", "count"),
+    Column("state", "STATE", width=9),
+    Column("entry", "FIRST ENTRY", "entry", width=18),
+    Column("phys", "FIRST AT", "address", width=14),
+    Column("contiguous", "CONTIGUOUS", "flag"),
+    Column("nr_accessed", "ACCESSED", "count"),
+    Column("nr_dirty", "DIRTY", "count"),
+    Column("flags", "FLAGS", "list"),
+)
+TREE_COLUMNS = (
+    Column("level", "LEVEL"),
+    Column("address", "TRANSLATES FROM", "address"),
+    Column("table", "TABLE AT", "address"),
+    Column("nr_used", "ENTRIES", "count"),
+    Column("nr_tables", "TABLES BELOW", "count"),
+    Column("mapped", "MAPPED", "size"),
+)
+SUMMARY_COLUMNS = (
+    Column("level", "LEVEL"),
+    Column("nr_tables", "TABLES", "count"),
+    Column("size", "SIZE", "size"),
+    Column("nr_used", "ENTRIES IN USE", "count"),
+    Column("nr_few", "NEARLY EMPTY", "count"),
+    Column("leaf_size", "LEAF", "size", shown=False),
+    Column("nr_leaves", "LEAVES", "count"),
+    Column("mapped", "MAPPED", "size"),
+    *(
+        Column(f"nr_{name}", name.upper(), "count", shown=False)
+        for name in ("writable", "user", "nx", "accessed", "dirty", "global", "special")
+    ),
+)
+LEAF_COLUMNS = (
+    Column("leaf", "LEAF", "size"),
+    Column("leaves", "LEAVES", "count"),
+    Column("mapped", "MAPPED", "size"),
+    *(Column(name, name.upper()) for name in ("writable", "user", "nx", "accessed", "dirty", "global", "special")),
+)
+REGION_COLUMNS = (
+    Column("region", "REGION"),
+    Column("start", "START", "address"),
+    Column("end", "END", "address"),
+    Column("size", "SIZE", "size"),
+    Column("mapped", "MAPPED", "size"),
+)
+RAW_COLUMNS = (*ENTRY_COLUMNS[:6], ENTRY_COLUMNS[6], ENTRY_COLUMNS[9])
+AUDIT_COLUMNS = (
+    Column("kind", "KIND"),
+    Column("start", "START", "address"),
+    Column("size", "SIZE", "size"),
+    Column("rights", "RIGHTS"),
+    Column("phys", "PHYSICAL", "address"),
+    Column("other", "ALSO AT", "address"),
+    Column("other_rights", "RIGHTS THERE"),
+    Column("where", "IN"),
+    Column("harmless", "HARMLESS", "flag"),
+)
+VERIFY_COLUMNS = (
+    Column("what", "WHAT"),
+    Column("address", "ADDRESS", "address"),
+    Column("tables", "TABLES", "count"),
+    Column("kernel", "KERNEL", "count"),
+    Column("entry", "ENTRY", "entry"),
+    Column("pagemap", "PAGEMAP", "entry"),
+    Column("explained", "OK"),
+    Column("reason", "REASON"),
+    Column("path", "IN", "path"),
+)
+SOURCES = {"pages": "pagemap", "table bytes": "VmPTE", "thp": "smaps", "hugetlb": "smaps"}
+MEANINGS = {
+    "special": "vvar or device memory, which pagemap does not show",
+    "guard": "guard marker",
+    "migration": "being migrated",
+    "race": "changed meanwhile: read again, both agree",
+    "presence": "one says present, the other not",
+    "swap": "one says swapped, the other not",
+    "frame": "another frame",
+    "slot": "another swap slot",
+}
+FINDINGS = {
+    "writable-executable": "writable and executable",
+    "user-in-kernel": "kernel page open to user space",
+    "executable-data": "executable heap or stack",
+    "writable-alias": "writable here, executable there",
+    "alias": "other rights at another address",
+}
+HEAD = "{name}, PID {pid}: {paging}, {half}top table at {pgd}, read with {reader} in {took}"
+
+
+def heading(target: dict[str, Any], half: str = "") -> str:
+    """Return the line above a result: what was read, how, and how long it took."""
+    took = format_seconds(target["duration_s"])
+    torn = ", torn: what kept changing is left out" if target["torn"] else ""
+    values = {key: target[key] for key in ("pid", "paging", "pgd", "reader")}
+    half = f"{half} half, " if half else ""
+    return HEAD.format(name=format_path(target["name"]), half=half, took=took, **values) + torn
+
+
+def half_of(tables: Tables) -> str:
+    """Return the name of the half that was read."""
+    return "kernel" if tables.kernel_half else "user"
+
+
+# The summary
+
+
+def summary_view(
+    summary: Summary, mode: PagingMode, target: dict[str, Any], half: str, kernel: KernelMap | None = None
+) -> Drawn:
+    """Return how many tables and leaves there are, what they cost, and what lies where in the kernel half."""
+    by_size = {leaf.size: leaf for leaf in summary.leaves}
+    rows: list[tuple[Any, ...]] = []
+    for level, described in zip(summary.levels, mode.levels, strict=True):
+        leaf = by_size.get(described.size)
+        counts = (None,) * 10 if leaf is None else (leaf.size, leaf.nr_leaves, leaf.mapped, *leaf_counts(leaf))
+        rows.append((level.name, level.nr_tables, level.size, level.nr_used, level.nr_few, *counts))
+    rows.append(total_row(summary))
+    target |= {"others": summary.nr_others, "table_bytes_per_mib": summary.table_bytes_per_mib}
+
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
+        yield heading(target, half)
+        if kernel:
+            yield from region_lines(kernel, in_bytes, colour)
+        yield ""
+        yield from Table("tables-summary/1", SUMMARY_COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour)
+        yield ""
+        leaves = [leaf_row(leaf) for leaf in reversed(summary.leaves) if leaf.nr_leaves]
+        if leaves:
+            yield from Table("tables-summary/1", LEAF_COLUMNS, leaves).lines(in_bytes=in_bytes, colour=colour)
+        others = ", ".join(f"{nr:,} {name}" for name, nr in summary.nr_others.items())
+        yield f"entries that map nothing: {others or 'none'}"
+        yield from waste_lines(summary)
+
+    return Drawn("tables-summary/1", SUMMARY_COLUMNS, rows, target=target, draw=draw)
+
+
+def waste_lines(summary: Summary) -> Lines:
+    """Yield what the tables cost for what they map."""
+    nr_few = sum(level.nr_few for level in summary.levels)
+    nr_tables = sum(level.nr_tables for level in summary.levels)
+    yield f"{nr_few} of {nr_tables} tables are nearly empty (at most 16 entries in use)"
+    each = summary.table_bytes_per_mib
+    if each is not None:
+        size = format_size(summary.table_size)
+        yield f"{size} of tables for {format_size(summary.mapped)}: {each:,.0f} bytes for each MiB mapped"
+
+
+def leaf_counts(leaf: LeafSummary) -> tuple[int, ...]:
+    """Return writable, user, no-execute, accessed, dirty, global, special."""
+    nr_nx = leaf.nr_leaves - leaf.nr_executable
+    return (leaf.nr_writable, leaf.nr_user, nr_nx, leaf.nr_accessed, leaf.nr_dirty, leaf.nr_global, leaf.nr_special)
+
+
+def leaf_row(leaf: LeafSummary) -> tuple[Any, ...]:
+    """Return the row of one size of leaves, with shares."""
+    return (leaf.size, leaf.nr_leaves, leaf.mapped, *(share(nr, leaf.nr_leaves) for nr in leaf_counts(leaf)))
+
+
+def share(nr: int, of: int) -> str:
+    """Return a count with its share.
+
+    >>> share(3, 4), share(0, 4)
+    ('3 (75 %)', '0')
+    """
+    return f"{nr} ({100 * nr / of:.0f} %)" if nr else "0"
+
+
+def total_row(summary: Summary) -> tuple[Any, ...]:
+    """Return the sums over all levels."""
+    sums = [sum(column) for column in zip(*(leaf_counts(leaf) for leaf in summary.leaves), strict=True)]
+    nr_leaves = sum(leaf.nr_leaves for leaf in summary.leaves)
+    nr_used, nr_few = (sum(getattr(level, key) for level in summary.levels) for key in ("nr_used", "nr_few"))
+    nr_tables = sum(level.nr_tables for level in summary.levels)
+    return ("all", nr_tables, summary.table_size, nr_used, nr_few, None, nr_leaves, summary.mapped, *sums)
+
+
+def region_rows(kernel: KernelMap) -> list[tuple[Any, ...]]:
+    """Return the regions of the kernel half, with what is mapped in each."""
+    rows: list[tuple[Any, ...]] = [
+        (region.name, region.start, region.end, region.end - region.start, mapped) for region, mapped in kernel.regions
+    ]
+    if kernel.others:
+        rows.append(("elsewhere", None, None, None, kernel.others))
+    return rows
+
+
+def region_lines(kernel: KernelMap, in_bytes: bool, colour: bool) -> Lines:
+    """Yield the regions, and whether the direct map maps all RAM."""
+    yield ""
+    yield from Table("tables-kernel/1", REGION_COLUMNS, region_rows(kernel)).lines(in_bytes=in_bytes, colour=colour)
+    size, ram = format_size(kernel.direct_map), format_size(kernel.ram)
+    left = f"{format_size(kernel.unmapped_ram)} of it not" if kernel.unmapped_ram else "all of it"
+    yield f"the direct map maps {size}; System RAM is {ram}, and mapped there: {left}"
+
+
+def kernel_view(kernel: KernelMap, summary: Drawn, target: dict[str, Any]) -> Drawn:
+    """Return the regions as rows; text shows the summary of the tables as well."""
+    target |= {"direct_map": kernel.direct_map, "ram": kernel.ram, "unmapped_ram": kernel.unmapped_ram}
+    return Drawn("tables-kernel/1", REGION_COLUMNS, region_rows(kernel), target=target, draw=summary.draw)
+
+
+# One address
+
+
+def walk_view(found: list[Walked], mode: PagingMode, target: dict[str, Any], notes: list[str]) -> Drawn:
+    """Return each level's entry on the way from an address to its byte, and what pagemap says of it."""
+    rows = [row for item in found for row in walk_rows(item)]
+
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
+        yield heading(target)
+        for item in found:
+            yield ""
+            where = f"in {format_path(item.area)}" if item.area else "in no VMA and no region"
+            yield f"{format_address(item.address)} {where}"
+            yield from Table("tables/1", WALK_COLUMNS, walk_rows(item)).lines(in_bytes=in_bytes, colour=colour)
+            yield from end_lines(item, mode)
+
+    return Drawn("tables/1", WALK_COLUMNS, rows, target=target, notes=notes, draw=draw)
+
+
+def walk_rows(item: Walked) -> list[tuple[Any, ...]]:
+    """Return the steps of one address; pagemap stands beside the last."""
+    rows: list[tuple[Any, ...]] = []
+    for step in item.steps:
+        is_leaf = step.state in ("present", "prot-none")
+        row = (step.level, step.index, item.address, step.table, step.entry, step.state, step.phys, is_leaf, step.flags)
+        rows.append((*row, None, None))
+    if rows and item.pagemap is not None:
+        rows[-1] = (*rows[-1][:-2], item.pagemap, not item.reason)
+    return rows
+
+
+def end_lines(item: Walked, mode: PagingMode) -> Lines:
+    """Yield where the walk ends, and what pagemap says."""
+    last = item.steps[-1] if item.steps else None
+    if last is None:
+        yield "the top table could not be read"
+    elif last.phys is not None and last.state in ("present", "prot-none"):
+        page = format_size(last.size)
+        inside = item.address & (last.size - 1)
+        yield f"byte {inside:#x} of a {page} page: physical {last.phys:#x}, frame {last.phys >> mode.page_shift}"
+    else:
+        yield f"ends at the {last.level}: {last.state}"
+    if item.pagemap is not None:
+        byte = item.pagemap >> 56
+        pfn, swap_type, slot = decode_place(byte, item.pagemap)
+        place = f", frame {pfn}" if pfn else f", swap {swap_type} slot {slot:#x}" if slot is not None else ""
+        names = ",".join(entry_flags(byte, item.pagemap)) or "empty"
+        verdict = "the same" if not item.reason else f"DIFFERS: {MEANINGS.get(item.reason, item.reason)}"
+        yield f"pagemap {item.pagemap:#018x}: {names}{place}: {verdict}"
+
+
+# Lists
+
+
+class Names:
+    """Flag names of entries, worked out once for all that differ in nothing else than where they lead."""
+
+    def __init__(self, mode: PagingMode) -> None:
+        self.mode = mode
+        address_bits = sum(mask for mask, _ in mode.address_fields)
+        # Of a huge leaf, the lower bits of the address are flags.
+        self.masks = [~(address_bits & -level.size) for level in mode.levels]
+        self.known: dict[tuple[int, int], tuple[str, ...]] = {}
+
+    def of(self, level: int, state: int, entry: int) -> tuple[str, ...]:
+        """Return the names of the flags of an entry; what is not present has none but its state."""
+        if state not in (TABLE, PRESENT, PROT_NONE):
+            return (STATE_NAMES[state],)
+        key = level, entry & self.masks[level]
+        if key not in self.known:
+            self.known[key] = flag_names(self.mode, level, entry)
+        return self.known[key]
+
+
+def list_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Drawn:
+    """Return the entries that are asked for, made while they are read: indented by level."""
+    mode = tables.mode
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        names = Names(mode)
+        for batch in list_entries(tables.parts(), wanted):
+            yield from entry_rows(mode, names, batch)
+        target.update(tables.finish())
+
+    return streamed(ENTRY_COLUMNS, rows(), tables, target, indented)
+
+
+def indented(row: tuple[Any, ...], depths: dict[str, int]) -> tuple[Any, ...]:
+    """Return a row whose level stands further to the right the deeper it is."""
+    return ("  " * depths[row[0]] + row[0], *row[1:])
+
+
+def streamed(
+    columns: tuple[Column, ...],
+    rows: Iterator[tuple[Any, ...]],
+    tables: Tables,
+    target: dict[str, Any],
+    change: Callable[[tuple[Any, ...], dict[str, int]], tuple[Any, ...]] | None = None,
+) -> Drawn:
+    """Return rows that are still being read, with the line on how that went at the end."""
+    depths = {level.name: depth for depth, level in enumerate(tables.mode.levels)}
+
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
+        shown = (change(row, depths) for row in rows) if change else rows
+        yield from Table("tables/1", columns, shown, stream=True).lines(in_bytes=in_bytes, colour=colour)
+        yield heading(target, half_of(tables))
+
+    return Drawn("tables/1", columns, rows, target=target, stream=True, draw=draw)
+
+
+def entry_rows(mode: PagingMode, names: Names, found: Entries) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a batch of entries."""
+    phys, kinds, offsets = places_of(mode, found)
+    columns = (found.levels, found.indices, found.addresses, found.entries, found.states, phys, kinds, offsets)
+    level_names = [level.name for level in mode.levels]
+    for level, index, address, entry, state, place, kind, offset in zip(
+        *(column.tolist() for column in columns), strict=True
+    ):
+        is_leaf = state in (PRESENT, PROT_NONE)
+        yield (
+            level_names[level],
+            index,
+            address,
+            entry,
+            place if place or is_leaf or state == TABLE else None,
+            is_leaf,
+            STATE_NAMES[state],
+            kind if state == SWAP else None,
+            offset if state == SWAP else None,
+            names.of(level, state, entry),
+        )
+
+
+def runs_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Drawn:
+    """Return runs of like entries, made while they are read."""
+    mode = tables.mode
+    volatile = {"accessed", "dirty", "saved-dirty"}
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        names = Names(mode)
+        for run in runs_of(mode, list_entries(tables.parts(), wanted)):
+            flags = tuple(name for name in names.of(run.level, run.state, run.entry) if name not in volatile)
+            yield (
+                mode.levels[run.level].name,
+                run.start,
+                run.start + run.size,
+                run.size,
+                run.nr_entries,
+                STATE_NAMES[run.state],
+                run.entry,
+                run.phys,
+                run.contiguous if run.phys is not None or run.state == SWAP else None,
+                run.nr_accessed,
+                run.nr_dirty,
+                flags,
+            )
+        target.update(tables.finish())
+
+    return streamed(RUN_COLUMNS, rows(), tables, target)
+
+
+def raw_view(found: Iterable[RawTable], tables: Tables, target: dict[str, Any]) -> Drawn:
+    """Return whole tables, every entry of them: text as a dump in hexadecimal, four to a line."""
+    mode = tables.mode
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        names = Names(mode)
+        for raw in found:
+            yield from raw_rows(raw, mode, names)
+        target.update(tables.finish())
+
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
+        for raw in found:
+            level = mode.levels[raw.level]
+            last = raw.address + level.size * level.nr_entries - 1 & (1 << 64) - 1
+            place = f"{format_address(raw.address)}-{format_address(last)}"
+            yield f"{level.name} table {raw.number} at {raw.table:#x}, translates {place}"
+            entries = raw.entries.tolist()
+            for at in range(0, len(entries), 4):
+                yield f"{at:>5}  " + " ".join(f"{entry:016x}" for entry in entries[at : at + 4])
+        target.update(tables.finish())
+        yield heading(target, half_of(tables))
+
+    return Drawn("tables/1", RAW_COLUMNS, rows(), target=target, stream=True, draw=draw)
+
+
+def raw_rows(raw: RawTable, mode: PagingMode, names: Names) -> Iterator[tuple[Any, ...]]:
+    """Yield a row for each entry of one table, empty ones too."""
+    from mematlas.analysis.tablelist import whole_table
+
+    found = whole_table(mode, raw.level, raw.address, raw.entries)
+    for row in entry_rows(mode, names, found):
+        yield (*row[:7], row[9])
+
+
+def tree_view(nodes: list[TreeNode], mode: PagingMode, target: dict[str, Any], half: str, depth: int) -> Drawn:
+    """Return every table down to a level, indented, with the sums of what is below it."""
+    shown = [node for node in nodes if node.level <= depth]
+
+    def row_of(node: TreeNode, indent: str = "") -> tuple[Any, ...]:
+        name = indent + mode.levels[node.level].name
+        return (name, node.address, node.table, node.nr_used, node.nr_tables, node.mapped)
+
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
+        yield heading(target, half)
+        drawn = [row_of(node, "  " * node.level) for node in shown]
+        yield from Table("tables-tree/1", TREE_COLUMNS, drawn).lines(in_bytes=in_bytes, colour=colour)
+
+    return Drawn("tables-tree/1", TREE_COLUMNS, map(row_of, shown), target=target, draw=draw)
+
+
+# Findings and comparisons
+
+
+def format_rights(rights: int | None) -> str | None:
+    """Return rights as letters: write, execute, user.
+
+    >>> format_rights(WRITABLE | USER)
+    'w-u'
+    """
+    if rights is None:
+        return None
+    return "".join(letter if rights & bit else "-" for letter, bit in (("w", WRITABLE), ("x", EXECUTABLE), ("u", USER)))
+
+
+def audit_view(findings: list[Finding], where: Callable[[int], str], target: dict[str, Any], halves: str) -> Drawn:
+    """Return what is dangerous, and what is only odd."""
+    rows = [
+        (
+            finding.kind,
+            finding.start,
+            finding.size,
+            format_rights(finding.rights),
+            finding.phys,
+            finding.other,
+            format_rights(finding.other_rights),
+            where(finding.start),
+            finding.is_harmless,
+        )
+        for finding in findings
+    ]
+    nr_bad = sum(not finding.is_harmless for finding in findings)
+
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
+        yield heading(target, halves)
+        if rows:
+            named = [(FINDINGS[row[0]], *row[1:]) for row in rows]
+            yield from Table("tables-audit/1", AUDIT_COLUMNS, named).lines(in_bytes=in_bytes, colour=colour)
+        harmless = f", {len(rows) - nr_bad} more that are harmless" if len(rows) > nr_bad else ""
+        yield f"{nr_bad or 'no'} finding{'' if nr_bad == 1 else 's'}{harmless}"
+
+    return Drawn("tables-audit/1", AUDIT_COLUMNS, rows, target=target, draw=draw)
+
+
+def verify_view(result: Verification, target: dict[str, Any]) -> Drawn:
+    """Return what was compared, and each page that differs with its reason."""
+    rows: list[tuple[Any, ...]] = [
+        (check.what, None, check.tables, check.kernel, None, None, check.explained, check.reason, None)
+        for check in result.checks
+    ]
+    for each, path in result.pages:
+        reason = MEANINGS.get(each.reason, each.reason)
+        explained = each.reason in EXPLAINED
+        rows.append(("page", each.address, None, None, each.entry, each.pagemap, explained, reason, path))
+    rows = [(*row[:6], "yes" if row[6] else "NO", *row[7:]) for row in rows]
+
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
+        yield heading(target, "user")
+        columns = (
+            Column("what", "WHAT"),
+            Column("tables", "TABLES", "count"),
+            Column("kernel", "KERNEL", "count"),
+            Column("source", "BY"),
+            Column("explained", "OK"),
+            Column("reason", "REASON"),
+        )
+        checks = [(row[0], row[2], row[3], SOURCES[row[0]], row[6], row[7]) for row in rows if row[1] is None]
+        yield from Table("tables-verify/1", columns, checks).lines(in_bytes=in_bytes, colour=colour)
+        pages = [(row[1], *row[4:]) for row in rows if row[1] is not None]
+        if pages:
+            yield ""
+            shown = (VERIFY_COLUMNS[1], *VERIFY_COLUMNS[4:])
+            yield from Table("tables-verify/1", shown, pages).lines(in_bytes=in_bytes, colour=colour)
+
+    return Drawn("tables-verify/1", VERIFY_COLUMNS, rows, target=target, draw=draw)
