@@ -5,6 +5,7 @@ This is the library's front door; every command that looks at one process is a v
 
 from __future__ import annotations
 
+import os
 import time
 
 from mematlas.analysis.usage import (
@@ -21,6 +22,7 @@ from mematlas.errors import BadInput, Error, FormatError, NoAddressSpace, NotSup
 from mematlas.kernel.maps import ANON_KINDS, Vma, read_maps
 from mematlas.kernel.mounts import find_devices
 from mematlas.kernel.pagemap import (
+    ENTRY_SIZE,
     FILE,
     MARK_A,
     PM_MMAP_EXCLUSIVE,
@@ -155,6 +157,8 @@ class Process:
         self.page_size = self.procfs.page_size
         self.dir: ProcessDir = self.procfs.process(pid)
         self._access: TableAccess | None = None
+        self.reading: Reading | None = None
+        """How the last `pages`, `grid`, `density` or `translate` came about; None before its end."""
         self.devices = find_devices(self.dir)
         """The devices whose files are memory, as this process sees them."""
         try:
@@ -162,7 +166,7 @@ class Process:
             if self.stat.is_kernel_thread:
                 raise NoAddressSpace(pid, self.stat.name)
             if self.stat.is_zombie:
-                raise ProcessGone(pid, "has ended (a zombie): its memory is freed already")
+                self._take_live_thread()
         except BaseException:
             self.dir.close()
             raise
@@ -183,6 +187,28 @@ class Process:
             self._access = None
         self.dir.close()
 
+    def _take_live_thread(self) -> None:
+        """Read through a thread that lives on: where only the first has ended, the memory is still there."""
+        for tid in self._threads():
+            thread = self.procfs.process(tid)
+            if not read_stat(thread).is_zombie:
+                self.dir.close()
+                self.dir = thread
+                return
+            thread.close()
+        raise ProcessGone(self.pid, "has ended (a zombie): its memory is freed already")
+
+    def _threads(self) -> list[int]:
+        """Return the other threads of the process."""
+        try:
+            fd = self.dir.open_fd("task")
+        except (NotSupported, PermissionDenied):
+            return []  # a capture has none
+        try:
+            return sorted(int(name) for name in os.listdir(fd) if int(name) != self.pid)
+        finally:
+            os.close(fd)
+
     # What it maps
 
     def address_space(self) -> AddressSpace:
@@ -192,6 +218,7 @@ class Process:
             PermissionDenied: another user's process needs CAP_SYS_PTRACE.
         """
         vmas = read_maps(self.dir, self.devices)
+        self.stat = read_stat(self.dir)  # an exec changes the name
         if not vmas:
             self._raise_gone()
         return AddressSpace(vmas)
@@ -241,6 +268,8 @@ class Process:
                 notes.append(f"{NO_TABLES}: {error}")
                 vmas, torn = self._maps_of_pagemap(space, selection, first_pages, notes)
             torn = torn or self._torn(space)
+        if source == "auto" and chosen == "pagemap" and any(None in (v.usage.pss, v.usage.swap) for v in vmas):
+            notes.append(f"--source smaps tells all, and holds up the target for {self._smaps_hold() * 1e3:.0f} ms")
         reader = self._access.name if self._access and chosen == "tables" else None
         duration = time.perf_counter() - before
         return MapsResult(vmas, Reading(chosen, duration, torn, tuple(dict.fromkeys(notes)), reader))
@@ -250,8 +279,7 @@ class Process:
             raise BadInput(f"no source {source!r} (there are {', '.join(SOURCES)})")
         if source != "auto":
             return source
-        rss = status_bytes(read_status(self.dir), "VmRSS") or 0
-        hold = rss * HOLD_PER_BYTE
+        hold = self._smaps_hold()
         if not self.procfs.live or hold <= max_stall:
             return "smaps"
         why = self._why_no_tables()
@@ -350,6 +378,13 @@ class Process:
         usage = usage_of_tables(vma, sums, self.page_size, hole)
         return VmaUsage(vma, usage, state or hole, phys, sums.nr_accessed, sums.nr_dirty)
 
+    def _smaps_hold(self) -> float:
+        """Return for how many seconds one reading of smaps would hold up the target."""
+        status = read_status(self.dir)
+        rss, swap, tables = (status_bytes(status, name) or 0 for name in ("VmRSS", "VmSwap", "VmPTE"))
+        # smaps walks what RSS does not count as well, zero pages above all: no more than the tables have entries.
+        return max(rss + swap, tables // ENTRY_SIZE * self.page_size) * HOLD_PER_BYTE
+
     def _maps_of_smaps(self, selection: Selection, first_pages: bool, notes: list[str]) -> tuple[list[VmaUsage], bool]:
         every = read_smaps(self.dir, self.devices)
         # smaps just stops where the target ends while it is read, which would look like less memory: then there are
@@ -358,7 +393,7 @@ class Process:
         entries = [(vma, fields) for vma, fields in every if selection.matches(vma)]
         reader: PageReader | None = None
         try:
-            reader = PageReader(self.dir)
+            reader = PageReader(self.dir, self._pacer(), cached=False)
         except (PermissionDenied, NotSupported) as error:
             notes.append(f"zero pages and first pages unknown: {error}")
         try:
@@ -409,7 +444,7 @@ class Process:
         from mematlas.model.sharers import Sharers
 
         chosen = filter(selection.matches, space.vmas)
-        with PageReader(self.dir, self._pacer()) as reader, Sharers(self.procfs, notes) as sharers:
+        with PageReader(self.dir, self._pacer(), cached=False) as reader, Sharers(self.procfs, notes) as sharers:
             return [self._count_vma(reader, sharers, vma, first_pages, notes) for vma in chosen], False
 
     def _count_vma(
@@ -450,17 +485,21 @@ class Process:
 
     # Where
 
-    def translate(self, addresses: Iterable[int]) -> list[Translation]:
+    def translate(self, addresses: Iterable[int], notes: list[str] | None = None) -> list[Translation]:
         """Return where each virtual address is, in the order asked.
 
         Without CAP_SYS_ADMIN the kernel hides frame numbers: state and flags are there, ``pfn`` and ``phys`` None.
+        Why a state is unknown is added to ``notes``.
 
         >>> Process(4211).translate([0x7f3c1a2b4010])[0].phys   # doctest: +SKIP
         7023669264
         """
+        before = time.perf_counter()
         space = self.address_space()
         with PageReader(self.dir) as reader:
-            return [self._translate(space, reader, address) for address in addresses]
+            found = [self._translate(space, reader, address) for address in addresses]
+            self._finish(before, space, reader, [] if notes is None else notes)
+            return found
 
     def _translate(self, space: AddressSpace, reader: PageReader, address: int) -> Translation:
         vma = space.find(address)
@@ -510,12 +549,16 @@ class Process:
         Raises:
             ProcessGone: it ended, or started another program, meanwhile.
         """
-        chosen = self._pieces(start, end, selection)
+        before = time.perf_counter()
+        space = self.address_space()
+        chosen = self._pieces(space, start, end, selection)
         notes = [] if notes is None else notes
         with self._page_reader(source if paced or source != "auto" else "pagemap", chosen, paced, notes) as reader:
-            for vma, low, high in chosen:
-                yield from ((vma, piece) for piece in reader.pieces(vma, low, high))
-            self._note_unknown(reader, notes)
+            try:
+                for vma, low, high in chosen:
+                    yield from ((vma, piece) for piece in reader.pieces(vma, low, high))
+            finally:  # whoever has seen enough wants to know as well
+                self._finish(before, space, reader, notes)
 
     def grid(
         self,
@@ -532,8 +575,12 @@ class Process:
         """
         from mematlas.analysis.grid import Cells, Strip, choose_cell_pages
 
-        chosen = self._pieces(start, end, selection)
+        before = time.perf_counter()
+        space = self.address_space()
+        chosen = self._pieces(space, start, end, selection)
         sizes = [(high - low) // self.page_size for _, low, high in chosen]
+        if cell_pages is not None and cell_pages < 1:
+            raise BadInput(f"a cell of {cell_pages} pages: 1 or more")
         cell_pages = cell_pages or choose_cell_pages(sizes, DRAWN_CELLS)
         if (nr_cells := sum(-(-size // cell_pages) for size in sizes)) > MAX_CELLS:
             raise BadInput(f"{nr_cells:,} cells are too many to draw: take more pages a cell, or a part")
@@ -544,7 +591,7 @@ class Process:
         with self._page_reader(source, chosen, True, notes) as reader:
             for strip in strips:
                 self._fill(reader, strip.cells, strip.vma, strip.start, strip.end, 0)
-            self._note_unknown(reader, notes)
+            self._finish(before, space, reader, notes)
         return strips
 
     def density(
@@ -562,7 +609,11 @@ class Process:
         """
         from mematlas.analysis.grid import Cells
 
-        chosen = self._pieces(start, end, selection)
+        if not 1 <= columns <= MAX_CELLS:
+            raise BadInput(f"{columns} columns: 1 to {MAX_CELLS:,}")
+        before = time.perf_counter()
+        space = self.address_space()
+        chosen = self._pieces(space, start, end, selection)
         nr_pages = sum(high - low for _, low, high in chosen) // self.page_size
         cells = Cells(nr_pages, max(1, -(-nr_pages // columns)))
         places: list[tuple[Vma, int]] = []
@@ -573,13 +624,13 @@ class Process:
                 places.append((vma, place))
                 self._fill(reader, cells, vma, low, high, place)
                 place += (high - low) // self.page_size
-            self._note_unknown(reader, notes)
+            self._finish(before, space, reader, notes)
         return cells, places
 
-    def _pieces(self, start: int, end: int, selection: Selection) -> list[tuple[Vma, int, int]]:
+    def _pieces(self, space: AddressSpace, start: int, end: int, selection: Selection) -> list[tuple[Vma, int, int]]:
         """Return the parts of VMAs that a range touches, in whole pages."""
         low, high = start - start % self.page_size, -(-end // self.page_size) * self.page_size
-        return [piece for piece in self.address_space().pieces(low, high) if selection.matches(piece[0])]
+        return [piece for piece in space.pieces(low, high) if selection.matches(piece[0])]
 
     def _fill(self, reader: PageReader | TableReader, cells: Cells, vma: Vma, low: int, high: int, place: int) -> None:
         for piece in reader.pieces(vma, low, high):
@@ -589,12 +640,32 @@ class Process:
             else:
                 cells.add(at, piece)
 
+    def _finish(self, before: float, space: AddressSpace, reader: PageReader | TableReader, notes: list[str]) -> None:
+        """Say how a reading of pages came about, in `reading` and in the notes."""
+        self._note_unknown(reader, notes)
+        source = "pagemap" if isinstance(reader, PageReader) else "tables"
+        torn = self._torn(space)
+        if torn:
+            notes.append("torn: VMAs changed during the reading, this is of no one moment")
+        name = self._access.name if self._access and source == "tables" else None
+        self.reading = Reading(source, time.perf_counter() - before, torn, tuple(dict.fromkeys(notes)), name)
+
     def _note_unknown(self, reader: PageReader | TableReader, notes: list[str]) -> None:
-        notes.extend(sorted(reader.unknown_backing))
+        if reader.unknown_backing:
+            self._note_backing(reader.unknown_backing, notes)
         if not isinstance(reader, PageReader):
             notes.extend(reader.notes())
         elif not reader.zero_known:
             notes.append(ZERO_UNKNOWN)
+
+    def _note_backing(self, reasons: set[str], notes: list[str]) -> None:
+        from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
+
+        if why := sorted(reasons - {SWAP_CACHE_UNSEEN}):
+            vmas = "a shared VMA" if len(why) == 1 else f"{len(why)} shared VMAs"
+            notes.append(f"swap and untouched pages of {vmas} unknown: {why[0]}")
+        if SWAP_CACHE_UNSEEN in reasons:
+            notes.append(SWAP_CACHE_UNSEEN)
 
     def _pacer(self) -> Pacer | None:
         return Pacer() if self.procfs.live else None

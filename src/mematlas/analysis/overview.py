@@ -22,22 +22,20 @@ class Ranked:
 
 
 def largest(
-    candidates: Iterable[tuple[int, int, str]], measure: Callable[[int], Usage], count: int
-) -> tuple[list[Ranked], list[int]]:
-    """Return the ``count`` processes with the largest USS, and the PIDs that could not be measured.
+    candidates: Iterable[tuple[int, int]], measure: Callable[[int], tuple[str, Usage]], count: int
+) -> list[Ranked]:
+    """Return the ``count`` processes with the largest USS, of those that can be measured.
 
-    ``candidates`` are (resident bytes, PID, name). A process's USS is no more than what is resident, so they are
+    ``candidates`` are (resident bytes, PID). A process's USS is no more than what is resident, so they are
     measured from the largest down, and no further than where even all of it would not be enough.
     """
     ranked: list[Ranked] = []
-    refused: list[int] = []
-    for rss, pid, name in sorted(candidates, reverse=True):
+    for rss, pid in sorted(candidates, reverse=True):
         if len(ranked) >= count and rss < (ranked[count - 1].usage.uss or 0):
             break
         try:
-            ranked.append(Ranked(pid, name, measure(pid)))
+            ranked.append(Ranked(pid, *measure(pid)))
         except Error:
-            refused.append(pid)  # ended meanwhile, or not ours to look at
-            continue
+            continue  # ended meanwhile, or not ours to look at
         ranked.sort(key=lambda one: one.usage.uss or 0, reverse=True)
-    return ranked[:count], refused
+    return ranked[:count]

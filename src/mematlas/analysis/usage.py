@@ -71,7 +71,7 @@ def usage_of_fields(vma: Vma, fields: dict[str, int], page_size: int, nr_zero: i
     uss = fields["Private_Clean"] + fields["Private_Dirty"]
     private_hugetlb = fields.get("Private_Hugetlb", 0)
     hugetlb = private_hugetlb + fields.get("Shared_Hugetlb", 0)
-    nr_present = None if nr_zero is None or vma.kind in HIDDEN_KINDS else (rss + hugetlb) // page_size + nr_zero
+    nr_present = None if nr_zero is None else shown_present(vma, (rss + hugetlb) // page_size + nr_zero)
     return Usage(
         rss=rss,
         pss=fields["Pss"],
@@ -132,7 +132,8 @@ def usage_of_pages(
         return Usage(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, nr_pages, None, 0, 0)
     nr_present = counts.nr_with(PRESENT, PRESENT)
     nr_exclusive = counts.nr_with(PRESENT | EXCLUSIVE, PRESENT | EXCLUSIVE)
-    nr_swapped = counts.nr_state("swapped") if hole != "unknown" and not counts.nr_state("unknown") else None
+    unknown = vma.kind == "shmem" and (hole == "unknown" or counts.nr_state("unknown"))
+    nr_swapped = None if unknown else counts.nr_state("swapped")
     swap = None if nr_swapped is None else nr_swapped * page_size
     if vma.kind == "hugetlb":
         hugetlb = nr_present * page_size
@@ -155,10 +156,15 @@ def usage_of_pages(
         thp=thp,
         zero=nr_zero * page_size if zero_known else None,
         nr_pages=nr_pages,
-        nr_present=nr_present,
+        nr_present=shown_present(vma, nr_present),
         nr_swapped=nr_swapped,
         nr_exclusive=nr_exclusive,
     )
+
+
+def shown_present(vma: Vma, nr_present: int) -> int | None:
+    """Return a number of present pages; None where there may be some that the kernel does not show (VM_PFNMAP)."""
+    return None if vma.kind in HIDDEN_KINDS or (vma.kind == "special" and nr_present == 0) else nr_present
 
 
 def usage_of_tables(vma: Vma, sums: VmaCounts, page_size: int, hole: str) -> Usage:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from mematlas.process import MapsResult
 
 MEASURES = ("rss", "anon", "file", "shmem", "pss", "uss", "swap", "hugetlb", "thp", "zero")
+ABOUT = {"rss": "zero", "anon": "zero", "thp": "huge"}
+"""How the notes begin that say why a measure is unknown, where that is not its name."""
 SMAPS_UNIT = 1024
 
 
@@ -24,8 +26,8 @@ class Comparison:
     """By page tables; None when they could not be read."""
     difference: int | None
     """Second minus first, or third minus first where that is more; None when neither is known."""
-    explained: bool
-    """Whether the two agree, or differ for a reason that is no error."""
+    explained: bool | None
+    """Whether they agree, or differ for a reason that is no error; None when they could not be compared."""
     reason: str
 
 
@@ -53,7 +55,9 @@ def compare(
 def joined(by_pagemap: Comparison, by_tables: Comparison) -> Comparison:
     """Return both comparisons of a measure as one: that which needs more explaining, with both values."""
     sides = (by_pagemap, by_tables)
-    told = min(sides, key=lambda side: (side.explained, -abs(side.difference or 0)))
+    told = min(
+        sides, key=lambda side: (side.explained is not False, side.explained is None, -abs(side.difference or 0))
+    )
     return replace(told, second=by_pagemap.second, third=by_tables.second)
 
 
@@ -64,8 +68,8 @@ def compare_measure(
     one, two, again = (getattr(usage, measure) for usage in (first, second, third))
     if one is None or two is None:
         notes = (smaps if one is None else counted).reading.notes
-        about = [note for note in notes if measure in note.lower()] or list(notes)
-        return Comparison(measure, one, two, None, None, True, "; ".join(about) or "not known")
+        about = [note for note in notes if note.lower().startswith(ABOUT.get(measure, measure))]
+        return Comparison(measure, one, two, None, None, None, "; ".join(about) or "not known")
     difference = two - one
     reason = "" if not difference else reason_of(measure, difference, one, again, smaps, captured)
     explained = reason is not None

@@ -37,7 +37,7 @@ def run(args: Namespace, session: Session) -> int:
         notes: list[str] = []
         source = session.page_source(args, start, end, notes)
         cells, places = session.process.density(width - COUNT_WIDTH, start, end, selection, notes, source)
-        info = session.target_info(source=source)
+        info = session.target_info(session.process.reading)
         ascii_only = not can_draw(session.out.encoding)
         return histogram_view(cells, places, session.process.page_size, info, ascii_only, notes)
 

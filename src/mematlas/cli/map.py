@@ -40,7 +40,7 @@ def run(args: Namespace, session: Session) -> int:
         notes: list[str] = []
         source = session.page_source(args, start, end, notes)
         strips = session.process.grid(start, end, selection, args.cell, notes, source)
-        info = session.target_info(source=source)
+        info = session.target_info(session.process.reading)
         ascii_only = not can_draw(session.out.encoding)
         return map_view(strips, session.process.page_size, width, info, ascii_only, previous, notes)
 

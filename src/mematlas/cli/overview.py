@@ -6,6 +6,7 @@ import os
 
 from mematlas.analysis.overview import largest
 from mematlas.cli.hints import own_command, sudo_line
+from mematlas.errors import Error, PermissionDenied
 from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.rights import CAPABILITIES, effective_capabilities
 from mematlas.kernel.status import status_bytes
@@ -35,14 +36,16 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     def make() -> Table:
-        ranked, refused = largest(candidates(session), lambda pid: measure(session, pid), TOP)
+        found = list(candidates(session))
+        ranked = largest(found, lambda pid: measure(session, pid), TOP)
+        nr_refused = sum(not may_look(session, pid) for _, pid in found)
         held = effective_capabilities()
         missing = [name for name in CAPABILITIES if name in LOOK_RIGHTS and name not in held]
         return overview_view(
             session.machine(),
             read_meminfo(session.procfs),
             ranked,
-            len(refused),
+            nr_refused,
             os.geteuid(),
             missing,
             own_command().rsplit("/", 1)[-1],
@@ -53,15 +56,27 @@ def run(args: Namespace, session: Session) -> int:
     return 0
 
 
-def candidates(session: Session) -> Iterator[tuple[int, int, str]]:
-    """Yield resident bytes, PID and name of every process that has memory."""
+def candidates(session: Session) -> Iterator[tuple[int, int]]:
+    """Yield resident bytes and PID of every process that has memory."""
     for pid, status in statuses(session.procfs):
         rss = status_bytes(status, "VmRSS")
         if rss and pid != os.getpid():
-            yield rss, pid, status["Name"]
+            yield rss, pid
 
 
-def measure(session: Session, pid: int) -> Usage:
-    """Return the usage of one process."""
+def may_look(session: Session, pid: int) -> bool:
+    """Whether the kernel lets us see the VMAs of a process."""
+    try:
+        with session.procfs.process(pid) as process:
+            os.close(process.open_fd("maps"))
+    except PermissionDenied:
+        return False
+    except Error:
+        return True  # it has ended meanwhile
+    return True
+
+
+def measure(session: Session, pid: int) -> tuple[str, Usage]:
+    """Return the name of a process, as it is, and its usage."""
     with Process(pid, session.procfs) as process:
-        return process.usage().usage
+        return process.stat.name, process.usage().usage

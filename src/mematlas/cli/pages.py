@@ -13,8 +13,13 @@ from mematlas.views.pages import PageFilter, pages_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
+    from mematlas.kernel.maps import Vma
+    from mematlas.kernel.pagemap import Block
+    from mematlas.model.pages import Hole
     from mematlas.views.table import Table
 
 USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
@@ -46,9 +51,15 @@ def run(args: Namespace, session: Session) -> int:
     def make() -> Table:
         notes: list[str] = []
         source = session.page_source(args, start, end, notes)
-        pieces = session.process.pages(start, end, selection, notes=notes, source=source)
-        info = session.target_info(source=source)
-        return pages_table(pieces, session.process, wanted, info, args.runs, args.limit, notes)
+        info = session.target_info()
+
+        def pieces() -> Iterator[tuple[Vma, Block | Hole]]:
+            try:
+                yield from session.process.pages(start, end, selection, notes=notes, source=source)
+            finally:  # the target is written last, when it is known how long this took
+                info.update(session.target_info(session.process.reading))
+
+        return pages_table(pieces(), session.process, wanted, info, args.runs, args.limit, notes)
 
     session.show(make, args)
     return 0

@@ -213,10 +213,8 @@ class Session:
         """Return where single pages are to be read from."""
         return self.process.page_source(args.source, args.max_stall, start, end, notes)
 
-    def target_info(
-        self, reading: Reading | None = None, process: Process | None = None, source: str | None = None
-    ) -> dict[str, Any]:
-        """Return the ``target`` of a result: who, and how long the reading took, or at least what was read."""
+    def target_info(self, reading: Reading | None = None, process: Process | None = None) -> dict[str, Any]:
+        """Return the ``target`` of a result: who, and how long the reading took."""
         stat = (process or self.process).stat
         info: dict[str, Any] = {"pid": stat.pid, "name": stat.name, "start_time": stat.start_time}
         if reading:
@@ -227,10 +225,6 @@ class Session:
             }
             if reading.reader:
                 info["reader"] = reading.reader
-        if source:
-            info["source"] = source
-            if source == "tables":
-                info["reader"] = self.process.tables_access().name
         return info
 
     def machine(self) -> dict[str, Any]:

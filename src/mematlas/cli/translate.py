@@ -37,7 +37,9 @@ def run(args: Namespace, session: Session) -> int:
     addresses = list(map(address_of, words))
 
     def make() -> Table:
-        return translate_table(session.process.translate(addresses), session.target_info())
+        notes: list[str] = []
+        found = session.process.translate(addresses, notes)
+        return translate_table(found, session.target_info(session.process.reading), notes)
 
     session.show(make, args)
     return 0

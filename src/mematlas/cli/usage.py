@@ -6,7 +6,8 @@ their own.
 from __future__ import annotations
 
 from mematlas.cli.session import TARGETS, add_output, add_repeat, add_source, add_target
-from mematlas.errors import PermissionDenied, ProcessGone
+from mematlas.errors import BadInput, PermissionDenied, ProcessGone
+from mematlas.views.format import format_seconds
 from mematlas.views.usage import usage_table, verify_table
 
 TYPE_CHECKING = False
@@ -60,6 +61,8 @@ def verify(args: Namespace, session: Session) -> int:
     from mematlas.errors import AssertionNotMet
 
     unexplained: list[str] = []
+    if args.source != "auto":
+        raise BadInput("--verify reads every source: not with --source")
 
     def make() -> Table:
         first = session.process.maps("smaps")
@@ -68,7 +71,10 @@ def verify(args: Namespace, session: Session) -> int:
         tables = session.process.try_tables(notes)
         second = session.process.maps("smaps")
         rows = compare(first, counted, second, captured=not session.procfs.live, tables=tables)
-        unexplained[:] = [row.measure for row in rows if not row.explained]
+        unexplained[:] = [row.measure for row in rows if row.explained is False]
+        notes.append(
+            f"smaps was read twice, for {format_seconds(first.reading.duration_s)} each, holding up the target"
+        )
         return verify_table(rows, session.target_info(counted.reading), notes)
 
     session.show(make, args)

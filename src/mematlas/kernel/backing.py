@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SYS_CACHESTAT = 451  # the same number on every architecture; commit cf264e1329fb, v6.5
 MINCORE_PAGES = 1 << 16
+SWAP_CACHE_UNSEEN = "swap of shared memory that is on its way there or back counts as RAM: needs cachestat, Linux 6.5"
 
 
 class Backing:
@@ -60,8 +61,11 @@ def read_backing(
     cachestat: Callable[..., tuple[int, int]] | None = None,
     start: int | None = None,
     end: int | None = None,
+    cached: bool = True,
 ) -> Backing:
     """Return what the file behind a mapping holds of it, or of the part from ``start`` to ``end``.
+
+    Without ``cached`` only what is in swap is looked for, which is one question where nothing is.
 
     Raises:
         PermissionDenied: following map_files needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN.
@@ -77,7 +81,7 @@ def read_backing(
     note = ""
     try:
         try:
-            parts = cachestat_ranges(fd, low, size, page_size, cachestat or call_cachestat)
+            parts = cachestat_ranges(fd, low, size, page_size, cachestat or call_cachestat, cached)
         except (NotSupported, PermissionDenied):
             parts = mincore_ranges(fd, low, size, page_size)
             note = SWAP_CACHE_UNSEEN
@@ -86,11 +90,8 @@ def read_backing(
     return Backing([(low + shift, high + shift, mark) for low, high, mark in parts], note)
 
 
-SWAP_CACHE_UNSEEN = "shared memory on its way to or from swap counts as in RAM: needs cachestat, Linux 6.5"
-
-
 def cachestat_ranges(
-    fd: int, offset: int, size: int, page_size: int, cachestat: Callable[..., tuple[int, int]]
+    fd: int, offset: int, size: int, page_size: int, cachestat: Callable[..., tuple[int, int]], cached: bool = True
 ) -> list[tuple[int, int, int]]:
     """Return the parts of a shmem file that are in RAM or in swap, by halving until each part is all one thing.
 
@@ -102,7 +103,7 @@ def cachestat_ranges(
         low, high = todo.pop()
         nr_cached, nr_evicted = cachestat(fd, low, high - low)
         nr_pages = (high - low) // page_size
-        if nr_cached + nr_evicted == 0:
+        if nr_evicted == 0 and not (cached and nr_cached):
             continue
         if max(nr_cached, nr_evicted) >= nr_pages or nr_pages == 1:
             mark = SWAPPED_FILE if nr_evicted else CACHED

@@ -113,7 +113,8 @@ def kind_of(path: str, dev: str, inode: int, devices: Devices | LiveDevices = NO
     """Return what backs a VMA, as one of `KINDS`.
 
     ``shmem`` is memory that belongs to a file without a disk: shared anonymous memory, memfd, System V segments,
-    tmpfs. A private mapping of an ordinary file is ``file``, though the pages written to are anonymous.
+    tmpfs. A private mapping of an ordinary file is ``file``, though the pages written to are anonymous. ``special`` is
+    what devices and the kernel itself put there: its pages may have no entries that pagemap shows (VM_PFNMAP).
     """
     if inode == 0:
         # A name in brackets is the kernel's own; "[anon:NAME]" was given by prctl(PR_SET_VMA_ANON_NAME).
@@ -124,6 +125,9 @@ def kind_of(path: str, dev: str, inode: int, devices: Devices | LiveDevices = NO
         return "anon"  # mapped privately; mapped shared it reads "/dev/zero (deleted)" and lies on the shmem mount
     if not dev.startswith("00:"):
         return "file"  # a disk: file systems without one have devices of major 0
+    if (not path.startswith("/") and not path.startswith("[")) or path.startswith(("/dev/", "/secretmem")):
+        # "anon_inode:[perf_event]", "socket:[123]", a device: unless it is a file of a tmpfs that lies there.
+        return "shmem" if dev in devices.shmem else "special"
     if dev in devices.shmem or path.startswith("[anon_shmem:"):
         return "shmem"
     if dev in devices.hugetlb or path.startswith("/anon_hugepage"):

@@ -90,7 +90,7 @@ class Tour:
         address = workload.address + PROBED_PAGE * process.page_size + PROBED_BYTE
         found = process.translate([address])[0]
         self.say(f"Take the byte at {address:#x}, in page {PROBED_PAGE} of the drawing.")
-        self.show(f"translate {workload.pid} {address:#x}", self.lines(translate_table([found], {})))
+        self.show(f"translate {workload.pid} {address:#x}", self.lines(translate_table([found], {}, [])))
         if found.pfn is None:
             self.say("The frame is hidden from us: physical addresses need CAP_SYS_ADMIN, or root.")
             return

@@ -121,8 +121,10 @@ class PageReader:
     ['absent', 'present']
     """
 
-    def __init__(self, process: ProcessDir, pacer: Pacer | None = None) -> None:
+    def __init__(self, process: ProcessDir, pacer: Pacer | None = None, cached: bool = True) -> None:
         self.process = process
+        self.cached = cached
+        """Whether to tell shared memory that is in RAM without an entry here from what was never touched."""
         self.pagemap = Pagemap(process, pacer)
         self.page_size = process.procfs.page_size
         self.zero_known = True
@@ -166,7 +168,7 @@ class PageReader:
 
     def hole(self, vma: Vma) -> int:
         """Return the state byte of the pages that no block of this VMA showed. Ask after reading the blocks."""
-        if vma.start >= LAST_ADDRESS or vma.kind == "vvar":
+        if vma.start >= LAST_ADDRESS or vma.kind in ("vvar", "special"):
             return UNKNOWN  # the kernel shows no entries of these: [vsyscall] and VM_PFNMAP areas
         if vma.kind != "shmem":
             return 0
@@ -177,7 +179,13 @@ class PageReader:
     def block_at(self, vma: Vma, address: int) -> Block | None:
         """Return the block of the one page at an address; None when it is empty."""
         page = address - address % self.page_size
-        return next(self.blocks(vma, page, page + self.page_size), None)
+        if vma.kind != "shmem" or self.pagemap.marked or vma.start in self._backings:
+            return next(self.blocks(vma, page, page + self.page_size), None)
+        # The file is asked about this page alone: all of a large segment would take a second.
+        block = next(self.pagemap.blocks(page, page + self.page_size, lambda at: at), None)
+        if block is not None:
+            block.states = self.states(vma, page, page + self.page_size)
+        return block
 
     def states(self, vma: Vma, start: int, end: int) -> bytes:
         """Return the state byte of each page of a part of a VMA, as it is at this moment.
@@ -334,7 +342,7 @@ class PageReader:
             from mematlas.kernel.backing import read_backing
 
             try:
-                backing = self._backings[vma.start] = read_backing(self.process, vma)
+                backing = self._backings[vma.start] = read_backing(self.process, vma, cached=self.cached)
                 if backing.note and backing.ranges:
                     self.unknown_backing.add(backing.note)
             except (PermissionDenied, NotSupported) as error:

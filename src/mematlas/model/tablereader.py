@@ -282,7 +282,7 @@ class TableReader:
 
     def hole(self, vma: Vma) -> int:
         """Return the state byte of the pages that no block of this VMA showed. Ask after reading the blocks."""
-        if vma.start >= LAST_ADDRESS or vma.kind == "vvar":
+        if vma.start >= LAST_ADDRESS or vma.kind in ("vvar", "special"):
             return UNKNOWN  # shown as pagemap shows them; `mematlas tables` has their entries
         return UNKNOWN if vma.kind == "shmem" and self._backing(vma) is None else 0
 

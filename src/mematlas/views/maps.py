@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.usage import total
+from mematlas.analysis.usage import HIDDEN_KINDS, total
 from mematlas.record import replace
 from mematlas.views.table import HIDDEN, Column, Table
 
@@ -52,13 +52,14 @@ def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
         elif column.key == "size":
             footer[place] = sum(item.vma.size for item in result.vmas)
         elif column.key == "nr_present":
-            footer[place] = sum(usage.nr_present or 0 for usage in usages)
+            counted = [item.usage.nr_present for item in result.vmas if item.vma.kind not in UNSHOWN_KINDS]
+            footer[place] = None if None in counted else sum(nr or 0 for nr in counted)
         elif column.key == "path":
             footer[place] = f"{len(usages)} VMA{'s' if len(usages) > 1 else ''}"
     notes = list(result.reading.notes)
     if result.reading.torn:
         notes.append("torn: VMAs changed during the reading, these are numbers of no one moment")
-    if any(item.vma.kind == "vvar" for item in result.vmas):
+    if any(item.vma.kind in UNSHOWN_KINDS and item.usage.nr_present is None for item in result.vmas):
         notes.append(HIDDEN_PAGES)
     if result.reading.source == "tables":
         for place, column in enumerate(COLUMNS):
@@ -68,7 +69,8 @@ def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
     return Table("maps/1", columns, rows, target=target, notes=notes, footer=tuple(footer))
 
 
-HIDDEN_PAGES = "pages of [vvar] and [vsyscall] are the kernel's: pagemap does not show them, no count includes them"
+UNSHOWN_KINDS = HIDDEN_KINDS | {"special"}
+HIDDEN_PAGES = "pages of [vvar], [vsyscall] and devices are not shown by pagemap, and no count includes them"
 
 
 def vma_row(item: VmaUsage) -> tuple[Any, ...]:

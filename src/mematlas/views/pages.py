@@ -83,12 +83,11 @@ def pages_table(
     notes: list[str],
 ) -> Table:
     """Return the pages, or runs of like pages, that are asked for, as a table that streams."""
-    columns: tuple[Column, ...] = PAGE_COLUMNS
-    rows = page_rows(pieces, process, wanted, notes)
     if runs:
-        columns = RUN_COLUMNS
         rows = merge_runs(run_rows(pieces, process.page_size, wanted), process.page_size, notes)
-    return Table("pages/1", columns, first(rows, limit), target=target, notes=notes, stream=True)
+        return Table("runs/1", RUN_COLUMNS, first(rows, limit), target=target, notes=notes, stream=True)
+    rows = page_rows(pieces, process, wanted, notes)
+    return Table("pages/1", PAGE_COLUMNS, first(rows, limit), target=target, notes=notes, stream=True)
 
 
 def first(rows: Iterator[tuple[Any, ...]], limit: int | None) -> Iterator[tuple[Any, ...]]:
@@ -108,11 +107,14 @@ class Frames:
         self.flags: FrameWords | None = None
         try:
             self.flags = FrameWords(process.procfs, "kpageflags")
+        except (PermissionDenied, NotSupported) as error:
+            if must_have_flags:
+                raise
+            notes.append(f"frame flags unknown: {error}")
+        try:
             self.counts = FrameWords(process.procfs, "kpagecount")
         except (PermissionDenied, NotSupported) as error:
-            if must_have_flags and self.flags is None:
-                raise
-            notes.append(f"map counts and frame flags unknown: {error}")
+            notes.append(f"map counts unknown: {error}")
 
     def of(self, block: Block) -> tuple[dict[int, int], dict[int, int]]:
         """Return the map counts and the flags of the frames of a block; empty where unknown."""

@@ -33,8 +33,8 @@ class Column:
     key: str
     title: str
     kind: str = "text"
-    """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``entry`` (64 bits), ``list``, ``counts`` (by
-    name), ``flag`` or ``number``."""
+    """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``entry`` (64 bits), ``list``,
+    ``counts`` (by name), ``flag`` or ``number``."""
     shown: bool = True
     """Whether text shows it; JSON and CSV always do."""
     width: int = 0

@@ -26,9 +26,8 @@ COLUMNS = (
 )
 
 
-def translate_table(found: Iterable[Translation], target: dict[str, Any]) -> Table:
+def translate_table(found: Iterable[Translation], target: dict[str, Any], notes: list[str]) -> Table:
     """Return a row per address asked, in order."""
-    notes: list[str] = []
     return Table("translate/1", COLUMNS, [row_of(item, notes) for item in found], target=target, notes=notes)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LINES = (
     ("rss", "RSS", "resident: in RAM and mapped here"),
     ("anon", "  anon", "its own, of no file"),
-    ("file", "  file", "parts of files on disk"),
+    ("file", "  file", "parts of files, devices and the kernel"),
     ("shmem", "  shmem", "shared memory, memfd, tmpfs"),
     ("pss", "PSS", "each page divided by its number of mappings"),
     ("uss", "USS", "mapped here alone"),
@@ -69,7 +69,7 @@ VERIFY_COLUMNS = (
     Column("pagemap", "PAGEMAP", "size"),
     Column("tables", "TABLES", "size"),
     Column("difference", "DIFFERENCE", "size"),
-    Column("explained", "OK"),
+    Column("explained", "OK", "flag"),
     Column("reason", "REASON"),
 )
 
@@ -77,7 +77,7 @@ VERIFY_COLUMNS = (
 def verify_table(comparisons: list[Comparison], target: dict[str, Any], notes: list[str]) -> Table:
     """Return the sources side by side."""
     rows = [
-        (row.measure, row.first, row.second, row.third, row.difference, "yes" if row.explained else "NO", row.reason)
+        (row.measure, row.first, row.second, row.third, row.difference, row.explained, row.reason)
         for row in comparisons
     ]
     return Table("verify/1", VERIFY_COLUMNS, rows, target=target, notes=notes)
