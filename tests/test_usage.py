@@ -99,7 +99,7 @@ def test_what_cannot_be_known_is_none_and_never_zero() -> None:
     unknown = count(zero_known=False, sharers={2: 2})
     assert (unknown.rss, unknown.anon, unknown.pss, unknown.zero) == (None, None, None, None)
     assert (unknown.uss, unknown.swap) == (3 * PAGE, 2 * PAGE)
-    for usage in (count(bytes((0x18, 0x81))), count(hole="unknown")):
+    for usage in (count(bytes((0x18, 0x81)), kind="shmem"), count(hole="unknown", kind="shmem")):
         assert (usage.swap, usage.nr_swapped) == (None, None)
 
 
@@ -142,7 +142,7 @@ BASE = Usage(100 * PAGE, 50 * PAGE, 20 * PAGE, *[PAGE] * 11)
 
 
 def compared(counted: Usage, after: Usage = BASE, torn: bool = False) -> dict[str, tuple[bool, str]]:
-    rows = compare(result(BASE, torn=torn), result(counted, "pagemap", ("why",)), result(after))
+    rows = compare(result(BASE, torn=torn), result(counted, "pagemap", ("PSS unknown: why",)), result(after))
     assert [row.measure for row in rows] == list(MEASURES)
     return {row.measure: (row.explained, row.reason) for row in rows}
 
@@ -171,7 +171,7 @@ def test_process_that_runs_explains_a_difference() -> None:
 
 
 def test_what_one_source_does_not_know_is_no_difference() -> None:
-    assert compared(replace(BASE, pss=None))["pss"] == (True, "why")
+    assert compared(replace(BASE, pss=None))["pss"] == (None, "PSS unknown: why")
 
 
 # --- the largest processes
@@ -181,11 +181,11 @@ def test_largest_are_found_without_measuring_all() -> None:
     uss = {1: 10, 2: 90, 3: 50, 4: 70, 5: 5}
     measured = []
 
-    def measure(pid: int) -> Usage:
+    def measure(pid: int) -> tuple[str, Usage]:
         measured.append(pid)
         if pid == 3:
             raise ProcessGone(3)
-        return replace(BASE, uss=uss[pid])
+        return "name", replace(BASE, uss=uss[pid])
 
-    ranked, refused = largest([(100, 1, "a"), (95, 2, "b"), (92, 3, "c"), (80, 4, "d"), (60, 5, "e")], measure, 2)
-    assert ([one.pid for one in ranked], refused, measured) == ([2, 4], [3], [1, 2, 3, 4])
+    ranked = largest([(100, 1), (95, 2), (92, 3), (80, 4), (60, 5)], measure, 2)
+    assert ([one.pid for one in ranked], measured) == ([2, 4], [1, 2, 3, 4])

@@ -553,12 +553,17 @@ class Process:
         space = self.address_space()
         chosen = self._pieces(space, start, end, selection)
         notes = [] if notes is None else notes
-        with self._page_reader(source if paced or source != "auto" else "pagemap", chosen, paced, notes) as reader:
-            try:
-                for vma, low, high in chosen:
-                    yield from ((vma, piece) for piece in reader.pieces(vma, low, high))
-            finally:  # whoever has seen enough wants to know as well
-                self._finish(before, space, reader, notes)
+        reader = self._page_reader(source if paced or source != "auto" else "pagemap", chosen, paced, notes)
+
+        def pieces() -> Iterator[tuple[Vma, Block | Hole]]:
+            with reader:
+                try:
+                    for vma, low, high in chosen:
+                        yield from ((vma, piece) for piece in reader.pieces(vma, low, high))
+                finally:  # whoever has seen enough wants to know as well
+                    self._finish(before, space, reader, notes)
+
+        return pieces()  # what cannot be read at all has been said by now
 
     def grid(
         self,
@@ -642,6 +647,8 @@ class Process:
 
     def _finish(self, before: float, space: AddressSpace, reader: PageReader | TableReader, notes: list[str]) -> None:
         """Say how a reading of pages came about, in `reading` and in the notes."""
+        if self.dir.fd < 0:
+            return  # closed already: whoever asked has gone
         self._note_unknown(reader, notes)
         source = "pagemap" if isinstance(reader, PageReader) else "tables"
         torn = self._torn(space)

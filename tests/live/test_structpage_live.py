@@ -7,6 +7,7 @@ import mmap
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -22,6 +23,8 @@ from mematlas.model.tableusage import TableUsage, read_usage
 from victim import Victim, process_state, wait_until
 
 pytestmark = pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
+
+DEADLINE = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +58,14 @@ def rollup(pid: int) -> dict[str, int]:
 
 
 def assert_equal_to_smaps(memory: KernelMemory, mode: PagingMode, pages: StructPages, pid: int) -> TableUsage:
-    with memory.open_mm(pid) as mm:
-        usage = read_usage(memory, mode, mm.pgd, pages)
-    told = rollup(pid)
+    end = time.monotonic() + DEADLINE
+    while True:  # pages of libraries are shared with whatever else runs: smaps must say the same before and after
+        told = rollup(pid)
+        with memory.open_mm(pid) as mm:
+            usage = read_usage(memory, mode, mm.pgd, pages)
+        if rollup(pid) == told and usage.pss // 1024 * 1024 == told["Pss"]:
+            break
+        assert time.monotonic() < end, f"{usage} is not what smaps_rollup says: {told}"
     assert usage.rss == told["Rss"]
     assert usage.uss == told["Private_Clean"] + told["Private_Dirty"]
     # The kernel cuts to whole kB.

@@ -52,10 +52,11 @@ def run(args: Namespace, session: Session) -> int:
         notes: list[str] = []
         source = session.page_source(args, start, end, notes)
         info = session.target_info()
+        found = session.process.pages(start, end, selection, notes=notes, source=source)
 
         def pieces() -> Iterator[tuple[Vma, Block | Hole]]:
             try:
-                yield from session.process.pages(start, end, selection, notes=notes, source=source)
+                yield from found
             finally:  # the target is written last, when it is known how long this took
                 info.update(session.target_info(session.process.reading))
 
