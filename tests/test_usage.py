@@ -141,7 +141,7 @@ def result(usage: Usage, source: str = "smaps", notes: tuple[str, ...] = (), tor
 BASE = Usage(100 * PAGE, 50 * PAGE, 20 * PAGE, *[PAGE] * 11)
 
 
-def compared(counted: Usage, after: Usage = BASE, torn: bool = False) -> dict[str, tuple[bool, str]]:
+def compared(counted: Usage, after: Usage = BASE, torn: bool = False) -> dict[str, tuple[bool | None, str]]:
     rows = compare(result(BASE, torn=torn), result(counted, "pagemap", ("PSS unknown: why",)), result(after))
     assert [row.measure for row in rows] == list(MEASURES)
     return {row.measure: (row.explained, row.reason) for row in rows}
