@@ -22,7 +22,7 @@ from helpers import PAGE, sparse
 from mematlas import Process, ProcFS
 from mematlas.captures import GAP, Frames, Redactor, capture, runs
 from mematlas.cli import main
-from mematlas.errors import BadInput
+from mematlas.errors import BadInput, Error, PermissionDenied
 from mematlas.kernel.packed import PackedFile
 from mematlas.model.pages import PageReader
 from victim import DEADLINE, PATH_KINDS, PLAIN_KINDS, Victim, wait_until
@@ -285,6 +285,46 @@ def test_another_user_s_process_is_refused_whole(
     assert outcome.code == 4
     assert "sudo -- " in outcome.stderr
     assert list(open_directory.iterdir()) == []
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_a_failed_capture_gives_the_directory_back(
+    victim: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        assert (saved.stat().st_uid, stat.S_IMODE(saved.stat().st_mode)) == (0, 0o700)
+        raise Error("no")
+
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    saved.chmod(0o2750)
+    os.chown(saved, NOBODY, 4711)
+    monkeypatch.setattr("mematlas.captures.Recorder._machine", fail)
+    assert main(["capture", str(victim("anon").pid), str(saved)]) == 1
+    after = saved.stat()
+    assert (after.st_uid, after.st_gid, stat.S_IMODE(after.st_mode)) == (NOBODY, 4711, 0o2750)
+
+
+def test_a_refused_target_leaves_the_directory_alone(
+    victim: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(process: Process) -> None:
+        raise PermissionDenied(f"/proc/{process.pid}/maps")
+
+    def take(directory: str) -> None:
+        pytest.fail("taken")
+
+    monkeypatch.setattr(Process, "address_space", refuse)
+    monkeypatch.setattr("mematlas.captures.make_directory", take)
+    with Process(victim("anon").pid) as process, pytest.raises(PermissionDenied):
+        capture(process, str(tmp_path))
+
+
+def test_redacted_is_yes_or_no_in_text(victim: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    it = victim("anon")
+    for name, more, word in (("a", [], "no"), ("b", ["--redact"], "yes")):
+        assert main(["capture", str(it.pid), str(tmp_path / name), *more]) == 0
+        assert capsys.readouterr().out.splitlines()[1].split()[-2:] == [word, str(tmp_path / name)]
 
 
 # Redacted

@@ -125,6 +125,36 @@ def test_broken_links_are_found(tmp_path: Path) -> None:
     assert not is_broken(page, "../README.md")
 
 
+# --- lists
+
+
+NUMBERED = re.compile(r"^ {0,3}(\d+)[.)] ", re.MULTILINE)
+
+
+def false_items(text: str) -> list[str]:
+    """Return lines of prose that a wrap made look like items of a numbered list: no list begins or goes on there."""
+    lines = FENCE.sub("", text).splitlines()
+    found, last = [], 0
+    for line in lines:
+        if line.startswith("#"):
+            last = 0
+        if match := NUMBERED.match(line):
+            if int(match[1]) != last + 1:
+                found.append(line)
+            last = int(match[1])
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_no_prose_looks_like_a_list(page: Path) -> None:
+    assert false_items(page.read_text(encoding="utf-8")) == []
+
+
+def test_prose_that_looks_like_a_list_is_found() -> None:
+    assert false_items("1. one\n   more\n\n2. two\n") == []
+    assert false_items("one entry instead of\n512. In pagemap\n") == ["512. In pagemap"]
+
+
 # --- command lines
 
 

@@ -17,9 +17,11 @@ import pytest
 
 from conftest import Outcome, missing_right
 from mematlas.cli import main
+from mematlas.cli.doctor import REFUSED, detail_of
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.features import PROBES, Probe, find_features, run
-from mematlas.kernel.probes import LACKS, NEEDED, WORKS, Bench, Missing, chosen
+from mematlas.kernel.features import PROBES, Feature, Probe, find_features, run
+from mematlas.kernel.pagemap import Scanner
+from mematlas.kernel.probes import LACKS, NEEDED, UNKNOWN, WORKS, Bench, Missing, chosen
 
 Rows = dict[str, dict[str, Any]]
 SETTINGS = (
@@ -57,7 +59,7 @@ def rows(capsys: pytest.CaptureFixture[str]) -> Rows:
 
 def test_every_interface_has_one_row_with_a_state(rows: Rows) -> None:
     assert list(rows) == [probe.interface for probe in PROBES]
-    assert {row["status"] for row in rows.values()} <= {WORKS, NEEDED, LACKS}
+    assert {row["status"] for row in rows.values()} <= {WORKS, NEEDED, LACKS, UNKNOWN}
     assert all(list(row) == ["interface", "status", "gives", "detail"] for row in rows.values())
 
 
@@ -82,13 +84,64 @@ def test_options_that_the_kernel_lacks_are_not_in_its_configuration(rows: Rows) 
             assert not options <= built, row
 
 
+# Categories of PAGEMAP_SCAN
+
+
+def probe_of(interface: str) -> Probe:
+    return next(probe for probe in PROBES if probe.interface == interface)
+
+
+CATEGORIES = [probe.interface for probe in PROBES if probe.interface.startswith("PAGEMAP_SCAN ")]
+
+
+@pytest.mark.parametrize("interface", CATEGORIES)
+def test_a_category_that_finds_nothing_does_not_just_work(interface: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scanner, "first", lambda *_: None)
+    with Bench() as bench:
+        status, detail = run(probe_of(interface), bench)
+    assert status == LACKS or (detail or "").startswith("accepted, not seen: ")
+
+
+def test_soft_dirty_is_a_category_only_where_there_are_such_bits(rows: Rows) -> None:
+    if rows["soft-dirty bits"]["status"] != WORKS:
+        assert rows["PAGEMAP_SCAN SOFT_DIRTY"]["status"] == LACKS
+
+
+def test_zero_and_guard_pages_of_our_own_are_found(rows: Rows) -> None:
+    for name in ("PRESENT", "FILE", "PFNZERO", "GUARD"):
+        row = rows[f"PAGEMAP_SCAN {name}"]
+        assert row["status"] == LACKS or row["detail"] is None
+
+
+def test_a_swapped_page_is_seen_where_there_is_swap(swap: Path, rows: Rows) -> None:
+    row = rows["PAGEMAP_SCAN SWAPPED"]
+    assert row["status"] == LACKS or row["detail"] is None
+
+
+# Rights
+
+
+def test_memory_of_one_s_own_is_really_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mematlas.kernel.probes.read_memory_from_child", lambda bench: errno.EPERM)
+    with Bench() as bench:
+        status, detail = run(probe_of("ptrace of one's own"), bench)
+    assert (status == WORKS, bool(detail)) == (False, True)
+
+
+def test_what_is_refused_in_spite_of_the_right_is_said_so() -> None:
+    feature = Feature("PID 1", NEEDED, "", "CAP_SYS_PTRACE for maps")
+    missing: set[str] = set()
+    assert detail_of(feature, frozenset(["CAP_SYS_PTRACE"]), missing) == REFUSED
+    assert (detail_of(feature, frozenset(), missing), missing) == (feature.detail, {"CAP_SYS_PTRACE"})
+
+
 @pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH", "CAP_SYS_NICE")
 def test_root_sees_frames_and_advises_others(rows: Rows) -> None:
     for name in ("frame numbers", "kpagecount", "kpageflags", "process_madvise COLD"):
         assert rows[name]["status"] == WORKS
 
 
-def test_nobody_is_told_each_right_and_the_line_to_type(as_nobody: Callable[..., Outcome]) -> None:
+def test_nobody_is_told_each_right_and_once_how_to_get_it(as_nobody: Callable[..., Outcome]) -> None:
     outcome = as_nobody(["doctor", "--json"])
     assert (outcome.code, outcome.stderr) == (0, "")
     rows = by_interface(outcome.stdout)
@@ -97,9 +150,10 @@ def test_nobody_is_told_each_right_and_the_line_to_type(as_nobody: Callable[...,
         if row["status"] == LACKS:
             continue
         assert row["status"] == NEEDED
-        assert row["detail"].startswith(" and ".join(rights))
-        assert "sudo -- " in row["detail"]
-        assert row["detail"].endswith(" doctor")
+        assert row["detail"] == " and ".join(rights)
+    notes = json.loads(outcome.stdout)["notes"]
+    assert ["sudo -- " in note and note.endswith(" COMMAND") for note in notes].count(True) == 1
+    assert sum("setpriv" in note and "+sys_ptrace" in note for note in notes) == 1
     assert rows["/proc/PID/pagemap"]["status"] == WORKS
 
 

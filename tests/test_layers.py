@@ -21,8 +21,10 @@ FILES = {
     ".".join(("mematlas", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(SOURCE.rglob("*.py"))
 }
-LAYERS = ("errors", "record", "kernel", "model", "analysis", "process", "capture", "actions", "views", "cli")
-"""From the lowest up. What is of no layer (version, the package itself) may be used by all."""
+LAYERS = ("errors", "record", "kernel", "model", "analysis", "process", "captures", "actions", "views", "cli")
+"""From the lowest up."""
+OF_NO_LAYER = {"mematlas", "mematlas.__main__", "mematlas.version"}
+"""What all may use, and the door to the command line."""
 BESIDE = {"advising": "actions", "refaults": "actions", "labs": "cli", "tui": "cli", "web": "cli"}
 TYPES_FROM_ABOVE = {"mematlas.analysis.verify": {"mematlas.process"}}
 """Where a module names a type of a higher layer, and imports nothing of it at run time."""
@@ -72,6 +74,10 @@ def test_module_imports_its_own_layer_or_a_lower_one(module: str) -> None:
     above = {name for name in imports_of(tree_of(FILES[module]), deep=True) if rank(name) > rank(module)}
 
     assert above <= TYPES_FROM_ABOVE.get(module, set())
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {name for name in FILES if rank(name) < 0} == OF_NO_LAYER
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if part_of(name) in FRONTS])

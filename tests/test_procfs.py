@@ -18,6 +18,7 @@ from mematlas.errors import (
     ProcessGone,
     TargetNotFound,
 )
+from mematlas.kernel.mounts import find_devices
 from mematlas.kernel.packed import PackedFile, write_packed
 from mematlas.kernel.procfs import NEEDS, ProcFS, translate_error
 from mematlas.kernel.status import read_stat
@@ -56,6 +57,40 @@ def test_machine_file_that_is_no_json_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(FormatError, match=r"machine\.json"):
         ProcFS(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{}", "[]", "5", "null", '"x"', "[" * 100_000),
+        *(f'{{"page_size": {size}}}' for size in ('"x"', "0", "-4096", "256", "4095", "4096.0", "true", str(1 << 80))),
+        *(f'{{"page_size": 4096, "devices": {value}}}' for value in ("5", "{}", '{"shmem": [1], "hugetlb": []}')),
+        '{"page_size": 4096, "paths": []}',
+        '{"page_size": 4096, "unknown_backings": {"1000-2000": 5}}',
+    ],
+    ids=lambda text: text[:40],
+)
+def test_machine_file_of_a_stranger_is_checked(text: str, tmp_path: Path) -> None:
+    (tmp_path / "machine.json").write_text(text)
+
+    with pytest.raises(FormatError, match=r"machine\.json"):
+        ProcFS(str(tmp_path))
+
+
+def test_machine_file_without_devices_is_an_error_once_they_are_asked_for(tmp_path: Path) -> None:
+    with make_capture(tmp_path).process(7) as process, pytest.raises(FormatError, match=r"machine\.json.*no devices"):
+        find_devices(process)
+
+
+@pytest.mark.parametrize("name", ["stat", "smaps", "pagemap"])
+def test_file_that_a_capture_lacks_is_said_to_be_missing_in_it(name: str, tmp_path: Path) -> None:
+    procfs = make_capture(tmp_path)
+    (tmp_path / "7" / name).unlink(missing_ok=True)
+
+    with procfs.process(7) as process, pytest.raises(NotSupported, match=f"the capture does not hold .*/7/{name}$"):
+        process.open(name) if name == "pagemap" else process.read(name)
+    with pytest.raises(NotSupported, match=r"the capture does not hold .*/swaps$"):
+        procfs.read("swaps")
 
 
 def test_page_size_can_be_told(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from helpers import make_process, sparse
 from mematlas.errors import FormatError
 from mematlas.kernel.maps import parse_maps
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.smaps import parse_smaps, read_rollup, read_smaps, sum_fields
+from mematlas.kernel.smaps import FIELDS_USED, parse_smaps, read_rollup, read_smaps, sum_fields
 
 TEXT = b"""\
 7f0000000000-7f0000003000 rw-p 00000000 00:00 0 
@@ -27,6 +27,16 @@ Rss:                   4 kB
 Pss:                   1 kB
 NewField:              3 kB
 """  # noqa: W291
+
+
+def whole(text: bytes) -> bytes:
+    """Return the text with the fields that each of its VMAs still lacks."""
+    heads = [place for place, line in enumerate(text.split(b"\n")) if line.startswith(b"7f")]
+    lines = text.split(b"\n")
+    for start, end in reversed(list(zip(heads, [*heads[1:], len(lines) - 1], strict=True))):
+        held = {line.partition(b":")[0].decode() for line in lines[start:end]}
+        lines[end:end] = [f"{name}: 4 kB".encode() for name in sorted(FIELDS_USED - held)]
+    return b"\n".join(lines)
 
 
 def test_fields_are_bytes_under_the_kernels_names() -> None:
@@ -48,10 +58,21 @@ def test_amount_that_is_no_number_is_an_error_that_shows_it() -> None:
 
 
 def test_without_rollup_smaps_is_summed(tmp_path: Path) -> None:
-    (make_process(tmp_path) / "smaps").write_bytes(TEXT)
+    (make_process(tmp_path) / "smaps").write_bytes(whole(TEXT))
 
     with ProcFS(str(tmp_path), 4096).process(7) as process:
         assert read_rollup(process) == sum_fields(fields for _, fields in read_smaps(process))
+
+
+@pytest.mark.parametrize("field", sorted(FIELDS_USED))
+def test_entry_cut_short_is_an_error_that_names_what_is_missing(field: str, tmp_path: Path) -> None:
+    lines = whole(TEXT).splitlines(keepends=True)
+    last = max(place for place, line in enumerate(lines) if line.startswith(field.encode() + b":"))
+    (make_process(tmp_path) / "smaps").write_bytes(b"".join(lines[:last] + lines[last + 1 :]))
+
+    message = f"smaps: .*7f0000003000-7f0000004000 without {field}'"
+    with ProcFS(str(tmp_path), 4096).process(7) as process, pytest.raises(FormatError, match=message):
+        read_smaps(process)
 
 
 def test_rollup_agrees_with_the_sum_of_smaps() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from helpers import Program, make_process, program
 from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
-from mematlas.model.target import ancestors, describe, resolve, resolve_all
+from mematlas.model.target import ancestors, describe, parse_pid, resolve, resolve_all
 
 NAMED = """
 import ctypes, json, sys
@@ -36,6 +37,26 @@ def pids(text: str) -> list[int]:
 def test_pid_and_self_are_taken_as_they_are() -> None:
     assert pids(str(os.getpid())) == pids("self") == [os.getpid()]
     assert pids("0001") == [1]
+
+
+def test_pid_of_too_many_digits_is_bad_input_and_other_digits_are_a_name() -> None:
+    assert (parse_pid("4194304"), parse_pid("²"), parse_pid("١٢"), parse_pid("")) == (4194304, None, None, None)
+    with pytest.raises(BadInput, match="at most 10 digits"):
+        pids("9" * 5000)
+    with pytest.raises(TargetNotFound):
+        pids("١٢")
+
+
+def test_thread_is_not_taken_for_its_process() -> None:
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        with pytest.raises(TargetNotFound, match=f"{thread.native_id} is a thread of {os.getpid()}"):
+            pids(str(thread.native_id))
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_name_must_be_exact_and_names_all_that_bear_it(two: list[Program]) -> None:

@@ -16,6 +16,7 @@ process can be asked about, such as which entries show the zero page. The conten
 from __future__ import annotations
 
 import os
+import stat
 import time
 
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
@@ -85,12 +86,13 @@ def capture(process: Process, directory: str, redact: bool = False) -> CaptureRe
     if not process.procfs.live:
         raise BadInput(f"{process.procfs.root} is a capture already")
     try:
-        is_new = make_directory(directory)
+        process.address_space()  # a refusal comes here, before the directory is made or taken
+        was = make_directory(directory)
         try:
             result = Recorder(process, directory, redact).save()
             give_to_invoker(directory)
         except BaseException:
-            remove(directory, is_new)
+            remove(directory, was)
             raise
     except OSError as error:
         raise Error(f"{error.filename or directory}: {error.strerror}") from None
@@ -398,11 +400,11 @@ class Redactor:
         return self.names.setdefault(name, prefix + b"%d" % (len(self.names) + 1))
 
 
-def make_directory(directory: str) -> bool:
-    """Make the directory, or take the empty one that is there; return whether it is new."""
+def make_directory(directory: str) -> os.stat_result | None:
+    """Make the directory, or take the empty one that is there; return what that one was, for `remove`."""
     try:
         os.mkdir(directory, 0o700)
-        return True
+        return None
     except FileExistsError:
         pass
     except OSError as error:
@@ -413,11 +415,12 @@ def make_directory(directory: str) -> bool:
         raise BadInput(f"{directory} is not a directory") from None
     if entries:
         raise BadInput(f"{directory} is not empty: a capture needs a new or an empty directory")
+    was = os.stat(directory)
     if os.geteuid() == 0:
         # Ours before anything is written, so that nobody puts links where we are about to write.
         os.chown(directory, 0, 0)
     os.chmod(directory, 0o700)
-    return False
+    return was
 
 
 def files(directory: str) -> Iterator[str]:
@@ -435,8 +438,8 @@ def give_to_invoker(directory: str) -> None:
             os.chown(where, *user, follow_symlinks=False)
 
 
-def remove(directory: str, is_new: bool) -> None:
-    """Remove a half-made capture; a directory that was there before stays, empty."""
+def remove(directory: str, was: os.stat_result | None) -> None:
+    """Remove a half-made capture; a directory that was there before stays, empty, with its owner and mode."""
     import shutil
 
     for name in os.listdir(directory):
@@ -445,5 +448,9 @@ def remove(directory: str, is_new: bool) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             os.unlink(path)
-    if is_new:
+    if was is None:
         os.rmdir(directory)
+        return
+    if os.geteuid() == 0:
+        os.chown(directory, was.st_uid, was.st_gid)
+    os.chmod(directory, stat.S_IMODE(was.st_mode))

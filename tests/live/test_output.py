@@ -199,7 +199,7 @@ def test_what_a_capture_lacks_is_not_supported(tmp_path: Path) -> None:
 
     run = mematlas("pages", tmp_path)
     assert run.returncode == 5
-    assert "pagemap.packed: not supported here" in run.stderr
+    assert "the capture does not hold" in run.stderr
 
 
 # --- pages of 64 KiB

@@ -45,19 +45,52 @@ FIRST_OPTIONS = ("-h", "--help", "-V", "--version")
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit code. The only place that turns errors into messages."""
     words = list(sys.argv[1:] if words is None else words)
+    open_missing_streams()
     try:
-        return dispatch(words)
+        try:
+            return dispatch(words)
+        finally:
+            sys.stdout.flush()
     except Error as error:
         report(error, words)
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read our output has enough. Python would complain once more when it flushes at exit.
-        import os
-
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # Whoever read our output has enough.
+        drop_output()
         return 0
+    except OSError as error:
+        import errno
+
+        # What the kernel says about a target is translated where it is read: this is our output's.
+        if error.filename or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF):
+            raise
+        drop_output()
+        complain(f"mematlas: cannot write: {error.strerror}")
+        return 1
     except KeyboardInterrupt:
         return 130
+
+
+def open_missing_streams() -> None:
+    """Open the standard streams that we were started without on /dev/null.
+
+    Otherwise the next file that is opened would get the number of one of them, and be written to.
+    """
+    if sys.stdin and sys.stdout and sys.stderr:
+        return
+    import os
+
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), fd)
+            setattr(sys, name, open(fd, "w" if fd else "r", encoding="utf-8"))  # noqa: SIM115 (open to the end)
+
+
+def drop_output() -> None:
+    """Let what is not written yet go nowhere: Python would complain once more when it flushes at exit."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def console() -> NoReturn:
@@ -92,6 +125,8 @@ def dispatch(words: list[str]) -> int:
     if not words or (words[0].startswith("-") and words[0] not in FIRST_OPTIONS):
         words = ["overview", *words]
     name, rest = words[0], words[1:]
+    if name == "help" and rest:
+        name, rest = rest[0], ["--help"]
     if name in ("-h", "--help", "help"):
         print(help_text(), end="")
         return 0
@@ -174,6 +209,8 @@ def help_text() -> str:
 
 def suggestion(name: str) -> str:
     """Return a hint at the command that was probably meant."""
+    if name.isdecimal():
+        return f" (did you mean 'mematlas usage {name}'?)"
     from difflib import get_close_matches
 
     close = get_close_matches(name, COMMANDS, 1)
@@ -182,9 +219,19 @@ def suggestion(name: str) -> str:
 
 def report(error: Error, words: list[str]) -> None:
     """Write an error to standard error: what is wrong, and what to type."""
-    sys.stdout.flush()
-    print(f"mematlas: {error}", file=sys.stderr)
+    text = f"mematlas: {error}"
     if isinstance(error, PermissionDenied):
         from mematlas.cli.hints import permission_hint
 
-        print(permission_hint(error, words), file=sys.stderr)
+        text += f"\n{permission_hint(error, words)}"
+    complain(text)
+
+
+def complain(text: str) -> None:
+    """Write a message to standard error. The names in it are others', and may hold whatever moves a terminal."""
+    from mematlas.views.format import format_path
+
+    try:
+        print("\n".join([format_path(line) for line in text.split("\n")]), file=sys.stderr)
+    except OSError:
+        return  # there is nowhere left to say it; the exit code does

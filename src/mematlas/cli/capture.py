@@ -23,7 +23,7 @@ COLUMNS = (
     Column("nr_pages", "PAGES", "count"),
     Column("nr_frames", "FRAMES", "count"),
     Column("size", "SIZE", "size"),
-    Column("redacted", "REDACTED"),
+    Column("redacted", "REDACTED", "flag"),
     Column("path", "PATH", "path"),
 )
 

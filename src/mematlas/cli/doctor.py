@@ -3,13 +3,14 @@
 works    it does, here and for you
 needs    a right, or a setting: the line to type is given
 lacks    this kernel was built without it, or is older: the option or the version is given
+unknown  it cannot be tried as things are: the line that changes that is given
 """
 
 from __future__ import annotations
 
 import os
 
-from mematlas.cli.hints import sudo_line
+from mematlas.cli.hints import own_command
 from mematlas.cli.session import add_output
 from mematlas.kernel.features import find_features
 from mematlas.kernel.rights import effective_capabilities, named_in
@@ -30,11 +31,7 @@ COLUMNS = (
     Column("detail", "DETAIL"),
 )
 
-IN_CONTAINER = (
-    "root without rights: this is a container or a user namespace; give it --cap-add "
-    "SYS_PTRACE,SYS_ADMIN,DAC_READ_SEARCH,SYS_NICE,BPF,PERFMON,CHECKPOINT_RESTORE and the host's PID namespace"
-)
-REFUSED = "refused, though we hold that right: a security module, a user namespace or a seccomp filter"
+REFUSED = "no right, we hold it: a security module, a namespace or a seccomp filter refuses"
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -44,25 +41,41 @@ def add_arguments(arguments: Arguments) -> None:
 def run(args: Namespace, session: Session) -> int:
     def make() -> Table:
         held = effective_capabilities()
-        notes: list[str] = []
+        missing: set[str] = set()
         rows = [
-            (feature.interface, feature.status, feature.gives, next_step(feature, held, notes))
+            (feature.interface, feature.status, feature.gives, detail_of(feature, held, missing))
             for feature in find_features()
         ]
-        return Table("doctor/1", COLUMNS, rows, notes=notes)
+        return Table("doctor/1", COLUMNS, rows, notes=ways_to_rights(sorted(missing)))
 
     session.show(make, args)
     return 0
 
 
-def next_step(feature: Feature, held: frozenset[str], notes: list[str]) -> str | None:
-    """Return the detail of an interface; for a missing right, with the line that gives it."""
-    detail = feature.detail
-    if feature.status != "needs" or not detail or "CAP_" not in detail:
-        return detail
-    if (rights := named_in(detail)) and rights <= held:
-        return f"{detail}: {REFUSED}"
+def detail_of(feature: Feature, held: frozenset[str], missing: set[str]) -> str | None:
+    """Return the detail of an interface; add the rights it needs and we lack to ``missing``."""
+    if feature.status != "needs" or not feature.detail:
+        return feature.detail
+    rights = named_in(feature.detail)
+    if rights and rights <= held:
+        return REFUSED
+    missing |= rights - held
+    return feature.detail
+
+
+def ways_to_rights(missing: list[str]) -> list[str]:
+    """Return how to get these capabilities, as notes: all rights at once, or these alone."""
+    if not missing:
+        return []
+    options = " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in missing)
+    container = f"docker or podman run {options} --pid host"
     if os.geteuid() == 0:
-        notes.append(IN_CONTAINER)
-        return detail
-    return f"{detail}: {sudo_line(['doctor'])}"
+        return [f"root without rights, as in a container or a user namespace; to give them: {container}"]
+    single = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in missing)
+    command = f"{own_command()} COMMAND"
+    return [
+        f"all rights, for any command: sudo -- {command}",
+        f"these rights alone: sudo setpriv --reuid={os.geteuid()} --regid={os.getegid()} --init-groups "
+        f"--inh-caps={single} --ambient-caps={single} -- {command}",
+        f"in a service: AmbientCapabilities={' '.join(missing)}; in a container: {container}",
+    ]

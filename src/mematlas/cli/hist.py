@@ -1,5 +1,6 @@
 """All VMAs end to end, without the gaps between them; the height of a column is the share of its pages that are
-present. A column that is mostly swapped shows "s". Then the present pages of all pages. AREA picks as in maps.
+present. A column with more swapped than present pages shows "s", with more unknown ones "?". Then the present pages
+of all pages. AREA picks as in maps.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     start, end, selection = span_of(selection_of(args, session), session, one_page=False)
-    width = width_of(args, session)
 
     def make() -> Table:
         notes: list[str] = []
+        width = width_of(args, session)
         source = session.page_source(args, start, end, notes)
         cells, places = session.process.density(width - COUNT_WIDTH, start, end, selection, notes, source)
         info = session.target_info(session.process.reading)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 from mematlas.errors import BadInput, ProcessGone, TargetNotFound
+from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import invoking_user
+from mematlas.model.target import own_pid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,15 +27,19 @@ class Launched:
             raise BadInput("-- must be followed by a command")
         self.command = command
         self.exit_code: int | None = None
+        self.user = user_to_become()
         told, tell = os.pipe()  # closed by a successful exec, so that its silence means success
         self.pid = os.fork()
         if self.pid == 0:
             self._become(tell)
         os.close(tell)
         with open(told, "rb") as pipe:
-            if why := pipe.read():
-                self.__exit__()
-                raise TargetNotFound(f"cannot start {command[0]}: {why.decode()}")
+            pid, _, why = pipe.read().decode().partition("\n")
+        if why or not pid:
+            self.__exit__()
+            raise TargetNotFound(f"cannot start {command[0]}: {why or 'it was killed'}")
+        self.pid_in_proc = int(pid)
+        """Its PID as /proc counts, which is another one where /proc is of another PID namespace than ours."""
         deadline = time.monotonic() + after
         while time.monotonic() < deadline:
             if self.ended():
@@ -57,18 +64,39 @@ class Launched:
     def _become(self, tell: int) -> None:
         # In the child: nothing here may return.
         try:
+            # Only the program itself can tell its PID in a /proc of another namespace.
+            os.write(tell, f"{own_pid(ProcFS())}\n".encode())
             os.dup2(2, 1)
-            if user := invoking_user():
-                import pwd
-
-                uid, gid = user
-                os.initgroups(pwd.getpwuid(uid).pw_name, gid)
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(number, signal.SIG_DFL)  # Python ignores them, and what is ignored is inherited
+            if self.user:
+                name, uid, gid = self.user
+                os.initgroups(name, gid)
                 os.setgid(gid)
                 os.setuid(uid)
             os.execvp(self.command[0], self.command)
+        except TargetNotFound as error:
+            os.write(tell, f"\n{error}".encode())
         except OSError as error:
             os.write(tell, (error.strerror or "?").encode())
-        except KeyError:
-            os.write(tell, b"the user who called sudo has no account here")
         finally:
             os._exit(127)
+
+
+def user_to_become() -> tuple[str, int, int] | None:
+    """Return the name, user and group that called sudo; None when we go on as who we are.
+
+    Raises:
+        BadInput: sudo started us, and for whom cannot be told: nothing is started as root by mistake.
+    """
+    user = invoking_user()
+    asked = os.environ.get("SUDO_UID", "")
+    if not user and (not asked or os.geteuid() != 0):
+        return None
+    import pwd
+
+    try:
+        account = pwd.getpwuid(user[0] if user else int(asked))
+    except (KeyError, ValueError, OverflowError):
+        raise BadInput(f"SUDO_UID is {asked!r}, which is no user here: not starting a command as root") from None
+    return account.pw_name, account.pw_uid, user[1] if user else account.pw_gid

@@ -8,7 +8,8 @@ from __future__ import annotations
 from mematlas.cli.maps import add_selection, selection_of
 from mematlas.cli.pages import span_of
 from mematlas.cli.session import TARGETS, add_output, add_page_source, add_repeat, add_target, parse_count, width_of
-from mematlas.views.picture import Previous, can_draw, map_view
+from mematlas.views.live import screen_size
+from mematlas.views.picture import Previous, can_draw, cell_that_fits, map_view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from mematlas.cli.session import Session
     from mematlas.views.table import Table
 
+PROMPT = 1
+"""The line below the picture, where the cursor stands."""
 USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
 TAKES_TARGET = True
 __doc__ = f"{__doc__}\n{TARGETS}"
@@ -33,16 +36,34 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     start, end, selection = span_of(selection_of(args, session), session, one_page=False)
-    width = width_of(args, session)
     previous = Previous()
+    repeats = args.interval is not None or args.count is not None
 
     def make() -> Table:
         notes: list[str] = []
+        process = session.process
+        width = width_of(args, session)
+        screen = screen_size(session.out) if args.format == "table" and not args.json else None
+        rows = screen[1] - PROMPT if screen else None
+        cell_pages = args.cell
+        if cell_pages is None and rows is not None:
+            vmas = [piece for piece in process.address_space().pieces(start, end) if selection.matches(piece[0])]
+            sizes = [(high - low) // process.page_size for _, low, high in vmas]
+            if repeats or len(sizes) < rows:  # else it scrolls in any case
+                cell_pages = cell_that_fits(sizes, width, rows)
         source = session.page_source(args, start, end, notes)
-        strips = session.process.grid(start, end, selection, args.cell, notes, source)
-        info = session.target_info(session.process.reading)
+        strips = process.grid(start, end, selection, cell_pages, notes, source)
         ascii_only = not can_draw(session.out.encoding)
-        return map_view(strips, session.process.page_size, width, info, ascii_only, previous, notes)
+        return map_view(
+            strips,
+            process.page_size,
+            width,
+            session.target_info(process.reading),
+            ascii_only,
+            previous,
+            notes,
+            rows=rows if repeats else None,
+        )
 
     session.show(make, args)
     return 0

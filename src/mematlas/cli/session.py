@@ -9,6 +9,7 @@ from mematlas.errors import BadInput, NoAddressSpace, ProcessGone, TargetNotFoun
 from mematlas.kernel.procfs import ProcFS
 from mematlas.process import MAX_STALL, PAGE_SOURCES, SOURCES, Process, Reading
 from mematlas.views.colour import wants_colour
+from mematlas.views.format import format_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
         def write_csv(self, out: TextIO) -> None: ...
 
 
-LEAST_WIDTH = 40
-"""Columns below which nothing can be drawn."""
+LEAST_WIDTH, MOST_WIDTH = 40, 1_000
+"""Columns below which nothing can be drawn, and above which nobody looks."""
+LONGEST = 1e9
+"""Seconds, some thirty years: what the kernel's clocks can still wait for."""
+MOST_DIGITS = 18
+"""Of a number that an option takes: it fits 64 bits."""
 
 FORMATS = ("table", "json", "jsonl", "csv")
 
@@ -117,7 +122,7 @@ def parse_seconds(text: str) -> float:
                 seconds = float(text[: len(text) - len(suffix)]) * unit
             except ValueError:
                 break
-            if 0 <= seconds < float("inf"):
+            if 0 <= seconds <= LONGEST:
                 return seconds
             break
     raise BadInput(f"bad time {text!r}: such as 1s, 200ms or 0.5")
@@ -125,9 +130,24 @@ def parse_seconds(text: str) -> float:
 
 def parse_count(text: str) -> int:
     """Return a number of times: 1 or more."""
-    if text.isascii() and text.isdigit() and int(text) > 0:
+    if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and int(text) > 0:
         return int(text)
-    raise BadInput(f"bad number {text!r}: 1 or more")
+    raise BadInput(f"bad number {text[: MOST_DIGITS + 1]!r}: 1 or more")
+
+
+class WithoutHead:
+    """An output that leaves out what is written first: the line of keys of a CSV that goes on."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+        self.is_past = False
+
+    def write(self, text: str) -> int:
+        """Write all but the first text."""
+        if self.is_past:
+            return self.out.write(text)
+        self.is_past = True
+        return len(text)
 
 
 class Session:
@@ -152,7 +172,7 @@ class Session:
             from mematlas.cli.launch import Launched
 
             self.launched = Launched(self.command, args.after)
-            self.text = str(self.launched.pid)
+            self.text = str(self.launched.pid_in_proc)
             return
         text = args.pid or default
         if text is None:
@@ -164,13 +184,6 @@ class Session:
     @property
     def process(self) -> Process:
         """The one target, opened once for all repetitions, so that it stays the same process."""
-        if not self._processes:
-            try:
-                pid = int(self.text) if self.text.isdecimal() else None
-                if pid is not None:
-                    self._processes.append(Process(pid, self.procfs))
-            except TargetNotFound:
-                pass  # which PID it is elsewhere, and all that is no PID, is known to `resolve`
         if not self._processes:
             from mematlas.model.target import resolve
 
@@ -249,15 +262,17 @@ class Session:
         if form != "table":
             from mematlas.views.live import ticks
 
-            for _ in ticks(interval or 0, 1 if interval is None else count):
-                self._write(make(), form)
+            for number in ticks(interval or 0, 1 if interval is None else count):
+                self._write(make(), form, number == 0)
                 self.out.flush()
             return
         colour = wants_colour(args.color, self.out)
         if interval is None:
             view = make()
-            for line in view.lines(in_bytes=args.bytes, colour=colour):
-                self.out.write(line + "\n")
+            lines = view.lines(in_bytes=args.bytes, colour=colour)
+            # The heading waits for what is below it: a target that is refused shows none.
+            first = [line for _, line in zip(range(2), lines, strict=False)]
+            self.out.writelines(f"{line}\n" for part in (first, lines) for line in part)
             self.out.flush()
             self._write_notes(view.notes)
             return
@@ -272,17 +287,17 @@ class Session:
             self.out.buffer.write(part)
         self.out.buffer.flush()
 
-    def _write(self, view: View, form: str) -> None:
+    def _write(self, view: View, form: str, is_first: bool) -> None:
         if form == "json":
             view.write_json(self.out, self.machine())
         elif form == "jsonl":
             view.write_jsonl(self.out, self.machine())
         else:
-            view.write_csv(self.out)
+            view.write_csv(self.out if is_first else WithoutHead(self.out))  # type: ignore[arg-type]
             self._write_notes(view.notes)
 
     def _write_notes(self, notes: list[str]) -> None:
-        self.err.writelines(f"note: {note}\n" for note in dict.fromkeys(notes))
+        self.err.writelines(f"note: {format_path(note)}\n" for note in dict.fromkeys(notes))
         self.err.flush()
 
     def _repeat(
@@ -290,16 +305,22 @@ class Session:
     ) -> None:
         from mematlas.views.live import repeat
 
-        before: set[str] | None = None
+        # Elsewhere than on a screen, which shows few of them, the lines may be more than memory holds.
+        marks = colour and self.out.isatty()
+        shown: set[str] | None = None
         notes: list[str] = []
 
-        def frame() -> list[str]:
-            nonlocal before, notes
+        def frame() -> Iterator[str]:
+            nonlocal shown, notes
             view = make()
-            lines = list(view.lines(in_bytes=in_bytes, colour=colour, before=before))
-            before = {line.replace("\x1b[7m", "").replace("\x1b[0m", "") for line in lines}
             notes = view.notes
-            return lines
+            before = shown
+            if marks:
+                shown = set()
+            for line in view.lines(in_bytes=in_bytes, colour=colour, before=before):
+                if shown is not None:
+                    shown.add(line.replace("\x1b[7m", "").replace("\x1b[0m", ""))
+                yield line
 
         repeat(frame, self.out, interval, count)
         self._write_notes(notes)
@@ -315,9 +336,7 @@ def standard_session(command: list[str] | None) -> Session:
 
 def width_of(args: Namespace, session: Session) -> int:
     """Return the columns to draw in: as asked, the terminal's, or 80."""
-    if args.width:
-        return max(int(args.width), LEAST_WIDTH)
-    try:
-        return os.get_terminal_size(session.out.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
+    from mematlas.views.live import screen_size
+
+    columns, _ = screen_size(session.out) or (80, 24)
+    return min(max(args.width or columns, LEAST_WIDTH), MOST_WIDTH)

@@ -8,7 +8,7 @@ import sys
 
 from mematlas.cli.session import TARGETS, add_output, add_repeat, add_target
 from mematlas.errors import BadInput
-from mematlas.model.address_space import parse_address
+from mematlas.model.address_space import HEX_DIGITS, parse_address
 from mematlas.views.translate import translate_table
 
 TYPE_CHECKING = False
@@ -48,6 +48,8 @@ def run(args: Namespace, session: Session) -> int:
 def address_of(word: str) -> int:
     """Return the address that a word is."""
     address = parse_address(word)
+    if address is None and HEX_DIGITS.issuperset(digits := word.lower().removeprefix("0x")) and len(digits) > 16:
+        raise BadInput(f"{word} is beyond the address space: an address has at most 64 bits")
     if address is None:
         raise BadInput(f"bad address {word!r}: hexadecimal, such as 0x7f3c1a2b4010")
     return address

@@ -9,7 +9,6 @@ import errno
 
 from mematlas.errors import Error, PermissionDenied
 from mematlas.kernel import probes
-from mematlas.kernel.pagemap import PAGE_IS_PRESENT
 from mematlas.kernel.probes import LACKS, NEEDED, WORKS, Bench, Missing
 from mematlas.record import record
 
@@ -24,7 +23,7 @@ class Feature:
 
     interface: str
     status: str
-    """``works``, ``needs`` a right or a setting, or the kernel ``lacks`` it."""
+    """``works``, ``needs`` a right or a setting, the kernel ``lacks`` it, or ``unknown``: it could not be tried."""
     gives: str
     """What it is good for."""
     detail: str | None
@@ -85,18 +84,28 @@ PROBES = (
     Probe("/proc/PID/numa_maps", "pages by NUMA node", TRACE, "CONFIG_NUMA", probes.numa),
     Probe("/proc/PID/pagemap", "the state of every page", SEARCH, PAGE_MONITOR, probes.pagemap),
     Probe("frame numbers", "physical addresses", ADMIN, PAGE_MONITOR, probes.frames),
+    Probe("PAGEMAP_SCAN", "finding pages without reading holes", "", SCAN, probes.scans(3, probes.present_page)),
+    Probe("PAGEMAP_SCAN WPALLOWED", "pages tracked for writes", "", SCAN, probes.scans(0, probes.tracked_page)),
+    Probe("PAGEMAP_SCAN WRITTEN", "tracked pages written to", "", SCAN, probes.scans(1, probes.written_page)),
+    Probe("PAGEMAP_SCAN FILE", "pages of files", "", SCAN, probes.scans(2, probes.file_page)),
+    Probe("PAGEMAP_SCAN PRESENT", "present pages", "", SCAN, probes.scans(3, probes.present_page)),
+    Probe("PAGEMAP_SCAN SWAPPED", "pages in swap", "", SCAN, probes.scans(4, probes.swapped_page)),
+    Probe("PAGEMAP_SCAN PFNZERO", "zero pages", "", SCAN, probes.scans(5, probes.zero_page)),
+    Probe("PAGEMAP_SCAN HUGE", "huge entries", "", SCAN, probes.scans(6, probes.huge_page)),
     Probe(
-        "PAGEMAP_SCAN", "finding pages without reading holes", "", SCAN, probes.scans(PAGE_IS_PRESENT.bit_length() - 1)
+        "PAGEMAP_SCAN SOFT_DIRTY",
+        "soft-dirty pages",
+        "",
+        "Linux 6.8 (commit e6a9a2cbc13b)",
+        probes.scans(7, probes.soft_dirty_page),
     ),
-    Probe("PAGEMAP_SCAN WPALLOWED", "pages tracked for writes", "", SCAN, probes.scans(0)),
-    Probe("PAGEMAP_SCAN WRITTEN", "tracked pages written to", "", SCAN, probes.scans(1)),
-    Probe("PAGEMAP_SCAN FILE", "pages of files", "", SCAN, probes.scans(2)),
-    Probe("PAGEMAP_SCAN PRESENT", "present pages", "", SCAN, probes.scans(3)),
-    Probe("PAGEMAP_SCAN SWAPPED", "pages in swap", "", SCAN, probes.scans(4)),
-    Probe("PAGEMAP_SCAN PFNZERO", "zero pages", "", SCAN, probes.scans(5)),
-    Probe("PAGEMAP_SCAN HUGE", "huge entries", "", SCAN, probes.scans(6)),
-    Probe("PAGEMAP_SCAN SOFT_DIRTY", "soft-dirty pages", "", "Linux 6.8 (commit e6a9a2cbc13b)", probes.scans(7)),
-    Probe("PAGEMAP_SCAN GUARD", "guard regions", "", "Linux 6.16 (commit a516403787e0)", probes.scans(8)),
+    Probe(
+        "PAGEMAP_SCAN GUARD",
+        "guard regions",
+        "",
+        "Linux 6.16 (commit a516403787e0)",
+        probes.scans(8, probes.guard_page),
+    ),
     Probe("PROCMAP_QUERY", "one VMA without reading all", "", "Linux 6.11", probes.procmap_query),
     Probe("soft-dirty bits", "pages written since a moment", "", "CONFIG_MEM_SOFT_DIRTY", probes.soft_dirty),
     Probe("guard regions", "madvise(2), MADV_GUARD_INSTALL", "", "Linux 6.13", probes.guard),
@@ -113,7 +122,7 @@ PROBES = (
     Probe("mincore", "what of a file is in RAM", "", "CONFIG_MMU", probes.mincore),
     Probe("PID 1", "the memory of the first process", TRACE, "CONFIG_PROC_FS", probes.first),
     Probe("other users' processes", "the memory of any process", TRACE, "CONFIG_PROC_FS", probes.others),
-    Probe("ptrace of one's own", "/proc/PID/mem, debuggers", TRACE, "CONFIG_PROC_FS", probes.yama),
+    Probe("ptrace of one's own", "/proc/PID/mem, debuggers", TRACE, "CONFIG_PROC_FS", probes.ptrace),
     Probe(
         "process_madvise COLD",
         "pageout and cold of any process",

@@ -17,7 +17,8 @@ import os
 import sys
 from bisect import bisect_right
 
-from mematlas.errors import FormatError, NotSupported, PermissionDenied
+from mematlas.errors import FormatError, PermissionDenied
+from mematlas.kernel.procfs import not_held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class PackedFile:
             with open(path, "rb") as file:
                 content = file.read()
         except FileNotFoundError:
-            raise NotSupported(path, "a capture made with the right to read it") from None
+            raise not_held(path.removesuffix(".packed")) from None
         except PermissionError:
             raise PermissionDenied(path) from None
         if content[:8] != MAGIC or len(content) < HEADER_SIZE:

@@ -6,6 +6,7 @@ behind. It returns a detail worth telling, or None; it raises what the kernel an
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -15,9 +16,17 @@ import struct
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.backing import call_cachestat, call_mincore
 from mematlas.kernel.libc import libc
-from mematlas.kernel.pagemap import ENTRY_SIZE, PAGE_IS_HUGE, PM_GUARD_REGION, PM_PFRAME, PM_SOFT_DIRTY, Scanner
+from mematlas.kernel.pagemap import (
+    ENTRY_SIZE,
+    PAGE_IS_HUGE,
+    PM_GUARD_REGION,
+    PM_PFRAME,
+    PM_PRESENT,
+    PM_SOFT_DIRTY,
+    PM_SWAP,
+    Scanner,
+)
 from mematlas.kernel.procfs import NEEDS, ProcFS
-from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.status import read_stat, read_status, status_bytes
 from mematlas.kernel.swaps import read_swaps
 
@@ -26,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Self
 
-WORKS, NEEDED, LACKS = "works", "needs", "lacks"
+WORKS, NEEDED, LACKS, UNKNOWN = "works", "needs", "lacks", "unknown"
 
 # include/uapi/asm-generic/mman-common.h, mman.h
 PROT_READ_WRITE = 3
@@ -36,6 +45,7 @@ MAP_NORESERVE = 0x4000
 MADV_WILLNEED = 3
 MADV_HUGEPAGE = 14
 MADV_COLD = 20
+MADV_PAGEOUT = 21
 MADV_COLLAPSE = 25
 MADV_GUARD_INSTALL = 102
 
@@ -45,7 +55,13 @@ PR_SET_VMA = 0x53564D41
 PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query)
 PROCMAP_QUERY_ARGUMENT = struct.Struct("9Q4I2Q")
 
+PAGE_IS_WRITTEN = 1 << 1
+
 UFFDIO_API = 0xC018AA3F  # _IOWR(0xAA, 0x3F, struct uffdio_api)
+UFFDIO_REGISTER = 0xC020AA00  # _IOWR(0xAA, 0x00, struct uffdio_register)
+UFFDIO_WRITEPROTECT = 0xC018AA06  # _IOWR(0xAA, 0x06, struct uffdio_writeprotect)
+UFFDIO_REGISTER_MODE_WP = 2
+UFFDIO_WRITEPROTECT_MODE_WP = 1
 UFFD_API = 0xAA
 UFFD_USER_MODE_ONLY = 1
 UFFD_FEATURE_PAGEFAULT_FLAG_WP = 1 << 0
@@ -210,14 +226,110 @@ def frames(bench: Bench) -> str | None:
     return None
 
 
-def scans(bit: int) -> Callable[[Bench], str | None]:
-    """Return a probe for one category of PAGEMAP_SCAN."""
+def scans(bit: int, make: Callable[[Bench], int]) -> Callable[[Bench], str | None]:
+    """Return a probe for one category of PAGEMAP_SCAN: it is to find a page that ``make`` puts into it."""
 
     def probe(bench: Bench) -> str | None:
+        # A kernel may accept a category and never find anything in it; one that it does not know it refuses.
         bench.scan(bench.page, bench.page_size, 1 << bit)
+        page = make(bench)
+        if bench.scan(page, bench.page_size, 1 << bit) != page:
+            raise Missing(LACKS, "accepted, but it does not find such a page")
         return None
 
     return probe
+
+
+def not_seen(why: str) -> Missing:
+    """Return the outcome for a category of which no page could be made here."""
+    return Missing(WORKS, f"accepted, not seen: {why}")
+
+
+def present_page(bench: Bench) -> int:
+    return bench.page
+
+
+def file_page(bench: Bench) -> int:
+    page = bench.map(bench.page_size, MAP_SHARED_ANON)
+    bench.touch(page)
+    return page
+
+
+def zero_page(bench: Bench) -> int:
+    import ctypes
+
+    page = bench.map(bench.page_size)
+    ctypes.string_at(page, 1)
+    return page
+
+
+def swapped_page(bench: Bench) -> int:
+    # One page of our own; its slot comes free with the bench.
+    page = bench.map(bench.page_size)
+    bench.touch(page)
+    if read_swaps(bench.procfs):
+        with contextlib.suppress(OSError):
+            bench.call("madvise", page, bench.page_size, MADV_PAGEOUT)
+    if bench.entry(page) & (PM_PRESENT | PM_SWAP) != PM_SWAP:
+        raise not_seen("no page of ours goes to swap here")
+    return page
+
+
+def huge_page(bench: Bench) -> int:
+    try:
+        address, size = bench.map_huge()
+    except FileNotFoundError:
+        raise not_seen("this kernel has no transparent huge pages") from None
+    for advice in (MADV_HUGEPAGE, MADV_COLLAPSE):
+        bench.touch(address)
+        with contextlib.suppress(OSError):
+            bench.call("madvise", address, size, advice)
+    if bench.scan(address, size, PAGE_IS_HUGE) != address:
+        raise not_seen("no huge page of ours could be made just now")
+    return address
+
+
+def soft_dirty_page(bench: Bench) -> int:
+    # Without the option the write succeeds all the same, and does nothing: only the bit's going and coming tells.
+    page = bench.map(bench.page_size)
+    bench.touch(page)
+    before = bench.entry(page)
+    fd = bench.keep(os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC))
+    os.write(fd, b"4")
+    cleared = bench.entry(page)
+    bench.touch(page)
+    after = bench.entry(page)
+    if not before & after & ~cleared & PM_SOFT_DIRTY:
+        raise Missing(LACKS, "CONFIG_MEM_SOFT_DIRTY")
+    return page
+
+
+def guard_page(bench: Bench) -> int:
+    page = bench.map(bench.page_size)
+    bench.call("madvise", page, bench.page_size, MADV_GUARD_INSTALL)
+    return page
+
+
+def tracked_page(bench: Bench) -> int:
+    """Return a page that is tracked for writes, and was written to before that."""
+    page = bench.map(bench.page_size)
+    bench.touch(page)
+    try:
+        fd = open_write_tracking(bench)
+        area = (page, bench.page_size)
+        fcntl.ioctl(fd, UFFDIO_REGISTER, bytearray(struct.pack("4Q", *area, UFFDIO_REGISTER_MODE_WP, 0)))
+        fcntl.ioctl(fd, UFFDIO_WRITEPROTECT, bytearray(struct.pack("3Q", *area, UFFDIO_WRITEPROTECT_MODE_WP)))
+    except OSError:
+        raise not_seen("it takes userfaultfd WP_ASYNC") from None
+    return page
+
+
+def written_page(bench: Bench) -> int:
+    page = tracked_page(bench)
+    if bench.scan(page, bench.page_size, PAGE_IS_WRITTEN) is not None:
+        raise Missing(LACKS, "accepted, but it takes every page for a written one")
+    bench.touch(page)
+    return page
 
 
 def procmap_query(bench: Bench) -> str | None:
@@ -231,17 +343,7 @@ def procmap_query(bench: Bench) -> str | None:
 
 
 def soft_dirty(bench: Bench) -> str | None:
-    # Without the option the write succeeds all the same, and does nothing: only the bit's going and coming tells.
-    page = bench.map(bench.page_size)
-    bench.touch(page)
-    before = bench.entry(page)
-    fd = bench.keep(os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC))
-    os.write(fd, b"4")
-    cleared = bench.entry(page)
-    bench.touch(page)
-    after = bench.entry(page)
-    if not before & after & ~cleared & PM_SOFT_DIRTY:
-        raise OSError(errno.ENOTSUP, "soft-dirty")
+    soft_dirty_page(bench)
     return None
 
 
@@ -271,14 +373,12 @@ def mincore(bench: Bench) -> str | None:
 
 
 def guard(bench: Bench) -> str | None:
-    bench.call("madvise", bench.map(bench.page_size), bench.page_size, MADV_GUARD_INSTALL)
+    guard_page(bench)
     return None
 
 
 def guard_bit(bench: Bench) -> str | None:
-    page = bench.map(bench.page_size)
-    bench.call("madvise", page, bench.page_size, MADV_GUARD_INSTALL)
-    if not bench.entry(page) & PM_GUARD_REGION:
+    if not bench.entry(guard_page(bench)) & PM_GUARD_REGION:
         raise OSError(errno.ENOTSUP, "guard bit")
     return None
 
@@ -380,15 +480,37 @@ def start_child() -> int:
     return pid
 
 
-def yama(bench: Bench) -> str | None:
+def ptrace(bench: Bench) -> str | None:
+    """Have a child read our memory: we are of its user, and no child of it, as any process of one's own."""
+    code = read_memory_from_child(bench)
     try:
-        scope = read_number("/proc/sys/kernel/yama/ptrace_scope")
+        scope: int | None = read_number("/proc/sys/kernel/yama/ptrace_scope")
     except FileNotFoundError:
-        return "no Yama in this kernel"
-    # 1 keeps parents, 2 keeps those with the right; 3 keeps nobody.
-    if scope and not (scope < 3 and "CAP_SYS_PTRACE" in effective_capabilities()):
-        raise Missing(NEEDED, "sudo sysctl kernel.yama.ptrace_scope=0")
-    return f"kernel.yama.ptrace_scope={scope}"
+        scope = None
+    if code == 0:
+        return "no Yama in this kernel" if scope is None else f"kernel.yama.ptrace_scope={scope}"
+    if scope and code in (errno.EPERM, errno.EACCES):
+        # Yama lets 1 parents, 2 those with the right, 3 nobody until the next boot.
+        if scope == 3:
+            raise Missing(LACKS, "kernel.yama.ptrace_scope=3, until the machine is booted without it")
+        raise Missing(NEEDED, "CAP_SYS_PTRACE, or: sudo sysctl kernel.yama.ptrace_scope=0")
+    raise OSError(code, os.strerror(code))
+
+
+def read_memory_from_child(bench: Bench) -> int:
+    """Return the error that a child gets when it reads our memory by /proc/PID/mem; 0 when it gets none."""
+    path = f"/proc/{os.getpid()}/mem"
+    pid = os.fork()
+    if pid == 0:
+        code = errno.EIO
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            code = 0 if os.pread(fd, 1, bench.page) == b"\1" else errno.EIO
+        except OSError as error:
+            code = error.errno or errno.EIO
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 # The machine
@@ -504,13 +626,18 @@ def userfaultfd(bench: Bench) -> str | None:
     return None
 
 
-def write_tracking(bench: Bench) -> str | None:
+def open_write_tracking(bench: Bench) -> int:
     try:
         fd = open_userfaultfd(bench)
     except PermissionError:
         fd = open_userfaultfd(bench, UFFD_USER_MODE_ONLY)
     wanted = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC
     fcntl.ioctl(fd, UFFDIO_API, bytearray(struct.pack("3Q", UFFD_API, wanted, 0)))
+    return fd
+
+
+def write_tracking(bench: Bench) -> str | None:
+    open_write_tracking(bench)
     return None
 
 
@@ -586,7 +713,7 @@ def lockdown(bench: Bench) -> str | None:
         mode = chosen(read_text("/sys/kernel/security/lockdown"))
     except FileNotFoundError:
         if os.path.isdir("/sys/kernel/security") and not os.listdir("/sys/kernel/security"):
-            raise Missing(NEEDED, "sudo mount -t securityfs securityfs /sys/kernel/security") from None
+            raise Missing(UNKNOWN, "sudo mount -t securityfs securityfs /sys/kernel/security") from None
         return "no lockdown in this kernel"
     if mode == "confidentiality":
         raise Missing(LACKS, "the kernel was started with lockdown=confidentiality")

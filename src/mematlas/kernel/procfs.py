@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 READ_SIZE = 1 << 18
+MIN_PAGE_SIZE, MAX_PAGE_SIZE = 1 << 9, 1 << 30
 
 # What opens each file of another process, and of the machine. Source: fs/proc/base.c (PTRACE_MODE_READ for the
 # first group; pagemap is a 0400 file of the process's owner on top of that), fs/proc/page.c (0400, root's).
@@ -102,19 +103,20 @@ class ProcFS:
         self.root = root.rstrip("/") or "/"
         self.machine: dict[str, Any] | None = None
         """What ``machine.json`` says, for a capture; None for a live one."""
+        path = f"{self.root}/machine.json"
         try:
-            with open(f"{self.root}/machine.json", encoding="utf-8") as file:
+            with open(path, encoding="utf-8") as file:
                 import json
 
-                self.machine = json.load(file)
+                self.machine = Machine(path, json.load(file))
         except (FileNotFoundError, NotADirectoryError):
             pass
-        except PermissionError:
-            raise PermissionDenied(f"{self.root}/machine.json") from None
-        except ValueError as error:
-            raise FormatError(f"{self.root}/machine.json", str(error)) from None
+        except OSError as error:
+            raise translate_error(error, path) from None
+        except (ValueError, RecursionError) as error:
+            raise FormatError(path, str(error)) from None
         if page_size is None:
-            page_size = self.machine["page_size"] if self.machine else os.sysconf("SC_PAGESIZE")
+            page_size = os.sysconf("SC_PAGESIZE") if self.machine is None else self.machine["page_size"]
         self.page_size = page_size
 
     def __repr__(self) -> str:
@@ -140,6 +142,8 @@ class ProcFS:
         try:
             return read_all(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
+            if error.errno == errno.ENOENT and not self.live:
+                raise not_held(path) from None
             raise translate_error(error, path) from None
 
     def open(self, name: str) -> WordFile:
@@ -216,6 +220,8 @@ class ProcessDir:
 
     def _error(self, error: OSError, name: str) -> Exception:
         path = f"{self.path}/{name}"
+        if error.errno == errno.ENOENT and not self.procfs.live:
+            return not_held(path)
         if error.errno == errno.ENOENT and name != "stat":
             # A missing file is a kernel without it, unless the whole process is missing.
             try:
@@ -226,6 +232,51 @@ class ProcessDir:
         if error.errno in (errno.EACCES, errno.EPERM):
             return PermissionDenied(path, NEEDS.get(name.split("/", 1)[0]))
         return translate_error(error, path, self.pid)
+
+
+class Machine(dict[str, "Any"]):
+    """What ``machine.json`` says. It may come from a stranger: what we compute with is checked here, once.
+
+    >>> Machine("machine.json", {"page_size": 4096})["devices"]
+    Traceback (most recent call last):
+    mematlas.errors.FormatError: machine.json: cannot understand 'no devices'
+    """
+
+    def __init__(self, path: str, value: object) -> None:
+        if not isinstance(value, dict):
+            raise FormatError(path, repr(value))
+        super().__init__(value)
+        self.path = path
+        size = self["page_size"]
+        self._check("page_size", type(size) is int and MIN_PAGE_SIZE <= size <= MAX_PAGE_SIZE and not size & size - 1)
+        if "devices" in self:
+            devices = self["devices"]
+            self._check(
+                "devices",
+                isinstance(devices, dict) and all(are_strings(devices.get(kind)) for kind in ("shmem", "hugetlb")),
+            )
+        for key in ("paths", "unknown_backings"):
+            if key in self:
+                texts = self[key]
+                self._check(key, isinstance(texts, dict) and are_strings(list(texts.values())))
+
+    def __missing__(self, key: str) -> Any:
+        raise FormatError(self.path, f"no {key}")
+
+    def _check(self, key: str, is_good: bool) -> None:
+        if not is_good:
+            raise FormatError(self.path, f"{key}: {self[key]!r}")
+
+
+def are_strings(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def not_held(path: str) -> NotSupported:
+    """Return the error for a file that a capture was made without."""
+    error = NotSupported(path)
+    error.args = (f"the capture does not hold {path}",)
+    return error
 
 
 def open_packed(path: str) -> WordFile:

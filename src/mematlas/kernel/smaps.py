@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 HOLD_PER_BYTE = 21e-6 / (1 << 20)
 """Seconds for which one reading holds the target's mmap lock, for each resident byte (4 KiB pages)."""
 
+FIELDS_USED = frozenset(("Rss", "Pss", "Private_Clean", "Private_Dirty", "Anonymous", "Swap"))
+"""What every kernel tells of every VMA, and we compute with: an entry without them was cut short."""
+
 HEX_DIGITS = b"0123456789abcdef"
 
 
@@ -27,6 +30,10 @@ def read_smaps(process: ProcessDir, devices: Devices | LiveDevices = NO_DEVICES)
     """Return each VMA with its fields in bytes, keyed as the kernel spells them (``Rss``, ``Private_Dirty``)."""
     data = process.read("smaps")
     entries = parse_smaps(data, devices)
+    for vma, fields in entries:
+        if not fields.keys() >= FIELDS_USED:
+            missing = ", ".join(sorted(FIELDS_USED - fields.keys()))
+            raise FormatError(f"{process.path}/smaps", f"{vma.start:x}-{vma.end:x} without {missing}")
     return [(exact_name(process, vma), fields) for vma, fields in entries] if ESCAPE in data else entries
 
 

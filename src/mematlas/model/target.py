@@ -39,10 +39,11 @@ def resolve(text: str, procfs: ProcFS) -> Target:
 
 def resolve_all(text: str, procfs: ProcFS) -> list[Target]:
     """Return every process that a text names, at least one."""
-    if text.isascii() and text.isdigit():
-        return [resolve_pid(int(text), procfs)]
+    pid = parse_pid(text)
+    if pid is not None:
+        return [resolve_pid(pid, procfs)]
     if text == "self":
-        return [Target(procfs, os.getpid())]
+        return [Target(procfs, own_pid(procfs))]
     if text.startswith("~"):
         return [Target(procfs, pid) for pid in matching_command_line(text, procfs)]
     if text.startswith("cgroup:"):
@@ -55,16 +56,59 @@ def resolve_all(text: str, procfs: ProcFS) -> list[Target]:
     return [Target(procfs, pid) for pid in with_name(text, procfs)]
 
 
+PID_DIGITS = 10
+
+
+def parse_pid(text: str) -> int | None:
+    """Return the PID that a text is; None when it is no number.
+
+    >>> parse_pid("4211"), parse_pid("cat")
+    (4211, None)
+    """
+    # isdigit() alone takes the digits of other scripts, some of which int() does not.
+    if not (text.isascii() and text.isdigit()):
+        return None
+    if len(text) > PID_DIGITS:
+        raise BadInput(f"bad PID {text[:PID_DIGITS]}...: at most {PID_DIGITS} digits")
+    return int(text)
+
+
+def own_pid(procfs: ProcFS) -> int:
+    """Return our PID as this /proc counts: getpid() tells that of our own PID namespace.
+
+    Raises:
+        TargetNotFound: this /proc is of a PID namespace that we are not in.
+    """
+    try:
+        return int(os.readlink(f"{procfs.root}/self"))
+    except (OSError, ValueError):
+        raise TargetNotFound(
+            f"{procfs.root} does not show this process: it is of another PID namespace, or not mounted"
+        ) from None
+
+
+def ourselves(procfs: ProcFS) -> set[int]:
+    """Return our PID, alone in a set; nothing where this /proc does not show us."""
+    try:
+        return {own_pid(procfs)}
+    except TargetNotFound:
+        return set()
+
+
 def resolve_pid(pid: int, procfs: ProcFS) -> Target:
     """Return the process with a PID; when there is none, say which process has that PID in another namespace."""
     try:
-        procfs.process(pid).close()
+        with procfs.process(pid) as process:
+            # /proc/TID opens as /proc/PID does, though no listing has it.
+            leader = read_status(process).get("Tgid", str(pid))
     except TargetNotFound as error:
         inner = [other for other, status in statuses(procfs) if status.get("NSpid", "").split()[1:][-1:] == [str(pid)]]
         if not inner:
             raise
         names = "; ".join(describe(Target(procfs, other)) for other in inner)
         raise TargetNotFound(f"{error}; in another PID namespace it is {names}") from None
+    if leader != str(pid):
+        raise TargetNotFound(f"{pid} is a thread of {leader}: give that PID")
     return Target(procfs, pid)
 
 
@@ -82,7 +126,7 @@ def with_name(name: str, procfs: ProcFS) -> list[int]:
             and os.path.basename(command_line(pid, procfs).split("\0", 1)[0]) == name
         )
 
-    return filtered(f"no process is called {name!r}", matches, procfs, {os.getpid()})
+    return filtered(f"no process is called {name!r}", matches, procfs, ourselves(procfs))
 
 
 def matching_command_line(text: str, procfs: ProcFS) -> list[int]:
@@ -100,7 +144,7 @@ def matching_command_line(text: str, procfs: ProcFS) -> list[int]:
         f"no command line matches {text[1:]!r}",
         lambda pid: bool(pattern.search(command_line(pid, procfs).rstrip("\0").replace("\0", " "))),
         procfs,
-        set(ancestors(os.getpid(), procfs)),
+        {pid for own in ourselves(procfs) for pid in ancestors(own, procfs)},
     )
 
 
@@ -118,13 +162,13 @@ def in_cgroup(text: str, procfs: ProcFS) -> list[int]:
             and not stat_of(pid, procfs).is_kernel_thread
         )
 
-    return filtered(f"no process in cgroup {wanted}", matches, procfs, {os.getpid()})
+    return filtered(f"no process in cgroup {wanted}", matches, procfs, ourselves(procfs))
 
 
 def in_capture(path: str) -> list[Target]:
     """Return the processes of a capture: its directory, or that of one process in it."""
     parent, name = os.path.split(os.path.abspath(path))
-    if name.isdigit() and os.path.exists(os.path.join(parent, "machine.json")):
+    if name.isascii() and name.isdigit() and os.path.exists(os.path.join(parent, "machine.json")):
         return [Target(ProcFS(parent), int(name))]
     procfs = ProcFS(path)
     pids = procfs.pids()
@@ -184,7 +228,7 @@ def statuses(procfs: ProcFS) -> Iterator[tuple[int, dict[str, str]]]:
 def describe(target: Target) -> str:
     """Return a line that tells a process from others: its PID and the start of its command line."""
     try:
-        line = command_line(target.pid, target.procfs).replace("\0", " ").strip()
+        line = command_line(target.pid, target.procfs).replace("\0", " ").replace("\n", " ").strip()
         name = line or f"[{stat_of(target.pid, target.procfs).name}]"
     except Error:
         name = "(ended)"

@@ -109,12 +109,12 @@ def histogram_view(
     ]
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
-        bars = ASCII_BARS if ascii_only else BARS
+        bars, glyphs = (ASCII_BARS, ASCII_GLYPHS) if ascii_only else (BARS, GLYPHS)
         parts = []
         for nr, each, row in zip(present, counts, rows, strict=True):
-            swapped = each["swapped"] > nr
-            character = "s" if swapped and nr == 0 else bar(nr, row[2], bars)
-            parts.append(paint(character, "swapped" if swapped else "present", colour and character != " "))
+            name = max(("present", "swapped", "unknown"), key=(each | {"present": nr}).__getitem__)
+            character = bar(nr, row[2], bars) if name == "present" else glyphs[name][0]
+            parts.append(paint(character, name, colour and character != " "))
         yield f"|{''.join(parts)}| {sum(present)}/{cells.nr_pages}"
 
     return Drawn("hist/1", COLUMN_COLUMNS, rows, target=target, notes=notes, draw=draw)
@@ -141,8 +141,12 @@ def map_view(
     ascii_only: bool,
     previous: Previous,
     notes: list[str],
+    rows: int | None = None,
 ) -> Drawn:
-    """Return the address space drawn, VMA by VMA, with a legend of what occurs in it."""
+    """Return the address space drawn, VMA by VMA, with a legend of what occurs in it.
+
+    Of more than ``rows`` lines the last VMAs are left out, and the legend stays.
+    """
     counts = {
         (strip.start, cell): strip.cells.classes(cell) for strip in strips for cell in range(strip.cells.nr_cells)
     }
@@ -156,7 +160,7 @@ def map_view(
     previous.cells = counts
     changed = {key for key, value in counts.items() if old.get(key) != value} if old is not None else set()
 
-    def rows() -> Iterator[tuple[Any, ...]]:
+    def cells() -> Iterator[tuple[Any, ...]]:
         for strip in strips:
             span = strip.cells.cell_pages * page_size
             for cell in range(strip.cells.nr_cells):
@@ -173,38 +177,73 @@ def map_view(
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
         glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
-        room = max(width - LEFT, 8)
+        left = left_of(width)
+        room = width - left
+        below = list(legend(counts, glyphs, colour, strips[0].cells.cell_pages if strips else 1, page_size, width))
+        if used:
+            below += use_legend(counts, used, colour)
+        lines = []
         for strip in strips:
             drawn = [
                 draw_cell(counts[key], glyphs, colour, key in changed, used.get(key))
                 for key in ((strip.start, cell) for cell in range(strip.cells.nr_cells))
             ]
-            head = strip_head(strip)
+            head = strip_head(strip, width)
             for at in range(0, len(drawn), room):
-                yield (head if at == 0 else " " * LEFT) + "".join(drawn[at : at + room])
-        yield from legend(counts, glyphs, colour, strips[0].cells.cell_pages if strips else 1, page_size)
-        if used:
-            yield from use_legend(counts, used, colour)
+                lines.append((head if at == 0 else " " * left) + "".join(drawn[at : at + room]))
+        if rows is not None and len(lines) + len(below) > rows:
+            most = max(rows - len(below) - 1, 1)
+            lines[most:] = [f"... {len(lines) - most} more lines: pick an AREA"]
+        yield from lines
+        yield from below
 
-    return Drawn("map/1", CELL_COLUMNS, rows(), target=target, notes=notes, draw=draw)
+    return Drawn("map/1", CELL_COLUMNS, cells(), target=target, notes=notes, draw=draw)
 
 
 SHARED_ANON = "/dev/zero (deleted)"
 """What the kernel calls shared anonymous memory (mm/shmem.c, shmem_zero_setup)."""
 
+NARROW = 70
+"""Columns below which sizes and names are shortened, so that there is room for cells."""
 NAME_WIDTH = 16
 LEFT = 14 + 1 + 9 + 1 + 4 + 1 + NAME_WIDTH + 1
+LEGEND_LINES = 9
+"""Of a legend as it may well be: a blank line, the cell, and seven classes."""
 
 
-def strip_head(strip: Strip) -> str:
+def name_width(width: int) -> int:
+    """Return the columns of a VMA's name in a picture of this width."""
+    return NAME_WIDTH if width >= NARROW else max(4, 5 + (width - 40) // 4)
+
+
+def left_of(width: int) -> int:
+    """Return the columns left of the cells in a picture of this width."""
+    return LEFT if width >= NARROW else 14 + 1 + 5 + 1 + 4 + 1 + name_width(width) + 1
+
+
+def cell_that_fits(sizes: list[int], width: int, rows: int) -> int:
+    """Return the pages a cell with which VMAs of these sizes are drawn in so many lines, legend included.
+
+    Where there are more VMAs than lines, each is drawn in one.
+    """
+    from mematlas.analysis.grid import choose_cell_pages
+
+    room = width - left_of(width)
+    # A line is so many cells: what holds for cells of one page holds for lines of that many.
+    return choose_cell_pages([-(-size // room) for size in sizes], rows - LEGEND_LINES)
+
+
+def strip_head(strip: Strip, width: int) -> str:
     """Return what stands left of a VMA's cells: address, size, rights, name."""
     path = strip.vma.path
     name = "shared anon" if path == SHARED_ANON else path.rsplit("/", 1)[-1] if path[:1] == "/" else path
     name = format_path(name or strip.vma.kind)
-    if len(name) > NAME_WIDTH:
-        name = name[: NAME_WIDTH - 1] + "~"
+    most = name_width(width)
+    if len(name) > most:
+        name = name[: most - 1] + "~"
     size = format_size(strip.end - strip.start)
-    return f"{format_address(strip.start)} {size:>9} {strip.vma.perms} {name:<{NAME_WIDTH}} "
+    size = f"{size:>9}" if width >= NARROW else f"{size.replace(' ', '').removesuffix('iB'):>5}"
+    return f"{format_address(strip.start)} {size} {strip.vma.perms} {name:<{most}} "
 
 
 def draw_cell(
@@ -247,6 +286,7 @@ def legend(
     colour: bool,
     cell_pages: int,
     page_size: int,
+    width: int,
 ) -> Iterator[str]:
     """Yield the lines that explain the classes that occur, with how many pages are in each."""
     totals = {name: sum(cell[name] for cell in counts.values()) for name in glyphs}
@@ -255,4 +295,23 @@ def legend(
     for name, nr_pages in totals.items():
         if nr_pages:
             marks = paint(f"{''.join(dict.fromkeys(glyphs[name])):<4}", STYLE_OF.get(name, name), colour)
-            yield f"{marks}  {LEGEND[name]}: {nr_pages:,} page{'s' if nr_pages > 1 else ''}"
+            text = f"{LEGEND[name]}: {nr_pages:,} page{'s' if nr_pages > 1 else ''}"
+            first, *others = fold(text, width - 6)
+            yield f"{marks}  {first}"
+            yield from (f"      {line}" for line in others)
+
+
+def fold(text: str, width: int) -> list[str]:
+    """Return a text as lines of at most this width, unless a word is longer.
+
+    >>> fold("shared memory in RAM", 14)
+    ['shared memory', 'in RAM']
+    """
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if len(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,132 @@
+"""A terminal that mematlas writes to: what it shows at every size, and what it gets back at every end."""
+
+from __future__ import annotations
+
+import codecs
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from mematlas.views.live import CLEAR_BELOW, CURSOR_OFF, CURSOR_ON, MORE, WRAP_ON
+from victim import DEADLINE
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, words: tuple[object, ...], columns: int, lines: int) -> None:
+        self.fd, inner = pty.openpty()
+        self.resize(columns, lines)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mematlas", *map(str, words)],
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            start_new_session=True,
+            env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"},
+        )
+        os.close(inner)
+        self.text = ""
+        self.decode = codecs.getincrementaldecoder("utf-8")().decode
+
+    def resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def read_until(self, words: str) -> str:
+        """Return what is written up to these words, or to the end."""
+        end = time.monotonic() + DEADLINE
+        while words not in self.text:
+            assert time.monotonic() < end, f"never says {words!r}: {self.text[-500:]!r}"
+            if select.select([self.fd], [], [], 0.1)[0]:
+                try:
+                    self.text += self.decode(os.read(self.fd, 1 << 16))
+                except OSError:  # the program has ended, and the terminal with it
+                    break
+        before, found, self.text = self.text.partition(words)
+        return before + found
+
+    def rest(self) -> str:
+        """Return what is written up to the end of the program."""
+        text = self.read_until("\0 never written")
+        self.process.wait(DEADLINE)
+        return text
+
+
+@contextmanager
+def terminal(*words: object, columns: int = 80, lines: int = 24) -> Iterator[Terminal]:
+    running = Terminal(words, columns, lines)
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait()
+        os.close(running.fd)
+
+
+def lines_of(text: str) -> list[str]:
+    return text.replace("\x1b[K", "").replace("\r", "").splitlines()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_cursor_comes_back_at_every_end(number: int) -> None:
+    with terminal("usage", os.getpid(), "-i", "50ms") as running:
+        running.read_until(CLEAR_BELOW)
+        running.process.send_signal(number)
+        rest = running.rest()
+
+    assert WRAP_ON + CURSOR_ON in rest
+    assert running.process.returncode == (130 if number == signal.SIGINT else -number)
+    if number == signal.SIGINT:
+        assert rest.endswith(f"{CURSOR_ON}\r\n")
+
+
+def test_stopped_view_gives_the_cursor_back_and_takes_it_again() -> None:
+    with terminal("usage", os.getpid(), "-i", "50ms") as running:
+        running.read_until(CLEAR_BELOW)
+        os.kill(running.process.pid, signal.SIGTSTP)
+        running.read_until(WRAP_ON + CURSOR_ON)
+        running.process.send_signal(signal.SIGCONT)
+        running.read_until(CURSOR_OFF)
+        running.read_until(CLEAR_BELOW)
+
+
+def test_terminal_without_a_size_has_24_lines_of_80() -> None:
+    with terminal("pages", os.getpid(), "-n", "1", columns=0, lines=0) as running:
+        shown = lines_of(running.rest())
+
+    assert len([line for line in shown if "0x" in line]) == 21
+    assert any(MORE in line for line in shown)
+
+
+@pytest.mark.parametrize("command", ["hist", "map"])
+@pytest.mark.parametrize("columns", [1, 20, 45])
+def test_narrow_terminals_are_drawn_on(command: str, columns: int) -> None:
+    with terminal(command, os.getpid(), columns=columns) as running:
+        shown = lines_of(running.rest())
+
+    assert running.process.returncode == 0
+    assert max(len(line) for line in shown if not line.startswith("note: ")) <= max(columns, 40)
+
+
+def test_map_follows_the_size_of_the_terminal() -> None:
+    with terminal("map", os.getpid(), "-i", "50ms", columns=100, lines=40) as running:
+        first = running.read_until(CLEAR_BELOW)
+        running.resize(60, 20)
+        running.read_until(CLEAR_BELOW)
+        second = running.read_until(CLEAR_BELOW)
+
+    assert (first.count("\n") <= 39, second.count("\n") <= 19) == (True, True)
+    assert "a cell is" in first
+    assert "a cell is" in second
+    assert max(map(len, lines_of(second))) <= 60 + len("\x1b[19A")

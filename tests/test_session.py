@@ -1,0 +1,176 @@
+"""What all commands share: values of options, widths, messages, streams."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import mematlas
+from mematlas import cli
+from mematlas.cli.arguments import Namespace
+from mematlas.cli.launch import user_to_become
+from mematlas.cli.session import MOST_WIDTH, Session, parse_count, parse_seconds, width_of
+from mematlas.errors import BadInput, Error, TargetNotFound
+from mematlas.kernel.procfs import ProcFS
+from mematlas.views import live
+
+
+@pytest.mark.parametrize("text", ["1e300", "1e10", "inf", "nan", "-1", "1e300m"])
+def test_time_that_no_clock_waits_for_is_bad_input(text: str) -> None:
+    with pytest.raises(BadInput, match="bad time"):
+        parse_seconds(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "0", "²", ""])
+def test_number_that_is_none_is_bad_input(text: str) -> None:
+    with pytest.raises(BadInput, match="bad number"):
+        parse_count(text)
+
+
+@pytest.mark.parametrize(("asked", "there", "width"), [(None, 20, 40), (None, 100, 100), (7, 100, 40), (10**9, 100, 0)])
+def test_width_is_clamped(asked: int | None, there: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "screen_size", lambda _: (there, 24))
+    session = Session(ProcFS(), io.StringIO(), io.StringIO(), None)
+
+    assert width_of(Namespace(width=asked), session) == (width or MOST_WIDTH)
+
+
+def test_names_in_messages_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.report(Error("no VMA of \x1b[31mEVIL\udcff\nsecond line"), [])
+
+    assert capsys.readouterr().err == "mematlas: no VMA of \\x1b[31mEVIL\\xff\nsecond line\n"
+
+
+def test_number_alone_suggests_usage() -> None:
+    with pytest.raises(BadInput, match="did you mean 'mematlas usage 1234'"):
+        cli.dispatch(["1234"])
+
+
+def test_help_of_a_command_is_its_help() -> None:
+    assert mematlas("help", "usage").stdout == mematlas("usage", "--help").stdout != ""
+
+
+def test_csv_that_repeats_has_one_head() -> None:
+    run = mematlas("usage", os.getpid(), "--format", "csv", "-i", "1ms", "-n", "3")
+    head, *rows = csv.reader(io.StringIO(run.stdout))
+
+    assert head[0] == "pid"
+    assert [row[0] for row in rows] == [str(os.getpid())] * 3
+
+
+def test_address_past_64_bits_is_beyond_the_address_space() -> None:
+    run = mematlas("translate", os.getpid(), "10000000000000000")
+
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "beyond the address space" in run.stderr
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("uid", ["4294967290", "x", "²"])
+def test_nothing_is_started_as_root_for_a_user_who_is_none(uid: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_UID", uid)
+    monkeypatch.delenv("SUDO_GID", raising=False)
+
+    with pytest.raises(BadInput, match="not starting a command as root"):
+        user_to_become()
+
+
+@pytest.mark.root
+def test_group_that_sudo_does_not_tell_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pwd
+
+    account = pwd.getpwall()[-1]
+    monkeypatch.setenv("SUDO_UID", str(account.pw_uid))
+    monkeypatch.delenv("SUDO_GID", raising=False)
+    found = user_to_become()
+
+    assert found is not None
+    assert found[1:] == (account.pw_uid, pwd.getpwuid(account.pw_uid).pw_gid)
+
+
+# --- streams
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of sh in which $M is the command line."""
+    return subprocess.run(
+        ["sh", "-c", line],
+        env={**os.environ, "M": f"{sys.executable} -m mematlas"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("$M usage $$ >&-", 0),
+        ("$M --help >&-", 0),
+        ("$M usage $$ 2>&-", 0),
+        ("$M usage $$ <&- >&- 2>&-", 0),
+        ("$M translate $$ <&-", 2),
+        ("$M workload prober <&-", 0),
+        ("$M usage $$ >/dev/full", 1),
+        ("$M maps $$ --json >/dev/full", 1),
+        ("$M --help >/dev/full", 1),
+        ("$M usage nobody-is-called-so 2>/dev/full", 3),
+    ],
+)
+def test_closed_and_full_streams_end_in_no_traceback(line: str, code: int) -> None:
+    run = shell(line)
+
+    assert (run.returncode, "Traceback" in run.stderr) == (code, False)
+    if "/dev/full" in line and code == 1:
+        assert run.stderr == "mematlas: cannot write: No space left on device\n"
+
+
+# --- programs of our own
+
+
+def test_program_is_started_with_the_signals_of_a_shell() -> None:
+    run = shell("$M usage --after 100ms -- sh -c 'grep SigIgn /proc/self/status; sleep 0.3'")
+
+    assert [line.split() for line in run.stderr.splitlines() if "SigIgn" in line] == [["SigIgn:", f"{0:016x}"]]
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("target", ["self", "--after 100ms -- sleep 0.3"])
+def test_proc_of_another_namespace_is_no_reason_to_look_at_a_stranger(target: str) -> None:
+    run = shell(f"unshare --pid --fork sh -c '$M usage {target}'")
+    if "unshare" in run.stderr:
+        pytest.skip(f"needs PID namespaces: {run.stderr}")
+
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split(",")[0] in (Path(sys.executable).name, "mematlas", "python", "python3", "sleep")
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_proc_that_does_not_show_us_is_refused() -> None:
+    # The shell's /proc is of a namespace below ours: nsenter(1) brings the mount, and not the namespace.
+    run = shell(
+        "unshare --pid --fork --mount-proc --kill-child sleep 60 >/dev/null 2>&1 & outer=$!; sleep 0.5; "
+        "inner=$(cat /proc/$outer/task/$outer/children); "
+        "nsenter --mount --target $inner $M usage self; echo $?; "
+        "nsenter --mount --target $inner $M usage -- sleep 0.1; echo $?; kill -KILL $outer"
+    )
+    if not run.stderr.startswith("mematlas"):
+        pytest.skip(f"needs PID namespaces: {run.stderr}")
+
+    assert run.stdout.split() == ["3", "3"]
+    assert run.stderr.count("of another PID namespace") == 2
+
+
+def test_own_pid_is_refused_where_there_is_no_self(tmp_path: Path) -> None:
+    from mematlas.model.target import own_pid
+
+    with pytest.raises(TargetNotFound, match="does not show this process"):
+        own_pid(ProcFS(str(tmp_path)))
