@@ -80,7 +80,7 @@ def test_no_numpy_is_imported() -> None:
 LINES: tuple[tuple[tuple[str, ...], list[str]], ...] = (
     (("us",), ["usage"]),
     (("usage", "--so"), ["--source"]),
-    (("usage", "--source", ""), ["auto", "smaps", "pagemap"]),
+    (("usage", "--source", ""), ["auto", "smaps", "pagemap", "tables"]),
     (("usage", "--source", "=", "p"), ["pagemap"]),
     (("usage", "--json", "sel"), ["self"]),
     (("maps", "--kind", "hu"), ["hugetlb"]),
@@ -132,7 +132,7 @@ def test_bash_runs_nothing_that_a_process_is_called(script: Callable[[str], Path
     [
         ("mematlas us", {"usage"}),
         ("mematlas usage --sourc", {"--source"}),
-        ("mematlas usage --source ", {"auto", "smaps", "pagemap"}),
+        ("mematlas usage --source ", {"auto", "smaps", "pagemap", "tables"}),
         ("mematlas workload ", {"singlemap", "multimap", "prober", "draw"}),
         ("mematlas completion ", set(SHELLS)),
         ("mematlas maps --kind ", set(KINDS)),

@@ -287,19 +287,25 @@ def tree_of(parts: Iterable[Walk]) -> list[TreeNode]:
     """Return every table of a walk, each before those below it, with the sums of what is below it."""
     found: list[dict[int, list[int]]] = []
     mode: PagingMode | None = None
+    is_first = True
     for part in parts:
         mode = part.mode
         found = found or [{} for _ in part.levels]
         for level, table in enumerate(part.levels):
             places, _, addresses, codes = used_entries(part, level)
-            used = np.bincount(places // table.entries.shape[1], minlength=len(table)).tolist()
-            own = (addresses >= np.uint64(part.first)) & ((codes == PRESENT) | (codes == PROT_NONE))
-            mapped = _bytes_by_table(part, level, addresses[own])
+            # An entry that reaches into several parts counts in the first of them.
+            own = np.ones(len(places), np.bool_) if is_first else addresses >= np.uint64(part.first)
+            rows = places[own] // table.entries.shape[1]
+            used = np.bincount(rows, minlength=len(table)).tolist()
+            maps = (codes[own] == PRESENT) | (codes[own] == PROT_NONE)
+            size = part.mode.levels[level].size
+            mapped = [nr * size for nr in np.bincount(rows[maps], minlength=len(table)).tolist()]
             columns = zip(table.addresses.tolist(), table.tables.tolist(), used, mapped, strict=True)
-            for address, place, nr_used, size in columns:
+            for address, place, nr_used, nr_bytes in columns:
                 held = found[level].setdefault(address, [place, 0, 0, 0])
                 held[1] += nr_used
-                held[3] += size
+                held[3] += nr_bytes
+        is_first = False
     if mode is None:
         return []
     for level in range(len(found) - 1, 0, -1):
@@ -309,16 +315,6 @@ def tree_of(parts: Iterable[Walk]) -> list[TreeNode]:
     ]
     # A table that begins where its parent does comes after it.
     return sorted(nodes, key=lambda node: (node.address, node.level))
-
-
-def _bytes_by_table(part: Walk, level: int, addresses: Words) -> list[int]:
-    table = part.levels[level]
-    starts = table.addresses
-    if level == 0:
-        return [len(addresses) * part.mode.levels[0].size]
-    rows = np.searchsorted(starts, addresses, side="right") - 1
-    counts = np.bincount(rows, minlength=len(starts)) if len(starts) else np.zeros(0, np.intp)
-    return [nr * part.mode.levels[level].size for nr in counts.tolist()]
 
 
 def _add_to_parents(mode: PagingMode, level: int, found: list[dict[int, list[int]]]) -> None:

@@ -1,0 +1,318 @@
+"""``--source tables``: as exact as smaps, with accessed and dirty bits, refused or replaced where it cannot be."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from helpers import mematlas, program
+from mematlas import Process
+from mematlas.cli import main
+from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.pagemap import ACCESSED, DIRTY, PRESENT, Block
+from mematlas.kernel.structpage import KernelFrames, StructPages
+from mematlas.model.pagetable import part_edges
+from mematlas.model.tablereader import TableReader, open_access
+from victim import Victim
+
+MakeVictim = Callable[..., Victim]
+
+pytestmark = pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
+
+
+@pytest.fixture(autouse=True)
+def tables_can_be_read() -> None:
+    try:
+        with Process(os.getpid()) as process:
+            process.tables_access()
+    except Error as error:
+        pytest.skip(f"page tables cannot be read: {error}")
+
+
+def use_of(process: Process, start: int, end: int) -> list[int | None]:
+    """Return the use of each page of a range; None where there is none."""
+    found: list[int | None] = []
+    for _, piece in process.pages(start, end, source="tables"):
+        shown = isinstance(piece, Block) and piece.use is not None
+        pairs = zip(piece.states, piece.use, strict=True) if shown else [(0, 0)] * len(piece)  # type: ignore[union-attr,arg-type]
+        found += [use if byte & PRESENT else None for byte, use in pairs]
+    return found
+
+
+# --- what pagemap does not tell
+
+
+def test_pages_written_to_are_accessed_and_dirty(victim: MakeVictim) -> None:
+    target = victim("anon")
+    area = target["anon"]
+    with target.stopped(), Process(target.pid) as process:
+        found = use_of(process, area.address, area.end)
+
+    assert found == [ACCESSED | DIRTY if state == "present" else None for state in area.states]
+
+
+READS = """
+import ctypes, json, mmap, os, sys
+size, path = 53 * mmap.PAGESIZE, sys.argv[1]
+file = os.open(json.loads(path), os.O_RDONLY)
+area = mmap.mmap(file, size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+total = sum(area[place] for place in range(0, size, mmap.PAGESIZE))
+for page in range(7):
+    area[page * mmap.PAGESIZE] = 1
+print(json.dumps(ctypes.addressof(ctypes.c_char.from_buffer(area))), flush=True)
+"""
+
+
+def test_pages_only_read_are_not_dirty(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 53 * mmap.PAGESIZE)
+    with program(READS, str(path)) as running, Process(running.pid) as process:
+        found = use_of(process, running.told, running.told + 53 * mmap.PAGESIZE)
+
+    assert [use is not None and use & DIRTY != 0 for use in found] == [True] * 7 + [False] * 46
+    assert None not in found
+
+
+def test_maps_counts_accessed_and_dirty_pages(victim: MakeVictim) -> None:
+    target = victim("anon_full")
+    area = target["anon_full"]
+    with target.stopped(), Process(target.pid) as process:
+        by_start = {item.vma.start: item for item in process.maps("tables").vmas}
+        others = process.maps("pagemap").vmas
+
+    item = by_start[area.address]
+    assert (item.nr_accessed, item.nr_dirty) == (area.nr_pages, area.nr_pages)
+    assert {(other.nr_accessed, other.nr_dirty) for other in others} == {(None, None)}
+
+
+def test_map_shows_idle_pages_and_counts(victim: MakeVictim, capsys: pytest.CaptureFixture[str]) -> None:
+    target = victim("anon_full")
+    area = target["anon_full"]
+    # The kernel clears the accessed bits of all pages: proc_pid_clear_refs(5).
+    Path(f"/proc/{target.pid}/clear_refs").write_text("1")
+    with target.stopped():
+        words = ["map", str(target.pid), hex(area.address), "--source", "tables"]
+        assert main(words) == 0
+        text = capsys.readouterr().out
+        assert main([*words, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+
+    assert "I" * 20 in text
+    assert f"of {area.nr_pages} present pages 0 were accessed, {area.nr_pages} are dirty" in text
+    assert {row["nr_accessed"] for row in rows["rows"]} == {0}
+    assert sum(row["nr_dirty"] for row in rows["rows"]) == area.nr_pages
+    assert (rows["target"]["source"], rows["target"]["reader"] in ("bpf", "kcore")) == ("tables", True)
+
+
+def test_pages_name_the_bits(victim: MakeVictim, capsys: pytest.CaptureFixture[str]) -> None:
+    target = victim("anon_full")
+    area = f"{target['anon_full'].address:#x}"
+    for more in ([], ["--runs"]):
+        assert main(["pages", str(target.pid), area, "--source", "tables", "--json", *more]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["rows"]
+        assert {"present", "exclusive", "accessed", "dirty"} <= set(row["flags"])
+
+
+# --- parts of a process, and frames that are told about otherwise
+
+
+def test_a_process_in_many_parts_has_the_same_sums(victim: MakeVictim, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = victim("anon", "thp", "shared_anon", "private_file")
+    with target.stopped(), Process(target.pid) as process:
+        whole = [(item.vma, item.usage.rss, item.usage.uss, item.usage.thp) for item in process.maps("tables").vmas]
+        small = partial(part_edges, nr_tables=1)
+        monkeypatch.setattr("mematlas.model.tablereader.part_edges", small)
+        parts = [(item.vma, item.usage.rss, item.usage.uss, item.usage.thp) for item in process.maps("tables").vmas]
+
+    assert parts == whole
+
+
+def test_kpagecount_stands_in_for_struct_pages(victim: MakeVictim, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(memory: object) -> StructPages:
+        raise NotSupported("map counts from struct page", "CONFIG_PAGE_MAPCOUNT")
+
+    target = victim("anon", "private_file", "thp", "shared_anon")
+    with target.stopped(), Process(target.pid) as process:
+        expected = process.maps("tables")
+    monkeypatch.setattr("mematlas.model.tablereader.open_struct_pages", refuse)
+    with target.stopped(), Process(target.pid) as process:
+        found = process.maps("tables")
+        assert isinstance(process.tables_access().frames, KernelFrames)
+
+    def sums(result: object) -> list[object]:
+        return [(item.usage.anon, item.usage.rss, item.usage.thp) for item in result.vmas]  # type: ignore[attr-defined]
+
+    assert sums(found) == sums(expected)
+    assert any("kpagecount" in note and "CONFIG_PAGE_MAPCOUNT" in note for note in found.reading.notes)
+
+
+# --- when it is chosen
+
+
+def test_auto_takes_tables_where_smaps_would_hold_up_the_target(victim: MakeVictim) -> None:
+    target = victim("anon")
+    with Process(target.pid) as process:
+        assert process.usage(max_stall=0).reading.source == "tables"
+        assert process.usage().reading.source == "smaps"
+        assert process.page_source("auto", 0, 0, 1 << 47, []) == "tables"
+        assert process.page_source("auto", 0.005, 0, 1 << 47, []) == "pagemap"
+
+
+def test_without_the_right_auto_says_so_and_reads_pagemap(as_nobody: Callable[..., object]) -> None:
+    def look() -> tuple[str, tuple[str, ...]]:
+        with Process(os.getpid()) as process:
+            reading = process.usage(max_stall=0).reading
+        return reading.source, reading.notes
+
+    outcome = as_nobody(look)
+    source, notes = outcome.value  # type: ignore[attr-defined]
+    assert source == "pagemap"
+    assert any("CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN" in note for note in notes)
+
+
+@pytest.mark.parametrize("command", ["usage", "maps", "hist", "map", "pages"])
+def test_asked_for_without_the_right_it_is_refused(command: str, as_nobody: Callable[..., object]) -> None:
+    outcome = as_nobody([command, "self", "--source", "tables"])
+
+    assert outcome.code == 4  # type: ignore[attr-defined]
+    assert "CAP_" in outcome.stderr  # type: ignore[attr-defined]
+    assert "sudo" in outcome.stderr  # type: ignore[attr-defined]
+
+
+def test_disagreement_with_kpagecount_is_refused_and_auto_goes_on(
+    victim: MakeVictim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disagree(self: StructPages, pfns: object) -> int:
+        raise NotSupported("map counts from struct page (frame 0x1: 2, kpagecount 1)")
+
+    target = victim("anon")
+    with Process(target.pid) as process:
+        assert isinstance(process.tables_access().frames, StructPages)
+        monkeypatch.setattr(StructPages, "check", disagree)
+        reading = process.usage(max_stall=0).reading
+        with pytest.raises(NotSupported, match="kpagecount"):
+            process.usage("tables")
+
+    assert reading.source == "pagemap"
+    assert any("kpagecount 1" in note for note in reading.notes)
+
+
+def test_a_capture_has_no_tables(victim: MakeVictim, tmp_path: Path) -> None:
+    target = victim("anon")
+    directory = tmp_path / "saved"
+    assert main(["capture", str(target.pid), str(directory)]) == 0
+
+    for command in ("usage", "tables"):
+        run = mematlas(command, directory, *(["--source", "tables"] if command == "usage" else []))
+        assert (run.returncode, "a live system" in run.stderr) == (5, True)
+
+
+def test_usage_verify_has_three_columns(victim: MakeVictim, capsys: pytest.CaptureFixture[str]) -> None:
+    target = victim("anon_full")
+    with target.stopped():
+        assert main(["usage", "--verify", "--json", str(target.pid)]) == 0
+    rows = {row["measure"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+
+    assert rows["rss"]["smaps"] == rows["rss"]["pagemap"] == rows["rss"]["tables"] > 0
+
+
+def test_only_this_source_loads_numpy(victim: MakeVictim) -> None:
+    pid = victim("anon").pid
+    for words in (["usage"], ["maps"], ["hist"], ["map"], ["map", "--source", "tables"]):
+        code = "import sys; from mematlas.cli import main; main(sys.argv[1:]); sys.exit('numpy' in sys.modules)"
+        run = subprocess.run(
+            [sys.executable, "-c", code, words[0], str(pid), *words[1:]], capture_output=True, check=False
+        )
+        assert run.returncode == ("tables" in words), words
+
+
+# --- a target that does not stand still
+
+
+RACE = """
+import mmap
+while True:
+    with mmap.mmap(-1, 37 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE) as area:
+        with mmap.mmap(-1, 3 << 20) as other:
+            other[5] = 1
+"""
+
+
+@contextlib.contextmanager
+def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_racing_target_is_read_within_its_bounds() -> None:
+    with running(sys.executable, "-c", RACE) as target:
+        time.sleep(0.3)
+        end = time.monotonic() + 2
+        with Process(target.pid) as process:
+            while time.monotonic() < end:
+                usage = process.usage("tables").usage
+                assert usage.rss is not None
+                assert 0 < usage.rss < 128 << 20
+                assert usage.uss is None or usage.uss <= usage.rss
+
+
+def test_a_target_that_ends_is_reported(victim: MakeVictim) -> None:
+    target = victim("anon")
+    with Process(target.pid) as process:
+        access = process.tables_access()
+        vma = process.address_space().vmas[0]
+
+        def end_meanwhile() -> None:
+            with TableReader(process.dir, access) as reader:
+                target.exit()
+                reader.count(vma)
+
+        with pytest.raises(ProcessGone):
+            end_meanwhile()
+
+
+def test_a_target_that_starts_another_program_is_reported() -> None:
+    program = "import os, sys; print(flush=True); sys.stdin.read(1); os.execvp('sleep', ['sleep', '60'])"
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        with Process(process.pid) as target:
+            access = target.tables_access()
+
+            def replace_meanwhile() -> None:
+                with TableReader(target.dir, access):
+                    process.stdin.write(b"x")  # type: ignore[union-attr]
+                    process.stdin.flush()  # type: ignore[union-attr]
+                    while target.address_space().vmas[0].path.endswith("python") or "python" in os.readlink(
+                        f"/proc/{process.pid}/exe"
+                    ):
+                        time.sleep(0.01)
+
+            with pytest.raises(ProcessGone, match="another program"):
+                replace_meanwhile()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_reader_that_is_not_there_is_named() -> None:
+    if os.path.exists("/proc/kcore"):
+        pytest.skip("needs a kernel without /proc/kcore")
+    with Process(os.getpid()) as process, pytest.raises((NotSupported, PermissionDenied), match="CONFIG_PROC_KCORE"):
+        open_access(process.procfs, "kcore")
