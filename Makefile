@@ -28,6 +28,10 @@ docs:
 	@scripts/bootstrap dev
 	.venv/bin/python scripts/make_docs.py
 
+picture:
+	@scripts/bootstrap dev
+	.venv/bin/python scripts/picture.py
+
 clean:
 	rm -rf .venv bench/bin .mypy_cache .ruff_cache .pytest_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
