@@ -23,7 +23,14 @@ FILES = {
 }
 LAYERS = ("errors", "record", "kernel", "model", "analysis", "process", "capture", "actions", "views", "cli")
 """From the lowest up. What is of no layer (version, the package itself) may be used by all."""
-BESIDE = {"advising": "actions", "refaults": "actions", "labs": "cli", "tui": "cli", "web": "cli"}
+BESIDE = {
+    "advising": "actions",
+    "coldness": "actions",
+    "refaults": "actions",
+    "labs": "cli",
+    "tui": "cli",
+    "web": "cli",
+}
 TYPES_FROM_ABOVE = {"mematlas.analysis.verify": {"mematlas.process"}}
 """Where a module names a type of a higher layer, and imports nothing of it at run time."""
 FRONTS = ("cli", "tui", "web")
