@@ -202,9 +202,7 @@ class Terminal:
 
     def tmux(self, *words: str) -> str:
         line = ["tmux", "-L", self.socket, *words]
-        done = subprocess.run(
-            line, env=self.environment, capture_output=True, text=True, timeout=DEADLINE, check=True
-        )
+        done = subprocess.run(line, env=self.environment, capture_output=True, text=True, timeout=DEADLINE, check=True)
         return done.stdout
 
     def type(self, line: str) -> None:

@@ -64,8 +64,8 @@ def add_coldest(arguments: Arguments) -> None:
     arguments.add_argument(
         "--coldest",
         type=parse_amount,
-        metavar="N|SIZE",
-        help="only the N coldest pages (or 64M of them), inactive and unreferenced ones first, as kpageflags tells",
+        metavar="AMOUNT",
+        help="only so many of the coldest pages (500, or 64M of them), by kpageflags: inactive, unreferenced ones first",
     )
 
 
