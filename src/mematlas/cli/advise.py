@@ -65,7 +65,7 @@ def add_coldest(arguments: Arguments) -> None:
         "--coldest",
         type=parse_amount,
         metavar="AMOUNT",
-        help="only so many of the coldest pages (500, or 64M of them), by kpageflags: inactive, unreferenced ones first",
+        help="only so many of the coldest pages (500, or 64M of them), by kpageflags: inactive, unreferenced first",
     )
 
 
