@@ -1,9 +1,8 @@
-"""Make docs/map.svg: a real address space as `mematlas map` draws it, on a program made for the purpose.
+"""Make the pictures of the documents from what the commands really print, their colours turned into SVG.
 
-    .venv/bin/python scripts/picture.py
-
-The program holds memory in as many states as this machine allows; the drawing is the command's own output, its
-colours turned into SVG.
+.venv/bin/python scripts/picture.py              all of them
+.venv/bin/python scripts/picture.py map          docs/map.svg: a program with memory in as many states as possible
+.venv/bin/python scripts/picture.py paging       docs/paging.svg: a drawing, paged out, drawn again (as root)
 """
 
 from __future__ import annotations
@@ -14,13 +13,20 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-OUTPUT = Path(__file__).parents[1] / "docs" / "map.svg"
+DOCS = Path(__file__).parents[1] / "docs"
 WIDTH = 104
+PAGING_WIDTH = 111
+"""Columns in which a row of the drawing is half of its memory."""
 CELL_WIDTH, LINE_HEIGHT, MARGIN = 8.4, 18, 16
-INK, PAPER = "#d7dce2", "#16191d"
+SWAP_SIZE = 64 << 20
+CAPTION, PROMPT = "\x1b[1m", "\x1b[2m"
+TITLE, DIM, INK, PAPER = "#ffffff", "#8c96a0", "#d7dce2", "#16191d"
+STYLES = {"1": TITLE, "2": DIM}
+BOLD = ' font-weight="bold"'
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
 GUARD_INSTALL = 102  # include/uapi/asm-generic/mman-common.h
 
@@ -56,34 +62,88 @@ def build() -> list[object]:
     return [drawing, zeros, shared, fence]
 
 
-def main() -> None:
-    """Draw the program that `build` makes."""
-    if sys.argv[1:] == ["victim"]:
+def main(words: list[str]) -> int:
+    """Make the pictures that are asked for."""
+    if words == ["victim"]:
         kept = build()
         print("ready", flush=True)
         sys.stdin.read()
         del kept
-        return
+        return 0
+    for name in words or PICTURES:
+        if name not in PICTURES:
+            print(f"no picture {name!r}: there are {', '.join(PICTURES)}", file=sys.stderr)
+            return 2
+        draw, title, columns = PICTURES[name]
+        lines = draw()
+        (DOCS / f"{name}.svg").write_text(to_svg(lines, title, columns), encoding="utf-8")
+        print(f"wrote {name}.svg: {len(lines)} lines")
+    return 0
+
+
+def map_lines() -> list[str]:
+    """Return what map draws of the program that `build` makes."""
     victim = subprocess.Popen(
         [sys.executable, __file__, "victim"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert victim.stdout
     victim.stdout.readline()
-    command = ["map", str(victim.pid), "--kind", "heap,stack,anon,shmem", "--width", str(WIDTH), "--color", "always"]
-    drawn = subprocess.run([sys.executable, "-m", "mematlas", *command], capture_output=True, text=True, check=True)
+    lines = said_by("map", str(victim.pid), "--kind", "heap,stack,anon,shmem", width=WIDTH)
     victim.communicate()
-    lines = [f"$ mematlas map {victim.pid} --kind heap,stack,anon,shmem", *drawn.stdout.splitlines()]
-    OUTPUT.write_text(to_svg(lines), encoding="utf-8")
-    print(f"wrote {OUTPUT.name}: {len(lines)} lines")
+    return lines
 
 
-def to_svg(lines: list[str]) -> str:
+def paging_lines() -> list[str]:
+    """Return what hist, map and pageout say of a drawing: in RAM, out of it, and drawn again."""
+    # Imported here, so that they are no part of the program that map draws.
+    from mematlas.kernel.swapfile import TemporarySwap
+    from mematlas.labs.running import RunningWorkload
+
+    with RunningWorkload("draw") as workload, TemporarySwap(SWAP_SIZE):
+        target = [str(workload.pid), f"{workload.address:#x}"]
+
+        def pages() -> list[str]:
+            drawn = said_by("map", *target, "--cell", "8", width=PAGING_WIDTH)
+            drawn = [line for line in drawn if "a cell is" not in line]
+            return [*said_by("hist", *target, width=PAGING_WIDTH), "", *drawn]
+
+        truth = workload.tell("Draw 12")
+        written = f"{truth['nr_touched']:,} of its {truth['nr_pages']:,} pages"
+        lines = [f"{CAPTION}1  A program writes to {written}, in 12 segments. All of them are in RAM.", *pages()]
+        lines += ["", f"{CAPTION}2  Paged out: every page leaves the program, which goes on and knows nothing of it."]
+        lines += [*said_by("pageout", target[0], f"{target[1]}+4M"), "", *pages()]
+        before = nr_faults(workload.pid)
+        workload.tell("Draw 12")
+        faults = nr_faults(workload.pid) - before
+        lines += ["", f"{CAPTION}3  It draws the same once more: {faults} page faults bring all of it back.", *pages()]
+    return lines
+
+
+def said_by(command: str, *words: str, width: int | None = None) -> list[str]:
+    """Return a command line, and what it prints in colours."""
+    more = [] if width is None else ["--width", str(width)]
+    line = [sys.executable, "-m", "mematlas", command, *words, *more, "--color", "always"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    return [f"{PROMPT}$ mematlas {command} {' '.join(words)}", *done.stdout.splitlines()]
+
+
+def nr_faults(pid: int) -> int:
+    """Return how many page faults a process has had so far."""
+    from mematlas.kernel.procfs import ProcFS
+    from mematlas.kernel.status import read_faults
+
+    with ProcFS().process(pid) as process:
+        faults = read_faults(process)
+    return faults.minor + faults.major
+
+
+def to_svg(lines: list[str], title: str, columns: int) -> str:
     """Return lines of terminal text as an SVG picture."""
-    width = MARGIN * 2 + WIDTH * CELL_WIDTH
+    width = MARGIN * 2 + columns * CELL_WIDTH
     height = MARGIN * 2 + len(lines) * LINE_HEIGHT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" width="{width:.0f}" role="img">',
-        "<title>An address space, drawn by mematlas map</title>",
+        f"<title>{escape(title)}</title>",
         f'<rect width="100%" height="100%" rx="8" fill="{PAPER}"/>',
         '<g font-family="DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="14" xml:space="preserve">',
     ]
@@ -94,8 +154,9 @@ def to_svg(lines: list[str]) -> str:
             if text.strip():
                 x = MARGIN + column * CELL_WIDTH
                 length = len(text) * CELL_WIDTH
+                style = f'fill="{colour}"' + (BOLD if colour == TITLE else "")
                 parts.append(
-                    f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" textLength="{length:.1f}"'
+                    f'<text x="{x:.1f}" y="{y:.1f}" {style} textLength="{length:.1f}"'
                     f' lengthAdjust="spacingAndGlyphs">{escape(text)}</text>'
                 )
             column += len(text)
@@ -119,6 +180,8 @@ def runs(line: str) -> list[tuple[str, str]]:
 
 def colour_of(codes: str) -> str:
     """Return the colour that SGR codes ask for."""
+    if codes in STYLES:
+        return STYLES[codes]
     if not codes.startswith("38;5;"):
         return INK
     number = int(codes.split(";")[2])
@@ -128,5 +191,11 @@ def colour_of(codes: str) -> str:
     return "#" + "".join(f"{0 if level == 0 else 55 + 40 * level:02x}" for level in (red, green, blue))
 
 
+PICTURES: dict[str, tuple[Callable[[], list[str]], str, int]] = {
+    "map": (map_lines, "An address space, drawn by mematlas map", WIDTH),
+    "paging": (paging_lines, "A drawing in memory, paged out by mematlas pageout, and drawn again", PAGING_WIDTH),
+}
+"""What each shows, its title, and its columns."""
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import IO, Any, NoReturn, ParamSpec, TypeVar
 
 from hypothesis import settings
 
 from mematlas.analysis.usage import Usage
+from mematlas.labs.workload import run
 from victim import DEADLINE
 
 # The same examples in every run, however slow the machine is today; nothing is kept on disk.
@@ -184,3 +185,39 @@ def write_words(path: Path, words: Mapping[int, int]) -> None:
         for place, word in words.items():
             file.seek(place * 8)
             file.write(struct.pack("=Q", word))
+
+
+class Forked:
+    """A workload that is forked, not started: nobody may not be able to run the interpreter."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        lines, ours = os.pipe()
+        answers, theirs = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(ours)
+            os.close(answers)
+            self._live(words, os.fdopen(lines), os.fdopen(theirs, "w"))
+        os.close(lines)
+        os.close(theirs)
+        self.stdin, self.stdout = os.fdopen(ours, "w"), os.fdopen(answers)
+
+    def _live(self, words: Sequence[str], reader: IO[str], writer: IO[str]) -> NoReturn:
+        # The pipes of others would stay open in us, so that they never end.
+        keep = {0, 1, 2, reader.fileno(), writer.fileno()}
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) not in keep:
+                try:
+                    os.close(int(name))
+                except OSError:
+                    continue
+        code = 1
+        try:
+            code = run(words[0], "12", reader, writer, True)  # type: ignore[arg-type]
+        finally:
+            os._exit(code)
+
+    def communicate(self) -> None:
+        self.stdin.close()
+        self.stdout.close()
+        os.waitpid(self.pid, 0)

@@ -16,10 +16,12 @@ import pytest
 
 from conftest import Outcome
 from mematlas.cli import main
-from mematlas.cli.advise import parse_bytes
+from mematlas.cli.advise import parse_amount, parse_bytes
 from mematlas.errors import BadInput
+from mematlas.kernel.page_idle import is_multigen
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.swaps import SwapArea, read_swaps, zram_ratio
+from mematlas.process import Process
 from mematlas.views.progress import Bar
 from victim import DEADLINE, Area, Victim, wait_until
 
@@ -127,6 +129,69 @@ def test_filters_over_vmas_and_pages(victim: Callable[..., Victim], swap: Path, 
         assert main(["pageout", str(one.pid), *filters, "--dry-run", "--json"]) == 0
         rows = json.loads(capsys.readouterr().out)["rows"]
         assert sum(row["nr_movable"] for row in rows) == number
+
+
+# --- the coldest
+
+
+def use(area: Area, pages: range) -> None:
+    """Have the kernel note an access to each page: reading another's memory counts, as folio_mark_accessed()."""
+    with open(f"/proc/{area.pid}/mem", "rb", buffering=0) as memory:
+        for page in pages:
+            os.pread(memory.fileno(), 1, area.page_address(page))
+
+
+def test_coldest_pages_go_first(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:
+    if is_multigen():
+        pytest.skip("the multi-gen LRU keeps its generations to itself")
+    area = victim("anon_full")["anon_full"]
+    use(area, range(40, 70))
+    assert main(words("pageout", area, "--coldest", "50", "--dry-run", "--json")) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["rows"][0]["nr_movable"] == 50
+    assert main(words("pageout", area, "--coldest", "200K", "--json")) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["rows"][0]["nr_moved"] == 50
+    (note,) = (note for note in result["notes"] if note.startswith("the coldest"))
+    assert note.startswith("the coldest 50 of 97 pages, by kpageflags (")
+    assert "67 inactive and unreferenced, 30 inactive and referenced" in note
+    with Process(area.pid) as process:
+        states = [found.state for found in process.translate(map(area.page_address, range(97)))]
+    assert [page for page, state in enumerate(states) if state == "swapped"] == [*range(40), *range(70, 80)]
+
+
+def test_more_than_there_is_takes_all_and_needs_no_order(victim: Callable[..., Victim], capsys: Capture) -> None:
+    area = victim("anon_full")["anon_full"]
+    assert main(words("cold", area, "--coldest", "98", "--json")) == 0
+    assert row_of(capsys)["nr_requested"] == 97
+
+
+def test_where_all_pages_look_alike_it_refuses(
+    victim: Callable[..., Victim], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mematlas.coldness.rank_of", lambda word: 2)
+    area = victim("anon_full")["anon_full"]
+    assert main(words("pageout", area, "--coldest", "50")) == 5
+    err = capsys.readouterr().err
+    assert "to kpageflags all 97 pages are inactive and unreferenced" in err
+    assert "CONFIG_IDLE_PAGE_TRACKING" in err
+
+
+def test_coldest_needs_the_flags_of_frames(victim: Callable[..., Victim], as_nobody: Callable[..., Outcome]) -> None:
+    area = victim("anon_full", uid=65534)["anon_full"]
+    line = words("cold", area, "--coldest", "50")
+    outcome = as_nobody(line, caps=["CAP_SYS_NICE"])
+    assert outcome.code == 4
+    assert "kpageflags" in outcome.stderr
+    outcome = as_nobody(line, caps=["CAP_SYS_NICE", "CAP_DAC_READ_SEARCH"])
+    assert outcome.code == 4
+    assert "CAP_SYS_ADMIN for frame numbers" in outcome.stderr
+
+
+@pytest.mark.parametrize("text", ["", "some", "0", "-4K"])
+def test_bad_amount_is_refused(text: str) -> None:
+    with pytest.raises(BadInput):
+        parse_amount(text)
 
 
 def test_refaults_and_undo_are_part_of_the_result(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:

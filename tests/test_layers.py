@@ -25,7 +25,14 @@ LAYERS = ("errors", "record", "kernel", "model", "analysis", "process", "capture
 """From the lowest up."""
 OF_NO_LAYER = {"mematlas", "mematlas.__main__", "mematlas.version"}
 """What all may use, and the door to the command line."""
-BESIDE = {"advising": "actions", "refaults": "actions", "labs": "cli", "tui": "cli", "web": "cli"}
+BESIDE = {
+    "advising": "actions",
+    "coldness": "actions",
+    "refaults": "actions",
+    "labs": "cli",
+    "tui": "cli",
+    "web": "cli",
+}
 TYPES_FROM_ABOVE = {"mematlas.analysis.verify": {"mematlas.process"}}
 """Where a module names a type of a higher layer, and imports nothing of it at run time."""
 FRONTS = ("cli", "tui", "web")

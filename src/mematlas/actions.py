@@ -123,19 +123,30 @@ def plan(
     choice: Choice = ALL_PAGES,
     ranges: Iterable[Range] | None = None,
     only: PageSet | None = None,
+    nr_coldest: int | None = None,
 ) -> Plan:
     """Return what an advice would do to the VMAs of a selection, to ``ranges`` of them, to the pages of ``only``.
 
     A range of addresses in ``selection.area`` means just these pages, not the whole of each VMA that it touches.
+    ``nr_coldest`` takes so many of the coldest pages among those that can move.
 
     Raises:
+        NotSupported: with ``nr_coldest``, where the kernel does not tell cold pages from others.
         PermissionDenied: reading another user's process needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
     """
     if advice not in ADVICE:
         raise BadInput(f"no advice {advice!r} (there are {', '.join(ADVICE)})")
     space = process.address_space()
     with KINDS[advice](process, choice, only) as kind:
-        vmas = [plan_vma(kind, piece) for piece in pieces(process, space, selection, ranges, only)]
+        wanted = pieces(process, space, selection, ranges, only)
+        if nr_coldest is not None:
+            from mematlas.coldness import find_coldest
+
+            found = find_coldest(kind, wanted, nr_coldest)
+            kind.notes.append(found.note)
+            kind.only = only = found.pages
+            wanted = pieces(process, space, selection, only=only)
+        vmas = [plan_vma(kind, piece) for piece in wanted]
         notes = (*kind.notes, *sorted(kind.reader.unknown_backing))
     live = process.procfs.live
     return Plan(

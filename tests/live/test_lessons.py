@@ -15,17 +15,17 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any
 
 import pytest
 
 import mematlas.labs.running
 from conftest import DEADLINE, Outcome
+from helpers import Forked
 from mematlas.cli import main
 from mematlas.errors import NotSupported
 from mematlas.labs.lesson import Stage
 from mematlas.labs.lessons import LESSONS
-from mematlas.labs.workload import run
 from mematlas.process import VmaUsage
 
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -144,42 +144,6 @@ class Witness:
         patch.setattr(Stage, "vma", vma)
         patch.setattr(Stage, "frames", frames)
         patch.setattr(Stage, "states", states)
-
-
-class Forked:
-    """A workload that is forked, not started: nobody may not be able to run the interpreter."""
-
-    def __init__(self, words: Sequence[str]) -> None:
-        lines, ours = os.pipe()
-        answers, theirs = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(ours)
-            os.close(answers)
-            self._live(words, os.fdopen(lines), os.fdopen(theirs, "w"))
-        os.close(lines)
-        os.close(theirs)
-        self.stdin, self.stdout = os.fdopen(ours, "w"), os.fdopen(answers)
-
-    def _live(self, words: Sequence[str], reader: IO[str], writer: IO[str]) -> NoReturn:
-        # The pipes of others would stay open in us, so that they never end.
-        keep = {0, 1, 2, reader.fileno(), writer.fileno()}
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) not in keep:
-                try:
-                    os.close(int(name))
-                except OSError:
-                    continue
-        code = 1
-        try:
-            code = run(words[0], "12", reader, writer, True)  # type: ignore[arg-type]
-        finally:
-            os._exit(code)
-
-    def communicate(self) -> None:
-        self.stdin.close()
-        self.stdout.close()
-        os.waitpid(self.pid, 0)
 
 
 def take(name: str, path: str, forked: bool = False) -> tuple[int, str, int]:

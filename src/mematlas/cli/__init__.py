@@ -29,7 +29,7 @@ COMMANDS = {
     "cold": ("Act", "make pages the first to go when memory is short"),
     "willneed": ("Act", "bring pages back into RAM"),
     "collapse": ("Act", "put small pages together into huge ones"),
-    "demo": ("Learn", "a tour of real memory, in half a minute"),
+    "demo": ("Learn", "a tour of real memory, in half a minute; demo paging: out of RAM and back"),
     "lab": ("Learn", "guided lessons: predict, do, measure, explain"),
     "workload": ("Learn", "programs whose memory is known: singlemap, multimap, prober, draw"),
     "doctor": ("Meta", "what works here, what does not, and what to type"),

@@ -10,6 +10,7 @@ from mematlas.cli.maps import add_selection, selection_of
 from mematlas.cli.session import TARGETS, add_output, add_target, parse_count, parse_seconds
 from mematlas.errors import BadInput, ProcessGone
 from mematlas.model.address_space import parse_size
+from mematlas.record import record
 from mematlas.views.actions import effect_table, plan_table, swap_warning
 from mematlas.views.progress import Bar
 
@@ -56,6 +57,40 @@ def add_passes(arguments: Arguments) -> None:
         metavar="N",
         help=f"advise what stays up to N times ({MAX_PASSES}); it ends as soon as nothing more moves",
     )
+
+
+def add_coldest(arguments: Arguments) -> None:
+    """Declare the choice of cold pages."""
+    arguments.add_argument(
+        "--coldest",
+        type=parse_amount,
+        metavar="AMOUNT",
+        help="only so many of the coldest pages (500, or 64M of them), by kpageflags: inactive, unreferenced first",
+    )
+
+
+@record
+class Amount:
+    """So much memory, in pages or in bytes."""
+
+    number: int
+    is_bytes: bool
+
+    def nr_pages(self, page_size: int) -> int:
+        """Return it in pages; a part of one counts."""
+        return -(-self.number // page_size) if self.is_bytes else self.number
+
+
+def parse_amount(text: str) -> Amount:
+    """Return a number of pages, or with a unit a size.
+
+    >>> parse_amount("512"), parse_amount("2M").nr_pages(1 << 12)
+    (Amount(number=512, is_bytes=False), 512)
+    """
+    number = parse_size(text)
+    if not number:
+        raise BadInput(f"bad amount {text!r}: a number of pages such as 500, or a size such as 64M")
+    return Amount(number, text[-1:].isalpha() and not text.lower().startswith("0x"))
 
 
 def parse_bytes(text: str) -> int:
@@ -128,13 +163,15 @@ def run(advice: str, args: Namespace, session: Session) -> int:
     selection = selection_of(args, session)
     choice = Choice(args.state, args.anon, args.file)
     process = session.process
+    amount: Amount | None = getattr(args, "coldest", None)
+    nr_coldest = None if amount is None else amount.nr_pages(process.page_size)
     if args.dry_run:
-        planned = plan(process, advice, selection, choice)
+        planned = plan(process, advice, selection, choice, nr_coldest=nr_coldest)
         session.show(lambda: plan_table(planned, session.target_info()), args)
         return 0
     check_target(process, args.force)
     with Stopper() as stop, temporary_swap(getattr(args, "temporary_swap", None)):
-        planned = plan(process, advice, selection, choice)
+        planned = plan(process, advice, selection, choice, nr_coldest=nr_coldest)
         session.err.writelines(f"{line}\n" for line in swap_warning(planned))
         session.err.flush()
         effect = carry_out(advice, planned, args, session, stop)

@@ -19,6 +19,7 @@ __doc__ = f"{__doc__}\n{ABOUT}"
 
 def add_arguments(arguments: Arguments) -> None:
     advise.add_common(arguments)
+    advise.add_coldest(arguments)
 
 
 def run(args: Namespace, session: Session) -> int:

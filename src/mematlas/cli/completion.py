@@ -93,6 +93,10 @@ def more_words(name: str) -> list[str | tuple[str, ...]]:
     """Return the words of a command that its arguments do not tell apart."""
     if name == "capture":
         return [DIRECTORY]
+    if name == "demo":
+        from mematlas.cli.demo import NAMES
+
+        return [NAMES]
     if name == "workload":
         from mematlas.labs.workload import WORKLOADS
 

@@ -1,24 +1,45 @@
-"""It starts a program of its own, shows its memory untouched, touched, drawn, translated and counted, and ends it.
-Needs no rights; what the kernel hides without root it names.
+"""tour      what a page goes through: untouched, touched, drawn, translated, counted; needs no rights
+paging    a drawing in memory, paged out, watched, drawn again: with the refaults and what each cost
+
+Without a name it is the tour. Each starts a program of its own, shows real figures, and ends it. What the kernel
+does not let us see or do is named.
+
+paging moves pages with CAP_SYS_NICE; without it, it shows the plan and the line to type. Where there is no swap, it
+makes a swap file for its time, as root, and says so before.
 """
 
 from __future__ import annotations
 
+import sys
+
 from mematlas.cli.session import parse_count, parse_seconds, width_of
-from mematlas.labs.demo import Tour
+from mematlas.errors import BadInput
 from mematlas.views.colour import wants_colour
 from mematlas.views.picture import can_draw
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
+    from mematlas.labs.story import Story
 
-USAGE = "[options]"
+USAGE = "[options] [tour | paging [--tmux]]"
+NAMES = ("tour", "paging")
 READING_TIME = 3.0
+MAX_WIDTH = 120
+RIGHTS = {"CAP_SYS_NICE", "CAP_SYS_ADMIN"}
+"""What paging out needs, and making swap space."""
 
 
 def add_arguments(arguments: Arguments) -> None:
+    arguments.add_argument("words", nargs="*", metavar="NAME", help="tour (default) or paging")
+    arguments.add_argument(
+        "--tmux",
+        action="store_true",
+        help="paging: four panes instead, with the program, its pages live in two views, and the command to run",
+    )
     arguments.add_argument("--pause", type=parse_seconds, metavar="TIME", help="between the parts (3s; 0 into a pipe)")
     arguments.add_argument("--width", type=parse_count, metavar="N", help="columns (the terminal's width, or 80)")
     arguments.add_argument(
@@ -27,9 +48,53 @@ def add_arguments(arguments: Arguments) -> None:
 
 
 def run(args: Namespace, session: Session) -> int:
+    name, *rest = args.words or ["tour"]
+    if rest:
+        raise BadInput(f"one word too many: {rest[-1]!r}")
+    if name not in NAMES:
+        raise BadInput(f"no demo {name!r}: there are {', '.join(NAMES)}")
+    if args.tmux:
+        if name != "paging":
+            raise BadInput("--tmux goes with paging alone: mematlas demo paging --tmux")
+        return run_panes(session)
+    story_of(name)(*look_of(args, session)).run()
+    return 0
+
+
+def run_panes(session: Session) -> int:
+    """Show the demonstration in four panes of tmux."""
+    from mematlas.cli.advise import Stopper
+    from mematlas.labs.panes import Panes, check
+
+    check(session.out.isatty() and sys.stdin.isatty())
+    with Stopper() as stop:
+        Panes(typed_line, stop).run()
+    return 0 if stop.number is None else 128 + stop.number
+
+
+def typed_line(words: list[str]) -> str:
+    """Return the command line for words that need all rights."""
+    from mematlas.cli.hints import plain_line, sudo_line
+    from mematlas.kernel.rights import effective_capabilities
+
+    return plain_line(words) if effective_capabilities() >= RIGHTS else sudo_line(words)
+
+
+def story_of(name: str) -> type[Story]:
+    """Return the story of a name."""
+    if name == "paging":
+        from mematlas.labs.paging import Paging
+
+        return Paging
+    from mematlas.labs.demo import Tour
+
+    return Tour
+
+
+def look_of(args: Namespace, session: Session) -> tuple[TextIO, int, bool, bool, float]:
+    """Return how a story is told: output, width, colours, ASCII alone, seconds between its parts."""
     pause = args.pause
     if pause is None:
         pause = READING_TIME if session.out.isatty() else 0.0
-    width = min(width_of(args, session), 120)
-    Tour(session.out, width, wants_colour(args.color, session.out), not can_draw(session.out.encoding), pause).run()
-    return 0
+    width = min(width_of(args, session), MAX_WIDTH)
+    return session.out, width, wants_colour(args.color, session.out), not can_draw(session.out.encoding), pause

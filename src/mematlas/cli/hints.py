@@ -28,6 +28,17 @@ def sudo_line(words: Sequence[str]) -> str:
     return f"sudo -- {own_command()} {shlex.join(words)}".rstrip()
 
 
+def plain_line(words: Sequence[str]) -> str:
+    """Return the command line that a person types for these words, here and with the rights that we have."""
+    import shlex
+    import shutil
+
+    name = "mematlas"
+    found = shutil.which(name)
+    program = name if found and os.path.samefile(found, sys.argv[0]) else own_command()
+    return f"{program} {shlex.join(words)}"
+
+
 def permission_hint(error: PermissionDenied, words: Sequence[str]) -> str:
     """Return the next step: the line to type, or why even that would not do."""
     missing = named_in(error.needs or "") - effective_capabilities()

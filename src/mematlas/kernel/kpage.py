@@ -55,6 +55,9 @@ KPF_NAMES = {
     40: "softdirty",
     41: "arch_2",
 }
+KPF_REFERENCED = 1 << 2
+KPF_LRU = 1 << 5
+KPF_ACTIVE = 1 << 6
 KPF_ZERO_PAGE = 1 << 24
 KPF_HUGE = 1 << 17
 KPF_THP = 1 << 22

@@ -71,6 +71,30 @@ def parse_stat(data: bytes) -> Stat:
         raise FormatError("stat", data.decode("utf-8", "replace")) from None
 
 
+@record
+class Faults:
+    """How often a process had to wait for a page so far, from ``/proc/PID/stat``."""
+
+    minor: int
+    """The page was in RAM already, or had only to be filled with zeros."""
+    major: int
+    """The page had to be read from a disk."""
+
+
+def read_faults(process: ProcessDir) -> Faults:
+    """Return the page faults of a process, all its threads together."""
+    return parse_faults(process.read("stat"))
+
+
+def parse_faults(data: bytes) -> Faults:
+    """Return the counts of page faults in a stat file; see `parse_stat` for its form."""
+    fields = data.rpartition(b")")[2].split()
+    try:
+        return Faults(minor=int(fields[7]), major=int(fields[9]))
+    except (IndexError, ValueError):
+        raise FormatError("stat", data.decode("utf-8", "replace")) from None
+
+
 def read_status(process: ProcessDir) -> dict[str, str]:
     """Return the lines of ``/proc/PID/status`` by name: ``{"Name": "cat", "VmRSS": "920 kB", ...}``."""
     return parse_status(process.read("status"))

@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-import time
-
 from mematlas.labs.running import RunningWorkload
-from mematlas.model.address_space import Selection
+from mematlas.labs.story import SEGMENTS, Story, area_of
 from mematlas.process import Process
-from mematlas.views.colour import paint
 from mematlas.views.format import format_size
 from mematlas.views.maps import maps_table
-from mematlas.views.picture import Previous, histogram_view, map_view
 from mematlas.views.translate import translate_table
 from mematlas.views.usage import usage_table
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any, TextIO
-
-SEGMENTS = 12
 PROBED_PAGE = 7
 PROBED_BYTE = 0x123
 
 
-class Tour:
-    """One tour, told to one output."""
-
-    def __init__(self, out: TextIO, width: int, colour: bool, ascii_only: bool, pause: float) -> None:
-        self.out = out
-        self.width = width
-        self.colour = colour
-        self.ascii_only = ascii_only
-        self.pause = pause
-        self.steps = 0
-
-    def step(self, title: str) -> None:
-        """Begin the next part, after the time to read the last one."""
-        if self.steps:
-            time.sleep(self.pause)
-        self.steps += 1
-        self.out.write("\n" + paint(f"{self.steps}. {title}", "title", self.colour) + "\n")
-
-    def say(self, *lines: str) -> None:
-        """Write sentences."""
-        self.out.write("".join(f"   {line}\n" for line in lines))
-        self.out.flush()
-
-    def show(self, command: str, lines: Iterable[str]) -> None:
-        """Write what a command shows, under the command that shows it."""
-        self.say(paint(f"$ mematlas {command}", "dim", self.colour), *lines)
+class Tour(Story):
+    """The tour, told to one output."""
 
     def run(self) -> None:
         """Tell all of it."""
@@ -76,14 +42,7 @@ class Tour:
             f"Now it writes to {truth['nr_touched']:,} pages, in {SEGMENTS} segments: all pages of the first, every",
             "second one of the next two, and again. The kernel gives each page a frame when it is first touched:",
         )
-        cells, places = process.density(self.width - 24, selection=area_of(workload))
-        self.show(
-            f"hist {workload.pid} {workload.address:#x}",
-            self.lines(histogram_view(cells, places, process.page_size, {}, self.ascii_only, [])),
-        )
-        strips = process.grid(selection=area_of(workload), cell_pages=8)
-        view = map_view(strips, process.page_size, self.width - 3, {}, self.ascii_only, Previous(), [])
-        self.show(f"map {workload.pid} {workload.address:#x} --cell 8", self.lines(view))
+        self.draw_pages(workload, process)
 
     def translated(self, workload: RunningWorkload, process: Process) -> None:
         self.step("Where a byte really is")
@@ -133,16 +92,7 @@ class Tour:
         result = process.maps(selection=area_of(workload))
         self.show(f"maps {workload.pid} {workload.address:#x}", list(self.lines(maps_table(result, {}, False)))[:2])
 
-    def lines(self, view: Any) -> Iterable[str]:
-        lines: Iterable[str] = view.lines(colour=self.colour)
-        return lines
-
 
 def known(size: int | None) -> str:
     """Return a size, or that it is not known."""
     return "not known" if size is None else format_size(size)
-
-
-def area_of(workload: RunningWorkload) -> Selection:
-    """Return the selection of the workload's memory."""
-    return Selection(area=f"{workload.address:#x}")

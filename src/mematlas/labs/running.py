@@ -26,7 +26,11 @@ class RunningWorkload:
         self.program = start(words)
         self.truth: dict[str, Any] = {}
         """What it said last."""
-        self.hear()
+        try:
+            self.hear()
+        except BaseException:
+            self.program.communicate()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -72,5 +76,6 @@ def start(words: Sequence[str]) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        process_group=0,  # Ctrl-C is for us; the program ends with its input
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from mematlas.views.live import CLEAR_LINE
+from mematlas.views.live import CLEAR_LINE, WRAP_OFF, WRAP_ON
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class Bar:
         self.drawn = now
         part = min(done / total, 1.0) if total else 1.0
         filled = "#" * int(part * WIDTH)
-        self.out.write(f"\r{self.label} [{filled:.<{WIDTH}}] {part:4.0%}{CLEAR_LINE}")
+        # Without wrapping, so that in a narrow window it stays one line.
+        self.out.write(f"\r{WRAP_OFF}{self.label} [{filled:.<{WIDTH}}] {part:4.0%}{CLEAR_LINE}{WRAP_ON}")
         self.out.flush()
 
     def clear(self) -> None:

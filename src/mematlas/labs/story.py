@@ -1,0 +1,76 @@
+"""Stories told in a terminal, part by part: sentences, and what commands show of a program that we started."""
+
+from __future__ import annotations
+
+import time
+
+from mematlas.model.address_space import Selection
+from mematlas.views.colour import paint
+from mematlas.views.picture import Previous, histogram_view, map_view
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, TextIO
+
+    from mematlas.labs.running import RunningWorkload
+    from mematlas.process import Process
+
+SEGMENTS = 12
+"""Of a drawing: all pages of the first, every second one of the next two, and again."""
+CELL_PAGES = 8
+COUNT_WIDTH = 24
+"""What is left of the line for the histogram's ends and count."""
+
+
+class Story:
+    """One story, told to one output."""
+
+    def __init__(self, out: TextIO, width: int, colour: bool, ascii_only: bool, pause: float) -> None:
+        self.out = out
+        self.width = width
+        self.colour = colour
+        self.ascii_only = ascii_only
+        self.pause = pause
+        self.steps = 0
+
+    def run(self) -> None:
+        """Tell all of it."""
+        raise NotImplementedError
+
+    def step(self, title: str) -> None:
+        """Begin the next part, after the time to read the last one."""
+        if self.steps:
+            time.sleep(self.pause)
+        self.steps += 1
+        self.out.write("\n" + paint(f"{self.steps}. {title}", "title", self.colour) + "\n")
+
+    def say(self, *lines: str) -> None:
+        """Write sentences."""
+        self.out.write("".join(f"   {line}".rstrip() + "\n" for line in lines))
+        self.out.flush()
+
+    def show(self, command: str, lines: Iterable[str]) -> None:
+        """Write what a command shows, under the command that shows it."""
+        self.say(paint(f"$ mematlas {command}", "dim", self.colour), *lines)
+
+    def lines(self, view: Any) -> Iterable[str]:
+        """Return the lines of a view."""
+        lines: Iterable[str] = view.lines(colour=self.colour)
+        return lines
+
+    def draw_pages(self, workload: RunningWorkload, process: Process) -> None:
+        """Show the pages of a workload as hist and map draw them."""
+        cells, places = process.density(self.width - COUNT_WIDTH, selection=area_of(workload))
+        self.show(
+            f"hist {workload.pid} {workload.address:#x}",
+            self.lines(histogram_view(cells, places, process.page_size, {}, self.ascii_only, [])),
+        )
+        strips = process.grid(selection=area_of(workload), cell_pages=CELL_PAGES)
+        view = map_view(strips, process.page_size, self.width - 3, {}, self.ascii_only, Previous(), [])
+        self.show(f"map {workload.pid} {workload.address:#x} --cell {CELL_PAGES}", self.lines(view))
+
+
+def area_of(workload: RunningWorkload) -> Selection:
+    """Return the selection of the workload's memory."""
+    return Selection(area=f"{workload.address:#x}")
