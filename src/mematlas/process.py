@@ -61,6 +61,10 @@ SOURCES = ("auto", "smaps", "pagemap", "tables")
 PAGE_SOURCES = ("auto", "pagemap", "tables")
 """Those that tell about single pages."""
 
+TABLES_FROM = 2 << 30
+"""Bytes resident and in swap from which on page tables are read rather than pagemap: below, loading numpy and the
+kernel's types takes longer than all the rest."""
+
 DRAWN_CELLS = 1536
 """Cells that a picture aims at: a screen full."""
 MAX_CELLS = 1 << 20
@@ -282,10 +286,8 @@ class Process:
         hold = self._smaps_hold()
         if not self.procfs.live or hold <= max_stall:
             return "smaps"
-        why = self._why_no_tables()
-        if why is None:
+        if self._tables_pay(1 << 64, notes):
             return "tables"
-        notes.append(f"{NO_TABLES}: {why}")
         try:
             self.dir.open("pagemap").close()
         except (PermissionDenied, NotSupported) as error:
@@ -301,14 +303,22 @@ class Process:
             raise BadInput(f"no source {source!r} of pages (there are {', '.join(PAGE_SOURCES)})")
         if source != "auto" or not self.procfs.live:
             return "pagemap" if source == "auto" else source
-        rss = status_bytes(read_status(self.dir), "VmRSS") or 0
-        if min(rss, end - start) * HOLD_PER_BYTE <= max_stall:
+        if min(self._smaps_hold(), (end - start) * HOLD_PER_BYTE) <= max_stall:
             return "pagemap"
+        return "tables" if self._tables_pay(end - start, notes) else "pagemap"
+
+    def _tables_pay(self, size: int, notes: list[str]) -> bool:
+        """Whether to read page tables: where there is so much to look at that they repay their start, and we may."""
+        if min(sum(self._resident_and_swapped()), size) < TABLES_FROM:
+            return False
         why = self._why_no_tables()
-        if why is None:
-            return "tables"
-        notes.append(f"{NO_TABLES}: {why}")
-        return "pagemap"
+        if why is not None:
+            notes.append(f"{NO_TABLES}: {why}")
+        return why is None
+
+    def _resident_and_swapped(self) -> tuple[int, int]:
+        status = read_status(self.dir)
+        return status_bytes(status, "VmRSS") or 0, status_bytes(status, "VmSwap") or 0
 
     def tables_access(self, reader: str = "auto") -> TableAccess:
         """Return what page tables are read with, opened at the first call and held until `close`.
@@ -380,10 +390,9 @@ class Process:
 
     def _smaps_hold(self) -> float:
         """Return for how many seconds one reading of smaps would hold up the target."""
-        status = read_status(self.dir)
-        rss, swap, tables = (status_bytes(status, name) or 0 for name in ("VmRSS", "VmSwap", "VmPTE"))
+        tables = status_bytes(read_status(self.dir), "VmPTE") or 0
         # smaps walks what RSS does not count as well, zero pages above all: no more than the tables have entries.
-        return max(rss + swap, tables // ENTRY_SIZE * self.page_size) * HOLD_PER_BYTE
+        return max(sum(self._resident_and_swapped()), tables // ENTRY_SIZE * self.page_size) * HOLD_PER_BYTE
 
     def _maps_of_smaps(self, selection: Selection, first_pages: bool, notes: list[str]) -> tuple[list[VmaUsage], bool]:
         every = read_smaps(self.dir, self.devices)

@@ -159,17 +159,24 @@ def test_kpagecount_stands_in_for_struct_pages(victim: MakeVictim, monkeypatch: 
 # --- when it is chosen
 
 
-def test_auto_takes_tables_where_smaps_would_hold_up_the_target(victim: MakeVictim) -> None:
+def test_auto_takes_tables_where_smaps_would_hold_up_the_target(
+    victim: MakeVictim, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = victim("anon")
     with Process(target.pid) as process:
+        assert process.usage(max_stall=0).reading.source == "pagemap"  # too little for them to be worth their start
+        monkeypatch.setattr("mematlas.process.TABLES_FROM", 0)
         assert process.usage(max_stall=0).reading.source == "tables"
         assert process.usage().reading.source == "smaps"
         assert process.page_source("auto", 0, 0, 1 << 47, []) == "tables"
         assert process.page_source("auto", 0.005, 0, 1 << 47, []) == "pagemap"
 
 
-def test_without_the_right_auto_says_so_and_reads_pagemap(as_nobody: Callable[..., object]) -> None:
+def test_without_the_right_auto_says_so_and_reads_pagemap(
+    as_nobody: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def look() -> tuple[str, tuple[str, ...]]:
+        monkeypatch.setattr("mematlas.process.TABLES_FROM", 0)
         with Process(os.getpid()) as process:
             reading = process.usage(max_stall=0).reading
         return reading.source, reading.notes
@@ -196,6 +203,7 @@ def test_disagreement_with_kpagecount_is_refused_and_auto_goes_on(
         raise NotSupported("map counts from struct page (frame 0x1: 2, kpagecount 1)")
 
     target = victim("anon")
+    monkeypatch.setattr("mematlas.process.TABLES_FROM", 0)
     with Process(target.pid) as process:
         assert isinstance(process.tables_access().frames, StructPages)
         monkeypatch.setattr(StructPages, "check", disagree)

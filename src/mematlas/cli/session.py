@@ -83,7 +83,7 @@ def add_source(arguments: Arguments) -> None:
         "--source",
         choices=SOURCES,
         default="auto",
-        help="auto (default): smaps where it is quick, else page tables if we may, else pagemap",
+        help="auto (default): smaps where it is quick, else pagemap, or page tables for much if we may",
     )
     add_max_stall(arguments)
 
@@ -94,7 +94,7 @@ def add_page_source(arguments: Arguments) -> None:
         "--source",
         choices=PAGE_SOURCES,
         default="auto",
-        help="auto (default): pagemap where it is quick, else page tables if we may",
+        help="auto (default): pagemap, or page tables where there is much to read if we may",
     )
     add_max_stall(arguments)
 
