@@ -24,7 +24,7 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import Faults, parse_faults, read_faults
 from mematlas.kernel.swaps import SwapArea, read_swaps
 from mematlas.labs import panes
-from victim import DEADLINE, wait_until
+from victim import DEADLINE, process_state, wait_until
 
 Capture = pytest.CaptureFixture[str]
 
@@ -38,7 +38,11 @@ def program_of(text: str) -> int:
 
 
 def is_gone(pid: int) -> bool:
-    return not os.path.exists(f"/proc/{pid}")
+    """Whether a process has ended, be it that nobody has noticed yet."""
+    try:
+        return process_state(pid) == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 # --- the story
@@ -184,21 +188,20 @@ def test_swap_of_its_own_is_asked_for_where_there_is_none(monkeypatch: pytest.Mo
 class Terminal:
     """A terminal with the four panes in it: a pane of another tmux, on a server of this test alone."""
 
-    def __init__(self, columns: int, lines: int) -> None:
+    SCRIPT = 'sh -c \'echo $$ >"$0" && exec "$@"\' "$@"; echo "ended with $?"; read more'
+    """Tells the PID of the demo in a file, and its exit code on the screen."""
+
+    def __init__(self, columns: int, lines: int, directory: Path) -> None:
         self.socket = f"mematlas-test-{os.getpid()}"
         self.environment = {name: value for name, value in os.environ.items() if name not in ("TMUX", "TMUX_PANE")}
         self.environment |= {"SHELL": "/bin/sh", "PS1": "ready> "}
-        size = ["-x", str(columns), "-y", str(lines)]
-        line = [sys.executable, "-m", "mematlas", "demo", "paging", "--tmux"]
-        # Held back until the server is told to keep what has ended.
-        hold = ["sh", "-c", 'read go && exec "$@"', "sh", *line]
-        self.path, pid = self.tmux(
-            "-f", os.devnull, "new-session", "-d", "-P", "-F", "#{socket_path} #{pane_pid}", *size, *hold
-        ).split()
-        self.pid = int(pid)
-        self.inner = str(Path(self.path).with_name(f"mematlas-{pid}"))
-        self.tmux("set", "-g", "remain-on-exit", "on")
-        self.type("go")
+        told = directory / "pid"
+        line = [str(told), sys.executable, "-m", "mematlas", "demo", "paging", "--tmux"]
+        new = ["new-session", "-d", "-P", "-F", "#{socket_path}", "-x", str(columns), "-y", str(lines)]
+        self.path = self.tmux("-f", os.devnull, *new, "sh", "-c", self.SCRIPT, "sh", *line).strip()
+        wait_until(lambda: told.exists() and bool(told.read_text()), "the demo begins")
+        self.pid = int(told.read_text())
+        self.inner = str(Path(self.path).with_name(f"mematlas-{self.pid}"))
 
     def tmux(self, *words: str) -> str:
         line = ["tmux", "-L", self.socket, *words]
@@ -224,10 +227,10 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal() -> Iterator[Terminal]:
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
     if not shutil.which("tmux"):
         pytest.skip("needs tmux")
-    shown = Terminal(120, 40)
+    shown = Terminal(120, 40, tmp_path)
     try:
         shown.wait_for(r"Draw N, Clear or Quit:")
         shown.wait_for(r"\| 0/1024")
@@ -254,8 +257,8 @@ def test_four_panes_show_the_demonstration(swap: Path, terminal: Terminal) -> No
     terminal.type("Draw 12")
     terminal.wait_for(rf"\| {NR_DRAWN}/{NR_PAGES}")
     terminal.type("Quit")
-    wait_until(lambda: terminal.tmux("display", "-p", "#{pane_dead_status}") == "0\n", "it ends with exit code 0")
-    assert is_gone(program)
+    terminal.wait_for("ended with 0")
+    wait_until(lambda: is_gone(program), "the program has ended")
     assert not os.path.exists(terminal.inner)
 
 
@@ -270,17 +273,17 @@ def test_closing_the_terminal_ends_everything(terminal: Terminal) -> None:
 def test_signal_ends_everything(terminal: Terminal) -> None:
     program = program_of(terminal.screen())
     os.kill(terminal.pid, signal.SIGTERM)
-    code = f"{128 + signal.SIGTERM}\n"
-    wait_until(lambda: terminal.tmux("display", "-p", "#{pane_dead_status}") == code, "it ends with its exit code")
+    terminal.wait_for(f"ended with {128 + signal.SIGTERM}")
     assert not os.path.exists(terminal.inner)
     wait_until(lambda: is_gone(program), "the program has ended")
 
 
-def test_small_terminal_is_refused() -> None:
+def test_small_terminal_is_refused(tmp_path: Path) -> None:
     if not shutil.which("tmux"):
         pytest.skip("needs tmux")
-    shown = Terminal(79, 24)
+    shown = Terminal(79, 24, tmp_path)
     try:
         shown.wait_for(r"--tmux needs 80 columns and 24 lines; here are 79 and 24")
+        shown.wait_for("ended with 2")
     finally:
         shown.close()

@@ -11,8 +11,9 @@ import re
 import sys
 import time
 
-from mematlas.errors import BadInput, Error, NotSupported
+from mematlas.errors import BadInput, Error, NotSupported, ProcessGone
 from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.status import read_stat
 from mematlas.kernel.swaps import free_swap, read_swaps
 from mematlas.labs.memory import PAGE_SIZE
 from mematlas.labs.story import CELL_PAGES, SEGMENTS
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
     from typing import TypeVar
+
+    from mematlas.kernel.procfs import ProcessDir
 
     T = TypeVar("T")
 
@@ -95,9 +98,10 @@ class Panes:
         found = self.wait_for(lambda: BEGINNING.search(self.screen(program)), "the program in tmux says nothing")
         if found:
             pid = int(found[2])
-            self.build(prompt, program, pid, found[1])
-            while self.goes_on() and os.path.exists(f"/proc/{pid}/stat"):
-                time.sleep(INTERVAL)
+            with ProcFS().process(pid) as process:
+                self.build(prompt, program, pid, found[1])
+                while self.goes_on() and is_running(process):
+                    time.sleep(INTERVAL)
 
     def words(self, *words: str) -> list[str]:
         """Return the command line of tmux, for our server alone."""
@@ -177,6 +181,14 @@ class Panes:
     def split(self, pane: str, *words: str) -> str:
         """Take a part of a pane for another; return its name."""
         return self.tmux("split-window", "-d", "-P", "-F", "#{pane_id}", "-t", pane, *words)
+
+
+def is_running(process: ProcessDir) -> bool:
+    """Whether a process still runs. tmux may forget one that has ended, which stays a zombie then."""
+    try:
+        return not read_stat(process).is_zombie
+    except ProcessGone:
+        return False
 
 
 def pageout_words(pid: int, address: str) -> list[str]:
