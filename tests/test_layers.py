@@ -21,7 +21,7 @@ FILES = {
     ".".join(("mematlas", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(SOURCE.rglob("*.py"))
 }
-LAYERS = ("errors", "record", "kernel", "model", "analysis", "process", "captures", "actions", "views", "cli")
+LAYERS = ("errors", "record", "kernel", "model", "analysis", "process", "tables", "captures", "actions", "views", "cli")
 """From the lowest up."""
 OF_NO_LAYER = {"mematlas", "mematlas.__main__", "mematlas.version"}
 """What all may use, and the door to the command line."""
