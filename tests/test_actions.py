@@ -686,6 +686,15 @@ def test_watch_of_a_process_that_ends_tells_so(swap: Path) -> None:
     assert found.seconds < 30
 
 
+def test_process_that_ended_before_the_watch_is_told_and_what_moved_is_not_lost(swap: Path) -> None:
+    with scripted(1009) as running, Process(running.pid) as process:
+        effect = pageout(process, of(running, 1009))
+        running.kill()
+        found = watch_refaults(process, effect.moved, 30)
+    assert found.gone
+    assert (found.nr_moved, found.nr_returned) == (1009, 0)
+
+
 def test_watch_can_be_stopped(swap: Path) -> None:
     with scripted(23) as running, Process(running.pid) as process:
         effect = pageout(process, of(running, 23))

@@ -10,6 +10,7 @@ import time
 
 from mematlas.errors import ProcessGone
 from mematlas.kernel.pagemap import PRESENT, Pagemap, to_marks
+from mematlas.model.address_space import AddressSpace
 from mematlas.model.page_set import PageSet, both, without
 from mematlas.record import record
 
@@ -110,7 +111,10 @@ class Watch:
         self.nr_returned = 0
         self.curve: list[tuple[float, int]] = []
         self.out = dict(moved.blocks())
-        space = process.address_space()
+        try:
+            space = process.address_space()
+        except ProcessGone:
+            space = AddressSpace([])  # the first look says so, and what was moved before is still to be told
         self.vma_of = {address: space.find(address) for address in self.out}
         self.counts: dict[Vma | None, tuple[int, int, float | None, float | None]] = {}
         for address, mask in self.out.items():
