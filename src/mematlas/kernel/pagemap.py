@@ -102,7 +102,7 @@ class Pacer:
     read give a busy target most of its speed back. Many short ones would cost us more than the reading.
     """
 
-    WORK = 100e-6
+    WORK = 200e-6
     """Seconds of reading between pauses."""
     REST = 4.0
 
