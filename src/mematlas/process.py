@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from mematlas.kernel.pagemap import Block
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.model.sharers import Sharers
-    from mematlas.model.tablereader import TableAccess, TableReader
+    from mematlas.model.tableaccess import TableAccess
+    from mematlas.model.tablereader import TableReader
 
 MAX_STALL = 0.005
 """Seconds for which looking may hold up the target, unless told otherwise."""
@@ -328,7 +329,7 @@ class Process:
             NotSupported: this kernel, or its lockdown, has no way; or this is a capture.
         """
         if self._access is None:
-            from mematlas.model.tablereader import open_access
+            from mematlas.model.tableaccess import open_access
 
             self._access = open_access(self.procfs, reader)
         return self._access

@@ -37,7 +37,7 @@ from mematlas.kernel.status import read_status, status_bytes
 from mematlas.kernel.structpage import KPF_ANON, StructPages
 from mematlas.model.pagetable import PageBlock, huge_leaves, page_blocks, walk, walk_address, walk_parts
 from mematlas.model.paging import EMPTY, GUARD, MIGRATION, STATE_NAMES, leaf_address, state_of
-from mematlas.model.tablereader import frame_flags
+from mematlas.model.tableaccess import frame_flags
 from mematlas.record import record, replace
 
 TYPE_CHECKING = False

@@ -22,7 +22,8 @@ from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, PRESENT, Block
 from mematlas.kernel.structpage import KernelFrames, StructPages
 from mematlas.model.pagetable import part_edges
-from mematlas.model.tablereader import TableReader, open_access
+from mematlas.model.tableaccess import open_access
+from mematlas.model.tablereader import TableReader
 from victim import Victim
 
 MakeVictim = Callable[..., Victim]
@@ -144,7 +145,7 @@ def test_kpagecount_stands_in_for_struct_pages(victim: MakeVictim, monkeypatch: 
     target = victim("anon", "private_file", "thp", "shared_anon")
     with target.stopped(), Process(target.pid) as process:
         expected = process.maps("tables")
-    monkeypatch.setattr("mematlas.model.tablereader.open_struct_pages", refuse)
+    monkeypatch.setattr("mematlas.model.tableaccess.open_struct_pages", refuse)
     with target.stopped(), Process(target.pid) as process:
         found = process.maps("tables")
         assert isinstance(process.tables_access().frames, KernelFrames)

@@ -8,13 +8,14 @@ belongs to a file (the file bit). Two things are here that pagemap does not have
 from __future__ import annotations
 
 from bisect import bisect_right
+from heapq import merge
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
-from mematlas.kernel.kpage import KPF_HUGE, KPF_ZERO_PAGE, FrameWords
+from mematlas.kernel.kpage import KPF_ZERO_PAGE
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import (
     ACCESSED,
@@ -38,75 +39,31 @@ from mematlas.kernel.pagemap import (
     ZERO,
     Block,
 )
-from mematlas.kernel.structpage import KernelFrames, StructPages, open_struct_pages
 from mematlas.model import paging
+from mematlas.model.hugeleaves import HugeLeaves
 from mematlas.model.pages import Hole
-from mematlas.model.pagetable import Span, Walk, Words, huge_leaves, page_blocks, part_edges, walk
-from mematlas.model.paging import PagingMode, address_of, holds, leaf_address, migration_frame, states, swap_fields
-from mematlas.model.paging_modes import mode_of
+from mematlas.model.pagetable import Span, Walk, Words, part_edges, walk
+from mematlas.model.paging import address_of, holds, leaf_address, migration_frame, states, swap_fields
+from mematlas.model.tableaccess import TableAccess, frame_flags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Self
+    from typing import Any, Self
 
     from mematlas.kernel.backing import Backing
-    from mematlas.kernel.procfs import ProcessDir, ProcFS
+    from mematlas.kernel.procfs import ProcessDir
     from mematlas.kernel.structpage import Counts
-    from mematlas.model.pagetable import PageBlock
 
 Bytes = NDArray[np.uint8]
 
 NR_TABLES = 128
 """Tables counted together: their entries stay in the cache."""
+NR_BLOCK_PAGES = 1 << 13
 NR_FEW = 1 << 12
+NO_SWAP = np.array([paging.EMPTY, paging.TABLE, paging.PRESENT, paging.PROT_NONE], np.uint8)
 NR_CHECKED = 1 << 10
 """Frames of a process that are compared with kpagecount before its map counts are believed."""
-
-
-class TableAccess:
-    """What page tables are read with: kernel memory, its paging mode, and what tells about frames."""
-
-    def __init__(self, memory: KernelMemory) -> None:
-        self.memory = memory
-        self.mode = mode_of(memory)
-        self.note = ""
-        """Why map counts come from kpagecount, when they do."""
-        self._frames: StructPages | KernelFrames | None = None
-
-    @property
-    def name(self) -> str:
-        """The reader's name."""
-        return self.memory.name
-
-    @property
-    def frames(self) -> StructPages | KernelFrames:
-        """What tells about frames: struct pages, proven against kpagecount, or kpagecount itself.
-
-        Raises:
-            PermissionDenied: not even kpagecount can be read.
-        """
-        if self._frames is None:
-            try:
-                self._frames = open_struct_pages(self.memory)
-            except NotSupported as error:
-                self._frames = KernelFrames(self.memory.procfs)
-                self.note = f"map counts are read from kpagecount, frame by frame: {error}"
-        return self._frames
-
-    def close(self) -> None:
-        """Let go of the reader."""
-        self.memory.close()
-
-
-def open_access(procfs: ProcFS, reader: str = "auto") -> TableAccess:
-    """Return what page tables are read with. Raises what `open_kernel_memory` raises."""
-    memory = open_kernel_memory(reader, procfs)
-    try:
-        return TableAccess(memory)
-    except BaseException:
-        memory.close()
-        raise
 
 
 class VmaCounts:
@@ -134,62 +91,16 @@ class VmaCounts:
             self.sharers[count] = self.sharers.get(count, 0) + size
 
 
-class HugeLeaves:
-    """The huge leaves of one part of a walk: of each the address, the size, and what its frames are."""
-
-    def __init__(self, access: TableAccess, part: Walk) -> None:
-        columns: list[tuple[Words, Words, Words, Words]] = []
-        mode = access.mode
-        for level in range(len(part.levels) - 1):
-            if not mode.levels[level].can_map or not len(part.levels[level]):
-                continue
-            places, entries = huge_leaves(part, level)
-            addresses = part.entry_addresses(level, places)
-            inside = (addresses >= part.first) & (addresses <= part.last)
-            addresses, entries = addresses[inside], entries[inside]
-            sizes = np.full(len(entries), mode.levels[level].size, np.uint64)
-            columns.append((addresses, sizes, entries, leaf_address(mode, level, entries)))
-        empty = (np.zeros(0, np.uint64),) * 4
-        joined = [np.concatenate(column) for column in zip(*(columns or [empty]), strict=True)]
-        order = np.argsort(joined[0])
-        self.addresses, self.sizes, self.entries, phys = (column[order] for column in joined)
-        self.heads = phys >> np.uint64(mode.page_shift)
-        flags = frame_flags(access.memory.procfs, self.heads)
-        self.is_zero = flags & np.uint64(KPF_ZERO_PAGE) != 0
-        self.is_hugetlb = flags & np.uint64(KPF_HUGE) != 0
-
-        self.others = list(_upper_others(mode, part))
-        """What stands in the place of a huge leaf, migration entries and markers: address, state, pages."""
-
-    def between(self, first: int, last: int) -> NDArray[np.intp]:
-        """Return the places of the leaves that reach into a range."""
-        low = int(np.searchsorted(self.addresses, np.uint64(first)))
-        if low and int(self.addresses[low - 1]) + int(self.sizes[low - 1]) > first:
-            low -= 1
-        return np.arange(low, int(np.searchsorted(self.addresses, np.uint64(last), side="right")))
+def block_of(address: int, raw: Words, held: Bytes, use: Bytes) -> Block:
+    """Return the arrays of consecutive pages as a block."""
+    return Block(address, raw.data.cast("B"), held.tobytes(), use.tobytes())
 
 
-def _upper_others(mode: PagingMode, part: Walk) -> Iterator[tuple[int, Bytes, int]]:
-    for level in part.levels[:-1]:
-        description = mode.levels[level.level]
-        if not description.can_map or not len(level):
-            continue
-        flat = level.entries.reshape(-1)
-        # Tables and present entries, which are nearly all, have the present bit.
-        places = np.flatnonzero((flat != 0) & (flat & np.uint64(mode.present[0][0]) == 0))
-        codes = states(mode, level.level, flat[places])
-        addresses = part.entry_addresses(level.level, places).tolist()
-        for row, address in enumerate(addresses):
-            yield address, codes[row : row + 1], description.size >> mode.page_shift
-
-
-def frame_flags(procfs: ProcFS, pfns: Words) -> Words:
-    """Return /proc/kpageflags of a few frames; 0 for one that it does not tell about."""
-    if not len(pfns):
-        return np.zeros(0, np.uint64)
-    with FrameWords(procfs, "kpageflags") as file:
-        words = file.get(pfns.tolist())
-    return np.array([words.get(pfn, 0) for pfn in pfns.tolist()], np.uint64)
+def scattered(column: NDArray[Any], places: NDArray[np.intp], length: int) -> NDArray[Any]:
+    """Return an array of zeros with a column's values at their places."""
+    result = np.zeros(length, column.dtype)
+    result[places] = column
+    return result
 
 
 class TableReader:
@@ -226,6 +137,9 @@ class TableReader:
         except BaseException:
             self.mm.close()
             raise
+        masks = {flag.name: np.uint64(flag.mask) for flag in self.mode.flags}
+        pairs = (("soft-dirty", PM_SOFT_DIRTY), ("uffd-wp", PM_UFFD_WP))
+        self._shared_flags = [(masks[name], np.uint64(bit)) for name, bit in pairs if name in masks]
         self._kept: tuple[int, Walk, HugeLeaves] | None = None
 
     def __enter__(self) -> Self:
@@ -261,13 +175,20 @@ class TableReader:
         backing = self._backing(vma)
         place = start
         for part, huge in self._parts(start, end):
-            for pages in page_blocks(part, start, end):
-                yield from self._backed(vma, backing, place, pages.start)
-                block = self._block(vma, pages, huge, backing)
-                if block.kinds != {0: len(block)}:
-                    yield block
-                place = pages.start + len(pages) * self.page_size
-        yield from self._backed(vma, backing, place, end)
+            first, last = max(start, part.first), min(end - 1, part.last)
+            found = (
+                self._small_blocks(vma, part, first, last),
+                self._huge_blocks(vma, huge, first, last),
+                self._other_blocks(vma, huge, first, last),
+            )
+            for block in merge(*found, key=lambda block: block.address):
+                yield from self._backed(backing, place, block.address)
+                if vma.kind == "shmem" and 0 in block.kinds:
+                    absent = block.states.replace(b"\0", bytes((UNKNOWN,)))
+                    block.states = backing.mark(block.address, block.states, self.page_size) if backing else absent
+                yield block
+                place = block.address + len(block) * self.page_size
+        yield from self._backed(backing, place, end)
 
     def pieces(self, vma: Vma, start: int, end: int) -> Iterator[Block | Hole]:
         """Yield every page of a part of a VMA, in order: blocks, and the holes between them."""
@@ -291,11 +212,11 @@ class TableReader:
         page = address - address % self.page_size
         return next(self.blocks(vma, page, page + self.page_size), None)
 
-    def _backed(self, vma: Vma, backing: Backing | None, start: int, end: int) -> Iterator[Block]:
+    def _backed(self, backing: Backing | None, start: int, end: int) -> Iterator[Block]:
         # Where there is no table, the file behind shared memory may still have something in swap, or in RAM.
         if backing is None:
             return
-        limit = NR_TABLES * self.page_size * 64
+        limit = NR_BLOCK_PAGES * self.page_size
         for low, high, _ in backing.ranges:
             low, high = max(low, start), min(high, end)
             for at in range(low, high, limit):
@@ -303,61 +224,109 @@ class TableReader:
                 marked = backing.mark(at, bytes(nr_pages), self.page_size)
                 yield Block(at, memoryview(bytearray(nr_pages * ENTRY_SIZE)), marked, bytes(nr_pages))
 
-    def _block(self, vma: Vma, pages: PageBlock, huge: HugeLeaves, backing: Backing | None) -> Block:
+    def _small_blocks(self, vma: Vma, part: Walk, first: int, last: int) -> Iterator[Block]:
+        """Yield the blocks that tables of the last level make: many tables are decoded together, then cut."""
+        depth = len(self.mode.levels) - 1
+        table_pages = part.levels[-1].entries.shape[1]
+        for addresses, entries in self._rows(part, first, last):
+            used = np.flatnonzero(entries)
+            few = entries if len(used) == len(entries) else entries[used]
+            codes = states(self.mode, depth, few)
+            shown = (codes == paging.PRESENT) | (codes == paging.PROT_NONE)
+            pfns = np.where(shown, self._frames_of(depth, few), np.uint64(0))
+            raw, held, use = self._convert(vma, few, codes, pfns, None, None)
+            if len(few) < len(entries):
+                raw, held, use = (scattered(column, used, len(entries)) for column in (raw, held, use))
+            # Where tables follow one another, their pages make one block.
+            cuts = (np.flatnonzero(np.diff(addresses) != table_pages * self.page_size) + 1).tolist()
+            start = max(int(addresses[0]), first)
+            skipped = (start - int(addresses[0])) // self.page_size
+            for low, high in pairwise([0, *cuts, len(addresses)]):
+                begin = max(low * table_pages - skipped, 0)
+                stop = min(high * table_pages - skipped, len(entries))
+                marked = held[begin:stop].tobytes()
+                if marked.count(0) < len(marked):
+                    address = max(int(addresses[low]), start)
+                    yield Block(address, raw[begin:stop].data.cast("B"), marked, use[begin:stop].tobytes())
+
+    def _huge_blocks(self, vma: Vma, huge: HugeLeaves, first: int, last: int) -> Iterator[Block]:
+        """Yield the blocks that huge leaves make: those of one size together, cut where they do not follow on."""
+        for part in huge.pieces(first, last, self.mode.page_shift):
+            nr_pages = part.lengths[0]
+            pfns = (part.begins[:, None] + np.arange(nr_pages, dtype=np.uint64)).reshape(-1)
+            zero = np.repeat(part.is_zero, nr_pages)
+            codes = np.full(len(pfns), paging.PRESENT, np.uint8)
+            raw, held, use = self._convert(vma, np.repeat(part.entries, nr_pages), codes, pfns, zero, None)
+            cuts = (np.flatnonzero(np.diff(part.lows) != int(nr_pages) * self.page_size) + 1).tolist()
+            for low, high in pairwise([0, *cuts, len(part.lows)]):
+                pages = slice(low * int(nr_pages), high * int(nr_pages))
+                yield block_of(int(part.lows[low]), raw[pages], held[pages], use[pages])
+
+    def _other_blocks(self, vma: Vma, huge: HugeLeaves, first: int, last: int) -> Iterator[Block]:
+        """Yield blocks for what stands in the place of huge leaves."""
+        for address, code, entry, nr_pages in huge.others:
+            if first <= address <= last:
+                numbers = np.arange(nr_pages, dtype=np.uint64)
+                entries, codes = np.full(nr_pages, entry, np.uint64), np.full(nr_pages, code, np.uint8)
+                columns = self._convert(vma, entries, codes, np.zeros(nr_pages, np.uint64), None, numbers)
+                yield block_of(address, *columns)
+
+    def _convert(
+        self,
+        vma: Vma,
+        entries: Words,
+        codes: Bytes,
+        pfns: Words,
+        huge_zero: NDArray[np.bool_] | None,
+        numbers: Words | None,
+    ) -> tuple[Words, Bytes, Bytes]:
+        """Return entries in the form of pagemap, their state bytes, and their use.
+
+        ``huge_zero`` tells which map the huge zero page; ``numbers`` counts the pages of a huge entry.
+        """
         mode = self.mode
-        entries = pages.entries
-        present = (pages.states == paging.PRESENT) | (pages.states == paging.PROT_NONE)
+        present = (codes == paging.PRESENT) | (codes == paging.PROT_NONE)
         special = present & np.asarray(holds(entries, mode.special), np.bool_)
-        zero = self._zero_places(pages, special)
-        self._add_huge_zero(pages, huge, zero)
+        zero = special.copy() if huge_zero is None else huge_zero
+        if huge_zero is None and special.any():
+            zero[special] = self._are_zero(pfns[special])
         self.nr_device += int(np.count_nonzero(special & ~zero))
         counted = present & ~special & ~zero
         shown = counted | zero
-        raw = np.where(shown, pages.pfns | np.uint64(PM_PRESENT), np.uint64(0))
-        use = np.zeros(len(pages), np.uint8)
+        raw = np.where(shown, pfns | np.uint64(PM_PRESENT), np.uint64(0))
+        use = np.zeros(len(entries), np.uint8)
         use[shown & np.asarray(holds(entries, mode.accessed), np.bool_)] |= ACCESSED
         use[shown & np.asarray(holds(entries, mode.dirty), np.bool_)] |= DIRTY
-        self._add_swap(pages, present, raw)
-        bits = np.zeros(len(pages), np.uint8)
+        bits = np.zeros(len(entries), np.uint8)
         bits[zero] = MARK_A
-        bits[~present & (raw != 0) & (pages.states != paging.SWAP)] = MARK_A
-        bits[pages.states == paging.GUARD] |= GUARD
-        names = {flag.name: flag.mask for flag in mode.flags if flag.name in ("soft-dirty", "uffd-wp")}
-        for name, bit in (("soft-dirty", PM_SOFT_DIRTY), ("uffd-wp", PM_UFFD_WP)):
-            raw[shown & (entries & np.uint64(names.get(name, 0)) != 0)] |= np.uint64(bit)
+        if not present.all():
+            self._add_swap(entries, codes, numbers, raw)
+            bits[~present & (raw != 0) & (codes != paging.SWAP)] = MARK_A
+            bits[codes == paging.GUARD] |= GUARD
+        for mask, bit in self._shared_flags:
+            raw[shown & (entries & mask != 0)] |= bit
         if counted.any():
-            places = np.flatnonzero(counted)
-            pfns = pages.pfns[places]
-            counts = self._map_counts(pfns)
-            raw[places[counts == 1]] |= np.uint64(PM_MMAP_EXCLUSIVE)
-            raw[places[~self._are_anonymous(vma, pfns)]] |= np.uint64(FILE << 56)
-        held = (raw >> np.uint64(56)).astype(np.uint8) | bits
-        marked = held.tobytes()
-        if backing and vma.kind == "shmem":
-            marked = backing.mark(pages.start, marked, self.page_size)
-        elif vma.kind == "shmem":
-            marked = marked.replace(b"\0", bytes((UNKNOWN,)))
-        return Block(pages.start, raw.data.cast("B"), marked, use.tobytes())
+            places = slice(None) if counted.all() else np.flatnonzero(counted)
+            of_counted = raw[places]
+            of_counted[self._map_counts(pfns[places]) == 1] |= np.uint64(PM_MMAP_EXCLUSIVE)
+            of_counted[~self._are_anonymous(vma, pfns[places])] |= np.uint64(FILE << 56)
+            raw[places] = of_counted
+        return raw, (raw >> np.uint64(56)).astype(np.uint8) | bits, use
 
-    def _add_swap(self, pages: PageBlock, present: NDArray[np.bool_], raw: Words) -> None:
+    def _add_swap(self, entries: Words, codes: Bytes, numbers: Words | None, raw: Words) -> None:
         """Put what is in the place of a page, swap slots and markers, as pagemap has it."""
-        others = np.flatnonzero(~present & (pages.states != paging.EMPTY) & (pages.states != paging.TABLE))
+        others = np.flatnonzero(~np.isin(codes, NO_SWAP))
         if not others.size:
             return
-        codes = pages.states[others]
-        kinds, offsets = swap_fields(self.mode, pages.entries[others])
+        codes = codes[others]
+        kinds, offsets = swap_fields(self.mode, entries[others])
         frames_only = (codes == paging.MIGRATION) | (codes == paging.HWPOISON) | (codes == paging.DEVICE)
         offsets = np.where(frames_only, migration_frame(self.mode, offsets), offsets)
+        if numbers is not None:
+            offsets = offsets + numbers[others]
         words = kinds | (offsets << np.uint64(PM_SWAP_OFFSET_SHIFT)) & np.uint64((1 << 55) - 1) | np.uint64(PM_SWAP)
         words[codes == paging.GUARD] |= np.uint64(GUARD << 56)
         raw[others] = words
-
-    def _zero_places(self, pages: PageBlock, special: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return which special entries map the zero page."""
-        zero = special.copy()
-        if special.any():
-            zero[special] = self._are_zero(pages.pfns[special])
-        return zero
 
     def _are_zero(self, pfns: Words) -> NDArray[np.bool_]:
         """Return which of the frames of special entries are the zero page's."""
@@ -369,14 +338,6 @@ class TableReader:
         known = np.array([self._zero_frames[pfn] for pfn in unique.tolist()], np.bool_)
         result: NDArray[np.bool_] = known[which]
         return result
-
-    def _add_huge_zero(self, pages: PageBlock, huge: HugeLeaves, zero: NDArray[np.bool_]) -> None:
-        end = pages.start + len(pages) * self.page_size
-        for place in huge.between(pages.start, end - 1).tolist():
-            if huge.is_zero[place]:
-                low = max(int(huge.addresses[place]) - pages.start, 0) // self.page_size
-                high = (int(huge.addresses[place]) + int(huge.sizes[place]) - pages.start) // self.page_size
-                zero[low:high] = True
 
     # As sums
 
@@ -391,12 +352,12 @@ class TableReader:
             return sums
         for part, huge in self._parts(vma.start, vma.end):
             first, last = max(vma.start, part.first), min(vma.end - 1, part.last)
-            for entries in self._rows(part, first, last):
+            for _, entries in self._rows(part, first, last):
                 self._count_small(sums, vma, entries)
             self._count_huge(sums, vma, huge, first, last)
-            for address, code, nr_pages in huge.others:
+            for address, code, _, nr_pages in huge.others:
                 if first <= address <= last:
-                    self._count_states(sums, code, nr_pages)
+                    self._count_states(sums, np.array([code], np.uint8), nr_pages)
         return sums
 
     def _count_blocks(self, sums: VmaCounts, vma: Vma) -> None:
@@ -415,17 +376,15 @@ class TableReader:
 
     def huge_size(self, block: Block) -> int:
         """Return how many bytes of a block are mapped by huge leaves, but for zero pages and hugetlb."""
-        size = 0
         end = block.address + len(block) * self.page_size
-        for _, huge in self._parts(block.address, end):
-            for place in huge.between(block.address, end - 1).tolist():
-                if not huge.is_zero[place] and not huge.is_hugetlb[place]:
-                    low = max(int(huge.addresses[place]), block.address)
-                    size += min(int(huge.addresses[place]) + int(huge.sizes[place]), end) - low
-        return size
+        return sum(
+            int(part.lengths[0]) * int(np.count_nonzero(~part.is_zero & ~part.is_hugetlb)) * self.page_size
+            for _, huge in self._parts(block.address, end)
+            for part in huge.pieces(block.address, end - 1, self.mode.page_shift)
+        )
 
-    def _rows(self, part: Walk, first: int, last: int) -> Iterator[Words]:
-        """Yield the entries of the last level that lie in a range, some tables at a time."""
+    def _rows(self, part: Walk, first: int, last: int) -> Iterator[tuple[Words, Words]]:
+        """Yield the entries of the last level that lie in a range, some tables at a time, with their addresses."""
         level = part.levels[-1]
         shift, nr_entries = self.mode.page_shift, level.entries.shape[1]
         size = nr_entries << shift
@@ -435,7 +394,8 @@ class TableReader:
             stop = min(high, start + NR_TABLES)
             begin = max(first - int(level.addresses[start]), 0) >> shift
             left = max(int(level.addresses[stop - 1]) + size - 1 - last, 0) >> shift
-            yield level.entries[start:stop].reshape(-1)[begin : (stop - start) * nr_entries - left]
+            entries = level.entries[start:stop].reshape(-1)[begin : (stop - start) * nr_entries - left]
+            yield level.addresses[start:stop], entries
 
     def _count_small(self, sums: VmaCounts, vma: Vma, entries: Words) -> None:
         mode = self.mode
@@ -507,27 +467,19 @@ class TableReader:
 
     def _count_huge(self, sums: VmaCounts, vma: Vma, huge: HugeLeaves, first: int, last: int) -> None:
         shift = self.mode.page_shift
-        places = huge.between(first, last)
-        special = np.asarray(holds(huge.entries[places], self.mode.special), np.bool_) & ~huge.is_zero[places]
-        self.nr_device += int(huge.sizes[places[special]].sum()) >> shift
-        places = places[~special]
-        # A range ends inside a leaf only where the process changed it after its VMAs were read.
-        lows = np.maximum(huge.addresses[places], np.uint64(first))
-        highs = np.minimum(huge.addresses[places] + huge.sizes[places], np.uint64(last + 1))
-        lengths = (highs - lows) >> np.uint64(shift)
-        begins = huge.heads[places] + ((lows - huge.addresses[places]) >> np.uint64(shift))
-        is_zero = huge.is_zero[places]
-        for place, nr_pages in zip(places[is_zero].tolist(), lengths[is_zero].tolist(), strict=True):
-            sums.add(ZERO, nr_pages)
-            self._count_use(sums, huge.entries[place : place + 1], nr_pages)
-        sums.thp += int(lengths[~is_zero & ~huge.is_hugetlb[places]].sum()) << shift
-        for length in np.unique(lengths[~is_zero]).tolist():
-            alike = np.flatnonzero(~is_zero & (lengths == length))
-            step = max(1, (NR_TABLES << 9) // length)
-            for start in range(0, len(alike), step):
-                few = alike[start : start + step]
-                pfns = (begins[few, None] + np.arange(length, dtype=np.uint64)).reshape(-1)
-                self._count_frames(sums, vma, pfns, np.repeat(huge.entries[places[few]], length))
+        for part in huge.pieces(first, last, shift):
+            length = int(part.lengths[0])
+            sums.add(ZERO, length * int(np.count_nonzero(part.is_zero)))
+            self._count_use(sums, part.entries[part.is_zero], length)
+            special = np.asarray(holds(part.entries, self.mode.special), np.bool_) & ~part.is_zero
+            self.nr_device += length * int(np.count_nonzero(special))
+            rest = ~special & ~part.is_zero
+            sums.thp += (length * int(np.count_nonzero(rest & ~part.is_hugetlb))) << shift
+            if rest.any():
+                numbers: Words = np.arange(length, dtype=np.uint64)
+                pfns: Words = (part.begins[rest][:, None] + numbers).reshape(-1)
+                entries: Words = np.repeat(part.entries[rest], length)
+                self._count_frames(sums, vma, pfns, entries)
 
     # What both need
 

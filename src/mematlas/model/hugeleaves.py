@@ -1,0 +1,108 @@
+"""Huge leaves of page tables: THP, hugetlb and the huge zero page, told apart by their frames."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mematlas.kernel.kpage import KPF_HUGE, KPF_ZERO_PAGE
+from mematlas.model.pagetable import huge_leaves
+from mematlas.model.paging import leaf_address, states
+from mematlas.model.tableaccess import frame_flags
+from mematlas.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mematlas.model.pagetable import Walk, Words
+    from mematlas.model.paging import PagingMode
+    from mematlas.model.tableaccess import TableAccess
+
+NR_HUGE_PAGES = 1 << 16
+"""Pages decoded together: their entries stay in the cache."""
+
+
+@record
+class HugePieces:
+    """Parts of huge leaves, equally long."""
+
+    lows: Words
+    """The first address of each."""
+    lengths: Words
+    """Pages."""
+    begins: Words
+    """The first frame of each."""
+    entries: Words
+    is_zero: NDArray[np.bool_]
+    is_hugetlb: NDArray[np.bool_]
+
+
+class HugeLeaves:
+    """The huge leaves of one part of a walk: of each the address, the size, and what its frames are."""
+
+    def __init__(self, access: TableAccess, part: Walk) -> None:
+        columns: list[tuple[Words, Words, Words, Words]] = []
+        mode = access.mode
+        for level in range(len(part.levels) - 1):
+            if not mode.levels[level].can_map or not len(part.levels[level]):
+                continue
+            places, entries = huge_leaves(part, level)
+            addresses = part.entry_addresses(level, places)
+            inside = (addresses >= part.first) & (addresses <= part.last)
+            addresses, entries = addresses[inside], entries[inside]
+            sizes = np.full(len(entries), mode.levels[level].size, np.uint64)
+            columns.append((addresses, sizes, entries, leaf_address(mode, level, entries)))
+        empty = (np.zeros(0, np.uint64),) * 4
+        joined = [np.concatenate(column) for column in zip(*(columns or [empty]), strict=True)]
+        order = np.argsort(joined[0])
+        self.addresses, self.sizes, self.entries, phys = (column[order] for column in joined)
+        self.heads = phys >> np.uint64(mode.page_shift)
+        flags = frame_flags(access.memory.procfs, self.heads)
+        self.is_zero = flags & np.uint64(KPF_ZERO_PAGE) != 0
+        self.is_hugetlb = flags & np.uint64(KPF_HUGE) != 0
+
+        self.others = list(_upper_others(mode, part))
+        """What stands in the place of a huge leaf, migration entries and markers: address, state, entry, pages."""
+
+    def between(self, first: int, last: int) -> NDArray[np.intp]:
+        """Return the places of the leaves that reach into a range."""
+        low = int(np.searchsorted(self.addresses, np.uint64(first)))
+        if low and int(self.addresses[low - 1]) + int(self.sizes[low - 1]) > first:
+            low -= 1
+        return np.arange(low, int(np.searchsorted(self.addresses, np.uint64(last), side="right")))
+
+    def pieces(self, first: int, last: int, page_shift: int) -> Iterator[HugePieces]:
+        """Yield what of the leaves lies in a range, in order, some that are equally long at a time."""
+        places = self.between(first, last)
+        # A range ends inside a leaf only where the process changed it after its VMAs were read.
+        lows = np.maximum(self.addresses[places], np.uint64(first))
+        highs = np.minimum(self.addresses[places] + (self.sizes[places] - np.uint64(1)), np.uint64(last))
+        lengths = ((highs - lows) >> np.uint64(page_shift)) + np.uint64(1)
+        begins = self.heads[places] + ((lows - self.addresses[places]) >> np.uint64(page_shift))
+        cuts = (np.flatnonzero(np.diff(lengths)) + 1).tolist()
+        for start, stop in pairwise([0, *cuts, len(places)]):
+            if start == stop:
+                continue
+            step = max(1, NR_HUGE_PAGES // int(lengths[start]))
+            for low in range(start, stop, step):
+                rows = slice(low, min(low + step, stop))
+                few = places[rows]
+                columns = (self.entries[few], self.is_zero[few], self.is_hugetlb[few])
+                yield HugePieces(lows[rows], lengths[rows], begins[rows], *columns)
+
+
+def _upper_others(mode: PagingMode, part: Walk) -> Iterator[tuple[int, int, int, int]]:
+    for level in part.levels[:-1]:
+        description = mode.levels[level.level]
+        if not description.can_map or not len(level):
+            continue
+        flat = level.entries.reshape(-1)
+        # Tables and present entries, which are nearly all, have the present bit.
+        places = np.flatnonzero((flat != 0) & (flat & np.uint64(mode.present[0][0]) == 0))
+        codes = states(mode, level.level, flat[places])
+        addresses = part.entry_addresses(level.level, places).tolist()
+        for address, code, entry in zip(addresses, codes.tolist(), flat[places].tolist(), strict=True):
+            yield address, code, entry, description.size >> mode.page_shift
