@@ -1,7 +1,5 @@
 """``python -m mematlas``."""
 
-import sys
+from mematlas.cli import console
 
-from mematlas.cli import main
-
-sys.exit(main())
+console()

@@ -113,6 +113,8 @@ def console() -> NoReturn:
         code = stop.code if isinstance(stop.code, int) else 0
         sys.stdout.flush()
         sys.stderr.flush()
+    except OSError:
+        pass  # standard error is full: there is nobody left to tell
     except BaseException:
         # A mistake of ours: show it whole.
         sys.excepthook(*sys.exc_info())
