@@ -105,20 +105,16 @@ def console() -> NoReturn:
     code = 1
     try:
         code = main()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        code = 0
     except SystemExit as stop:  # argparse, after help or a mistake
         code = stop.code if isinstance(stop.code, int) else 0
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        pass  # standard error is full: there is nobody left to tell
     except BaseException:
         # A mistake of ours: show it whole.
         sys.excepthook(*sys.exc_info())
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            pass  # closed or full: nobody is left to tell
     os._exit(code)
 
 
