@@ -39,6 +39,8 @@ class Job:
     peers: tuple[Peer, ...]
     peak_bar: int | None = None
     """Bytes of memory that ours must not pass."""
+    cpu_bar_ms: float | None = None
+    """CPU time that ours must not pass."""
     note: str = ""
 
 
@@ -52,7 +54,14 @@ def in_process(label: str, *argv: str) -> Command:
     return Command(label, (*argv, "{pid}", "5"), reports=True)
 
 
+def first_walk(cache: str) -> Command:
+    """Return a program that walks once; ``cold`` has no directory that offsets could be kept in."""
+    words = ("{python}", "{bench}/observe.py", "walk", "{pid}", "1")
+    return Command(f"first walk, {cache}", ("env", "XDG_CACHE_HOME=/proc/none", *words) if cache == "cold" else words)
+
+
 ANON4K = Victim("4 GiB of touched 4 KiB pages", ("anon4k", str(4 * GIB)), needs=4 * GIB)
+ANON1G = Victim("1 GiB of touched 4 KiB pages", ("anon4k", str(GIB)), needs=GIB)
 THP = Victim("4 GiB of transparent huge pages", ("thp", str(4 * GIB)), needs=4 * GIB, has_thp=True)
 SPARSE = Victim("1 TiB with 262,144 pages scattered in it", ("sparse",), needs=GIB)
 TINY = Victim("a process of 1.4 MiB", ("tiny",), needs=MIB)
@@ -70,7 +79,15 @@ C_SCAN = Command("C PAGEMAP_SCAN", ("{bin}/pagemap_scan", "{pid}"))
 LIBRARY_SCAN = in_process("library page scan, counts by state", "{python}", "{bench}/observe.py", "pages")
 LIBRARY_ARRAYS = in_process("library page scan, numpy count", "{python}", "{bench}/observe.py", "arrays")
 
+LIBRARY_WALK = in_process("library walk of page tables", "{python}", "{bench}/observe.py", "walk")
+LIBRARY_SNAPSHOT = in_process("library walk, decoded", "{python}", "{bench}/observe.py", "snapshot")
+LIBRARY_KERNEL = in_process("library walk of the kernel half", "{python}", "{bench}/observe.py", "kernel")
+LIBRARY_TABLES = in_process("library usage by page tables", "{python}", "{bench}/observe.py", "tables")
+LIBRARY_COUNTS = in_process("pagemap and kpagecount, numpy", "{python}", "{bench}/observe.py", "counts")
+LIBRARY_ROLLUP = in_process("smaps_rollup in process", "{python}", "{bench}/observe.py", "rollup")
+
 DEFAULT_NOTE = "the default source bounds the stall of the target, and pays with its own time"
+START_NOTE = "from the start of the interpreter to the first table, numpy and all; cold is without a cache of offsets"
 TINY_NOTE = "on a tiny process the start of the interpreter is all there is: we expect to lose"
 
 JOBS = (
@@ -104,8 +121,28 @@ JOBS = (
     Job("scan-4k-numpy", ANON4K, LIBRARY_ARRAYS, (Peer(C_PREAD),)),
     Job("scan-thp", THP, LIBRARY_SCAN, (Peer(C_PREAD, 1.4),)),
     Job("scan-thp-numpy", THP, LIBRARY_ARRAYS, (Peer(C_PREAD),)),
-    Job("sparse-maps", SPARSE, mematlas("maps", "{pid}"), (Peer(C_SCAN, 5.0),), peak_bar=60 * MIB),
-    Job("sparse-hist", SPARSE, mematlas("hist", "{pid}"), (Peer(C_SCAN, 5.0),), peak_bar=60 * MIB),
+    Job(
+        "sparse-maps",
+        SPARSE,
+        mematlas("maps", "--source", "pagemap", "{pid}"),
+        (Peer(C_SCAN, 5.0),),
+        peak_bar=60 * MIB,
+    ),
+    Job(
+        "sparse-hist",
+        SPARSE,
+        mematlas("hist", "--source", "pagemap", "{pid}"),
+        (Peer(C_SCAN, 5.0),),
+        peak_bar=60 * MIB,
+    ),
+    Job("sparse-maps-default", SPARSE, mematlas("maps", "{pid}"), (Peer(C_SCAN),), note=DEFAULT_NOTE),
+    Job("sparse-hist-default", SPARSE, mematlas("hist", "{pid}"), (Peer(C_SCAN),), note=DEFAULT_NOTE),
+    Job("tables-walk", ANON1G, LIBRARY_WALK, (Peer(C_PREAD, 1 / 8),)),
+    Job("tables-snapshot", ANON1G, LIBRARY_SNAPSHOT, (Peer(C_PREAD, 1 / 4),)),
+    Job("tables-kernel", ANON1G, LIBRARY_KERNEL, (), cpu_bar_ms=30),
+    Job("tables-start-cold", ANON1G, first_walk("cold"), (), cpu_bar_ms=300, note=START_NOTE),
+    Job("tables-start-warm", ANON1G, first_walk("warm"), (), cpu_bar_ms=150, note=START_NOTE),
+    Job("tables-usage", ANON4K, LIBRARY_TABLES, (Peer(LIBRARY_ROLLUP, 1.2), Peer(LIBRARY_COUNTS, 0.5))),
     Job("tiny", TINY, mematlas("usage", "{pid}"), (Peer(CAT_ROLLUP), Peer(PMAP)), note=TINY_NOTE),
     Job("help", None, mematlas("--help"), (Peer(PASS, 2.5),)),
 )

@@ -13,6 +13,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.process import Process
+
 Observe = Callable[[int], int | None]
 """Looks at a process once; returns the number of present pages, when it counts them."""
 
@@ -55,6 +59,93 @@ def observe_usage(pid: int) -> None:
         process.usage()
 
 
+def observe_nothing(pid: int) -> None:
+    """Keep the processor busy for some milliseconds."""
+    sum(range(100_000))
+
+
+def observe_paced(pid: int) -> None:
+    """Ask for the usage by pagemap, with pauses."""
+    from mematlas.process import Process
+
+    with Process(pid) as process:
+        process.usage("pagemap")
+
+
+def held_process(pid: int) -> "Process":
+    """Return the process, held from one observation to the next, with what page tables are read with."""
+    from mematlas.process import Process
+
+    if not HELD:
+        HELD.append(Process(pid))
+    return HELD[0]
+
+
+HELD: list["Process"] = []
+
+
+def observe_tables(pid: int) -> None:
+    """Ask for the usage by page tables and struct pages."""
+    held_process(pid).usage("tables")
+
+
+def observe_walk(pid: int) -> None:
+    """Read every page table of the process."""
+    from mematlas.model.pagetable import walk
+
+    process = held_process(pid)
+    access = process.tables_access()
+    with access.memory.open_mm(pid, process.dir) as mm:
+        walk(access.memory, access.mode, mm.pgd)
+
+
+def observe_snapshot(pid: int) -> int:
+    """Read every page table, and decode flags, frame or swap slot of every page; count the present ones."""
+    import numpy as np
+
+    from mematlas.model.pagetable import page_blocks, walk
+    from mematlas.model.paging import PRESENT, PROT_NONE, holds, swap_fields
+
+    process = held_process(pid)
+    access = process.tables_access()
+    nr_present = 0
+    with access.memory.open_mm(pid, process.dir) as mm:
+        for block in page_blocks(walk(access.memory, access.mode, mm.pgd)):
+            is_present = (block.states == PRESENT) | (block.states == PROT_NONE)
+            is_special = holds(block.entries, access.mode.special)
+            others = np.flatnonzero(~is_present & (block.entries != 0))
+            swap_fields(access.mode, block.entries[others])
+            nr_present += int(np.count_nonzero(is_present & ~is_special))
+    return nr_present
+
+
+def observe_kernel(pid: int) -> None:
+    """Read every page table of the kernel half."""
+    from mematlas.model.pagetable import walk
+
+    process = held_process(pid)
+    access = process.tables_access()
+    with access.memory.open_mm(pid, process.dir) as mm:
+        walk(access.memory, access.mode, mm.pgd, access.mode.kernel_start, 1 << 64)
+
+
+def observe_counts(pid: int) -> None:
+    """Sum USS and PSS with a map count from kpagecount for every frame that pagemap shows."""
+    import numpy as np
+
+    from mematlas.kernel.pagemap import PM_PFRAME, Block
+    from mematlas.kernel.structpage import read_kernel_counts
+    from mematlas.model.tableusage import Tally
+
+    process = held_process(pid)
+    tally = Tally()
+    for _, piece in process.pages(paced=False, source="pagemap"):
+        if isinstance(piece, Block):
+            entries = np.frombuffer(piece.raw, np.uint64)
+            frames = entries[entries >> np.uint64(63) != 0] & np.uint64(PM_PFRAME)
+            tally.add_counts(read_kernel_counts(process.procfs, frames))
+
+
 def observe_rollup(pid: int) -> None:
     """Read the kernel's own sum."""
     with open(f"/proc/{pid}/smaps_rollup", "rb", buffering=0) as file:
@@ -67,6 +158,13 @@ OBSERVERS: dict[str, Observe] = {
     "arrays": observe_arrays,
     "usage": observe_usage,
     "rollup": observe_rollup,
+    "paced": observe_paced,
+    "nothing": observe_nothing,
+    "tables": observe_tables,
+    "walk": observe_walk,
+    "snapshot": observe_snapshot,
+    "kernel": observe_kernel,
+    "counts": observe_counts,
 }
 
 

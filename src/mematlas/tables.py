@@ -73,8 +73,8 @@ class RawTable:
     """One table as it stands in memory."""
 
     level: int
-    number: int
-    """Which of its level it is, in the order of addresses."""
+    number: int | None
+    """Which of its level it is, in the order of addresses; None where it was found by an address."""
     address: int
     """The first that it translates."""
     table: int
@@ -261,7 +261,8 @@ class Tables:
         if address is not None and not len(table):
             raise BadInput(f"no table of level {self.mode.levels[level].name} translates {address:#x}")
         for row in range(len(table)) if number is None else [number]:
-            yield RawTable(level, row, int(table.addresses[row]), int(table.tables[row]), table.entries[row])
+            shown = row if address is None else None
+            yield RawTable(level, shown, int(table.addresses[row]), int(table.tables[row]), table.entries[row])
 
     def audit(self, both: bool = False) -> list[Finding]:
         """Return what is dangerous, or maps the same memory with different rights; with ``both``, in both halves."""
@@ -363,7 +364,7 @@ class Tables:
         after = status_bytes(read_status(process.dir), "VmPTE") or 0
         nr_wrong = len(pages)
         known = all(each.reason in EXPLAINED for each, _ in pages)
-        checks = [Check("pages", nr_pages, nr_pages - nr_wrong, known, "" if not nr_wrong else f"{nr_wrong} differ")]
+        checks = [Check("pages", nr_pages, nr_pages - nr_wrong, known, "" if not nr_wrong else "differing ones are listed")]
         checks.append(self._check_tables(len(tables), sizes["kept aside"], before, after))
         told = self._huge_of_smaps()
         for name in ("thp", "hugetlb"):

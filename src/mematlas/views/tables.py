@@ -428,7 +428,8 @@ def raw_view(found: Iterable[RawTable], tables: Tables, target: dict[str, Any]) 
             level = mode.levels[raw.level]
             last = raw.address + level.size * level.nr_entries - 1 & (1 << 64) - 1
             place = f"{format_address(raw.address)}-{format_address(last)}"
-            yield f"{level.name} table {raw.number} at {raw.table:#x}, translates {place}"
+            number = "" if raw.number is None else f" {raw.number}"
+            yield f"{level.name} table{number} at {raw.table:#x}, translates {place}"
             entries = raw.entries.tolist()
             for at in range(0, len(entries), 4):
                 yield f"{at:>5}  " + " ".join(f"{entry:016x}" for entry in entries[at : at + 4])
