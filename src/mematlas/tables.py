@@ -364,7 +364,9 @@ class Tables:
         after = status_bytes(read_status(process.dir), "VmPTE") or 0
         nr_wrong = len(pages)
         known = all(each.reason in EXPLAINED for each, _ in pages)
-        checks = [Check("pages", nr_pages, nr_pages - nr_wrong, known, "" if not nr_wrong else "differing ones are listed")]
+        checks = [
+            Check("pages", nr_pages, nr_pages - nr_wrong, known, "" if not nr_wrong else "differing ones are listed")
+        ]
         checks.append(self._check_tables(len(tables), sizes["kept aside"], before, after))
         told = self._huge_of_smaps()
         for name in ("thp", "hugetlb"):
