@@ -215,6 +215,16 @@ class Terminal:
     def screen(self) -> str:
         return self.tmux("capture-pane", "-p")
 
+    def panes(self) -> str:
+        """Return the text of each pane by itself, its wrapped lines whole: a long path makes long lines."""
+        inner = ["tmux", "-S", self.inner]
+        listed = subprocess.run([*inner, "list-panes", "-a", "-F", "#{pane_id}"], capture_output=True, text=True)
+        shown = [
+            subprocess.run([*inner, "capture-pane", "-p", "-J", "-t", pane], capture_output=True, text=True).stdout
+            for pane in listed.stdout.split()
+        ]
+        return "\n".join(shown)
+
     def wait_for(self, pattern: str) -> None:
         try:
             wait_until(lambda: re.search(pattern, self.screen()) is not None, pattern)
@@ -246,7 +256,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 @pytest.mark.root("CAP_SYS_NICE", "CAP_SYS_ADMIN")
 def test_four_panes_show_the_demonstration(swap: Path, terminal: Terminal) -> None:
     program = program_of(terminal.screen())
-    assert f"pageout {program}" in terminal.screen().replace("\n", "").replace(" ", "").replace("pageout", "pageout ")
+    wait_until(lambda: f"pageout {program}" in terminal.panes(), "the page-out is typed")
     terminal.type("Draw 12")
     terminal.wait_for(rf"\| {NR_DRAWN}/{NR_PAGES}")
     terminal.wait_for(rf"mapped here alone: {NR_DRAWN} pages")
