@@ -245,7 +245,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
         shown.wait_for(r"Draw N, Clear or Quit:")
         shown.wait_for(r"\| 0/1024")
         shown.wait_for(r"absent: 1,024 pages")
-        shown.wait_for(r"ready> .*mematlas")
+        wait_until(lambda: re.search(r"ready> .*pageout", shown.panes()) is not None, "the page-out is typed")
         yield shown
     finally:
         shown.close()
