@@ -364,9 +364,8 @@ class Tables:
         after = status_bytes(read_status(process.dir), "VmPTE") or 0
         nr_wrong = len(pages)
         known = all(each.reason in EXPLAINED for each, _ in pages)
-        checks = [
-            Check("pages", nr_pages, nr_pages - nr_wrong, known, "" if not nr_wrong else "differing ones are listed")
-        ]
+        reason = "those that differ are listed" if nr_wrong else ""
+        checks = [Check("pages", nr_pages, nr_pages - nr_wrong, known, reason)]
         checks.append(self._check_tables(len(tables), sizes["kept aside"], before, after))
         told = self._huge_of_smaps()
         for name in ("thp", "hugetlb"):

@@ -130,10 +130,10 @@ def test_pages_name_the_bits(victim: MakeVictim, capsys: pytest.CaptureFixture[s
 def test_a_process_in_many_parts_has_the_same_sums(victim: MakeVictim, monkeypatch: pytest.MonkeyPatch) -> None:
     target = victim("anon", "thp", "shared_anon", "private_file")
     with target.stopped(), Process(target.pid) as process:
-        whole = [(item.vma, item.usage.rss, item.usage.uss, item.usage.thp) for item in process.maps("tables").vmas]
+        whole = [(item.vma, item.usage.rss, item.usage.anon, item.usage.thp) for item in process.maps("tables").vmas]
         small = partial(part_edges, nr_tables=1)
         monkeypatch.setattr("mematlas.model.tablereader.part_edges", small)
-        parts = [(item.vma, item.usage.rss, item.usage.uss, item.usage.thp) for item in process.maps("tables").vmas]
+        parts = [(item.vma, item.usage.rss, item.usage.anon, item.usage.thp) for item in process.maps("tables").vmas]
 
     assert parts == whole
 
