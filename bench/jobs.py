@@ -55,9 +55,10 @@ def in_process(label: str, *argv: str) -> Command:
 
 
 def first_walk(cache: str) -> Command:
-    """Return a program that walks once; ``cold`` has no directory that offsets could be kept in."""
-    words = ("{python}", "{bench}/observe.py", "walk", "{pid}", "1")
-    return Command(f"first walk, {cache}", ("env", "XDG_CACHE_HOME=/proc/none", *words) if cache == "cold" else words)
+    """Return the walk of one address; ``cold`` has no directory that offsets could be kept in."""
+    words = ("{mematlas}", "tables", "{pid}", "0x1000")
+    where = ("env", "XDG_CACHE_HOME=/proc/none") if cache == "cold" else ()
+    return Command(f"mematlas tables ADDRESS, {cache}", (*where, *words))
 
 
 ANON4K = Victim("4 GiB of touched 4 KiB pages", ("anon4k", str(4 * GIB)), needs=4 * GIB)
@@ -87,7 +88,7 @@ LIBRARY_COUNTS = in_process("pagemap and kpagecount, numpy", "{python}", "{bench
 LIBRARY_ROLLUP = in_process("smaps_rollup in process", "{python}", "{bench}/observe.py", "rollup")
 
 DEFAULT_NOTE = "the default source bounds the stall of the target, and pays with its own time"
-START_NOTE = "from the start of the interpreter to the first table, numpy and all; cold is without a cache of offsets"
+START_NOTE = "from the start of the interpreter to the first walk, numpy and all; cold is without a cache of offsets"
 TINY_NOTE = "on a tiny process the start of the interpreter is all there is: we expect to lose"
 
 JOBS = (

@@ -56,6 +56,8 @@ class StructPages:
         if PAGE % self.size or base % PAGE:
             raise NotSupported(f"struct pages of {self.size} bytes at {base:#x}", "struct pages that fill pages evenly")
         self.nr_per_page = PAGE // self.size
+        self.nr_read = 0
+        """Pages of the array read so far."""
         self._count_place = layout["page._mapcount"] // 4
         self._head_place = layout["page.compound_head"] // 8
         # The folio's, where it has one: that of struct page is to go.
@@ -142,6 +144,7 @@ class StructPages:
         """
         own = np.empty((len(pages), self.nr_per_page), np.int32)
         head_words = np.empty((len(pages), self.nr_per_page // 2), np.uint64)
+        self.nr_read += len(pages)
         in_ram = self._in_ram(pages)
         addresses = np.where(in_ram, np.uint64(self.base) + (pages << np.uint64(12)), np.uint64(0))
         nr_words, step = self.size // 8, self.memory.reader.batch_size
@@ -315,6 +318,7 @@ class KernelFrames:
 
     def __init__(self, procfs: ProcFS) -> None:
         self.procfs = procfs
+        self.nr_read = 0
         read_kernel_words(procfs, "kpagecount", np.zeros(1, np.uint64))
 
     def map_counts(self, pfns: Words) -> Counts:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from mematlas.model.pagetable import Words
 
 
+NR_CHECKED = 1 << 10
+"""Frames of the target that are compared with kpagecount before its map counts are believed."""
+
+
 class TableAccess:
     """What page tables are read with: kernel memory, its paging mode, and what tells about frames."""
 
@@ -24,6 +28,8 @@ class TableAccess:
         self.mode = mode_of(memory)
         self.note = ""
         """Why map counts come from kpagecount, when they do."""
+        self.nr_to_check = NR_CHECKED
+        """How many frames are still to be compared with kpagecount."""
         self._frames: StructPages | KernelFrames | None = None
 
     @property

@@ -54,16 +54,19 @@ if TYPE_CHECKING:
     from mematlas.kernel.backing import Backing
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.kernel.structpage import Counts
+    from mematlas.model.paging import Test
 
 Bytes = NDArray[np.uint8]
 
 NR_TABLES = 128
 """Tables counted together: their entries stay in the cache."""
+NR_SCATTERED_TABLES = 1 << 11
+"""The same where frames lie all over memory."""
+NR_DENSE = 24
+"""Frames for each page of struct pages, which holds 64, below which they count as scattered."""
 NR_BLOCK_PAGES = 1 << 13
 NR_FEW = 1 << 12
 NO_SWAP = np.array([paging.EMPTY, paging.TABLE, paging.PRESENT, paging.PROT_NONE], np.uint8)
-NR_CHECKED = 1 << 10
-"""Frames of a process that are compared with kpagecount before its map counts are believed."""
 
 
 class VmaCounts:
@@ -94,6 +97,16 @@ class VmaCounts:
 def block_of(address: int, raw: Words, held: Bytes, use: Bytes) -> Block:
     """Return the arrays of consecutive pages as a block."""
     return Block(address, raw.data.cast("B"), held.tobytes(), use.tobytes())
+
+
+def any_bit(test: Test) -> np.uint64 | None:
+    """Return the bits of a test that holds when any of them is set; None for other tests.
+
+    >>> any_bit(((4, 4), (1, 1))), any_bit(((4, 0),))
+    (np.uint64(5), None)
+    """
+    alone = all(mask == value and mask & (mask - 1) == 0 for mask, value in test)
+    return np.uint64(sum({mask for mask, _ in test})) if alone else None
 
 
 def scattered(column: NDArray[Any], places: NDArray[np.intp], length: int) -> NDArray[Any]:
@@ -129,7 +142,8 @@ class TableReader:
         """Pages of devices met, which pagemap does not show either."""
         self._backings: dict[int, Backing | None] = {}
         self._zero_frames: dict[int, bool] = {}
-        self._nr_to_check = NR_CHECKED
+        self._nr_tables = NR_TABLES
+        self._use_masks = [any_bit(test) for test in (self.mode.accessed, self.mode.dirty)]
         self.mm = access.memory.open_mm(process.pid, process)
         try:
             end = self.mode.user_end if end is None else min(end, self.mode.user_end)
@@ -390,12 +404,13 @@ class TableReader:
         size = nr_entries << shift
         low = int(np.searchsorted(level.addresses, np.uint64(first - first % size)))
         high = int(np.searchsorted(level.addresses, np.uint64(last), side="right"))
-        for start in range(low, high, NR_TABLES):
-            stop = min(high, start + NR_TABLES)
+        while low < high:
+            start, stop = low, min(high, low + self._nr_tables)
             begin = max(first - int(level.addresses[start]), 0) >> shift
             left = max(int(level.addresses[stop - 1]) + size - 1 - last, 0) >> shift
             entries = level.entries[start:stop].reshape(-1)[begin : (stop - start) * nr_entries - left]
             yield level.addresses[start:stop], entries
+            low = stop
 
     def _count_small(self, sums: VmaCounts, vma: Vma, entries: Words) -> None:
         mode = self.mode
@@ -442,6 +457,11 @@ class TableReader:
                 sums.add(SPECIAL, nr * size)
 
     def _count_use(self, sums: VmaCounts, entries: Words, size: int = 1) -> None:
+        accessed, dirty = self._use_masks
+        if accessed and dirty:
+            sums.nr_accessed += size * int(np.count_nonzero(entries & accessed))
+            sums.nr_dirty += size * int(np.count_nonzero(entries & dirty))
+            return
         sums.nr_accessed += size * int(np.count_nonzero(holds(entries, self.mode.accessed)))
         sums.nr_dirty += size * int(np.count_nonzero(holds(entries, self.mode.dirty)))
 
@@ -450,7 +470,7 @@ class TableReader:
         self._count_use(sums, entries)
         counts = self._map_counts(pfns)
         # The kernel counts as private what is mapped less than twice.
-        single = (counts == 1) | (counts == 0)
+        single = counts.view(np.uint32) <= 1
         nr_single = int(np.count_nonzero(single))
         anon = self._are_anonymous(vma, pfns)
         if anon.all() or not anon.any():
@@ -496,9 +516,14 @@ class TableReader:
             number += 1
 
     def _map_counts(self, pfns: Words) -> Counts:
-        if self._nr_to_check > 0:
-            self._nr_to_check -= self.frames.check(pfns)
-        return self.frames.map_counts(pfns)
+        if self.access.nr_to_check > 0:
+            self.access.nr_to_check -= self.frames.check(pfns)
+        before = self.frames.nr_read
+        counts = self.frames.map_counts(pfns)
+        if len(pfns) > NR_FEW and self.frames.nr_read - before > len(pfns) // NR_DENSE:
+            # Frames from all over memory need the same struct pages in each lot: larger lots need them less often.
+            self._nr_tables = NR_SCATTERED_TABLES
+        return counts
 
     def _are_anonymous(self, vma: Vma, pfns: Words) -> NDArray[np.bool_]:
         if vma.perms[3:] == "s":
