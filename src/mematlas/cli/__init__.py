@@ -151,6 +151,7 @@ def run_command(name: str, words: list[str]) -> int:
     try:
         if takes_target:
             session.take_target(args, module.default_target(args) if hasattr(module, "default_target") else None)
+            one_thread_of_numpy()
         code = module.run(args, session) or 0
     finally:
         session.close()
@@ -158,6 +159,16 @@ def run_command(name: str, words: list[str]) -> int:
         launched = session.launched.exit_code
         return launched if launched > 0 else 128 - launched
     return int(code)
+
+
+def one_thread_of_numpy() -> None:
+    """Have numpy, should it be loaded, start no threads: half of its start is for them, and we need none.
+
+    A target that we start is there already, and has the environment that it was given.
+    """
+    import os
+
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def load(name: str) -> Any:
