@@ -1,0 +1,53 @@
+"""tests/guest/run: one command on another kernel, with the host's files. Its exit code is the command's."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from kernels import OWN, PATTERNS, Unavailable, fetch, need_programs
+from machine import NO_RESULT, Settings, boot
+
+EPILOG = """
+The guest sees the host's root read-only, with a file system in memory on top: what it changes is gone afterwards,
+except under /mnt/out, which is the folder of --output. Exit code 125: the guest left no result, or its kernel
+complained; 124: no guest can be had here.
+"""
+NO_GUEST = 124
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="tests/guest/run", description=__doc__, epilog=EPILOG)
+    made.add_argument("--kernel", choices=(*PATTERNS, OWN), default="6.12")
+    made.add_argument("--levels", type=int, choices=(4, 5), default=5, help="levels of page tables")
+    made.add_argument("--numa", action="store_true", help="two nodes")
+    made.add_argument("--pti", action="store_true", help="page-table isolation")
+    made.add_argument("--lockdown", choices=("none", "integrity", "confidentiality"), default="none")
+    made.add_argument("--append", action="append", default=[], metavar="WORDS", help="for the kernel's command line")
+    made.add_argument("--memory", type=int, default=4096, metavar="MIB")
+    made.add_argument("--timeout", type=float, default=600, metavar="SECONDS")
+    made.add_argument("--output", type=Path, metavar="DIR", help="keep what the guest writes to /mnt/out, and dmesg")
+    made.add_argument("command", nargs="+", metavar="COMMAND", help="the program to run, and its arguments")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    settings = Settings(
+        levels=args.levels,
+        numa=args.numa,
+        pti=args.pti,
+        lockdown=args.lockdown,
+        memory=args.memory,
+        append=tuple(args.append),
+    )
+    try:
+        need_programs()
+        result = boot(fetch(args.kernel), settings, args.command, args.timeout, args.output)
+    except Unavailable as error:
+        print(f"guest: {error}", file=sys.stderr)
+        return NO_GUEST
+    state = "" if result.code != NO_RESULT else ", no good result"
+    print(f"guest: {args.kernel} ended with {result.code} after {result.seconds:.1f} s{state}", file=sys.stderr)
+    return result.code

@@ -1,0 +1,178 @@
+"""Kernels to boot in a guest: Debian's packages, fetched with apt-get and unpacked in a cache folder, never installed.
+
+Point releases come and go in the archive, so a kernel is chosen by pattern: the newest that there is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache" / "guest"
+
+PATTERNS = {
+    "6.1": r"^linux-image-6\.1\.0-[0-9]+-amd64$",
+    "6.12": r"^linux-image-6\.12\.[0-9]+\+deb12-amd64$",
+}
+OWN = "own"
+"""Our own configuration, with what no Debian kernel has; `tests/guest/own` builds it."""
+PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static"}
+"""Programs that the host must have, and the package of each."""
+
+
+class Unavailable(Exception):
+    """What is needed for a guest cannot be had here; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel, unpacked."""
+
+    key: str
+    """``6.1``, ``6.12`` or ``own``."""
+    release: str
+    """As uname -r has it."""
+    image: Path
+    config: Path
+    modules: Path | None
+    """/lib/modules/RELEASE; None when everything is built in."""
+    build: Path | None
+    """Where a module for it can be built; None until `fetch_headers`."""
+
+
+def run(*words: str | Path, cwd: Path | None = None) -> str:
+    """Run a program to its end and return what it wrote; its messages become the error."""
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=cwd, check=False)
+    if done.returncode:
+        raise Unavailable(f"{' '.join(map(str, words))}: {(done.stderr or done.stdout).strip()[-1000:]}")
+    return done.stdout
+
+
+def need_programs() -> None:
+    """Install the programs that are not there, as root; raise `Unavailable` otherwise."""
+    packages = [package for program, package in PACKAGES.items() if not shutil.which(program)]
+    if not packages:
+        return
+    if os.geteuid() or not shutil.which("apt-get"):
+        raise Unavailable(f"a guest needs {', '.join(packages)}: sudo apt-get install {' '.join(packages)}")
+    install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages)
+    print(f"guest: installing {', '.join(packages)}", flush=True)
+    try:
+        run(*install)
+    except Unavailable:
+        run("apt-get", "update", "-qq")
+        run(*install)
+
+
+def fetch(key: str) -> Kernel:
+    """Return a kernel, downloaded and unpacked if need be."""
+    if key == OWN:
+        return own_kernel()
+    package = newest(key)
+    release = package.removeprefix("linux-image-")
+    folder = CACHE / release
+    if not (folder / "image").exists():
+        unpack([package], folder / "image")
+    return debian_kernel(key, release)
+
+
+def debian_kernel(key: str, release: str) -> Kernel:
+    """Return an unpacked Debian kernel."""
+    image = CACHE / release / "image"
+    build = CACHE / release / "headers" / "usr" / "src" / f"linux-headers-{release}"
+    return Kernel(
+        key,
+        release,
+        image / "boot" / f"vmlinuz-{release}",
+        image / "boot" / f"config-{release}",
+        image / "lib" / "modules" / release,
+        build if build.exists() else None,
+    )
+
+
+def own_kernel() -> Kernel:
+    """Return the newest of the kernels that were built from our fragment."""
+    built = sorted(CACHE.glob("own-*/bzImage"), key=lambda path: path.stat().st_mtime)
+    if not built:
+        raise Unavailable("the own kernel is not built: make guest-kernel (10 to 20 minutes)")
+    folder = built[-1].parent
+    tree = folder / "build"
+    release = (folder / "release").read_text().strip()
+    return Kernel(OWN, release, built[-1], folder / "config", None, tree if tree.exists() else None)
+
+
+def newest(key: str) -> str:
+    """Return the name of the newest package of a kernel; of one that is in the cache, where no archive is known."""
+    found = search(PATTERNS[key])
+    if not found and os.geteuid() == 0:
+        run("apt-get", "update", "-qq")
+        found = search(PATTERNS[key])
+    if not found:
+        cached = [f"linux-image-{path.parent.name}" for path in CACHE.glob("*/image")]
+        found = [name for name in cached if re.match(PATTERNS[key], name)]
+    if not found:
+        raise Unavailable(f"no package matches {PATTERNS[key]}: sudo apt-get update, on Debian 12 or newer")
+    return max(found, key=version_of)
+
+
+def search(pattern: str) -> list[str]:
+    """Return the packages that the archive offers."""
+    if not shutil.which("apt-cache"):
+        raise Unavailable("a guest's kernel comes from Debian's archive: needs apt-get")
+    return [line.split()[0] for line in run("apt-cache", "search", "--names-only", pattern).splitlines()]
+
+
+def version_of(name: str) -> list[int]:
+    """Return the numbers in a name, to sort by.
+
+    >>> version_of("linux-image-6.12.117+deb12-amd64")
+    [6, 12, 117, 12, 64]
+    """
+    return [int(word) for word in re.findall(r"\d+", name)]
+
+
+def unpack(packages: list[str], folder: Path) -> None:
+    """Download packages and unpack them in a folder; it appears only when it is complete."""
+    part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
+    archives = part / "archives"
+    archives.mkdir(parents=True)
+    try:
+        print(f"guest: fetching {', '.join(packages)}", flush=True)
+        run("apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *packages, cwd=archives)
+        for archive in sorted(archives.iterdir()):
+            run("dpkg", "-x", archive, part)
+        shutil.rmtree(archives)
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def fetch_headers(kernel: Kernel) -> Kernel:
+    """Return the kernel with what a module is built against."""
+    if kernel.build or kernel.key == OWN:
+        return kernel
+    folder = CACHE / kernel.release / "headers"
+    first = f"linux-headers-{kernel.release}"
+    depends = run("apt-cache", "depends", first)
+    others = re.findall(r"Depends: (linux-headers-\S+-common|linux-kbuild-\S+)", depends)
+    unpack([first, *others], folder)
+    relocate(folder, folder / "usr" / "src" / first)
+    return debian_kernel(kernel.key, kernel.release)
+
+
+def relocate(folder: Path, build: Path) -> None:
+    """Have unpacked headers name one another where they are, not where they would be installed."""
+    for name in ("Makefile", ".kernelvariables"):
+        path = build / name
+        if path.exists():
+            path.write_text(re.sub(r"(?<![\w/.-])/usr/(src|lib)/", rf"{folder}/usr/\1/", path.read_text()))
+    for path in build.rglob("*"):
+        if path.is_symlink() and (target := os.readlink(path)).startswith("/usr/"):
+            path.unlink()
+            path.symlink_to(f"{folder}{target}")

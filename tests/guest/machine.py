@@ -1,0 +1,245 @@
+"""A guest: one command in a virtual machine that sees the host's files and runs another kernel.
+
+QEMU emulates the processor (TCG) unless a boot has shown that KVM works: a /dev/kvm that is there proves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import initramfs
+from kernels import CACHE, Kernel, Unavailable
+
+NO_RESULT = 125
+"""Exit code when the guest left none, or its kernel complained."""
+BOOT_LINE = "guest: up"
+COMPLAINT = re.compile(
+    r"WARNING: (?:CPU|possible|suspicious)|\bBUG: |\bBUG\b at|\bOops\b|Kernel panic|general protection fault"
+    r"|UBSAN:|KASAN:|Bad page|segfault at|blocked for more than|self-detected stall"
+)
+PROBE_SECONDS = 10.0
+DISK_SIZE = 1 << 30
+INSIDE = "/mnt/out"
+"""Where the guest sees the folder for results."""
+VARIABLE = "MEMATLAS_GUEST"
+"""Set inside, to the settings: ``kernel=6.12 levels=5 numa=0 pti=0 lockdown=none``."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What machine to run."""
+
+    levels: int = 5
+    numa: bool = False
+    pti: bool = False
+    lockdown: str = "none"
+    smp: int = 2
+    memory: int = 4096
+    """MiB, half of it on each of two nodes with ``numa``."""
+    append: tuple[str, ...] = ()
+    """More words for the kernel's command line."""
+
+    def words(self, key: str) -> str:
+        """Return them as the programs inside read them."""
+        return f"kernel={key} levels={self.levels} numa={self.numa:d} pti={self.pti:d} lockdown={self.lockdown}"
+
+    def kernel_line(self) -> list[str]:
+        """Return the kernel's command line."""
+        # Warnings must reach the console, and a kernel that is broken must end rather than hang. Processors that
+        # are emulated on a busy host stand still for long: that is no lockup.
+        words = ["console=ttyS0", "quiet", "loglevel=5", "log_buf_len=4M", "panic=-1", "oops=panic"]
+        words += ["watchdog_thresh=60", "rcupdate.rcu_cpu_stall_timeout=240"]
+        words += ["hugepagesz=1G", "hugepages=1"]
+        words += ["no5lvl"] * (self.levels == 4)
+        words += ["pti=on" if self.pti else "pti=off"]
+        words += [f"lockdown={self.lockdown}"] * (self.lockdown != "none")
+        return [*words, *self.append]
+
+    def qemu_words(self) -> list[str]:
+        """Return the options for processors and memory."""
+        # Processors of one socket lie on one node.
+        words = ["-smp", f"{self.smp},sockets={self.smp},cores=1", "-m", f"{self.memory}M"]
+        if not self.numa:
+            return words
+        for node in (0, 1):
+            cpus = f"{node * self.smp // 2}-{(node + 1) * self.smp // 2 - 1}"
+            words += ["-object", f"memory-backend-ram,id=m{node},size={self.memory // 2}M"]
+            words += ["-numa", f"node,nodeid={node},memdev=m{node},cpus={cpus}"]
+        return [*words, "-numa", "dist,src=0,dst=1,val=20"]
+
+
+@dataclass
+class Result:
+    """What became of a run."""
+
+    code: int
+    """The command's exit code; `NO_RESULT` when there is none, or the kernel complained."""
+    seconds: float
+    message: str = ""
+    """Why the code is `NO_RESULT`."""
+    complaints: list[str] = field(default_factory=list)
+
+
+class Guest:
+    """Runs commands on one kernel."""
+
+    def __init__(self, kernel: Kernel, settings: Settings, output: Path | None = None) -> None:
+        self.kernel = kernel
+        self.settings = settings
+        self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
+        self.output = output or self.folder / "out"
+        """What the guest leaves."""
+        self.console = self.folder / "console"
+
+    def close(self) -> None:
+        """Remove what the run left, but not an output folder that the caller named."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run(self, command: list[str], timeout: float) -> Result:
+        """Run a command to its end, its output going to ours."""
+        began = time.monotonic()
+        result = self._run(command, timeout)
+        if result.code == NO_RESULT and BOOT_LINE not in self._console():
+            # Nothing of what is tested has run: the host, not the guest, was the cause.
+            print(f"guest: it did not start ({result.message.splitlines()[0]}); once more", file=sys.stderr)
+            result = self._run(command, timeout)
+        result.seconds = time.monotonic() - began
+        return result
+
+    def _run(self, command: list[str], timeout: float) -> Result:
+        self.output.mkdir(parents=True, exist_ok=True)
+        for name in ("code", "dmesg"):
+            (self.output / name).unlink(missing_ok=True)
+        (self.output / "command").write_text(self._script(command))
+        with open(self.folder / "disk", "wb") as disk:
+            disk.truncate(DISK_SIZE)
+        ended = self._boot(self._qemu(), timeout)
+        return self._judge(ended, timeout)
+
+    def _judge(self, ended: bool, timeout: float) -> Result:
+        console = self._console()
+        dmesg = self.output / "dmesg"
+        log = console + (dmesg.read_text(errors="replace") if dmesg.exists() else "")
+        complaints = list(dict.fromkeys(line for line in log.splitlines() if COMPLAINT.search(line)))
+        try:
+            code = int((self.output / "code").read_text())
+        except (OSError, ValueError):
+            why = "no result" if ended else f"no result within {timeout:.0f} s: killed"
+            tail = "\n".join(console.splitlines()[-40:])
+            errors = (self.folder / "qemu").read_text(errors="replace")[-2000:]
+            return Result(NO_RESULT, 0, f"{why}; the console ends with\n{tail}\n{errors}".rstrip(), complaints)
+        if complaints:
+            return Result(NO_RESULT, 0, "the kernel complained:\n" + "\n".join(complaints[:20]), complaints)
+        return Result(code, 0)
+
+    def _console(self) -> str:
+        try:
+            return self.console.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def _script(self, command: list[str]) -> str:
+        environment = {
+            "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+            "HOME": "/root",
+            "LANG": "C.UTF-8",
+            "TMPDIR": "/mnt/disk",
+            VARIABLE: self.settings.words(self.kernel.key),
+        }
+        words = [f"{name}={value}" for name, value in environment.items()]
+        folder = shlex.quote(os.getcwd())
+        return f"cd {folder} || exit 124\nexec env -i {shlex.join([*words, *command])}\n"
+
+    def _qemu(self) -> list[str]:
+        accelerated = kvm_works(self.kernel)
+        shares = [
+            ("root", "path=/,security_model=none,readonly=on,multidevs=remap"),
+            ("out", f"path={self.output.resolve()},security_model=none"),
+        ]
+        words = qemu_words(self.kernel, accelerated, self.console, self.settings.kernel_line())
+        words += self.settings.qemu_words()
+        words += ["-serial", "stdio"]
+        for name, options in shares:
+            words += ["-fsdev", f"local,id={name},{options}"]
+            words += ["-device", f"virtio-9p-pci,fsdev={name},mount_tag={name}"]
+        return [*words, "-drive", f"file={self.folder / 'disk'},format=raw,if=virtio,cache=unsafe"]
+
+    def _boot(self, words: list[str], timeout: float) -> bool:
+        """Run qemu; return whether it ended by itself in time."""
+        self.console.unlink(missing_ok=True)
+        with open(self.folder / "qemu", "wb") as errors:
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+        end = time.monotonic() + timeout
+        try:
+            assert process.stdout
+            with selectors.DefaultSelector() as selector:
+                selector.register(process.stdout, selectors.EVENT_READ)
+                while (left := end - time.monotonic()) > 0:
+                    if selector.select(left):
+                        data = os.read(process.stdout.fileno(), 1 << 16)
+                        if not data:
+                            return process.wait(10) is not None
+                        sys.stdout.buffer.write(data)
+                        sys.stdout.buffer.flush()
+            return False
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def qemu_words(kernel: Kernel, accelerated: bool, console: Path, line: list[str]) -> list[str]:
+    """Return the command that boots a kernel with our initramfs; the first serial line is its console."""
+    accel = ["-accel", "kvm", "-cpu", "host"] if accelerated else ["-accel", "tcg,thread=multi", "-cpu", "max"]
+    return [
+        *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "q35", *accel),
+        *("-kernel", str(kernel.image), "-initrd", str(initramfs.make(kernel)), "-append", " ".join(line)),
+        *("-display", "none", "-no-reboot", "-serial", f"file:{console}"),
+    ]
+
+
+def kvm_works(kernel: Kernel) -> bool:
+    """Whether the kernel reaches our init under KVM. Tried once for each start of the host."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    known = CACHE / f"kvm-{kernel.release}"
+    if known.exists() and known.read_text().split()[0] == boot:
+        return known.read_text().split()[1] == "yes"
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        console = Path(folder) / "console"
+        words = qemu_words(kernel, True, console, ["console=ttyS0", "quiet", "panic=-1", "mematlas.probe"])
+        try:
+            quiet = subprocess.DEVNULL
+            subprocess.run(
+                [*words, "-m", "512M"], stdin=quiet, stdout=quiet, stderr=quiet, timeout=PROBE_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            pass
+        works = console.exists() and BOOT_LINE in console.read_text(errors="replace")
+    known.write_text(f"{boot} {'yes' if works else 'no'}\n")
+    return works
+
+
+def boot(kernel: Kernel, settings: Settings, command: list[str], timeout: float, output: Path | None = None) -> Result:
+    """Run one command in a new guest; say on stderr why there is no result."""
+    guest = Guest(kernel, settings, output)
+    try:
+        result = guest.run(command, timeout)
+        if result.message:
+            print(f"guest: {result.message}", file=sys.stderr)
+        return result
+    finally:
+        guest.close()
+
+
+__all__ = ["NO_RESULT", "Guest", "Result", "Settings", "Unavailable", "boot", "kvm_works"]
