@@ -180,8 +180,6 @@ PROBES = (
     Probe(
         "BTF", "the kernel's own types, for BPF", "", "CONFIG_DEBUG_INFO_BTF", probes.opens("/sys/kernel/btf/vmlinux")
     ),
-    Probe(
-        "/proc/kcore", "kernel memory, without BPF", "CAP_SYS_RAWIO", "CONFIG_PROC_KCORE", probes.opens("/proc/kcore")
-    ),
+    Probe("/proc/kcore", "kernel memory, without BPF", "CAP_SYS_RAWIO", "CONFIG_PROC_KCORE", probes.kcore),
     Probe("no lockdown", "kernel memory may be read", "", "CONFIG_SECURITYFS", probes.lockdown),
 )

@@ -101,6 +101,7 @@ PERF_EXCLUDE_KERNEL = 1 << 5
 PERF_EXCLUDE_HV = 1 << 6
 PERF_FLAG_FD_CLOEXEC = 8
 
+LOCKDOWN = "/sys/kernel/security/lockdown"
 HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
 MAKE_SWAP = "fallocate -l 1G /swapfile && chmod 600 /swapfile && mkswap /swapfile && swapon /swapfile"
 
@@ -708,9 +709,19 @@ def opens(path: str) -> Callable[[Bench], str | None]:
     return probe
 
 
+def kcore(bench: Bench) -> str | None:
+    try:
+        return opens("/proc/kcore")(bench)
+    except PermissionError:
+        # Under lockdown no right helps (fs/proc/kcore.c, open_kcore).
+        if os.path.exists(LOCKDOWN) and chosen(read_text(LOCKDOWN)) == "confidentiality":
+            raise Missing(LACKS, "a kernel started without lockdown=confidentiality") from None
+        raise
+
+
 def lockdown(bench: Bench) -> str | None:
     try:
-        mode = chosen(read_text("/sys/kernel/security/lockdown"))
+        mode = chosen(read_text(LOCKDOWN))
     except FileNotFoundError:
         if os.path.isdir("/sys/kernel/security") and not os.listdir("/sys/kernel/security"):
             raise Missing(UNKNOWN, "sudo mount -t securityfs securityfs /sys/kernel/security") from None
