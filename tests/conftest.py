@@ -87,6 +87,8 @@ def require(*names: str) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("guest") and "MEMATLAS_GUEST" not in os.environ:
+        pytest.skip("needs a guest: make guest")
     for mark in item.iter_markers("root"):
         require(*mark.args)
 

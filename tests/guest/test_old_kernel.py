@@ -1,0 +1,49 @@
+"""What an older kernel lacks is done another way, with the same result."""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers import PAGE, sparse
+from inside import Facts
+from mematlas import NotSupported, Process
+from mematlas.kernel.backing import call_cachestat, call_mincore
+from mematlas.kernel.pagemap import PRESENT, Pagemap
+from mematlas.kernel.probes import Bench, make_file_page
+
+pytestmark = pytest.mark.guest
+
+GIB = 1 << 30
+
+
+def test_holes_are_searched_where_that_is_possible(facts: Facts) -> None:
+    pages = [0, 1, 511, 512, 100_003, 250_007]
+    with sparse(GIB, pages) as target, Process(target.pid) as process, Pagemap(process.dir) as pagemap:
+        found = [
+            (block.address - target.told) // PAGE + page
+            for block in pagemap.blocks(target.told, target.told + GIB)
+            for page, state in enumerate(block.states)
+            if state & PRESENT
+        ]
+        assert found == pages
+        assert pagemap.can_scan == (facts.kernel != "6.1")
+
+
+def test_the_cache_is_asked_by_the_newest_call_there_is(facts: Facts) -> None:
+    with Bench() as bench:
+        fd = make_file_page(bench)
+        assert call_mincore(fd, 0, PAGE, PAGE)[0] & 1
+        if facts.kernel == "6.1":
+            with pytest.raises(NotSupported):
+                call_cachestat(fd, 0, PAGE)
+        else:
+            assert call_cachestat(fd, 0, PAGE)[0] == 1
+
+
+@pytest.mark.parametrize("source", ["smaps", "pagemap"])
+def test_what_cannot_be_known_is_noted_and_never_zero(source: str) -> None:
+    with sparse(GIB, [5, 7]) as target, Process(target.pid) as process:
+        result = process.usage(source)
+    # Without PAGEMAP_SCAN zero pages are told by their frames' flags, and huge pages by nothing.
+    assert result.usage.zero is not None
+    assert (result.usage.thp is None) == any("huge pages unknown" in note for note in result.reading.notes)

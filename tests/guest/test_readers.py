@@ -1,0 +1,108 @@
+"""The readers of kernel memory, on kernels as they are shipped: levels, isolation, lockdown, and one truth."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from inside import Facts
+from mematlas.errors import Error
+from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
+from mematlas.model.pagetable import Walk, walk
+from mematlas.model.paging_modes import mode_of
+from victim import Victim
+
+pytestmark = pytest.mark.guest
+
+ACCESSED_DIRTY = np.uint64(0x60)
+KINDS = ("anon", "private_file", "shared_file", "shared_anon", "tmpfs", "zero", "prot_none", "thp")
+
+
+def readers_of(facts: Facts) -> list[str]:
+    return [] if facts.lockdown == "confidentiality" else ["bpf", "kcore"]
+
+
+@pytest.fixture(params=["bpf", "kcore"])
+def memory(request: pytest.FixtureRequest, facts: Facts) -> Iterator[KernelMemory]:
+    if request.param not in readers_of(facts):
+        pytest.skip("lockdown=confidentiality")
+    with open_kernel_memory(request.param) as memory:
+        assert memory.name == request.param
+        yield memory
+
+
+def test_levels_are_those_of_the_kernel_line(memory: KernelMemory, facts: Facts) -> None:
+    assert memory.levels == facts.levels
+
+
+def test_user_pgd_is_there_with_isolation_alone(
+    memory: KernelMemory, facts: Facts, victim: Callable[..., Victim]
+) -> None:
+    target = victim("anon")
+    with target.stopped(), memory.open_mm(target.pid) as mm:
+        user = memory.user_pgd(mm.pgd)
+        assert (user is not None) == facts.pti
+        if user is None:
+            return
+        kernel_rows, user_rows = memory.tables(np.array([mm.pgd, user], np.uint64))[0][:, :256]
+    # The kernel marks what it sees of user space as not executable; the rest is the same.
+    assert np.array_equal(kernel_rows & ~np.uint64(1 << 63), user_rows & ~np.uint64(1 << 63))
+    assert np.count_nonzero(user_rows)
+
+
+def test_a_walk_through_the_user_pgd_finds_the_same_pages(
+    memory: KernelMemory, facts: Facts, victim: Callable[..., Victim]
+) -> None:
+    if not facts.pti:
+        return
+    target = victim("anon")
+    with target.stopped(), memory.open_mm(target.pid) as mm:
+        user = memory.user_pgd(mm.pgd)
+        assert user is not None
+        walks = [walk(memory, mode_of(memory), pgd) for pgd in (mm.pgd, user)]
+    assert same(walks[0], walks[1], skip_top=True)
+
+
+def same(first: Walk, second: Walk, skip_top: bool = False) -> bool:
+    """Whether two walks have the same entries; what the processor sets by itself apart."""
+    return all(
+        np.array_equal(one.entries | ACCESSED_DIRTY, other.entries | ACCESSED_DIRTY)
+        for one, other in list(zip(first.levels, second.levels, strict=True))[skip_top:]
+    )
+
+
+def test_readers_agree_entry_by_entry(facts: Facts, victim: Callable[..., Victim]) -> None:
+    target = victim(*KINDS)
+    walks, bases = [], []
+    with target.stopped():
+        for name in readers_of(facts):
+            with open_kernel_memory(name) as memory, memory.open_mm(target.pid) as mm:
+                bases.append((memory.base, memory.levels, mm.address, mm.pgd))
+                walks.append(walk(memory, mode_of(memory), mm.pgd))
+    assert all(base == bases[0] for base in bases)
+    for other in walks[1:]:
+        assert other.nr_tables == walks[0].nr_tables > 10
+        assert same(walks[0], other)
+
+
+def test_lockdown_to_confidentiality_is_named(facts: Facts) -> None:
+    if facts.lockdown != "confidentiality":
+        with open_kernel_memory() as memory:
+            assert memory.name == "bpf"
+        return
+    with pytest.raises(Error) as caught:
+        open_kernel_memory()
+    assert re.search("lock(ed )?down", str(caught.value)), str(caught.value)
+
+
+def test_the_machine_is_the_one_that_was_asked_for(facts: Facts) -> None:
+    with open("/proc/cpuinfo") as file:
+        flags = next(line for line in file if line.startswith("flags")).split()
+    assert ("pti" in flags) == facts.pti
+    assert facts.kernel == "own" or os.uname().release.startswith(f"{facts.kernel}.")
+    nodes = [name for name in os.listdir("/sys/devices/system/node") if re.fullmatch(r"node\d+", name)]
+    assert len(nodes) == 1 + facts.numa
