@@ -1,6 +1,6 @@
 """Kernel memory, as far as page tables need it: which reader, where the direct map is, which frames are RAM.
 
-A `Reader` copies bytes from kernel addresses: `mematlas.kernel.bpf`, `mematlas.kernel.kcore`, later a module.
+A `Reader` copies bytes from kernel addresses: `mematlas.kernel.bpf`, `mematlas.kernel.kcore`, `mematlas.kernel.kmod`.
 `KernelMemory` is what the rest of mematlas sees. It finds out by doing: a reader is taken when a whole chain has
 held, from our own mm_struct to the page table that maps that page table. It is not a general reader of kernel
 memory: tables are asked for by physical address, and only System RAM is read.
@@ -487,5 +487,11 @@ def _kcore() -> Reader:
     return KcoreReader.open()
 
 
-# In the order in which they are tried. A kernel module's reader takes its place here.
-READERS: dict[str, Callable[[], Reader]] = {"bpf": _bpf, "kcore": _kcore}
+def _module() -> Reader:
+    from mematlas.kernel.kmod import ModuleReader
+
+    return ModuleReader()
+
+
+# In the order in which they are tried.
+READERS: dict[str, Callable[[], Reader]] = {"bpf": _bpf, "kcore": _kcore, "module": _module}

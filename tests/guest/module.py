@@ -1,0 +1,44 @@
+"""Building the kernel module for a kernel in the cache, on the host: `python tests/guest/module.py 6.12`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from kernels import CACHE, ROOT, Kernel, Unavailable, fetch, fetch_headers, run
+
+SOURCE = ROOT / "native" / "kmod"
+
+
+def build(kernel: Kernel) -> Path:
+    """Return the module, built unless it is in the cache."""
+    kernel = fetch_headers(kernel)
+    if kernel.build is None:
+        raise Unavailable(f"nothing to build a module for {kernel.release} against")
+    state = hashlib.sha256(b"".join((SOURCE / name).read_bytes() for name in ("mematlas.c", "Makefile")))
+    folder = CACHE / "kmod" / f"{kernel.release}-{state.hexdigest()[:16]}"
+    module = folder / "mematlas.ko"
+    if module.exists():
+        return module
+    for program, package in (("make", "make"), ("gcc", "gcc")):
+        if not shutil.which(program):
+            raise Unavailable(f"building the module needs {package}: sudo apt-get install {package}")
+    part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
+    try:
+        shutil.copytree(SOURCE, part, ignore=shutil.ignore_patterns("*.o", "*.ko", "*.mod*", ".*"))
+        # Type information for the module would need pahole.
+        options = (f"M={part}", "CONFIG_DEBUG_INFO_BTF_MODULES=", "W=1", "KCFLAGS=-Werror")
+        run("make", "-C", kernel.build, *options, "modules")
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return module
+
+
+if __name__ == "__main__":
+    for key in sys.argv[1:] or ["6.12"]:
+        print(build(fetch(key)))

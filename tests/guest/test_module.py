@@ -1,0 +1,333 @@
+"""The kernel module: its files, as a third reader, and under stress."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import libc
+from helpers import program
+from inside import Facts
+from mematlas.errors import NoAddressSpace, NotSupported, ProcessGone
+from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
+from mematlas.kernel.kmod import MODULE_PATH, ModuleReader
+from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.status import read_stat
+from mematlas.model.pagetable import walk, walk_address
+from mematlas.model.paging_modes import mode_of
+from test_readers import KINDS, same
+from victim import Victim
+
+pytestmark = pytest.mark.guest
+
+SYS_DELETE_MODULE, SYS_FINIT_MODULE = 176, 313
+FOLDER = Path(MODULE_PATH)
+NR_READS = 10_000
+MakeVictim = Callable[..., Victim]
+
+
+def load() -> int:
+    """Load the module; return 0 or the error's number."""
+    fd = os.open(os.environ["MEMATLAS_MODULE"], os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return ctypes.get_errno() if libc.syscall(SYS_FINIT_MODULE, fd, b"", 0) else 0
+    finally:
+        os.close(fd)
+
+
+def unload() -> int:
+    """Unload it; return 0 or the error's number."""
+    return ctypes.get_errno() if libc.syscall(SYS_DELETE_MODULE, b"mematlas", os.O_NONBLOCK) else 0
+
+
+@pytest.fixture
+def loaded(facts: Facts) -> Iterator[None]:
+    if facts.lockdown != "none":
+        pytest.skip("locked down: an unsigned module is refused")
+    assert load() == 0
+    yield
+    assert unload() == 0
+    assert not FOLDER.exists()
+
+
+@pytest.fixture
+def memory(loaded: None) -> Iterator[KernelMemory]:
+    with open_kernel_memory("module") as memory:
+        yield memory
+
+
+def choose(pid: object, *indices: int) -> None:
+    (FOLDER / "pid").write_text(f"{pid}\n")
+    for name, index in zip(("pgdindex", "p4dindex", "pudindex", "pmdindex"), indices, strict=False):
+        (FOLDER / name).write_text(f"{index}\n")
+
+
+def read_table(name: str) -> list[int]:
+    data = (FOLDER / name).read_bytes()
+    assert len(data) == 4096
+    return [int(entry) for entry in np.frombuffer(data, np.uint64)]
+
+
+def indices_of(address: int, facts: Facts) -> tuple[int, int, int, int, int]:
+    pgd, p4d = (address >> 48 & 511, address >> 39 & 511) if facts.levels == 5 else (address >> 39 & 511, 0)
+    return pgd, p4d, address >> 30 & 511, address >> 21 & 511, address >> 12 & 511
+
+
+def error_of(what: Callable[[], object]) -> int:
+    try:
+        what()
+    except OSError as error:
+        return error.errno or 0
+    raise AssertionError("no error")
+
+
+def test_an_unsigned_module_is_refused_under_lockdown_alone(facts: Facts) -> None:
+    error = load()
+    if facts.lockdown == "none":
+        assert error == 0
+        assert unload() == 0
+    else:
+        assert error == errno.EPERM
+        with pytest.raises(NotSupported, match="mematlas module"):
+            ModuleReader()
+
+
+def test_files_are_roots_alone(loaded: None, as_nobody: Callable[..., object]) -> None:
+    modes = {path.name: path.stat().st_mode & 0o777 for path in FOLDER.iterdir()}
+    tables = dict.fromkeys(("pgd", "p4d", "pud", "pmd", "pte", "tables", "info"), 0o400)
+    settings = dict.fromkeys(("pid", "pgdindex", "p4dindex", "pudindex", "pmdindex"), 0o600)
+    assert modes == {**tables, **settings}
+    assert FOLDER.stat().st_uid == 0
+
+
+def test_files_lead_to_the_frame_of_pagemap(loaded: None, facts: Facts, victim: MakeVictim) -> None:
+    target = victim("anon_full")
+    area = target["anon_full"]
+    *path, last = indices_of(area.address, facts)
+    choose(target.pid, *path)
+    names = ("pgd", "p4d", "pud", "pmd", "pte") if facts.levels == 5 else ("pgd", "pud", "pmd", "pte")
+    steps = [*path, last] if facts.levels == 5 else [path[0], *path[2:], last]
+    with target.stopped():
+        entries = [read_table(name)[step] for name, step in zip(names, steps, strict=True)]
+        with open(f"/proc/{target.pid}/pagemap", "rb") as file:
+            word = int.from_bytes(os.pread(file.fileno(), 8, area.address >> 9), "little")
+        with open_kernel_memory("bpf") as memory, memory.open_mm(target.pid) as mm:
+            told = walk_address(memory, mode_of(memory), mm.pgd, area.address)
+    assert entries[-1] >> 12 & (1 << 40) - 1 == word & (1 << 55) - 1
+    assert [entry | 0x60 for entry in entries] == [int(step.entry or 0) | 0x60 for step in told]
+
+
+def test_p4d_is_refused_where_there_are_four_levels(loaded: None, facts: Facts) -> None:
+    choose("self", *indices_of(id(facts), facts))
+    if facts.levels == 4:
+        assert error_of((FOLDER / "p4d").read_bytes) == errno.EOPNOTSUPP
+    else:
+        assert any(read_table("p4d"))
+
+
+def test_the_kernel_half_is_there_too(loaded: None) -> None:
+    choose("self", 511, 511, 510, 8)
+    assert sum(map(bool, read_table("pgd")[256:])) > 2
+    # The kernel's text: 0xffffffff81000000 and up, wherever KASLR has put it.
+    assert any(read_table("pud"))
+
+
+@pytest.mark.parametrize("text", ["512", "-1", "x", "", "99999999999999999999", "1 2"])
+def test_an_index_beyond_the_table_is_refused(text: str, loaded: None) -> None:
+    for name in ("pgdindex", "p4dindex", "pudindex", "pmdindex"):
+        choose("self", 7, 7, 7, 7)
+        fd = os.open(FOLDER / name, os.O_WRONLY)
+        try:
+            assert error_of(lambda fd=fd: os.write(fd, text.encode() + b"\n")) in (errno.EINVAL, errno.ERANGE)  # type: ignore[misc]
+        finally:
+            os.close(fd)
+        assert (FOLDER / name).read_text() == "7\n"
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "4194305", "1" * 40])
+def test_a_pid_that_is_none_is_refused(text: str, loaded: None) -> None:
+    choose("self")
+    assert error_of(lambda: (FOLDER / "pid").write_text(text)) in (errno.EINVAL, errno.ESRCH)
+    assert (FOLDER / "pid").read_text() == "self\n"
+
+
+def test_nothing_can_be_written_to_a_table(loaded: None) -> None:
+    choose("self")
+    for name in ("pgd", "pud", "pmd", "pte", "tables"):
+        fd = os.open(FOLDER / name, os.O_RDWR)
+        try:
+            assert error_of(lambda fd=fd: os.write(fd, bytes(8))) == errno.EINVAL  # type: ignore[misc]
+        finally:
+            os.close(fd)
+
+
+def test_a_huge_entry_is_not_followed(loaded: None, facts: Facts, victim: MakeVictim) -> None:
+    target = victim("thp")
+    area = target["thp"]
+    with target.stopped():
+        *path, _ = indices_of(area.address, facts)
+        choose(target.pid, *path)
+        assert read_table("pmd")[path[3]] & 0x81 == 0x81
+        assert error_of((FOLDER / "pte").read_bytes) == errno.ENODATA
+
+
+def test_what_ended_has_no_tables(loaded: None, victim: MakeVictim, facts: Facts) -> None:
+    target = victim("anon")
+    *path, _ = indices_of(target["anon"].address, facts)
+    choose(target.pid, *path)
+    with open(FOLDER / "pte", "rb", buffering=0) as pte, open(FOLDER / "pgd", "rb", buffering=0) as pgd:
+        assert len(pte.read(4096)) == 4096
+        target.exit()
+        assert error_of(lambda: os.pread(pte.fileno(), 4096, 0)) == errno.ESRCH
+        # The top table is pinned, and empty.
+        assert not any(os.pread(pgd.fileno(), 2048, 0))
+    assert error_of((FOLDER / "pgd").read_bytes) == errno.ESRCH
+
+
+def test_kernel_threads_have_no_tables(memory: KernelMemory) -> None:
+    procfs = ProcFS()
+    pid = next(pid for pid in procfs.pids() if read_stat(procfs.process(pid)).is_kernel_thread)
+    choose(pid)
+    assert error_of((FOLDER / "pgd").read_bytes) == errno.ESRCH
+    with pytest.raises(ProcessGone):
+        memory.reader.mm_address(pid, -1, memory.layout)
+    with pytest.raises(NoAddressSpace):
+        memory.open_mm(pid)
+
+
+def test_three_readers_agree_entry_by_entry(loaded: None, facts: Facts, victim: MakeVictim) -> None:
+    target = victim(*KINDS)
+    walks, places = [], []
+    with target.stopped():
+        for name in ("bpf", "kcore", "module"):
+            with open_kernel_memory(name) as memory, memory.open_mm(target.pid) as mm:
+                assert memory.name == name
+                places.append((memory.base, memory.levels, mm.pgd))
+                found = walk(memory, mode_of(memory), mm.pgd)
+                assert found.torn == ()
+                walks.append(found)
+    assert places[1:] == places[:1] * 2
+    for other in walks[1:]:
+        assert other.nr_tables == walks[0].nr_tables > 10
+        assert same(walks[0], other)
+
+
+def test_readers_agree_about_the_kernel(loaded: None) -> None:
+    rows = []
+    for name in ("bpf", "kcore", "module"):
+        with open_kernel_memory(name) as memory, memory.open_mm(os.getpid()) as mm:
+            mode = mode_of(memory)
+            # The direct map's first GiB: nothing changes there meanwhile.
+            rows.append(walk(memory, mode, mm.pgd, memory.base, memory.base + (1 << 30)))
+    assert same(rows[0], rows[1])
+    assert same(rows[0], rows[2])
+
+
+def test_the_user_half_under_isolation_is_read_too(memory: KernelMemory, facts: Facts, victim: MakeVictim) -> None:
+    if not facts.pti:
+        return
+    target = victim("anon")
+    with target.stopped(), memory.open_mm(target.pid) as mm:
+        user = memory.user_pgd(mm.pgd)
+        assert user is not None
+        walks = [walk(memory, mode_of(memory), pgd) for pgd in (mm.pgd, user)]
+    assert len(walks[1].levels[0]) == 1
+    assert same(walks[0], walks[1], skip_top=True)
+
+
+def test_memory_that_is_no_table_is_not_read(memory: KernelMemory) -> None:
+    with memory.open_mm(os.getpid()):
+        for phys in (0x1000, 0x100000, 0x40000000):
+            _, good = memory.pages(np.array([memory.base + phys], np.uint64))
+            assert not good.any()
+
+
+TARGET = """
+import mmap, os, sys
+print("null", flush=True)
+round = 0
+while True:
+    round += 1
+    # Small, and in a table of its own: who reads waits for the lock that this takes.
+    with mmap.mmap(-1, 4 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
+        area.madvise(15)
+        area[5] = area[2 << 20] = 1
+        if round % 64 == 0:
+            if os.fork() == 0:
+                os._exit(0)
+            os.wait()
+"""
+
+READER = """
+import os, sys, time
+end = time.monotonic() + 60
+reads = refused = 0
+while reads < int(sys.argv[2]) and time.monotonic() < end:
+    for name in ("pgd", "pud", "pmd", "pte"):
+        try:
+            with open(f"{sys.argv[1]}/{name}", "rb", buffering=0) as file:
+                for _ in range(5):
+                    reads += 1
+                    os.pread(file.fileno(), 4096, 0)
+        except OSError:
+            refused += 1
+print(reads, refused)
+"""
+
+
+def test_ten_thousand_reads_of_a_racing_target(memory: KernelMemory) -> None:
+    nr_reads = nr_walks = 0
+    mode = mode_of(memory)
+    while nr_reads < NR_READS:
+        # The target ends every so often, in the middle of being read.
+        with program(TARGET, wait="") as target, memory.open_mm(target.pid) as mm:
+            for round_ in range(200):
+                found = walk(memory, mode, mm.pgd)
+                nr_reads += found.nr_tables
+                nr_walks += 1
+                frames = found.levels[-1].entries[found.levels[-1].entries & 5 == 5] & 0x000FFFFFFFFFF000
+                assert not (frames >= max(memory.memory_end, 1 << 46)).any()
+                if round_ == 150:
+                    target.kill()
+    assert nr_walks > 10
+
+
+def test_it_is_unloaded_under_use(facts: Facts) -> None:
+    if facts.lockdown != "none":
+        pytest.skip("locked down: an unsigned module is refused")
+    assert load() == 0
+    with program(TARGET, wait="") as target:
+        choose(target.pid, *indices_of(id(facts), facts))
+        words = [sys.executable, "-I", "-S", "-c", READER, MODULE_PATH, str(NR_READS)]
+        readers = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        nr_busy = nr_unloaded = 0
+        try:
+            while any(reader.poll() is None for reader in readers):
+                error = unload()
+                assert error in (0, errno.EAGAIN)
+                if error == 0:
+                    nr_unloaded += 1
+                    time.sleep(0.01)
+                    assert load() == 0
+                    choose(target.pid, *indices_of(id(facts), facts))
+                else:
+                    nr_busy += 1
+        finally:
+            for reader in readers:
+                reader.kill()
+            told = [reader.communicate()[0].split() for reader in readers]
+    with open(FOLDER / "tables", "rb"):
+        assert unload() == errno.EAGAIN
+    assert unload() == 0
+    assert nr_unloaded > 0, "never between two uses"
+    assert nr_busy > 0, "never in use"
+    assert sum(int(reads) for reads, _ in told) >= NR_READS

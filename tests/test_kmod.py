@@ -1,0 +1,156 @@
+"""The reader that asks the kernel module, with a module made of Python."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.btf import Layout
+from mematlas.kernel.kmod import COPY, MEMATLAS_SELECT, REQUEST, SELECT, ModuleReader
+
+LAYOUT = Layout({"mm_struct.pgd": 120})
+BASE = 0xFFFF888000000000
+PGD, TABLE, LEAF = 0x5000, 0x6000, 0x7000
+INFO = "abi 1\nlevels 4\npage_offset 0xffff888000000000\npti 1\n"
+
+
+class Module:
+    """Tables by their physical address; the walk is that of the real module."""
+
+    def __init__(self) -> None:
+        self.tables = {PGD: {3: TABLE | 7}, TABLE: {4: LEAF | 7, 5: 0x200000 | 0x87}, LEAF: {6: 0x8000 | 7}}
+        self.tables[LEAF][7] = 0x9000 | 7
+        self.nr_calls = 0
+
+    def ioctl(self, fd: int, command: int, argument: bytearray) -> int:
+        if command == MEMATLAS_SELECT:
+            pid = SELECT.unpack(argument)[0]
+            if pid == 404:
+                raise ProcessLookupError(errno.ESRCH, "gone")
+            argument[:] = SELECT.pack(pid, 0, PGD)
+            return 0
+        self.nr_calls += 1
+        requests_at, tables_at, nr, _ = COPY.unpack(argument)
+        requests = np.frombuffer((ctypes.c_char * (nr * REQUEST.itemsize)).from_address(requests_at), REQUEST)
+        rows = np.frombuffer((ctypes.c_char * (nr * 4096)).from_address(tables_at), np.uint64).reshape(nr, 512)
+        for request, row in zip(requests, rows, strict=True):
+            self.copy(request, row)
+        return 0
+
+    def copy(self, request: np.void, row: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> None:
+        table, level = PGD, 3
+        while level > request["level"]:
+            entry = self.tables[table].get(int(request["address"]) >> 12 + 9 * level & 511, 0)
+            if entry & 0x81 != 1:
+                request["error"] = -errno.ENODATA
+                return
+            table, level = entry & -4096, level - 1
+        row[:] = 0
+        for place, entry in self.tables.get(table, {}).items():
+            row[place] = entry
+        request["frame"], request["error"] = table, 0
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Module:
+    (tmp_path / "info").write_text(INFO)
+    (tmp_path / "tables").touch()
+    module = Module()
+    monkeypatch.setattr("mematlas.kernel.kmod.fcntl.ioctl", module.ioctl)
+    return module
+
+
+def read(reader: ModuleReader, *phys: int, size: int = 4096) -> tuple[list[list[int]], list[bool]]:
+    rows, good = reader.read_batch(np.array([BASE + each for each in phys], np.uint64), size)
+    return rows.tolist(), good.tolist()
+
+
+@pytest.fixture
+def reader(module: Module, tmp_path: Path) -> ModuleReader:
+    return ModuleReader(str(tmp_path))
+
+
+def test_what_it_was_led_to_it_reads(reader: ModuleReader) -> None:
+    assert read(reader, PGD)[1] == [False]
+    reader.mm_address(7, -1, LAYOUT)
+    assert read(reader, TABLE)[1] == [False]
+    rows, good = read(reader, PGD)
+    assert (rows[0][3], good) == (TABLE | 7, [True])
+    assert read(reader, TABLE)[0][0][4] == LEAF | 7
+    reader.close()
+
+
+def test_a_batch_is_one_call(reader: ModuleReader, module: Module) -> None:
+    reader.mm_address(7, -1, LAYOUT)
+    read(reader, PGD)
+    module.nr_calls = 0
+    rows, good = read(reader, TABLE, 0xABC000, PGD)
+    assert (good, rows[0][4], rows[2][3], module.nr_calls) == ([True, False, True], LEAF | 7, TABLE | 7, 1)
+    reader.close()
+
+
+def test_huge_entries_lead_nowhere(reader: ModuleReader) -> None:
+    reader.mm_address(7, -1, LAYOUT)
+    for phys in (PGD, TABLE):
+        read(reader, phys)
+    assert read(reader, 0x200000)[1] == [False]
+    reader.close()
+
+
+def test_a_table_that_was_exchanged_is_not_taken_for_the_old_one(reader: ModuleReader, module: Module) -> None:
+    reader.mm_address(7, -1, LAYOUT)
+    read(reader, PGD)
+    module.tables[PGD] = {3: 0xF000 | 7}
+    assert read(reader, TABLE)[1] == [False]
+    reader.close()
+
+
+def test_words_of_tables_and_the_pointer_to_the_first_are_read(reader: ModuleReader) -> None:
+    mm = reader.mm_address(7, -1, LAYOUT)
+    read(reader, PGD)
+    data, good = reader.read_batch(np.array([mm + 120, BASE + PGD + 24, BASE + 0x999000], np.uint64), 8)
+    assert data.ravel().tolist() == [BASE + PGD, TABLE | 7, 0]
+    assert good.tolist() == [True, True, False]
+    assert reader.direct_map_bases() == [BASE]
+    with pytest.raises(NotSupported):
+        reader.private_data(0, LAYOUT)
+    reader.close()
+
+
+def test_who_has_ended_is_gone(reader: ModuleReader) -> None:
+    with pytest.raises(ProcessGone):
+        reader.mm_address(404, -1, LAYOUT)
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "info").write_text(INFO.replace("abi 1", "abi 2"))
+    with pytest.raises(NotSupported, match="version 2"):
+        ModuleReader(str(tmp_path))
+    (tmp_path / "info").write_text("nonsense")
+    with pytest.raises(FormatError):
+        ModuleReader(str(tmp_path))
+
+
+def test_without_the_module_it_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotSupported, match="mematlas module"):
+        ModuleReader(str(tmp_path / "none"))
+
+
+@pytest.mark.root
+def test_without_root_the_right_is_named(tmp_path: Path, as_nobody: object) -> None:
+    tmp_path.chmod(0o700)
+
+    def refused() -> str:
+        try:
+            ModuleReader(str(tmp_path))
+        except PermissionDenied as error:
+            return str(error.needs)
+        return "taken"
+
+    outcome = as_nobody(refused)  # type: ignore[operator]
+    assert outcome.value == "root with CAP_SYS_ADMIN, and no lockdown"
