@@ -1,0 +1,99 @@
+"""Build a kernel with every interface that mematlas knows, from Debian's source package: `make guest-kernel`.
+
+It takes 10 to 20 minutes of two processors, once for each version of the source and of own.config.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from kernels import CACHE, Unavailable, run, unpack
+
+HERE = Path(__file__).resolve().parent
+PACKAGE = "linux-source-6.12"
+TOOLS = ("bc", "bison", "flex", "gcc", "make", "pahole", "perl", "xz")
+LIBRARIES = {"/usr/include/libelf.h": "libelf-dev", "/usr/include/openssl/ssl.h": "libssl-dev"}
+
+
+def missing_packages() -> list[str]:
+    """Return the packages that building a kernel needs and that are not there."""
+    names = {"xz": "xz-utils"}
+    packages = [names.get(tool, tool) for tool in TOOLS if not shutil.which(tool)]
+    return packages + [package for path, package in LIBRARIES.items() if not Path(path).exists()]
+
+
+def need_tools() -> None:
+    """Install what is missing, as root; raise `Unavailable` otherwise."""
+    if not (packages := missing_packages()):
+        return
+    if os.geteuid():
+        raise Unavailable(f"building a kernel needs: sudo apt-get install {' '.join(packages)}")
+    print(f"guest: installing {', '.join(packages)}", flush=True)
+    run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages)
+
+
+def source() -> tuple[str, Path]:
+    """Return the version of the source package, and its archive."""
+    told = run("apt-cache", "show", "--no-all-versions", PACKAGE)
+    version = next(line.split()[1] for line in told.splitlines() if line.startswith("Version:"))
+    folder = CACHE / f"source-{version}"
+    if not folder.exists():
+        unpack([PACKAGE], folder)
+    return version, folder / "usr" / "src" / f"{PACKAGE}.tar.xz"
+
+
+def unmet(wanted: Path, config: Path) -> list[str]:
+    """Return the lines of a fragment that a configuration has not."""
+    have = set(config.read_text().splitlines())
+    lines = wanted.read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#") and line not in have]
+
+
+def build(folder: Path, archive: Path) -> None:
+    """Build the kernel in a folder; the module is built against the tree in it later."""
+    tree = folder / "build"
+    tree.mkdir(parents=True)
+    run("tar", "-xJf", archive, "--strip-components=1", "-C", tree)
+    run("make", "-C", tree, "allnoconfig")
+    run("scripts/kconfig/merge_config.sh", "-m", ".config", HERE / "own.config", cwd=tree)
+    run("make", "-C", tree, "olddefconfig")
+    if lines := unmet(HERE / "own.config", tree / ".config"):
+        print(f"guest: not taken over: {' '.join(lines)}", flush=True)
+    jobs = f"-j{os.cpu_count() or 1}"
+    run("nice", "make", "-C", tree, jobs, "bzImage", "modules_prepare")
+    shutil.copy(tree / "vmlinux.symvers", tree / "Module.symvers")
+    shutil.copy(tree / "arch/x86/boot/bzImage", folder / "bzImage")
+    shutil.copy(tree / ".config", folder / "config")
+    shutil.copy(tree / "include/config/kernel.release", folder / "release")
+
+
+def main() -> int:
+    need_tools()
+    version, archive = source()
+    state = hashlib.sha256((HERE / "own.config").read_bytes()).hexdigest()[:16]
+    folder = CACHE / f"own-{version.replace('~', '_')}-{state}"
+    if folder.exists():
+        print(f"guest: {folder.name} is there")
+        return 0
+    began = time.monotonic()
+    print(f"guest: building {folder.name}", flush=True)
+    # Out-of-tree modules name the tree they are built against, so it is built where it stays.
+    try:
+        build(folder, archive)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    print(f"guest: built in {time.monotonic() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Unavailable as error:
+        sys.exit(f"guest: {error}")
