@@ -1,6 +1,6 @@
 # mematlas: `make demo` shows it, `make test` proves it. Both set up what they need in .venv.
 
-.PHONY: demo test lint format bench docs picture clean
+.PHONY: demo test guest guest-kernel lint format bench docs picture clean
 
 demo:
 	@scripts/bootstrap
@@ -8,6 +8,16 @@ demo:
 
 test: lint
 	.venv/bin/python -m pytest
+
+# Every kernel, in virtual machines: tests/guest/README.md.
+guest:
+	@scripts/bootstrap dev
+	.venv/bin/python tests/guest/matrix.py
+
+# A kernel with everything switched on: 10 to 20 minutes, once.
+guest-kernel:
+	@scripts/bootstrap dev
+	.venv/bin/python tests/guest/own.py
 
 lint:
 	@scripts/bootstrap dev

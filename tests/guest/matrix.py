@@ -1,0 +1,107 @@
+"""Every guest that the tests run in, one after another: `make guest`.
+
+Each run is one pytest process: starting Python is what costs most on an emulated processor. Names as arguments choose
+runs; without any all are done, those of the own kernel only when it is built.
+"""
+
+from __future__ import annotations
+
+import compileall
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import kernels
+import module
+from kernels import CACHE, OWN, ROOT, Unavailable, fetch, need_programs
+from machine import NO_RESULT, Settings, boot
+
+HERE = Path(__file__).resolve().parent
+TIMEOUT = 900.0
+ALL = ("tests/guest", "tests/live")
+# Of the truth of every kind of memory, what says most: each VMA by both sources.
+CORE = (*ALL, "-k", "not test_truth or test_both_sources_agree or test_every_vma_equals")
+HERE_ALONE = ("tests/guest",)
+# What `make test` has the time for; the full matrix does more of the same, so it leaves these out.
+QUICK = (*ALL, "-k", "guest or test_tables_live or test_both_sources_agree")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One guest, and the tests in it."""
+
+    name: str
+    kernel: str
+    settings: Settings = field(default_factory=Settings)
+    tests: tuple[str, ...] = CORE
+
+
+MATRIX = (
+    Run("6.12-quick", "6.12", Settings(levels=5), QUICK),
+    Run("6.1-quick", "6.1", Settings(levels=5), QUICK),
+    Run("6.12", "6.12", Settings(levels=5)),
+    Run("6.1", "6.1", Settings(levels=5)),
+    Run("6.12-numa-pti", "6.12", Settings(levels=4, numa=True, pti=True), HERE_ALONE),
+    Run("6.1-numa-pti", "6.1", Settings(levels=4, numa=True, pti=True), HERE_ALONE),
+    Run("6.12-integrity", "6.12", Settings(lockdown="integrity"), HERE_ALONE),
+    Run("6.12-confidentiality", "6.12", Settings(lockdown="confidentiality"), HERE_ALONE),
+    Run("6.1-confidentiality", "6.1", Settings(lockdown="confidentiality"), HERE_ALONE),
+    Run("6.12-all", "6.12", Settings(levels=4), ALL),
+    Run("6.1-all", "6.1", Settings(levels=4), ALL),
+    Run("own", OWN, Settings(levels=5, numa=True), ALL),
+)
+
+
+def do(run: Run) -> tuple[int, float]:
+    """Run the tests in one guest; return the exit code and the seconds. The results stay in the cache folder."""
+    # The guest cannot keep what it compiles, and is slow at it.
+    compileall.compile_dir(ROOT / "src", quiet=2)
+    kernel = fetch(run.kernel)
+    output = CACHE / "results" / run.name
+    shutil.rmtree(output, ignore_errors=True)
+    command = [
+        *("env", f"PYTHONPATH={HERE}", "PYTHONDONTWRITEBYTECODE=1", f"MEMATLAS_MODULE={module.build(kernel)}"),
+        *(sys.executable, "-m", "pytest", "-p", "inside", "-p", "no:cacheprovider", "--color=no", "-q"),
+        *("--junitxml=/mnt/out/junit.xml", *run.tests),
+    ]
+    result = boot(kernel, run.settings, command, TIMEOUT, output)
+    if result.code == 0 and not (output / "junit.xml").exists():
+        print("guest: pytest left no report", file=sys.stderr)
+        return NO_RESULT, result.seconds
+    return result.code, result.seconds
+
+
+def main(names: list[str]) -> int:
+    unknown = set(names) - {run.name for run in MATRIX}
+    if unknown:
+        print(f"no run {', '.join(unknown)}: there are {', '.join(run.name for run in MATRIX)}", file=sys.stderr)
+        return 2
+    chosen = [run for run in MATRIX if run.name in names or not (names or run.tests is QUICK)]
+    need_programs()
+    lines, failed = [], False
+    for run in chosen:
+        print(f"\n=== guest {run.name}: {run.settings.words(run.kernel)}", flush=True)
+        began = time.monotonic()
+        try:
+            code, seconds = do(run)
+        except Unavailable as error:
+            if run.kernel == OWN and not names:
+                lines.append(f"NOT RUN  {run.name}: {error}")
+                continue
+            print(f"guest: {error}", file=sys.stderr)
+            code, seconds = NO_RESULT, time.monotonic() - began
+        failed = failed or code != 0
+        lines.append(f"{'passed' if code == 0 else 'FAILED'}   {run.name:22} {seconds:6.1f} s")
+    print("\n" + "\n".join(lines))
+    return int(failed)
+
+
+__all__ = ["MATRIX", "ROOT", "Run", "do", "kernels", "main"]
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except Unavailable as error:
+        sys.exit(f"guest: {error}")

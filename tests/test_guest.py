@@ -1,0 +1,70 @@
+"""The guests that `make test` starts: the newest and the oldest of the stock kernels. `make guest` runs all.
+
+Where no guest can be had the tests are skipped on a developer's machine; with CI set, that is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent / "guest"
+NO_GUEST = 124
+
+pytestmark = pytest.mark.skipif("MEMATLAS_GUEST" in os.environ, reason="this is a guest already")
+
+
+def run(*words: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def guest() -> None:
+    """Start a guest that does nothing, so that what is missing is said once."""
+    done = run(str(HERE / "run"), "--", "true")
+    if done.returncode == NO_GUEST and not os.environ.get("CI"):
+        pytest.skip(f"no guest can be had here: {done.stdout.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", ["6.12-quick", "6.1-quick"])
+def test_stock_kernel(name: str) -> None:
+    done = run(str(HERE / "matrix.py"), name)
+    assert done.returncode == 0, done.stdout
+
+
+def test_exit_code_and_output_come_back() -> None:
+    done = run(
+        str(HERE / "run"), "--kernel", "6.1", "--levels", "4", "--", "sh", "-c", "echo out; echo err >&2; exit 7"
+    )
+    assert done.returncode == 7
+    assert {"out", "err"} <= set(done.stdout.splitlines())
+
+
+def test_a_complaint_of_the_kernel_fails_the_run() -> None:
+    done = run(str(HERE / "run"), "--", "sh", "-c", "echo '<4>BUG: made up' >/dev/kmsg")
+    assert done.returncode == 125
+    assert "BUG: made up" in done.stdout
+
+
+def test_a_run_that_leaves_no_result_fails() -> None:
+    done = run(str(HERE / "run"), "--", "sh", "-c", "echo b >/proc/sysrq-trigger; sleep 60")
+    assert done.returncode == 125
+    assert "no result; the console ends with" in done.stdout
+
+
+def test_a_run_that_takes_too_long_is_ended() -> None:
+    done = run(str(HERE / "run"), "--timeout", "20", "--", "sleep", "600")
+    assert done.returncode == 125
+    assert "killed" in done.stdout
