@@ -24,7 +24,7 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import read_stat
 from mematlas.model.pagetable import walk, walk_address
 from mematlas.model.paging_modes import mode_of
-from test_readers import KINDS, same
+from test_readers import KINDS, same, walks_of
 from victim import Victim
 
 pytestmark = pytest.mark.guest
@@ -176,7 +176,8 @@ def test_a_huge_entry_is_not_followed(loaded: None, facts: Facts, victim: MakeVi
     with target.stopped():
         *path, _ = indices_of(area.address, facts)
         choose(target.pid, *path)
-        assert read_table("pmd")[path[3]] & 0x81 == 0x81
+        # Balancing between nodes takes the present bit away now and then, not the one that says huge.
+        assert read_table("pmd")[path[3]] & 0x80
         assert error_of((FOLDER / "pte").read_bytes) == errno.ENODATA
 
 
@@ -204,21 +205,13 @@ def test_kernel_threads_have_no_tables(memory: KernelMemory) -> None:
         memory.open_mm(pid)
 
 
-def test_three_readers_agree_entry_by_entry(loaded: None, facts: Facts, victim: MakeVictim) -> None:
+def test_three_readers_agree_entry_by_entry(loaded: None, victim: MakeVictim) -> None:
     target = victim(*KINDS)
-    walks, places = [], []
     with target.stopped():
-        for name in ("bpf", "kcore", "module"):
-            with open_kernel_memory(name) as memory, memory.open_mm(target.pid) as mm:
-                assert memory.name == name
-                places.append((memory.base, memory.levels, mm.pgd))
-                found = walk(memory, mode_of(memory), mm.pgd)
-                assert found.torn == ()
-                walks.append(found)
-    assert places[1:] == places[:1] * 2
-    for other in walks[1:]:
-        assert other.nr_tables == walks[0].nr_tables > 10
-        assert same(walks[0], other)
+        first, *others = walks_of(target.pid, ("bpf", "kcore", "module"))
+    assert first.nr_tables > 10
+    assert len(others) == 2
+    assert all(other.torn == () and same(first, other) for other in others)
 
 
 def test_readers_agree_about_the_kernel(loaded: None) -> None:

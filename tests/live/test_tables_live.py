@@ -213,7 +213,7 @@ def test_a_racing_target_shows_no_junk(memory: KernelMemory, mode: PagingMode) -
                 nr_walks += 1
                 nr_torn += bool(found.torn)
                 sizes.add(found.nr_tables)
-    assert nr_walks > 100  # on an emulated processor; thousands otherwise
+    assert nr_walks > 20  # on an emulated processor of a busy machine; thousands otherwise
     assert len(sizes) > 1, "the target did not race"
     assert nr_torn < nr_walks / 100
 
