@@ -27,7 +27,7 @@ __doc__ = f"{__doc__}\n{TARGETS}"
 
 MODES = ("list", "raw", "tree", "audit", "verify")
 LEVELS = ("pgd", "p4d", "pud", "pmd", "pte")
-READERS = ("auto", "bpf", "kcore")
+READERS = ("auto", "bpf", "kcore", "module")
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -47,7 +47,7 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--verify", action="store_true", help="every page against pagemap, and the sums; exit 10")
     arguments.add_argument("--kernel", action="store_true", help="the kernel half")
     arguments.add_argument("--user-pgd", action="store_true", help="the copy that user space runs with (PTI)")
-    arguments.add_argument("--reader", choices=READERS, default="auto", help="auto (default), bpf or kcore")
+    arguments.add_argument("--reader", choices=READERS, default="auto", help="auto (default), bpf, kcore or module")
     add_repeat(arguments)
     add_output(arguments)
 

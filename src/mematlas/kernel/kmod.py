@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MODULE_PATH = "/sys/kernel/debug/mematlas"
 ABI_VERSION = 1
-PAGE = 4096
+PAGE = 1 << 12
 U64 = (1 << 64) - 1
 
 # native/kmod/mematlas.c: struct mematlas_select, mematlas_request, mematlas_copy
