@@ -142,6 +142,11 @@ def test_neither_source_loads_much(source: str) -> None:
     assert not HEAVY & loaded_by("usage", str(os.getpid()), "--source", source)
 
 
+@pytest.mark.parametrize("command", ["usage", "maps"])
+def test_amounts_by_node_load_little_where_the_kernel_adds_them_up(command: str) -> None:
+    assert not HEAVY & loaded_by(command, str(os.getpid()), "--numa", "--source", "smaps")
+
+
 def test_pages_is_light_too_unless_it_groups() -> None:
     assert "numpy" not in loaded_by("pages", str(os.getpid()), "stack", "--limit", "3")
 

@@ -195,8 +195,17 @@ class Recorder:
             "zero_known": self.zero_known,
             "huge_known": self.huge_known,
             "unknown_backings": self.unknown_backings,
+            "nodes": self._nodes(),
         }
         return (json.dumps(machine, indent=1) + "\n").encode("ascii")
+
+    def _nodes(self) -> dict[str, object] | None:
+        from mematlas.kernel.nodes import read_nodes, to_save
+
+        try:
+            return to_save(read_nodes(self.process.procfs))
+        except NotSupported:
+            return None
 
     # Words
 

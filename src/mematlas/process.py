@@ -14,6 +14,7 @@ from mematlas.analysis.usage import (
     nr_shared,
     shared_frames,
     total,
+    total_by_node,
     usage_of_fields,
     usage_of_pages,
     usage_of_tables,
@@ -41,7 +42,7 @@ from mematlas.kernel.smaps import HOLD_PER_BYTE, read_smaps
 from mematlas.kernel.status import Stat, read_stat, read_status, status_bytes
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
 from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, PageReader
-from mematlas.record import record
+from mematlas.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.grid import Cells, Strip
     from mematlas.kernel.pagemap import Block
     from mematlas.kernel.procfs import ProcessDir
+    from mematlas.model.nodes import PageNodes, Sizes
     from mematlas.model.sharers import Sharers
     from mematlas.model.tableaccess import TableAccess
     from mematlas.model.tablereader import TableReader
@@ -100,6 +102,9 @@ class VmaUsage:
     """Pages whose entry has the accessed bit: used since the kernel last looked. Page tables alone tell."""
     nr_dirty: int | None = None
     """Pages whose entry has the dirty bit: written to since they were last clean."""
+    nodes: Sizes | None = None
+    """Bytes by NUMA node of what is resident, and of hugetlb pages; under None, on a node that could not be told. None
+    unless asked for."""
 
 
 @record
@@ -108,6 +113,8 @@ class MapsResult:
 
     vmas: list[VmaUsage]
     reading: Reading
+    nodes: tuple[int, ...] = ()
+    """The NUMA nodes that have memory, when amounts by node were asked for."""
 
 
 @record
@@ -118,6 +125,9 @@ class UsageResult:
     tables: int | None
     """Bytes of page tables (VmPTE)."""
     reading: Reading
+    nodes: Sizes | None = None
+    """Bytes by NUMA node, when asked for: every node with memory, and under None what could not be told. They add up to
+    RSS and hugetlb."""
 
 
 @record
@@ -230,20 +240,21 @@ class Process:
 
     # How much
 
-    def usage(self, source: str = "auto", max_stall: float = MAX_STALL) -> UsageResult:
+    def usage(self, source: str = "auto", max_stall: float = MAX_STALL, numa: bool = False) -> UsageResult:
         """Return how much memory the process uses, with its page tables.
 
         ``auto`` reads smaps, unless that would hold up the target for more than ``max_stall`` seconds; then it
         reads the page tables themselves, where our rights and the kernel allow it, and else counts the entries of
         pagemap with pauses, and shares with kpagecount. All agree to the byte for a process that stands still (PSS:
-        to the kernel's rounding).
+        to the kernel's rounding). ``numa`` asks for the amounts by node as well; see `maps`.
 
         >>> Process(4211).usage().usage.uss   # doctest: +SKIP
         851443712
         """
-        result = self.maps(source, max_stall, first_pages=False)
+        result = self.maps(source, max_stall, first_pages=False, numa=numa)
         tables = status_bytes(read_status(self.dir), "VmPTE")
-        return UsageResult(total(item.usage for item in result.vmas), tables, result.reading)
+        nodes = total_by_node((item.nodes or {} for item in result.vmas), result.nodes) if numa else None
+        return UsageResult(total(item.usage for item in result.vmas), tables, result.reading, nodes)
 
     def maps(
         self,
@@ -251,40 +262,75 @@ class Process:
         max_stall: float = MAX_STALL,
         selection: Selection = EVERYTHING,
         first_pages: bool = True,
+        numa: bool = False,
     ) -> MapsResult:
         """Return each VMA with what of it is in memory; see `usage` for the sources.
 
-        ``first_pages`` asks for the state and the physical address of each VMA's first page as well.
+        ``first_pages`` asks for the state and the physical address of each VMA's first page as well, ``numa`` for the
+        bytes on each NUMA node. These come from numa_maps where the rest is from smaps, else from the frames, and of
+        frames that are hidden from move_pages(2). All agree for a process that stands still.
+
+        >>> with Process(4211) as process:   # doctest: +SKIP
+        ...     {item.vma.path: item.nodes for item in process.maps(numa=True).vmas}
+        {'[heap]': {0: 1052672, 1: 8192}, '[stack]': {0: 12288}}
+
+        Raises:
+            NotSupported: nodes are asked for, of a kernel without CONFIG_NUMA.
         """
         before = time.perf_counter()
         notes: list[str] = []
-        chosen = self._choose(source, max_stall, notes)
+        chosen = self._choose(source, max_stall, notes, numa)
+        nodes = self.page_nodes() if numa else None
         if chosen == "smaps":
-            vmas, torn = self._maps_of_smaps(selection, first_pages, notes)
+            vmas, torn = self._maps_of_smaps(selection, first_pages, notes, nodes)
         else:
             space = self.address_space()
             try:
                 read = self._maps_of_tables if chosen == "tables" else self._maps_of_pagemap
-                vmas, torn = read(space, selection, first_pages, notes)
+                vmas, torn = read(space, selection, first_pages, notes, nodes)
             except NotSupported as error:
                 if source != "auto" or chosen == "pagemap":
                     raise
                 chosen = "pagemap"
                 notes.append(f"{NO_TABLES}: {error}")
-                vmas, torn = self._maps_of_pagemap(space, selection, first_pages, notes)
+                vmas, torn = self._maps_of_pagemap(space, selection, first_pages, notes, nodes)
             torn = torn or self._torn(space)
         if source == "auto" and chosen == "pagemap" and any(None in (v.usage.pss, v.usage.swap) for v in vmas):
             notes.append(f"--source smaps tells all, and holds up the target for {self._smaps_hold() * 1e3:.0f} ms")
+        if nodes and nodes.why and any(None in (item.nodes or ()) for item in vmas):
+            from mematlas.model.nodes import NODES_UNKNOWN
+
+            notes.append(NODES_UNKNOWN.format(nodes.why))
         reader = self._access.name if self._access and chosen == "tables" else None
         duration = time.perf_counter() - before
-        return MapsResult(vmas, Reading(chosen, duration, torn, tuple(dict.fromkeys(notes)), reader))
+        with_memory = nodes.with_memory if nodes else ()
+        return MapsResult(vmas, Reading(chosen, duration, torn, tuple(dict.fromkeys(notes)), reader), with_memory)
 
-    def _choose(self, source: str, max_stall: float, notes: list[str]) -> str:
+    def page_nodes(self, paced: bool = True) -> PageNodes:
+        """Return what tells the NUMA node of each page of the blocks that `pages` yields.
+
+        >>> with Process(4211) as process:   # doctest: +SKIP
+        ...     nodes = process.page_nodes()
+        ...     [nodes.of(piece) for _, piece in process.pages(0x7f3c1a2b4000, 0x7f3c1a2b7000)]
+        [[0, 1, None]]
+
+        Raises:
+            NotSupported: a kernel without CONFIG_NUMA, no sysfs, or a capture that holds nothing of it.
+        """
+        from mematlas.model.nodes import PageNodes
+
+        return PageNodes(self.dir, self._pacer() if paced else None)
+
+    def _choose(self, source: str, max_stall: float, notes: list[str], numa: bool = False) -> str:
         if source not in SOURCES:
             raise BadInput(f"no source {source!r} (there are {', '.join(SOURCES)})")
         if source != "auto":
             return source
         hold = self._smaps_hold()
+        if numa:
+            from mematlas.kernel.numa_maps import HOLD_TO_SMAPS
+
+            hold *= HOLD_TO_SMAPS
         if not self.procfs.live or hold <= max_stall:
             return "smaps"
         if self._tables_pay(1 << 64, notes):
@@ -368,7 +414,12 @@ class Process:
         return PageReader(self.dir, self._pacer() if paced else None)
 
     def _maps_of_tables(
-        self, space: AddressSpace, selection: Selection, first_pages: bool, notes: list[str]
+        self,
+        space: AddressSpace,
+        selection: Selection,
+        first_pages: bool,
+        notes: list[str],
+        nodes: PageNodes | None,
     ) -> tuple[list[VmaUsage], bool]:
         from mematlas.model.tablereader import TableReader
 
@@ -377,6 +428,8 @@ class Process:
             return [], False
         with TableReader(self.dir, self.tables_access(), chosen[0].start, chosen[-1].end) as reader:
             result = [self._count_tables(reader, vma, first_pages, notes) for vma in chosen]
+            if nodes:
+                result = [replace(item, nodes=nodes.of_vma(reader, item.vma)) for item in result]
         self._note_unknown(reader, notes)
         return result, bool(reader.torn)
 
@@ -395,7 +448,9 @@ class Process:
         # smaps walks what RSS does not count as well, zero pages above all: no more than the tables have entries.
         return max(sum(self._resident_and_swapped()), tables // ENTRY_SIZE * self.page_size) * HOLD_PER_BYTE
 
-    def _maps_of_smaps(self, selection: Selection, first_pages: bool, notes: list[str]) -> tuple[list[VmaUsage], bool]:
+    def _maps_of_smaps(
+        self, selection: Selection, first_pages: bool, notes: list[str], nodes: PageNodes | None
+    ) -> tuple[list[VmaUsage], bool]:
         every = read_smaps(self.dir, self.devices)
         # smaps just stops where the target ends while it is read, which would look like less memory: then there are
         # no VMAs now, and this raises. Where they differ now, they changed meanwhile.
@@ -413,6 +468,9 @@ class Process:
                 usage = usage_of_fields(vma, fields, self.page_size, nr_zero)
                 state, phys = self._first_page(reader, vma, notes) if reader and first_pages else (None, None)
                 result.append(VmaUsage(vma, usage, state, phys))
+            if nodes:
+                sizes = nodes.of_entries(reader, entries)
+                result = [replace(item, nodes=each) for item, each in zip(result, sizes, strict=True)]
             return result, torn
         finally:
             if reader:
@@ -449,23 +507,37 @@ class Process:
         return STATE_OF_BYTE[byte], pfn * self.page_size
 
     def _maps_of_pagemap(
-        self, space: AddressSpace, selection: Selection, first_pages: bool, notes: list[str]
+        self,
+        space: AddressSpace,
+        selection: Selection,
+        first_pages: bool,
+        notes: list[str],
+        nodes: PageNodes | None,
     ) -> tuple[list[VmaUsage], bool]:
         from mematlas.model.sharers import Sharers
 
         chosen = filter(selection.matches, space.vmas)
         with PageReader(self.dir, self._pacer(), cached=False) as reader, Sharers(self.procfs, notes) as sharers:
-            return [self._count_vma(reader, sharers, vma, first_pages, notes) for vma in chosen], False
+            return [self._count_vma(reader, sharers, vma, first_pages, notes, nodes) for vma in chosen], False
 
     def _count_vma(
-        self, reader: PageReader, sharers: Sharers, vma: Vma, first_page: bool, notes: list[str]
+        self,
+        reader: PageReader,
+        sharers: Sharers,
+        vma: Vma,
+        first_page: bool,
+        notes: list[str],
+        nodes: PageNodes | None,
     ) -> VmaUsage:
         counts = PageCounts()
         state, phys = None, None
         thp: int | None = 0
+        by_node: Sizes = {}
         sharers.begin()
         for block in reader.blocks(vma):
             counts.add(block.kinds)
+            if nodes:
+                nodes.add(by_node, block)
             if first_page and block.address == vma.start:
                 state, phys = self._place(block.states[0], block.entries[0], notes)
             if vma.kind != "hugetlb":
@@ -482,7 +554,7 @@ class Process:
             sharers=sharers.by_count(),
             thp=thp,
         )
-        return VmaUsage(vma, usage, state or STATE_OF_BYTE[reader.hole(vma)], phys)
+        return VmaUsage(vma, usage, state or STATE_OF_BYTE[reader.hole(vma)], phys, nodes=by_node if nodes else None)
 
     def _add_huge(self, reader: PageReader, block: Block, thp: int | None, notes: list[str]) -> int | None:
         if thp is None:

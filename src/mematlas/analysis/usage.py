@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mematlas.kernel.pagemap import Block
+    from mematlas.model.nodes import Sizes
     from mematlas.model.tablereader import VmaCounts
 
 PSS_SHIFT = 12  # fs/proc/task_mmu.c: the kernel adds shares of pages in 1/4096 of a byte
@@ -62,6 +63,19 @@ def total(usages: Iterable[Usage]) -> Usage:
         for name, amount in as_dict(usage).items():
             sums[name] = None if amount is None or sums[name] is None else sums[name] + amount
     return Usage(**sums)
+
+
+def total_by_node(amounts: Iterable[Sizes], nodes: Iterable[int]) -> Sizes:
+    """Return the sum of bytes by node, with each of ``nodes``.
+
+    >>> total_by_node([{0: 4096}, {0: 4096, None: 8192}], (0, 2))
+    {0: 8192, 2: 0, None: 8192}
+    """
+    sums: Sizes = dict.fromkeys(nodes, 0)
+    for amount in amounts:
+        for node, size in amount.items():
+            sums[node] = sums.get(node, 0) + size
+    return sums
 
 
 def usage_of_fields(vma: Vma, fields: dict[str, int], page_size: int, nr_zero: int | None) -> Usage:

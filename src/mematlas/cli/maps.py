@@ -1,10 +1,11 @@
 """Each line is one VMA with the pages that are present of those it could hold, not the state of its first page.
-AREA picks by address, START-END, ADDR+LEN, kind, or a part of the path.
+AREA picks by address, START-END, ADDR+LEN, kind, or a part of the path. --numa adds a column for each NUMA node: bytes
+of RSS and of hugetlb pages.
 """
 
 from __future__ import annotations
 
-from mematlas.cli.session import TARGETS, add_output, add_repeat, add_source, add_target
+from mematlas.cli.session import TARGETS, add_numa, add_output, add_repeat, add_source, add_target
 from mematlas.errors import BadInput
 from mematlas.model.address_space import Selection, parse_kinds, parse_perms
 from mematlas.views.maps import maps_table
@@ -38,6 +39,7 @@ def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     add_selection(arguments)
     arguments.add_argument("--gaps", action="store_true", help="a line for each unmapped range as well")
+    add_numa(arguments)
     add_source(arguments)
     add_repeat(arguments)
     add_output(arguments)
@@ -47,7 +49,7 @@ def run(args: Namespace, session: Session) -> int:
     selection = selection_of(args, session)
 
     def make() -> Table:
-        result = session.process.maps(args.source, args.max_stall, selection)
+        result = session.process.maps(args.source, args.max_stall, selection, numa=args.numa)
         if not result.vmas:
             raise BadInput(f"no VMA of {session.process.stat.name} ({session.process.pid}) is as asked for")
         return maps_table(result, session.target_info(result.reading), args.gaps)

@@ -1,5 +1,6 @@
 """AREA is an address (its page), ADDR+LEN, START-END, a kind, or a part of a VMA's path. Lines come as they are read,
 whatever the size of the target. Frame numbers need CAP_SYS_ADMIN, map counts and frame flags CAP_DAC_READ_SEARCH.
+The NUMA node is shown where there are several, in JSON and CSV always.
 """
 
 from __future__ import annotations

@@ -88,6 +88,11 @@ def add_source(arguments: Arguments) -> None:
     add_max_stall(arguments)
 
 
+def add_numa(arguments: Arguments) -> None:
+    """Declare the amounts by NUMA node."""
+    arguments.add_argument("--numa", action="store_true", help="how much of it is on each NUMA node, as well")
+
+
 def add_page_source(arguments: Arguments) -> None:
     """Declare where single pages are read from."""
     arguments.add_argument(

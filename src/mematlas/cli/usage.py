@@ -5,7 +5,7 @@ their own.
 
 from __future__ import annotations
 
-from mematlas.cli.session import TARGETS, add_output, add_repeat, add_source, add_target
+from mematlas.cli.session import TARGETS, add_numa, add_output, add_repeat, add_source, add_target
 from mematlas.errors import BadInput, PermissionDenied, ProcessGone
 from mematlas.views.format import format_seconds
 from mematlas.views.usage import usage_table, verify_table
@@ -25,6 +25,7 @@ __doc__ = f"{__doc__}\n{TARGETS}"
 
 def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
+    add_numa(arguments)
     add_source(arguments)
     arguments.add_argument(
         "--verify",
@@ -45,7 +46,7 @@ def run(args: Namespace, session: Session) -> int:
         notes = []
         for process in session.processes:
             try:
-                result = process.usage(args.source, args.max_stall)
+                result = process.usage(args.source, args.max_stall, numa=args.numa)
             except (PermissionDenied, ProcessGone) as error:
                 if len(session.processes) == 1:
                     raise
@@ -65,6 +66,8 @@ def verify(args: Namespace, session: Session) -> int:
     unexplained: list[str] = []
     if args.source != "auto":
         raise BadInput("--verify reads every source: not with --source")
+    if args.numa:
+        raise BadInput("--verify compares no nodes: not with --numa")
 
     def make() -> Table:
         # A process that maps the same library for a moment is seen by one source and not by the others. What is wrong

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.usage import HIDDEN_KINDS, total
+from mematlas.analysis.usage import HIDDEN_KINDS, total, total_by_node
 from mematlas.record import replace
-from mematlas.views.table import HIDDEN, Column, Table
+from mematlas.views.table import HIDDEN, Column, Table, node_columns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,12 +41,21 @@ def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
     """Return a row per VMA, and per gap when asked, with totals."""
     usages = [item.usage for item in result.vmas]
     rows = list(map(vma_row, result.vmas))
+    columns = list(COLUMNS)
+    nodes = [item.nodes or {} for item in result.vmas]
+    on_nodes = total_by_node(nodes, result.nodes)
+    added = node_columns([on_nodes]) if result.nodes else {}
+    if added:
+        columns[BY_NODE:BY_NODE] = added.values()
+        rows = [
+            (*row[:BY_NODE], *(sizes.get(node, 0) for node in added), *row[BY_NODE:])
+            for row, sizes in zip(rows, nodes, strict=True)
+        ]
     if gaps:
         rows = with_gaps(rows)
     sums = total(usages)
-    columns = list(COLUMNS)
-    footer: list[Any] = [None] * len(COLUMNS)
-    for place, column in enumerate(COLUMNS):
+    footer: list[Any] = [None] * len(columns)
+    for place, column in enumerate(columns):
         if column.key in ("nr_pages", "nr_swapped", "rss", "pss", "uss"):
             footer[place] = getattr(sums, column.key)
         elif column.key == "size":
@@ -54,6 +63,8 @@ def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
         elif column.key == "nr_present":
             counted = [item.usage.nr_present for item in result.vmas if item.vma.kind not in UNSHOWN_KINDS]
             footer[place] = None if None in counted else sum(nr or 0 for nr in counted)
+        elif column in added.values():
+            footer[place] = on_nodes.get(list(added)[place - BY_NODE], 0)
         elif column.key == "path":
             footer[place] = f"{len(usages)} VMA{'s' if len(usages) > 1 else ''}"
     notes = list(result.reading.notes)
@@ -62,13 +73,15 @@ def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
     if any(item.vma.kind in UNSHOWN_KINDS and item.usage.nr_present is None for item in result.vmas):
         notes.append(HIDDEN_PAGES)
     if result.reading.source == "tables":
-        for place, column in enumerate(COLUMNS):
+        for place, column in enumerate(columns):
             if column.key in ("nr_accessed", "nr_dirty"):
                 columns[place] = replace(column, shown=True)
                 footer[place] = sum(getattr(item, column.key) or 0 for item in result.vmas)
     return Table("maps/1", columns, rows, target=target, notes=notes, footer=tuple(footer))
 
 
+BY_NODE = next(place for place, column in enumerate(COLUMNS) if column.key == "uss") + 1
+"""Where the columns of nodes go."""
 UNSHOWN_KINDS = HIDDEN_KINDS | {"special"}
 HIDDEN_PAGES = "pages of [vvar], [vsyscall] and devices are not shown by pagemap, and no count includes them"
 
@@ -107,6 +120,6 @@ def with_gaps(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     for row in rows:
         if filled and filled[-1][1] < row[0]:
             low, high = filled[-1][1], row[0]
-            filled.append((low, high, high - low, "----", *(None,) * (len(COLUMNS) - 6), "gap", ""))
+            filled.append((low, high, high - low, "----", *(None,) * (len(row) - 6), "gap", ""))
         filled.append(row)
     return filled

@@ -7,9 +7,10 @@ from itertools import pairwise
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kpage import FrameWords, flag_names
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PM_PFRAME, PM_SOFT_DIRTY, PRESENT
+from mematlas.model.nodes import NODES_UNKNOWN, NOWHERE
 from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole
 from mematlas.process import decode_place, entry_flags, is_hidden
-from mematlas.record import record
+from mematlas.record import record, replace
 from mematlas.views.table import HIDDEN, Column, Table
 
 TYPE_CHECKING = False
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block
+    from mematlas.model.nodes import PageNodes
     from mematlas.process import Process
 
 PAGE_COLUMNS = (
@@ -26,6 +31,7 @@ PAGE_COLUMNS = (
     Column("state", "STATE", width=7),
     Column("pfn", "PFN", "count", width=8),
     Column("phys", "PHYSICAL", "address", width=14),
+    Column("node", "NODE", "count", shown=False),
     Column("count", "COUNT", "count", width=5),
     Column("swap_type", "SWAP", "count", width=4),
     Column("swap_offset", "SLOT", "hex", width=8),
@@ -40,6 +46,7 @@ RUN_COLUMNS = (
     Column("state", "STATE", width=7),
     Column("pfn", "FIRST PFN", "count", width=9),
     Column("phys", "FIRST FRAME AT", "address", width=14),
+    Column("node", "NODE", "count", shown=False),
     Column("contiguous", "CONTIGUOUS", "flag"),
     Column("swap_type", "SWAP", "count", width=4),
     Column("swap_offset", "FIRST SLOT", "hex", width=10),
@@ -83,11 +90,14 @@ def pages_table(
     notes: list[str],
 ) -> Table:
     """Return the pages, or runs of like pages, that are asked for, as a table that streams."""
+    nodes = Nodes(process, notes)
     if runs:
-        rows = merge_runs(run_rows(pieces, process.page_size, wanted), process.page_size, notes)
-        return Table("runs/1", RUN_COLUMNS, first(rows, limit), target=target, notes=notes, stream=True)
-    rows = page_rows(pieces, process, wanted, notes)
-    return Table("pages/1", PAGE_COLUMNS, first(rows, limit), target=target, notes=notes, stream=True)
+        rows = merge_runs(run_rows(pieces, process.page_size, wanted, nodes), process.page_size, notes)
+        columns = nodes.columns(RUN_COLUMNS)
+        return Table("runs/1", columns, first(rows, limit), target=target, notes=notes, stream=True)
+    rows = page_rows(pieces, process, wanted, nodes, notes)
+    columns = nodes.columns(PAGE_COLUMNS)
+    return Table("pages/1", columns, first(rows, limit), target=target, notes=notes, stream=True)
 
 
 def first(rows: Iterator[tuple[Any, ...]], limit: int | None) -> Iterator[tuple[Any, ...]]:
@@ -97,6 +107,45 @@ def first(rows: Iterator[tuple[Any, ...]], limit: int | None) -> Iterator[tuple[
         return
     for _, row in zip(range(limit), rows, strict=False):
         yield row
+
+
+class Nodes:
+    """The NUMA nodes of pages, where they can be told."""
+
+    def __init__(self, process: Process, notes: list[str]) -> None:
+        self.notes = notes
+        self.known: PageNodes | None = None
+        try:
+            self.known = process.page_nodes()
+        except (PermissionDenied, NotSupported) as error:
+            notes.append(f"nodes unknown: {error}")
+
+    def columns(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+        """Return columns of which text shows the node where there are several."""
+        several = self.known is not None and len(self.known.with_memory) > 1
+        return tuple(replace(column, shown=several) if column.key == "node" else column for column in columns)
+
+    def of(self, block: Block) -> list[int | None]:
+        """Return the node of each page of a block."""
+        if self.known is None:
+            return [None] * len(block)
+        nodes = self.known.of(block)
+        self._note(self.known.why)
+        return nodes
+
+    def array(self, block: Block) -> NDArray[np.int16]:
+        """Return the same as an array, with negative numbers for None."""
+        import numpy as np
+
+        if self.known is None:
+            return np.full(len(block), NOWHERE, np.int16)
+        nodes = self.known.array(block)
+        self._note(self.known.why)
+        return nodes
+
+    def _note(self, why: str | None) -> None:
+        if why and (note := NODES_UNKNOWN.format(why)) not in self.notes:
+            self.notes.append(note)
 
 
 class Frames:
@@ -129,7 +178,7 @@ class Frames:
 
 
 def page_rows(
-    pieces: Iterable[tuple[Vma, Block | Hole]], process: Process, wanted: PageFilter, notes: list[str]
+    pieces: Iterable[tuple[Vma, Block | Hole]], process: Process, wanted: PageFilter, nodes: Nodes, notes: list[str]
 ) -> Iterator[tuple[Any, ...]]:
     """Yield a row per page."""
     page_size = process.page_size
@@ -141,21 +190,21 @@ def page_rows(
                 if wanted.takes(piece.byte, 0):
                     state = STATE_OF_BYTE[piece.byte]
                     for address in range(piece.address, piece.address + piece.nr_pages * page_size, page_size):
-                        yield (address, state, None, None, None, None, None, (), None, path)
+                        yield (address, state, None, None, None, None, None, None, (), None, path)
                 continue
-            yield from block_rows(piece, path, page_size, frames, wanted, notes)
+            yield from block_rows(piece, path, page_size, frames, wanted, nodes, notes)
     finally:
         frames.close()
 
 
 def block_rows(
-    block: Block, path: str, page_size: int, frames: Frames, wanted: PageFilter, notes: list[str]
+    block: Block, path: str, page_size: int, frames: Frames, wanted: PageFilter, nodes: Nodes, notes: list[str]
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of one block."""
     counts, flags = frames.of(block)
     address = block.address - page_size
     uses = block.use or bytes(len(block))
-    for byte, entry, use in zip(block.states, block.entries.tolist(), uses, strict=True):
+    for byte, entry, use, node in zip(block.states, block.entries.tolist(), uses, nodes.of(block), strict=True):
         address += page_size
         if not wanted.takes(byte, entry):
             continue
@@ -168,6 +217,7 @@ def block_rows(
             STATE_OF_BYTE[byte],
             pfn,
             phys,
+            node,
             counts.get(pfn) if isinstance(pfn, int) else None,
             swap_type,
             swap_offset,
@@ -194,7 +244,7 @@ def places_of(byte: int, entry: int, page_size: int, notes: list[str]) -> tuple[
 
 @record
 class Run:
-    """Consecutive pages of one VMA in the same state with the same flags."""
+    """Consecutive pages of one VMA in the same state with the same flags, on one node."""
 
     address: int
     nr_pages: int
@@ -206,20 +256,25 @@ class Run:
     last: int
     contiguous: bool
     """Whether the frames, or swap slots, follow one another."""
+    node: int
+    """The NUMA node of all of them; negative when there is none, or it cannot be told."""
     vma: Vma
 
 
 USE_SHIFT = 14
+NODE_SHIFT = 32
 
 
-def run_rows(pieces: Iterable[tuple[Vma, Block | Hole]], page_size: int, wanted: PageFilter) -> Iterator[Run]:
+def run_rows(
+    pieces: Iterable[tuple[Vma, Block | Hole]], page_size: int, wanted: PageFilter, nodes: Nodes
+) -> Iterator[Run]:
     """Yield the runs of each block or hole that are asked for; `merge_runs` joins them."""
     import numpy as np
 
     for vma, piece in pieces:
         if isinstance(piece, Hole):
             if wanted.takes(piece.byte, 0):
-                yield Run(piece.address, piece.nr_pages, piece.byte, 0, 0, 0, True, vma)
+                yield Run(piece.address, piece.nr_pages, piece.byte, 0, 0, 0, True, NOWHERE, vma)
             continue
         entries = np.frombuffer(piece.raw, np.uint64)
         states = np.frombuffer(piece.states, np.uint8)
@@ -227,7 +282,8 @@ def run_rows(pieces: Iterable[tuple[Vma, Block | Hole]], page_size: int, wanted:
         flags = (entries >> np.uint64(55) << np.uint64(5)) | types
         if piece.use is not None:
             flags |= np.frombuffer(piece.use, np.uint8).astype(np.uint64) << np.uint64(USE_SHIFT)
-        keys = (flags << np.uint64(8)) | states
+        on_nodes = nodes.array(piece)
+        keys = (flags << np.uint64(8)) | states | on_nodes.astype(np.uint16).astype(np.uint64) << np.uint64(NODE_SHIFT)
         # Where the place goes up by one from page to page: a frame, or a swap offset above the type's five bits.
         place = entries & np.uint64(PM_PFRAME)
         step = np.where(states[1:] & PRESENT, np.uint64(1), np.uint64(1 << 5))
@@ -244,6 +300,7 @@ def run_rows(pieces: Iterable[tuple[Vma, Block | Hole]], page_size: int, wanted:
                     entry,
                     int(entries[high - 1]),
                     bool(follows[low : high - 1].all()),
+                    int(on_nodes[low]),
                     vma,
                 )
 
@@ -262,11 +319,7 @@ def merge_runs(runs: Iterator[Run], page_size: int, notes: list[str]) -> Iterato
 
 def join(one: Run, two: Run, page_size: int) -> Run | None:
     """Return two runs as one; None when they are not alike or do not touch."""
-    if one.address + one.nr_pages * page_size != two.address or (one.byte, one.flags, one.vma.start) != (
-        two.byte,
-        two.flags,
-        two.vma.start,
-    ):
+    if one.address + one.nr_pages * page_size != two.address or likeness(one) != likeness(two):
         return None
     step = 1 if one.byte & PRESENT else 1 << 5
     contiguous = one.contiguous and two.contiguous and (not one.first or two.first - one.last == step)
@@ -278,8 +331,14 @@ def join(one: Run, two: Run, page_size: int) -> Run | None:
         one.first,
         two.last,
         contiguous,
+        one.node,
         one.vma,
     )
+
+
+def likeness(run: Run) -> tuple[int, ...]:
+    """Return what all pages of a run have in common, and two that are joined."""
+    return run.byte, run.flags, run.node, run.vma.start
 
 
 def run_row(run: Run, page_size: int, notes: list[str]) -> tuple[Any, ...]:
@@ -297,6 +356,7 @@ def run_row(run: Run, page_size: int, notes: list[str]) -> tuple[Any, ...]:
         STATE_OF_BYTE[run.byte],
         pfn,
         phys,
+        run.node if run.node >= 0 else None,
         contiguous,
         swap_type,
         swap_offset,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, TextIO
 
+    from mematlas.model.nodes import Sizes
+
 
 class Hidden:
     """The value of a cell that exists and may not be read: ``hidden`` in text, null in JSON."""
@@ -59,6 +61,21 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "flag": lambda value: "yes" if value else "no",
     "number": lambda value: f"{value:.3f}" if isinstance(value, float) else str(value),
 }
+
+
+def node_columns(nodes: Iterable[Sizes]) -> dict[int | None, Column]:
+    """Return the columns of bytes by NUMA node, by the node; text shows that of no known node only if it is needed.
+
+    >>> [column.key for column in node_columns([{0: 4096, 2: 0}]).values()]
+    ['n0', 'n2', 'n_unknown']
+    """
+    found = {node: size for sizes in nodes for node, size in sizes.items() if size or node is not None}
+    columns: dict[int | None, Column] = {
+        node: Column(f"n{node}", f"N{node}", "size") for node in sorted(node for node in found if node is not None)
+    }
+    columns[None] = Column("n_unknown", "N?", "size", shown=None in found)
+    return columns
+
 
 NO_TARGET: dict[str, Any] = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mematlas.record import as_dict
 from mematlas.views.format import format_path, format_seconds
-from mematlas.views.table import Column, Drawn, Table
+from mematlas.views.table import Column, Drawn, Table, node_columns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,15 +41,19 @@ LINE_COLUMNS = (Column("measure", "MEASURE"), Column("size", "SIZE", "size"), Co
 def usage_table(results: list[tuple[dict[str, Any], UsageResult]], notes: list[str]) -> Table:
     """Return the usage of one process as lines, of several as a row each."""
     rows = []
+    has_nodes = any(result.nodes is not None for _, result in results)
+    added = node_columns(result.nodes or {} for _, result in results) if has_nodes else {}
+    columns = (*COLUMNS[:-1], *added.values(), COLUMNS[-1])
     for target, result in results:
         amounts = as_dict(result.usage) | {"tables": result.tables}
         sizes = (amounts[key] for key, _, _ in LINES)
-        rows.append((target["pid"], target["name"], *sizes, result.reading.source))
+        by_node = ((result.nodes or {}).get(node, 0) for node in added)
+        rows.append((target["pid"], target["name"], *sizes, *by_node, result.reading.source))
         notes += result.reading.notes
         if result.reading.torn:
             notes.append("the address space changed during the reading: these are numbers of no one moment")
     if len(results) != 1:
-        return Table("usage/1", COLUMNS, rows, notes=notes)
+        return Table("usage/1", columns, rows, notes=notes)
     target, result = results[0]
     row = rows[0]
 
@@ -57,10 +61,19 @@ def usage_table(results: list[tuple[dict[str, Any], UsageResult]], notes: list[s
         took = format_seconds(result.reading.duration_s)
         source = result.reading.source + (f" ({result.reading.reader})" if result.reading.reader else "")
         yield f"{format_path(target['name'])}, PID {target['pid']}, from {source} in {took}"
-        lines = [(title, size, text) for (_, title, text), size in zip(LINES, row[2:-1], strict=True)]
+        texts = [(title, text, True) for _, title, text in LINES]
+        texts += [(*node_line(node), column.shown) for node, column in added.items()]
+        lines = [(title, size, text) for (title, text, shown), size in zip(texts, row[2:-1], strict=True) if shown]
         yield from Table("usage/1", LINE_COLUMNS, lines).lines(in_bytes=in_bytes, colour=colour, before=before)
 
-    return Drawn("usage/1", COLUMNS, rows, target=target, notes=notes, draw=draw)
+    return Drawn("usage/1", columns, rows, target=target, notes=notes, draw=draw)
+
+
+def node_line(node: int | None) -> tuple[str, str]:
+    """Return the title and the meaning of the line of a NUMA node."""
+    if node is None:
+        return "node ?", "on a NUMA node that cannot be told"
+    return f"node {node}", f"in the RAM of NUMA node {node}: of RSS and hugetlb"
 
 
 VERIFY_COLUMNS = (

@@ -1,0 +1,208 @@
+"""Which NUMA node each page is on: by its frame, or else by asking move_pages(2).
+
+Swapped, cached and absent pages are on none, and the zero page is nobody's memory: they have no node. A page in memory
+whose node cannot be told has none either; amounts keep these apart, under None.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.nodes import NodeMap, read_nodes
+from mematlas.kernel.pagemap import PM_PFRAME, PRESENT, ZERO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mematlas.kernel.maps import Vma
+    from mematlas.kernel.pagemap import Block, Pacer
+    from mematlas.kernel.procfs import ProcessDir
+    from mematlas.model.pages import PageReader
+    from mematlas.model.tablereader import TableReader
+
+    Sizes = dict[int | None, int]
+    Fields = dict[str, int]
+
+UNTOLD = -1
+"""In arrays: in memory, on a node that cannot be told."""
+NOWHERE = -2
+"""In arrays: not in memory."""
+NR_ASKED = 512
+"""Pages asked about between pauses."""
+
+HAS_NODE = bytes(byte & ZERO == PRESENT for byte in range(256))
+"""Which state bytes are of a page that lies on a node."""
+
+
+class PageNodes:
+    """Tells the node of pages of one process.
+
+    >>> nodes = PageNodes(process.dir)   # doctest: +SKIP
+    >>> [set(nodes.of(block)) for block in reader.blocks(vma)]   # doctest: +SKIP
+    [{0, None}, {1}]
+
+    Raises:
+        NotSupported: a kernel without CONFIG_NUMA, no sysfs, or a capture that holds nothing of it.
+    """
+
+    def __init__(self, process: ProcessDir, pacer: Pacer | None = None, nodes: NodeMap | None = None) -> None:
+        self.process = process
+        self.map = nodes or read_nodes(process.procfs)
+        self.page_size = process.procfs.page_size
+        self.why: str | None = None
+        """Why the node of some pages could not be told."""
+        self._pacer = pacer
+
+    @property
+    def with_memory(self) -> tuple[int, ...]:
+        """The nodes that have memory, ascending."""
+        return self.map.with_memory
+
+    def of(self, block: Block) -> list[int | None]:
+        """Return the node of each page of a block, in order; None for what is on no node, or on one not told."""
+        only = self.map.only
+        nodes: list[int | None] = [None] * len(block)
+        hidden = []
+        for place, (byte, entry) in enumerate(zip(block.states, block.entries, strict=True)):
+            if not HAS_NODE[byte]:
+                continue
+            if only is not None:
+                nodes[place] = only
+            elif pfn := entry & PM_PFRAME:
+                nodes[place] = self.map.of_frame(pfn)
+                if nodes[place] is None:
+                    self.why = NO_BLOCK
+            else:  # not frame 0, which is of the first node
+                hidden.append(place)
+        for place, node in zip(hidden, self._ask(block, hidden), strict=True):
+            nodes[place] = None if node < 0 else node
+        return nodes
+
+    def array(self, block: Block) -> NDArray[np.int16]:
+        """Return the node of each page of a block, as an array: `NOWHERE` and `UNTOLD` are negative."""
+        import numpy as np
+
+        present = np.frombuffer(block.states.translate(HAS_NODE), np.bool_)
+        if self.map.only is not None:
+            return np.where(present, np.int16(self.map.only), np.int16(NOWHERE))
+        nodes = np.where(present, np.int16(UNTOLD), np.int16(NOWHERE))
+        pfns = np.frombuffer(block.raw, np.uint64) & np.uint64(PM_PFRAME)
+        if self.map.spans:
+            starts, ends, owners = np.array(self.map.spans, np.uint64).T
+            places = np.maximum(np.searchsorted(starts, pfns, "right"), 1) - 1
+            inside = present & (pfns != 0) & (pfns >= starts[places]) & (pfns < ends[places])
+            nodes[inside] = owners[places[inside]]
+        untold = nodes == UNTOLD
+        if untold.any():
+            hidden = np.flatnonzero(untold & (pfns == 0)).tolist()
+            if len(hidden) < np.count_nonzero(untold):
+                self.why = NO_BLOCK
+            nodes[hidden] = self._ask(block, hidden)
+        return nodes
+
+    def count(self, block: Block) -> Sizes:
+        """Return how many pages of a block are on each node; under None, those of which it cannot be told."""
+        nr_present = sum(nr_pages for byte, nr_pages in block.kinds.items() if HAS_NODE[byte])
+        if nr_present == 0 or self.map.only is not None:
+            return {self.map.only: nr_present} if nr_present else {}
+        import numpy as np
+
+        counts = np.bincount(self.array(block) - NOWHERE).tolist()
+        return {
+            None if node == UNTOLD else node: count
+            for node, count in enumerate(counts, NOWHERE)
+            if count and node != NOWHERE
+        }
+
+    def add(self, sums: Sizes, block: Block) -> None:
+        """Add the bytes of a block on each node to sums."""
+        add_sizes(sums, self.count(block), self.page_size)
+
+    def of_vma(self, reader: PageReader | TableReader, vma: Vma) -> Sizes:
+        """Return the bytes of a VMA on each node, by walking its pages."""
+        sums: Sizes = {}
+        for block in reader.blocks(vma):
+            self.add(sums, block)
+        return sums
+
+    def of_entries(self, reader: PageReader | None, entries: Iterable[tuple[Vma, Fields]]) -> list[Sizes]:
+        """Return the bytes on each node of VMAs that smaps tells about: by numa_maps, in a capture by their pages."""
+        if self.process.procfs.live:
+            return self._beside_smaps(entries)
+        if reader is None:
+            return [self._placeless(fields, "the capture holds no pagemap") for _, fields in entries]
+        return [self.of_vma(reader, vma) for vma, _ in entries]
+
+    def _beside_smaps(self, entries: Iterable[tuple[Vma, Fields]]) -> list[Sizes]:
+        from mematlas.kernel.numa_maps import read_numa_maps
+
+        told = read_numa_maps(self.process)
+        found: list[Sizes] = []
+        for vma, fields in entries:
+            if vma.kind == "vdso":
+                found.append(self._of_vdso(vma, fields))
+            elif vma.start in told:
+                found.append(dict(told[vma.start].items()))
+            else:
+                found.append(self._placeless(fields, "VMAs changed during the reading"))
+        return found
+
+    def _placeless(self, fields: Fields, why: str) -> Sizes:
+        """Return the bytes that smaps tells of a VMA as of the only node, or as of none that we know."""
+        self.why = why
+        size = fields["Rss"] + fields.get("Private_Hugetlb", 0) + fields.get("Shared_Hugetlb", 0)
+        return {self.map.only: size} if size else {}
+
+    def _of_vdso(self, vma: Vma, fields: Fields) -> Sizes:
+        """Return what numa_maps does not tell, though RSS has it: where the kernel's few own pages are."""
+        if self.map.only is not None:
+            return self._placeless(fields, "")
+        try:
+            statuses = self._statuses(range(vma.start, vma.end, self.page_size))
+        except (PermissionDenied, NotSupported) as error:
+            return self._placeless(fields, str(error))
+        return {node: statuses.count(node) * self.page_size for node in set(statuses) if node >= 0}
+
+    def _ask(self, block: Block, places: Sequence[int]) -> list[int]:
+        """Return the nodes of present pages whose frames are hidden."""
+        nodes: list[int] = []
+        try:
+            for low in range(0, len(places), NR_ASKED):
+                asked = places[low : low + NR_ASKED]
+                nodes += self._statuses([block.address + place * self.page_size for place in asked])
+        except (PermissionDenied, NotSupported) as error:
+            self.why = str(error)
+            return [UNTOLD] * len(places)
+        # The zero page could not be told from its entry; anything else went away since that was read.
+        return [node if node >= 0 else NOWHERE if node == -errno.EFAULT else UNTOLD for node in nodes]
+
+    def _statuses(self, addresses: Sequence[int]) -> list[int]:
+        from mematlas.kernel.move_pages import read_page_nodes
+
+        before = time.perf_counter()
+        statuses = read_page_nodes(self.process, addresses)
+        if self._pacer:
+            self._pacer.spend(time.perf_counter() - before)
+        return statuses
+
+
+NODES_UNKNOWN = "nodes of some pages unknown: {}"
+NO_BLOCK = "frames lie in no block of memory that is one node's alone"
+
+
+def add_sizes(sums: Sizes, counts: Sizes, size: int) -> None:
+    """Add counts of pieces of one size to sums of bytes.
+
+    >>> sums = {0: 4096}
+    >>> add_sizes(sums, {0: 1, None: 2}, 4096)
+    >>> sums
+    {0: 8192, None: 8192}
+    """
+    for node, count in counts.items():
+        sums[node] = sums.get(node, 0) + count * size
