@@ -18,6 +18,7 @@ CODES = {
     "NoAddressSpace": 3,
     "PermissionDenied": 4,
     "NotSupported": 5,
+    "NotHeld": 5,
     "ProcessGone": 6,
     "AssertionNotMet": 10,
 }

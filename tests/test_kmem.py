@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mematlas.arrays import Bools, Words
 from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel import kmem
 from mematlas.kernel.btf import Layout
@@ -47,7 +48,7 @@ class ConstructedReader:
             self.words[base + table + 8 * index] = entry
             table += 0x1000
 
-    def read_batch(self, addresses: kmem.Words, size: int) -> tuple[kmem.Words, kmem.Bools]:
+    def read_batch(self, addresses: Words, size: int) -> tuple[Words, Bools]:
         assert len(addresses) <= self.batch_size
         rows = np.zeros((len(addresses), size // 8), np.uint64)
         good = np.zeros(len(addresses), np.bool_)

@@ -19,8 +19,8 @@ from mematlas.analysis.pagetable import (
     summarize,
     verify,
 )
-from mematlas.kernel.structpage import Counts
-from mematlas.model.pagetable import EXECUTABLE, USER, WRITABLE, Walk, Words, page_blocks, walk, walk_parts
+from mematlas.arrays import Counts, Words
+from mematlas.model.pagetable import EXECUTABLE, USER, WRITABLE, Walk, page_blocks, walk, walk_parts
 from mematlas.model.paging import SpecialSwap
 from mematlas.model.paging_modes import x86_64
 from mematlas.model.tableusage import Tally

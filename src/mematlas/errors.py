@@ -9,6 +9,7 @@
     ├── NoAddressSpace         3   a kernel thread: there is nothing to look at
     ├── PermissionDenied       4   `path`, and in `needs` what would open it
     ├── NotSupported           5   this kernel lacks it; `needs` names the option or version
+    │   └── NotHeld            5   a capture was made without this file
     ├── ProcessGone            6   the target ended, or its PID was given to another, during the work
     ├── FormatError            1   a file that does not look as the kernel writes it
     └── AssertionNotMet       10   a check that was asked for did not hold
@@ -77,6 +78,15 @@ class NotSupported(Error):
         self.what = what
         self.needs = needs
         super().__init__(f"{what}: not supported here" + (f" (needs {needs})" if needs else ""))
+
+
+class NotHeld(NotSupported):
+    """A capture was made without this file."""
+
+    def __init__(self, path: str) -> None:
+        self.what = path
+        self.needs = None
+        Error.__init__(self, f"the capture does not hold {path}")
 
 
 class ProcessGone(Error):

@@ -29,6 +29,7 @@ from mematlas.analysis.pagetable import (
     verify,
 )
 from mematlas.analysis.tablelist import TreeNode, tree_of
+from mematlas.arrays import Words
 from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.kpage import KPF_HUGE, KPF_ZERO_PAGE
 from mematlas.kernel.pagemap import ENTRY_SIZE, LAST_ADDRESS, PACED_BLOCK_SIZE, Pacer
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from mematlas.model.address_space import AddressSpace
-    from mematlas.model.pagetable import Span, Step, Walk, Words
+    from mematlas.model.pagetable import Span, Step, Walk
     from mematlas.process import Process
 
 NR_LIST_TABLES = 256

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from mematlas.arrays import Bools, Bytes, Words
 from mematlas.model.pagetable import (
     EXECUTABLE,
     USER,
@@ -17,7 +18,6 @@ from mematlas.model.pagetable import (
     PageBlock,
     Span,
     Walk,
-    Words,
     rights_of,
 )
 from mematlas.model.paging import (
@@ -55,7 +55,7 @@ class Leaves:
     size: int
     addresses: Words
     entries: Words
-    rights: NDArray[np.uint8]
+    rights: Bytes
     """What the leaf and all tables above it allow together."""
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ def leaves_of(found: Walk, level: int) -> Leaves:
     return Leaves(level, found.mode.levels[level].size, addresses, entries, own & above)
 
 
-def used_entries(found: Walk, level: int) -> tuple[NDArray[np.intp], Words, Words, NDArray[np.uint8]]:
+def used_entries(found: Walk, level: int) -> tuple[NDArray[np.intp], Words, Words, Bytes]:
     """Return flat places, entries, addresses and states of all entries of a level that are not empty, in range."""
     table = found.levels[level]
     flat = table.entries.reshape(-1)
@@ -219,7 +219,7 @@ def _add_level(sums: _Sums, part: Walk, level: int, others: dict[str, int]) -> N
     sums.leaves += _count_leaves(part.mode, entries[shown], above & rights_of(part.mode, entries[shown]))
 
 
-def _count_leaves(mode: PagingMode, entries: Words, rights: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _count_leaves(mode: PagingMode, entries: Words, rights: Bytes) -> NDArray[np.int64]:
     by_right = [np.count_nonzero(rights & bit) for bit in (WRITABLE, USER, EXECUTABLE)]
     tests = (mode.accessed, mode.dirty, mode.global_, mode.special)
     by_test = [np.count_nonzero(holds(entries, test)) for test in tests]
@@ -332,7 +332,7 @@ def audit(found: Walk, data_areas: Sequence[Span] = ()) -> list[Finding]:
     return sorted(findings, key=lambda finding: finding.start)
 
 
-def chosen_leaves(leaves: Leaves, chosen: NDArray[np.bool_]) -> Leaves:
+def chosen_leaves(leaves: Leaves, chosen: Bools) -> Leaves:
     """Return only the chosen leaves.
 
     >>> executable = chosen_leaves(leaves, leaves.rights & EXECUTABLE != 0)  # doctest: +SKIP
@@ -360,9 +360,9 @@ def aliases(*parts: Walk) -> list[Finding]:
     return findings
 
 
-def _covers(parts: Iterable[Walk]) -> list[tuple[int, NDArray[np.uint64]]]:
+def _covers(parts: Iterable[Walk]) -> list[tuple[int, Words]]:
     """Return, for each set of rights, the memory that leaves with it map: rows of (phys, end, address), by phys."""
-    by_rights: dict[int, list[NDArray[np.uint64]]] = {}
+    by_rights: dict[int, list[Words]] = {}
     for part in parts:
         mode = part.mode
         for level, description in enumerate(mode.levels):
@@ -377,11 +377,11 @@ def _covers(parts: Iterable[Walk]) -> list[tuple[int, NDArray[np.uint64]]]:
     return [(each, _in_order(np.concatenate(rows))) for each, rows in sorted(by_rights.items())]
 
 
-def _in_order(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _in_order(rows: Words) -> Words:
     return _merged(rows[np.argsort(rows[:, 0], kind="stable")])
 
 
-def _merged(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _merged(rows: Words) -> Words:
     # Leaves that continue each other, in memory and in addresses alike, become one; what repeats is left out.
     ends = np.maximum.accumulate(rows[:, 1])
     follows = (rows[1:, 0] == rows[:-1, 1]) & (rows[1:, 2] - rows[:-1, 2] == rows[1:, 0] - rows[:-1, 0])
@@ -393,7 +393,7 @@ def _merged(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return merged
 
 
-def _overlaps(mine: NDArray[np.uint64], others: NDArray[np.uint64]) -> Iterator[tuple[int, int, int, int]]:
+def _overlaps(mine: Words, others: Words) -> Iterator[tuple[int, int, int, int]]:
     # Rows of each are in order and do not overlap among themselves.
     low = np.searchsorted(others[:, 1], mine[:, 0], side="right")
     high = np.searchsorted(others[:, 0], mine[:, 1], side="left")

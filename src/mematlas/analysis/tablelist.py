@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mematlas.analysis.pagetable import used_entries
+from mematlas.arrays import Bools, Bytes, Words
 from mematlas.errors import BadInput
 from mematlas.model.paging import (
     DEVICE,
@@ -32,10 +33,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mematlas.model.pagetable import Walk, Words
+    from mematlas.model.pagetable import Walk
 
-Bools = NDArray[np.bool_]
-Bytes = NDArray[np.uint8]
 
 U64 = (1 << 64) - 1
 LETTERS = {"w": "writable", "x": "executable", "u": "user", "a": "accessed", "d": "dirty", "g": "global"}

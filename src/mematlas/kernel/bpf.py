@@ -25,8 +25,8 @@ from mematlas.kernel.rights import TABLES_NEED, effective_capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mematlas.arrays import Bools, Words
     from mematlas.kernel.btf import Layout
-    from mematlas.kernel.kmem import Bools, Words
 
 SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
 

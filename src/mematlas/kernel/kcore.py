@@ -16,8 +16,8 @@ from mematlas.errors import FormatError, NotSupported, PermissionDenied, Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mematlas.arrays import Bools, Words
     from mematlas.kernel.btf import Layout
-    from mematlas.kernel.kmem import Bools, Words
 
 KCORE_PATH = "/proc/kcore"
 KALLSYMS_PATH = "/proc/kallsyms"

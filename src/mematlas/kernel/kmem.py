@@ -15,8 +15,8 @@ import platform
 from bisect import bisect_right
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mematlas.arrays import Bools, Words
 from mematlas.errors import Error, FormatError, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.btf import Layout, read_layout
 from mematlas.kernel.procfs import ProcFS
@@ -56,9 +56,6 @@ if TYPE_CHECKING:
 
         def close(self) -> None: ...
 
-
-Words = NDArray[np.uint64]
-Bools = NDArray[np.bool_]
 
 PAGE = 1 << 12
 GIB = 1 << 30

@@ -17,8 +17,7 @@ import os
 import sys
 from bisect import bisect_right
 
-from mematlas.errors import FormatError, PermissionDenied
-from mematlas.kernel.procfs import not_held
+from mematlas.errors import FormatError, NotHeld, PermissionDenied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class PackedFile:
             with open(path, "rb") as file:
                 content = file.read()
         except FileNotFoundError:
-            raise not_held(path.removesuffix(".packed")) from None
+            raise NotHeld(path.removesuffix(".packed")) from None
         except PermissionError:
             raise PermissionDenied(path) from None
         if content[:8] != MAGIC or len(content) < HEADER_SIZE:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 
-from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone, TargetNotFound
+from mematlas.errors import Error, FormatError, NotHeld, NotSupported, PermissionDenied, ProcessGone, TargetNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class ProcFS:
             return read_all(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
             if error.errno == errno.ENOENT and not self.live:
-                raise not_held(path) from None
+                raise NotHeld(path) from None
             raise translate_error(error, path) from None
 
     def open(self, name: str) -> WordFile:
@@ -221,7 +221,7 @@ class ProcessDir:
     def _error(self, error: OSError, name: str) -> Exception:
         path = f"{self.path}/{name}"
         if error.errno == errno.ENOENT and not self.procfs.live:
-            return not_held(path)
+            return NotHeld(path)
         if error.errno == errno.ENOENT and name != "stat":
             # A missing file is a kernel without it, unless the whole process is missing.
             try:
@@ -274,13 +274,6 @@ class Machine(dict[str, "Any"]):
 
 def are_strings(values: object) -> bool:
     return isinstance(values, list) and all(isinstance(value, str) for value in values)
-
-
-def not_held(path: str) -> NotSupported:
-    """Return the error for a file that a capture was made without."""
-    error = NotSupported(path)
-    error.args = (f"the capture does not hold {path}",)
-    return error
 
 
 def open_packed(path: str) -> WordFile:

@@ -17,9 +17,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from mematlas.arrays import Bools, Counts, Words
 from mematlas.errors import NotSupported
 from mematlas.kernel.kconfig import read_config
-from mematlas.kernel.kmem import PAGE, Bools, KernelMemory, Words
+from mematlas.kernel.kmem import PAGE, KernelMemory
 from mematlas.kernel.libc import libc
 from mematlas.kernel.procfs import ProcFS
 
@@ -27,7 +28,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Counts = NDArray[np.int32]
 
 PM_PFN_MASK = (1 << 55) - 1
 PM_PRESENT = 1 << 63

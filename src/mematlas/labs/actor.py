@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
-    from mematlas.labs.workload import Console
+    from mematlas.labs.console import Console
 
     Truth = dict[str, Any]
 

@@ -105,20 +105,29 @@ def parse_range(text: str, page_size: int) -> tuple[int, int] | None:
     (4096, 12288)
     >>> parse_range("[heap]", 4096) is None
     True
+
+    Raises:
+        BadInput: the range is empty.
     """
     first, plus, length = text.partition("+")
-    if plus:
-        start = parse_address(first)
-        size = parse_size(length)
-        return None if start is None or size is None else (start, start + size)
-    first, minus, last = text.partition("-")
+    if not plus:
+        first, minus, last = text.partition("-")
     start = parse_address(first)
     if start is None:
         return None
-    if not minus:
-        return start - start % page_size, start - start % page_size + page_size
-    end = parse_address(last)
-    return None if end is None or end < start else (start, end)
+    if plus:
+        size = parse_size(length)
+        end = None if size is None else start + size
+    elif minus:
+        end = parse_address(last)
+    else:
+        start -= start % page_size
+        end = start + page_size
+    if end is None:
+        return None
+    if end <= start:
+        raise BadInput(f"{text} is an empty range")
+    return start, end
 
 
 HEX_DIGITS = frozenset("0123456789abcdefABCDEF")

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from mematlas.arrays import Bools, Words
 from mematlas.kernel.kpage import KPF_HUGE, KPF_ZERO_PAGE
 from mematlas.model.pagetable import huge_leaves
 from mematlas.model.paging import leaf_address, states
@@ -17,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mematlas.model.pagetable import Walk, Words
+    from mematlas.model.pagetable import Walk
     from mematlas.model.paging import PagingMode
     from mematlas.model.tableaccess import TableAccess
 
@@ -36,8 +37,8 @@ class HugePieces:
     begins: Words
     """The first frame of each."""
     entries: Words
-    is_zero: NDArray[np.bool_]
-    is_hugetlb: NDArray[np.bool_]
+    is_zero: Bools
+    is_hugetlb: Bools
 
 
 class HugeLeaves:

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from mematlas.arrays import Bools, Bytes, Words
 from mematlas.model.paging import (
     EMPTY,
     PRESENT,
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
             """Return single entries, by the physical address of each, and which of them could be read."""
 
 
-Words = NDArray[np.uint64]
-Bools = NDArray[np.bool_]
 Span = tuple[int, int]
 """The first and the last address of a range. (The end of the kernel half is no 64-bit number.)"""
 
@@ -80,7 +79,7 @@ class TableLevel:
     """The physical address of each."""
     entries: Words
     """A row of entries for each."""
-    rights: NDArray[np.uint8]
+    rights: Bytes
     """What the tables above leave: WRITABLE, USER, EXECUTABLE."""
 
     def __len__(self) -> int:
@@ -215,7 +214,7 @@ class _Walker:
             broken += bad
         return levels, broken
 
-    def _followed(self, level: TableLevel, span: Span) -> tuple[Words, Words, NDArray[np.uint8]]:
+    def _followed(self, level: TableLevel, span: Span) -> tuple[Words, Words, Bytes]:
         """Return the addresses, the tables, and the rights that a level's entries inside the span lead to."""
         mode = self.mode
         places = np.flatnonzero(is_table(mode, level.level, level.entries.reshape(-1)))
@@ -233,7 +232,7 @@ class _Walker:
         return addresses, address_of(mode, entries), rights
 
     def _read(
-        self, level: int, addresses: Words, tables: Words, rights: NDArray[np.uint8], span: Span
+        self, level: int, addresses: Words, tables: Words, rights: Bytes, span: Span
     ) -> tuple[TableLevel, list[Span]]:
         entries, good = self.source.tables(tables, self.mode.levels[level].nr_entries)
         for start in range(0, len(tables), NR_ROWS):
@@ -299,14 +298,14 @@ def any_inside(levels: list[TableLevel], span: Span) -> bool:
     )
 
 
-def table_rights(mode: PagingMode, entries: Words) -> NDArray[np.uint8]:
+def table_rights(mode: PagingMode, entries: Words) -> Bytes:
     """Return what table entries leave to everything below them."""
     if not mode.table_rights:
         return np.full(len(entries), WRITABLE | USER | EXECUTABLE, np.uint8)
     return rights_of(mode, entries)
 
 
-def rights_of(mode: PagingMode, entries: Words) -> NDArray[np.uint8]:
+def rights_of(mode: PagingMode, entries: Words) -> Bytes:
     """Return the rights that entries give by themselves: WRITABLE, USER, EXECUTABLE."""
     rights = np.zeros(entries.shape, np.uint8)
     for bit, test in ((WRITABLE, mode.writable), (USER, mode.user), (EXECUTABLE, mode.executable)):
@@ -433,7 +432,7 @@ class PageBlock:
 
     start: int
     """The address of the first page."""
-    states: NDArray[np.uint8]
+    states: Bytes
     """Codes; `mematlas.model.paging.STATE_NAMES` has their names."""
     pfns: Words
     """The frame of each present page; 0 for others."""
@@ -522,9 +521,7 @@ def _joined(found: Walk, group: list[tuple[int, int, int, int]]) -> Iterator[tup
         yield held
 
 
-def _piece_pages(
-    found: Walk, piece: tuple[int, int, int, int], low: int, high: int
-) -> tuple[NDArray[np.uint8], Words, Words]:
+def _piece_pages(found: Walk, piece: tuple[int, int, int, int], low: int, high: int) -> tuple[Bytes, Words, Words]:
     address, size, depth, place = piece
     mode, shift = found.mode, found.mode.page_shift
     begin, stop = max(low - address, 0) >> shift, (min(high - address, size - 1) >> shift) + 1
@@ -544,7 +541,7 @@ def _piece_pages(
     return np.repeat(codes, nr), pfns, np.repeat(entry, nr)
 
 
-def frames(mode: PagingMode, depth: int, entries: Words, codes: NDArray[np.uint8], first_vpn: int = 0) -> Words:
+def frames(mode: PagingMode, depth: int, entries: Words, codes: Bytes, first_vpn: int = 0) -> Words:
     """Return the frame of each entry of the last level that is present, and 0 for the others."""
     present = codes == PRESENT
     if present.all():

@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mematlas.arrays import Bytes, Words
 from mematlas.record import record
 
-Entries = TypeVar("Entries", int, NDArray[np.uint64])
+Entries = TypeVar("Entries", int, Words)
 """One entry, or an array of them: what comes in goes out."""
 
 U64 = (1 << 64) - 1
@@ -266,7 +266,7 @@ def swap_fields(mode: PagingMode, entry: Entries) -> tuple[Entries, Entries]:
     return cast(Entries, kind), cast(Entries, offset)
 
 
-def states(mode: PagingMode, level: int, entries: NDArray[np.uint64]) -> NDArray[np.uint8]:
+def states(mode: PagingMode, level: int, entries: Words) -> Bytes:
     """Return the state of each entry of a level, as a code; `STATE_NAMES` has the names."""
     result = np.where(is_leaf(mode, level, entries), PRESENT, EMPTY).astype(np.uint8)
     rest = np.flatnonzero((result == EMPTY) & (entries != 0))
@@ -275,7 +275,7 @@ def states(mode: PagingMode, level: int, entries: NDArray[np.uint64]) -> NDArray
     return result
 
 
-def _other_states(mode: PagingMode, level: int, entries: NDArray[np.uint64]) -> NDArray[np.uint8]:
+def _other_states(mode: PagingMode, level: int, entries: Words) -> Bytes:
     # Entries that are neither empty nor present leaves.
     kinds, offsets = swap_fields(mode, entries)
     of_types = mode.special_swap.state_of_types() if mode.special_swap else UNKNOWN_SPECIAL_SWAP

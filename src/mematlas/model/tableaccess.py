@@ -12,8 +12,8 @@ from mematlas.model.paging_modes import mode_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mematlas.arrays import Words
     from mematlas.kernel.procfs import ProcFS
-    from mematlas.model.pagetable import Words
 
 
 NR_CHECKED = 1 << 10

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from mematlas.arrays import Bools, Bytes, Counts, Words
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.kpage import KPF_ZERO_PAGE
 from mematlas.kernel.maps import ANON_KINDS, Vma
@@ -42,7 +43,7 @@ from mematlas.kernel.pagemap import (
 from mematlas.model import paging
 from mematlas.model.hugeleaves import HugeLeaves
 from mematlas.model.pages import Hole
-from mematlas.model.pagetable import Span, Walk, Words, part_edges, walk
+from mematlas.model.pagetable import Span, Walk, part_edges, walk
 from mematlas.model.paging import address_of, holds, leaf_address, migration_frame, states, swap_fields
 from mematlas.model.tableaccess import TableAccess, frame_flags
 
@@ -53,10 +54,8 @@ if TYPE_CHECKING:
 
     from mematlas.kernel.backing import Backing
     from mematlas.kernel.procfs import ProcessDir
-    from mematlas.kernel.structpage import Counts
     from mematlas.model.paging import Test
 
-Bytes = NDArray[np.uint8]
 
 NR_TABLES = 128
 """Tables counted together: their entries stay in the cache."""
@@ -291,7 +290,7 @@ class TableReader:
         entries: Words,
         codes: Bytes,
         pfns: Words,
-        huge_zero: NDArray[np.bool_] | None,
+        huge_zero: Bools | None,
         numbers: Words | None,
     ) -> tuple[Words, Bytes, Bytes]:
         """Return entries in the form of pagemap, their state bytes, and their use.
@@ -342,7 +341,7 @@ class TableReader:
         words[codes == paging.GUARD] |= np.uint64(GUARD << 56)
         raw[others] = words
 
-    def _are_zero(self, pfns: Words) -> NDArray[np.bool_]:
+    def _are_zero(self, pfns: Words) -> Bools:
         """Return which of the frames of special entries are the zero page's."""
         unique, which = np.unique(pfns, return_inverse=True)
         fresh = [pfn for pfn in unique.tolist() if pfn not in self._zero_frames]
@@ -350,7 +349,7 @@ class TableReader:
             flags = frame_flags(self.access.memory.procfs, np.array(fresh, np.uint64))
             self._zero_frames |= dict(zip(fresh, (flags & np.uint64(KPF_ZERO_PAGE) != 0).tolist(), strict=True))
         known = np.array([self._zero_frames[pfn] for pfn in unique.tolist()], np.bool_)
-        result: NDArray[np.bool_] = known[which]
+        result: Bools = known[which]
         return result
 
     # As sums
@@ -525,7 +524,7 @@ class TableReader:
             self._nr_tables = NR_SCATTERED_TABLES
         return counts
 
-    def _are_anonymous(self, vma: Vma, pfns: Words) -> NDArray[np.bool_]:
+    def _are_anonymous(self, vma: Vma, pfns: Words) -> Bools:
         if vma.perms[3:] == "s":
             return np.zeros(len(pfns), np.bool_)
         if vma.kind in ANON_KINDS:

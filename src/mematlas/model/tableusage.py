@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mematlas.kernel.structpage import Counts, StructPages
-from mematlas.model.pagetable import Words, huge_leaves, walk_parts
+from mematlas.arrays import Counts, Words
+from mematlas.kernel.structpage import StructPages
+from mematlas.model.pagetable import huge_leaves, walk_parts
 from mematlas.model.paging import PRESENT, PROT_NONE, SWAP, PagingMode, address_of, holds, leaf_address, states
 from mematlas.record import record
 
