@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from helpers import PAGE, sparse, write_words
 from mematlas import Process
-from mematlas.kernel.kpage import GAP, KPF_NAMES, RUN, FrameWords, flag_names
+from mematlas.kernel.kpage import GAP, KPF_ANON, KPF_KSM, KPF_NAMES, RUN, FrameWords, flag_names, tells_ksm
+from mematlas.kernel.pagemap import Block
 from mematlas.kernel.procfs import ProcFS
+from mematlas.views import pages
 
 LAST = 30_000
 places = st.one_of(
@@ -63,3 +65,43 @@ def test_own_anonymous_page_is_mapped_once() -> None:
         with FrameWords(ProcFS(), "kpagecount") as counts, FrameWords(ProcFS(), "kpageflags") as flags:
             assert counts.get([pfn]) == {pfn: 1}
             assert "anon" in flag_names(flags.get([pfn])[pfn])
+
+
+@pytest.mark.root
+def test_ksm_is_told_of_no_page_that_nothing_was_merged_with(anonymous_word: int) -> None:
+    # Linux 6.12 sets the flag for every anonymous page: then it tells nothing, and we say so.
+    assert tells_ksm(ProcFS()) == (not anonymous_word & KPF_KSM)
+
+
+@pytest.fixture
+def anonymous_word() -> int:
+    """The flags of a page of our own stack, the oracle."""
+    with Process(os.getpid()) as process:
+        stack = next(vma for vma in process.address_space().vmas if vma.kind == "stack")
+        frames = {
+            page.pfn
+            for page in process.translate(range(stack.start, stack.end, PAGE))
+            if page.state == "present" and page.pfn
+        }
+    with FrameWords(ProcFS(), "kpageflags") as words:
+        return next(word for word in words.get(frames).values() if word & KPF_ANON)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("told", "shown"), [(True, True), (None, True), (False, False)])
+def test_ksm_is_left_out_where_it_means_nothing(
+    monkeypatch: pytest.MonkeyPatch, told: bool | None, shown: bool
+) -> None:
+    monkeypatch.setattr(pages, "tells_ksm", lambda procfs: told)
+    monkeypatch.setattr(FrameWords, "get", lambda self, frames: dict.fromkeys(frames, KPF_KSM | KPF_ANON))
+    notes: list[str] = []
+    with Process(os.getpid()) as process:
+        frames = pages.Frames(process, notes, False)
+        stack = next(vma for vma in process.address_space().vmas if vma.kind == "stack")
+        words = next(
+            frames.of(piece)[1] for _, piece in process.pages(stack.start, stack.end) if isinstance(piece, Block)
+        )
+        frames.close()
+
+    assert set(words.values()) == ({KPF_KSM | KPF_ANON} if shown else {KPF_ANON})
+    assert (pages.KSM_UNTOLD in notes) != shown

@@ -428,7 +428,7 @@ def test_capture_without_nodes_says_so(victim: Start, capsys: pytest.CaptureFixt
 def test_nodes_of_a_stranger_are_checked(nodes: object, tmp_path: Path) -> None:
     (tmp_path / "machine.json").write_text(json.dumps({"page_size": PAGE, "nodes": nodes}))
     with pytest.raises(FormatError, match="nodes"):
-        ProcFS(str(tmp_path))
+        read_nodes(ProcFS(str(tmp_path)))
 
 
 def test_processes_on_different_nodes_share_their_columns() -> None:

@@ -20,6 +20,7 @@ import stat
 import time
 
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
+from mematlas.kernel.kpage import tells_ksm
 from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_B, PM_PFRAME, PM_PRESENT, PRESENT, UNKNOWN, Pacer
 from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.smaps import HEX_DIGITS, HOLD_PER_BYTE
@@ -196,6 +197,7 @@ class Recorder:
             "huge_known": self.huge_known,
             "unknown_backings": self.unknown_backings,
             "nodes": self._nodes(),
+            "tells_ksm": tells_ksm(self.process.procfs),
         }
         return (json.dumps(machine, indent=1) + "\n").encode("ascii")
 

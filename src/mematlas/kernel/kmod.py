@@ -18,8 +18,8 @@ from mematlas.errors import FormatError, NotSupported, PermissionDenied, Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mematlas.arrays import Bools, Words
     from mematlas.kernel.btf import Layout
-    from mematlas.kernel.kmem import Bools, Words
 
 MODULE_PATH = "/sys/kernel/debug/mematlas"
 ABI_VERSION = 1

@@ -6,6 +6,12 @@ include/uapi/linux/kernel-page-flags.h and include/linux/kernel-page-flags.h.
 
 from __future__ import annotations
 
+import os
+import struct
+
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.pagemap import PM_PFRAME
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,6 +64,8 @@ KPF_NAMES = {
 KPF_REFERENCED = 1 << 2
 KPF_LRU = 1 << 5
 KPF_ACTIVE = 1 << 6
+KPF_ANON = 1 << 12
+KPF_KSM = 1 << 21
 KPF_ZERO_PAGE = 1 << 24
 KPF_HUGE = 1 << 17
 KPF_THP = 1 << 22
@@ -114,6 +122,37 @@ class FrameWords:
         buffer = memoryview(self.bytes)[: nr_frames * WORD_SIZE]
         nr_read = self.file.read_into(buffer, first * WORD_SIZE)
         return buffer[: nr_read - nr_read % WORD_SIZE].cast("Q")
+
+
+def tells_ksm(procfs: ProcFS) -> bool | None:
+    """Whether the flag ``ksm`` means that; None when this cannot be found out.
+
+    Linux 6.12 sets it for every anonymous page: stable_page_flags in fs/proc/page.c tests any of the bits of
+    PAGE_MAPPING_KSM, one of which is PAGE_MAPPING_ANON. So we look at a fresh page of our own, which is in no tree of
+    KSM yet. A capture says what was found when it was made.
+    """
+    if not procfs.live:
+        told: bool | None = (procfs.machine or {}).get("tells_ksm")
+        return told
+    import ctypes
+    import mmap
+
+    memory = mmap.mmap(-1, procfs.page_size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    view = ctypes.c_char.from_buffer(memory)
+    try:
+        memory[0] = 1
+        place = ctypes.addressof(view) // procfs.page_size * WORD_SIZE
+        with open(f"{procfs.root}/self/pagemap", "rb", buffering=0) as pagemap:
+            (entry,) = struct.unpack("=Q", os.pread(pagemap.fileno(), WORD_SIZE, place))
+        frame = entry & PM_PFRAME
+        with FrameWords(procfs, "kpageflags") as words:
+            word = words.get([frame]).get(frame, 0) if frame else 0
+        return not word & KPF_KSM if word & KPF_ANON else None
+    except (OSError, struct.error, PermissionDenied, NotSupported):
+        return None
+    finally:
+        del view
+        memory.close()
 
 
 def flag_names(word: int) -> list[str]:

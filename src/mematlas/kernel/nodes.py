@@ -14,7 +14,7 @@ import os
 from bisect import bisect_right
 from itertools import pairwise
 
-from mematlas.errors import FormatError, NotSupported
+from mematlas.errors import FormatError, NotHeld, NotSupported
 from mematlas.kernel.procfs import translate_error
 
 TYPE_CHECKING = False
@@ -64,6 +64,7 @@ def read_nodes(procfs: ProcFS, system: str = SYSTEM) -> NodeMap:
 
     Raises:
         NotSupported: a kernel without CONFIG_NUMA, no sysfs, or a capture that holds nothing of it.
+        FormatError: a capture says what is no such thing.
     """
     if not procfs.live:
         return saved_nodes(procfs)
@@ -79,8 +80,10 @@ def read_nodes(procfs: ProcFS, system: str = SYSTEM) -> NodeMap:
 def saved_nodes(procfs: ProcFS) -> NodeMap:
     """Return what a capture says; see `to_save`."""
     saved = (procfs.machine or {}).get("nodes")
-    if not saved:
-        raise NotSupported(f"{procfs.root}: what node frames are on, which the capture does not hold")
+    if saved is None:
+        raise NotHeld(f"{procfs.root}: what node frames are on")
+    if not is_saved(saved):
+        raise FormatError(f"{procfs.root}/machine.json", f"nodes: {saved!r}")
     return NodeMap(saved["with_memory"], map(tuple, saved["spans"]), saved["only"])
 
 

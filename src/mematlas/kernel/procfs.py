@@ -259,10 +259,6 @@ class Machine(dict[str, "Any"]):
             if key in self:
                 texts = self[key]
                 self._check(key, isinstance(texts, dict) and are_strings(list(texts.values())))
-        if self.get("nodes") is not None:
-            from mematlas.kernel.nodes import is_saved
-
-            self._check("nodes", is_saved(self["nodes"]))
 
     def __missing__(self, key: str) -> Any:
         raise FormatError(self.path, f"no {key}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.kpage import FrameWords, flag_names
+from mematlas.kernel.kpage import KPF_KSM, FrameWords, flag_names, tells_ksm
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PM_PFRAME, PM_SOFT_DIRTY, PRESENT
 from mematlas.model.nodes import NODES_UNKNOWN, NOWHERE
 from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole
@@ -148,6 +148,9 @@ class Nodes:
             self.notes.append(note)
 
 
+KSM_UNTOLD = "ksm is not shown: this kernel says it of every anonymous page"
+
+
 class Frames:
     """What kpagecount and kpageflags say of frames, where they may be read."""
 
@@ -164,12 +167,26 @@ class Frames:
             self.counts = FrameWords(process.procfs, "kpagecount")
         except (PermissionDenied, NotSupported) as error:
             notes.append(f"map counts unknown: {error}")
+        self.procfs = process.procfs
+        self.notes = notes
+        self.kept = (1 << 64) - 1
+        """The flags that mean what their names say."""
+        self.is_ksm_checked = False
 
     def of(self, block: Block) -> tuple[dict[int, int], dict[int, int]]:
         """Return the map counts and the flags of the frames of a block; empty where unknown."""
         frames = [entry & PM_PFRAME for byte, entry in zip(block.states, block.entries, strict=True) if byte & PRESENT]
         known = {frame for frame in frames if frame}
-        return self.counts.get(known) if self.counts else {}, self.flags.get(known) if self.flags else {}
+        return self.counts.get(known) if self.counts else {}, self._flags_of(known) if self.flags else {}
+
+    def _flags_of(self, frames: set[int]) -> dict[int, int]:
+        words = self.flags.get(frames) if self.flags else {}
+        if not self.is_ksm_checked and any(word & KPF_KSM for word in words.values()):
+            self.is_ksm_checked = True
+            if tells_ksm(self.procfs) is False:
+                self.kept &= ~KPF_KSM
+                self.notes.append(KSM_UNTOLD)
+        return {frame: word & self.kept for frame, word in words.items()}
 
     def close(self) -> None:
         for file in (self.counts, self.flags):
