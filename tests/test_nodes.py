@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from conftest import Outcome
 from helpers import PAGE, make_process, mematlas, read_smaps, steadily
 from mematlas import NotSupported, Process
+from mematlas.analysis.results import Reading, UsageResult
 from mematlas.analysis.usage import total
 from mematlas.cli import main
 from mematlas.errors import FormatError, PermissionDenied
@@ -26,7 +27,7 @@ from mematlas.kernel.pagemap import Block
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model import nodes as model
 from mematlas.model.nodes import PageNodes
-from mematlas.process import Reading, UsageResult
+from mematlas.model.pages import Hole
 from mematlas.views.usage import usage_table
 from victim import Victim
 
@@ -270,9 +271,9 @@ def test_swapped_pages_are_on_no_node(swap: Path, victim: Start) -> None:
     area = victim("swapped")["swapped"]
     with Process(area.pid) as process:
         nodes = process.page_nodes()
-        pieces = [piece for _, piece in process.pages(area.address, area.end)]
-    (block,) = pieces
-    found = nodes.of(block)  # type: ignore[arg-type]
+        found: list[int | None] = []
+        for _, piece in process.pages(area.address, area.end):
+            found += [None] * len(piece) if isinstance(piece, Hole) else nodes.of(piece)
     assert [node is None for node in found] == [state != "present" for state in area.states]
     assert area.nr_swapped > 0
 

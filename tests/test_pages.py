@@ -14,8 +14,16 @@ from mematlas import Process
 from mematlas.kernel.maps import parse_line
 from mematlas.kernel.pagemap import PM_PFRAME, Scanner
 from mematlas.kernel.procfs import ProcFS
-from mematlas.model.pages import STATE_OF_BYTE, STATES, Hole, PageReader, is_zero_candidate, state_of
-from mematlas.process import decode_place, entry_flags
+from mematlas.model.pages import (
+    STATE_OF_BYTE,
+    STATES,
+    Hole,
+    PageReader,
+    decode_place,
+    entry_flags,
+    is_zero_candidate,
+    state_of,
+)
 from test_pagemap import no_scan
 from victim import Victim
 

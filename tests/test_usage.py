@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import helpers  # noqa: F401  (the settings of hypothesis)
 from mematlas.analysis.overview import largest
+from mematlas.analysis.results import MapsResult, Reading, VmaUsage
 from mematlas.analysis.usage import (
     PageCounts,
     Usage,
@@ -22,7 +23,6 @@ from mematlas.analysis.verify import MEASURES, compare
 from mematlas.errors import ProcessGone
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import histogram
-from mematlas.process import MapsResult, Reading, VmaUsage
 from mematlas.record import as_dict, replace
 
 PAGE = 4096

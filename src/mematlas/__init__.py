@@ -16,6 +16,7 @@ from mematlas.version import __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.analysis.grid import Cells, Strip
+    from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult, VmaUsage
     from mematlas.analysis.usage import Usage
     from mematlas.captures import CaptureResult, capture
     from mematlas.errors import (
@@ -37,14 +38,7 @@ if TYPE_CHECKING:
     from mematlas.model.address_space import AddressSpace, Selection
     from mematlas.model.pages import Hole, state_of
     from mematlas.model.target import resolve
-    from mematlas.process import (
-        MapsResult,
-        Process,
-        Reading,
-        Translation,
-        UsageResult,
-        VmaUsage,
-    )
+    from mematlas.process import Process
 
 HOMES = {
     "mematlas.analysis.grid": ("Cells", "Strip"),
@@ -69,7 +63,8 @@ HOMES = {
     "mematlas.model.address_space": ("AddressSpace", "Selection"),
     "mematlas.model.pages": ("Hole", "state_of"),
     "mematlas.model.target": ("resolve",),
-    "mematlas.process": ("MapsResult", "Process", "Reading", "Translation", "UsageResult", "VmaUsage"),
+    "mematlas.analysis.results": ("MapsResult", "Reading", "Translation", "UsageResult", "VmaUsage"),
+    "mematlas.process": ("Process",),
 }
 
 __all__ = [

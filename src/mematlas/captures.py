@@ -19,6 +19,7 @@ import os
 import stat
 import time
 
+from mematlas.analysis.results import Reading
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
 from mematlas.kernel.kpage import tells_ksm
 from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_B, PM_PFRAME, PM_PRESENT, PRESENT, UNKNOWN, Pacer
@@ -26,7 +27,7 @@ from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.smaps import HEX_DIGITS, HOLD_PER_BYTE
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.model.pages import HIDDEN_FRAMES, PageReader
-from mematlas.process import MAX_STALL, ZERO_UNKNOWN, Process, Reading
+from mematlas.process import MAX_STALL, ZERO_UNKNOWN, Process
 from mematlas.record import record
 from mematlas.version import __version__
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import time
 
+from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult, VmaUsage
 from mematlas.analysis.usage import (
     PageCounts,
-    Usage,
     nr_shared,
     shared_frames,
     total,
@@ -24,25 +24,16 @@ from mematlas.kernel.maps import ANON_KINDS, Vma, read_maps
 from mematlas.kernel.mounts import find_devices
 from mematlas.kernel.pagemap import (
     ENTRY_SIZE,
-    FILE,
-    MARK_A,
-    PM_MMAP_EXCLUSIVE,
     PM_PFRAME,
-    PM_PRESENT,
-    PM_SOFT_DIRTY,
-    PM_SWAP_OFFSET_SHIFT,
-    PM_SWAP_TYPE,
-    PM_UFFD_WP,
     PRESENT,
-    SWAP,
     Pacer,
 )
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.smaps import HOLD_PER_BYTE, read_smaps
 from mematlas.kernel.status import Stat, read_stat, read_status, status_bytes
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
-from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, PageReader
-from mematlas.record import record, replace
+from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, PageReader, decode_place, entry_flags, is_hidden
+from mematlas.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,84 +62,6 @@ kernel's types takes longer than all the rest."""
 DRAWN_CELLS = 1536
 """Cells that a picture aims at: a screen full."""
 MAX_CELLS = 1 << 20
-
-
-@record
-class Reading:
-    """How a result came about."""
-
-    source: str
-    """``smaps``, ``pagemap`` or ``tables``."""
-    duration_s: float
-    torn: bool
-    """Whether the VMAs changed meanwhile, so that the numbers are of no one moment."""
-    notes: tuple[str, ...]
-    """Why something is unknown: each reason once."""
-    reader: str | None = None
-    """What page tables were read with."""
-
-
-@record
-class VmaUsage:
-    """One VMA with what of it is in memory."""
-
-    vma: Vma
-    usage: Usage
-    first_state: str | None
-    """The state of its first page, one of `mematlas.model.pages.STATES`; None when it could not be read."""
-    phys: int | None
-    """Physical address of its first page; None unless that is present and the reader may know."""
-    nr_accessed: int | None = None
-    """Pages whose entry has the accessed bit: used since the kernel last looked. Page tables alone tell."""
-    nr_dirty: int | None = None
-    """Pages whose entry has the dirty bit: written to since they were last clean."""
-    nodes: Sizes | None = None
-    """Bytes by NUMA node of what is resident, and of hugetlb pages; under None, on a node that could not be told. None
-    unless asked for."""
-
-
-@record
-class MapsResult:
-    """The VMAs of a process, and how they were read."""
-
-    vmas: list[VmaUsage]
-    reading: Reading
-    nodes: tuple[int, ...] = ()
-    """The NUMA nodes that have memory, when amounts by node were asked for."""
-
-
-@record
-class UsageResult:
-    """The memory of a process, and how it was read."""
-
-    usage: Usage
-    tables: int | None
-    """Bytes of page tables (VmPTE)."""
-    reading: Reading
-    nodes: Sizes | None = None
-    """Bytes by NUMA node, when asked for: every node with memory, and under None what could not be told. They add up to
-    RSS and hugetlb."""
-
-
-@record
-class Translation:
-    """Where one virtual address is."""
-
-    address: int
-    vma: Vma | None
-    state: str | None
-    """One of `mematlas.model.pages.STATES`; None outside every VMA."""
-    pfn: int | None
-    phys: int | None
-    """Physical address of this very byte."""
-    file_offset: int | None
-    """Bytes into the backing file of this very byte; None for anonymous memory."""
-    swap_type: int | None
-    swap_offset: int | None
-    flags: tuple[str, ...]
-    """The entry's bits by name."""
-    hidden: bool
-    """Whether there is a frame or a swap slot that this reader may not know: needs CAP_SYS_ADMIN."""
 
 
 class Process:
@@ -775,44 +688,3 @@ class Process:
 
 NO_TABLES = "page tables cannot be read, so pagemap is, with pauses"
 ZERO_UNKNOWN = "zero pages cannot be told from shared ones: needs Linux 6.7, or CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH"
-
-
-def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | None]:
-    """Return frame, swap type and swap offset of an entry; each None unless the entry says it."""
-    place = entry & PM_PFRAME
-    if not place:
-        return None, None, None  # nothing there, or hidden: frame 0 is no process's, slot 0 is the swap header
-    if byte & PRESENT:
-        return place, None, None
-    if STATE_OF_BYTE[byte] == "swapped":
-        return None, entry & PM_SWAP_TYPE, place >> PM_SWAP_OFFSET_SHIFT
-    return None, None, None
-
-
-def is_hidden(byte: int, entry: int) -> bool:
-    """Whether an entry has a frame or a swap slot that the kernel keeps from a reader without CAP_SYS_ADMIN."""
-    return not entry & PM_PFRAME and bool(byte & PRESENT or (byte & SWAP and STATE_OF_BYTE[byte] == "swapped"))
-
-
-def entry_flags(byte: int, entry: int) -> tuple[str, ...]:
-    """Return the names of the bits set in an entry, and of what we know beside it.
-
-    >>> entry_flags(0x81, 0x8100000000012345)
-    ('present', 'exclusive')
-    """
-    names = [name for bit, name in FLAG_NAMES if entry & bit]
-    if byte & FILE and byte & PRESENT and not byte & MARK_A:
-        names.append("file")
-    if byte & PRESENT and byte & MARK_A:
-        names.append("zero")
-    return tuple(names)
-
-
-FLAG_NAMES = (
-    (PM_PRESENT, "present"),
-    (1 << 62, "swap"),
-    (PM_MMAP_EXCLUSIVE, "exclusive"),
-    (PM_SOFT_DIRTY, "soft-dirty"),
-    (PM_UFFD_WP, "uffd-wp"),
-    (1 << 58, "guard"),
-)

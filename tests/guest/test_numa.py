@@ -14,8 +14,8 @@ from conftest import Outcome
 from helpers import PAGE, Program, program
 from inside import Facts
 from mematlas import Process
+from mematlas.analysis.results import MapsResult
 from mematlas.cli import main
-from mematlas.process import MapsResult
 
 pytestmark = pytest.mark.guest
 

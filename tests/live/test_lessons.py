@@ -22,11 +22,11 @@ import pytest
 import mematlas.labs.running
 from conftest import DEADLINE, Outcome
 from helpers import Forked
+from mematlas.analysis.results import VmaUsage
 from mematlas.cli import main
 from mematlas.errors import NotSupported
 from mematlas.labs.lesson import Stage
 from mematlas.labs.lessons import LESSONS
-from mematlas.process import VmaUsage
 
 PAGE = os.sysconf("SC_PAGESIZE")
 HUGE_FILE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")

@@ -17,9 +17,9 @@ import pytest
 from helpers import Smaps, assert_equal_smaps, look, steadily
 from mematlas import Process
 from mematlas.analysis.grid import CLASSES
+from mematlas.analysis.results import MapsResult, VmaUsage
 from mematlas.cli import main
 from mematlas.model.pages import STATE_OF_BYTE, Hole
-from mematlas.process import MapsResult, VmaUsage
 from mematlas.record import as_dict
 from victim import KINDS, PATH_KINDS, Area, Victim
 

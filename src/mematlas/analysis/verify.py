@@ -7,7 +7,7 @@ from mematlas.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.process import MapsResult
+    from mematlas.analysis.results import MapsResult
 
 MEASURES = ("rss", "anon", "file", "shmem", "pss", "uss", "swap", "hugetlb", "thp", "zero")
 ABOUT = {"rss": "zero", "anon": "zero", "thp": "huge"}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
+from mematlas.analysis.results import Reading
 from mematlas.errors import BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
-from mematlas.process import MAX_STALL, PAGE_SOURCES, SOURCES, Process, Reading
+from mematlas.process import MAX_STALL, PAGE_SOURCES, SOURCES, Process
 from mematlas.views.colour import wants_colour
 from mematlas.views.format import format_path
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Protocol, Self, TextIO
 
+    from mematlas.analysis.results import VmaUsage
     from mematlas.labs.question import Prediction, Question, Reality
-    from mematlas.process import VmaUsage
 
     class Predictions(Protocol):
         """Who predicts."""

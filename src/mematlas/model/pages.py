@@ -20,7 +20,13 @@ from mematlas.kernel.pagemap import (
     MARKS,
     PAGE_IS_HUGE,
     PAGE_IS_PFNZERO,
+    PM_MMAP_EXCLUSIVE,
     PM_PFRAME,
+    PM_PRESENT,
+    PM_SOFT_DIRTY,
+    PM_SWAP_OFFSET_SHIFT,
+    PM_SWAP_TYPE,
+    PM_UFFD_WP,
     PRESENT,
     SWAP,
     SWAPPED_FILE,
@@ -349,3 +355,44 @@ class PageReader:
                 self._backings[vma.start] = None
                 self.unknown_backing.add(str(error))
         return self._backings[vma.start]
+
+
+def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | None]:
+    """Return frame, swap type and swap offset of an entry; each None unless the entry says it."""
+    place = entry & PM_PFRAME
+    if not place:
+        return None, None, None  # nothing there, or hidden: frame 0 is no process's, slot 0 is the swap header
+    if byte & PRESENT:
+        return place, None, None
+    if STATE_OF_BYTE[byte] == "swapped":
+        return None, entry & PM_SWAP_TYPE, place >> PM_SWAP_OFFSET_SHIFT
+    return None, None, None
+
+
+def is_hidden(byte: int, entry: int) -> bool:
+    """Whether an entry has a frame or a swap slot that the kernel keeps from a reader without CAP_SYS_ADMIN."""
+    return not entry & PM_PFRAME and bool(byte & PRESENT or (byte & SWAP and STATE_OF_BYTE[byte] == "swapped"))
+
+
+def entry_flags(byte: int, entry: int) -> tuple[str, ...]:
+    """Return the names of the bits set in an entry, and of what we know beside it.
+
+    >>> entry_flags(0x81, 0x8100000000012345)
+    ('present', 'exclusive')
+    """
+    names = [name for bit, name in FLAG_NAMES if entry & bit]
+    if byte & FILE and byte & PRESENT and not byte & MARK_A:
+        names.append("file")
+    if byte & PRESENT and byte & MARK_A:
+        names.append("zero")
+    return tuple(names)
+
+
+FLAG_NAMES = (
+    (PM_PRESENT, "present"),
+    (1 << 62, "swap"),
+    (PM_MMAP_EXCLUSIVE, "exclusive"),
+    (PM_SOFT_DIRTY, "soft-dirty"),
+    (PM_UFFD_WP, "uffd-wp"),
+    (1 << 58, "guard"),
+)

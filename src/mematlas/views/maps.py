@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from mematlas.process import MapsResult, VmaUsage
+    from mematlas.analysis.results import MapsResult, VmaUsage
 
 COLUMNS = (
     Column("start", "START", "address"),

@@ -8,8 +8,7 @@ from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kpage import KPF_KSM, FrameWords, flag_names, tells_ksm
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PM_PFRAME, PM_SOFT_DIRTY, PRESENT
 from mematlas.model.nodes import NODES_UNKNOWN, NOWHERE
-from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole
-from mematlas.process import decode_place, entry_flags, is_hidden
+from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, decode_place, entry_flags, is_hidden
 from mematlas.record import record, replace
 from mematlas.views.table import HIDDEN, Column, Table
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mematlas.analysis.tablelist import EntryFilter, list_entries, places_of, runs_of
+from mematlas.model.pages import decode_place, entry_flags
 from mematlas.model.pagetable import EXECUTABLE, USER, WRITABLE
 from mematlas.model.paging import PRESENT, PROT_NONE, STATE_NAMES, SWAP, TABLE, flag_names
-from mematlas.process import decode_place, entry_flags
 from mematlas.tables import EXPLAINED
 from mematlas.views.format import format_address, format_path, format_seconds, format_size
 from mematlas.views.table import Column, Drawn, Table

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from mematlas.process import Translation
+    from mematlas.analysis.results import Translation
 
 COLUMNS = (
     Column("address", "ADDRESS", "address"),

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from mematlas.analysis.results import UsageResult
     from mematlas.analysis.verify import Comparison
-    from mematlas.process import UsageResult
 
 LINES = (
     ("rss", "RSS", "resident: in RAM and mapped here"),

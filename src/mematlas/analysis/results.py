@@ -1,0 +1,89 @@
+"""What `mematlas.process.Process` returns, and how it came about."""
+
+from __future__ import annotations
+
+from mematlas.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.analysis.usage import Usage
+    from mematlas.kernel.maps import Vma
+    from mematlas.model.nodes import Sizes
+
+
+@record
+class Reading:
+    """How a result came about."""
+
+    source: str
+    """``smaps``, ``pagemap`` or ``tables``."""
+    duration_s: float
+    torn: bool
+    """Whether the VMAs changed meanwhile, so that the numbers are of no one moment."""
+    notes: tuple[str, ...]
+    """Why something is unknown: each reason once."""
+    reader: str | None = None
+    """What page tables were read with."""
+
+
+@record
+class VmaUsage:
+    """One VMA with what of it is in memory."""
+
+    vma: Vma
+    usage: Usage
+    first_state: str | None
+    """The state of its first page, one of `mematlas.model.pages.STATES`; None when it could not be read."""
+    phys: int | None
+    """Physical address of its first page; None unless that is present and the reader may know."""
+    nr_accessed: int | None = None
+    """Pages whose entry has the accessed bit: used since the kernel last looked. Page tables alone tell."""
+    nr_dirty: int | None = None
+    """Pages whose entry has the dirty bit: written to since they were last clean."""
+    nodes: Sizes | None = None
+    """Bytes by NUMA node of what is resident, and of hugetlb pages; under None, on a node that could not be told. None
+    unless asked for."""
+
+
+@record
+class MapsResult:
+    """The VMAs of a process, and how they were read."""
+
+    vmas: list[VmaUsage]
+    reading: Reading
+    nodes: tuple[int, ...] = ()
+    """The NUMA nodes that have memory, when amounts by node were asked for."""
+
+
+@record
+class UsageResult:
+    """The memory of a process, and how it was read."""
+
+    usage: Usage
+    tables: int | None
+    """Bytes of page tables (VmPTE)."""
+    reading: Reading
+    nodes: Sizes | None = None
+    """Bytes by NUMA node, when asked for: every node with memory, and under None what could not be told. They add up to
+    RSS and hugetlb."""
+
+
+@record
+class Translation:
+    """Where one virtual address is."""
+
+    address: int
+    vma: Vma | None
+    state: str | None
+    """One of `mematlas.model.pages.STATES`; None outside every VMA."""
+    pfn: int | None
+    phys: int | None
+    """Physical address of this very byte."""
+    file_offset: int | None
+    """Bytes into the backing file of this very byte; None for anonymous memory."""
+    swap_type: int | None
+    swap_offset: int | None
+    flags: tuple[str, ...]
+    """The entry's bits by name."""
+    hidden: bool
+    """Whether there is a frame or a swap slot that this reader may not know: needs CAP_SYS_ADMIN."""
