@@ -18,15 +18,18 @@ NO_GUEST = 124
 pytestmark = pytest.mark.skipif("MEMATLAS_GUEST" in os.environ, reason="this is a guest already")
 
 
-def run(*words: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+def run(*words: str, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
+    """Run one of the programs that start guests; it ends its guest when it is told to end, and when we do."""
+    line = [sys.executable, *words]
+    environment = {**os.environ, "MEMATLAS_END_WITH_PARENT": "1"}
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    try:
+        out, _ = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate()
+    return subprocess.CompletedProcess(line, process.returncode, out)
 
 
 @pytest.fixture(scope="module", autouse=True)
