@@ -49,6 +49,7 @@ class Run:
 MATRIX = (
     Run("6.12-quick", "6.12", Settings(levels=5), QUICK),
     Run("6.1-quick", "6.1", Settings(levels=5), QUICK),
+    Run("own-quick", OWN, Settings(levels=4, numa=True, pti=True), QUICK),
     Run("6.12", "6.12", Settings(levels=5)),
     Run("6.1", "6.1", Settings(levels=5)),
     Run("6.12-numa-pti", "6.12", Settings(levels=4, numa=True, pti=True), HERE_ALONE),

@@ -6,7 +6,6 @@ It takes 10 to 20 minutes of two processors, once for each version of the source
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from kernels import CACHE, Unavailable, run, unpack
+from kernels import CACHE, Unavailable, own_state, run, unpack
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = "linux-source-6.12"
@@ -90,9 +89,8 @@ def slim(tree: Path) -> None:
 def main() -> int:
     need_tools()
     version, archive = source()
-    state = hashlib.sha256((HERE / "own.config").read_bytes()).hexdigest()[:16]
     # Out-of-tree modules name the tree they are built against, so it is built where it stays.
-    folder = CACHE / f"own-{version.replace('~', '_')}-{state}"
+    folder = CACHE / f"own-{version.replace('~', '_')}-{own_state()}"
     with open(CACHE / "own.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (folder / "bzImage").exists():
