@@ -12,6 +12,7 @@ import pytest
 from inside import Facts
 from mematlas import Process
 from mematlas.cli import main
+from mematlas.kernel.madvise import drain_batches
 from mematlas.kernel.page_idle import BITMAP, LRU_GEN, idle_frames, is_multigen
 from test_swap_devices import zram
 from victim import Area, Victim
@@ -46,6 +47,8 @@ def frames_of(area: Area) -> list[int]:
 
 def mark_idle(frames: list[int]) -> None:
     """Mark frames idle; bits that are 0 leave the other frames of their word alone."""
+    # A page that waits in a processor's batch is on no list, and cannot be marked.
+    drain_batches()
     with open(BITMAP, "r+b", buffering=0) as file:
         for frame in frames:
             assert os.pwrite(file.fileno(), (1 << frame % 64).to_bytes(8, "little"), frame // 64 * 8) == 8

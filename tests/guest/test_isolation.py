@@ -62,13 +62,12 @@ def test_the_copy_has_nearly_no_kernel_half(
     target = victim("anon")
     with target.stopped():
         whole, copy = (say(target.pid, "--kernel", "--list", "--level", "pgd", *more) for more in ((), ("--user-pgd",)))
-        mapped = {row["address"]: row for row in say(target.pid, "--kernel", "--list", "--user-pgd")["rows"]}
         sizes = [
             {row["region"]: row["mapped"] for row in say(target.pid, "--kernel", *more)["rows"]}
             for more in ((), ("--user-pgd",))
         ]
     # The way into the kernel and out of it: the entry code, the entry area of each processor.
     assert 0 < len(copy["rows"]) < len(whole["rows"])
-    assert sum(row["leaf"] for row in mapped.values()) < 1000
     assert sizes[0]["direct map"] > 1 << 30
-    assert sum(sizes[1].values()) < 16 << 20
+    # One page for 16-bit returns is mapped 65,536 times.
+    assert 0 < sum(size for name, size in sizes[1].items() if name != "espfix") < 16 << 20

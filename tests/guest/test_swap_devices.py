@@ -121,7 +121,7 @@ def test_pageout_moves_and_willneed_brings_back(
             rows = say("tables", target.pid, "--list", "--flags", "swap", "--range", place)["rows"]
             with open(f"/proc/{target.pid}/pagemap", "rb") as file:
                 words = memoryview(os.pread(file.fileno(), 8 * area.nr_pages, area.address >> 9)).cast("Q")
-            slots = [(row["swap_type"], row["swap_offset"]) for row in rows]
+            slots = [(row["swap_type"], int(row["swap_offset"], 16)) for row in rows]
             assert slots == [(word & 31, word >> 5 & (1 << 50) - 1) for word in words]
         # What zram holds: it says how well that packs.
         again = say("pageout", target.pid, f"{target['shared_anon'].address:#x}", "--dry-run")
