@@ -172,6 +172,7 @@ def test_where_all_pages_look_alike_it_refuses(
     victim: Callable[..., Victim], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mematlas.coldness.rank_of", lambda word: 2)
+    monkeypatch.setattr("mematlas.coldness.is_multigen", lambda: False)
     area = victim("anon_full")["anon_full"]
     assert main(words("pageout", area, "--coldest", "50")) == 5
     err = capsys.readouterr().err

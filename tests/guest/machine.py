@@ -166,7 +166,8 @@ class Guest:
         }
         words = [f"{name}={value}" for name, value in environment.items()]
         folder = shlex.quote(os.getcwd())
-        return f"cd {folder} || exit 124\nexec env -i {shlex.join([*words, *command])}\n"
+        # No exec: the command has a parent that is not the first process, as everywhere.
+        return f"cd {folder} || exit 124\nenv -i {shlex.join([*words, *command])}\nexit $?\n"
 
     def _qemu(self) -> list[str]:
         accelerated = kvm_works(self.kernel)
