@@ -6,27 +6,34 @@ Where no guest can be had the tests are skipped on a developer's machine; with C
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from victim import wait_until
+
 HERE = Path(__file__).parent / "guest"
+CACHE = HERE.parents[1] / ".cache" / "guest"
 NO_GUEST = 124
 
 pytestmark = pytest.mark.skipif("MEMATLAS_GUEST" in os.environ, reason="this is a guest already")
 
 
-def run(*words: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+def run(*words: str, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
+    """Run one of the programs that start guests; it ends its guest when it is told to end, and when we do."""
+    line = [sys.executable, *words]
+    environment = {**os.environ, "MEMATLAS_END_WITH_PARENT": "1"}
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    try:
+        out, _ = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate()
+    return subprocess.CompletedProcess(line, process.returncode, out)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,6 +48,13 @@ def guest() -> None:
 @pytest.mark.parametrize("name", ["6.12-quick", "6.1-quick"])
 def test_stock_kernel(name: str) -> None:
     done = run(str(HERE / "matrix.py"), name)
+    assert done.returncode == 0, done.stdout
+
+
+def test_own_kernel() -> None:
+    done = run(str(HERE / "matrix.py"), "own-quick")
+    if "the own kernel is not built" in done.stdout:
+        pytest.skip("NOTHING RAN ON THE OWN KERNEL, WHICH IS NOT BUILT: make guest-kernel (10 to 20 minutes)")
     assert done.returncode == 0, done.stdout
 
 
@@ -68,3 +82,38 @@ def test_a_run_that_takes_too_long_is_ended() -> None:
     done = run(str(HERE / "run"), "--timeout", "20", "--", "sleep", "600")
     assert done.returncode == 125
     assert "killed" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_leaves_no_machine(number: signal.Signals) -> None:
+    before = set(CACHE.glob("run-*"))
+    line = [sys.executable, str(HERE / "run"), "--", "sh", "-c", "echo ready; sleep 600"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        machines = children(process.pid)
+        assert len(machines) == 1
+        process.send_signal(number)
+        process.wait(60)
+        wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in machines), "the machine ends")
+    finally:
+        process.kill()
+        process.communicate()
+    if number == signal.SIGKILL:
+        # What could not be removed then is removed by the next run.
+        assert run(str(HERE / "run"), "--", "true").returncode == 0
+    assert set(CACHE.glob("run-*")) <= before
+
+
+def children(parent: int) -> list[int]:
+    """Return the processes that a process has started."""
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [pid for pid in pids if parent_of(pid) == parent]
+
+
+def parent_of(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()[1])
+    except OSError:
+        return None

@@ -121,10 +121,14 @@ def test_non_present_entries_are_what_their_type_says(entry: int, name: str) -> 
 
 
 def test_types_depend_on_the_configuration() -> None:
-    everything = special_swap_of(frozenset(["MIGRATION", "DEVICE_PRIVATE", "MEMORY_FAILURE"]), (6, 1), 34)
+    everything = special_swap_of(frozenset(["MIGRATION", "DEVICE_PRIVATE", "MEMORY_FAILURE"]), (6, 2), 34)
     assert everything is not None
     kinds = [STATE_NAMES[state] for state in everything.state_of_types()]
     assert kinds[22:] == ["swap", "hwpoison", *["migration"] * 3, *["device"] * 4, "marker"]
+    debian_6_1 = special_swap_of(frozenset(["MIGRATION", "MEMORY_FAILURE", "PTE_MARKER"]), (6, 1), 34)
+    assert debian_6_1 is not None
+    kinds = [STATE_NAMES[state] for state in debian_6_1.state_of_types()]
+    assert kinds[25:] == ["swap", "hwpoison", *["migration"] * 3, "marker", "poison"]
     assert special_swap_of(frozenset(["MIGRATION"]), (5, 15), 34) is None
     assert special_swap_of(frozenset(["MIGRATION", "DEVICE_PRIVATE"]), (6, 99), 34) is None
 

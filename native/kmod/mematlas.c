@@ -13,8 +13,11 @@
  * Every table is reached by walking from the top one, each time anew, so that what is copied is a table and nothing
  * else. An open file pins the mm_struct, and with it the top table; the tables below are read with the mm in use
  * (mmget_not_zero), its mmap lock held for writing as the kernel's own dump does (ptdump_walk_pgd), and interrupts
- * off for the length of one walk and one copy: the lock keeps user tables, interrupts keep those that are freed
- * after RCU or a TLB flush (collapse of file mappings, tables of vmalloc).
+ * off for the length of one walk and one copy: the lock keeps user tables, for who unmaps frees them under the read
+ * lock; interrupts keep those that are freed after RCU or an interrupt to every processor (collapse of file
+ * mappings, empty tables since 6.14, tables of vmalloc). What no module can lock is memory that is being taken out
+ * of the machine, and flushes that need no interrupt (AMD, since 6.15): there a table of the kernel may be freed
+ * under us, which shows as entries of the wrong moment, and never as a fault.
  *
  * There is no policy here, and no version of the kernel: entries are copied, Python decides.
  */
@@ -128,33 +131,39 @@ static const u64 *follow(u64 entry)
 	return __va(phys);
 }
 
-/* Walk and copy, with interrupts off; the caller keeps the tables from being freed otherwise. */
+/*
+ * Walk and copy, with interrupts off; the caller keeps the tables from being freed otherwise.
+ *
+ * Reading never faults for good: were a table freed all the same, and its frame taken out of the direct map, then
+ * there is none, and nothing worse.
+ */
 static int walk_and_copy(struct mm_struct *mm, struct mematlas_request *request, u64 *to)
 {
 	const u64 *table = (const u64 *)mm->pgd;
 	unsigned int level = nr_levels() - 1;
 	unsigned long flags;
-	unsigned int i;
 	int error = 0;
+	u64 entry;
 
 	/* The second top table lies behind the first (pti_set_user_pgtbl). */
 	if (request->flags & REQUEST_USER_PGD)
 		table += NR_ENTRIES;
 	local_irq_save(flags);
-	while (level > request->level) {
-		table = follow(READ_ONCE(table[level_index(request->address, level)]));
-		if (!table) {
-			error = -ENODATA;
-			goto out;
+	for (; level > request->level && !error; level--) {
+		error = get_kernel_nofault(entry, &table[level_index(request->address, level)]);
+		if (!error) {
+			table = follow(entry);
+			error = table ? 0 : -ENODATA;
 		}
-		level--;
 	}
-	for (i = 0; i < NR_ENTRIES; i++)
-		to[i] = READ_ONCE(table[i]);
-	request->frame = __pa(table);
-out:
+	/* Eight bytes at a time, so no entry is torn. */
+	if (!error)
+		error = copy_from_kernel_nofault(to, table, PAGE_SIZE);
 	local_irq_restore(flags);
-	return error;
+	if (error)
+		return -ENODATA;
+	request->frame = __pa(table);
+	return 0;
 }
 
 static int copy_table(struct mm_struct *mm, struct mematlas_request *request, u64 *to)
@@ -259,6 +268,7 @@ static int level_of_name(const struct file *file)
 static int table_open(struct inode *inode, struct file *file)
 {
 	struct table_file *opened;
+	struct pid *pid;
 	struct mm_struct *mm;
 	unsigned int level;
 	int own = level_of_name(file);
@@ -270,7 +280,7 @@ static int table_open(struct inode *inode, struct file *file)
 		return PTR_ERR(opened);
 	opened->request.level = own;
 	mutex_lock(&chosen_lock);
-	mm = grab_mm(chosen_pid);
+	pid = get_pid(chosen_pid);
 	for (level = own + 1; level < nr_levels(); level++) {
 		bool is_top = level == nr_levels() - 1;
 		u64 index = chosen_index[is_top ? NR_LEVELS_MAX - 1 : level];
@@ -278,6 +288,8 @@ static int table_open(struct inode *inode, struct file *file)
 		opened->request.address |= index << level_shift(level);
 	}
 	mutex_unlock(&chosen_lock);
+	mm = grab_mm(pid);
+	put_pid(pid);
 	if (IS_ERR(mm)) {
 		free_file(opened);
 		return PTR_ERR(mm);
@@ -408,6 +420,7 @@ static const struct file_operations tables_operations = {
 	.owner = THIS_MODULE,
 	.open = tables_open,
 	.unlocked_ioctl = tables_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
 	.release = release_file,
 };
 
@@ -514,6 +527,9 @@ static int __init mematlas_init(void)
 {
 	uintptr_t level;
 
+	/* There the entries name frames of the machine, not ours. */
+	if (boot_cpu_has(X86_FEATURE_XENPV))
+		return -ENODEV;
 	/* What debugfs refuses to make shows up as a file that is not there, and harms nothing else. */
 	directory = debugfs_create_dir("mematlas", NULL);
 	if (IS_ERR(directory))

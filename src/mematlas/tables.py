@@ -353,7 +353,7 @@ class Tables:
         sizes = {"thp": 0, "hugetlb": 0, "kept aside": 0}
         tables: set[int] = set()
         for part in self.parts(1 << 12):
-            tables.update(*(level.tables.tolist() for level in part.levels[1:]))
+            tables.update(*(level.tables.tolist() for level in part.levels[max(1, len(part.levels) - 3) :]))
             self._add_huge(part, sizes)
             for block in page_blocks(part, self.start, min(self.end, LAST_ADDRESS)):
                 nr_pages += len(block)
@@ -377,7 +377,8 @@ class Tables:
         return Verification(tuple(checks), tuple(pages))
 
     def _check_tables(self, nr_tables: int, kept: int, before: int, after: int) -> Check:
-        # The kernel counts no top table (mm_inc_nr_ptes and its like), but those that it keeps to split huge pages.
+        # The kernel counts the tables of the last three levels (mm_inc_nr_ptes and its like), neither the top one nor,
+        # of five levels, the one below it; but also those that it keeps to split huge pages.
         size = nr_tables * self.process.page_size
         if size == after:
             return Check("table bytes", size, after, True, "")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from kernels import OWN, PATTERNS, Unavailable, fetch, need_programs
-from machine import NO_RESULT, Settings, boot
+from machine import NO_RESULT, Settings, boot, end_orderly
 
 EPILOG = """
 The guest sees the host's root read-only, with a file system in memory on top: what it changes is gone afterwards,
@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         memory=args.memory,
         append=tuple(args.append),
     )
+    end_orderly()
     try:
         need_programs()
         result = boot(fetch(args.kernel), settings, args.command, args.timeout, args.output)

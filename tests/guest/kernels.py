@@ -5,6 +5,7 @@ Point releases come and go in the archive, so a kernel is chosen by pattern: the
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ PATTERNS = {
     "6.12": r"^linux-image-6\.12\.[0-9]+\+deb12-amd64$",
 }
 OWN = "own"
-"""Our own configuration, with what no Debian kernel has; `tests/guest/own` builds it."""
+"""Our own configuration, with what no Debian kernel has; `own.py` builds it."""
 PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static"}
 """Programs that the host must have, and the package of each."""
 
@@ -95,9 +96,14 @@ def debian_kernel(key: str, release: str) -> Kernel:
     )
 
 
+def own_state() -> str:
+    """Return what the own kernel is known by, beside its version: another configuration is another kernel."""
+    return hashlib.sha256(Path(__file__).with_name("own.config").read_bytes()).hexdigest()[:16]
+
+
 def own_kernel() -> Kernel:
-    """Return the newest of the kernels that were built from our fragment."""
-    built = sorted(CACHE.glob("own-*/bzImage"), key=lambda path: path.stat().st_mtime)
+    """Return the newest of the kernels that were built from our fragment as it is now."""
+    built = sorted(CACHE.glob(f"own-*-{own_state()}/bzImage"), key=lambda path: path.stat().st_mtime)
     if not built:
         raise Unavailable("the own kernel is not built: make guest-kernel (10 to 20 minutes)")
     folder = built[-1].parent

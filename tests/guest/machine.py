@@ -5,11 +5,15 @@ QEMU emulates the processor (TCG) unless a boot has shown that KVM works: a /dev
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
 import os
 import re
 import selectors
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -96,7 +100,10 @@ class Guest:
     def __init__(self, kernel: Kernel, settings: Settings, output: Path | None = None) -> None:
         self.kernel = kernel
         self.settings = settings
+        sweep()
         self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.output = output or self.folder / "out"
         """What the guest leaves."""
         self.console = self.folder / "console"
@@ -104,6 +111,7 @@ class Guest:
     def close(self) -> None:
         """Remove what the run left, but not an output folder that the caller named."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
 
     def run(self, command: list[str], timeout: float) -> Result:
         """Run a command to its end, its output going to ours."""
@@ -158,7 +166,8 @@ class Guest:
         }
         words = [f"{name}={value}" for name, value in environment.items()]
         folder = shlex.quote(os.getcwd())
-        return f"cd {folder} || exit 124\nexec env -i {shlex.join([*words, *command])}\n"
+        # No exec: the command has a parent that is not the first process, as everywhere.
+        return f"cd {folder} || exit 124\nenv -i {shlex.join([*words, *command])}\nexit $?\n"
 
     def _qemu(self) -> list[str]:
         accelerated = kvm_works(self.kernel)
@@ -178,7 +187,9 @@ class Guest:
         """Run qemu; return whether it ended by itself in time."""
         self.console.unlink(missing_ok=True)
         with open(self.folder / "qemu", "wb") as errors:
-            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, preexec_fn=end_with_parent
+            )
         end = time.monotonic() + timeout
         try:
             assert process.stdout
@@ -195,6 +206,40 @@ class Guest:
         finally:
             process.kill()
             process.communicate()
+
+
+PR_SET_PDEATHSIG = 1
+libc = ctypes.CDLL(None)
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when its parent is gone, however that ended."""
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_orderly() -> None:
+    """Have a signal end us as Ctrl-C does: with the guest ended and its files removed."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    if os.environ.get("MEMATLAS_END_WITH_PARENT"):
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def sweep() -> None:
+    """Remove what runs left that were killed: nobody holds the lock on their folder."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    for folder in CACHE.glob("run-*"):
+        with contextlib.suppress(OSError):
+            fd = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(fd)
+    for path in (*CACHE.glob("*.part-*"), *CACHE.glob("*/*.part-*")):
+        if not Path(f"/proc/{path.name.rpartition('-')[2]}").exists():
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def qemu_words(kernel: Kernel, accelerated: bool, console: Path, line: list[str]) -> list[str]:
@@ -215,13 +260,19 @@ def kvm_works(kernel: Kernel) -> bool:
     known = CACHE / f"kvm-{kernel.release}"
     if known.exists() and known.read_text().split()[0] == boot:
         return known.read_text().split()[1] == "yes"
-    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+    with tempfile.TemporaryDirectory(prefix="run-", dir=CACHE) as folder:
         console = Path(folder) / "console"
         words = qemu_words(kernel, True, console, ["console=ttyS0", "quiet", "panic=-1", "mematlas.probe"])
         try:
             quiet = subprocess.DEVNULL
             subprocess.run(
-                [*words, "-m", "512M"], stdin=quiet, stdout=quiet, stderr=quiet, timeout=PROBE_SECONDS, check=False
+                [*words, "-m", "512M"],
+                stdin=quiet,
+                stdout=quiet,
+                stderr=quiet,
+                timeout=PROBE_SECONDS,
+                check=False,
+                preexec_fn=end_with_parent,
             )
         except subprocess.TimeoutExpired:
             pass
@@ -242,4 +293,4 @@ def boot(kernel: Kernel, settings: Settings, command: list[str], timeout: float,
         guest.close()
 
 
-__all__ = ["NO_RESULT", "Guest", "Result", "Settings", "Unavailable", "boot", "kvm_works"]
+__all__ = ["NO_RESULT", "Guest", "Result", "Settings", "Unavailable", "boot", "end_orderly", "kvm_works"]

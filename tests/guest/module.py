@@ -32,7 +32,8 @@ def build(kernel: Kernel) -> Path:
         # Type information for the module would need pahole.
         options = (f"M={part}", "CONFIG_DEBUG_INFO_BTF_MODULES=", "W=1", "KCFLAGS=-Werror")
         run("make", "-C", kernel.build, *options, "modules")
-        shutil.rmtree(folder, ignore_errors=True)
+        for old in (CACHE / "kmod").glob(f"{kernel.release}-????????????????"):
+            shutil.rmtree(old, ignore_errors=True)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -5,14 +5,15 @@ It takes 10 to 20 minutes of two processors, once for each version of the source
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
-from kernels import CACHE, Unavailable, run, unpack
+from kernels import CACHE, Unavailable, own_state, run, unpack
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = "linux-source-6.12"
@@ -64,31 +65,46 @@ def build(folder: Path, archive: Path) -> None:
     run("make", "-C", tree, "olddefconfig")
     if lines := unmet(HERE / "own.config", tree / ".config"):
         print(f"guest: not taken over: {' '.join(lines)}", flush=True)
-    jobs = f"-j{os.cpu_count() or 1}"
-    run("nice", "make", "-C", tree, jobs, "bzImage", "modules_prepare")
+    words = ("nice", "make", "-C", tree, f"-j{os.cpu_count() or 1}", "bzImage", "modules_prepare")
+    with open(folder / "log", "wb") as log:
+        if subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False).returncode:
+            raise Unavailable(f"building failed: {(folder / 'log').read_text(errors='replace')[-2000:]}")
     shutil.copy(tree / "vmlinux.symvers", tree / "Module.symvers")
-    shutil.copy(tree / "arch/x86/boot/bzImage", folder / "bzImage")
     shutil.copy(tree / ".config", folder / "config")
     shutil.copy(tree / "include/config/kernel.release", folder / "release")
+    # What it is known by is written last.
+    shutil.copy(tree / "arch/x86/boot/bzImage", folder / "part")
+    slim(tree)
+    (folder / "part").rename(folder / "bzImage")
+
+
+def slim(tree: Path) -> None:
+    """Remove what building a module does not need: most of three gigabytes."""
+    for path in tree.rglob("*"):
+        is_object = path.suffix in (".o", ".a") or path.name in ("vmlinux", "vmlinux.bin") or path.name[:5] == ".tmp_"
+        if is_object and path.is_file() and path.relative_to(tree).parts[0] not in ("scripts", "tools"):
+            path.unlink()
 
 
 def main() -> int:
     need_tools()
     version, archive = source()
-    state = hashlib.sha256((HERE / "own.config").read_bytes()).hexdigest()[:16]
-    folder = CACHE / f"own-{version.replace('~', '_')}-{state}"
-    if folder.exists():
-        print(f"guest: {folder.name} is there")
-        return 0
-    began = time.monotonic()
-    print(f"guest: building {folder.name}", flush=True)
     # Out-of-tree modules name the tree they are built against, so it is built where it stays.
-    try:
-        build(folder, archive)
-    except BaseException:
+    folder = CACHE / f"own-{version.replace('~', '_')}-{own_state()}"
+    with open(CACHE / "own.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "bzImage").exists():
+            print(f"guest: {folder.name} is there")
+            return 0
+        began = time.monotonic()
+        print(f"guest: building {folder.name}; see {folder / 'log'}", flush=True)
+        # What an earlier build left that was ended in the middle.
         shutil.rmtree(folder, ignore_errors=True)
-        raise
-    print(f"guest: built in {time.monotonic() - began:.0f} s")
+        build(folder, archive)
+        for old in CACHE.glob("own-*"):
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+        print(f"guest: built in {time.monotonic() - began:.0f} s")
     return 0
 
 

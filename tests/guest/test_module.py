@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -17,6 +18,7 @@ import pytest
 from conftest import libc
 from helpers import program
 from inside import Facts
+from mematlas.analysis.pagetable import X86_LDT
 from mematlas.errors import NoAddressSpace, NotSupported, ProcessGone
 from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
 from mematlas.kernel.kmod import MODULE_PATH, ModuleReader
@@ -215,14 +217,17 @@ def test_three_readers_agree_entry_by_entry(loaded: None, victim: MakeVictim) ->
 
 
 def test_readers_agree_about_the_kernel(loaded: None) -> None:
-    rows = []
-    for name in ("bpf", "kcore", "module"):
-        with open_kernel_memory(name) as memory, memory.open_mm(os.getpid()) as mm:
-            mode = mode_of(memory)
-            # The direct map's first GiB: nothing changes there meanwhile.
-            rows.append(walk(memory, mode, mm.pgd, memory.base, memory.base + (1 << 30)))
-    assert same(rows[0], rows[1])
-    assert same(rows[0], rows[2])
+    walks = []
+    with contextlib.ExitStack() as stack:
+        # Open all at once: the program of the BPF reader is write-protected memory of the kernel itself.
+        memories = [stack.enter_context(open_kernel_memory(name)) for name in ("bpf", "kcore", "module")]
+        for memory in (*memories, memories[0]):
+            with memory.open_mm(os.getpid()) as mm:
+                # The direct map's first GiB, where little changes meanwhile.
+                walks.append(walk(memory, mode_of(memory), mm.pgd, memory.base, memory.base + (1 << 30)))
+    assert same(walks[0], walks[3])
+    assert same(walks[0], walks[1])
+    assert same(walks[0], walks[2])
 
 
 def test_the_user_half_under_isolation_is_read_too(memory: KernelMemory, facts: Facts, victim: MakeVictim) -> None:
@@ -235,6 +240,36 @@ def test_the_user_half_under_isolation_is_read_too(memory: KernelMemory, facts: 
         walks = [walk(memory, mode_of(memory), pgd) for pgd in (mm.pgd, user)]
     assert len(walks[1].levels[0]) == 1
     assert same(walks[0], walks[1], skip_top=True)
+
+
+LDT = """
+import ctypes, json, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+entry = ctypes.create_string_buffer(struct.pack("IIII", 0, 0, 0xfffff, 0x51))
+print(json.dumps(libc.syscall(154, 1, entry, 16)), flush=True)  # modify_ldt
+"""
+
+
+def test_the_tables_of_an_ldt_under_isolation_are_the_process_s_own(loaded: None, facts: Facts) -> None:
+    if not facts.pti:
+        return
+    start, size = X86_LDT[facts.levels]
+    with program(LDT) as target:
+        assert target.told == 0
+        walks = []
+        for name in ("bpf", "kcore", "module"):
+            with open_kernel_memory(name) as memory, memory.open_mm(target.pid) as mm:
+                walks.append(walk(memory, mode_of(memory), mm.pgd, start, start + size))
+        assert all(same(walks[0], other) for other in walks[1:])
+        (present,) = np.nonzero(walks[0].levels[-1].entries.reshape(-1) & 1)
+        assert len(present) > 0
+        *path, _ = indices_of(int(walks[0].levels[-1].addresses[0]), facts)
+        choose(target.pid, *path)
+        with open(FOLDER / "pte", "rb", buffering=0) as pte:
+            assert any(np.frombuffer(os.pread(pte.fileno(), 4096, 0), np.uint64))
+            target.kill()
+            # The kernel half goes on as ours, in which there is no LDT.
+            assert error_of(lambda: os.pread(pte.fileno(), 4096, 0)) == errno.ENODATA
 
 
 def test_memory_that_is_no_table_is_not_read(memory: KernelMemory) -> None:

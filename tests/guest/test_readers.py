@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from inside import Facts
+from mematlas.cli import main
 from mematlas.errors import Error
 from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
 from mematlas.model.pagetable import Walk, walk
@@ -102,6 +104,22 @@ def test_readers_agree_entry_by_entry(facts: Facts, victim: Callable[..., Victim
         first, *others = walks_of(target.pid, readers)
     assert first.nr_tables > 10
     assert all(same(first, other) for other in others)
+
+
+@pytest.mark.parametrize("reader", ["bpf", "kcore"])
+def test_every_page_and_sum_is_as_the_kernel_tells_elsewhere(
+    reader: str, facts: Facts, victim: Callable[..., Victim], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if reader not in readers_of(facts):
+        pytest.skip("lockdown=confidentiality")
+    target = victim(*KINDS)
+    with target.stopped():
+        assert main(["tables", str(target.pid), "--reader", reader, "--verify", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+    assert told["target"]["reader"] == reader
+    assert told["target"]["paging"] == f"x86-64, {facts.levels} levels"
+    nr_pages = next(row["tables"] for row in told["rows"] if row["what"] == "pages")
+    assert nr_pages > 1000
 
 
 def test_lockdown_to_confidentiality_is_named(facts: Facts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from helpers import Program, program
 from inside import Facts
 from mematlas import NotSupported, Process
+from mematlas.cli import main
 from mematlas.kernel.pagemap import Pagemap
 
 pytestmark = pytest.mark.guest
@@ -61,6 +63,14 @@ def test_a_cleared_bit_comes_back_with_the_next_write(writer: Program) -> None:
     assert dirty_pages(writer) == []
     write_to(writer, [3, 17, 66])
     assert dirty_pages(writer) == [3, 17, 66]
+
+
+def test_the_command_shows_the_same_pages(writer: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    write_to(writer, [0, 5, 66])
+    area = f"{writer.told:#x}+{NR_PAGES * PAGE}"
+    assert main(["pages", str(writer.pid), area, "--soft-dirty", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(int(row["address"], 16) - writer.told) // PAGE for row in rows] == [0, 5, 66]
 
 
 def test_pagemap_scan_finds_the_same_pages(writer: Program, facts: Facts) -> None:

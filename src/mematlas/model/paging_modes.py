@@ -257,7 +257,7 @@ def special_swap_of(config: frozenset[str], version: tuple[int, int], pfn_bits: 
     """Return the special swap types of a configuration: the numbers are compiled in, and shown nowhere.
 
     >>> special_swap_of(frozenset(["MIGRATION"]), (6, 18), 34)
-    SpecialSwap(nr_device=0, nr_migration=3, nr_hwpoison=0, pfn_bits=34)
+    SpecialSwap(nr_device=0, nr_migration=3, nr_hwpoison=0, pfn_bits=34, nr_marker=1, nr_error=0)
     """
     # Before Linux 5.19 there is no marker and one migration type less: not decoded further than `unknown`.
     if version < (5, 19):
@@ -267,9 +267,14 @@ def special_swap_of(config: frozenset[str], version: tuple[int, int], pfn_bits: 
     if "DEVICE_PRIVATE" in config and version > NEWEST_KNOWN:
         return None
     nr_device = 3 if version >= (6, 15) else 4
+    # GOOD: since v6.2 (commit 15520a3f0469, "mm: use pte markers for swap errors") there are always markers, and errors
+    # of swap are some of them; before that they had a type of their own, above the markers.
+    is_new = version >= (6, 2)
     return SpecialSwap(
         nr_device=nr_device if "DEVICE_PRIVATE" in config else 0,
         nr_migration=3 if "MIGRATION" in config else 0,
         nr_hwpoison=1 if "MEMORY_FAILURE" in config else 0,
         pfn_bits=pfn_bits,
+        nr_marker=1 if is_new or "PTE_MARKER" in config else 0,
+        nr_error=0 if is_new else 1,
     )

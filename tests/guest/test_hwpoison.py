@@ -1,0 +1,54 @@
+"""A page whose memory went bad: an entry of its own kind, neither present nor swap."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from helpers import program, read_smaps
+from inside import Facts
+from mematlas import Process
+from mematlas.cli import main
+
+pytestmark = pytest.mark.guest
+
+PAGE = 4096
+BAD = 3
+NR_PAGES = 9
+
+# The signal tells the process of it; that it has a handler keeps it alive.
+POISONED = f"""
+import ctypes, json, mmap, signal, sys
+signal.signal(signal.SIGBUS, lambda *_: None)
+libc = ctypes.CDLL(None, use_errno=True)
+area = mmap.mmap(-1, {NR_PAGES * PAGE}, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+area.madvise(15)
+for page in range({NR_PAGES}):
+    area[page * {PAGE}] = 1
+address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+failed = libc.madvise(ctypes.c_void_p(address + {BAD * PAGE}), ctypes.c_size_t({PAGE}), 100)  # MADV_HWPOISON
+print(json.dumps([address, failed and ctypes.get_errno()]), flush=True)
+"""
+
+
+def test_a_poisoned_page_is_neither_present_nor_swap(facts: Facts, capsys: pytest.CaptureFixture[str]) -> None:
+    with program(POISONED) as target:
+        address, error = target.told
+        assert error == 0
+        with Process(target.pid) as process:
+            found = process.translate(range(address, address + NR_PAGES * PAGE, PAGE))
+            assert [each.state for each in found] == ["special" if page == BAD else "present" for page in range(9)]
+            for source in ("pagemap", *(() if facts.lockdown == "confidentiality" else ("tables",))):
+                usage = next(item for item in process.maps(source).vmas if item.vma.start == address).usage
+                assert (usage.rss, usage.swap) == (8 * PAGE, 0)
+            # What the kernel counts in smaps is another matter: is_pfn_swap_entry() of smaps_pte_entry() has it in Rss.
+            smaps = read_smaps(target.pid)[address]
+            assert (smaps["Rss"] in (8 * PAGE, 9 * PAGE), smaps["Swap"]) == (True, 0)
+        if facts.lockdown == "confidentiality":
+            return
+        capsys.readouterr()
+        assert main(["tables", str(target.pid), hex(address + BAD * PAGE), "--json"]) == 0
+        last = json.loads(capsys.readouterr().out)["rows"][-1]
+        assert (last["level"], last["state"], last["agrees"]) == ("pte", "hwpoison", True)
+        assert main(["tables", str(target.pid), "--verify"]) == 0
