@@ -229,6 +229,18 @@ def test_dangerous_targets_are_refused(pid: int, capsys: Capture) -> None:
     assert "--force influences it all the same" in capsys.readouterr().err
 
 
+def test_we_are_refused_where_proc_counts_otherwise_too() -> None:
+    line = ["unshare", "--pid", "--fork", sys.executable, "-m", "mematlas", "cold", "self"]
+    try:
+        run = subprocess.run(line, capture_output=True, text=True, timeout=DEADLINE)
+    except FileNotFoundError:
+        pytest.skip("needs unshare(1)")
+    if "unshare:" in run.stderr:
+        pytest.skip(f"no PID namespace here: {run.stderr}")
+    assert run.returncode == 2
+    assert "is ourselves" in run.stderr
+
+
 def test_our_shell_is_refused(capsys: Capture) -> None:
     assert main(["cold", str(os.getppid()), "0x1000"]) == 2
     assert "one of our own ancestors" in capsys.readouterr().err
