@@ -146,7 +146,8 @@ class Process:
             PermissionDenied: another user's process needs CAP_SYS_PTRACE.
         """
         vmas = read_maps(self.dir, self.devices)
-        self.stat = read_stat(self.dir)  # an exec changes the name
+        # An exec changes the name. Who it is stays, though we may read through another thread than the first.
+        self.stat = replace(read_stat(self.dir), pid=self.stat.pid, start_time=self.stat.start_time)
         if not vmas:
             self._raise_gone()
         return AddressSpace(vmas)
