@@ -121,7 +121,7 @@ def test_without_swap_and_rights_it_ends_with_the_line_to_type(as_nobody: Callab
     assert "Out of RAM" not in outcome.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_leaves_nothing_behind(number: signal.Signals) -> None:
     line = [sys.executable, "-m", "mematlas", *STORY, "--pause", "60s"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as story:
@@ -131,9 +131,9 @@ def test_signal_leaves_nothing_behind(number: signal.Signals) -> None:
             text += story.stdout.readline()
         os.killpg(story.pid, number)
         _, err = story.communicate(timeout=DEADLINE)
-    assert story.returncode == (130 if number == signal.SIGINT else -number)
+    assert story.returncode == 128 + number
     assert err == ""
-    wait_until(lambda: is_gone(program_of(text)), "the program has ended")
+    assert not os.path.exists(f"/proc/{program_of(text)}")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +157,48 @@ def test_faults_are_the_tenth_and_twelfth_fields_of_stat() -> None:
         for _ in range(8):
             bytearray(4 << 20)
         assert read_faults(process).minor > before.minor
+
+
+# --- another PID namespace
+
+
+def in_namespace(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a PID namespace of its own, with the /proc of ours."""
+    line = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "mematlas", *words]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=DEADLINE)
+    if "unshare" in done.stderr:
+        pytest.skip(f"needs PID namespaces: {done.stderr}")
+    return done
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_program_is_found_in_a_proc_of_another_namespace() -> None:
+    done = in_namespace("demo", "tour")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"| {NR_DRAWN}/{NR_PAGES}" in done.stdout
+    assert program_of(done.stdout) > 99, "as the outer /proc counts, not as the new namespace does"
+
+
+@pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_NICE")
+def test_story_is_about_our_program_in_a_proc_of_another_namespace(swap: Path) -> None:
+    done = in_namespace(*STORY)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{NR_DRAWN} of {NR_DRAWN} pages came back" in done.stdout
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_proc_that_does_not_show_the_program_is_refused() -> None:
+    line = (
+        'unshare --pid --fork --mount-proc --kill-child sh -c "echo up; exec sleep 60" & outer=$!; '
+        'inner=; while test -z "$inner"; do inner=$(cat /proc/$outer/task/$outer/children); done; sleep 0.5; '
+        'nsenter --mount --target $inner "$@"; echo "ended with $?"; kill -KILL $outer'
+    )
+    words = [sys.executable, "-m", "mematlas", "demo"]
+    done = subprocess.run(["sh", "-c", line, "sh", *words], capture_output=True, text=True, timeout=DEADLINE)
+    if not done.stderr.startswith("mematlas"):
+        pytest.skip(f"needs PID namespaces: {done.stderr}")
+    assert "ended with 3" in done.stdout
+    assert "of another PID namespace" in done.stderr
 
 
 # --- the four panes

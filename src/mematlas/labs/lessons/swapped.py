@@ -11,14 +11,20 @@ from mematlas.kernel.swaps import free_swap, read_swaps
 from mematlas.labs.lesson import Lesson, Stage, Step
 from mematlas.labs.question import Choice, Number, Question
 from mematlas.model.address_space import Selection
+from mematlas.views.swap import ways_to_swap
 
 PAGES = Number("pages")
 NEEDED = 16 << 20
-SWAP_FILE = "/var/tmp/swapfile"
-HOW_TO_SWAP = (
-    f"{NEEDED >> 20} MiB of free swap space; as root, for this lesson alone: --temporary-swap 64M, or for good: "
-    f"fallocate -l 256M {SWAP_FILE} && chmod 600 {SWAP_FILE} && mkswap {SWAP_FILE} && swapon {SWAP_FILE}"
-)
+TO_MAKE = 64
+"""MiB of swap space to propose where there is too little."""
+
+
+class NoSwap(NotSupported):
+    """Memory has nowhere to go; the lines after the first say how to change that."""
+
+    def __init__(self) -> None:
+        super().__init__("paging out", f"{NEEDED >> 20} MiB of free swap space")
+        self.args = ("\n".join([str(self), *ways_to_swap(TO_MAKE, "this lesson")]),)
 
 
 def check_swap() -> None:
@@ -28,7 +34,7 @@ def check_swap() -> None:
     except NotSupported:
         raise NotSupported("paging out", "CONFIG_SWAP") from None
     if free < NEEDED:
-        raise NotSupported("paging out", HOW_TO_SWAP)
+        raise NoSwap
 
 
 def page_out(stage: Stage) -> None:
@@ -103,7 +109,7 @@ The program still owns every byte. Its addresses are valid, its data is safe: on
         Step(
             "Where they are",
             "The entry of a page says where it is: in a frame, in swap, or nowhere.",
-            Question("swapped", "How many of the {nr_pages} entries say: in swap?", PAGES),
+            Question("swapped", "How many of the {nr_pages:,} entries say: in swap?", PAGES),
             count_swapped,
             "bit 62 of the entries of /proc/{pid}/pagemap",
             """\
@@ -117,7 +123,7 @@ Swap in smaps says the same for the VMA: {swap:size}.""",
             refault,
             "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
             """\
-Each touch was a page fault, and brought its page back: a refault. Of these, {nr_major} were major and {nr_minor}
+Each touch was a page fault, and brought its page back: a refault. Of these, {nr_major:,} were major and {nr_minor:,}
 minor. Minor ones found their page in RAM after all, in the swap cache, where it waits on its way out, or was read
 ahead with a neighbour.
 
