@@ -224,7 +224,7 @@ def test_swap_of_its_own_is_asked_for_where_there_is_none(monkeypatch: pytest.Mo
     monkeypatch.setattr(panes, "read_swaps", lambda procfs: [])
     assert panes.pageout_words(7, "0x1000")[-2:] == ["--temporary-swap", "64M"]
     monkeypatch.setattr(panes, "read_swaps", lambda procfs: [SwapArea("/s", "file", 1 << 30, 0, 0)])
-    assert panes.pageout_words(7, "0x1000") == ["pageout", "7", "0x1000+4M", "--watch-refaults", "20s"]
+    assert panes.pageout_words(7, "0x1000") == ["pageout", "7", "0x1000+4M", "--free", "--watch-refaults", "20s"]
 
 
 class Terminal:
