@@ -14,12 +14,14 @@ import pytest
 from conftest import Outcome
 from helpers import Program, program, sparse
 from mematlas import actions
-from mematlas.actions import Effect, Plan, act, check_target, chunks, cold, collapse, pageout, plan, undo, willneed
+from mematlas.acting import chunks
+from mematlas.actions import Effect, Plan, act, check_target, cold, collapse, free_frames, pageout, plan, undo, willneed
 from mematlas.analysis.movable import REASONS, Choice, Rules, parse_states
 from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.cgroups import Room
 from mematlas.kernel.madvise import MADV_COLLAPSE, takes
 from mematlas.kernel.pagemap import PRESENT
+from mematlas.kernel.status import read_faults
 from mematlas.kernel.swapfile import TemporarySwap
 from mematlas.kernel.swaps import SwapArea, free_swap, read_swaps
 from mematlas.model.address_space import Selection
@@ -136,7 +138,9 @@ def test_what_a_process_has_alone_is_paged_out(victim: Callable[..., Victim], sw
     assert effect.reasons == {
         key: number for key, number in (("zero", area.nr_zero), ("guard", area.nr_guard)) if number
     }
+    assert effect.swap_cached is not None
     assert 0 <= effect.swap_cached <= effect.swap
+    assert effect.nr_freed == effect.nr_moved - effect.swap_cached // PAGE
     assert smaps_field(one.pid, area.address, "Rss") == 0
 
 
@@ -149,6 +153,74 @@ def test_contents_survive_the_way_out_and_back(swap: Path) -> None:
         assert back.nr_moved == back.nr_requested == MANY
         assert smaps_field(running.pid, running.told, "Rss") == MANY
         assert tell(running, "check") == "0"
+
+
+def nr_major_faults(running: Program) -> int:
+    with Process(running.pid) as process:
+        return read_faults(process.dir).major
+
+
+def test_freed_pages_are_clean_out_of_ram_and_come_back_from_swap(swap: Path) -> None:
+    with scripted(1009) as running, Process(running.pid) as process:
+        effect = pageout(process, of(running, 1009), free=True)
+        is_whole(effect)
+        assert effect.nr_moved == 1009
+        assert smaps_field(running.pid, running.told, "Swap") == 1009
+        assert effect.freed is not None
+        assert effect.freed.nr_moved == effect.freed.nr_back <= effect.freed.nr_kept
+        assert (effect.swap, effect.swap_cached, effect.nr_freed) == (1009 * PAGE, 0, 1009)
+        before = nr_major_faults(running)
+        assert tell(running, "check") == "0"
+        if effect.freed.nr_kept:  # compressed swap in RAM keeps nothing
+            assert nr_major_faults(running) > before
+
+
+def test_what_the_swap_cache_keeps_is_counted_page_by_page(swap: Path) -> None:
+    with scripted(1009) as running, Process(running.pid) as process:
+        effect = act(process, plan(process, "pageout", of(running, 1009)), exact=True)
+        assert effect.kept is not None
+        assert effect.swap_cached == effect.kept.nr_pages * PAGE
+        before = nr_major_faults(running)
+        assert tell(running, "check") == "0"
+        # What is in the swap cache comes back without reading.
+        assert nr_major_faults(running) - before <= 1009 - effect.kept.nr_pages
+
+
+def test_shared_memory_cannot_be_freed_by_reading_it(victim: Callable[..., Victim], swap: Path) -> None:
+    one = victim("shared_anon")
+    area = one["shared_anon"]
+    with Process(one.pid) as process:
+        effect = pageout(process, at(area), free=True)
+    assert effect.freed is not None
+    assert effect.nr_moved == area.nr_resident
+    assert effect.freed.nr_back == 0
+    assert any("shared memory stay" in note for note in effect.notes) == bool(effect.freed.nr_kept)
+
+
+def test_freeing_stops_when_asked_and_leaves_out_what_it_brought_back(swap: Path) -> None:
+    calls = []
+
+    def stop() -> bool:
+        calls.append(0)
+        return len(calls) > nr_calls
+
+    with scripted() as running, Process(running.pid) as process:
+        effect = act(process, plan(process, "pageout", of(running)), exact=True)
+        nr_calls = 4
+        freed = free_frames(process, effect, stop=stop)
+        is_whole(freed)
+        assert freed.stopped == "interrupted"
+        assert smaps_field(running.pid, running.told, "Swap") == freed.nr_moved
+        assert tell(running, "check") == "0"
+
+
+def test_process_that_ends_before_it_is_freed_keeps_its_report(swap: Path) -> None:
+    with scripted(23) as running, Process(running.pid) as process:
+        effect = pageout(process, of(running, 23))
+        running.kill()
+        freed = free_frames(process, effect)
+    assert freed.gone
+    assert freed.nr_moved == effect.nr_moved
 
 
 def test_pages_of_another_processors_batch_move_in_a_later_pass(swap: Path) -> None:
@@ -213,22 +285,30 @@ def test_clean_pages_of_a_file_leave_and_come_back(victim: Callable[..., Victim]
         effect = act(process, planned)
         is_whole(effect)
         # What the process wrote through its mapping became dirty again: unmapped, and still cached.
-        assert effect.nr_moved + effect.reasons.get("cached", 0) == area.nr_resident
-        assert effect.nr_moved >= 13
+        assert effect.nr_moved == area.nr_resident
+        assert effect.nr_freed is not None
+        assert effect.nr_freed >= 13
         back = willneed(process, at(area))
         is_whole(back)
-    assert back.nr_moved >= effect.nr_moved
+    assert back.nr_moved >= effect.nr_freed
     assert not set(back.reasons) - {"unread"}
 
 
-def test_dirty_pages_of_a_file_are_not_called_moved(victim: Callable[..., Victim]) -> None:
+def test_dirty_pages_of_a_file_leave_the_process_and_not_ram(victim: Callable[..., Victim]) -> None:
     one = victim("shared_file")  # written a moment ago, to a disk that takes seconds
     area = one["shared_file"]
     one.touch("shared_file", *range(3, 20))
     with Process(one.pid) as process:
-        effect = pageout(process, at(area))
+        planned = plan(process, "pageout", at(area))
+        effect = act(process, planned)
     is_whole(effect)
-    assert sum(effect.reasons.get(key, 0) for key in ("cached", "dirty", "busy")) >= 17
+    assert planned.nr_dirty is not None
+    assert planned.nr_dirty >= 17
+    assert effect.page_cached is not None
+    nr_stayed = sum(effect.reasons.get(key, 0) for key in ("dirty", "busy"))
+    assert effect.page_cached // PAGE + nr_stayed >= 17
+    assert effect.nr_freed == effect.nr_moved - effect.page_cached // PAGE
+    assert smaps_field(one.pid, area.address, "Rss") == effect.nr_stayed
 
 
 def test_cold_pages_are_no_longer_referenced(victim: Callable[..., Victim]) -> None:
@@ -336,7 +416,7 @@ def test_pair_that_shares_moves_when_one_of_it_ends(victim: Callable[..., Victim
 
 def test_without_swap_only_files_can_move(victim: Callable[..., Victim], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "read_swaps", lambda procfs: [])
-    monkeypatch.setattr("mematlas.advising.read_swaps", lambda procfs: [])
+    monkeypatch.setattr("mematlas.pagingout.read_swaps", lambda procfs: [])
     one = victim("anon_full", "private_file")
     area, file = one["anon_full"], one["private_file"]
     with Process(one.pid) as process:
@@ -414,7 +494,7 @@ def test_no_more_is_brought_back_than_there_is_memory(
 
 def test_plan_names_the_cgroup_when_that_is_what_lacks() -> None:
     swaps = (SwapArea("/swap", "file", 100 * PAGE, 0, -2),)
-    planned = Plan("pageout", Choice(), None, (), PAGE, swaps, Room(None, 7 * PAGE), ())
+    planned = Plan("pageout", Selection(), Choice(), None, (), PAGE, swaps, Room(None, 7 * PAGE), ())
     assert planned.swap_room == 7 * PAGE
     with scripted(23) as running, Process(running.pid) as process:
         found = replace(plan(process, "pageout", of(running, 23)), swaps=swaps, room=planned.room)
@@ -606,7 +686,7 @@ def test_unknown_names_are_refused() -> None:
         with pytest.raises(BadInput, match="no advice 'dontneed'"):
             plan(process, "dontneed")
         with pytest.raises(BadInput, match="chunk size"):
-            pageout(process, Selection(area="0x1000"), chunk_size=1)
+            pageout(process, Selection(area="stack"), chunk_size=1)
 
 
 def test_ranges_are_cut_and_grouped_to_the_size_of_a_call() -> None:

@@ -77,6 +77,7 @@ def test_text_says_what_each_number_means(victim: Callable[..., Victim], swap: P
         ["advised", "7", str(7 * PAGE)],
         ["moved", "7", str(7 * PAGE)],
         ["to", "swap", "7"],
+        ["left", "RAM", lines[5].split()[2]],
         ["stayed", "29", str(29 * PAGE)],
         ["zero", "29", str(29 * PAGE)],
     ]
@@ -104,7 +105,7 @@ def test_without_swap_it_says_so_before_acting_and_how_to_get_some(
     victim: Callable[..., Victim], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mematlas.actions.read_swaps", lambda procfs: [])
-    monkeypatch.setattr("mematlas.advising.read_swaps", lambda procfs: [])
+    monkeypatch.setattr("mematlas.pagingout.read_swaps", lambda procfs: [])
     area = victim("anon_full")["anon_full"]
     assert main(words("pageout", area)) == 0
     err = capsys.readouterr().err
@@ -208,6 +209,20 @@ def test_refaults_and_undo_are_part_of_the_result(victim: Callable[..., Victim],
     assert "undo: 97 of 97 pages (388 KiB) brought back in " in out
 
 
+def test_freeing_has_a_line_of_its_own(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:
+    area = victim("anon_full")["anon_full"]
+    assert main(words("pageout", area, "--free", "--json")) == 0
+    row = row_of(capsys)
+    assert (row["nr_moved"], row["nr_freed"], row["swap_cached"]) == (97, 97, 0)
+    assert row["free"].keys() == {"nr_kept", "nr_back", "nr_moved"}
+    assert main(["willneed", *words("", area)[1:]]) == 0
+    capsys.readouterr()
+    assert main(words("pageout", area, "--free")) == 0
+    out = capsys.readouterr().out
+    assert "left RAM 97 388 KiB of these, out of RAM too: their frames are free" in " ".join(out.split())
+    assert "  by --free" in out
+
+
 @pytest.mark.parametrize("pid", [1, os.getpid()])
 def test_dangerous_targets_are_refused(pid: int, capsys: Capture) -> None:
     assert main(["pageout", str(pid), "0x1000"]) == 2
@@ -220,9 +235,9 @@ def test_our_shell_is_refused(capsys: Capture) -> None:
 
 
 def test_force_does_what_was_refused(capsys: Capture) -> None:
-    # No page is at that address, so nothing happens to us.
-    assert main(["cold", "self", "0x1000", "--force", "--json"]) == 0
-    assert row_of(capsys)["nr_requested"] == 0
+    # No advice is taken there, so nothing happens to us.
+    assert main(["cold", "self", "vdso", "--force", "--json"]) == 0
+    assert row_of(capsys)["nr_advised"] == 0
 
 
 def test_kernel_thread_has_nothing_to_page_out(capsys: Capture) -> None:

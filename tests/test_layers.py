@@ -29,8 +29,10 @@ LAYERS = (
 OF_NO_LAYER = {"mematlas", "mematlas.__main__", "mematlas.version"}
 """What all may use, and the door to the command line."""
 BESIDE = {
+    "acting": "actions",
     "advising": "actions",
     "coldness": "actions",
+    "pagingout": "actions",
     "refaults": "actions",
     "labs": "cli",
     "tui": "cli",

@@ -8,41 +8,33 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from mematlas.analysis.movable import Choice, Rules, add_counts, vma_reason
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.cgroups import read_room
-from mematlas.kernel.kpage import FrameWords
 from mematlas.kernel.madvise import ADVICE, Advisor, drain_batches, huge_size
 from mematlas.kernel.meminfo import read_meminfo
-from mematlas.kernel.pagemap import (
-    BLOCK_SIZE,
-    ENTRY_SIZE,
-    EXCLUSIVE,
-    PM_PFRAME,
-    PRESENT,
-    UNKNOWN,
-    to_marks,
-)
+from mematlas.kernel.pagemap import BLOCK_SIZE, CACHED, ENTRY_SIZE, to_marks
 from mematlas.kernel.smaps import read_smaps, read_vm_flags
 from mematlas.kernel.status import read_status, status_bytes
-from mematlas.kernel.swaps import free_swap, read_swaps
+from mematlas.model.address_space import EVERYTHING, Selection, parse_range
 from mematlas.model.page_set import both, either, first_pages, masked, runs, without
 from mematlas.model.pages import STATE_OF_BYTE, PageReader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Self
 
     from mematlas.kernel.maps import Vma
+    from mematlas.model.address_space import AddressSpace
     from mematlas.model.page_set import PageSet
     from mematlas.process import Process
 
     Range = tuple[int, int]
     Piece = tuple[Vma, int, int]
-
-KPF_DIRTY_OR_WRITEBACK = 1 << 4 | 1 << 8
+    Stop = Callable[[], bool]
 
 
 def states_to_marks(*states: str) -> bytes:
@@ -50,15 +42,11 @@ def states_to_marks(*states: str) -> bytes:
     return to_marks({byte for byte, state in enumerate(STATE_OF_BYTE) if state in states})
 
 
-IS_PRESENT = to_marks({byte for byte in range(256) if byte & PRESENT})
-IS_SHARED = to_marks({byte for byte in range(256) if byte & (PRESENT | EXCLUSIVE) == PRESENT})
 IS_SWAPPED = states_to_marks("swapped")
-IS_CACHED = states_to_marks("cached")
-IS_OUT = states_to_marks("swapped", "unknown")
-"""Out of RAM, for memory without a file on disk; unknown is shared memory that is at least unmapped."""
-IS_OUT_OF_FILE = states_to_marks("swapped", "absent")
+IS_UNREAD = states_to_marks("swapped", "unknown")
+"""What reading a byte brings in; unknown is shared memory that we may not ask about."""
 IS_BACK = states_to_marks("present", "zero", "cached")
-OUTSIDE = bytes((UNKNOWN,)) + bytes(255)
+OUTSIDE = bytes((CACHED,)) + bytes(255)
 """From a mask to states: pages outside it look like those that no advice is about."""
 
 
@@ -74,6 +62,30 @@ class Tally:
         self.refused = False
 
 
+def pieces(
+    process: Process,
+    space: AddressSpace,
+    selection: Selection = EVERYTHING,
+    ranges: Iterable[Range] | None = None,
+    only: PageSet | None = None,
+) -> list[Piece]:
+    """Return the VMAs that are asked for, each with the part of it that is."""
+    size = process.page_size
+    if only is not None:
+        ranges = only.ranges()
+    elif ranges is None:
+        ranges = [(selection.area and parse_range(selection.area, size)) or (0, 1 << 64)]
+    found: list[Piece] = []
+    # Whole pages: one that is touched by a range belongs to it.
+    for start, end in sorted((start - start % size, end + -end % size) for start, end in ranges):
+        for vma, low, high in space.pieces(start, end):
+            if found and found[-1][0] is vma and only is not None:
+                found[-1] = (vma, found[-1][1], high)  # the set itself says which pages between them are meant
+            elif selection.matches(vma):
+                found.append((vma, low, high))
+    return found
+
+
 class Advice:
     """One advice for one process. Reads everything; advises only once `open` was called."""
 
@@ -84,6 +96,8 @@ class Advice:
     """Whether a refusal is about the whole VMA, so that there is no use in going on with it."""
     shows_pages = True
     """Whether the effect can be seen page by page."""
+    touch = True
+    """For willneed: whether to read a byte of each page that is still out after the advice."""
 
     def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
         self.process = process
@@ -91,7 +105,6 @@ class Advice:
         self.choice = choice
         self.only = only
         self.notes: list[str] = []
-        self.nr_swapped = 0
         self._rules: dict[str, Rules] = {}
         self._flags = self._vm_flags()
         self._advisor: Advisor | None = None
@@ -119,6 +132,11 @@ class Advice:
         assert self._advisor, "open() comes first"
         return self._advisor
 
+    @property
+    def seconds(self) -> float:
+        """What acting took so far, without looking at its effect."""
+        return self.advisor.seconds
+
     def _vm_flags(self) -> dict[int, frozenset[str]]:
         # Only smaps shows which VMAs are locked, and it holds up the target: read it only if any is.
         if not status_bytes(read_status(self.process.dir), "VmLck"):
@@ -132,7 +150,7 @@ class Advice:
     def rules(self, vma: Vma) -> Rules:
         """Return the rules for the pages of a VMA."""
         if vma.kind not in self._rules:
-            self._rules[vma.kind] = Rules(self.name, vma.kind, self.choice)
+            self._rules[vma.kind] = Rules(self.name, vma.kind, self.choice, self.only is not None)
         return self._rules[vma.kind]
 
     def vma_reason(self, vma: Vma) -> str:
@@ -173,8 +191,11 @@ class Advice:
 
     # What is done
 
-    def prepare(self, pieces: list[Piece]) -> None:
-        """Look at what will be compared at the end."""
+    def prepare(self, pieces: list[Piece], nr_pages: int, exact: bool) -> None:
+        """Look at what will be compared at the end: some ``nr_pages``; ``exact`` asks for each of them."""
+
+    def note(self, address: int, mask: bytes) -> None:
+        """Look at pages just before they are advised."""
 
     def spans(self, address: int, mask: bytes, whole: bool) -> list[Range]:
         """Return the ranges to advise; ``whole`` takes along what lies between the pages, which costs less."""
@@ -196,6 +217,10 @@ class Advice:
         # ENOMEM is a hole in the range: what lies around it was advised.
         return [(start, end) for start, end, code in refused if code != errno.ENOMEM]
 
+    def follow(self, vma: Vma, address: int, mask: bytes, stop: Stop) -> bool:
+        """Do what an advice alone does not, to the pages that were advised; return whether it was done to the end."""
+        return True
+
     def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
         """Return which of the pages of a mask are now where the advice would have them."""
         raise NotImplementedError
@@ -204,81 +229,16 @@ class Advice:
         """Return which of the pages that moved are still there at the end."""
         return mask
 
+    def admit(self, vma: Vma, address: int, mask: bytes) -> bytes:
+        """Return which of the pages that did not seem to move did so after all, in a VMA that is there at the end."""
+        return bytes(len(mask))
+
     def explain(self, vma: Vma | None, address: int, mask: bytes) -> dict[str, int]:
         """Return why the pages of a mask stayed."""
         raise NotImplementedError
 
-    def settle(self, tallies: Iterable[Tally]) -> None:
+    def settle(self, tallies: Iterable[Tally], moved: PageSet) -> None:
         """Count what can only be seen at the end."""
-
-
-class PageOut(Advice):
-    """Out of RAM: to swap, or back to the file."""
-
-    name = "pageout"
-    repeats = True
-
-    def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
-        super().__init__(process, choice, only)
-        self.has_swap = True
-        """Whether it makes sense to advise pages that have nowhere to go but swap."""
-
-    def open(self) -> None:
-        super().open()
-        self.has_swap = self._free() >= self.page_size
-
-    def _free(self) -> int:
-        return free_swap(read_swaps(self.process.procfs))
-
-    def select(self, vma: Vma, address: int, states: bytes, reasons: dict[str, int]) -> bytes:
-        mask = super().select(vma, address, states, reasons)
-        if self.has_swap:
-            return mask
-        stuck = both(mask, states.translate(self.rules(vma).needs_swap))
-        add_counts(reasons, {"no swap": stuck.count(1)})
-        return without(mask, stuck)
-
-    def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
-        states = self.reader.states(vma, address, address + len(mask) * self.page_size)
-        out = both(mask, states.translate(IS_OUT_OF_FILE if vma.kind == "file" else IS_OUT))
-        self.nr_swapped += both(out, states.translate(IS_SWAPPED)).count(1)
-        return out
-
-    def explain(self, vma: Vma | None, address: int, mask: bytes) -> dict[str, int]:
-        if vma is None:
-            return {"gone": mask.count(1)}
-        states = masked(self.reader.states(vma, address, address + len(mask) * self.page_size), mask)
-        present, shared = states.translate(IS_PRESENT), states.translate(IS_SHARED)
-        cached = states.translate(IS_CACHED)
-        reasons = {"shared": shared.count(1), "cached": cached.count(1)}
-        reasons["gone"] = mask.count(1) - present.count(1) - reasons["cached"]
-        own = without(present, shared)
-        swappable = both(own, states.translate(self.rules(vma).needs_swap))
-        reasons[self._lack(swappable.count(1))] = swappable.count(1)
-        add_counts(reasons, self._explain_file(vma, address, without(own, swappable)))
-        return reasons
-
-    def _lack(self, nr_pages: int) -> str:
-        # Swap is given out in clusters to each CPU, so the last few slots may be free and yet out of reach.
-        return "no swap" if self._free() < nr_pages * self.page_size else "busy"
-
-    def _explain_file(self, vma: Vma, address: int, mask: bytes) -> dict[str, int]:
-        """Return why pages of a file stayed mapped."""
-        nr_pages = mask.count(1)
-        if not nr_pages:
-            return {}
-        frames: list[int] = []
-        for first, end in runs(mask):
-            low, high = (address + place * self.page_size for place in (first, end))
-            for block in self.reader.pagemap.blocks(low, high):
-                frames += [entry & PM_PFRAME for entry in block.entries]
-        try:
-            with FrameWords(self.process.procfs, "kpageflags") as words:
-                flags = words.get(frames)
-        except (PermissionDenied, NotSupported):
-            return {"busy": nr_pages}
-        nr_dirty = sum(bool(flags.get(frame, 0) & KPF_DIRTY_OR_WRITEBACK) for frame in frames)
-        return {"dirty": min(nr_dirty, nr_pages), "busy": max(nr_pages - nr_dirty, 0)}
 
 
 SPARE = 8
@@ -287,16 +247,19 @@ SPARE_PAGES = 64
 """At least so many, for each CPU: a cgroup is charged in such batches (mm/memcontrol.c, MEMCG_CHARGE_BATCH)."""
 
 
+READS = 1 << 8
+"""Pages read between two looks whether to stop."""
+
+
 class WillNeed(Advice):
     """Into RAM. The advice takes what is in swap no further than the swap cache: reading a byte of it maps it."""
 
     name = "willneed"
-    touch = True
-    """Whether to read a byte of each page that is still in swap after the advice."""
 
     def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
         super().__init__(process, choice, only)
         self._memory = -1
+        self._reading_s = 0.0
         self._room = self._read_room()
 
     def close(self) -> None:
@@ -335,20 +298,32 @@ class WillNeed(Advice):
         add_counts(reasons, {why: mask.count(1) - fitting.count(1)})
         return fitting
 
+    @property
+    def seconds(self) -> float:
+        return super().seconds + self._reading_s
+
+    def follow(self, vma: Vma, address: int, mask: bytes, stop: Stop) -> bool:
+        if not self.touch:
+            return True
+        states = self.reader.states(vma, address, address + len(mask) * self.page_size)
+        unread = both(mask, states.translate(IS_UNREAD))
+        if 1 not in unread or not self._may_read():
+            return True
+        before = time.perf_counter()
+        try:
+            return self._read_pages(address, unread, stop)
+        finally:
+            self._reading_s += time.perf_counter() - before
+
     def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
         states = self.reader.states(vma, address, address + len(mask) * self.page_size)
-        swapped = both(mask, states.translate(IS_SWAPPED))
-        if self.touch and 1 in swapped and self._read_pages(address, swapped):
-            return self.confirm(vma, address, mask)
         return both(mask, states.translate(IS_BACK))
 
     def confirm(self, vma: Vma, address: int, mask: bytes) -> bytes:
         # What comes in last may have pushed out what came in first.
-        states = self.reader.states(vma, address, address + len(mask) * self.page_size)
-        return both(mask, states.translate(IS_BACK))
+        return self.measure(vma, address, mask)
 
-    def _read_pages(self, address: int, mask: bytes) -> bool:
-        """Read a byte of each page; return whether we may."""
+    def _may_read(self) -> bool:
         if self._memory < 0:
             try:
                 self._memory = self.process.dir.open_fd("mem")
@@ -356,8 +331,14 @@ class WillNeed(Advice):
                 self.touch = False
                 self.notes.append(f"what was in swap is in the swap cache at most, not mapped: {error}")
                 return False
+        return True
+
+    def _read_pages(self, address: int, mask: bytes, stop: Stop) -> bool:
+        """Read a byte of each page; return whether that was done to the end."""
         for first, end in runs(mask):
             for place in range(first, end):
+                if place % READS == 0 and stop():
+                    return False
                 try:
                     # One byte: the page comes in whole, and its contents are none of our business.
                     if not os.pread(self._memory, 1, address + place * self.page_size):
@@ -370,9 +351,9 @@ class WillNeed(Advice):
         if vma is None:
             return {"gone": mask.count(1)}
         states = masked(self.reader.states(vma, address, address + len(mask) * self.page_size), mask)
-        nr_swapped = states.translate(IS_SWAPPED).count(1)
+        nr_out = states.translate(IS_UNREAD).count(1)
         why = "busy" if self.touch else "untouched"
-        return {why: nr_swapped, ("unread" if vma.kind == "file" else "gone"): mask.count(1) - nr_swapped}
+        return {why: nr_out, ("unread" if vma.kind == "file" else "gone"): mask.count(1) - nr_out}
 
 
 class Cold(Advice):
@@ -381,7 +362,7 @@ class Cold(Advice):
     name = "cold"
     shows_pages = False
 
-    def prepare(self, pieces: list[Piece]) -> None:
+    def prepare(self, pieces: list[Piece], nr_pages: int, exact: bool) -> None:
         drain_batches()
         self._starts = {vma.start for vma, _, _ in pieces}
         self._before = self._referenced()
@@ -400,7 +381,7 @@ class Cold(Advice):
     def explain(self, vma: Vma | None, address: int, mask: bytes) -> dict[str, int]:
         return {}
 
-    def settle(self, tallies: Iterable[Tally]) -> None:
+    def settle(self, tallies: Iterable[Tally], moved: PageSet) -> None:
         after = self._referenced()
         for tally in tallies:
             start = tally.vma.start
@@ -473,5 +454,3 @@ class Collapse(Advice):
 
 COLLAPSE_REASONS = {errno.ENOMEM: "no memory", errno.EBUSY: "cgroup", errno.EAGAIN: "busy"}
 """madvise(2), MADV_COLLAPSE; all else, EINVAL above all, is a refusal: VM_NOHUGEPAGE, PR_SET_THP_DISABLE, ..."""
-
-KINDS: dict[str, type[Advice]] = {kind.name: kind for kind in (PageOut, Cold, WillNeed, Collapse)}

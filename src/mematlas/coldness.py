@@ -11,7 +11,6 @@ from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kpage import FrameWords
 from mematlas.kernel.madvise import drain_batches
 from mematlas.kernel.page_idle import idle_frames, is_multigen
-from mematlas.kernel.pagemap import PM_PFRAME
 from mematlas.model.page_set import PageSet
 from mematlas.record import record
 
@@ -85,12 +84,9 @@ def rank_blocks(kind: Advice, piece: Piece, words: FrameWords) -> Iterator[tuple
 
 def ranks_of(kind: Advice, address: int, mask: bytes, words: FrameWords) -> bytes:
     """Return the rank byte of each page of a mask, 0 for the others."""
-    frames: dict[int, int] = {}
-    for block in kind.reader.pagemap.blocks(address, address + len(mask) * kind.page_size):
-        first = (block.address - address) // kind.page_size
-        for place, entry in enumerate(block.entries, first):
-            if mask[place]:
-                frames[place] = entry & PM_PFRAME
+    end = address + len(mask) * kind.page_size
+    found = kind.reader.pagemap.frames(address, end)
+    frames = {place: frame for place, frame in enumerate(found) if mask[place]}
     if 0 in frames.values():
         raise PermissionDenied(f"{kind.process.dir.path}/pagemap", "CAP_SYS_ADMIN for frame numbers")
     flags = words.get(frames.values())

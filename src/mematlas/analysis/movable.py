@@ -22,8 +22,7 @@ REASONS = {
     "unknown": "shared memory that we may not ask about",
     "no swap": "no free swap space",
     "cgroup": "the memory cgroup of the process allows no more",
-    "dirty": "of a file, and not yet written to disk",
-    "cached": "no longer mapped here, but still in the page cache: dirty, or in use elsewhere",
+    "dirty": "of a file, and being written to disk at that moment",
     "not ours": "of a file that we neither own nor may write to",
     "refused": "the kernel refused: locked, device memory, or huge pages not allowed there",
     "idle": "not referenced: cold already",
@@ -32,8 +31,9 @@ REASONS = {
     "no memory": "not enough free memory; for a huge page, in one piece",
     "unread": "not read in: beyond the end of the file, or still on its way",
     "untouched": "in the swap cache at most, where no entry shows it",
-    "gone": "given back or unmapped by the process meanwhile",
+    "gone": "unmapped by the process meanwhile",
     "busy": "touched or pushed out again, locked or being written at that moment",
+    "busy or dirty": "touched again, locked, or not yet written: kpageflags tells (needs CAP_DAC_READ_SEARCH)",
     "unfinished": "not reached",
 }
 """Why a page that was asked for did not move, in the order of the report."""
@@ -75,8 +75,9 @@ class Rules:
 
     __slots__ = ("movable", "needs_swap", "reasons", "wanted")
 
-    def __init__(self, advice: str, kind: str, choice: Choice = ALL_PAGES) -> None:
-        asked = {byte for byte in range(256) if is_asked(advice, kind, byte) and is_chosen(kind, byte, choice)}
+    def __init__(self, advice: str, kind: str, choice: Choice = ALL_PAGES, known: bool = False) -> None:
+        """``known`` says that the pages in question are known to have held something."""
+        asked = {byte for byte in range(256) if is_asked(advice, kind, byte, known) and is_chosen(kind, byte, choice)}
         self.reasons = {byte: why for byte in asked if (why := reason_of(advice, kind, byte))}
         """Why a byte's pages do not move; those that can are not in it."""
         self.wanted = to_marks(asked)
@@ -95,11 +96,19 @@ class Rules:
         return counts
 
 
-def is_asked(advice: str, kind: str, byte: int) -> bool:
-    """Whether a page in such a state is what the advice is for."""
+def is_asked(advice: str, kind: str, byte: int, known: bool = False) -> bool:
+    """Whether a page in such a state is what the advice is for.
+
+    Shared memory that we may not ask about may be untouched: reading it would make a page of it. So it is asked for
+    only where it is known to have held something.
+    """
     state = STATE_OF_BYTE[byte]
     if advice == "willneed":
-        return state == "swapped" or (state == "absent" and kind == "file")
+        return (
+            state == "swapped"
+            or (state == "absent" and kind == "file")
+            or (known and state == "unknown" and kind == "shmem")
+        )
     return state not in ("absent", "swapped", "cached", "unknown")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from mematlas.actions import MAX_PASSES, act, check_target, plan, undo
+from mematlas.actions import MAX_PASSES, act, check_target, free_frames, plan, undo
 from mematlas.analysis.movable import Choice, parse_states
 from mematlas.cli.maps import add_selection, selection_of
 from mematlas.cli.session import TARGETS, add_output, add_target, parse_count, parse_seconds
@@ -110,6 +110,11 @@ def add_pageout(arguments: Arguments) -> None:
     arguments.add_argument(
         "--watch-refaults", type=parse_seconds, metavar="TIME", help="watch this long which pages come back, and when"
     )
+    arguments.add_argument(
+        "--free",
+        action="store_true",
+        help="read back and page out once more what the kernel keeps in the swap cache: then its frames are free",
+    )
     arguments.add_argument("--undo", action="store_true", help="bring back what this run moved, at its end")
     arguments.add_argument(
         "--temporary-swap",
@@ -171,10 +176,12 @@ def run(advice: str, args: Namespace, session: Session) -> int:
         return 0
     check_target(process, args.force)
     with Stopper() as stop, temporary_swap(getattr(args, "temporary_swap", None)):
-        planned = plan(process, advice, selection, choice, nr_coldest=nr_coldest)
+        planned = plan(process, advice, selection, choice, nr_coldest=nr_coldest, dirty=False)
         session.err.writelines(f"{line}\n" for line in swap_warning(planned))
         session.err.flush()
         effect = carry_out(advice, planned, args, session, stop)
+        if getattr(args, "free", False):
+            effect = free(effect, args, session, stop)
         gone = effect.gone
         refaults, undone = None, None
         if not effect.stopped and getattr(args, "watch_refaults", None) is not None:
@@ -203,10 +210,20 @@ def carry_out(advice: str, planned: Plan, args: Namespace, session: Session, sto
             session.process,
             planned,
             passes=getattr(args, "passes", 1),
+            exact=getattr(args, "free", False),
             touch=not getattr(args, "no_touch", False),
             progress=bar,
             stop=stop,
         )
+    finally:
+        bar.clear()
+
+
+def free(effect: Effect, args: Namespace, session: Session, stop: Stopper) -> Effect:
+    """Free what the swap cache keeps, with a bar for each way."""
+    bar = Bar(session.err, "free")
+    try:
+        return free_frames(session.process, effect, passes=args.passes, progress=bar, stop=stop)
     finally:
         bar.clear()
 

@@ -56,8 +56,11 @@ KPF_NAMES = {
     41: "arch_2",
 }
 KPF_REFERENCED = 1 << 2
+KPF_DIRTY = 1 << 4
 KPF_LRU = 1 << 5
 KPF_ACTIVE = 1 << 6
+KPF_WRITEBACK = 1 << 8
+KPF_SWAPCACHE = 1 << 13
 KPF_ZERO_PAGE = 1 << 24
 KPF_HUGE = 1 << 17
 KPF_THP = 1 << 22

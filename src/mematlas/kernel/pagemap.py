@@ -194,6 +194,16 @@ class Pagemap:
             self._read(word, address // self.page_size * ENTRY_SIZE)
         return int.from_bytes(word, "little")
 
+    def frames(self, start: int, end: int) -> list[int]:
+        """Return the frame of each page; 0 for one that is not present, and for all that the reader may not know."""
+        found = [0] * ((end - start) // self.page_size)
+        for block in self.blocks(start, end):
+            first = (block.address - start) // self.page_size
+            found[first : first + len(block)] = [
+                entry & PM_PFRAME if entry & PM_PRESENT else 0 for entry in block.entries
+            ]
+        return found
+
     def blocks(self, start: int, end: int, find: Callable[[int], int | None] | None = None) -> Iterator[Block]:
         """Yield the blocks of ``start`` to ``end`` that hold something, in order; holes are skipped, not walked.
 
@@ -261,8 +271,16 @@ class Pagemap:
             self.pacer.spend(time.perf_counter() - before)
         if nr_read == 0:
             # The file holds the address space it was opened on; it reads as empty once nobody runs in that.
-            raise ProcessGone(self.process.pid, "ended, or started another program, during the reading")
+            raise ProcessGone(self.process.pid, self._why_gone())
         return nr_read
+
+    def _why_gone(self) -> str:
+        from mematlas.kernel.status import read_stat
+
+        try:
+            return "ended" if read_stat(self.process).is_ending else "runs another program now"
+        except ProcessGone:
+            return "ended"
 
     @property
     def scanner(self) -> Scanner:
@@ -346,6 +364,7 @@ def to_marks(wanted: frozenset[int] | set[int]) -> bytes:
     return bytes(value in wanted for value in range(256))
 
 
+IS_PRESENT = to_marks({value for value in range(256) if value & PRESENT})
 IS_SWAP = to_marks({value for value in range(256) if value & (SWAP | PRESENT) == SWAP})
 HAS_SPECIAL_TYPE = to_marks({value for value in range(256) if value & PM_SWAP_TYPE >= FIRST_SPECIAL_TYPE})
 

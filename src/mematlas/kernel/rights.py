@@ -9,6 +9,7 @@ import os
 
 CAPABILITIES = {
     "CAP_DAC_READ_SEARCH": 2,
+    "CAP_FOWNER": 3,
     "CAP_SYS_RAWIO": 17,
     "CAP_SYS_PTRACE": 19,
     "CAP_SYS_ADMIN": 21,

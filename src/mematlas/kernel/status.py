@@ -12,8 +12,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
 
+PF_EXITING = 0x00000004
 PF_KTHREAD = 0x00200000
-"""The process flag of kernel threads (include/linux/sched.h)."""
+"""Process flags: include/linux/sched.h."""
 
 
 @record
@@ -39,6 +40,11 @@ class Stat:
     def is_zombie(self) -> bool:
         """Whether it has ended and waits for its parent to notice; its memory is gone."""
         return self.state in "ZXx"
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is on its way out, or has ended."""
+        return self.is_zombie or bool(self.flags & PF_EXITING)
 
 
 def read_stat(process: ProcessDir) -> Stat:

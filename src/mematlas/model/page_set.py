@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,25 +81,50 @@ class PageSet:
 
     def __init__(self, page_size: int) -> None:
         self.page_size = page_size
-        self.masks: dict[int, bytes] = {}
+        self._masks: dict[int, bytes] = {}
+        self._order: list[int] | None = []
+        """The addresses in order; None while that is not known."""
 
     def __bool__(self) -> bool:
-        return bool(self.masks)
+        return bool(self._masks)
 
     @property
     def nr_pages(self) -> int:
         """The number of pages in the set."""
-        return sum(mask.count(1) for mask in self.masks.values())
+        return sum(mask.count(1) for mask in self._masks.values())
 
     def add(self, address: int, mask: bytes) -> None:
         """Add the pages of a mask that begins at an address. Blocks that begin alike are united."""
-        if 1 in mask:
-            self.masks[address] = either(self.masks[address], mask) if address in self.masks else mask
+        if 1 not in mask:
+            return
+        if address in self._masks:
+            self._masks[address] = either(self._masks[address], mask)
+        else:
+            self._masks[address] = mask
+            self._order = None
+
+    def put(self, address: int, mask: bytes) -> None:
+        """Have just the pages of a mask in the block that begins at an address."""
+        self._masks.pop(address, None)
+        self._order = None
+        self.add(address, mask)
+
+    def without(self, other: PageSet) -> PageSet:
+        """Return the pages of this set that are not in the other."""
+        rest = PageSet(self.page_size)
+        for address, mask in self.blocks():
+            rest.add(address, without(mask, other.mask(address, address + len(mask) * self.page_size)))
+        return rest
+
+    def _addresses(self) -> list[int]:
+        if self._order is None:
+            self._order = sorted(self._masks)
+        return self._order
 
     def blocks(self) -> Iterator[tuple[int, bytes]]:
         """Yield each mask with its address, ascending."""
-        for address in sorted(self.masks):
-            yield address, self.masks[address]
+        for address in self._addresses():
+            yield address, self._masks[address]
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Yield the runs of pages as addresses; those that touch are one, across blocks too."""
@@ -119,7 +146,12 @@ class PageSet:
         """Return which pages of a range are in the set."""
         size = self.page_size
         whole = bytearray((end - start) // size)
-        for address, mask in self.masks.items():
+        order = self._addresses()
+        for place in range(max(bisect_right(order, start) - 1, 0), len(order)):
+            address = order[place]
+            if address >= end:
+                break
+            mask = self._masks[address]
             low, high = max(start, address), min(end, address + len(mask) * size)
             if low < high:
                 whole[(low - start) // size : (high - start) // size] = mask[

@@ -131,6 +131,8 @@ class PageReader:
         """False once a page was met that may be the zero page and could not be told."""
         self.unknown_backing: set[str] = set()
         """Why some shared memory without entries is unknown: messages, for the notes."""
+        self.blind: set[int] = set()
+        """The starts of the VMAs whose file `states` may not ask."""
         self._saved = process.procfs.machine or {}
         self._flags: FrameWords | None = None
         self._backings: dict[int, Backing | None] = {}
@@ -206,6 +208,7 @@ class PageReader:
             states = read_backing(self.process, vma, start=start, end=end).mark(start, states, self.page_size)
         except (PermissionDenied, NotSupported) as error:
             self.unknown_backing.add(str(error))
+            self.blind.add(vma.start)
             return states.replace(b"\0", bytes((UNKNOWN,))) if vma.kind == "shmem" else states
         # What was evicted from the cache of an ordinary file is not in swap.
         return states.translate(EVICTED_IS_ABSENT) if vma.kind == "file" else states

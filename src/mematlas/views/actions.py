@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mematlas.analysis.movable import REASONS
 from mematlas.kernel.swaps import free_swap, zram_ratio
+from mematlas.record import as_dict
 from mematlas.views.format import format_path, format_seconds, format_size
 from mematlas.views.table import Column, Drawn, Table
 
@@ -24,7 +25,11 @@ WHAT = {
 }
 """What is asked for and what is reached, by advice."""
 
-CACHED = "on disk and still in RAM too, until that is needed (SwapCached of the machine)"
+FREED = "of these, out of RAM too: their frames are free"
+SWAP_CACHED = "in swap, or on the way there, and still in RAM until that is needed"
+PAGE_CACHED = "of files, and still in RAM: not yet written, or in use elsewhere"
+GIVEN_UP = "freed, and kept nowhere: the process had given them up (MADV_FREE)"
+NOT_TOLD = "not told: see the notes"
 
 MAX_VMAS = 12
 MAX_POINTS = 10
@@ -54,6 +59,10 @@ EFFECT_COLUMNS = (
     Column("size_moved", "SIZE", "size"),
     Column("swap", "SWAP", "size"),
     Column("swap_cached", "SWAP CACHE", "size"),
+    Column("page_cached", "PAGE CACHE", "size"),
+    Column("nr_given_up", "GIVEN UP", "count"),
+    Column("nr_freed", "LEFT RAM", "count"),
+    Column("free", "FREE"),
     Column("rate", "BYTES/S", "number"),
     Column("stopped", "STOPPED"),
     Column("refaults", "REFAULTS"),
@@ -153,6 +162,10 @@ def effect_table(
         size,
         effect.swap,
         effect.swap_cached,
+        effect.page_cached,
+        effect.nr_given_up,
+        effect.nr_freed if effect.advice == "pageout" else None,
+        effect.freed and as_dict(effect.freed),
         None if rate is None else round(rate),
         effect.stopped or None,
         refaults and refaults_object(refaults),
@@ -167,7 +180,10 @@ def effect_table(
         yield f"{effect.advice} of {who}: {format_size(size)} in {took}{speed}"
         if effect.stopped:
             yield f"stopped early: {effect.stopped}"
-        lines = [(name, nr, nr * page_size, text) for name, nr, text in effect_lines(effect, page_size)]
+        lines = [
+            (name, nr, None if nr is None else nr * page_size, text)
+            for name, nr, text in effect_lines(effect, page_size)
+        ]
         yield from Table("", LINE_COLUMNS, lines).lines(in_bytes=in_bytes, colour=colour)
         if refaults:
             yield ""
@@ -179,19 +195,40 @@ def effect_table(
     return Drawn(f"{effect.advice}/1", EFFECT_COLUMNS, [row], target=target, notes=notes, draw=draw)
 
 
-def effect_lines(effect: Effect, page_size: int) -> Iterator[tuple[str, int, str]]:
+def effect_lines(effect: Effect, page_size: int) -> Iterator[tuple[str, int | None, str]]:
     """Yield the measures of an act: name, pages, meaning."""
     asked, reached = WHAT[effect.advice]
     yield "requested", effect.nr_requested, asked
     yield "advised", effect.nr_advised, "of these, the kernel took the advice"
     yield "moved", effect.nr_moved, reached
     if effect.advice == "pageout":
-        yield "  to swap", effect.swap // page_size, "the rest, if any, went back to its files"
-        if effect.swap_cached:
-            yield "  swap cache", effect.swap_cached // page_size, CACHED
+        yield from whereabouts(effect, page_size)
     yield "stayed", effect.nr_stayed, "for these reasons:" if effect.reasons else "none"
     for key, nr_pages in effect.reasons.items():
         yield f"  {key}", nr_pages, REASONS[key]
+
+
+def whereabouts(effect: Effect, page_size: int) -> Iterator[tuple[str, int | None, str]]:
+    """Yield where the pages are that were paged out."""
+    in_swap = pages(effect.swap, page_size)
+    yield "  to swap", in_swap, NOT_TOLD if in_swap is None else "the rest, if any, went back to its files"
+    if effect.nr_given_up:
+        yield "  given up", effect.nr_given_up, GIVEN_UP
+    yield "left RAM", effect.nr_freed, NOT_TOLD if effect.nr_freed is None else FREED
+    for name, size, meaning in (
+        ("  swap cache", effect.swap_cached, SWAP_CACHED),
+        ("  page cache", effect.page_cached, PAGE_CACHED),
+    ):
+        if size or (size is None and effect.nr_moved):
+            yield name, pages(size, page_size), NOT_TOLD if size is None else meaning
+    if effect.freed:
+        text = f"of {effect.freed.nr_kept} in the swap cache: read back, and paged out once more"
+        yield "  by --free", effect.freed.nr_moved, text
+
+
+def pages(size: int | None, page_size: int) -> int | None:
+    """Return bytes as pages; unknown stays unknown."""
+    return None if size is None else size // page_size
 
 
 def refault_lines(refaults: Refaults, page_size: int, in_bytes: bool, colour: bool) -> Iterator[str]:
