@@ -103,9 +103,9 @@ class Paging(Story):
         """Page out, and show what that did; return None when it is not allowed."""
         self.step("Out of RAM")
         self.say(
-            "Now it is done. What is written to a disk stays in RAM too at first, in the swap cache. So --free reads that",
-            "back and pages it out once more: it is in swap already, and its frames are given up at once. What moved is",
-            "found by comparing each page before and after:",
+            "Now it is done. What is written to a disk stays in RAM too at first, in the swap cache. So --free",
+            "reads that back and pages it out once more: it is in swap already, and its frames are given up at",
+            "once. What moved is found by comparing each page before and after:",
         )
         try:
             effect = free_frames(self.process, act(self.process, planned, exact=True))

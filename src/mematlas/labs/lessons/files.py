@@ -225,7 +225,8 @@ The workload has mapped a file of {nr_pages:pages} that is on the disk and nowhe
             RUSAGE,
             """\
 A fault is major when the program has to wait for a disk: for a file that is not in the page cache, or for memory
-that was paged out and whose frame was given to another (the lesson pageout). This one took {slow:seconds}. A program that has many of them each second is mostly waiting.""",
+that was paged out and has no frame any more (the lesson pageout). This one took {slow:seconds}. A program that has many
+of them each second is mostly waiting.""",
             prepare_evicted,
         ),
         Step(
