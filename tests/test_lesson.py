@@ -343,6 +343,15 @@ def test_lesson_finds_parent_and_child_in_a_proc_of_another_namespace(answers: C
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_pages_in_ram_are_counted_without_their_entries() -> None:
+    with actor() as workload:
+        workload.tell("map 701")
+        workload.tell("write 0 101")
+        assert workload.tell("incore")["nr_in_ram"] == 101
+        workload.tell("drop 0 50")
+        assert workload.tell("incore")["nr_in_ram"] == 51
+
+
 def test_every_fault_of_a_write_is_counted() -> None:
     with actor() as workload:
         workload.tell("map 701")

@@ -7,6 +7,7 @@
     read FIRST COUNT       one byte of each of these pages
     drop FIRST COUNT STEP  give every STEPth of these pages back
     pageout | collapse     advice about all of its pages: out of RAM; into huge pages
+    incore                 how many are in RAM, the swap cache included
     file N | open PATH N   map N pages of a new file, or of another process's
     unmap | remap          map the file no longer; map it again
     evict                  take the file out of the page cache
@@ -187,6 +188,9 @@ class Actor:
             except OSError:
                 raise NotSupported("madvise(MADV_PAGEOUT)", "Linux 5.4") from None
             drain_batches()
+
+    def do_incore(self) -> Truth:
+        return {"nr_in_ram": self.area().nr_in_ram()}
 
     def do_collapse(self) -> None:
         try:
