@@ -95,6 +95,7 @@ class Paging(Story):
         try:
             stack.enter_context(TemporarySwap(SWAP_SIZE))
         except (PermissionDenied, NotSupported) as error:
+            self.say("")
             self.refused(error)
             return False
         return True
@@ -102,19 +103,20 @@ class Paging(Story):
     def paged_out(self, planned: Plan) -> Effect | None:
         """Page out, and show what that did; return None when it is not allowed."""
         self.step("Out of RAM")
-        self.say(
-            "Now it is done. What is written to a disk stays in RAM too at first, in the swap cache. So --free",
-            "reads that back and pages it out once more: it is in swap already, and its frames are given up at",
-            "once. What moved is found by comparing each page before and after:",
-        )
         try:
             effect = free_frames(self.process, act(self.process, planned, exact=True))
         except (PermissionDenied, NotSupported) as error:
             self.refused(error)
             return None
+        self.say(
+            "Now it is done. What is written to a disk stays in RAM too at first, in the swap cache. So --free",
+            "reads that back and pages it out once more: it is in swap already, and its frames are given up at",
+            "once. What moved is found by comparing each page before and after:",
+        )
         who = {"pid": self.process.pid, "name": self.process.stat.name}
         view = effect_table(effect, who, self.process.page_size)
-        self.show(f"pageout {self.process.pid} {self.area} --free", self.lines(view))
+        lines = [*self.lines(view), *(f"note: {note}" for note in view.notes)]
+        self.show(f"pageout {self.process.pid} {self.area} --free", lines)
         self.say("", "Each s is swapped. The addresses stay; the program was not asked, and knows nothing of it:")
         self.draw_pages(self.workload, self.process)
         return effect
@@ -165,7 +167,7 @@ class Paging(Story):
 
     def refused(self, error: Error) -> None:
         """Say why it goes no further, and what to type."""
-        self.say("", f"It goes no further here: {error}")
+        self.say(f"It goes no further here: {error}")
         if isinstance(error, PermissionDenied):
             self.say(permission_hint(error, WORDS))
 
