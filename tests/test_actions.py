@@ -167,7 +167,7 @@ def test_freed_pages_are_clean_out_of_ram_and_come_back_from_swap(swap: Path) ->
         assert effect.nr_moved == 1009
         assert smaps_field(running.pid, running.told, "Swap") == 1009
         assert effect.freed is not None
-        assert effect.freed.nr_moved == effect.freed.nr_back <= effect.freed.nr_kept
+        assert effect.freed.nr_freed == effect.freed.nr_kept
         assert (effect.swap, effect.swap_cached, effect.nr_freed) == (1009 * PAGE, 0, 1009)
         before = nr_major_faults(running)
         assert tell(running, "check") == "0"
@@ -193,7 +193,7 @@ def test_shared_memory_cannot_be_freed_by_reading_it(victim: Callable[..., Victi
         effect = pageout(process, at(area), free=True)
     assert effect.freed is not None
     assert effect.nr_moved == area.nr_resident
-    assert effect.freed.nr_back == 0
+    assert effect.freed.nr_freed == 0
     assert any("shared memory stay" in note for note in effect.notes) == bool(effect.freed.nr_kept)
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import mmap
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from conftest import Outcome
+from helpers import program
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel import madvise
 from mematlas.kernel.cgroups import read_room
@@ -29,7 +33,8 @@ from mematlas.kernel.madvise import (
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.smaps import parse_vm_flags
 from mematlas.model.page_set import PageSet, both, either, first_pages, masked, runs, without
-from victim import Victim
+from mematlas.process import Process
+from victim import Victim, wait_until
 
 MADV_NONSENSE = 9999
 
@@ -141,8 +146,78 @@ def test_ended_process_is_gone(victim: Callable[..., Victim]) -> None:
         one.exit()
         with pytest.raises(ProcessGone):
             advisor.advise([(area.address, area.end)], MADV_COLD)
-    with pytest.raises(ProcessGone):
-        Advisor(process)
+        with pytest.raises(ProcessGone):
+            Advisor(process)
+
+
+IN_A_NAMESPACE = """
+import json, os, signal, sys
+target, sys.path[:] = int(sys.argv[1]), json.loads(sys.argv[2])
+from mematlas.errors import NotSupported
+from mematlas.kernel.madvise import Advisor
+from mematlas.kernel.procfs import ProcFS
+with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+    file.write(str(target - 1))
+told, tell = os.pipe()
+child = os.fork()
+if child == 0:
+    os.write(tell, os.readlink("/proc/self").encode())
+    signal.pause()
+outer = int(os.read(told, 20))
+
+def reached(number):
+    with ProcFS().process(number) as process:
+        try:
+            with Advisor(process) as advisor:
+                lines = open(f"/proc/self/fdinfo/{advisor.pidfd}").read().split()
+                return int(lines[lines.index("Pid:") + 1])
+        except NotSupported as error:
+            return str(error)
+
+print(json.dumps([child, outer, reached(target), reached(outer)]))
+"""
+
+
+def test_namesake_in_our_pid_namespace_is_not_taken_for_the_target(victim: Callable[..., Victim]) -> None:
+    target = victim().pid
+    words = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", IN_A_NAMESPACE]
+    try:
+        run = subprocess.run(
+            [*words, str(target), json.dumps(sys.path)], stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        pytest.skip("needs unshare(1)")
+    if "unshare" in run.stderr or "ns_last_pid" in run.stderr:
+        pytest.skip(f"no PID namespace here: {run.stderr}")
+    child, outer, reached_target, reached_child = json.loads(run.stdout or run.stderr)
+    assert child == target, "in the namespace, another process has the PID of the target"
+    assert outer != target
+    assert "PID namespace" in reached_target
+    assert reached_child == outer
+
+
+FIRST_ENDED = """
+import ctypes, json, sys, threading
+lib = ctypes.CDLL(None)
+def live():
+    print("null", flush=True)
+    sys.stdin.read()
+    lib._exit(0)
+threading.Thread(target=live).start()
+lib.pthread_exit(None)
+"""
+
+
+def test_process_whose_first_thread_has_ended_cannot_be_reached_and_has_not_ended() -> None:
+    with program(FIRST_ENDED, wait="") as running:
+        wait_until(lambda: ") Z " in Path(f"/proc/{running.pid}/stat").read_text(), "the first thread has ended")
+        with Process(running.pid) as process, Advisor(process.dir) as advisor:
+            assert advisor.pid == running.pid
+            vma = process.address_space().vmas[0]
+            assert process.stat.pid == running.pid
+            # mm/madvise.c, process_madvise() asks the first thread for the memory.
+            with pytest.raises(NotSupported, match=f"of {running.pid}: .*first thread"):
+                advisor.advise([(vma.start, vma.end)], MADV_COLD)
 
 
 def test_missing_right_is_named(victim: Callable[..., Victim], as_nobody: Callable[..., Outcome]) -> None:

@@ -115,10 +115,8 @@ class Freed:
 
     nr_kept: int
     """Pages that the swap cache kept after the first round."""
-    nr_back: int
-    """Those of them that were read back."""
-    nr_moved: int
-    """Those of these that went out again."""
+    nr_freed: int | None
+    """Those of them that it no longer keeps; None when not known."""
 
 
 @record
@@ -431,8 +429,9 @@ def never() -> bool:
     return False
 
 
-def together(effect: Effect, back: Effect, again: Effect, freed: Freed, seconds: float) -> Effect:
+def together(effect: Effect, back: Effect, again: Effect, seconds: float) -> Effect:
     """Return the effect of a pageout, of bringing some of it back, and of paging that out once more, as one."""
+    assert effect.freed
     size = effect.moved.page_size
     lost = back.moved.without(again.moved)
     vmas = tuple(less(item, lost, again) for item in effect.vmas)
@@ -440,18 +439,21 @@ def together(effect: Effect, back: Effect, again: Effect, freed: Freed, seconds:
     for item in vmas:
         add_counts(reasons, item.reasons)
     nr_back = back.nr_moved
+    nr_freed = None
+    if effect.freed.nr_freed is not None and again.swap_cached is not None:
+        nr_freed = effect.freed.nr_freed + again.nr_moved - again.swap_cached // size
     known = None not in (effect.swap_cached, again.swap_cached)
     return replace(
         effect,
         nr_moved=effect.nr_moved - lost.nr_pages,
         reasons=in_order(reasons),
-        passes=effect.passes + again.passes,
+        passes=effect.passes + (again.passes if again.nr_requested else 0),
         seconds=effect.seconds + seconds,
         advise_s=effect.advise_s + back.advise_s + again.advise_s,
         swap=None if effect.swap is None else effect.swap - nr_back * size + (again.swap or 0),
         swap_cached=(effect.swap_cached or 0) - nr_back * size + (again.swap_cached or 0) if known else None,
         nr_given_up=effect.nr_given_up + again.nr_given_up,
-        freed=freed,
+        freed=Freed(effect.freed.nr_kept, nr_freed),
         moved=effect.moved.without(lost),
         kept=None,
         vmas=vmas,

@@ -21,7 +21,7 @@ from mematlas.advising import Cold, Collapse, WillNeed, pieces
 from mematlas.analysis.movable import ALL_PAGES, Choice, add_counts, in_order
 from mematlas.errors import BadInput, ProcessGone
 from mematlas.kernel.cgroups import NO_LIMIT, read_room
-from mematlas.kernel.madvise import ADVICE
+from mematlas.kernel.madvise import ADVICE, drain_batches
 from mematlas.kernel.maps import KINDS as KINDS_OF_VMAS
 from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.swaps import read_swaps
@@ -268,31 +268,42 @@ def free_frames(process: Process, effect: Effect, **how: Any) -> Effect:
     A page that is read back is clean: it keeps its place in swap, and goes out again without being written. Shared
     memory is left as it is: it loses its place each time that it comes back.
     """
-    if effect.stopped:
-        return effect
     kept = effect.moved if effect.kept is None else effect.kept
-    before = time.perf_counter()
+    effect = replace(effect, freed=Freed(kept.nr_pages, 0))
+    stop = how.get("stop") or never
     try:
-        wait_for_writing(process, how.get("stop") or never)
-        wanted = plan(process, "willneed", PRIVATE, SWAPPED, only=kept)
-        back = act(process, wanted, **how)
-        freed = Freed(kept.nr_pages, back.nr_moved, 0)
-        effect = replace(effect, freed=freed, notes=(*effect.notes, *why_not_freed(process, kept, wanted)))
-        if not back.moved:
-            return replace(effect, stopped=back.stopped, gone=back.gone)
-        # What is in RAM again goes out again, even when somebody asks us to stop meanwhile.
-        how.pop("stop", None)
-        again = act(process, plan(process, "pageout", PRIVATE, only=back.moved, dirty=False), exact=True, **how)
+        for number in range(how.get("passes", MAX_PASSES)):
+            if effect.stopped or not kept:
+                break
+            effect, again = free_once(process, effect, kept, stop, how)
+            if number == 0 and again.nr_requested < kept.nr_pages:
+                effect = replace(effect, notes=(*effect.notes, *why_not_freed(process, kept)))
+            if again.kept is None or again.kept.nr_pages >= kept.nr_pages:
+                break
+            kept = again.kept
     except ProcessGone as error:
         return replace(effect, stopped=str(error), gone=True)
-    freed = replace(freed, nr_moved=again.nr_moved)
-    return together(effect, back, again, freed, time.perf_counter() - before)
+    return effect
 
 
-def why_not_freed(process: Process, kept: PageSet, wanted: Plan) -> list[str]:
+def free_once(
+    process: Process, effect: Effect, kept: PageSet, stop: Stop, how: dict[str, Any]
+) -> tuple[Effect, Effect]:
+    """Read pages back and page them out; return the effect of all together, and that of paging out."""
+    before = time.perf_counter()
+    wait_for_writing(process, stop)
+    back = act(process, plan(process, "willneed", PRIVATE, SWAPPED, only=kept), **how)
+    # A page that waits in the batch of a processor is held by that, and its frame would not be freed.
+    drain_batches()
+    # What is in RAM again goes out again, even when somebody asks us to stop meanwhile.
+    again = act(
+        process, plan(process, "pageout", PRIVATE, only=back.moved, dirty=False), exact=True, **how | {"stop": None}
+    )
+    return together(effect, back, again, time.perf_counter() - before), again
+
+
+def why_not_freed(process: Process, kept: PageSet) -> list[str]:
     """Return why some of what the swap cache keeps is left there."""
-    if wanted.nr_requested == kept.nr_pages:
-        return []
     nr_shared = plan(process, "willneed", SHARED, SWAPPED, only=kept).nr_requested
     return [f"{nr_shared} pages of shared memory stay in the swap cache: they cannot be freed so"] if nr_shared else []
 

@@ -41,7 +41,7 @@ from mematlas.kernel.smaps import HOLD_PER_BYTE, read_smaps
 from mematlas.kernel.status import Stat, read_stat, read_status, status_bytes
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
 from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, PageReader
-from mematlas.record import record
+from mematlas.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -223,7 +223,8 @@ class Process:
             PermissionDenied: another user's process needs CAP_SYS_PTRACE.
         """
         vmas = read_maps(self.dir, self.devices)
-        self.stat = read_stat(self.dir)  # an exec changes the name
+        # An exec changes the name. Who it is stays, though we may read through another thread than the first.
+        self.stat = replace(read_stat(self.dir), pid=self.stat.pid, start_time=self.stat.start_time)
         if not vmas:
             self._raise_gone()
         return AddressSpace(vmas)

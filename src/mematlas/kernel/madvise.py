@@ -17,11 +17,12 @@ import time
 
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.libc import libc
+from mematlas.kernel.status import parse_status, read_stat, read_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Self
+    from typing import NoReturn, Self
 
     from mematlas.kernel.procfs import ProcessDir
 
@@ -56,26 +57,19 @@ class Advisor:
     (2097152, [])
 
     Raises:
-        NotSupported: a kernel before 5.10, or a capture.
+        NotSupported: a kernel before 5.10, a capture, or a /proc that does not show who is meant by our own numbers.
         ProcessGone: the process has ended.
     """
 
     def __init__(self, process: ProcessDir) -> None:
         if not process.procfs.live:
             raise NotSupported("process_madvise", "a running process, not a capture")
-        self.pid = process.pid
+        self.process = process
+        numbers = numbers_of(process)
+        self.pid = numbers[0]
         self.seconds = 0.0
         """Spent in the system call so far."""
-        try:
-            self.pidfd = os.pidfd_open(process.pid)
-        except ProcessLookupError:
-            raise ProcessGone(process.pid) from None
-        try:
-            # The directory was opened before the pidfd. If its process still lives, its PID was not given away.
-            process.read("stat")
-        except BaseException:
-            os.close(self.pidfd)
-            raise
+        self.pidfd = open_pidfd(process, numbers)
         self._call: Callable[..., int] | None = None
 
     def __enter__(self) -> Self:
@@ -122,6 +116,13 @@ class Advisor:
                 todo[place] = (todo[place][0] + done, todo[place][1])
         return size, refused
 
+    def _raise_gone(self) -> NoReturn:
+        stat = read_stat(self.process)
+        if not stat.is_ending:
+            # mm/madvise.c asks the first thread for the memory, whatever thread we name.
+            raise NotSupported(f"process_madvise of {self.pid}", "its first thread, which has ended, to be alive")
+        raise ProcessGone(self.pid)
+
     def _advise(self, ranges: Sequence[Range], advice: int) -> int:
         """Call the kernel once; return the bytes, or the negated errno."""
         import ctypes
@@ -142,7 +143,7 @@ class Advisor:
     def _raise(self, code: int, advice: int) -> None:
         """Raise what concerns the whole process; return when it is about the one range."""
         if code == errno.ESRCH:
-            raise ProcessGone(self.pid)
+            self._raise_gone()
         if code == errno.EPERM:
             raise PermissionDenied(f"process_madvise of {self.pid}", "CAP_SYS_NICE")
         if code == errno.EACCES:
@@ -151,6 +152,49 @@ class Advisor:
             raise NotSupported("process_madvise", "Linux 5.10")
         if code == errno.EINVAL and not takes(advice):
             raise NotSupported(f"process_madvise({name_of(advice)})", SINCE.get(advice, SINCE_COLLAPSE))
+
+
+def numbers_of(process: ProcessDir) -> list[int]:
+    """Return the PID of a process in each PID namespace, from that which /proc was mounted in down to its own.
+
+    They are those of the whole process, also where its first thread has ended and the directory is another thread's.
+    """
+    return list(map(int, read_status(process).get("NStgid", str(process.pid)).split()))
+
+
+def open_pidfd(process: ProcessDir, numbers: list[int]) -> int:
+    """Return a pidfd of just the process whose directory we hold.
+
+    A number means another process in each PID namespace: /proc counts as that which it was mounted in, pidfd_open(2)
+    as ours. Which process a pidfd is, the same /proc tells in our own fdinfo; what is not verified is not used.
+    """
+    try:
+        ours = parse_status(process.procfs.read("self/status")).get("NStgid", "").split()
+        number = numbers[max(len(ours), 1) - 1]
+    except (IndexError, NotSupported, ProcessGone):
+        raise not_ours(process) from None
+    try:
+        pidfd = os.pidfd_open(number)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            raise NotSupported("pidfd_open", "Linux 5.3") from None
+        process.read("stat")
+        raise not_ours(process) from None
+    try:
+        shown = parse_status(process.procfs.read(f"self/fdinfo/{pidfd}")).get("Pid")
+        # The directory was opened before the pidfd. If its process still lives, its PID was not given away.
+        process.read("stat")
+        if shown != str(numbers[0]):
+            raise not_ours(process)
+    except BaseException:
+        os.close(pidfd)
+        raise
+    return pidfd
+
+
+def not_ours(process: ProcessDir) -> NotSupported:
+    """Return the error for a process that our own PID namespace does not have, or not under a number we can find."""
+    return NotSupported(f"process_madvise of {process.pid}", f"a {process.procfs.root} of our own PID namespace")
 
 
 def name_of(advice: int) -> str:

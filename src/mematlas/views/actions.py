@@ -223,7 +223,7 @@ def whereabouts(effect: Effect, page_size: int) -> Iterator[tuple[str, int | Non
             yield name, pages(size, page_size), NOT_TOLD if size is None else meaning
     if effect.freed:
         text = f"of {effect.freed.nr_kept} in the swap cache: read back, and paged out once more"
-        yield "  by --free", effect.freed.nr_moved, text
+        yield "  by --free", effect.freed.nr_freed, text
 
 
 def pages(size: int | None, page_size: int) -> int | None:
