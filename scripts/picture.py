@@ -16,6 +16,10 @@ import sys
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mematlas.kernel.status import Faults
 
 DOCS = Path(__file__).parents[1] / "docs"
 WIDTH = 104
@@ -111,11 +115,12 @@ def paging_lines() -> list[str]:
         written = f"{truth['nr_touched']:,} of its {truth['nr_pages']:,} pages"
         lines = [f"{CAPTION}1  A program writes to {written}, in 12 segments. All of them are in RAM.", *pages()]
         lines += ["", f"{CAPTION}2  Paged out: every page leaves the program, which goes on and knows nothing of it."]
-        lines += [*said_by("pageout", target[0], f"{target[1]}+4M"), "", *pages()]
-        before = nr_faults(workload.pid)
+        lines += [*said_by("pageout", target[0], f"{target[1]}+4M", "--free"), "", *pages()]
+        before = faults_of(workload.pid)
         workload.tell("Draw 12")
-        faults = nr_faults(workload.pid) - before
-        lines += ["", f"{CAPTION}3  It draws the same once more: {faults} page faults bring all of it back.", *pages()]
+        after = faults_of(workload.pid)
+        faults = f"{after.major - before.major} major and {after.minor - before.minor} minor page faults"
+        lines += ["", f"{CAPTION}3  It draws the same once more: {faults} bring all of it back.", *pages()]
     return lines
 
 
@@ -127,14 +132,13 @@ def said_by(command: str, *words: str, width: int | None = None) -> list[str]:
     return [f"{PROMPT}$ mematlas {command} {' '.join(words)}", *done.stdout.splitlines()]
 
 
-def nr_faults(pid: int) -> int:
-    """Return how many page faults a process has had so far."""
+def faults_of(pid: int) -> Faults:
+    """Return how many page faults of each kind a process has had so far."""
     from mematlas.kernel.procfs import ProcFS
     from mematlas.kernel.status import read_faults
 
     with ProcFS().process(pid) as process:
-        faults = read_faults(process)
-    return faults.minor + faults.major
+        return read_faults(process)
 
 
 def to_svg(lines: list[str], title: str, columns: int) -> str:

@@ -56,8 +56,10 @@ def test_story_has_the_figures_of_what_happened(swap: Path, capsys: Capture) -> 
     assert re.search(rf"moved +{NR_DRAWN} ", text)
     assert f"swapped: {NR_DRAWN} pages" in text
     assert f"{NR_DRAWN} of {NR_DRAWN} pages came back (100.0%)" in text
-    minor, major = (int(re.findall(rf"{name} +(\d+)  the page", text)[0]) for name in ("minor", "major"))
+    minor, major, freed = (int(re.findall(rf"{name} +(\d+)  ", text)[0]) for name in ("minor", "major", "left RAM"))
     assert minor + major >= NR_DRAWN
+    assert major > 0 or not freed
+    assert "0 never did" not in text
     assert text.count("A drawing in memory") == text.count("Given back") == 1
     assert is_gone(program_of(text))
 
@@ -121,7 +123,7 @@ def test_without_swap_and_rights_it_ends_with_the_line_to_type(as_nobody: Callab
     assert "Out of RAM" not in outcome.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_leaves_nothing_behind(number: signal.Signals) -> None:
     line = [sys.executable, "-m", "mematlas", *STORY, "--pause", "60s"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as story:
@@ -131,9 +133,9 @@ def test_signal_leaves_nothing_behind(number: signal.Signals) -> None:
             text += story.stdout.readline()
         os.killpg(story.pid, number)
         _, err = story.communicate(timeout=DEADLINE)
-    assert story.returncode == (130 if number == signal.SIGINT else -number)
+    assert story.returncode == 128 + number
     assert err == ""
-    wait_until(lambda: is_gone(program_of(text)), "the program has ended")
+    assert not os.path.exists(f"/proc/{program_of(text)}")
 
 
 @pytest.mark.parametrize(
@@ -159,6 +161,48 @@ def test_faults_are_the_tenth_and_twelfth_fields_of_stat() -> None:
         assert read_faults(process).minor > before.minor
 
 
+# --- another PID namespace
+
+
+def in_namespace(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a PID namespace of its own, with the /proc of ours."""
+    line = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "mematlas", *words]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=DEADLINE)
+    if "unshare" in done.stderr:
+        pytest.skip(f"needs PID namespaces: {done.stderr}")
+    return done
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_program_is_found_in_a_proc_of_another_namespace() -> None:
+    done = in_namespace("demo", "tour")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"| {NR_DRAWN}/{NR_PAGES}" in done.stdout
+    assert program_of(done.stdout) > 99, "as the outer /proc counts, not as the new namespace does"
+
+
+@pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_NICE")
+def test_story_is_about_our_program_in_a_proc_of_another_namespace(swap: Path) -> None:
+    done = in_namespace(*STORY)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{NR_DRAWN} of {NR_DRAWN} pages came back" in done.stdout
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_proc_that_does_not_show_the_program_is_refused() -> None:
+    line = (
+        'unshare --pid --fork --mount-proc --kill-child sh -c "echo up; exec sleep 60" & outer=$!; '
+        'inner=; while test -z "$inner"; do inner=$(cat /proc/$outer/task/$outer/children); done; sleep 0.5; '
+        'nsenter --mount --target $inner "$@"; echo "ended with $?"; kill -KILL $outer'
+    )
+    words = [sys.executable, "-m", "mematlas", "demo"]
+    done = subprocess.run(["sh", "-c", line, "sh", *words], capture_output=True, text=True, timeout=DEADLINE)
+    if not done.stderr.startswith("mematlas"):
+        pytest.skip(f"needs PID namespaces: {done.stderr}")
+    assert "ended with 3" in done.stdout
+    assert "of another PID namespace" in done.stderr
+
+
 # --- the four panes
 
 
@@ -182,7 +226,7 @@ def test_swap_of_its_own_is_asked_for_where_there_is_none(monkeypatch: pytest.Mo
     monkeypatch.setattr(panes, "read_swaps", lambda procfs: [])
     assert panes.pageout_words(7, "0x1000")[-2:] == ["--temporary-swap", "64M"]
     monkeypatch.setattr(panes, "read_swaps", lambda procfs: [SwapArea("/s", "file", 1 << 30, 0, 0)])
-    assert panes.pageout_words(7, "0x1000") == ["pageout", "7", "0x1000+4M", "--watch-refaults", "20s"]
+    assert panes.pageout_words(7, "0x1000") == ["pageout", "7", "0x1000+4M", "--free", "--watch-refaults", "20s"]
 
 
 class Terminal:

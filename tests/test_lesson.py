@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mematlas.labs.lesson
+from mematlas.cli.ending import Ending
 from mematlas.errors import BadInput, Error, NotSupported
 from mematlas.kernel.buddyinfo import parse_buddyinfo
 from mematlas.labs.answers import choose_answers
@@ -184,14 +186,17 @@ def test_prediction_stands_beside_reality_and_reason() -> None:
 
 
 def test_what_is_not_understood_is_asked_again() -> None:
-    answers, text = teach(make_lesson(make_step()), "many\n7\n")
+    answers, text = teach(make_lesson(make_step()), "many\n3-9\n7\n")
     assert answers[0].right is True
     assert "'many' is no number" in text
+    assert "'3-9' is a range: one number is asked for" in text
 
 
-def test_empty_line_is_no_prediction() -> None:
-    answers, _ = teach(make_lesson(make_step(), make_step("two")), "\n7\n")
+def test_empty_line_is_no_prediction_and_no_mistake() -> None:
+    answers, text = teach(make_lesson(make_step(), make_step("two")), "\n7\n")
     assert [(answer.prediction, answer.right) for answer in answers] == [(None, False), (7, True)]
+    assert "   prediction  none\n   reality     7\n" in text
+    assert "1 of 1 predictions were right. 1 question had none: venture a guess" in text
 
 
 def test_end_of_input_ends_the_lesson_with_a_message() -> None:
@@ -245,6 +250,20 @@ def test_every_lesson_is_well_formed(lesson: Lesson) -> None:
         assert step.explain
         if isinstance(step.question.kind, Choice):
             assert len(set(step.question.kind.options)) == len(step.question.kind.options) > 1
+
+
+@pytest.mark.parametrize("lesson", LESSONS.values(), ids=lambda lesson: lesson.name)
+def test_counts_in_texts_have_their_thousands_apart(lesson: Lesson) -> None:
+    texts = [lesson.intro, lesson.outro]
+    texts += [text for step in lesson.steps for text in (step.text, step.question.text, step.source, step.explain)]
+    fields = [field for text in texts for field in Formatter().parse(text)]
+    assert not [name for _, name, form, _ in fields if name and name.startswith(("nr_", "rss")) and not form]
+
+
+def test_list_fits_80_columns() -> None:
+    lines = run()[1].splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["LESSON", "TITLE", "NEEDS", "PASSED"]
 
 
 def test_workload_ends_with_the_lesson_whatever_happens() -> None:
@@ -314,6 +333,25 @@ def test_child_answers_for_itself_and_ends_with_its_parent() -> None:
     assert not os.path.exists(f"/proc/{child}")
 
 
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_lesson_finds_parent_and_child_in_a_proc_of_another_namespace(answers: Callable[[Any], str]) -> None:
+    right = {"own": 0, "sum": 200, "map_count": 2, "frames": 130, "parent": 30}
+    words = ["unshare", "--pid", "--fork", "--kill-child", *COMMAND, "fork", "--answers", answers(right)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE)
+    if "unshare" in done.stderr:
+        pytest.skip(f"needs PID namespaces: {done.stderr}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_pages_in_ram_are_counted_without_their_entries() -> None:
+    with actor() as workload:
+        workload.tell("map 701")
+        workload.tell("write 0 101")
+        assert workload.tell("incore")["nr_in_ram"] == 101
+        workload.tell("drop 0 50")
+        assert workload.tell("incore")["nr_in_ram"] == 51
+
+
 def test_every_fault_of_a_write_is_counted() -> None:
     with actor() as workload:
         workload.tell("map 701")
@@ -350,6 +388,7 @@ def test_file_may_answer_one_lesson_or_several() -> None:
     ("data", "name", "message"),
     [
         ([], "zero", "answers are an object"),
+        ({"zero": {}, "reserve": 3}, None, "'reserve' has no object of answers"),
         ({}, "zero", "answers are an object"),
         ({"resident": 0}, None, "answers to which lesson"),
         ({"nonsense": {}}, None, "no lesson 'nonsense'"),
@@ -404,13 +443,40 @@ def test_passed_stays_passed(answers: Callable[[Any], str]) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "is no JSON"), ("[" * 100_000, "is no JSON"), ('{"reserved": [1]}', "neither text nor a number")],
+    [
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("[1]", 'answers are an object, such as {"reserved": 0}'),
+        ('{"resreved": 0}', "answers.json: reserve does not ask 'resreved'"),
+    ],
 )
 def test_damaged_answers_file_is_a_usage_error(answers: Callable[[Any], str], content: str, message: str) -> None:
     code, _, err = run("reserve", "--answers", answers(content))
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ([1], "answer 'touched': [1] is neither text nor a number"),
+        ("many", "answer 'touched': 'many' is no number that can be understood"),
+        ("90-110", "answer 'touched': '90-110' is a range: one number is asked for"),
+    ],
+)
+def test_answer_that_is_not_understood_is_wrong_and_hides_no_other(
+    answers: Callable[[Any], str], answer: Any, why: str
+) -> None:
+    path = answers({"reserve": RESERVE | {"touched": answer}})
+    code, out, err = run("--answers", path, "--json")
+    assert code == 10
+    assert err == "mematlas: 1 of 4 predictions were not right: reserve.touched\n"
+    rows = {row["key"]: row for row in json.loads(out)["rows"]}
+    assert [row["right"] for row in rows.values()] == [True, False, True, True]
+    assert (rows["touched"]["prediction"], rows["touched"]["reality"]) == (None, 100)
+    assert rows["touched"]["reason"] == why
+    assert f"reserve not understood: {why}" in run("--answers", path)[1]
 
 
 def test_missing_answers_file_and_unknown_lesson_are_usage_errors() -> None:
@@ -442,7 +508,8 @@ def test_input_that_ends_early_is_an_error_and_not_a_score(state: Path) -> None:
     assert not state.exists()
 
 
-def test_interrupt_ends_it_quietly_and_leaves_no_process(state: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_ends_it_quietly_and_leaves_no_process(number: signal.Signals, state: Path) -> None:
     # A group of its own, signalled as a terminal does it.
     process = subprocess.Popen(
         [*COMMAND, "reserve"],
@@ -456,12 +523,49 @@ def test_interrupt_ends_it_quietly_and_leaves_no_process(state: Path) -> None:
     text = ""
     while "  > " not in text:
         text += process.stdout.read(1)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, err = process.communicate(timeout=DEADLINE)
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err) == (128 + number, "")
     assert not state.exists()
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    with Ending(io.StringIO()):
+        signal.raise_signal(signal.SIGCONT)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Ending(io.StringIO()) as ending:
+            signal.raise_signal(signal.SIGHUP)
+        assert ending.exit_code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_first_signal_counts_and_cleaning_up_is_not_disturbed() -> None:
+    done = []
+    with Ending(io.StringIO()) as ending:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGHUP)
+            done.append("cleaned up")
+    assert (ending.exit_code, done) == (128 + signal.SIGTERM, ["cleaned up"])
+
+
+def test_other_exceptions_pass() -> None:
+    with pytest.raises(KeyboardInterrupt), Ending(io.StringIO()):
+        raise KeyboardInterrupt  # not of a signal
+    with pytest.raises(BadInput), Ending(io.StringIO()):
+        raise BadInput("x")
+
+
+@pytest.mark.parametrize("words", [["zero", "--temporary-swap", "abc"], ["--temporary-swap", "64M"], ["--width", "x"]])
+def test_option_that_makes_no_sense_is_refused_before_anything_begins(words: list[str]) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("mematlas: ")
 
 
 # --- the score
@@ -475,9 +579,22 @@ def test_damaged_score_file_is_a_note_and_left_alone(answers: Callable[[Any], st
     assert "is damaged; mematlas lab --reset begins anew" in err
     assert run("reserve", "--answers", answers(RESERVE), "--json")[0] == 0
     assert state.read_text() == "{ not json"
-    assert run("--reset") == (0, "", "")
+    assert "is damaged" in run("reserve", "--reset")[2]
+    assert state.exists()
+    assert run("--reset") == (0, "", "note: all scores are forgotten\n")
     assert not state.exists()
     assert run("--reset")[0] == 0
+
+
+def test_score_of_one_lesson_is_forgotten_alone(state: Path) -> None:
+    scores = ScoreFile(str(state))
+    for name in ("reserve", "zero"):
+        scores.add(name, Score(4, 4))
+    assert run("zero", "--reset") == (0, "", "note: the score of zero is forgotten\n")
+    assert set(scores.read()) == {"reserve"}
+    assert run("fork", "--reset")[0] == 0
+    assert run("zreo", "--reset")[0] == run("--reset", "--answers", "x")[0] == 2
+    assert set(scores.read()) == {"reserve"}
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "cache": {"mapped": 0, "read": "Several", "unmapped": 256, "evicted": "c"},
     "faults": {"fresh": 500, "again": 0, "disk": 1, "cache": "b"},
     "sharing": {"alone": 120, "rss": 120, "uss": 0, "pss": 40, "alone_again": 120},
-    "pageout": {"out": 0, "swapped": 1000, "back": 10},
+    "pageout": {"out": 0, "swapped": 1000, "cost": "c", "back": 10},
     "shmem": {"entries": 0, "entry": "c", "smaps": 100, "found": 100},
     "huge": {
         "small_faults": 16 * NR_SMALL,

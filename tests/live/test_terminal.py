@@ -15,6 +15,7 @@ import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -130,3 +131,14 @@ def test_map_follows_the_size_of_the_terminal() -> None:
     assert "a cell is" in first
     assert "a cell is" in second
     assert max(map(len, lines_of(second))) <= 60 + len("\x1b[19A")
+
+
+def test_interrupted_lesson_leaves_the_prompt_a_line_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with terminal("lab", "reserve") as shown:
+        shown.read_until("  > ")
+        shown.process.send_signal(signal.SIGINT)
+        assert shown.rest() == "\r\n"
+        assert shown.process.wait(DEADLINE) == 128 + signal.SIGINT

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 
+from mematlas.cli.ending import Ending
 from mematlas.cli.session import parse_count, parse_seconds, width_of
 from mematlas.errors import BadInput
 from mematlas.views.colour import wants_colour
@@ -57,8 +58,9 @@ def run(args: Namespace, session: Session) -> int:
         if name != "paging":
             raise BadInput("--tmux goes with paging alone: mematlas demo paging --tmux")
         return run_panes(session)
-    story_of(name)(*look_of(args, session)).run()
-    return 0
+    with Ending(session.err) as ending:
+        story_of(name)(*look_of(args, session)).run()
+    return ending.exit_code
 
 
 def run_panes(session: Session) -> int:

@@ -1,6 +1,7 @@
 """Without NAME it lists the lessons. With one it starts a program of its own, tells what that does, and asks: what
-will the kernel show? Then it measures on this machine, and explains. Type a number, a range (3-9) or a letter; Enter
-alone is no prediction. Scores are kept in ~/.local/state/mematlas/labs.json.
+will the kernel show? Then it measures on this machine, and explains. Type what the question asks for: a number or a
+size, a range such as 3-9, or a letter; Enter alone is no prediction. Scores are kept in
+~/.local/state/mematlas/labs.json.
 
 --answers takes the predictions from a JSON file, {"KEY": ANSWER, ...} with the keys that the lesson shows, or
 {"LESSON": {"KEY": ANSWER, ...}, ...} for several lessons. The exit code is 10 unless all of them are right.
@@ -8,18 +9,18 @@ alone is no prediction. Scores are kept in ~/.local/state/mematlas/labs.json.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import sys
 
-from mematlas.cli.session import add_output, width_of
-from mematlas.errors import AssertionNotMet, BadInput, NotSupported, PermissionDenied
+from mematlas.cli.advise import temporary_swap
+from mematlas.cli.ending import Ending
+from mematlas.cli.session import add_output, parse_bytes, parse_count, width_of
+from mematlas.errors import AssertionNotMet, BadInput, Error
 from mematlas.labs.answers import read_answers
 from mematlas.labs.lesson import Asked, Guide, Paper, unasked
 from mematlas.labs.lessons import LESSONS, find_lesson
 from mematlas.labs.score import ScoreFile, score_of
 from mematlas.labs.tables import answers_table, lessons_table
-from mematlas.model.address_space import parse_size
 from mematlas.views.colour import wants_colour
 
 TYPE_CHECKING = False
@@ -39,12 +40,14 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--answers", metavar="FILE", help="take the predictions from a JSON file, and grade them")
     arguments.add_argument(
         "--temporary-swap",
-        type=parse_size,
+        type=parse_bytes,
         metavar="SIZE",
         help="swap to a file of this size, such as 64M, for this run (root)",
     )
-    arguments.add_argument("--reset", action="store_true", help="forget all scores")
-    arguments.add_argument("--width", type=int, metavar="N", help=f"columns (the terminal's width, up to {MAX_WIDTH})")
+    arguments.add_argument("--reset", action="store_true", help="forget the score of NAME, or all scores")
+    arguments.add_argument(
+        "--width", type=parse_count, metavar="N", help=f"columns (the terminal's width, up to {MAX_WIDTH})"
+    )
     add_output(arguments)
 
 
@@ -54,20 +57,30 @@ def run(args: Namespace, session: Session) -> int:
     name: str | None = args.words[0] if args.words else None
     scores = ScoreFile()
     if args.reset:
-        scores.reset()
-        session.err.writelines(f"note: {note}\n" for note in scores.notes)
-        return 0
+        return forget(name, args, session, scores)
     if name is None and args.answers is None:
+        if args.temporary_swap is not None:
+            raise BadInput("--temporary-swap goes with a lesson: mematlas lab NAME --temporary-swap SIZE")
         session.show(lambda: lessons_table(LESSONS.values(), scores.read(), scores.notes), args)
         return 0
-    with contextlib.ExitStack() as stack:
-        if args.temporary_swap is not None:
-            from mematlas.kernel.swapfile import TemporarySwap
+    given = None if args.answers is None else read_answers(args.answers, name)
+    lesson = find_lesson(name) if name else None
+    with Ending(session.err) as ending, temporary_swap(args.temporary_swap):
+        if given is not None:
+            return grade(given, lesson is not None, args, session, scores)
+        if lesson:
+            return teach(lesson, args, session, scores)
+    return ending.exit_code
 
-            stack.enter_context(TemporarySwap(args.temporary_swap))
-        if args.answers is not None:
-            return grade(read_answers(args.answers, name), name is not None, args, session, scores)
-        return teach(find_lesson(name or ""), args, session, scores)
+
+def forget(name: str | None, args: Namespace, session: Session, scores: ScoreFile) -> int:
+    """Forget the score of one lesson, or all scores, and say so."""
+    if args.answers is not None or args.temporary_swap is not None:
+        raise BadInput("--reset goes alone, or with the name of a lesson")
+    scores.reset(find_lesson(name).name if name else None)
+    what = f"the score of {name} is" if name else "all scores are"
+    session.err.writelines(f"note: {note}\n" for note in scores.notes or [f"{what} forgotten"])
+    return 0
 
 
 def teach(lesson: Lesson, args: Namespace, session: Session, scores: ScoreFile) -> int:
@@ -91,10 +104,11 @@ def grade(given: list[tuple[Lesson, Given]], is_one: bool, args: Namespace, sess
     for lesson, predictions in given:
         try:
             done = Guide(paper(args, session, session.out if is_text else io.StringIO()), predictions).teach(lesson)
-        except (NotSupported, PermissionDenied) as error:
+        except Error as error:
             if is_one:
                 raise
-            answers += [unasked(lesson, step.question, str(error)) for step in lesson.steps]
+            why = str(error).partition("\n")[0]
+            answers += [unasked(lesson, step.question, why) for step in lesson.steps]
             continue
         scores.add(lesson.name, score_of(done))
         answers += done

@@ -8,6 +8,7 @@ import sys
 from mematlas.analysis.results import Reading
 from mematlas.errors import BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
+from mematlas.model.address_space import parse_size
 from mematlas.process import MAX_STALL, PAGE_SOURCES, SOURCES, Process
 from mematlas.views.colour import wants_colour
 from mematlas.views.format import format_path
@@ -139,6 +140,18 @@ def parse_count(text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and int(text) > 0:
         return int(text)
     raise BadInput(f"bad number {text[: MOST_DIGITS + 1]!r}: 1 or more")
+
+
+def parse_bytes(text: str) -> int:
+    """Return a size that a person typed: 512M, 2G.
+
+    >>> parse_bytes("512M")
+    536870912
+    """
+    size = parse_size(text)
+    if not size:
+        raise BadInput(f"bad size {text!r}: such as 512M or 2G")
+    return size
 
 
 class WithoutHead:

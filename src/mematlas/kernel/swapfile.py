@@ -5,6 +5,7 @@ Format: union swap_header in include/linux/swap.h; swapon(2); mm/swapfile.c.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -17,6 +18,7 @@ from mematlas.kernel.libc import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import NoReturn, Self
 
 SWAP_FLAG_PREFER = 0x8000
@@ -32,6 +34,8 @@ PLACES = ("/var/tmp", "/var/lib", "/")
 LEFT_FREE = 1 << 30
 """Bytes of the file system that are left alone."""
 PIECE = 1 << 20
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that may end us at any line."""
 
 
 class TemporarySwap:
@@ -53,7 +57,7 @@ class TemporarySwap:
         self.path = ""
         self._pipe = -1
         self._keeper = 0
-        reasons = []
+        reasons: dict[str, list[str]] = {}
         for place in places:
             try:
                 self._make(place)
@@ -61,8 +65,9 @@ class TemporarySwap:
             except OSError as error:
                 if error.errno == errno.EPERM:
                     raise PermissionDenied("swapon", "CAP_SYS_ADMIN") from None
-                reasons.append(f"{place}: {error.strerror}")
-        raise NotSupported(f"a swap file of {size} bytes", "; ".join(reasons))
+                reasons.setdefault(error.strerror or "", []).append(place)
+        tried = "; ".join(f"{', '.join(where)}: {why}" for why, where in reasons.items())
+        raise NotSupported(f"a swap file of {size >> 20:,} MiB", f"a file system that takes it; {tried}")
 
     def __enter__(self) -> Self:
         return self
@@ -80,17 +85,21 @@ class TemporarySwap:
             return
         os.close(self._pipe)
         self._pipe = -1
-        code = wait_for(self._keeper)
+        try:
+            code = wait_for(self._keeper)
+        except KeyboardInterrupt:
+            wait_for(self._keeper)  # one more ends our waiting, and never the keeper
+            raise
         if code:
             raise Error(f"swapoff {self.path}: {os.strerror(code)}; later: swapoff {self.path} && rm {self.path}")
 
     def _make(self, place: str) -> None:
         room = os.statvfs(place)
-        if room.f_bavail * room.f_frsize < self.size + LEFT_FREE:
-            raise OSError(errno.ENOSPC, f"less than {self.size + LEFT_FREE >> 20} MiB free")
-        directory = tempfile.mkdtemp(prefix="mematlas-swap-", dir=place)
-        self.path = os.path.join(directory, "swap")
-        self._pipe, self._keeper = start_keeper(self.path)
+        free, wanted = (amount >> 20 for amount in (room.f_bavail * room.f_frsize, self.size + LEFT_FREE))
+        if free < wanted:
+            raise OSError(errno.ENOSPC, f"{free:,} MiB are free, and {wanted:,} MiB must be")
+        with signals_held():
+            self.path, self._pipe, self._keeper = start_keeper(place)
         try:
             # The first try takes the blocks without writing to them, which most file systems allow.
             for filled in (False, True):
@@ -154,25 +163,53 @@ def forbid_copy_on_write(fd: int) -> None:
         return
 
 
-def start_keeper(path: str) -> tuple[int, int]:
-    """Start the child that takes a swap file away; return our end of its pipe, and its PID."""
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Have signals that would end us wait for a moment."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_keeper(place: str) -> tuple[str, int, int]:
+    """Start the child that takes a swap file away; return the file's path, our end of its pipe, and its PID.
+
+    Raises:
+        OSError: no directory can be made in that place.
+    """
     wait, pipe = os.pipe()
+    told, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
-        keep(path, wait, pipe)
+        os.close(pipe)
+        os.close(told)
+        keep(place, wait, tell)
     os.close(wait)
-    return pipe, pid
+    os.close(tell)
+    with open(told, "rb") as file:
+        path = os.fsdecode(file.read())
+    if not path:
+        os.close(pipe)
+        code = wait_for(pid)
+        raise OSError(code, os.strerror(code))
+    return path, pipe, pid
 
 
-def keep(path: str, wait: int, pipe: int) -> NoReturn:
-    """Wait until the other end of the pipe is closed, then take the swap file away."""
+def keep(place: str, wait: int, tell: int) -> NoReturn:
+    """Make a directory, tell which file to make in it, and when the other end of the pipe is closed, clear it away."""
     # In the child: nothing here may return. A session of our own, so that a terminal's signals do not reach us.
+    # Whoever makes the directory takes it away, so that there is no moment in which nobody would.
     code = errno.EIO
     try:
         os.setsid()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGQUIT):
+        for number in (*ENDING, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
-        os.close(pipe)
+        path = os.path.join(tempfile.mkdtemp(prefix="mematlas-swap-", dir=place), "swap")
+        with contextlib.suppress(BrokenPipeError), open(tell, "wb", buffering=0) as file:
+            file.write(os.fsencode(path))
         os.read(wait, 1)
         code = swapoff(path)
         # Making it failed: it is no swap area (EINVAL), or we may not make one, and so not end one either (EPERM).

@@ -7,6 +7,7 @@
     read FIRST COUNT       one byte of each of these pages
     drop FIRST COUNT STEP  give every STEPth of these pages back
     pageout | collapse     advice about all of its pages: out of RAM; into huge pages
+    incore                 how many are in RAM, the swap cache included
     file N | open PATH N   map N pages of a new file, or of another process's
     unmap | remap          map the file no longer; map it again
     evict                  take the file out of the page cache
@@ -36,6 +37,7 @@ from mematlas.kernel.libc import libc
 from mematlas.kernel.madvise import MADV_COLLAPSE, MADV_PAGEOUT, SINCE_COLLAPSE, drain_batches, huge_size
 from mematlas.labs.mapped import FileMemory, make_file, own_vmas
 from mematlas.labs.memory import PAGE_SIZE, KnownMemory
+from mematlas.labs.own import shown_pid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ STACK_GAP = 1 << 20
 def play(console: Console) -> None:
     """Obey line after line, to the end of the input."""
     actor = Actor()
-    console.tell("started", f"PID {os.getpid()}: {', '.join(VERBS)}", **actor.truth())
+    console.tell("started", f"PID {shown_pid()}: {', '.join(VERBS)}", **actor.truth())
     try:
         while True:
             words = console.ask("What now?").split()
@@ -130,7 +132,7 @@ class Actor:
 
     def truth(self) -> Truth:
         """Return what is true now."""
-        truth: Truth = {"pid": os.getpid(), "page_size": PAGE_SIZE}
+        truth: Truth = {"pid": shown_pid(), "page_size": PAGE_SIZE}
         if area := self.file or self.memory:
             truth |= {"address": hex(area.address), "nr_pages": area.nr_pages, "size": area.nr_pages * PAGE_SIZE}
         if self.memory:
@@ -187,6 +189,9 @@ class Actor:
                 raise NotSupported("madvise(MADV_PAGEOUT)", "Linux 5.4") from None
             drain_batches()
 
+    def do_incore(self) -> Truth:
+        return {"nr_in_ram": self.area().nr_in_ram()}
+
     def do_collapse(self) -> None:
         try:
             self.area().advise(mmap.MADV_HUGEPAGE)
@@ -200,7 +205,7 @@ class Actor:
     def do_file(self, nr_pages: str) -> Truth:
         fd = make_file(int(nr_pages))
         self.file = FileMemory(fd, int(nr_pages))
-        return {"path": f"/proc/{os.getpid()}/fd/{fd}"}
+        return {"path": f"/proc/{shown_pid()}/fd/{fd}"}
 
     def do_open(self, path: str, nr_pages: str) -> None:
         self.file = FileMemory(os.open(path, os.O_RDONLY), int(nr_pages))
@@ -287,13 +292,15 @@ class Child:
         # The lines for the child, and its answers.
         theirs, self.lines = os.pipe()
         self.answers, ours = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
+        self._child = os.fork()
+        if self._child == 0:
             os.close(self.lines)
             os.close(self.answers)
             self._live(actor, theirs, ours)
         os.close(theirs)
         os.close(ours)
+        self.pid = int(next(read_lines(self.answers)))
+        """As /proc counts: only the child itself can tell."""
 
     def tell(self, words: list[str]) -> Truth:
         """Have it do one line; return what is true for it then."""
@@ -309,7 +316,7 @@ class Child:
         """End it."""
         os.close(self.lines)
         os.close(self.answers)
-        os.waitpid(self.pid, 0)
+        os.waitpid(self._child, 0)
 
     def _live(self, actor: Actor, lines: int, answers: int) -> NoReturn:
         # In the child: nothing here may return. It ends with its input, and so with its parent at the latest.
@@ -317,6 +324,7 @@ class Child:
 
         try:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            os.write(answers, f"{shown_pid()}\n".encode())
             for line in read_lines(lines):
                 try:
                     truth = actor.obey(line.split())

@@ -1,7 +1,8 @@
 """Answers files: predictions made beforehand, as JSON.
 
 One lesson: ``{"reserved": 0, "touched": "100 pages", ...}``, by the keys that the lesson shows with its questions.
-Several: ``{"reserve": {"reserved": 0, ...}, "zero": {...}}``. An answer is a number or text: what one would type.
+Several: ``{"reserve": {"reserved": 0, ...}, "zero": {...}}``. An answer is a number or text: what one would type. A
+file of another form is refused before anything begins; an answer that cannot be understood is not right.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ def read_answers(path: str, name: str | None) -> list[tuple[Lesson, Given]]:
 def choose_answers(data: Any, name: str | None, path: str) -> list[tuple[Lesson, Given]]:
     """Return what the contents of a file answer."""
     if not isinstance(data, dict) or not data:
-        raise BadInput(f"{path}: answers are an object, such as {{'reserved': 0}}")
-    by_lesson = all(isinstance(answers, dict) for answers in data.values())
-    if name is None and not by_lesson:
-        raise BadInput(f"{path}: answers to which lesson? Name one, or begin with its name: {{'reserve': {{...}}}}")
+        raise BadInput(f'{path}: answers are an object, such as {{"reserved": 0}}')
+    strays = [key for key, answers in data.items() if not isinstance(answers, dict)]
+    by_lesson = not strays
+    if name is None and strays:
+        if len(strays) < len(data):
+            raise BadInput(f'{path}: {strays[0]!r} has no object of answers, such as {{"reserved": 0}}')
+        raise BadInput(f'{path}: answers to which lesson? Name one, or begin with its name: {{"reserve": {{...}}}}')
     if name is not None:
         lesson = find_lesson(name)
         if by_lesson and name not in data:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 
 from mematlas.labs.memory import PAGE_SIZE, KnownMemory
+from mematlas.labs.own import shown_pid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Console:
         if self.as_json:
             import json
 
-            truth = {"event": event, "pid": os.getpid(), "page_size": PAGE_SIZE}
+            truth = {"event": event, "pid": shown_pid(), "page_size": PAGE_SIZE}
             text = json.dumps(truth | (describe(memory) if memory else {}) | more)
         if text:
             print(text, file=self.writer, flush=True)

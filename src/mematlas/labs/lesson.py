@@ -90,7 +90,7 @@ class Answer:
     right: bool | None
     """None when the question could not be asked here."""
     reason: str
-    """Why it could not."""
+    """Why it could not, or what of the prediction was not understood."""
 
 
 def unasked(lesson: Lesson, question: Question, reason: str) -> Answer:
@@ -253,7 +253,7 @@ class Asked:
             if not line.strip():
                 return None
             try:
-                return question.kind.parse(line, facts)
+                return question.kind.parse(line.strip(), facts)
             except BadInput as error:
                 self.writer.write(f"  {error}\n")
 
@@ -325,20 +325,28 @@ class Guide:
                 paper.say(fill(step.text, stage.facts))
                 paper.gap()
             self._pose(question, asked)
-            prediction = self.predictions.ask(question, stage.facts)
+            prediction, misfit = self._predicted(question, stage)
             reality = step.measure(stage)
         except (LeftOut, NotSupported, PermissionDenied) as error:
             paper.say(f"Left out: {error}. It does not count.")
             return unasked(lesson, question, str(error))
         right = prediction is not None and question.kind.holds(prediction, reality)
-        self._compare(step, prediction, reality, right, stage)
+        self._compare(step, prediction, misfit, reality, right, stage)
         short = tuple(
-            "-" if value is None else question.kind.short(value, stage.facts) for value in (prediction, reality)
+            ("not understood" if misfit else "-") if value is None else question.kind.short(value, stage.facts)
+            for value in (prediction, reality)
         )
         meant: Any = prediction
         if isinstance(question.kind, Choice) and isinstance(prediction, int):
             meant = question.kind.options[prediction]
-        return Answer(lesson.name, question.key, asked, meant, reality, (short[0], short[1]), right, "")
+        return Answer(lesson.name, question.key, asked, meant, reality, (short[0], short[1]), right, misfit)
+
+    def _predicted(self, question: Question, stage: Stage) -> tuple[Prediction | None, str]:
+        """Return the prediction, or what is wrong with it: one mistake in a file must not hide the other answers."""
+        try:
+            return self.predictions.ask(question, stage.facts), ""
+        except BadInput as error:
+            return None, str(error)
 
     def _pose(self, question: Question, asked: str) -> None:
         self.paper.say(asked)
@@ -347,13 +355,17 @@ class Guide:
             self.paper.say("\n".join(f"  {question.kind.letter(n)}) {option}" for n, option in enumerate(options)))
         self.paper.say(f"[{question.key}: {question.kind.form}; Enter for none]", "dim")
 
-    def _compare(self, step: Step, prediction: Prediction | None, reality: Reality, right: bool, stage: Stage) -> None:
+    def _compare(
+        self, step: Step, prediction: Prediction | None, misfit: str, reality: Reality, right: bool, stage: Stage
+    ) -> None:
         paper, kind = self.paper, step.question.kind
         stage.know(reality=reality)
-        mine = "none" if prediction is None else kind.show(prediction, stage.facts)
-        verdict = "right" if right else "not so"
         paper.gap()
-        paper.say(f" prediction  {mine}    {verdict}", "good" if right else "bad")
+        if prediction is not None:
+            verdict = "right" if right else "not so"
+            paper.say(f" prediction  {kind.show(prediction, stage.facts)}    {verdict}", "good" if right else "bad")
+        else:
+            paper.say(f" prediction  {'not understood: ' + misfit if misfit else 'none'}", "bad" if misfit else "dim")
         paper.say(f" reality     {kind.show(reality, stage.facts)}")
         paper.say(f" seen in     {fill(step.source, stage.facts)}", "dim")
         paper.gap()
@@ -369,8 +381,12 @@ class Guide:
 def summary(answers: list[Answer]) -> str:
     """Return how many predictions were right."""
     asked = [answer for answer in answers if answer.right is not None]
+    open_ones = sum(answer.prediction is None and not answer.reason for answer in asked)
     left_out = len(answers) - len(asked)
-    text = f"{sum(bool(answer.right) for answer in asked)} of {len(asked)} predictions were right."
+    nr_right = sum(bool(answer.right) for answer in asked)
+    text = f"{nr_right} of {len(asked) - open_ones} predictions were right."
+    if open_ones:
+        text += f" {open_ones} question{'s' if open_ones > 1 else ''} had none: venture a guess next time."
     return text + (f" {left_out} could not be asked here." if left_out else "")
 
 

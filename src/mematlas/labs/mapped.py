@@ -11,6 +11,7 @@ from mematlas.kernel.maps import read_maps
 from mematlas.kernel.mounts import format_device, read_mounted_devices
 from mematlas.kernel.procfs import ProcFS
 from mematlas.labs.memory import PAGE_SIZE
+from mematlas.labs.own import shown_pid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class FileMemory:
 
 def make_file(nr_pages: int) -> int:
     """Return the descriptor of a file on a disk, written to and already without a name: it goes with us."""
-    with ProcFS().process(os.getpid()) as process:
+    with ProcFS().process(shown_pid()) as process:
         in_memory = read_mounted_devices(process).shmem
     for place in PLACES:
         try:
@@ -81,5 +82,5 @@ def addresses_of(fd: int) -> set[int]:
 
 def own_vmas() -> list[Vma]:
     """Return our own VMAs."""
-    with ProcFS().process(os.getpid()) as process:
+    with ProcFS().process(shown_pid()) as process:
         return read_maps(process)

@@ -71,6 +71,15 @@ class KnownMemory:
         nr_pages = self.nr_pages - first if nr_pages is None else nr_pages
         self._map.madvise(advice, self._first + first * PAGE_SIZE, nr_pages * PAGE_SIZE)
 
+    def nr_in_ram(self) -> int:
+        """Return how many pages are in RAM, be it in the swap cache, where no entry shows them: mincore(2)."""
+        import ctypes
+
+        found = (ctypes.c_ubyte * self.nr_pages)()
+        if ctypes.CDLL(None).mincore(ctypes.c_void_p(self.address), ctypes.c_size_t(self._length), found):
+            raise NotSupported("mincore(2)")
+        return sum(byte & 1 for byte in found)
+
     def clear(self) -> None:
         """Give every page back to the kernel. The addresses stay ours; they read as zero again."""
         self.advise(mmap.MADV_DONTNEED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.actions import act, plan
+from mematlas.actions import act, free_frames, plan
 from mematlas.cli.hints import permission_hint, sudo_line
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.rights import effective_capabilities
@@ -95,6 +95,7 @@ class Paging(Story):
         try:
             stack.enter_context(TemporarySwap(SWAP_SIZE))
         except (PermissionDenied, NotSupported) as error:
+            self.say("")
             self.refused(error)
             return False
         return True
@@ -102,15 +103,20 @@ class Paging(Story):
     def paged_out(self, planned: Plan) -> Effect | None:
         """Page out, and show what that did; return None when it is not allowed."""
         self.step("Out of RAM")
-        self.say("Now it is done. What moved is found by comparing each page before and after:")
         try:
-            effect = act(self.process, planned)
+            effect = free_frames(self.process, act(self.process, planned, exact=True))
         except (PermissionDenied, NotSupported) as error:
             self.refused(error)
             return None
+        self.say(
+            "Now it is done. What is written to a disk stays in RAM too at first, in the swap cache. So --free",
+            "reads that back and pages it out once more: it is in swap already, and its frames are given up at",
+            "once. What moved is found by comparing each page before and after:",
+        )
         who = {"pid": self.process.pid, "name": self.process.stat.name}
         view = effect_table(effect, who, self.process.page_size)
-        self.show(f"pageout {self.process.pid} {self.area}", self.lines(view))
+        lines = [*self.lines(view), *(f"note: {note}" for note in view.notes)]
+        self.show(f"pageout {self.process.pid} {self.area} --free", lines)
         self.say("", "Each s is swapped. The addresses stay; the program was not asked, and knows nothing of it:")
         self.draw_pages(self.workload, self.process)
         return effect
@@ -126,8 +132,6 @@ class Paging(Story):
         refaults = self.watch(effect)
         self.say(*refault_lines(refaults, self.process.page_size, False, self.colour))
         self.say("", *fault_lines(before, read_faults(self.process.dir)))
-        if effect.swap_cached:
-            self.say("  Swap is written first; frames are given up when memory is needed. After that it is major.")
         self.say("")
         self.draw_pages(self.workload, self.process)
 
@@ -163,7 +167,7 @@ class Paging(Story):
 
     def refused(self, error: Error) -> None:
         """Say why it goes no further, and what to type."""
-        self.say("", f"It goes no further here: {error}")
+        self.say(f"It goes no further here: {error}")
         if isinstance(error, PermissionDenied):
             self.say(permission_hint(error, WORDS))
 
@@ -172,6 +176,6 @@ def fault_lines(before: Faults, after: Faults) -> list[str]:
     """Return what the faults between two moments were."""
     return [
         "The page faults of the whole program meanwhile, as /proc/PID/stat counts them:",
-        f"  minor {after.minor - before.minor:>5}  the page was still in RAM, or on its way there with others",
-        f"  major {after.major - before.major:>5}  the page had to be read from the disk",
+        f"  major {after.major - before.major:>5}  the page had to be read from swap",
+        f"  minor {after.minor - before.minor:>5}  it was in RAM: read ahead along with a neighbour, or never given up",
     ]

@@ -193,7 +193,7 @@ def is_running(process: ProcessDir) -> bool:
 
 def pageout_words(pid: int, address: str) -> list[str]:
     """Return the command that pages out; with swap of its own where there is none."""
-    words = ["pageout", str(pid), f"{address}+{DRAW_PAGES * PAGE_SIZE >> 20}M", "--watch-refaults", WATCHED]
+    words = ["pageout", str(pid), f"{address}+{DRAW_PAGES * PAGE_SIZE >> 20}M", "--free", "--watch-refaults", WATCHED]
     return words if free_swap(read_swaps(ProcFS())) else [*words, "--temporary-swap", TEMPORARY_SWAP]
 
 

@@ -84,7 +84,12 @@ class Number:
 
     def parse(self, text: str, facts: Facts) -> int:
         """Return the prediction in this question's unit. Raises `BadInput` for what is none."""
-        return parse_amount(text, self.unit, facts)
+        try:
+            return parse_amount(text, self.unit, facts)
+        except BadInput:
+            if re.fullmatch(r"\s*\d.*\d.*", text) and RANGE.fullmatch(text.strip()):
+                raise BadInput(f"{text!r} is a range: one number is asked for") from None
+            raise
 
     def holds(self, prediction: Prediction, reality: Reality) -> bool:
         """Whether a prediction is right."""

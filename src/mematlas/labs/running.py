@@ -6,6 +6,8 @@ import os
 import sys
 
 from mematlas.errors import ProcessGone
+from mematlas.kernel.procfs import ProcFS
+from mematlas.model.target import own_pid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,11 +25,19 @@ class RunningWorkload:
     """
 
     def __init__(self, *words: str) -> None:
+        """Start a workload.
+
+        Raises:
+            TargetNotFound: this /proc is of a PID namespace that we are not in, so it would not show the workload.
+        """
+        own_pid(ProcFS())
         self.program = start(words)
         self.truth: dict[str, Any] = {}
         """What it said last."""
+        self.pid = self.program.pid
+        """Its PID as /proc counts. Where that is of another PID namespace than ours, fork told another one."""
         try:
-            self.hear()
+            self.pid = self.hear()["pid"]
         except BaseException:
             self.program.communicate()
             raise
@@ -37,11 +47,6 @@ class RunningWorkload:
 
     def __exit__(self, *exc: object) -> None:
         self.program.communicate()
-
-    @property
-    def pid(self) -> int:
-        """Its PID."""
-        return self.program.pid
 
     @property
     def address(self) -> int:

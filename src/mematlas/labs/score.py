@@ -86,8 +86,14 @@ class ScoreFile:
         except OSError as error:
             self.notes.append(f"the score is not kept: {self.path}: {error.strerror}")
 
-    def reset(self) -> None:
-        """Forget all scores."""
+    def reset(self, lesson: str | None = None) -> None:
+        """Forget the score of one lesson, or all of them."""
+        if lesson is not None:
+            scores = self.read()
+            if lesson in scores:
+                del scores[lesson]
+                self._write(scores)
+            return
         try:
             with as_invoking_user():
                 os.unlink(self.path)

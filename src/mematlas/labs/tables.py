@@ -15,9 +15,16 @@ LESSON_COLUMNS = (
     Column("name", "LESSON"),
     Column("title", "TITLE"),
     Column("rights", "NEEDS"),
-    Column("passed", "PASSED", shown=False),
+    Column("passed", "PASSED"),
     Column("score", "PASSED"),
 )
+LIST_COLUMNS = (
+    Column("name", "LESSON"),
+    Column("title", "TITLE"),
+    Column("rights", "NEEDS"),
+    Column("score", "PASSED"),
+)
+"""What fits into 80 columns."""
 ANSWER_COLUMNS = (
     Column("lesson", "LESSON"),
     Column("key", "KEY"),
@@ -45,12 +52,25 @@ def lessons_table(lessons: Iterable[Lesson], scores: dict[str, Score], notes: li
         shown = None if score is None else "yes" if score.passed else f"{score.nr_right} of {score.nr_asked}"
         rows.append((lesson.name, lesson.title, lesson.rights, None if score is None else score.passed, shown))
 
+    short = [(name, title, needs_of(rights), shown) for name, title, rights, _, shown in rows]
+
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
-        yield from Table("lab/1", LESSON_COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour, before=before)
+        yield from Table("", LIST_COLUMNS, short).lines(in_bytes=in_bytes, colour=colour, before=before)
         yield ""
         yield "mematlas lab NAME begins one."
+        yield "* shows more to those with a right that it names; root has all of them."
 
     return Drawn("lab/1", LESSON_COLUMNS, rows, notes=notes, draw=draw)
+
+
+def needs_of(rights: str) -> str:
+    """Return in short what a lesson needs: a star stands for what it shows with more rights.
+
+    >>> needs_of("swap space; CAP_SYS_ADMIN finds the pages")
+    'swap space *'
+    """
+    needs, _, more = rights.partition("; ")
+    return needs + (" *" if more else "")
 
 
 def answers_table(answers: list[Answer], notes: list[str]) -> Table:
@@ -60,7 +80,8 @@ def answers_table(answers: list[Answer], notes: list[str]) -> Table:
         for item in answers
     ]
     # A lesson that cannot be taken here gives the same reason for each of its questions.
-    reasons = dict.fromkeys((item.lesson, item.reason) for item in answers if item.reason)
+    reasons = dict.fromkeys((item.lesson, item.reason) for item in answers if item.right is None)
+    misfits = [item for item in answers if item.reason and item.right is not None]
     nr_right = sum(item.right is True for item in answers)
     nr_asked = sum(item.right is not None for item in answers)
     target = {"passed": nr_right == nr_asked, "nr_right": nr_right, "nr_asked": nr_asked}
@@ -69,5 +90,6 @@ def answers_table(answers: list[Answer], notes: list[str]) -> Table:
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
         yield from Table("lesson/1", SHORT_COLUMNS, short).lines(in_bytes=in_bytes, colour=colour, before=before)
         yield from (f"{name} left out: {why}" for name, why in reasons)
+        yield from (f"{item.lesson} not understood: {item.reason}" for item in misfits)
 
     return Drawn("lesson/1", ANSWER_COLUMNS, rows, target=target, notes=notes, draw=draw)

@@ -16,11 +16,10 @@ where ``touched`` lists page numbers from 0 at ``address``. A refused line has t
 
 from __future__ import annotations
 
-import os
-
 from mematlas.errors import BadInput
 from mematlas.labs.console import Console, EndOfInput
 from mematlas.labs.memory import PAGE_SIZE, KnownMemory
+from mematlas.labs.own import shown_pid
 from mematlas.record import record
 
 TYPE_CHECKING = False
@@ -36,7 +35,7 @@ PATTERNS = ("all", "even", "odd")
 
 def singlemap(count: int, console: Console) -> None:
     """Map one page, and write to it, when told to."""
-    console.tell("started", f"PID {os.getpid()}, pages of {PAGE_SIZE} bytes.")
+    console.tell("started", f"PID {shown_pid()}, pages of {PAGE_SIZE} bytes.")
     console.ask("Enter maps one page.")
     memory = KnownMemory(PAGE_SIZE, "singlemap", executable=True)
     console.tell("mapped", f"Mapped one page (rwx) at {memory.address:#x}; nothing has touched it.", memory)
@@ -51,7 +50,7 @@ def multimap(count: int, console: Console) -> None:
     # One call for all: the kernel would make one VMA of separate neighbours too, only not always.
     memory = KnownMemory(count * PAGE_SIZE, "multimap", executable=True)
     places = "".join(f"\n  {page:>4}  {memory.page_address(page):#x}" for page in range(count))
-    text = f"PID {os.getpid()}, {count} pages (rwx) are mapped; nothing has touched them:{places}"
+    text = f"PID {shown_pid()}, {count} pages (rwx) are mapped; nothing has touched them:{places}"
     console.tell("mapped", text, memory)
     for page in range(count):
         address = memory.page_address(page)
@@ -66,7 +65,7 @@ def prober(count: int, console: Console) -> None:
     """Hold 1 KiB that was written to."""
     memory = KnownMemory(1024, "prober")
     memory.touch([0])
-    console.tell("touched", f"Wrote to 1 KiB at {memory.address:#x} of PID {os.getpid()}.", memory)
+    console.tell("touched", f"Wrote to 1 KiB at {memory.address:#x} of PID {shown_pid()}.", memory)
     console.ask("Enter ends.")
 
 
@@ -77,7 +76,7 @@ def draw(count: int, console: Console) -> None:
     Drawings add up until "Clear" gives all pages back. "Quit" ends.
     """
     memory = KnownMemory(DRAW_PAGES * PAGE_SIZE, "draw")
-    where = f"{DRAW_PAGES:,} pages at {memory.address:#x} of PID {os.getpid()}"
+    where = f"{DRAW_PAGES:,} pages at {memory.address:#x} of PID {shown_pid()}"
     console.tell("mapped", f"Mapped {where}; nothing has touched them.", memory)
     while True:
         match console.ask("Draw N, Clear or Quit:").lower().split():

@@ -162,7 +162,7 @@ someone reads private memory that was never written to. It is nobody's, so RSS l
         Step(
             "Present",
             "The page table tells more than RSS does. Each page has an entry, with a bit that says: present.",
-            Question("present", "How many of the {nr_pages} pages are present?", PAGES),
+            Question("present", "How many of the {nr_pages:,} pages are present?", PAGES),
             count_present,
             "bit 63 of the entries of /proc/{pid}/pagemap",
             """\
@@ -263,7 +263,7 @@ made read-only.""",
             both_rss,
             "RSS of the VMA at {address:#x} in both processes, from smaps",
             """\
-RSS counts what a process can reach, shared or not: {rss} pages here, {child_rss} there. Only {nr_pages} frames
+RSS counts what a process can reach, shared or not: {rss:,} pages here, {child_rss:,} there. Only {nr_pages:,} frames
 exist. The RSS of several processes must not be added up. PSS can be: it divides each page by its number of
 mappings, so each of the two is charged with half.""",
         ),
@@ -284,7 +284,7 @@ mappings, so each of the two is charged with half.""",
             SHARES,
             """\
 Each write is a fault on a read-only page. The kernel copies the page into a new frame for the writer: 30 copies
-beside the {nr_pages} originals. What is not written to stays shared for as long as both live.""",
+beside the {nr_pages:,} originals. What is not written to stays shared for as long as both live.""",
         ),
         Step(
             "And the parent?",

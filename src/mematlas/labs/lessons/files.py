@@ -91,7 +91,7 @@ own on a disk; the file has no name and vanishes with the workload.""",
         Step(
             "Mapped",
             """\
-The file has {nr_pages:pages}. It was written just now, so {nr_cached} of them are in RAM: in the page cache, the
+The file has {nr_pages:pages}. It was written just now, so {nr_cached:,} of them are in RAM: in the page cache, the
 kernel's memory of files. The workload has mapped the file at {address:#x}, and has read nothing of it.""",
             Question("mapped", "How many pages of the mapping does RSS count?", PAGES),
             lambda stage: stage.rss(),
@@ -202,7 +202,7 @@ The kernel counts both kinds for each process. The workload is PID {pid}.""",
             RUSAGE,
             """\
 One for each page. A fault is minor when the kernel can answer it without waiting for a disk: here it took a free
-frame and filled it with zeros. All {nr_pages} took {first:seconds} together.""",
+frame and filled it with zeros. All {nr_pages:,} took {first:seconds} together.""",
             fresh,
         ),
         Step(
@@ -225,7 +225,8 @@ The workload has mapped a file of {nr_pages:pages} that is on the disk and nowhe
             RUSAGE,
             """\
 A fault is major when the program has to wait for a disk: for a file that is not in the page cache, or for memory
-that was paged out. This one took {slow:seconds}. A program that has many of them each second is mostly waiting.""",
+that was paged out and has no frame any more (the lesson pageout). This one took {slow:seconds}. A program that has many
+of them each second is mostly waiting.""",
             prepare_evicted,
         ),
         Step(

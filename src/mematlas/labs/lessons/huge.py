@@ -100,7 +100,7 @@ them to programs by itself where it is told to (transparent huge pages). What do
             "Small pages",
             """\
 The workload has mapped {size:size}, which is room for 16 huge pages of {huge_size:size}, and has said
-MADV_NOHUGEPAGE: only pages of {page_size} bytes, please. Now it writes to all {nr_pages} of them.""",
+MADV_NOHUGEPAGE: only pages of {page_size} bytes, please. Now it writes to all {nr_pages:,} of them.""",
             Question("small_faults", "How many page faults does it have?", Number("", FAULT_SLACK)),
             write_all,
             "getrusage(2) in the workload: ru_minflt",
@@ -109,12 +109,12 @@ MADV_NOHUGEPAGE: only pages of {page_size} bytes, please. Now it writes to all {
         ),
         Step(
             "Their tables",
-            "Each page has an entry of 8 bytes. A table is itself a page, and holds {per_table} entries.",
+            "Each page has an entry of 8 bytes. A table is itself a page, and holds {per_table:,} entries.",
             Question("small_tables", "How many bytes of page tables did this cost?", Number("bytes", TABLE_SLACK)),
             small_tables,
             "VmPTE in /proc/{pid}/status, after less before",
             """\
-{nr_pages:,} entries of 8 bytes are {entries:size}, one byte for each {per_table} that they map; a table or two of
+{nr_pages:,} entries of 8 bytes are {entries:size}, one byte for each {per_table:,} that they map; a table or two of
 the levels above may come on top. It is the kernel's memory, in no RSS, and a process can have a lot of it: hundreds
 that map the same large piece of shared memory each have tables of their own.""",
         ),
@@ -223,7 +223,7 @@ def moved(stage: Stage) -> str:
 
 FRAGMENTS = Lesson(
     "fragments",
-    "Fragments: much free memory and no huge page",
+    "Much free memory, and no huge page",
     "none; CAP_SYS_ADMIN shows the frames",
     """\
 A huge page must be one piece of RAM, and begin at a multiple of its size. Free memory in small pieces is of no use to

@@ -158,7 +158,7 @@ def where(stage: Stage, line: str) -> str:
 MALLOC = Lesson(
     "malloc",
     "malloc, its arenas, and trimming",
-    "none, with the GNU C library",
+    "the GNU C library",
     """\
 malloc(3) stands between the program and the kernel: it takes memory wholesale and hands it out in small pieces. So
 free(3) is not what you may think. The workload, PID {pid}, calls malloc and free of its C library.""",

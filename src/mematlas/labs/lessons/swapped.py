@@ -11,14 +11,20 @@ from mematlas.kernel.swaps import free_swap, read_swaps
 from mematlas.labs.lesson import Lesson, Stage, Step
 from mematlas.labs.question import Choice, Number, Question
 from mematlas.model.address_space import Selection
+from mematlas.views.swap import ways_to_swap
 
 PAGES = Number("pages")
 NEEDED = 16 << 20
-SWAP_FILE = "/var/tmp/swapfile"
-HOW_TO_SWAP = (
-    f"{NEEDED >> 20} MiB of free swap space; as root, for this lesson alone: --temporary-swap 64M, or for good: "
-    f"fallocate -l 256M {SWAP_FILE} && chmod 600 {SWAP_FILE} && mkswap {SWAP_FILE} && swapon {SWAP_FILE}"
-)
+TO_MAKE = 64
+"""MiB of swap space to propose where there is too little."""
+
+
+class NoSwap(NotSupported):
+    """Memory has nowhere to go; the lines after the first say how to change that."""
+
+    def __init__(self) -> None:
+        super().__init__("paging out", f"{NEEDED >> 20} MiB of free swap space")
+        self.args = ("\n".join([str(self), *ways_to_swap(TO_MAKE, "this lesson")]),)
 
 
 def check_swap() -> None:
@@ -28,18 +34,22 @@ def check_swap() -> None:
     except NotSupported:
         raise NotSupported("paging out", "CONFIG_SWAP") from None
     if free < NEEDED:
-        raise NotSupported("paging out", HOW_TO_SWAP)
+        raise NoSwap
 
 
-def page_out(stage: Stage) -> None:
-    """Have the workload's memory moved to swap: from outside where we may, else by itself."""
+def page_out(stage: Stage, free: bool = False) -> None:
+    """Have the workload's memory moved to swap: from outside where we may, else by itself.
+
+    ``free`` has it read back and paged out once more: what is in swap already needs no writing, so that the kernel
+    frees its frames at once, and keeps none of them in the swap cache.
+    """
     start, size = stage.facts["address"], stage.facts["size"]
 
     def look() -> int:
         if "CAP_SYS_NICE" in effective_capabilities():
-            stage.know(how=f"mematlas pageout {stage.facts['pid']} {start:#x}+{size}")
+            stage.know(how=f"mematlas pageout {stage.facts['pid']} {start:#x}+{size}{' --free' if free else ''}")
             try:
-                pageout(stage.process(), Selection(area=f"{start:#x}+{size}"))
+                pageout(stage.process(), Selection(area=f"{start:#x}+{size}"), free=free)
             except PermissionDenied:
                 stage.tell("pageout")
         else:
@@ -49,12 +59,27 @@ def page_out(stage: Stage) -> None:
             stage.tell("pageout")
         return stage.rss()
 
+    def empty_cache() -> int:
+        if not stage.tell("incore")["nr_in_ram"]:
+            return 0
+        stage.tell(f"read 0 {stage.facts['nr_pages']}")
+        stage.wait(look, 0)
+        return int(stage.tell("incore")["nr_in_ram"])
+
     left = stage.wait(look, 0)
+    if free and not left:
+        stage.wait(empty_cache, 0)
+        left = stage.rss()
     if left:
         raise NotSupported(f"paging out: {left} pages stay", "a memory cgroup that allows swap")
 
 
 NR_PAGED, NR_REFAULTED = 1000, 10
+NO_FAULT, MINOR, MAJOR = (
+    "No fault at all",
+    "A minor fault: it is in RAM, only the entry is missing",
+    "A major fault: it must be read from swap",
+)
 
 
 def write_pages(stage: Stage) -> None:
@@ -63,7 +88,7 @@ def write_pages(stage: Stage) -> None:
 
 
 def move_out(stage: Stage) -> int:
-    page_out(stage)
+    page_out(stage, free=True)
     return stage.rss()
 
 
@@ -73,10 +98,17 @@ def count_swapped(stage: Stage) -> int:
     return stage.states().count("swapped")
 
 
+def read_one(stage: Stage) -> str:
+    stage.tell("read 0 1")
+    stage.know(slow=stage.facts["seconds"])
+    kind = MAJOR if stage.facts["major"] else MINOR if stage.facts["minor"] else NO_FAULT
+    stage.tell("read 0 1")
+    return kind
+
+
 def refault(stage: Stage) -> int:
-    stage.tell(f"read 0 {NR_REFAULTED}")
-    stage.know(first=stage.facts["seconds"], nr_major=stage.facts["major"], nr_minor=stage.facts["minor"])
-    stage.tell(f"read 0 {NR_REFAULTED}")
+    stage.tell(f"read 1 {NR_REFAULTED - 1}")
+    stage.know(nr_major=stage.facts["major"], nr_minor=stage.facts["minor"])
     return stage.rss()
 
 
@@ -103,7 +135,7 @@ The program still owns every byte. Its addresses are valid, its data is safe: on
         Step(
             "Where they are",
             "The entry of a page says where it is: in a frame, in swap, or nowhere.",
-            Question("swapped", "How many of the {nr_pages} entries say: in swap?", PAGES),
+            Question("swapped", "How many of the {nr_pages:,} entries say: in swap?", PAGES),
             count_swapped,
             "bit 62 of the entries of /proc/{pid}/pagemap",
             """\
@@ -111,18 +143,32 @@ Where the entry held a frame it now holds a place in swap: page 0 is in area {sw
 Swap in smaps says the same for the VMA: {swap:size}.""",
         ),
         Step(
+            "One byte",
+            "Now the workload reads one byte of page 0.",
+            Question("cost", "What does this read cost?", Choice((NO_FAULT, MINOR, MAJOR))),
+            read_one,
+            "getrusage(2) in the workload: ru_minflt and ru_majflt",
+            """\
+It took {slow:seconds}; the same read once more took {seconds:seconds}. The touch was a page fault, and brought the page
+back: a refault.
+
+A page that was written to swap stays in RAM beside it, in the swap cache, until somebody needs its frame; come back
+before that, and the fault is a minor one. So that you see a real one, all pages were read back and paged out once more:
+what is in swap already needs no writing, and its frame is given up at once.""",
+        ),
+        Step(
             "Back",
-            "Now the workload reads one byte of each of the first 10 pages.",
+            "It reads one byte of each of the pages 1 to 9 too.",
             Question("back", "How many pages are in RAM then?", PAGES),
             refault,
             "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
             """\
-Each touch was a page fault, and brought its page back: a refault. Of these, {nr_major} were major and {nr_minor}
-minor. Minor ones found their page in RAM after all, in the swap cache, where it waits on its way out, or was read
-ahead with a neighbour.
+The workload had {nr_major:,} major and {nr_minor:,} minor faults. The minor ones found their page in the swap cache:
+the kernel reads some neighbours along with each page, since they will probably be wanted next. They are in RAM, but
+nobody maps them until they are touched, so RSS leaves them out.
 
-The 10 reads took {first:seconds}; the same reads once more took {seconds:seconds}. Memory that is paged out and never
-touched again costs nothing; memory that comes back at once is what makes a machine crawl.""",
+Memory that is paged out and never touched again costs nothing; memory that comes back at once is what makes a machine
+crawl.""",
         ),
     ),
     """\

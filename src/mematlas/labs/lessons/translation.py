@@ -133,7 +133,7 @@ The entry is {entry:#018x}. Bit 63 is set: the page is present. But bits 0 to 54
 should be, are all 0.""",
             Question("hidden", "Why?", Choice((NO_FRAME, FRAME_0, HIDDEN))),
             why_no_frame,
-            "bit 63 of the entry, and RSS of the VMA: {rss} pages in RAM",
+            "bit 63 of the entry, and RSS of the VMA: {rss:pages} in RAM",
             """\
 Whoever knows where pages lie in RAM can attack the memory of others through the hardware (rowhammer), so since
 Linux 4.2 the kernel fills in the frame only for readers with CAP_SYS_ADMIN. All other bits are shown. Run this lesson
