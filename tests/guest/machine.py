@@ -32,7 +32,8 @@ COMPLAINT = re.compile(
     r"|UBSAN:|KASAN:|Bad page|segfault at|blocked for more than|self-detected stall"
 )
 PROBE_SECONDS = 10.0
-DISK_SIZE = 1 << 30
+DISK_SIZE = 2 << 30
+"""Sparse: what is not written takes no room. A temporary swap file leaves 1 GiB free."""
 INSIDE = "/mnt/out"
 """Where the guest sees the folder for results."""
 VARIABLE = "MEMATLAS_GUEST"
