@@ -12,7 +12,7 @@ import pytest
 from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel import kcore
 from mematlas.kernel.btf import Layout
-from mematlas.kernel.kcore import KcoreReader, find_symbol
+from mematlas.kernel.kcore import KcoreReader, find_symbol, is_confidential
 
 BASE = 0xFFFF888000000000
 TEXT = 0xFFFFFFFF81000000
@@ -134,3 +134,12 @@ def test_addresses_that_are_hidden_are_a_missing_right(tmp_path: Path) -> None:
     (tmp_path / "kallsyms").write_text("0000000000000000 D init_task\n")
     with pytest.raises(PermissionDenied, match="CAP_SYSLOG"):
         find_symbol("init_task", str(tmp_path / "kallsyms"))
+
+
+@pytest.mark.parametrize(
+    ("text", "truth"), [("none integrity [confidentiality]\n", True), ("none [integrity] confidentiality\n", False)]
+)
+def test_lockdown_is_read_from_its_file(text: str, truth: bool, tmp_path: Path) -> None:
+    (tmp_path / "lockdown").write_text(text)
+    assert is_confidential(str(tmp_path / "lockdown")) == truth
+    assert not is_confidential(str(tmp_path / "none"))

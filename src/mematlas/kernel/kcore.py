@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.btf import Layout
 
 KCORE_PATH = "/proc/kcore"
+LOCKDOWN_PATH = "/sys/kernel/security/lockdown"
 KALLSYMS_PATH = "/proc/kallsyms"
 ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
@@ -62,6 +63,15 @@ def parse_segments(fd: int, path: str = KCORE_PATH) -> list[Segment]:
     return sorted(segments, key=lambda segment: segment.start)
 
 
+def is_confidential(path: str = LOCKDOWN_PATH) -> bool:
+    """Whether the kernel is locked down to confidentiality, as far as it tells."""
+    try:
+        with open(path, "rb") as file:
+            return b"[confidentiality]" in file.read()
+    except OSError:
+        return False
+
+
 class KcoreReader:
     """Copies kernel memory out of a core file; a read per place.
 
@@ -85,14 +95,17 @@ class KcoreReader:
         """Open a core file.
 
         Raises:
-            NotSupported: no CONFIG_PROC_KCORE, or a container's empty file.
-            PermissionDenied: without CAP_SYS_RAWIO, or under lockdown.
+            NotSupported: no CONFIG_PROC_KCORE, or a container's empty file, or a kernel that is locked down.
+            PermissionDenied: without CAP_SYS_RAWIO.
         """
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise NotSupported(path, "CONFIG_PROC_KCORE") from None
         except PermissionError:
+            # Under lockdown no right helps (fs/proc/kcore.c, open_kcore).
+            if is_confidential():
+                raise NotSupported(path, "a kernel that is not locked down to confidentiality") from None
             raise PermissionDenied(path, "CAP_SYS_RAWIO and no lockdown to confidentiality") from None
         try:
             segments = parse_segments(fd, path)
