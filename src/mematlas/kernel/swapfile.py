@@ -32,6 +32,8 @@ PLACES = ("/var/tmp", "/var/lib", "/")
 LEFT_FREE = 1 << 30
 """Bytes of the file system that are left alone."""
 PIECE = 1 << 20
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""What a person ends a program with."""
 
 
 class TemporarySwap:
@@ -62,7 +64,8 @@ class TemporarySwap:
                 if error.errno == errno.EPERM:
                     raise PermissionDenied("swapon", "CAP_SYS_ADMIN") from None
                 reasons.append(f"{place}: {error.strerror}")
-        raise NotSupported(f"a swap file of {size} bytes", "; ".join(reasons))
+        room = f"{self.size + LEFT_FREE >> 20} MiB free where swap files work"
+        raise NotSupported(f"a swap file of {self.size >> 20} MiB", f"{room}; {'; '.join(reasons)}")
 
     def __enter__(self) -> Self:
         return self
@@ -86,12 +89,20 @@ class TemporarySwap:
 
     def _make(self, place: str) -> None:
         room = os.statvfs(place)
-        if room.f_bavail * room.f_frsize < self.size + LEFT_FREE:
-            raise OSError(errno.ENOSPC, f"less than {self.size + LEFT_FREE >> 20} MiB free")
-        directory = tempfile.mkdtemp(prefix="mematlas-swap-", dir=place)
-        self.path = os.path.join(directory, "swap")
-        self._pipe, self._keeper = start_keeper(self.path)
+        free = room.f_bavail * room.f_frsize
+        if free < self.size + LEFT_FREE:
+            raise OSError(errno.ENOSPC, f"{free >> 20} MiB free")
+        # A signal in between would leave the directory to nobody.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
+            directory = tempfile.mkdtemp(prefix="mematlas-swap-", dir=place)
+            self.path = os.path.join(directory, "swap")
+            self._pipe, self._keeper = start_keeper(self.path)
+        except BaseException:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+            raise
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
             # The first try takes the blocks without writing to them, which most file systems allow.
             for filled in (False, True):
                 write_swap_file(self.path, self.size, filled)
@@ -170,7 +181,7 @@ def keep(path: str, wait: int, pipe: int) -> NoReturn:
     code = errno.EIO
     try:
         os.setsid()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGQUIT):
+        for number in (*SIGNALS, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
         os.close(pipe)
         os.read(wait, 1)
