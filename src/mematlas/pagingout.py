@@ -16,7 +16,7 @@ from mematlas.kernel.kpage import KPF_DIRTY, KPF_SWAPCACHE, KPF_WRITEBACK, Frame
 from mematlas.kernel.pagemap import EXCLUSIVE, IS_PRESENT, PRESENT, to_marks
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.swaps import free_swap, read_swaps
-from mematlas.model.origins import SAMPLE, Origins
+from mematlas.model.origins import MANY, SAMPLE, Origins
 from mematlas.model.page_set import PageSet, both, either, masked, without
 
 TYPE_CHECKING = False
@@ -64,6 +64,8 @@ class PageOut(Advice):
         self.kept: PageSet | None = None
         """Which these are; None when not each page was looked at."""
         self._ours: dict[int, bool] = {}
+        self._to_swap = b""
+        """Which pages of the block that was selected last go to swap."""
 
     def open(self) -> None:
         super().open()
@@ -73,13 +75,14 @@ class PageOut(Advice):
         return free_swap(read_swaps(self.process.procfs))
 
     def prepare(self, pieces: list[Piece], nr_pages: int, exact: bool) -> None:
-        self.origins.stride = 1 if exact else max(-(-nr_pages // SAMPLE), 1)
+        self.origins.stride = 1 if exact or nr_pages <= MANY else -(-nr_pages // SAMPLE)
 
     def select(self, vma: Vma, address: int, states: bytes, reasons: dict[str, int]) -> bytes:
         mask = super().select(vma, address, states, reasons)
+        self._to_swap = mask
         if self.has_swap and vma.kind != "file":
             return mask
-        needs_swap = both(mask, states.translate(self.rules(vma).needs_swap))
+        self._to_swap = needs_swap = both(mask, states.translate(self.rules(vma).needs_swap))
         if vma.kind == "file" and not self._is_ours(vma):
             add_counts(reasons, {"not ours": mask.count(1) - needs_swap.count(1)})
             mask = needs_swap
@@ -95,7 +98,8 @@ class PageOut(Advice):
         return self._ours[vma.start]
 
     def note(self, address: int, mask: bytes) -> None:
-        self.origins.note(address, mask)
+        # Of a page of a file, its file tells whether it is in RAM still.
+        self.origins.note(address, both(mask, self._to_swap))
 
     def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
         states = self.reader.states(vma, address, address + len(mask) * self.page_size)
@@ -177,7 +181,7 @@ class PageOut(Advice):
             for address, seen, cached in self.origins.masks(self.swapped, KPF_SWAPCACHE):
                 nr_seen += seen.count(1)
                 # One that came back is in the swap cache as well, and in the process.
-                states = self._entries(address, len(cached))
+                states = self.reader.pagemap.states(address, address + len(cached) * self.page_size)
                 kept.add(address, without(cached, states.translate(IS_PRESENT)))
         except (PermissionDenied, NotSupported) as error:
             self.notes.append(f"what the swap cache keeps is not known: {error}")
@@ -189,13 +193,6 @@ class PageOut(Advice):
             return None
         self.notes.append(f"what the swap cache keeps is reckoned from a sample of {nr_seen} pages")
         return round(kept.nr_pages / nr_seen * nr_swapped)
-
-    def _entries(self, address: int, nr_pages: int) -> bytes:
-        states = bytearray(nr_pages)
-        for block in self.reader.pagemap.blocks(address, address + nr_pages * self.page_size):
-            first = (block.address - address) // self.page_size
-            states[first : first + len(block)] = block.states
-        return bytes(states)
 
 
 def owns(vma: Vma) -> bool:

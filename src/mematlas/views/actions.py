@@ -31,8 +31,12 @@ PAGE_CACHED = "of files, and still in RAM: not yet written, or in use elsewhere"
 GIVEN_UP = "freed, and kept nowhere: the process had given them up (MADV_FREE)"
 NOT_TOLD = "not told: see the notes"
 
+DIRTY_NEEDS = "CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH"
+
 MAX_VMAS = 12
 MAX_POINTS = 10
+MEANINGFUL = 1 << 20
+"""Bytes in a zram device from which on its ratio says something."""
 
 PLAN_COLUMNS = (
     Column("start", "START", "address"),
@@ -42,6 +46,7 @@ PLAN_COLUMNS = (
     Column("nr_requested", "ASKED FOR", "count"),
     Column("nr_movable", "CAN MOVE", "count"),
     Column("nr_needs_swap", "TO SWAP", "count"),
+    Column("nr_dirty", "DIRTY", "count", shown=False),
     Column("reasons", "CANNOT", "counts"),
     Column("kind", "KIND"),
     Column("path", "PATH", "path"),
@@ -86,7 +91,8 @@ REFAULT_COLUMNS = (
     Column("start", "START", "address"),
     Column("nr_moved", "MOVED", "count"),
     Column("nr_returned", "BACK", "count"),
-    Column("nr_never", "NEVER", "count"),
+    Column("nr_never", "NOT BACK", "count"),
+    Column("nr_gone", "GONE", "count"),
     Column("first_s", "FIRST AT", "number"),
     Column("last_s", "LAST AT", "number"),
     Column("kind", "KIND"),
@@ -97,18 +103,32 @@ REFAULT_COLUMNS = (
 def plan_table(plan: Plan, target: dict[str, Any]) -> Table:
     """Return what an advice would do, a row per VMA, with where the memory would go as notes."""
     rows = [plan_row(item) for item in plan.vmas]
-    total = (plan.nr_requested, plan.nr_movable, plan.nr_needs_swap, plan.reasons)
-    footer = (None, None, sum(row[2] for row in rows), None, *total, None, f"{len(rows)} VMAs")
+    total = (plan.nr_requested, plan.nr_movable, plan.nr_needs_swap, plan.nr_dirty, plan.reasons)
+    whole = f"{len(rows)} VMA{'s' * (len(rows) != 1)}"
+    footer = (None, None, sum(row[2] for row in rows), None, *total, None, whole)
     notes = [*plan.notes, *(f"{key}: {REASONS[key]}" for key in plan.reasons)]
     if plan.advice == "pageout":
+        notes += dirty_notes(plan)
         notes += places(plan)
     return Table(f"{plan.advice}-plan/1", PLAN_COLUMNS, rows, target=target, notes=notes, footer=footer)
 
 
 def plan_row(item: PlannedVma) -> tuple[Any, ...]:
     """Return the row of one VMA."""
-    counts = (item.nr_requested, item.nr_movable, item.nr_needs_swap, item.reasons)
+    counts = (item.nr_requested, item.nr_movable, item.nr_needs_swap, item.nr_dirty, item.reasons)
     return (item.start, item.end, item.end - item.start, item.vma.perms, *counts, item.vma.kind, item.vma.path)
+
+
+def dirty_notes(plan: Plan) -> list[str]:
+    """Return what is known of pages of files that are not written yet."""
+    if plan.nr_dirty is None:
+        return [
+            "dirty pages of files leave the process, and stay in RAM; which, kpageflags tells: needs " + DIRTY_NEEDS
+        ]
+    if not plan.nr_dirty:
+        return []
+    which = "1 page of a file is" if plan.nr_dirty == 1 else f"{plan.nr_dirty} pages of files are"
+    return [f"{which} dirty: to leave the process, and to stay in RAM until written to disk"]
 
 
 def places(plan: Plan) -> list[str]:
@@ -117,7 +137,8 @@ def places(plan: Plan) -> list[str]:
     for area in plan.swaps:
         ratio = zram_ratio(area.path)
         text = f"swap: {format_path(area.path)}, {format_size(area.size - area.used)} free of {format_size(area.size)}"
-        lines.append(text + (f", {ratio:.1f} bytes in each byte of RAM so far" if ratio else ""))
+        # What little an empty device holds is smaller than its own tables.
+        lines.append(text + (f", {ratio:.0f}:1 so far" if ratio and ratio > 1 and area.used >= MEANINGFUL else ""))
     if plan.room.swap is not None:
         lines.append(f"swap: the memory cgroup allows {format_size(plan.room.swap)} more")
     return lines or (["swap: none"] if plan.nr_needs_swap else [])
@@ -233,11 +254,17 @@ def pages(size: int | None, page_size: int) -> int | None:
 
 def refault_lines(refaults: Refaults, page_size: int, in_bytes: bool, colour: bool) -> Iterator[str]:
     """Yield the curve of the pages that came back, and the VMAs that they belong to."""
-    never = format_size(refaults.nr_never * page_size)
     share = f" ({refaults.nr_returned / refaults.nr_moved:.1%})" if refaults.nr_moved else ""
     watched = f"watched for {refaults.seconds:.1f} s" + (f" ({refaults.stopped})" if refaults.stopped else "")
     yield f"{watched}: {refaults.nr_returned} of {refaults.nr_moved} pages came back{share}"
-    yield f"{refaults.nr_never} never did: {never} of cold memory"
+    if refaults.nr_never:
+        # What did not come back in a shorter time than was asked for is not called cold.
+        size = format_size(refaults.nr_never * page_size)
+        cold = f": {size} of cold memory" if refaults.is_whole else ""
+        yield f"{refaults.nr_never} did not come back in {refaults.seconds:.1f} s{cold}"
+    if refaults.nr_gone:
+        why = "went with the process" if refaults.gone else "are gone: given back or unmapped by the process"
+        yield f"{refaults.nr_gone} {why}"
     if refaults.curve:
         rows = [(round(seconds, 3), nr, nr * page_size) for seconds, nr in thin(refaults.curve)]
         yield from Table("", CURVE_COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour)
@@ -245,7 +272,7 @@ def refault_lines(refaults: Refaults, page_size: int, in_bytes: bool, colour: bo
     table = [
         (
             *place(item.vma)[:1],
-            *(item.nr_moved, item.nr_returned, item.nr_moved - item.nr_returned),
+            *(item.nr_moved, item.nr_returned, item.nr_moved - item.nr_returned - item.nr_gone, item.nr_gone),
             *(rounded(item.first_s), rounded(item.last_s)),
             *place(item.vma)[1:],
         )
@@ -254,7 +281,8 @@ def refault_lines(refaults: Refaults, page_size: int, in_bytes: bool, colour: bo
     if table:
         yield from Table("", REFAULT_COLUMNS, table).lines(in_bytes=in_bytes, colour=colour)
     if len(items) > MAX_VMAS:
-        yield f"... {len(items) - MAX_VMAS} more VMAs"
+        nr_more = len(items) - MAX_VMAS
+        yield f"... {nr_more} more VMA{'s' * (nr_more != 1)}"
 
 
 def thin(curve: tuple[tuple[float, int], ...]) -> list[tuple[float, int]]:
@@ -278,6 +306,8 @@ def undo_line(undo: Effect, page_size: int) -> str:
     stayed = ", ".join(f"{nr_pages} {key}" for key, nr_pages in undo.reasons.items())
     size = format_size(undo.nr_moved * page_size)
     text = f"undo: {undo.nr_moved} of {undo.nr_requested} pages ({size}) brought back in {format_seconds(undo.seconds)}"
+    if not undo.nr_requested:
+        text = "undo: nothing to bring back"
     return text + (f"; not back: {stayed}" if stayed else "") + (f"; stopped: {undo.stopped}" if undo.stopped else "")
 
 
@@ -288,6 +318,7 @@ def refaults_object(refaults: Refaults) -> dict[str, Any]:
         "nr_moved": refaults.nr_moved,
         "nr_returned": refaults.nr_returned,
         "nr_never": refaults.nr_never,
+        "nr_gone": refaults.nr_gone,
         "curve": [[round(seconds, 3), nr_pages] for seconds, nr_pages in refaults.curve],
         "vmas": [
             {
@@ -295,6 +326,7 @@ def refaults_object(refaults: Refaults) -> dict[str, Any]:
                 "path": None if item.vma is None else item.vma.path,
                 "nr_moved": item.nr_moved,
                 "nr_returned": item.nr_returned,
+                "nr_gone": item.nr_gone,
                 "first_s": rounded(item.first_s),
                 "last_s": rounded(item.last_s),
             }
