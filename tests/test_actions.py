@@ -69,6 +69,8 @@ for line in sys.stdin:
             area.__setitem__(slice(page * 4096, page * 4096 + 8), page.to_bytes(8, "little"))
             for page in range(first, first + count)
         ] and 0,
+        "drop": lambda: libc.madvise(start, size, 4),
+        "free": lambda: libc.madvise(start, size, 8),
         "touch": lambda: [area.__setitem__(page * 4096 + 9, 1) for page in range(first, first + count)] and 0,
         "check": lambda: sum(
             area[page * 4096:page * 4096 + 8] != page.to_bytes(8, "little") for page in range(first, first + count)
@@ -756,6 +758,42 @@ def test_pages_that_are_touched_return_and_the_others_never_do(swap: Path) -> No
     ]
     (item,) = found.vmas
     assert (item.nr_moved, item.nr_returned, item.first_s) == (MANY, 997, item.last_s)
+    assert found.is_whole
+
+
+@pytest.mark.parametrize("how", ["drop", "unmap"])
+def test_pages_that_are_given_back_are_gone_and_not_cold(swap: Path, how: str) -> None:
+    with scripted(1009) as running, Process(running.pid) as process:
+        effect = pageout(process, of(running, 1009))
+        lines = [f"{how} 10 97"]
+
+        def give_back(gone: float, nr_back: int) -> None:
+            if lines:
+                assert tell(running, lines.pop()) == "0"
+
+        found = watch_refaults(process, effect.moved, 0.2, interval=0.05, progress=give_back)
+    assert (found.nr_returned, found.nr_gone, found.nr_never) == (0, 97, 1009 - 97)
+    assert found.never.nr_pages == 1009 - 97
+    assert sum(item.nr_gone for item in found.vmas) == 97
+
+
+def test_shared_memory_that_is_punched_out_is_gone(victim: Callable[..., Victim], swap: Path) -> None:
+    one = victim("tmpfs")
+    area = one["tmpfs"]
+    with Process(one.pid) as process:
+        effect = pageout(process, at(area))
+        assert effect.nr_moved == area.nr_present
+        os.truncate(area.path, 0)
+        found = watch_refaults(process, effect.moved, 0)
+    assert (found.nr_gone, found.nr_never) == (area.nr_present, 0)
+
+
+def test_unmapped_before_the_watch_is_gone(swap: Path) -> None:
+    with scripted(1009) as running, Process(running.pid) as process:
+        effect = pageout(process, of(running, 1009))
+        assert tell(running, "unmap 0 9") == "0"
+        found = watch_refaults(process, effect.moved, 0)
+    assert (found.nr_gone, found.nr_never) == (9, 1000)
 
 
 def test_watch_of_a_process_that_ends_tells_so(swap: Path) -> None:
@@ -764,6 +802,8 @@ def test_watch_of_a_process_that_ends_tells_so(swap: Path) -> None:
         found = watch_refaults(process, effect.moved, 30, interval=0.01, progress=lambda gone, back: running.kill())
     assert "ended" in found.stopped
     assert found.seconds < 30
+    assert not found.is_whole
+    assert (found.nr_gone, found.nr_never) == (1009, 0)
 
 
 def test_process_that_ended_before_the_watch_is_told_and_what_moved_is_not_lost(swap: Path) -> None:
@@ -772,14 +812,15 @@ def test_process_that_ended_before_the_watch_is_told_and_what_moved_is_not_lost(
         running.kill()
         found = watch_refaults(process, effect.moved, 30)
     assert found.gone
-    assert (found.nr_moved, found.nr_returned) == (1009, 0)
+    assert (found.nr_moved, found.nr_returned, found.nr_gone, found.nr_never) == (1009, 0, 1009, 0)
 
 
 def test_watch_can_be_stopped(swap: Path) -> None:
     with scripted(23) as running, Process(running.pid) as process:
         effect = pageout(process, of(running, 23))
         found = watch_refaults(process, effect.moved, 30, stop=lambda: True)
-    assert (found.stopped, found.nr_returned) == ("interrupted", 0)
+    assert (found.stopped, found.nr_returned, found.nr_gone) == ("interrupted", 0, 0)
+    assert not found.is_whole
 
 
 def test_nothing_moved_is_nothing_to_watch() -> None:

@@ -205,7 +205,7 @@ def test_refaults_and_undo_are_part_of_the_result(victim: Callable[..., Victim],
     assert main(words("pageout", area, "--watch-refaults", "50ms", "--undo")) == 0
     out = capsys.readouterr().out
     assert "0 of 97 pages came back (0.0%)" in out
-    assert "97 never did: 388 KiB of cold memory" in out
+    assert "97 did not come back in 0.1 s: 388 KiB of cold memory" in out
     assert "undo: 97 of 97 pages (388 KiB) brought back in " in out
 
 
@@ -287,6 +287,8 @@ def test_process_that_ends_while_it_is_watched_is_reported(victim: Callable[...,
     assert running.returncode == 6
     assert "97" in out
     assert f"process {one.pid} ended" in out
+    assert "97 went with the process" in out
+    assert "cold" not in out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -302,6 +304,8 @@ def test_signal_ends_it_with_the_report_and_without_the_swap(
     out, err = running.communicate(timeout=DEADLINE)
     assert running.returncode == 128 + number
     assert "interrupted" in out
+    assert "97 did not come back in " in out
+    assert "cold" not in out
     assert "brought back" in out
     assert "not back" not in out
     assert "taken away" in err

@@ -12,7 +12,7 @@ from mematlas.analysis.movable import add_counts, in_order
 from mematlas.kernel.cgroups import Room
 from mematlas.kernel.madvise import drain_batches
 from mematlas.kernel.swaps import SwapArea, free_swap
-from mematlas.model.address_space import Selection
+from mematlas.model.address_space import Selection, parts
 from mematlas.model.page_set import PageSet, without
 from mematlas.pagingout import PageOut
 from mematlas.record import record, replace
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mematlas.advising import Advice, Piece, Range, Stop
     from mematlas.analysis.movable import Choice
     from mematlas.kernel.maps import Vma
-    from mematlas.model.address_space import AddressSpace
     from mematlas.process import Process
 
     Progress = Callable[[int, int], None]
@@ -411,17 +410,6 @@ def chunks(spans: list[Range], size: int) -> Iterator[list[Range]]:
                 group, room = [], size
     if group:
         yield group
-
-
-def parts(space: AddressSpace, start: int, end: int) -> Iterator[tuple[int, int, Vma | None]]:
-    """Yield a range cut at the VMAs in it; None stands for the gaps."""
-    for vma, low, high in space.pieces(start, end):
-        if start < low:
-            yield start, low, None
-        yield low, high, vma
-        start = high
-    if start < end:
-        yield start, end, None
 
 
 def never() -> bool:

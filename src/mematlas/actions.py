@@ -107,7 +107,7 @@ def plan(
             wanted = pieces(process, space, selection, only=only)
         vmas = [plan_vma(kind, piece, dirty) for piece in wanted]
         notes = (*kind.notes, *sorted(kind.reader.unknown_backing))
-    if wanted and not any(item.nr_requested for item in vmas):
+    if ranges is None and only is None and not any(item.nr_requested for item in vmas):
         notes += (why_nothing(advice, choice, len(wanted)),)
     live = process.procfs.live
     return Plan(

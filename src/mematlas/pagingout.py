@@ -177,7 +177,7 @@ class PageOut(Advice):
             for address, seen, cached in self.origins.masks(self.swapped, KPF_SWAPCACHE):
                 nr_seen += seen.count(1)
                 # One that came back is in the swap cache as well, and in the process.
-                states = self._entries(address, len(cached))
+                states = self.reader.pagemap.states(address, address + len(cached) * self.page_size)
                 kept.add(address, without(cached, states.translate(IS_PRESENT)))
         except (PermissionDenied, NotSupported) as error:
             self.notes.append(f"what the swap cache keeps is not known: {error}")
@@ -189,13 +189,6 @@ class PageOut(Advice):
             return None
         self.notes.append(f"what the swap cache keeps is reckoned from a sample of {nr_seen} pages")
         return round(kept.nr_pages / nr_seen * nr_swapped)
-
-    def _entries(self, address: int, nr_pages: int) -> bytes:
-        states = bytearray(nr_pages)
-        for block in self.reader.pagemap.blocks(address, address + nr_pages * self.page_size):
-            first = (block.address - address) // self.page_size
-            states[first : first + len(block)] = block.states
-        return bytes(states)
 
 
 def owns(vma: Vma) -> bool:

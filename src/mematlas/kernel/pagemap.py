@@ -194,6 +194,14 @@ class Pagemap:
             self._read(word, address // self.page_size * ENTRY_SIZE)
         return int.from_bytes(word, "little")
 
+    def states(self, start: int, end: int) -> bytes:
+        """Return the upper byte of each entry: one state byte a page, without our marks."""
+        found = bytearray((end - start) // self.page_size)
+        for block in self.blocks(start, end):
+            first = (block.address - start) // self.page_size
+            found[first : first + len(block)] = block.states
+        return bytes(found)
+
     def frames(self, start: int, end: int) -> list[int]:
         """Return the frame of each page; 0 for one that is not present, and for all that the reader may not know."""
         found = [0] * ((end - start) // self.page_size)

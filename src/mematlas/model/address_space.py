@@ -50,6 +50,17 @@ class AddressSpace:
         ]
 
 
+def parts(space: AddressSpace, start: int, end: int) -> Iterator[tuple[int, int, Vma | None]]:
+    """Yield a range cut at the VMAs in it; None stands for the gaps."""
+    for vma, low, high in space.pieces(start, end):
+        if start < low:
+            yield start, low, None
+        yield low, high, vma
+        start = high
+    if start < end:
+        yield start, end, None
+
+
 @record
 class Selection:
     """Which VMAs are asked for. Everything that is given must hold."""

@@ -86,7 +86,8 @@ REFAULT_COLUMNS = (
     Column("start", "START", "address"),
     Column("nr_moved", "MOVED", "count"),
     Column("nr_returned", "BACK", "count"),
-    Column("nr_never", "NEVER", "count"),
+    Column("nr_never", "NOT BACK", "count"),
+    Column("nr_gone", "GONE", "count"),
     Column("first_s", "FIRST AT", "number"),
     Column("last_s", "LAST AT", "number"),
     Column("kind", "KIND"),
@@ -233,11 +234,17 @@ def pages(size: int | None, page_size: int) -> int | None:
 
 def refault_lines(refaults: Refaults, page_size: int, in_bytes: bool, colour: bool) -> Iterator[str]:
     """Yield the curve of the pages that came back, and the VMAs that they belong to."""
-    never = format_size(refaults.nr_never * page_size)
     share = f" ({refaults.nr_returned / refaults.nr_moved:.1%})" if refaults.nr_moved else ""
     watched = f"watched for {refaults.seconds:.1f} s" + (f" ({refaults.stopped})" if refaults.stopped else "")
     yield f"{watched}: {refaults.nr_returned} of {refaults.nr_moved} pages came back{share}"
-    yield f"{refaults.nr_never} never did: {never} of cold memory"
+    if refaults.nr_never:
+        # What did not come back in a shorter time than was asked for is not called cold.
+        size = format_size(refaults.nr_never * page_size)
+        cold = f": {size} of cold memory" if refaults.is_whole else ""
+        yield f"{refaults.nr_never} did not come back in {refaults.seconds:.1f} s{cold}"
+    if refaults.nr_gone:
+        why = "went with the process" if refaults.gone else "are gone: given back or unmapped by the process"
+        yield f"{refaults.nr_gone} {why}"
     if refaults.curve:
         rows = [(round(seconds, 3), nr, nr * page_size) for seconds, nr in thin(refaults.curve)]
         yield from Table("", CURVE_COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour)
@@ -245,7 +252,7 @@ def refault_lines(refaults: Refaults, page_size: int, in_bytes: bool, colour: bo
     table = [
         (
             *place(item.vma)[:1],
-            *(item.nr_moved, item.nr_returned, item.nr_moved - item.nr_returned),
+            *(item.nr_moved, item.nr_returned, item.nr_moved - item.nr_returned - item.nr_gone, item.nr_gone),
             *(rounded(item.first_s), rounded(item.last_s)),
             *place(item.vma)[1:],
         )
@@ -288,6 +295,7 @@ def refaults_object(refaults: Refaults) -> dict[str, Any]:
         "nr_moved": refaults.nr_moved,
         "nr_returned": refaults.nr_returned,
         "nr_never": refaults.nr_never,
+        "nr_gone": refaults.nr_gone,
         "curve": [[round(seconds, 3), nr_pages] for seconds, nr_pages in refaults.curve],
         "vmas": [
             {
@@ -295,6 +303,7 @@ def refaults_object(refaults: Refaults) -> dict[str, Any]:
                 "path": None if item.vma is None else item.vma.path,
                 "nr_moved": item.nr_moved,
                 "nr_returned": item.nr_returned,
+                "nr_gone": item.nr_gone,
                 "first_s": rounded(item.first_s),
                 "last_s": rounded(item.last_s),
             }
