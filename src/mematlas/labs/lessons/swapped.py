@@ -68,7 +68,8 @@ def page_out(stage: Stage, free: bool = False) -> None:
 
     left = stage.wait(look, 0)
     if free and not left:
-        stage.wait(empty_cache, 0)
+        kept = stage.wait(empty_cache, 0)
+        stage.know(freed=STILL_THERE.format(nr_pages=kept) if kept else FREED)
         left = stage.rss()
     if left:
         raise NotSupported(f"paging out: {left} pages stay", "a memory cgroup that allows swap")
@@ -79,6 +80,16 @@ NO_FAULT, MINOR, MAJOR = (
     "No fault at all",
     "A minor fault: it is in RAM, only the entry is missing",
     "A major fault: it must be read from swap",
+)
+
+
+FREED = (
+    "So that you see a major one, all pages were read back and paged out once more: what is in swap already needs no "
+    "writing, and its frame is given up at once."
+)
+STILL_THERE = (
+    "All pages were read back and paged out once more, which gives their frames up where swap has room; here "
+    "{nr_pages:,} pages are in the swap cache all the same."
 )
 
 
@@ -123,7 +134,7 @@ touches such a page. We page out by hand, a process of our own: PID {pid}.""",
         Step(
             "Out",
             "The workload has written to {nr_pages:pages} at {address:#x}. All are in RAM. Now they are paged out.",
-            Question("out", "How many of them are in RAM then?", PAGES),
+            Question("out", "How many of them does RSS count then?", PAGES),
             move_out,
             "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
             """\
@@ -153,13 +164,12 @@ It took {slow:seconds}; the same read once more took {seconds:seconds}. The touc
 back: a refault.
 
 A page that was written to swap stays in RAM beside it, in the swap cache, until somebody needs its frame; come back
-before that, and the fault is a minor one. So that you see a real one, all pages were read back and paged out once more:
-what is in swap already needs no writing, and its frame is given up at once.""",
+before that, and the fault is a minor one. {freed}""",
         ),
         Step(
             "Back",
             "It reads one byte of each of the pages 1 to 9 too.",
-            Question("back", "How many pages are in RAM then?", PAGES),
+            Question("back", "How many pages does RSS count then?", PAGES),
             refault,
             "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
             """\
