@@ -44,12 +44,14 @@ def page_out(stage: Stage, free: bool = False) -> None:
     frees its frames at once, and keeps none of them in the swap cache.
     """
     start, size = stage.facts["address"], stage.facts["size"]
+    again: list[bool] = []
 
     def look() -> int:
         if "CAP_SYS_NICE" in effective_capabilities():
             stage.know(how=f"mematlas pageout {stage.facts['pid']} {start:#x}+{size}{' --free' if free else ''}")
             try:
-                pageout(stage.process(), Selection(area=f"{start:#x}+{size}"), free=free)
+                effect = pageout(stage.process(), Selection(area=f"{start:#x}+{size}"), free=free)
+                again.append(bool(effect.freed and effect.freed.nr_moved))
             except PermissionDenied:
                 stage.tell("pageout")
         else:
@@ -62,6 +64,7 @@ def page_out(stage: Stage, free: bool = False) -> None:
     def empty_cache() -> int:
         if not stage.tell("incore")["nr_in_ram"]:
             return 0
+        again.append(True)
         stage.tell(f"read 0 {stage.facts['nr_pages']}")
         stage.wait(look, 0)
         return int(stage.tell("incore")["nr_in_ram"])
@@ -69,7 +72,7 @@ def page_out(stage: Stage, free: bool = False) -> None:
     left = stage.wait(look, 0)
     if free and not left:
         kept = stage.wait(empty_cache, 0)
-        stage.know(freed=STILL_THERE.format(nr_pages=kept) if kept else FREED)
+        stage.know(freed=STILL_THERE.format(nr_pages=kept) if kept else FREED if any(again) else NONE_THERE)
         left = stage.rss()
     if left:
         raise NotSupported(f"paging out: {left} pages stay", "a memory cgroup that allows swap")
@@ -87,6 +90,7 @@ FREED = (
     "So that you see a major one, all pages were read back and paged out once more: what is in swap already needs no "
     "writing, and its frame is given up at once."
 )
+NONE_THERE = "Here the kernel kept none of them there: swap in RAM (zram) needs no such cache."
 STILL_THERE = (
     "All pages were read back and paged out once more, which gives their frames up where swap has room; here "
     "{nr_pages:,} pages are in the swap cache all the same."
@@ -173,9 +177,9 @@ before that, and the fault is a minor one. {freed}""",
             refault,
             "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
             """\
-The workload had {nr_major:,} major and {nr_minor:,} minor faults. The minor ones found their page in the swap cache:
-the kernel reads some neighbours along with each page, since they will probably be wanted next. They are in RAM, but
-nobody maps them until they are touched, so RSS leaves them out.
+The workload had {nr_major:,} major and {nr_minor:,} minor faults. A minor one finds its page in the swap cache:
+from a disk the kernel reads some neighbours along with each page, since they will probably be wanted next. They are in
+RAM, but nobody maps them until they are touched, so RSS leaves them out.
 
 Memory that is paged out and never touched again costs nothing; memory that comes back at once is what makes a machine
 crawl.""",
