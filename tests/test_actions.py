@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,6 +70,8 @@ for line in sys.stdin:
             area.__setitem__(slice(page * 4096, page * 4096 + 8), page.to_bytes(8, "little"))
             for page in range(first, first + count)
         ] and 0,
+        # MAP_FIXED | MAP_ANONYMOUS | MAP_SHARED
+        "share": lambda: libc.mmap(start, size, 3, 0x31, -1, ctypes.c_long(0)) - start.value,
         "drop": lambda: libc.madvise(start, size, 4),
         "free": lambda: libc.madvise(start, size, 8),
         "touch": lambda: [area.__setitem__(page * 4096 + 9, 1) for page in range(first, first + count)] and 0,
@@ -274,6 +277,69 @@ def test_advice_alone_leaves_pages_in_the_swap_cache(victim: Callable[..., Victi
         assert (effect.nr_moved, effect.reasons) == (0, {"untouched": area.nr_swapped})
         effect = willneed(process, at(area))
     assert effect.nr_moved == area.nr_swapped
+
+
+def test_shared_memory_that_may_not_be_asked_about_is_not_told_and_comes_back(
+    victim: Callable[..., Victim], swap: Path, as_nobody: Callable[..., Outcome]
+) -> None:
+    one = victim("shared_anon", uid=65534)
+    area = one["shared_anon"]
+
+    def work() -> object:
+        with Process(one.pid) as process:
+            effect = pageout(process, at(area))
+            is_whole(effect)
+            back = undo(process, effect)
+        told = [note for note in effect.notes if "not told" in note]
+        return effect.nr_moved, effect.swap, effect.swap_cached, effect.nr_freed, len(told), back.nr_moved
+
+    moved, *unknown, nr_notes, back = as_nobody(work, caps=["CAP_SYS_NICE"]).value
+    assert moved == back == area.nr_resident
+    assert unknown == [None, None, None]
+    assert nr_notes == 1
+    assert smaps_field(one.pid, area.address, "Rss") == area.nr_resident
+
+
+def test_private_memory_in_swap_is_told_without_the_right_to_see_frames(
+    victim: Callable[..., Victim], swap: Path, as_nobody: Callable[..., Outcome]
+) -> None:
+    one = victim("anon_full", uid=65534)
+    area = one["anon_full"]
+
+    def work() -> object:
+        with Process(one.pid) as process:
+            effect = pageout(process, at(area), free=True)
+        return effect.nr_moved, effect.swap, effect.swap_cached, effect.freed and effect.freed.nr_freed
+
+    assert as_nobody(work, caps=["CAP_SYS_NICE"]).value == (area.nr_pages, area.nr_pages * PAGE, None, None)
+
+
+def test_files_that_we_neither_own_nor_may_write_to_stay(
+    victim: Callable[..., Victim], tmp_path_factory: pytest.TempPathFactory, as_nobody: Callable[..., Outcome]
+) -> None:
+    one = victim(uid=65534)
+
+    def work() -> object:
+        with Process(one.pid) as process:
+            planned = plan(process, "pageout", Selection(path="libc.so"), Choice(file=True))
+            effect = act(process, planned)
+            is_whole(effect)
+            return planned.reasons, effect.nr_moved, effect.reasons
+
+    planned, nr_moved, reasons = as_nobody(work, caps=["CAP_SYS_NICE"]).value
+    assert nr_moved == 0
+    assert set(planned) == set(reasons) <= {"shared", "not ours"}
+
+
+def test_memory_that_was_given_up_is_freed_and_kept_nowhere(swap: Path) -> None:
+    with scripted(1009) as running, Process(running.pid) as process:
+        assert tell(running, "free") == "0"
+        effect = pageout(process, of(running, 1009))
+        is_whole(effect)
+        assert (effect.nr_moved, effect.nr_given_up, effect.nr_freed) == (1009, 1009, 1009)
+        assert effect.swap == 0
+        assert undo(process, effect).nr_requested == 0
+        assert smaps_field(running.pid, running.told, "Rss") == 0
 
 
 def test_clean_pages_of_a_file_leave_and_come_back(victim: Callable[..., Victim]) -> None:
@@ -565,6 +631,18 @@ def test_vmas_that_change_between_plan_and_act_count_as_they_are(swap: Path) -> 
     assert any("VMAs changed" in note for note in effect.notes)
 
 
+def test_vma_that_was_chosen_and_became_another_is_left_alone(swap: Path) -> None:
+    with scripted(1009) as running, Process(running.pid) as process:
+        chosen = Selection(area=of(running, 1009).area, kinds=frozenset(("anon",)), perms="rw-p")
+        planned = plan(process, "pageout", chosen)
+        assert planned.nr_movable == 1009
+        assert tell(running, "share 0 1009") == "0"
+        assert tell(running, "touch") == "0"
+        effect = act(process, planned)
+    assert (effect.nr_requested, effect.vmas) == (0, ())
+    assert any("VMAs changed" in note for note in effect.notes)
+
+
 def test_vma_that_is_unmapped_during_the_act_is_gone(swap: Path) -> None:
     calls = []
     with scripted() as running, Process(running.pid) as process:
@@ -853,6 +931,21 @@ def test_temporary_swap_gives_back_what_is_in_it() -> None:
         assert tell(running, "check") == "0"
 
 
+def test_temporary_swap_that_is_interrupted_at_its_making_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, make = [], tempfile.mkdtemp
+
+    def interrupted(prefix: str, dir: str) -> str:
+        made.append(make(prefix=prefix, dir=dir))
+        os.kill(os.getpid(), signal.SIGINT)
+        return made[0]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        TemporarySwap(16 * MIB)
+    assert made
+    assert not os.path.exists(made[0])
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_temporary_swap_goes_with_a_maker_that_is_killed(number: int) -> None:
     code = (
@@ -876,6 +969,10 @@ def test_temporary_swap_leaves_nothing_where_it_cannot_be(tmp_path: Path) -> Non
         TemporarySwap(16 * MIB, ("/dev/shm",))
     with pytest.raises(NotSupported, match="/nowhere: "):
         TemporarySwap(16 * MIB, ("/nowhere",))
+    with pytest.raises(
+        NotSupported, match=r"of 1073741824 MiB: .*needs 1073742848 MiB free .*; /var/tmp: \d+ MiB free\)"
+    ):
+        TemporarySwap(1 << 50, ("/var/tmp",))
     assert not [name for name in os.listdir("/dev/shm") if name.startswith("mematlas-swap-")]
 
 

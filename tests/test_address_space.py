@@ -78,11 +78,16 @@ def test_gaps_are_what_lies_between(space: AddressSpace) -> None:
         ("1000+-8", None),
         ("10000000000000000", None),
         ("", None),
-        ("0x", None),
     ],
 )
 def test_ranges_have_three_forms(text: str, span: tuple[int, int] | None) -> None:
     assert parse_range(text, 4096) == span
+
+
+@pytest.mark.parametrize("text", ["0x", "0x7f3+1MB", "0x7f3-0x7fzz", "0xlib.so", "0x1000+-8"])
+def test_what_begins_as_an_address_and_is_none_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="bad address or range"):
+        parse_range(text, 4096)
 
 
 @pytest.mark.parametrize("text", ["1000-1000", "3000-1000", "1000+0", "0x1000+0K"])

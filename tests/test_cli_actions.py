@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +17,10 @@ from typing import Any
 import pytest
 
 from conftest import Outcome
+from helpers import sparse
 from mematlas.cli import main
-from mematlas.cli.advise import parse_amount, parse_bytes
+from mematlas.cli.advise import parse_amount
+from mematlas.cli.session import parse_bytes
 from mematlas.errors import BadInput
 from mematlas.kernel.page_idle import is_multigen
 from mematlas.kernel.procfs import ProcFS
@@ -113,6 +117,65 @@ def test_without_swap_it_says_so_before_acting_and_how_to_get_some(
     assert "mkswap /var/tmp/swapfile && swapon /var/tmp/swapfile" in err
     assert "zramctl --find --size 64M" in err
     assert "--temporary-swap 64M" in err
+
+
+def test_dry_run_without_swap_tells_how_to_get_some(
+    victim: Callable[..., Victim], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mematlas.actions.read_swaps", lambda procfs: [])
+    area = victim("anon_full")["anon_full"]
+    assert main(words("pageout", area, "--dry-run")) == 0
+    assert "mkswap /var/tmp/swapfile && swapon /var/tmp/swapfile" in capsys.readouterr().err
+
+
+def test_dry_run_tells_dirty_pages_of_files(
+    victim: Callable[..., Victim], capsys: Capture, as_nobody: Callable[..., Outcome]
+) -> None:
+    one = victim("shared_file", uid=65534)
+    area = one["shared_file"]
+    one.touch("shared_file", *range(3, 20))
+    assert main(words("pageout", area, "--dry-run", "--json")) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["rows"][0]["nr_dirty"] >= 17
+    assert any("dirty: to leave the process, and to stay in RAM" in note for note in result["notes"])
+    result = json.loads(as_nobody(words("pageout", area, "--dry-run", "--json"), caps=["CAP_SYS_NICE"]).stdout)
+    assert result["rows"][0]["nr_dirty"] is None
+    assert any(note.startswith("dirty pages of files leave the process") for note in result["notes"])
+
+
+@pytest.mark.parametrize("command", ["pageout", "cold", "willneed", "collapse"])
+@pytest.mark.parametrize("area", ["nosuchlib", "0x7f0000000000+1MB", "0x1000-0x2000"])
+def test_area_that_is_nothing_is_refused(
+    victim: Callable[..., Victim], capsys: Capture, command: str, area: str
+) -> None:
+    for more in ([], ["--dry-run"]):
+        assert main([command, str(victim().pid), area, *more]) == 2
+        assert re.search("as asked for|bad address or range", capsys.readouterr().err)
+
+
+def test_pages_of_a_file_and_of_none_are_refused(victim: Callable[..., Victim], capsys: Capture) -> None:
+    assert main(["pageout", str(victim().pid), "--anon", "--file"]) == 2
+    assert "--anon and --file leave nothing" in capsys.readouterr().err
+
+
+def test_nothing_to_do_has_a_reason(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:
+    area = victim("anon_full")["anon_full"]
+    assert main(words("pageout", area, "--state", "swapped")) == 0
+    assert "no page of the VMA chosen is in RAM and in state swapped" in capsys.readouterr().err
+    assert main(words("willneed", area)) == 0
+    assert "no page of the VMA chosen is out of RAM" in capsys.readouterr().err
+
+
+def test_csv_has_counts_as_json_and_nothing_for_nothing(
+    victim: Callable[..., Victim], swap: Path, capsys: Capture
+) -> None:
+    area = victim("guard")["guard"]
+    assert main(words("pageout", area, "--undo", "--format", "csv")) == 0
+    keys, values = csv.reader(io.StringIO(capsys.readouterr().out))
+    row = dict(zip(keys, values, strict=True))
+    assert json.loads(row["reasons"]) == {"guard": 13}
+    assert json.loads(row["undo"])["nr_moved"] == 11
+    assert row["refaults"] == row["stopped"] == ""
 
 
 def test_filters_over_vmas_and_pages(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:
@@ -310,6 +373,36 @@ def test_signal_ends_it_with_the_report_and_without_the_swap(
     assert "not back" not in out
     assert "taken away" in err
     assert not our_swaps()
+
+
+INTERRUPTED = """
+import json, os, signal, sys
+nr_signals, sys.path[:], *words = json.loads(sys.argv[1])
+from mematlas import advising
+from mematlas.cli import main
+read, reads = os.pread, []
+def pread(*arguments):
+    reads.append(0)
+    if len(reads) == 300:
+        for _ in range(nr_signals):
+            os.kill(os.getpid(), signal.SIGINT)
+    return read(*arguments)
+advising.os.pread = pread
+sys.exit(main(words))
+"""
+"""Signals come in the middle of bringing pages back, which is reading them one by one."""
+
+
+@pytest.mark.parametrize(("nr_signals", "told"), [(1, "stopped: interrupted"), (2, "broken off")])
+def test_undo_that_is_interrupted_leaves_the_report(swap: Path, nr_signals: int, told: str) -> None:
+    with sparse(4 << 20, range(1009)) as running:
+        line = ["pageout", str(running.pid), f"{running.told:#x}+4M", "--undo"]
+        argument = json.dumps([nr_signals, sys.path, *line])
+        words = [sys.executable, "-c", INTERRUPTED, argument]
+        run = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE)
+    assert run.returncode == 130
+    assert re.search(r"moved +1009 ", run.stdout)
+    assert told in run.stdout + run.stderr
 
 
 def test_killing_it_takes_the_swap_away_too(victim: Callable[..., Victim]) -> None:

@@ -382,7 +382,9 @@ class Act:
             self.notes.append(
                 f"{nr_pages} pages left the process, and whether they are in RAM still is not told: {why}"
             )
-            return None if kind.nr_unknown_shmem else in_swap, swap_cached, None, kind.nr_given_up
+            if kind.nr_unknown_shmem:
+                return None, None, None, kind.nr_given_up
+            return in_swap, swap_cached, None, kind.nr_given_up
         return in_swap, swap_cached, in_cache, kind.nr_given_up
 
 

@@ -70,6 +70,9 @@ WRITING, WRITING_LOOKS = 1.0, 0.01
 # What would happen
 
 
+UNTOLD = "which pages of shared memory are out of RAM is not told, so they are left alone"
+
+
 def plan(
     process: Process,
     advice: str,
@@ -106,8 +109,10 @@ def plan(
             kind.only = only = found.pages
             wanted = pieces(process, space, selection, only=only)
         vmas = [plan_vma(kind, piece, dirty) for piece in wanted]
-        notes = (*kind.notes, *sorted(kind.reader.unknown_backing))
-    if ranges is None and only is None and not any(item.nr_requested for item in vmas):
+        notes = tuple(kind.notes)
+        untold = sorted(kind.reader.unknown_backing) if advice == "willneed" else []
+    notes += tuple(f"{UNTOLD}: {why}" for why in untold)
+    if ranges is None and only is None and not untold and not any(item.nr_requested for item in vmas):
         notes += (why_nothing(advice, choice, len(wanted)),)
     live = process.procfs.live
     return Plan(

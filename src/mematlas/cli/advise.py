@@ -7,7 +7,7 @@ import signal
 from mematlas.actions import MAX_PASSES, act, check_target, free_frames, plan, undo
 from mematlas.analysis.movable import Choice, parse_states
 from mematlas.cli.maps import add_selection, selection_of
-from mematlas.cli.session import TARGETS, add_output, add_target, parse_count, parse_seconds
+from mematlas.cli.session import TARGETS, add_output, add_target, parse_bytes, parse_count, parse_seconds
 from mematlas.errors import BadInput, ProcessGone
 from mematlas.model.address_space import parse_size
 from mematlas.record import record
@@ -93,18 +93,6 @@ def parse_amount(text: str) -> Amount:
     return Amount(number, text[-1:].isalpha() and not text.lower().startswith("0x"))
 
 
-def parse_bytes(text: str) -> int:
-    """Return a size that a person typed: 512M, 2G.
-
-    >>> parse_bytes("512M")
-    536870912
-    """
-    size = parse_size(text)
-    if not size:
-        raise BadInput(f"bad size {text!r}: such as 512M or 2G")
-    return size
-
-
 def add_pageout(arguments: Arguments) -> None:
     """Declare what pageout alone takes."""
     arguments.add_argument(
@@ -125,13 +113,18 @@ def add_pageout(arguments: Arguments) -> None:
 
 
 class Stopper:
-    """Turns SIGINT, SIGTERM and SIGHUP into a question that is asked between two steps; the second SIGINT is final."""
+    """Turns SIGINT, SIGTERM and SIGHUP into a question that is asked between two steps.
+
+    A SIGINT that comes while an earlier signal waits to be noticed ends the step at once.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.number: int | None = None
-        """The signal that came."""
+        """The signal that came first."""
+        self.is_waiting = False
+        """Whether one came that the current step is to end for."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -144,12 +137,18 @@ class Stopper:
 
     def __call__(self) -> bool:
         """Whether to stop."""
-        return self.number is not None
+        return self.is_waiting
+
+    def forget(self) -> None:
+        """Begin a step that only a new signal ends."""
+        self.is_waiting = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number == number == signal.SIGINT:
+        was_waiting, self.is_waiting = self.is_waiting, True
+        if self.number is None:
+            self.number = number
+        if was_waiting and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = number
 
 
 def temporary_swap(size: int | None) -> AbstractContextManager[object]:
@@ -166,40 +165,73 @@ def temporary_swap(size: int | None) -> AbstractContextManager[object]:
 def run(advice: str, args: Namespace, session: Session) -> int:
     """Plan; then act, watch and undo, as far as that was asked for; show what it came to."""
     selection = selection_of(args, session)
+    if args.anon and args.file:
+        raise BadInput("--anon and --file leave nothing: no page is of a file and of none")
     choice = Choice(args.state, args.anon, args.file)
     process = session.process
     amount: Amount | None = getattr(args, "coldest", None)
     nr_coldest = None if amount is None else amount.nr_pages(process.page_size)
     if args.dry_run:
         planned = plan(process, advice, selection, choice, nr_coldest=nr_coldest)
+        if not getattr(args, "temporary_swap", None):
+            warn(session, planned)
         session.show(lambda: plan_table(planned, session.target_info()), args)
         return 0
     check_target(process, args.force)
     with Stopper() as stop, temporary_swap(getattr(args, "temporary_swap", None)):
         planned = plan(process, advice, selection, choice, nr_coldest=nr_coldest, dirty=False)
-        session.err.writelines(f"{line}\n" for line in swap_warning(planned))
-        session.err.flush()
-        effect = carry_out(advice, planned, args, session, stop)
-        if getattr(args, "free", False):
-            effect = free(effect, args, session, stop)
-        gone = effect.gone
-        refaults, undone = None, None
-        if not effect.stopped and getattr(args, "watch_refaults", None) is not None:
-            refaults = watch(effect, args.watch_refaults, session, stop)
-            gone = refaults.gone
-        if not gone and getattr(args, "undo", False):
-            # Asked for beforehand, so it is done even when the rest was interrupted.
-            try:
-                undone = undo(process, effect)
-            except ProcessGone:
-                gone = True
-        view = effect_table(effect, session.target_info(), process.page_size, refaults, undone)
+        warn(session, planned)
+        run = Run(args, session, stop, carry_out(advice, planned, args, session, stop))
+        try:
+            run.go_on()
+        except KeyboardInterrupt:
+            run.notes.append("broken off: what came after the last step that is told here is not known")
+        view = effect_table(run.effect, session.target_info(), process.page_size, run.refaults, run.undone)
+        view.notes += run.notes
         if getattr(args, "temporary_swap", None):
             view.notes.append("the temporary swap is taken away now: what is in it comes back into RAM")
         session.show(lambda: view, args)
-    if gone:
+    if run.gone:
         return ProcessGone.exit_code
     return 0 if stop.number is None else 128 + stop.number
+
+
+def warn(session: Session, planned: Plan) -> None:
+    """Say what lacks, and what to type."""
+    session.err.writelines(f"{line}\n" for line in swap_warning(planned))
+    session.err.flush()
+
+
+class Run:
+    """What follows an act, as far as it got: it is told whatever happens."""
+
+    def __init__(self, args: Namespace, session: Session, stop: Stopper, effect: Effect) -> None:
+        self.args = args
+        self.session = session
+        self.stop = stop
+        self.effect = effect
+        self.refaults: Refaults | None = None
+        self.undone: Effect | None = None
+        self.gone = effect.gone
+        self.notes: list[str] = []
+
+    def go_on(self) -> None:
+        """Free, watch and undo, as far as that was asked for."""
+        if getattr(self.args, "free", False):
+            self.effect = free(self.effect, self.args, self.session, self.stop)
+            self.gone = self.effect.gone
+        seconds = getattr(self.args, "watch_refaults", None)
+        if not self.effect.stopped and seconds is not None:
+            self.refaults = watch(self.effect, seconds, self.session, self.stop)
+            self.gone = self.refaults.gone
+        if not self.gone and getattr(self.args, "undo", False):
+            # Asked for beforehand, so it is done even when the rest was interrupted; only a new signal ends it.
+            self.stop.forget()
+            try:
+                self.undone = bring_back(self.effect, self.session, self.stop)
+                self.gone = self.undone.gone
+            except ProcessGone:
+                self.gone = True
 
 
 def carry_out(advice: str, planned: Plan, args: Namespace, session: Session, stop: Stopper) -> Effect:
@@ -224,6 +256,15 @@ def free(effect: Effect, args: Namespace, session: Session, stop: Stopper) -> Ef
     bar = Bar(session.err, "free")
     try:
         return free_frames(session.process, effect, passes=args.passes, progress=bar, stop=stop)
+    finally:
+        bar.clear()
+
+
+def bring_back(effect: Effect, session: Session, stop: Stopper) -> Effect:
+    """Undo, with a bar that shows how far it is."""
+    bar = Bar(session.err, "undo")
+    try:
+        return undo(session.process, effect, progress=bar, stop=stop)
     finally:
         bar.clear()
 

@@ -67,7 +67,8 @@ class TemporarySwap:
                     raise PermissionDenied("swapon", "CAP_SYS_ADMIN") from None
                 reasons.setdefault(error.strerror or "", []).append(place)
         tried = "; ".join(f"{', '.join(where)}: {why}" for why, where in reasons.items())
-        raise NotSupported(f"a swap file of {size >> 20:,} MiB", f"a file system that takes it; {tried}")
+        room = f"{self.size + LEFT_FREE >> 20} MiB free where swap files work"
+        raise NotSupported(f"a swap file of {self.size >> 20} MiB", f"{room}; {tried}")
 
     def __enter__(self) -> Self:
         return self
@@ -95,9 +96,9 @@ class TemporarySwap:
 
     def _make(self, place: str) -> None:
         room = os.statvfs(place)
-        free, wanted = (amount >> 20 for amount in (room.f_bavail * room.f_frsize, self.size + LEFT_FREE))
-        if free < wanted:
-            raise OSError(errno.ENOSPC, f"{free:,} MiB are free, and {wanted:,} MiB must be")
+        free = room.f_bavail * room.f_frsize
+        if free < self.size + LEFT_FREE:
+            raise OSError(errno.ENOSPC, f"{free >> 20} MiB free")
         with signals_held():
             self.path, self._pipe, self._keeper = start_keeper(place)
         try:

@@ -118,23 +118,25 @@ def parse_range(text: str, page_size: int) -> tuple[int, int] | None:
     True
 
     Raises:
-        BadInput: the range is empty.
+        BadInput: the range is empty, or begins with 0x, so that it can be nothing else, and is no range.
     """
     first, plus, length = text.partition("+")
     if not plus:
         first, minus, last = text.partition("-")
     start = parse_address(first)
-    if start is None:
-        return None
-    if plus:
-        size = parse_size(length)
-        end = None if size is None else start + size
-    elif minus:
-        end = parse_address(last)
-    else:
-        start -= start % page_size
-        end = start + page_size
-    if end is None:
+    end: int | None = None
+    if start is not None:
+        if plus:
+            size = parse_size(length)
+            end = None if size is None else start + size
+        elif minus:
+            end = parse_address(last)
+        else:
+            start -= start % page_size
+            end = start + page_size
+    if start is None or end is None:
+        if text[:2] in ("0x", "0X"):
+            raise BadInput(f"bad address or range {text!r}: such as 0x1000, 0x1000+8K or 0x1000-0x3000")
         return None
     if end <= start:
         raise BadInput(f"{text} is an empty range")

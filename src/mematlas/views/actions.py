@@ -6,6 +6,7 @@ from mematlas.analysis.movable import REASONS
 from mematlas.kernel.swaps import free_swap, zram_ratio
 from mematlas.record import as_dict
 from mematlas.views.format import format_path, format_seconds, format_size
+from mematlas.views.swap import ways_to_swap
 from mematlas.views.table import Column, Drawn, Table
 
 TYPE_CHECKING = False
@@ -31,8 +32,12 @@ PAGE_CACHED = "of files, and still in RAM: not yet written, or in use elsewhere"
 GIVEN_UP = "freed, and kept nowhere: the process had given them up (MADV_FREE)"
 NOT_TOLD = "not told: see the notes"
 
+DIRTY_NEEDS = "CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH"
+
 MAX_VMAS = 12
 MAX_POINTS = 10
+MEANINGFUL = 1 << 20
+"""Bytes in a zram device from which on its ratio says something."""
 
 PLAN_COLUMNS = (
     Column("start", "START", "address"),
@@ -42,6 +47,7 @@ PLAN_COLUMNS = (
     Column("nr_requested", "ASKED FOR", "count"),
     Column("nr_movable", "CAN MOVE", "count"),
     Column("nr_needs_swap", "TO SWAP", "count"),
+    Column("nr_dirty", "DIRTY", "count", shown=False),
     Column("reasons", "CANNOT", "counts"),
     Column("kind", "KIND"),
     Column("path", "PATH", "path"),
@@ -98,18 +104,32 @@ REFAULT_COLUMNS = (
 def plan_table(plan: Plan, target: dict[str, Any]) -> Table:
     """Return what an advice would do, a row per VMA, with where the memory would go as notes."""
     rows = [plan_row(item) for item in plan.vmas]
-    total = (plan.nr_requested, plan.nr_movable, plan.nr_needs_swap, plan.reasons)
-    footer = (None, None, sum(row[2] for row in rows), None, *total, None, f"{len(rows)} VMAs")
+    total = (plan.nr_requested, plan.nr_movable, plan.nr_needs_swap, plan.nr_dirty, plan.reasons)
+    whole = f"{len(rows)} VMA{'s' * (len(rows) != 1)}"
+    footer = (None, None, sum(row[2] for row in rows), None, *total, None, whole)
     notes = [*plan.notes, *(f"{key}: {REASONS[key]}" for key in plan.reasons)]
     if plan.advice == "pageout":
+        notes += dirty_notes(plan)
         notes += places(plan)
     return Table(f"{plan.advice}-plan/1", PLAN_COLUMNS, rows, target=target, notes=notes, footer=footer)
 
 
 def plan_row(item: PlannedVma) -> tuple[Any, ...]:
     """Return the row of one VMA."""
-    counts = (item.nr_requested, item.nr_movable, item.nr_needs_swap, item.reasons)
+    counts = (item.nr_requested, item.nr_movable, item.nr_needs_swap, item.nr_dirty, item.reasons)
     return (item.start, item.end, item.end - item.start, item.vma.perms, *counts, item.vma.kind, item.vma.path)
+
+
+def dirty_notes(plan: Plan) -> list[str]:
+    """Return what is known of pages of files that are not written yet."""
+    if plan.nr_dirty is None:
+        return [
+            "dirty pages of files leave the process, and stay in RAM; which, kpageflags tells: needs " + DIRTY_NEEDS
+        ]
+    if not plan.nr_dirty:
+        return []
+    which = "1 page of a file is" if plan.nr_dirty == 1 else f"{plan.nr_dirty} pages of files are"
+    return [f"{which} dirty: to leave the process, and to stay in RAM until written to disk"]
 
 
 def places(plan: Plan) -> list[str]:
@@ -118,7 +138,8 @@ def places(plan: Plan) -> list[str]:
     for area in plan.swaps:
         ratio = zram_ratio(area.path)
         text = f"swap: {format_path(area.path)}, {format_size(area.size - area.used)} free of {format_size(area.size)}"
-        lines.append(text + (f", {ratio:.1f} bytes in each byte of RAM so far" if ratio else ""))
+        # What little an empty device holds is smaller than its own tables.
+        lines.append(text + (f", {ratio:.0f}:1 so far" if ratio and ratio > 1 and area.used >= MEANINGFUL else ""))
     if plan.room.swap is not None:
         lines.append(f"swap: the memory cgroup allows {format_size(plan.room.swap)} more")
     return lines or (["swap: none"] if plan.nr_needs_swap else [])
@@ -133,15 +154,9 @@ def swap_warning(plan: Plan) -> list[str]:
         return [f"the memory cgroup of the process allows too little swap: {lacking} of memory has nowhere to go"]
     # Twice as much as is needed, as a power of two.
     mib = 1 << max(plan.nr_needs_swap * plan.page_size >> 19, 63).bit_length()
-    size = f"{mib}M" if mib < 1024 else f"{mib >> 10}G"
-    file = "/var/tmp/swapfile"
     return [
         f"{'too little' if plan.swaps else 'no'} swap space: {lacking} of memory without a file has nowhere to go.",
-        "To make some, as root, in a file:",
-        f"    fallocate -l {size} {file} && chmod 600 {file} && mkswap {file} && swapon {file}",
-        "or compressed in RAM:",
-        f"    modprobe zram; zram=$(zramctl --find --size {size}) && mkswap $zram && swapon -p 100 $zram",
-        f"or for this run alone: --temporary-swap {size}",
+        *ways_to_swap(mib),
     ]
 
 
@@ -261,7 +276,8 @@ def refault_lines(refaults: Refaults, page_size: int, in_bytes: bool, colour: bo
     if table:
         yield from Table("", REFAULT_COLUMNS, table).lines(in_bytes=in_bytes, colour=colour)
     if len(items) > MAX_VMAS:
-        yield f"... {len(items) - MAX_VMAS} more VMAs"
+        nr_more = len(items) - MAX_VMAS
+        yield f"... {nr_more} more VMA{'s' * (nr_more != 1)}"
 
 
 def thin(curve: tuple[tuple[float, int], ...]) -> list[tuple[float, int]]:
@@ -285,6 +301,8 @@ def undo_line(undo: Effect, page_size: int) -> str:
     stayed = ", ".join(f"{nr_pages} {key}" for key, nr_pages in undo.reasons.items())
     size = format_size(undo.nr_moved * page_size)
     text = f"undo: {undo.nr_moved} of {undo.nr_requested} pages ({size}) brought back in {format_seconds(undo.seconds)}"
+    if not undo.nr_requested:
+        text = "undo: nothing to bring back"
     return text + (f"; not back: {stayed}" if stayed else "") + (f"; stopped: {undo.stopped}" if undo.stopped else "")
 
 

@@ -152,7 +152,7 @@ class Table:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow([column.key for column in self.columns])
         for row in self.objects():
-            writer.writerow([" ".join(map(str, v)) if isinstance(v, list) else escape_csv(v) for v in row.values()])
+            writer.writerow(map(to_csv, row.values()))
 
 
 class Drawn(Table):
@@ -177,6 +177,16 @@ def to_json(value: Any, kind: str) -> Any:
     return list(value) if kind == "list" else value
 
 
-def escape_csv(value: Any) -> Any:
-    """Return a value that every encoding can write: bytes outside UTF-8 become escapes."""
+def to_csv(value: Any) -> Any:
+    """Return a value for a cell of CSV that every encoding can write: bytes outside UTF-8 become escapes.
+
+    >>> to_csv(["r", "w"]), to_csv({"shared": 3}), to_csv({})
+    ('r w', '{"shared": 3}', '')
+    """
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    if isinstance(value, dict):
+        import json
+
+        return json.dumps(value) if value else ""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
