@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,23 @@ def test_directory_goes_with_a_maker_that_is_killed_as_it_begins(number: signal.
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == -number, done.stderr
     wait_until(lambda: not os.listdir(tmp_path), "the directory is gone")
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_directory_goes_with_a_maker_that_is_interrupted_as_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = tempfile.mkdtemp
+
+    def interrupting(prefix: str, dir: str) -> str:
+        path = make(prefix=prefix, dir=dir)
+        os.kill(os.getppid(), signal.SIGINT)
+        return path
+
+    monkeypatch.setattr(tempfile, "mkdtemp", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        TemporarySwap(16 << 20, (str(tmp_path),))
+    assert not os.listdir(tmp_path)
 
 
 def test_places_with_the_same_reason_are_named_together(tmp_path: Path) -> None:

@@ -99,9 +99,9 @@ class TemporarySwap:
         free = room.f_bavail * room.f_frsize
         if free < self.size + LEFT_FREE:
             raise OSError(errno.ENOSPC, f"{free >> 20} MiB free")
-        with signals_held():
-            self.path, self._pipe, self._keeper = start_keeper(place)
         try:
+            with signals_held():
+                self.path, self._pipe, self._keeper = start_keeper(place)
             # The first try takes the blocks without writing to them, which most file systems allow.
             for filled in (False, True):
                 write_swap_file(self.path, self.size, filled)
