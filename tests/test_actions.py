@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -929,21 +928,6 @@ def test_temporary_swap_gives_back_what_is_in_it() -> None:
         # Swap of others that has the highest priority too is used in turn with it.
         assert smaps_field(running.pid, running.told, "Swap") == 0 or read_swaps_of_us()
         assert tell(running, "check") == "0"
-
-
-def test_temporary_swap_that_is_interrupted_at_its_making_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, make = [], tempfile.mkdtemp
-
-    def interrupted(prefix: str, dir: str) -> str:
-        made.append(make(prefix=prefix, dir=dir))
-        os.kill(os.getpid(), signal.SIGINT)
-        return made[0]
-
-    monkeypatch.setattr(tempfile, "mkdtemp", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        TemporarySwap(16 * MIB)
-    assert made
-    assert not os.path.exists(made[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

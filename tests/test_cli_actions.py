@@ -19,7 +19,8 @@ import pytest
 from conftest import Outcome
 from helpers import sparse
 from mematlas.cli import main
-from mematlas.cli.advise import parse_amount, parse_bytes
+from mematlas.cli.advise import parse_amount
+from mematlas.cli.session import parse_bytes
 from mematlas.errors import BadInput
 from mematlas.kernel.page_idle import is_multigen
 from mematlas.kernel.procfs import ProcFS

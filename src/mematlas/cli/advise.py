@@ -7,7 +7,7 @@ import signal
 from mematlas.actions import MAX_PASSES, act, check_target, free_frames, plan, undo
 from mematlas.analysis.movable import Choice, parse_states
 from mematlas.cli.maps import add_selection, selection_of
-from mematlas.cli.session import TARGETS, add_output, add_target, parse_count, parse_seconds
+from mematlas.cli.session import TARGETS, add_output, add_target, parse_bytes, parse_count, parse_seconds
 from mematlas.errors import BadInput, ProcessGone
 from mematlas.model.address_space import parse_size
 from mematlas.record import record
@@ -91,18 +91,6 @@ def parse_amount(text: str) -> Amount:
     if not number:
         raise BadInput(f"bad amount {text!r}: a number of pages such as 500, or a size such as 64M")
     return Amount(number, text[-1:].isalpha() and not text.lower().startswith("0x"))
-
-
-def parse_bytes(text: str) -> int:
-    """Return a size that a person typed: 512M, 2G.
-
-    >>> parse_bytes("512M")
-    536870912
-    """
-    size = parse_size(text)
-    if not size:
-        raise BadInput(f"bad size {text!r}: such as 512M or 2G")
-    return size
 
 
 def add_pageout(arguments: Arguments) -> None:

@@ -6,6 +6,7 @@ from mematlas.analysis.movable import REASONS
 from mematlas.kernel.swaps import free_swap, zram_ratio
 from mematlas.record import as_dict
 from mematlas.views.format import format_path, format_seconds, format_size
+from mematlas.views.swap import ways_to_swap
 from mematlas.views.table import Column, Drawn, Table
 
 TYPE_CHECKING = False
@@ -153,15 +154,9 @@ def swap_warning(plan: Plan) -> list[str]:
         return [f"the memory cgroup of the process allows too little swap: {lacking} of memory has nowhere to go"]
     # Twice as much as is needed, as a power of two.
     mib = 1 << max(plan.nr_needs_swap * plan.page_size >> 19, 63).bit_length()
-    size = f"{mib}M" if mib < 1024 else f"{mib >> 10}G"
-    file = "/var/tmp/swapfile"
     return [
         f"{'too little' if plan.swaps else 'no'} swap space: {lacking} of memory without a file has nowhere to go.",
-        "To make some, as root, in a file:",
-        f"    fallocate -l {size} {file} && chmod 600 {file} && mkswap {file} && swapon {file}",
-        "or compressed in RAM:",
-        f"    modprobe zram; zram=$(zramctl --find --size {size}) && mkswap $zram && swapon -p 100 $zram",
-        f"or for this run alone: --temporary-swap {size}",
+        *ways_to_swap(mib),
     ]
 
 

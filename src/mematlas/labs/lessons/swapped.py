@@ -44,12 +44,14 @@ def page_out(stage: Stage, free: bool = False) -> None:
     frees its frames at once, and keeps none of them in the swap cache.
     """
     start, size = stage.facts["address"], stage.facts["size"]
+    again: list[bool] = []
 
     def look() -> int:
         if "CAP_SYS_NICE" in effective_capabilities():
             stage.know(how=f"mematlas pageout {stage.facts['pid']} {start:#x}+{size}{' --free' if free else ''}")
             try:
-                pageout(stage.process(), Selection(area=f"{start:#x}+{size}"), free=free)
+                effect = pageout(stage.process(), Selection(area=f"{start:#x}+{size}"), free=free)
+                again.append(bool(effect.freed and effect.freed.nr_kept))
             except PermissionDenied:
                 stage.tell("pageout")
         else:
@@ -62,13 +64,15 @@ def page_out(stage: Stage, free: bool = False) -> None:
     def empty_cache() -> int:
         if not stage.tell("incore")["nr_in_ram"]:
             return 0
+        again.append(True)
         stage.tell(f"read 0 {stage.facts['nr_pages']}")
         stage.wait(look, 0)
         return int(stage.tell("incore")["nr_in_ram"])
 
     left = stage.wait(look, 0)
     if free and not left:
-        stage.wait(empty_cache, 0)
+        kept = stage.wait(empty_cache, 0)
+        stage.know(freed=STILL_THERE.format(nr_pages=kept) if kept else FREED if any(again) else NONE_THERE)
         left = stage.rss()
     if left:
         raise NotSupported(f"paging out: {left} pages stay", "a memory cgroup that allows swap")
@@ -79,6 +83,17 @@ NO_FAULT, MINOR, MAJOR = (
     "No fault at all",
     "A minor fault: it is in RAM, only the entry is missing",
     "A major fault: it must be read from swap",
+)
+
+
+FREED = (
+    "So that you see a major one, all pages were read back and paged out once more: what is in swap already needs no "
+    "writing, and its frame is given up at once."
+)
+NONE_THERE = "Here the kernel kept none of them there: swap in RAM (zram) needs no such cache."
+STILL_THERE = (
+    "All pages were read back and paged out once more, which gives their frames up where swap has room; here "
+    "{nr_pages:,} pages are in the swap cache all the same."
 )
 
 
@@ -123,7 +138,7 @@ touches such a page. We page out by hand, a process of our own: PID {pid}.""",
         Step(
             "Out",
             "The workload has written to {nr_pages:pages} at {address:#x}. All are in RAM. Now they are paged out.",
-            Question("out", "How many of them are in RAM then?", PAGES),
+            Question("out", "How many of them does RSS count then?", PAGES),
             move_out,
             "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
             """\
@@ -153,19 +168,18 @@ It took {slow:seconds}; the same read once more took {seconds:seconds}. The touc
 back: a refault.
 
 A page that was written to swap stays in RAM beside it, in the swap cache, until somebody needs its frame; come back
-before that, and the fault is a minor one. So that you see a real one, all pages were read back and paged out once more:
-what is in swap already needs no writing, and its frame is given up at once.""",
+before that, and the fault is a minor one. {freed}""",
         ),
         Step(
             "Back",
             "It reads one byte of each of the pages 1 to 9 too.",
-            Question("back", "How many pages are in RAM then?", PAGES),
+            Question("back", "How many pages does RSS count then?", PAGES),
             refault,
             "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
             """\
-The workload had {nr_major:,} major and {nr_minor:,} minor faults. The minor ones found their page in the swap cache:
-the kernel reads some neighbours along with each page, since they will probably be wanted next. They are in RAM, but
-nobody maps them until they are touched, so RSS leaves them out.
+The workload had {nr_major:,} major and {nr_minor:,} minor faults. A minor one finds its page in the swap cache:
+from a disk the kernel reads some neighbours along with each page, since they will probably be wanted next. They are in
+RAM, but nobody maps them until they are touched, so RSS leaves them out.
 
 Memory that is paged out and never touched again costs nothing; memory that comes back at once is what makes a machine
 crawl.""",
