@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 
 import pytest
 
 from mematlas.errors import FormatError, NotSupported
-from mematlas.kernel import btf
 from mematlas.kernel.btf import Layout, parse_btf, read_layout
 
 INT, STRUCT, UNION, ENUM, CONST = 1, 4, 5, 6, 10
@@ -88,75 +86,3 @@ def test_a_kind_that_is_not_known_is_an_error() -> None:
 def test_without_the_file_the_option_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotSupported, match="CONFIG_DEBUG_INFO_BTF"):
         read_layout(str(tmp_path / "vmlinux"))
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """A BTF file and a cache directory of one's own."""
-    (tmp_path / "vmlinux").write_bytes(sample())
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("SUDO_UID", raising=False)
-    return tmp_path / "vmlinux", tmp_path / "cache" / "mematlas"
-
-
-def test_the_cache_answers_the_second_time(place: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    first = read_layout(str(place[0]))
-    monkeypatch.setattr(btf, "parse_btf", lambda *_, **__: pytest.fail("parsed again"))
-    assert read_layout(str(place[0])).values == first.values == {"page": 16, "page._mapcount": 8}
-
-
-def test_the_cache_is_for_its_owner_alone(place: tuple[Path, Path]) -> None:
-    read_layout(str(place[0]))
-    (file,) = place[1].iterdir()
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert place[1].stat().st_mode & 0o777 == 0o700
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "{",
-        "[]",
-        '{"version": 0, "layout": {}}',
-        '{"version": VERSION, "layout": {"page": -1}}',
-        '{"version": VERSION, "layout": {"page": 99999999}}',
-        '{"version": VERSION, "layout": {"page": "16"}}',
-    ],
-)
-def test_a_corrupt_cache_is_parsed_again(place: tuple[Path, Path], content: str) -> None:
-    read_layout(str(place[0]))
-    (file,) = place[1].iterdir()
-    file.write_text(content.replace("VERSION", str(btf.CACHE_VERSION)))
-    assert read_layout(str(place[0])).values == {"page": 16, "page._mapcount": 8}
-    assert json.loads(file.read_text())["layout"] == {"page": 16, "page._mapcount": 8}
-
-
-def test_another_kernel_does_not_get_this_ones_offsets(place: tuple[Path, Path]) -> None:
-    read_layout(str(place[0]))
-    place[0].write_bytes(sample().replace(b"_mapcount", b"_mapcounz"))
-    assert read_layout(str(place[0])).values == {"page": 16}
-
-
-def test_a_cache_that_others_can_write_is_not_used(place: tuple[Path, Path]) -> None:
-    place[1].mkdir(parents=True)
-    place[1].chmod(0o777)
-    assert read_layout(str(place[0])).values["page"] == 16
-    assert not list(place[1].iterdir())
-
-
-def test_a_cache_directory_that_is_a_link_is_not_followed(place: tuple[Path, Path], tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    place[1].parent.mkdir()
-    place[1].symlink_to(tmp_path / "elsewhere")
-    assert read_layout(str(place[0])).values["page"] == 16
-    assert not list((tmp_path / "elsewhere").iterdir())
-
-
-@pytest.mark.root
-def test_under_sudo_the_cache_belongs_to_who_called(place: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SUDO_UID", "65534")
-    monkeypatch.setenv("SUDO_GID", "65534")
-    read_layout(str(place[0]))
-    (file,) = place[1].iterdir()
-    assert file.stat().st_uid == place[1].stat().st_uid == 65534

@@ -9,14 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
+from mematlas.errors import FormatError, NotSupported, PermissionDenied
 from mematlas.kernel import kcore
 from mematlas.kernel.btf import Layout
 from mematlas.kernel.kcore import KcoreReader, find_symbol, is_confidential
 
 BASE = 0xFFFF888000000000
 TEXT = 0xFFFFFFFF81000000
-LAYOUT = Layout({"task_struct.tasks": 16, "task_struct.pid": 32, "task_struct.mm": 40})
+LAYOUT = Layout(
+    {
+        "task_struct.tasks": 16,
+        "task_struct.pid": 32,
+        "task_struct.files": 40,
+        "files_struct.fdt": 8,
+        "fdtable.fd": 16,
+        "file.private_data": 24,
+    }
+)
+MEM_FD = 5
+PINNED = BASE + 0x7777000
 
 
 def core(segments: list[tuple[int, int, bytes]]) -> bytes:
@@ -92,13 +103,20 @@ def test_without_the_file_the_option_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tasks(tmp_path: Path) -> KcoreReader:
-    """init_task and two tasks after it, PIDs 0, 1 and 4211, in a ring."""
+    """init_task and two tasks after it, PIDs 0, 1 and our own, in a ring; our files lead to the mm that we hold."""
     places = [BASE + 0x1000, BASE + 0x1100, BASE + 0x1200]
+    files, table, file = BASE + 0x1300, BASE + 0x1400, BASE + 0x1500
     data = bytearray(0x1000)
-    for index, (place, pid) in enumerate(zip(places, (0, 1, 4211), strict=True)):
-        task = words(0, 0, places[(index + 1) % 3] + 16, 0, pid | 99 << 32, BASE + 0x5000 + index)
-        data[place - places[0] :][: len(task)] = task
-        data[place - places[0] : place - places[0] + len(task)] = task
+
+    def put(place: int, *numbers: int) -> None:
+        data[place - places[0] : place - places[0] + 8 * len(numbers)] = words(*numbers)
+
+    for index, (place, pid) in enumerate(zip(places, (0, 1, os.getpid()), strict=True)):
+        put(place, 0, 0, places[(index + 1) % 3] + 16, 0, pid | 99 << 32, files if index == 2 else 0)
+    put(files, 0, table)
+    put(table, 0, 0, table + 0x20)
+    put(table + 0x20 + 8 * MEM_FD, file)
+    put(file, 0, 0, 0, PINNED)
     (tmp_path / "kcore").write_bytes(core([(BASE + 0x1000, 0x1000, bytes(data))]))
     (tmp_path / "kallsyms").write_text(f"{TEXT:x} T _text\n{places[0]:x} D init_task\n")
     return KcoreReader.open(str(tmp_path / "kcore"), str(tmp_path / "kallsyms"))
@@ -108,15 +126,35 @@ def in_first_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kcore, "INITIAL_PID_NAMESPACE", os.stat("/proc/self/ns/pid").st_ino)
 
 
-def test_a_process_is_found_in_the_list_of_tasks(tasks: KcoreReader, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pid", [1, 4211])
+def test_the_address_space_is_the_one_that_is_held_open(
+    pid: int, tasks: KcoreReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whether the PID is that of a first thread, in the list of tasks, or executed a program meanwhile, is all one.
     in_first_namespace(monkeypatch)
-    assert tasks.mm_address(4211, -1, LAYOUT) == BASE + 0x5002
+    assert tasks.mm_address(pid, MEM_FD, LAYOUT) == PINNED
 
 
-def test_a_process_that_is_not_in_the_list_is_gone(tasks: KcoreReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_own_task_is_looked_for_once(tasks: KcoreReader, monkeypatch: pytest.MonkeyPatch) -> None:
     in_first_namespace(monkeypatch)
-    with pytest.raises(ProcessGone):
-        tasks.mm_address(4212, -1, LAYOUT)
+    assert tasks.private_data(MEM_FD, LAYOUT) == PINNED
+    monkeypatch.setattr(kcore, "find_symbol", lambda *_: pytest.fail("looked for again"))
+    assert tasks.private_data(MEM_FD, LAYOUT) == PINNED
+
+
+def test_who_is_not_in_the_list_says_so(tasks: KcoreReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_first_namespace(monkeypatch)
+    monkeypatch.setattr(os, "getpid", lambda: 4212)
+    with pytest.raises(NotSupported, match="list of tasks"):
+        tasks.mm_address(4211, MEM_FD, LAYOUT)
+
+
+def test_no_message_tells_what_was_read(tasks: KcoreReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_first_namespace(monkeypatch)
+    wrong = Layout(LAYOUT.values | {"task_struct.files": 16})
+    with pytest.raises(NotSupported) as caught:
+        tasks.mm_address(4211, MEM_FD, wrong)
+    assert "0x" not in str(caught.value)
 
 
 def test_pids_of_another_namespace_are_not_looked_up(tasks: KcoreReader, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,21 +115,120 @@ def test_a_probe_that_fails_closes_its_reader() -> None:
     assert reader.closed
 
 
-def test_tables_outside_of_ram_are_not_read() -> None:
-    memory = memory_of(ConstructedReader(0xFFFF888000000000))
-    _, good = memory.tables(np.array([0x1000, 0, GIB + 0x1000, 1 << 51], np.uint64))
-    assert good.tolist() == [True, False, False, False]
-    _, good = memory.entries(np.array([0x1008, GIB + 8], np.uint64))
-    assert good.tolist() == [True, False]
+def addresses(*numbers: int) -> Words:
+    return np.array(numbers, np.uint64)
+
+
+def with_tables(encryption_mask: int = 0) -> tuple[ConstructedReader, KernelMemory]:
+    """Top table 0x1000, below it 0x2000 and, at two entries of that, 0x5000 and 0x6000; 0x7000 below 0x5000.
+
+    A huge page of 0x2000 is at 2 MiB, a page of 0x7000 at 0x9000, and an entry leads out of RAM.
+    """
+    reader = ConstructedReader(0xFFFF888000000000, encryption_mask=encryption_mask)
+    for table, index, entry in (
+        (0x1000, 0, 0x2067),
+        (0x2000, 3, 0x5067),
+        (0x2000, 4, 0x6067),
+        (0x2000, 5, 0xC0000000 | 0xE7),
+        (0x2000, 6, (1 << 40) | 0x67),
+        (0x2000, 7, 0x8066),
+        (0x5000, 0, 0x7067),
+        (0x5000, 1, 0x200000 | 0xE7),
+        (0x7000, 0, 0x9067),
+    ):
+        reader.words[reader.base + table + 8 * index] = entry | encryption_mask
+    return reader, memory_of(reader)
+
+
+@pytest.mark.parametrize("mask", [0, 1 << 47])
+def test_tables_are_read_where_entries_led_and_nowhere_else(mask: int) -> None:
+    _, memory = with_tables(mask)
+    asked = addresses(0x1000, 0x2000, 0x5000, 0x6000, 0x7000, 0x8000, 0x9000, 0xA000, 0x200000, GIB, 1 << 40, 1 << 51)
+    assert not memory.tables(asked)[1].any()
+    assert not memory.entries(asked)[1].any()
+    with memory.open_mm(os.getpid()) as mm:
+        for level in ((mm.pgd,), (0x2000,), (0x5000, 0x6000), (0x7000,)):
+            assert memory.tables(addresses(*level))[1].all()
+        assert memory.tables(asked)[1].tolist() == [True] * 5 + [False] * 7
+        assert memory.tables(asked + np.uint64(8))[1].tolist() == [False] * 12
+        assert memory.entries(asked + np.uint64(8))[1].tolist() == [True] * 5 + [False] * 7
+    # The top table may be anybody's once the address space is closed.
+    assert memory.tables(addresses(0x1000))[1].tolist() == [False]
+
+
+def test_single_entries_lead_on_as_well() -> None:
+    _, memory = with_tables()
+    with memory.open_mm(os.getpid()):
+        for address, entry in ((0x1000, 0x2067), (0x2018, 0x5067), (0x5000, 0x7067), (0x7000, 0x9067)):
+            values, good = memory.entries(addresses(address, 0x9000))
+            assert (values.tolist(), good.tolist()) == ([entry, 0], [True, False])
+
+
+def test_an_address_space_that_is_open_twice_stays_until_both_are_closed() -> None:
+    _, memory = with_tables()
+    with memory.open_mm(os.getpid()):
+        memory.open_mm(os.getpid()).close()
+        assert memory.tables(addresses(0x1000))[1].all()
+    assert not memory.tables(addresses(0x1000))[1].any()
+
+
+def test_nothing_that_is_public_reads_kernel_memory_at_large() -> None:
+    _, memory = with_tables()
+    public = {name for name in dir(KernelMemory) if not name.startswith("_") and callable(getattr(KernelMemory, name))}
+    assert public == {
+        "close", "entries", "forget_top", "frame_pages", "frame_words", "is_current", "open_frame_array", "open_mm",
+        "pipe_pages", "tables", "user_pgd",
+    }  # fmt: skip
+    text = addresses(0xFFFFFFFF81000000, memory.base + 0x9000)
+    assert not memory.frame_words(text)[1].any()
+    assert [good.tolist() for _, _, good in memory.frame_pages(text)] == [[False, False]]
+
+
+def test_struct_pages_are_read_in_their_array_and_nowhere_else() -> None:
+    reader, memory = with_tables()
+    array = 0xFFFFEA0000000000
+    reader.words |= {array + 8 * place: place + 1 for place in range(7)}
+    memory.open_frame_array(array, 64)
+    values, good = memory.frame_words(addresses(*(array + 8 * place for place in range(7)), array - 8, array + GIB))
+    assert values[:7].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert good.tolist() == [True] * 7 + [False] * 2
+
+
+@pytest.mark.parametrize(
+    "base", [0, 0x1000, 0xFFFF888000000000, 0xFFFF888000001000, 0xFFFFEA0000000008, 0xFFFFFFFF81000000]
+)
+def test_no_array_of_struct_pages_begins_elsewhere(base: int) -> None:
+    _, memory = with_tables()
+    with pytest.raises(NotSupported):
+        memory.open_frame_array(base, 64)
 
 
 def test_more_addresses_than_a_batch_are_read_in_order() -> None:
-    reader = ConstructedReader(0xFFFF888000000000)
-    memory = memory_of(reader)
-    reader.words |= {reader.base + 0x5000 + 8 * place: place + 1 for place in range(7)}
-    values, good = memory.words(np.arange(7, dtype=np.uint64) * np.uint64(8) + np.uint64(reader.base + 0x5000))
+    reader, memory = with_tables()
+    reader.words |= {reader.base + 0x7000 + 8 * place: place + 1 for place in range(7)}
+    with memory.open_mm(os.getpid()):
+        for table in (0x1000, 0x2000, 0x5000):
+            memory.tables(addresses(table))
+        values, good = memory.entries(np.arange(7, dtype=np.uint64) * np.uint64(8) + np.uint64(0x7000))
     assert values.tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert good.all()
+
+
+def test_no_message_tells_what_was_read() -> None:
+    reader = ConstructedReader(0xFFFF888000000000)
+    word = 0xFFFF8ABCDEF12345
+    for pointer in (word, 0xFFFF888012345678, 0xFFFF888080000000):
+        reader.words = {reader.mm + 120: pointer}
+        with pytest.raises(Error) as caught:
+            memory_of(reader)
+        assert f"{pointer:x}"[4:] not in str(caught.value)
+    reader = ConstructedReader(0xFFFF888000000000)
+    memory = memory_of(reader)
+    for pointer in (word, reader.base + 0x1008, reader.base + GIB):
+        reader.words[reader.mm + 120] = pointer
+        with pytest.raises(NotSupported) as caught:
+            memory.open_mm(os.getpid())
+        assert "0x" not in str(caught.value)
 
 
 def test_a_process_without_memory_is_gone() -> None:
@@ -184,8 +283,8 @@ def test_a_right_that_would_help_stands_for_all_refusals() -> None:
 
 def test_when_nothing_helps_every_reason_is_given() -> None:
     refused: dict[str, Error] = {"bpf": NotSupported("bpf(2)", "X"), "kcore": NotSupported("/proc/kcore", "Y")}
-    assert "needs X" in str(combined_refusal(refused, "auto"))
-    assert "needs Y" in str(combined_refusal(refused, "auto"))
+    said = str(combined_refusal(refused, "auto"))
+    assert said == "reading page tables (bpf: bpf(2), needs X; kcore: /proc/kcore, needs Y): not supported here"
 
 
 def test_a_reader_that_does_not_exist_is_refused() -> None:
@@ -222,3 +321,23 @@ def test_memory_blocks_that_touch_are_one(tmp_path: Path) -> None:
         (tmp_path / f"memory{number}" / "state").write_text(f"{state}\n")
     assert read_memory_blocks(str(tmp_path)) == [(0, 2 << 27), (32 << 27, 33 << 27)]
     assert read_memory_blocks(str(tmp_path / "nowhere")) == []
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_a_process_reads_with_the_reader_that_is_asked_for() -> None:
+    from mematlas import Process
+
+    with Process(os.getpid()) as process:
+        try:
+            access = process.tables_access()
+        except Error as error:
+            pytest.skip(f"page tables cannot be read: {error}")
+        assert process.tables_access(access.name) is process.tables_access() is access
+        with pytest.raises(NotSupported, match="strange"):
+            process.tables_access("strange")
+        other = "kcore" if access.name == "bpf" else "bpf"
+        try:
+            assert process.tables_access(other).name == other
+        except (NotSupported, PermissionDenied, FormatError):
+            pass
+        assert process.tables_access() is access

@@ -84,7 +84,8 @@ class Process:
         self.pid = pid
         self.page_size = self.procfs.page_size
         self.dir: ProcessDir = self.procfs.process(pid)
-        self._access: TableAccess | None = None
+        self._access: dict[str, TableAccess] = {}
+        """By the reader that was asked for, and by its own name."""
         self.reading: Reading | None = None
         """How the last `pages`, `grid`, `density` or `translate` came about; None before its end."""
         self.devices = find_devices(self.dir)
@@ -110,9 +111,9 @@ class Process:
 
     def close(self) -> None:
         """Let go of the process."""
-        if self._access:
-            self._access.close()
-            self._access = None
+        for access in self._access.values():
+            access.close()
+        self._access.clear()
         self.dir.close()
 
     def _take_live_thread(self) -> None:
@@ -215,7 +216,7 @@ class Process:
             from mematlas.model.nodes import NODES_UNKNOWN
 
             notes.append(NODES_UNKNOWN.format(nodes.why))
-        reader = self._access.name if self._access and chosen == "tables" else None
+        reader = self._reader_name(chosen)
         duration = time.perf_counter() - before
         with_memory = nodes.with_memory if nodes else ()
         return MapsResult(vmas, Reading(chosen, duration, torn, tuple(dict.fromkeys(notes)), reader), with_memory)
@@ -282,17 +283,19 @@ class Process:
         return status_bytes(status, "VmRSS") or 0, status_bytes(status, "VmSwap") or 0
 
     def tables_access(self, reader: str = "auto") -> TableAccess:
-        """Return what page tables are read with, opened at the first call and held until `close`.
+        """Return what page tables are read with: a reader by its name, opened at its first call and held until `close`.
 
         Raises:
             PermissionDenied: it needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN; and kpagecount CAP_DAC_READ_SEARCH.
             NotSupported: this kernel, or its lockdown, has no way; or this is a capture.
         """
-        if self._access is None:
+        if reader not in self._access:
             from mematlas.model.tableaccess import open_access
 
-            self._access = open_access(self.procfs, reader)
-        return self._access
+            self._access[reader] = access = open_access(self.procfs, reader)
+            # What was taken automatically is the one of its name as well.
+            self._access.setdefault(access.name, access)
+        return self._access[reader]
 
     def try_tables(self, notes: list[str]) -> MapsResult | None:
         """Return `maps` from page tables; None where they cannot be read, with the reason in ``notes``."""
@@ -650,8 +653,11 @@ class Process:
         torn = self._torn(space)
         if torn:
             notes.append("torn: VMAs changed during the reading, this is of no one moment")
-        name = self._access.name if self._access and source == "tables" else None
+        name = self._reader_name(source)
         self.reading = Reading(source, time.perf_counter() - before, torn, tuple(dict.fromkeys(notes)), name)
+
+    def _reader_name(self, source: str) -> str | None:
+        return self._access["auto"].name if source == "tables" and "auto" in self._access else None
 
     def _note_unknown(self, reader: PageReader | TableReader, notes: list[str]) -> None:
         if reader.unknown_backing:

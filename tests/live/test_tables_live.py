@@ -383,7 +383,7 @@ def test_both_program_types_read_the_same(memory: KernelMemory, monkeypatch: pyt
         address = np.array([memory.base + mm.pgd], np.uint64)
         rows, good = reader.read_batch(address, 4096)
         assert good.all()
-        assert np.array_equal(rows[:, 256:], memory.pages(address)[0][:, 256:])
+        assert np.array_equal(rows[:, 256:], memory.tables(np.array([mm.pgd], np.uint64))[0][:, 256:])
 
 
 def test_present_means_present(memory: KernelMemory, mode: PagingMode, victim: MakeVictim) -> None:

@@ -39,6 +39,7 @@ HELPER_GET_CURRENT_TASK, HELPER_PROBE_READ_KERNEL = 35, 113
 PSEUDO_MAP_VALUE = 2
 
 PAGE = 1 << 12
+U64 = (1 << 64) - 1
 NR_SLOTS = 64
 """Pages per call. More gain nothing (page-table walks reach 2 million pages/s), and keep us longer on one CPU."""
 
@@ -167,9 +168,10 @@ class BpfReader:
         return []
 
     def _pointer(self, address: int) -> int:
-        data, good = self.read_batch(np.array([address], np.uint64), 8)
+        data, good = self.read_batch(np.array([address & U64], np.uint64), 8)
         if not good[0]:
-            raise NotSupported(f"reading the kernel at {address:#x}", "type information that fits the running kernel")
+            # Neither the address nor what was read is said: they are the kernel's.
+            raise NotSupported("finding an open file with BPF", "type information that fits the running kernel")
         return int(data[0, 0])
 
     def _run(self, count: int, size: int) -> None:

@@ -2,23 +2,25 @@
 
 Format: Documentation/bpf/btf.rst. The file is a header, the types one after another, and their names. A type has
 no fixed size, so the types are passed once, from first to last; only the wanted structures are then looked into.
-What was found is kept in a small file, since the pass is half of the time to the first page-table entry.
+What was found is kept in a small file (`mematlas.kernel.layoutcache`), since the pass is half of the time to the first
+page-table entry.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import zlib
 
-from mematlas.errors import FormatError, NotSupported, PermissionDenied
-from mematlas.kernel.rights import invoking_user
+from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied
+from mematlas.kernel.layoutcache import LayoutCache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Any
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 BTF_PATH = "/sys/kernel/btf/vmlinux"
 BTF_MAGIC = 0xEB9F
@@ -47,9 +49,6 @@ WANTED: Mapping[str, tuple[str, ...]] = {
     "folio": ("_entire_mapcount", "mapping"),
 }
 
-MAX_OFFSET = 1 << 16
-"""No member that we want lies further into its structure; a cache that says so is not ours."""
-
 
 class Layout:
     """Offsets in bytes by ``structure.member``, sizes by ``structure``, values by ``enumeration.name``.
@@ -58,8 +57,10 @@ class Layout:
     48
     """
 
-    def __init__(self, values: dict[str, int]) -> None:
+    def __init__(self, values: dict[str, int], cached_from: str | None = None) -> None:
         self.values = values
+        self.cached_from = cached_from
+        """The BTF file, when the values are not from there but from the cache."""
 
     def __repr__(self) -> str:
         return f"Layout({self.values!r})"
@@ -72,6 +73,27 @@ class Layout:
             return self.values[name]
         except KeyError:
             raise NotSupported(f"a kernel without {name} in its type information") from None
+
+    def renew(self) -> bool:
+        """Read the file itself, where the values came from the cache, and keep what it says.
+
+        Return whether it says otherwise.
+        """
+        if self.cached_from is None:
+            return False
+        fresh, old = read_layout(self.cached_from, afresh=True), self.values
+        self.values, self.cached_from = fresh.values, None
+        return self.values != old
+
+
+def asked_twice(layout: Layout, ask: Callable[[], T]) -> T:
+    """Return what ``ask`` returns. What is refused with values from the cache is asked once more with fresh ones."""
+    try:
+        return ask()
+    except Error:
+        if not layout.renew():
+            raise
+    return ask()
 
 
 class TypeTable:
@@ -173,8 +195,10 @@ def parse_btf(data: bytes, wanted: Mapping[str, tuple[str, ...]] = WANTED, path:
     return found
 
 
-def read_layout(path: str = BTF_PATH, use_cache: bool = True) -> Layout:
+def read_layout(path: str = BTF_PATH, afresh: bool = False) -> Layout:
     """Return the layout of the running kernel, from the cache when it holds this very BTF.
+
+    With ``afresh`` the cache is not asked, but told.
 
     Raises:
         NotSupported: the kernel was built without CONFIG_DEBUG_INFO_BTF.
@@ -183,18 +207,19 @@ def read_layout(path: str = BTF_PATH, use_cache: bool = True) -> Layout:
     120
     """
     data = read_btf(path)
-    if not use_cache:
-        return Layout(parse_btf(data, path=path))
     key = f"{os.uname().release}-{len(data):x}-{zlib.crc32(data):08x}"
     cache = LayoutCache.open()
-    values = cache.load(key) if cache else None
-    if values is None:
+    try:
+        values = cache.load(key, WANTED) if cache and not afresh else None
+        if values is not None:
+            return Layout(values, path)
         values = parse_btf(data, path=path)
         if cache:
-            cache.store(key, values)
-    if cache:
-        cache.close()
-    return Layout(values)
+            cache.store(key, values, WANTED)
+        return Layout(values)
+    finally:
+        if cache:
+            cache.close()
 
 
 def read_btf(path: str = BTF_PATH) -> bytes:
@@ -206,105 +231,3 @@ def read_btf(path: str = BTF_PATH) -> bytes:
         raise NotSupported(path, "CONFIG_DEBUG_INFO_BTF") from None
     except PermissionError:
         raise PermissionDenied(path) from None
-
-
-def cache_place() -> tuple[str, int, int] | None:
-    """Return the cache directory and its owner; under sudo, those of the user who called it."""
-    uid, gid = invoking_user() or (os.getuid(), os.getgid())
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    if uid != os.getuid() and not home:
-        import pwd
-
-        try:
-            home = os.path.join(pwd.getpwuid(uid).pw_dir, ".cache")
-        except KeyError:
-            return None
-    home = home or os.path.expanduser("~/.cache")
-    return (os.path.join(home, "mematlas"), uid, gid) if os.path.isabs(home) else None
-
-
-class LayoutCache:
-    """The cache directory, held open. Nothing here ever fails loudly: without a cache we parse."""
-
-    def __init__(self, fd: int, uid: int, gid: int) -> None:
-        self.fd = fd
-        self.uid = uid
-        self.gid = gid
-
-    @classmethod
-    def open(cls) -> LayoutCache | None:
-        """Open the directory, made when missing. None when it cannot be made, or belongs to somebody else."""
-        place = cache_place()
-        if place is None:
-            return None
-        path, uid, gid = place
-        try:
-            made = make_directories(path)
-            # By descriptor from here on, and never through a link: root works in a user's directory.
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            return None
-        if made and os.getuid() != uid:
-            os.fchown(fd, uid, gid)
-        status = os.fstat(fd)
-        if status.st_uid != uid or status.st_mode & 0o022:
-            os.close(fd)
-            return None
-        return cls(fd, uid, gid)
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-    def load(self, key: str) -> dict[str, int] | None:
-        """Return what was kept for ``key``; None when there is nothing, or nothing that can be right."""
-        try:
-            fd = os.open(f"btf-{key}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
-            with open(fd, encoding="utf-8") as file:
-                status = os.fstat(fd)
-                kept = json.loads(file.read(1 << 16)) if status.st_uid in (self.uid, 0) else None
-        except (OSError, ValueError):
-            return None
-        return kept["layout"] if kept and is_layout(kept) else None
-
-    def store(self, key: str, values: dict[str, int]) -> None:
-        """Keep ``values``: written beside, then renamed, so that nobody reads half a file."""
-        temporary = f".btf-{os.getpid()}-{os.urandom(8).hex()}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            fd = os.open(temporary, flags, 0o600, dir_fd=self.fd)
-        except OSError:
-            return
-        try:
-            with open(fd, "w", encoding="utf-8") as file:
-                if os.getuid() != self.uid:
-                    os.fchown(fd, self.uid, self.gid)
-                json.dump({"version": CACHE_VERSION, "layout": values}, file)
-            os.rename(temporary, f"btf-{key}.json", src_dir_fd=self.fd, dst_dir_fd=self.fd)
-        except OSError:
-            os.unlink(temporary, dir_fd=self.fd)
-
-
-CACHE_VERSION = zlib.crc32(repr(sorted(WANTED.items())).encode())
-"""Changes with what is asked for, so that an older cache is never missing a name."""
-
-
-def is_layout(kept: Any) -> bool:
-    """Whether a cache holds names and sane offsets, all from this version."""
-    if not isinstance(kept, dict) or kept.get("version") != CACHE_VERSION or not isinstance(kept.get("layout"), dict):
-        return False
-    return all(
-        isinstance(name, str) and type(value) is int and 0 <= value < MAX_OFFSET
-        for name, value in kept["layout"].items()
-    )
-
-
-def make_directories(path: str) -> bool:
-    """Make the cache directory and its parent; return whether the directory itself is new."""
-    parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
-        os.mkdir(parent, 0o700)
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        return False
-    return True

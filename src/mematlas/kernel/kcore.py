@@ -12,7 +12,7 @@ import struct
 
 import numpy as np
 
-from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
+from mematlas.errors import FormatError, NotSupported, PermissionDenied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ GIB = 1 << 30
 U64 = (1 << 64) - 1
 NR_TASKS_MAX = 1 << 22
 """PID_MAX_LIMIT: a list of tasks that is longer was changed while it was followed."""
+FITTING = "type information that fits the running kernel"
 
 
 class Segment:
@@ -86,6 +87,8 @@ class KcoreReader:
         self.fd = fd
         self.segments = segments
         self.kallsyms = kallsyms
+        self._tasks: dict[tuple[int, int, int], int] = {}
+        """Where our own task_struct is: by our PID, for a child of ours has another, and by how it was found."""
         self._starts = np.array([segment.start for segment in segments], np.uint64)
         self._data = np.zeros((self.batch_size, PAGE // 8), np.uint64)
         self._bytes = self._data.data.cast("B")
@@ -156,32 +159,45 @@ class KcoreReader:
         return sorted({each for each in distances if each % GIB == 0}, key=distances.count, reverse=True)
 
     def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
-        """Return the address of the mm_struct of ``pid``: the list of all tasks is followed from init_task.
+        """Return the address of the mm_struct behind our own descriptor of /proc/PID/mem.
 
-        The caller's open descriptor has passed the kernel's check, but does not lead us here: task PIDs are those of
-        the first PID namespace, so this reader is for that one alone.
+        Not the one that the task of ``pid`` has: that may be another by now, which nobody holds in its place.
         """
+        return self.private_data(mem_fd, layout)
+
+    def private_data(self, fd: int, layout: Layout) -> int:
+        """Return what our own open file ``fd`` is made of: for a pipe, the address of its pipe_inode_info."""
+        at = self._own_task(layout)
+        for step in (layout["task_struct.files"], layout["files_struct.fdt"], layout["fdtable.fd"]):
+            at = self._word(at + step)
+        return self._word(self._word(at + 8 * fd) + layout["file.private_data"])
+
+    def _own_task(self, layout: Layout) -> int:
+        """Return the address of our own task_struct: the list of all tasks is followed from init_task.
+
+        The PIDs in it are those of the first PID namespace, so this reader is for that one alone.
+        """
+        pid, next_at, pid_at = os.getpid(), layout["task_struct.tasks"], layout["task_struct.pid"]
+        key = (pid, next_at, pid_at)
+        if key in self._tasks:
+            return self._tasks[key]
         if os.stat("/proc/self/ns/pid").st_ino != INITIAL_PID_NAMESPACE:
             raise NotSupported("finding processes in /proc/kcore from a container", "the initial PID namespace")
-        first = find_symbol("init_task", self.kallsyms)
-        next_at, pid_at = layout["task_struct.tasks"], layout["task_struct.pid"]
-        task = first
+        first = task = find_symbol("init_task", self.kallsyms)
         for _ in range(NR_TASKS_MAX):
             if self._word(task + pid_at) & 0xFFFFFFFF == pid:
-                return self._word(task + layout["task_struct.mm"])
+                self._tasks = {key: task}
+                return task
             task = self._word(task + next_at) - next_at
             if task == first:
                 break
-        raise ProcessGone(pid)
-
-    def private_data(self, fd: int, layout: Layout) -> int:
-        """Refuse: our own open files are not found this way."""
-        raise NotSupported("finding an open file in /proc/kcore", "the bpf reader")
+        raise NotSupported("finding ourselves in the list of tasks in /proc/kcore", FITTING)
 
     def _word(self, address: int) -> int:
         data, good = self.read_batch(np.array([address & U64], np.uint64), 8)
         if not good[0]:
-            raise NotSupported(f"reading {KCORE_PATH} at {address:#x}")
+            # Neither the address nor what was read is said: they are the kernel's.
+            raise NotSupported(f"following the kernel's structures in {KCORE_PATH}", FITTING)
         return int(data[0, 0])
 
 

@@ -2,8 +2,11 @@
 
 A `Reader` copies bytes from kernel addresses: `mematlas.kernel.bpf`, `mematlas.kernel.kcore`, `mematlas.kernel.kmod`.
 `KernelMemory` is what the rest of mematlas sees. It finds out by doing: a reader is taken when a whole chain has
-held, from our own mm_struct to the page table that maps that page table. It is not a general reader of kernel
-memory: tables are asked for by physical address, and only System RAM is read.
+held, from our own mm_struct to the page table that maps that page table.
+
+It is no general reader of kernel memory, which its readers are. It gives out tables, and only those that it was led to:
+the top table of an open address space, and what the entries of a table that was given out point at. Beside them it
+gives out struct pages, once it is known where their array is. No error says what was read.
 
 Documentation/arch/x86/x86_64/mm.rst has the layout of the address space.
 """
@@ -16,15 +19,15 @@ from bisect import bisect_right
 
 import numpy as np
 
-from mematlas.arrays import Bools, Words
+from mematlas.arrays import Bools, Bytes, Words
 from mematlas.errors import Error, FormatError, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel.btf import Layout, read_layout
+from mematlas.kernel.btf import Layout, asked_twice, read_layout
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import read_stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Protocol, Self
 
     from mematlas.kernel.procfs import ProcessDir
@@ -62,7 +65,10 @@ GIB = 1 << 30
 U64 = (1 << 64) - 1
 X86_PRESENT, X86_HUGE = 1, 1 << 7
 X86_ADDRESS = 0x000FFFFFFFFFF000
+CPU_ENTRY_AREA = 0xFFFFFE0000000000
+"""Struct pages lie below it (Documentation/arch/x86/x86_64/mm.rst)."""
 VMCOREINFO_PATH = "/sys/kernel/vmcoreinfo"
+FITTING = "type information that fits the running kernel"
 
 
 class RamRanges:
@@ -160,7 +166,7 @@ def parse_vmcoreinfo(note: bytes) -> dict[str, int | str]:
     """
     start = note.find(b"OSRELEASE=")
     if start < 0:
-        raise FormatError(VMCOREINFO_PATH, repr(note[:40]))
+        raise FormatError(VMCOREINFO_PATH, "a note without OSRELEASE")
     found: dict[str, int | str] = {}
     for line in note[start:].split(b"\0", 1)[0].decode(errors="replace").splitlines():
         name, _, value = line.partition("=")
@@ -193,6 +199,8 @@ class PinnedMm:
     def __init__(self, pid: int, fd: int) -> None:
         self.pid = pid
         self.fd = fd
+        self.memory: KernelMemory | None = None
+        """What gives out its tables, until this is closed."""
         self.address = 0
         """Where its mm_struct is."""
         self.pgd = 0
@@ -206,13 +214,16 @@ class PinnedMm:
 
     def close(self) -> None:
         """Let go of the address space."""
+        if self.memory:
+            self.memory.forget_top(self.pgd)
+            self.memory = None
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 class KernelMemory:
-    """Page tables and words of the kernel, through one reader. Made by `open_kernel_memory`."""
+    """Page tables of the kernel, through one reader. Made by `open_kernel_memory`."""
 
     def __init__(self, reader: Reader, layout: Layout, ram: RamRanges, procfs: ProcFS) -> None:
         self.reader = reader
@@ -227,6 +238,11 @@ class KernelMemory:
         """Where the memory that pages can lie in ends, devices' own memory with a struct page included."""
         self.encryption_mask = 0
         """The address bit that says `encrypted` in every entry (AMD SME); 0 without it."""
+        # For each frame, how many levels of tables the one in it is on top of, itself included; 0 for what is not known
+        # to be a table.
+        self._heights = np.zeros(ram.end // PAGE, np.uint8)
+        self._tops: dict[int, int] = {}
+        self._frame_array = (0, 0)
         with self._open_mem(os.getpid()) as own:
             pointer = self._pgd_pointer(own)
             self.levels = 4 if pointer >> 48 == 0xFFFF else 5
@@ -266,7 +282,11 @@ class KernelMemory:
         It is the page after the kernel's (kernel_to_user_pgdp, arch/x86/include/asm/pgtable.h). The flag decides: the
         file of vulnerabilities does not know of isolation that was asked for on the command line.
         """
-        return pgd + PAGE if "pti" in cpu_info().get("flags", "").split() else None
+        if "pti" not in cpu_info().get("flags", "").split():
+            return None
+        if pgd in self._tops:
+            self._heights[pgd // PAGE + 1] = self.levels
+        return pgd + PAGE
 
     @property
     def kernel_version(self) -> tuple[int, int]:
@@ -274,37 +294,101 @@ class KernelMemory:
         first, second = os.uname().release.split(".")[:2]
         return int(first), int(second)
 
-    def pages(self, addresses: Words) -> tuple[Words, Bools]:
+    def tables(self, phys_addresses: Words, nr_entries: int = 512) -> tuple[Words, Bools]:
+        """Return the tables at physical addresses, a row each, and which of them we were led to and could be read."""
+        heights = self._heights_of(phys_addresses)
+        known = (heights != 0) & (phys_addresses & np.uint64(PAGE - 1) == 0)
+        if known.all():
+            entries, known = self._pages(phys_addresses + np.uint64(self.base))
+        else:
+            entries = np.zeros((len(phys_addresses), nr_entries), np.uint64)
+            entries[known], good = self._pages(phys_addresses[known] + np.uint64(self.base))
+            known[known] = good
+        self._learn(entries, heights)
+        return entries, known
+
+    def entries(self, phys_addresses: Words) -> tuple[Words, Bools]:
+        """Return single entries of tables that we were led to, by the physical address of each."""
+        heights = self._heights_of(phys_addresses)
+        known = (heights != 0) & (phys_addresses & np.uint64(7) == 0)
+        values, good = self._words(np.where(known, phys_addresses + np.uint64(self.base), np.uint64(0)))
+        entries = np.where(known, values, np.uint64(0))
+        self._learn(entries.reshape(-1, 1), heights)
+        return entries, known & good
+
+    def _heights_of(self, phys_addresses: Words) -> Bytes:
+        frames = phys_addresses // np.uint64(PAGE)
+        inside = frames < len(self._heights)
+        return self._heights[np.where(inside, frames, 0).astype(np.intp)] * inside
+
+    def _learn(self, entries: Words, heights: Bytes) -> None:
+        """Remember which tables rows of entries lead to; ``heights`` are those of the tables that they stand in."""
+        for height in range(2, self.levels + 1):
+            rows = heights == height
+            if not rows.any():
+                continue
+            some = entries[rows]
+            some = some[(some & np.uint64(X86_PRESENT | X86_HUGE)) == X86_PRESENT]
+            below = some & np.uint64(X86_ADDRESS & ~self.encryption_mask)
+            frames = (below[self.ram.contain(below)] // np.uint64(PAGE)).astype(np.intp)
+            # A table that was freed is soon another's, and what is read as its entries may be anything.
+            self._heights[frames[self._heights[frames] != self.levels]] = height - 1
+
+    def open_frame_array(self, base: int, size: int) -> None:
+        """Let struct pages be read, of ``size`` bytes for each frame, from ``base`` on.
+
+        Raises:
+            NotSupported: no kernel has them there.
+        """
+        end = base + -(-(self.memory_end // PAGE) * size // PAGE) * PAGE
+        if PAGE % size or base % PAGE or not self.base + self.memory_end <= base < end <= CPU_ENTRY_AREA:
+            raise NotSupported("struct pages where they were found", FITTING)
+        self._frame_array = (base, end)
+
+    def frame_pages(self, addresses: Words) -> Iterator[tuple[slice, Words, Bools]]:
+        """Yield pages of the array of struct pages, some at a time: which of ``addresses`` they are, the words of each,
+        and which are of the array and could be read. The words hold until the next are yielded.
+        """
+        inside, step = self._in_frame_array(addresses), self.reader.batch_size
+        addresses = np.where(inside, addresses, np.uint64(0))
+        for start in range(0, len(addresses), step):
+            rows = slice(start, start + step)
+            data, good = self.reader.read_batch(addresses[rows], PAGE)
+            yield rows, data, good & inside[rows]
+
+    def frame_words(self, addresses: Words) -> tuple[Words, Bools]:
+        """Return 64-bit words of the array of struct pages, and which of them are of it and could be read."""
+        inside = self._in_frame_array(addresses)
+        values, good = self._words(np.where(inside, addresses, np.uint64(0)))
+        return values, good & inside
+
+    def _in_frame_array(self, addresses: Words) -> Bools:
+        first, end = self._frame_array
+        inside: Bools = (addresses >= np.uint64(first)) & (addresses < np.uint64(end))
+        return inside
+
+    def pipe_pages(self, fd: int, nr: int) -> list[int]:
+        """Return the addresses of the struct pages that the first ``nr`` buffers of our own pipe hold."""
+        layout = self.layout
+        buffers = self._word(self.reader.private_data(fd, layout) + layout["pipe_inode_info.bufs"])
+        first = buffers + layout["pipe_buffer.page"]
+        return [self._word(first + number * layout["pipe_buffer"]) for number in range(nr)]
+
+    def _pages(self, addresses: Words) -> tuple[Words, Bools]:
         """Return the pages at kernel addresses (n rows of 512 words), and which of them could be read."""
         return self._gather(addresses, PAGE)
 
-    def words(self, addresses: Words) -> tuple[Words, Bools]:
+    def _words(self, addresses: Words) -> tuple[Words, Bools]:
         """Return the 64-bit words at kernel addresses, and which of them could be read."""
         data, good = self._gather(addresses, 8)
         return data.reshape(-1), good
 
-    def word(self, address: int) -> int:
+    def _word(self, address: int) -> int:
         """Return one 64-bit word. Raises `NotSupported` when it cannot be read."""
-        values, good = self.words(np.array([address & U64], np.uint64))
+        values, good = self._words(np.array([address & U64], np.uint64))
         if not good[0]:
-            raise NotSupported(f"reading the kernel at {address:#x} ({self.name})")
+            raise NotSupported(f"following the kernel's structures with {self.name}", FITTING)
         return int(values[0])
-
-    def tables(self, phys_addresses: Words, nr_entries: int = 512) -> tuple[Words, Bools]:
-        """Return the tables at physical addresses, a row each, and which of them are in RAM and could be read."""
-        inside = self.ram.contain(phys_addresses)
-        if inside.all():
-            return self.pages(phys_addresses + np.uint64(self.base))
-        entries = np.zeros((len(phys_addresses), nr_entries), np.uint64)
-        entries[inside], good = self.pages(phys_addresses[inside] + np.uint64(self.base))
-        inside[inside] = good
-        return entries, inside
-
-    def entries(self, phys_addresses: Words) -> tuple[Words, Bools]:
-        """Return single entries of tables, by the physical address of each."""
-        inside = self.ram.contain(phys_addresses)
-        values, good = self.words(phys_addresses + np.uint64(self.base))
-        return np.where(inside, values, 0).astype(np.uint64), inside & good
 
     def open_mm(self, pid: int, directory: ProcessDir | None = None) -> PinnedMm:
         """Return the address space of a process, pinned. The kernel's own ptrace check decides whether we may.
@@ -320,11 +404,23 @@ class KernelMemory:
         try:
             mm.pgd = self._pgd_pointer(mm) - self.base & U64
             if mm.pgd not in self.ram or mm.pgd % PAGE:
-                raise NotSupported(f"a top table at {mm.pgd:#x}", "type information that fits the running kernel")
+                raise NotSupported("a top table that is not in memory", FITTING)
+            self._tops[mm.pgd] = self._tops.get(mm.pgd, 0) + 1
+            self._heights[mm.pgd // PAGE] = self.levels
+            mm.memory = self
         except BaseException:
             mm.close()
             raise
         return mm
+
+    def forget_top(self, pgd: int) -> None:
+        """Give out the tables below a top table no longer, once nobody has its address space open."""
+        self._tops[pgd] -= 1
+        if not self._tops[pgd]:
+            del self._tops[pgd]
+            # With the copy that user space runs with, where there is one.
+            places = slice(pgd // PAGE, pgd // PAGE + 2)
+            self._heights[places][self._heights[places] == self.levels] = 0
 
     def _open_mem(self, pid: int) -> PinnedMm:
         with self.procfs.process(pid) as directory:
@@ -335,7 +431,7 @@ class KernelMemory:
         if not mm.address:
             # mem_open keeps no mm for a process that has just ended.
             raise ProcessGone(mm.pid, "has no address space")
-        return self.word(mm.address + self.layout["mm_struct.pgd"])
+        return self._word(mm.address + self.layout["mm_struct.pgd"])
 
     def is_current(self, mm: PinnedMm) -> bool:
         """Whether a pinned address space is still its process's: no, once that has ended or executed a program."""
@@ -366,7 +462,7 @@ class KernelMemory:
             if pgd - base in self.ram and self._maps_itself(pgd, base):
                 self.base = base
                 return
-        raise NotSupported(f"finding the direct map below {pgd:#x} ({self.name})")
+        raise NotSupported(f"finding the direct map with {self.name}", FITTING)
 
     def _maps_itself(self, pgd: int, base: int) -> bool:
         """Whether, with this base, the kernel half maps the address of the top table to where the base says."""
@@ -374,7 +470,7 @@ class KernelMemory:
         mask = 0
         for level in reversed(range(self.levels)):
             shift = 12 + 9 * level
-            values, good = self.words(np.array([base + table + (pgd >> shift & 511) * 8 & U64], np.uint64))
+            values, good = self._words(np.array([base + table + (pgd >> shift & 511) * 8 & U64], np.uint64))
             entry = int(values[0])
             if not good[0] or not entry & X86_PRESENT:
                 return False
@@ -398,7 +494,10 @@ class KernelMemory:
         except (OSError, ValueError):
             return {}
         starts = range(place & -PAGE, place + size, PAGE)
-        pages, good = self.tables(np.array(starts, np.uint64))
+        places = np.array(starts, np.uint64)
+        if not self.ram.contain(places).all():
+            return {}
+        pages, good = self._pages(places + np.uint64(self.base))
         if not good.all():
             return {}
         try:
@@ -410,7 +509,7 @@ class KernelMemory:
         # Where the kernel tells the mask, it is the truth; what the search saw must agree with it.
         told = self.vmcoreinfo.get("NUMBER(sme_mask)")
         if isinstance(told, int) and told != self.encryption_mask:
-            raise NotSupported(f"an encryption mask of {told:#x}, where the tables say {self.encryption_mask:#x}")
+            raise NotSupported("memory encryption of which the tables and vmcoreinfo say different things")
 
 
 def open_mem(directory: ProcessDir) -> PinnedMm:
@@ -456,7 +555,7 @@ def probe(make: Callable[[], Reader], layout: Layout, ram: RamRanges, procfs: Pr
     """Return kernel memory through the reader that ``make`` makes. It is closed again when the probe fails."""
     reader = make()
     try:
-        return KernelMemory(reader, layout, ram, procfs)
+        return asked_twice(layout, lambda: KernelMemory(reader, layout, ram, procfs))
     except BaseException:
         reader.close()
         raise
@@ -469,7 +568,15 @@ def combined_refusal(refused: dict[str, Error], reader: str) -> Error:
     curable = [error for error in refused.values() if isinstance(error, PermissionDenied)]
     if curable or len(refused) == 1:
         return curable[0] if curable else next(iter(refused.values()))
-    return NotSupported("; ".join(f"{name}: {error}" for name, error in refused.items()))
+    reasons = [f"{name}: {reason_of(error)}" for name, error in refused.items()]
+    return NotSupported(f"reading page tables ({'; '.join(reasons)})")
+
+
+def reason_of(error: Error) -> str:
+    """Return what an error says, without that it is not supported."""
+    if not isinstance(error, NotSupported):
+        return str(error)
+    return error.what + (f", needs {error.needs}" if error.needs else "")
 
 
 def _bpf() -> Reader:

@@ -54,7 +54,8 @@ class StructPages:
         """The address of the struct page of frame 0."""
         self.size = layout["page"]
         if PAGE % self.size or base % PAGE:
-            raise NotSupported(f"struct pages of {self.size} bytes at {base:#x}", "struct pages that fill pages evenly")
+            raise NotSupported(f"struct pages of {self.size} bytes", "struct pages that fill pages evenly")
+        memory.open_frame_array(base, self.size)
         self.nr_per_page = PAGE // self.size
         self.nr_read = 0
         """Pages of the array read so far."""
@@ -103,11 +104,8 @@ class StructPages:
         mappings, heads = np.zeros(shape, np.uint64), np.zeros(shape, np.uint64)
         in_ram = self._in_ram(pages)
         addresses = np.where(in_ram, np.uint64(self.base) + (pages << np.uint64(12)), np.uint64(0))
-        nr_words, step = self.size // 8, self.memory.reader.batch_size
-        for start in range(0, len(pages), step):
-            rows = slice(start, start + step)
-            data, good = self.memory.reader.read_batch(addresses[rows], PAGE)
-            good = good & in_ram[rows]
+        nr_words = self.size // 8
+        for rows, data, good in self.memory.frame_pages(addresses):
             mappings[rows][good] = data[good, self._mapping_place :: nr_words]
             heads[rows][good] = data[good, self._head_place :: nr_words]
         chosen = mappings.reshape(-1).take(places)
@@ -116,7 +114,7 @@ class StructPages:
         if tails.size:
             unique, which = np.unique(heads[tails] - np.uint64(1), return_inverse=True)
             checked, good = self._checked(unique)
-            words, read = self.memory.words(checked + np.uint64(8 * self._mapping_place))
+            words, read = self.memory.frame_words(checked + np.uint64(8 * self._mapping_place))
             chosen[tails] = np.where(good & read, words, np.uint64(0))[which]
         result: Bools = (chosen & np.uint64(1)).astype(np.bool_)
         return result
@@ -147,10 +145,8 @@ class StructPages:
         self.nr_read += len(pages)
         in_ram = self._in_ram(pages)
         addresses = np.where(in_ram, np.uint64(self.base) + (pages << np.uint64(12)), np.uint64(0))
-        nr_words, step = self.size // 8, self.memory.reader.batch_size
-        for start in range(0, len(pages), step):
-            rows = slice(start, start + step)
-            data, good = self.memory.reader.read_batch(addresses[rows], PAGE)
+        nr_words = self.size // 8
+        for rows, data, good in self.memory.frame_pages(addresses):
             own[rows] = data.view(np.int32)[:, self._count_place :: 2 * nr_words]
             head_words[rows] = data[:, self._head_place + nr_words :: 2 * nr_words]
             in_ram[rows] &= good
@@ -176,7 +172,7 @@ class StructPages:
         starts = np.flatnonzero(np.concatenate([np.ones(1, np.bool_), heads[1:] != heads[:-1]]))
         unique = heads[starts]
         checked, good = self._checked(unique)
-        words, read = self.memory.words(checked + np.uint64(self._entire & ~7))
+        words, read = self.memory.frame_words(checked + np.uint64(self._entire & ~7))
         whole = (words >> np.uint64(8 * (self._entire & 7))).astype(np.uint32).view(np.int32) + np.int32(1)
         lengths = np.diff(np.append(starts, len(heads)))
         known = np.repeat(good & read & (whole >= 0), lengths)
@@ -293,7 +289,6 @@ class OwnPages:
 
     def struct_page_addresses(self, memory: KernelMemory) -> list[int]:
         """Return where the struct pages of the probes are: spliced into a pipe, its buffers point at them."""
-        layout = memory.layout
         ends = os.pipe2(os.O_CLOEXEC)
         try:
             places = [self.start + place for place in self.probes]
@@ -301,10 +296,7 @@ class OwnPages:
             # vmsplice(2): the pipe takes the pages themselves, and pins them where they are.
             if libc().vmsplice(ends[1], pieces, NR_PROBES, 0) != NR_PROBES * PAGE:
                 raise NotSupported(f"vmsplice(2) ({os.strerror(ctypes.get_errno())})")
-            pipe = memory.reader.private_data(ends[0], layout)
-            buffers = memory.word(pipe + layout["pipe_inode_info.bufs"])
-            at = buffers + layout["pipe_buffer.page"]
-            return [memory.word(at + slot * layout["pipe_buffer"]) for slot in range(NR_PROBES)]
+            return memory.pipe_pages(ends[0], NR_PROBES)
         finally:
             for fd in ends:
                 os.close(fd)

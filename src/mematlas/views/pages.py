@@ -52,6 +52,8 @@ RUN_COLUMNS = (
     Column("flags", "FLAGS", "list", width=22),
     Column("path", "PATH", "path"),
 )
+WIDE_FLAGS = len("present,exclusive,soft-dirty,accessed,dirty")
+"""Page tables tell more flags than pagemap."""
 
 
 @record
@@ -87,15 +89,17 @@ def pages_table(
     runs: bool,
     limit: int | None,
     notes: list[str],
+    source: str = "pagemap",
 ) -> Table:
     """Return the pages, or runs of like pages, that are asked for, as a table that streams."""
     nodes = Nodes(process, notes)
+    columns = nodes.columns(RUN_COLUMNS if runs else PAGE_COLUMNS)
+    if source == "tables":
+        columns = tuple(replace(each, width=WIDE_FLAGS) if each.key == "flags" else each for each in columns)
     if runs:
         rows = merge_runs(run_rows(pieces, process.page_size, wanted, nodes), process.page_size, notes)
-        columns = nodes.columns(RUN_COLUMNS)
         return Table("runs/1", columns, first(rows, limit), target=target, notes=notes, stream=True)
     rows = page_rows(pieces, process, wanted, nodes, notes)
-    columns = nodes.columns(PAGE_COLUMNS)
     return Table("pages/1", columns, first(rows, limit), target=target, notes=notes, stream=True)
 
 

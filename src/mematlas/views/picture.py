@@ -6,7 +6,7 @@ Each class of pages has its own characters, so that nothing is lost without colo
 from __future__ import annotations
 
 from mematlas.views.colour import paint
-from mematlas.views.format import format_address, format_path, format_size
+from mematlas.views.format import fold, format_address, format_path, format_size
 from mematlas.views.table import Column, Drawn
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ GLYPHS = {
     "special": "!!!!",
     "unknown": "????",
 }
-IDLE = "iiiI"
+IDLE = {"own": "iiiI", "shared": "jjjJ"}
 """Characters of cells of present pages of which fewer than half were accessed, where page tables tell."""
 ASCII_GLYPHS = GLYPHS | {"own": "oo0@", "absent": "...."}
 LEGEND = {
@@ -181,7 +181,7 @@ def map_view(
         room = width - left
         below = list(legend(counts, glyphs, colour, strips[0].cells.cell_pages if strips else 1, page_size, width))
         if used:
-            below += use_legend(counts, used, colour)
+            below += use_legend(counts, used, colour, width)
         lines = []
         for strip in strips:
             drawn = [
@@ -261,7 +261,7 @@ def draw_cell(
     if used and name in ("own", "shared"):
         nr_present = counts["own"] + counts["shared"] + counts["zero"]
         if 2 * used[0] < nr_present:
-            style, characters = "idle", IDLE
+            style, characters = "idle", IDLE[name]
         elif 2 * used[1] >= nr_present:
             style = "dirty"
     glyph = characters[3 if nr == nr_pages else min(2, nr * 3 // nr_pages)]
@@ -269,15 +269,28 @@ def draw_cell(
 
 
 def use_legend(
-    counts: dict[tuple[int, int], dict[str, int]], used: dict[tuple[int, int], tuple[int, int]], colour: bool
+    counts: dict[tuple[int, int], dict[str, int]],
+    used: dict[tuple[int, int], tuple[int, int]],
+    colour: bool,
+    width: int,
 ) -> Iterator[str]:
     """Yield the lines that explain what page tables tell of the use of present pages."""
     nr_present = sum(cell["own"] + cell["shared"] + cell["zero"] for cell in counts.values())
     nr_accessed, nr_dirty = (sum(each[place] for each in used.values()) for place in (0, 1))
-    yield f"of {nr_present:,} present pages {nr_accessed:,} were accessed, {nr_dirty:,} are dirty, by their entries"
-    yield f"{paint('iI  ', 'idle', colour)}  a cell of present pages of which fewer than half were accessed"
+    used_of = f"of {nr_present:,} present pages {nr_accessed:,} were accessed, {nr_dirty:,} are dirty, by their entries"
+    yield from fold(used_of, width)
+    marks = [
+        (paint(f"{''.join(dict.fromkeys(IDLE[name])):<4}", "idle", colour), f"{LEGEND[name]}; fewer than half accessed")
+        for name in IDLE
+    ]
     if colour:
-        yield f"{paint('█', 'dirty', colour)}     in this colour: half of the present pages or more are dirty"
+        marks.append(
+            (paint("█", "dirty", colour) + "   ", "in this colour: half of the present pages or more are dirty")
+        )
+    for mark, text in marks:
+        first, *others = fold(text, width - 6)
+        yield f"{mark}  {first}"
+        yield from (f"      {line}" for line in others)
 
 
 def legend(
@@ -299,19 +312,3 @@ def legend(
             first, *others = fold(text, width - 6)
             yield f"{marks}  {first}"
             yield from (f"      {line}" for line in others)
-
-
-def fold(text: str, width: int) -> list[str]:
-    """Return a text as lines of at most this width, unless a word is longer.
-
-    >>> fold("shared memory in RAM", 14)
-    ['shared memory', 'in RAM']
-    """
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if len(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines

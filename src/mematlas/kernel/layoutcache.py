@@ -1,0 +1,183 @@
+"""The cache of offsets: what was found in the kernel's type information, kept in a small file for the next start.
+
+What stands there decides which places of kernel memory are read. So nobody else may have a say in it:
+
+- Root keeps it in /var/cache/mematlas, or in $XDG_CACHE_HOME/mematlas unless sudo or its like started us: then the
+  environment is the caller's. Anybody else keeps it in $XDG_CACHE_HOME/mematlas or ~/.cache/mematlas.
+- Every directory on the way there is a directory, not a link, that belongs to root or to us, and that nobody else can
+  write to. (In one like /tmp, with the sticky bit, others can write, but not replace what is ours.)
+- The file is a regular one, ours, and nobody else can write to it. It holds every name, each with a value that can be.
+
+Nothing here fails loudly: without a cache the types are read again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+ROOT_CACHE = "/var/cache"
+CALLERS = frozenset(("SUDO_UID", "PKEXEC_UID", "DOAS_USER"))
+"""Who became root has one of these in the environment."""
+FORMAT = 2
+"""Of the file; another format is another version's."""
+MAX_FILE = 1 << 16
+MAX_SIZE = 1 << 16
+"""Bytes. No structure that we look into is larger."""
+FOUR_BYTES = frozenset(("task_struct.pid", "page._mapcount", "folio._entire_mapcount"))
+"""All other members are of eight."""
+
+DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def cache_place() -> str | None:
+    """Return the path of the cache directory."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    if os.geteuid() == 0:
+        home = ROOT_CACHE if not home or not CALLERS.isdisjoint(os.environ) else home
+    elif not home:
+        home = os.path.expanduser("~/.cache")
+    return os.path.join(home, "mematlas") if os.path.isabs(home) else None
+
+
+def open_trusted(path: str, uid: int) -> int | None:
+    """Return a descriptor of a directory that only root and this user have a say in; None when it is not so.
+
+    Its last two components are made when they are missing.
+    """
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    if ".." in names:
+        return None
+    fd = os.open("/", DIRECTORY)
+    try:
+        for nr_left in range(len(names), 0, -1):
+            status = os.fstat(fd)
+            if status.st_uid not in (0, uid) or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
+                return None
+            below = open_below(fd, names[-nr_left], make=nr_left <= 2)
+            os.close(fd)
+            fd = below
+        status = os.fstat(fd)
+        if status.st_uid != uid or status.st_mode & 0o022:
+            return None
+        result, fd = fd, -1
+        return result
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def open_below(fd: int, name: str, make: bool) -> int:
+    """Return a descriptor of a directory in another, made when it is missing and ``make`` says so."""
+    try:
+        return os.open(name, DIRECTORY, dir_fd=fd)
+    except FileNotFoundError:
+        if not make:
+            raise
+    try:
+        os.mkdir(name, 0o700, dir_fd=fd)
+    except FileExistsError:  # by another process, just now
+        pass
+    return os.open(name, DIRECTORY, dir_fd=fd)
+
+
+class LayoutCache:
+    """The cache directory, held open."""
+
+    def __init__(self, fd: int, uid: int) -> None:
+        self.fd = fd
+        self.uid = uid
+
+    @classmethod
+    def open(cls) -> LayoutCache | None:
+        """Open the directory, made when missing. None when there can be none, or none to be trusted."""
+        uid = os.geteuid()
+        try:
+            path = cache_place()
+            fd = None if path is None else open_trusted(path, uid)
+        except (OSError, ValueError):
+            return None
+        return None if fd is None else cls(fd, uid)
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        os.close(self.fd)
+
+    def load(self, key: str, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, int] | None:
+        """Return what was kept for ``key``; None when there is nothing, or nothing that can be right."""
+        # A FIFO in its place would not let go of us.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = os.open(name_of(key), flags, dir_fd=self.fd)
+            try:
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode) or status.st_uid != self.uid or status.st_mode & 0o022:
+                    return None
+                kept = json.loads(os.read(fd, MAX_FILE))
+            finally:
+                os.close(fd)
+        except (OSError, ValueError, RecursionError):
+            return None
+        return values_of(kept, wanted)
+
+    def store(self, key: str, values: Mapping[str, int], wanted: Mapping[str, tuple[str, ...]]) -> None:
+        """Keep ``values``: written beside, then renamed, so that nobody reads half a file."""
+        temporary = f".btf-{os.getpid()}-{os.urandom(8).hex()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        text = json.dumps({"format": FORMAT, "layout": {name: values.get(name) for name in names_of(wanted)}})
+        try:
+            fd = os.open(temporary, flags, 0o600, dir_fd=self.fd)
+        except OSError:
+            return
+        try:
+            try:
+                os.write(fd, text.encode())
+            finally:
+                os.close(fd)
+            os.rename(temporary, name_of(key), src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except OSError:
+            try:
+                os.unlink(temporary, dir_fd=self.fd)
+            except OSError:
+                pass
+
+
+def name_of(key: str) -> str:
+    """Return the name of the file for ``key``."""
+    return f"btf-{key.replace('/', '_')}.json"
+
+
+def names_of(wanted: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return all names that a layout has values of."""
+    return [name for kind, members in wanted.items() for name in (kind, *(f"{kind}.{each}" for each in members))]
+
+
+def values_of(kept: Any, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, int] | None:
+    """Return the values in a cache's content; None unless it holds every name, with values that can be.
+
+    What a kernel lacks is null, and left out.
+    """
+    if not isinstance(kept, dict) or kept.get("format") != FORMAT or not isinstance(kept.get("layout"), dict):
+        return None
+    layout = kept["layout"]
+    if set(layout) != set(names_of(wanted)):
+        return None
+    for name, value in layout.items():
+        kind, is_member, _ = name.partition(".")
+        if value is not None and not (type(value) is int and is_sane(name, value, layout[kind] if is_member else None)):
+            return None
+    return {name: value for name, value in layout.items() if value is not None}
+
+
+def is_sane(name: str, value: int, size: Any) -> bool:
+    """Whether this can be a structure's size or, with the size of its structure, a member's offset."""
+    if "." not in name:
+        return 0 < value <= MAX_SIZE
+    length = 4 if name in FOUR_BYTES else 8
+    return type(size) is int and 0 <= value <= size - length and value % length == 0
