@@ -16,7 +16,7 @@ from mematlas.kernel.kpage import KPF_DIRTY, KPF_SWAPCACHE, KPF_WRITEBACK, Frame
 from mematlas.kernel.pagemap import EXCLUSIVE, IS_PRESENT, PRESENT, to_marks
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.swaps import free_swap, read_swaps
-from mematlas.model.origins import SAMPLE, Origins
+from mematlas.model.origins import MANY, SAMPLE, Origins
 from mematlas.model.page_set import PageSet, both, either, masked, without
 
 TYPE_CHECKING = False
@@ -64,6 +64,8 @@ class PageOut(Advice):
         self.kept: PageSet | None = None
         """Which these are; None when not each page was looked at."""
         self._ours: dict[int, bool] = {}
+        self._to_swap = b""
+        """Which pages of the block that was selected last go to swap."""
 
     def open(self) -> None:
         super().open()
@@ -73,13 +75,14 @@ class PageOut(Advice):
         return free_swap(read_swaps(self.process.procfs))
 
     def prepare(self, pieces: list[Piece], nr_pages: int, exact: bool) -> None:
-        self.origins.stride = 1 if exact else max(-(-nr_pages // SAMPLE), 1)
+        self.origins.stride = 1 if exact or nr_pages <= MANY else -(-nr_pages // SAMPLE)
 
     def select(self, vma: Vma, address: int, states: bytes, reasons: dict[str, int]) -> bytes:
         mask = super().select(vma, address, states, reasons)
+        self._to_swap = mask
         if self.has_swap and vma.kind != "file":
             return mask
-        needs_swap = both(mask, states.translate(self.rules(vma).needs_swap))
+        self._to_swap = needs_swap = both(mask, states.translate(self.rules(vma).needs_swap))
         if vma.kind == "file" and not self._is_ours(vma):
             add_counts(reasons, {"not ours": mask.count(1) - needs_swap.count(1)})
             mask = needs_swap
@@ -95,7 +98,8 @@ class PageOut(Advice):
         return self._ours[vma.start]
 
     def note(self, address: int, mask: bytes) -> None:
-        self.origins.note(address, mask)
+        # Of a page of a file, its file tells whether it is in RAM still.
+        self.origins.note(address, both(mask, self._to_swap))
 
     def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
         states = self.reader.states(vma, address, address + len(mask) * self.page_size)
