@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MANY = 1 << 14
 """Pages from which on a sample of them is looked at: each costs 1 to 2 us."""
-SAMPLE = 1 << 12
+SAMPLE = 1 << 11
 """Pages in a sample, evenly spread."""
 
 
