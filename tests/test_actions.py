@@ -587,6 +587,8 @@ def test_target_that_ends_in_the_middle_gives_a_report(swap: Path) -> None:
     assert "ended" in effect.stopped
     assert effect.nr_requested == 2 * MANY
     assert effect.reasons["unfinished"] == effect.nr_stayed
+    assert (effect.swap_cached, effect.nr_freed) == (None, None)
+    assert any("not known: the process is gone" in note for note in effect.notes)
 
 
 def test_target_that_execs_in_the_middle_is_left_alone(swap: Path) -> None:

@@ -18,14 +18,20 @@ import pytest
 
 from conftest import Outcome
 from helpers import sparse
+from mematlas.acting import Plan
+from mematlas.analysis.movable import Choice
 from mematlas.cli import main
 from mematlas.cli.advise import parse_amount
 from mematlas.cli.session import parse_bytes
 from mematlas.errors import BadInput
+from mematlas.kernel.cgroups import NO_LIMIT
 from mematlas.kernel.page_idle import is_multigen
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.swaps import SwapArea, read_swaps, zram_ratio
+from mematlas.model.address_space import Selection
 from mematlas.process import Process
+from mematlas.views.actions import places
+from mematlas.views.format import format_size
 from mematlas.views.progress import Bar
 from victim import DEADLINE, Area, Victim, wait_until
 
@@ -470,3 +476,12 @@ def test_no_bar_elsewhere() -> None:
 def test_only_zram_has_a_ratio() -> None:
     assert zram_ratio("/var/tmp/swapfile") is None
     assert zram_ratio("/dev/zram99999") is None
+
+
+@pytest.mark.parametrize(("used", "told"), [(8 << 20, ", 61:1 so far"), (8 << 10, "")])
+def test_ratio_is_told_once_there_is_something_in_it(monkeypatch: pytest.MonkeyPatch, used: int, told: str) -> None:
+    monkeypatch.setattr("mematlas.views.actions.zram_ratio", lambda path: 61.3)
+    area = SwapArea("/dev/zram0", "partition", 64 << 20, used, 100)
+    planned = Plan("pageout", Selection(), Choice(), None, (), PAGE, (area,), NO_LIMIT, ())
+    (line,) = places(planned)
+    assert line.endswith(f" free of {format_size(64 << 20)}{told}")

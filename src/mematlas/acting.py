@@ -376,6 +376,8 @@ class Act:
             return 0, 0, 0, 0
         in_swap, in_cache = kind.swapped.nr_pages * size, kind.nr_page_cached * size
         swap_cached = None if kind.nr_swap_cached is None else kind.nr_swap_cached * size
+        if self.gone:
+            self.notes.append("what of the moved pages was in RAM still is not known: the process is gone")
         if kind.nr_unknown_file or kind.nr_unknown_shmem:
             nr_pages = kind.nr_unknown_file + kind.nr_unknown_shmem
             why = "; ".join(sorted(kind.reader.unknown_backing))

@@ -59,8 +59,8 @@ class PageOut(Advice):
         self.nr_unknown_file = self.nr_unknown_shmem = 0
         """Pages that left the process, of which we may not see where they are now."""
         self.origins = Origins(self.reader.pagemap)
-        self.nr_swap_cached: int | None = 0
-        """Pages of ``swapped`` that are in the swap cache still."""
+        self.nr_swap_cached: int | None = None
+        """Pages of ``swapped`` that are in the swap cache still; None while that is not known."""
         self.kept: PageSet | None = None
         """Which these are; None when not each page was looked at."""
         self._ours: dict[int, bool] = {}
