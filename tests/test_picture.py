@@ -46,30 +46,6 @@ def test_column_shows_what_most_of_it_is(pages: dict[str, int], character: str) 
     assert column(**pages) == character
 
 
-def map_of(byte: int, nr_accessed: int, width: int = 80) -> list[str]:
-    """Return the drawing of a VMA of 7 pages, all in one state, of which so many were accessed."""
-    cells = Cells(7, 7)
-    cells.counted[0] = {byte: 7}
-    cells.used = {0: (nr_accessed, 0)}
-    strip = Strip(VMAS[0], VMAS[0].start, VMAS[0].start + 7 * PAGE, cells)
-    return list(map_view([strip], PAGE, width, {}, False, Previous(), []).lines())
-
-
-@pytest.mark.parametrize(
-    ("byte", "nr_accessed", "character"), [(0x81, 7, "█"), (0x81, 3, "I"), (0x80, 7, "#"), (0x80, 3, "J")]
-)
-def test_idle_memory_tells_own_from_shared(byte: int, nr_accessed: int, character: str) -> None:
-    lines = map_of(byte, nr_accessed)
-
-    assert lines[0].endswith(f" {character}")
-    assert sum(line.startswith(("iI", "jJ")) for line in lines) == 2
-
-
-@pytest.mark.parametrize("width", [40, 60, 80])
-def test_the_legend_of_idle_memory_fits(width: int) -> None:
-    assert max(map(len, map_of(0x81, 3, width))) <= width
-
-
 def picture(width: int, cell_pages: int, rows: int | None = None) -> list[str]:
     strips = [Strip(vma, vma.start, vma.end, Cells(size, cell_pages)) for vma, size in zip(VMAS, SIZES, strict=True)]
     for strip in strips:

@@ -32,7 +32,7 @@ GLYPHS = {
     "special": "!!!!",
     "unknown": "????",
 }
-IDLE = {"own": "iiiI", "shared": "jjjJ"}
+IDLE = "iiiI"
 """Characters of cells of present pages of which fewer than half were accessed, where page tables tell."""
 ASCII_GLYPHS = GLYPHS | {"own": "oo0@", "absent": "...."}
 LEGEND = {
@@ -181,7 +181,7 @@ def map_view(
         room = width - left
         below = list(legend(counts, glyphs, colour, strips[0].cells.cell_pages if strips else 1, page_size, width))
         if used:
-            below += use_legend(counts, used, colour, width)
+            below += use_legend(counts, used, colour)
         lines = []
         for strip in strips:
             drawn = [
@@ -261,7 +261,7 @@ def draw_cell(
     if used and name in ("own", "shared"):
         nr_present = counts["own"] + counts["shared"] + counts["zero"]
         if 2 * used[0] < nr_present:
-            style, characters = "idle", IDLE[name]
+            style, characters = "idle", IDLE
         elif 2 * used[1] >= nr_present:
             style = "dirty"
     glyph = characters[3 if nr == nr_pages else min(2, nr * 3 // nr_pages)]
@@ -269,28 +269,15 @@ def draw_cell(
 
 
 def use_legend(
-    counts: dict[tuple[int, int], dict[str, int]],
-    used: dict[tuple[int, int], tuple[int, int]],
-    colour: bool,
-    width: int,
+    counts: dict[tuple[int, int], dict[str, int]], used: dict[tuple[int, int], tuple[int, int]], colour: bool
 ) -> Iterator[str]:
     """Yield the lines that explain what page tables tell of the use of present pages."""
     nr_present = sum(cell["own"] + cell["shared"] + cell["zero"] for cell in counts.values())
     nr_accessed, nr_dirty = (sum(each[place] for each in used.values()) for place in (0, 1))
-    used_of = f"of {nr_present:,} present pages {nr_accessed:,} were accessed, {nr_dirty:,} are dirty, by their entries"
-    yield from fold(used_of, width)
-    marks = [
-        (paint(f"{''.join(dict.fromkeys(IDLE[name])):<4}", "idle", colour), f"{LEGEND[name]}; fewer than half accessed")
-        for name in IDLE
-    ]
+    yield f"of {nr_present:,} present pages {nr_accessed:,} were accessed, {nr_dirty:,} are dirty, by their entries"
+    yield f"{paint('iI  ', 'idle', colour)}  a cell of present pages of which fewer than half were accessed"
     if colour:
-        marks.append(
-            (paint("█", "dirty", colour) + "   ", "in this colour: half of the present pages or more are dirty")
-        )
-    for mark, text in marks:
-        first, *others = fold(text, width - 6)
-        yield f"{mark}  {first}"
-        yield from (f"      {line}" for line in others)
+        yield f"{paint('█', 'dirty', colour)}     in this colour: half of the present pages or more are dirty"
 
 
 def legend(
