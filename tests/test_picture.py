@@ -6,7 +6,8 @@ import pytest
 
 from mematlas.analysis.grid import Cells, Strip
 from mematlas.kernel.maps import parse_maps
-from mematlas.views.picture import Previous, cell_that_fits, fold, histogram_view, map_view
+from mematlas.views.format import fold
+from mematlas.views.picture import Previous, cell_that_fits, histogram_view, map_view
 
 PAGE = 4096  # of the machine that these pictures are of
 MAPS = b"".join(
@@ -79,3 +80,4 @@ def test_legend_stays_where_there_are_more_vmas_than_lines() -> None:
 
 def test_folded_text_loses_no_word() -> None:
     assert fold("shared memory in RAM, no entry here", 14) == ["shared memory", "in RAM, no", "entry here"]
+    assert fold("present,writable,dirty", 8) == ["present,", "writable,", "dirty"]

@@ -124,6 +124,19 @@ def test_pages_name_the_bits(victim: MakeVictim, capsys: pytest.CaptureFixture[s
         assert {"present", "exclusive", "accessed", "dirty"} <= set(row["flags"])
 
 
+def test_pages_of_any_flags_stay_under_their_heads(victim: MakeVictim, capsys: pytest.CaptureFixture[str]) -> None:
+    target = victim("shared_file")
+    area = target["shared_file"]
+    words = ["pages", str(target.pid), f"{area.address:#x}-{area.end:#x}", "--source", "tables"]
+    with target.stopped():
+        assert main(words) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    at = head.index("  FRAME")
+
+    assert any("accessed" in line for line in lines)
+    assert {line[at : at + 2] for line in lines} == {"  "}
+
+
 # --- parts of a process, and frames that are told about otherwise
 
 

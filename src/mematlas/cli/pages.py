@@ -60,7 +60,7 @@ def run(args: Namespace, session: Session) -> int:
             finally:  # the target is written last, when it is known how long this took
                 info.update(session.target_info(session.process.reading))
 
-        return pages_table(pieces(), session.process, wanted, info, args.runs, args.limit, notes)
+        return pages_table(pieces(), session.process, wanted, info, args.runs, args.limit, notes, source)
 
     session.show(make, args)
     return 0

@@ -80,3 +80,24 @@ def format_counts(counts: dict[str, int]) -> str:
     '3 shared, 1 zero'
     """
     return ", ".join(f"{number} {name}" for name, number in counts.items()) or "-"
+
+
+def fold(text: str, width: int) -> list[str]:
+    """Return a text as lines of at most this width, broken at spaces and after commas, unless a word is longer.
+
+    >>> fold("shared memory in RAM", 14)
+    ['shared memory', 'in RAM']
+    >>> fold("present,writable,user", 17)
+    ['present,writable,', 'user']
+    """
+    lines = [""]
+    for spaced in text.split():
+        space = " "
+        for word in spaced.replace(",", ",\0").split("\0"):
+            longer = f"{lines[-1]}{space}{word}" if lines[-1] else word
+            if len(longer) <= width or not lines[-1]:
+                lines[-1] = longer
+            else:
+                lines.append(word)
+            space = ""
+    return lines

@@ -9,7 +9,7 @@ from mematlas.kernel.kpage import FrameWords, flag_names
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PM_PFRAME, PM_SOFT_DIRTY, PRESENT
 from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole
 from mematlas.process import decode_place, entry_flags, is_hidden
-from mematlas.record import record
+from mematlas.record import record, replace
 from mematlas.views.table import HIDDEN, Column, Table
 
 TYPE_CHECKING = False
@@ -46,6 +46,8 @@ RUN_COLUMNS = (
     Column("flags", "FLAGS", "list", width=22),
     Column("path", "PATH", "path"),
 )
+WIDE_FLAGS = len("present,exclusive,soft-dirty,accessed,dirty")
+"""Page tables tell more flags than pagemap."""
 
 
 @record
@@ -81,13 +83,17 @@ def pages_table(
     runs: bool,
     limit: int | None,
     notes: list[str],
+    source: str = "pagemap",
 ) -> Table:
     """Return the pages, or runs of like pages, that are asked for, as a table that streams."""
+    columns: tuple[Column, ...] = RUN_COLUMNS if runs else PAGE_COLUMNS
+    if source == "tables":
+        columns = tuple(replace(each, width=WIDE_FLAGS) if each.key == "flags" else each for each in columns)
     if runs:
         rows = merge_runs(run_rows(pieces, process.page_size, wanted), process.page_size, notes)
-        return Table("runs/1", RUN_COLUMNS, first(rows, limit), target=target, notes=notes, stream=True)
+        return Table("runs/1", columns, first(rows, limit), target=target, notes=notes, stream=True)
     rows = page_rows(pieces, process, wanted, notes)
-    return Table("pages/1", PAGE_COLUMNS, first(rows, limit), target=target, notes=notes, stream=True)
+    return Table("pages/1", columns, first(rows, limit), target=target, notes=notes, stream=True)
 
 
 def first(rows: Iterator[tuple[Any, ...]], limit: int | None) -> Iterator[tuple[Any, ...]]:

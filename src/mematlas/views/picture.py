@@ -6,7 +6,7 @@ Each class of pages has its own characters, so that nothing is lost without colo
 from __future__ import annotations
 
 from mematlas.views.colour import paint
-from mematlas.views.format import format_address, format_path, format_size
+from mematlas.views.format import fold, format_address, format_path, format_size
 from mematlas.views.table import Column, Drawn
 
 TYPE_CHECKING = False
@@ -299,19 +299,3 @@ def legend(
             first, *others = fold(text, width - 6)
             yield f"{marks}  {first}"
             yield from (f"      {line}" for line in others)
-
-
-def fold(text: str, width: int) -> list[str]:
-    """Return a text as lines of at most this width, unless a word is longer.
-
-    >>> fold("shared memory in RAM", 14)
-    ['shared memory', 'in RAM']
-    """
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if len(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
