@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import pytest
 from constructed import Tables as Constructed
 from helpers import mematlas
 from mematlas import Process
+from mematlas.analysis.findings import join_neighbours
 from mematlas.analysis.pagetable import Finding, unmapped_ram
 from mematlas.analysis.tablelist import EntryFilter, list_entries, parse_flags, places_of, runs_of, tree_of, whole_table
 from mematlas.cli import main
@@ -226,7 +230,7 @@ def test_the_summary_adds_up(say: Say, victim: MakeVictim) -> None:
     (told,) = (int(line.split()[1]) * 1024 for line in status if line.startswith("VmPTE"))
     assert whole["size"] - 4096 + 4096 * nr_huge == told
     assert f"{whole['nr_tables']} tables are nearly empty" in text
-    for word in ("WRITABLE", "NX", "bytes for each MiB mapped", "read with", "entries that map nothing"):
+    for word in ("writable", "nx", "bytes for each MiB mapped", "read with", "entries that map nothing"):
         assert word in text
 
 
@@ -325,11 +329,103 @@ def test_the_kernel_half_has_its_regions_and_all_ram(say: Say) -> None:
 
 
 @root
-def test_a_kernel_address_names_its_region(say: Say) -> None:
+@pytest.mark.parametrize("form", ["{:#x}", "{:x}", "0X{:X}", "{:X}"])
+def test_a_kernel_address_names_its_region(form: str, say: Say) -> None:
     base = json.loads(say("--kernel", "--json"))["rows"]
     start = next(row["start"] for row in base if row["region"] == "direct map")
+    text = say("--kernel", form.format(int(start, 16) + 0x100000))
 
-    assert "in direct map" in say("--kernel", hex(int(start, 16) + 0x100000))
+    assert "in direct map" in text
+    assert ", kernel half, " in text
+
+
+@root
+def test_a_walk_names_the_halves_of_its_addresses(say: Say) -> None:
+    assert ", user half, " in say(os.getpid(), "0x1000")
+    assert ", user and kernel half, " in say(os.getpid(), "0xffffffff81000000", "0x1000")
+
+
+@root
+def test_the_kernel_half_in_json_has_the_levels_too(say: Say) -> None:
+    rows = json.loads(say("--kernel", "--json"))["rows"]
+    regions = [row for row in rows if row["region"]]
+    levels = [row for row in rows if row["level"]]
+
+    assert len(regions) + len(levels) == len(rows)
+    assert [row["level"] for row in levels] == [row["level"] for row in json.loads(say("self", "--json"))["rows"]]
+    assert levels[-1]["nr_tables"] == sum(row["nr_tables"] for row in levels[:-1]) > 4
+    assert levels[-1]["mapped"] == sum(row["mapped"] for row in regions)
+    assert levels[-1]["nr_writable"] > 0
+    assert {tuple(row) for row in rows} == {tuple(rows[0])}
+
+
+@root
+def test_digits_that_no_number_of_a_table_has_are_an_address(say: Say, capsys: pytest.CaptureFixture[str]) -> None:
+    say(os.getpid(), "--raw", "pgd", "558800000000")
+    assert main(["tables", str(os.getpid()), "--raw", "pte", "400000"]) == 2
+    assert "an address begins with 0x" in capsys.readouterr().err
+
+
+@root
+def test_the_top_table_translates_both_halves(say: Say) -> None:
+    head = say(os.getpid(), "--raw", "pgd").splitlines()[0]
+    end = MODE.user_end if "0x7fffffffffff" in head else 1 << 56
+
+    assert f"translates 0x000000000000-{end - 1:#x} and {-end & (1 << 64) - 1:#x}-0xffffffffffffffff" in head
+
+
+@root
+def test_an_empty_entry_has_no_flags(say: Say) -> None:
+    rows = json.loads(say(os.getpid(), "--raw", "pgd", "--json"))["rows"]
+
+    assert {tuple(row["flags"]) for row in rows if row["state"] == "empty"} == {()}
+
+
+SCATTERED = """
+import mmap, os, sys
+fd = os.memfd_create("scattered")
+os.ftruncate(fd, 101 << 12)
+one = mmap.mmap(fd, 101 << 12)
+for page in sorted(range(101), key=lambda page: page * 37 % 101):
+    one[page << 12] = 1
+two = mmap.mmap(fd, 101 << 12, prot=mmap.PROT_READ)
+sum(two[page << 12] for page in range(101))
+print("null", flush=True)
+"""
+
+
+@root
+def test_an_alias_of_scattered_pages_is_one_finding(say: Say) -> None:
+    from helpers import program
+
+    with program(SCATTERED) as running:
+        rows = json.loads(say(running.pid, "--audit", "--json"))["rows"]
+
+    (row,) = (row for row in rows if "scattered" in row["where"])
+    assert (row["kind"], row["size"], {row["rights"], row["other_rights"]}) == ("alias", 101 << 12, {"--u", "w-u"})
+
+
+def test_neighbours_are_joined_only_where_both_addresses_go_on() -> None:
+    def alias(start: int, other: int, rights: int = USER, size: int = 1) -> Finding:
+        return Finding("alias", start << 12, size << 12, rights, 7, other << 12, USER | WRITABLE)
+
+    # Two aliases of the same pages lie among each other.
+    given = [
+        alias(1, 101),
+        alias(1, 201),
+        alias(2, 102),
+        alias(2, 202),
+        alias(3, 104),
+        alias(3, 203, USER | EXECUTABLE),
+    ]
+    assert join_neighbours(reversed(given)) == [
+        alias(1, 201, size=2),
+        alias(1, 101, size=2),
+        alias(3, 203, USER | EXECUTABLE),
+        alias(3, 104),
+    ]
+    alone = [Finding("writable-executable", 0x1000, 0x2000, 7, 5), Finding("writable-executable", 0x3000, 0x1000, 7, 9)]
+    assert join_neighbours(alone) == [Finding("writable-executable", 0x1000, 0x3000, 7, 5)]
 
 
 WRITABLE_CODE = """
@@ -363,7 +459,7 @@ def test_everything_agrees_with_the_kernels_numbers(kind: str, say: Say, victim:
         rows = json.loads(say(target.pid, "--verify", "--json"))["rows"]
 
     assert {row["what"] for row in rows} >= {"pages", "table bytes", "thp", "hugetlb"}
-    assert [row for row in rows if row["explained"] != "yes"] == []
+    assert [row for row in rows if row["explained"] is not True] == []
     assert {row["reason"] for row in rows if row["what"] == "page"} <= {
         "vvar or device memory, which pagemap does not show"
     }
@@ -376,9 +472,45 @@ def test_swap_and_hugetlb_agree_too(say: Say, victim: MakeVictim, swap: object, 
         rows = {row["what"]: row for row in json.loads(say(target.pid, "--verify", "--json"))["rows"]}
         listed = say(target.pid, "--list", "--flags", "swap", "--format", "csv")
 
-    assert {row["explained"] for row in rows.values()} == {"yes"}
+    assert {row["explained"] for row in rows.values()} == {True}
     assert rows["hugetlb"]["tables"] == target["hugetlb"].nr_present * target["hugetlb"].page_size
     assert len(list(csv.DictReader(io.StringIO(listed)))) == target["swapped"].nr_swapped
+
+
+# --- on a screen
+
+
+def on_screen(width: int, *words: object) -> list[str]:
+    """Return the lines that ``mematlas tables`` writes to a terminal so wide."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 50, width, 0, 0))
+    command = [sys.executable, "-m", "mematlas", "tables", *map(str, words), "--color", "never"]
+    with subprocess.Popen(command, stdout=theirs) as running:
+        os.close(theirs)
+        said = b""
+        try:
+            while part := os.read(ours, 1 << 16):
+                said += part
+        except OSError:  # EIO: the other end is closed
+            pass
+    os.close(ours)
+    assert running.returncode == 0
+    return said.decode().splitlines()
+
+
+@root
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("mode", ["", "walk", "--list", "--runs", "--audit", "--tree", "--raw", "--verify", "--kernel"])
+def test_lines_fit_the_screen(mode: str, width: int, say: Say, victim: MakeVictim) -> None:
+    target = victim("anon_full", "guard", "thp", "prot_none")
+    address = hex(target["anon_full"].address)
+    with target.stopped():
+        words = {"walk": [address, "0xffffffff81000000"], "--runs": ["--list", "--runs"], "--raw": ["--raw", "pgd"]}
+        lines = on_screen(width, target.pid, *words.get(mode, [mode] if mode else []))
+
+    assert len(lines) > 5
+    # The path of a file is as long as it is.
+    assert [line for line in lines if len(line) > width and "/" not in line] == []
 
 
 # --- how it refuses
@@ -396,6 +528,16 @@ def test_swap_and_hugetlb_agree_too(say: Say, victim: MakeVictim, swap: object, 
         ["self", "--fail"],
         ["self", "--level", "pte"],
         ["--kernel", "--verify"],
+        ["self", "--flags", ""],
+        ["self", "0x1000", "--range", "0x1000"],
+        ["self", "--raw", "pte", "0x1000", "--range", "0x1000"],
+        ["self", "--raw", "pte", "558800000000", "--range", "0x1000"],
+        ["self", "--list", "--runs", "--flags", "w,table"],
+        ["self", "--raw", "pgd", "--binary", "--json"],
+        ["self", "--raw", "pgd", "--binary", "--format", "csv"],
+        ["self", "--raw", "pgd", "--binary", "--bytes"],
+        ["self", "--raw", "pgd", "--binary", "-i", "1"],
+        ["self", "--raw", "pgd", "--binary", "-n", "2"],
     ],
 )
 def test_words_that_say_nothing_are_refused(words: list[str]) -> None:
@@ -416,6 +558,10 @@ def test_words_that_say_nothing_are_refused(words: list[str]) -> None:
         ["--raw", "pte", "99999"],
         ["--raw", "pte", "1", "2"],
         ["--raw", "pte", "0x1000"],
+        ["--raw", "pte", "0xffff888000000000"],
+        ["--list", "--flags", ""],
+        ["--kernel", "0x1000"],
+        ["--kernel", "--raw", "pte", "0x1000"],
     ],
 )
 def test_what_is_not_there_is_refused(words: list[str], say: Say) -> None:

@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 
+from mematlas.analysis.findings import join_neighbours
 from mematlas.analysis.pagetable import (
     Disagreement,
     Finding,
@@ -258,7 +259,8 @@ class Tables:
         self.torn += found.torn
         table = found.levels[level]
         if number is not None and number >= len(table):
-            raise BadInput(f"there are {len(table)} tables of level {self.mode.levels[level].name}, from 0")
+            name = self.mode.levels[level].name
+            raise BadInput(f"there are {len(table)} tables of level {name}, from 0 (an address begins with 0x)")
         if address is not None and not len(table):
             raise BadInput(f"no table of level {self.mode.levels[level].name} translates {address:#x}")
         for row in range(len(table)) if number is None else [number]:
@@ -276,7 +278,7 @@ class Tables:
         if both:
             kernel = walk_parts(self.memory, self.mode, self.pgd, self.mode.kernel_start, 1 << 64)
             findings += self._audit(kernel, [])
-        return findings
+        return join_neighbours(findings)
 
     def _audit(self, walked: Iterable[Walk], areas: list[Span]) -> list[Finding]:
         findings: list[Finding] = []

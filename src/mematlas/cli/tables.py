@@ -38,7 +38,7 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--level", choices=LEVELS, help="with --list: only this level; with --tree: no deeper")
     arguments.add_argument("--range", metavar="RANGE", help="only ADDR+LEN or START-END")
     arguments.add_argument(
-        "--raw", choices=LEVELS, metavar="LEVEL", help="the tables of a level as they are; a word more picks one"
+        "--raw", choices=LEVELS, metavar="LEVEL", help="the tables of a level as they are; NUMBER or ADDRESS picks one"
     )
     arguments.add_argument("--binary", action="store_true", help="with --raw: bytes instead of text")
     arguments.add_argument("--tree", action="store_true", help="every table, with what is below it")
@@ -54,14 +54,19 @@ def add_arguments(arguments: Arguments) -> None:
 
 def default_target(args: Namespace) -> str | None:
     """Return the target when none is given: the kernel half is the same in all of them."""
-    return "self" if args.kernel and (not args.words or args.words[0].startswith("0x")) else None
+    return "self" if args.kernel and (not args.words or is_kernel_address(args.words[0])) else None
+
+
+def is_kernel_address(word: str) -> bool:
+    """Whether a word is an address rather than a target: it has a 0x, or no PID and no name is like it."""
+    address = parse_address(word)
+    return address is not None and (word[:2] in ("0x", "0X") or address >= 1 << 63)
 
 
 def run(args: Namespace, session: Session) -> int:
-    check(args)
+    check(args, session.words)
     from mematlas.tables import Tables
 
-    # Addresses may lie in either half.
     half = "kernel" if args.kernel else "user"
     with Tables(session.process, args.reader, half, args.user_pgd, span_of(args, session)) as tables:
         found: list[str] = []
@@ -75,18 +80,28 @@ def run(args: Namespace, session: Session) -> int:
     return 0
 
 
-def check(args: Namespace) -> None:
+def check(args: Namespace, words: list[str]) -> None:
     """Refuse options that say nothing together."""
     asked = [name for name in MODES if getattr(args, name)]
     if len(asked) > 1:
         raise BadInput(f"--{asked[0]} and --{asked[1]}: one at a time")
     for option, needs in (("runs", "list"), ("flags", "list"), ("binary", "raw"), ("fail", "audit")):
-        if getattr(args, option) and not getattr(args, needs):
+        if getattr(args, option) not in (None, False) and not getattr(args, needs):
             raise BadInput(f"--{option} is of --{needs}")
     if args.level and not (args.list or args.tree):
         raise BadInput("--level is of --list or --tree")
+    if args.runs and args.flags is not None and "table" in args.flags.split(","):
+        raise BadInput("--runs leaves out the entries that point at tables: not with --flags table")
     if args.verify and (args.kernel or args.user_pgd):
         raise BadInput("--verify compares the user half of the kernel's own tables")
+    if args.range is not None and words and (not asked or (args.raw and not is_number(words[0]))):
+        raise BadInput("--range is of all tables, not of single addresses")
+    if args.binary:
+        for option in ("json", "bytes", "interval", "count"):
+            if getattr(args, option) not in (None, False):
+                raise BadInput(f"--binary writes the tables as they are, once: not with --{option}")
+        if args.format != "table":
+            raise BadInput(f"--binary writes the tables as they are: not with --format {args.format}")
 
 
 def span_of(args: Namespace, session: Session) -> tuple[int, int] | None:
@@ -102,9 +117,10 @@ def span_of(args: Namespace, session: Session) -> tuple[int, int] | None:
 def chosen(args: Namespace, session: Session, tables: Tables, found: list[str]) -> Callable[[], Table]:
     """Return what makes the view that was asked for."""
     if args.raw:
-        return lambda: raw(args, session, tables)
-    if not args.list and not any(getattr(args, name) for name in MODES) and session.words:
-        addresses = list(map(address_of, session.words))
+        picked = picked_of(args, session, tables)
+        return lambda: raw(args, session, tables, picked)
+    if not any(getattr(args, name) for name in MODES) and session.words:
+        addresses = [address_of(word, tables) for word in session.words]
         return lambda: walks(session, tables, addresses)
     session.no_more_words()
     if args.list:
@@ -118,12 +134,21 @@ def chosen(args: Namespace, session: Session, tables: Tables, found: list[str]) 
     return lambda: summary(session, tables)
 
 
-def address_of(word: str) -> int:
-    """Return the address that a word is."""
+def address_of(word: str, tables: Tables) -> int:
+    """Return the address that a word is; with --kernel one of the kernel half."""
     address = parse_address(word)
     if address is None:
         raise BadInput(f"bad address {word!r}: hexadecimal, such as 0x7f3c1a2b4010")
+    if tables.kernel_half and address < tables.mode.kernel_start:
+        raise BadInput(f"{address:#x} is not in the kernel half, from {tables.mode.kernel_start:#x} on")
     return address
+
+
+def screen_width(session: Session) -> int:
+    """Return the columns of the terminal that we write to; 0 where it is none."""
+    from mematlas.views.live import screen_size
+
+    return (screen_size(session.out) or (0, 0))[0]
 
 
 def summary(session: Session, tables: Tables) -> Table:
@@ -133,7 +158,7 @@ def summary(session: Session, tables: Tables) -> Table:
     kernel = tables.kernel_map() if tables.kernel_half else None
     counted = tables.summary()
     target = session.target_info() | tables.finish()
-    view = summary_view(counted, tables.mode, target, half_of(tables), kernel)
+    view = summary_view(counted, tables.mode, target, half_of(tables), kernel, screen_width(session))
     return kernel_view(kernel, view, target) if kernel else view
 
 
@@ -144,7 +169,7 @@ def walks(session: Session, tables: Tables, addresses: list[int]) -> Table:
     tables.begin()
     space = session.process.address_space()
     found = [tables.walked(address, space, notes) for address in addresses]
-    return walk_view(found, tables.mode, session.target_info() | tables.finish(), notes)
+    return walk_view(found, tables.mode, session.target_info() | tables.finish(), notes, screen_width(session))
 
 
 def listing(args: Namespace, session: Session, tables: Tables) -> Table:
@@ -152,31 +177,52 @@ def listing(args: Namespace, session: Session, tables: Tables) -> Table:
     from mematlas.views.tables import list_view, runs_view
 
     levels = frozenset([tables.level_number(args.level)]) if args.level else None
-    wanted = EntryFilter(levels, parse_flags(args.flags, tables.mode) if args.flags else ())
+    wanted = EntryFilter(levels, () if args.flags is None else parse_flags(args.flags, tables.mode))
     tables.begin()
-    return (runs_view if args.runs else list_view)(tables, wanted, session.target_info())
+    view = runs_view if args.runs else list_view
+    return view(tables, wanted, session.target_info(), screen_width(session))
 
 
-def raw_tables(args: Namespace, session: Session, tables: Tables) -> Iterator[RawTable]:
-    """Return the tables that --raw asks for."""
-    word = session.words[0] if session.words else None
+MOST_DIGITS = 11
+"""Of the number of a table: with five levels there may be 2^36 of the last. What is longer is an address."""
+
+
+def is_number(word: str) -> bool:
+    """Whether a word is the number of a table, and no address."""
+    return word.isascii() and word.isdigit() and len(word) <= MOST_DIGITS
+
+
+def picked_of(args: Namespace, session: Session, tables: Tables) -> tuple[int | None, int | None]:
+    """Return which tables --raw asks for: by number, by an address that they translate, or all."""
     if len(session.words) > 1:
         raise BadInput(f"one word too many: {session.words[1]!r}")
-    if word is None or (word.isascii() and word.isdigit()):
-        return tables.raw(tables.level_number(args.raw), None if word is None else int(word), None)
-    return tables.raw(tables.level_number(args.raw), None, address_of(word))
+    if not session.words:
+        return None, None
+    word = session.words[0]
+    if is_number(word):
+        return int(word), None
+    address = address_of(word, tables)
+    if not tables.start <= address < tables.end:
+        raise BadInput(f"{address:#x} is not in the user half: --kernel shows the tables of the other")
+    return None, address
 
 
-def raw(args: Namespace, session: Session, tables: Tables) -> Table:
+def raw_tables(args: Namespace, tables: Tables, picked: tuple[int | None, int | None]) -> Iterator[RawTable]:
+    """Return the tables that --raw asks for."""
+    return tables.raw(tables.level_number(args.raw), *picked)
+
+
+def raw(args: Namespace, session: Session, tables: Tables, picked: tuple[int | None, int | None]) -> Table:
     from mematlas.views.tables import raw_view
 
     tables.begin()
-    return raw_view(raw_tables(args, session, tables), tables, session.target_info())
+    found = raw_tables(args, tables, picked)
+    return raw_view(found, tables, session.target_info(), screen_width(session))
 
 
 def bytes_of(args: Namespace, session: Session, tables: Tables) -> Iterator[bytes]:
     """Yield the tables that --raw asks for as they stand in memory."""
-    for each in raw_tables(args, session, tables):
+    for each in raw_tables(args, tables, picked_of(args, session, tables)):
         yield each.entries.tobytes()
     tables.finish()
 
@@ -187,7 +233,8 @@ def tree(args: Namespace, session: Session, tables: Tables) -> Table:
     depth = tables.level_number(args.level) if args.level else len(tables.mode.levels)
     tables.begin()
     nodes = tables.tree()
-    return tree_view(nodes, tables.mode, session.target_info() | tables.finish(), half_of(tables), depth)
+    target = session.target_info() | tables.finish()
+    return tree_view(nodes, tables.mode, target, half_of(tables), depth, screen_width(session))
 
 
 def audit(args: Namespace, session: Session, tables: Tables, found: list[str]) -> Table:
@@ -198,7 +245,7 @@ def audit(args: Namespace, session: Session, tables: Tables, found: list[str]) -
     nr_bad = sum(not finding.is_harmless for finding in findings)
     found[:] = [f"the audit has {nr_bad} finding{'' if nr_bad == 1 else 's'}"] if nr_bad and args.fail else []
     target = session.target_info() | tables.finish()
-    return audit_view(findings, tables.place_names(), target, tables.audited)
+    return audit_view(findings, tables.place_names(), target, tables.audited, screen_width(session))
 
 
 def verify(session: Session, tables: Tables, found: list[str]) -> Table:
@@ -207,4 +254,4 @@ def verify(session: Session, tables: Tables, found: list[str]) -> Table:
     tables.begin()
     result = tables.verify()
     found[:] = [f"page tables and the kernel's own numbers disagree: {what}" for what in result.unexplained]
-    return verify_view(result, session.target_info() | tables.finish())
+    return verify_view(result, session.target_info() | tables.finish(), screen_width(session))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from mematlas.record import record
 from mematlas.views.colour import paint
-from mematlas.views.format import format_address, format_counts, format_hex, format_list, format_path, format_size
+from mematlas.views.format import fold, format_address, format_counts, format_hex, format_list, format_path, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ FORMATS: dict[str, Callable[[Any], str]] = {
 
 NO_TARGET: dict[str, Any] = {}
 
+LEAST_ROOM = 8
+"""Columns that a last column is folded to at the least."""
+
 
 class Table:
     """Rows under columns, with what they are about.
@@ -79,6 +82,7 @@ class Table:
         notes: list[str] | None = None,
         footer: tuple[Any, ...] | None = None,
         stream: bool = False,
+        width: int = 0,
     ) -> None:
         self.schema = f"mematlas.{schema}"
         self.columns = tuple(columns)
@@ -88,6 +92,8 @@ class Table:
         self.footer = footer
         """A row of totals, for text only."""
         self.stream = stream
+        self.width = width
+        """Columns of the screen in which the last column of the text is folded; 0 for as long as it is."""
 
     def lines(self, *, in_bytes: bool = False, colour: bool = False, before: set[str] | None = None) -> Iterator[str]:
         """Yield the lines of the text form. Lines not among ``before`` are marked, when that is given."""
@@ -113,9 +119,12 @@ class Table:
             f"{{:{'>' if column.right else '<'}{width}}}" for column, width in zip(columns, widths, strict=True)
         )
         yield paint(pattern.format(*titles).rstrip(), "title", colour)
+        room = max(self.width - sum(widths[:-1]) - 2 * len(widths[:-1]), LEAST_ROOM) if self.width else 0
         for row in rows:
-            line = pattern.format(*row).rstrip()
-            yield paint(line, "changed", colour) if before is not None and line not in before else line
+            parts = fold(row[-1], room) if room and len(row[-1]) > room else row[-1:]
+            for number, part in enumerate(parts):
+                line = pattern.format(*((row if number == 0 else [""] * len(row))[:-1]), part).rstrip()
+                yield paint(line, "changed", colour) if before is not None and line not in before else line
         if footer is not None:
             yield paint(pattern.format(*footer).rstrip(), "title", colour)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.tablelist import EntryFilter, list_entries, places_of, runs_of
+from mematlas.analysis.tablelist import LETTERS, EntryFilter, list_entries, places_of, runs_of
 from mematlas.model.pagetable import EXECUTABLE, USER, WRITABLE
-from mematlas.model.paging import PRESENT, PROT_NONE, STATE_NAMES, SWAP, TABLE, flag_names
+from mematlas.model.paging import EMPTY, PRESENT, PROT_NONE, STATE_NAMES, SWAP, TABLE, flag_names, holds
 from mematlas.process import decode_place, entry_flags
 from mematlas.tables import EXPLAINED
-from mematlas.views.format import format_address, format_path, format_seconds, format_size
+from mematlas.views.format import fold, format_address, format_path, format_seconds, format_size
 from mematlas.views.table import Column, Drawn, Table
 
 TYPE_CHECKING = False
@@ -38,14 +38,15 @@ WALK_COLUMNS = (
     Column("level", "LEVEL"),
     Column("index", "INDEX", "count"),
     Column("address", "ADDRESS", "address", shown=False),
-    Column("table", "TABLE AT", "address"),
+    # The one before leads to it, and to the first the heading.
+    Column("table", "TABLE AT", "address", shown=False),
     Column("entry", "ENTRY", "entry"),
-    Column("state", "STATE"),
-    Column("phys", "LEADS TO", "address"),
+    Column("state", "STATE", shown=False),
+    Column("phys", "LEADS TO", "hex"),
     Column("leaf", "LEAF", "flag", shown=False),
-    Column("flags", "FLAGS", "list"),
     Column("pagemap", "PAGEMAP", "entry", shown=False),
     Column("agrees", "AGREES", "flag", shown=False),
+    Column("flags", "FLAGS", "list"),
 )
 RUN_COLUMNS = (
     Column("level", "LEVEL", width=5),
@@ -69,6 +70,7 @@ TREE_COLUMNS = (
     Column("nr_tables", "TABLES BELOW", "count"),
     Column("mapped", "MAPPED", "size"),
 )
+LEAF_COUNTS = ("writable", "user", "nx", "accessed", "dirty", "global", "special")
 SUMMARY_COLUMNS = (
     Column("level", "LEVEL"),
     Column("nr_tables", "TABLES", "count"),
@@ -78,16 +80,7 @@ SUMMARY_COLUMNS = (
     Column("leaf_size", "LEAF", "size", shown=False),
     Column("nr_leaves", "LEAVES", "count"),
     Column("mapped", "MAPPED", "size"),
-    *(
-        Column(f"nr_{name}", name.upper(), "count", shown=False)
-        for name in ("writable", "user", "nx", "accessed", "dirty", "global", "special")
-    ),
-)
-LEAF_COLUMNS = (
-    Column("leaf", "LEAF", "size"),
-    Column("leaves", "LEAVES", "count"),
-    Column("mapped", "MAPPED", "size"),
-    *(Column(name, name.upper()) for name in ("writable", "user", "nx", "accessed", "dirty", "global", "special")),
+    *(Column(f"nr_{name}", name.upper(), "count", shown=False) for name in LEAF_COUNTS),
 )
 REGION_COLUMNS = (
     Column("region", "REGION"),
@@ -104,7 +97,7 @@ AUDIT_COLUMNS = (
     Column("rights", "RIGHTS"),
     Column("phys", "PHYSICAL", "address"),
     Column("other", "ALSO AT", "address"),
-    Column("other_rights", "RIGHTS THERE"),
+    Column("other_rights", "THERE"),
     Column("where", "IN"),
     Column("harmless", "HARMLESS", "flag"),
 )
@@ -115,7 +108,7 @@ VERIFY_COLUMNS = (
     Column("kernel", "KERNEL", "count"),
     Column("entry", "ENTRY", "entry"),
     Column("pagemap", "PAGEMAP", "entry"),
-    Column("explained", "OK"),
+    Column("explained", "OK", "flag"),
     Column("reason", "REASON"),
     Column("path", "IN", "path"),
 )
@@ -140,13 +133,14 @@ FINDINGS = {
 HEAD = "{name}, PID {pid}: {paging}, {half}top table at {pgd}, read with {reader} in {took}"
 
 
-def heading(target: dict[str, Any], half: str = "") -> str:
-    """Return the line above a result: what was read, how, and how long it took."""
+def heading(target: dict[str, Any], half: str, width: int = 0) -> str:
+    """Return the line above a result, folded where the screen is narrower: what was read, how, and how long it took."""
     took = format_seconds(target["duration_s"])
     torn = ", torn: what kept changing is left out" if target["torn"] else ""
     values = {key: target[key] for key in ("pid", "paging", "pgd", "reader")}
     half = f"{half} half, " if half else ""
-    return HEAD.format(name=format_path(target["name"]), half=half, took=took, **values) + torn
+    line = HEAD.format(name=format_path(target["name"]), half=half, took=took, **values) + torn
+    return "\n  ".join(fold(line, width)) if width else line
 
 
 def half_of(tables: Tables) -> str:
@@ -158,7 +152,12 @@ def half_of(tables: Tables) -> str:
 
 
 def summary_view(
-    summary: Summary, mode: PagingMode, target: dict[str, Any], half: str, kernel: KernelMap | None = None
+    summary: Summary,
+    mode: PagingMode,
+    target: dict[str, Any],
+    half: str,
+    kernel: KernelMap | None = None,
+    width: int = 0,
 ) -> Drawn:
     """Return how many tables and leaves there are, what they cost, and what lies where in the kernel half."""
     by_size = {leaf.size: leaf for leaf in summary.leaves}
@@ -171,15 +170,15 @@ def summary_view(
     target |= {"others": summary.nr_others, "table_bytes_per_mib": summary.table_bytes_per_mib}
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
-        yield heading(target, half)
+        yield heading(target, half, width)
         if kernel:
             yield from region_lines(kernel, in_bytes, colour)
         yield ""
         yield from Table("tables-summary/1", SUMMARY_COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour)
         yield ""
-        leaves = [leaf_row(leaf) for leaf in reversed(summary.leaves) if leaf.nr_leaves]
+        leaves = [leaf for leaf in reversed(summary.leaves) if leaf.nr_leaves]
         if leaves:
-            yield from Table("tables-summary/1", LEAF_COLUMNS, leaves).lines(in_bytes=in_bytes, colour=colour)
+            yield from leaf_lines(leaves, in_bytes, colour)
         others = ", ".join(f"{nr:,} {name}" for name, nr in summary.nr_others.items())
         yield f"entries that map nothing: {others or 'none'}"
         yield from waste_lines(summary)
@@ -204,9 +203,20 @@ def leaf_counts(leaf: LeafSummary) -> tuple[int, ...]:
     return (leaf.nr_writable, leaf.nr_user, nr_nx, leaf.nr_accessed, leaf.nr_dirty, leaf.nr_global, leaf.nr_special)
 
 
-def leaf_row(leaf: LeafSummary) -> tuple[Any, ...]:
-    """Return the row of one size of leaves, with shares."""
-    return (leaf.size, leaf.nr_leaves, leaf.mapped, *(share(nr, leaf.nr_leaves) for nr in leaf_counts(leaf)))
+def leaf_lines(leaves: list[LeafSummary], in_bytes: bool, colour: bool) -> Lines:
+    """Yield what the leaves allow, with shares: a line for each right, a column for each size of leaves."""
+    columns = [
+        Column("what", "LEAVES"),
+        *(Column(f"{leaf.size}", str(leaf.size) if in_bytes else format_size(leaf.size)) for leaf in leaves),
+    ]
+    rows: list[tuple[Any, ...]] = [
+        ("number", *(str(leaf.nr_leaves) for leaf in leaves)),
+        ("mapped", *(str(leaf.mapped) if in_bytes else format_size(leaf.mapped) for leaf in leaves)),
+    ]
+    counts = zip(*map(leaf_counts, leaves), strict=True)
+    for name, each in zip(LEAF_COUNTS, counts, strict=True):
+        rows.append((name, *(share(nr, leaf.nr_leaves) for nr, leaf in zip(each, leaves, strict=True))))
+    yield from Table("tables-summary/1", columns, rows).lines(colour=colour)
 
 
 def share(nr: int, of: int) -> str:
@@ -240,33 +250,40 @@ def region_rows(kernel: KernelMap) -> list[tuple[Any, ...]]:
 def region_lines(kernel: KernelMap, in_bytes: bool, colour: bool) -> Lines:
     """Yield the regions, and whether the direct map maps all RAM."""
     yield ""
-    yield from Table("tables-kernel/1", REGION_COLUMNS, region_rows(kernel)).lines(in_bytes=in_bytes, colour=colour)
+    yield from Table("tables-kernel/2", REGION_COLUMNS, region_rows(kernel)).lines(in_bytes=in_bytes, colour=colour)
     size, ram = format_size(kernel.direct_map), format_size(kernel.ram)
     left = f"{format_size(kernel.unmapped_ram)} of it not" if kernel.unmapped_ram else "all of it"
     yield f"the direct map maps {size}; System RAM is {ram}, and mapped there: {left}"
 
 
 def kernel_view(kernel: KernelMap, summary: Drawn, target: dict[str, Any]) -> Drawn:
-    """Return the regions as rows; text shows the summary of the tables as well."""
+    """Return the regions and the levels of tables as rows; text shows them as two tables."""
     target |= {"direct_map": kernel.direct_map, "ram": kernel.ram, "unmapped_ram": kernel.unmapped_ram}
-    return Drawn("tables-kernel/1", REGION_COLUMNS, region_rows(kernel), target=target, draw=summary.draw)
+    columns = {column.key: column for column in (*REGION_COLUMNS, *SUMMARY_COLUMNS)}
+    keyed = [dict(zip((column.key for column in REGION_COLUMNS), row, strict=True)) for row in region_rows(kernel)]
+    keyed += [dict(zip((column.key for column in SUMMARY_COLUMNS), row, strict=True)) for row in summary.rows]
+    rows = [tuple(row.get(key) for key in columns) for row in keyed]
+    return Drawn("tables-kernel/2", columns.values(), rows, target=target, draw=summary.draw)
 
 
 # One address
 
 
-def walk_view(found: list[Walked], mode: PagingMode, target: dict[str, Any], notes: list[str]) -> Drawn:
+def walk_view(found: list[Walked], mode: PagingMode, target: dict[str, Any], notes: list[str], width: int = 0) -> Drawn:
     """Return each level's entry on the way from an address to its byte, and what pagemap says of it."""
     rows = [row for item in found for row in walk_rows(item)]
+    halves = {"kernel" if item.address >= mode.kernel_start else "user" for item in found}
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
-        yield heading(target)
+        yield heading(target, " and ".join(sorted(halves, reverse=True)), width)
         for item in found:
             yield ""
             where = f"in {format_path(item.area)}" if item.area else "in no VMA and no region"
             yield f"{format_address(item.address)} {where}"
-            yield from Table("tables/1", WALK_COLUMNS, walk_rows(item)).lines(in_bytes=in_bytes, colour=colour)
-            yield from end_lines(item, mode)
+            table = Table("tables/1", WALK_COLUMNS, walk_rows(item), width=width)
+            yield from table.lines(in_bytes=in_bytes, colour=colour)
+            for line in end_lines(item, mode):
+                yield from fold(line, width) if width else [line]
 
     return Drawn("tables/1", WALK_COLUMNS, rows, target=target, notes=notes, draw=draw)
 
@@ -276,10 +293,10 @@ def walk_rows(item: Walked) -> list[tuple[Any, ...]]:
     rows: list[tuple[Any, ...]] = []
     for step in item.steps:
         is_leaf = step.state in ("present", "prot-none")
-        row = (step.level, step.index, item.address, step.table, step.entry, step.state, step.phys, is_leaf, step.flags)
-        rows.append((*row, None, None))
+        row = (step.level, step.index, item.address, step.table, step.entry, step.state, step.phys, is_leaf)
+        rows.append((*row, None, None, step.flags))
     if rows and item.pagemap is not None:
-        rows[-1] = (*rows[-1][:-2], item.pagemap, not item.reason)
+        rows[-1] = (*rows[-1][:-3], item.pagemap, not item.reason, rows[-1][-1])
     return rows
 
 
@@ -317,18 +334,45 @@ class Names:
         self.known: dict[tuple[int, int], tuple[str, ...]] = {}
 
     def of(self, level: int, state: int, entry: int) -> tuple[str, ...]:
-        """Return the names of the flags of an entry; what is not present has none but its state."""
+        """Return the names of the flags of an entry; what is not present has none but its state, an empty one none."""
         if state not in (TABLE, PRESENT, PROT_NONE):
-            return (STATE_NAMES[state],)
+            return (STATE_NAMES[state],) if state != EMPTY else ()
         key = level, entry & self.masks[level]
         if key not in self.known:
             self.known[key] = flag_names(self.mode, level, entry)
         return self.known[key]
 
 
-def list_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Drawn:
+LETTERED = frozenset(("present", "nx", *LETTERS.values()))
+"""The flags that letters stand for."""
+
+
+def brief_flags(mode: PagingMode, state: str, entry: int, names: Iterable[str], letters: str = "wxuadg") -> str:
+    """Return the flags of an entry as --flags takes them: a letter or a dash for each of these, then other names."""
+    held = set(names)
+    if state not in ("table", "present", "prot-none"):
+        return state
+    if state != "prot-none" and holds(entry, mode.executable):
+        held.add("executable")
+    marks = "".join(letter if LETTERS[letter] in held else "-" for letter in letters)
+    others = ",".join(name for name in names if name not in LETTERED)
+    return f"{marks} {others}".rstrip()
+
+
+def address_width(tables: Tables) -> int:
+    """Return the columns that addresses of the half take."""
+    return 18 if tables.kernel_half else 14
+
+
+def phys_width(tables: Tables) -> int:
+    """Return the columns that addresses in memory take."""
+    return len(f"{tables.memory.memory_end:#x}")
+
+
+def list_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any], width: int = 0) -> Drawn:
     """Return the entries that are asked for, made while they are read: indented by level."""
     mode = tables.mode
+    depths = {level.name: depth for depth, level in enumerate(mode.levels)}
 
     def rows() -> Iterator[tuple[Any, ...]]:
         names = Names(mode)
@@ -336,12 +380,20 @@ def list_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Dr
             yield from entry_rows(mode, names, batch)
         target.update(tables.finish())
 
-    return streamed(ENTRY_COLUMNS, rows(), tables, target, indented)
+    def line(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        level, index, address, entry, phys, _, state, kind, slot, flags = row
+        said = f"swap {kind} slot {slot:#x}" if state == "swap" else brief_flags(mode, state, entry, flags)
+        return ("  " * depths[level] + level, index, address, entry, phys, said)
 
-
-def indented(row: tuple[Any, ...], depths: dict[str, int]) -> tuple[Any, ...]:
-    """Return a row whose level stands further to the right the deeper it is."""
-    return ("  " * depths[row[0]] + row[0], *row[1:])
+    columns = (
+        Column("level", "LEVEL", width=2 * len(depths) + 1),
+        Column("index", "INDEX", "count"),
+        Column("address", "ADDRESS", "address", width=address_width(tables)),
+        Column("entry", "ENTRY", "entry", width=18),
+        Column("phys", "LEADS TO", "hex", width=phys_width(tables)),
+        Column("flags", "FLAGS"),
+    )
+    return streamed(ENTRY_COLUMNS, rows(), tables, target, columns, line, width)
 
 
 def streamed(
@@ -349,15 +401,16 @@ def streamed(
     rows: Iterator[tuple[Any, ...]],
     tables: Tables,
     target: dict[str, Any],
-    change: Callable[[tuple[Any, ...], dict[str, int]], tuple[Any, ...]] | None = None,
+    shown: tuple[Column, ...],
+    line: Callable[[tuple[Any, ...]], tuple[Any, ...]],
+    width: int,
 ) -> Drawn:
-    """Return rows that are still being read, with the line on how that went at the end."""
-    depths = {level.name: depth for depth, level in enumerate(tables.mode.levels)}
+    """Return rows that are still being read; text has columns of its own, and how the reading went at the end."""
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
-        shown = (change(row, depths) for row in rows) if change else rows
-        yield from Table("tables/1", columns, shown, stream=True).lines(in_bytes=in_bytes, colour=colour)
-        yield heading(target, half_of(tables))
+        table = Table("tables/1", shown, map(line, rows), stream=True, width=width)
+        yield from table.lines(in_bytes=in_bytes, colour=colour)
+        yield heading(target, half_of(tables), width)
 
     return Drawn("tables/1", columns, rows, target=target, stream=True, draw=draw)
 
@@ -385,7 +438,7 @@ def entry_rows(mode: PagingMode, names: Names, found: Entries) -> Iterator[tuple
         )
 
 
-def runs_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Drawn:
+def runs_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any], width: int = 0) -> Drawn:
     """Return runs of like entries, made while they are read."""
     mode = tables.mode
     volatile = {"accessed", "dirty", "saved-dirty"}
@@ -410,10 +463,36 @@ def runs_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Dr
             )
         target.update(tables.finish())
 
-    return streamed(RUN_COLUMNS, rows(), tables, target)
+    def line(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        level, start, _, size, nr_entries, state, entry, phys, contiguous, nr_accessed, nr_dirty, flags = row
+        place = None if phys is None else f"{phys:#x}" + ("" if contiguous or nr_entries == 1 else " ~")
+        said = brief_flags(mode, state, entry, flags, "wxug")
+        present = state in ("present", "prot-none")
+        used = [of_all(nr, nr_entries) if present else None for nr in (nr_accessed, nr_dirty)]
+        return (level, start, size, place, *used, said)
+
+    columns = (
+        Column("level", "LEVEL", width=5),
+        Column("start", "START", "address", width=address_width(tables)),
+        Column("size", "SIZE", "size", width=8),
+        Column("phys", "FIRST AT", width=phys_width(tables) + 2),
+        Column("nr_accessed", "ACCESSED", width=9),
+        Column("nr_dirty", "DIRTY", width=9),
+        Column("flags", "FLAGS"),
+    )
+    return streamed(RUN_COLUMNS, rows(), tables, target, columns, line, width)
 
 
-def raw_view(found: Iterable[RawTable], tables: Tables, target: dict[str, Any]) -> Drawn:
+def of_all(nr: int, nr_all: int) -> str:
+    """Return how many of all have something.
+
+    >>> of_all(0, 5), of_all(3, 5), of_all(5, 5)
+    ('none', '3/5', 'all')
+    """
+    return "none" if nr == 0 else "all" if nr == nr_all else f"{nr}/{nr_all}"
+
+
+def raw_view(found: Iterable[RawTable], tables: Tables, target: dict[str, Any], width: int = 0) -> Drawn:
     """Return whole tables, every entry of them: text as a dump in hexadecimal, four to a line."""
     mode = tables.mode
 
@@ -426,15 +505,20 @@ def raw_view(found: Iterable[RawTable], tables: Tables, target: dict[str, Any]) 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
         for raw in found:
             level = mode.levels[raw.level]
-            last = raw.address + level.size * level.nr_entries - 1 & (1 << 64) - 1
-            place = f"{format_address(raw.address)}-{format_address(last)}"
+            last = raw.address + level.size * level.nr_entries - 1
+            spans = [(raw.address, last)]
+            if raw.level == 0:
+                # The one table of this level is that of both halves.
+                spans = [(0, mode.user_end - 1), (mode.kernel_start, (1 << 64) - 1)]
+            place = " and ".join(f"{format_address(first)}-{format_address(last)}" for first, last in spans)
             number = "" if raw.number is None else f" {raw.number}"
-            yield f"{level.name} table{number} at {raw.table:#x}, translates {place}"
+            line = f"{level.name} table{number} at {raw.table:#x}, translates {place}"
+            yield from fold(line, width) if width else [line]
             entries = raw.entries.tolist()
             for at in range(0, len(entries), 4):
                 yield f"{at:>5}  " + " ".join(f"{entry:016x}" for entry in entries[at : at + 4])
         target.update(tables.finish())
-        yield heading(target, half_of(tables))
+        yield heading(target, half_of(tables), width)
 
     return Drawn("tables/1", RAW_COLUMNS, rows(), target=target, stream=True, draw=draw)
 
@@ -448,7 +532,9 @@ def raw_rows(raw: RawTable, mode: PagingMode, names: Names) -> Iterator[tuple[An
         yield (*row[:7], row[9])
 
 
-def tree_view(nodes: list[TreeNode], mode: PagingMode, target: dict[str, Any], half: str, depth: int) -> Drawn:
+def tree_view(
+    nodes: list[TreeNode], mode: PagingMode, target: dict[str, Any], half: str, depth: int, width: int = 0
+) -> Drawn:
     """Return every table down to a level, indented, with the sums of what is below it."""
     shown = [node for node in nodes if node.level <= depth]
 
@@ -457,7 +543,7 @@ def tree_view(nodes: list[TreeNode], mode: PagingMode, target: dict[str, Any], h
         return (name, node.address, node.table, node.nr_used, node.nr_tables, node.mapped)
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
-        yield heading(target, half)
+        yield heading(target, half, width)
         drawn = [row_of(node, "  " * node.level) for node in shown]
         yield from Table("tables-tree/1", TREE_COLUMNS, drawn).lines(in_bytes=in_bytes, colour=colour)
 
@@ -478,8 +564,10 @@ def format_rights(rights: int | None) -> str | None:
     return "".join(letter if rights & bit else "-" for letter, bit in (("w", WRITABLE), ("x", EXECUTABLE), ("u", USER)))
 
 
-def audit_view(findings: list[Finding], where: Callable[[int], str], target: dict[str, Any], halves: str) -> Drawn:
-    """Return what is dangerous, and what is only odd."""
+def audit_view(
+    findings: list[Finding], where: Callable[[int], str], target: dict[str, Any], halves: str, width: int = 0
+) -> Drawn:
+    """Return what is dangerous, and what is only odd; in text, all of a kind under one line."""
     rows = [
         (
             finding.kind,
@@ -495,19 +583,29 @@ def audit_view(findings: list[Finding], where: Callable[[int], str], target: dic
         for finding in findings
     ]
     nr_bad = sum(not finding.is_harmless for finding in findings)
+    shown = (*AUDIT_COLUMNS[1:4], *AUDIT_COLUMNS[5:7], AUDIT_COLUMNS[7])
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
-        yield heading(target, halves)
+        yield heading(target, halves, width)
+        for harmless in (False, True):
+            for kind, words in FINDINGS.items():
+                some = [row for row in rows if (row[0], row[8]) == (kind, harmless)]
+                if some:
+                    yield ""
+                    yield f"{words}{' (harmless)' if harmless else ''}: {len(some)}"
+                    columns = shown if some[0][5] is not None else (*shown[:3], shown[5])
+                    places = [AUDIT_COLUMNS.index(column) for column in columns]
+                    cells = [tuple(row[place] for place in places) for row in some]
+                    yield from Table("tables-audit/1", columns, cells).lines(in_bytes=in_bytes, colour=colour)
         if rows:
-            named = [(FINDINGS[row[0]], *row[1:]) for row in rows]
-            yield from Table("tables-audit/1", AUDIT_COLUMNS, named).lines(in_bytes=in_bytes, colour=colour)
-        harmless = f", {len(rows) - nr_bad} more that are harmless" if len(rows) > nr_bad else ""
-        yield f"{nr_bad or 'no'} finding{'' if nr_bad == 1 else 's'}{harmless}"
+            yield ""
+        harmless_too = f", {len(rows) - nr_bad} more that are harmless" if len(rows) > nr_bad else ""
+        yield f"{nr_bad or 'no'} finding{'' if nr_bad == 1 else 's'}{harmless_too}"
 
     return Drawn("tables-audit/1", AUDIT_COLUMNS, rows, target=target, draw=draw)
 
 
-def verify_view(result: Verification, target: dict[str, Any]) -> Drawn:
+def verify_view(result: Verification, target: dict[str, Any], width: int = 0) -> Drawn:
     """Return what was compared, and each page that differs with its reason."""
     rows: list[tuple[Any, ...]] = [
         (check.what, None, check.tables, check.kernel, None, None, check.explained, check.reason, None)
@@ -517,10 +615,9 @@ def verify_view(result: Verification, target: dict[str, Any]) -> Drawn:
         reason = MEANINGS.get(each.reason, each.reason)
         explained = each.reason in EXPLAINED
         rows.append(("page", each.address, None, None, each.entry, each.pagemap, explained, reason, path))
-    rows = [(*row[:6], "yes" if row[6] else "NO", *row[7:]) for row in rows]
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
-        yield heading(target, "user")
+        yield heading(target, "user", width)
         columns = (
             Column("what", "WHAT"),
             Column("tables", "TABLES", "count"),
@@ -529,12 +626,21 @@ def verify_view(result: Verification, target: dict[str, Any]) -> Drawn:
             Column("explained", "OK"),
             Column("reason", "REASON"),
         )
-        checks = [(row[0], row[2], row[3], SOURCES[row[0]], row[6], row[7]) for row in rows if row[1] is None]
-        yield from Table("tables-verify/1", columns, checks).lines(in_bytes=in_bytes, colour=colour)
-        pages = [(row[1], *row[4:]) for row in rows if row[1] is not None]
+        checks = [(row[0], row[2], row[3], SOURCES[row[0]], verdict(row[6]), row[7]) for row in rows if row[1] is None]
+        yield from Table("tables-verify/2", columns, checks, width=width).lines(in_bytes=in_bytes, colour=colour)
+        pages = [
+            (row[1], row[4], row[5], verdict(row[6]), f"{row[8]}: {row[7]}" if row[8] else row[7])
+            for row in rows
+            if row[1] is not None
+        ]
         if pages:
             yield ""
-            shown = (VERIFY_COLUMNS[1], *VERIFY_COLUMNS[4:])
-            yield from Table("tables-verify/1", shown, pages).lines(in_bytes=in_bytes, colour=colour)
+            shown = (*(VERIFY_COLUMNS[place] for place in (1, 4, 5)), *columns[4:])
+            yield from Table("tables-verify/2", shown, pages, width=width).lines(in_bytes=in_bytes, colour=colour)
 
-    return Drawn("tables-verify/1", VERIFY_COLUMNS, rows, target=target, draw=draw)
+    return Drawn("tables-verify/2", VERIFY_COLUMNS, rows, target=target, draw=draw)
+
+
+def verdict(is_explained: bool) -> str:
+    """Return whether a comparison is as it should be: what is not stands out."""
+    return "yes" if is_explained else "NO"
