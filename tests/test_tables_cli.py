@@ -569,6 +569,12 @@ def test_what_is_not_there_is_refused(words: list[str], say: Say) -> None:
 
 
 @root
+def test_an_address_beside_a_mode_is_told_of_the_range(say: Say, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tables", "--kernel", "--audit", "0xffff888000000000"]) == 2
+    assert "--audit takes no address: --range" in capsys.readouterr().err
+
+
+@root
 def test_without_page_table_isolation_there_is_no_copy(say: Say) -> None:
     if " pti " in Path("/proc/cpuinfo").read_text():
         pytest.skip("needs a kernel without page-table isolation")

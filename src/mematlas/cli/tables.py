@@ -122,6 +122,9 @@ def chosen(args: Namespace, session: Session, tables: Tables, found: list[str]) 
     if not any(getattr(args, name) for name in MODES) and session.words:
         addresses = [address_of(word, tables) for word in session.words]
         return lambda: walks(session, tables, addresses)
+    if session.words and parse_address(session.words[0]) is not None:
+        mode = next((name for name in MODES if getattr(args, name)), "")
+        raise BadInput(f"--{mode} takes no address: --range takes a part")
     session.no_more_words()
     if args.list:
         return lambda: listing(args, session, tables)
