@@ -57,7 +57,7 @@ def in_process(label: str, *argv: str) -> Command:
 def first_walk(cache: str) -> Command:
     """Return the walk of one address; ``cold`` has no directory that offsets could be kept in."""
     words = ("{mematlas}", "tables", "{pid}", "0x1000")
-    where = ("env", "XDG_CACHE_HOME=/proc/none") if cache == "cold" else ()
+    where = ("env", "-u", "SUDO_UID", "XDG_CACHE_HOME=/proc/none") if cache == "cold" else ()
     return Command(f"mematlas tables ADDRESS, {cache}", (*where, *words))
 
 

@@ -54,10 +54,6 @@ def test_members_of_unnamed_members_count_as_ones_own() -> None:
     assert found == {"page": 16, "page.flags": 0, "page._mapcount": 8, "page.order": 12}
 
 
-def test_enumerators_are_found_by_name() -> None:
-    assert parse_btf(sample(), {"kinds": ("KIND_B",)}) == {"kinds": 4, "kinds.KIND_B": 7}
-
-
 def test_a_missing_structure_is_left_out_and_named_when_needed() -> None:
     layout = Layout(parse_btf(sample(), {"folio": ("_entire_mapcount",)}))
     assert "folio" not in layout

@@ -26,8 +26,8 @@ BTF_PATH = "/sys/kernel/btf/vmlinux"
 BTF_MAGIC = 0xEB9F
 HEADER = struct.Struct("=HBBIIIII")
 
-KIND_STRUCT, KIND_UNION, KIND_ENUM, KIND_ENUM64 = 4, 5, 6, 19
-WANTED_KINDS = frozenset((KIND_STRUCT, KIND_UNION, KIND_ENUM, KIND_ENUM64))
+KIND_STRUCT, KIND_UNION = 4, 5
+STRUCTURES = frozenset((KIND_STRUCT, KIND_UNION))
 # typedef, volatile, const, restrict, type tag: they stand before the type that is meant.
 MODIFIERS = frozenset((8, 9, 10, 11, 18))
 
@@ -51,7 +51,7 @@ WANTED: Mapping[str, tuple[str, ...]] = {
 
 
 class Layout:
-    """Offsets in bytes by ``structure.member``, sizes by ``structure``, values by ``enumeration.name``.
+    """Offsets in bytes by ``structure.member``, sizes by ``structure``.
 
     >>> Layout({"page": 64, "page._mapcount": 48})["page._mapcount"]
     48
@@ -125,7 +125,7 @@ class TypeTable:
                 size = fixed[kind] + each[kind] * (info & 0xFFFF)
                 if not size:
                     raise FormatError(self.path, f"type {len(starts)} of kind {kind}")
-                if words[at] in wanted and kind in WANTED_KINDS:
+                if words[at] in wanted and kind in STRUCTURES:
                     named.setdefault(wanted[words[at]], len(starts))
                 starts.append(at)
                 at += size
@@ -153,15 +153,8 @@ class TypeTable:
     def _unnamed(self, type_id: int, offset: int) -> Iterator[tuple[str, int]]:
         while (kind := self.words[self.starts[type_id] + 1] >> 24 & 0x1F) in MODIFIERS:
             type_id = self.words[self.starts[type_id] + 2]
-        if kind in (KIND_STRUCT, KIND_UNION):
+        if kind in STRUCTURES:
             yield from self.members(type_id, offset)
-
-    def enumerators(self, type_id: int) -> Iterator[tuple[str, int]]:
-        at = self.starts[type_id]
-        info = self.words[at + 1]
-        step = 2 if info >> 24 & 0x1F == KIND_ENUM else 3
-        for place in range(at + 3, at + 3 + step * (info & 0xFFFF), step):
-            yield self.name_at(self.words[place]), self.words[place + 1]
 
 
 def split_sections(data: bytes, path: str) -> tuple[bytes, bytes]:
@@ -179,7 +172,7 @@ def split_sections(data: bytes, path: str) -> tuple[bytes, bytes]:
 
 
 def parse_btf(data: bytes, wanted: Mapping[str, tuple[str, ...]] = WANTED, path: str = BTF_PATH) -> dict[str, int]:
-    """Return the wanted sizes, offsets and enumerators, by name, as `Layout` describes them.
+    """Return the wanted sizes and offsets, by name, as `Layout` describes them.
 
     >>> parse_btf(open("/sys/kernel/btf/vmlinux", "rb").read(), {"page": ("_mapcount",)})  # doctest: +SKIP
     {'page': 64, 'page._mapcount': 48}
@@ -189,9 +182,8 @@ def parse_btf(data: bytes, wanted: Mapping[str, tuple[str, ...]] = WANTED, path:
     for name, type_id in table.named.items():
         at = table.starts[type_id]
         found[name] = table.words[at + 2]
-        is_enum = table.words[at + 1] >> 24 & 0x1F in (KIND_ENUM, KIND_ENUM64)
-        pairs = table.enumerators(type_id) if is_enum else table.members(type_id)
-        found |= {f"{name}.{member}": value for member, value in pairs if member in wanted[name]}
+        members = table.members(type_id)
+        found |= {f"{name}.{member}": offset for member, offset in members if member in wanted[name]}
     return found
 
 
