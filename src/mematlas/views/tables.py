@@ -129,6 +129,9 @@ MEANINGS = {
     "swap": "one says swapped, the other not",
     "frame": "another frame",
     "slot": "another swap slot",
+    "uffd-wp-marker": "marker in hugetlb memory, which pagemap does not show",
+    "poison": "poisoned hugetlb memory, which pagemap does not show",
+    "hidden": "the same, but for the place, which is hidden from us: needs CAP_SYS_ADMIN",
 }
 FINDINGS = {
     "writable-executable": "writable and executable",
@@ -169,6 +172,7 @@ def summary_view(
         rows.append((level.name, level.nr_tables, level.size, level.nr_used, level.nr_few, *counts))
     rows.append(total_row(summary))
     target |= {"others": summary.nr_others, "table_bytes_per_mib": summary.table_bytes_per_mib}
+    target |= {"nr_hidden": summary.nr_hidden}
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
         yield heading(target, half)
@@ -182,6 +186,8 @@ def summary_view(
             yield from Table("tables-summary/1", LEAF_COLUMNS, leaves).lines(in_bytes=in_bytes, colour=colour)
         others = ", ".join(f"{nr:,} {name}" for name, nr in summary.nr_others.items())
         yield f"entries that map nothing: {others or 'none'}"
+        if summary.nr_hidden:
+            yield f"{summary.nr_hidden:,} leaves are hidden from the processor: PROT_NONE, or NUMA balancing"
         yield from waste_lines(summary)
 
     return Drawn("tables-summary/1", SUMMARY_COLUMNS, rows, target=target, draw=draw)
@@ -279,7 +285,7 @@ def walk_rows(item: Walked) -> list[tuple[Any, ...]]:
         row = (step.level, step.index, item.address, step.table, step.entry, step.state, step.phys, is_leaf, step.flags)
         rows.append((*row, None, None))
     if rows and item.pagemap is not None:
-        rows[-1] = (*rows[-1][:-2], item.pagemap, not item.reason)
+        rows[-1] = (*rows[-1][:-2], item.pagemap, None if item.reason == "hidden" else not item.reason)
     return rows
 
 
@@ -300,6 +306,7 @@ def end_lines(item: Walked, mode: PagingMode) -> Lines:
         place = f", frame {pfn}" if pfn else f", swap {swap_type} slot {slot:#x}" if slot is not None else ""
         names = ",".join(entry_flags(byte, item.pagemap)) or "empty"
         verdict = "the same" if not item.reason else f"DIFFERS: {MEANINGS.get(item.reason, item.reason)}"
+        verdict = MEANINGS["hidden"] if item.reason == "hidden" else verdict
         yield f"pagemap {item.pagemap:#018x}: {names}{place}: {verdict}"
 
 
