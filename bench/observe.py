@@ -133,17 +133,21 @@ def observe_counts(pid: int) -> None:
     """Sum USS and PSS with a map count from kpagecount for every frame that pagemap shows."""
     import numpy as np
 
-    from mematlas.kernel.pagemap import PM_PFRAME, Block
+    from mematlas.analysis.usage import shared_pss
+    from mematlas.kernel.pagemap import EXCLUSIVE, PM_PFRAME, PRESENT, Block
     from mematlas.kernel.structpage import read_kernel_counts
-    from mematlas.model.tableusage import Tally
+    from mematlas.model.tablereader import VmaCounts
 
     process = held_process(pid)
-    tally = Tally()
+    sums = VmaCounts()
     for _, piece in process.pages(paced=False, source="pagemap"):
         if isinstance(piece, Block):
             entries = np.frombuffer(piece.raw, np.uint64)
             frames = entries[entries >> np.uint64(63) != 0] & np.uint64(PM_PFRAME)
-            tally.add_counts(read_kernel_counts(process.procfs, frames))
+            counts = read_kernel_counts(process.procfs, frames)
+            sums.add(PRESENT | EXCLUSIVE, int(np.count_nonzero(counts == 1)))
+            sums.add_sharers(counts)
+    shared_pss(sums.sharers, process.page_size)
 
 
 def observe_rollup(pid: int) -> None:

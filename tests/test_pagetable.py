@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from constructed import Bools, Tables, Words
+from mematlas.analysis.tablelist import tree_of
 from mematlas.model.pagetable import EXECUTABLE, USER, WRITABLE, page_blocks, walk, walk_address, walk_parts
 from mematlas.model.paging import PRESENT, PROT_NONE, PagingMode
 from mematlas.model.paging_modes import arm64, riscv64, x86_64
@@ -59,6 +60,19 @@ def test_the_kernel_half_has_addresses_with_all_upper_bits_set() -> None:
     found = walk(tables, mode, 0x100000, mode.kernel_start, 1 << 64)
     assert int(found.levels[-1].addresses[0]) == 0xFFFFFFFF81200000
     assert not len(walk(tables, mode, 0x100000).levels[1])
+
+
+@pytest.mark.parametrize("address", [0x0000FFFFF7A01000, 0x1000, 0xFFFF800081234000, 0xFFFFFFFFFFFFF000])
+def test_halves_with_tables_of_their_own_translate_all_their_addresses(address: int) -> None:
+    # A stack or a library of arm64 lies in the upper half of what TTBR0 translates.
+    mode = arm64()
+    tables = mapped(mode, address & (1 << 48) - 1, 3, 3 | 1 << 6 | 1 << 10)
+    low, high = (0, None) if address < 1 << 48 else (mode.kernel_start, 1 << 64)
+    found = walk(tables, mode, 0x100000, low, high)
+    (block,) = [each for each in page_blocks(found) if (each.states == PRESENT).any()]
+    assert block.start + 4096 * int(np.flatnonzero(block.states == PRESENT)[0]) == address
+    assert [step.state for step in walk_address(tables, mode, 0x100000, address)] == ["table"] * 3 + ["present"]
+    assert tree_of([found])[0].nr_tables == 3
 
 
 def test_a_huge_leaf_ends_the_walk() -> None:
@@ -182,6 +196,25 @@ def test_an_entry_that_cannot_be_makes_its_table_junk(entry: int) -> None:
     tables = full(x86_64())
     tables.put(0x5000, 3, 77, entry)
     assert walk(tables, x86_64(phys_bits=46), 0x1000).torn == ((0x40200000, 0x403FFFFF),)
+
+
+@pytest.mark.parametrize("phys", [0x640000000, 0x650000000, 0x7FF000000, 0x800000000])
+@pytest.mark.parametrize("mode", [x86_64(phys_bits=48), x86_64(5), riscv64(48)], ids=lambda mode: mode.name)
+def test_a_frame_beyond_memory_is_not_believed(mode: PagingMode, phys: int) -> None:
+    tables = Tables(mode, memory_end=0x640000000)
+    places = [0x1000 * (level + 1) for level in range(len(mode.levels))]
+    bits, leaf = (1, 0xD7) if mode.napot else (0x67, 0x67)
+    tables.map(0x40000000, places, bits, tables.pointer(0x63FFFF000) | leaf)
+    assert walk(tables, mode, 0x1000).torn == ()
+    tables.map(0x40001000, places, bits, tables.pointer(phys) | leaf)
+    assert walk(tables, mode, 0x1000).torn == ((0x40000000, 0x401FFFFF),)
+
+
+def test_swap_slots_of_any_number_are_no_junk() -> None:
+    tables = full(x86_64())
+    for number, entry in enumerate((3 << 59 | 0x00FFFFFFFFFFFE00, 0x00FFFFFFFFFFF000, 1 << 51)):
+        tables.put(0x5000, 3, 77 + number, entry)
+    assert walk(tables, x86_64(phys_bits=46), 0x1000).torn == ()
 
 
 def test_a_device_page_beyond_memory_is_no_junk() -> None:

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mematlas.errors import BadInput
+from mematlas.model.pagetable import EXECUTABLE, USER, rights_of
 from mematlas.model.paging import (
     STATE_NAMES,
+    PagingMode,
     SpecialSwap,
     address_of,
     contiguous_size,
@@ -26,7 +28,7 @@ from mematlas.model.paging import (
 from mematlas.model.paging_modes import arm64, riscv64, special_swap_of, x86_64
 
 ALL_MODES = [x86_64(4), x86_64(5), arm64(4096), arm64(16384), arm64(65536), arm64(4096, 52, wide=True),
-             arm64(65536, 52, wide=True), riscv64(39), riscv64(48), riscv64(57)]  # fmt: skip
+             arm64(65536, 52, wide=True), arm64(older=True), riscv64(39), riscv64(48), riscv64(57)]  # fmt: skip
 X86 = x86_64(special_swap=SpecialSwap(nr_device=0, nr_migration=3, nr_hwpoison=0, pfn_bits=34))
 PTE = 3
 
@@ -47,6 +49,7 @@ def test_x86_levels_have_the_kernels_names_and_shifts() -> None:
 
 def test_halves_meet_where_the_tables_do() -> None:
     assert (x86_64(4).user_end, x86_64(4).kernel_start) == (1 << 47, 0xFFFF800000000000)
+    assert (arm64().user_end, arm64().kernel_start) == (1 << 48, 0xFFFF000000000000)
     assert (x86_64(5).user_end, x86_64(5).kernel_start) == (1 << 56, 0xFF00000000000000)
 
 
@@ -158,8 +161,6 @@ def test_the_encryption_bit_is_no_address() -> None:
 
 @given(st.integers(0, (1 << 64) - 1), st.sampled_from(ALL_MODES))
 def test_an_array_is_decoded_as_each_of_its_entries(entry: int, mode: object) -> None:
-    from mematlas.model.paging import PagingMode
-
     assert isinstance(mode, PagingMode)
     for level in range(len(mode.levels)):
         entries = np.array([entry, 0], np.uint64)
@@ -170,6 +171,55 @@ def test_an_array_is_decoded_as_each_of_its_entries(entry: int, mode: object) ->
         assert [int(part[0]) for part in swap_fields(mode, entries)] == list(swap_fields(mode, entry))
         assert states(mode, level, entries)[0] == state_of(mode, level, entry)
         assert states(mode, level, entries)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "mark", "names"),
+    [
+        (X86, 1 << 8, ("accessed", "dirty")),
+        (riscv64(), 1 << 5, ("accessed", "dirty")),
+        (arm64(), 1 << 11, ("accessed", "dirty")),
+        (arm64(older=True), 1 << 58, ("accessed", "dirty")),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_the_mark_of_prot_none_is_no_other_flag(mode: PagingMode, mark: int, names: tuple[str, ...]) -> None:
+    bits = {"x86": 0x60, "ris": 0xC0, "arm": 1 << 10 | 1 << 55}[mode.name[:3]]
+    level = len(mode.levels) - 1
+    assert flag_names(mode, level, mark | bits) == ("prot-none", *names)
+    assert int(rights_of(mode, np.array([mark | bits], np.uint64))[0]) == 0
+
+
+def test_x86_before_saved_dirty_has_another_bit_58() -> None:
+    older = x86_64(saved_dirty=False)
+    entry = 1 << 58 | 0x12345025
+    assert (holds(entry, X86.dirty), holds(entry, older.dirty)) == (True, False)
+    assert "saved-dirty" in flag_names(X86, PTE, entry)
+    assert "saved-dirty" not in flag_names(older, PTE, entry)
+    assert "no-pti-shadow" in flag_names(older, 0, 1 << 58 | 0x12345067)
+
+
+def test_riscv_bits_of_software_are_not_reserved() -> None:
+    entry = 1 << 59 | 1 << 60 | 1 << 9 | 0x12345 << 10 | 0xDF
+    assert not entry & riscv64().reserved
+    assert "soft-dirty" not in flag_names(riscv64(), 2, entry)
+
+
+def test_riscv_a_huge_page_that_is_being_split_is_a_leaf() -> None:
+    assert STATE_NAMES[state_of(riscv64(), 1, 0x12200 << 10 | 0xD6)] == "prot-none"
+    assert STATE_NAMES[state_of(riscv64(), 1, 5 << 7 | 0x1234 << 12)] != "prot-none"
+
+
+def test_arm64_code_that_may_not_be_read_is_the_users() -> None:
+    only_executed = 0x12345003 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 53
+    assert int(rights_of(arm64(), np.array([only_executed], np.uint64))[0]) == USER | EXECUTABLE
+
+
+def test_arm64_before_2024_has_its_swap_fields_lower() -> None:
+    older = arm64(older=True)
+    assert swap_fields(older, 5 << 3 | 0x1234 << 8) == (5, 0x1234)
+    assert STATE_NAMES[state_of(older, PTE, 5 << 3 | 1 << 11)] == "swap"
+    assert STATE_NAMES[state_of(older, 2, 0x12200000 | 1 << 59)] == "prot-none"
 
 
 def test_arm64_pages_and_blocks_and_tables() -> None:

@@ -81,3 +81,28 @@ def test_legend_stays_where_there_are_more_vmas_than_lines() -> None:
 def test_folded_text_loses_no_word() -> None:
     assert fold("shared memory in RAM, no entry here", 14) == ["shared memory", "in RAM, no", "entry here"]
     assert fold("present,writable,dirty", 8) == ["present,", "writable,", "dirty"]
+
+
+def drawn(byte: int, nr_accessed: int, width: int = 100) -> list[str]:
+    """Return the picture of one cell of four pages of this state, of which so many were accessed."""
+    cells = Cells(4, 4)
+    cells.counted[0] = {byte: 4}
+    cells.used = {0: (nr_accessed, 0)}
+    strip = Strip(VMAS[0], VMAS[0].start, VMAS[0].start + 4 * PAGE, cells)
+    return list(map_view([strip], PAGE, width, {}, False, Previous(), []).lines())
+
+
+@pytest.mark.parametrize(
+    ("byte", "nr_accessed", "character"),
+    [(0x81, 4, "█"), (0x80, 4, "#"), (0x81, 1, "I"), (0x80, 1, "J"), (0x81, 2, "█")],
+)
+def test_idle_memory_is_still_told_to_be_shared_or_not(byte: int, nr_accessed: int, character: str) -> None:
+    lines = drawn(byte, nr_accessed)
+
+    assert lines[0][-1] == character
+    assert any(line.startswith(("iI", "jJ")) for line in lines) == (character in "IJ")
+
+
+@pytest.mark.parametrize("width", [40, 70])
+def test_the_legend_of_use_is_no_wider_than_asked(width: int) -> None:
+    assert max(map(len, drawn(0x80, 1, width))) <= width

@@ -13,17 +13,20 @@ from mematlas.analysis.pagetable import (
     audit,
     kernel_regions,
     leaves_of,
+    merged_runs,
+    nr_hidden,
     region_of,
     region_sizes,
-    runs,
     summarize,
     verify,
 )
+from mematlas.analysis.tablelist import EntryFilter, list_entries
+from mematlas.analysis.usage import shared_pss
 from mematlas.arrays import Counts, Words
 from mematlas.model.pagetable import EXECUTABLE, USER, WRITABLE, Walk, page_blocks, walk, walk_parts
 from mematlas.model.paging import SpecialSwap
 from mematlas.model.paging_modes import x86_64
-from mematlas.model.tableusage import Tally
+from mematlas.model.tablereader import VmaCounts
 
 MODE = x86_64(special_swap=SpecialSwap(nr_device=0, nr_migration=3, nr_hwpoison=1, pfn_bits=34))
 PATH = [0x1000, 0x2000, 0x3000, 0x4000]
@@ -83,16 +86,13 @@ def test_nothing_mapped_has_no_ratio() -> None:
 
 
 def test_runs_merge_like_neighbours(found: Walk) -> None:
-    assert [(run.level, hex(run.start), run.size >> 12, run.rights) for run in runs(found)] == [
+    by_level = [merged_runs(MODE, leaves_of(found, level)) for level in (2, 3)]
+    assert [(run.level, hex(run.start), run.size >> 12, run.rights) for runs in by_level for run in runs] == [
         ("pmd", "0x40400000", 512, WRITABLE | USER),
         ("pte", "0x40000000", 3, USER | EXECUTABLE),
         ("pte", "0x40010000", 5, WRITABLE | USER),
         ("pte", "0x40022000", 1, USER),
     ]
-
-
-def test_runs_of_frames_are_cut_where_memory_is_not_contiguous(found: Walk) -> None:
-    assert [run.size >> 12 for run in runs(found, same_frames=True)] == [512, 3, 1, 1, 1, 1, 1, 1]
 
 
 def test_a_range_shows_its_own_leaves_only(tables: Tables) -> None:
@@ -221,28 +221,78 @@ def counts(*values: int) -> Counts:
     return np.array(values, np.int32)
 
 
+def shares(*values: int) -> tuple[int, int]:
+    """Return the bytes of the shares of pages with these map counts, and how many counts are unknown."""
+    sums = VmaCounts()
+    sums.add_sharers(counts(*values))
+    return shared_pss(sums.sharers, 4096), sums.nr_unknown
+
+
 def test_shares_are_added_in_the_kernels_fixed_point() -> None:
-    tally = Tally()
-    tally.add_counts(counts(1, 1, 3, 3, 3, 7))
-    usage = tally.result()
-    assert (usage.rss, usage.uss) == (6 * 4096, 2 * 4096)
-    assert usage.pss == (2 * (4096 << 12) + 3 * ((4096 << 12) // 3) + (4096 << 12) // 7) >> 12
-
-
-def test_a_resident_page_without_a_count_is_private() -> None:
-    tally = Tally()
-    tally.add_counts(counts(0, 1))
-    assert (tally.result().uss, tally.result().pss) == (8192, 8192)
+    assert shares(1, 1, 3, 3, 3, 7) == ((3 * ((4096 << 12) // 3) + (4096 << 12) // 7) >> 12, 0)
 
 
 def test_an_unknown_count_is_in_no_sum_but_its_own() -> None:
-    tally = Tally()
-    tally.add_counts(counts(1, -1))
-    usage = tally.result()
-    assert (usage.rss, usage.uss, usage.pss, usage.unknown) == (8192, 4096, 4096, 4096)
+    assert shares(1, -1) == (0, 1)
 
 
 def test_very_many_sharers_are_counted_too() -> None:
-    tally = Tally()
-    tally.add_counts(counts(1 << 20, 5000))
-    assert tally.share == (4096 << 12) // (1 << 20) + (4096 << 12) // 5000
+    assert shares(1 << 20, 5000) == (((4096 << 12) // (1 << 20) + (4096 << 12) // 5000) >> 12, 0)
+
+
+# --- what is hidden from the processor
+
+
+def hidden(frame: int) -> int:
+    """Return the entry of a page under PROT_NONE: its frame flipped, and no bit that forbids execution."""
+    return ~(frame << 12) & (1 << 52) - (1 << 12) | 0x160
+
+
+@pytest.fixture
+def hiding(tables: Tables) -> Walk:
+    """The memory above, with 7 pages under PROT_NONE, two of them of frames that are mapped for writing as well."""
+    for number in range(7):
+        page(tables, 0x40030000 + number * 4096, hidden(0x800 + number))
+    return walk(tables, MODE, 0x1000)
+
+
+def test_hidden_leaves_have_no_rights_and_are_not_global(found: Walk, hiding: Walk) -> None:
+    before, after = summarize([found]).leaves[2], summarize([hiding]).leaves[2]
+    assert (after.nr_leaves, after.nr_hidden) == (before.nr_leaves + 7, 7)
+    assert (after.nr_executable, after.nr_user, after.nr_writable) == (3, 9, 5)
+    assert after.nr_global == before.nr_global == 0
+    assert after.nr_accessed == before.nr_accessed + 7
+
+
+def test_hidden_leaves_are_counted_as_leaves_alone(hiding: Walk) -> None:
+    summary = summarize([hiding])
+    assert summary.nr_others == {"swap": 1, "guard": 1}
+    assert summary.nr_hidden == 7
+
+
+def test_an_audit_finds_nothing_in_what_is_hidden(hiding: Walk) -> None:
+    assert audit(hiding, [(0x40030000, 0x40037FFF)]) == []
+    assert aliases(hiding) == []
+
+
+def test_a_list_of_what_is_executable_leaves_out_what_is_hidden(hiding: Walk) -> None:
+    listed = {
+        name: sum(len(each) for each in list_entries([hiding], EntryFilter(frozenset([3]), ((True, name),))))
+        for name in ("executable", "global", "prot-none", "accessed")
+    }
+    assert listed == {"executable": 3, "global": 0, "prot-none": 7, "accessed": 16}
+
+
+def test_code_that_may_be_written_to_and_read_elsewhere_is_one_finding(tables: Tables) -> None:
+    page(tables, 0x40040000, 0xA00000 | 0x67)
+    page(tables, 0x40050000, 0xA00000 | READ)
+    found = walk(tables, MODE, 0x1000)
+    assert [each.kind for each in audit(found)] == ["writable-executable"]
+    assert [each.kind for each in aliases(found)] == ["alias"]
+
+
+def test_entries_whose_place_is_hidden_are_counted(found: Walk) -> None:
+    said = words(found)
+    assert nr_hidden(said) == 0
+    said[:3], said[0x20] = 1 << 63, 1 << 62
+    assert nr_hidden(said) == 4

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from conftest import Outcome
-from victim import KINDS, PATH_KINDS, PLAIN_KINDS, Area, Victim, process_state
+from victim import FIXTURES, KINDS, PATH_KINDS, PLAIN_KINDS, Area, Victim, process_state
 
-NEEDS_FIXTURE = {"ksm": "ksm", "hugetlb": "hugetlb_pages", "swapped": "swap", "shared_anon_swapped": "swap"}
 Start = Callable[..., Victim]
 
 
@@ -57,7 +56,7 @@ def assert_true(area: Area) -> None:
     assert fields["Private_Hugetlb"] == area.nr_hugetlb * page
     there = ("present", "shared", "zero", "hugetlb")
     assert [word >> 63 for word in words] == [int(state in there) for state in area.states]
-    marked = ("swapped", "guard")
+    marked = ("swapped", "guard", "marker")
     assert [word >> 62 & 1 for word in words] == [int(state in marked) for state in area.states]
 
 
@@ -65,7 +64,7 @@ def assert_true(area: Area) -> None:
 def test_truth_of_each_kind_is_what_smaps_and_pagemap_say(
     kind: str, victim: Start, request: pytest.FixtureRequest
 ) -> None:
-    if fixture := NEEDS_FIXTURE.get(kind):
+    if fixture := FIXTURES.get(kind):
         request.getfixturevalue(fixture)
     assert_true(victim(kind)[kind])
 

@@ -66,7 +66,21 @@ KINDS = (
     "hugetlb",  # with the fixture `hugetlb_pages`
     "swapped",  # with the fixture `swap`, as is the next
     "shared_anon_swapped",
+    "prot_none_code",
+    "thp_prot_none",
+    "shmem_thp",
+    "shmem_thp_prot_none",
+    "hugetlb_prot_none",  # with the fixture `hugetlb_pages`, as is `uffd_wp_hugetlb`
+    "uffd_wp",
+    "uffd_wp_swapped",  # with the fixture `swap`
+    "uffd_wp_hugetlb",
 )
+FIXTURES = {
+    "ksm": "ksm",
+    **dict.fromkeys(("hugetlb", "hugetlb_prot_none", "uffd_wp_hugetlb"), "hugetlb_pages"),
+    **dict.fromkeys(("swapped", "shared_anon_swapped", "uffd_wp_swapped"), "swap"),
+}
+"""What a kind needs of the machine: the name of a fixture."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ merged with it. The truth is one word per page:
     swapped         a swap entry
     shmem_swapped   shared memory that is in swap: its page table entry is empty
     guard           a guard marker
+    marker          a marker that says "protected": of a page that was never there (userfaultfd)
 """
 
 from __future__ import annotations
@@ -54,6 +55,17 @@ MADV_GUARD_INSTALL = 102
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_VMA = 0x53564D41
+# include/uapi/linux/userfaultfd.h, x86 and the generic table of system calls.
+SYS_USERFAULTFD = 323 if os.uname().machine == "x86_64" else 282
+UFFD_USER_MODE_ONLY = 1
+UFFD_API = 0xAA
+UFFD_FEATURE_WP_HUGETLBFS_SHMEM = 1 << 12
+UFFD_FEATURE_WP_UNPOPULATED = 1 << 13
+UFFDIO_API = 0xC018AA3F
+UFFDIO_REGISTER = 0xC020AA00
+UFFDIO_REGISTER_MODE_WP = 2
+UFFDIO_WRITEPROTECT = 0xC018AA06
+UFFDIO_WRITEPROTECT_MODE_WP = 1
 PM_PRESENT = 1 << 63
 PM_SWAP = 1 << 62
 
@@ -301,6 +313,47 @@ def thp() -> Area:
     return area
 
 
+def collapse(area: Area, nr_pages: int, step: int, field: str) -> int:
+    """Have small pages put together to huge ones; return how many pages those are. Other kinds need them all."""
+    for start in range(0, nr_pages, step):
+        libc.madvise(area.address + start * PAGE, step * PAGE, MADV_COLLAPSE)
+    nr_huge = area_field(area, field) // PAGE
+    if nr_huge < nr_pages:
+        raise Unavailable(f"{area.kind}: {nr_huge} of {nr_pages} pages are in huge ones (memory in pieces, or v6.0?)")
+    return nr_huge
+
+
+def hide(area: Area) -> Area:
+    """Take all rights away. What is there stays there, behind entries that the processor does not follow."""
+    check(libc.mprotect(area.address, area.nr_pages * PAGE, PROT_NONE), "mprotect")
+    return area
+
+
+def thp_prot_none() -> Area:
+    area, step = map_huge("thp_prot_none")
+    area.write(range(2 * step))
+    area.facts["nr_huge"] = collapse(area, 2 * step, step, "AnonHugePages")
+    return hide(area)
+
+
+def shmem_thp() -> Area:
+    size = huge_size()
+    step = size // PAGE
+    fd = os.memfd_create("huge")
+    os.ftruncate(fd, 3 * size)
+    area = map_area("shmem_thp", 3 * step, mmap.MAP_SHARED, fd, align=size, path=b"/memfd:huge", deleted=True)
+    os.close(fd)
+    area.write(range(2 * step))
+    area.facts["nr_huge"] = collapse(area, 2 * step, step, "ShmemPmdMapped")
+    return area
+
+
+def shmem_thp_prot_none() -> Area:
+    area = shmem_thp()
+    area.kind = "shmem_thp_prot_none"
+    return hide(area)
+
+
 def huge_zero() -> Area:
     area, step = map_huge("huge_zero")
     area.read([0], "zero")
@@ -352,6 +405,57 @@ def hugetlb() -> Area:
     return area
 
 
+def hugetlb_prot_none() -> Area:
+    area = hugetlb()
+    area.kind = "hugetlb_prot_none"
+    return hide(area)
+
+
+def protect(area: Area, fd: int) -> None:
+    """Protect all of an area from being written to, by userfaultfd(2): also what is not there."""
+    size = area.nr_pages * PAGE
+    for request, words in (
+        (UFFDIO_REGISTER, (area.address, size, UFFDIO_REGISTER_MODE_WP, 0)),
+        (UFFDIO_WRITEPROTECT, (area.address, size, UFFDIO_WRITEPROTECT_MODE_WP)),
+    ):
+        if libc.ioctl(fd, ctypes.c_ulong(request), (ctypes.c_uint64 * len(words))(*words)):
+            raise Unavailable(f"userfaultfd write protection: {os.strerror(ctypes.get_errno())} (needs Linux 6.4)")
+
+
+def userfaultfd() -> int:
+    """Return a descriptor that stays open as long as the process."""
+    fd = libc.syscall(SYS_USERFAULTFD, os.O_CLOEXEC | UFFD_USER_MODE_ONLY)
+    api = (ctypes.c_uint64 * 3)(UFFD_API, UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_WP_UNPOPULATED, 0)
+    if fd < 0 or libc.ioctl(fd, ctypes.c_ulong(UFFDIO_API), api):
+        raise Unavailable(f"userfaultfd: {os.strerror(ctypes.get_errno())} (needs CONFIG_USERFAULTFD, Linux 6.4)")
+    return int(fd)
+
+
+def uffd_wp() -> Area:
+    area = map_area("uffd_wp", 61)
+    area.write(range(17))
+    protect(area, userfaultfd())
+    area.states[17:] = ["marker"] * (area.nr_pages - 17)
+    return area
+
+
+def uffd_wp_swapped() -> Area:
+    area = map_area("uffd_wp_swapped", 53)
+    area.write(range(31))
+    protect(area, userfaultfd())
+    area.states[31:] = ["marker"] * (area.nr_pages - 31)
+    area.pageout(0, 19)
+    return area
+
+
+def uffd_wp_hugetlb() -> Area:
+    """The third page is not there: pagemap says of it only that it is protected, and shows no marker."""
+    area = hugetlb()
+    area.kind = "uffd_wp_hugetlb"
+    protect(area, userfaultfd())
+    return area
+
+
 def zero() -> Area:
     area = map_area("zero", 79)
     area.read(range(29), "zero")
@@ -362,8 +466,15 @@ def zero() -> Area:
 def prot_none() -> Area:
     area = map_area("prot_none", 43)
     area.write(range(19))
-    check(libc.mprotect(area.address, area.nr_pages * PAGE, PROT_NONE), "mprotect")
-    return area
+    return hide(area)
+
+
+def prot_none_code() -> Area:
+    """Memory that was written to as code is, then hidden: nobody can execute it."""
+    area = map_area("prot_none_code", 37)
+    area.write(range(29))
+    check(libc.mprotect(area.address, area.nr_pages * PAGE, mmap.PROT_READ | mmap.PROT_EXEC), "mprotect")
+    return hide(area)
 
 
 def swapped() -> Area:
@@ -412,7 +523,7 @@ NAMES = {
     "path_deleted": b"gone",
     "path_deleted_twice": b"gone (deleted)",
 }
-SHMEM_KINDS = ("shared_anon", "shared_anon_swapped", "tmpfs", "memfd")
+SHMEM_KINDS = ("shared_anon", "shared_anon_swapped", "tmpfs", "memfd", "shmem_thp", "shmem_thp_prot_none")
 
 
 def named_file(kind: str) -> Area:
@@ -429,7 +540,9 @@ BUILDERS: dict[str, Callable[[], Area]] = {
     for builder in (
         *(anon, anon_full, anon_named, zero, prot_none, guard, locked, forked, swapped),
         *(private_file, shared_file, shared_anon, shared_anon_swapped, tmpfs, memfd),
-        *(thp, huge_zero, ksm, hugetlb),
+        *(thp, huge_zero, ksm, hugetlb, prot_none_code),
+        *(thp_prot_none, shmem_thp, shmem_thp_prot_none, hugetlb_prot_none),
+        *(uffd_wp, uffd_wp_swapped, uffd_wp_hugetlb),
     )
 }
 

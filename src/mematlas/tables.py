@@ -11,22 +11,25 @@ This is the library behind ``mematlas tables``. Nothing is locked and nothing is
 from __future__ import annotations
 
 import time
+from itertools import count
 
 import numpy as np
 
 from mematlas.analysis.findings import join_neighbours
 from mematlas.analysis.pagetable import (
+    Covers,
     Disagreement,
     Finding,
     Region,
     Summary,
-    aliases,
     audit,
     kernel_regions,
+    nr_hidden,
     region_of,
     region_sizes,
     summarize,
     unmapped_ram,
+    used_entries,
     verify,
 )
 from mematlas.analysis.tablelist import TreeNode, tree_of
@@ -37,23 +40,28 @@ from mematlas.kernel.pagemap import ENTRY_SIZE, LAST_ADDRESS, PACED_BLOCK_SIZE, 
 from mematlas.kernel.smaps import read_smaps
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.kernel.structpage import KPF_ANON, StructPages
-from mematlas.model.pagetable import PageBlock, huge_leaves, page_blocks, walk, walk_address, walk_parts
-from mematlas.model.paging import EMPTY, GUARD, MIGRATION, STATE_NAMES, leaf_address, state_of
+from mematlas.model.pagetable import PageBlock, page_blocks, upper_entries, walk, walk_address, walk_parts
+from mematlas.model.paging import EMPTY, STATE_NAMES, TABLE, leaf_address, maps_memory, state_of
 from mematlas.model.tableaccess import frame_flags
 from mematlas.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any, Self
 
     from mematlas.model.address_space import AddressSpace
-    from mematlas.model.pagetable import Span, Step, Walk
+    from mematlas.model.pagetable import Span, Step, TableLevel, Walk
     from mematlas.process import Process
 
 NR_LIST_TABLES = 256
 """Tables of a part that is listed: the first line should come soon."""
+NR_AUDIT_TABLES = 1 << 10
+"""The same of a part that is audited: some columns are made of its entries."""
 NR_TRIES = 3
+PAUSES = (0, 0.001, 0.004, 0.016, 0.064, 0.256)
+"""Seconds before what differs is read again. What is being unmapped is still in the tables and no longer in pagemap, as
+long as the target, which does it, has to wait for a processor."""
 
 
 @record
@@ -65,7 +73,7 @@ class Walked:
     pagemap: int | None
     """The page's entry there; None where pagemap may not be read, and in the kernel half."""
     reason: str | None
-    """What differs; empty when nothing does, None when nothing was compared."""
+    """What differs; empty when nothing does, None when nothing was compared. `hidden`: pagemap shows us no frame."""
     area: str
     """The VMA's path, or the region of the kernel half."""
 
@@ -151,6 +159,8 @@ class Tables:
         self.kernel_half = half == "kernel"
         low, high = (self.mode.kernel_start, 1 << 64) if self.kernel_half else (0, self.mode.user_end)
         self.start, self.end = span or (low, high)
+        self.is_whole = (self.start, self.end) == (low, high)
+        """Whether this is all of the half."""
         if not low <= self.start < self.end <= high:
             raise BadInput(f"{self.start:#x}-{self.end:#x} is not in the {half} half, {low:#x}-{high:#x}")
         self.mm = self.memory.open_mm(process.pid, process.dir)
@@ -184,8 +194,7 @@ class Tables:
             ProcessGone: the process ended, or started another program, so that its tables were emptied meanwhile.
         """
         duration = time.perf_counter() - self._begun
-        if not self.kernel_half and not self.memory.is_current(self.mm):
-            raise ProcessGone(self.process.pid, "ended, or started another program, during the reading")
+        self._check_current()
         return {
             "reader": self.access.name,
             "paging": self.mode.name,
@@ -194,11 +203,21 @@ class Tables:
             "torn": bool(self.torn),
         }
 
-    def parts(self, nr_tables: int = NR_LIST_TABLES) -> Iterator[Walk]:
-        """Yield the walk, in parts."""
-        for part in walk_parts(self.memory, self.mode, self.pgd, self.start, self.end, nr_tables):
+    def _check_current(self) -> None:
+        if not self.kernel_half and not self.memory.is_current(self.mm):
+            raise ProcessGone(self.process.pid, "ended, or started another program, during the reading")
+
+    def parts(self, nr_tables: int = NR_LIST_TABLES, span: tuple[int, int] | None = None) -> Iterator[Walk]:
+        """Yield the walk, in parts; of another range with ``span``."""
+        start, end = span or (self.start, self.end)
+        for part in walk_parts(self.memory, self.mode, self.pgd, start, end, nr_tables):
             self.torn += part.torn
             yield part
+
+    def _walk(self, start: int, end: int, nr_levels: int) -> Walk:
+        found = walk(self.memory, self.mode, self.pgd, start, end, nr_levels)
+        self.torn += found.torn
+        return found
 
     def level_number(self, name: str) -> int:
         """Return the number of a level by its name; 0 is the top."""
@@ -228,7 +247,7 @@ class Tables:
                 return Walked(address, steps, None, None, area)
             differing = verify(mode, self._one_page(address, steps), word)
             if not differing:
-                return Walked(address, steps, int(word[0]), "", area)
+                return Walked(address, steps, int(word[0]), "hidden" if nr_hidden(word) else "", area)
         return Walked(address, steps, int(word[0]), differing[0].reason, area)
 
     def _one_page(self, address: int, steps: tuple[Step, ...]) -> PageBlock:
@@ -254,18 +273,33 @@ class Tables:
 
     def raw(self, level: int, number: int | None, address: int | None) -> Iterator[RawTable]:
         """Yield the tables of a level: all, the one with this number, or the one that translates an address."""
-        start, end = (self.start, self.end) if address is None else (address, address + 1)
-        found = walk(self.memory, self.mode, self.pgd, start, end, level + 1)
-        self.torn += found.torn
-        table = found.levels[level]
-        if number is not None and number >= len(table):
+        if number is not None:
+            address = self._address_of_table(level, number)
+        if address is not None:
+            table = self._walk(address, address + 1, level + 1).levels[level]
+            if not len(table):
+                raise BadInput(f"no table of level {self.mode.levels[level].name} translates {address:#x}")
+            yield _raw_table(table, 0, number)
+        elif level < len(self.mode.levels) - 1:
+            table = self._walk(self.start, self.end, level + 1).levels[level]
+            yield from (_raw_table(table, row, row) for row in range(len(table)))
+        else:
+            numbers = count()
+            for part in self.parts():
+                table = part.levels[level]
+                yield from (_raw_table(table, row, next(numbers)) for row in range(len(table)))
+
+    def _address_of_table(self, level: int, number: int) -> int:
+        """Return an address that the table of this number is asked for, by the entries that point at the tables."""
+        addresses: Words = np.array([self.start], np.uint64)
+        if level:
+            above = self._walk(self.start, self.end, level)
+            _, _, addresses, codes = used_entries(above, level - 1)
+            addresses = np.maximum(addresses[codes == TABLE], np.uint64(self.start))
+        if number >= len(addresses):
             name = self.mode.levels[level].name
-            raise BadInput(f"there are {len(table)} tables of level {name}, from 0 (an address begins with 0x)")
-        if address is not None and not len(table):
-            raise BadInput(f"no table of level {self.mode.levels[level].name} translates {address:#x}")
-        for row in range(len(table)) if number is None else [number]:
-            shown = row if address is None else None
-            yield RawTable(level, shown, int(table.addresses[row]), int(table.tables[row]), table.entries[row])
+            raise BadInput(f"there are {len(addresses)} tables of level {name}, from 0 (an address begins with 0x)")
+        return int(addresses[number])
 
     def audit(self, both: bool = False) -> list[Finding]:
         """Return what is dangerous, or maps the same memory with different rights; with ``both``, in both halves."""
@@ -274,18 +308,18 @@ class Tables:
         if not self.kernel_half:
             vmas = self.process.address_space().vmas
             areas = [(vma.start, vma.end - 1) for vma in vmas if vma.kind in ("heap", "stack")]
-        findings = self._audit(self.parts(1 << 12), areas)
+        findings = self._audit(None, areas)
         if both:
-            kernel = walk_parts(self.memory, self.mode, self.pgd, self.mode.kernel_start, 1 << 64)
-            findings += self._audit(kernel, [])
+            findings += self._audit((self.mode.kernel_start, 1 << 64), [])
         return join_neighbours(findings)
 
-    def _audit(self, walked: Iterable[Walk], areas: list[Span]) -> list[Finding]:
+    def _audit(self, span: tuple[int, int] | None, areas: list[Span]) -> list[Finding]:
         findings: list[Finding] = []
-        parts = list(walked)
-        for part in parts:
+        covers = Covers()
+        for part in self.parts(NR_AUDIT_TABLES, span):
             findings += audit(part, areas)
-        return sorted(findings + aliases(*parts), key=lambda finding: finding.start)
+            covers.add(part)
+        return sorted(findings + covers.aliases(), key=lambda finding: finding.start)
 
     def place_names(self) -> Callable[[int], str]:
         """Return a function that names the VMA, or the region of the kernel half, that an address lies in."""
@@ -343,92 +377,111 @@ class Tables:
     # Whether it is true
 
     def verify(self) -> Verification:
-        """Return what pagemap, status and smaps say otherwise than the tables.
+        """Return what pagemap, status and smaps say otherwise than the tables. Of a part, only pages are compared.
 
-        A page that differs is read again, in both: what agrees then was changed meanwhile.
+        What differs is read again, in both: what agrees then, or has changed in either, was changed meanwhile.
+
+        Raises:
+            ProcessGone: the process ended, or started another program, meanwhile.
         """
-        process = self.process
-        space = process.address_space()
-        before = status_bytes(read_status(process.dir), "VmPTE") or 0
-        fields_before = self._huge_of_smaps()
-        nr_pages, differing = 0, []
-        sizes = {"thp": 0, "hugetlb": 0, "kept aside": 0}
+        space = self.process.address_space()
+        pages, check = self._compare_pages()
+        checks = [check]
+        if self.is_whole:
+            checks += self._compare_sums()
+        self._check_current()
+        named = []
+        for each in pages:
+            vma = space.find(each.address)
+            named.append((each, "" if vma is None else vma.path or vma.kind))
+        return Verification(tuple(checks), tuple(named))
+
+    def _compare_pages(self) -> tuple[list[Disagreement], Check]:
+        nr_pages, nr_unseen = 0, 0
+        differing: list[Disagreement] = []
+        for part in self.parts(1 << 12):
+            for block in page_blocks(part, self.start, min(self.end, LAST_ADDRESS)):
+                words = self._words(block.start, len(block))
+                nr_pages += len(block)
+                nr_unseen += nr_hidden(words)
+                differing += verify(self.mode, block, words)
+        differing = self._with_reasons(differing)
+        reasons = ["those that differ are listed"] if differing else []
+        if nr_unseen:
+            reasons.append(f"{nr_unseen:,} frames and swap slots are hidden, so not compared: needs CAP_SYS_ADMIN")
+        known = all(each.reason in EXPLAINED for each in differing)
+        return differing, Check("pages", nr_pages, nr_pages - len(differing), known, "; ".join(reasons))
+
+    def _compare_sums(self) -> list[Check]:
+        """Compare table bytes and huge pages. They are of no one moment, so what differs is added up again."""
+        told = self._sums_told()
+        ours, changed = self._sums(), False
+        for pause in PAUSES:
+            before, told = told, self._sums_told()
+            changed = changed or before != told
+            if changed or all(_agree(name, ours, told) for name in SUMS):
+                break
+            time.sleep(pause)
+            before, ours = ours, self._sums()
+            changed = before != ours
+        return [_check_of(name, ours, told, changed, self.process.page_size) for name in SUMS]
+
+    def _sums(self) -> dict[str, int]:
+        sums = dict.fromkeys((*SUMS, "kept aside"), 0)
         tables: set[int] = set()
         for part in self.parts(1 << 12):
+            # The kernel counts the tables of the last three levels (mm_inc_nr_ptes and its like), neither the top one
+            # nor, of five levels, the one below it.
             tables.update(*(level.tables.tolist() for level in part.levels[max(1, len(part.levels) - 3) :]))
-            self._add_huge(part, sizes)
-            for block in page_blocks(part, self.start, min(self.end, LAST_ADDRESS)):
-                nr_pages += len(block)
-                differing += verify(self.mode, block, self._words(block.start, len(block)))
-        pages = []
-        for each in differing:
-            vma = space.find(each.address)
-            pages.append((self._looked_at_again(each), "" if vma is None else vma.path or vma.kind))
-        after = status_bytes(read_status(process.dir), "VmPTE") or 0
-        nr_wrong = len(pages)
-        known = all(each.reason in EXPLAINED for each, _ in pages)
-        reason = "those that differ are listed" if nr_wrong else ""
-        checks = [Check("pages", nr_pages, nr_pages - nr_wrong, known, reason)]
-        checks.append(self._check_tables(len(tables), sizes["kept aside"], before, after))
-        told = self._huge_of_smaps()
-        for name in ("thp", "hugetlb"):
-            ran = told[name] != fields_before[name]
-            same = sizes[name] == told[name]
-            reason = "" if same else "the process ran meanwhile" if ran else UNEXPLAINED
-            checks.append(Check(name, sizes[name], told[name], same or ran, reason))
-        return Verification(tuple(checks), tuple(pages))
+            self._add_huge(part, sums)
+        return sums | {"table bytes": len(tables) * self.process.page_size}
 
-    def _check_tables(self, nr_tables: int, kept: int, before: int, after: int) -> Check:
-        # The kernel counts the tables of the last three levels (mm_inc_nr_ptes and its like), neither the top one nor,
-        # of five levels, the one below it; but also those that it keeps to split huge pages.
-        size = nr_tables * self.process.page_size
-        if size == after:
-            return Check("table bytes", size, after, True, "")
-        if size + kept == after:
-            nr = kept // self.process.page_size
-            return Check("table bytes", size, after, True, f"{nr} tables are kept aside, to split huge pages with")
-        ran = before != after
-        return Check("table bytes", size, after, ran, "the process ran meanwhile" if ran else UNEXPLAINED)
-
-    def _huge_of_smaps(self) -> dict[str, int]:
-        names = {
-            "thp": ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"),
-            "hugetlb": ("Private_Hugetlb", "Shared_Hugetlb"),
-        }
-        every = [fields for _, fields in read_smaps(self.process.dir, self.process.devices)]
-        return {key: sum(fields.get(name, 0) for fields in every for name in names[key]) for key in names}
-
-    def _add_huge(self, part: Walk, sizes: dict[str, int]) -> None:
+    def _add_huge(self, part: Walk, sums: dict[str, int]) -> None:
         for level in range(len(part.levels) - 1):
-            if not self.mode.levels[level].can_map:
-                continue
-            places, entries = huge_leaves(part, level)
+            places, entries, codes = upper_entries(part, level)
             addresses = part.entry_addresses(level, places)
-            entries = entries[(addresses >= part.first) & (addresses <= part.last)]
+            entries = entries[maps_memory(codes) & (addresses >= part.first) & (addresses <= part.last)]
             heads = leaf_address(self.mode, level, entries) >> np.uint64(self.mode.page_shift)
             flags = frame_flags(self.process.procfs, heads)
             size = self.mode.levels[level].size
             hugetlb = flags & np.uint64(KPF_HUGE) != 0
             zero = flags & np.uint64(KPF_ZERO_PAGE) != 0
             anon = flags & np.uint64(KPF_ANON) != 0
-            sizes["hugetlb"] += size * int(np.count_nonzero(hugetlb))
-            sizes["thp"] += size * int(np.count_nonzero(~hugetlb & ~zero))
+            sums["hugetlb"] += size * int(np.count_nonzero(hugetlb))
+            sums["thp"] += size * int(np.count_nonzero(~hugetlb & ~zero))
             # Each huge page of anonymous memory has a table in reserve (pgtable_trans_huge_deposit).
-            sizes["kept aside"] += self.process.page_size * int(np.count_nonzero(~hugetlb & (zero | anon)))
+            sums["kept aside"] += self.process.page_size * int(np.count_nonzero(~hugetlb & (zero | anon)))
 
-    def _looked_at_again(self, each: Disagreement) -> Disagreement:
-        """Return a disagreement with the reason for it, as exact as can be told."""
-        if each.reason == "special":
-            return each
-        for _ in range(NR_TRIES):
-            steps = walk_address(self.memory, self.mode, self.pgd, each.address)
-            again = verify(self.mode, self._one_page(each.address, steps), self._words(each.address, 1))
-            if not again:
-                return replace(each, reason="race")
-            if again[0].entry != each.entry or again[0].pagemap != each.pagemap:
-                continue
-        code = state_of(self.mode, len(steps) - 1, each.entry)
-        return replace(each, reason=STATE_NAMES[code]) if code in (GUARD, MIGRATION) else each
+    def _sums_told(self) -> dict[str, int]:
+        """Return the sums that the kernel tells, of status and smaps."""
+        sums = dict.fromkeys(SUMS, 0)
+        for _, fields in read_smaps(self.process.dir, self.process.devices):
+            sums["thp"] += sum(fields.get(name, 0) for name in ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"))
+            sums["hugetlb"] += sum(fields.get(name, 0) for name in ("Private_Hugetlb", "Shared_Hugetlb"))
+        sums["table bytes"] = status_bytes(read_status(self.process.dir), "VmPTE") or 0
+        return sums
+
+    def _with_reasons(self, differing: list[Disagreement]) -> list[Disagreement]:
+        """Return disagreements with the reason for each, as exact as can be told."""
+        reasons = {each.address: each.reason for each in differing}
+        left = [each for each in differing if each.reason != "special"]
+        for pause in PAUSES:
+            if not left:
+                break
+            time.sleep(pause)
+            again = {each.address: self._differs_still(each) for each in left}
+            reasons |= {address: reason or "race" for address, reason in again.items()}
+            left = [each for each in left if again[each.address]]
+        return [replace(each, reason=reasons[each.address]) for each in differing]
+
+    def _differs_still(self, each: Disagreement) -> str | None:
+        """Read a page again; return the reason why it differs as it did, None when it does no more."""
+        steps = walk_address(self.memory, self.mode, self.pgd, each.address)
+        again = verify(self.mode, self._one_page(each.address, steps), self._words(each.address, 1))
+        if not again or (again[0].entry, again[0].pagemap) != (each.entry, each.pagemap):
+            return None
+        name = STATE_NAMES[state_of(self.mode, len(steps) - 1, each.entry)]
+        return name if name in EXPLAINED and (name not in MARKERS or each.reason == "swap") else each.reason
 
     def _words(self, start: int, nr_pages: int) -> Words:
         """Return the entries of pagemap for consecutive pages, read with pauses."""
@@ -448,5 +501,26 @@ class Tables:
         return words
 
 
-EXPLAINED = frozenset(("special", "guard", "migration", "race"))
+MARKERS = frozenset(("uffd-wp-marker", "poison", "marker"))
+"""What pagemap does not show where hugetlb has it."""
+EXPLAINED = frozenset(("special", "guard", "migration", "race")) | MARKERS
 UNEXPLAINED = "no known reason: please report it"
+SUMS = ("table bytes", "thp", "hugetlb")
+"""What the tables and the kernel both add up; the kernel also has ``kept aside`` among its tables."""
+
+
+def _raw_table(table: TableLevel, row: int, number: int | None) -> RawTable:
+    return RawTable(table.level, number, int(table.addresses[row]), int(table.tables[row]), table.entries[row])
+
+
+def _agree(name: str, ours: dict[str, int], told: dict[str, int]) -> bool:
+    return told[name] - ours[name] in ((0, ours["kept aside"]) if name == "table bytes" else (0,))
+
+
+def _check_of(name: str, ours: dict[str, int], told: dict[str, int], changed: bool, page_size: int) -> Check:
+    reason = ""
+    if not _agree(name, ours, told):
+        reason = "the process ran meanwhile" if changed else UNEXPLAINED
+    elif told[name] != ours[name]:
+        reason = f"{ours['kept aside'] // page_size} tables are kept aside, to split huge pages with"
+    return Check(name, ours[name], told[name], reason != UNEXPLAINED, reason)

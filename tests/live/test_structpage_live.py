@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
+from mematlas import Process
+from mematlas.analysis.usage import Usage
+from mematlas.arrays import Words
 from mematlas.errors import Error, NotSupported
 from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
+from mematlas.kernel.pagemap import PM_PFRAME, Block
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.structpage import StructPages, find_base, open_struct_pages, read_kernel_counts
-from mematlas.model.paging import PagingMode
-from mematlas.model.paging_modes import mode_of
-from mematlas.model.tableusage import TableUsage, read_usage
-from victim import Victim, process_state, wait_until
+from mematlas.model.tableaccess import NR_COMPARED
+from victim import FIXTURES, KINDS, PLAIN_KINDS, Victim, process_state, wait_until
 
 pytestmark = pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
 
@@ -45,11 +47,6 @@ def pages(memory: KernelMemory) -> StructPages:
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="module")
-def mode(memory: KernelMemory) -> PagingMode:
-    return mode_of(memory)
-
-
 def rollup(pid: int) -> dict[str, int]:
     """Return smaps_rollup in bytes."""
     with open(f"/proc/{pid}/smaps_rollup") as file:
@@ -57,72 +54,53 @@ def rollup(pid: int) -> dict[str, int]:
     return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
 
 
-def assert_equal_to_smaps(memory: KernelMemory, mode: PagingMode, pages: StructPages, pid: int) -> TableUsage:
+def assert_equal_to_smaps(pid: int, pages: StructPages | None = None) -> Usage:
+    """Compare what users get with smaps_rollup; return it. ``pages`` takes the place of the array that is found."""
     end = time.monotonic() + DEADLINE
-    while True:  # pages of libraries are shared with whatever else runs: smaps must say the same before and after
-        told = rollup(pid)
-        with memory.open_mm(pid) as mm:
-            usage = read_usage(memory, mode, mm.pgd, pages)
-        if rollup(pid) == told and usage.pss // 1024 * 1024 == told["Pss"]:
-            break
-        assert time.monotonic() < end, f"{usage} is not what smaps_rollup says: {told}"
-    assert usage.rss == told["Rss"]
+    with Process(pid) as process:
+        if pages:
+            process.tables_access()._frames = pages
+        while True:  # pages of libraries are shared with others that run: smaps must say the same before and after
+            told = rollup(pid)
+            result = process.usage("tables")
+            usage = result.usage
+            if rollup(pid) == told and usage.pss is not None and -1 < usage.pss - told["Pss"] < 1024:
+                break
+            assert time.monotonic() < end, f"{usage} is not what smaps_rollup says: {told}"
+        access = process.tables_access()
+        assert isinstance(access.frames, StructPages)
+        assert access.nr_compared > 20
+    assert (result.reading.source, result.reading.torn, result.reading.notes) == ("tables", False, ())
+    assert (usage.rss, usage.swap, usage.anon) == (told["Rss"], told["Swap"], told["Anonymous"])
     assert usage.uss == told["Private_Clean"] + told["Private_Dirty"]
-    # The kernel cuts to whole kB.
-    assert usage.pss // 1024 * 1024 == told["Pss"]
-    assert (usage.unknown, usage.nr_torn) == (0, 0)
     assert usage.thp == told["AnonHugePages"] + told["ShmemPmdMapped"] + told["FilePmdMapped"]
     assert usage.hugetlb == told["Private_Hugetlb"] + told["Shared_Hugetlb"]
     return usage
 
 
-ORDINARY = ("anon", "private_file", "shared_file", "shared_anon", "tmpfs", "memfd", "zero", "prot_none", "locked")
-
-
-@pytest.mark.parametrize("kind", [*ORDINARY, "anon_full", "guard", "thp", "huge_zero"])
-def test_usage_is_that_of_smaps(
-    kind: str, memory: KernelMemory, mode: PagingMode, pages: StructPages, victim: Callable[..., Victim]
-) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "forked"])
+def test_usage_is_that_of_smaps(kind: str, request: pytest.FixtureRequest, victim: Callable[..., Victim]) -> None:
+    if fixture := FIXTURES.get(kind):
+        request.getfixturevalue(fixture)
     target = victim(kind)
+    area = target[kind]
     with target.stopped():
-        assert_equal_to_smaps(memory, mode, pages, target.pid)
+        usage = assert_equal_to_smaps(target.pid)
+    assert usage.hugetlb == area.nr_hugetlb * area.page_size
+    assert usage.zero is not None
+    assert usage.zero >= area.nr_zero * area.page_size
 
 
-def test_usage_of_a_parent_and_its_child_is_that_of_smaps(
-    memory: KernelMemory, mode: PagingMode, pages: StructPages, victim: Callable[..., Victim]
-) -> None:
-    target = victim(*ORDINARY, "forked")
+def test_usage_of_a_parent_and_its_child_is_that_of_smaps(victim: Callable[..., Victim]) -> None:
+    target = victim(*PLAIN_KINDS)
     child = target.fork()
     target.rewrite_half()
     with target.stopped():
         for pid in (target.pid, child.pid):
-            usage = assert_equal_to_smaps(memory, mode, pages, pid)
+            usage = assert_equal_to_smaps(pid)
+            assert usage.pss is not None
+            assert usage.uss is not None
             assert usage.pss > usage.uss
-
-
-def test_swap_is_that_of_smaps(
-    memory: KernelMemory, mode: PagingMode, pages: StructPages, victim: Callable[..., Victim], swap: object
-) -> None:
-    target = victim("swapped")
-    with target.stopped():
-        assert assert_equal_to_smaps(memory, mode, pages, target.pid).swap == rollup(target.pid)["Swap"]
-
-
-def test_hugetlb_is_not_resident(
-    memory: KernelMemory, mode: PagingMode, pages: StructPages, victim: Callable[..., Victim], hugetlb_pages: int
-) -> None:
-    target = victim("hugetlb")
-    with target.stopped():
-        usage = assert_equal_to_smaps(memory, mode, pages, target.pid)
-    assert usage.hugetlb == target["hugetlb"].nr_present * target["hugetlb"].page_size
-
-
-def test_merged_pages_have_the_kernels_counts(
-    memory: KernelMemory, mode: PagingMode, pages: StructPages, victim: Callable[..., Victim], ksm: None
-) -> None:
-    target = victim("ksm")
-    with target.stopped():
-        assert_equal_to_smaps(memory, mode, pages, target.pid)
 
 
 # What large folios can be: mapped whole, in part, by parts, and by two processes in different ways.
@@ -179,11 +157,9 @@ def stopped_program(act: str) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_large_folios_are_counted_as_smaps_does(
-    name: str, memory: KernelMemory, mode: PagingMode, pages: StructPages
-) -> None:
+def test_large_folios_are_counted_as_smaps_does(name: str) -> None:
     with stopped_program(LARGE[name]) as pid:
-        usage = assert_equal_to_smaps(memory, mode, pages, pid)
+        usage = assert_equal_to_smaps(pid)
         if name == "whole" and not usage.thp:
             pytest.skip("no huge page was to be had")
 
@@ -233,13 +209,55 @@ def test_the_pipe_and_vmcoreinfo_agree_on_the_array(memory: KernelMemory, pages:
     assert pages.base == told
 
 
-def test_a_kernel_before_folios_had_counts_asks_kpagecount(
-    memory: KernelMemory, mode: PagingMode, pages: StructPages
-) -> None:
+def test_a_kernel_before_folios_had_counts_asks_kpagecount(memory: KernelMemory, pages: StructPages) -> None:
     older = StructPages(memory, pages.base)
     older._entire = None
     with stopped_program("fork()") as pid:
-        assert_equal_to_smaps(memory, mode, older, pid)
+        assert_equal_to_smaps(pid, older)
+
+
+def own_frames(view: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Words:
+    """Return the frames of memory of our own."""
+    with open("/proc/self/pagemap", "rb", buffering=0) as file:
+        words = np.frombuffer(os.pread(file.fileno(), len(view) // 4096 * 8, view.ctypes.data >> 9), np.uint64)
+    return words & np.uint64((1 << 55) - 1)
+
+
+def test_a_wrong_place_of_the_mapping_is_refused(memory: KernelMemory, pages: StructPages) -> None:
+    wrong = StructPages(memory, pages.base)
+    wrong._mapping_place = memory.layout["page._mapcount"] // 8
+    with mmap.mmap(-1, 307 * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
+        area[:] = bytes(307 * 4096)
+        frames = own_frames(np.frombuffer(area, np.uint8))
+        assert pages.check(frames) > 200
+        with pytest.raises(NotSupported, match="owners from struct page"):
+            wrong.check(frames)
+
+
+def test_frames_from_all_of_a_process_are_compared(
+    victim: Callable[..., Victim], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+    plain = StructPages.check
+
+    def noted(self: StructPages, pfns: Words) -> int:
+        compared.extend(pfns.tolist())
+        return plain(self, pfns)
+
+    target = victim("anon_full", "thp", "private_file", "shared_file", "shmem_thp")
+    with target.stopped(), Process(target.pid) as process:
+        _ = process.tables_access().frames
+        monkeypatch.setattr(StructPages, "check", noted)
+        process.usage("tables")
+        frames = {}
+        for kind in ("thp", "shmem_thp"):
+            area = target[kind]
+            pieces = process.pages(area.address, area.end, source="pagemap")
+            frames[kind] = {
+                each & PM_PFRAME for _, piece in pieces if isinstance(piece, Block) for each in piece.entries
+            }
+    assert 100 < len(compared) < 2 * NR_COMPARED * 20
+    assert {kind for kind, of_kind in frames.items() if of_kind & set(compared)} == {"thp", "shmem_thp"}
 
 
 def test_without_the_pipe_vmcoreinfo_is_asked(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import mematlas, program
+from helpers import mematlas, program, sparse
 from mematlas import Process
 from mematlas.cli import main
 from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
@@ -184,6 +184,14 @@ def test_auto_takes_tables_where_smaps_would_hold_up_the_target(
         assert process.usage().reading.source == "smaps"
         assert process.page_source("auto", 0, 0, 1 << 47, []) == "tables"
         assert process.page_source("auto", 0.005, 0, 1 << 47, []) == "pagemap"
+
+
+def test_auto_takes_tables_where_these_are_large_and_hold_little() -> None:
+    # 1,031 tables with a page each: more than 2 GiB of entries.
+    with sparse(4 << 30, range(0, 1031 * 512, 512)) as target, Process(target.pid) as process:
+        assert process.usage().reading.source == "tables"
+        assert process.page_source("auto", 0.005, target.told, target.told + (4 << 30), []) == "tables"
+        assert process.page_source("auto", 0.005, target.told, target.told + (1 << 30), []) == "pagemap"
 
 
 def test_without_the_right_auto_says_so_and_reads_pagemap(

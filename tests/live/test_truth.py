@@ -19,19 +19,19 @@ from mematlas import Process
 from mematlas.analysis.grid import CLASSES
 from mematlas.analysis.results import MapsResult, VmaUsage
 from mematlas.cli import main
+from mematlas.kernel.pagemap import PM_SOFT_DIRTY
 from mematlas.model.pages import STATE_OF_BYTE, Hole
 from mematlas.record import as_dict
-from victim import KINDS, PATH_KINDS, Area, Victim
+from victim import FIXTURES, KINDS, PATH_KINDS, Area, Victim
 
 T = TypeVar("T")
 
-FIXTURES = {"ksm": "ksm", "hugetlb": "hugetlb_pages", "swapped": "swap", "shared_anon_swapped": "swap"}
 FORKED = ("parent", "child", "parent, half rewritten", "child, half rewritten")
 SCENES = (*(kind for kind in KINDS if kind != "forked"), *FORKED, "path_newline", "path_deleted_twice")
 SOURCES = ("smaps", "pagemap", "tables")
 PAGE_SOURCES = ("pagemap", "tables")
 PRESENT = ("own", "shared", "zero")
-OUR_NAMES = {"shared": "present", "hugetlb": "present", "shmem_swapped": "swapped"}
+OUR_NAMES = {"shared": "present", "hugetlb": "present", "shmem_swapped": "swapped", "marker": "special"}
 """What we call the states of a victim, where it is another word."""
 
 
@@ -145,6 +145,38 @@ def test_pages_are_in_the_states_that_are_known(source: str, scene: Scene) -> No
         states = bytes((piece.byte,)) * len(piece) if isinstance(piece, Hole) else piece.states
         found += [STATE_OF_BYTE[byte] for byte in states]
     assert found == [OUR_NAMES.get(state, state) for state in area.states]
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_entries_of_both_sources_are_the_same(scene: Scene) -> None:
+    area = scene.area
+    found = {}
+    for source in PAGE_SOURCES:
+        notes: list[str] = []
+        if source == "tables" and scene.process.try_tables(notes) is None:
+            pytest.skip(notes[0])
+        words = found[source] = [0] * area.nr_pages
+        for _, piece in scene.process.pages(area.address, area.end, source=source):
+            if not isinstance(piece, Hole):
+                first = (piece.address - area.address) // area.page_size
+                # What was mapped lately is soft-dirty as a whole, by its VMA.
+                words[first : first + len(piece)] = [entry & ~PM_SOFT_DIRTY for entry in piece.entries]
+    assert found["tables"] == found["pagemap"]
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("source", PAGE_SOURCES)
+@pytest.mark.parametrize("first", [1, 511])
+def test_a_range_may_begin_anywhere(first: int, source: str, scene: Scene) -> None:
+    area = scene.area
+    if area.nr_pages <= first:
+        pytest.skip("too short")
+
+    found: list[str] = []
+    for _, piece in scene.process.pages(area.page_address(first), area.page_address(first + 1), source=source):
+        states = bytes((piece.byte,)) * len(piece) if isinstance(piece, Hole) else piece.states
+        found += [STATE_OF_BYTE[byte] for byte in states]
+    assert found == [OUR_NAMES.get(area.states[first], area.states[first])]
 
 
 def count_pages(process: Process, source: str) -> Counter[str]:

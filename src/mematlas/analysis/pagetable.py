@@ -32,6 +32,7 @@ from mematlas.model.paging import (
     PagingMode,
     holds,
     leaf_address,
+    maps_memory,
     migration_frame,
     states,
     swap_fields,
@@ -63,13 +64,13 @@ class Leaves:
 
 
 def leaves_of(found: Walk, level: int) -> Leaves:
-    """Return the leaves of a level, PROT_NONE ones included.
+    """Return the leaves of a level. PROT_NONE ones are among them, and have no rights.
 
     >>> len(leaves_of(found, 3))  # doctest: +SKIP
     264329
     """
     places, entries, addresses, codes = used_entries(found, level)
-    chosen = (codes == PRESENT) | (codes == PROT_NONE)
+    chosen = maps_memory(codes)
     places, entries, addresses = places[chosen], entries[chosen], addresses[chosen]
     table = found.levels[level]
     above = table.rights[places // table.entries.shape[1]]
@@ -118,6 +119,8 @@ class LeafSummary:
     nr_dirty: int
     nr_global: int
     nr_special: int
+    nr_hidden: int
+    """Those that the processor does not follow: PROT_NONE, NUMA balancing. They have no rights, and are not global."""
 
     @property
     def mapped(self) -> int:
@@ -132,7 +135,7 @@ class Summary:
     levels: tuple[LevelSummary, ...]
     leaves: tuple[LeafSummary, ...]
     nr_others: dict[str, int]
-    """Entries that map nothing, by state: swap, guard, migration, ..."""
+    """Entries that map nothing, by state: swap, guard, migration, ... (Not PROT_NONE: those are leaves.)"""
     torn: tuple[Span, ...]
 
     @property
@@ -146,6 +149,11 @@ class Summary:
         return sum(leaf.mapped for leaf in self.leaves)
 
     @property
+    def nr_hidden(self) -> int:
+        """Leaves that the processor does not follow."""
+        return sum(leaf.nr_hidden for leaf in self.leaves)
+
+    @property
     def table_bytes_per_mib(self) -> float | None:
         """Bytes of tables for each MiB mapped; None when nothing is. Full tables of 4 KiB pages cost 2,052."""
         return self.table_size * (1 << 20) / self.mapped if self.mapped else None
@@ -157,7 +165,7 @@ class _Sums:
     def __init__(self) -> None:
         self.tables: set[int] = set()
         self.nr_used = self.nr_few = 0
-        self.leaves = np.zeros(8, np.int64)
+        self.leaves = np.zeros(9, np.int64)
 
 
 def summarize(parts: Iterable[Walk]) -> Summary:
@@ -210,20 +218,25 @@ def _add_level(sums: _Sums, part: Walk, level: int, others: dict[str, int]) -> N
     sums.nr_used += int(np.count_nonzero(own))
     counts = np.bincount(codes[own], minlength=len(STATE_NAMES)).tolist()
     for code, nr in enumerate(counts):
-        if nr and code not in (EMPTY, TABLE, PRESENT):
+        if nr and code not in (EMPTY, TABLE, PRESENT, PROT_NONE):
             others[STATE_NAMES[code]] = others.get(STATE_NAMES[code], 0) + nr
     if not part.mode.levels[level].can_map:
         return
-    shown = own & ((codes == PRESENT) | (codes == PROT_NONE))
+    shown = own & maps_memory(codes)
     above = table.rights[places[shown] // table.entries.shape[1]]
     sums.leaves += _count_leaves(part.mode, entries[shown], above & rights_of(part.mode, entries[shown]))
 
 
 def _count_leaves(mode: PagingMode, entries: Words, rights: Bytes) -> NDArray[np.int64]:
     by_right = [np.count_nonzero(rights & bit) for bit in (WRITABLE, USER, EXECUTABLE)]
-    tests = (mode.accessed, mode.dirty, mode.global_, mode.special)
-    by_test = [np.count_nonzero(holds(entries, test)) for test in tests]
-    return np.array([len(entries), *by_right, *by_test], np.int64)
+    accessed, dirty, special = (
+        np.count_nonzero(holds(entries, test)) for test in (mode.accessed, mode.dirty, mode.special)
+    )
+    # What tells PROT_NONE is the global bit of other entries.
+    followed = np.asarray(holds(entries, mode.present), np.bool_)
+    nr_global = np.count_nonzero(followed & holds(entries, mode.global_))
+    nr_hidden = len(entries) - np.count_nonzero(followed)
+    return np.array([len(entries), *by_right, accessed, dirty, nr_global, special, nr_hidden], np.int64)
 
 
 @record
@@ -234,27 +247,13 @@ class Run:
     size: int
     level: str
     phys: int
-    """Of the first leaf. The others need not follow it in memory, unless that was asked for."""
+    """Of the first leaf. The others need not follow it in memory."""
     entry: int
     """The first leaf's."""
     rights: int
 
 
-def runs(found: Walk, same_frames: bool = False) -> Iterator[Run]:
-    """Yield the leaves of a walk, level by level, merged where they touch and have the same flags.
-
-    ``same_frames`` merges only what is contiguous in physical memory too.
-
-    >>> for run in runs(found):  # doctest: +SKIP
-    ...     print(hex(run.start), run.size, run.level)
-    0x55d0c1a2f000 8192 pte
-    """
-    for level, description in enumerate(found.mode.levels):
-        if description.can_map:
-            yield from merged_runs(found.mode, leaves_of(found, level), same_frames)
-
-
-def merged_runs(mode: PagingMode, leaves: Leaves, same_frames: bool = False) -> Iterator[Run]:
+def merged_runs(mode: PagingMode, leaves: Leaves) -> Iterator[Run]:
     """Yield leaves of one level, merged where they touch and have the same flags."""
     if not len(leaves):
         return
@@ -265,8 +264,6 @@ def merged_runs(mode: PagingMode, leaves: Leaves, same_frames: bool = False) -> 
     size = np.uint64(leaves.size)
     kind = leaves.entries & np.uint64(U64 & ~(volatile | address_bits))
     cut = (np.diff(leaves.addresses) != size) | (np.diff(kind) != 0) | (np.diff(leaves.rights) != 0)
-    if same_frames:
-        cut |= np.diff(phys) != size
     starts = [0, *(np.flatnonzero(cut) + 1).tolist(), len(leaves)]
     for low, high in pairwise(starts):
         yield Run(
@@ -342,39 +339,60 @@ def chosen_leaves(leaves: Leaves, chosen: Bools) -> Leaves:
 
 
 def aliases(*parts: Walk) -> list[Finding]:
-    """Return memory that a walk, given as its parts, maps more than once with different rights.
-
-    A `writable-alias` is writable at one address and executable at the other; an `alias` differs otherwise.
+    """Return memory that a walk, given as its parts, maps more than once with different rights; see `Covers`.
 
     >>> aliases(found)[:1]  # doctest: +SKIP
     [Finding(kind='alias', start=140063, size=4096, rights=2, phys=7151616, other=140064)]
     """
-    covers = _covers(parts)
-    findings = []
-    for index, (rights, mine) in enumerate(covers):
-        for other_rights, others in covers[index + 1 :]:
-            dangerous = (rights | other_rights) & (WRITABLE | EXECUTABLE) == WRITABLE | EXECUTABLE
-            kind = "writable-alias" if dangerous else "alias"
-            for phys, end, address, other in _overlaps(mine, others):
-                findings.append(Finding(kind, address, end - phys, rights, phys, other, other_rights))
-    return findings
-
-
-def _covers(parts: Iterable[Walk]) -> list[tuple[int, Words]]:
-    """Return, for each set of rights, the memory that leaves with it map: rows of (phys, end, address), by phys."""
-    by_rights: dict[int, list[Words]] = {}
+    covers = Covers()
     for part in parts:
+        covers.add(part)
+    return covers.aliases()
+
+
+class Covers:
+    """The memory that leaves map, by the rights that they give: rows of (phys, end, address), in order of phys.
+
+    The parts of a walk are added one by one, so that only these rows are held of all. What the processor does not
+    follow gives no rights to anybody and is left out, as is what has no owner (devices, the zero page).
+    """
+
+    def __init__(self) -> None:
+        self._by_rights: dict[int, list[Words]] = {}
+
+    def add(self, part: Walk) -> None:
+        """Add what the leaves of a part map."""
         mode = part.mode
         for level, description in enumerate(mode.levels):
             if not description.can_map:
                 continue
             leaves = leaves_of(part, level)
-            leaves = chosen_leaves(leaves, ~np.asarray(holds(leaves.entries, mode.special), np.bool_))
+            left_out = np.asarray(holds(leaves.entries, mode.special), np.bool_)
+            left_out |= ~np.asarray(holds(leaves.entries, mode.present), np.bool_)
+            leaves = chosen_leaves(leaves, ~left_out)
             phys = np.asarray(leaf_address(mode, level, leaves.entries))
             rows = np.stack([phys, phys + np.uint64(leaves.size), leaves.addresses], axis=1)
             for each in np.unique(leaves.rights).tolist():
-                by_rights.setdefault(each, []).append(_in_order(rows[leaves.rights == each]))
-    return [(each, _in_order(np.concatenate(rows))) for each, rows in sorted(by_rights.items())]
+                self._by_rights.setdefault(each, []).append(_in_order(rows[leaves.rights == each]))
+
+    def aliases(self) -> list[Finding]:
+        """Return what is mapped more than once with different rights.
+
+        A `writable-alias` is writable at one address and executable at the other; an `alias` differs otherwise.
+        """
+        covers = [(each, _in_order(np.concatenate(rows))) for each, rows in sorted(self._by_rights.items())]
+        findings = []
+        for index, (rights, mine) in enumerate(covers):
+            for other_rights, others in covers[index + 1 :]:
+                dangerous = _writes_code(rights, other_rights) or _writes_code(other_rights, rights)
+                kind = "writable-alias" if dangerous else "alias"
+                for phys, end, address, other in _overlaps(mine, others):
+                    findings.append(Finding(kind, address, end - phys, rights, phys, other, other_rights))
+        return findings
+
+
+def _writes_code(rights: int, other_rights: int) -> bool:
+    return bool(rights & WRITABLE and other_rights & EXECUTABLE)
 
 
 def _in_order(rows: Words) -> Words:
@@ -528,7 +546,7 @@ def verify(mode: PagingMode, block: PageBlock, pagemap: Words) -> list[Disagreem
     >>> [each.reason for each in verify(mode, block, words)]  # doctest: +SKIP
     ['special']
     """
-    present = (block.states == PRESENT) | (block.states == PROT_NONE)
+    present = maps_memory(block.states)
     swapped = ~present & (block.states != EMPTY) & (block.states != TABLE)
     kinds, offsets = swap_fields(mode, block.entries)
     frames_only = (block.states == MIGRATION) | (block.states == HWPOISON) | (block.states == DEVICE)
@@ -552,3 +570,13 @@ def verify(mode: PagingMode, block: PageBlock, pagemap: Words) -> list[Disagreem
         address = block.start + (place << mode.page_shift)
         found.append(Disagreement(address, entry, int(pagemap[place]), reason))
     return found
+
+
+def nr_hidden(pagemap: Words) -> int:
+    """Return how many entries of pagemap have a frame or a swap slot that is shown as 0: without CAP_SYS_ADMIN, all.
+
+    >>> nr_hidden(np.array([1 << 63, 1 << 63 | 5, 0], np.uint64))
+    1
+    """
+    shown = pagemap & np.uint64(PM_PRESENT | PM_SWAP | PM_PFN)
+    return int(np.count_nonzero((shown != 0) & (shown & np.uint64(PM_PFN) == 0)))

@@ -21,8 +21,11 @@ from mematlas.model.paging import (
     TABLE,
     PagingMode,
     address_of,
+    flags_of,
+    full_addresses,
     holds,
     leaf_address,
+    maps_memory,
     migration_frame,
     states,
     swap_fields,
@@ -112,18 +115,16 @@ def has_flag(mode: PagingMode, level: int, found: Entries, name: str) -> Bools:
 
     What is not present has a state and no flags.
     """
-    in_state: Bools = found.states == (STATE_NAMES.index(name) if name in STATE_NAMES else 0xFF)
-    of_table = found.states == TABLE
-    of_leaf = (found.states == PRESENT) | (found.states == PROT_NONE)
+    has: Bools = found.states == (STATE_NAMES.index(name) if name in STATE_NAMES else 0xFF)
     if name == "executable":
-        result: Bools = (of_table | of_leaf) & np.asarray(holds(found.entries, mode.executable), np.bool_)
-        return result
-    last = level == len(mode.levels) - 1
-    places = {"any": of_table | of_leaf, "table": of_table, "leaf": of_leaf, "page" if last else "block": of_leaf}
-    for flag in mode.flags:
-        if flag.name == name and flag.where in places:
-            in_state = in_state | (places[flag.where] & ((found.entries & np.uint64(flag.mask)) == flag.value))
-    return in_state
+        # Not a flag on x86 but the want of one; what the hardware does not follow cannot be executed.
+        followed = (found.states == TABLE) | (found.states == PRESENT)
+        has = followed & np.asarray(holds(found.entries, mode.executable), np.bool_)
+    for state in (TABLE, PRESENT, PROT_NONE):
+        for flag in flags_of(mode, level, state):
+            if flag.name == name:
+                has = has | (found.states == state) & ((found.entries & np.uint64(flag.mask)) == flag.value)
+    return has
 
 
 def list_entries(parts: Iterable[Walk], wanted: EntryFilter) -> Iterator[Entries]:
@@ -158,7 +159,7 @@ def places_of(mode: PagingMode, found: Entries) -> tuple[Words, Words, Words]:
     phys = np.zeros(len(found), np.uint64)
     kinds, offsets = swap_fields(mode, found.entries)
     for level in range(len(mode.levels)):
-        leaves = (found.levels == level) & ((found.states == PRESENT) | (found.states == PROT_NONE))
+        leaves = (found.levels == level) & maps_memory(found.states)
         phys[leaves] = leaf_address(mode, level, found.entries[leaves])
     tables = found.states == TABLE
     phys[tables] = address_of(mode, found.entries[tables])
@@ -213,7 +214,7 @@ def _kinds(mode: PagingMode, levels: Bytes, codes: Bytes, entries: Words) -> Wor
     tests = (*mode.accessed, *mode.dirty)
     volatile = sum({mask for mask, _ in tests if mask & (mask - 1) == 0})
     address_bits = sum(mask for mask, _ in mode.address_fields)
-    present = (codes == PRESENT) | (codes == PROT_NONE)
+    present = maps_memory(codes)
     kinds, _ = swap_fields(mode, entries)
     return np.where(present, entries & np.uint64(U64 & ~(volatile | address_bits)), kinds)
 
@@ -296,7 +297,7 @@ def tree_of(parts: Iterable[Walk]) -> list[TreeNode]:
             own = np.ones(len(places), np.bool_) if is_first else addresses >= np.uint64(part.first)
             rows = places[own] // table.entries.shape[1]
             used = np.bincount(rows, minlength=len(table)).tolist()
-            maps = (codes[own] == PRESENT) | (codes[own] == PROT_NONE)
+            maps = maps_memory(codes[own])
             size = part.mode.levels[level].size
             mapped = [nr * size for nr in np.bincount(rows[maps], minlength=len(table)).tolist()]
             columns = zip(table.addresses.tolist(), table.tables.tolist(), used, mapped, strict=True)
@@ -319,8 +320,8 @@ def tree_of(parts: Iterable[Walk]) -> list[TreeNode]:
 def _add_to_parents(mode: PagingMode, level: int, found: list[dict[int, list[int]]]) -> None:
     span = mode.levels[level - 1].size * mode.levels[level - 1].nr_entries
     for address, (_, _, nr_tables, mapped) in found[level].items():
-        # Both halves are in the one top table.
-        parent = found[level - 1][0 if level == 1 else address - address % span]
+        # There is one top table, of both halves or of one.
+        parent = found[0][next(iter(found[0]))] if level == 1 else found[level - 1][address - address % span]
         parent[2] += nr_tables + 1
         parent[3] += mapped
 
@@ -330,6 +331,6 @@ def whole_table(mode: PagingMode, level: int, address: int, entries: Words) -> E
     indices = np.arange(len(entries))
     starts = np.uint64(address) + (indices.astype(np.uint64) << np.uint64(mode.levels[level].shift))
     if level == 0:
-        starts = np.where(starts >= mode.user_end, starts | np.uint64(mode.kernel_start), starts)
+        starts = full_addresses(mode, starts)
     levels = np.full(len(entries), level, np.uint8)
     return Entries(levels, indices, starts, entries, states(mode, level, entries))

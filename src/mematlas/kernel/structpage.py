@@ -26,7 +26,8 @@ from mematlas.kernel.procfs import ProcFS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
 
 PM_PFN_MASK = (1 << 55) - 1
@@ -35,6 +36,7 @@ NR_PROBES = 3
 """Own pages whose struct pages must all lie where the base says."""
 HUGE_SIZE = 2 << 20
 NR_SAMPLES = 256
+NOWHERE = np.zeros(0, np.intp)
 UNKNOWN = -1
 """The count of a frame that has no struct page in RAM, or whose struct page could not be read."""
 
@@ -59,6 +61,8 @@ class StructPages:
         self.nr_per_page = PAGE // self.size
         self.nr_read = 0
         """Pages of the array read so far."""
+        self.large = NOWHERE
+        """Where, among the frames whose counts were asked for last, those are that belong to large folios."""
         self._count_place = layout["page._mapcount"] // 4
         self._head_place = layout["page.compound_head"] // 8
         # The folio's, where it has one: that of struct page is to go.
@@ -80,6 +84,7 @@ class StructPages:
         Frames are best given in the order of a process's page tables: neighbours are then mostly neighbours in the
         array too, which is read a page at a time, and no sorting is needed.
         """
+        self.large = NOWHERE
         if not len(pfns):
             return np.empty(0, np.int32)
         pages, places = self._locate(pfns)
@@ -88,6 +93,7 @@ class StructPages:
         if (head_words & np.uint64(1)).any():
             words = head_words.reshape(-1).take(places >> 1)
             chosen = np.flatnonzero((words & np.uint64(1)).astype(np.bool_) & (counts != UNKNOWN))
+            self.large = chosen
             if chosen.size:
                 self._add_large(counts, pfns, chosen, words[chosen] - np.uint64(1))
         return counts
@@ -182,25 +188,48 @@ class StructPages:
         return read_kernel_counts(self.memory.procfs, pfns)
 
     def check(self, pfns: Words) -> int:
-        """Compare a sample of frames with /proc/kpagecount, spread over all that are given; return its size.
+        """Compare some frames with /proc/kpagecount and /proc/kpageflags, spread over all; return how many.
 
         Raises:
-            NotSupported: they disagree, three times over. The message names a frame and both counts.
+            NotSupported: they disagree, three times over. The message names a frame and what both say.
         """
-        sample = pfns[:: max(1, len(pfns) // NR_SAMPLES)]
-        nr_compared = len(sample)
+        sample = spread(pfns, NR_SAMPLES)
+        for what, name, ours, theirs in (
+            ("map counts", "kpagecount", self.map_counts, read_kernel_counts),
+            ("owners", "kpageflags", self.are_anonymous, read_anonymous),
+        ):
+            self._compare(sample, what, name, ours, theirs)
+        return len(sample)
+
+    def _compare(
+        self,
+        sample: Words,
+        what: str,
+        name: str,
+        ask: Callable[[Words], Any],
+        ask_kernel: Callable[[ProcFS, Words], Any],
+    ) -> None:
         for _ in range(3):
-            # Counts of live frames change. What differs counts only if ours was the same before and after the kernel's
-            # was read, and is asked again then.
-            before = self.map_counts(sample)
-            told = read_kernel_counts(self.memory.procfs, sample)
-            differ = (before != told) & (before == self.map_counts(sample))
+            # What is true of live frames changes. What differs counts only if ours was the same before and after the
+            # kernel's was read, and is asked again then.
+            ours = ask(sample)
+            told = ask_kernel(self.memory.procfs, sample)
+            differ = (ours != told) & (ours == ask(sample))
             if not differ.any():
-                return nr_compared
-            sample, ours, theirs = sample[differ], before[differ], told[differ]
+                return
+            sample, ours, told = sample[differ], ours[differ], told[differ]
         raise NotSupported(
-            f"map counts from struct page (frame {int(sample[0]):#x}: {int(ours[0])}, kpagecount {int(theirs[0])})"
+            f"{what} from struct page (frame {int(sample[0]):#x}: {int(ours[0])}, {name} {int(told[0])})"
         )
+
+
+def spread(pfns: Words, nr: int) -> Words:
+    """Return about so many of some frames, evenly from the first to the last.
+
+    >>> spread(np.arange(100), 5).tolist()
+    [0, 20, 40, 60, 80]
+    """
+    return pfns[:: max(1, len(pfns) // nr)]
 
 
 def open_struct_pages(memory: KernelMemory) -> StructPages:
@@ -319,19 +348,20 @@ class KernelFrames:
 
     def are_anonymous(self, pfns: Words) -> Bools:
         """Return which frames hold memory of no file."""
-        words, good = read_kernel_words(self.procfs, "kpageflags", pfns)
-        result: Bools = good & ((words & np.uint64(KPF_ANON)) != 0)
-        return result
-
-    def check(self, pfns: Words) -> int:
-        """Return 0: these are what others are compared with."""
-        return 0
+        return read_anonymous(self.procfs, pfns)
 
 
 def read_kernel_counts(procfs: ProcFS, pfns: Words) -> Counts:
     """Return the counts of /proc/kpagecount for frames in any order; neighbours are read together."""
     words, good = read_kernel_words(procfs, "kpagecount", pfns)
     return np.where(good, words.astype(np.int32), np.int32(UNKNOWN))
+
+
+def read_anonymous(procfs: ProcFS, pfns: Words) -> Bools:
+    """Return which frames hold memory of no file, by /proc/kpageflags."""
+    words, good = read_kernel_words(procfs, "kpageflags", pfns)
+    result: Bools = good & ((words & np.uint64(KPF_ANON)) != 0)
+    return result
 
 
 def read_kernel_words(procfs: ProcFS, name: str, pfns: Words) -> tuple[Words, Bools]:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from mematlas.arrays import Bools, Words
 from mematlas.kernel.kpage import KPF_HUGE, KPF_ZERO_PAGE
-from mematlas.model.pagetable import huge_leaves
-from mematlas.model.paging import leaf_address, states
+from mematlas.model.pagetable import upper_entries
+from mematlas.model.paging import leaf_address, maps_memory
 from mematlas.model.tableaccess import frame_flags
 from mematlas.record import record
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mematlas.model.pagetable import Walk
-    from mematlas.model.paging import PagingMode
     from mematlas.model.tableaccess import TableAccess
 
 NR_HUGE_PAGES = 1 << 16
@@ -41,32 +40,50 @@ class HugePieces:
     is_hugetlb: Bools
 
 
+@record
+class Others:
+    """What stands in the place of a huge leaf and maps nothing."""
+
+    address: int
+    state: int
+    entry: int
+    size: int
+    """Bytes that a leaf would map there."""
+
+    def pages(self, first: int, last: int, page_shift: int) -> range:
+        """Return which of its pages, counted from its first, lie in a range."""
+        low, high = max(first - self.address, 0), min(last - self.address, self.size - 1)
+        return range(low >> page_shift, (high >> page_shift) + 1)
+
+
 class HugeLeaves:
     """The huge leaves of one part of a walk: of each the address, the size, and what its frames are."""
 
     def __init__(self, access: TableAccess, part: Walk) -> None:
-        columns: list[tuple[Words, Words, Words, Words]] = []
         mode = access.mode
+        columns: list[tuple[Words, Words, Words, Words]] = []
+        others: list[Others] = []
         for level in range(len(part.levels) - 1):
-            if not mode.levels[level].can_map or not len(part.levels[level]):
-                continue
-            places, entries = huge_leaves(part, level)
+            places, entries, codes = upper_entries(part, level)
+            size = np.uint64(mode.levels[level].size)
             addresses = part.entry_addresses(level, places)
-            inside = (addresses >= part.first) & (addresses <= part.last)
-            addresses, entries = addresses[inside], entries[inside]
-            sizes = np.full(len(entries), mode.levels[level].size, np.uint64)
-            columns.append((addresses, sizes, entries, leaf_address(mode, level, entries)))
-        empty = (np.zeros(0, np.uint64),) * 4
-        joined = [np.concatenate(column) for column in zip(*(columns or [empty]), strict=True)]
+            inside = (addresses <= part.last) & (addresses + (size - np.uint64(1)) >= part.first)
+            mapped = inside & maps_memory(codes)
+            leaves = entries[mapped]
+            sizes = np.full(len(leaves), size)
+            columns.append((addresses[mapped], sizes, leaves, leaf_address(mode, level, leaves)))
+            rest = np.flatnonzero(inside & ~mapped)
+            found = zip(addresses[rest].tolist(), codes[rest].tolist(), entries[rest].tolist(), strict=True)
+            others += [Others(*each, int(size)) for each in found]
+        self.others = sorted(others, key=lambda each: each.address)
+        """What stands in the place of a huge leaf: migration entries and markers."""
+        joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
         order = np.argsort(joined[0])
         self.addresses, self.sizes, self.entries, phys = (column[order] for column in joined)
         self.heads = phys >> np.uint64(mode.page_shift)
         flags = frame_flags(access.memory.procfs, self.heads)
         self.is_zero = flags & np.uint64(KPF_ZERO_PAGE) != 0
         self.is_hugetlb = flags & np.uint64(KPF_HUGE) != 0
-
-        self.others = list(_upper_others(mode, part))
-        """What stands in the place of a huge leaf, migration entries and markers: address, state, entry, pages."""
 
     def between(self, first: int, last: int) -> NDArray[np.intp]:
         """Return the places of the leaves that reach into a range."""
@@ -93,17 +110,3 @@ class HugeLeaves:
                 few = places[rows]
                 columns = (self.entries[few], self.is_zero[few], self.is_hugetlb[few])
                 yield HugePieces(lows[rows], lengths[rows], begins[rows], *columns)
-
-
-def _upper_others(mode: PagingMode, part: Walk) -> Iterator[tuple[int, int, int, int]]:
-    for level in part.levels[:-1]:
-        description = mode.levels[level.level]
-        if not description.can_map or not len(level):
-            continue
-        flat = level.entries.reshape(-1)
-        # Tables and present entries, which are nearly all, have the present bit.
-        places = np.flatnonzero((flat != 0) & (flat & np.uint64(mode.present[0][0]) == 0))
-        codes = states(mode, level.level, flat[places])
-        addresses = part.entry_addresses(level.level, places).tolist()
-        for address, code, entry in zip(addresses, codes.tolist(), flat[places].tolist(), strict=True):
-            yield address, code, entry, description.size >> mode.page_shift

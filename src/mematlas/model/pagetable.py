@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from mematlas.arrays import Bools, Bytes, Words
 from mematlas.model.paging import (
-    EMPTY,
     PRESENT,
     PROT_NONE,
     STATE_NAMES,
@@ -24,10 +23,11 @@ from mematlas.model.paging import (
     address_of,
     contiguous_size,
     flag_names,
+    full_addresses,
     holds,
-    is_leaf,
     is_table,
     leaf_address,
+    maps_memory,
     state_of,
     states,
 )
@@ -114,10 +114,8 @@ def entry_addresses(mode: PagingMode, level: TableLevel, places: NDArray[np.intp
     nr_entries = level.entries.shape[1]
     shift = np.uint64(mode.levels[level.level].shift)
     addresses: Words = level.addresses[places // nr_entries] + ((places % nr_entries).astype(np.uint64) << shift)
-    if level.level == 0:
-        # Only here do both halves share a table; addresses of the upper one have all their upper bits set.
-        addresses |= np.where(addresses >= mode.user_end, np.uint64(mode.kernel_start), np.uint64(0))
-    return addresses
+    # Only the top table may be that of both halves.
+    return full_addresses(mode, addresses) if level.level == 0 else addresses
 
 
 def walk(
@@ -199,13 +197,19 @@ class _Walker:
         self.mode = mode
         self.pgd = pgd
         self.nr_levels = nr_levels
+        # Where entries have the address as it is, a number too large is found by comparing; else by looking closer.
+        mask, shift = mode.address_fields[0]
+        plain = len(mode.address_fields) == 1 and shift == 0
+        self.address_bits, self.end = (mask & ~mode.encryption_mask, source.memory_end) if plain else (0, 0)
         # What must not change in an entry that was followed: where it points, and that it does. (A bit is not it.)
         self.meaning = np.uint64(sum(mask for mask, _ in mode.address_fields) | mode.table[0][0] | mode.present[0][0])
 
     def descend(self, span: Span) -> tuple[list[TableLevel], list[Span]]:
         """Return the tables of a span, level by level, and the spans whose tables cannot be right."""
         all_rights = np.array([WRITABLE | USER | EXECUTABLE], np.uint8)
-        address, table = np.zeros(1, np.uint64), np.array([self.pgd], np.uint64)
+        apart = not self.mode.shared_tables and span[0] >= self.mode.user_end
+        address = np.array([self.mode.kernel_start if apart else 0], np.uint64)
+        table = np.array([self.pgd], np.uint64)
         level, broken = self._read(0, address, table, all_rights, span)
         levels = [level]
         while len(levels) < self.nr_levels:
@@ -248,27 +252,40 @@ class _Walker:
 
     def _is_junk(self, level: int, entries: Words, span: Span) -> Bools:
         """Return which tables hold an entry that no table can hold."""
+        if self._may_be_junk(entries, span):
+            return self._has_junk(level, entries, span)
+        return np.zeros(len(entries), np.bool_)
+
+    def _may_be_junk(self, entries: Words, span: Span) -> bool:
+        """Whether to look closer: quick, and never wrong when it says no."""
         mode = self.mode
         in_user_half = span[1] < mode.user_end
-        present = mode.present[0][0]
-        user = mode.user[0][0] if in_user_half and mode.table_rights else 0
-        # First whatever is unusual, by one mask; then exactly, for the few that are.
-        beyond = sum(mask for mask, _ in mode.address_fields) & -(1 << (self.source.memory_end - 1).bit_length())
-        seen = entries & np.uint64(present | user | mode.reserved | (beyond if in_user_half else 0))
-        odd = (seen != present | user) & ((seen & np.uint64(present)) != 0)
-        if not odd.any():
-            return np.zeros(len(entries), np.bool_)
-        suspects = entries[odd]
-        bad = (suspects & np.uint64(mode.reserved)) != 0
-        if in_user_half:
-            bad |= (suspects & np.uint64(user)) != user
+        present = np.uint64(mode.present[0][0])
+        # Reserved bits, and addresses beyond memory, make a number too large.
+        end = self.end if in_user_half else 1
+        numbers = np.bitwise_and(entries, np.uint64(mode.reserved | (self.address_bits if in_user_half else 0)))
+        if int(numbers.max()) >= end:
+            numbers *= entries & present  # swap slots and the like may be any number
+            if int(numbers.max()) >= end:
+                return True
+        if not (in_user_half and mode.table_rights):
+            return False
+        seen = np.bitwise_and(entries, present | np.uint64(mode.user[0][0]), out=numbers)
+        return bool((seen == present).any())
+
+    def _has_junk(self, level: int, entries: Words, span: Span) -> Bools:
+        mode = self.mode
+        bad = (entries & np.uint64(mode.reserved)) != 0
+        # A top table of both halves has other entries too.
+        if span[1] < mode.user_end and (level or not mode.shared_tables):
+            if mode.table_rights:
+                bad |= ~np.asarray(holds(entries, mode.user), np.bool_)
             # Devices are mapped beyond memory, and marked special; nothing else is.
-            bad |= (address_of(mode, suspects) >= self.source.memory_end) & ~holds(suspects, mode.special)
-        if level == 0:
-            # The top table holds both halves.
-            bad &= (suspects & np.uint64(mode.reserved)) != 0
-        odd[odd] = bad
-        junk: Bools = odd.any(axis=1)
+            beyond = address_of(mode, entries) >= self.source.memory_end
+            beyond[beyond] = ~np.asarray(holds(entries[beyond], mode.special), np.bool_)
+            bad |= beyond
+        bad &= np.asarray(holds(entries, mode.present), np.bool_)
+        junk: Bools = bad.any(axis=1)
         return junk
 
     def changed(self, levels: list[TableLevel]) -> list[Span]:
@@ -306,10 +323,12 @@ def table_rights(mode: PagingMode, entries: Words) -> Bytes:
 
 
 def rights_of(mode: PagingMode, entries: Words) -> Bytes:
-    """Return the rights that entries give by themselves: WRITABLE, USER, EXECUTABLE."""
+    """Return the rights that entries give by themselves: WRITABLE, USER, EXECUTABLE; none where they are hidden."""
     rights = np.zeros(entries.shape, np.uint8)
     for bit, test in ((WRITABLE, mode.writable), (USER, mode.user), (EXECUTABLE, mode.executable)):
         rights[np.asarray(holds(entries, test), np.bool_)] |= bit
+    # PROT_NONE on x86 has no bit that forbids execution: the hardware does not follow the entry at all.
+    rights[~np.asarray(holds(entries, mode.present), np.bool_)] = 0
     return rights
 
 
@@ -458,6 +477,21 @@ def page_blocks(found: Walk, start: int | None = None, end: int | None = None) -
             yield _fill(found, group, low, high)
 
 
+def upper_entries(found: Walk, level: int) -> tuple[NDArray[np.intp], Words, Bytes]:
+    """Return flat places, entries and states of what stands in a level above the last and points at no table.
+
+    That is huge leaves, PROT_NONE ones included, and what stands in their place: migration entries and markers.
+    """
+    mode = found.mode
+    flat = found.levels[level].entries.reshape(-1)
+    if not mode.levels[level].can_map:
+        flat = flat[:0]
+    # Nearly all entries here point at tables.
+    places = np.flatnonzero((flat != 0) & ~np.asarray(is_table(mode, level, flat), np.bool_))
+    entries = flat[places]
+    return places, entries, states(mode, level, entries)
+
+
 def leaf_pieces(found: Walk) -> list[tuple[int, int, int, int]]:
     """Return what holds leaves, by address: tables of the last level, and huge leaves.
 
@@ -467,15 +501,11 @@ def leaf_pieces(found: Walk) -> list[tuple[int, int, int, int]]:
     bottom = found.levels[-1]
     size = bottom.entries.shape[1] << mode.page_shift
     pieces = [(address, size, bottom.level, row) for row, address in enumerate(bottom.addresses.tolist())]
-    for level in found.levels[:-1]:
-        if not mode.levels[level.level].can_map or not len(level):
-            continue
-        codes = states(mode, level.level, level.entries.reshape(-1))
-        places = np.flatnonzero((codes != EMPTY) & (codes != 1))
-        addresses = found.entry_addresses(level.level, places).tolist()
-        size = mode.levels[level.level].size
+    for level in range(len(mode.levels) - 1):
+        places, _, _ = upper_entries(found, level)
+        addresses = found.entry_addresses(level, places).tolist()
         pairs = zip(addresses, places.tolist(), strict=True)
-        pieces += [(address, size, level.level, place) for address, place in pairs]
+        pieces += [(address, mode.levels[level].size, level, place) for address, place in pairs]
     return sorted(pieces)
 
 
@@ -535,7 +565,7 @@ def _piece_pages(found: Walk, piece: tuple[int, int, int, int], low: int, high: 
     codes = states(mode, depth, entry)
     nr = stop - begin
     pfns = np.zeros(nr, np.uint64)
-    if codes[0] in (PRESENT, PROT_NONE):
+    if maps_memory(codes)[0]:
         base = int(np.asarray(leaf_address(mode, depth, entry))[0]) >> shift
         pfns = np.arange(base + begin, base + stop, dtype=np.uint64)
     return np.repeat(codes, nr), pfns, np.repeat(entry, nr)
@@ -547,7 +577,7 @@ def frames(mode: PagingMode, depth: int, entries: Words, codes: Bytes, first_vpn
     if present.all():
         pfns: Words = address_of(mode, entries) >> np.uint64(mode.page_shift)
     else:
-        shown = present | (codes == PROT_NONE)
+        shown = maps_memory(codes)
         pfns = np.where(shown, leaf_address(mode, depth, entries) >> np.uint64(mode.page_shift), np.uint64(0))
     if mode.napot:
         pfns = _napot_frames(mode, entries, pfns, first_vpn)
@@ -562,16 +592,3 @@ def _napot_frames(mode: PagingMode, entries: Words, pfns: Words, first_vpn: int)
     joined = (raw ^ lowest) | (vpns & (lowest * np.uint64(2) - np.uint64(1)))
     result: Words = np.where((entries & np.uint64(mode.napot)) != 0, joined, pfns)
     return result
-
-
-def huge_leaves(found: Walk, level: int) -> tuple[NDArray[np.intp], Words]:
-    """Return the flat places and the entries of the leaves of a level above the last, PROT_NONE ones included."""
-    entries = found.levels[level].entries.reshape(-1)
-    codes = states(found.mode, level, entries)
-    places = np.flatnonzero((codes == PRESENT) | (codes == PROT_NONE))
-    return places, entries[places]
-
-
-def has_leaves(mode: PagingMode, level: int, entries: Words) -> Bools:
-    """Return which entries are present leaves, as an array of bools."""
-    return np.asarray(is_leaf(mode, level, entries), np.bool_)

@@ -14,8 +14,12 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from mematlas.arrays import Bytes, Words
+from mematlas.arrays import Bools, Bytes, Words
 from mematlas.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Entries = TypeVar("Entries", int, Words)
 """One entry, or an array of them: what comes in goes out."""
@@ -91,6 +95,10 @@ class SwapLayout:
     inverted: bool = False
     """Whether the offset is stored with all its bits flipped, against L1TF (x86)."""
     type_bits: int = 5
+    soft_dirty: int = 0
+    """The bit that says so of a page that is not present (_PAGE_SWP_SOFT_DIRTY); 0 where none does."""
+    uffd_wp: int = 0
+    """The same for _PAGE_SWP_UFFD_WP."""
 
 
 @record
@@ -157,6 +165,8 @@ class PagingMode:
     """The bit that says: the lowest set bit of the frame number is the size (riscv Svnapot)."""
     table_rights: bool = True
     """Whether a table's own writable, user and no-execute bits take rights away from all below it."""
+    shared_tables: bool = True
+    """Whether one top table translates both halves. (On arm64 each has its own, TTBR0 and TTBR1.)"""
     special_swap: SpecialSwap | None = None
 
     @property
@@ -171,8 +181,8 @@ class PagingMode:
 
     @property
     def user_end(self) -> int:
-        """Where the user half ends: half of what the tables translate. (Where both halves share the tables.)"""
-        return 1 << self.address_bits - 1
+        """Where the user half ends: half of what the tables translate, or all where each half has its own."""
+        return 1 << self.address_bits - self.shared_tables
 
     @property
     def kernel_start(self) -> int:
@@ -213,6 +223,19 @@ def is_prot_none(mode: PagingMode, level: int, entry: Entries) -> Any:
     if level == len(mode.levels) - 1:
         return holds(entry, mode.prot_none)
     return holds(entry, mode.prot_none_block if mode.levels[level].can_map else ())
+
+
+def maps_memory(codes: Bytes) -> Bools:
+    """Return which states are those of leaves: present, and hidden by PROT_NONE."""
+    result: Bools = (codes == PRESENT) | (codes == PROT_NONE)
+    return result
+
+
+def full_addresses(mode: PagingMode, addresses: Words) -> Words:
+    """Return addresses made of indices as the processor knows them: in the upper half all upper bits are set."""
+    if not mode.shared_tables:
+        return addresses
+    return addresses | np.where(addresses >= mode.user_end, np.uint64(mode.kernel_start), np.uint64(0))
 
 
 def address_of(mode: PagingMode, entry: Entries) -> Entries:
@@ -306,6 +329,19 @@ def migration_frame(mode: PagingMode, offset: Entries) -> Entries:
     return cast(Entries, frame)
 
 
+def flags_of(mode: PagingMode, level: int, state: int) -> Iterator[Flag]:
+    """Yield the flags that mean something in an entry of this level and state. What is no leaf and no table has none.
+
+    The bit that tells PROT_NONE is another flag's in entries that are present: global on x86 and riscv.
+    """
+    if state == TABLE:
+        yield from (flag for flag in mode.flags if flag.where in ("any", "table"))
+    elif state in (PRESENT, PROT_NONE):
+        places = ("any", "leaf", "page" if level == len(mode.levels) - 1 else "block")
+        taken = sum(value for _, value in mode.prot_none) if state == PROT_NONE else 0
+        yield from (flag for flag in mode.flags if flag.where in places and not flag.mask & taken)
+
+
 def flag_names(mode: PagingMode, level: int, entry: int) -> tuple[str, ...]:
     """Return the names of all flags set in a present entry, lowest bit first.
 
@@ -314,9 +350,6 @@ def flag_names(mode: PagingMode, level: int, entry: int) -> tuple[str, ...]:
     ('present', 'writable', 'user', 'accessed', 'dirty', 'nx')
     """
     state = state_of(mode, level, entry)
-    if state not in (TABLE, PRESENT, PROT_NONE):
-        return (STATE_NAMES[state],) if state != EMPTY else ()
-    last = level == len(mode.levels) - 1
-    places = ("any", "table") if state == TABLE else ("any", "leaf", "page" if last else "block")
-    names = [flag.name for flag in mode.flags if flag.where in places and entry & flag.mask == flag.value]
-    return ("prot-none", *names) if state == PROT_NONE else tuple(names)
+    names = tuple(flag.name for flag in flags_of(mode, level, state) if entry & flag.mask == flag.value)
+    # Of a leaf that the hardware follows, and of a table, the flags say what it is.
+    return names if state in (EMPTY, TABLE, PRESENT) else (STATE_NAMES[state], *names)

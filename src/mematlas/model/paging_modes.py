@@ -39,12 +39,20 @@ def is_set(*places: int) -> Test:
     return tuple((1 << place, 1 << place) for place in places)
 
 
+def hidden_by(*places: int) -> Test:
+    """Return the test that any of these bits is set in an entry that the hardware does not follow (bit 0 clear)."""
+    return tuple((1 << place | 1, 1 << place) for place in places)
+
+
 def flag(name: str, place: int, where: str = "any") -> Flag:
     """Return the flag that one set bit is."""
     return Flag(name, 1 << place, 1 << place, where)
 
 
 # x86: _PAGE_BIT_*. Bits 9 to 11 and 57, 58 are the kernel's own.
+X86_SAVED_DIRTY = 58
+"""_PAGE_BIT_SAVED_DIRTY, where an entry that loses its right to write keeps its dirty bit, since Linux 6.6. Before, the
+bit was _PAGE_BIT_DEVMAP."""
 X86_FLAGS = (
     flag("present", 0),
     flag("writable", 1),
@@ -60,7 +68,7 @@ X86_FLAGS = (
     flag("uffd-wp", 10, "leaf"),
     flag("soft-dirty", 11, "leaf"),
     flag("pat", 12, "block"),
-    flag("saved-dirty", 58, "leaf"),
+    flag("saved-dirty", X86_SAVED_DIRTY, "leaf"),
     flag("no-pti-shadow", 58, "table"),
     *(Flag(f"pkey{key}", bits(59, 62), key << 59, "leaf") for key in range(1, 16)),
     flag("nx", 63),
@@ -72,8 +80,9 @@ def x86_64(
     phys_bits: int = 52,
     encryption_mask: int = 0,
     special_swap: SpecialSwap | None = None,
+    saved_dirty: bool = True,
 ) -> PagingMode:
-    """Return the mode of x86-64 with 4 levels, or with 5 (LA57).
+    """Return the mode of x86-64 with 4 levels, or with 5 (LA57). ``saved_dirty`` is False before Linux 6.6.
 
     >>> [level.name for level in x86_64(5).levels]
     ['pgd', 'p4d', 'pud', 'pmd', 'pte']
@@ -86,19 +95,22 @@ def x86_64(
         address_fields=((bits(12, 51), 0),),
         present=is_set(0),
         table=((bits(0, 0) | 1 << 7, 1),),
-        prot_none=((1 << 8 | 1, 1 << 8),),
+        prot_none=hidden_by(8),
         # pmd_present() also takes a block without P and PROT_NONE: it is being split.
-        prot_none_block=((1 << 8 | 1, 1 << 8), (1 << 7 | 1, 1 << 7)),
-        flags=X86_FLAGS,
+        prot_none_block=hidden_by(8, 7),
+        flags=X86_FLAGS if saved_dirty else tuple(each for each in X86_FLAGS if each.name != "saved-dirty"),
         writable=is_set(1),
         executable=((1 << 63, 0),),
         user=is_set(2),
         accessed=is_set(5),
-        dirty=is_set(6, 58),
+        dirty=is_set(6, X86_SAVED_DIRTY) if saved_dirty else is_set(6),
         global_=is_set(8),
         special=is_set(9),
         contiguous=(),
-        swap=SwapLayout(type_shift=59, offset_shift=9, offset_bits=50, inverted=True),
+        # _PAGE_SWP_SOFT_DIRTY and _PAGE_SWP_UFFD_WP are the places of the writable and the user bit.
+        swap=SwapLayout(
+            type_shift=59, offset_shift=9, offset_bits=50, inverted=True, soft_dirty=1 << 1, uffd_wp=1 << 2
+        ),
         reserved=bits(phys_bits, 51) & ~encryption_mask if phys_bits < 52 else 0,
         encryption_mask=encryption_mask,
         inverted_prot_none=True,
@@ -130,12 +142,23 @@ ARM64_FLAGS = (
 ARM64_GRANULES = {4 << 10: (12, 9, 2, (16, 16)), 16 << 10: (14, 11, 1, (128, 32)), 64 << 10: (16, 13, 1, (32, 32))}
 
 
+# Before Linux 6.11 ("arm64/mm: generalize PMD_PRESENT_INVALID for all levels") PTE_PROT_NONE is bit 58, a block that is
+# being split has bit 59, the swap fields begin lower, and there is no write protection for userfaultfd.
+ARM64_SWAP = SwapLayout(type_shift=6, offset_shift=12, offset_bits=50, uffd_wp=1 << 3)
+ARM64_OLDER_SWAP = SwapLayout(type_shift=3, offset_shift=8, offset_bits=50)
+
+
 def arm64(
-    granule: int = 4 << 10, address_bits: int = 48, wide: bool = False, special_swap: SpecialSwap | None = None
+    granule: int = 4 << 10,
+    address_bits: int = 48,
+    wide: bool = False,
+    special_swap: SpecialSwap | None = None,
+    older: bool = False,
 ) -> PagingMode:
     """Return a mode of arm64. ``wide`` is 52-bit physical addresses: LPA, with 4K and 16K granules LPA2.
 
-    Each half has tables of its own there (TTBR0, TTBR1), each of which translates ``address_bits``.
+    Each half has tables of its own there (TTBR0, TTBR1), each of which translates ``address_bits``. ``older`` is a
+    kernel before Linux 6.11.
 
     >>> [(level.name, level.shift) for level in arm64(65536).levels]
     [('pgd', 42), ('pmd', 29), ('pte', 16)]
@@ -157,21 +180,23 @@ def arm64(
         address_fields=fields,
         present=is_set(0),
         table=((3, 3),),
-        # PTE_PRESENT_INVALID. Older kernels (before 2024) have PTE_PROT_NONE, bit 58: not decoded.
-        prot_none=((1 << 11 | 1, 1 << 11),),
-        prot_none_block=((1 << 11 | 1, 1 << 11),),
-        flags=ARM64_FLAGS,
+        # PTE_PRESENT_INVALID, the place of not-global.
+        prot_none=hidden_by(58) if older else hidden_by(11),
+        prot_none_block=hidden_by(58, 59) if older else hidden_by(11),
+        flags=tuple(each for each in ARM64_FLAGS if not (older and each.name == "uffd-wp")),
         writable=((1 << 51, 1 << 51), (1 << 7, 0)),
-        # Kernel code is what user space may not reach and has PXN clear; user code has UXN clear.
-        executable=((1 << 6 | 1 << 54, 1 << 6), (1 << 6 | 1 << 53, 0)),
-        user=is_set(6),
+        # UXN clear: user space may execute it, even where it may not read it (execute-only: the user bit is clear).
+        # Kernel code is what user space may not reach and has PXN clear.
+        executable=((1 << 54, 0), (1 << 6 | 1 << 53, 0)),
+        user=((1 << 6, 1 << 6), (1 << 54, 0)),
         accessed=is_set(10),
         dirty=((1 << 55, 1 << 55), (1 << 51 | 1 << 7, 1 << 51)),
         global_=((1 << 11, 0),),
         special=is_set(56),
         contiguous=is_set(52),
-        swap=SwapLayout(type_shift=6, offset_shift=12, offset_bits=50),
+        swap=ARM64_OLDER_SWAP if older else ARM64_SWAP,
         table_rights=False,
+        shared_tables=False,
         special_swap=special_swap,
     )
 
@@ -186,7 +211,6 @@ RISCV_FLAGS = (
     flag("accessed", 6, "leaf"),
     flag("dirty", 7, "leaf"),
     flag("special", 8, "leaf"),
-    flag("soft-dirty", 9, "leaf"),
     Flag("non-cacheable", bits(61, 62), 1 << 61, "leaf"),
     Flag("io", bits(61, 62), 2 << 61, "leaf"),
     flag("napot", 63, "page"),
@@ -209,8 +233,9 @@ def riscv64(address_bits: int = 39, special_swap: SpecialSwap | None = None) -> 
         # An entry without any of R, W and X points at a table.
         table=((0xF, 1),),
         # _PAGE_PROT_NONE is the global bit of an entry that is not valid.
-        prot_none=((1 << 5 | 1, 1 << 5),),
-        prot_none_block=((1 << 5 | 1, 1 << 5),),
+        prot_none=hidden_by(5),
+        # pmd_present() also takes a block that is not valid and may be read, written or executed: it is being split.
+        prot_none_block=hidden_by(5, 1, 2, 3),
         flags=RISCV_FLAGS,
         writable=is_set(2),
         executable=is_set(3),
@@ -221,7 +246,8 @@ def riscv64(address_bits: int = 39, special_swap: SpecialSwap | None = None) -> 
         special=is_set(8),
         contiguous=(),
         swap=SwapLayout(type_shift=7, offset_shift=12, offset_bits=52),
-        reserved=bits(54, 60),
+        # Bits 59 and 60 are software's with Svrsw60t59b.
+        reserved=bits(54, 58),
         napot=1 << 63,
         table_rights=False,
         special_swap=special_swap,
@@ -235,7 +261,27 @@ def mode_of(memory: KernelMemory) -> PagingMode:
     >>> mode_of(open_kernel_memory()).name  # doctest: +SKIP
     'x86-64, 4 levels'
     """
-    return x86_64(memory.levels, memory.phys_bits, memory.encryption_mask, read_special_swap(memory))
+    special_swap = read_special_swap(memory)
+    return x86_64(memory.levels, memory.phys_bits, memory.encryption_mask, special_swap, has_saved_dirty(memory))
+
+
+def has_saved_dirty(memory: KernelMemory) -> bool:
+    """Whether this kernel moves the dirty bit of what loses its right to write: tried, on a page of our own."""
+    import ctypes
+    import mmap
+    import os
+
+    from mematlas.kernel.libc import libc
+    from mematlas.model.pagetable import walk_address
+
+    with mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
+        page[0] = 1
+        address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        libc().mprotect(ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ)
+        with memory.open_mm(os.getpid()) as mm:
+            steps = walk_address(memory, x86_64(memory.levels), mm.pgd, address)
+    # It is still dirty in the processor's own bit where the kernel has moved nothing.
+    return not (steps and "dirty" in steps[-1].flags)
 
 
 def read_special_swap(memory: KernelMemory) -> SpecialSwap | None:

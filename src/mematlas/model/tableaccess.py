@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mematlas.errors import NotSupported
 from mematlas.kernel.btf import asked_twice
 from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
 from mematlas.kernel.kpage import FrameWords
-from mematlas.kernel.structpage import KernelFrames, StructPages, open_struct_pages
+from mematlas.kernel.structpage import KernelFrames, StructPages, open_struct_pages, spread
 from mematlas.model.paging_modes import mode_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.arrays import Words
+    from mematlas.arrays import Counts, Words
     from mematlas.kernel.procfs import ProcFS
 
 
-NR_CHECKED = 1 << 10
-"""Frames of the target that are compared with kpagecount before its map counts are believed."""
+NR_COMPARED = 1 << 6
+"""Frames of a lot that are compared with the kernel's own files."""
 
 
 class TableAccess:
@@ -29,8 +30,11 @@ class TableAccess:
         self.mode = mode_of(memory)
         self.note = ""
         """Why map counts come from kpagecount, when they do."""
-        self.nr_to_check = NR_CHECKED
-        """How many frames are still to be compared with kpagecount."""
+        self.nr_compared = 0
+        """Frames of targets that were compared with the kernel's own files."""
+        # How many have come by, of large folios and of others, and from how many on the next are compared.
+        self._nr_seen = [0, 0]
+        self._next = [0, 0]
         self._frames: StructPages | KernelFrames | None = None
 
     @property
@@ -52,6 +56,32 @@ class TableAccess:
                 self._frames = KernelFrames(self.memory.procfs)
                 self.note = f"map counts are read from kpagecount, frame by frame: {error}"
         return self._frames
+
+    def map_counts(self, pfns: Words) -> Counts:
+        """Return how often each frame of the target is mapped; some are compared with the kernel's own files.
+
+        A process maps the files of its program first, and large folios anywhere. So some are taken each time that twice
+        as many have come by, and those of large folios count apart.
+
+        Raises:
+            NotSupported: they disagree. The message names a frame and what both say.
+        """
+        frames = self.frames
+        counts = frames.map_counts(pfns)
+        if isinstance(frames, StructPages):
+            large = frames.large
+            if len(large):
+                self._compare(frames, 0, pfns, large)
+            if len(large) < len(pfns):
+                self._compare(frames, 1, pfns, large)
+        return counts
+
+    def _compare(self, frames: StructPages, kind: int, pfns: Words, large: NDArray[np.intp]) -> None:
+        self._nr_seen[kind] += len(pfns) - len(large) if kind else len(large)
+        if self._nr_seen[kind] >= self._next[kind]:
+            self._next[kind] = 2 * self._nr_seen[kind]
+            chosen = np.delete(pfns, large) if kind else pfns[large]
+            self.nr_compared += frames.check(spread(chosen, NR_COMPARED))
 
     def close(self) -> None:
         """Let go of the reader."""

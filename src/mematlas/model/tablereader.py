@@ -44,7 +44,7 @@ from mematlas.model import paging
 from mematlas.model.hugeleaves import HugeLeaves
 from mematlas.model.pages import Hole
 from mematlas.model.pagetable import Span, Walk, part_edges, walk
-from mematlas.model.paging import address_of, holds, leaf_address, migration_frame, states, swap_fields
+from mematlas.model.paging import address_of, holds, leaf_address, maps_memory, migration_frame, states, swap_fields
 from mematlas.model.tableaccess import TableAccess, frame_flags
 
 TYPE_CHECKING = False
@@ -65,7 +65,8 @@ NR_DENSE = 24
 """Frames for each page of struct pages, which holds 64, below which they count as scattered."""
 NR_BLOCK_PAGES = 1 << 13
 NR_FEW = 1 << 12
-NO_SWAP = np.array([paging.EMPTY, paging.TABLE, paging.PRESENT, paging.PROT_NONE], np.uint8)
+NO_SWAP = (paging.EMPTY, paging.TABLE, paging.PRESENT, paging.PROT_NONE)
+"""States of entries that pagemap shows without the swap bit."""
 
 
 class VmaCounts:
@@ -245,7 +246,7 @@ class TableReader:
             used = np.flatnonzero(entries)
             few = entries if len(used) == len(entries) else entries[used]
             codes = states(self.mode, depth, few)
-            shown = (codes == paging.PRESENT) | (codes == paging.PROT_NONE)
+            shown = maps_memory(codes)
             pfns = np.where(shown, self._frames_of(depth, few), np.uint64(0))
             raw, held, use = self._convert(vma, few, codes, pfns, None, None)
             if len(few) < len(entries):
@@ -277,12 +278,15 @@ class TableReader:
 
     def _other_blocks(self, vma: Vma, huge: HugeLeaves, first: int, last: int) -> Iterator[Block]:
         """Yield blocks for what stands in the place of huge leaves."""
-        for address, code, entry, nr_pages in huge.others:
-            if first <= address <= last:
-                numbers = np.arange(nr_pages, dtype=np.uint64)
-                entries, codes = np.full(nr_pages, entry, np.uint64), np.full(nr_pages, code, np.uint8)
-                columns = self._convert(vma, entries, codes, np.zeros(nr_pages, np.uint64), None, numbers)
-                yield block_of(address, *columns)
+        for each in huge.others:
+            pages = each.pages(first, last, self.mode.page_shift)
+            if pages:
+                numbers = np.arange(pages.start, pages.stop, dtype=np.uint64)
+                entries = np.full(len(pages), each.entry, np.uint64)
+                codes = np.full(len(pages), each.state, np.uint8)
+                columns = self._convert(vma, entries, codes, np.zeros(len(pages), np.uint64), None, numbers)
+                if columns[1].any():
+                    yield block_of(each.address + pages.start * self.page_size, *columns)
 
     def _convert(
         self,
@@ -298,7 +302,7 @@ class TableReader:
         ``huge_zero`` tells which map the huge zero page; ``numbers`` counts the pages of a huge entry.
         """
         mode = self.mode
-        present = (codes == paging.PRESENT) | (codes == paging.PROT_NONE)
+        present = maps_memory(codes)
         special = present & np.asarray(holds(entries, mode.special), np.bool_)
         zero = special.copy() if huge_zero is None else huge_zero
         if huge_zero is None and special.any():
@@ -313,8 +317,8 @@ class TableReader:
         bits = np.zeros(len(entries), np.uint8)
         bits[zero] = MARK_A
         if not present.all():
-            self._add_swap(entries, codes, numbers, raw)
-            bits[~present & (raw != 0) & (codes != paging.SWAP)] = MARK_A
+            self._add_swap(vma, entries, codes, numbers, raw)
+            bits[~present & (raw & np.uint64(PM_SWAP) != 0) & (codes != paging.SWAP)] = MARK_A
             bits[codes == paging.GUARD] |= GUARD
         for mask, bit in self._shared_flags:
             raw[shown & (entries & mask != 0)] |= bit
@@ -326,19 +330,25 @@ class TableReader:
             raw[places] = of_counted
         return raw, (raw >> np.uint64(56)).astype(np.uint8) | bits, use
 
-    def _add_swap(self, entries: Words, codes: Bytes, numbers: Words | None, raw: Words) -> None:
+    def _add_swap(self, vma: Vma, entries: Words, codes: Bytes, numbers: Words | None, raw: Words) -> None:
         """Put what is in the place of a page, swap slots and markers, as pagemap has it."""
         others = np.flatnonzero(~np.isin(codes, NO_SWAP))
         if not others.size:
             return
-        codes = codes[others]
-        kinds, offsets = swap_fields(self.mode, entries[others])
+        codes, entries = codes[others], entries[others]
+        kinds, offsets = swap_fields(self.mode, entries)
         frames_only = (codes == paging.MIGRATION) | (codes == paging.HWPOISON) | (codes == paging.DEVICE)
         offsets = np.where(frames_only, migration_frame(self.mode, offsets), offsets)
         if numbers is not None:
             offsets = offsets + numbers[others]
         words = kinds | (offsets << np.uint64(PM_SWAP_OFFSET_SHIFT)) & np.uint64((1 << 55) - 1) | np.uint64(PM_SWAP)
+        if vma.kind == "hugetlb":
+            words[:] = 0  # of what is not present pagemap shows only that it is protected (pagemap_hugetlb_range)
         words[codes == paging.GUARD] |= np.uint64(GUARD << 56)
+        words[codes == paging.UFFD_WP] |= np.uint64(PM_UFFD_WP)
+        layout = self.mode.swap
+        for mask, bit in ((layout.soft_dirty, PM_SOFT_DIRTY), (layout.uffd_wp, PM_UFFD_WP)):
+            words[entries & np.uint64(mask) != 0] |= np.uint64(bit)
         raw[others] = words
 
     def _are_zero(self, pfns: Words) -> Bools:
@@ -368,9 +378,9 @@ class TableReader:
             for _, entries in self._rows(part, first, last):
                 self._count_small(sums, vma, entries)
             self._count_huge(sums, vma, huge, first, last)
-            for address, code, _, nr_pages in huge.others:
-                if first <= address <= last:
-                    self._count_states(sums, np.array([code], np.uint8), nr_pages)
+            for each in huge.others:
+                nr_pages = len(each.pages(first, last, self.mode.page_shift))
+                self._count_states(sums, vma, np.array([each.state], np.uint8), nr_pages)
         return sums
 
     def _count_blocks(self, sums: VmaCounts, vma: Vma) -> None:
@@ -434,25 +444,27 @@ class TableReader:
         """Count entries that are not plainly present."""
         codes = states(self.mode, depth, rest)
         special = np.asarray(holds(rest, self.mode.special), np.bool_)
-        shown = (codes == paging.PRESENT) | (codes == paging.PROT_NONE)
+        shown = maps_memory(codes)
         if (shown & special).any():
             entries = rest[shown & special]
             is_zero = self._are_zero(self._frames_of(depth, entries))
             sums.add(ZERO, int(np.count_nonzero(is_zero)))
             self._count_use(sums, entries[is_zero])
             self.nr_device += int(np.count_nonzero(~is_zero))
-        self._count_states(sums, codes, 1)
+        self._count_states(sums, vma, codes, 1)
         hidden = rest[(codes == paging.PROT_NONE) & ~special]
         if hidden.size:
             self._count_frames(sums, vma, self._frames_of(depth, hidden), hidden)
 
-    def _count_states(self, sums: VmaCounts, codes: Bytes, size: int) -> None:
+    def _count_states(self, sums: VmaCounts, vma: Vma, codes: Bytes, size: int) -> None:
+        if vma.kind == "hugetlb":
+            return  # pagemap shows nothing of it
         for code, nr in enumerate(np.bincount(codes).tolist()):
             if code == paging.SWAP:
                 sums.add(SWAP, nr * size)
             elif code == paging.GUARD:
                 sums.add(SPECIAL | GUARD, nr * size)
-            elif code not in (paging.EMPTY, paging.TABLE, paging.PRESENT, paging.PROT_NONE):
+            elif code not in NO_SWAP:
                 sums.add(SPECIAL, nr * size)
 
     def _count_use(self, sums: VmaCounts, entries: Words, size: int = 1) -> None:
@@ -515,10 +527,8 @@ class TableReader:
             number += 1
 
     def _map_counts(self, pfns: Words) -> Counts:
-        if self.access.nr_to_check > 0:
-            self.access.nr_to_check -= self.frames.check(pfns)
         before = self.frames.nr_read
-        counts = self.frames.map_counts(pfns)
+        counts = self.access.map_counts(pfns)
         if len(pfns) > NR_FEW and self.frames.nr_read - before > len(pfns) // NR_DENSE:
             # Frames from all over memory need the same struct pages in each lot: larger lots need them less often.
             self._nr_tables = NR_SCATTERED_TABLES

@@ -32,7 +32,7 @@ GLYPHS = {
     "special": "!!!!",
     "unknown": "????",
 }
-IDLE = "iiiI"
+IDLE = {"own": "iiiI", "shared": "jjjJ"}
 """Characters of cells of present pages of which fewer than half were accessed, where page tables tell."""
 ASCII_GLYPHS = GLYPHS | {"own": "oo0@", "absent": "...."}
 LEGEND = {
@@ -181,7 +181,7 @@ def map_view(
         room = width - left
         below = list(legend(counts, glyphs, colour, strips[0].cells.cell_pages if strips else 1, page_size, width))
         if used:
-            below += use_legend(counts, used, colour)
+            below += use_legend(counts, used, colour, width)
         lines = []
         for strip in strips:
             drawn = [
@@ -246,6 +246,11 @@ def strip_head(strip: Strip, width: int) -> str:
     return f"{format_address(strip.start)} {size} {strip.vma.perms} {name:<{most}} "
 
 
+def is_idle(counts: dict[str, int], used: tuple[int, int]) -> bool:
+    """Whether fewer than half of the present pages of a cell were accessed."""
+    return 2 * used[0] < counts["own"] + counts["shared"] + counts["zero"]
+
+
 def draw_cell(
     counts: dict[str, int], glyphs: dict[str, str], colour: bool, changed: bool, used: tuple[int, int] | None
 ) -> str:
@@ -260,8 +265,8 @@ def draw_cell(
     style, characters = STYLE_OF.get(name, name), glyphs[name]
     if used and name in ("own", "shared"):
         nr_present = counts["own"] + counts["shared"] + counts["zero"]
-        if 2 * used[0] < nr_present:
-            style, characters = "idle", IDLE
+        if is_idle(counts, used):
+            style, characters = "idle", IDLE[name]
         elif 2 * used[1] >= nr_present:
             style = "dirty"
     glyph = characters[3 if nr == nr_pages else min(2, nr * 3 // nr_pages)]
@@ -269,15 +274,26 @@ def draw_cell(
 
 
 def use_legend(
-    counts: dict[tuple[int, int], dict[str, int]], used: dict[tuple[int, int], tuple[int, int]], colour: bool
+    counts: dict[tuple[int, int], dict[str, int]],
+    used: dict[tuple[int, int], tuple[int, int]],
+    colour: bool,
+    width: int,
 ) -> Iterator[str]:
     """Yield the lines that explain what page tables tell of the use of present pages."""
     nr_present = sum(cell["own"] + cell["shared"] + cell["zero"] for cell in counts.values())
     nr_accessed, nr_dirty = (sum(each[place] for each in used.values()) for place in (0, 1))
-    yield f"of {nr_present:,} present pages {nr_accessed:,} were accessed, {nr_dirty:,} are dirty, by their entries"
-    yield f"{paint('iI  ', 'idle', colour)}  a cell of present pages of which fewer than half were accessed"
+    text = f"of {nr_present:,} present pages {nr_accessed:,} were accessed, {nr_dirty:,} are dirty, by their entries"
+    yield from fold(text, width)
+    lines = []
+    if any(is_idle(counts[key], each) for key, each in used.items()):
+        lines = [(marks[2:] + "  ", "idle", f"{LEGEND[name]}, and idle") for name, marks in IDLE.items()]
+        lines.append(("    ", "idle", "(idle: fewer than half of the present pages of the cell were accessed)"))
     if colour:
-        yield f"{paint('█', 'dirty', colour)}     in this colour: half of the present pages or more are dirty"
+        lines.append(("█   ", "dirty", "in this colour: half of the present pages or more are dirty"))
+    for marks, style, text in lines:
+        first, *others = fold(text, width - 6)
+        yield f"{paint(marks, style, colour)}  {first}"
+        yield from (f"      {line}" for line in others)
 
 
 def legend(

@@ -122,6 +122,9 @@ MEANINGS = {
     "swap": "one says swapped, the other not",
     "frame": "another frame",
     "slot": "another swap slot",
+    "uffd-wp-marker": "marker in hugetlb memory, which pagemap does not show",
+    "poison": "poisoned hugetlb memory, which pagemap does not show",
+    "hidden": "the same, but for the place, which is hidden from us: needs CAP_SYS_ADMIN",
 }
 FINDINGS = {
     "writable-executable": "writable and executable",
@@ -168,6 +171,7 @@ def summary_view(
         rows.append((level.name, level.nr_tables, level.size, level.nr_used, level.nr_few, *counts))
     rows.append(total_row(summary))
     target |= {"others": summary.nr_others, "table_bytes_per_mib": summary.table_bytes_per_mib}
+    target |= {"nr_hidden": summary.nr_hidden}
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
         yield heading(target, half, width)
@@ -181,6 +185,8 @@ def summary_view(
             yield from leaf_lines(leaves, in_bytes, colour)
         others = ", ".join(f"{nr:,} {name}" for name, nr in summary.nr_others.items())
         yield f"entries that map nothing: {others or 'none'}"
+        if summary.nr_hidden:
+            yield f"{summary.nr_hidden:,} leaves are hidden from the processor: PROT_NONE, or NUMA balancing"
         yield from waste_lines(summary)
 
     return Drawn("tables-summary/1", SUMMARY_COLUMNS, rows, target=target, draw=draw)
@@ -296,7 +302,7 @@ def walk_rows(item: Walked) -> list[tuple[Any, ...]]:
         row = (step.level, step.index, item.address, step.table, step.entry, step.state, step.phys, is_leaf)
         rows.append((*row, None, None, step.flags))
     if rows and item.pagemap is not None:
-        rows[-1] = (*rows[-1][:-3], item.pagemap, not item.reason, rows[-1][-1])
+        rows[-1] = (*rows[-1][:-3], item.pagemap, None if item.reason == "hidden" else not item.reason, rows[-1][-1])
     return rows
 
 
@@ -317,6 +323,7 @@ def end_lines(item: Walked, mode: PagingMode) -> Lines:
         place = f", frame {pfn}" if pfn else f", swap {swap_type} slot {slot:#x}" if slot is not None else ""
         names = ",".join(entry_flags(byte, item.pagemap)) or "empty"
         verdict = "the same" if not item.reason else f"DIFFERS: {MEANINGS.get(item.reason, item.reason)}"
+        verdict = MEANINGS["hidden"] if item.reason == "hidden" else verdict
         yield f"pagemap {item.pagemap:#018x}: {names}{place}: {verdict}"
 
 
