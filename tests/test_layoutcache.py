@@ -351,6 +351,44 @@ def test_a_wrong_offset_of_this_kernel_is_put_right(
     assert json.loads(file.read_text())["layout"][name] == right
 
 
+@pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("page", 128),
+        ("page._mapcount", 0),
+        ("page._mapcount", 52),
+        ("page.compound_head", 0),
+        ("page.compound_head", 56),
+        ("folio.mapping", 0),
+        ("folio.mapping", 32),
+        ("folio._entire_mapcount", 0),
+        ("pipe_buffer", 8),
+        ("pipe_buffer.page", 8),
+    ],
+)
+def test_a_wrong_offset_of_struct_page_is_put_right(
+    name: str, value: int, poisoned: Callable[[str, int], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mematlas import Process
+    from mematlas.kernel.structpage import StructPages
+
+    try:
+        with Process(os.getpid()) as process:
+            if not isinstance(process.tables_access().frames, StructPages):
+                pytest.skip("map counts come from kpagecount here")
+    except Error as error:
+        pytest.skip(f"page tables cannot be read: {error}")
+    right = read_layout()[name]
+    if right == value:
+        pytest.skip(f"{name} is at {value} here")
+    file = poisoned(name, value)
+
+    with Process(os.getpid()) as process:
+        assert isinstance(process.tables_access().frames, StructPages)
+    assert json.loads(file.read_text())["layout"][name] == right
+
+
 def test_names_are_all_that_is_asked_for() -> None:
     assert names_of(WANTED) == ["page", "page._mapcount", "page.mapping"]
     assert set(Layout(VALUES).values) < set(names_of(WANTED))

@@ -74,24 +74,21 @@ class Layout:
         except KeyError:
             raise NotSupported(f"a kernel without {name} in its type information") from None
 
-    def renew(self) -> bool:
-        """Read the file itself, where the values came from the cache, and keep what it says.
-
-        Return whether it says otherwise.
-        """
-        if self.cached_from is None:
-            return False
-        fresh, old = read_layout(self.cached_from, afresh=True), self.values
-        self.values, self.cached_from = fresh.values, None
-        return self.values != old
+    def renew(self) -> None:
+        """Read the file itself, where the values came from the cache, and keep what it says."""
+        if self.cached_from is not None:
+            self.values = read_layout(self.cached_from, afresh=True).values
+            self.cached_from = None
 
 
 def asked_twice(layout: Layout, ask: Callable[[], T]) -> T:
     """Return what ``ask`` returns. What is refused with values from the cache is asked once more with fresh ones."""
+    values = layout.values
     try:
         return ask()
     except Error:
-        if not layout.renew():
+        layout.renew()
+        if layout.values == values:
             raise
     return ask()
 

@@ -191,7 +191,7 @@ class StructPages:
         """Compare some frames with /proc/kpagecount and /proc/kpageflags, spread over all; return how many.
 
         Raises:
-            NotSupported: they disagree, three times over. The message names a frame and what both say.
+            NotSupported: they disagree, three times over. The message names a frame, and what the kernel says of it.
         """
         sample = spread(pfns, NR_SAMPLES)
         for what, name, ours, theirs in (
@@ -217,9 +217,12 @@ class StructPages:
             differ = (ours != told) & (ours == ask(sample))
             if not differ.any():
                 return
-            sample, ours, told = sample[differ], ours[differ], told[differ]
+            sample, told = sample[differ], told[differ]
+        # Offsets from the cache that are wrong are put right for the next time. What was read is not said: it may be
+        # any word of the kernel.
+        self.memory.layout.renew()
         raise NotSupported(
-            f"{what} from struct page (frame {int(sample[0]):#x}: {int(ours[0])}, {name} {int(told[0])})"
+            f"{what} from struct page (frame {int(sample[0]):#x} has {int(told[0])} in {name}, not here)"
         )
 
 
