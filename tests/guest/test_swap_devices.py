@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from conftest import libc, write_swap_header
+from helpers import sparse
 from inside import Facts
 from mematlas import Process
 from mematlas.cli import main
@@ -123,9 +124,11 @@ def test_pageout_moves_and_willneed_brings_back(
                 words = memoryview(os.pread(file.fileno(), 8 * area.nr_pages, area.address >> 9)).cast("Q")
             slots = [(row["swap_type"], int(row["swap_offset"], 16)) for row in rows]
             assert slots == [(word & 31, word >> 5 & (1 << 50) - 1) for word in words]
-        # What zram holds: it says how well that packs.
-        again = say("pageout", target.pid, f"{target['shared_anon'].address:#x}", "--dry-run")
-        packs = [note for note in again["notes"] if "bytes in each byte of RAM so far" in note]
+        # What zram holds: it says how well that packs, once there is enough to tell by.
+        with sparse(4 << 20, range(509)) as more:
+            say("pageout", more.pid, f"{more.told:#x}+4M")
+            again = say("pageout", target.pid, f"{target['shared_anon'].address:#x}", "--dry-run")
+        packs = [note for note in again["notes"] if note.endswith(":1 so far")]
         assert len(packs) == (make is zram)
         back = say("willneed", target.pid, place)["rows"][0]
         assert (back["nr_moved"], back["nr_stayed"]) == (area.nr_pages, 0)

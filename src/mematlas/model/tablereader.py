@@ -316,6 +316,8 @@ class TableReader:
         use[shown & np.asarray(holds(entries, mode.dirty), np.bool_)] |= DIRTY
         bits = np.zeros(len(entries), np.uint8)
         bits[zero] = MARK_A
+        if huge_zero is not None:
+            raw[zero] |= np.uint64(FILE << 56)  # pagemap has this bit of the huge zero page, not of the small one
         if not present.all():
             self._add_swap(vma, entries, codes, numbers, raw)
             bits[~present & (raw & np.uint64(PM_SWAP) != 0) & (codes != paging.SWAP)] = MARK_A
