@@ -169,9 +169,7 @@ def test_entries_of_both_sources_are_the_same(scene: Scene) -> None:
 @pytest.mark.parametrize("first", [1, 511])
 def test_a_range_may_begin_anywhere(first: int, source: str, scene: Scene) -> None:
     area = scene.area
-    if area.nr_pages <= first:
-        pytest.skip("too short")
-
+    first = min(first, area.nr_pages - 1)
     found: list[str] = []
     for _, piece in scene.process.pages(area.page_address(first), area.page_address(first + 1), source=source):
         states = bytes((piece.byte,)) * len(piece) if isinstance(piece, Hole) else piece.states
