@@ -7,6 +7,7 @@ KIND is one of `OBSERVERS`. Arguments and answers are those of the C scanners, s
 """
 
 import json
+import os
 import select
 import sys
 import time
@@ -16,6 +17,9 @@ from collections.abc import Callable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.process import Process
+
+# As the command line does (mematlas.cli.load): the threads of OpenBLAS spin, and count as our time.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 Observe = Callable[[int], int | None]
 """Looks at a process once; returns the number of present pages, when it counts them."""

@@ -59,6 +59,8 @@ TABLES_FROM = 2 << 30
 """Bytes to look at from which on page tables are read rather than pagemap. They hold no lock of the target, where paced
 reads hold it 20 us at a time, and take no longer then. In processor time their start alone, 0.1 to 0.2 s for numpy and
 the kernel's types, is what 15 GiB take by paced pagemap, and 24 GiB by smaps."""
+SPARSE_FROM = 128 << 20
+"""Bytes of page tables from which on that is so however little they hold: the kernel looks at every entry of them."""
 
 DRAWN_CELLS = 1536
 """Cells that a picture aims at: a screen full."""
@@ -272,7 +274,7 @@ class Process:
 
     def _tables_pay(self, size: int, notes: list[str]) -> bool:
         """Whether to read page tables: where there is so much to look at that they repay their start, and we may."""
-        if min(self._size_walked(), size) < TABLES_FROM:
+        if min(sum(self._resident_and_swapped()), size) < TABLES_FROM and self._size_of_tables() < SPARSE_FROM:
             return False
         why = self._why_no_tables()
         if why is not None:
@@ -362,13 +364,12 @@ class Process:
 
     def _smaps_hold(self) -> float:
         """Return for how many seconds one reading of smaps would hold up the target."""
-        return self._size_walked() * HOLD_PER_BYTE
+        # It looks at more than RSS and swap, with zero pages and in sparse tables: at what the tables have entries for.
+        walked = max(sum(self._resident_and_swapped()), self._size_of_tables() // ENTRY_SIZE * self.page_size)
+        return walked * HOLD_PER_BYTE
 
-    def _size_walked(self) -> int:
-        """Return the bytes whose entries are looked at when all are."""
-        tables = status_bytes(read_status(self.dir), "VmPTE") or 0
-        # That is more than RSS and swap, with zero pages and in sparse tables: as much as the tables have entries for.
-        return max(sum(self._resident_and_swapped()), tables // ENTRY_SIZE * self.page_size)
+    def _size_of_tables(self) -> int:
+        return status_bytes(read_status(self.dir), "VmPTE") or 0
 
     def _maps_of_smaps(
         self, selection: Selection, first_pages: bool, notes: list[str], nodes: PageNodes | None

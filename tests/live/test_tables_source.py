@@ -209,12 +209,14 @@ def test_auto_takes_tables_where_smaps_would_hold_up_the_target(
         assert process.page_source("auto", 0.005, 0, 1 << 47, []) == "pagemap"
 
 
-def test_auto_takes_tables_where_these_are_large_and_hold_little() -> None:
-    # 1,031 tables with a page each: more than 2 GiB of entries.
+def test_auto_takes_tables_where_these_are_large_and_hold_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 1,031 tables with a page each.
     with sparse(4 << 30, range(0, 1031 * 512, 512)) as target, Process(target.pid) as process:
+        assert process.usage().reading.source == "pagemap"
+        monkeypatch.setattr("mematlas.process.SPARSE_FROM", 4 << 20)
         assert process.usage().reading.source == "tables"
         assert process.page_source("auto", 0.005, target.told, target.told + (4 << 30), []) == "tables"
-        assert process.page_source("auto", 0.005, target.told, target.told + (1 << 30), []) == "pagemap"
+        assert process.page_source("auto", 0.005, target.told, target.told + (1 << 20), []) == "pagemap"
 
 
 def test_without_the_right_auto_says_so_and_reads_pagemap(
