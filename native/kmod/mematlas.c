@@ -188,9 +188,9 @@ static int walk_and_copy(struct mm_struct *mm, struct mematlas_request *request,
 }
 
 /*
- * Take the mmap lock for writing without ever waiting in its queue: a writer that waits there holds
- * up all who come after it, page faults too, for as long as anybody has the lock. No VMA is changed,
- * so the counts that mmap_write_lock() keeps for them stay as they are.
+ * Take the mmap lock for writing without ever waiting in its queue: a writer that waits there
+ * holds up all who come after it, page faults too, for as long as anybody has the lock. No VMA is
+ * changed, so the counts that mmap_write_lock() keeps for them stay as they are.
  */
 static int lock_mm(struct mm_struct *mm)
 {
