@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +20,15 @@ from mematlas.kernel.kmod import COPY, MEMATLAS_SELECT, REQUEST, SELECT, ModuleR
 LAYOUT = Layout({"mm_struct.pgd": 120})
 BASE = 0xFFFF888000000000
 PGD, TABLE, LEAF = 0x5000, 0x6000, 0x7000
-INFO = "abi 1\nlevels 4\npage_offset 0xffff888000000000\npti 1\n"
+INFO = "abi 1\nlevels 4\npage_offset 0xffff888000000000\npti 1\naddress_mask 0x7fffffffff000\n"
 
 
 class Module:
     """Tables by their physical address; the walk is that of the real module."""
 
     def __init__(self) -> None:
+        self.selected: Callable[[], None] = lambda: None
+        self.busy = self.gone = False
         self.tables = {PGD: {3: TABLE | 7}, TABLE: {4: LEAF | 7, 5: 0x200000 | 0x87}, LEAF: {6: 0x8000 | 7}}
         self.tables[LEAF][7] = 0x9000 | 7
         self.nr_calls = 0
@@ -30,10 +36,13 @@ class Module:
     def ioctl(self, fd: int, command: int, argument: bytearray) -> int:
         if command == MEMATLAS_SELECT:
             pid = SELECT.unpack(argument)[0]
-            if pid == 404:
+            if self.gone:
                 raise ProcessLookupError(errno.ESRCH, "gone")
+            self.selected()
             argument[:] = SELECT.pack(pid, 0, PGD)
             return 0
+        if self.busy:
+            raise OSError(errno.EBUSY, "busy")
         self.nr_calls += 1
         requests_at, tables_at, nr, _ = COPY.unpack(argument)
         requests = np.frombuffer((ctypes.c_char * (nr * REQUEST.itemsize)).from_address(requests_at), REQUEST)
@@ -49,7 +58,7 @@ class Module:
             if entry & 0x81 != 1:
                 request["error"] = -errno.ENODATA
                 return
-            table, level = entry & -4096, level - 1
+            table, level = entry & 0x7FFFFFFFFF000, level - 1
         row[:] = 0
         for place, entry in self.tables.get(table, {}).items():
             row[place] = entry
@@ -70,6 +79,11 @@ def read(reader: ModuleReader, *phys: int, size: int = 4096) -> tuple[list[list[
     return rows.tolist(), good.tolist()
 
 
+def select(reader: ModuleReader, pid: int | None = None) -> int:
+    with open(f"/proc/{pid or os.getpid()}/mem", "rb", buffering=0) as mem:
+        return reader.mm_address(os.getpid(), mem.fileno(), LAYOUT)
+
+
 @pytest.fixture
 def reader(module: Module, tmp_path: Path) -> ModuleReader:
     return ModuleReader(str(tmp_path))
@@ -77,7 +91,7 @@ def reader(module: Module, tmp_path: Path) -> ModuleReader:
 
 def test_what_it_was_led_to_it_reads(reader: ModuleReader) -> None:
     assert read(reader, PGD)[1] == [False]
-    reader.mm_address(7, -1, LAYOUT)
+    select(reader)
     assert read(reader, TABLE)[1] == [False]
     rows, good = read(reader, PGD)
     assert (rows[0][3], good) == (TABLE | 7, [True])
@@ -86,7 +100,7 @@ def test_what_it_was_led_to_it_reads(reader: ModuleReader) -> None:
 
 
 def test_a_batch_is_one_call(reader: ModuleReader, module: Module) -> None:
-    reader.mm_address(7, -1, LAYOUT)
+    select(reader)
     read(reader, PGD)
     module.nr_calls = 0
     rows, good = read(reader, TABLE, 0xABC000, PGD)
@@ -95,7 +109,7 @@ def test_a_batch_is_one_call(reader: ModuleReader, module: Module) -> None:
 
 
 def test_huge_entries_lead_nowhere(reader: ModuleReader) -> None:
-    reader.mm_address(7, -1, LAYOUT)
+    select(reader)
     for phys in (PGD, TABLE):
         read(reader, phys)
     assert read(reader, 0x200000)[1] == [False]
@@ -103,7 +117,7 @@ def test_huge_entries_lead_nowhere(reader: ModuleReader) -> None:
 
 
 def test_a_table_that_was_exchanged_is_not_taken_for_the_old_one(reader: ModuleReader, module: Module) -> None:
-    reader.mm_address(7, -1, LAYOUT)
+    select(reader)
     read(reader, PGD)
     module.tables[PGD] = {3: 0xF000 | 7}
     assert read(reader, TABLE)[1] == [False]
@@ -111,7 +125,7 @@ def test_a_table_that_was_exchanged_is_not_taken_for_the_old_one(reader: ModuleR
 
 
 def test_words_of_tables_and_the_pointer_to_the_first_are_read(reader: ModuleReader) -> None:
-    mm = reader.mm_address(7, -1, LAYOUT)
+    mm = select(reader)
     read(reader, PGD)
     data, good = reader.read_batch(np.array([mm + 120, BASE + PGD + 24, BASE + 0x999000], np.uint64), 8)
     assert data.ravel().tolist() == [BASE + PGD, TABLE | 7, 0]
@@ -122,9 +136,63 @@ def test_words_of_tables_and_the_pointer_to_the_first_are_read(reader: ModuleRea
     reader.close()
 
 
-def test_who_has_ended_is_gone(reader: ModuleReader) -> None:
+def test_who_has_ended_is_gone(reader: ModuleReader, module: Module) -> None:
+    module.gone = True
     with pytest.raises(ProcessGone):
-        reader.mm_address(404, -1, LAYOUT)
+        select(reader)
+
+
+def test_a_number_that_is_another_process_s_is_gone(reader: ModuleReader) -> None:
+    child = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        with pytest.raises(ProcessGone):
+            select(reader, child.pid)
+    finally:
+        child.communicate()
+    assert not reader._fds
+
+
+@pytest.mark.parametrize("reaped", [False, True])
+def test_a_process_that_ends_while_it_is_chosen_is_gone(reaped: bool, reader: ModuleReader, module: Module) -> None:
+    child = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
+
+    def end() -> None:
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | (0 if reaped else os.WNOWAIT))
+
+    module.selected = end
+    with open(f"/proc/{child.pid}/mem", "rb", buffering=0) as mem, pytest.raises(ProcessGone):
+        reader.mm_address(child.pid, mem.fileno(), LAYOUT)
+    child.communicate()
+    assert not reader._fds
+
+
+def test_a_file_that_is_of_another_proc_is_refused(reader: ModuleReader, tmp_path: Path) -> None:
+    with open(tmp_path / "info", "rb") as file, pytest.raises(NotSupported, match="PID namespace"):
+        reader.mm_address(os.getpid(), file.fileno(), LAYOUT)
+
+
+def test_a_proc_that_counts_otherwise_is_refused(reader: ModuleReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/proc/self/mem", "rb", buffering=0) as mem:
+        monkeypatch.setattr("mematlas.kernel.kmod.os.getpid", lambda: 4211)
+        with pytest.raises(NotSupported, match="PID namespace"):
+            reader.mm_address(4211, mem.fileno(), LAYOUT)
+
+
+def test_a_lock_that_is_never_free_is_said(reader: ModuleReader, module: Module) -> None:
+    select(reader)
+    module.busy = True
+    with pytest.raises(NotSupported, match="locked all the time"):
+        read(reader, PGD)
+    reader.close()
+
+
+def test_the_bit_that_says_encrypted_is_no_address(reader: ModuleReader, module: Module) -> None:
+    module.tables[PGD][3] |= 1 << 51
+    select(reader)
+    read(reader, PGD)
+    assert read(reader, TABLE)[1] == [True]
+    reader.close()
 
 
 def test_another_version_is_refused(tmp_path: Path) -> None:

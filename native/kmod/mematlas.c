@@ -2,40 +2,50 @@
 /*
  * mematlas: raw page tables in debugfs, to be looked at and never changed.
  *
- * Under /sys/kernel/debug/mematlas/, for root alone:
+ * Under /sys/kernel/debug/mematlas/, for root with CAP_SYS_ADMIN, and no lockdown=confidentiality:
  *
- *   pid                               whose tables: a PID, or "self" for whoever opens a file
- *   pgdindex p4dindex pudindex pmdindex   which entry is followed at each level, 0 to 511
- *   pgd p4d pud pmd pte               512 raw entries, 4096 bytes, of the table that this leads to
- *   tables                            the same by ioctl, many at a time, see struct mematlas_copy
- *   info                              what reading them takes: levels, direct map, isolation
+ *   pid                  whose tables: a PID, or "self" for whoever opens a file
+ *   pgdindex p4dindex pudindex pmdindex
+ *                        which entry is followed at each level, 0 to 511
+ *   pgd p4d pud pmd pte  512 raw entries, 4096 bytes, of the table that this leads to
+ *   tables               the same by ioctl, many at a time, see struct mematlas_copy
+ *   info                 what reading them takes: levels, direct map, isolation, address bits
  *
- * Every table is reached by walking from the top one, each time anew, so that what is copied is a table and nothing
- * else. An open file pins the mm_struct, and with it the top table; the tables below are read with the mm in use
- * (mmget_not_zero), its mmap lock held for writing as the kernel's own dump does (ptdump_walk_pgd), and interrupts
- * off for the length of one walk and one copy: the lock keeps user tables, for who unmaps frees them under the read
- * lock; interrupts keep those that are freed after RCU or an interrupt to every processor (collapse of file
- * mappings, empty tables since 6.14, tables of vmalloc). What no module can lock is memory that is being taken out
- * of the machine, and flushes that need no interrupt (AMD, since 6.15): there a table of the kernel may be freed
- * under us, which shows as entries of the wrong moment, and never as a fault.
+ * Every table is reached by walking from the top one, each time anew, so that what is copied is a
+ * table and nothing else. An open file pins the mm_struct, and with it the top table; the tables
+ * below are read with the mm in use (mmget_not_zero), its mmap lock held for writing as the
+ * kernel's own dump does (ptdump_walk_pgd), and interrupts off for the length of one walk and one
+ * copy: the lock keeps user tables, for who unmaps frees them under the read lock; interrupts keep
+ * those that are freed after RCU or an interrupt to every processor (collapse of file mappings,
+ * empty tables since 6.14, tables of vmalloc).
+ *
+ * What no module can lock: memory that is being taken out of the machine; flushes that need no
+ * interrupt (AMD, since 6.15), where a table of the kernel may be freed under us; and PMD tables
+ * that processes share (hugetlb), which truncating the file takes away through its own list of
+ * mappings. All of that shows as entries of the wrong moment, and never as a fault.
  *
  * There is no policy here, and no version of the kernel: entries are copied, Python decides.
  */
 
-#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
-
 #include <linux/capability.h>
 #include <linux/debugfs.h>
+#include <linux/delay.h>
 #include <linux/fs.h>
+#include <linux/jiffies.h>
 #include <linux/kernel.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/pid.h>
+#include <linux/rcupdate.h>
+#include <linux/rwsem.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/security.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/uaccess.h>
 
 #ifndef CONFIG_X86_64
@@ -46,6 +56,9 @@
 #define NR_ENTRIES	512
 #define NR_LEVELS_MAX	5
 #define NR_REQUESTS_MAX	64
+
+/* How long a lock that others hold is waited for. */
+#define PATIENCE	(2 * HZ)
 
 /* The ABI of "tables". Levels count from 0 (PTE) upwards; all fields have a fixed width. */
 
@@ -94,6 +107,14 @@ struct table_file {
 	u64 *table;
 };
 
+/* Every file asks here when it is opened: debugfs itself looks at the user's number alone. */
+static int may_open(void)
+{
+	if (!capable(CAP_SYS_ADMIN))
+		return -EPERM;
+	return security_locked_down(LOCKDOWN_KCORE);
+}
+
 static unsigned int nr_levels(void)
 {
 	return pgtable_l5_enabled() ? 5 : 4;
@@ -134,8 +155,8 @@ static const u64 *follow(u64 entry)
 /*
  * Walk and copy, with interrupts off; the caller keeps the tables from being freed otherwise.
  *
- * Reading never faults for good: were a table freed all the same, and its frame taken out of the direct map, then
- * there is none, and nothing worse.
+ * Reading never faults for good: were a table freed all the same, and its frame taken out of the
+ * direct map, then there is none, and nothing worse.
  */
 static int walk_and_copy(struct mm_struct *mm, struct mematlas_request *request, u64 *to)
 {
@@ -166,6 +187,25 @@ static int walk_and_copy(struct mm_struct *mm, struct mematlas_request *request,
 	return 0;
 }
 
+/*
+ * Take the mmap lock for writing without ever waiting in its queue: a writer that waits there
+ * holds up all who come after it, page faults too, for as long as anybody has the lock. No VMA is
+ * changed, so the counts that mmap_write_lock() keeps for them stay as they are.
+ */
+static int lock_mm(struct mm_struct *mm)
+{
+	unsigned long end = jiffies + PATIENCE;
+
+	while (!down_write_trylock(&mm->mmap_lock)) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		if (time_after(jiffies, end))
+			return -EBUSY;
+		usleep_range(20, 100);
+	}
+	return 0;
+}
+
 static int copy_table(struct mm_struct *mm, struct mematlas_request *request, u64 *to)
 {
 	unsigned int top = nr_levels() - 1;
@@ -180,23 +220,27 @@ static int copy_table(struct mm_struct *mm, struct mematlas_request *request, u6
 		return walk_and_copy(mm, request, to);
 	if (!mmget_not_zero(mm)) {
 		/*
-		 * The process has ended, and its user tables with it. The kernel half is everybody's, but for the
-		 * tables of an LDT under isolation, which an exit frees: so it is read as the caller has it.
+		 * The process has ended, and its user tables with it. The kernel half is
+		 * everybody's, but for the tables of an LDT under isolation, which an exit frees:
+		 * so it is read as the caller has it.
 		 */
 		if (is_kernel_half(request->address) && current->mm)
 			return walk_and_copy(current->mm, request, to);
 		return -ESRCH;
 	}
-	error = mmap_write_lock_killable(mm);
+	error = lock_mm(mm);
 	if (!error) {
 		error = walk_and_copy(mm, request, to);
-		mmap_write_unlock(mm);
+		up_write(&mm->mmap_lock);
 	}
 	mmput(mm);
 	return error;
 }
 
-/* Return the mm of a process, or of the caller, held by mm_count: its memory is freed when it ends all the same. */
+/*
+ * Return the mm of a process, or of the caller, held by mm_count: its memory is freed when it ends
+ * all the same.
+ */
 static struct mm_struct *grab_mm(struct pid *pid)
 {
 	struct task_struct *task = NULL;
@@ -221,9 +265,10 @@ static struct mm_struct *grab_mm(struct pid *pid)
 static struct table_file *new_file(struct file *file)
 {
 	struct table_file *opened;
+	int error = may_open();
 
-	if (!capable(CAP_SYS_ADMIN))
-		return ERR_PTR(-EPERM);
+	if (error)
+		return ERR_PTR(error);
 	opened = kzalloc(sizeof(*opened), GFP_KERNEL);
 	if (!opened)
 		return ERR_PTR(-ENOMEM);
@@ -273,11 +318,13 @@ static int table_open(struct inode *inode, struct file *file)
 	unsigned int level;
 	int own = level_of_name(file);
 
-	if (own < 0)
-		return own;
 	opened = new_file(file);
 	if (IS_ERR(opened))
 		return PTR_ERR(opened);
+	if (own < 0) {
+		free_file(opened);
+		return own;
+	}
 	opened->request.level = own;
 	mutex_lock(&chosen_lock);
 	pid = get_pid(chosen_pid);
@@ -357,7 +404,8 @@ static long select_mm(struct table_file *opened, void __user *argument)
 	return copy_to_user(argument, &select, sizeof(select)) ? -EFAULT : 0;
 }
 
-static long copy_one(struct table_file *opened, struct mematlas_request __user *where, u8 __user *to)
+static long copy_one(struct table_file *opened, struct mematlas_request __user *where,
+		     u8 __user *to)
 {
 	struct mematlas_request request;
 
@@ -365,8 +413,9 @@ static long copy_one(struct table_file *opened, struct mematlas_request __user *
 		return -EFAULT;
 	request.frame = 0;
 	request.error = copy_table(opened->mm, &request, opened->table);
-	if (request.error == -EINTR)
-		return -EINTR;
+	/* These are for the whole call. */
+	if (request.error == -EINTR || request.error == -EBUSY)
+		return request.error;
 	if (!request.error && copy_to_user(to, opened->table, PAGE_SIZE))
 		return -EFAULT;
 	return copy_to_user(where, &request, sizeof(request)) ? -EFAULT : 0;
@@ -420,38 +469,62 @@ static const struct file_operations tables_operations = {
 	.owner = THIS_MODULE,
 	.open = tables_open,
 	.unlocked_ioctl = tables_ioctl,
-	.compat_ioctl = compat_ptr_ioctl,
 	.release = release_file,
 };
+
+/* What is chosen: short lines of text, written at once. */
+
+static int setting_open(struct inode *inode, struct file *file)
+{
+	return may_open();
+}
+
+#define LINE_SIZE	16
+
+static int copy_line(char *text, const char __user *from, size_t size, loff_t at)
+{
+	/* Digits that came one by one would choose another number. */
+	if (at || size >= LINE_SIZE)
+		return -EINVAL;
+	if (copy_from_user(text, from, size))
+		return -EFAULT;
+	text[size] = '\0';
+	return strlen(text) == size ? 0 : -EINVAL;
+}
 
 /* pid */
 
 static ssize_t pid_read(struct file *file, char __user *to, size_t size, loff_t *at)
 {
-	char text[16];
-	int length;
+	char text[LINE_SIZE];
+	int length, number = 0;
 
 	mutex_lock(&chosen_lock);
-	/* 0: it has ended, or is in no PID namespace of ours. */
-	if (chosen_pid)
-		length = scnprintf(text, sizeof(text), "%d\n", pid_vnr(chosen_pid));
-	else
+	if (chosen_pid) {
+		rcu_read_lock();
+		/* It may have ended, or be in no PID namespace of ours. */
+		if (pid_task(chosen_pid, PIDTYPE_PID))
+			number = pid_vnr(chosen_pid);
+		rcu_read_unlock();
+		length = number ? scnprintf(text, sizeof(text), "%d\n", number) : -ESRCH;
+	} else {
 		length = scnprintf(text, sizeof(text), "self\n");
+	}
 	mutex_unlock(&chosen_lock);
+	if (length < 0)
+		return length;
 	return simple_read_from_buffer(to, size, at, text, length);
 }
 
 static ssize_t pid_write(struct file *file, const char __user *from, size_t size, loff_t *at)
 {
 	struct pid *pid = NULL;
-	char text[16];
+	char text[LINE_SIZE];
 	int number;
+	int error = copy_line(text, from, size, *at);
 
-	if (size >= sizeof(text))
-		return -EINVAL;
-	if (copy_from_user(text, from, size))
-		return -EFAULT;
-	text[size] = '\0';
+	if (error)
+		return error;
 	if (!sysfs_streq(text, "self")) {
 		if (kstrtoint(text, 10, &number) || number <= 0)
 			return -EINVAL;
@@ -463,12 +536,13 @@ static ssize_t pid_write(struct file *file, const char __user *from, size_t size
 	swap(pid, chosen_pid);
 	mutex_unlock(&chosen_lock);
 	put_pid(pid);
+	*at += size;
 	return size;
 }
 
 static const struct file_operations pid_operations = {
 	.owner = THIS_MODULE,
-	.open = simple_open,
+	.open = setting_open,
 	.read = pid_read,
 	.write = pid_write,
 	.llseek = default_llseek,
@@ -479,7 +553,7 @@ static const struct file_operations pid_operations = {
 static ssize_t index_read(struct file *file, char __user *to, size_t size, loff_t *at)
 {
 	unsigned int *index = file_inode(file)->i_private;
-	char text[16];
+	char text[LINE_SIZE];
 	int length;
 
 	mutex_lock(&chosen_lock);
@@ -491,9 +565,12 @@ static ssize_t index_read(struct file *file, char __user *to, size_t size, loff_
 static ssize_t index_write(struct file *file, const char __user *from, size_t size, loff_t *at)
 {
 	unsigned int *index = file_inode(file)->i_private;
+	char text[LINE_SIZE];
 	unsigned int value;
-	int error = kstrtouint_from_user(from, size, 10, &value);
+	int error = copy_line(text, from, size, *at);
 
+	if (!error)
+		error = kstrtouint(text, 10, &value);
 	if (error)
 		return error;
 	if (value >= NR_ENTRIES)
@@ -501,27 +578,48 @@ static ssize_t index_write(struct file *file, const char __user *from, size_t si
 	mutex_lock(&chosen_lock);
 	*index = value;
 	mutex_unlock(&chosen_lock);
+	*at += size;
 	return size;
 }
 
 static const struct file_operations index_operations = {
 	.owner = THIS_MODULE,
-	.open = simple_open,
+	.open = setting_open,
 	.read = index_read,
 	.write = index_write,
 	.llseek = default_llseek,
 };
 
+/* info */
+
 static int info_show(struct seq_file *file, void *unused)
 {
-	seq_printf(file, "abi %d\nlevels %u\npage_offset %#lx\npti %d\n", ABI_VERSION, nr_levels(), PAGE_OFFSET,
-		   is_isolated());
+	seq_printf(file, "abi %d\n", ABI_VERSION);
+	seq_printf(file, "levels %u\n", nr_levels());
+	seq_printf(file, "page_offset %#lx\n", PAGE_OFFSET);
+	seq_printf(file, "pti %d\n", is_isolated());
+	/* The bits of an entry that are an address: not the one that says encrypted. */
+	seq_printf(file, "address_mask %#llx\n", (u64)PTE_PFN_MASK);
 	return 0;
 }
-DEFINE_SHOW_ATTRIBUTE(info);
+
+static int info_open(struct inode *inode, struct file *file)
+{
+	return may_open() ?: single_open(file, info_show, NULL);
+}
+
+static const struct file_operations info_operations = {
+	.owner = THIS_MODULE,
+	.open = info_open,
+	.read = seq_read,
+	.llseek = seq_lseek,
+	.release = single_release,
+};
 
 static const char *const names[NR_LEVELS_MAX] = { "pte", "pmd", "pud", "p4d", "pgd" };
-static const char *const index_names[NR_LEVELS_MAX] = { NULL, "pmdindex", "pudindex", "p4dindex", "pgdindex" };
+static const char *const index_names[NR_LEVELS_MAX] = {
+	NULL, "pmdindex", "pudindex", "p4dindex", "pgdindex"
+};
 
 static int __init mematlas_init(void)
 {
@@ -530,25 +628,26 @@ static int __init mematlas_init(void)
 	/* There the entries name frames of the machine, not ours. */
 	if (boot_cpu_has(X86_FEATURE_XENPV))
 		return -ENODEV;
-	/* What debugfs refuses to make shows up as a file that is not there, and harms nothing else. */
+	/* What debugfs refuses to make is a file that is not there, and harms nothing else. */
 	directory = debugfs_create_dir("mematlas", NULL);
 	if (IS_ERR(directory))
 		return PTR_ERR(directory);
-	debugfs_create_file("info", 0400, directory, NULL, &info_fops);
+	debugfs_create_file("info", 0400, directory, NULL, &info_operations);
 	debugfs_create_file("pid", 0600, directory, NULL, &pid_operations);
 	debugfs_create_file("tables", 0400, directory, NULL, &tables_operations);
 	for (level = 0; level < NR_LEVELS_MAX; level++) {
-		debugfs_create_file(names[level], 0400, directory, (void *)level, &table_operations);
+		debugfs_create_file(names[level], 0400, directory, (void *)level,
+				    &table_operations);
 		if (index_names[level])
-			debugfs_create_file(index_names[level], 0600, directory, &chosen_index[level],
-					    &index_operations);
+			debugfs_create_file(index_names[level], 0600, directory,
+					    &chosen_index[level], &index_operations);
 	}
 	return 0;
 }
 
 static void __exit mematlas_exit(void)
 {
-	/* Waits for calls that are running; an open table keeps the module from coming here at all. */
+	/* Waits for calls that are running; an open table keeps us from coming here at all. */
 	debugfs_remove(directory);
 	put_pid(chosen_pid);
 }

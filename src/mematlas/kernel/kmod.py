@@ -45,8 +45,37 @@ NR_KNOWN = 1 << 18
 """Tables remembered; a walk reads each anew from the top, so forgetting costs nothing."""
 
 X86_PRESENT, X86_HUGE = 1, 1 << 7
-X86_TABLE = 0x000FFFFFFFFFF000
 INDEX_SHIFT, INDEX_BITS = 12, 9
+
+
+def check_numbers(mem_fd: int) -> None:
+    """Refuse a process's file in a /proc whose numbers are not those that our system calls take."""
+    try:
+        ours = os.readlink("/proc/self") == str(os.getpid()) and os.stat("/proc").st_dev == os.fstat(mem_fd).st_dev
+    except OSError:
+        ours = False
+    if not ours:
+        raise NotSupported("choosing a process for the module", "a /proc of our own PID namespace")
+
+
+def check_same(pid: int, mem_fd: int) -> None:
+    """Raise `ProcessGone` unless the open ``mem`` is still that of the process with this number.
+
+    The inode of an open file in /proc belongs to one process for good: another with its number has another.
+    """
+    try:
+        same = os.stat(f"/proc/{pid}/mem").st_ino == os.fstat(mem_fd).st_ino
+    except OSError:
+        same = False
+    if not same:
+        raise ProcessGone(pid)
+    try:
+        # There is nothing to see at address 0: reading ends there once the address space has.
+        gone = os.pread(mem_fd, 1, 0) == b""
+    except OSError:
+        gone = False
+    if gone:
+        raise ProcessGone(pid, "has ended or executed a program")
 
 
 class ModuleReader:
@@ -66,6 +95,8 @@ class ModuleReader:
         self.levels = info["levels"]
         self.page_offset = info["page_offset"]
         self.isolated = bool(info["pti"])
+        self.address_mask = info["address_mask"]
+        """The bits of an entry that are an address: not the one that says encrypted."""
         self._fds: dict[int, int] = {}
         """By the physical address of its top table, the open file that stands for an address space."""
         self._pointers: dict[int, int] = {}
@@ -88,13 +119,23 @@ class ModuleReader:
     def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
         """Return a name for the address space of ``pid``: the address of its top table, for the module tells no other.
 
-        The caller's open descriptor has passed the kernel's check; the module asks for CAP_SYS_ADMIN.
+        The caller's open descriptor has passed the kernel's check; the module asks for CAP_SYS_ADMIN. It takes a
+        number, so what it has chosen is ours only if the number still is that of the process whose file we hold.
+
+        Raises:
+            NotSupported: the file is of a /proc that counts processes in another way than our system calls do.
+            ProcessGone: the process has ended or executed a program.
         """
+        check_numbers(mem_fd)
         fd = self._open()
         try:
             argument = bytearray(SELECT.pack(pid, 0, 0))
             fcntl.ioctl(fd, MEMATLAS_SELECT, argument)
             pgd = SELECT.unpack(argument)[2]
+            check_same(pid, mem_fd)
+        except ProcessGone:
+            os.close(fd)
+            raise
         except OSError as error:
             os.close(fd)
             if error.errno == errno.ESRCH:
@@ -172,6 +213,10 @@ class ModuleReader:
         try:
             fcntl.ioctl(fd, MEMATLAS_COPY, argument)
         except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise NotSupported(
+                    "copying tables of a process whose memory map is locked all the time", "the bpf or kcore reader"
+                ) from None
             raise NotSupported(f"copying tables ({error.strerror})", "the module of this version") from None
 
     def _learn(self, good: dict[int, int]) -> None:
@@ -185,7 +230,7 @@ class ModuleReader:
             entries = self._tables[row]
             (places,) = np.nonzero(entries & np.uint64(X86_PRESENT | X86_HUGE) == X86_PRESENT)
             shift = INDEX_SHIFT + INDEX_BITS * level
-            children = (entries[places] & np.uint64(X86_TABLE)).tolist()
+            children = (entries[places] & np.uint64(self.address_mask)).tolist()
             for place, child in zip(places.tolist(), children, strict=True):
                 self._known[child] = (pgd, address | place << shift, level - 1, flags)
 
@@ -205,7 +250,7 @@ class ModuleReader:
             info = {name: int(value, 0) for name, value in (line.split() for line in text.splitlines())}
             if info["abi"] != ABI_VERSION:
                 raise NotSupported(f"version {info['abi']} of the mematlas module", f"version {ABI_VERSION}")
-            return {name: info[name] for name in ("levels", "page_offset", "pti")}
+            return {name: info[name] for name in ("levels", "page_offset", "pti", "address_mask")}
         except (ValueError, KeyError):
             raise FormatError(f"{self.path}/info", text) from None
 
