@@ -1,4 +1,5 @@
-"""The guests that `make test` starts: the newest and the oldest of the stock kernels. `make guest` runs all.
+"""The guests that `make test` starts: the newest and the oldest of the stock kernels, the newest with two nodes and
+page-table isolation, and locked down; our own if it is built. `make guest` runs all.
 
 Where no guest can be had the tests are skipped on a developer's machine; with CI set, that is a failure.
 """
@@ -45,7 +46,7 @@ def guest() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("name", ["6.12-quick", "6.1-quick"])
+@pytest.mark.parametrize("name", ["6.12-quick", "6.1-quick", "6.12-numa-pti-quick", "6.12-locked-quick"])
 def test_stock_kernel(name: str) -> None:
     done = run(str(HERE / "matrix.py"), name)
     assert done.returncode == 0, done.stdout
