@@ -5,11 +5,15 @@ Point releases come and go in the archive, so a kernel is chosen by pattern: the
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +50,36 @@ class Kernel:
     """Where a module for it can be built; None until `fetch_headers`."""
 
 
+_depth = 0
+
+
+@contextlib.contextmanager
+def cache_alone() -> Iterator[None]:
+    """Hold the cache for this process alone: two runs that set up the same thing would break one another's.
+
+    May be nested. The kernel lets go when we end, however that happens.
+    """
+    global _depth
+    if _depth:
+        yield
+        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    fd = os.open(CACHE / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("guest: waiting for another run's set-up", file=sys.stderr, flush=True)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        _depth += 1
+        try:
+            yield
+        finally:
+            _depth -= 1
+    finally:
+        os.close(fd)
+
+
 def run(*words: str | Path, cwd: Path | None = None) -> str:
     """Run a program to its end and return what it wrote; its messages become the error."""
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=cwd, check=False)
@@ -70,6 +104,7 @@ def need_programs() -> None:
         run(*install)
 
 
+@cache_alone()
 def fetch(key: str) -> Kernel:
     """Return a kernel, downloaded and unpacked if need be."""
     if key == OWN:
@@ -85,7 +120,7 @@ def fetch(key: str) -> Kernel:
 def debian_kernel(key: str, release: str) -> Kernel:
     """Return an unpacked Debian kernel."""
     image = CACHE / release / "image"
-    build = CACHE / release / "headers" / "usr" / "src" / f"linux-headers-{release}"
+    build = headers_folder(release) / "usr" / "src" / f"linux-headers-{release}"
     return Kernel(
         key,
         release,
@@ -94,6 +129,11 @@ def debian_kernel(key: str, release: str) -> Kernel:
         image / "lib" / "modules" / release,
         build if build.exists() else None,
     )
+
+
+def headers_folder(release: str) -> Path:
+    """Return the folder of a kernel's headers. They name one another by path: another place is another folder."""
+    return CACHE / release / f"headers-{hashlib.sha256(bytes(CACHE)).hexdigest()[:8]}"
 
 
 def own_state() -> str:
@@ -142,8 +182,8 @@ def version_of(name: str) -> list[int]:
     return [int(word) for word in re.findall(r"\d+", name)]
 
 
-def unpack(packages: list[str], folder: Path) -> None:
-    """Download packages and unpack them in a folder; it appears only when it is complete."""
+def unpack(packages: list[str], folder: Path, finish: Callable[[Path], None] | None = None) -> None:
+    """Download packages and unpack them in a folder; it appears only when it is complete and ``finish`` has ended."""
     part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
     archives = part / "archives"
     archives.mkdir(parents=True)
@@ -153,27 +193,32 @@ def unpack(packages: list[str], folder: Path) -> None:
         for archive in sorted(archives.iterdir()):
             run("dpkg", "-x", archive, part)
         shutil.rmtree(archives)
+        if finish:
+            finish(part)
         part.rename(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
 
 
+@cache_alone()
 def fetch_headers(kernel: Kernel) -> Kernel:
     """Return the kernel with what a module is built against."""
     if kernel.build or kernel.key == OWN:
         return kernel
-    folder = CACHE / kernel.release / "headers"
+    folder = headers_folder(kernel.release)
     first = f"linux-headers-{kernel.release}"
     depends = run("apt-cache", "depends", first)
     others = re.findall(r"Depends: (linux-headers-\S+-common|linux-kbuild-\S+)", depends)
-    unpack([first, *others], folder)
-    relocate(folder, folder / "usr" / "src" / first)
+    unpack([first, *others], folder, lambda part: relocate(folder, part / "usr" / "src" / first))
+    for old in folder.parent.glob("headers*"):
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
     return debian_kernel(kernel.key, kernel.release)
 
 
 def relocate(folder: Path, build: Path) -> None:
-    """Have unpacked headers name one another where they are, not where they would be installed."""
+    """Have unpacked headers name one another in the folder where they will be, not where they would be installed."""
     for name in ("Makefile", ".kernelvariables"):
         path = build / name
         if path.exists():

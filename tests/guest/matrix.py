@@ -121,3 +121,5 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except Unavailable as error:
         sys.exit(f"guest: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

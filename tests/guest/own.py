@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from kernels import CACHE, Unavailable, own_state, run, unpack
+from kernels import CACHE, Unavailable, cache_alone, own_state, run, unpack
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = "linux-source-6.12"
@@ -38,6 +38,7 @@ def need_tools() -> None:
     run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages)
 
 
+@cache_alone()
 def source() -> tuple[str, Path]:
     """Return the version of the source package, and its archive."""
     told = run("apt-cache", "show", "--no-all-versions", PACKAGE)
@@ -113,3 +114,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except Unavailable as error:
         sys.exit(f"guest: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+import kernels
+import machine
+from kernels import Kernel, Unavailable
 from machine import complaints_in
 
 COMPLAINTS = (
@@ -47,3 +52,50 @@ def test_a_line_that_says_what_went_wrong_is_a_complaint(line: str) -> None:
 @pytest.mark.parametrize("line", HARMLESS)
 def test_a_line_that_says_nothing_of_the_kind_is_none(line: str) -> None:
     assert complaints_in(f"[    1.000000] {line}\n") == []
+
+
+KERNEL = Kernel("6.12", "6.12.1-test", Path("image"), Path("config"), None, None)
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for place in (kernels, machine):
+        monkeypatch.setattr(place, "CACHE", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("levels", "flags", "works"), [(5, {"fpu"}, False), (4, {"fpu"}, True), (5, {"la57"}, True)])
+def test_kvm_is_used_for_the_levels_that_the_host_has(
+    levels: int, flags: set[str], works: bool, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    (cache / f"kvm-{KERNEL.release}").write_text(f"{boot} yes\n")
+    monkeypatch.setattr(machine, "kvm_is_there", lambda: True)
+    monkeypatch.setattr(machine, "processor_flags", lambda: flags)
+    assert machine.kvm_works(KERNEL, levels) == works
+
+
+@pytest.mark.parametrize("text", ["", "x", "x yes", "yes", "a b c"])
+def test_half_an_answer_about_kvm_is_none(text: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cache / f"kvm-{KERNEL.release}").write_text(text)
+    monkeypatch.setattr(machine, "qemu_words", lambda *_: ["true"])
+    assert not machine.kvm_boots(KERNEL)
+    assert (cache / f"kvm-{KERNEL.release}").read_text().endswith(" no\n")
+    assert sorted(path.name for path in cache.iterdir()) == [f"kvm-{KERNEL.release}", "lock"]
+
+
+@pytest.mark.parametrize("folder", ["/dev", "/proc/self", "/sys/kernel"])
+def test_a_folder_that_the_guest_has_not_is_named(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(Unavailable, match="sees nothing of the host's"):
+        machine.visible_folder()
+
+
+def test_an_interrupted_unpacking_leaves_no_folder(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(part: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kernels, "run", lambda *_, **__: "")
+    with pytest.raises(KeyboardInterrupt):
+        kernels.unpack(["linux-headers"], cache / "headers", interrupt)
+    assert list(cache.iterdir()) == []
