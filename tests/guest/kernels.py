@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "guest"
@@ -97,24 +98,65 @@ def need_programs() -> None:
         raise Unavailable(f"a guest needs {', '.join(packages)}: sudo apt-get install {' '.join(packages)}")
     install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages)
     print(f"guest: installing {', '.join(packages)}", flush=True)
-    try:
-        run(*install)
-    except Unavailable:
-        run("apt-get", "update", "-qq")
-        run(*install)
+    retried(lambda: run(*install))
 
 
 @cache_alone()
 def fetch(key: str) -> Kernel:
-    """Return a kernel, downloaded and unpacked if need be."""
+    """Return a kernel, downloaded and unpacked if need be; one from the cache, and loudly, if the archive has none."""
     if key == OWN:
         return own_kernel()
-    package = newest(key)
+    try:
+        return retried(lambda: newest_of_archive(key))
+    except Unavailable as error:
+        cached = [f"linux-image-{path.parent.name}" for path in CACHE.glob("*/image")]
+        found = [name for name in cached if re.match(PATTERNS[key], name)]
+        if not found:
+            raise
+        release = max(found, key=version_of).removeprefix("linux-image-")
+        print(f"guest: NOT THE NEWEST {key}, BUT {release} FROM THE CACHE: {error}", file=sys.stderr, flush=True)
+        return debian_kernel(key, release)
+
+
+def newest_of_archive(key: str) -> Kernel:
+    """Return the newest kernel that the archive offers."""
+    found = search(PATTERNS[key])
+    if not found:
+        raise Unavailable(f"no package matches {PATTERNS[key]}: sudo apt-get update, on Debian 12 or newer")
+    package = max(found, key=version_of)
     release = package.removeprefix("linux-image-")
-    folder = CACHE / release
-    if not (folder / "image").exists():
-        unpack([package], folder / "image")
+    if not (CACHE / release / "image").exists():
+        unpack([package], CACHE / release / "image")
     return debian_kernel(key, release)
+
+
+_updated = False
+T = TypeVar("T")
+
+
+def retried(what: Callable[[], T]) -> T:
+    """Return what a function does, tried again with new lists of packages: point releases leave the archive."""
+    try:
+        return what()
+    except Unavailable as error:
+        if not update(str(error)):
+            raise
+        return what()
+
+
+def update(why: str) -> bool:
+    """Fetch the lists of packages, as root, once for each process; return whether there are new ones."""
+    global _updated
+    if _updated or os.geteuid() or not shutil.which("apt-get"):
+        return False
+    _updated = True
+    print(f"guest: apt-get update, because of: {why.splitlines()[0]}", file=sys.stderr, flush=True)
+    try:
+        run("apt-get", "update", "-qq")
+    except Unavailable as error:
+        print(f"guest: {error}", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def debian_kernel(key: str, release: str) -> Kernel:
@@ -150,20 +192,6 @@ def own_kernel() -> Kernel:
     tree = folder / "build"
     release = (folder / "release").read_text().strip()
     return Kernel(OWN, release, built[-1], folder / "config", None, tree if tree.exists() else None)
-
-
-def newest(key: str) -> str:
-    """Return the name of the newest package of a kernel; of one that is in the cache, where no archive is known."""
-    found = search(PATTERNS[key])
-    if not found and os.geteuid() == 0:
-        run("apt-get", "update", "-qq")
-        found = search(PATTERNS[key])
-    if not found:
-        cached = [f"linux-image-{path.parent.name}" for path in CACHE.glob("*/image")]
-        found = [name for name in cached if re.match(PATTERNS[key], name)]
-    if not found:
-        raise Unavailable(f"no package matches {PATTERNS[key]}: sudo apt-get update, on Debian 12 or newer")
-    return max(found, key=version_of)
 
 
 def search(pattern: str) -> list[str]:
@@ -207,14 +235,19 @@ def fetch_headers(kernel: Kernel) -> Kernel:
     if kernel.build or kernel.key == OWN:
         return kernel
     folder = headers_folder(kernel.release)
-    first = f"linux-headers-{kernel.release}"
-    depends = run("apt-cache", "depends", first)
-    others = re.findall(r"Depends: (linux-headers-\S+-common|linux-kbuild-\S+)", depends)
-    unpack([first, *others], folder, lambda part: relocate(folder, part / "usr" / "src" / first))
+    retried(lambda: headers_of_archive(kernel.release, folder))
     for old in folder.parent.glob("headers*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
     return debian_kernel(kernel.key, kernel.release)
+
+
+def headers_of_archive(release: str, folder: Path) -> None:
+    """Unpack the headers of a kernel in a folder."""
+    first = f"linux-headers-{release}"
+    depends = run("apt-cache", "depends", first)
+    others = re.findall(r"Depends: (linux-headers-\S+-common|linux-kbuild-\S+)", depends)
+    unpack([first, *others], folder, lambda part: relocate(folder, part / "usr" / "src" / first))
 
 
 def relocate(folder: Path, build: Path) -> None:

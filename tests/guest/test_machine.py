@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,54 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for place in (kernels, machine):
         monkeypatch.setattr(place, "CACHE", tmp_path)
     return tmp_path
+
+
+class Archive:
+    """An archive whose lists name some kernels, of which it has some; `apt-get update` gives it others."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, listed: str, there: str, updated: str) -> None:
+        self.listed, self.there, self.updated = listed, there, updated
+        self.nr_updates = 0
+        monkeypatch.setattr(kernels, "_updated", False)
+        monkeypatch.setattr(kernels, "search", lambda _: [f"linux-image-{self.listed}"] if self.listed else [])
+        monkeypatch.setattr(kernels, "unpack", self.unpack)
+        monkeypatch.setattr(kernels, "run", self.run)
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+
+    def unpack(self, packages: list[str], folder: Path) -> None:
+        if packages != [f"linux-image-{self.there}"]:
+            raise Unavailable("404 Not Found")
+        folder.mkdir(parents=True)
+
+    def run(self, *words: str) -> str:
+        assert words[:2] == ("apt-get", "update")
+        self.nr_updates += 1
+        self.listed = self.updated
+        return ""
+
+
+OLD, NEW = "6.12.9+deb12-amd64", "6.12.10+deb12-amd64"
+
+
+def test_a_point_release_that_left_the_archive_is_looked_up_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = Archive(monkeypatch, listed=OLD, there=NEW, updated=NEW)
+    assert kernels.fetch("6.12").release == NEW
+    assert archive.nr_updates == 1
+
+
+@pytest.mark.parametrize("listed", ["", NEW])
+def test_without_an_archive_the_newest_of_the_cache_is_taken_loudly(
+    listed: str, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = Archive(monkeypatch, listed=listed, there="", updated=listed)
+    with pytest.raises(Unavailable):
+        kernels.fetch("6.12")
+    for release in (OLD, "6.12.8+deb12-amd64", "6.1.0-50-amd64"):
+        (cache / release / "image").mkdir(parents=True)
+    assert kernels.fetch("6.12").release == OLD
+    assert f"NOT THE NEWEST 6.12, BUT {OLD} FROM THE CACHE" in capsys.readouterr().err
+    assert archive.nr_updates == 1
 
 
 @pytest.mark.parametrize(("levels", "flags", "works"), [(5, {"fpu"}, False), (4, {"fpu"}, True), (5, {"la57"}, True)])
