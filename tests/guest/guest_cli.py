@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from machine import NO_RESULT, Settings, boot, end_orderly
 EPILOG = """
 The guest sees the host's root read-only, with a file system in memory on top: what it changes is gone afterwards,
 except under /mnt/out, which is the folder of --output. Exit code 125: the guest left no result, or its kernel
-complained; 124: no guest can be had here.
+complained; 124: no guest can be had here, or it cannot see the folder that this runs in.
 """
 NO_GUEST = 124
 
@@ -33,7 +34,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    made = parser()
+    args = made.parse_args(argv)
+    if args.output and args.output.exists() and not args.output.is_dir():
+        made.error(f"--output: {args.output} is no folder")
     settings = Settings(
         levels=args.levels,
         numa=args.numa,
@@ -49,6 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     except Unavailable as error:
         print(f"guest: {error}", file=sys.stderr)
         return NO_GUEST
+    except KeyboardInterrupt:
+        print("guest: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     state = "" if result.code != NO_RESULT else ", no good result"
     print(f"guest: {args.kernel} ended with {result.code} after {result.seconds:.1f} s{state}", file=sys.stderr)
     return result.code

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from kernels import CACHE, Kernel, Unavailable
+from kernels import CACHE, Kernel, Unavailable, cache_alone
 
 HERE = Path(__file__).resolve().parent
 
@@ -82,6 +82,7 @@ def modules(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield from add(name)
 
 
+@cache_alone()
 def make(kernel: Kernel) -> Path:
     """Return the initramfs for a kernel, made unless it is in the cache."""
     program = (HERE / "init").read_bytes()
@@ -100,7 +101,7 @@ def make(kernel: Kernel) -> Path:
         for place, (name, module) in enumerate(modules(kernel.modules)):
             files[f"modules/{place:02}-{name}.ko"] = (0o644, module)
     for old in CACHE.glob(f"initramfs-{kernel.release}-*"):
-        old.unlink()
+        old.unlink(missing_ok=True)
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     part.write_bytes(archive(files))
     part.rename(path)

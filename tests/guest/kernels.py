@@ -5,13 +5,18 @@ Point releases come and go in the archive, so a kernel is chosen by pattern: the
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "guest"
@@ -46,6 +51,36 @@ class Kernel:
     """Where a module for it can be built; None until `fetch_headers`."""
 
 
+_depth = 0
+
+
+@contextlib.contextmanager
+def cache_alone() -> Iterator[None]:
+    """Hold the cache for this process alone: two runs that set up the same thing would break one another's.
+
+    May be nested. The kernel lets go when we end, however that happens.
+    """
+    global _depth
+    if _depth:
+        yield
+        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    fd = os.open(CACHE / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("guest: waiting for another run's set-up", file=sys.stderr, flush=True)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        _depth += 1
+        try:
+            yield
+        finally:
+            _depth -= 1
+    finally:
+        os.close(fd)
+
+
 def run(*words: str | Path, cwd: Path | None = None) -> str:
     """Run a program to its end and return what it wrote; its messages become the error."""
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=cwd, check=False)
@@ -63,29 +98,71 @@ def need_programs() -> None:
         raise Unavailable(f"a guest needs {', '.join(packages)}: sudo apt-get install {' '.join(packages)}")
     install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages)
     print(f"guest: installing {', '.join(packages)}", flush=True)
-    try:
-        run(*install)
-    except Unavailable:
-        run("apt-get", "update", "-qq")
-        run(*install)
+    retried(lambda: run(*install))
 
 
+@cache_alone()
 def fetch(key: str) -> Kernel:
-    """Return a kernel, downloaded and unpacked if need be."""
+    """Return a kernel, downloaded and unpacked if need be; one from the cache, and loudly, if the archive has none."""
     if key == OWN:
         return own_kernel()
-    package = newest(key)
+    try:
+        return retried(lambda: newest_of_archive(key))
+    except Unavailable as error:
+        cached = [f"linux-image-{path.parent.name}" for path in CACHE.glob("*/image")]
+        found = [name for name in cached if re.match(PATTERNS[key], name)]
+        if not found:
+            raise
+        release = max(found, key=version_of).removeprefix("linux-image-")
+        print(f"guest: NOT THE NEWEST {key}, BUT {release} FROM THE CACHE: {error}", file=sys.stderr, flush=True)
+        return debian_kernel(key, release)
+
+
+def newest_of_archive(key: str) -> Kernel:
+    """Return the newest kernel that the archive offers."""
+    found = search(PATTERNS[key])
+    if not found:
+        raise Unavailable(f"no package matches {PATTERNS[key]}: sudo apt-get update, on Debian 12 or newer")
+    package = max(found, key=version_of)
     release = package.removeprefix("linux-image-")
-    folder = CACHE / release
-    if not (folder / "image").exists():
-        unpack([package], folder / "image")
+    if not (CACHE / release / "image").exists():
+        unpack([package], CACHE / release / "image")
     return debian_kernel(key, release)
+
+
+_updated = False
+T = TypeVar("T")
+
+
+def retried(what: Callable[[], T]) -> T:
+    """Return what a function does, tried again with new lists of packages: point releases leave the archive."""
+    try:
+        return what()
+    except Unavailable as error:
+        if not update(str(error)):
+            raise
+        return what()
+
+
+def update(why: str) -> bool:
+    """Fetch the lists of packages, as root, once for each process; return whether there are new ones."""
+    global _updated
+    if _updated or os.geteuid() or not shutil.which("apt-get"):
+        return False
+    _updated = True
+    print(f"guest: apt-get update, because of: {why.splitlines()[0]}", file=sys.stderr, flush=True)
+    try:
+        run("apt-get", "update", "-qq")
+    except Unavailable as error:
+        print(f"guest: {error}", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def debian_kernel(key: str, release: str) -> Kernel:
     """Return an unpacked Debian kernel."""
     image = CACHE / release / "image"
-    build = CACHE / release / "headers" / "usr" / "src" / f"linux-headers-{release}"
+    build = headers_folder(release) / "usr" / "src" / f"linux-headers-{release}"
     return Kernel(
         key,
         release,
@@ -94,6 +171,11 @@ def debian_kernel(key: str, release: str) -> Kernel:
         image / "lib" / "modules" / release,
         build if build.exists() else None,
     )
+
+
+def headers_folder(release: str) -> Path:
+    """Return the folder of a kernel's headers. They name one another by path: another place is another folder."""
+    return CACHE / release / f"headers-{hashlib.sha256(bytes(CACHE)).hexdigest()[:8]}"
 
 
 def own_state() -> str:
@@ -112,20 +194,6 @@ def own_kernel() -> Kernel:
     return Kernel(OWN, release, built[-1], folder / "config", None, tree if tree.exists() else None)
 
 
-def newest(key: str) -> str:
-    """Return the name of the newest package of a kernel; of one that is in the cache, where no archive is known."""
-    found = search(PATTERNS[key])
-    if not found and os.geteuid() == 0:
-        run("apt-get", "update", "-qq")
-        found = search(PATTERNS[key])
-    if not found:
-        cached = [f"linux-image-{path.parent.name}" for path in CACHE.glob("*/image")]
-        found = [name for name in cached if re.match(PATTERNS[key], name)]
-    if not found:
-        raise Unavailable(f"no package matches {PATTERNS[key]}: sudo apt-get update, on Debian 12 or newer")
-    return max(found, key=version_of)
-
-
 def search(pattern: str) -> list[str]:
     """Return the packages that the archive offers."""
     if not shutil.which("apt-cache"):
@@ -142,8 +210,8 @@ def version_of(name: str) -> list[int]:
     return [int(word) for word in re.findall(r"\d+", name)]
 
 
-def unpack(packages: list[str], folder: Path) -> None:
-    """Download packages and unpack them in a folder; it appears only when it is complete."""
+def unpack(packages: list[str], folder: Path, finish: Callable[[Path], None] | None = None) -> None:
+    """Download packages and unpack them in a folder; it appears only when it is complete and ``finish`` has ended."""
     part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
     archives = part / "archives"
     archives.mkdir(parents=True)
@@ -153,27 +221,37 @@ def unpack(packages: list[str], folder: Path) -> None:
         for archive in sorted(archives.iterdir()):
             run("dpkg", "-x", archive, part)
         shutil.rmtree(archives)
+        if finish:
+            finish(part)
         part.rename(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
 
 
+@cache_alone()
 def fetch_headers(kernel: Kernel) -> Kernel:
     """Return the kernel with what a module is built against."""
     if kernel.build or kernel.key == OWN:
         return kernel
-    folder = CACHE / kernel.release / "headers"
-    first = f"linux-headers-{kernel.release}"
-    depends = run("apt-cache", "depends", first)
-    others = re.findall(r"Depends: (linux-headers-\S+-common|linux-kbuild-\S+)", depends)
-    unpack([first, *others], folder)
-    relocate(folder, folder / "usr" / "src" / first)
+    folder = headers_folder(kernel.release)
+    retried(lambda: headers_of_archive(kernel.release, folder))
+    for old in folder.parent.glob("headers*"):
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
     return debian_kernel(kernel.key, kernel.release)
 
 
+def headers_of_archive(release: str, folder: Path) -> None:
+    """Unpack the headers of a kernel in a folder."""
+    first = f"linux-headers-{release}"
+    depends = run("apt-cache", "depends", first)
+    others = re.findall(r"Depends: (linux-headers-\S+-common|linux-kbuild-\S+)", depends)
+    unpack([first, *others], folder, lambda part: relocate(folder, part / "usr" / "src" / first))
+
+
 def relocate(folder: Path, build: Path) -> None:
-    """Have unpacked headers name one another where they are, not where they would be installed."""
+    """Have unpacked headers name one another in the folder where they will be, not where they would be installed."""
     for name in ("Makefile", ".kernelvariables"):
         path = build / name
         if path.exists():

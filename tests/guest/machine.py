@@ -22,20 +22,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import initramfs
-from kernels import CACHE, Kernel, Unavailable
+from kernels import CACHE, Kernel, Unavailable, cache_alone
 
 NO_RESULT = 125
 """Exit code when the guest left none, or its kernel complained."""
 BOOT_LINE = "guest: up"
 COMPLAINT = re.compile(
-    r"WARNING: (?:CPU|possible|suspicious)|\bBUG: |\bBUG\b at|\bOops\b|Kernel panic|general protection fault"
-    r"|UBSAN:|KASAN:|Bad page|segfault at|blocked for more than|self-detected stall"
+    r"\bWARNING: |\bBUG: |\bBUG\b at|\bOops\b|Kernel panic|general protection fault|UBSAN:|KASAN:|Bad page"
+    r"|segfault at|blocked for more than|self-detected stall|detected (?:expedited )?stalls|non-static key|refcount_t:"
+    r"|lock order detected|held lock freed|still has locks held|(?:list_add|list_del) corruption"
 )
+"""A line of the console with this fails the run."""
+HARMLESS = re.compile(r"(?:Spectre V2 |RETBleed|Speculative Return Stack Overflow): WARNING: ")
+"""What the processor of the host lacks is said so under KVM (arch/x86/kernel/cpu/bugs.c)."""
 PROBE_SECONDS = 10.0
 DISK_SIZE = 2 << 30
 """Sparse: what is not written takes no room. A temporary swap file leaves 1 GiB free."""
 INSIDE = "/mnt/out"
 """Where the guest sees the folder for results."""
+HIDDEN = ("/dev", "/mnt/disk", "/mnt/out", "/proc", "/run", "/sys", "/var/tmp")
+"""Where the guest has file systems of its own."""
 VARIABLE = "MEMATLAS_GUEST"
 """Set inside, to the settings: ``kernel=6.12 levels=5 numa=0 pti=0 lockdown=none``."""
 
@@ -101,10 +107,11 @@ class Guest:
     def __init__(self, kernel: Kernel, settings: Settings, output: Path | None = None) -> None:
         self.kernel = kernel
         self.settings = settings
-        sweep()
-        self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
-        self._lock = os.open(self.folder, os.O_RDONLY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        with cache_alone():
+            sweep()
+            self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
+            self._lock = os.open(self.folder, os.O_RDONLY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.output = output or self.folder / "out"
         """What the guest leaves."""
         self.console = self.folder / "console"
@@ -139,7 +146,7 @@ class Guest:
         console = self._console()
         dmesg = self.output / "dmesg"
         log = console + (dmesg.read_text(errors="replace") if dmesg.exists() else "")
-        complaints = list(dict.fromkeys(line for line in log.splitlines() if COMPLAINT.search(line)))
+        complaints = complaints_in(log)
         try:
             code = int((self.output / "code").read_text())
         except (OSError, ValueError):
@@ -166,15 +173,15 @@ class Guest:
             VARIABLE: self.settings.words(self.kernel.key),
         }
         words = [f"{name}={value}" for name, value in environment.items()]
-        folder = shlex.quote(os.getcwd())
+        folder = shlex.quote(str(visible_folder()))
         # No exec: the command has a parent that is not the first process, as everywhere.
         return f"cd {folder} || exit 124\nenv -i {shlex.join([*words, *command])}\nexit $?\n"
 
     def _qemu(self) -> list[str]:
-        accelerated = kvm_works(self.kernel)
+        accelerated = kvm_works(self.kernel, self.settings.levels)
         shares = [
             ("root", "path=/,security_model=none,readonly=on,multidevs=remap"),
-            ("out", f"path={self.output.resolve()},security_model=none"),
+            ("out", f"path={option_of(self.output.resolve())},security_model=none"),
         ]
         words = qemu_words(self.kernel, accelerated, self.console, self.settings.kernel_line())
         words += self.settings.qemu_words()
@@ -182,7 +189,7 @@ class Guest:
         for name, options in shares:
             words += ["-fsdev", f"local,id={name},{options}"]
             words += ["-device", f"virtio-9p-pci,fsdev={name},mount_tag={name}"]
-        return [*words, "-drive", f"file={self.folder / 'disk'},format=raw,if=virtio,cache=unsafe"]
+        return [*words, "-drive", f"file={option_of(self.folder / 'disk')},format=raw,if=virtio,cache=unsafe"]
 
     def _boot(self, words: list[str], timeout: float) -> bool:
         """Run qemu; return whether it ended by itself in time."""
@@ -209,6 +216,16 @@ class Guest:
             process.communicate()
 
 
+def complaints_in(log: str) -> list[str]:
+    """Return the lines that say that something went wrong, each once.
+
+    >>> complaints_in("WARNING: bad unlock balance detected!\\nrandom: crng init done")
+    ['WARNING: bad unlock balance detected!']
+    """
+    lines = (line for line in log.splitlines() if COMPLAINT.search(line) and not HARMLESS.search(line))
+    return list(dict.fromkeys(lines))
+
+
 PR_SET_PDEATHSIG = 1
 libc = ctypes.CDLL(None)
 
@@ -228,8 +245,9 @@ def end_orderly() -> None:
 
 
 def sweep() -> None:
-    """Remove what runs left that were killed: nobody holds the lock on their folder."""
-    CACHE.mkdir(parents=True, exist_ok=True)
+    """Remove what runs left that were killed: nobody holds the lock on their folder. We hold that on the cache."""
+    for folder in CACHE.glob("probe-*"):
+        shutil.rmtree(folder, ignore_errors=True)
     for folder in CACHE.glob("run-*"):
         with contextlib.suppress(OSError):
             fd = os.open(folder, os.O_RDONLY)
@@ -243,6 +261,24 @@ def sweep() -> None:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def visible_folder() -> Path:
+    """Return the folder that we are in; raise `Unavailable` if the guest has another one there."""
+    folder = Path.cwd()
+    for hidden in HIDDEN:
+        if folder.is_relative_to(hidden):
+            raise Unavailable(f"the guest sees nothing of the host's {hidden}: change to another folder than {folder}")
+    return folder
+
+
+def option_of(path: Path) -> str:
+    """Return a path as an option of qemu has it.
+
+    >>> option_of(Path("/a,b"))
+    '/a,,b'
+    """
+    return str(path).replace(",", ",,")
+
+
 def qemu_words(kernel: Kernel, accelerated: bool, console: Path, line: list[str]) -> list[str]:
     """Return the command that boots a kernel with our initramfs; the first serial line is its console."""
     accel = ["-accel", "kvm", "-cpu", "host"] if accelerated else ["-accel", "tcg,thread=multi", "-cpu", "max"]
@@ -253,15 +289,30 @@ def qemu_words(kernel: Kernel, accelerated: bool, console: Path, line: list[str]
     ]
 
 
-def kvm_works(kernel: Kernel) -> bool:
-    """Whether the kernel reaches our init under KVM. Tried once for each start of the host."""
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return False
+def processor_flags() -> set[str]:
+    """Return what the host's processors can do."""
+    with open("/proc/cpuinfo") as file:
+        return next((set(line.split()) for line in file if line.startswith("flags")), set())
+
+
+def kvm_is_there() -> bool:
+    return os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
+def kvm_works(kernel: Kernel, levels: int) -> bool:
+    """Whether the kernel reaches our init under KVM, with as many levels. Tried once for each start of the host."""
+    # A processor without five levels boots the kernel, with four.
+    return kvm_is_there() and (levels == 4 or "la57" in processor_flags()) and kvm_boots(kernel)
+
+
+@cache_alone()
+def kvm_boots(kernel: Kernel) -> bool:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     known = CACHE / f"kvm-{kernel.release}"
-    if known.exists() and known.read_text().split()[0] == boot:
-        return known.read_text().split()[1] == "yes"
-    with tempfile.TemporaryDirectory(prefix="run-", dir=CACHE) as folder:
+    # Anything else is no answer: nobody has written it to its end.
+    if known.exists() and (words := known.read_text().split()) in ([boot, "yes"], [boot, "no"]):
+        return words[1] == "yes"
+    with tempfile.TemporaryDirectory(prefix="probe-", dir=CACHE) as folder:
         console = Path(folder) / "console"
         words = qemu_words(kernel, True, console, ["console=ttyS0", "quiet", "panic=-1", "mematlas.probe"])
         try:
@@ -278,7 +329,9 @@ def kvm_works(kernel: Kernel) -> bool:
         except subprocess.TimeoutExpired:
             pass
         works = console.exists() and BOOT_LINE in console.read_text(errors="replace")
-    known.write_text(f"{boot} {'yes' if works else 'no'}\n")
+    part = known.with_name(f"{known.name}.part-{os.getpid()}")
+    part.write_text(f"{boot} {'yes' if works else 'no'}\n")
+    part.rename(known)
     return works
 
 

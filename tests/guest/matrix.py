@@ -32,10 +32,11 @@ ALL = (
 # Of the truth of every kind of memory, what says most: each VMA by every source.
 CORE = (*ALL[:5], "-k", "not test_truth or test_every_vma_equals")
 HERE_ALONE = ("tests/guest",)
-# What `make test` has the time for; the full matrix does more of the same, so it leaves these out. The module is
-# unloaded under use on the own kernel, which watches its locks; all of its stress is part of the full matrix.
+# What `make test` has the time for; the full matrix does more of the same, so it leaves these out. All of the module's
+# stress is part of the full matrix.
 QUICK = ("tests/guest", "-k", "not ten_thousand_reads and not unloaded_under_use")
-OWN_QUICK = ("tests/guest", "-k", "not ten_thousand_reads")
+UNLOAD_QUICK = ("tests/guest", "-k", "not ten_thousand_reads")
+LOCKED_QUICK = ("tests/guest/test_lockdown.py", "tests/guest/test_readers.py")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class Run:
 MATRIX = (
     Run("6.12-quick", "6.12", Settings(levels=5), QUICK),
     Run("6.1-quick", "6.1", Settings(levels=5), QUICK),
-    Run("own-quick", OWN, Settings(levels=4, numa=True, pti=True), OWN_QUICK),
+    Run("6.12-numa-pti-quick", "6.12", Settings(levels=4, numa=True, pti=True), UNLOAD_QUICK),
+    Run("6.12-locked-quick", "6.12", Settings(lockdown="confidentiality"), LOCKED_QUICK),
+    Run("own-quick", OWN, Settings(levels=4, numa=True, pti=True), UNLOAD_QUICK),
     Run("6.12", "6.12", Settings(levels=5)),
     Run("6.1", "6.1", Settings(levels=5)),
     Run("6.12-numa-pti", "6.12", Settings(levels=4, numa=True, pti=True), HERE_ALONE),
@@ -91,7 +94,7 @@ def main(names: list[str]) -> int:
         print(f"no run {', '.join(unknown)}: there are {', '.join(run.name for run in MATRIX)}", file=sys.stderr)
         return 2
     end_orderly()
-    chosen = [run for run in MATRIX if run.name in names or not (names or run.tests in (QUICK, OWN_QUICK))]
+    chosen = [run for run in MATRIX if run.name in names or not (names or run.name.endswith("-quick"))]
     need_programs()
     lines, failed = [], False
     for run in chosen:
@@ -118,3 +121,5 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except Unavailable as error:
         sys.exit(f"guest: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

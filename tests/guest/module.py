@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
-from kernels import CACHE, ROOT, Kernel, Unavailable, fetch, fetch_headers, run
+from kernels import CACHE, ROOT, Kernel, Unavailable, cache_alone, fetch, fetch_headers, run
 
 SOURCE = ROOT / "native" / "kmod"
 
 
+@cache_alone()
 def build(kernel: Kernel) -> Path:
     """Return the module, built unless it is in the cache."""
-    kernel = fetch_headers(kernel)
-    if kernel.build is None:
-        raise Unavailable(f"nothing to build a module for {kernel.release} against")
     state = hashlib.sha256(b"".join((SOURCE / name).read_bytes() for name in ("mematlas.c", "Makefile")))
     folder = CACHE / "kmod" / f"{kernel.release}-{state.hexdigest()[:16]}"
     module = folder / "mematlas.ko"
     if module.exists():
         return module
+    if re.search(r"[\s:]", str(folder)):
+        raise Unavailable(f"the kernel's build system takes no path with a space or a colon: move {ROOT}")
+    kernel = fetch_headers(kernel)
+    if kernel.build is None:
+        raise Unavailable(f"nothing to build a module for {kernel.release} against")
     for program, package in (("make", "make"), ("gcc", "gcc")):
         if not shutil.which(program):
             raise Unavailable(f"building the module needs {package}: sudo apt-get install {package}")
@@ -34,6 +38,7 @@ def build(kernel: Kernel) -> Path:
         run("make", "-C", kernel.build, *options, "modules")
         for old in (CACHE / "kmod").glob(f"{kernel.release}-????????????????"):
             shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

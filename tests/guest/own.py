@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from kernels import CACHE, Unavailable, own_state, run, unpack
+from kernels import CACHE, Unavailable, cache_alone, own_state, retried, run, unpack
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = "linux-source-6.12"
@@ -35,9 +35,10 @@ def need_tools() -> None:
     if os.geteuid():
         raise Unavailable(f"building a kernel needs: sudo apt-get install {' '.join(packages)}")
     print(f"guest: installing {', '.join(packages)}", flush=True)
-    run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages)
+    retried(lambda: run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages))
 
 
+@cache_alone()
 def source() -> tuple[str, Path]:
     """Return the version of the source package, and its archive."""
     told = run("apt-cache", "show", "--no-all-versions", PACKAGE)
@@ -88,7 +89,7 @@ def slim(tree: Path) -> None:
 
 def main() -> int:
     need_tools()
-    version, archive = source()
+    version, archive = retried(source)
     # Out-of-tree modules name the tree they are built against, so it is built where it stays.
     folder = CACHE / f"own-{version.replace('~', '_')}-{own_state()}"
     with open(CACHE / "own.lock", "w") as lock:
@@ -113,3 +114,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except Unavailable as error:
         sys.exit(f"guest: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

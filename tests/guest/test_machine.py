@@ -1,0 +1,151 @@
+"""What the runner of guests makes of a console, a host and a path; needs no guest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import kernels
+import machine
+from kernels import Kernel, Unavailable
+from machine import complaints_in
+
+COMPLAINTS = (
+    "WARNING: CPU: 1 PID: 99 at mm/memory.c:123 copy+0x1/0x2",
+    "WARNING: mm/memory.c:123 at copy+0x1/0x2, CPU#0: python/99",
+    "WARNING: possible circular locking dependency detected",
+    "WARNING: suspicious RCU usage",
+    "WARNING: lock held when returning to user space!",
+    "WARNING: bad unlock balance detected!",
+    "WARNING: inconsistent lock state",
+    "WARNING: held lock freed!",
+    "WARNING: python/99 still has locks held!",
+    "WARNING: SOFTIRQ-safe -> SOFTIRQ-unsafe lock order detected",
+    "refcount_t: underflow; use-after-free.",
+    "INFO: trying to register non-static key.",
+    "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+    "rcu: INFO: rcu_preempt detected expedited stalls on CPUs/tasks: { 1-... } 99 jiffies s: 9 root: 0x2/.",
+    "rcu: INFO: rcu_preempt self-detected stall on CPU",
+    "INFO: task python:99 blocked for more than 120 seconds.",
+    "list_del corruption. prev->next should be 0, but was 1",
+    "BUG: kernel NULL pointer dereference, address: 0000000000000008",
+    "kernel BUG at mm/memory.c:123!",
+    "Oops: 0000 [#1] PREEMPT SMP PTI",
+    "Kernel panic - not syncing: Fatal exception",
+    "python[99]: segfault at 8 ip 0000000000401000 sp 00007ffc00000000 error 4 in python[400000+1000]",
+)
+HARMLESS = (
+    "Linux version 6.12.1 (gcc 12) #1 SMP PREEMPT_DYNAMIC",
+    "Spectre V2 : WARNING: Unprivileged eBPF is enabled with eIBRS on, data leaks possible via Spectre v2 BHB attacks!",
+    "RETBleed: WARNING: Spectre v2 mitigation leaves CPU vulnerable to RETBleed attacks, data leaks possible!",
+    "mematlas: loading out-of-tree module taints kernel.",
+    "Memory failure: 0x12345: recovery action for dirty LRU page: Recovered",
+)
+
+
+@pytest.mark.parametrize("line", COMPLAINTS)
+def test_a_line_that_says_what_went_wrong_is_a_complaint(line: str) -> None:
+    assert complaints_in(f"[    1.000000] {line}\n") == [f"[    1.000000] {line}"]
+
+
+@pytest.mark.parametrize("line", HARMLESS)
+def test_a_line_that_says_nothing_of_the_kind_is_none(line: str) -> None:
+    assert complaints_in(f"[    1.000000] {line}\n") == []
+
+
+KERNEL = Kernel("6.12", "6.12.1-test", Path("image"), Path("config"), None, None)
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for place in (kernels, machine):
+        monkeypatch.setattr(place, "CACHE", tmp_path)
+    return tmp_path
+
+
+class Archive:
+    """An archive whose lists name some kernels, of which it has some; `apt-get update` gives it others."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, listed: str, there: str, updated: str) -> None:
+        self.listed, self.there, self.updated = listed, there, updated
+        self.nr_updates = 0
+        monkeypatch.setattr(kernels, "_updated", False)
+        monkeypatch.setattr(kernels, "search", lambda _: [f"linux-image-{self.listed}"] if self.listed else [])
+        monkeypatch.setattr(kernels, "unpack", self.unpack)
+        monkeypatch.setattr(kernels, "run", self.run)
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+
+    def unpack(self, packages: list[str], folder: Path) -> None:
+        if packages != [f"linux-image-{self.there}"]:
+            raise Unavailable("404 Not Found")
+        folder.mkdir(parents=True)
+
+    def run(self, *words: str) -> str:
+        assert words[:2] == ("apt-get", "update")
+        self.nr_updates += 1
+        self.listed = self.updated
+        return ""
+
+
+OLD, NEW = "6.12.9+deb12-amd64", "6.12.10+deb12-amd64"
+
+
+def test_a_point_release_that_left_the_archive_is_looked_up_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = Archive(monkeypatch, listed=OLD, there=NEW, updated=NEW)
+    assert kernels.fetch("6.12").release == NEW
+    assert archive.nr_updates == 1
+
+
+@pytest.mark.parametrize("listed", ["", NEW])
+def test_without_an_archive_the_newest_of_the_cache_is_taken_loudly(
+    listed: str, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = Archive(monkeypatch, listed=listed, there="", updated=listed)
+    with pytest.raises(Unavailable):
+        kernels.fetch("6.12")
+    for release in (OLD, "6.12.8+deb12-amd64", "6.1.0-50-amd64"):
+        (cache / release / "image").mkdir(parents=True)
+    assert kernels.fetch("6.12").release == OLD
+    assert f"NOT THE NEWEST 6.12, BUT {OLD} FROM THE CACHE" in capsys.readouterr().err
+    assert archive.nr_updates == 1
+
+
+@pytest.mark.parametrize(("levels", "flags", "works"), [(5, {"fpu"}, False), (4, {"fpu"}, True), (5, {"la57"}, True)])
+def test_kvm_is_used_for_the_levels_that_the_host_has(
+    levels: int, flags: set[str], works: bool, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    (cache / f"kvm-{KERNEL.release}").write_text(f"{boot} yes\n")
+    monkeypatch.setattr(machine, "kvm_is_there", lambda: True)
+    monkeypatch.setattr(machine, "processor_flags", lambda: flags)
+    assert machine.kvm_works(KERNEL, levels) == works
+
+
+@pytest.mark.parametrize("text", ["", "x", "x yes", "yes", "a b c"])
+def test_half_an_answer_about_kvm_is_none(text: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cache / f"kvm-{KERNEL.release}").write_text(text)
+    monkeypatch.setattr(machine, "qemu_words", lambda *_: ["true"])
+    assert not machine.kvm_boots(KERNEL)
+    assert (cache / f"kvm-{KERNEL.release}").read_text().endswith(" no\n")
+    assert sorted(path.name for path in cache.iterdir()) == [f"kvm-{KERNEL.release}", "lock"]
+
+
+@pytest.mark.parametrize("folder", ["/dev", "/proc/self", "/sys/kernel"])
+def test_a_folder_that_the_guest_has_not_is_named(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(Unavailable, match="sees nothing of the host's"):
+        machine.visible_folder()
+
+
+def test_an_interrupted_unpacking_leaves_no_folder(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(part: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kernels, "run", lambda *_, **__: "")
+    with pytest.raises(KeyboardInterrupt):
+        kernels.unpack(["linux-headers"], cache / "headers", interrupt)
+    assert list(cache.iterdir()) == []
