@@ -46,5 +46,8 @@ def build(kernel: Kernel) -> Path:
 
 
 if __name__ == "__main__":
-    for key in sys.argv[1:] or ["6.12"]:
-        print(build(fetch(key)))
+    try:
+        for key in sys.argv[1:] or ["6.12"]:
+            print(build(fetch(key)))
+    except Unavailable as error:
+        sys.exit(f"guest: {error}")

@@ -10,6 +10,7 @@ import pytest
 
 import kernels
 import machine
+import module
 from kernels import Kernel, Unavailable
 from machine import complaints_in
 
@@ -149,3 +150,24 @@ def test_an_interrupted_unpacking_leaves_no_folder(cache: Path, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         kernels.unpack(["linux-headers"], cache / "headers", interrupt)
     assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a b", "a:b"])
+def test_a_path_that_kbuild_refuses_is_named(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CACHE", cache / name)
+    with pytest.raises(Unavailable, match="no path with a space or a colon"):
+        module.build(KERNEL)
+
+
+def test_headers_of_another_place_are_other_headers(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = kernels.headers_folder("6.12.1")
+    monkeypatch.setattr(kernels, "CACHE", cache / "moved")
+    assert kernels.headers_folder("6.12.1").name != here.name
+
+
+def test_headers_name_the_folder_where_they_will_be(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text("include /usr/src/linux-headers-common/Makefile\n")
+    (tmp_path / "scripts").symlink_to("/usr/lib/linux-kbuild/scripts")
+    kernels.relocate(Path("/there"), tmp_path)
+    assert (tmp_path / "Makefile").read_text() == "include /there/usr/src/linux-headers-common/Makefile\n"
+    assert os.readlink(tmp_path / "scripts") == "/there/usr/lib/linux-kbuild/scripts"
