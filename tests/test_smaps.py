@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import make_process, sparse
+from helpers import make_process, sparse, steadily
 from mematlas.errors import FormatError
 from mematlas.kernel.maps import parse_maps
 from mematlas.kernel.procfs import ProcFS
@@ -75,6 +75,7 @@ def test_entry_cut_short_is_an_error_that_names_what_is_missing(field: str, tmp_
         read_smaps(process)
 
 
+@steadily
 def test_rollup_agrees_with_the_sum_of_smaps() -> None:
     with sparse(1 << 20, range(0, 256, 3)) as target, ProcFS().process(target.pid) as process:
         summed = sum_fields(fields for _, fields in read_smaps(process))
