@@ -34,8 +34,8 @@ CORE = (*ALL[:5], "-k", "not test_truth or test_every_vma_equals")
 HERE_ALONE = ("tests/guest",)
 # What `make test` has the time for; the full matrix does more of the same, so it leaves these out. All of the module's
 # stress is part of the full matrix.
-QUICK = ("tests/guest", "-k", "not ten_thousand_reads and not unloaded_under_use")
-UNLOAD_QUICK = ("tests/guest", "-k", "not ten_thousand_reads")
+QUICK = ("tests/guest", "-k", "not ten_thousand_reads and not unloaded_under_use and not memory_max")
+UNLOAD_QUICK = ("tests/guest", "-k", "not ten_thousand_reads and not memory_max")
 LOCKED_QUICK = ("tests/guest/test_lockdown.py", "tests/guest/test_readers.py")
 
 
