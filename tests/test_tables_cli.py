@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from constructed import Tables as Constructed
-from helpers import mematlas
+from helpers import mematlas, steadily
 from mematlas import Process
 from mematlas.analysis.findings import join_neighbours
 from mematlas.analysis.pagetable import Finding, unmapped_ram
@@ -346,6 +346,7 @@ def test_a_walk_names_the_halves_of_its_addresses(say: Say) -> None:
 
 
 @root
+@steadily  # the kernel maps and unmaps meanwhile
 def test_the_kernel_half_in_json_has_the_levels_too(say: Say) -> None:
     rows = json.loads(say("--kernel", "--json"))["rows"]
     regions = [row for row in rows if row["region"]]
