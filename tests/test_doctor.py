@@ -21,7 +21,7 @@ from mematlas.cli.doctor import REFUSED, detail_of
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.features import PROBES, Feature, Probe, find_features, run
 from mematlas.kernel.pagemap import Scanner
-from mematlas.kernel.probes import LACKS, NEEDED, UNKNOWN, WORKS, Bench, Missing, chosen
+from mematlas.kernel.workbench import LACKS, NEEDED, UNKNOWN, WORKS, Bench, Missing, chosen
 
 Rows = dict[str, dict[str, Any]]
 SETTINGS = (

@@ -46,7 +46,10 @@ def guest() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("name", ["6.12-quick", "6.1-quick", "6.12-numa-pti-quick", "6.12-locked-quick"])
+STOCK = ("6.12-quick", "6.1-quick", "6.12-numa-pti-quick", "6.12-locked-quick", "6.12-locked-later-quick")
+
+
+@pytest.mark.parametrize("name", STOCK)
 def test_stock_kernel(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     done = run(str(HERE / "matrix.py"), name)
     with capsys.disabled():

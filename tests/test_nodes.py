@@ -20,6 +20,7 @@ from mematlas.analysis.usage import total
 from mematlas.cli import main
 from mematlas.errors import FormatError, PermissionDenied
 from mematlas.kernel import nodes as sysfs
+from mematlas.kernel.maps import Vma
 from mematlas.kernel.move_pages import read_page_nodes
 from mematlas.kernel.nodes import NodeMap, parse_list, parse_zoneinfo, read_nodes
 from mematlas.kernel.numa_maps import parse_numa_maps, read_numa_maps
@@ -225,6 +226,22 @@ def test_refusal_leaves_nodes_unknown_with_the_reason(monkeypatch: pytest.Monkey
         assert nodes.of(block) == [None, 2, None]
         assert nodes.count(block) == {None: 1, 2: 1}
         assert "CAP_SYS_PTRACE" in (nodes.why or "")
+
+
+def test_what_numa_maps_no_longer_tells_is_of_no_known_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {0x1000: {0: 3 * PAGE, 2: PAGE}, 0x8000: {2: 4 * PAGE}}
+    monkeypatch.setattr("mematlas.kernel.numa_maps.read_numa_maps", lambda process: told)
+    fields = {"Rss": 5 * PAGE, "Private_Hugetlb": PAGE, "Pss": 0}
+    vmas = [Vma(start, start + 0x6000, "rw-p", 0, "00:00", 0, "", "anon") for start in (0x1000, 0x8000, 0x10000)]
+    with ProcFS().process(1) as process:
+        nodes = PageNodes(process, nodes=TWO)
+        found = nodes.of_entries(None, zip(vmas, [fields, {"Rss": 4 * PAGE}, {"Rss": PAGE}], strict=True))
+        assert found == [{0: 3 * PAGE, 2: PAGE, None: 2 * PAGE}, {2: 4 * PAGE}, {None: PAGE}]
+        assert "changed" in (nodes.why or "")
+        only = PageNodes(process, nodes=NodeMap((0,), (), only=0))
+        assert only.of_entries(None, [(vmas[0], fields)]) == [{0: 5 * PAGE, 2: PAGE}]
+    # The kernel's table is left as it was told.
+    assert told[0x1000] == {0: 3 * PAGE, 2: PAGE}
 
 
 # --- on this machine

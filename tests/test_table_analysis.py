@@ -157,7 +157,7 @@ def test_regions_are_in_order_and_do_not_overlap(vmemmap: int | None) -> None:
     assert region_of(regions, 0xFFFF800000000000) is None
 
 
-@pytest.mark.parametrize(("levels", "ldt"), [(4, 0xFFFF880000000000), (5, 0xFF90000000000000)])
+@pytest.mark.parametrize(("levels", "ldt"), [(4, 0xFFFF880000000000), (5, 0xFF10000000000000)])
 def test_the_ldt_stays_where_it_is_when_the_direct_map_is_moved(levels: int, ldt: int) -> None:
     base = ldt + (0x123 << 32) + (1 << 39 if levels == 4 else 1 << 48)
     regions = kernel_regions(levels, base, 24 << 30, None, 64)

@@ -36,6 +36,8 @@ HERE_ALONE = ("tests/guest",)
 # stress is part of the full matrix.
 QUICK = ("tests/guest", "-k", "not ten_thousand_reads and not unloaded_under_use and not memory_max")
 UNLOAD_QUICK = ("tests/guest", "-k", "not ten_thousand_reads and not memory_max")
+# Changes the guest for good, so nothing else runs with it.
+LOCKED_LATER = ("tests/guest/locked_later.py",)
 LOCKED_QUICK = ("tests/guest/test_lockdown.py", "tests/guest/test_readers.py")
 
 
@@ -51,9 +53,10 @@ class Run:
 
 MATRIX = (
     Run("6.12-quick", "6.12", Settings(levels=5), QUICK),
-    Run("6.1-quick", "6.1", Settings(levels=5), QUICK),
+    Run("6.1-quick", "6.1", Settings(levels=5, pti=True), QUICK),
     Run("6.12-numa-pti-quick", "6.12", Settings(levels=4, numa=True, pti=True), UNLOAD_QUICK),
     Run("6.12-locked-quick", "6.12", Settings(lockdown="confidentiality"), LOCKED_QUICK),
+    Run("6.12-locked-later-quick", "6.12", Settings(), LOCKED_LATER),
     Run("own-quick", OWN, Settings(levels=4, numa=True, pti=True), UNLOAD_QUICK),
     Run("6.12", "6.12", Settings(levels=5)),
     Run("6.1", "6.1", Settings(levels=5)),
@@ -62,10 +65,11 @@ MATRIX = (
     Run("6.12-integrity", "6.12", Settings(lockdown="integrity"), HERE_ALONE),
     Run("6.12-confidentiality", "6.12", Settings(lockdown="confidentiality"), HERE_ALONE),
     Run("6.1-confidentiality", "6.1", Settings(lockdown="confidentiality"), HERE_ALONE),
+    Run("6.12-locked-later", "6.12", Settings(), LOCKED_LATER),
     Run("6.12-all", "6.12", Settings(levels=4), ALL),
     Run("6.1-all", "6.1", Settings(levels=4), ALL),
     Run("own", OWN, Settings(levels=5, numa=True), ALL),
-    Run("own-pti", OWN, Settings(levels=4, pti=True), HERE_ALONE),
+    Run("own-pti", OWN, Settings(levels=5, pti=True), HERE_ALONE),
 )
 
 

@@ -20,6 +20,7 @@ from conftest import Outcome, libc
 from helpers import program
 from inside import Facts
 from mematlas.analysis.pagetable import X86_LDT
+from mematlas.cli import main
 from mematlas.errors import NoAddressSpace, NotSupported, ProcessGone
 from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
 from mematlas.kernel.kmod import MODULE_PATH, ModuleReader
@@ -128,6 +129,30 @@ def test_without_the_right_nothing_opens(loaded: None, as_nobody: Callable[..., 
     assert set(as_nobody(open_all, uid=0).value) == {errno.EPERM}
     assert 0 not in as_nobody(open_all, caps=["CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH"]).value
     assert set(as_nobody(open_all, caps=["CAP_SYS_ADMIN"], uid=0).value) == {0}
+
+
+def test_doctor_sees_it_and_says_what_is_missing(
+    loaded: None, as_nobody: Callable[..., Outcome], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert row_of_doctor(capsys)["status"] == "works"
+    (row,) = (row for row in json.loads(as_nobody(["doctor", "--json"]).stdout)["rows"] if row["interface"] == NAME)
+    assert (row["status"], row["detail"]) == ("needs", "CAP_SYS_ADMIN")
+    assert unload() == 0
+    try:
+        row = row_of_doctor(capsys)
+        assert row["status"] == "needs"
+        assert "insmod" in (row["detail"] or "")
+    finally:
+        assert load() == 0
+
+
+NAME = "mematlas module"
+
+
+def row_of_doctor(capsys: pytest.CaptureFixture[str]) -> dict[str, str | None]:
+    assert main(["doctor", "--json"]) == 0
+    (row,) = (row for row in json.loads(capsys.readouterr().out)["rows"] if row["interface"] == NAME)
+    return dict(row)
 
 
 def test_files_are_roots_alone(loaded: None) -> None:

@@ -9,7 +9,8 @@ from inside import Facts
 from mematlas import NotSupported, Process
 from mematlas.kernel.backing import call_cachestat, call_mincore
 from mematlas.kernel.pagemap import PRESENT, Pagemap
-from mematlas.kernel.probes import Bench, make_file_page
+from mematlas.kernel.probes import make_file_page
+from mematlas.kernel.workbench import Bench
 
 pytestmark = pytest.mark.guest
 

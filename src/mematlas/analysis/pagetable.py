@@ -442,8 +442,9 @@ X86_FIXED = (
     Region("vsyscall", 0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000),
     Region("fixmap", 0xFFFFFFFFFF601000, 0xFFFFFFFFFFE00000),
 )
-# LDT_BASE_ADDR and the size of an entry of the top table: not moved with the direct map behind it.
-X86_LDT = {4: (0xFFFF880000000000, 1 << 39), 5: (0xFF90000000000000, 1 << 48)}
+# LDT_BASE_ADDR and the size of an entry of the top table: entry -240 with 4 levels and with 5 since d52888aa2753
+# ("x86/mm: Move LDT remap out of KASLR region on 5-level paging", v4.20). Not moved with the direct map behind it.
+X86_LDT = {4: (0xFFFF880000000000, 1 << 39), 5: (0xFF10000000000000, 1 << 48)}
 
 
 def kernel_regions(

@@ -9,7 +9,7 @@ import errno
 
 from mematlas.errors import Error, PermissionDenied
 from mematlas.kernel import probes
-from mematlas.kernel.probes import LACKS, NEEDED, WORKS, Bench, Missing
+from mematlas.kernel.workbench import LACKS, NEEDED, WORKS, Bench, Missing
 from mematlas.record import record
 
 TYPE_CHECKING = False
@@ -181,5 +181,12 @@ PROBES = (
         "BTF", "the kernel's own types, for BPF", "", "CONFIG_DEBUG_INFO_BTF", probes.opens("/sys/kernel/btf/vmlinux")
     ),
     Probe("/proc/kcore", "kernel memory, without BPF", "CAP_SYS_RAWIO", "CONFIG_PROC_KCORE", probes.kcore),
+    Probe(
+        "mematlas module",
+        "page tables without BPF and kcore",
+        "CAP_SYS_ADMIN",
+        "CONFIG_MODULES",
+        probes.module,
+    ),
     Probe("no lockdown", "kernel memory may be read", "", "CONFIG_SECURITYFS", probes.lockdown),
 )

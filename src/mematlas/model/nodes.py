@@ -147,16 +147,20 @@ class PageNodes:
         for vma, fields in entries:
             if vma.kind == "vdso":
                 found.append(self._of_vdso(vma, fields))
-            elif vma.start in told:
-                found.append(dict(told[vma.start].items()))
-            else:
-                found.append(self._placeless(fields, "VMAs changed during the reading"))
+                continue
+            sizes: Sizes = dict(told.get(vma.start, {}).items())
+            # What came since then is on its node, and more than smaps tells.
+            missing = size_in_memory(fields) - sum(sizes.values())
+            if missing > 0:
+                sizes[self.map.only] = sizes.get(self.map.only, 0) + missing
+                self.why = "they changed during the reading, or are the kernel's own"
+            found.append(sizes)
         return found
 
     def _placeless(self, fields: Fields, why: str) -> Sizes:
         """Return the bytes that smaps tells of a VMA as of the only node, or as of none that we know."""
         self.why = why
-        size = fields["Rss"] + fields.get("Private_Hugetlb", 0) + fields.get("Shared_Hugetlb", 0)
+        size = size_in_memory(fields)
         return {self.map.only: size} if size else {}
 
     def _of_vdso(self, vma: Vma, fields: Fields) -> Sizes:
@@ -190,6 +194,11 @@ class PageNodes:
         if self._pacer:
             self._pacer.spend(time.perf_counter() - before)
         return statuses
+
+
+def size_in_memory(fields: Fields) -> int:
+    """Return the bytes of a VMA that lie on some node, by what smaps tells."""
+    return fields["Rss"] + fields.get("Private_Hugetlb", 0) + fields.get("Shared_Hugetlb", 0)
 
 
 NODES_UNKNOWN = "nodes of some pages unknown: {}"
