@@ -13,6 +13,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,12 +94,12 @@ def observe_tables(pid: int) -> None:
     held_process(pid).usage("tables")
 
 
-def observe_walk(pid: int) -> None:
+def observe_walk(pid: int, reader: str = "auto") -> None:
     """Read every page table of the process."""
     from mematlas.model.pagetable import walk
 
     process = held_process(pid)
-    access = process.tables_access()
+    access = process.tables_access(reader)
     with access.memory.open_mm(pid, process.dir) as mm:
         walk(access.memory, access.mode, mm.pgd)
 
@@ -170,6 +171,7 @@ OBSERVERS: dict[str, Observe] = {
     "nothing": observe_nothing,
     "tables": observe_tables,
     "walk": observe_walk,
+    **{f"walk-{reader}": partial(observe_walk, reader=reader) for reader in ("bpf", "kcore", "module")},
     "snapshot": observe_snapshot,
     "kernel": observe_kernel,
     "counts": observe_counts,

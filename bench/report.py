@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jobs import GIB, MIB, Job, Peer
 from measure import CommandError, Results, Sample, compare, median_cpu_ms, median_wall_ms
-from stall import BAR_P999_MS, PACED_THROUGHPUT, TABLES_THROUGHPUT, Stall
+from stall import BAR_P999_MS, PACED_THROUGHPUT, TABLES_THROUGHPUT, TARGET_SIZE, Stall
 
 HEADER = ("job", "against", "ours", "ours, wall", "peer", "ratio", "range", "bar", "verdict")
 LEGEND = (
@@ -32,7 +32,7 @@ STALL_HEADER = (
     "verdict",
 )
 STALL_LEGEND = (
-    "The target maps, touches and unmaps 64 KiB in a loop, beside 4 GiB of touched 4 KiB pages; medians of "
+    "The target maps, touches and unmaps 64 KiB in a loop, beside {size:.2g} GiB of touched 4 KiB pages; medians of "
     "the rounds, but the worst of all. Throughput is a share of that beside a loop that looks at nothing. Bars: p99.9 "
     f"under {BAR_P999_MS:g} ms or what that loop makes it, throughput above {PACED_THROUGHPUT:.0%} with pauses, "
     f"{TABLES_THROUGHPUT:.0%} through page tables."
@@ -205,7 +205,7 @@ class Report:
             parts.append(f"stall: NOT RUN: {self.stalls}")
         elif self.stalls is not None:
             parts += [format_text(STALL_HEADER, [stall_cells(stall) for stall in self.stalls])]
-            parts += [f"{describe_rounds(self.stalls)} {STALL_LEGEND}"]
+            parts += [f"{describe_rounds(self.stalls)}"]
         return "\n\n".join(parts)
 
     def markdown(self) -> str:
@@ -220,7 +220,7 @@ class Report:
         elif self.stalls is not None:
             parts += ["### The stall"]
             parts += [format_markdown(STALL_HEADER, [stall_cells(stall) for stall in self.stalls])]
-            parts += [f"{describe_rounds(self.stalls)} {STALL_LEGEND}"]
+            parts += [f"{describe_rounds(self.stalls)}"]
         return "\n\n".join(parts) + "\n"
 
 
@@ -231,10 +231,10 @@ def describe(job: Job) -> str:
     return f"{job.ours.label}{victim}{note}."
 
 
-def describe_rounds(stalls: Sequence[Stall]) -> str:
-    """Return how long the target was watched."""
+def describe_rounds(stalls: Sequence[Stall], size: int = TARGET_SIZE) -> str:
+    """Return how long the target was watched, and what the table says."""
     rounds = stalls[0].rounds
-    return f"Rounds: {len(rounds)} of {rounds[0].seconds:.0f} s."
+    return f"Rounds: {len(rounds)} of {rounds[0].seconds:.0f} s. {STALL_LEGEND.format(size=size / GIB)}"
 
 
 def format_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -111,13 +111,19 @@ def choose_processors() -> tuple[int, int] | None:
     return (processors[-1], processors[0]) if len(processors) > 1 else None
 
 
-def measure_stall(places: Mapping[str, str], nr_rounds: int, seconds: float) -> list[Stall]:
-    """Return what each observer did to the target."""
+def measure_stall(
+    places: Mapping[str, str],
+    nr_rounds: int,
+    seconds: float,
+    observers: Sequence[Observer] = OBSERVERS,
+    size: int = TARGET_SIZE,
+) -> list[Stall]:
+    """Return what each observer did to a target of this size."""
     processors = choose_processors()
     if processors is None:
         raise ProgramError("needs two processors")
-    stalls = [Stall(observer) for observer in OBSERVERS]
-    argv = [f"{places['bin']}/stall_target", str(TARGET_SIZE), str(processors[0])]
+    stalls = [Stall(observer) for observer in observers]
+    argv = [f"{places['bin']}/stall_target", str(size), str(processors[0])]
     with running(argv) as target:
         target.wait_until_ready()
         for number in range(nr_rounds):
