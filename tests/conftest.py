@@ -62,6 +62,21 @@ Work = Callable[[], object] | Sequence[str]
 libc = ctypes.CDLL(None, use_errno=True)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have SIGTERM end a run as Ctrl-C does: what was changed is put back, such as swap that was switched on."""
+    owner = os.getpid()
+
+    def end(number: int, frame: object) -> None:
+        if os.getpid() == owner:
+            # The second alone ends the test that runs; a command under test may take it for its own.
+            session.shouldstop = "ended by SIGTERM"
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
 # --- rights
 
 

@@ -23,7 +23,7 @@ FILES = {
 }
 LAYERS = (
     *("arrays", "errors", "record", "kernel", "model", "analysis"),
-    *("process", "tables", "captures", "actions", "views", "cli"),
+    *("sources", "process", "tables", "captures", "actions", "views", "cli"),
 )
 """From the lowest up."""
 OF_NO_LAYER = {"mematlas", "mematlas.__main__", "mematlas.version"}

@@ -27,8 +27,9 @@ from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.smaps import HEX_DIGITS, HOLD_PER_BYTE
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.model.pages import HIDDEN_FRAMES, PageReader
-from mematlas.process import MAX_STALL, ZERO_UNKNOWN, Process
+from mematlas.process import MAX_STALL, Process
 from mematlas.record import record
+from mematlas.sources import ZERO_UNKNOWN
 from mematlas.version import __version__
 
 TYPE_CHECKING = False

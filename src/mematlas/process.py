@@ -8,32 +8,25 @@ from __future__ import annotations
 import os
 import time
 
-from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult, VmaUsage
+from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult
 from mematlas.analysis.usage import (
-    PageCounts,
-    nr_shared,
-    shared_frames,
     total,
     total_by_node,
-    usage_of_fields,
-    usage_of_pages,
-    usage_of_tables,
 )
 from mematlas.errors import BadInput, Error, FormatError, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel.maps import ANON_KINDS, Vma, read_maps
+from mematlas.kernel.maps import Vma, read_maps
 from mematlas.kernel.mounts import find_devices
 from mematlas.kernel.pagemap import (
     ENTRY_SIZE,
-    PM_PFRAME,
-    PRESENT,
     Pacer,
 )
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.smaps import HOLD_PER_BYTE, read_smaps
 from mematlas.kernel.status import Stat, read_stat, read_status, status_bytes
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
-from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, PageReader, decode_place, entry_flags, is_hidden
+from mematlas.model.pages import STATE_OF_BYTE, Hole, PageReader, decode_place, entry_flags, is_hidden
 from mematlas.record import replace
+from mematlas.sources import VmaCounter, note_unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,8 +36,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.grid import Cells, Strip
     from mematlas.kernel.pagemap import Block
     from mematlas.kernel.procfs import ProcessDir
-    from mematlas.model.nodes import PageNodes, Sizes
-    from mematlas.model.sharers import Sharers
+    from mematlas.model.nodes import PageNodes
     from mematlas.model.tableaccess import TableAccess
     from mematlas.model.tablereader import TableReader
 
@@ -199,20 +191,27 @@ class Process:
         notes: list[str] = []
         chosen = self._choose(source, max_stall, notes, numa)
         nodes = self.page_nodes() if numa else None
+        counter = VmaCounter(self.dir, self._pacer(), first_pages, nodes, notes)
         if chosen == "smaps":
-            vmas, torn = self._maps_of_smaps(selection, first_pages, notes, nodes)
+            every = read_smaps(self.dir, self.devices)
+            # smaps just stops where the target ends while it is read, which would look like less memory: then there
+            # are no VMAs now, and this raises. Where they differ now, they changed meanwhile.
+            torn = [vma for vma, _ in every] != self.address_space().vmas
+            vmas = counter.by_smaps([entry for entry in every if selection.matches(entry[0])])
         else:
             space = self.address_space()
+            wanted = list(filter(selection.matches, space.vmas))
             try:
-                read = self._maps_of_tables if chosen == "tables" else self._maps_of_pagemap
-                vmas, torn = read(space, selection, first_pages, notes, nodes)
+                if chosen == "tables":
+                    vmas = counter.by_tables(wanted, self.tables_access())
             except NotSupported as error:
-                if source != "auto" or chosen == "pagemap":
+                if source != "auto":
                     raise
                 chosen = "pagemap"
                 notes.append(f"{NO_TABLES}: {error}")
-                vmas, torn = self._maps_of_pagemap(space, selection, first_pages, notes, nodes)
-            torn = torn or self._torn(space)
+            if chosen == "pagemap":
+                vmas = counter.by_pagemap(wanted)
+            torn = counter.torn or self._torn(space)
         if source == "auto" and chosen == "pagemap" and any(None in (v.usage.pss, v.usage.swap) for v in vmas):
             notes.append(f"--source smaps tells all, and holds up the target for {self._smaps_hold() * 1e3:.0f} ms")
         if nodes and nodes.why and any(None in (item.nodes or ()) for item in vmas):
@@ -333,35 +332,6 @@ class Process:
             return TableReader(self.dir, self.tables_access(), low, high)
         return PageReader(self.dir, self._pacer() if paced else None)
 
-    def _maps_of_tables(
-        self,
-        space: AddressSpace,
-        selection: Selection,
-        first_pages: bool,
-        notes: list[str],
-        nodes: PageNodes | None,
-    ) -> tuple[list[VmaUsage], bool]:
-        from mematlas.model.tablereader import TableReader
-
-        chosen = list(filter(selection.matches, space.vmas))
-        if not chosen:
-            return [], False
-        with TableReader(self.dir, self.tables_access(), chosen[0].start, chosen[-1].end) as reader:
-            result = [self._count_tables(reader, vma, first_pages, notes) for vma in chosen]
-            if nodes:
-                result = [replace(item, nodes=nodes.of_vma(reader, item.vma)) for item in result]
-        self._note_unknown(reader, notes)
-        return result, bool(reader.torn)
-
-    def _count_tables(self, reader: TableReader, vma: Vma, first_page: bool, notes: list[str]) -> VmaUsage:
-        sums = reader.count(vma)
-        hole = STATE_OF_BYTE[reader.hole(vma)]
-        state, phys = None, None
-        if first_page and (block := reader.block_at(vma, vma.start)):
-            state, phys = self._place(block.states[0], block.entries[0], notes)
-        usage = usage_of_tables(vma, sums, self.page_size, hole)
-        return VmaUsage(vma, usage, state or hole, phys, sums.nr_accessed, sums.nr_dirty)
-
     def _smaps_hold(self) -> float:
         """Return for how many seconds one reading of smaps would hold up the target."""
         # It looks at more than RSS and swap, with zero pages and in sparse tables: at what the tables have entries for.
@@ -370,123 +340,6 @@ class Process:
 
     def _size_of_tables(self) -> int:
         return status_bytes(read_status(self.dir), "VmPTE") or 0
-
-    def _maps_of_smaps(
-        self, selection: Selection, first_pages: bool, notes: list[str], nodes: PageNodes | None
-    ) -> tuple[list[VmaUsage], bool]:
-        every = read_smaps(self.dir, self.devices)
-        # smaps just stops where the target ends while it is read, which would look like less memory: then there are
-        # no VMAs now, and this raises. Where they differ now, they changed meanwhile.
-        torn = [vma for vma, _ in every] != self.address_space().vmas
-        entries = [(vma, fields) for vma, fields in every if selection.matches(vma)]
-        reader: PageReader | None = None
-        try:
-            reader = PageReader(self.dir, self._pacer(), cached=False)
-        except (PermissionDenied, NotSupported) as error:
-            notes.append(f"zero pages and first pages unknown: {error}")
-        try:
-            result = []
-            for vma, fields in entries:
-                nr_zero = self._nr_zero(reader, vma, fields, notes)
-                usage = usage_of_fields(vma, fields, self.page_size, nr_zero)
-                state, phys = self._first_page(reader, vma, notes) if reader and first_pages else (None, None)
-                result.append(VmaUsage(vma, usage, state, phys))
-            if nodes:
-                sizes = nodes.of_entries(reader, entries)
-                result = [replace(item, nodes=each) for item, each in zip(result, sizes, strict=True)]
-            return result, torn
-        finally:
-            if reader:
-                reader.close()
-
-    def _nr_zero(self, reader: PageReader | None, vma: Vma, fields: dict[str, int], notes: list[str]) -> int | None:
-        # Only anonymous memory maps the zero page, and only where there is room besides what smaps counts.
-        if vma.kind not in ANON_KINDS or fields["Rss"] + fields["Swap"] >= vma.size:
-            return 0
-        if reader is None:
-            return None
-        counts = PageCounts()
-        for block in reader.blocks(vma):
-            counts.add(block.kinds)
-        if not reader.zero_known:
-            notes.append(ZERO_UNKNOWN)
-            return None
-        return counts.nr_state("zero")
-
-    def _first_page(self, reader: PageReader, vma: Vma, notes: list[str]) -> tuple[str | None, int | None]:
-        block = reader.block_at(vma, vma.start)
-        if block is None:
-            return STATE_OF_BYTE[reader.hole(vma)], None
-        return self._place(block.states[0], block.entries[0], notes)
-
-    def _place(self, byte: int, entry: int, notes: list[str]) -> tuple[str, int | None]:
-        """Return the state and the physical address that an entry tells."""
-        if not byte & PRESENT:
-            return STATE_OF_BYTE[byte], None
-        pfn = entry & PM_PFRAME
-        if pfn == 0:
-            notes.append(HIDDEN_FRAMES)
-            return STATE_OF_BYTE[byte], None
-        return STATE_OF_BYTE[byte], pfn * self.page_size
-
-    def _maps_of_pagemap(
-        self,
-        space: AddressSpace,
-        selection: Selection,
-        first_pages: bool,
-        notes: list[str],
-        nodes: PageNodes | None,
-    ) -> tuple[list[VmaUsage], bool]:
-        from mematlas.model.sharers import Sharers
-
-        chosen = filter(selection.matches, space.vmas)
-        with PageReader(self.dir, self._pacer(), cached=False) as reader, Sharers(self.procfs, notes) as sharers:
-            return [self._count_vma(reader, sharers, vma, first_pages, notes, nodes) for vma in chosen], False
-
-    def _count_vma(
-        self,
-        reader: PageReader,
-        sharers: Sharers,
-        vma: Vma,
-        first_page: bool,
-        notes: list[str],
-        nodes: PageNodes | None,
-    ) -> VmaUsage:
-        counts = PageCounts()
-        state, phys = None, None
-        thp: int | None = 0
-        by_node: Sizes = {}
-        sharers.begin()
-        for block in reader.blocks(vma):
-            counts.add(block.kinds)
-            if nodes:
-                nodes.add(by_node, block)
-            if first_page and block.address == vma.start:
-                state, phys = self._place(block.states[0], block.entries[0], notes)
-            if vma.kind != "hugetlb":
-                if nr_shared(block.kinds):
-                    sharers.add(shared_frames(block))
-                thp = self._add_huge(reader, block, thp, notes)
-        self._note_unknown(reader, notes)
-        usage = usage_of_pages(
-            vma,
-            counts,
-            self.page_size,
-            zero_known=reader.zero_known,
-            hole=STATE_OF_BYTE[reader.hole(vma)],
-            sharers=sharers.by_count(),
-            thp=thp,
-        )
-        return VmaUsage(vma, usage, state or STATE_OF_BYTE[reader.hole(vma)], phys, nodes=by_node if nodes else None)
-
-    def _add_huge(self, reader: PageReader, block: Block, thp: int | None, notes: list[str]) -> int | None:
-        if thp is None:
-            return None
-        try:
-            return thp + reader.huge_size(block)
-        except NotSupported as error:
-            notes.append(f"huge pages unknown with this source: {error}")
-            return None
 
     # Where
 
@@ -654,7 +507,7 @@ class Process:
         """Say how a reading of pages came about, in `reading` and in the notes."""
         if self.dir.fd < 0:
             return  # closed already: whoever asked has gone
-        self._note_unknown(reader, notes)
+        note_unknown(reader, notes)
         source = "pagemap" if isinstance(reader, PageReader) else "tables"
         torn = self._torn(space)
         if torn:
@@ -664,23 +517,6 @@ class Process:
 
     def _reader_name(self, source: str) -> str | None:
         return self._access["auto"].name if source == "tables" and "auto" in self._access else None
-
-    def _note_unknown(self, reader: PageReader | TableReader, notes: list[str]) -> None:
-        if reader.unknown_backing:
-            self._note_backing(reader.unknown_backing, notes)
-        if not isinstance(reader, PageReader):
-            notes.extend(reader.notes())
-        elif not reader.zero_known:
-            notes.append(ZERO_UNKNOWN)
-
-    def _note_backing(self, reasons: set[str], notes: list[str]) -> None:
-        from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
-
-        if why := sorted(reasons - {SWAP_CACHE_UNSEEN}):
-            vmas = "a shared VMA" if len(why) == 1 else f"{len(why)} shared VMAs"
-            notes.append(f"swap and untouched pages of {vmas} unknown: {why[0]}")
-        if SWAP_CACHE_UNSEEN in reasons:
-            notes.append(SWAP_CACHE_UNSEEN)
 
     def _pacer(self) -> Pacer | None:
         return Pacer() if self.procfs.live else None
@@ -700,4 +536,3 @@ class Process:
 
 
 NO_TABLES = "page tables cannot be read, so pagemap is, with pauses"
-ZERO_UNKNOWN = "zero pages cannot be told from shared ones: needs Linux 6.7, or CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH"

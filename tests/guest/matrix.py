@@ -20,7 +20,7 @@ from machine import NO_RESULT, Settings, boot, end_orderly
 
 HERE = Path(__file__).resolve().parent
 TIMEOUT = 900.0
-LONG_TIMEOUT = 3600.0
+LONG_TIMEOUT = 7200.0
 """For a run of everything, on a machine that does other things as well."""
 # What no kernel changes, and what starts guests.
 THE_SAME_EVERYWHERE = (
