@@ -150,7 +150,7 @@ def test_nobody_is_told_each_right_and_once_how_to_get_it(as_nobody: Callable[..
         if row["status"] == LACKS:
             continue
         assert row["status"] == NEEDED
-        assert row["detail"] == " and ".join(rights)
+        assert row["detail"].partition(", or: ")[0] == (rights_on_debian(interface) or " and ".join(rights))
     notes = json.loads(outcome.stdout)["notes"]
     assert ["sudo -- " in note and note.endswith(" COMMAND") for note in notes].count(True) == 1
     assert sum("setpriv" in note and "+sys_ptrace" in note for note in notes) == 1
@@ -164,7 +164,16 @@ def test_a_right_opens_its_interface(rights: list[str], interface: str, as_nobod
     row = by_interface(as_nobody(["doctor", "--json"], caps=rights).stdout)[interface]
     if row["status"] == LACKS:
         pytest.skip(f"needs {row['detail']}")
+    if more := rights_on_debian(interface):
+        assert (row["status"], row["detail"].partition(",")[0]) == (NEEDED, more)
+        row = by_interface(as_nobody(["doctor", "--json"], caps=[more]).stdout)[interface]
     assert row["status"] == WORKS
+
+
+def rights_on_debian(interface: str) -> str | None:
+    """Return the right that is asked for instead, by kernels that know stricter settings than upstream."""
+    stricter = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text()) > 2
+    return "CAP_SYS_ADMIN" if stricter and interface.startswith("perf") else None
 
 
 def test_nobody_may_not_read_the_processes_of_others(as_nobody: Callable[..., Outcome]) -> None:

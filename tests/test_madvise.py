@@ -197,8 +197,9 @@ def test_namesake_in_our_pid_namespace_is_not_taken_for_the_target(victim: Calla
 
 
 FIRST_ENDED = """
-import ctypes, json, sys, threading
+import ctypes, json, mmap, sys, threading
 lib = ctypes.CDLL(None)
+area = mmap.mmap(-1, 4096)
 def live():
     print("null", flush=True)
     sys.stdin.read()
@@ -214,6 +215,8 @@ def test_process_whose_first_thread_has_ended_cannot_be_reached_and_has_not_ende
         with Process(running.pid) as process, Advisor(process.dir) as advisor:
             assert advisor.pid == running.pid
             vma = process.address_space().vmas[0]
+            # Which devices are memory is read in the folder of the process, through a thread that lives.
+            assert "shmem" in {vma.kind for vma in process.address_space().vmas}
             assert process.stat.pid == running.pid
             # mm/madvise.c, process_madvise() asks the first thread for the memory.
             with pytest.raises(NotSupported, match=f"of {running.pid}: .*first thread"):

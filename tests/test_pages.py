@@ -24,6 +24,7 @@ from mematlas.model.pages import (
     is_zero_candidate,
     state_of,
 )
+from mematlas.views.pages import PageFilter, pages_table
 from test_pagemap import no_scan
 from victim import Victim
 
@@ -171,3 +172,25 @@ def test_range_that_ends_within_a_page_takes_it_whole() -> None:
         pieces = [piece for _, piece in process.pages(stack.end - PAGE - 1, stack.end - PAGE + 1)]
     assert sum(map(len, pieces)) == 2
     assert pieces[0].address == stack.end - 2 * PAGE
+
+
+def test_soft_dirty_is_said_of_pages_and_not_of_holes(tmp_path: Path) -> None:
+    """A new VMA has the bit in all its entries, of which those of holes are not even read."""
+    nr_pages, dirty = 4096, 1 << 55
+    words = dict.fromkeys(range(nr_pages), dirty) | {3: 1 << 63 | dirty | 77, 4: 1 << 63 | 78, 5: 1 << 62 | dirty}
+    make_process(tmp_path, maps=f"0-{nr_pages * PAGE:x} rw-p 00000000 00:00 0 \n", words=words)
+    with Process(7, ProcFS(str(tmp_path), PAGE)) as process:
+        table = pages_table(process.pages(), process, PageFilter(), {}, runs=True, limit=None, notes=[])
+        runs = [(row[0] // PAGE, row[2], row[3], row[10]) for row in table.rows]
+        table = pages_table(process.pages(), process, PageFilter(soft_dirty=True), {}, runs=False, limit=None, notes=[])
+        selected = [row[0] // PAGE for row in table.rows]
+        flags = [each.flags for each in process.translate([0, 3 * PAGE, 5 * PAGE, 4000 * PAGE])]
+    assert runs == [
+        (0, 3, "absent", ()),
+        (3, 1, "present", ("present", "soft-dirty")),
+        (4, 1, "present", ("present",)),
+        (5, 1, "swapped", ("swap", "soft-dirty")),
+        (6, nr_pages - 6, "absent", ()),
+    ]
+    assert selected == [3, 5]
+    assert flags == [(), ("present", "soft-dirty"), ("swap", "soft-dirty"), ()]

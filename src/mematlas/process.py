@@ -83,14 +83,14 @@ class Process:
         """By the reader that was asked for, and by its own name."""
         self.reading: Reading | None = None
         """How the last `pages`, `grid`, `density` or `translate` came about; None before its end."""
-        self.devices = find_devices(self.dir)
-        """The devices whose files are memory, as this process sees them."""
         try:
             self.stat: Stat = read_stat(self.dir)
             if self.stat.is_kernel_thread:
                 raise NoAddressSpace(pid, self.stat.name)
             if self.stat.is_zombie:
                 self._take_live_thread()
+            self.devices = find_devices(self.dir)
+            """The devices whose files are memory, as this process sees them."""
         except BaseException:
             self.dir.close()
             raise

@@ -74,7 +74,6 @@ TRACE = "CAP_SYS_PTRACE"
 SEARCH = "CAP_DAC_READ_SEARCH"
 ADMIN = "CAP_SYS_ADMIN"
 NICE = "CAP_SYS_NICE"
-PARANOID = "sudo sysctl kernel.perf_event_paranoid="
 
 PROBES = (
     Probe("/proc/PID/maps", "the VMAs", TRACE, "CONFIG_PROC_FS", probes.reads("maps")),
@@ -168,7 +167,7 @@ PROBES = (
         "Linux 6.7, CONFIG_PTE_MARKER_UFFD_WP",
         probes.write_tracking,
     ),
-    Probe("perf page faults", "faults of one's own", f"{PARANOID}2", "CONFIG_PERF_EVENTS", probes.faults),
+    Probe("perf page faults", "faults of one's own", f"{probes.PARANOID}2", "CONFIG_PERF_EVENTS", probes.faults),
     Probe("perf page faults, all", "faults of every process", "CAP_PERFMON", "CONFIG_PERF_EVENTS", probes.all_faults),
     Probe(
         "BPF",

@@ -100,6 +100,7 @@ PERF_EXCLUDE_HV = 1 << 6
 PERF_FLAG_FD_CLOEXEC = 8
 
 DEBUGFS = "/sys/kernel/debug"
+PARANOID = "sudo sysctl kernel.perf_event_paranoid="
 MAKE_SWAP = "fallocate -l 1G /swapfile && chmod 600 /swapfile && mkswap /swapfile && swapon /swapfile"
 
 
@@ -554,7 +555,13 @@ def open_perf(bench: Bench, pid: int, cpu: int) -> int:
         struct.pack("2I5Q2IQ", PERF_TYPE_SOFTWARE, 64, PERF_COUNT_SW_PAGE_FAULTS, 0, 0, 0, flags, 0, 0, 0), 64
     )
     numbers = (ctypes.addressof(attributes), pid, cpu, -1, PERF_FLAG_FD_CLOEXEC)
-    return bench.keep(bench.system_call("perf_event_open", *numbers))
+    try:
+        return bench.keep(bench.system_call("perf_event_open", *numbers))
+    except PermissionError:
+        # Above 2, which upstream does not know, Debian's and Ubuntu's kernels ask for more than CAP_PERFMON.
+        if read_number("/proc/sys/kernel/perf_event_paranoid") > 2:
+            raise Missing(NEEDED, f"CAP_SYS_ADMIN, or: {PARANOID}2") from None
+        raise
 
 
 def faults(bench: Bench) -> str | None:

@@ -24,6 +24,7 @@ from mematlas.kernel.pagemap import (
     PM_PFRAME,
     PM_PRESENT,
     PM_SOFT_DIRTY,
+    PM_SWAP,
     PM_SWAP_OFFSET_SHIFT,
     PM_SWAP_TYPE,
     PM_UFFD_WP,
@@ -384,6 +385,8 @@ def entry_flags(byte: int, entry: int) -> tuple[str, ...]:
     ('present', 'exclusive')
     """
     names = [name for bit, name in FLAG_NAMES if entry & bit]
+    if not is_soft_dirty(entry):
+        names = [name for name in names if name != "soft-dirty"]
     if byte & FILE and byte & PRESENT and not byte & MARK_A:
         names.append("file")
     if byte & PRESENT and byte & MARK_A:
@@ -391,9 +394,21 @@ def entry_flags(byte: int, entry: int) -> tuple[str, ...]:
     return tuple(names)
 
 
+def is_soft_dirty(entry: int) -> bool:
+    """Whether a page was written to since clear_refs.
+
+    Where there is no page the bit says that its VMA is new (VM_SOFTDIRTY), of holes too, which nobody reads: it is no
+    flag of a page, and no page table has it (fs/proc/task_mmu.c, pagemap_pmd_range).
+
+    >>> is_soft_dirty(PM_PRESENT | PM_SOFT_DIRTY), is_soft_dirty(PM_SOFT_DIRTY)
+    (True, False)
+    """
+    return bool(entry & PM_SOFT_DIRTY and entry & (PM_PRESENT | PM_SWAP))
+
+
 FLAG_NAMES = (
     (PM_PRESENT, "present"),
-    (1 << 62, "swap"),
+    (PM_SWAP, "swap"),
     (PM_MMAP_EXCLUSIVE, "exclusive"),
     (PM_SOFT_DIRTY, "soft-dirty"),
     (PM_UFFD_WP, "uffd-wp"),

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kpage import KPF_KSM, FrameWords, flag_names, tells_ksm
-from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PM_PFRAME, PM_SOFT_DIRTY, PRESENT
+from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PM_PFRAME, PRESENT
 from mematlas.model.nodes import NODES_UNKNOWN, NOWHERE
-from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, decode_place, entry_flags, is_hidden
+from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, decode_place, entry_flags, is_hidden, is_soft_dirty
 from mematlas.record import record, replace
 from mematlas.views.table import HIDDEN, Column, Table
 
@@ -73,7 +73,7 @@ class PageFilter:
             (self.present and not byte & PRESENT)
             or (self.swapped and STATE_OF_BYTE[byte] != "swapped")
             or (self.exclusive and byte & (PRESENT | EXCLUSIVE) != PRESENT | EXCLUSIVE)
-            or (self.soft_dirty and not entry & PM_SOFT_DIRTY)
+            or (self.soft_dirty and not is_soft_dirty(entry))
             or (self.dirty and not byte & PRESENT)
         )
 
@@ -300,6 +300,8 @@ def run_rows(
         states = np.frombuffer(piece.states, np.uint8)
         types = np.where(states & PRESENT, np.uint64(0), entries & np.uint64(0x1F))
         flags = (entries >> np.uint64(55) << np.uint64(5)) | types
+        # The soft-dirty bit alone is none of a page: see `is_soft_dirty`.
+        flags[entries >> np.uint64(55) == 1] = 0
         if piece.use is not None:
             flags |= np.frombuffer(piece.use, np.uint8).astype(np.uint64) << np.uint64(USE_SHIFT)
         on_nodes = nodes.array(piece)
