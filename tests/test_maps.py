@@ -92,6 +92,7 @@ def test_device_numbers_may_have_three_digits() -> None:
         ("/dev/zero (deleted)", "00:01", 1029, "shmem"),
         ("/memfd:x (deleted)", "00:01", 1030, "shmem"),
         ("/SYSV00000000 (deleted)", "00:01", 3, "shmem"),
+        ("/SYSV00000000 (deleted)", "00:01", 0, "shmem"),
         ("/dev/shm/x", "00:1a", 3, "shmem"),
         ("[anon_shmem:x]", "00:07", 3, "shmem"),
         ("/anon_hugepage (deleted)", "00:10", 3, "hugetlb"),

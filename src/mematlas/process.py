@@ -363,7 +363,7 @@ class Process:
         vma = space.find(address)
         if vma is None:
             return Translation(address, None, None, None, None, None, None, None, (), False)
-        file_offset = vma.offset + address - vma.start if vma.inode else None
+        file_offset = vma.offset + address - vma.start if vma.inode or vma.path.startswith("/") else None
         block = reader.block_at(vma, address)
         byte, entry = (reader.hole(vma), 0) if block is None else (block.states[0], block.entries[0])
         pfn, swap_type, swap_offset = decode_place(byte, entry)

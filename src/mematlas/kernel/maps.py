@@ -116,7 +116,8 @@ def kind_of(path: str, dev: str, inode: int, devices: Devices | LiveDevices = NO
     tmpfs. A private mapping of an ordinary file is ``file``, though the pages written to are anonymous. ``special`` is
     what devices and the kernel itself put there: its pages may have no entries that pagemap shows (VM_PFNMAP).
     """
-    if inode == 0:
+    # The inode of a System V segment is its identifier, which may be 0 (ipc/shm.c, newseg).
+    if inode == 0 and not path.startswith("/"):
         # A name in brackets is the kernel's own; "[anon:NAME]" was given by prctl(PR_SET_VMA_ANON_NAME).
         if not path or path.startswith("[anon:"):
             return "anon"

@@ -12,6 +12,8 @@ this module works on strings of state bytes: one byte a page, counted and cut by
 from __future__ import annotations
 
 import errno
+import os
+import sys
 import time
 
 from mematlas.errors import NotSupported, ProcessGone
@@ -300,6 +302,21 @@ class Pagemap:
                 raise NotSupported("PAGEMAP_SCAN", "a running process, not a capture")
             self._scanner = Scanner(self.file.fd, self.process.pid)
         return self._scanner
+
+
+def has_soft_dirty() -> bool:
+    """Whether this kernel tells which pages were written to since a moment: it says so of a page of ours.
+
+    CONFIG_MEM_SOFT_DIRTY, of Debian's, Ubuntu's and Fedora's kernels.
+    """
+    fresh = bytearray(1)
+    address = id(fresh)
+    try:
+        with open("/proc/self/pagemap", "rb", buffering=0) as file:
+            word = os.pread(file.fileno(), ENTRY_SIZE, address // os.sysconf("SC_PAGESIZE") * ENTRY_SIZE)
+    except OSError:
+        return False
+    return bool(int.from_bytes(word, sys.byteorder) & PM_SOFT_DIRTY)
 
 
 class Scanner:

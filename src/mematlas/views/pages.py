@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kpage import KPF_KSM, FrameWords, flag_names, tells_ksm
-from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PM_PFRAME, PRESENT
+from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PM_PFRAME, PRESENT, has_soft_dirty
 from mematlas.model.nodes import NODES_UNKNOWN, NOWHERE
 from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, decode_place, entry_flags, is_hidden, is_soft_dirty
 from mematlas.record import record, replace
@@ -34,7 +34,7 @@ PAGE_COLUMNS = (
     Column("count", "COUNT", "count", width=5),
     Column("swap_type", "SWAP", "count", width=4),
     Column("swap_offset", "SLOT", "hex", width=8),
-    Column("flags", "FLAGS", "list", width=22),
+    Column("flags", "FLAGS", "list"),
     Column("frame_flags", "FRAME", "list", width=44),
     Column("path", "PATH", "path"),
 )
@@ -49,11 +49,25 @@ RUN_COLUMNS = (
     Column("contiguous", "CONTIGUOUS", "flag"),
     Column("swap_type", "SWAP", "count", width=4),
     Column("swap_offset", "FIRST SLOT", "hex", width=10),
-    Column("flags", "FLAGS", "list", width=22),
+    Column("flags", "FLAGS", "list"),
     Column("path", "PATH", "path"),
 )
-WIDE_FLAGS = len("present,exclusive,soft-dirty,accessed,dirty")
-"""Page tables tell more flags than pagemap."""
+
+
+def flags_width(source: str, soft_dirty: bool) -> int:
+    """Return the width that the flags of a page take: page tables tell more of them, and not every kernel all.
+
+    >>> flags_width("pagemap", False), flags_width("tables", True)
+    (22, 48)
+    """
+    names = [
+        "present",
+        "exclusive",
+        *["soft-dirty"] * soft_dirty,
+        "file",
+        *["accessed", "dirty"] * (source == "tables"),
+    ]
+    return len(",".join(names))
 
 
 @record
@@ -94,8 +108,8 @@ def pages_table(
     """Return the pages, or runs of like pages, that are asked for, as a table that streams."""
     nodes = Nodes(process, notes)
     columns = nodes.columns(RUN_COLUMNS if runs else PAGE_COLUMNS)
-    if source == "tables":
-        columns = tuple(replace(each, width=WIDE_FLAGS) if each.key == "flags" else each for each in columns)
+    width = flags_width(source, not process.procfs.live or has_soft_dirty())
+    columns = tuple(replace(each, width=width) if each.key == "flags" else each for each in columns)
     if runs:
         rows = merge_runs(run_rows(pieces, process.page_size, wanted, nodes), process.page_size, notes)
         return Table("runs/1", columns, first(rows, limit), target=target, notes=notes, stream=True)
