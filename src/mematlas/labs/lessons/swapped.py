@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mematlas.actions import pageout
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.pagemap import PM_SWAP, Pagemap
+from mematlas.kernel.pagemap import PM_PRESENT, PM_SWAP, Pagemap
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.swaps import free_swap, read_swaps
@@ -195,7 +195,7 @@ Paging out moves data, it loses none. The price is paid by the refaults: measure
 
 
 NR_SHARED, NR_TOUCHED, UNTOUCHED_PAGE = 120, 100, 110
-EMPTY, IN_SWAP, PRESENT = "As if it had never been touched: all bits are 0", "In swap, with its slot", "Present"
+EMPTY, IN_SWAP, PRESENT = "As if it had never been touched", "In swap, with its slot", "Present"
 
 
 def write_shared(stage: Stage) -> None:
@@ -219,7 +219,8 @@ def swapped_entries(stage: Stage) -> int:
 def look_of_entry(stage: Stage) -> str:
     entries = raw_entries(stage)
     stage.know(entry=entries[0], untouched=entries[UNTOUCHED_PAGE])
-    if entries[0] == entries[UNTOUCHED_PAGE] == 0:
+    # Not 0 where the kernel has soft-dirty bits: a mapping that is new has them all.
+    if entries[0] == entries[UNTOUCHED_PAGE] and not entries[0] & (PM_PRESENT | PM_SWAP):
         return EMPTY
     return IN_SWAP if entries[0] & PM_SWAP else PRESENT
 
@@ -263,8 +264,8 @@ once, in the file, and clears the entries.""",
             look_of_entry,
             "/proc/{pid}/pagemap: {entry:#018x} for page 0, {untouched:#018x} for page 110",
             """\
-The two cannot be told apart. A tool that only reads pagemap says that this memory was never used, and is wrong by
-all of it.""",
+The two cannot be told apart. (Bit 55, where both have it, is "soft-dirty": the mapping is new.) A tool that only
+reads pagemap says that this memory was never used, and is wrong by all of it.""",
         ),
         Step(
             "What smaps says",
