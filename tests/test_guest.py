@@ -46,7 +46,10 @@ def guest() -> None:
     assert done.returncode == 0, done.stdout
 
 
-STOCK = ("6.12-quick", "6.1-quick", "6.12-numa-pti-quick", "6.12-locked-quick", "6.12-locked-later-quick")
+STOCK = (
+    *("6.12-quick", "6.1-quick", "6.12-numa-pti-quick"),
+    *("6.12-integrity-quick", "6.12-locked-quick", "6.12-locked-later-quick"),
+)
 
 
 @pytest.mark.parametrize("name", STOCK)

@@ -12,7 +12,8 @@ import pytest
 from mematlas.errors import FormatError, NotSupported, PermissionDenied
 from mematlas.kernel import kcore
 from mematlas.kernel.btf import Layout
-from mematlas.kernel.kcore import KcoreReader, find_symbol, is_confidential
+from mematlas.kernel.kcore import KcoreReader, find_symbol
+from mematlas.kernel.lockdown import read_lockdown
 
 BASE = 0xFFFF888000000000
 TEXT = 0xFFFFFFFF81000000
@@ -175,9 +176,15 @@ def test_addresses_that_are_hidden_are_a_missing_right(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "truth"), [("none integrity [confidentiality]\n", True), ("none [integrity] confidentiality\n", False)]
+    ("text", "mode"),
+    [
+        ("none integrity [confidentiality]\n", "confidentiality"),
+        ("none [integrity] confidentiality\n", "integrity"),
+        ("[none] integrity confidentiality\n", "none"),
+        ("", None),
+    ],
 )
-def test_lockdown_is_read_from_its_file(text: str, truth: bool, tmp_path: Path) -> None:
+def test_lockdown_is_read_from_its_file(text: str, mode: str | None, tmp_path: Path) -> None:
     (tmp_path / "lockdown").write_text(text)
-    assert is_confidential(str(tmp_path / "lockdown")) == truth
-    assert not is_confidential(str(tmp_path / "none"))
+    assert read_lockdown(str(tmp_path / "lockdown")) == mode
+    assert read_lockdown(str(tmp_path / "none")) is None

@@ -39,6 +39,7 @@ class ConstructedReader:
     def __init__(self, base: int, nr_levels: int = 4, encryption_mask: int = 0, pgd: int = 0x1000) -> None:
         self.base = base
         self.closed = False
+        self.forgotten: list[int] = []
         self.mm = 0xFFFF900000000000 if nr_levels == 4 else 0xFF11900000000000
         self.words: dict[int, int] = {self.mm + 120: base + pgd}
         table = pgd
@@ -63,6 +64,9 @@ class ConstructedReader:
 
     def private_data(self, fd: int, layout: Layout) -> int:
         return 0
+
+    def forget(self, pgd: int) -> None:
+        self.forgotten.append(pgd)
 
     def direct_map_bases(self) -> list[int]:
         return []
@@ -165,11 +169,13 @@ def test_single_entries_lead_on_as_well() -> None:
 
 
 def test_an_address_space_that_is_open_twice_stays_until_both_are_closed() -> None:
-    _, memory = with_tables()
+    reader, memory = with_tables()
     with memory.open_mm(os.getpid()):
         memory.open_mm(os.getpid()).close()
         assert memory.tables(addresses(0x1000))[1].all()
+        assert reader.forgotten == []
     assert not memory.tables(addresses(0x1000))[1].any()
+    assert reader.forgotten == [0x1000]
 
 
 def test_nothing_that_is_public_reads_kernel_memory_at_large() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.btf import Layout
-from mematlas.kernel.kmod import COPY, MEMATLAS_SELECT, REQUEST, SELECT, ModuleReader
+from mematlas.kernel.kmod import COPY, MEMATLAS_SELECT, NR_SPACES, REQUEST, SELECT, ModuleReader
 
 LAYOUT = Layout({"mm_struct.pgd": 120})
 BASE = 0xFFFF888000000000
@@ -28,10 +28,13 @@ class Module:
 
     def __init__(self) -> None:
         self.selected: Callable[[], None] = lambda: None
-        self.busy = self.gone = False
+        self.gone = False
+        self.pgd = PGD
         self.tables = {PGD: {3: TABLE | 7}, TABLE: {4: LEAF | 7, 5: 0x200000 | 0x87}, LEAF: {6: 0x8000 | 7}}
         self.tables[LEAF][7] = 0x9000 | 7
         self.nr_calls = 0
+        self.chosen: dict[int, int] = {}
+        """By the open file, the top table that was selected with it."""
 
     def ioctl(self, fd: int, command: int, argument: bytearray) -> int:
         if command == MEMATLAS_SELECT:
@@ -39,20 +42,19 @@ class Module:
             if self.gone:
                 raise ProcessLookupError(errno.ESRCH, "gone")
             self.selected()
-            argument[:] = SELECT.pack(pid, 0, PGD)
+            argument[:] = SELECT.pack(pid, 0, self.pgd)
+            self.chosen[fd] = self.pgd
             return 0
-        if self.busy:
-            raise OSError(errno.EBUSY, "busy")
         self.nr_calls += 1
         requests_at, tables_at, nr, _ = COPY.unpack(argument)
         requests = np.frombuffer((ctypes.c_char * (nr * REQUEST.itemsize)).from_address(requests_at), REQUEST)
         rows = np.frombuffer((ctypes.c_char * (nr * 4096)).from_address(tables_at), np.uint64).reshape(nr, 512)
         for request, row in zip(requests, rows, strict=True):
-            self.copy(request, row)
+            self.copy(self.chosen[fd], request, row)
         return 0
 
-    def copy(self, request: np.void, row: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> None:
-        table, level = PGD, 3
+    def copy(self, table: int, request: np.void, row: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> None:
+        level = 3
         while level > request["level"]:
             entry = self.tables[table].get(int(request["address"]) >> 12 + 9 * level & 511, 0)
             if entry & 0x81 != 1:
@@ -149,7 +151,7 @@ def test_a_number_that_is_another_process_s_is_gone(reader: ModuleReader) -> Non
             select(reader, child.pid)
     finally:
         child.communicate()
-    assert not reader._fds
+    assert not reader._spaces
 
 
 @pytest.mark.parametrize("reaped", [False, True])
@@ -164,7 +166,7 @@ def test_a_process_that_ends_while_it_is_chosen_is_gone(reaped: bool, reader: Mo
     with open(f"/proc/{child.pid}/mem", "rb", buffering=0) as mem, pytest.raises(ProcessGone):
         reader.mm_address(child.pid, mem.fileno(), LAYOUT)
     child.communicate()
-    assert not reader._fds
+    assert not reader._spaces
 
 
 def test_a_file_that_is_of_another_proc_is_refused(reader: ModuleReader, tmp_path: Path) -> None:
@@ -179,12 +181,63 @@ def test_a_proc_that_counts_otherwise_is_refused(reader: ModuleReader, monkeypat
             reader.mm_address(4211, mem.fileno(), LAYOUT)
 
 
-def test_a_lock_that_is_never_free_is_said(reader: ModuleReader, module: Module) -> None:
+def test_every_table_is_remembered_however_many(reader: ModuleReader, module: Module) -> None:
+    """512 tables of the last level under each of 8 of the second: walked level by level, as a walk does."""
+    seconds = [0x100000 + 0x1000 * number for number in range(8)]
+    lasts = [[0x1000000 + 0x1000 * (512 * number + place) for place in range(512)] for number in range(8)]
+    module.tables[PGD] = {number: second | 7 for number, second in enumerate(seconds)}
+    for second, below in zip(seconds, lasts, strict=True):
+        module.tables[second] = {place: table | 7 for place, table in enumerate(below)}
+        module.tables |= {table: {0: table >> 12 | 0x100000000007} for table in below}
     select(reader)
-    module.busy = True
-    with pytest.raises(NotSupported, match="locked all the time"):
-        read(reader, PGD)
+    read(reader, PGD)
+    assert all(read(reader, *seconds)[1])
+    for below in lasts:
+        for start in range(0, 512, 64):
+            rows, good = read(reader, *below[start : start + 64])
+            assert all(good)
+            assert [row[0] for row in rows] == [table >> 12 | 0x100000000007 for table in below[start : start + 64]]
     reader.close()
+
+
+def test_a_space_is_let_go_of_by_its_top_table(reader: ModuleReader, module: Module) -> None:
+    nr_before = len(os.listdir("/proc/self/fd"))
+    select(reader)
+    select(reader)
+    assert len(os.listdir("/proc/self/fd")) == nr_before + 1, "the same space is held once"
+    read(reader, PGD)
+    assert read(reader, TABLE)[1] == [True]
+    reader.forget(PGD)
+    assert read(reader, TABLE)[1] == [False]
+    assert len(os.listdir("/proc/self/fd")) == nr_before
+    reader.forget(PGD)
+
+
+def test_of_many_spaces_the_newest_are_held(reader: ModuleReader, module: Module) -> None:
+    pgds = [0x10000000 + 0x1000 * number for number in range(NR_SPACES + 1)]
+    for pgd in pgds:
+        module.pgd = pgd
+        module.tables[pgd] = {3: TABLE | 7, 9: pgd | 0x63}
+        select(reader)
+    assert [read(reader, pgd)[1] for pgd in pgds] == [[False], *[[True]] * NR_SPACES]
+    # What all have in common is read through any of them.
+    assert read(reader, TABLE)[1] == [True]
+    reader.forget(pgds[-1])
+    assert read(reader, TABLE, pgds[5])[1] == [True, True]
+    reader.close()
+
+
+@pytest.mark.parametrize("mode", ["integrity", "confidentiality"])
+def test_lockdown_is_named(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mematlas.kernel.kmod.read_lockdown", lambda: mode)
+    (tmp_path / "info").write_text(INFO)
+
+    def refuse(path: str, flags: int) -> int:
+        raise PermissionError(errno.EPERM, "debugfs")
+
+    monkeypatch.setattr("mematlas.kernel.kmod.os.open", refuse)
+    with pytest.raises(NotSupported, match=f"lockdown={mode}"):
+        ModuleReader(str(tmp_path))
 
 
 def test_the_bit_that_says_encrypted_is_no_address(reader: ModuleReader, module: Module) -> None:
@@ -199,7 +252,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "info").write_text(INFO.replace("abi 1", "abi 2"))
     with pytest.raises(NotSupported, match="version 2"):
         ModuleReader(str(tmp_path))
-    (tmp_path / "info").write_text("nonsense")
+    (tmp_path / "info").write_bytes(b"\xff nonsense")
     with pytest.raises(FormatError):
         ModuleReader(str(tmp_path))
 
@@ -221,4 +274,4 @@ def test_without_root_the_right_is_named(tmp_path: Path, as_nobody: object) -> N
         return "taken"
 
     outcome = as_nobody(refused)  # type: ignore[operator]
-    assert outcome.value == "root with CAP_SYS_ADMIN, and no lockdown"
+    assert outcome.value == "root with CAP_SYS_ADMIN"

@@ -12,12 +12,14 @@
  *   info                 what reading them takes: levels, direct map, isolation, address bits
  *
  * Every table is reached by walking from the top one, each time anew, so that what is copied is a
- * table and nothing else. An open file pins the mm_struct, and with it the top table; the tables
- * below are read with the mm in use (mmget_not_zero), its mmap lock held for writing as the
- * kernel's own dump does (ptdump_walk_pgd), and interrupts off for the length of one walk and one
- * copy: the lock keeps user tables, for who unmaps frees them under the read lock; interrupts keep
- * those that are freed after RCU or an interrupt to every processor (collapse of file mappings,
- * empty tables since 6.14, tables of vmalloc).
+ * table and nothing else. An open file pins the mm_struct, and with it the top table. Those below
+ * are read with the mm in use (mmget_not_zero), which keeps them from the exit, and with interrupts
+ * off for the length of one walk and one copy, which keeps those that are freed after RCU or an
+ * interrupt to every processor (collapse of file mappings, empty tables since 6.14, tables of
+ * vmalloc). Those of user space, moreover, with the mmap lock held for reading, as the kernel's own
+ * files in /proc do, and only where a VMA lies: who unmaps goes on under the read lock too, but
+ * frees no table that a VMA still needs (free_pgtables, its floor and ceiling); everybody else who
+ * frees one holds the lock for writing.
  *
  * What no module can lock: memory that is being taken out of the machine; flushes that need no
  * interrupt (AMD, since 6.15), where a table of the kernel may be freed under us; and PMD tables
@@ -29,16 +31,13 @@
 
 #include <linux/capability.h>
 #include <linux/debugfs.h>
-#include <linux/delay.h>
 #include <linux/fs.h>
-#include <linux/jiffies.h>
 #include <linux/kernel.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/pid.h>
 #include <linux/rcupdate.h>
-#include <linux/rwsem.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
@@ -56,9 +55,6 @@
 #define NR_ENTRIES	512
 #define NR_LEVELS_MAX	5
 #define NR_REQUESTS_MAX	64
-
-/* How long a lock that others hold is waited for. */
-#define PATIENCE	(2 * HZ)
 
 /* The ABI of "tables". Levels count from 0 (PTE) upwards; all fields have a fixed width. */
 
@@ -188,22 +184,18 @@ static int walk_and_copy(struct mm_struct *mm, struct mematlas_request *request,
 }
 
 /*
- * Take the mmap lock for writing without ever waiting in its queue: a writer that waits there
- * holds up all who come after it, page faults too, for as long as anybody has the lock. No VMA is
- * changed, so the counts that mmap_write_lock() keeps for them stay as they are.
+ * Whether a VMA needs the table that is asked for; the mmap lock is held. What holds none is being
+ * unmapped at this moment, or has no table.
  */
-static int lock_mm(struct mm_struct *mm)
+static bool has_vma(struct mm_struct *mm, const struct mematlas_request *request)
 {
-	unsigned long end = jiffies + PATIENCE;
+	unsigned long size = 1UL << level_shift(request->level + 1);
+	unsigned long start = request->address & (BIT_ULL(level_shift(nr_levels())) - 1);
+	struct vm_area_struct *vma;
 
-	while (!down_write_trylock(&mm->mmap_lock)) {
-		if (fatal_signal_pending(current))
-			return -EINTR;
-		if (time_after(jiffies, end))
-			return -EBUSY;
-		usleep_range(20, 100);
-	}
-	return 0;
+	start &= ~(size - 1);
+	vma = find_vma(mm, start);
+	return vma && vma->vm_start <= start + size - 1;
 }
 
 static int copy_table(struct mm_struct *mm, struct mematlas_request *request, u64 *to)
@@ -228,10 +220,14 @@ static int copy_table(struct mm_struct *mm, struct mematlas_request *request, u6
 			return walk_and_copy(current->mm, request, to);
 		return -ESRCH;
 	}
-	error = lock_mm(mm);
-	if (!error) {
+	if (is_kernel_half(request->address)) {
 		error = walk_and_copy(mm, request, to);
-		up_write(&mm->mmap_lock);
+	} else {
+		error = mmap_read_lock_killable(mm);
+		if (!error) {
+			error = has_vma(mm, request) ? walk_and_copy(mm, request, to) : -ENODATA;
+			mmap_read_unlock(mm);
+		}
 	}
 	mmput(mm);
 	return error;
@@ -413,8 +409,8 @@ static long copy_one(struct table_file *opened, struct mematlas_request __user *
 		return -EFAULT;
 	request.frame = 0;
 	request.error = copy_table(opened->mm, &request, opened->table);
-	/* These are for the whole call. */
-	if (request.error == -EINTR || request.error == -EBUSY)
+	/* Killed while it waited: that is for the whole call. */
+	if (request.error == -EINTR)
 		return request.error;
 	if (!request.error && copy_to_user(to, opened->table, PAGE_SIZE))
 		return -EFAULT;

@@ -97,7 +97,7 @@ def need_programs() -> None:
     if os.geteuid() or not shutil.which("apt-get"):
         raise Unavailable(f"a guest needs {', '.join(packages)}: sudo apt-get install {' '.join(packages)}")
     install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages)
-    print(f"guest: installing {', '.join(packages)}", flush=True)
+    print(f"guest: installing {', '.join(packages)}", file=sys.stderr, flush=True)
     retried(lambda: run(*install))
 
 
@@ -216,7 +216,7 @@ def unpack(packages: list[str], folder: Path, finish: Callable[[Path], None] | N
     archives = part / "archives"
     archives.mkdir(parents=True)
     try:
-        print(f"guest: fetching {', '.join(packages)}", flush=True)
+        print(f"guest: fetching {', '.join(packages)}", file=sys.stderr, flush=True)
         run("apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *packages, cwd=archives)
         for archive in sorted(archives.iterdir()):
             run("dpkg", "-x", archive, part)

@@ -1,4 +1,4 @@
-"""Lockdown that comes after the module: nothing of it opens any more. There is no way back, so a guest of its own:
+"""Lockdown that comes after the module: mematlas can use it no more. There is no way back, so a guest of its own:
 
 tests/guest/run --kernel 6.12 -- ... pytest -p inside tests/guest/locked_later.py
 """
@@ -10,24 +10,30 @@ from pathlib import Path
 
 import pytest
 
-from mematlas.errors import PermissionDenied
-from mematlas.kernel.kmod import MODULE_PATH, ModuleReader
-from test_module import FOLDER, load, open_all, unload
+from mematlas.cli import main
+from mematlas.errors import NotSupported
+from mematlas.kernel.kmod import ModuleReader
+from test_module import FOLDER, load, open_all, row_of_doctor, unload
 
 pytestmark = pytest.mark.guest
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 
 
-def test_nothing_opens_under_confidentiality() -> None:
+def test_lockdown_closes_the_module_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert load() == 0
     assert set(open_all()) == {0}
-    # Integrity keeps the kernel from being changed, and lets it be looked at: debugfs takes no ioctl then.
-    LOCKDOWN.write_text("integrity")
-    assert len((FOLDER / "pgd").read_bytes()) == 4096
-    ModuleReader().close()
-    LOCKDOWN.write_text("confidentiality")
-    assert set(open_all()) == {errno.EPERM}
-    with pytest.raises(PermissionDenied, match=MODULE_PATH):
-        ModuleReader()
+    for mode in ("integrity", "confidentiality"):
+        LOCKDOWN.write_text(mode)
+        with pytest.raises(NotSupported, match=f"lockdown={mode}"):
+            ModuleReader()
+        assert main(["tables", "self", "--reader", "module"]) == 5
+        assert f"lockdown={mode}" in capsys.readouterr().err
+        assert row_of_doctor(capsys)["status"] == "lacks"
+        if mode == "integrity":
+            # debugfs opens what can neither be written to nor takes an ioctl: whose table that is cannot be chosen.
+            assert len((FOLDER / "pgd").read_bytes()) == 4096
+            assert set(open_all()) == {0, errno.EPERM}
+        else:
+            assert set(open_all()) == {errno.EPERM}
     assert unload() == 0

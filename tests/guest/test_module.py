@@ -435,6 +435,38 @@ def test_ten_thousand_reads_of_a_racing_target(memory: KernelMemory) -> None:
     assert nr_leaves > nr_walks
 
 
+BUSY = """
+import ctypes, mmap, sys, threading
+libc = ctypes.CDLL(None)
+def use(area, address):
+    while True:
+        libc.memset(ctypes.c_void_p(address), 1, ctypes.c_size_t(len(area)))
+        area.madvise(mmap.MADV_DONTNEED)
+for _ in range(4):
+    area = mmap.mmap(-1, 4 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(15)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    threading.Thread(target=use, args=(area, address), daemon=True).start()
+print("null", flush=True)
+"""
+
+
+def test_a_target_whose_lock_is_never_free_is_read(memory: KernelMemory) -> None:
+    """Before Linux 6.4 each page fault holds the mmap lock for reading: four threads leave no gap between them."""
+    with program(BUSY) as target, memory.open_mm(target.pid) as mm:
+        walks = [walk(memory, mode_of(memory), mm.pgd) for _ in range(10)]
+    assert all(found.nr_tables > 10 for found in walks)
+
+
+def test_the_kernel_watches_its_locks_to_the_end(loaded: None, facts: Facts) -> None:
+    stats = Path("/proc/lockdep_stats")
+    if not stats.exists():
+        pytest.skip("needs CONFIG_PROVE_LOCKING")
+    # It is off after the first complaint, of whomever.
+    (line,) = (line for line in stats.read_text().splitlines() if line.strip().startswith("debug_locks:"))
+    assert line.split() == ["debug_locks:", "1"]
+
+
 def test_it_is_unloaded_under_use(facts: Facts) -> None:
     if facts.lockdown != "none":
         pytest.skip("locked down: an unsigned module is refused")

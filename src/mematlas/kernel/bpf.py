@@ -156,6 +156,9 @@ class BpfReader:
         """
         return self.private_data(mem_fd, layout)
 
+    def forget(self, pgd: int) -> None:
+        """Nothing is held."""
+
     def private_data(self, fd: int, layout: Layout) -> int:
         """Return what our own open file ``fd`` is made of: for a pipe, the address of its pipe_inode_info."""
         at = self.current_task()

@@ -13,6 +13,7 @@ import struct
 import numpy as np
 
 from mematlas.errors import FormatError, NotSupported, PermissionDenied
+from mematlas.kernel.lockdown import read_lockdown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mematlas.kernel.btf import Layout
 
 KCORE_PATH = "/proc/kcore"
-LOCKDOWN_PATH = "/sys/kernel/security/lockdown"
 KALLSYMS_PATH = "/proc/kallsyms"
 ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
@@ -64,15 +64,6 @@ def parse_segments(fd: int, path: str = KCORE_PATH) -> list[Segment]:
     return sorted(segments, key=lambda segment: segment.start)
 
 
-def is_confidential(path: str = LOCKDOWN_PATH) -> bool:
-    """Whether the kernel is locked down to confidentiality, as far as it tells."""
-    try:
-        with open(path, "rb") as file:
-            return b"[confidentiality]" in file.read()
-    except OSError:
-        return False
-
-
 class KcoreReader:
     """Copies kernel memory out of a core file; a read per place.
 
@@ -107,7 +98,7 @@ class KcoreReader:
             raise NotSupported(path, "CONFIG_PROC_KCORE") from None
         except PermissionError:
             # Under lockdown no right helps (fs/proc/kcore.c, open_kcore).
-            if is_confidential():
+            if read_lockdown() == "confidentiality":
                 raise NotSupported(path, "a kernel that is not locked down to confidentiality") from None
             raise PermissionDenied(path, "CAP_SYS_RAWIO and no lockdown to confidentiality") from None
         try:
@@ -164,6 +155,9 @@ class KcoreReader:
         Not the one that the task of ``pid`` has: that may be another by now, which nobody holds in its place.
         """
         return self.private_data(mem_fd, layout)
+
+    def forget(self, pgd: int) -> None:
+        """Nothing is held."""
 
     def private_data(self, fd: int, layout: Layout) -> int:
         """Return what our own open file ``fd`` is made of: for a pipe, the address of its pipe_inode_info."""

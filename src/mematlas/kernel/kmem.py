@@ -54,6 +54,9 @@ if TYPE_CHECKING:
         def private_data(self, fd: int, layout: Layout) -> int:
             """Return the private_data of one of our own open files."""
 
+        def forget(self, pgd: int) -> None:
+            """Let go of the address space with this top table, which nobody has open any more."""
+
         def direct_map_bases(self) -> list[int]:
             """Return where the direct map may begin, if this source tells."""
 
@@ -421,6 +424,7 @@ class KernelMemory:
             # With the copy that user space runs with, where there is one.
             places = slice(pgd // PAGE, pgd // PAGE + 2)
             self._heights[places][self._heights[places] == self.levels] = 0
+            self.reader.forget(pgd)
 
     def _open_mem(self, pid: int) -> PinnedMm:
         with self.procfs.process(pid) as directory:

@@ -14,12 +14,17 @@ import struct
 
 import numpy as np
 
-from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
+from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.lockdown import read_lockdown
+from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.status import counts_as_we_do
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.arrays import Bools, Words
     from mematlas.kernel.btf import Layout
+
+    Way = tuple[int, int, int]
 
 MODULE_PATH = "/sys/kernel/debug/mematlas"
 ABI_VERSION = 1
@@ -39,10 +44,8 @@ NOTHING = np.array([(0, U64 >> 32, 0, 0, -errno.ENODATA, 0)], REQUEST)
 """Asks for a level that there is not."""
 
 NR_REQUESTS = 64
-NR_OPEN = 64
-"""Address spaces kept open: an open one pins no more than its top table."""
-NR_KNOWN = 1 << 18
-"""Tables remembered; a walk reads each anew from the top, so forgetting costs nothing."""
+NR_SPACES = 64
+"""Address spaces that are held at once. Each pins no more than its top table, and is let go of when nobody walks it."""
 
 X86_PRESENT, X86_HUGE = 1, 1 << 7
 INDEX_SHIFT, INDEX_BITS = 12, 9
@@ -51,8 +54,8 @@ INDEX_SHIFT, INDEX_BITS = 12, 9
 def check_numbers(mem_fd: int) -> None:
     """Refuse a process's file in a /proc whose numbers are not those that our system calls take."""
     try:
-        ours = os.readlink("/proc/self") == str(os.getpid()) and os.stat("/proc").st_dev == os.fstat(mem_fd).st_dev
-    except OSError:
+        ours = os.stat("/proc").st_dev == os.fstat(mem_fd).st_dev and counts_as_we_do(ProcFS())
+    except (OSError, Error):
         ours = False
     if not ours:
         raise NotSupported("choosing a process for the module", "a /proc of our own PID namespace")
@@ -78,6 +81,15 @@ def check_same(pid: int, mem_fd: int) -> None:
         raise ProcessGone(pid, "has ended or executed a program")
 
 
+class Space:
+    """An address space that is held by an open file of the module, and how we came to each of its tables."""
+
+    def __init__(self, fd: int, ways: dict[int, Way]) -> None:
+        self.fd = fd
+        self.ways = ways
+        """By the physical address of a table: virtual address, level, flags, which lead to it."""
+
+
 class ModuleReader:
     """Copies page tables, and nothing else. Not for two threads at once.
 
@@ -92,17 +104,17 @@ class ModuleReader:
     def __init__(self, path: str = MODULE_PATH) -> None:
         self.path = path
         info = self._read_info()
+        # Under lockdown=integrity that may be read, and this may not be opened.
+        os.close(self._open())
         self.levels = info["levels"]
         self.page_offset = info["page_offset"]
         self.isolated = bool(info["pti"])
         self.address_mask = info["address_mask"]
         """The bits of an entry that are an address: not the one that says encrypted."""
-        self._fds: dict[int, int] = {}
-        """By the physical address of its top table, the open file that stands for an address space."""
+        self._spaces: dict[int, Space] = {}
+        """By the physical address of the top table; the one chosen last is the last."""
         self._pointers: dict[int, int] = {}
         """What is to be read where `mm_address` says that an mm_struct is."""
-        self._known: dict[int, tuple[int, int, int, int]] = {}
-        """By the physical address of a table: pgd, virtual address, level, flags, which lead to it."""
         self._requests = np.zeros(NR_REQUESTS, REQUEST)
         self._tables = np.zeros((NR_REQUESTS, PAGE // 8), np.uint64)
 
@@ -111,10 +123,13 @@ class ModuleReader:
 
     def close(self) -> None:
         """Let go of all address spaces, and of the module."""
-        for fd in self._fds.values():
-            os.close(fd)
-        self._fds.clear()
-        self._known.clear()
+        for pgd in list(self._spaces):
+            self.forget(pgd)
+
+    def forget(self, pgd: int) -> None:
+        """Let go of an address space that nobody walks any more."""
+        if pgd in self._spaces:
+            os.close(self._spaces.pop(pgd).fd)
 
     def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
         """Return a name for the address space of ``pid``: the address of its top table, for the module tells no other.
@@ -133,26 +148,33 @@ class ModuleReader:
             fcntl.ioctl(fd, MEMATLAS_SELECT, argument)
             pgd = SELECT.unpack(argument)[2]
             check_same(pid, mem_fd)
-        except ProcessGone:
-            os.close(fd)
-            raise
+            self._hold(pgd, fd)
         except OSError as error:
             os.close(fd)
             if error.errno == errno.ESRCH:
                 raise ProcessGone(pid) from None
             raise NotSupported(f"selecting process {pid} ({error.strerror})", "the module of this version") from None
-        # Two that are open at once are not alike: as long as ours is open, the top table is not given to another.
-        if (old := self._fds.pop(pgd, -1)) >= 0:
-            os.close(old)
-        self._fds[pgd] = fd
-        if len(self._fds) > NR_OPEN:
-            os.close(self._fds.pop(next(iter(self._fds))))
-        self._known[pgd] = (pgd, 0, self.levels - 1, 0)
-        if self.isolated:
-            self._known[pgd + PAGE] = (pgd, 0, self.levels - 1, REQUEST_USER_PGD)
+        except BaseException:
+            os.close(fd)
+            raise
         address: int = self.page_offset + pgd
         self._pointers = {address + layout["mm_struct.pgd"]: address}
         return address
+
+    def _hold(self, pgd: int, fd: int) -> None:
+        """Remember an address space by the open file that stands for it."""
+        space = self._spaces.pop(pgd, None)
+        if space:
+            # The same as before: as long as ours is open, its top table is not given to another.
+            os.close(fd)
+        else:
+            ways = {pgd: (0, self.levels - 1, 0)}
+            if self.isolated:
+                ways[pgd + PAGE] = (0, self.levels - 1, REQUEST_USER_PGD)
+            space = Space(fd, ways)
+        self._spaces[pgd] = space
+        if len(self._spaces) > NR_SPACES:
+            self.forget(next(iter(self._spaces)))
 
     def private_data(self, fd: int, layout: Layout) -> int:
         """Refuse: only tables are read."""
@@ -185,25 +207,27 @@ class ModuleReader:
 
     def _read_tables(self, pages: list[int]) -> dict[int, int]:
         """Copy tables, and return the row of each that is there: those of one address space in one call."""
-        ways: dict[int, list[tuple[int, int]]] = {}
+        spaces = list(reversed(self._spaces.values()))
+        members: dict[Space, list[tuple[int, int]]] = {}
         self._requests[: len(pages)] = NOTHING
         for row, page in enumerate(pages):
-            way = self._known.get(page - self.page_offset)
-            if way and way[0] in self._fds:
-                self._requests[row] = (way[1], way[2], way[3], 0, -errno.ENODATA, 0)
-                ways.setdefault(way[0], []).append((row, page))
+            phys = page - self.page_offset
+            # The kernel half is in all of them: any does.
+            if (space := next((space for space in spaces if phys in space.ways), None)) is not None:
+                self._requests[row] = (*space.ways[phys], 0, -errno.ENODATA, 0)
+                members.setdefault(space, []).append((row, page))
         good: dict[int, int] = {}
-        for pgd, members in ways.items():
-            if len(ways) == 1:
-                self._copy(self._fds[pgd], 0, len(pages))
+        for space, wanted in members.items():
+            if len(members) == 1:
+                self._copy(space.fd, 0, len(pages))
             else:
-                for row, _ in members:
-                    self._copy(self._fds[pgd], row, row + 1)
-            for row, page in members:
+                for row, _ in wanted:
+                    self._copy(space.fd, row, row + 1)
+            for row, page in wanted:
                 # The way may lead to another table by now.
                 if self._requests["error"][row] == 0 and int(self._requests["frame"][row]) == page - self.page_offset:
                     good[page] = row
-        self._learn(good)
+                    self._learn(space, page - self.page_offset, self._tables[row])
         return good
 
     def _copy(self, fd: int, first: int, end: int) -> None:
@@ -213,26 +237,18 @@ class ModuleReader:
         try:
             fcntl.ioctl(fd, MEMATLAS_COPY, argument)
         except OSError as error:
-            if error.errno == errno.EBUSY:
-                raise NotSupported(
-                    "copying tables of a process whose memory map is locked all the time", "the bpf or kcore reader"
-                ) from None
             raise NotSupported(f"copying tables ({error.strerror})", "the module of this version") from None
 
-    def _learn(self, good: dict[int, int]) -> None:
-        """Remember where the entries of tables lead."""
-        if len(self._known) > NR_KNOWN:
-            self._known = {phys: way for phys, way in self._known.items() if way[2] == self.levels - 1}
-        for page, row in good.items():
-            pgd, address, level, flags = self._known[page - self.page_offset]
-            if level == 0:
-                continue
-            entries = self._tables[row]
-            (places,) = np.nonzero(entries & np.uint64(X86_PRESENT | X86_HUGE) == X86_PRESENT)
-            shift = INDEX_SHIFT + INDEX_BITS * level
-            children = (entries[places] & np.uint64(self.address_mask)).tolist()
-            for place, child in zip(places.tolist(), children, strict=True):
-                self._known[child] = (pgd, address | place << shift, level - 1, flags)
+    def _learn(self, space: Space, table: int, entries: Words) -> None:
+        """Remember where the entries of a table lead."""
+        address, level, flags = space.ways[table]
+        if level == 0:
+            return
+        (places,) = np.nonzero(entries & np.uint64(X86_PRESENT | X86_HUGE) == X86_PRESENT)
+        shift = INDEX_SHIFT + INDEX_BITS * level
+        children = (entries[places] & np.uint64(self.address_mask)).tolist()
+        for place, child in zip(places.tolist(), children, strict=True):
+            space.ways[child] = (address | place << shift, level - 1, flags)
 
     def _open(self) -> int:
         try:
@@ -242,8 +258,8 @@ class ModuleReader:
 
     def _read_info(self) -> dict[str, int]:
         try:
-            with open(f"{self.path}/info", encoding="ascii") as file:
-                text = file.read()
+            with open(f"{self.path}/info", "rb") as file:
+                text = file.read().decode("ascii", "replace")
         except OSError as error:
             raise self._refusal(error) from None
         try:
@@ -255,6 +271,9 @@ class ModuleReader:
             raise FormatError(f"{self.path}/info", text) from None
 
     def _refusal(self, error: OSError) -> PermissionDenied | NotSupported:
+        # debugfs lets nothing be opened that takes an ioctl (fs/debugfs/file.c, debugfs_locked_down).
+        if error.errno == errno.EPERM and (mode := read_lockdown()) not in (None, "none"):
+            return NotSupported(self.path, f"a kernel without lockdown={mode}")
         if error.errno in (errno.EACCES, errno.EPERM):
-            return PermissionDenied(self.path, "root with CAP_SYS_ADMIN, and no lockdown")
+            return PermissionDenied(self.path, "root with CAP_SYS_ADMIN")
         return NotSupported(self.path, "the mematlas module loaded, and debugfs mounted")

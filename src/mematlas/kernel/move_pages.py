@@ -12,12 +12,13 @@ import os
 
 from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.libc import libc
+from mematlas.kernel.status import counts_as_we_do
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mematlas.kernel.procfs import ProcessDir, ProcFS
+    from mematlas.kernel.procfs import ProcessDir
 
 NUMBERS = {"x86_64": 279, "aarch64": 239, "riscv64": 239, "ppc64le": 301, "ppc64": 301, "s390x": 310}
 """The system call's number. Source: the tables of arch/*/kernel/syscalls, include/uapi/asm-generic/unistd.h."""
@@ -42,7 +43,7 @@ def read_page_nodes(process: ProcessDir, addresses: Sequence[int]) -> list[int]:
     if not process.procfs.live:
         raise NotSupported("move_pages(2)", "a running process, not a capture")
     number = NUMBERS.get(os.uname().machine)
-    if number is None or not is_ours(process.procfs):
+    if number is None or not counts_as_we_do(process.procfs):
         raise NotSupported("move_pages(2)", "a process of our own PID namespace, and a known architecture")
     nr_pages = len(addresses)
     pages = (ctypes.c_void_p * nr_pages)(*addresses)
@@ -61,11 +62,3 @@ def read_page_nodes(process: ProcessDir, addresses: Sequence[int]) -> list[int]:
     if code:
         raise PermissionDenied(f"move_pages(2) of {pid}", "CAP_SYS_PTRACE")
     return list(status)
-
-
-def is_ours(procfs: ProcFS) -> bool:
-    """Whether the PIDs there are the numbers that our system calls take."""
-    try:
-        return os.readlink(f"{procfs.root}/self") == str(os.getpid())
-    except OSError:
-        return False

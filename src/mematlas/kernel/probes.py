@@ -16,6 +16,7 @@ import struct
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.backing import call_cachestat, call_mincore
 from mematlas.kernel.libc import libc
+from mematlas.kernel.lockdown import read_lockdown
 from mematlas.kernel.pagemap import (
     ENTRY_SIZE,
     PAGE_IS_HUGE,
@@ -31,7 +32,6 @@ from mematlas.kernel.swaps import read_swaps
 from mematlas.kernel.workbench import (
     HUGE_PAGES,
     LACKS,
-    LOCKDOWN,
     MAP_SHARED_ANON,
     NEEDED,
     UNKNOWN,
@@ -623,8 +623,8 @@ def kcore(bench: Bench) -> str | None:
         return opens("/proc/kcore")(bench)
     except PermissionError:
         # Under lockdown no right helps (fs/proc/kcore.c, open_kcore).
-        if lockdown_mode() == "confidentiality":
-            raise Missing(LACKS, "a kernel started without lockdown=confidentiality") from None
+        if read_lockdown() == "confidentiality":
+            raise Missing(LACKS, "a kernel that is not locked down to confidentiality") from None
         raise
 
 
@@ -632,7 +632,7 @@ def module(bench: Bench) -> str | None:
     if not os.path.exists("/sys/module/mematlas"):
         if not os.path.exists("/proc/modules"):
             raise NotSupported("modules")
-        mode = lockdown_mode()
+        mode = read_lockdown()
         if mode not in (None, "none"):
             raise Missing(LACKS, f"lockdown={mode}: an unsigned module is refused")
         raise Missing(NEEDED, "sudo insmod mematlas.ko, from native/kmod of the source")
@@ -647,18 +647,12 @@ def module(bench: Bench) -> str | None:
     return None
 
 
-def lockdown_mode() -> str | None:
-    """Return the mode of lockdown; None where the kernel has none, or does not say."""
-    return chosen(read_text(LOCKDOWN)) if os.path.exists(LOCKDOWN) else None
-
-
 def lockdown(bench: Bench) -> str | None:
-    try:
-        mode = chosen(read_text(LOCKDOWN))
-    except FileNotFoundError:
+    mode = read_lockdown()
+    if mode is None:
         if os.path.isdir("/sys/kernel/security") and not os.listdir("/sys/kernel/security"):
             raise Missing(UNKNOWN, "sudo mount -t securityfs securityfs /sys/kernel/security") from None
         return "no lockdown in this kernel"
     if mode == "confidentiality":
-        raise Missing(LACKS, "the kernel was started with lockdown=confidentiality")
+        raise Missing(LACKS, "a kernel that is not locked down to confidentiality")
     return mode

@@ -5,12 +5,14 @@ Format: proc_pid_stat(5), proc_pid_status(5); fs/proc/array.c. Neither takes the
 
 from __future__ import annotations
 
-from mematlas.errors import FormatError
+import os
+
+from mematlas.errors import Error, FormatError
 from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.kernel.procfs import ProcessDir
+    from mematlas.kernel.procfs import ProcessDir, ProcFS
 
 PF_EXITING = 0x00000004
 PF_KTHREAD = 0x00200000
@@ -117,3 +119,16 @@ def status_bytes(status: dict[str, str], name: str) -> int | None:
     """Return a ``kB`` line of a status file in bytes; None when the file has no such line."""
     value = status.get(name, "")
     return int(value[:-3]) * 1024 if value.endswith(" kB") else None
+
+
+def counts_as_we_do(procfs: ProcFS) -> bool:
+    """Whether the PIDs of this /proc are the numbers that our system calls take: it is of our own PID namespace.
+
+    It tells our number in each namespace from its own down to ours (``NStgid``, since Linux 4.1): one, if these are
+    the same. An equal number alone may be chance.
+    """
+    try:
+        told = parse_status(procfs.read("self/status")).get("NStgid", "")
+    except Error:
+        return False
+    return told.split() == [str(os.getpid())]

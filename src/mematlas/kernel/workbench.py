@@ -30,7 +30,6 @@ CALLS = {
     "loongarch64": GENERIC_CALLS,
 }
 
-LOCKDOWN = "/sys/kernel/security/lockdown"
 HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
 
 
