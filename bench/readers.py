@@ -43,7 +43,7 @@ def main() -> int:
     print(report.describe_rounds(stalls, arguments.size * MIB))
     for reader, why in missing.items():
         print(f"walk by {reader}: NOT RUN: {why}")
-    return 0
+    return EXIT_NOT_RUN if missing or any(stall.error for stall in stalls) else 0
 
 
 def why_not(reader: str) -> str | None:
