@@ -7,6 +7,7 @@ Where no guest can be had the tests are skipped on a developer's machine; with C
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,31 @@ def test_own_kernel() -> None:
     if "the own kernel is not built" in done.stdout:
         pytest.skip("NOTHING RAN ON THE OWN KERNEL, WHICH IS NOT BUILT: make guest-kernel (10 to 20 minutes)")
     assert done.returncode == 0, done.stdout
+
+
+HEADERS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from kernels import fetch, fetch_headers
+print(fetch_headers(fetch("6.12")).build)
+"""
+
+
+def test_dkms_builds_the_module(tmp_path: Path) -> None:
+    done = run("-c", HEADERS, str(HERE))
+    assert done.returncode == 0, done.stdout
+    source = HERE.parents[1] / "native" / "kmod"
+    # As dkms does: a copy in its tree, the settings read by a shell, and their commands run.
+    version = "1"
+    folder = tmp_path / "mematlas" / version / "build"
+    shutil.copytree(source, folder)
+    script = '. ./dkms.conf && eval "${MAKE[0]}" >&2 && echo "$PACKAGE_NAME $PACKAGE_VERSION ${BUILT_MODULE_NAME[0]}"'
+    settings = {"kernel_source_dir": done.stdout.split()[-1], "dkms_tree": str(tmp_path), "KERNELRELEASE": "6.12"}
+    built = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, check=False
+    )
+    assert built.stdout == f"mematlas {version} mematlas\n", built.stderr
+    assert f"\0version={version}\0".encode() in (folder / "mematlas.ko").read_bytes()
 
 
 def test_exit_code_and_output_come_back() -> None:
