@@ -29,12 +29,13 @@ THE_SAME_EVERYWHERE = (
     *("arguments", "completion", "docs", "errors", "format", "grid", "guest", "kconfig", "layers", "lesson"),
     *("packed", "paging", "picture", "record", "table"),
 )
-ALL = ("tests", HERE[1], *(f"--ignore=tests/test_{name}.py" for name in THE_SAME_EVERYWHERE))
 # Of the truth of every kind of memory, what says most: each VMA by every source.
+MOST = ("-k", "not test_truth or test_every_vma_equals")
+ALL = ("tests", HERE[1], *(f"--ignore=tests/test_{name}.py" for name in THE_SAME_EVERYWHERE), *MOST)
 LIVE = ("tables_live", "tables_source", "structpage_live", "truth")
 CORE = (
     *(*HERE, *(f"tests/live/test_{name}.py" for name in LIVE)),
-    *("-k", "not test_truth or test_every_vma_equals"),
+    *MOST,
 )
 # What `make test` has the time for; the full matrix does more of the same, so it leaves these out. All of the module's
 # stress is part of the full matrix.
