@@ -151,7 +151,7 @@ def test_a_number_that_is_another_process_s_is_gone(reader: ModuleReader) -> Non
             select(reader, child.pid)
     finally:
         child.communicate()
-    assert not reader._spaces
+    assert not reader._fds
 
 
 @pytest.mark.parametrize("reaped", [False, True])
@@ -166,7 +166,7 @@ def test_a_process_that_ends_while_it_is_chosen_is_gone(reaped: bool, reader: Mo
     with open(f"/proc/{child.pid}/mem", "rb", buffering=0) as mem, pytest.raises(ProcessGone):
         reader.mm_address(child.pid, mem.fileno(), LAYOUT)
     child.communicate()
-    assert not reader._spaces
+    assert not reader._fds
 
 
 def test_a_file_that_is_of_another_proc_is_refused(reader: ModuleReader, tmp_path: Path) -> None:
@@ -220,10 +220,31 @@ def test_of_many_spaces_the_newest_are_held(reader: ModuleReader, module: Module
         module.tables[pgd] = {3: TABLE | 7, 9: pgd | 0x63}
         select(reader)
     assert [read(reader, pgd)[1] for pgd in pgds] == [[False], *[[True]] * NR_SPACES]
-    # What all have in common is read through any of them.
-    assert read(reader, TABLE)[1] == [True]
-    reader.forget(pgds[-1])
+    # What all have in common is read through that which led there last.
     assert read(reader, TABLE, pgds[5])[1] == [True, True]
+    reader.forget(pgds[5])
+    assert read(reader, TABLE, pgds[5])[1] == [False, False]
+    assert read(reader, pgds[6])[1] == [True]
+    assert read(reader, TABLE)[1] == [True]
+    reader.close()
+
+
+def test_a_table_that_another_space_was_given_is_read_there(reader: ModuleReader, module: Module) -> None:
+    other = 0x10000000
+    select(reader)
+    read(reader, PGD)
+    module.pgd = other
+    module.tables[other] = {}
+    select(reader)
+    # Both spaces are held. The table goes from the newer one to the older.
+    module.tables[other] = {8: 0xF000 | 7}
+    module.tables[0xF000] = {1: 0x11000 | 7}
+    read(reader, other)
+    assert read(reader, 0xF000)[1] == [True]
+    module.tables[other] = {}
+    module.tables[PGD] = {3: 0xF000 | 7}
+    read(reader, PGD)
+    assert read(reader, 0xF000)[1] == [True]
     reader.close()
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from mematlas.arrays import Bools, Words
     from mematlas.kernel.btf import Layout
 
-    Way = tuple[int, int, int]
-
 MODULE_PATH = "/sys/kernel/debug/mematlas"
 ABI_VERSION = 1
 PAGE = 1 << 12
@@ -81,15 +79,6 @@ def check_same(pid: int, mem_fd: int) -> None:
         raise ProcessGone(pid, "has ended or executed a program")
 
 
-class Space:
-    """An address space that is held by an open file of the module, and how we came to each of its tables."""
-
-    def __init__(self, fd: int, ways: dict[int, Way]) -> None:
-        self.fd = fd
-        self.ways = ways
-        """By the physical address of a table: virtual address, level, flags, which lead to it."""
-
-
 class ModuleReader:
     """Copies page tables, and nothing else. Not for two threads at once.
 
@@ -111,8 +100,10 @@ class ModuleReader:
         self.isolated = bool(info["pti"])
         self.address_mask = info["address_mask"]
         """The bits of an entry that are an address: not the one that says encrypted."""
-        self._spaces: dict[int, Space] = {}
-        """By the physical address of the top table; the one chosen last is the last."""
+        self._fds: dict[int, int] = {}
+        """By the physical address of its top table, the open file that stands for an address space; the newest last."""
+        self._known: dict[int, tuple[int, int, int, int]] = {}
+        """By the physical address of a table: top table, virtual address, level, flags, which led to it last."""
         self._pointers: dict[int, int] = {}
         """What is to be read where `mm_address` says that an mm_struct is."""
         self._requests = np.zeros(NR_REQUESTS, REQUEST)
@@ -123,13 +114,14 @@ class ModuleReader:
 
     def close(self) -> None:
         """Let go of all address spaces, and of the module."""
-        for pgd in list(self._spaces):
+        for pgd in list(self._fds):
             self.forget(pgd)
 
     def forget(self, pgd: int) -> None:
         """Let go of an address space that nobody walks any more."""
-        if pgd in self._spaces:
-            os.close(self._spaces.pop(pgd).fd)
+        if pgd in self._fds:
+            os.close(self._fds.pop(pgd))
+            self._known = {table: way for table, way in self._known.items() if way[0] != pgd}
 
     def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
         """Return a name for the address space of ``pid``: the address of its top table, for the module tells no other.
@@ -163,18 +155,16 @@ class ModuleReader:
 
     def _hold(self, pgd: int, fd: int) -> None:
         """Remember an address space by the open file that stands for it."""
-        space = self._spaces.pop(pgd, None)
-        if space:
-            # The same as before: as long as ours is open, its top table is not given to another.
+        old = self._fds.pop(pgd, -1)
+        # Two that are open at once are not alike: as long as ours is open, its top table is not given to another.
+        self._fds[pgd] = fd if old < 0 else old
+        self._known[pgd] = (pgd, 0, self.levels - 1, 0)
+        if self.isolated:
+            self._known[pgd + PAGE] = (pgd, 0, self.levels - 1, REQUEST_USER_PGD)
+        if old >= 0:
             os.close(fd)
-        else:
-            ways = {pgd: (0, self.levels - 1, 0)}
-            if self.isolated:
-                ways[pgd + PAGE] = (0, self.levels - 1, REQUEST_USER_PGD)
-            space = Space(fd, ways)
-        self._spaces[pgd] = space
-        if len(self._spaces) > NR_SPACES:
-            self.forget(next(iter(self._spaces)))
+        elif len(self._fds) > NR_SPACES:
+            self.forget(next(iter(self._fds)))
 
     def private_data(self, fd: int, layout: Layout) -> int:
         """Refuse: only tables are read."""
@@ -207,27 +197,25 @@ class ModuleReader:
 
     def _read_tables(self, pages: list[int]) -> dict[int, int]:
         """Copy tables, and return the row of each that is there: those of one address space in one call."""
-        spaces = list(reversed(self._spaces.values()))
-        members: dict[Space, list[tuple[int, int]]] = {}
+        members: dict[int, list[tuple[int, int]]] = {}
         self._requests[: len(pages)] = NOTHING
         for row, page in enumerate(pages):
-            phys = page - self.page_offset
-            # The kernel half is in all of them: any does.
-            if (space := next((space for space in spaces if phys in space.ways), None)) is not None:
-                self._requests[row] = (*space.ways[phys], 0, -errno.ENODATA, 0)
-                members.setdefault(space, []).append((row, page))
+            if way := self._known.get(page - self.page_offset):
+                self._requests[row] = (*way[1:], 0, -errno.ENODATA, 0)
+                members.setdefault(way[0], []).append((row, page))
         good: dict[int, int] = {}
-        for space, wanted in members.items():
+        for pgd, wanted in members.items():
             if len(members) == 1:
-                self._copy(space.fd, 0, len(pages))
+                self._copy(self._fds[pgd], 0, len(pages))
             else:
                 for row, _ in wanted:
-                    self._copy(space.fd, row, row + 1)
+                    self._copy(self._fds[pgd], row, row + 1)
             for row, page in wanted:
                 # The way may lead to another table by now.
                 if self._requests["error"][row] == 0 and int(self._requests["frame"][row]) == page - self.page_offset:
                     good[page] = row
-                    self._learn(space, page - self.page_offset, self._tables[row])
+        for page, row in good.items():
+            self._learn(page - self.page_offset, self._tables[row])
         return good
 
     def _copy(self, fd: int, first: int, end: int) -> None:
@@ -239,16 +227,16 @@ class ModuleReader:
         except OSError as error:
             raise NotSupported(f"copying tables ({error.strerror})", "the module of this version") from None
 
-    def _learn(self, space: Space, table: int, entries: Words) -> None:
+    def _learn(self, table: int, entries: Words) -> None:
         """Remember where the entries of a table lead."""
-        address, level, flags = space.ways[table]
+        pgd, address, level, flags = self._known[table]
         if level == 0:
             return
         (places,) = np.nonzero(entries & np.uint64(X86_PRESENT | X86_HUGE) == X86_PRESENT)
         shift = INDEX_SHIFT + INDEX_BITS * level
         children = (entries[places] & np.uint64(self.address_mask)).tolist()
         for place, child in zip(places.tolist(), children, strict=True):
-            space.ways[child] = (address | place << shift, level - 1, flags)
+            self._known[child] = (pgd, address | place << shift, level - 1, flags)
 
     def _open(self) -> int:
         try:
