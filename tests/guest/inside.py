@@ -19,12 +19,12 @@ NOT_IN_DEBIAN = (
     "CONFIG_ANON_VMA_NAME",
     "PR_SET_VMA",
     "CONFIG_IDLE_PAGE_TRACKING",
-    *("CONFIG_PTDUMP_DEBUGFS", "CONFIG_PROVE_LOCKING"),
+    *("CONFIG_PTDUMP_DEBUGFS", "CONFIG_PROVE_LOCKING", "vsyscall=xonly"),
 )
 EXPECTED_SKIPS = {
     "6.1": ("MADV_GUARD_INSTALL", "guard", "PAGEMAP_SCAN", r"userfaultfd.*Linux 6\.4", "vmcoreinfo", *NOT_IN_DEBIAN),
     "6.12": ("MADV_GUARD_INSTALL", "guard", *NOT_IN_DEBIAN),
-    "own": ("MADV_GUARD_INSTALL", "guard"),
+    "own": ("MADV_GUARD_INSTALL", "guard", "vsyscall=xonly"),
 }
 """What each kernel really has not: the reason of a skip must name one of these."""
 
