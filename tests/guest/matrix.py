@@ -32,6 +32,8 @@ THE_SAME_EVERYWHERE = (
 # Of the truth of every kind of memory, what says most: each VMA by every source.
 MOST = ("-k", "not test_truth or test_every_vma_equals")
 ALL = ("tests", HERE[1], *(f"--ignore=tests/test_{name}.py" for name in THE_SAME_EVERYWHERE), *MOST)
+# Without PAGEMAP_SCAN a sparse terabyte is read entry by entry, which takes hours on an emulated processor.
+ALL_BEFORE_SCAN = (*ALL, "--ignore=tests/live/test_large.py")
 LIVE = ("tables_live", "tables_source", "structpage_live", "truth")
 CORE = (
     *(*HERE, *(f"tests/live/test_{name}.py" for name in LIVE)),
@@ -73,7 +75,7 @@ MATRIX = (
     Run("6.1-confidentiality", "6.1", Settings(lockdown="confidentiality"), HERE),
     Run("6.12-locked-later", "6.12", Settings(), LOCKED_LATER),
     Run("6.12-all", "6.12", Settings(levels=4), ALL),
-    Run("6.1-all", "6.1", Settings(levels=4), ALL),
+    Run("6.1-all", "6.1", Settings(levels=4), ALL_BEFORE_SCAN),
     Run("own", OWN, Settings(levels=5, numa=True), ALL),
     Run("own-pti", OWN, Settings(levels=5, pti=True), HERE),
 )
@@ -93,7 +95,7 @@ def do(run: Run) -> tuple[int, float]:
         *(sys.executable, "-m", "pytest", "-p", "inside", "-p", "no:cacheprovider", "--color=no", "-q"),
         *("--junitxml=/mnt/out/junit.xml", *run.tests),
     ]
-    result = boot(kernel, run.settings, command, LONG_TIMEOUT if run.tests is ALL else TIMEOUT, output)
+    result = boot(kernel, run.settings, command, LONG_TIMEOUT if run.tests in (ALL, ALL_BEFORE_SCAN) else TIMEOUT, output)
     if result.code == 0 and not (output / "junit.xml").exists():
         print("guest: pytest left no report", file=sys.stderr)
         return NO_RESULT, result.seconds
