@@ -95,7 +95,8 @@ def do(run: Run) -> tuple[int, float]:
         *(sys.executable, "-m", "pytest", "-p", "inside", "-p", "no:cacheprovider", "--color=no", "-q"),
         *("--junitxml=/mnt/out/junit.xml", *run.tests),
     ]
-    result = boot(kernel, run.settings, command, LONG_TIMEOUT if run.tests in (ALL, ALL_BEFORE_SCAN) else TIMEOUT, output)
+    timeout = LONG_TIMEOUT if run.tests[: len(ALL)] == ALL else TIMEOUT
+    result = boot(kernel, run.settings, command, timeout, output)
     if result.code == 0 and not (output / "junit.xml").exists():
         print("guest: pytest left no report", file=sys.stderr)
         return NO_RESULT, result.seconds
