@@ -15,16 +15,15 @@ import pytest
 VARIABLE = "MEMATLAS_GUEST"
 
 NOT_IN_DEBIAN = (
-    "CONFIG_IKCONFIG_PROC",
-    "CONFIG_ANON_VMA_NAME",
-    "PR_SET_VMA",
-    "CONFIG_IDLE_PAGE_TRACKING",
+    *("CONFIG_ANON_VMA_NAME", "PR_SET_VMA", "CONFIG_IDLE_PAGE_TRACKING", "CONFIG_IKCONFIG_PROC"),
     *("CONFIG_PTDUMP_DEBUGFS", "CONFIG_PROVE_LOCKING", "vsyscall=xonly"),
 )
+SINCE_6_12 = ("MADV_GUARD_INSTALL", "guard")
+SINCE_6_1 = ("PAGEMAP_SCAN", r"userfaultfd.*Linux 6\.4", "vmcoreinfo", "cachestat")
 EXPECTED_SKIPS = {
-    "6.1": ("MADV_GUARD_INSTALL", "guard", "PAGEMAP_SCAN", r"userfaultfd.*Linux 6\.4", "vmcoreinfo", *NOT_IN_DEBIAN),
-    "6.12": ("MADV_GUARD_INSTALL", "guard", *NOT_IN_DEBIAN),
-    "own": ("MADV_GUARD_INSTALL", "guard", "vsyscall=xonly"),
+    "6.1": (*SINCE_6_12, *SINCE_6_1, *NOT_IN_DEBIAN),
+    "6.12": (*SINCE_6_12, *NOT_IN_DEBIAN),
+    "own": (*SINCE_6_12, "vsyscall=xonly"),
 }
 """What each kernel really has not: the reason of a skip must name one of these."""
 

@@ -130,6 +130,18 @@ def call_cachestat(fd: int, offset: int, size: int) -> tuple[int, int]:
     return counts[0], counts[3]
 
 
+def has_cachestat() -> bool:
+    """Whether shared pages in swap can be told from those on their way there: by asking about a file of ours."""
+    fd = os.memfd_create("mematlas", os.MFD_CLOEXEC)
+    try:
+        call_cachestat(fd, 0, 1)
+    except (NotSupported, PermissionDenied):
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 def mincore_ranges(fd: int, offset: int, size: int, page_size: int) -> list[tuple[int, int, int]]:
     """Return the same by SEEK_DATA (what exists) and mincore (what of it is in RAM), for kernels before v6.5.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mematlas.actions import pageout
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.backing import has_cachestat
 from mematlas.kernel.pagemap import PM_PRESENT, PM_SWAP, Pagemap
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import effective_capabilities
@@ -236,6 +237,14 @@ def found_swapped(stage: Stage) -> int:
     return states.count("swapped")
 
 
+def why_not_found(stage: Stage) -> str:
+    if not {"CAP_CHECKPOINT_RESTORE", "CAP_SYS_ADMIN"} & effective_capabilities():
+        return "opening the file behind a mapping needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN (root)"
+    return (
+        "" if has_cachestat() else "pages that wait in the swap cache are told by cachestat(2) alone, since Linux 6.5"
+    )
+
+
 SHMEM = Lesson(
     "shmem",
     "Swapped shared memory looks untouched",
@@ -284,11 +293,7 @@ reads pagemap says that this memory was never used, and is wrong by all of it.""
             """\
 Entry and file together tell all: pages 0 to 99 are in swap, the others were never touched. Without the right to open
 the file mematlas says "unknown", and never "absent".""",
-            unless=lambda stage: (
-                ""
-                if {"CAP_CHECKPOINT_RESTORE", "CAP_SYS_ADMIN"} & effective_capabilities()
-                else "opening the file behind a mapping needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN (root)"
-            ),
+            unless=why_not_found,
         ),
     ),
     """\
