@@ -75,6 +75,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         os.kill(os.getpid(), number)
 
     signal.signal(signal.SIGTERM, end)
+    # nohup(1) has what we start ignore it too, and tests send it.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # --- rights
