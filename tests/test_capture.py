@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import mmap
 import os
 import re
 import socket
@@ -112,6 +114,22 @@ def assert_same_rows(victim: Victim, directory: Path, look: Callable[..., Result
             assert differing[0][0]["rows"] == differing[0][1]["rows"], todo[0]
 
 
+@contextlib.contextmanager
+def mapped_by_us(pid: int) -> Iterator[None]:
+    """Map each file of a process as well, every page of it.
+
+    So nobody who comes or goes changes which of its pages of libraries are mapped by it alone.
+    """
+    paths = {line.split(None, 5)[5] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "/" in line}
+    with contextlib.ExitStack() as stack:
+        for path in sorted(path for path in paths if os.path.isfile(path)):
+            with open(path, "rb") as file:
+                mapping = stack.enter_context(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+            for place in range(0, len(mapping), PAGE):
+                mapping[place]
+        yield
+
+
 @pytest.mark.parametrize("kinds", SCENES, ids=["-".join(kinds[:2]) for kinds in SCENES])
 def test_every_command_reads_a_capture_as_the_process(
     kinds: Sequence[str],
@@ -142,7 +160,7 @@ def test_without_rights_a_capture_knows_as_little_as_its_maker(
             row.pop("pss", None)
         return result
 
-    with it.stopped():
+    with it.stopped(), mapped_by_us(it.pid):
         assert_same_rows(it, open_directory, look)
         saved = look("capture", it.pid, open_directory / "last")
     assert saved["rows"][0]["nr_frames"] is None

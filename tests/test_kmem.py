@@ -168,21 +168,6 @@ def test_single_entries_lead_on_as_well() -> None:
             assert (values.tolist(), good.tolist()) == ([entry, 0], [True, False])
 
 
-@pytest.mark.parametrize(
-    ("base", "nr_levels", "lowest"),
-    [(0xFFFF888000000000, 4, 0xFFFF800000000000), (0xFF11000000000000, 5, 0xFF00000000000000)],
-)
-def test_addresses_outside_of_the_kernel_half_are_not_even_tried(base: int, nr_levels: int, lowest: int) -> None:
-    """A wrong offset leads anywhere: the kernel refuses to read there, and may warn of it in its log."""
-    reader = ConstructedReader(base, nr_levels)
-    memory = memory_of(reader)
-    outside = [0, 0x7FFF00000000, lowest - 8, 0x8000000000000000, 0xFE00000000000000]
-    reader.words |= dict.fromkeys((*outside, lowest), 7)
-    values, good = memory._words(addresses(*outside, lowest))
-    assert good.tolist() == [False] * 5 + [True]
-    assert values.tolist() == [0] * 5 + [7]
-
-
 def test_an_address_space_that_is_open_twice_stays_until_both_are_closed() -> None:
     reader, memory = with_tables()
     with memory.open_mm(os.getpid()):

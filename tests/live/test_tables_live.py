@@ -498,6 +498,23 @@ def test_both_program_types_read_the_same(memory: KernelMemory, monkeypatch: pyt
         assert np.array_equal(rows[:, 256:], memory.tables(np.array([mm.pgd], np.uint64))[0][:, 256:])
 
 
+def test_the_kernel_is_not_asked_for_what_no_kernel_half_has(memory: KernelMemory) -> None:
+    """A wrong offset leads anywhere; a kernel with fewer levels than its processor warns of such reads."""
+    from mematlas.kernel import bpf
+
+    if memory.name != "bpf":
+        pytest.skip("needs the bpf reader")
+    lowest = 0xFFFF800000000000 if memory.levels == 4 else 0xFF00000000000000
+    outside = [0, 0x7FFF00000000, 1 << 55, 1 << 63, 0xFE00000000000000, lowest - 8]
+    with contextlib.closing(bpf.BpfReader()) as reader:
+        inside = reader.current_task()
+        _, good = reader.read_batch(np.array([*outside, inside], np.uint64), 8)
+        assert good.tolist() == [False] * len(outside) + [True]
+        assert reader._addresses[: len(outside) + 1].tolist() == [0] * len(outside) + [inside]
+        reader.read_batch(np.array([lowest], np.uint64), 8)
+        assert reader._addresses[0] == lowest
+
+
 def test_present_means_present(memory: KernelMemory, mode: PagingMode, victim: MakeVictim) -> None:
     target = victim("anon_full")
     with target.stopped():

@@ -90,6 +90,18 @@ def assemble(map_fd: int, nr_slots: int = NR_SLOTS) -> bytes:
     return b"".join(head + body) + instruction(move_value, 0) + instruction(leave)
 
 
+def lowest_kernel_address(task: int) -> int:
+    """Return where the kernel half of the address space begins, by where the kernel keeps a task_struct.
+
+    With 47 bits for each half (4 levels) that is in the highest of them, with 56 (5 levels) below it
+    (Documentation/arch/x86/x86_64/mm.rst).
+
+    >>> hex(lowest_kernel_address(0xFFFF888012345680)), hex(lowest_kernel_address(0xFF11000012345680))
+    ('0xffff800000000000', '0xff00000000000000')
+    """
+    return -(1 << (47 if task >> 47 == 0x1FFFF else 56)) & U64
+
+
 class BpfReader:
     """Copies kernel memory, up to `NR_SLOTS` places a call. Not for two threads at once: they share one map.
 
@@ -113,15 +125,16 @@ class BpfReader:
             self._program_fd, self.program_type = self._load()
             # The mapping outlives the descriptor's closing, and goes with its last view.
             shared = mmap.mmap(self._map_fd, VALUE_SIZE)
+            self._head = np.frombuffer(shared, np.uint64, 3)
+            self._addresses = np.frombuffer(shared, np.uint64, NR_SLOTS, AT_ADDRESSES)
+            self._errors = np.frombuffer(shared, np.int64, NR_SLOTS, AT_ERRORS)
+            self._data = np.frombuffer(shared, np.uint64, NR_SLOTS * PAGE // 8, AT_DATA).reshape(NR_SLOTS, PAGE // 8)
+            # Only the program's descriptor is set: test_run refuses what programs of these types have no use for.
+            self._run_attr = ctypes.create_string_buffer(struct.pack("=I", self._program_fd) + bytes(76), 80)
+            self._lowest = np.uint64(lowest_kernel_address(self.current_task()))
         except BaseException:
             self.close()
             raise
-        self._head = np.frombuffer(shared, np.uint64, 3)
-        self._addresses = np.frombuffer(shared, np.uint64, NR_SLOTS, AT_ADDRESSES)
-        self._errors = np.frombuffer(shared, np.int64, NR_SLOTS, AT_ERRORS)
-        self._data = np.frombuffer(shared, np.uint64, NR_SLOTS * PAGE // 8, AT_DATA).reshape(NR_SLOTS, PAGE // 8)
-        # Only the program's descriptor is set: test_run refuses whatever else a program of these types has no use for.
-        self._run_attr = ctypes.create_string_buffer(struct.pack("=I", self._program_fd) + bytes(76), 80)
 
     def __repr__(self) -> str:
         return f"<BpfReader {self.program_type}>"
@@ -139,7 +152,10 @@ class BpfReader:
         Both are views of the shared map: they hold until the next call.
         """
         nr = len(addresses)
-        self._addresses[:nr] = addresses
+        # What lies below fails by itself, as 0 does. But with 4 levels of tables on a processor that could have 5 the
+        # kernel takes more addresses for possible than there are, and warns in its log when one of them is read (seen
+        # on 6.1: copy_from_kernel_nofault_allowed, ex_handler_uaccess).
+        self._addresses[:nr] = np.where(addresses < self._lowest, np.uint64(0), addresses)
         self._run(nr, size)
         return self._data[:nr, : size // 8], self._errors[:nr] == 0
 

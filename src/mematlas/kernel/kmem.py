@@ -246,13 +246,10 @@ class KernelMemory:
         self._heights = np.zeros(ram.end // PAGE, np.uint8)
         self._tops: dict[int, int] = {}
         self._frame_array = (0, 0)
-        self._lowest = 0
-        """The lowest address of the kernel half, once the levels are known."""
         with self._open_mem(os.getpid()) as own:
             pointer = self._pgd_pointer(own)
             self.levels = 4 if pointer >> 48 == 0xFFFF else 5
             """How many levels of tables there are, by where the direct map is."""
-            self._lowest = -(PAGE << 9 * self.levels - 1) & U64
             self._find_base(pointer)
         self.vmcoreinfo = self._read_vmcoreinfo()
         """What /sys/kernel/vmcoreinfo points at; empty when this kernel has none."""
@@ -449,17 +446,6 @@ class KernelMemory:
             return False
 
     def _gather(self, addresses: Words, size: int) -> tuple[Words, Bools]:
-        inside = addresses >= np.uint64(self._lowest)
-        if inside.all():
-            return self._gather_canonical(addresses, size)
-        # Such a read fails by itself. But with 4 levels on a processor that could have 5 the kernel takes more for
-        # canonical than there is, and warns in its log (6.1: copy_from_kernel_nofault_allowed, ex_handler_uaccess).
-        data = np.zeros((len(addresses), size // 8), np.uint64)
-        good = np.zeros(len(addresses), np.bool_)
-        data[inside], good[inside] = self._gather_canonical(addresses[inside], size)
-        return data, good
-
-    def _gather_canonical(self, addresses: Words, size: int) -> tuple[Words, Bools]:
         nr, step = len(addresses), self.reader.batch_size
         data = np.empty((nr, size // 8), np.uint64)
         good = np.empty(nr, np.bool_)
