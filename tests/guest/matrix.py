@@ -33,8 +33,7 @@ THE_SAME_EVERYWHERE = (
 MOST = ("-k", "not test_truth or test_every_vma_equals")
 ALL = ("tests", HERE[1], *(f"--ignore=tests/test_{name}.py" for name in THE_SAME_EVERYWHERE), *MOST)
 # Without PAGEMAP_SCAN a sparse terabyte is read entry by entry: minutes for each look, on an emulated processor.
-# And its test of damaged offsets makes that kernel warn, which takes what only 5 levels have for an address of 4.
-ALL_BEFORE_SCAN = (*ALL, "--ignore=tests/live/test_large.py", "--ignore=tests/test_layoutcache.py")
+ALL_BEFORE_SCAN = (*ALL, "--ignore=tests/live/test_large.py")
 LIVE = ("tables_live", "tables_source", "structpage_live", "truth")
 CORE = (
     *(*HERE, *(f"tests/live/test_{name}.py" for name in LIVE)),

@@ -14,6 +14,7 @@ import pytest
 from conftest import Outcome
 from helpers import make_process, mematlas, write_words
 from mematlas import Process, cli, errors
+from mematlas.kernel.pagemap import has_soft_dirty
 from mematlas.kernel.procfs import ProcFS
 from victim import PATH_KINDS, Area, Victim
 
@@ -193,6 +194,18 @@ def test_wrong_arguments_are_told_in_one_line(words: list[str], says: str) -> No
     assert (run.returncode, run.stdout) == (2, "")
     assert says in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_soft_dirty_pages_are_told_or_said_to_be_unknown(victim: Start) -> None:
+    target = victim("anon_full")
+    run = mematlas("pages", target.pid, f"{target['anon_full'].address:#x}", "--soft-dirty", "--json")
+    if has_soft_dirty():
+        assert run.returncode == 0, run.stderr
+        (page,) = rows_of(run.stdout)
+        assert "soft-dirty" in page["flags"]
+    else:
+        assert (run.returncode, run.stdout) == (5, "")
+        assert "CONFIG_MEM_SOFT_DIRTY" in run.stderr
 
 
 def test_what_a_capture_lacks_is_not_supported(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from mematlas.cli.maps import add_selection, selection_of
 from mematlas.cli.session import TARGETS, add_output, add_page_source, add_repeat, add_target, parse_count
-from mematlas.errors import BadInput
+from mematlas.errors import BadInput, NotSupported
+from mematlas.kernel.pagemap import has_soft_dirty
 from mematlas.model.address_space import EVERYTHING, Selection, parse_address, parse_range
 from mematlas.record import replace
 from mematlas.views.pages import PageFilter, pages_table
@@ -48,6 +49,8 @@ def run(args: Namespace, session: Session) -> int:
     wanted = PageFilter(args.present, args.swapped, args.exclusive, args.dirty, args.soft_dirty)
     if args.runs and args.dirty:
         raise BadInput("--dirty is of single frames: not with --runs")
+    if args.soft_dirty and session.process.procfs.live and not has_soft_dirty():
+        raise NotSupported("soft-dirty bits", "CONFIG_MEM_SOFT_DIRTY")
 
     def make() -> Table:
         notes: list[str] = []
