@@ -63,20 +63,25 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Have SIGTERM end a run as Ctrl-C does: what was changed is put back, such as swap that was switched on."""
+    """Have SIGTERM and SIGHUP end a run as Ctrl-C does: what was changed is put back, such as swap that is on.
+
+    Under nohup(1) SIGHUP does nothing, as there. But no program that we start is to ignore it: tests send it.
+    """
     owner = os.getpid()
+    ignored = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_IGN]
 
     def end(number: int, frame: object) -> None:
-        if os.getpid() == owner:
+        if os.getpid() != owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif number not in ignored:
             # The second alone ends the test that runs; a command under test may take it for its own.
-            session.shouldstop = "ended by SIGTERM"
+            session.shouldstop = f"ended by {signal.Signals(number).name}"
             raise KeyboardInterrupt
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
 
-    signal.signal(signal.SIGTERM, end)
-    # nohup(1) has what we start ignore it too, and tests send it.
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # What has a handler is what a program begins with as its default (execve(2)).
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
 
 
 # --- rights

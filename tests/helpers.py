@@ -19,6 +19,10 @@ from typing import IO, Any, NoReturn, ParamSpec, TypeVar
 from hypothesis import settings
 
 from mematlas.analysis.usage import Usage
+from mematlas.errors import NotSupported
+from mematlas.kernel.backing import has_cachestat
+from mematlas.kernel.pagemap import PRESENT, Pagemap
+from mematlas.kernel.procfs import ProcFS
 from mematlas.labs.workload import run
 from victim import DEADLINE
 
@@ -147,13 +151,38 @@ def look(pid: int, what: Callable[[], T]) -> tuple[Smaps, T]:
         assert time.monotonic() < end, "smaps never stands still: the machine is too busy"
 
 
-def assert_equal_smaps(usage: Usage, fields: dict[str, int]) -> None:
+@functools.cache
+def tells_huge_pages() -> bool:
+    """Whether pagemap has the huge pages: by PAGEMAP_SCAN."""
+    with ProcFS().process(os.getpid()) as process, Pagemap(process) as pagemap:
+        try:
+            pagemap.scanner.first(0, process.procfs.page_size, PRESENT)
+        except NotSupported:
+            return False
+    return True
+
+
+def tells_swap(source: str, kind: str) -> bool:
+    """Whether a source knows what of a VMA is in swap: without cachestat, shared memory on its way counts as RAM."""
+    return source == "smaps" or kind != "shmem" or has_cachestat()
+
+
+def assert_equal_smaps(usage: Usage, fields: dict[str, int], source: str, kind: str) -> None:
+    """Compare the usage of a VMA of this kind with smaps, as far as this kernel tells it to our source."""
     assert usage.rss == fields["Rss"]
     assert usage.uss == fields["Private_Clean"] + fields["Private_Dirty"]
-    assert usage.swap == fields["Swap"]
+    if tells_swap(source, kind):
+        assert usage.swap == fields["Swap"]
+    else:
+        assert usage.swap is not None
+        assert usage.swap <= fields["Swap"]
     assert usage.anon == fields["Anonymous"]
     assert usage.hugetlb == fields["Private_Hugetlb"] + fields["Shared_Hugetlb"]
-    assert usage.thp == sum(fields[name] for name in ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"))
+    if usage.thp is None:
+        assert source == "pagemap"
+        assert not tells_huge_pages()
+    else:
+        assert usage.thp == sum(fields[name] for name in ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"))
     # The kernel rounds each VMA down to 1 KiB.
     assert usage.pss is not None
     assert 0 <= usage.pss - fields["Pss"] < 1024

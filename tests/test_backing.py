@@ -21,6 +21,7 @@ from mematlas.kernel.backing import (
     cachestat_ranges,
     call_cachestat,
     data_ranges,
+    has_cachestat,
     mincore_ranges,
     read_backing,
 )
@@ -84,6 +85,8 @@ def pages_of(backing: Backing, area: Area) -> dict[int, int]:
 
 @pytest.mark.root("CAP_SYS_ADMIN")
 def test_cachestat_and_mincore_agree_but_for_the_swap_cache(swapped: tuple[Area, Process]) -> None:
+    if not has_cachestat():
+        pytest.skip("needs cachestat")
     area, process = swapped
     vma = process.address_space().find(area.address)
     assert vma

@@ -176,6 +176,45 @@ def rights_on_debian(interface: str) -> str | None:
     return "CAP_SYS_ADMIN" if stricter and interface.startswith("perf") else None
 
 
+@pytest.mark.parametrize(
+    ("interface", "paranoid", "detail"),
+    [
+        ("perf page faults", 3, "CAP_SYS_ADMIN, or: sudo sysctl kernel.perf_event_paranoid=2"),
+        ("perf page faults, all", 3, "CAP_SYS_ADMIN, or: sudo sysctl kernel.perf_event_paranoid=0"),
+        ("perf page faults, all", 2, "CAP_PERFMON"),
+        ("perf page faults, all", None, "CAP_PERFMON"),
+    ],
+)
+def test_perf_says_which_setting_would_be_enough(
+    interface: str, paranoid: int | None, detail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "perf_event_open")
+
+    def setting(path: str) -> int:
+        if paranoid is None:
+            raise PermissionError(errno.EACCES, path)
+        return paranoid
+
+    monkeypatch.setattr(Bench, "system_call", refuse)
+    monkeypatch.setattr("mematlas.kernel.probes.read_number", setting)
+    with Bench() as bench:
+        assert run(probe_of(interface), bench) == (NEEDED, detail)
+
+
+def test_a_lockdown_that_may_not_be_read_is_not_none(
+    tmp_path: Path, as_nobody: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    monkeypatch.setattr("mematlas.kernel.probes.LOCKDOWN_PATH", f"{tmp_path}/closed/lockdown")
+
+    def look() -> tuple[str, str | None]:
+        with Bench() as bench:
+            return run(probe_of("no lockdown"), bench)
+
+    assert as_nobody(look).value[0] == NEEDED
+
+
 def test_nobody_may_not_read_the_processes_of_others(as_nobody: Callable[..., Outcome]) -> None:
     row = by_interface(as_nobody(["doctor", "--json"]).stdout)["other users' processes"]
     assert row["status"] == NEEDED

@@ -170,12 +170,25 @@ def test_single_entries_lead_on_as_well() -> None:
 
 def test_an_address_space_that_is_open_twice_stays_until_both_are_closed() -> None:
     reader, memory = with_tables()
+    assert reader.forgotten == [0x1000], "our own, which showed where the direct map is"
     with memory.open_mm(os.getpid()):
         memory.open_mm(os.getpid()).close()
         assert memory.tables(addresses(0x1000))[1].all()
-        assert reader.forgotten == []
+        assert reader.forgotten == [0x1000]
     assert not memory.tables(addresses(0x1000))[1].any()
-    assert reader.forgotten == [0x1000]
+    assert reader.forgotten == [0x1000] * 2
+
+
+def test_an_address_space_that_is_only_looked_at_is_not_held() -> None:
+    reader, memory = with_tables()
+    reader.forgotten.clear()
+    with memory.open_mm(os.getpid()) as mm:
+        assert memory.is_current(mm)
+        assert reader.forgotten == []
+        reader.mm += 0x10000
+        reader.words[reader.mm + 120] = memory.base + 0x6000
+        assert not memory.is_current(mm)
+        assert reader.forgotten == [0x6000]
 
 
 def test_nothing_that_is_public_reads_kernel_memory_at_large() -> None:

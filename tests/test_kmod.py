@@ -15,7 +15,7 @@ import pytest
 
 from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.btf import Layout
-from mematlas.kernel.kmod import COPY, MEMATLAS_SELECT, NR_SPACES, REQUEST, SELECT, ModuleReader
+from mematlas.kernel.kmod import COPY, MEMATLAS_SELECT, REQUEST, SELECT, ModuleReader
 
 LAYOUT = Layout({"mm_struct.pgd": 120})
 BASE = 0xFFFF888000000000
@@ -213,13 +213,13 @@ def test_a_space_is_let_go_of_by_its_top_table(reader: ModuleReader, module: Mod
     reader.forget(PGD)
 
 
-def test_of_many_spaces_the_newest_are_held(reader: ModuleReader, module: Module) -> None:
-    pgds = [0x10000000 + 0x1000 * number for number in range(NR_SPACES + 1)]
+def test_every_space_is_held_until_it_is_let_go_of(reader: ModuleReader, module: Module) -> None:
+    pgds = [0x10000000 + 0x1000 * number for number in range(100)]
     for pgd in pgds:
         module.pgd = pgd
         module.tables[pgd] = {3: TABLE | 7, 9: pgd | 0x63}
         select(reader)
-    assert [read(reader, pgd)[1] for pgd in pgds] == [[False], *[[True]] * NR_SPACES]
+    assert all(read(reader, pgd)[1] == [True] for pgd in pgds)
     # What all have in common is read through that which led there last.
     assert read(reader, TABLE, pgds[5])[1] == [True, True]
     reader.forget(pgds[5])
@@ -259,6 +259,20 @@ def test_lockdown_is_named(mode: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("mematlas.kernel.kmod.os.open", refuse)
     with pytest.raises(NotSupported, match=f"lockdown={mode}"):
         ModuleReader(str(tmp_path))
+
+
+def test_what_fails_otherwise_is_not_put_down_to_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotSupported, match="needs the mematlas module"):
+        ModuleReader(str(tmp_path))
+    (tmp_path / "info").write_text(INFO)
+
+    def fail(path: str, flags: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("mematlas.kernel.kmod.os.open", fail)
+    with pytest.raises(NotSupported, match="Too many open files") as raised:
+        ModuleReader(str(tmp_path))
+    assert raised.value.needs is None
 
 
 def test_the_bit_that_says_encrypted_is_no_address(reader: ModuleReader, module: Module) -> None:

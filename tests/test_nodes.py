@@ -350,15 +350,19 @@ def test_text_has_a_line_or_a_column_for_each_node(
     victim: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = victim("anon")
-    monkeypatch.setattr(model, "read_nodes", lambda procfs: NodeMap((0, 2), (), 0))
+    real = read_nodes(ProcFS())
+    nodes = (*real.with_memory, real.with_memory[-1] + 2)
+    monkeypatch.setattr(model, "read_nodes", lambda procfs: NodeMap(nodes, real.spans, real.only))
 
     assert main(["usage", str(target.pid), "--numa", "--source", "smaps", "--bytes"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[-2:]] == [["node", "0"], ["node", "2"]]
-    assert [line.split()[2] for line in lines[-2:]] == [lines[2].split()[1], "0"]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    told = rows[-len(nodes) :]
+    assert [row[:2] for row in told] == [["node", str(node)] for node in nodes]
+    assert sum(int(row[2]) for row in told) == int(rows[2][1])
+    assert told[-1][2] == "0"
     assert main(["maps", str(target.pid), "--numa", "--gaps", "--source", "smaps"]) == 0
     title = capsys.readouterr().out.splitlines()[0].split()
-    assert title[title.index("USS") + 1 :][:2] == ["N0", "N2"]
+    assert title[title.index("USS") + 1 :][: len(nodes)] == [f"N{node}" for node in nodes]
 
 
 def test_without_the_option_nothing_is_said_of_nodes(victim: Start, capsys: pytest.CaptureFixture[str]) -> None:

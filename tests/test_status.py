@@ -16,7 +16,16 @@ from mematlas.errors import FormatError
 from mematlas.kernel.meminfo import parse_meminfo
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import CAPABILITIES, effective_capabilities, named_in
-from mematlas.kernel.status import PF_KTHREAD, parse_stat, parse_status, read_stat, read_status, status_bytes
+from mematlas.kernel.status import (
+    PF_KTHREAD,
+    counts_as_we_do,
+    own_numbers,
+    parse_stat,
+    parse_status,
+    read_stat,
+    read_status,
+    status_bytes,
+)
 from mematlas.kernel.swaps import parse_swaps
 
 PR_SET_NAME = 15
@@ -45,6 +54,30 @@ def test_kernel_threads_and_zombies_are_told_by_stat() -> None:
 def test_stat_that_is_cut_short_is_an_error(text: bytes) -> None:
     with pytest.raises(FormatError, match="stat"):
         parse_stat(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers", "ours"),
+    [
+        ("Tgid:\t{pid}\nNStgid:\t{pid}\n", "{pid}", True),
+        # Of a namespace below: that the numbers are equal is chance.
+        ("Tgid:\t{pid}\nNStgid:\t{pid}\t{pid}\n", "{pid} {pid}", False),
+        ("Tgid:\t4711\nNStgid:\t4711\t{pid}\n", "4711 {pid}", False),
+        ("Tgid:\t4711\nNStgid:\t4711\n", "4711", False),
+        # Without CONFIG_PID_NS there is one namespace.
+        ("Tgid:\t{pid}\n", "{pid}", True),
+        ("Tgid:\t4711\n", "4711", False),
+        ("Tgid:\tx\n", "", False),
+        (None, "", False),
+    ],
+)
+def test_numbers_are_ours_in_our_own_namespace(text: str | None, numbers: str, ours: bool, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "self").mkdir()
+        (tmp_path / "self/status").write_text(text.format(pid=os.getpid()))
+    procfs = ProcFS(str(tmp_path), 4096)
+    assert own_numbers(procfs) == list(map(int, numbers.format(pid=os.getpid()).split()))
+    assert counts_as_we_do(procfs) == ours
 
 
 def test_name_with_a_newline_does_not_add_lines() -> None:

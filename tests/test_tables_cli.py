@@ -312,8 +312,10 @@ def test_the_tree_is_folded_at_a_level(say: Say, victim: MakeVictim) -> None:
     pid = victim("anon").pid
     text = say(pid, "--tree")
 
-    assert {line.split()[0] for line in text.splitlines()[2:]} == {"pgd", "pud", "pmd", "pte"}
-    assert {line.split()[0] for line in say(pid, "--tree", "--level", "pud").splitlines()[2:]} == {"pgd", "pud"}
+    levels = [line.split()[0] for line in text.splitlines()[2:]]
+    assert set(levels) - {"p4d"} == {"pgd", "pud", "pmd", "pte"}
+    folded = {line.split()[0] for line in say(pid, "--tree", "--level", "pud").splitlines()[2:]}
+    assert folded == set(levels) - {"pmd", "pte"}
 
 
 @root
@@ -551,7 +553,7 @@ def test_words_that_say_nothing_are_refused(words: list[str]) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["0x900000000000"],
+        ["0x0100000000000000"],
         ["--list", "--flags", "foo"],
         ["--list", "--range", "0-ffffffffffffffff"],
         ["--list", "--range", "zz"],

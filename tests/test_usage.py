@@ -19,8 +19,9 @@ from mematlas.analysis.usage import (
     usage_of_fields,
     usage_of_pages,
 )
-from mematlas.analysis.verify import MEASURES, compare
+from mematlas.analysis.verify import MEASURES, UNEXPLAINED, compare
 from mematlas.errors import ProcessGone
+from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import histogram
 from mematlas.record import as_dict, replace
@@ -168,6 +169,36 @@ def test_process_that_runs_explains_a_difference() -> None:
 
     assert (explained, "changed" in reason) == (True, True)
     assert compared(replace(BASE, rss=101 * PAGE), torn=True)["rss"][0]
+
+
+def test_swap_cache_that_this_kernel_does_not_tell_of_explains_less_swap() -> None:
+    def reason(difference: int, *notes: str) -> str:
+        counted = replace(BASE, swap=(BASE.swap or 0) + difference)
+        rows = compare(result(BASE), result(counted, "pagemap", notes), result(BASE))
+        (row,) = (row for row in rows if row.measure == "swap")
+        assert row.explained == (row.reason != UNEXPLAINED)
+        return row.reason
+
+    assert reason(-PAGE, SWAP_CACHE_UNSEEN) == SWAP_CACHE_UNSEEN
+    assert reason(PAGE, SWAP_CACHE_UNSEEN) == UNEXPLAINED
+    assert reason(-PAGE) == UNEXPLAINED
+
+
+@pytest.mark.parametrize(
+    ("perms", "thp", "explained"), [("---p", 3, True), ("---p", None, True), ("---p", 1, False), ("r--p", 3, False)]
+)
+def test_huge_pages_that_nobody_may_access_explain_more(perms: str, thp: int | None, explained: bool) -> None:
+    def several(usage: Usage, source: str) -> MapsResult:
+        vmas = [VmaUsage(replace(make_vma(), perms=perms), usage, None, None), VmaUsage(make_vma(), BASE, None, None)]
+        return MapsResult(vmas, Reading(source, 0.0, False, ()))
+
+    more = replace(
+        BASE, rss=(BASE.rss or 0) + PAGE, pss=(BASE.pss or 0) + PAGE, thp=None if thp is None else thp * PAGE
+    )
+    rows = compare(several(BASE, "smaps"), several(more, "pagemap"), several(BASE, "smaps"))
+    found = {row.measure: (row.explained, "6.6" in row.reason) for row in rows}
+    assert found["rss"] == found["pss"] == (explained, explained)
+    assert found["swap"] == (True, False)
 
 
 def test_what_one_source_does_not_know_is_no_difference() -> None:

@@ -350,6 +350,7 @@ class Act:
         if self.gone:
             add_counts(reasons, {"unfinished": max(self.plan.nr_requested - nr_requested, 0)})
             nr_requested = max(nr_requested, self.plan.nr_requested)
+        uncertain = sorted(self.kind.reader.backings.uncertain)
         return Effect(
             self.plan.advice,
             nr_requested,
@@ -366,7 +367,7 @@ class Act:
             tuple(map(effect_of, tallies)),
             self.stopped,
             self.gone,
-            tuple(dict.fromkeys((*self.plan.notes, *self.kind.notes, *self.notes))),
+            tuple(dict.fromkeys((*self.plan.notes, *self.kind.notes, *self.notes, *uncertain))),
         )
 
     def _where(self) -> tuple[int | None, int | None, int | None, int]:
@@ -380,7 +381,7 @@ class Act:
             self.notes.append("what of the moved pages was in RAM still is not known: the process is gone")
         if kind.nr_unknown_file or kind.nr_unknown_shmem:
             nr_pages = kind.nr_unknown_file + kind.nr_unknown_shmem
-            why = "; ".join(sorted(kind.reader.unknown_backing))
+            why = "; ".join(sorted(kind.reader.backings.unknown))
             self.notes.append(
                 f"{nr_pages} pages left the process, and whether they are in RAM still is not told: {why}"
             )

@@ -110,7 +110,7 @@ def plan(
             wanted = pieces(process, space, selection, only=only)
         vmas = [plan_vma(kind, piece, dirty) for piece in wanted]
         notes = tuple(kind.notes)
-        untold = sorted(kind.reader.unknown_backing) if advice == "willneed" else []
+        untold = sorted(kind.reader.backings.unknown) if advice == "willneed" else []
     notes += tuple(f"{UNTOLD}: {why}" for why in untold)
     if ranges is None and only is None and not untold and not any(item.nr_requested for item in vmas):
         notes += (why_nothing(advice, choice, len(wanted)),)

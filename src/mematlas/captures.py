@@ -120,6 +120,8 @@ class Recorder:
         self.zero_known = True
         self.unknown_backings: dict[str, str] = {}
         """Shared memory whose file could not be asked, as the name of its map_files link, and why."""
+        self.uncertain: list[str] = []
+        """What is uncertain in what files of shared memory told."""
 
     def save(self) -> CaptureResult:
         """Write every file. machine.json, which makes the directory a capture, is the last."""
@@ -198,6 +200,7 @@ class Recorder:
             "zero_known": self.zero_known,
             "huge_known": self.huge_known,
             "unknown_backings": self.unknown_backings,
+            "uncertain": self.uncertain,
             "nodes": self._nodes(),
             "tells_ksm": tells_ksm(self.process.procfs),
         }
@@ -224,11 +227,13 @@ class Recorder:
         with reader:
             write_packed(path, self._pagemap_parts(reader, vmas))
             self.zero_known = reader.zero_known
+            self.uncertain = sorted(reader.backings.uncertain)
         if not self.zero_known:
             self.notes.append(ZERO_UNKNOWN)
         if self.unknown_backings:
             why = next(iter(self.unknown_backings.values()))
             self.notes.append(f"pages unknown of {len(self.unknown_backings)} VMAs of shared memory: {why}")
+        self.notes += self.uncertain
         return True
 
     def _pagemap_parts(self, reader: PageReader, vmas: list[Vma]) -> Iterator[tuple[int, bytes]]:
@@ -237,7 +242,7 @@ class Recorder:
             for block in reader.blocks(vma):
                 self.frames.add(block)
                 # What is unknown is so of a whole VMA, holes and all: machine.json names it.
-                states = self._mark_huge(reader, block).translate(WITHOUT_UNKNOWN)
+                states = self._mark_huge(reader, vma, block).translate(WITHOUT_UNKNOWN)
                 self.nr_pages += len(states) - states.count(0)
                 for low, high in runs(states):
                     raw = bytearray(block.raw[low * ENTRY_SIZE : high * ENTRY_SIZE])
@@ -245,15 +250,15 @@ class Recorder:
                     yield (block.address // self.process.page_size + low) * ENTRY_SIZE, bytes(raw)
             if vma.kind == "shmem" and reader.hole(vma) == UNKNOWN:
                 name = f"{vma.start:x}-{vma.end:x}"
-                reasons = sorted(reader.unknown_backing)
+                reasons = sorted(reader.backings.unknown)
                 self.unknown_backings[name] = next((why for why in reasons if name in why), reasons[0])
 
-    def _mark_huge(self, reader: PageReader, block: Block) -> bytes:
+    def _mark_huge(self, reader: PageReader, vma: Vma, block: Block) -> bytes:
         if not self.huge_known:
             return block.states
         states = bytearray(block.states)
         try:
-            for low, high in reader.huge_places(block):
+            for low, high in reader.huge_places(vma, block):
                 for place in range(low, high):
                     if states[place] & PRESENT:
                         states[place] |= MARK_B

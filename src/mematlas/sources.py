@@ -116,7 +116,7 @@ class VmaCounter:
             if vma.kind != "hugetlb":
                 if nr_shared(block.kinds):
                     sharers.add(shared_frames(block))
-                thp = self._add_huge(reader, block, thp)
+                thp = self._add_huge(reader, vma, block, thp)
         note_unknown(reader, self._notes)
         hole = STATE_OF_BYTE[reader.hole(vma)]
         usage = usage_of_pages(
@@ -130,11 +130,11 @@ class VmaCounter:
         )
         return VmaUsage(vma, usage, state or hole, phys, nodes=by_node if self._nodes else None)
 
-    def _add_huge(self, reader: PageReader, block: Block, thp: int | None) -> int | None:
+    def _add_huge(self, reader: PageReader, vma: Vma, block: Block, thp: int | None) -> int | None:
         if thp is None:
             return None
         try:
-            return thp + reader.huge_size(block)
+            return thp + reader.huge_size(vma, block)
         except NotSupported as error:
             self._notes.append(f"huge pages unknown with this source: {error}")
             return None
@@ -179,19 +179,11 @@ class VmaCounter:
 
 def note_unknown(reader: PageReader | TableReader, notes: list[str]) -> None:
     """Say what a reader could not tell of the pages that it has read, and why."""
-    if reader.unknown_backing:
-        _note_backing(reader.unknown_backing, notes)
+    if why := sorted(reader.backings.unknown):
+        vmas = "a shared VMA" if len(why) == 1 else f"{len(why)} shared VMAs"
+        notes.append(f"swap and untouched pages of {vmas} unknown: {why[0]}")
+    notes.extend(sorted(reader.backings.uncertain))
     if not isinstance(reader, PageReader):
         notes.extend(reader.notes())
     elif not reader.zero_known:
         notes.append(ZERO_UNKNOWN)
-
-
-def _note_backing(reasons: set[str], notes: list[str]) -> None:
-    from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
-
-    if why := sorted(reasons - {SWAP_CACHE_UNSEEN}):
-        vmas = "a shared VMA" if len(why) == 1 else f"{len(why)} shared VMAs"
-        notes.append(f"swap and untouched pages of {vmas} unknown: {why[0]}")
-    if SWAP_CACHE_UNSEEN in reasons:
-        notes.append(SWAP_CACHE_UNSEEN)

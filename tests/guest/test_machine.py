@@ -11,6 +11,7 @@ import pytest
 import kernels
 import machine
 import module
+from inside import watches_locks
 from kernels import Kernel, Unavailable
 from machine import complaints_in
 
@@ -171,3 +172,11 @@ def test_headers_name_the_folder_where_they_will_be(tmp_path: Path) -> None:
     kernels.relocate(Path("/there"), tmp_path)
     assert (tmp_path / "Makefile").read_text() == "include /there/usr/src/linux-headers-common/Makefile\n"
     assert os.readlink(tmp_path / "scripts") == "/there/usr/lib/linux-kbuild/scripts"
+
+
+@pytest.mark.parametrize(("line", "watches"), [(" debug_locks:                             1\n", True), ("", False)])
+def test_a_kernel_that_stopped_watching_its_locks_is_known(line: str, watches: bool, tmp_path: Path) -> None:
+    (tmp_path / "off").write_text(" lock-classes: 2000\n debug_locks:                             0\n")
+    (tmp_path / "stats").write_text(" lock-classes: 2000\n" + line + " max locking depth: 15\n")
+    assert watches_locks(str(tmp_path / "stats")) == watches
+    assert not watches_locks(str(tmp_path / "off"))

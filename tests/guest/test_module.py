@@ -458,15 +458,6 @@ def test_a_target_whose_lock_is_never_free_is_read(memory: KernelMemory) -> None
     assert all(found.nr_tables > 10 for found in walks)
 
 
-def test_the_kernel_watches_its_locks_to_the_end(loaded: None, facts: Facts) -> None:
-    stats = Path("/proc/lockdep_stats")
-    if not stats.exists():
-        pytest.skip("needs CONFIG_PROVE_LOCKING")
-    # It is off after the first complaint, of whomever.
-    (line,) = (line for line in stats.read_text().splitlines() if line.strip().startswith("debug_locks:"))
-    assert line.split() == ["debug_locks:", "1"]
-
-
 def test_it_is_unloaded_under_use(facts: Facts) -> None:
     if facts.lockdown != "none":
         pytest.skip("locked down: an unsigned module is refused")

@@ -199,7 +199,7 @@ def test_wrong_arguments_are_told_in_one_line(words: list[str], says: str) -> No
 def test_soft_dirty_pages_are_told_or_said_to_be_unknown(victim: Start) -> None:
     target = victim("anon_full")
     run = mematlas("pages", target.pid, f"{target['anon_full'].address:#x}", "--soft-dirty", "--json")
-    if has_soft_dirty():
+    if has_soft_dirty(ProcFS()):
         assert run.returncode == 0, run.stderr
         (page,) = rows_of(run.stdout)
         assert "soft-dirty" in page["flags"]

@@ -14,12 +14,12 @@ from typing import TypeVar
 
 import pytest
 
-from helpers import Smaps, assert_equal_smaps, look, steadily
+from helpers import Smaps, assert_equal_smaps, look, steadily, tells_swap
 from mematlas import Process
 from mematlas.analysis.grid import CLASSES
 from mematlas.analysis.results import MapsResult, VmaUsage
 from mematlas.cli import main
-from mematlas.kernel.backing import SWAP_CACHE_UNSEEN, has_cachestat
+from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.pagemap import PM_SOFT_DIRTY
 from mematlas.model.pages import STATE_OF_BYTE, Hole
 from mematlas.record import as_dict
@@ -89,12 +89,15 @@ def test_every_vma_equals_smaps(source: str, scene: Scene) -> None:
 
     assert [(item.vma.start, item.vma.end) for item in result.vmas] == [(at, smaps[at]["End"]) for at in smaps]
     for item in result.vmas:
-        assert_equal_smaps(item.usage, smaps[item.vma.start])
+        assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma.kind)
     assert (result.reading.source, result.reading.torn) == (source, False)
-    # Whatever is told in full has no note; without cachestat shared memory has one.
-    shared = any(item.vma.kind == "shmem" for item in result.vmas)
-    known = () if has_cachestat() or not shared or source == "smaps" else (SWAP_CACHE_UNSEEN,)
-    assert result.reading.notes in ((), known)
+    # Whatever is told in full has no note.
+    notes = [note for note in result.reading.notes if not note.startswith("huge pages unknown")]
+    assert (len(notes) < len(result.reading.notes)) == any(item.usage.thp is None for item in result.vmas)
+    told = all(tells_swap(source, item.vma.kind) for item in result.vmas)
+    short = any((item.usage.swap or 0) < smaps[item.vma.start]["Swap"] for item in result.vmas)
+    assert notes == [SWAP_CACHE_UNSEEN] or not (notes or short)
+    assert not (notes and told)
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from mematlas.analysis.usage import Usage, total
+from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.analysis.results import MapsResult
+    from mematlas.analysis.results import MapsResult, VmaUsage
 
 MEASURES = ("rss", "anon", "file", "shmem", "pss", "uss", "swap", "hugetlb", "thp", "zero")
 ABOUT = {"rss": "zero", "anon": "zero", "thp": "huge"}
@@ -72,6 +73,8 @@ def compare_measure(
         return Comparison(measure, one, two, None, None, None, "; ".join(about) or "not known")
     difference = two - one
     reason = "" if not difference else reason_of(measure, difference, one, again, smaps, captured)
+    if reason is None:
+        reason = limit_of(measure, difference, smaps, counted)
     explained = reason is not None
     return Comparison(measure, one, two, None, difference, explained, UNEXPLAINED if reason is None else reason)
 
@@ -92,3 +95,25 @@ def reason_of(
     if captured:
         return "the capture read one after the other, and the process, or one that shares its pages, was running"
     return None
+
+
+def limit_of(measure: str, difference: int, smaps: MapsResult, counted: MapsResult) -> str | None:
+    """Return which limit of an older kernel explains a difference; None when none does."""
+    if measure == "swap" and difference < 0 and SWAP_CACHE_UNSEEN in counted.reading.notes:
+        return SWAP_CACHE_UNSEEN
+    unit = SMAPS_UNIT if measure == "pss" else 1
+    pairs = [
+        (one, two)
+        for one, two in zip(smaps.vmas, counted.vmas, strict=False)
+        if abs(getattr(one.usage, measure) - getattr(two.usage, measure)) >= unit
+    ]
+    # Since Linux commit 8b9c1cc0418a (v6.6) smaps has them too.
+    hidden = [two.vma.perms[:3] == "---" and may_hide_huge_pages(one, two) for one, two in pairs]
+    if difference > 0 and hidden and all(hidden):
+        return "smaps before Linux 6.6 leaves out huge pages that nobody may access"
+    return None
+
+
+def may_hide_huge_pages(by_smaps: VmaUsage, counted: VmaUsage) -> bool:
+    """Whether a VMA has more in huge pages than smaps says, as far as is known."""
+    return counted.usage.thp is None or counted.usage.thp > (by_smaps.usage.thp or 0)

@@ -37,7 +37,9 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--swapped", action="store_true", help="only pages in swap")
     arguments.add_argument("--exclusive", action="store_true", help="only present pages that are mapped once")
     arguments.add_argument("--dirty", action="store_true", help="only pages whose frame is dirty (kpageflags)")
-    arguments.add_argument("--soft-dirty", action="store_true", help="only pages written since clear_refs")
+    arguments.add_argument(
+        "--soft-dirty", action="store_true", help="only pages written since clear_refs, or of a newer VMA"
+    )
     arguments.add_argument("--limit", type=parse_count, metavar="N", help="stop after so many lines")
     add_page_source(arguments)
     add_repeat(arguments)
@@ -49,7 +51,8 @@ def run(args: Namespace, session: Session) -> int:
     wanted = PageFilter(args.present, args.swapped, args.exclusive, args.dirty, args.soft_dirty)
     if args.runs and args.dirty:
         raise BadInput("--dirty is of single frames: not with --runs")
-    if args.soft_dirty and session.process.procfs.live and not has_soft_dirty():
+    procfs = session.process.procfs
+    if args.soft_dirty and procfs.live and not has_soft_dirty(procfs):
         raise NotSupported("soft-dirty bits", "CONFIG_MEM_SOFT_DIRTY")
 
     def make() -> Table:

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.libc import libc
 from mematlas.kernel.pagemap import CACHED, SWAPPED_FILE
+from mematlas.kernel.procfs import translate_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +54,41 @@ class Backing:
             low, high = (max(start, address) - address) // page_size, (min(stop, end) - address) // page_size
             marked[low:high] = marked[low:high].replace(b"\0", bytes((mark,)))
         return bytes(marked)
+
+
+class Backings:
+    """What the files behind the shared memory of a process hold, each asked once."""
+
+    def __init__(self, process: ProcessDir, cached: bool = True) -> None:
+        self.process = process
+        self.cached = cached
+        """Whether `of` tells what is in RAM without an entry from what was never touched."""
+        self.unknown: set[str] = set()
+        """Why some of it is unknown: messages, for the notes."""
+        self.uncertain: set[str] = set()
+        """What is uncertain in what was told: messages, for the notes."""
+        self._asked: dict[int, Backing | None] = {}
+
+    def __contains__(self, vma: Vma) -> bool:
+        return vma.start in self._asked
+
+    def of(self, vma: Vma) -> Backing | None:
+        """Return what the file of a VMA holds of it; None where it may not be asked."""
+        if vma not in self:
+            self._asked[vma.start] = self.part(vma, vma.start, vma.end, self.cached)
+        return self._asked[vma.start]
+
+    def part(self, vma: Vma, start: int, end: int, cached: bool = True) -> Backing | None:
+        """Return what it holds of a part, as it is at this moment; None where it may not be asked."""
+        try:
+            backing = read_backing(self.process, vma, start=start, end=end, cached=cached)
+        except (PermissionDenied, NotSupported) as error:
+            self.unknown.add(str(error))
+            return None
+        # Of an ordinary file nothing is in swap.
+        if backing.note and backing.ranges and vma.kind == "shmem":
+            self.uncertain.add(backing.note)
+        return backing
 
 
 def read_backing(
@@ -132,7 +168,10 @@ def call_cachestat(fd: int, offset: int, size: int) -> tuple[int, int]:
 
 def has_cachestat() -> bool:
     """Whether shared pages in swap can be told from those on their way there: by asking about a file of ours."""
-    fd = os.memfd_create("mematlas", os.MFD_CLOEXEC)
+    try:
+        fd = os.memfd_create("mematlas", os.MFD_CLOEXEC)
+    except OSError as error:
+        raise translate_error(error, "memfd_create") from None
     try:
         call_cachestat(fd, 0, 1)
     except (NotSupported, PermissionDenied):

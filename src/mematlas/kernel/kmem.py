@@ -251,6 +251,7 @@ class KernelMemory:
             self.levels = 4 if pointer >> 48 == 0xFFFF else 5
             """How many levels of tables there are, by where the direct map is."""
             self._find_base(pointer)
+            self.reader.forget(pointer - self.base)
         self.vmcoreinfo = self._read_vmcoreinfo()
         """What /sys/kernel/vmcoreinfo points at; empty when this kernel has none."""
         self._check_encryption()
@@ -441,7 +442,10 @@ class KernelMemory:
         """Whether a pinned address space is still its process's: no, once that has ended or executed a program."""
         try:
             with self._open_mem(mm.pid) as now:
-                return self.reader.mm_address(now.pid, now.fd, self.layout) == mm.address
+                pgd = self._pgd_pointer(now) - self.base & U64
+                if pgd not in self._tops:
+                    self.reader.forget(pgd)
+                return now.address == mm.address
         except Error:
             return False
 

@@ -42,8 +42,6 @@ NOTHING = np.array([(0, U64 >> 32, 0, 0, -errno.ENODATA, 0)], REQUEST)
 """Asks for a level that there is not."""
 
 NR_REQUESTS = 64
-NR_SPACES = 64
-"""Address spaces that are held at once. Each pins no more than its top table, and is let go of when nobody walks it."""
 
 X86_PRESENT, X86_HUGE = 1, 1 << 7
 INDEX_SHIFT, INDEX_BITS = 12, 9
@@ -101,7 +99,7 @@ class ModuleReader:
         self.address_mask = info["address_mask"]
         """The bits of an entry that are an address: not the one that says encrypted."""
         self._fds: dict[int, int] = {}
-        """By the physical address of its top table, the open file that stands for an address space; the newest last."""
+        """By the physical address of its top table, the open file that stands for an address space and pins it."""
         self._known: dict[int, tuple[int, int, int, int]] = {}
         """By the physical address of a table: top table, virtual address, level, flags, which led to it last."""
         self._pointers: dict[int, int] = {}
@@ -163,8 +161,6 @@ class ModuleReader:
             self._known[pgd + PAGE] = (pgd, 0, self.levels - 1, REQUEST_USER_PGD)
         if old >= 0:
             os.close(fd)
-        elif len(self._fds) > NR_SPACES:
-            self.forget(next(iter(self._fds)))
 
     def private_data(self, fd: int, layout: Layout) -> int:
         """Refuse: only tables are read."""
@@ -264,4 +260,6 @@ class ModuleReader:
             return NotSupported(self.path, f"a kernel without lockdown={mode}")
         if error.errno in (errno.EACCES, errno.EPERM):
             return PermissionDenied(self.path, "root with CAP_SYS_ADMIN")
-        return NotSupported(self.path, "the mematlas module loaded, and debugfs mounted")
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENXIO):
+            return NotSupported(self.path, "the mematlas module loaded, and debugfs mounted")
+        return NotSupported(f"{self.path} ({error.strerror})")

@@ -17,7 +17,7 @@ import time
 
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.libc import libc
-from mematlas.kernel.status import parse_status, read_stat, read_status
+from mematlas.kernel.status import numbers_of, own_numbers, parse_status, read_stat, read_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Advisor:
         if not process.procfs.live:
             raise NotSupported("process_madvise", "a running process, not a capture")
         self.process = process
-        numbers = numbers_of(process)
+        numbers = numbers_of(read_status(process))
         self.pid = numbers[0]
         self.seconds = 0.0
         """Spent in the system call so far."""
@@ -154,14 +154,6 @@ class Advisor:
             raise NotSupported(f"process_madvise({name_of(advice)})", SINCE.get(advice, SINCE_COLLAPSE))
 
 
-def numbers_of(process: ProcessDir) -> list[int]:
-    """Return the PID of a process in each PID namespace, from that which /proc was mounted in down to its own.
-
-    They are those of the whole process, also where its first thread has ended and the directory is another thread's.
-    """
-    return list(map(int, read_status(process).get("NStgid", str(process.pid)).split()))
-
-
 def open_pidfd(process: ProcessDir, numbers: list[int]) -> int:
     """Return a pidfd of just the process whose directory we hold.
 
@@ -169,9 +161,8 @@ def open_pidfd(process: ProcessDir, numbers: list[int]) -> int:
     as ours. Which process a pidfd is, the same /proc tells in our own fdinfo; what is not verified is not used.
     """
     try:
-        ours = parse_status(process.procfs.read("self/status")).get("NStgid", "").split()
-        number = numbers[max(len(ours), 1) - 1]
-    except (IndexError, NotSupported, ProcessGone):
+        number = numbers[max(len(own_numbers(process.procfs)), 1) - 1]
+    except IndexError:
         raise not_ours(process) from None
     try:
         pidfd = os.pidfd_open(number)

@@ -12,7 +12,6 @@ this module works on strings of state bytes: one byte a page, counted and cut by
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import time
 
@@ -22,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mematlas.kernel.procfs import ProcessDir, WordFile
+    from mematlas.kernel.procfs import ProcessDir, ProcFS, WordFile
 
 ENTRY_SIZE = 8
 
@@ -304,18 +303,22 @@ class Pagemap:
         return self._scanner
 
 
-def has_soft_dirty() -> bool:
+def has_soft_dirty(procfs: ProcFS) -> bool:
     """Whether this kernel tells which pages were written to since a moment: it says so of a page of ours.
 
     CONFIG_MEM_SOFT_DIRTY, of Debian's, Ubuntu's and Fedora's kernels.
+
+    Raises:
+        Error: it could not be asked.
     """
     fresh = bytearray(1)
-    address = id(fresh)
+    word = bytearray(ENTRY_SIZE)
+    file = procfs.open("self/pagemap")
     try:
-        with open("/proc/self/pagemap", "rb", buffering=0) as file:
-            word = os.pread(file.fileno(), ENTRY_SIZE, address // os.sysconf("SC_PAGESIZE") * ENTRY_SIZE)
-    except OSError:
-        return False
+        if file.read_into(memoryview(word), id(fresh) // procfs.page_size * ENTRY_SIZE) < ENTRY_SIZE:
+            raise NotSupported(f"{procfs.root}/self/pagemap")
+    finally:
+        file.close()
     return bool(int.from_bytes(word, sys.byteorder) & PM_SOFT_DIRTY)
 
 

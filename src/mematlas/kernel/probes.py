@@ -16,7 +16,7 @@ import struct
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.backing import call_cachestat, call_mincore
 from mematlas.kernel.libc import libc
-from mematlas.kernel.lockdown import read_lockdown
+from mematlas.kernel.lockdown import LOCKDOWN_PATH, read_lockdown
 from mematlas.kernel.pagemap import (
     ENTRY_SIZE,
     PAGE_IS_HUGE,
@@ -559,8 +559,10 @@ def open_perf(bench: Bench, pid: int, cpu: int) -> int:
         return bench.keep(bench.system_call("perf_event_open", *numbers))
     except PermissionError:
         # Above 2, which upstream does not know, Debian's and Ubuntu's kernels ask for more than CAP_PERFMON.
-        if read_number("/proc/sys/kernel/perf_event_paranoid") > 2:
-            raise Missing(NEEDED, f"CAP_SYS_ADMIN, or: {PARANOID}2") from None
+        with contextlib.suppress(OSError):
+            if read_number("/proc/sys/kernel/perf_event_paranoid") > 2:
+                enough = 2 if pid >= 0 else 0
+                raise Missing(NEEDED, f"CAP_SYS_ADMIN, or: {PARANOID}{enough}") from None
         raise
 
 
@@ -648,11 +650,13 @@ def module(bench: Bench) -> str | None:
 
 
 def lockdown(bench: Bench) -> str | None:
-    mode = read_lockdown()
-    if mode is None:
+    try:
+        opens(LOCKDOWN_PATH)(bench)
+    except FileNotFoundError:
         if os.path.isdir("/sys/kernel/security") and not os.listdir("/sys/kernel/security"):
             raise Missing(UNKNOWN, "sudo mount -t securityfs securityfs /sys/kernel/security") from None
         return "no lockdown in this kernel"
+    mode = read_lockdown()
     if mode == "confidentiality":
         raise Missing(LACKS, "a kernel that is not locked down to confidentiality")
     return mode

@@ -259,6 +259,8 @@ class Machine(dict[str, "Any"]):
             if key in self:
                 texts = self[key]
                 self._check(key, isinstance(texts, dict) and are_strings(list(texts.values())))
+        if "uncertain" in self:
+            self._check("uncertain", are_strings(self["uncertain"]))
 
     def __missing__(self, key: str) -> Any:
         raise FormatError(self.path, f"no {key}")

@@ -121,14 +121,32 @@ def status_bytes(status: dict[str, str], name: str) -> int | None:
     return int(value[:-3]) * 1024 if value.endswith(" kB") else None
 
 
+def numbers_of(status: dict[str, str]) -> list[int]:
+    """Return the PID of a process in each PID namespace, from that which its /proc was mounted in down to its own.
+
+    They are those of the whole process, also where the lines are of a thread. A kernel without namespaces
+    (CONFIG_PID_NS), or before 4.1, has no line of them: there is but one.
+
+    >>> numbers_of({"Tgid": "812", "NStgid": "812 7"}), numbers_of({"Tgid": "812"})
+    ([812, 7], [812])
+    """
+    try:
+        return list(map(int, status.get("NStgid", status.get("Tgid", "")).split()))
+    except ValueError:
+        raise FormatError("status", status.get("NStgid", "")) from None
+
+
+def own_numbers(procfs: ProcFS) -> list[int]:
+    """Return what `numbers_of` says of ourselves; nothing where this /proc does not know us."""
+    try:
+        return numbers_of(parse_status(procfs.read("self/status")))
+    except Error:
+        return []
+
+
 def counts_as_we_do(procfs: ProcFS) -> bool:
     """Whether the PIDs of this /proc are the numbers that our system calls take: it is of our own PID namespace.
 
-    It tells our number in each namespace from its own down to ours (``NStgid``, since Linux 4.1): one, if these are
-    the same. An equal number alone may be chance.
+    An equal number alone may be chance; but of another namespace there would be more than one.
     """
-    try:
-        told = parse_status(procfs.read("self/status")).get("NStgid", "")
-    except Error:
-        return False
-    return told.split() == [str(os.getpid())]
+    return own_numbers(procfs) == [os.getpid()]

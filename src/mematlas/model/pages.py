@@ -8,6 +8,7 @@ and returns blocks whose state bytes carry the answer.
 from __future__ import annotations
 
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.backing import Backings
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import (
     ENTRY_SIZE,
@@ -130,19 +131,15 @@ class PageReader:
 
     def __init__(self, process: ProcessDir, pacer: Pacer | None = None, cached: bool = True) -> None:
         self.process = process
-        self.cached = cached
-        """Whether to tell shared memory that is in RAM without an entry here from what was never touched."""
         self.pagemap = Pagemap(process, pacer)
         self.page_size = process.procfs.page_size
         self.zero_known = True
         """False once a page was met that may be the zero page and could not be told."""
-        self.unknown_backing: set[str] = set()
-        """Why some shared memory without entries is unknown: messages, for the notes."""
+        self.backings = Backings(process, cached)
         self.blind: set[int] = set()
         """The starts of the VMAs whose file `states` may not ask."""
         self._saved = process.procfs.machine or {}
         self._flags: FrameWords | None = None
-        self._backings: dict[int, Backing | None] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -183,12 +180,12 @@ class PageReader:
             return 0
         if self.pagemap.marked:
             return UNKNOWN if self._why_unknown(vma) else 0
-        return UNKNOWN if self._backings.get(vma.start) is None else 0
+        return UNKNOWN if vma not in self.backings or self.backings.of(vma) is None else 0
 
     def block_at(self, vma: Vma, address: int) -> Block | None:
         """Return the block of the one page at an address; None when it is empty."""
         page = address - address % self.page_size
-        if vma.kind != "shmem" or self.pagemap.marked or vma.start in self._backings:
+        if vma.kind != "shmem" or self.pagemap.marked or vma in self.backings:
             return next(self.blocks(vma, page, page + self.page_size), None)
         # The file is asked about this page alone: all of a large segment would take a second.
         block = next(self.pagemap.blocks(page, page + self.page_size, lambda at: at), None)
@@ -209,14 +206,11 @@ class PageReader:
         states = bytes(found)
         if vma.kind not in ("file", "shmem") or 0 not in states or self.pagemap.marked:
             return states
-        from mematlas.kernel.backing import read_backing
-
-        try:
-            states = read_backing(self.process, vma, start=start, end=end).mark(start, states, self.page_size)
-        except (PermissionDenied, NotSupported) as error:
-            self.unknown_backing.add(str(error))
+        backing = self.backings.part(vma, start, end)
+        if backing is None:
             self.blind.add(vma.start)
             return states.replace(b"\0", bytes((UNKNOWN,))) if vma.kind == "shmem" else states
+        states = backing.mark(start, states, self.page_size)
         # What was evicted from the cache of an ordinary file is not in swap.
         return states.translate(EVICTED_IS_ABSENT) if vma.kind == "file" else states
 
@@ -232,8 +226,8 @@ class PageReader:
             mask[first:last] = b"\1" * (last - first)
         return bytes(mask)
 
-    def huge_size(self, block: Block) -> int:
-        """Return how many bytes of a block are mapped by huge entries (PMDs), as PAGEMAP_SCAN tells.
+    def huge_size(self, vma: Vma, block: Block) -> int:
+        """Return how many bytes of a block of a VMA are mapped by huge entries (PMDs), as PAGEMAP_SCAN tells.
 
         Raises:
             NotSupported: before Linux 6.7, and in captures made there.
@@ -243,14 +237,14 @@ class PageReader:
             self.pagemap.file.read_into(memoryview(raw), block.address // self.page_size * ENTRY_SIZE)
             return raw[7::ENTRY_SIZE].translate(IS_HUGE).count(1) * self.page_size
         nr_pages = 0
-        for low, high in self.huge_places(block):
+        for low, high in self.huge_places(vma, block):
             # The huge zero page is mapped by a huge entry too, and is nobody's memory.
             nr_pages += sum(n for byte, n in histogram(block.states[low:high]).items() if byte & ZERO == PRESENT)
         return nr_pages * self.page_size
 
-    def huge_places(self, block: Block) -> list[tuple[int, int]]:
+    def huge_places(self, vma: Vma, block: Block) -> list[tuple[int, int]]:
         """Return the ranges of places in a block that huge entries map, by PAGEMAP_SCAN; see `huge_size`."""
-        if not self._may_hold_huge(block):
+        if not self._may_hold_huge(vma, block):
             return []
         end = block.address + len(block) * self.page_size
         ranges = self.pagemap.scanner.ranges(block.address, end, PAGE_IS_HUGE)
@@ -258,10 +252,14 @@ class PageReader:
             ((low - block.address) // self.page_size, (high - block.address) // self.page_size) for low, high in ranges
         ]
 
-    def _may_hold_huge(self, block: Block) -> bool:
-        # What one huge entry maps is aligned in memory as in addresses: frame and page number agree in their lower
-        # bits. One look at the block's start, and at each place where a table begins, rules most blocks out.
+    def _may_hold_huge(self, vma: Vma, block: Block) -> bool:
+        # What one huge entry maps is aligned in memory as in addresses, and lies in one VMA: frame and page number
+        # agree in their lower bits. One look at the block's start, and at each place where a table begins, rules most
+        # blocks out.
         per_table = self.page_size // ENTRY_SIZE
+        size = per_table * self.page_size
+        if vma.start + -vma.start % size + size > vma.end:
+            return False
         if len(block) - block.kinds.get(0, 0) < min(per_table, len(block)):
             return False
         first = block.address // self.page_size
@@ -299,7 +297,8 @@ class PageReader:
     def _why_unknown(self, vma: Vma) -> str | None:
         why: str | None = self._saved.get("unknown_backings", {}).get(f"{vma.start:x}-{vma.end:x}")
         if why:
-            self.unknown_backing.add(why)
+            self.backings.unknown.add(why)
+        self.backings.uncertain.update(self._saved.get("uncertain", ()))
         return why
 
     def _ask(self, block: Block, anon: bool) -> None:
@@ -348,17 +347,7 @@ class PageReader:
     def _backing(self, vma: Vma) -> Backing | None:
         if vma.kind != "shmem" or self.pagemap.marked:
             return None
-        if vma.start not in self._backings:
-            from mematlas.kernel.backing import read_backing
-
-            try:
-                backing = self._backings[vma.start] = read_backing(self.process, vma, cached=self.cached)
-                if backing.note and backing.ranges:
-                    self.unknown_backing.add(backing.note)
-            except (PermissionDenied, NotSupported) as error:
-                self._backings[vma.start] = None
-                self.unknown_backing.add(str(error))
-        return self._backings[vma.start]
+        return self.backings.of(vma)
 
 
 def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | None]:
@@ -395,10 +384,11 @@ def entry_flags(byte: int, entry: int) -> tuple[str, ...]:
 
 
 def is_soft_dirty(entry: int) -> bool:
-    """Whether a page was written to since clear_refs.
+    """Whether a page was written to since clear_refs, or is of a VMA that is newer than that.
 
-    Where there is no page the bit says that its VMA is new (VM_SOFTDIRTY), of holes too, which nobody reads: it is no
-    flag of a page, and no page table has it (fs/proc/task_mmu.c, pagemap_pmd_range).
+    pagemap has both in one bit; page tables have the first alone. Where there is no page the bit says that its VMA is
+    new (VM_SOFTDIRTY), of holes too, which nobody reads: it is no flag of a page, and no page table has it
+    (fs/proc/task_mmu.c, pagemap_pmd_range).
 
     >>> is_soft_dirty(PM_PRESENT | PM_SOFT_DIRTY), is_soft_dirty(PM_SOFT_DIRTY)
     (True, False)

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mematlas.arrays import Bools, Bytes, Counts, Words
-from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
+from mematlas.errors import ProcessGone
+from mematlas.kernel.backing import Backings
 from mematlas.kernel.kpage import KPF_ZERO_PAGE
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import (
@@ -135,12 +136,11 @@ class TableReader:
         self.frames = access.frames
         self.mode = access.mode
         self.page_size = process.procfs.page_size
-        self.unknown_backing: set[str] = set()
+        self.backings = Backings(process)
         self.torn: list[Span] = []
         """Ranges that changed each time they were read: nothing is known of them."""
         self.nr_device = 0
         """Pages of devices met, which pagemap does not show either."""
-        self._backings: dict[int, Backing | None] = {}
         self._zero_frames: dict[int, bool] = {}
         self._nr_tables = NR_TABLES
         self._use_masks = [any_bit(test) for test in (self.mode.accessed, self.mode.dirty)]
@@ -547,12 +547,4 @@ class TableReader:
     def _backing(self, vma: Vma) -> Backing | None:
         if vma.kind != "shmem":
             return None
-        if vma.start not in self._backings:
-            from mematlas.kernel.backing import read_backing
-
-            try:
-                self._backings[vma.start] = read_backing(self.process, vma)
-            except (PermissionDenied, NotSupported) as error:
-                self._backings[vma.start] = None
-                self.unknown_backing.add(str(error))
-        return self._backings[vma.start]
+        return self.backings.of(vma)
