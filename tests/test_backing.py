@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from conftest import Outcome
 from helpers import PAGE
-from mematlas import Process
+from mematlas import Process, ProcFS
+from mematlas.cli import main
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.backing import (
+    SWAP_CACHE_UNSEEN,
     Backing,
     cachestat_ranges,
     call_cachestat,
@@ -111,6 +113,25 @@ def test_no_kernel_shows_what_was_swapped_out_as_never_touched(
     states = [one.state for one in found]
     assert {"swapped", "cached"} >= set(states[:41])
     assert states[41:] == list(area.states[41:])
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_without_cachestat_every_source_says_what_is_uncertain(
+    swapped: tuple[Area, Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    area, process = swapped
+    monkeypatch.setattr("mematlas.kernel.backing.call_cachestat", no_cachestat)
+    sources = ["pagemap", *["tables"] * (process.try_tables([]) is not None)]
+    for source in sources:
+        assert SWAP_CACHE_UNSEEN in process.maps(source).reading.notes
+
+    assert main(["usage", str(area.pid), "--verify"]) == 0
+    assert main(["capture", str(area.pid), str(tmp_path / "saved")]) == 0
+    monkeypatch.undo()
+    assert SWAP_CACHE_UNSEEN in capsys.readouterr().err
+    with Process(area.pid, ProcFS(str(tmp_path / "saved"))) as saved:
+        assert SWAP_CACHE_UNSEEN in saved.maps("pagemap").reading.notes
+    assert main(["usage", str(tmp_path / "saved"), "--verify"]) == 0
 
 
 @pytest.mark.root

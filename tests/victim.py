@@ -29,7 +29,7 @@ from typing import Any, NoReturn, Self
 import pytest
 
 PROGRAM = Path(__file__).with_name("victim_program.py")
-DEADLINE = 120.0 if "MEMATLAS_GUEST" in os.environ else 30.0
+DEADLINE = 120.0 if "MEMATLAS_GUEST" in os.environ else 60.0
 
 PATH_KINDS = (
     "path_blank",

@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 PAGE = mmap.PAGESIZE
-DEADLINE = 20.0
+DEADLINE = 45.0
 """Seconds until something that the kernel does in its own time counts as impossible."""
 
 # Source: include/uapi/asm-generic/mman-common.h, mman.h, linux/prctl.h, linux/memfd.h
