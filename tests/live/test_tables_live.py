@@ -144,7 +144,7 @@ def test_verification_explains_every_kind_and_the_audit_finds_nothing(
         result = tables.verify()
         findings = [each for each in tables.audit() if area.address <= each.start < area.end]
         size = sum(leaf.mapped for leaf in tables.summary().leaves)
-        mapped = sum(item.usage.nr_present or 0 for item in process.maps("smaps").vmas)
+        mapped = sum(item.usage.nr_present or 0 for item in process.maps("pagemap").vmas)
     assert result.unexplained == []
     # KSM maps a frame at many addresses, with the same rights.
     assert findings == []
