@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,6 +197,18 @@ def test_wrong_arguments_are_told_in_one_line(words: list[str], says: str) -> No
     assert (run.returncode, run.stdout) == (2, "")
     assert says in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_without_numpy_its_installation_is_named() -> None:
+    source = str(Path(cli.__file__).parents[2])
+    run = subprocess.run(
+        [sys.executable, "-S", "-m", "mematlas", "pages", "self", "stack", "--runs"],
+        env={**os.environ, "PYTHONPATH": source}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stderr) == (
+        1,
+        f"mematlas: numpy is not installed: {sys.executable} -m pip install numpy\n",
+    )
 
 
 def test_soft_dirty_pages_are_told_or_said_to_be_unknown(victim: Start) -> None:

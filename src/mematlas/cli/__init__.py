@@ -67,6 +67,12 @@ def main(words: Sequence[str] | None = None) -> int:
         drop_output()
         complain(f"mematlas: cannot write: {error.strerror}")
         return 1
+    except ModuleNotFoundError as error:
+        # Run from a copy of the source: whoever installs mematlas has it.
+        if error.name != "numpy":
+            raise
+        complain(f"mematlas: numpy is not installed: {sys.executable} -m pip install numpy")
+        return 1
     except KeyboardInterrupt:
         return 130
 
