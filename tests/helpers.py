@@ -21,7 +21,7 @@ from hypothesis import settings
 from mematlas.analysis.usage import Usage
 from mematlas.errors import NotSupported
 from mematlas.kernel.backing import has_cachestat
-from mematlas.kernel.pagemap import PRESENT, Pagemap
+from mematlas.kernel.pagemap import PAGE_IS_HUGE, Pagemap
 from mematlas.kernel.procfs import ProcFS
 from mematlas.labs.workload import run
 from victim import DEADLINE
@@ -156,7 +156,7 @@ def tells_huge_pages() -> bool:
     """Whether pagemap has the huge pages: by PAGEMAP_SCAN."""
     with ProcFS().process(os.getpid()) as process, Pagemap(process) as pagemap:
         try:
-            pagemap.scanner.first(0, process.procfs.page_size, PRESENT)
+            pagemap.scanner.first(0, process.procfs.page_size, PAGE_IS_HUGE)
         except NotSupported:
             return False
     return True

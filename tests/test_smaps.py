@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from helpers import make_process, sparse, steadily
 from mematlas.errors import FormatError
 from mematlas.kernel.maps import parse_maps
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.smaps import FIELDS_USED, parse_smaps, read_rollup, read_smaps, sum_fields
+from mematlas.kernel.smaps import FIELDS_USED, leaves_out_huge_pages, parse_smaps, read_rollup, read_smaps, sum_fields
+from victim import Victim
 
 TEXT = b"""\
 7f0000000000-7f0000003000 rw-p 00000000 00:00 0 
@@ -87,3 +89,10 @@ def test_rollup_agrees_with_the_sum_of_smaps() -> None:
 def test_smaps_and_maps_have_the_same_vmas() -> None:
     with sparse(1 << 20, [1]) as target, ProcFS().process(target.pid) as process:
         assert [vma for vma, _ in read_smaps(process)] == parse_maps(process.read("maps"))
+
+
+def test_huge_pages_are_left_out_of_others_where_they_are_of_ours(victim: Callable[..., Victim]) -> None:
+    area = victim("thp_prot_none")["thp_prot_none"]
+    with ProcFS().process(area.pid) as process:
+        told = sum(fields["Rss"] for vma, fields in read_smaps(process) if area.address <= vma.start < area.end)
+    assert (told < area.nr_resident * area.page_size) == leaves_out_huge_pages()

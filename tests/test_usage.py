@@ -24,6 +24,7 @@ from mematlas.errors import ProcessGone
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import histogram
+from mematlas.kernel.smaps import LEFT_OUT
 from mematlas.record import as_dict, replace
 
 PAGE = 4096
@@ -171,10 +172,14 @@ def test_process_that_runs_explains_a_difference() -> None:
     assert compared(replace(BASE, rss=101 * PAGE), torn=True)["rss"][0]
 
 
-def test_swap_cache_that_this_kernel_does_not_tell_of_explains_less_swap() -> None:
-    def reason(difference: int, *notes: str) -> str:
+def test_swap_cache_that_this_kernel_does_not_tell_of_explains_less_swap_of_shared_memory() -> None:
+    def reason(difference: int, *notes: str, kind: str = "shmem") -> str:
         counted = replace(BASE, swap=(BASE.swap or 0) + difference)
-        rows = compare(result(BASE), result(counted, "pagemap", notes), result(BASE))
+        sides = [
+            MapsResult([VmaUsage(make_vma(kind), usage, None, None)], Reading(source, 0.0, False, about))
+            for usage, source, about in ((BASE, "smaps", ()), (counted, "pagemap", notes))
+        ]
+        rows = compare(sides[0], sides[1], sides[0])
         (row,) = (row for row in rows if row.measure == "swap")
         assert row.explained == (row.reason != UNEXPLAINED)
         return row.reason
@@ -182,23 +187,43 @@ def test_swap_cache_that_this_kernel_does_not_tell_of_explains_less_swap() -> No
     assert reason(-PAGE, SWAP_CACHE_UNSEEN) == SWAP_CACHE_UNSEEN
     assert reason(PAGE, SWAP_CACHE_UNSEEN) == UNEXPLAINED
     assert reason(-PAGE) == UNEXPLAINED
+    assert reason(-PAGE, SWAP_CACHE_UNSEEN, kind="anon") == UNEXPLAINED
 
 
 @pytest.mark.parametrize(
-    ("perms", "thp", "explained"), [("---p", 3, True), ("---p", None, True), ("---p", 1, False), ("r--p", 3, False)]
+    ("perms", "thp", "size", "leaves_out", "explained"),
+    [
+        ("---p", 3, 2, True, True),
+        ("---p", None, 2, True, True),
+        ("---p", 3, 2, False, False),
+        ("---p", 2, 2, True, False),
+        ("---p", None, 200, True, False),
+        ("r--p", 3, 2, True, False),
+    ],
 )
-def test_huge_pages_that_nobody_may_access_explain_more(perms: str, thp: int | None, explained: bool) -> None:
+def test_huge_pages_that_nobody_may_access_explain_more(
+    perms: str, thp: int | None, size: int, leaves_out: bool, explained: bool
+) -> None:
     def several(usage: Usage, source: str) -> MapsResult:
         vmas = [VmaUsage(replace(make_vma(), perms=perms), usage, None, None), VmaUsage(make_vma(), BASE, None, None)]
         return MapsResult(vmas, Reading(source, 0.0, False, ()))
 
-    more = replace(
-        BASE, rss=(BASE.rss or 0) + PAGE, pss=(BASE.pss or 0) + PAGE, thp=None if thp is None else thp * PAGE
+    def plus(pages: int | None) -> int:
+        return (pages or 0) + size * PAGE
+
+    counted = replace(
+        BASE,
+        rss=plus(BASE.rss),
+        pss=plus(BASE.pss),
+        swap=plus(BASE.swap),
+        hugetlb=plus(BASE.hugetlb),
+        thp=None if thp is None else thp * PAGE,
     )
-    rows = compare(several(BASE, "smaps"), several(more, "pagemap"), several(BASE, "smaps"))
-    found = {row.measure: (row.explained, "6.6" in row.reason) for row in rows}
+    before = several(BASE, "smaps")
+    rows = compare(before, several(counted, "pagemap"), before, leaves_out=lambda: leaves_out)
+    found = {row.measure: (row.explained, row.reason == LEFT_OUT) for row in rows}
     assert found["rss"] == found["pss"] == (explained, explained)
-    assert found["swap"] == (True, False)
+    assert found["swap"] == found["hugetlb"] == (False, False)
 
 
 def test_what_one_source_does_not_know_is_no_difference() -> None:

@@ -22,7 +22,7 @@ import time
 from mematlas.analysis.results import Reading
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
 from mematlas.kernel.kpage import tells_ksm
-from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_B, PM_PFRAME, PM_PRESENT, PRESENT, UNKNOWN, Pacer
+from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_B, PM_PFRAME, PM_PRESENT, PRESENT, UNKNOWN, Pacer, has_soft_dirty
 from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.smaps import HEX_DIGITS, HOLD_PER_BYTE
 from mematlas.kernel.status import read_status, status_bytes
@@ -201,6 +201,7 @@ class Recorder:
             "huge_known": self.huge_known,
             "unknown_backings": self.unknown_backings,
             "uncertain": self.uncertain,
+            "soft_dirty": has_soft_dirty(self.process.procfs),
             "nodes": self._nodes(),
             "tells_ksm": tells_ksm(self.process.procfs),
         }

@@ -37,7 +37,7 @@ from mematlas.arrays import Words
 from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.kpage import KPF_HUGE, KPF_ZERO_PAGE
 from mematlas.kernel.pagemap import ENTRY_SIZE, LAST_ADDRESS, PACED_BLOCK_SIZE, Pacer
-from mematlas.kernel.smaps import read_smaps
+from mematlas.kernel.smaps import LEFT_OUT, leaves_out_huge_pages, read_smaps
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.kernel.structpage import KPF_ANON, StructPages
 from mematlas.model.pagetable import PageBlock, page_blocks, upper_entries, walk, walk_address, walk_parts
@@ -434,6 +434,8 @@ class Tables:
             # nor, of five levels, the one below it.
             tables.update(*(level.tables.tolist() for level in part.levels[max(1, len(part.levels) - 3) :]))
             self._add_huge(part, sums)
+        if sums["left out"] and not leaves_out_huge_pages():
+            sums["left out"] = 0
         return sums | {"table bytes": len(tables) * self.process.page_size}
 
     def _add_huge(self, part: Walk, sums: dict[str, int]) -> None:
@@ -526,10 +528,6 @@ def _check_of(name: str, ours: dict[str, int], told: dict[str, int], changed: bo
     if not _agree(name, ours, told):
         reason = "the process ran meanwhile" if changed else UNEXPLAINED
     elif told[name] != ours[name]:
-        # Since Linux commit 8b9c1cc0418a (v6.6) smaps has all huge pages.
-        reason = (
-            "smaps before Linux 6.6 leaves out huge pages that nobody may access"
-            if name == "thp"
-            else f"{ours['kept aside'] // page_size} tables are kept aside, to split huge pages with"
-        )
+        kept = f"{ours['kept aside'] // page_size} tables are kept aside, to split huge pages with"
+        reason = LEFT_OUT if name == "thp" else kept
     return Check(name, ours[name], told[name], reason != UNEXPLAINED, reason)

@@ -73,7 +73,7 @@ KNOWN_GAPS: dict[str, tuple[tuple[str, str, type[Exception], bool], ...]] = {
         (
             r"test_(structpage_live\.py::test_usage_is|truth\.py::test_every_vma_equals_smaps)"
             r".*thp_prot_none(-pagemap|-tables)?\]",
-            "smaps before 6.6 leaves out huge pages that nobody may access",
+            "smaps before 6.5 leaves out huge pages that nobody may access",
             AssertionError,
             True,
         ),

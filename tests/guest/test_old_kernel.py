@@ -10,6 +10,7 @@ from mematlas import NotSupported, Process
 from mematlas.kernel.backing import call_cachestat, call_mincore
 from mematlas.kernel.pagemap import PRESENT, Pagemap
 from mematlas.kernel.probes import make_file_page
+from mematlas.kernel.smaps import leaves_out_huge_pages
 from mematlas.kernel.workbench import Bench
 
 pytestmark = pytest.mark.guest
@@ -28,6 +29,10 @@ def test_holes_are_searched_where_that_is_possible(facts: Facts) -> None:
         ]
         assert found == pages
         assert pagemap.can_scan == (facts.kernel != "6.1")
+
+
+def test_smaps_with_holes_is_told_by_trying(facts: Facts) -> None:
+    assert leaves_out_huge_pages() == (facts.kernel == "6.1")
 
 
 def test_the_cache_is_asked_by_the_newest_call_there_is(facts: Facts) -> None:

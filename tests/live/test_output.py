@@ -211,7 +211,7 @@ def test_without_numpy_its_installation_is_named() -> None:
     )
 
 
-def test_soft_dirty_pages_are_told_or_said_to_be_unknown(victim: Start) -> None:
+def test_soft_dirty_pages_are_told_or_said_to_be_unknown(victim: Start, tmp_path: Path) -> None:
     target = victim("anon_full")
     run = mematlas("pages", target.pid, f"{target['anon_full'].address:#x}", "--soft-dirty", "--json")
     if has_soft_dirty(ProcFS()):
@@ -219,8 +219,12 @@ def test_soft_dirty_pages_are_told_or_said_to_be_unknown(victim: Start) -> None:
         (page,) = rows_of(run.stdout)
         assert "soft-dirty" in page["flags"]
     else:
-        assert (run.returncode, run.stdout) == (5, "")
-        assert "CONFIG_MEM_SOFT_DIRTY" in run.stderr
+        saved = tmp_path / "saved"
+        assert mematlas("capture", target.pid, saved).returncode == 0
+        for words in ([target.pid], [saved]):
+            run = mematlas("pages", *words, "--soft-dirty")
+            assert (run.returncode, run.stdout) == (5, "")
+            assert "CONFIG_MEM_SOFT_DIRTY" in run.stderr
 
 
 def test_what_a_capture_lacks_is_not_supported(tmp_path: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from mematlas.analysis.usage import Usage, total
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
+from mematlas.kernel.smaps import LEFT_OUT
 from mematlas.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mematlas.analysis.results import MapsResult, VmaUsage
 
 MEASURES = ("rss", "anon", "file", "shmem", "pss", "uss", "swap", "hugetlb", "thp", "zero")
@@ -38,18 +41,28 @@ def compare(
     after: MapsResult,
     captured: bool = False,
     tables: MapsResult | None = None,
+    leaves_out: Callable[[], bool] = lambda: False,
 ) -> list[Comparison]:
     """Return smaps against pagemap, and against page tables where they could be read, measure by measure.
 
     smaps is read twice, around the count: where its own two answers differ the process was running, and no third
-    one can be held to either. A capture holds one smaps, taken before or after its pagemap.
+    one can be held to either. A capture holds one smaps, taken before or after its pagemap. ``leaves_out`` tells
+    whether smaps leaves out huge pages that nobody may access; it is asked only where that would explain a difference.
     """
     first, second, again = (total(vma.usage for vma in result.vmas) for result in (before, counted, after))
-    found = [compare_measure(measure, first, second, again, counted, before, captured) for measure in MEASURES]
+    found = [
+        with_limit(
+            compare_measure(measure, first, second, again, counted, before, captured), before, counted, leaves_out
+        )
+        for measure in MEASURES
+    ]
     if tables is None:
         return found
     third = total(vma.usage for vma in tables.vmas)
-    others = [compare_measure(measure, first, third, again, tables, before, captured) for measure in MEASURES]
+    others = [
+        with_limit(compare_measure(measure, first, third, again, tables, before, captured), before, tables, leaves_out)
+        for measure in MEASURES
+    ]
     return list(map(joined, found, others))
 
 
@@ -73,8 +86,6 @@ def compare_measure(
         return Comparison(measure, one, two, None, None, None, "; ".join(about) or "not known")
     difference = two - one
     reason = "" if not difference else reason_of(measure, difference, one, again, smaps, captured)
-    if reason is None:
-        reason = limit_of(measure, difference, smaps, counted)
     explained = reason is not None
     return Comparison(measure, one, two, None, difference, explained, UNEXPLAINED if reason is None else reason)
 
@@ -97,23 +108,40 @@ def reason_of(
     return None
 
 
-def limit_of(measure: str, difference: int, smaps: MapsResult, counted: MapsResult) -> str | None:
-    """Return which limit of an older kernel explains a difference; None when none does."""
-    if measure == "swap" and difference < 0 and SWAP_CACHE_UNSEEN in counted.reading.notes:
-        return SWAP_CACHE_UNSEEN
+def with_limit(row: Comparison, smaps: MapsResult, counted: MapsResult, leaves_out: Callable[[], bool]) -> Comparison:
+    """Return a comparison, explained where a limit of an older kernel does."""
+    if row.explained is not False:
+        return row
+    reason = limit_of(row.measure, smaps, counted, leaves_out)
+    return row if reason is None else replace(row, explained=True, reason=reason)
+
+
+def limit_of(measure: str, smaps: MapsResult, counted: MapsResult, leaves_out: Callable[[], bool]) -> str | None:
+    """Return which limit of an older kernel explains each VMA that differs; None when none does."""
     unit = SMAPS_UNIT if measure == "pss" else 1
-    pairs = [
-        (one, two)
-        for one, two in zip(smaps.vmas, counted.vmas, strict=False)
-        if abs(getattr(one.usage, measure) - getattr(two.usage, measure)) >= unit
-    ]
-    # Since Linux commit 8b9c1cc0418a (v6.6) smaps has them too.
-    hidden = [two.vma.perms[:3] == "---" and may_hide_huge_pages(one, two) for one, two in pairs]
-    if difference > 0 and hidden and all(hidden):
-        return "smaps before Linux 6.6 leaves out huge pages that nobody may access"
+    pairs = zip(smaps.vmas, counted.vmas, strict=False)
+    differing = [(one, two) for one, two in pairs if abs(difference_of(measure, one, two)) >= unit]
+    if not differing:
+        return None
+    if measure == "swap":
+        short = all(two.vma.kind == "shmem" and difference_of(measure, one, two) < 0 for one, two in differing)
+        return SWAP_CACHE_UNSEEN if short and SWAP_CACHE_UNSEEN in counted.reading.notes else None
+    if measure in OF_HUGE_PAGES and all(may_be_left_out(measure, one, two) for one, two in differing) and leaves_out():
+        return LEFT_OUT
     return None
 
 
-def may_hide_huge_pages(by_smaps: VmaUsage, counted: VmaUsage) -> bool:
-    """Whether a VMA has more in huge pages than smaps says, as far as is known."""
-    return counted.usage.thp is None or counted.usage.thp > (by_smaps.usage.thp or 0)
+OF_HUGE_PAGES = ("rss", "anon", "file", "shmem", "pss", "uss", "thp")
+
+
+def difference_of(measure: str, by_smaps: VmaUsage, counted: VmaUsage) -> int:
+    """Return by how much more was counted in a VMA."""
+    difference: int = getattr(counted.usage, measure) - getattr(by_smaps.usage, measure)
+    return difference
+
+
+def may_be_left_out(measure: str, by_smaps: VmaUsage, counted: VmaUsage) -> bool:
+    """Whether what smaps has less of a VMA may be huge pages that nobody may access."""
+    thp = counted.usage.thp
+    most = counted.vma.size if thp is None else thp - (by_smaps.usage.thp or 0)
+    return counted.vma.perms[:3] == "---" and 0 < difference_of(measure, by_smaps, counted) <= most

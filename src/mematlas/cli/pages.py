@@ -51,8 +51,7 @@ def run(args: Namespace, session: Session) -> int:
     wanted = PageFilter(args.present, args.swapped, args.exclusive, args.dirty, args.soft_dirty)
     if args.runs and args.dirty:
         raise BadInput("--dirty is of single frames: not with --runs")
-    procfs = session.process.procfs
-    if args.soft_dirty and procfs.live and not has_soft_dirty(procfs):
+    if args.soft_dirty and has_soft_dirty(session.process.procfs) is False:
         raise NotSupported("soft-dirty bits", "CONFIG_MEM_SOFT_DIRTY")
 
     def make() -> Table:

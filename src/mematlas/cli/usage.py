@@ -62,6 +62,7 @@ def run(args: Namespace, session: Session) -> int:
 def verify(args: Namespace, session: Session) -> int:
     from mematlas.analysis.verify import compare
     from mematlas.errors import AssertionNotMet
+    from mematlas.kernel.smaps import leaves_out_huge_pages
 
     unexplained: list[str] = []
     if args.source != "auto":
@@ -78,7 +79,8 @@ def verify(args: Namespace, session: Session) -> int:
             counted = session.process.maps("pagemap")
             tables = session.process.try_tables(notes)
             second = session.process.maps("smaps")
-            rows = compare(first, counted, second, captured=not session.procfs.live, tables=tables)
+            captured = not session.procfs.live
+            rows = compare(first, counted, second, captured, tables, leaves_out_huge_pages)
             unexplained[:] = [row.measure for row in rows if row.explained is False]
             if not unexplained or not session.procfs.live:
                 break

@@ -408,6 +408,7 @@ class KernelMemory:
         try:
             mm.pgd = self._pgd_pointer(mm) - self.base & U64
             if mm.pgd not in self.ram or mm.pgd % PAGE:
+                self.reader.forget(mm.pgd)
                 raise NotSupported("a top table that is not in memory", FITTING)
             self._tops[mm.pgd] = self._tops.get(mm.pgd, 0) + 1
             self._heights[mm.pgd // PAGE] = self.levels

@@ -160,10 +160,11 @@ def open_pidfd(process: ProcessDir, numbers: list[int]) -> int:
     A number means another process in each PID namespace: /proc counts as that which it was mounted in, pidfd_open(2)
     as ours. Which process a pidfd is, the same /proc tells in our own fdinfo; what is not verified is not used.
     """
-    try:
-        number = numbers[max(len(own_numbers(process.procfs)), 1) - 1]
-    except IndexError:
-        raise not_ours(process) from None
+    ours = own_numbers(process.procfs)
+    # A /proc that does not know us has none of our own; what is in no namespace of ours has fewer.
+    if not 0 < len(ours) <= len(numbers):
+        raise not_ours(process)
+    number = numbers[len(ours) - 1]
     try:
         pidfd = os.pidfd_open(number)
     except OSError as error:

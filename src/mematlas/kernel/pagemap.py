@@ -15,7 +15,7 @@ import errno
 import sys
 import time
 
-from mematlas.errors import NotSupported, ProcessGone
+from mematlas.errors import Error, NotSupported, ProcessGone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -303,20 +303,26 @@ class Pagemap:
         return self._scanner
 
 
-def has_soft_dirty(procfs: ProcFS) -> bool:
-    """Whether this kernel tells which pages were written to since a moment: it says so of a page of ours.
+def has_soft_dirty(procfs: ProcFS) -> bool | None:
+    """Whether the kernel tells which pages were written to since a moment: it says so of a page of ours.
 
-    CONFIG_MEM_SOFT_DIRTY, of Debian's, Ubuntu's and Fedora's kernels.
-
-    Raises:
-        Error: it could not be asked.
+    CONFIG_MEM_SOFT_DIRTY, of Debian's, Ubuntu's and Fedora's kernels. None where it cannot be asked. Of a capture, what
+    was found out when it was made.
     """
+    if procfs.machine is not None:
+        found: bool | None = procfs.machine.get("soft_dirty")
+        return found
     fresh = bytearray(1)
     word = bytearray(ENTRY_SIZE)
-    file = procfs.open("self/pagemap")
+    try:
+        file = procfs.open("self/pagemap")
+    except Error:
+        return None
     try:
         if file.read_into(memoryview(word), id(fresh) // procfs.page_size * ENTRY_SIZE) < ENTRY_SIZE:
-            raise NotSupported(f"{procfs.root}/self/pagemap")
+            return None
+    except Error:
+        return None
     finally:
         file.close()
     return bool(int.from_bytes(word, sys.byteorder) & PM_SOFT_DIRTY)

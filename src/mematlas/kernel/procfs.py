@@ -261,6 +261,8 @@ class Machine(dict[str, "Any"]):
                 self._check(key, isinstance(texts, dict) and are_strings(list(texts.values())))
         if "uncertain" in self:
             self._check("uncertain", are_strings(self["uncertain"]))
+        if "soft_dirty" in self:
+            self._check("soft_dirty", self["soft_dirty"] in (True, False, None))
 
     def __missing__(self, key: str) -> Any:
         raise FormatError(self.path, f"no {key}")

@@ -23,9 +23,12 @@ CAPABILITIES = {
 
 
 def effective_capabilities() -> frozenset[str]:
-    """Return the names, of those that matter here, of the capabilities in effect now."""
-    with open("/proc/thread-self/status", "rb") as file:
-        bits = next(int(line[7:], 16) for line in file if line.startswith(b"CapEff:"))
+    """Return the names, of those that matter here, of the capabilities in effect now; none where /proc is not ours."""
+    try:
+        with open("/proc/thread-self/status", "rb") as file:
+            bits = next(int(line[7:], 16) for line in file if line.startswith(b"CapEff:"))
+    except OSError:
+        return frozenset()
     return frozenset(name for name, bit in CAPABILITIES.items() if bits >> bit & 1)
 
 

@@ -125,7 +125,8 @@ def numbers_of(status: dict[str, str]) -> list[int]:
     """Return the PID of a process in each PID namespace, from that which its /proc was mounted in down to its own.
 
     They are those of the whole process, also where the lines are of a thread. A kernel without namespaces
-    (CONFIG_PID_NS), or before 4.1, has no line of them: there is but one.
+    (CONFIG_PID_NS) has no line of them: there is but one number. (The line is of Linux 4.1, older than what else we
+    need.)
 
     >>> numbers_of({"Tgid": "812", "NStgid": "812 7"}), numbers_of({"Tgid": "812"})
     ([812, 7], [812])

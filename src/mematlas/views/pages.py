@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from mematlas.errors import Error, NotSupported, PermissionDenied
+from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kpage import KPF_KSM, FrameWords, flag_names, tells_ksm
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PM_PFRAME, PRESENT, has_soft_dirty
 from mematlas.model.nodes import NODES_UNKNOWN, NOWHERE
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block
-    from mematlas.kernel.procfs import ProcFS
     from mematlas.model.nodes import PageNodes
     from mematlas.process import Process
 
@@ -93,14 +92,6 @@ class PageFilter:
         )
 
 
-def may_show_soft_dirty(procfs: ProcFS) -> bool:
-    """Whether pages may have this flag, as far as can be told."""
-    try:
-        return not procfs.live or has_soft_dirty(procfs)
-    except Error:
-        return True
-
-
 KPF_DIRTY = 1 << 4
 
 
@@ -117,7 +108,7 @@ def pages_table(
     """Return the pages, or runs of like pages, that are asked for, as a table that streams."""
     nodes = Nodes(process, notes)
     columns = nodes.columns(RUN_COLUMNS if runs else PAGE_COLUMNS)
-    width = flags_width(source, may_show_soft_dirty(process.procfs))
+    width = flags_width(source, has_soft_dirty(process.procfs) is not False)
     columns = tuple(replace(each, width=width) if each.key == "flags" else each for each in columns)
     if runs:
         rows = merge_runs(run_rows(pieces, process.page_size, wanted, nodes), process.page_size, notes)
