@@ -138,14 +138,14 @@ def test_closed_and_full_streams_end_in_no_traceback(line: str, code: int) -> No
 
 
 def test_program_is_started_with_the_signals_of_a_shell() -> None:
-    run = shell("$M usage --after 100ms -- sh -c 'grep SigIgn /proc/self/status; sleep 0.3'")
+    run = shell("$M usage --after 100ms -- sh -c 'grep SigIgn /proc/self/status; sleep 3'")
 
     (ignored,) = (int(line.split()[1], 16) for line in run.stderr.splitlines() if "SigIgn" in line)
     assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
-@pytest.mark.parametrize("target", ["self", "--after 100ms -- sleep 0.3"])
+@pytest.mark.parametrize("target", ["self", "--after 100ms -- sleep 3"])
 def test_proc_of_another_namespace_is_no_reason_to_look_at_a_stranger(target: str) -> None:
     run = shell(f"unshare --pid --fork sh -c '$M usage {target}'")
     if "unshare" in run.stderr:
