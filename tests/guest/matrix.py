@@ -19,7 +19,7 @@ from kernels import CACHE, OWN, ROOT, Unavailable, fetch, need_programs
 from machine import NO_RESULT, Settings, boot, end_orderly
 
 FOLDER = Path(__file__).resolve().parent
-TIMEOUT = 900.0
+TIMEOUT = 1800.0
 LONG_TIMEOUT = 7200.0
 """For a run of everything, on a machine that does other things as well."""
 # What needs no guest: it runs on the host.
