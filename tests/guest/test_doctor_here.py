@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -61,4 +62,4 @@ def test_the_machine_is_described_as_it_is(answers: dict[str, dict[str, str]], f
     if facts.lockdown != "confidentiality":
         assert details["no lockdown"] == facts.lockdown
     for name in WITHHELD if facts.lockdown == "confidentiality" else ():
-        assert "lockdown" in (details[name] or "")
+        assert re.search("lockdown=|locked down", details[name] or "")
