@@ -1,5 +1,5 @@
-"""The guests that `make test` starts: the newest and the oldest of the stock kernels, the newest with two nodes and
-page-table isolation, and locked down; our own if it is built. `make guest` runs all.
+"""The guests that `make guests` starts: the newest and the oldest of the stock kernels, the newest with two nodes and
+page-table isolation, and locked down; our own if it is built. `make guests-all` runs all.
 
 Where no guest can be had the tests are skipped on a developer's machine; with CI set, that is a failure.
 """

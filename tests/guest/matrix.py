@@ -1,4 +1,4 @@
-"""Every guest that the tests run in, one after another: `make guest`.
+"""Every guest that the tests run in, one after another: `make guests-all`.
 
 Each run is one pytest process: starting Python is what costs most on an emulated processor. Names as arguments choose
 runs; without any all are done, those of the own kernel only when it is built.
@@ -21,7 +21,7 @@ from machine import NO_RESULT, Settings, boot, end_orderly
 FOLDER = Path(__file__).resolve().parent
 TIMEOUT = 900.0
 LONG_TIMEOUT = 7200.0
-"""For what `make guest` does, on a machine that does other things as well."""
+"""For what `make guests-all` does, on a machine that does other things as well."""
 # What needs no guest: it runs on the host.
 HERE = ("tests/guest", "--ignore=tests/guest/test_machine.py")
 # What no kernel changes, and what starts guests.
@@ -39,8 +39,8 @@ CORE = (
     *(*HERE, *(f"tests/live/test_{name}.py" for name in LIVE)),
     *MOST,
 )
-# What `make test` has the time for; the full matrix does more of the same, so it leaves these out. All of the module's
-# stress is part of the full matrix.
+# What `make guests` has the time for; the full matrix does more of the same, so it leaves these out. All of
+# the stress of the module is part of the full matrix.
 QUICK = (*HERE, "-k", "not ten_thousand_reads and not unloaded_under_use and not memory_max")
 UNLOAD_QUICK = (*HERE, "-k", "not ten_thousand_reads and not memory_max")
 # Changes the guest for good, so nothing else runs with it.
