@@ -124,6 +124,32 @@ def test_bash_runs_nothing_that_a_process_is_called(script: Callable[[str], Path
             process.kill()
 
 
+ZSH_TARGETS = """
+source <(sed '/^if .*funcstack/,$d' "$1")
+_describe() { print -rl -- "${pids[@]}" }
+compadd() { [[ $1 == -a ]] && print -rl -- "${names[@]}" }
+_directories() { : }
+_mematlas_targets
+"""
+"""What zsh would offer as a target, printed."""
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_no_control_character_of_a_name_is_offered(shell: str, script: Callable[[str], Path], tmp_path: Path) -> None:
+    path = str(script(shell))
+    with Victim() as victim:
+        victim.tell("rename", name="odd\x1b]0;t\x07\u202e")
+        if shell == "bash":
+            lines = in_bash(Path(path), "mematlas", "usage", "")
+        elif shell == "fish":
+            code = f"set -x HOME {tmp_path}; source {path}; __mematlas_targets"
+            lines = output("fish", "--no-config", "-c", code)
+        else:
+            lines = output("zsh", "-f", "-c", ZSH_TARGETS, "zsh", path)
+        assert str(victim.pid) in {line.partition(":")[0].partition("\t")[0] for line in lines}
+    assert not [line for line in lines if "odd" in line]
+
+
 # fish, for real
 
 

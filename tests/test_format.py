@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +15,7 @@ from mematlas.views.colour import STYLES, paint
 from mematlas.views.format import (
     UNITS,
     format_address,
+    format_exact,
     format_list,
     format_path,
     format_seconds,
@@ -68,11 +72,33 @@ def test_paths_are_safe_on_a_terminal(raw: bytes) -> None:
         ("\x1b[31mred", "\\x1b[31mred"),
         ("\udcff\udcfe", "\\xff\\xfe"),
         ("right\u202eleft", "right\\u202eleft"),
+        ("\u009b31m\u00a0\U000e0001", "\\u009b31m\\u00a0\\U000e0001"),
         ("schön 世界", "schön 世界"),
     ],
 )
 def test_control_characters_are_escapes(path: str, shown: str) -> None:
     assert format_path(path) == shown
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60, alphabet=st.characters(exclude_categories=["Cs"])))
+def test_exact_text_is_safe_and_can_be_turned_back(name: bytes | str) -> None:
+    path = name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
+
+    assert format_exact(path).isprintable()
+    assert unescaped(format_exact(path)) == os.fsencode(path)
+
+
+def unescaped(text: str) -> bytes:
+    """Return the name that an exact text stands for, by the rules in the guide."""
+    short = {"\\": b"\\", "n": b"\n", "r": b"\r", "t": b"\t"}
+
+    def one(found: re.Match[str]) -> str:
+        kind, digits = found[1][0], found[1][1:]
+        name = bytes.fromhex(digits) if kind == "x" else chr(int(digits, 16)).encode() if digits else short[kind]
+        return name.decode("latin-1")
+
+    raw = text.encode().decode("latin-1")
+    return re.sub(r"\\(x..|u....|U........|.)", one, raw).encode("latin-1")
 
 
 def test_addresses_align_and_long_ones_are_whole() -> None:

@@ -98,15 +98,15 @@ def test_json_lines_have_a_head_rows_and_an_end() -> None:
     assert end == {"target": {"pid": 7}, "notes": NOTES}
 
 
-def test_csv_can_be_read_and_written_in_any_encoding() -> None:
+def test_csv_can_be_read_and_printed_anywhere() -> None:
     out = io.StringIO()
     make_table().write_csv(out)
 
     head, *rows = csv.reader(io.StringIO(out.getvalue()))
     assert head == [column.key for column in COLUMNS]
-    assert rows[0] == ["0x1000", "4096", "fe:00", "0x40000000000000", "present file", "0.5", "/a\nb,\\udcff"]
+    assert rows[0] == ["0x1000", "4096", "fe:00", "0x40000000000000", "present file", "0.5", "/a\\nb,\\xff"]
     assert rows[1][3] == rows[2][1] == ""
-    out.getvalue().encode("utf-8")
+    assert out.getvalue().replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("form", ["text", "json", "jsonl", "csv"])

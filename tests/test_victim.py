@@ -18,9 +18,9 @@ Start = Callable[..., Victim]
 def smaps(area: Area) -> dict[str, int]:
     """Return what smaps says about the VMA that starts where the area does: bytes, and ``end``."""
     found: dict[str, int] = {}
-    for line in Path(f"/proc/{area.pid}/smaps").read_bytes().splitlines():
+    for line in Path(f"/proc/{area.pid}/smaps").read_bytes().split(b"\n"):
         name, _, rest = line.partition(b" ")
-        if not name.endswith(b":"):
+        if name and not name.endswith(b":"):
             start, end = (int(part, 16) for part in name.split(b"-"))
             if found:
                 break

@@ -39,6 +39,7 @@ PATH_KINDS = (
     "path_brackets",
     "path_deleted_name",
     "path_not_utf8",
+    "path_escapes",
     "path_deleted",
     "path_deleted_twice",
 )

@@ -520,6 +520,7 @@ NAMES = {
     "path_brackets": b"[heap]",
     "path_deleted_name": b"a name (deleted)",
     "path_not_utf8": b"\xff\xfe\x80 bytes",
+    "path_escapes": b"\x1b]0;title\x07\xc2\x9b31m\xe2\x80\xae\rx",
     "path_deleted": b"gone",
     "path_deleted_twice": b"gone (deleted)",
 }
@@ -663,8 +664,16 @@ def dumpable(value: int) -> list[Area]:
     return []
 
 
+def rename(name: str) -> list[Area]:
+    """Take another command name, of which the kernel keeps 15 bytes."""
+    with open("/proc/self/comm", "wb") as file:
+        file.write(os.fsencode(name))
+    return []
+
+
 COMMANDS: dict[str, Callable[..., list[Area]]] = {
-    command.__name__: command for command in (build, touch, read, pageout, drop, fork, rewrite, become, dumpable)
+    command.__name__: command
+    for command in (build, touch, read, pageout, drop, fork, rewrite, become, dumpable, rename)
 }
 
 

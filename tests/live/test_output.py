@@ -19,6 +19,7 @@ from helpers import make_process, mematlas, write_words
 from mematlas import Process, cli, errors
 from mematlas.kernel.pagemap import has_soft_dirty
 from mematlas.kernel.procfs import ProcFS
+from mematlas.views.format import format_exact
 from victim import PATH_KINDS, Area, Victim
 
 NOBODY = 65534
@@ -48,13 +49,29 @@ def test_paths_are_whole_in_json(odd: Victim) -> None:
         assert by_start[odd[kind].address] == shown(odd[kind])
 
 
-def test_paths_are_whole_in_csv_but_for_bytes_that_are_no_text(odd: Victim) -> None:
+def test_paths_are_whole_in_csv_as_escapes(odd: Victim) -> None:
     table = csv.DictReader(io.StringIO(mematlas("maps", odd.pid, "--format", "csv").stdout))
     by_start = {int(row["start"], 16): row["path"] for row in table}
 
     for kind in PATH_KINDS:
-        escaped = shown(odd[kind]).encode("utf-8", "backslashreplace").decode()
-        assert by_start[odd[kind].address] == escaped
+        assert by_start[odd[kind].address] == format_exact(shown(odd[kind]))
+    assert by_start[odd["path_escapes"].address].endswith("/\\x1b]0;title\\x07\\u009b31m\\u202e\\rx")
+
+
+@pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv"])
+def test_no_name_reaches_the_terminal_as_it_is(form: str, odd: Victim) -> None:
+    odd.tell("rename", name="\x1b[31mred\x9b1m\u202e")
+    address = f"{odd['path_escapes'].address:#x}"
+    lines = (
+        *(["usage"], ["usage", "--verify"], ["maps"], ["map"], ["hist"], ["map", "--cell", "1"], ["tables"]),
+        *(["translate", address], ["pages", address], ["tables", address], ["tables", "--list", "--range", address]),
+        *(["pageout", "--dry-run", address], ["cold", address], ["collapse", address], ["willneed", address]),
+        *(["maps", "--path", "none\x1b[m"], ["usage", "\x1b[m"], ["maps", "0xz\x1b[m"]),
+    )
+    for command, *words in lines:
+        run = mematlas(command, odd.pid, *words, "--format", form)
+        assert (run.stdout + run.stderr).replace("\n", "").isprintable(), command
+        assert run.stdout or run.returncode
 
 
 def test_path_never_breaks_a_line_of_text(odd: Victim) -> None:

@@ -135,6 +135,12 @@ def bash_case(command: Syntax) -> str:
 BASH = """\
 # Completion of mematlas for bash.
 
+# Whether a name may be shown: control characters in it would reach the terminal as they are.
+_mematlas_is_plain() {
+    local LC_ALL=C
+    [[ $1 != *[!\\ -~]* ]]
+}
+
 _mematlas_targets() {
     local directory name pid quoted
     local -A seen=()
@@ -146,7 +152,7 @@ _mematlas_targets() {
         pid=${directory#/proc/}
         [[ $pid == "$1"* ]] && COMPREPLY+=("$pid")
         # Not by compgen -W, which would run a name such as $(reboot).
-        if [[ $name == "$1"* && -z ${seen[$name]} ]]; then
+        if [[ $name == "$1"* && -z ${seen[$name]} ]] && _mematlas_is_plain "$name"; then
             seen[$name]=1
             printf -v quoted %%q "$name"
             COMPREPLY+=("$quoted")
@@ -274,8 +280,10 @@ _mematlas_targets() {
         read -r -k 1 -u 0 line <$directory/cmdline 2>/dev/null
         [[ -n $line ]] || continue
         read -r name <$directory/comm 2>/dev/null || continue
+        # Control characters in a name would reach the terminal as they are.
+        [[ $name == *[^\\ -~]* ]] && name=
         pids+=("${directory:t}:${name//:/ }")
-        names+=("$name")
+        [[ -n $name ]] && names+=("$name")
     done 2>/dev/null
     _describe -t processes 'process' pids
     compadd -a names
@@ -360,7 +368,10 @@ function __mematlas_targets
         test -n "$line"; or continue
         set -l name
         read name <$directory/comm 2>/dev/null; or continue
+        # Control characters in a name would reach the terminal as they are.
+        string match -qr '^[ -~]+$' -- $name; or set name ''
         printf '%s\\t%s\\n' (string replace /proc/ '' $directory) $name
+        test -n "$name"; or continue
         printf '%s\\tname\\n' $name
     end 2>/dev/null
     echo self

@@ -79,7 +79,7 @@ def forget(name: str | None, args: Namespace, session: Session, scores: ScoreFil
         raise BadInput("--reset goes alone, or with the name of a lesson")
     scores.reset(find_lesson(name).name if name else None)
     what = f"the score of {name} is" if name else "all scores are"
-    session.err.writelines(f"note: {note}\n" for note in scores.notes or [f"{what} forgotten"])
+    session.write_notes(scores.notes or [f"{what} forgotten"])
     return 0
 
 
@@ -91,7 +91,7 @@ def teach(lesson: Lesson, args: Namespace, session: Session, scores: ScoreFile) 
     answers = Guide(paper(args, session, out), Asked(sys.stdin, out)).teach(lesson)
     scores.add(lesson.name, score_of(answers))
     if is_text:
-        session.err.writelines(f"note: {note}\n" for note in scores.notes)
+        session.write_notes(scores.notes)
     else:
         session.show(lambda: answers_table(answers, scores.notes), args)
     return 0

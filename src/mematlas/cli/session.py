@@ -293,7 +293,7 @@ class Session:
             first = [line for _, line in zip(range(2), lines, strict=False)]
             self.out.writelines(f"{line}\n" for part in (first, lines) for line in part)
             self.out.flush()
-            self._write_notes(view.notes)
+            self.write_notes(view.notes)
             return
         self._repeat(make, interval, count, args.bytes, colour)
 
@@ -313,9 +313,10 @@ class Session:
             view.write_jsonl(self.out, self.machine())
         else:
             view.write_csv(self.out if is_first else WithoutHead(self.out))  # type: ignore[arg-type]
-            self._write_notes(view.notes)
+            self.write_notes(view.notes)
 
-    def _write_notes(self, notes: list[str]) -> None:
+    def write_notes(self, notes: list[str]) -> None:
+        """Write notes to standard error, each once."""
         self.err.writelines(f"note: {format_path(note)}\n" for note in dict.fromkeys(notes))
         self.err.flush()
 
@@ -342,7 +343,7 @@ class Session:
                 yield line
 
         repeat(frame, self.out, interval, count)
-        self._write_notes(notes)
+        self.write_notes(notes)
 
 
 def standard_session(command: list[str] | None) -> Session:

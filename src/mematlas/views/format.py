@@ -49,12 +49,21 @@ def format_path(path: str) -> str:
     return "".join(c if c.isprintable() else escape(c) for c in path)
 
 
+def format_exact(text: str) -> str:
+    """Return a text as `format_path` does, with each backslash of its own doubled: so it can be turned back.
+
+    >>> print(format_exact("a\\\\b\\n"))
+    a\\\\b\\n
+    """
+    return format_path(text.replace("\\", "\\\\"))
+
+
 def escape(character: str) -> str:
-    """Return the escape of one unprintable character; a byte that is no UTF-8 becomes ``\\xNN``."""
+    """Return the escape of one unprintable character: ``\\xNN`` is a byte, be it ASCII or no UTF-8."""
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode("ascii")
+    return f"\\u{code:04x}" if 0x80 <= code <= 0xFF else character.encode("unicode_escape").decode("ascii")
 
 
 def format_seconds(seconds: float) -> str:

@@ -11,7 +11,16 @@ from __future__ import annotations
 
 from mematlas.record import record
 from mematlas.views.colour import paint
-from mematlas.views.format import fold, format_address, format_counts, format_hex, format_list, format_path, format_size
+from mematlas.views.format import (
+    fold,
+    format_address,
+    format_counts,
+    format_exact,
+    format_hex,
+    format_list,
+    format_path,
+    format_size,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -204,15 +213,15 @@ def to_json(value: Any, kind: str) -> Any:
 
 
 def to_csv(value: Any) -> Any:
-    """Return a value for a cell of CSV that every encoding can write: bytes outside UTF-8 become escapes.
+    """Return a value for a cell of CSV. Whoever prints it to a terminal is safe: text has escapes that can be undone.
 
     >>> to_csv(["r", "w"]), to_csv({"shared": 3}), to_csv({})
     ('r w', '{"shared": 3}', '')
     """
     if isinstance(value, list):
-        return " ".join(map(str, value))
+        value = " ".join(map(str, value))
     if isinstance(value, dict):
         import json
 
         return json.dumps(value) if value else ""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+    return format_exact(value) if isinstance(value, str) else value
