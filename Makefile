@@ -1,6 +1,6 @@
 # mematlas: `make demo` shows it, `make test` proves it. Both set up what they need in .venv.
 
-.PHONY: demo test guests guests-all guest-kernel lint format bench docs picture clean
+.PHONY: demo test guests guests-all guest-kernel fuzz lint format bench docs picture clean
 
 demo:
 	@scripts/bootstrap
@@ -22,6 +22,11 @@ guests-all:
 guest-kernel:
 	@scripts/bootstrap dev
 	.venv/bin/python tests/guest/own.py
+
+# Made-up inputs by the million, for hours; make test runs some thousands of them. FUZZ="parsers --seconds 60" does less.
+fuzz:
+	@scripts/bootstrap dev
+	.venv/bin/python tests/fuzz/campaign.py $(FUZZ)
 
 lint:
 	@scripts/bootstrap dev

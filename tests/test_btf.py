@@ -82,3 +82,33 @@ def test_a_kind_that_is_not_known_is_an_error() -> None:
 def test_without_the_file_the_option_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotSupported, match="CONFIG_DEBUG_INFO_BTF"):
         read_layout(str(tmp_path / "vmlinux"))
+
+
+def damaged(made: Builder, what: str) -> Builder:
+    """Add a struct page of a kind that no kernel has."""
+    if what == "itself":
+        made.add(8, "", 1, [])  # typedef of type 1, which is this one
+        made.add(STRUCT, "page", 8, [(0, 1, 0)])
+    elif what == "in itself":
+        made.add(STRUCT, "page", 8, [(0, 1, 0)])
+    elif what == "many times":
+        for below in range(2, 31):
+            made.add(STRUCT, "", 8, [(0, below, 0), (0, below, 0)])
+        made.add(STRUCT, "page", 8, [(0, 1, 0)])
+    elif what == "no such type":
+        made.add(STRUCT, "page", 8, [(0, 1 << 31, 0)])
+    elif what == "no such name":
+        made.add(STRUCT, "page", 8, [(1 << 31, 1, 0)])
+    return made
+
+
+@pytest.mark.parametrize("what", ["itself", "in itself", "many times", "no such type", "no such name"])
+def test_types_that_no_kernel_has_are_an_error_and_soon(what: str) -> None:
+    with pytest.raises(FormatError):
+        parse_btf(damaged(Builder(), what).build(), {"page": ("flags",)})
+
+
+def test_a_name_that_is_no_text_is_another_name() -> None:
+    made = Builder()
+    made.add(STRUCT, "page", 8, [(made.name("flags"), 1, 0)])
+    assert parse_btf(made.build().replace(b"flags", b"fl\xffgs"), {"page": ("flags",)}) == {"page": 8}

@@ -12,7 +12,7 @@ import pytest
 from mematlas.errors import FormatError, NotSupported, PermissionDenied
 from mematlas.kernel import kcore
 from mematlas.kernel.btf import Layout
-from mematlas.kernel.kcore import KcoreReader, find_symbol
+from mematlas.kernel.kcore import U64, KcoreReader, find_symbol
 from mematlas.kernel.lockdown import read_lockdown
 
 BASE = 0xFFFF888000000000
@@ -188,3 +188,12 @@ def test_lockdown_is_read_from_its_file(text: str, mode: str | None, tmp_path: P
     (tmp_path / "lockdown").write_text(text)
     assert read_lockdown(str(tmp_path / "lockdown")) == mode
     assert read_lockdown(str(tmp_path / "none")) is None
+
+
+@pytest.mark.parametrize(("at", "value"), [(32, 1 << 63), (64 + 8, (1 << 63) - 8), (64 + 8, 1 << 63), (64 + 16, U64)])
+def test_places_that_no_file_has_are_an_error(tmp_path: Path, at: int, value: int) -> None:
+    data = bytearray(core([(BASE, 0x1000, words(1) * 512)]))
+    data[at : at + 8] = words(value)
+    (tmp_path / "core").write_bytes(data)
+    with pytest.raises(FormatError):
+        KcoreReader.open(str(tmp_path / "core"))

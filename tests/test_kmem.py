@@ -260,12 +260,12 @@ def test_a_process_without_memory_is_gone() -> None:
 
 def test_iomem_ranges_that_touch_are_one() -> None:
     text = "1000-9fbff : System RAM\n  2000-2fff : x\n9fc00-9ffff : System RAM\nf0000-fffff : x\n"
-    assert parse_iomem(text) == [(0x1000, 0xA0000)]
+    assert parse_iomem(text.encode()) == [(0x1000, 0xA0000)]
 
 
 def test_iomem_line_that_is_not_understood_is_shown() -> None:
     with pytest.raises(FormatError, match="what-is"):
-        parse_iomem("what-is : System RAM\n")
+        parse_iomem(b"what-is : System RAM\n")
 
 
 def test_iomem_without_the_right_is_refused(tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:

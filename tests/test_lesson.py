@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import mematlas.labs.lesson
 from mematlas.cli.ending import Ending
-from mematlas.errors import BadInput, Error, NotSupported
+from mematlas.errors import BadInput, Error, FormatError, NotSupported
 from mematlas.kernel.buddyinfo import parse_buddyinfo
 from mematlas.labs.answers import choose_answers
 from mematlas.labs.lesson import Answer, Asked, Given, Guide, Lesson, Paper, Stage, Step, fill, summary
@@ -71,6 +71,7 @@ def answers(tmp_path: Path) -> Callable[[Any], str]:
         ("bytes", "3 pages", 12288),
         ("bytes", "1.5 KiB", 1536),
         ("bytes", "64 kb", 65536),
+        ("bytes", "3 Mi", 3 << 20),
         ("bytes", "7 bytes", 7),
         ("", "0x1B", 27),
         ("", " (address >> 12) * 8 ", 0x7F0000 * 8),
@@ -611,7 +612,7 @@ def test_score_of_one_lesson_is_forgotten_alone(state: Path) -> None:
     ],
 )
 def test_what_is_no_score_file_is_told(data: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(FormatError):
         parse_scores(data)
 
 

@@ -128,3 +128,9 @@ def test_kernels_own_mounts_are_found_by_a_file_on_each() -> None:
     assert devices.shmem == {memfd_device(0)}
     assert not devices.shmem & devices.hugetlb
     assert memfd_device(1 << 30) == ""
+
+
+@pytest.mark.parametrize("line", [b"36 - tmpfs shm rw", b"36 35 zero:1 / /mnt rw - tmpfs shm rw", b"36 35 0:"])
+def test_mount_that_is_none_is_an_error_that_shows_it(line: bytes) -> None:
+    with pytest.raises(FormatError, match="mountinfo: cannot understand '36"):
+        parse_mountinfo(line + b" - hugetlbfs x")

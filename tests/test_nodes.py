@@ -123,9 +123,16 @@ def test_lists_of_nodes(text: str, numbers: list[int]) -> None:
     assert parse_list(text) == numbers
 
 
-def test_list_that_is_none_is_an_error_that_shows_it() -> None:
-    with pytest.raises(FormatError, match="all of them"):
-        parse_list("all of them")
+@pytest.mark.parametrize("text", ["all of them", "0-4294967295", "3-1", "0-99999999999999999999999", "-1"])
+def test_list_that_is_none_is_an_error_that_shows_it(text: str) -> None:
+    with pytest.raises(FormatError, match=text):
+        parse_list(text)
+
+
+@pytest.mark.parametrize("line", ["Node ", "Node one, zone DMA", "  spanned many", "  spanned 1\n  start_pfn: first"])
+def test_zone_that_is_none_is_an_error(line: str) -> None:
+    with pytest.raises(FormatError, match="zoneinfo"):
+        parse_zoneinfo(line.encode())
 
 
 def test_zones_without_memory_span_nothing() -> None:

@@ -132,3 +132,8 @@ def test_capabilities_are_those_that_status_shows() -> None:
 
     assert effective_capabilities() == {name for name, bit in CAPABILITIES.items() if bits >> bit & 1}
     assert named_in("CAP_SYS_PTRACE and CAP_NOTHING, CAP_BPF") == {"CAP_SYS_PTRACE", "CAP_BPF"}
+
+
+def test_amount_that_is_none_is_an_error_that_shows_it() -> None:
+    with pytest.raises(FormatError, match="plenty"):
+        parse_meminfo(b"MemTotal:  plenty kB\n")

@@ -31,7 +31,13 @@ THE_SAME_EVERYWHERE = (
 )
 # Of the truth of every kind of memory, what says most: each VMA by every source.
 MOST = ("-k", "not test_truth or test_every_vma_equals")
-ALL = ("tests", HERE[1], *(f"--ignore=tests/test_{name}.py" for name in THE_SAME_EVERYWHERE), *MOST)
+ALL = (
+    "tests",
+    HERE[1],
+    "--ignore=tests/fuzz",
+    *(f"--ignore=tests/test_{name}.py" for name in THE_SAME_EVERYWHERE),
+    *MOST,
+)
 # Without PAGEMAP_SCAN a sparse terabyte is read entry by entry: minutes for each look, on an emulated processor.
 ALL_BEFORE_SCAN = (*ALL, "--ignore=tests/live/test_large.py")
 LIVE = ("tables_live", "tables_source", "structpage_live", "truth")

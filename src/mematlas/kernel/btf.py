@@ -35,6 +35,10 @@ MODIFIERS = frozenset((8, 9, 10, 11, 18))
 WORDS = {1: 1, 3: 3, 14: 1, 17: 1}
 WORDS_EACH = {4: 3, 5: 3, 6: 2, 13: 2, 15: 3, 19: 3}
 NR_KINDS = 20
+MAX_DEPTH = 32
+"""Of types in types, as the kernel's own check has it (kernel/bpf/btf.c, MAX_RESOLVE_DEPTH)."""
+MAX_MEMBERS = 1 << 14
+"""Of all structures that we look into, with those of their unnamed members: some 500 in Linux 6.18."""
 
 # What mematlas asks of a kernel. A name that this kernel lacks is left out: who needs it says so.
 WANTED: Mapping[str, tuple[str, ...]] = {
@@ -102,6 +106,7 @@ class TypeTable:
         self.words = memoryview(types).cast("I").tolist()
         wanted_names = {place: name for name in wanted if (place := self._place_of(name)) is not None}
         self.starts, self.named = self._index(wanted_names)
+        self.nr_passed = 0
 
     def _place_of(self, name: str) -> int | None:
         # Names may share their tails, but the kernel's own de-duplication writes whole names only once.
@@ -133,25 +138,43 @@ class TypeTable:
         return starts, named
 
     def name_at(self, place: int) -> str:
-        return self.strings[place : self.strings.index(b"\0", place)].decode()
+        # The strings end with a zero.
+        if place >= len(self.strings):
+            raise FormatError(self.path, f"a name at {place} of {len(self.strings)} bytes")
+        return self.strings[place : self.strings.index(b"\0", place)].decode("utf-8", "replace")
 
-    def members(self, type_id: int, base: int = 0) -> Iterator[tuple[str, int]]:
+    def start_of(self, type_id: int) -> int:
+        if not 0 < type_id < len(self.starts):
+            raise FormatError(self.path, f"type {type_id} of {len(self.starts)}")
+        return self.starts[type_id]
+
+    def members(self, type_id: int, base: int = 0, depth: int = 0) -> Iterator[tuple[str, int]]:
         """Yield the name and the byte offset of each member; those of unnamed members count as one's own."""
-        at = self.starts[type_id]
+        at = self.start_of(type_id)
         words, info = self.words, self.words[at + 1]
         for place in range(at + 3, at + 3 + 3 * (info & 0xFFFF), 3):
+            self.nr_passed += 1
+            if self.nr_passed > MAX_MEMBERS:
+                raise FormatError(self.path, f"more than {MAX_MEMBERS} members")
             # With the flag, the upper byte holds the size of a bit field.
             offset = base + (words[place + 2] & (0xFFFFFF if info >> 31 else 0xFFFFFFFF)) // 8
             if words[place]:
                 yield self.name_at(words[place]), offset
             else:
-                yield from self._unnamed(words[place + 1], offset)
+                yield from self._unnamed(words[place + 1], offset, depth + 1)
 
-    def _unnamed(self, type_id: int, offset: int) -> Iterator[tuple[str, int]]:
-        while (kind := self.words[self.starts[type_id] + 1] >> 24 & 0x1F) in MODIFIERS:
-            type_id = self.words[self.starts[type_id] + 2]
-        if kind in STRUCTURES:
-            yield from self.members(type_id, offset)
+    def _unnamed(self, type_id: int, offset: int, depth: int) -> Iterator[tuple[str, int]]:
+        # A type may be made of itself, in a file that no kernel wrote.
+        while depth <= MAX_DEPTH:
+            at = self.start_of(type_id)
+            kind = self.words[at + 1] >> 24 & 0x1F
+            if kind in STRUCTURES:
+                yield from self.members(type_id, offset, depth)
+            if kind not in MODIFIERS:
+                return
+            type_id = self.words[at + 2]
+            depth += 1
+        raise FormatError(self.path, f"types more than {MAX_DEPTH} deep")
 
 
 def split_sections(data: bytes, path: str) -> tuple[bytes, bytes]:

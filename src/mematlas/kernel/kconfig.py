@@ -13,7 +13,7 @@ def parse_config(text: bytes) -> frozenset[str]:
     ['A', 'C']
     """
     lines = (line for line in text.split(b"\n") if line.startswith(b"CONFIG_") and line.endswith((b"=y", b"=m")))
-    return frozenset(line[7:-2].decode() for line in lines)
+    return frozenset(line[7:-2].decode("utf-8", "replace") for line in lines)
 
 
 def read_config() -> frozenset[str] | None:

@@ -28,6 +28,8 @@ PT_LOAD = 1
 PAGE = 1 << 12
 GIB = 1 << 30
 U64 = (1 << 64) - 1
+MAX_OFFSET = (1 << 63) - 1
+"""The last place in a file that a system call takes."""
 NR_TASKS_MAX = 1 << 22
 """PID_MAX_LIMIT: a list of tasks that is longer was changed while it was followed."""
 FITTING = "type information that fits the running kernel"
@@ -54,12 +56,14 @@ def parse_segments(fd: int, path: str = KCORE_PATH) -> list[Segment]:
     ident, kind, _, _, _, place, _, _, _, size, nr, _, _, _ = ELF_HEADER.unpack(header)
     if ident[:6] != b"\x7fELF\x02\x01" or kind != 4 or size != PROGRAM_HEADER.size:
         raise FormatError(path, repr(header[:20]))
-    table = os.pread(fd, nr * size, place)
+    table = os.pread(fd, nr * size, place) if place <= MAX_OFFSET else b""
     if len(table) < nr * size:
         raise FormatError(path, f"{len(table)} bytes of {nr} program headers")
     segments = []
     for kind, _, offset, start, phys_address, _, length, _ in PROGRAM_HEADER.iter_unpack(table):
         if kind == PT_LOAD and length:
+            if start + length > U64 + 1 or offset + length > MAX_OFFSET:
+                raise FormatError(path, f"a segment of {length} bytes at {offset:#x}")
             segments.append(Segment(start, start + length, offset, phys_address))
     return sorted(segments, key=lambda segment: segment.start)
 
@@ -211,7 +215,10 @@ def find_symbol(name: str, path: str = KALLSYMS_PATH) -> int:
             for line in file:
                 words = line.split(None, 3)
                 if len(words) >= 3 and words[2] == name:
-                    address = int(words[0], 16)
+                    try:
+                        address = int(words[0], 16)
+                    except ValueError:
+                        raise FormatError(path, line) from None
                     if not address:
                         raise PermissionDenied(path, "CAP_SYSLOG, or sysctl kernel.kptr_restrict=0")
                     return address

@@ -100,10 +100,10 @@ class RamRanges:
         return inside
 
 
-def parse_iomem(text: str, names: tuple[str, ...] = ("System RAM",)) -> list[tuple[int, int]]:
+def parse_iomem(data: bytes, names: tuple[str, ...] = ("System RAM",)) -> list[tuple[int, int]]:
     """Return the ranges of System RAM, half-open, in the order of the file; ranges that touch become one."""
     ranges: list[tuple[int, int]] = []
-    for line in text.splitlines():
+    for line in data.decode("utf-8", "replace").split("\n"):
         span, _, what = line.strip().partition(" : ")
         if not what.startswith(names):
             continue
@@ -124,8 +124,8 @@ def read_ram(procfs: ProcFS) -> RamRanges:
     Raises:
         PermissionDenied: nothing tells where RAM is.
     """
-    text = procfs.read("iomem").decode()
-    ranges = parse_iomem(text)
+    data = procfs.read("iomem")
+    ranges = parse_iomem(data)
     if not ranges or max(end for _, end in ranges) <= 1:
         # Without CAP_SYS_ADMIN every address is shown as 0 (kernel/resource.c). Blocks of memory are no secret; they
         # are coarser: a block that is RAM in part counts as RAM.
@@ -134,7 +134,7 @@ def read_ram(procfs: ProcFS) -> RamRanges:
             raise PermissionDenied(f"{procfs.root}/iomem", "CAP_SYS_ADMIN")
         return RamRanges(ranges)
     # Pages of persistent and of CXL memory are mapped like any others, but hold no tables.
-    others = parse_iomem(text, ("Persistent Memory", "Soft Reserved", "CXL"))
+    others = parse_iomem(data, ("Persistent Memory", "Soft Reserved", "CXL"))
     return RamRanges(ranges, max((end for _, end in others), default=0))
 
 

@@ -5,6 +5,8 @@ Format: proc_meminfo(5); fs/proc/meminfo.c.
 
 from __future__ import annotations
 
+from mematlas.errors import FormatError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcFS
@@ -21,5 +23,8 @@ def parse_meminfo(data: bytes) -> dict[str, int]:
     for line in data.decode("ascii", "replace").split("\n"):
         name, _, value = line.partition(":")
         if value.endswith(" kB"):
-            amounts[name] = int(value[:-3]) * 1024
+            try:
+                amounts[name] = int(value[:-3]) * 1024
+            except ValueError:
+                raise FormatError("meminfo", line) from None
     return amounts

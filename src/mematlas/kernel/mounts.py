@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from mematlas.errors import FormatError
 from mematlas.record import record
 
 TYPE_CHECKING = False
@@ -107,6 +108,10 @@ def parse_mountinfo(data: bytes) -> Devices:
         head, dash, tail = line.partition(b" - ")
         kind = tail.split(b" ", 1)[0]
         if dash and kind in (b"tmpfs", b"hugetlbfs"):
-            major, _, minor = head.split(b" ", 3)[2].partition(b":")
-            (shmem if kind == b"tmpfs" else hugetlb).add(f"{int(major):02x}:{int(minor):02x}")
+            try:
+                major, _, minor = head.split(b" ", 3)[2].partition(b":")
+                device = f"{int(major):02x}:{int(minor):02x}"
+            except (IndexError, ValueError):
+                raise FormatError("mountinfo", line.decode("utf-8", "replace")) from None
+            (shmem if kind == b"tmpfs" else hugetlb).add(device)
     return Devices(frozenset(shmem), frozenset(hugetlb))

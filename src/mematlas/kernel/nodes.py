@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SYSTEM = "/sys/devices/system"
 NEEDS = "CONFIG_NUMA, and sysfs"
+MAX_NODES = 1 << 10
+"""CONFIG_NODES_SHIFT is 10 at most."""
 
 
 class NodeMap:
@@ -112,7 +114,7 @@ def are_numbers(values: object) -> bool:
 def read_line(path: str) -> str:
     """Return the one line of a file of sysfs."""
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
     except OSError as error:
         translated = translate_error(error, path)
@@ -129,7 +131,10 @@ def parse_list(text: str) -> list[int]:
     try:
         for part in text.split(",") if text else ():
             first, _, last = part.partition("-")
-            numbers += range(int(first), int(last or first) + 1)
+            low, high = int(first), int(last or first)
+            if not 0 <= low <= high < MAX_NODES:
+                raise ValueError
+            numbers += range(low, high + 1)
     except ValueError:
         raise FormatError(f"{SYSTEM}/node", text) from None
     return numbers
@@ -162,13 +167,16 @@ def parse_zoneinfo(data: bytes) -> list[Span]:
     node = spanned = 0
     for line in data.split(b"\n"):
         words = line.split()
-        if line.startswith(b"Node "):
-            node, spanned = int(words[1].rstrip(b",")), 0
-        elif words[:1] == [b"spanned"]:
-            spanned = int(words[1])
-        elif words[:1] == [b"start_pfn:"] and spanned:
-            first = int(words[1])
-            zones.append((first, first + spanned, node))
+        try:
+            if line.startswith(b"Node "):
+                node, spanned = int(words[1].rstrip(b",")), 0
+            elif words[:1] == [b"spanned"]:
+                spanned = int(words[1])
+            elif words[:1] == [b"start_pfn:"] and spanned:
+                first = int(words[1])
+                zones.append((first, first + spanned, node))
+        except (IndexError, ValueError):
+            raise FormatError("zoneinfo", line.decode("utf-8", "replace")) from None
     return zones
 
 

@@ -55,6 +55,6 @@ def parse_numa_maps(data: bytes) -> dict[int, dict[int, int]]:
             if nr_pages and not size:
                 raise ValueError
             found[int(words[0], 16)] = {node: count * size for node, count in nr_pages.items()}
-        except ValueError:
+        except (IndexError, ValueError):
             raise FormatError("numa_maps", line.decode("utf-8", "replace")) from None
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from mematlas.errors import FormatError
 from mematlas.kernel.rights import invoking_user
 from mematlas.record import record
 
@@ -56,7 +57,7 @@ class ScoreFile:
             return {}
         except OSError as error:
             self.notes.append(f"scores unknown: {self.path}: {error.strerror}")
-        except ValueError:
+        except FormatError:
             self.notes.append(f"scores unknown: {self.path} is damaged; mematlas lab --reset begins anew")
         return {}
 
@@ -104,16 +105,20 @@ class ScoreFile:
 
 
 def parse_scores(data: bytes) -> dict[str, Score]:
-    """Return the scores in the text of a score file. Raises ValueError when it is damaged."""
+    """Return the scores in the text of a score file.
+
+    Raises:
+        FormatError: it is damaged.
+    """
     import json
 
     try:
         rows: dict[str, Any] = json.loads(data)["lessons"]
         scores = {name: Score(row["right"], row["asked"]) for name, row in rows.items()}
-    except (AttributeError, KeyError, TypeError, RecursionError):
-        raise ValueError("no score file") from None
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        raise FormatError("scores", repr(data)) from None
     if not all(type(number) is int for score in scores.values() for number in (score.nr_right, score.nr_asked)):
-        raise ValueError("no score file")
+        raise FormatError("scores", repr(data))
     return scores
 
 

@@ -1,0 +1,113 @@
+"""`make fuzz`: runs inputs by the million, keeps what fails, and runs a kept one again.
+
+campaign.py [GROUP ...] [--inputs N] [--seconds T] [--seed S] [--keep DIR] [--workers N]
+campaign.py --replay FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+# Before numpy is loaded: children that are forked have no use for its threads.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+
+from engine import Notebook, Outcome, Subject, replay, run  # noqa: E402 (the path comes first)
+
+
+def parsers(live: bool) -> Sequence[Subject]:
+    from parsers import all_parsers
+
+    return all_parsers(live)
+
+
+GROUPS: dict[str, tuple[int, Callable[[bool], Sequence[Subject]]]] = {
+    "parsers": (10_000_000, parsers),
+}
+"""How many inputs of each group a whole run has, and what makes them."""
+
+
+def arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="campaign.py", description="Run made-up inputs; say which of them fail.")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(GROUPS)} (all)")
+    parser.add_argument("--inputs", type=int, metavar="N", help="inputs of each group")
+    parser.add_argument("--seconds", type=float, metavar="T", help="stop each group after so long")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of the random numbers (1)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="one per processor")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where failing inputs go; a run there is gone on with")
+    parser.add_argument(
+        "--recorded", action="store_true", help="make inputs of recorded text alone, not of this kernel's"
+    )
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="run one kept input again")
+    args = parser.parse_args(words)
+    if wrong := set(args.groups) - GROUPS.keys():
+        parser.error(f"no group {', '.join(sorted(wrong))}: there are {', '.join(GROUPS)}")
+    return args
+
+
+def replay_file(path: Path) -> int:
+    """Run one kept input again, and show what happens."""
+    name = path.absolute().parent.name
+    subjects = [subject for _, make in GROUPS.values() for subject in make(False) if subject.name == name]
+    if not subjects:
+        print(f"{path}: no subject is called {name!r}: the input's directory names it")
+        return 2
+    fault = replay(path, subjects)
+    print(fault.text if fault else "it does not fail")
+    return 1 if fault else 0
+
+
+class Progress:
+    """Tells every ten seconds how far a group is, and writes it down."""
+
+    def __init__(self, group: str, seed: int, notebook: Notebook) -> None:
+        self.group, self.seed, self.notebook = group, seed, notebook
+        self.last = time.monotonic()
+
+    def __call__(self, outcome: Outcome) -> None:
+        if time.monotonic() - self.last > 10:
+            self.last = time.monotonic()
+            self.notebook.came_to(self.group, self.seed, outcome.first)
+            print(f"{self.group}: {outcome.nr_run:,} inputs, {len(outcome.faults)} kinds of fault", flush=True)
+
+
+def run_group(group: str, args: argparse.Namespace, notebook: Notebook) -> int:
+    """Run one group; return how many kinds of fault it has."""
+    nr_inputs, make = GROUPS[group]
+    first = notebook.first(group, args.seed)
+    numbers = range(first, max(first, args.inputs if args.inputs is not None else nr_inputs))
+    print(f"{group}: inputs {numbers.start:,} to {numbers.stop:,}, seed {args.seed}", flush=True)
+    outcome = run(
+        make(not args.recorded), args.seed, numbers, args.workers, args.seconds, Progress(group, args.seed, notebook)
+    )
+    notebook.came_to(group, args.seed, outcome.first)
+    for kind, fault in sorted(outcome.faults.items()):
+        path = notebook.keep(fault)
+        print(f"{kind}\n  again: {sys.executable} {Path(__file__)} --replay {path}")
+    rate = outcome.nr_run / outcome.seconds if outcome.seconds else 0
+    print(
+        f"{group}: {outcome.nr_run:,} inputs in {outcome.seconds:,.0f} s ({rate:,.0f}/s), {outcome.nr_faults:,} failed"
+        f" in {len(outcome.faults)} ways",
+        flush=True,
+    )
+    return len(outcome.faults)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    args = arguments(words)
+    if args.replay:
+        return replay_file(args.replay)
+    notebook = Notebook(args.keep or Path(tempfile.mkdtemp(prefix="mematlas-fuzz-")))
+    nr_faults = sum(run_group(group, args, notebook) for group in args.groups or GROUPS)
+    print(f"kept in {notebook.path}: --keep {notebook.path} goes on from here")
+    return 1 if nr_faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""Every parser of the package, with the real text that its inputs are made of.
+
+A parser that is not here fails `test_every_parser_is_tried`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from mematlas import cli
+from mematlas.analysis.movable import parse_states
+from mematlas.analysis.tablelist import parse_flags
+from mematlas.captures import Redactor
+from mematlas.cli.advise import parse_amount
+from mematlas.cli.session import parse_bytes, parse_count, parse_seconds
+from mematlas.errors import Error
+from mematlas.kernel import btf, buddyinfo, kconfig, kcore, kmem, maps, meminfo, mounts, nodes, numa_maps, smaps, status
+from mematlas.kernel.layoutcache import FORMAT, names_of, values_of
+from mematlas.kernel.procfs import Machine
+from mematlas.kernel.swaps import parse_swap, parse_swaps
+from mematlas.labs import question, score, workload
+from mematlas.model import address_space, pages
+from mematlas.model.paging_modes import x86_64
+from mematlas.model.target import parse_pid
+from mutation import BINARY, TEXT, Mutation, mutate
+from test_btf import Builder, sample
+from test_kcore import BASE, core
+
+CORPUS = Path(__file__).with_name("corpus")
+LIVE = {
+    **{name: f"/proc/self/{name}" for name in ("maps", "smaps", "stat", "status", "numa_maps", "mountinfo")},
+    **{name: f"/proc/{name}" for name in ("swaps", "buddyinfo", "meminfo", "zoneinfo", "iomem", "kallsyms")},
+}
+LIVE_SIZE = 3000
+"""Bytes of a file of this kernel that inputs are made of."""
+FACTS = {"page_size": 4096, "address": 0x7F0000005000, "nr_pages": 101}
+
+
+@dataclass(frozen=True)
+class Parser:
+    """A subject of the engine: a function that takes bytes."""
+
+    name: str
+    call: Callable[[bytes], object]
+    corpus: tuple[bytes, ...]
+    covers: tuple[str, ...]
+    """The functions that are tried by it, with their modules."""
+    mutations: tuple[Mutation, ...] = TEXT
+    allowed: tuple[type[BaseException], ...] = (Error,)
+    seconds: float = 2.0
+
+    def make(self, random: Random) -> bytes:
+        return mutate(random, self.corpus, self.mutations)
+
+    def run(self, data: bytes) -> None:
+        try:
+            self.call(data)
+        except Error as error:
+            str(error)  # its message must not fail either
+            raise
+
+
+def name_of(function: Callable[..., object]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def of_file(name: str, function: Callable[[bytes], object], *others: Callable[..., object], live: bool) -> Parser:
+    """Return a parser of a file of the kernel."""
+    texts = [(CORPUS / name).read_bytes()]
+    if live and name in LIVE:
+        with contextlib.suppress(OSError), open(LIVE[name], "rb") as file:
+            texts.append(file.read(LIVE_SIZE))
+    covers = tuple(map(name_of, (function, *others)))
+    return Parser(covers[0].removeprefix("mematlas."), function, tuple(texts), covers)
+
+
+def of_words(function: Callable[..., object], *texts: str, call: Callable[[str], object] | None = None) -> Parser:
+    """Return a parser of what a person types."""
+    parse = call or function
+    name = name_of(function)
+    corpus = tuple(text.encode() for text in texts)
+    return Parser(
+        name.removeprefix("mematlas."), lambda data: parse(data.decode("utf-8", "surrogateescape")), corpus, (name,)
+    )
+
+
+def read_status_lines(data: bytes) -> None:
+    found = status.parse_status(data)
+    for name in ("VmRSS", "VmLck", "VmPTE", "VmSwap", "HugetlbPages"):
+        status.status_bytes(found, name)
+    status.numbers_of(found)
+
+
+def read_core(data: bytes) -> None:
+    """Read at borders through a core file."""
+    fd = os.memfd_create("core", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, data)
+        reader = kcore.KcoreReader.open(f"/proc/self/fd/{fd}")
+        try:
+            reader.direct_map_bases()
+            for segment in reader.segments[:4]:
+                near = [segment.start, segment.end - 8, segment.end, 0, (1 << 64) - 8]
+                reader.read_batch(np.array([address % (1 << 64) for address in near], np.uint64), 8)
+        finally:
+            reader.close()
+    finally:
+        os.close(fd)
+
+
+def find_symbol(data: bytes) -> None:
+    fd = os.memfd_create("kallsyms", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, data)
+        kcore.find_symbol("init_task", f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+def from_json(use: Callable[[Any], object], data: bytes) -> None:
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(data)
+        use(value)
+
+
+def use_machine(value: Any) -> None:
+    machine = Machine("machine.json", value)
+    nodes.is_saved(machine.get("nodes"))
+
+
+def use_layout(value: Any) -> None:
+    values_of(value, btf.WANTED)
+
+
+def redact(data: bytes) -> None:
+    for name in ("maps", "smaps", "swaps", "stat", "status", "comm", "cmdline"):
+        Redactor().redact(name, data)
+
+
+def parse_words(data: bytes) -> None:
+    """Parse a command line, words between zeros, without running it."""
+    name, *words = data.decode("utf-8", "surrogateescape").split("\0")
+    if name in cli.COMMANDS:
+        out = io.StringIO()
+        # argparse exits after help, or a mistake.
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.suppress(SystemExit):
+            cli.parse(name, cli.load(name), words)
+
+
+MACHINE = {
+    "page_size": 4096,
+    "devices": {"shmem": ["00:01"], "hugetlb": []},
+    "paths": {"7f00": "/a\nb"},
+    "unknown_backings": {"7f00-7f01": "why"},
+    "uncertain": ["x"],
+    "soft_dirty": None,
+    "nodes": {"with_memory": [0, 1], "spans": [[0, 100, 0], [200, 300, 1]], "only": None},
+}
+LAYOUT = {"format": FORMAT, "layout": dict.fromkeys(names_of(btf.WANTED), 64)}
+COMMAND_LINES = (
+    "usage\0self\0--by\0kind\0--json",
+    "maps\0-p\0self\0--format=csv\0-i\0200ms\0-n\0002",
+    "pages\0self\0[heap]\0--runs\0--state\0present,swapped",
+    "tables\0self\0--level\0pte\0--flags\0w,!nx",
+    "pageout\0self\0--dry-run\0--only\0swap\0--max\00010M",
+    "map\0self\0--width\00080\0--color\0never",
+)
+
+
+def deep_types() -> bytes:
+    """Type information with unnamed members in unnamed members, a typedef, and a const."""
+    made = Builder()
+    made.add(1, "int", 4, [(32,)])
+    made.add(8, "integer", 1, [])
+    for below in range(1, 9):
+        made.add(4 + below % 2, "", 8 * below, [(made.name(f"m{below}"), 2, 0), (0, below + 1, 32), (0, below + 1, 64)])
+    made.add(10, "", 10, [])
+    made.add(4, "page", 64, [(made.name("_mapcount"), 2, 0), (0, 11, 64), (0, 10, 128)])
+    return made.build()
+
+
+def kernel_parsers(live: bool) -> list[Parser]:
+    """Return what parses files of the kernel."""
+    file = partial(of_file, live=live)
+    memory = [(BASE, 4096, b"\1" * 64), (BASE + 4096, 1 << 20, b"\2" * 64), ((1 << 64) - 4096, 0, b"\3" * 8)]
+    types, segments = name_of(btf.parse_btf), name_of(kcore.parse_segments)
+    return [
+        file("maps", maps.parse_maps, maps.parse_line),
+        file("smaps", smaps.parse_smaps),
+        replace(file("smaps", smaps.parse_vm_flags), allowed=(Error, ValueError)),
+        file("stat", status.parse_stat),
+        file("stat", status.parse_faults),
+        Parser(
+            "kernel.status.parse_status",
+            read_status_lines,
+            ((CORPUS / "status").read_bytes(),),
+            tuple(name_of(each) for each in (status.parse_status, status.status_bytes, status.numbers_of)),
+            allowed=(Error, ValueError),
+        ),
+        file("swaps", parse_swaps, parse_swap),
+        file("buddyinfo", buddyinfo.parse_buddyinfo),
+        file("meminfo", meminfo.parse_meminfo),
+        file("zoneinfo", nodes.parse_zoneinfo),
+        file("numa_maps", numa_maps.parse_numa_maps),
+        file("mountinfo", mounts.parse_mountinfo),
+        file("iomem", kmem.parse_iomem),
+        file("vmcoreinfo", kmem.parse_vmcoreinfo),
+        file("config", kconfig.parse_config),
+        of_words(nodes.parse_list, "0-3,5", "0", "0-1,3-7,9"),
+        Parser("kernel.kcore.find_symbol", find_symbol, ((CORPUS / "kallsyms").read_bytes(),), ()),
+        Parser("kernel.kcore.parse_segments", read_core, (core(memory),), (segments,), mutations=BINARY),
+        Parser("kernel.btf.parse_btf", btf.parse_btf, (sample(), deep_types()), (types,), mutations=BINARY),
+        Parser("kernel.procfs.Machine", partial(from_json, use_machine), (json.dumps(MACHINE).encode(),), ()),
+        Parser("kernel.layoutcache.values_of", partial(from_json, use_layout), (json.dumps(LAYOUT).encode(),), ()),
+        Parser(
+            "captures.Redactor.redact",
+            redact,
+            tuple((CORPUS / name).read_bytes() for name in ("maps", "smaps", "stat", "status", "swaps")),
+            (),
+            allowed=(Error, ValueError),
+        ),
+    ]
+
+
+def word_parsers() -> list[Parser]:
+    """Return what parses what a person types."""
+    mode = x86_64()
+    amounts = ("64 KiB", "3 pages", "(address >> 12) * 8", "1,024", "0x1B", "-3", "3-9 MiB", "b", "7 // 0", "5e3 % 7")
+    questions: list[question.Number | question.Range | question.Choice] = [
+        *map(question.Number, ("pages", "bytes", "")),
+        *(question.Range(unit, 4) for unit in ("pages", "bytes")),
+        question.Choice(("one", "two")),
+    ]
+    return [
+        of_words(address_space.parse_kinds, "heap,stack", "anon"),
+        of_words(address_space.parse_perms, "rwx", "r--p"),
+        of_words(
+            address_space.parse_range,
+            *("0x1000", "0x1000+8K", "1000-3000", "[heap]"),
+            call=lambda text: address_space.parse_range(text, 4096),
+        ),
+        of_words(address_space.parse_address, "0x7f00", "dead0"),
+        of_words(address_space.parse_size, "4K", "0x1000", "2T"),
+        of_words(parse_pid, "4211", "cat"),
+        of_words(parse_states, "present,swapped"),
+        of_words(parse_flags, "w,!nx,swap", "x", call=lambda text: parse_flags(text, mode)),
+        of_words(parse_seconds, "200ms", "1s", "0.5", "5m"),
+        of_words(parse_count, "12"),
+        of_words(parse_bytes, "512M", "2G"),
+        of_words(parse_amount, "10M", "50%", "100p"),
+        of_words(workload.parse_count, "12", call=lambda text: workload.parse_count(text, 1 << 20)),
+        Parser("labs.score.parse_scores", score.parse_scores, (SCORES,), (name_of(score.parse_scores),)),
+        *(
+            of_words(question.parse_amount, *amounts, call=partial(question.parse_amount, unit=unit, facts=FACTS))
+            for unit in ("pages", "bytes")
+        ),
+        *(of_words(each.parse, *amounts, call=partial(each.parse, facts=FACTS)) for each in questions),
+        Parser(
+            "cli.parse",
+            parse_words,
+            tuple(line.encode() for line in COMMAND_LINES),
+            tuple(f"mematlas.cli.{name}" for name in ("parse", "arguments.Arguments.parse")),
+        ),
+    ]
+
+
+SCORES = b'{"version": 1, "lessons": {"huge": {"right": 3, "asked": 4}, "files": {"right": 0, "asked": 0}}}'
+
+
+def decode_places(data: bytes) -> None:
+    for at in range(0, len(data) - 8, 9):
+        pages.decode_place(data[at], int.from_bytes(data[at + 1 : at + 9], "little"))
+
+
+def all_parsers(live: bool = False) -> Sequence[Parser]:
+    """Return every parser; with ``live``, inputs are made of this kernel's own files as well."""
+    bits = bytes(part for byte, top in product((0, 0x80, 0x40, 0xFF), (0, 0x7F)) for part in (byte, *[top] * 8))
+    places = Parser("model.pages.decode_place", decode_places, (bits,), (), mutations=BINARY)
+    return [*kernel_parsers(live), *word_parsers(), places]
