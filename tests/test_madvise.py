@@ -212,15 +212,16 @@ lib.pthread_exit(None)
 def test_process_whose_first_thread_has_ended_cannot_be_reached_and_has_not_ended() -> None:
     with program(FIRST_ENDED, wait="") as running:
         wait_until(lambda: ") Z " in Path(f"/proc/{running.pid}/stat").read_text(), "the first thread has ended")
-        with Process(running.pid) as process, Advisor(process.dir) as advisor:
-            assert advisor.pid == running.pid
-            vma = process.address_space().vmas[0]
+        with Process(running.pid) as process:
             # Which devices are memory is read in the folder of the process, through a thread that lives.
             assert "shmem" in {vma.kind for vma in process.address_space().vmas}
-            assert process.stat.pid == running.pid
-            # mm/madvise.c, process_madvise() asks the first thread for the memory.
+            # kernel/pid.c, pidfd_get_task() takes the pidfd of a first thread, and that has no memory any more.
             with pytest.raises(NotSupported, match=f"of {running.pid}: .*first thread"):
-                advisor.advise([(vma.start, vma.end)], MADV_COLD)
+                Advisor(process.dir)
+            with ProcFS().process(running.pid) as first, Advisor(first) as advisor:
+                vma = process.address_space().vmas[0]
+                with pytest.raises(NotSupported, match=f"of {running.pid}: .*first thread"):
+                    advisor.advise([(vma.start, vma.end)], MADV_COLD)
 
 
 def test_missing_right_is_named(victim: Callable[..., Victim], as_nobody: Callable[..., Outcome]) -> None:

@@ -155,6 +155,25 @@ def test_directory_called_as_a_process_does_not_hide_it(
 
 def test_description_tells_processes_apart(two: list[Program]) -> None:
     (target,) = resolve_all(str(two[0].pid), ProcFS())
-    line = describe(target)
+    line = describe(target.dir)
     assert str(target.pid) in line
     assert "-I -S -c" in line
+
+
+def test_list_of_candidates_is_bounded(two: list[Program], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mematlas.model.target.LISTED", 1)
+    with pytest.raises(TargetAmbiguous, match=r"names 2 processes; give one PID:\n .*\n  \.\.\. and 1 more$") as caught:
+        resolve(NAME, ProcFS())
+
+    assert len(caught.value.candidates) == 1
+
+
+def test_search_holds_what_it_found(two: list[Program]) -> None:
+    found = resolve_all(NAME, ProcFS())
+    try:
+        assert [os.fstat(target.dir.fd).st_ino for target in found] == [
+            os.stat(f"/proc/{target.pid}").st_ino for target in found
+        ]
+    finally:
+        for target in found:
+            target.close()

@@ -21,7 +21,7 @@ from mematlas.advising import Cold, Collapse, WillNeed, pieces
 from mematlas.analysis.movable import ALL_PAGES, Choice, add_counts, in_order
 from mematlas.errors import BadInput, ProcessGone
 from mematlas.kernel.cgroups import NO_LIMIT, read_room
-from mematlas.kernel.madvise import ADVICE, drain_batches
+from mematlas.kernel.madvise import ADVICE, check_first_thread, drain_batches
 from mematlas.kernel.maps import KINDS as KINDS_OF_VMAS
 from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.swaps import read_swaps
@@ -96,6 +96,7 @@ def plan(
     """
     if advice not in ADVICE:
         raise BadInput(f"no advice {advice!r} (there are {', '.join(ADVICE)})")
+    check_first_thread(process.dir)  # a plan promises nothing that the act could not do
     space = process.address_space()
     with KINDS[advice](process, choice, only) as kind:
         wanted = pieces(process, space, selection, ranges, only)

@@ -6,7 +6,7 @@
     ├── BadInput               2   an argument that cannot be understood
     ├── TargetNotFound         3   no such process
     ├── TargetAmbiguous        3   several processes; `candidates` names them
-    ├── NoAddressSpace         3   a kernel thread: there is nothing to look at
+    ├── NoAddressSpace         3   a kernel thread, or a zombie: there is nothing to look at
     ├── PermissionDenied       4   `path`, and in `needs` what would open it
     ├── NotSupported           5   this kernel lacks it; `needs` names the option or version
     │   └── NotHeld            5   a capture was made without this file
@@ -37,25 +37,28 @@ class TargetNotFound(Error):
 
 
 class TargetAmbiguous(Error):
-    """Several processes answer to this target."""
+    """Several processes answer to this target. ``candidates`` has the first of them, a line for each."""
 
     exit_code = 3
 
-    def __init__(self, target: str, candidates: list[str]) -> None:
+    def __init__(self, target: str, candidates: list[str], nr_more: int = 0) -> None:
         self.target = target
         self.candidates = candidates
-        lines = "\n".join(f"  {candidate}" for candidate in candidates)
-        super().__init__(f"{target!r} names {len(candidates)} processes; give one PID:\n{lines}")
+        lines = [f"  {candidate}" for candidate in candidates] + ([f"  ... and {nr_more:,} more"] if nr_more else [])
+        text = "\n".join(lines)
+        super().__init__(f"{target!r} names {len(candidates) + nr_more:,} processes; give one PID:\n{text}")
 
 
 class NoAddressSpace(Error):
-    """A kernel thread: it borrows the address space of whatever ran before it."""
+    """A kernel thread, which borrows the address space of whatever ran before it; or a zombie, whose is freed."""
 
     exit_code = 3
 
-    def __init__(self, pid: int, name: str) -> None:
+    def __init__(
+        self, pid: int, name: str, why: str = "is a kernel thread: it has no address space of its own"
+    ) -> None:
         self.pid = pid
-        super().__init__(f"{pid} ({name}) is a kernel thread: it has no address space of its own")
+        super().__init__(f"{pid} ({name}) {why}")
 
 
 class PermissionDenied(Error):

@@ -5,7 +5,6 @@ This is the library's front door; every command that looks at one process is a v
 
 from __future__ import annotations
 
-import os
 import time
 
 from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult
@@ -25,7 +24,6 @@ from mematlas.kernel.smaps import HOLD_PER_BYTE, read_smaps
 from mematlas.kernel.status import Stat, read_stat, read_status, status_bytes
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
 from mematlas.model.pages import STATE_OF_BYTE, Hole, PageReader, decode_place, entry_flags, is_hidden
-from mematlas.record import replace
 from mematlas.sources import VmaCounter, note_unknown
 
 TYPE_CHECKING = False
@@ -70,15 +68,15 @@ class Process:
 
     Raises:
         TargetNotFound: there is no such process.
-        NoAddressSpace: it is a kernel thread.
-        ProcessGone: it has ended (a zombie).
+        NoAddressSpace: it is a kernel thread, or has ended (a zombie).
     """
 
-    def __init__(self, pid: int, procfs: ProcFS | None = None) -> None:
-        self.procfs = procfs or ProcFS()
-        self.pid = pid
+    def __init__(self, pid: int | ProcessDir, procfs: ProcFS | None = None) -> None:
+        """Open the process with a PID; or take over the directory of one that was found, and is held open."""
+        self.dir = (procfs or ProcFS()).process(pid) if isinstance(pid, int) else pid
+        self.procfs = self.dir.procfs
+        self.pid = self.dir.pid
         self.page_size = self.procfs.page_size
-        self.dir: ProcessDir = self.procfs.process(pid)
         self._access: dict[str, TableAccess] = {}
         """By the reader that was asked for, and by its own name."""
         self.reading: Reading | None = None
@@ -86,9 +84,12 @@ class Process:
         try:
             self.stat: Stat = read_stat(self.dir)
             if self.stat.is_kernel_thread:
-                raise NoAddressSpace(pid, self.stat.name)
+                raise NoAddressSpace(self.pid, self.stat.name)
             if self.stat.is_zombie:
-                self._take_live_thread()
+                from mematlas.kernel.group import seen_whole
+
+                self.dir = seen_whole(self.dir)
+                self.stat = read_stat(self.dir)
             self.devices = find_devices(self.dir)
             """The devices whose files are memory, as this process sees them."""
         except BaseException:
@@ -111,28 +112,6 @@ class Process:
         self._access.clear()
         self.dir.close()
 
-    def _take_live_thread(self) -> None:
-        """Read through a thread that lives on: where only the first has ended, the memory is still there."""
-        for tid in self._threads():
-            thread = self.procfs.process(tid)
-            if not read_stat(thread).is_zombie:
-                self.dir.close()
-                self.dir = thread
-                return
-            thread.close()
-        raise ProcessGone(self.pid, "has ended (a zombie): its memory is freed already")
-
-    def _threads(self) -> list[int]:
-        """Return the other threads of the process."""
-        try:
-            fd = self.dir.open_fd("task")
-        except (NotSupported, PermissionDenied):
-            return []  # a capture has none
-        try:
-            return sorted(int(name) for name in os.listdir(fd) if int(name) != self.pid)
-        finally:
-            os.close(fd)
-
     # What it maps
 
     def address_space(self) -> AddressSpace:
@@ -142,8 +121,7 @@ class Process:
             PermissionDenied: another user's process needs CAP_SYS_PTRACE.
         """
         vmas = read_maps(self.dir, self.devices)
-        # An exec changes the name. Who it is stays, though we may read through another thread than the first.
-        self.stat = replace(read_stat(self.dir), pid=self.stat.pid, start_time=self.stat.start_time)
+        self.stat = read_stat(self.dir)  # an exec changes the name
         if not vmas:
             self._raise_gone()
         return AddressSpace(vmas)

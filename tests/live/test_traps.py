@@ -64,10 +64,10 @@ def zombie() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("command", LOOKS)
-def test_zombie_has_ended(command: str, zombie: int) -> None:
+def test_zombie_has_nothing_to_look_at_either(command: str, zombie: int) -> None:
     run = mematlas(command, zombie)
 
-    assert (run.returncode, run.stdout) == (6, "")
+    assert (run.returncode, run.stdout) == (3, "")
     assert "zombie" in run.stderr
 
 

@@ -10,7 +10,7 @@ from mematlas.errors import Error, PermissionDenied
 from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.rights import CAPABILITIES, effective_capabilities
 from mematlas.kernel.status import status_bytes
-from mematlas.model.target import statuses
+from mematlas.model.target import ourselves, statuses
 from mematlas.process import Process
 from mematlas.views.overview import overview_view
 
@@ -58,10 +58,11 @@ def run(args: Namespace, session: Session) -> int:
 
 def candidates(session: Session) -> Iterator[tuple[int, int]]:
     """Yield resident bytes and PID of every process that has memory."""
-    for pid, status in statuses(session.procfs):
+    own = ourselves(session.procfs)
+    for process, status in statuses(session.procfs):
         rss = status_bytes(status, "VmRSS")
-        if rss and pid != os.getpid():
-            yield rss, pid
+        if rss and process.pid not in own:
+            yield rss, process.pid
 
 
 def may_look(session: Session, pid: int) -> bool:

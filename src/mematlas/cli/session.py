@@ -221,7 +221,7 @@ class Session:
     def _open(self, targets: list[Target]) -> None:
         for target in targets:
             try:
-                self._processes.append(Process(target.pid, target.procfs))
+                self._processes.append(Process(target.dir))
             except (ProcessGone, TargetNotFound, NoAddressSpace):
                 if len(targets) == 1:
                     raise

@@ -526,7 +526,7 @@ def open_mem(directory: ProcessDir) -> PinnedMm:
     stat = read_stat(directory)
     if stat.is_kernel_thread:
         raise NoAddressSpace(directory.pid, stat.name)
-    return PinnedMm(directory.pid, directory.open_fd("mem"))
+    return PinnedMm(directory.tid, directory.open_fd("mem"))
 
 
 def open_kernel_memory(reader: str = "auto", procfs: ProcFS | None = None) -> KernelMemory:

@@ -16,6 +16,7 @@ import os
 import time
 
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.group import threads
 from mematlas.kernel.libc import libc
 from mematlas.kernel.status import numbers_of, own_numbers, parse_status, read_stat, read_status
 
@@ -64,6 +65,7 @@ class Advisor:
     def __init__(self, process: ProcessDir) -> None:
         if not process.procfs.live:
             raise NotSupported("process_madvise", "a running process, not a capture")
+        check_first_thread(process)
         self.process = process
         numbers = numbers_of(read_status(process))
         self.pid = numbers[0]
@@ -118,9 +120,8 @@ class Advisor:
 
     def _raise_gone(self) -> NoReturn:
         stat = read_stat(self.process)
-        if not stat.is_ending:
-            # mm/madvise.c asks the first thread for the memory, whatever thread we name.
-            raise NotSupported(f"process_madvise of {self.pid}", "its first thread, which has ended, to be alive")
+        if not stat.is_ending or threads(self.process):
+            raise no_first_thread(self.pid)
         raise ProcessGone(self.pid)
 
     def _advise(self, ranges: Sequence[Range], advice: int) -> int:
@@ -152,6 +153,20 @@ class Advisor:
             raise NotSupported("process_madvise", "Linux 5.10")
         if code == errno.EINVAL and not takes(advice):
             raise NotSupported(f"process_madvise({name_of(advice)})", SINCE.get(advice, SINCE_COLLAPSE))
+
+
+def check_first_thread(process: ProcessDir) -> None:
+    """Raise `NotSupported` for a process whose first thread has ended: no advice reaches it.
+
+    The kernel asks the first thread for the memory: it takes the pidfd of no other (kernel/pid.c, pidfd_get_task()).
+    """
+    if process.tid != process.pid:
+        raise no_first_thread(process.pid)
+
+
+def no_first_thread(pid: int) -> NotSupported:
+    """Return the error for a process whose first thread has ended."""
+    return NotSupported(f"process_madvise of {pid}", "its first thread, which has ended, to be alive")
 
 
 def open_pidfd(process: ProcessDir, numbers: list[int]) -> int:

@@ -48,7 +48,7 @@ def read_page_nodes(process: ProcessDir, addresses: Sequence[int]) -> list[int]:
     nr_pages = len(addresses)
     pages = (ctypes.c_void_p * nr_pages)(*addresses)
     status = (ctypes.c_int * nr_pages)()
-    pid = process.pid
+    pid = process.tid
     failed = libc().syscall(ctypes.c_long(number), ctypes.c_int(pid), ctypes.c_ulong(nr_pages), pages, None, status, 0)
     code = ctypes.get_errno() if failed else 0
     if code not in (0, errno.ESRCH, errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOSYS):

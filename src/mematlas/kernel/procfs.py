@@ -167,6 +167,8 @@ class ProcessDir:
     def __init__(self, procfs: ProcFS, pid: int) -> None:
         self.procfs = procfs
         self.pid = pid
+        self.tid = pid
+        """The thread whose directory it is: the first one of the process, unless that has ended."""
         self.path = f"{procfs.root}/{pid}"
         try:
             self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -4,24 +4,56 @@ from __future__ import annotations
 
 import os
 
-from mematlas.errors import BadInput, Error, ProcessGone, TargetAmbiguous, TargetNotFound
+from mematlas.errors import (
+    BadInput,
+    FormatError,
+    NoAddressSpace,
+    NotSupported,
+    PermissionDenied,
+    ProcessGone,
+    TargetAmbiguous,
+    TargetNotFound,
+)
+from mematlas.kernel.group import seen_whole
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.status import Stat, read_stat, read_status
+from mematlas.kernel.status import read_stat, read_status
 from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from mematlas.kernel.procfs import ProcessDir
+    from mematlas.kernel.status import Stat
 
 COMM_LENGTH = 15  # include/linux/sched.h, TASK_COMM_LEN less the ending zero
+COMMAND_LINE_SIZE = 1 << 15
+"""Bytes of a command line that are looked at. A program may make its own as long as the address space."""
+LISTED = 20
+"""Processes that are listed where several answer to a name."""
+SKIPPED = (TargetNotFound, ProcessGone, NoAddressSpace, PermissionDenied, NotSupported, FormatError)
+"""What a search over all processes passes over: it has ended, or is not ours to look at. All else is our trouble."""
 
 
 @record
 class Target:
-    """A process and where to read it."""
+    """A process that was found, and is held: whoever gets its number later is not it."""
 
-    procfs: ProcFS
-    pid: int
+    dir: ProcessDir
+
+    @property
+    def pid(self) -> int:
+        """Its PID, as its /proc counts."""
+        return self.dir.pid
+
+    @property
+    def procfs(self) -> ProcFS:
+        """Where to read it."""
+        return self.dir.procfs
+
+    def close(self) -> None:
+        """Let go of it."""
+        self.dir.close()
 
 
 def resolve(text: str, procfs: ProcFS) -> Target:
@@ -31,29 +63,54 @@ def resolve(text: str, procfs: ProcFS) -> Target:
         TargetNotFound: none does.
         TargetAmbiguous: several do; they are listed, none is picked.
     """
-    targets = resolve_all(text, procfs)
-    if len(targets) > 1:
-        raise TargetAmbiguous(text, [describe(target) for target in targets])
-    return targets[0]
+    found: Target | None = None
+    listed: list[str] = []
+    nr_more = 0
+    for target in search(text, procfs):
+        if found is None:
+            found = target
+            continue
+        # They may be more than we can hold open.
+        if not listed:
+            listed.append(describe(found.dir))
+            found.close()
+        if len(listed) < LISTED:
+            listed.append(describe(target.dir))
+        else:
+            nr_more += 1
+        target.close()
+    if listed:
+        raise TargetAmbiguous(text, listed, nr_more)
+    assert found, "a search that finds nothing raises"
+    return found
 
 
 def resolve_all(text: str, procfs: ProcFS) -> list[Target]:
     """Return every process that a text names, at least one."""
+    return list(search(text, procfs))
+
+
+def search(text: str, procfs: ProcFS) -> Iterable[Target]:
+    """Return every process that a text names, one after the other as they are found, and at least one.
+
+    Raises:
+        TargetNotFound: there is none. Only seen at the end of the search.
+    """
     pid = parse_pid(text)
     if pid is not None:
         return [resolve_pid(pid, procfs)]
     if text == "self":
-        return [Target(procfs, own_pid(procfs))]
+        return [Target(procfs.process(own_pid(procfs)))]
     if text.startswith("~"):
-        return [Target(procfs, pid) for pid in matching_command_line(text, procfs)]
+        return matching_command_line(text, procfs)
     if text.startswith("cgroup:"):
-        return [Target(procfs, pid) for pid in in_cgroup(text, procfs)]
+        return in_cgroup(text, procfs)
     # A directory that just happens to be called as the process is no capture.
     if os.path.isdir(text) and ("/" in text or os.path.exists(os.path.join(text, "machine.json"))):
         return in_capture(text)
     if not text or "/" in text:
         raise TargetNotFound(f"no process or capture {text!r}")
-    return [Target(procfs, pid) for pid in with_name(text, procfs)]
+    return with_name(text, procfs)
 
 
 PID_DIGITS = 10
@@ -98,39 +155,46 @@ def ourselves(procfs: ProcFS) -> set[int]:
 def resolve_pid(pid: int, procfs: ProcFS) -> Target:
     """Return the process with a PID; when there is none, say which process has that PID in another namespace."""
     try:
-        with procfs.process(pid) as process:
-            # /proc/TID opens as /proc/PID does, though no listing has it.
-            leader = read_status(process).get("Tgid", str(pid))
+        process = procfs.process(pid)
     except TargetNotFound as error:
-        inner = [other for other, status in statuses(procfs) if status.get("NSpid", "").split()[1:][-1:] == [str(pid)]]
+        inner = [
+            describe(directory)
+            for directory, status in statuses(procfs)
+            # From that of this /proc down to its own: any of them may be what somebody sees from inside.
+            if str(pid) in status.get("NSpid", "").split()[1:]
+        ]
         if not inner:
             raise
-        names = "; ".join(describe(Target(procfs, other)) for other in inner)
-        raise TargetNotFound(f"{error}; in another PID namespace it is {names}") from None
-    if leader != str(pid):
-        raise TargetNotFound(f"{pid} is a thread of {leader}: give that PID")
-    return Target(procfs, pid)
+        names = "; ".join(name.strip() for name in inner[:LISTED])
+        more = f"; and {len(inner) - LISTED:,} more" if len(inner) > LISTED else ""
+        raise TargetNotFound(f"{error}; in another PID namespace it is {names}{more}") from None
+    try:
+        # /proc/TID opens as /proc/PID does, though no listing has it.
+        leader = read_status(process).get("Tgid", str(pid))
+        if leader != str(pid):
+            raise TargetNotFound(f"{pid} is a thread of {leader}: give that PID")
+    except BaseException:
+        process.close()
+        raise
+    return Target(process)
 
 
-def with_name(name: str, procfs: ProcFS) -> list[int]:
-    """Return the processes whose command name is this, ourselves left out."""
+def with_name(name: str, procfs: ProcFS) -> Iterator[Target]:
+    """Yield the processes whose command name is this, ourselves left out."""
 
-    def matches(pid: int) -> bool:
-        stat = stat_of(pid, procfs)
-        if stat.is_kernel_thread or stat.is_zombie:
-            return False
+    def matches(process: ProcessDir, stat: Stat) -> bool:
         # The kernel keeps 15 bytes of a name; the command line has the rest.
         return stat.name == name or (
             len(name) > COMM_LENGTH
             and stat.name == name[:COMM_LENGTH]
-            and os.path.basename(command_line(pid, procfs).split("\0", 1)[0]) == name
+            and os.path.basename(command_line(process).split("\0", 1)[0]) == name
         )
 
     return filtered(f"no process is called {name!r}", matches, procfs, ourselves(procfs))
 
 
-def matching_command_line(text: str, procfs: ProcFS) -> list[int]:
-    """Return the processes whose command line matches; ourselves and whoever started us left out.
+def matching_command_line(text: str, procfs: ProcFS) -> Iterator[Target]:
+    """Yield the processes whose command line matches; ourselves and whoever started us left out.
 
     The command lines of ``sudo`` or a shell that runs us hold the expression itself.
     """
@@ -142,25 +206,21 @@ def matching_command_line(text: str, procfs: ProcFS) -> list[int]:
         raise BadInput(f"bad regular expression {text[1:]!r}: {error}") from None
     return filtered(
         f"no command line matches {text[1:]!r}",
-        lambda pid: bool(pattern.search(command_line(pid, procfs).rstrip("\0").replace("\0", " "))),
+        lambda process, _: bool(pattern.search(command_line(process).rstrip("\0").replace("\0", " "))),
         procfs,
         {pid for own in ourselves(procfs) for pid in ancestors(own, procfs)},
     )
 
 
-def in_cgroup(text: str, procfs: ProcFS) -> list[int]:
-    """Return the processes in a cgroup and the groups below it, in any hierarchy."""
+def in_cgroup(text: str, procfs: ProcFS) -> Iterator[Target]:
+    """Yield the processes in a cgroup and the groups below it, in any hierarchy."""
     wanted = "/" + text.removeprefix("cgroup:").strip("/")
 
-    def matches(pid: int) -> bool:
-        with procfs.process(pid) as process:
-            lines = process.read("cgroup").decode("utf-8", "surrogateescape").split("\n")
+    def matches(process: ProcessDir, _: Stat) -> bool:
+        lines = process.read("cgroup").decode("utf-8", "surrogateescape").split("\n")
         paths = [line.split(":", 2)[2] for line in lines if line.count(":") >= 2]
         inside = wanted.rstrip("/") + "/"
-        return (
-            any(path == wanted or path.startswith(inside) for path in paths)
-            and not stat_of(pid, procfs).is_kernel_thread
-        )
+        return any(path == wanted or path.startswith(inside) for path in paths)
 
     return filtered(f"no process in cgroup {wanted}", matches, procfs, ourselves(procfs))
 
@@ -169,40 +229,74 @@ def in_capture(path: str) -> list[Target]:
     """Return the processes of a capture: its directory, or that of one process in it."""
     parent, name = os.path.split(os.path.abspath(path))
     if name.isascii() and name.isdigit() and os.path.exists(os.path.join(parent, "machine.json")):
-        return [Target(ProcFS(parent), int(name))]
+        return [Target(ProcFS(parent).process(int(name)))]
     procfs = ProcFS(path)
     pids = procfs.pids()
     if procfs.live or not pids:
         raise TargetNotFound(f"{path}: not a capture (it has no machine.json, or no process)")
-    return [Target(procfs, pid) for pid in pids]
+    return [Target(procfs.process(pid)) for pid in pids]
 
 
-def filtered(nothing: str, matches: Callable[[int], bool], procfs: ProcFS, without: set[int]) -> list[int]:
-    """Return the PIDs that match; those that vanish meanwhile or may not be read do not."""
-    found = []
+def filtered(
+    nothing: str, matches: Callable[[ProcessDir, Stat], bool], procfs: ProcFS, without: set[int]
+) -> Iterator[Target]:
+    """Yield the processes that match, held open; those that vanish meanwhile or may not be read do not.
+
+    Threads of the kernel and zombies have no memory, and are passed over.
+
+    Raises:
+        TargetNotFound: none matches; with ``nothing`` for its text.
+    """
+    has_found = False
     for pid in procfs.pids():
         if pid in without:
             continue
         try:
-            if matches(pid):
-                found.append(pid)
-        except Error:
+            process, stat = open_process(pid, procfs)
+        except SKIPPED:
             continue
-    if not found:
+        is_wanted = False
+        try:
+            is_wanted = not stat.is_kernel_thread and matches(process, stat)
+        except SKIPPED:
+            continue
+        finally:
+            if not is_wanted:
+                process.close()
+        if is_wanted:
+            has_found = True
+            yield Target(process)
+    if not has_found:
         raise TargetNotFound(nothing)
-    return found
 
 
-def stat_of(pid: int, procfs: ProcFS) -> Stat:
-    """Return who a process is."""
-    with procfs.process(pid) as process:
-        return read_stat(process)
+def open_process(pid: int, procfs: ProcFS) -> tuple[ProcessDir, Stat]:
+    """Return a process, held open, and who it is; all of it where only its first thread has ended.
+
+    Raises:
+        NoAddressSpace: it is a zombie.
+    """
+    process = procfs.process(pid)
+    try:
+        stat = read_stat(process)
+        if stat.is_zombie:
+            process = seen_whole(process)
+            stat = read_stat(process)
+        return process, stat
+    except BaseException:
+        process.close()
+        raise
 
 
-def command_line(pid: int, procfs: ProcFS) -> str:
-    """Return the command line of a process, its words ended by zeros."""
-    with procfs.process(pid) as process:
-        return process.read("cmdline").decode("utf-8", "surrogateescape")
+def command_line(process: ProcessDir) -> str:
+    """Return the beginning of the command line of a process, its words ended by zeros."""
+    fd = process.open_fd("cmdline")
+    try:
+        return os.read(fd, COMMAND_LINE_SIZE).decode("utf-8", "surrogateescape")
+    except OSError:
+        raise ProcessGone(process.pid) from None
+    finally:
+        os.close(fd)
 
 
 def ancestors(pid: int, procfs: ProcFS) -> Iterator[int]:
@@ -210,26 +304,28 @@ def ancestors(pid: int, procfs: ProcFS) -> Iterator[int]:
     while pid > 0:
         yield pid
         try:
-            pid = stat_of(pid, procfs).parent
+            with procfs.process(pid) as process:
+                pid = read_stat(process).parent
         except (TargetNotFound, ProcessGone):
             return
 
 
-def statuses(procfs: ProcFS) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each process with its status lines; those that vanish are left out."""
+def statuses(procfs: ProcFS) -> Iterator[tuple[ProcessDir, dict[str, str]]]:
+    """Yield each process, held open till the next, with its status lines; those that vanish are left out."""
     for pid in procfs.pids():
         try:
-            with procfs.process(pid) as process:
-                yield pid, read_status(process)
-        except Error:
+            process, _ = open_process(pid, procfs)
+            with process:
+                yield process, read_status(process)
+        except SKIPPED:
             continue
 
 
-def describe(target: Target) -> str:
+def describe(process: ProcessDir) -> str:
     """Return a line that tells a process from others: its PID and the start of its command line."""
     try:
-        line = command_line(target.pid, target.procfs).replace("\0", " ").replace("\n", " ").strip()
-        name = line or f"[{stat_of(target.pid, target.procfs).name}]"
-    except Error:
+        line = command_line(process).replace("\0", " ").replace("\n", " ").strip()
+        name = line or f"[{read_stat(process).name}]"
+    except SKIPPED:
         name = "(ended)"
-    return f"{target.pid:>7}  {name[:100]}"
+    return f"{process.pid:>7}  {name[:100]}"
