@@ -31,6 +31,9 @@ NewField:              3 kB
 """  # noqa: W291
 
 
+MAPS = "7f0000000000-7f0000003000 rw-p 00000000 00:00 0\n"
+
+
 def whole(text: bytes) -> bytes:
     """Return the text with the fields that each of its VMAs still lacks."""
     heads = [place for place, line in enumerate(text.split(b"\n")) if line.startswith(b"7f")]
@@ -60,7 +63,7 @@ def test_amount_that_is_no_number_is_an_error_that_shows_it() -> None:
 
 
 def test_without_rollup_smaps_is_summed(tmp_path: Path) -> None:
-    (make_process(tmp_path) / "smaps").write_bytes(whole(TEXT))
+    (make_process(tmp_path, maps=MAPS) / "smaps").write_bytes(whole(TEXT))
 
     with ProcFS(str(tmp_path), 4096).process(7) as process:
         assert read_rollup(process) == sum_fields(fields for _, fields in read_smaps(process))
@@ -70,7 +73,7 @@ def test_without_rollup_smaps_is_summed(tmp_path: Path) -> None:
 def test_entry_cut_short_is_an_error_that_names_what_is_missing(field: str, tmp_path: Path) -> None:
     lines = whole(TEXT).splitlines(keepends=True)
     last = max(place for place, line in enumerate(lines) if line.startswith(field.encode() + b":"))
-    (make_process(tmp_path) / "smaps").write_bytes(b"".join(lines[:last] + lines[last + 1 :]))
+    (make_process(tmp_path, maps=MAPS) / "smaps").write_bytes(b"".join(lines[:last] + lines[last + 1 :]))
 
     message = f"smaps: .*7f0000003000-7f0000004000 without {field}'"
     with ProcFS(str(tmp_path), 4096).process(7) as process, pytest.raises(FormatError, match=message):

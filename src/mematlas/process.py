@@ -21,7 +21,7 @@ from mematlas.kernel.pagemap import (
 )
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.smaps import HOLD_PER_BYTE, read_smaps
-from mematlas.kernel.status import Stat, read_stat, read_status, status_bytes
+from mematlas.kernel.status import Stat, read_memory_status, read_stat, status_bytes
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
 from mematlas.model.pages import STATE_OF_BYTE, Hole, PageReader, decode_place, entry_flags, is_hidden
 from mematlas.sources import VmaCounter, note_unknown
@@ -140,7 +140,7 @@ class Process:
         851443712
         """
         result = self.maps(source, max_stall, first_pages=False, numa=numa)
-        tables = status_bytes(read_status(self.dir), "VmPTE")
+        tables = status_bytes(read_memory_status(self.dir), "VmPTE")
         nodes = total_by_node((item.nodes or {} for item in result.vmas), result.nodes) if numa else None
         return UsageResult(total(item.usage for item in result.vmas), tables, result.reading, nodes)
 
@@ -259,7 +259,7 @@ class Process:
         return why is None
 
     def _resident_and_swapped(self) -> tuple[int, int]:
-        status = read_status(self.dir)
+        status = read_memory_status(self.dir)
         return status_bytes(status, "VmRSS") or 0, status_bytes(status, "VmSwap") or 0
 
     def tables_access(self, reader: str = "auto") -> TableAccess:
@@ -317,7 +317,7 @@ class Process:
         return walked * HOLD_PER_BYTE
 
     def _size_of_tables(self) -> int:
-        return status_bytes(read_status(self.dir), "VmPTE") or 0
+        return status_bytes(read_memory_status(self.dir), "VmPTE") or 0
 
     # Where
 

@@ -51,20 +51,20 @@ class VmaCounter:
 
     def by_smaps(self, entries: Sequence[tuple[Vma, dict[str, int]]]) -> list[VmaUsage]:
         """Return what smaps tells of VMAs; what it does not, by pagemap: zero pages, and the first page."""
-        reader: PageReader | None = None
         try:
             reader = PageReader(self.process, self._pacer, cached=False)
         except (PermissionDenied, NotSupported) as error:
             self._notes.append(f"zero pages and first pages unknown: {error}")
-        try:
-            result = [self._of_fields(reader, vma, fields) for vma, fields in entries]
-            if self._nodes:
-                sizes = self._nodes.of_entries(reader, entries)
-                result = [replace(item, nodes=each) for item, each in zip(result, sizes, strict=True)]
-            return result
-        finally:
-            if reader:
-                reader.close()
+            return self._of_entries(None, entries)
+        with reader:
+            return self._of_entries(reader, entries)
+
+    def _of_entries(self, reader: PageReader | None, entries: Sequence[tuple[Vma, dict[str, int]]]) -> list[VmaUsage]:
+        result = [self._of_fields(reader, vma, fields) for vma, fields in entries]
+        if self._nodes:
+            sizes = self._nodes.of_entries(reader, entries)
+            result = [replace(item, nodes=each) for item, each in zip(result, sizes, strict=True)]
+        return result
 
     def _of_fields(self, reader: PageReader | None, vma: Vma, fields: dict[str, int]) -> VmaUsage:
         usage = usage_of_fields(vma, fields, self.page_size, self._nr_zero(reader, vma, fields))

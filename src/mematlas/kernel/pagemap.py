@@ -203,6 +203,26 @@ class Pagemap:
             found[first : first + len(block)] = block.states
         return bytes(found)
 
+    def ranges(self, start: int, end: int, any_of: int) -> list[tuple[int, int]]:
+        """Return the ranges of pages in any of these categories, by PAGEMAP_SCAN.
+
+        Raises:
+            NotSupported: before Linux 6.7, and in captures.
+            ProcessGone: the process ended, or runs another program now.
+        """
+        found = list(self.scanner.ranges(start, end, any_of))
+        if not found:
+            self.check()
+        return found
+
+    def check(self) -> None:
+        """Raise `ProcessGone` unless the address space is still that of a running process.
+
+        PAGEMAP_SCAN fails there with ESRCH on one kernel, and finds nothing on another (both 6.18): only a read tells.
+        """
+        if not self.marked:
+            self._read(memoryview(bytearray(ENTRY_SIZE)), 0)
+
     def frames(self, start: int, end: int) -> list[int]:
         """Return the frame of each page; 0 for one that is not present, and for all that the reader may not know."""
         found = [0] * ((end - start) // self.page_size)
@@ -269,6 +289,7 @@ class Pagemap:
             if found is not None:
                 return found
             address = until
+        self.check()
         return end
 
     def _read(self, buffer: memoryview, offset: int) -> int:
@@ -280,16 +301,8 @@ class Pagemap:
             self.pacer.spend(time.perf_counter() - before)
         if nr_read == 0:
             # The file holds the address space it was opened on; it reads as empty once nobody runs in that.
-            raise ProcessGone(self.process.pid, self._why_gone())
+            raise ProcessGone(self.process.pid, "ended" if self.process.is_ending() else "runs another program now")
         return nr_read
-
-    def _why_gone(self) -> str:
-        from mematlas.kernel.status import read_stat
-
-        try:
-            return "ended" if read_stat(self.process).is_ending else "runs another program now"
-        except ProcessGone:
-            return "ended"
 
     @property
     def scanner(self) -> Scanner:

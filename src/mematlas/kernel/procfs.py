@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 
 READ_SIZE = 1 << 18
+PF_EXITING = 0x00000004
+"""A process flag: include/linux/sched.h."""
 MIN_PAGE_SIZE, MAX_PAGE_SIZE = 1 << 9, 1 << 30
 
 # What opens each file of another process, and of the machine. Source: fs/proc/base.c (PTRACE_MODE_READ for the
@@ -47,6 +49,10 @@ NEEDS = {
     "kpageflags": "CAP_DAC_READ_SEARCH",
     "kpagecgroup": "CAP_DAC_READ_SEARCH",
 }
+
+BY_VMA = frozenset(("maps", "smaps", "numa_maps"))
+"""Files that the kernel writes VMA by VMA. Where the address space ends meanwhile, they just stop, without an error
+(fs/proc/task_mmu.c, m_start)."""
 
 
 class LiveFile:
@@ -206,12 +212,33 @@ class ProcessDir:
         return LiveFile(self.open_fd(name), f"{self.path}/{name}", self.pid)
 
     def read(self, name: str) -> bytes:
-        """Return a file of the process, whole, as it was at one time or nearly so."""
-        fd = self.open_fd(name)
+        """Return a file of the process, whole, as it was at one time or nearly so.
+
+        Raises:
+            ProcessGone: the process ended, or started another program, before the end of it was read.
+        """
+        # Of the same address space as the file, or of one before it: who reads it after an exec has been too late.
+        watched = self.open_fd("maps") if self.procfs.live and name in BY_VMA else -1
         try:
-            return read_all(fd)
+            data = read_all(self.open_fd(name))
+            if data and watched >= 0 and not os.pread(watched, 1, 0):
+                raise ProcessGone(self.pid, "ended" if self.is_ending() else "runs another program now")
+            return data
         except OSError as error:
             raise self._error(error, name) from None
+        finally:
+            if watched >= 0:
+                os.close(watched)
+
+    def is_ending(self) -> bool:
+        """Whether the process is on its way out, or has ended: its files are missing, empty or refused then."""
+        try:
+            fields = self.read("stat").rpartition(b")")[2].split()
+            return not fields or fields[0] in (b"Z", b"X", b"x") or bool(int(fields[6]) & PF_EXITING)
+        except ProcessGone:
+            return True
+        except (IndexError, ValueError):
+            return False
 
     def readlink(self, name: str) -> str:
         """Return where a link of the process points: ``exe``, ``map_files/START-END``."""
@@ -226,13 +253,11 @@ class ProcessDir:
             return NotHeld(path)
         if error.errno == errno.ENOENT and name != "stat":
             # A missing file is a kernel without it, unless the whole process is missing.
-            try:
-                os.stat("stat", dir_fd=self.fd)
-            except OSError:
-                return ProcessGone(self.pid)
-            return NotSupported(path)
+            return ProcessGone(self.pid) if self.is_ending() else NotSupported(path)
         if error.errno in (errno.EACCES, errno.EPERM):
             return PermissionDenied(path, NEEDS.get(name.split("/", 1)[0]))
+        if self.procfs.live and name != "stat" and self.is_ending():
+            return ProcessGone(self.pid)  # such as EINVAL for the mountinfo of a task that is just ending
         return translate_error(error, path, self.pid)
 
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 
-from mematlas.errors import Error, FormatError
+from mematlas.errors import Error, FormatError, ProcessGone
+from mematlas.kernel.procfs import PF_EXITING
 from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir, ProcFS
 
-PF_EXITING = 0x00000004
 PF_KTHREAD = 0x00200000
-"""Process flags: include/linux/sched.h."""
+"""A process flag: include/linux/sched.h."""
 
 
 @record
@@ -58,7 +58,19 @@ def read_stat(process: ProcessDir) -> Stat:
     ...     read_stat(process).pid == os.getpid()
     True
     """
-    return parse_stat(process.read("stat"))
+    try:
+        return parse_stat(read_of(process, "stat"))
+    except FormatError:
+        read_of(process, "stat")  # of a process that has ended this is the error: what was read was cut short
+        raise
+
+
+def read_of(process: ProcessDir, name: str) -> bytes:
+    """Return stat or status. The kernel writes either whole or not at all: an empty one is of a process that ended."""
+    data = process.read(name)
+    if not data and process.procfs.live:
+        raise ProcessGone(process.pid)
+    return data
 
 
 def parse_stat(data: bytes) -> Stat:
@@ -91,7 +103,7 @@ class Faults:
 
 def read_faults(process: ProcessDir) -> Faults:
     """Return the page faults of a process, all its threads together."""
-    return parse_faults(process.read("stat"))
+    return parse_faults(read_of(process, "stat"))
 
 
 def parse_faults(data: bytes) -> Faults:
@@ -105,7 +117,20 @@ def parse_faults(data: bytes) -> Faults:
 
 def read_status(process: ProcessDir) -> dict[str, str]:
     """Return the lines of ``/proc/PID/status`` by name: ``{"Name": "cat", "VmRSS": "920 kB", ...}``."""
-    return parse_status(process.read("status"))
+    return parse_status(read_of(process, "status"))
+
+
+def read_memory_status(process: ProcessDir) -> dict[str, str]:
+    """Return the lines of status of a process that has memory.
+
+    Raises:
+        ProcessGone: it has none any more. The kernel leaves the lines of it out then (fs/proc/array.c,
+            proc_pid_status).
+    """
+    status = read_status(process)
+    if "VmRSS" not in status and process.procfs.live and process.is_ending():
+        raise ProcessGone(process.pid)
+    return status
 
 
 def parse_status(data: bytes) -> dict[str, str]:

@@ -120,6 +120,9 @@ class Hole:
 class PageReader:
     """Reads the pages of one process, marked with all that can be known. Holds its pagemap open.
 
+    Leaving it without an error raises `ProcessGone` when the process ended, or started another program, meanwhile:
+    what was not found then may have been there.
+
     >>> import os
     >>> from mematlas.kernel.procfs import ProcFS
     >>> from mematlas.kernel.maps import read_maps
@@ -144,8 +147,12 @@ class PageReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *exc: object) -> None:
+        try:
+            if kind is None:
+                self.pagemap.check()
+        finally:
+            self.close()
 
     def close(self) -> None:
         self.pagemap.close()
@@ -221,7 +228,7 @@ class PageReader:
             NotSupported: before Linux 6.7, and in captures.
         """
         mask = bytearray((end - start) // self.page_size)
-        for low, high in self.pagemap.scanner.ranges(start, end, PAGE_IS_HUGE):
+        for low, high in self.pagemap.ranges(start, end, PAGE_IS_HUGE):
             first, last = (low - start) // self.page_size, (high - start) // self.page_size
             mask[first:last] = b"\1" * (last - first)
         return bytes(mask)
@@ -247,7 +254,7 @@ class PageReader:
         if not self._may_hold_huge(vma, block):
             return []
         end = block.address + len(block) * self.page_size
-        ranges = self.pagemap.scanner.ranges(block.address, end, PAGE_IS_HUGE)
+        ranges = self.pagemap.ranges(block.address, end, PAGE_IS_HUGE)
         return [
             ((low - block.address) // self.page_size, (high - block.address) // self.page_size) for low, high in ranges
         ]
@@ -310,9 +317,8 @@ class PageReader:
 
     def _mark_zero(self, block: Block, anon: bool) -> None:
         try:
-            ranges = list(
-                self.pagemap.scanner.ranges(block.address, block.address + len(block) * self.page_size, PAGE_IS_PFNZERO)
-            )
+            end = block.address + len(block) * self.page_size
+            ranges = self.pagemap.ranges(block.address, end, PAGE_IS_PFNZERO)
         except NotSupported:
             # Before v6.7 (commit 52526ca7fdb9) the frame's own flags tell, to those who may read them.
             self._mark_zero_frames(block, anon)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mematlas.arrays import Bools, Bytes, Counts, Words
-from mematlas.errors import ProcessGone
+from mematlas.errors import FormatError, NotSupported, ProcessGone
 from mematlas.kernel.backing import Backings
 from mematlas.kernel.kpage import KPF_ZERO_PAGE
 from mematlas.kernel.maps import ANON_KINDS, Vma
@@ -159,8 +159,10 @@ class TableReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, *exc: object) -> None:
-        alive = kind is not None or self.access.memory.is_current(self.mm)
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        # What could not be understood may have been tables that were just taken down.
+        asked = kind is None or issubclass(kind, (NotSupported, FormatError))
+        alive = not asked or self.access.memory.is_current(self.mm)
         self.close()
         if not alive:
             raise ProcessGone(self.process.pid, "ended, or started another program, during the reading")
