@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from victim import Victim
+from victim import NO_DISK, Victim, disk
 
 NOBODY = 65534
 DEADLINE = 60.0
@@ -131,6 +131,15 @@ def victim() -> Iterator[Callable[..., Victim]]:
         yield lambda *kinds, **more: stack.enter_context(Victim(*kinds, **more))
 
 
+@pytest.fixture(scope="module")
+def disk_path() -> Iterator[Path]:
+    """Return a directory on a disk, as `tmp_path` is not where /tmp is in memory; it goes with the module's tests."""
+    if not disk():
+        pytest.skip(NO_DISK)
+    with tempfile.TemporaryDirectory(prefix="mematlas-", dir=disk()) as name:
+        yield Path(name)
+
+
 # --- settings of the machine
 
 
@@ -184,7 +193,7 @@ def swap_file(directory: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def swap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def swap() -> Iterator[Path]:
     """Make swap space, so that pages can leave memory; return the file."""
     require("CAP_SYS_ADMIN")
     if not Path("/proc/swaps").exists():
@@ -192,8 +201,8 @@ def swap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     reasons = []
     with locked(Path("/proc/swaps")), contextlib.ExitStack() as stack:
         # File systems differ: tmpfs takes no swap file at all.
-        for parent in (tmp_path_factory.mktemp("swap"), Path("/var/tmp")):
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=parent)))
+        for parent in dict.fromkeys((disk() or "/var/tmp", "/var/tmp")):
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mematlas-", dir=parent)))
             try:
                 path = stack.enter_context(swap_file(directory))
             except OSError as error:

@@ -314,7 +314,7 @@ def test_private_memory_in_swap_is_told_without_the_right_to_see_frames(
 
 
 def test_files_that_we_neither_own_nor_may_write_to_stay(
-    victim: Callable[..., Victim], tmp_path_factory: pytest.TempPathFactory, as_nobody: Callable[..., Outcome]
+    victim: Callable[..., Victim], as_nobody: Callable[..., Outcome]
 ) -> None:
     one = victim(uid=65534)
 

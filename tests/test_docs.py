@@ -262,7 +262,7 @@ def test_no_file_names_a_home_directory_or_this_checkout() -> None:
     found = [
         f"{name}: {text[max(match.start() - 20, 0) : match.end() + 20]!r}"
         for name, text in tracked_texts()
-        for match in re.finditer(f"{HOME_DIRECTORY.pattern}|{re.escape(str(ROOT))}(?![\\w-])", text)
+        for match in re.finditer(rf"{HOME_DIRECTORY.pattern}|(?<![\w.~*/-]){re.escape(str(ROOT))}(?![\w-])", text)
     ]
     assert found == []
 

@@ -13,6 +13,8 @@ says what is missing. Leaving the context ends the process and its child, and re
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import json
 import os
 import select
@@ -28,6 +30,7 @@ from typing import Any, NoReturn, Self
 
 import pytest
 
+CHECKOUT = Path(__file__).resolve().parents[1]
 PROGRAM = Path(__file__).with_name("victim_program.py")
 DEADLINE = 120.0 if "MEMATLAS_GUEST" in os.environ else 60.0
 
@@ -76,12 +79,21 @@ KINDS = (
     "uffd_wp_swapped",  # with the fixture `swap`
     "uffd_wp_hugetlb",
 )
+ON_DISK = ("private_file", "shared_file", *PATH_KINDS)
+NO_DISK = f"needs a directory on a disk: {tempfile.gettempdir()}, /var/tmp, or the checkout's"
 FIXTURES = {
     "ksm": "ksm",
     **dict.fromkeys(("hugetlb", "hugetlb_prot_none", "uffd_wp_hugetlb"), "hugetlb_pages"),
     **dict.fromkeys(("swapped", "shared_anon_swapped", "uffd_wp_swapped"), "swap"),
 }
 """What a kind needs of the machine: the name of a fixture."""
+
+# Source: include/uapi/linux/magic.h
+TMPFS = 0x01021994
+RAMFS = 0x858458F6
+OVERLAYFS = 0x794C7630
+
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -161,7 +173,7 @@ class Victim:
     def __init__(self, *kinds: str, uid: int | None = None) -> None:
         """With ``uid``, the process becomes that user after it has built everything (as root only)."""
         self.areas: dict[str, Area] = {}
-        self._directory = tempfile.TemporaryDirectory(prefix="mematlas-victim-", ignore_cleanup_errors=True)
+        self._directory = tempfile.TemporaryDirectory(prefix="mematlas-victim-", dir=disk(), ignore_cleanup_errors=True)
         self.directory = self._directory.name
         try:
             self._process = subprocess.Popen(
@@ -210,6 +222,8 @@ class Victim:
 
     def build(self, kind: str) -> Area:
         """Build one more kind of memory."""
+        if kind in ON_DISK and not disk():
+            skip(NO_DISK)
         self.tell("build", kind=kind)
         return self.areas[kind]
 
@@ -301,6 +315,29 @@ class Victim:
             if pid != self.pid:
                 os.kill(pid, signal.SIGKILL)
                 wait_until(lambda pid=pid: process_state(pid) == "Z", "the victim's child ends")  # type: ignore[misc]
+
+
+@functools.cache
+def disk() -> str | None:
+    """Return a directory for files of a moment that are on a disk; None where all that is writable is in memory.
+
+    To the kernel what is on tmpfs is shared memory, with other states and counts. Overlayfs is the last resort: it
+    may lie upon either, and its files have no device.
+    """
+    found: dict[int, str] = {}
+    for place in (tempfile.gettempdir(), "/var/tmp", str(CHECKOUT)):
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=place) as file:
+            found.setdefault(file_system(file.fileno()), place)
+    on_disk = [place for kind, place in found.items() if kind not in (TMPFS, RAMFS, OVERLAYFS)]
+    return on_disk[0] if on_disk else found.get(OVERLAYFS)
+
+
+def file_system(fd: int) -> int:
+    """Return the kind of file system that a file is on: f_type of statfs(2)."""
+    fields = (ctypes.c_long * 32)()
+    if libc.fstatfs(fd, fields):
+        raise OSError(ctypes.get_errno(), "fstatfs")
+    return fields[0]
 
 
 def skip(why: str) -> NoReturn:

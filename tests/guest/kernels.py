@@ -27,8 +27,6 @@ PATTERNS = {
 }
 OWN = "own"
 """Our own configuration, with what no Debian kernel has; `own.py` builds it."""
-PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static"}
-"""Programs that the host must have, and the package of each."""
 
 
 class Unavailable(Exception):
@@ -89,16 +87,12 @@ def run(*words: str | Path, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def need_programs() -> None:
+def need_programs(what: str = "guests") -> None:
     """Install the programs that are not there, as root; raise `Unavailable` otherwise."""
-    packages = [package for program, package in PACKAGES.items() if not shutil.which(program)]
-    if not packages:
-        return
-    if os.geteuid() or not shutil.which("apt-get"):
-        raise Unavailable(f"a guest needs {', '.join(packages)}: sudo apt-get install {' '.join(packages)}")
-    install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages)
-    print(f"guest: installing {', '.join(packages)}", file=sys.stderr, flush=True)
-    retried(lambda: run(*install))
+    done = subprocess.run([ROOT / "scripts" / "packages", what], stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise Unavailable(done.stderr.strip().splitlines()[-1])
+    print(done.stderr, end="", file=sys.stderr, flush=True)
 
 
 @cache_alone()

@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from kernels import CACHE, ROOT, Kernel, Unavailable, cache_alone, fetch, fetch_headers, run
+from kernels import CACHE, ROOT, Kernel, Unavailable, cache_alone, fetch, fetch_headers, need_programs, run
 
 SOURCE = ROOT / "native" / "kmod"
 
@@ -27,9 +27,7 @@ def build(kernel: Kernel) -> Path:
     kernel = fetch_headers(kernel)
     if kernel.build is None:
         raise Unavailable(f"nothing to build a module for {kernel.release} against")
-    for program, package in (("make", "make"), ("gcc", "gcc")):
-        if not shutil.which(program):
-            raise Unavailable(f"building the module needs {package}: sudo apt-get install {package}")
+    need_programs()
     part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
     try:
         shutil.copytree(SOURCE, part, ignore=shutil.ignore_patterns("*.o", "*.ko", "*.mod*", ".*"))

@@ -13,29 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from kernels import CACHE, Unavailable, cache_alone, own_state, retried, run, unpack
+from kernels import CACHE, Unavailable, cache_alone, need_programs, own_state, retried, run, unpack
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = "linux-source-6.12"
-TOOLS = ("bc", "bison", "flex", "gcc", "make", "pahole", "perl", "xz")
-LIBRARIES = {"/usr/include/libelf.h": "libelf-dev", "/usr/include/openssl/ssl.h": "libssl-dev"}
-
-
-def missing_packages() -> list[str]:
-    """Return the packages that building a kernel needs and that are not there."""
-    names = {"xz": "xz-utils"}
-    packages = [names.get(tool, tool) for tool in TOOLS if not shutil.which(tool)]
-    return packages + [package for path, package in LIBRARIES.items() if not Path(path).exists()]
-
-
-def need_tools() -> None:
-    """Install what is missing, as root; raise `Unavailable` otherwise."""
-    if not (packages := missing_packages()):
-        return
-    if os.geteuid():
-        raise Unavailable(f"building a kernel needs: sudo apt-get install {' '.join(packages)}")
-    print(f"guest: installing {', '.join(packages)}", flush=True)
-    retried(lambda: run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages))
 
 
 @cache_alone()
@@ -88,7 +69,7 @@ def slim(tree: Path) -> None:
 
 
 def main() -> int:
-    need_tools()
+    need_programs("kernel")
     version, archive = retried(source)
     # Out-of-tree modules name the tree they are built against, so it is built where it stays.
     folder = CACHE / f"own-{version.replace('~', '_')}-{own_state()}"

@@ -133,9 +133,9 @@ def huge_pages() -> int:
 
 
 @pytest.fixture(scope="module")
-def family(swap: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
+def family(swap: Path, disk_path: Path) -> Iterator[dict[str, int]]:
     """A parent and its child that stand still: their PIDs."""
-    file = tmp_path_factory.mktemp("mixtures") / "file"
+    file = disk_path / "mixtures"
     file.write_bytes(b"x" * PAGE * 40)
     with program(CODE, [huge_pages(), str(file)]) as target:
         pids = {"parent": target.pid, "child": target.told["child"]}
