@@ -19,6 +19,7 @@ from mematlas.kernel.pagemap import BLOCK_SIZE, CACHED, ENTRY_SIZE, to_marks
 from mematlas.kernel.smaps import read_smaps, read_vm_flags
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.model.address_space import EVERYTHING, Selection, parse_range
+from mematlas.model.folios import SharedFolios
 from mematlas.model.page_set import both, either, first_pages, masked, runs, without
 from mematlas.model.pages import STATE_OF_BYTE, PageReader
 
@@ -96,6 +97,8 @@ class Advice:
     """Whether a refusal is about the whole VMA, so that there is no use in going on with it."""
     shows_pages = True
     """Whether the effect can be seen page by page."""
+    spares_shared_folios = False
+    """Whether a page stays because others map its large folio in part."""
     touch = True
     """For willneed: whether to read a byte of each page that is still out after the advice."""
 
@@ -109,6 +112,7 @@ class Advice:
         self._flags = self._vm_flags()
         self._advisor: Advisor | None = None
         self.reader = PageReader(process.dir)
+        self.folios = SharedFolios(process.procfs)
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +123,7 @@ class Advice:
     def close(self) -> None:
         """Let go of the process."""
         self.reader.close()
+        self.folios.close()
         if self._advisor:
             self._advisor.close()
 
@@ -187,6 +192,10 @@ class Advice:
         requested = states.translate(rules.wanted)
         if mask != requested:
             add_counts(reasons, rules.why_not(masked(states, requested)))
+        if self.spares_shared_folios:
+            stuck = self.folios.among(self.reader, address, states, mask)
+            add_counts(reasons, {"shared folio": stuck.count(1)})
+            mask = without(mask, stuck)
         return mask
 
     # What is done
@@ -361,6 +370,7 @@ class Cold(Advice):
 
     name = "cold"
     shows_pages = False
+    spares_shared_folios = True
 
     def prepare(self, pieces: list[Piece], nr_pages: int, exact: bool) -> None:
         drain_batches()

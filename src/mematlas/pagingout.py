@@ -13,7 +13,7 @@ from mematlas.advising import Advice, Tally, states_to_marks
 from mematlas.analysis.movable import add_counts
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kpage import KPF_DIRTY, KPF_SWAPCACHE, KPF_WRITEBACK, FrameWords
-from mematlas.kernel.pagemap import EXCLUSIVE, IS_PRESENT, PRESENT, to_marks
+from mematlas.kernel.pagemap import IS_PRESENT, IS_SHARED
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.swaps import free_swap, read_swaps
 from mematlas.model.origins import MANY, SAMPLE, Origins
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.process import Process
 
-IS_SHARED = to_marks({byte for byte in range(256) if byte & (PRESENT | EXCLUSIVE) == PRESENT})
 IS_SWAPPED = states_to_marks("swapped")
 IS_CACHED = states_to_marks("cached")
 IS_UNKNOWN = states_to_marks("unknown")
@@ -45,6 +44,7 @@ class PageOut(Advice):
 
     name = "pageout"
     repeats = True
+    spares_shared_folios = True
 
     def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
         super().__init__(process, choice, only)
@@ -129,10 +129,16 @@ class PageOut(Advice):
     def explain(self, vma: Vma | None, address: int, mask: bytes) -> dict[str, int]:
         if vma is None:
             return {"gone": mask.count(1)}
-        states = masked(self.reader.states(vma, address, address + len(mask) * self.page_size), mask)
+        whole = self.reader.states(vma, address, address + len(mask) * self.page_size)
+        states = masked(whole, mask)
         present, shared = states.translate(IS_PRESENT), states.translate(IS_SHARED)
-        reasons = {"shared": shared.count(1), "special": mask.count(1) - present.count(1)}
-        own = without(present, shared)
+        stuck = self.folios.among(self.reader, address, whole, without(present, shared))
+        reasons = {
+            "shared": shared.count(1),
+            "shared folio": stuck.count(1),
+            "special": mask.count(1) - present.count(1),
+        }
+        own = without(without(present, shared), stuck)
         swappable = both(own, states.translate(self.rules(vma).needs_swap))
         reasons[self._lack(swappable.count(1))] = swappable.count(1)
         add_counts(reasons, self._explain_file(address, without(own, swappable)))

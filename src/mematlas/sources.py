@@ -52,7 +52,7 @@ class VmaCounter:
     def by_smaps(self, entries: Sequence[tuple[Vma, dict[str, int]]]) -> list[VmaUsage]:
         """Return what smaps tells of VMAs; what it does not, by pagemap: zero pages, and the first page."""
         try:
-            reader = PageReader(self.process, self._pacer, cached=False)
+            reader = PageReader(self.process, self._pacer, cached=False, exclusive=False)
         except (PermissionDenied, NotSupported) as error:
             self._notes.append(f"zero pages and first pages unknown: {error}")
             return self._of_entries(None, entries)
@@ -185,5 +185,8 @@ def note_unknown(reader: PageReader | TableReader, notes: list[str]) -> None:
     notes.extend(sorted(reader.backings.uncertain))
     if not isinstance(reader, PageReader):
         notes.extend(reader.notes())
-    elif not reader.zero_known:
+        return
+    if not reader.zero_known:
         notes.append(ZERO_UNKNOWN)
+    if reader.huge_counts.note:
+        notes.append(reader.huge_counts.note)

@@ -13,6 +13,7 @@ from mematlas.record import record
 
 REASONS = {
     "shared": "mapped more than once: the kernel leaves the pages of others alone",
+    "shared folio": "of a huge page or other large folio that is mapped more than once in part: it goes as a whole",
     "mlocked": "locked into memory: mlock(2), mlockall(2)",
     "hugetlb": "huge pages of the pools are never moved",
     "kernel": "the kernel's own: [vdso], [vvar], device memory",

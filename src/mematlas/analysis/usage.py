@@ -7,7 +7,7 @@ same record, so that one can be checked against the other.
 from __future__ import annotations
 
 from mematlas.kernel.maps import Vma
-from mematlas.kernel.pagemap import EXCLUSIVE, FILE, MARK_A, PM_PFRAME, PRESENT
+from mematlas.kernel.pagemap import EXCLUSIVE, FILE, IS_SHARED, MARK_A, PM_PFRAME, PRESENT
 from mematlas.model.pages import STATE_OF_BYTE
 from mematlas.record import as_dict, record, replace
 
@@ -187,8 +187,10 @@ def usage_of_tables(vma: Vma, sums: VmaCounts, page_size: int, hole: str) -> Usa
     counts.add(sums.by_byte)
     sharers = None if sums.nr_unknown else sums.sharers
     usage = usage_of_pages(vma, counts, page_size, zero_known=True, hole=hole, sharers=sharers, thp=sums.thp)
-    # Pages whose map count could not be read may be the process's own or not.
-    return replace(usage, uss=None, nr_exclusive=None) if sums.nr_unknown else usage
+    if not sums.nr_unknown:
+        return usage
+    # Pages whose map count could not be read may be the process's own or not; hugetlb pages are no part of USS.
+    return replace(usage, uss=usage.uss if vma.kind == "hugetlb" else None, nr_exclusive=None)
 
 
 def shared_pss(sharers: dict[int, int], page_size: int) -> int:
@@ -202,9 +204,6 @@ def shared_pss(sharers: dict[int, int], page_size: int) -> int:
 def nr_shared(kinds: dict[int, int]) -> int:
     """Return how many pages of a block are resident and not exclusive, so that their map count matters."""
     return sum(nr_pages for byte, nr_pages in kinds.items() if byte & (PRESENT | EXCLUSIVE | MARK_A) == PRESENT)
-
-
-IS_SHARED = bytes(byte & (PRESENT | EXCLUSIVE | MARK_A) == PRESENT for byte in range(256))
 
 
 def shared_frames(block: Block) -> list[int]:

@@ -68,6 +68,8 @@ KPF_ACTIVE = 1 << 6
 KPF_WRITEBACK = 1 << 8
 KPF_ANON = 1 << 12
 KPF_SWAPCACHE = 1 << 13
+KPF_COMPOUND_HEAD = 1 << 15
+KPF_COMPOUND_TAIL = 1 << 16
 KPF_KSM = 1 << 21
 KPF_ZERO_PAGE = 1 << 24
 KPF_HUGE = 1 << 17
@@ -113,7 +115,7 @@ class FrameWords:
             while high < nr_wanted and (frame := wanted[high]) - last <= GAP and frame - first < RUN:
                 last = frame
                 high += 1
-            run = self._read(first, last - first + 1)
+            run = self.read(first, last - first + 1).cast("Q")
             if last - first + 1 == high - low:
                 words.update(zip(wanted[low:high], run, strict=False))
             else:
@@ -121,10 +123,14 @@ class FrameWords:
             low = high
         return words
 
-    def _read(self, first: int, nr_frames: int) -> memoryview:
+    def read(self, first: int, nr_frames: int) -> memoryview:
+        """Return the bytes of the words of consecutive frames, `RUN` at most; they change at the next call.
+
+        Fewer where memory ends.
+        """
         buffer = memoryview(self.bytes)[: nr_frames * WORD_SIZE]
         nr_read = self.file.read_into(buffer, first * WORD_SIZE)
-        return buffer[: nr_read - nr_read % WORD_SIZE].cast("Q")
+        return buffer[: nr_read - nr_read % WORD_SIZE]
 
 
 def tells_ksm(procfs: ProcFS) -> bool | None:

@@ -30,7 +30,9 @@ FORMAT = 2
 MAX_FILE = 1 << 16
 MAX_SIZE = 1 << 16
 """Bytes. No structure that we look into is larger."""
-FOUR_BYTES = frozenset(("task_struct.pid", "page._mapcount", "folio._entire_mapcount"))
+FOUR_BYTES = frozenset(
+    ("task_struct.pid", "page._mapcount", "page._refcount", "folio._entire_mapcount", "ptdesc.pt_share_count")
+)
 """All other members are of eight."""
 
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -124,7 +124,7 @@ class Block:
     The entries are those of the reader's one buffer: they change at the next block. Copy what you keep.
     """
 
-    __slots__ = ("_states", "address", "kinds", "raw", "use")
+    __slots__ = ("_states", "address", "huge", "kinds", "raw", "use")
 
     def __init__(self, address: int, raw: memoryview, states: bytes, use: bytes | None = None) -> None:
         self.address = address
@@ -135,6 +135,8 @@ class Block:
         """How many pages have which state byte."""
         self.use = use
         """One byte a page: bit 0 is accessed, bit 1 dirty. Page tables tell; None from pagemap."""
+        self.huge: list[tuple[int, int]] | None = None
+        """The ranges of places that huge entries map; None while that was not asked."""
 
     @property
     def states(self) -> bytes:
@@ -412,6 +414,8 @@ def to_marks(wanted: frozenset[int] | set[int]) -> bytes:
 
 
 IS_PRESENT = to_marks({value for value in range(256) if value & PRESENT})
+IS_SHARED = to_marks({value for value in range(256) if value & (PRESENT | MARK_A | EXCLUSIVE) == PRESENT})
+"""Resident and mapped more than once."""
 IS_SWAP = to_marks({value for value in range(256) if value & (SWAP | PRESENT) == SWAP})
 HAS_SPECIAL_TYPE = to_marks({value for value in range(256) if value & PM_SWAP_TYPE >= FIRST_SPECIAL_TYPE})
 

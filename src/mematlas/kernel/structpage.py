@@ -125,6 +125,24 @@ class StructPages:
         result: Bools = (chosen & np.uint64(1)).astype(np.bool_)
         return result
 
+    def table_shares(self, tables: Words) -> Counts:
+        """Return how many more processes each page table is part of, by its physical address; -1 where unknown.
+
+        Processes that map the same GiB of a hugetlb file share the table of its huge pages (mm/hugetlb.c,
+        huge_pmd_share()), each of which is then mapped once.
+        """
+        values = self.memory.layout.values
+        # Since commit 59d9094df3d7 (v6.13) shares are counted; before, each held a reference to the table's page.
+        place, own = values.get("ptdesc.pt_share_count"), 0
+        if place is None:
+            place, own = values.get("page._refcount"), 1
+        if place is None:
+            return np.full(len(tables), UNKNOWN, np.int32)
+        addresses = np.uint64(self.base) + (tables >> np.uint64(12)) * np.uint64(self.size)
+        words, good = self.memory.frame_words(addresses + np.uint64(place & ~7))
+        counts = (words >> np.uint64(8 * (place & 7))).astype(np.uint32).view(np.int32) - np.int32(own)
+        return np.where(good & (counts >= 0), counts, np.int32(UNKNOWN))
+
     def _locate(self, pfns: Words) -> tuple[Words, NDArray[np.intp]]:
         """Return which pages of the array to read, and where in them, row after row, each frame's struct page is."""
         pages = pfns >> np.uint64(self.nr_per_page.bit_length() - 1)
@@ -348,6 +366,10 @@ class KernelFrames:
     def map_counts(self, pfns: Words) -> Counts:
         """Return how many times each frame is mapped; -1 where it cannot be told."""
         return read_kernel_counts(self.procfs, pfns)
+
+    def table_shares(self, tables: Words) -> Counts:
+        """Return that nothing is known of page tables; see `StructPages.table_shares`."""
+        return np.full(len(tables), UNKNOWN, np.int32)
 
     def are_anonymous(self, pfns: Words) -> Bools:
         """Return which frames hold memory of no file."""

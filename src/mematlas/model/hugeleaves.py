@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mematlas.arrays import Bools, Words
+from mematlas.arrays import Bools, Counts, Words
 from mematlas.kernel.kpage import KPF_HUGE, KPF_ZERO_PAGE
 from mematlas.model.pagetable import upper_entries
 from mematlas.model.paging import leaf_address, maps_memory
@@ -38,6 +38,8 @@ class HugePieces:
     entries: Words
     is_zero: Bools
     is_hugetlb: Bools
+    shares: Counts
+    """How many more processes the table of each is part of; -1 where unknown."""
 
 
 @record
@@ -61,7 +63,7 @@ class HugeLeaves:
 
     def __init__(self, access: TableAccess, part: Walk) -> None:
         mode = access.mode
-        columns: list[tuple[Words, Words, Words, Words]] = []
+        columns: list[tuple[Words, ...]] = []
         others: list[Others] = []
         for level in range(len(part.levels) - 1):
             places, entries, codes = upper_entries(part, level)
@@ -71,7 +73,8 @@ class HugeLeaves:
             mapped = inside & maps_memory(codes)
             leaves = entries[mapped]
             sizes = np.full(len(leaves), size)
-            columns.append((addresses[mapped], sizes, leaves, leaf_address(mode, level, leaves)))
+            tables = part.levels[level].tables[places[mapped] // part.levels[level].entries.shape[1]]
+            columns.append((addresses[mapped], sizes, leaves, leaf_address(mode, level, leaves), tables))
             rest = np.flatnonzero(inside & ~mapped)
             found = zip(addresses[rest].tolist(), codes[rest].tolist(), entries[rest].tolist(), strict=True)
             others += [Others(*each, int(size)) for each in found]
@@ -79,11 +82,16 @@ class HugeLeaves:
         """What stands in the place of a huge leaf: migration entries and markers."""
         joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
         order = np.argsort(joined[0])
-        self.addresses, self.sizes, self.entries, phys = (column[order] for column in joined)
+        self.addresses, self.sizes, self.entries, phys, tables = (column[order] for column in joined)
         self.heads = phys >> np.uint64(mode.page_shift)
         flags = frame_flags(access.memory.procfs, self.heads)
         self.is_zero = flags & np.uint64(KPF_ZERO_PAGE) != 0
         self.is_hugetlb = flags & np.uint64(KPF_HUGE) != 0
+        self.shares = np.zeros(len(tables), np.int32)
+        """How many more processes the table of each is part of: hugetlb alone has such; -1 where unknown."""
+        if self.is_hugetlb.any():
+            unique, which = np.unique(tables[self.is_hugetlb], return_inverse=True)
+            self.shares[self.is_hugetlb] = access.frames.table_shares(unique)[which]
 
     def between(self, first: int, last: int) -> NDArray[np.intp]:
         """Return the places of the leaves that reach into a range."""
@@ -108,5 +116,5 @@ class HugeLeaves:
             for low in range(start, stop, step):
                 rows = slice(low, min(low + step, stop))
                 few = places[rows]
-                columns = (self.entries[few], self.is_zero[few], self.is_hugetlb[few])
+                columns = (self.entries[few], self.is_zero[few], self.is_hugetlb[few], self.shares[few])
                 yield HugePieces(lows[rows], lengths[rows], begins[rows], *columns)

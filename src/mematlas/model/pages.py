@@ -41,6 +41,7 @@ from mematlas.kernel.pagemap import (
     mark_special,
     to_marks,
 )
+from mematlas.model.hugecounts import HugeCounts, guessed_places
 from mematlas.record import record
 
 TYPE_CHECKING = False
@@ -132,8 +133,12 @@ class PageReader:
     True
     """
 
-    def __init__(self, process: ProcessDir, pacer: Pacer | None = None, cached: bool = True) -> None:
+    def __init__(
+        self, process: ProcessDir, pacer: Pacer | None = None, cached: bool = True, exclusive: bool = True
+    ) -> None:
+        """``cached`` is for `Backings`; ``exclusive`` says whether anybody will ask which pages are mapped once."""
         self.process = process
+        self._exclusive = exclusive
         self.pagemap = Pagemap(process, pacer)
         self.page_size = process.procfs.page_size
         self.zero_known = True
@@ -141,6 +146,7 @@ class PageReader:
         self.backings = Backings(process, cached)
         self.blind: set[int] = set()
         """The starts of the VMAs whose file `states` may not ask."""
+        self.huge_counts = HugeCounts(process.procfs)
         self._saved = process.procfs.machine or {}
         self._flags: FrameWords | None = None
 
@@ -156,6 +162,7 @@ class PageReader:
 
     def close(self) -> None:
         self.pagemap.close()
+        self.huge_counts.close()
         if self._flags:
             self._flags.close()
 
@@ -197,6 +204,7 @@ class PageReader:
         # The file is asked about this page alone: all of a large segment would take a second.
         block = next(self.pagemap.blocks(page, page + self.page_size, lambda at: at), None)
         if block is not None:
+            self._settle_huge(block, vma)
             block.states = self.states(vma, page, page + self.page_size)
         return block
 
@@ -209,6 +217,7 @@ class PageReader:
         found = bytearray((end - start) // self.page_size)
         for block in self.pagemap.blocks(start, end):
             place = (block.address - start) // self.page_size
+            self._settle_huge(block, vma)
             found[place : place + len(block)] = mark_special(block.states, block.raw)
         states = bytes(found)
         if vma.kind not in ("file", "shmem") or 0 not in states or self.pagemap.marked:
@@ -251,13 +260,30 @@ class PageReader:
 
     def huge_places(self, vma: Vma, block: Block) -> list[tuple[int, int]]:
         """Return the ranges of places in a block that huge entries map, by PAGEMAP_SCAN; see `huge_size`."""
+        if block.huge is not None:
+            return block.huge
         if not self._may_hold_huge(vma, block):
             return []
         end = block.address + len(block) * self.page_size
         ranges = self.pagemap.ranges(block.address, end, PAGE_IS_HUGE)
-        return [
+        block.huge = [
             ((low - block.address) // self.page_size, (high - block.address) // self.page_size) for low, high in ranges
         ]
+        return block.huge
+
+    def _settle_huge(self, block: Block, vma: Vma) -> None:
+        """Have the exclusive bit tell of each page that a huge entry maps whether that one is mapped once."""
+        # hugetlb pages are mapped as a whole: there the bit is right.
+        if not self._exclusive or vma.kind == "hugetlb" or self.pagemap.marked:
+            return
+        if not self._may_hold_huge(vma, block):
+            return
+        try:
+            places = self.huge_places(vma, block)
+        except NotSupported:
+            places = list(guessed_places(block, self.page_size))
+        if places:
+            self.huge_counts.settle(block, places)
 
     def _may_hold_huge(self, vma: Vma, block: Block) -> bool:
         # What one huge entry maps is aligned in memory as in addresses, and lies in one VMA: frame and page number
@@ -286,6 +312,7 @@ class PageReader:
             if TO_ASK_ABOUT[byte]:
                 self._ask(block, anon)
                 break
+        self._settle_huge(block, vma)
         if 0 in kinds and vma.kind == "shmem":
             if backing:
                 block.states = backing.mark(block.address, block.states, self.page_size)

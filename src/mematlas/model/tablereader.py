@@ -41,6 +41,7 @@ from mematlas.kernel.pagemap import (
     ZERO,
     Block,
 )
+from mematlas.kernel.structpage import UNKNOWN as UNKNOWN_COUNT
 from mematlas.model import paging
 from mematlas.model.hugeleaves import HugeLeaves
 from mematlas.model.pages import Hole
@@ -272,7 +273,8 @@ class TableReader:
             pfns = (part.begins[:, None] + np.arange(nr_pages, dtype=np.uint64)).reshape(-1)
             zero = np.repeat(part.is_zero, nr_pages)
             codes = np.full(len(pfns), paging.PRESENT, np.uint8)
-            raw, held, use = self._convert(vma, np.repeat(part.entries, nr_pages), codes, pfns, zero, None)
+            shares = np.repeat(part.shares, nr_pages)
+            raw, held, use = self._convert(vma, np.repeat(part.entries, nr_pages), codes, pfns, zero, None, shares)
             cuts = (np.flatnonzero(np.diff(part.lows) != int(nr_pages) * self.page_size) + 1).tolist()
             for low, high in pairwise([0, *cuts, len(part.lows)]):
                 pages = slice(low * int(nr_pages), high * int(nr_pages))
@@ -298,10 +300,12 @@ class TableReader:
         pfns: Words,
         huge_zero: Bools | None,
         numbers: Words | None,
+        shares: Counts | None = None,
     ) -> tuple[Words, Bytes, Bytes]:
         """Return entries in the form of pagemap, their state bytes, and their use.
 
-        ``huge_zero`` tells which map the huge zero page; ``numbers`` counts the pages of a huge entry.
+        ``huge_zero`` tells which map the huge zero page; ``numbers`` counts the pages of a huge entry. ``shares`` tells
+        how many more processes the table of each entry is part of.
         """
         mode = self.mode
         present = maps_memory(codes)
@@ -329,7 +333,10 @@ class TableReader:
         if counted.any():
             places = slice(None) if counted.all() else np.flatnonzero(counted)
             of_counted = raw[places]
-            of_counted[self._map_counts(pfns[places]) == 1] |= np.uint64(PM_MMAP_EXCLUSIVE)
+            single = self._map_counts(pfns[places]) == 1
+            if shares is not None:
+                single &= shares[places] == 0
+            of_counted[single] |= np.uint64(PM_MMAP_EXCLUSIVE)
             of_counted[~self._are_anonymous(vma, pfns[places])] |= np.uint64(FILE << 56)
             raw[places] = of_counted
         return raw, (raw >> np.uint64(56)).astype(np.uint8) | bits, use
@@ -480,10 +487,14 @@ class TableReader:
         sums.nr_accessed += size * int(np.count_nonzero(holds(entries, self.mode.accessed)))
         sums.nr_dirty += size * int(np.count_nonzero(holds(entries, self.mode.dirty)))
 
-    def _count_frames(self, sums: VmaCounts, vma: Vma, pfns: Words, entries: Words) -> None:
-        """Count resident pages by their frames."""
+    def _count_frames(
+        self, sums: VmaCounts, vma: Vma, pfns: Words, entries: Words, shares: Counts | None = None
+    ) -> None:
+        """Count resident pages by their frames; ``shares`` as in `_convert`."""
         self._count_use(sums, entries)
         counts = self._map_counts(pfns)
+        if shares is not None and shares.any():
+            counts = np.where((shares < 0) | (counts < 0), np.int32(UNKNOWN_COUNT), counts + shares)
         # The kernel counts as private what is mapped less than twice.
         single = counts.view(np.uint32) <= 1
         nr_single = int(np.count_nonzero(single))
@@ -514,7 +525,7 @@ class TableReader:
                 numbers: Words = np.arange(length, dtype=np.uint64)
                 pfns: Words = (part.begins[rest][:, None] + numbers).reshape(-1)
                 entries: Words = np.repeat(part.entries[rest], length)
-                self._count_frames(sums, vma, pfns, entries)
+                self._count_frames(sums, vma, pfns, entries, np.repeat(part.shares[rest], length))
 
     # What both need
 

@@ -6,7 +6,16 @@ from itertools import pairwise
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kpage import KPF_KSM, FrameWords, flag_names, tells_ksm
-from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PM_PFRAME, PRESENT, has_soft_dirty
+from mematlas.kernel.pagemap import (
+    ACCESSED,
+    DIRTY,
+    EXCLUSIVE,
+    MARK_A,
+    PM_MMAP_EXCLUSIVE,
+    PM_PFRAME,
+    PRESENT,
+    has_soft_dirty,
+)
 from mematlas.model.nodes import NODES_UNKNOWN, NOWHERE
 from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, decode_place, entry_flags, is_hidden, is_soft_dirty
 from mematlas.record import record, replace
@@ -244,6 +253,12 @@ def block_rows(
             continue
         pfn, phys, swap_type, swap_offset = places_of(byte, entry, page_size, notes)
         word = flags.get(pfn) if isinstance(pfn, int) else None
+        count = counts.get(pfn) if isinstance(pfn, int) else None
+        if count is not None and count > 1 and byte & EXCLUSIVE:
+            # Shared since the entry was read.
+            byte, entry = byte & ~EXCLUSIVE, entry & ~PM_MMAP_EXCLUSIVE
+            if wanted.exclusive:
+                continue
         if wanted.dirty and not (word or 0) & KPF_DIRTY:
             continue
         yield (
@@ -252,7 +267,7 @@ def block_rows(
             pfn,
             phys,
             node,
-            counts.get(pfn) if isinstance(pfn, int) else None,
+            count,
             swap_type,
             swap_offset,
             (*entry_flags(byte, entry), *use_flags(use)),

@@ -37,7 +37,7 @@ IDLE = {"own": "iiiI", "shared": "jjjJ"}
 ASCII_GLYPHS = GLYPHS | {"own": "oo0@", "absent": "...."}
 LEGEND = {
     "own": "present, mapped here alone",
-    "shared": "present, mapped by others too",
+    "shared": "present, mapped more than once",
     "zero": "zero page",
     "swapped": "swapped",
     "cached": "shared memory in RAM, no entry here",

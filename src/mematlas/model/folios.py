@@ -1,0 +1,89 @@
+"""Large folios of which some pages are mapped more than once: the kernel reclaims all of such a folio or nothing.
+
+mm/madvise.c, madvise_cold_or_pageout_pte_range(), leaves a large folio alone that another process maps in part
+(folio_maybe_mapped_shared()), the pages of it too that only one maps.
+"""
+
+from __future__ import annotations
+
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.kpage import KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, FrameWords
+from mematlas.kernel.pagemap import ENTRY_SIZE, IS_SHARED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.kernel.procfs import ProcFS
+    from mematlas.model.pages import PageReader
+
+
+class SharedFolios:
+    """Tells which frames are of large folios that are shared in part."""
+
+    def __init__(self, procfs: ProcFS) -> None:
+        self.nr_frames = procfs.page_size // ENTRY_SIZE
+        """Frames looked at together, as many as a huge page has: folios are aligned to their size."""
+        self._procfs = procfs
+        self._files: tuple[FrameWords, FrameWords] | None = None
+        self._regions: dict[int, bytes] = {}
+
+    def close(self) -> None:
+        for file in self._files or ():
+            file.close()
+
+    def among(self, reader: PageReader, address: int, states: bytes, mask: bytes) -> bytes:
+        """Return which pages of a mask are of folios shared in part; none where that may not be known.
+
+        ``states`` are those of all pages from ``address`` on. Only where pages of both sorts lie together, as those of
+        one folio do, is anything read.
+        """
+        found = bytearray(len(mask))
+        size = reader.page_size
+        place = address // size
+        low = 0
+        while low < len(mask):
+            high = min(len(mask), low + self.nr_frames - (place + low) % self.nr_frames)
+            if 1 in mask[low:high] and 1 in states[low:high].translate(IS_SHARED):
+                frames = reader.pagemap.frames(address + low * size, address + high * size)
+                found[low:high] = bytes(
+                    wanted and self._is_shared(frame) for wanted, frame in zip(mask[low:high], frames, strict=True)
+                )
+            low = high
+        return bytes(found)
+
+    def _is_shared(self, frame: int) -> int:
+        base = frame - frame % self.nr_frames
+        if base not in self._regions:
+            self._regions[base] = self._look(base) if frame else bytes(self.nr_frames)
+        return self._regions[base][frame - base]
+
+    def _look(self, base: int) -> bytes:
+        """Return 1 for each of consecutive frames that is of a folio shared in part."""
+        try:
+            self._files = self._files or (
+                FrameWords(self._procfs, "kpageflags"),
+                FrameWords(self._procfs, "kpagecount"),
+            )
+        except (PermissionDenied, NotSupported):
+            return bytes(self.nr_frames)
+        flags, counts = (file.read(base, self.nr_frames).cast("Q").tolist() for file in self._files)
+        return shared_in_part(flags, counts).ljust(self.nr_frames, b"\0")
+
+
+def shared_in_part(flags: list[int], counts: list[int]) -> bytes:
+    """Return 1 for each frame of a large folio one of whose pages is mapped more than once.
+
+    >>> head, tail = KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL
+    >>> shared_in_part([0, head, tail, head, tail], [2, 1, 1, 1, 2])
+    b'\\x00\\x00\\x00\\x01\\x01'
+    """
+    marks = bytearray(len(flags))
+    low = 0
+    while low < len(flags):
+        high = low + 1
+        if flags[low] & (KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL):
+            while high < len(flags) and flags[high] & KPF_COMPOUND_TAIL:
+                high += 1
+            if any(count > 1 for count in counts[low:high]):
+                marks[low:high] = b"\1" * (high - low)
+        low = high
+    return bytes(marks)
