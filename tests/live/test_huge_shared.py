@@ -19,9 +19,8 @@ from mematlas.captures import capture
 from mematlas.cli import main
 from mematlas.kernel.pagemap import EXCLUSIVE, PM_MMAP_EXCLUSIVE, PM_PFRAME, PRESENT
 from mematlas.kernel.procfs import ProcFS
-from mematlas.model import pages
-from mematlas.model.hugecounts import ESTIMATE
-from mematlas.model.pages import PageReader
+from mematlas.model.hugecounts import ESTIMATE, HugeCounts
+from mematlas.model.pages import Hole, PageReader
 from victim import process_state, wait_until
 
 NR_HUGE = 7
@@ -124,7 +123,7 @@ def exclusive_of(process: Process, start: int, end: int, source: str) -> list[bo
     """Return of each page whether a source calls it exclusive; None for one that is not present."""
     found: list[bool | None] = []
     for _, block in process.pages(start, end, source=source):
-        if not hasattr(block, "states"):
+        if isinstance(block, Hole):
             found += [None] * len(block)
             continue
         by_state = [bool(byte & EXCLUSIVE) if byte & PRESENT else None for byte in block.states]
@@ -278,7 +277,7 @@ def test_without_rights_it_is_said_that_the_number_is_an_estimate(as_nobody: Cal
 
 def test_a_block_without_huge_pages_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(pages.HugeCounts, "settle", lambda self, block, places: asked.append(block.address))
+    monkeypatch.setattr(HugeCounts, "settle", lambda self, block, places: asked.append(block.address))
 
     with Process(os.getpid()) as process, PageReader(process.dir) as reader:
         stack = next(vma for vma in process.address_space().vmas if vma.kind == "stack")
