@@ -177,7 +177,7 @@ def in_namespace(*words: str) -> subprocess.CompletedProcess[str]:
 def test_program_is_found_in_a_proc_of_another_namespace() -> None:
     done = in_namespace("demo", "tour")
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"| {NR_DRAWN}/{NR_PAGES}" in done.stdout
+    assert f"| {NR_DRAWN}/{NR_PAGES:,}" in done.stdout
     assert program_of(done.stdout) > 99, "as the outer /proc counts, not as the new namespace does"
 
 
@@ -287,7 +287,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     shown = Terminal(120, 40, tmp_path)
     try:
         shown.wait_for(r"Draw N, Clear or Quit:")
-        shown.wait_for(r"\| 0/1024")
+        shown.wait_for(r"\| 0/1,024")
         shown.wait_for(r"absent: 1,024 pages")
         wait_until(lambda: re.search(r"ready> .*pageout", shown.panes()) is not None, "the page-out is typed")
         yield shown
@@ -302,14 +302,14 @@ def test_four_panes_show_the_demonstration(swap: Path, terminal: Terminal) -> No
     program = program_of(terminal.screen())
     wait_until(lambda: f"pageout {program}" in terminal.panes(), "the page-out is typed")
     terminal.type("Draw 12")
-    terminal.wait_for(rf"\| {NR_DRAWN}/{NR_PAGES}")
+    terminal.wait_for(rf"\| {NR_DRAWN}/{NR_PAGES:,}")
     terminal.wait_for(rf"mapped here alone: {NR_DRAWN} pages")
     terminal.tmux("send-keys", "F2", "Enter")
-    terminal.wait_for(rf"\| 0/{NR_PAGES}")
+    terminal.wait_for(rf"\| 0/{NR_PAGES:,}")
     terminal.wait_for(rf"swapped: {NR_DRAWN} pages")
     terminal.tmux("send-keys", "F2")
     terminal.type("Draw 12")
-    terminal.wait_for(rf"\| {NR_DRAWN}/{NR_PAGES}")
+    terminal.wait_for(rf"\| {NR_DRAWN}/{NR_PAGES:,}")
     terminal.type("Quit")
     terminal.wait_for("ended with 0")
     wait_until(lambda: is_gone(program), "the program has ended")

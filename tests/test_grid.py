@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import helpers  # noqa: F401  (the settings of hypothesis)
-from mematlas.analysis.grid import CLASS_OF_BYTE, CLASSES, Cells, choose_cell_pages, class_of
+from mematlas.analysis.grid import (
+    CLASS_OF_BYTE,
+    CLASSES,
+    FOLD_FROM,
+    MAX_FOLDS,
+    Cells,
+    absent_runs,
+    choose_cell_pages,
+    choose_folds,
+    class_of,
+    cut_at,
+)
+from mematlas.kernel.maps import parse_maps
 from mematlas.kernel.pagemap import Block
 from mematlas.model.pages import STATES, Hole
 
@@ -69,3 +83,70 @@ def test_no_pages_at_all_need_no_cell() -> None:
 def test_each_byte_has_one_class(byte: int) -> None:
     assert class_of(byte) in CLASSES
     assert set(CLASSES) - {"own", "shared"} == set(STATES) - {"present"}
+
+
+PAGE = 1 << 20  # large pages, so that a few of them are a long run
+LEAST = FOLD_FROM // PAGE
+VMA_A, VMA_B = parse_maps(b"100000-a00000 ---p 0 00:00 0\na00000-2000000 rw-p 0 00:00 0\n")
+mostly_absent = st.lists(
+    st.one_of(
+        st.lists(st.sampled_from([0x00, 0x00, 0x00, 0x81]), min_size=1, max_size=40).map(bytes),
+        st.builds(Hole, st.just(0), st.integers(1, 9), st.sampled_from([0x00, 0x00, 0x18])),
+    ),
+    max_size=9,
+)
+
+
+def laid_out(parts: list[bytes | Hole]) -> Iterator[Block | Hole]:
+    """Yield pieces one after the other, from address 0."""
+    place = 0
+    for part in parts:
+        if isinstance(part, bytes):
+            yield Block(place * PAGE, memoryview(bytes(8 * len(part))), part)
+        else:
+            yield Hole(place * PAGE, part.nr_pages, part.byte)
+        place += len(part)
+
+
+@given(mostly_absent)
+def test_long_runs_are_those_that_a_look_at_every_page_finds(parts: list[bytes | Hole]) -> None:
+    every = b"".join(part if isinstance(part, bytes) else bytes((part.byte,)) * len(part) for part in parts)
+
+    runs = [(low // PAGE, high // PAGE) for low, high in absent_runs(laid_out(parts), PAGE)]
+    assert runs == [found.span() for found in re.finditer(b"\0{%d,}" % LEAST, every)]
+
+
+def folds_of(*parts: bytes | Hole) -> list[tuple[int, int]]:
+    nr_pages = sum(map(len, parts))
+    found = choose_folds([(0, nr_pages * PAGE, laid_out(list(parts)))], PAGE)
+    return [(low // PAGE, high // PAGE) for low, high in found]
+
+
+def test_runs_are_folded_where_they_are_the_greater_part_but_not_all() -> None:
+    used = bytes((0x81,)) * 100
+
+    assert folds_of(used, Hole(0, 101, 0x00)) == [(100, 201)]
+    assert folds_of(used, Hole(0, 100, 0x00)) == []
+    assert folds_of(Hole(0, 101, 0x00)) == []
+    assert folds_of(used, Hole(0, 101, 0x18)) == []
+
+
+def test_of_a_sparse_giant_the_longest_runs_are_folded() -> None:
+    parts = [part for number in range(2 * MAX_FOLDS) for part in (b"\x81", Hole(0, LEAST + 9 * (number % 2), 0x00))]
+
+    found = folds_of(*parts)
+    assert len(found) == MAX_FOLDS
+    assert {high - low for low, high in found} == {LEAST + 9}
+
+
+@given(st.lists(st.integers(0, 40), max_size=8).map(sorted))
+def test_parts_are_all_there_cut_where_something_is_folded(edges: list[int]) -> None:
+    runs = [(low * PAGE, high * PAGE) for low, high in zip(edges[::2], edges[1::2], strict=False) if low < high]
+    whole = [(VMA_A, VMA_A.start, VMA_A.end), (VMA_B, VMA_B.start, VMA_B.end)]
+
+    parts = list(cut_at(whole, runs))
+    assert [(part.start, part.end) for part in parts] == sorted((part.start, part.end) for part in parts)
+    for page in range(1, 32):
+        (part,) = (part for part in parts if part.start <= page * PAGE < part.end)
+        assert part.is_folded == any(low <= page * PAGE < high for low, high in runs)
+        assert part.vma.start <= part.start < part.end <= part.vma.end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mematlas.analysis.grid import Cells, Strip
+from mematlas.analysis.grid import Cells, Stretch, Strip, cut_at
 from mematlas.kernel.maps import parse_maps
 from mematlas.views.format import fold
 from mematlas.views.picture import Previous, cell_that_fits, histogram_view, map_view
@@ -16,6 +16,7 @@ MAPS = b"".join(
 )
 VMAS = parse_maps(MAPS)
 SIZES = [(vma.end - vma.start) // PAGE for vma in VMAS]
+WHOLE = Stretch(VMAS[0], VMAS[0].start, VMAS[0].end, 0)
 
 
 def column(**pages: int) -> str:
@@ -26,7 +27,7 @@ def column(**pages: int) -> str:
             cells.counted[0] = {0x80: nr_pages}
         else:
             cells.add_hole(0, nr_pages, name)
-    (line,) = histogram_view(cells, [(VMAS[0], 0)], PAGE, {}, False, []).lines()
+    (line,) = histogram_view(cells, [WHOLE], [], PAGE, {}, False, []).lines()
     return line[1]
 
 
@@ -64,7 +65,8 @@ def test_no_line_is_wider_than_asked(width: int) -> None:
 @pytest.mark.parametrize("rows", [20, 39, 100])
 @pytest.mark.parametrize("width", [70, 100, 300])
 def test_cells_are_chosen_so_that_the_whole_fits(width: int, rows: int) -> None:
-    cell_pages = cell_that_fits(SIZES, width, rows)
+    parts = cut_at([(vma, vma.start, vma.end) for vma in VMAS], [])
+    cell_pages = cell_that_fits(parts, PAGE, width, rows)
 
     assert len(picture(width, cell_pages)) <= rows
     assert len(picture(width, cell_pages // 2)) > rows - 9
@@ -106,3 +108,46 @@ def test_idle_memory_is_still_told_to_be_shared_or_not(byte: int, nr_accessed: i
 @pytest.mark.parametrize("width", [40, 70])
 def test_the_legend_of_use_is_no_wider_than_asked(width: int) -> None:
     assert max(map(len, drawn(0x80, 1, width))) <= width
+
+
+def folded(nr_vmas: int, width: int) -> list[str]:
+    """Return the picture of eight VMAs, the first of which are folded, of the last 32 MiB in its middle."""
+    runs = [(vma.start, vma.end) for vma in VMAS[:nr_vmas]]
+    middle = VMAS[-1].start + (64 << 20)
+    runs.append((middle, middle + (32 << 20)))
+    strips = [
+        Strip(part.vma, part.start, part.end, Cells(size, size if part.is_folded else 1 << 12), part.is_folded)
+        for part in cut_at([(vma, vma.start, vma.end) for vma in VMAS], runs)
+        for size in [(part.end - part.start) // PAGE]
+    ]
+    return list(map_view(strips, PAGE, width, {}, False, Previous(), []).lines())
+
+
+def test_vmas_that_are_folded_share_a_line_and_a_run_stands_among_the_cells() -> None:
+    lines = folded(5, 80)
+
+    assert lines[0] == "0x000100000000  3.25 GiB      5 VMAs           [3.25 GiB]"
+    assert "0x000800000000     1 GiB rw-p a-long-name-of-~ ····[32 MiB]·····················" in lines
+    assert sum(line.startswith("0x") for line in lines) == 4
+
+
+@pytest.mark.parametrize("width", [40, 69, 70, 100])
+def test_what_is_folded_is_said_and_no_line_is_too_wide(width: int) -> None:
+    lines = folded(7, width)
+
+    assert max(map(len, lines)) <= width
+    assert " ".join(" ".join(lines).split()).endswith("in 8 places; --reserved draws them")
+
+
+def test_columns_beside_a_fold_have_their_own_addresses() -> None:
+    (vma,) = parse_maps(b"100000-a00000 rw-p 00000000 00:00 0\n")
+    folds = [(0x200000, 0x900000)]
+    stretches = [Stretch(vma, 0x100000, 0x200000, 0), Stretch(vma, 0x900000, 0xA00000, 256)]
+    notes: list[str] = []
+    view = histogram_view(Cells(512, 256), stretches, folds, PAGE, {}, False, notes)
+
+    assert [(row["start"], row["nr_pages"], row["nr_folded"]) for row in view.objects()] == [
+        ("0x100000", 256, 1792),
+        ("0x900000", 256, 0),
+    ]
+    assert notes == ["7 MiB of untouched memory in 1 place is left out: --reserved shows it"]

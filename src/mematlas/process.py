@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Self
 
-    from mematlas.analysis.grid import Cells, Strip
+    from mematlas.analysis.grid import Cells, Stretch, Strip
     from mematlas.kernel.pagemap import Block
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.model.nodes import PageNodes
@@ -409,29 +409,35 @@ class Process:
         cell_pages: int | None = None,
         notes: list[str] | None = None,
         source: str = "auto",
+        folds: list[tuple[int, int]] | None = None,
     ) -> list[Strip]:
         """Return the address space as cells of ``cell_pages`` pages, VMA by VMA.
 
-        Without ``cell_pages`` it is the least power of two that makes no more than `MAX_CELLS`.
+        Without ``cell_pages`` it is the least power of two that makes no more than `MAX_CELLS`. Each of ``folds``, as
+        `untouched` returns them, is one cell, and is not read.
         """
-        from mematlas.analysis.grid import Cells, Strip, choose_cell_pages
+        from mematlas.analysis.grid import Cells, Strip, choose_cell_pages, cut_at
 
         before = time.perf_counter()
         space = self.address_space()
         chosen = self._pieces(space, start, end, selection)
-        sizes = [(high - low) // self.page_size for _, low, high in chosen]
+        cut = list(cut_at(chosen, folds or []))
+        sizes = [(part.end - part.start) // self.page_size for part in cut]
+        drawn = [size for size, part in zip(sizes, cut, strict=True) if not part.is_folded]
         if cell_pages is not None and cell_pages < 1:
             raise BadInput(f"a cell of {cell_pages} pages: 1 or more")
-        cell_pages = cell_pages or choose_cell_pages(sizes, DRAWN_CELLS)
-        if (nr_cells := sum(-(-size // cell_pages) for size in sizes)) > MAX_CELLS:
+        cell_pages = cell_pages or choose_cell_pages(drawn, DRAWN_CELLS)
+        if (nr_cells := sum(-(-size // cell_pages) for size in drawn)) > MAX_CELLS:
             raise BadInput(f"{nr_cells:,} cells are too many to draw: take more pages a cell, or a part")
         strips = [
-            Strip(vma, low, high, Cells(size, cell_pages)) for (vma, low, high), size in zip(chosen, sizes, strict=True)
+            Strip(part.vma, part.start, part.end, Cells(size, size if part.is_folded else cell_pages), part.is_folded)
+            for part, size in zip(cut, sizes, strict=True)
         ]
         notes = [] if notes is None else notes
         with self._page_reader(source, chosen, True, notes) as reader:
             for strip in strips:
-                self._fill(reader, strip.cells, strip.vma, strip.start, strip.end, 0)
+                if not strip.is_folded:
+                    self._fill(reader, strip.cells, strip.vma, strip.start, strip.end, 0)
             self._finish(before, space, reader, notes)
         return strips
 
@@ -443,30 +449,52 @@ class Process:
         selection: Selection = EVERYTHING,
         notes: list[str] | None = None,
         source: str = "auto",
-    ) -> tuple[Cells, list[tuple[Vma, int]]]:
+        folds: list[tuple[int, int]] | None = None,
+    ) -> tuple[Cells, list[Stretch]]:
         """Return all VMAs end to end, without the gaps, as at most so many cells of equal size.
 
-        The second value names the VMA of each stretch and the page at which it begins.
+        ``folds``, as `untouched` returns them, are left out as the gaps are. The second value tells which part of which
+        VMA lies where.
         """
-        from mematlas.analysis.grid import Cells
+        from mematlas.analysis.grid import Cells, Stretch, cut_at
 
         if not 1 <= columns <= MAX_CELLS:
             raise BadInput(f"{columns} columns: 1 to {MAX_CELLS:,}")
         before = time.perf_counter()
         space = self.address_space()
         chosen = self._pieces(space, start, end, selection)
-        nr_pages = sum(high - low for _, low, high in chosen) // self.page_size
+        stretches: list[Stretch] = []
+        nr_pages = 0
+        for part in cut_at(chosen, folds or []):
+            if not part.is_folded:
+                stretches.append(Stretch(part.vma, part.start, part.end, nr_pages))
+                nr_pages += (part.end - part.start) // self.page_size
         cells = Cells(nr_pages, max(1, -(-nr_pages // columns)))
-        places: list[tuple[Vma, int]] = []
-        place = 0
         notes = [] if notes is None else notes
         with self._page_reader(source, chosen, True, notes) as reader:
-            for vma, low, high in chosen:
-                places.append((vma, place))
-                self._fill(reader, cells, vma, low, high, place)
-                place += (high - low) // self.page_size
+            for each in stretches:
+                self._fill(reader, cells, each.vma, each.start, each.end, each.place)
             self._finish(before, space, reader, notes)
-        return cells, places
+        return cells, stretches
+
+    def untouched(
+        self, start: int = 0, end: int = 1 << 64, selection: Selection = EVERYTHING, source: str = "auto"
+    ) -> list[tuple[int, int]]:
+        """Return the long runs of absent pages where they are the greater part of what is asked for, else nothing.
+
+        They would set the scale of a picture: see ``folds`` of `grid` and `density`.
+        """
+        from mematlas.analysis.grid import FOLD_FROM, choose_folds
+
+        space = self.address_space()
+        chosen = self._pieces(space, start, end, selection)
+        size = sum(high - low for _, low, high in chosen)
+        is_all = len(chosen) == len(space.vmas)
+        if size <= FOLD_FROM or (is_all and 2 * sum(self._resident_and_swapped()) > size):
+            return []  # known without reading any page
+        with self._page_reader(source, chosen, True, []) as reader:
+            read = ((low, high, reader.pieces(vma, low, high)) for vma, low, high in chosen)
+            return choose_folds(read, self.page_size)
 
     def _pieces(self, space: AddressSpace, start: int, end: int, selection: Selection) -> list[tuple[Vma, int, int]]:
         """Return the parts of VMAs that a range touches, in whole pages."""

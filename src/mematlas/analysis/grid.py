@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from heapq import heappush, heappushpop
+from itertools import groupby
+
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PRESENT, histogram
-from mematlas.model.pages import STATE_OF_BYTE
+from mematlas.model.pages import STATE_OF_BYTE, Hole
 from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+    from typing import TypeVar
 
     from mematlas.kernel.pagemap import Block
+
+    Range = tuple[int, int]
+    P = TypeVar("P", "Part", "Strip")
 
 CLASSES = ("own", "shared", "zero", "swapped", "cached", "absent", "guard", "special", "unknown")
 """The states of `mematlas.model.pages.STATES`, with ``present`` split into mapped once and mapped by several."""
@@ -104,12 +111,132 @@ NOTHING: dict[int, int] = {}
 
 @record
 class Strip:
-    """A VMA, or the part of it that was asked for, as cells."""
+    """A VMA, or a part of it, as cells."""
 
     vma: Vma
     start: int
     end: int
     cells: Cells
+    is_folded: bool = False
+    """Whether it is a long run of untouched memory, all of it one cell."""
+
+
+@record
+class Part:
+    """A part of a VMA: to be drawn, or a long run of untouched memory."""
+
+    vma: Vma
+    start: int
+    end: int
+    is_folded: bool
+
+
+@record
+class Stretch:
+    """A part of a VMA among others that lie end to end."""
+
+    vma: Vma
+    start: int
+    end: int
+    place: int
+    """Pages before it."""
+
+
+FOLD_FROM = 4 << 20
+"""Bytes of untouched memory that are long enough to be folded: less than the stack of a thread."""
+MAX_FOLDS = 256
+"""Runs inside of VMAs that are folded, the longest: more of them than a screen has lines tell nobody anything."""
+
+
+def absent_runs(pieces: Iterable[Block | Hole], page_size: int) -> Iterator[Range]:
+    """Yield the long runs of absent pages among consecutive pieces, by their addresses."""
+    least = FOLD_FROM // page_size
+    start, nr_pages = 0, 0
+
+    def is_long() -> bool:
+        return nr_pages >= least
+
+    for piece in pieces:
+        if not nr_pages:
+            start = piece.address
+        states = bytes((piece.byte,)) if isinstance(piece, Hole) else piece.states
+        nr_leading = len(states) - len(states.lstrip(b"\0"))
+        if nr_leading == len(states):
+            nr_pages += len(piece)
+            continue
+        nr_pages += nr_leading
+        if is_long():
+            yield start, start + nr_pages * page_size
+        nr_pages = 0
+        if isinstance(piece, Hole):
+            continue
+        place = nr_leading
+        while (found := states.find(bytes(least), place)) >= 0:
+            place = len(states) - len(states[found:].lstrip(b"\0"))
+            if place == len(states):
+                break
+            yield piece.address + found * page_size, piece.address + place * page_size
+        nr_pages = len(states) - len(states.rstrip(b"\0"))
+        start = piece.address + (len(states) - nr_pages) * page_size
+    if is_long():
+        yield start, start + nr_pages * page_size
+
+
+def choose_folds(read: Iterable[tuple[int, int, Iterable[Block | Hole]]], page_size: int) -> list[Range]:
+    """Return the runs of untouched memory that are to be folded, given ranges and what is in each.
+
+    None where there would be little to gain: where they are less than the rest, or all there is.
+    """
+    whole: list[Range] = []
+    parts: list[tuple[int, Range]] = []
+    size = 0
+    for low, high, pieces in read:
+        size += high - low
+        for run in absent_runs(pieces, page_size):
+            if run == (low, high):
+                whole.append(run)
+                continue
+            # No more is kept of a sparse giant than can be drawn.
+            keep = heappush if len(parts) < MAX_FOLDS else heappushpop
+            keep(parts, (run[1] - run[0], run))
+    runs = sorted([*whole, *(run for _, run in parts)])
+    folded = sum(high - low for low, high in runs)
+    return runs if 2 * folded > size > folded else []
+
+
+def cut_at(pieces: Iterable[tuple[Vma, int, int]], runs: list[Range]) -> Iterator[Part]:
+    """Yield parts of VMAs, cut at the runs that are to be folded.
+
+    >>> [(part.start, part.end, part.is_folded) for part in cut_at([(None, 0, 9)], [(2, 5)])]
+    [(0, 2, False), (2, 5, True), (5, 9, False)]
+    """
+    number = 0
+    for vma, start, end in pieces:
+        place = start
+        while place < end:
+            while number < len(runs) and runs[number][1] <= place:
+                number += 1
+            low, high = runs[number] if number < len(runs) else (end, end)
+            is_folded = low <= place
+            until = min(high if is_folded else low, end)
+            yield Part(vma, place, until, is_folded)
+            place = until
+
+
+def paragraphs(parts: Iterable[P]) -> Iterator[list[P]]:
+    """Yield the parts VMA by VMA; VMAs that follow one another and are wholly folded are taken together."""
+    folded: list[P] = []
+    for _, group in groupby(parts, key=lambda part: part.vma.start):
+        of_vma = list(group)
+        if len(of_vma) == 1 and of_vma[0].is_folded:
+            folded += of_vma
+            continue
+        if folded:
+            yield folded
+            folded = []
+        yield of_vma
+    if folded:
+        yield folded
 
 
 def choose_cell_pages(sizes: Iterable[int], max_cells: int) -> int:

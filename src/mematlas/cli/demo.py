@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 
 from mematlas.cli.ending import Ending
-from mematlas.cli.session import parse_count, parse_seconds, width_of
+from mematlas.cli.session import add_width, parse_seconds, width_of
 from mematlas.errors import BadInput
 from mematlas.views.colour import wants_colour
 from mematlas.views.picture import can_draw
@@ -42,7 +42,7 @@ def add_arguments(arguments: Arguments) -> None:
         help="paging: four panes instead, with the program, its pages live in two views, and the command to run",
     )
     arguments.add_argument("--pause", type=parse_seconds, metavar="TIME", help="between the parts (3s; 0 into a pipe)")
-    arguments.add_argument("--width", type=parse_count, metavar="N", help="columns (the terminal's width, or 80)")
+    add_width(arguments)
     arguments.add_argument(
         "--color", choices=("auto", "always", "never"), default="auto", help="auto (default), always or never"
     )

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from mematlas.cli.maps import add_selection, selection_of
 from mematlas.cli.pages import span_of
-from mematlas.cli.session import TARGETS, add_output, add_page_source, add_repeat, add_target, parse_count, width_of
+from mematlas.cli.session import (
+    TARGETS,
+    add_output,
+    add_page_source,
+    add_repeat,
+    add_reserved,
+    add_target,
+    add_width,
+    width_of,
+)
 from mematlas.views.picture import can_draw, histogram_view
 
 TYPE_CHECKING = False
@@ -24,7 +33,8 @@ __doc__ = f"{__doc__}\n{TARGETS}"
 def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     add_selection(arguments)
-    arguments.add_argument("--width", type=parse_count, metavar="N", help="columns (the terminal's width, or 80)")
+    add_width(arguments)
+    add_reserved(arguments)
     add_page_source(arguments)
     add_repeat(arguments)
     add_output(arguments)
@@ -37,10 +47,12 @@ def run(args: Namespace, session: Session) -> int:
         notes: list[str] = []
         width = width_of(args, session)
         source = session.page_source(args, start, end, notes)
-        cells, places = session.process.density(width - COUNT_WIDTH, start, end, selection, notes, source)
-        info = session.target_info(session.process.reading)
+        process = session.process
+        folds = [] if args.reserved else process.untouched(start, end, selection, source)
+        cells, stretches = process.density(width - COUNT_WIDTH, start, end, selection, notes, source, folds)
+        info = session.target_info(process.reading)
         ascii_only = not can_draw(session.out.encoding)
-        return histogram_view(cells, places, session.process.page_size, info, ascii_only, notes)
+        return histogram_view(cells, stretches, folds, process.page_size, info, ascii_only, notes)
 
     session.show(make, args)
     return 0

@@ -14,7 +14,7 @@ import sys
 
 from mematlas.cli.advise import temporary_swap
 from mematlas.cli.ending import Ending
-from mematlas.cli.session import add_output, parse_bytes, parse_count, width_of
+from mematlas.cli.session import add_output, parse_bytes, parse_width, width_of
 from mematlas.errors import AssertionNotMet, BadInput, Error
 from mematlas.labs.answers import read_answers
 from mematlas.labs.lesson import Asked, Guide, Paper, unasked
@@ -46,7 +46,7 @@ def add_arguments(arguments: Arguments) -> None:
     )
     arguments.add_argument("--reset", action="store_true", help="forget the score of NAME, or all scores")
     arguments.add_argument(
-        "--width", type=parse_count, metavar="N", help=f"columns (the terminal's width, up to {MAX_WIDTH})"
+        "--width", type=parse_width, metavar="N", help=f"columns (the terminal's width, up to {MAX_WIDTH})"
     )
     add_output(arguments)
 

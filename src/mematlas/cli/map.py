@@ -5,9 +5,20 @@ in maps.
 
 from __future__ import annotations
 
+from mematlas.analysis.grid import cut_at
 from mematlas.cli.maps import add_selection, selection_of
 from mematlas.cli.pages import span_of
-from mematlas.cli.session import TARGETS, add_output, add_page_source, add_repeat, add_target, parse_count, width_of
+from mematlas.cli.session import (
+    TARGETS,
+    add_output,
+    add_page_source,
+    add_repeat,
+    add_reserved,
+    add_target,
+    add_width,
+    parse_count,
+    width_of,
+)
 from mematlas.views.live import screen_size
 from mematlas.views.picture import Previous, can_draw, cell_that_fits, map_view
 
@@ -27,8 +38,9 @@ __doc__ = f"{__doc__}\n{TARGETS}"
 def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     add_selection(arguments)
-    arguments.add_argument("--width", type=parse_count, metavar="N", help="columns (the terminal's width, or 80)")
+    add_width(arguments)
     arguments.add_argument("--cell", type=parse_count, metavar="N", help="pages in a cell")
+    add_reserved(arguments)
     add_page_source(arguments)
     add_repeat(arguments)
     add_output(arguments)
@@ -46,13 +58,13 @@ def run(args: Namespace, session: Session) -> int:
         screen = screen_size(session.out) if args.format == "table" and not args.json else None
         rows = screen[1] - PROMPT if screen else None
         cell_pages = args.cell
+        source = session.page_source(args, start, end, notes)
+        folds = [] if args.reserved else process.untouched(start, end, selection, source)
         if cell_pages is None and rows is not None:
             vmas = [piece for piece in process.address_space().pieces(start, end) if selection.matches(piece[0])]
-            sizes = [(high - low) // process.page_size for _, low, high in vmas]
-            if repeats or len(sizes) < rows:  # else it scrolls in any case
-                cell_pages = cell_that_fits(sizes, width, rows)
-        source = session.page_source(args, start, end, notes)
-        strips = process.grid(start, end, selection, cell_pages, notes, source)
+            if repeats or len(vmas) < rows:  # else it scrolls in any case
+                cell_pages = cell_that_fits(cut_at(vmas, folds), process.page_size, width, rows)
+        strips = process.grid(start, end, selection, cell_pages, notes, source, folds)
         ascii_only = not can_draw(session.out.encoding)
         return map_view(
             strips,

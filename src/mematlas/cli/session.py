@@ -90,6 +90,16 @@ def add_source(arguments: Arguments) -> None:
     add_max_stall(arguments)
 
 
+def add_width(arguments: Arguments) -> None:
+    """Declare the columns of a picture."""
+    arguments.add_argument("--width", type=parse_width, metavar="N", help="columns (the terminal's width, or 80)")
+
+
+def add_reserved(arguments: Arguments) -> None:
+    """Declare that nothing is folded."""
+    arguments.add_argument("--reserved", action="store_true", help="draw long runs of untouched memory as well")
+
+
 def add_numa(arguments: Arguments) -> None:
     """Declare the amounts by NUMA node."""
     arguments.add_argument("--numa", action="store_true", help="how much of it is on each NUMA node, as well")
@@ -140,6 +150,14 @@ def parse_count(text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and int(text) > 0:
         return int(text)
     raise BadInput(f"bad number {text[: MOST_DIGITS + 1]!r}: 1 or more")
+
+
+def parse_width(text: str) -> int:
+    """Return a number of columns that can be drawn in."""
+    width = parse_count(text)
+    if not LEAST_WIDTH <= width <= MOST_WIDTH:
+        raise BadInput(f"{width} columns: {LEAST_WIDTH} to {MOST_WIDTH:,}")
+    return width
 
 
 def parse_bytes(text: str) -> int:

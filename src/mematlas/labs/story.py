@@ -61,10 +61,10 @@ class Story:
 
     def draw_pages(self, workload: RunningWorkload, process: Process) -> None:
         """Show the pages of a workload as hist and map draw them."""
-        cells, places = process.density(self.width - COUNT_WIDTH, selection=area_of(workload))
+        cells, stretches = process.density(self.width - COUNT_WIDTH, selection=area_of(workload))
         self.show(
             f"hist {workload.pid} {workload.address:#x}",
-            self.lines(histogram_view(cells, places, process.page_size, {}, self.ascii_only, [])),
+            self.lines(histogram_view(cells, stretches, [], process.page_size, {}, self.ascii_only, [])),
         )
         strips = process.grid(selection=area_of(workload), cell_pages=CELL_PAGES)
         view = map_view(strips, process.page_size, self.width - 3, {}, self.ascii_only, Previous(), [])

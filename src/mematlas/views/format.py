@@ -91,6 +91,15 @@ def format_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{number} {name}" for name, number in counts.items()) or "-"
 
 
+def number_of(number: int, noun: str) -> str:
+    """Return a number of things.
+
+    >>> number_of(1, "page"), number_of(2097152, "page")
+    ('1 page', '2,097,152 pages')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def fold(text: str, width: int) -> list[str]:
     """Return a text as lines of at most this width, broken at spaces and after commas, unless a word is longer.
 

@@ -5,17 +5,22 @@ Each class of pages has its own characters, so that nothing is lost without colo
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
+from mematlas.analysis.grid import choose_cell_pages, paragraphs
 from mematlas.views.colour import paint
-from mematlas.views.format import fold, format_address, format_path, format_size
+from mematlas.views.format import fold, format_address, format_path, format_size, number_of
 from mematlas.views.table import Column, Drawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from mematlas.analysis.grid import Cells, Strip
-    from mematlas.kernel.maps import Vma
+    from mematlas.analysis.grid import Cells, Part, Stretch, Strip
+
+    Cell = tuple[int, int]
+    """The start of a strip, and the number of a cell in it."""
 
 BARS = " ▁▂▃▄▅▆▇█"
 ASCII_BARS = " .:-=+*#@"
@@ -55,6 +60,7 @@ CELL_COLUMNS = (
     *(Column(f"nr_{name}", name.upper(), "count") for name in GLYPHS),
     Column("nr_accessed", "ACCESSED", "count"),
     Column("nr_dirty", "DIRTY", "count"),
+    Column("folded", "FOLDED", "flag"),
     Column("path", "PATH", "path"),
 )
 COLUMN_COLUMNS = (
@@ -63,7 +69,9 @@ COLUMN_COLUMNS = (
     Column("nr_pages", "PAGES", "count"),
     Column("nr_present", "PRESENT", "count"),
     Column("nr_swapped", "SWAPPED", "count"),
+    Column("nr_folded", "FOLDED", "count"),
 )
+FOLDED = "{size} of untouched memory in {places} is left out: --reserved shows it"
 
 
 def can_draw(encoding: str | None) -> bool:
@@ -88,7 +96,8 @@ def bar(nr_present: int, nr_pages: int, bars: str) -> str:
 
 def histogram_view(
     cells: Cells,
-    places: list[tuple[Vma, int]],
+    stretches: list[Stretch],
+    folds: list[tuple[int, int]],
     page_size: int,
     target: dict[str, Any],
     ascii_only: bool,
@@ -97,16 +106,15 @@ def histogram_view(
     """Return the density of present pages over all VMAs, end to end, as one line."""
     counts = [cells.classes(cell) for cell in range(cells.nr_cells)]
     present = [each["own"] + each["shared"] + each["zero"] for each in counts]
+    starts = addresses_of(range(0, cells.nr_pages, cells.cell_pages), stretches, page_size)
+    folded = folded_pages(starts, folds, page_size)
     rows = [
-        (
-            cell,
-            address_of(cell * cells.cell_pages, places, page_size),
-            cells.size_of(cell),
-            nr,
-            each["swapped"],
-        )
+        (cell, starts[cell], cells.size_of(cell), nr, each["swapped"], folded[cell])
         for cell, (nr, each) in enumerate(zip(present, counts, strict=True))
     ]
+    if folds:
+        size = format_size(sum(high - low for low, high in folds))
+        notes.append(FOLDED.format(size=size, places=number_of(len(folds), "place")))
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
         bars, glyphs = (ASCII_BARS, ASCII_GLYPHS) if ascii_only else (BARS, GLYPHS)
@@ -115,15 +123,30 @@ def histogram_view(
             name = max(("present", "swapped", "unknown"), key=(each | {"present": nr}).__getitem__)
             character = bar(nr, row[2], bars) if name == "present" else glyphs[name][0]
             parts.append(paint(character, name, colour and character != " "))
-        yield f"|{''.join(parts)}| {sum(present)}/{cells.nr_pages}"
+        yield f"|{''.join(parts)}| {sum(present):,}/{cells.nr_pages:,}"
 
     return Drawn("hist/1", COLUMN_COLUMNS, rows, target=target, notes=notes, draw=draw)
 
 
-def address_of(place: int, places: list[tuple[Vma, int]], page_size: int) -> int:
-    """Return the address of the page at a place among VMAs laid end to end."""
-    vma, first = next(item for item in reversed(places) if item[1] <= place)
-    return vma.start + (place - first) * page_size
+def addresses_of(places: Iterable[int], stretches: list[Stretch], page_size: int) -> list[int]:
+    """Return the address of the page at each of ascending places in stretches that lie end to end."""
+    found = []
+    rest = iter(stretches)
+    here = next(rest, None)
+    for place in places:
+        while here and here.place + (here.end - here.start) // page_size <= place:
+            here = next(rest, None)
+        if here:
+            found.append(here.start + (place - here.place) * page_size)
+    return found
+
+
+def folded_pages(starts: list[int], folds: list[tuple[int, int]], page_size: int) -> list[int]:
+    """Return how many folded pages belong to each column: those after its start, and the first's before it as well."""
+    counts = [0] * len(starts)
+    for low, high in folds:
+        counts[max(bisect_right(starts, low) - 1, 0)] += (high - low) // page_size
+    return counts
 
 
 class Previous:
@@ -172,25 +195,21 @@ def map_view(
                     strip.cells.size_of(cell),
                     *nr,
                     *(used.get((strip.start, cell)) or (None, None)),
+                    strip.is_folded,
                     strip.vma.path or strip.vma.kind,
                 )
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
         glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
-        left = left_of(width)
-        room = width - left
-        below = list(legend(counts, glyphs, colour, strips[0].cells.cell_pages if strips else 1, page_size, width))
+        shown = [strip for strip in strips if not strip.is_folded]
+        drawn = {
+            (strip.start, cell): counts[strip.start, cell] for strip in shown for cell in range(strip.cells.nr_cells)
+        }
+        below = list(legend(drawn, glyphs, colour, shown[0].cells.cell_pages if shown else 1, page_size, width))
+        below += fold_legend(strips, page_size, width)
         if used:
-            below += use_legend(counts, used, colour, width)
-        lines = []
-        for strip in strips:
-            drawn = [
-                draw_cell(counts[key], glyphs, colour, key in changed, used.get(key))
-                for key in ((strip.start, cell) for cell in range(strip.cells.nr_cells))
-            ]
-            head = strip_head(strip, width)
-            for at in range(0, len(drawn), room):
-                lines.append((head if at == 0 else " " * left) + "".join(drawn[at : at + room]))
+            below += use_legend(drawn, used, colour, width)
+        lines = list(Brush(counts, used, changed, glyphs, colour, width).lines(strips))
         if rows is not None and len(lines) + len(below) > rows:
             most = max(rows - len(below) - 1, 1)
             lines[most:] = [f"... {len(lines) - most} more lines: pick an AREA"]
@@ -221,29 +240,101 @@ def left_of(width: int) -> int:
     return LEFT if width >= NARROW else 14 + 1 + 5 + 1 + 4 + 1 + name_width(width) + 1
 
 
-def cell_that_fits(sizes: list[int], width: int, rows: int) -> int:
-    """Return the pages a cell with which VMAs of these sizes are drawn in so many lines, legend included.
+def cell_that_fits(parts: Iterable[Part], page_size: int, width: int, rows: int) -> int:
+    """Return the pages a cell with which these parts of VMAs are drawn in so many lines, legend included.
 
     Where there are more VMAs than lines, each is drawn in one.
     """
-    from mematlas.analysis.grid import choose_cell_pages
-
+    sizes = [
+        max(1, sum(part.end - part.start for part in group if not part.is_folded) // page_size)
+        for group in paragraphs(parts)
+    ]
     room = width - left_of(width)
     # A line is so many cells: what holds for cells of one page holds for lines of that many.
     return choose_cell_pages([-(-size // room) for size in sizes], rows - LEGEND_LINES)
 
 
-def strip_head(strip: Strip, width: int) -> str:
-    """Return what stands left of a VMA's cells: address, size, rights, name."""
-    path = strip.vma.path
-    name = "shared anon" if path == SHARED_ANON else path.rsplit("/", 1)[-1] if path[:1] == "/" else path
-    name = format_path(name or strip.vma.kind)
+def group_head(group: list[Strip], width: int) -> str:
+    """Return what stands left of the cells of one VMA, or of several folded ones: address, size, rights, name."""
+    vma = group[0].vma
+    perms = vma.perms
+    if vma.start != group[-1].vma.start:
+        perms, name = "", f"{len(group)} VMAs"
+    elif vma.path == SHARED_ANON:
+        name = "shared anon"
+    else:
+        name = vma.path.rsplit("/", 1)[-1] if vma.path[:1] == "/" else vma.path
+    name = format_path(name or vma.kind)
     most = name_width(width)
     if len(name) > most:
         name = name[: most - 1] + "~"
-    size = format_size(strip.end - strip.start)
-    size = f"{size:>9}" if width >= NARROW else f"{size.replace(' ', '').removesuffix('iB'):>5}"
-    return f"{format_address(strip.start)} {size} {strip.vma.perms} {name:<{most}} "
+    size = size_of(group, width)
+    return f"{format_address(group[0].start)} {size:>{9 if width >= NARROW else 5}} {perms:<4} {name:<{most}} "
+
+
+def size_of(strips: list[Strip], width: int) -> str:
+    """Return the size of strips, shortened where the picture is narrow: ``1.5G``."""
+    size = format_size(sum(strip.end - strip.start for strip in strips))
+    return size if width >= NARROW else size.replace(" ", "").removesuffix("iB")
+
+
+class Brush:
+    """Draws VMAs as lines of cells, given what is in each cell, and which have changed."""
+
+    def __init__(
+        self,
+        counts: dict[Cell, dict[str, int]],
+        used: dict[Cell, tuple[int, int]],
+        changed: set[Cell],
+        glyphs: dict[str, str],
+        colour: bool,
+        width: int,
+    ) -> None:
+        self.counts = counts
+        self.used = used
+        self.changed = changed
+        self.glyphs = glyphs
+        self.colour = colour
+        self.width = width
+
+    def lines(self, strips: list[Strip]) -> Iterator[str]:
+        """Yield a line or more for each VMA."""
+        left = left_of(self.width)
+        for group in paragraphs(strips):
+            head = group_head(group, self.width)
+            for number, line in enumerate(wrap(self._tokens(group), self.width - left)):
+                yield (" " * left if number else head) + line
+
+    def _tokens(self, group: list[Strip]) -> Iterator[tuple[str, int]]:
+        """Yield what is drawn, each with its columns: cells, and sizes in the place of what is folded."""
+        if all(strip.is_folded for strip in group):
+            yield self._size(group)
+            return
+        for strip in group:
+            if strip.is_folded:
+                yield self._size([strip])
+                continue
+            for key in ((strip.start, cell) for cell in range(strip.cells.nr_cells)):
+                is_changed = key in self.changed
+                yield draw_cell(self.counts[key], self.glyphs, self.colour, is_changed, self.used.get(key)), 1
+
+    def _size(self, strips: list[Strip]) -> tuple[str, int]:
+        text = f"[{size_of(strips, self.width)}]"
+        is_changed = any((strip.start, 0) in self.changed for strip in strips)
+        return paint(text, "changed" if is_changed else "absent", self.colour), len(text)
+
+
+def wrap(tokens: Iterable[tuple[str, int]], room: int) -> Iterator[str]:
+    """Yield tokens as lines that are no wider than the room, unless a single one is."""
+    line: list[str] = []
+    taken = 0
+    for text, width in tokens:
+        if line and taken + width > room:
+            yield "".join(line)
+            line, taken = [], 0
+        line.append(text)
+        taken += width
+    yield "".join(line)
 
 
 def is_idle(counts: dict[str, int], used: tuple[int, int]) -> bool:
@@ -307,11 +398,22 @@ def legend(
     """Yield the lines that explain the classes that occur, with how many pages are in each."""
     totals = {name: sum(cell[name] for cell in counts.values()) for name in glyphs}
     yield ""
-    yield f"a cell is {cell_pages} page{'s' if cell_pages > 1 else ''}, {format_size(cell_pages * page_size)}"
+    yield f"a cell is {number_of(cell_pages, 'page')}, {format_size(cell_pages * page_size)}"
     for name, nr_pages in totals.items():
         if nr_pages:
             marks = paint(f"{''.join(dict.fromkeys(glyphs[name])):<4}", STYLE_OF.get(name, name), colour)
-            text = f"{LEGEND[name]}: {nr_pages:,} page{'s' if nr_pages > 1 else ''}"
+            text = f"{LEGEND[name]}: {number_of(nr_pages, 'page')}"
             first, *others = fold(text, width - 6)
             yield f"{marks}  {first}"
             yield from (f"      {line}" for line in others)
+
+
+def fold_legend(strips: list[Strip], page_size: int, width: int) -> Iterator[str]:
+    """Yield the lines that say what is not drawn."""
+    sizes = [strip.end - strip.start for strip in strips if strip.is_folded]
+    if sizes:
+        pages, places = number_of(sum(sizes) // page_size, "page"), number_of(len(sizes), "place")
+        text = f"absent too, and folded: {pages} ({format_size(sum(sizes))}) in {places}; --reserved draws them"
+        first, *others = fold(text, width - 6)
+        yield f"[ ]   {first}"
+        yield from (f"      {line}" for line in others)
