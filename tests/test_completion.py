@@ -142,7 +142,7 @@ def test_no_control_character_of_a_name_is_offered(shell: str, script: Callable[
         if shell == "bash":
             lines = in_bash(Path(path), "mematlas", "usage", "")
         elif shell == "fish":
-            code = f"set -x HOME {tmp_path}; source {path}; __mematlas_targets"
+            code = f"set -x HOME {tmp_path}; source {path}; complete -C 'mematlas usage '"
             lines = output("fish", "--no-config", "-c", code)
         else:
             lines = output("zsh", "-f", "-c", ZSH_TARGETS, "zsh", path)
