@@ -361,19 +361,16 @@ FISH = """\
 # Completion of mematlas for fish.
 
 function __mematlas_targets
-    for directory in /proc/[0-9]*
-        # Kernel threads have no command line, and no memory of their own.
-        set -l line
-        read -z line <$directory/cmdline 2>/dev/null
-        test -n "$line"; or continue
-        set -l name
-        read name <$directory/comm 2>/dev/null; or continue
+    # grep opens the files: fish itself warns of a process that has ended meanwhile. Kernel threads have no command
+    # line, and no memory of their own.
+    set -l with_memory (grep -slz . /proc/*/cmdline | string match -r '^/proc/[0-9]+/' | string replace -r '$' comm)
+    for line in (grep -sH . $with_memory /dev/null)
+        set -l parts (string match -r '^/proc/([0-9]+)/comm:(.*)' -- $line)
         # Control characters in a name would reach the terminal as they are.
-        string match -qr '^[ -~]+$' -- $name; or set name ''
-        printf '%s\\t%s\\n' (string replace /proc/ '' $directory) $name
-        test -n "$name"; or continue
-        printf '%s\\tname\\n' $name
-    end 2>/dev/null
+        set -l name (string match -r '^[ -~]+$' -- $parts[3])
+        printf '%s\\t%s\\n' $parts[2] "$name"
+        test -n "$name"; and printf '%s\\tname\\n' $name
+    end
     echo self
     __fish_complete_directories
 end
