@@ -472,7 +472,8 @@ def test_only_frames_of_the_process_are_saved(victim: Start, look: Callable[...,
         pages = look("pages", it.pid, "--present")["rows"]
     mapped = {row["pfn"] for row in pages if row["pfn"]}
     assert result["rows"][0]["nr_frames"] == len(mapped)
-    flags = PackedFile.open(str(tmp_path / "saved" / "kpageflags.packed"))
+    flags = ProcFS(str(tmp_path / "saved")).open("kpageflags")
+    assert isinstance(flags, PackedFile)
     words = {
         (start + place) // 8
         for start, end in zip(flags.starts, flags.ends, strict=True)

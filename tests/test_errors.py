@@ -12,6 +12,7 @@ from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, 
 CODES = {
     "Error": 1,
     "FormatError": 1,
+    "TooLarge": 1,
     "BadInput": 2,
     "TargetNotFound": 3,
     "TargetAmbiguous": 3,

@@ -87,7 +87,7 @@ def test_each_byte_has_one_class(byte: int) -> None:
 
 PAGE = 1 << 20  # large pages, so that a few of them are a long run
 LEAST = FOLD_FROM // PAGE
-VMA_A, VMA_B = parse_maps(b"100000-a00000 ---p 0 00:00 0\na00000-2000000 rw-p 0 00:00 0\n")
+VMA_A, VMA_B = parse_maps([b"100000-a00000 ---p 0 00:00 0", b"a00000-2000000 rw-p 0 00:00 0"])
 mostly_absent = st.lists(
     st.one_of(
         st.lists(st.sampled_from([0x00, 0x00, 0x00, 0x81]), min_size=1, max_size=40).map(bytes),

@@ -287,7 +287,7 @@ def test_advice_has_the_name_that_the_kernel_gives_it() -> None:
 
 def test_flags_of_a_vma_are_found_by_its_start() -> None:
     text = b"1000-2000 rw-p 0 00:00 0 \nRss: 4 kB\nVmFlags: rd wr lo \n2000-3000 r--p 0 00:00 0 \nVmFlags: rd \n"
-    assert parse_vm_flags(text) == {0x1000: {"rd", "wr", "lo"}, 0x2000: {"rd"}}
+    assert parse_vm_flags(text.split(b"\n")) == {0x1000: {"rd", "wr", "lo"}, 0x2000: {"rd"}}
 
 
 def make_group(root: Path, cgroup: str, **files: str) -> ProcFS:

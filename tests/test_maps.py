@@ -54,7 +54,7 @@ def test_every_line_is_read_back(
 def test_lines_are_cut_at_newlines_alone(paths: list[bytes]) -> None:
     lines = [line_of(n << 12, (n + 1) << 12, "r--p", 0, "fe:00", 5, b"/" + path) for n, path in enumerate(paths)]
 
-    assert [os.fsencode(vma.path)[1:] for vma in parse_maps(b"\n".join(lines) + b"\n")] == paths
+    assert [os.fsencode(vma.path)[1:] for vma in parse_maps(lines)] == paths
 
 
 def test_line_without_a_path_is_anonymous() -> None:
@@ -108,7 +108,7 @@ def test_kind_is_what_backs_a_vma(path: str, dev: str, inode: int, kind: str) ->
 @pytest.mark.parametrize("line", [b"nonsense", b"1000 r--p 0 00:00 0", b"1000-2000 r--p zz 00:00 0", b"1000-2000 r--p"])
 def test_unknown_line_is_an_error_that_shows_it(line: bytes) -> None:
     with pytest.raises(FormatError, match=line.decode()):
-        parse_maps(b"0-1000 r--p 0 00:00 0\n" + line + b"\n")
+        parse_maps([b"0-1000 r--p 0 00:00 0", line])
 
 
 def test_mounts_that_are_memory_are_found_by_type() -> None:
@@ -119,7 +119,7 @@ def test_mounts_that_are_memory_are_found_by_type() -> None:
         b"25 22 0:17 / /huge rw - hugetlbfs none rw,pagesize=2M\n"
     )
 
-    assert parse_mountinfo(text) == Devices(frozenset(("00:1a",)), frozenset(("00:11",)))
+    assert parse_mountinfo(text.split(b"\n")) == Devices(frozenset(("00:1a",)), frozenset(("00:11",)))
 
 
 def test_kernels_own_mounts_are_found_by_a_file_on_each() -> None:
@@ -133,4 +133,4 @@ def test_kernels_own_mounts_are_found_by_a_file_on_each() -> None:
 @pytest.mark.parametrize("line", [b"36 - tmpfs shm rw", b"36 35 zero:1 / /mnt rw - tmpfs shm rw", b"36 35 0:"])
 def test_mount_that_is_none_is_an_error_that_shows_it(line: bytes) -> None:
     with pytest.raises(FormatError, match="mountinfo: cannot understand '36"):
-        parse_mountinfo(line + b" - hugetlbfs x")
+        parse_mountinfo([line + b" - hugetlbfs x"])

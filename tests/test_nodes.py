@@ -152,18 +152,18 @@ def test_this_machine_has_nodes() -> None:
 
 def test_counts_are_bytes_of_the_vmas_own_page_size() -> None:
     text = b"1000 bind:1 huge anon=3 N1=3 kernelpagesize_kB=2048\n2000 default anon=5 N0=2 N12=3 kernelpagesize_kB=64\n"
-    assert parse_numa_maps(text) == {0x1000: {1: 6 << 20}, 0x2000: {0: 2 << 16, 12: 3 << 16}}
+    assert parse_numa_maps(text.split(b"\n")) == {0x1000: {1: 6 << 20}, 0x2000: {0: 2 << 16, 12: 3 << 16}}
 
 
 def test_policies_and_files_are_no_counts() -> None:
     text = b"1000 prefer (many):0-1 file=/tmp/N1\\0758\\040N2 N0=1 kernelpagesize_kB=4\n2000 weighted interleave:0-1\n"
-    assert parse_numa_maps(text) == {0x1000: {0: 4096}, 0x2000: {}}
+    assert parse_numa_maps(text.split(b"\n")) == {0x1000: {0: 4096}, 0x2000: {}}
 
 
 @pytest.mark.parametrize("line", ["1000 default N0=many kernelpagesize_kB=4", "1000 default N0=3", "here default"])
 def test_line_that_is_none_is_an_error_that_shows_it(line: str) -> None:
     with pytest.raises(FormatError, match=line.split()[0]):
-        parse_numa_maps(line.encode())
+        parse_numa_maps([line.encode()])
 
 
 def test_process_without_numa_maps_names_the_option(tmp_path: Path) -> None:

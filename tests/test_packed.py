@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import helpers  # noqa: F401  (the settings of hypothesis)
-from mematlas.errors import FormatError, NotSupported
+from mematlas.errors import FormatError
 from mematlas.kernel.packed import MAGIC, PackedFile, write_packed
 
 Parts = list[tuple[int, bytes]]
@@ -47,11 +47,15 @@ def expected(parts: Parts, offset: int, size: int) -> bytes:
     return bytes(out)
 
 
+def open_packed(path: str) -> PackedFile:
+    return PackedFile.open(os.open(path, os.O_RDONLY), path)
+
+
 def write_and_open(parts: Parts) -> PackedFile:
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "x.packed")
         write_packed(path, parts)
-        return PackedFile.open(path)
+        return open_packed(path)
 
 
 @given(parts_lists, st.integers(0, 60), st.integers(0, 40), st.data())
@@ -92,11 +96,6 @@ def test_file_is_its_owners_alone_and_never_an_old_one(tmp_path: Path) -> None:
         write_packed(str(tmp_path / "x"), [])
 
 
-def test_missing_file_is_a_capture_without_it(tmp_path: Path) -> None:
-    with pytest.raises(NotSupported, match="capture"):
-        PackedFile.open(str(tmp_path / "none"))
-
-
 def packed_bytes(extents: list[tuple[int, int]], data: bytes, version: int = 1) -> bytes:
     table = b"".join(struct.pack("<QQ", *extent) for extent in extents)
     return MAGIC + struct.pack("<IIQ", version, 8, len(extents)) + table + zlib.compress(data)
@@ -123,4 +122,4 @@ def test_broken_file_is_an_error_that_names_it(content: bytes, tmp_path: Path) -
     path.write_bytes(content)
 
     with pytest.raises(FormatError, match=r"broken\.packed"):
-        PackedFile.open(str(path))
+        open_packed(str(path))

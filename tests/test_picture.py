@@ -14,7 +14,7 @@ MAPS = b"".join(
     b"%x-%x rw-p 00000000 00:00 0 /lib/a-long-name-of-a-library.so\n" % (at << 32, (at << 32) + (1 << 28 + at % 3))
     for at in range(1, 9)
 )
-VMAS = parse_maps(MAPS)
+VMAS = parse_maps(MAPS.split(b"\n"))
 SIZES = [(vma.end - vma.start) // PAGE for vma in VMAS]
 WHOLE = Stretch(VMAS[0], VMAS[0].start, VMAS[0].end, 0)
 
@@ -140,7 +140,7 @@ def test_what_is_folded_is_said_and_no_line_is_too_wide(width: int) -> None:
 
 
 def test_columns_beside_a_fold_have_their_own_addresses() -> None:
-    (vma,) = parse_maps(b"100000-a00000 rw-p 00000000 00:00 0\n")
+    (vma,) = parse_maps([b"100000-a00000 rw-p 00000000 00:00 0"])
     folds = [(0x200000, 0x900000)]
     stretches = [Stretch(vma, 0x100000, 0x200000, 0), Stretch(vma, 0x900000, 0xA00000, 256)]
     notes: list[str] = []

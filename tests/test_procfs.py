@@ -78,7 +78,7 @@ def test_machine_file_of_a_stranger_is_checked(text: str, tmp_path: Path) -> Non
 
 
 def test_machine_file_without_devices_is_an_error_once_they_are_asked_for(tmp_path: Path) -> None:
-    with make_capture(tmp_path).process(7) as process, pytest.raises(FormatError, match=r"machine\.json.*no devices"):
+    with make_capture(tmp_path).process(7) as process, pytest.raises(FormatError, match=r"machine\.json.*devices"):
         find_devices(process)
 
 
@@ -165,6 +165,7 @@ def test_descriptors_are_closed() -> None:
         with ProcFS().process(os.getpid()) as process:
             process.read("maps")
             process.open("pagemap").close()
+    del process  # and with it the place that it is in
     with pytest.raises(TargetNotFound):
         ProcFS().process(0)
     assert len(os.listdir("/proc/self/fd")) == before

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ProcessGone,
         TargetAmbiguous,
         TargetNotFound,
+        TooLarge,
     )
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block
@@ -56,6 +57,7 @@ HOMES = {
         "ProcessGone",
         "TargetAmbiguous",
         "TargetNotFound",
+        "TooLarge",
     ),
     "mematlas.kernel.maps": ("Vma",),
     "mematlas.kernel.pagemap": ("Block",),
@@ -90,6 +92,7 @@ __all__ = [
     "Strip",
     "TargetAmbiguous",
     "TargetNotFound",
+    "TooLarge",
     "Translation",
     "Usage",
     "UsageResult",

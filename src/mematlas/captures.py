@@ -23,6 +23,7 @@ from mematlas.analysis.results import Reading
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
 from mematlas.kernel.kpage import tells_ksm
 from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_B, PM_PFRAME, PM_PRESENT, PRESENT, UNKNOWN, Pacer, has_soft_dirty
+from mematlas.kernel.procfs import MAX_CAPTURED
 from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.smaps import HEX_DIGITS, HOLD_PER_BYTE
 from mematlas.kernel.status import read_status, status_bytes
@@ -133,11 +134,11 @@ class Recorder:
         has_pagemap = self._save_pagemap(f"{own}/pagemap.packed", space.vmas)
         nr_frames = self._save_frames() if has_pagemap else None
         for name in self._process_files():
-            self._save_text(f"{own}/{name}", name, process.dir.read)
+            self._save_text(f"{own}/{name}", name, lambda name: process.dir.read(name, MAX_CAPTURED))
         for name in MACHINE_FILES:
             self._save_text(f"{self.directory}/{name}", name, process.procfs.read)
         torn = process.address_space().vmas != space.vmas
-        if not self.redactor and b"\\012" in process.dir.read("maps"):
+        if not self.redactor:
             self.paths = {f"{vma.start:x}": vma.path for vma in space.vmas if "\n" in vma.path or "\\012" in vma.path}
         self._write(f"{self.directory}/machine.json", self._machine(torn))
         self.notes += [f"not saved: {why}" for why in self.unreadable.values()]

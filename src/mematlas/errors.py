@@ -12,6 +12,7 @@
     │   └── NotHeld            5   a capture was made without this file
     ├── ProcessGone            6   the target ended, or its PID was given to another, during the work
     ├── FormatError            1   a file that does not look as the kernel writes it
+    ├── TooLarge               1   a file with more in it than we are ready to take
     └── AssertionNotMet       10   a check that was asked for did not hold
 """
 
@@ -103,12 +104,32 @@ class ProcessGone(Error):
 
 
 class FormatError(Error):
-    """A file that does not look as the kernel writes it. The message shows the offending text."""
+    """A file that does not look as the kernel writes it, or as we do.
 
-    def __init__(self, path: str, text: str) -> None:
+    The message shows the offending text, but of a capture: what a stranger put there may be another's file.
+    """
+
+    def __init__(self, path: str, text: str = "", place: str = "", expected: str = "") -> None:
         self.path = path
         self.text = text
-        super().__init__(f"{path}: cannot understand {text[:120]!r}")
+        self.place = place
+        """Where in the file: ``line 5``."""
+        self.expected = expected
+        """What should stand there."""
+        where = f"{path}, {place}" if place else path
+        if text:
+            message = f"cannot understand {text[:120]!r}" + (f" (expected {expected})" if expected else "")
+        else:
+            message = f"expected {expected}" if expected else "not as the kernel writes it"
+        super().__init__(f"{where}: {message}")
+
+
+class TooLarge(Error):
+    """A file with more in it than we are ready to take."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        super().__init__(f"{path}: larger than any such file that makes sense")
 
 
 class AssertionNotMet(Error):

@@ -24,7 +24,7 @@ from mematlas.kernel.smaps import HOLD_PER_BYTE, read_smaps
 from mematlas.kernel.status import Stat, read_memory_status, read_stat, status_bytes
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
 from mematlas.model.pages import STATE_OF_BYTE, Hole, PageReader, decode_place, entry_flags, is_hidden
-from mematlas.sources import VmaCounter, note_unknown
+from mematlas.sources import VmaCounter, note_cut, note_unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,6 +192,7 @@ class Process:
             torn = counter.torn or self._torn(space)
         if source == "auto" and chosen == "pagemap" and any(None in (v.usage.pss, v.usage.swap) for v in vmas):
             notes.append(f"--source smaps tells all, and holds up the target for {self._smaps_hold() * 1e3:.0f} ms")
+        note_cut((item.vma for item in vmas), notes)
         if nodes and nodes.why and any(None in (item.nodes or ()) for item in vmas):
             from mematlas.model.nodes import NODES_UNKNOWN
 
@@ -514,6 +515,7 @@ class Process:
         if self.dir.fd < 0:
             return  # closed already: whoever asked has gone
         note_unknown(reader, notes)
+        note_cut(space.vmas, notes)
         source = "pagemap" if isinstance(reader, PageReader) else "tables"
         torn = self._torn(space)
         if torn:

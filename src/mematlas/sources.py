@@ -177,6 +177,13 @@ class VmaCounter:
         return STATE_OF_BYTE[byte], pfn * self.page_size if byte & PRESENT and pfn else None
 
 
+def note_cut(vmas: Iterable[Vma], notes: list[str]) -> None:
+    """Say how many paths are not whole."""
+    if nr_cut := sum(vma.path_cut for vma in vmas):
+        whose = "the path of a VMA is" if nr_cut == 1 else f"the paths of {nr_cut:,} VMAs are"
+        notes.append(f"{whose} too long to be kept whole: cut, as the dots at the end say")
+
+
 def note_unknown(reader: PageReader | TableReader, notes: list[str]) -> None:
     """Say what a reader could not tell of the pages that it has read, and why."""
     if why := sorted(reader.backings.unknown):

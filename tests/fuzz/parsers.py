@@ -9,7 +9,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -28,7 +28,7 @@ from mematlas.cli.session import parse_bytes, parse_count, parse_seconds
 from mematlas.errors import Error
 from mematlas.kernel import btf, buddyinfo, kconfig, kcore, kmem, maps, meminfo, mounts, nodes, numa_maps, smaps, status
 from mematlas.kernel.layoutcache import FORMAT, names_of, values_of
-from mematlas.kernel.procfs import Machine
+from mematlas.kernel.machine import Machine, parse_machine
 from mematlas.kernel.swaps import parse_swap, parse_swaps
 from mematlas.labs import question, score, workload
 from mematlas.model import address_space, pages
@@ -86,6 +86,15 @@ def of_file(name: str, function: Callable[[bytes], object], *others: Callable[..
     return Parser(covers[0].removeprefix("mematlas."), function, tuple(texts), covers)
 
 
+def of_lines(
+    name: str, function: Callable[[Iterable[bytes]], object], *others: Callable[..., object], live: bool
+) -> Parser:
+    """Return a parser of the lines of a file of the kernel."""
+    parser = of_file(name, lambda data: function(data.split(b"\n")), live=live)
+    covers = tuple(map(name_of, (function, *others)))
+    return replace(parser, name=covers[0].removeprefix("mematlas."), covers=covers)
+
+
 def of_words(function: Callable[..., object], *texts: str, call: Callable[[str], object] | None = None) -> Parser:
     """Return a parser of what a person types."""
     parse = call or function
@@ -136,7 +145,7 @@ def from_json(use: Callable[[Any], object], data: bytes) -> None:
 
 
 def use_machine(value: Any) -> None:
-    machine = Machine("machine.json", value)
+    machine = Machine(value)
     nodes.is_saved(machine.get("nodes"))
 
 
@@ -193,13 +202,13 @@ def deep_types() -> bytes:
 
 def kernel_parsers(live: bool) -> list[Parser]:
     """Return what parses files of the kernel."""
-    file = partial(of_file, live=live)
+    file, lines = partial(of_file, live=live), partial(of_lines, live=live)
     memory = [(BASE, 4096, b"\1" * 64), (BASE + 4096, 1 << 20, b"\2" * 64), ((1 << 64) - 4096, 0, b"\3" * 8)]
     types, segments = name_of(btf.parse_btf), name_of(kcore.parse_segments)
     return [
-        file("maps", maps.parse_maps, maps.parse_line),
-        file("smaps", smaps.parse_smaps),
-        replace(file("smaps", smaps.parse_vm_flags), allowed=(Error, ValueError)),
+        lines("maps", maps.parse_maps, maps.parse_line, maps.VmaParser.parse),
+        lines("smaps", smaps.parse_smaps),
+        lines("smaps", smaps.parse_vm_flags),
         file("stat", status.parse_stat),
         file("stat", status.parse_faults),
         Parser(
@@ -207,14 +216,13 @@ def kernel_parsers(live: bool) -> list[Parser]:
             read_status_lines,
             ((CORPUS / "status").read_bytes(),),
             tuple(name_of(each) for each in (status.parse_status, status.status_bytes, status.numbers_of)),
-            allowed=(Error, ValueError),
         ),
         file("swaps", parse_swaps, parse_swap),
         file("buddyinfo", buddyinfo.parse_buddyinfo),
         file("meminfo", meminfo.parse_meminfo),
         file("zoneinfo", nodes.parse_zoneinfo),
-        file("numa_maps", numa_maps.parse_numa_maps),
-        file("mountinfo", mounts.parse_mountinfo),
+        lines("numa_maps", numa_maps.parse_numa_maps),
+        lines("mountinfo", mounts.parse_mountinfo),
         file("iomem", kmem.parse_iomem),
         file("vmcoreinfo", kmem.parse_vmcoreinfo),
         file("config", kconfig.parse_config),
@@ -222,7 +230,13 @@ def kernel_parsers(live: bool) -> list[Parser]:
         Parser("kernel.kcore.find_symbol", find_symbol, ((CORPUS / "kallsyms").read_bytes(),), ()),
         Parser("kernel.kcore.parse_segments", read_core, (core(memory),), (segments,), mutations=BINARY),
         Parser("kernel.btf.parse_btf", btf.parse_btf, (sample(), deep_types()), (types,), mutations=BINARY),
-        Parser("kernel.procfs.Machine", partial(from_json, use_machine), (json.dumps(MACHINE).encode(),), ()),
+        Parser("kernel.machine.Machine", partial(from_json, use_machine), (json.dumps(MACHINE).encode(),), ()),
+        Parser(
+            "kernel.machine.parse_machine",
+            parse_machine,
+            (json.dumps(MACHINE).encode(),),
+            (name_of(parse_machine),),
+        ),
         Parser("kernel.layoutcache.values_of", partial(from_json, use_layout), (json.dumps(LAYOUT).encode(),), ()),
         Parser(
             "captures.Redactor.redact",

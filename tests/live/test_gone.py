@@ -318,15 +318,14 @@ def test_memory_of_a_zombie_is_not_unknown_but_gone(targets: Targets) -> None:
 def test_stat_of_a_target_that_ended_is_no_format_error(
     text: bytes, targets: Targets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ends(fd: int) -> bytes:
-        os.close(fd)
+    def ends(fd: int, size: int) -> bytes:
         if targets.is_running:
             targets.end(True)
         return text
 
     targets.make()
     with ProcFS().process(targets.pid) as process:
-        monkeypatch.setattr(procfs, "read_all", ends)
+        monkeypatch.setattr(procfs, "read_piece", ends)
         with pytest.raises(ProcessGone):
             read_stat(process)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def read_free_blocks(procfs: ProcFS) -> list[int]:
     """Return how many free blocks of each order there are in all zones together."""
-    return parse_buddyinfo(procfs.read("buddyinfo"))
+    return procfs.parsed("buddyinfo", parse_buddyinfo)
 
 
 def parse_buddyinfo(data: bytes) -> list[int]:

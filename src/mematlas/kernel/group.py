@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from mematlas.errors import Error, NoAddressSpace, NotSupported, PermissionDenied
-from mematlas.kernel.procfs import ProcessDir
+from mematlas.kernel.procfs import MAX_FILE, ProcessDir
 from mematlas.kernel.status import parse_status, read_stat, read_status
 
 ZOMBIE = "has ended (a zombie): its memory is freed already"
@@ -29,14 +29,14 @@ class LiveThread(ProcessDir):
         super().close()
         self.first.close()
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = MAX_FILE) -> bytes:
         """Return a file of the process, with the PID and the name of the process in it."""
         if name == "comm":
-            return self.first.read(name)
-        data = super().read(name)
+            return self.first.read(name, limit)
+        data = super().read(name, limit)
         if name == "stat":
-            return stat_of_process(data, self.first.read(name))
-        return status_of_process(data, self.first.read(name)) if name == "status" else data
+            return stat_of_process(data, self.first.read(name, limit))
+        return status_of_process(data, self.first.read(name, limit)) if name == "status" else data
 
 
 def seen_whole(first: ProcessDir) -> ProcessDir:

@@ -6,6 +6,7 @@ Format: proc_pid_maps(5); fs/proc/task_mmu.c, show_map_vma(). Paths are those of
 from __future__ import annotations
 
 import os
+import sys
 
 from mematlas.errors import Error, FormatError
 from mematlas.kernel.mounts import NO_DEVICES
@@ -13,6 +14,8 @@ from mematlas.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mematlas.kernel.mounts import Devices, LiveDevices
     from mematlas.kernel.procfs import ProcessDir
 
@@ -41,6 +44,8 @@ class Vma:
     """As the kernel shows it, with ``\\012`` turned back into a newline; empty for unnamed anonymous memory."""
     kind: str
     """One of `KINDS`."""
+    path_cut: bool = False
+    """Whether the path is longer than what is kept of it, which then ends in ``...``."""
 
     @property
     def size(self) -> int:
@@ -56,57 +61,127 @@ def read_maps(process: ProcessDir, devices: Devices | LiveDevices = NO_DEVICES) 
     ...     any(vma.kind == "stack" for vma in read_maps(process))
     True
     """
-    data = process.read("maps")
-    return (
-        [exact_name(process, vma) for vma in parse_maps(data, devices)] if ESCAPE in data else parse_maps(data, devices)
-    )
+    vmas = process.parsed_lines("maps", lambda lines: parse_maps(lines, devices, max_vmas(process)))
+    if process.captured:
+        check_captured(vmas, process)
+    return [exact_name(process, vma) if "\n" in vma.path else vma for vma in vmas]
 
+
+MAX_PATH = 4 << 10
+"""Bytes of a path that are kept: as much as a program can give to open(2) in one go (PATH_MAX)."""
+SHORT_PATH = 256
+"""What is kept once the lines of a process are longer than `PATHS_ROOM` together."""
+PATHS_ROOM = 32 << 20
+CUT = "..."
+"""What follows the part of a path that is kept."""
+MAX_CAPTURED_VMAS = 1 << 18
+"""VMAs of a process in a capture: four times what the kernel allows by default (vm.max_map_count)."""
 
 ESCAPE = b"\\012"
 """How the kernel writes a newline in a path; a backslash it leaves as it is, so a name may hold this itself."""
 
 
+def max_vmas(process: ProcessDir) -> int:
+    """Return how many VMAs a process may have. How many a live one has is between it and the kernel."""
+    return MAX_CAPTURED_VMAS if process.captured else sys.maxsize
+
+
+def check_captured(vmas: Iterable[Vma], process: ProcessDir) -> None:
+    """Raise `FormatError` unless these are ranges of pages, one after the other, within 64 bits."""
+    before = 0
+    for vma in vmas:
+        if not before <= vma.start < vma.end <= 1 << 64 or (vma.start | vma.end) % process.procfs.page_size:
+            raise FormatError(f"{process.path}/maps", expected="ranges of pages in ascending order")
+        if not (0 <= vma.offset < 1 << 64 and 0 <= vma.inode < 1 << 64):
+            raise FormatError(f"{process.path}/maps", expected="offsets and inodes of 64 bits")
+        before = vma.end
+
+
 def exact_name(process: ProcessDir, vma: Vma) -> Vma:
-    """Return the VMA with its path as the link in map_files has it, where a newline in it is in doubt."""
-    if "\n" not in vma.path:
-        return vma
+    """Return a VMA with a newline in its path with that path as the link in map_files has it."""
     if process.procfs.machine is not None:
         return replace(vma, path=process.procfs.machine.get("paths", {}).get(f"{vma.start:x}", vma.path))
     try:
-        return replace(vma, path=process.readlink(f"map_files/{vma.start:x}-{vma.end:x}"))
+        return replace(vma, path=process.readlink(f"map_files/{vma.start:x}-{vma.end:x}"), path_cut=False)
     except Error:
         return vma  # not ours to ask
 
 
-def parse_maps(data: bytes, devices: Devices | LiveDevices = NO_DEVICES) -> list[Vma]:
-    """Return the VMAs in the text of a maps file.
+def parse_maps(
+    lines: Iterable[bytes], devices: Devices | LiveDevices = NO_DEVICES, most: int = sys.maxsize
+) -> list[Vma]:
+    """Return the VMAs in the lines of a maps file.
 
     Raises:
         FormatError: with the line that is not as the kernel writes it.
     """
-    # Not splitlines(): a path may hold a carriage return or a form feed, which that would split at. The kernel
-    # escapes the newline alone.
-    return [parse_line(line, devices) for line in data.split(b"\n") if line]
+    parse = VmaParser(devices, most).parse
+    return [parse(line) for line in lines if line]
+
+
+class VmaParser:
+    """Makes VMAs of the lines of maps, or of the head lines of smaps.
+
+    Without a bound a program could fill our memory with its paths: they can be longer than any that can be opened.
+    """
+
+    def __init__(self, devices: Devices | LiveDevices = NO_DEVICES, most: int = sys.maxsize) -> None:
+        self.devices = devices
+        self._most = most
+        self.nr_vmas = 0
+        self._room = PATHS_ROOM
+        self._max_path = MAX_PATH
+        self._words: dict[bytes, str] = {}
+        """Rights and devices: a few, that come again and again."""
+
+    def parse(self, line: bytes) -> Vma:
+        """Return the VMA of a line."""
+        # The path may hold spaces, so split five times and no more. The inode is the one decimal number among
+        # hexadecimal ones.
+        fields = line.split(None, 5)
+        words = self._words
+        self.nr_vmas += 1
+        if self.nr_vmas > self._most:
+            raise FormatError("maps", expected=f"at most {self._most} VMAs")
+        try:
+            start, _, end = fields[0].partition(b"-")
+            name = fields[5] if len(fields) > 5 else b""
+            perms = words.get(fields[1]) or self._word(fields[1])
+            dev = words.get(fields[3]) or self._word(fields[3])
+            inode = int(fields[4])
+            is_cut = len(name) > SHORT_PATH and self._is_long(name)
+            if is_cut:
+                name = name[: self._max_path]
+            if ESCAPE in name:
+                name = name.replace(ESCAPE, b"\n")
+            path = os.fsdecode(name)
+            kind = kind_of(path, dev, inode, self.devices)
+            if is_cut:
+                path += CUT
+            return Vma(int(start, 16), int(end, 16), perms, int(fields[2], 16), dev, inode, path, kind, is_cut)
+        except (IndexError, ValueError):
+            raise FormatError("maps", os.fsdecode(line[:MAX_PATH]), f"VMA {self.nr_vmas}", LINE) from None
+
+    def _word(self, word: bytes) -> str:
+        if len(word) > MAX_WORD:
+            raise ValueError
+        return self._words.setdefault(word, word.decode("ascii"))
+
+    def _is_long(self, name: bytes) -> bool:
+        self._room -= len(name)
+        if self._room < 0:
+            self._max_path = SHORT_PATH
+        return len(name) > self._max_path
+
+
+LINE = "START-END RIGHTS OFFSET DEVICE INODE PATH"
+MAX_WORD = 16
+"""``major:minor``: 12 and 20 bits."""
 
 
 def parse_line(line: bytes, devices: Devices | LiveDevices = NO_DEVICES) -> Vma:
-    """Return the VMA of one line of maps, or of the head line of an entry of smaps."""
-    # The path may hold spaces, so split five times and no more. The inode is the one decimal number among
-    # hexadecimal ones.
-    fields = line.split(None, 5)
-    try:
-        start, _, end = fields[0].partition(b"-")
-        name = fields[5] if len(fields) > 5 else b""
-        if ESCAPE in name:
-            name = name.replace(ESCAPE, b"\n")
-        path = os.fsdecode(name)
-        perms = fields[1].decode("ascii")
-        dev = fields[3].decode("ascii")
-        inode = int(fields[4])
-        kind = kind_of(path, dev, inode, devices)
-        return Vma(int(start, 16), int(end, 16), perms, int(fields[2], 16), dev, inode, path, kind)
-    except (IndexError, ValueError):
-        raise FormatError("maps", line.decode("utf-8", "replace")) from None
+    """Return the VMA of one line of maps."""
+    return VmaParser(devices).parse(line)
 
 
 def kind_of(path: str, dev: str, inode: int, devices: Devices | LiveDevices = NO_DEVICES) -> str:

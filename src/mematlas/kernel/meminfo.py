@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def read_meminfo(procfs: ProcFS) -> dict[str, int]:
     """Return the lines that are amounts, in bytes: ``{"MemTotal": 25276510208, ...}``."""
-    return parse_meminfo(procfs.read("meminfo"))
+    return procfs.parsed("meminfo", parse_meminfo)
 
 
 def parse_meminfo(data: bytes) -> dict[str, int]:

@@ -15,6 +15,8 @@ from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mematlas.kernel.procfs import ProcessDir
 
 MFD_CLOEXEC = 0x1
@@ -96,14 +98,14 @@ def format_device(dev: int) -> str:
 
 def read_mounted_devices(process: ProcessDir) -> Devices:
     """Return the devices of the memory file systems mounted where the process lives."""
-    return parse_mountinfo(process.read("mountinfo"))
+    return process.parsed_lines("mountinfo", parse_mountinfo)
 
 
-def parse_mountinfo(data: bytes) -> Devices:
-    """Return the memory devices that the text of a mountinfo file names."""
+def parse_mountinfo(lines: Iterable[bytes]) -> Devices:
+    """Return the memory devices that the lines of a mountinfo file name."""
     shmem: set[str] = set()
     hugetlb: set[str] = set()
-    for line in data.split(b"\n"):
+    for line in lines:
         # "36 35 98:0 /root /mount options [fields...] - type source options": the dash ends the optional fields.
         head, dash, tail = line.partition(b" - ")
         kind = tail.split(b" ", 1)[0]

@@ -75,7 +75,7 @@ def read_nodes(procfs: ProcFS, system: str = SYSTEM) -> NodeMap:
     if len(online) == 1:
         return NodeMap(with_memory, (), online[0])
     block_pages, owners = read_blocks(system, online, procfs.page_size)
-    zones = parse_zoneinfo(procfs.read("zoneinfo"))
+    zones = procfs.parsed("zoneinfo", parse_zoneinfo)
     return NodeMap(with_memory, spans_of(owners, block_pages, zones) if owners else unshared(zones))
 
 
@@ -85,7 +85,7 @@ def saved_nodes(procfs: ProcFS) -> NodeMap:
     if saved is None:
         raise NotHeld(f"{procfs.root}: what node frames are on")
     if not is_saved(saved):
-        raise FormatError(f"{procfs.root}/machine.json", f"nodes: {saved!r}")
+        raise FormatError(f"{procfs.root}/machine.json", expected="nodes as lists of numbers")
     return NodeMap(saved["with_memory"], map(tuple, saved["spans"]), saved["only"])
 
 

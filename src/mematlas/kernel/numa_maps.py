@@ -11,6 +11,8 @@ from mematlas.errors import FormatError, NotSupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mematlas.kernel.procfs import ProcessDir
 
 HOLD_TO_SMAPS = 4 / 3
@@ -25,20 +27,19 @@ def read_numa_maps(process: ProcessDir) -> dict[int, dict[int, int]]:
         PermissionDenied: another user's process needs CAP_SYS_PTRACE.
     """
     try:
-        data = process.read("numa_maps")
+        return process.parsed_lines("numa_maps", parse_numa_maps)
     except NotSupported as error:
         raise NotSupported(error.what, "CONFIG_NUMA") if process.procfs.live else error from None
-    return parse_numa_maps(data)
 
 
-def parse_numa_maps(data: bytes) -> dict[int, dict[int, int]]:
+def parse_numa_maps(lines: Iterable[bytes]) -> dict[int, dict[int, int]]:
     """Return the bytes on each node, of each VMA by its start.
 
-    >>> parse_numa_maps(b"7f00 default anon=5 N0=2 N2=3 kernelpagesize_kB=4\\n8000 default\\n")
+    >>> parse_numa_maps([b"7f00 default anon=5 N0=2 N2=3 kernelpagesize_kB=4", b"8000 default"])
     {32512: {0: 8192, 2: 12288}, 32768: {}}
     """
     found: dict[int, dict[int, int]] = {}
-    for line in data.split(b"\n"):
+    for line in lines:
         if not line:
             continue
         # Blanks and equals signs in the file's name are escaped.

@@ -17,7 +17,7 @@ import os
 import sys
 from bisect import bisect_right
 
-from mematlas.errors import FormatError, NotHeld, PermissionDenied
+from mematlas.errors import FormatError, TooLarge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ MAGIC = b"mematlas"
 VERSION = 1
 WORD_SIZE = 8
 HEADER_SIZE = 24
+MAX_DATA = 1 << 30
 
 
 class PackedFile:
@@ -49,42 +50,37 @@ class PackedFile:
             place += size
 
     @classmethod
-    def open(cls, path: str) -> Self:
-        """Read the packed file at ``path``.
+    def open(cls, fd: int, path: str) -> Self:
+        """Read a packed file, and close its descriptor.
 
         Raises:
-            NotSupported: the capture does not hold it.
             FormatError: it is not a packed file, or it is cut short.
         """
         import struct
         import zlib
 
-        try:
-            with open(path, "rb") as file:
-                content = file.read()
-        except FileNotFoundError:
-            raise NotHeld(path.removesuffix(".packed")) from None
-        except PermissionError:
-            raise PermissionDenied(path) from None
+        with open(fd, "rb") as file:
+            content = file.read(MAX_DATA)
         if content[:8] != MAGIC or len(content) < HEADER_SIZE:
-            raise FormatError(path, repr(content[:24]))
+            raise FormatError(path, expected="a packed file")
         version, word_size, nr_extents = struct.unpack_from("<IIQ", content, 8)
         table_end = HEADER_SIZE + 16 * nr_extents
         if version != VERSION or word_size != WORD_SIZE or len(content) < table_end:
-            raise FormatError(path, f"version {version}, word size {word_size}, {nr_extents} extents")
+            raise FormatError(path, expected=f"version {VERSION}, words of {WORD_SIZE} bytes, and all its extents")
         extents = memoryview(content)[HEADER_SIZE:table_end]
-        try:
-            data = zlib.decompress(memoryview(content)[table_end:])
-        except zlib.error as error:
-            raise FormatError(path, str(error)) from None
         end = total = 0
         for offset, size in struct.iter_unpack("<QQ", extents):
-            if offset < end or offset % WORD_SIZE or size % WORD_SIZE:
-                raise FormatError(path, f"extent at {offset:#x} of {size} bytes")
-            end = offset + size
+            if offset < end or offset % WORD_SIZE or size % WORD_SIZE or (end := offset + size) >> 64:
+                raise FormatError(path, expected="extents of whole words in ascending order")
             total += size
+        if total > MAX_DATA:
+            raise TooLarge(path)
+        try:
+            data = zlib.decompressobj().decompress(memoryview(content)[table_end:], total + 1)
+        except zlib.error:
+            raise FormatError(path, expected="packed data") from None
         if len(data) != total:
-            raise FormatError(path, f"{len(data)} bytes of data")
+            raise FormatError(path, expected=f"{total} bytes of data")
         return cls(struct.iter_unpack("<QQ", extents), data)
 
     def read_into(self, buffer: memoryview, offset: int) -> int:

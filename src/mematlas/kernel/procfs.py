@@ -1,22 +1,36 @@
 """/proc, or a captured process: the only place that opens its files.
 
-A `ProcFS` is a directory to read from. The live one is ``/proc``; a captured one is a directory of the same
-shape, made by ``mematlas capture``, whose ``machine.json`` says what machine it came from. A `ProcessDir` is
-one process in it. It holds the directory ``/proc/PID`` open, and everything is opened relative to that: when
-the process ends and its PID is given to another, the old directory answers with an error, never with the
-files of the newcomer (fs/proc/base.c: the directory's inode holds a struct pid).
+A `ProcFS` is a directory to read from. The live one is ``/proc``; a captured one is a directory of the same shape, made
+by ``mematlas capture``, whose ``machine.json`` says what machine it came from. A `ProcessDir` is one process in it.
+Both hold their directory open, and everything is opened relative to that: when a process ends and its PID is given to
+another, the old directory answers with an error, never with the files of the newcomer (fs/proc/base.c: the directory's
+inode holds a struct pid); and what somebody puts in the place of a capture is not read.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
+from itertools import chain, islice
 
-from mematlas.errors import Error, FormatError, NotHeld, NotSupported, PermissionDenied, ProcessGone, TargetNotFound
+from mematlas.errors import (
+    Error,
+    FormatError,
+    NotHeld,
+    NotSupported,
+    PermissionDenied,
+    ProcessGone,
+    TargetNotFound,
+    TooLarge,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol, Self
+    from collections.abc import Callable, Iterator
+    from typing import Any, Protocol, Self, TypeVar
+
+    T = TypeVar("T")
 
     class WordFile(Protocol):
         """A file of 64-bit words that is read by position: /proc/PID/pagemap, /proc/kpagecount, ..."""
@@ -30,10 +44,23 @@ if TYPE_CHECKING:
         def close(self) -> None: ...
 
 
+MACHINE = "machine.json"
 READ_SIZE = 1 << 18
 PF_EXITING = 0x00000004
 """A process flag: include/linux/sched.h."""
-MIN_PAGE_SIZE, MAX_PAGE_SIZE = 1 << 9, 1 << 30
+MAX_FILE = 16 << 20
+"""Bytes of a file that is read whole. The longest are of the machine: zoneinfo, iomem."""
+BATCH_SIZE = 4 << 20
+"""Bytes of a long text that are held at a time."""
+MAX_LINE = 1 << 14
+MAX_TEXT = 4 << 30
+"""Bytes of a live text that is read line by line: smaps of a million VMAs is under one GiB, but a program can make the
+paths in it as long as it likes."""
+MAX_CAPTURED = 512 << 20
+"""Bytes of any file of a capture."""
+MAX_ENTRIES = 1 << 16
+"""Files in a capture's directory, of one process each or of the machine."""
+PID_DIGITS = 10
 
 # What opens each file of another process, and of the machine. Source: fs/proc/base.c (PTRACE_MODE_READ for the
 # first group; pagemap is a 0400 file of the process's owner on top of that), fs/proc/page.c (0400, root's).
@@ -96,7 +123,150 @@ def translate_error(error: OSError, path: str, pid: int | None = None) -> Except
     return Error(f"{path}: {os.strerror(error.errno or 0)}")
 
 
-class ProcFS:
+class Directory:
+    """A directory of /proc or of a capture, held open: everything in it is opened relative to that.
+
+    A capture may come from a stranger, and the directory of a process is full of what that process said. So nothing is
+    read without a bound, and in a capture only regular files are opened, and no link is followed.
+    """
+
+    fd = -1
+
+    def __init__(self, name: str, path: str, captured: bool, pid: int | None = None, below: int | None = None) -> None:
+        self.path = path
+        self.captured = captured
+        """Whether it is not the kernel that answers."""
+        self.pid = pid
+        # The way to a capture is the caller's own, and may lead over links.
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if below is None else os.O_NOFOLLOW)
+        self.fd = os.open(name, flags, dir_fd=below)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path!r})"
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def open_fd(self, name: str, flags: int = os.O_RDONLY) -> int:
+        """Open a file; return its descriptor."""
+        try:
+            if self.captured:
+                return open_regular(name, f"{self.path}/{name}", self.fd)
+            return os.open(name, flags | os.O_CLOEXEC, dir_fd=self.fd)
+        except OSError as error:
+            raise self._error(error, name) from None
+
+    def open(self, name: str) -> WordFile:
+        """Open a file of words: ``pagemap``, ``kpagecount``."""
+        if self.captured:
+            from mematlas.kernel.packed import PackedFile
+
+            try:
+                return PackedFile.open(self.open_fd(f"{name}.packed"), f"{self.path}/{name}.packed")
+            except NotHeld:
+                raise NotHeld(f"{self.path}/{name}") from None
+        return LiveFile(self.open_fd(name), f"{self.path}/{name}", self.pid)
+
+    def read(self, name: str, limit: int = MAX_FILE) -> bytes:
+        """Return a file whole, as it was at one time or nearly so.
+
+        Raises:
+            TooLarge: it has more than ``limit`` bytes.
+        """
+        return b"".join(self._pieces(name, limit))
+
+    def read_start(self, name: str, size: int) -> bytes:
+        """Return the first bytes of a file, all of it where it has no more."""
+        fd = self.open_fd(name)
+        try:
+            return read_piece(fd, size)
+        except OSError as error:
+            raise self._error(error, name) from None
+        finally:
+            os.close(fd)
+
+    def lines(self, name: str) -> Iterator[bytes]:
+        """Yield the lines of a file, which may be a very long one. Memory holds no more than `BATCH_SIZE` of it.
+
+        A line longer than `MAX_LINE` may lack its middle. It then begins and ends as it does in the file, with at least
+        half of that.
+
+        Raises:
+            TooLarge: the text does not end.
+        """
+        # One call of C for each line; a generator of our own would cost as much as reading it.
+        return chain.from_iterable(self._batches(name))
+
+    def _batches(self, name: str) -> Iterator[list[bytes]]:
+        rest = b""
+        for piece in self._pieces(name, MAX_CAPTURED if self.captured else MAX_TEXT):
+            # Not splitlines(): a path may hold a carriage return or a form feed, which that would split at. The kernel
+            # escapes the newline alone.
+            lines = piece.split(b"\n")
+            lines[0] = rest + lines[0]
+            rest = lines.pop()
+            if len(rest) > MAX_LINE:
+                rest = rest[: MAX_LINE // 2] + rest[-MAX_LINE // 2 :]
+            yield lines
+        if rest:
+            yield [rest]
+
+    def _pieces(self, name: str, limit: int) -> Iterator[bytes]:
+        fd = self.open_fd(name)
+        try:
+            is_at_end = False
+            while not is_at_end and (piece := read_piece(fd, min(BATCH_SIZE, limit + 1))):
+                limit -= len(piece)
+                if limit < 0:
+                    raise TooLarge(f"{self.path}/{name}")
+                is_at_end = len(piece) < BATCH_SIZE
+                yield piece
+        except OSError as error:
+            raise self._error(error, name) from None
+        finally:
+            os.close(fd)
+
+    def parsed(self, name: str, parse: Callable[[bytes], T], limit: int = MAX_FILE) -> T:
+        """Return what a parser makes of a file."""
+        try:
+            return parse(self.read(name, limit))
+        except FormatError as error:
+            raise self._named(error, name) from None
+
+    def parsed_lines(self, name: str, parse: Callable[[Iterator[bytes]], T]) -> T:
+        """Return what a parser makes of the lines of a file."""
+        try:
+            return parse(self.lines(name))
+        except FormatError as error:
+            raise self._named(error, name) from None
+
+    def _named(self, error: FormatError, name: str) -> FormatError:
+        # What stands in a capture is not shown: a link in it could lead to a file of another's, and a bug report on.
+        text = "" if self.captured else error.text
+        return FormatError(f"{self.path}/{name}", text, error.place, error.expected)
+
+    def _error(self, error: OSError, name: str) -> Exception:
+        path = f"{self.path}/{name}"
+        if self.captured:
+            if error.errno == errno.ENOENT:
+                return NotHeld(path)
+            if error.errno == errno.EACCES:
+                return PermissionDenied(path)
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+                return FormatError(path, expected="a regular file")
+        return translate_error(error, path, self.pid)
+
+
+class ProcFS(Directory):
     """A place to read processes from: ``/proc``, another procfs mount, or a captured process.
 
     ``page_size`` is the machine's, or what the capture recorded; give it to read a directory that records none.
@@ -109,21 +279,32 @@ class ProcFS:
         self.root = root.rstrip("/") or "/"
         self.machine: dict[str, Any] | None = None
         """What ``machine.json`` says, for a capture; None for a live one."""
-        path = f"{self.root}/machine.json"
         try:
-            with open(path, encoding="utf-8") as file:
-                import json
-
-                self.machine = Machine(path, json.load(file))
+            super().__init__(self.root, self.root, captured=True)
         except (FileNotFoundError, NotADirectoryError):
-            pass
+            raise TargetNotFound(f"{self.root}: no such directory") from None
         except OSError as error:
-            raise translate_error(error, path) from None
-        except (ValueError, RecursionError) as error:
-            raise FormatError(path, str(error)) from None
+            raise translate_error(error, self.root) from None
+        try:
+            fd = open_regular(MACHINE, f"{self.root}/{MACHINE}", self.fd)
+        except FileNotFoundError:
+            self.captured = False
+        except OSError as error:
+            raise self._error(error, MACHINE) from None
+        else:
+            os.close(fd)
+            from mematlas.kernel.machine import MAX_SIZE, parse_machine
+
+            machine = self.parsed(MACHINE, parse_machine, MAX_SIZE)
+            machine.path = f"{self.root}/{MACHINE}"
+            self.machine = machine
         if page_size is None:
             page_size = os.sysconf("SC_PAGESIZE") if self.machine is None else self.machine["page_size"]
         self.page_size = page_size
+
+    def __del__(self) -> None:
+        # Nobody closes the place that all processes are read from.
+        self.close()
 
     def __repr__(self) -> str:
         return f"ProcFS({self.root!r}, page_size={self.page_size})"
@@ -131,104 +312,69 @@ class ProcFS:
     @property
     def live(self) -> bool:
         """Whether processes here run now, so that system calls can ask about them too."""
-        return self.machine is None
+        return not self.captured
 
     def pids(self) -> list[int]:
         """Return every PID here, in order. Any of them may be gone by the time you look."""
         try:
-            return sorted(int(name) for name in os.listdir(self.root) if name.isdigit())
-        except FileNotFoundError:
-            raise TargetNotFound(f"{self.root}: no such directory") from None
+            return sorted(map(int, filter(is_number, self.names())))
         except OSError as error:
             raise translate_error(error, self.root) from None
 
-    def read(self, name: str) -> bytes:
-        """Return a machine-wide file, such as ``swaps``, whole."""
-        path = f"{self.root}/{name}"
-        try:
-            return read_all(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as error:
-            if error.errno == errno.ENOENT and not self.live:
-                raise NotHeld(path) from None
-            raise translate_error(error, path) from None
-
-    def open(self, name: str) -> WordFile:
-        """Open a machine-wide file of words: ``kpagecount``, ``kpageflags``."""
-        path = f"{self.root}/{name}"
-        if not self.live:
-            return open_packed(path)
-        try:
-            return LiveFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path, None)
-        except OSError as error:
-            raise translate_error(error, path) from None
+    def names(self) -> list[str]:
+        """Return the names in the directory."""
+        if not self.captured:
+            return os.listdir(self.fd)
+        with os.scandir(self.fd) as entries:
+            found = [entry.name for entry in islice(entries, MAX_ENTRIES + 1)]
+        if len(found) > MAX_ENTRIES:
+            raise FormatError(self.root, expected=f"at most {MAX_ENTRIES} files")
+        return found
 
     def process(self, pid: int) -> ProcessDir:
         """Return the process ``pid``, held open. Raises `TargetNotFound` when there is none."""
         return ProcessDir(self, pid)
 
 
-class ProcessDir:
+class ProcessDir(Directory):
     """One process: the directory ``/proc/PID``, held open, so that a reused PID cannot be taken for it."""
+
+    pid: int
 
     def __init__(self, procfs: ProcFS, pid: int) -> None:
         self.procfs = procfs
-        self.pid = pid
         self.tid = pid
         """The thread whose directory it is: the first one of the process, unless that has ended."""
-        self.path = f"{procfs.root}/{pid}"
+        path = f"{procfs.root}/{pid}"
         try:
-            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            super().__init__(str(pid), path, procfs.captured, pid, procfs.fd)
         except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
             raise TargetNotFound(f"no process {pid}" + ("" if procfs.live else f" in {procfs.root}")) from None
         except OSError as error:
-            raise translate_error(error, self.path, pid) from None
+            raise translate_error(error, path, pid) from None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"ProcessDir({self.path!r})"
-
-    def close(self) -> None:
-        """Let go of the process."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def open_fd(self, name: str, flags: int = os.O_RDONLY) -> int:
-        """Open a file of the process; return its descriptor."""
-        try:
-            return os.open(name, flags | os.O_CLOEXEC, dir_fd=self.fd)
-        except OSError as error:
-            raise self._error(error, name) from None
-
-    def open(self, name: str) -> WordFile:
-        """Open a file of words: ``pagemap``."""
-        if not self.procfs.live:
-            return open_packed(f"{self.path}/{name}")
-        return LiveFile(self.open_fd(name), f"{self.path}/{name}", self.pid)
-
-    def read(self, name: str) -> bytes:
-        """Return a file of the process, whole, as it was at one time or nearly so.
+    def _pieces(self, name: str, limit: int) -> Iterator[bytes]:
+        """Yield the pieces of a file.
 
         Raises:
             ProcessGone: the process ended, or started another program, before the end of it was read.
         """
+        if self.captured or name not in BY_VMA:
+            yield from super()._pieces(name, limit)
+            return
         # Of the same address space as the file, or of one before it: who reads it after an exec has been too late.
-        watched = self.open_fd("maps") if self.procfs.live and name in BY_VMA else -1
+        watched = self.open_fd("maps")
         try:
-            data = read_all(self.open_fd(name))
-            if data and watched >= 0 and not os.pread(watched, 1, 0):
+            is_empty = True
+            for piece in super()._pieces(name, limit):
+                is_empty = False
+                yield piece
+            if not is_empty and not os.pread(watched, 1, 0):
                 raise ProcessGone(self.pid, "ended" if self.is_ending() else "runs another program now")
-            return data
         except OSError as error:
             raise self._error(error, name) from None
         finally:
-            if watched >= 0:
-                os.close(watched)
+            os.close(watched)
 
     def is_ending(self) -> bool:
         """Whether the process is on its way out, or has ended: its files are missing, empty or refused then."""
@@ -248,9 +394,9 @@ class ProcessDir:
             raise self._error(error, name) from None
 
     def _error(self, error: OSError, name: str) -> Exception:
+        if self.captured:
+            return super()._error(error, name)
         path = f"{self.path}/{name}"
-        if error.errno == errno.ENOENT and not self.procfs.live:
-            return NotHeld(path)
         if error.errno == errno.ENOENT and name != "stat":
             # A missing file is a kernel without it, unless the whole process is missing.
             return ProcessGone(self.pid) if self.is_ending() else NotSupported(path)
@@ -261,61 +407,35 @@ class ProcessDir:
         return translate_error(error, path, self.pid)
 
 
-class Machine(dict[str, "Any"]):
-    """What ``machine.json`` says. It may come from a stranger: what we compute with is checked here, once.
+def is_number(name: str) -> bool:
+    """Whether a name is a PID. isdigit() alone takes the digits of other scripts, some of which int() does not."""
+    return name.isdigit() and name.isascii() and len(name) <= PID_DIGITS
 
-    >>> Machine("machine.json", {"page_size": 4096})["devices"]
-    Traceback (most recent call last):
-    mematlas.errors.FormatError: machine.json: cannot understand 'no devices'
+
+def open_regular(name: str, path: str, dir_fd: int) -> int:
+    """Open a regular file in a directory; return its descriptor. No link is followed, and no FIFO waited for.
+
+    Raises:
+        FormatError: it is something else.
+        TooLarge: no capture has such a file.
     """
-
-    def __init__(self, path: str, value: object) -> None:
-        if not isinstance(value, dict):
-            raise FormatError(path, repr(value))
-        super().__init__(value)
-        self.path = path
-        size = self["page_size"]
-        self._check("page_size", type(size) is int and MIN_PAGE_SIZE <= size <= MAX_PAGE_SIZE and not size & size - 1)
-        if "devices" in self:
-            devices = self["devices"]
-            self._check(
-                "devices",
-                isinstance(devices, dict) and all(are_strings(devices.get(kind)) for kind in ("shmem", "hugetlb")),
-            )
-        for key in ("paths", "unknown_backings"):
-            if key in self:
-                texts = self[key]
-                self._check(key, isinstance(texts, dict) and are_strings(list(texts.values())))
-        if "uncertain" in self:
-            self._check("uncertain", are_strings(self["uncertain"]))
-        if "soft_dirty" in self:
-            self._check("soft_dirty", self["soft_dirty"] in (True, False, None))
-
-    def __missing__(self, key: str) -> Any:
-        raise FormatError(self.path, f"no {key}")
-
-    def _check(self, key: str, is_good: bool) -> None:
-        if not is_good:
-            raise FormatError(self.path, f"{key}: {self[key]!r}")
-
-
-def are_strings(values: object) -> bool:
-    return isinstance(values, list) and all(isinstance(value, str) for value in values)
-
-
-def open_packed(path: str) -> WordFile:
-    """Open a capture's stand-in for a file of words."""
-    from mematlas.kernel.packed import PackedFile
-
-    return PackedFile.open(f"{path}.packed")
-
-
-def read_all(fd: int) -> bytes:
-    """Read a descriptor to its end, and close it. /proc reports sizes of 0, so the end is an empty read."""
-    try:
-        parts = []
-        while part := os.read(fd, READ_SIZE):
-            parts.append(part)
-        return b"".join(parts)
-    finally:
+    if "/" in name:
+        raise NotHeld(path)
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
         os.close(fd)
+        raise FormatError(path, expected="a regular file")
+    if status.st_size > MAX_CAPTURED:
+        os.close(fd)
+        raise TooLarge(path)
+    return fd
+
+
+def read_piece(fd: int, size: int) -> bytes:
+    """Read a descriptor on, at most so many bytes. /proc reports sizes of 0, so the end is an empty read."""
+    parts = []
+    while size > 0 and (part := os.read(fd, min(READ_SIZE, size))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

@@ -6,8 +6,10 @@ under the target's mmap lock: a 4 GiB process cannot map or unmap anything for 9
 
 from __future__ import annotations
 
+import sys
+
 from mematlas.errors import Error, FormatError
-from mematlas.kernel.maps import ESCAPE, Vma, exact_name, parse_line
+from mematlas.kernel.maps import Vma, VmaParser, check_captured, exact_name, max_vmas
 from mematlas.kernel.mounts import NO_DEVICES
 
 TYPE_CHECKING = False
@@ -30,50 +32,80 @@ LEFT_OUT = "smaps leaves out huge pages that nobody may access on this kernel (m
 
 def read_smaps(process: ProcessDir, devices: Devices | LiveDevices = NO_DEVICES) -> list[tuple[Vma, dict[str, int]]]:
     """Return each VMA with its fields in bytes, keyed as the kernel spells them (``Rss``, ``Private_Dirty``)."""
-    data = process.read("smaps")
-    entries = parse_smaps(data, devices)
+    entries = process.parsed_lines("smaps", lambda lines: parse_smaps(lines, devices, max_vmas(process)))
+    if process.captured:
+        check_captured((vma for vma, _ in entries), process)
+        if any(min(fields.values(), default=0) < 0 or max(fields.values(), default=0) >> 64 for _, fields in entries):
+            raise FormatError(f"{process.path}/smaps", expected="amounts of 64 bits")
     for vma, fields in entries:
         if not fields.keys() >= FIELDS_USED:
             missing = ", ".join(sorted(FIELDS_USED - fields.keys()))
-            raise FormatError(f"{process.path}/smaps", f"{vma.start:x}-{vma.end:x} without {missing}")
-    return [(exact_name(process, vma), fields) for vma, fields in entries] if ESCAPE in data else entries
+            raise FormatError(f"{process.path}/smaps", place=f"{vma.start:x}-{vma.end:x}", expected=missing)
+    return [(exact_name(process, vma) if "\n" in vma.path else vma, fields) for vma, fields in entries]
 
 
-def parse_smaps(data: bytes, devices: Devices | LiveDevices = NO_DEVICES) -> list[tuple[Vma, dict[str, int]]]:
-    """Return the VMAs in the text of an smaps file, each with its fields in bytes."""
+def parse_smaps(
+    lines: Iterable[bytes], devices: Devices | LiveDevices = NO_DEVICES, most: int = sys.maxsize
+) -> list[tuple[Vma, dict[str, int]]]:
+    """Return the VMAs in the lines of an smaps file, each with its fields in bytes."""
     entries: list[tuple[Vma, dict[str, int]]] = []
     fields: dict[str, int] = {}
     names: dict[bytes, str] = {}  # each name comes once a VMA: decoded once
-    for line in data.split(b"\n"):
+    parser = VmaParser(devices, most)
+    for line in lines:
         # Head lines begin with a lower-case hexadecimal digit, field lines with a capital.
         if line[:1] in HEX_DIGITS and line:
             fields = {}
-            entries.append((parse_line(line, devices), fields))
+            entries.append((parser.parse(line), fields))
         elif line.endswith(b" kB"):
             key, _, value = line.partition(b":")
-            name = names.get(key) or names.setdefault(key, key.decode("ascii", "replace"))
             try:
-                fields[name] = int(value[:-3]) * 1024
+                fields[names.get(key) or name_of(key, names)] = int(value[:-3]) * 1024
             except ValueError:
-                raise FormatError("smaps", line.decode("utf-8", "replace")) from None
+                text = line[:MAX_NAME].decode("utf-8", "replace")
+                raise FormatError("smaps", text, f"VMA {parser.nr_vmas}", "NAME: NUMBER kB") from None
     return entries
+
+
+MAX_NAMES = 256
+MAX_NAME = 64
+
+
+def name_of(key: bytes, names: dict[bytes, str]) -> str:
+    """Return the name of a field, and keep it among those that are known."""
+    if len(names) >= MAX_NAMES or len(key) > MAX_NAME:
+        raise ValueError
+    return names.setdefault(key, key.decode("ascii", "replace"))
 
 
 def read_vm_flags(process: ProcessDir) -> dict[int, frozenset[str]]:
     """Return the flags of each VMA by its start: ``lo`` means mlocked."""
-    return parse_vm_flags(process.read("smaps"))
+    return process.parsed_lines("smaps", lambda lines: parse_vm_flags(lines, max_vmas(process)))
 
 
-def parse_vm_flags(data: bytes) -> dict[int, frozenset[str]]:
-    """Return the ``VmFlags`` in the text of an smaps file, by the start of each VMA."""
+def parse_vm_flags(lines: Iterable[bytes], most: int = sys.maxsize) -> dict[int, frozenset[str]]:
+    """Return the ``VmFlags`` in the lines of an smaps file, by the start of each VMA."""
     flags: dict[int, frozenset[str]] = {}
+    known: dict[bytes, frozenset[str]] = {}
     start = 0
-    for line in data.split(b"\n"):
+    parser = VmaParser(most=most)
+    for line in lines:
         if line[:1] in HEX_DIGITS and line:
-            start = parse_line(line).start
+            start = parser.parse(line).start
         elif line.startswith(b"VmFlags:"):
-            flags[start] = frozenset(line[8:].decode("ascii").split())
+            flags[start] = known.get(line) or known.setdefault(line, flags_of(line, f"VMA {parser.nr_vmas}"))
     return flags
+
+
+MAX_FLAGS = 256
+"""Bytes of a line of flags: two letters and a blank for each of 64."""
+
+
+def flags_of(line: bytes, place: str) -> frozenset[str]:
+    """Return the flags in a line of them."""
+    if len(line) > MAX_FLAGS or not line.isascii():
+        raise FormatError("smaps", line[:MAX_NAME].decode("ascii", "replace"), place, "VmFlags: two letters each")
+    return frozenset(line[8:].decode("ascii").split())
 
 
 def read_rollup(process: ProcessDir) -> dict[str, int]:
@@ -85,7 +117,7 @@ def read_rollup(process: ProcessDir) -> dict[str, int]:
     from mematlas.errors import NotSupported
 
     try:
-        return sum_fields(fields for _, fields in parse_smaps(process.read("smaps_rollup")))
+        return sum_fields(fields for _, fields in process.parsed_lines("smaps_rollup", parse_smaps))
     except NotSupported:
         return sum_fields(fields for _, fields in read_smaps(process))
 
@@ -115,7 +147,7 @@ def leaves_out_huge_pages() -> bool:
     size = huge_size()
 
     def told(name: str) -> int:
-        entries = parse_smaps(ProcFS().read("self/smaps"))
+        entries = ProcFS().parsed_lines("self/smaps", parse_smaps)
         return next(fields.get(name, 0) for vma, fields in entries if vma.start <= start < vma.end)
 
     with mmap.mmap(-1, 2 * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:

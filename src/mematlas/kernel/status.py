@@ -13,7 +13,12 @@ from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from mematlas.kernel.procfs import ProcessDir, ProcFS
+
+    T = TypeVar("T")
 
 PF_KTHREAD = 0x00200000
 """A process flag: include/linux/sched.h."""
@@ -59,18 +64,22 @@ def read_stat(process: ProcessDir) -> Stat:
     True
     """
     try:
-        return parse_stat(read_of(process, "stat"))
+        return read_of(process, "stat", parse_stat)
     except FormatError:
-        read_of(process, "stat")  # of a process that has ended this is the error: what was read was cut short
+        read_of(process, "stat", bytes)  # of a process that has ended this is the error: what was read was cut short
         raise
 
 
-def read_of(process: ProcessDir, name: str) -> bytes:
-    """Return stat or status. The kernel writes either whole or not at all: an empty one is of a process that ended."""
-    data = process.read(name)
-    if not data and process.procfs.live:
-        raise ProcessGone(process.pid)
-    return data
+def read_of(process: ProcessDir, name: str, parse: Callable[[bytes], T]) -> T:
+    """Return stat or status, parsed. The kernel writes either whole or not at all: an empty one is of a process that
+    ended."""
+
+    def parse_some(data: bytes) -> T:
+        if not data and process.procfs.live:
+            raise ProcessGone(process.pid)
+        return parse(data)
+
+    return process.parsed(name, parse_some)
 
 
 def parse_stat(data: bytes) -> Stat:
@@ -79,16 +88,34 @@ def parse_stat(data: bytes) -> Stat:
     pid, _, name = head.partition(b" (")
     fields = tail.split()
     try:
+        if len(name) > MAX_NAME:
+            raise ValueError
         return Stat(
-            pid=int(pid),
+            pid=number(pid),
             name=name.decode("utf-8", "surrogateescape"),
-            state=fields[0].decode("ascii"),
-            parent=int(fields[1]),
-            flags=int(fields[6]),
-            start_time=int(fields[19]),
+            state=fields[0][:1].decode("ascii"),
+            parent=number(fields[1]),
+            flags=number(fields[6]),
+            start_time=number(fields[19]),
         )
     except (IndexError, ValueError):
-        raise FormatError("stat", data.decode("utf-8", "replace")) from None
+        raise not_stat(data) from None
+
+
+MAX_NAME = 64
+"""Bytes of a command name: 15, but a kernel worker says what it works on as well (fs/proc/array.c, proc_task_name)."""
+
+
+def number(digits: bytes) -> int:
+    """Return a number of 64 bits. Raises ValueError: it is none."""
+    if not digits.isdigit() or len(digits) > 20:
+        raise ValueError
+    return int(digits)
+
+
+def not_stat(data: bytes) -> FormatError:
+    """Return what is to be said of such a stat file."""
+    return FormatError("stat", data[:200].decode("utf-8", "replace"), expected="PID (NAME) STATE and 49 numbers")
 
 
 @record
@@ -103,21 +130,21 @@ class Faults:
 
 def read_faults(process: ProcessDir) -> Faults:
     """Return the page faults of a process, all its threads together."""
-    return parse_faults(read_of(process, "stat"))
+    return read_of(process, "stat", parse_faults)
 
 
 def parse_faults(data: bytes) -> Faults:
     """Return the counts of page faults in a stat file; see `parse_stat` for its form."""
     fields = data.rpartition(b")")[2].split()
     try:
-        return Faults(minor=int(fields[7]), major=int(fields[9]))
+        return Faults(minor=number(fields[7]), major=number(fields[9]))
     except (IndexError, ValueError):
-        raise FormatError("stat", data.decode("utf-8", "replace")) from None
+        raise not_stat(data) from None
 
 
 def read_status(process: ProcessDir) -> dict[str, str]:
     """Return the lines of ``/proc/PID/status`` by name: ``{"Name": "cat", "VmRSS": "920 kB", ...}``."""
-    return parse_status(read_of(process, "status"))
+    return read_of(process, "status", parse_status)
 
 
 def read_memory_status(process: ProcessDir) -> dict[str, str]:
@@ -135,15 +162,29 @@ def read_memory_status(process: ProcessDir) -> dict[str, str]:
 
 def parse_status(data: bytes) -> dict[str, str]:
     """Return the lines of a status file by name."""
-    text = data.decode("utf-8", "surrogateescape")
-    pairs = (line.partition(":") for line in text.split("\n") if line)
-    return {name: value.strip() for name, _, value in pairs}
+    status: dict[str, str] = {}
+    for line in data.decode("utf-8", "surrogateescape").split("\n"):
+        if line:
+            name, _, value = line.partition(":")
+            status[name] = value = value.strip()
+            if value.endswith(UNIT) and name != "Name" and not is_amount(value):
+                raise FormatError("status", line, expected="NAME: NUMBER kB")
+    return status
+
+
+UNIT = " kB"
+
+
+def is_amount(value: str) -> bool:
+    """Whether this is a number of kB, of 64 bits in bytes."""
+    digits = value[: -len(UNIT)]
+    return digits.isascii() and digits.isdigit() and len(digits) <= 17
 
 
 def status_bytes(status: dict[str, str], name: str) -> int | None:
     """Return a ``kB`` line of a status file in bytes; None when the file has no such line."""
     value = status.get(name, "")
-    return int(value[:-3]) * 1024 if value.endswith(" kB") else None
+    return int(value[: -len(UNIT)]) * 1024 if value.endswith(UNIT) and is_amount(value) else None
 
 
 def numbers_of(status: dict[str, str]) -> list[int]:
@@ -165,7 +206,7 @@ def numbers_of(status: dict[str, str]) -> list[int]:
 def own_numbers(procfs: ProcFS) -> list[int]:
     """Return what `numbers_of` says of ourselves; nothing where this /proc does not know us."""
     try:
-        return numbers_of(parse_status(procfs.read("self/status")))
+        return numbers_of(procfs.parsed("self/status", parse_status))
     except Error:
         return []
 

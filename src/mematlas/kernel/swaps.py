@@ -29,7 +29,7 @@ class SwapArea:
 
 def read_swaps(procfs: ProcFS) -> list[SwapArea]:
     """Return the swap areas in use; none means that anonymous memory has nowhere to go."""
-    return parse_swaps(procfs.read("swaps"))
+    return procfs.parsed("swaps", parse_swaps)
 
 
 def parse_swaps(data: bytes) -> list[SwapArea]:

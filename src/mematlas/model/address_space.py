@@ -15,7 +15,7 @@ class AddressSpace:
     """The VMAs of a process, in address order, none overlapping.
 
     >>> from mematlas.kernel.maps import parse_maps
-    >>> space = AddressSpace(parse_maps(b"1000-3000 r--p 0 00:00 0\\n4000-5000 rw-p 0 00:00 0 [heap]\\n"))
+    >>> space = AddressSpace(parse_maps([b"1000-3000 r--p 0 00:00 0", b"4000-5000 rw-p 0 00:00 0 [heap]"]))
     >>> space.find(0x2fff).start, space.find(0x3000)
     (4096, None)
     >>> [(hex(start), hex(end)) for start, end in space.gaps()]

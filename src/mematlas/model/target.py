@@ -14,6 +14,7 @@ from mematlas.errors import (
     TargetAmbiguous,
     TargetNotFound,
 )
+from mematlas.kernel.cmdline import read_command
 from mematlas.kernel.group import seen_whole
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import read_stat, read_status
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from mematlas.kernel.status import Stat
 
 COMM_LENGTH = 15  # include/linux/sched.h, TASK_COMM_LEN less the ending zero
-COMMAND_LINE_SIZE = 1 << 15
-"""Bytes of a command line that are looked at. A program may make its own as long as the address space."""
 LISTED = 20
 """Processes that are listed where several answer to a name."""
 SKIPPED = (TargetNotFound, ProcessGone, NoAddressSpace, PermissionDenied, NotSupported, FormatError)
@@ -187,7 +186,7 @@ def with_name(name: str, procfs: ProcFS) -> Iterator[Target]:
         return stat.name == name or (
             len(name) > COMM_LENGTH
             and stat.name == name[:COMM_LENGTH]
-            and os.path.basename(command_line(process).split("\0", 1)[0]) == name
+            and os.path.basename(read_command(process).split("\0", 1)[0]) == name
         )
 
     return filtered(f"no process is called {name!r}", matches, procfs, ourselves(procfs))
@@ -206,7 +205,7 @@ def matching_command_line(text: str, procfs: ProcFS) -> Iterator[Target]:
         raise BadInput(f"bad regular expression {text[1:]!r}: {error}") from None
     return filtered(
         f"no command line matches {text[1:]!r}",
-        lambda process, _: bool(pattern.search(command_line(process).rstrip("\0").replace("\0", " "))),
+        lambda process, _: bool(pattern.search(read_command(process).rstrip("\0").replace("\0", " "))),
         procfs,
         {pid for own in ourselves(procfs) for pid in ancestors(own, procfs)},
     )
@@ -288,17 +287,6 @@ def open_process(pid: int, procfs: ProcFS) -> tuple[ProcessDir, Stat]:
         raise
 
 
-def command_line(process: ProcessDir) -> str:
-    """Return the beginning of the command line of a process, its words ended by zeros."""
-    fd = process.open_fd("cmdline")
-    try:
-        return os.read(fd, COMMAND_LINE_SIZE).decode("utf-8", "surrogateescape")
-    except OSError:
-        raise ProcessGone(process.pid) from None
-    finally:
-        os.close(fd)
-
-
 def ancestors(pid: int, procfs: ProcFS) -> Iterator[int]:
     """Yield a process, its parent, and so on up."""
     while pid > 0:
@@ -324,7 +312,7 @@ def statuses(procfs: ProcFS) -> Iterator[tuple[ProcessDir, dict[str, str]]]:
 def describe(process: ProcessDir) -> str:
     """Return a line that tells a process from others: its PID and the start of its command line."""
     try:
-        line = command_line(process).replace("\0", " ").replace("\n", " ").strip()
+        line = read_command(process).replace("\0", " ").replace("\n", " ").strip()
         name = line or f"[{read_stat(process).name}]"
     except SKIPPED:
         name = "(ended)"

@@ -32,6 +32,7 @@ COLUMNS = (
     Column("swap", "SWAP", "size", shown=False),
     Column("first_state", "FIRST PAGE", shown=False),
     Column("phys", "FIRST FRAME AT", "address"),
+    Column("path_cut", "CUT", "flag", shown=False),
     Column("kind", "KIND"),
     Column("path", "PATH", "path"),
 )
@@ -109,6 +110,7 @@ def vma_row(item: VmaUsage) -> tuple[Any, ...]:
         usage.swap,
         item.first_state,
         HIDDEN if item.phys is None and item.first_state in ("present", "zero") else item.phys,
+        vma.path_cut,
         vma.kind,
         vma.path,
     )

@@ -1,0 +1,98 @@
+"""machine.json of a capture: what machine it is of, and what the process itself could no longer be asked.
+
+It may come from a stranger: what we compute with is checked here, once.
+"""
+
+from __future__ import annotations
+
+import json
+
+from mematlas.errors import FormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_SIZE = 8 << 20
+MAX_TEXT = 8192
+MIN_PAGE_SIZE, MAX_PAGE_SIZE = 1 << 9, 1 << 30
+
+
+class Machine(dict[str, "Any"]):
+    """What ``machine.json`` says.
+
+    >>> Machine({"page_size": 4096})["devices"]
+    Traceback (most recent call last):
+    mematlas.errors.FormatError: machine.json: expected devices
+    """
+
+    path = "machine.json"
+
+    def __init__(self, value: object) -> None:
+        if not isinstance(value, dict):
+            raise FormatError(self.path, expected="an object")
+        super().__init__(value)
+        size = self["page_size"]
+        if type(size) is not int or not MIN_PAGE_SIZE <= size <= MAX_PAGE_SIZE or size & size - 1:
+            raise FormatError(self.path, expected="a page_size that is a power of two")
+        for key, (is_good, expected) in CHECKS.items():
+            if key in self and not is_good(self[key]):
+                raise FormatError(self.path, expected=f"{key} to be {expected}")
+
+    def __missing__(self, key: str) -> Any:
+        raise FormatError(self.path, expected=key)
+
+
+def parse_machine(data: bytes) -> Machine:
+    """Return what the text of a ``machine.json`` says."""
+    try:
+        return Machine(json.loads(data))
+    except (ValueError, RecursionError):
+        raise FormatError(Machine.path, expected="JSON") from None
+
+
+def are_strings(values: object) -> bool:
+    """Whether this is a list of texts, none of them endless, and of nothing else."""
+    return isinstance(values, list) and all(map(is_text, values))
+
+
+def is_text(value: object) -> bool:
+    """Whether this is a text of a length that can be shown."""
+    return isinstance(value, str) and len(value) <= MAX_TEXT
+
+
+def is_name(value: object) -> bool:
+    """Whether this is a text, or unknown."""
+    return value is None or is_text(value)
+
+
+def are_devices(value: object) -> bool:
+    """Whether these are devices by the kind of memory that they are."""
+    return isinstance(value, dict) and all(are_strings(value.get(kind)) for kind in ("shmem", "hugetlb"))
+
+
+def are_texts(value: object) -> bool:
+    """Whether this is texts by name."""
+    return isinstance(value, dict) and are_strings(list(value.values()))
+
+
+def is_known_or_not(value: object) -> bool:
+    """Whether this is yes, no, or unknown."""
+    return value is None or isinstance(value, bool)
+
+
+CHECKS = {
+    "host": (is_name, "a text"),
+    "kernel": (is_name, "a text"),
+    "arch": (is_name, "a text"),
+    "devices": (are_devices, "lists of shmem and hugetlb"),
+    "paths": (are_texts, "texts by address"),
+    "unknown_backings": (are_texts, "texts by address"),
+    "uncertain": (are_strings, "a list of texts"),
+    "soft_dirty": (is_known_or_not, "true, false or null"),
+    "tells_ksm": (is_known_or_not, "true, false or null"),
+    "zero_known": (is_known_or_not, "true or false"),
+    "huge_known": (is_known_or_not, "true or false"),
+    "torn": (is_known_or_not, "true or false"),
+    "redacted": (is_known_or_not, "true or false"),
+}
