@@ -32,6 +32,7 @@ BESIDE = {
     "acting": "actions",
     "advising": "actions",
     "coldness": "actions",
+    "ending": "sources",
     "pagingout": "actions",
     "refaults": "actions",
     "labs": "cli",

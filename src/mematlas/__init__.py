@@ -15,6 +15,7 @@ from mematlas.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mematlas.analysis.ending import DistinctResult, EndingResult, Part
     from mematlas.analysis.grid import Cells, Strip
     from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult, VmaUsage
     from mematlas.analysis.usage import Usage
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from mematlas.process import Process
 
 HOMES = {
+    "mematlas.analysis.ending": ("DistinctResult", "EndingResult", "Part"),
     "mematlas.analysis.grid": ("Cells", "Strip"),
     "mematlas.analysis.usage": ("Usage",),
     "mematlas.captures": ("CaptureResult", "capture"),
@@ -76,6 +78,8 @@ __all__ = [
     "Block",
     "CaptureResult",
     "Cells",
+    "DistinctResult",
+    "EndingResult",
     "Error",
     "FormatError",
     "Hole",
@@ -83,6 +87,7 @@ __all__ = [
     "NoAddressSpace",
     "NotHeld",
     "NotSupported",
+    "Part",
     "PermissionDenied",
     "ProcFS",
     "Process",

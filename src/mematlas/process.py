@@ -24,6 +24,7 @@ from mematlas.kernel.smaps import HOLD_PER_BYTE, read_smaps
 from mematlas.kernel.status import Stat, read_memory_status, read_stat, status_bytes
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
 from mematlas.model.pages import STATE_OF_BYTE, Hole, PageReader, decode_place, entry_flags, is_hidden
+from mematlas.record import replace
 from mematlas.sources import VmaCounter, note_cut, note_unknown
 
 TYPE_CHECKING = False
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Self
 
+    from mematlas.analysis.ending import DistinctResult, EndingResult
     from mematlas.analysis.grid import Cells, Stretch, Strip
+    from mematlas.ending import Accounts
     from mematlas.kernel.pagemap import Block
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.model.nodes import PageNodes
@@ -128,13 +131,16 @@ class Process:
 
     # How much
 
-    def usage(self, source: str = "auto", max_stall: float = MAX_STALL, numa: bool = False) -> UsageResult:
+    def usage(
+        self, source: str = "auto", max_stall: float = MAX_STALL, numa: bool = False, distinct: bool = False
+    ) -> UsageResult:
         """Return how much memory the process uses, with its page tables.
 
         ``auto`` reads smaps, unless that would hold up the target for more than ``max_stall`` seconds; then it
         reads the page tables themselves, where our rights and the kernel allow it, and else counts the entries of
         pagemap with pauses, and shares with kpagecount. All agree to the byte for a process that stands still (PSS:
-        to the kernel's rounding). ``numa`` asks for the amounts by node as well; see `maps`.
+        to the kernel's rounding). ``numa`` asks for the amounts by node as well, see `maps`; ``distinct`` for that of
+        distinct frames, which is None where `distinct` is refused.
 
         >>> Process(4211).usage().usage.uss   # doctest: +SKIP
         851443712
@@ -142,7 +148,120 @@ class Process:
         result = self.maps(source, max_stall, first_pages=False, numa=numa)
         tables = status_bytes(read_memory_status(self.dir), "VmPTE")
         nodes = total_by_node((item.nodes or {} for item in result.vmas), result.nodes) if numa else None
-        return UsageResult(total(item.usage for item in result.vmas), tables, result.reading, nodes)
+        size, reading = self._try_distinct(source, max_stall, result.reading) if distinct else (None, result.reading)
+        return UsageResult(total(item.usage for item in result.vmas), tables, reading, nodes, size)
+
+    def _try_distinct(self, source: str, max_stall: float, reading: Reading) -> tuple[int | None, Reading]:
+        """Return the distinct amount, and the reading of the others with what there is to say about it."""
+        try:
+            found = self.distinct(source if source in PAGE_SOURCES else "auto", max_stall)
+        except (PermissionDenied, NotSupported) as error:
+            return None, replace(reading, notes=(*reading.notes, f"distinct frames unknown: {error}"))
+        notes = tuple(dict.fromkeys((*reading.notes, *found.reading.notes)))
+        return found.distinct, replace(reading, notes=notes, torn=reading.torn or found.reading.torn)
+
+    def distinct(self, source: str = "auto", max_stall: float = MAX_STALL) -> DistinctResult:
+        """Return what is resident with each frame counted once, however often the process maps it.
+
+        >>> Process(4211).distinct().distinct   # doctest: +SKIP
+        535822336
+
+        Raises:
+            PermissionDenied: frames are hidden (needs CAP_SYS_ADMIN), or their counts (needs CAP_DAC_READ_SEARCH).
+        """
+        from mematlas.analysis.ending import DistinctResult
+        from mematlas.ending import Accounts
+
+        before = time.perf_counter()
+        notes: list[str] = []
+        accounts = Accounts(self.address_space().vmas)
+        name = self._read_accounts(accounts, source, max_stall, notes)
+        return DistinctResult(accounts.nr_distinct * self.page_size, self._reading_of(name, before, accounts, notes))
+
+    def if_ended(self, source: str = "auto", max_stall: float = MAX_STALL) -> EndingResult:
+        """Return what would become of its memory if the process ended now.
+
+        Whether others hold its shared memory is found out by looking at every process, in a child of ours.
+
+        >>> Process(4211).if_ended().freed   # doctest: +SKIP
+        272650240
+
+        Raises:
+            PermissionDenied: frames are hidden (needs CAP_SYS_ADMIN), or their counts (needs CAP_DAC_READ_SEARCH).
+        """
+        from mematlas.analysis.ending import EndingResult
+        from mematlas.ending import FILE, Accounts, Ending
+
+        before = time.perf_counter()
+        notes: list[str] = []
+        self.procfs.open("kpagecount").close()  # a refusal comes before others are looked at
+        accounts = Accounts(self.address_space().vmas)
+        sharing = self.sharing_memory(everywhere=True)
+        ending = Ending(self.dir, accounts, self.devices, notes)
+        if not sharing:
+            ending.look_around()
+        name = self._read_accounts(accounts, source, max_stall, notes)
+        if sharing:
+            ending.keep_all(sharing)
+        else:
+            ending.add_frames()
+            ending.add_swap(self._swap_pss(max_stall, notes) if accounts.slots else {})
+            ending.add_tables()
+        size = self.page_size
+        return EndingResult(
+            ending.sorted_parts(),
+            accounts.nr_distinct * size,
+            0 if sharing else accounts.sums.dirty[FILE] * size,
+            self._reading_of(name, before, accounts, notes),
+        )
+
+    def sharing_memory(self, everywhere: bool = False) -> list[int] | None:
+        """Return the other processes that run in the same address space; None where that cannot be told.
+
+        Its parent and its children are looked at, or every process: others may have been given to another parent.
+
+        >>> Process(4211).sharing_memory()   # doctest: +SKIP
+        []
+        """
+        from mematlas.model.shared_mm import relatives, sharing_memory
+
+        return sharing_memory(self.dir, None if everywhere else relatives(self.dir))
+
+    def _read_accounts(self, accounts: Accounts, source: str, max_stall: float, notes: list[str]) -> str:
+        """Count the frames of a process; return what they were read from."""
+        from mematlas.ending import note_counts
+
+        name = self.page_source(source, max_stall, 0, 1 << 64, notes)
+        reader: PageReader | TableReader
+        if name == "tables":
+            from mematlas.model.tablereader import TableReader
+
+            reader = TableReader(self.dir, self.tables_access())
+        else:
+            reader = PageReader(self.dir, self._pacer(), cached=False)
+        with reader:
+            accounts.read(reader)
+        if self.procfs.live:
+            note_counts(notes)
+        return name
+
+    def _reading_of(self, name: str, before: float, accounts: Accounts, notes: list[str]) -> Reading:
+        torn = self.address_space().vmas != accounts.vmas  # raises where it has ended
+        duration = time.perf_counter() - before
+        return Reading(name, duration, torn, tuple(dict.fromkeys(notes)), self._reader_name(name))
+
+    def _swap_pss(self, max_stall: float, notes: list[str]) -> dict[int, int] | None:
+        """Return SwapPss of each VMA by its start; None where reading it would hold up the target for too long."""
+        hold = self._smaps_hold()
+        if self.procfs.live and hold > max_stall:
+            notes.append(
+                f"whether swap is shared with forks is unknown: smaps tells, and holds up the target for about"
+                f" {hold * 1e3:.0f} ms (--max-stall allows it)"
+            )
+            return None
+        return {
+            vma.start: fields["SwapPss"] for vma, fields in read_smaps(self.dir, self.devices) if "SwapPss" in fields
+        }
 
     def maps(
         self,

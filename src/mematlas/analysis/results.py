@@ -66,6 +66,8 @@ class UsageResult:
     nodes: Sizes | None = None
     """Bytes by NUMA node, when asked for: every node with memory, and under None what could not be told. They add up to
     RSS and hugetlb."""
+    distinct: int | None = None
+    """Bytes of RSS with each frame counted once; None unless asked for, and where frames are hidden."""
 
 
 @record

@@ -8,13 +8,21 @@ from __future__ import annotations
 from mematlas.cli.session import TARGETS, add_numa, add_output, add_repeat, add_source, add_target
 from mematlas.errors import BadInput, PermissionDenied, ProcessGone
 from mematlas.views.format import format_seconds
-from mematlas.views.usage import usage_table, verify_table
+from mematlas.views.usage import sharing_notes, usage_table, verify_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    from mematlas.analysis.ending import EndingResult
+    from mematlas.analysis.results import UsageResult
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
+    from mematlas.process import Process
     from mematlas.views.table import Table
+
+    Result = TypeVar("Result", UsageResult, EndingResult)
 
 USAGE = "[options] TARGET | -- COMMAND ..."
 TAKES_TARGET = True
@@ -26,6 +34,14 @@ __doc__ = f"{__doc__}\n{TARGETS}"
 def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     add_numa(arguments)
+    arguments.add_argument(
+        "--distinct", action="store_true", help="what is resident with each frame counted once, as well (as root)"
+    )
+    arguments.add_argument(
+        "--if-ended",
+        action="store_true",
+        help="what ending the process would free, leave to be reclaimed, and leave in use (as root)",
+    )
     add_source(arguments)
     arguments.add_argument(
         "--verify",
@@ -40,20 +56,55 @@ def run(args: Namespace, session: Session) -> int:
     session.no_more_words()
     if args.verify:
         return verify(args, session)
+    if args.if_ended:
+        return if_ended(args, session)
 
     def make() -> Table:
-        results = []
-        notes = []
-        for process in session.processes:
-            try:
-                result = process.usage(args.source, args.max_stall, numa=args.numa)
-            except (PermissionDenied, ProcessGone) as error:
-                if len(session.processes) == 1:
-                    raise
-                notes.append(f"left out: {error}")
-                continue
-            results.append((session.target_info(result.reading, process), result))
-        return usage_table(results, notes)
+        notes: list[str] = []
+        distinct = args.distinct
+        results = of_each(session, notes, lambda one: one.usage(args.source, args.max_stall, args.numa, distinct))
+        return usage_table(results, notes, distinct)
+
+    session.show(make, args)
+    return 0
+
+
+def of_each(
+    session: Session, notes: list[str], look: Callable[[Process], Result]
+) -> list[tuple[dict[str, Any], Result]]:
+    """Return what a look at each process of the target tells, and who that is; each address space once."""
+    from mematlas.model.shared_mm import in_earlier_memory
+
+    processes = session.processes
+    results = []
+    if len(processes) == 1:
+        (process,) = processes
+        result = look(process)
+        notes += sharing_notes(process.pid, process.sharing_memory() or ())
+        return [(session.target_info(result.reading, process), result)]
+    earlier = in_earlier_memory(process.dir for process in processes)
+    for process in processes:
+        if process.pid in earlier:
+            notes += sharing_notes(earlier[process.pid], (process.pid,))
+            continue
+        try:
+            result = look(process)
+        except (PermissionDenied, ProcessGone) as error:
+            notes.append(f"left out: {error}")
+            continue
+        results.append((session.target_info(result.reading, process), result))
+    return results
+
+
+def if_ended(args: Namespace, session: Session) -> int:
+    from mematlas.views.ending import ending_table
+
+    if args.numa or args.distinct:
+        raise BadInput("--if-ended has the distinct amount already, and no nodes: not with --numa or --distinct")
+
+    def make() -> Table:
+        notes: list[str] = []
+        return ending_table(of_each(session, notes, lambda one: one.if_ended(args.source, args.max_stall)), notes)
 
     session.show(make, args)
     return 0
@@ -67,8 +118,8 @@ def verify(args: Namespace, session: Session) -> int:
     unexplained: list[str] = []
     if args.source != "auto":
         raise BadInput("--verify reads every source: not with --source")
-    if args.numa:
-        raise BadInput("--verify compares no nodes: not with --numa")
+    if args.numa or args.distinct or args.if_ended:
+        raise BadInput("--verify compares sources alone: not with --numa, --distinct or --if-ended")
 
     def make() -> Table:
         # A process that maps the same library for a moment is seen by one source and not by the others. What is wrong

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+PF_FORKNOEXEC = 0x00000040
 PF_KTHREAD = 0x00200000
-"""A process flag: include/linux/sched.h."""
+"""Process flags: include/linux/sched.h."""
 
 
 @record
@@ -42,6 +43,11 @@ class Stat:
     def is_kernel_thread(self) -> bool:
         """Whether this is a thread of the kernel, without an address space of its own."""
         return bool(self.flags & PF_KTHREAD)
+
+    @property
+    def is_fork(self) -> bool:
+        """Whether it runs the program of its parent still: it was forked, and started none."""
+        return bool(self.flags & PF_FORKNOEXEC)
 
     @property
     def is_zombie(self) -> bool:
@@ -116,6 +122,27 @@ def number(digits: bytes) -> int:
 def not_stat(data: bytes) -> FormatError:
     """Return what is to be said of such a stat file."""
     return FormatError("stat", data[:200].decode("utf-8", "replace"), expected="PID (NAME) STATE and 49 numbers")
+
+
+LAYOUT_FIELDS = (23, 24, 25, *range(42, 49))
+"""startcode, endcode, startstack; start_data to env_end: counted behind the name."""
+
+
+def read_layout(process: ProcessDir) -> tuple[bytes, ...]:
+    """Return where the parts of a process's program lie; see `parse_layout`."""
+    return read_of(process, "stat", parse_layout)
+
+
+def parse_layout(data: bytes) -> tuple[bytes, ...]:
+    """Return where the code, data, stack, heap and arguments of a program lie, out of a stat file.
+
+    The same in two processes that have one address space, or are forks. Zeros where we may not know.
+    """
+    fields = data.rpartition(b")")[2].split()
+    try:
+        return tuple(fields[place] for place in LAYOUT_FIELDS)
+    except IndexError:
+        raise not_stat(data) from None
 
 
 @record

@@ -296,7 +296,7 @@ map the same file. A file of 120 pages plays the library; the first process is P
             "USS of the VMA at {address:#x}, from /proc/{pid}/smaps",
             """\
 USS counts the pages that only this process maps. It is alone, so all of them count. If it ended now, that many
-pages would no longer be mapped by anyone.""",
+pages would no longer be mapped by anyone; being a file's, they would stay in the cache until room is needed.""",
             one_reader,
         ),
         Step(
@@ -317,7 +317,7 @@ though the library has only 120.""",
             lambda stage: uss(stage),
             "USS of the VMA at {address:#x}, from /proc/{pid}/smaps",
             """\
-No page is its own any more. USS answers: what would be freed if this process alone ended? Of the library, nothing.
+No page is its own any more. USS bounds what would be freed if this process alone ended: of the library, nothing.
 Added up over all processes USS leaves out whatever is shared.""",
         ),
         Step(
@@ -346,8 +346,10 @@ too.""",
         ),
     ),
     """\
-RSS: what it can reach. PSS: its fair share; add these up. USS: what would be freed if it ended.
+RSS: what it can reach. PSS: its fair share; add these up. USS: what it maps alone,
+a bound of what would be freed if it ended.
 
  mematlas usage PID            all three
+ mematlas usage PID --if-ended what would be freed, and what not
  mematlas maps PID             all three, for each VMA""",
 )

@@ -1,0 +1,98 @@
+"""Processes that have one address space: vfork(2) in flight, posix_spawn(3), clone(2) with CLONE_VM.
+
+They are processes to all of /proc, with a PID, a name and an RSS each, but their memory exists once. kcmp(2) tells; to
+ask it about few, candidates are picked by where their program, stack and arguments lie: one address space has these
+once, and a fork has the same.
+"""
+
+from __future__ import annotations
+
+import os
+
+from mematlas.errors import Error, NotSupported
+from mematlas.kernel.kcmp import has_same_memory
+from mematlas.kernel.status import counts_as_we_do, read_layout, read_stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mematlas.kernel.procfs import ProcessDir
+
+MOST_THREADS = 64
+MOST_CHILDREN = 64
+"""Threads of a process, and children of each, that are looked at where not every process is."""
+
+
+def sharing_memory(process: ProcessDir, candidates: Iterable[int] | None = None) -> list[int] | None:
+    """Return the other processes that run in the address space of this one; None where that cannot be told.
+
+    ``candidates`` are all processes, unless given.
+    """
+    procfs = process.procfs
+    if not procfs.live or not counts_as_we_do(procfs):
+        return None
+    own = layout_of(process)
+    if own is None:
+        return None
+    found = []
+    for pid in procfs.pids() if candidates is None else candidates:
+        try:
+            if pid == process.pid:
+                continue
+            with procfs.process(pid) as other:
+                if layout_of(other) != own or not has_same_memory(process.tid, pid):
+                    continue
+                read_stat(other)  # the PID is still the one that was compared
+                found.append(pid)
+        except NotSupported:
+            return None
+        except Error:
+            continue  # ended meanwhile, or not ours to look at
+    return found
+
+
+def in_earlier_memory(processes: Iterable[ProcessDir]) -> dict[int, int]:
+    """Return which of these processes run in the address space of an earlier one, and of which."""
+    found: dict[int, int] = {}
+    by_layout: dict[tuple[bytes, ...], list[ProcessDir]] = {}
+    for process in processes:
+        if not process.procfs.live or not counts_as_we_do(process.procfs):
+            return {}
+        try:
+            if (layout := layout_of(process)) is None:
+                continue
+            alike = by_layout.setdefault(layout, [])
+            first = next((other for other in alike if has_same_memory(other.tid, process.tid)), None)
+        except Error:
+            continue
+        if first is None:
+            alike.append(process)
+        else:
+            found[process.pid] = first.pid
+    return found
+
+
+def relatives(process: ProcessDir) -> list[int]:
+    """Return the parent and the children of a process, as far as they are told at once: not those of many threads."""
+    found = [read_stat(process).parent]
+    try:
+        fd = process.open_fd("task")
+    except Error:
+        return found
+    try:
+        threads = os.listdir(fd)
+    finally:
+        os.close(fd)
+    for thread in threads[:MOST_THREADS]:
+        try:
+            found += map(int, process.read(f"task/{thread}/children").split()[:MOST_CHILDREN])
+        except (Error, ValueError):
+            continue  # needs CONFIG_PROC_CHILDREN
+    return found
+
+
+def layout_of(process: ProcessDir) -> tuple[bytes, ...] | None:
+    """Return where the parts of the program lie; None where we may not know, or there is no memory."""
+    layout = read_layout(process)
+    return layout if layout[-1] != b"0" else None

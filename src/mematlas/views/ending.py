@@ -1,0 +1,126 @@
+"""What ending a process would do: how much, and why."""
+
+from __future__ import annotations
+
+from mematlas.views.format import format_path, format_seconds
+from mematlas.views.table import Column, Drawn, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from mematlas.analysis.ending import EndingResult, Part
+
+FATES = (
+    ("freed", "at once, if it ended now"),
+    ("pool", "back to the pools of huge pages"),
+    ("reclaimable", "no longer mapped: the kernel takes it back when it needs room"),
+    ("stays", "in use, or in a file with a name"),
+    ("unknown", "freed, unless somebody whom we cannot see needs it"),
+)
+
+REASONS = {
+    ("anon", "alone"): "anonymous memory that it alone maps",
+    ("anon", "folio"): "parts of huge pages of which others map the rest: freed when those are split",
+    ("anon", "others"): "anonymous memory that other processes map too",
+    ("anon", "slots"): "anonymous memory that is in swap too, where others may have it",
+    ("shmem", "last"): "shared memory without a name that nobody else holds",
+    ("shmem", "held"): "shared memory that other processes hold",
+    ("shmem", "named"): "files on tmpfs: until they are removed",
+    ("shmem", "sysv"): "System V segments: until they are removed (ipcrm)",
+    ("shmem", "unseen"): "shared memory without a name: others may hold it whom we cannot see",
+    ("shmem", "elsewhere"): "shared memory of a mount or IPC namespace that may end with it",
+    ("swap", "alone"): "in swap, of anonymous memory that it alone has",
+    ("swap", "last"): "in swap, of shared memory that nobody else holds",
+    ("swap", "others"): "in swap, of anonymous memory that other processes have too",
+    ("swap", "slots"): "in swap, of anonymous memory that other processes may have too",
+    ("tables", "alone"): "page tables",
+    ("file", "alone"): "pages of files that nobody else maps",
+    ("file", "others"): "pages of files that other processes map too",
+    ("hugetlb", "alone"): "huge pages that it alone maps",
+    ("hugetlb", "last"): "huge pages of a file without a name that nobody else holds",
+    ("hugetlb", "others"): "huge pages that other processes map too",
+    ("hugetlb", "held"): "huge pages of a file that other processes hold",
+    ("hugetlb", "named"): "huge pages of files on hugetlbfs: until they are removed",
+    ("hugetlb", "sysv"): "huge pages of System V segments: until they are removed (ipcrm)",
+    ("hugetlb", "unseen"): "huge pages of a file without a name: others may hold it whom we cannot see",
+    ("hugetlb", "elsewhere"): "huge pages of a mount or IPC namespace that may end with it",
+    ("kernel", "others"): "pages of the kernel that all processes map ([vdso])",
+    ("kernel", "kernel"): "memory of devices or rings (io_uring, perf): freed with their last descriptor",
+    ("all", "same_memory"): "all of it: other processes run in the same address space",
+}
+
+COLUMNS = (
+    Column("pid", "PID", "count"),
+    Column("name", "NAME"),
+    *(Column(fate, fate.upper(), "size") for fate, _ in FATES),
+    Column("distinct", "DISTINCT", "size"),
+    Column("dirty", "DIRTY", "size"),
+    Column("parts", "PARTS", "counts"),
+    Column("source", "SOURCE"),
+)
+
+LINE_COLUMNS = (Column("fate", "WHAT"), Column("size", "SIZE", "size"), Column("why", "WHY"))
+
+NR_NAMED = 3
+"""PIDs or paths of a line; how many more there are is said."""
+
+
+def ending_table(results: list[tuple[dict[str, Any], EndingResult]], notes: list[str]) -> Table:
+    """Return what ending would do of one process as lines, of several, each ended alone, as a row each."""
+    rows = []
+    for target, result in results:
+        fates = (result.total(fate) for fate, _ in FATES)
+        parts = {f"{part.fate}_{part.kind}_{part.reason}": part.size for part in result.parts}
+        rows.append(
+            (target["pid"], target["name"], *fates, result.distinct, result.dirty, parts, result.reading.source)
+        )
+        notes += result.reading.notes
+        if result.reading.torn:
+            notes.append("the address space changed during the reading: these are numbers of no one moment")
+    if len(results) != 1:
+        return Table("ending/1", COLUMNS, rows, notes=notes)
+    ((target, result),) = results
+
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
+        took = format_seconds(result.reading.duration_s)
+        who = f"{format_path(target['name'])}, PID {target['pid']}"
+        yield f"{who}: if it ended now, from {result.reading.source} in {took}"
+        lines = list(lines_of(result, in_bytes))
+        yield from Table("ending/1", LINE_COLUMNS, lines).lines(in_bytes=in_bytes, colour=colour, before=before)
+
+    return Drawn("ending/1", COLUMNS, rows, target=target, notes=notes, draw=draw)
+
+
+def lines_of(result: EndingResult, in_bytes: bool) -> Iterator[tuple[str, int, str]]:
+    """Yield the lines for people: what becomes of it, and under each the parts that there are."""
+    for fate, text in FATES:
+        parts = [part for part in result.parts if part.fate == fate]
+        if parts or fate != "pool":
+            yield fate, result.total(fate), text
+        for part in parts:
+            yield f"  {part.kind}", part.size, why(part)
+        if fate == "reclaimable" and result.dirty:
+            yield "  dirty", result.dirty, "of this: to be written to a disk first"
+    yield "distinct", result.distinct, "resident now, each frame counted once"
+
+
+def why(part: Part) -> str:
+    """Return why a part becomes what it does, and because of whom."""
+    text = REASONS[part.kind, part.reason]
+    if part.pids:
+        text += f": {some('PID', list(map(str, part.pids)))}"
+    elif part.paths and part.fate != "freed":
+        text += f": {some('', list(part.paths))}"
+    return text
+
+
+def some(head: str, names: list[str]) -> str:
+    """Return the first of some names, and how many more there are.
+
+    >>> some("PID", ["7", "8"]), some("", ["a", "b", "c", "d"])
+    ('PID 7, 8', 'a, b, c and 1 more')
+    """
+    more = f" and {len(names) - NR_NAMED} more" if len(names) > NR_NAMED else ""
+    return f"{head} {', '.join(names[:NR_NAMED])}{more}".lstrip()
