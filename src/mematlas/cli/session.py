@@ -201,6 +201,7 @@ class Session:
         """The words after the target."""
         self.text = ""
         self._processes: list[Process] = []
+        self._search_notes: list[str] = []
 
     def take_target(self, args: Namespace, default: str | None = None) -> None:
         """Find the target in the arguments, or start it. With a default, the words are not it."""
@@ -224,7 +225,7 @@ class Session:
         if not self._processes:
             from mematlas.model.target import resolve
 
-            self._open([resolve(self.text, self.procfs)])
+            self._open([resolve(self.text, self.procfs, self._search_notes)])
         return self._processes[0]
 
     @property
@@ -233,10 +234,11 @@ class Session:
         if not self._processes and self.text.startswith("cgroup:"):
             from mematlas.model.target import resolve_all
 
-            self._open(resolve_all(self.text, self.procfs))
+            self._open(resolve_all(self.text, self.procfs, self._search_notes))
         return self._processes or [self.process]
 
     def _open(self, targets: list[Target]) -> None:
+        self.write_notes(self._search_notes)  # before anything is done with what was found
         for target in targets:
             try:
                 self._processes.append(Process(target.dir))

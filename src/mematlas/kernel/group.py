@@ -59,6 +59,11 @@ def seen_whole(first: ProcessDir) -> ProcessDir:
     raise NoAddressSpace(first.pid, stat.name, ZOMBIE)
 
 
+def first_fd(process: ProcessDir) -> int:
+    """Return the descriptor of the directory of a process's first thread."""
+    return process.first.fd if isinstance(process, LiveThread) else process.fd
+
+
 def is_alive(thread: LiveThread) -> bool:
     """Whether a thread lives and is of that process: its number may be another's by now."""
     try:

@@ -341,13 +341,15 @@ class ProcessDir(Directory):
 
     pid: int
 
-    def __init__(self, procfs: ProcFS, pid: int) -> None:
+    def __init__(self, procfs: ProcFS, pid: int, fd: int = -1) -> None:
+        """Open the directory of a process, by its number or by a descriptor of it."""
         self.procfs = procfs
         self.tid = pid
         """The thread whose directory it is: the first one of the process, unless that has ended."""
         path = f"{procfs.root}/{pid}"
         try:
-            super().__init__(str(pid), path, procfs.captured, pid, procfs.fd)
+            name, below = (".", fd) if fd >= 0 else (str(pid), procfs.fd)
+            super().__init__(name, path, procfs.captured, pid, below)
         except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
             raise TargetNotFound(f"no process {pid}" + ("" if procfs.live else f" in {procfs.root}")) from None
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from mematlas.errors import (
     BadInput,
@@ -14,20 +15,28 @@ from mematlas.errors import (
     TargetAmbiguous,
     TargetNotFound,
 )
+from mematlas.kernel.abandon import Inquiry
 from mematlas.kernel.cmdline import read_command
-from mematlas.kernel.group import seen_whole
-from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.group import first_fd, seen_whole
+from mematlas.kernel.procfs import ProcessDir, ProcFS
 from mematlas.kernel.status import read_stat, read_status
 from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from mematlas.kernel.procfs import ProcessDir
     from mematlas.kernel.status import Stat
 
+    Matches = Callable[[ProcessDir, Stat], bool]
+
 COMM_LENGTH = 15  # include/linux/sched.h, TASK_COMM_LEN less the ending zero
+SEARCH_SECONDS = 1.5
+"""After which a search ends, wherever it is."""
+DESCRIBED = 1 << 10
+"""Bytes of a command line of which the start is shown."""
+NAMED = 5
+"""Processes that a note names."""
 LISTED = 20
 """Processes that are listed where several answer to a name."""
 SKIPPED = (TargetNotFound, ProcessGone, NoAddressSpace, PermissionDenied, NotSupported, FormatError)
@@ -55,41 +64,37 @@ class Target:
         self.dir.close()
 
 
-def resolve(text: str, procfs: ProcFS) -> Target:
-    """Return the one process that a text names.
+def resolve(text: str, procfs: ProcFS, notes: list[str] | None = None) -> Target:
+    """Return the one process that a text names. What could not be looked at goes to the notes.
 
     Raises:
         TargetNotFound: none does.
         TargetAmbiguous: several do; they are listed, none is picked.
     """
-    found: Target | None = None
-    listed: list[str] = []
+    found: list[Target] = []
     nr_more = 0
-    for target in search(text, procfs):
-        if found is None:
-            found = target
-            continue
+    for target in search(text, procfs, [] if notes is None else notes):
         # They may be more than we can hold open.
-        if not listed:
-            listed.append(describe(found.dir))
-            found.close()
-        if len(listed) < LISTED:
-            listed.append(describe(target.dir))
+        if len(found) < LISTED:
+            found.append(target)
         else:
             nr_more += 1
-        target.close()
-    if listed:
+            target.close()
+    if len(found) + nr_more > 1:
+        found.sort(key=lambda target: target.pid)
+        listed = describe_all([target.dir for target in found])
+        for target in found:
+            target.close()
         raise TargetAmbiguous(text, listed, nr_more)
-    assert found, "a search that finds nothing raises"
-    return found
+    return found[0]
 
 
-def resolve_all(text: str, procfs: ProcFS) -> list[Target]:
-    """Return every process that a text names, at least one."""
-    return list(search(text, procfs))
+def resolve_all(text: str, procfs: ProcFS, notes: list[str] | None = None) -> list[Target]:
+    """Return every process that a text names, at least one, by PID. What could not be looked at goes to the notes."""
+    return sorted(search(text, procfs, [] if notes is None else notes), key=lambda target: target.pid)
 
 
-def search(text: str, procfs: ProcFS) -> Iterable[Target]:
+def search(text: str, procfs: ProcFS, notes: list[str]) -> Iterable[Target]:
     """Return every process that a text names, one after the other as they are found, and at least one.
 
     Raises:
@@ -101,7 +106,7 @@ def search(text: str, procfs: ProcFS) -> Iterable[Target]:
     if text == "self":
         return [Target(procfs.process(own_pid(procfs)))]
     if text.startswith("~"):
-        return matching_command_line(text, procfs)
+        return matching_command_line(text, procfs, notes)
     if text.startswith("cgroup:"):
         return in_cgroup(text, procfs)
     # A directory that just happens to be called as the process is no capture.
@@ -109,7 +114,7 @@ def search(text: str, procfs: ProcFS) -> Iterable[Target]:
         return in_capture(text)
     if not text or "/" in text:
         raise TargetNotFound(f"no process or capture {text!r}")
-    return with_name(text, procfs)
+    return with_name(text, procfs, notes)
 
 
 PID_DIGITS = 10
@@ -156,15 +161,11 @@ def resolve_pid(pid: int, procfs: ProcFS) -> Target:
     try:
         process = procfs.process(pid)
     except TargetNotFound as error:
-        inner = [
-            describe(directory)
-            for directory, status in statuses(procfs)
-            # From that of this /proc down to its own: any of them may be what somebody sees from inside.
-            if str(pid) in status.get("NSpid", "").split()[1:]
-        ]
+        # From that of this /proc down to its own: any of them may be what somebody sees from inside.
+        inner = [process.pid for process, status in statuses(procfs) if str(pid) in status.get("NSpid", "").split()[1:]]
         if not inner:
             raise
-        names = "; ".join(name.strip() for name in inner[:LISTED])
+        names = "; ".join(name.strip() for name in describe_all(opened(inner[:LISTED], procfs)))
         more = f"; and {len(inner) - LISTED:,} more" if len(inner) > LISTED else ""
         raise TargetNotFound(f"{error}; in another PID namespace it is {names}{more}") from None
     try:
@@ -178,21 +179,21 @@ def resolve_pid(pid: int, procfs: ProcFS) -> Target:
     return Target(process)
 
 
-def with_name(name: str, procfs: ProcFS) -> Iterator[Target]:
+def with_name(name: str, procfs: ProcFS, notes: list[str]) -> Iterator[Target]:
     """Yield the processes whose command name is this, ourselves left out."""
+    nothing = f"no process is called {name!r}"
+    if len(name) <= COMM_LENGTH:
+        return filtered(nothing, lambda _, stat: stat.name == name, procfs, ourselves(procfs))
 
+    # The kernel keeps 15 bytes of a name; the command line has the rest.
     def matches(process: ProcessDir, stat: Stat) -> bool:
-        # The kernel keeps 15 bytes of a name; the command line has the rest.
-        return stat.name == name or (
-            len(name) > COMM_LENGTH
-            and stat.name == name[:COMM_LENGTH]
-            and os.path.basename(read_command(process).split("\0", 1)[0]) == name
-        )
+        is_near = stat.name == name[:COMM_LENGTH]
+        return is_near and os.path.basename(read_command(process).split("\0", 1)[0]) == name
 
-    return filtered(f"no process is called {name!r}", matches, procfs, ourselves(procfs))
+    return filtered_by_child(nothing, matches, procfs, ourselves(procfs), notes)
 
 
-def matching_command_line(text: str, procfs: ProcFS) -> Iterator[Target]:
+def matching_command_line(text: str, procfs: ProcFS, notes: list[str]) -> Iterator[Target]:
     """Yield the processes whose command line matches; ourselves and whoever started us left out.
 
     The command lines of ``sudo`` or a shell that runs us hold the expression itself.
@@ -203,11 +204,12 @@ def matching_command_line(text: str, procfs: ProcFS) -> Iterator[Target]:
         pattern = re.compile(text[1:])
     except re.error as error:
         raise BadInput(f"bad regular expression {text[1:]!r}: {error}") from None
-    return filtered(
+    return filtered_by_child(
         f"no command line matches {text[1:]!r}",
         lambda process, _: bool(pattern.search(read_command(process).rstrip("\0").replace("\0", " "))),
         procfs,
         {pid for own in ourselves(procfs) for pid in ancestors(own, procfs)},
+        notes,
     )
 
 
@@ -236,9 +238,7 @@ def in_capture(path: str) -> list[Target]:
     return [Target(procfs.process(pid)) for pid in pids]
 
 
-def filtered(
-    nothing: str, matches: Callable[[ProcessDir, Stat], bool], procfs: ProcFS, without: set[int]
-) -> Iterator[Target]:
+def filtered(nothing: str, matches: Matches, procfs: ProcFS, without: set[int]) -> Iterator[Target]:
     """Yield the processes that match, held open; those that vanish meanwhile or may not be read do not.
 
     Threads of the kernel and zombies have no memory, and are passed over.
@@ -248,25 +248,90 @@ def filtered(
     """
     has_found = False
     for pid in procfs.pids():
-        if pid in without:
-            continue
-        try:
-            process, stat = open_process(pid, procfs)
-        except SKIPPED:
-            continue
-        is_wanted = False
-        try:
-            is_wanted = not stat.is_kernel_thread and matches(process, stat)
-        except SKIPPED:
-            continue
-        finally:
-            if not is_wanted:
-                process.close()
-        if is_wanted:
+        if pid not in without and (process := open_matching(pid, matches, procfs)):
             has_found = True
             yield Target(process)
     if not has_found:
         raise TargetNotFound(nothing)
+
+
+def filtered_by_child(
+    nothing: str, matches: Matches, procfs: ProcFS, without: set[int], notes: list[str]
+) -> Iterator[Target]:
+    """Yield what `filtered` does, of a match that reads what may be held up for ever.
+
+    Raises:
+        TargetNotFound: none matches; with ``nothing`` for its text, and with what could not be looked at.
+    """
+
+    def ask(pid: int) -> tuple[bool, int]:
+        process = open_matching(pid, matches, procfs)
+        return process is not None, first_fd(process) if process else -1
+
+    pids = [pid for pid in procfs.pids() if pid not in without]
+    inquiry = Inquiry(ask, pids, deadline=time.monotonic() + SEARCH_SECONDS)
+    has_found = False
+    for pid, _, fd in inquiry:
+        if fd >= 0 and (process := taken_over(procfs, pid, fd)):
+            has_found = True
+            yield Target(process)
+    left = list(left_out(inquiry, procfs))
+    if not has_found:
+        raise TargetNotFound("; ".join([nothing, *left]))
+    notes += left
+
+
+def open_matching(pid: int, matches: Matches, procfs: ProcFS) -> ProcessDir | None:
+    """Return a process, held open, if it matches."""
+    try:
+        process, stat = open_process(pid, procfs)
+    except SKIPPED:
+        return None
+    is_wanted = False
+    try:
+        is_wanted = not stat.is_kernel_thread and matches(process, stat)
+    except SKIPPED:
+        pass
+    finally:
+        if not is_wanted:
+            process.close()
+    return process if is_wanted else None
+
+
+def taken_over(procfs: ProcFS, pid: int, fd: int) -> ProcessDir | None:
+    """Return a process whose directory a child has found, and sent."""
+    try:
+        process = ProcessDir(procfs, pid, fd)
+    except SKIPPED:
+        return None
+    finally:
+        os.close(fd)
+    try:
+        return seen_whole(process)
+    except SKIPPED:
+        process.close()
+        return None
+
+
+def left_out(inquiry: Inquiry, procfs: ProcFS) -> Iterator[str]:
+    """Yield notes on the processes that an inquiry could not find out about."""
+    for pids, why in (
+        (inquiry.unanswered, "not looked at, since reading their memory or command line waits for somebody"),
+        (inquiry.unasked, "not looked at for want of time"),
+    ):
+        if pids:
+            named = ", ".join(f"{pid} ({name_of(pid, procfs)})" for pid in sorted(pids)[:NAMED])
+            more = f" and {len(pids) - NAMED:,} more" if len(pids) > NAMED else ""
+            yield f"{named}{more}: {why}"
+
+
+def name_of(pid: int, procfs: ProcFS) -> str:
+    """Return the name of the process that has a PID now."""
+    try:
+        with procfs.process(pid) as process:
+            return read_stat(process).name
+    except SKIPPED:
+        return "ended"
 
 
 def open_process(pid: int, procfs: ProcFS) -> tuple[ProcessDir, Stat]:
@@ -309,10 +374,30 @@ def statuses(procfs: ProcFS) -> Iterator[tuple[ProcessDir, dict[str, str]]]:
             continue
 
 
+def opened(pids: Iterable[int], procfs: ProcFS) -> list[ProcessDir]:
+    """Return the processes with these PIDs, held open, but for those that have ended."""
+    found = []
+    for pid in pids:
+        try:
+            found.append(open_process(pid, procfs)[0])
+        except SKIPPED:
+            continue
+    return found
+
+
+def describe_all(processes: Sequence[ProcessDir]) -> list[str]:
+    """Return a line for each process that tells it from others, also where command lines cannot be read."""
+    places = range(len(processes))
+    lines = {place: f"{process.pid:>7}  (does not answer)" for place, process in enumerate(processes)}
+    for place, line, _ in Inquiry(lambda place: (describe(processes[place]), -1), places):
+        lines[place] = line
+    return [lines[place] for place in places]
+
+
 def describe(process: ProcessDir) -> str:
     """Return a line that tells a process from others: its PID and the start of its command line."""
     try:
-        line = read_command(process).replace("\0", " ").replace("\n", " ").strip()
+        line = read_command(process, DESCRIBED).replace("\0", " ").replace("\n", " ").strip()
         name = line or f"[{read_stat(process).name}]"
     except SKIPPED:
         name = "(ended)"

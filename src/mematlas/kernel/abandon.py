@@ -1,0 +1,205 @@
+"""Questions that may never be answered, asked by children that can be left behind.
+
+Whoever reads maps, smaps or the command line of a process waits for its mmap lock, and there is no bound to how long
+somebody else may hold that: a thread that waits for a dead file system holds it for ever. Such a wait ends for fatal
+signals alone. So what looks at processes that nobody asked for looks from a child. Where that falls silent another one
+goes on with the next process, and in the end it is killed.
+"""
+
+from __future__ import annotations
+
+import _socket  # socket itself costs 9 ms, a third of a whole command
+import marshal
+import os
+import select
+import sys
+import time
+
+# signal would bring in enum, for 5 ms.
+from _signal import SIG_DFL, SIGHUP, SIGINT, SIGKILL, SIGTERM, signal  # type: ignore[import-not-found]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any, NoReturn
+
+    Ask = Callable[[Any], tuple[Any, int]]
+
+SILENCE = 0.02
+"""Seconds without an answer after which another child goes on with the rest. Most take a thousandth of that."""
+PATIENCE = 0.3
+"""Seconds after which an answer is waited for no more, if the child itself waits for something in the kernel."""
+MESSAGE_SIZE = 1 << 16
+FD_SIZE = 4
+"""Bytes of an int, which a descriptor is."""
+FAREWELL = 0.02
+"""Seconds to wait for a child that was killed; one that the kernel does not let go is left to the init process."""
+
+
+class Inquiry:
+    """Asks about one thing after the other, until ``deadline``, and waits ``patience`` for who hangs in the kernel.
+
+    ``ask`` runs in a child. What it returns must be plain (see `marshal`): numbers, texts, tuples, None. A descriptor
+    may go with it, and arrives as one of ours. Iterating yields each thing with its answer and that descriptor, or -1,
+    as the answers come. What was not answered, and what there was no time for, is kept.
+
+    >>> list(Inquiry(lambda number: (number * number, -1), [2, 3]))
+    [(2, 4, -1), (3, 9, -1)]
+    """
+
+    def __init__(
+        self, ask: Ask, things: Sequence[Any], patience: float = PATIENCE, deadline: float = float("inf")
+    ) -> None:
+        self.ask = ask
+        self.things = things
+        self.patience = patience
+        self.deadline = deadline
+        """By the clock of `time.monotonic`."""
+        self.unanswered: list[Any] = []
+        self.unasked: list[Any] = []
+        self._place = 0
+        """Of the thing that is asked about now, or next."""
+        self._now: Child | None = None
+        self._silent: list[Child] = []
+
+    def __iter__(self) -> Iterator[tuple[Any, Any, int]]:
+        try:
+            while (left := self.deadline - time.monotonic()) > 0 and self._go_on():
+                for child in self._listen(left):
+                    thing, answer = self.things[child.place], child.answer()
+                    self._has_answered(child, answer is None)
+                    if answer is None:
+                        self.unanswered.append(thing)
+                    else:
+                        yield thing, *answer
+                self._look_at_clock()
+            self.unanswered += [self.things[child.place] for child in self._silent]
+            self.unasked += self.things[self._place :]
+        finally:
+            for child in (*self._silent, *([self._now] if self._now else [])):
+                child.close()
+
+    def _go_on(self) -> bool:
+        """Have a child ask about what is left; return whether any answer may come still."""
+        if self._now is None and self._place < len(self.things):
+            self._now = Child(self.ask, self.things, self._place)
+        return bool(self._now or self._silent)
+
+    def _listen(self, left: float) -> list[Child]:
+        """Return the children that have answered; none of them after a silence."""
+        now = time.monotonic()
+        children = list(self._silent)
+        ends = [now + left, *(child.since + self.patience for child in self._silent)]
+        if self._now:
+            children.append(self._now)
+            ends.append(self._now.since + SILENCE)
+        poll = select.poll()
+        for child in children:
+            poll.register(child.fd, select.POLLIN)
+        # It counts in milliseconds: one too many, rather than to come too early again and again.
+        ready = {fd for fd, _ in poll.poll(max(min(ends) - now, 0) * 1000 + 1)}
+        return [child for child in children if child.fd in ready]
+
+    def _has_answered(self, child: Child, is_dead: bool) -> None:
+        """Have a child that has answered go on with the next thing, unless another one does."""
+        if child is not self._now:
+            self._silent.remove(child)
+            child.close()
+            return
+        self._place += 1
+        child.place, child.since = self._place, time.monotonic()
+        if is_dead or self._place == len(self.things):
+            self._now = None
+            child.close()
+
+    def _look_at_clock(self) -> None:
+        """Hand over to another child after a silence, and give up waiting after a long one."""
+        now = time.monotonic()
+        if self._now and now - self._now.since >= SILENCE:
+            self._silent.append(self._now)
+            self._now = None
+            self._place += 1
+        for child in list(self._silent):
+            if now - child.since < self.patience:
+                continue
+            if not child.waits():
+                child.since = now  # it works still, or waits for a processor
+            else:
+                self._silent.remove(child)
+                self.unanswered.append(self.things[child.place])
+                child.close()
+
+
+class Child:
+    """A child that asks about things in order, and sends each answer as a message."""
+
+    def __init__(self, ask: Ask, things: Sequence[Any], place: int) -> None:
+        self.place = place
+        """Of the thing that it asks about."""
+        self.since = time.monotonic()
+        self._socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        self.fd = self._socket.fileno()
+        watched, self._alive = os.pipe()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # or what waits there would be written twice
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._alive)
+            run(ask, things[place:], theirs, watched)
+        theirs.close()
+        os.close(watched)
+
+    def answer(self) -> tuple[Any, int] | None:
+        """Return the next answer and its descriptor; None when it has ended, for want of memory perhaps."""
+        data, rights, _, _ = self._socket.recvmsg(MESSAGE_SIZE, _socket.CMSG_SPACE(FD_SIZE), _socket.MSG_CMSG_CLOEXEC)
+        fd = int.from_bytes(rights[0][2], sys.byteorder) if rights else -1
+        return (marshal.loads(data), fd) if data else None
+
+    def waits(self) -> bool:
+        """Whether it waits for something that no signal but a fatal one ends, as far as can be told."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read().rpartition(b") ")[2][:1] != b"R"
+        except OSError:
+            return True  # a /proc of another PID namespace
+
+    def close(self) -> None:
+        """End it; it may not be able to."""
+        self._socket.close()
+        os.close(self._alive)
+        os.kill(self.pid, SIGKILL)
+        end = time.monotonic() + FAREWELL
+        while not os.waitpid(self.pid, os.WNOHANG)[0] and time.monotonic() < end:
+            time.sleep(0.0005)
+
+
+def run(ask: Ask, things: Sequence[Any], out: _socket.socket, parent: int) -> NoReturn:
+    """Ask about things, in the child: nothing here may return."""
+    try:
+        for number in (SIGINT, SIGTERM, SIGHUP):
+            signal(number, SIG_DFL)
+        end_with(parent)
+        for thing in things:
+            answer, fd = ask(thing)
+            rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(FD_SIZE, sys.byteorder))] if fd >= 0 else []
+            out.sendmsg([marshal.dumps(answer)], rights)
+            if fd >= 0:
+                os.close(fd)
+    except BrokenPipeError:
+        pass  # our parent has enough
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # a mistake of ours: show it whole
+    finally:
+        os._exit(0)
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel end us when the other end of a pipe is closed, however our parent ends and wherever we wait.
+
+    SIGIO, which tells of it, ends whoever has not said otherwise. prctl(2) has PR_SET_PDEATHSIG for this, at the price
+    of importing ctypes.
+    """
+    import fcntl
+
+    fcntl.fcntl(parent, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(parent, fcntl.F_SETFL, os.O_ASYNC)

@@ -1,0 +1,106 @@
+"""Processes that make whoever looks wait: for a lock that is held for ever, or with more text than there is memory."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers import Program, mematlas, program
+from mematlas.errors import TargetNotFound
+from mematlas.kernel.cmdline import MAX_COMMAND, read_command
+from mematlas.kernel.procfs import ProcFS
+from mematlas.model.target import describe, resolve, resolve_all
+from stuck import WAYS, stuck
+
+QUIET = "import sys; print(1, flush=True)"
+
+pytestmark = pytest.mark.root("CAP_SYS_ADMIN")
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def hung(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A process that does not let anybody read what it maps."""
+    with stuck(request.param, tmp_path_factory.mktemp("mount"), 96 << 20) as pid:
+        yield pid
+
+
+def test_search_by_expression_goes_on_and_names_who_does_not_answer(hung: int) -> None:
+    with program(QUIET, "found-by-this") as running:
+        notes: list[str] = []
+        targets = resolve_all("~found-by-this", ProcFS(), notes)
+
+    assert [target.pid for target in targets] == [running.pid]
+    assert f"{hung} (" in notes[0]
+
+
+def test_search_that_finds_nothing_says_where_it_could_not_look(hung: int) -> None:
+    with pytest.raises(TargetNotFound, match=rf"matches 'no such[^;]*; .*\b{hung} \("):
+        resolve("~no such words", ProcFS())
+
+
+def test_list_of_candidates_has_who_does_not_answer(hung: int) -> None:
+    name = Path(f"/proc/{hung}/comm").read_text().strip()
+    with program(QUIET):
+        run = mematlas("usage", name)
+
+    assert run.returncode == 3
+    assert re.search(rf"^ +{hung}  \(does not answer\)$", run.stderr, re.MULTILINE)
+
+
+# --- texts without end
+
+ENDLESS = """
+import ctypes, json, os, struct, sys
+PR_SET_MM, PR_SET_MM_MAP = 35, 14
+lib = ctypes.CDLL(None, use_errno=True)
+lib.mmap.restype = ctypes.c_void_p
+lib.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+size = 64 << 30
+start = lib.mmap(None, size, 1, 0x4022, -1, 0)
+fields = open("/proc/self/stat").read().rpartition(")")[2].split()
+# start_code end_code start_data end_data start_brk, then brk, start_stack
+start_code, end_code, start_stack = (int(fields[place]) for place in (23, 24, 25))
+start_data, end_data, start_brk, arg_start, arg_end, env_start, env_end = (int(each) for each in fields[42:49])
+brk = lib.sbrk
+brk.restype = ctypes.c_void_p
+words = [start_code, end_code, start_data, end_data, start_brk, brk(0), start_stack, start, start + size - 1,
+         env_start, env_end, 0]
+buffer = struct.pack("12QII", *words, 0, 0xFFFFFFFF)
+done = lib.prctl(PR_SET_MM, PR_SET_MM_MAP, buffer, len(buffer), 0)
+print(json.dumps(ctypes.get_errno() if done else 0), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def endless() -> Iterator[Program]:
+    """A process whose command line is 64 GiB of nothing."""
+    with program(ENDLESS) as running:
+        if running.told:
+            pytest.skip(f"needs PR_SET_MM_MAP (CONFIG_CHECKPOINT_RESTORE): {os.strerror(running.told)}")
+        yield running
+
+
+def test_command_line_of_gigabytes_is_read_for_some_kilobytes(endless: Program) -> None:
+    with ProcFS().process(endless.pid) as process:
+        assert read_command(process) == "\0" * MAX_COMMAND
+        assert len(describe(process)) < 120
+
+
+def test_search_passes_by_a_command_line_of_gigabytes(endless: Program) -> None:
+    with program(QUIET, "found-by-this") as running:
+        notes: list[str] = []
+        targets = resolve_all("~found-by-this", ProcFS(), notes)
+
+    assert [target.pid for target in targets] == [running.pid]
+    assert f"{endless.pid} (" not in "".join(notes)
+
+
+def test_search_ends_though_an_expression_does_not() -> None:
+    with program(QUIET, "a" * 30_000 + "!") as running:
+        notes: list[str] = []
+        with pytest.raises(TargetNotFound, match=rf"\b{running.pid} \("):
+            resolve("~(a|a)+$", ProcFS(), notes)

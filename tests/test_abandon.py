@@ -1,0 +1,121 @@
+"""Questions to children that can be left behind: answers, descriptors, silence, death, and how little is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mematlas.kernel import abandon
+from mematlas.kernel.abandon import Inquiry
+from victim import DEADLINE, wait_until
+
+NR_THINGS = 211
+FOREVER = 1000.0
+
+
+def children() -> list[int]:
+    """Return the children of this process."""
+    return list(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+
+
+def hang_at(*places: int, seconds: float = FOREVER) -> abandon.Ask:
+    """Return a question that is answered with its double, but at some places not for long."""
+
+    def ask(number: int) -> tuple[int, int]:
+        if number in places:
+            time.sleep(seconds)
+        return 2 * number, -1
+
+    return ask
+
+
+def test_each_answer_comes_with_what_was_asked() -> None:
+    inquiry = Inquiry(hang_at(), range(NR_THINGS))
+    before = children()
+
+    assert list(inquiry) == [(number, 2 * number, -1) for number in range(NR_THINGS)]
+    assert (inquiry.unanswered, inquiry.unasked, children()) == ([], [], before)
+
+
+def test_what_never_answers_is_named_and_holds_up_nobody() -> None:
+    silent = [0, 5, 6, NR_THINGS - 1]
+    inquiry = Inquiry(hang_at(*silent), range(NR_THINGS))
+    before, fds = children(), os.listdir("/proc/self/fd")
+
+    assert sorted(number for number, _, _ in inquiry) == [n for n in range(NR_THINGS) if n not in silent]
+    assert (sorted(inquiry.unanswered), inquiry.unasked) == (silent, [])
+    assert (children(), os.listdir("/proc/self/fd")) == (before, fds)
+
+
+def test_late_answer_counts() -> None:
+    inquiry = Inquiry(hang_at(3, seconds=3 * abandon.SILENCE), range(7), patience=DEADLINE)
+
+    assert sorted(inquiry) == [(number, 2 * number, -1) for number in range(7)]
+
+
+def test_all_ends_in_time_and_says_what_was_left() -> None:
+    inquiry = Inquiry(hang_at(*range(1, 1000)), range(1000), patience=FOREVER, deadline=time.monotonic() + 0.3)
+    answered = [number for number, _, _ in inquiry]
+
+    assert 1 in inquiry.unanswered
+    assert inquiry.unasked[-1:] == [999]
+    assert sorted([*answered, *inquiry.unanswered, *inquiry.unasked]) == list(range(1000))
+
+
+def test_child_that_is_killed_has_not_answered() -> None:
+    def ask(number: int) -> tuple[int, int]:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number, -1
+
+    inquiry = Inquiry(ask, range(5))
+    assert [number for number, _, _ in inquiry] == [0, 1, 3, 4]
+    assert inquiry.unanswered == [2]
+
+
+def test_descriptor_arrives_as_what_it_was(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    inquiry = Inquiry(lambda name: (len(name), os.open(tmp_path / name, os.O_RDONLY)), ["one", "two"])
+
+    for name, length, fd in inquiry:
+        assert (length, os.read(fd, 99).decode(), os.get_inheritable(fd)) == (3, name, False)
+        os.close(fd)
+
+
+def test_who_has_enough_leaves_nothing_behind() -> None:
+    before, fds = children(), os.listdir("/proc/self/fd")
+    answers = iter(Inquiry(hang_at(2), range(NR_THINGS)))
+    assert next(answers)[0] == 0
+    answers.close()  # type: ignore[attr-defined]
+
+    assert (children(), os.listdir("/proc/self/fd")) == (before, fds)
+
+
+ORPHAN = """
+import os, sys, time
+sys.path.append(sys.argv[1])
+from mematlas.kernel.abandon import Inquiry
+def ask(_):
+    print(os.getpid(), flush=True)
+    time.sleep(1000)
+for _ in Inquiry(ask, [1], patience=1000):
+    pass
+"""
+
+
+def test_child_ends_with_its_parent_however_that_ends() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN, str(Path(abandon.__file__).parents[2])], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+
+    wait_until(lambda: not Path(f"/proc/{child}/comm").exists(), "the child ends")
