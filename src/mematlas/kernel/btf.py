@@ -49,7 +49,7 @@ WANTED: Mapping[str, tuple[str, ...]] = {
     "mm_struct": ("pgd",),
     "pipe_inode_info": ("bufs",),
     "pipe_buffer": ("page",),
-    "page": ("compound_head", "_mapcount", "mapping", "_refcount"),
+    "page": ("compound_head", "_mapcount", "mapping", "_refcount", "pt_share_count"),
     "ptdesc": ("pt_share_count",),
     "folio": ("_entire_mapcount", "mapping"),
 }

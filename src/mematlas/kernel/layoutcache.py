@@ -31,7 +31,10 @@ MAX_FILE = 1 << 16
 MAX_SIZE = 1 << 16
 """Bytes. No structure that we look into is larger."""
 FOUR_BYTES = frozenset(
-    ("task_struct.pid", "page._mapcount", "page._refcount", "folio._entire_mapcount", "ptdesc.pt_share_count")
+    (
+        *("task_struct.pid", "page._mapcount", "page._refcount", "folio._entire_mapcount"),
+        *("page.pt_share_count", "ptdesc.pt_share_count"),
+    )
 )
 """All other members are of eight."""
 

@@ -132,8 +132,9 @@ class StructPages:
         huge_pmd_share()), each of which is then mapped once.
         """
         values = self.memory.layout.values
-        # Since commit 59d9094df3d7 (v6.13) shares are counted; before, each held a reference to the table's page.
-        place, own = values.get("ptdesc.pt_share_count"), 0
+        # Since commit 59d9094df3d7 (v6.13, and in stable kernels, 6.1.192 among them, before there was a struct ptdesc)
+        # shares are counted. Before, each held a reference to the table's page.
+        place, own = values.get("ptdesc.pt_share_count", values.get("page.pt_share_count")), 0
         if place is None:
             place, own = values.get("page._refcount"), 1
         if place is None:
