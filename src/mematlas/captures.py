@@ -119,6 +119,8 @@ class Recorder:
         self.nr_pages = 0
         self.huge_known = True
         self.zero_known = True
+        self.huge_estimate = ""
+        """Why the exclusive bit of huge pages is an estimate, where it is."""
         self.unknown_backings: dict[str, str] = {}
         """Shared memory whose file could not be asked, as the name of its map_files link, and why."""
         self.uncertain: list[str] = []
@@ -200,6 +202,7 @@ class Recorder:
             "unreadable": self.unreadable,
             "zero_known": self.zero_known,
             "huge_known": self.huge_known,
+            "huge_estimate": self.huge_estimate,
             "unknown_backings": self.unknown_backings,
             "uncertain": self.uncertain,
             "soft_dirty": has_soft_dirty(self.process.procfs),
@@ -229,9 +232,12 @@ class Recorder:
         with reader:
             write_packed(path, self._pagemap_parts(reader, vmas))
             self.zero_known = reader.zero_known
+            self.huge_estimate = reader.huge_counts.note
             self.uncertain = sorted(reader.backings.uncertain)
         if not self.zero_known:
             self.notes.append(ZERO_UNKNOWN)
+        if self.huge_estimate:
+            self.notes.append(self.huge_estimate)
         if self.unknown_backings:
             why = next(iter(self.unknown_backings.values()))
             self.notes.append(f"pages unknown of {len(self.unknown_backings)} VMAs of shared memory: {why}")

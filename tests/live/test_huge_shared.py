@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -256,7 +257,7 @@ def test_pageout_promises_what_it_moves(family: Program, swap: Path) -> None:
 def test_without_rights_it_is_said_that_the_number_is_an_estimate(as_nobody: Callable[..., Outcome]) -> None:
     size = huge_size()
 
-    def look_at_ourselves() -> tuple[int, list[str]]:
+    def look_at_ourselves() -> tuple[int, list[str], list[str]]:
         import ctypes
         import mmap
 
@@ -266,13 +267,19 @@ def test_without_rights_it_is_said_that_the_number_is_an_estimate(as_nobody: Cal
             assert ctypes.addressof(ctypes.c_char.from_buffer(area))
             with Process(os.getpid()) as process:
                 result = process.maps("pagemap")
-            return sum(item.usage.thp or 0 for item in result.vmas), list(result.reading.notes)
+                with tempfile.TemporaryDirectory() as parent:
+                    saved = capture(process, f"{parent}/saved")
+                    with Process(saved.pid, ProcFS(saved.path)) as copy:
+                        copied = copy.maps("pagemap")
+            thp = sum(item.usage.thp or 0 for item in result.vmas)
+            return thp, list(result.reading.notes), list(copied.reading.notes)
 
-    thp, notes = as_nobody(look_at_ourselves).value
+    thp, notes, copied = as_nobody(look_at_ourselves).value
 
     if not thp:
         pytest.skip("no huge page was to be had")
-    assert [note for note in notes if note.startswith(ESTIMATE)], notes
+    for each in (notes, copied):
+        assert [note for note in each if note.startswith(ESTIMATE)], each
 
 
 def test_a_block_without_huge_pages_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,7 @@ CHECKS = {
     "tells_ksm": (is_known_or_not, "true, false or null"),
     "zero_known": (is_known_or_not, "true or false"),
     "huge_known": (is_known_or_not, "true or false"),
+    "huge_estimate": (is_text, "a text"),
     "torn": (is_known_or_not, "true or false"),
     "redacted": (is_known_or_not, "true or false"),
 }

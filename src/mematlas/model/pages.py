@@ -322,6 +322,8 @@ class PageReader:
     def _unmark(self, block: Block, vma: Vma) -> None:
         """Take the marks that a capture holds out of the entries, which are the kernel's again, into the states."""
         block.raw[7::ENTRY_SIZE] = block.states.translate(WITHOUT_MARKS)
+        if any(byte & (HUGE | MARK_A) == HUGE for byte in block.kinds):
+            self.huge_counts.note = self._saved.get("huge_estimate", "")
         states = block.states.translate(WITHOUT_HUGE)
         block.states = states.replace(b"\0", bytes((UNKNOWN,))) if self.hole(vma) == UNKNOWN else states
         anon = vma.kind in ANON_KINDS
