@@ -99,3 +99,9 @@ def test_defaults_are_argparses() -> None:
     for command in ("usage", "maps", "pages", "translate", "hist", "map"):
         arguments = declare(command)
         assert see_plainly(arguments, []) == see_slowly(arguments, [])
+
+
+def test_a_word_that_is_not_understood_is_shown_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        declare("maps").parse_slowly(["-\x1b[2J\u202e"], "mematlas maps", "", "")
+    assert r"-\x1b[2J\u202e" in capsys.readouterr().err

@@ -389,7 +389,9 @@ class Redactor:
         if name == "swaps":
             return b"\n".join(map(self._swap, data.split(b"\n")))
         if name == "stat":
-            return data[: data.index(b"(") + 1] + self.NAME + data[data.rindex(b")") :]
+            head, opened, _ = data.partition(b"(")
+            _, closed, tail = data.rpartition(b")")
+            return head + opened + self.NAME + closed + tail if opened and closed else None
         if name == "status":
             kept = [line for line in data.split(b"\n") if line.startswith(self.KEPT_STATUS)]
             return b"Name:\t" + b"\n".join([self.NAME, *kept, b""])

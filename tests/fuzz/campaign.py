@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +22,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 from engine import Notebook, Outcome, Subject, replay, run  # noqa: E402 (the path comes first)
 
+OWN_PIDS = "MEMATLAS_FUZZ_OWN_PIDS"
+"""Set in a PID namespace of our own."""
+
 
 def parsers(live: bool) -> Sequence[Subject]:
     from parsers import all_parsers
@@ -27,8 +32,29 @@ def parsers(live: bool) -> Sequence[Subject]:
     return all_parsers(live)
 
 
+def command_lines(live: bool) -> Sequence[Subject]:
+    from commands import CommandLines
+
+    return [CommandLines()]
+
+
+def captures(live: bool) -> Sequence[Subject]:
+    from mutated_captures import MutatedCaptures
+
+    return [MutatedCaptures()]
+
+
+def races(live: bool) -> Sequence[Subject]:
+    from races import Races
+
+    return [Races()]
+
+
 GROUPS: dict[str, tuple[int, Callable[[bool], Sequence[Subject]]]] = {
     "parsers": (10_000_000, parsers),
+    "captures": (100_000, captures),
+    "command-lines": (100_000, command_lines),
+    "races": (10_000, races),
 }
 """How many inputs of each group a whole run has, and what makes them."""
 
@@ -99,12 +125,32 @@ def run_group(group: str, args: argparse.Namespace, notebook: Notebook) -> int:
     return len(outcome.faults)
 
 
+def in_own_pids(args: argparse.Namespace, notebook: Notebook) -> int:
+    """Run the races where each victim can be given the PID of the one before it; return how we ended."""
+    words = [sys.executable, str(Path(__file__)), "races", "--seed", str(args.seed), "--workers", str(args.workers)]
+    words += ["--keep", str(notebook.path)]
+    for name, value in (("--inputs", args.inputs), ("--seconds", args.seconds)):
+        words += [] if value is None else [name, str(value)]
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    return subprocess.run([*unshare, *words], env=os.environ | {OWN_PIDS: "1"}, check=False).returncode
+
+
 def main(words: Sequence[str] | None = None) -> int:
     args = arguments(words)
     if args.replay:
         return replay_file(args.replay)
+    groups = args.groups or list(GROUPS)
     notebook = Notebook(args.keep or Path(tempfile.mkdtemp(prefix="mematlas-fuzz-")))
-    nr_faults = sum(run_group(group, args, notebook) for group in args.groups or GROUPS)
+    with tempfile.TemporaryDirectory(prefix="mematlas-fuzz-scratch-") as scratch:
+        tempfile.tempdir = scratch  # of the workers too, who are ended without a chance to clear away
+        nr_faults = 0
+        for group in groups:
+            if group == "races" and os.geteuid() == 0 and OWN_PIDS not in os.environ and shutil.which("unshare"):
+                nr_faults += in_own_pids(args, notebook)
+            else:
+                nr_faults += run_group(group, args, notebook)
+    if OWN_PIDS in os.environ:
+        return 1 if nr_faults else 0
     print(f"kept in {notebook.path}: --keep {notebook.path} goes on from here")
     return 1 if nr_faults else 0
 

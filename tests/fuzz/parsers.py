@@ -15,7 +15,6 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 
@@ -24,11 +23,12 @@ from mematlas.analysis.movable import parse_states
 from mematlas.analysis.tablelist import parse_flags
 from mematlas.captures import Redactor
 from mematlas.cli.advise import parse_amount
-from mematlas.cli.session import parse_bytes, parse_count, parse_seconds
+from mematlas.cli.session import parse_bytes, parse_count, parse_seconds, parse_width
 from mematlas.errors import Error
 from mematlas.kernel import btf, buddyinfo, kconfig, kcore, kmem, maps, meminfo, mounts, nodes, numa_maps, smaps, status
+from mematlas.kernel import sysvipc as shm
 from mematlas.kernel.layoutcache import FORMAT, names_of, values_of
-from mematlas.kernel.machine import Machine, parse_machine
+from mematlas.kernel.machine import parse_machine
 from mematlas.kernel.swaps import parse_swap, parse_swaps
 from mematlas.labs import question, score, workload
 from mematlas.model import address_space, pages
@@ -41,6 +41,7 @@ from test_kcore import BASE, core
 CORPUS = Path(__file__).with_name("corpus")
 LIVE = {
     **{name: f"/proc/self/{name}" for name in ("maps", "smaps", "stat", "status", "numa_maps", "mountinfo")},
+    "shm": "/proc/sysvipc/shm",
     **{name: f"/proc/{name}" for name in ("swaps", "buddyinfo", "meminfo", "zoneinfo", "iomem", "kallsyms")},
 }
 LIVE_SIZE = 3000
@@ -138,19 +139,14 @@ def find_symbol(data: bytes) -> None:
         os.close(fd)
 
 
-def from_json(use: Callable[[Any], object], data: bytes) -> None:
+def use_machine(data: bytes) -> None:
+    nodes.is_saved(parse_machine(data).get("nodes"))
+
+
+def use_layout(data: bytes) -> None:
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(data)
-        use(value)
-
-
-def use_machine(value: Any) -> None:
-    machine = Machine(value)
-    nodes.is_saved(machine.get("nodes"))
-
-
-def use_layout(value: Any) -> None:
-    values_of(value, btf.WANTED)
+        values_of(value, btf.WANTED)
 
 
 def redact(data: bytes) -> None:
@@ -204,19 +200,21 @@ def kernel_parsers(live: bool) -> list[Parser]:
     """Return what parses files of the kernel."""
     file, lines = partial(of_file, live=live), partial(of_lines, live=live)
     memory = [(BASE, 4096, b"\1" * 64), (BASE + 4096, 1 << 20, b"\2" * 64), ((1 << 64) - 4096, 0, b"\3" * 8)]
-    types, segments = name_of(btf.parse_btf), name_of(kcore.parse_segments)
+    types, segments, machine = name_of(btf.parse_btf), name_of(kcore.parse_segments), name_of(parse_machine)
     return [
         lines("maps", maps.parse_maps, maps.parse_line, maps.VmaParser.parse),
         lines("smaps", smaps.parse_smaps),
         lines("smaps", smaps.parse_vm_flags),
         file("stat", status.parse_stat),
         file("stat", status.parse_faults),
+        file("stat", status.parse_layout),
         Parser(
             "kernel.status.parse_status",
             read_status_lines,
             ((CORPUS / "status").read_bytes(),),
             tuple(name_of(each) for each in (status.parse_status, status.status_bytes, status.numbers_of)),
         ),
+        file("shm", shm.parse_segments),
         file("swaps", parse_swaps, parse_swap),
         file("buddyinfo", buddyinfo.parse_buddyinfo),
         file("meminfo", meminfo.parse_meminfo),
@@ -230,20 +228,13 @@ def kernel_parsers(live: bool) -> list[Parser]:
         Parser("kernel.kcore.find_symbol", find_symbol, ((CORPUS / "kallsyms").read_bytes(),), ()),
         Parser("kernel.kcore.parse_segments", read_core, (core(memory),), (segments,), mutations=BINARY),
         Parser("kernel.btf.parse_btf", btf.parse_btf, (sample(), deep_types()), (types,), mutations=BINARY),
-        Parser("kernel.machine.Machine", partial(from_json, use_machine), (json.dumps(MACHINE).encode(),), ()),
-        Parser(
-            "kernel.machine.parse_machine",
-            parse_machine,
-            (json.dumps(MACHINE).encode(),),
-            (name_of(parse_machine),),
-        ),
-        Parser("kernel.layoutcache.values_of", partial(from_json, use_layout), (json.dumps(LAYOUT).encode(),), ()),
+        Parser("kernel.machine.parse_machine", use_machine, (json.dumps(MACHINE).encode(),), (machine,)),
+        Parser("kernel.layoutcache.values_of", use_layout, (json.dumps(LAYOUT).encode(),), ()),
         Parser(
             "captures.Redactor.redact",
             redact,
             tuple((CORPUS / name).read_bytes() for name in ("maps", "smaps", "stat", "status", "swaps")),
             (),
-            allowed=(Error, ValueError),
         ),
     ]
 
@@ -272,6 +263,7 @@ def word_parsers() -> list[Parser]:
         of_words(parse_flags, "w,!nx,swap", "x", call=lambda text: parse_flags(text, mode)),
         of_words(parse_seconds, "200ms", "1s", "0.5", "5m"),
         of_words(parse_count, "12"),
+        of_words(parse_width, "80"),
         of_words(parse_bytes, "512M", "2G"),
         of_words(parse_amount, "10M", "50%", "100p"),
         of_words(workload.parse_count, "12", call=lambda text: workload.parse_count(text, 1 << 20)),

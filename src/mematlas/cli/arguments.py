@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
 
 class Namespace:
@@ -91,7 +91,14 @@ class Arguments:
         """Return the argparse parser of the same declarations."""
         import argparse
 
-        parser = argparse.ArgumentParser(
+        from mematlas.views.format import format_path
+
+        class Parser(argparse.ArgumentParser):
+            def error(self, message: str) -> NoReturn:
+                # It quotes words, which a shell may have made of the names of files.
+                super().error(format_path(message))
+
+        parser = Parser(
             prog=prog,
             usage=f"{prog} {usage}",
             description=text,

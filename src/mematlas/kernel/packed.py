@@ -60,7 +60,11 @@ class PackedFile:
         import zlib
 
         with open(fd, "rb") as file:
-            content = file.read(MAX_DATA)
+            # A bound alone would be asked for whole, before anything is read.
+            size = os.fstat(fd).st_size
+            if size > MAX_DATA:
+                raise TooLarge(path)
+            content = file.read(size)
         if content[:8] != MAGIC or len(content) < HEADER_SIZE:
             raise FormatError(path, expected="a packed file")
         version, word_size, nr_extents = struct.unpack_from("<IIQ", content, 8)

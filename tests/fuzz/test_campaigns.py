@@ -1,0 +1,22 @@
+"""A fixed, small number of the inputs that `make fuzz` runs by the thousand: the same ones every time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CAMPAIGN = Path(__file__).with_name("campaign.py")
+
+
+@pytest.mark.parametrize(
+    ("group", "nr_inputs"), [("parsers", 10_000), ("captures", 80), ("command-lines", 100), ("races", 60)]
+)
+def test_nothing_of_it_fails(group: str, nr_inputs: int, tmp_path: Path) -> None:
+    words = [sys.executable, str(CAMPAIGN), group, "--inputs", str(nr_inputs), "--recorded", "--workers", "1"]
+    result = subprocess.run([*words, "--keep", str(tmp_path)], capture_output=True, text=True, check=False)
+    details = "".join(path.read_text() for path in tmp_path.glob("*/*.txt"))
+    assert result.returncode == 0, result.stdout + result.stderr + details
+    assert f"{group}: {nr_inputs:,} inputs" in result.stdout
