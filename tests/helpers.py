@@ -177,6 +177,8 @@ def assert_equal_smaps(usage: Usage, fields: dict[str, int], source: str, kind: 
         assert usage.swap is not None
         assert usage.swap <= fields["Swap"]
     assert usage.anon == fields["Anonymous"]
+    for known, name in ((usage.lazyfree, "LazyFree"), (usage.swap_pss, "SwapPss")):
+        assert known == fields.get(name) or (source != "smaps" and known is None)
     assert usage.hugetlb == fields["Private_Hugetlb"] + fields["Shared_Hugetlb"]
     if usage.thp is None:
         assert source == "pagemap"

@@ -67,6 +67,8 @@ def test_each_state_counts_where_it_belongs() -> None:
         "nr_present": 6,
         "nr_swapped": 2,
         "nr_exclusive": 3,
+        "lazyfree": None,
+        "swap_pss": None,
     }
 
 
@@ -91,7 +93,9 @@ def test_hugetlb_is_no_part_of_rss() -> None:
 
 @pytest.mark.parametrize("kind", ["vvar", "vsyscall"])
 def test_kernels_own_pages_are_not_counted_by_either_source(kind: str) -> None:
-    fields = dict.fromkeys(("Rss", "Anonymous", "Private_Clean", "Private_Dirty", "Pss", "Swap"), 0)
+    fields = dict.fromkeys(
+        ("Rss", "Anonymous", "Private_Clean", "Private_Dirty", "Pss", "Swap", "LazyFree", "SwapPss"), 0
+    )
 
     assert count(b"\0", kind=kind) == usage_of_fields(make_vma(kind, 1), fields, PAGE, 0)
 
@@ -106,11 +110,11 @@ def test_what_cannot_be_known_is_none_and_never_zero() -> None:
 
 
 def test_what_is_unknown_in_one_is_unknown_in_the_sum() -> None:
-    one = Usage(*range(14))
+    one = Usage(*range(16))
 
     assert as_dict(total([one, one])) == {name: 2 * value for name, value in as_dict(one).items()}
     assert total([one, replace(one, pss=None)]).pss is None
-    assert total([]) == Usage(*[0] * 14)
+    assert total([]) == Usage(*[0] * 16)
 
 
 @given(st.dictionaries(st.integers(0, 500), st.integers(1, 600), max_size=20), st.sampled_from([4096, 65536]))

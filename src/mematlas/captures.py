@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import WordFile
 
 MACHINE_FILES = ("meminfo", "swaps")
-PROCESS_FILES = ("stat", "status", "statm", "comm", "cmdline", "cgroup", "maps", "smaps", "smaps_rollup")
+PROCESS_FILES = ("stat", "status", "statm", "comm", "cmdline", "cgroup", "maps", "smaps", "smaps_rollup", "ksm_stat")
 FRAME_FILES = ("kpagecount", "kpageflags")
 
 CHUNK = 8192

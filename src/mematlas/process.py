@@ -25,7 +25,7 @@ from mematlas.kernel.status import Stat, read_memory_status, read_stat, status_b
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
 from mematlas.model.pages import STATE_OF_BYTE, Hole, PageReader, decode_place, entry_flags, is_hidden
 from mematlas.record import replace
-from mematlas.sources import VmaCounter, note_cut, note_unknown
+from mematlas.sources import VmaCounter, note_cut, note_unknown, read_counters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mematlas.ending import Accounts
     from mematlas.kernel.pagemap import Block
     from mematlas.kernel.procfs import ProcessDir
+    from mematlas.model.folio_sizes import FolioSizes
     from mematlas.model.nodes import PageNodes
     from mematlas.model.tableaccess import TableAccess
     from mematlas.model.tablereader import TableReader
@@ -132,7 +133,12 @@ class Process:
     # How much
 
     def usage(
-        self, source: str = "auto", max_stall: float = MAX_STALL, numa: bool = False, distinct: bool = False
+        self,
+        source: str = "auto",
+        max_stall: float = MAX_STALL,
+        numa: bool = False,
+        distinct: bool = False,
+        folios: bool = False,
     ) -> UsageResult:
         """Return how much memory the process uses, with its page tables.
 
@@ -140,16 +146,29 @@ class Process:
         reads the page tables themselves, where our rights and the kernel allow it, and else counts the entries of
         pagemap with pauses, and shares with kpagecount. All agree to the byte for a process that stands still (PSS:
         to the kernel's rounding). ``numa`` asks for the amounts by node as well, see `maps`; ``distinct`` for that of
-        distinct frames, which is None where `distinct` is refused.
+        distinct frames, which is None where `distinct` is refused; ``folios`` for those by the size of folios.
 
         >>> Process(4211).usage().usage.uss   # doctest: +SKIP
         851443712
+
+        Raises:
+            PermissionDenied: folios are asked for, and frames are hidden.
+            NotSupported: folios are asked for of a capture.
         """
         result = self.maps(source, max_stall, first_pages=False, numa=numa)
-        tables = status_bytes(read_memory_status(self.dir), "VmPTE")
+        status = read_memory_status(self.dir)
         nodes = total_by_node((item.nodes or {} for item in result.vmas), result.nodes) if numa else None
         size, reading = self._try_distinct(source, max_stall, result.reading) if distinct else (None, result.reading)
-        return UsageResult(total(item.usage for item in result.vmas), tables, reading, nodes, size)
+        vmas = [item.vma for item in result.vmas]
+        sizes = self._folio_sizes(vmas) if folios else None
+        counters = read_counters(self.dir, status, len(vmas))
+        amounts = total(item.usage for item in result.vmas)
+        return UsageResult(amounts, status_bytes(status, "VmPTE"), reading, nodes, size, counters, sizes)
+
+    def _folio_sizes(self, vmas: list[Vma]) -> FolioSizes:
+        from mematlas.model.folio_sizes import read_folio_sizes
+
+        return read_folio_sizes(self.dir, vmas, self._pacer())
 
     def _try_distinct(self, source: str, max_stall: float, reading: Reading) -> tuple[int | None, Reading]:
         """Return the distinct amount, and the reading of the others with what there is to say about it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.results import VmaUsage
+from mematlas.analysis.results import Counters, VmaUsage
 from mematlas.analysis.usage import (
     PageCounts,
     nr_shared,
@@ -12,8 +12,10 @@ from mematlas.analysis.usage import (
     usage_of_tables,
 )
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.ksm_stat import read_merging_pages
 from mematlas.kernel.maps import ANON_KINDS
 from mematlas.kernel.pagemap import PM_PFRAME, PRESENT
+from mematlas.kernel.status import status_bytes
 from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, PageReader
 from mematlas.record import replace
 
@@ -197,3 +199,21 @@ def note_unknown(reader: PageReader | TableReader, notes: list[str]) -> None:
         notes.append(ZERO_UNKNOWN)
     if reader.huge_counts.note:
         notes.append(reader.huge_counts.note)
+
+
+def read_counters(process: ProcessDir, status: dict[str, str], nr_vmas: int) -> Counters:
+    """Return what the kernel counts of a process as it goes, given the lines of its status."""
+    ksm: int | None = None
+    try:
+        ksm = read_merging_pages(process) * process.procfs.page_size
+    except (PermissionDenied, NotSupported):
+        pass  # another user's, or a kernel that does not tell
+    return Counters(
+        nr_vmas=nr_vmas,
+        size=status_bytes(status, "VmSize"),
+        peak_size=status_bytes(status, "VmPeak"),
+        peak_rss=status_bytes(status, "VmHWM"),
+        locked=status_bytes(status, "VmLck"),
+        pinned=status_bytes(status, "VmPin"),
+        ksm=ksm,
+    )

@@ -27,6 +27,7 @@ from mematlas.cli.session import parse_bytes, parse_count, parse_seconds, parse_
 from mematlas.errors import Error
 from mematlas.kernel import btf, buddyinfo, kconfig, kcore, kmem, maps, meminfo, mounts, nodes, numa_maps, smaps, status
 from mematlas.kernel import sysvipc as shm
+from mematlas.kernel.ksm_stat import parse_merging_pages
 from mematlas.kernel.layoutcache import FORMAT, names_of, values_of
 from mematlas.kernel.machine import parse_machine
 from mematlas.kernel.swaps import parse_swap, parse_swaps
@@ -218,6 +219,7 @@ def kernel_parsers(live: bool) -> list[Parser]:
         file("swaps", parse_swaps, parse_swap),
         file("buddyinfo", buddyinfo.parse_buddyinfo),
         file("meminfo", meminfo.parse_meminfo),
+        file("ksm_stat", parse_merging_pages),
         file("zoneinfo", nodes.parse_zoneinfo),
         lines("numa_maps", numa_maps.parse_numa_maps),
         lines("mountinfo", mounts.parse_mountinfo),

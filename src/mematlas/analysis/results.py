@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.analysis.usage import Usage
     from mematlas.kernel.maps import Vma
+    from mematlas.model.folio_sizes import FolioSizes
     from mematlas.model.nodes import Sizes
 
 
@@ -56,6 +57,25 @@ class MapsResult:
 
 
 @record
+class Counters:
+    """What the kernel counts of a process as it goes, in bytes; None where it does not tell."""
+
+    nr_vmas: int
+    size: int | None
+    """Of all VMAs (VmSize)."""
+    peak_size: int | None
+    """The most that this has been (VmPeak)."""
+    peak_rss: int | None
+    """The most that RSS has been (VmHWM); the kernel counts in lots, so it may be some pages behind."""
+    locked: int | None
+    """Of VMAs that mlock holds in RAM (VmLck)."""
+    pinned: int | None
+    """Held in place by drivers, io_uring or RDMA (VmPin). Pages pinned twice count twice."""
+    ksm: int | None
+    """The part of RSS that KSM has merged with equal pages (ksm_stat)."""
+
+
+@record
 class UsageResult:
     """The memory of a process, and how it was read."""
 
@@ -68,6 +88,9 @@ class UsageResult:
     RSS and hugetlb."""
     distinct: int | None = None
     """Bytes of RSS with each frame counted once; None unless asked for, and where frames are hidden."""
+    counters: Counters | None = None
+    folios: FolioSizes | None = None
+    """When asked for."""
 
 
 @record

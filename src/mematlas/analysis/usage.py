@@ -54,6 +54,10 @@ class Usage:
     nr_swapped: int | None
     nr_exclusive: int | None
     """Present pages mapped once, hugetlb ones too."""
+    lazyfree: int | None = None
+    """The part of ``anon`` that was given up (MADV_FREE) and not written to since. smaps alone tells."""
+    swap_pss: int | None = None
+    """Each page in swap divided by how often it is mapped; without that of shared memory. smaps alone tells."""
 
 
 def total(usages: Iterable[Usage]) -> Usage:
@@ -101,6 +105,8 @@ def usage_of_fields(vma: Vma, fields: dict[str, int], page_size: int, nr_zero: i
         nr_present=nr_present,
         nr_swapped=fields["Swap"] // page_size,
         nr_exclusive=(uss + private_hugetlb) // page_size,
+        lazyfree=fields.get("LazyFree"),  # since Linux 4.12, commit cf8496ea80a5
+        swap_pss=fields.get("SwapPss"),  # since Linux 4.3, commit 8334b96221ff
     )
 
 
@@ -143,7 +149,7 @@ def usage_of_pages(
     """
     nr_pages = vma.size // page_size
     if vma.kind in HIDDEN_KINDS:
-        return Usage(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, nr_pages, None, 0, 0)
+        return Usage(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, nr_pages, None, 0, 0, 0, 0)
     nr_present = counts.nr_with(PRESENT, PRESENT)
     nr_exclusive = counts.nr_with(PRESENT | EXCLUSIVE, PRESENT | EXCLUSIVE)
     unknown = vma.kind == "shmem" and (hole == "unknown" or counts.nr_state("unknown"))
@@ -151,7 +157,7 @@ def usage_of_pages(
     swap = None if nr_swapped is None else nr_swapped * page_size
     if vma.kind == "hugetlb":
         hugetlb = nr_present * page_size
-        return Usage(0, 0, 0, swap, 0, 0, 0, hugetlb, 0, 0, nr_pages, nr_present, nr_swapped, nr_exclusive)
+        return Usage(0, 0, 0, swap, 0, 0, 0, hugetlb, 0, 0, nr_pages, nr_present, nr_swapped, nr_exclusive, 0, 0)
     nr_zero = counts.nr_with(PRESENT | MARK_A, PRESENT | MARK_A)
     nr_unmapped = sharers.get(0, 0) if sharers else 0
     nr_file = counts.nr_with(PRESENT | MARK_A | FILE, PRESENT | FILE)
@@ -173,6 +179,8 @@ def usage_of_pages(
         nr_present=shown_present(vma, nr_present),
         nr_swapped=nr_swapped,
         nr_exclusive=nr_exclusive,
+        lazyfree=None if rss is None or rss > of_file else 0,
+        swap_pss=0 if nr_swapped == 0 else None,
     )
 
 

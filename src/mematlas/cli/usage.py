@@ -42,6 +42,9 @@ def add_arguments(arguments: Arguments) -> None:
         action="store_true",
         help="what ending the process would free, leave to be reclaimed, and leave in use (as root)",
     )
+    arguments.add_argument(
+        "--folios", action="store_true", help="how much of RSS is in folios of which size, and what large ones hold"
+    )
     add_source(arguments)
     arguments.add_argument(
         "--verify",
@@ -61,9 +64,12 @@ def run(args: Namespace, session: Session) -> int:
 
     def make() -> Table:
         notes: list[str] = []
-        distinct = args.distinct
-        results = of_each(session, notes, lambda one: one.usage(args.source, args.max_stall, args.numa, distinct))
-        return usage_table(results, notes, distinct)
+        results = of_each(
+            session,
+            notes,
+            lambda one: one.usage(args.source, args.max_stall, args.numa, args.distinct, args.folios),
+        )
+        return usage_table(results, notes, args.distinct)
 
     session.show(make, args)
     return 0
@@ -99,8 +105,8 @@ def of_each(
 def if_ended(args: Namespace, session: Session) -> int:
     from mematlas.views.ending import ending_table
 
-    if args.numa or args.distinct:
-        raise BadInput("--if-ended has the distinct amount already, and no nodes: not with --numa or --distinct")
+    if args.numa or args.distinct or args.folios:
+        raise BadInput("--if-ended has the distinct amount already, no nodes and no folios: it goes alone")
 
     def make() -> Table:
         notes: list[str] = []
@@ -118,8 +124,8 @@ def verify(args: Namespace, session: Session) -> int:
     unexplained: list[str] = []
     if args.source != "auto":
         raise BadInput("--verify reads every source: not with --source")
-    if args.numa or args.distinct or args.if_ended:
-        raise BadInput("--verify compares sources alone: not with --numa, --distinct or --if-ended")
+    if args.numa or args.distinct or args.folios or args.if_ended:
+        raise BadInput("--verify compares sources alone: not with --numa, --distinct, --folios or --if-ended")
 
     def make() -> Table:
         # A process that maps the same library for a moment is seen by one source and not by the others. What is wrong

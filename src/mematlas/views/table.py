@@ -45,7 +45,7 @@ class Column:
     title: str
     kind: str = "text"
     """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``entry`` (64 bits), ``list``,
-    ``counts`` (by name), ``flag`` or ``number``."""
+    ``counts`` (by name), ``sizes`` (bytes by a size), ``flag`` or ``number``."""
     shown: bool = True
     """Whether text shows it; JSON and CSV always do."""
     width: int = 0
@@ -67,6 +67,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "entry": lambda value: f"{value:#018x}",
     "list": format_list,
     "counts": format_counts,
+    "sizes": lambda sizes: ", ".join(f"{format_size(size)}: {format_size(amount)}" for size, amount in sizes.items()),
     "flag": lambda value: "yes" if value else "no",
     "number": lambda value: f"{value:.3f}" if isinstance(value, float) else str(value),
 }
@@ -109,12 +110,15 @@ class Table:
         footer: tuple[Any, ...] | None = None,
         stream: bool = False,
         width: int = 0,
+        fine_print: Iterable[str] = (),
     ) -> None:
         self.schema = f"mematlas.{schema}"
         self.columns = tuple(columns)
         self.rows = rows if stream else list(rows)
         self.target = target
         self.notes = [] if notes is None else notes
+        self.fine_print = fine_print
+        """Notes on what text does not show; JSON has them among the others."""
         self.footer = footer
         """A row of totals, for text only."""
         self.stream = stream
@@ -169,7 +173,7 @@ class Table:
         for row in self.objects():
             out.write(separator + json.dumps(row))
             separator = ",\n  "
-        out.write(f'],\n "target": {json.dumps(self.target)},\n "notes": {json.dumps(self.notes)}}}\n')
+        out.write(f'],\n "target": {json.dumps(self.target)},\n "notes": {json.dumps(self._all_notes())}}}\n')
 
     def write_jsonl(self, out: TextIO, machine: dict[str, Any]) -> None:
         """Write JSON lines: the head, the rows, the end."""
@@ -178,7 +182,10 @@ class Table:
         out.write(json.dumps({"schema": self.schema, "machine": machine}) + "\n")
         for row in self.objects():
             out.write(json.dumps(row) + "\n")
-        out.write(json.dumps({"target": self.target, "notes": self.notes}) + "\n")
+        out.write(json.dumps({"target": self.target, "notes": self._all_notes()}) + "\n")
+
+    def _all_notes(self) -> list[str]:
+        return [*self.notes, *dict.fromkeys(self.fine_print)]
 
     def write_csv(self, out: TextIO) -> None:
         """Write the rows as CSV under a line of keys; what is not known is empty."""
@@ -209,6 +216,8 @@ def to_json(value: Any, kind: str) -> Any:
         return None
     if kind in ("address", "hex", "entry"):
         return f"{value:#x}"
+    if kind == "sizes":
+        return {str(size): amount for size, amount in value.items()}
     return list(value) if kind == "list" else value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.record import as_dict
-from mematlas.views.format import format_path, format_seconds
+from mematlas.views.format import format_path, format_seconds, format_size, number_of
 from mematlas.views.table import Column, Drawn, Table, node_columns
 
 TYPE_CHECKING = False
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.results import UsageResult
     from mematlas.analysis.verify import Comparison
+    from mematlas.model.folio_sizes import FolioSizes
 
 LINES = (
     ("rss", "RSS", "resident: in RAM and mapped here"),
@@ -23,10 +24,19 @@ LINES = (
     ("uss", "USS", "mapped here alone"),
     ("swap", "swap", "paged out"),
     ("hugetlb", "hugetlb", "huge pages of the pools, no part of RSS"),
-    ("thp", "THP", "the part of RSS in transparent huge pages"),
+    ("thp", "THP", "the part of RSS that huge entries map, a transparent huge page each"),
     ("zero", "zero", "addresses that show the zero page, no part of RSS"),
     ("tables", "tables", "page tables of this process"),
 )
+MORE = (
+    ("lazyfree", "lazyfree", "the part of anon that it has given up (MADV_FREE) and the kernel has not taken"),
+    ("swap_pss", "swap PSS", "each page in swap divided by its number of mappings"),
+    ("ksm", "KSM", "the part of RSS that is merged with equal pages"),
+    ("locked", "locked", "what mlock holds in RAM, in addresses"),
+    ("pinned", "pinned", "what drivers or io_uring hold in place: it cannot move"),
+    ("peak_rss", "peak", "the most that RSS has been"),
+)
+"""Lines of amounts that most processes have nothing of: text leaves those of nothing, and of what is unknown, out."""
 
 DISTINCT = ("distinct", "distinct", "resident, each frame counted once")
 """The line of what is only counted when asked for."""
@@ -35,8 +45,15 @@ COLUMNS = (
     Column("pid", "PID", "count"),
     Column("name", "NAME"),
     *(Column(key, title.strip(), "size") for key, title, _ in LINES),
+    *(Column(key, title, "size", shown=False) for key, title, _ in MORE),
+    Column("size", "SIZE", "size", shown=False),
+    Column("peak_size", "PEAK SIZE", "size", shown=False),
+    Column("nr_vmas", "VMAS", "count", shown=False),
     Column("source", "SOURCE"),
 )
+FOLIO_COLUMNS = (Column("folios", "FOLIOS", "sizes"), Column("held", "HELD", "size"))
+SMAPS_ALONE = "{keys} unknown with this source: smaps alone tells (--source smaps)"
+KSM_UNKNOWN = "ksm unknown: needs Linux 6.1 with CONFIG_KSM, and of another user's process CAP_DAC_READ_SEARCH"
 
 LINE_COLUMNS = (Column("measure", "MEASURE"), Column("size", "SIZE", "size"), Column("meaning", "MEANING"))
 
@@ -45,35 +62,58 @@ def usage_table(
     results: list[tuple[dict[str, Any], UsageResult]], notes: list[str], has_distinct: bool = False
 ) -> Table:
     """Return the usage of one process as lines, of several as a row each."""
-    rows = []
     has_nodes = any(result.nodes is not None for _, result in results)
     added = node_columns(result.nodes or {} for _, result in results) if has_nodes else {}
+    folios = FOLIO_COLUMNS if any(result.folios for _, result in results) else ()
     asked = [Column("distinct", "DISTINCT", "size")] if has_distinct else []
-    columns = (*COLUMNS[:-1], *asked, *added.values(), COLUMNS[-1])
+    columns = (*COLUMNS[:-1], *asked, *added.values(), *folios, COLUMNS[-1])
+    rows = []
+    fine_print: list[str] = []
     for target, result in results:
-        amounts = as_dict(result.usage) | {"tables": result.tables}
-        sizes = (amounts[key] for key, _, _ in LINES)
-        distinct = [result.distinct] if has_distinct else []
-        by_node = ((result.nodes or {}).get(node, 0) for node in added)
-        rows.append((target["pid"], target["name"], *sizes, *distinct, *by_node, result.reading.source))
+        amounts = amounts_of(result) | target | {"source": result.reading.source}
+        amounts |= {column.key: (result.nodes or {}).get(node, 0) for node, column in added.items()}
+        rows.append(tuple(amounts[column.key] for column in columns))
         notes += result.reading.notes
         if result.reading.torn:
             notes.append("the address space changed during the reading: these are numbers of no one moment")
+        if unknown := [key for key in ("lazyfree", "swap_pss") if amounts[key] is None]:
+            fine_print.append(SMAPS_ALONE.format(keys=" and ".join(unknown)))
+        if amounts["ksm"] is None:
+            fine_print.append(KSM_UNKNOWN)
     if len(results) != 1:
-        return Table("usage/1", columns, rows, notes=notes)
+        return Table("usage/1", columns, rows, notes=notes, fine_print=fine_print)
     target, result = results[0]
-    row = rows[0]
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
         took = format_seconds(result.reading.duration_s)
         source = result.reading.source + (f" ({result.reading.reader})" if result.reading.reader else "")
-        yield f"{format_path(target['name'])}, PID {target['pid']}, from {source} in {took}"
-        texts = [(title, text, True) for _, title, text in (*LINES, *([DISTINCT] if has_distinct else ()))]
-        texts += [(*node_line(node), column.shown) for node, column in added.items()]
-        lines = [(title, size, text) for (title, text, shown), size in zip(texts, row[2:-1], strict=True) if shown]
+        vmas = number_of(result.counters.nr_vmas, "VMA") + ", " if result.counters else ""
+        yield f"{format_path(target['name'])}, PID {target['pid']}, {vmas}from {source} in {took}"
+        amounts = dict(zip((column.key for column in columns), rows[0], strict=True))
+        lines = [(title, amounts[key], text) for key, title, text in (*LINES, *([DISTINCT] if has_distinct else ()))]
+        lines += [(title, amounts[key], text) for key, title, text in MORE if amounts[key]]
+        lines += [node_line(node, amounts[column.key]) for node, column in added.items() if column.shown]
+        lines += folio_lines(result.folios) if result.folios else []
         yield from Table("usage/1", LINE_COLUMNS, lines).lines(in_bytes=in_bytes, colour=colour, before=before)
 
-    return Drawn("usage/1", columns, rows, target=target, notes=notes, draw=draw)
+    return Drawn("usage/1", columns, rows, target=target, notes=notes, fine_print=fine_print, draw=draw)
+
+
+def amounts_of(result: UsageResult) -> dict[str, Any]:
+    """Return all amounts of a result by their keys."""
+    amounts = as_dict(result.usage) | {"tables": result.tables, "distinct": result.distinct}
+    if result.counters:
+        amounts |= as_dict(result.counters)
+    if result.folios:
+        amounts |= {"folios": result.folios.by_size, "held": result.folios.held}
+    return amounts
+
+
+def folio_lines(folios: FolioSizes) -> Iterator[tuple[str, int, str]]:
+    """Yield a line for each size of folios."""
+    for size, amount in folios.by_size.items():
+        yield format_size(size), amount, "of RSS, in folios of this size"
+    yield "held", folios.held, "by large folios of its own, and mapped by nobody: given back in part"
 
 
 def sharing_notes(pid: int, others: Iterable[int]) -> list[str]:
@@ -92,11 +132,11 @@ def sharing_notes(pid: int, others: Iterable[int]) -> list[str]:
     ]
 
 
-def node_line(node: int | None) -> tuple[str, str]:
-    """Return the title and the meaning of the line of a NUMA node."""
+def node_line(node: int | None, size: int) -> tuple[str, int, str]:
+    """Return the line of a NUMA node."""
     if node is None:
-        return "node ?", "on a NUMA node that cannot be told"
-    return f"node {node}", f"in the RAM of NUMA node {node}: of RSS and hugetlb"
+        return "node ?", size, "on a NUMA node that cannot be told"
+    return f"node {node}", size, f"in the RAM of NUMA node {node}: of RSS and hugetlb"
 
 
 VERIFY_COLUMNS = (

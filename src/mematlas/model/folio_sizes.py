@@ -1,0 +1,156 @@
+"""Folios: in pieces of which size the pages of a process lie in RAM, and what of the large ones nobody maps.
+
+The kernel gives memory out in folios: single pages, or 2, 4, 8 ... of them that lie in a row. Only a huge page that is
+mapped as a whole shows in smaps. The frames' own flags tell: one head, and tails up to the next folio.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mematlas.arrays import Words
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.kpage import (
+    KPF_ANON,
+    KPF_COMPOUND_TAIL,
+    KPF_MMAP,
+    RUN,
+    FrameWords,
+)
+from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_A, PM_PFRAME, PRESENT
+from mematlas.model.pages import HIDDEN_FRAMES, PageReader
+from mematlas.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mematlas.kernel.maps import Vma
+    from mematlas.kernel.pagemap import Pacer
+    from mematlas.kernel.procfs import ProcessDir, ProcFS
+
+NR_WINDOWS = 256
+"""Windows looked at together: some megabytes of arrays."""
+
+
+@record
+class FolioSizes:
+    """The resident pages of a process by the size of the folio that they lie in; nothing of hugetlb."""
+
+    by_size: dict[int, int]
+    """Bytes of RSS by the size of their folio, in bytes: from one page on."""
+    held: int
+    """Bytes of its large anonymous folios that no process maps: parts were given back, and the folio is whole yet."""
+
+
+def read_folio_sizes(process: ProcessDir, vmas: Iterable[Vma], pacer: Pacer | None) -> FolioSizes:
+    """Return the folios of VMAs, from kpageflags and kpagecount.
+
+    Raises:
+        PermissionDenied: frame numbers are CAP_SYS_ADMIN's, the files of frames CAP_DAC_READ_SEARCH's.
+        NotSupported: of a capture, which holds too little of the frames.
+    """
+    if not process.procfs.live:
+        raise NotSupported("folios", "a running process, not a capture")
+    frames, times = np.unique(resident_frames(process, vmas, pacer), return_counts=True)
+    page_size = process.procfs.page_size
+    with FolioReader(process.procfs) as reader:
+        for low, high in reader.lots(frames):
+            reader.add(frames[low:high], times[low:high])
+        by_size = {nr_pages * page_size: number * page_size for nr_pages, number in sorted(reader.by_length.items())}
+        return FolioSizes(by_size, reader.nr_held * page_size)
+
+
+def resident_frames(process: ProcessDir, vmas: Iterable[Vma], pacer: Pacer | None) -> Words:
+    """Return the frame of each resident page of VMAs, but for zero pages and hugetlb."""
+    found = []
+    with PageReader(process, pacer, cached=False) as reader:
+        for vma in vmas:
+            if vma.kind == "hugetlb":
+                continue
+            for block in reader.blocks(vma):
+                states = np.frombuffer(block.states, np.uint8)
+                entries = np.frombuffer(block.raw, np.uint64)
+                found.append(entries[states & (PRESENT | MARK_A) == PRESENT] & np.uint64(PM_PFRAME))
+    frames: Words = np.concatenate(found) if found else np.zeros(0, np.uint64)
+    if not frames.all():
+        raise PermissionDenied("folios", HIDDEN_FRAMES.partition("needs ")[2])
+    return frames
+
+
+class FolioReader:
+    """Looks at frames window by window: of the size of a huge page, which no folio but of hugetlb exceeds, and to whose
+    size each is aligned, so that a folio lies in one window.
+    """
+
+    def __init__(self, procfs: ProcFS) -> None:
+        self.nr_frames = procfs.page_size // ENTRY_SIZE
+        """Of a window: as many as one table maps (a PMD's)."""
+        self.by_length: dict[int, int] = {}
+        self.nr_held = 0
+        self.flags = FrameWords(procfs, "kpageflags")
+        try:
+            self.counts = FrameWords(procfs, "kpagecount")
+        except BaseException:
+            self.flags.close()
+            raise
+
+    def __enter__(self) -> FolioReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.flags.close()
+        self.counts.close()
+
+    def lots(self, frames: Words) -> Iterable[tuple[int, int]]:
+        """Yield places between which sorted frames lie in few windows."""
+        windows = frames // np.uint64(self.nr_frames)
+        edges = np.flatnonzero(np.diff(windows, prepend=windows[:1] + np.uint64(1)))[::NR_WINDOWS].tolist()
+        yield from zip(edges, [*edges[1:], len(frames)], strict=True)
+
+    def add(self, frames: Words, times: NDArray[np.intp]) -> None:
+        """Count pages by the frames that they map, each of which so many of them do."""
+        size = np.uint64(self.nr_frames)
+        windows, rows = np.unique(frames // size, return_inverse=True)
+        flags = self._read(self.flags, windows)
+        place = np.arange(self.nr_frames)
+        starts = np.maximum.accumulate(np.where(flags & np.uint64(KPF_COMPOUND_TAIL), 0, place), axis=1)
+        # Of each frame of the windows its folio, by the place of the head.
+        folios = (starts + np.arange(len(windows))[:, None] * self.nr_frames).reshape(-1)
+        lengths = np.bincount(folios, minlength=folios.size)
+        at = rows * self.nr_frames + (frames % size).astype(np.intp)
+        mapped = flags.reshape(-1)[at] & np.uint64(KPF_MMAP) != 0  # others are no part of RSS
+        at, times = at[mapped], times[mapped]
+        nr_by_length = np.bincount(lengths[folios[at]], weights=times)
+        for length in np.flatnonzero(nr_by_length).tolist():
+            # A folio that is made or split just now may look like any number of pages.
+            order = 1 << (length.bit_length() - 1)
+            self.by_length[order] = self.by_length.get(order, 0) + int(nr_by_length[length])
+        self._add_held(windows, flags.reshape(-1), folios, lengths, at)
+
+    def _add_held(
+        self, windows: Words, flags: Words, folios: NDArray[np.intp], lengths: NDArray[np.intp], at: NDArray[np.intp]
+    ) -> None:
+        """Count the pages that nobody maps of large anonymous folios which we map in part."""
+        ours = np.bincount(folios[at], minlength=folios.size)
+        is_anon = flags & np.uint64(KPF_ANON) != 0
+        in_part = np.flatnonzero((ours > 0) & (ours < lengths) & (lengths > 1) & is_anon)
+        asked = np.unique(in_part // self.nr_frames)
+        if not asked.size:
+            return
+        counts = self._read(self.counts, windows[asked])
+        belongs = np.isin(folios.reshape(-1, self.nr_frames)[asked], in_part)
+        self.nr_held += int(np.count_nonzero(belongs & (counts == 0)))
+
+    def _read(self, file: FrameWords, windows: Words) -> Words:
+        """Return the words of windows, one a row; of frames beyond the end of memory 0."""
+        size = self.nr_frames
+        found = np.zeros((len(windows), size), np.uint64)
+        cuts = np.flatnonzero(np.diff(windows) != 1) + 1
+        for low, high in zip([0, *cuts.tolist()], [*cuts.tolist(), len(windows)], strict=True):
+            for row in range(low, high, max(RUN // size, 1)):
+                until = min(high, row + max(RUN // size, 1))
+                words = np.frombuffer(file.read(int(windows[row]) * size, (until - row) * size), np.uint64)
+                found[row:until].reshape(-1)[: len(words)] = words
+        return found
