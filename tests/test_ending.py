@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from mematlas.analysis.ending import FATES, KINDS, REASONS, EndingResult, Part, 
 from mematlas.analysis.results import Reading
 from mematlas.cli import main
 from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel.apart import ask_apart
 from mematlas.kernel.kpage import KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_SWAPCACHE, KPF_ZERO_PAGE
 from mematlas.kernel.pagemap import Block
-from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.procfs import ProcessDir, ProcFS
 from mematlas.kernel.sysvipc import parse_segments
 from mematlas.model import holders, shared_mm
 from mematlas.model.frames import ANON, KPF_ANON_EXCLUSIVE, FrameCounter, FrameKeys, FrameSums
@@ -31,6 +29,7 @@ from mematlas.process import Process
 from mematlas.views.ending import FATES as SHOWN_FATES
 from mematlas.views.ending import REASONS as TEXTS
 from mematlas.views.ending import ending_table
+from stuck import WAYS, stuck
 
 PAGE = os.sysconf("SC_PAGESIZE")
 PRESENT, OF_FILE, ZERO = 0x80, 0xA0, 0x88
@@ -150,33 +149,6 @@ def test_counting_agrees_with_the_plain_way(frames: dict[int, tuple[int, int]]) 
     assert sums.alone[ANON] == sum(0 < counted <= times for counted, times in frames.values())
 
 
-# --- in a child that can be left behind
-
-
-def test_item_that_does_not_answer_is_left_behind() -> None:
-    def ask(item: int) -> bytes:
-        if item in (2, 4):
-            time.sleep(600)
-        return b"%d" % item
-
-    assert list(ask_apart(range(1, 6), ask, patience=0.2)) == [(1, b"1"), (2, None), (3, b"3"), (4, None), (5, b"5")]
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)  # nobody is left
-
-
-def test_all_is_left_out_when_the_time_is_up() -> None:
-    assert list(ask_apart([1, 2], lambda item: b"", most_time=0)) == [(1, None), (2, None)]
-
-
-def test_item_that_fails_or_says_too_much_is_left_out() -> None:
-    def ask(item: int) -> bytes:
-        if item == 1:
-            raise RuntimeError
-        return bytes(1 << 21).replace(b"\0", b"x") if item == 2 else b""
-
-    assert list(ask_apart([1, 2, 3], ask)) == [(1, None), (2, None), (3, b"")]
-
-
 # --- who holds a file
 
 HOLD = """
@@ -215,11 +187,11 @@ def test_mapping_and_descriptor_are_found(how: str) -> None:
 
 def test_name_that_looks_like_a_file_is_not_taken_for_it() -> None:
     with program(HOLD, "map") as running:
-        assert held_by(ProcFS(), running.pid, [("00:01", 77)]) == b""
+        assert held_by(ProcFS(), running.pid, [("00:01", 77)]) == ()
 
 
 def test_without_files_nobody_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holders, "ask_apart", lambda items, ask: [(item, 1 / 0) for item in items])
+    monkeypatch.setattr(holders, "held_by", None)
     with ProcFS().process(os.getpid()) as us:
         assert find_holders(us, []).pids == {}
 
@@ -241,6 +213,40 @@ def test_program_is_traced_to_the_process_that_started_it() -> None:
         with ProcFS().process(running.told) as child, ProcFS().process(running.pid) as parent:
             assert holders.first_of_program(child) == holders.first_of_program(parent) > 0
         os.kill(running.told, signal.SIGKILL)
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("way", WAYS)
+def test_process_that_cannot_be_read_is_left_out_in_time(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait_for_lock(process: ProcessDir, wanted: set[holders.File]) -> Iterator[holders.File]:
+        # Newer kernels read maps without the lock of the whole address space (6.17), the command line never.
+        process.read("cmdline")
+        yield from ()
+
+    monkeypatch.setattr(holders, "mapped_files", wait_for_lock)
+    with stuck(way, tmp_path) as pid, program(HOLD, "open") as running, ProcFS().process(os.getpid()) as us:
+        found = find_holders(us, [file := own_file(running.pid)])
+
+    assert found.pids == {file: (running.pid,)}
+    assert pid in {one.pid for one in found.silent}
+
+
+def test_many_descriptors_are_found_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holders, "NR_DESCRIPTORS", 3)
+    code = """
+import json, os, sys
+fds = [os.memfd_create(str(size)) for size in range(1, 12)]
+for size, fd in enumerate(fds, 1):
+    os.write(fd, bytes(size * os.sysconf("SC_PAGESIZE")))
+print("null", flush=True)
+"""
+    with program(code) as running, Process(running.pid) as process:
+        files = holders.open_memory_files(process.dir, process.devices)
+
+    assert files is not None
+    assert sorted(file.size // PAGE for file in files) == list(range(1, 12))
 
 
 @pytest.mark.parametrize("line", [b"x", b"0 1 2", b"0 1 9 0 0 0 0", b"0 a 600 0 0 0 0"])

@@ -49,10 +49,8 @@ class MemoryFile:
     kind: str
     """``shmem`` or ``hugetlb``: where its pages come from."""
     path: str
-    link: str | None
-    """Where the process's directory leads to it; None when it is not mapped but open, see ``number``."""
-    number: int | None
-    """A descriptor of the process."""
+    link: str
+    """Where the process's directory leads to it: in ``map_files``, or in ``fd`` where it is open and not mapped."""
 
 
 @record
@@ -88,7 +86,7 @@ class Accounts:
             if file not in self.files:
                 kind = "hugetlb" if vma.kind == "hugetlb" else "shmem"
                 link = f"map_files/{vma.start:x}-{vma.end:x}"
-                self.files[file] = MemoryFile(file, kind, vma.path, link, None)
+                self.files[file] = MemoryFile(file, kind, vma.path, link)
             return FIRST_FILE + list(self.files).index(file)
         return FILE if vma.kind == "file" else KERNEL
 
@@ -151,7 +149,7 @@ class Ending:
     # Who else
 
     def look_around(self) -> None:
-        """Find out about the files: what they are, and who else holds them. Not with arrays loaded: this forks."""
+        """Find out about the files: what they are, and who else holds them."""
         if not self.process.procfs.live:
             if self.files:
                 self.notes.append(CAPTURED)
@@ -164,7 +162,7 @@ class Ending:
                 kind = "hugetlb" if open_file.file[0] in self.devices.hugetlb else "shmem"
                 link = f"fd/{open_file.number}"
                 path = self.process.readlink(link)
-                self.files[open_file.file] = MemoryFile(open_file.file, kind, path, link, open_file.number)
+                self.files[open_file.file] = MemoryFile(open_file.file, kind, path, link)
         for file in self.files.values():
             self._ask(file)
         nameless = [file for file, facts in self.facts.items() if not facts.has_name]
@@ -172,28 +170,37 @@ class Ending:
 
     def _ask(self, file: MemoryFile) -> None:
         try:
-            fd = self.process.open_fd(file.link or "")
+            # Not opened as such: secret memory cannot be.
+            fd = self.process.open_fd(file.link, os.O_PATH)
         except (PermissionDenied, NotSupported) as error:
             self.notes.append(f"files of memory unknown: {error}")
             return
         try:
             told = os.fstat(fd)
-            # The inode of secret memory has a count of 1 and no name.
-            has_name = told.st_nlink > 0 and not file.path.startswith(SECRET)
-            size = told.st_blocks * 512
-            swap = min(self._swap_of(fd), size) if file.kind == "shmem" and size else 0
-            self.facts[file.file] = FileFacts(has_name, size, swap)
         finally:
             os.close(fd)
+        # The inode of secret memory has a count of 1 and no name.
+        has_name = told.st_nlink > 0 and not file.path.startswith(SECRET)
+        size, swap = told.st_blocks * 512, 0
+        if file.kind == "shmem" and size:
+            cached, swap = self._pages_of(file)
+            # Two counts of the same that are not of one moment.
+            size = max(size, cached + swap)
+        self.facts[file.file] = FileFacts(has_name, size, swap)
 
-    def _swap_of(self, fd: int) -> int:
+    def _pages_of(self, file: MemoryFile) -> tuple[int, int]:
+        """Return the bytes of a file that are in RAM, and those in swap."""
         from mematlas.kernel.backing import call_cachestat
 
+        fd = self.process.open_fd(file.link)
         try:
-            return call_cachestat(fd, 0, 0)[1] * self.page_size
+            nr_cached, nr_evicted = call_cachestat(fd, 0, 0)
+            return nr_cached * self.page_size, nr_evicted * self.page_size
         except (PermissionDenied, NotSupported):
             self.notes.append("swap of files of memory counts as memory: needs cachestat, Linux 6.5")
-            return 0
+            return 0, 0
+        finally:
+            os.close(fd)
 
     # What becomes of it
 

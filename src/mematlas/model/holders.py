@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from mematlas.errors import Error, PermissionDenied, TooLarge
-from mematlas.kernel.apart import ask_apart
+from mematlas.kernel.abandon import Inquiry
 from mematlas.kernel.mounts import format_device
 from mematlas.kernel.status import counts_as_we_do, read_stat
 from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mematlas.kernel.mounts import Devices, LiveDevices
     from mematlas.kernel.procfs import ProcessDir, ProcFS
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 File = tuple[str, int]
 """A file, by its device as maps prints it, and its inode number."""
 
-REFUSED, SILENT = b"refused", b"silent"
+REFUSED = "refused"
+NR_FILES, NR_DESCRIPTORS = 1 << 13, 1 << 10
+"""Files, and descriptors of a process, that are asked about together: the answer is one message."""
+SECONDS = 10.0
+"""For all processes; those that are left then are left out."""
 PROC_PID_INIT_INO = 0xEFFFFFFC  # the first PID namespace; include/uapi/linux/nsfs.h
 REMOVED = (" (deleted)", "/memfd:")
 """What the link of a descriptor has in it where the file has no name any more."""
@@ -69,32 +74,38 @@ class OpenFile:
 def find_holders(process: ProcessDir, wanted: Iterable[File]) -> Holders:
     """Return who holds these files beside a process that does; we are left out too."""
     procfs = process.procfs
-    files = dict.fromkeys(wanted)
-    skipped = {process.pid, os.getpid()}
-    is_inside = not counts_as_we_do(procfs) or os.stat(f"{procfs.root}/self/ns/pid").st_ino != PROC_PID_INIT_INO
+    files = list(dict.fromkeys(wanted))
+    others = [pid for pid in procfs.pids() if pid not in (process.pid, os.getpid())]
+    things = [(pid, low) for pid in others for low in range(0, len(files), NR_FILES)]
     pids: dict[File, tuple[int, ...]] = {}
-    refused: list[Unseen] = []
-    silent: list[Unseen] = []
-    others = [pid for pid in procfs.pids() if pid not in skipped] if files else []
-    for pid, answer in ask_apart(others, lambda pid: held_by(procfs, pid, files)):
-        if answer is None or answer == SILENT:
-            silent += as_unseen(procfs, pid)
-        elif answer == REFUSED:
-            refused += as_unseen(procfs, pid)
-        else:
-            for line in answer.split():
-                file = parse_file(line)
-                pids[file] = (*pids.get(file, ()), pid)
-    return Holders(pids, tuple(refused), tuple(silent), is_inside)
+    refused: list[int] = []
+
+    def ask(thing: tuple[int, int]) -> tuple[object, int]:
+        pid, low = thing
+        return held_by(procfs, pid, files[low : low + NR_FILES]), -1
+
+    inquiry = Inquiry(ask, things, deadline=time.monotonic() + SECONDS)
+    for (pid, low), answer, _ in inquiry:
+        if answer == REFUSED:
+            refused.append(pid)
+            continue
+        for place in answer:
+            pids[files[low + place]] = (*pids.get(files[low + place], ()), pid)
+    silent = [pid for pid, _ in (*inquiry.unanswered, *inquiry.unasked)]
+    is_inside = not counts_as_we_do(procfs) or os.stat(f"{procfs.root}/self/ns/pid").st_ino != PROC_PID_INIT_INO
+    return Holders(pids, as_unseen(procfs, refused), as_unseen(procfs, silent), is_inside)
 
 
-def as_unseen(procfs: ProcFS, pid: int) -> list[Unseen]:
-    """Return a process as a list of one; nothing when it has ended."""
-    try:
-        with procfs.process(pid) as process:
-            return [Unseen(pid, read_stat(process).start_time)]
-    except Error:
-        return []
+def as_unseen(procfs: ProcFS, pids: Iterable[int]) -> tuple[Unseen, ...]:
+    """Return processes with their start; those that have ended hold nothing any more."""
+    found = []
+    for pid in dict.fromkeys(pids):
+        try:
+            with procfs.process(pid) as process:
+                found.append(Unseen(pid, read_stat(process).start_time))
+        except Error:
+            continue
+    return tuple(found)
 
 
 def first_of_program(process: ProcessDir) -> int:
@@ -113,36 +124,19 @@ def first_of_program(process: ProcessDir) -> int:
     return stat.start_time
 
 
-def parse_file(text: bytes) -> File:
-    """Return a file as `format_file` wrote it.
-
-    >>> parse_file(b"00:01/7")
-    ('00:01', 7)
-    """
-    dev, _, inode = text.decode("ascii").partition("/")
-    return dev, int(inode)
-
-
-def format_file(file: File) -> bytes:
-    """Return a file as text."""
-    return f"{file[0]}/{file[1]}".encode("ascii")
-
-
-def held_by(procfs: ProcFS, pid: int, files: Iterable[File]) -> bytes:
-    """Return which of the files a process holds, as text; `REFUSED` or `SILENT` where that cannot be seen."""
+def held_by(procfs: ProcFS, pid: int, files: Sequence[File]) -> object:
+    """Return the places of the files that a process holds; `REFUSED` where that cannot be seen."""
     wanted = set(files)
     devices = {dev for dev, _ in wanted}
     try:
         with procfs.process(pid) as process:
             held = {file for file in mapped_files(process, wanted) if file in wanted}
             held |= {file for _, file, _ in removed_files(process) if file[0] in devices and file in wanted}
-    except PermissionDenied:
+    except (PermissionDenied, TooLarge):
         return REFUSED
-    except TooLarge:
-        return SILENT
     except Error:
-        return b""  # ended meanwhile
-    return b" ".join(map(format_file, held))
+        return ()  # ended meanwhile
+    return [place for place, file in enumerate(files) if file in held] if held else ()
 
 
 def mapped_files(process: ProcessDir, wanted: set[File]) -> Iterator[File]:
@@ -155,12 +149,14 @@ def mapped_files(process: ProcessDir, wanted: set[File]) -> Iterator[File]:
             yield fields[3].decode("ascii"), int(fields[4])
 
 
-def removed_files(process: ProcessDir) -> Iterator[tuple[int, File, os.stat_result]]:
+def removed_files(process: ProcessDir, part: int = 0, nr_parts: int = 1) -> Iterator[tuple[int, File, os.stat_result]]:
     """Yield the descriptors of a process whose file has no name: number, file, and what stat(2) tells of it."""
     fd = process.open_fd("fd")
     try:
         for name in os.listdir(fd):
             try:
+                if int(name) % nr_parts != part:
+                    continue
                 link = os.readlink(name, dir_fd=fd)
                 if any(mark in link for mark in REMOVED):
                     found = os.stat(name, dir_fd=fd)
@@ -179,18 +175,26 @@ def open_memory_files(process: ProcessDir, devices: Devices | LiveDevices) -> li
     """Return the files of memory without a name that a process has open; None where that cannot be seen."""
     memory = devices.shmem | devices.hugetlb
 
-    def ask(pid: int) -> bytes:
+    def ask(part: int) -> tuple[object, int]:
         try:
-            found = {file: (number, told.st_blocks * 512) for number, file, told in removed_files(process)}
+            held = removed_files(process, part, nr_parts)
+            return [(*file, number, told.st_blocks * 512) for number, file, told in held if file[0] in memory], -1
         except Error:
-            return REFUSED
-        return b" ".join(b"%d:%d:" % place + format_file(file) for file, place in found.items() if file[0] in memory)
+            return REFUSED, -1
 
-    ((_, answer),) = ask_apart([process.pid], ask)
-    if answer is None or answer == REFUSED:
+    try:
+        fd = process.open_fd("fd")
+    except PermissionDenied:
         return None
-    files = []
-    for text in answer.split():
-        number, size, file = text.split(b":", 2)
-        files.append(OpenFile(parse_file(file), int(number), int(size)))
-    return files
+    try:
+        nr_parts = len(os.listdir(fd)) // NR_DESCRIPTORS + 1
+    finally:
+        os.close(fd)
+    found: dict[File, OpenFile] = {}
+    inquiry = Inquiry(ask, range(nr_parts), deadline=time.monotonic() + SECONDS)
+    for _, answer, _ in inquiry:
+        if answer == REFUSED:
+            return None
+        for dev, inode, number, size in answer:
+            found[dev, inode] = OpenFile((dev, inode), number, size)
+    return None if inquiry.unanswered or inquiry.unasked else list(found.values())
