@@ -22,6 +22,7 @@ from mematlas.kernel.procfs import MAX_LINE, ProcessDir, ProcFS
 from mematlas.kernel.smaps import read_smaps, read_vm_flags
 from mematlas.kernel.status import parse_status, read_stat, read_status, status_bytes
 from mematlas.kernel.swaps import read_swaps
+from mematlas.model.target import in_capture
 
 SECRET = "root:$6$notforyou:19000:0:99999:7:::"
 LINE = b"%x-%x r--p 0 fe:00 7 "
@@ -277,7 +278,17 @@ def test_directory_called_by_digits_of_another_script_is_no_process(tmp_path: Pa
     make_capture(tmp_path)
     (tmp_path / "²").mkdir()
     (tmp_path / "٧").mkdir()
+    (tmp_path / "08").mkdir()
     assert ProcFS(str(tmp_path)).pids() == [7]
+
+
+def test_process_of_a_capture_that_cannot_be_opened_leaves_no_other_open(tmp_path: Path) -> None:
+    make_capture(tmp_path)
+    (tmp_path / "8").write_text("")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(TargetNotFound):
+        in_capture(str(tmp_path))
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_crowd_of_files_in_a_capture_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

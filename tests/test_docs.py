@@ -125,6 +125,13 @@ def test_broken_links_are_found(tmp_path: Path) -> None:
     assert not is_broken(page, "../README.md")
 
 
+def test_tests_that_reliability_names_are_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert {name for name in named if f"def {name}(" not in sources} == set()
+    assert named
+
+
 # --- lists
 
 

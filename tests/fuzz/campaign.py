@@ -50,11 +50,18 @@ def races(live: bool) -> Sequence[Subject]:
     return [Races()]
 
 
+def swaps(live: bool) -> Sequence[Subject]:
+    from swaps import Swaps
+
+    return [Swaps()]
+
+
 GROUPS: dict[str, tuple[int, Callable[[bool], Sequence[Subject]]]] = {
     "parsers": (10_000_000, parsers),
     "captures": (100_000, captures),
     "command-lines": (100_000, command_lines),
     "races": (10_000, races),
+    "swaps": (10_000, swaps),
 }
 """How many inputs of each group a whole run has, and what makes them."""
 
@@ -142,6 +149,7 @@ def main(words: Sequence[str] | None = None) -> int:
     groups = args.groups or list(GROUPS)
     notebook = Notebook(args.keep or Path(tempfile.mkdtemp(prefix="mematlas-fuzz-")))
     with tempfile.TemporaryDirectory(prefix="mematlas-fuzz-scratch-") as scratch:
+        os.chmod(scratch, 0o711)  # programs of other users are to find their place in it
         tempfile.tempdir = scratch  # of the workers too, who are ended without a chance to clear away
         nr_faults = 0
         for group in groups:

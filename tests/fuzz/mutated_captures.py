@@ -118,6 +118,8 @@ VERBS: dict[str, Callable[..., None]] = {
 
 def discard(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
+        for directory in (path, *(each for each in path.glob("*") if each.is_dir() and not each.is_symlink())):
+            directory.chmod(0o700)  # we may not be root
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

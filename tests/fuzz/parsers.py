@@ -25,8 +25,21 @@ from mematlas.captures import Redactor
 from mematlas.cli.advise import parse_amount
 from mematlas.cli.session import parse_bytes, parse_count, parse_seconds, parse_width
 from mematlas.errors import Error
-from mematlas.kernel import btf, buddyinfo, kconfig, kcore, kmem, maps, meminfo, mounts, nodes, numa_maps, smaps, status
-from mematlas.kernel import sysvipc as shm
+from mematlas.kernel import (
+    btf,
+    buddyinfo,
+    kconfig,
+    kcore,
+    kmem,
+    maps,
+    meminfo,
+    mounts,
+    nodes,
+    numa_maps,
+    smaps,
+    status,
+    sysvipc,
+)
 from mematlas.kernel.ksm_stat import parse_merging_pages
 from mematlas.kernel.layoutcache import FORMAT, names_of, values_of
 from mematlas.kernel.machine import parse_machine
@@ -215,7 +228,7 @@ def kernel_parsers(live: bool) -> list[Parser]:
             ((CORPUS / "status").read_bytes(),),
             tuple(name_of(each) for each in (status.parse_status, status.status_bytes, status.numbers_of)),
         ),
-        file("shm", shm.parse_segments),
+        file("shm", sysvipc.parse_segments),
         file("swaps", parse_swaps, parse_swap),
         file("buddyinfo", buddyinfo.parse_buddyinfo),
         file("meminfo", meminfo.parse_meminfo),

@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import NoReturn
 
-from commands import ACTS, Line, check, run_line
+from commands import ACTS, PR_SET_PDEATHSIG, Line, check, run_line
 from engine import Overrun
 
 VICTIM = Path(__file__).with_name("racing_program.py")
@@ -28,7 +28,6 @@ VARIABLE = "MEMATLAS_FUZZ_OWN_PIDS"
 LAST_PID = "/proc/sys/kernel/ns_last_pid"
 FIRST_PID = 300
 NR_WALKS_AGAIN = 300
-PR_SET_PDEATHSIG = 1
 
 SEEN = frozenset((0, 6))
 MISSED = frozenset((3,))

@@ -13,8 +13,6 @@ SOURCE = Path(mematlas.__file__).parent
 ELSEWHERE = {
     # Tried by whole command lines.
     "mematlas.cli.arguments.Arguments.parse_slowly",
-    # What a child of ours wrote.
-    "mematlas.model.holders.parse_file",
 }
 
 

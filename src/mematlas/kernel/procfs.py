@@ -411,8 +411,11 @@ class ProcessDir(Directory):
 
 
 def is_number(name: str) -> bool:
-    """Whether a name is a PID. isdigit() alone takes the digits of other scripts, some of which int() does not."""
-    return name.isdigit() and name.isascii() and len(name) <= PID_DIGITS
+    """Whether a name is a PID, as the kernel writes it: 007 in a capture is none, and names no directory by its number.
+
+    isdigit() alone takes the digits of other scripts, some of which int() does not.
+    """
+    return name.isdigit() and name.isascii() and len(name) <= PID_DIGITS and name[0] != "0"
 
 
 def open_regular(name: str, path: str, dir_fd: int) -> int:

@@ -235,7 +235,15 @@ def in_capture(path: str) -> list[Target]:
     pids = procfs.pids()
     if procfs.live or not pids:
         raise TargetNotFound(f"{path}: not a capture (it has no machine.json, or no process)")
-    return [Target(procfs.process(pid)) for pid in pids]
+    found: list[Target] = []
+    try:
+        for pid in pids:
+            found.append(Target(procfs.process(pid)))
+    except BaseException:
+        for target in found:
+            target.close()
+        raise
+    return found
 
 
 def filtered(nothing: str, matches: Matches, procfs: ProcFS, without: set[int]) -> Iterator[Target]:
