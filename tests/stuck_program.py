@@ -24,7 +24,7 @@ import time
 CLONE_NEWNS = 0x20000
 MS_REC_PRIVATE = 0x4000 | 0x40000
 MS_NOSUID_NODEV = 2 | 4
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 PAGE = mmap.PAGESIZE
 NR_PAGES = 16
 STUCK_PAGE = 4
@@ -99,6 +99,7 @@ def wait_for(tid: int) -> None:
 
 def be_target(way: str, path: str, size: int) -> None:
     end_with_parent()
+    checked(libc.prctl(PR_SET_NAME, b"stuck", 0, 0, 0))
     file = os.open(path, os.O_RDONLY)
     area = mmap.mmap(file, NR_PAGES * PAGE, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
     area.madvise(MADV_RANDOM)

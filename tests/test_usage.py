@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import helpers  # noqa: F401  (the settings of hypothesis)
-from mematlas.analysis.overview import largest
 from mematlas.analysis.results import MapsResult, Reading, VmaUsage
 from mematlas.analysis.usage import (
     PageCounts,
@@ -20,7 +19,6 @@ from mematlas.analysis.usage import (
     usage_of_pages,
 )
 from mematlas.analysis.verify import MEASURES, UNEXPLAINED, compare
-from mematlas.errors import ProcessGone
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import histogram
@@ -232,20 +230,3 @@ def test_huge_pages_that_nobody_may_access_explain_more(
 
 def test_what_one_source_does_not_know_is_no_difference() -> None:
     assert compared(replace(BASE, pss=None))["pss"] == (None, "PSS unknown: why")
-
-
-# --- the largest processes
-
-
-def test_largest_are_found_without_measuring_all() -> None:
-    uss = {1: 10, 2: 90, 3: 50, 4: 70, 5: 5}
-    measured = []
-
-    def measure(pid: int) -> tuple[str, Usage]:
-        measured.append(pid)
-        if pid == 3:
-            raise ProcessGone(3)
-        return "name", replace(BASE, uss=uss[pid])
-
-    ranked = largest([(100, 1), (95, 2), (92, 3), (80, 4), (60, 5)], measure, 2)
-    assert ([one.pid for one in ranked], measured) == ([2, 4], [1, 2, 3, 4])

@@ -1,41 +1,194 @@
-"""The processes that use the most, found without looking at all of them."""
+"""Groups of processes by how much they use, found without measuring all of them.
+
+What the kernel tells of a process at once, its counters, says who may be large; how large they are, with what is shared
+divided among those who share it, only a look at the pages does.
+"""
 
 from __future__ import annotations
 
-from mematlas.errors import Error
 from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
-    from mematlas.analysis.usage import Usage
+WORTH_A_ROW = 1 << 20
+"""Bytes in swap, or of huge pages, from which on who has the most of them is shown."""
+SHARE = 0.2
+"""Seconds that the measuring of one group may take, as far as can be told before."""
 
 
 @record
-class Ranked:
-    """One of the largest processes."""
+class Facts:
+    """The counters of a process, in bytes. RSS and its parts, the swap of its private memory, and hugetlb."""
 
     pid: int
     name: str
-    usage: Usage
+    whose: str
+    """Its user and its cgroup."""
+    rss: int
+    anon: int
+    file: int
+    shmem: int
+    swap: int
+    hugetlb: int
+
+    @property
+    def most(self) -> int:
+        """More than this it cannot use."""
+        return self.rss + self.swap + self.hugetlb
 
 
-def largest(
-    candidates: Iterable[tuple[int, int]], measure: Callable[[int], tuple[str, Usage]], count: int
-) -> list[Ranked]:
-    """Return the ``count`` processes with the largest USS, of those that can be measured.
+@record
+class Measured:
+    """What the pages of a process came to, in bytes. None is "not told"."""
 
-    ``candidates`` are (resident bytes, PID). A process's USS is no more than what is resident, so they are
-    measured from the largest down, and no further than where even all of it would not be enough.
-    """
-    ranked: list[Ranked] = []
-    for rss, pid in sorted(candidates, reverse=True):
-        if len(ranked) >= count and rss < (ranked[count - 1].usage.uss or 0):
-            break
-        try:
-            ranked.append(Ranked(pid, *measure(pid)))
-        except Error:
-            continue  # ended meanwhile, or not ours to look at
-        ranked.sort(key=lambda one: one.usage.uss or 0, reverse=True)
-    return ranked[:count]
+    pss: int | None
+    uss: int | None
+    swap: int | None
+    """Swapped pages, shared or not."""
+    swap_pss: int | None
+    """The same with each private page divided by how often it is mapped, and without shared memory."""
+    own_hugetlb: int | None
+    shared_hugetlb: int | None
+
+
+class Group:
+    """The processes of one name, user and cgroup, such as the backends of a database."""
+
+    def __init__(self, members: Iterable[Facts]) -> None:
+        self.members = sorted(members, key=lambda each: each.most, reverse=True)
+        self.measured: dict[int, Measured] = {}
+        """By PID."""
+
+    @property
+    def pid(self) -> int:
+        """The PID of its largest process."""
+        return self.members[0].pid
+
+    @property
+    def name(self) -> str:
+        """The name that all its processes have."""
+        return self.members[0].name
+
+    @property
+    def most(self) -> int:
+        """More than this it cannot use."""
+        return sum(each.most for each in self.members)
+
+    def sample(self, costs: Sequence[float]) -> list[Facts]:
+        """Return the members to measure: all, or as many as there is time for, small ones and large ones.
+
+        ``costs`` are the seconds that each will take.
+        """
+        nr, cost = len(self.members), sum(costs)
+        if cost <= SHARE:
+            return list(self.members)
+        nr_taken = max(int(nr * SHARE / cost), 1)
+        return [self.members[(2 * number + 1) * nr // (2 * nr_taken)] for number in range(nr_taken)]
+
+    def forget(self, pid: int) -> None:
+        """Leave out a process that has ended."""
+        self.members = [each for each in self.members if each.pid != pid]
+
+    @property
+    def pss(self) -> int | None:
+        """The sum of their PSS; estimated where not all were measured."""
+        return self._estimated("pss")
+
+    @property
+    def uss(self) -> int | None:
+        """The sum of their USS; estimated where not all were measured."""
+        return self._estimated("uss")
+
+    def _estimated(self, name: str) -> int | None:
+        found = [(each.rss, getattr(self.measured[each.pid], name)) for each in self._told()]
+        if not found or any(value is None for _, value in found):
+            return None
+        amount: int = sum(value for _, value in found)
+        if len(found) == len(self.members):
+            return amount
+        rss = sum(size for size, _ in found)
+        return amount * sum(each.rss for each in self.members) // rss if rss else amount
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether all its processes were measured."""
+        return len(self.measured) == len(self.members)
+
+    @property
+    def swap(self) -> int:
+        """What they have in swap, each page once, as far as is told: of shared memory what one of them has."""
+        told = [self.measured[each.pid] for each in self._told()]
+        if not self.is_measured or any(None in (each.swap, each.swap_pss) for each in told):
+            return sum(each.swap for each in self.members)
+        by_pid = {each.pid: each.swap for each in self.members}
+        shared = max(((each.swap or 0) - by_pid[pid] for pid, each in self.measured.items()), default=0)
+        return sum(each.swap_pss or 0 for each in told) + max(shared, 0)
+
+    @property
+    def hugetlb(self) -> int:
+        """What they hold of the pools of huge pages, each page once: of what is shared, what one of them maps."""
+        told = [self.measured[each.pid] for each in self._told()]
+        if not self.is_measured or any(None in (each.own_hugetlb, each.shared_hugetlb) for each in told):
+            return max((each.hugetlb for each in self.members), default=0)
+        return sum(each.own_hugetlb or 0 for each in told) + max((each.shared_hugetlb or 0 for each in told), default=0)
+
+    @property
+    def amount(self) -> int:
+        """By what it is ranked: PSS, swap and hugetlb. Where nothing was measured, what is shared counts once."""
+        pss = self.pss
+        return (sum(self._parts().values()) if pss is None else pss) + self.swap + self.hugetlb
+
+    @property
+    def top_kind(self) -> tuple[str, float]:
+        """What most of it is, and the part that this is of all. What can be shared is taken to be shared by all."""
+        sizes = {**self._parts(), "hugetlb": self.hugetlb, "swap": self.swap}
+        name = max(sizes, key=lambda each: sizes[each])
+        return name, sizes[name] / (sum(sizes.values()) or 1)
+
+    def _parts(self) -> dict[str, int]:
+        return {
+            "anon": sum(each.anon for each in self.members),
+            "file": max((each.file for each in self.members), default=0),
+            "shmem": max((each.shmem for each in self.members), default=0),
+        }
+
+    def _told(self) -> list[Facts]:
+        return [each for each in self.members if each.pid in self.measured]
+
+
+def grouped(facts: Iterable[Facts]) -> list[Group]:
+    """Return the groups: those that have a row in any case, and then those first that can use the most."""
+    members: dict[tuple[str, str], list[Facts]] = {}
+    for each in facts:
+        members.setdefault((each.name, each.whose), []).append(each)
+    groups = [Group(each) for each in members.values()]
+    first = holders(groups)
+    return sorted(groups, key=lambda group: (group not in first, -group.most))
+
+
+def holders(groups: Iterable[Group]) -> list[Group]:
+    """Return who has the most in swap, and of the huge pages: people look for them, however small the rest is."""
+    groups = list(groups)
+    found = []
+    for name in ("swap", "hugetlb"):
+        best = max(groups, key=lambda group: getattr(group, name), default=None)
+        if best and getattr(best, name) >= WORTH_A_ROW:
+            found.append(best)
+    return found
+
+
+def is_decided(groups: Sequence[Group], waiting: Collection[int], count: int) -> bool:
+    """Whether the ``count`` largest groups are known: none of those waited for, by place, can be one of them."""
+    if any(place in waiting for place in range(len(holders(groups)))):
+        return False
+    done = sorted((group.amount for place, group in enumerate(groups) if place not in waiting), reverse=True)
+    return len(done) >= count and all(groups[place].most < done[count - 1] for place in waiting)
+
+
+def largest(groups: Sequence[Group], count: int) -> list[Group]:
+    """Return the groups that use the most, and who has the most in swap or of the huge pages."""
+    ranked = sorted((group for group in groups if group.members), key=lambda group: group.amount, reverse=True)
+    also = holders(groups)
+    return [group for place, group in enumerate(ranked) if place < count or group in also]

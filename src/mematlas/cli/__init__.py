@@ -203,7 +203,7 @@ def help_text() -> str:
         f"mematlas {__version__}: observe, measure and influence the virtual memory of running processes",
         "",
         "usage: mematlas COMMAND TARGET [options]        mematlas COMMAND --help",
-        "       mematlas                                 one screen: this machine, its largest processes",
+        "       mematlas                                 one screen: this machine, who uses the most",
     ]
     group = ""
     for name, (its_group, text) in COMMANDS.items():

@@ -1,31 +1,44 @@
-"""mematlas alone: one screen with this machine, its largest processes, what we may do, and what to try."""
+"""mematlas alone: one screen with this machine, who uses the most, what we may do, and what to try."""
 
 from __future__ import annotations
 
 import os
+import time
 
-from mematlas.analysis.overview import largest
+from mematlas.analysis.overview import Facts, Measured, grouped, is_decided, largest
 from mematlas.cli.hints import own_command, sudo_line
-from mematlas.errors import Error, PermissionDenied
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.abandon import Inquiry
 from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.rights import CAPABILITIES, effective_capabilities
-from mematlas.kernel.status import status_bytes
-from mematlas.model.target import ourselves, statuses
-from mematlas.process import Process
+from mematlas.kernel.smaps import HOLD_PER_BYTE, read_rollup
+from mematlas.kernel.status import read_status, status_bytes
+from mematlas.model.target import SKIPPED, left_out, open_process, ourselves
+from mematlas.process import MAX_STALL, Process
 from mematlas.views.overview import overview_view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mematlas.analysis.usage import Usage
+    from mematlas.analysis.overview import Group
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
+    from mematlas.kernel.procfs import ProcessDir, ProcFS
     from mematlas.views.table import Table
 
 USAGE = "[options]"
 TOP = 5
 LOOK_RIGHTS = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN")
+
+FIND_SECONDS, MEASURE_SECONDS, COUNT_SECONDS = 0.9, 1.4, 1.6
+"""After the start: when no more processes are looked for, none is measured, and nothing waited for."""
+SILENCE = 0.1
+"""Seconds after which the next process is measured beside one that takes its time."""
+OPENING = 0.0005
+"""Seconds that measuring any process takes."""
+PER_SHARED_BYTE, PER_OWN_BYTE = 0.45 / (1 << 30), 0.01 / (1 << 30)
+"""Seconds for counting pages by pagemap: those that others map are looked up in kpagecount, one by one."""
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -36,48 +49,153 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     def make() -> Table:
-        found = list(candidates(session))
-        ranked = largest(found, lambda pid: measure(session, pid), TOP)
-        nr_refused = sum(not may_look(session, pid) for _, pid in found)
+        start = time.monotonic()
+        notes: list[str] = []
+        groups = grouped(find(session.procfs, start + FIND_SECONDS, notes))
+        is_refused = measure_groups(groups, session.procfs, start + MEASURE_SECONDS, notes)
         held = effective_capabilities()
         missing = [name for name in CAPABILITIES if name in LOOK_RIGHTS and name not in held]
         return overview_view(
             session.machine(),
-            read_meminfo(session.procfs),
-            ranked,
-            nr_refused,
+            meminfo_of(session.procfs),
+            largest(groups, TOP),
+            count_refused(session.procfs, start + COUNT_SECONDS) if missing or is_refused else 0,
             os.geteuid(),
             missing,
             own_command().rsplit("/", 1)[-1],
             sudo_line(()),
+            notes,
         )
 
     session.show(make, args)
     return 0
 
 
-def candidates(session: Session) -> Iterator[tuple[int, int]]:
-    """Yield resident bytes and PID of every process that has memory."""
-    own = ourselves(session.procfs)
-    for process, status in statuses(session.procfs):
-        rss = status_bytes(status, "VmRSS")
-        if rss and process.pid not in own:
-            yield rss, process.pid
-
-
-def may_look(session: Session, pid: int) -> bool:
-    """Whether the kernel lets us see the VMAs of a process."""
+def meminfo_of(procfs: ProcFS) -> dict[str, int]:
+    """Return the sums of the machine; nothing where this /proc has none of them (subset=pid)."""
     try:
-        with session.procfs.process(pid) as process:
+        return read_meminfo(procfs)
+    except (NotSupported, PermissionDenied):
+        return {}
+
+
+# Who there is
+
+
+def find(procfs: ProcFS, deadline: float, notes: list[str]) -> Iterator[Facts]:
+    """Yield the counters of every process that has memory, ourselves left out. They wait for nobody."""
+    own = ourselves(procfs)
+    pids = procfs.pids()
+    for place, pid in enumerate(pids):
+        if time.monotonic() > deadline:
+            notes.append(f"{len(pids) - place:,} of {len(pids):,} processes not looked at, for want of time")
+            return
+        try:
+            process, stat = open_process(pid, procfs)
+            with process:
+                facts = None if pid in own or stat.is_kernel_thread else facts_of(process, stat.name)
+        except SKIPPED:
+            continue
+        if facts:
+            yield facts
+
+
+def facts_of(process: ProcessDir, name: str) -> Facts | None:
+    """Return the counters of a process; None when it has no memory."""
+    status = read_status(process)
+    rss = status_bytes(status, "VmRSS")
+    if rss is None:
+        return None
+    try:
+        cgroup = process.read("cgroup").decode("utf-8", "surrogateescape")
+    except NotSupported:
+        cgroup = ""
+    names = ("RssAnon", "RssFile", "RssShmem", "VmSwap", "HugetlbPages")
+    sizes = [status_bytes(status, each) or 0 for each in names]
+    return Facts(process.pid, name, f"{status.get('Uid', '').split()[:1]} {cgroup}", rss, *sizes)
+
+
+# How much they use
+
+
+def measure_groups(groups: list[Group], procfs: ProcFS, deadline: float, notes: list[str]) -> bool:
+    """Measure the groups that may be among the largest, as far as there is time; return whether we were refused."""
+    place_of: dict[int, int] = {}
+    facts: dict[int, Facts] = {}
+    waiting: dict[int, int] = {}
+    for place, group in enumerate(groups):
+        members = group.sample([cost_of(each) for each in group.members])
+        waiting[place] = len(members)
+        for each in members:
+            place_of[each.pid], facts[each.pid] = place, each
+    inquiry = Inquiry(lambda pid: (measure(facts[pid], procfs), -1), list(facts), deadline=deadline, silence=SILENCE)
+    is_refused = False
+    for pid, answer, _ in inquiry:
+        place = place_of[pid]
+        if isinstance(answer, tuple):
+            groups[place].measured[pid] = Measured(*answer)
+        elif answer == ENDED:
+            groups[place].forget(pid)
+        is_refused = is_refused or answer == REFUSED
+        waiting[place] -= 1
+        if not waiting[place]:
+            del waiting[place]
+            if is_decided(groups, waiting, TOP):
+                break
+    notes.extend(left_out(inquiry, procfs))
+    return is_refused
+
+
+def cost_of(facts: Facts) -> float:
+    """Return the seconds that measuring a process will take."""
+    if facts.rss * HOLD_PER_BYTE <= MAX_STALL:
+        return OPENING + facts.rss * HOLD_PER_BYTE
+    return OPENING + facts.anon * PER_OWN_BYTE + (facts.rss - facts.anon) * PER_SHARED_BYTE
+
+
+REFUSED, ENDED = "refused", "ended"
+
+
+def measure(facts: Facts, procfs: ProcFS) -> tuple[int | None, ...] | str:
+    """Return the fields of `Measured` for a process, or why there are none. It may wait for ever."""
+    try:
+        process = open_process(facts.pid, procfs)[0]
+        if facts.rss * HOLD_PER_BYTE <= MAX_STALL:
+            with process:
+                return of_rollup(read_rollup(process))
+        with Process(process) as whole:
+            usage = whole.usage().usage
+            return usage.pss, usage.uss, usage.swap, None, None, None
+    except PermissionDenied:
+        return REFUSED
+    except SKIPPED:
+        return ENDED
+
+
+def count_refused(procfs: ProcFS, deadline: float) -> int | None:
+    """Return how many processes we may not look at; None where that takes too long."""
+
+    def ask(pids: list[int]) -> tuple[int, int]:
+        return sum(is_hidden(pid, procfs) for pid in pids), -1
+
+    inquiry = Inquiry(ask, [procfs.pids()], deadline=deadline)
+    return next((number for _, number, _ in inquiry), None)
+
+
+def is_hidden(pid: int, procfs: ProcFS) -> bool:
+    """Whether the kernel does not let us see the VMAs of a process."""
+    try:
+        with open_process(pid, procfs)[0] as process:
             os.close(process.open_fd("maps"))
     except PermissionDenied:
-        return False
-    except Error:
-        return True  # it has ended meanwhile
-    return True
+        return True
+    except SKIPPED:
+        return False  # it has ended meanwhile
+    return False
 
 
-def measure(session: Session, pid: int) -> tuple[str, Usage]:
-    """Return the name of a process, as it is, and its usage."""
-    with Process(pid, session.procfs) as process:
-        return process.stat.name, process.usage().usage
+def of_rollup(sums: dict[str, int]) -> tuple[int | None, ...]:
+    """Return the fields of `Measured` from the kernel's own sums."""
+    uss = sums.get("Private_Clean", 0) + sums.get("Private_Dirty", 0)
+    names = ("Swap", "SwapPss", "Private_Hugetlb", "Shared_Hugetlb")
+    return sums.get("Pss"), uss, *(sums.get(name) for name in names)

@@ -48,11 +48,17 @@ class Inquiry:
     """
 
     def __init__(
-        self, ask: Ask, things: Sequence[Any], patience: float = PATIENCE, deadline: float = float("inf")
+        self,
+        ask: Ask,
+        things: Sequence[Any],
+        patience: float = PATIENCE,
+        deadline: float = float("inf"),
+        silence: float = SILENCE,
     ) -> None:
         self.ask = ask
         self.things = things
         self.patience = patience
+        self.silence = silence
         self.deadline = deadline
         """By the clock of `time.monotonic`."""
         self.unanswered: list[Any] = []
@@ -92,7 +98,7 @@ class Inquiry:
         ends = [now + left, *(child.since + self.patience for child in self._silent)]
         if self._now:
             children.append(self._now)
-            ends.append(self._now.since + SILENCE)
+            ends.append(self._now.since + self.silence)
         poll = select.poll()
         for child in children:
             poll.register(child.fd, select.POLLIN)
@@ -115,7 +121,7 @@ class Inquiry:
     def _look_at_clock(self) -> None:
         """Hand over to another child after a silence, and give up waiting after a long one."""
         now = time.monotonic()
-        if self._now and now - self._now.since >= SILENCE:
+        if self._now and now - self._now.since >= self.silence:
             self._silent.append(self._now)
             self._now = None
             self._place += 1
@@ -123,7 +129,7 @@ class Inquiry:
             if now - child.since < self.patience:
                 continue
             if not child.waits():
-                child.since = now  # it works still, or waits for a processor
+                child.since = now
             else:
                 self._silent.remove(child)
                 self.unanswered.append(self.things[child.place])
@@ -156,10 +162,13 @@ class Child:
         return (marshal.loads(data), fd) if data else None
 
     def waits(self) -> bool:
-        """Whether it waits for something that no signal but a fatal one ends, as far as can be told."""
+        """Whether it waits for what only a fatal signal may interrupt, as far as can be told.
+
+        Else it works, waits for a processor, or pauses to be gentle.
+        """
         try:
             with open(f"/proc/{self.pid}/stat", "rb") as file:
-                return file.read().rpartition(b") ")[2][:1] != b"R"
+                return file.read().rpartition(b") ")[2][:1] == b"D"
         except OSError:
             return True  # a /proc of another PID namespace
 

@@ -11,16 +11,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from mematlas.analysis.overview import Ranked
-    from mematlas.analysis.usage import Usage
+    from mematlas.analysis.overview import Group
 
 COLUMNS = (
     Column("pid", "PID", "count", width=7),
     Column("name", "NAME"),
-    Column("uss", "USS", "size"),
+    Column("nr_processes", "PROCESSES", "count"),
+    Column("nr_measured", "MEASURED", "count", shown=False),
     Column("pss", "PSS", "size"),
-    Column("rss", "RSS", "size"),
+    Column("uss", "USS", "size"),
     Column("swap", "SWAP", "size"),
+    Column("hugetlb", "HUGETLB", "size"),
     Column("top_kind", "MOST OF IT"),
 )
 
@@ -28,29 +29,27 @@ COLUMNS = (
 def overview_view(
     machine: dict[str, Any],
     meminfo: dict[str, int],
-    ranked: list[Ranked],
-    nr_refused: int,
+    groups: list[Group],
+    nr_refused: int | None,
     uid: int,
     missing: list[str],
     command: str,
     sudo: str,
+    notes: list[str],
 ) -> Table:
-    """Return the first screen; as JSON, its rows are the largest processes."""
+    """Return the first screen; as JSON, its rows are the largest groups of processes."""
     rows = [
-        (one.pid, one.name, one.usage.uss, one.usage.pss, one.usage.rss, one.usage.swap, top_kind(one.usage))
-        for one in ranked
+        (
+            *(group.pid, group.name, len(group.members), len(group.measured)),
+            *(group.pss, group.uss, group.swap, group.hugetlb, top_kind(*group.top_kind)),
+        )
+        for group in groups
     ]
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
-        used = meminfo["MemTotal"] - meminfo.get("MemAvailable", meminfo["MemFree"])
-        swap = meminfo.get("SwapTotal", 0)
-        in_swap = f"{format_size(swap - meminfo.get('SwapFree', 0))} of {format_size(swap)}" if swap else "none"
-        yield (
-            f"mematlas {__version__} on {machine['host']}, Linux {machine['kernel']}: "
-            f"{format_size(used)} of {format_size(meminfo['MemTotal'])} in use, swap {in_swap}"
-        )
+        yield f"mematlas {__version__} on {machine['host']}, Linux {machine['kernel']}: {in_use(meminfo)}"
         yield ""
-        yield from Table("overview/1", COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour)
+        yield from Table("overview/2", COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour)
         yield ""
         yield from rights(uid, missing, nr_refused, sudo)
         yield ""
@@ -64,10 +63,40 @@ def overview_view(
         for number, (words, text) in enumerate(tries):
             yield f"{'Try:' if number == 0 else '':<6}{f'{command} {words}':<{len(command) + 16}}{text}"
 
-    return Drawn("overview/1", COLUMNS, rows, draw=draw)
+    return Drawn("overview/2", COLUMNS, rows, draw=draw, notes=[*estimates(groups), *notes])
 
 
-def rights(uid: int, missing: list[str], nr_refused: int, sudo: str) -> Iterator[str]:
+def in_use(meminfo: dict[str, int]) -> str:
+    """Return how much of the machine is in use; ``-`` for what /proc/meminfo lacks.
+
+    >>> in_use({"MemTotal": 2 << 30, "MemAvailable": 1 << 30, "SwapTotal": 0})
+    '1 GiB of 2 GiB in use, swap none'
+    >>> in_use({})
+    '- of - in use, swap -'
+    """
+    total, free = meminfo.get("MemTotal"), meminfo.get("MemAvailable", meminfo.get("MemFree"))
+    used = None if None in (total, free) else total - free  # type: ignore[operator]
+    swap, swap_free = meminfo.get("SwapTotal"), meminfo.get("SwapFree")
+    in_swap = "none" if swap == 0 else "-"
+    if swap and swap_free is not None:
+        in_swap = f"{format_size(swap - swap_free)} of {format_size(swap)}"
+    ram = " of ".join("-" if each is None else format_size(each) for each in (used, total))
+    return f"{ram} in use, swap {in_swap}"
+
+
+def estimates(groups: list[Group]) -> Iterator[str]:
+    """Yield notes on what was not measured of the groups that are shown."""
+    for group in groups:
+        if group.measured and not group.is_measured:
+            yield (
+                f"PSS and USS of {group.name} are estimated from {len(group.measured):,} of its "
+                f"{len(group.members):,} processes"
+            )
+    if hidden := [group.name for group in groups if not group.measured]:
+        yield f"PSS and USS of {', '.join(hidden)} unknown: not ours to look at, ended, or not measured in time"
+
+
+def rights(uid: int, missing: list[str], nr_refused: int | None, sudo: str) -> Iterator[str]:
     """Yield what the reader may do, and how to get the rest."""
     who = "root" if uid == 0 else f"uid {uid}"
     if not missing:
@@ -79,16 +108,10 @@ def rights(uid: int, missing: list[str], nr_refused: int, sudo: str) -> Iterator
     yield f"All of them: {sudo}"
 
 
-def top_kind(usage: Usage) -> str:
-    """Return what most of the resident memory is, with its share.
+def top_kind(name: str, part: float) -> str:
+    """Return what most of the memory is, with its share.
 
-    >>> from mematlas.analysis.usage import Usage
-    >>> top_kind(Usage(100, 100, 100, 0, 75, 25, 0, 0, 0, 0, 1, 1, 0, 1))
+    >>> top_kind("anon", 0.75)
     'anon 75 %'
     """
-    if not usage.rss:
-        return "-"
-    name, size = max(
-        ((name, getattr(usage, name) or 0) for name in ("anon", "file", "shmem")), key=lambda item: item[1]
-    )
-    return f"{name} {100 * size // usage.rss} %"
+    return f"{name} {int(100 * part)} %" if part else "-"

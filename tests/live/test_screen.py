@@ -1,0 +1,215 @@
+"""The first screen, of processes that are made for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import Outcome
+from helpers import PAGE, Program, mematlas, program
+from mematlas.analysis.overview import Group, grouped, largest
+from mematlas.cli import overview
+from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.smaps import HOLD_PER_BYTE
+from mematlas.process import MAX_STALL
+from stuck import WAYS, stuck
+from victim import DEADLINE, Victim
+
+NAME = f"many {os.getpid()}"
+NR_CHILDREN = 23
+NR_SHARED, NR_OWN = 4999, 257
+BACKENDS = """
+import ctypes, json, mmap, os, signal, sys
+name, nr_children, nr_shared, nr_own = json.loads(sys.argv[-1])
+lib = ctypes.CDLL(None)
+lib.prctl(15, name.encode(), 0, 0, 0)
+shared = mmap.mmap(-1, nr_shared * mmap.PAGESIZE)
+shared.write(b"x" * len(shared))
+pids = [os.getpid()]
+for _ in range(nr_children):
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        lib.prctl(1, signal.SIGKILL, 0, 0, 0)
+        for place in range(0, len(shared), mmap.PAGESIZE):
+            shared[place]
+        own = mmap.mmap(-1, nr_own * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        own.write(b"x" * len(own))
+        os.write(tell, b"x")
+        signal.pause()
+    os.read(told, 1)
+    pids.append(pid)
+print(json.dumps(pids), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def backends() -> Iterator[Program]:
+    """A program and its children, which share some memory and have some of their own."""
+    with program(BACKENDS, [NAME, NR_CHILDREN, NR_SHARED, NR_OWN]) as running:
+        yield running
+
+
+def group_of(pid: int, monkeypatch: pytest.MonkeyPatch) -> Group:
+    """Return the group of a process, measured though others are larger."""
+    procfs, notes = ProcFS(), list[str]()
+    monkeypatch.setattr(overview, "TOP", 1 << 20)
+    groups = [group for group in grouped(overview.find(procfs, float("inf"), notes)) if holds(group, pid)]
+    overview.measure_groups(groups, procfs, float("inf"), notes)
+    assert notes == []
+    return groups[0]
+
+
+def holds(group: Group, pid: int) -> bool:
+    return any(each.pid == pid for each in group.members)
+
+
+def rollup(pid: int) -> dict[str, int]:
+    """Return the kernel's own sums of a process, in bytes."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return {name: int(size) * 1024 for name, size in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
+
+
+def test_group_is_the_sum_of_its_processes(backends: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = group_of(backends.pid, monkeypatch)
+    sums = [rollup(pid) for pid in backends.told]
+
+    assert sorted(each.pid for each in group.members) == sorted(backends.told)
+    assert group.is_measured
+    assert group.pss is not None
+    # Other programs come and go that map the same libraries.
+    assert abs(group.pss - sum(each["Pss"] for each in sums)) < sum(each["Pss_File"] for each in sums)
+    assert group.pss >= (NR_SHARED + NR_CHILDREN * NR_OWN) * PAGE
+    assert group.most >= NR_CHILDREN * NR_SHARED * PAGE  # what a sum of RSS would say
+
+
+def test_group_is_estimated_from_a_part_of_it(backends: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mematlas.analysis.overview.SHARE", 0.005)
+    whole = sum(rollup(pid)["Pss"] for pid in backends.told)
+    group = group_of(backends.pid, monkeypatch)
+
+    assert 0 < len(group.measured) < len(group.members)
+    assert group.pss is not None
+    assert whole / 2 < group.pss < whole * 2
+
+
+def test_large_process_is_measured_with_pauses_to_the_same(backends: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid():
+        pytest.skip("needs root for the map counts of frames")
+    by_sums = group_of(backends.pid, monkeypatch)
+    monkeypatch.setattr(overview, "MAX_STALL", 1e-9)
+    monkeypatch.setattr("mematlas.process.MAX_STALL", 1e-9)
+    monkeypatch.setattr(overview, "PER_SHARED_BYTE", 0)
+    by_pages = group_of(backends.pid, monkeypatch)
+
+    assert by_pages.is_measured
+    assert by_pages.pss is not None
+    assert by_sums.pss is not None
+    assert abs(by_pages.pss - by_sums.pss) < NR_OWN * PAGE
+
+
+def test_process_that_is_all_in_swap_has_a_row(
+    swap: Path, victim: Callable[..., Victim], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = victim("anon_full")
+    one.pageout("anon_full")
+    group = group_of(one.pid, monkeypatch)
+
+    assert group.swap >= one["anon_full"].nr_swapped * PAGE > 0
+    monkeypatch.setattr("mematlas.analysis.overview.WORTH_A_ROW", 1)
+    groups = grouped(overview.find(ProcFS(), float("inf"), []))
+    assert max(groups, key=lambda each: each.swap) in largest(groups, 0)
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("way", WAYS)
+def test_screen_goes_on_without_who_does_not_answer_and_names_it(way: str, tmp_path: Path) -> None:
+    with stuck(way, tmp_path, size=256 << 20) as pid:
+        run = mematlas("--json")
+        told = json.loads(run.stdout)
+
+    assert run.returncode == 0, run.stderr
+    assert len(told["rows"]) >= 2
+    assert any(f"{pid} (" in note and "not looked at" in note for note in told["notes"])
+    assert next(row for row in told["rows"] if row["pid"] == pid)["pss"] is None
+
+
+LONG_PATHS = """
+import json, mmap, os, sys
+directory, depth, nr_vmas, size = json.loads(sys.argv[-1])
+os.chdir(directory)
+for _ in range(depth):
+    os.mkdir("d" * 250)
+    os.chdir("d" * 250)
+file = os.open("f", os.O_RDWR | os.O_CREAT)
+os.truncate(file, mmap.PAGESIZE)
+areas = [mmap.mmap(file, mmap.PAGESIZE, mmap.MAP_SHARED, (1, 3)[place % 2]) for place in range(nr_vmas)]
+memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.write(b"x" * size)
+print("1", flush=True)
+"""
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A directory that may be filled with names too long for anybody to remove by."""
+    yield tmp_path
+    subprocess.run(["rm", "-rf", str(tmp_path)], check=True)
+
+
+def test_screen_goes_on_beside_a_process_whose_map_is_a_hundred_megabytes_of_text(deep: Path) -> None:
+    # Too large for the kernel's sums: it would be read VMA by VMA.
+    size = int(MAX_STALL / HOLD_PER_BYTE) + (8 << 20)
+    with program(LONG_PATHS, [str(deep), 100, 4001, size]) as running:
+        run = mematlas("--json")
+        told = json.loads(run.stdout)
+
+    assert run.returncode == 0, run.stderr
+    assert any(row["pid"] == running.pid for row in told["rows"])
+
+
+def test_who_cannot_be_looked_at_is_known_by_its_counters(as_nobody: Callable[..., Outcome]) -> None:
+    outcome = as_nobody([])
+
+    assert outcome.code == 0, outcome.stderr
+    lines = outcome.stdout.splitlines()
+    assert len(lines) <= 20
+    assert any(re.search(r" hidden\. ", line) for line in lines)
+
+
+def test_screen_of_a_proc_without_meminfo_goes_on() -> None:
+    line = f"mount -t proc -o subset=pid proc /proc && exec {sys.executable} -m mematlas"
+    words = ["unshare", "--pid", "--fork", "--mount", "--kill-child", "sh", "-c", line]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    if "unshare:" in run.stderr or "mount:" in run.stderr:
+        pytest.skip(f"needs a mount of proc with subset=pid (Linux 5.8): {run.stderr}")
+
+    assert run.returncode == 0, run.stderr
+    assert "- of - in use, swap -" in run.stdout
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_screen_does_not_list_itself_in_another_pid_namespace() -> None:
+    line = (
+        "unshare --pid --fork --kill-child sleep 60 >/dev/null 2>&1 & outer=$!; sleep 0.3; "
+        "inner=$(cat /proc/$outer/task/$outer/children); "
+        'nsenter --pid --target $inner "$@"; kill -KILL $outer'
+    )
+    code = "import os, sys; from mematlas.cli import overview; from mematlas.kernel.procfs import ProcFS; " + (
+        "print(os.readlink('/proc/self'), *(each.pid for each in overview.find(ProcFS(), float('inf'), [])))"
+    )
+    words = ["sh", "-c", line, "sh", sys.executable, "-c", code]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    if not run.stdout:
+        pytest.skip(f"needs nsenter(1) and PID namespaces: {run.stderr}")
+    own, *found = run.stdout.split()
+
+    assert len(found) > 1
+    assert own not in found
