@@ -119,6 +119,7 @@ def be_target(way: str, path: str, size: int) -> None:
         if reader == 0:
             # Another process: a fault of our own would let go of the lock while it waits.
             end_with_parent()
+            checked(libc.prctl(PR_SET_NAME, b"reader", 0, 0, 0))
             os.pread(os.open(f"/proc/{os.getppid()}/mem", os.O_RDONLY), 1, address + STUCK_PAGE * PAGE)
             os._exit(0)
         wait_for(reader)
