@@ -9,6 +9,7 @@ import importlib
 import os
 import pickle
 import pkgutil
+import re
 import selectors
 import signal
 import sys
@@ -16,7 +17,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -51,6 +52,12 @@ KSM = Path("/sys/kernel/mm/ksm")
 SWAP_SIZE = 64 << 20
 SWAP_FLAG_PREFER = 0x8000
 SWAP_PRIORITY_MAX = 0x7FFF
+
+NOT_TO_BE_HAD = re.compile(
+    r"needs a guest|CONFIG_|Linux \d|(needs a|this) kernel|vsyscall=|cachestat|cgroup version 1"
+    r"|is at \d+ here|huge page was to be had|memory in (pieces|one piece)|start too fast|swap are free here|KERNEL, WHICH IS NOT BUILT"
+)
+"""What the reason of a skip names where no package, no right and no other directory would help."""
 
 LATE_IMPORTS = """
     numpy array csv ctypes.util encodings.idna fcntl gettext grp json locale mmap pwd select shutil signal
@@ -119,6 +126,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a guest: make guests")
     for mark in item.iter_markers("root"):
         require(*mark.args)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With CI set, a skip is a failure unless it is for what the kernel, its machine or the moment has not.
+
+    In a guest it is known what the kernel has: there the plugin `inside` decides.
+    """
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and must_not_skip():
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not NOT_TO_BE_HAD.search(reason):
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid}\nno skip in CI of what can be had: {reason}"
+    return report
+
+
+def must_not_skip() -> bool:
+    return bool(os.environ.get("CI")) and "MEMATLAS_GUEST" not in os.environ
 
 
 # --- processes to look at

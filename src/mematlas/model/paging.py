@@ -235,7 +235,8 @@ def full_addresses(mode: PagingMode, addresses: Words) -> Words:
     """Return addresses made of indices as the processor knows them: in the upper half all upper bits are set."""
     if not mode.shared_tables:
         return addresses
-    return addresses | np.where(addresses >= mode.user_end, np.uint64(mode.kernel_start), np.uint64(0))
+    result: Words = addresses | np.where(addresses >= mode.user_end, np.uint64(mode.kernel_start), np.uint64(0))
+    return result
 
 
 def address_of(mode: PagingMode, entry: Entries) -> Entries:
