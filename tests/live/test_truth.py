@@ -6,6 +6,8 @@ meanwhile, so whatever is compared was read between two readings of smaps that a
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from typing import TypeVar
 
 import pytest
 
+from conftest import merging, reserved_hugetlb
 from helpers import Smaps, assert_equal_smaps, look, steadily, tells_swap
 from mematlas import Process
 from mematlas.analysis.grid import CLASSES
@@ -54,31 +57,40 @@ class Scene:
         return next(item for item in result.vmas if item.vma.start == self.area.address)
 
 
-@pytest.fixture(params=SCENES)
-def scene(request: pytest.FixtureRequest, victim: Callable[..., Victim]) -> Iterator[Scene]:
+@pytest.fixture(params=SCENES, scope="module")
+def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """Make a scene, for all tests of it: it stands still, and they only look."""
     kind: str = request.param
-    if kind in FIXTURES:
-        request.getfixturevalue(FIXTURES[kind])
-    made = victim("forked" if kind in FORKED else kind)
-    name = kind
-    if kind in FORKED:
-        made.fork()
-        name = "forked_child" if kind.startswith("child") else "forked"
-    if kind.endswith("rewritten"):
-        made.rewrite_half()
-    area = made[name]
-    with made.stopped(), Process(area.pid) as process:
-        yield Scene(area, process)
+    fixture = FIXTURES.get(kind)
+    if fixture == "swap":
+        request.getfixturevalue(fixture)
+    # Not for the rest of the module, as a fixture would: these settings are of the machine.
+    setting = {"ksm": merging, "hugetlb_pages": reserved_hugetlb}.get(fixture or "", contextlib.nullcontext)
+    with setting(), Victim("forked" if kind in FORKED else kind) as made:
+        name = kind
+        if kind in FORKED:
+            made.fork()
+            name = "forked_child" if kind.startswith("child") else "forked"
+        if kind.endswith("rewritten"):
+            made.rewrite_half()
+        area = made[name]
+        with made.stopped(), Process(area.pid) as process:
+            yield Scene(area, process)
+
+
+@functools.cache
+def why_no_tables() -> str | None:
+    """Return why page tables cannot be read here; None when they can."""
+    notes: list[str] = []
+    with Process(os.getpid()) as process:
+        return notes[0] if process.try_tables(notes) is None else None
 
 
 @pytest.fixture(autouse=True)
 def tables_where_asked_for(request: pytest.FixtureRequest) -> None:
     """Skip what reads page tables, where they cannot be read."""
-    notes: list[str] = []
-    if "source" in request.fixturenames and request.getfixturevalue("source") == "tables":
-        with Process(os.getpid()) as process:
-            if process.try_tables(notes) is None:
-                pytest.skip(notes[0])
+    if "source" in request.fixturenames and request.getfixturevalue("source") == "tables" and (why := why_no_tables()):
+        pytest.skip(why)
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
