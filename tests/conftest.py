@@ -86,6 +86,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             session.shouldstop = f"ended by {signal.Signals(number).name}"
             raise KeyboardInterrupt
 
+    # A worker of pytest-xdist ignores Ctrl-C, and so would each program that it starts.
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # What has a handler is what a program begins with as its default (execve(2)).
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
@@ -119,6 +122,24 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave out what starts guests, unless it is named: `make guests`."""
     named = any(Path(word.partition("::")[0]).name == collection_path.name for word in config.args)
     return True if collection_path.name == "test_guest.py" and not named else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where there are workers (pytest-xdist), have what changes settings of the machine run one after another.
+
+    Such modules are one group; each of the others is one of its own, since what it makes may be for all its tests.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    serial = {item.path for item in items if changes_machine(item)}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("machine" if item.path in serial else str(item.path)))
+
+
+def changes_machine(item: pytest.Item) -> bool:
+    """Whether a test asks for swap space and the like; where it does so while it runs, its module is marked."""
+    asked = set(getattr(item, "fixturenames", ()))
+    return bool(asked & {"swap", "hugetlb_pages", "ksm"}) or item.get_closest_marker("machine") is not None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -30,6 +30,8 @@ from mematlas.kernel.packed import PackedFile
 from mematlas.model.pages import PageReader
 from victim import DEADLINE, PATH_KINDS, PLAIN_KINDS, Victim, wait_until
 
+pytestmark = pytest.mark.machine
+
 Start = Callable[..., Victim]
 Result = dict[str, Any]
 

@@ -295,7 +295,7 @@ def test_freeing_has_a_line_of_its_own(victim: Callable[..., Victim], swap: Path
     assert "  by --free" in out
 
 
-@pytest.mark.parametrize("pid", [1, os.getpid()])
+@pytest.mark.parametrize("pid", [1, os.getpid()], ids=["init", "self"])
 def test_dangerous_targets_are_refused(pid: int, capsys: Capture) -> None:
     assert main(["pageout", str(pid), "0x1000"]) == 2
     assert "--force influences it all the same" in capsys.readouterr().err

@@ -15,6 +15,8 @@ from mematlas.errors import NotSupported
 from mematlas.kernel.swapfile import TemporarySwap, signals_held
 from victim import DEADLINE, wait_until
 
+pytestmark = pytest.mark.machine
+
 
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -28,6 +28,8 @@ from mematlas.errors import NotSupported
 from mematlas.labs.lesson import Stage
 from mematlas.labs.lessons import LESSONS
 
+pytestmark = pytest.mark.machine
+
 PAGE = os.sysconf("SC_PAGESIZE")
 HUGE_FILE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 NR_SMALL = int(HUGE_FILE.read_text()) // PAGE if HUGE_FILE.exists() else 512

@@ -25,7 +25,7 @@ from mematlas.kernel.structpage import StructPages, find_base, open_struct_pages
 from mematlas.model.tableaccess import NR_COMPARED
 from victim import FIXTURES, KINDS, PLAIN_KINDS, Victim, process_state, wait_until
 
-pytestmark = pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
+pytestmark = [pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE"), pytest.mark.machine]
 
 DEADLINE = 60.0
 

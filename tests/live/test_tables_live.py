@@ -33,7 +33,7 @@ from mematlas.tables import Tables
 from victim import DEADLINE, FIXTURES, Area, Victim, wait_until
 from victim import KINDS as ALL_KINDS
 
-pytestmark = pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
+pytestmark = [pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE"), pytest.mark.machine]
 
 MakeVictim = Callable[..., Victim]
 

@@ -28,6 +28,8 @@ from mematlas.model.pages import STATE_OF_BYTE, Hole
 from mematlas.record import as_dict
 from victim import FIXTURES, KINDS, PATH_KINDS, Area, Victim
 
+pytestmark = pytest.mark.machine
+
 T = TypeVar("T")
 
 FORKED = ("parent", "child", "parent, half rewritten", "child, half rewritten")
