@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,6 +140,26 @@ def steadily(test: Callable[P, None]) -> Callable[P, None]:
         return test(*args, **kwargs)
 
     return repeated
+
+
+def alone(test: Callable[P, None]) -> Callable[P, None]:
+    """Run a test in a child that has one thread: a signal goes to any thread that does not hold it back."""
+
+    @functools.wraps(test)
+    def in_child(*args: P.args, **kwargs: P.kwargs) -> None:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                test(*args, **kwargs)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0, "see what the child wrote"
+
+    return in_child
 
 
 def look(pid: int, what: Callable[[], T]) -> tuple[Smaps, T]:

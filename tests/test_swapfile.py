@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import alone
 from mematlas.errors import NotSupported
 from mematlas.kernel.swapfile import TemporarySwap, signals_held
 from victim import DEADLINE, wait_until
@@ -40,6 +41,7 @@ def test_directory_goes_with_a_maker_that_is_killed_as_it_begins(number: signal.
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
+@alone
 def test_directory_goes_with_a_maker_that_is_interrupted_as_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +66,7 @@ def test_places_with_the_same_reason_are_named_together(tmp_path: Path) -> None:
         TemporarySwap(1 << 50, tuple(places))
 
 
+@alone
 def test_held_signal_comes_afterwards() -> None:
     seen = []
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from helpers import program
+from helpers import program, steadily
 from mematlas.analysis.pagetable import (
     Disagreement,
     aliases,
@@ -226,6 +226,7 @@ def test_hidden_frames_are_said_not_to_be_compared(as_nobody: Callable[..., obje
     assert told == f"{area.nr_present} frames and swap slots are hidden, so not compared: needs CAP_SYS_ADMIN"
 
 
+@steadily  # of a process that stands still, the kernel still clears accessed bits
 def test_a_table_is_found_by_its_number(victim: MakeVictim) -> None:
     target = victim(*KINDS)
     with target.stopped(), Process(target.pid) as process, Tables(process) as tables:
@@ -264,6 +265,7 @@ def test_memory_is_bounded_whatever_the_number_of_tables() -> None:
     assert max(peaks.values()) - peaks["0x1000"] < 56, peaks
 
 
+@steadily  # of a process that stands still, the kernel still clears accessed bits
 def test_parts_of_a_process_are_the_whole(memory: KernelMemory, mode: PagingMode, victim: MakeVictim) -> None:
     target = victim(*KINDS)
     with target.stopped(), memory.open_mm(target.pid) as mm:

@@ -20,7 +20,7 @@ from mematlas.errors import (
     ProcessGone,
     TargetNotFound,
 )
-from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.procfs import ProcessDir, ProcFS
 from mematlas.kernel.status import PF_KTHREAD, read_stat
 from victim import DEADLINE, Victim, process_state, wait_until
 
@@ -111,16 +111,16 @@ def test_process_killed_in_the_middle_is_gone_and_not_empty() -> None:
 def test_smaps_that_ends_early_is_no_smaller_process(monkeypatch: pytest.MonkeyPatch) -> None:
     # The kernel just stops writing smaps when the target ends while it is read.
     with program(QUIET) as target, Process(target.pid) as process:
-        read = type(process.dir).read
+        lines = type(process.dir).lines
 
-        def read_half(self: object, name: str) -> bytes:
-            data = read(process.dir, name)
-            if name == "smaps":
-                target.kill()
-                data = data[: data.index(b"VmFlags")]
-            return data
+        def half(self: ProcessDir, name: str) -> Iterator[bytes]:
+            for line in lines(self, name):
+                if name == "smaps" and line.startswith(b"VmFlags"):
+                    target.kill()
+                    return
+                yield line
 
-        monkeypatch.setattr(type(process.dir), "read", read_half)
+        monkeypatch.setattr(type(process.dir), "lines", half)
         with pytest.raises(ProcessGone):
             process.usage("smaps")
 
