@@ -10,14 +10,9 @@ from hypothesis import strategies as st
 
 import helpers  # noqa: F401  (the settings of hypothesis)
 from mematlas.errors import FormatError
-from mematlas.kernel.maps import KINDS, Vma, kind_of, parse_line, parse_maps
-from mematlas.kernel.mounts import (
-    Devices,
-    format_device,
-    internal_devices,
-    memfd_device,
-    parse_mountinfo,
-)
+from mematlas.kernel.maps import KINDS, Vma, parse_line, parse_maps
+from mematlas.kernel.mounts import format_device, hugetlb_devices, memfd_device, parse_mountinfo, shmem_device
+from mematlas.kernel.vmfile import Devices
 
 DEVICES = Devices(shmem=frozenset(("00:01", "00:1a")), hugetlb=frozenset(("00:11",)))
 
@@ -101,7 +96,9 @@ def test_device_numbers_may_have_three_digits() -> None:
     ],
 )
 def test_kind_is_what_backs_a_vma(path: str, dev: str, inode: int, kind: str) -> None:
-    assert kind_of(path, dev, inode, DEVICES) == kind
+    vma = parse_line(line_of(4096, 8192, "rw-p", 0, dev, inode, path.encode()), DEVICES)
+
+    assert (vma.path, vma.kind) == (path, kind)
     assert kind in KINDS
 
 
@@ -111,7 +108,7 @@ def test_unknown_line_is_an_error_that_shows_it(line: bytes) -> None:
         parse_maps([b"0-1000 r--p 0 00:00 0", line])
 
 
-def test_mounts_that_are_memory_are_found_by_type() -> None:
+def test_file_systems_are_told_by_their_device() -> None:
     text = (
         b"22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
         b"23 22 0:26 / /dev/shm rw,nosuid - tmpfs tmpfs rw\n"
@@ -119,18 +116,11 @@ def test_mounts_that_are_memory_are_found_by_type() -> None:
         b"25 22 0:17 / /huge rw - hugetlbfs none rw,pagesize=2M\n"
     )
 
-    assert parse_mountinfo(text.split(b"\n")) == Devices(frozenset(("00:1a",)), frozenset(("00:11",)))
+    found = parse_mountinfo(text.split(b"\n"))
+    assert found == {"fe:00": "ext4", "00:1a": "tmpfs", "00:12c": "ext4", "00:11": "hugetlbfs"}
 
 
 def test_kernels_own_mounts_are_found_by_a_file_on_each() -> None:
-    devices = internal_devices()
-
-    assert devices.shmem == {memfd_device(0)}
-    assert not devices.shmem & devices.hugetlb
+    assert shmem_device() == memfd_device(0)
+    assert shmem_device() not in hugetlb_devices()
     assert memfd_device(1 << 30) == ""
-
-
-@pytest.mark.parametrize("line", [b"36 - tmpfs shm rw", b"36 35 zero:1 / /mnt rw - tmpfs shm rw", b"36 35 0:"])
-def test_mount_that_is_none_is_an_error_that_shows_it(line: bytes) -> None:
-    with pytest.raises(FormatError, match="mountinfo: cannot understand '36"):
-        parse_mountinfo([line + b" - hugetlbfs x"])

@@ -18,10 +18,10 @@ from mematlas.errors import (
     ProcessGone,
     TargetNotFound,
 )
-from mematlas.kernel.mounts import find_devices
 from mematlas.kernel.packed import PackedFile, write_packed
 from mematlas.kernel.procfs import NEEDS, ProcFS, translate_error
 from mematlas.kernel.status import read_stat
+from mematlas.kernel.vmfile import find_files
 
 QUIET = "import sys; print(1, flush=True)"
 
@@ -65,6 +65,8 @@ def test_machine_file_that_is_no_json_is_an_error(tmp_path: Path) -> None:
         *("{}", "[]", "5", "null", '"x"', "[" * 100_000),
         *(f'{{"page_size": {size}}}' for size in ('"x"', "0", "-4096", "256", "4095", "4096.0", "true", str(1 << 80))),
         *(f'{{"page_size": 4096, "devices": {value}}}' for value in ("5", "{}", '{"shmem": [1], "hugetlb": []}')),
+        *(f'{{"page_size": 4096, "kinds": {value}}}' for value in ("5", '{"00:01 7": "heap"}', '{"00:01 7": 5}')),
+        '{"page_size": 4096, "hidden": [5]}',
         '{"page_size": 4096, "paths": []}',
         '{"page_size": 4096, "unknown_backings": {"1000-2000": 5}}',
     ],
@@ -79,7 +81,7 @@ def test_machine_file_of_a_stranger_is_checked(text: str, tmp_path: Path) -> Non
 
 def test_machine_file_without_devices_is_an_error_once_they_are_asked_for(tmp_path: Path) -> None:
     with make_capture(tmp_path).process(7) as process, pytest.raises(FormatError, match=r"machine\.json.*devices"):
-        find_devices(process)
+        find_files(process)
 
 
 @pytest.mark.parametrize("name", ["stat", "smaps", "pagemap"])

@@ -95,7 +95,18 @@ def test_kernels_own_pages_are_not_counted_by_either_source(kind: str) -> None:
         ("Rss", "Anonymous", "Private_Clean", "Private_Dirty", "Pss", "Swap", "LazyFree", "SwapPss"), 0
     )
 
-    assert count(b"\0", kind=kind) == usage_of_fields(make_vma(kind, 1), fields, PAGE, 0)
+    hidden = count(b"", kind=kind, hole="unknown", sharers={})
+    assert replace(hidden, nr_pages=1) == usage_of_fields(make_vma(kind, 1), fields, PAGE, 0, is_hidden=True)
+    assert hidden.nr_present is None
+
+
+def test_kernels_own_pages_count_where_they_are_shown() -> None:
+    # [vvar] is ordinary memory since Linux 7.
+    fields = {"Rss": PAGE, "Anonymous": 0, "Private_Clean": 0, "Private_Dirty": 0, "Pss": PAGE // 2, "Swap": 0}
+
+    shown = count(b"\xa0", kind="vvar", sharers={2: 1})
+    assert shown == usage_of_fields(make_vma("vvar", 1), fields, PAGE, 0)
+    assert shown.nr_present == 1
 
 
 def test_what_cannot_be_known_is_none_and_never_zero() -> None:

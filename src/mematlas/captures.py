@@ -2,7 +2,7 @@
 
 ::
 
-    DIR/machine.json         what machine, when; which devices are memory; what could not be read, and why
+    DIR/machine.json         what machine, when; which files are memory; what could not be read, and why
     DIR/meminfo, swaps       as the kernel prints them
     DIR/kpagecount.packed    the words of the frames that this process maps, and of no others
     DIR/kpageflags.packed
@@ -27,6 +27,7 @@ from mematlas.kernel.procfs import MAX_CAPTURED
 from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.smaps import HEX_DIGITS, HOLD_PER_BYTE
 from mematlas.kernel.status import read_status, status_bytes
+from mematlas.kernel.vmfile import LiveFiles
 from mematlas.model.pages import HIDDEN_FRAMES, PageReader
 from mematlas.process import MAX_STALL, Process
 from mematlas.record import record
@@ -123,6 +124,8 @@ class Recorder:
         """Why the exclusive bit of huge pages is an estimate, where it is."""
         self.unknown_backings: dict[str, str] = {}
         """Shared memory whose file could not be asked, as the name of its map_files link, and why."""
+        self.hidden: list[str] = []
+        """The VMAs of which pagemap shows nothing, whatever is mapped there."""
         self.uncertain: list[str] = []
         """What is uncertain in what files of shared memory told."""
 
@@ -187,7 +190,6 @@ class Recorder:
         import json
 
         system = os.uname()
-        devices = self.process.devices
         machine: dict[str, Any] = {
             "mematlas": __version__,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -195,7 +197,8 @@ class Recorder:
             "kernel": system.release,
             "arch": system.machine,
             "page_size": self.process.page_size,
-            "devices": {"shmem": sorted(devices.shmem), "hugetlb": sorted(devices.hugetlb)},
+            "kinds": self.process.files.to_save() if isinstance(self.process.files, LiveFiles) else {},
+            "hidden": self.hidden,
             "paths": self.paths,
             "redacted": self.redactor is not None,
             "torn": torn,
@@ -256,7 +259,9 @@ class Recorder:
                     raw = bytearray(block.raw[low * ENTRY_SIZE : high * ENTRY_SIZE])
                     raw[7::ENTRY_SIZE] = states[low:high]
                     yield (block.address // self.process.page_size + low) * ENTRY_SIZE, bytes(raw)
-            if vma.kind == "shmem" and reader.hole(vma) == UNKNOWN:
+            if reader.hidden.is_hidden(vma):
+                self.hidden.append(f"{vma.start:x}-{vma.end:x}")
+            elif vma.kind == "shmem" and reader.hole(vma) == UNKNOWN:
                 name = f"{vma.start:x}-{vma.end:x}"
                 reasons = sorted(reader.backings.unknown)
                 self.unknown_backings[name] = next((why for why in reasons if name in why), reasons[0])

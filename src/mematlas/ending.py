@@ -7,10 +7,11 @@ import os
 from mematlas.analysis.ending import FATES, Part, private_slots
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kconfig import read_config
-from mematlas.kernel.mounts import internal_devices, parse_mountinfo
+from mematlas.kernel.mounts import parse_mountinfo
 from mematlas.kernel.pagemap import SWAP
 from mematlas.kernel.status import read_memory_status, status_bytes
 from mematlas.kernel.sysvipc import is_in_our_namespace, read_segments
+from mematlas.kernel.vmfile import devices_of, internal_devices, memory_devices
 from mematlas.model.holders import Holders, find_holders, first_of_program, open_memory_files
 from mematlas.model.pages import STATE_OF_BYTE
 from mematlas.record import record
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mematlas.kernel.maps import Vma
-    from mematlas.kernel.mounts import Devices, LiveDevices
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.kernel.sysvipc import Segment
     from mematlas.model.frames import FrameSums
@@ -121,13 +121,10 @@ IS_SLOT = tuple(bool(byte & SWAP) and STATE_OF_BYTE[byte] == "swapped" for byte 
 class Ending:
     """Puts together what ending a process would do. What it must say goes to ``notes``."""
 
-    def __init__(
-        self, process: ProcessDir, accounts: Accounts, devices: Devices | LiveDevices, notes: list[str]
-    ) -> None:
+    def __init__(self, process: ProcessDir, accounts: Accounts, notes: list[str]) -> None:
         self.process = process
         self.page_size = process.procfs.page_size
         self.accounts = accounts
-        self.devices = devices
         self.notes = notes
         self.parts: dict[tuple[str, str, str], Part] = {}
         self.files = dict(accounts.files)
@@ -154,12 +151,13 @@ class Ending:
             if self.files:
                 self.notes.append(CAPTURED)
             return
-        found = open_memory_files(self.process, self.devices)
+        devices = memory_devices(self.process)
+        found = open_memory_files(self.process, devices)
         if found is None:
             self.notes.append("files of memory that are open but not mapped are not known: needs CAP_SYS_PTRACE")
         for open_file in found or ():
             if open_file.file not in self.files and open_file.size:
-                kind = "hugetlb" if open_file.file[0] in self.devices.hugetlb else "shmem"
+                kind = "hugetlb" if open_file.file[0] in devices.hugetlb else "shmem"
                 link = f"fd/{open_file.number}"
                 path = self.process.readlink(link)
                 self.files[open_file.file] = MemoryFile(open_file.file, kind, path, link)
@@ -265,7 +263,7 @@ class Ending:
     def _own_mounts(self) -> frozenset[str]:
         """Return the memory file systems that we see mounted: they are there when the process is not."""
         if self._mounted is None:
-            mounted = self.process.procfs.parsed_lines("self/mountinfo", parse_mountinfo)
+            mounted = devices_of(self.process.procfs.parsed_lines("self/mountinfo", parse_mountinfo))
             self._mounted = mounted.shmem | mounted.hugetlb
         return self._mounted
 

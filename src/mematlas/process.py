@@ -14,7 +14,6 @@ from mematlas.analysis.usage import (
 )
 from mematlas.errors import BadInput, Error, FormatError, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.maps import Vma, read_maps
-from mematlas.kernel.mounts import find_devices
 from mematlas.kernel.pagemap import (
     ENTRY_SIZE,
     Pacer,
@@ -22,6 +21,7 @@ from mematlas.kernel.pagemap import (
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.smaps import HOLD_PER_BYTE, read_smaps
 from mematlas.kernel.status import Stat, read_memory_status, read_stat, status_bytes
+from mematlas.kernel.vmfile import find_files
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
 from mematlas.model.pages import STATE_OF_BYTE, Hole, PageReader, decode_place, entry_flags, is_hidden
 from mematlas.record import replace
@@ -94,8 +94,8 @@ class Process:
 
                 self.dir = seen_whole(self.dir)
                 self.stat = read_stat(self.dir)
-            self.devices = find_devices(self.dir)
-            """The devices whose files are memory, as this process sees them."""
+            self.files = find_files(self.dir)
+            """What knows the files that it maps."""
         except BaseException:
             self.dir.close()
             raise
@@ -124,7 +124,7 @@ class Process:
         Raises:
             PermissionDenied: another user's process needs CAP_SYS_PTRACE.
         """
-        vmas = read_maps(self.dir, self.devices)
+        vmas = read_maps(self.dir, self.files)
         self.stat = read_stat(self.dir)  # an exec changes the name
         if not vmas:
             self._raise_gone()
@@ -216,7 +216,7 @@ class Process:
         self.procfs.open("kpagecount").close()  # a refusal comes before others are looked at
         accounts = Accounts(self.address_space().vmas)
         sharing = self.sharing_memory(everywhere=True)
-        ending = Ending(self.dir, accounts, self.devices, notes)
+        ending = Ending(self.dir, accounts, notes)
         if not sharing:
             ending.look_around()
         name = self._read_accounts(accounts, source, max_stall, notes)
@@ -278,9 +278,7 @@ class Process:
                 f" {hold * 1e3:.0f} ms (--max-stall allows it)"
             )
             return None
-        return {
-            vma.start: fields["SwapPss"] for vma, fields in read_smaps(self.dir, self.devices) if "SwapPss" in fields
-        }
+        return {vma.start: fields["SwapPss"] for vma, fields in read_smaps(self.dir, self.files) if "SwapPss" in fields}
 
     def maps(
         self,
@@ -309,7 +307,7 @@ class Process:
         nodes = self.page_nodes() if numa else None
         counter = VmaCounter(self.dir, self._pacer(), first_pages, nodes, notes)
         if chosen == "smaps":
-            every = read_smaps(self.dir, self.devices)
+            every = read_smaps(self.dir, self.files)
             # smaps just stops where the target ends while it is read, which would look like less memory: then there
             # are no VMAs now, and this raises. Where they differ now, they changed meanwhile.
             torn = [vma for vma, _ in every] != self.address_space().vmas
@@ -671,7 +669,7 @@ class Process:
 
     def _torn(self, space: AddressSpace) -> bool:
         try:
-            return read_maps(self.dir, self.devices) != space.vmas
+            return read_maps(self.dir, self.files) != space.vmas
         except ProcessGone:
             return True
 

@@ -14,9 +14,9 @@ from mematlas.analysis.usage import (
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.ksm_stat import read_merging_pages
 from mematlas.kernel.maps import ANON_KINDS
-from mematlas.kernel.pagemap import PM_PFRAME, PRESENT
+from mematlas.kernel.pagemap import LAST_ADDRESS, PAGE_IS_PFNZERO, PM_PFRAME, PRESENT
 from mematlas.kernel.status import status_bytes
-from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, PageReader
+from mematlas.model.pages import HIDDEN_FRAMES, MAY_BE_HIDDEN, STATE_OF_BYTE, PageReader
 from mematlas.record import replace
 
 TYPE_CHECKING = False
@@ -69,16 +69,20 @@ class VmaCounter:
         return result
 
     def _of_fields(self, reader: PageReader | None, vma: Vma, fields: dict[str, int]) -> VmaUsage:
-        usage = usage_of_fields(vma, fields, self.page_size, self._nr_zero(reader, vma, fields))
+        is_hidden = reader.hidden.is_hidden(vma) if reader else vma.kind in MAY_BE_HIDDEN
+        usage = usage_of_fields(vma, fields, self.page_size, self._nr_zero(reader, vma, fields), is_hidden)
         state, phys = self._first_page(reader, vma) if reader and self._first_pages else (None, None)
         return VmaUsage(vma, usage, state, phys)
 
     def _nr_zero(self, reader: PageReader | None, vma: Vma, fields: dict[str, int]) -> int | None:
-        # Only anonymous memory maps the zero page, and only where there is room besides what smaps counts.
-        if vma.kind not in ANON_KINDS or fields["Rss"] + fields["Swap"] >= vma.size:
+        # Only where there is room besides what smaps counts. Not anonymous memory alone maps the zero page:
+        # UFFDIO_ZEROPAGE puts it into private mappings of memfds, DAX into holes of files.
+        if vma.kind == "hugetlb" or vma.start >= LAST_ADDRESS or fields["Rss"] + fields["Swap"] >= vma.size:
             return 0
         if reader is None:
             return None
+        if vma.kind not in ANON_KINDS and (nr_zero := self._nr_zero_found(reader, vma)) is not None:
+            return nr_zero
         counts = PageCounts()
         for block in reader.blocks(vma):
             counts.add(block.kinds)
@@ -86,6 +90,14 @@ class VmaCounter:
             self._notes.append(ZERO_UNKNOWN)
             return None
         return counts.nr_state("zero")
+
+    def _nr_zero_found(self, reader: PageReader, vma: Vma) -> int | None:
+        # One search that reads no entry, since there is hardly ever any. The reader is asked later whether it lives.
+        try:
+            ranges = reader.pagemap.scanner.ranges(vma.start, vma.end, PAGE_IS_PFNZERO)
+            return sum(high - low for low, high in ranges) // self.page_size
+        except NotSupported:
+            return None
 
     def _first_page(self, reader: PageReader, vma: Vma) -> tuple[str | None, int | None]:
         block = reader.block_at(vma, vma.start)

@@ -459,7 +459,7 @@ class Tables:
     def _sums_told(self) -> dict[str, int]:
         """Return the sums that the kernel tells, of status and smaps."""
         sums = dict.fromkeys(SUMS, 0)
-        for _, fields in read_smaps(self.process.dir, self.process.devices):
+        for _, fields in read_smaps(self.process.dir, self.process.files):
             sums["thp"] += sum(fields.get(name, 0) for name in ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"))
             sums["hugetlb"] += sum(fields.get(name, 0) for name in ("Private_Hugetlb", "Shared_Hugetlb"))
         sums["table bytes"] = status_bytes(read_status(self.process.dir), "VmPTE") or 0

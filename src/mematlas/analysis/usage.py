@@ -7,7 +7,7 @@ same record, so that one can be checked against the other.
 from __future__ import annotations
 
 from mematlas.kernel.maps import Vma
-from mematlas.kernel.pagemap import EXCLUSIVE, FILE, IS_SHARED, MARK_A, PM_PFRAME, PRESENT
+from mematlas.kernel.pagemap import BEHIND_MARKER, EXCLUSIVE, FILE, IS_SHARED, MARK_A, PM_PFRAME, PRESENT
 from mematlas.model.pages import STATE_OF_BYTE
 from mematlas.record import as_dict, record, replace
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from mematlas.model.tablereader import VmaCounts
 
 PSS_SHIFT = 12  # fs/proc/task_mmu.c: the kernel adds shares of pages in 1/4096 of a byte
-HIDDEN_KINDS = frozenset(("vvar", "vsyscall"))
-"""VMAs whose pages pagemap does not show and smaps does not count."""
 
 
 @record
@@ -82,14 +80,19 @@ def total_by_node(amounts: Iterable[Sizes], nodes: Iterable[int]) -> Sizes:
     return sums
 
 
-def usage_of_fields(vma: Vma, fields: dict[str, int], page_size: int, nr_zero: int | None) -> Usage:
-    """Return what smaps says of a VMA. It does not show zero pages: ``nr_zero`` is counted elsewhere."""
+def usage_of_fields(
+    vma: Vma, fields: dict[str, int], page_size: int, nr_zero: int | None, is_hidden: bool = False
+) -> Usage:
+    """Return what smaps says of a VMA. It does not show zero pages: ``nr_zero`` is counted elsewhere.
+
+    ``is_hidden`` tells that there may be pages which no file of the kernel shows.
+    """
     rss = fields["Rss"]
     anon = fields["Anonymous"]
     uss = fields["Private_Clean"] + fields["Private_Dirty"]
     private_hugetlb = fields.get("Private_Hugetlb", 0)
     hugetlb = private_hugetlb + fields.get("Shared_Hugetlb", 0)
-    nr_present = None if nr_zero is None else shown_present(vma, (rss + hugetlb) // page_size + nr_zero)
+    nr_present = None if nr_zero is None else shown_present((rss + hugetlb) // page_size + nr_zero, is_hidden)
     return Usage(
         rss=rss,
         pss=fields["Pss"],
@@ -148,12 +151,11 @@ def usage_of_pages(
     map count of 0 is present without being anybody's: it is no part of RSS.
     """
     nr_pages = vma.size // page_size
-    if vma.kind in HIDDEN_KINDS:
-        return Usage(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, nr_pages, None, 0, 0, 0, 0)
     nr_present = counts.nr_with(PRESENT, PRESENT)
     nr_exclusive = counts.nr_with(PRESENT | EXCLUSIVE, PRESENT | EXCLUSIVE)
     unknown = vma.kind == "shmem" and (hole == "unknown" or counts.nr_state("unknown"))
-    nr_swapped = None if unknown else counts.nr_state("swapped")
+    nr_behind = counts.nr_with(PRESENT | BEHIND_MARKER, BEHIND_MARKER)
+    nr_swapped = None if unknown else counts.nr_state("swapped") + nr_behind
     swap = None if nr_swapped is None else nr_swapped * page_size
     if vma.kind == "hugetlb":
         hugetlb = nr_present * page_size
@@ -176,7 +178,7 @@ def usage_of_pages(
         thp=thp,
         zero=nr_zero * page_size if zero_known else None,
         nr_pages=nr_pages,
-        nr_present=shown_present(vma, nr_present),
+        nr_present=shown_present(nr_present, hole == "unknown" and vma.kind != "shmem"),
         nr_swapped=nr_swapped,
         nr_exclusive=nr_exclusive,
         lazyfree=None if rss is None or rss > of_file else 0,
@@ -184,9 +186,9 @@ def usage_of_pages(
     )
 
 
-def shown_present(vma: Vma, nr_present: int) -> int | None:
+def shown_present(nr_present: int, is_hidden: bool) -> int | None:
     """Return a number of present pages; None where there may be some that the kernel does not show (VM_PFNMAP)."""
-    return None if vma.kind in HIDDEN_KINDS or (vma.kind == "special" and nr_present == 0) else nr_present
+    return None if is_hidden and nr_present == 0 else nr_present
 
 
 def usage_of_tables(vma: Vma, sums: VmaCounts, page_size: int, hole: str) -> Usage:

@@ -13,12 +13,12 @@ from bisect import bisect_right
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.libc import libc
-from mematlas.kernel.pagemap import CACHED, SWAPPED_FILE
+from mematlas.kernel.pagemap import CACHED, GUARD, MARK_A, MARK_B, PRESENT, SWAP, SWAPPED_FILE, UFFD_WP
 from mematlas.kernel.procfs import translate_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.procfs import ProcessDir
@@ -26,6 +26,31 @@ if TYPE_CHECKING:
 SYS_CACHESTAT = 451  # the same number on every architecture; commit cf264e1329fb, v6.5
 MINCORE_PAGES = 1 << 16
 SWAP_CACHE_UNSEEN = "swap of shared memory that is on its way there or back counts as RAM: needs cachestat, Linux 6.5"
+
+
+def table_of(mark: int, markers: bool) -> bytes:
+    """Return what becomes of each state byte of shared memory for which the file says this."""
+    table = bytearray(range(256))
+    table[0] = mark
+    for byte in range(256) if markers else ():
+        if byte & (SWAP | PRESENT | MARK_A) != SWAP | MARK_A and byte & (SWAP | PRESENT | GUARD) != SWAP | GUARD:
+            continue
+        if byte & UFFD_WP and not byte & GUARD:
+            table[byte] = byte & ~(SWAP | MARK_A) | mark  # the marker keeps the protection alone
+        elif mark == SWAPPED_FILE:
+            table[byte] = byte | MARK_B  # of a guard region or a poisoned page, what is behind it
+    return bytes(table)
+
+
+ALONE = tuple(table_of(mark * MARK_A, False) for mark in range(4))
+"""For empty entries: by what the file says, `SWAPPED_FILE`, `CACHED` or, where it may not be asked, `UNKNOWN`."""
+BEHIND_MARKERS = tuple(table_of(mark * MARK_A, True) for mark in range(4))
+"""The same for markers too, which stand in the place of what is in shared memory all the same."""
+
+
+def tables_for(vma: Vma) -> Sequence[bytes]:
+    """Return which entries of a VMA say nothing of the page; smaps takes them likewise (smap_gather_stats)."""
+    return BEHIND_MARKERS if vma.perms[3:] == "s" or "w" not in vma.perms else ALONE
 
 
 class Backing:
@@ -43,8 +68,11 @@ class Backing:
         place = bisect_right(self.ends, address)
         return max(address, self.ranges[place][0]) if place < len(self.ranges) else None
 
-    def mark(self, address: int, states: bytes, page_size: int) -> bytes:
-        """Return the states of a block with the empty ones marked that the file holds."""
+    def mark(self, address: int, states: bytes, page_size: int, tables: Sequence[bytes] = ALONE) -> bytes:
+        """Return the states of a block with those marked that say nothing of a page, where the file holds it.
+
+        ``tables`` tell which these are, and what of them becomes: `ALONE` or `BEHIND_MARKERS`.
+        """
         marked = bytearray(states)
         end = address + len(states) * page_size
         for place in range(bisect_right(self.ends, address), len(self.ranges)):
@@ -52,7 +80,7 @@ class Backing:
             if start >= end:
                 break
             low, high = (max(start, address) - address) // page_size, (min(stop, end) - address) // page_size
-            marked[low:high] = marked[low:high].replace(b"\0", bytes((mark,)))
+            marked[low:high] = marked[low:high].translate(tables[mark // MARK_A])
         return bytes(marked)
 
 

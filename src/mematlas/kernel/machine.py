@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MAX_SIZE = 8 << 20
 MAX_TEXT = 8192
+FILE_KINDS = ("anon", "file", "shmem", "hugetlb", "special")
+"""What memory with a file can be; see `mematlas.kernel.maps.KINDS`."""
 MIN_PAGE_SIZE, MAX_PAGE_SIZE = 1 << 9, 1 << 30
 
 
@@ -71,6 +73,11 @@ def are_devices(value: object) -> bool:
     return isinstance(value, dict) and all(are_strings(value.get(kind)) for kind in ("shmem", "hugetlb"))
 
 
+def are_kinds(value: object) -> bool:
+    """Whether these are kinds of memory of files, by device and inode."""
+    return isinstance(value, dict) and all(map(FILE_KINDS.__contains__, map(str, value.values())))
+
+
 def are_texts(value: object) -> bool:
     """Whether this is texts by name."""
     return isinstance(value, dict) and are_strings(list(value.values()))
@@ -86,6 +93,8 @@ CHECKS = {
     "kernel": (is_name, "a text"),
     "arch": (is_name, "a text"),
     "devices": (are_devices, "lists of shmem and hugetlb"),
+    "kinds": (are_kinds, "kinds of memory by file"),
+    "hidden": (are_strings, "a list of ranges"),
     "paths": (are_texts, "texts by address"),
     "unknown_backings": (are_texts, "texts by address"),
     "uncertain": (are_strings, "a list of texts"),

@@ -9,18 +9,28 @@ import os
 import sys
 
 from mematlas.errors import Error, FormatError
-from mematlas.kernel.mounts import NO_DEVICES
+from mematlas.kernel.vmfile import NO_DEVICES
 from mematlas.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mematlas.kernel.mounts import Devices, LiveDevices
     from mematlas.kernel.procfs import ProcessDir
+    from mematlas.kernel.vmfile import Devices, LiveFiles, SavedFiles
+
+    Files = Devices | LiveFiles | SavedFiles
 
 KINDS = ("heap", "stack", "anon", "file", "shmem", "hugetlb", "vdso", "vvar", "vsyscall", "special")
-"""What a VMA can be; see `kind_of`."""
+"""What a VMA can be.
+
+``shmem`` is memory that belongs to a file without a disk: shared anonymous memory, memfd, System V segments, tmpfs. A
+private mapping of an ordinary file is ``file``, though the pages written to are anonymous. ``special`` is what devices
+and the kernel itself put there: its pages may have entries that pagemap does not show (VM_PFNMAP).
+"""
+
+NO_FILE = "00:00"
+"""The device of memory that has no file: no file system is given this number (fs/super.c, get_anon_bdev)."""
 
 ANON_KINDS = frozenset(("heap", "stack", "anon"))
 """The kinds whose fresh pages come from nowhere, so that reading them maps the zero page."""
@@ -53,7 +63,7 @@ class Vma:
         return self.end - self.start
 
 
-def read_maps(process: ProcessDir, devices: Devices | LiveDevices = NO_DEVICES) -> list[Vma]:
+def read_maps(process: ProcessDir, files: Files = NO_DEVICES) -> list[Vma]:
     """Return the VMAs of a process, in address order; none for a kernel thread or a zombie.
 
     >>> from mematlas.kernel.procfs import ProcFS
@@ -61,7 +71,7 @@ def read_maps(process: ProcessDir, devices: Devices | LiveDevices = NO_DEVICES) 
     ...     any(vma.kind == "stack" for vma in read_maps(process))
     True
     """
-    vmas = process.parsed_lines("maps", lambda lines: parse_maps(lines, devices, max_vmas(process)))
+    vmas = process.parsed_lines("maps", lambda lines: parse_maps(lines, files, max_vmas(process)))
     if process.captured:
         check_captured(vmas, process)
     return [exact_name(process, vma) if "\n" in vma.path else vma for vma in vmas]
@@ -107,15 +117,13 @@ def exact_name(process: ProcessDir, vma: Vma) -> Vma:
         return vma  # not ours to ask
 
 
-def parse_maps(
-    lines: Iterable[bytes], devices: Devices | LiveDevices = NO_DEVICES, most: int = sys.maxsize
-) -> list[Vma]:
+def parse_maps(lines: Iterable[bytes], files: Files = NO_DEVICES, most: int = sys.maxsize) -> list[Vma]:
     """Return the VMAs in the lines of a maps file.
 
     Raises:
         FormatError: with the line that is not as the kernel writes it.
     """
-    parse = VmaParser(devices, most).parse
+    parse = VmaParser(files, most).parse
     return [parse(line) for line in lines if line]
 
 
@@ -125,8 +133,8 @@ class VmaParser:
     Without a bound a program could fill our memory with its paths: they can be longer than any that can be opened.
     """
 
-    def __init__(self, devices: Devices | LiveDevices = NO_DEVICES, most: int = sys.maxsize) -> None:
-        self.devices = devices
+    def __init__(self, files: Files = NO_DEVICES, most: int = sys.maxsize) -> None:
+        self.files = files
         self._most = most
         self.nr_vmas = 0
         self._room = PATHS_ROOM
@@ -155,7 +163,9 @@ class VmaParser:
             if ESCAPE in name:
                 name = name.replace(ESCAPE, b"\n")
             path = os.fsdecode(name)
-            kind = kind_of(path, dev, inode, self.devices)
+            kind = (
+                kind_of_name(path) if dev == NO_FILE else self.files.kind(fields[0].decode("ascii"), dev, inode, path)
+            )
             if is_cut:
                 path += CUT
             return Vma(int(start, 16), int(end, 16), perms, int(fields[2], 16), dev, inode, path, kind, is_cut)
@@ -179,36 +189,22 @@ MAX_WORD = 16
 """``major:minor``: 12 and 20 bits."""
 
 
-def parse_line(line: bytes, devices: Devices | LiveDevices = NO_DEVICES) -> Vma:
+def parse_line(line: bytes, files: Files = NO_DEVICES) -> Vma:
     """Return the VMA of one line of maps."""
-    return VmaParser(devices).parse(line)
+    return VmaParser(files).parse(line)
 
 
-def kind_of(path: str, dev: str, inode: int, devices: Devices | LiveDevices = NO_DEVICES) -> str:
-    """Return what backs a VMA, as one of `KINDS`.
+def kind_of_name(name: str) -> str:
+    """Return what memory without a file is, as one of `KINDS`: its name is the kernel's own.
 
-    ``shmem`` is memory that belongs to a file without a disk: shared anonymous memory, memfd, System V segments,
-    tmpfs. A private mapping of an ordinary file is ``file``, though the pages written to are anonymous. ``special`` is
-    what devices and the kernel itself put there: its pages may have no entries that pagemap shows (VM_PFNMAP).
+    That of a file is not: `mematlas.kernel.vmfile` finds out what it is.
+
+    >>> kind_of_name("[heap]"), kind_of_name("[anon:given by prctl]"), kind_of_name("[uprobes]")
+    ('heap', 'anon', 'special')
     """
-    # The inode of a System V segment is its identifier, which may be 0 (ipc/shm.c, newseg).
-    if inode == 0 and not path.startswith("/"):
-        # A name in brackets is the kernel's own; "[anon:NAME]" was given by prctl(PR_SET_VMA_ANON_NAME).
-        if not path or path.startswith("[anon:"):
-            return "anon"
-        return SPECIAL_NAMES.get(path) or ("stack" if path.startswith("[stack") else "special")
-    if path == "/dev/zero":
-        return "anon"  # mapped privately; mapped shared it reads "/dev/zero (deleted)" and lies on the shmem mount
-    if not dev.startswith("00:"):
-        return "file"  # a disk: file systems without one have devices of major 0
-    if (not path.startswith("/") and not path.startswith("[")) or path.startswith(("/dev/", "/secretmem")):
-        # "anon_inode:[perf_event]", "socket:[123]", a device: unless it is a file of a tmpfs that lies there.
-        return "shmem" if dev in devices.shmem else "special"
-    if dev in devices.shmem or path.startswith("[anon_shmem:"):
-        return "shmem"
-    if dev in devices.hugetlb or path.startswith("/anon_hugepage"):
-        return "hugetlb"
-    return "file"
+    if not name or name.startswith("[anon:"):
+        return "anon"
+    return SPECIAL_NAMES.get(name) or ("stack" if name.startswith("[stack") else "special")
 
 
 SPECIAL_NAMES = {

@@ -59,6 +59,8 @@ SWAPPED_FILE = MARK_A
 """Empty entry, but the shared memory behind it is in swap."""
 CACHED = MARK_B
 """Empty entry, but the shared memory behind it is in RAM: this process has not touched it."""
+BEHIND_MARKER = SWAP | MARK_B
+"""A marker such as a guard region, and the shared memory behind it is in swap."""
 UNKNOWN = MARK_A | MARK_B
 """Empty entry of shared memory that we may not ask about: never touched, cached or swapped."""
 
@@ -217,6 +219,17 @@ class Pagemap:
             self.check()
         return found
 
+    def shows(self, address: int) -> bool:
+        """Whether entries of the VMA at an address are shown at all: those of VM_PFNMAP areas, of devices, are not.
+
+        Raises:
+            NotSupported: before Linux 6.7, and in captures.
+        """
+        is_shown = self.scanner.is_walked(address, address + self.page_size)
+        if not is_shown:
+            self.check()
+        return is_shown
+
     def check(self) -> None:
         """Raise `ProcessGone` unless the address space is still that of a running process.
 
@@ -364,6 +377,12 @@ class Scanner:
         nr_regions = self._call(start, end, any_of, 1, 1)
         return self.regions[0] if nr_regions else None
 
+    def is_walked(self, start: int, end: int) -> bool:
+        """Whether the kernel looks at the page there: when any will do, only those of VM_PFNMAP areas are passed over
+        (fs/proc/task_mmu.c, pagemap_scan_test_walk).
+        """
+        return self._call(start, end, 0, 1, 1) > 0
+
     def ranges(self, start: int, end: int, any_of: int) -> Iterator[tuple[int, int]]:
         """Yield the ranges of pages in any of these categories, ascending.
 
@@ -381,7 +400,7 @@ class Scanner:
         argument = self.argument
         argument[0], argument[2], argument[3] = 96, start, end
         argument[5], argument[6], argument[7] = self.address, nr_regions, max_pages
-        argument[10] = argument[11] = any_of
+        argument[10], argument[11] = any_of, any_of or PAGE_IS_PRESENT
         try:
             return self.ioctl(self.fd, PAGEMAP_SCAN, argument)
         except OSError as error:

@@ -10,13 +10,13 @@ import sys
 
 from mematlas.errors import Error, FormatError
 from mematlas.kernel.maps import Vma, VmaParser, check_captured, exact_name, max_vmas
-from mematlas.kernel.mounts import NO_DEVICES
+from mematlas.kernel.vmfile import NO_DEVICES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mematlas.kernel.mounts import Devices, LiveDevices
+    from mematlas.kernel.maps import Files
     from mematlas.kernel.procfs import ProcessDir
 
 HOLD_PER_BYTE = 21e-6 / (1 << 20)
@@ -30,9 +30,9 @@ HEX_DIGITS = b"0123456789abcdef"
 LEFT_OUT = "smaps leaves out huge pages that nobody may access on this kernel (mended in Linux 6.5)"
 
 
-def read_smaps(process: ProcessDir, devices: Devices | LiveDevices = NO_DEVICES) -> list[tuple[Vma, dict[str, int]]]:
+def read_smaps(process: ProcessDir, files: Files = NO_DEVICES) -> list[tuple[Vma, dict[str, int]]]:
     """Return each VMA with its fields in bytes, keyed as the kernel spells them (``Rss``, ``Private_Dirty``)."""
-    entries = process.parsed_lines("smaps", lambda lines: parse_smaps(lines, devices, max_vmas(process)))
+    entries = process.parsed_lines("smaps", lambda lines: parse_smaps(lines, files, max_vmas(process)))
     if process.captured:
         check_captured((vma for vma, _ in entries), process)
         if any(min(fields.values(), default=0) < 0 or max(fields.values(), default=0) >> 64 for _, fields in entries):
@@ -45,13 +45,13 @@ def read_smaps(process: ProcessDir, devices: Devices | LiveDevices = NO_DEVICES)
 
 
 def parse_smaps(
-    lines: Iterable[bytes], devices: Devices | LiveDevices = NO_DEVICES, most: int = sys.maxsize
+    lines: Iterable[bytes], files: Files = NO_DEVICES, most: int = sys.maxsize
 ) -> list[tuple[Vma, dict[str, int]]]:
     """Return the VMAs in the lines of an smaps file, each with its fields in bytes."""
     entries: list[tuple[Vma, dict[str, int]]] = []
     fields: dict[str, int] = {}
     names: dict[bytes, str] = {}  # each name comes once a VMA: decoded once
-    parser = VmaParser(devices, most)
+    parser = VmaParser(files, most)
     for line in lines:
         # Head lines begin with a lower-case hexadecimal digit, field lines with a capital.
         if line[:1] in HEX_DIGITS and line:

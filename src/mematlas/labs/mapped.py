@@ -8,8 +8,8 @@ import tempfile
 
 from mematlas.errors import NotSupported
 from mematlas.kernel.maps import read_maps
-from mematlas.kernel.mounts import format_device, read_mounted_devices
 from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.vmfile import KIND_OF_MAGIC, magic_of
 from mematlas.labs.memory import PAGE_SIZE
 from mematlas.labs.own import shown_pid
 
@@ -59,13 +59,11 @@ class FileMemory:
 
 def make_file(nr_pages: int) -> int:
     """Return the descriptor of a file on a disk, written to and already without a name: it goes with us."""
-    with ProcFS().process(shown_pid()) as process:
-        in_memory = read_mounted_devices(process).shmem
     for place in PLACES:
         try:
             with tempfile.TemporaryFile(dir=place, buffering=0) as file:
                 fd = file.fileno()
-                if format_device(os.fstat(fd).st_dev) not in in_memory:
+                if KIND_OF_MAGIC.get(magic_of(fd) or 0) != "shmem":
                     file.write(bytes((1,)) * (nr_pages * PAGE_SIZE))
                     os.fsync(fd)  # only clean pages can be evicted
                     return os.dup(fd)

@@ -21,8 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from mematlas.kernel.mounts import Devices, LiveDevices
     from mematlas.kernel.procfs import ProcessDir, ProcFS
+    from mematlas.kernel.vmfile import Devices
 
 File = tuple[str, int]
 """A file, by its device as maps prints it, and its inode number."""
@@ -171,7 +171,7 @@ def removed_files(process: ProcessDir, part: int = 0, nr_parts: int = 1) -> Iter
         os.close(fd)
 
 
-def open_memory_files(process: ProcessDir, devices: Devices | LiveDevices) -> list[OpenFile] | None:
+def open_memory_files(process: ProcessDir, devices: Devices) -> list[OpenFile] | None:
     """Return the files of memory without a name that a process has open; None where that cannot be seen."""
     memory = devices.shmem | devices.hugetlb
 

@@ -8,7 +8,7 @@ and returns blocks whose state bytes carry the answer.
 from __future__ import annotations
 
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.backing import Backings
+from mematlas.kernel.backing import Backings, tables_for
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import (
     ENTRY_SIZE,
@@ -32,6 +32,7 @@ from mematlas.kernel.pagemap import (
     PRESENT,
     SWAP,
     SWAPPED_FILE,
+    UFFD_WP,
     UNKNOWN,
     ZERO,
     Block,
@@ -90,7 +91,11 @@ HUGE = PRESENT | MARK_B
 """In a capture alone: a present page that a huge entry (PMD) maps. Of a running process PAGEMAP_SCAN tells."""
 IS_HUGE = to_marks({byte for byte in range(256) if byte & (HUGE | MARK_A) == HUGE})  # without the huge zero page
 WITHOUT_HUGE = bytes(byte & ~MARK_B if byte & PRESENT else byte for byte in range(256))
-WITHOUT_MARKS = bytes(byte & ~MARKS for byte in range(256))
+WITHOUT_MARKS = bytes(
+    # Nothing but a marker protects what is not there; its bit 62 gave way to what the file said.
+    byte & ~MARKS | (SWAP if byte & MARKS and byte & (PRESENT | UFFD_WP) == UFFD_WP else 0)
+    for byte in range(256)
+)
 
 
 def is_zero_candidate(byte: int, anon: bool) -> bool:
@@ -116,6 +121,50 @@ class Hole:
 
     def __len__(self) -> int:
         return self.nr_pages
+
+
+class HiddenVmas:
+    """Which VMAs pagemap shows nothing of, whatever is mapped there: `[vsyscall]`, and VM_PFNMAP areas.
+
+    Those are devices' memory, and `[vvar]` on most kernels; the kernel itself tells. Where it does not (before v6.7),
+    what no page was seen of counts as hidden.
+    """
+
+    def __init__(self, process: ProcessDir, pagemap: Pagemap | None = None) -> None:
+        self._process = process
+        self._pagemap = pagemap
+        self._found: dict[int, bool] = {}
+        self._shown: set[int] = set()
+
+    def note_shown(self, vma: Vma) -> None:
+        """Take note that something of a VMA was shown."""
+        if vma.kind in MAY_BE_HIDDEN:
+            self._shown.add(vma.start)
+
+    def is_hidden(self, vma: Vma) -> bool:
+        """Whether nothing of a VMA can be seen. Ask after reading its blocks."""
+        if vma.start >= LAST_ADDRESS:
+            return True
+        if vma.kind not in MAY_BE_HIDDEN or vma.start in self._shown:
+            return False
+        if vma.start not in self._found:
+            self._found[vma.start] = self._ask(vma)
+        return self._found[vma.start]
+
+    def _ask(self, vma: Vma) -> bool:
+        machine = self._process.procfs.machine
+        if machine is not None:
+            return "hidden" not in machine or f"{vma.start:x}-{vma.end:x}" in machine["hidden"]
+        try:
+            if self._pagemap is not None:
+                return not self._pagemap.shows(vma.start)
+            with Pagemap(self._process) as pagemap:
+                return not pagemap.shows(vma.start)
+        except (NotSupported, PermissionDenied):
+            return True
+
+
+MAY_BE_HIDDEN = frozenset(("vvar", "special"))
 
 
 class PageReader:
@@ -147,6 +196,7 @@ class PageReader:
         self.blind: set[int] = set()
         """The starts of the VMAs whose file `states` may not ask."""
         self.huge_counts = HugeCounts(process.procfs)
+        self.hidden = HiddenVmas(process, self.pagemap)
         self._saved = process.procfs.machine or {}
         self._flags: FrameWords | None = None
 
@@ -172,6 +222,7 @@ class PageReader:
         end = vma.end if end is None else min(end, vma.end)
         backing = self._backing(vma) if start < end else None
         for block in self.pagemap.blocks(start, end, backing.find if backing else None):
+            self.hidden.note_shown(vma)
             self._mark(block, vma, backing)
             yield block
 
@@ -188,8 +239,8 @@ class PageReader:
 
     def hole(self, vma: Vma) -> int:
         """Return the state byte of the pages that no block of this VMA showed. Ask after reading the blocks."""
-        if vma.start >= LAST_ADDRESS or vma.kind in ("vvar", "special"):
-            return UNKNOWN  # the kernel shows no entries of these: [vsyscall] and VM_PFNMAP areas
+        if self.hidden.is_hidden(vma):
+            return UNKNOWN
         if vma.kind != "shmem":
             return 0
         if self.pagemap.marked:
@@ -220,13 +271,15 @@ class PageReader:
             self._settle_huge(block, vma)
             found[place : place + len(block)] = mark_special(block.states, block.raw)
         states = bytes(found)
-        if vma.kind not in ("file", "shmem") or 0 not in states or self.pagemap.marked:
+        if vma.kind not in ("file", "shmem") or self.pagemap.marked:
             return states
+        if states == states.translate(tables_for(vma)[UNKNOWN // MARK_A]):
+            return states  # the entries say all
         backing = self.backings.part(vma, start, end)
         if backing is None:
             self.blind.add(vma.start)
-            return states.replace(b"\0", bytes((UNKNOWN,))) if vma.kind == "shmem" else states
-        states = backing.mark(start, states, self.page_size)
+            return behind(vma, None, start, states, self.page_size) if vma.kind == "shmem" else states
+        states = behind(vma, backing, start, states, self.page_size)
         # What was evicted from the cache of an ordinary file is not in swap.
         return states.translate(EVICTED_IS_ABSENT) if vma.kind == "file" else states
 
@@ -313,11 +366,8 @@ class PageReader:
                 self._ask(block, anon)
                 break
         self._settle_huge(block, vma)
-        if 0 in kinds and vma.kind == "shmem":
-            if backing:
-                block.states = backing.mark(block.address, block.states, self.page_size)
-            else:
-                block.states = block.states.replace(b"\0", bytes((UNKNOWN,)))
+        if vma.kind == "shmem":
+            block.states = behind(vma, backing, block.address, block.states, self.page_size)
 
     def _unmark(self, block: Block, vma: Vma) -> None:
         """Take the marks that a capture holds out of the entries, which are the kernel's again, into the states."""
@@ -385,6 +435,14 @@ class PageReader:
         return self.backings.of(vma)
 
 
+def behind(vma: Vma, backing: Backing | None, address: int, states: bytes, page_size: int) -> bytes:
+    """Return the states of pages of shared memory, with what its file says where the entries say nothing."""
+    tables = tables_for(vma)
+    if backing is None:
+        return states.translate(tables[UNKNOWN // MARK_A])
+    return backing.mark(address, states, page_size, tables)
+
+
 def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | None]:
     """Return frame, swap type and swap offset of an entry; each None unless the entry says it."""
     place = entry & PM_PFRAME
@@ -392,7 +450,7 @@ def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | N
         return None, None, None  # nothing there, or hidden: frame 0 is no process's, slot 0 is the swap header
     if byte & PRESENT:
         return place, None, None
-    if STATE_OF_BYTE[byte] == "swapped":
+    if byte & SWAP and STATE_OF_BYTE[byte] == "swapped":
         return None, entry & PM_SWAP_TYPE, place >> PM_SWAP_OFFSET_SHIFT
     return None, None, None
 

@@ -44,7 +44,7 @@ from mematlas.kernel.pagemap import (
 from mematlas.kernel.structpage import UNKNOWN as UNKNOWN_COUNT
 from mematlas.model import paging
 from mematlas.model.hugeleaves import HugeLeaves
-from mematlas.model.pages import Hole
+from mematlas.model.pages import HiddenVmas, Hole, behind
 from mematlas.model.pagetable import Span, Walk, part_edges, walk
 from mematlas.model.paging import address_of, holds, leaf_address, maps_memory, migration_frame, states, swap_fields
 from mematlas.model.tableaccess import TableAccess, frame_flags
@@ -138,6 +138,7 @@ class TableReader:
         self.mode = access.mode
         self.page_size = process.procfs.page_size
         self.backings = Backings(process)
+        self.hidden = HiddenVmas(process)
         self.torn: list[Span] = []
         """Ranges that changed each time they were read: nothing is known of them."""
         self.nr_device = 0
@@ -187,7 +188,7 @@ class TableReader:
         """Yield the blocks of a VMA, or of a part of it, that hold something; see `hole` for the rest."""
         start = vma.start if start is None else max(start, vma.start)
         end = min(vma.end if end is None else min(end, vma.end), LAST_ADDRESS)
-        if start >= end or vma.kind == "vvar":
+        if start >= end or self.hidden.is_hidden(vma):
             return
         backing = self._backing(vma)
         place = start
@@ -200,9 +201,8 @@ class TableReader:
             )
             for block in merge(*found, key=lambda block: block.address):
                 yield from self._backed(backing, place, block.address)
-                if vma.kind == "shmem" and 0 in block.kinds:
-                    absent = block.states.replace(b"\0", bytes((UNKNOWN,)))
-                    block.states = backing.mark(block.address, block.states, self.page_size) if backing else absent
+                if vma.kind == "shmem":
+                    block.states = behind(vma, backing, block.address, block.states, self.page_size)
                 yield block
                 place = block.address + len(block) * self.page_size
         yield from self._backed(backing, place, end)
@@ -220,7 +220,7 @@ class TableReader:
 
     def hole(self, vma: Vma) -> int:
         """Return the state byte of the pages that no block of this VMA showed. Ask after reading the blocks."""
-        if vma.start >= LAST_ADDRESS or vma.kind in ("vvar", "special"):
+        if self.hidden.is_hidden(vma):
             return UNKNOWN  # shown as pagemap shows them; `mematlas tables` has their entries
         return UNKNOWN if vma.kind == "shmem" and self._backing(vma) is None else 0
 
@@ -378,7 +378,7 @@ class TableReader:
     def count(self, vma: Vma) -> VmaCounts:
         """Return the pages of a VMA, counted."""
         sums = VmaCounts()
-        if vma.kind == "vvar" or vma.start >= LAST_ADDRESS:
+        if self.hidden.is_hidden(vma):
             return sums
         if vma.kind == "shmem":
             # Of its pages that have no entry the file is asked, page by page.

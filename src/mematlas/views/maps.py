@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.usage import HIDDEN_KINDS, total, total_by_node
+from mematlas.analysis.usage import total, total_by_node
 from mematlas.record import replace
 from mematlas.views.table import HIDDEN, Column, Table, node_columns
 
@@ -62,7 +62,7 @@ def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
         elif column.key == "size":
             footer[place] = sum(item.vma.size for item in result.vmas)
         elif column.key == "nr_present":
-            counted = [item.usage.nr_present for item in result.vmas if item.vma.kind not in UNSHOWN_KINDS]
+            counted = [item.usage.nr_present for item in result.vmas if not is_hidden(item)]
             footer[place] = None if None in counted else sum(nr or 0 for nr in counted)
         elif column in added.values():
             footer[place] = on_nodes.get(list(added)[place - BY_NODE], 0)
@@ -71,7 +71,7 @@ def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
     notes = list(result.reading.notes)
     if result.reading.torn:
         notes.append("torn: VMAs changed during the reading, these are numbers of no one moment")
-    if any(item.vma.kind in UNSHOWN_KINDS and item.usage.nr_present is None for item in result.vmas):
+    if any(map(is_hidden, result.vmas)):
         notes.append(HIDDEN_PAGES)
     if result.reading.source == "tables":
         for place, column in enumerate(columns):
@@ -83,8 +83,13 @@ def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
 
 BY_NODE = next(place for place, column in enumerate(COLUMNS) if column.key == "uss") + 1
 """Where the columns of nodes go."""
-UNSHOWN_KINDS = HIDDEN_KINDS | {"special"}
+UNSHOWN_KINDS = frozenset(("vvar", "vsyscall", "special"))
 HIDDEN_PAGES = "pages of [vvar], [vsyscall] and devices are not shown by pagemap, and no count includes them"
+
+
+def is_hidden(item: VmaUsage) -> bool:
+    """Whether pages of a VMA are in no count, since nothing shows them."""
+    return item.vma.kind in UNSHOWN_KINDS and item.usage.nr_present is None
 
 
 def vma_row(item: VmaUsage) -> tuple[Any, ...]:

@@ -1,0 +1,354 @@
+"""What the file behind a VMA is: memory, a device, or a file of a disk.
+
+A line of maps has the device and the inode of the file, and a name that anybody may choose. What it is, the file itself
+tells: the link /proc/PID/map_files/START-END (proc_pid_map_files(5)) leads to it under whatever name or none, deleted,
+or on a file system that is mounted elsewhere or nowhere. It is never opened: opening a device may do something.
+Following the link needs CAP_CHECKPOINT_RESTORE; without it the mounts of the process tell, and names are a guess.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.mounts import format_device, hugetlb_devices, read_mounts, shmem_device
+from mematlas.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.kernel.procfs import ProcessDir
+
+ZERO_DEVICE = os.makedev(1, 5)
+"""/dev/zero, under any name (drivers/char/mem.c)."""
+
+# Magic numbers of statfs(2), include/uapi/linux/magic.h, and the types of mountinfo that are the same file systems.
+KIND_OF_MAGIC = {
+    0x01021994: "shmem",  # TMPFS_MAGIC
+    0x958458F6: "hugetlb",  # HUGETLBFS_MAGIC
+    0x09041934: "special",  # ANON_INODE_FS_MAGIC
+    0x534F434B: "special",  # SOCKFS_MAGIC
+    0x444D4142: "special",  # DMA_BUF_MAGIC
+    0x5345434D: "special",  # SECRETMEM_MAGIC
+    0x474D454D: "special",  # GUEST_MEMFD_MAGIC
+    0xA10A10A1: "special",  # AIO_RING_MAGIC
+    0x62656572: "special",  # SYSFS_MAGIC: resources of PCI devices
+    0x00009FA0: "special",  # PROC_SUPER_MAGIC
+    0x64626720: "special",  # DEBUGFS_MAGIC
+    0x74726163: "special",  # TRACEFS_MAGIC: rings of traces
+    0x794C7630: "stacked",  # OVERLAYFS_SUPER_MAGIC
+    0x65735546: "stacked",  # FUSE_SUPER_MAGIC: its files may be those of another (passthrough, v6.9)
+}
+KIND_OF_TYPE = {
+    "tmpfs": "shmem",
+    "devtmpfs": "shmem",
+    "hugetlbfs": "hugetlb",
+    **dict.fromkeys(("sysfs", "proc", "debugfs", "tracefs"), "special"),
+    **dict.fromkeys(("overlay", "fuse", "fuseblk"), "stacked"),
+}
+"""``stacked``: a file system that shows files of others, whose memory is of those others' kind."""
+LOCAL_TYPES = frozenset(("overlay", "btrfs", "zfs", "bcachefs", *KIND_OF_TYPE)) - {"fuse", "fuseblk"}
+"""File systems without a device of their own that answer at once: others may ask a server, which may not answer."""
+
+PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query)
+MEMORY = ("shmem", "hugetlb")
+NR_BLOCKS = 64
+"""Blocks of entries that are searched for a page of the file itself."""
+
+
+@record
+class Devices:
+    """The devices, as maps prints them (``major:minor``, hexadecimal), that are memory rather than disks."""
+
+    shmem: frozenset[str] = frozenset()
+    hugetlb: frozenset[str] = frozenset()
+
+    def kind(self, span: str, dev: str, inode: int, path: str) -> str:
+        """Return the kind of memory that a file is, guessed where only its name says it."""
+        if not path.startswith(("/", "[")):
+            return "special"
+        if dev in self.shmem or dev in self.hugetlb:
+            return "shmem" if dev in self.shmem else "hugetlb"
+        if not dev.startswith("00:"):
+            return "file"
+        if path == "/dev/zero":
+            return "anon"  # mapped privately; mapped shared it reads "/dev/zero (deleted)" and is shared memory
+        for name, kind in NAMES.items():
+            if path.startswith(name):
+                return kind
+        return "file"
+
+    def notes(self) -> list[str]:
+        """Return what is to be said about what was found out."""
+        return []
+
+
+NAMES = {
+    "[anon_shmem:": "shmem",
+    "/memfd:": "shmem",
+    "/SYSV": "shmem",
+    "/dev/zero (deleted)": "shmem",
+    "/anon_hugepage": "hugetlb",
+    "/secretmem": "special",
+    "/dmabuf:": "special",
+    "/[aio]": "special",
+    "/dev/shm/": "shmem",
+    "/dev/hugepages/": "hugetlb",
+    "/dev/": "special",
+}
+"""How the names of files begin that are most often of a kind. The first that fits counts."""
+NO_DEVICES = Devices()
+GUESSED = "the kind of some memory is guessed from the names of its files"
+
+
+@record
+class SavedFiles:
+    """The files of a captured process, of the kinds that were found out when it was captured."""
+
+    kinds: dict[str, str]
+    """By ``major:minor inode``; files of disks are left out."""
+
+    def kind(self, span: str, dev: str, inode: int, path: str) -> str:
+        """Return the kind of memory that a file is."""
+        return self.kinds.get(f"{dev} {inode}", "file")
+
+    def notes(self) -> list[str]:
+        """Return what is to be said about what was found out."""
+        return []
+
+
+class LiveFiles:
+    """The files that a running process maps. Each is asked once, and what is so of a whole device but once for that."""
+
+    def __init__(self, process: ProcessDir) -> None:
+        self._process = process
+        self._kinds: dict[tuple[str, int, int], str] = {}
+        self._of_device: dict[str, str] = {}
+        self._mounts: dict[str, str] | None = None
+        self._shmem: str | None = None
+        self._searched: set[str] = set()
+        """Where no page was found that could tell."""
+        self._refused = ""
+        """Why map_files cannot be followed."""
+        self._nr_guessed = 0
+
+    def kind(self, span: str, dev: str, inode: int, path: str) -> str:
+        """Return the kind of memory that the file of a VMA is, one of `mematlas.kernel.maps.KINDS`."""
+        # Inodes are unique within what maps calls a device, but on btrfs and overlayfs. Paths can be long.
+        key = dev, inode, hash(path)
+        kind = self._kinds.get(key)
+        if kind is None:
+            kind, is_known = self._find(span, dev, inode, path)
+            if is_known:
+                self._kinds[key] = kind
+        return kind
+
+    def notes(self) -> list[str]:
+        """Return what is to be said about what was found out."""
+        if not self._nr_guessed:
+            return []
+        return [f"{GUESSED} ({self._nr_guessed} files): {self._refused}"]
+
+    def to_save(self) -> dict[str, str]:
+        """Return what `SavedFiles` takes."""
+        return {f"{dev} {inode}": kind for (dev, inode, _), kind in self._kinds.items() if kind != "file"}
+
+    def _find(self, span: str, dev: str, inode: int, path: str) -> tuple[str, bool]:
+        """Return the kind of a file, and whether that is all that can be found out about it."""
+        if not path.startswith(("/", "[")):
+            return "special", True  # "anon_inode:[perf_event]", "socket:[123]": no file of a file system is shown so
+        kind: str | None = "file"  # a disk: file systems without one have devices of major 0
+        if dev.startswith("00:"):
+            kind = self._kind_of_device(span, dev)
+            if dev == self._shmem:
+                return "shmem", True
+        status = self._status(span, dev, inode, path)
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            return kind_of_node(status), True
+        if kind == "stacked":
+            kind = self._kind_below(span)
+            return kind or "file", kind is not None
+        if kind is None:
+            self._nr_guessed += bool(self._refused)
+            return NO_DEVICES.kind(span, dev, inode, path), bool(self._refused)
+        return kind, status is not None or bool(self._refused) or self._may_wait(dev)
+
+    def _kind_of_device(self, span: str, dev: str) -> str | None:
+        """Return the kind of the files of a device; None where it cannot be found out."""
+        if self._shmem is None:
+            self._shmem = shmem_device()
+        if dev == self._shmem:
+            return "shmem"
+        if dev not in self._of_device:
+            mounted = self._type(dev)
+            kind: str | None = None
+            if mounted is not None:
+                kind = KIND_OF_TYPE.get(mounted, "file")
+            elif dev in hugetlb_devices():
+                kind = "hugetlb"
+            elif not self._refused and (magic := self._magic(span)) is not None:
+                kind = KIND_OF_MAGIC.get(magic, "file")
+            elif (
+                self._refused and (vma_page_size(self._process, int(span.partition("-")[0], 16)) or 0) > self._page_size
+            ):
+                kind = "hugetlb"
+            if kind is None:
+                return None
+            self._of_device[dev] = kind
+        return self._of_device[dev]
+
+    @property
+    def _page_size(self) -> int:
+        return self._process.procfs.page_size
+
+    def _type(self, dev: str) -> str | None:
+        """Return the type of the file system on a device, of those mounted where the process lives."""
+        if self._mounts is None:
+            self._mounts = read_mounts(self._process)
+        return self._mounts.get(dev)
+
+    def _may_wait(self, dev: str) -> bool:
+        """Whether asking about a file of the device may take as long as a server likes."""
+        return dev.startswith("00:") and self._type(dev) not in LOCAL_TYPES | {None}
+
+    def _status(self, span: str, dev: str, inode: int, path: str) -> os.stat_result | None:
+        """Return what stat(2) says of a file; None where it cannot be asked, or not without waiting for a server."""
+        if self._may_wait(dev):
+            return None
+        if not self._refused:
+            try:
+                return os.stat(f"map_files/{span}", dir_fd=self._process.fd)
+            except PermissionError:
+                self._refused = "following map_files needs CAP_CHECKPOINT_RESTORE"
+            except OSError:
+                return None  # the VMA has changed meanwhile
+        if KIND_OF_TYPE.get(self._type(dev) or "") != "shmem":
+            return None
+        # Nodes of devices are mostly on file systems in memory, where to look at a path asks nobody else.
+        try:
+            status = os.stat(f"root{path}", dir_fd=self._process.fd)
+        except (OSError, ValueError):
+            return None
+        return status if (format_device(status.st_dev), status.st_ino) == (dev, inode) else None
+
+    def _magic(self, span: str) -> int | None:
+        """Return the magic number of the file system of a file; None where it cannot be asked."""
+        try:
+            fd = os.open(f"map_files/{span}", os.O_PATH | os.O_CLOEXEC, dir_fd=self._process.fd)
+        except PermissionError:
+            self._refused = "following map_files needs CAP_CHECKPOINT_RESTORE"
+            return None
+        except OSError:
+            return None
+        try:
+            return magic_of(fd)
+        finally:
+            os.close(fd)
+
+    def _kind_below(self, span: str) -> str | None:
+        """Return the kind of the memory of a file that is another file system's, by a page that is mapped."""
+        from mematlas.kernel.kpage import KPF_SWAPBACKED
+
+        if span in self._searched:
+            return None
+        self._searched.add(span)
+        start, _, end = span.partition("-")
+        try:
+            flags = flags_of_file_page(self._process, int(start, 16), int(end, 16))
+        except (PermissionDenied, NotSupported):
+            return "file"
+        return None if flags is None else "shmem" if flags & KPF_SWAPBACKED else "file"
+
+
+def kind_of_node(status: os.stat_result) -> str:
+    """Return the kind of memory that something is which is no plain file.
+
+    >>> kind_of_node(os.stat("/dev/zero")), kind_of_node(os.stat("/dev/null"))
+    ('anon', 'special')
+    """
+    if stat.S_ISBLK(status.st_mode):
+        return "file"  # the page cache of a disk
+    # Mapped shared it is shared memory, with another file.
+    return "anon" if stat.S_ISCHR(status.st_mode) and status.st_rdev == ZERO_DEVICE else "special"
+
+
+def magic_of(fd: int) -> int | None:
+    """Return the magic number of the file system that a descriptor is on: fstatfs(2)."""
+    import ctypes
+
+    from mematlas.kernel.libc import libc
+
+    answer = (ctypes.c_long * 32)()  # struct statfs begins with f_type, a word
+    return None if libc().fstatfs(fd, answer) else answer[0] & 0xFFFFFFFF
+
+
+def vma_page_size(process: ProcessDir, address: int) -> int | None:
+    """Return the size of the pages of the VMA at an address; None where the kernel does not tell.
+
+    PROCMAP_QUERY on /proc/PID/maps, since Linux commit ed5d583a88a9 (v6.11).
+    """
+    from fcntl import ioctl
+
+    # struct procmap_query: size, query_flags, query_addr, vma_start, vma_end, vma_flags, vma_page_size, ...
+    query = memoryview(bytearray(104)).cast("Q")
+    query[0], query[2] = 104, address
+    fd = process.open_fd("maps")
+    try:
+        ioctl(fd, PROCMAP_QUERY, query)
+        return query[6]
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def flags_of_file_page(process: ProcessDir, start: int, end: int) -> int | None:
+    """Return the kpageflags of the first page found that is the file's own, no private copy; None when there is none.
+
+    Raises:
+        PermissionDenied: frames and their flags need CAP_SYS_ADMIN.
+    """
+    from mematlas.kernel.kpage import FrameWords
+    from mematlas.kernel.pagemap import FILE, PM_PFRAME, PRESENT, Pagemap
+
+    with Pagemap(process) as pagemap:
+        for _, block in zip(range(NR_BLOCKS), pagemap.blocks(start, end), strict=False):
+            for byte, entry in zip(block.states, block.entries, strict=True):
+                if byte & (PRESENT | FILE) != PRESENT | FILE:
+                    continue
+                if not (frame := entry & PM_PFRAME):
+                    raise PermissionDenied(f"{process.path}/pagemap", "CAP_SYS_ADMIN for frame numbers")
+                with FrameWords(process.procfs, "kpageflags") as words:
+                    return words.get([frame]).get(frame)
+    return None
+
+
+def devices_of(mounts: dict[str, str]) -> Devices:
+    """Return the devices that are memory, of file systems by their device."""
+    by_kind = {
+        kind: frozenset(dev for dev, name in mounts.items() if KIND_OF_TYPE.get(name) == kind) for kind in MEMORY
+    }
+    return Devices(by_kind["shmem"], by_kind["hugetlb"])
+
+
+def internal_devices() -> Devices:
+    """Return the devices of the kernel's own mounts of memory."""
+    return Devices(frozenset((shmem_device(),)) - {""}, hugetlb_devices())
+
+
+def memory_devices(process: ProcessDir) -> Devices:
+    """Return the devices that are memory: the kernel's own, and what is mounted where a process lives."""
+    own, mounted = internal_devices(), devices_of(read_mounts(process))
+    return Devices(own.shmem | mounted.shmem, own.hugetlb | mounted.hugetlb)
+
+
+def find_files(process: ProcessDir) -> LiveFiles | SavedFiles | Devices:
+    """Return what knows the files that a process maps, or as its capture recorded them."""
+    machine = process.procfs.machine
+    if machine is None:
+        return LiveFiles(process)
+    if "kinds" in machine:
+        return SavedFiles(machine["kinds"])  # checked by `mematlas.kernel.machine`
+    # Captures of 0.1 have the devices alone.
+    saved = machine["devices"]
+    return Devices(frozenset(saved["shmem"]), frozenset(saved["hugetlb"]))

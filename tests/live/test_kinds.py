@@ -1,0 +1,270 @@
+"""The kind of memory is what it is, under every name, mounted or not, and the same in all sources.
+
+The kernel's own accounts are the oracle: VmFlags (`ht`), and RssFile, RssShmem and HugetlbPages of status.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from conftest import Outcome
+from helpers import PAGE, Program, assert_equal_smaps, look, mematlas, program
+from mematlas import Process
+from mematlas.analysis.results import VmaUsage
+from mematlas.kernel.madvise import huge_size
+from mematlas.kernel.smaps import read_vm_flags
+from mematlas.kernel.status import read_status, status_bytes
+from mematlas.kernel.vmfile import GUESSED
+
+SOURCES = ("smaps", "pagemap", "tables")
+NR_TOUCHED = 3
+
+MAPPED = """
+import ctypes, json, mmap, os, sys
+what = json.loads(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *arguments):
+    arguments = [each.encode() if isinstance(each, str) else each for each in arguments]
+    result = getattr(libc, name)(*arguments)
+    if result < 0:
+        print(json.dumps({"why": name + ": " + os.strerror(ctypes.get_errno())}), flush=True)
+        sys.exit()
+    return result
+for number, (kind, place, options) in enumerate(what["mounts"]):
+    if number == 0:
+        call("unshare", 0x20000)
+        call("mount", "none", "/", None, 0x44000, None)
+    os.makedirs(place, exist_ok=True)
+    for name in what["dirs"].get(place, ()):
+        os.makedirs(name, exist_ok=True)
+    call("mount", "none", place, kind, 0, options)
+    for name in what["dirs"].get(place, ()):
+        os.makedirs(name, exist_ok=True)
+path = what["path"]
+if what.get("node"):
+    os.mknod(path, 0o600 | what["node"][0], os.makedev(*what["node"][1:]))
+fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+size = what["size"]
+if not what.get("node"):
+    os.ftruncate(fd, size)
+area = mmap.mmap(fd, size, mmap.MAP_PRIVATE if what["private"] else mmap.MAP_SHARED)
+for page in range(what["touched"]):
+    area[page * mmap.PAGESIZE] = 1
+if what["unlinked"]:
+    os.unlink(path)
+os.close(fd)
+if what["lazy"]:
+    for kind, place, options in reversed(what["mounts"]):
+        call("umount2", place, 2)
+if what.get("uid"):
+    os.setgid(what["uid"])
+    os.setuid(what["uid"])
+    libc.prctl(4, 1, 0, 0, 0)
+print(json.dumps({"address": ctypes.addressof(ctypes.c_char.from_buffer(area))}), flush=True)
+"""
+
+
+@contextmanager
+def mapped(path: str, *mounts: tuple[str, str, str], **more: object) -> Iterator[Program]:
+    """Run a program that maps a file, in mounts of its own; it tells the address."""
+    what = {"private": False, "lazy": False, "unlinked": False, "touched": NR_TOUCHED, "size": 2 << 20, "dirs": {}}
+    with program(MAPPED, {**what, "path": path, "mounts": mounts, **more}) as running:
+        if "why" in running.told:
+            pytest.skip(f"cannot be mounted here: {running.told['why']}")
+        yield running
+
+
+def of_area(running: Program, source: str) -> VmaUsage:
+    """Return what a source says of the area, checked against smaps and status."""
+    address = running.told["address"]
+    with Process(running.pid) as process:
+        fields, result = look(running.pid, lambda: process.maps(source))
+        item = next(item for item in result.vmas if item.vma.start == address)
+        assert_equal_smaps(item.usage, fields[address], source, item.vma.kind)
+        assert (item.vma.kind == "hugetlb") == ("ht" in read_vm_flags(process.dir)[address])
+        status = read_status(process.dir)
+        for name, field in (("file", "RssFile"), ("shmem", "RssShmem"), ("hugetlb", "HugetlbPages")):
+            assert sum(getattr(each.usage, name) for each in result.vmas) == status_bytes(status, field)
+    return item
+
+
+@pytest.fixture(autouse=True)
+def tables_where_they_can_be_read(request: pytest.FixtureRequest) -> None:
+    if "source" in request.fixturenames and request.getfixturevalue("source") == "tables":
+        with Process(os.getpid()) as process:
+            notes: list[str] = []
+            if process.try_tables(notes) is None:
+                pytest.skip(notes[0])
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("lazy", [False, True], ids=["mounted", "unmounted"])
+@pytest.mark.parametrize("private", [False, True], ids=["shared", "private"])
+@pytest.mark.parametrize(
+    "name", ["/dev/x", "/dev/shm/anon_hugepage", "anon_hugepage", "SYSV00000000", "secretmem", "[heap]"]
+)
+def test_files_of_tmpfs_are_shared_memory_under_every_name(
+    name: str, private: bool, lazy: bool, source: str, tmp_path: Path
+) -> None:
+    place = os.path.dirname(name) or str(tmp_path)
+    path = os.path.join(place, os.path.basename(name))
+    with mapped(path, ("tmpfs", place, ""), private=private, lazy=lazy) as running:
+        item = of_area(running, source)
+    assert item.vma.kind == "shmem"
+    assert (item.usage.anon if private else item.usage.shmem) == NR_TOUCHED * PAGE
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("lazy", [False, True], ids=["mounted", "unmounted"])
+@pytest.mark.parametrize("place", ["/dev", "/dev/shm", ""])
+def test_files_of_hugetlbfs_are_huge_pages_wherever_it_is_mounted(
+    place: str, lazy: bool, source: str, tmp_path: Path, hugetlb_pages: int
+) -> None:
+    place = place or str(tmp_path)
+    size = 2 * huge_size()
+    with mapped(f"{place}/x", ("hugetlbfs", place, ""), lazy=lazy, size=size, touched=1) as running:
+        item = of_area(running, source)
+    assert (item.vma.kind, item.usage.hugetlb, item.usage.rss) == ("hugetlb", size // 2, 0)
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("place", ["tmpfs", "a disk"])
+def test_the_device_zero_is_anonymous_memory_under_every_name(place: str, source: str, tmp_path: Path) -> None:
+    mounts = [("tmpfs", str(tmp_path), "")] if place == "tmpfs" else []
+    path = str(tmp_path / "nothing") if mounts else f"/var/tmp/mematlas-{os.getpid()}-nothing"
+    with mapped(path, *mounts, node=[stat.S_IFCHR, 1, 5], private=True, unlinked=True) as running:
+        item = of_area(running, source)
+    assert (item.vma.kind, item.usage.anon) == ("anon", NR_TOUCHED * PAGE)
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", ["memfd:x", "SYSV00000000", "secretmem", "anon_hugepage", "[aio]", "dmabuf:"])
+def test_files_of_a_disk_are_files_under_every_name(name: str, source: str) -> None:
+    with mapped(f"/var/tmp/{name}", unlinked=True) as running:
+        assert of_area(running, source).vma.kind == "file"
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("lower", ["tmpfs", "ramfs"])
+def test_overlay_shows_memory_of_what_it_lies_upon(lower: str, source: str, tmp_path: Path) -> None:
+    below, top = str(tmp_path / "below"), str(tmp_path / "top")
+    options = f"lowerdir={below}/low,upperdir={below}/up,workdir={below}/work"
+    mounts = [(lower, below, ""), ("overlay", top, options)]
+    dirs = {below: [f"{below}/{name}" for name in ("low", "up", "work")]}
+    with mapped(f"{top}/x", *mounts, dirs=dirs) as running:
+        item = of_area(running, source)
+    assert item.vma.kind == ("shmem" if lower == "tmpfs" else "file")
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("lazy", [False, True], ids=["mounted", "unmounted"])
+@pytest.mark.parametrize("kind", ["tmpfs", "hugetlbfs"])
+def test_without_rights_mounts_and_page_sizes_tell(
+    kind: str, lazy: bool, tmp_path: Path, as_nobody: Callable[..., Outcome], hugetlb_pages: int
+) -> None:
+    tmp_path.chmod(0o755)
+
+    def kinds() -> tuple[list[str], bool]:
+        with Process(running.pid) as process:
+            results = [process.maps(source) for source in ("smaps", "pagemap")]
+        found = [
+            item.vma.kind for result in results for item in result.vmas if item.vma.start == running.told["address"]
+        ]
+        return found, all(any(GUESSED in note for note in result.reading.notes) for result in results)
+
+    with mapped(
+        f"{tmp_path}/x", (kind, str(tmp_path), ""), lazy=lazy, size=2 * huge_size(), touched=1, uid=65534
+    ) as running:
+        done = as_nobody(kinds)
+    expected = {"tmpfs": "shmem", "hugetlbfs": "hugetlb"}[kind]
+    if kind == "tmpfs" and lazy:
+        # Nothing tells it from a file of a disk then: a guess, which is said.
+        assert done.value == (["file", "file"], True), done.stderr
+    else:
+        assert done.value == ([expected] * 2, False), done.stderr
+
+
+RINGS = """
+import ctypes, json, mmap, os, socket, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+found = {}
+def area(name, fd, nr_pages, touched):
+    made = mmap.mmap(fd, nr_pages * mmap.PAGESIZE)
+    keep.append(made)
+    for page in range(touched):
+        made[page * mmap.PAGESIZE]
+    found[name] = ctypes.addressof(ctypes.c_char.from_buffer(made))
+keep = []
+ring = socket.socket(17, socket.SOCK_RAW)
+ring.setsockopt(263, 5, struct.pack("4I", 1 << 16, 16, 2048, 512))
+keep.append(ring)
+area("packet", ring.fileno(), 256, 256)
+secret = libc.syscall(447, 0)
+if secret >= 0:
+    os.ftruncate(secret, 1021 * mmap.PAGESIZE)
+    area("secret", secret, 1021, 5)
+attribute = struct.pack("2I3Q", 1, 112, 0, 100000000, 0) + bytes(80)
+perf = libc.syscall(298, attribute, 0, -1, -1, 0) if os.uname().machine == "x86_64" else -1
+if perf >= 0:
+    area("perf", perf, 65, 65)
+print(json.dumps(found), flush=True)
+"""
+
+
+@pytest.fixture
+def rings() -> Iterator[Program]:
+    with program(RINGS) as running:
+        yield running
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("source", SOURCES)
+def test_memory_of_devices_and_of_the_kernel_is_special_and_counted_as_smaps_counts_it(
+    source: str, rings: Program
+) -> None:
+    with Process(rings.pid) as process:
+        fields, result = look(rings.pid, lambda: process.maps(source))
+    for name, address in rings.told.items():
+        item = next(item for item in result.vmas if item.vma.start == address)
+        assert item.vma.kind == "special"
+        assert_equal_smaps(item.usage, fields[address], source, "special")
+        # A ring of perf events is VM_PFNMAP: its entries are shown to nobody.
+        assert item.usage.nr_present == {"packet": 256, "secret": 5, "perf": None}[name]
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("what", ["live", "captured"])
+def test_pages_of_special_areas_are_in_one_state_and_rows_add_up_to_the_total(
+    what: str, rings: Program, tmp_path: Path
+) -> None:
+    target = str(rings.pid)
+    if what == "captured":
+        target = str(tmp_path / "saved")
+        assert mematlas("capture", rings.pid, target).returncode == 0
+    for name, states in (("secret", {"present": 5, "absent": 1016}), ("perf", {"unknown": 65})):
+        if name in rings.told:
+            rows = json.loads(mematlas("pages", target, f"{rings.told[name]:#x}", "--runs", "--format", "json").stdout)
+            first = rings.told[name]
+            rows = mematlas(
+                "pages", target, f"{first:#x}-{first + sum(states.values()) * PAGE:#x}", "--runs", "--format", "json"
+            )
+            found: dict[str, int] = {}
+            for row in json.loads(rows.stdout)["rows"]:
+                found[row["state"]] = found.get(row["state"], 0) + row["nr_pages"]
+            assert found == states
+    table = mematlas("maps", target, "--kind", "special").stdout.splitlines()
+    rows = json.loads(mematlas("maps", target, "--kind", "special", "--format", "json").stdout)["rows"]
+    assert sum(row["nr_present"] or 0 for row in rows) == 256 + 5 * ("secret" in rings.told)
+    assert str(261 if "secret" in rings.told else 256) in table[-1]
