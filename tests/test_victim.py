@@ -56,7 +56,7 @@ def assert_true(area: Area) -> None:
     assert fields["Private_Hugetlb"] == area.nr_hugetlb * page
     there = ("present", "shared", "zero", "hugetlb")
     assert [word >> 63 for word in words] == [int(state in there) for state in area.states]
-    marked = ("swapped", "guard", "marker")
+    marked = ("swapped", "guard", "marker", "marker_swapped", "guard_swapped")
     assert [word >> 62 & 1 for word in words] == [int(state in marked) for state in area.states]
 
 

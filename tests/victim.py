@@ -78,13 +78,16 @@ KINDS = (
     "uffd_wp",
     "uffd_wp_swapped",  # with the fixture `swap`
     "uffd_wp_hugetlb",
+    "uffd_wp_memfd",  # with the fixture `swap`, as is `guard_memfd`
+    "uffd_zero_memfd",
+    "guard_memfd",
 )
 ON_DISK = ("private_file", "shared_file", *PATH_KINDS)
 NO_DISK = f"needs a directory on a disk: {tempfile.gettempdir()}, /var/tmp, or the checkout's"
 FIXTURES = {
     "ksm": "ksm",
     **dict.fromkeys(("hugetlb", "hugetlb_prot_none", "uffd_wp_hugetlb"), "hugetlb_pages"),
-    **dict.fromkeys(("swapped", "shared_anon_swapped", "uffd_wp_swapped"), "swap"),
+    **dict.fromkeys(("swapped", "shared_anon_swapped", "uffd_wp_swapped", "uffd_wp_memfd", "guard_memfd"), "swap"),
 }
 """What a kind needs of the machine: the name of a fixture."""
 
@@ -151,12 +154,12 @@ class Area:
     @property
     def nr_swapped(self) -> int:
         """Pages that the kernel counts in Swap, be there a swap entry or nothing in the page table."""
-        return self.count("swapped", "shmem_swapped")
+        return self.count("swapped", "shmem_swapped", "marker_swapped", "guard_swapped")
 
     @property
     def nr_guard(self) -> int:
         """Guard markers."""
-        return self.count("guard")
+        return self.count("guard", "guard_swapped")
 
     def count(self, *states: str) -> int:
         """Return the number of pages in one of these states."""

@@ -17,6 +17,8 @@ merged with it. The truth is one word per page:
     hugetlb         present, in a hugetlb page: not resident either
     swapped         a swap entry
     shmem_swapped   shared memory that is in swap: its page table entry is empty
+    marker_swapped  the same, but its entry is a marker that says "protected"
+    guard_swapped   a guard marker, and the shared memory behind it is in swap
     guard           a guard marker
     marker          a marker that says "protected": of a page that was never there (userfaultfd)
 """
@@ -63,7 +65,9 @@ UFFD_FEATURE_WP_HUGETLBFS_SHMEM = 1 << 12
 UFFD_FEATURE_WP_UNPOPULATED = 1 << 13
 UFFDIO_API = 0xC018AA3F
 UFFDIO_REGISTER = 0xC020AA00
+UFFDIO_REGISTER_MODE_MISSING = 1
 UFFDIO_REGISTER_MODE_WP = 2
+UFFDIO_ZEROPAGE = 0xC020AA04
 UFFDIO_WRITEPROTECT = 0xC018AA06
 UFFDIO_WRITEPROTECT_MODE_WP = 1
 PM_PRESENT = 1 << 63
@@ -448,6 +452,47 @@ def uffd_wp_swapped() -> Area:
     return area
 
 
+def uffd_wp_memfd() -> Area:
+    """Protected memory of a file: an entry that was protected stays one, though its page goes to swap."""
+    area = memfd()
+    area.kind = "uffd_wp_memfd"
+    protect(area, userfaultfd())
+    area.states[17:] = ["marker"] * (area.nr_pages - 17)
+    area.pageout(0, 11)
+    area.states[:11] = ["marker_swapped"] * 11
+    return area
+
+
+def uffd_zero_memfd() -> Area:
+    """Zero pages in a private mapping of a file of memory."""
+    fd = os.memfd_create("victim")
+    os.ftruncate(fd, 67 * PAGE)
+    area = map_area("uffd_zero_memfd", 67, mmap.MAP_PRIVATE, fd, path=b"/memfd:victim", deleted=True)
+    os.close(fd)
+    area.write(range(40, 47))
+    fd = userfaultfd()
+    for request, words in (
+        (UFFDIO_REGISTER, (area.address, area.nr_pages * PAGE, UFFDIO_REGISTER_MODE_MISSING, 0)),
+        (UFFDIO_ZEROPAGE, (area.address, 13 * PAGE, 0, 0)),
+    ):
+        check(libc.ioctl(fd, ctypes.c_ulong(request), (ctypes.c_uint64 * 4)(*words)), "userfaultfd")
+    area.states[:13] = ["zero"] * 13
+    return area
+
+
+def guard_memfd() -> Area:
+    """Guard regions over memory of a file that is in swap."""
+    area = memfd()
+    area.kind = "guard_memfd"
+    area.pageout(0, 11)
+    try:
+        area.advise(MADV_GUARD_INSTALL, 0, 5)
+    except OSError as error:
+        raise Unavailable(f"guard regions in files: {error.strerror} (needs Linux 6.15)") from None
+    area.states[:5] = ["guard_swapped"] * 5
+    return area
+
+
 def uffd_wp_hugetlb() -> Area:
     """The third page is not there: pagemap says of it only that it is protected, and shows no marker."""
     area = hugetlb()
@@ -524,7 +569,16 @@ NAMES = {
     "path_deleted": b"gone",
     "path_deleted_twice": b"gone (deleted)",
 }
-SHMEM_KINDS = ("shared_anon", "shared_anon_swapped", "tmpfs", "memfd", "shmem_thp", "shmem_thp_prot_none")
+SHMEM_KINDS = (
+    "shared_anon",
+    "shared_anon_swapped",
+    "tmpfs",
+    "memfd",
+    "shmem_thp",
+    "shmem_thp_prot_none",
+    "uffd_wp_memfd",
+    "guard_memfd",
+)
 
 
 def named_file(kind: str) -> Area:
@@ -544,6 +598,7 @@ BUILDERS: dict[str, Callable[[], Area]] = {
         *(thp, huge_zero, ksm, hugetlb, prot_none_code),
         *(thp_prot_none, shmem_thp, shmem_thp_prot_none, hugetlb_prot_none),
         *(uffd_wp, uffd_wp_swapped, uffd_wp_hugetlb),
+        *(uffd_wp_memfd, uffd_zero_memfd, guard_memfd),
     )
 }
 

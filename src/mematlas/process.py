@@ -333,6 +333,7 @@ class Process:
             from mematlas.model.nodes import NODES_UNKNOWN
 
             notes.append(NODES_UNKNOWN.format(nodes.why))
+        notes += self.files.notes()
         reader = self._reader_name(chosen)
         duration = time.perf_counter() - before
         with_memory = nodes.with_memory if nodes else ()

@@ -57,6 +57,8 @@ if not what.get("node"):
 area = mmap.mmap(fd, size, mmap.MAP_PRIVATE if what["private"] else mmap.MAP_SHARED)
 for page in range(what["touched"]):
     area[page * mmap.PAGESIZE] = 1
+if what.get("pageout"):
+    area.madvise(21, 0, what["pageout"] * mmap.PAGESIZE)
 if what["unlinked"]:
     os.unlink(path)
 os.close(fd)
@@ -159,13 +161,25 @@ def test_files_of_a_disk_are_files_under_every_name(name: str, source: str) -> N
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("lower", ["tmpfs", "ramfs"])
 def test_overlay_shows_memory_of_what_it_lies_upon(lower: str, source: str, tmp_path: Path) -> None:
-    below, top = str(tmp_path / "below"), str(tmp_path / "top")
+    with overlay(lower, tmp_path) as running:
+        assert of_area(running, source).vma.kind == ("shmem" if lower == "tmpfs" else "file")
+
+
+@contextmanager
+def overlay(lower: str, place: Path, **more: object) -> Iterator[Program]:
+    """Run a program that maps a file of an overlay over a file system."""
+    below, top = f"{place}/below", f"{place}/top"
     options = f"lowerdir={below}/low,upperdir={below}/up,workdir={below}/work"
-    mounts = [(lower, below, ""), ("overlay", top, options)]
     dirs = {below: [f"{below}/{name}" for name in ("low", "up", "work")]}
-    with mapped(f"{top}/x", *mounts, dirs=dirs) as running:
-        item = of_area(running, source)
-    assert item.vma.kind == ("shmem" if lower == "tmpfs" else "file")
+    with mapped(f"{top}/x", (lower, below, ""), ("overlay", top, options), dirs=dirs, **more) as running:
+        yield running
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("source", SOURCES)
+def test_overlay_over_shared_memory_that_is_in_swap_is_counted(source: str, tmp_path: Path, swap: Path) -> None:
+    with overlay("tmpfs", tmp_path, touched=31, pageout=17) as running:
+        assert of_area(running, source).vma.kind == "shmem"
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

@@ -101,6 +101,7 @@ def test_every_page_is_as_in_pagemap(memory: KernelMemory, mode: PagingMode, vic
 
 
 NAMES = {"swapped": {"swap"}, "guard": {"guard"}, "marker": {"uffd-wp-marker"}, "shmem_swapped": {"empty"}}
+NAMES |= {"marker_swapped": {"uffd-wp-marker"}, "guard_swapped": {"guard"}}
 """States of entries, by the truth's word; of others `truth_of` tells."""
 HUGE = ("thp", "huge_zero", "thp_prot_none", "shmem_thp", "shmem_thp_prot_none", "hugetlb", "hugetlb_prot_none")
 

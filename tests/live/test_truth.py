@@ -37,7 +37,12 @@ SCENES = (*(kind for kind in KINDS if kind != "forked"), *FORKED, "path_newline"
 SOURCES = ("smaps", "pagemap", "tables")
 PAGE_SOURCES = ("pagemap", "tables")
 PRESENT = ("own", "shared", "zero")
-OUR_NAMES = {"shared": "present", "hugetlb": "present", "shmem_swapped": "swapped", "marker": "special"}
+OUR_NAMES = {
+    **dict.fromkeys(("shared", "hugetlb"), "present"),
+    **dict.fromkeys(("shmem_swapped", "marker_swapped"), "swapped"),
+    "marker": "special",
+    "guard_swapped": "guard",
+}
 """What we call the states of a victim, where it is another word."""
 
 

@@ -15,6 +15,7 @@ from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.libc import libc
 from mematlas.kernel.pagemap import CACHED, GUARD, MARK_A, MARK_B, PRESENT, SWAP, SWAPPED_FILE, UFFD_WP
 from mematlas.kernel.procfs import translate_error
+from mematlas.kernel.vmfile import KIND_OF_MAGIC, magic_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,6 +146,9 @@ def read_backing(
     note = ""
     try:
         try:
+            if KIND_OF_MAGIC.get(magic_of(fd) or 0) == "stacked":
+                # What is mapped is in the page cache of a file below, of which cachestat knows nothing.
+                raise NotSupported("cachestat", "a file of a single file system")
             parts = cachestat_ranges(fd, low, size, page_size, cachestat or call_cachestat, cached)
         except (NotSupported, PermissionDenied):
             parts = mincore_ranges(fd, low, size, page_size)

@@ -34,9 +34,8 @@ def hugetlb_devices() -> frozenset[str]:
         sizes = [int(name[10:-2]) * 1024 for name in os.listdir(HUGE_PAGES)]
     except (OSError, ValueError):
         sizes = []
-    return frozenset(
-        memfd_device(MFD_CLOEXEC | MFD_HUGETLB | size.bit_length() - 1 << MFD_HUGE_SHIFT) for size in sizes
-    )
+    flags = (MFD_CLOEXEC | MFD_HUGETLB | size.bit_length() - 1 << MFD_HUGE_SHIFT for size in sizes)
+    return frozenset(map(memfd_device, flags)) - {""}
 
 
 def memfd_device(flags: int) -> str:
@@ -62,7 +61,7 @@ def read_mounts(process: ProcessDir) -> dict[str, str]:
 
 
 def parse_mountinfo(lines: Iterable[bytes]) -> dict[str, str]:
-    """Return the file systems in the lines of a mountinfo file: types such as ``tmpfs``, by device as maps prints it."""
+    """Return the file systems in the lines of a mountinfo file: ``tmpfs``, by device as maps prints it."""
     found: dict[str, str] = {}
     for line in lines:
         # "36 35 98:0 /root /mount options [fields...] - type source options": the dash ends the optional fields.
