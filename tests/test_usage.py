@@ -102,7 +102,16 @@ def test_kernels_own_pages_are_not_counted_by_either_source(kind: str) -> None:
 
 def test_kernels_own_pages_count_where_they_are_shown() -> None:
     # [vvar] is ordinary memory since Linux 7.
-    fields = {"Rss": PAGE, "Anonymous": 0, "Private_Clean": 0, "Private_Dirty": 0, "Pss": PAGE // 2, "Swap": 0}
+    fields = {
+        "Rss": PAGE,
+        "Anonymous": 0,
+        "Private_Clean": 0,
+        "Private_Dirty": 0,
+        "Pss": PAGE // 2,
+        "Swap": 0,
+        "SwapPss": 0,
+        "LazyFree": 0,
+    }
 
     shown = count(b"\xa0", kind="vvar", sharers={2: 1})
     assert shown == usage_of_fields(make_vma("vvar", 1), fields, PAGE, 0)

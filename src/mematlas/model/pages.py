@@ -256,7 +256,10 @@ class PageReader:
         block = next(self.pagemap.blocks(page, page + self.page_size, lambda at: at), None)
         if block is not None:
             self._settle_huge(block, vma)
-            block.states = self.states(vma, page, page + self.page_size)
+            if block.states[0] & PRESENT:
+                self._ask(block, anon=False)
+            else:
+                block.states = self.states(vma, page, page + self.page_size)
         return block
 
     def states(self, vma: Vma, start: int, end: int) -> bytes:
