@@ -22,6 +22,7 @@ from mematlas.kernel.kpage import KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_SWAP
 from mematlas.kernel.pagemap import Block
 from mematlas.kernel.procfs import ProcessDir, ProcFS
 from mematlas.kernel.sysvipc import parse_segments
+from mematlas.kernel.vmfile import memory_devices
 from mematlas.model import holders, shared_mm
 from mematlas.model.frames import ANON, KPF_ANON_EXCLUSIVE, FrameCounter, FrameKeys, FrameSums
 from mematlas.model.holders import find_holders, held_by
@@ -243,7 +244,7 @@ for size, fd in enumerate(fds, 1):
 print("null", flush=True)
 """
     with program(code) as running, Process(running.pid) as process:
-        files = holders.open_memory_files(process.dir, process.devices)
+        files = holders.open_memory_files(process.dir, memory_devices(process.dir))
 
     assert files is not None
     assert sorted(file.size // PAGE for file in files) == list(range(1, 12))
