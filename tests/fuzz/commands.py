@@ -281,6 +281,8 @@ def options(random: Random, name: str, without: frozenset[str]) -> list[str]:
     return words
 
 
+WORKLOADS = ("singlemap", "multimap", "prober", "draw")
+STDIN = (b"7f0000000000\n0x1000\n", b"\n\n\n", b"draw 3\nclear\ndraw 12\nquit\n")
 PROGRAMS: tuple[list[str], ...] = (["true"], ["false"], ["/nonexistent"], [], [""], ["sleep", "0.01"], ["/"])
 NEVER = frozenset(("--temporary-swap", "--tmux", "--reset", "--after", "--pause", "--watch-refaults", "-p", "--pid"))
 """Options that are tried with values of their own, or not at all: they change the machine, or wait."""
@@ -354,7 +356,9 @@ class CommandLines:
             # Commands without a target: lessons and the tour are only refused here, they take seconds.
             name = random.choice(names)
             words = [name, *options(random, name, NEVER)]
-            if name in ("demo", "lab", "workload", "help") and not {"-h", "--help"} & set(words):
+            if name == "workload" and random.random() < 0.8:
+                words += [random.choice(WORKLOADS), *random.choices(COUNTS, k=random.choice((0, 1)))]
+            elif name in ("demo", "lab", "workload", "help") and not {"-h", "--help"} & set(words):
                 words.append(random.choice(("nosuch", *WORDS[5:])))
             elif name == "overview" and random.random() < 0.8:
                 words.append("nosuch")
@@ -363,7 +367,8 @@ class CommandLines:
             words = [word for word in re.split("[ \0]", os.fsdecode(text)) if len(word) < 20_000]
             if words[:1] == [] or words[0].startswith("-"):
                 words[:0] = ["nosuch"]
-        stdin = mutate(random, [b"7f0000000000\n0x1000\n", b"draw 3\nclear\n"], TEXT) if random.random() < 0.2 else b""
+        often = 0.9 if words[0] == "workload" else 0.2
+        stdin = mutate(random, STDIN, TEXT) if random.random() < often else b""
         words = [word.replace("\0", "") for word in words]
         return json.dumps(Line(words, stdin[:5000], environment(random)).as_json()).encode()
 
