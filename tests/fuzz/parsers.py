@@ -45,6 +45,7 @@ from mematlas.kernel.layoutcache import FORMAT, names_of, values_of
 from mematlas.kernel.machine import parse_machine
 from mematlas.kernel.swaps import parse_swap, parse_swaps
 from mematlas.labs import question, score, workload
+from mematlas.labs.answers import read_answers
 from mematlas.model import address_space, pages
 from mematlas.model.paging_modes import x86_64
 from mematlas.model.target import parse_pid
@@ -127,12 +128,21 @@ def read_status_lines(data: bytes) -> None:
     status.numbers_of(found)
 
 
-def read_core(data: bytes) -> None:
-    """Read at borders through a core file."""
-    fd = os.memfd_create("core", os.MFD_CLOEXEC)
+def with_path(data: bytes, read: Callable[[str], object]) -> None:
+    """Have data read as a file."""
+    fd = os.memfd_create("input", os.MFD_CLOEXEC)
     try:
         os.write(fd, data)
-        reader = kcore.KcoreReader.open(f"/proc/self/fd/{fd}")
+        read(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+def read_core(data: bytes) -> None:
+    """Read at borders through a core file."""
+
+    def read(path: str) -> None:
+        reader = kcore.KcoreReader.open(path)
         try:
             reader.direct_map_bases()
             for segment in reader.segments[:4]:
@@ -140,17 +150,23 @@ def read_core(data: bytes) -> None:
                 reader.read_batch(np.array([address % (1 << 64) for address in near], np.uint64), 8)
         finally:
             reader.close()
-    finally:
-        os.close(fd)
+
+    with_path(data, read)
 
 
 def find_symbol(data: bytes) -> None:
-    fd = os.memfd_create("kallsyms", os.MFD_CLOEXEC)
-    try:
-        os.write(fd, data)
-        kcore.find_symbol("init_task", f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
+    with_path(data, lambda path: kcore.find_symbol("init_task", path))
+
+
+def use_answers(data: bytes) -> None:
+    """Read an answers file, and have each answer understood or not."""
+
+    def use(path: str) -> None:
+        for lesson, given in read_answers(path, None):
+            for step in lesson.steps:
+                given.ask(step.question, FACTS)
+
+    with_path(data, use)
 
 
 def use_machine(data: bytes) -> None:
@@ -283,6 +299,7 @@ def word_parsers() -> list[Parser]:
         of_words(parse_amount, "10M", "50%", "100p"),
         of_words(workload.parse_count, "12", call=lambda text: workload.parse_count(text, 1 << 20)),
         Parser("labs.score.parse_scores", score.parse_scores, (SCORES,), (name_of(score.parse_scores),)),
+        Parser("labs.answers.read_answers", use_answers, (ANSWERS,), ()),
         *(
             of_words(question.parse_amount, *amounts, call=partial(question.parse_amount, unit=unit, facts=FACTS))
             for unit in ("pages", "bytes")
@@ -297,6 +314,7 @@ def word_parsers() -> list[Parser]:
     ]
 
 
+ANSWERS = b'{"reserve": {"reserved": 0, "touched": "100 pages", "scattered": [1, "3 MiB"], "given_back": "a"}}'
 SCORES = b'{"version": 1, "lessons": {"huge": {"right": 3, "asked": 4}, "files": {"right": 0, "asked": 0}}}'
 
 
