@@ -116,6 +116,15 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 
 
+def change(capture: Path, verb: str, name: str, rest: list[Any]) -> None:
+    """Do one change, unless an earlier one took away what it is about, or made it a link that leads elsewhere."""
+    path = capture / name
+    if path.parent.is_symlink() or (path.is_symlink() and verb in FOLLOWING):
+        return
+    with contextlib.suppress(OSError):
+        VERBS[verb](path, *rest)
+
+
 def discard(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         for directory in (path, *(each for each in path.glob("*") if each.is_dir() and not each.is_symlink())):
@@ -123,6 +132,10 @@ def discard(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+FOLLOWING = frozenset(("mode", "twin"))
+"""Verbs that would follow a link."""
 
 
 def packed_zeros(size: int) -> bytes:
@@ -247,9 +260,7 @@ class MutatedCaptures:
         (pid,) = (path.name for path in capture.iterdir() if path.is_dir())
         for verb, name, *rest in what["changes"]:
             rest = [str(secret) if word == "SECRET" else word for word in rest]
-            # What an earlier change took away cannot be changed.
-            with contextlib.suppress(OSError):
-                VERBS[verb](capture / name, *rest)
+            change(capture, verb, name, rest)
         places = {"CAPTURE": str(capture), "PID": pid, "COPY": str(self._place / "copy")}
         line = Line.of_json(what["line"])
         words = [re.sub("CAPTURE|PID|COPY", lambda found: places[found[0]], word) for word in line.words]
