@@ -291,7 +291,8 @@ def test_fork_does_not_share_the_address_space() -> None:
 
 def test_usage_of_several_processes_has_each_address_space_once(twins: tuple[int, int]) -> None:
     with ProcFS().process(twins[0]) as one, ProcFS().process(twins[1]) as other:
-        assert shared_mm.in_earlier_memory([one, other]) == {twins[1]: twins[0]}
+        spaces = shared_mm.AddressSpaces(one.procfs)
+        assert [spaces.earlier(each) for each in (one, other)] == [None, twins[0]]
     told = mematlas("usage", twins[1])
     assert f"PID {twins[0]} runs in the address space of {twins[1]}" in told.stderr
 

@@ -189,13 +189,15 @@ class Ending:
     def _pages_of(self, file: MemoryFile) -> tuple[int, int]:
         """Return the bytes of a file that are in RAM, and those in swap."""
         from mematlas.kernel.backing import call_cachestat
+        from mematlas.kernel.swaps import read_swaps
 
         fd = self.process.open_fd(file.link)
         try:
             nr_cached, nr_evicted = call_cachestat(fd, 0, 0)
             return nr_cached * self.page_size, nr_evicted * self.page_size
         except (PermissionDenied, NotSupported):
-            self.notes.append("swap of files of memory counts as memory: needs cachestat, Linux 6.5")
+            if read_swaps(self.process.procfs):
+                self.notes.append("swap of files of memory counts as memory: needs cachestat, Linux 6.5")
             return 0, 0
         finally:
             os.close(fd)

@@ -79,7 +79,7 @@ def of_each(
     session: Session, notes: list[str], look: Callable[[Process], Result]
 ) -> list[tuple[dict[str, Any], Result]]:
     """Return what a look at each process of the target tells, and who that is; each address space once."""
-    from mematlas.model.shared_mm import in_earlier_memory
+    from mematlas.model.shared_mm import AddressSpaces
 
     processes = session.processes
     results = []
@@ -88,12 +88,12 @@ def of_each(
         result = look(process)
         notes += sharing_notes(process.pid, process.sharing_memory() or ())
         return [(session.target_info(result.reading, process), result)]
-    earlier = in_earlier_memory(process.dir for process in processes)
+    spaces = AddressSpaces(session.procfs)
     for process in processes:
-        if process.pid in earlier:
-            notes += sharing_notes(earlier[process.pid], (process.pid,))
-            continue
         try:
+            if (earlier := spaces.earlier(process.dir)) is not None:
+                notes += sharing_notes(earlier, (process.pid,))
+                continue
             result = look(process)
         except (PermissionDenied, ProcessGone) as error:
             notes.append(f"left out: {error}")

@@ -30,6 +30,8 @@ File = tuple[str, int]
 REFUSED = "refused"
 NR_FILES, NR_DESCRIPTORS = 1 << 13, 1 << 10
 """Files, and descriptors of a process, that are asked about together: the answer is one message."""
+SILENCE = 0.2
+"""Seconds for one answer until another child goes on: starting one takes long on a slow machine."""
 SECONDS = 10.0
 """For all processes; those that are left then are left out."""
 PROC_PID_INIT_INO = 0xEFFFFFFC  # the first PID namespace; include/uapi/linux/nsfs.h
@@ -84,7 +86,7 @@ def find_holders(process: ProcessDir, wanted: Iterable[File]) -> Holders:
         pid, low = thing
         return held_by(procfs, pid, files[low : low + NR_FILES]), -1
 
-    inquiry = Inquiry(ask, things, deadline=time.monotonic() + SECONDS)
+    inquiry = Inquiry(ask, things, deadline=time.monotonic() + SECONDS, silence=SILENCE)
     for (pid, low), answer, _ in inquiry:
         if answer == REFUSED:
             refused.append(pid)
@@ -191,7 +193,7 @@ def open_memory_files(process: ProcessDir, devices: Devices) -> list[OpenFile] |
     finally:
         os.close(fd)
     found: dict[File, OpenFile] = {}
-    inquiry = Inquiry(ask, range(nr_parts), deadline=time.monotonic() + SECONDS)
+    inquiry = Inquiry(ask, range(nr_parts), deadline=time.monotonic() + SECONDS, silence=SILENCE)
     for _, answer, _ in inquiry:
         if answer == REFUSED:
             return None

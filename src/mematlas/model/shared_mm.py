@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mematlas.kernel.procfs import ProcessDir
+    from mematlas.kernel.procfs import ProcessDir, ProcFS
 
 MOST_THREADS = 64
 MOST_CHILDREN = 64
@@ -52,25 +52,38 @@ def sharing_memory(process: ProcessDir, candidates: Iterable[int] | None = None)
     return found
 
 
-def in_earlier_memory(processes: Iterable[ProcessDir]) -> dict[int, int]:
-    """Return which of these processes run in the address space of an earlier one, and of which."""
-    found: dict[int, int] = {}
-    by_layout: dict[tuple[bytes, ...], list[ProcessDir]] = {}
-    for process in processes:
-        if not process.procfs.live or not counts_as_we_do(process.procfs):
-            return {}
+class AddressSpaces:
+    """The address spaces of processes that are met one after the other.
+
+    >>> from mematlas.kernel.procfs import ProcFS
+    >>> procfs = ProcFS()
+    >>> with procfs.process(os.getpid()) as process:
+    ...     AddressSpaces(procfs).earlier(process) is None
+    True
+    """
+
+    def __init__(self, procfs: ProcFS) -> None:
+        self._can_tell = procfs.live and counts_as_we_do(procfs)
+        self._by_layout: dict[tuple[bytes, ...], list[tuple[int, int]]] = {}
+        """PID and thread of one process of each."""
+
+    def earlier(self, process: ProcessDir) -> int | None:
+        """Return the process met before that runs in the address space of this one; None when that is new."""
+        if not self._can_tell:
+            return None
         try:
             if (layout := layout_of(process)) is None:
-                continue
-            alike = by_layout.setdefault(layout, [])
-            first = next((other for other in alike if has_same_memory(other.tid, process.tid)), None)
+                return None
+            alike = self._by_layout.setdefault(layout, [])
+            for pid, tid in alike:
+                if has_same_memory(tid, process.tid):
+                    return pid
+            alike.append((process.pid, process.tid))
+        except NotSupported:
+            self._can_tell = False
         except Error:
-            continue
-        if first is None:
-            alike.append(process)
-        else:
-            found[process.pid] = first.pid
-    return found
+            pass  # one of them has ended
+        return None
 
 
 def relatives(process: ProcessDir) -> list[int]:
