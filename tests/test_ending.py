@@ -17,6 +17,7 @@ from helpers import mematlas, program
 from mematlas.analysis.ending import FATES, KINDS, REASONS, EndingResult, Part, private_slots
 from mematlas.analysis.results import Reading
 from mematlas.cli import main
+from mematlas.cli.overview import find
 from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.kpage import KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_SWAPCACHE, KPF_ZERO_PAGE
 from mematlas.kernel.pagemap import Block
@@ -292,9 +293,18 @@ def test_fork_does_not_share_the_address_space() -> None:
 def test_usage_of_several_processes_has_each_address_space_once(twins: tuple[int, int]) -> None:
     with ProcFS().process(twins[0]) as one, ProcFS().process(twins[1]) as other:
         spaces = shared_mm.AddressSpaces(one.procfs)
-        assert [spaces.earlier(each) for each in (one, other)] == [None, twins[0]]
+        assert [spaces.is_met_again(each) for each in (one, other)] == [False, True]
+        assert spaces.earlier == {twins[1]: twins[0]}
     told = mematlas("usage", twins[1])
     assert f"PID {twins[0]} runs in the address space of {twins[1]}" in told.stderr
+
+
+def test_first_screen_has_each_address_space_once(twins: tuple[int, int]) -> None:
+    notes: list[str] = []
+    found = {facts.pid for facts in find(ProcFS(), float("inf"), notes)}
+
+    assert found & set(twins) == {twins[0]}
+    assert any("address space" in note for note in notes)
 
 
 def test_without_kcmp_it_is_not_known(twins: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,11 @@ from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.rights import CAPABILITIES, effective_capabilities
 from mematlas.kernel.smaps import HOLD_PER_BYTE, read_rollup
 from mematlas.kernel.status import read_status, status_bytes
+from mematlas.model.shared_mm import AddressSpaces
 from mematlas.model.target import SKIPPED, left_out, open_process, ourselves
 from mematlas.process import MAX_STALL, Process
 from mematlas.views.overview import overview_view
+from mematlas.views.usage import sharing_notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,21 +85,24 @@ def meminfo_of(procfs: ProcFS) -> dict[str, int]:
 
 
 def find(procfs: ProcFS, deadline: float, notes: list[str]) -> Iterator[Facts]:
-    """Yield the counters of every process that has memory, ourselves left out. They wait for nobody."""
+    """Yield the counters of every address space but our own. They wait for nobody."""
     own = ourselves(procfs)
+    spaces = AddressSpaces(procfs)
     pids = procfs.pids()
     for place, pid in enumerate(pids):
         if time.monotonic() > deadline:
             notes.append(f"{len(pids) - place:,} of {len(pids):,} processes not looked at, for want of time")
-            return
+            break
         try:
             process, stat = open_process(pid, procfs)
             with process:
                 facts = None if pid in own or stat.is_kernel_thread else facts_of(process, stat.name)
+                if facts is None or spaces.is_met_again(process):
+                    continue
         except SKIPPED:
             continue
-        if facts:
-            yield facts
+        yield facts
+    notes += sharing_notes(spaces.earlier)
 
 
 def facts_of(process: ProcessDir, name: str) -> Facts | None:

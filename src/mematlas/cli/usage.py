@@ -86,19 +86,19 @@ def of_each(
     if len(processes) == 1:
         (process,) = processes
         result = look(process)
-        notes += sharing_notes(process.pid, process.sharing_memory() or ())
+        notes += sharing_notes(dict.fromkeys(process.sharing_memory() or (), process.pid))
         return [(session.target_info(result.reading, process), result)]
     spaces = AddressSpaces(session.procfs)
     for process in processes:
         try:
-            if (earlier := spaces.earlier(process.dir)) is not None:
-                notes += sharing_notes(earlier, (process.pid,))
+            if spaces.is_met_again(process.dir):
                 continue
             result = look(process)
         except (PermissionDenied, ProcessGone) as error:
             notes.append(f"left out: {error}")
             continue
         results.append((session.target_info(result.reading, process), result))
+    notes += sharing_notes(spaces.earlier)
     return results
 
 

@@ -58,32 +58,35 @@ class AddressSpaces:
     >>> from mematlas.kernel.procfs import ProcFS
     >>> procfs = ProcFS()
     >>> with procfs.process(os.getpid()) as process:
-    ...     AddressSpaces(procfs).earlier(process) is None
-    True
+    ...     AddressSpaces(procfs).is_met_again(process)
+    False
     """
 
     def __init__(self, procfs: ProcFS) -> None:
         self._can_tell = procfs.live and counts_as_we_do(procfs)
         self._by_layout: dict[tuple[bytes, ...], list[tuple[int, int]]] = {}
         """PID and thread of one process of each."""
+        self.earlier: dict[int, int] = {}
+        """The processes that run in the address space of one met before, and of which."""
 
-    def earlier(self, process: ProcessDir) -> int | None:
-        """Return the process met before that runs in the address space of this one; None when that is new."""
+    def is_met_again(self, process: ProcessDir) -> bool:
+        """Whether a process runs in the address space of one met before."""
         if not self._can_tell:
-            return None
+            return False
         try:
             if (layout := layout_of(process)) is None:
-                return None
+                return False
             alike = self._by_layout.setdefault(layout, [])
             for pid, tid in alike:
                 if has_same_memory(tid, process.tid):
-                    return pid
+                    self.earlier[process.pid] = pid
+                    return True
             alike.append((process.pid, process.tid))
         except NotSupported:
             self._can_tell = False
         except Error:
             pass  # one of them has ended
-        return None
+        return False
 
 
 def relatives(process: ProcessDir) -> list[int]:

@@ -8,7 +8,7 @@ from mematlas.views.table import Column, Drawn, Table, node_columns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from typing import Any
 
     from mematlas.analysis.results import UsageResult
@@ -116,19 +116,29 @@ def folio_lines(folios: FolioSizes) -> Iterator[tuple[str, int, str]]:
     yield "held", folios.held, "by large folios of its own, and mapped by nobody: given back in part"
 
 
-def sharing_notes(pid: int, others: Iterable[int]) -> list[str]:
-    """Return a note for processes that run in the address space of another one.
+NR_NAMED = 3
+"""Processes of a note; how many more there are is said."""
 
-    >>> sharing_notes(7, [8])
+
+def sharing_notes(earlier: dict[int, int]) -> list[str]:
+    """Return what there is to say of processes that run in the address space of another one, which is told for each.
+
+    >>> sharing_notes({8: 7})
     ['PID 8 runs in the address space of 7 (CLONE_VM, vfork): that memory exists once, and goes with the last of them']
+    >>> sharing_notes({}), sharing_notes({pid: 7 for pid in range(8, 20)})[0][:60]
+    ([], 'PID 8, 9, 10 and 9 more run in the address space of 7 (CLONE')
     """
-    names = ", ".join(map(str, others))
-    if not names:
+    if not earlier:
         return []
-    run = "run" if "," in names else "runs"
+    names = ", ".join(map(str, list(earlier)[:NR_NAMED]))
+    more = f" and {len(earlier) - NR_NAMED:,} more" if len(earlier) > NR_NAMED else ""
+    firsts = list(dict.fromkeys(earlier.values()))
+    whose = (
+        f"the address space of {firsts[0]}" if len(firsts) == 1 else f"address spaces of others, such as {firsts[0]}"
+    )
+    run = "runs" if len(earlier) == 1 else "run"
     return [
-        f"PID {names} {run} in the address space of {pid} (CLONE_VM, vfork): that memory exists once,"
-        " and goes with the last of them"
+        f"PID {names}{more} {run} in {whose} (CLONE_VM, vfork): that memory exists once, and goes with the last of them"
     ]
 
 
