@@ -109,7 +109,8 @@ def test_paths_of_one_process_are_short_when_they_are_too_much_together(monkeypa
 def test_cut_path_has_a_mark_in_json_and_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = make_capture(tmp_path)
     (own / "maps").write_bytes(line(1, b"/" + b"x" * 5000) + b"\n" + line(2, b"/short"))
-    write_packed(str(own / "pagemap.packed"), [])
+    with open(own / "pagemap.packed", "wb") as file:
+        write_packed(file, [])
 
     assert main(["maps", str(tmp_path), "--source", "pagemap", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

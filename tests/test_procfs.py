@@ -43,7 +43,8 @@ def test_live_proc_lists_us() -> None:
 
 def test_capture_says_its_page_size_and_reads_packed_files(tmp_path: Path) -> None:
     procfs = make_capture(tmp_path)
-    write_packed(str(tmp_path / "7" / "pagemap.packed"), [(8, b"12345678")])
+    with open(tmp_path / "7" / "pagemap.packed", "wb") as file:
+        write_packed(file, [(8, b"12345678")])
 
     assert (procfs.live, procfs.page_size, procfs.pids()) == (False, 65536, [7])
     with procfs.process(7) as process:

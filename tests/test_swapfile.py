@@ -13,7 +13,8 @@ import pytest
 
 from helpers import alone
 from mematlas.errors import NotSupported
-from mematlas.kernel.swapfile import TemporarySwap, signals_held
+from mematlas.kernel.signals import signals_held
+from mematlas.kernel.swapfile import TemporarySwap
 from victim import DEADLINE, wait_until
 
 pytestmark = pytest.mark.machine

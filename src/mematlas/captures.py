@@ -6,7 +6,8 @@
     DIR/meminfo, swaps       as the kernel prints them
     DIR/kpagecount.packed    the words of the frames that this process maps, and of no others
     DIR/kpageflags.packed
-    DIR/PID/maps, smaps ...  as the kernel prints them
+    DIR/PID/maps, stat ...   as the kernel prints them, but for paths and command lines longer than we read them
+    DIR/PID/smaps.gz         the same, packed with gzip: it is long
     DIR/PID/pagemap.packed   its entries, with our marks in bits 59 and 60, which the kernel leaves zero
 
 `mematlas.kernel.packed` describes a packed file, `mematlas.kernel.pagemap` the marks: they keep what only a running
@@ -16,14 +17,17 @@ process can be asked about, such as which entries show the zero page. The conten
 from __future__ import annotations
 
 import os
-import stat
 import time
+from itertools import chain
 
 from mematlas.analysis.results import Reading
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
+from mematlas.kernel.cmdline import MAX_COMMAND
 from mematlas.kernel.kpage import tells_ksm
+from mematlas.kernel.maps import MAX_CAPTURED_VMAS, bounded
+from mematlas.kernel.newdir import NewDirectory
 from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_B, PM_PFRAME, PM_PRESENT, PRESENT, UNKNOWN, Pacer, has_soft_dirty
-from mematlas.kernel.procfs import MAX_CAPTURED
+from mematlas.kernel.procfs import BY_VMA, GZIP, GZIPPED, MACHINE
 from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.smaps import HEX_DIGITS, HOLD_PER_BYTE
 from mematlas.kernel.status import read_status, status_bytes
@@ -36,12 +40,13 @@ from mematlas.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from typing import Any
 
     from mematlas.kernel.maps import Vma
+    from mematlas.kernel.newdir import HeldDirectory
     from mematlas.kernel.pagemap import Block
-    from mematlas.kernel.procfs import WordFile
+    from mematlas.kernel.procfs import Directory, WordFile
 
 MACHINE_FILES = ("meminfo", "swaps")
 PROCESS_FILES = ("stat", "status", "statm", "comm", "cmdline", "cgroup", "maps", "smaps", "smaps_rollup", "ksm_stat")
@@ -49,6 +54,9 @@ FRAME_FILES = ("kpagecount", "kpageflags")
 
 CHUNK = 8192
 """Frames of which one string of bits is kept, and which are read together."""
+MAX_REASONS = 1000
+PATHS_ROOM = 1 << 20
+"""Bytes of paths in machine.json."""
 GAP = bytes(32)
 """So many empty words end a run: fewer cost less as packed zeros than another extent does."""
 
@@ -71,10 +79,11 @@ class CaptureResult:
 
 
 def capture(process: Process, directory: str, redact: bool = False) -> CaptureResult:
-    """Save a process to a directory that is new or empty, for its owner's eyes only.
+    """Save a process to a directory that is new, or empty and ours, for its owner's eyes only.
 
-    What may not be read is left out, with a note. ``redact`` leaves the numbers and takes out every name: paths,
-    the command and its arguments, users, cgroups, the host.
+    Under sudo the owner is who called it. A directory that is there before keeps its owner and mode. What may not be
+    read is left out, with a note. ``redact`` leaves the numbers and takes out every name: paths, the command and its
+    arguments, users, cgroups, the host.
 
     >>> import tempfile
     >>> from mematlas.kernel.procfs import ProcFS
@@ -85,29 +94,25 @@ def capture(process: Process, directory: str, redact: bool = False) -> CaptureRe
     True
 
     Raises:
-        BadInput: the directory holds something already, or the process is a capture itself.
+        BadInput: the directory is another's, a link, or holds something already; or the process is a capture itself.
         PermissionDenied: not even its VMAs may be read.
     """
     if not process.procfs.live:
         raise BadInput(f"{process.procfs.root} is a capture already")
     try:
-        process.address_space()  # a refusal comes here, before the directory is made or taken
-        was = make_directory(directory)
-        try:
-            result = Recorder(process, directory, redact).save()
-            give_to_invoker(directory)
-        except BaseException:
-            remove(directory, was)
-            raise
+        space = process.address_space()  # a refusal comes here, before the directory is made or taken
+        if len(space.vmas) > MAX_CAPTURED_VMAS:
+            raise Error(f"{process.pid} has {len(space.vmas):,} VMAs: a capture holds {MAX_CAPTURED_VMAS:,}")
+        with NewDirectory(directory, invoking_user()) as made:
+            return Recorder(process, made, redact).save()
     except OSError as error:
-        raise Error(f"{error.filename or directory}: {error.strerror}") from None
-    return result
+        raise Error(f"{directory}: {error.strerror}") from None
 
 
 class Recorder:
     """One capture in the making."""
 
-    def __init__(self, process: Process, directory: str, redact: bool) -> None:
+    def __init__(self, process: Process, directory: NewDirectory, redact: bool) -> None:
         self.process = process
         self.directory = directory
         self.redactor = Redactor() if redact else None
@@ -134,26 +139,26 @@ class Recorder:
         before = time.perf_counter()
         process = self.process
         space = process.address_space()
-        own = f"{self.directory}/{process.pid}"
-        os.mkdir(own, 0o700)
-        has_pagemap = self._save_pagemap(f"{own}/pagemap.packed", space.vmas)
+        own = self.directory.below(str(process.pid))
+        has_pagemap = self._save_pagemap(own, space.vmas)
         nr_frames = self._save_frames() if has_pagemap else None
         for name in self._process_files():
-            self._save_text(f"{own}/{name}", name, lambda name: process.dir.read(name, MAX_CAPTURED))
+            self._save_text(own, name, process.dir)
         for name in MACHINE_FILES:
-            self._save_text(f"{self.directory}/{name}", name, process.procfs.read)
+            self._save_text(self.directory, name, process.procfs)
         torn = process.address_space().vmas != space.vmas
         if not self.redactor:
-            self.paths = {f"{vma.start:x}": vma.path for vma in space.vmas if "\n" in vma.path or "\\012" in vma.path}
-        self._write(f"{self.directory}/machine.json", self._machine(torn))
+            self._keep_paths(space.vmas)
+        with self.directory.file(MACHINE) as file:
+            file.write(self._machine(torn))
         self.notes += [f"not saved: {why}" for why in self.unreadable.values()]
         source = "smaps and pagemap" if has_pagemap else "smaps"
         reading = Reading(source, time.perf_counter() - before, torn, tuple(dict.fromkeys(self.notes)))
         return CaptureResult(
             pid=process.pid,
             name=process.stat.name,
-            path=self.directory,
-            size=sum(os.stat(path).st_size for path in files(self.directory)),
+            path=self.directory.path,
+            size=self.directory.size(),
             nr_pages=self.nr_pages if has_pagemap else None,
             nr_frames=nr_frames,
             redacted=self.redactor is not None,
@@ -170,21 +175,48 @@ class Recorder:
         self.notes.append(f"reading smaps held up the target for about {hold * 1e3:.0f} ms")
         return [name for name in PROCESS_FILES if name != "smaps_rollup"]
 
-    def _save_text(self, path: str, name: str, read: Callable[[str], bytes]) -> None:
+    def _save_text(self, directory: HeldDirectory, name: str, source: Directory) -> None:
         try:
-            data: bytes | None = read(name)
+            if name in BY_VMA:
+                self._save_lines(directory, name, source)
+                return
+            data: bytes | None = source.read_start(name, MAX_COMMAND) if name == "cmdline" else source.read(name)
         except (PermissionDenied, NotSupported) as error:
             self.unreadable[name] = str(error)
             return
+        if name == "cmdline" and len(data or b"") == MAX_COMMAND:
+            self.notes.append(f"of the command line, its first {MAX_COMMAND >> 10} KiB are saved")
         if self.redactor and data is not None:
             data = self.redactor.redact(name, data)
         if data is not None:
-            self._write(path, data)
+            with directory.file(name) as file:
+                file.write(data)
 
-    def _write(self, path: str, data: bytes) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(data)
+    def _save_lines(self, directory: HeldDirectory, name: str, source: Directory) -> None:
+        """Save a text that may be a very long one."""
+        import zlib
+
+        batches = source.batches(name)
+        first = next(batches, [])  # a refusal comes here, before there is a file
+        trim = self.redactor.redact_line if self.redactor else bounded
+        packer = zlib.compressobj(6, zlib.DEFLATED, GZIP) if name in GZIPPED else None
+        with directory.file(f"{name}.gz" if packer else name) as file:
+            for batch in chain([first], batches):
+                text = b"".join(trim(line) + b"\n" for line in batch)
+                file.write(packer.compress(text) if packer else text)
+            if packer:
+                file.write(packer.flush())
+
+    def _keep_paths(self, vmas: list[Vma]) -> None:
+        """Keep the paths that the text of maps leaves in doubt."""
+        room = PATHS_ROOM
+        for vma in vmas:
+            if "\n" in vma.path or "\\012" in vma.path:
+                room -= len(vma.path)
+                if room < 0:
+                    self.notes.append("some paths with a newline in them are saved as maps has them")
+                    break
+                self.paths[f"{vma.start:x}"] = vma.path
 
     def _machine(self, torn: bool) -> bytes:
         import json
@@ -224,7 +256,7 @@ class Recorder:
 
     # Words
 
-    def _save_pagemap(self, path: str, vmas: list[Vma]) -> bool:
+    def _save_pagemap(self, directory: HeldDirectory, vmas: list[Vma]) -> bool:
         from mematlas.kernel.packed import write_packed
 
         try:
@@ -233,7 +265,8 @@ class Recorder:
             self.unreadable["pagemap"] = str(error)
             return False
         with reader:
-            write_packed(path, self._pagemap_parts(reader, vmas))
+            with directory.file("pagemap.packed") as file:
+                write_packed(file, self._pagemap_parts(reader, vmas))
             self.zero_known = reader.zero_known
             self.huge_estimate = reader.huge_counts.note
             self.uncertain = sorted(reader.backings.uncertain)
@@ -264,7 +297,9 @@ class Recorder:
             elif vma.kind == "shmem" and reader.hole(vma) == UNKNOWN:
                 name = f"{vma.start:x}-{vma.end:x}"
                 reasons = sorted(reader.backings.unknown)
-                self.unknown_backings[name] = next((why for why in reasons if name in why), reasons[0])
+                why = next((why for why in reasons if name in why), reasons[0])
+                # Of tens of thousands of VMAs, the reasons would be megabytes.
+                self.unknown_backings[name] = why if len(self.unknown_backings) < MAX_REASONS else "as of others"
 
     def _mark_huge(self, reader: PageReader, vma: Vma, block: Block) -> bytes:
         if not self.huge_known:
@@ -294,7 +329,8 @@ class Recorder:
                 self.unreadable[name] = str(error)
                 continue
             try:
-                write_packed(f"{self.directory}/{name}.packed", self.frames.parts(file))
+                with self.directory.file(f"{name}.packed") as saved:
+                    write_packed(saved, self.frames.parts(file))
                 nr_saved = self.frames.nr_frames
             finally:
                 file.close()
@@ -390,7 +426,7 @@ class Redactor:
     def redact(self, name: str, data: bytes) -> bytes | None:
         """Return the text of a file without names; None when nothing of it may be kept."""
         if name in ("maps", "smaps", "smaps_rollup"):
-            return b"\n".join(map(self._head, data.split(b"\n")))
+            return b"\n".join(map(self.redact_line, data.split(b"\n")))
         if name == "swaps":
             return b"\n".join(map(self._swap, data.split(b"\n")))
         if name == "stat":
@@ -406,7 +442,8 @@ class Redactor:
             return b""
         return data if name in ("statm", "meminfo") else None
 
-    def _head(self, line: bytes) -> bytes:
+    def redact_line(self, line: bytes) -> bytes:
+        """Return a line of maps or smaps without the name in it."""
         fields = line.split(None, 5)
         # Lines of amounts, in smaps, begin with a capital.
         if len(fields) < 6 or line[:1] not in HEX_DIGITS:
@@ -431,59 +468,3 @@ class Redactor:
 
     def _stable(self, name: bytes, prefix: bytes) -> bytes:
         return self.names.setdefault(name, prefix + b"%d" % (len(self.names) + 1))
-
-
-def make_directory(directory: str) -> os.stat_result | None:
-    """Make the directory, or take the empty one that is there; return what that one was, for `remove`."""
-    try:
-        os.mkdir(directory, 0o700)
-        return None
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise BadInput(f"{directory}: {error.strerror}") from None
-    try:
-        entries = os.listdir(directory)
-    except NotADirectoryError:
-        raise BadInput(f"{directory} is not a directory") from None
-    if entries:
-        raise BadInput(f"{directory} is not empty: a capture needs a new or an empty directory")
-    was = os.stat(directory)
-    if os.geteuid() == 0:
-        # Ours before anything is written, so that nobody puts links where we are about to write.
-        os.chown(directory, 0, 0)
-    os.chmod(directory, 0o700)
-    return was
-
-
-def files(directory: str) -> Iterator[str]:
-    """Yield the files below a directory."""
-    for where, _, names in os.walk(directory):
-        yield from (f"{where}/{name}" for name in names)
-
-
-def give_to_invoker(directory: str) -> None:
-    """Under sudo, make the user who called it the owner. The directory comes last: until then nobody else gets in."""
-    if user := invoking_user():
-        for where, _, names in os.walk(directory, topdown=False):
-            for name in names:
-                os.chown(f"{where}/{name}", *user, follow_symlinks=False)
-            os.chown(where, *user, follow_symlinks=False)
-
-
-def remove(directory: str, was: os.stat_result | None) -> None:
-    """Remove a half-made capture; a directory that was there before stays, empty, with its owner and mode."""
-    import shutil
-
-    for name in os.listdir(directory):
-        path = f"{directory}/{name}"
-        if os.path.isdir(path):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            os.unlink(path)
-    if was is None:
-        os.rmdir(directory)
-        return
-    if os.geteuid() == 0:
-        os.chown(directory, was.st_uid, was.st_gid)
-    os.chmod(directory, stat.S_IMODE(was.st_mode))

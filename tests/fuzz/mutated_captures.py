@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
+import itertools
 import json
 import os
 import re
@@ -25,8 +27,9 @@ from mutation import BINARY, BORDERS, TEXT, mutate
 RECORDED = Path(__file__).with_name("corpus") / "captures"
 SECRET = "c8e7-what-only-root-may-read"
 """Stands in a file beside the capture: nothing that is written may hold it."""
-HEADER = struct.Struct("<8sIIQ")
-PIECE = zlib.compress(bytes(1 << 20))
+HEADER = struct.Struct("<8sIIQQQ")
+CHUNK = 1 << 16
+PIECE = zlib.compress(bytes(CHUNK))
 
 Change = list[Any]
 """A verb, the file that it is about, and what else it takes: made by `changes`, done by the function of its name."""
@@ -90,7 +93,7 @@ def sparse(path: Path, size: int) -> None:
 def bomb(path: Path, size: int) -> None:
     """Be a packed file of few bytes that holds very many."""
     discard(path)
-    path.write_bytes(HEADER.pack(b"mematlas", 1, 8, 1) + struct.pack("<QQ", 0, size) + packed_zeros(size))
+    path.write_bytes(packed(struct.pack("<QQ", 0, size), [PIECE] * -(-size // CHUNK)))
 
 
 def mode(path: Path, bits: int) -> None:
@@ -138,12 +141,25 @@ FOLLOWING = frozenset(("mode", "twin"))
 """Verbs that would follow a link."""
 
 
-def packed_zeros(size: int) -> bytes:
-    """Return what zeros come to when they are compressed, without making them: whole MiB of them."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    first = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
-    # The sum of so many zeros: adler32 is 1 and the number of bytes.
-    return b"\x78\x9c" + first * (size >> 20) + b"\x03\0" + struct.pack(">HH", size % 65521, 1)
+def packed(table: bytes, chunks: list[bytes]) -> bytes:
+    """Return a packed file with these extents and chunks; see `mematlas.kernel.packed`."""
+    body = b"".join(chunks)
+    head = HEADER.pack(b"mematlas", 2, 8, len(table) // 16, len(chunks), HEADER.size + len(body))
+    return head + body + table + b"".join(struct.pack("<I", len(chunk)) for chunk in chunks)
+
+
+def unpacked(data: bytes) -> tuple[bytes, bytes]:
+    """Return the extents of a packed file, and all bytes of them."""
+    _, _, _, nr_extents, nr_chunks, place = HEADER.unpack_from(data)
+    sizes = struct.unpack_from(f"<{nr_chunks}I", data, place + 16 * nr_extents)
+    ends = list(itertools.accumulate(sizes, initial=HEADER.size))
+    words = b"".join(zlib.decompress(data[low:high]) for low, high in itertools.pairwise(ends))
+    return data[place : place + 16 * nr_extents], words
+
+
+def chunks_of(words: bytes) -> list[bytes]:
+    """Return bytes in chunks, as a packed file has them."""
+    return [zlib.compress(words[place : place + CHUNK], 1) for place in range(0, len(words), CHUNK)]
 
 
 # --- making changes
@@ -154,19 +170,19 @@ def other_bytes(random: Random, file: Path) -> bytes:
     data = file.read_bytes()
     if file.name == "machine.json" and random.random() < 0.7:
         return json.dumps(other_value(random, json.loads(data), 0)).encode()
-    if file.suffix != ".packed":
+    if file.suffix not in (".packed", ".gz"):
         return mutate(random, [data], TEXT)
     if random.random() < 0.4:
         return mutate(random, [data], BINARY)
     # What is inside must stay readable, or nothing of it is ever looked at.
-    magic, version, word, nr_extents = HEADER.unpack_from(data)
-    table_end = HEADER.size + 16 * nr_extents
-    table, words = data[HEADER.size : table_end], zlib.decompress(data[table_end:])
+    if file.suffix == ".gz":
+        return gzip.compress(mutate(random, [gzip.decompress(data)], TEXT), 1)
+    table, words = unpacked(data)
     if random.random() < 0.5:
         table = mutate(random, [table], BINARY[-6:])
     else:
         words = mutate(random, [words], BINARY[-6:])
-    return HEADER.pack(magic, version, word, len(table) // 16) + table + zlib.compress(words, 1)
+    return packed(table[: len(table) // 16 * 16], chunks_of(words))
 
 
 VALUES: list[Any] = [

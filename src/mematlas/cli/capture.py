@@ -1,9 +1,10 @@
-"""DIR must be new or empty. Every command reads it: mematlas maps DIR, mematlas usage DIR --verify. It holds what the
-kernel says about the process and its pages, never what is in the pages, and belongs to its owner alone (0700, 0600).
+"""DIR must be new, or empty and yours. Every command reads it: mematlas maps DIR, mematlas usage DIR --verify. It holds
+what the kernel says about the process and its pages, never what is in the pages, and belongs to its owner alone (0600).
 """
 
 from __future__ import annotations
 
+from mematlas.cli.ending import Ending
 from mematlas.cli.session import TARGETS, add_output, add_target
 from mematlas.errors import BadInput
 from mematlas.views.table import Column, Table
@@ -50,5 +51,6 @@ def run(args: Namespace, session: Session) -> int:
             notes.append("torn: VMAs changed during the reading, the files are of no one moment")
         return Table("capture/1", COLUMNS, [row], target=session.target_info(saved.reading), notes=notes)
 
-    session.show(make, args)
-    return 0
+    with Ending(session.err) as ending:
+        session.show(make, args)
+    return ending.exit_code

@@ -127,6 +127,14 @@ def parse_maps(lines: Iterable[bytes], files: Files = NO_DEVICES, most: int = sy
     return [parse(line) for line in lines if line]
 
 
+def bounded(line: bytes) -> bytes:
+    """Return a line with no more of its path than `VmaParser` looks at."""
+    if len(line) <= MAX_PATH:
+        return line
+    path = (line.split(None, 5)[5:] or [b""])[0]
+    return line[: len(line) - len(path)] + path[: MAX_PATH + 1]
+
+
 class VmaParser:
     """Makes VMAs of the lines of maps, or of the head lines of smaps.
 
@@ -178,7 +186,7 @@ class VmaParser:
         return self._words.setdefault(word, word.decode("ascii"))
 
     def _is_long(self, name: bytes) -> bool:
-        self._room -= len(name)
+        self._room -= min(len(name), MAX_PATH + 1)
         if self._room < 0:
             self._max_path = SHORT_PATH
         return len(name) > self._max_path

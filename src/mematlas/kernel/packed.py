@@ -4,88 +4,127 @@ The pagemap of a process reaches over 256 TiB of addresses, half a TiB of file, 
 file keeps the parts that hold something, so it survives tar, git and mail. Little-endian throughout::
 
     magic       8 bytes   b"mematlas"
-    version     u32       1
+    version     u32       2
     word_size   u32       8
     nr_extents  u64
+    nr_chunks   u64
+    table       u64                             where in the file the tables begin
+    chunks      nr_chunks x zlib                the extents' bytes, one after another, 64 KiB in each but the last
     extents     nr_extents x (offset u64, size u64)     bytes, ascending, not touching, multiples of 8
-    data        zlib      the extents' bytes, one after another
+    sizes       nr_chunks x u32                 of the chunks as they are packed
+
+It may come from a stranger. A chunk is unpacked when something in it is asked for, and never to more than its 64 KiB:
+what a reader holds does not grow with what a file says of itself.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from array import array
 from bisect import bisect_right
 
-from mematlas.errors import FormatError, TooLarge
+from mematlas.errors import Error, FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Self
+    from typing import BinaryIO
 
 MAGIC = b"mematlas"
-VERSION = 1
+VERSION = 2
 WORD_SIZE = 8
-HEADER_SIZE = 24
-MAX_DATA = 1 << 30
+HEADER = "<8sIIQQQ"
+HEADER_SIZE = 40
+CHUNK_SIZE = 1 << 16
+MAX_PACKED_CHUNK = CHUNK_SIZE + (CHUNK_SIZE >> 8) + 64
+"""Bytes of a chunk that does not get smaller (zlib.h, compressBound)."""
+MAX_CHUNKS = 1 << 16
+"""4 GiB of words: those of 2 TiB of 4 KiB pages."""
+MAX_EXTENTS = 1 << 22
+HELD_CHUNKS = 1 << 10
 
 
 class PackedFile:
     """A packed file, read by position as the file it was made from would be; holes read as zeros."""
 
-    def __init__(self, extents: Iterable[tuple[int, int]], data: bytes) -> None:
-        from array import array
-
-        # Arrays: pages scattered over a TiB are an extent each, and lists take ten times as much.
-        self.starts, self.ends = array("Q"), array("Q")
-        self.data = data
-        self.places = array("Q")
-        """Where in ``data`` each extent begins."""
-        place = 0
-        for offset, size in extents:
-            self.starts.append(offset)
-            self.ends.append(offset + size)
-            self.places.append(place)
-            place += size
-
-    @classmethod
-    def open(cls, fd: int, path: str) -> Self:
-        """Read a packed file, and close its descriptor.
+    def __init__(self, fd: int, path: str) -> None:
+        """Take over a descriptor.
 
         Raises:
             FormatError: it is not a packed file, or it is cut short.
         """
-        import struct
-        import zlib
-
-        with open(fd, "rb") as file:
-            # A bound alone would be asked for whole, before anything is read.
-            size = os.fstat(fd).st_size
-            if size > MAX_DATA:
-                raise TooLarge(path)
-            content = file.read(size)
-        if content[:8] != MAGIC or len(content) < HEADER_SIZE:
-            raise FormatError(path, expected="a packed file")
-        version, word_size, nr_extents = struct.unpack_from("<IIQ", content, 8)
-        table_end = HEADER_SIZE + 16 * nr_extents
-        if version != VERSION or word_size != WORD_SIZE or len(content) < table_end:
-            raise FormatError(path, expected=f"version {VERSION}, words of {WORD_SIZE} bytes, and all its extents")
-        extents = memoryview(content)[HEADER_SIZE:table_end]
-        end = total = 0
-        for offset, size in struct.iter_unpack("<QQ", extents):
-            if offset < end or offset % WORD_SIZE or size % WORD_SIZE or (end := offset + size) >> 64:
-                raise FormatError(path, expected="extents of whole words in ascending order")
-            total += size
-        if total > MAX_DATA:
-            raise TooLarge(path)
+        self.fd = fd
+        self.path = path
+        self._held: dict[int, bytes] = {}
+        """Chunks that were unpacked, the one that was used last at the end."""
         try:
-            data = zlib.decompressobj().decompress(memoryview(content)[table_end:], total + 1)
-        except zlib.error:
-            raise FormatError(path, expected="packed data") from None
-        if len(data) != total:
-            raise FormatError(path, expected=f"{total} bytes of data")
-        return cls(struct.iter_unpack("<QQ", extents), data)
+            self._read_tables()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_tables(self) -> None:
+        import struct
+
+        header = os.pread(self.fd, HEADER_SIZE, 0)
+        if len(header) < HEADER_SIZE or header[: len(MAGIC)] != MAGIC:
+            raise FormatError(self.path, expected="a packed file")
+        _, version, word_size, nr_extents, nr_chunks, table = struct.unpack(HEADER, header)
+        if version != VERSION or word_size != WORD_SIZE:
+            raise FormatError(self.path, expected=f"version {VERSION} of packed files, with words of {WORD_SIZE} bytes")
+        if nr_extents > MAX_EXTENTS or nr_chunks > MAX_CHUNKS:
+            raise FormatError(self.path, expected=f"at most {MAX_EXTENTS} extents and {MAX_CHUNKS} chunks")
+        if os.fstat(self.fd).st_size != table + 16 * nr_extents + 4 * nr_chunks:
+            raise FormatError(self.path, expected="all of its tables: it is cut short")
+        extents = self._table("Q", table, 2 * nr_extents)
+        # Arrays: pages scattered over a TiB are an extent each, and lists take ten times as much.
+        self.starts, self.ends, self.places = extents[::2], array("Q"), array("Q")
+        place = end = 0
+        for start, size in zip(self.starts, extents[1::2], strict=True):
+            if start < end or start % WORD_SIZE or size % WORD_SIZE or (end := start + size) >> 64:
+                raise FormatError(self.path, expected="extents of whole words in ascending order")
+            self.ends.append(end)
+            self.places.append(place)
+            place += size
+        self.size = place
+        """Bytes of all extents."""
+        sizes = self._table("I", table + 16 * nr_extents, nr_chunks)
+        if nr_chunks != -(-self.size // CHUNK_SIZE) or HEADER_SIZE + sum(sizes) != table:
+            raise FormatError(self.path, expected="as many chunks as the extents take")
+        if sizes and max(sizes) > MAX_PACKED_CHUNK:
+            raise FormatError(self.path, expected=f"chunks of {CHUNK_SIZE} bytes")
+        self._offsets = array("Q", (HEADER_SIZE,))
+        for size in sizes:
+            self._offsets.append(self._offsets[-1] + size)
+
+    def _table(self, code: str, offset: int, length: int) -> array[int]:
+        table = array(code)
+        data = os.pread(self.fd, length * table.itemsize, offset)
+        if len(data) != length * table.itemsize:
+            raise FormatError(self.path, expected="all of its tables: it is cut short")
+        table.frombytes(data)
+        if sys.byteorder == "big":
+            table.byteswap()
+        return table
+
+    def _chunk(self, number: int) -> bytes:
+        chunk = self._held.pop(number, None)
+        if chunk is None:
+            import zlib
+
+            if len(self._held) >= HELD_CHUNKS:
+                del self._held[next(iter(self._held))]
+            low, high = self._offsets[number], self._offsets[number + 1]
+            size = min(self.size - number * CHUNK_SIZE, CHUNK_SIZE)
+            try:
+                chunk = zlib.decompressobj().decompress(os.pread(self.fd, high - low, low), size + 1)
+            except zlib.error:
+                chunk = b""
+            if len(chunk) != size:
+                raise FormatError(self.path, place=f"chunk {number}", expected=f"{size} bytes, packed")
+        self._held[number] = chunk
+        return chunk
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         size = len(buffer)
@@ -95,10 +134,18 @@ class PackedFile:
         while i < len(self.starts) and self.starts[i] < end:
             low, high = max(self.starts[i], offset), min(self.ends[i], end)
             if low < high:
-                place = self.places[i] + low - self.starts[i]
-                buffer[low - offset : high - offset] = self.data[place : place + high - low]
+                self._copy(buffer[low - offset : high - offset], self.places[i] + low - self.starts[i])
             i += 1
         return size
+
+    def _copy(self, buffer: memoryview, place: int) -> None:
+        """Fill a buffer with the extents' bytes from a place among them on."""
+        done = 0
+        while done < len(buffer):
+            number, start = divmod(place + done, CHUNK_SIZE)
+            part = self._chunk(number)[start : start + len(buffer) - done]
+            buffer[done : done + len(part)] = part
+            done += len(part)
 
     def next_data(self, offset: int) -> int | None:
         i = max(bisect_right(self.starts, offset) - 1, 0)
@@ -108,36 +155,54 @@ class PackedFile:
             i += 1
         return None
 
+    def __del__(self) -> None:
+        # Pages that nobody begins to look at are held by a generator that never runs.
+        self.close()
+
     def close(self) -> None:
-        """Nothing is held open."""
+        """Let go of the file."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
-def write_packed(path: str, parts: Iterable[tuple[int, bytes]], mode: int = 0o600) -> None:
+def write_packed(file: BinaryIO, parts: Iterable[tuple[int, bytes]]) -> None:
     """Write ``parts`` (byte offset, bytes), ascending, as a packed file; parts that touch become one extent.
 
-    The data goes through to the disk as it comes: memory holds the table alone, 16 bytes an extent.
+    The data goes through to the disk as it comes: memory holds the tables alone, 16 bytes an extent.
+
+    Raises:
+        Error: there is more than a packed file holds.
     """
     import struct
-    import tempfile
     import zlib
-    from array import array
 
-    table = array("Q")
-    packer = zlib.compressobj(6)
-    with tempfile.TemporaryFile(dir=os.path.dirname(path) or ".") as body:
-        for offset, data in parts:
-            if table and table[-2] + table[-1] == offset:
-                table[-1] += len(data)
-            else:
-                table.extend((offset, len(data)))
-            body.write(packer.compress(data))
-        body.write(packer.flush())
-        body.seek(0)
+    extents, sizes = array("Q"), array("I")
+    file.write(bytes(HEADER_SIZE))
+    waiting = bytearray()
+
+    def pack(size: int) -> None:
+        packed = zlib.compress(bytes(waiting[:size]), 6)
+        del waiting[:size]
+        sizes.append(len(packed))
+        file.write(packed)
+
+    for offset, data in parts:
+        if extents and extents[-2] + extents[-1] == offset:
+            extents[-1] += len(data)
+        else:
+            extents.extend((offset, len(data)))
+        waiting += data
+        while len(waiting) >= CHUNK_SIZE:
+            pack(CHUNK_SIZE)
+        if len(sizes) >= MAX_CHUNKS or len(extents) > 2 * MAX_EXTENTS:
+            raise Error("the process has more pages than a capture holds")
+    if waiting:
+        pack(CHUNK_SIZE)
+    header = struct.pack(HEADER, MAGIC, VERSION, WORD_SIZE, len(extents) // 2, len(sizes), HEADER_SIZE + sum(sizes))
+    for table in (extents, sizes):
         if sys.byteorder == "big":
             table.byteswap()
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with open(fd, "wb") as file:
-            file.write(MAGIC + struct.pack("<IIQ", VERSION, WORD_SIZE, len(table) // 2))
-            file.write(table.tobytes())
-            while part := body.read(1 << 20):
-                file.write(part)
+        file.write(table.tobytes())
+    file.seek(0)
+    file.write(header)

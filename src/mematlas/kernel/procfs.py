@@ -61,6 +61,10 @@ MAX_CAPTURED = 512 << 20
 MAX_ENTRIES = 1 << 16
 """Files in a capture's directory, of one process each or of the machine."""
 PID_DIGITS = 10
+GZIPPED = frozenset(("smaps",))
+"""What a capture holds packed: some 700 bytes for each VMA, much the same in all."""
+GZIP = 31
+"""What zlib calls the format of gzip(1)."""
 
 # What opens each file of another process, and of the machine. Source: fs/proc/base.c (PTRACE_MODE_READ for the
 # first group; pagemap is a 0400 file of the process's owner on top of that), fs/proc/page.c (0400, root's).
@@ -105,6 +109,10 @@ class LiveFile:
 
     def next_data(self, offset: int) -> int | None:
         return offset
+
+    def __del__(self) -> None:
+        # Pages that nobody begins to look at are held by a generator that never runs.
+        self.close()
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -172,7 +180,7 @@ class Directory:
             from mematlas.kernel.packed import PackedFile
 
             try:
-                return PackedFile.open(self.open_fd(f"{name}.packed"), f"{self.path}/{name}.packed")
+                return PackedFile(self.open_fd(f"{name}.packed"), f"{self.path}/{name}.packed")
             except NotHeld:
                 raise NotHeld(f"{self.path}/{name}") from None
         return LiveFile(self.open_fd(name), f"{self.path}/{name}", self.pid)
@@ -205,9 +213,10 @@ class Directory:
             TooLarge: the text does not end.
         """
         # One call of C for each line; a generator of our own would cost as much as reading it.
-        return chain.from_iterable(self._batches(name))
+        return chain.from_iterable(self.batches(name))
 
-    def _batches(self, name: str) -> Iterator[list[bytes]]:
+    def batches(self, name: str) -> Iterator[list[bytes]]:
+        """Yield the same lines in lists."""
         rest = b""
         for piece in self._pieces(name, MAX_CAPTURED if self.captured else MAX_TEXT):
             # Not splitlines(): a path may hold a carriage return or a form feed, which that would split at. The kernel
@@ -222,7 +231,13 @@ class Directory:
             yield [rest]
 
     def _pieces(self, name: str, limit: int) -> Iterator[bytes]:
-        fd = self.open_fd(name)
+        try:
+            fd = self.open_fd(name)
+        except NotHeld:
+            if name not in GZIPPED:
+                raise
+            yield from self._unpacked_pieces(name, limit)
+            return
         try:
             is_at_end = False
             while not is_at_end and (piece := read_piece(fd, min(BATCH_SIZE, limit + 1))):
@@ -231,6 +246,32 @@ class Directory:
                     raise TooLarge(f"{self.path}/{name}")
                 is_at_end = len(piece) < BATCH_SIZE
                 yield piece
+        except OSError as error:
+            raise self._error(error, name) from None
+        finally:
+            os.close(fd)
+
+    def _unpacked_pieces(self, name: str, limit: int) -> Iterator[bytes]:
+        import zlib
+
+        path = f"{self.path}/{name}"
+        try:
+            fd = self.open_fd(f"{name}.gz")
+        except NotHeld:
+            raise NotHeld(path) from None
+        unpacker = zlib.decompressobj(GZIP)
+        try:
+            while not unpacker.eof:
+                packed = unpacker.unconsumed_tail or os.read(fd, READ_SIZE)
+                piece = unpacker.decompress(packed, BATCH_SIZE)
+                limit -= len(piece)
+                if limit < 0:
+                    raise TooLarge(path)
+                if not packed:
+                    raise FormatError(f"{path}.gz", expected="more: it is cut short")
+                yield piece
+        except zlib.error:
+            raise FormatError(f"{path}.gz", expected="gzip") from None
         except OSError as error:
             raise self._error(error, name) from None
         finally:

@@ -15,10 +15,10 @@ import tempfile
 
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
 from mematlas.kernel.libc import libc
+from mematlas.kernel.signals import ENDING, signals_held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import NoReturn, Self
 
 SWAP_FLAG_PREFER = 0x8000
@@ -34,8 +34,6 @@ PLACES = ("/var/tmp", "/var/lib", "/")
 LEFT_FREE = 1 << 30
 """Bytes of the file system that are left alone."""
 PIECE = 1 << 20
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""Signals that may end us at any line."""
 
 
 class TemporarySwap:
@@ -162,17 +160,6 @@ def forbid_copy_on_write(fd: int) -> None:
         fcntl.ioctl(fd, FS_IOC_SETFLAGS, flags)
     except OSError:
         return
-
-
-@contextlib.contextmanager
-def signals_held() -> Iterator[None]:
-    """Have signals that would end us wait for a moment."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_keeper(place: str) -> tuple[str, int, int]:

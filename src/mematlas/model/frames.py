@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mematlas.arrays import Bools, Words
-from mematlas.errors import FormatError, NotSupported, PermissionDenied
+from mematlas.errors import FormatError, PermissionDenied
 from mematlas.kernel.kpage import (
     GAP,
     KPF_COMPOUND_HEAD,
@@ -127,7 +127,7 @@ class FrameCounter:
         try:
             for name in ("kpagecount", "kpageflags"):
                 self._files.append(procfs.open(name))
-        except (PermissionDenied, NotSupported):
+        except BaseException:
             self.close()
             raise
 
