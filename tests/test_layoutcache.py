@@ -14,6 +14,7 @@ from mematlas.errors import Error, NotSupported
 from mematlas.kernel import btf, layoutcache
 from mematlas.kernel.btf import Layout, asked_twice, read_layout
 from mematlas.kernel.layoutcache import LayoutCache, is_sane, names_of, values_of
+from mematlas.kernel.rights import CALLERS
 from test_btf import sample
 
 NOBODY = 65534
@@ -29,7 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
     monkeypatch.setattr(btf, "WANTED", WANTED)
     monkeypatch.setattr(layoutcache, "ROOT_CACHE", str(tmp_path / "var"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in layoutcache.CALLERS:
+    for name in CALLERS:
         monkeypatch.delenv(name, raising=False)
     return str(tmp_path / "vmlinux"), tmp_path / "cache" / "mematlas"
 
@@ -298,7 +299,7 @@ def test_what_is_refused_for_good_is_parsed_no_more_than_once(place: tuple[str, 
 def poisoned(place: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], Path]:
     """Return a function that writes a cache of this very kernel with one value that is wrong."""
     monkeypatch.undo()
-    for name in layoutcache.CALLERS:
+    for name in CALLERS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(place[1].parent))
 

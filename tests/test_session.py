@@ -19,6 +19,7 @@ from mematlas.cli.launch import user_to_become
 from mematlas.cli.session import MOST_WIDTH, Session, parse_count, parse_seconds, width_of
 from mematlas.errors import BadInput, Error, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.rights import CALLERS, invoking_user
 from mematlas.views import live
 
 
@@ -72,14 +73,75 @@ def test_address_past_64_bits_is_beyond_the_address_space() -> None:
     assert "beyond the address space" in run.stderr
 
 
+NOBODY = 65534
+
+
+@pytest.fixture
+def called_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that says nothing of who became root."""
+    for name in (*CALLERS, "SUDO_GID"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.mark.root
-@pytest.mark.parametrize("uid", ["4294967290", "x", "²"])
-def test_nothing_is_started_as_root_for_a_user_who_is_none(uid: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SUDO_UID", uid)
-    monkeypatch.delenv("SUDO_GID", raising=False)
+@pytest.mark.usefixtures("called_by_nobody")
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *(
+            (variable, value)
+            for variable in ("SUDO_UID", "PKEXEC_UID")
+            for value in ("4294967290", "x", "²", "１０００", "4294967295", "4294967296", "9" * 20, "-1", " 1", "1_0")
+        ),
+        ("DOAS_USER", "nobody-is-called-so"),
+        ("DOAS_USER", "65534"),
+        ("DOAS_USER", "a\udcff"),
+    ],
+)
+def test_nothing_is_started_as_root_for_a_user_who_is_none(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("SUDO_GID", "0")
 
     with pytest.raises(BadInput, match="not starting a command as root"):
         user_to_become()
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("called_by_nobody")
+@pytest.mark.parametrize("value", ["²", "4294967295", "4294967296", "9" * 20, "x"])
+def test_number_that_no_user_has_is_not_believed(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_GID", "1")
+    monkeypatch.setenv("SUDO_UID", value)
+
+    assert invoking_user() is None
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("called_by_nobody")
+@pytest.mark.parametrize(("variable", "value"), [("SUDO_UID", NOBODY), ("PKEXEC_UID", NOBODY), ("DOAS_USER", "nobody")])
+def test_command_is_the_user_s_whoever_made_us_root(
+    variable: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pwd
+
+    account = pwd.getpwuid(NOBODY)
+    monkeypatch.setenv(variable, str(value))
+    show = "id -u; id -g; echo $HOME $USER $LOGNAME; ls /proc/self/fd | wc -l; grep CapEff /proc/self/status; sleep 1"
+    run = shell(f"exec 9</etc/passwd; $M usage --after 200ms -- sh -c '{show}'")
+
+    assert run.returncode == 0, run.stderr
+    name = account.pw_name
+    told = run.stderr.split()
+    # Of ls itself: the three streams, and the directory that it lists.
+    assert told[:8] == [str(NOBODY), str(account.pw_gid), account.pw_dir, name, name, "4", "CapEff:", "0" * 16]
+
+
+def test_descriptors_go_along_to_a_command_of_our_own() -> None:
+    run = shell("exec 9</etc/passwd; $M usage --after 200ms -- sh -c 'read line <&9; echo $line; sleep 1'")
+
+    assert run.stderr.startswith(Path("/etc/passwd").read_text().split("\n")[0])
 
 
 @pytest.mark.root
@@ -92,10 +154,41 @@ def test_group_that_sudo_does_not_tell_is_the_users(monkeypatch: pytest.MonkeyPa
     found = user_to_become()
 
     assert found is not None
-    assert found[1:] == (account.pw_uid, pwd.getpwuid(account.pw_uid).pw_gid)
+    assert (found.uid, found.gid) == (account.pw_uid, pwd.getpwuid(account.pw_uid).pw_gid)
+
+
+# --- user namespaces
+
+
+@pytest.mark.parametrize("command", ["tables self", "usage 1"])
+def test_root_of_a_user_namespace_is_told_where_rights_count(command: str) -> None:
+    run = shell(f"unshare --user --map-root-user $M {command}")
+    if "unshare" in run.stderr:
+        pytest.skip(f"needs user namespaces: {run.stderr}")
+
+    assert run.returncode == 4
+    assert "This is a user namespace" in run.stderr
+    assert "sudo" not in run.stderr
+
+
+def test_first_screen_promises_root_of_a_user_namespace_no_more_than_there_is() -> None:
+    run = shell("unshare --user --map-root-user $M")
+    if "unshare" in run.stderr:
+        pytest.skip(f"needs user namespaces: {run.stderr}")
+
+    assert run.returncode == 0
+    assert "You are root in a user namespace" in run.stdout
+    assert "sudo" not in run.stdout
 
 
 # --- streams
+
+
+def test_input_that_is_no_text_is_a_bad_address() -> None:
+    run = shell(r"printf '\377\376\n' | PYTHONIOENCODING=utf-8:strict $M translate $$ -")
+
+    assert run.returncode == 2
+    assert run.stderr.startswith("mematlas: bad address")
 
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:

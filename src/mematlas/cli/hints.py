@@ -6,7 +6,7 @@ import os
 import sys
 
 from mematlas.errors import PermissionDenied
-from mematlas.kernel.rights import effective_capabilities, named_in
+from mematlas.kernel.rights import effective_capabilities, in_user_namespace, named_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,8 +39,16 @@ def plain_line(words: Sequence[str]) -> str:
     return f"{program} {shlex.join(words)}"
 
 
+USER_NAMESPACE = (
+    "This is a user namespace: the kernel asks for rights in the first one, whatever is held here. "
+    "Run mematlas outside, as root there."
+)
+
+
 def permission_hint(error: PermissionDenied, words: Sequence[str]) -> str:
     """Return the next step: the line to type, or why even that would not do."""
+    if in_user_namespace():
+        return USER_NAMESPACE
     missing = named_in(error.needs or "") - effective_capabilities()
     if missing or (not error.needs and os.geteuid() != 0):
         return f"try: {sudo_line(words)}"

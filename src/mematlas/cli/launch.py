@@ -8,12 +8,32 @@ import time
 
 from mematlas.errors import BadInput, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.rights import invoking_user
+from mematlas.kernel.rights import caller_variable, invoking_user
 from mematlas.model.target import own_pid
+from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
+
+
+@record
+class Account:
+    """Who a program is started as."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+    def become(self, kept: int) -> None:
+        """Have the rights of this user and no others, nothing that is open but the standard streams and ``kept``."""
+        os.initgroups(self.name, self.gid)
+        os.setgid(self.gid)
+        os.setuid(self.uid)
+        os.environ |= {"HOME": self.home, "USER": self.name, "LOGNAME": self.name}
+        os.closerange(3, kept)
+        os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 class Launched:
@@ -69,11 +89,9 @@ class Launched:
             os.dup2(2, 1)
             for number in (signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)  # Python ignores them, and what is ignored is inherited
+            os.get_exec_path()  # what this imports, the user may not be able to read
             if self.user:
-                name, uid, gid = self.user
-                os.initgroups(name, gid)
-                os.setgid(gid)
-                os.setuid(uid)
+                self.user.become(tell)
             os.execvp(self.command[0], self.command)
         except TargetNotFound as error:
             os.write(tell, f"\n{error}".encode())
@@ -83,20 +101,23 @@ class Launched:
             os._exit(127)
 
 
-def user_to_become() -> tuple[str, int, int] | None:
-    """Return the name, user and group that called sudo; None when we go on as who we are.
+def user_to_become() -> Account | None:
+    """Return the user that became root to start us; None when we go on as who we are.
 
     Raises:
-        BadInput: sudo started us, and for whom cannot be told: nothing is started as root by mistake.
+        BadInput: somebody did, and who cannot be told: nothing is started as root by mistake.
     """
-    user = invoking_user()
-    asked = os.environ.get("SUDO_UID", "")
-    if not user and (not asked or os.geteuid() != 0):
+    variable = caller_variable()
+    if variable is None:
         return None
     import pwd
 
+    user = invoking_user()
     try:
-        account = pwd.getpwuid(user[0] if user else int(asked))
-    except (KeyError, ValueError, OverflowError):
-        raise BadInput(f"SUDO_UID is {asked!r}, which is no user here: not starting a command as root") from None
-    return account.pw_name, account.pw_uid, user[1] if user else account.pw_gid
+        account = pwd.getpwuid(user[0]) if user else None
+    except KeyError:
+        account = None
+    if user is None or account is None:
+        asked = os.environ[variable]
+        raise BadInput(f"{variable} is {asked!r}, which is no user here: not starting a command as root")
+    return Account(account.pw_name, *user, account.pw_dir)

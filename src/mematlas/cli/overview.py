@@ -10,7 +10,7 @@ from mematlas.cli.hints import own_command, sudo_line
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.abandon import Inquiry
 from mematlas.kernel.meminfo import read_meminfo
-from mematlas.kernel.rights import CAPABILITIES, effective_capabilities
+from mematlas.kernel.rights import CAPABILITIES, effective_capabilities, in_user_namespace
 from mematlas.kernel.smaps import HOLD_PER_BYTE, read_rollup
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.model.shared_mm import AddressSpaces
@@ -65,7 +65,7 @@ def run(args: Namespace, session: Session) -> int:
             os.geteuid(),
             missing,
             own_command().rsplit("/", 1)[-1],
-            sudo_line(()),
+            None if in_user_namespace() else sudo_line(()),
             notes,
         )
 

@@ -371,6 +371,8 @@ def standard_session(command: list[str] | None) -> Session:
     for stream in (sys.stdout, sys.stderr):
         # What cannot be encoded is written as an escape instead of ending in an error half-way.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is for us to refuse, as any bad address
     return Session(ProcFS(), sys.stdout, sys.stderr, command)
 
 

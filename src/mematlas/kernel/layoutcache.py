@@ -17,14 +17,14 @@ import json
 import os
 import stat
 
+from mematlas.kernel.rights import CALLERS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
 ROOT_CACHE = "/var/cache"
-CALLERS = frozenset(("SUDO_UID", "PKEXEC_UID", "DOAS_USER"))
-"""Who became root has one of these in the environment."""
 FORMAT = 2
 """Of the file; another format is another version's."""
 MAX_FILE = 1 << 16
@@ -45,7 +45,7 @@ def cache_place() -> str | None:
     """Return the path of the cache directory."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     if os.geteuid() == 0:
-        home = ROOT_CACHE if not home or not CALLERS.isdisjoint(os.environ) else home
+        home = ROOT_CACHE if not home or any(name in os.environ for name in CALLERS) else home
     elif not home:
         home = os.path.expanduser("~/.cache")
     return os.path.join(home, "mematlas") if os.path.isabs(home) else None

@@ -22,12 +22,30 @@ CAPABILITIES = {
 """The capabilities that open something here."""
 
 
+INITIAL_USER_NAMESPACE = "user:[4026531837]"
+"""PROC_USER_INIT_INO (include/linux/proc_ns.h)."""
+
+
+def in_user_namespace() -> bool:
+    """Whether we are in a user namespace other than the first. Its root has rights over what belongs to it alone."""
+    try:
+        return os.readlink("/proc/thread-self/ns/user") != INITIAL_USER_NAMESPACE
+    except OSError:
+        return False  # a kernel without CONFIG_USER_NS
+
+
 def effective_capabilities() -> frozenset[str]:
-    """Return the names, of those that matter here, of the capabilities in effect now; none where /proc is not ours."""
+    """Return the names, of those that matter here, of the capabilities in effect now; none where /proc is not ours.
+
+    What they open is asked for in the first user namespace (fs/proc/task_mmu.c, pagemap_read();
+    kernel/bpf; mm/madvise.c): those of another count for nothing, whatever CapEff shows.
+    """
     try:
         with open("/proc/thread-self/status", "rb") as file:
             bits = next(int(line[7:], 16) for line in file if line.startswith(b"CapEff:"))
     except OSError:
+        return frozenset()
+    if in_user_namespace():
         return frozenset()
     return frozenset(name for name, bit in CAPABILITIES.items() if bits >> bit & 1)
 
@@ -50,7 +68,46 @@ def may_read_kernel() -> bool:
     return "CAP_SYS_ADMIN" in held or {"CAP_BPF", "CAP_PERFMON"} <= held
 
 
+CALLERS = ("SUDO_UID", "PKEXEC_UID", "DOAS_USER")
+"""Variables that say who became root, by sudo, pkexec and doas."""
+NO_ID = 0xFFFFFFFF
+"""(uid_t) -1, which means "leave it as it is" to system calls."""
+
+
+def caller_variable() -> str | None:
+    """Return the variable that says who became root; None when nothing says so, or we are not root."""
+    return next((name for name in CALLERS if os.environ.get(name)), None) if os.geteuid() == 0 else None
+
+
 def invoking_user() -> tuple[int, int] | None:
-    """Return the user and group that called sudo; None when sudo did not start us."""
-    uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
-    return (int(uid), int(gid)) if os.geteuid() == 0 and uid.isdigit() and gid.isdigit() else None
+    """Return the user and group that became root to start us; None when there is none, or none that can be believed."""
+    variable = caller_variable()
+    if variable is None:
+        return None
+    text = os.environ[variable]
+    if variable == "DOAS_USER":
+        return ids_of(text)
+    uid = parse_id(text)
+    gid = parse_id(os.environ.get("SUDO_GID", "")) if variable == "SUDO_UID" else None
+    return (uid, gid) if uid is not None and gid is not None else None if uid is None else ids_of(uid)
+
+
+def parse_id(text: str) -> int | None:
+    """Return the number of a user or group that a text is; None when it is none, or out of range.
+
+    >>> parse_id("1000"), parse_id("²"), parse_id("4294967295"), parse_id("-1")
+    (1000, None, None, None)
+    """
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(NO_ID))
+    return int(text) if is_number and int(text) < NO_ID else None
+
+
+def ids_of(user: int | str) -> tuple[int, int] | None:
+    """Return the number and the group of a user that exists here."""
+    import pwd
+
+    try:
+        account = pwd.getpwuid(user) if isinstance(user, int) else pwd.getpwnam(user)
+    except (KeyError, ValueError):  # a name may hold what no name can
+        return None
+    return account.pw_uid, account.pw_gid

@@ -34,10 +34,13 @@ def overview_view(
     uid: int,
     missing: list[str],
     command: str,
-    sudo: str,
+    sudo: str | None,
     notes: list[str],
 ) -> Table:
-    """Return the first screen; as JSON, its rows are the largest groups of processes."""
+    """Return the first screen; as JSON, its rows are the largest groups of processes.
+
+    ``sudo`` is the line that gives all rights; None in a user namespace, where none does.
+    """
     rows = [
         (
             *(group.pid, group.name, len(group.members), len(group.measured)),
@@ -96,9 +99,14 @@ def estimates(groups: list[Group]) -> Iterator[str]:
         yield f"PSS and USS of {', '.join(hidden)} unknown: not ours to look at, ended, or not measured in time"
 
 
-def rights(uid: int, missing: list[str], nr_refused: int | None, sudo: str) -> Iterator[str]:
+def rights(uid: int, missing: list[str], nr_refused: int | None, sudo: str | None) -> Iterator[str]:
     """Yield what the reader may do, and how to get the rest."""
     who = "root" if uid == 0 else f"uid {uid}"
+    if sudo is None:
+        refused = f", {nr_refused} more are hidden" if nr_refused else ""
+        yield f"You are {who} in a user namespace: what belongs to it, without physical addresses{refused}."
+        yield "More can be seen outside of it only, as root there: rights count in the first namespace."
+        return
     if not missing:
         refused = f", but for {nr_refused} that the kernel refuses all the same" if nr_refused else ""
         yield f"You are {who}: everything can be looked at, physical addresses too{refused}."
