@@ -247,7 +247,8 @@ def test_it_is_quick_and_does_without_numpy() -> None:
     code = "import sys; from mematlas.cli import main; main(['doctor']); sys.exit('numpy' in sys.modules)"
     before = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.returncode == 0
+    assert all(line.startswith(b"note: ") for line in done.stderr.splitlines())  # what would give the rights we lack
     assert time.perf_counter() - before < 5  # 0.06 s when nothing else runs
 
 

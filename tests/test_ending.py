@@ -248,7 +248,8 @@ print("null", flush=True)
         files = holders.open_memory_files(process.dir, memory_devices(process.dir))
 
     assert files is not None
-    assert sorted(file.size // PAGE for file in files) == list(range(1, 12))
+    # Where /tmp is in memory, so is the file that pytest keeps standard error in.
+    assert {file.size // PAGE for file in files} >= set(range(1, 12))
 
 
 @pytest.mark.parametrize("line", [b"x", b"0 1 2", b"0 1 9 0 0 0 0", b"0 a 600 0 0 0 0"])

@@ -58,6 +58,7 @@ def spans(reserver: Program) -> list[tuple[int, int]]:
     return sorted((start, start + nr_pages * PAGE) for start, nr_pages in used)
 
 
+@pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", PAGE_SOURCES)
 def test_folds_leave_what_is_used(source: str, reserver: Program) -> None:
     with Process(reserver.pid) as process:

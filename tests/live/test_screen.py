@@ -142,7 +142,9 @@ def test_screen_goes_on_without_who_does_not_answer_and_names_it(way: str, tmp_p
 
 
 LONG_PATHS = """
-import json, mmap, os, sys
+import json, mmap, os, resource, sys
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each map keeps a descriptor
 directory, depth, nr_vmas, size = json.loads(sys.argv[-1])
 os.chdir(directory)
 for _ in range(depth):

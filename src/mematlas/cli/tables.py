@@ -83,6 +83,9 @@ def run(args: Namespace, session: Session) -> int:
 def check(args: Namespace, words: list[str]) -> None:
     """Refuse options that say nothing together."""
     asked = [name for name in MODES if getattr(args, name)]
+    if not asked:
+        for word in words:
+            parsed_address(word)
     if len(asked) > 1:
         raise BadInput(f"--{asked[0]} and --{asked[1]}: one at a time")
     for option, needs in (("runs", "list"), ("flags", "list"), ("binary", "raw"), ("fail", "audit")):
@@ -137,11 +140,17 @@ def chosen(args: Namespace, session: Session, tables: Tables, found: list[str]) 
     return lambda: summary(session, tables)
 
 
-def address_of(word: str, tables: Tables) -> int:
-    """Return the address that a word is; with --kernel one of the kernel half."""
+def parsed_address(word: str) -> int:
+    """Return the number that an address is."""
     address = parse_address(word)
     if address is None:
         raise BadInput(f"bad address {word!r}: hexadecimal, such as 0x7f3c1a2b4010")
+    return address
+
+
+def address_of(word: str, tables: Tables) -> int:
+    """Return the address that a word is; with --kernel one of the kernel half."""
+    address = parsed_address(word)
     if tables.kernel_half and address < tables.mode.kernel_start:
         raise BadInput(f"{address:#x} is not in the kernel half, from {tables.mode.kernel_start:#x} on")
     return address

@@ -107,6 +107,8 @@ def if_ended(args: Namespace, session: Session) -> int:
 
     if args.numa or args.distinct or args.folios:
         raise BadInput("--if-ended has the distinct amount already, no nodes and no folios: it goes alone")
+    if args.source == "smaps":
+        raise BadInput("--if-ended counts frame by frame, which smaps does not tell: --source pagemap or tables")
 
     def make() -> Table:
         notes: list[str] = []

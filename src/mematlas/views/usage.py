@@ -101,7 +101,8 @@ def usage_table(
 
 def amounts_of(result: UsageResult) -> dict[str, Any]:
     """Return all amounts of a result by their keys."""
-    amounts = as_dict(result.usage) | {"tables": result.tables, "distinct": result.distinct}
+    amounts = dict.fromkeys(column.key for column in COLUMNS) | as_dict(result.usage)
+    amounts |= {"tables": result.tables, "distinct": result.distinct}
     if result.counters:
         amounts |= as_dict(result.counters)
     if result.folios:
