@@ -299,7 +299,7 @@ def look_line(random: Random, names: Sequence[str], targets: Sequence[str]) -> l
     words[place:place] = ["-p", target] if random.random() < 0.1 else [target]
     if name in ("pages", "translate", "tables", "pageout", "cold", "willneed", "collapse", "hist", "map"):
         words += random.choices(AREAS, k=random.choice((0, 0, 1, 1, 2)))
-    if name in ACTS and not target.isdigit() and "--dry-run" not in words:
+    if name in ACTS and target != "VICTIM" and "--dry-run" not in words:
         words.insert(0, "--dry-run")
     if random.random() < 0.03:
         words.insert(random.randint(0, len(words)), random.choice(WORDS))
