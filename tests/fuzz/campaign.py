@@ -66,6 +66,10 @@ GROUPS: dict[str, tuple[int, Callable[[bool], Sequence[Subject]]]] = {
 """How many inputs of each group a whole run has, and what makes them."""
 
 
+TIMES = {"races": 300, "swaps": 300}
+"""How often a kept input is run again: the moment must be met."""
+
+
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="campaign.py", description="Run made-up inputs; say which of them fail.")
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(GROUPS)} (all)")
@@ -91,7 +95,9 @@ def replay_file(path: Path) -> int:
     if not subjects:
         print(f"{path}: no subject is called {name!r}: the input's directory names it")
         return 2
-    fault = replay(path, subjects)
+    fault = None
+    for _ in range(TIMES.get(name, 1)):
+        fault = fault or replay(path, subjects)
     print(fault.text if fault else "it does not fail")
     return 1 if fault else 0
 
@@ -132,14 +138,23 @@ def run_group(group: str, args: argparse.Namespace, notebook: Notebook) -> int:
     return len(outcome.faults)
 
 
+UNSHARE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+def can_unshare() -> bool:
+    """Whether we may have a PID namespace of our own, with a /proc of it; root in a container may not."""
+    if os.geteuid() != 0 or not shutil.which(UNSHARE[0]):
+        return False
+    return subprocess.run([*UNSHARE, "true"], stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
 def in_own_pids(args: argparse.Namespace, notebook: Notebook) -> int:
     """Run the races where each victim can be given the PID of the one before it; return how we ended."""
     words = [sys.executable, str(Path(__file__)), "races", "--seed", str(args.seed), "--workers", str(args.workers)]
     words += ["--keep", str(notebook.path)]
     for name, value in (("--inputs", args.inputs), ("--seconds", args.seconds)):
         words += [] if value is None else [name, str(value)]
-    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    return subprocess.run([*unshare, *words], env=os.environ | {OWN_PIDS: "1"}, check=False).returncode
+    return subprocess.run([*UNSHARE, *words], env=os.environ | {OWN_PIDS: "1"}, check=False).returncode
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -153,7 +168,7 @@ def main(words: Sequence[str] | None = None) -> int:
         tempfile.tempdir = scratch  # of the workers too, who are ended without a chance to clear away
         nr_faults = 0
         for group in groups:
-            if group == "races" and os.geteuid() == 0 and OWN_PIDS not in os.environ and shutil.which("unshare"):
+            if group == "races" and OWN_PIDS not in os.environ and can_unshare():
                 nr_faults += in_own_pids(args, notebook)
             else:
                 nr_faults += run_group(group, args, notebook)

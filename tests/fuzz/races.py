@@ -27,7 +27,6 @@ VARIABLE = "MEMATLAS_FUZZ_OWN_PIDS"
 """Set where we are in a PID namespace of our own."""
 LAST_PID = "/proc/sys/kernel/ns_last_pid"
 FIRST_PID = 300
-NR_WALKS_AGAIN = 300
 
 SEEN = frozenset((0, 6))
 MISSED = frozenset((3,))
@@ -93,14 +92,6 @@ class Races:
         codes |= DIFFERS if "--verify" in words else frozenset()
         codes |= REFUSED if os.geteuid() else frozenset()
         check(line, run_line(line), codes)
-
-
-class Again(Races):
-    """The same for a kept input: the moment must be met again."""
-
-    def run(self, data: bytes) -> None:
-        for _ in range(NR_WALKS_AGAIN):
-            super().run(data)
 
 
 def start_keeper(told: Path) -> int:

@@ -20,3 +20,14 @@ def test_nothing_of_it_fails(group: str, nr_inputs: int, tmp_path: Path) -> None
     details = "".join(path.read_text() for path in tmp_path.glob("*/*.txt"))
     assert result.returncode == 0, result.stdout + result.stderr + details
     assert f"{group}: {nr_inputs:,} inputs" in result.stdout
+
+
+def test_a_kept_input_is_run_again(tmp_path: Path) -> None:
+    kept = tmp_path / "kernel.meminfo.parse_meminfo" / "input"
+    kept.parent.mkdir()
+    kept.write_bytes(b"MemTotal: many kB\n")
+    words = [sys.executable, str(CAMPAIGN), "--replay"]
+    again = subprocess.run([*words, str(kept)], capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stdout) == (0, "it does not fail\n")
+    unknown = subprocess.run([*words, str(tmp_path / "input")], capture_output=True, text=True, check=False)
+    assert unknown.returncode == 2
