@@ -43,6 +43,7 @@ from mematlas.kernel import (
 from mematlas.kernel.ksm_stat import parse_merging_pages
 from mematlas.kernel.layoutcache import FORMAT, names_of, values_of
 from mematlas.kernel.machine import parse_machine
+from mematlas.kernel.rights import parse_id
 from mematlas.kernel.swaps import parse_swap, parse_swaps
 from mematlas.labs import question, score, workload
 from mematlas.labs.answers import read_answers
@@ -290,6 +291,7 @@ def word_parsers() -> list[Parser]:
         of_words(address_space.parse_address, "0x7f00", "dead0"),
         of_words(address_space.parse_size, "4K", "0x1000", "2T"),
         of_words(parse_pid, "4211", "cat"),
+        of_words(parse_id, "1000", "4294967295"),
         of_words(parse_states, "present,swapped"),
         of_words(parse_flags, "w,!nx,swap", "x", call=lambda text: parse_flags(text, mode)),
         of_words(parse_seconds, "200ms", "1s", "0.5", "5m"),
