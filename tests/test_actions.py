@@ -14,7 +14,7 @@ from conftest import Outcome
 from helpers import Program, program, sparse
 from mematlas import actions
 from mematlas.acting import chunks
-from mematlas.actions import Effect, Plan, act, check_target, cold, collapse, free_frames, pageout, plan, undo, willneed
+from mematlas.actions import Effect, act, check_target, cold, collapse, free_frames, pageout, plan, undo, willneed
 from mematlas.analysis.movable import REASONS, Choice, Rules, parse_states
 from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.cgroups import Room
@@ -27,7 +27,6 @@ from mematlas.kernel.swaps import SwapArea, free_swap, read_swaps
 from mematlas.model.address_space import Selection
 from mematlas.model.page_set import PageSet
 from mematlas.process import Process
-from mematlas.record import replace
 from mematlas.refaults import watch_refaults
 from victim import Area, Victim, wait_until
 
@@ -563,12 +562,12 @@ def test_no_more_is_brought_back_than_there_is_memory(
     assert (effect.nr_moved, effect.reasons) == (13, {"no memory": area.nr_swapped - 13})
 
 
-def test_plan_names_the_cgroup_when_that_is_what_lacks() -> None:
-    swaps = (SwapArea("/swap", "file", 100 * PAGE, 0, -2),)
-    planned = Plan("pageout", Selection(), Choice(), None, (), PAGE, swaps, Room(None, 7 * PAGE), ())
-    assert planned.swap_room == 7 * PAGE
+def test_plan_names_the_cgroup_when_that_is_what_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "read_swaps", lambda procfs: [SwapArea("/swap", "file", 100 * PAGE, 0, -2)])
+    monkeypatch.setattr(actions, "read_room", lambda process: Room(None, 7 * PAGE))
     with scripted(23) as running, Process(running.pid) as process:
-        found = replace(plan(process, "pageout", of(running, 23)), swaps=swaps, room=planned.room)
+        found = plan(process, "pageout", of(running, 23))
+    assert found.swap_room == 7 * PAGE
     assert (found.nr_movable, found.reasons) == (7, {"cgroup": 16})
 
 

@@ -34,6 +34,7 @@ BESIDE = {
     "coldness": "actions",
     "ending": "sources",
     "pagingout": "actions",
+    "pins": "actions",
     "refaults": "actions",
     "labs": "cli",
     "tui": "cli",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from mematlas.advising import Tally, pieces
+from mematlas.advising import Tally, WillNeed, pieces
 from mematlas.analysis.movable import add_counts, in_order
 from mematlas.kernel.cgroups import Room
 from mematlas.kernel.madvise import drain_batches
@@ -19,7 +19,7 @@ from mematlas.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mematlas.advising import Advice, Piece, Range, Stop
     from mematlas.analysis.movable import Choice
@@ -39,12 +39,17 @@ class PlannedVma:
     nr_requested: int
     nr_movable: int
     nr_needs_swap: int
-    """Those of the movable pages that have nowhere to go but swap."""
+    """Those of the movable pages that have nowhere to go but swap, where there is room for them."""
     nr_dirty: int | None
     """Those that are of files and not yet written to disk: they leave the process, and stay in RAM. None when that was
     not looked at, or is not told."""
     reasons: dict[str, int]
     """Why the others will stay, as in `mematlas.analysis.movable.REASONS`."""
+    nr_given_up: int | None = 0
+    """Those of the movable pages that will be freed, and kept nowhere (MADV_FREE, MAP_DROPPABLE), unless they are
+    written to since. None when that was not looked at, or is not told."""
+    nr_without_swap: int = 0
+    """Pages that could move if there were more swap; they are no part of the movable ones."""
 
 
 @record
@@ -71,7 +76,7 @@ class Plan:
 
     @property
     def nr_needs_swap(self) -> int:
-        """Pages that can move if there is room in swap."""
+        """Pages that go to swap, where there is room for them."""
         return sum(item.nr_needs_swap for item in self.vmas)
 
     @property
@@ -81,29 +86,53 @@ class Plan:
         return None if None in counts else sum(filter(None, counts))
 
     @property
+    def nr_given_up(self) -> int | None:
+        """Pages that will be freed, and kept nowhere; None when not known."""
+        counts = [item.nr_given_up for item in self.vmas]
+        return None if None in counts else sum(filter(None, counts))
+
+    @property
     def swap_room(self) -> int:
-        """Bytes that can go to swap: what is free, or what the cgroup allows of it."""
-        free = free_swap(self.swaps)
-        return free if self.room.swap is None else min(free, self.room.swap)
+        """Bytes that can go to swap."""
+        return swap_room(self.swaps, self.room)
 
     @property
     def nr_without_swap(self) -> int:
         """Pages that could move if there were more swap."""
-        return max(self.nr_needs_swap - self.swap_room // self.page_size, 0)
+        return sum(item.nr_without_swap for item in self.vmas)
 
     @property
     def nr_movable(self) -> int:
         """Pages that can move."""
-        return sum(item.nr_movable for item in self.vmas) - self.nr_without_swap
+        return sum(item.nr_movable for item in self.vmas)
 
     @property
     def reasons(self) -> dict[str, int]:
         """Why the others will stay."""
-        is_full = self.swap_room == free_swap(self.swaps)
-        total = {"no swap" if is_full else "cgroup": self.nr_without_swap}
+        total: dict[str, int] = {}
         for item in self.vmas:
             add_counts(total, item.reasons)
         return in_order(total)
+
+
+def swap_room(swaps: Iterable[SwapArea], room: Room) -> int:
+    """Return how many bytes can go to swap: what is free, or what the cgroup allows of it."""
+    free = free_swap(swaps)
+    return free if room.swap is None else min(free, room.swap)
+
+
+def within(vmas: Iterable[PlannedVma], nr_pages: int, why: str) -> Iterator[PlannedVma]:
+    """Yield what can be done to VMAs, one after the other, where there is room for so many pages in swap."""
+    for item in vmas:
+        nr_lacking = max(item.nr_needs_swap - nr_pages, 0)
+        nr_pages -= item.nr_needs_swap - nr_lacking
+        yield replace(
+            item,
+            nr_movable=item.nr_movable - nr_lacking,
+            nr_needs_swap=item.nr_needs_swap - nr_lacking,
+            nr_without_swap=nr_lacking,
+            reasons=in_order({why: nr_lacking} | item.reasons),
+        )
 
 
 @record
@@ -169,6 +198,8 @@ class Effect:
     gone: bool
     """Whether that is because the process ended, or started another program."""
     notes: tuple[str, ...]
+    nr_reading: int | None = 0
+    """After a willneed: moved pages of files that were still being read at the end; None when not known."""
 
     @property
     def nr_stayed(self) -> int:
@@ -368,6 +399,7 @@ class Act:
             self.stopped,
             self.gone,
             tuple(dict.fromkeys((*self.plan.notes, *self.kind.notes, *self.notes, *uncertain))),
+            self.kind.nr_reading if isinstance(self.kind, WillNeed) else 0,
         )
 
     def _where(self) -> tuple[int | None, int | None, int | None, int]:

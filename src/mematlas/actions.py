@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 
-from mematlas.acting import Act, Effect, Freed, Plan, PlannedVma, never, together
+from mematlas.acting import Act, Effect, Freed, Plan, PlannedVma, never, swap_room, together, within
 from mematlas.advising import Cold, Collapse, WillNeed, pieces
 from mematlas.analysis.movable import ALL_PAGES, Choice, add_counts, in_order
 from mematlas.errors import BadInput, ProcessGone
@@ -24,7 +24,7 @@ from mematlas.kernel.cgroups import NO_LIMIT, read_room
 from mematlas.kernel.madvise import ADVICE, check_first_thread, drain_batches
 from mematlas.kernel.maps import KINDS as KINDS_OF_VMAS
 from mematlas.kernel.meminfo import read_meminfo
-from mematlas.kernel.swaps import read_swaps
+from mematlas.kernel.swaps import free_swap, read_swaps
 from mematlas.model.address_space import EVERYTHING, Selection
 from mematlas.model.page_set import both, without
 from mematlas.model.target import ancestors, ourselves
@@ -98,6 +98,8 @@ def plan(
         raise BadInput(f"no advice {advice!r} (there are {', '.join(ADVICE)})")
     check_first_thread(process.dir)  # a plan promises nothing that the act could not do
     space = process.address_space()
+    if advice == "pageout" and process.procfs.live:
+        drain_batches()  # what was given up a moment ago waits there, and looks as if it was not
     with KINDS[advice](process, choice, only) as kind:
         wanted = pieces(process, space, selection, ranges, only)
         if not wanted and ranges is None and only is None:
@@ -116,17 +118,12 @@ def plan(
     if ranges is None and only is None and not untold and not any(item.nr_requested for item in vmas):
         notes += (why_nothing(advice, choice, len(wanted)),)
     live = process.procfs.live
-    return Plan(
-        advice,
-        selection,
-        choice,
-        only,
-        tuple(item for item in vmas if item.nr_requested),
-        process.page_size,
-        tuple(read_swaps(process.procfs)) if live else (),
-        read_room(process.dir) if live else NO_LIMIT,
-        notes,
-    )
+    swaps = tuple(read_swaps(process.procfs)) if live else ()
+    room = read_room(process.dir) if live else NO_LIMIT
+    nr_fitting = swap_room(swaps, room) // process.page_size
+    lacking = "no swap" if swap_room(swaps, room) == free_swap(swaps) else "cgroup"
+    chosen = tuple(within((item for item in vmas if item.nr_requested), nr_fitting, lacking))
+    return Plan(advice, selection, choice, only, chosen, process.page_size, swaps, room, notes)
 
 
 def plan_vma(kind: Advice, piece: Piece, dirty: bool) -> PlannedVma:
@@ -136,6 +133,7 @@ def plan_vma(kind: Advice, piece: Piece, dirty: bool) -> PlannedVma:
     reasons: dict[str, int] = {}
     nr_requested = nr_movable = nr_needs_swap = 0
     nr_dirty: int | None = 0 if dirty else None
+    nr_given_up: int | None = 0
     for address, states in kind.blocks(vma, start, end):
         nr_pages = states.translate(rules.wanted).count(1)
         nr_requested += nr_pages
@@ -152,7 +150,14 @@ def plan_vma(kind: Advice, piece: Piece, dirty: bool) -> PlannedVma:
             if nr_dirty is not None:
                 found = kind.count_dirty(address, without(mask, needs_swap))
                 nr_dirty = None if found is None else nr_dirty + found
-    return PlannedVma(vma, start, end, nr_requested, nr_movable, nr_needs_swap, nr_dirty, in_order(reasons))
+            given_up = kind.given_up(address, needs_swap)
+            if given_up is None or nr_given_up is None:
+                nr_given_up = None
+            else:
+                nr_given_up += given_up.count(1)
+                nr_needs_swap -= given_up.count(1)
+    counts = (nr_requested, nr_movable, nr_needs_swap, nr_dirty)
+    return PlannedVma(vma, start, end, *counts, in_order(reasons), nr_given_up)
 
 
 WANTED = {"pageout": "in RAM", "cold": "in RAM", "willneed": "out of RAM", "collapse": "in RAM"}

@@ -12,6 +12,7 @@ import time
 
 from mematlas.analysis.movable import Choice, Rules, add_counts, vma_reason
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.backing import call_mincore
 from mematlas.kernel.cgroups import read_room
 from mematlas.kernel.madvise import ADVICE, Advisor, drain_batches, huge_size
 from mematlas.kernel.meminfo import read_meminfo
@@ -256,6 +257,8 @@ SPARE_PAGES = 64
 """At least so many, for each CPU: a cgroup is charged in such batches (mm/memcontrol.c, MEMCG_CHARGE_BATCH)."""
 
 
+IS_RESIDENT = to_marks({byte for byte in range(256) if byte & 1})
+"""What mincore says of a page that is read, and in RAM."""
 READS = 1 << 8
 """Pages read between two looks whether to stop."""
 
@@ -267,6 +270,8 @@ class WillNeed(Advice):
 
     def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
         super().__init__(process, choice, only)
+        self.nr_reading: int | None = 0
+        """Pages of files that are not read yet at the end; None when not known."""
         self._memory = -1
         self._reading_s = 0.0
         self._room = self._read_room()
@@ -331,6 +336,34 @@ class WillNeed(Advice):
     def confirm(self, vma: Vma, address: int, mask: bytes) -> bytes:
         # What comes in last may have pushed out what came in first.
         return self.measure(vma, address, mask)
+
+    def settle(self, tallies: Iterable[Tally], moved: PageSet) -> None:
+        # The advice only begins to read a file, and a page that waits for the disk is in the page cache already.
+        counts = [self._count_reading(tally.vma, moved) for tally in tallies if tally.vma.kind == "file"]
+        self.nr_reading = None if None in counts else sum(filter(None, counts))
+
+    def _count_reading(self, vma: Vma, moved: PageSet) -> int | None:
+        """Return how many of the pages that moved are not read yet; None where that may not be asked."""
+        size = self.page_size
+        blocks = [(address, mask) for address, mask in moved.blocks() if vma.start <= address < vma.end]
+        if not blocks:
+            return 0
+        try:
+            fd = self.process.dir.open_fd(f"map_files/{vma.start:x}-{vma.end:x}")
+        except (PermissionDenied, NotSupported):
+            return None
+        try:
+            if os.geteuid() not in (0, os.fstat(fd).st_uid):
+                return None  # to anybody else mincore says that every page is in RAM
+            nr_reading = 0
+            for address, mask in blocks:
+                resident = call_mincore(fd, vma.offset + address - vma.start, len(mask) * size, size)
+                nr_reading += without(mask, resident.translate(IS_RESIDENT)).count(1)
+            return nr_reading
+        except NotSupported:
+            return None
+        finally:
+            os.close(fd)
 
     def _may_read(self) -> bool:
         if self._memory < 0:

@@ -12,12 +12,20 @@ import os
 from mematlas.advising import Advice, Tally, states_to_marks
 from mematlas.analysis.movable import add_counts
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.kpage import KPF_DIRTY, KPF_SWAPCACHE, KPF_WRITEBACK, FrameWords
+from mematlas.kernel.kpage import (
+    KPF_ANON,
+    KPF_DIRTY,
+    KPF_SWAPBACKED,
+    KPF_SWAPCACHE,
+    KPF_WRITEBACK,
+    FrameWords,
+)
 from mematlas.kernel.pagemap import IS_PRESENT, IS_SHARED
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.swaps import free_swap, read_swaps
 from mematlas.model.origins import MANY, SAMPLE, Origins
 from mematlas.model.page_set import PageSet, both, either, masked, without
+from mematlas.pins import Pins
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +72,7 @@ class PageOut(Advice):
         self.kept: PageSet | None = None
         """Which these are; None when not each page was looked at."""
         self._ours: dict[int, bool] = {}
+        self._pins = Pins(process, self.notes)
         self._to_swap = b""
         """Which pages of the block that was selected last go to swap."""
 
@@ -79,7 +88,9 @@ class PageOut(Advice):
 
     def select(self, vma: Vma, address: int, states: bytes, reasons: dict[str, int]) -> bytes:
         mask = super().select(vma, address, states, reasons)
-        self._to_swap = mask
+        pinned = self._pins.among(self.reader, address, mask)
+        add_counts(reasons, {"pinned": pinned.count(1)})
+        self._to_swap = mask = without(mask, pinned)
         if self.has_swap and vma.kind != "file":
             return mask
         self._to_swap = needs_swap = both(mask, states.translate(self.rules(vma).needs_swap))
@@ -88,6 +99,8 @@ class PageOut(Advice):
             mask = needs_swap
         if self.has_swap:
             return mask
+        # What was given up needs no room: it is freed.
+        needs_swap = without(needs_swap, self.given_up(address, needs_swap) or bytes(len(mask)))
         add_counts(reasons, {"no swap": needs_swap.count(1)})
         return without(mask, needs_swap)
 
@@ -157,8 +170,25 @@ class PageOut(Advice):
 
     def count_dirty(self, address: int, mask: bytes) -> int | None:
         """Return how many pages of a mask are not written to disk yet; None when that is not told."""
+        words = self._flag_words(address, mask)
+        return None if words is None else sum(word & DIRTY != 0 for word in words if word is not None)
+
+    def given_up(self, address: int, mask: bytes) -> bytes | None:
+        """Return which pages of a mask were given up by the process: freed, not swapped; None when that is not told.
+
+        MADV_FREE and MAP_DROPPABLE take the flag off an anonymous page that says that swap is behind it. One that was
+        written to since MADV_FREE gets it back no sooner than it is looked at.
+        """
+        words = self._flag_words(address, mask)
+        if words is None:
+            return None
+        lost = (word is not None and word & (KPF_ANON | KPF_SWAPBACKED) == KPF_ANON for word in words)
+        return bytes(map(int, lost)).ljust(len(mask), b"\0")
+
+    def _flag_words(self, address: int, mask: bytes) -> list[int | None] | None:
+        """Return the flags of the frames of a mask, None for other pages; None when they are not told."""
         if 1 not in mask:
-            return 0
+            return []
         frames = self.reader.pagemap.frames(address, address + len(mask) * self.page_size)
         wanted = [frame for frame, is_meant in zip(frames, mask, strict=True) if is_meant and frame]
         try:
@@ -168,7 +198,9 @@ class PageOut(Advice):
                 flags = words.get(wanted)
         except (PermissionDenied, NotSupported):
             return None
-        return sum(flags.get(frame, 0) & DIRTY != 0 for frame in wanted)
+        return [
+            flags.get(frame, 0) if is_meant and frame else None for frame, is_meant in zip(frames, mask, strict=True)
+        ]
 
     def settle(self, tallies: Iterable[Tally], moved: PageSet) -> None:
         self.nr_swap_cached = self._count_swap_cached()

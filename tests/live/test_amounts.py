@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from amounts import LAZY, PARTIAL, PINNED, SMALL_FOLIOS
 from conftest import locked
-from helpers import PAGE, mematlas, program, read_smaps, steadily
+from helpers import PAGE, look, mematlas, program, read_smaps, steadily
 from mematlas import Process
 from mematlas.kernel.kpage import KPF_ANON, KPF_COMPOUND_TAIL, KPF_MMAP
+from mematlas.kernel.madvise import drain_batches
 from mematlas.process import SOURCES
 from victim import Victim
 
@@ -22,71 +24,6 @@ pytestmark = pytest.mark.root("CAP_SYS_ADMIN")
 Start = Callable[..., Victim]
 HUGE = PAGE * (PAGE // 8)
 MTHP = 16 * PAGE
-
-AREA = """
-import ctypes, json, mmap, sys
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = ctypes.c_void_p
-page = mmap.PAGESIZE
-def advise(at, size, advice):
-    assert libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(size), advice) == 0, ctypes.get_errno()
-def area(size, align):
-    at = libc.mmap(None, ctypes.c_size_t(size + align), 3, 0x22, -1, ctypes.c_long(0))
-    return -(-at // align) * align
-"""
-LAZY = (
-    AREA
-    + """
-given, kept, again = json.loads(sys.argv[1])
-at = area((given + kept) * page, page)
-advise(at, (given + kept) * page, 15)
-ctypes.memset(at, 1, (given + kept) * page)
-advise(at, given * page, 8)
-ctypes.memset(at, 2, again * page)
-print(at, flush=True)
-"""
-)
-PINNED = (
-    AREA
-    + """
-import struct
-nr_pinned = json.loads(sys.argv[1])
-at = area(2 * nr_pinned * page, page)
-advise(at, 2 * nr_pinned * page, 15)
-ctypes.memset(at, 1, 2 * nr_pinned * page)
-ring = libc.syscall(425, 8, ctypes.create_string_buffer(120))
-vector = struct.pack("QQ", at, nr_pinned * page)
-done = ring >= 0 and libc.syscall(427, ring, 0, vector, 1) == 0
-print(at if done else "null", flush=True)
-"""
-)
-PARTIAL = (
-    AREA
-    + """
-nr_huge, is_shared = json.loads(sys.argv[1])
-huge = page * page // 8
-at = area(nr_huge * huge, huge)
-advise(at, nr_huge * huge, 14)
-ctypes.memset(at, 1, nr_huge * huge)
-import os, signal, time
-if is_shared and os.fork() == 0:
-    libc.prctl(1, signal.SIGKILL, 0, 0, 0)
-    time.sleep(3600)
-for number in range(nr_huge):
-    advise(at + number * huge + page, huge - page, 4)
-print(at, flush=True)
-"""
-)
-SMALL_FOLIOS = (
-    AREA
-    + """
-nr_folios = json.loads(sys.argv[1])
-at = area(nr_folios * 16 * page, 16 * page)
-advise(at, nr_folios * 16 * page, 14)
-ctypes.memset(at, 1, nr_folios * 16 * page)
-print(at, flush=True)
-"""
-)
 
 
 def row_of(pid: int, *words: str) -> dict[str, Any]:
@@ -96,6 +33,7 @@ def row_of(pid: int, *words: str) -> dict[str, Any]:
 
 def test_what_was_given_up_is_told_by_smaps_and_unknown_elsewhere() -> None:
     with program(LAZY, [101, 37, 11]) as target:
+        drain_batches()
         assert row_of(target.pid, "--source", "smaps")["lazyfree"] == (101 - 11) * PAGE
         found = json.loads(mematlas("usage", target.pid, "--json", "--source", "pagemap").stdout)
         text = mematlas("usage", target.pid, "--source", "smaps").stdout
@@ -184,8 +122,7 @@ def by_hand(pid: int) -> tuple[Counter[int], int]:
 
 def assert_as_by_hand(pid: int) -> tuple[dict[int, int], int]:
     with Process(pid) as process:
-        result = process.usage(folios=True)
-    lengths, nr_held = by_hand(pid)
+        _, (result, (lengths, nr_held)) = look(pid, lambda: (process.usage(folios=True), by_hand(pid)))
     assert result.folios is not None
     assert result.folios.by_size == {length * PAGE: number * PAGE for length, number in sorted(lengths.items())}
     assert result.folios.held == nr_held * PAGE

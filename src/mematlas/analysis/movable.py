@@ -14,6 +14,7 @@ from mematlas.record import record
 REASONS = {
     "shared": "mapped more than once: the kernel leaves the pages of others alone",
     "shared folio": "of a huge page or other large folio that is mapped more than once in part: it goes as a whole",
+    "pinned": "held in place by a driver, io_uring or RDMA, for as long as that uses them",
     "mlocked": "locked into memory: mlock(2), mlockall(2)",
     "hugetlb": "huge pages of the pools are never moved",
     "kernel": "the kernel's own: [vdso], [vvar], device memory",

@@ -40,6 +40,9 @@ NOWHERE = np.zeros(0, np.intp)
 UNKNOWN = -1
 """The count of a frame that has no struct page in RAM, or whose struct page could not be read."""
 
+GUP_PIN_COUNTING_BIAS = 1024
+"""References that one pin of a page counts as: include/linux/mm.h."""
+
 
 class StructPages:
     """The kernel's array of struct pages. Made by `open_struct_pages`.
@@ -124,6 +127,23 @@ class StructPages:
             chosen[tails] = np.where(good & read, words, np.uint64(0))[which]
         result: Bools = (chosen & np.uint64(1)).astype(np.bool_)
         return result
+
+    def are_pinned(self, pfns: Words) -> Bools | None:
+        """Return which frames are held in place (pin_user_pages), of pages that are mapped once; None if not told.
+
+        include/linux/mm.h, folio_maybe_dma_pinned(): each pin adds so many references to a single page. Large folios
+        count pins elsewhere: theirs are not found here.
+        """
+        place = self.memory.layout.values.get("page._refcount")
+        if place is None:
+            return None
+        self.map_counts(pfns)
+        addresses = np.uint64(self.base) + pfns * np.uint64(self.size)
+        words, good = self.memory.frame_words(addresses + np.uint64(place & ~7))
+        references = (words >> np.uint64(8 * (place & 7))).astype(np.uint32).view(np.int32)
+        pinned: Bools = good & (references >= GUP_PIN_COUNTING_BIAS)
+        pinned[self.large] = False
+        return pinned
 
     def table_shares(self, tables: Words) -> Counts:
         """Return how many more processes each page table is part of, by its physical address; -1 where unknown.

@@ -105,6 +105,8 @@ class FolioReader:
 
     def lots(self, frames: Words) -> Iterable[tuple[int, int]]:
         """Yield places between which sorted frames lie in few windows."""
+        if not len(frames):
+            return
         windows = frames // np.uint64(self.nr_frames)
         edges = np.flatnonzero(np.diff(windows, prepend=windows[:1] + np.uint64(1)))[::NR_WINDOWS].tolist()
         yield from zip(edges, [*edges[1:], len(frames)], strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mematlas.analysis.movable import REASONS
 from mematlas.kernel.swaps import free_swap, zram_ratio
 from mematlas.record import as_dict
-from mematlas.views.format import format_path, format_seconds, format_size
+from mematlas.views.format import format_path, format_seconds, format_size, number_of
 from mematlas.views.swap import ways_to_swap
 from mematlas.views.table import Column, Drawn, Table
 
@@ -29,7 +29,7 @@ WHAT = {
 FREED = "of these, out of RAM too: their frames are free"
 SWAP_CACHED = "in swap, or on the way there, and still in RAM until that is needed"
 PAGE_CACHED = "of files, and still in RAM: not yet written, or in use elsewhere"
-GIVEN_UP = "freed, and kept nowhere: the process had given them up (MADV_FREE)"
+GIVEN_UP = "freed, and kept nowhere: the process had given them up (MADV_FREE, MAP_DROPPABLE)"
 NOT_TOLD = "not told: see the notes"
 
 DIRTY_NEEDS = "CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH"
@@ -48,6 +48,7 @@ PLAN_COLUMNS = (
     Column("nr_movable", "CAN MOVE", "count"),
     Column("nr_needs_swap", "TO SWAP", "count"),
     Column("nr_dirty", "DIRTY", "count", shown=False),
+    Column("nr_given_up", "GIVEN UP", "count", shown=False),
     Column("reasons", "CANNOT", "counts"),
     Column("kind", "KIND"),
     Column("path", "PATH", "path"),
@@ -67,6 +68,7 @@ EFFECT_COLUMNS = (
     Column("swap_cached", "SWAP CACHE", "size"),
     Column("page_cached", "PAGE CACHE", "size"),
     Column("nr_given_up", "GIVEN UP", "count"),
+    Column("nr_reading", "BEING READ", "count"),
     Column("nr_freed", "LEFT RAM", "count"),
     Column("free", "FREE"),
     Column("rate", "BYTES/S", "number"),
@@ -104,11 +106,12 @@ REFAULT_COLUMNS = (
 def plan_table(plan: Plan, target: dict[str, Any]) -> Table:
     """Return what an advice would do, a row per VMA, with where the memory would go as notes."""
     rows = [plan_row(item) for item in plan.vmas]
-    total = (plan.nr_requested, plan.nr_movable, plan.nr_needs_swap, plan.nr_dirty, plan.reasons)
+    total = (plan.nr_requested, plan.nr_movable, plan.nr_needs_swap, plan.nr_dirty, plan.nr_given_up, plan.reasons)
     whole = f"{len(rows)} VMA{'s' * (len(rows) != 1)}"
     footer = (None, None, sum(row[2] for row in rows), None, *total, None, whole)
     notes = [*plan.notes, *(f"{key}: {REASONS[key]}" for key in plan.reasons)]
     if plan.advice == "pageout":
+        notes += given_up_notes(plan)
         notes += dirty_notes(plan)
         notes += places(plan)
     return Table(f"{plan.advice}-plan/1", PLAN_COLUMNS, rows, target=target, notes=notes, footer=footer)
@@ -116,8 +119,22 @@ def plan_table(plan: Plan, target: dict[str, Any]) -> Table:
 
 def plan_row(item: PlannedVma) -> tuple[Any, ...]:
     """Return the row of one VMA."""
-    counts = (item.nr_requested, item.nr_movable, item.nr_needs_swap, item.nr_dirty, item.reasons)
-    return (item.start, item.end, item.end - item.start, item.vma.perms, *counts, item.vma.kind, item.vma.path)
+    counts = (item.nr_requested, item.nr_movable, item.nr_needs_swap, item.nr_dirty, item.nr_given_up)
+    where = (item.start, item.end, item.end - item.start, item.vma.perms)
+    return (*where, *counts, item.reasons, item.vma.kind, item.vma.path)
+
+
+def given_up_notes(plan: Plan) -> list[str]:
+    """Return what is known of pages that the process has given up."""
+    if plan.nr_given_up is None:
+        return [
+            "pages that the process has given up (MADV_FREE) are freed, not swapped; which, kpageflags tells: needs "
+            + DIRTY_NEEDS
+        ]
+    if not plan.nr_given_up:
+        return []
+    text = "given up by the process (MADV_FREE, MAP_DROPPABLE): to be freed, not swapped, unless written to since"
+    return [f"{number_of(plan.nr_given_up, 'page')} {text}"]
 
 
 def dirty_notes(plan: Plan) -> list[str]:
@@ -142,7 +159,7 @@ def places(plan: Plan) -> list[str]:
         lines.append(text + (f", {ratio:.0f}:1 so far" if ratio and ratio > 1 and area.used >= MEANINGFUL else ""))
     if plan.room.swap is not None:
         lines.append(f"swap: the memory cgroup allows {format_size(plan.room.swap)} more")
-    return lines or (["swap: none"] if plan.nr_needs_swap else [])
+    return lines or (["swap: none"] if plan.nr_needs_swap or plan.nr_without_swap else [])
 
 
 def swap_warning(plan: Plan) -> list[str]:
@@ -153,7 +170,8 @@ def swap_warning(plan: Plan) -> list[str]:
     if plan.swap_room < free_swap(plan.swaps):
         return [f"the memory cgroup of the process allows too little swap: {lacking} of memory has nowhere to go"]
     # Twice as much as is needed, as a power of two.
-    mib = 1 << max(plan.nr_needs_swap * plan.page_size >> 19, 63).bit_length()
+    nr_pages = plan.nr_needs_swap + plan.nr_without_swap
+    mib = 1 << max(nr_pages * plan.page_size >> 19, 63).bit_length()
     return [
         f"{'too little' if plan.swaps else 'no'} swap space: {lacking} of memory without a file has nowhere to go.",
         *ways_to_swap(mib),
@@ -165,7 +183,8 @@ def effect_table(
 ) -> Table:
     """Return what an act did: one row, in text as lines with their meaning."""
     size = effect.nr_moved * page_size
-    rate = size / effect.seconds if effect.seconds else None
+    # What is still being read takes longer than that.
+    rate = size / effect.seconds if effect.seconds and effect.nr_reading == 0 else None
     row = (
         effect.nr_requested,
         effect.nr_advised,
@@ -180,6 +199,7 @@ def effect_table(
         effect.swap_cached,
         effect.page_cached,
         effect.nr_given_up,
+        effect.nr_reading,
         effect.nr_freed if effect.advice == "pageout" else None,
         effect.freed and as_dict(effect.freed),
         None if rate is None else round(rate),
@@ -216,7 +236,9 @@ def effect_lines(effect: Effect, page_size: int) -> Iterator[tuple[str, int | No
     asked, reached = WHAT[effect.advice]
     yield "requested", effect.nr_requested, asked
     yield "advised", effect.nr_advised, "of these, the kernel took the advice"
-    yield "moved", effect.nr_moved, reached
+    yield "moved", effect.nr_moved, reached if effect.nr_reading == 0 else "in RAM, or being read"
+    if effect.nr_reading:
+        yield "  reading", effect.nr_reading, "of files, and not read yet: the disk is at it"
     if effect.advice == "pageout":
         yield from whereabouts(effect, page_size)
     yield "stayed", effect.nr_stayed, "for these reasons:" if effect.reasons else "none"
@@ -301,6 +323,8 @@ def undo_line(undo: Effect, page_size: int) -> str:
     stayed = ", ".join(f"{nr_pages} {key}" for key, nr_pages in undo.reasons.items())
     size = format_size(undo.nr_moved * page_size)
     text = f"undo: {undo.nr_moved} of {undo.nr_requested} pages ({size}) brought back in {format_seconds(undo.seconds)}"
+    if undo.nr_reading:
+        text += f", {undo.nr_reading} of them not read yet"
     if not undo.nr_requested:
         text = "undo: nothing to bring back"
     return text + (f"; not back: {stayed}" if stayed else "") + (f"; stopped: {undo.stopped}" if undo.stopped else "")
@@ -338,6 +362,7 @@ def undo_object(undo: Effect) -> dict[str, Any]:
         "nr_requested": undo.nr_requested,
         "nr_moved": undo.nr_moved,
         "nr_stayed": undo.nr_stayed,
+        "nr_reading": undo.nr_reading,
         "reasons": undo.reasons,
         "seconds": round(undo.seconds, 6),
         "stopped": undo.stopped or None,

@@ -1,0 +1,172 @@
+"""What a dry run promises, the act keeps: page for page, and line for line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amounts import DROPPABLE, LAZY, PINNED
+from helpers import PAGE, Program, mematlas, program
+from mematlas import Process, Selection, actions
+from mematlas.actions import act, pageout, plan, willneed
+from mematlas.cli import main
+from mematlas.errors import NotSupported
+from mematlas.kernel.backing import call_mincore
+from mematlas.kernel.cgroups import NO_LIMIT
+from mematlas.kernel.swaps import SwapArea
+from victim import Victim
+
+pytestmark = pytest.mark.root("CAP_SYS_ADMIN")
+Start = Callable[..., Victim]
+
+
+@pytest.fixture
+def no_swap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have our code see no swap space, whatever there is."""
+    for module in ("actions", "pagingout"):
+        monkeypatch.setattr(f"mematlas.{module}.read_swaps", lambda procfs: [])
+
+
+def of(target: Program, nr_pages: int) -> Selection:
+    return Selection(area=f"{target.told:#x}+{nr_pages * PAGE}")
+
+
+def test_what_was_given_up_is_promised_to_be_freed_without_swap(no_swap: None) -> None:
+    with program(LAZY, [101, 37, 0]) as target, Process(target.pid) as process:
+        planned = plan(process, "pageout", of(target, 138))
+        effect = act(process, planned)
+
+    assert (planned.nr_movable, planned.nr_given_up, planned.reasons) == (101, 101, {"no swap": 37})
+    assert (effect.nr_moved, effect.nr_given_up, effect.reasons) == (101, 101, {"no swap": 37})
+
+
+def test_what_was_given_up_is_not_promised_to_swap(swap: Path) -> None:
+    with program(LAZY, [101, 37, 0]) as target, Process(target.pid) as process:
+        planned = plan(process, "pageout", of(target, 138))
+        effect = act(process, planned)
+
+    assert (planned.nr_movable, planned.nr_needs_swap, planned.nr_given_up) == (138, 37, 101)
+    assert (effect.nr_moved, effect.swap, effect.nr_given_up) == (138, 37 * PAGE, 101)
+
+
+def test_droppable_memory_is_promised_to_be_freed(no_swap: None) -> None:
+    with program(DROPPABLE, 53) as target:
+        if target.told is None:
+            pytest.skip("needs Linux 6.11: MAP_DROPPABLE")
+        with Process(target.pid) as process:
+            planned = plan(process, "pageout", of(target, 53))
+            effect = act(process, planned)
+
+    assert (planned.nr_movable, planned.nr_given_up) == (effect.nr_moved, effect.nr_given_up) == (53, 53)
+
+
+def test_dry_run_says_what_was_given_up() -> None:
+    with program(LAZY, [101, 37, 0]) as target:
+        run = mematlas("pageout", target.pid, f"{target.told:#x}+{138 * PAGE}", "--dry-run", "--json")
+
+    found = json.loads(run.stdout)
+    assert found["rows"][0]["nr_given_up"] == 101
+    assert any(note.startswith("101 pages given up by the process") for note in found["notes"])
+
+
+@pytest.fixture
+def pinned() -> Any:
+    with program(PINNED, 67) as target:
+        if target.told is None:
+            pytest.skip("needs io_uring, and leave to pin pages with it")
+        yield target
+
+
+def test_pinned_pages_are_not_promised(pinned: Program, swap: Path) -> None:
+    with Process(pinned.pid) as process:
+        planned = plan(process, "pageout", of(pinned, 134))
+        effect = act(process, planned)
+
+    assert (planned.nr_movable, planned.reasons) == (67, {"pinned": 67})
+    assert (effect.nr_moved, effect.reasons) == (67, {"pinned": 67})
+
+
+def test_pinned_pages_that_cannot_be_told_are_warned_of(pinned: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise NotSupported("page tables", "BPF")
+
+    monkeypatch.setattr(Process, "tables_access", refuse)
+    with Process(pinned.pid) as process:
+        planned = plan(process, "pageout", of(pinned, 134))
+
+    assert any(note.startswith("up to 67 pages are pinned (VmPin), and will stay") for note in planned.notes)
+
+
+@pytest.mark.parametrize("room", [0, 7, 61, 1000])
+def test_lines_of_a_plan_add_up_to_its_total(room: int, victim: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "read_swaps", lambda procfs: [SwapArea("/swap", "file", room * PAGE, 0, -2)])
+    monkeypatch.setattr(actions, "read_room", lambda process: NO_LIMIT)
+    target = victim("anon", "anon_full", "private_file")
+    with Process(target.pid) as process:
+        planned = plan(process, "pageout")
+
+    assert planned.nr_movable == sum(item.nr_movable for item in planned.vmas)
+    assert planned.nr_needs_swap == sum(item.nr_needs_swap for item in planned.vmas) <= room
+    assert all(item.nr_requested == item.nr_movable + sum(item.reasons.values()) for item in planned.vmas)
+    assert planned.nr_requested == planned.nr_movable + sum(planned.reasons.values())
+    assert planned.reasons.get("no swap", 0) == planned.nr_without_swap
+    assert (planned.nr_without_swap > 0) == (planned.nr_needs_swap == room)
+
+
+# --- willneed
+
+
+@pytest.fixture
+def evicted(victim: Start) -> tuple[Victim, Selection]:
+    """Return a process and a file of it that was paged out, which is in the page cache no more."""
+    target = victim("shared_file")
+    area = target["shared_file"]
+    chosen = Selection(area=f"{area.address:#x}-{area.end:#x}")
+    with open(area.path, "rb") as file:
+        os.fsync(file.fileno())
+        with Process(target.pid) as process:
+            pageout(process, chosen)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return target, chosen
+
+
+def test_pages_that_are_still_being_read_are_not_said_to_be_in_ram(
+    evicted: tuple[Victim, Selection], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, chosen = evicted
+    ask = call_mincore
+
+    def slow_disk(fd: int, offset: int, size: int, page_size: int) -> bytes:
+        return bytes((0,)) * 3 + ask(fd, offset, size, page_size)[3:]
+
+    monkeypatch.setattr("mematlas.advising.call_mincore", slow_disk)
+    assert main(["willneed", str(target.pid), str(chosen.area)]) == 0
+    text = capsys.readouterr().out
+
+    head, *lines = text.splitlines()
+    assert not head.endswith("/s)")
+    assert any(line.endswith("in RAM, or being read") for line in lines)
+    (reading,) = (line.split() for line in lines if line.startswith("  reading"))
+    assert int(reading[1]) >= 1
+
+
+def test_what_is_read_is_in_ram_as_mincore_has_it(evicted: tuple[Victim, Selection]) -> None:
+    target, chosen = evicted
+    with Process(target.pid) as process:
+        effect = willneed(process, chosen)
+
+    assert effect.nr_moved > 0
+    assert effect.nr_reading is not None
+    assert 0 <= effect.nr_reading <= effect.nr_moved
+
+
+def test_who_may_not_ask_says_so(evicted: tuple[Victim, Selection], monkeypatch: pytest.MonkeyPatch) -> None:
+    target, chosen = evicted
+    monkeypatch.setattr("os.geteuid", lambda: 12345)
+    with Process(target.pid) as process:
+        assert willneed(process, chosen).nr_reading is None
