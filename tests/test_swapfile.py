@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,15 +24,14 @@ pytestmark = pytest.mark.machine
 def test_directory_goes_with_a_maker_that_is_killed_as_it_begins(number: signal.Signals, tmp_path: Path) -> None:
     # The keeper makes the directory, and here ends its parent at that very moment.
     code = (
-        "import os, sys, tempfile\n"
+        "import os, sys\n"
         f"sys.path[:0] = {list(filter(None, sys.path))!r}\n"
         "from mematlas.kernel.swapfile import TemporarySwap\n"
-        "make = tempfile.mkdtemp\n"
-        "def make_and_kill(**where):\n"
-        "    path = make(**where)\n"
+        "make = os.mkdir\n"
+        "def make_and_kill(*what, **where):\n"
+        "    make(*what, **where)\n"
         f"    os.kill(os.getppid(), {int(number)})\n"
-        "    return path\n"
-        "tempfile.mkdtemp = make_and_kill\n"
+        "os.mkdir = make_and_kill\n"
         f"TemporarySwap(16 << 20, ({str(tmp_path)!r},))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE)
@@ -46,14 +44,13 @@ def test_directory_goes_with_a_maker_that_is_killed_as_it_begins(number: signal.
 def test_directory_goes_with_a_maker_that_is_interrupted_as_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = tempfile.mkdtemp
+    make = os.mkdir
 
-    def interrupting(prefix: str, dir: str) -> str:
-        path = make(prefix=prefix, dir=dir)
+    def interrupting(name: str, mode: int, *, dir_fd: int) -> None:
+        make(name, mode, dir_fd=dir_fd)
         os.kill(os.getppid(), signal.SIGINT)
-        return path
 
-    monkeypatch.setattr(tempfile, "mkdtemp", interrupting)
+    monkeypatch.setattr(os, "mkdir", interrupting)
     with pytest.raises(KeyboardInterrupt):
         TemporarySwap(16 << 20, (str(tmp_path),))
     assert not os.listdir(tmp_path)
@@ -80,3 +77,46 @@ def test_held_signal_comes_afterwards() -> None:
         work()
     assert seen == ["to the end"]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("what", ["a link", "another user's directory"])
+def test_what_is_put_in_the_place_of_the_directory_is_not_written_to(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, precious = tmp_path / "theirs", tmp_path / "precious"
+    for directory in (place, precious):
+        directory.mkdir()
+    (precious / "swap").write_text("precious")
+    make = os.mkdir
+
+    def exchange(name: str, mode: int, *, dir_fd: int) -> None:
+        make(name, mode, dir_fd=dir_fd)
+        (place / name).rename(tmp_path / "moved")
+        if what == "a link":
+            (place / name).symlink_to(precious)
+        else:
+            precious.rename(place / name)
+            os.chown(place / name, 1000, 1000)
+
+    monkeypatch.setattr(os, "mkdir", exchange)
+    with pytest.raises(NotSupported):
+        TemporarySwap(16 << 20, (str(place),))
+    (kept,) = tmp_path.rglob("swap")
+    assert kept.read_text() == "precious"
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_swap_whose_directory_was_moved_away_is_ended_all_the_same(disk_path: Path) -> None:
+    precious = disk_path / "precious"
+    precious.mkdir()
+    (precious / "swap").write_text("precious")
+
+    with TemporarySwap(16 << 20, (str(disk_path),)) as swap:
+        directory = Path(swap.path).parent
+        directory.rename(disk_path / "moved")
+        directory.symlink_to(precious)
+        assert str(disk_path / "moved") in Path("/proc/swaps").read_text()
+    assert str(disk_path) not in Path("/proc/swaps").read_text()
+    assert (precious / "swap").read_text() == "precious"
+    assert not list((disk_path / "moved").iterdir())

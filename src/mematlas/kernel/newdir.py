@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Owner = tuple[int, int]
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class HeldDirectory:
@@ -58,7 +58,7 @@ class HeldDirectory:
     def file(self, name: str) -> Iterator[BinaryIO]:
         """Make a file in it, for its owner alone."""
         with signals_held():
-            fd = os.open(name, NEW_FILE, 0o600, dir_fd=self.fd)
+            fd = os.open(name, os.O_WRONLY | NEW, 0o600, dir_fd=self.fd)
             self._files.append(name)
         with open(fd, "wb") as file:
             yield file

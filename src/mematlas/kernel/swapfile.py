@@ -11,10 +11,10 @@ import fcntl
 import os
 import signal
 import sys
-import tempfile
 
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
 from mematlas.kernel.libc import libc
+from mematlas.kernel.newdir import DIRECTORY, NEW
 from mematlas.kernel.signals import ENDING, signals_held
 
 TYPE_CHECKING = False
@@ -29,6 +29,7 @@ FS_IOC_SETFLAGS = 0x40086602
 FS_NOCOW_FL = 0x00800000
 """btrfs takes a swap file only when it is not copied on write."""
 
+FILE = "swap"
 PLACES = ("/var/tmp", "/var/lib", "/")
 """Where a swap file is tried, in this order: on a disk, and out of others' way."""
 LEFT_FREE = 1 << 30
@@ -99,54 +100,93 @@ class TemporarySwap:
             raise OSError(errno.ENOSPC, f"{free >> 20} MiB free")
         try:
             with signals_held():
-                self.path, self._pipe, self._keeper = start_keeper(place)
-            # The first try takes the blocks without writing to them, which most file systems allow.
-            for filled in (False, True):
-                write_swap_file(self.path, self.size, filled)
-                code = swapon(self.path)
-                if code != errno.EINVAL:
-                    break
-            if code:
-                raise OSError(code, os.strerror(code))
+                name, self._pipe, self._keeper = start_keeper(place)
+            self.path = os.path.join(place, name, FILE)
+            file = make_swap_file(place, name)
+            try:
+                self._switch_on(file)
+            finally:
+                os.close(file)
         except BaseException:
             self.close()
             raise
 
+    def _switch_on(self, file: int) -> None:
+        # The first try takes the blocks without writing to them, which most file systems allow.
+        for filled in (False, True):
+            write_swap_area(file, self.size, filled)
+            code = swapon(file)
+            if code != errno.EINVAL:
+                break
+        if code:
+            raise OSError(code, os.strerror(code))
 
-def swapon(path: str) -> int:
+
+def swapon(fd: int) -> int:
     """Swap to a file before all others; return the errno, 0 when it went well."""
     import ctypes
 
     flags = SWAP_FLAG_PREFER | SWAP_PRIORITY_MAX
-    return ctypes.get_errno() if libc().swapon(os.fsencode(path), flags) else 0
+    return ctypes.get_errno() if libc().swapon(link_to(fd), flags) else 0
 
 
-def swapoff(path: str) -> int:
+def link_to(fd: int) -> bytes:
+    """Return a path that leads to the very file that is open, whatever stands where it was opened."""
+    return b"/proc/self/fd/%d" % fd
+
+
+def swapoff(fd: int) -> int:
     """Stop swapping to a file; return the errno, 0 when it went well."""
     import ctypes
 
-    while libc().swapoff(os.fsencode(path)):
+    while libc().swapoff(link_to(fd)):
         if ctypes.get_errno() != errno.EINTR:
             return ctypes.get_errno()
     return 0
 
 
-def write_swap_file(path: str, size: int, filled: bool) -> None:
-    """Make an empty swap area, with blocks for all of it: the kernel refuses a file with holes."""
+def make_swap_file(place: str, name: str) -> int:
+    """Make the file in the directory that the keeper has made; return its descriptor."""
+    with contextlib.ExitStack() as stack:
+        held = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, held)
+        directory = open_own(name, held)
+        stack.callback(os.close, directory)
+        return os.open(FILE, os.O_RDWR | NEW, 0o600, dir_fd=directory)
+
+
+def open_own(name: str, held: int) -> int:
+    """Open the directory that was made below another, unless somebody has put another in its place."""
+    directory = os.open(name, DIRECTORY, dir_fd=held)
+    status = os.fstat(directory)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        os.close(directory)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    return directory
+
+
+def write_swap_area(fd: int, size: int, filled: bool) -> None:
+    """Make an empty swap area of a file, with blocks for all of it: the kernel refuses a file with holes."""
     page_size = os.sysconf("SC_PAGESIZE")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with open(fd, "r+b", buffering=0) as file:
-        forbid_copy_on_write(fd)
-        if filled:
-            for place in range(0, size, PIECE):
-                file.write(bytes(min(PIECE, size - place)))
-        else:
-            os.posix_fallocate(fd, 0, size)
-        # Version 1, the number of the last page, no bad pages; the magic ends the first page.
-        header = b"".join(number.to_bytes(4, sys.byteorder) for number in (1, size // page_size - 1, 0))
-        os.pwrite(fd, header, 1024)
-        os.pwrite(fd, b"SWAPSPACE2", page_size - 10)
-        os.fsync(fd)
+    os.ftruncate(fd, 0)
+    forbid_copy_on_write(fd)
+    if filled:
+        for place in range(0, size, PIECE):
+            write_whole(fd, bytes(min(PIECE, size - place)), place)
+    else:
+        os.posix_fallocate(fd, 0, size)
+    # Version 1, the number of the last page, no bad pages; the magic ends the first page.
+    header = b"".join(number.to_bytes(4, sys.byteorder) for number in (1, size // page_size - 1, 0))
+    write_whole(fd, header, 1024)
+    write_whole(fd, b"SWAPSPACE2", page_size - 10)
+    os.fsync(fd)
+
+
+def write_whole(fd: int, data: bytes, offset: int) -> None:
+    """Write all of some bytes at a place."""
+    while data:
+        nr_written = os.pwrite(fd, data, offset)
+        data, offset = data[nr_written:], offset + nr_written
 
 
 def forbid_copy_on_write(fd: int) -> None:
@@ -163,7 +203,8 @@ def forbid_copy_on_write(fd: int) -> None:
 
 
 def start_keeper(place: str) -> tuple[str, int, int]:
-    """Start the child that takes a swap file away; return the file's path, our end of its pipe, and its PID.
+    """Start the child that takes a swap file away; return the name of the directory that it has made for one, our end
+    of its pipe, and its PID.
 
     Raises:
         OSError: no directory can be made in that place.
@@ -178,16 +219,16 @@ def start_keeper(place: str) -> tuple[str, int, int]:
     os.close(wait)
     os.close(tell)
     with open(told, "rb") as file:
-        path = os.fsdecode(file.read())
-    if not path:
+        name = os.fsdecode(file.read())
+    if not name:
         os.close(pipe)
         code = wait_for(pid)
         raise OSError(code, os.strerror(code))
-    return path, pipe, pid
+    return name, pipe, pid
 
 
 def keep(place: str, wait: int, tell: int) -> NoReturn:
-    """Make a directory, tell which file to make in it, and when the other end of the pipe is closed, clear it away."""
+    """Make a directory, tell its name, and when the other end of the pipe is closed, clear away what is in it."""
     # In the child: nothing here may return. A session of our own, so that a terminal's signals do not reach us.
     # Whoever makes the directory takes it away, so that there is no moment in which nobody would.
     code = errno.EIO
@@ -195,21 +236,35 @@ def keep(place: str, wait: int, tell: int) -> NoReturn:
         os.setsid()
         for number in (*ENDING, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
-        path = os.path.join(tempfile.mkdtemp(prefix="mematlas-swap-", dir=place), "swap")
+        name = f"mematlas-swap-{os.urandom(8).hex()}"
+        held = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.mkdir(name, 0o700, dir_fd=held)
+        directory = open_own(name, held)
         with contextlib.suppress(BrokenPipeError), open(tell, "wb", buffering=0) as file:
-            file.write(os.fsencode(path))
+            file.write(os.fsencode(name))
         os.read(wait, 1)
-        code = swapoff(path)
-        # Making it failed: it is no swap area (EINVAL), or we may not make one, and so not end one either (EPERM).
-        if code in (0, errno.EINVAL, errno.ENOENT, errno.EPERM):
-            if os.path.exists(path):
-                os.unlink(path)
-            os.rmdir(os.path.dirname(path))
-            code = 0
+        code = clear(directory)
+        if code == 0:
+            with contextlib.suppress(OSError):  # somebody has moved it away, empty
+                os.rmdir(name, dir_fd=held)
     except OSError as error:
         code = error.errno or code
     finally:
         os._exit(code)
+
+
+def clear(directory: int) -> int:
+    """End the swap area in a directory and remove its file; return the errno, 0 when it went well."""
+    try:
+        file = os.open(FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return 0
+    code = swapoff(file)
+    # Making it failed: it is no swap area (EINVAL), or we may not make one, and so not end one either (EPERM).
+    if code not in (0, errno.EINVAL, errno.EPERM):
+        return code
+    os.unlink(FILE, dir_fd=directory)
+    return 0
 
 
 def wait_for(pid: int) -> int:
