@@ -24,6 +24,7 @@ from mematlas.analysis.results import Reading
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
 from mematlas.kernel.cmdline import MAX_COMMAND
 from mematlas.kernel.kpage import tells_ksm
+from mematlas.kernel.machine import MAX_SIZE
 from mematlas.kernel.maps import MAX_CAPTURED_VMAS, bounded
 from mematlas.kernel.newdir import NewDirectory
 from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_B, PM_PFRAME, PM_PRESENT, PRESENT, UNKNOWN, Pacer, has_soft_dirty
@@ -149,8 +150,11 @@ class Recorder:
         torn = process.address_space().vmas != space.vmas
         if not self.redactor:
             self._keep_paths(space.vmas)
+        machine = self._machine(torn)
+        if len(machine) > MAX_SIZE:
+            raise Error(f"{process.pid} has too many VMAs that need to be explained for a capture")
         with self.directory.file(MACHINE) as file:
-            file.write(self._machine(torn))
+            file.write(machine)
         self.notes += [f"not saved: {why}" for why in self.unreadable.values()]
         source = "smaps and pagemap" if has_pagemap else "smaps"
         reading = Reading(source, time.perf_counter() - before, torn, tuple(dict.fromkeys(self.notes)))

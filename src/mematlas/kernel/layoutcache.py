@@ -141,16 +141,20 @@ class LayoutCache:
         except OSError:
             return
         try:
-            try:
-                os.write(fd, text.encode())
-            finally:
-                os.close(fd)
+            with open(fd, "w", encoding="ascii") as file:
+                file.write(text)
             os.rename(temporary, name_of(key), src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except OSError:
-            try:
-                os.unlink(temporary, dir_fd=self.fd)
-            except OSError:
-                pass
+            self._discard(temporary)
+        except BaseException:  # such as Ctrl-C
+            self._discard(temporary)
+            raise
+
+    def _discard(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self.fd)
+        except OSError:
+            pass
 
 
 def name_of(key: str) -> str:

@@ -40,6 +40,8 @@ class Machine(dict[str, "Any"]):
         for key, (is_good, expected) in CHECKS.items():
             if key in self and not is_good(self[key]):
                 raise FormatError(self.path, expected=f"{key} to be {expected}")
+        if "hidden" in self:
+            self["hidden"] = frozenset(self["hidden"])  # each VMA is looked up in it
 
     def __missing__(self, key: str) -> Any:
         raise FormatError(self.path, expected=key)

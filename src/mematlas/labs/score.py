@@ -81,7 +81,7 @@ class ScoreFile:
                     with open(fd, "w", encoding="utf-8") as file:
                         json.dump({"version": 1, "lessons": rows}, file, indent=1)
                     os.replace(fresh, self.path)
-                except OSError:
+                except BaseException:  # Ctrl-C as well
                     os.unlink(fresh)
                     raise
         except OSError as error:

@@ -31,7 +31,7 @@ def make_file(stage: Stage) -> None:
 
 def count_cached(stage: Stage) -> int:
     """Return how many pages of the workload's file are in the page cache, whoever maps them."""
-    fd = os.open(stage.facts["path"], os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(stage.facts["path"], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     size = stage.facts["page_size"]
     try:
         try:
