@@ -27,7 +27,7 @@ HERE = ("tests/guest", "--ignore=tests/guest/test_machine.py")
 # What no kernel changes, and what starts guests.
 THE_SAME_EVERYWHERE = (
     *("arguments", "completion", "docs", "errors", "format", "grid", "guest", "kconfig", "layers", "lesson"),
-    *("packed", "paging", "picture", "record", "skips", "table"),
+    *("packed", "paging", "picture", "record", "setup", "skips", "table"),
 )
 # Of the truth of every kind of memory, what says most: each VMA by every source.
 MOST = ("-k", "not test_truth or test_every_vma_equals")
