@@ -191,7 +191,27 @@ def test_process_that_runs_explains_a_difference() -> None:
     explained, reason = compared(replace(BASE, rss=101 * PAGE), after=replace(BASE, rss=102 * PAGE))["rss"]
 
     assert (explained, "changed" in reason) == (True, True)
-    assert compared(replace(BASE, rss=101 * PAGE), torn=True)["rss"][0]
+
+
+def test_process_that_runs_explains_no_more_than_it_changed() -> None:
+    found = compared(replace(BASE, rss=103 * PAGE), after=replace(BASE, rss=102 * PAGE))
+    assert found["rss"] == (False, UNEXPLAINED)
+    assert compared(replace(BASE, rss=101 * PAGE), torn=True)["rss"] == (False, UNEXPLAINED)
+
+
+@pytest.mark.parametrize(("difference", "explained"), [(3 * PAGE, True), (-3 * PAGE, True), (4 * PAGE, False)])
+def test_what_changed_is_counted_vma_by_vma(difference: int, explained: bool) -> None:
+    # One VMA lost a page, another won two: the sum alone has changed by one.
+    def several(first: int, second: int, source: str = "smaps") -> MapsResult:
+        vmas = [
+            VmaUsage(replace(make_vma(), start=start, end=start + PAGE), replace(BASE, rss=size), None, None)
+            for start, size in ((PAGE, first), (3 * PAGE, second))
+        ]
+        return MapsResult(vmas, Reading(source, 0.0, False, ()))
+
+    before, after = several(9 * PAGE, 9 * PAGE), several(8 * PAGE, 11 * PAGE)
+    rows = compare(before, several(9 * PAGE, 9 * PAGE + difference, "pagemap"), after)
+    assert next(row.explained for row in rows if row.measure == "rss") == explained
 
 
 def test_swap_cache_that_this_kernel_does_not_tell_of_explains_less_swap_of_shared_memory() -> None:

@@ -30,10 +30,10 @@ from mematlas.kernel.newdir import NewDirectory
 from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_B, PM_PFRAME, PM_PRESENT, PRESENT, UNKNOWN, Pacer, has_soft_dirty
 from mematlas.kernel.procfs import BY_VMA, GZIP, GZIPPED, MACHINE
 from mematlas.kernel.rights import invoking_user
-from mematlas.kernel.smaps import HEX_DIGITS, HOLD_PER_BYTE
-from mematlas.kernel.status import read_status, status_bytes
+from mematlas.kernel.smaps import HEX_DIGITS
 from mematlas.kernel.vmfile import LiveFiles
 from mematlas.model.pages import HIDDEN_FRAMES, PageReader
+from mematlas.model.stalls import smaps_hold
 from mematlas.process import MAX_STALL, Process
 from mematlas.record import record
 from mematlas.sources import ZERO_UNKNOWN
@@ -145,6 +145,9 @@ class Recorder:
         nr_frames = self._save_frames() if has_pagemap else None
         for name in self._process_files():
             self._save_text(own, name, process.dir)
+        hold = process.dir.holds.get("smaps")
+        if hold and hold.total_s > MAX_STALL:
+            self.notes.append(f"reading smaps held up the target for {hold.total_s * 1e3:.0f} ms")
         for name in MACHINE_FILES:
             self._save_text(self.directory, name, process.procfs)
         torn = process.address_space().vmas != space.vmas
@@ -172,11 +175,9 @@ class Recorder:
     # Text
 
     def _process_files(self) -> list[str]:
-        hold = (status_bytes(read_status(self.process.dir), "VmRSS") or 0) * HOLD_PER_BYTE
-        if hold <= MAX_STALL:
+        if smaps_hold(self.process.dir, MAX_STALL) <= MAX_STALL:
             return list(PROCESS_FILES)
         # The rollup is the sum of smaps, for a second hold of the target's lock.
-        self.notes.append(f"reading smaps held up the target for about {hold * 1e3:.0f} ms")
         return [name for name in PROCESS_FILES if name != "smaps_rollup"]
 
     def _save_text(self, directory: HeldDirectory, name: str, source: Directory) -> None:

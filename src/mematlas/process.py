@@ -15,7 +15,6 @@ from mematlas.analysis.usage import (
 from mematlas.errors import BadInput, Error, FormatError, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.maps import Vma, read_maps
 from mematlas.kernel.pagemap import (
-    ENTRY_SIZE,
     Pacer,
 )
 from mematlas.kernel.procfs import ProcFS
@@ -271,7 +270,7 @@ class Process:
 
     def _swap_pss(self, max_stall: float, notes: list[str]) -> dict[int, int] | None:
         """Return SwapPss of each VMA by its start; None where reading it would hold up the target for too long."""
-        hold = self._smaps_hold()
+        hold = self._smaps_hold(max_stall)
         if self.procfs.live and hold > max_stall:
             notes.append(
                 f"whether swap is shared with forks is unknown: smaps tells, and holds up the target for about"
@@ -337,7 +336,8 @@ class Process:
         reader = self._reader_name(chosen)
         duration = time.perf_counter() - before
         with_memory = nodes.with_memory if nodes else ()
-        return MapsResult(vmas, Reading(chosen, duration, torn, tuple(dict.fromkeys(notes)), reader), with_memory)
+        hold = self.dir.holds.get("smaps") if chosen == "smaps" else None
+        return MapsResult(vmas, Reading(chosen, duration, torn, tuple(dict.fromkeys(notes)), reader, hold), with_memory)
 
     def page_nodes(self, paced: bool = True) -> PageNodes:
         """Return what tells the NUMA node of each page of the blocks that `pages` yields.
@@ -359,21 +359,31 @@ class Process:
             raise BadInput(f"no source {source!r} (there are {', '.join(SOURCES)})")
         if source != "auto":
             return source
-        hold = self._smaps_hold()
+        factor = 1.0
         if numa:
             from mematlas.kernel.numa_maps import HOLD_TO_SMAPS
 
-            hold *= HOLD_TO_SMAPS
+            factor = HOLD_TO_SMAPS
+        hold = self._smaps_hold(max_stall / factor) * factor
         if not self.procfs.live or hold <= max_stall:
             return "smaps"
         if self._tables_pay(1 << 64, notes):
             return "tables"
         try:
-            self.dir.open("pagemap").close()
+            self._check_counts()
         except (PermissionDenied, NotSupported) as error:
             notes.append(f"read from smaps, which holds up the target for about {hold * 1e3:.0f} ms: {error}")
             return "smaps"
         return "pagemap"
+
+    def _check_counts(self) -> None:
+        """Raise what keeps pagemap from telling all that smaps tells: frames, and how often they are mapped."""
+        from mematlas.kernel.rights import effective_capabilities
+
+        self.dir.open("pagemap").close()
+        self.procfs.open("kpagecount").close()
+        if "CAP_SYS_ADMIN" not in effective_capabilities():
+            raise PermissionDenied(f"{self.dir.path}/pagemap", "CAP_SYS_ADMIN for frame numbers")
 
     def page_source(self, source: str, max_stall: float, start: int, end: int, notes: list[str]) -> str:
         """Return what `pages`, `grid` and `density` read a range from: ``pagemap``, or ``tables`` where ``auto`` is
@@ -383,7 +393,7 @@ class Process:
             raise BadInput(f"no source {source!r} of pages (there are {', '.join(PAGE_SOURCES)})")
         if source != "auto" or not self.procfs.live:
             return "pagemap" if source == "auto" else source
-        if min(self._smaps_hold(), (end - start) * HOLD_PER_BYTE) <= max_stall:
+        if min(self._smaps_hold(max_stall), (end - start) * HOLD_PER_BYTE) <= max_stall:
             return "pagemap"
         return "tables" if self._tables_pay(end - start, notes) else "pagemap"
 
@@ -448,11 +458,10 @@ class Process:
             return TableReader(self.dir, self.tables_access(), low, high)
         return PageReader(self.dir, self._pacer() if paced else None)
 
-    def _smaps_hold(self) -> float:
-        """Return for how many seconds one reading of smaps would hold up the target."""
-        # It looks at more than RSS and swap, with zero pages and in sparse tables: at what the tables have entries for.
-        walked = max(sum(self._resident_and_swapped()), self._size_of_tables() // ENTRY_SIZE * self.page_size)
-        return walked * HOLD_PER_BYTE
+    def _smaps_hold(self, enough: float = 0.0) -> float:
+        from mematlas.model.stalls import smaps_hold
+
+        return smaps_hold(self.dir, enough)
 
     def _size_of_tables(self) -> int:
         return status_bytes(read_memory_status(self.dir), "VmPTE") or 0

@@ -113,7 +113,9 @@ class VmaCounter:
             PageReader(self.process, self._pacer, cached=False) as reader,
             Sharers(self.process.procfs, self._notes) as sharers,
         ):
-            return [self._of_pages(reader, sharers, vma) for vma in vmas]
+            result = [self._of_pages(reader, sharers, vma) for vma in vmas]
+        note_unknown(reader, self._notes)
+        return result
 
     def _of_pages(self, reader: PageReader, sharers: Sharers, vma: Vma) -> VmaUsage:
         counts = PageCounts()
@@ -131,7 +133,6 @@ class VmaCounter:
                 if nr_shared(block.kinds):
                     sharers.add(shared_frames(block))
                 thp = self._add_huge(reader, vma, block, thp)
-        note_unknown(reader, self._notes)
         hole = STATE_OF_BYTE[reader.hole(vma)]
         usage = usage_of_pages(
             vma,

@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.analysis.usage import Usage
     from mematlas.kernel.maps import Vma
+    from mematlas.kernel.procfs import Hold
     from mematlas.model.folio_sizes import FolioSizes
     from mematlas.model.nodes import Sizes
 
@@ -25,6 +26,8 @@ class Reading:
     """Why something is unknown: each reason once."""
     reader: str | None = None
     """What page tables were read with."""
+    hold: Hold | None = None
+    """For how long smaps held up the target, where it was read from a running process."""
 
 
 @record

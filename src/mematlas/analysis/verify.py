@@ -45,25 +45,28 @@ def compare(
 ) -> list[Comparison]:
     """Return smaps against pagemap, and against page tables where they could be read, measure by measure.
 
-    smaps is read twice, around the count: where its own two answers differ the process was running, and no third
-    one can be held to either. A capture holds one smaps, taken before or after its pagemap. ``leaves_out`` tells
+    smaps is read twice, around the count: where its own two answers differ the process was running, and the count may
+    differ by as much as they do. A capture holds one smaps, taken before or after its pagemap. ``leaves_out`` tells
     whether smaps leaves out huge pages that nobody may access; it is asked only where that would explain a difference.
     """
-    first, second, again = (total(vma.usage for vma in result.vmas) for result in (before, counted, after))
-    found = [
-        with_limit(
-            compare_measure(measure, first, second, again, counted, before, captured), before, counted, leaves_out
-        )
-        for measure in MEASURES
-    ]
+    found = compare_with(before, counted, after, captured, leaves_out)
     if tables is None:
         return found
-    third = total(vma.usage for vma in tables.vmas)
-    others = [
-        with_limit(compare_measure(measure, first, third, again, tables, before, captured), before, tables, leaves_out)
-        for measure in MEASURES
-    ]
+    others = compare_with(before, tables, after, captured, leaves_out)
     return list(map(joined, found, others))
+
+
+def compare_with(
+    before: MapsResult, counted: MapsResult, after: MapsResult, captured: bool, leaves_out: Callable[[], bool]
+) -> list[Comparison]:
+    """Return smaps against one other source."""
+    first, second = (total(vma.usage for vma in result.vmas) for result in (before, counted))
+    rows = []
+    for measure in MEASURES:
+        changed = change_of(measure, before, after, counted)
+        row = compare_measure(measure, first, second, changed, counted, before, captured)
+        rows.append(with_limit(row, before, counted, leaves_out))
+    return rows
 
 
 def joined(by_pagemap: Comparison, by_tables: Comparison) -> Comparison:
@@ -76,33 +79,45 @@ def joined(by_pagemap: Comparison, by_tables: Comparison) -> Comparison:
 
 
 def compare_measure(
-    measure: str, first: Usage, second: Usage, third: Usage, counted: MapsResult, smaps: MapsResult, captured: bool
+    measure: str, first: Usage, second: Usage, changed: int, counted: MapsResult, smaps: MapsResult, captured: bool
 ) -> Comparison:
     """Return the comparison of one measure, with its reason."""
-    one, two, again = (getattr(usage, measure) for usage in (first, second, third))
+    one, two = getattr(first, measure), getattr(second, measure)
     if one is None or two is None:
         notes = (smaps if one is None else counted).reading.notes
         about = [note for note in notes if note.lower().startswith(ABOUT.get(measure, measure))]
         return Comparison(measure, one, two, None, None, None, "; ".join(about) or "not known")
     difference = two - one
-    reason = "" if not difference else reason_of(measure, difference, one, again, smaps, captured)
+    reason = "" if not difference else reason_of(measure, difference, changed, smaps, captured)
     explained = reason is not None
     return Comparison(measure, one, two, None, difference, explained, UNEXPLAINED if reason is None else reason)
+
+
+def change_of(measure: str, before: MapsResult, after: MapsResult, counted: MapsResult) -> int:
+    """Return by how many bytes a measure may differ since the process ran, or one that shares its pages.
+
+    That is what changed in smaps, VMA by VMA, up and down, and all that was counted of VMAs that only came meanwhile.
+    """
+    one, other, between = (amounts_of(measure, result) for result in (before, after, counted))
+    changed = sum(abs(other.get(key, 0) - one.get(key, 0)) for key in one.keys() | other.keys())
+    return changed + sum(between[key] for key in between.keys() - one.keys() - other.keys())
+
+
+def amounts_of(measure: str, result: MapsResult) -> dict[tuple[int, int], int]:
+    """Return a measure of each VMA, by its addresses."""
+    return {(item.vma.start, item.vma.end): getattr(item.usage, measure) or 0 for item in result.vmas}
 
 
 UNEXPLAINED = "no known reason: please report it, with a capture"
 
 
-def reason_of(
-    measure: str, difference: int, before: int, after: int | None, smaps: MapsResult, captured: bool
-) -> str | None:
+def reason_of(measure: str, difference: int, changed: int, smaps: MapsResult, captured: bool) -> str | None:
     """Return why pagemap's sum may differ from that of smaps; None when it should not."""
-    if measure == "pss" and 0 <= difference < SMAPS_UNIT * len(smaps.vmas):
+    rounding = SMAPS_UNIT * len(smaps.vmas) if measure == "pss" else 0
+    if 0 <= difference < rounding:
         return f"smaps rounds each of {len(smaps.vmas)} VMAs down to 1 KiB"
-    if after is not None and before != after:
-        return "smaps itself changed during the count: the process ran, or one that shares pages with it"
-    if smaps.reading.torn:
-        return "the address space changed during the count"
+    if changed and abs(difference) <= changed + rounding:
+        return "smaps itself changed by as much during the count: the process ran, or one that shares pages with it"
     if captured:
         return "the capture read one after the other, and the process, or one that shares its pages, was running"
     return None

@@ -13,6 +13,7 @@ import errno
 import os
 import stat
 from itertools import chain, islice
+from time import perf_counter
 
 from mematlas.errors import (
     Error,
@@ -230,6 +231,9 @@ class Directory:
         if rest:
             yield [rest]
 
+    def _piece(self, name: str, fd: int, size: int) -> bytes:
+        return read_piece(fd, size)
+
     def _pieces(self, name: str, limit: int) -> Iterator[bytes]:
         try:
             fd = self.open_fd(name)
@@ -240,7 +244,7 @@ class Directory:
             return
         try:
             is_at_end = False
-            while not is_at_end and (piece := read_piece(fd, min(BATCH_SIZE, limit + 1))):
+            while not is_at_end and (piece := self._piece(name, fd, min(BATCH_SIZE, limit + 1))):
                 limit -= len(piece)
                 if limit < 0:
                     raise TooLarge(f"{self.path}/{name}")
@@ -378,6 +382,20 @@ class ProcFS(Directory):
         return ProcessDir(self, pid)
 
 
+class Hold:
+    """For how long reading a file held a process's mmap lock, as its reads took: a little more than the truth."""
+
+    __slots__ = ("longest_s", "total_s")
+
+    def __init__(self) -> None:
+        self.total_s = self.longest_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count a read."""
+        self.total_s += seconds
+        self.longest_s = max(self.longest_s, seconds)
+
+
 class ProcessDir(Directory):
     """One process: the directory ``/proc/PID``, held open, so that a reused PID cannot be taken for it."""
 
@@ -386,6 +404,8 @@ class ProcessDir(Directory):
     def __init__(self, procfs: ProcFS, pid: int, fd: int = -1) -> None:
         """Open the directory of a process, by its number or by a descriptor of it."""
         self.procfs = procfs
+        self.holds: dict[str, Hold] = {}
+        """For how long the last reading of each file held the target's mmap lock."""
         self.tid = pid
         """The thread whose directory it is: the first one of the process, unless that has ended."""
         path = f"{procfs.root}/{pid}"
@@ -408,6 +428,7 @@ class ProcessDir(Directory):
             return
         # Of the same address space as the file, or of one before it: who reads it after an exec has been too late.
         watched = self.open_fd("maps")
+        self.holds[name] = Hold()
         try:
             is_empty = True
             for piece in super()._pieces(name, limit):
@@ -419,6 +440,22 @@ class ProcessDir(Directory):
             raise self._error(error, name) from None
         finally:
             os.close(watched)
+
+    def _piece(self, name: str, fd: int, size: int) -> bytes:
+        if self.captured or name not in BY_VMA:
+            return read_piece(fd, size)
+        # Each read(2) is one hold of the target's mmap lock.
+        hold = self.holds[name]
+        parts = []
+        while size > 0:
+            before = perf_counter()
+            part = os.read(fd, min(READ_SIZE, size))
+            hold.add(perf_counter() - before)
+            if not part:
+                break
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
 
     def is_ending(self) -> bool:
         """Whether the process is on its way out, or has ended: its files are missing, empty or refused then."""
