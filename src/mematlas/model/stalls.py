@@ -44,13 +44,13 @@ def smaps_hold(process: ProcessDir, enough: float = 0.0) -> float:
 
 def share_of_huge(process: ProcessDir, resident: int) -> float:
     """Return which part of its memory huge entries map, by a sample; 0 where it is little, or cannot be told."""
-    meminfo = read_meminfo(process.procfs)
-    if sum(meminfo.get(name, 0) for name in MACHINE_HUGE) < resident // 2:
-        return 0.0
     size = huge_size()
-    spans = [(start, end) for start, end in spans_of(process) if end - start >= size]
     nr_present = nr_huge = 0
     try:
+        meminfo = read_meminfo(process.procfs)
+        if sum(meminfo.get(name, 0) for name in MACHINE_HUGE) < resident // 2:
+            return 0.0
+        spans = [(start, end) for start, end in spans_of(process) if end - start >= size]
         with Pagemap(process) as pagemap:
             for start, end in places_in(spans, NR_PLACES, process.procfs.page_size):
                 at = pagemap.scanner.first(start, end, PAGE_IS_PRESENT)
