@@ -18,8 +18,10 @@ from mematlas.analysis.ending import FATES, KINDS, REASONS, EndingResult, Part, 
 from mematlas.analysis.results import Reading
 from mematlas.cli import main
 from mematlas.cli.overview import find
+from mematlas.ending import is_secret
 from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.kpage import KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_SWAPCACHE, KPF_ZERO_PAGE
+from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import Block
 from mematlas.kernel.procfs import ProcessDir, ProcFS
 from mematlas.kernel.sysvipc import parse_segments
@@ -28,6 +30,7 @@ from mematlas.model import holders, shared_mm
 from mematlas.model.frames import ANON, KPF_ANON_EXCLUSIVE, FrameCounter, FrameKeys, FrameSums
 from mematlas.model.holders import find_holders, held_by
 from mematlas.process import Process
+from mematlas.record import replace
 from mematlas.views.ending import FATES as SHOWN_FATES
 from mematlas.views.ending import REASONS as TEXTS
 from mematlas.views.ending import ending_table
@@ -256,6 +259,40 @@ print("null", flush=True)
 def test_strange_segments_are_our_error(line: bytes) -> None:
     with pytest.raises(FormatError):
         parse_segments(b"head\n" + line + b"\n")
+
+
+NAMED = """
+import json, mmap, os, sys
+path = json.loads(sys.argv[1])
+with open(path, "w+b") as file:
+    file.truncate(23 * mmap.PAGESIZE)
+    area = mmap.mmap(file.fileno(), 23 * mmap.PAGESIZE)
+for page in range(23):
+    area[page * mmap.PAGESIZE] = 1
+print("null", flush=True)
+"""
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("name", ["secretmem", "SYSV00000000", "zero", "memfd:x (deleted)", "x (deleted)"])
+def test_file_with_a_strange_name_stays(name: str) -> None:
+    path = f"/dev/shm/{name}"
+    with program(NAMED, path) as running:
+        try:
+            with Process(running.pid) as process:
+                result = process.if_ended()
+        finally:
+            os.unlink(path)
+
+    (part,) = (part for part in result.parts if part.kind == "shmem")
+    assert (part.fate, part.reason, part.size) == ("stays", "named", 23 * PAGE)
+
+
+def test_only_what_the_kernel_calls_special_is_secret_memory() -> None:
+    vma = Vma(0, PAGE, "rw-s", 0, "00:2a", 7, "/secretmem (deleted)", "special")
+
+    assert is_secret(vma)
+    assert not is_secret(replace(vma, kind="file"))
 
 
 # --- one address space

@@ -51,6 +51,8 @@ class MemoryFile:
     path: str
     link: str
     """Where the process's directory leads to it: in ``map_files``, or in ``fd`` where it is open and not mapped."""
+    is_secret: bool = False
+    """Whether it was made by memfd_secret(2)."""
 
 
 @record
@@ -75,19 +77,21 @@ class Accounts:
         """Private swap slots by the start of their VMA."""
         self.sums: FrameSums
         """How many distinct frames belong to whom, after `read`."""
+        self._numbers: dict[File, int] = {}
         self.nr_vmas: dict[File, int] = {}
         """How many VMAs show a file of memory."""
         self._owners = {vma.start: self._owner(vma) for vma in vmas}
 
     def _owner(self, vma: Vma) -> int:
-        if vma.kind in ("shmem", "hugetlb") or vma.path.startswith(SECRET):
+        if vma.kind in ("shmem", "hugetlb") or is_secret(vma):
             file = vma.dev, vma.inode
             self.nr_vmas[file] = self.nr_vmas.get(file, 0) + 1
             if file not in self.files:
                 kind = "hugetlb" if vma.kind == "hugetlb" else "shmem"
                 link = f"map_files/{vma.start:x}-{vma.end:x}"
-                self.files[file] = MemoryFile(file, kind, vma.path, link)
-            return FIRST_FILE + list(self.files).index(file)
+                self.files[file] = MemoryFile(file, kind, vma.path, link, is_secret(vma))
+                self._numbers[file] = FIRST_FILE + len(self._numbers)
+            return self._numbers[file]
         return FILE if vma.kind == "file" else KERNEL
 
     def read(self, reader: PageReader | TableReader) -> None:
@@ -113,6 +117,11 @@ class Accounts:
         """The number of resident frames: hugetlb pages are none."""
         huge = [POOL, *(FIRST_FILE + i for i, file in enumerate(self.files.values()) if file.kind == "hugetlb")]
         return sum(self.sums.mapped) - sum(self.sums.mapped[owner] for owner in huge)
+
+
+def is_secret(vma: Vma) -> bool:
+    """Whether a VMA shows secret memory: memfd_secret(2)."""
+    return vma.kind == "special" and vma.path.startswith(SECRET)
 
 
 IS_SLOT = tuple(bool(byte & SWAP) and STATE_OF_BYTE[byte] == "swapped" for byte in range(256))
@@ -178,7 +187,7 @@ class Ending:
         finally:
             os.close(fd)
         # The inode of secret memory has a count of 1 and no name.
-        has_name = told.st_nlink > 0 and not file.path.startswith(SECRET)
+        has_name = told.st_nlink > 0 and not file.is_secret
         size, swap = told.st_blocks * 512, 0
         if file.kind == "shmem" and size:
             cached, swap = self._pages_of(file)
@@ -257,7 +266,7 @@ class Ending:
     def _is_unseen(self, file: MemoryFile) -> bool:
         """Whether somebody whom we cannot see may hold a file."""
         unseen = self.holders.refused + self.holders.silent
-        if file.path.startswith(NO_DESCRIPTOR):
+        if file.path.startswith(NO_DESCRIPTOR) and file.file[0] in self._kernel_mounts():
             first = first_of_program(self.process)
             unseen = tuple(one for one in unseen if one.start_time >= first)
         return bool(unseen) or self.holders.is_inside

@@ -132,7 +132,7 @@ def held_by(procfs: ProcFS, pid: int, files: Sequence[File]) -> object:
     devices = {dev for dev, _ in wanted}
     try:
         with procfs.process(pid) as process:
-            held = {file for file in mapped_files(process, wanted) if file in wanted}
+            held = set(mapped_files(process, wanted))
             held |= {file for _, file, _ in removed_files(process) if file[0] in devices and file in wanted}
     except (PermissionDenied, TooLarge):
         return REFUSED
@@ -142,13 +142,12 @@ def held_by(procfs: ProcFS, pid: int, files: Sequence[File]) -> object:
 
 
 def mapped_files(process: ProcessDir, wanted: set[File]) -> Iterator[File]:
-    """Yield the files that a process maps, of those that may be wanted. Any length of text is read in little memory."""
-    tokens = [f" {dev} {inode} ".encode("ascii") for dev, inode in wanted]
+    """Yield which of the wanted files a process maps. Any length of text is read in little memory."""
+    files = {f"{dev} {inode}".encode("ascii"): (dev, inode) for dev, inode in wanted}
     for line in process.lines("maps"):
-        # Few processes hold any: lines are taken apart only where one does, or has a path that looks like it.
-        if any(token in line for token in tokens):
-            fields = line.split(None, 5)
-            yield fields[3].decode("ascii"), int(fields[4])
+        # The path, which may look like anything, is the last field.
+        if (file := files.get(b" ".join(line.split(None, 5)[3:5]))) is not None:
+            yield file
 
 
 def removed_files(process: ProcessDir, part: int = 0, nr_parts: int = 1) -> Iterator[tuple[int, File, os.stat_result]]:
