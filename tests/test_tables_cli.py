@@ -30,6 +30,7 @@ from mematlas.errors import BadInput, Error
 from mematlas.model.pagetable import EXECUTABLE, USER, WRITABLE, walk, walk_parts
 from mematlas.model.paging import STATE_NAMES, SpecialSwap
 from mematlas.model.paging_modes import x86_64
+from mematlas.views.format import format_size
 from mematlas.views.tables import Names, entry_rows
 from victim import Victim
 
@@ -229,6 +230,8 @@ def test_the_summary_adds_up(say: Say, victim: MakeVictim) -> None:
     nr_huge = next(row["nr_leaves"] for row in levels if row["level"] == "pmd")
     (told,) = (int(line.split()[1]) * 1024 for line in status if line.startswith("VmPTE"))
     assert sum(row["size"] for row in levels[-3:]) + 4096 * nr_huge == told
+    assert result["target"]["reserve"] == 4096 * nr_huge
+    assert f"{format_size(4096 * nr_huge)} more in reserve" in text
     assert f"{whole['nr_tables']} tables are nearly empty" in text
     for word in ("writable", "nx", "bytes for each MiB mapped", "read with", "entries that map nothing"):
         assert word in text

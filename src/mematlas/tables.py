@@ -267,6 +267,14 @@ class Tables:
         """Return how many tables and leaves there are, and what they cost."""
         return summarize(self.parts(1 << 12))
 
+    def reserve(self, summary: Summary) -> int | None:
+        """Return the bytes of tables that hold nothing yet: kept aside, one for each huge page, to split it with.
+
+        It is what VmPTE, which leaves out the top table, has beyond those in use; None where that is not told.
+        """
+        told = None if self.kernel_half else status_bytes(read_status(self.process.dir), "VmPTE")
+        return None if told is None else max(told - sum(level.size for level in summary.levels[1:]), 0)
+
     def tree(self) -> list[TreeNode]:
         """Return every table, each with what is below it."""
         return tree_of(self.parts(1 << 12))
@@ -528,6 +536,7 @@ def _check_of(name: str, ours: dict[str, int], told: dict[str, int], changed: bo
     if not _agree(name, ours, told):
         reason = "the process ran meanwhile" if changed else UNEXPLAINED
     elif told[name] != ours[name]:
-        kept = f"{ours['kept aside'] // page_size} tables are kept aside, to split huge pages with"
+        number = ours["kept aside"] // page_size
+        kept = f"{number} table{' is' if number == 1 else 's are'} kept aside, to split huge pages with"
         reason = LEFT_OUT if name == "thp" else kept
     return Check(name, ours[name], told[name], reason != UNEXPLAINED, reason)

@@ -249,10 +249,10 @@ class Session:
             raise TargetNotFound(f"every process of {self.text} has ended")
         self.procfs = targets[0].procfs
 
-    def no_more_words(self) -> None:
+    def no_more_words(self, why: str = "") -> None:
         """Refuse words that nobody asked for."""
         if self.words:
-            raise BadInput(f"one word too many: {self.words[0]!r}")
+            raise BadInput(f"one word too many: {self.words[0]!r}" + (f" ({why})" if why else ""))
 
     def close(self) -> None:
         """Let go of the target; wait for it when we started it."""

@@ -169,7 +169,8 @@ def summary(session: Session, tables: Tables) -> Table:
     tables.begin()
     kernel = tables.kernel_map() if tables.kernel_half else None
     counted = tables.summary()
-    target = session.target_info() | tables.finish()
+    reserve = tables.reserve(counted)
+    target = session.target_info() | tables.finish() | {"reserve": reserve}
     view = summary_view(counted, tables.mode, target, half_of(tables), kernel, screen_width(session))
     return kernel_view(kernel, view, target) if kernel else view
 

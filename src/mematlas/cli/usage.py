@@ -58,7 +58,7 @@ def add_arguments(arguments: Arguments) -> None:
 
 
 def run(args: Namespace, session: Session) -> int:
-    session.no_more_words()
+    session.no_more_words("one process at a time, or those of a cgroup: cgroup:PATH")
     if args.verify:
         return verify(args, session)
     if args.if_ended:

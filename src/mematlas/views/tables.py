@@ -187,13 +187,13 @@ def summary_view(
         yield f"entries that map nothing: {others or 'none'}"
         if summary.nr_hidden:
             yield f"{summary.nr_hidden:,} leaves are hidden from the processor: PROT_NONE, or NUMA balancing"
-        yield from waste_lines(summary)
+        yield from waste_lines(summary, target["reserve"])
 
     return Drawn("tables-summary/1", SUMMARY_COLUMNS, rows, target=target, draw=draw)
 
 
-def waste_lines(summary: Summary) -> Lines:
-    """Yield what the tables cost for what they map."""
+def waste_lines(summary: Summary, reserve: int | None) -> Lines:
+    """Yield what the tables cost for what they map, and what is kept aside for later."""
     nr_few = sum(level.nr_few for level in summary.levels)
     nr_tables = sum(level.nr_tables for level in summary.levels)
     yield f"{nr_few} of {nr_tables} tables are nearly empty (at most 16 entries in use)"
@@ -201,6 +201,8 @@ def waste_lines(summary: Summary) -> Lines:
     if each is not None:
         size = format_size(summary.table_size)
         yield f"{size} of tables for {format_size(summary.mapped)}: {each:,.0f} bytes for each MiB mapped"
+    if reserve:
+        yield f"{format_size(reserve)} more in reserve: a table for each huge page, to split it with"
 
 
 def leaf_counts(leaf: LeafSummary) -> tuple[int, ...]:

@@ -116,7 +116,7 @@ MADV_NOHUGEPAGE: only pages of {page_size} bytes, please. Now it writes to all {
             """\
 {nr_pages:,} entries of 8 bytes are {entries:size}, one byte for each {per_table:,} that they map; a table or two of
 the levels above may come on top. It is the kernel's memory, in no RSS, and a process can have a lot of it: hundreds
-that map the same large piece of shared memory each have tables of their own.""",
+that map the same large piece of shared memory in small pages each have tables of their own.""",
         ),
         Step(
             "Huge pages",
