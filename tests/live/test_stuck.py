@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from helpers import Program, mematlas, program
+from mematlas.cli.watchdog import pending
 from mematlas.errors import TargetNotFound
 from mematlas.kernel.cmdline import MAX_COMMAND, read_command
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.target import describe, resolve, resolve_all
 from stuck import WAYS, stuck
+from victim import DEADLINE, process_state, wait_until
 
 QUIET = "import sys; print(1, flush=True)"
 
@@ -103,3 +110,52 @@ def test_search_ends_though_an_expression_does_not() -> None:
         notes: list[str] = []
         with pytest.raises(TargetNotFound, match=rf"\b{running.pid} \("):
             resolve("~(a|a)+$", ProcFS(), notes)
+
+
+# --- ending
+
+ENDINGS = [
+    *(((words, signal.SIGINT)) for words in ("usage", "maps", "usage -i 1s", "pageout", "cold --dry-run", "capture")),
+    ("usage", signal.SIGTERM),
+    ("pageout", signal.SIGTERM),
+    ("pageout", signal.SIGHUP),
+]
+
+
+@pytest.mark.parametrize(("words", "number"), ENDINGS)
+def test_signal_ends_whoever_waits_for_it(words: str, number: signal.Signals, hung: int, tmp_path: Path) -> None:
+    command, *options = words.split()
+    more = [str(tmp_path / "saved")] if command == "capture" else []
+    line = [sys.executable, "-m", "mematlas", command, str(hung), *more, *options]
+    running = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: is_held_up(running.pid), "it waits in the kernel")
+        running.send_signal(number)
+        out, err = running.communicate(timeout=DEADLINE)
+    finally:
+        running.kill()
+        running.wait()
+
+    assert running.returncode in (128 + number, -number)
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def is_held_up(pid: int) -> bool:
+    """Whether a process waits in the kernel, and not for a moment: for somebody's mmap lock, that is."""
+    for _ in range(40):
+        if process_state(pid) != "D":
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def test_signal_that_is_taken_does_not_wake_the_watchdog() -> None:
+    assert pending() is None
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert pending() is None  # whoever started us wants it to wait
+        assert signal.sigwait({signal.SIGHUP}) == signal.SIGHUP
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -107,10 +107,13 @@ def console() -> NoReturn:
     import gc
     import os
 
+    from mematlas.cli.watchdog import Watchdog
+
     gc.set_threshold(50_000)  # the modules and records of a start are no garbage: looking for it costs 0.6 ms
     code = 1
     try:
-        code = main()
+        with Watchdog():
+            code = main()
     except SystemExit as stop:  # argparse, after help or a mistake
         code = stop.code if isinstance(stop.code, int) else 0
     except BaseException:

@@ -1,0 +1,62 @@
+"""Ending although the kernel holds us: what a Ctrl-C cannot do by itself.
+
+Who waits for the mmap lock of a process, or for a dead file system, wakes for fatal signals alone. One that has a
+handler, as SIGINT has in Python, just stays pending: the handler runs when the wait is over, which may be never.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+
+# signal would bring in enum, for 5 ms.
+from _signal import SIG_BLOCK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask  # type: ignore[import-not-found]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+INTERVAL = 0.25
+"""Seconds between two looks."""
+NR_LOOKS = 4
+"""So many looks in a row have to find a signal waiting."""
+ENDING = (SIGINT, SIGTERM, SIGHUP)
+
+
+class Watchdog:
+    """A thread that ends the process, with the exit code of the signal, when one has been pending for a second.
+
+    What was made for a while, such as temporary swap, is taken away by a process of its own.
+    """
+
+    def __init__(self) -> None:
+        self._leash = _thread.allocate_lock()
+
+    def __enter__(self) -> Self:
+        self._leash.acquire()
+        _thread.start_new_thread(self._watch, ())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._leash.release()
+
+    def _watch(self) -> None:
+        pthread_sigmask(SIG_BLOCK, ENDING)  # they are for the main thread, or for nobody
+        nr_seen = 0
+        while not self._leash.acquire(timeout=INTERVAL):
+            number = pending()
+            nr_seen = nr_seen + 1 if number else 0
+            if number and nr_seen >= NR_LOOKS:
+                os.write(2, b"\nmematlas: ended while the kernel held us up: what was done last is not told\n")
+                os._exit(128 + number)
+
+
+def pending() -> int | None:
+    """Return a signal that would end us, not blocked, that waits to be taken; None where there is none, or none told."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            sets = [int(line.split()[1], 16) for line in file if line.startswith((b"ShdPnd:", b"SigBlk:"))]
+    except OSError:
+        return None
+    waiting = sets[0] & ~sets[1] if len(sets) == 2 else 0
+    return next((number for number in ENDING if waiting >> number - 1 & 1), None)
