@@ -52,7 +52,7 @@ class Watchdog:
 
 
 def pending() -> int | None:
-    """Return a signal that would end us, not blocked, that waits to be taken; None where there is none, or none told."""
+    """Return a signal that would end us, is not blocked, and waits to be taken; None without one, or if not told."""
     try:
         with open("/proc/self/status", "rb") as file:
             sets = [int(line.split()[1], 16) for line in file if line.startswith((b"ShdPnd:", b"SigBlk:"))]
