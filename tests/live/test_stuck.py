@@ -18,7 +18,7 @@ from mematlas.cli.watchdog import pending
 from mematlas.errors import TargetNotFound
 from mematlas.kernel.cmdline import MAX_COMMAND, read_command
 from mematlas.kernel.procfs import ProcFS
-from mematlas.model.target import describe, resolve, resolve_all
+from mematlas.model.target import Target, answering, describe, resolve, resolve_all
 from stuck import WAYS, stuck
 from victim import DEADLINE, process_state, wait_until
 
@@ -55,6 +55,16 @@ def test_list_of_candidates_has_who_does_not_answer(hung: int) -> None:
 
     assert run.returncode == 3
     assert re.search(rf"^ +{hung}  \(does not answer\)$", run.stderr, re.MULTILINE)
+
+
+def test_group_of_processes_goes_on_without_who_does_not_answer(hung: int) -> None:
+    with program(QUIET) as running:
+        targets = [Target(ProcFS().process(pid)) for pid in (running.pid, hung)]
+        notes: list[str] = []
+        found = answering(targets, notes)
+
+    assert [target.pid for target in found] == [running.pid]
+    assert f"{hung} (stuck): not looked at" in notes[0]
 
 
 # --- texts without end
@@ -106,10 +116,10 @@ def test_search_passes_by_a_command_line_of_gigabytes(endless: Program) -> None:
 
 
 def test_search_ends_though_an_expression_does_not() -> None:
-    with program(QUIET, "a" * 30_000 + "!") as running:
+    with program(QUIET, "Z" + "a" * 30_000 + "!") as running:
         notes: list[str] = []
         with pytest.raises(TargetNotFound, match=rf"\b{running.pid} \("):
-            resolve("~(a|a)+$", ProcFS(), notes)
+            resolve("~Z(?:aa|a)+Y", ProcFS(), notes)
 
 
 # --- ending
@@ -127,7 +137,14 @@ def test_signal_ends_whoever_waits_for_it(words: str, number: signal.Signals, hu
     command, *options = words.split()
     more = [str(tmp_path / "saved")] if command == "capture" else []
     line = [sys.executable, "-m", "mematlas", command, str(hung), *more, *options]
-    running = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A run in the background of a shell ignores SIGINT, and with it whoever it starts.
+    running = subprocess.Popen(
+        line,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     try:
         wait_until(lambda: is_held_up(running.pid), "it waits in the kernel")
         running.send_signal(number)

@@ -232,9 +232,10 @@ class Session:
     def processes(self) -> list[Process]:
         """The targets, for commands that take a whole cgroup; any other text must name one."""
         if not self._processes and self.text.startswith("cgroup:"):
-            from mematlas.model.target import resolve_all
+            from mematlas.model.target import answering, resolve_all
 
-            self._open(resolve_all(self.text, self.procfs, self._search_notes))
+            found = resolve_all(self.text, self.procfs, self._search_notes)
+            self._open(answering(found, self._search_notes) if len(found) > 1 else found)
         return self._processes or [self.process]
 
     def _open(self, targets: list[Target]) -> None:

@@ -321,6 +321,23 @@ def taken_over(procfs: ProcFS, pid: int, fd: int) -> ProcessDir | None:
         return None
 
 
+def answering(targets: Sequence[Target], notes: list[str]) -> list[Target]:
+    """Return those of several processes that can be looked at without waiting for ever; the others are noted."""
+    by_pid = {target.pid: target for target in targets}
+
+    def ask(pid: int) -> tuple[None, int]:
+        try:
+            read_command(by_pid[pid].dir, 1)  # takes the lock that is waited for
+        except SKIPPED:
+            pass  # whoever looks at it is told why
+        return None, -1
+
+    inquiry = Inquiry(ask, list(by_pid), deadline=time.monotonic() + SEARCH_SECONDS)
+    found = [by_pid[pid] for pid, _, _ in inquiry]
+    notes.extend(left_out(inquiry, targets[0].procfs))
+    return sorted(found, key=lambda target: target.pid)
+
+
 def left_out(inquiry: Inquiry, procfs: ProcFS) -> Iterator[str]:
     """Yield notes on the processes that an inquiry could not find out about."""
     for pids, why in (
