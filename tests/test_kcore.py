@@ -190,7 +190,9 @@ def test_lockdown_is_read_from_its_file(text: str, mode: str | None, tmp_path: P
     assert read_lockdown(str(tmp_path / "none")) is None
 
 
-@pytest.mark.parametrize(("at", "value"), [(32, 1 << 63), (64 + 8, (1 << 63) - 8), (64 + 8, 1 << 63), (64 + 16, U64)])
+@pytest.mark.parametrize(
+    ("at", "value"), [(32, 1 << 63), (32, (1 << 63) - 8), (64 + 8, (1 << 63) - 8), (64 + 8, 1 << 63), (64 + 16, U64)]
+)
 def test_places_that_no_file_has_are_an_error(tmp_path: Path, at: int, value: int) -> None:
     data = bytearray(core([(BASE, 0x1000, words(1) * 512)]))
     data[at : at + 8] = words(value)

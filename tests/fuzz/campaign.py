@@ -113,11 +113,13 @@ class Progress:
         if time.monotonic() - self.last > 10:
             self.last = time.monotonic()
             self.notebook.came_to(self.group, self.seed, outcome.first)
+            for fault in outcome.faults.values():
+                self.notebook.keep(fault)
             print(f"{self.group}: {outcome.nr_run:,} inputs, {len(outcome.faults)} kinds of fault", flush=True)
 
 
 def run_group(group: str, args: argparse.Namespace, notebook: Notebook) -> int:
-    """Run one group; return how many kinds of fault it has."""
+    """Run one group; return how many kinds of fault it has. After Ctrl-C what was found is told all the same."""
     nr_inputs, make = GROUPS[group]
     first = notebook.first(group, args.seed)
     numbers = range(first, max(first, args.inputs if args.inputs is not None else nr_inputs))
@@ -135,6 +137,8 @@ def run_group(group: str, args: argparse.Namespace, notebook: Notebook) -> int:
         f" in {len(outcome.faults)} ways",
         flush=True,
     )
+    if outcome.interrupted:
+        raise SystemExit(130)
     return len(outcome.faults)
 
 

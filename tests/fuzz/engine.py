@@ -83,6 +83,8 @@ class Outcome:
     faults: dict[str, Fault] = field(default_factory=dict)
     """One for each kind."""
     nr_faults: int = 0
+    interrupted: bool = False
+    """Whether Ctrl-C ended it."""
 
 
 def attempt(subject: Subject, data: bytes) -> Fault | None:
@@ -183,6 +185,8 @@ def work(subjects: Sequence[Subject], seed: int, parent: socket.socket, page: in
                     parent.send(pickle.dumps((number, fault)))
             parent.send(pickle.dumps((end, None)))
         code = 0
+    except KeyboardInterrupt:
+        pass  # the parent tells
     except BaseException:
         traceback.print_exc()
     finally:
@@ -226,8 +230,10 @@ def run(
             workers = [worker if worker.pid else replaced(worker, subjects, seed) for worker in workers]
             outcome.seconds = time.monotonic() - start
             told(outcome)
+    except KeyboardInterrupt:
+        outcome.interrupted = True
     finally:
-        # Interrupted: what was not finished is done again.
+        # What was not finished is done again.
         outcome.first = min([outcome.first, *(worker.first for worker in workers if worker not in idle)])
         for worker in workers:
             worker.end_it()

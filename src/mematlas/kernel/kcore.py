@@ -56,7 +56,7 @@ def parse_segments(fd: int, path: str = KCORE_PATH) -> list[Segment]:
     ident, kind, _, _, _, place, _, _, _, size, nr, _, _, _ = ELF_HEADER.unpack(header)
     if ident[:6] != b"\x7fELF\x02\x01" or kind != 4 or size != PROGRAM_HEADER.size:
         raise FormatError(path, repr(header[:20]))
-    table = os.pread(fd, nr * size, place) if place <= MAX_OFFSET else b""
+    table = os.pread(fd, nr * size, place) if place + nr * size <= MAX_OFFSET else b""
     if len(table) < nr * size:
         raise FormatError(path, f"{len(table)} bytes of {nr} program headers")
     segments = []
