@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from mematlas.kernel import abandon
 from mematlas.kernel.abandon import Inquiry
 from victim import DEADLINE, wait_until
@@ -41,7 +43,13 @@ def test_each_answer_comes_with_what_was_asked() -> None:
     assert (inquiry.unanswered, inquiry.unasked, children()) == ([], [], before)
 
 
-def test_what_never_answers_is_named_and_holds_up_nobody() -> None:
+def hold_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have children that are silent count as waiting in the kernel: tests/live/test_stuck.py has real ones."""
+    monkeypatch.setattr(abandon.Child, "waits", lambda self: True)
+
+
+def test_what_never_answers_is_named_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    hold_up(monkeypatch)
     silent = [0, 5, 6, NR_THINGS - 1]
     inquiry = Inquiry(hang_at(*silent), range(NR_THINGS), deadline=time.monotonic() + 1)
     before, fds = children(), os.listdir("/proc/self/fd")
@@ -57,7 +65,15 @@ def test_late_answer_counts() -> None:
     assert sorted(inquiry) == [(number, 2 * number, -1) for number in range(7)]
 
 
-def test_all_ends_in_time_and_says_what_was_left() -> None:
+def test_who_pauses_still_at_the_end_was_not_held_up() -> None:
+    inquiry = Inquiry(hang_at(1), range(3), deadline=time.monotonic() + 1)
+
+    assert sorted(number for number, _, _ in inquiry) == [0, 2]
+    assert (inquiry.unanswered, inquiry.unasked) == ([], [1])
+
+
+def test_all_ends_in_time_and_says_what_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    hold_up(monkeypatch)
     inquiry = Inquiry(hang_at(*range(1, 1000)), range(1000), patience=FOREVER, deadline=time.monotonic() + 0.3)
     answered = [number for number, _, _ in inquiry]
 

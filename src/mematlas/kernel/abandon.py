@@ -62,7 +62,9 @@ class Inquiry:
         self.deadline = deadline
         """By the clock of `time.monotonic`."""
         self.unanswered: list[Any] = []
+        """What its answer has to wait for, in the kernel."""
         self.unasked: list[Any] = []
+        """What there was no time for, or too little."""
         self._place = 0
         """Of the thing that is asked about now, or next."""
         self._now: Child | None = None
@@ -79,7 +81,9 @@ class Inquiry:
                     else:
                         yield thing, *answer
                 self._look_at_clock()
-            self.unanswered += [self.things[child.place] for child in self._silent]
+            # Who works still has not been held up: there was too little time.
+            for child in self._silent:
+                (self.unanswered if child.waits() else self.unasked).append(self.things[child.place])
             self.unasked += self.things[self._place :]
         finally:
             for child in (*self._silent, *([self._now] if self._now else [])):
