@@ -40,7 +40,7 @@ from mematlas.kernel import (
     status,
     sysvipc,
 )
-from mematlas.kernel.ksm_stat import parse_merging_pages
+from mematlas.kernel.ksm_stat import parse_ksm_stat, parse_number
 from mematlas.kernel.layoutcache import FORMAT, names_of, values_of
 from mematlas.kernel.machine import parse_machine
 from mematlas.kernel.rights import parse_id
@@ -249,7 +249,8 @@ def kernel_parsers(live: bool) -> list[Parser]:
         file("swaps", parse_swaps, parse_swap),
         file("buddyinfo", buddyinfo.parse_buddyinfo),
         file("meminfo", meminfo.parse_meminfo),
-        file("ksm_stat", parse_merging_pages),
+        file("ksm_stat", parse_ksm_stat),
+        of_words(parse_number, "47", call=lambda text: parse_number(text.encode("utf-8", "replace"))),
         file("zoneinfo", nodes.parse_zoneinfo),
         lines("numa_maps", numa_maps.parse_numa_maps),
         lines("mountinfo", mounts.parse_mountinfo),

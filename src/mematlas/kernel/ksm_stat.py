@@ -1,11 +1,11 @@
-"""/proc/PID/ksm_stat: what KSM, which merges equal pages, has done for a process.
+"""/proc/PID/ksm_stat, /proc/PID/ksm_merging_pages: what KSM, which merges equal pages, has done for a process.
 
-Format: proc_pid_ksm_stat in fs/proc/base.c. Since Linux 6.1 (commit 21b7bdb504ae), with CONFIG_KSM; its owner's.
+Format: fs/proc/base.c, proc_pid_ksm_stat() and proc_pid_ksm_merging_pages(). With CONFIG_KSM; the owner's.
 """
 
 from __future__ import annotations
 
-from mematlas.errors import FormatError
+from mematlas.errors import FormatError, NotSupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,13 +19,29 @@ def read_merging_pages(process: ProcessDir) -> int:
         NotSupported: the kernel has no KSM, or none that counts by process.
         PermissionDenied: the process is another user's.
     """
-    return parse_merging_pages(process.read("ksm_stat"))
+    # Since Linux 6.4 (commit d21077fbc2fc) ksm_stat has the line; before, there is a file of that name, since 5.19
+    # (commit 7609385337a4), and ksm_stat, where there is one, knows less.
+    try:
+        found = parse_ksm_stat(process.read("ksm_stat")).get("ksm_merging_pages")
+    except NotSupported:
+        found = None
+    return parse_number(process.read("ksm_merging_pages")) if found is None else found
 
 
-def parse_merging_pages(data: bytes) -> int:
-    """Return ``ksm_merging_pages`` of a ksm_stat file."""
-    for line in data.split(b"\n"):
-        name, _, value = line.partition(b" ")
-        if name == b"ksm_merging_pages" and value.isdigit() and len(value) < 20:
-            return int(value)
-    raise FormatError("ksm_stat", data[:120].decode("utf-8", "replace"))
+def parse_ksm_stat(data: bytes) -> dict[str, int]:
+    """Return the numbers of a ksm_stat file by name; lines that say yes or no are left out."""
+    pairs = (line.split() for line in data.decode("ascii", "replace").split("\n"))
+    return {pair[0]: parse_number(pair[1].encode()) for pair in pairs if len(pair) == 2 and is_number(pair[1])}
+
+
+def parse_number(data: bytes) -> int:
+    """Return the number that a file consists of."""
+    text = data.strip()
+    if not is_number(text.decode("ascii", "replace")):
+        raise FormatError("ksm_merging_pages", data[:120].decode("utf-8", "replace"))
+    return int(text)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number that fits 64 bits."""
+    return text.isascii() and text.isdigit() and len(text) < 20

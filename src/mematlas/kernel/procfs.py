@@ -75,6 +75,7 @@ NEEDS = {
     "smaps_rollup": "CAP_SYS_PTRACE",
     "numa_maps": "CAP_SYS_PTRACE",
     "ksm_stat": "CAP_DAC_READ_SEARCH",
+    "ksm_merging_pages": "CAP_DAC_READ_SEARCH",
     "map_files": "CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE",
     "pagemap": "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
     "mem": "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",

@@ -53,7 +53,7 @@ COLUMNS = (
 )
 FOLIO_COLUMNS = (Column("folios", "FOLIOS", "sizes"), Column("held", "HELD", "size"))
 SMAPS_ALONE = "{keys} unknown with this source: smaps alone tells (--source smaps)"
-KSM_UNKNOWN = "ksm unknown: needs Linux 6.1 with CONFIG_KSM, and of another user's process CAP_DAC_READ_SEARCH"
+KSM_UNKNOWN = "ksm unknown: needs Linux 5.19 with CONFIG_KSM, and of another user's process CAP_DAC_READ_SEARCH"
 
 LINE_COLUMNS = (Column("measure", "MEASURE"), Column("size", "SIZE", "size"), Column("meaning", "MEANING"))
 
