@@ -167,6 +167,28 @@ def test_a_link_in_the_place_of_the_process_leads_nowhere(
         assert not (theirs / "moved").exists() or list((theirs / "moved").iterdir()) == []
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_directory_of_root_in_the_place_of_the_process_is_neither_filled_nor_given_away(
+    fails: bool, theirs: Path, precious: Path, victim: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Such as one that root once made in a directory of theirs: they may move it.
+    it, make = victim("anon"), os.mkdir
+
+    def exchange(name: str, mode: int, *, dir_fd: int) -> None:
+        make(name, mode, dir_fd=dir_fd)
+        if name == str(it.pid):
+            (theirs / name).rename(theirs / "moved")
+            precious.rename(theirs / name)
+
+    precious.chmod(0o700)
+    before = state(precious)
+    monkeypatch.setattr(os, "mkdir", exchange)
+    if fails:
+        during("_save_pagemap", lambda: None, monkeypatch, OSError(28, "No space left on device"))
+    assert main(["capture", str(it.pid), str(theirs)]) == 1
+    assert state(theirs / str(it.pid)) == before
+
+
 @pytest.mark.parametrize("kind", ["symlink_to", "hardlink_to"])
 def test_a_link_in_the_place_of_a_file_is_refused_and_what_it_leads_to_kept(
     kind: str, theirs: Path, precious: Path, victim: Start, monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,7 @@ made or taken below it and held, and everything in it is made, given away and re
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 
@@ -23,6 +24,26 @@ if TYPE_CHECKING:
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def open_made(name: str, parent: int) -> int:
+    """Open a directory that we have just made, unless somebody has put another in its place: ours is empty still.
+
+    Raises:
+        OSError: it is not ours.
+    """
+    fd = os.open(name, DIRECTORY, dir_fd=parent)
+    status = os.fstat(fd)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077 or not is_empty(fd):
+        os.close(fd)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    return fd
+
+
+def is_empty(fd: int) -> bool:
+    """Whether nothing is in a directory."""
+    with os.scandir(fd) as entries:
+        return next(entries, None) is None
 
 
 class HeldDirectory:
@@ -49,9 +70,7 @@ class HeldDirectory:
         with signals_held():
             os.mkdir(name, 0o700, dir_fd=self.fd)
             made = self._below[name] = HeldDirectory(-1, self.owner)
-        made.fd = os.open(name, DIRECTORY, dir_fd=self.fd)
-        if os.fstat(made.fd).st_uid != os.geteuid():
-            raise Error(f"{name} was put in the place of what was made")
+        made.fd = open_made(name, self.fd)
         return made
 
     @contextlib.contextmanager
@@ -158,9 +177,8 @@ class NewDirectory(HeldDirectory):
         if status.st_uid != uid:
             self._is_new = False  # another was put in its place
             raise BadInput(f"{self.path} belongs to another user: a new directory is needed, or an empty one of yours")
-        with os.scandir(self.fd) as entries:
-            if next(entries, None):
-                raise BadInput(f"{self.path} is not empty: a capture needs a new or an empty directory")
+        if not is_empty(self.fd):
+            raise BadInput(f"{self.path} is not empty: a capture needs a new or an empty directory")
         if status.st_mode & stat.S_IWOTH:
             raise BadInput(f"anybody may write to {self.path}: a new directory is needed, or one of yours alone")
 

@@ -14,7 +14,7 @@ import sys
 
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
 from mematlas.kernel.libc import libc
-from mematlas.kernel.newdir import DIRECTORY, NEW
+from mematlas.kernel.newdir import NEW, open_made
 from mematlas.kernel.signals import ENDING, signals_held
 
 TYPE_CHECKING = False
@@ -100,9 +100,9 @@ class TemporarySwap:
             raise OSError(errno.ENOSPC, f"{free >> 20} MiB free")
         try:
             with signals_held():
-                name, self._pipe, self._keeper = start_keeper(place)
+                name, inode, self._pipe, self._keeper = start_keeper(place)
             self.path = os.path.join(place, name, FILE)
-            file = make_swap_file(place, name)
+            file = make_swap_file(place, name, inode)
             try:
                 self._switch_on(file)
             finally:
@@ -145,24 +145,16 @@ def swapoff(fd: int) -> int:
     return 0
 
 
-def make_swap_file(place: str, name: str) -> int:
+def make_swap_file(place: str, name: str, inode: int) -> int:
     """Make the file in the directory that the keeper has made; return its descriptor."""
     with contextlib.ExitStack() as stack:
         held = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, held)
-        directory = open_own(name, held)
+        directory = open_made(name, held)
         stack.callback(os.close, directory)
+        if os.fstat(directory).st_ino != inode:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return os.open(FILE, os.O_RDWR | NEW, 0o600, dir_fd=directory)
-
-
-def open_own(name: str, held: int) -> int:
-    """Open the directory that was made below another, unless somebody has put another in its place."""
-    directory = os.open(name, DIRECTORY, dir_fd=held)
-    status = os.fstat(directory)
-    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        os.close(directory)
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-    return directory
 
 
 def write_swap_area(fd: int, size: int, filled: bool) -> None:
@@ -202,9 +194,9 @@ def forbid_copy_on_write(fd: int) -> None:
         return
 
 
-def start_keeper(place: str) -> tuple[str, int, int]:
-    """Start the child that takes a swap file away; return the name of the directory that it has made for one, our end
-    of its pipe, and its PID.
+def start_keeper(place: str) -> tuple[str, int, int, int]:
+    """Start the child that takes a swap file away; return the name and inode of the directory that it has made for one,
+    our end of its pipe, and its PID.
 
     Raises:
         OSError: no directory can be made in that place.
@@ -219,16 +211,16 @@ def start_keeper(place: str) -> tuple[str, int, int]:
     os.close(wait)
     os.close(tell)
     with open(told, "rb") as file:
-        name = os.fsdecode(file.read())
+        name, _, inode = file.read().decode().partition(" ")
     if not name:
         os.close(pipe)
         code = wait_for(pid)
         raise OSError(code, os.strerror(code))
-    return name, pipe, pid
+    return name, int(inode), pipe, pid
 
 
 def keep(place: str, wait: int, tell: int) -> NoReturn:
-    """Make a directory, tell its name, and when the other end of the pipe is closed, clear away what is in it."""
+    """Make a directory, tell its name and inode, and clear away it once the other end of the pipe is closed."""
     # In the child: nothing here may return. A session of our own, so that a terminal's signals do not reach us.
     # Whoever makes the directory takes it away, so that there is no moment in which nobody would.
     code = errno.EIO
@@ -239,9 +231,9 @@ def keep(place: str, wait: int, tell: int) -> NoReturn:
         name = f"mematlas-swap-{os.urandom(8).hex()}"
         held = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.mkdir(name, 0o700, dir_fd=held)
-        directory = open_own(name, held)
+        directory = open_made(name, held)
         with contextlib.suppress(BrokenPipeError), open(tell, "wb", buffering=0) as file:
-            file.write(os.fsencode(name))
+            file.write(f"{name} {os.fstat(directory).st_ino}".encode())
         os.read(wait, 1)
         code = clear(directory)
         if code == 0:
