@@ -23,6 +23,7 @@ from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import histogram
 from mematlas.kernel.smaps import LEFT_OUT
+from mematlas.model.hugecounts import ESTIMATE
 from mematlas.record import as_dict, replace
 
 PAGE = 4096
@@ -266,6 +267,20 @@ def test_huge_pages_that_nobody_may_access_explain_more(
     found = {row.measure: (row.explained, row.reason == LEFT_OUT) for row in rows}
     assert found["rss"] == found["pss"] == (explained, explained)
     assert found["swap"] == found["hugetlb"] == (False, False)
+
+
+@pytest.mark.parametrize(("thp", "note", "explained"), [(3, True, True), (1, True, False), (3, False, False)])
+def test_an_estimate_of_uss_differs_by_its_huge_pages_at_most(thp: int, note: bool, explained: bool) -> None:
+    def result(usage: Usage, *notes: str) -> MapsResult:
+        return MapsResult([VmaUsage(make_vma(), usage, None, None)], Reading("pagemap", 0.0, False, notes))
+
+    base = replace(BASE, thp=thp * PAGE)
+    counted = replace(base, uss=(base.uss or 0) + 2 * PAGE)
+    notes = (f"{ESTIMATE} (why)",) if note else ()
+    rows = compare(result(base), result(counted, *notes), result(base))
+
+    (row,) = (row for row in rows if row.measure == "uss")
+    assert (row.explained, row.reason) == (explained, f"{ESTIMATE} (why)" if explained else UNEXPLAINED)
 
 
 def test_what_one_source_does_not_know_is_no_difference() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mematlas.analysis.usage import Usage, total
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.smaps import LEFT_OUT
+from mematlas.model.hugecounts import ESTIMATE
 from mematlas.record import record, replace
 
 TYPE_CHECKING = False
@@ -141,6 +142,9 @@ def limit_of(measure: str, smaps: MapsResult, counted: MapsResult, leaves_out: C
     if measure == "swap":
         short = all(two.vma.kind == "shmem" and difference_of(measure, one, two) < 0 for one, two in differing)
         return SWAP_CACHE_UNSEEN if short and SWAP_CACHE_UNSEEN in counted.reading.notes else None
+    estimates = [note for note in counted.reading.notes if note.startswith(ESTIMATE)]
+    if measure == "uss" and estimates and all(is_of_huge_pages(measure, one, two) for one, two in differing):
+        return estimates[0]
     if measure in OF_HUGE_PAGES and all(may_be_left_out(measure, one, two) for one, two in differing) and leaves_out():
         return LEFT_OUT
     return None
@@ -153,6 +157,12 @@ def difference_of(measure: str, by_smaps: VmaUsage, counted: VmaUsage) -> int:
     """Return by how much more was counted in a VMA."""
     difference: int = getattr(counted.usage, measure) - getattr(by_smaps.usage, measure)
     return difference
+
+
+def is_of_huge_pages(measure: str, by_smaps: VmaUsage, counted: VmaUsage) -> bool:
+    """Whether a VMA differs by no more than its huge pages are, which are an estimate for who cannot count them."""
+    most = (counted.usage.rss if counted.usage.thp is None else counted.usage.thp) or 0
+    return abs(difference_of(measure, by_smaps, counted)) <= most
 
 
 def may_be_left_out(measure: str, by_smaps: VmaUsage, counted: VmaUsage) -> bool:
