@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from mematlas.analysis.overview import Facts, Measured, grouped, is_decided, largest
+from mematlas.analysis.overview import WORTH_A_ROW, Facts, Measured, grouped, is_decided, largest
 from mematlas.cli.hints import own_command, sudo_line
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.abandon import Inquiry
@@ -14,7 +14,7 @@ from mematlas.kernel.rights import CAPABILITIES, effective_capabilities, in_user
 from mematlas.kernel.smaps import HOLD_PER_BYTE, read_rollup
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.model.shared_mm import AddressSpaces
-from mematlas.model.target import SKIPPED, left_out, open_process, ourselves
+from mematlas.model.target import SKIPPED, left_out, open_process, opened, ourselves
 from mematlas.process import MAX_STALL, Process
 from mematlas.views.overview import overview_view
 from mematlas.views.usage import sharing_notes
@@ -35,6 +35,8 @@ LOOK_RIGHTS = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN")
 
 FIND_SECONDS, MEASURE_SECONDS, COUNT_SECONDS = 0.9, 1.4, 1.6
 """After the start: when no more processes are looked for, none is measured, and nothing waited for."""
+MOST_ALIKE = 32
+"""Processes of the same counters of which it is asked whether their memory is the same."""
 SILENCE = 0.1
 """Seconds after which the next process is measured beside one that takes its time."""
 OPENING = 0.0005
@@ -53,7 +55,10 @@ def run(args: Namespace, session: Session) -> int:
     def make() -> Table:
         start = time.monotonic()
         notes: list[str] = []
-        groups = grouped(find(session.procfs, start + FIND_SECONDS, notes))
+        found = list(find(session.procfs, start + FIND_SECONDS, notes))
+        earlier = in_shared_memory(found, session.procfs, start + FIND_SECONDS)
+        groups = grouped(each for each in found if each.pid not in earlier)
+        notes += sharing_notes(earlier)
         is_refused = measure_groups(groups, session.procfs, start + MEASURE_SECONDS, notes)
         held = effective_capabilities()
         missing = [name for name in CAPABILITIES if name in LOOK_RIGHTS and name not in held]
@@ -85,9 +90,8 @@ def meminfo_of(procfs: ProcFS) -> dict[str, int]:
 
 
 def find(procfs: ProcFS, deadline: float, notes: list[str]) -> Iterator[Facts]:
-    """Yield the counters of every address space but our own. They wait for nobody."""
+    """Yield the counters of every process that has memory, ourselves left out. They wait for nobody."""
     own = ourselves(procfs)
-    spaces = AddressSpaces(procfs)
     pids = procfs.pids()
     for place, pid in enumerate(pids):
         if time.monotonic() > deadline:
@@ -97,12 +101,10 @@ def find(procfs: ProcFS, deadline: float, notes: list[str]) -> Iterator[Facts]:
             process, stat = open_process(pid, procfs)
             with process:
                 facts = None if pid in own or stat.is_kernel_thread else facts_of(process, stat.name)
-                if facts is None or spaces.is_met_again(process):
-                    continue
         except SKIPPED:
             continue
-        yield facts
-    notes += sharing_notes(spaces.earlier)
+        if facts:
+            yield facts
 
 
 def facts_of(process: ProcessDir, name: str) -> Facts | None:
@@ -118,6 +120,29 @@ def facts_of(process: ProcessDir, name: str) -> Facts | None:
     names = ("RssAnon", "RssFile", "RssShmem", "VmSwap", "HugetlbPages")
     sizes = [status_bytes(status, each) or 0 for each in names]
     return Facts(process.pid, name, f"{status.get('Uid', '').split()[:1]} {cgroup}", rss, *sizes)
+
+
+def in_shared_memory(facts: list[Facts], procfs: ProcFS, deadline: float) -> dict[int, int]:
+    """Return who runs in the address space of another one (CLONE_VM, vfork), and of which: it exists once.
+
+    Whose counters differ does not; of many whose counters are the same, as a program's idle children, some are asked.
+    """
+    by_counters: dict[tuple[int, ...], list[int]] = {}
+    for each in facts:
+        if each.most >= WORTH_A_ROW:
+            by_counters.setdefault((each.rss, each.anon, each.shmem, each.swap, each.hugetlb), []).append(each.pid)
+    alike = [pids[:MOST_ALIKE] for pids in by_counters.values() if len(pids) > 1]
+
+    def ask(pids: list[int]) -> tuple[dict[int, int], int]:
+        spaces = AddressSpaces(procfs)
+        for process in opened(pids, procfs):
+            with process:
+                spaces.is_met_again(process)
+        return spaces.earlier, -1
+
+    if not alike:
+        return {}
+    return {pid: first for _, found, _ in Inquiry(ask, alike, deadline=deadline) for pid, first in found.items()}
 
 
 # How much they use
