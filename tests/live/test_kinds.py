@@ -18,6 +18,7 @@ from conftest import Outcome
 from helpers import PAGE, Program, assert_equal_smaps, look, mematlas, program
 from mematlas import Process
 from mematlas.analysis.results import VmaUsage
+from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.madvise import huge_size
 from mematlas.kernel.smaps import read_vm_flags
 from mematlas.kernel.status import read_status, status_bytes
@@ -177,9 +178,20 @@ def overlay(lower: str, place: Path, **more: object) -> Iterator[Program]:
 
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", SOURCES)
-def test_overlay_over_shared_memory_that_is_in_swap_is_counted(source: str, tmp_path: Path, swap: Path) -> None:
-    with overlay("tmpfs", tmp_path, touched=31, pageout=17) as running:
-        assert of_area(running, source).vma.kind == "shmem"
+def test_overlay_over_shared_memory_that_is_in_swap_is_counted_or_said_to_be_uncertain(
+    source: str, tmp_path: Path, swap: Path
+) -> None:
+    # cachestat knows nothing of the file below; mincore takes what is in the swap cache still for RAM.
+    with overlay("tmpfs", tmp_path, touched=31, pageout=17) as running, Process(running.pid) as process:
+        fields, result = look(running.pid, lambda: process.maps(source))
+    address = running.told["address"]
+    item = next(item for item in result.vmas if item.vma.start == address)
+    assert (item.vma.kind, item.usage.rss) == ("shmem", fields[address]["Rss"])
+    assert fields[address]["Swap"] > 0
+    assert item.usage.swap is not None
+    assert item.usage.swap == fields[address]["Swap"] or (
+        item.usage.swap < fields[address]["Swap"] and SWAP_CACHE_UNSEEN in result.reading.notes
+    )
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
