@@ -101,12 +101,12 @@ NO_DEVICES = Devices()
 GUESSED = "the kind of some memory is guessed from the names of its files"
 
 
-@record
 class SavedFiles:
     """The files of a captured process, of the kinds that were found out when it was captured."""
 
-    kinds: dict[str, str]
-    """By ``major:minor inode``; files of disks are left out."""
+    def __init__(self, kinds: dict[str, str]) -> None:
+        self.kinds = kinds
+        """By ``major:minor inode``; files of disks are left out."""
 
     def kind(self, span: str, dev: str, inode: int, path: str) -> str:
         """Return the kind of memory that a file is."""

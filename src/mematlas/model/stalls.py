@@ -8,8 +8,6 @@ tables that are kept aside for them, too), so some places of its memory are look
 from __future__ import annotations
 
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.madvise import huge_size
-from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.pagemap import ENTRY_SIZE, PAGE_IS_HUGE, PAGE_IS_PRESENT, Pagemap
 from mematlas.kernel.smaps import HOLD_PER_BYTE
 from mematlas.kernel.status import read_memory_status, status_bytes
@@ -44,6 +42,9 @@ def smaps_hold(process: ProcessDir, enough: float = 0.0) -> float:
 
 def share_of_huge(process: ProcessDir, resident: int) -> float:
     """Return which part of its memory huge entries map, by a sample; 0 where it is little, or cannot be told."""
+    from mematlas.kernel.madvise import huge_size
+    from mematlas.kernel.meminfo import read_meminfo
+
     size = huge_size()
     nr_present = nr_huge = 0
     try:
