@@ -372,6 +372,7 @@ class Process:
         try:
             self._check_counts()
         except (PermissionDenied, NotSupported) as error:
+            notes[:] = [note.replace(NO_TABLES, "page tables cannot be read") for note in notes]
             notes.append(f"read from smaps, which holds up the target for about {hold * 1e3:.0f} ms: {error}")
             return "smaps"
         return "pagemap"

@@ -219,7 +219,7 @@ def test_auto_takes_tables_where_these_are_large_and_hold_little(monkeypatch: py
         assert process.page_source("auto", 0.005, target.told, target.told + (1 << 20), []) == "pagemap"
 
 
-def test_without_the_right_auto_says_so_and_reads_pagemap(
+def test_without_the_right_auto_says_so_and_reads_what_tells_all(
     as_nobody: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def look() -> tuple[str, tuple[str, ...]]:
@@ -230,7 +230,7 @@ def test_without_the_right_auto_says_so_and_reads_pagemap(
 
     outcome = as_nobody(look)
     source, notes = outcome.value  # type: ignore[attr-defined]
-    assert source == "pagemap"
+    assert source == "smaps"  # frames are hidden from pagemap, too
     assert any("CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN" in note for note in notes)
 
 
