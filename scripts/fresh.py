@@ -38,7 +38,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mema
 PACKAGES = "git,make,python3,ca-certificates"
 USER = "ann"
 NAME = "mematlas"
-CLONES = {"root": f"/opt/{NAME}", USER: f"/home/ann/{NAME}"}
+CLONES = {"root": f"/srv/{NAME}", USER: f"/home/ann/{NAME}"}
 STEPS: tuple[tuple[str, dict[str, str], str], ...] = (
     ("root", {}, "make demo"),
     (USER, {}, "make demo"),
