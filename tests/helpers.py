@@ -162,6 +162,11 @@ def alone(test: Callable[P, None]) -> Callable[P, None]:
     return in_child
 
 
+def children() -> set[int]:
+    """Return the children of this process, those that nobody has waited for too."""
+    return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+
+
 def look(pid: int, what: Callable[[], T]) -> tuple[Smaps, T]:
     """Return what was seen, with the smaps before it, which is that after it too."""
     end = time.monotonic() + DEADLINE
