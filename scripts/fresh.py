@@ -281,15 +281,16 @@ def run_inside(root: Path, user: str, environment: dict[str, str], directories: 
     # A session of its own: what ends us reaches it through us alone, and we wait until it has put back what it changed.
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, preexec_fn=own_mounts, start_new_session=True)
     namespace = os.readlink(f"/proc/{process.pid}/ns/mnt")
+    patience = 0.0
     try:
         return process.wait()
     except BaseException:
-        os.killpg(process.pid, signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
+        # Not SIGINT, which a job in the background ignores. The shell ends at once, the tests when all is put back.
+        os.killpg(process.pid, signal.SIGTERM)
+        patience = PATIENCE
         raise
     finally:
-        end_all(namespace)
+        end_all(namespace, time.monotonic() + patience)
         process.wait()
 
 
@@ -299,10 +300,10 @@ def own_mounts() -> None:
         raise OSError(ctypes.get_errno(), "unshare")
 
 
-def end_all(namespace: str) -> None:
-    """End all processes in a mount namespace; with the last of them its mounts are gone."""
+def end_all(namespace: str, deadline: float) -> None:
+    """Wait for all processes in a mount namespace, and end those that are late; with the last its mounts are gone."""
     while pids := [pid for pid in all_pids() if namespace_of(pid) == namespace]:
-        for pid in pids:
+        for pid in pids if time.monotonic() > deadline else ():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
