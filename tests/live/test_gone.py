@@ -279,8 +279,11 @@ def test_listing_that_just_stops_is_of_a_target_that_has_ended(
     assert len(whole) > 512
 
 
+@pytest.mark.parametrize("when", ["before its first line", "after it"])
 @pytest.mark.parametrize("name", ["maps", "smaps"])
-def test_listing_that_stops_at_an_exec_is_of_another_program(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_that_stops_at_an_exec_is_of_another_program(
+    name: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with subprocess.Popen(["sh", "-c", "echo; read x; exec sleep 100"], stdin=-1, stdout=-1) as shell:
         assert shell.stdin
         assert shell.stdout
@@ -290,13 +293,13 @@ def test_listing_that_stops_at_an_exec_is_of_another_program(name: str, monkeypa
             read = os.read
 
             def read_little(fd: int, size: int) -> bytes:
-                part = read(fd, 512)
-                if part and not stdin.closed:
+                part = read(fd, 512) if when == "after it" else b""
+                if not stdin.closed:
                     stdin.close()
                     wait_until(
                         lambda: Path(f"/proc/{shell.pid}/comm").read_text() == "sleep\n", "it runs another program"
                     )
-                return part
+                return part or read(fd, 512)
 
             monkeypatch.setattr(os, "read", read_little)
             with pytest.raises(ProcessGone, match="runs another program now"):

@@ -435,7 +435,8 @@ class ProcessDir(Directory):
             for piece in super()._pieces(name, limit):
                 is_empty = False
                 yield piece
-            if not is_empty and not os.pread(watched, 1, 0):
+            # Nothing at all is the text of a kernel thread and of a zombie, which have no address space now either.
+            if self.read_start("maps", 1) if is_empty else not os.pread(watched, 1, 0):
                 raise ProcessGone(self.pid, "ended" if self.is_ending() else "runs another program now")
         except OSError as error:
             raise self._error(error, name) from None
