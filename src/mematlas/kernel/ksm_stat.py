@@ -6,6 +6,7 @@ Format: fs/proc/base.c, proc_pid_ksm_stat() and proc_pid_ksm_merging_pages(). Wi
 from __future__ import annotations
 
 from mematlas.errors import FormatError, NotSupported
+from mematlas.kernel.status import read_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,14 +19,15 @@ def read_merging_pages(process: ProcessDir) -> int:
     Raises:
         NotSupported: the kernel has no KSM, or none that counts by process.
         PermissionDenied: the process is another user's.
+        ProcessGone: it has ended: either file is empty then.
     """
     # Since Linux 6.4 (commit d21077fbc2fc) ksm_stat has the line; before, there is a file of that name, since 5.19
     # (commit 7609385337a4), and ksm_stat, where there is one, knows less.
     try:
-        found = parse_ksm_stat(process.read("ksm_stat")).get("ksm_merging_pages")
+        found = read_of(process, "ksm_stat", parse_ksm_stat).get("ksm_merging_pages")
     except NotSupported:
         found = None
-    return parse_number(process.read("ksm_merging_pages")) if found is None else found
+    return read_of(process, "ksm_merging_pages", parse_number) if found is None else found
 
 
 def parse_ksm_stat(data: bytes) -> dict[str, int]:

@@ -77,8 +77,7 @@ def read_stat(process: ProcessDir) -> Stat:
 
 
 def read_of(process: ProcessDir, name: str, parse: Callable[[bytes], T]) -> T:
-    """Return stat or status, parsed. The kernel writes either whole or not at all: an empty one is of a process that
-    ended."""
+    """Return a file, parsed, that the kernel writes whole or not at all: an empty one is of a process that ended."""
 
     def parse_some(data: bytes) -> T:
         if not data and process.procfs.live:
