@@ -36,8 +36,9 @@ def mutate(random: Random, corpus: Sequence[bytes], mutations: Sequence[Mutation
     """Return one of a corpus, changed once or some times."""
     data = random.choice(corpus)
     for _ in range(1 + min(int(random.expovariate(0.6)), 7)):
-        data = random.choice(mutations)(random, data, corpus)
-    return data[:MOST]
+        # Cut each time: what is repeated again and again would be without a bound.
+        data = random.choice(mutations)(random, data, corpus)[:MOST]
+    return data
 
 
 def span(random: Random, size: int) -> tuple[int, int]:

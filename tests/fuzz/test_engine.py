@@ -13,7 +13,7 @@ import pytest
 
 from engine import Notebook, attempt, replay, run
 from mematlas.errors import BadInput
-from mutation import BINARY, TEXT, mutate
+from mutation import BINARY, MOST, TEXT, mutate
 
 BAD = 700
 """The number of the input that fails; each input is its number."""
@@ -93,3 +93,15 @@ def test_mutations_are_the_same_for_a_seed_and_differ_for_another(mutations: tup
     made = [[mutate(Random(seed), corpus, mutations) for seed in range(300)] for _ in range(2)]  # type: ignore[arg-type]
     assert made[0] == made[1]
     assert len(set(made[0])) > 200
+
+
+def test_an_input_has_a_bound_however_often_it_is_repeated() -> None:
+    sizes: list[int] = []
+
+    def double(random: Random, data: bytes, corpus: object) -> bytes:
+        sizes.append(len(data))
+        return data * 300
+
+    for seed in range(50):
+        assert len(mutate(Random(seed), [b"x" * 1000], [double])) <= MOST
+    assert max(sizes) == MOST
