@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,10 +19,17 @@ from mematlas import cli
 from mematlas.cli.arguments import Namespace
 from mematlas.cli.launch import user_to_become
 from mematlas.cli.session import MOST_WIDTH, Session, parse_count, parse_seconds, width_of
+from mematlas.cli.watchdog import Watchdog
 from mematlas.errors import BadInput, Error, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import CALLERS, invoking_user
 from mematlas.views import live
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Outcome
 
 
 @pytest.mark.parametrize("text", ["1e300", "1e10", "inf", "nan", "-1", "1e300m"])
@@ -269,3 +278,42 @@ def test_own_pid_is_refused_where_there_is_no_self(tmp_path: Path) -> None:
 
     with pytest.raises(TargetNotFound, match="does not show this process"):
         own_pid(ProcFS(str(tmp_path)))
+
+
+# --- limits of our own
+
+
+def with_no_more_processes(words: list[str]) -> int:
+    """Run a command line of a user who has as many processes as are allowed."""
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    with Watchdog():
+        return cli.main(words)
+
+
+@pytest.mark.parametrize("words", [["usage", "self"], ["maps", "self"], ["--help"]])
+def test_who_may_start_no_thread_is_told_all_the_same(words: list[str], as_nobody: Callable[..., Outcome]) -> None:
+    assert as_nobody(lambda: with_no_more_processes(words)).value == 0
+
+
+def test_who_may_start_no_process_is_told_which_limit_that_is(as_nobody: Callable[..., Outcome]) -> None:
+    run = as_nobody(lambda: with_no_more_processes(["usage", "~nothing-is-called-so"]))
+
+    assert (run.value, run.stderr) == (
+        1,
+        "mematlas: the system gives us no more: Resource temporarily unavailable (ulimit -u, pids.max)\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "no"), OSError(errno.ENFILE, "no"), OSError(errno.ENOMEM, "no", "a"), MemoryError()]
+)
+def test_what_the_system_does_not_give_is_a_message(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dispatch(_: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("mematlas.cli.dispatch", dispatch)
+
+    assert cli.main([]) == 1
+    assert capsys.readouterr().err.startswith("mematlas: ")

@@ -61,11 +61,17 @@ def main(words: Sequence[str] | None = None) -> int:
     except OSError as error:
         import errno
 
-        # What the kernel says about a target is translated where it is read: this is our output's.
+        # What the kernel says about a target is translated where it is read: this is our output's, or our own limits'.
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM):
+            complain(f"mematlas: the system gives us no more: {error.strerror}{limit_hint(error)}")
+            return 1
         if error.filename or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF):
             raise
         drop_output()
         complain(f"mematlas: cannot write: {error.strerror}")
+        return 1
+    except MemoryError:
+        complain("mematlas: not enough memory (ulimit -v, memory.max)")
         return 1
     except ModuleNotFoundError as error:
         # Run from a copy of the source: whoever installs mematlas has it.
@@ -233,6 +239,14 @@ def suggestion(name: str) -> str:
 
     close = get_close_matches(name, COMMANDS, 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def limit_hint(error: OSError) -> str:
+    """Return which limit it may be that we have reached."""
+    import errno
+
+    limit = {errno.EMFILE: "ulimit -n", errno.EAGAIN: "ulimit -u, pids.max"}.get(error.errno or 0)
+    return f" ({limit})" if limit else ""
 
 
 def report(error: Error, words: list[str]) -> None:

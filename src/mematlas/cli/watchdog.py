@@ -34,7 +34,10 @@ class Watchdog:
 
     def __enter__(self) -> Self:
         self._leash.acquire()
-        _thread.start_new_thread(self._watch, ())
+        try:
+            _thread.start_new_thread(self._watch, ())
+        except RuntimeError:
+            pass  # no thread is to be had (ulimit -u, pids.max), just when somebody wants to know why: go on without
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
 
-PLACES = ("/var/tmp", tempfile.gettempdir(), ".")
+PLACES = ("/var/tmp", os.environ.get("TMPDIR", "/tmp"), ".")
 """Where a file is made that is to lie on a disk, in this order."""
 TABLE_SPAN = PAGE_SIZE // 8 * PAGE_SIZE
 """Bytes that one page table maps."""
