@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from mematlas.cli import main
 from mematlas.cli.overview import find, in_shared_memory
 from mematlas.ending import is_secret
 from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.kcmp import GREATER, LESS, SAME, compare_memory
 from mematlas.kernel.kpage import KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_SWAPCACHE, KPF_ZERO_PAGE
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import Block
@@ -337,6 +339,27 @@ def test_usage_of_several_processes_has_each_address_space_once(twins: tuple[int
     assert f"PID {twins[0]} runs in the address space of {twins[1]}" in told.stderr
 
 
+def test_thousands_of_forks_take_few_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def compare(tid: int, other: int) -> int:
+        asked.append(tid)
+        return SAME if tid == other else LESS if tid < other else GREATER
+
+    monkeypatch.setattr(shared_mm, "compare_memory", compare)
+    monkeypatch.setattr(shared_mm, "layout_of", lambda _: (b"1",))
+    spaces = shared_mm.AddressSpaces(ProcFS())
+    met = [spaces.is_met_again(SimpleNamespace(pid=pid, tid=pid * 7 % 499)) for pid in range(997)]  # type: ignore[arg-type]
+    assert met.count(True) == 997 - 499
+    assert len(asked) < 10 * 997
+
+
+def test_order_of_address_spaces_is_the_same_from_both_sides() -> None:
+    with program("import os, sys\nprint(os.fork() or os.getpid(), flush=True)") as running:
+        orders = {compare_memory(running.pid, os.getpid()), compare_memory(os.getpid(), running.pid)}
+    assert orders == {LESS, GREATER}
+
+
 def test_first_screen_has_each_address_space_once(twins: tuple[int, int]) -> None:
     facts = [each for each in find(ProcFS(), float("inf"), []) if each.pid in twins]
 
@@ -345,10 +368,10 @@ def test_first_screen_has_each_address_space_once(twins: tuple[int, int]) -> Non
 
 
 def test_without_kcmp_it_is_not_known(twins: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(pid: int, other: int) -> bool:
+    def refuse(pid: int, other: int) -> int:
         raise NotSupported("kcmp", "CONFIG_KCMP")
 
-    monkeypatch.setattr(shared_mm, "has_same_memory", refuse)
+    monkeypatch.setattr(shared_mm, "compare_memory", refuse)
     with Process(twins[0]) as process:
         assert process.sharing_memory() is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import json
 import os
 import resource
 import signal
@@ -164,6 +165,33 @@ def test_group_that_sudo_does_not_tell_is_the_users(monkeypatch: pytest.MonkeyPa
 
     assert found is not None
     assert (found.uid, found.gid) == (account.pw_uid, pwd.getpwuid(account.pw_uid).pw_gid)
+
+
+@pytest.mark.root
+def test_command_for_a_user_inherits_no_descriptor_above_todays_bound_either() -> None:
+    look = "sh -c 'readlink /proc/self/fd/9 || echo closed; sleep 1'"
+    run = shell(f"exec 9</dev/zero; ulimit -n 9; SUDO_UID=65534 SUDO_GID=65534 $M usage --after 200ms -- {look}")
+
+    assert run.returncode == 0, run.stderr
+    assert "closed\n" in run.stderr
+    assert "/dev/zero" not in run.stderr
+
+
+# --- many
+
+
+def test_processes_of_a_cgroup_may_be_more_than_files_may_be_open() -> None:
+    sleepers = 'for i in $(seq 29); do sleep 1000 & pids="$pids $!"; done'
+    look = "$M usage --json cgroup:/ >&3; code=$?; kill $pids; exit $code"
+    run = shell(f"ulimit -S -n 23; exec 3>&1 >/dev/null; {sleepers}; {look}")
+
+    assert run.returncode == 0, run.stderr
+    assert len(json.loads(run.stdout)["rows"]) > 23
+    assert "Too many open files" not in run.stderr
+
+
+def test_looking_at_ourselves_is_of_one_moment() -> None:
+    assert {shell("$M usage self").stderr for _ in range(5)} == {""}
 
 
 # --- user namespaces

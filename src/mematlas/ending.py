@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 
 from mematlas.analysis.ending import FATES, Part, private_slots
 from mematlas.errors import NotSupported, PermissionDenied
@@ -135,22 +136,23 @@ class Ending:
         self.page_size = process.procfs.page_size
         self.accounts = accounts
         self.notes = notes
-        self.parts: dict[tuple[str, str, str], Part] = {}
+        self._sizes: dict[tuple[str, str, str], int] = {}
+        """By fate, kind and reason."""
+        self._pids: dict[tuple[str, str, str], dict[int, None]] = {}
+        self._paths: dict[tuple[str, str, str], dict[str, None]] = {}
         self.files = dict(accounts.files)
         """Those mapped, then those that are open alone."""
         self.facts: dict[File, FileFacts] = {}
         self.holders = Holders({}, (), (), False)
-        self._mounted: frozenset[str] | None = None
 
     def add(self, fate: str, kind: str, reason: str, size: int, pids: Iterable[int] = (), path: str = "") -> None:
         """Add to the part with this fate, kind and reason."""
         if size <= 0:
             return
         key = (fate, kind, reason)
-        part = self.parts.get(key) or Part(fate, kind, reason, 0)
-        known = tuple(dict.fromkeys((*part.pids, *pids)))
-        paths = tuple(dict.fromkeys((*part.paths, path))) if path else part.paths
-        self.parts[key] = Part(fate, kind, reason, part.size + size, known, paths)
+        self._sizes[key] = self._sizes.get(key, 0) + size
+        self._pids.setdefault(key, {}).update(dict.fromkeys(pids))
+        self._paths.setdefault(key, {}).update({path: None} if path else {})
 
     # Who else
 
@@ -239,12 +241,12 @@ class Ending:
             return
         dev, inode = file.file
         if facts.has_name:
-            fate = ("stays", "named") if dev in self._own_mounts() else ("unknown", "elsewhere")
+            fate = ("stays", "named") if dev in self._own_mounts else ("unknown", "elsewhere")
             self.add(fate[0], file.kind, fate[1], mapped, path=file.path)
             return
         is_alone = False
-        if file.path.startswith(SEGMENT) and dev in self._kernel_mounts():
-            segment = self._segments().get(inode)
+        if file.path.startswith(SEGMENT) and dev in self._kernel_mounts:
+            segment = self._segments.get(inode)
             if segment is None or not segment.is_doomed:
                 fate = ("unknown", "elsewhere") if segment is None else ("stays", "sysv")
                 self.add(fate[0], file.kind, fate[1], mapped, path=file.path)
@@ -266,22 +268,28 @@ class Ending:
     def _is_unseen(self, file: MemoryFile) -> bool:
         """Whether somebody whom we cannot see may hold a file."""
         unseen = self.holders.refused + self.holders.silent
-        if file.path.startswith(NO_DESCRIPTOR) and file.file[0] in self._kernel_mounts():
-            first = first_of_program(self.process)
-            unseen = tuple(one for one in unseen if one.start_time >= first)
+        if file.path.startswith(NO_DESCRIPTOR) and file.file[0] in self._kernel_mounts:
+            unseen = tuple(one for one in unseen if one.start_time >= self._first_start)
         return bool(unseen) or self.holders.is_inside
 
-    def _own_mounts(self) -> frozenset[str]:
-        """Return the memory file systems that we see mounted: they are there when the process is not."""
-        if self._mounted is None:
-            mounted = devices_of(self.process.procfs.parsed_lines("self/mountinfo", parse_mountinfo))
-            self._mounted = mounted.shmem | mounted.hugetlb
-        return self._mounted
+    # The same for each of its files, which may be many.
 
+    @cached_property
+    def _first_start(self) -> int:
+        return first_of_program(self.process)
+
+    @cached_property
+    def _own_mounts(self) -> frozenset[str]:
+        """The memory file systems that we see mounted: they are there when the process is not."""
+        mounted = devices_of(self.process.procfs.parsed_lines("self/mountinfo", parse_mountinfo))
+        return mounted.shmem | mounted.hugetlb
+
+    @cached_property
     def _kernel_mounts(self) -> frozenset[str]:
         devices = internal_devices()
         return devices.shmem | devices.hugetlb
 
+    @cached_property
     def _segments(self) -> dict[int, Segment]:
         return read_segments(self.process.procfs) if is_in_our_namespace(self.process) else {}
 
@@ -300,9 +308,13 @@ class Ending:
 
     def sorted_parts(self) -> tuple[Part, ...]:
         """Return the parts by what becomes of them, the largest first; say why some of it is unknown."""
-        if any(part.reason == "unseen" for part in self.parts.values()) and self.process.procfs.live:
+        parts = [
+            Part(*key, size=size, pids=tuple(self._pids[key]), paths=tuple(self._paths[key]))
+            for key, size in self._sizes.items()
+        ]
+        if any(part.reason == "unseen" for part in parts) and self.process.procfs.live:
             self.notes.append(unseen_note(self.holders))
-        return tuple(sorted(self.parts.values(), key=lambda part: (FATES.index(part.fate), -part.size)))
+        return tuple(sorted(parts, key=lambda part: (FATES.index(part.fate), -part.size)))
 
     def keep_all(self, pids: Iterable[int]) -> None:
         """Add everything as what other processes with the same address space keep."""

@@ -5,6 +5,7 @@ This is the library's front door; every command that looks at one process is a v
 
 from __future__ import annotations
 
+import os
 import time
 
 from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult
@@ -306,10 +307,9 @@ class Process:
         nodes = self.page_nodes() if numa else None
         counter = VmaCounter(self.dir, self._pacer(), first_pages, nodes, notes)
         if chosen == "smaps":
-            every = read_smaps(self.dir, self.files)
-            # smaps just stops where the target ends while it is read, which would look like less memory: then there
-            # are no VMAs now, and this raises. Where they differ now, they changed meanwhile.
-            torn = [vma for vma, _ in every] != self.address_space().vmas
+            every, torn = self._read_smaps()
+            if torn and self.pid == os.getpid():
+                every, torn = self._read_smaps()  # the reading itself made us grow: now there is room for it
             vmas = counter.by_smaps([entry for entry in every if selection.matches(entry[0])])
         else:
             space = self.address_space()
@@ -338,6 +338,12 @@ class Process:
         with_memory = nodes.with_memory if nodes else ()
         hold = self.dir.holds.get("smaps") if chosen == "smaps" else None
         return MapsResult(vmas, Reading(chosen, duration, torn, tuple(dict.fromkeys(notes)), reader, hold), with_memory)
+
+    def _read_smaps(self) -> tuple[list[tuple[Vma, dict[str, int]]], bool]:
+        every = read_smaps(self.dir, self.files)
+        # smaps just stops where the target ends while it is read, which would look like less memory: then there
+        # are no VMAs now, and this raises. Where they differ now, they changed meanwhile.
+        return every, [vma for vma, _ in every] != self.address_space().vmas
 
     def page_nodes(self, paced: bool = True) -> PageNodes:
         """Return what tells the NUMA node of each page of the blocks that `pages` yields.
@@ -685,9 +691,9 @@ class Process:
             return True
 
     def _raise_gone(self) -> None:
-        stat = read_stat(self.dir)
-        why = "has ended (a zombie): its memory is freed already" if stat.is_zombie else "has no memory (it is ending)"
-        raise ProcessGone(self.pid, why)
+        from mematlas.kernel.group import ZOMBIE
+
+        raise ProcessGone(self.pid, ZOMBIE if read_stat(self.dir).is_zombie else "has no memory (it is ending)")
 
 
 NO_TABLES = "page tables cannot be read, so pagemap is, with pauses"

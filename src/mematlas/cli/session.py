@@ -234,6 +234,7 @@ class Session:
         if not self._processes and self.text.startswith("cgroup:"):
             from mematlas.model.target import answering, resolve_all
 
+            allow_many_files()  # each process is held open
             found = resolve_all(self.text, self.procfs, self._search_notes)
             self._open(answering(found, self._search_notes) if len(found) > 1 else found)
         return self._processes or [self.process]
@@ -365,6 +366,14 @@ class Session:
 
         repeat(frame, self.out, interval, count)
         self.write_notes(notes)
+
+
+def allow_many_files() -> None:
+    """Raise our bound of open files as far as it goes: it is low for the sake of programs that use select(2)."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def standard_session(command: list[str] | None) -> Session:

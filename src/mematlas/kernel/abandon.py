@@ -16,7 +16,7 @@ import sys
 import time
 
 # signal would bring in enum, for 5 ms.
-from _signal import SIG_DFL, SIGHUP, SIGINT, SIGKILL, SIGTERM, signal  # type: ignore[import-not-found]
+from _signal import SIG_DFL, SIGHUP, SIGINT, SIGIO, SIGKILL, SIGTERM, signal  # type: ignore[import-not-found]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -182,14 +182,17 @@ class Child:
         os.close(self._alive)
         os.kill(self.pid, SIGKILL)
         end = time.monotonic() + FAREWELL
-        while not os.waitpid(self.pid, os.WNOHANG)[0] and time.monotonic() < end:
+        while not os.waitpid(self.pid, os.WNOHANG)[0]:
+            # One that is only short of a processor is waited for: it is no zombie of ours then.
+            if time.monotonic() > end and self.waits():
+                break
             time.sleep(0.0005)
 
 
 def run(ask: Ask, things: Sequence[Any], out: _socket.socket, parent: int) -> NoReturn:
     """Ask about things, in the child: nothing here may return."""
     try:
-        for number in (SIGINT, SIGTERM, SIGHUP):
+        for number in (SIGINT, SIGTERM, SIGHUP, SIGIO):
             signal(number, SIG_DFL)
         end_with(parent)
         for thing in things:
@@ -216,3 +219,7 @@ def end_with(parent: int) -> None:
 
     fcntl.fcntl(parent, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(parent, fcntl.F_SETFL, os.O_ASYNC)
+    poll = select.poll()
+    poll.register(parent)
+    if poll.poll(0):
+        os._exit(0)  # closed already, before the kernel knew whom to tell

@@ -1,6 +1,6 @@
 """kcmp(2): whether two processes have something in common, such as one address space.
 
-Numbers: include/uapi/linux/kcmp.h; CONFIG_KCMP.
+Numbers: include/uapi/linux/kcmp.h; CONFIG_KCMP. Each architecture has its own for the call.
 """
 
 from __future__ import annotations
@@ -11,15 +11,23 @@ import os
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.libc import libc
 
-SYS_KCMP = {"x86_64": 312, "i686": 349, "ppc64le": 354, "s390x": 343}
-SYS_KCMP_GENERIC = 272  # arm64, riscv: include/uapi/asm-generic/unistd.h
+SYS_KCMP = {
+    "x86_64": 312,
+    "i686": 349,
+    "armv7l": 378,
+    "ppc64le": 354,
+    "s390x": 343,
+    **dict.fromkeys(("aarch64", "riscv64", "loongarch64"), 272),  # include/uapi/asm-generic/unistd.h
+}
 KCMP_VM = 1
+SAME, LESS, GREATER = range(3)
+"""What the call answers: address spaces are in some order, which stays as it is."""
 
 
-def has_same_memory(pid: int, other: int) -> bool:
-    """Whether two processes, or threads, run in one address space.
+def compare_memory(pid: int, other: int) -> int:
+    """Return whether two processes, or threads, run in one address space: `SAME`; if not, which comes first.
 
-    >>> has_same_memory(os.getpid(), os.getpid())
+    >>> compare_memory(os.getpid(), os.getpid()) == SAME
     True
 
     Raises:
@@ -29,10 +37,12 @@ def has_same_memory(pid: int, other: int) -> bool:
     """
     import ctypes
 
-    number = SYS_KCMP.get(os.uname().machine, SYS_KCMP_GENERIC)
+    number = SYS_KCMP.get(os.uname().machine)
+    if number is None:
+        raise NotSupported("kcmp", "a machine whose number of the call is known")
     result: int = libc().syscall(*map(ctypes.c_long, (number, pid, other, KCMP_VM, 0, 0)))
     if result >= 0:
-        return result == 0
+        return result
     code = ctypes.get_errno()
     if code in (errno.EPERM, errno.EACCES):
         raise PermissionDenied("kcmp", "CAP_SYS_PTRACE")

@@ -485,7 +485,7 @@ class ProcessDir(Directory):
             return ProcessGone(self.pid) if self.is_ending() else NotSupported(path)
         if error.errno in (errno.EACCES, errno.EPERM):
             return PermissionDenied(path, NEEDS.get(name.split("/", 1)[0]))
-        if self.procfs.live and name != "stat" and self.is_ending():
+        if name != "stat" and self.is_ending():
             return ProcessGone(self.pid)  # such as EINVAL for the mountinfo of a task that is just ending
         return translate_error(error, path, self.pid)
 

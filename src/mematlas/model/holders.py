@@ -79,7 +79,7 @@ def find_holders(process: ProcessDir, wanted: Iterable[File]) -> Holders:
     files = list(dict.fromkeys(wanted))
     others = [pid for pid in procfs.pids() if pid not in (process.pid, os.getpid())]
     things = [(pid, low) for pid in others for low in range(0, len(files), NR_FILES)]
-    pids: dict[File, tuple[int, ...]] = {}
+    found: dict[File, list[int]] = {}
     refused: list[int] = []
 
     def ask(thing: tuple[int, int]) -> tuple[object, int]:
@@ -92,10 +92,20 @@ def find_holders(process: ProcessDir, wanted: Iterable[File]) -> Holders:
             refused.append(pid)
             continue
         for place in answer:
-            pids[files[low + place]] = (*pids.get(files[low + place], ()), pid)
+            found.setdefault(files[low + place], []).append(pid)
     silent = [pid for pid, _ in (*inquiry.unanswered, *inquiry.unasked)]
-    is_inside = not counts_as_we_do(procfs) or os.stat(f"{procfs.root}/self/ns/pid").st_ino != PROC_PID_INIT_INO
-    return Holders(pids, as_unseen(procfs, refused), as_unseen(procfs, silent), is_inside)
+    pids = {file: tuple(held) for file, held in found.items()}
+    return Holders(pids, as_unseen(procfs, refused), as_unseen(procfs, silent), is_inside(procfs))
+
+
+def is_inside(procfs: ProcFS) -> bool:
+    """Whether we are in a PID namespace, or look into one, and others are outside of it."""
+    if not counts_as_we_do(procfs):
+        return True
+    try:
+        return os.stat(f"{procfs.root}/self/ns/pid").st_ino != PROC_PID_INIT_INO
+    except OSError:
+        return False  # a kernel without CONFIG_PID_NS has but one
 
 
 def as_unseen(procfs: ProcFS, pids: Iterable[int]) -> tuple[Unseen, ...]:

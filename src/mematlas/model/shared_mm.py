@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from mematlas.errors import Error, NotSupported
-from mematlas.kernel.kcmp import has_same_memory
+from mematlas.kernel.kcmp import LESS, SAME, compare_memory
 from mematlas.kernel.status import counts_as_we_do, read_layout, read_stat
 
 TYPE_CHECKING = False
@@ -41,7 +41,7 @@ def sharing_memory(process: ProcessDir, candidates: Iterable[int] | None = None)
             if pid == process.pid:
                 continue
             with procfs.process(pid) as other:
-                if layout_of(other) != own or not has_same_memory(process.tid, pid):
+                if layout_of(other) != own or compare_memory(process.tid, pid) != SAME:
                     continue
                 read_stat(other)  # the PID is still the one that was compared
                 found.append(pid)
@@ -65,7 +65,7 @@ class AddressSpaces:
     def __init__(self, procfs: ProcFS) -> None:
         self._can_tell = procfs.live and counts_as_we_do(procfs)
         self._by_layout: dict[tuple[bytes, ...], list[tuple[int, int]]] = {}
-        """PID and thread of one process of each."""
+        """PID and thread of one process of each, in the kernel's order: a server may have thousands of forks."""
         self.earlier: dict[int, int] = {}
         """The processes that run in the address space of one met before, and of which."""
 
@@ -77,11 +77,16 @@ class AddressSpaces:
             if (layout := layout_of(process)) is None:
                 return False
             alike = self._by_layout.setdefault(layout, [])
-            for pid, tid in alike:
-                if has_same_memory(tid, process.tid):
+            low, high = 0, len(alike)
+            while low < high:
+                middle = (low + high) // 2
+                pid, tid = alike[middle]
+                order = compare_memory(tid, process.tid)
+                if order == SAME:
                     self.earlier[process.pid] = pid
                     return True
-            alike.append((process.pid, process.tid))
+                low, high = (middle + 1, high) if order == LESS else (low, middle)
+            alike.insert(low, (process.pid, process.tid))
         except NotSupported:
             self._can_tell = False
         except Error:
