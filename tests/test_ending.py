@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import mematlas, program
+from mematlas import ending
 from mematlas.analysis.ending import FATES, KINDS, REASONS, EndingResult, Part, private_slots
 from mematlas.analysis.results import Reading
 from mematlas.cli import main
@@ -255,6 +256,21 @@ print("null", flush=True)
     assert files is not None
     # Where /tmp is in memory, so is the file that pytest keeps standard error in.
     assert {file.size // PAGE for file in files} >= set(range(1, 12))
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_file_that_is_let_go_meanwhile_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = holders.OpenFile(("00:01", 7), 9_999, PAGE)
+    monkeypatch.setattr(ending, "open_memory_files", lambda process, devices: [closed])
+    with program(HOLD, "map") as running, Process(running.pid) as process:
+        accounts = ending.Accounts(process.address_space().vmas)
+        for key, file in accounts.files.items():
+            accounts.files[key] = replace(file, link="map_files/1000-2000")
+        notes: list[str] = []
+        ending.Ending(process.dir, accounts, notes).look_around()
+
+    (file,) = accounts.files.values()
+    assert notes == [f"files of memory unknown: {file.path} was let go meanwhile"]
 
 
 @pytest.mark.parametrize("line", [b"x", b"0 1 2", b"0 1 9 0 0 0 0", b"0 a 600 0 0 0 0"])

@@ -170,7 +170,10 @@ class Ending:
             if open_file.file not in self.files and open_file.size:
                 kind = "hugetlb" if open_file.file[0] in devices.hugetlb else "shmem"
                 link = f"fd/{open_file.number}"
-                path = self.process.readlink(link)
+                try:
+                    path = self.process.readlink(link)
+                except NotSupported:
+                    continue  # closed meanwhile
                 self.files[open_file.file] = MemoryFile(open_file.file, kind, path, link)
         for file in self.files.values():
             self._ask(file)
@@ -179,11 +182,16 @@ class Ending:
 
     def _ask(self, file: MemoryFile) -> None:
         try:
-            # Not opened as such: secret memory cannot be.
-            fd = self.process.open_fd(file.link, os.O_PATH)
-        except (PermissionDenied, NotSupported) as error:
+            self.facts[file.file] = self._facts_of(file)
+        except PermissionDenied as error:
             self.notes.append(f"files of memory unknown: {error}")
-            return
+        except NotSupported:
+            # The link is gone: unmapped, closed, or another program was started.
+            self.notes.append(f"files of memory unknown: {file.path or file.kind} was let go meanwhile")
+
+    def _facts_of(self, file: MemoryFile) -> FileFacts:
+        # Not opened as such: secret memory cannot be.
+        fd = self.process.open_fd(file.link, os.O_PATH)
         try:
             told = os.fstat(fd)
         finally:
@@ -195,7 +203,7 @@ class Ending:
             cached, swap = self._pages_of(file)
             # Two counts of the same that are not of one moment.
             size = max(size, cached + swap)
-        self.facts[file.file] = FileFacts(has_name, size, swap)
+        return FileFacts(has_name, size, swap)
 
     def _pages_of(self, file: MemoryFile) -> tuple[int, int]:
         """Return the bytes of a file that are in RAM, and those in swap."""
