@@ -142,12 +142,11 @@ _mematlas_is_plain() {
 }
 
 _mematlas_targets() {
-    local directory name pid quoted
+    local directory name pid quoted size
     local -A seen=()
     for directory in /proc/[0-9]*; do
-        # Kernel threads have no command line, and no memory of their own.
-        name=
-        read -r -d '' -n 1 name <"$directory/cmdline" || [[ $name ]] || continue
+        # Kernel threads have no memory. statm is short, and reading it waits for nobody.
+        read -r size _ <"$directory/statm" && [[ $size != 0 ]] || continue
         read -r name <"$directory/comm" || continue
         pid=${directory#/proc/}
         [[ $pid == "$1"* ]] && COMPREPLY+=("$pid")
@@ -275,10 +274,10 @@ _mematlas_targets() {
     local -a pids
     local -aU names
     for directory in /proc/<->(N); do
-        # Kernel threads have no command line, and no memory of their own.
-        line=
-        read -r -k 1 -u 0 line <$directory/cmdline 2>/dev/null
-        [[ -n $line ]] || continue
+        # Kernel threads have no memory. statm is short, and reading it waits for nobody.
+        line=0
+        read -r line <$directory/statm 2>/dev/null
+        [[ ${line%%%% *} != 0 ]] || continue
         read -r name <$directory/comm 2>/dev/null || continue
         # Control characters in a name would reach the terminal as they are.
         [[ $name == *[^\\ -~]* ]] && name=
@@ -361,9 +360,9 @@ FISH = """\
 # Completion of mematlas for fish.
 
 function __mematlas_targets
-    # grep opens the files: fish itself warns of a process that has ended meanwhile. Kernel threads have no command
-    # line, and no memory of their own.
-    set -l with_memory (grep -slz . /proc/*/cmdline | string match -r '^/proc/[0-9]+/' | string replace -r '$' comm)
+    # grep opens the files: fish itself warns of a process that has ended meanwhile. Kernel threads have no memory. statm
+    # is short, and reading it waits for nobody.
+    set -l with_memory (grep -sL '^0 ' /proc/*/statm | string match -r '^/proc/[0-9]+/' | string replace -r '$' comm)
     for line in (grep -sH . $with_memory /dev/null)
         set -l parts (string match -r '^/proc/([0-9]+)/comm:(.*)' -- $line)
         # Control characters in a name would reach the terminal as they are.
