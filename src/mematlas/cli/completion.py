@@ -360,8 +360,8 @@ FISH = """\
 # Completion of mematlas for fish.
 
 function __mematlas_targets
-    # grep opens the files: fish itself warns of a process that has ended meanwhile. Kernel threads have no memory. statm
-    # is short, and reading it waits for nobody.
+    # grep opens the files: fish itself warns of a process that has ended meanwhile. Kernel threads have no memory.
+    # statm is short, and reading it waits for nobody.
     set -l with_memory (grep -sL '^0 ' /proc/*/statm | string match -r '^/proc/[0-9]+/' | string replace -r '$' comm)
     for line in (grep -sH . $with_memory /dev/null)
         set -l parts (string match -r '^/proc/([0-9]+)/comm:(.*)' -- $line)
