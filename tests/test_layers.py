@@ -31,6 +31,7 @@ OF_NO_LAYER = {"mematlas", "mematlas.__main__", "mematlas.version"}
 BESIDE = {
     "acting": "actions",
     "advising": "actions",
+    "choosing": "sources",
     "coldness": "actions",
     "ending": "sources",
     "pagingout": "actions",

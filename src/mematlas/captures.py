@@ -21,6 +21,7 @@ import time
 from itertools import chain
 
 from mematlas.analysis.results import Reading
+from mematlas.choosing import MAX_STALL
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
 from mematlas.kernel.cmdline import MAX_COMMAND
 from mematlas.kernel.kpage import tells_ksm
@@ -34,7 +35,7 @@ from mematlas.kernel.smaps import HEX_DIGITS
 from mematlas.kernel.vmfile import LiveFiles
 from mematlas.model.pages import HIDDEN_FRAMES, PageReader
 from mematlas.model.stalls import smaps_hold
-from mematlas.process import MAX_STALL, Process
+from mematlas.process import Process
 from mematlas.record import record
 from mematlas.sources import ZERO_UNKNOWN
 from mematlas.version import __version__

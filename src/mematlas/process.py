@@ -9,17 +9,13 @@ import os
 import time
 
 from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult
-from mematlas.analysis.usage import (
-    total,
-    total_by_node,
-)
-from mematlas.errors import BadInput, Error, FormatError, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
+from mematlas.analysis.usage import total, total_by_node
+from mematlas.choosing import MAX_STALL, NO_TABLES, PAGE_SOURCES, PAGEMAP_INSTEAD, Chooser
+from mematlas.errors import BadInput, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.maps import Vma, read_maps
-from mematlas.kernel.pagemap import (
-    Pacer,
-)
+from mematlas.kernel.pagemap import Pacer
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.smaps import HOLD_PER_BYTE, read_smaps
+from mematlas.kernel.smaps import read_smaps
 from mematlas.kernel.status import Stat, read_memory_status, read_stat, status_bytes
 from mematlas.kernel.vmfile import find_files
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
@@ -41,20 +37,6 @@ if TYPE_CHECKING:
     from mematlas.model.nodes import PageNodes
     from mematlas.model.tableaccess import TableAccess
     from mematlas.model.tablereader import TableReader
-
-MAX_STALL = 0.005
-"""Seconds for which looking may hold up the target, unless told otherwise."""
-
-SOURCES = ("auto", "smaps", "pagemap", "tables")
-PAGE_SOURCES = ("auto", "pagemap", "tables")
-"""Those that tell about single pages."""
-
-TABLES_FROM = 2 << 30
-"""Bytes to look at from which on page tables are read rather than pagemap. They hold no lock of the target, where paced
-reads hold it 20 us at a time, and take no longer then. In processor time their start alone, 0.1 to 0.2 s for numpy and
-the kernel's types, is what 15 GiB take by paced pagemap, and 24 GiB by smaps."""
-SPARSE_FROM = 128 << 20
-"""Bytes of page tables from which on that is so however little they hold: the kernel looks at every entry of them."""
 
 DRAWN_CELLS = 1536
 """Cells that a picture aims at: a screen full."""
@@ -81,8 +63,6 @@ class Process:
         self.procfs = self.dir.procfs
         self.pid = self.dir.pid
         self.page_size = self.procfs.page_size
-        self._access: dict[str, TableAccess] = {}
-        """By the reader that was asked for, and by its own name."""
         self.reading: Reading | None = None
         """How the last `pages`, `grid`, `density` or `translate` came about; None before its end."""
         try:
@@ -94,6 +74,7 @@ class Process:
 
                 self.dir = seen_whole(self.dir)
                 self.stat = read_stat(self.dir)
+            self._chooser = Chooser(self.dir)
             self.files = find_files(self.dir)
             """What knows the files that it maps."""
         except BaseException:
@@ -111,9 +92,7 @@ class Process:
 
     def close(self) -> None:
         """Let go of the process."""
-        for access in self._access.values():
-            access.close()
-        self._access.clear()
+        self._chooser.close()
         self.dir.close()
 
     # What it maps
@@ -267,11 +246,11 @@ class Process:
     def _reading_of(self, name: str, before: float, accounts: Accounts, notes: list[str]) -> Reading:
         torn = self.address_space().vmas != accounts.vmas  # raises where it has ended
         duration = time.perf_counter() - before
-        return Reading(name, duration, torn, tuple(dict.fromkeys(notes)), self._reader_name(name))
+        return Reading(name, duration, torn, tuple(dict.fromkeys(notes)), self._chooser.reader_name(name))
 
     def _swap_pss(self, max_stall: float, notes: list[str]) -> dict[int, int] | None:
         """Return SwapPss of each VMA by its start; None where reading it would hold up the target for too long."""
-        hold = self._smaps_hold(max_stall)
+        hold = self._chooser.smaps_hold(max_stall)
         if self.procfs.live and hold > max_stall:
             notes.append(
                 f"whether swap is shared with forks is unknown: smaps tells, and holds up the target for about"
@@ -303,7 +282,7 @@ class Process:
         """
         before = time.perf_counter()
         notes: list[str] = []
-        chosen = self._choose(source, max_stall, notes, numa)
+        chosen = self._chooser.of_amounts(source, max_stall, notes, numa)
         nodes = self.page_nodes() if numa else None
         counter = VmaCounter(self.dir, self._pacer(), first_pages, nodes, notes)
         if chosen == "smaps":
@@ -321,19 +300,21 @@ class Process:
                 if source != "auto":
                     raise
                 chosen = "pagemap"
-                notes.append(f"{NO_TABLES}: {error}")
+                notes.append(f"{PAGEMAP_INSTEAD}: {error}")
             if chosen == "pagemap":
                 vmas = counter.by_pagemap(wanted)
             torn = counter.torn or self._torn(space)
         if source == "auto" and chosen == "pagemap" and any(None in (v.usage.pss, v.usage.swap) for v in vmas):
-            notes.append(f"--source smaps tells all, and holds up the target for {self._smaps_hold() * 1e3:.0f} ms")
+            notes.append(
+                f"--source smaps tells all, and holds up the target for {self._chooser.smaps_hold() * 1e3:.0f} ms"
+            )
         note_cut((item.vma for item in vmas), notes)
         if nodes and nodes.why and any(None in (item.nodes or ()) for item in vmas):
             from mematlas.model.nodes import NODES_UNKNOWN
 
             notes.append(NODES_UNKNOWN.format(nodes.why))
         notes += self.files.notes()
-        reader = self._reader_name(chosen)
+        reader = self._chooser.reader_name(chosen)
         duration = time.perf_counter() - before
         with_memory = nodes.with_memory if nodes else ()
         hold = self.dir.holds.get("smaps") if chosen == "smaps" else None
@@ -360,62 +341,11 @@ class Process:
 
         return PageNodes(self.dir, self._pacer() if paced else None)
 
-    def _choose(self, source: str, max_stall: float, notes: list[str], numa: bool = False) -> str:
-        if source not in SOURCES:
-            raise BadInput(f"no source {source!r} (there are {', '.join(SOURCES)})")
-        if source != "auto":
-            return source
-        factor = 1.0
-        if numa:
-            from mematlas.kernel.numa_maps import HOLD_TO_SMAPS
-
-            factor = HOLD_TO_SMAPS
-        hold = self._smaps_hold(max_stall / factor) * factor
-        if not self.procfs.live or hold <= max_stall:
-            return "smaps"
-        if self._tables_pay(1 << 64, notes):
-            return "tables"
-        try:
-            self._check_counts()
-        except (PermissionDenied, NotSupported) as error:
-            notes[:] = [note.replace(NO_TABLES, "page tables cannot be read") for note in notes]
-            notes.append(f"read from smaps, which holds up the target for about {hold * 1e3:.0f} ms: {error}")
-            return "smaps"
-        return "pagemap"
-
-    def _check_counts(self) -> None:
-        """Raise what keeps pagemap from telling all that smaps tells: frames, and how often they are mapped."""
-        from mematlas.kernel.rights import effective_capabilities
-
-        self.dir.open("pagemap").close()
-        self.procfs.open("kpagecount").close()
-        if "CAP_SYS_ADMIN" not in effective_capabilities():
-            raise PermissionDenied(f"{self.dir.path}/pagemap", "CAP_SYS_ADMIN for frame numbers")
-
     def page_source(self, source: str, max_stall: float, start: int, end: int, notes: list[str]) -> str:
         """Return what `pages`, `grid` and `density` read a range from: ``pagemap``, or ``tables`` where ``auto`` is
         asked for, they can be read, and reading pagemap without a pause would hold up the target too long.
         """
-        if source not in PAGE_SOURCES:
-            raise BadInput(f"no source {source!r} of pages (there are {', '.join(PAGE_SOURCES)})")
-        if source != "auto" or not self.procfs.live:
-            return "pagemap" if source == "auto" else source
-        if min(self._smaps_hold(max_stall), (end - start) * HOLD_PER_BYTE) <= max_stall:
-            return "pagemap"
-        return "tables" if self._tables_pay(end - start, notes) else "pagemap"
-
-    def _tables_pay(self, size: int, notes: list[str]) -> bool:
-        """Whether to read page tables: where there is so much to look at that they repay their start, and we may."""
-        if min(sum(self._resident_and_swapped()), size) < TABLES_FROM and self._size_of_tables() < SPARSE_FROM:
-            return False
-        why = self._why_no_tables()
-        if why is not None:
-            notes.append(f"{NO_TABLES}: {why}")
-        return why is None
-
-    def _resident_and_swapped(self) -> tuple[int, int]:
-        status = read_memory_status(self.dir)
-        return status_bytes(status, "VmRSS") or 0, status_bytes(status, "VmSwap") or 0
+        return self._chooser.of_pages(source, max_stall, start, end, notes)
 
     def tables_access(self, reader: str = "auto") -> TableAccess:
         """Return what page tables are read with: a reader by its name, opened at its first call and held until `close`.
@@ -424,35 +354,16 @@ class Process:
             PermissionDenied: it needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN; and kpagecount CAP_DAC_READ_SEARCH.
             NotSupported: this kernel, or its lockdown, has no way; or this is a capture.
         """
-        if reader not in self._access:
-            from mematlas.model.tableaccess import open_access
-
-            self._access[reader] = access = open_access(self.procfs, reader)
-            # What was taken automatically is the one of its name as well.
-            self._access.setdefault(access.name, access)
-        return self._access[reader]
+        return self._chooser.tables_access(reader)
 
     def try_tables(self, notes: list[str]) -> MapsResult | None:
         """Return `maps` from page tables; None where they cannot be read, with the reason in ``notes``."""
         try:
-            if (why := self._why_no_tables()) is None:
+            if (why := self._chooser.why_no_tables()) is None:
                 return self.maps("tables")
         except NotSupported as error:
             why = error
-        notes.append(f"page tables cannot be read: {why}")
-        return None
-
-    def _why_no_tables(self) -> Error | None:
-        from mematlas.kernel.rights import TABLES_NEED, may_read_kernel
-
-        if not may_read_kernel():  # before numpy is loaded for nothing
-            return PermissionDenied("page tables", TABLES_NEED)
-        try:
-            access = self.tables_access()
-            access.memory.open_mm(self.pid, self.dir).close()
-            _ = access.frames  # found, and proven against kpagecount, before anybody relies on them
-        except (PermissionDenied, NotSupported, FormatError) as error:
-            return error
+        notes.append(f"{NO_TABLES}: {why}")
         return None
 
     def _page_reader(
@@ -464,14 +375,6 @@ class Process:
 
             return TableReader(self.dir, self.tables_access(), low, high)
         return PageReader(self.dir, self._pacer() if paced else None)
-
-    def _smaps_hold(self, enough: float = 0.0) -> float:
-        from mematlas.model.stalls import smaps_hold
-
-        return smaps_hold(self.dir, enough)
-
-    def _size_of_tables(self) -> int:
-        return status_bytes(read_memory_status(self.dir), "VmPTE") or 0
 
     # Where
 
@@ -644,7 +547,7 @@ class Process:
         chosen = self._pieces(space, start, end, selection)
         size = sum(high - low for _, low, high in chosen)
         is_all = len(chosen) == len(space.vmas)
-        if size <= FOLD_FROM or (is_all and 2 * sum(self._resident_and_swapped()) > size):
+        if size <= FOLD_FROM or (is_all and 2 * self._chooser.nr_bytes() > size):
             return []  # known without reading any page
         with self._page_reader(source, chosen, True, []) as reader:
             read = ((low, high, reader.pieces(vma, low, high)) for vma, low, high in chosen)
@@ -673,11 +576,8 @@ class Process:
         torn = self._torn(space)
         if torn:
             notes.append("torn: VMAs changed during the reading, this is of no one moment")
-        name = self._reader_name(source)
+        name = self._chooser.reader_name(source)
         self.reading = Reading(source, time.perf_counter() - before, torn, tuple(dict.fromkeys(notes)), name)
-
-    def _reader_name(self, source: str) -> str | None:
-        return self._access["auto"].name if source == "tables" and "auto" in self._access else None
 
     def _pacer(self) -> Pacer | None:
         return Pacer() if self.procfs.live else None
@@ -694,6 +594,3 @@ class Process:
         from mematlas.kernel.group import ZOMBIE
 
         raise ProcessGone(self.pid, ZOMBIE if read_stat(self.dir).is_zombie else "has no memory (it is ending)")
-
-
-NO_TABLES = "page tables cannot be read, so pagemap is, with pauses"

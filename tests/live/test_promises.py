@@ -14,6 +14,7 @@ from amounts import DROPPABLE, LAZY, PINNED
 from helpers import PAGE, Program, mematlas, program
 from mematlas import Process, Selection, actions
 from mematlas.actions import act, pageout, plan, willneed
+from mematlas.choosing import Chooser
 from mematlas.cli import main
 from mematlas.errors import NotSupported
 from mematlas.kernel.backing import call_mincore
@@ -95,7 +96,7 @@ def test_pinned_pages_that_cannot_be_told_are_warned_of(pinned: Program, monkeyp
     def refuse(*args: object) -> None:
         raise NotSupported("page tables", "BPF")
 
-    monkeypatch.setattr(Process, "tables_access", refuse)
+    monkeypatch.setattr(Chooser, "tables_access", refuse)
     with Process(pinned.pid) as process:
         planned = plan(process, "pageout", of(pinned, 134))
 

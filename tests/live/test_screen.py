@@ -15,10 +15,10 @@ import pytest
 from conftest import Outcome
 from helpers import PAGE, Program, mematlas, program
 from mematlas.analysis.overview import Group, grouped, largest
+from mematlas.choosing import MAX_STALL
 from mematlas.cli import overview
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.smaps import HOLD_PER_BYTE
-from mematlas.process import MAX_STALL
 from stuck import WAYS, stuck
 from victim import DEADLINE, Victim
 

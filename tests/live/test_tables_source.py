@@ -202,7 +202,7 @@ def test_auto_takes_tables_where_smaps_would_hold_up_the_target(
     target = victim("anon")
     with Process(target.pid) as process:
         assert process.usage(max_stall=0).reading.source == "pagemap"  # too little for them to be worth their start
-        monkeypatch.setattr("mematlas.process.TABLES_FROM", 0)
+        monkeypatch.setattr("mematlas.choosing.TABLES_FROM", 0)
         assert process.usage(max_stall=0).reading.source == "tables"
         assert process.usage().reading.source == "smaps"
         assert process.page_source("auto", 0, 0, 1 << 47, []) == "tables"
@@ -213,7 +213,7 @@ def test_auto_takes_tables_where_these_are_large_and_hold_little(monkeypatch: py
     # 1,031 tables with a page each.
     with sparse(4 << 30, range(0, 1031 * 512, 512)) as target, Process(target.pid) as process:
         assert process.usage().reading.source == "pagemap"
-        monkeypatch.setattr("mematlas.process.SPARSE_FROM", 4 << 20)
+        monkeypatch.setattr("mematlas.choosing.SPARSE_FROM", 4 << 20)
         assert process.usage().reading.source == "tables"
         assert process.page_source("auto", 0.005, target.told, target.told + (4 << 30), []) == "tables"
         assert process.page_source("auto", 0.005, target.told, target.told + (1 << 20), []) == "pagemap"
@@ -223,7 +223,7 @@ def test_without_the_right_auto_says_so_and_reads_what_tells_all(
     as_nobody: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def look() -> tuple[str, tuple[str, ...]]:
-        monkeypatch.setattr("mematlas.process.TABLES_FROM", 0)
+        monkeypatch.setattr("mematlas.choosing.TABLES_FROM", 0)
         with Process(os.getpid()) as process:
             reading = process.usage(max_stall=0).reading
         return reading.source, reading.notes
@@ -250,7 +250,7 @@ def test_disagreement_with_kpagecount_is_refused_and_auto_goes_on(
         raise NotSupported("map counts from struct page (frame 0x1: 2, kpagecount 1)")
 
     target = victim("anon")
-    monkeypatch.setattr("mematlas.process.TABLES_FROM", 0)
+    monkeypatch.setattr("mematlas.choosing.TABLES_FROM", 0)
     with Process(target.pid) as process:
         assert isinstance(process.tables_access().frames, StructPages)
         monkeypatch.setattr(StructPages, "check", disagree)

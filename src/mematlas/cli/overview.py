@@ -6,6 +6,7 @@ import os
 import time
 
 from mematlas.analysis.overview import WORTH_A_ROW, Facts, Measured, grouped, is_decided, largest
+from mematlas.choosing import MAX_STALL
 from mematlas.cli.hints import own_command, sudo_line
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.abandon import Inquiry
@@ -15,7 +16,7 @@ from mematlas.kernel.smaps import HOLD_PER_BYTE, read_rollup
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.model.shared_mm import AddressSpaces
 from mematlas.model.target import SKIPPED, left_out, open_process, opened, ourselves
-from mematlas.process import MAX_STALL, Process
+from mematlas.process import Process
 from mematlas.views.overview import overview_view
 from mematlas.views.usage import sharing_notes
 

@@ -6,10 +6,11 @@ import os
 import sys
 
 from mematlas.analysis.results import Reading
+from mematlas.choosing import MAX_STALL, PAGE_SOURCES, SOURCES
 from mematlas.errors import BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.address_space import parse_size
-from mematlas.process import MAX_STALL, PAGE_SOURCES, SOURCES, Process
+from mematlas.process import Process
 from mematlas.views.colour import wants_colour
 from mematlas.views.format import format_path
 

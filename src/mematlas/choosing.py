@@ -1,0 +1,153 @@
+"""Which source a process is read from: what each would cost the target and us, and whether we may use it."""
+
+from __future__ import annotations
+
+from mematlas.errors import BadInput, Error, FormatError, NotSupported, PermissionDenied
+from mematlas.kernel.smaps import HOLD_PER_BYTE
+from mematlas.kernel.status import read_memory_status, status_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.kernel.procfs import ProcessDir
+    from mematlas.model.tableaccess import TableAccess
+
+MAX_STALL = 0.005
+"""Seconds for which looking may hold up the target, unless told otherwise."""
+
+SOURCES = ("auto", "smaps", "pagemap", "tables")
+PAGE_SOURCES = ("auto", "pagemap", "tables")
+"""Those that tell about single pages."""
+
+TABLES_FROM = 2 << 30
+"""Bytes to look at from which on page tables are read rather than pagemap. They hold no lock of the target, where paced
+reads hold it 20 us at a time, and take no longer then. In processor time their start alone, 0.1 to 0.2 s for numpy and
+the kernel's types, is what 15 GiB take by paced pagemap, and 24 GiB by smaps."""
+SPARSE_FROM = 128 << 20
+"""Bytes of page tables from which on that is so however little they hold: the kernel looks at every entry of them."""
+
+NO_TABLES = "page tables cannot be read"
+PAGEMAP_INSTEAD = f"{NO_TABLES}, so pagemap is, with pauses"
+
+
+class Chooser:
+    """Chooses the source that one process is read from, and holds what its page tables are read with."""
+
+    def __init__(self, process: ProcessDir) -> None:
+        self.dir = process
+        self.procfs = process.procfs
+        self._access: dict[str, TableAccess] = {}
+        """By the reader that was asked for, and by its own name."""
+
+    def close(self) -> None:
+        """Let go of what page tables are read with."""
+        for access in self._access.values():
+            access.close()
+        self._access.clear()
+
+    def of_amounts(self, source: str, max_stall: float, notes: list[str], numa: bool = False) -> str:
+        """Return what amounts are read from: the source asked for, or with ``auto`` the best.
+
+        That is smaps where it holds up the target for no more than ``max_stall`` seconds (numa_maps with ``numa``).
+        """
+        if source not in SOURCES:
+            raise BadInput(f"no source {source!r} (there are {', '.join(SOURCES)})")
+        if source != "auto":
+            return source
+        factor = 1.0
+        if numa:
+            from mematlas.kernel.numa_maps import HOLD_TO_SMAPS
+
+            factor = HOLD_TO_SMAPS
+        hold = self.smaps_hold(max_stall / factor) * factor
+        if not self.procfs.live or hold <= max_stall:
+            return "smaps"
+        why = None
+        if self._tables_pay(1 << 64) and (why := self.why_no_tables()) is None:
+            return "tables"
+        try:
+            self._check_counts()
+        except (PermissionDenied, NotSupported) as error:
+            notes += [f"{NO_TABLES}: {why}"] if why else []
+            notes.append(f"read from smaps, which holds up the target for about {hold * 1e3:.0f} ms: {error}")
+            return "smaps"
+        notes += [f"{PAGEMAP_INSTEAD}: {why}"] if why else []
+        return "pagemap"
+
+    def _check_counts(self) -> None:
+        """Raise what keeps pagemap from telling all that smaps tells: frames, and how often they are mapped."""
+        from mematlas.kernel.rights import effective_capabilities
+
+        self.dir.open("pagemap").close()
+        self.procfs.open("kpagecount").close()
+        if "CAP_SYS_ADMIN" not in effective_capabilities():
+            raise PermissionDenied(f"{self.dir.path}/pagemap", "CAP_SYS_ADMIN for frame numbers")
+
+    def of_pages(self, source: str, max_stall: float, start: int, end: int, notes: list[str]) -> str:
+        """Return what single pages of a range are read from: ``pagemap``, or the source asked for.
+
+        With ``auto`` it is ``tables`` where they can be read, and pagemap without a pause would hold up the target too
+        long.
+        """
+        if source not in PAGE_SOURCES:
+            raise BadInput(f"no source {source!r} of pages (there are {', '.join(PAGE_SOURCES)})")
+        if source != "auto" or not self.procfs.live:
+            return "pagemap" if source == "auto" else source
+        if min(self.smaps_hold(max_stall), (end - start) * HOLD_PER_BYTE) <= max_stall:
+            return "pagemap"
+        if not self._tables_pay(end - start):
+            return "pagemap"
+        if (why := self.why_no_tables()) is None:
+            return "tables"
+        notes.append(f"{PAGEMAP_INSTEAD}: {why}")
+        return "pagemap"
+
+    def _tables_pay(self, size: int) -> bool:
+        """Whether there is so much to look at that page tables repay their start."""
+        return min(self.nr_bytes(), size) >= TABLES_FROM or self._size_of_tables() >= SPARSE_FROM
+
+    def tables_access(self, reader: str = "auto") -> TableAccess:
+        """Return what page tables are read with: a reader by its name, opened at its first call and held until `close`.
+
+        Raises:
+            PermissionDenied: it needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN; and kpagecount CAP_DAC_READ_SEARCH.
+            NotSupported: this kernel, or its lockdown, has no way; or this is a capture.
+        """
+        if reader not in self._access:
+            from mematlas.model.tableaccess import open_access
+
+            self._access[reader] = access = open_access(self.procfs, reader)
+            # What was taken automatically is the one of its name as well.
+            self._access.setdefault(access.name, access)
+        return self._access[reader]
+
+    def why_no_tables(self) -> Error | None:
+        """Return what keeps us from reading page tables; None when nothing does."""
+        from mematlas.kernel.rights import TABLES_NEED, may_read_kernel
+
+        if not may_read_kernel():  # before numpy is loaded for nothing
+            return PermissionDenied("page tables", TABLES_NEED)
+        try:
+            access = self.tables_access()
+            access.memory.open_mm(self.dir.pid, self.dir).close()
+            _ = access.frames  # found, and proven against kpagecount, before anybody relies on them
+        except (PermissionDenied, NotSupported, FormatError) as error:
+            return error
+        return None
+
+    def reader_name(self, source: str) -> str | None:
+        """Return by what reader page tables were read; None for other sources."""
+        return self._access["auto"].name if source == "tables" and "auto" in self._access else None
+
+    def smaps_hold(self, enough: float = 0.0) -> float:
+        """Return for how many seconds reading smaps would hold up the process; see `mematlas.model.stalls`."""
+        from mematlas.model.stalls import smaps_hold
+
+        return smaps_hold(self.dir, enough)
+
+    def nr_bytes(self) -> int:
+        """Return how many bytes are resident or swapped."""
+        status = read_memory_status(self.dir)
+        return (status_bytes(status, "VmRSS") or 0) + (status_bytes(status, "VmSwap") or 0)
+
+    def _size_of_tables(self) -> int:
+        return status_bytes(read_memory_status(self.dir), "VmPTE") or 0
