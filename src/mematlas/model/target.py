@@ -15,7 +15,6 @@ from mematlas.errors import (
     TargetAmbiguous,
     TargetNotFound,
 )
-from mematlas.kernel.abandon import Inquiry
 from mematlas.kernel.cmdline import read_command
 from mematlas.kernel.group import first_fd, seen_whole
 from mematlas.kernel.procfs import ProcessDir, ProcFS
@@ -25,7 +24,9 @@ from mematlas.record import record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any
 
+    from mematlas.kernel.abandon import Ask, Inquiry
     from mematlas.kernel.status import Stat
 
     Matches = Callable[[ProcessDir, Stat], bool]
@@ -277,7 +278,7 @@ def filtered_by_child(
         return process is not None, first_fd(process) if process else -1
 
     pids = [pid for pid in procfs.pids() if pid not in without]
-    inquiry = Inquiry(ask, pids, deadline=time.monotonic() + SEARCH_SECONDS)
+    inquiry = inquire(ask, pids, time.monotonic() + SEARCH_SECONDS)
     has_found = False
     for pid, _, fd in inquiry:
         if fd >= 0 and (process := taken_over(procfs, pid, fd)):
@@ -332,10 +333,17 @@ def answering(targets: Sequence[Target], notes: list[str]) -> list[Target]:
             pass  # whoever looks at it is told why
         return None, -1
 
-    inquiry = Inquiry(ask, list(by_pid), deadline=time.monotonic() + SEARCH_SECONDS)
+    inquiry = inquire(ask, list(by_pid), time.monotonic() + SEARCH_SECONDS)
     found = [by_pid[pid] for pid, _, _ in inquiry]
     notes.extend(left_out(inquiry, targets[0].procfs))
     return sorted(found, key=lambda target: target.pid)
+
+
+def inquire(ask: Ask, things: Sequence[Any], deadline: float = float("inf")) -> Inquiry:
+    """Return an `Inquiry`. What that needs is imported here: who names a PID searches for nothing."""
+    from mematlas.kernel.abandon import Inquiry
+
+    return Inquiry(ask, things, deadline=deadline)
 
 
 def left_out(inquiry: Inquiry, procfs: ProcFS) -> Iterator[str]:
@@ -414,7 +422,7 @@ def describe_all(processes: Sequence[ProcessDir]) -> list[str]:
     """Return a line for each process that tells it from others, also where command lines cannot be read."""
     places = range(len(processes))
     lines = {place: f"{process.pid:>7}  (does not answer)" for place, process in enumerate(processes)}
-    for place, line, _ in Inquiry(lambda place: (describe(processes[place]), -1), places):
+    for place, line, _ in inquire(lambda place: (describe(processes[place]), -1), places):
         lines[place] = line
     return [lines[place] for place in places]
 
