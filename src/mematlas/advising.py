@@ -345,7 +345,7 @@ class WillNeed(Advice):
     def _count_reading(self, vma: Vma, moved: PageSet) -> int | None:
         """Return how many of the pages that moved are not read yet; None where that may not be asked."""
         size = self.page_size
-        blocks = [(address, mask) for address, mask in moved.blocks() if vma.start <= address < vma.end]
+        blocks = list(moved.blocks_from(vma.start, vma.end))
         if not blocks:
             return 0
         try:

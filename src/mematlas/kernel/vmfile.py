@@ -126,6 +126,8 @@ class LiveFiles:
         self._of_device: dict[str, str] = {}
         self._mounts: dict[str, str] | None = None
         self._shmem: str | None = None
+        self._hugetlb: frozenset[str] | None = None
+        """The devices of the kernel's own mounts; None while these were not asked for."""
         self._searched: set[str] = set()
         """Where no page was found that could tell."""
         self._refused = ""
@@ -184,7 +186,7 @@ class LiveFiles:
             kind: str | None = None
             if mounted is not None:
                 kind = KIND_OF_TYPE.get(mounted, "file")
-            elif dev in hugetlb_devices():
+            elif dev in self._hugetlb_devices():
                 kind = "hugetlb"
             elif not self._refused and (magic := self._magic(span)) is not None:
                 kind = KIND_OF_MAGIC.get(magic, "file")
@@ -196,6 +198,11 @@ class LiveFiles:
                 return None
             self._of_device[dev] = kind
         return self._of_device[dev]
+
+    def _hugetlb_devices(self) -> frozenset[str]:
+        if self._hugetlb is None:
+            self._hugetlb = hugetlb_devices()
+        return self._hugetlb
 
     @property
     def _page_size(self) -> int:

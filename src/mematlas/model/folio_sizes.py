@@ -11,14 +11,9 @@ from numpy.typing import NDArray
 
 from mematlas.arrays import Words
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.kpage import (
-    KPF_ANON,
-    KPF_COMPOUND_TAIL,
-    KPF_MMAP,
-    RUN,
-    FrameWords,
-)
+from mematlas.kernel.kpage import KPF_ANON, KPF_MMAP
 from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_A, PM_PFRAME, PRESENT
+from mematlas.model.frames import FrameArrays, any_of, folio_numbers
 from mematlas.model.pages import HIDDEN_FRAMES, PageReader
 from mematlas.record import record
 
@@ -89,9 +84,9 @@ class FolioReader:
         """Of a window: as many as one table maps (a PMD's)."""
         self.by_length: dict[int, int] = {}
         self.nr_held = 0
-        self.flags = FrameWords(procfs, "kpageflags")
+        self.flags = FrameArrays(procfs, "kpageflags")
         try:
-            self.counts = FrameWords(procfs, "kpagecount")
+            self.counts = FrameArrays(procfs, "kpagecount")
         except BaseException:
             self.flags.close()
             raise
@@ -116,43 +111,32 @@ class FolioReader:
         size = np.uint64(self.nr_frames)
         windows, rows = np.unique(frames // size, return_inverse=True)
         flags = self._read(self.flags, windows)
-        place = np.arange(self.nr_frames)
-        starts = np.maximum.accumulate(np.where(flags & np.uint64(KPF_COMPOUND_TAIL), 0, place), axis=1)
-        # Of each frame of the windows its folio, by the place of the head.
-        folios = (starts + np.arange(len(windows))[:, None] * self.nr_frames).reshape(-1)
-        lengths = np.bincount(folios, minlength=folios.size)
+        folios = folio_numbers(flags)
+        lengths = np.bincount(folios)
         at = rows * self.nr_frames + (frames % size).astype(np.intp)
-        mapped = flags.reshape(-1)[at] & np.uint64(KPF_MMAP) != 0  # others are no part of RSS
+        mapped = flags[at] & np.uint64(KPF_MMAP) != 0  # others are no part of RSS
         at, times = at[mapped], times[mapped]
         nr_by_length = np.bincount(lengths[folios[at]], weights=times)
         for length in np.flatnonzero(nr_by_length).tolist():
             # A folio that is made or split just now may look like any number of pages.
             order = 1 << (length.bit_length() - 1)
             self.by_length[order] = self.by_length.get(order, 0) + int(nr_by_length[length])
-        self._add_held(windows, flags.reshape(-1), folios, lengths, at)
+        self._add_held(windows, flags, folios, lengths, at)
 
     def _add_held(
         self, windows: Words, flags: Words, folios: NDArray[np.intp], lengths: NDArray[np.intp], at: NDArray[np.intp]
     ) -> None:
         """Count the pages that nobody maps of large anonymous folios which we map in part."""
-        ours = np.bincount(folios[at], minlength=folios.size)
-        is_anon = flags & np.uint64(KPF_ANON) != 0
-        in_part = np.flatnonzero((ours > 0) & (ours < lengths) & (lengths > 1) & is_anon)
-        asked = np.unique(in_part // self.nr_frames)
+        ours = np.bincount(folios[at], minlength=len(lengths))
+        is_anon = any_of(flags & np.uint64(KPF_ANON) != 0, folios)
+        in_part = ((ours > 0) & (ours < lengths) & (lengths > 1) & is_anon)[folios].reshape(-1, self.nr_frames)
+        asked = np.flatnonzero(in_part.any(axis=1))
         if not asked.size:
             return
         counts = self._read(self.counts, windows[asked])
-        belongs = np.isin(folios.reshape(-1, self.nr_frames)[asked], in_part)
-        self.nr_held += int(np.count_nonzero(belongs & (counts == 0)))
+        self.nr_held += int(np.count_nonzero(in_part[asked].ravel() & (counts == 0)))
 
-    def _read(self, file: FrameWords, windows: Words) -> Words:
-        """Return the words of windows, one a row; of frames beyond the end of memory 0."""
-        size = self.nr_frames
-        found = np.zeros((len(windows), size), np.uint64)
-        cuts = np.flatnonzero(np.diff(windows) != 1) + 1
-        for low, high in zip([0, *cuts.tolist()], [*cuts.tolist(), len(windows)], strict=True):
-            for row in range(low, high, max(RUN // size, 1)):
-                until = min(high, row + max(RUN // size, 1))
-                words = np.frombuffer(file.read(int(windows[row]) * size, (until - row) * size), np.uint64)
-                found[row:until].reshape(-1)[: len(words)] = words
-        return found
+    def _read(self, file: FrameArrays, windows: Words) -> Words:
+        """Return the words of windows, one after the other; of frames beyond the end of memory 0."""
+        size = np.uint64(self.nr_frames)
+        return file.of(np.add.outer(windows * size, np.arange(size, dtype=np.uint64)).ravel())

@@ -92,6 +92,31 @@ class FrameKeys:
         return keys
 
 
+class FrameArrays:
+    """One of the files of words per frame, for many frames at once."""
+
+    def __init__(self, procfs: ProcFS, name: str) -> None:
+        self._file: WordFile = procfs.open(name)
+        self._buffer = np.zeros(RUN, np.uint64)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def of(self, frames: Words) -> Words:
+        """Return the word of each of these frames, which ascend; 0 beyond the end of memory."""
+        found = np.zeros(len(frames), np.uint64)
+        # Gaps that are cheaper read along are, but no call reads more than the buffer holds.
+        apart = (np.diff(frames) > GAP) | (np.diff(frames // np.uint64(RUN)) > 0)
+        for low, high in pairwise([0, *(np.flatnonzero(apart) + 1).tolist(), len(frames)]):
+            first = int(frames[low])
+            buffer = self._buffer[: int(frames[high - 1]) - first + 1]
+            nr_read = self._file.read_into(buffer.data.cast("B"), first * WORD_SIZE) // WORD_SIZE
+            buffer[nr_read:] = 0
+            found[low:high] = buffer[(frames[low:high] - np.uint64(first)).astype(np.intp)]
+        return found
+
+
 class FrameSums:
     """Numbers of distinct frames, by owner."""
 
@@ -122,13 +147,11 @@ class FrameCounter:
         self.sums = FrameSums(nr_owners)
         self.nr_huge = procfs.page_size // ENTRY_SIZE
         """Frames of a huge page: no folio of anonymous memory is larger, and each is aligned to its size."""
-        self._files: list[WordFile] = []
-        self._buffer = np.zeros(RUN, np.uint64)
+        self._counts = FrameArrays(procfs, "kpagecount")
         try:
-            for name in ("kpagecount", "kpageflags"):
-                self._files.append(procfs.open(name))
+            self._flags = FrameArrays(procfs, "kpageflags")
         except BaseException:
-            self.close()
+            self._counts.close()
             raise
 
     def __enter__(self) -> Self:
@@ -138,8 +161,8 @@ class FrameCounter:
         self.close()
 
     def close(self) -> None:
-        for file in self._files:
-            file.close()
+        self._counts.close()
+        self._flags.close()
 
     def count(self, keys: Words) -> FrameSums:
         """Return the sums of keys, which are in order."""
@@ -159,7 +182,7 @@ class FrameCounter:
         times = np.diff(first, append=len(frames)).astype(np.uint64)
         owners = (keys[first] & np.uint64((1 << OWNER_BITS) - 1)).astype(np.intp)
         frames = frames[first]
-        counts, flags = self._words(0, frames), self._words(1, frames)
+        counts, flags = self._counts.of(frames), self._flags.of(frames)
         # What nobody maps is no part of RSS: the zero page, and what the kernel put there for its own use.
         known = (counts > 0) & (flags & np.uint64(KPF_ZERO_PAGE) == 0)
         alone = known & (counts <= times)
@@ -184,7 +207,7 @@ class FrameCounter:
         for low in range(0, len(blocks), BLOCKS):
             part = blocks[low : low + BLOCKS]
             every: Words = np.add.outer(part * size, np.arange(self.nr_huge, dtype=np.uint64)).ravel()
-            counts, flags = self._words(0, every), self._words(1, every)
+            counts, flags = self._counts.of(every), self._flags.of(every)
             first, last = np.searchsorted(frames, (every[0], every[-1] + np.uint64(1)))
             mine = np.zeros(len(every), np.uint64)
             mine[np.searchsorted(every, frames[first:last])] = times[first:last]
@@ -196,20 +219,6 @@ class FrameCounter:
             alone = (mine > 0) & (counts <= mine)
             self.sums.nr_bound += int(np.count_nonzero(alone & is_others))
             self.sums.nr_slots_unsure += int(np.count_nonzero(alone & ~is_others & in_swap_too))
-
-    def _words(self, number: int, frames: Words) -> Words:
-        """Return the word of each of these frames, which ascend; 0 beyond the end of memory."""
-        file = self._files[number]
-        found = np.zeros(len(frames), np.uint64)
-        # Gaps that are cheaper read along are, but no call reads more than the buffer holds.
-        apart = (np.diff(frames) > GAP) | (np.diff(frames // np.uint64(RUN)) > 0)
-        for low, high in pairwise([0, *(np.flatnonzero(apart) + 1).tolist(), len(frames)]):
-            first = int(frames[low])
-            buffer = self._buffer[: int(frames[high - 1]) - first + 1]
-            nr_read = file.read_into(buffer.data.cast("B"), first * WORD_SIZE) // WORD_SIZE
-            buffer[nr_read:] = 0
-            found[low:high] = buffer[(frames[low:high] - np.uint64(first)).astype(np.intp)]
-        return found
 
 
 def folio_numbers(flags: Words) -> NDArray[np.intp]:

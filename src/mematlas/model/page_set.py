@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,6 +125,12 @@ class PageSet:
         """Yield each mask with its address, ascending."""
         for address in self._addresses():
             yield address, self._masks[address]
+
+    def blocks_from(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the masks that begin in a range of addresses."""
+        order = self._addresses()
+        for place in range(bisect_left(order, start), bisect_left(order, end)):
+            yield order[place], self._masks[order[place]]
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Yield the runs of pages as addresses; those that touch are one, across blocks too."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.views.format import format_path, format_seconds
+from mematlas.views.format import first_of, format_path, format_seconds
 from mematlas.views.table import Column, Drawn, Table
 
 TYPE_CHECKING = False
@@ -63,9 +63,6 @@ COLUMNS = (
 
 LINE_COLUMNS = (Column("fate", "WHAT"), Column("size", "SIZE", "size"), Column("why", "WHY"))
 
-NR_NAMED = 3
-"""PIDs or paths of a line; how many more there are is said."""
-
 
 def ending_table(results: list[tuple[dict[str, Any], EndingResult]], notes: list[str]) -> Table:
     """Return what ending would do of one process as lines, of several, each ended alone, as a row each."""
@@ -110,17 +107,7 @@ def why(part: Part) -> str:
     """Return why a part becomes what it does, and because of whom."""
     text = REASONS[part.kind, part.reason]
     if part.pids:
-        text += f": {some('PID', list(map(str, part.pids)))}"
+        text += f": PID {first_of(part.pids)}"
     elif part.paths and part.fate != "freed":
-        text += f": {some('', list(part.paths))}"
+        text += f": {first_of(part.paths)}"
     return text
-
-
-def some(head: str, names: list[str]) -> str:
-    """Return the first of some names, and how many more there are.
-
-    >>> some("PID", ["7", "8"]), some("", ["a", "b", "c", "d"])
-    ('PID 7, 8', 'a, b, c and 1 more')
-    """
-    more = f" and {len(names) - NR_NAMED} more" if len(names) > NR_NAMED else ""
-    return f"{head} {', '.join(names[:NR_NAMED])}{more}".lstrip()

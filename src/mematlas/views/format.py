@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -89,6 +93,20 @@ def format_counts(counts: dict[str, int]) -> str:
     '3 shared, 1 zero'
     """
     return ", ".join(f"{number} {name}" for name, number in counts.items()) or "-"
+
+
+NR_NAMED = 3
+"""Names that a line has room for."""
+
+
+def first_of(names: Sequence[object]) -> str:
+    """Return the first of some names, and how many more there are.
+
+    >>> first_of([7, 8]), first_of(["a", "b", "c", "d"])
+    ('7, 8', 'a, b, c and 1 more')
+    """
+    more = f" and {len(names) - NR_NAMED:,} more" if len(names) > NR_NAMED else ""
+    return ", ".join(map(str, names[:NR_NAMED])) + more
 
 
 def number_of(number: int, noun: str) -> str:

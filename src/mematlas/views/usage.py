@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.record import as_dict
-from mematlas.views.format import format_path, format_seconds, format_size, number_of
+from mematlas.views.format import first_of, format_path, format_seconds, format_size, number_of
 from mematlas.views.table import Column, Drawn, Table, node_columns
 
 TYPE_CHECKING = False
@@ -117,10 +117,6 @@ def folio_lines(folios: FolioSizes) -> Iterator[tuple[str, int, str]]:
     yield "held", folios.held, "by large folios of its own, and mapped by nobody: given back in part"
 
 
-NR_NAMED = 3
-"""Processes of a note; how many more there are is said."""
-
-
 def sharing_notes(earlier: dict[int, int]) -> list[str]:
     """Return what there is to say of processes that run in the address space of another one, which is told for each.
 
@@ -131,16 +127,12 @@ def sharing_notes(earlier: dict[int, int]) -> list[str]:
     """
     if not earlier:
         return []
-    names = ", ".join(map(str, list(earlier)[:NR_NAMED]))
-    more = f" and {len(earlier) - NR_NAMED:,} more" if len(earlier) > NR_NAMED else ""
     firsts = list(dict.fromkeys(earlier.values()))
     whose = (
         f"the address space of {firsts[0]}" if len(firsts) == 1 else f"address spaces of others, such as {firsts[0]}"
     )
-    run = "runs" if len(earlier) == 1 else "run"
-    return [
-        f"PID {names}{more} {run} in {whose} (CLONE_VM, vfork): that memory exists once, and goes with the last of them"
-    ]
+    who = f"PID {first_of(list(earlier))} {'runs' if len(earlier) == 1 else 'run'}"
+    return [f"{who} in {whose} (CLONE_VM, vfork): that memory exists once, and goes with the last of them"]
 
 
 def node_line(node: int | None, size: int) -> tuple[str, int, str]:
