@@ -195,7 +195,7 @@ def measure(facts: Facts, procfs: ProcFS) -> tuple[int | None, ...] | str:
             with process:
                 return of_rollup(read_rollup(process))
         with Process(process) as whole:
-            usage = whole.usage().usage
+            usage = whole.usage(max_stall=MAX_STALL).usage
             return usage.pss, usage.uss, usage.swap, None, None, None
     except PermissionDenied:
         return REFUSED
