@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import NOBODY
 from helpers import Program, make_process, program
 from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
@@ -177,3 +178,24 @@ def test_search_holds_what_it_found(two: list[Program]) -> None:
     finally:
         for target in found:
             target.close()
+
+
+@pytest.mark.root
+def test_capture_of_another_user_does_not_pass_for_a_process(
+    tmp_path: Path, two: list[Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for called in (NAME, "no-process"):
+        planted = tmp_path / called
+        planted.mkdir()
+        (planted / "machine.json").write_text(json.dumps({"page_size": 4096}))
+        make_process(planted, pid=12)
+        os.chown(planted, NOBODY, NOBODY)
+    monkeypatch.chdir(tmp_path)
+
+    assert pids(NAME) == sorted(one.pid for one in two)
+    assert pids(f"./{NAME}") == [12]
+    with pytest.raises(TargetNotFound, match=r"another user's: \./no-process"):
+        pids("no-process")
+    monkeypatch.setenv("SUDO_UID", str(NOBODY))
+    monkeypatch.setenv("SUDO_GID", str(NOBODY))
+    assert pids("no-process") == [12]

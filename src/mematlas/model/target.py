@@ -18,6 +18,7 @@ from mematlas.errors import (
 from mematlas.kernel.cmdline import read_command
 from mematlas.kernel.group import first_fd, seen_whole
 from mematlas.kernel.procfs import ProcessDir, ProcFS
+from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.status import read_stat, read_status
 from mematlas.record import record
 
@@ -110,12 +111,29 @@ def search(text: str, procfs: ProcFS, notes: list[str]) -> Iterable[Target]:
         return matching_command_line(text, procfs, notes)
     if text.startswith("cgroup:"):
         return in_cgroup(text, procfs)
-    # A directory that just happens to be called as the process is no capture.
-    if os.path.isdir(text) and ("/" in text or os.path.exists(os.path.join(text, "machine.json"))):
+    if "/" in text and os.path.isdir(text):
         return in_capture(text)
     if not text or "/" in text:
         raise TargetNotFound(f"no process or capture {text!r}")
-    return with_name(text, procfs, notes)
+    # A directory that just happens to be called as the process is no capture.
+    if not os.path.exists(os.path.join(text, "machine.json")):
+        return with_name(text, procfs, notes)
+    if is_ours(text):
+        return in_capture(text)
+    return with_name(text, procfs, notes, f"; the capture here is another user's: ./{text} is what looks at it")
+
+
+def is_ours(path: str) -> bool:
+    """Whether a directory belongs to us, or to who became root to start us.
+
+    In a directory where others can write, one of theirs must not pass for the process that its name is of.
+    """
+    try:
+        owner = os.stat(path).st_uid
+    except OSError:
+        return False
+    user = invoking_user()
+    return owner in (os.geteuid(), user[0] if user else None)
 
 
 PID_DIGITS = 10
@@ -180,9 +198,9 @@ def resolve_pid(pid: int, procfs: ProcFS) -> Target:
     return Target(process)
 
 
-def with_name(name: str, procfs: ProcFS, notes: list[str]) -> Iterator[Target]:
-    """Yield the processes whose command name is this, ourselves left out."""
-    nothing = f"no process is called {name!r}"
+def with_name(name: str, procfs: ProcFS, notes: list[str], more: str = "") -> Iterator[Target]:
+    """Yield the processes whose command name is this, ourselves left out. ``more`` is said where there is none."""
+    nothing = f"no process is called {name!r}{more}"
     if len(name) <= COMM_LENGTH:
         return filtered(nothing, lambda _, stat: stat.name == name, procfs, ourselves(procfs))
 
