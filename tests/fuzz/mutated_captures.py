@@ -260,6 +260,9 @@ class MutatedCaptures:
         words = [word.replace("\0", "") for word in look_line(random, names, [target])]
         if words[0] == "capture":
             words.append("COPY")
+        if words[0] == "pages":
+            # A row for each page of a VMA that may be said to have terabytes: as many as are asked for.
+            words[1:1] = ["--limit", "1000"]
         what = {"base": base.name, "changes": changes(random, base), "line": Line(words).as_json()}
         return json.dumps(what).encode()
 

@@ -192,7 +192,7 @@ class Choice:
 
 def parse_amount(text: str, unit: str, facts: Facts) -> int:
     """Return an amount in a unit: a number, a size, a number of pages, or a formula over the facts."""
-    words = text.strip()
+    words = " ".join(text.split())  # a long run of blanks would take the expression below very long
     given = ""
     if not is_integer(words) and (found := AMOUNT.fullmatch(words)):
         words, given = found[1], found[2].lower()
