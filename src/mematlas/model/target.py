@@ -17,7 +17,7 @@ from mematlas.errors import (
 )
 from mematlas.kernel.cmdline import read_command
 from mematlas.kernel.group import first_fd, seen_whole
-from mematlas.kernel.procfs import ProcessDir, ProcFS
+from mematlas.kernel.procfs import PID_DIGITS, ProcessDir, ProcFS
 from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.status import read_stat, read_status
 from mematlas.record import record
@@ -134,9 +134,6 @@ def is_ours(path: str) -> bool:
         return False
     user = invoking_user()
     return owner in (os.geteuid(), user[0] if user else None)
-
-
-PID_DIGITS = 10
 
 
 def parse_pid(text: str) -> int | None:
