@@ -350,6 +350,8 @@ def answering(targets: Sequence[Target], notes: list[str]) -> list[Target]:
 
     inquiry = inquire(ask, list(by_pid), time.monotonic() + SEARCH_SECONDS)
     found = [by_pid[pid] for pid, _, _ in inquiry]
+    for pid in (*inquiry.unanswered, *inquiry.unasked):
+        by_pid[pid].close()
     notes.extend(left_out(inquiry, targets[0].procfs))
     return sorted(found, key=lambda target: target.pid)
 
