@@ -12,7 +12,7 @@ from mematlas.model.pages import STATE_OF_BYTE, STATES
 from mematlas.record import record
 
 REASONS = {
-    "shared": "mapped more than once: the kernel leaves the pages of others alone",
+    "shared": "mapped more than once: the kernel leaves such pages alone",
     "shared folio": "of a huge page or other large folio that is mapped more than once in part: it goes as a whole",
     "pinned": "held in place by a driver, io_uring or RDMA, for as long as that uses them",
     "mlocked": "locked into memory: mlock(2), mlockall(2)",
