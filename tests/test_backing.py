@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -150,6 +151,22 @@ def test_without_the_right_to_ask_it_is_unknown_and_never_absent(
     nr_swapped, swap_bytes, first, state, notes = as_nobody(look).value
     assert (nr_swapped, swap_bytes, first, state) == (None, None, "unknown", "unknown")
     assert any("CAP_CHECKPOINT_RESTORE" in note for note in notes)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("source", ["smaps", "pagemap", "tables"])
+@pytest.mark.parametrize("state", ["cached", "absent"])
+def test_first_page_without_an_entry_is_what_its_file_says(source: str, state: str) -> None:
+    fd = os.memfd_create("first-page")
+    try:
+        os.ftruncate(fd, 7 * PAGE)
+        os.pwrite(fd, b"x", 0 if state == "cached" else 3 * PAGE)
+        with mmap.mmap(fd, 7 * PAGE) as memory, Process(os.getpid()) as process:
+            memory[5 * PAGE] = 1  # another page has an entry
+            (found,) = (item for item in process.maps(source).vmas if item.vma.path.startswith("/memfd:first-page"))
+        assert found.first_state == state
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.parametrize("offset", [0, 3])

@@ -134,6 +134,8 @@ class VmaCounter:
                     sharers.add(shared_frames(block))
                 thp = self._add_huge(reader, vma, block, thp)
         hole = STATE_OF_BYTE[reader.hole(vma)]
+        if self._first_pages and vma.kind == "shmem" and (state or hole) == "absent":
+            state = self._in_file(reader, vma)
         usage = usage_of_pages(
             vma,
             counts,
@@ -182,6 +184,10 @@ class VmaCounter:
             state, phys = self._place(block)
         usage = usage_of_tables(vma, sums, self.page_size, hole)
         return VmaUsage(vma, usage, state or hole, phys, sums.nr_accessed, sums.nr_dirty)
+
+    def _in_file(self, reader: PageReader, vma: Vma) -> str:
+        """Return what the file of shared memory tells of the first page, which has no entry here."""
+        return STATE_OF_BYTE[reader.states(vma, vma.start, vma.start + self.page_size)[0]]
 
     def _place(self, block: Block) -> tuple[str, int | None]:
         """Return the state and the physical address of the first page of a block."""
