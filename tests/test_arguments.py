@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import helpers  # noqa: F401  (the settings of hypothesis)
-from mematlas.cli import COMMANDS, load
+from mematlas.cli import COMMANDS, load, main
 from mematlas.cli.arguments import Arguments
 from mematlas.errors import BadInput
 
@@ -93,6 +93,15 @@ def test_values_that_make_no_sense_are_refused_alike(line: str) -> None:
 
     assert see_plainly(arguments, line.split()) == see_slowly(arguments, line.split())
     assert str(see_plainly(arguments, line.split())).startswith("bad input")
+
+
+@pytest.mark.parametrize("option", ["--path", "--source", "--interval", "--sour"])
+def test_two_dashes_are_no_value(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["maps", "self", f"{option}=--"])
+
+    assert end.value.code == 2
+    assert f"{option}: expected one argument" in capsys.readouterr().err
 
 
 def test_defaults_are_argparses() -> None:

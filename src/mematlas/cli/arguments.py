@@ -65,7 +65,7 @@ class Arguments:
                 continue
             if not equals:
                 value = next(queue, "-")
-            if not equals and value.startswith("-"):
+            if value == "--" or (not equals and value.startswith("-")):
                 return None
             try:
                 converted = convert(value, settings.get("type"))
@@ -84,8 +84,13 @@ class Arguments:
 
     def parse_slowly(self, words: list[str], prog: str, usage: str, text: str) -> Namespace:
         """Return the arguments as argparse sees them; prints help or a mistake, and exits, as it does."""
+        parser = self.parser(prog, usage, text)
+        # It takes the value of --name=-- for none, and asks neither type nor choices about that.
+        own = words[: words.index("--")] if "--" in words else words
+        if empty := [word for word in own if word.startswith("-") and word.endswith("=--")]:
+            parser.error(f"argument {empty[0].partition('=')[0]}: expected one argument")
         # Intermixed: words may stand before and after options, as `parse` has it.
-        return Namespace(**vars(self.parser(prog, usage, text).parse_intermixed_args(words)))
+        return Namespace(**vars(parser.parse_intermixed_args(words)))
 
     def parser(self, prog: str, usage: str, text: str) -> argparse.ArgumentParser:
         """Return the argparse parser of the same declarations."""
