@@ -88,7 +88,7 @@ def test_child_that_is_killed_has_not_answered() -> None:
 
     inquiry = Inquiry(ask, range(5))
     assert [number for number, _, _ in inquiry] == [0, 1, 3, 4]
-    assert inquiry.unanswered == [2]
+    assert (inquiry.unanswered, inquiry.unasked) == ([], [2])
 
 
 def test_descriptor_arrives_as_what_it_was(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class Inquiry:
         self.unanswered: list[Any] = []
         """What its answer has to wait for, in the kernel."""
         self.unasked: list[Any] = []
-        """What there was no time for, or too little."""
+        """What there was no time for, or too little; and what its child ended at, for want of memory or descriptors."""
         self._place = 0
         """Of the thing that is asked about now, or next."""
         self._now: Child | None = None
@@ -77,7 +77,7 @@ class Inquiry:
                     thing, answer = self.things[child.place], child.answer()
                     self._has_answered(child, answer is None)
                     if answer is None:
-                        self.unanswered.append(thing)
+                        self.unasked.append(thing)
                     else:
                         yield thing, *answer
                 self._look_at_clock()

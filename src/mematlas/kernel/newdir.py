@@ -46,6 +46,15 @@ def is_empty(fd: int) -> bool:
         return next(entries, None) is None
 
 
+def leads_to(name: str, parent: int, fd: int) -> bool:
+    """Whether a name in a directory is still that of what we hold, and no link."""
+    try:
+        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except OSError:
+        return False
+    return os.path.samestat(found, os.fstat(fd))
+
+
 class HeldDirectory:
     """A directory, held open, and what we have made in it."""
 
@@ -193,17 +202,15 @@ class NewDirectory(HeldDirectory):
         """
         if not self._is_there():
             raise Error(f"{self.path} was moved away while it was written")
-        for below in self._below.values():
+        for name, below in self._below.items():
+            if not leads_to(name, self.fd, below.fd):
+                raise Error(f"{self.path}/{name} was moved away while it was written")
             below.give()
         if self._is_new:
             super().give()
 
     def _is_there(self) -> bool:
-        try:
-            found = os.stat(self.name, dir_fd=self._parent, follow_symlinks=False)
-        except OSError:
-            return False
-        return os.path.samestat(found, os.fstat(self.fd))
+        return leads_to(self.name, self._parent, self.fd)
 
     def _remove(self) -> None:
         if self.fd >= 0:

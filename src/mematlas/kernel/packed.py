@@ -82,7 +82,7 @@ class PackedFile:
         self.starts, self.ends, self.places = extents[::2], array("Q"), array("Q")
         place = end = 0
         for start, size in zip(self.starts, extents[1::2], strict=True):
-            if start < end or start % WORD_SIZE or size % WORD_SIZE or (end := start + size) >> 64:
+            if start < end or not size or start % WORD_SIZE or size % WORD_SIZE or (end := start + size) >> 64:
                 raise FormatError(self.path, expected="extents of whole words in ascending order")
             self.ends.append(end)
             self.places.append(place)

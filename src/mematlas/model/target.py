@@ -367,7 +367,7 @@ def left_out(inquiry: Inquiry, procfs: ProcFS) -> Iterator[str]:
     """Yield notes on the processes that an inquiry could not find out about."""
     for pids, why in (
         (inquiry.unanswered, "not looked at, since reading their memory or command line waits for somebody"),
-        (inquiry.unasked, "not looked at for want of time"),
+        (inquiry.unasked, "not looked at for want of time, or of room for a child"),
     ):
         if pids:
             named = ", ".join(f"{pid} ({name_of(pid, procfs)})" for pid in sorted(pids)[:NAMED])
