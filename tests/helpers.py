@@ -188,6 +188,10 @@ def tells_huge_pages() -> bool:
     return True
 
 
+TOLD_BY_SMAPS = {"lazyfree", "swap_pss"}
+"""Amounts of which other sources know no more than that there is nothing."""
+
+
 def tells_swap(source: str, kind: str) -> bool:
     """Whether a source knows what of a VMA is in swap: without cachestat, shared memory on its way counts as RAM."""
     return source == "smaps" or kind != "shmem" or has_cachestat()

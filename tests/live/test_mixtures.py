@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import PAGE, assert_equal_smaps, look, program, steadily, tells_huge_pages, tells_swap
+from helpers import PAGE, TOLD_BY_SMAPS, assert_equal_smaps, look, program, steadily, tells_huge_pages, tells_swap
 from mematlas import Process
 from mematlas.cli import main
 from mematlas.record import as_dict
@@ -173,7 +173,9 @@ def test_both_sources_agree_on_mixed_memory(who: str, family: dict[str, int]) ->
         _, (first, second) = look(process.pid, lambda: (process.maps("smaps"), process.maps("pagemap")))
 
     for one, two in zip(first.vmas, second.vmas, strict=True):
-        untold = ("pss",) if tells_swap("pagemap", one.vma.kind) else ("pss", "swap", "nr_swapped")
+        untold = ["pss", *(key for key in TOLD_BY_SMAPS if getattr(two.usage, key) is None)]
+        if not tells_swap("pagemap", one.vma.kind):
+            untold += ["swap", "nr_swapped"]
         known = {key: value for key, value in as_dict(one.usage).items() if key not in untold and value is not None}
         if two.usage.thp is None:
             assert not tells_huge_pages()

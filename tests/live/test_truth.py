@@ -17,7 +17,7 @@ from typing import TypeVar
 import pytest
 
 from conftest import merging, reserved_hugetlb
-from helpers import Smaps, assert_equal_smaps, look, steadily, tells_swap
+from helpers import TOLD_BY_SMAPS, Smaps, assert_equal_smaps, look, steadily, tells_swap
 from mematlas import Process
 from mematlas.analysis.grid import CLASSES
 from mematlas.analysis.results import MapsResult, VmaUsage
@@ -98,10 +98,6 @@ def tables_where_asked_for(request: pytest.FixtureRequest) -> None:
     """Skip what reads page tables, where they cannot be read."""
     if "source" in request.fixturenames and request.getfixturevalue("source") == "tables" and (why := why_no_tables()):
         pytest.skip(why)
-
-
-TOLD_BY_SMAPS = {"lazyfree", "swap_pss"}
-"""Amounts of which other sources know no more than that there is nothing."""
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
