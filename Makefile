@@ -9,7 +9,7 @@ demo:
 # Without root, what is missing is named and its tests are skipped; where all can be had (CI), that is a failure.
 test: lint
 	@scripts/packages test || [ -z "$$CI" ]
-	.venv/bin/python -m pytest -n 2 --dist loadgroup
+	.venv/bin/python -m pytest -n 2
 
 # The same from nothing: a clone of what is committed, in a minimal Debian, as root and as an ordinary user.
 fresh:

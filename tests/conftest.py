@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import ctypes
 import fcntl
+import functools
 import importlib
 import os
 import pickle
@@ -27,6 +29,8 @@ import pytest
 from victim import NO_DISK, Victim, disk
 
 NOBODY = 65534
+MACHINE = {"swap", "hugetlb_pages", "ksm"}
+"""Fixtures that change settings of the machine."""
 DEADLINE = 60.0
 
 # Source: include/uapi/linux/capability.h, prctl.h
@@ -124,22 +128,29 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path.name == "test_guest.py" and not named else None
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where there are workers (pytest-xdist), have what changes settings of the machine run one after another.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Have each module go to one worker (pytest-xdist): what it makes may be for all of its tests.
 
-    Such modules are one group; each of the others is one of its own, since what it makes may be for all its tests.
+    Those that change settings of the machine go to the same one, so that they run one after another.
     """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    serial = {item.path for item in items if changes_machine(item)}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("machine" if item.path in serial else str(item.path)))
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class ByModule(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            name = nodeid.partition("::")[0]
+            return "machine" if changes_machine(config.rootpath / name) else name
+
+    return ByModule(config, log)
 
 
-def changes_machine(item: pytest.Item) -> bool:
-    """Whether a test asks for swap space and the like; where it does so while it runs, its module is marked."""
-    asked = set(getattr(item, "fixturenames", ()))
-    return bool(asked & {"swap", "hugetlb_pages", "ksm"}) or item.get_closest_marker("machine") is not None
+@functools.cache
+def changes_machine(path: Path) -> bool:
+    """Whether a module of tests asks for swap space and the like, by argument or by name, or is marked so."""
+    text = path.read_text()
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    asked = {argument.arg for function in functions for argument in function.args.args}
+    return bool(asked & MACHINE) or "pytest.mark.machine" in text or any(f'"{name}"' in text for name in MACHINE)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
