@@ -52,7 +52,7 @@ def is_gone(pid: int) -> bool:
 def test_story_has_the_figures_of_what_happened(swap: Path, capsys: Capture) -> None:
     assert main(STORY) == 0
     text = capsys.readouterr().out
-    assert re.findall(r"\| (\d+)/1024", text) == ["680", "0", "680"]
+    assert re.findall(r"\| (\d+)/1,024", text) == ["680", "0", "680"]
     assert re.search(rf"moved +{NR_DRAWN} ", text)
     assert f"swapped: {NR_DRAWN} pages" in text
     assert f"{NR_DRAWN} of {NR_DRAWN} pages came back (100.0%)" in text

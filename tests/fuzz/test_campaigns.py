@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.machine  # command lines page out the program of our own, to what swap there is
+
 CAMPAIGN = Path(__file__).with_name("campaign.py")
 
 

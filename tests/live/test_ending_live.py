@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from helpers import steadily
 from mematlas.analysis.ending import EndingResult
 from mematlas.process import Process
 from victim import DEADLINE, wait_until
@@ -331,6 +332,7 @@ def test_memory_mapped_three_times_counts_once(workload: Callable[..., Workload]
     assert (usage.usage.rss or 0) - result.distinct >= 2 * NR_PAGES * PAGE
 
 
+@steadily
 def test_pagemap_and_page_tables_agree(workload: Callable[..., Workload]) -> None:
     one = workload("memfd")
     with Process(one.pid) as process:
