@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,14 +36,15 @@ def packages(what: str, directory: Path, uid: int) -> subprocess.CompletedProces
 
 
 @pytest.fixture
-def programs(tmp_path: Path) -> Path:
-    """Return a directory with what the script itself needs, and with two of the shells."""
-    for name in ("zsh", "fish"):
-        (tmp_path / name).symlink_to("/bin/true")
-    (tmp_path / "id").symlink_to(shutil.which("id") or "")
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
-    return tmp_path
+def programs() -> Iterator[Path]:
+    """Return a directory with what the script itself needs, and with two of the shells; pytest's own are closed."""
+    with tempfile.TemporaryDirectory(prefix="mematlas-") as name:
+        place = Path(name)
+        place.chmod(0o755)
+        for shell in ("zsh", "fish"):
+            (place / shell).symlink_to("/bin/true")
+        (place / "id").symlink_to(shutil.which("id") or "")
+        yield place
 
 
 @pytest.mark.root
