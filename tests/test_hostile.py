@@ -279,7 +279,7 @@ def test_a_directory_over_a_link_on_the_way_is_made_where_that_leads(victim: Sta
 def test_a_signal_leaves_nothing_half_made(
     number: signal.Signals, step: str, victim: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    during(step, lambda: os.kill(os.getpid(), number), monkeypatch)
+    during(step, lambda: signal.raise_signal(number), monkeypatch)
 
     assert main(["capture", str(victim("anon").pid), str(tmp_path / "saved")]) == 128 + number
     assert list(tmp_path.iterdir()) == []
@@ -292,7 +292,7 @@ def test_a_signal_right_after_the_directory_was_made_leaves_nothing(
 
     def interrupted(name: str, mode: int, *, dir_fd: int) -> None:
         make(name, mode, dir_fd=dir_fd)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # to this thread: another one of the process has it not blocked
 
     it = victim("anon")
     monkeypatch.setattr(os, "mkdir", interrupted)

@@ -70,7 +70,7 @@ def test_held_signal_comes_afterwards() -> None:
 
     def work() -> None:
         with signals_held():
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             seen.append("to the end")
 
     with pytest.raises(KeyboardInterrupt):
