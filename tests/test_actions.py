@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -20,8 +23,8 @@ from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGon
 from mematlas.kernel.cgroups import Room
 from mematlas.kernel.madvise import MADV_COLLAPSE, takes
 from mematlas.kernel.pagemap import PRESENT
-from mematlas.kernel.procfs import LiveFile
-from mematlas.kernel.status import read_faults
+from mematlas.kernel.procfs import LiveFile, ProcessDir
+from mematlas.kernel.status import read_faults, read_status
 from mematlas.kernel.swapfile import TemporarySwap
 from mematlas.kernel.swaps import SwapArea, free_swap, read_swaps
 from mematlas.model.address_space import Selection
@@ -310,6 +313,67 @@ def test_private_memory_in_swap_is_told_without_the_right_to_see_frames(
         return effect.nr_moved, effect.swap, effect.swap_cached, effect.freed and effect.freed.nr_freed
 
     assert as_nobody(work, caps=["CAP_SYS_NICE"]).value == (area.nr_pages, area.nr_pages * PAGE, None, None)
+
+
+def test_large_folios_shared_in_part_are_told_or_said_to_be_hidden(as_nobody: Callable[..., Outcome]) -> None:
+    """Ours of which pages that a child maps too lie beside pages of our own."""
+
+    def work() -> object:
+        with shared_in_part() as area, Process(os.getpid()) as process:
+            planned = plan(process, "pageout", Selection(area=area))
+        return planned.reasons["shared"], [note for note in planned.notes if "large folio" in note]
+
+    nr_shared, (note,) = as_nobody(work).value
+    assert nr_shared == 38
+    assert "CAP_SYS_ADMIN" in note
+    (note,) = as_nobody(work, caps=["CAP_SYS_ADMIN"]).value[1]
+    assert "kpageflags" in note
+    assert as_nobody(work, caps=["CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"]).value == (38, [])
+
+
+@contextmanager
+def shared_in_part() -> Iterator[str]:
+    """Yield an area of 61 small pages, of which a child maps 38."""
+    with mmap.mmap(-1, 61 * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
+        area.madvise(mmap.MADV_NOHUGEPAGE)
+        area[:] = bytes(range(61)) * PAGE
+        read, write = os.pipe()
+        if (pid := os.fork()) == 0:
+            os.close(write)
+            os.read(read, 1)
+            os._exit(0)
+        try:
+            for page in range(23):
+                area[page * PAGE] = 1
+            pinned = ctypes.c_char.from_buffer(area)
+            address = ctypes.addressof(pinned)
+            del pinned
+            yield f"{address:#x}+{len(area):#x}"
+        finally:
+            os.close(write)
+            os.close(read)
+            os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("untold", ["VmPin", "VmLck"])
+def test_pages_that_a_kernel_does_not_count_may_be_there(untold: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def less(process: ProcessDir) -> dict[str, str]:
+        return {name: value for name, value in read_status(process).items() if name != untold}
+
+    monkeypatch.setattr("mematlas.pins.read_status", less)
+    monkeypatch.setattr("mematlas.advising.read_status", less)
+    monkeypatch.setattr(Process, "tables_access", lambda self: needs_more())
+    with scripted(61) as running:
+        assert tell(running, "lock 7 31") == "0"
+        with Process(running.pid) as process:
+            planned = plan(process, "pageout", of(running, 61))
+
+    assert planned.reasons["mlocked"] == 31
+    assert [note[:16] for note in planned.notes if "pinned" in note] == ["pages may be pin"] * (untold == "VmPin")
+
+
+def needs_more() -> NoReturn:
+    raise PermissionDenied("page tables", "CAP_BPF")
 
 
 def test_files_that_we_neither_own_nor_may_write_to_stay(

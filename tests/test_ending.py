@@ -27,6 +27,7 @@ from mematlas.kernel.kpage import KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_SWAP
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import Block
 from mematlas.kernel.procfs import ProcessDir, ProcFS
+from mematlas.kernel.status import read_memory_status
 from mematlas.kernel.sysvipc import parse_segments
 from mematlas.kernel.vmfile import memory_devices
 from mematlas.model import holders, shared_mm
@@ -271,6 +272,35 @@ def test_file_that_is_let_go_meanwhile_is_noted(monkeypatch: pytest.MonkeyPatch)
 
     (file,) = accounts.files.values()
     assert notes == [f"files of memory unknown: {file.path} was let go meanwhile"]
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("sharing", [[], [1]])
+def test_page_tables_that_are_not_told_are_said_to_be_unknown(
+    sharing: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def less(process: ProcessDir) -> dict[str, str]:
+        return {name: value for name, value in read_memory_status(process).items() if name != "VmPTE"}
+
+    monkeypatch.setattr(Process, "sharing_memory", lambda self, everywhere: sharing)
+    with program(HOLD, "map") as running, Process(running.pid) as process:
+        whole = process.if_ended()
+        monkeypatch.setattr(ending, "read_memory_status", less)
+        result = process.if_ended()
+
+    assert [note for note in result.reading.notes if note.startswith("page tables unknown")]
+    assert not [note for note in whole.reading.notes if note.startswith("page tables")]
+    assert "tables" not in {part.kind for part in result.parts}
+    assert sum(part.size for part in result.parts) < sum(part.size for part in whole.parts)
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_address_space_that_others_may_run_in_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_mm, "counts_as_we_do", lambda procfs: False)
+    with program(HOLD, "map") as running, Process(running.pid) as process:
+        notes = process.if_ended().reading.notes
+
+    assert ending.SHARING_UNKNOWN in notes
 
 
 @pytest.mark.parametrize("line", [b"x", b"0 1 2", b"0 1 9 0 0 0 0", b"0 a 600 0 0 0 0"])

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+
+from helpers import sparse
 from mematlas.analysis.overview import SHARE, Facts, Group, Measured, grouped, holders, is_decided, largest
+from mematlas.cli import main, overview
+from mematlas.kernel.smaps import read_rollup
+from mematlas.kernel.status import read_status
+from mematlas.record import replace
 from mematlas.views.overview import estimates, in_use
 
 MIB = 1 << 20
+T = TypeVar("T")
 
 
 def facts(pid: int, name: str = "one", whose: str = "0 /", **sizes: int) -> Facts:
@@ -39,6 +51,7 @@ def test_shared_memory_of_a_group_counts_once() -> None:
 
     group.measured = {pid: measured(11, 1) for pid in range(60)}
     assert (group.pss, group.uss, group.amount) == (660 * MIB, 60 * MIB, 660 * MIB)
+    assert group.top_kind is not None
     assert group.top_kind[0] == "shmem"
 
 
@@ -56,7 +69,7 @@ def test_sample_is_spread_and_its_sums_are_an_estimate() -> None:
     taken = group.sample([SHARE / 4] * 100)
     assert [each.pid for each in taken] == [87, 62, 37, 12]
 
-    group.measured = {each.pid: measured(each.anon // MIB, 7) for each in taken}
+    group.measured = {each.pid: measured(100 + each.pid, 7) for each in taken}
     assert group.pss == sum(100 + pid for pid in range(100)) * MIB
     assert list(estimates([group])) == ["PSS and USS of one are estimated from 4 of its 100 processes"]
 
@@ -64,6 +77,47 @@ def test_sample_is_spread_and_its_sums_are_an_estimate() -> None:
 def test_one_is_measured_however_long_it_takes() -> None:
     assert len(Group([facts(1), facts(2)]).sample([99.0, 99.0])) == 1
     assert len(Group([facts(1), facts(2)]).sample([SHARE / 2, SHARE / 2])) == 2
+
+
+def test_what_the_kernel_does_not_tell_of_one_is_unknown_of_all() -> None:
+    untold = replace(facts(2, anon=9, hugetlb=4), swap=None, hugetlb=None)
+    group = Group([facts(1, anon=5, swap=3, hugetlb=8), untold])
+
+    assert (group.swap, group.hugetlb, group.top_kind) == (None, None, None)
+    assert (group.most, group.amount) == (25 * MIB, 14 * MIB)  # the order is by what is known
+    assert [note.split(":")[0] for note in estimates([group])][1:] == [
+        "swap and hugetlb unknown, and no part of the order"
+    ]
+
+
+def test_own_sums_of_the_kernel_tell_what_its_counters_do_not() -> None:
+    group = Group([replace(facts(1, anon=5), hugetlb=None), replace(facts(2, anon=5), hugetlb=None)])
+    group.measured = {1: measured(4, own=2, shared=6), 2: measured(4, own=2, shared=6)}
+    assert group.hugetlb == (2 + 2 + 6) * MIB
+
+    group.measured[1] = replace(group.measured[1], own_hugetlb=None)
+    assert group.hugetlb is None
+
+
+def test_screen_of_a_kernel_that_tells_less_has_no_zeros_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden = {"VmSwap", "HugetlbPages", "Swap", "Private_Hugetlb", "Private_Clean"}
+
+    def less(read: Callable[..., dict[str, T]]) -> Callable[..., dict[str, T]]:
+        return lambda process: {name: value for name, value in read(process).items() if name not in hidden}
+
+    monkeypatch.setattr(overview, "read_status", less(read_status))
+    monkeypatch.setattr(overview, "read_rollup", less(read_rollup))
+    with sparse(1 << 30, range(9_973)):
+        assert main(["--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+
+    assert told["rows"]
+    for row in told["rows"]:
+        assert [row[name] for name in ("swap", "hugetlb", "top_kind")] == [None] * 3
+    assert any(row["pss"] and row["uss"] is None for row in told["rows"])
+    assert any("no line VmSwap or HugetlbPages" in note for note in told["notes"])
 
 
 def test_search_ends_when_nobody_left_can_be_larger() -> None:

@@ -475,7 +475,7 @@ def together(effect: Effect, back: Effect, again: Effect, seconds: float) -> Eff
         passes=effect.passes + (again.passes if again.nr_requested else 0),
         seconds=effect.seconds + seconds,
         advise_s=effect.advise_s + back.advise_s + again.advise_s,
-        swap=None if effect.swap is None else effect.swap - nr_back * size + (again.swap or 0),
+        swap=None if effect.swap is None or again.swap is None else effect.swap - nr_back * size + again.swap,
         swap_cached=(effect.swap_cached or 0) - nr_back * size + (again.swap_cached or 0) if known else None,
         nr_given_up=effect.nr_given_up + again.nr_given_up,
         freed=Freed(effect.freed.nr_kept, nr_freed),

@@ -113,7 +113,7 @@ class Advice:
         self._flags = self._vm_flags()
         self._advisor: Advisor | None = None
         self.reader = PageReader(process.dir)
-        self.folios = SharedFolios(process.procfs)
+        self.folios = SharedFolios(process.procfs, self.notes)
 
     def __enter__(self) -> Self:
         return self
@@ -145,7 +145,7 @@ class Advice:
 
     def _vm_flags(self) -> dict[int, frozenset[str]]:
         # Only smaps shows which VMAs are locked, and it holds up the target: read it only if any is.
-        if not status_bytes(read_status(self.process.dir), "VmLck"):
+        if status_bytes(read_status(self.process.dir), "VmLck") == 0:
             return {}
         try:
             return read_vm_flags(self.process.dir)

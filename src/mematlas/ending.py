@@ -37,6 +37,8 @@ UNSURE_COUNTS = (
     "this kernel keeps one map count for each huge page (CONFIG_NO_PAGE_MAPCOUNT):"
     " what is mapped here alone is an estimate"
 )
+TABLES_UNKNOWN = "page tables unknown, and no part of these amounts: /proc/PID/status has no line VmPTE here"
+SHARING_UNKNOWN = "whether others run in its address space (CLONE_VM, vfork) is not told: if any do, all of it stays"
 CAPTURED = "a capture does not tell who else maps files of memory or has them open, nor whether they have a name"
 SEGMENT = "/SYSV"
 SECRET = "/secretmem"
@@ -312,7 +314,13 @@ class Ending:
 
     def add_tables(self) -> None:
         """Add the page tables."""
-        self.add("freed", "tables", "alone", status_bytes(read_memory_status(self.process), "VmPTE") or 0)
+        self.add("freed", "tables", "alone", self._size_of_tables())
+
+    def _size_of_tables(self) -> int:
+        size = status_bytes(read_memory_status(self.process), "VmPTE")
+        if size is None:
+            self.notes.append(TABLES_UNKNOWN)
+        return size or 0
 
     def sorted_parts(self) -> tuple[Part, ...]:
         """Return the parts by what becomes of them, the largest first; say why some of it is unknown."""
@@ -327,8 +335,7 @@ class Ending:
     def keep_all(self, pids: Iterable[int]) -> None:
         """Add everything as what other processes with the same address space keep."""
         nr_pages = sum(self.accounts.sums.mapped) + sum(self.accounts.slots.values())
-        tables = status_bytes(read_memory_status(self.process), "VmPTE") or 0
-        self.add("stays", "all", "same_memory", nr_pages * self.page_size + tables, pids)
+        self.add("stays", "all", "same_memory", nr_pages * self.page_size + self._size_of_tables(), pids)
 
 
 NO_DESCRIPTOR = "/dev/zero"

@@ -19,10 +19,11 @@ class Pins:
     """Tells which pages of a process are pinned, where it has any."""
 
     def __init__(self, process: Process, notes: list[str]) -> None:
-        self.nr_pages = (status_bytes(read_status(process.dir), "VmPin") or 0) // process.page_size
-        """How many are pinned; those pinned twice count twice."""
+        size = status_bytes(read_status(process.dir), "VmPin")
+        self.nr_pages = None if size is None else size // process.page_size
+        """How many are pinned; those pinned twice count twice. None when not told."""
         self._frames: StructPages | None = None
-        if self.nr_pages:
+        if self.nr_pages != 0:
             self._frames = self._open(process, notes)
 
     def _open(self, process: Process, notes: list[str]) -> StructPages | None:
@@ -35,7 +36,8 @@ class Pins:
                 return frames
         except (PermissionDenied, NotSupported, FormatError) as error:
             why = str(error)
-        notes.append(f"up to {self.nr_pages} pages are pinned (VmPin), and will stay; which is not told: {why}")
+        some = "pages may be" if self.nr_pages is None else f"up to {self.nr_pages} pages are"
+        notes.append(f"{some} pinned (VmPin), and will stay; which is not told: {why}")
         return None
 
     def among(self, reader: PageReader, address: int, mask: bytes) -> bytes:

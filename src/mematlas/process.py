@@ -188,13 +188,15 @@ class Process:
             PermissionDenied: frames are hidden (needs CAP_SYS_ADMIN), or their counts (needs CAP_DAC_READ_SEARCH).
         """
         from mematlas.analysis.ending import EndingResult
-        from mematlas.ending import FILE, Accounts, Ending
+        from mematlas.ending import FILE, SHARING_UNKNOWN, Accounts, Ending
 
         before = time.perf_counter()
         notes: list[str] = []
         self.procfs.open("kpagecount").close()  # a refusal comes before others are looked at
         accounts = Accounts(self.address_space().vmas)
         sharing = self.sharing_memory(everywhere=True)
+        if sharing is None:
+            notes.append(SHARING_UNKNOWN)
         ending = Ending(self.dir, accounts, notes)
         if not sharing:
             ending.look_around()

@@ -113,7 +113,8 @@ class Check:
 
     what: str
     tables: int
-    kernel: int
+    kernel: int | None
+    """None where it tells nothing to compare with."""
     explained: bool
     reason: str
 
@@ -425,8 +426,8 @@ class Tables:
         told = self._sums_told()
         ours, changed = self._sums(), False
         for pause in PAUSES:
-            before, told = told, self._sums_told()
-            changed = changed or before != told
+            earlier, told = told, self._sums_told()
+            changed = changed or earlier != told
             if changed or all(_agree(name, ours, told) for name in SUMS):
                 break
             time.sleep(pause)
@@ -464,14 +465,13 @@ class Tables:
             # Each huge page of anonymous memory has a table in reserve (pgtable_trans_huge_deposit).
             sums["kept aside"] += self.process.page_size * int(np.count_nonzero(~hugetlb & (zero | anon)))
 
-    def _sums_told(self) -> dict[str, int]:
+    def _sums_told(self) -> dict[str, int | None]:
         """Return the sums that the kernel tells, of status and smaps."""
-        sums = dict.fromkeys(SUMS, 0)
+        sums = dict.fromkeys(SUMS[1:], 0)
         for _, fields in read_smaps(self.process.dir, self.process.files):
             sums["thp"] += sum(fields.get(name, 0) for name in ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"))
             sums["hugetlb"] += sum(fields.get(name, 0) for name in ("Private_Hugetlb", "Shared_Hugetlb"))
-        sums["table bytes"] = status_bytes(read_status(self.process.dir), "VmPTE") or 0
-        return sums
+        return {"table bytes": status_bytes(read_status(self.process.dir), "VmPTE"), **sums}
 
     def _with_reasons(self, differing: list[Disagreement]) -> list[Disagreement]:
         """Return disagreements with the reason for each, as exact as can be told."""
@@ -527,13 +527,16 @@ def _raw_table(table: TableLevel, row: int, number: int | None) -> RawTable:
     return RawTable(table.level, number, int(table.addresses[row]), int(table.tables[row]), table.entries[row])
 
 
-def _agree(name: str, ours: dict[str, int], told: dict[str, int]) -> bool:
-    return told[name] - ours[name] in (0, ours[MAY_DIFFER[name]] if name in MAY_DIFFER else 0)
+def _agree(name: str, ours: dict[str, int], told: dict[str, int | None]) -> bool:
+    amount = told[name]
+    return amount is None or amount - ours[name] in (0, ours[MAY_DIFFER[name]] if name in MAY_DIFFER else 0)
 
 
-def _check_of(name: str, ours: dict[str, int], told: dict[str, int], changed: bool, page_size: int) -> Check:
+def _check_of(name: str, ours: dict[str, int], told: dict[str, int | None], changed: bool, page_size: int) -> Check:
     reason = ""
-    if not _agree(name, ours, told):
+    if told[name] is None:
+        reason = "not compared: the kernel does not tell"
+    elif not _agree(name, ours, told):
         reason = "the process ran meanwhile" if changed else UNEXPLAINED
     elif told[name] != ours[name]:
         number = ours["kept aside"] // page_size

@@ -20,23 +20,47 @@ SHARE = 0.2
 
 @record
 class Facts:
-    """The counters of a process, in bytes. RSS and its parts, the swap of its private memory, and hugetlb."""
+    """The counters of a process, in bytes. RSS and its parts, the swap of its private memory, and hugetlb.
+
+    None is "not told": of the lines of status a kernel has those that it was built for.
+    """
 
     pid: int
     name: str
     whose: str
     """Its user and its cgroup."""
     rss: int
-    anon: int
-    file: int
-    shmem: int
-    swap: int
-    hugetlb: int
+    anon: int | None
+    file: int | None
+    shmem: int | None
+    swap: int | None
+    hugetlb: int | None
 
     @property
     def most(self) -> int:
-        """More than this it cannot use."""
-        return self.rss + self.swap + self.hugetlb
+        """More than this it cannot use, as far as is told."""
+        return self.rss + told(self.swap, self.hugetlb)
+
+
+def told(*sizes: int | None) -> int:
+    """Return the sum of what is known: to put things in order by, not to show."""
+    return sum(size for size in sizes if size is not None)
+
+
+def total(sizes: Iterable[int | None]) -> int | None:
+    """Return the sum; None where a part of it is not known.
+
+    >>> total([1, 2]), total([1, None])
+    (3, None)
+    """
+    sizes = list(sizes)
+    return None if None in sizes else told(*sizes)
+
+
+def largest_of(sizes: Iterable[int | None]) -> int | None:
+    """Return the largest, 0 of none; None where one is not known."""
+    sizes = list(sizes)
+    return None if None in sizes else max([0, *filter(None, sizes)])
 
 
 @record
@@ -117,41 +141,46 @@ class Group:
         return len(self.measured) == len(self.members)
 
     @property
-    def swap(self) -> int:
+    def swap(self) -> int | None:
         """What they have in swap, each page once, as far as is told: of shared memory what one of them has."""
-        told = [self.measured[each.pid] for each in self._told()]
-        if not self.is_measured or any(None in (each.swap, each.swap_pss) for each in told):
-            return sum(each.swap for each in self.members)
-        by_pid = {each.pid: each.swap for each in self.members}
-        shared = max(((each.swap or 0) - by_pid[pid] for pid, each in self.measured.items()), default=0)
-        return sum(each.swap_pss or 0 for each in told) + max(shared, 0)
+        measured = [(each.swap, self.measured[each.pid]) for each in self._told()]
+        if not self.is_measured or any(None in (each.swap, each.swap_pss) for _, each in measured):
+            return total(each.swap for each in self.members)
+        # Counters are of private memory alone.
+        shared = largest_of(None if private is None else told(each.swap) - private for private, each in measured)
+        return total([shared, *(each.swap_pss for _, each in measured)])
 
     @property
-    def hugetlb(self) -> int:
+    def hugetlb(self) -> int | None:
         """What they hold of the pools of huge pages, each page once: of what is shared, what one of them maps."""
-        told = [self.measured[each.pid] for each in self._told()]
-        if not self.is_measured or any(None in (each.own_hugetlb, each.shared_hugetlb) for each in told):
-            return max((each.hugetlb for each in self.members), default=0)
-        return sum(each.own_hugetlb or 0 for each in told) + max((each.shared_hugetlb or 0 for each in told), default=0)
+        measured = [self.measured[each.pid] for each in self._told()]
+        if not self.is_measured or any(None in (each.own_hugetlb, each.shared_hugetlb) for each in measured):
+            return largest_of(each.hugetlb for each in self.members)
+        return total([largest_of(each.shared_hugetlb for each in measured), *(each.own_hugetlb for each in measured)])
 
     @property
     def amount(self) -> int:
         """By what it is ranked: PSS, swap and hugetlb. Where nothing was measured, what is shared counts once."""
         pss = self.pss
-        return (sum(self._parts().values()) if pss is None else pss) + self.swap + self.hugetlb
+        return told(*(self._parts().values() if pss is None else [pss]), self.swap, self.hugetlb)
 
     @property
-    def top_kind(self) -> tuple[str, float]:
-        """What most of it is, and the part that this is of all. What can be shared is taken to be shared by all."""
-        sizes = {**self._parts(), "hugetlb": self.hugetlb, "swap": self.swap}
-        name = max(sizes, key=lambda each: sizes[each])
-        return name, sizes[name] / (sum(sizes.values()) or 1)
+    def top_kind(self) -> tuple[str, float] | None:
+        """What most of it is, and the part that this is of all; None where a part of it is not known.
 
-    def _parts(self) -> dict[str, int]:
+        What can be shared is taken to be shared by all.
+        """
+        sizes = {**self._parts(), "hugetlb": self.hugetlb, "swap": self.swap}
+        if (whole := total(sizes.values())) is None:
+            return None
+        name = max(sizes, key=lambda each: told(sizes[each]))
+        return name, told(sizes[name]) / (whole or 1)
+
+    def _parts(self) -> dict[str, int | None]:
         return {
-            "anon": sum(each.anon for each in self.members),
-            "file": max((each.file for each in self.members), default=0),
-            "shmem": max((each.shmem for each in self.members), default=0),
+            "anon": total(each.anon for each in self.members),
+            "file": largest_of(each.file for each in self.members),
+            "shmem": largest_of(each.shmem for each in self.members),
         }
 
     def _told(self) -> list[Facts]:
@@ -173,8 +202,8 @@ def holders(groups: Iterable[Group]) -> list[Group]:
     groups = list(groups)
     found = []
     for name in ("swap", "hugetlb"):
-        best = max(groups, key=lambda group: getattr(group, name), default=None)
-        if best and getattr(best, name) >= WORTH_A_ROW:
+        best = max(groups, key=lambda group: told(getattr(group, name)), default=None)
+        if best and told(getattr(best, name)) >= WORTH_A_ROW:
             found.append(best)
     return found
 

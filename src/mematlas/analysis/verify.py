@@ -100,13 +100,15 @@ def change_of(measure: str, before: MapsResult, after: MapsResult, counted: Maps
     That is what changed in smaps, VMA by VMA, up and down, and all that was counted of VMAs that only came meanwhile.
     """
     one, other, between = (amounts_of(measure, result) for result in (before, after, counted))
-    changed = sum(abs(other.get(key, 0) - one.get(key, 0)) for key in one.keys() | other.keys())
-    return changed + sum(between[key] for key in between.keys() - one.keys() - other.keys())
+    pairs = [(one.get(key, 0), other.get(key, 0)) for key in one.keys() | other.keys()]
+    pairs += [(0, between[key]) for key in between.keys() - one.keys() - other.keys()]
+    # What is not known explains nothing.
+    return sum(abs(high - low) for low, high in pairs if low is not None and high is not None)
 
 
-def amounts_of(measure: str, result: MapsResult) -> dict[tuple[int, int], int]:
+def amounts_of(measure: str, result: MapsResult) -> dict[tuple[int, int], int | None]:
     """Return a measure of each VMA, by its addresses."""
-    return {(item.vma.start, item.vma.end): getattr(item.usage, measure) or 0 for item in result.vmas}
+    return {(item.vma.start, item.vma.end): getattr(item.usage, measure) for item in result.vmas}
 
 
 UNEXPLAINED = "no known reason: please report it, with a capture"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from mematlas.analysis.overview import WORTH_A_ROW, Facts, Measured, grouped, is_decided, largest
+from mematlas.analysis.overview import WORTH_A_ROW, Facts, Measured, grouped, is_decided, largest, told, total
 from mematlas.choosing import MAX_STALL
 from mematlas.cli.hints import own_command, sudo_line
 from mematlas.errors import NotSupported, PermissionDenied
@@ -119,7 +119,7 @@ def facts_of(process: ProcessDir, name: str) -> Facts | None:
     except NotSupported:
         cgroup = ""
     names = ("RssAnon", "RssFile", "RssShmem", "VmSwap", "HugetlbPages")
-    sizes = [status_bytes(status, each) or 0 for each in names]
+    sizes = [status_bytes(status, each) for each in names]
     return Facts(process.pid, name, f"{status.get('Uid', '').split()[:1]} {cgroup}", rss, *sizes)
 
 
@@ -128,7 +128,7 @@ def in_shared_memory(facts: list[Facts], procfs: ProcFS, deadline: float) -> dic
 
     Whose counters differ does not; of many whose counters are the same, as a program's idle children, some are asked.
     """
-    by_counters: dict[tuple[int, ...], list[int]] = {}
+    by_counters: dict[tuple[int | None, ...], list[int]] = {}
     for each in facts:
         if each.most >= WORTH_A_ROW:
             by_counters.setdefault((each.rss, each.anon, each.shmem, each.swap, each.hugetlb), []).append(each.pid)
@@ -181,7 +181,8 @@ def cost_of(facts: Facts) -> float:
     """Return the seconds that measuring a process will take."""
     if facts.rss * HOLD_PER_BYTE <= MAX_STALL:
         return OPENING + facts.rss * HOLD_PER_BYTE
-    return OPENING + facts.anon * PER_OWN_BYTE + (facts.rss - facts.anon) * PER_SHARED_BYTE
+    anon = told(facts.anon)
+    return OPENING + anon * PER_OWN_BYTE + (facts.rss - anon) * PER_SHARED_BYTE
 
 
 REFUSED, ENDED = "refused", "ended"
@@ -227,6 +228,6 @@ def is_hidden(pid: int, procfs: ProcFS) -> bool:
 
 def of_rollup(sums: dict[str, int]) -> tuple[int | None, ...]:
     """Return the fields of `Measured` from the kernel's own sums."""
-    uss = sums.get("Private_Clean", 0) + sums.get("Private_Dirty", 0)
+    uss = total((sums.get("Private_Clean"), sums.get("Private_Dirty")))
     names = ("Swap", "SwapPss", "Private_Hugetlb", "Shared_Hugetlb")
     return sums.get("Pss"), uss, *(sums.get(name) for name in names)

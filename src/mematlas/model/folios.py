@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from mematlas.model.pages import PageReader
 
 
+UNTOLD = "pages of a large folio that is mapped more than once in part stay as well; which ones is not told: {why}"
+
+
 class SharedFolios:
     """Tells which frames are of large folios that are shared in part."""
 
-    def __init__(self, procfs: ProcFS) -> None:
+    def __init__(self, procfs: ProcFS, notes: list[str]) -> None:
         self.nr_frames = procfs.page_size // ENTRY_SIZE
         """Frames looked at together, as many as a huge page has: folios are aligned to their size."""
         self._procfs = procfs
+        self._notes = notes
         self._files: tuple[FrameWords, FrameWords] | None = None
         self._regions: dict[int, bytes] = {}
 
@@ -31,7 +35,7 @@ class SharedFolios:
             file.close()
 
     def among(self, reader: PageReader, address: int, states: bytes, mask: bytes) -> bytes:
-        """Return which pages of a mask are of folios shared in part; none where that may not be known.
+        """Return which pages of a mask are of folios shared in part; none where that may not be known, with a note.
 
         ``states`` are those of all pages from ``address`` on. Only where pages of both sorts lie together, as those of
         one folio do, is anything read.
@@ -53,18 +57,20 @@ class SharedFolios:
     def _is_shared(self, frame: int) -> int:
         base = frame - frame % self.nr_frames
         if base not in self._regions:
-            self._regions[base] = self._look(base) if frame else bytes(self.nr_frames)
+            try:
+                self._regions[base] = self._look(base if frame else None)
+            except (PermissionDenied, NotSupported) as error:
+                if (note := UNTOLD.format(why=error)) not in self._notes:
+                    self._notes.append(note)
+                self._regions[base] = bytes(self.nr_frames)
         return self._regions[base][frame - base]
 
-    def _look(self, base: int) -> bytes:
-        """Return 1 for each of consecutive frames that is of a folio shared in part."""
-        try:
-            self._files = self._files or (
-                FrameWords(self._procfs, "kpageflags"),
-                FrameWords(self._procfs, "kpagecount"),
-            )
-        except (PermissionDenied, NotSupported):
-            return bytes(self.nr_frames)
+    def _look(self, base: int | None) -> bytes:
+        """Return 1 for each of consecutive frames that is of a folio shared in part; None is a hidden frame."""
+        if base is None:
+            raise PermissionDenied("pagemap", "CAP_SYS_ADMIN for frame numbers")
+        if self._files is None:
+            self._files = FrameWords(self._procfs, "kpageflags"), FrameWords(self._procfs, "kpagecount")
         flags, counts = (file.read(base, self.nr_frames).cast("Q").tolist() for file in self._files)
         return shared_in_part(flags, counts).ljust(self.nr_frames, b"\0")
 

@@ -24,6 +24,7 @@ COLUMNS = (
     Column("hugetlb", "HUGETLB", "size"),
     Column("top_kind", "MOST OF IT"),
 )
+STATUS_LINES = {"swap": "VmSwap", "hugetlb": "HugetlbPages"}
 
 
 def overview_view(
@@ -44,7 +45,7 @@ def overview_view(
     rows = [
         (
             *(group.pid, group.name, len(group.members), len(group.measured)),
-            *(group.pss, group.uss, group.swap, group.hugetlb, top_kind(*group.top_kind)),
+            *(group.pss, group.uss, group.swap, group.hugetlb, top_kind(group.top_kind)),
         )
         for group in groups
     ]
@@ -97,29 +98,36 @@ def estimates(groups: list[Group]) -> Iterator[str]:
             )
     if hidden := [group.name for group in groups if not group.measured]:
         yield f"PSS and USS of {', '.join(hidden)} unknown: not ours to look at, ended, or not measured in time"
+    untold = [name for name in ("swap", "hugetlb") if any(getattr(group, name) is None for group in groups)]
+    if untold:
+        lines = " or ".join(STATUS_LINES[name] for name in untold)
+        yield f"{' and '.join(untold)} unknown, and no part of the order: /proc/PID/status has no line {lines} here"
 
 
 def rights(uid: int, missing: list[str], nr_refused: int | None, sudo: str | None) -> Iterator[str]:
     """Yield what the reader may do, and how to get the rest."""
     who = "root" if uid == 0 else f"uid {uid}"
+    refused = ", more may be hidden" if nr_refused is None else f", {nr_refused} more are hidden" if nr_refused else ""
     if sudo is None:
-        refused = f", {nr_refused} more are hidden" if nr_refused else ""
         yield f"You are {who} in a user namespace: what belongs to it, without physical addresses{refused}."
         yield "More can be seen outside of it only, as root there: rights count in the first namespace."
         return
     if not missing:
-        refused = f", but for {nr_refused} that the kernel refuses all the same" if nr_refused else ""
+        number = "some" if nr_refused is None else nr_refused
+        refused = "" if nr_refused == 0 else f", but for {number} that the kernel refuses all the same"
         yield f"You are {who}: everything can be looked at, physical addresses too{refused}."
         return
-    refused = f", {nr_refused} more are hidden" if nr_refused else ""
     yield f"You are {who}: your own processes{refused}. Not held: {', '.join(missing)}."
     yield f"All of them: {sudo}"
 
 
-def top_kind(name: str, part: float) -> str:
+def top_kind(found: tuple[str, float] | None) -> str | None:
     """Return what most of the memory is, with its share.
 
-    >>> top_kind("anon", 0.75)
-    'anon 75 %'
+    >>> top_kind(("anon", 0.75)), top_kind(("anon", 0.0)), top_kind(None)
+    ('anon 75 %', '-', None)
     """
+    if found is None:
+        return None
+    name, part = found
     return f"{name} {int(100 * part)} %" if part else "-"

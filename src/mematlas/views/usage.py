@@ -71,7 +71,8 @@ def usage_table(
     fine_print: list[str] = []
     for target, result in results:
         amounts = amounts_of(result) | target | {"source": result.reading.source}
-        amounts |= {column.key: (result.nodes or {}).get(node, 0) for node, column in added.items()}
+        nodes = result.nodes
+        amounts |= {column.key: None if nodes is None else nodes.get(node, 0) for node, column in added.items()}
         rows.append(tuple(amounts[column.key] for column in columns))
         notes += result.reading.notes
         if result.reading.torn:
