@@ -17,7 +17,7 @@ from helpers import PAGE, Program, mematlas, program
 from mematlas.analysis.overview import Group, grouped, largest
 from mematlas.choosing import MAX_STALL
 from mematlas.cli import overview
-from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.procfs import WHOLE_PROC, ProcFS
 from mematlas.kernel.smaps import HOLD_PER_BYTE
 from stuck import WAYS, stuck
 from victim import DEADLINE, Victim
@@ -195,6 +195,48 @@ def test_screen_of_a_proc_without_meminfo_goes_on() -> None:
 
     assert run.returncode == 0, run.stderr
     assert "- of - in use, swap -" in run.stdout
+
+
+COMMANDS_OF_A_WHOLE_PROC = (
+    ["usage", "self", "--if-ended"],
+    ["tables", "self"],
+    *([advice, "self", "--dry-run"] for advice in ("pageout", "cold", "willneed", "collapse")),
+    ["usage", "self", "--folios"],
+)
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_proc_of_processes_alone_is_named_with_what_to_do() -> None:
+    mount = "mount -t proc -o subset=pid proc /proc"
+    script = "import sys; from mematlas.cli import main; print([main(each) for each in eval(sys.argv[1])])"
+    line = f'{mount} && "$0" -c "$1" "$2" && "$0" -m mematlas doctor'
+    words = ["unshare", "--mount", "sh", "-c", line, sys.executable, script, repr(COMMANDS_OF_A_WHOLE_PROC)]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    if "unshare:" in run.stderr or "mount:" in run.stderr:
+        pytest.skip(f"needs a mount of proc with subset=pid (Linux 5.8): {run.stderr}")
+    codes, *found = run.stdout.splitlines()
+
+    assert codes == str([5] * len(COMMANDS_OF_A_WHOLE_PROC)), run.stderr
+    errors = [line for line in run.stderr.splitlines() if line.startswith("mematlas:")]
+    assert len(errors) == len(COMMANDS_OF_A_WHOLE_PROC)
+    assert all(WHOLE_PROC in line for line in errors)
+    assert {line.split("  ")[0] for line in found if "subset=pid" in line} >= {"kpagecount", "kpageflags", "swap areas"}
+    assert not [line for line in found if "CONFIG_PROC_PAGE_MONITOR" in line]
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_process_that_proc_hides_is_not_said_to_be_missing() -> None:
+    line = (
+        'mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$0" -c "$1"'
+    )
+    script = "from mematlas.cli import main; print(main(['usage', '1']), main(['usage', '4194304']))"
+    words = ["unshare", "--mount", "sh", "-c", line, sys.executable, script]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    if "unshare:" in run.stderr or "mount:" in run.stderr:
+        pytest.skip(f"needs a mount of proc with hidepid, and a user who may run us: {run.stderr}")
+
+    assert run.stdout == "4 3\n", run.stderr
+    assert "/proc/1: permission denied (needs CAP_SYS_PTRACE in a /proc mounted with hidepid)\ntry: sudo" in run.stderr
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

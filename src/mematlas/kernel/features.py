@@ -6,9 +6,11 @@ Where a probe fails, the error tells what is missing: EPERM and EACCES a right, 
 from __future__ import annotations
 
 import errno
+import os
 
-from mematlas.errors import Error, PermissionDenied
+from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel import probes
+from mematlas.kernel.procfs import WHOLE_PROC
 from mematlas.kernel.workbench import LACKS, NEEDED, WORKS, Bench, Missing
 from mematlas.record import record
 
@@ -60,12 +62,20 @@ def run(probe: Probe, bench: Bench) -> tuple[str, str | None]:
         return missing.status, missing.detail
     except PermissionDenied as error:
         return NEEDED, probe.needs or error.needs
-    except Error:
-        return LACKS, probe.lacks
+    except Error as error:
+        return hidden_by_mount(error, bench) or (LACKS, probe.lacks)
     except OSError as error:
         if error.errno in (errno.EPERM, errno.EACCES):
             return NEEDED, probe.needs or None
-        return LACKS, probe.lacks
+        return hidden_by_mount(error, bench) or (LACKS, probe.lacks)
+
+
+def hidden_by_mount(error: Error | OSError, bench: Bench) -> tuple[str, str] | None:
+    """Return the state of what may be there, in a /proc that shows processes alone; None for anything else."""
+    path = error.what if isinstance(error, NotSupported) else str(getattr(error, "filename", ""))
+    directory, _, name = path.rpartition("/")
+    is_hidden = directory == bench.procfs.root and not os.path.lexists(path) and bench.procfs.is_subset
+    return (NEEDED, WHOLE_PROC) if is_hidden and name else None
 
 
 PAGE_MONITOR = "CONFIG_PROC_PAGE_MONITOR"

@@ -13,7 +13,7 @@ from mematlas.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from mematlas.kernel.procfs import ProcessDir
 
@@ -62,14 +62,26 @@ def read_mounts(process: ProcessDir) -> dict[str, str]:
 
 def parse_mountinfo(lines: Iterable[bytes]) -> dict[str, str]:
     """Return the file systems in the lines of a mountinfo file: ``tmpfs``, by device as maps prints it."""
-    found: dict[str, str] = {}
+    return {dev: tail.split(b" ", 1)[0].decode("ascii", "replace") for dev, tail in parts_of(lines)}
+
+
+def parse_options(lines: Iterable[bytes]) -> dict[str, list[str]]:
+    """Return the options that the file systems were mounted with, in the lines of a mountinfo file, by device.
+
+    >>> parse_options([b"22 27 0:21 / /proc rw,relatime - proc proc rw,subset=pid"])
+    {'00:15': ['rw', 'subset=pid']}
+    """
+    return {dev: tail.split(b" ")[-1].decode("ascii", "replace").split(",") for dev, tail in parts_of(lines)}
+
+
+def parts_of(lines: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Yield the device of each file system, as maps prints it, and the end of its line: type, source, options."""
     for line in lines:
         # "36 35 98:0 /root /mount options [fields...] - type source options": the dash ends the optional fields.
         head, dash, tail = line.partition(b" - ")
         if dash:
             try:
                 major, _, minor = head.split(b" ", 3)[2].partition(b":")
-                found[f"{int(major):02x}:{int(minor):02x}"] = tail.split(b" ", 1)[0].decode("ascii", "replace")
+                yield f"{int(major):02x}:{int(minor):02x}", tail
             except (IndexError, ValueError):
                 raise FormatError("mountinfo", line.decode("utf-8", "replace")) from None
-    return found

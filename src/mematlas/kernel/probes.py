@@ -633,7 +633,7 @@ def kcore(bench: Bench) -> str | None:
 def module(bench: Bench) -> str | None:
     if not os.path.exists("/sys/module/mematlas"):
         if not os.path.exists("/proc/modules"):
-            raise NotSupported("modules")
+            raise NotSupported("/proc/modules")
         mode = read_lockdown()
         if mode not in (None, "none"):
             raise Missing(LACKS, f"lockdown={mode}: an unsigned module is refused")

@@ -84,6 +84,9 @@ NEEDS = {
     "kpagecgroup": "CAP_DAC_READ_SEARCH",
 }
 
+WHOLE_PROC = "a /proc without subset=pid: as root, mount -t proc proc /proc; for a unit of systemd, ProcSubset=all"
+"""An option of Linux 5.8."""
+
 BY_VMA = frozenset(("maps", "smaps", "numa_maps"))
 """Files that the kernel writes VMA by VMA. Where the address space ends meanwhile, they just stop, without an error
 (fs/proc/task_mmu.c, m_start)."""
@@ -378,6 +381,36 @@ class ProcFS(Directory):
             raise FormatError(self.root, expected=f"at most {MAX_ENTRIES} files")
         return found
 
+    @property
+    def is_subset(self) -> bool:
+        """Whether this /proc has processes alone: it was mounted with subset=pid, as systemd's ProcSubset does."""
+        from mematlas.kernel.mounts import format_device, parse_options
+
+        if self.captured:
+            return False
+        try:
+            options = self.parsed_lines("self/mountinfo", parse_options)
+        except Error:
+            return False
+        return "subset=pid" in options.get(format_device(os.fstat(self.fd).st_dev), ())
+
+    def hides(self, pid: int) -> bool:
+        """Whether a process that is not here exists all the same: with hidepid=2 only those that we may trace are."""
+        from mematlas.kernel.status import counts_as_we_do
+
+        try:
+            os.kill(pid, 0)
+        except PermissionError:
+            return counts_as_we_do(self)
+        except (ProcessLookupError, OverflowError):
+            return False
+        return False
+
+    def _error(self, error: OSError, name: str) -> Exception:
+        if error.errno == errno.ENOENT and "/" not in name and self.is_subset:
+            return NotSupported(f"{self.path}/{name}", WHOLE_PROC)
+        return super()._error(error, name)
+
     def process(self, pid: int) -> ProcessDir:
         """Return the process ``pid``, held open. Raises `TargetNotFound` when there is none."""
         return ProcessDir(self, pid)
@@ -414,6 +447,8 @@ class ProcessDir(Directory):
             name, below = (".", fd) if fd >= 0 else (str(pid), procfs.fd)
             super().__init__(name, path, procfs.captured, pid, below)
         except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
+            if procfs.live and procfs.hides(pid):
+                raise PermissionDenied(path, "CAP_SYS_PTRACE in a /proc mounted with hidepid") from None
             raise TargetNotFound(f"no process {pid}" + ("" if procfs.live else f" in {procfs.root}")) from None
         except OSError as error:
             raise translate_error(error, path, pid) from None
