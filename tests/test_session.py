@@ -59,6 +59,29 @@ def test_names_in_messages_are_escaped(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == "mematlas: no VMA of \\x1b[31mEVIL\\xff\nsecond line\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["usage", "\udcff"],
+        ["usage", "~\udcff"],
+        ["maps", "./\udcff"],
+        ["\udcff"],
+        ["usage", "self", "\udcff"],
+        ["map", "self", "--width", "\udcff"],
+        ["usage", "self", "--source", "\udcff"],
+        ["tables", "self", "\udcff"],
+        ["workload", "\udcff"],
+        ["lab", "\udcff"],
+    ],
+)
+def test_bytes_that_are_no_text_are_quoted_as_they_are_everywhere(words: list[str]) -> None:
+    run = mematlas(*words)
+
+    assert run.returncode in (2, 3)
+    assert "\\xff" in run.stderr
+    assert "udc" not in run.stderr
+
+
 def test_number_alone_suggests_usage() -> None:
     with pytest.raises(BadInput, match="did you mean 'mematlas usage 1234'"):
         cli.dispatch(["1234"])
@@ -225,7 +248,7 @@ def test_input_that_is_no_text_is_a_bad_address() -> None:
     run = shell(r"printf '\377\376\n' | PYTHONIOENCODING=utf-8:strict $M translate $$ -")
 
     assert run.returncode == 2
-    assert run.stderr.startswith("mematlas: bad address")
+    assert run.stderr.startswith(r"mematlas: bad address '\xff\xfe'")
 
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:

@@ -261,9 +261,9 @@ def report(error: Error, words: list[str]) -> None:
 
 def complain(text: str) -> None:
     """Write a message to standard error. The names in it are others', and may hold whatever moves a terminal."""
-    from mematlas.views.format import format_path
+    from mematlas.views.format import format_message
 
     try:
-        print("\n".join([format_path(line) for line in text.split("\n")]), file=sys.stderr)
+        print("\n".join([format_message(line) for line in text.split("\n")]), file=sys.stderr)
     except OSError:
         return  # there is nowhere left to say it; the exit code does

@@ -96,12 +96,12 @@ class Arguments:
         """Return the argparse parser of the same declarations."""
         import argparse
 
-        from mematlas.views.format import format_path
+        from mematlas.views.format import format_message
 
         class Parser(argparse.ArgumentParser):
             def error(self, message: str) -> NoReturn:
                 # It quotes words, which a shell may have made of the names of files.
-                super().error(format_path(message))
+                super().error(format_message(message))
 
         parser = Parser(
             prog=prog,

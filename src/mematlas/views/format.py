@@ -53,6 +53,20 @@ def format_path(path: str) -> str:
     return "".join(c if c.isprintable() else escape(c) for c in path)
 
 
+def format_message(text: str) -> str:
+    r"""Return what an error says, safe on a terminal. What it quotes with `repr` has bytes outside UTF-8 as everywhere.
+
+    >>> print(format_message(f"bad address {chr(0xdcff)!r}"), format_message(f"a name {chr(92) + 'udcff'!r}"))
+    bad address '\xff' a name '\\udcff'
+    """
+    text = format_path(text)
+    if "\\udc" not in text:
+        return text
+    import re
+
+    return re.sub(r"(?<!\\)((?:\\\\)*)\\udc([89a-f][0-9a-f])", r"\1\\x\2", text)
+
+
 def format_exact(text: str) -> str:
     """Return a text as `format_path` does, with each backslash of its own doubled: so it can be turned back.
 
