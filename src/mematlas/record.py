@@ -31,18 +31,16 @@ else:
         fields = tuple(cls.__annotations__)
         defaults = {name: cls.__dict__[name] for name in fields if name in cls.__dict__}
         body = {k: v for k, v in cls.__dict__.items() if k not in defaults and k not in ("__dict__", "__weakref__")}
-        arguments = ", ".join(f"{name}=defaults[{name!r}]" if name in defaults else name for name in fields)
-        # The slot's own descriptor sets the value, past the __setattr__ below that forbids it.
-        setters = ", ".join(f"set_{name}=None" for name in fields)
-        lines = "".join(f"    set_{name}(self, {name})\n" for name in fields)
-        namespace = {"defaults": defaults}
-        exec(f"def __init__(self, {arguments}, *, {setters}):\n{lines}", namespace)
-        init = namespace["__init__"]
-        init.__qualname__ = f"{cls.__qualname__}.__init__"
+
+        def first_init(self, *values, **named):
+            # Compiled at the first instance: of those that a start makes known, few are made.
+            made.__init__ = init_of(made, fields, defaults)
+            self.__init__(*values, **named)
+
         body |= {
             "__slots__": fields,
             "__match_args__": fields,
-            "__init__": init,
+            "__init__": first_init,
             "__repr__": _repr,
             "__reduce__": _reduce,
             "__eq__": _eq,
@@ -51,8 +49,20 @@ else:
             "__delattr__": _refuse,
         }
         made = type(cls)(cls.__name__, cls.__bases__, body)
-        init.__kwdefaults__ = {f"set_{name}": made.__dict__[name].__set__ for name in fields}
         return made
+
+    def init_of(cls, fields, defaults):
+        """Return what sets the fields of a new record."""
+        arguments = ", ".join(f"{name}=defaults[{name!r}]" if name in defaults else name for name in fields)
+        # The slot's own descriptor sets the value, past the __setattr__ below that forbids it.
+        setters = ", ".join(f"set_{name}=None" for name in fields)
+        lines = "".join(f"    set_{name}(self, {name})\n" for name in fields)
+        namespace = {"defaults": defaults}
+        exec(f"def __init__(self, {arguments}, *, {setters}):\n{lines}", namespace)
+        init = namespace["__init__"]
+        init.__qualname__ = f"{cls.__qualname__}.__init__"
+        init.__kwdefaults__ = {f"set_{name}": cls.__dict__[name].__set__ for name in fields}
+        return init
 
 
 def _values(self: Any) -> tuple[Any, ...]:
