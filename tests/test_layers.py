@@ -34,6 +34,7 @@ BESIDE = {
     "choosing": "sources",
     "coldness": "actions",
     "ending": "sources",
+    "pagesources": "sources",
     "pagingout": "actions",
     "pins": "actions",
     "refaults": "actions",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from constructed import Tables
+from mematlas.analysis.counting import shared_pss
 from mematlas.analysis.pagetable import (
     aliases,
     audit,
@@ -21,7 +22,6 @@ from mematlas.analysis.pagetable import (
     verify,
 )
 from mematlas.analysis.tablelist import EntryFilter, list_entries
-from mematlas.analysis.usage import shared_pss
 from mematlas.arrays import Counts, Words
 from mematlas.model.pagetable import EXECUTABLE, USER, WRITABLE, Walk, page_blocks, walk, walk_parts
 from mematlas.model.paging import SpecialSwap

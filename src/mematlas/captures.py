@@ -35,9 +35,9 @@ from mematlas.kernel.smaps import HEX_DIGITS
 from mematlas.kernel.vmfile import LiveFiles
 from mematlas.model.pages import HIDDEN_FRAMES, PageReader
 from mematlas.model.stalls import smaps_hold
+from mematlas.model.unsaid import ZERO_UNKNOWN
 from mematlas.process import Process
 from mematlas.record import record
-from mematlas.sources import ZERO_UNKNOWN
 from mematlas.version import __version__
 
 TYPE_CHECKING = False

@@ -19,9 +19,8 @@ from mematlas.kernel.smaps import read_smaps
 from mematlas.kernel.status import Stat, read_memory_status, read_stat, status_bytes
 from mematlas.kernel.vmfile import find_files
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
-from mematlas.model.pages import STATE_OF_BYTE, Hole, PageReader, decode_place, entry_flags, is_hidden
 from mematlas.record import replace
-from mematlas.sources import VmaCounter, note_cut, note_unknown, read_counters
+from mematlas.sources import SmapsCounter, note_cut, read_counters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.model.folio_sizes import FolioSizes
     from mematlas.model.nodes import PageNodes
+    from mematlas.model.pages import Hole, PageReader
     from mematlas.model.tableaccess import TableAccess
     from mematlas.model.tablereader import TableReader
 
@@ -238,6 +238,8 @@ class Process:
 
             reader = TableReader(self.dir, self.tables_access())
         else:
+            from mematlas.model.pages import PageReader
+
             reader = PageReader(self.dir, self._pacer(), cached=False)
         with reader:
             accounts.read(reader)
@@ -286,26 +288,29 @@ class Process:
         notes: list[str] = []
         chosen = self._chooser.of_amounts(source, max_stall, notes, numa)
         nodes = self.page_nodes() if numa else None
-        counter = VmaCounter(self.dir, self._pacer(), first_pages, nodes, notes)
         if chosen == "smaps":
             every, torn = self._read_smaps()
             if torn and self.pid == os.getpid():
                 every, torn = self._read_smaps()  # the reading itself made us grow: now there is room for it
-            vmas = counter.by_smaps([entry for entry in every if selection.matches(entry[0])])
+            counter = SmapsCounter(self.dir, self._pacer(), first_pages, nodes, notes)
+            vmas = counter.count([entry for entry in every if selection.matches(entry[0])])
         else:
+            from mematlas.pagesources import PageCounter
+
+            by_pages = PageCounter(self.dir, self._pacer(), first_pages, nodes, notes)
             space = self.address_space()
             wanted = list(filter(selection.matches, space.vmas))
             try:
                 if chosen == "tables":
-                    vmas = counter.by_tables(wanted, self.tables_access())
+                    vmas = by_pages.by_tables(wanted, self.tables_access())
             except NotSupported as error:
                 if source != "auto":
                     raise
                 chosen = "pagemap"
                 notes.append(f"{PAGEMAP_INSTEAD}: {error}")
             if chosen == "pagemap":
-                vmas = counter.by_pagemap(wanted)
-            torn = counter.torn or self._torn(space)
+                vmas = by_pages.by_pagemap(wanted)
+            torn = by_pages.torn or self._torn(space)
         if source == "auto" and chosen == "pagemap" and any(None in (v.usage.pss, v.usage.swap) for v in vmas):
             notes.append(
                 f"--source smaps tells all, and holds up the target for {self._chooser.smaps_hold() * 1e3:.0f} ms"
@@ -376,6 +381,8 @@ class Process:
             from mematlas.model.tablereader import TableReader
 
             return TableReader(self.dir, self.tables_access(), low, high)
+        from mematlas.model.pages import PageReader
+
         return PageReader(self.dir, self._pacer() if paced else None)
 
     # Where
@@ -389,6 +396,8 @@ class Process:
         >>> Process(4211).translate([0x7f3c1a2b4010])[0].phys   # doctest: +SKIP
         7023669264
         """
+        from mematlas.model.pages import PageReader
+
         before = time.perf_counter()
         space = self.address_space()
         with PageReader(self.dir) as reader:
@@ -397,6 +406,8 @@ class Process:
             return found
 
     def _translate(self, space: AddressSpace, reader: PageReader, address: int) -> Translation:
+        from mematlas.model.pages import STATE_OF_BYTE, decode_place, entry_flags, is_hidden
+
         vma = space.find(address)
         if vma is None:
             return Translation(address, None, None, None, None, None, None, None, (), False)
@@ -561,6 +572,8 @@ class Process:
         return [piece for piece in space.pieces(low, high) if selection.matches(piece[0])]
 
     def _fill(self, reader: PageReader | TableReader, cells: Cells, vma: Vma, low: int, high: int, place: int) -> None:
+        from mematlas.model.pages import STATE_OF_BYTE, Hole
+
         for piece in reader.pieces(vma, low, high):
             at = place + (piece.address - low) // self.page_size
             if isinstance(piece, Hole):
@@ -570,16 +583,17 @@ class Process:
 
     def _finish(self, before: float, space: AddressSpace, reader: PageReader | TableReader, notes: list[str]) -> None:
         """Say how a reading of pages came about, in `reading` and in the notes."""
+        from mematlas.pagesources import note_unknown
+
         if self.dir.fd < 0:
             return  # closed already: whoever asked has gone
         note_unknown(reader, notes)
         note_cut(space.vmas, notes)
-        source = "pagemap" if isinstance(reader, PageReader) else "tables"
         torn = self._torn(space)
         if torn:
             notes.append("torn: VMAs changed during the reading, this is of no one moment")
-        name = self._chooser.reader_name(source)
-        self.reading = Reading(source, time.perf_counter() - before, torn, tuple(dict.fromkeys(notes)), name)
+        name = self._chooser.reader_name(reader.source)
+        self.reading = Reading(reader.source, time.perf_counter() - before, torn, tuple(dict.fromkeys(notes)), name)
 
     def _pacer(self) -> Pacer | None:
         return Pacer() if self.procfs.live else None

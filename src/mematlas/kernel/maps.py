@@ -35,6 +35,9 @@ NO_FILE = "00:00"
 ANON_KINDS = frozenset(("heap", "stack", "anon"))
 """The kinds whose fresh pages come from nowhere, so that reading them maps the zero page."""
 
+MAY_BE_HIDDEN = frozenset(("vvar", "special"))
+"""The kinds of which pagemap may show nothing, whatever is mapped there."""
+
 
 @record
 class Vma:

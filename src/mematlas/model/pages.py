@@ -15,7 +15,6 @@ from mematlas.kernel.pagemap import (
     EXCLUSIVE,
     FILE,
     GUARD,
-    LAST_ADDRESS,
     MARK_A,
     MARK_B,
     MARKS,
@@ -42,6 +41,7 @@ from mematlas.kernel.pagemap import (
     mark_special,
     to_marks,
 )
+from mematlas.model.hidden import HiddenVmas
 from mematlas.model.hugecounts import HugeCounts, guessed_places
 from mematlas.record import record
 
@@ -123,50 +123,6 @@ class Hole:
         return self.nr_pages
 
 
-class HiddenVmas:
-    """Which VMAs pagemap shows nothing of, whatever is mapped there: `[vsyscall]`, and VM_PFNMAP areas.
-
-    Those are devices' memory, and `[vvar]` on most kernels; the kernel itself tells. Where it does not (before v6.7),
-    what no page was seen of counts as hidden.
-    """
-
-    def __init__(self, process: ProcessDir, pagemap: Pagemap | None = None) -> None:
-        self._process = process
-        self._pagemap = pagemap
-        self._found: dict[int, bool] = {}
-        self._shown: set[int] = set()
-
-    def note_shown(self, vma: Vma) -> None:
-        """Take note that something of a VMA was shown."""
-        if vma.kind in MAY_BE_HIDDEN:
-            self._shown.add(vma.start)
-
-    def is_hidden(self, vma: Vma) -> bool:
-        """Whether nothing of a VMA can be seen. Ask after reading its blocks."""
-        if vma.start >= LAST_ADDRESS:
-            return True
-        if vma.kind not in MAY_BE_HIDDEN or vma.start in self._shown:
-            return False
-        if vma.start not in self._found:
-            self._found[vma.start] = self._ask(vma)
-        return self._found[vma.start]
-
-    def _ask(self, vma: Vma) -> bool:
-        machine = self._process.procfs.machine
-        if machine is not None:
-            return "hidden" not in machine or f"{vma.start:x}-{vma.end:x}" in machine["hidden"]
-        try:
-            if self._pagemap is not None:
-                return not self._pagemap.shows(vma.start)
-            with Pagemap(self._process) as pagemap:
-                return not pagemap.shows(vma.start)
-        except (NotSupported, PermissionDenied):
-            return True
-
-
-MAY_BE_HIDDEN = frozenset(("vvar", "special"))
-
-
 class PageReader:
     """Reads the pages of one process, marked with all that can be known. Holds its pagemap open.
 
@@ -181,6 +137,8 @@ class PageReader:
     ...     "present" in {STATE_OF_BYTE[byte] for block in reader.blocks(stack) for byte in block.states}
     True
     """
+
+    source = "pagemap"
 
     def __init__(
         self, process: ProcessDir, pacer: Pacer | None = None, cached: bool = True, exclusive: bool = True
@@ -456,6 +414,15 @@ def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | N
     if byte & SWAP and STATE_OF_BYTE[byte] == "swapped":
         return None, entry & PM_SWAP_TYPE, place >> PM_SWAP_OFFSET_SHIFT
     return None, None, None
+
+
+def place_of(block: Block, page_size: int, notes: list[str]) -> tuple[str, int | None]:
+    """Return the state and the physical address of the first page of a block; that this is hidden goes to the notes."""
+    byte, entry = block.states[0], block.entries[0]
+    pfn = entry & PM_PFRAME
+    if byte & PRESENT and pfn == 0:
+        notes.append(HIDDEN_FRAMES)
+    return STATE_OF_BYTE[byte], pfn * page_size if byte & PRESENT and pfn else None
 
 
 def is_hidden(byte: int, entry: int) -> bool:

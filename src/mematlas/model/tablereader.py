@@ -43,8 +43,9 @@ from mematlas.kernel.pagemap import (
 )
 from mematlas.kernel.structpage import UNKNOWN as UNKNOWN_COUNT
 from mematlas.model import paging
+from mematlas.model.hidden import HiddenVmas
 from mematlas.model.hugeleaves import HugeLeaves
-from mematlas.model.pages import HiddenVmas, Hole, behind
+from mematlas.model.pages import Hole, behind
 from mematlas.model.pagetable import Span, Walk, part_edges, walk
 from mematlas.model.paging import address_of, holds, leaf_address, maps_memory, migration_frame, states, swap_fields
 from mematlas.model.tableaccess import TableAccess, frame_flags
@@ -129,6 +130,7 @@ class TableReader:
     318
     """
 
+    source = "tables"
     zero_known = True
 
     def __init__(self, process: ProcessDir, access: TableAccess, start: int = 0, end: int | None = None) -> None:

@@ -1,0 +1,135 @@
+"""What `mematlas.Process.maps` is made of where entries are counted: VMAs by pagemap, or by page tables."""
+
+from __future__ import annotations
+
+from mematlas.analysis.counting import PageCounts, nr_shared, shared_frames, usage_of_pages, usage_of_tables
+from mematlas.analysis.results import VmaUsage
+from mematlas.errors import NotSupported
+from mematlas.model.pages import STATE_OF_BYTE, PageReader, place_of
+from mematlas.model.unsaid import ZERO_UNKNOWN
+from mematlas.record import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mematlas.kernel.maps import Vma
+    from mematlas.kernel.pagemap import Block, Pacer
+    from mematlas.kernel.procfs import ProcessDir
+    from mematlas.model.nodes import PageNodes, Sizes
+    from mematlas.model.sharers import Sharers
+    from mematlas.model.tableaccess import TableAccess
+    from mematlas.model.tablereader import TableReader
+
+
+class PageCounter:
+    """Counts VMAs of one process by its pages. What is unknown, and why, goes to the notes."""
+
+    def __init__(
+        self, process: ProcessDir, pacer: Pacer | None, first_pages: bool, nodes: PageNodes | None, notes: list[str]
+    ) -> None:
+        self.process = process
+        self.page_size = process.procfs.page_size
+        self.torn = False
+        """Whether tables changed while they were walked, in spite of all."""
+        self._pacer = pacer
+        self._first_pages = first_pages
+        self._nodes = nodes
+        self._notes = notes
+
+    def by_pagemap(self, vmas: Iterable[Vma]) -> list[VmaUsage]:
+        """Return what the entries of pagemap add up to, with pauses; who shares the pages is told by kpagecount."""
+        from mematlas.model.sharers import Sharers
+
+        with (
+            PageReader(self.process, self._pacer, cached=False) as reader,
+            Sharers(self.process.procfs, self._notes) as sharers,
+        ):
+            result = [self._of_pages(reader, sharers, vma) for vma in vmas]
+        note_unknown(reader, self._notes)
+        return result
+
+    def _of_pages(self, reader: PageReader, sharers: Sharers, vma: Vma) -> VmaUsage:
+        counts = PageCounts()
+        state, phys = None, None
+        thp: int | None = 0
+        by_node: Sizes = {}
+        sharers.begin()
+        for block in reader.blocks(vma):
+            counts.add(block.kinds)
+            if self._nodes:
+                self._nodes.add(by_node, block)
+            if self._first_pages and block.address == vma.start:
+                state, phys = place_of(block, self.page_size, self._notes)
+            if vma.kind != "hugetlb":
+                if nr_shared(block.kinds):
+                    sharers.add(shared_frames(block))
+                thp = self._add_huge(reader, vma, block, thp)
+        hole = STATE_OF_BYTE[reader.hole(vma)]
+        if self._first_pages and vma.kind == "shmem" and (state or hole) == "absent":
+            state = self._in_file(reader, vma)
+        usage = usage_of_pages(
+            vma,
+            counts,
+            self.page_size,
+            zero_known=reader.zero_known,
+            hole=hole,
+            sharers=sharers.by_count(),
+            thp=thp,
+        )
+        return VmaUsage(vma, usage, state or hole, phys, nodes=by_node if self._nodes else None)
+
+    def _add_huge(self, reader: PageReader, vma: Vma, block: Block, thp: int | None) -> int | None:
+        if thp is None:
+            return None
+        try:
+            return thp + reader.huge_size(vma, block)
+        except NotSupported as error:
+            self._notes.append(f"huge pages unknown with this source: {error}")
+            return None
+
+    def by_tables(self, vmas: Sequence[Vma], access: TableAccess) -> list[VmaUsage]:
+        """Return what page tables and struct pages add up to.
+
+        Raises:
+            NotSupported: they cannot be read after all.
+        """
+        from mematlas.model.tablereader import TableReader
+
+        if not vmas:
+            return []
+        with TableReader(self.process, access, vmas[0].start, vmas[-1].end) as reader:
+            result = [self._of_tables(reader, vma) for vma in vmas]
+            if self._nodes:
+                result = [replace(item, nodes=self._nodes.of_vma(reader, item.vma)) for item in result]
+        note_unknown(reader, self._notes)
+        self.torn = bool(reader.torn)
+        return result
+
+    def _of_tables(self, reader: TableReader, vma: Vma) -> VmaUsage:
+        sums = reader.count(vma)
+        hole = STATE_OF_BYTE[reader.hole(vma)]
+        state, phys = None, None
+        if self._first_pages and (block := reader.block_at(vma, vma.start)):
+            state, phys = place_of(block, self.page_size, self._notes)
+        usage = usage_of_tables(vma, sums, self.page_size, hole)
+        return VmaUsage(vma, usage, state or hole, phys, sums.nr_accessed, sums.nr_dirty)
+
+    def _in_file(self, reader: PageReader, vma: Vma) -> str:
+        """Return what the file of shared memory tells of the first page, which has no entry here."""
+        return STATE_OF_BYTE[reader.states(vma, vma.start, vma.start + self.page_size)[0]]
+
+
+def note_unknown(reader: PageReader | TableReader, notes: list[str]) -> None:
+    """Say what a reader could not tell of the pages that it has read, and why."""
+    if why := sorted(reader.backings.unknown):
+        vmas = "a shared VMA" if len(why) == 1 else f"{len(why)} shared VMAs"
+        notes.append(f"swap and untouched pages of {vmas} unknown: {why[0]}")
+    notes.extend(sorted(reader.backings.uncertain))
+    if not isinstance(reader, PageReader):
+        notes.extend(reader.notes())
+        return
+    if not reader.zero_known:
+        notes.append(ZERO_UNKNOWN)
+    if reader.huge_counts.note:
+        notes.append(reader.huge_counts.note)
