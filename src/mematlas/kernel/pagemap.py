@@ -100,21 +100,28 @@ LAST_ADDRESS = 1 << 63
 class Pacer:
     """Lets the target run between reads.
 
-    Each read of pagemap holds the target's mmap lock for some 20 us only, but reads without a pause starve its
-    mmap, munmap and brk: the lock is nearly always held by a reader. Pauses of four times the length of what was
-    read give a busy target most of its speed back. Many short ones would cost us more than the reading.
+    The kernel holds the target's mmap lock for some 20 us at a time, but takes it again at once for what is left of a
+    read, so that whoever wants it for mmap, munmap or brk waits for the read's end. Pauses of four times the length of
+    what was read give a busy target most of its speed back. Few long ones cost us less than many short ones, some 20 us
+    of processor time each, whatever their length.
     """
 
-    WORK = 200e-6
-    """Seconds of reading between pauses."""
+    WORK = 400e-6
+    """Seconds of reading between pauses: what the target may have to wait."""
     REST = 4.0
 
     def __init__(self) -> None:
         self.used = 0.0
+        self.most = BLOCK_SIZE
+        """Bytes of entries to read at once, so that one read takes no longer than `WORK`."""
 
-    def spend(self, seconds: float) -> None:
-        """Account for a read of this length, and sleep when it is time."""
+    def spend(self, seconds: float, size: int = 0) -> None:
+        """Account for a read of this length, of so many bytes of entries; and sleep when it is time."""
         self.used += seconds
+        if size > PACED_BLOCK_SIZE and seconds > self.WORK:
+            self.most = max(PACED_BLOCK_SIZE, size // 2)
+        elif size == self.most < BLOCK_SIZE and seconds < self.WORK / 4:
+            self.most *= 2
         if self.used >= self.WORK:
             time.sleep(self.used * self.REST)
             self.used = 0.0
@@ -178,7 +185,7 @@ class Pagemap:
         self.file: WordFile = process.open("pagemap")
         self.marked = not process.procfs.live
         """Whether the entries carry our marks already, as those of a capture do."""
-        self.bytes = bytearray(BLOCK_SIZE if pacer is None else PACED_BLOCK_SIZE)
+        self.bytes = bytearray(BLOCK_SIZE)
         self.buffer = memoryview(self.bytes)
         self.can_scan = process.procfs.live
         self._scanner: Scanner | None = None
@@ -258,11 +265,12 @@ class Pagemap:
         """
         end = min(end, LAST_ADDRESS)
         page_size, buffer, data = self.page_size, self.buffer, self.bytes
-        # Cut at multiples of the block, which divides what one table maps: each read is one hold of the lock.
-        block_bytes = len(buffer) // ENTRY_SIZE * page_size
+        size = PACED_BLOCK_SIZE
         address = start
         while address < end:
-            nr_pages = (min(end, address - address % block_bytes + block_bytes) - address) // page_size
+            # Cut at multiples of the size, which divides what one table maps, or is a multiple of it.
+            span = size // ENTRY_SIZE * page_size
+            nr_pages = (min(end, address - address % span + span) - address) // page_size
             raw = buffer[: nr_pages * ENTRY_SIZE]
             nr_read = self._read(raw, address // page_size * ENTRY_SIZE)
             states = bytes(data[7:nr_read:ENTRY_SIZE])
@@ -271,7 +279,10 @@ class Pagemap:
             if not empty or (find and (asked := find(address)) is not None and asked < after):
                 yield Block(address, raw[:nr_read], states)
             # Where the last page is empty, more may follow: a search costs as much as one read of nothing.
-            address = self._next(after, end, find) if after < end and not states[-1] else after
+            if after < end and not states[-1]:
+                address, size = self._next(after, end, find), PACED_BLOCK_SIZE
+            else:
+                address, size = after, min(2 * size, self.pacer.most if self.pacer else BLOCK_SIZE)
 
     def _next(self, address: int, end: int, find: Callable[[int], int | None] | None) -> int:
         """Return where to read on after an empty page: the next that is anything, or the end."""
@@ -313,7 +324,7 @@ class Pagemap:
         else:
             before = time.perf_counter()
             nr_read = self.file.read_into(buffer, offset)
-            self.pacer.spend(time.perf_counter() - before)
+            self.pacer.spend(time.perf_counter() - before, len(buffer))
         if nr_read == 0:
             # The file holds the address space it was opened on; it reads as empty once nobody runs in that.
             raise ProcessGone(self.process.pid, "ended" if self.process.is_ending() else "runs another program now")
