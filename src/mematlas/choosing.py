@@ -35,6 +35,8 @@ class Chooser:
     def __init__(self, process: ProcessDir) -> None:
         self.dir = process
         self.procfs = process.procfs
+        self.will_look_again = False
+        """Whether this is one of many looks: what page tables are read with is then opened once, and pays."""
         self._access: dict[str, TableAccess] = {}
         """By the reader that was asked for, and by its own name."""
 
@@ -62,7 +64,7 @@ class Chooser:
         if not self.procfs.live or hold <= max_stall:
             return "smaps"
         why = None
-        if self._tables_pay(1 << 64) and (why := self.why_no_tables()) is None:
+        if (self.will_look_again or self._tables_pay(1 << 64)) and (why := self.why_no_tables()) is None:
             return "tables"
         try:
             self._check_counts()
@@ -94,7 +96,7 @@ class Chooser:
             return "pagemap" if source == "auto" else source
         if min(self.smaps_hold(max_stall), (end - start) * HOLD_PER_BYTE) <= max_stall:
             return "pagemap"
-        if not self._tables_pay(end - start):
+        if not (self.will_look_again or self._tables_pay(end - start)):
             return "pagemap"
         if (why := self.why_no_tables()) is None:
             return "tables"

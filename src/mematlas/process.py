@@ -97,6 +97,13 @@ class Process:
 
     # What it maps
 
+    def expect_more_looks(self) -> None:
+        """Say that amounts or pages will be asked for again and again: then ``auto`` takes page tables sooner.
+
+        What they are read with costs some time to open, once, and is held until `close`.
+        """
+        self._chooser.will_look_again = True
+
     def address_space(self) -> AddressSpace:
         """Return the VMAs, in address order.
 

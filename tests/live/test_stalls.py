@@ -72,6 +72,17 @@ def test_huge_pages_make_smaps_cheap() -> None:
     assert enough >= SIZE * HOLD_PER_BYTE  # nobody asked
 
 
+def test_huge_pages_that_a_fork_shares_are_looked_at_one_by_one() -> None:
+    forking = FILLED.replace("print(", "import os\nif os.fork():\n    print(")
+    with program(FILLED, [SIZE, MADV_HUGEPAGE]) as alone, Process(alone.pid) as process:
+        of_alone = smaps_hold(process.dir)
+    with program(forking, [SIZE, MADV_HUGEPAGE]) as shared, Process(shared.pid) as process:
+        if sum(fields.get("AnonHugePages", 0) for fields in read_smaps(shared.pid).values()) < SIZE * 3 // 4:
+            pytest.skip("no memory in one piece for huge pages")
+        of_shared = smaps_hold(process.dir)
+    assert of_shared > 3 * of_alone
+
+
 def test_places_are_spread_evenly_over_what_is_mapped() -> None:
     assert places_in([(0, 4 << 30)], 2, PAGE) == [(0, 1 << 30), (2 << 30, 3 << 30)]
     assert places_in([], 4, PAGE) == places_in([(0, 3 * PAGE)], 4, PAGE) == []

@@ -209,6 +209,17 @@ def test_auto_takes_tables_where_smaps_would_hold_up_the_target(
         assert process.page_source("auto", 0.005, 0, 1 << 47, []) == "pagemap"
 
 
+def test_auto_takes_tables_where_one_looks_again(victim: MakeVictim) -> None:
+    target = victim("anon")
+    with Process(target.pid) as process:
+        process.expect_more_looks()
+        assert process.usage(max_stall=0).reading.source == "tables"
+        assert process.page_source("auto", 0, 0, 1 << 47, []) == "tables"
+    done = mematlas("usage", target.pid, "--max-stall", "0ms", "-i", "10ms", "-n", "2", "--format", "jsonl")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["target"]["source"] for line in lines if "target" in line] == ["tables", "tables"]
+
+
 def test_auto_takes_tables_where_these_are_large_and_hold_little(monkeypatch: pytest.MonkeyPatch) -> None:
     # 1,031 tables with a page each.
     with sparse(4 << 30, range(0, 1031 * 512, 512)) as target, Process(target.pid) as process:

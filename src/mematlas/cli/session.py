@@ -201,12 +201,15 @@ class Session:
         self.words: list[str] = []
         """The words after the target."""
         self.text = ""
+        self._will_repeat = False
         self._processes: list[Process] = []
         self._search_notes: list[str] = []
 
     def take_target(self, args: Namespace, default: str | None = None) -> None:
         """Find the target in the arguments, or start it. With a default, the words are not it."""
         self.words = list(args.words)
+        repeats = (getattr(args, "interval", None), getattr(args, "count", None))
+        self._will_repeat = repeats != (None, None) and repeats[1] != 1
         if self.command is not None:
             from mematlas.cli.launch import Launched
 
@@ -248,6 +251,8 @@ class Session:
             except (ProcessGone, TargetNotFound, NoAddressSpace):
                 if len(targets) == 1:
                     raise
+        for process in self._processes if self._will_repeat else ():
+            process.expect_more_looks()
         if not self._processes:
             raise TargetNotFound(f"every process of {self.text} has ended")
         self.procfs = targets[0].procfs
