@@ -15,8 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mematlas.kernel.procfs import ProcessDir
-
 MFD_CLOEXEC = 0x1
 MFD_HUGETLB = 0x4
 MFD_HUGE_SHIFT = 26
@@ -53,11 +51,6 @@ def memfd_device(flags: int) -> str:
 def format_device(dev: int) -> str:
     """Return a device number as maps prints it."""
     return f"{os.major(dev):02x}:{os.minor(dev):02x}"
-
-
-def read_mounts(process: ProcessDir) -> dict[str, str]:
-    """Return the type of each file system that is mounted where the process lives, by its device."""
-    return process.parsed_lines("mountinfo", parse_mountinfo)
 
 
 def parse_mountinfo(lines: Iterable[bytes]) -> dict[str, str]:

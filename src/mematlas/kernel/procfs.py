@@ -396,15 +396,18 @@ class ProcFS(Directory):
 
     def hides(self, pid: int) -> bool:
         """Whether a process that is not here exists all the same: with hidepid=2 only those that we may trace are."""
-        from mematlas.kernel.status import counts_as_we_do
-
         try:
             os.kill(pid, 0)
         except PermissionError:
-            return counts_as_we_do(self)
+            pass
         except (ProcessLookupError, OverflowError):
             return False
-        return False
+        else:
+            return False
+        try:  # of another PID namespace we would have two numbers, or another one
+            return b"\nNStgid:\t%d\n" % os.getpid() in self.read("self/status")
+        except Error:
+            return False
 
     def _error(self, error: OSError, name: str) -> Exception:
         if error.errno == errno.ENOENT and "/" not in name and self.is_subset:

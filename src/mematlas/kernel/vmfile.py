@@ -12,7 +12,7 @@ import os
 import stat
 
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.mounts import format_device, hugetlb_devices, read_mounts, shmem_device
+from mematlas.kernel.mounts import format_device, hugetlb_devices, parse_mountinfo, shmem_device
 from mematlas.record import record
 
 TYPE_CHECKING = False
@@ -211,7 +211,7 @@ class LiveFiles:
     def _type(self, dev: str) -> str | None:
         """Return the type of the file system on a device, of those mounted where the process lives."""
         if self._mounts is None:
-            self._mounts = read_mounts(self._process)
+            self._mounts = self._process.parsed_lines("mountinfo", parse_mountinfo)
         return self._mounts.get(dev)
 
     def _may_wait(self, dev: str) -> bool:
@@ -345,7 +345,7 @@ def internal_devices() -> Devices:
 
 def memory_devices(process: ProcessDir) -> Devices:
     """Return the devices that are memory: the kernel's own, and what is mounted where a process lives."""
-    own, mounted = internal_devices(), devices_of(read_mounts(process))
+    own, mounted = internal_devices(), devices_of(process.parsed_lines("mountinfo", parse_mountinfo))
     return Devices(own.shmem | mounted.shmem, own.hugetlb | mounted.hugetlb)
 
 
