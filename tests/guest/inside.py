@@ -23,7 +23,10 @@ NOT_IN_DEBIAN = (
     *("CONFIG_PTDUMP_DEBUGFS", "vsyscall=xonly"),
 )
 SINCE_6_12 = ("MADV_GUARD_INSTALL", "guard")
-SINCE_6_1 = ("PAGEMAP_SCAN", r"userfaultfd.*Linux 6\.4", "vmcoreinfo", "cachestat")
+SINCE_6_1 = (
+    *("PAGEMAP_SCAN", r"userfaultfd.*Linux 6\.4", "vmcoreinfo", "cachestat"),
+    *("MAP_DROPPABLE", "folios of several sizes"),
+)
 EXPECTED_SKIPS = {
     "6.1": (*SINCE_6_12, *SINCE_6_1, *NOT_IN_DEBIAN),
     "6.12": (*SINCE_6_12, *NOT_IN_DEBIAN),
