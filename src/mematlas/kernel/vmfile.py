@@ -8,6 +8,7 @@ Following the link needs CAP_CHECKPOINT_RESTORE; without it the mounts of the pr
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -128,6 +129,8 @@ class LiveFiles:
         self._shmem: str | None = None
         self._hugetlb: frozenset[str] | None = None
         """The devices of the kernel's own mounts; None while these were not asked for."""
+        self._huge: set[int] | None = None
+        """The starts of the VMAs of hugetlb; None while these were not needed."""
         self._searched: set[str] = set()
         """Where no page was found that could tell."""
         self._refused = ""
@@ -190,9 +193,7 @@ class LiveFiles:
                 kind = "hugetlb"
             elif not self._refused and (magic := self._magic(span)) is not None:
                 kind = KIND_OF_MAGIC.get(magic, "file")
-            elif (
-                self._refused and (vma_page_size(self._process, int(span.partition("-")[0], 16)) or 0) > self._page_size
-            ):
+            elif self._refused and self._has_huge_pages(int(span.partition("-")[0], 16)):
                 kind = "hugetlb"
             if kind is None:
                 return None
@@ -204,9 +205,14 @@ class LiveFiles:
             self._hugetlb = hugetlb_devices()
         return self._hugetlb
 
-    @property
-    def _page_size(self) -> int:
-        return self._process.procfs.page_size
+    def _has_huge_pages(self, start: int) -> bool:
+        """Whether the VMA at an address is one of hugetlb."""
+        try:
+            return vma_page_size(self._process, start) > self._process.procfs.page_size
+        except NotSupported:
+            if self._huge is None:
+                self._huge = huge_vmas(self._process)
+            return start in self._huge
 
     def _type(self, dev: str) -> str | None:
         """Return the type of the file system on a device, of those mounted where the process lives."""
@@ -289,10 +295,13 @@ def magic_of(fd: int) -> int | None:
     return None if libc().fstatfs(fd, answer) else answer[0] & 0xFFFFFFFF
 
 
-def vma_page_size(process: ProcessDir, address: int) -> int | None:
-    """Return the size of the pages of the VMA at an address; None where the kernel does not tell.
+def vma_page_size(process: ProcessDir, address: int) -> int:
+    """Return the size of the pages of the VMA at an address; 0 where none is there any more.
 
     PROCMAP_QUERY on /proc/PID/maps, since Linux commit ed5d583a88a9 (v6.11).
+
+    Raises:
+        NotSupported: on a kernel without it.
     """
     from fcntl import ioctl
 
@@ -303,10 +312,25 @@ def vma_page_size(process: ProcessDir, address: int) -> int | None:
     try:
         ioctl(fd, PROCMAP_QUERY, query)
         return query[6]
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno == errno.ENOTTY:
+            raise NotSupported("PROCMAP_QUERY", "Linux 6.11") from None
+        return 0
     finally:
         os.close(fd)
+
+
+def huge_vmas(process: ProcessDir) -> set[int]:
+    """Return the starts of the VMAs of hugetlb: ``ht`` of VmFlags in smaps."""
+    found = set()
+    span = b""
+    for line in process.lines("smaps"):
+        # The names of fields begin with a capital letter, the addresses of a VMA never.
+        if not line[:1].isupper():
+            span = line.partition(b"-")[0]
+        elif line.startswith(b"VmFlags:") and b"ht" in line.split():
+            found.add(int(span, 16))
+    return found
 
 
 def flags_of_file_page(process: ProcessDir, start: int, end: int) -> int | None:

@@ -16,7 +16,7 @@ class HiddenVmas:
     """Which VMAs pagemap shows nothing of, whatever is mapped there: `[vsyscall]`, and VM_PFNMAP areas.
 
     Those are devices' memory, and `[vvar]` on most kernels; the kernel itself tells. Where it does not (before v6.7),
-    what no page was seen of counts as hidden.
+    what no page is shown of counts as hidden.
     """
 
     def __init__(self, process: ProcessDir, pagemap: Pagemap | None = None) -> None:
@@ -49,5 +49,9 @@ class HiddenVmas:
                 return not self._pagemap.shows(vma.start)
             with Pagemap(self._process) as pagemap:
                 return not pagemap.shows(vma.start)
-        except (NotSupported, PermissionDenied):
+        except NotSupported:
+            # Another file: blocks of the one that is given may be in use.
+            with Pagemap(self._process) as pagemap:
+                return next(pagemap.blocks(vma.start, vma.end), None) is None
+        except PermissionDenied:
             return True
