@@ -8,6 +8,9 @@ of one page. Two ways lead to the lock:
   wants to map something waits for it to be free, and every later reader waits behind that.
 - ``map``: a thread reads the page. Another maps the same file through a descriptor without a page cache, which
   waits for that page, with the lock held for writing (fs/fuse/file.c, fuse_file_mmap()).
+
+A third, ``server``, leaves the lock alone: once a page of the file is mapped and the mount is gone, or with ``mounted``
+while it is there, the server answers nothing at all.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ MADV_RANDOM = 1
 LOOKUP, FORGET, GETATTR, OPEN, READ, RELEASE, FLUSH, INIT, OPENDIR, INTERRUPT, BATCH_FORGET = (
     *(1, 2, 3, 14, 15, 18, 25, 26, 27, 36, 42),
 )
+SERVER_WAYS = ("server", "mounted")
+MNT_DETACH = 2
 NO_ANSWER = (FORGET, INTERRUPT, BATCH_FORGET)
 FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE = 1, 2
 ENOSYS = 38
@@ -53,22 +58,26 @@ def attributes(node: int) -> bytes:
     return struct.pack("6Q10I", node, size, 0, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, PAGE, 0)
 
 
-def serve(device: int) -> None:
+def serve(device: int, is_mute: bool) -> None:
     nr_opened = 0
+    valid = 0 if is_mute else 100
+    has_read = False
     while True:
         try:
             request = os.read(device, 1 << 17)
         except OSError:
             return
         _, opcode, unique, node = struct.unpack_from("IIQQ", request)
+        if is_mute and has_read and opcode != RELEASE:
+            continue
         body = request[40:]
         error, answer = 0, b""
         if opcode == INIT:
             answer = struct.pack("IIIIHHII", 7, 31, 0, 0, 12, 9, 1 << 16, 1).ljust(64, b"\0")
         elif opcode == LOOKUP:
-            answer = struct.pack("QQQQII", FILE, 0, 100, 100, 0, 0) + attributes(FILE)
+            answer = struct.pack("QQQQII", FILE, 0, 100, valid, 0, 0) + attributes(FILE)
         elif opcode == GETATTR:
-            answer = struct.pack("QII", 100, 0, 0) + attributes(node)
+            answer = struct.pack("QII", valid, 0, 0) + attributes(node)
         elif opcode in (OPEN, OPENDIR):
             nr_opened += opcode == OPEN
             answer = struct.pack("QII", 1, FOPEN_KEEP_CACHE if nr_opened < 2 else FOPEN_DIRECT_IO, 0)
@@ -77,6 +86,7 @@ def serve(device: int) -> None:
             if offset + size > STUCK_PAGE * PAGE:
                 continue
             answer = b"x" * size
+            has_read = True
         elif opcode in NO_ANSWER:
             continue
         elif opcode not in (FLUSH, RELEASE):
@@ -107,6 +117,12 @@ def be_target(way: str, path: str, size: int) -> None:
     own = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for place in range(0, size, PAGE):
         own[place] = 1
+    if way in SERVER_WAYS:
+        assert area[0] == ord("x")
+        if way == "server":
+            checked(libc.umount2(os.path.dirname(path).encode(), MNT_DETACH))
+        os.write(1, f"{os.getpid()}\n".encode())
+        signal.pause()
     # The last words: what comes now may stop at any line.
     os.write(1, f"{os.getpid()}\n".encode())
     if way == "map":
@@ -138,7 +154,7 @@ def main() -> None:
         be_target(way, f"{directory}/file", size)
         os._exit(0)
     # The last descriptor of the device: as soon as we end, whoever waits for the file system gets an error.
-    serve(device)
+    serve(device, way in SERVER_WAYS)
 
 
 main()

@@ -101,6 +101,19 @@ def test_descriptor_arrives_as_what_it_was(tmp_path: Path) -> None:
         os.close(fd)
 
 
+def test_child_holds_none_of_our_streams() -> None:
+    for _, streams, _ in Inquiry(lambda _: ([os.readlink(f"/proc/self/fd/{fd}") for fd in range(3)], -1), [1]):
+        assert streams == [os.devnull] * 3
+
+
+def test_mistake_in_a_child_is_shown_whole_and_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    inquiry = Inquiry(lambda number: (1 // number, -1), [1, 0, 1])
+
+    assert [number for number, _, _ in inquiry] == [1, 1]
+    assert inquiry.unasked == [0]
+    assert capsys.readouterr().err.splitlines()[-1] == "ZeroDivisionError: integer division or modulo by zero"
+
+
 def test_who_has_enough_leaves_nothing_behind() -> None:
     before, fds = children(), os.listdir("/proc/self/fd")
     answers = iter(Inquiry(hang_at(2), range(NR_THINGS)))
@@ -115,8 +128,9 @@ ORPHAN = """
 import os, sys, time
 sys.path.append(sys.argv[1])
 from mematlas.kernel.abandon import Inquiry
+told = os.dup(1)
 def ask(_):
-    print(os.getpid(), flush=True)
+    os.write(told, b"%d\\n" % os.getpid())
     time.sleep(1000)
 for _ in Inquiry(ask, [1], patience=1000):
     pass

@@ -12,7 +12,7 @@ from mematlas.kernel.mounts import parse_mountinfo
 from mematlas.kernel.pagemap import SWAP
 from mematlas.kernel.status import read_memory_status, status_bytes
 from mematlas.kernel.sysvipc import is_in_our_namespace, read_segments
-from mematlas.kernel.vmfile import devices_of, internal_devices, memory_devices
+from mematlas.kernel.vmfile import NOBODY_ANSWERS, LiveFiles, devices_of, internal_devices, memory_devices
 from mematlas.model.holders import Holders, find_holders, first_of_program, open_memory_files
 from mematlas.model.pages import STATE_OF_BYTE
 from mematlas.record import record
@@ -183,6 +183,10 @@ class Ending:
         self.holders = find_holders(self.process, nameless)
 
     def _ask(self, file: MemoryFile) -> None:
+        place, _, span = file.link.partition("/")
+        if place == "map_files" and self._live_files.is_silent(span, file.file[0]):
+            self.notes.append(f"files of memory unknown: {NOBODY_ANSWERS}")
+            return
         try:
             self.facts[file.file] = self._facts_of(file)
         except PermissionDenied as error:
@@ -283,6 +287,10 @@ class Ending:
         return bool(unseen) or self.holders.is_inside
 
     # The same for each of its files, which may be many.
+
+    @cached_property
+    def _live_files(self) -> LiveFiles:
+        return LiveFiles(self.process)
 
     @cached_property
     def _first_start(self) -> int:

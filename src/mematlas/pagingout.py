@@ -235,12 +235,12 @@ class PageOut(Advice):
 
 def owns(vma: Vma) -> bool:
     """Whether we own the file of a VMA or may write to it, as far as its path tells."""
+    if "CAP_FOWNER" in effective_capabilities():
+        return True
     try:
         found = os.stat(vma.path)
     except OSError:
         return True  # deleted, or of another mount namespace: what stays will show
-    if found.st_ino != vma.inode:
-        return True
-    if found.st_uid == os.geteuid() or "CAP_FOWNER" in effective_capabilities():
+    if found.st_ino != vma.inode or found.st_uid == os.geteuid():
         return True
     return os.access(vma.path, os.W_OK, effective_ids=True)

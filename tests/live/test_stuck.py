@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from helpers import Program, mematlas, program
+from mematlas import Process
 from mematlas.errors import TargetNotFound
 from mematlas.kernel.cmdline import MAX_COMMAND, read_command
+from mematlas.kernel.maps import read_maps
 from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.vmfile import ANSWER_SECONDS, SILENT, LiveFiles
 from mematlas.model.target import Target, answering, describe, resolve, resolve_all
-from stuck import WAYS, stuck
+from stuck import SERVER_WAYS, WAYS, stuck
 from victim import DEADLINE, process_state, wait_until
 
 QUIET = "import sys; print(1, flush=True)"
@@ -180,3 +183,42 @@ assert signal.sigwait({signal.SIGHUP}) == signal.SIGHUP
 def test_signal_that_is_taken_does_not_wake_the_watchdog() -> None:
     # In a process of one thread: another one of ours would take the signal.
     subprocess.run([sys.executable, "-c", SIGNALLED], check=True, timeout=DEADLINE)
+
+
+# --- file systems whose server does not answer
+
+LOOKS = ["maps", "usage --verify", "usage --if-ended", "pages --runs", "map", "pageout --dry-run", "willneed --dry-run"]
+
+
+@pytest.fixture(scope="module", params=SERVER_WAYS)
+def unanswered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A process that maps a file of a file system that answers nothing any more."""
+    with stuck(request.param, tmp_path_factory.mktemp("mount")) as pid:
+        yield pid
+
+
+@pytest.mark.parametrize("words", LOOKS)
+def test_file_system_that_does_not_answer_holds_up_nobody(words: str, unanswered: int) -> None:
+    # Whoever waits for its server cannot even be killed, and would keep our pipes open.
+    command, *options = words.split()
+    assert mematlas(command, str(unanswered), *options).returncode == 0
+
+
+def test_file_of_a_server_that_does_not_answer_is_a_file_and_that_is_said(unanswered: int) -> None:
+    with Process(unanswered) as process:
+        kinds = {vma.kind for vma in process.address_space().vmas if vma.path.endswith("/file")}
+        notes = process.files.notes()
+
+    assert kinds == {"file"}
+    assert all(note.startswith(SILENT) for note in notes)
+
+
+def test_one_file_system_that_does_not_answer_is_waited_for_and_no_other(unanswered: int) -> None:
+    with ProcFS().process(unanswered) as process:
+        files = LiveFiles(process)
+        span = next(f"{vma.start:x}-{vma.end:x}" for vma in read_maps(process) if vma.path.endswith("/file"))
+        files._own_mounts = files._mounts = {}
+        assert files.is_silent(span, "00:fff00")
+        before = time.monotonic()
+        assert all(files.is_silent(span, f"00:fff{minor}") for minor in range(10, 50))
+        assert time.monotonic() - before < ANSWER_SECONDS

@@ -3,7 +3,8 @@
 Whoever reads maps, smaps or the command line of a process waits for its mmap lock, and there is no bound to how long
 somebody else may hold that: a thread that waits for a dead file system holds it for ever. Such a wait ends for fatal
 signals alone. So what looks at processes that nobody asked for looks from a child. Where that falls silent another one
-goes on with the next process, and in the end it is killed.
+goes on with the next process, and in the end it is killed. Even that may not end it: who waits for a server of FUSE
+that has taken the request waits for the answer (fs/fuse/dev.c, request_wait_answer()). So it holds none of our streams.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ SILENCE = 0.02
 PATIENCE = 0.3
 """Seconds after which an answer is waited for no more, if the child itself waits for something in the kernel."""
 MESSAGE_SIZE = 1 << 16
+MISTAKE = b"!"
+"""Begins a message that is no answer but a traceback; nothing that marshal writes begins so."""
 FD_SIZE = 4
 """Bytes of an int, which a descriptor is."""
 FAREWELL = 0.02
@@ -163,6 +166,9 @@ class Child:
         """Return the next answer and its descriptor; None when it has ended, for want of memory perhaps."""
         data, rights, _, _ = self._socket.recvmsg(MESSAGE_SIZE, _socket.CMSG_SPACE(FD_SIZE), _socket.MSG_CMSG_CLOEXEC)
         fd = int.from_bytes(rights[0][2], sys.byteorder) if rights else -1
+        if data[:1] == MISTAKE:
+            sys.stderr.write(data[1:].decode("utf-8", "replace"))
+            return None
         return (marshal.loads(data), fd) if data else None
 
     def waits(self) -> bool:
@@ -195,6 +201,7 @@ def run(ask: Ask, things: Sequence[Any], out: _socket.socket, parent: int) -> No
         for number in (SIGINT, SIGTERM, SIGHUP, SIGIO):
             signal(number, SIG_DFL)
         end_with(parent)
+        let_go_of_streams()
         for thing in things:
             answer, fd = ask(thing)
             rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(FD_SIZE, sys.byteorder))] if fd >= 0 else []
@@ -204,9 +211,19 @@ def run(ask: Ask, things: Sequence[Any], out: _socket.socket, parent: int) -> No
     except BrokenPipeError:
         pass  # our parent has enough
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # a mistake of ours: show it whole
+        import traceback
+
+        # A mistake of ours: to be shown whole.
+        out.sendmsg([MISTAKE, traceback.format_exc()[-MESSAGE_SIZE // 2 :].encode("utf-8", "replace")])
     finally:
         os._exit(0)
+
+
+def let_go_of_streams() -> None:
+    """Leave the standard streams: whoever reads what we write to a pipe would wait for a child that cannot end."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in range(3):
+        os.dup2(null, fd)
 
 
 def end_with(parent: int) -> None:

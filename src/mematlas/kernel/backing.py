@@ -15,7 +15,7 @@ from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.libc import libc
 from mematlas.kernel.pagemap import CACHED, GUARD, MARK_A, MARK_B, PRESENT, SWAP, SWAPPED_FILE, UFFD_WP
 from mematlas.kernel.procfs import translate_error
-from mematlas.kernel.vmfile import KIND_OF_MAGIC, magic_of
+from mematlas.kernel.vmfile import KIND_OF_MAGIC, NOBODY_ANSWERS, LiveFiles, magic_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class Backings:
         self.uncertain: set[str] = set()
         """What is uncertain in what was told: messages, for the notes."""
         self._asked: dict[int, Backing | None] = {}
+        self._files: LiveFiles | None = LiveFiles(process) if process.procfs.live else None
 
     def __contains__(self, vma: Vma) -> bool:
         return vma.start in self._asked
@@ -109,6 +110,9 @@ class Backings:
 
     def part(self, vma: Vma, start: int, end: int, cached: bool = True) -> Backing | None:
         """Return what it holds of a part, as it is at this moment; None where it may not be asked."""
+        if self._files and self._files.is_silent(f"{vma.start:x}-{vma.end:x}", vma.dev):
+            self.unknown.add(NOBODY_ANSWERS)
+            return None
         try:
             backing = read_backing(self.process, vma, start=start, end=end, cached=cached)
         except (PermissionDenied, NotSupported) as error:

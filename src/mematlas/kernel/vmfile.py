@@ -4,6 +4,9 @@ A line of maps has the device and the inode of the file, and a name that anybody
 tells: the link /proc/PID/map_files/START-END (proc_pid_map_files(5)) leads to it under whatever name or none, deleted,
 or on a file system that is mounted elsewhere or nowhere. It is never opened: opening a device may do something.
 Following the link needs CAP_CHECKPOINT_RESTORE; without it the mounts of the process tell, and names are a guess.
+
+A file system with a server (FUSE, NFS) hands on what it is asked, and the server may never answer. So only those that
+answer by themselves are asked; which one a device is tell the mounts and, where it is mounted nowhere, a child.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.mounts import format_device, hugetlb_devices, parse_mountinfo, shmem_device
@@ -50,6 +54,13 @@ KIND_OF_TYPE = {
 """``stacked``: a file system that shows files of others, whose memory is of those others' kind."""
 LOCAL_TYPES = frozenset(("overlay", "btrfs", "zfs", "bcachefs", *KIND_OF_TYPE)) - {"fuse", "fuseblk"}
 """File systems without a device of their own that answer at once: others may ask a server, which may not answer."""
+FUSE_ON_DISK = "fuseblk"
+"""The one with a device of its own that has a server."""
+EXT4, XFS, BTRFS, FUSE = 0xEF53, 0x58465342, 0x9123683E, 0x65735546
+LOCAL_MAGICS = frozenset((EXT4, XFS, BTRFS, *KIND_OF_MAGIC)) - {FUSE}
+NO_ANSWER, REFUSED = -1, -2
+ANSWER_SECONDS = 1.0
+"""For a file system to say what it is."""
 
 PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query)
 MEMORY = ("shmem", "hugetlb")
@@ -100,6 +111,10 @@ NAMES = {
 """How the names of files begin that are most often of a kind. The first that fits counts."""
 NO_DEVICES = Devices()
 GUESSED = "the kind of some memory is guessed from the names of its files"
+SILENT = "a file system does not answer, and its files are taken for ordinary ones"
+NOBODY_ANSWERS = "its file system does not answer"
+NAMED = 3
+"""Devices that a note names."""
 
 
 class SavedFiles:
@@ -126,6 +141,9 @@ class LiveFiles:
         self._kinds: dict[tuple[str, int, int], str] = {}
         self._of_device: dict[str, str] = {}
         self._mounts: dict[str, str] | None = None
+        self._own_mounts: dict[str, str] | None = None
+        self._magics: dict[str, int] = {}
+        """Of devices that a child was asked about; `NO_ANSWER` where there was none."""
         self._shmem: str | None = None
         self._hugetlb: frozenset[str] | None = None
         """The devices of the kernel's own mounts; None while these were not asked for."""
@@ -150,9 +168,27 @@ class LiveFiles:
 
     def notes(self) -> list[str]:
         """Return what is to be said about what was found out."""
-        if not self._nr_guessed:
-            return []
-        return [f"{GUESSED} ({self._nr_guessed} files): {self._refused}"]
+        notes = [f"{GUESSED} ({self._nr_guessed} files): {self._refused}"] if self._nr_guessed else []
+        if silent := [dev for dev, magic in self._magics.items() if magic == NO_ANSWER]:
+            notes.append(f"{SILENT} (device {', '.join(silent[:NAMED])}{', ...' if len(silent) > NAMED else ''})")
+        return notes
+
+    def is_silent(self, span: str, dev: str) -> bool:
+        """Whether the file system of a VMA's file has a server that does not answer: who opens the file waits."""
+        return self.may_wait(span, dev) and self._magic(span, dev) == NO_ANSWER
+
+    def may_wait(self, span: str, dev: str) -> bool:
+        """Whether asking about the file of a VMA may take as long as a server likes."""
+        has_disk = not dev.startswith("00:")
+        if not has_disk and dev == self._shmem_device():
+            return False
+        mounted = self._type(dev)
+        if mounted is not None:
+            return mounted == FUSE_ON_DISK if has_disk else mounted not in LOCAL_TYPES
+        if not has_disk and dev in self._hugetlb_devices():
+            return False
+        # Without the right to follow the link nobody gets so far as to ask.
+        return self._magic(span, dev) not in LOCAL_MAGICS and not self._refused
 
     def to_save(self) -> dict[str, str]:
         """Return what `SavedFiles` takes."""
@@ -165,7 +201,7 @@ class LiveFiles:
         kind: str | None = "file"  # a disk: file systems without one have devices of major 0
         if dev.startswith("00:"):
             kind = self._kind_of_device(span, dev)
-            if dev == self._shmem:
+            if dev == self._shmem_device():
                 return "shmem", True
         status = self._status(span, dev, inode, path)
         if status is not None and not stat.S_ISREG(status.st_mode):
@@ -176,13 +212,11 @@ class LiveFiles:
         if kind is None:
             self._nr_guessed += bool(self._refused)
             return NO_DEVICES.kind(span, dev, inode, path), bool(self._refused)
-        return kind, status is not None or bool(self._refused) or self._may_wait(dev)
+        return kind, status is not None or bool(self._refused) or self.may_wait(span, dev)
 
     def _kind_of_device(self, span: str, dev: str) -> str | None:
         """Return the kind of the files of a device; None where it cannot be found out."""
-        if self._shmem is None:
-            self._shmem = shmem_device()
-        if dev == self._shmem:
+        if dev == self._shmem_device():
             return "shmem"
         if dev not in self._of_device:
             mounted = self._type(dev)
@@ -191,7 +225,7 @@ class LiveFiles:
                 kind = KIND_OF_TYPE.get(mounted, "file")
             elif dev in self._hugetlb_devices():
                 kind = "hugetlb"
-            elif not self._refused and (magic := self._magic(span)) is not None:
+            elif not self._refused and (magic := self._magic(span, dev)) is not None:
                 kind = KIND_OF_MAGIC.get(magic, "file")
             elif self._refused and self._has_huge_pages(int(span.partition("-")[0], 16)):
                 kind = "hugetlb"
@@ -199,6 +233,11 @@ class LiveFiles:
                 return None
             self._of_device[dev] = kind
         return self._of_device[dev]
+
+    def _shmem_device(self) -> str:
+        if self._shmem is None:
+            self._shmem = shmem_device()
+        return self._shmem
 
     def _hugetlb_devices(self) -> frozenset[str]:
         if self._hugetlb is None:
@@ -215,18 +254,18 @@ class LiveFiles:
             return start in self._huge
 
     def _type(self, dev: str) -> str | None:
-        """Return the type of the file system on a device, of those mounted where the process lives."""
+        """Return the type of the file system on a device, of those mounted where the process lives, or where we do."""
         if self._mounts is None:
             self._mounts = self._process.parsed_lines("mountinfo", parse_mountinfo)
-        return self._mounts.get(dev)
-
-    def _may_wait(self, dev: str) -> bool:
-        """Whether asking about a file of the device may take as long as a server likes."""
-        return dev.startswith("00:") and self._type(dev) not in LOCAL_TYPES | {None}
+        if dev in self._mounts:
+            return self._mounts[dev]
+        if self._own_mounts is None:
+            self._own_mounts = self._process.procfs.parsed_lines("self/mountinfo", parse_mountinfo)
+        return self._own_mounts.get(dev)
 
     def _status(self, span: str, dev: str, inode: int, path: str) -> os.stat_result | None:
         """Return what stat(2) says of a file; None where it cannot be asked, or not without waiting for a server."""
-        if self._may_wait(dev):
+        if self.may_wait(span, dev):
             return None
         if not self._refused:
             try:
@@ -244,19 +283,28 @@ class LiveFiles:
             return None
         return status if (format_device(status.st_dev), status.st_ino) == (dev, inode) else None
 
-    def _magic(self, span: str) -> int | None:
+    def _magic(self, span: str, dev: str) -> int | None:
         """Return the magic number of the file system of a file; None where it cannot be asked."""
-        try:
-            fd = os.open(f"map_files/{span}", os.O_PATH | os.O_CLOEXEC, dir_fd=self._process.fd)
-        except PermissionError:
+        if dev in self._magics or self._refused:
+            return self._magics.get(dev)
+        # One is waited for, and not every mount that somebody makes.
+        answer = NO_ANSWER if NO_ANSWER in self._magics.values() else self._ask_for_magic(span)
+        if answer == REFUSED:
             self._refused = "following map_files needs CAP_CHECKPOINT_RESTORE"
-            return None
-        except OSError:
-            return None
-        try:
-            return magic_of(fd)
-        finally:
-            os.close(fd)
+        elif answer is not None:
+            self._magics[dev] = answer
+        return self._magics.get(dev)
+
+    def _ask_for_magic(self, span: str) -> int | None:
+        from mematlas.kernel.abandon import Inquiry
+
+        asked = Inquiry(
+            lambda link: (ask_for_magic(link, self._process.fd), -1),
+            [f"map_files/{span}"],
+            deadline=time.monotonic() + ANSWER_SECONDS,
+        )
+        answers = [answer for _, answer, _ in asked]
+        return answers[0] if answers else NO_ANSWER
 
     def _kind_below(self, span: str) -> str | None:
         """Return the kind of the memory of a file that is another file system's, by a page that is mapped."""
@@ -283,6 +331,20 @@ def kind_of_node(status: os.stat_result) -> str:
         return "file"  # the page cache of a disk
     # Mapped shared it is shared memory, with another file.
     return "anon" if stat.S_ISCHR(status.st_mode) and status.st_rdev == ZERO_DEVICE else "special"
+
+
+def ask_for_magic(link: str, dir_fd: int) -> int | None:
+    """Return the magic number of the file system that a link leads to, or `REFUSED`; None where it leads nowhere."""
+    try:
+        fd = os.open(link, os.O_PATH | os.O_CLOEXEC, dir_fd=dir_fd)
+    except PermissionError:
+        return REFUSED
+    except OSError:
+        return None
+    try:
+        return magic_of(fd)
+    finally:
+        os.close(fd)
 
 
 def magic_of(fd: int) -> int | None:
