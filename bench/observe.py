@@ -64,6 +64,13 @@ def observe_usage(pid: int) -> None:
         process.usage()
 
 
+def observe_again(pid: int) -> None:
+    """Ask for the usage as the command does with ``-i``: the default source of who looks again and again."""
+    process = held_process(pid)
+    process.expect_more_looks()
+    process.usage()
+
+
 def observe_nothing(pid: int) -> None:
     """Keep the processor busy for some milliseconds."""
     sum(range(100_000))
@@ -166,6 +173,7 @@ OBSERVERS: dict[str, Observe] = {
     "pages": observe_pages,
     "arrays": observe_arrays,
     "usage": observe_usage,
+    "again": observe_again,
     "rollup": observe_rollup,
     "paced": observe_paced,
     "nothing": observe_nothing,

@@ -11,7 +11,7 @@ import report
 from mematlas.errors import Error
 from mematlas.kernel.kmem import open_kernel_memory
 from run import EXIT_NOT_RUN, check_memory, find_places
-from stall import NOTHING, OBSERVERS, TABLES_THROUGHPUT, measure_stall, observer_of_ours
+from stall import AGAIN_THROUGHPUT, NOTHING, OBSERVERS, measure_stall, observer_of_ours
 
 MIB = 1 << 20
 READERS = ("bpf", "kcore", "module")
@@ -27,7 +27,7 @@ def main() -> int:
     observers = [observer for observer in OBSERVERS if not observer.argv or observer.label == NOTHING]
     missing = {reader: why for reader in READERS if (why := why_not(reader))}
     observers += [
-        observer_of_ours(f"walk by {reader}", f"walk-{reader}", TABLES_THROUGHPUT)
+        observer_of_ours(f"walk by {reader}", f"walk-{reader}", AGAIN_THROUGHPUT)
         for reader in READERS
         if reader not in missing
     ]
