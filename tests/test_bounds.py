@@ -22,7 +22,7 @@ from mematlas.kernel.procfs import MAX_LINE, ProcessDir, ProcFS
 from mematlas.kernel.smaps import read_smaps, read_vm_flags
 from mematlas.kernel.status import parse_status, read_stat, read_status, status_bytes
 from mematlas.kernel.swaps import read_swaps
-from mematlas.model.target import in_capture
+from mematlas.model.search import in_capture
 
 SECRET = "root:$6$notforyou:19000:0:99999:7:::"
 LINE = b"%x-%x r--p 0 fe:00 7 "

@@ -14,7 +14,8 @@ from conftest import NOBODY
 from helpers import Program, make_process, program
 from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
-from mematlas.model.target import ancestors, describe, parse_pid, resolve, resolve_all
+from mematlas.model.search import ancestors, describe, resolve, resolve_all
+from mematlas.model.target import parse_pid
 
 NAMED = """
 import ctypes, json, sys
@@ -162,7 +163,7 @@ def test_description_tells_processes_apart(two: list[Program]) -> None:
 
 
 def test_list_of_candidates_is_bounded(two: list[Program], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mematlas.model.target.LISTED", 1)
+    monkeypatch.setattr("mematlas.model.search.LISTED", 1)
     with pytest.raises(TargetAmbiguous, match=r"names 2 processes; give one PID:\n .*\n  \.\.\. and 1 more$") as caught:
         resolve(NAME, ProcFS())
 

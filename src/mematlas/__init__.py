@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcFS
     from mematlas.model.address_space import AddressSpace, Selection
     from mematlas.model.pages import Hole, state_of
-    from mematlas.model.target import resolve
+    from mematlas.model.search import resolve
     from mematlas.process import Process
 
 HOMES = {
@@ -66,7 +66,7 @@ HOMES = {
     "mematlas.kernel.procfs": ("ProcFS",),
     "mematlas.model.address_space": ("AddressSpace", "Selection"),
     "mematlas.model.pages": ("Hole", "state_of"),
-    "mematlas.model.target": ("resolve",),
+    "mematlas.model.search": ("resolve",),
     "mematlas.analysis.results": ("MapsResult", "Reading", "Translation", "UsageResult", "VmaUsage"),
     "mematlas.process": ("Process",),
 }

@@ -27,7 +27,7 @@ from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.swaps import free_swap, read_swaps
 from mematlas.model.address_space import EVERYTHING, Selection
 from mematlas.model.page_set import both, without
-from mematlas.model.target import ancestors, ourselves
+from mematlas.model.search import ancestors, ourselves
 from mematlas.pagingout import PageOut
 from mematlas.record import replace
 

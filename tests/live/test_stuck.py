@@ -20,7 +20,8 @@ from mematlas.kernel.cmdline import MAX_COMMAND, read_command
 from mematlas.kernel.maps import read_maps
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.vmfile import ANSWER_SECONDS, SILENT, LiveFiles
-from mematlas.model.target import Target, answering, describe, resolve, resolve_all
+from mematlas.model.search import answering, describe, resolve, resolve_all
+from mematlas.model.target import Target
 from stuck import SERVER_WAYS, WAYS, stuck
 from victim import DEADLINE, process_state, wait_until
 

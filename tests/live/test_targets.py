@@ -18,7 +18,7 @@ from mematlas.errors import NoAddressSpace
 from mematlas.kernel.group import LiveThread, is_alive, seen_whole
 from mematlas.kernel.move_pages import read_page_nodes
 from mematlas.kernel.procfs import ProcFS
-from mematlas.model.target import resolve_all
+from mematlas.model.search import resolve_all
 from victim import process_state, wait_until
 
 # --- a process whose first thread has ended
@@ -135,7 +135,7 @@ sys.path[:] = json.loads(sys.argv[1])
 from mematlas import Process
 from mematlas.errors import Error
 from mematlas.kernel.procfs import ProcFS
-from mematlas.model.target import resolve
+from mematlas.model.search import resolve
 
 def start(number, *words):
     with open("/proc/sys/kernel/ns_last_pid", "w") as file:

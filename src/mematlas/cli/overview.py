@@ -14,8 +14,8 @@ from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.rights import CAPABILITIES, effective_capabilities, in_user_namespace
 from mematlas.kernel.smaps import HOLD_PER_BYTE, read_rollup
 from mematlas.kernel.status import read_status, status_bytes
+from mematlas.model.search import SKIPPED, left_out, open_process, opened, ourselves
 from mematlas.model.shared_mm import AddressSpaces
-from mematlas.model.target import SKIPPED, left_out, open_process, opened, ourselves
 from mematlas.process import Process
 from mematlas.views.overview import overview_view
 from mematlas.views.usage import sharing_notes

@@ -227,16 +227,20 @@ class Session:
     def process(self) -> Process:
         """The one target, opened once for all repetitions, so that it stays the same process."""
         if not self._processes:
-            from mematlas.model.target import resolve
+            from mematlas.model.target import by_number
 
-            self._open([resolve(self.text, self.procfs, self._search_notes)])
+            if (target := by_number(self.text, self.procfs)) is None:
+                from mematlas.model.search import resolve
+
+                target = resolve(self.text, self.procfs, self._search_notes)
+            self._open([target])
         return self._processes[0]
 
     @property
     def processes(self) -> list[Process]:
         """The targets, for commands that take a whole cgroup; any other text must name one."""
         if not self._processes and self.text.startswith("cgroup:"):
-            from mematlas.model.target import answering, resolve_all
+            from mematlas.model.search import answering, resolve_all
 
             allow_many_files()  # each process is held open
             found = resolve_all(self.text, self.procfs, self._search_notes)
