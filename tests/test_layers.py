@@ -147,6 +147,15 @@ def test_neither_source_loads_much(source: str) -> None:
     assert not HEAVY & loaded_by("usage", str(os.getpid()), "--source", source)
 
 
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_a_source_loads_nothing_of_another() -> None:
+    by_smaps = loaded_by("usage", str(os.getpid()), "--source", "smaps")
+    by_pagemap = loaded_by("usage", str(os.getpid()), "--source", "pagemap")
+
+    assert not {f"mematlas.model.{name}" for name in ("pages", "sharers", "search", "hugecounts")} & by_smaps
+    assert not {"mematlas.model.unsaid", "mematlas.model.search"} & by_pagemap
+
+
 @pytest.mark.parametrize("command", ["usage", "maps"])
 def test_amounts_by_node_load_little_where_the_kernel_adds_them_up(command: str) -> None:
     assert not HEAVY & loaded_by(command, str(os.getpid()), "--numa", "--source", "smaps")

@@ -33,9 +33,8 @@ from mematlas.kernel.procfs import BY_VMA, GZIP, GZIPPED, MACHINE
 from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.smaps import HEX_DIGITS
 from mematlas.kernel.vmfile import LiveFiles
-from mematlas.model.pages import HIDDEN_FRAMES, PageReader
+from mematlas.model.pages import HIDDEN_FRAMES, ZERO_UNKNOWN, PageReader
 from mematlas.model.stalls import smaps_hold
-from mematlas.model.unsaid import ZERO_UNKNOWN
 from mematlas.process import Process
 from mematlas.record import record
 from mematlas.version import __version__

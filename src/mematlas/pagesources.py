@@ -6,7 +6,6 @@ from mematlas.analysis.counting import PageCounts, nr_shared, shared_frames, usa
 from mematlas.analysis.results import VmaUsage
 from mematlas.errors import NotSupported
 from mematlas.model.pages import STATE_OF_BYTE, PageReader, place_of
-from mematlas.model.unsaid import ZERO_UNKNOWN
 from mematlas.record import replace
 
 TYPE_CHECKING = False
@@ -46,7 +45,7 @@ class PageCounter:
             Sharers(self.process.procfs, self._notes) as sharers,
         ):
             result = [self._of_pages(reader, sharers, vma) for vma in vmas]
-        note_unknown(reader, self._notes)
+        self._notes += reader.notes()
         return result
 
     def _of_pages(self, reader: PageReader, sharers: Sharers, vma: Vma) -> VmaUsage:
@@ -102,7 +101,7 @@ class PageCounter:
             result = [self._of_tables(reader, vma) for vma in vmas]
             if self._nodes:
                 result = [replace(item, nodes=self._nodes.of_vma(reader, item.vma)) for item in result]
-        note_unknown(reader, self._notes)
+        self._notes += reader.notes()
         self.torn = bool(reader.torn)
         return result
 
@@ -118,18 +117,3 @@ class PageCounter:
     def _in_file(self, reader: PageReader, vma: Vma) -> str:
         """Return what the file of shared memory tells of the first page, which has no entry here."""
         return STATE_OF_BYTE[reader.states(vma, vma.start, vma.start + self.page_size)[0]]
-
-
-def note_unknown(reader: PageReader | TableReader, notes: list[str]) -> None:
-    """Say what a reader could not tell of the pages that it has read, and why."""
-    if why := sorted(reader.backings.unknown):
-        vmas = "a shared VMA" if len(why) == 1 else f"{len(why)} shared VMAs"
-        notes.append(f"swap and untouched pages of {vmas} unknown: {why[0]}")
-    notes.extend(sorted(reader.backings.uncertain))
-    if not isinstance(reader, PageReader):
-        notes.extend(reader.notes())
-        return
-    if not reader.zero_known:
-        notes.append(ZERO_UNKNOWN)
-    if reader.huge_counts.note:
-        notes.append(reader.huge_counts.note)

@@ -590,11 +590,9 @@ class Process:
 
     def _finish(self, before: float, space: AddressSpace, reader: PageReader | TableReader, notes: list[str]) -> None:
         """Say how a reading of pages came about, in `reading` and in the notes."""
-        from mematlas.pagesources import note_unknown
-
         if self.dir.fd < 0:
             return  # closed already: whoever asked has gone
-        note_unknown(reader, notes)
+        notes += reader.notes()
         note_cut(space.vmas, notes)
         torn = self._torn(space)
         if torn:

@@ -8,7 +8,6 @@ from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.ksm_stat import read_merging_pages
 from mematlas.kernel.maps import MAY_BE_HIDDEN
 from mematlas.kernel.status import status_bytes
-from mematlas.model.unsaid import ZERO_UNKNOWN, Unsaid, may_show_zero
 from mematlas.record import replace
 
 TYPE_CHECKING = False
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.model.nodes import PageNodes
     from mematlas.model.pages import PageReader
+    from mematlas.model.unsaid import Unsaid
 
 
 class SmapsCounter:
@@ -37,6 +37,8 @@ class SmapsCounter:
 
     def count(self, entries: Sequence[tuple[Vma, dict[str, int]]]) -> list[VmaUsage]:
         """Return what smaps tells of VMAs; what it does not, by pagemap: zero pages, and the first page."""
+        from mematlas.model.unsaid import Unsaid
+
         try:
             unsaid = Unsaid(self.process, self._pacer)
         except (PermissionDenied, NotSupported) as error:
@@ -54,10 +56,14 @@ class SmapsCounter:
 
     def _of_fields(self, unsaid: Unsaid | None, vma: Vma, fields: dict[str, int]) -> VmaUsage:
         if unsaid is None:
+            from mematlas.model.unsaid import may_show_zero
+
             is_hidden, nr_zero = vma.kind in MAY_BE_HIDDEN, None if may_show_zero(vma, fields) else 0
         else:
             is_hidden, nr_zero = unsaid.is_hidden(vma), unsaid.nr_zero(vma, fields)
             if nr_zero is None:
+                from mematlas.model.pages import ZERO_UNKNOWN
+
                 self._notes.append(ZERO_UNKNOWN)
         state, phys = self._first_page(unsaid.reader, vma) if unsaid and self._first_pages else (None, None)
         return VmaUsage(vma, usage_of_fields(vma, fields, self.page_size, nr_zero, is_hidden), state, phys)

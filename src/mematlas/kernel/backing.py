@@ -108,6 +108,14 @@ class Backings:
             self._asked[vma.start] = self.part(vma, vma.start, vma.end, self.cached)
         return self._asked[vma.start]
 
+    def notes(self) -> list[str]:
+        """Return what could not be told, and what is uncertain, and why."""
+        notes = sorted(self.uncertain)
+        if why := sorted(self.unknown):
+            vmas = "a shared VMA" if len(why) == 1 else f"{len(why)} shared VMAs"
+            notes.insert(0, f"swap and untouched pages of {vmas} unknown: {why[0]}")
+        return notes
+
     def part(self, vma: Vma, start: int, end: int, cached: bool = True) -> Backing | None:
         """Return what it holds of a part, as it is at this moment; None where it may not be asked."""
         if self._files and self._files.is_silent(f"{vma.start:x}-{vma.end:x}", vma.dev):

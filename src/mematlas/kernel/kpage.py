@@ -7,7 +7,7 @@ include/uapi/linux/kernel-page-flags.h and include/linux/kernel-page-flags.h.
 from __future__ import annotations
 
 import os
-import struct
+import sys
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.pagemap import PM_PFRAME
@@ -154,12 +154,12 @@ def tells_ksm(procfs: ProcFS) -> bool | None:
         memory[0] = 1
         place = ctypes.addressof(view) // procfs.page_size * WORD_SIZE
         with open(f"{procfs.root}/self/pagemap", "rb", buffering=0) as pagemap:
-            (entry,) = struct.unpack("=Q", os.pread(pagemap.fileno(), WORD_SIZE, place))
-        frame = entry & PM_PFRAME
+            entry = os.pread(pagemap.fileno(), WORD_SIZE, place)
+        frame = int.from_bytes(entry, sys.byteorder) & PM_PFRAME  # an empty one is 0
         with FrameWords(procfs, "kpageflags") as words:
             word = words.get([frame]).get(frame, 0) if frame else 0
         return not word & KPF_KSM if word & KPF_ANON else None
-    except (OSError, struct.error, PermissionDenied, NotSupported):
+    except (OSError, PermissionDenied, NotSupported):
         return None
     finally:
         del view

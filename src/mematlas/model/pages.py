@@ -8,7 +8,6 @@ and returns blocks whose state bytes carry the answer.
 from __future__ import annotations
 
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.backing import Backings, tables_for
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import (
     ENTRY_SIZE,
@@ -42,7 +41,6 @@ from mematlas.kernel.pagemap import (
     to_marks,
 )
 from mematlas.model.hidden import HiddenVmas
-from mematlas.model.hugecounts import HugeCounts, guessed_places
 from mematlas.record import record
 
 TYPE_CHECKING = False
@@ -50,10 +48,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
 
-    from mematlas.kernel.backing import Backing
+    from mematlas.kernel.backing import Backing, Backings
     from mematlas.kernel.kpage import FrameWords
     from mematlas.kernel.procfs import ProcessDir
+    from mematlas.model.hugecounts import HugeCounts
 
+ZERO_UNKNOWN = "zero pages cannot be told from shared ones: needs Linux 6.7, or CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH"
 HIDDEN_FRAMES = "physical addresses and swap slots hidden: needs CAP_SYS_ADMIN"
 
 STATES = ("present", "zero", "swapped", "cached", "absent", "guard", "special", "unknown")
@@ -150,10 +150,11 @@ class PageReader:
         self.page_size = process.procfs.page_size
         self.zero_known = True
         """False once a page was met that may be the zero page and could not be told."""
-        self.backings = Backings(process, cached)
+        self._cached = cached
+        self._backings: Backings | None = None
         self.blind: set[int] = set()
         """The starts of the VMAs whose file `states` may not ask."""
-        self.huge_counts = HugeCounts(process.procfs)
+        self._huge_counts: HugeCounts | None = None
         self.hidden = HiddenVmas(process, self.pagemap)
         self._saved = process.procfs.machine or {}
         self._flags: FrameWords | None = None
@@ -170,9 +171,37 @@ class PageReader:
 
     def close(self) -> None:
         self.pagemap.close()
-        self.huge_counts.close()
+        if self._huge_counts:
+            self._huge_counts.close()
         if self._flags:
             self._flags.close()
+
+    @property
+    def backings(self) -> Backings:
+        """What is behind shared memory. Most processes have next to none."""
+        if self._backings is None:
+            from mematlas.kernel.backing import Backings
+
+            self._backings = Backings(self.process, self._cached)
+        return self._backings
+
+    @property
+    def huge_counts(self) -> HugeCounts:
+        """What tells of pages under huge entries whether they are mapped once."""
+        if self._huge_counts is None:
+            from mematlas.model.hugecounts import HugeCounts
+
+            self._huge_counts = HugeCounts(self.process.procfs)
+        return self._huge_counts
+
+    def notes(self) -> list[str]:
+        """Return what could not be told of the pages that were read, and why."""
+        notes = self._backings.notes() if self._backings else []
+        if not self.zero_known:
+            notes.append(ZERO_UNKNOWN)
+        if self._huge_counts and self._huge_counts.note:
+            notes.append(self._huge_counts.note)
+        return notes
 
     def blocks(self, vma: Vma, start: int | None = None, end: int | None = None) -> Iterator[Block]:
         """Yield the blocks of a VMA, or of a part of it, that hold something; see `hole` for the rest."""
@@ -231,6 +260,8 @@ class PageReader:
             place = (block.address - start) // self.page_size
             self._settle_huge(block, vma)
             found[place : place + len(block)] = mark_special(block.states, block.raw)
+        from mematlas.kernel.backing import tables_for
+
         states = bytes(found)
         if vma.kind not in ("file", "shmem") or self.pagemap.marked:
             return states
@@ -295,6 +326,8 @@ class PageReader:
         try:
             places = self.huge_places(vma, block)
         except NotSupported:
+            from mematlas.model.hugecounts import guessed_places
+
             places = list(guessed_places(block, self.page_size))
         if places:
             self.huge_counts.settle(block, places)
@@ -398,6 +431,8 @@ class PageReader:
 
 def behind(vma: Vma, backing: Backing | None, address: int, states: bytes, page_size: int) -> bytes:
     """Return the states of pages of shared memory, with what its file says where the entries say nothing."""
+    from mematlas.kernel.backing import tables_for
+
     tables = tables_for(vma)
     if backing is None:
         return states.translate(tables[UNKNOWN // MARK_A])

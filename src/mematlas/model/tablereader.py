@@ -177,7 +177,9 @@ class TableReader:
 
     def notes(self) -> list[str]:
         """Return what is to be said about what was read."""
-        notes = [self.access.note] if self.access.note else []
+        notes = self.backings.notes()
+        if self.access.note:
+            notes.append(self.access.note)
         if self.nr_device:
             notes.append(f"{self.nr_device} pages of devices are shown as absent, as pagemap has them")
         if self.torn:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.model.pages import PageReader
 
-ZERO_UNKNOWN = "zero pages cannot be told from shared ones: needs Linux 6.7, or CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH"
 SCAN_SPAN = 1 << 28
 """Addresses searched for zero pages under one hold of the target's lock: a millisecond where all are present."""
 
