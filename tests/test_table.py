@@ -47,6 +47,46 @@ def test_text_is_aligned_and_says_what_is_hidden_and_what_is_not_there() -> None
     ]
 
 
+WIDE = [
+    "ADDRESS              SIZE  PHYSICAL",
+    "    FLAGS         SHARE  PATH",
+    "0x000000001000      4 KiB  0x40000000000000",
+    "    present,file  0.500  /a\\nb,\\xff",
+    "0xffffffffff600000  1 GiB  hidden",
+    "    -                 2",
+    "0x000000002000          -  -",
+    '    -             0.250  x "y"',
+]
+
+
+def test_row_that_is_wider_than_the_screen_goes_on_in_the_next_line() -> None:
+    assert text(make_table(), width=45) == WIDE
+    assert text(make_table(), width=80) == text(make_table())
+
+
+def test_path_that_is_longer_than_the_screen_has_a_line_of_its_own() -> None:
+    columns = (Column("size", "SIZE", "size"), Column("path", "PATH", "path"))
+    long, blank = f"/{'a' * 30}", f"/{'a' * 10} {'b' * 20}"
+    lines = list(Table("test/1", columns, [(4096, long), (8192, "/b"), (None, blank)]).lines(width=30))
+
+    assert lines == [" SIZE  PATH", "4 KiB", f"    {long}", "8 KiB  /b", "    -", f"    {blank}"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_last_cell_is_folded_below_itself(stream: bool) -> None:
+    columns = (Column("size", "SIZE", "size", width=5), Column("why", "WHY"))
+    table = Table("test/1", columns, iter([(4096, "mapped by somebody else")]), stream=stream)
+
+    assert list(table.lines(width=24)) == [" SIZE  WHY", "4 KiB  mapped by", "       somebody else"]
+
+
+def test_line_of_which_nothing_is_known_is_left_out() -> None:
+    columns = tuple(Column(name, name.upper() * 5) for name in "abc")
+    table = Table("test/1", columns, [("x", "y", None), ("x", "y", "z")])
+
+    assert list(table.lines(width=14)) == ["AAAAA  BBBBB", "    CCCCC", "x      y", "x      y", "    z"]
+
+
 def test_bytes_are_integers() -> None:
     assert text(make_table(), in_bytes=True)[2].split()[1] == str(1 << 30)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import Program, mematlas, sparse
 from mematlas.views.live import CLEAR_BELOW, CURSOR_OFF, CURSOR_ON, MORE, WRAP_ON
 from victim import DEADLINE
 
@@ -142,3 +143,61 @@ def test_interrupted_lesson_leaves_the_prompt_a_line_of_its_own(
         shown.process.send_signal(signal.SIGINT)
         assert shown.rest() == "\r\n"
         assert shown.process.wait(DEADLINE) == 128 + signal.SIGINT
+
+
+READING = (
+    *("", "usage T", "usage T --distinct", "usage T --if-ended", "usage T --folios", "usage T --numa", "usage self"),
+    *("usage T --verify", "usage self --verify", "maps T", "maps T --numa", "maps T --source tables", "maps T --gaps"),
+    *("pages T stack", "pages T --runs", "hist T", "map T", "tables T", "tables T --verify", "translate T 0"),
+    *(
+        "pageout T --dry-run",
+        "cold T --dry-run",
+        "collapse T --dry-run",
+        "willneed T --dry-run",
+        "doctor",
+        "lab --list",
+    ),
+    *("demo --pause 0", "--help", "usage --help", "pageout --help", "tables --help"),
+    *(
+        "usage 1",
+        "tables 1",
+        "usage nosuch",
+        "usagee",
+        "usage T --format x",
+        "pages T nosuch",
+        "usage ~.",
+        "lab nosuch",
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[Program]:
+    """Return a program to look at."""
+    with sparse(1 << 30, range(0, 9_973, 3)) as running:
+        yield running
+
+
+@pytest.mark.parametrize("command", READING)
+def test_no_line_is_wider_than_the_screen(command: str, target: Program) -> None:
+    with terminal(*command.replace("T", str(target.pid)).split()) as one:
+        lines = lines_of(one.rest())
+
+    assert lines
+    assert [line for line in lines if len(line) > 80 and not is_whole(line)] == []
+
+
+def is_whole(line: str) -> bool:
+    """Whether a line may not be folded: one word, such as a path, or what a person is to copy."""
+    return len(line.split()) == 1 or line.strip().startswith(("try: ", "sudo ", "docker "))
+
+
+def test_a_row_that_is_wider_than_the_screen_has_all_its_cells(target: Program, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    assert mematlas("capture", target.pid, saved).returncode == 0
+    with terminal("maps", saved) as one:
+        shown = one.rest().partition("note:")[0]
+    piped = mematlas("maps", saved).stdout
+
+    assert sorted(shown.split()) == sorted(piped.split())
+    assert max(map(len, piped.splitlines())) > 80

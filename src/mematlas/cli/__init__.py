@@ -39,6 +39,13 @@ COMMANDS = {
 """Each command with its group and what it does, in the order of the help."""
 
 
+TARGET_AND_EXIT = """\
+TARGET is a PID, self, a command's exact name, ~REGEX over command lines, cgroup:PATH,
+or the directory of a capture; -- COMMAND ... starts one.
+
+Exit codes: 0 ok, 1 error, 2 usage, 3 target not found or ambiguous, 4 permission,
+5 not supported by this kernel, 6 target ended, 10 a check did not hold."""
+
 FIRST_OPTIONS = ("-h", "--help", "-V", "--version")
 
 
@@ -141,7 +148,9 @@ def dispatch(words: list[str]) -> int:
     if name == "help" and rest:
         name, rest = rest[0], ["--help"]
     if name in ("-h", "--help", "help"):
-        print(help_text(), end="")
+        from mematlas.views.live import screen_width
+
+        print(help_text(screen_width(sys.stdout)), end="")
         return 0
     if name in ("-V", "--version"):
         print(f"mematlas {__version__}")
@@ -206,27 +215,27 @@ def describe(name: str, module: Any) -> str:
     return f"{COMMANDS[name][1] if name in COMMANDS else ''}\n\n{(module.__doc__ or '').strip()}"
 
 
-def help_text() -> str:
-    """Return the overview of all commands, by group."""
+def help_text(width: int = 0) -> str:
+    """Return the overview of all commands, by group, for a screen of this width; 0 for any."""
+    from mematlas.views.format import fold_text, fold_words
+
+    head = f"mematlas {__version__}: observe, measure and influence the virtual memory of running processes"
     lines = [
-        f"mematlas {__version__}: observe, measure and influence the virtual memory of running processes",
+        fold_text(head, width),
         "",
-        "usage: mematlas COMMAND TARGET [options]        mematlas COMMAND --help",
-        "       mematlas                                 one screen: this machine, who uses the most",
+        "usage: mematlas COMMAND TARGET [options]    mematlas COMMAND --help",
+        "       mematlas                             this machine, who uses the most",
     ]
     group = ""
     for name, (its_group, text) in COMMANDS.items():
         if its_group != group:
             group = its_group
             lines += ["", group]
-        lines.append(f"  {name:<11} {text}")
+        first, *others = fold_words(text, width - 14) if width else [text]
+        lines += [f"  {name:<11} {first}", *(" " * 14 + line for line in others)]
     lines += [
         "",
-        "TARGET is a PID, self, a command's exact name, ~REGEX over command lines, cgroup:PATH,",
-        "or the directory of a capture; -- COMMAND ... starts one.",
-        "",
-        "Exit codes: 0 ok, 1 error, 2 usage, 3 target not found or ambiguous, 4 permission,",
-        "5 not supported by this kernel, 6 target ended, 10 a check did not hold.",
+        fold_text(TARGET_AND_EXIT, width),
     ]
     return "\n".join(lines) + "\n"
 
@@ -261,9 +270,12 @@ def report(error: Error, words: list[str]) -> None:
 
 def complain(text: str) -> None:
     """Write a message to standard error. The names in it are others', and may hold whatever moves a terminal."""
-    from mematlas.views.format import format_message
+    from mematlas.views.format import fold_message, format_message
+    from mematlas.views.live import screen_width
 
     try:
-        print("\n".join([format_message(line) for line in text.split("\n")]), file=sys.stderr)
+        width = screen_width(sys.stderr)
+        lines = [part for line in text.split("\n") for part in fold_message(format_message(line), width)]
+        print("\n".join(lines), file=sys.stderr)
     except OSError:
         return  # there is nowhere left to say it; the exit code does

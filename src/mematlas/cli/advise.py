@@ -198,8 +198,7 @@ def run(advice: str, args: Namespace, session: Session) -> int:
 
 def warn(session: Session, planned: Plan) -> None:
     """Say what lacks, and what to type."""
-    session.err.writelines(f"{line}\n" for line in swap_warning(planned))
-    session.err.flush()
+    session.write_lines(swap_warning(planned))
 
 
 class Run:

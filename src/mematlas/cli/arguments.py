@@ -7,6 +7,8 @@ argparse, which is given the same declarations: it costs 6 ms to import, the pri
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
@@ -96,17 +98,19 @@ class Arguments:
         """Return the argparse parser of the same declarations."""
         import argparse
 
-        from mematlas.views.format import format_message
+        from mematlas.views.format import fold_message, fold_text, format_message
+        from mematlas.views.live import screen_width
 
         class Parser(argparse.ArgumentParser):
             def error(self, message: str) -> NoReturn:
                 # It quotes words, which a shell may have made of the names of files.
-                super().error(format_message(message))
+                width = screen_width(sys.stderr)
+                super().error("\n".join(fold_message(format_message(message), width and width - len(self.prog) - 9)))
 
         parser = Parser(
             prog=prog,
             usage=f"{prog} {usage}",
-            description=text,
+            description=fold_text(text, screen_width(sys.stdout)),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         for names, settings in self.declared:

@@ -12,7 +12,8 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.model.address_space import parse_size
 from mematlas.process import Process
 from mematlas.views.colour import wants_colour
-from mematlas.views.format import format_path
+from mematlas.views.format import fold_message, format_path
+from mematlas.views.live import screen_width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
         notes: list[str]
         stream: bool
 
-        def lines(self, *, in_bytes: bool, colour: bool, before: set[str] | None = None) -> Iterator[str]: ...
+        def lines(
+            self, *, in_bytes: bool, colour: bool, before: set[str] | None = None, width: int = 0
+        ) -> Iterator[str]: ...
         def write_json(self, out: TextIO, machine: dict[str, Any]) -> None: ...
         def write_jsonl(self, out: TextIO, machine: dict[str, Any]) -> None: ...
         def write_csv(self, out: TextIO) -> None: ...
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 
 LEAST_WIDTH, MOST_WIDTH = 40, 1_000
 """Columns below which nothing can be drawn, and above which nobody looks."""
+HEADING = 6
+"""Lines that a heading, folded, and the first row below it may take."""
 LONGEST = 1e9
 """Seconds, some thirty years: what the kernel's clocks can still wait for."""
 MOST_DIGITS = 18
@@ -320,9 +325,10 @@ class Session:
         colour = wants_colour(args.color, self.out)
         if interval is None:
             view = make()
-            lines = view.lines(in_bytes=args.bytes, colour=colour)
-            # The heading waits for what is below it: a target that is refused shows none.
-            first = [line for _, line in zip(range(2), lines, strict=False)]
+            width = screen_width(self.out)
+            lines = view.lines(in_bytes=args.bytes, colour=colour, width=width)
+            # The heading waits for what is below it: a target that is refused shows none. On a screen it may be folded.
+            first = [line for _, line in zip(range(HEADING if width else 2), lines, strict=False)]
             self.out.writelines(f"{line}\n" for part in (first, lines) for line in part)
             self.out.flush()
             self.write_notes(view.notes)
@@ -349,7 +355,12 @@ class Session:
 
     def write_notes(self, notes: list[str]) -> None:
         """Write notes to standard error, each once."""
-        self.err.writelines(f"note: {format_path(note)}\n" for note in dict.fromkeys(notes))
+        self.write_lines([f"note: {format_path(note)}" for note in dict.fromkeys(notes)])
+
+    def write_lines(self, lines: list[str]) -> None:
+        """Write lines to standard error, folded where that is a screen."""
+        width = screen_width(self.err)
+        self.err.writelines(f"{part}\n" for line in lines for part in fold_message(line, width))
         self.err.flush()
 
     def _repeat(
@@ -369,7 +380,7 @@ class Session:
             before = shown
             if marks:
                 shown = set()
-            for line in view.lines(in_bytes=in_bytes, colour=colour, before=before):
+            for line in view.lines(in_bytes=in_bytes, colour=colour, before=before, width=screen_width(self.out)):
                 if shown is not None:
                     shown.add(line.replace("\x1b[7m", "").replace("\x1b[0m", ""))
                 yield line

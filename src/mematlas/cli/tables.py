@@ -156,13 +156,6 @@ def address_of(word: str, tables: Tables) -> int:
     return address
 
 
-def screen_width(session: Session) -> int:
-    """Return the columns of the terminal that we write to; 0 where it is none."""
-    from mematlas.views.live import screen_size
-
-    return (screen_size(session.out) or (0, 0))[0]
-
-
 def summary(session: Session, tables: Tables) -> Table:
     from mematlas.views.tables import half_of, kernel_view, summary_view
 
@@ -171,7 +164,7 @@ def summary(session: Session, tables: Tables) -> Table:
     counted = tables.summary()
     reserve = tables.reserve(counted)
     target = session.target_info() | tables.finish() | {"reserve": reserve}
-    view = summary_view(counted, tables.mode, target, half_of(tables), kernel, screen_width(session))
+    view = summary_view(counted, tables.mode, target, half_of(tables), kernel)
     return kernel_view(kernel, view, target) if kernel else view
 
 
@@ -182,7 +175,7 @@ def walks(session: Session, tables: Tables, addresses: list[int]) -> Table:
     tables.begin()
     space = session.process.address_space()
     found = [tables.walked(address, space, notes) for address in addresses]
-    return walk_view(found, tables.mode, session.target_info() | tables.finish(), notes, screen_width(session))
+    return walk_view(found, tables.mode, session.target_info() | tables.finish(), notes)
 
 
 def listing(args: Namespace, session: Session, tables: Tables) -> Table:
@@ -193,7 +186,7 @@ def listing(args: Namespace, session: Session, tables: Tables) -> Table:
     wanted = EntryFilter(levels, () if args.flags is None else parse_flags(args.flags, tables.mode))
     tables.begin()
     view = runs_view if args.runs else list_view
-    return view(tables, wanted, session.target_info(), screen_width(session))
+    return view(tables, wanted, session.target_info())
 
 
 MOST_DIGITS = 11
@@ -230,7 +223,7 @@ def raw(args: Namespace, session: Session, tables: Tables, picked: tuple[int | N
 
     tables.begin()
     found = raw_tables(args, tables, picked)
-    return raw_view(found, tables, session.target_info(), screen_width(session))
+    return raw_view(found, tables, session.target_info())
 
 
 def bytes_of(args: Namespace, session: Session, tables: Tables) -> Iterator[bytes]:
@@ -247,7 +240,7 @@ def tree(args: Namespace, session: Session, tables: Tables) -> Table:
     tables.begin()
     nodes = tables.tree()
     target = session.target_info() | tables.finish()
-    return tree_view(nodes, tables.mode, target, half_of(tables), depth, screen_width(session))
+    return tree_view(nodes, tables.mode, target, half_of(tables), depth)
 
 
 def audit(args: Namespace, session: Session, tables: Tables, found: list[str]) -> Table:
@@ -258,7 +251,7 @@ def audit(args: Namespace, session: Session, tables: Tables, found: list[str]) -
     nr_bad = sum(not finding.is_harmless for finding in findings)
     found[:] = [f"the audit has {nr_bad} finding{'' if nr_bad == 1 else 's'}"] if nr_bad and args.fail else []
     target = session.target_info() | tables.finish()
-    return audit_view(findings, tables.place_names(), target, tables.audited, screen_width(session))
+    return audit_view(findings, tables.place_names(), target, tables.audited)
 
 
 def verify(session: Session, tables: Tables, found: list[str]) -> Table:
@@ -267,4 +260,4 @@ def verify(session: Session, tables: Tables, found: list[str]) -> Table:
     tables.begin()
     result = tables.verify()
     found[:] = [f"page tables and the kernel's own numbers disagree: {what}" for what in result.unexplained]
-    return verify_view(result, session.target_info() | tables.finish(), screen_width(session))
+    return verify_view(result, session.target_info() | tables.finish())

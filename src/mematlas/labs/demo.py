@@ -90,7 +90,9 @@ class Tour(Story):
 
     def maps(self, workload: RunningWorkload, process: Process) -> None:
         result = process.maps(selection=area_of(workload))
-        self.show(f"maps {workload.pid} {workload.address:#x}", list(self.lines(maps_table(result, {}, False)))[:2])
+        table = maps_table(result, {}, False)
+        table.footer = None
+        self.show(f"maps {workload.pid} {workload.address:#x}", self.lines(table))
 
 
 def known(size: int | None) -> str:

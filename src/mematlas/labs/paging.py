@@ -85,7 +85,7 @@ class Paging(Story):
     def plan(self) -> Plan:
         planned = plan(self.process, "pageout", Selection(area=self.area))
         table = plan_table(planned, {})
-        lines = [*self.lines(table), *(f"note: {note}" for note in table.notes)]
+        lines = [*self.lines(table), *self.notes(table)]
         self.show(f"pageout {self.process.pid} {self.area} --dry-run", lines)
         return planned
 
@@ -115,7 +115,7 @@ class Paging(Story):
         )
         who = {"pid": self.process.pid, "name": self.process.stat.name}
         view = effect_table(effect, who, self.process.page_size)
-        lines = [*self.lines(view), *(f"note: {note}" for note in view.notes)]
+        lines = [*self.lines(view), *self.notes(view)]
         self.show(f"pageout {self.process.pid} {self.area} --free", lines)
         self.say("", "Each s is swapped. The addresses stay; the program was not asked, and knows nothing of it:")
         self.draw_pages(self.workload, self.process)
@@ -130,7 +130,7 @@ class Paging(Story):
         )
         before = read_faults(self.process.dir)
         refaults = self.watch(effect)
-        self.say(*refault_lines(refaults, self.process.page_size, False, self.colour))
+        self.write(*refault_lines(refaults, self.process.page_size, False, self.colour, self.room))
         self.say("", *fault_lines(before, read_faults(self.process.dir)))
         self.say("")
         self.draw_pages(self.workload, self.process)

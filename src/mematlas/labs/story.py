@@ -6,6 +6,8 @@ import time
 
 from mematlas.model.address_space import Selection
 from mematlas.views.colour import paint
+from mematlas.views.format import fold_message, fold_text
+from mematlas.views.live import screen_width
 from mematlas.views.picture import Previous, histogram_view, map_view
 
 TYPE_CHECKING = False
@@ -21,6 +23,8 @@ SEGMENTS = 12
 CELL_PAGES = 8
 COUNT_WIDTH = 24
 """What is left of the line for the histogram's ends and count."""
+INDENT = 3
+"""Columns by which what is told stands out from the titles."""
 
 
 class Story:
@@ -33,6 +37,9 @@ class Story:
         self.ascii_only = ascii_only
         self.pause = pause
         self.steps = 0
+        columns = screen_width(out)
+        self.room = max(columns - INDENT, 1) if columns else 0
+        """Columns of the screen for what is told; 0 for any."""
 
     def run(self) -> None:
         """Tell all of it."""
@@ -46,18 +53,27 @@ class Story:
         self.out.write("\n" + paint(f"{self.steps}. {title}", "title", self.colour) + "\n")
 
     def say(self, *lines: str) -> None:
-        """Write sentences."""
-        self.out.write("".join(f"   {line}".rstrip() + "\n" for line in lines))
+        """Write sentences, folded where the screen is narrower."""
+        text = fold_text("\n".join(lines), self.room)
+        self.write(*(part for line in text.split("\n") for part in fold_message(line, self.room)))
+
+    def write(self, *lines: str) -> None:
+        """Write lines as they are."""
+        self.out.write("".join(f"{' ' * INDENT}{line}".rstrip() + "\n" for line in lines))
         self.out.flush()
 
     def show(self, command: str, lines: Iterable[str]) -> None:
         """Write what a command shows, under the command that shows it."""
-        self.say(paint(f"$ mematlas {command}", "dim", self.colour), *lines)
+        self.write(paint(f"$ mematlas {command}", "dim", self.colour), *lines)
 
     def lines(self, view: Any) -> Iterable[str]:
         """Return the lines of a view."""
-        lines: Iterable[str] = view.lines(colour=self.colour)
+        lines: Iterable[str] = view.lines(colour=self.colour, width=self.room)
         return lines
+
+    def notes(self, view: Any) -> Iterable[str]:
+        """Return the lines of the notes of a view, once its other lines are there."""
+        return [line for note in view.notes for line in fold_message(f"note: {note}", self.room)]
 
     def draw_pages(self, workload: RunningWorkload, process: Process) -> None:
         """Show the pages of a workload as hist and map draw them."""
@@ -67,7 +83,7 @@ class Story:
             self.lines(histogram_view(cells, stretches, [], process.page_size, {}, self.ascii_only, [])),
         )
         strips = process.grid(selection=area_of(workload), cell_pages=CELL_PAGES)
-        view = map_view(strips, process.page_size, self.width - 3, {}, self.ascii_only, Previous(), [])
+        view = map_view(strips, process.page_size, self.width - INDENT, {}, self.ascii_only, Previous(), [])
         self.show(f"map {workload.pid} {workload.address:#x} --cell {CELL_PAGES}", self.lines(view))
 
 

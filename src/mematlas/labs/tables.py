@@ -54,8 +54,8 @@ def lessons_table(lessons: Iterable[Lesson], scores: dict[str, Score], notes: li
 
     short = [(name, title, needs_of(rights), shown) for name, title, rights, _, shown in rows]
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
-        yield from Table("", LIST_COLUMNS, short).lines(in_bytes=in_bytes, colour=colour, before=before)
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
+        yield from Table("", LIST_COLUMNS, short).lines(in_bytes=in_bytes, colour=colour, before=before, width=width)
         yield ""
         yield "mematlas lab NAME begins one."
         yield "* shows more to those with a right that it names; root has all of them."
@@ -87,8 +87,10 @@ def answers_table(answers: list[Answer], notes: list[str]) -> Table:
     target = {"passed": nr_right == nr_asked, "nr_right": nr_right, "nr_asked": nr_asked}
     short = [(item.lesson, item.key, *item.shown, RIGHT[item.right]) for item in answers]
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
-        yield from Table("lesson/1", SHORT_COLUMNS, short).lines(in_bytes=in_bytes, colour=colour, before=before)
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
+        yield from Table("lesson/1", SHORT_COLUMNS, short).lines(
+            in_bytes=in_bytes, colour=colour, before=before, width=width
+        )
         yield from (f"{name} left out: {why}" for name, why in reasons)
         yield from (f"{item.lesson} not understood: {item.reason}" for item in misfits)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mematlas.analysis.movable import REASONS
 from mematlas.kernel.swaps import free_swap, zram_ratio
 from mematlas.record import as_dict
-from mematlas.views.format import format_path, format_seconds, format_size, number_of
+from mematlas.views.format import fold_message, format_path, format_seconds, format_size, number_of
 from mematlas.views.swap import ways_to_swap
 from mematlas.views.table import Column, Drawn, Table
 
@@ -209,21 +209,21 @@ def effect_table(
     )
     notes = [*effect.notes, *(undo.notes if undo else ())]
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
         took = f"{format_seconds(effect.seconds)}, {effect.passes} pass{'es' if effect.passes > 1 else ''}"
         speed = f" ({format_size(round(rate))}/s)" if rate and effect.advice != "cold" else ""
         who = f"{format_path(target['name'])}, PID {target['pid']}"
         yield f"{effect.advice} of {who}: {format_size(size)} in {took}{speed}"
         if effect.stopped:
-            yield f"stopped early: {effect.stopped}"
+            yield from fold_message(f"stopped early: {effect.stopped}", width)
         lines = [
             (name, nr, None if nr is None else nr * page_size, text)
             for name, nr, text in effect_lines(effect, page_size)
         ]
-        yield from Table("", LINE_COLUMNS, lines).lines(in_bytes=in_bytes, colour=colour)
+        yield from Table("", LINE_COLUMNS, lines).lines(in_bytes=in_bytes, colour=colour, width=width)
         if refaults:
             yield ""
-            yield from refault_lines(refaults, page_size, in_bytes, colour)
+            yield from refault_lines(refaults, page_size, in_bytes, colour, width)
         if undo:
             yield ""
             yield undo_line(undo, page_size)
@@ -269,7 +269,7 @@ def pages(size: int | None, page_size: int) -> int | None:
     return None if size is None else size // page_size
 
 
-def refault_lines(refaults: Refaults, page_size: int, in_bytes: bool, colour: bool) -> Iterator[str]:
+def refault_lines(refaults: Refaults, page_size: int, in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
     """Yield the curve of the pages that came back, and the VMAs that they belong to."""
     share = f" ({refaults.nr_returned / refaults.nr_moved:.1%})" if refaults.nr_moved else ""
     watched = f"watched for {refaults.seconds:.1f} s" + (f" ({refaults.stopped})" if refaults.stopped else "")
@@ -284,7 +284,7 @@ def refault_lines(refaults: Refaults, page_size: int, in_bytes: bool, colour: bo
         yield f"{refaults.nr_gone} {why}"
     if refaults.curve:
         rows = [(round(seconds, 3), nr, nr * page_size) for seconds, nr in thin(refaults.curve)]
-        yield from Table("", CURVE_COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour)
+        yield from Table("", CURVE_COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour, width=width)
     items = sorted(refaults.vmas, key=lambda item: (-item.nr_returned, -item.nr_moved))
     table = [
         (
@@ -296,7 +296,7 @@ def refault_lines(refaults: Refaults, page_size: int, in_bytes: bool, colour: bo
         for item in items[:MAX_VMAS]
     ]
     if table:
-        yield from Table("", REFAULT_COLUMNS, table).lines(in_bytes=in_bytes, colour=colour)
+        yield from Table("", REFAULT_COLUMNS, table).lines(in_bytes=in_bytes, colour=colour, width=width)
     if len(items) > MAX_VMAS:
         nr_more = len(items) - MAX_VMAS
         yield f"... {nr_more} more VMA{'s' * (nr_more != 1)}"

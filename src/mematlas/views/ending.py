@@ -80,12 +80,14 @@ def ending_table(results: list[tuple[dict[str, Any], EndingResult]], notes: list
         return Table("ending/1", COLUMNS, rows, notes=notes)
     ((target, result),) = results
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
         took = format_seconds(result.reading.duration_s)
         who = f"{format_path(target['name'])}, PID {target['pid']}"
         yield f"{who}: if it ended now, from {result.reading.source} in {took}"
         lines = list(lines_of(result, in_bytes))
-        yield from Table("ending/1", LINE_COLUMNS, lines).lines(in_bytes=in_bytes, colour=colour, before=before)
+        yield from Table("ending/1", LINE_COLUMNS, lines).lines(
+            in_bytes=in_bytes, colour=colour, before=before, width=width
+        )
 
     return Drawn("ending/1", COLUMNS, rows, target=target, notes=notes, draw=draw)
 

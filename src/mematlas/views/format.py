@@ -143,7 +143,7 @@ def fold(text: str, width: int) -> list[str]:
     lines = [""]
     for spaced in text.split():
         space = " "
-        for word in spaced.replace(",", ",\0").split("\0"):
+        for word in spaced.replace(",", ",\0").rstrip("\0").split("\0"):
             longer = f"{lines[-1]}{space}{word}" if lines[-1] else word
             if len(longer) <= width or not lines[-1]:
                 lines[-1] = longer
@@ -151,3 +151,82 @@ def fold(text: str, width: int) -> list[str]:
                 lines.append(word)
             space = ""
     return lines
+
+
+HANG = 4
+"""Columns by which the further lines of a message stand out from its first."""
+LEAST_TAIL = 20
+"""Columns that what stands in the last of several columns is folded to at the least."""
+TYPED = (": sudo ", ": docker ")
+"""What a line that a person is to type begins with."""
+
+
+def fold_message(text: str, width: int) -> list[str]:
+    """Return a note or an error as lines for a screen of this width, 0 for any.
+
+    Lines to type are left whole, so that they can be copied, or are broken where a shell reads on.
+
+    >>> fold_message("note: the zero page, nobody's memory", 24)
+    ['note: the zero page,', "    nobody's memory"]
+    >>> fold_message("all rights: sudo -- /usr/bin/mematlas", 24)
+    ['all rights:', '    sudo -- /usr/bin/mematlas']
+    >>> fold_message("minor  594  it was in RAM already", 26)
+    ['minor  594  it was in RAM', '            already']
+    """
+    if not width or len(text) <= width or text.startswith("try: "):
+        return [text]
+    indent = text[: len(text) - len(text.lstrip(" "))]
+    hang = indent + " " * HANG
+    if indent and " && " in text:
+        steps = text.strip().split(" && ")
+        return [indent + steps[0] + " &&", *(f"{hang}{step} &&" for step in steps[1:-1]), hang + steps[-1]]
+    head, gap, tail = text.rstrip().rpartition("  ")
+    if head.strip():
+        head += gap
+        parts = fold_words(tail, max(width - len(head), LEAST_TAIL))
+        return [head + parts[0], *(" " * len(head) + part for part in parts[1:])]
+    place = min((found + 1 for each in TYPED if (found := text.find(each)) >= 0), default=len(text))
+    lines = fold_words(text[:place].strip(), width - len(hang))
+    if command := text[place:].strip():
+        lines.append(command)
+    return [indent + lines[0], *(hang + line for line in lines[1:])]
+
+
+def fold_words(text: str, width: int) -> list[str]:
+    """Return a text as lines of at most this width, broken at spaces, unless a word is longer.
+
+    >>> fold_words("needs CAP_BPF,CAP_PERFMON here", 20)
+    ['needs', 'CAP_BPF,CAP_PERFMON', 'here']
+    """
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if len(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def fold_text(text: str, width: int) -> str:
+    """Return paragraphs for a screen of this width, 0 for any. Lines that are indented, or have columns, stay.
+
+    A line that ends a sentence may be followed by a new one.
+
+    >>> print(fold_text("one two\\nthree\\n\\n  four", 14))
+    one two three
+    <BLANKLINE>
+      four
+    """
+    if not width:
+        return text
+    lines: list[str] = []
+    is_open = False
+    for line in text.split("\n"):
+        is_text = bool(line) and "  " not in line
+        if is_text and is_open:
+            lines[-1] += f" {line}"
+        else:
+            lines.append(line)
+        is_open = is_text and not line.endswith((".", ":"))
+    return "\n".join(part for line in lines for part in (fold_words(line, width) if "  " not in line else [line]))

@@ -26,6 +26,11 @@ def screen_size(out: TextIO) -> tuple[int, int] | None:
     return size.columns or 80, size.lines or 24
 
 
+def screen_width(out: TextIO) -> int:
+    """Return the columns of the terminal that we write to; 0, any number, where it is none."""
+    return max((screen_size(out) or (0, 0))[0], 0)
+
+
 def ticks(interval: float, count: int | None) -> Iterator[int]:
     """Yield 0, 1, 2, ... at even intervals, ``count`` times or for ever. A slow round does not delay the others."""
     start = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.version import __version__
-from mematlas.views.format import format_size
+from mematlas.views.format import fold_message, format_size
 from mematlas.views.table import Column, Drawn, Table
 
 TYPE_CHECKING = False
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     Column("pid", "PID", "count", width=7),
     Column("name", "NAME"),
-    Column("nr_processes", "PROCESSES", "count"),
+    Column("nr_processes", "PROCS", "count"),
     Column("nr_measured", "MEASURED", "count", shown=False),
     Column("pss", "PSS", "size"),
     Column("uss", "USS", "size"),
@@ -50,12 +50,14 @@ def overview_view(
         for group in groups
     ]
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
-        yield f"mematlas {__version__} on {machine['host']}, Linux {machine['kernel']}: {in_use(meminfo)}"
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
+        head = f"mematlas {__version__} on {machine['host']}, Linux {machine['kernel']}: {in_use(meminfo)}"
+        yield from fold_message(head, width)
         yield ""
-        yield from Table("overview/2", COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour)
+        yield from Table("overview/2", COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour, width=width)
         yield ""
-        yield from rights(uid, missing, nr_refused, sudo)
+        for line in rights(uid, missing, nr_refused, sudo):
+            yield from fold_message(line, width)
         yield ""
         pid = rows[0][0] if rows else "PID"
         tries = (

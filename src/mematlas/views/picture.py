@@ -116,7 +116,7 @@ def histogram_view(
         size = format_size(sum(high - low for low, high in folds))
         notes.append(FOLDED.format(size=size, places=number_of(len(folds), "place")))
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, screen: int) -> Iterator[str]:
         bars, glyphs = (ASCII_BARS, ASCII_GLYPHS) if ascii_only else (BARS, GLYPHS)
         parts = []
         for nr, each, row in zip(present, counts, rows, strict=True):
@@ -199,7 +199,7 @@ def map_view(
                     strip.vma.path or strip.vma.kind,
                 )
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, screen: int) -> Iterator[str]:
         glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
         shown = [strip for strip in strips if not strip.is_folded]
         drawn = {

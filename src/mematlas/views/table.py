@@ -93,6 +93,84 @@ LEAST_ROOM = 8
 """Columns that a last column is folded to at the least."""
 
 
+INDENT = 4
+"""Columns by which the further lines of a row stand out from its first."""
+
+
+class Layout:
+    """How the cells of a row stand on a screen: in one line, the last one folded; or in several, where they must."""
+
+    def __init__(self, columns: list[Column], widths: list[int], width: int, last: Iterable[str]) -> None:
+        """``last`` are the cells of the last column, as far as they are known."""
+        folds = columns[-1].kind != "path"
+        words = max((len(word) for cell in last for word in fold(cell, 1)), default=0) if folds and width else 0
+        least = min(max(words, LEAST_ROOM), widths[-1])
+        self.groups = in_groups([*widths[:-1], least], width) if width else [range(len(widths))]
+        """The places of the columns of each line."""
+        self.patterns = [
+            "  ".join(f"{{:{'>' if columns[place].right else '<'}{widths[place]}}}" for place in group)
+            for group in self.groups
+        ]
+        taken = sum(widths[place] + 2 for place in self.groups[-1][:-1]) + INDENT * (len(self.groups) > 1)
+        self.room = max(width - taken, LEAST_ROOM) if width and folds else 0
+        self.width = 0 if folds else width
+        """Columns beyond which the last cell, a path, gets a line of its own; 0 for any."""
+
+    def lines(self, row: list[str]) -> Iterator[str]:
+        """Yield the lines of one row. What would say nothing but that something is not known is left out."""
+        parts = fold(row[-1], self.room) if self.room and len(row[-1]) > self.room else row[-1:]
+        if len(self.groups) == 1 and len(parts) == 1:
+            line = self.patterns[0].format(*row).rstrip()
+            yield from self._without_path(line, row[-1], 1)
+            return
+        for number, group in enumerate(self.groups):
+            cells = [row[place] for place in group]
+            indent = " " * INDENT if number else ""
+            if number and NOTHING.issuperset(cells):
+                continue
+            if group is not self.groups[-1]:
+                yield (indent + self.patterns[number].format(*cells)).rstrip()
+                continue
+            for part in parts:
+                line = (indent + self.patterns[number].format(*cells[:-1], part)).rstrip()
+                yield from self._without_path(line, part, number + 1)
+                cells = [""] * len(cells)
+
+    def _without_path(self, line: str, path: str, depth: int) -> Iterator[str]:
+        before = line[: len(line) - len(path)].rstrip() if self.width and len(line) > self.width else ""
+        if not before:
+            yield line
+            return
+        if depth == 1 or not NOTHING.issuperset(before.split()):
+            # Of rows that stream the cells may be longer than could be known.
+            head, gap, cell = before.rpartition("  ")
+            head += gap
+            first, *others = fold(cell, self.width - len(head)) if len(before) > self.width else [cell]
+            yield head + first
+            yield from (" " * len(head) + part for part in others)
+        yield " " * INDENT * depth + path
+
+
+NOTHING = frozenset(("-", ""))
+
+
+def in_groups(widths: list[int], width: int) -> list[range]:
+    """Return which columns stand in a line together, where all of them are wider than the screen.
+
+    >>> in_groups([30, 30, 30], 80), in_groups([30, 30, 16], 80)
+    ([range(0, 2), range(2, 3)], [range(0, 3)])
+    """
+    groups: list[range] = []
+    first = taken = 0
+    for place, each in enumerate(widths):
+        if place > first and taken + 2 + each > width:
+            groups.append(range(first, place))
+            first, taken = place, INDENT + each
+        else:
+            taken += each + 2 * (place > first)
+    return [*groups, range(first, len(widths))]
+
+
 class Table:
     """Rows under columns, with what they are about.
 
@@ -109,7 +187,6 @@ class Table:
         notes: list[str] | None = None,
         footer: tuple[Any, ...] | None = None,
         stream: bool = False,
-        width: int = 0,
         fine_print: Iterable[str] = (),
     ) -> None:
         self.schema = f"mematlas.{schema}"
@@ -122,11 +199,14 @@ class Table:
         self.footer = footer
         """A row of totals, for text only."""
         self.stream = stream
-        self.width = width
-        """Columns of the screen in which the last column of the text is folded; 0 for as long as it is."""
 
-    def lines(self, *, in_bytes: bool = False, colour: bool = False, before: set[str] | None = None) -> Iterator[str]:
-        """Yield the lines of the text form. Lines not among ``before`` are marked, when that is given."""
+    def lines(
+        self, *, in_bytes: bool = False, colour: bool = False, before: set[str] | None = None, width: int = 0
+    ) -> Iterator[str]:
+        """Yield the lines of the text form. Lines not among ``before`` are marked, when that is given.
+
+        No line is wider than ``width``, the columns of the screen, unless a single word is; 0 is for any screen.
+        """
         shown = [i for i, column in enumerate(self.columns) if column.shown]
         columns = [self.columns[i] for i in shown]
         formats = [FORMATS["count" if in_bytes and column.kind == "size" else column.kind] for column in columns]
@@ -145,18 +225,15 @@ class Table:
             rows = list(rows)
             for row in rows if footer is None else [*rows, footer]:
                 widths = list(map(max, widths, map(len, row)))
-        pattern = "  ".join(
-            f"{{:{'>' if column.right else '<'}{width}}}" for column, width in zip(columns, widths, strict=True)
-        )
-        yield paint(pattern.format(*titles).rstrip(), "title", colour)
-        room = max(self.width - sum(widths[:-1]) - 2 * len(widths[:-1]), LEAST_ROOM) if self.width else 0
+        layout = Layout(columns, widths, width, () if self.stream else [row[-1] for row in rows])
+        for line in layout.lines(titles):
+            yield paint(line, "title", colour)
         for row in rows:
-            parts = fold(row[-1], room) if room and len(row[-1]) > room else row[-1:]
-            for number, part in enumerate(parts):
-                line = pattern.format(*((row if number == 0 else [""] * len(row))[:-1]), part).rstrip()
+            for line in layout.lines(row):
                 yield paint(line, "changed", colour) if before is not None and line not in before else line
         if footer is not None:
-            yield paint(pattern.format(*footer).rstrip(), "title", colour)
+            for line in layout.lines(footer):
+                yield paint(line, "title", colour)
 
     def objects(self) -> Iterator[dict[str, Any]]:
         """Yield each row as a dictionary ready for JSON: addresses are strings, lists are lists."""
@@ -201,13 +278,15 @@ class Drawn(Table):
     """A table that text shows in a form of its own: ``draw`` gives the lines, JSON and CSV have the rows."""
 
     def __init__(
-        self, *args: Any, draw: Callable[[bool, bool, set[str] | None], Iterable[str]], **settings: Any
+        self, *args: Any, draw: Callable[[bool, bool, set[str] | None, int], Iterable[str]], **settings: Any
     ) -> None:
         super().__init__(*args, **settings)
         self.draw = draw
 
-    def lines(self, *, in_bytes: bool = False, colour: bool = False, before: set[str] | None = None) -> Iterator[str]:
-        return iter(self.draw(in_bytes, colour, before))
+    def lines(
+        self, *, in_bytes: bool = False, colour: bool = False, before: set[str] | None = None, width: int = 0
+    ) -> Iterator[str]:
+        return iter(self.draw(in_bytes, colour, before, width))
 
 
 def to_json(value: Any, kind: str) -> Any:

@@ -143,7 +143,7 @@ def heading(target: dict[str, Any], half: str, width: int = 0) -> str:
     values = {key: target[key] for key in ("pid", "paging", "pgd", "reader")}
     half = f"{half} half, " if half else ""
     line = HEAD.format(name=format_path(target["name"]), half=half, took=took, **values) + torn
-    return "\n  ".join(fold(line, width)) if width else line
+    return "\n  ".join(fold(line, width - 2)) if width else line
 
 
 def half_of(tables: Tables) -> str:
@@ -160,7 +160,6 @@ def summary_view(
     target: dict[str, Any],
     half: str,
     kernel: KernelMap | None = None,
-    width: int = 0,
 ) -> Drawn:
     """Return how many tables and leaves there are, what they cost, and what lies where in the kernel half."""
     by_size = {leaf.size: leaf for leaf in summary.leaves}
@@ -173,12 +172,12 @@ def summary_view(
     target |= {"others": summary.nr_others, "table_bytes_per_mib": summary.table_bytes_per_mib}
     target |= {"nr_hidden": summary.nr_hidden}
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
         yield heading(target, half, width)
         if kernel:
-            yield from region_lines(kernel, in_bytes, colour)
+            yield from region_lines(kernel, in_bytes, colour, width)
         yield ""
-        yield from Table("tables-summary/1", SUMMARY_COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour)
+        yield from Table("tables-summary/1", SUMMARY_COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour, width=width)
         yield ""
         leaves = [leaf for leaf in reversed(summary.leaves) if leaf.nr_leaves]
         if leaves:
@@ -255,10 +254,12 @@ def region_rows(kernel: KernelMap) -> list[tuple[Any, ...]]:
     return rows
 
 
-def region_lines(kernel: KernelMap, in_bytes: bool, colour: bool) -> Lines:
+def region_lines(kernel: KernelMap, in_bytes: bool, colour: bool, width: int) -> Lines:
     """Yield the regions, and whether the direct map maps all RAM."""
     yield ""
-    yield from Table("tables-kernel/2", REGION_COLUMNS, region_rows(kernel)).lines(in_bytes=in_bytes, colour=colour)
+    yield from Table("tables-kernel/2", REGION_COLUMNS, region_rows(kernel)).lines(
+        in_bytes=in_bytes, colour=colour, width=width
+    )
     size, ram = format_size(kernel.direct_map), format_size(kernel.ram)
     left = f"{format_size(kernel.unmapped_ram)} of it not" if kernel.unmapped_ram else "all of it"
     yield f"the direct map maps {size}; System RAM is {ram}, and mapped there: {left}"
@@ -277,19 +278,19 @@ def kernel_view(kernel: KernelMap, summary: Drawn, target: dict[str, Any]) -> Dr
 # One address
 
 
-def walk_view(found: list[Walked], mode: PagingMode, target: dict[str, Any], notes: list[str], width: int = 0) -> Drawn:
+def walk_view(found: list[Walked], mode: PagingMode, target: dict[str, Any], notes: list[str]) -> Drawn:
     """Return each level's entry on the way from an address to its byte, and what pagemap says of it."""
     rows = [row for item in found for row in walk_rows(item)]
     halves = {"kernel" if item.address >= mode.kernel_start else "user" for item in found}
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
         yield heading(target, " and ".join(sorted(halves, reverse=True)), width)
         for item in found:
             yield ""
             where = f"in {format_path(item.area)}" if item.area else "in no VMA and no region"
             yield f"{format_address(item.address)} {where}"
-            table = Table("tables/1", WALK_COLUMNS, walk_rows(item), width=width)
-            yield from table.lines(in_bytes=in_bytes, colour=colour)
+            table = Table("tables/1", WALK_COLUMNS, walk_rows(item))
+            yield from table.lines(in_bytes=in_bytes, colour=colour, width=width)
             for line in end_lines(item, mode):
                 yield from fold(line, width) if width else [line]
 
@@ -378,7 +379,7 @@ def phys_width(tables: Tables) -> int:
     return len(f"{tables.memory.memory_end:#x}")
 
 
-def list_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any], width: int = 0) -> Drawn:
+def list_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Drawn:
     """Return the entries that are asked for, made while they are read: indented by level."""
     mode = tables.mode
     depths = {level.name: depth for depth, level in enumerate(mode.levels)}
@@ -402,7 +403,7 @@ def list_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any], width
         Column("phys", "LEADS TO", "hex", width=phys_width(tables)),
         Column("flags", "FLAGS"),
     )
-    return streamed(ENTRY_COLUMNS, rows(), tables, target, columns, line, width)
+    return streamed(ENTRY_COLUMNS, rows(), tables, target, columns, line)
 
 
 def streamed(
@@ -412,13 +413,12 @@ def streamed(
     target: dict[str, Any],
     shown: tuple[Column, ...],
     line: Callable[[tuple[Any, ...]], tuple[Any, ...]],
-    width: int,
 ) -> Drawn:
     """Return rows that are still being read; text has columns of its own, and how the reading went at the end."""
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
-        table = Table("tables/1", shown, map(line, rows), stream=True, width=width)
-        yield from table.lines(in_bytes=in_bytes, colour=colour)
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
+        table = Table("tables/1", shown, map(line, rows), stream=True)
+        yield from table.lines(in_bytes=in_bytes, colour=colour, width=width)
         yield heading(target, half_of(tables), width)
 
     return Drawn("tables/1", columns, rows, target=target, stream=True, draw=draw)
@@ -447,7 +447,7 @@ def entry_rows(mode: PagingMode, names: Names, found: Entries) -> Iterator[tuple
         )
 
 
-def runs_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any], width: int = 0) -> Drawn:
+def runs_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Drawn:
     """Return runs of like entries, made while they are read."""
     mode = tables.mode
     volatile = {"accessed", "dirty", "saved-dirty"}
@@ -489,7 +489,7 @@ def runs_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any], width
         Column("nr_dirty", "DIRTY", width=9),
         Column("flags", "FLAGS"),
     )
-    return streamed(RUN_COLUMNS, rows(), tables, target, columns, line, width)
+    return streamed(RUN_COLUMNS, rows(), tables, target, columns, line)
 
 
 def of_all(nr: int, nr_all: int) -> str:
@@ -501,7 +501,7 @@ def of_all(nr: int, nr_all: int) -> str:
     return "none" if nr == 0 else "all" if nr == nr_all else f"{nr}/{nr_all}"
 
 
-def raw_view(found: Iterable[RawTable], tables: Tables, target: dict[str, Any], width: int = 0) -> Drawn:
+def raw_view(found: Iterable[RawTable], tables: Tables, target: dict[str, Any]) -> Drawn:
     """Return whole tables, every entry of them: text as a dump in hexadecimal, four to a line."""
     mode = tables.mode
 
@@ -511,7 +511,7 @@ def raw_view(found: Iterable[RawTable], tables: Tables, target: dict[str, Any], 
             yield from raw_rows(raw, mode, names)
         target.update(tables.finish())
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
         for raw in found:
             level = mode.levels[raw.level]
             last = raw.address + level.size * level.nr_entries - 1
@@ -541,9 +541,7 @@ def raw_rows(raw: RawTable, mode: PagingMode, names: Names) -> Iterator[tuple[An
         yield (*row[:7], row[9])
 
 
-def tree_view(
-    nodes: list[TreeNode], mode: PagingMode, target: dict[str, Any], half: str, depth: int, width: int = 0
-) -> Drawn:
+def tree_view(nodes: list[TreeNode], mode: PagingMode, target: dict[str, Any], half: str, depth: int) -> Drawn:
     """Return every table down to a level, indented, with the sums of what is below it."""
     shown = [node for node in nodes if node.level <= depth]
 
@@ -551,10 +549,10 @@ def tree_view(
         name = indent + mode.levels[node.level].name
         return (name, node.address, node.table, node.nr_used, node.nr_tables, node.mapped)
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
         yield heading(target, half, width)
         drawn = [row_of(node, "  " * node.level) for node in shown]
-        yield from Table("tables-tree/1", TREE_COLUMNS, drawn).lines(in_bytes=in_bytes, colour=colour)
+        yield from Table("tables-tree/1", TREE_COLUMNS, drawn).lines(in_bytes=in_bytes, colour=colour, width=width)
 
     return Drawn("tables-tree/1", TREE_COLUMNS, map(row_of, shown), target=target, draw=draw)
 
@@ -573,9 +571,7 @@ def format_rights(rights: int | None) -> str | None:
     return "".join(letter if rights & bit else "-" for letter, bit in (("w", WRITABLE), ("x", EXECUTABLE), ("u", USER)))
 
 
-def audit_view(
-    findings: list[Finding], where: Callable[[int], str], target: dict[str, Any], halves: str, width: int = 0
-) -> Drawn:
+def audit_view(findings: list[Finding], where: Callable[[int], str], target: dict[str, Any], halves: str) -> Drawn:
     """Return what is dangerous, and what is only odd; in text, all of a kind under one line."""
     rows = [
         (
@@ -594,7 +590,7 @@ def audit_view(
     nr_bad = sum(not finding.is_harmless for finding in findings)
     shown = (*AUDIT_COLUMNS[1:4], *AUDIT_COLUMNS[5:7], AUDIT_COLUMNS[7])
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
         yield heading(target, halves, width)
         for harmless in (False, True):
             for kind, words in FINDINGS.items():
@@ -605,7 +601,9 @@ def audit_view(
                     columns = shown if some[0][5] is not None else (*shown[:3], shown[5])
                     places = [AUDIT_COLUMNS.index(column) for column in columns]
                     cells = [tuple(row[place] for place in places) for row in some]
-                    yield from Table("tables-audit/1", columns, cells).lines(in_bytes=in_bytes, colour=colour)
+                    yield from Table("tables-audit/1", columns, cells).lines(
+                        in_bytes=in_bytes, colour=colour, width=width
+                    )
         if rows:
             yield ""
         harmless_too = f", {len(rows) - nr_bad} more that are harmless" if len(rows) > nr_bad else ""
@@ -614,7 +612,7 @@ def audit_view(
     return Drawn("tables-audit/1", AUDIT_COLUMNS, rows, target=target, draw=draw)
 
 
-def verify_view(result: Verification, target: dict[str, Any], width: int = 0) -> Drawn:
+def verify_view(result: Verification, target: dict[str, Any]) -> Drawn:
     """Return what was compared, and each page that differs with its reason."""
     rows: list[tuple[Any, ...]] = [
         (check.what, None, check.tables, check.kernel, None, None, check.explained, check.reason, None)
@@ -625,7 +623,7 @@ def verify_view(result: Verification, target: dict[str, Any], width: int = 0) ->
         explained = each.reason in EXPLAINED
         rows.append(("page", each.address, None, None, each.entry, each.pagemap, explained, reason, path))
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Lines:
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
         yield heading(target, "user", width)
         columns = (
             Column("what", "WHAT"),
@@ -636,7 +634,7 @@ def verify_view(result: Verification, target: dict[str, Any], width: int = 0) ->
             Column("reason", "REASON"),
         )
         checks = [(row[0], row[2], row[3], SOURCES[row[0]], verdict(row[6]), row[7]) for row in rows if row[1] is None]
-        yield from Table("tables-verify/2", columns, checks, width=width).lines(in_bytes=in_bytes, colour=colour)
+        yield from Table("tables-verify/2", columns, checks).lines(in_bytes=in_bytes, colour=colour, width=width)
         pages = [
             (row[1], row[4], row[5], verdict(row[6]), f"{row[8]}: {row[7]}" if row[8] else row[7])
             for row in rows
@@ -645,7 +643,7 @@ def verify_view(result: Verification, target: dict[str, Any], width: int = 0) ->
         if pages:
             yield ""
             shown = (*(VERIFY_COLUMNS[place] for place in (1, 4, 5)), *columns[4:])
-            yield from Table("tables-verify/2", shown, pages, width=width).lines(in_bytes=in_bytes, colour=colour)
+            yield from Table("tables-verify/2", shown, pages).lines(in_bytes=in_bytes, colour=colour, width=width)
 
     return Drawn("tables-verify/2", VERIFY_COLUMNS, rows, target=target, draw=draw)
 

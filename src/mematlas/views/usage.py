@@ -85,7 +85,7 @@ def usage_table(
         return Table("usage/1", columns, rows, notes=notes, fine_print=fine_print)
     target, result = results[0]
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None) -> Iterator[str]:
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
         took = format_seconds(result.reading.duration_s)
         source = result.reading.source + (f" ({result.reading.reader})" if result.reading.reader else "")
         vmas = number_of(result.counters.nr_vmas, "VMA") + ", " if result.counters else ""
@@ -95,7 +95,9 @@ def usage_table(
         lines += [(title, amounts[key], text) for key, title, text in MORE if amounts[key]]
         lines += [node_line(node, amounts[column.key]) for node, column in added.items() if column.shown]
         lines += folio_lines(result.folios) if result.folios else []
-        yield from Table("usage/1", LINE_COLUMNS, lines).lines(in_bytes=in_bytes, colour=colour, before=before)
+        yield from Table("usage/1", LINE_COLUMNS, lines).lines(
+            in_bytes=in_bytes, colour=colour, before=before, width=width
+        )
 
     return Drawn("usage/1", columns, rows, target=target, notes=notes, fine_print=fine_print, draw=draw)
 
