@@ -50,7 +50,10 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import Directory, WordFile
 
 MACHINE_FILES = ("meminfo", "swaps")
-PROCESS_FILES = ("stat", "status", "statm", "comm", "cmdline", "cgroup", "maps", "smaps", "smaps_rollup", "ksm_stat")
+PROCESS_FILES = (
+    *("stat", "status", "statm", "comm", "cmdline", "cgroup", "maps", "smaps", "smaps_rollup"),
+    *("ksm_stat", "ksm_merging_pages"),
+)
 FRAME_FILES = ("kpagecount", "kpageflags")
 
 CHUNK = 8192

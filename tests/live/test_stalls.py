@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE, mematlas, program, read_smaps
+from helpers import PAGE, mematlas, program, read_smaps, tells_huge_pages
 from mematlas import Process
 from mematlas.kernel import procfs
 from mematlas.kernel.smaps import HOLD_PER_BYTE
@@ -59,7 +59,14 @@ def test_a_capture_holds_up_nobody(victim: Callable[..., Victim], tmp_path: Path
     assert (done.returncode, "holding up" in done.stderr + done.stdout) == (0, False)
 
 
-def test_huge_pages_make_smaps_cheap() -> None:
+@pytest.fixture
+def told() -> None:
+    """What pages are huge is told, else all count as small ones."""
+    if not tells_huge_pages():
+        pytest.skip("needs Linux 6.7: PAGEMAP_SCAN")
+
+
+def test_huge_pages_make_smaps_cheap(told: None) -> None:
     with program(FILLED, [SIZE, MADV_NOHUGEPAGE]) as small, Process(small.pid) as process:
         of_small = smaps_hold(process.dir)
     with program(FILLED, [SIZE, MADV_HUGEPAGE]) as huge, Process(huge.pid) as process:
@@ -72,7 +79,13 @@ def test_huge_pages_make_smaps_cheap() -> None:
     assert enough >= SIZE * HOLD_PER_BYTE  # nobody asked
 
 
-def test_huge_pages_that_a_fork_shares_are_looked_at_one_by_one() -> None:
+def test_huge_pages_count_as_small_ones_where_nobody_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mematlas.kernel.pagemap.PAGEMAP_SCAN", 0)  # as before Linux 6.7
+    with program(FILLED, [SIZE, MADV_HUGEPAGE]) as huge, Process(huge.pid) as process:
+        assert smaps_hold(process.dir) >= SIZE * HOLD_PER_BYTE
+
+
+def test_huge_pages_that_a_fork_shares_are_looked_at_one_by_one(told: None) -> None:
     forking = FILLED.replace("print(", "import os\nif os.fork():\n    print(")
     with program(FILLED, [SIZE, MADV_HUGEPAGE]) as alone, Process(alone.pid) as process:
         of_alone = smaps_hold(process.dir)
