@@ -6,6 +6,7 @@ import pytest
 
 from mematlas.analysis.grid import Cells, Stretch, Strip, cut_at
 from mematlas.kernel.maps import parse_maps
+from mematlas.kernel.pagemap import Block
 from mematlas.views.format import fold
 from mematlas.views.picture import Previous, cell_that_fits, histogram_view, map_view
 
@@ -150,4 +151,26 @@ def test_columns_beside_a_fold_have_their_own_addresses() -> None:
         ("0x100000", 256, 1792),
         ("0x900000", 256, 0),
     ]
-    assert notes == ["7 MiB of untouched memory in 1 place is left out: --reserved shows it"]
+    assert notes == ["7 MiB of untouched memory in 1 place is left out (~): --reserved shows it"]
+    assert list(view.lines()) == ["| ~ | 0/2,304"]
+
+
+def test_histogram_of_what_is_used_counts_all_that_was_asked_for() -> None:
+    """A bar that is full, of a file that is hardly used, is marked where the rest is."""
+    (vma,) = parse_maps([b"100000-a00000 r--s 00000000 fe:00 7 /f"])
+    cells = Cells(256, 256)
+    cells.add(0, Block(0x100000, memoryview(bytes(256 * 8)), bytes([0x81]) * 256))
+    view = histogram_view(cells, [Stretch(vma, 0x100000, 0x200000, 0)], [(0x200000, 0xA00000)], PAGE, {}, False, [])
+
+    assert list(view.lines()) == ["|█~| 256/2,304"]
+
+
+def test_histogram_with_many_folds_has_no_marks_and_says_so() -> None:
+    (vma,) = parse_maps([b"0-10000000 rw-p 00000000 00:00 0"])
+    stretches = [Stretch(vma, step << 20, (step << 20) + PAGE, step) for step in range(20)]
+    folds = [((step << 20) + PAGE, step + 1 << 20) for step in range(20)]
+    notes: list[str] = []
+    (line,) = histogram_view(Cells(20, 1), stretches, folds, PAGE, {}, False, notes).lines()
+
+    assert line == f"|{' ' * 20}| 0/{20 << 8:,}"
+    assert "(~)" not in notes[0]

@@ -71,7 +71,10 @@ COLUMN_COLUMNS = (
     Column("nr_swapped", "SWAPPED", "count"),
     Column("nr_folded", "FOLDED", "count"),
 )
-FOLDED = "{size} of untouched memory in {places} is left out: --reserved shows it"
+FOLDED = "{size} of untouched memory in {places} is left out{mark}: --reserved shows it"
+MARK = "~"
+MAX_MARKS = 8
+"""Places of a histogram at which it is marked that something is left out: of more than that none is."""
 
 
 def can_draw(encoding: str | None) -> bool:
@@ -112,18 +115,26 @@ def histogram_view(
         (cell, starts[cell], cells.size_of(cell), nr, each["swapped"], folded[cell])
         for cell, (nr, each) in enumerate(zip(present, counts, strict=True))
     ]
+    nr_pages = cells.nr_pages + sum(folded)
+    marked = {bisect_right(starts, low) for low, _ in folds}
+    if len(marked) > MAX_MARKS:
+        marked = set()
     if folds:
         size = format_size(sum(high - low for low, high in folds))
-        notes.append(FOLDED.format(size=size, places=number_of(len(folds), "place")))
+        mark = f" ({MARK})" if marked else ""
+        notes.append(FOLDED.format(size=size, places=number_of(len(folds), "place"), mark=mark))
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None, screen: int) -> Iterator[str]:
         bars, glyphs = (ASCII_BARS, ASCII_GLYPHS) if ascii_only else (BARS, GLYPHS)
         parts = []
+        mark = paint(MARK, "absent", colour)
         for nr, each, row in zip(present, counts, rows, strict=True):
+            parts += [mark] * (row[0] in marked)
             name = max(("present", "swapped", "unknown"), key=(each | {"present": nr}).__getitem__)
             character = bar(nr, row[2], bars) if name == "present" else glyphs[name][0]
             parts.append(paint(character, name, colour and character != " "))
-        yield f"|{''.join(parts)}| {sum(present):,}/{cells.nr_pages:,}"
+        parts += [mark] * (len(rows) in marked)
+        yield f"|{''.join(parts)}| {sum(present):,}/{nr_pages:,}"
 
     return Drawn("hist/1", COLUMN_COLUMNS, rows, target=target, notes=notes, draw=draw)
 
