@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -168,6 +169,21 @@ def is_held_up(pid: int) -> bool:
             return False
         time.sleep(0.005)
     return True
+
+
+@pytest.mark.parametrize("command", ["usage", "pageout"])
+def test_who_waits_at_a_terminal_is_told_for_what(command: str, hung: int) -> None:
+    ours, theirs = os.openpty()
+    line = [sys.executable, "-m", "mematlas", command, str(hung)]
+    running = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    try:
+        assert select.select([ours], [], [], DEADLINE)[0], "it says nothing"
+        assert f"waiting for /proc/{hung}" in os.read(ours, 4096).decode()
+    finally:
+        running.kill()
+        running.wait()
+        os.close(ours)
 
 
 SIGNALLED = """

@@ -1,4 +1,4 @@
-"""Ending although the kernel holds us: what a Ctrl-C cannot do by itself.
+"""Ending although the kernel holds us, which a Ctrl-C cannot do by itself, and saying what is waited for.
 
 Who waits for the mmap lock of a process, or for a dead file system, wakes for fatal signals alone. One that has a
 handler, as SIGINT has in Python, just stays pending: the handler runs when the wait is over, which may be never.
@@ -20,6 +20,12 @@ INTERVAL = 0.25
 """Seconds between two looks."""
 NR_LOOKS = 4
 """So many looks in a row have to find a signal waiting."""
+NR_LOOKS_SILENT = 16
+"""So many looks in a row have to find us in a file of a process before somebody at a terminal is told."""
+SLOW_FILES = ("maps", "smaps", "smaps_rollup", "numa_maps", "cmdline")
+"""Texts that the kernel may take long to write, or be kept from by whoever holds the mmap lock of the process."""
+HELD_FILES = (*SLOW_FILES, "pagemap", "mem", "")
+"""Files that may have to wait for that lock; and the directory itself, where the call is about its map_files."""
 ENDING = (SIGINT, SIGTERM, SIGHUP)
 
 
@@ -45,13 +51,52 @@ class Watchdog:
 
     def _watch(self) -> None:
         pthread_sigmask(SIG_BLOCK, ENDING)  # they are for the main thread, or for nobody
-        nr_seen = 0
+        nr_seen = nr_waits = 0
+        is_watched = os.isatty(2)
         while not self._leash.acquire(timeout=INTERVAL):
             number = pending()
             nr_seen = nr_seen + 1 if number else 0
             if number and nr_seen >= NR_LOOKS:
                 os.write(2, b"\nmematlas: ended while the kernel held us up: what was done last is not told\n")
                 os._exit(128 + number)
+            if is_watched:
+                waited_for = slow_file()
+                nr_waits = nr_waits + 1 if waited_for else 0
+                if waited_for and nr_waits >= NR_LOOKS_SILENT:
+                    is_watched = False
+                    tell(waited_for)
+
+
+def tell(path: str) -> None:
+    """Say at the terminal what is waited for."""
+    from mematlas.views.live import CLEAR_LINE
+    from mematlas.views.progress import waiting_note
+
+    os.write(2, f"\r{CLEAR_LINE}{waiting_note(path)}\n".encode())
+
+
+def slow_file() -> str | None:
+    """Return the file of a process that the main thread is in the middle of reading; None without one.
+
+    A system call that the kernel holds up is told with its first argument, a descriptor; while it works for us it does
+    not tell, and the file is one of those that are open.
+    """
+    try:
+        with open("/proc/self/syscall", "rb") as file:
+            call = file.read().split()
+        works = call[:1] == [b"running"]
+        fds = os.listdir("/proc/self/fd") if works else [str(int(call[1], 16))]
+    except (OSError, ValueError, IndexError):
+        return None
+    for fd in fds:
+        try:
+            path = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue
+        root, _, name = path.removeprefix("/proc/").partition("/")
+        if root.isdigit() and name in (SLOW_FILES if works else HELD_FILES):
+            return path
+    return None
 
 
 def pending() -> int | None:

@@ -14,6 +14,16 @@ WIDTH = 30
 INTERVAL = 0.1
 
 
+def waiting_note(path: str) -> str:
+    """Return what to say to somebody who waits for a file of a process.
+
+    >>> waiting_note("/proc/4211/maps")
+    'mematlas: waiting for /proc/4211/maps: it is long, or somebody holds the mmap lock of 4211 (Ctrl-C ends this)'
+    """
+    pid = path.split("/")[2]
+    return f"mematlas: waiting for {path}: it is long, or somebody holds the mmap lock of {pid} (Ctrl-C ends this)"
+
+
 class Bar:
     """One bar. Call it with what is done and what there is to do; `clear` takes it away."""
 
