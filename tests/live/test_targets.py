@@ -185,31 +185,33 @@ def test_process_that_was_found_is_never_another_with_its_number(text: str) -> N
 def test_number_of_a_namespace_in_between_is_looked_up() -> None:
     most = int(Path("/proc/sys/kernel/pid_max").read_text())
     inner = next(pid for pid in range(most - 1, 1, -1) if not os.path.exists(f"/proc/{pid}"))
-    # Its own number is 1 in the innermost namespace, `inner` in the one around it, and some other here.
-    middle = f"echo {inner - 1} > /proc/sys/kernel/ns_last_pid && exec unshare --pid --fork --kill-child sleep 1009"
+    # Its own number is 1 in the innermost namespace, `inner` in the one around it, and some other here. Another run of
+    # this test beside us has one with the same numbers.
+    asleep = f"sleep {100_000 + os.getpid()}"
+    middle = f"echo {inner - 1} > /proc/sys/kernel/ns_last_pid && exec unshare --pid --fork --kill-child {asleep}"
     outer = subprocess.Popen(
         ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", middle], stderr=subprocess.PIPE
     )
     try:
-        wait_until(lambda: outer.poll() is not None or "1009" in found(), "the innermost starts")
+        wait_until(lambda: outer.poll() is not None or asleep in found(), "the innermost starts")
         if outer.poll() is not None:
             assert outer.stderr
             pytest.skip(f"needs nested PID namespaces: {outer.stderr.read()!r}")
         run = mematlas("usage", inner)
 
         assert run.returncode == 3
-        assert re.search(r"no process \d+; in another PID namespace it is \d+  sleep 1009\n", run.stderr)
+        assert re.search(rf"no process \d+; in another PID namespace it is (?:.*; )?\d+  {asleep}\b", run.stderr)
     finally:
         outer.kill()
         outer.communicate()
 
 
-def found() -> str:
+def found() -> list[str]:
     """Return the command lines of all programs called sleep."""
     lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            lines.append(path.read_text())
+            lines.append(path.read_text().replace("\0", " ").rstrip())
         except OSError:
             continue
-    return " ".join(line for line in lines if line.startswith("sleep"))
+    return [line for line in lines if line.startswith("sleep")]
