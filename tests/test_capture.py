@@ -35,6 +35,7 @@ pytestmark = pytest.mark.machine
 
 Start = Callable[..., Victim]
 Result = dict[str, Any]
+Row = dict[str, Any]
 
 FIXTURES = {"ksm": "ksm", "hugetlb": "hugetlb_pages", "swapped": "swap"}
 SCENES = (
@@ -104,7 +105,8 @@ def assert_same_rows(
 ) -> None:
     """Compare each command on a capture with the same one on the process, which stands still.
 
-    Pages of libraries are shared with programs that come and go meanwhile, so a difference must stay to count.
+    Pages of libraries are shared with programs that come and go meanwhile. So a difference counts only in what is the
+    same before and after the capture, and must stay.
     """
     todo = [(*command, *(addresses(victim) if command == ("translate",) else ())) for command in commands]
     end = time.monotonic() + DEADLINE
@@ -112,12 +114,31 @@ def assert_same_rows(
     while todo:
         saved = directory / f"{victim.pid}-{attempt}"
         attempt += 1
+        before = [look(name, victim.pid, *rest)["rows"] for name, *rest in todo]
         assert look("capture", victim.pid, saved)["rows"][0]["pid"] == victim.pid
-        pairs = [(look(name, victim.pid, *rest), look(name, saved, *rest)) for name, *rest in todo]
-        differing = [pair for pair in pairs if pair[0]["rows"] != pair[1]["rows"]]
-        todo = [command for command, pair in zip(todo, pairs, strict=True) if pair in differing]
+        found = [look(name, saved, *rest)["rows"] for name, *rest in todo]
+        after = [look(name, victim.pid, *rest)["rows"] for name, *rest in todo]
+        differing = [place for place in range(len(todo)) if differ(before[place], found[place], after[place])]
         if differing and time.monotonic() > end:
-            assert differing[0][0]["rows"] == differing[0][1]["rows"], todo[0]
+            place = differing[0]
+            assert found[place] == before[place] == after[place], todo[place]
+        todo = [todo[place] for place in differing]
+
+
+def differ(before: list[Row], found: list[Row], after: list[Row]) -> bool:
+    """Whether rows differ in a value that is the same in two others, or are not as many."""
+    if not len(before) == len(found) == len(after):
+        return True
+    return any(
+        one.keys() != row.keys() or any(row[key] != one[key] == other.get(key) for key in row)
+        for one, row, other in zip(before, found, after, strict=True)
+    )
+
+
+def test_only_what_stays_the_same_counts_as_a_difference() -> None:
+    assert not differ([{"pss": 1}], [{"pss": 2}], [{"pss": 3}])
+    assert differ([{"pss": 1}], [{"pss": 2}], [{"pss": 1}])
+    assert differ([{"pss": 1}], [], [{"pss": 2}])
 
 
 @contextlib.contextmanager
@@ -205,6 +226,20 @@ def test_a_capture_verifies_itself(victim: Start, tmp_path: Path, capsys: pytest
         assert main(["capture", str(it.pid), str(tmp_path / "saved")]) == 0
     assert main(["usage", str(tmp_path / "saved"), "--verify"]) == 0
     assert "NO" not in capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_capture_tells_whether_the_process_could_run(is_stopped: bool, victim: Start, tmp_path: Path) -> None:
+    it = victim("anon")
+    with it.stopped() if is_stopped else contextlib.nullcontext():
+        assert main(["capture", str(it.pid), str(tmp_path / "saved")]) == 0
+    path = tmp_path / "saved" / str(it.pid) / "smaps.gz"
+    # A page more of each VMA, as if it had been counted wrongly.
+    text = re.sub(
+        rb"\nRss: +(\d+) kB", lambda rss: b"\nRss: %d kB" % (int(rss[1]) + 4), gzip.decompress(path.read_bytes())
+    )
+    path.write_bytes(gzip.compress(text))
+    assert main(["usage", str(tmp_path / "saved"), "--verify"]) == (10 if is_stopped else 0)
 
 
 # Who may read it

@@ -209,6 +209,16 @@ def test_what_changed_is_counted_vma_by_vma(difference: int, explained: bool) ->
     assert next(row.explained for row in rows if row.measure == "rss") == explained
 
 
+@pytest.mark.parametrize(("stopped", "rss", "pss"), [(False, True, True), (True, False, True)])
+def test_capture_of_a_process_that_was_stopped_has_no_excuse_but_what_others_did(
+    stopped: bool, rss: bool, pss: bool
+) -> None:
+    smaps, counted = result(BASE), result(replace(BASE, rss=101 * PAGE, pss=49 * PAGE), "pagemap")
+    rows = compare(smaps, counted, smaps, captured=True, stopped=stopped)
+    explained = {row.measure: row.explained for row in rows}
+    assert (explained["rss"], explained["pss"]) == (rss, pss)
+
+
 def test_swap_cache_that_this_kernel_does_not_tell_of_explains_less_swap_of_shared_memory() -> None:
     def reason(difference: int, *notes: str, kind: str = "shmem") -> str:
         counted = replace(BASE, swap=(BASE.swap or 0) + difference)

@@ -58,6 +58,8 @@ FRAME_FILES = ("kpagecount", "kpageflags")
 
 CHUNK = 8192
 """Frames of which one string of bits is kept, and which are read together."""
+STOPPED = "T"
+"""The state of a process that was sent SIGSTOP, all its threads."""
 MAX_REASONS = 1000
 PATHS_ROOM = 1 << 20
 """Bytes of paths in machine.json."""
@@ -125,6 +127,8 @@ class Recorder:
         self.notes: list[str] = []
         self.paths: dict[str, str] = {}
         """The paths that the text of maps leaves in doubt, by the start of their VMA."""
+        self.stopped = False
+        """Whether the process was stopped (SIGSTOP) at the beginning and at the end."""
         self.frames = Frames()
         self.nr_pages = 0
         self.huge_known = True
@@ -143,6 +147,7 @@ class Recorder:
         before = time.perf_counter()
         process = self.process
         space = process.address_space()
+        was_stopped = process.stat.state == STOPPED
         own = self.directory.below(str(process.pid))
         has_pagemap = self._save_pagemap(own, space.vmas)
         nr_frames = self._save_frames() if has_pagemap else None
@@ -154,6 +159,7 @@ class Recorder:
         for name in MACHINE_FILES:
             self._save_text(self.directory, name, process.procfs)
         torn = process.address_space().vmas != space.vmas
+        self.stopped = was_stopped and process.stat.state == STOPPED
         if not self.redactor:
             self._keep_paths(space.vmas)
         machine = self._machine(torn)
@@ -242,6 +248,7 @@ class Recorder:
             "paths": self.paths,
             "redacted": self.redactor is not None,
             "torn": torn,
+            "stopped": self.stopped,
             "unreadable": self.unreadable,
             "zero_known": self.zero_known,
             "huge_known": self.huge_known,

@@ -370,11 +370,11 @@ class Process:
         """
         return self._chooser.tables_access(reader)
 
-    def try_tables(self, notes: list[str]) -> MapsResult | None:
+    def try_tables(self, notes: list[str], first_pages: bool = True) -> MapsResult | None:
         """Return `maps` from page tables; None where they cannot be read, with the reason in ``notes``."""
         try:
             if (why := self._chooser.why_no_tables()) is None:
-                return self.maps("tables")
+                return self.maps("tables", first_pages=first_pages)
         except NotSupported as error:
             why = error
         notes.append(f"{NO_TABLES}: {why}")

@@ -10,11 +10,13 @@ from mematlas.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from mematlas.analysis.results import MapsResult, VmaUsage
 
 MEASURES = ("rss", "anon", "file", "shmem", "pss", "uss", "swap", "hugetlb", "thp", "zero")
+OF_OTHERS = ("pss", "uss")
+"""Those that others change, by mapping the same pages, though the process itself stands still."""
 ABOUT = {"rss": "zero", "anon": "zero", "thp": "huge"}
 """How the notes begin that say why a measure is unknown, where that is not its name."""
 SMAPS_UNIT = 1024
@@ -43,29 +45,35 @@ def compare(
     captured: bool = False,
     tables: MapsResult | None = None,
     leaves_out: Callable[[], bool] = lambda: False,
+    stopped: bool = False,
 ) -> list[Comparison]:
     """Return smaps against pagemap, and against page tables where they could be read, measure by measure.
 
     smaps is read twice, around the count: where its own two answers differ the process was running, and the count may
-    differ by as much as they do. A capture holds one smaps, taken before or after its pagemap. ``leaves_out`` tells
-    whether smaps leaves out huge pages that nobody may access; it is asked only where that would explain a difference.
+    differ by as much as they do. A capture holds one smaps, taken after its pagemap: nothing tells how much changed
+    between the two, but that a process that was ``stopped`` changed nothing. ``leaves_out`` tells whether smaps leaves
+    out huge pages that nobody may access; it is asked only where that would explain a difference.
     """
-    found = compare_with(before, counted, after, captured, leaves_out)
+    ran: Collection[str] = () if not captured else OF_OTHERS if stopped else MEASURES
+    found = compare_with(before, counted, after, ran, leaves_out)
     if tables is None:
         return found
-    others = compare_with(before, tables, after, captured, leaves_out)
+    others = compare_with(before, tables, after, ran, leaves_out)
     return list(map(joined, found, others))
 
 
 def compare_with(
-    before: MapsResult, counted: MapsResult, after: MapsResult, captured: bool, leaves_out: Callable[[], bool]
+    before: MapsResult,
+    counted: MapsResult,
+    after: MapsResult,
+    ran: Collection[str],
+    leaves_out: Callable[[], bool],
 ) -> list[Comparison]:
-    """Return smaps against one other source."""
+    """Return smaps against one other source. Of the measures in ``ran`` nobody knows by how much they changed."""
     first, second = (total(vma.usage for vma in result.vmas) for result in (before, counted))
     rows = []
     for measure in MEASURES:
-        changed = change_of(measure, before, after, counted)
-        row = compare_measure(measure, first, second, changed, counted, before, captured)
+        row = compare_measure(measure, first, second, counted, before, after, measure in ran)
         rows.append(with_limit(row, before, counted, leaves_out))
     return rows
 
@@ -80,7 +88,13 @@ def joined(by_pagemap: Comparison, by_tables: Comparison) -> Comparison:
 
 
 def compare_measure(
-    measure: str, first: Usage, second: Usage, changed: int, counted: MapsResult, smaps: MapsResult, captured: bool
+    measure: str,
+    first: Usage,
+    second: Usage,
+    counted: MapsResult,
+    smaps: MapsResult,
+    after: MapsResult,
+    has_run: bool,
 ) -> Comparison:
     """Return the comparison of one measure, with its reason."""
     one, two = getattr(first, measure), getattr(second, measure)
@@ -89,7 +103,10 @@ def compare_measure(
         about = [note for note in notes if note.lower().startswith(ABOUT.get(measure, measure))]
         return Comparison(measure, one, two, None, None, None, "; ".join(about) or "not known")
     difference = two - one
-    reason = "" if not difference else reason_of(measure, difference, changed, smaps, captured)
+    reason: str | None = ""
+    if difference:
+        changed = change_of(measure, smaps, after, counted)
+        reason = reason_of(measure, difference, changed, smaps, has_run)
     explained = reason is not None
     return Comparison(measure, one, two, None, difference, explained, UNEXPLAINED if reason is None else reason)
 
@@ -114,14 +131,14 @@ def amounts_of(measure: str, result: MapsResult) -> dict[tuple[int, int], int | 
 UNEXPLAINED = "no known reason: please report it, with a capture"
 
 
-def reason_of(measure: str, difference: int, changed: int, smaps: MapsResult, captured: bool) -> str | None:
+def reason_of(measure: str, difference: int, changed: int, smaps: MapsResult, has_run: bool) -> str | None:
     """Return why pagemap's sum may differ from that of smaps; None when it should not."""
     rounding = SMAPS_UNIT * len(smaps.vmas) if measure == "pss" else 0
     if 0 <= difference < rounding:
         return f"smaps rounds each of {len(smaps.vmas)} VMAs down to 1 KiB"
     if changed and abs(difference) <= changed + rounding:
         return "smaps itself changed by as much during the count: the process ran, or one that shares pages with it"
-    if captured:
+    if has_run:
         return "the capture read one after the other, and the process, or one that shares its pages, was running"
     return None
 

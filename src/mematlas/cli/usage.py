@@ -135,18 +135,19 @@ def verify(args: Namespace, session: Session) -> int:
         if session.process.pid == os.getpid():
             # What reading takes of our own memory the first time, numpy above all, is not to be compared.
             for source in ("smaps", "pagemap"):
-                session.process.maps(source)
+                session.process.maps(source, first_pages=False)
             session.process.try_tables([])
         # A process that maps the same library for a moment is seen by one source and not by the others. What is wrong
         # is wrong again.
         for _ in range(NR_TRIES):
             notes: list[str] = []
-            first = session.process.maps("smaps")
-            counted = session.process.maps("pagemap")
-            tables = session.process.try_tables(notes)
-            second = session.process.maps("smaps")
-            captured = not session.procfs.live
-            rows = compare(first, counted, second, captured, tables, leaves_out_huge_pages)
+            saved = session.procfs.machine
+            first = session.process.maps("smaps", first_pages=False)
+            counted = session.process.maps("pagemap", first_pages=False)
+            tables = session.process.try_tables(notes, first_pages=False)
+            second = session.process.maps("smaps", first_pages=False) if saved is None else first
+            stopped = bool(saved and saved.get("stopped"))
+            rows = compare(first, counted, second, saved is not None, tables, leaves_out_huge_pages, stopped)
             unexplained[:] = [row.measure for row in rows if row.explained is False]
             if not unexplained or not session.procfs.live:
                 break

@@ -106,5 +106,6 @@ CHECKS = {
     "huge_known": (is_known_or_not, "true or false"),
     "huge_estimate": (is_text, "a text"),
     "torn": (is_known_or_not, "true or false"),
+    "stopped": (is_known_or_not, "true or false"),
     "redacted": (is_known_or_not, "true or false"),
 }

@@ -95,6 +95,8 @@ class HugeLeaves:
 
     def between(self, first: int, last: int) -> NDArray[np.intp]:
         """Return the places of the leaves that reach into a range."""
+        if not len(self.addresses):
+            return np.empty(0, np.intp)  # asked for each VMA: most processes have none
         low = int(np.searchsorted(self.addresses, np.uint64(first)))
         if low and int(self.addresses[low - 1]) + int(self.sizes[low - 1]) > first:
             low -= 1
@@ -103,6 +105,8 @@ class HugeLeaves:
     def pieces(self, first: int, last: int, page_shift: int) -> Iterator[HugePieces]:
         """Yield what of the leaves lies in a range, in order, some that are equally long at a time."""
         places = self.between(first, last)
+        if not len(places):
+            return
         # A range ends inside a leaf only where the process changed it after its VMAs were read.
         lows = np.maximum(self.addresses[places], np.uint64(first))
         highs = np.minimum(self.addresses[places] + (self.sizes[places] - np.uint64(1)), np.uint64(last))
