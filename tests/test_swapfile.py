@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,69 @@ def test_held_signal_comes_afterwards() -> None:
         work()
     assert seen == ["to the end"]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@alone
+def test_held_signal_comes_afterwards_where_another_thread_takes_it() -> None:
+    seen: list[int] = []
+    let_go = threading.Event()
+    other = threading.Thread(target=let_go.wait)
+
+    def work() -> None:
+        with signals_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            # Python is told by the other thread; the line that runs then would be the last.
+            wait_until(lambda: not is_pending(signal.SIGINT), "the other thread takes it")
+            seen.extend(number for number in range(10_000))
+
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        let_go.set()
+        other.join()
+    assert len(seen) == 10_000
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def is_pending(number: int) -> bool:
+    """Return whether a signal of this process waits to be taken by any thread."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("ShdPnd:"))
+    return bool(int(line.split()[1], 16) >> number - 1 & 1)
+
+
+@alone
+def test_signal_that_would_end_the_process_waits_too() -> None:
+    read, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        with signals_held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            wait_until(lambda: not is_pending(signal.SIGTERM), "the other thread takes it")
+            os.write(write, b"to the end")
+        os._exit(0)
+    os.close(write)
+    assert os.read(read, 100) == b"to the end"
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+
+
+@alone
+def test_signals_are_held_in_other_threads_as_far_as_they_can_be() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    found = []
+
+    def work() -> None:
+        with signals_held():
+            found.append(signal.getsignal(signal.SIGINT))
+            found.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [handler, True]
+    assert signal.getsignal(signal.SIGINT) == handler
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
