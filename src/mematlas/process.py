@@ -606,6 +606,8 @@ class Process:
     # Whether it is still the same
 
     def _torn(self, space: AddressSpace) -> bool:
+        if not self.procfs.live:
+            return False  # nothing changes there; whether it was torn when it was made, its own smaps shows
         try:
             return read_maps(self.dir, self.files) != space.vmas
         except ProcessGone:

@@ -6,7 +6,7 @@ same record, so that one can be checked against the other.
 
 from __future__ import annotations
 
-from mematlas.record import as_dict, record
+from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,10 +54,11 @@ class Usage:
 
 def total(usages: Iterable[Usage]) -> Usage:
     """Return the sum; what is unknown in one is unknown in the sum."""
-    sums: dict[str, Any] = dict.fromkeys(Usage.__match_args__, 0)
-    for usage in usages:
-        for name, amount in as_dict(usage).items():
-            sums[name] = None if amount is None or sums[name] is None else sums[name] + amount
+    every = list(usages)
+    sums: dict[str, Any] = {}
+    for name in Usage.__match_args__:
+        amounts = [getattr(usage, name) for usage in every]
+        sums[name] = None if None in amounts else sum(amounts)
     return Usage(**sums)
 
 

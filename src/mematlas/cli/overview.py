@@ -37,7 +37,9 @@ LOOK_RIGHTS = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN")
 FIND_SECONDS, MEASURE_SECONDS, COUNT_SECONDS = 0.9, 1.4, 1.6
 """After the start: when no more processes are looked for, none is measured, and nothing waited for."""
 MOST_ALIKE = 32
-"""Processes of the same counters of which it is asked whether their memory is the same."""
+"""Processes of the same counters of which it is asked whether their memory is the same: each costs an open directory
+and some calls, and thousands of forks, which are alike too, must not take the time of all others. Of more, the rest is
+measured one by one, and memory that they share (CLONE_VM) counts once for each."""
 SILENCE = 0.1
 """Seconds after which the next process is measured beside one that takes its time."""
 OPENING = 0.0005
