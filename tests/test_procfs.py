@@ -172,3 +172,8 @@ def test_descriptors_are_closed() -> None:
     with pytest.raises(TargetNotFound):
         ProcFS().process(0)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_who_has_more_processes_than_files_may_be_open_is_told_the_limit() -> None:
+    error = translate_error(OSError(errno.EMFILE, ""), "/proc/4211/stat", 4211)
+    assert (type(error), "ulimit -Hn" in str(error)) == (Error, True)

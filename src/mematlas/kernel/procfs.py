@@ -134,7 +134,9 @@ def translate_error(error: OSError, path: str, pid: int | None = None) -> Except
         return ProcessGone(pid)
     if error.errno in (errno.ENOENT, errno.ENOTTY, errno.ENOSYS, errno.EOPNOTSUPP):
         return NotSupported(path)
-    return Error(f"{path}: {os.strerror(error.errno or 0)}")
+    # A cgroup is held open whole: it may have more processes than we are allowed files.
+    hint = " (ulimit -Hn is the limit: raise it, or look at fewer processes)" if error.errno == errno.EMFILE else ""
+    return Error(f"{path}: {os.strerror(error.errno or 0)}{hint}")
 
 
 class Directory:
