@@ -25,6 +25,7 @@ from mematlas.kernel.backing import has_cachestat
 from mematlas.kernel.pagemap import PAGE_IS_HUGE, Pagemap
 from mematlas.kernel.procfs import ProcFS
 from mematlas.labs.workload import run
+from mematlas.views.table import Table
 from victim import DEADLINE
 
 # The same examples in every run, however slow the machine is today; nothing is kept on disk.
@@ -246,6 +247,13 @@ def write_words(path: Path, words: Mapping[int, int]) -> None:
         for place, word in words.items():
             file.seek(place * 8)
             file.write(struct.pack("=Q", word))
+
+
+def keyed_rows(table: Table) -> list[dict[str, Any]]:
+    """Return the rows of a table, also of one that streams, as values by key."""
+    batches = [zip(*table.rows, strict=True)] if table.batches is None else table.batches
+    keys = [column.key for column in table.columns]
+    return [dict(zip(keys, row, strict=True)) for batch in batches for row in zip(*batch, strict=True)]
 
 
 class Forked:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from helpers import PAGE, sparse, write_words
 from mematlas import Process
 from mematlas.kernel.kpage import GAP, KPF_ANON, KPF_KSM, KPF_NAMES, RUN, FrameWords, flag_names, tells_ksm
-from mematlas.kernel.pagemap import Block
 from mematlas.kernel.procfs import ProcFS
 from mematlas.views import pages
 
@@ -51,9 +50,9 @@ def test_frames_that_are_close_are_read_in_one_call(tmp_path: Path, monkeypatch:
 
 
 def test_flags_have_names_and_unknown_ones_numbers() -> None:
-    assert flag_names(0) == []
-    assert flag_names(1 << 24 | 1 << 32) == ["zero_page", "reserved"]
-    assert flag_names(1 << 27 | 1 << 63) == ["bit_27", "bit_63"]
+    assert flag_names(0) == ()
+    assert flag_names(1 << 24 | 1 << 32) == ("zero_page", "reserved")
+    assert flag_names(1 << 27 | 1 << 63) == ("bit_27", "bit_63")
     assert len(set(KPF_NAMES.values())) == len(KPF_NAMES)
 
 
@@ -93,14 +92,11 @@ def test_ksm_is_left_out_where_it_means_nothing(
     monkeypatch: pytest.MonkeyPatch, told: bool | None, shown: bool
 ) -> None:
     monkeypatch.setattr(pages, "tells_ksm", lambda procfs: told)
-    monkeypatch.setattr(FrameWords, "get", lambda self, frames: dict.fromkeys(frames, KPF_KSM | KPF_ANON))
+    monkeypatch.setattr(FrameWords, "of_runs", lambda self, runs: dict.fromkeys(runs[0], KPF_KSM | KPF_ANON))
     notes: list[str] = []
     with Process(os.getpid()) as process:
         frames = pages.Frames(process, notes, False)
-        stack = next(vma for vma in process.address_space().vmas if vma.kind == "stack")
-        words = next(
-            frames.of(piece)[1] for _, piece in process.pages(stack.start, stack.end) if isinstance(piece, Block)
-        )
+        words = frames.of([5, 6, 7])[1]
         frames.close()
 
     assert set(words.values()) == ({KPF_KSM | KPF_ANON} if shown else {KPF_ANON})

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Outcome
-from helpers import PAGE, make_process, mematlas, read_smaps, steadily
+from helpers import PAGE, keyed_rows, make_process, mematlas, read_smaps, steadily
 from mematlas import NotSupported, Process
 from mematlas.analysis.results import Reading, UsageResult
 from mematlas.analysis.usage import total
@@ -465,7 +465,7 @@ def test_processes_on_different_nodes_share_their_columns() -> None:
     usage = total([])
     amounts: list[dict[int | None, int]] = [{0: 8 * PAGE, 4: 0}, {0: 0, 4: 3 * PAGE, None: 5 * PAGE}]
     results = [({"pid": 1, "name": "x"}, UsageResult(usage, 0, reading, nodes)) for nodes in amounts]
-    rows = list(usage_table(results, []).objects())
+    rows = keyed_rows(usage_table(results, []))
     assert [(row["n0"], row["n4"], row["n_unknown"]) for row in rows] == [
         (8 * PAGE, 0, 0),
         (0, 3 * PAGE, 5 * PAGE),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE, make_process, write_words
+from helpers import PAGE, keyed_rows, make_process, write_words
 from mematlas import Process
 from mematlas.kernel.maps import parse_line
 from mematlas.kernel.pagemap import PM_PFRAME, Scanner
@@ -189,9 +189,9 @@ def test_soft_dirty_is_said_of_pages_and_not_of_holes(tmp_path: Path) -> None:
     make_process(tmp_path, maps=f"0-{nr_pages * PAGE:x} rw-p 00000000 00:00 0 \n", words=words)
     with Process(7, ProcFS(str(tmp_path), PAGE)) as process:
         table = pages_table(process.pages(), process, PageFilter(), {}, runs=True, limit=None, notes=[])
-        runs = [(row[0] // PAGE, row[2], row[3], row[10]) for row in table.rows]
+        runs = [(row["start"] // PAGE, row["nr_pages"], row["state"], row["flags"]) for row in keyed_rows(table)]
         table = pages_table(process.pages(), process, PageFilter(soft_dirty=True), {}, runs=False, limit=None, notes=[])
-        selected = [row[0] // PAGE for row in table.rows]
+        selected = [row["address"] // PAGE for row in keyed_rows(table)]
         flags = [each.flags for each in process.translate([0, 3 * PAGE, 5 * PAGE, 4000 * PAGE])]
     assert runs == [
         (0, 3, "absent", ()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from helpers import keyed_rows
 from mematlas.analysis.grid import Cells, Stretch, Strip, cut_at
 from mematlas.kernel.maps import parse_maps
 from mematlas.kernel.pagemap import Block
@@ -147,9 +148,9 @@ def test_columns_beside_a_fold_have_their_own_addresses() -> None:
     notes: list[str] = []
     view = histogram_view(Cells(512, 256), stretches, folds, PAGE, {}, False, notes)
 
-    assert [(row["start"], row["nr_pages"], row["nr_folded"]) for row in view.objects()] == [
-        ("0x100000", 256, 1792),
-        ("0x900000", 256, 0),
+    assert [(row["start"], row["nr_pages"], row["nr_folded"]) for row in keyed_rows(view)] == [
+        (0x100000, 256, 1792),
+        (0x900000, 256, 0),
     ]
     assert notes == ["7 MiB of untouched memory in 1 place is left out (~): --reserved shows it"]
     assert list(view.lines()) == ["| ~ | 0/2,304"]

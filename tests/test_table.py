@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from mematlas.views.table import HIDDEN, Column, Table
+from mematlas.views.format import format_exact
+from mematlas.views.table import HIDDEN, NR_TOGETHER, Column, Table, batch_of
 
 COLUMNS = (
     Column("address", "ADDRESS", "address"),
@@ -75,7 +77,8 @@ def test_path_that_is_longer_than_the_screen_has_a_line_of_its_own() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_last_cell_is_folded_below_itself(stream: bool) -> None:
     columns = (Column("size", "SIZE", "size", width=5), Column("why", "WHY"))
-    table = Table("test/1", columns, iter([(4096, "mapped by somebody else")]), stream=stream)
+    rows = [(4096, "mapped by somebody else")]
+    table = Table("test/1", columns, batches=[batch_of(rows)]) if stream else Table("test/1", columns, rows)
 
     assert list(table.lines(width=24)) == [" SIZE  WHY", "4 KiB  mapped by", "       somebody else"]
 
@@ -153,18 +156,65 @@ def test_csv_can_be_read_and_printed_anywhere() -> None:
 def test_rows_that_stream_are_written_as_they_come(form: str) -> None:
     seen: list[int] = []
 
-    def rows() -> Iterator[tuple[Any, ...]]:
+    def batches() -> Iterator[Any]:
         for _ in range(3):
             seen.append(out.tell())
-            yield ROWS[0]
+            yield batch_of(ROWS)
 
     out = io.StringIO()
-    table = make_table(rows(), stream=True)
+    table = make_table((), batches=batches())
     assert seen == []
+    write(table, form, out)
+    assert seen[0] < seen[1] < seen[2]
+
+
+def write(table: Table, form: str, out: io.StringIO) -> None:
     if form == "text":
         out.writelines(line + "\n" for line in table.lines())
     elif form == "csv":
         table.write_csv(out)
     else:
         getattr(table, f"write_{form}")(out, {})
-    assert seen[0] < seen[1] < seen[2]
+
+
+def cell(value: Any, kind: str) -> Any:
+    """Return what JSON and CSV have for a value."""
+    if value is None or value is HIDDEN:
+        return None
+    return f"{value:#x}" if kind == "address" else list(value) if kind == "list" else value
+
+
+MIXED = [
+    tuple(rng.choice([row[place] for row in ROWS] + [None] * (place in (1, 3))) for place in range(len(COLUMNS)))
+    for rng in [random.Random(13)]
+    for _ in range(NR_TOGETHER * 2 + 7)
+]
+"""Every value under every neighbour, over the edges of what is formatted together."""
+
+
+@pytest.mark.parametrize(
+    "rows", [MIXED, ROWS[:1] * 5, ROWS[1:2] * 5, [(1, 1, "", 1, (), value, "") for value in (2, 2.0, True)]]
+)
+@pytest.mark.parametrize("as_batches", [False, True])
+def test_rows_formatted_together_are_as_each_alone(rows: list[tuple[Any, ...]], as_batches: bool) -> None:
+    def made() -> Table:
+        return make_table((), batches=[batch_of(rows)]) if as_batches else make_table(rows)
+
+    plain = [[cell(value, column.kind) for column, value in zip(COLUMNS, row, strict=True)] for row in rows]
+    found = {form: io.StringIO() for form in ("csv", "jsonl", "json")}
+    for form, out in found.items():
+        write(made(), form, out)
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(column.key for column in COLUMNS)
+    for row in plain:
+        cells = [" ".join(value) if isinstance(value, list) else value for value in row]
+        writer.writerow([format_exact(value) if isinstance(value, str) else value for value in cells])
+    keys = [column.key for column in COLUMNS]
+    objects = [json.dumps(dict(zip(keys, row, strict=True))) for row in plain]
+
+    assert found["csv"].getvalue() == written.getvalue()
+    assert found["jsonl"].getvalue().splitlines()[1:-1] == objects
+    assert ",\n  ".join(objects) in found["json"].getvalue()
+    alone = [text(make_table([row]), in_bytes=True)[1].split() for row in rows]
+    assert [line.split() for line in text(made(), in_bytes=True)[1:]] == alone

@@ -31,7 +31,7 @@ from mematlas.model.pagetable import EXECUTABLE, USER, WRITABLE, walk, walk_part
 from mematlas.model.paging import STATE_NAMES, SpecialSwap
 from mematlas.model.paging_modes import x86_64
 from mematlas.views.format import format_size
-from mematlas.views.tables import Names, entry_rows
+from mematlas.views.tables import Names, entry_columns
 from victim import Victim
 
 MakeVictim = Callable[..., Victim]
@@ -69,7 +69,9 @@ def rows_of(
     parts = walk_parts(tables, MODE, 0x1000, nr_tables=nr_tables)
     wanted = EntryFilter(levels, parse_flags(flags, MODE) if flags else ())
     names = Names(MODE)
-    return [row for batch in list_entries(parts, wanted) for row in entry_rows(MODE, names, batch)]
+    return [
+        row for batch in list_entries(parts, wanted) for row in zip(*entry_columns(MODE, names, batch), strict=True)
+    ]
 
 
 def test_entries_are_listed_each_below_its_table(tables: Constructed) -> None:

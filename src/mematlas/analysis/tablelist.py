@@ -57,7 +57,7 @@ class Entries:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def chosen(self, which: Bools) -> Entries:
+    def chosen(self, which: Bools | slice) -> Entries:
         """Return only those that are chosen."""
         levels, indices, codes = self.levels[which], self.indices[which], self.states[which]
         return Entries(levels, indices, self.addresses[which], self.entries[which], codes)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
         """A result as something to look at: a `mematlas.views.table.Table`, or a picture over one."""
 
         notes: list[str]
-        stream: bool
 
         def lines(
             self, *, in_bytes: bool, colour: bool, before: set[str] | None = None, width: int = 0

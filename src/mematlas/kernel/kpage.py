@@ -14,7 +14,7 @@ from mematlas.kernel.pagemap import PM_PFRAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Self
 
     from mematlas.kernel.procfs import ProcFS, WordFile
@@ -107,23 +107,22 @@ class FrameWords:
 
     def get(self, frames: Iterable[int]) -> dict[int, int]:
         """Return the word of each of these frames; a frame beyond the end of memory has none."""
-        wanted = sorted(set(frames))
-        words: dict[int, int] = {}
-        low = 0
-        nr_wanted = len(wanted)
-        while low < nr_wanted:
-            first = last = wanted[low]
-            high = low + 1
-            while high < nr_wanted and (frame := wanted[high]) - last <= GAP and frame - first < RUN:
-                last = frame
-                high += 1
-            run = self.read(first, last - first + 1).cast("Q")
-            if last - first + 1 == high - low:
-                words.update(zip(wanted[low:high], run, strict=False))
+        return self.of_runs(runs_of(frames))
+
+    def of_runs(self, runs: Iterable[Sequence[int]]) -> dict[int, int]:
+        """Return the same for frames as `runs_of` gives them: whoever reads both files sorts them once."""
+        found: dict[int, int] = {}
+        read_into, buffer = self.file.read_into, memoryview(self.bytes)
+        words = buffer.cast("Q")
+        for frames in runs:
+            first = frames[0]
+            nr_frames = frames[-1] - first + 1
+            nr_words = read_into(buffer[: nr_frames * WORD_SIZE], first * WORD_SIZE) // WORD_SIZE
+            if nr_frames == len(frames):
+                found.update(zip(frames, words[:nr_words], strict=False))
             else:
-                words.update((frame, run[frame - first]) for frame in wanted[low:high] if frame - first < len(run))
-            low = high
-        return words
+                found.update([(frame, words[frame - first]) for frame in frames if frame - first < nr_words])
+        return found
 
     def read(self, first: int, nr_frames: int) -> memoryview:
         """Return the bytes of the words of consecutive frames, `RUN` at most; they change at the next call.
@@ -133,6 +132,26 @@ class FrameWords:
         buffer = memoryview(self.bytes)[: nr_frames * WORD_SIZE]
         nr_read = self.file.read_into(buffer, first * WORD_SIZE)
         return buffer[: nr_read - nr_read % WORD_SIZE]
+
+
+def runs_of(frames: Iterable[int]) -> list[list[int]]:
+    """Return different frames in ascending order, cut into what is to be read in one call.
+
+    >>> runs_of([7, 5, 5, 1000])
+    [[5, 7], [1000]]
+    """
+    wanted = sorted(set(frames))
+    runs = []
+    low = 0
+    first = last = wanted[0] if wanted else 0
+    for place, frame in enumerate(wanted):
+        if frame - last > GAP or frame - first >= RUN:
+            runs.append(wanted[low:place])
+            low, first = place, frame
+        last = frame
+    if wanted:
+        runs.append(wanted[low:])
+    return runs
 
 
 def tells_ksm(procfs: ProcFS) -> bool | None:
@@ -166,10 +185,10 @@ def tells_ksm(procfs: ProcFS) -> bool | None:
         memory.close()
 
 
-def flag_names(word: int) -> list[str]:
+def flag_names(word: int) -> tuple[str, ...]:
     """Return the names of the flags set in a word of kpageflags; unknown ones as ``bit_N``.
 
     >>> flag_names(0x400005868)
-    ['uptodate', 'lru', 'active', 'mmap', 'anon', 'swapbacked', 'owner_2']
+    ('uptodate', 'lru', 'active', 'mmap', 'anon', 'swapbacked', 'owner_2')
     """
-    return [KPF_NAMES.get(bit, f"bit_{bit}") for bit in range(word.bit_length()) if word >> bit & 1]
+    return tuple(KPF_NAMES.get(bit, f"bit_{bit}") for bit in range(word.bit_length()) if word >> bit & 1)

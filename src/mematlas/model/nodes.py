@@ -67,14 +67,14 @@ class PageNodes:
     def of(self, block: Block) -> list[int | None]:
         """Return the node of each page of a block, in order; None for what is on no node, or on one not told."""
         only = self.map.only
+        if only is not None:
+            return [only if has_node else None for has_node in block.states.translate(HAS_NODE)]
         nodes: list[int | None] = [None] * len(block)
         hidden = []
         for place, (byte, entry) in enumerate(zip(block.states, block.entries, strict=True)):
             if not HAS_NODE[byte]:
                 continue
-            if only is not None:
-                nodes[place] = only
-            elif pfn := entry & PM_PFRAME:
+            if pfn := entry & PM_PFRAME:
                 nodes[place] = self.map.of_frame(pfn)
                 if nodes[place] is None:
                     self.why = NO_BLOCK

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import compress, pairwise
 
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.kpage import KPF_KSM, FrameWords, flag_names, tells_ksm
+from mematlas.kernel.kpage import KPF_KSM, FrameWords, flag_names, runs_of, tells_ksm
 from mematlas.kernel.pagemap import (
     ACCESSED,
     DIRTY,
+    ENTRY_SIZE,
     EXCLUSIVE,
     MARK_A,
     PM_MMAP_EXCLUSIVE,
@@ -19,11 +20,11 @@ from mematlas.kernel.pagemap import (
 from mematlas.model.nodes import NODES_UNKNOWN, NOWHERE
 from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, decode_place, entry_flags, is_hidden, is_soft_dirty
 from mematlas.record import record, replace
-from mematlas.views.table import HIDDEN, Column, Table
+from mematlas.views.table import HIDDEN, NR_TOGETHER, Column, Table, batch_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
     import numpy as np
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.pagemap import Block
     from mematlas.model.nodes import PageNodes
     from mematlas.process import Process
+    from mematlas.views.table import Batch
 
 PAGE_COLUMNS = (
     Column("address", "ADDRESS", "address", width=14),
@@ -120,19 +122,10 @@ def pages_table(
     width = flags_width(source, has_soft_dirty(process.procfs) is not False)
     columns = tuple(replace(each, width=width) if each.key == "flags" else each for each in columns)
     if runs:
-        rows = merge_runs(run_rows(pieces, process.page_size, wanted, nodes), process.page_size, notes)
-        return Table("runs/1", columns, first(rows, limit), target=target, notes=notes, stream=True)
-    rows = page_rows(pieces, process, wanted, nodes, notes)
-    return Table("pages/1", columns, first(rows, limit), target=target, notes=notes, stream=True)
-
-
-def first(rows: Iterator[tuple[Any, ...]], limit: int | None) -> Iterator[tuple[Any, ...]]:
-    """Yield the first rows, all without a limit."""
-    if limit is None:
-        yield from rows
-        return
-    for _, row in zip(range(limit), rows, strict=False):
-        yield row
+        batches = run_batches(pieces, process.page_size, wanted, nodes, notes, limit)
+        return Table("runs/1", columns, batches=batches, target=target, notes=notes)
+    batches = page_batches(pieces, process, wanted, nodes, notes, limit)
+    return Table("pages/1", columns, batches=batches, target=target, notes=notes)
 
 
 class Nodes:
@@ -174,6 +167,8 @@ class Nodes:
             self.notes.append(note)
 
 
+MOST_NAMES = 5000
+"""Different words of kpageflags whose names are kept."""
 KSM_UNTOLD = "ksm is not shown: this kernel says it of every anonymous page"
 
 
@@ -195,24 +190,34 @@ class Frames:
             notes.append(f"map counts unknown: {error}")
         self.procfs = process.procfs
         self.notes = notes
-        self.kept = (1 << 64) - 1
-        """The flags that mean what their names say."""
+        self.misleading = 0
+        """The flags that do not mean what their names say."""
         self.is_ksm_checked = False
+        self._names: dict[int | None, tuple[str, ...] | None] = {}
 
-    def of(self, block: Block) -> tuple[dict[int, int], dict[int, int]]:
-        """Return the map counts and the flags of the frames of a block; empty where unknown."""
-        frames = [entry & PM_PFRAME for byte, entry in zip(block.states, block.entries, strict=True) if byte & PRESENT]
-        known = {frame for frame in frames if frame}
-        return self.counts.get(known) if self.counts else {}, self._flags_of(known) if self.flags else {}
+    def of(self, pfns: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:
+        """Return the map counts and the flags of frames; empty where unknown."""
+        runs = runs_of(pfns)
+        return self.counts.of_runs(runs) if self.counts else {}, self._flags_of(runs)
 
-    def _flags_of(self, frames: set[int]) -> dict[int, int]:
-        words = self.flags.get(frames) if self.flags else {}
-        if not self.is_ksm_checked and any(word & KPF_KSM for word in words.values()):
+    def _flags_of(self, runs: list[list[int]]) -> dict[int, int]:
+        words = self.flags.of_runs(runs) if self.flags else {}
+        if not self.is_ksm_checked and any(word & KPF_KSM for word in set(words.values())):
             self.is_ksm_checked = True
             if tells_ksm(self.procfs) is False:
-                self.kept &= ~KPF_KSM
+                self.misleading = KPF_KSM
                 self.notes.append(KSM_UNTOLD)
-        return {frame: word & self.kept for frame, word in words.items()}
+        return {frame: word & ~self.misleading for frame, word in words.items()} if self.misleading else words
+
+    def names(self, words: Sequence[int | None]) -> list[tuple[str, ...] | None]:
+        """Return the names of the flags in each word; None for one that is not known."""
+        known = self._names
+        new = set(words).difference(known)
+        if len(known) + len(new) > MOST_NAMES:  # no machine has as many, but a capture may say anything
+            known.clear()
+            new = set(words)
+        known.update((word, None if word is None else flag_names(word)) for word in new)
+        return [known[word] for word in words]
 
     def close(self) -> None:
         for file in (self.counts, self.flags):
@@ -220,60 +225,147 @@ class Frames:
                 file.close()
 
 
-def page_rows(
-    pieces: Iterable[tuple[Vma, Block | Hole]], process: Process, wanted: PageFilter, nodes: Nodes, notes: list[str]
-) -> Iterator[tuple[Any, ...]]:
-    """Yield a row per page."""
-    page_size = process.page_size
-    frames = Frames(process, notes, wanted.dirty)
+@record
+class PageKind:
+    """What pages have in common whose bits are the same, wherever they are."""
+
+    byte: int
+    state: str
+    flags: tuple[str, ...]
+    is_taken: bool
+    """Whether they are asked for."""
+    bits: tuple[int, ...]
+    """The key under which `PageKinds` has it."""
+
+
+class PageKinds(dict[tuple[int, ...], PageKind]):
+    """Pages by their bits, worked out once: the state byte, the upper byte of the entry, soft-dirty, and its use."""
+
+    def __init__(self, wanted: PageFilter) -> None:
+        self.wanted = wanted
+
+    def __missing__(self, bits: tuple[int, ...]) -> PageKind:
+        byte, upper, soft_dirty, use = bits
+        entry = upper << 56 | soft_dirty << 55
+        flags = (*entry_flags(byte, entry), *use_flags(use))
+        found = self[bits] = PageKind(byte, STATE_OF_BYTE[byte], flags, self.wanted.takes(byte, entry), bits)
+        return found
+
+    def of(self, block: Block) -> list[PageKind]:
+        """Return that of each page of a block."""
+        raw = bytes(block.raw)
+        soft_dirty = raw[6::ENTRY_SIZE].translate(BIT_55)
+        uses = block.use or bytes(len(block))
+        return [self[bits] for bits in zip(block.states, raw[7::ENTRY_SIZE], soft_dirty, uses, strict=True)]
+
+    def shared(self, one: PageKind) -> PageKind:
+        """Return that of a page which came to be shared since its entry was read."""
+        byte, upper, soft_dirty, use = one.bits
+        return self[byte & ~EXCLUSIVE, upper & ~(PM_MMAP_EXCLUSIVE >> 56), soft_dirty, use]
+
+
+BIT_55 = bytes(byte >> 7 for byte in range(256))
+"""Of the second byte from above of an entry."""
+
+
+def page_batches(
+    pieces: Iterable[tuple[Vma, Block | Hole]],
+    process: Process,
+    wanted: PageFilter,
+    nodes: Nodes,
+    notes: list[str],
+    limit: int | None,
+) -> Iterator[Batch]:
+    """Yield a row per page, those of a block together."""
+    rows = PageRows(process, wanted, nodes, notes)
     try:
         for vma, piece in pieces:
-            path = vma.path or vma.kind
-            if isinstance(piece, Hole):
-                if wanted.takes(piece.byte, 0):
-                    state = STATE_OF_BYTE[piece.byte]
-                    for address in range(piece.address, piece.address + piece.nr_pages * page_size, page_size):
-                        yield (address, state, None, None, None, None, None, None, (), None, path)
-                continue
-            yield from block_rows(piece, path, page_size, frames, wanted, nodes, notes)
+            for batch in rows.of(piece, vma.path or vma.kind, limit):
+                yield batch if limit is None else [values[:limit] for values in batch]
+                if limit is not None:
+                    limit -= min(limit, len(batch[0]))
+                    if limit == 0:
+                        return
     finally:
-        frames.close()
+        rows.frames.close()
 
 
-def block_rows(
-    block: Block, path: str, page_size: int, frames: Frames, wanted: PageFilter, nodes: Nodes, notes: list[str]
-) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of one block."""
-    counts, flags = frames.of(block)
-    address = block.address - page_size
-    uses = block.use or bytes(len(block))
-    for byte, entry, use, node in zip(block.states, block.entries.tolist(), uses, nodes.of(block), strict=True):
-        address += page_size
-        if not wanted.takes(byte, entry):
-            continue
-        pfn, phys, swap_type, swap_offset = places_of(byte, entry, page_size, notes)
-        word = flags.get(pfn) if isinstance(pfn, int) else None
-        count = counts.get(pfn) if isinstance(pfn, int) else None
-        if count is not None and count > 1 and byte & EXCLUSIVE:
-            # Shared since the entry was read.
-            byte, entry = byte & ~EXCLUSIVE, entry & ~PM_MMAP_EXCLUSIVE
-            if wanted.exclusive:
-                continue
-        if wanted.dirty and not (word or 0) & KPF_DIRTY:
-            continue
-        yield (
-            address,
-            STATE_OF_BYTE[byte],
-            pfn,
-            phys,
-            node,
-            count,
-            swap_type,
-            swap_offset,
-            (*entry_flags(byte, entry), *use_flags(use)),
-            None if word is None else flag_names(word),
-            path,
+class PageRows:
+    """Makes the rows of pages, a column at a time."""
+
+    def __init__(self, process: Process, wanted: PageFilter, nodes: Nodes, notes: list[str]) -> None:
+        self.page_size = process.page_size
+        self.wanted = wanted
+        self.nodes = nodes
+        self.notes = notes
+        self.frames = Frames(process, notes, wanted.dirty)
+        self.page_kinds = PageKinds(wanted)
+        self.asks_frames = wanted.exclusive or wanted.dirty
+        """Whether the frames, too, decide which pages are taken."""
+
+    def of(self, piece: Block | Hole, path: str, limit: int | None) -> Iterator[Batch]:
+        """Yield the rows of pages; more than ``limit`` may come, but no note on those."""
+        return self._of_hole(piece, path) if isinstance(piece, Hole) else self._of_block(piece, path, limit)
+
+    def _of_hole(self, hole: Hole, path: str) -> Iterator[Batch]:
+        if not self.wanted.takes(hole.byte, 0):
+            return
+        # It may have more pages than memory has room for rows.
+        end = hole.address + hole.nr_pages * self.page_size
+        row = (STATE_OF_BYTE[hole.byte], None, None, None, None, None, None, (), None, path)
+        for start in range(hole.address, end, NR_TOGETHER * self.page_size):
+            addresses = range(start, min(end, start + NR_TOGETHER * self.page_size), self.page_size)
+            yield (addresses, *([value] * len(addresses) for value in row))
+
+    def _of_block(self, block: Block, path: str, limit: int | None) -> Iterator[Batch]:
+        kinds = self.page_kinds.of(block)
+        every = range(block.address, block.address + len(block) * self.page_size, self.page_size)
+        taken = [kind.is_taken for kind in kinds]
+        columns: Batch = chosen(taken, kinds, every, block.entries, self.nodes.of(block))
+        if not self.asks_frames:
+            columns = [values[:limit] for values in columns]
+        kinds, addresses, entries, on_nodes = map(list, columns)
+        if not kinds:
+            return
+        pfns, phys, types, offsets = self._places(kinds, entries)
+        counts, words = self.frames.of([pfn for pfn in pfns if isinstance(pfn, int)])
+        map_counts, frame_words = list(map(counts.get, pfns)), list(map(words.get, pfns))
+        self._settle_shared(kinds, map_counts)
+        states, flags = [kind.state for kind in kinds], [kind.flags for kind in kinds]
+        names, paths = self.frames.names(frame_words), [path] * len(kinds)
+        columns = (addresses, states, pfns, phys, on_nodes, map_counts, types, offsets, flags, names, paths)
+        yield chosen(list(map(self._is_taken, kinds, frame_words)), *columns) if self.asks_frames else columns
+
+    def _places(self, kinds: Sequence[PageKind], entries: Sequence[int]) -> Sequence[Sequence[Any]]:
+        """Return the columns of frames, physical addresses, swap types and swap offsets."""
+        size = self.page_size
+        frames = [entry & PM_PFRAME for entry in entries]
+        if all(frames) and all(kind.byte & PRESENT for kind in kinds):
+            nothing = [None] * len(frames)
+            return frames, [frame * size for frame in frames], nothing, nothing
+        return batch_of(
+            [places_of(kind.byte, entry, size, self.notes) for kind, entry in zip(kinds, entries, strict=True)]
         )
+
+    def _settle_shared(self, kinds: list[PageKind], map_counts: Sequence[int | None]) -> None:
+        """Have pages not be exclusive that came to be shared since their entries were read."""
+        if all(count is None or count < 2 for count in set(map_counts)):
+            return
+        for place, (kind, count) in enumerate(zip(kinds, map_counts, strict=True)):
+            if count is not None and count > 1 and kind.byte & EXCLUSIVE:
+                kinds[place] = self.page_kinds.shared(kind)
+
+    def _is_taken(self, kind: PageKind, word: int | None) -> bool:
+        return kind.is_taken and not (self.wanted.dirty and not (word or 0) & KPF_DIRTY)
+
+
+def chosen(which: Sequence[bool], *columns: Sequence[Any]) -> list[list[Any]]:
+    """Return columns with the rows that are chosen.
+
+    >>> chosen([True, False], [1, 2], ["a", "b"])
+    [[1], ['a']]
+    """
+    return [list(compress(values, which)) for values in columns]
 
 
 def use_flags(use: int) -> tuple[str, ...]:
@@ -314,16 +406,16 @@ USE_SHIFT = 14
 NODE_SHIFT = 32
 
 
-def run_rows(
+def run_lists(
     pieces: Iterable[tuple[Vma, Block | Hole]], page_size: int, wanted: PageFilter, nodes: Nodes
-) -> Iterator[Run]:
+) -> Iterator[list[Run]]:
     """Yield the runs of each block or hole that are asked for; `merge_runs` joins them."""
     import numpy as np
 
     for vma, piece in pieces:
         if isinstance(piece, Hole):
             if wanted.takes(piece.byte, 0):
-                yield Run(piece.address, piece.nr_pages, piece.byte, 0, 0, 0, True, NOWHERE, vma)
+                yield [Run(piece.address, piece.nr_pages, piece.byte, 0, 0, 0, True, NOWHERE, vma)]
             continue
         entries = np.frombuffer(piece.raw, np.uint64)
         states = np.frombuffer(piece.states, np.uint8)
@@ -339,11 +431,12 @@ def run_rows(
         place = entries & np.uint64(PM_PFRAME)
         step = np.where(states[1:] & PRESENT, np.uint64(1), np.uint64(1 << 5))
         follows = np.diff(place) == step
+        runs = []
         cuts = [0, *(np.flatnonzero(keys[1:] != keys[:-1]) + 1).tolist(), len(states)]
         for low, high in pairwise(cuts):
             byte, entry = int(states[low]), int(entries[low])
             if wanted.takes(byte, entry):
-                yield Run(
+                run = Run(
                     piece.address + low * page_size,
                     high - low,
                     byte,
@@ -354,18 +447,41 @@ def run_rows(
                     int(on_nodes[low]),
                     vma,
                 )
+                runs.append(run)
+        yield runs
 
 
-def merge_runs(runs: Iterator[Run], page_size: int, notes: list[str]) -> Iterator[tuple[Any, ...]]:
-    """Yield a row per run, with runs joined that were cut only where a block ended."""
+def run_batches(
+    pieces: Iterable[tuple[Vma, Block | Hole]],
+    page_size: int,
+    wanted: PageFilter,
+    nodes: Nodes,
+    notes: list[str],
+    limit: int | None,
+) -> Iterator[Batch]:
+    """Yield a row per run, those that ended within a block together."""
+    for runs in merge_runs(run_lists(pieces, page_size, wanted, nodes), page_size):
+        if runs:
+            yield batch_of([run_row(run, page_size, notes) for run in runs[:limit]])
+        if limit is not None:
+            limit -= min(limit, len(runs))
+            if limit == 0:
+                return
+
+
+def merge_runs(lists: Iterable[list[Run]], page_size: int) -> Iterator[list[Run]]:
+    """Yield the runs that have ended, joined where they were cut only because a block ended."""
     held: Run | None = None
-    for run in runs:
-        joined = join(held, run, page_size) if held else None
-        if held and joined is None:
-            yield run_row(held, page_size, notes)
-        held = joined or run
+    for runs in lists:
+        ended = []
+        for run in runs:
+            joined = join(held, run, page_size) if held else None
+            if held and joined is None:
+                ended.append(held)
+            held = joined or run
+        yield ended
     if held:
-        yield run_row(held, page_size, notes)
+        yield [held]
 
 
 def join(one: Run, two: Run, page_size: int) -> Run | None:

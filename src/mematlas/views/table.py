@@ -1,5 +1,8 @@
 """Tables: rows under named columns, written as text, JSON, JSON lines or CSV. All commands but the pictures give one.
 
+Rows are formatted a column at a time, many rows together: a value that stands throughout, or comes again, is formatted
+once, and what is left for each row are loops in C.
+
 JSON is one object, written as it comes, so that a table of any length streams::
 
     {"schema": "mematlas.maps/1", "machine": {...}, "rows": [...], "target": {...}, "notes": [...]}
@@ -8,6 +11,8 @@ JSON lines has the head first, then a row a line, then the target and the notes.
 """
 
 from __future__ import annotations
+
+from itertools import compress, repeat
 
 from mematlas.record import record
 from mematlas.views.colour import paint
@@ -24,10 +29,16 @@ from mematlas.views.format import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, TextIO
 
     from mematlas.model.nodes import Sizes
+
+    Row = tuple[Any, ...]
+    Batch = Sequence[Sequence[Any]]
+    """Rows that came together: their columns, each as long as there are rows."""
+    Form = tuple[str, Callable[[Any], str], Callable[[int], str]]
+    """How a column is written: its kind, what writes any value of it, and what writes an integer, faster."""
 
 
 class Hidden:
@@ -44,7 +55,7 @@ class Column:
     key: str
     title: str
     kind: str = "text"
-    """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``entry`` (64 bits), ``list``,
+    """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``entry`` (64 bits), ``list`` (a tuple),
     ``counts`` (by name), ``sizes`` (bytes by a size), ``flag`` or ``number``."""
     shown: bool = True
     """Whether text shows it; JSON and CSV always do."""
@@ -91,6 +102,70 @@ NO_TARGET: dict[str, Any] = {}
 
 LEAST_ROOM = 8
 """Columns that a last column is folded to at the least."""
+NR_TOGETHER = 1024
+"""Rows formatted together at the most, so that their texts take little memory."""
+IN_HEX = ("address", "hex", "entry")
+RECURRING = ("text", "path", "list")
+"""Kinds of which there are few different values."""
+
+
+def batch_of(rows: Sequence[Row]) -> Batch:
+    """Return rows, one at least, as their columns."""
+    return tuple(zip(*rows, strict=True))
+
+
+def pieces_of(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches in pieces of `NR_TOGETHER` rows at most, none of them empty."""
+    for batch in batches:
+        for low in range(0, len(batch[0]), NR_TOGETHER):
+            yield [values[low : low + NR_TOGETHER] for values in batch]
+
+
+def texts_of(piece: Batch, forms: Sequence[Form]) -> list[Sequence[str]]:
+    """Return the cells of columns."""
+    return [cells_of(values, *form) for values, form in zip(piece, forms, strict=True)]
+
+
+def cells_of(
+    values: Sequence[Any], kind: str, of_any: Callable[[Any], str], of_int: Callable[[int], str]
+) -> Sequence[str]:
+    """Return the cells of a column, whose values are one at least.
+
+    >>> cells_of([8, 9], "hex", repr, hex), cells_of([8, None], "hex", repr, hex)
+    (['0x8', '0x9'], ['8', 'None'])
+    """
+    first = values[0]
+    if kind != "number" and values.count(first) == len(values):  # numbers: 2 equals 2.0, and is written otherwise
+        return [of_any(first)] * len(values)
+    if set(map(type, values)) == {int}:
+        return list(map(of_int, values))
+    if kind in RECURRING:
+        known = {value: of_any(value) for value in set(values)}
+        return [known[value] for value in values]
+    return list(map(of_any, values))
+
+
+def text_form(column: Column, in_bytes: bool) -> Form:
+    """Return how text writes a column."""
+    form = FORMATS["count" if in_bytes and column.kind == "size" else column.kind]
+    return column.kind, lambda value: "-" if value is None else "hidden" if value is HIDDEN else form(value), form
+
+
+def json_form(column: Column) -> Form:
+    """Return how JSON writes a column."""
+    from json import dumps
+
+    in_hex = column.kind in IN_HEX
+    return (
+        column.kind,
+        lambda value: dumps(to_json(value, column.kind)),
+        (lambda number: f'"{hex(number)}"') if in_hex else str,
+    )
+
+
+def csv_form(column: Column) -> Form:
+    """Return how CSV writes a column."""
+    return column.kind, lambda value: to_csv(to_json(value, column.kind)), hex if column.kind in IN_HEX else str
 
 
 INDENT = 4
@@ -102,6 +177,11 @@ class Layout:
 
     def __init__(self, columns: list[Column], widths: list[int], width: int, last: Iterable[str]) -> None:
         """``last`` are the cells of the last column, as far as they are known."""
+        self.pads = [
+            (str.rjust if column.right else str.ljust, each) for column, each in zip(columns, widths, strict=True)
+        ]
+        self.is_open = not width
+        """Whether each row is one line, however long."""
         folds = columns[-1].kind != "path"
         words = max((len(word) for cell in last for word in fold(cell, 1)), default=0) if folds and width else 0
         least = min(max(words, LEAST_ROOM), widths[-1])
@@ -116,7 +196,14 @@ class Layout:
         self.width = 0 if folds else width
         """Columns beyond which the last cell, a path, gets a line of its own; 0 for any."""
 
-    def lines(self, row: list[str]) -> Iterator[str]:
+    def lines(self, cells: Sequence[Sequence[str]]) -> Iterator[str]:
+        """Yield the lines of rows, given as columns of cells."""
+        if not self.is_open:
+            return (line for row in zip(*cells, strict=True) for line in self._lines_of(list(row)))
+        padded = [[pad(cell, width) for cell in column] for column, (pad, width) in zip(cells, self.pads, strict=True)]
+        return map(str.rstrip, map("  ".join, zip(*padded, strict=True)))
+
+    def _lines_of(self, row: list[str]) -> Iterator[str]:
         """Yield the lines of one row. What would say nothing but that something is not known is left out."""
         parts = fold(row[-1], self.room) if self.room and len(row[-1]) > self.room else row[-1:]
         if len(self.groups) == 1 and len(parts) == 1:
@@ -174,31 +261,37 @@ def in_groups(widths: list[int], width: int) -> list[range]:
 class Table:
     """Rows under columns, with what they are about.
 
-    ``rows`` may be an iterator that is still reading; ``target`` and ``notes`` are then complete at its end.
+    Rows that are still being read are ``batches`` instead; ``target`` and ``notes`` are then complete at their end.
     """
 
     def __init__(
         self,
         schema: str,
         columns: Iterable[Column],
-        rows: Iterable[tuple[Any, ...]],
+        rows: Iterable[Row] = (),
         *,
+        batches: Iterable[Batch] | None = None,
         target: dict[str, Any] | None = None,
         notes: list[str] | None = None,
-        footer: tuple[Any, ...] | None = None,
-        stream: bool = False,
+        footer: Row | None = None,
         fine_print: Iterable[str] = (),
     ) -> None:
         self.schema = f"mematlas.{schema}"
         self.columns = tuple(columns)
-        self.rows = rows if stream else list(rows)
+        self.rows = list(rows)
+        self.batches = batches
+        """Rows as they come, written as soon as they are there; None when all are in ``rows``."""
         self.target = target
         self.notes = [] if notes is None else notes
         self.fine_print = fine_print
         """Notes on what text does not show; JSON has them among the others."""
         self.footer = footer
         """A row of totals, for text only."""
-        self.stream = stream
+
+    def _pieces(self) -> Iterator[Batch]:
+        if self.batches is not None:
+            return pieces_of(self.batches)
+        return (batch_of(self.rows[low : low + NR_TOGETHER]) for low in range(0, len(self.rows), NR_TOGETHER))
 
     def lines(
         self, *, in_bytes: bool = False, colour: bool = False, before: set[str] | None = None, width: int = 0
@@ -207,39 +300,33 @@ class Table:
 
         No line is wider than ``width``, the columns of the screen, unless a single word is; 0 is for any screen.
         """
-        shown = [i for i, column in enumerate(self.columns) if column.shown]
-        columns = [self.columns[i] for i in shown]
-        formats = [FORMATS["count" if in_bytes and column.kind == "size" else column.kind] for column in columns]
+        columns = [column for column in self.columns if column.shown]
+        forms = [text_form(column, in_bytes) for column in columns]
+        shown = [column.shown for column in self.columns]
 
-        def cells(row: tuple[Any, ...]) -> list[str]:
-            return [
-                "-" if (value := row[i]) is None else "hidden" if value is HIDDEN else form(value)
-                for i, form in zip(shown, formats, strict=True)
-            ]
+        def texts(piece: Batch) -> list[Sequence[str]]:
+            return texts_of(list(compress(piece, shown)), forms)
 
-        titles = [column.title for column in columns]
-        rows: Iterable[list[str]] = map(cells, self.rows)
-        footer = None if self.footer is None else cells(self.footer)
+        pieces: Iterable[list[Sequence[str]]] = map(texts, self._pieces())
+        footer = None if self.footer is None else texts(batch_of([self.footer]))
         widths = [max(len(column.title), column.width) for column in columns]
-        if not self.stream:
-            rows = list(rows)
-            for row in rows if footer is None else [*rows, footer]:
-                widths = list(map(max, widths, map(len, row)))
-        layout = Layout(columns, widths, width, () if self.stream else [row[-1] for row in rows])
-        for line in layout.lines(titles):
+        last: Iterable[str] = ()
+        if self.batches is None:
+            pieces = list(pieces)
+            for piece in pieces if footer is None else [*pieces, footer]:
+                widths = [max(least, *map(len, cells)) for least, cells in zip(widths, piece, strict=True)]
+            last = (cell for piece in pieces for cell in piece[-1])
+        layout = Layout(columns, widths, width, last)
+        for line in layout.lines([[column.title] for column in columns]):
             yield paint(line, "title", colour)
-        for row in rows:
-            for line in layout.lines(row):
-                yield paint(line, "changed", colour) if before is not None and line not in before else line
-        if footer is not None:
-            for line in layout.lines(footer):
-                yield paint(line, "title", colour)
-
-    def objects(self) -> Iterator[dict[str, Any]]:
-        """Yield each row as a dictionary ready for JSON: addresses are strings, lists are lists."""
-        keys = [(column.key, column.kind) for column in self.columns]
-        for row in self.rows:
-            yield {key: to_json(value, kind) for (key, kind), value in zip(keys, row, strict=True)}
+        for piece in pieces:
+            lines = layout.lines(piece)
+            if before is None:
+                yield from lines
+            else:
+                yield from (line if line in before else paint(line, "changed", colour) for line in lines)
+        for line in layout.lines(footer) if footer else ():
+            yield paint(line, "title", colour)
 
     def write_json(self, out: TextIO, machine: dict[str, Any]) -> None:
         """Write one JSON object, a row a line."""
@@ -247,8 +334,8 @@ class Table:
 
         out.write(f'{{"schema": {json.dumps(self.schema)},\n "machine": {json.dumps(machine)},\n "rows": [')
         separator = "\n  "
-        for row in self.objects():
-            out.write(separator + json.dumps(row))
+        for rows in self._json_rows():
+            out.write(separator + ",\n  ".join(rows))
             separator = ",\n  "
         out.write(f'],\n "target": {json.dumps(self.target)},\n "notes": {json.dumps(self._all_notes())}}}\n')
 
@@ -257,21 +344,31 @@ class Table:
         import json
 
         out.write(json.dumps({"schema": self.schema, "machine": machine}) + "\n")
-        for row in self.objects():
-            out.write(json.dumps(row) + "\n")
+        for rows in self._json_rows():
+            out.write("\n".join(rows) + "\n")
         out.write(json.dumps({"target": self.target, "notes": self._all_notes()}) + "\n")
+
+    def _json_rows(self) -> Iterator[Iterator[str]]:
+        """Yield the rows of each piece as JSON objects."""
+        import json
+
+        forms = [json_form(column) for column in self.columns]
+        keys = [f"{', ' if number else '{'}{json.dumps(column.key)}: " for number, column in enumerate(self.columns)]
+        for piece in self._pieces():
+            parts: list[Iterable[str]] = []
+            for key, texts in zip(keys, texts_of(piece, forms), strict=True):
+                parts += [repeat(key), texts]
+            yield map("".join, zip(*parts, repeat("}"), strict=False))
 
     def _all_notes(self) -> list[str]:
         return [*self.notes, *dict.fromkeys(self.fine_print)]
 
     def write_csv(self, out: TextIO) -> None:
         """Write the rows as CSV under a line of keys; what is not known is empty."""
-        import csv
-
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([column.key for column in self.columns])
-        for row in self.objects():
-            writer.writerow(map(to_csv, row.values()))
+        forms = [csv_form(column) for column in self.columns]
+        out.write(",".join(column.key for column in self.columns) + "\n")
+        for piece in self._pieces():
+            out.write("\n".join(map(",".join, zip(*texts_of(piece, forms), strict=True))) + "\n")
 
 
 class Drawn(Table):
@@ -293,23 +390,29 @@ def to_json(value: Any, kind: str) -> Any:
     """Return a value as JSON has it: addresses as strings, since JSON numbers lose bits past 2^53."""
     if value is None or value is HIDDEN:
         return None
-    if kind in ("address", "hex", "entry"):
-        return f"{value:#x}"
+    if kind in IN_HEX:
+        return hex(value)
     if kind == "sizes":
         return {str(size): amount for size, amount in value.items()}
     return list(value) if kind == "list" else value
 
 
-def to_csv(value: Any) -> Any:
-    """Return a value for a cell of CSV. Whoever prints it to a terminal is safe: text has escapes that can be undone.
+def to_csv(value: Any) -> str:
+    """Return a cell of CSV, of a value as JSON has it. Whoever prints it to a terminal is safe: text has escapes that
+    can be undone.
 
-    >>> to_csv(["r", "w"]), to_csv({"shared": 3}), to_csv({})
-    ('r w', '{"shared": 3}', '')
+    >>> to_csv(["r", "w"]), to_csv({"shared": 3}), to_csv({}), to_csv("a,b"), to_csv(None)
+    ('r w', '"{""shared"": 3}"', '', '"a,b"', '')
     """
-    if isinstance(value, list):
-        value = " ".join(map(str, value))
+    if value is None:
+        return ""
     if isinstance(value, dict):
         import json
 
-        return json.dumps(value) if value else ""
-    return format_exact(value) if isinstance(value, str) else value
+        text = json.dumps(value) if value else ""
+    elif isinstance(value, list):
+        text = format_exact(" ".join(map(str, value)))
+    else:
+        text = format_exact(value) if isinstance(value, str) else str(value)
+    # Nothing else needs quotes: the ends of lines are escaped by now.
+    return '"' + text.replace('"', '""') + '"' if '"' in text or "," in text else text

@@ -8,7 +8,7 @@ from mematlas.model.pagetable import EXECUTABLE, USER, WRITABLE
 from mematlas.model.paging import EMPTY, PRESENT, PROT_NONE, STATE_NAMES, SWAP, TABLE, flag_names, holds
 from mematlas.tables import EXPLAINED
 from mematlas.views.format import fold, format_address, format_path, format_seconds, format_size
-from mematlas.views.table import Column, Drawn, Table
+from mematlas.views.table import NR_TOGETHER, Column, Drawn, Table, batch_of, pieces_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.tablelist import Entries, TreeNode
     from mematlas.model.paging import PagingMode
     from mematlas.tables import KernelMap, RawTable, Tables, Verification, Walked
+    from mematlas.views.table import Batch
 
     Lines = Iterator[str]
 
@@ -342,6 +343,7 @@ class Names:
         # Of a huge leaf, the lower bits of the address are flags.
         self.masks = [~(address_bits & -level.size) for level in mode.levels]
         self.known: dict[tuple[int, int], tuple[str, ...]] = {}
+        self.briefs: dict[tuple[int, str, int], str] = {}
 
     def of(self, level: int, state: int, entry: int) -> tuple[str, ...]:
         """Return the names of the flags of an entry; what is not present has none but its state, an empty one none."""
@@ -352,7 +354,18 @@ class Names:
             self.known[key] = flag_names(self.mode, level, entry)
         return self.known[key]
 
+    def brief(self, level: int, state: str, entry: int, names: Iterable[str]) -> str:
+        """Return what `brief_flags` makes of an entry and the names of its flags."""
+        if state not in FOLLOWED:
+            return state
+        key = level, state, entry & self.masks[level]
+        if key not in self.briefs:
+            self.briefs[key] = brief_flags(self.mode, state, entry, names)
+        return self.briefs[key]
 
+
+FOLLOWED = ("table", "present", "prot-none")
+"""States of entries that have flags."""
 LETTERED = frozenset(("present", "nx", *LETTERS.values()))
 """The flags that letters stand for."""
 
@@ -360,7 +373,7 @@ LETTERED = frozenset(("present", "nx", *LETTERS.values()))
 def brief_flags(mode: PagingMode, state: str, entry: int, names: Iterable[str], letters: str = "wxuadg") -> str:
     """Return the flags of an entry as --flags takes them: a letter or a dash for each of these, then other names."""
     held = set(names)
-    if state not in ("table", "present", "prot-none"):
+    if state not in FOLLOWED:
         return state
     if state != "prot-none" and holds(entry, mode.executable):
         held.add("executable")
@@ -382,17 +395,18 @@ def phys_width(tables: Tables) -> int:
 def list_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Drawn:
     """Return the entries that are asked for, made while they are read: indented by level."""
     mode = tables.mode
+    names = Names(mode)
     depths = {level.name: depth for depth, level in enumerate(mode.levels)}
 
-    def rows() -> Iterator[tuple[Any, ...]]:
-        names = Names(mode)
-        for batch in list_entries(tables.parts(), wanted):
-            yield from entry_rows(mode, names, batch)
+    def batches() -> Iterator[Batch]:
+        for found in list_entries(tables.parts(), wanted):
+            for low in range(0, len(found), NR_TOGETHER):
+                yield entry_columns(mode, names, found.chosen(slice(low, low + NR_TOGETHER)))
         target.update(tables.finish())
 
     def line(row: tuple[Any, ...]) -> tuple[Any, ...]:
         level, index, address, entry, phys, _, state, kind, slot, flags = row
-        said = f"swap {kind} slot {slot:#x}" if state == "swap" else brief_flags(mode, state, entry, flags)
+        said = f"swap {kind} slot {slot:#x}" if state == "swap" else names.brief(depths[level], state, entry, flags)
         return ("  " * depths[level] + level, index, address, entry, phys, said)
 
     columns = (
@@ -403,12 +417,12 @@ def list_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Dr
         Column("phys", "LEADS TO", "hex", width=phys_width(tables)),
         Column("flags", "FLAGS"),
     )
-    return streamed(ENTRY_COLUMNS, rows(), tables, target, columns, line)
+    return streamed(ENTRY_COLUMNS, batches(), tables, target, columns, line)
 
 
 def streamed(
     columns: tuple[Column, ...],
-    rows: Iterator[tuple[Any, ...]],
+    batches: Iterator[Batch],
     tables: Tables,
     target: dict[str, Any],
     shown: tuple[Column, ...],
@@ -417,34 +431,32 @@ def streamed(
     """Return rows that are still being read; text has columns of its own, and how the reading went at the end."""
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
-        table = Table("tables/1", shown, map(line, rows), stream=True)
+        lines = (batch_of([line(row) for row in zip(*piece, strict=True)]) for piece in pieces_of(batches))
+        table = Table("tables/1", shown, batches=lines)
         yield from table.lines(in_bytes=in_bytes, colour=colour, width=width)
         yield heading(target, half_of(tables), width)
 
-    return Drawn("tables/1", columns, rows, target=target, stream=True, draw=draw)
+    return Drawn("tables/1", columns, batches=batches, target=target, draw=draw)
 
 
-def entry_rows(mode: PagingMode, names: Names, found: Entries) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a batch of entries."""
-    phys, kinds, offsets = places_of(mode, found)
-    columns = (found.levels, found.indices, found.addresses, found.entries, found.states, phys, kinds, offsets)
+def entry_columns(mode: PagingMode, names: Names, found: Entries) -> Batch:
+    """Return the columns of entries."""
+    phys, kinds, offsets = (column.tolist() for column in places_of(mode, found))
+    levels, states, entries = found.levels.tolist(), found.states.tolist(), found.entries.tolist()
     level_names = [level.name for level in mode.levels]
-    for level, index, address, entry, state, place, kind, offset in zip(
-        *(column.tolist() for column in columns), strict=True
-    ):
-        is_leaf = state in (PRESENT, PROT_NONE)
-        yield (
-            level_names[level],
-            index,
-            address,
-            entry,
-            place if place or is_leaf or state == TABLE else None,
-            is_leaf,
-            STATE_NAMES[state],
-            kind if state == SWAP else None,
-            offset if state == SWAP else None,
-            names.of(level, state, entry),
-        )
+    leads = [state in (PRESENT, PROT_NONE, TABLE) for state in states]
+    return (
+        [level_names[level] for level in levels],
+        found.indices.tolist(),
+        found.addresses.tolist(),
+        entries,
+        [place if place or led else None for place, led in zip(phys, leads, strict=True)],
+        [led and state != TABLE for state, led in zip(states, leads, strict=True)],
+        [STATE_NAMES[state] for state in states],
+        [kind if state == SWAP else None for kind, state in zip(kinds, states, strict=True)],
+        [offset if state == SWAP else None for offset, state in zip(offsets, states, strict=True)],
+        list(map(names.of, levels, states, entries)),
+    )
 
 
 def runs_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Drawn:
@@ -452,11 +464,11 @@ def runs_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Dr
     mode = tables.mode
     volatile = {"accessed", "dirty", "saved-dirty"}
 
-    def rows() -> Iterator[tuple[Any, ...]]:
+    def batches() -> Iterator[Batch]:
         names = Names(mode)
         for run in runs_of(mode, list_entries(tables.parts(), wanted)):
             flags = tuple(name for name in names.of(run.level, run.state, run.entry) if name not in volatile)
-            yield (
+            row = (
                 mode.levels[run.level].name,
                 run.start,
                 run.start + run.size,
@@ -470,6 +482,7 @@ def runs_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Dr
                 run.nr_dirty,
                 flags,
             )
+            yield batch_of([row])
         target.update(tables.finish())
 
     def line(row: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -489,7 +502,7 @@ def runs_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Dr
         Column("nr_dirty", "DIRTY", width=9),
         Column("flags", "FLAGS"),
     )
-    return streamed(RUN_COLUMNS, rows(), tables, target, columns, line)
+    return streamed(RUN_COLUMNS, batches(), tables, target, columns, line)
 
 
 def of_all(nr: int, nr_all: int) -> str:
@@ -505,10 +518,10 @@ def raw_view(found: Iterable[RawTable], tables: Tables, target: dict[str, Any]) 
     """Return whole tables, every entry of them: text as a dump in hexadecimal, four to a line."""
     mode = tables.mode
 
-    def rows() -> Iterator[tuple[Any, ...]]:
+    def batches() -> Iterator[Batch]:
         names = Names(mode)
         for raw in found:
-            yield from raw_rows(raw, mode, names)
+            yield raw_columns(raw, mode, names)
         target.update(tables.finish())
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
@@ -529,16 +542,15 @@ def raw_view(found: Iterable[RawTable], tables: Tables, target: dict[str, Any]) 
         target.update(tables.finish())
         yield heading(target, half_of(tables), width)
 
-    return Drawn("tables/1", RAW_COLUMNS, rows(), target=target, stream=True, draw=draw)
+    return Drawn("tables/1", RAW_COLUMNS, batches=batches(), target=target, draw=draw)
 
 
-def raw_rows(raw: RawTable, mode: PagingMode, names: Names) -> Iterator[tuple[Any, ...]]:
-    """Yield a row for each entry of one table, empty ones too."""
+def raw_columns(raw: RawTable, mode: PagingMode, names: Names) -> Batch:
+    """Return the columns of one table's entries, empty ones too."""
     from mematlas.analysis.tablelist import whole_table
 
-    found = whole_table(mode, raw.level, raw.address, raw.entries)
-    for row in entry_rows(mode, names, found):
-        yield (*row[:7], row[9])
+    columns = entry_columns(mode, names, whole_table(mode, raw.level, raw.address, raw.entries))
+    return (*columns[:7], columns[9])
 
 
 def tree_view(nodes: list[TreeNode], mode: PagingMode, target: dict[str, Any], half: str, depth: int) -> Drawn:
