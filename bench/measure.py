@@ -80,15 +80,15 @@ def run(command: Command, places: Mapping[str, str]) -> Sample:
     stdout, stderr = os.memfd_create("stdout"), os.memfd_create("stderr")
     try:
         status, sample = spawn(argv, stdout, stderr)
-        output = read_all(stdout)
         if status != 0:
             raise CommandError(f"failed: {last_line(read_all(stderr)) or f'exit status {status}'}")
-        if not output and not command.is_silent:
+        if not os.fstat(stdout).st_size and not command.is_silent:
             raise CommandError("printed nothing")
+        # No other output is read: it may be large, and would count as the peak of whatever is started after it.
+        return parse_report(read_all(stdout), sample) if command.reports else sample
     finally:
         os.close(stdout)
         os.close(stderr)
-    return parse_report(output, sample) if command.reports else sample
 
 
 def spawn(argv: list[str], stdout: int, stderr: int) -> tuple[int, Sample]:

@@ -124,8 +124,9 @@ def main() -> int:
     """Run as a program."""
     arguments = parse_arguments()
     # What is installed has its bytecode beside it. With this variable a checkout never gets any, and every
-    # start would be measured with compilation.
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # start would be measured with compilation. With the other each line that is printed is a write.
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
+        os.environ.pop(name, None)
     places = find_places()
     machine = [QUICK_NOTE] * arguments.quick + report.describe_machine()
     try:
