@@ -148,7 +148,7 @@ def observe_counts(pid: int) -> None:
     from mematlas.analysis.counting import shared_pss
     from mematlas.kernel.pagemap import EXCLUSIVE, PM_PFRAME, PRESENT, Block
     from mematlas.kernel.structpage import read_kernel_counts
-    from mematlas.model.tablereader import VmaCounts
+    from mematlas.model.vma_counts import VmaCounts
 
     process = held_process(pid)
     sums = VmaCounts()

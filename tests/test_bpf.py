@@ -8,8 +8,9 @@ import struct
 import pytest
 
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel import bpf
-from mematlas.kernel.bpf import assemble, refusal
+from mematlas.kernel import bpf, bpfcall
+from mematlas.kernel.bpf import assemble
+from mematlas.kernel.bpfcall import refusal
 
 JUMPS = (0xB5, 0x25)
 
@@ -30,7 +31,7 @@ def test_every_jump_lands_on_the_return(nr_slots: int) -> None:
 
 def test_the_program_calls_two_helpers_only() -> None:
     calls = {value for opcode, _, _, value in decoded(assemble(3)) if opcode == 0x85}
-    assert calls == {bpf.HELPER_GET_CURRENT_TASK, bpf.HELPER_PROBE_READ_KERNEL}
+    assert calls == {bpfcall.HELPER_GET_CURRENT_TASK, bpfcall.HELPER_PROBE_READ_KERNEL}
 
 
 def test_slots_stay_inside_the_map() -> None:
@@ -41,14 +42,14 @@ def test_slots_stay_inside_the_map() -> None:
 
 
 def test_without_the_right_both_capabilities_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bpf, "effective_capabilities", frozenset)
+    monkeypatch.setattr(bpfcall, "effective_capabilities", frozenset)
     error = refusal(PermissionError(errno.EPERM, ""))
     assert isinstance(error, PermissionDenied)
     assert error.needs == "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"
 
 
 def test_root_that_is_refused_hears_of_seccomp(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bpf, "effective_capabilities", lambda: frozenset(["CAP_SYS_ADMIN"]))
+    monkeypatch.setattr(bpfcall, "effective_capabilities", lambda: frozenset(["CAP_SYS_ADMIN"]))
     assert "seccomp" in str(refusal(PermissionError(errno.EPERM, "")))
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mematlas.errors import FormatError, NotSupported
-from mematlas.kernel.btf import Layout, parse_btf, read_layout
+from mematlas.kernel.btf import Layout, parse_btf, parse_build_id, read_layout
 
-INT, STRUCT, UNION, ENUM, CONST = 1, 4, 5, 6, 10
+INT, STRUCT, UNION, ENUM, CONST, FUNC = 1, 4, 5, 6, 10, 12
 
 
 class Builder:
@@ -112,3 +112,25 @@ def test_a_name_that_is_no_text_is_another_name() -> None:
     made = Builder()
     made.add(STRUCT, "page", 8, [(made.name("flags"), 1, 0)])
     assert parse_btf(made.build().replace(b"flags", b"fl\xffgs"), {"page": ("flags",)}) == {"page": 8}
+
+
+def note(name: bytes, kind: int, data: bytes) -> bytes:
+    return struct.pack("=3I", len(name), len(data), kind) + name.ljust(-(-len(name) // 4) * 4, b"\0") + data
+
+
+def test_the_build_id_is_found_among_other_notes() -> None:
+    build = bytes(range(20))
+    notes = note(b"Xen\0", 3, build[::-1]) + note(b"Linux\0", 257, b"\0\0\0\0") + note(b"GNU\0", 3, build)
+    assert parse_build_id(notes) == build.hex()
+    # Not one that is cut short, and nothing else that GNU notes.
+    assert parse_build_id(notes[:-1]) is None
+    assert parse_build_id(note(b"GNU\0", 1, build) + note(b"GNU\0", 3, b"short")) is None
+
+
+def test_numbers_of_types_are_told_beside_offsets() -> None:
+    made = Builder()
+    made.add(INT, "int", 4, [(32,)])
+    made.add(STRUCT, "page", 8, [(made.name("flags"), 1, 0)])
+    made.add(FUNC, "bpf_rdonly_cast", 1, [])
+    found = parse_btf(made.build(), {"page": ("flags",), "type": ("page", "bpf_rdonly_cast", "missing")})
+    assert found == {"page": 8, "page.flags": 0, "type.page": 2, "type.bpf_rdonly_cast": 3}

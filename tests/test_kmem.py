@@ -11,19 +11,10 @@ import pytest
 
 from mematlas.arrays import Bools, Words
 from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel import kmem
+from mematlas.kernel import iomem, kmem
 from mematlas.kernel.btf import Layout
-from mematlas.kernel.kmem import (
-    KernelMemory,
-    RamRanges,
-    combined_refusal,
-    open_kernel_memory,
-    parse_iomem,
-    parse_vmcoreinfo,
-    probe,
-    read_memory_blocks,
-    read_ram,
-)
+from mematlas.kernel.iomem import RamRanges, parse_iomem, read_memory_blocks, read_ram
+from mematlas.kernel.kmem import KernelMemory, combined_refusal, open_kernel_memory, parse_vmcoreinfo, probe
 from mematlas.kernel.procfs import ProcFS
 
 GIB = 1 << 30
@@ -269,7 +260,7 @@ def test_iomem_line_that_is_not_understood_is_shown() -> None:
 
 
 def test_iomem_without_the_right_is_refused(tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kmem, "read_memory_blocks", list)
+    monkeypatch.setattr(iomem, "read_memory_blocks", list)
     with open(os.path.join(tmp_path, "iomem"), "w") as file:
         file.write("00000000-00000000 : System RAM\n00000000-00000000 : PCI Bus\n")
     with pytest.raises(PermissionDenied, match="CAP_SYS_ADMIN"):

@@ -25,7 +25,8 @@ from mematlas.model.paging import (
     states,
     swap_fields,
 )
-from mematlas.model.paging_modes import arm64, riscv64, special_swap_of, x86_64
+from mematlas.model.paging_modes import arm64, riscv64, x86_64
+from mematlas.model.swap_types import special_swap_of
 
 ALL_MODES = [x86_64(4), x86_64(5), arm64(4096), arm64(16384), arm64(65536), arm64(4096, 52, wide=True),
              arm64(65536, 52, wide=True), arm64(older=True), riscv64(39), riscv64(48), riscv64(57)]  # fmt: skip

@@ -26,7 +26,7 @@ from mematlas.arrays import Counts, Words
 from mematlas.model.pagetable import EXECUTABLE, USER, WRITABLE, Walk, page_blocks, walk, walk_parts
 from mematlas.model.paging import SpecialSwap
 from mematlas.model.paging_modes import x86_64
-from mematlas.model.tablereader import VmaCounts
+from mematlas.model.vma_counts import VmaCounts
 
 MODE = x86_64(special_swap=SpecialSwap(nr_device=0, nr_migration=3, nr_hwpoison=1, pfn_bits=34))
 PATH = [0x1000, 0x2000, 0x3000, 0x4000]

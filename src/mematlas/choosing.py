@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 from mematlas.errors import BadInput, Error, FormatError, NotSupported, PermissionDenied
 from mematlas.kernel.smaps import HOLD_PER_BYTE
-from mematlas.kernel.status import read_memory_status, status_bytes
+from mematlas.kernel.status import open_memory, read_memory_status, status_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.model.tableaccess import TableAccess
+    from mematlas.model.tablecounts import CountAccess
 
 MAX_STALL = 0.005
 """Seconds for which looking may hold up the target, unless told otherwise."""
@@ -39,12 +42,17 @@ class Chooser:
         """Whether this is one of many looks: what page tables are read with is then opened once, and pays."""
         self._access: dict[str, TableAccess] = {}
         """By the reader that was asked for, and by its own name."""
+        self._counts: CountAccess | None = None
+        self._may_count = True
 
     def close(self) -> None:
         """Let go of what page tables are read with."""
         for access in self._access.values():
             access.close()
         self._access.clear()
+        if self._counts:
+            self._counts.close()
+            self._counts = None
 
     def of_amounts(self, source: str, max_stall: float, notes: list[str], numa: bool = False) -> str:
         """Return what amounts are read from: the source asked for, or with ``auto`` the best.
@@ -64,7 +72,7 @@ class Chooser:
         if not self.procfs.live or hold <= max_stall:
             return "smaps"
         why = None
-        if (self.will_look_again or self._tables_pay(1 << 64)) and (why := self.why_no_tables()) is None:
+        if (self.will_look_again or self._tables_pay(1 << 64)) and (why := self.why_no_counts()) is None:
             return "tables"
         try:
             self._check_counts()
@@ -122,6 +130,29 @@ class Chooser:
             self._access.setdefault(access.name, access)
         return self._access[reader]
 
+    def count_access(self) -> CountAccess | None:
+        """Return what page tables are counted with in the kernel, held until `close`; None where they must be read."""
+        if self._counts is None and self._may_count:
+            from mematlas.model.tablecounts import CountAccess
+
+            try:
+                self._counts = CountAccess(self.procfs)
+            except (PermissionDenied, NotSupported, FormatError):
+                self._may_count = False
+        return self._counts
+
+    def why_no_counts(self) -> Error | None:
+        """Return what keeps us from counting, or else from reading, page tables; None when nothing does."""
+        from mematlas.kernel.rights import may_read_kernel
+
+        if may_read_kernel() and self.count_access() is not None:
+            try:
+                os.close(open_memory(self.dir))
+            except (PermissionDenied, NotSupported, FormatError) as error:
+                return error
+            return None
+        return self.why_no_tables()
+
     def why_no_tables(self) -> Error | None:
         """Return what keeps us from reading page tables; None when nothing does."""
         from mematlas.kernel.rights import TABLES_NEED, may_read_kernel
@@ -138,7 +169,10 @@ class Chooser:
 
     def reader_name(self, source: str) -> str | None:
         """Return by what reader page tables were read; None for other sources."""
-        return self._access["auto"].name if source == "tables" and "auto" in self._access else None
+        if source != "tables":
+            return None
+        access = self._access.get("auto") or self._counts
+        return access.name if access else None
 
     def smaps_hold(self, enough: float = 0.0) -> float:
         """Return for how many seconds reading smaps would hold up the process; see `mematlas.model.stalls`."""

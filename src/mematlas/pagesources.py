@@ -12,12 +12,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from mematlas.choosing import Chooser
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block, Pacer
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.model.nodes import PageNodes, Sizes
     from mematlas.model.sharers import Sharers
     from mematlas.model.tableaccess import TableAccess
+    from mematlas.model.tablecounts import TableCounter
     from mematlas.model.tablereader import TableReader
 
 
@@ -87,12 +89,41 @@ class PageCounter:
             self._notes.append(f"huge pages unknown with this source: {error}")
             return None
 
-    def by_tables(self, vmas: Sequence[Vma], access: TableAccess) -> list[VmaUsage]:
-        """Return what page tables and struct pages add up to.
+    def by_tables(self, vmas: Sequence[Vma], chooser: Chooser) -> list[VmaUsage]:
+        """Return what page tables and struct pages add up to, counted in the kernel where that can be done.
 
         Raises:
             NotSupported: they cannot be read after all.
         """
+        counted = None if self._nodes else self._counted(vmas, chooser)
+        return self._read(vmas, chooser.tables_access()) if counted is None else counted
+
+    def _counted(self, vmas: Sequence[Vma], chooser: Chooser) -> list[VmaUsage] | None:
+        """Return what is counted in the kernel; None where tables must be read."""
+        access = chooser.count_access()
+        if access is None:
+            return None
+        from mematlas.model.tablecounts import TableCounter
+
+        try:
+            with TableCounter(self.process, access) as counter:
+                if not all(map(counter.can_count, vmas)):
+                    return None
+                result = [self._of_counts(counter, vma) for vma in vmas]
+        except NotSupported:
+            return None
+        self._notes += counter.notes()
+        self.torn = bool(counter.torn)
+        return result
+
+    def _of_counts(self, counter: TableCounter, vma: Vma) -> VmaUsage:
+        sums = counter.count(vma)
+        hole = STATE_OF_BYTE[counter.hole(vma)]
+        state, phys = counter.first_page(vma) if self._first_pages else (hole, None)
+        usage = usage_of_tables(vma, sums, self.page_size, hole)
+        return VmaUsage(vma, usage, state, phys, sums.nr_accessed, sums.nr_dirty)
+
+    def _read(self, vmas: Sequence[Vma], access: TableAccess) -> list[VmaUsage]:
         from mematlas.model.tablereader import TableReader
 
         if not vmas:

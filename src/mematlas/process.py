@@ -309,7 +309,7 @@ class Process:
             wanted = list(filter(selection.matches, space.vmas))
             try:
                 if chosen == "tables":
-                    vmas = by_pages.by_tables(wanted, self.tables_access())
+                    vmas = by_pages.by_tables(wanted, self._chooser)
             except NotSupported as error:
                 if source != "auto":
                     raise

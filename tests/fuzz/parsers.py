@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,9 +29,11 @@ from mematlas.errors import Error
 from mematlas.kernel import (
     btf,
     buddyinfo,
+    iomem,
     kconfig,
     kcore,
     kmem,
+    layoutcache,
     maps,
     meminfo,
     mounts,
@@ -41,7 +44,7 @@ from mematlas.kernel import (
     sysvipc,
 )
 from mematlas.kernel.ksm_stat import parse_ksm_stat, parse_number
-from mematlas.kernel.layoutcache import FORMAT, names_of, values_of
+from mematlas.kernel.layoutcache import names_of, values_of
 from mematlas.kernel.machine import parse_machine
 from mematlas.kernel.rights import parse_id
 from mematlas.kernel.swaps import parse_swap, parse_swaps
@@ -175,9 +178,8 @@ def use_machine(data: bytes) -> None:
 
 
 def use_layout(data: bytes) -> None:
-    with contextlib.suppress(ValueError, RecursionError):
-        value = json.loads(data)
-        values_of(value, btf.WANTED)
+    with contextlib.suppress(ValueError):
+        values_of(layoutcache.parse_kept(data), btf.WANTED)
 
 
 def redact(data: bytes) -> None:
@@ -204,7 +206,8 @@ MACHINE = {
     "soft_dirty": None,
     "nodes": {"with_memory": [0, 1], "spans": [[0, 100, 0], [200, 300, 1]], "only": None},
 }
-LAYOUT = {"format": FORMAT, "layout": dict.fromkeys(names_of(btf.WANTED), 64)}
+LAYOUT = dict.fromkeys(names_of(btf.WANTED), 64)
+NOTES = struct.pack("=3I4sI", 4, 4, 0x101, b"Xen", 1) + struct.pack("=3I4s20s", 4, 20, 3, b"GNU", b"build")
 COMMAND_LINES = (
     "usage\0self\0--by\0kind\0--json",
     "maps\0-p\0self\0--format=csv\0-i\0200ms\0-n\0002",
@@ -254,7 +257,7 @@ def kernel_parsers(live: bool) -> list[Parser]:
         file("zoneinfo", nodes.parse_zoneinfo),
         lines("numa_maps", numa_maps.parse_numa_maps),
         lines("mountinfo", mounts.parse_mountinfo),
-        file("iomem", kmem.parse_iomem),
+        file("iomem", iomem.parse_iomem),
         file("vmcoreinfo", kmem.parse_vmcoreinfo),
         file("config", kconfig.parse_config),
         of_words(nodes.parse_list, "0-3,5", "0", "0-1,3-7,9"),
@@ -262,7 +265,13 @@ def kernel_parsers(live: bool) -> list[Parser]:
         Parser("kernel.kcore.parse_segments", read_core, (core(memory),), (segments,), mutations=BINARY),
         Parser("kernel.btf.parse_btf", btf.parse_btf, (sample(), deep_types()), (types,), mutations=BINARY),
         Parser("kernel.machine.parse_machine", use_machine, (json.dumps(MACHINE).encode(),), (machine,)),
-        Parser("kernel.layoutcache.values_of", use_layout, (json.dumps(LAYOUT).encode(),), ()),
+        Parser(
+            "kernel.layoutcache.values_of",
+            use_layout,
+            (layoutcache.text_of(LAYOUT).encode(),),
+            (name_of(layoutcache.parse_kept),),
+        ),
+        Parser("kernel.btf.parse_build_id", btf.parse_build_id, (NOTES,), (name_of(btf.parse_build_id),), BINARY),
         Parser(
             "captures.Redactor.redact",
             redact,

@@ -23,7 +23,8 @@ from mematlas.analysis.pagetable import (
     verify,
 )
 from mematlas.errors import BadInput, Error, NoAddressSpace, PermissionDenied, ProcessGone, TargetNotFound
-from mematlas.kernel.kmem import KernelMemory, open_kernel_memory, read_memory_blocks
+from mematlas.kernel.iomem import read_memory_blocks
+from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
 from mematlas.kernel.status import read_stat
 from mematlas.model.pagetable import Walk, page_blocks, walk, walk_address, walk_parts
 from mematlas.model.paging import PRESENT, STATE_NAMES, PagingMode

@@ -17,6 +17,7 @@ import pytest
 
 from helpers import mematlas, program, sparse
 from mematlas import Process
+from mematlas.choosing import Chooser
 from mematlas.cli import main
 from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, PRESENT, Block
@@ -38,6 +39,12 @@ def tables_can_be_read() -> None:
             process.tables_access()
     except Error as error:
         pytest.skip(f"page tables cannot be read: {error}")
+
+
+@pytest.fixture
+def only_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have page tables read, as where a program cannot count them in the kernel."""
+    monkeypatch.setattr(Chooser, "count_access", lambda self: None)
 
 
 def use_of(process: Process, start: int, end: int) -> list[int | None]:
@@ -163,6 +170,7 @@ def test_pages_of_any_flags_stay_under_their_heads(victim: MakeVictim, capsys: p
 # --- parts of a process, and frames that are told about otherwise
 
 
+@pytest.mark.usefixtures("only_read")
 def test_a_process_in_many_parts_has_the_same_sums(victim: MakeVictim, monkeypatch: pytest.MonkeyPatch) -> None:
     target = victim("anon", "thp", "shared_anon", "private_file")
     with target.stopped(), Process(target.pid) as process:
@@ -174,6 +182,7 @@ def test_a_process_in_many_parts_has_the_same_sums(victim: MakeVictim, monkeypat
     assert parts == whole
 
 
+@pytest.mark.usefixtures("only_read")
 def test_kpagecount_stands_in_for_struct_pages(victim: MakeVictim, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(memory: object) -> StructPages:
         raise NotSupported("map counts from struct page", "CONFIG_PAGE_MAPCOUNT")
@@ -254,6 +263,7 @@ def test_asked_for_without_the_right_it_is_refused(command: str, as_nobody: Call
     assert "sudo" in outcome.stderr  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("only_read")
 def test_disagreement_with_kpagecount_is_refused_and_auto_goes_on(
     victim: MakeVictim, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block
-    from mematlas.model.tablereader import VmaCounts
+    from mematlas.model.vma_counts import VmaCounts
 
 PSS_SHIFT = 12  # fs/proc/task_mmu.c: the kernel adds shares of pages in 1/4096 of a byte
 

@@ -8,34 +8,30 @@ instruction-set.rst; kernel/bpf/syscall.c (who may), net/bpf/test_run.c (how it 
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import errno
 import mmap
 import os
-import platform
-import resource
 import struct
 
 import numpy as np
 
-from mematlas.errors import Error, NotSupported, PermissionDenied
-from mematlas.kernel.libc import libc
-from mematlas.kernel.rights import TABLES_NEED, effective_capabilities
+from mematlas.errors import NotSupported
+from mematlas.kernel.bpfcall import (
+    F_SLEEPABLE,
+    HELPER_GET_CURRENT_TASK,
+    HELPER_PROBE_READ_KERNEL,
+    PROG_TYPE_RAW_TRACEPOINT,
+    PROG_TYPE_SYSCALL,
+    Bpf,
+    lowest_kernel_address,
+    refusal,
+    run_attr,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.arrays import Bools, Words
     from mematlas.kernel.btf import Layout
 
-SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
-
-MAP_CREATE, PROG_LOAD, PROG_TEST_RUN = 0, 5, 10
-MAP_TYPE_ARRAY = 2
-F_MMAPABLE = 1 << 10
-F_SLEEPABLE = 1 << 4
-PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_SYSCALL = 17, 31
-HELPER_GET_CURRENT_TASK, HELPER_PROBE_READ_KERNEL = 35, 113
 PSEUDO_MAP_VALUE = 2
 
 PAGE = 1 << 12
@@ -90,18 +86,6 @@ def assemble(map_fd: int, nr_slots: int = NR_SLOTS) -> bytes:
     return b"".join(head + body) + instruction(move_value, 0) + instruction(leave)
 
 
-def lowest_kernel_address(task: int) -> int:
-    """Return where the kernel half of the address space begins, by where the kernel keeps a task_struct.
-
-    With 47 bits for each half (4 levels) that is in the highest of them, with 56 (5 levels) below it
-    (Documentation/arch/x86/x86_64/mm.rst).
-
-    >>> hex(lowest_kernel_address(0xFFFF888012345680)), hex(lowest_kernel_address(0xFF11000012345680))
-    ('0xffff800000000000', '0xff00000000000000')
-    """
-    return -(1 << (47 if task >> 47 == 0x1FFFF else 56)) & U64
-
-
 class BpfReader:
     """Copies kernel memory, up to `NR_SLOTS` places a call. Not for two threads at once: they share one map.
 
@@ -114,14 +98,10 @@ class BpfReader:
     batch_size = NR_SLOTS
 
     def __init__(self) -> None:
-        self._libc = libc()
-        machine = platform.machine()
-        if machine not in SYSCALL_NUMBERS:
-            raise NotSupported(f"bpf(2) on {machine}")
-        self._number = SYSCALL_NUMBERS[machine]
+        self._bpf = Bpf()
         self._map_fd = self._program_fd = -1
         try:
-            self._map_fd = self._create_map()
+            self._map_fd = self._bpf.create_map(VALUE_SIZE)
             self._program_fd, self.program_type = self._load()
             # The mapping outlives the descriptor's closing, and goes with its last view.
             shared = mmap.mmap(self._map_fd, VALUE_SIZE)
@@ -129,8 +109,7 @@ class BpfReader:
             self._addresses = np.frombuffer(shared, np.uint64, NR_SLOTS, AT_ADDRESSES)
             self._errors = np.frombuffer(shared, np.int64, NR_SLOTS, AT_ERRORS)
             self._data = np.frombuffer(shared, np.uint64, NR_SLOTS * PAGE // 8, AT_DATA).reshape(NR_SLOTS, PAGE // 8)
-            # Only the program's descriptor is set: test_run refuses what programs of these types have no use for.
-            self._run_attr = ctypes.create_string_buffer(struct.pack("=I", self._program_fd) + bytes(76), 80)
+            self._run_attr = run_attr(self._program_fd)
             self._lowest = np.uint64(lowest_kernel_address(self.current_task()))
         except BaseException:
             self.close()
@@ -196,26 +175,7 @@ class BpfReader:
     def _run(self, count: int, size: int) -> None:
         self._head[0] = count
         self._head[1] = size
-        if self._libc.syscall(self._number, PROG_TEST_RUN, self._run_attr, len(self._run_attr)) < 0:
-            code = ctypes.get_errno()
-            raise NotSupported(f"running a BPF program ({os.strerror(code)})", "Linux 5.10")
-
-    def _create_map(self) -> int:
-        attr = struct.pack("=5I", MAP_TYPE_ARRAY, 4, VALUE_SIZE, 1, F_MMAPABLE) + bytes(60)
-        try:
-            return self._call(MAP_CREATE, attr)
-        except PermissionError:
-            # Before v5.11 (the series that ends with Linux commit 3ac1f01b43b6) maps counted as locked memory.
-            soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-            resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
-            try:
-                return self._call(MAP_CREATE, attr)
-            except OSError as error:
-                raise refusal(error) from None
-            finally:
-                resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
-        except OSError as error:
-            raise refusal(error) from None
+        self._bpf.run(self._run_attr)
 
     def _load(self) -> tuple[int, str]:
         program = assemble(self._map_fd)
@@ -223,46 +183,10 @@ class BpfReader:
         # there is a type made for being called. Before, and since 1b4d60ec162f (v5.10), a raw tracepoint that is
         # attached nowhere can be run as well.
         try:
-            return self._load_as(PROG_TYPE_SYSCALL, F_SLEEPABLE, program), "syscall"
+            return self._bpf.load(PROG_TYPE_SYSCALL, F_SLEEPABLE, program), "syscall"
         except OSError:
             pass
         try:
-            return self._load_as(PROG_TYPE_RAW_TRACEPOINT, 0, program), "raw_tracepoint"
+            return self._bpf.load(PROG_TYPE_RAW_TRACEPOINT, 0, program), "raw_tracepoint"
         except OSError as error:
-            raise refusal(error, self._verifier_log(program)) from None
-
-    def _load_as(self, kind: int, flags: int, program: bytes, log: ctypes.Array[ctypes.c_char] | None = None) -> int:
-        code = ctypes.create_string_buffer(program, len(program))
-        licence = ctypes.create_string_buffer(b"Dual MIT/GPL")
-        log_place = (1, len(log), ctypes.addressof(log)) if log is not None else (0, 0, 0)
-        places = (ctypes.addressof(code), ctypes.addressof(licence))
-        attr = struct.pack("=IIQQIIQII", kind, len(program) // 8, *places, *log_place, 0, flags) + bytes(80)
-        return self._call(PROG_LOAD, attr)
-
-    def _verifier_log(self, program: bytes) -> str:
-        log = ctypes.create_string_buffer(1 << 18)
-        with contextlib.suppress(OSError):
-            os.close(self._load_as(PROG_TYPE_RAW_TRACEPOINT, 0, program, log))
-        return log.value.decode(errors="replace")
-
-    def _call(self, command: int, attr: bytes) -> int:
-        result: int = self._libc.syscall(self._number, command, ctypes.create_string_buffer(attr, len(attr)), len(attr))
-        if result < 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-        return result
-
-
-def refusal(error: OSError, log: str = "") -> Error:
-    """Return our error for a refused bpf(2), as exact as can be told."""
-    if error.errno in (errno.EPERM, errno.EACCES) and not log.strip():
-        if "CAP_SYS_ADMIN" in effective_capabilities():
-            return PermissionDenied("bpf(2)", "no seccomp filter on it, and the initial user namespace")
-        return PermissionDenied("bpf(2)", TABLES_NEED)
-    if error.errno == errno.ENOSYS:
-        return NotSupported("bpf(2)", "CONFIG_BPF_SYSCALL")
-    # kernel/trace/bpf_trace.c withholds the helper when security_locked_down(LOCKDOWN_BPF_READ_KERNEL) says so.
-    if f"#{HELPER_PROBE_READ_KERNEL}" in log:
-        return NotSupported("reading kernel memory with BPF", "a kernel that is not locked down to confidentiality")
-    last = log.strip().splitlines()[-1:] or [os.strerror(error.errno or 0)]
-    return NotSupported(f"loading a BPF program that reads memory ({last[0]})", "Linux 5.10")
+            raise refusal(error, self._bpf.verifier_log(PROG_TYPE_RAW_TRACEPOINT, 0, program)) from None

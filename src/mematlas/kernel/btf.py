@@ -13,7 +13,7 @@ import struct
 import zlib
 
 from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied
-from mematlas.kernel.layoutcache import LayoutCache
+from mematlas.kernel.layoutcache import TYPE, LayoutCache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,10 +24,16 @@ if TYPE_CHECKING:
 
 BTF_PATH = "/sys/kernel/btf/vmlinux"
 BTF_MAGIC = 0xEB9F
+NOTES_PATH = "/sys/kernel/notes"
+MAX_NOTES = 1 << 16
+NOTE = struct.Struct("=3I")
+NT_GNU_BUILD_ID = 3
+"""elf(5), "Notes (Nhdr)"; sysfs shows those of the kernel itself."""
 HEADER = struct.Struct("=HBBIIIII")
 
-KIND_STRUCT, KIND_UNION = 4, 5
+KIND_STRUCT, KIND_UNION, KIND_FUNC = 4, 5, 12
 STRUCTURES = frozenset((KIND_STRUCT, KIND_UNION))
+NAMED = STRUCTURES | {KIND_FUNC}
 # typedef, volatile, const, restrict, type tag: they stand before the type that is meant.
 MODIFIERS = frozenset((8, 9, 10, 11, 18))
 
@@ -51,7 +57,9 @@ WANTED: Mapping[str, tuple[str, ...]] = {
     "pipe_buffer": ("page",),
     "page": ("compound_head", "_mapcount", "mapping", "_refcount", "pt_share_count"),
     "ptdesc": ("pt_share_count",),
-    "folio": ("_entire_mapcount", "mapping"),
+    "folio": ("_entire_mapcount", "mapping", "_nr_pages_mapped"),
+    # No structure: the numbers of types, which a program that reads kernel memory in place needs.
+    TYPE: ("page", "bpf_rdonly_cast"),
 }
 
 
@@ -105,7 +113,8 @@ class TypeTable:
         self.path = path
         types, self.strings = split_sections(data, path)
         self.words = memoryview(types).cast("I").tolist()
-        wanted_names = {place: name for name in wanted if (place := self._place_of(name)) is not None}
+        names = {*wanted, *wanted.get(TYPE, ())} - {TYPE}
+        wanted_names = {place: name for name in names if (place := self._place_of(name)) is not None}
         self.starts, self.named = self._index(wanted_names)
         self.nr_passed = 0
 
@@ -128,7 +137,7 @@ class TypeTable:
                 size = fixed[kind] + each[kind] * (info & 0xFFFF)
                 if not size:
                     raise FormatError(self.path, f"type {len(starts)} of kind {kind}")
-                if words[at] in wanted and kind in STRUCTURES:
+                if words[at] in wanted and kind in NAMED:
                     named.setdefault(wanted[words[at]], len(starts))
                 starts.append(at)
                 at += size
@@ -199,8 +208,10 @@ def parse_btf(data: bytes, wanted: Mapping[str, tuple[str, ...]] = WANTED, path:
     {'page': 64, 'page._mapcount': 48}
     """
     table = TypeTable(data, wanted, path)
-    found: dict[str, int] = {}
+    found = {f"{TYPE}.{name}": table.named[name] for name in wanted.get(TYPE, ()) if name in table.named}
     for name, type_id in table.named.items():
+        if name not in wanted:
+            continue
         at = table.starts[type_id]
         found[name] = table.words[at + 2]
         members = table.members(type_id)
@@ -219,20 +230,50 @@ def read_layout(path: str = BTF_PATH, afresh: bool = False) -> Layout:
     >>> read_layout()["mm_struct.pgd"]  # doctest: +SKIP
     120
     """
-    data = read_btf(path)
-    key = f"{os.uname().release}-{len(data):x}-{zlib.crc32(data):08x}"
+    data = b""
+    key = build_key() if path == BTF_PATH else None
+    if key is None:
+        data = read_btf(path)
+        key = f"{os.uname().release}-{len(data):x}-{zlib.crc32(data):08x}"
     cache = LayoutCache.open()
     try:
         values = cache.load(key, WANTED) if cache and not afresh else None
         if values is not None:
             return Layout(values, path)
-        values = parse_btf(data, path=path)
+        values = parse_btf(data or read_btf(path), WANTED, path)
         if cache:
             cache.store(key, values, WANTED)
         return Layout(values)
     finally:
         if cache:
             cache.close()
+
+
+def build_key() -> str | None:
+    """Return what stands for the running kernel's build, types and all; None where it does not tell.
+
+    It is 20 bytes to read, where the file of types is some megabytes.
+    """
+    try:
+        with open(NOTES_PATH, "rb") as file:
+            build = parse_build_id(file.read(MAX_NOTES))
+    except OSError:
+        return None
+    return build and f"{os.uname().release}-build-{build}"
+
+
+def parse_build_id(notes: bytes) -> str | None:
+    """Return the build ID in the notes of an ELF file, in hexadecimal; None where there is none of 16 to 64 bytes."""
+    at = 0
+    while at + NOTE.size <= len(notes):
+        name_size, size, kind = NOTE.unpack_from(notes, at)
+        name_at = at + NOTE.size
+        data_at = name_at + -(-name_size // 4) * 4
+        data = notes[data_at : data_at + size]
+        if kind == NT_GNU_BUILD_ID and notes[name_at:data_at] == b"GNU\0" and 16 <= len(data) == size <= 64:
+            return data.hex()
+        at = data_at + -(-size // 4) * 4
+    return None
 
 
 def read_btf(path: str = BTF_PATH) -> bytes:

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import os
 import platform
-from bisect import bisect_right
 
 import numpy as np
 
 from mematlas.arrays import Bools, Bytes, Words
-from mematlas.errors import Error, FormatError, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
+from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.btf import Layout, asked_twice, read_layout
+from mematlas.kernel.directmap import X86_ADDRESS, X86_HUGE, X86_PRESENT, find_direct_map
+from mematlas.kernel.iomem import RamRanges, cpu_info, read_ram
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.status import read_stat
+from mematlas.kernel.status import open_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,101 +65,11 @@ if TYPE_CHECKING:
 
 
 PAGE = 1 << 12
-GIB = 1 << 30
 U64 = (1 << 64) - 1
-X86_PRESENT, X86_HUGE = 1, 1 << 7
-X86_ADDRESS = 0x000FFFFFFFFFF000
 CPU_ENTRY_AREA = 0xFFFFFE0000000000
 """Struct pages lie below it (Documentation/arch/x86/x86_64/mm.rst)."""
 VMCOREINFO_PATH = "/sys/kernel/vmcoreinfo"
 FITTING = "type information that fits the running kernel"
-
-
-class RamRanges:
-    """Which physical addresses are System RAM, by /proc/iomem.
-
-    >>> ram = RamRanges([(0x1000, 0xA0000), (0x100000, 0x8000000)])
-    >>> 0x2000 in ram, 0xB0000 in ram
-    (True, False)
-    """
-
-    def __init__(self, ranges: list[tuple[int, int]], memory_end: int = 0) -> None:
-        self.ranges = sorted(ranges)
-        self.end = max((end for _, end in ranges), default=0)
-        self.memory_end = max(self.end, memory_end)
-        self.size = sum(end - start for start, end in ranges)
-        self._starts = [start for start, _ in self.ranges]
-        self._edges = np.array([edge for pair in self.ranges for edge in pair], np.uint64)
-
-    def __contains__(self, address: int) -> bool:
-        place = bisect_right(self._starts, address) - 1
-        return place >= 0 and address < self.ranges[place][1]
-
-    def contain(self, addresses: Words) -> Bools:
-        """Return which addresses are RAM. Between an odd and an even edge lies a range."""
-        inside: Bools = np.searchsorted(self._edges, addresses, side="right") & 1 == 1
-        return inside
-
-
-def parse_iomem(data: bytes, names: tuple[str, ...] = ("System RAM",)) -> list[tuple[int, int]]:
-    """Return the ranges of System RAM, half-open, in the order of the file; ranges that touch become one."""
-    ranges: list[tuple[int, int]] = []
-    for line in data.decode("utf-8", "replace").split("\n"):
-        span, _, what = line.strip().partition(" : ")
-        if not what.startswith(names):
-            continue
-        try:
-            first, last = (int(word, 16) for word in span.split("-"))
-        except ValueError:
-            raise FormatError("/proc/iomem", line) from None
-        if ranges and ranges[-1][1] == first:
-            ranges[-1] = (ranges[-1][0], last + 1)
-        else:
-            ranges.append((first, last + 1))
-    return ranges
-
-
-def read_ram(procfs: ProcFS) -> RamRanges:
-    """Return the ranges of System RAM.
-
-    Raises:
-        PermissionDenied: nothing tells where RAM is.
-    """
-    data = procfs.read("iomem")
-    ranges = parse_iomem(data)
-    if not ranges or max(end for _, end in ranges) <= 1:
-        # Without CAP_SYS_ADMIN every address is shown as 0 (kernel/resource.c). Blocks of memory are no secret; they
-        # are coarser: a block that is RAM in part counts as RAM.
-        ranges = read_memory_blocks()
-        if not ranges:
-            raise PermissionDenied(f"{procfs.root}/iomem", "CAP_SYS_ADMIN")
-        return RamRanges(ranges)
-    # Pages of persistent and of CXL memory are mapped like any others, but hold no tables.
-    others = parse_iomem(data, ("Persistent Memory", "Soft Reserved", "CXL"))
-    return RamRanges(ranges, max((end for _, end in others), default=0))
-
-
-def read_memory_blocks(root: str = "/sys/devices/system/memory") -> list[tuple[int, int]]:
-    """Return the ranges of online memory blocks; none when the kernel has no memory hotplug.
-
-    Format: Documentation/admin-guide/mm/memory-hotplug.rst.
-    """
-    ranges: list[tuple[int, int]] = []
-    try:
-        with open(f"{root}/block_size_bytes", encoding="utf-8") as file:
-            size = int(file.read(), 16)
-        numbers = sorted(int(name[6:]) for name in os.listdir(root) if name[:6] == "memory" and name[6:].isdigit())
-        for number in numbers:
-            with open(f"{root}/memory{number}/state", encoding="utf-8") as file:
-                if file.read().strip() != "online":
-                    continue
-            if ranges and ranges[-1][1] == number * size:
-                ranges[-1] = (ranges[-1][0], (number + 1) * size)
-            else:
-                ranges.append((number * size, (number + 1) * size))
-    except (OSError, ValueError):
-        return []
-    return ranges
 
 
 def parse_vmcoreinfo(note: bytes) -> dict[str, int | str]:
@@ -178,18 +89,6 @@ def parse_vmcoreinfo(note: bytes) -> dict[str, int | str]:
             found[name] = int(value, 16 if is_hex else 0)
         except ValueError:
             found[name] = value
-    return found
-
-
-def cpu_info() -> dict[str, str]:
-    """Return what /proc/cpuinfo says of the first processor."""
-    found: dict[str, str] = {}
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            name, _, value = line.partition(":")
-            if not value:
-                break
-            found[name.strip()] = value.strip()
     return found
 
 
@@ -463,38 +362,14 @@ class KernelMemory:
         return data, good
 
     def _find_base(self, pgd: int) -> None:
-        # The base is the one address from which the tables map the top table's own page to itself.
-        highest = pgd & -GIB
-        candidates = self.reader.direct_map_bases()
-        candidates += [highest - step * GIB for step in range((self.ram.end - 1) // GIB + 1)]
-        for base in candidates:
-            if pgd - base in self.ram and self._maps_itself(pgd, base):
-                self.base = base
-                return
-        raise NotSupported(f"finding the direct map with {self.name}", FITTING)
+        def read_word(address: int) -> int | None:
+            values, good = self._words(np.array([address], np.uint64))
+            return int(values[0]) if good[0] else None
 
-    def _maps_itself(self, pgd: int, base: int) -> bool:
-        """Whether, with this base, the kernel half maps the address of the top table to where the base says."""
-        table = pgd - base
-        mask = 0
-        for level in reversed(range(self.levels)):
-            shift = 12 + 9 * level
-            values, good = self._words(np.array([base + table + (pgd >> shift & 511) * 8 & U64], np.uint64))
-            entry = int(values[0])
-            if not good[0] or not entry & X86_PRESENT:
-                return False
-            if level == self.levels - 1:
-                mask = (entry & X86_ADDRESS) & -(1 << (self.ram.end - 1).bit_length())
-                if mask & (mask - 1):
-                    return False
-            table = entry & X86_ADDRESS & ~mask
-            if level == 0 or (entry & X86_HUGE and level < 3):
-                inside = (1 << shift) - 1
-                self.encryption_mask = mask
-                return table & ~inside | pgd & inside == pgd - base
-            if table not in self.ram:
-                return False
-        return False
+        found = find_direct_map(pgd, self.levels, self.ram, read_word, self.reader.direct_map_bases())
+        if found is None:
+            raise NotSupported(f"finding the direct map with {self.name}", FITTING)
+        self.base, self.encryption_mask = found
 
     def _read_vmcoreinfo(self) -> dict[str, int | str]:
         try:
@@ -523,10 +398,7 @@ class KernelMemory:
 
 def open_mem(directory: ProcessDir) -> PinnedMm:
     """Return the address space of a process, held open; its mm_struct and its tables are not looked for yet."""
-    stat = read_stat(directory)
-    if stat.is_kernel_thread:
-        raise NoAddressSpace(directory.pid, stat.name)
-    return PinnedMm(directory.tid, directory.open_fd("mem"))
+    return PinnedMm(directory.tid, open_memory(directory))
 
 
 def open_kernel_memory(reader: str = "auto", procfs: ProcFS | None = None) -> KernelMemory:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from mematlas.errors import Error, FormatError, ProcessGone
+from mematlas.errors import Error, FormatError, NoAddressSpace, ProcessGone
 from mematlas.kernel.procfs import PF_EXITING
 from mematlas.record import record
 
@@ -243,3 +243,16 @@ def counts_as_we_do(procfs: ProcFS) -> bool:
     An equal number alone may be chance; but of another namespace there would be more than one.
     """
     return own_numbers(procfs) == [os.getpid()]
+
+
+def open_memory(process: ProcessDir) -> int:
+    """Return a descriptor of the memory of a process, which holds its address space.
+
+    Raises:
+        PermissionDenied: the kernel's own ptrace check refuses it.
+        NoAddressSpace: it is a kernel thread.
+    """
+    stat = read_stat(process)
+    if stat.is_kernel_thread:
+        raise NoAddressSpace(process.pid, stat.name)
+    return process.open_fd("mem")

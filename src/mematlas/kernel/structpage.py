@@ -9,9 +9,6 @@ Sources: include/linux/mm_types.h, include/linux/mm.h (folio_precise_page_mapcou
 
 from __future__ import annotations
 
-import ctypes
-import mmap
-import os
 from itertools import pairwise
 
 import numpy as np
@@ -21,20 +18,15 @@ from mematlas.arrays import Bools, Counts, Words
 from mematlas.errors import NotSupported
 from mematlas.kernel.kconfig import read_config
 from mematlas.kernel.kmem import PAGE, KernelMemory
-from mematlas.kernel.libc import libc
+from mematlas.kernel.ownpages import OwnPages
 from mematlas.kernel.procfs import ProcFS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any
 
 
-PM_PFN_MASK = (1 << 55) - 1
-PM_PRESENT = 1 << 63
-NR_PROBES = 3
-"""Own pages whose struct pages must all lie where the base says."""
-HUGE_SIZE = 2 << 20
 NR_SAMPLES = 256
 NOWHERE = np.zeros(0, np.intp)
 UNKNOWN = -1
@@ -294,83 +286,13 @@ def find_base(memory: KernelMemory, own: OwnPages) -> int:
     size = memory.layout["page"]
     told = memory.vmcoreinfo.get("SYMBOL(vmemmap)")
     try:
-        addresses = own.struct_page_addresses(memory)
+        addresses = own.struct_page_addresses(memory.pipe_pages)
     except NotSupported:
         # Only some kernels tell (measured: 6.18 does). What it says is compared with kpagecount like all else.
         if isinstance(told, int):
             return told
         raise
-    bases = {address - pfn * size for address, pfn in zip(addresses, own.probe_pfns(), strict=True)}
-    if len(bases) != 1:
-        raise NotSupported("struct pages that are no array", "CONFIG_SPARSEMEM_VMEMMAP")
-    return bases.pop()
-
-
-class OwnPages:
-    """Pages of our own to measure with: some of 4 KiB, and a huge one where the kernel gives it."""
-
-    def __init__(self, procfs: ProcFS) -> None:
-        self.procfs = procfs
-        self.pid = os.getpid()
-        # Not next to each other, so that a wrong size of struct page is noticed.
-        self.area = mmap.mmap(-1, 3 * HUGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._view = np.frombuffer(self.area, np.uint8)
-        self.start = int(self._view.ctypes.data)
-        self.huge_start = -(-self.start // HUGE_SIZE) * HUGE_SIZE
-        self.area.madvise(mmap.MADV_HUGEPAGE, self.huge_start - self.start, HUGE_SIZE)
-        self._view[self.huge_start - self.start] = 1
-        after = self.huge_start + HUGE_SIZE - self.start
-        # The 4 KiB pages must not be huge themselves, whatever the system's setting.
-        self.area.madvise(mmap.MADV_NOHUGEPAGE, after, HUGE_SIZE // 2)
-        self.probes = [after + step * 7 * PAGE for step in range(NR_PROBES)]
-        for place in self.probes:
-            self._view[place] = 1
-
-    def __enter__(self) -> OwnPages:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        del self._view
-        self.area.close()
-
-    def pfns_at(self, addresses: Sequence[int]) -> list[int]:
-        """Return the frames at own addresses; 0 where there is none."""
-        entry = np.zeros(1, np.uint64)
-        found = []
-        with self.procfs.process(self.pid) as directory:
-            file = directory.open("pagemap")
-            try:
-                for address in addresses:
-                    file.read_into(entry.data.cast("B"), address // PAGE * 8)
-                    word = int(entry[0])
-                    found.append(word & PM_PFN_MASK if word & PM_PRESENT else 0)
-            finally:
-                file.close()
-        return found
-
-    def probe_pfns(self) -> list[int]:
-        """Return the frames of the pages that `struct_page_addresses` tells about."""
-        return self.pfns_at([self.start + place for place in self.probes])
-
-    def pfns(self) -> list[int]:
-        """Return the frames of all own pages here that are present, and of some code that others map too."""
-        huge = range(self.huge_start, self.huge_start + HUGE_SIZE, 16 * PAGE)
-        shared = ctypes.cast(libc().getpid, ctypes.c_void_p).value or self.start
-        return [pfn for pfn in self.pfns_at([*huge, shared]) + self.probe_pfns() if pfn]
-
-    def struct_page_addresses(self, memory: KernelMemory) -> list[int]:
-        """Return where the struct pages of the probes are: spliced into a pipe, its buffers point at them."""
-        ends = os.pipe2(os.O_CLOEXEC)
-        try:
-            places = [self.start + place for place in self.probes]
-            pieces = (ctypes.c_size_t * (2 * NR_PROBES))(*(number for place in places for number in (place, PAGE)))
-            # vmsplice(2): the pipe takes the pages themselves, and pins them where they are.
-            if libc().vmsplice(ends[1], pieces, NR_PROBES, 0) != NR_PROBES * PAGE:
-                raise NotSupported(f"vmsplice(2) ({os.strerror(ctypes.get_errno())})")
-            return memory.pipe_pages(ends[0], NR_PROBES)
-        finally:
-            for fd in ends:
-                os.close(fd)
+    return own.array_base(addresses, size)
 
 
 KPF_ANON = 1 << 12

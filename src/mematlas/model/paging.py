@@ -15,7 +15,55 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from mematlas.arrays import Bools, Bytes, Words
+from mematlas.model.swap_types import (
+    DEVICE,
+    EMPTY,
+    GUARD,
+    HWPOISON,
+    MARKER,
+    MARKER_GUARD,
+    MARKER_POISONED,
+    MARKER_TYPE,
+    MARKER_UFFD_WP,
+    MIGRATION,
+    NR_SWAP_TYPES,
+    POISON,
+    PRESENT,
+    PROT_NONE,
+    STATE_NAMES,
+    SWAP,
+    TABLE,
+    UFFD_WP,
+    UNKNOWN,
+    UNKNOWN_SPECIAL_SWAP,
+    SpecialSwap,
+)
 from mematlas.record import record
+
+# What an entry can be is found here as well.
+__all__ = (
+    "DEVICE",
+    "EMPTY",
+    "GUARD",
+    "HWPOISON",
+    "MARKER",
+    "MARKER_GUARD",
+    "MARKER_POISONED",
+    "MARKER_TYPE",
+    "MARKER_UFFD_WP",
+    "MIGRATION",
+    "NR_SWAP_TYPES",
+    "POISON",
+    "PRESENT",
+    "PROT_NONE",
+    "STATE_NAMES",
+    "SWAP",
+    "TABLE",
+    "UFFD_WP",
+    "UNKNOWN",
+    "UNKNOWN_SPECIAL_SWAP",
+    "SpecialSwap",
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,30 +75,6 @@ Entries = TypeVar("Entries", int, Words)
 U64 = (1 << 64) - 1
 Test = tuple[tuple[int, int], ...]
 """Pairs of mask and value: the test holds when, for any pair, ``entry & mask == value``."""
-
-# What an entry is. Present are those from PRESENT to PROT_NONE; the kernel counts both.
-EMPTY, TABLE, PRESENT, PROT_NONE, SWAP, MIGRATION, HWPOISON, DEVICE, GUARD, UFFD_WP, POISON, MARKER, UNKNOWN = range(13)
-STATE_NAMES = (
-    "empty",
-    "table",
-    "present",
-    "prot-none",
-    "swap",
-    "migration",
-    "hwpoison",
-    "device",
-    "guard",
-    "uffd-wp-marker",
-    "poison",
-    "marker",
-    "unknown",
-)
-
-NR_SWAP_TYPES = 32
-"""1 << MAX_SWAPFILES_SHIFT: swap areas count from 0, what is no swap at all from the top."""
-MARKER_TYPE = 31
-# The bits of a marker's offset: PTE_MARKER_UFFD_WP, PTE_MARKER_POISONED, PTE_MARKER_GUARD.
-MARKER_UFFD_WP, MARKER_POISONED, MARKER_GUARD = 1, 2, 4
 
 
 @record
@@ -99,33 +123,6 @@ class SwapLayout:
     """The bit that says so of a page that is not present (_PAGE_SWP_SOFT_DIRTY); 0 where none does."""
     uffd_wp: int = 0
     """The same for _PAGE_SWP_UFFD_WP."""
-
-
-@record
-class SpecialSwap:
-    """Which of the 32 swap types are no swap areas, on one kernel: it depends on how it was configured.
-
-    They count down from the top: swap-in error, marker, device, migration, hwpoison (include/linux/swap.h).
-    """
-
-    nr_device: int
-    nr_migration: int
-    nr_hwpoison: int
-    pfn_bits: int = 40
-    """How much of a migration entry's offset is the frame; accessed and dirty bits are above it."""
-    nr_marker: int = 1
-    nr_error: int = 0
-    """What could not be read back from swap: a type of its own until v6.2, then a marker."""
-
-    def state_of_types(self) -> list[int]:
-        """Return the state that each swap type means."""
-        special = [HWPOISON] * self.nr_hwpoison + [MIGRATION] * self.nr_migration + [DEVICE] * self.nr_device
-        special += [MARKER] * self.nr_marker + [POISON] * self.nr_error
-        return [SWAP] * (NR_SWAP_TYPES - len(special)) + special
-
-
-# Nothing is known but what is the same everywhere: at most 9 types are special, and the last is the marker.
-UNKNOWN_SPECIAL_SWAP = [SWAP] * 23 + [UNKNOWN] * 8 + [MARKER]
 
 
 @record

@@ -7,7 +7,8 @@ pgtable-prot.h, pgtable.h; arch/riscv/include/asm/pgtable-bits.h, pgtable-64.h, 
 from __future__ import annotations
 
 from mematlas.errors import BadInput
-from mematlas.model.paging import Flag, Level, PagingMode, SpecialSwap, SwapLayout, Test
+from mematlas.model.paging import Flag, Level, PagingMode, SwapLayout, Test
+from mematlas.model.swap_types import SpecialSwap, special_swap_of
 from mematlas.record import replace
 
 TYPE_CHECKING = False
@@ -294,33 +295,3 @@ def read_special_swap(memory: KernelMemory) -> SpecialSwap | None:
     # max_physmem_bits - page shift = SWP_PFN_BITS (include/linux/swapops.h).
     physmem_bits = memory.vmcoreinfo.get("NUMBER(MAX_PHYSMEM_BITS)", 46 if memory.levels == 4 else 52)
     return special_swap_of(config, memory.kernel_version, int(physmem_bits) - 12)
-
-
-NEWEST_KNOWN = (6, 18)
-
-
-def special_swap_of(config: frozenset[str], version: tuple[int, int], pfn_bits: int) -> SpecialSwap | None:
-    """Return the special swap types of a configuration: the numbers are compiled in, and shown nowhere.
-
-    >>> special_swap_of(frozenset(["MIGRATION"]), (6, 18), 34)
-    SpecialSwap(nr_device=0, nr_migration=3, nr_hwpoison=0, pfn_bits=34, nr_marker=1, nr_error=0)
-    """
-    # Before Linux 5.19 there is no marker and one migration type less: not decoded further than `unknown`.
-    if version < (5, 19):
-        return None
-    # Two types for device-exclusive memory became one in v6.15 ("mm: use single SWP_DEVICE_EXCLUSIVE entry type"),
-    # and more are proposed: on kernels newer than those looked at, they may be others.
-    if "DEVICE_PRIVATE" in config and version > NEWEST_KNOWN:
-        return None
-    nr_device = 3 if version >= (6, 15) else 4
-    # GOOD: since v6.2 (commit 15520a3f0469, "mm: use pte markers for swap errors") there are always markers, and errors
-    # of swap are some of them; before that they had a type of their own, above the markers.
-    is_new = version >= (6, 2)
-    return SpecialSwap(
-        nr_device=nr_device if "DEVICE_PRIVATE" in config else 0,
-        nr_migration=3 if "MIGRATION" in config else 0,
-        nr_hwpoison=1 if "MEMORY_FAILURE" in config else 0,
-        pfn_bits=pfn_bits,
-        nr_marker=1 if is_new or "PTE_MARKER" in config else 0,
-        nr_error=0 if is_new else 1,
-    )

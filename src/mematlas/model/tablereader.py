@@ -49,6 +49,7 @@ from mematlas.model.pages import Hole, behind
 from mematlas.model.pagetable import Span, Walk, part_edges, walk
 from mematlas.model.paging import address_of, holds, leaf_address, maps_memory, migration_frame, states, swap_fields
 from mematlas.model.tableaccess import TableAccess, frame_flags
+from mematlas.model.vma_counts import NR_FEW, VmaCounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,34 +68,8 @@ NR_SCATTERED_TABLES = 1 << 11
 NR_DENSE = 24
 """Frames for each page of struct pages, which holds 64, below which they count as scattered."""
 NR_BLOCK_PAGES = 1 << 13
-NR_FEW = 1 << 12
 NO_SWAP = (paging.EMPTY, paging.TABLE, paging.PRESENT, paging.PROT_NONE)
 """States of entries that pagemap shows without the swap bit."""
-
-
-class VmaCounts:
-    """The pages of one VMA, counted."""
-
-    def __init__(self) -> None:
-        self.by_byte: dict[int, int] = {}
-        """How many pages have which state byte."""
-        self.sharers: dict[int, int] = {}
-        """How many resident pages have which map count, where that is more than one."""
-        self.thp = self.nr_accessed = self.nr_dirty = self.nr_unknown = 0
-
-    def add(self, byte: int, nr_pages: int) -> None:
-        """Count pages of one state."""
-        if nr_pages:
-            self.by_byte[byte] = self.by_byte.get(byte, 0) + nr_pages
-
-    def add_sharers(self, counts: Counts, size: int = 1) -> None:
-        """Count resident pages by how often they are mapped; each count stands for ``size`` of them."""
-        self.nr_unknown += size * int(np.count_nonzero(counts < 0))
-        few = np.bincount(counts[(counts > 1) & (counts < NR_FEW)])
-        for count in np.flatnonzero(few).tolist():
-            self.sharers[count] = self.sharers.get(count, 0) + size * int(few[count])
-        for count in counts[counts >= NR_FEW].tolist():
-            self.sharers[count] = self.sharers.get(count, 0) + size
 
 
 def block_of(address: int, raw: Words, held: Bytes, use: Bytes) -> Block:

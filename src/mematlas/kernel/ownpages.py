@@ -1,0 +1,108 @@
+"""Pages of our own: what is known of them proves what is read of others."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+
+from mematlas.errors import NotSupported
+from mematlas.kernel.libc import libc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mematlas.kernel.procfs import ProcFS
+
+PAGE = 1 << 12
+PM_PFN_MASK = (1 << 55) - 1
+PM_PRESENT = 1 << 63
+NR_PROBES = 3
+"""Own pages whose struct pages must all lie where the base says."""
+HUGE_SIZE = 2 << 20
+
+
+class OwnPages:
+    """Pages of our own to measure with: some of 4 KiB, and a huge one where the kernel gives it."""
+
+    def __init__(self, procfs: ProcFS) -> None:
+        self.procfs = procfs
+        self.pid = os.getpid()
+        # Not next to each other, so that a wrong size of struct page is noticed.
+        self.area = mmap.mmap(-1, 3 * HUGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.start = address_of(self.area)
+        self.huge_start = -(-self.start // HUGE_SIZE) * HUGE_SIZE
+        self.area.madvise(mmap.MADV_HUGEPAGE, self.huge_start - self.start, HUGE_SIZE)
+        self.area[self.huge_start - self.start] = 1
+        after = self.huge_start + HUGE_SIZE - self.start
+        # The 4 KiB pages must not be huge themselves, whatever the system's setting.
+        self.area.madvise(mmap.MADV_NOHUGEPAGE, after, HUGE_SIZE // 2)
+        self.probes = [after + step * 7 * PAGE for step in range(NR_PROBES)]
+        for place in self.probes:
+            self.area[place] = 1
+
+    def __enter__(self) -> OwnPages:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.area.close()
+
+    def pfns_at(self, addresses: Sequence[int]) -> list[int]:
+        """Return the frames at own addresses; 0 where there is none."""
+        entry = bytearray(8)
+        found = []
+        with self.procfs.process(self.pid) as directory:
+            file = directory.open("pagemap")
+            try:
+                for address in addresses:
+                    file.read_into(memoryview(entry), address // PAGE * 8)
+                    word = int.from_bytes(entry, "little")
+                    found.append(word & PM_PFN_MASK if word & PM_PRESENT else 0)
+            finally:
+                file.close()
+        return found
+
+    def probe_pfns(self) -> list[int]:
+        """Return the frames of the pages that `struct_page_addresses` tells about."""
+        return self.pfns_at([self.start + place for place in self.probes])
+
+    def pfns(self) -> list[int]:
+        """Return the frames of all own pages here that are present, and of some code that others map too."""
+        huge = range(self.huge_start, self.huge_start + HUGE_SIZE, 16 * PAGE)
+        shared = ctypes.cast(libc().getpid, ctypes.c_void_p).value or self.start
+        return [pfn for pfn in self.pfns_at([*huge, shared]) + self.probe_pfns() if pfn]
+
+    def struct_page_addresses(self, pipe_pages: Callable[[int, int], list[int]]) -> list[int]:
+        """Return where the struct pages of the probes are: spliced into a pipe, its buffers point at them.
+
+        ``pipe_pages`` tells what the first so many buffers of our own pipe point at.
+        """
+        ends = os.pipe2(os.O_CLOEXEC)
+        try:
+            places = [self.start + place for place in self.probes]
+            pieces = (ctypes.c_size_t * (2 * NR_PROBES))(*(number for place in places for number in (place, PAGE)))
+            # vmsplice(2): the pipe takes the pages themselves, and pins them where they are.
+            if libc().vmsplice(ends[1], pieces, NR_PROBES, 0) != NR_PROBES * PAGE:
+                raise NotSupported(f"vmsplice(2) ({os.strerror(ctypes.get_errno())})")
+            return pipe_pages(ends[0], NR_PROBES)
+        finally:
+            for fd in ends:
+                os.close(fd)
+
+    def array_base(self, addresses: list[int], size: int) -> int:
+        """Return the address of the struct page of frame 0, from those of the probes, each of so many bytes."""
+        bases = {address - pfn * size for address, pfn in zip(addresses, self.probe_pfns(), strict=True)}
+        if len(bases) != 1:
+            raise NotSupported("struct pages that are no array", "CONFIG_SPARSEMEM_VMEMMAP")
+        return bases.pop()
+
+
+def address_of(area: mmap.mmap) -> int:
+    """Return where a mapping of ours lies."""
+    view = ctypes.c_char.from_buffer(area)
+    try:
+        return ctypes.addressof(view)
+    finally:
+        # The mapping could not be closed while anything points into it.
+        del view

@@ -1,0 +1,244 @@
+"""Page tables counted in the kernel: to the page what reading them gives, and refused where that cannot be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from helpers import program, sparse
+from mematlas import Process
+from mematlas.choosing import Chooser
+from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel import bpfcount
+from mematlas.kernel.bpfcount import CountProgram, Sums
+from mematlas.kernel.maps import Vma
+from mematlas.kernel.pagemap import PRESENT, SWAP
+from mematlas.kernel.procfs import ProcFS
+from mematlas.model.tablecounts import CountAccess, TableCounter
+from mematlas.model.tablereader import TableReader
+from mematlas.model.vma_counts import VmaCounts
+from test_structpage_live import LARGE, stopped_program
+from victim import FIXTURES, KINDS, PLAIN_KINDS, Victim
+
+MakeVictim = Callable[..., Victim]
+
+pytestmark = [pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE"), pytest.mark.machine]
+
+NR_TRIES = 20
+
+
+@pytest.fixture(scope="module")
+def access() -> Iterator[CountAccess]:
+    try:
+        access = CountAccess(ProcFS())
+    except Error as error:
+        pytest.skip(f"page tables cannot be counted in the kernel: {error}")
+    with contextlib.closing(access):
+        yield access
+
+
+def as_told(sums: VmaCounts, nr_device: int) -> tuple[object, ...]:
+    # Pages of shared memory without an entry have none of the two bits: only reading tells of each what its file holds.
+    by_byte = {byte: nr for byte, nr in sums.by_byte.items() if byte & (PRESENT | SWAP)}
+    return (by_byte, sums.sharers, sums.thp, sums.nr_accessed, sums.nr_dirty, sums.nr_unknown, nr_device)
+
+
+def read(process: Process, vma: Vma) -> tuple[object, ...]:
+    with TableReader(process.dir, process.tables_access(), vma.start, vma.end) as reader:
+        return as_told(reader.count(vma), reader.nr_device)
+
+
+def counted(process: Process, vma: Vma, access: CountAccess) -> tuple[object, ...]:
+    with TableCounter(process.dir, access) as counter:
+        assert counter.can_count(vma)
+        sums = counter.count(vma)
+        assert not counter.torn
+        return as_told(sums, counter.nr_device)
+
+
+def assert_equal(pid: int, access: CountAccess, wanted: Callable[[Vma], bool] = lambda vma: True) -> None:
+    """Count each VMA both ways. How many map what others map as well, of libraries, changes as these come and go."""
+    with Process(pid) as process:
+        for vma in filter(wanted, process.address_space().vmas):
+            for _ in range(NR_TRIES):
+                before, found, after = read(process, vma), counted(process, vma, access), read(process, vma)
+                if before in (found, after):
+                    break
+            assert found == before, vma
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.endswith("_swapped") or kind == "uffd_wp_swapped"])
+def test_counting_finds_what_reading_finds(
+    kind: str, access: CountAccess, request: pytest.FixtureRequest, victim: MakeVictim
+) -> None:
+    if fixture := FIXTURES.get(kind):
+        request.getfixturevalue(fixture)
+    target = victim(kind)
+    with target.stopped(), Process(target.pid) as process, TableCounter(process.dir, access) as counter:
+        area = target[kind]
+        in_swap = {vma.start for vma in process.address_space().vmas if not counter.can_count(vma)}
+        assert in_swap <= {area.address}
+        assert_equal(target.pid, access, lambda vma: vma.start not in in_swap)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_folios_are_counted_page_by_page(name: str, access: CountAccess) -> None:
+    with stopped_program(LARGE[name]) as pid:
+        assert_equal(pid, access, lambda vma: vma.kind in ("anon", "heap"))
+
+
+def test_a_parent_and_its_child_are_counted_as_they_are_read(access: CountAccess, victim: MakeVictim) -> None:
+    target = victim(*PLAIN_KINDS)
+    child = target.fork()
+    target.rewrite_half()
+    with target.stopped():
+        for pid in (target.pid, child.pid):
+            assert_equal(pid, access)
+
+
+MANY_SHARERS = """
+import ctypes, json, mmap, sys
+length, nr = json.loads(sys.argv[1])
+file = mmap.mmap(-1, length)
+file[0] = 1
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+address = ctypes.addressof(ctypes.c_char.from_buffer(file))
+found = []
+for _ in range(nr):
+    # Of a shared mapping with an old size of 0, mremap makes another one.
+    again = libc.mremap(ctypes.c_void_p(address), ctypes.c_size_t(0), ctypes.c_size_t(length), 1)
+    ctypes.memset(again, 1, 1)
+print(json.dumps(address), flush=True)
+"""
+
+
+def test_a_page_may_be_mapped_more_often_than_there_are_counters(access: CountAccess) -> None:
+    with program(MANY_SHARERS, [os.sysconf("SC_PAGESIZE"), 1100]) as running, Process(running.pid) as process:
+        vma = next(vma for vma in process.address_space().vmas if vma.start <= running.told < vma.end)
+        with TableCounter(process.dir, access) as counter:
+            sums = counter.count(vma)
+        assert sums.sharers == {1101: sums.by_byte[max(sums.by_byte)]}
+
+
+def test_work_that_takes_many_calls_is_counted_whole(access: CountAccess, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sparse(4 << 30, range(0, 1031 * 512, 512)) as target, Process(target.pid) as process:
+        vma = next(vma for vma in process.address_space().vmas if vma.start <= target.told < vma.end)
+        expected = counted(process, vma, access)
+        monkeypatch.setattr(bpfcount, "BUDGET", 0)
+        assert counted(process, vma, access) == expected == read(process, vma)
+
+
+def test_what_changes_all_the_time_is_torn_and_the_rest_is_counted(
+    access: CountAccess, victim: MakeVictim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = victim("anon_full")
+    area = target["anon_full"]
+    walk = CountProgram.walk
+
+    def shaky(self: CountProgram, sums: Sums, start: int, end: int, first_at: int = 0) -> int | None:
+        return None if start == area.address else walk(self, sums, start, end, first_at)
+
+    monkeypatch.setattr(CountProgram, "walk", shaky)
+    with target.stopped(), Process(target.pid) as process, TableCounter(process.dir, access) as counter:
+        vmas = [vma for vma in process.address_space().vmas if vma.start == area.address]
+        sums = counter.count(vmas[0])
+    ((low, high),) = counter.torn
+    assert low == area.address
+    assert sum(sums.by_byte.values()) == (vmas[0].end - 1 - high) // process.page_size
+    assert counter.notes() == ["torn: 1 ranges changed each time they were read, and are left out"]
+
+
+# --- who is asked
+
+
+def test_amounts_are_counted_without_numpy(victim: MakeVictim, access: CountAccess) -> None:
+    from test_layers import loaded_by
+
+    for command in ("usage", "maps"):
+        assert not {"numpy", "json", "re", "typing"} & loaded_by(command, str(victim("anon").pid), "--source", "tables")
+
+
+def test_reading_takes_over_where_counting_cannot_be(victim: MakeVictim, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: CountProgram, layout: object) -> None:
+        raise NotSupported("loading a BPF program", "Linux 6.2")
+
+    target = victim("anon", "private_file")
+    with target.stopped(), Process(target.pid) as process:
+        expected = process.maps("tables")
+    monkeypatch.setattr(CountProgram, "__init__", refuse)
+    with target.stopped(), Process(target.pid) as process:
+        assert process._chooser.count_access() is None
+        found = process.maps("tables")
+    assert [item.usage.rss for item in found.vmas] == [item.usage.rss for item in expected.vmas]
+    assert found.reading.reader in ("bpf", "kcore", "module")
+
+
+def test_disagreement_with_kpagecount_leaves_it_to_reading(
+    access: CountAccess, victim: MakeVictim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(self: CountAccess, pfns: list[int]) -> list[tuple[int, bool]]:
+        return [(77, False)] * len(pfns)
+
+    target = victim("anon")
+    monkeypatch.setattr(CountAccess, "_told", wrong)
+    with pytest.raises(NotSupported, match="kpagecount"):
+        CountAccess(ProcFS())
+    with Process(target.pid) as process:
+        assert process._chooser.count_access() is None
+        assert process.usage("tables").usage.rss
+
+
+def test_shared_memory_in_swap_is_left_to_reading(victim: MakeVictim, swap: object, access: CountAccess) -> None:
+    target = victim("shared_anon_swapped")
+    area = target["shared_anon_swapped"]
+    with target.stopped(), Process(target.pid) as process, TableCounter(process.dir, access) as counter:
+        (vma,) = (vma for vma in process.address_space().vmas if vma.start == area.address)
+        assert not counter.can_count(vma)
+        assert process.usage("tables").usage.swap == process.usage("smaps").usage.swap
+
+
+def test_the_capability_that_is_missing_is_named(as_nobody: Callable[..., object]) -> None:
+    def load() -> str:
+        try:
+            CountAccess(ProcFS()).close()
+        except PermissionDenied as error:
+            return str(error.needs)
+        return "taken"
+
+    assert "CAP_" in as_nobody(load).value  # type: ignore[attr-defined]
+
+
+def test_a_target_that_ends_meanwhile_is_reported(access: CountAccess, victim: MakeVictim) -> None:
+    target = victim("anon")
+    with Process(target.pid) as process:
+        vma = process.address_space().vmas[0]
+
+        def end_meanwhile() -> None:
+            with TableCounter(process.dir, access) as counter:
+                target.exit()
+                counter.count(vma)
+
+        with pytest.raises(ProcessGone):
+            end_meanwhile()
+
+
+def test_the_reader_is_kept_for_the_next_look(victim: MakeVictim, access: CountAccess) -> None:
+    target = victim("anon")
+    with Process(target.pid) as process:
+        process.usage("tables")
+        kept = process._chooser.count_access()
+        process.usage("tables")
+        assert kept is not None
+        assert process._chooser.count_access() is kept
+    assert Chooser(process.dir).reader_name("tables") is None
+
+
+@pytest.mark.usefixtures("access")
+def test_nothing_stays_open() -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    CountAccess(ProcFS()).close()
+    assert sorted(os.listdir("/proc/self/fd")) == before
