@@ -97,6 +97,7 @@ GENTLE = "the default source holds up the target for no more than --max-stall"
 THP_NOTE = "of huge pages smaps is nearly free: what is left is our start"
 START_NOTE = "from the start of the interpreter to the first walk, numpy and all; cold is without a cache of offsets"
 PAGES_NOTE = "it took 5.7 times the loop; the bar is what 0.9 s in place of 3.3 s come to"
+COUNTED_NOTE = "counted in the kernel, from Linux 6.2 on"
 TINY_NOTE = "on a tiny process the start of the interpreter is all there is: we expect to lose"
 
 JOBS = (
@@ -137,7 +138,15 @@ JOBS = (
     Job("tables-kernel", ANON1G, LIBRARY_KERNEL, (), cpu_bar_ms=30),
     Job("tables-start-cold", ANON1G, first_walk("cold"), (), cpu_bar_ms=300, note=START_NOTE),
     Job("tables-start-warm", ANON1G, first_walk("warm"), (), cpu_bar_ms=150, note=START_NOTE),
-    Job("tables-usage", ANON4K, LIBRARY_TABLES, (Peer(LIBRARY_ROLLUP, 1.2), Peer(LIBRARY_COUNTS, 0.5))),
+    Job("tables-usage", ANON4K, LIBRARY_TABLES, (Peer(LIBRARY_ROLLUP, 0.6), Peer(LIBRARY_COUNTS, 0.2))),
+    Job(
+        "usage-tables",
+        ANON4K,
+        mematlas("usage", "--source", "tables", "{pid}"),
+        (Peer(CAT_ROLLUP, 1.5), Peer(PSUTIL, 0.95)),
+        peak_bar=24 * MIB,
+        note=COUNTED_NOTE,
+    ),
     Job("tiny", TINY, mematlas("usage", "{pid}"), (Peer(CAT_ROLLUP), Peer(PMAP)), note=TINY_NOTE),
     Job("help", None, mematlas("--help"), (Peer(PASS, 2.5),)),
 )

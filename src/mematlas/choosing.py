@@ -23,8 +23,9 @@ PAGE_SOURCES = ("auto", "pagemap", "tables")
 
 TABLES_FROM = 2 << 30
 """Bytes to look at from which on page tables are read rather than pagemap. They hold no lock of the target, where paced
-reads hold it 20 us at a time, and take no longer then. In processor time their start alone, 0.1 to 0.2 s for numpy and
-the kernel's types, is what 15 GiB take by paced pagemap, and 24 GiB by smaps."""
+reads hold it 20 us at a time, and take no longer then. Counted in the kernel, they are the cheapest from about 1.5 GiB
+on, too. Where they are read, their start alone, 0.1 to 0.2 s of processor time for numpy and the kernel's types, is
+what 15 GiB take by paced pagemap, and 24 GiB by smaps."""
 SPARSE_FROM = 128 << 20
 """Bytes of page tables from which on that is so however little they hold: the kernel looks at every entry of them."""
 

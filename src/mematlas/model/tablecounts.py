@@ -78,9 +78,13 @@ class CountAccess:
         self._special_states: list[int] | None = None
         self._flags, self._counts = FrameWords(procfs, "kpageflags"), FrameWords(procfs, "kpagecount")
         self._program: CountProgram | None = None
+        self._refused: Error | None = None
+        self._is_encrypted = False
         self._zero_frames: dict[int, bool] = {}
         try:
             asked_twice(self.layout, self._open)
+            if self._refused:
+                raise self._refused
             if self._is_encrypted:
                 raise NotSupported("counting with BPF in encrypted memory")
         except BaseException:
@@ -107,7 +111,12 @@ class CountAccess:
 
     def _open(self) -> None:
         self._close_program()
-        self._program = program = CountProgram(self.layout)
+        try:
+            self._program = program = CountProgram(self.layout)
+        except (PermissionDenied, NotSupported) as error:
+            # Other offsets would not help: they are not read for nothing.
+            self._refused = error
+            return
         with self.procfs.process(os.getpid()) as own:
             fd = open_memory(own)
         try:
