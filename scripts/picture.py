@@ -1,7 +1,7 @@
 """Make the pictures of the documents from what the commands really print, their colours turned into SVG.
 
 .venv/bin/python scripts/picture.py              all of them
-.venv/bin/python scripts/picture.py map          docs/map.svg: a program with memory in as many states as possible
+.venv/bin/python scripts/picture.py map          docs/map.svg: memory in as many states as possible (as root)
 .venv/bin/python scripts/picture.py paging       docs/paging.svg: a drawing, paged out, drawn again (as root)
 """
 
@@ -32,7 +32,8 @@ TITLE, DIM, INK, PAPER = "#ffffff", "#8c96a0", "#d7dce2", "#16191d"
 STYLES = {"1": TITLE, "2": DIM}
 BOLD = ' font-weight="bold"'
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
-GUARD_INSTALL = 102  # include/uapi/asm-generic/mman-common.h
+WORDS = re.compile(r"\S+(?: \S+)*")
+PAGEOUT, GUARD_INSTALL = 21, 102  # include/uapi/asm-generic/mman-common.h
 
 
 def build() -> list[object]:
@@ -41,11 +42,16 @@ def build() -> list[object]:
     shared = mmap.mmap(-1, 509 * page, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
     for number in range(400):
         shared[number * page] = 1
-    if os.fork() == 0:  # a child that touches half of it: those pages are shared
+    done, say_done = os.pipe()
+    if os.fork() == 0:  # a child that touches half of it, which is shared, and adds what only the file has
         for number in range(200):
             assert shared[number * page] == 1
+        for number in range(400, 450):
+            shared[number * page] = 1
+        os.write(say_done, b".")
         sys.stdin.read()
         os._exit(0)
+    os.read(done, 1)
     pages = 1024
     drawing = mmap.mmap(-1, pages * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     drawing.madvise(mmap.MADV_NOHUGEPAGE)
@@ -58,12 +64,16 @@ def build() -> list[object]:
     zeros.madvise(mmap.MADV_NOHUGEPAGE)
     for number in range(331):
         assert zeros[number * page] == 0
+    asleep = mmap.mmap(-1, 256 * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE)
+    for number in range(256):
+        asleep[number * page] = 1
+    asleep.madvise(PAGEOUT, 120 * page, 136 * page)
     fence = mmap.mmap(-1, 127 * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE)
     for number in range(97):
         fence[number * page] = 1
     with contextlib.suppress(OSError):  # before Linux 6.13
         fence.madvise(GUARD_INSTALL, 97 * page, 30 * page)
-    return [drawing, zeros, shared, fence]
+    return [drawing, zeros, shared, asleep, fence]
 
 
 def main(words: list[str]) -> int:
@@ -87,13 +97,14 @@ def main(words: list[str]) -> int:
 
 def map_lines() -> list[str]:
     """Return what map draws of the program that `build` makes."""
-    victim = subprocess.Popen(
-        [sys.executable, __file__, "victim"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert victim.stdout
-    victim.stdout.readline()
-    lines = said_by("map", str(victim.pid), "--kind", "heap,stack,anon,shmem", width=WIDTH)
-    victim.communicate()
+    from mematlas.kernel.swapfile import TemporarySwap
+
+    line = [sys.executable, __file__, "victim"]
+    with TemporarySwap(SWAP_SIZE), subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as victim:
+        assert victim.stdout
+        victim.stdout.readline()
+        lines = said_by("map", str(victim.pid), "--kind", "heap,stack,anon,shmem", width=WIDTH)
+        victim.communicate()
     return lines
 
 
@@ -149,19 +160,20 @@ def to_svg(lines: list[str], title: str, columns: int) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" width="{width:.0f}" role="img">',
         f"<title>{escape(title)}</title>",
         f'<rect width="100%" height="100%" rx="8" fill="{PAPER}"/>',
-        '<g font-family="DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="14" xml:space="preserve">',
+        '<g font-family="DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="14">',
     ]
     for number, line in enumerate(lines):
         y = MARGIN + (number + 0.75) * LINE_HEIGHT
         column = 0
         for text, colour in runs(line):
-            if text.strip():
-                x = MARGIN + column * CELL_WIDTH
-                length = len(text) * CELL_WIDTH
+            # Browsers differ in what they make of several blanks, and of those at the ends: none is left to them.
+            for words in WORDS.finditer(text):
+                x = MARGIN + (column + words.start()) * CELL_WIDTH
+                length = len(words[0]) * CELL_WIDTH
                 style = f'fill="{colour}"' + (BOLD if colour == TITLE else "")
                 parts.append(
                     f'<text x="{x:.1f}" y="{y:.1f}" {style} textLength="{length:.1f}"'
-                    f' lengthAdjust="spacingAndGlyphs">{escape(text)}</text>'
+                    f' lengthAdjust="spacingAndGlyphs">{escape(words[0])}</text>'
                 )
             column += len(text)
     return "\n".join([*parts, "</g>", "</svg>", ""])

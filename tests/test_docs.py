@@ -132,6 +132,14 @@ def test_tests_that_reliability_names_are_there() -> None:
     assert named
 
 
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs").glob("*.svg")), ids=page_name)
+def test_pictures_leave_no_blanks_to_browsers(picture: Path) -> None:
+    """Some collapse them, whatever xml:space says, and stretch what is left to the whole length."""
+    texts = re.findall(r">([^<]+)</text>", picture.read_text(encoding="utf-8"))
+    assert texts
+    assert [text for text in texts if text != " ".join(text.split())] == []
+
+
 # --- lists
 
 
