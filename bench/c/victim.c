@@ -5,6 +5,7 @@
  *	victim anon4k SIZE	SIZE bytes of touched 4 KiB pages
  *	victim thp SIZE		the same in transparent huge pages
  *	victim sparse		1 TiB of address space, 262,144 pages in it
+ *	victim scattered	1 TiB with one page in each 4 MiB: 262,144 page tables
  *	victim tiny		nothing but itself
  *
  * Prints its pid and "ready", then sleeps until its stdin is closed: a victim
@@ -21,6 +22,8 @@
 #define PAGE_SIZE	4096UL
 #define HUGE_SIZE	(2UL << 20)
 #define SPARSE_HALF	(512UL << 30)
+#define SCATTERED_SIZE	(1UL << 40)
+#define SCATTERED_STEP	(4UL << 20)
 #define NR_CLUSTERS	4096UL
 #define CLUSTER_PAGES	64UL
 
@@ -79,6 +82,15 @@ static void fill_sparse(void)
 		touch(address + i * (SPARSE_HALF / NR_CLUSTERS), CLUSTER_PAGES, 2);
 }
 
+/* Each page in a page table of its own, and every second place for a table empty. */
+static void fill_scattered(void)
+{
+	char *address = map(SCATTERED_SIZE, PROT_READ | PROT_WRITE, MAP_NORESERVE);
+
+	advise(address, SCATTERED_SIZE, MADV_NOHUGEPAGE);
+	touch(address, SCATTERED_SIZE / SCATTERED_STEP, SCATTERED_STEP / PAGE_SIZE);
+}
+
 static size_t parse_size(const char *text)
 {
 	char *end;
@@ -103,8 +115,10 @@ int main(int argc, char **argv)
 		fill_thp(parse_size(argv[2]));
 	} else if (argc == 2 && !strcmp(argv[1], "sparse")) {
 		fill_sparse();
+	} else if (argc == 2 && !strcmp(argv[1], "scattered")) {
+		fill_scattered();
 	} else if (argc != 2 || strcmp(argv[1], "tiny")) {
-		fprintf(stderr, "usage: %s anon4k SIZE | thp SIZE | sparse | tiny\n", argv[0]);
+		fprintf(stderr, "usage: %s anon4k SIZE | thp SIZE | sparse | scattered | tiny\n", argv[0]);
 		return 2;
 	}
 	printf("%d\nready\n", (int)getpid());
