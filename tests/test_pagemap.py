@@ -125,7 +125,7 @@ class FakeScanner(Scanner):
         self.here = ranges
         self.calls = 0
 
-    def _call(self, start: int, end: int, any_of: int, nr_regions: int, max_pages: int) -> int:
+    def _call(self, start: int, end: int, any_of: int, nr_regions: int, max_pages: int, told: int = 0) -> int:
         self.calls += 1
         found = [(max(low, start), min(high, end)) for low, high in self.here if low < end and high > start]
         found = found[:nr_regions]

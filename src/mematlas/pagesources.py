@@ -5,6 +5,7 @@ from __future__ import annotations
 from mematlas.analysis.counting import PageCounts, nr_shared, shared_frames, usage_of_pages, usage_of_tables
 from mematlas.analysis.results import VmaUsage
 from mematlas.errors import NotSupported
+from mematlas.kernel.pagemap import Block
 from mematlas.model.pages import STATE_OF_BYTE, PageReader, place_of
 from mematlas.record import replace
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from mematlas.choosing import Chooser
     from mematlas.kernel.maps import Vma
-    from mematlas.kernel.pagemap import Block, Pacer
+    from mematlas.kernel.pagemap import Pacer
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.model.nodes import PageNodes, Sizes
     from mematlas.model.sharers import Sharers
@@ -56,16 +57,18 @@ class PageCounter:
         thp: int | None = 0
         by_node: Sizes = {}
         sharers.begin()
-        for block in reader.blocks(vma):
+        # The nodes of hidden frames are asked for by address.
+        for block in reader.blocks(vma) if self._nodes else reader.lots(vma):
             counts.add(block.kinds)
-            if self._nodes:
+            if self._nodes and isinstance(block, Block):
                 self._nodes.add(by_node, block)
             if self._first_pages and block.address == vma.start:
                 state, phys = place_of(block, self.page_size, self._notes)
             if vma.kind != "hugetlb":
                 if nr_shared(block.kinds):
                     sharers.add(shared_frames(block))
-                thp = self._add_huge(reader, vma, block, thp)
+                if isinstance(block, Block):
+                    thp = self._add_huge(reader, vma, block, thp)
         hole = STATE_OF_BYTE[reader.hole(vma)]
         if self._first_pages and vma.kind == "shmem" and (state or hole) == "absent":
             state = self._in_file(reader, vma)

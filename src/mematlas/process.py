@@ -381,7 +381,7 @@ class Process:
         return None
 
     def _page_reader(
-        self, source: str, pieces: list[tuple[Vma, int, int]], paced: bool, notes: list[str]
+        self, source: str, pieces: list[tuple[Vma, int, int]], paced: bool, notes: list[str], exclusive: bool = True
     ) -> PageReader | TableReader:
         low, high = (pieces[0][1], pieces[-1][2]) if pieces else (0, 0)
         if self.page_source(source, MAX_STALL, low, high, notes) == "tables":
@@ -390,7 +390,7 @@ class Process:
             return TableReader(self.dir, self.tables_access(), low, high)
         from mematlas.model.pages import PageReader
 
-        return PageReader(self.dir, self._pacer() if paced else None)
+        return PageReader(self.dir, self._pacer() if paced else None, exclusive=exclusive)
 
     # Where
 
@@ -527,11 +527,13 @@ class Process:
         notes: list[str] | None = None,
         source: str = "auto",
         folds: list[tuple[int, int]] | None = None,
+        exclusive: bool = True,
     ) -> tuple[Cells, list[Stretch]]:
         """Return all VMAs end to end, without the gaps, as at most so many cells of equal size.
 
-        ``folds``, as `untouched` returns them, are left out as the gaps are. The second value tells which part of which
-        VMA lies where.
+        ``folds``, as `untouched` returns them, are left out as the gaps are. ``exclusive`` says whether anybody will
+        ask which of the present pages are mapped once: where they lie far apart, that takes longer than all else. The
+        second value tells which part of which VMA lies where.
         """
         from mematlas.analysis.grid import Cells, Stretch, cut_at
 
@@ -548,7 +550,7 @@ class Process:
                 nr_pages += (part.end - part.start) // self.page_size
         cells = Cells(nr_pages, max(1, -(-nr_pages // columns)))
         notes = [] if notes is None else notes
-        with self._page_reader(source, chosen, True, notes) as reader:
+        with self._page_reader(source, chosen, True, notes, exclusive) as reader:
             for each in stretches:
                 self._fill(reader, cells, each.vma, each.start, each.end, each.place)
             self._finish(before, space, reader, notes)
@@ -569,8 +571,8 @@ class Process:
         is_all = len(chosen) == len(space.vmas)
         if size <= FOLD_FROM or (is_all and 2 * self._chooser.nr_bytes() > size):
             return []  # known without reading any page
-        with self._page_reader(source, chosen, True, []) as reader:
-            read = ((low, high, reader.pieces(vma, low, high)) for vma, low, high in chosen)
+        with self._page_reader(source, chosen, True, [], exclusive=False) as reader:
+            read = ((low, high, reader.lot_pieces(vma, low, high)) for vma, low, high in chosen)
             return choose_folds(read, self.page_size)
 
     def _pieces(self, space: AddressSpace, start: int, end: int, selection: Selection) -> list[tuple[Vma, int, int]]:
@@ -579,12 +581,15 @@ class Process:
         return [piece for piece in space.pieces(low, high) if selection.matches(piece[0])]
 
     def _fill(self, reader: PageReader | TableReader, cells: Cells, vma: Vma, low: int, high: int, place: int) -> None:
+        from mematlas.kernel.scattered import Scattered
         from mematlas.model.pages import STATE_OF_BYTE, Hole
 
-        for piece in reader.pieces(vma, low, high):
+        for piece in reader.lot_pieces(vma, low, high):
             at = place + (piece.address - low) // self.page_size
             if isinstance(piece, Hole):
                 cells.add_hole(at, piece.nr_pages, STATE_OF_BYTE[piece.byte])
+            elif isinstance(piece, Scattered):
+                cells.add_scattered(at, piece, self.page_size)
             else:
                 cells.add(at, piece)
 

@@ -13,7 +13,7 @@ from mematlas.record import replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
-    from mematlas.kernel.pagemap import Block
+    from mematlas.kernel.pagemap import Entries
     from mematlas.model.vma_counts import VmaCounts
 
 PSS_SHIFT = 12  # fs/proc/task_mmu.c: the kernel adds shares of pages in 1/4096 of a byte
@@ -117,7 +117,7 @@ def nr_shared(kinds: dict[int, int]) -> int:
     return sum(nr_pages for byte, nr_pages in kinds.items() if byte & (PRESENT | EXCLUSIVE | MARK_A) == PRESENT)
 
 
-def shared_frames(block: Block) -> list[int]:
+def shared_frames(block: Entries) -> list[int]:
     """Return the frames of the pages of a block that are resident and not exclusive."""
     if nr_shared(block.kinds) == len(block):
         return [entry & PM_PFRAME for entry in block.entries]

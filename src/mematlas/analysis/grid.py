@@ -6,7 +6,8 @@ from heapq import heappush, heappushpop
 from itertools import groupby
 
 from mematlas.kernel.maps import Vma
-from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PRESENT, histogram
+from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PRESENT, Block, histogram
+from mematlas.kernel.scattered import Scattered
 from mematlas.model.pages import STATE_OF_BYTE, Hole
 from mematlas.record import record
 
@@ -14,8 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import TypeVar
-
-    from mematlas.kernel.pagemap import Block
 
     Range = tuple[int, int]
     P = TypeVar("P", "Part", "Strip")
@@ -62,15 +61,28 @@ class Cells:
         while at < end:
             cell = at // size
             stop = min(end, (cell + 1) * size)
-            if block.use is not None:
-                self._add_use(cell, block.use[at - place : stop - place])
             whole = stop - at == len(block)
-            counts = self.counted.setdefault(cell, {})
-            for byte, nr_pages in (
-                block.kinds if whole else histogram(block.states[at - place : stop - place])
-            ).items():
-                counts[byte] = counts.get(byte, 0) + nr_pages
+            states = block.kinds if whole else histogram(block.states[at - place : stop - place])
+            self._count(cell, states, None if block.use is None else block.use[at - place : stop - place])
             at = stop
+
+    def add_scattered(self, place: int, lot: Scattered, page_size: int) -> None:
+        """Count pages that lie apart, the first of them ``place`` pages into the stretch."""
+        origin = lot.address - place * page_size
+        for part in lot.cut(self.cell_pages * page_size, origin, page_size):
+            at = (part.address - origin) // page_size
+            if isinstance(part, Block):
+                self.add(at, part)
+            else:
+                self._count(at // self.cell_pages, part.kinds, part.use)
+
+    def _count(self, cell: int, kinds: dict[int, int], use: bytes | None) -> None:
+        """Count pages of a cell, given how many of them have which state byte."""
+        counts = self.counted.setdefault(cell, {})
+        for byte, nr_pages in kinds.items():
+            counts[byte] = counts.get(byte, 0) + nr_pages
+        if use is not None:
+            self._add_use(cell, use)
 
     def _add_use(self, cell: int, use: bytes) -> None:
         self.used = {} if self.used is None else self.used
@@ -148,7 +160,7 @@ MAX_FOLDS = 256
 """Runs inside of VMAs that are folded, the longest: more of them than a screen has lines tell nobody anything."""
 
 
-def absent_runs(pieces: Iterable[Block | Hole], page_size: int) -> Iterator[Range]:
+def absent_runs(pieces: Iterable[Block | Scattered | Hole], page_size: int) -> Iterator[Range]:
     """Yield the long runs of absent pages among consecutive pieces, by their addresses."""
     least = FOLD_FROM // page_size
     start, nr_pages = 0, 0
@@ -157,6 +169,13 @@ def absent_runs(pieces: Iterable[Block | Hole], page_size: int) -> Iterator[Rang
         return nr_pages >= least
 
     for piece in pieces:
+        if isinstance(piece, Scattered):
+            # What is absent within a range is short: it ends with pages that are there, less than `FOLD_FROM` apart.
+            if is_long():
+                yield start, start + nr_pages * page_size
+            yield from piece.gaps(page_size, least)
+            nr_pages = 0
+            continue
         if not nr_pages:
             start = piece.address
         states = bytes((piece.byte,)) if isinstance(piece, Hole) else piece.states
@@ -182,7 +201,7 @@ def absent_runs(pieces: Iterable[Block | Hole], page_size: int) -> Iterator[Rang
         yield start, start + nr_pages * page_size
 
 
-def choose_folds(read: Iterable[tuple[int, int, Iterable[Block | Hole]]], page_size: int) -> list[Range]:
+def choose_folds(read: Iterable[tuple[int, int, Iterable[Block | Scattered | Hole]]], page_size: int) -> list[Range]:
     """Return the runs of untouched memory that are to be folded, given ranges and what is in each.
 
     None where there would be little to gain: where they are less than the rest, or all there is.

@@ -32,7 +32,7 @@ def run(args: Namespace, session: Session) -> int:
         process, folds, notes = session.process, drawing.folds, drawing.notes
         columns = drawing.width - COUNT_WIDTH - min(len(folds), MAX_MARKS)
         what = (drawing.start, drawing.end, drawing.selection, notes, drawing.source, folds)
-        cells, stretches = process.density(columns, *what)
+        cells, stretches = process.density(columns, *what, exclusive=False)
         info = session.target_info(process.reading)
         return histogram_view(cells, stretches, folds, process.page_size, info, drawing.ascii_only, notes)
 

@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableSequence
 
-    from mematlas.kernel.procfs import ProcessDir, ProcFS, WordFile
+    from mematlas.kernel.procfs import LiveFile, ProcessDir, ProcFS, WordFile
 
 ENTRY_SIZE = 8
 
@@ -127,16 +127,12 @@ class Pacer:
             self.used = 0.0
 
 
-class Block:
-    """The entries of consecutive pages, at least one of them not empty.
+class Entries:
+    """The entries of pages, at least one of them not empty, with their state bytes."""
 
-    The entries are those of the reader's one buffer: they change at the next block. Copy what you keep.
-    """
+    __slots__ = ("_states", "kinds", "raw", "use")
 
-    __slots__ = ("_states", "address", "huge", "kinds", "raw", "use")
-
-    def __init__(self, address: int, raw: memoryview, states: bytes, use: bytes | None = None) -> None:
-        self.address = address
+    def __init__(self, raw: memoryview, states: bytes, use: bytes | None = None) -> None:
         self.raw = raw
         """The bytes of the entries, 8 a page."""
         self._states = states
@@ -144,8 +140,6 @@ class Block:
         """How many pages have which state byte."""
         self.use = use
         """One byte a page: bit 0 is accessed, bit 1 dirty. Page tables tell; None from pagemap."""
-        self.huge: list[tuple[int, int]] | None = None
-        """The ranges of places that huge entries map; None while that was not asked."""
 
     @property
     def states(self) -> bytes:
@@ -164,6 +158,25 @@ class Block:
 
     def __len__(self) -> int:
         return len(self._states)
+
+
+class Block(Entries):
+    """The entries of consecutive pages.
+
+    They are those of the reader's one buffer, and change at the next block. Copy what you keep.
+    """
+
+    __slots__ = ("address", "huge")
+
+    def __init__(self, address: int, raw: memoryview, states: bytes, use: bytes | None = None) -> None:
+        super().__init__(raw, states, use)
+        self.address = address
+        self.huge: list[tuple[int, int]] | None = None
+        """The ranges of places that huge entries map; None while that was not asked."""
+
+    def end(self, page_size: int) -> int:
+        """Return where the last page ends."""
+        return self.address + len(self._states) * page_size
 
 
 class Pagemap:
@@ -334,12 +347,17 @@ class Pagemap:
     def scanner(self) -> Scanner:
         """PAGEMAP_SCAN on this file. Raises `NotSupported` when used on a kernel or capture without it."""
         if self._scanner is None:
-            from mematlas.kernel.procfs import LiveFile
-
-            if not isinstance(self.file, LiveFile):
-                raise NotSupported("PAGEMAP_SCAN", "a running process, not a capture")
-            self._scanner = Scanner(self.file.fd, self.process.pid)
+            self._scanner = Scanner(self.live_file.fd, self.process.pid)
         return self._scanner
+
+    @property
+    def live_file(self) -> LiveFile:
+        """The file of a running process. Raises `NotSupported` of a capture."""
+        from mematlas.kernel.procfs import LiveFile
+
+        if not isinstance(self.file, LiveFile):
+            raise NotSupported("PAGEMAP_SCAN", "a running process, not a capture")
+        return self.file
 
 
 def has_soft_dirty(procfs: ProcFS) -> bool | None:
@@ -377,6 +395,7 @@ class Scanner:
         self.fd = fd
         self.pid = pid
         self.regions, self.address = words_with_address(3 * SCAN_REGIONS)
+        self.words = memoryview(self.regions).cast("B").cast("Q")  # type: ignore[arg-type]  # an array of ctypes
         # struct pm_scan_arg, twelve u64: size, flags, start, end, walk_end, vec, vec_len, max_pages,
         # category_inverted, category_mask, category_anyof_mask, return_mask.
         self.argument = memoryview(bytearray(96)).cast("Q")
@@ -405,11 +424,18 @@ class Scanner:
                 return
             start = max(self.argument[4], found[-2])
 
-    def _call(self, start: int, end: int, any_of: int, nr_regions: int, max_pages: int) -> int:
+    def regions_of(self, start: int, end: int, any_of: int, told: int, most: int) -> memoryview:
+        """Return the first regions of pages in any of some categories: three words each, namely start, end, and those
+        of the categories in ``told``. At most so many, and no more than `SCAN_REGIONS`; they hold until the next call.
+        """
+        nr_regions = self._call(start, end, any_of, most, 0, told)
+        return self.words[: 3 * nr_regions]
+
+    def _call(self, start: int, end: int, any_of: int, nr_regions: int, max_pages: int, told: int = 0) -> int:
         argument = self.argument
         argument[0], argument[2], argument[3] = 96, start, end
         argument[5], argument[6], argument[7] = self.address, nr_regions, max_pages
-        argument[10], argument[11] = any_of, any_of or PAGE_IS_PRESENT
+        argument[10], argument[11] = any_of, told or any_of or PAGE_IS_PRESENT
         try:
             return self.ioctl(self.fd, PAGEMAP_SCAN, argument)
         except OSError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from time import perf_counter
 
 from mematlas.errors import (
@@ -110,6 +110,13 @@ class LiveFile:
             # Past the end of the address space, or of memory, the kernel answers EINVAL or EFAULT on some versions.
             if error.errno in (errno.EINVAL, errno.EFAULT, errno.ENXIO, errno.EOVERFLOW):
                 return 0
+            raise translate_error(error, self.path, self.pid) from None
+
+    def read_each(self, offsets: list[int], sizes: list[int]) -> bytes:
+        """Return what lies at some places, one after the other; less where there is nothing."""
+        try:
+            return b"".join(map(os.pread, repeat(self.fd), sizes, offsets))
+        except OSError as error:
             raise translate_error(error, self.path, self.pid) from None
 
     def next_data(self, offset: int) -> int | None:

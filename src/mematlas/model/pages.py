@@ -45,13 +45,17 @@ from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Self
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Self, TypeVar
 
     from mematlas.kernel.backing import Backing, Backings
     from mematlas.kernel.kpage import FrameWords
+    from mematlas.kernel.pagemap import Entries
     from mematlas.kernel.procfs import ProcessDir
+    from mematlas.kernel.scattered import Scattered
     from mematlas.model.hugecounts import HugeCounts
+
+    L = TypeVar("L", Block, Block | Scattered)
 
 ZERO_UNKNOWN = "zero pages cannot be told from shared ones: needs Linux 6.7, or CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH"
 HIDDEN_FRAMES = "physical addresses and swap slots hidden: needs CAP_SYS_ADMIN"
@@ -121,6 +125,10 @@ class Hole:
 
     def __len__(self) -> int:
         return self.nr_pages
+
+
+MAY_BE_SCATTERED = ANON_KINDS | {"file"}
+"""The kinds of VMAs of whose empty pages nobody else is asked."""
 
 
 class PageReader:
@@ -213,16 +221,33 @@ class PageReader:
             self._mark(block, vma, backing)
             yield block
 
+    def lots(self, vma: Vma, start: int | None = None, end: int | None = None) -> Iterator[Block | Scattered]:
+        """Yield what `blocks` yields, but where single pages lie far apart, hundreds of them at a time.
+
+        What is not ``exclusive`` tells of such pages whether they are present or swapped, and nothing else.
+        """
+        if vma.kind not in MAY_BE_SCATTERED or self.pagemap.marked:
+            yield from self.blocks(vma, start, end)
+            return
+        start = vma.start if start is None else max(start, vma.start)
+        end = vma.end if end is None else min(end, vma.end)
+        from mematlas.kernel.scattered import lots
+
+        anon = vma.kind in ANON_KINDS
+        for lot in lots(self.pagemap, start, end, self._exclusive):
+            if isinstance(lot, Block):
+                self._mark(lot, vma, None)
+            elif any(TO_ASK_ABOUT[byte] for byte in lot.kinds):
+                mark_scattered(lot, anon)
+            yield lot
+
     def pieces(self, vma: Vma, start: int, end: int) -> Iterator[Block | Hole]:
         """Yield every page of a part of a VMA, in order: blocks, and the holes between them."""
-        place = start
-        for block in self.blocks(vma, start, end):
-            if place < block.address:
-                yield Hole(place, (block.address - place) // self.page_size, self.hole(vma))
-            yield block
-            place = block.address + len(block) * self.page_size
-        if place < end:
-            yield Hole(place, (end - place) // self.page_size, self.hole(vma))
+        return with_holes(self.blocks(vma, start, end), start, end, self.page_size, lambda: self.hole(vma))
+
+    def lot_pieces(self, vma: Vma, start: int, end: int) -> Iterator[Block | Scattered | Hole]:
+        """Yield what `pieces` does, but where pages lie far apart, hundreds at a time with the holes between them."""
+        return with_holes(self.lots(vma, start, end), start, end, self.page_size, lambda: self.hole(vma))
 
     def hole(self, vma: Vma) -> int:
         """Return the state byte of the pages that no block of this VMA showed. Ask after reading the blocks."""
@@ -429,6 +454,29 @@ class PageReader:
         return self.backings.of(vma)
 
 
+def with_holes(found: Iterable[L], start: int, end: int, page_size: int, hole: Callable[[], int]) -> Iterator[L | Hole]:
+    """Yield what was found of a range, and the holes between; their state byte is asked for when one is met."""
+    place = start
+    for each in found:
+        if place < each.address:
+            yield Hole(place, (each.address - place) // page_size, hole())
+        yield each
+        place = each.end(page_size)
+    if place < end:
+        yield Hole(place, (end - place) // page_size, hole())
+
+
+def mark_scattered(lot: Scattered, anon: bool) -> None:
+    """Mark what the entries of pages that lie far apart do not say."""
+    if any(byte & (SWAP | PRESENT) == SWAP for byte in lot.kinds):
+        lot.states = mark_special(lot.states, lot.raw)
+    if lot.zeros:
+        # A page that was written to since the scan has left the zero page.
+        table = bytes(MARK_A if byte in lot.kinds and is_zero_candidate(byte, anon) else 0 for byte in range(256))
+        zeros = int.from_bytes(lot.zeros, "little") & int.from_bytes(lot.states.translate(table), "little")
+        lot.states = (int.from_bytes(lot.states, "little") | zeros).to_bytes(len(lot), "little")
+
+
 def behind(vma: Vma, backing: Backing | None, address: int, states: bytes, page_size: int) -> bytes:
     """Return the states of pages of shared memory, with what its file says where the entries say nothing."""
     from mematlas.kernel.backing import tables_for
@@ -451,7 +499,7 @@ def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | N
     return None, None, None
 
 
-def place_of(block: Block, page_size: int, notes: list[str]) -> tuple[str, int | None]:
+def place_of(block: Entries, page_size: int, notes: list[str]) -> tuple[str, int | None]:
     """Return the state and the physical address of the first page of a block; that this is hidden goes to the notes."""
     byte, entry = block.states[0], block.entries[0]
     pfn = entry & PM_PFRAME

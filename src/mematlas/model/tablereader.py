@@ -45,7 +45,7 @@ from mematlas.kernel.structpage import UNKNOWN as UNKNOWN_COUNT
 from mematlas.model import paging
 from mematlas.model.hidden import HiddenVmas
 from mematlas.model.hugeleaves import HugeLeaves
-from mematlas.model.pages import Hole, behind
+from mematlas.model.pages import Hole, behind, with_holes
 from mematlas.model.pagetable import Span, Walk, part_edges, walk
 from mematlas.model.paging import address_of, holds, leaf_address, maps_memory, migration_frame, states, swap_fields
 from mematlas.model.tableaccess import TableAccess, frame_flags
@@ -188,14 +188,10 @@ class TableReader:
 
     def pieces(self, vma: Vma, start: int, end: int) -> Iterator[Block | Hole]:
         """Yield every page of a part of a VMA, in order: blocks, and the holes between them."""
-        place = start
-        for block in self.blocks(vma, start, end):
-            if place < block.address:
-                yield Hole(place, (block.address - place) // self.page_size, self.hole(vma))
-            yield block
-            place = block.address + len(block) * self.page_size
-        if place < end:
-            yield Hole(place, (end - place) // self.page_size, self.hole(vma))
+        return with_holes(self.blocks(vma, start, end), start, end, self.page_size, lambda: self.hole(vma))
+
+    lots = blocks
+    lot_pieces = pieces
 
     def hole(self, vma: Vma) -> int:
         """Return the state byte of the pages that no block of this VMA showed. Ask after reading the blocks."""

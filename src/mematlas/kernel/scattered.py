@@ -1,0 +1,267 @@
+"""Pages that lie far apart in /proc/PID/pagemap: PAGEMAP_SCAN finds hundreds at a time, then each entry is read alone.
+
+A read of a whole table's entries for one page costs the kernel three times what that page alone does, and to handle a
+block of entries costs us more than either. Where every page has a table to itself, nearly all that is left is what the
+kernel takes to walk the tables, which smaps takes as well.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from itertools import pairwise
+
+from mematlas.errors import NotSupported, ProcessGone
+from mematlas.kernel.pagemap import (
+    ENTRY_SIZE,
+    LAST_ADDRESS,
+    MARK_A,
+    PAGE_IS_HUGE,
+    PAGE_IS_PFNZERO,
+    PAGE_IS_PRESENT,
+    PAGE_IS_SWAPPED,
+    PRESENT,
+    SCAN_REGIONS,
+    Block,
+    Entries,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from mematlas.kernel.pagemap import Pagemap
+
+SPAN = 1 << 31
+"""Addresses searched under one hold of the target's lock: two thirds of a millisecond where their tables are empty."""
+NR_FEW = 8
+"""Pages of a block that are few, and"""
+NR_LONELY = 4
+"""such blocks in a row after which pages are taken to lie apart."""
+FIRST_REGIONS = 1 << 5
+"""Regions asked for at first, before it is known whether pages go on lying apart."""
+NEAR = 1 << 21
+"""Addresses whose entries are read at once: what a table of pages of 4 KiB maps."""
+MAX_NEAR = 16
+"""Regions among them from which on they are better read as a block."""
+SAMPLE = 8
+TOLD = PAGE_IS_PRESENT | PAGE_IS_SWAPPED | PAGE_IS_PFNZERO | PAGE_IS_HUGE
+
+
+class Scattered(Entries):
+    """The entries of ranges of pages that lie apart, one range after the other.
+
+    Between the ranges there is nothing. None of the pages was mapped by a huge entry when they were found.
+    """
+
+    __slots__ = ("lengths", "starts", "zeros")
+
+    def __init__(
+        self, starts: list[int], lengths: list[int], raw: memoryview, states: bytes, use: bytes | None = None
+    ) -> None:
+        super().__init__(raw, states, use)
+        self.starts = starts
+        """The address of each range, ascending."""
+        self.lengths = lengths
+        """The number of pages of each."""
+        self.zeros = b""
+        """One byte a page, `MARK_A` for each that PAGEMAP_SCAN called the zero page; empty where there is none."""
+
+    @property
+    def address(self) -> int:
+        """The address of the first page."""
+        return self.starts[0]
+
+    def end(self, page_size: int) -> int:
+        """Return where the last range ends."""
+        return self.starts[-1] + self.lengths[-1] * page_size
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the ranges as blocks."""
+        at = 0
+        for start, length in zip(self.starts, self.lengths, strict=True):
+            yield self._block(start, at, at + length)
+            at += length
+
+    def gaps(self, page_size: int, least: int) -> list[tuple[int, int]]:
+        """Return the gaps between the ranges that are of so many pages at least, by their addresses."""
+        size = (least + 1) * page_size
+        wide = [place for place, (low, high) in enumerate(pairwise(self.starts)) if high - low >= size]
+        gaps = [(self.starts[place] + self.lengths[place] * page_size, self.starts[place + 1]) for place in wide]
+        return [(low, high) for low, high in gaps if high - low >= least * page_size]
+
+    def cut(self, step: int, origin: int, page_size: int) -> Iterator[Block | Scattered]:
+        """Yield parts that lie between multiples of ``step`` bytes from ``origin`` on, or blocks that lie across."""
+        low = at = 0
+        while low < len(self.starts):
+            edge = self.starts[low] - (self.starts[low] - origin) % step + step
+            high = bisect_left(self.starts, edge, low)
+            if self.starts[high - 1] + self.lengths[high - 1] * page_size > edge:
+                high -= 1
+            if low < high:
+                after = at + sum(self.lengths[low:high])
+                yield self._part(low, high, at, after)
+            else:
+                high, after = low + 1, at + self.lengths[low]
+                yield self._block(self.starts[low], at, after)
+            low, at = high, after
+
+    def _part(self, low: int, high: int, at: int, after: int) -> Scattered:
+        if after - at == len(self):
+            return self
+        raw = self.raw[at * ENTRY_SIZE : after * ENTRY_SIZE]
+        use = None if self.use is None else self.use[at:after]
+        return Scattered(self.starts[low:high], self.lengths[low:high], raw, self.states[at:after], use)
+
+    def _block(self, start: int, at: int, after: int) -> Block:
+        raw = self.raw[at * ENTRY_SIZE : after * ENTRY_SIZE]
+        return Block(start, raw, self.states[at:after], None if self.use is None else self.use[at:after])
+
+
+def lots(pagemap: Pagemap, start: int, end: int, exclusive: bool = True) -> Iterator[Block | Scattered]:
+    """Yield what `Pagemap.blocks` yields, but where pages lie far apart, hundreds of them at a time.
+
+    Without ``exclusive`` the entries of such pages are read only where the scan does not tell their state: then those
+    that are present have no entry, and their states no other bit.
+    """
+    end = min(end, LAST_ADDRESS)
+    while start < end:
+        nr_lonely = 0
+        for block in pagemap.blocks(start, end):
+            nr_lonely = nr_lonely + 1 if len(block) - block.kinds.get(0, 0) <= NR_FEW else 0
+            start = block.end(pagemap.page_size)
+            yield block
+            if nr_lonely == NR_LONELY and pagemap.can_scan:
+                break
+        else:
+            return
+        start = yield from read_scattered(pagemap, start, end, exclusive)
+
+
+def read_scattered(pagemap: Pagemap, start: int, end: int, exclusive: bool) -> Generator[Scattered, None, int]:
+    """Yield what lies between ``start`` and ``end`` for as long as it lies apart; return where it no longer does."""
+    most = FIRST_REGIONS
+    while start < end:
+        until = min(end, start + SPAN)
+        before = time.perf_counter()
+        try:
+            words = pagemap.scanner.regions_of(start, until, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, TOLD, most)
+        except NotSupported:
+            pagemap.can_scan = False
+            return start
+        found = Found(words, pagemap.page_size)
+        after = until if len(found.starts) < most else words[-2]
+        dense = found.leave_out_dense()
+        lot = read_lot(pagemap, found, exclusive) if found.starts else None
+        if pagemap.pacer:
+            pagemap.pacer.spend(time.perf_counter() - before)
+        if lot:
+            yield lot
+        if dense is not None:
+            return dense
+        if found.is_crowded():
+            return after
+        start, most = after, min(2 * most, SCAN_REGIONS)
+    pagemap.check()
+    return end
+
+
+class Found:
+    """What one call of PAGEMAP_SCAN found. Nearly always each region is a single page, and that is seen at once."""
+
+    def __init__(self, words: memoryview, page_size: int) -> None:
+        self.page_size = page_size
+        self.starts: list[int] = words[0::3].tolist()
+        self.kinds = bytes(words.cast("B")[16::24])
+        """The categories of each."""
+        # All regions at once: two long numbers, with a word for each region.
+        low, high = (int.from_bytes(words[at::3].tobytes(), "little") for at in (0, 1))
+        pages = int.from_bytes(page_size.to_bytes(ENTRY_SIZE, "little") * len(self.starts), "little")
+        self.ends: list[int] | None = None if high - low == pages else words[1::3].tolist()
+        """None where each is one page."""
+
+    def lengths(self) -> list[int]:
+        """Return the number of pages of each."""
+        if self.ends is None:
+            return [1] * len(self.starts)
+        return [(high - low) // self.page_size for low, high in zip(self.starts, self.ends, strict=True)]
+
+    def leave_out_dense(self) -> int | None:
+        """Drop what lies from the first region on that is long, or mapped by a huge entry; return where that begins."""
+        if max(self.kinds, default=0) < PAGE_IS_HUGE and (
+            self.ends is None or max(self.lengths()) < NEAR // self.page_size
+        ):
+            return None
+        ends = self.ends or [start + self.page_size for start in self.starts]
+        for place, (low, high, kind) in enumerate(zip(self.starts, ends, self.kinds, strict=True)):
+            if high - low >= NEAR or kind & PAGE_IS_HUGE:
+                self.starts, self.ends, self.kinds = self.starts[:place], ends[:place], self.kinds[:place]
+                return low
+        return None
+
+    def is_crowded(self) -> bool:
+        """Whether many regions lie near each other, as far as a sample tells."""
+        places = self.starts[::MAX_NEAR]
+        nr_near = sum(high - low < NEAR for low, high in pairwise(places))
+        return 2 * nr_near > len(places)
+
+    def join_near(self) -> None:
+        """Make one range of regions that begin near each other, where these are many: each range is one read."""
+        sample = self.starts[::SAMPLE]
+        nr_near = sum(high - low < NEAR for low, high in zip(sample, self.starts[1::SAMPLE], strict=False))
+        if 4 * nr_near > len(sample):
+            ends = self.ends or [start + self.page_size for start in self.starts]
+            self.starts, self.ends = joined(self.starts, ends)
+
+
+def joined(starts: list[int], ends: list[int], near: int = NEAR) -> tuple[list[int], list[int]]:
+    """Return ranges, those that begin near each other joined.
+
+    >>> joined([0, 2, 4, 11, 27], [1, 3, 6, 12, 28], 10)
+    ([0, 11, 27], [6, 12, 28])
+    """
+    places = [start // near for start in starts]
+    lasts = dict(zip(places, ends, strict=True))
+    firsts = dict(zip(reversed(places), reversed(starts), strict=True))
+    return list(firsts.values())[::-1], list(lasts.values())
+
+
+def read_lot(pagemap: Pagemap, found: Found, exclusive: bool) -> Scattered:
+    """Return the pages of regions that were found."""
+    kinds = set(found.kinds)
+    has_zero = any(kind & PAGE_IS_PFNZERO for kind in kinds)
+    reads = exclusive or any(kind & PAGE_IS_SWAPPED for kind in kinds)
+    if reads and not has_zero:
+        found.join_near()
+    starts, lengths = found.starts, found.lengths()
+    zeros = mark_zeros(found.kinds, lengths) if has_zero else b""
+    if reads:
+        raw = read_entries(pagemap, starts, lengths)
+        lot = Scattered(starts, lengths, memoryview(raw), raw[ENTRY_SIZE - 1 :: ENTRY_SIZE])
+    else:
+        states = zeros.translate(AS_PRESENT) if zeros else PRESENT_BYTE * sum(lengths)
+        lot = Scattered(starts, lengths, memoryview(b""), states)
+    lot.zeros = zeros
+    return lot
+
+
+PRESENT_BYTE = bytes((PRESENT,))
+
+
+def mark_zeros(kinds: bytes, lengths: list[int]) -> bytes:
+    """Return a byte a page, `MARK_A` for each in a region of zero pages."""
+    marks = (bytes((MARK_A if kind & PAGE_IS_PFNZERO else 0,)) for kind in kinds)
+    return b"".join(mark * length for mark, length in zip(marks, lengths, strict=True))
+
+
+AS_PRESENT = bytes(byte | PRESENT for byte in range(256))
+
+
+def read_entries(pagemap: Pagemap, starts: list[int], lengths: list[int]) -> bytes:
+    """Return the entries of ranges, one after the other."""
+    ratio = pagemap.page_size // ENTRY_SIZE
+    raw = pagemap.live_file.read_each([start // ratio for start in starts], [length * ENTRY_SIZE for length in lengths])
+    if len(raw) != ENTRY_SIZE * sum(lengths):
+        pagemap.check()
+        raise ProcessGone(pagemap.process.pid)
+    return raw
