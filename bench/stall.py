@@ -117,13 +117,14 @@ def measure_stall(
     seconds: float,
     observers: Sequence[Observer] = OBSERVERS,
     size: int = TARGET_SIZE,
+    step: int | None = None,
 ) -> list[Stall]:
-    """Return what each observer did to a target of this size."""
+    """Return what each observer did to a target of this size, with one page in each ``step`` bytes."""
     processors = choose_processors()
     if processors is None:
         raise ProgramError("needs two processors")
     stalls = [Stall(observer) for observer in observers]
-    argv = [f"{places['bin']}/stall_target", str(size), str(processors[0])]
+    argv = [f"{places['bin']}/stall_target", str(size), str(processors[0]), *([str(step)] if step else [])]
     with running(argv) as target:
         target.wait_until_ready()
         for number in range(nr_rounds):

@@ -2,10 +2,10 @@
 /*
  * A process that feels it when somebody looks.
  *
- *	stall_target SIZE CPU
+ *	stall_target SIZE CPU [STEP]
  *
- * Touches SIZE bytes of 4 KiB pages once, pins itself to CPU, prints its pid
- * and "ready". Then, for each line "SECONDS" on stdin, maps 64 KiB, touches it
+ * Touches SIZE bytes of 4 KiB pages once, or one page in each STEP bytes of
+ * them, pins itself to CPU, prints its pid and "ready". Then, for each line "SECONDS" on stdin, maps 64 KiB, touches it
  * and unmaps it for so long, and prints as one line of JSON how many times it
  * did and how long one time took. Mapping needs the lock for writing that
  * observers hold for reading, so their holds show here. Ends with its stdin.
@@ -45,16 +45,16 @@ static uint64_t now_ns(void)
 static char *map(size_t size)
 {
 	char *address = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (address == MAP_FAILED)
 		die("mmap");
 	return address;
 }
 
-static void touch(char *address, size_t size)
+static void touch(char *address, size_t size, size_t step)
 {
-	for (size_t i = 0; i < size; i += PAGE_SIZE)
+	for (size_t i = 0; i < size; i += step)
 		((volatile char *)address)[i] = 1;
 }
 
@@ -62,7 +62,7 @@ static void map_touch_unmap(void)
 {
 	char *address = map(OPERATION_SIZE);
 
-	touch(address, OPERATION_SIZE);
+	touch(address, OPERATION_SIZE, PAGE_SIZE);
 	if (munmap(address, OPERATION_SIZE))
 		die("munmap");
 }
@@ -124,13 +124,13 @@ static void pin(int cpu)
 		die("sched_setaffinity");
 }
 
-static char *touched_4k_pages(size_t size)
+static char *touched_4k_pages(size_t size, size_t step)
 {
 	char *address = map(size);
 
 	if (madvise(address, size, MADV_NOHUGEPAGE))
 		die("madvise");
-	touch(address, size);
+	touch(address, size, step);
 	return address;
 }
 
@@ -138,14 +138,14 @@ int main(int argc, char **argv)
 {
 	char line[64];
 
-	if (argc != 3) {
-		fprintf(stderr, "usage: %s SIZE CPU\n", argv[0]);
+	if (argc != 3 && argc != 4) {
+		fprintf(stderr, "usage: %s SIZE CPU [STEP]\n", argv[0]);
 		return 2;
 	}
 	pin(atoi(argv[2]));
-	touched_4k_pages(strtoul(argv[1], NULL, 0));
+	touched_4k_pages(strtoul(argv[1], NULL, 0), argc == 4 ? strtoul(argv[3], NULL, 0) : PAGE_SIZE);
 	/* Touched now: the first fault of a page must not look like a stall. */
-	latencies = (uint32_t *)touched_4k_pages(MAX_OPERATIONS * sizeof(*latencies));
+	latencies = (uint32_t *)touched_4k_pages(MAX_OPERATIONS * sizeof(*latencies), PAGE_SIZE);
 	printf("%d\nready\n", (int)getpid());
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin))

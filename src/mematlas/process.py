@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.ending import DistinctResult, EndingResult
     from mematlas.analysis.grid import Cells, Stretch, Strip
+    from mematlas.analysis.kept import Folds
     from mematlas.ending import Accounts
     from mematlas.kernel.pagemap import Block
     from mematlas.kernel.procfs import ProcessDir
@@ -495,7 +496,6 @@ class Process:
         """
         from mematlas.analysis.grid import Cells, Strip, choose_cell_pages, cut_at
 
-        before = time.perf_counter()
         space = self.address_space()
         chosen = self._pieces(space, start, end, selection)
         cut = list(cut_at(chosen, folds or []))
@@ -510,12 +510,8 @@ class Process:
             Strip(part.vma, part.start, part.end, Cells(size, size if part.is_folded else cell_pages), part.is_folded)
             for part, size in zip(cut, sizes, strict=True)
         ]
-        notes = [] if notes is None else notes
-        with self._page_reader(source, chosen, True, notes) as reader:
-            for strip in strips:
-                if not strip.is_folded:
-                    self._fill(reader, strip.cells, strip.vma, strip.start, strip.end, 0)
-            self._finish(before, space, reader, notes)
+        places = [(each.cells, each.vma, each.start, each.end, 0) for each in strips if not each.is_folded]
+        self._fill(places, chosen, space, folds, source, [] if notes is None else notes, exclusive=True)
         return strips
 
     def density(
@@ -539,7 +535,6 @@ class Process:
 
         if not 1 <= columns <= MAX_CELLS:
             raise BadInput(f"{columns} columns: 1 to {MAX_CELLS:,}")
-        before = time.perf_counter()
         space = self.address_space()
         chosen = self._pieces(space, start, end, selection)
         stretches: list[Stretch] = []
@@ -549,49 +544,71 @@ class Process:
                 stretches.append(Stretch(part.vma, part.start, part.end, nr_pages))
                 nr_pages += (part.end - part.start) // self.page_size
         cells = Cells(nr_pages, max(1, -(-nr_pages // columns)))
-        notes = [] if notes is None else notes
-        with self._page_reader(source, chosen, True, notes, exclusive) as reader:
-            for each in stretches:
-                self._fill(reader, cells, each.vma, each.start, each.end, each.place)
-            self._finish(before, space, reader, notes)
+        places = [(cells, each.vma, each.start, each.end, each.place) for each in stretches]
+        self._fill(places, chosen, space, folds, source, [] if notes is None else notes, exclusive)
         return cells, stretches
 
     def untouched(
-        self, start: int = 0, end: int = 1 << 64, selection: Selection = EVERYTHING, source: str = "auto"
-    ) -> list[tuple[int, int]]:
+        self,
+        start: int = 0,
+        end: int = 1 << 64,
+        selection: Selection = EVERYTHING,
+        source: str = "auto",
+        exclusive: bool = True,
+    ) -> Folds:
         """Return the long runs of absent pages where they are the greater part of what is asked for, else nothing.
 
-        They would set the scale of a picture: see ``folds`` of `grid` and `density`.
+        They would set the scale of a picture: see ``folds`` of `grid` and `density`, which then draw what was read
+        here, if it is little enough to be kept. ``exclusive`` is for them, too.
         """
         from mematlas.analysis.grid import FOLD_FROM, choose_folds
+        from mematlas.analysis.kept import Folds, Kept
 
+        before = time.perf_counter()
         space = self.address_space()
         chosen = self._pieces(space, start, end, selection)
         size = sum(high - low for _, low, high in chosen)
         is_all = len(chosen) == len(space.vmas)
         if size <= FOLD_FROM or (is_all and 2 * self._chooser.nr_bytes() > size):
-            return []  # known without reading any page
-        with self._page_reader(source, chosen, True, [], exclusive=False) as reader:
-            read = ((low, high, reader.lot_pieces(vma, low, high)) for vma, low, high in chosen)
-            return choose_folds(read, self.page_size)
+            return Folds()  # known without reading any page
+        kept = Kept(space, chosen, before, exclusive)
+        with self._page_reader(source, chosen, True, [], exclusive) as reader:
+            read = (
+                (low, high, kept.keep(reader.lot_pieces(vma, low, high), self.page_size)) for vma, low, high in chosen
+            )
+            runs = choose_folds(read, self.page_size)
+        kept.finish(reader)
+        return Folds(runs, kept)
 
     def _pieces(self, space: AddressSpace, start: int, end: int, selection: Selection) -> list[tuple[Vma, int, int]]:
         """Return the parts of VMAs that a range touches, in whole pages."""
         low, high = start - start % self.page_size, -(-end // self.page_size) * self.page_size
         return [piece for piece in space.pieces(low, high) if selection.matches(piece[0])]
 
-    def _fill(self, reader: PageReader | TableReader, cells: Cells, vma: Vma, low: int, high: int, place: int) -> None:
-        from mematlas.kernel.scattered import Scattered
-        from mematlas.model.pages import STATE_OF_BYTE, Hole
+    def _fill(
+        self,
+        places: list[tuple[Cells, Vma, int, int, int]],
+        chosen: list[tuple[Vma, int, int]],
+        space: AddressSpace,
+        folds: list[tuple[int, int]] | None,
+        source: str,
+        notes: list[str],
+        exclusive: bool,
+    ) -> None:
+        """Count pages into cells, each range of a VMA from its place on: from what was kept, else by reading."""
+        from mematlas.analysis.kept import Folds
 
-        for piece in reader.lot_pieces(vma, low, high):
-            at = place + (piece.address - low) // self.page_size
-            if isinstance(piece, Hole):
-                cells.add_hole(at, piece.nr_pages, STATE_OF_BYTE[piece.byte])
-            elif isinstance(piece, Scattered):
-                cells.add_scattered(at, piece, self.page_size)
-            else:
-                cells.add(at, piece)
+        kept = folds.kept if isinstance(folds, Folds) else None
+        if kept and kept.reader and kept.chosen == chosen and kept.exclusive >= exclusive:
+            for cells, _, low, high, place in places:
+                cells.fill(kept.between(low, high, self.page_size), low, place, self.page_size)
+            self._finish(kept.started, kept.space, kept.reader, notes)
+            return
+        before = time.perf_counter()
+        with self._page_reader(source, chosen, True, notes, exclusive) as reader:
+            for cells, vma, low, high, place in places:
+                cells.fill(reader.lot_pieces(vma, low, high), low, place, self.page_size)
+            self._finish(before, space, reader, notes)
 
     def _finish(self, before: float, space: AddressSpace, reader: PageReader | TableReader, notes: list[str]) -> None:
         """Say how a reading of pages came about, in `reading` and in the notes."""

@@ -53,6 +53,17 @@ class Cells:
         self.used: dict[int, tuple[int, int]] | None = None
         """Cell -> pages accessed, pages dirty, of those present; None unless page tables were read."""
 
+    def fill(self, pieces: Iterable[Block | Scattered | Hole], start: int, place: int, page_size: int) -> None:
+        """Count pieces of what begins at ``start``, ``place`` pages into the stretch."""
+        for piece in pieces:
+            at = place + (piece.address - start) // page_size
+            if isinstance(piece, Hole):
+                self.add_hole(at, piece.nr_pages, STATE_OF_BYTE[piece.byte])
+            elif isinstance(piece, Scattered):
+                self.add_scattered(at, piece, page_size)
+            else:
+                self.add(at, piece)
+
     def add(self, place: int, block: Block) -> None:
         """Count the pages of a block that begins ``place`` pages into the stretch."""
         size = self.cell_pages

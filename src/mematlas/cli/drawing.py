@@ -46,11 +46,15 @@ class Drawing:
         self.start, self.end, self.selection = span_of(selection_of(args, session), session, one_page=False)
         self.ascii_only = not can_draw(session.out.encoding)
 
-    def begin(self) -> None:
-        """Find out how wide the screen is now, where to read from, and what is to be folded."""
+    def begin(self, exclusive: bool = True) -> None:
+        """Find out how wide the screen is now, where to read from, and what is to be folded.
+
+        ``exclusive`` says whether the drawing will tell which pages are mapped once.
+        """
         self.notes: list[str] = []
         self.width = width_of(self._args, self._session)
         self.source = self._session.page_source(self._args, self.start, self.end, self.notes)
         self.folds: list[tuple[int, int]] = []
         if not self._args.reserved:
-            self.folds = self._session.process.untouched(self.start, self.end, self.selection, self.source)
+            what = self.start, self.end, self.selection, self.source
+            self.folds = self._session.process.untouched(*what, exclusive)

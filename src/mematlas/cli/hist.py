@@ -28,7 +28,7 @@ def run(args: Namespace, session: Session) -> int:
     drawing = Drawing(args, session)
 
     def make() -> Table:
-        drawing.begin()
+        drawing.begin(exclusive=False)
         process, folds, notes = session.process, drawing.folds, drawing.notes
         columns = drawing.width - COUNT_WIDTH - min(len(folds), MAX_MARKS)
         what = (drawing.start, drawing.end, drawing.selection, notes, drawing.source, folds)

@@ -106,6 +106,11 @@ class Scattered(Entries):
                 yield self._block(self.starts[low], at, after)
             low, at = high, after
 
+    def between(self, low: int, high: int) -> Scattered | None:
+        """Return the ranges with these places; None when there is none."""
+        at = sum(self.lengths[:low])
+        return self._part(low, high, at, at + sum(self.lengths[low:high])) if low < high else None
+
     def _part(self, low: int, high: int, at: int, after: int) -> Scattered:
         if after - at == len(self):
             return self

@@ -126,6 +126,10 @@ class Hole:
     def __len__(self) -> int:
         return self.nr_pages
 
+    def end(self, page_size: int) -> int:
+        """Return where the last page ends."""
+        return self.address + self.nr_pages * page_size
+
 
 MAY_BE_SCATTERED = ANON_KINDS | {"file"}
 """The kinds of VMAs of whose empty pages nobody else is asked."""
