@@ -8,8 +8,8 @@ kernel takes to walk the tables, which smaps takes as well.
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
-from itertools import pairwise
+from bisect import bisect_left, bisect_right
+from itertools import accumulate, pairwise
 
 from mematlas.errors import NotSupported, ProcessGone
 from mematlas.kernel.pagemap import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SPAN = 1 << 31
 """Addresses searched under one hold of the target's lock: two thirds of a millisecond where their tables are empty."""
-NR_FEW = 8
+NR_FEW = 64
 """Pages of a block that are few, and"""
 NR_LONELY = 4
 """such blocks in a row after which pages are taken to lie apart."""
@@ -42,7 +42,7 @@ FIRST_REGIONS = 1 << 5
 """Regions asked for at first, before it is known whether pages go on lying apart."""
 NEAR = 1 << 21
 """Addresses whose entries are read at once: what a table of pages of 4 KiB maps."""
-MAX_NEAR = 16
+MAX_NEAR = 100
 """Regions among them from which on they are better read as a block."""
 SAMPLE = 8
 TOLD = PAGE_IS_PRESENT | PAGE_IS_SWAPPED | PAGE_IS_PFNZERO | PAGE_IS_HUGE
@@ -210,56 +210,55 @@ class Found:
         nr_near = sum(high - low < NEAR for low, high in pairwise(places))
         return 2 * nr_near > len(places)
 
-    def join_near(self) -> None:
-        """Make one range of regions that begin near each other, where these are many: each range is one read."""
+    def ranges(self) -> tuple[list[int], list[int]]:
+        """Return the starts of ranges to read, and the pages of each: where many regions lie near each other, one range
+        is made of those.
+        """
         sample = self.starts[::SAMPLE]
         nr_near = sum(high - low < NEAR for low, high in zip(sample, self.starts[1::SAMPLE], strict=False))
-        if 4 * nr_near > len(sample):
-            ends = self.ends or [start + self.page_size for start in self.starts]
-            self.starts, self.ends = joined(self.starts, ends)
+        if 4 * nr_near < len(sample):
+            return self.starts, self.lengths()
+        starts, lengths = [], []
+        low = 0
+        while low < len(self.starts):
+            start = self.starts[low]
+            high = bisect_left(self.starts, start - start % NEAR + NEAR, low + 1)
+            end = self.ends[high - 1] if self.ends else self.starts[high - 1] + self.page_size
+            starts.append(start)
+            lengths.append((end - start) // self.page_size)
+            low = high
+        return starts, lengths
 
-
-def joined(starts: list[int], ends: list[int], near: int = NEAR) -> tuple[list[int], list[int]]:
-    """Return ranges, those that begin near each other joined.
-
-    >>> joined([0, 2, 4, 11, 27], [1, 3, 6, 12, 28], 10)
-    ([0, 11, 27], [6, 12, 28])
-    """
-    places = [start // near for start in starts]
-    lasts = dict(zip(places, ends, strict=True))
-    firsts = dict(zip(reversed(places), reversed(starts), strict=True))
-    return list(firsts.values())[::-1], list(lasts.values())
+    def zeros(self, starts: list[int], lengths: list[int]) -> bytes:
+        """Return a byte for each page of ranges, `MARK_A` for a zero page; nothing where there is none."""
+        if not any(kind & PAGE_IS_PFNZERO for kind in set(self.kinds)):
+            return b""
+        marks = bytearray(sum(lengths))
+        places = [0, *accumulate(lengths)]
+        for low, length, kind in zip(self.starts, self.lengths(), self.kinds, strict=True):
+            if kind & PAGE_IS_PFNZERO:
+                number = bisect_right(starts, low) - 1
+                at = places[number] + (low - starts[number]) // self.page_size
+                marks[at : at + length] = bytes((MARK_A,)) * length
+        return bytes(marks)
 
 
 def read_lot(pagemap: Pagemap, found: Found, exclusive: bool) -> Scattered:
     """Return the pages of regions that were found."""
-    kinds = set(found.kinds)
-    has_zero = any(kind & PAGE_IS_PFNZERO for kind in kinds)
-    reads = exclusive or any(kind & PAGE_IS_SWAPPED for kind in kinds)
-    if reads and not has_zero:
-        found.join_near()
-    starts, lengths = found.starts, found.lengths()
-    zeros = mark_zeros(found.kinds, lengths) if has_zero else b""
-    if reads:
+    if exclusive or any(kind & PAGE_IS_SWAPPED for kind in set(found.kinds)):
+        starts, lengths = found.ranges()
         raw = read_entries(pagemap, starts, lengths)
         lot = Scattered(starts, lengths, memoryview(raw), raw[ENTRY_SIZE - 1 :: ENTRY_SIZE])
-    else:
-        states = zeros.translate(AS_PRESENT) if zeros else PRESENT_BYTE * sum(lengths)
-        lot = Scattered(starts, lengths, memoryview(b""), states)
-    lot.zeros = zeros
-    return lot
-
-
-PRESENT_BYTE = bytes((PRESENT,))
-
-
-def mark_zeros(kinds: bytes, lengths: list[int]) -> bytes:
-    """Return a byte a page, `MARK_A` for each in a region of zero pages."""
-    marks = (bytes((MARK_A if kind & PAGE_IS_PFNZERO else 0,)) for kind in kinds)
-    return b"".join(mark * length for mark, length in zip(marks, lengths, strict=True))
+        lot.zeros = found.zeros(starts, lengths)
+        return lot
+    lengths = found.lengths()
+    zeros = found.zeros(found.starts, lengths)
+    states = zeros.translate(AS_PRESENT) if zeros else PRESENT_BYTE * sum(lengths)
+    return Scattered(found.starts, lengths, memoryview(b""), states)
 
 
 AS_PRESENT = bytes(byte | PRESENT for byte in range(256))
+PRESENT_BYTE = bytes((PRESENT,))
 
 
 def read_entries(pagemap: Pagemap, starts: list[int], lengths: list[int]) -> bytes:
