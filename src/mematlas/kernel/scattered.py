@@ -45,6 +45,9 @@ NEAR = 1 << 21
 MAX_NEAR = 100
 """Regions among them from which on they are better read as a block."""
 SAMPLE = 8
+"""One region in so many tells whether regions lie near each other."""
+STRIDE = 16
+"""Ranges that are looked at together for a wide gap among them."""
 TOLD = PAGE_IS_PRESENT | PAGE_IS_SWAPPED | PAGE_IS_PFNZERO | PAGE_IS_HUGE
 
 
@@ -85,9 +88,14 @@ class Scattered(Entries):
 
     def gaps(self, page_size: int, least: int) -> list[tuple[int, int]]:
         """Return the gaps between the ranges that are of so many pages at least, by their addresses."""
-        size = (least + 1) * page_size
-        wide = [place for place, (low, high) in enumerate(pairwise(self.starts)) if high - low >= size]
-        gaps = [(self.starts[place] + self.lengths[place] * page_size, self.starts[place + 1]) for place in wide]
+        starts, size = self.starts, (least + 1) * page_size
+        wide: list[int] = []
+        for first in range(0, len(starts) - 1, STRIDE):
+            some = starts[first : first + STRIDE + 1]
+            if some[-1] - some[0] >= size:
+                wide += [place for place, (low, high) in enumerate(pairwise(some), first) if high - low >= size]
+        ends = [starts[place] + self.lengths[place] * page_size for place in wide]
+        gaps = [(end, starts[place + 1]) for place, end in zip(wide, ends, strict=True)]
         return [(low, high) for low, high in gaps if high - low >= least * page_size]
 
     def cut(self, step: int, origin: int, page_size: int) -> Iterator[Block | Scattered]:

@@ -41,11 +41,12 @@ from mematlas.kernel.pagemap import (
     ZERO,
     Block,
 )
+from mematlas.kernel.scattered import Scattered
 from mematlas.kernel.structpage import UNKNOWN as UNKNOWN_COUNT
 from mematlas.model import paging
 from mematlas.model.hidden import HiddenVmas
 from mematlas.model.hugeleaves import HugeLeaves
-from mematlas.model.pages import Hole, behind, with_holes
+from mematlas.model.pages import MAY_BE_SCATTERED, behind, with_holes
 from mematlas.model.pagetable import Span, Walk, part_edges, walk
 from mematlas.model.paging import address_of, holds, leaf_address, maps_memory, migration_frame, states, swap_fields
 from mematlas.model.tableaccess import TableAccess, frame_flags
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
     from mematlas.kernel.backing import Backing
     from mematlas.kernel.procfs import ProcessDir
+    from mematlas.model.pages import Hole
     from mematlas.model.paging import Test
 
 
@@ -67,6 +69,8 @@ NR_SCATTERED_TABLES = 1 << 11
 """The same where frames lie all over memory."""
 NR_DENSE = 24
 """Frames for each page of struct pages, which holds 64, below which they count as scattered."""
+LEAST_SHARE = 8
+"""Entries of tables for each one used from which on these are taken to lie apart."""
 NR_BLOCK_PAGES = 1 << 13
 NO_SWAP = (paging.EMPTY, paging.TABLE, paging.PRESENT, paging.PROT_NONE)
 """States of entries that pagemap shows without the swap bit."""
@@ -92,6 +96,18 @@ def scattered(column: NDArray[Any], places: NDArray[np.intp], length: int) -> ND
     result = np.zeros(length, column.dtype)
     result[places] = column
     return result
+
+
+def ranges_of(addresses: Words, raw: Words, held: Bytes, use: Bytes, page_size: int) -> Iterator[Scattered]:
+    """Yield pages at ascending addresses as ranges of those that follow on; nothing where no page is anything."""
+    if not held.all():
+        shown = held != 0
+        addresses, raw, held, use = addresses[shown], raw[shown], held[shown], use[shown]
+    if len(held):
+        begins = np.flatnonzero(np.diff(addresses, prepend=addresses[:1]) != page_size)
+        lengths = np.diff(begins, append=len(held))
+        columns = raw.data.cast("B"), held.tobytes(), use.tobytes()
+        yield Scattered(addresses[begins].tolist(), lengths.tolist(), *columns)
 
 
 class TableReader:
@@ -190,8 +206,23 @@ class TableReader:
         """Yield every page of a part of a VMA, in order: blocks, and the holes between them."""
         return with_holes(self.blocks(vma, start, end), start, end, self.page_size, lambda: self.hole(vma))
 
-    lots = blocks
-    lot_pieces = pieces
+    def lots(self, vma: Vma, start: int | None = None, end: int | None = None) -> Iterator[Block | Scattered]:
+        """Yield what `blocks` yields, but where single pages lie far apart, many of them at a time."""
+        start = vma.start if start is None else max(start, vma.start)
+        end = min(vma.end if end is None else min(end, vma.end), LAST_ADDRESS)
+        if vma.kind not in MAY_BE_SCATTERED:
+            yield from self.blocks(vma, start, end)
+            return
+        for part, huge in self._parts(start, end):
+            first, last = max(start, part.first), min(end - 1, part.last)
+            if huge.others or next(huge.pieces(first, last, self.mode.page_shift), None) is not None:
+                yield from self.blocks(vma, first, last + 1)
+            else:
+                yield from self._small_lots(vma, part, first, last, may_be_scattered=True)
+
+    def lot_pieces(self, vma: Vma, start: int, end: int) -> Iterator[Block | Scattered | Hole]:
+        """Yield what `pieces` does, but where pages lie far apart, many at a time with the holes between them."""
+        return with_holes(self.lots(vma, start, end), start, end, self.page_size, lambda: self.hole(vma))
 
     def hole(self, vma: Vma) -> int:
         """Return the state byte of the pages that no block of this VMA showed. Ask after reading the blocks."""
@@ -217,7 +248,12 @@ class TableReader:
                 yield Block(at, memoryview(bytearray(nr_pages * ENTRY_SIZE)), marked, bytes(nr_pages))
 
     def _small_blocks(self, vma: Vma, part: Walk, first: int, last: int) -> Iterator[Block]:
-        """Yield the blocks that tables of the last level make: many tables are decoded together, then cut."""
+        return (lot for lot in self._small_lots(vma, part, first, last) if isinstance(lot, Block))
+
+    def _small_lots(
+        self, vma: Vma, part: Walk, first: int, last: int, may_be_scattered: bool = False
+    ) -> Iterator[Block | Scattered]:
+        """Yield what tables of the last level hold: many tables are decoded together, then cut into blocks."""
         depth = len(self.mode.levels) - 1
         table_pages = part.levels[-1].entries.shape[1]
         for addresses, entries in self._rows(part, first, last):
@@ -227,12 +263,17 @@ class TableReader:
             shown = maps_memory(codes)
             pfns = np.where(shown, self._frames_of(depth, few), np.uint64(0))
             raw, held, use = self._convert(vma, few, codes, pfns, None, None)
+            start = max(int(addresses[0]), first)
+            skipped = (start - int(addresses[0])) // self.page_size
+            if may_be_scattered and len(few) * LEAST_SHARE < len(entries):
+                tables, numbers = np.divmod(used + skipped, table_pages)
+                places = addresses[tables] + (numbers * self.page_size).astype(np.uint64)
+                yield from ranges_of(places, raw, held, use, self.page_size)
+                continue
             if len(few) < len(entries):
                 raw, held, use = (scattered(column, used, len(entries)) for column in (raw, held, use))
             # Where tables follow one another, their pages make one block.
             cuts = (np.flatnonzero(np.diff(addresses) != table_pages * self.page_size) + 1).tolist()
-            start = max(int(addresses[0]), first)
-            skipped = (start - int(addresses[0])) // self.page_size
             for low, high in pairwise([0, *cuts, len(addresses)]):
                 begin = max(low * table_pages - skipped, 0)
                 stop = min(high * table_pages - skipped, len(entries))
