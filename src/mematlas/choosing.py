@@ -73,7 +73,7 @@ class Chooser:
         if not self.procfs.live or hold <= max_stall:
             return "smaps"
         why = None
-        if (self.will_look_again or self._tables_pay(1 << 64)) and (why := self.why_no_counts()) is None:
+        if (self.will_look_again or self._tables_pay()) and (why := self.why_no_counts()) is None:
             return "tables"
         try:
             self._check_counts()
@@ -105,16 +105,17 @@ class Chooser:
             return "pagemap" if source == "auto" else source
         if min(self.smaps_hold(max_stall), (end - start) * HOLD_PER_BYTE) <= max_stall:
             return "pagemap"
-        if not (self.will_look_again or self._tables_pay(end - start)):
+        # Pages that lie far apart are found sooner by pagemap than their tables are copied, so these alone do not pay.
+        if not (self.will_look_again or min(self.nr_bytes(), end - start) >= TABLES_FROM):
             return "pagemap"
         if (why := self.why_no_tables()) is None:
             return "tables"
         notes.append(f"{PAGEMAP_INSTEAD}: {why}")
         return "pagemap"
 
-    def _tables_pay(self, size: int) -> bool:
+    def _tables_pay(self) -> bool:
         """Whether there is so much to look at that page tables repay their start."""
-        return min(self.nr_bytes(), size) >= TABLES_FROM or self._size_of_tables() >= SPARSE_FROM
+        return self.nr_bytes() >= TABLES_FROM or self._size_of_tables() >= SPARSE_FROM
 
     def tables_access(self, reader: str = "auto") -> TableAccess:
         """Return what page tables are read with: a reader by its name, opened at its first call and held until `close`.

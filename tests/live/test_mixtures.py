@@ -12,6 +12,10 @@ import pytest
 from helpers import PAGE, TOLD_BY_SMAPS, assert_equal_smaps, look, program, steadily, tells_huge_pages, tells_swap
 from mematlas import Process
 from mematlas.cli import main
+from mematlas.errors import NotSupported
+from mematlas.kernel import scattered
+from mematlas.kernel.pagemap import Block, Pagemap
+from mematlas.kernel.scattered import Scattered
 from mematlas.record import as_dict
 from victim import process_state, wait_until
 
@@ -163,6 +167,35 @@ def test_mixed_memory_equals_smaps(source: str, who: str, family: dict[str, int]
     assert len(result.vmas) == len(smaps)
     for item in result.vmas:
         assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma.kind)
+
+
+def found_apart(pagemap: Pagemap, start: int, end: int, exclusive: bool = True) -> Iterator[Block | Scattered]:
+    """Take all pages for such as lie far apart, but for those that fill a table."""
+    while start < end:
+        start = yield from scattered.read_scattered(pagemap, start, end, exclusive)
+        block = next(pagemap.blocks(start, end), None)
+        if block:
+            yield block
+        start = block.end(PAGE) if block else end
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("who", ["parent", "child"])
+@steadily
+def test_mixed_memory_found_page_by_page_equals_smaps(
+    who: str, family: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scattered, "lots", found_apart)
+    with Process(family[who]) as process:
+        with Pagemap(process.dir) as pagemap:
+            try:
+                pagemap.shows(0)
+            except NotSupported as why:
+                pytest.skip(str(why))
+        smaps, result = look(process.pid, lambda: process.maps("pagemap"))
+
+    for item in result.vmas:
+        assert_equal_smaps(item.usage, smaps[item.vma.start], "pagemap", item.vma.kind)
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
