@@ -66,6 +66,7 @@ ANON1G = Victim("1 GiB of touched 4 KiB pages", ("anon4k", str(GIB)), needs=GIB)
 THP = Victim("4 GiB of transparent huge pages", ("thp", str(4 * GIB)), needs=4 * GIB, has_thp=True)
 ANON230K = Victim("230,400 touched 4 KiB pages", ("anon4k", str(900 * MIB)), needs=900 * MIB)
 SPARSE = Victim("1 TiB with 262,144 pages scattered in it", ("sparse",), needs=GIB)
+SCATTERED = Victim("1 TiB with one page in each 4 MiB, each in a page table of its own", ("scattered",), needs=2 * GIB)
 TINY = Victim("a process of 1.4 MiB", ("tiny",), needs=MIB)
 
 CAT_ROLLUP = Command("cat smaps_rollup", ("cat", "/proc/{pid}/smaps_rollup"))
@@ -132,6 +133,17 @@ JOBS = (
         (Peer(PLAIN_PAGES, 1.5),),
         peak_bar=30 * MIB,
         note=PAGES_NOTE,
+    ),
+    Job("scattered-usage", SCATTERED, mematlas("usage", "{pid}"), (Peer(CAT_ROLLUP, 3.0),), peak_bar=60 * MIB),
+    Job("scattered-maps", SCATTERED, mematlas("maps", "{pid}"), (Peer(CAT_ROLLUP, 3.0),), peak_bar=60 * MIB),
+    Job("scattered-hist", SCATTERED, mematlas("hist", "{pid}"), (Peer(CAT_ROLLUP, 3.0),), peak_bar=60 * MIB),
+    Job(
+        "scattered-pagemap",
+        SCATTERED,
+        mematlas("usage", "--source", "pagemap", "{pid}"),
+        (Peer(CAT_ROLLUP),),
+        peak_bar=60 * MIB,
+        note="what is left where page tables cannot be counted in the kernel",
     ),
     Job("tables-walk", ANON1G, LIBRARY_WALK, (Peer(C_PREAD, 1 / 8),)),
     Job("tables-snapshot", ANON1G, LIBRARY_SNAPSHOT, (Peer(C_PREAD, 1 / 4),)),
