@@ -48,6 +48,11 @@ regions = st.lists(
     min_size=1,
     max_size=60,
 )
+near = st.lists(
+    st.tuples(st.integers(1, 30), st.integers(1, 3), st.sampled_from([PAGE_IS_PRESENT, PAGE_IS_PFNZERO])),
+    min_size=1,
+    max_size=300,
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +85,15 @@ def found_in(gaps: list[tuple[int, int, int]]) -> tuple[Found, dict[int, int]]:
 
 def scattered_of(gaps: list[tuple[int, int, int]]) -> tuple[Scattered, dict[int, int]]:
     """Return pages that lie apart, and the state of each."""
-    found, kinds = found_in(gaps)
+    _, kinds = found_in(gaps)
     states = bytes(PRESENT | kind % 7 for kind in kinds.values())
     raw = struct.pack(f"={len(kinds)}Q", *kinds)
-    return Scattered(found.starts, found.lengths(), memoryview(raw), states), dict(zip(kinds, states, strict=True))
+    starts = [
+        end * PAGE
+        for end in accumulate((length + gap for (_, length, _), (gap, _, _) in pairwise(gaps)), initial=gaps[0][0])
+    ]
+    lot = Scattered(starts, [length for _, length, _ in gaps], memoryview(raw), states)
+    return lot, dict(zip(kinds, states, strict=True))
 
 
 def states_of(found: Iterator[Block | Scattered]) -> dict[int, int]:
@@ -97,30 +107,38 @@ def states_of(found: Iterator[Block | Scattered]) -> dict[int, int]:
     return {number: state for number, state in states.items() if state}
 
 
-@given(regions)
+@given(st.one_of(regions, near))
 def test_each_page_found_is_in_one_range_with_its_mark(gaps: list[tuple[int, int, int]]) -> None:
     found, kinds = found_in(gaps)
-    assert (found.nr_pages, sum(found.lengths())) == (len(kinds), len(kinds))
-
-    starts, lengths = found.ranges()
-    numbers = [start // PAGE + page for start, length in zip(starts, lengths, strict=True) for page in range(length)]
+    numbers = numbers_of(found)
     assert numbers == sorted(set(numbers))
-    assert set(numbers) >= set(kinds)
-    assert max(lengths) < 2 * PER_NEAR
-    marked = {number for number, mark in zip(numbers, found.zeros(starts, lengths), strict=False) if mark == MARK_A}
-    assert marked == {number for number, kind in kinds.items() if kind == PAGE_IS_PFNZERO}
+    assert max(found.lengths, default=0) < PER_NEAR
+    taken = {number for number in kinds if found.dense is None or number * PAGE < found.dense}
+    assert set(numbers) & kinds.keys() == taken
+    assert found.are_near or set(numbers) == taken
+    marks = found.zeros() or bytes(len(numbers))
+    marked = {number for number, mark in zip(numbers, marks, strict=True) if mark == MARK_A}
+    assert marked == {number for number in taken if kinds[number] == PAGE_IS_PFNZERO}
 
 
-@given(regions, st.integers(0, 59), st.sampled_from(["huge", "long"]))
+@given(st.one_of(regions, near), st.integers(0, 299), st.sampled_from(["huge", "long"]))
 def test_what_is_dense_is_left_to_blocks(gaps: list[tuple[int, int, int]], place: int, why: str) -> None:
     place %= len(gaps)
     gap, length, kind = gaps[place]
     gaps[place] = (gap, length, kind | PAGE_IS_HUGE) if why == "huge" else (gap, PER_NEAR, kind)
+    start = (sum(gap + length for gap, length, _ in gaps[:place]) + gap) * PAGE
     found, _ = found_in(gaps)
-    starts = list(found.starts)
 
-    assert found.leave_out_dense() == starts[place]
-    assert (found.starts, len(found.kinds), len(found.lengths())) == (starts[:place], place, place)
+    assert found.dense is not None
+    # With it goes what it would have been read with.
+    assert start - 2 * NEAR < found.dense <= start
+    assert all(number * PAGE < found.dense for number in numbers_of(found))
+
+
+def numbers_of(found: Found) -> list[int]:
+    """Return the number of each page that would be read."""
+    both = zip(found.starts, found.lengths, strict=True)
+    return [start // PAGE + page for start, length in both for page in range(length)]
 
 
 @given(regions, st.integers(1, 4000), st.integers(0, 500))

@@ -424,13 +424,17 @@ class Scanner:
                 return
             start = max(self.argument[4], found[-2])
 
-    def regions_of(self, start: int, end: int, any_of: int, told: int, nr_regions: int, nr_pages: int) -> memoryview:
-        """Return the first regions of pages in any of some categories: three words each, namely start, end, and those
-        of the categories in ``told``. At most so many with so many pages, and no more than `SCAN_REGIONS`; they hold
-        until the next call.
+    def regions_of(
+        self, start: int, end: int, any_of: int, told: int, nr_regions: int, nr_pages: int
+    ) -> tuple[memoryview, int]:
+        """Return the first regions of pages in any of some categories, and where to go on.
+
+        A region is three words: its start, its end, and those of the categories in ``told``. There are at most so many,
+        and no more than `SCAN_REGIONS`, with so many pages; they hold until the next call.
         """
-        nr_regions = self._call(start, end, any_of, nr_regions, nr_pages, told)
-        return self.words[: 3 * nr_regions]
+        size = 3 * self._call(start, end, any_of, nr_regions, nr_pages, told)
+        walked = self.argument[4]
+        return self.words[:size], end if walked >= end or not size else max(walked, self.words[size - 2])
 
     def _call(self, start: int, end: int, any_of: int, nr_regions: int, max_pages: int, told: int = 0) -> int:
         argument = self.argument

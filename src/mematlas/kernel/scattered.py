@@ -46,7 +46,7 @@ NEAR = 1 << 21
 """Addresses whose entries are read at once: what a table of pages of 4 KiB maps."""
 MAX_NEAR = 100
 """Regions among them from which on they are better read as a block."""
-SAMPLE = 8
+SAMPLE = 32
 """One region in so many tells whether regions lie near each other."""
 STRIDE = 16
 """Ranges that are looked at together for a wide gap among them."""
@@ -161,22 +161,19 @@ def read_scattered(pagemap: Pagemap, start: int, end: int, exclusive: bool) -> G
         until = min(end, start + SPAN)
         before = time.perf_counter()
         try:
-            words = pagemap.scanner.regions_of(start, until, ANYTHING, TOLD, most, MOST_PAGES)
+            words, after = pagemap.scanner.regions_of(start, until, ANYTHING, TOLD, most, MOST_PAGES)
         except NotSupported:
             pagemap.can_scan = False
             return start
         found = Found(words, pagemap.page_size)
-        is_cut = len(found.starts) == most or found.nr_pages == MOST_PAGES
-        after = words[-2] if is_cut else until
-        dense = found.leave_out_dense()
         lot = read_lot(pagemap, found, exclusive) if found.starts else None
         if pagemap.pacer:
             pagemap.pacer.spend(time.perf_counter() - before)
         if lot:
             yield lot
-        if dense is not None:
-            return dense
-        if found.is_crowded():
+        if found.dense is not None:
+            return found.dense
+        if found.is_crowded:
             return after
         start, most = after, min(2 * most, SCAN_REGIONS)
     pagemap.check()
@@ -184,90 +181,100 @@ def read_scattered(pagemap: Pagemap, start: int, end: int, exclusive: bool) -> G
 
 
 class Found:
-    """What one call of PAGEMAP_SCAN found. Nearly always each region is a single page, and that is seen at once."""
+    """Ranges to read, made of what one call of PAGEMAP_SCAN found.
+
+    Nearly always each region is a single page, which is seen at once. Where many lie near each other, one range is made
+    of those, and no region is looked at by itself.
+    """
 
     def __init__(self, words: memoryview, page_size: int) -> None:
+        self.words = words
         self.page_size = page_size
-        self.starts: list[int] = words[0::3].tolist()
-        self.kinds = bytes(words.cast("B")[16::24])
-        """The categories of each."""
+        self.starts: list[int] = []
+        self.lengths: list[int] = []
+        """The pages of each range."""
+        self.kinds = frozenset(bytes(words.cast("B")[16::24]))
+        """The categories of all."""
+        self.dense: int | None = None
+        """Where something begins that is long, or mapped by a huge entry: from there on nothing is taken."""
+        self.is_crowded = False
+        """Whether so many regions lie near each other that blocks are the better way."""
+        sample = words[:: 3 * SAMPLE].tolist()
+        nr_near = sum(low + NEAR > high for low, high in zip(sample, words[3 :: 3 * SAMPLE].tolist(), strict=False))
+        self.are_near = 4 * nr_near > len(sample)
+        if any(kind & PAGE_IS_HUGE for kind in self.kinds):
+            kinds = words[2::3].tolist()
+            nr_taken = next(place for place, kind in enumerate(kinds) if kind & PAGE_IS_HUGE)
+            self.dense = words[3 * nr_taken]
+            self.words = words[: 3 * nr_taken]
+        if self.are_near:
+            self._join()
+        else:
+            self._take()
+
+    def _take(self) -> None:
+        """Make a range of each region."""
+        words = self.words
+        self.starts = words[0::3].tolist()
         # All regions at once: two long numbers, with a word for each region.
         low, high = (int.from_bytes(words[at::3].tobytes(), "little") for at in (0, 1))
-        pages = int.from_bytes(page_size.to_bytes(ENTRY_SIZE, "little") * len(self.starts), "little")
-        self.ends: list[int] | None = None if high - low == pages else words[1::3].tolist()
-        """None where each is one page."""
-        self.nr_pages = len(self.starts) if self.ends is None else (sum(self.ends) - sum(self.starts)) // page_size
+        pages = int.from_bytes(self.page_size.to_bytes(ENTRY_SIZE, "little") * len(self.starts), "little")
+        if high - low == pages:
+            self.lengths = [1] * len(self.starts)
+            return
+        ends = words[1::3].tolist()
+        self.lengths = [(high - low) // self.page_size for low, high in zip(self.starts, ends, strict=True)]
+        self._leave_out_long()
 
-    def lengths(self) -> list[int]:
-        """Return the number of pages of each."""
-        if self.ends is None:
-            return [1] * len(self.starts)
-        return [(high - low) // self.page_size for low, high in zip(self.starts, self.ends, strict=True)]
-
-    def leave_out_dense(self) -> int | None:
-        """Drop what lies from the first region on that is long, or mapped by a huge entry; return where that begins."""
-        if max(self.kinds, default=0) < PAGE_IS_HUGE and (
-            self.ends is None or max(self.lengths()) < NEAR // self.page_size
-        ):
-            return None
-        ends = self.ends or [start + self.page_size for start in self.starts]
-        for place, (low, high, kind) in enumerate(zip(self.starts, ends, self.kinds, strict=True)):
-            if high - low >= NEAR or kind & PAGE_IS_HUGE:
-                self.starts, self.ends, self.kinds = self.starts[:place], ends[:place], self.kinds[:place]
-                return low
-        return None
-
-    def is_crowded(self) -> bool:
-        """Whether many regions lie near each other, as far as a sample tells."""
-        places = self.starts[::MAX_NEAR]
-        nr_near = sum(high - low < NEAR for low, high in pairwise(places))
-        return 2 * nr_near > len(places)
-
-    def ranges(self) -> tuple[list[int], list[int]]:
-        """Return the starts of ranges to read, and the pages of each: where many regions lie near each other, one range
-        is made of those.
-        """
-        sample = self.starts[::SAMPLE]
-        nr_near = sum(high - low < NEAR for low, high in zip(sample, self.starts[1::SAMPLE], strict=False))
-        if 4 * nr_near < len(sample):
-            return self.starts, self.lengths()
-        starts, lengths = [], []
+    def _join(self) -> None:
+        """Make a range of those regions that begin near each other."""
+        words = self.words
+        starts, ends = words[0::3], words[1::3]
         low = 0
-        while low < len(self.starts):
-            start = self.starts[low]
-            high = bisect_left(self.starts, start - start % NEAR + NEAR, low + 1)
-            end = self.ends[high - 1] if self.ends else self.starts[high - 1] + self.page_size
-            starts.append(start)
-            lengths.append((end - start) // self.page_size)
+        while low < len(starts):
+            start = starts[low]
+            high = bisect_left(starts, start - start % NEAR + NEAR, low + 1)
+            self.starts.append(start)
+            self.lengths.append((ends[high - 1] - start) // self.page_size)
             low = high
-        return starts, lengths
+        self.is_crowded = len(starts) > MAX_NEAR * len(self.starts)
+        self._leave_out_long()
 
-    def zeros(self, starts: list[int], lengths: list[int]) -> bytes:
-        """Return a byte for each page of ranges, `MARK_A` for a zero page; nothing where there is none."""
-        if not any(kind & PAGE_IS_PFNZERO for kind in set(self.kinds)):
+    def _leave_out_long(self) -> None:
+        """Take nothing from the first range on that fills what counts as near: a region in it may be as long."""
+        limit = NEAR // self.page_size
+        if max(self.lengths, default=0) >= limit:
+            place = next(place for place, length in enumerate(self.lengths) if length >= limit)
+            self.dense = self.starts[place]
+            self.starts, self.lengths = self.starts[:place], self.lengths[:place]
+
+    def zeros(self) -> bytes:
+        """Return a byte for each page, `MARK_A` for a zero page; nothing where there is none."""
+        if not self.starts or not any(kind & PAGE_IS_PFNZERO for kind in self.kinds):
             return b""
-        marks = bytearray(sum(lengths))
-        places = [0, *accumulate(lengths)]
-        for low, length, kind in zip(self.starts, self.lengths(), self.kinds, strict=True):
+        marks = bytearray(sum(self.lengths))
+        places = [0, *accumulate(self.lengths)]
+        for low, high, kind in zip(*(self.words[at::3].tolist() for at in range(3)), strict=True):
             if kind & PAGE_IS_PFNZERO:
-                number = bisect_right(starts, low) - 1
-                at = places[number] + (low - starts[number]) // self.page_size
+                number = bisect_right(self.starts, low) - 1
+                at, length = (
+                    places[number] + (low - self.starts[number]) // self.page_size,
+                    (high - low) // self.page_size,
+                )
                 marks[at : at + length] = bytes((MARK_A,)) * length
-        return bytes(marks)
+        return bytes(marks[: places[-1]])
 
 
 def read_lot(pagemap: Pagemap, found: Found, exclusive: bool) -> Scattered:
-    """Return the pages of regions that were found."""
-    if exclusive or any(kind & PAGE_IS_SWAPPED for kind in set(found.kinds)):
-        starts, lengths = found.ranges()
-        raw = read_entries(pagemap, starts, lengths)
-        lot = Scattered(starts, lengths, memoryview(raw), raw[ENTRY_SIZE - 1 :: ENTRY_SIZE])
-        lot.zeros = found.zeros(starts, lengths)
+    """Return the pages that were found."""
+    zeros = found.zeros()
+    if exclusive or found.are_near or any(kind & PAGE_IS_SWAPPED for kind in found.kinds):
+        raw = read_entries(pagemap, found.starts, found.lengths)
+        lot = Scattered(found.starts, found.lengths, memoryview(raw), raw[ENTRY_SIZE - 1 :: ENTRY_SIZE])
+        lot.zeros = zeros
         return lot
-    lengths = found.lengths()
-    zeros = found.zeros(found.starts, lengths)
-    states = zeros.translate(AS_PRESENT) if zeros else PRESENT_BYTE * sum(lengths)
-    return Scattered(found.starts, lengths, memoryview(b""), states)
+    states = zeros.translate(AS_PRESENT) if zeros else PRESENT_BYTE * sum(found.lengths)
+    return Scattered(found.starts, found.lengths, memoryview(b""), states)
 
 
 AS_PRESENT = bytes(byte | PRESENT for byte in range(256))
