@@ -98,7 +98,7 @@ GENTLE = "the default source holds up the target for no more than --max-stall"
 THP_NOTE = "of huge pages smaps is nearly free: what is left is our start"
 START_NOTE = "from the start of the interpreter to the first walk, numpy and all; cold is without a cache of offsets"
 PAGES_NOTE = "it took 5.7 times the loop; the bar is what 0.9 s in place of 3.3 s come to"
-COUNTED_NOTE = "counted in the kernel, from Linux 6.2 on"
+COUNTED_NOTE = "counted in the kernel, from Linux 6.3 on"
 TINY_NOTE = "on a tiny process the start of the interpreter is all there is: we expect to lose"
 
 JOBS = (

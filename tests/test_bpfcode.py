@@ -6,10 +6,11 @@ import struct
 
 import pytest
 
-from mematlas.kernel import countcode
+from mematlas.kernel import countmap
 from mematlas.kernel.bpfcode import R0, R1, R2, R3, Code
 from mematlas.kernel.btf import Layout, TypeTable
-from mematlas.kernel.countcode import AT, Counting
+from mematlas.kernel.countcode import Counting
+from mematlas.kernel.countmap import AT
 from mematlas.kernel.directmap import find_direct_map
 from mematlas.kernel.iomem import RamRanges
 
@@ -106,8 +107,8 @@ def test_the_program_stays_inside_itself_and_its_map() -> None:
 
 
 def test_sums_lie_together() -> None:
-    places = [AT[name] for name in countcode.SUMS]
-    assert places == list(range(places[0], places[0] + countcode.SUMS_SIZE, 8))
+    places = [AT[name] for name in countmap.SUMS]
+    assert places == list(range(places[0], places[0] + countmap.SUMS_SIZE, 8))
 
 
 def test_memory_that_is_encrypted_shows_in_the_mask() -> None:

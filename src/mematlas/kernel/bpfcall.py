@@ -6,7 +6,6 @@ is run); kernel/bpf/btf.c (the types of a program's functions).
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
@@ -97,8 +96,10 @@ class Bpf:
     def verifier_log(self, kind: int, flags: int, program: bytes, functions: bytes = b"", types_fd: int = 0) -> str:
         """Return what the verifier says of a program that it refuses."""
         log = ctypes.create_string_buffer(1 << 18)
-        with contextlib.suppress(OSError):
+        try:
             os.close(self.load(kind, flags, program, functions, types_fd, log))
+        except OSError:
+            pass  # as before
         return log.value.decode(errors="replace")
 
     def load_types(self, data: bytes) -> int:

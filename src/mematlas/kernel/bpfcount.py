@@ -12,7 +12,8 @@ import struct
 
 from mematlas.errors import NotSupported
 from mematlas.kernel.bpfcall import F_SLEEPABLE, PROG_TYPE_SYSCALL, Bpf, lowest_kernel_address, refusal, run_attr
-from mematlas.kernel.countcode import (
+from mematlas.kernel.countcode import Counting
+from mematlas.kernel.countmap import (
     ASK,
     AT,
     COUNT_LEAVES,
@@ -32,7 +33,6 @@ from mematlas.kernel.countcode import (
     SUMS_SIZE,
     USER,
     WALK,
-    Counting,
 )
 
 TYPE_CHECKING = False

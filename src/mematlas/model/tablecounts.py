@@ -13,7 +13,7 @@ from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, 
 from mematlas.kernel.backing import Backings
 from mematlas.kernel.bpfcount import FITTING, CountProgram, Sums
 from mematlas.kernel.btf import asked_twice, read_layout
-from mematlas.kernel.countcode import LISTED_ACCESSED, LISTED_DIRTY, LISTED_NR_SHIFT
+from mematlas.kernel.countmap import LISTED_ACCESSED, LISTED_DIRTY, LISTED_NR_SHIFT
 from mematlas.kernel.directmap import PAGE, U64, X86_ADDRESS, find_direct_map, nr_levels
 from mematlas.kernel.iomem import cpu_info, read_ram
 from mematlas.kernel.kconfig import is_built_in, read_config
@@ -52,7 +52,7 @@ class CountAccess:
 
     Raises:
         PermissionDenied: without CAP_SYS_ADMIN, which shows frames of our own; kpagecount cannot be read.
-        NotSupported: no x86-64, a kernel before 6.2, encrypted memory, or counts that kpagecount denies.
+        NotSupported: no x86-64, a kernel before 6.3, encrypted memory, or counts that kpagecount denies.
     """
 
     name = "bpf"
@@ -67,8 +67,8 @@ class CountAccess:
         self.procfs = procfs
         self.layout = read_layout()
         # What a kernel lacks is not looked for again.
-        for name in NEEDED:
-            _ = self.layout[name]
+        if not all(name in self.layout for name in NEEDED):
+            raise NotSupported("counting page tables with BPF", "Linux 6.3")
         self.ram = read_ram(procfs)
         self.nr_compared = 0
         """Frames that were compared with the kernel's own files."""
