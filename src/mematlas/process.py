@@ -374,7 +374,7 @@ class Process:
     def try_tables(self, notes: list[str], first_pages: bool = True) -> MapsResult | None:
         """Return `maps` from page tables; None where they cannot be read, with the reason in ``notes``."""
         try:
-            if (why := self._chooser.why_no_tables()) is None:
+            if (why := self._chooser.why_no_counts()) is None:
                 return self.maps("tables", first_pages=first_pages)
         except NotSupported as error:
             why = error
