@@ -15,7 +15,7 @@ from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel import bpfcount
 from mematlas.kernel.bpfcount import CountProgram, Sums
 from mematlas.kernel.maps import Vma
-from mematlas.kernel.pagemap import PRESENT, SWAP
+from mematlas.kernel.pagemap import PM_PFRAME, PRESENT, SWAP, Block
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.tablecounts import CountAccess, TableCounter
 from mematlas.model.tablereader import TableReader
@@ -190,6 +190,30 @@ def test_disagreement_with_kpagecount_leaves_it_to_reading(
     with Process(target.pid) as process:
         assert process._chooser.count_access() is None
         assert process.usage("tables").usage.rss
+
+
+@pytest.mark.parametrize("kind", ["anon_full", "shared_file", "thp", "shmem_thp"])
+def test_frames_of_the_target_are_compared(
+    kind: str, access: CountAccess, victim: MakeVictim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: set[int] = set()
+    told = CountAccess._told
+
+    def note(self: CountAccess, pfns: list[int]) -> list[tuple[int, bool]]:
+        noted.update(pfns)
+        return told(self, pfns)
+
+    target = victim(kind)
+    area = target[kind]
+    monkeypatch.setattr(CountAccess, "_told", note)
+    monkeypatch.setattr(access, "_next", [0, 0])
+    with target.stopped(), Process(target.pid) as process, TableCounter(process.dir, access) as counter:
+        (vma,) = (vma for vma in process.address_space().vmas if vma.start <= area.address < vma.end)
+        counter.count(vma)
+        pieces = process.pages(vma.start, vma.end, source="pagemap")
+        frames = {entry & PM_PFRAME for _, piece in pieces if isinstance(piece, Block) for entry in piece.entries}
+    assert noted
+    assert noted <= frames
 
 
 def test_shared_memory_in_swap_is_left_to_reading(victim: MakeVictim, swap: object, access: CountAccess) -> None:

@@ -206,11 +206,10 @@ class CountAccess:
         count = -1 if word is None else (word >> 8 * (place & 7) & 0xFFFFFFFF) - own
         return count if count < 1 << 31 else -1
 
-    def watch(self, nr_frames: int, nr_large: int, sample: list[int]) -> None:
-        """Have some of a sample of frames compared, each time that twice as many have come by as the last time.
+    def is_due(self, nr_frames: int, nr_large: int) -> bool:
+        """Whether some of the frames that come by are to be compared: each time that there are twice as many as before.
 
-        Raises:
-            NotSupported: they disagree.
+        Those of large folios count apart.
         """
         due = False
         for kind, nr in enumerate((nr_large, nr_frames - nr_large)):
@@ -218,15 +217,15 @@ class CountAccess:
             if nr > 0 and self._nr_seen[kind] >= self._next[kind]:
                 self._next[kind] = 2 * self._nr_seen[kind]
                 due = True
-        if due:
-            self.compare(sample[:: max(1, len(sample) // NR_COMPARED)])
+        return due
 
     def compare(self, pfns: list[int]) -> None:
-        """Compare what the program finds of frames with /proc/kpagecount and /proc/kpageflags.
+        """Compare what the program finds of some frames with /proc/kpagecount and /proc/kpageflags, a few of them.
 
         Raises:
             NotSupported: they disagree, three times over.
         """
+        pfns = pfns[:: len(pfns) // NR_COMPARED or 1]
         self.nr_compared += len(pfns)
         for _ in range(3):
             # What is true of live frames changes. What differs counts only if ours was the same before and after the
@@ -372,8 +371,8 @@ class TableCounter:
                 if at == vma.start:
                     self._first = (at, program.first, 12)
                 nr = sums.single + sums.shared - before
-                if nr:
-                    self.access.watch(nr, program.nr_large, [self._frame_of(word) for word in program.samples])
+                if nr and self.access.is_due(nr, program.nr_large):
+                    self.access.compare([self._frame_of(word) for word in program.samples])
                 at, nr_tries = max(at, reached), 0
             elif (nr_tries := nr_tries + 1) == NR_TRIES:
                 self.torn.append((at, end - 1))
@@ -422,9 +421,9 @@ class TableCounter:
         self.access.program.count_leaves(sums, counted)
         if counted:
             nr_frames = sum(nr for _, nr, _ in counted)
-            # Some heads and some tails.
-            sample = [begin + 37 * number % nr for number, (begin, nr, _) in enumerate(counted)]
-            self.access.watch(nr_frames, nr_frames, sample)
+            if self.access.is_due(nr_frames, nr_frames):
+                # Some heads and some tails.
+                self.access.compare([begin + 37 * number % nr for number, (begin, nr, _) in enumerate(counted)])
 
     def _shares_of(self, shares: dict[int, int], address: int, shift: int) -> int:
         """Return how many more processes the table of a huge page is part of; -1 where unknown."""
