@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,19 @@ def test_each_frame_has_its_word_and_those_beyond_memory_none(frames: list[int])
     with tempfile.TemporaryDirectory() as directory:
         write_words(Path(directory, "kpagecount"), known)
         with FrameWords(ProcFS(directory, 4096), "kpagecount") as reader:
-            found = reader.get(frames)
+            found, counts = reader.get(frames), reader.tally(frames)
 
     assert found == {frame: known[frame] for frame in frames if frame <= LAST}
+    assert counts == Counter(known.get(frame, 0) for frame in frames)
+
+
+@pytest.mark.parametrize("frames", [[3, 4, 5], [1, 1, 2], [0, 7, 7, 7], [2, 9, 99]], ids=str)
+def test_frames_are_tallied_by_their_words(tmp_path: Path, frames: list[int]) -> None:
+    write_words(tmp_path / "kpagecount", {frame: 4 if frame < 5 else 1 for frame in range(10)})
+
+    with FrameWords(ProcFS(str(tmp_path), PAGE), "kpagecount") as words:
+        expected = Counter(words.get([frame]).get(frame, 0) for frame in frames)
+        assert words.tally(frames) == expected
 
 
 def test_frames_that_are_close_are_read_in_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,28 @@ class FrameWords:
                 found.update([(frame, words[frame - first]) for frame in frames if frame - first < nr_words])
         return found
 
+    def tally(self, frames: Sequence[int]) -> dict[int, int]:
+        """Return how many of these frames have which word; those beyond the end of memory have 0."""
+        counts: dict[int, int] = {}
+        runs = runs_of(frames)
+        if sum(map(len, runs)) < len(frames):  # some of them are there more than once
+            found = self.get(frames)
+            for frame in frames:
+                word = found.get(frame, 0)
+                counts[word] = counts.get(word, 0) + 1
+            return counts
+        for run in runs:
+            raw = self.read(run[0], run[-1] - run[0] + 1)
+            words = raw.cast("Q")
+            if len(words) == len(run) and raw == bytes(raw[:WORD_SIZE]) * len(run):
+                counts[words[0]] = counts.get(words[0], 0) + len(run)
+                continue
+            for frame in run:
+                place = frame - run[0]
+                word = words[place] if place < len(words) else 0
+                counts[word] = counts.get(word, 0) + 1
+        return counts
+
     def read(self, first: int, nr_frames: int) -> memoryview:
         """Return the bytes of the words of consecutive frames, `RUN` at most; they change at the next call.
 
@@ -140,17 +162,17 @@ def runs_of(frames: Iterable[int]) -> list[list[int]]:
     >>> runs_of([7, 5, 5, 1000])
     [[5, 7], [1000]]
     """
+    from bisect import bisect_left
+
     wanted = sorted(set(frames))
     runs = []
     low = 0
-    first = last = wanted[0] if wanted else 0
-    for place, frame in enumerate(wanted):
-        if frame - last > GAP or frame - first >= RUN:
-            runs.append(wanted[low:place])
-            low, first = place, frame
-        last = frame
-    if wanted:
-        runs.append(wanted[low:])
+    while low < len(wanted):
+        high = bisect_left(wanted, wanted[low] + RUN, low, min(len(wanted), low + RUN))
+        if wanted[high - 1] - wanted[low] >= high - low:  # else they lie side by side, as most do
+            high = next((at for at in range(low + 1, high) if wanted[at] - wanted[at - 1] > GAP), high)
+        runs.append(wanted[low:high])
+        low = high
     return runs
 
 

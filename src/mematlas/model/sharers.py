@@ -62,8 +62,6 @@ class Sharers:
 
     def _look_up(self) -> None:
         if self.file and self.frames:
-            words = self.file.get(self.frames)
-            for frame in self.frames:
-                map_count = words.get(frame, 0)
-                self.counts[map_count] = self.counts.get(map_count, 0) + 1
+            for map_count, nr_pages in self.file.tally(self.frames).items():
+                self.counts[map_count] = self.counts.get(map_count, 0) + nr_pages
             self.frames = []
