@@ -11,6 +11,7 @@ from mematlas.kernel.status import open_memory, read_memory_status, status_bytes
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
+    from mematlas.model.costs import Costs
     from mematlas.model.tableaccess import TableAccess
     from mematlas.model.tablecounts import CountAccess
 
@@ -20,14 +21,6 @@ MAX_STALL = 0.005
 SOURCES = ("auto", "smaps", "pagemap", "tables")
 PAGE_SOURCES = ("auto", "pagemap", "tables")
 """Those that tell about single pages."""
-
-TABLES_FROM = 2 << 30
-"""Bytes to look at from which on page tables are read rather than pagemap. They hold no lock of the target, where paced
-reads hold it 20 us at a time, and take no longer then. Counted in the kernel, they are the cheapest from about 1.5 GiB
-on, too. Where they are read, their start alone, 0.1 to 0.2 s of processor time for numpy and the kernel's types, is
-what 15 GiB take by paced pagemap, and 24 GiB by smaps."""
-SPARSE_FROM = 128 << 20
-"""Bytes of page tables from which on that is so however little they hold: the kernel looks at every entry of them."""
 
 NO_TABLES = "page tables cannot be read"
 PAGEMAP_INSTEAD = f"{NO_TABLES}, so pagemap is, with pauses"
@@ -73,7 +66,7 @@ class Chooser:
         if not self.procfs.live or hold <= max_stall:
             return "smaps"
         why = None
-        if (self.will_look_again or self._tables_pay()) and (why := self.why_no_counts()) is None:
+        if self._tables_pay() and (why := self.why_no_counts()) is None:
             return "tables"
         try:
             self._check_counts()
@@ -105,8 +98,7 @@ class Chooser:
             return "pagemap" if source == "auto" else source
         if min(self.smaps_hold(max_stall), (end - start) * HOLD_PER_BYTE) <= max_stall:
             return "pagemap"
-        # Pages that lie far apart are found sooner by pagemap than their tables are copied, so these alone do not pay.
-        if not (self.will_look_again or min(self.nr_bytes(), end - start) >= TABLES_FROM):
+        if not (self.will_look_again or self._costs().reads < self._costs().pagemap):
             return "pagemap"
         if (why := self.why_no_tables()) is None:
             return "tables"
@@ -114,8 +106,22 @@ class Chooser:
         return "pagemap"
 
     def _tables_pay(self) -> bool:
-        """Whether there is so much to look at that page tables repay their start."""
-        return self.nr_bytes() >= TABLES_FROM or self._size_of_tables() >= SPARSE_FROM
+        """Whether page tables are the cheapest that amounts can be read from, or soon will be."""
+        if self.will_look_again:
+            return True
+        from mematlas.kernel.rights import may_read_kernel
+
+        costs = self._costs()
+        by_pagemap = costs.pagemap + costs.shared
+        if costs.reads < by_pagemap:
+            return True
+        # Without the right, they would: so that somebody says what is missing.
+        return costs.counts < by_pagemap and (not may_read_kernel() or self.count_access() is not None)
+
+    def _costs(self) -> Costs:
+        from mematlas.model.costs import costs_of
+
+        return costs_of(self.dir)
 
     def tables_access(self, reader: str = "auto") -> TableAccess:
         """Return what page tables are read with: a reader by its name, opened at its first call and held until `close`.
@@ -186,6 +192,3 @@ class Chooser:
         """Return how many bytes are resident or swapped."""
         status = read_memory_status(self.dir)
         return (status_bytes(status, "VmRSS") or 0) + (status_bytes(status, "VmSwap") or 0)
-
-    def _size_of_tables(self) -> int:
-        return status_bytes(read_memory_status(self.dir), "VmPTE") or 0

@@ -257,6 +257,7 @@ def kernel_parsers(live: bool) -> list[Parser]:
         file("zoneinfo", nodes.parse_zoneinfo),
         lines("numa_maps", numa_maps.parse_numa_maps),
         lines("mountinfo", mounts.parse_mountinfo),
+        lines("mountinfo", mounts.parse_options),
         file("iomem", iomem.parse_iomem),
         file("vmcoreinfo", kmem.parse_vmcoreinfo),
         file("config", kconfig.parse_config),

@@ -22,6 +22,7 @@ from mematlas.cli import main
 from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, PRESENT, Block
 from mematlas.kernel.structpage import KernelFrames, StructPages
+from mematlas.model import costs
 from mematlas.model.pagetable import part_edges
 from mematlas.model.tableaccess import open_access
 from mematlas.model.tablereader import TableReader
@@ -204,6 +205,14 @@ def test_kpagecount_stands_in_for_struct_pages(victim: MakeVictim, monkeypatch: 
 
 # --- when it is chosen
 
+SHARED = """
+import json, mmap, sys
+area = mmap.mmap(-1, json.loads(sys.argv[1]))
+for at in range(0, len(area), mmap.PAGESIZE):
+    area[at] = 1
+print("null", flush=True)
+"""
+
 
 def test_auto_takes_tables_where_smaps_would_hold_up_the_target(
     victim: MakeVictim, monkeypatch: pytest.MonkeyPatch
@@ -211,9 +220,11 @@ def test_auto_takes_tables_where_smaps_would_hold_up_the_target(
     target = victim("anon")
     with Process(target.pid) as process:
         assert process.usage(max_stall=0).reading.source == "pagemap"  # too little for them to be worth their start
-        monkeypatch.setattr("mematlas.choosing.TABLES_FROM", 0)
+        monkeypatch.setattr(costs, "COUNT_START", -1.0)
         assert process.usage(max_stall=0).reading.source == "tables"
         assert process.usage().reading.source == "smaps"
+        assert process.page_source("auto", 0, 0, 1 << 47, []) == "pagemap"
+        monkeypatch.setattr(costs, "READ_START", -1.0)
         assert process.page_source("auto", 0, 0, 1 << 47, []) == "tables"
         assert process.page_source("auto", 0.005, 0, 1 << 47, []) == "pagemap"
 
@@ -229,11 +240,27 @@ def test_auto_takes_tables_where_one_looks_again(victim: MakeVictim) -> None:
     assert [line["target"]["source"] for line in lines if "target" in line] == ["tables", "tables"]
 
 
+def test_auto_takes_tables_where_many_pages_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    with program(SHARED, 64 << 20) as target, Process(target.pid) as process:
+        monkeypatch.setattr(costs, "COUNT_START", 1e-3)
+        assert process.usage(max_stall=1e-4).reading.source == "tables"
+        monkeypatch.setattr(costs, "SHARED_PAGE", 0.0)
+        assert process.usage(max_stall=1e-4).reading.source == "pagemap"
+
+
+def test_addresses_that_no_scan_passes_over_have_their_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    with sparse(1 << 37, [3]) as target, Process(target.pid) as process:
+        with_scan = costs.costs_of(process.dir).pagemap
+        monkeypatch.setattr(costs, "passes_over_holes", lambda _: False)
+        without = costs.costs_of(process.dir).pagemap
+    assert without - with_scan >= (1 << 37) // mmap.PAGESIZE * costs.HOLE_PAGE
+
+
 def test_auto_takes_tables_where_these_are_large_and_hold_little(monkeypatch: pytest.MonkeyPatch) -> None:
     # 1,031 tables with a page each.
     with sparse(4 << 30, range(0, 1031 * 512, 512)) as target, Process(target.pid) as process:
         assert process.usage().reading.source == "pagemap"
-        monkeypatch.setattr("mematlas.choosing.SPARSE_FROM", 4 << 20)
+        monkeypatch.setattr(costs, "COUNT_START", 0.0)
         assert process.usage().reading.source == "tables"
         # Which pages there are is told sooner by pagemap.
         assert process.page_source("auto", 0.005, target.told, target.told + (4 << 30), []) == "pagemap"
@@ -243,7 +270,7 @@ def test_without_the_right_auto_says_so_and_reads_what_tells_all(
     as_nobody: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def look() -> tuple[str, tuple[str, ...]]:
-        monkeypatch.setattr("mematlas.choosing.TABLES_FROM", 0)
+        monkeypatch.setattr(costs, "COUNT_START", -1.0)
         with Process(os.getpid()) as process:
             reading = process.usage(max_stall=0).reading
         return reading.source, reading.notes
@@ -271,7 +298,7 @@ def test_disagreement_with_kpagecount_is_refused_and_auto_goes_on(
         raise NotSupported("map counts from struct page (frame 0x1: 2, kpagecount 1)")
 
     target = victim("anon")
-    monkeypatch.setattr("mematlas.choosing.TABLES_FROM", 0)
+    monkeypatch.setattr(costs, "READ_START", -1.0)
     with Process(target.pid) as process:
         assert isinstance(process.tables_access().frames, StructPages)
         monkeypatch.setattr(StructPages, "check", disagree)

@@ -278,7 +278,7 @@ class Pagemap:
         """
         end = min(end, LAST_ADDRESS)
         page_size, buffer, data = self.page_size, self.buffer, self.bytes
-        size = PACED_BLOCK_SIZE
+        least = size = PACED_BLOCK_SIZE if self.pacer else BLOCK_SIZE
         address = start
         while address < end:
             # Cut at multiples of the size, which divides what one table maps, or is a multiple of it.
@@ -293,7 +293,7 @@ class Pagemap:
                 yield Block(address, raw[:nr_read], states)
             # Where the last page is empty, more may follow: a search costs as much as one read of nothing.
             if after < end and not states[-1]:
-                address, size = self._next(after, end, find), PACED_BLOCK_SIZE
+                address, size = self._next(after, end, find), least
             else:
                 address, size = after, min(2 * size, self.pacer.most if self.pacer else BLOCK_SIZE)
 
