@@ -22,6 +22,7 @@ import pytest
 import mematlas
 from mematlas import cli
 from mematlas.cli.arguments import Arguments
+from mematlas.views import usage
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -230,6 +231,48 @@ def test_command_lines_are_found() -> None:
 
 def test_wrong_command_lines_are_found() -> None:
     assert not parses("usage", cli.load("usage"), ["--no-such-option", "1"])
+
+
+# --- shown outputs
+
+
+SOURCES = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+HEADINGS = re.compile(r" *[A-Z]{3}[A-Z0-9 ?]{9,}")
+USAGE = re.compile(r"^(.*)\nMEASURE +SIZE +MEANING\n((?: *[a-zA-Z].* {2,}.*\n)+)", re.MULTILINE)
+MEANINGS = {title.strip(): text for _, title, text in (*usage.LINES, usage.DISTINCT, *usage.MORE)}
+
+
+def stale_lines(output: str) -> list[str]:
+    """Return what the program does not print: headings of tables, and lines of `usage`."""
+    cells = [cell for line in output.splitlines() if HEADINGS.fullmatch(line) for cell in line.strip().split("  ")]
+    titles = {cell.strip() for cell in cells if cell} - {f"N{node}" for node in range(64)}
+    stale = [title for title in titles if f'"{title}"' not in SOURCES]
+    for first, table in USAGE.findall(output):
+        rows = [re.split(" {2,}", line.strip()) for line in table.splitlines()]
+        stale += [meaning for title, _, meaning in rows if MEANINGS.get(title, meaning) != meaning]
+        stale += [] if re.search(r", PID \d+, \d+ VMAs?, from ", first) else [first]
+        if "tables" in (shown := [row[0] for row in rows]) and "peak" not in shown:
+            stale.append(f"no peak: {first}")
+    return stale
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_shown_outputs_have_the_words_of_the_program(page: Path) -> None:
+    blocks = [text for kind, text in FENCE.findall(page.read_text(encoding="utf-8")) if kind == "console"]
+    assert [line for block in blocks for line in stale_lines(block)] == []
+
+
+def test_stale_outputs_are_found() -> None:
+    table = (
+        "MEASURE  SIZE  MEANING\nTHP         0  the part in huge pages\ntables  4 KiB  page tables of this process\n"
+    )
+
+    assert stale_lines("START  SIZE  PERMS  N0  ADDRES\n") == ["ADDRES"]
+    assert stale_lines(f"a, PID 7, from smaps in 4 ms\n{table}") == [
+        "the part in huge pages",
+        "a, PID 7, from smaps in 4 ms",
+        "no peak: a, PID 7, from smaps in 4 ms",
+    ]
 
 
 # --- the sources' own examples
