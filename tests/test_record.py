@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
 
 from mematlas.model.address_space import Selection
-from mematlas.record import as_dict, record, replace
+from mematlas.record import WORTH_COMPILING, as_dict, record, replace
 
 
 @record
@@ -20,6 +22,13 @@ class Point:
     @property
     def sum(self) -> int:
         return self.x + self.y
+
+
+@pytest.fixture(params=["few", "many"], scope="module", autouse=True)
+def made(request: pytest.FixtureRequest) -> None:
+    """Have what makes records compiled, or not."""
+    for _ in range(WORTH_COMPILING if request.param == "many" else 0):
+        Point(0)
 
 
 def test_fields_come_by_place_name_and_default() -> None:
@@ -46,10 +55,15 @@ def test_records_cannot_be_changed() -> None:
     assert not hasattr(point, "__dict__")
 
 
-@pytest.mark.parametrize("arguments", [(), (1, 2, 3)])
-def test_wrong_arguments_are_refused(arguments: tuple[int, ...]) -> None:
-    with pytest.raises(TypeError):
-        Point(*arguments)
+@pytest.mark.parametrize(("arguments", "named"), [((), {}), ((1, 2, 3), {}), ((1,), {"x": 1}), ((1,), {"z": 1})])
+def test_wrong_arguments_are_refused(arguments: tuple[int, ...], named: dict[str, int]) -> None:
+    with pytest.raises(TypeError, match="Point"):
+        Point(*arguments, **named)
+
+
+def test_records_can_be_copied_and_pickled() -> None:
+    for copied in (copy.copy(Point(1, 2)), copy.deepcopy(Point(1, 2)), pickle.loads(pickle.dumps(Point(1, 2)))):
+        assert (type(copied), copied) == (Point, Point(1, 2))
 
 
 def test_replace_and_as_dict_keep_the_order() -> None:
