@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers import make_process, sparse, steadily
 from mematlas.errors import FormatError
-from mematlas.kernel.maps import parse_maps
+from mematlas.kernel import smaps
+from mematlas.kernel.maps import Vma, parse_maps, read_mark
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.smaps import FIELDS_USED, leaves_out_huge_pages, parse_smaps, read_rollup, read_smaps, sum_fields
+from mematlas.kernel.smaps import (
+    FIELDS_USED,
+    MAX_LINES,
+    SmapsParser,
+    SmapsReader,
+    leaves_out_huge_pages,
+    parse_smaps,
+    read_rollup,
+    read_smaps,
+    sum_fields,
+)
+from mematlas.kernel.vmfile import NO_DEVICES
 from victim import Victim
 
 TEXT = b"""\
@@ -55,6 +70,65 @@ def test_sums_leave_page_sizes_out() -> None:
     total = sum_fields(fields for _, fields in parse_smaps(TEXT.split(b"\n")))
 
     assert total == {"Rss": 12288, "Pss": 7168, "Private_Dirty": 4096, "NewField": 3072}
+
+
+def entry(number: int, rss: int, *end: bytes) -> list[bytes]:
+    fields = [b"%s: %8d kB" % (name.encode(), rss) for name in sorted(FIELDS_USED)]
+    return [b"%x000-%x000 rw-p 00000000 00:00 0 " % (number, number + 1), b"Size: 4 kB", *fields, *end]
+
+
+def parse_pieces(lines: list[bytes], cuts: list[int]) -> list[tuple[Vma, dict[str, int]]]:
+    """Parse lines as they come when the text is read in pieces."""
+    edges = [0, *sorted(cuts), len(lines)]
+    texts = [b"\n".join(lines[low:high]) for low, high in pairwise(edges) if low < high]
+    return list(chain.from_iterable(SmapsParser(NO_DEVICES, 1 << 20, False).batches(texts)))
+
+
+FLAGS = b"VmFlags: rd wr mr mw me ac "
+ENDS = ((FLAGS,), (), (FLAGS, b"New: 3 kB"), (b"THPeligible: 0", FLAGS))
+"""How an entry ends: as it does, before Linux 3.8, and as it may some day."""
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(ENDS)), max_size=20),
+    st.lists(st.integers(0, 200), max_size=5),
+)
+def test_entries_are_the_same_in_whatever_pieces_the_text_comes(
+    told: list[tuple[int, tuple[bytes, ...]]], cuts: list[int]
+) -> None:
+    lines = [line for number, (rss, end) in enumerate(told, 1) for line in entry(number, rss, *end)]
+
+    assert parse_pieces(lines, [cut for cut in cuts if cut < len(lines)]) == parse_smaps(lines)
+
+
+def test_vmas_of_which_smaps_says_the_same_share_their_fields() -> None:
+    lines = [line for number, rss in enumerate((4, 8, 4, 4), 1) for line in entry(number, rss, FLAGS)]
+    first, second, third, _ = parse_pieces(lines, [])
+
+    assert (first[1] is third[1], first[1] == second[1]) == (True, False)
+    assert [vma.start for vma, _ in (first, second, third)] == [0x1000, 0x2000, 0x3000]
+
+
+def test_what_is_kept_of_fields_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smaps, "MAX_KNOWN", 3)
+    lines = [line for number in range(1, 30) for line in entry(number, number % 7, FLAGS)]
+    parser = SmapsParser(NO_DEVICES, 1 << 20, False)
+
+    assert list(chain.from_iterable(parser.batches([b"\n".join(lines)]))) == parse_smaps(lines)
+    assert len(parser._known) <= 3
+
+
+@pytest.mark.parametrize("line", [b"Rss: 4 kB", b"x"])
+def test_entry_that_does_not_end_is_an_error(line: bytes) -> None:
+    with pytest.raises(FormatError, match=f"at most {MAX_LINES} lines"):
+        parse_pieces([*entry(1, 4), *[line] * MAX_LINES], [])
+
+
+def test_smaps_and_maps_have_the_same_mark() -> None:
+    with sparse(1 << 20, [1]) as target, ProcFS().process(target.pid) as process:
+        reader = SmapsReader(process)
+        nr_vmas = sum(map(len, reader))
+        assert (nr_vmas > 9, reader.mark) == (True, read_mark(process))
 
 
 def test_amount_that_is_no_number_is_an_error_that_shows_it() -> None:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import struct
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,6 +49,7 @@ from mematlas.kernel.layoutcache import names_of, values_of
 from mematlas.kernel.machine import parse_machine
 from mematlas.kernel.rights import parse_id
 from mematlas.kernel.swaps import parse_swap, parse_swaps
+from mematlas.kernel.vmfile import NO_DEVICES
 from mematlas.labs import question, score, workload
 from mematlas.labs.answers import read_answers
 from mematlas.model import address_space, pages
@@ -123,6 +125,16 @@ def of_words(function: Callable[..., object], *texts: str, call: Callable[[str],
     return Parser(
         name.removeprefix("mematlas."), lambda data: parse(data.decode("utf-8", "surrogateescape")), corpus, (name,)
     )
+
+
+def read_smaps_text(data: bytes) -> None:
+    """Read smaps in two pieces, and find what its lines tell one by one."""
+    middle = data.find(b"\n", len(data) // 2)
+    texts = [data] if middle < 0 else [data[:middle], data[middle + 1 :]]
+    parser = smaps.SmapsParser(NO_DEVICES, sys.maxsize, captured=True)
+    found = [entry for batch in parser.batches(texts) for entry in batch]
+    if data[:1] in smaps.HEX_DIGITS:
+        assert found == smaps.parse_smaps(data.split(b"\n"))
 
 
 def read_status_lines(data: bytes) -> None:
@@ -238,6 +250,7 @@ def kernel_parsers(live: bool) -> list[Parser]:
     return [
         lines("maps", maps.parse_maps, maps.parse_line, maps.VmaParser.parse),
         lines("smaps", smaps.parse_smaps),
+        file("smaps", read_smaps_text),
         lines("smaps", smaps.parse_vm_flags),
         file("stat", status.parse_stat),
         file("stat", status.parse_faults),

@@ -51,7 +51,7 @@ PF_EXITING = 0x00000004
 """A process flag: include/linux/sched.h."""
 MAX_FILE = 16 << 20
 """Bytes of a file that is read whole. The longest are of the machine: zoneinfo, iomem."""
-BATCH_SIZE = 4 << 20
+BATCH_SIZE = 1 << 19
 """Bytes of a long text that are held at a time."""
 MAX_LINE = 1 << 14
 MAX_TEXT = 4 << 30
@@ -231,18 +231,23 @@ class Directory:
 
     def batches(self, name: str) -> Iterator[list[bytes]]:
         """Yield the same lines in lists."""
+        # Not splitlines(): a path may hold a carriage return or a form feed, which that would split at. The kernel
+        # escapes the newline alone.
+        return (text.split(b"\n") for text in self.texts(name))
+
+    def texts(self, name: str) -> Iterator[bytes]:
+        """Yield the same lines in pieces of the text, each without its last newline."""
         rest = b""
         for piece in self._pieces(name, MAX_CAPTURED if self.captured else MAX_TEXT):
-            # Not splitlines(): a path may hold a carriage return or a form feed, which that would split at. The kernel
-            # escapes the newline alone.
-            lines = piece.split(b"\n")
-            lines[0] = rest + lines[0]
-            rest = lines.pop()
+            end = piece.rfind(b"\n")
+            if end >= 0:
+                yield rest + piece[:end]
+                rest = b""
+            rest += piece[end + 1 :]
             if len(rest) > MAX_LINE:
                 rest = rest[: MAX_LINE // 2] + rest[-MAX_LINE // 2 :]
-            yield lines
         if rest:
-            yield [rest]
+            yield rest
 
     def _piece(self, name: str, fd: int, size: int) -> bytes:
         return read_piece(fd, size)
@@ -305,6 +310,13 @@ class Directory:
         """Return what a parser makes of the lines of a file."""
         try:
             return parse(self.lines(name))
+        except FormatError as error:
+            raise self._named(error, name) from None
+
+    def parsed_texts(self, name: str, parse: Callable[[Iterator[bytes]], Iterator[T]]) -> Iterator[T]:
+        """Yield what a parser makes of the pieces of a file, one after the other."""
+        try:
+            yield from parse(self.texts(name))
         except FormatError as error:
             raise self._named(error, name) from None
 

@@ -7,17 +7,21 @@ under the target's mmap lock: a 4 GiB process cannot map or unmap anything for 9
 from __future__ import annotations
 
 import sys
+from itertools import chain
 
 from mematlas.errors import Error, FormatError
 from mematlas.kernel.maps import Vma, VmaParser, check_captured, exact_name, max_vmas
+from mematlas.kernel.procfs import BATCH_SIZE
 from mematlas.kernel.vmfile import NO_DEVICES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from mematlas.kernel.maps import Files
     from mematlas.kernel.procfs import ProcessDir
+
+    Entry = tuple[Vma, dict[str, int]]
 
 HOLD_PER_BYTE = 21e-6 / (1 << 20)
 """Seconds for which one reading holds the target's mmap lock, for each resident byte (4 KiB pages)."""
@@ -30,41 +34,165 @@ HEX_DIGITS = b"0123456789abcdef"
 LEFT_OUT = "smaps leaves out huge pages that nobody may access on this kernel (mended in Linux 6.5)"
 
 
-def read_smaps(process: ProcessDir, files: Files = NO_DEVICES) -> list[tuple[Vma, dict[str, int]]]:
+def read_smaps(process: ProcessDir, files: Files = NO_DEVICES) -> list[Entry]:
     """Return each VMA with its fields in bytes, keyed as the kernel spells them (``Rss``, ``Private_Dirty``)."""
-    entries = process.parsed_lines("smaps", lambda lines: parse_smaps(lines, files, max_vmas(process)))
-    if process.captured:
-        check_captured((vma for vma, _ in entries), process)
-        if any(min(fields.values(), default=0) < 0 or max(fields.values(), default=0) >> 64 for _, fields in entries):
-            raise FormatError(f"{process.path}/smaps", expected="amounts of 64 bits")
-    for vma, fields in entries:
+    return list(chain.from_iterable(SmapsReader(process, files)))
+
+
+class SmapsReader:
+    """Yields the same some thousands at a time. VMAs of which smaps says the same share their fields: change none."""
+
+    def __init__(self, process: ProcessDir, files: Files = NO_DEVICES) -> None:
+        self.process = process
+        self._parser = SmapsParser(files, max_vmas(process), process.captured)
+
+    @property
+    def mark(self) -> int:
+        """The mark of the VMAs that were read: that of maps, see `mematlas.kernel.maps.read_mark`."""
+        return self._parser.heads.mark
+
+    def __iter__(self) -> Iterator[list[Entry]]:
+        last: list[Vma] = []
+        for batch in self.process.parsed_texts("smaps", self._parser.batches):
+            if self.process.captured:
+                last += (vma for vma, _ in batch)
+                check_captured(last, self.process, "smaps")
+                del last[:-1]
+            yield [(exact_name(self.process, vma) if "\n" in vma.path else vma, fields) for vma, fields in batch]
+
+
+class SmapsParser:
+    """Makes VMAs and their fields of the text of smaps.
+
+    Most VMAs of a process that has many are like others, and so is what smaps says of them: it is parsed once.
+    """
+
+    def __init__(self, files: Files, most: int, captured: bool) -> None:
+        self.heads = VmaParser(files, most)
+        self._captured = captured
+        self._known: dict[bytes, dict[str, int]] = {}
+        """Fields by their text."""
+        self._names: dict[bytes, str] = {}
+
+    def batches(self, texts: Iterable[bytes]) -> Iterator[list[Entry]]:
+        """Yield the entries of each piece of the text."""
+        rest = b""
+        for text in texts:
+            text = b"\n".join((rest, text)) if rest else text
+            start = last_head(text)
+            rest = text[start:]
+            if len(rest) > MAX_ENTRY:
+                raise FormatError("smaps", place=f"VMA {self.heads.nr_vmas + 1}", expected="a few lines")
+            if start:
+                yield self._entries(text[: start - 1])
+        if rest:
+            yield self._of_lines(rest)
+
+    def _entries(self, text: bytes) -> list[Entry]:
+        """Return the entries of a text that begins with one, and ends with one."""
+        parts = text.split(ENTRY_END)
+        parts[0] = b"\n" + parts[0]
+        known, parse = self._known, self.heads.parse
+        before = self.heads.nr_vmas, self.heads.mark
+        entries: list[Entry] = []
+        is_usual = b"\n" not in parts.pop()
+        for part in parts if is_usual else ():
+            try:
+                _, head, text_of_fields = part.split(b"\n", 2)  # what is first are the flags of the entry before
+                fields = known.get(text_of_fields)
+                if fields is None:
+                    fields = self._learn(head, text_of_fields)
+            except ValueError:
+                is_usual = False
+                break
+            entries.append((parse(head), fields))
+        if is_usual:
+            return entries
+        self.heads.nr_vmas, self.heads.mark = before
+        return self._of_lines(text)
+
+    def _learn(self, head: bytes, text: bytes) -> dict[str, int]:
+        """Return the fields of an entry, and keep them. Raises ValueError if the text is more than one."""
+        lines = text.split(b"\n")
+        if not is_head(head) or any(map(is_head, lines)):
+            raise ValueError
+        fields: dict[str, int] = {}
+        for line in lines:
+            add_field(fields, line, self._names, self.heads.nr_vmas + 1)
+        self._check(head.partition(b" ")[0].decode("ascii", "replace"), fields)
+        if len(self._known) == MAX_KNOWN:
+            self._known.clear()
+        if len(text) <= MAX_FIELDS:
+            self._known[text] = fields
+        return fields
+
+    def _of_lines(self, text: bytes) -> list[Entry]:
+        entries = entries_of(text.split(b"\n"), self.heads, self._names)
+        for vma, fields in entries:
+            self._check(f"{vma.start:x}-{vma.end:x}", fields)
+        return entries
+
+    def _check(self, place: str, fields: dict[str, int]) -> None:
         if not fields.keys() >= FIELDS_USED:
-            missing = ", ".join(sorted(FIELDS_USED - fields.keys()))
-            raise FormatError(f"{process.path}/smaps", place=f"{vma.start:x}-{vma.end:x}", expected=missing)
-    return [(exact_name(process, vma) if "\n" in vma.path else vma, fields) for vma, fields in entries]
+            raise FormatError("smaps", place=place, expected=", ".join(sorted(FIELDS_USED - fields.keys())))
+        if self._captured and (min(fields.values()) < 0 or max(fields.values()) >> 64):
+            raise FormatError("smaps", place=place, expected="amounts of 64 bits")
 
 
-def parse_smaps(
-    lines: Iterable[bytes], files: Files = NO_DEVICES, most: int = sys.maxsize
-) -> list[tuple[Vma, dict[str, int]]]:
+ENTRY_END = b"\nVmFlags:"
+"""How the last line of an entry begins, since Linux 3.8. A path cannot hold it: its newlines are escaped."""
+MAX_ENTRY = 2 * BATCH_SIZE
+"""Bytes of an entry: its path may be as long as what is read at a time."""
+MAX_LINES = 1 << 10
+"""Lines of an entry."""
+MAX_FIELDS = 1 << 12
+"""Bytes of the fields of an entry that are kept, and how many such."""
+MAX_KNOWN = 1 << 10
+
+
+def last_head(text: bytes) -> int:
+    """Return where the last entry of a text begins: everything before that is whole."""
+    end = len(text)
+    for _ in range(MAX_LINES):
+        end = text.rfind(b"\n", 0, end)
+        if end < 0 or is_head(text[end + 1 : end + 2]):
+            return end + 1
+    raise FormatError("smaps", expected=f"at most {MAX_LINES} lines for a VMA")
+
+
+def is_head(line: bytes) -> bool:
+    """Whether a line begins an entry: with a lower-case hexadecimal digit, where field lines have a capital."""
+    return line[:1] in HEX_DIGITS and line != b""
+
+
+def parse_smaps(lines: Iterable[bytes], files: Files = NO_DEVICES, most: int = sys.maxsize) -> list[Entry]:
     """Return the VMAs in the lines of an smaps file, each with its fields in bytes."""
-    entries: list[tuple[Vma, dict[str, int]]] = []
+    return entries_of(lines, VmaParser(files, most), {})
+
+
+def entries_of(lines: Iterable[bytes], parser: VmaParser, names: dict[bytes, str]) -> list[Entry]:
+    """Return the entries in lines; ``names`` are those of fields that were met, which come once a VMA."""
+    entries: list[Entry] = []
     fields: dict[str, int] = {}
-    names: dict[bytes, str] = {}  # each name comes once a VMA: decoded once
-    parser = VmaParser(files, most)
     for line in lines:
-        # Head lines begin with a lower-case hexadecimal digit, field lines with a capital.
-        if line[:1] in HEX_DIGITS and line:
+        if is_head(line):
             fields = {}
             entries.append((parser.parse(line), fields))
-        elif line.endswith(b" kB"):
-            key, _, value = line.partition(b":")
-            try:
-                fields[names.get(key) or name_of(key, names)] = int(value[:-3]) * 1024
-            except ValueError:
-                text = line[:MAX_NAME].decode("utf-8", "replace")
-                raise FormatError("smaps", text, f"VMA {parser.nr_vmas}", "NAME: NUMBER kB") from None
+        else:
+            add_field(fields, line, names, parser.nr_vmas)
     return entries
+
+
+def add_field(fields: dict[str, int], line: bytes, names: dict[bytes, str], number: int) -> None:
+    """Add what a line tells, if it is an amount, to the fields of the VMA of a number."""
+    if not line.endswith(b" kB"):
+        return
+    key, _, value = line.partition(b":")
+    try:
+        fields[names.get(key) or name_of(key, names)] = int(value[:-3]) * 1024
+    except ValueError:
+        text = line[:MAX_NAME].decode("utf-8", "replace")
+        raise FormatError("smaps", text, f"VMA {number}", "NAME: NUMBER kB") from None
 
 
 MAX_NAMES = 256
@@ -90,7 +218,7 @@ def parse_vm_flags(lines: Iterable[bytes], most: int = sys.maxsize) -> dict[int,
     start = 0
     parser = VmaParser(most=most)
     for line in lines:
-        if line[:1] in HEX_DIGITS and line:
+        if is_head(line):
             start = parser.parse(line).start
         elif line.startswith(b"VmFlags:"):
             flags[start] = known.get(line) or known.setdefault(line, flags_of(line, f"VMA {parser.nr_vmas}"))

@@ -22,8 +22,10 @@ class AddressSpace:
     [('0x3000', '0x4000')]
     """
 
-    def __init__(self, vmas: list[Vma]) -> None:
+    def __init__(self, vmas: list[Vma], mark: int | None = None) -> None:
         self.vmas = vmas
+        self.mark = mark
+        """That of what was read, see `mematlas.kernel.maps.read_mark`."""
         self._starts = [vma.start for vma in vmas]
 
     def find(self, address: int) -> Vma | None:
