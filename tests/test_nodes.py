@@ -238,15 +238,14 @@ def test_refusal_leaves_nodes_unknown_with_the_reason(monkeypatch: pytest.Monkey
 def test_what_numa_maps_no_longer_tells_is_of_no_known_node(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {0x1000: {0: 3 * PAGE, 2: PAGE}, 0x8000: {2: 4 * PAGE}}
     monkeypatch.setattr("mematlas.kernel.numa_maps.read_numa_maps", lambda process: told)
-    fields = {"Rss": 5 * PAGE, "Private_Hugetlb": PAGE, "Pss": 0}
     vmas = [Vma(start, start + 0x6000, "rw-p", 0, "00:00", 0, "", "anon") for start in (0x1000, 0x8000, 0x10000)]
     with ProcFS().process(1) as process:
         nodes = PageNodes(process, nodes=TWO)
-        found = nodes.of_entries(None, zip(vmas, [fields, {"Rss": 4 * PAGE}, {"Rss": PAGE}], strict=True))
+        found = nodes.of_sizes(None, zip(vmas, [6 * PAGE, 4 * PAGE, PAGE], strict=True))
         assert found == [{0: 3 * PAGE, 2: PAGE, None: 2 * PAGE}, {2: 4 * PAGE}, {None: PAGE}]
         assert "changed" in (nodes.why or "")
         only = PageNodes(process, nodes=NodeMap((0,), (), only=0))
-        assert only.of_entries(None, [(vmas[0], fields)]) == [{0: 5 * PAGE, 2: PAGE}]
+        assert only.of_sizes(None, [(vmas[0], 6 * PAGE)]) == [{0: 5 * PAGE, 2: PAGE}]
     # The kernel's table is left as it was told.
     assert told[0x1000] == {0: 3 * PAGE, 2: PAGE}
 

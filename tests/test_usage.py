@@ -12,7 +12,7 @@ import helpers  # noqa: F401  (the settings of hypothesis)
 from mematlas.analysis.counting import PageCounts, shared_pss, usage_of_pages
 from mematlas.analysis.results import MapsResult, Reading, VmaUsage
 from mematlas.analysis.usage import Usage, total, usage_of_fields
-from mematlas.analysis.verify import MEASURES, UNEXPLAINED, compare
+from mematlas.analysis.verify import MEASURES, UNEXPLAINED, Told, compare
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import histogram
@@ -153,8 +153,12 @@ def test_counts_add_up_block_by_block(states: bytes) -> None:
 # --- verify
 
 
-def result(usage: Usage, source: str = "smaps", notes: tuple[str, ...] = (), torn: bool = False) -> MapsResult:
-    return MapsResult([VmaUsage(make_vma(), usage, None, None)], Reading(source, 0.0, torn, notes))
+def told(vmas: list[VmaUsage], source: str, notes: tuple[str, ...] = (), torn: bool = False) -> Told:
+    return Told(MapsResult(vmas, Reading(source, 0.0, torn, notes)))
+
+
+def result(usage: Usage, source: str = "smaps", notes: tuple[str, ...] = (), torn: bool = False) -> Told:
+    return told([VmaUsage(make_vma(), usage, None, None)], source, notes, torn)
 
 
 BASE = Usage(100 * PAGE, 50 * PAGE, 20 * PAGE, *[PAGE] * 11)
@@ -194,18 +198,22 @@ def test_process_that_runs_explains_no_more_than_it_changed() -> None:
     assert compared(replace(BASE, rss=101 * PAGE), torn=True)["rss"] == (False, UNEXPLAINED)
 
 
+@pytest.mark.parametrize("shares", [False, True])
 @pytest.mark.parametrize(("difference", "explained"), [(3 * PAGE, True), (-3 * PAGE, True), (4 * PAGE, False)])
-def test_what_changed_is_counted_vma_by_vma(difference: int, explained: bool) -> None:
+def test_what_changed_is_counted_vma_by_vma(difference: int, explained: bool, shares: bool) -> None:
     # One VMA lost a page, another won two: the sum alone has changed by one.
-    def several(first: int, second: int, source: str = "smaps") -> MapsResult:
+    def several(first: int, second: int, like: Told | None = None) -> Told:
         vmas = [
             VmaUsage(replace(make_vma(), start=start, end=start + PAGE), replace(BASE, rss=size), None, None)
             for start, size in ((PAGE, first), (3 * PAGE, second))
         ]
-        return MapsResult(vmas, Reading(source, 0.0, False, ()))
+        return Told(MapsResult(vmas, Reading("", 0.0, False, ())), like)
 
-    before, after = several(9 * PAGE, 9 * PAGE), several(8 * PAGE, 11 * PAGE)
-    rows = compare(before, several(9 * PAGE, 9 * PAGE + difference, "pagemap"), after)
+    before = several(9 * PAGE, 9 * PAGE)
+    like = before if shares else None
+    after, counted = several(8 * PAGE, 11 * PAGE, like), several(9 * PAGE, 9 * PAGE + difference, like)
+    assert (counted.vmas is before.vmas) == shares
+    rows = compare(before, counted, after)
     assert next(row.explained for row in rows if row.measure == "rss") == explained
 
 
@@ -223,7 +231,7 @@ def test_swap_cache_that_this_kernel_does_not_tell_of_explains_less_swap_of_shar
     def reason(difference: int, *notes: str, kind: str = "shmem") -> str:
         counted = replace(BASE, swap=(BASE.swap or 0) + difference)
         sides = [
-            MapsResult([VmaUsage(make_vma(kind), usage, None, None)], Reading(source, 0.0, False, about))
+            told([VmaUsage(make_vma(kind), usage, None, None)], source, about)
             for usage, source, about in ((BASE, "smaps", ()), (counted, "pagemap", notes))
         ]
         rows = compare(sides[0], sides[1], sides[0])
@@ -251,9 +259,9 @@ def test_swap_cache_that_this_kernel_does_not_tell_of_explains_less_swap_of_shar
 def test_huge_pages_that_nobody_may_access_explain_more(
     perms: str, thp: int | None, size: int, leaves_out: bool, explained: bool
 ) -> None:
-    def several(usage: Usage, source: str) -> MapsResult:
+    def several(usage: Usage, source: str) -> Told:
         vmas = [VmaUsage(replace(make_vma(), perms=perms), usage, None, None), VmaUsage(make_vma(), BASE, None, None)]
-        return MapsResult(vmas, Reading(source, 0.0, False, ()))
+        return told(vmas, source)
 
     def plus(pages: int | None) -> int:
         return (pages or 0) + size * PAGE
@@ -275,8 +283,8 @@ def test_huge_pages_that_nobody_may_access_explain_more(
 
 @pytest.mark.parametrize(("thp", "note", "explained"), [(3, True, True), (1, True, False), (3, False, False)])
 def test_an_estimate_of_uss_differs_by_its_huge_pages_at_most(thp: int, note: bool, explained: bool) -> None:
-    def result(usage: Usage, *notes: str) -> MapsResult:
-        return MapsResult([VmaUsage(make_vma(), usage, None, None)], Reading("pagemap", 0.0, False, notes))
+    def result(usage: Usage, *notes: str) -> Told:
+        return told([VmaUsage(make_vma(), usage, None, None)], "pagemap", notes)
 
     base = replace(BASE, thp=thp * PAGE)
     counted = replace(base, uss=(base.uss or 0) + 2 * PAGE)

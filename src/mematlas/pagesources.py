@@ -5,14 +5,16 @@ from __future__ import annotations
 from mematlas.analysis.counting import PageCounts, nr_shared, shared_frames, usage_of_pages, usage_of_tables
 from mematlas.analysis.results import VmaUsage
 from mematlas.errors import NotSupported
-from mematlas.kernel.pagemap import Block
-from mematlas.model.pages import STATE_OF_BYTE, PageReader, place_of
-from mematlas.record import replace
+from mematlas.kernel.pagemap import ACCESSED, DIRTY, ENTRY_SIZE, IS_SHARED, PM_PFRAME, Block, histogram
+from mematlas.model.pages import RUN_PAGES, STATE_OF_BYTE, PageReader, place_of
+from mematlas.model.runs import cut, runs_of
+from mematlas.model.sharers import UNTOLD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from mematlas.analysis.usage import Usage
     from mematlas.choosing import Chooser
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Pacer
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from mematlas.model.tableaccess import TableAccess
     from mematlas.model.tablecounts import TableCounter
     from mematlas.model.tablereader import TableReader
+
+MAX_KNOWN = 1 << 10
+MANY = 1 << 12
 
 
 class PageCounter:
@@ -38,6 +43,8 @@ class PageCounter:
         self._first_pages = first_pages
         self._nodes = nodes
         self._notes = notes
+        self._known: dict[tuple[str, bytes, bytes], tuple[Usage, int | None, int | None]] = {}
+        """What VMAs add up to that share no pages: by kind, states and use of their pages."""
 
     def by_pagemap(self, vmas: Iterable[Vma]) -> list[VmaUsage]:
         """Return what the entries of pagemap add up to, with pauses; who shares the pages is told by kpagecount."""
@@ -47,7 +54,12 @@ class PageCounter:
             PageReader(self.process, self._pacer, cached=False) as reader,
             Sharers(self.process.procfs, self._notes) as sharers,
         ):
-            result = [self._of_pages(reader, sharers, vma) for vma in vmas]
+            result: list[VmaUsage] = []
+            for run, block in reader.runs(vmas):
+                if block is None:
+                    result.append(self._of_pages(reader, sharers, run[0]))
+                else:
+                    result += self._of_run(run, block, sharers.map_counts, reader.zero_known)
         self._notes += reader.notes()
         return result
 
@@ -98,8 +110,15 @@ class PageCounter:
         Raises:
             NotSupported: they cannot be read after all.
         """
-        counted = None if self._nodes else self._counted(vmas, chooser)
+        is_read = self._nodes or self._has_many_small(vmas)
+        counted = None if is_read else self._counted(vmas, chooser)
         return self._read(vmas, chooser.tables_access()) if counted is None else counted
+
+    def _has_many_small(self, vmas: Sequence[Vma]) -> bool:
+        """Whether so many VMAs can be read together that loading numpy for that pays: the kernel counts one by one."""
+        if len(vmas) < MANY:
+            return False
+        return len(vmas) - sum(1 for _ in runs_of(vmas, self.page_size, RUN_PAGES)) >= MANY
 
     def _counted(self, vmas: Sequence[Vma], chooser: Chooser) -> list[VmaUsage] | None:
         """Return what is counted in the kernel; None where tables must be read."""
@@ -132,9 +151,12 @@ class PageCounter:
         if not vmas:
             return []
         with TableReader(self.process, access, vmas[0].start, vmas[-1].end) as reader:
-            result = [self._of_tables(reader, vma) for vma in vmas]
-            if self._nodes:
-                result = [replace(item, nodes=self._nodes.of_vma(reader, item.vma)) for item in result]
+            result: list[VmaUsage] = []
+            for run, block in reader.runs(vmas):
+                if block is None:
+                    result.append(self._of_tables(reader, run[0]))
+                else:
+                    result += self._of_run(run, block, reader.counts_of, True, lambda vma: self._of_tables(reader, vma))
         self._notes += reader.notes()
         self.torn = bool(reader.torn)
         return result
@@ -146,7 +168,71 @@ class PageCounter:
         if self._first_pages and (block := reader.block_at(vma, vma.start)):
             state, phys = place_of(block, self.page_size, self._notes)
         usage = usage_of_tables(vma, sums, self.page_size, hole)
-        return VmaUsage(vma, usage, state or hole, phys, sums.nr_accessed, sums.nr_dirty)
+        nodes = self._nodes.of_vma(reader, vma) if self._nodes else None
+        return VmaUsage(vma, usage, state or hole, phys, sums.nr_accessed, sums.nr_dirty, nodes)
+
+    def _of_run(
+        self,
+        run: list[Vma],
+        block: Block,
+        map_counts: Callable[[list[int]], list[int]],
+        zero_known: bool,
+        alone: Callable[[Vma], VmaUsage] | None = None,
+    ) -> Iterator[VmaUsage]:
+        """Yield what the entries of VMAs that lie side by side add up to, given one block of all of them.
+
+        Most are like others, and so is what they add up to: it is counted once. ``alone`` counts a VMA with pages that
+        are mapped less than twice, or that is not known how often, though they are not exclusive.
+        """
+        states, use, entries = block.states, block.use, block.entries
+        counts: dict[int, int] = {}
+        if nr_shared(block.kinds):
+            places = [place for place, is_shared in enumerate(states.translate(IS_SHARED)) if is_shared]
+            counts = dict(zip(places, map_counts([entries[place] & PM_PFRAME for place in places]), strict=True))
+        known = self._known if zero_known else {}
+        for vma, first, last in cut(run, block, self.page_size):
+            piece = states[first:last]
+            used = use[first:last] if use else b""
+            key = vma.kind, piece, used
+            found = known.get(key)
+            if found is None:
+                shared = [counts[place] for place in range(first, last) if place in counts] if counts else []
+                if alone and shared and min(shared) < 2:
+                    yield alone(vma)
+                    continue
+                found = self._of_piece(vma, piece, used, shared, zero_known)
+                if not shared:
+                    if len(known) >= MAX_KNOWN:
+                        known.clear()
+                    known[key] = found
+            usage, nr_accessed, nr_dirty = found
+            state, phys = place_of(block, self.page_size, self._notes, first) if self._first_pages else ("absent", None)
+            nodes: Sizes | None = None
+            if self._nodes:
+                nodes = {}
+                part = Block(vma.start, block.raw[first * ENTRY_SIZE : last * ENTRY_SIZE], piece)
+                self._nodes.add(nodes, part)
+            yield VmaUsage(vma, usage, state, phys, nr_accessed, nr_dirty, nodes)
+
+    def _of_piece(
+        self, vma: Vma, states: bytes, use: bytes, shared: list[int], zero_known: bool
+    ) -> tuple[Usage, int | None, int | None]:
+        """Return the amounts of a VMA and how many of its pages were used, given the map counts of those it shares."""
+        counts = PageCounts()
+        counts.add(histogram(states))
+        usage = usage_of_pages(
+            vma,
+            counts,
+            self.page_size,
+            zero_known=zero_known,
+            hole="absent",
+            sharers=None if UNTOLD in shared else {count: shared.count(count) for count in set(shared)},
+            thp=0,
+        )
+        if not use:
+            return usage, None, None
+        nr_both = use.count(ACCESSED | DIRTY)
+        return usage, nr_both + use.count(ACCESSED), nr_both + use.count(DIRTY)
 
     def _in_file(self, reader: PageReader, vma: Vma) -> str:
         """Return what the file of shared memory tells of the first page, which has no entry here."""

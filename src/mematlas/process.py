@@ -12,10 +12,10 @@ from mematlas.analysis.results import MapsResult, Reading, Translation, UsageRes
 from mematlas.analysis.usage import total, total_by_node
 from mematlas.choosing import MAX_STALL, NO_TABLES, PAGE_SOURCES, PAGEMAP_INSTEAD, Chooser
 from mematlas.errors import BadInput, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel.maps import Vma, read_maps
+from mematlas.kernel.maps import Vma, read_mark, read_marked_maps
 from mematlas.kernel.pagemap import Pacer
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.smaps import read_smaps
+from mematlas.kernel.smaps import SmapsReader, read_smaps
 from mematlas.kernel.status import Stat, read_memory_status, read_stat, status_bytes
 from mematlas.kernel.vmfile import find_files
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.ending import DistinctResult, EndingResult
     from mematlas.analysis.grid import Cells, Stretch, Strip
     from mematlas.analysis.kept import Folds
+    from mematlas.analysis.results import VmaUsage
     from mematlas.ending import Accounts
     from mematlas.kernel.pagemap import Block
     from mematlas.kernel.procfs import ProcessDir
@@ -111,11 +112,11 @@ class Process:
         Raises:
             PermissionDenied: another user's process needs CAP_SYS_PTRACE.
         """
-        vmas = read_maps(self.dir, self.files)
+        vmas, mark = read_marked_maps(self.dir, self.files)
         self.stat = read_stat(self.dir)  # an exec changes the name
         if not vmas:
             self._raise_gone()
-        return AddressSpace(vmas)
+        return AddressSpace(vmas, mark)
 
     # How much
 
@@ -297,17 +298,16 @@ class Process:
         chosen = self._chooser.of_amounts(source, max_stall, notes, numa)
         nodes = self.page_nodes() if numa else None
         if chosen == "smaps":
-            every, torn = self._read_smaps()
-            if torn and self.pid == os.getpid():
-                every, torn = self._read_smaps()  # the reading itself made us grow: now there is room for it
             counter = SmapsCounter(self.dir, self._pacer(), first_pages, nodes, notes)
-            vmas = counter.count([entry for entry in every if selection.matches(entry[0])])
+            vmas, torn = self._by_smaps(counter, selection)
+            if torn and self.pid == os.getpid():
+                vmas, torn = self._by_smaps(counter, selection)  # the reading itself made us grow: now there is room
         else:
             from mematlas.pagesources import PageCounter
 
             by_pages = PageCounter(self.dir, self._pacer(), first_pages, nodes, notes)
             space = self.address_space()
-            wanted = list(filter(selection.matches, space.vmas))
+            wanted = space.vmas if selection is EVERYTHING else list(filter(selection.matches, space.vmas))
             try:
                 if chosen == "tables":
                     vmas = by_pages.by_tables(wanted, self._chooser)
@@ -335,11 +335,19 @@ class Process:
         hold = self.dir.holds.get("smaps") if chosen == "smaps" else None
         return MapsResult(vmas, Reading(chosen, duration, torn, tuple(dict.fromkeys(notes)), reader, hold), with_memory)
 
-    def _read_smaps(self) -> tuple[list[tuple[Vma, dict[str, int]]], bool]:
-        every = read_smaps(self.dir, self.files)
+    def _by_smaps(self, counter: SmapsCounter, selection: Selection) -> tuple[list[VmaUsage], bool]:
+        reader = SmapsReader(self.dir, self.files)
+        vmas = counter.count(
+            batch if selection is EVERYTHING else [entry for entry in batch if selection.matches(entry[0])]
+            for batch in reader
+        )
         # smaps just stops where the target ends while it is read, which would look like less memory: then there
-        # are no VMAs now, and this raises. Where they differ now, they changed meanwhile.
-        return every, [vma for vma, _ in every] != self.address_space().vmas
+        # are no VMAs now. Where they differ now, they changed meanwhile.
+        mark = read_mark(self.dir)
+        self.stat = read_stat(self.dir)  # an exec changes the name
+        if not mark:
+            self._raise_gone()
+        return vmas, mark != reader.mark
 
     def page_nodes(self, paced: bool = True) -> PageNodes:
         """Return what tells the NUMA node of each page of the blocks that `pages` yields.
@@ -631,7 +639,7 @@ class Process:
         if not self.procfs.live:
             return False  # nothing changes there; whether it was torn when it was made, its own smaps shows
         try:
-            return read_maps(self.dir, self.files) != space.vmas
+            return read_mark(self.dir) != space.mark
         except ProcessGone:
             return True
 

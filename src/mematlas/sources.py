@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 from mematlas.analysis.results import Counters, VmaUsage
 from mematlas.analysis.usage import usage_of_fields
 from mematlas.errors import NotSupported, PermissionDenied
@@ -12,8 +14,9 @@ from mematlas.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from mematlas.analysis.usage import Usage
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Pacer
     from mematlas.kernel.procfs import ProcessDir
@@ -35,7 +38,7 @@ class SmapsCounter:
         self._nodes = nodes
         self._notes = notes
 
-    def count(self, entries: Sequence[tuple[Vma, dict[str, int]]]) -> list[VmaUsage]:
+    def count(self, batches: Iterable[Sequence[tuple[Vma, dict[str, int]]]]) -> list[VmaUsage]:
         """Return what smaps tells of VMAs; what it does not, by pagemap: zero pages, and the first page."""
         from mematlas.model.unsaid import Unsaid
 
@@ -43,37 +46,59 @@ class SmapsCounter:
             unsaid = Unsaid(self.process, self._pacer)
         except (PermissionDenied, NotSupported) as error:
             self._notes.append(f"zero pages and first pages unknown: {error}")
-            return self._of_entries(None, entries)
+            return self._of_batches(None, batches)
         with unsaid:
-            return self._of_entries(unsaid, entries)
+            return self._of_batches(unsaid, batches)
 
-    def _of_entries(self, unsaid: Unsaid | None, entries: Sequence[tuple[Vma, dict[str, int]]]) -> list[VmaUsage]:
-        result = [self._of_fields(unsaid, vma, fields) for vma, fields in entries]
+    def _of_batches(
+        self, unsaid: Unsaid | None, batches: Iterable[Sequence[tuple[Vma, dict[str, int]]]]
+    ) -> list[VmaUsage]:
+        result = [item for entries in batches for item in self._of_entries(unsaid, entries)]
         if self._nodes:
-            sizes = self._nodes.of_entries(unsaid.reader if unsaid else None, entries)
+            told = [(item.vma, (item.usage.rss or 0) + (item.usage.hugetlb or 0)) for item in result]
+            sizes = self._nodes.of_sizes(unsaid.reader if unsaid else None, told)
             result = [replace(item, nodes=each) for item, each in zip(result, sizes, strict=True)]
         return result
 
-    def _of_fields(self, unsaid: Unsaid | None, vma: Vma, fields: dict[str, int]) -> VmaUsage:
+    def _of_entries(self, unsaid: Unsaid | None, entries: Sequence[tuple[Vma, dict[str, int]]]) -> Iterator[VmaUsage]:
+        vmas = [vma for vma, _ in entries]
+        places: Iterable[tuple[str | None, int | None]] = repeat((None, None))
         if unsaid is None:
             from mematlas.model.unsaid import may_show_zero
 
-            is_hidden, nr_zero = vma.kind in MAY_BE_HIDDEN, None if may_show_zero(vma, fields) else 0
+            zeros = [None if may_show_zero(vma, fields) else 0 for vma, fields in entries]
         else:
-            is_hidden, nr_zero = unsaid.is_hidden(vma), unsaid.nr_zero(vma, fields)
-            if nr_zero is None:
+            zeros = unsaid.nr_zeros(entries)
+            if None in zeros:
                 from mematlas.model.pages import ZERO_UNKNOWN
 
                 self._notes.append(ZERO_UNKNOWN)
-        state, phys = self._first_page(unsaid.reader, vma) if unsaid and self._first_pages else (None, None)
-        return VmaUsage(vma, usage_of_fields(vma, fields, self.page_size, nr_zero, is_hidden), state, phys)
+            if self._first_pages:
+                places = first_pages(unsaid.reader, vmas, self._notes)
+        known: dict[tuple[int, str, int, int | None, bool], Usage] = {}
+        for (vma, fields), nr_zero, (state, phys) in zip(entries, zeros, places, strict=False):
+            is_hidden = unsaid.is_hidden(vma) if unsaid else vma.kind in MAY_BE_HIDDEN
+            # VMAs of which smaps says the same share their fields, and so they share what these amount to.
+            key = id(fields), vma.kind, vma.end - vma.start, nr_zero, is_hidden
+            usage = known.get(key)
+            if usage is None:
+                usage = known[key] = usage_of_fields(vma, fields, self.page_size, nr_zero, is_hidden)
+            yield VmaUsage(vma, usage, state, phys)
 
-    def _first_page(self, reader: PageReader, vma: Vma) -> tuple[str | None, int | None]:
-        from mematlas.model.pages import STATE_OF_BYTE, place_of
 
-        if (block := reader.block_at(vma, vma.start)) is None:
-            return STATE_OF_BYTE[reader.hole(vma)], None
-        return place_of(block, self.page_size, self._notes)
+def first_pages(reader: PageReader, vmas: Sequence[Vma], notes: list[str]) -> Iterator[tuple[str, int | None]]:
+    """Yield the state and the physical address of the first page of each VMA."""
+    from mematlas.model.pages import STATE_OF_BYTE, place_of
+    from mematlas.model.runs import cut
+
+    for run, block in reader.runs(vmas):
+        if block is not None:
+            for _, first, _ in cut(run, block, reader.page_size):
+                yield place_of(block, reader.page_size, notes, first)
+        elif (block := reader.block_at(run[0], run[0].start)) is not None:
+            yield place_of(block, reader.page_size, notes)
+        else:
+            yield STATE_OF_BYTE[reader.hole(run[0])], None
 
 
 def note_cut(vmas: Iterable[Vma], notes: list[str]) -> None:

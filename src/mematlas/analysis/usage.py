@@ -54,11 +54,16 @@ class Usage:
 
 def total(usages: Iterable[Usage]) -> Usage:
     """Return the sum; what is unknown in one is unknown in the sum."""
+    # VMAs that are alike often share one record: it is looked at once.
     every = list(usages)
+    numbers: dict[int, int] = {}
+    for key in map(id, every):
+        numbers[key] = numbers.get(key, 0) + 1
+    distinct = {id(usage): usage for usage in every}
     sums: dict[str, Any] = {}
     for name in Usage.__match_args__:
-        amounts = [getattr(usage, name) for usage in every]
-        sums[name] = None if None in amounts else sum(amounts)
+        amounts = [(getattr(usage, name), numbers[key]) for key, usage in distinct.items()]
+        sums[name] = None if any(amount is None for amount, _ in amounts) else sum(n * amount for amount, n in amounts)
     return Usage(**sums)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from mematlas.analysis.usage import Usage, total
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.smaps import LEFT_OUT
@@ -12,7 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from mematlas.analysis.results import MapsResult, VmaUsage
+    from mematlas.analysis.results import MapsResult
+    from mematlas.kernel.maps import Vma
 
 MEASURES = ("rss", "anon", "file", "shmem", "pss", "uss", "swap", "hugetlb", "thp", "zero")
 OF_OTHERS = ("pss", "uss")
@@ -38,12 +41,34 @@ class Comparison:
     reason: str
 
 
+class Told:
+    """What a reading told of each VMA, in little memory: readings of the same VMAs share these."""
+
+    def __init__(self, result: MapsResult, like: Told | None = None) -> None:
+        vmas = [item.vma for item in result.vmas]
+        is_alike = like is not None and list(map(what_counts, like.vmas)) == list(map(what_counts, vmas))
+        self.vmas: list[Vma] = like.vmas if like and is_alike else vmas
+        self.usages = [item.usage for item in result.vmas]
+        self.reading = result.reading
+        self.total = total(self.usages)
+
+    def amounts(self, measure: str) -> dict[tuple[int, int], int | None]:
+        """Return a measure of each VMA, by its addresses."""
+        return {
+            (vma.start, vma.end): getattr(usage, measure) for vma, usage in zip(self.vmas, self.usages, strict=True)
+        }
+
+
+what_counts = attrgetter("start", "end", "perms", "kind")
+"""What is looked at of a VMA here."""
+
+
 def compare(
-    before: MapsResult,
-    counted: MapsResult,
-    after: MapsResult,
+    before: Told,
+    counted: Told,
+    after: Told,
     captured: bool = False,
-    tables: MapsResult | None = None,
+    tables: Told | None = None,
     leaves_out: Callable[[], bool] = lambda: False,
     stopped: bool = False,
 ) -> list[Comparison]:
@@ -63,17 +88,12 @@ def compare(
 
 
 def compare_with(
-    before: MapsResult,
-    counted: MapsResult,
-    after: MapsResult,
-    ran: Collection[str],
-    leaves_out: Callable[[], bool],
+    before: Told, counted: Told, after: Told, ran: Collection[str], leaves_out: Callable[[], bool]
 ) -> list[Comparison]:
     """Return smaps against one other source. Of the measures in ``ran`` nobody knows by how much they changed."""
-    first, second = (total(vma.usage for vma in result.vmas) for result in (before, counted))
     rows = []
     for measure in MEASURES:
-        row = compare_measure(measure, first, second, counted, before, after, measure in ran)
+        row = compare_measure(measure, counted, before, after, measure in ran)
         rows.append(with_limit(row, before, counted, leaves_out))
     return rows
 
@@ -87,17 +107,9 @@ def joined(by_pagemap: Comparison, by_tables: Comparison) -> Comparison:
     return replace(told, second=by_pagemap.second, third=by_tables.second)
 
 
-def compare_measure(
-    measure: str,
-    first: Usage,
-    second: Usage,
-    counted: MapsResult,
-    smaps: MapsResult,
-    after: MapsResult,
-    has_run: bool,
-) -> Comparison:
+def compare_measure(measure: str, counted: Told, smaps: Told, after: Told, has_run: bool) -> Comparison:
     """Return the comparison of one measure, with its reason."""
-    one, two = getattr(first, measure), getattr(second, measure)
+    one, two = getattr(smaps.total, measure), getattr(counted.total, measure)
     if one is None or two is None:
         notes = (smaps if one is None else counted).reading.notes
         about = [note for note in notes if note.lower().startswith(ABOUT.get(measure, measure))]
@@ -111,27 +123,26 @@ def compare_measure(
     return Comparison(measure, one, two, None, difference, explained, UNEXPLAINED if reason is None else reason)
 
 
-def change_of(measure: str, before: MapsResult, after: MapsResult, counted: MapsResult) -> int:
+def change_of(measure: str, before: Told, after: Told, counted: Told) -> int:
     """Return by how many bytes a measure may differ since the process ran, or one that shares its pages.
 
     That is what changed in smaps, VMA by VMA, up and down, and all that was counted of VMAs that only came meanwhile.
     """
-    one, other, between = (amounts_of(measure, result) for result in (before, after, counted))
-    pairs = [(one.get(key, 0), other.get(key, 0)) for key in one.keys() | other.keys()]
-    pairs += [(0, between[key]) for key in between.keys() - one.keys() - other.keys()]
+    if before.vmas is after.vmas is counted.vmas:
+        usages = zip(before.usages, after.usages, strict=True)
+        pairs = [(getattr(one, measure), getattr(other, measure)) for one, other in usages if one is not other]
+    else:
+        one, other, between = (told.amounts(measure) for told in (before, after, counted))
+        pairs = [(one.get(key, 0), other.get(key, 0)) for key in one.keys() | other.keys()]
+        pairs += [(0, between[key]) for key in between.keys() - one.keys() - other.keys()]
     # What is not known explains nothing.
     return sum(abs(high - low) for low, high in pairs if low is not None and high is not None)
-
-
-def amounts_of(measure: str, result: MapsResult) -> dict[tuple[int, int], int | None]:
-    """Return a measure of each VMA, by its addresses."""
-    return {(item.vma.start, item.vma.end): getattr(item.usage, measure) for item in result.vmas}
 
 
 UNEXPLAINED = "no known reason: please report it, with a capture"
 
 
-def reason_of(measure: str, difference: int, changed: int, smaps: MapsResult, has_run: bool) -> str | None:
+def reason_of(measure: str, difference: int, changed: int, smaps: Told, has_run: bool) -> str | None:
     """Return why pagemap's sum may differ from that of smaps; None when it should not."""
     rounding = SMAPS_UNIT * len(smaps.vmas) if measure == "pss" else 0
     if 0 <= difference < rounding:
@@ -143,7 +154,7 @@ def reason_of(measure: str, difference: int, changed: int, smaps: MapsResult, ha
     return None
 
 
-def with_limit(row: Comparison, smaps: MapsResult, counted: MapsResult, leaves_out: Callable[[], bool]) -> Comparison:
+def with_limit(row: Comparison, smaps: Told, counted: Told, leaves_out: Callable[[], bool]) -> Comparison:
     """Return a comparison, explained where a limit of an older kernel does."""
     if row.explained is not False:
         return row
@@ -151,20 +162,20 @@ def with_limit(row: Comparison, smaps: MapsResult, counted: MapsResult, leaves_o
     return row if reason is None else replace(row, explained=True, reason=reason)
 
 
-def limit_of(measure: str, smaps: MapsResult, counted: MapsResult, leaves_out: Callable[[], bool]) -> str | None:
+def limit_of(measure: str, smaps: Told, counted: Told, leaves_out: Callable[[], bool]) -> str | None:
     """Return which limit of an older kernel explains each VMA that differs; None when none does."""
     unit = SMAPS_UNIT if measure == "pss" else 1
-    pairs = zip(smaps.vmas, counted.vmas, strict=False)
-    differing = [(one, two) for one, two in pairs if abs(difference_of(measure, one, two)) >= unit]
+    triples = zip(counted.vmas, smaps.usages, counted.usages, strict=False)
+    differing = [each for each in triples if abs(difference_of(measure, *each[1:])) >= unit]
     if not differing:
         return None
     if measure == "swap":
-        short = all(two.vma.kind == "shmem" and difference_of(measure, one, two) < 0 for one, two in differing)
+        short = all(vma.kind == "shmem" and difference_of(measure, one, two) < 0 for vma, one, two in differing)
         return SWAP_CACHE_UNSEEN if short and SWAP_CACHE_UNSEEN in counted.reading.notes else None
     estimates = [note for note in counted.reading.notes if note.startswith(ESTIMATE)]
-    if measure == "uss" and estimates and all(is_of_huge_pages(measure, one, two) for one, two in differing):
+    if measure == "uss" and estimates and all(is_of_huge_pages(measure, one, two) for _, one, two in differing):
         return estimates[0]
-    if measure in OF_HUGE_PAGES and all(may_be_left_out(measure, one, two) for one, two in differing) and leaves_out():
+    if measure in OF_HUGE_PAGES and all(may_be_left_out(measure, *each) for each in differing) and leaves_out():
         return LEFT_OUT
     return None
 
@@ -172,20 +183,19 @@ def limit_of(measure: str, smaps: MapsResult, counted: MapsResult, leaves_out: C
 OF_HUGE_PAGES = ("rss", "anon", "file", "shmem", "pss", "uss", "thp")
 
 
-def difference_of(measure: str, by_smaps: VmaUsage, counted: VmaUsage) -> int:
+def difference_of(measure: str, by_smaps: Usage, counted: Usage) -> int:
     """Return by how much more was counted in a VMA."""
-    difference: int = getattr(counted.usage, measure) - getattr(by_smaps.usage, measure)
+    difference: int = getattr(counted, measure) - getattr(by_smaps, measure)
     return difference
 
 
-def is_of_huge_pages(measure: str, by_smaps: VmaUsage, counted: VmaUsage) -> bool:
+def is_of_huge_pages(measure: str, by_smaps: Usage, counted: Usage) -> bool:
     """Whether a VMA differs by no more than its huge pages are, which are an estimate for who cannot count them."""
-    most = (counted.usage.rss if counted.usage.thp is None else counted.usage.thp) or 0
+    most = (counted.rss if counted.thp is None else counted.thp) or 0
     return abs(difference_of(measure, by_smaps, counted)) <= most
 
 
-def may_be_left_out(measure: str, by_smaps: VmaUsage, counted: VmaUsage) -> bool:
+def may_be_left_out(measure: str, vma: Vma, by_smaps: Usage, counted: Usage) -> bool:
     """Whether what smaps has less of a VMA may be huge pages that nobody may access."""
-    thp = counted.usage.thp
-    most = counted.vma.size if thp is None else thp - (by_smaps.usage.thp or 0)
-    return counted.vma.perms[:3] == "---" and 0 < difference_of(measure, by_smaps, counted) <= most
+    most = vma.size if counted.thp is None else counted.thp - (by_smaps.thp or 0)
+    return vma.perms[:3] == "---" and 0 < difference_of(measure, by_smaps, counted) <= most

@@ -121,7 +121,7 @@ def if_ended(args: Namespace, session: Session) -> int:
 
 
 def verify(args: Namespace, session: Session) -> int:
-    from mematlas.analysis.verify import compare
+    from mematlas.analysis.verify import Told, compare
     from mematlas.errors import AssertionNotMet
     from mematlas.kernel.smaps import leaves_out_huge_pages
 
@@ -142,10 +142,12 @@ def verify(args: Namespace, session: Session) -> int:
         for _ in range(NR_TRIES):
             notes: list[str] = []
             saved = session.procfs.machine
-            first = session.process.maps("smaps", first_pages=False)
-            counted = session.process.maps("pagemap", first_pages=False)
-            tables = session.process.try_tables(notes, first_pages=False)
-            second = session.process.maps("smaps", first_pages=False) if saved is None else first
+            first = Told(session.process.maps("smaps", first_pages=False))
+            counted = Told(session.process.maps("pagemap", first_pages=False), first)
+            by_tables = session.process.try_tables(notes, first_pages=False)
+            tables = None if by_tables is None else Told(by_tables, first)
+            del by_tables  # what it has of many VMAs is not to be held beside what comes
+            second = Told(session.process.maps("smaps", first_pages=False), first) if saved is None else first
             stopped = bool(saved and saved.get("stopped"))
             rows = compare(first, counted, second, saved is not None, tables, leaves_out_huge_pages, stopped)
             unexplained[:] = [row.measure for row in rows if row.explained is False]

@@ -91,6 +91,9 @@ PACED_BLOCK_SIZE = 1 << 12
 SEEK_SPAN = 1 << 32
 """Addresses searched for the next page in one PAGEMAP_SCAN: empty page tables take 0.5 ms per GiB."""
 
+GAP = 64
+"""Pages between those that are asked for that are cheaper read along than left out."""
+
 NOTHING = bytes(BLOCK_SIZE // ENTRY_SIZE)
 
 LAST_ADDRESS = 1 << 63
@@ -296,6 +299,13 @@ class Pagemap:
                 address, size = self._next(after, end, find), least
             else:
                 address, size = after, min(2 * size, self.pacer.most if self.pacer else BLOCK_SIZE)
+
+    def block(self, start: int, end: int) -> Block | None:
+        """Return a block read in one go, even if it holds nothing; None if the read was cut short."""
+        raw = self.buffer[: (end - start) // self.page_size * ENTRY_SIZE]
+        if self._read(raw, start // self.page_size * ENTRY_SIZE) < len(raw):
+            return None
+        return Block(start, raw, bytes(raw[7::ENTRY_SIZE]))
 
     def _next(self, address: int, end: int, find: Callable[[int], int | None] | None) -> int:
         """Return where to read on after an empty page: the next that is anything, or the end."""

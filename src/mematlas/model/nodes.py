@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from mematlas.model.tablereader import TableReader
 
     Sizes = dict[int | None, int]
-    Fields = dict[str, int]
 
 UNTOLD = -1
 """In arrays: in memory, on a node that cannot be told."""
@@ -131,46 +130,45 @@ class PageNodes:
             self.add(sums, block)
         return sums
 
-    def of_entries(self, reader: PageReader | None, entries: Iterable[tuple[Vma, Fields]]) -> list[Sizes]:
-        """Return the bytes on each node of VMAs that smaps tells about: by numa_maps, in a capture by their pages."""
+    def of_sizes(self, reader: PageReader | None, told: Iterable[tuple[Vma, int]]) -> list[Sizes]:
+        """Return the bytes on each node, given what smaps tells of VMAs: by numa_maps, of a capture by its pages."""
         if self.process.procfs.live:
-            return self._beside_smaps(entries)
+            return self._beside_smaps(told)
         if reader is None:
-            return [self._placeless(fields, "the capture holds no pagemap") for _, fields in entries]
-        return [self.of_vma(reader, vma) for vma, _ in entries]
+            return [self._placeless(size, "the capture holds no pagemap") for _, size in told]
+        return [self.of_vma(reader, vma) for vma, _ in told]
 
-    def _beside_smaps(self, entries: Iterable[tuple[Vma, Fields]]) -> list[Sizes]:
+    def _beside_smaps(self, by_smaps: Iterable[tuple[Vma, int]]) -> list[Sizes]:
         from mematlas.kernel.numa_maps import read_numa_maps
 
         told = read_numa_maps(self.process)
         found: list[Sizes] = []
-        for vma, fields in entries:
+        for vma, size in by_smaps:
             if vma.kind == "vdso":
-                found.append(self._of_vdso(vma, fields))
+                found.append(self._of_vdso(vma, size))
                 continue
             sizes: Sizes = dict(told.get(vma.start, {}).items())
             # What came since then is on its node, and more than smaps tells.
-            missing = size_in_memory(fields) - sum(sizes.values())
+            missing = size - sum(sizes.values())
             if missing > 0:
                 sizes[self.map.only] = sizes.get(self.map.only, 0) + missing
                 self.why = "they changed during the reading, or are the kernel's own"
             found.append(sizes)
         return found
 
-    def _placeless(self, fields: Fields, why: str) -> Sizes:
+    def _placeless(self, size: int, why: str) -> Sizes:
         """Return the bytes that smaps tells of a VMA as of the only node, or as of none that we know."""
         self.why = why
-        size = size_in_memory(fields)
         return {self.map.only: size} if size else {}
 
-    def _of_vdso(self, vma: Vma, fields: Fields) -> Sizes:
+    def _of_vdso(self, vma: Vma, size: int) -> Sizes:
         """Return what numa_maps does not tell, though RSS has it: where the kernel's few own pages are."""
         if self.map.only is not None:
-            return self._placeless(fields, "")
+            return self._placeless(size, "")
         try:
             statuses = self._statuses(range(vma.start, vma.end, self.page_size))
         except (PermissionDenied, NotSupported) as error:
-            return self._placeless(fields, str(error))
+            return self._placeless(size, str(error))
         return {node: statuses.count(node) * self.page_size for node in set(statuses) if node >= 0}
 
     def _ask(self, block: Block, places: Sequence[int]) -> list[int]:
@@ -194,11 +192,6 @@ class PageNodes:
         if self._pacer:
             self._pacer.spend(time.perf_counter() - before)
         return statuses
-
-
-def size_in_memory(fields: Fields) -> int:
-    """Return the bytes of a VMA that lie on some node, by what smaps tells."""
-    return fields["Rss"] + fields.get("Private_Hugetlb", 0) + fields.get("Shared_Hugetlb", 0)
 
 
 NODES_UNKNOWN = "nodes of some pages unknown: {}"

@@ -17,6 +17,7 @@ from mematlas.kernel.pagemap import (
     MARK_A,
     MARK_B,
     MARKS,
+    PACED_BLOCK_SIZE,
     PAGE_IS_HUGE,
     PAGE_IS_PFNZERO,
     PM_MMAP_EXCLUSIVE,
@@ -41,6 +42,7 @@ from mematlas.kernel.pagemap import (
     to_marks,
 )
 from mematlas.model.hidden import HiddenVmas
+from mematlas.model.runs import read_runs
 from mematlas.record import record
 
 TYPE_CHECKING = False
@@ -88,6 +90,7 @@ def state_of(byte: int) -> str:
 
 
 STATE_OF_BYTE = tuple(state_of(byte) for byte in range(256))
+IS_ZERO = to_marks({byte for byte in range(256) if STATE_OF_BYTE[byte] == "zero"})
 EVICTED_IS_ABSENT = bytes(0 if byte == SWAPPED_FILE else byte for byte in range(256))
 
 
@@ -133,6 +136,10 @@ class Hole:
 
 MAY_BE_SCATTERED = ANON_KINDS | {"file"}
 """The kinds of VMAs of whose empty pages nobody else is asked."""
+
+
+RUN_PAGES = PACED_BLOCK_SIZE // ENTRY_SIZE
+"""Pages that are read in one go for several VMAs: under one hold of the target's lock."""
 
 
 class PageReader:
@@ -244,6 +251,17 @@ class PageReader:
             elif any(TO_ASK_ABOUT[byte] for byte in lot.kinds):
                 mark_scattered(lot, anon)
             yield lot
+
+    def runs(self, vmas: Iterable[Vma]) -> Iterator[tuple[list[Vma], Block | None]]:
+        """Yield VMAs that lie side by side with one block of all their pages; the others alone, with None."""
+        return read_runs(vmas, self.page_size, RUN_PAGES, self._block_of)
+
+    def _block_of(self, run: list[Vma]) -> Block | None:
+        """Return all pages of a run as one block; None if the kernel does not show them all."""
+        block = self.pagemap.block(run[0].start, run[-1].end)
+        if block:
+            self._mark(block, run[0], None)
+        return block
 
     def pieces(self, vma: Vma, start: int, end: int) -> Iterator[Block | Hole]:
         """Yield every page of a part of a VMA, in order: blocks, and the holes between them."""
@@ -503,13 +521,15 @@ def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | N
     return None, None, None
 
 
-def place_of(block: Entries, page_size: int, notes: list[str]) -> tuple[str, int | None]:
-    """Return the state and the physical address of the first page of a block; that this is hidden goes to the notes."""
-    byte, entry = block.states[0], block.entries[0]
-    pfn = entry & PM_PFRAME
-    if byte & PRESENT and pfn == 0:
+def place_of(block: Entries, page_size: int, notes: list[str], place: int = 0) -> tuple[str, int | None]:
+    """Return state and physical address of a page of a block, of its first by default; if hidden, a note says so."""
+    byte = block.states[place]
+    if not byte & PRESENT:
+        return STATE_OF_BYTE[byte], None
+    pfn = block.entries[place] & PM_PFRAME
+    if pfn == 0:
         notes.append(HIDDEN_FRAMES)
-    return STATE_OF_BYTE[byte], pfn * page_size if byte & PRESENT and pfn else None
+    return STATE_OF_BYTE[byte], pfn * page_size or None
 
 
 def is_hidden(byte: int, entry: int) -> bool:

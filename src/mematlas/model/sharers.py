@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcFS
 
 FRAME_BATCH = 1 << 16
+UNTOLD = -1
 
 
 class Sharers:
@@ -35,6 +36,17 @@ class Sharers:
     def __exit__(self, *exc: object) -> None:
         if self.file:
             self.file.close()
+
+    def map_counts(self, frames: list[int]) -> list[int]:
+        """Return how often each of some shared pages is mapped; `UNTOLD`, with a note, where that cannot be known."""
+        if 0 in frames:
+            self.why = f"PSS unknown with this source: {HIDDEN_FRAMES}"
+        if self.file is None or 0 in frames:
+            self.notes.append(self.why)
+        if self.file is None:
+            return [UNTOLD] * len(frames)
+        words = self.file.get(filter(None, frames)) | {0: UNTOLD}
+        return [words.get(frame, 0) for frame in frames]
 
     def begin(self) -> None:
         """Start with the next VMA."""

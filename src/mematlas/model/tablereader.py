@@ -49,12 +49,14 @@ from mematlas.model.hugeleaves import HugeLeaves
 from mematlas.model.pages import MAY_BE_SCATTERED, behind, with_holes
 from mematlas.model.pagetable import Span, Walk, part_edges, walk
 from mematlas.model.paging import address_of, holds, leaf_address, maps_memory, migration_frame, states, swap_fields
+from mematlas.model.runs import joined, read_runs
 from mematlas.model.tableaccess import TableAccess, frame_flags
 from mematlas.model.vma_counts import NR_FEW, VmaCounts
+from mematlas.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any, Self
 
     from mematlas.kernel.backing import Backing
@@ -201,6 +203,21 @@ class TableReader:
                 yield block
                 place = block.address + len(block) * self.page_size
         yield from self._backed(backing, place, end)
+
+    def runs(self, vmas: Iterable[Vma]) -> Iterator[tuple[list[Vma], Block | None]]:
+        """Yield VMAs that lie side by side with one block of all their pages; the others alone, with None."""
+        return read_runs(vmas, self.page_size, NR_BLOCK_PAGES, self._block_of)
+
+    def _block_of(self, run: list[Vma]) -> Block | None:
+        """Return all pages of a run as one block; None if there are huge leaves among them."""
+        whole = replace(run[0], end=run[-1].end)
+        block = joined(self.blocks(whole), whole.start, whole.end, self.page_size)
+        return None if self.huge_size(block) else block
+
+    def counts_of(self, frames: list[int]) -> list[int]:
+        """Return how often each of some frames is mapped; negative where that is not known."""
+        counts: list[int] = self.access.map_counts(np.array(frames, np.uint64)).tolist()
+        return counts
 
     def pieces(self, vma: Vma, start: int, end: int) -> Iterator[Block | Hole]:
         """Yield every page of a part of a VMA, in order: blocks, and the holes between them."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 from mematlas.errors import NotSupported
-from mematlas.kernel.pagemap import LAST_ADDRESS, PAGE_IS_PFNZERO, Pagemap
+from mematlas.kernel.pagemap import GAP, LAST_ADDRESS, PAGE_IS_PFNZERO, Pagemap
 from mematlas.model.hidden import HiddenVmas
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Self
 
     from mematlas.kernel.maps import Vma
@@ -56,33 +57,63 @@ class Unsaid:
         """Whether nothing of a VMA can be seen."""
         return self._hidden.is_hidden(vma)
 
-    def nr_zero(self, vma: Vma, fields: dict[str, int]) -> int | None:
-        """Return how many pages of a VMA show the zero page, given what smaps says; None where that is not told."""
-        if not may_show_zero(vma, fields):
-            return 0
+    def nr_zeros(self, entries: Sequence[tuple[Vma, dict[str, int]]]) -> list[int | None]:
+        """Return how many pages of each VMA show the zero page, given what smaps says; None where that is not told."""
+        wanted = [vma for vma, fields in entries if may_show_zero(vma, fields)]
+        found: dict[int, int | None] = {}
         try:
-            return self._nr_zero_found(vma) if self.process.procfs.live else self._nr_zero_counted(vma)
-        except NotSupported:  # before Linux 6.7
-            return self._nr_zero_counted(vma)
+            if not self.process.procfs.live:
+                raise NotSupported("PAGEMAP_SCAN", "a running process, not a capture")
+            for group in groups_of(wanted, GAP * self.process.procfs.page_size):
+                self._find(group, found)
+        except NotSupported:  # before Linux 6.7 as well
+            found = {vma.start: nr_zero for vma, nr_zero in self._counted(wanted)}
+        return [found.get(vma.start, 0) for vma, _ in entries]
 
-    def _nr_zero_found(self, vma: Vma) -> int:
+    def _find(self, group: list[Vma], found: dict[int, int | None]) -> None:
         # A search that reads no entry, since there is hardly ever any. It is asked at the end whether the target lives.
-        size = 0
-        for start in range(vma.start, vma.end, SCAN_SPAN):
+        page_size = self.process.procfs.page_size
+        end = group[-1].end
+        place = 0
+        for start in range(group[0].start, end, SCAN_SPAN):
             before = time.perf_counter()
-            ranges = self._pagemap.scanner.ranges(start, min(vma.end, start + SCAN_SPAN), PAGE_IS_PFNZERO)
-            size += sum(high - low for low, high in ranges)
+            for low, high in self._pagemap.scanner.ranges(start, min(end, start + SCAN_SPAN), PAGE_IS_PFNZERO):
+                while group[place].end <= low:
+                    place += 1
+                # It may reach over several VMAs, and over what lies between them.
+                at = place
+                while at < len(group) and (vma := group[at]).start < high:
+                    size = min(high, vma.end) - max(low, vma.start)
+                    found[vma.start] = (found.get(vma.start) or 0) + size // page_size
+                    at += 1
             if self._pacer:
                 self._pacer.spend(time.perf_counter() - before)
-        return size // self.process.procfs.page_size
 
-    def _nr_zero_counted(self, vma: Vma) -> int | None:
-        from mematlas.model.pages import STATE_OF_BYTE
+    def _counted(self, vmas: Sequence[Vma]) -> Iterator[tuple[Vma, int | None]]:
+        from mematlas.model.pages import IS_ZERO
+        from mematlas.model.runs import cut
 
-        nr_zero = 0
-        for block in self.reader.blocks(vma):
-            nr_zero += sum(number for byte, number in block.kinds.items() if STATE_OF_BYTE[byte] == "zero")
-        return nr_zero if self.reader.zero_known else None
+        reader, page_size = self.reader, self.process.procfs.page_size
+        for run, block in reader.runs(vmas):
+            if block is None:
+                nr_zero = sum(each.states.translate(IS_ZERO).count(1) for each in reader.blocks(run[0]))
+                yield run[0], nr_zero if reader.zero_known else None
+            else:
+                zeros = block.states.translate(IS_ZERO)
+                for vma, first, last in cut(run, block, page_size):
+                    yield vma, zeros.count(1, first, last) if reader.zero_known else None
+
+
+def groups_of(vmas: Iterable[Vma], gap: int) -> Iterator[list[Vma]]:
+    """Yield VMAs in groups that are searched in one go: no more than ``gap`` bytes lie between them."""
+    group: list[Vma] = []
+    for vma in vmas:
+        if group and (vma.start - group[-1].end > gap or vma.end - group[0].start > SCAN_SPAN):
+            yield group
+            group = []
+        group.append(vma)
+    if group:
+        yield group
 
 
 def may_show_zero(vma: Vma, fields: dict[str, int]) -> bool:

@@ -1,0 +1,79 @@
+"""VMAs that lie side by side, and are small: they are read in one go, which takes hardly longer than one of them."""
+
+from __future__ import annotations
+
+from mematlas.kernel.maps import ANON_KINDS
+from mematlas.kernel.pagemap import ENTRY_SIZE, GAP, LAST_ADDRESS, Block
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from mematlas.kernel.maps import Vma
+
+KINDS = ANON_KINDS | {"file"}
+"""Those of whose pages nobody has to be asked but who has their entries."""
+
+
+def runs_of(vmas: Iterable[Vma], page_size: int, most: int) -> Iterator[list[Vma]]:
+    """Yield VMAs in runs that span ``most`` pages at the most, each alone that is no part of one.
+
+    In a run all are anonymous or none is, and all are private or shared. None has room for a huge entry.
+
+    >>> from mematlas.kernel.maps import parse_maps
+    >>> vmas = parse_maps([b"%x000-%x000 rw-p 0 00:00 0" % span for span in ((1, 3), (3, 4), (5, 6), (4096, 8192))])
+    >>> [len(run) for run in runs_of(vmas, 4096, 512)]
+    [3, 1]
+    """
+    per_table = page_size // ENTRY_SIZE * page_size
+    gap, room = GAP * page_size, most * page_size
+    run: list[Vma] = []
+    key: tuple[bool, str] | None = None
+    limit = reach = 0
+    """The address where the run must end, and that up to which the next VMA may begin."""
+    for vma in vmas:
+        start, end, kind = vma.start, vma.end, vma.kind
+        its_key = (kind in ANON_KINDS, vma.perms[3:]) if kind in KINDS else None
+        if -(-start // per_table) * per_table + per_table <= end or end > LAST_ADDRESS:
+            its_key = None
+        if its_key is None or its_key != key or start > reach or end > limit:
+            if run:
+                yield run
+            run, key, limit = [], its_key, start + room
+        run.append(vma)
+        reach = end + gap
+    if run:
+        yield run
+
+
+def read_runs(
+    vmas: Iterable[Vma], page_size: int, most: int, read: Callable[[list[Vma]], Block | None]
+) -> Iterator[tuple[list[Vma], Block | None]]:
+    """Yield the runs of `runs_of` with what ``read`` returns of each: one block of all their pages.
+
+    A VMA that is no part of one comes alone and with None, as those do of which there is no such block.
+    """
+    for run in runs_of(vmas, page_size, most):
+        if len(run) > 1 and (block := read(run)):
+            yield run, block
+        else:
+            yield from (([vma], None) for vma in run)
+
+
+def joined(blocks: Iterable[Block], start: int, end: int, page_size: int) -> Block:
+    """Return the blocks of a range, each with the use of its pages, as one block of all of it."""
+    nr_pages = (end - start) // page_size
+    raw, states, use = bytearray(nr_pages * ENTRY_SIZE), bytearray(nr_pages), bytearray(nr_pages)
+    for block in blocks:
+        first = (block.address - start) // page_size
+        last = first + len(block)
+        raw[first * ENTRY_SIZE : last * ENTRY_SIZE] = block.raw
+        states[first:last], use[first:last] = block.states, block.use or bytes(len(block))
+    return Block(start, memoryview(raw), bytes(states), bytes(use))
+
+
+def cut(run: list[Vma], block: Block, page_size: int) -> Iterator[tuple[Vma, int, int]]:
+    """Yield each VMA of a run with the places of its pages in the block of the run."""
+    first = block.address
+    for vma in run:
+        yield vma, (vma.start - first) // page_size, (vma.end - first) // page_size
