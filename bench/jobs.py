@@ -49,6 +49,11 @@ def mematlas(*arguments: str) -> Command:
     return Command(" ".join(("mematlas", *arguments)).replace(" {pid}", ""), ("{mematlas}", *arguments))
 
 
+def usage_of(source: str) -> Command:
+    """Return a look at the amounts by a source."""
+    return mematlas("usage", "--source", source, "{pid}")
+
+
 def in_process(label: str, *argv: str) -> Command:
     """Return a program that repeats its work and reports the CPU time of each time."""
     return Command(label, (*argv, "{pid}", "5"), reports=True)
@@ -67,8 +72,10 @@ THP = Victim("4 GiB of transparent huge pages", ("thp", str(4 * GIB)), needs=4 *
 ANON230K = Victim("230,400 touched 4 KiB pages", ("anon4k", str(900 * MIB)), needs=900 * MIB)
 SPARSE = Victim("1 TiB with 262,144 pages scattered in it", ("sparse",), needs=GIB)
 SCATTERED = Victim("1 TiB with one page in each 4 MiB, each in a page table of its own", ("scattered",), needs=2 * GIB)
+VMAS = Victim("60,000 VMAs of a page each", ("vmas", "60000"), needs=256 * MIB)
 TINY = Victim("a process of 1.4 MiB", ("tiny",), needs=MIB)
 
+CAT_SMAPS = Command("cat smaps", ("cat", "/proc/{pid}/smaps"))
 CAT_ROLLUP = Command("cat smaps_rollup", ("cat", "/proc/{pid}/smaps_rollup"))
 PMAP = Command("pmap -X", ("pmap", "-X", "{pid}"))
 PSUTIL = Command(
@@ -159,6 +166,11 @@ JOBS = (
         peak_bar=24 * MIB,
         note=COUNTED_NOTE,
     ),
+    Job("vmas-usage", VMAS, mematlas("usage", "{pid}"), (Peer(CAT_SMAPS, 3.5),), peak_bar=100 * MIB),
+    Job("vmas-usage-smaps", VMAS, usage_of("smaps"), (Peer(CAT_SMAPS, 4.7),), peak_bar=100 * MIB),
+    Job("vmas-usage-tables", VMAS, usage_of("tables"), (Peer(CAT_SMAPS, 3.5),), peak_bar=100 * MIB),
+    Job("vmas-maps", VMAS, mematlas("maps", "{pid}"), (Peer(CAT_SMAPS, 5.3), Peer(PMAP)), peak_bar=100 * MIB),
+    Job("vmas-verify", VMAS, mematlas("usage", "--verify", "{pid}"), (Peer(CAT_SMAPS, 14.7),), peak_bar=100 * MIB),
     Job("tiny", TINY, mematlas("usage", "{pid}"), (Peer(CAT_ROLLUP), Peer(PMAP)), note=TINY_NOTE),
     Job("help", None, mematlas("--help"), (Peer(PASS, 2.5),)),
 )

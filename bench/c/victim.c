@@ -6,6 +6,7 @@
  *	victim thp SIZE		the same in transparent huge pages
  *	victim sparse		1 TiB of address space, 262,144 pages in it
  *	victim scattered	1 TiB with one page in each 4 MiB: 262,144 page tables
+ *	victim vmas N		N VMAs of one page each, every other one touched
  *	victim tiny		nothing but itself
  *
  * Prints its pid and "ready", then sleeps until its stdin is closed: a victim
@@ -91,14 +92,37 @@ static void fill_scattered(void)
 	touch(address, SCATTERED_SIZE / SCATTERED_STEP, SCATTERED_STEP / PAGE_SIZE);
 }
 
-static size_t parse_size(const char *text)
+/* Neighbours must differ in their rights, or they are one VMA. */
+static void fill_vmas(size_t nr_vmas)
+{
+	char *address = map(nr_vmas * PAGE_SIZE, PROT_READ, 0);
+
+	for (size_t i = 0; i < nr_vmas; i += 2) {
+		if (mprotect(address + i * PAGE_SIZE, PAGE_SIZE, PROT_READ | PROT_WRITE))
+			die("mprotect");
+		address[i * PAGE_SIZE] = 1;
+	}
+}
+
+static size_t parse_number(const char *text)
 {
 	char *end;
-	unsigned long size;
+	unsigned long number;
 
 	errno = 0;
-	size = strtoul(text, &end, 0);
-	if (errno || *end || !size || size % HUGE_SIZE) {
+	number = strtoul(text, &end, 0);
+	if (errno || *end || !number) {
+		fprintf(stderr, "victim: N is a number: %s\n", text);
+		exit(2);
+	}
+	return number;
+}
+
+static size_t parse_size(const char *text)
+{
+	size_t size = parse_number(text);
+
+	if (size % HUGE_SIZE) {
 		fprintf(stderr, "victim: SIZE is in bytes, a multiple of 2 MiB: %s\n", text);
 		exit(2);
 	}
@@ -113,12 +137,14 @@ int main(int argc, char **argv)
 		fill_anon4k(parse_size(argv[2]));
 	} else if (argc == 3 && !strcmp(argv[1], "thp")) {
 		fill_thp(parse_size(argv[2]));
+	} else if (argc == 3 && !strcmp(argv[1], "vmas")) {
+		fill_vmas(parse_number(argv[2]));
 	} else if (argc == 2 && !strcmp(argv[1], "sparse")) {
 		fill_sparse();
 	} else if (argc == 2 && !strcmp(argv[1], "scattered")) {
 		fill_scattered();
 	} else if (argc != 2 || strcmp(argv[1], "tiny")) {
-		fprintf(stderr, "usage: %s anon4k SIZE | thp SIZE | sparse | scattered | tiny\n", argv[0]);
+		fprintf(stderr, "usage: %s anon4k SIZE | thp SIZE | sparse | scattered | vmas N | tiny\n", argv[0]);
 		return 2;
 	}
 	printf("%d\nready\n", (int)getpid());
