@@ -68,10 +68,10 @@ if TYPE_CHECKING:
 NR_TABLES = 128
 """Tables counted together: their entries stay in the cache."""
 NR_SCATTERED_TABLES = 1 << 11
-"""The same where frames lie all over memory."""
+"""The same where frames lie all over memory, or tables have few."""
 NR_DENSE = 24
 """Frames for each page of struct pages, which holds 64, below which they count as scattered."""
-LEAST_SHARE = 8
+LEAST_SHARE = 16
 """Entries of tables for each one used from which on these are taken to lie apart."""
 NR_BLOCK_PAGES = 1 << 13
 NO_SWAP = (paging.EMPTY, paging.TABLE, paging.PRESENT, paging.PROT_NONE)
@@ -140,6 +140,8 @@ class TableReader:
         """Pages of devices met, which pagemap does not show either."""
         self._zero_frames: dict[int, bool] = {}
         self._nr_tables = NR_TABLES
+        self._has_few = False
+        """Whether the tables met last had few pages in each."""
         self._use_masks = [any_bit(test) for test in (self.mode.accessed, self.mode.dirty)]
         self.mm = access.memory.open_mm(process.pid, process)
         try:
@@ -282,7 +284,8 @@ class TableReader:
             raw, held, use = self._convert(vma, few, codes, pfns, None, None)
             start = max(int(addresses[0]), first)
             skipped = (start - int(addresses[0])) // self.page_size
-            if may_be_scattered and len(few) * LEAST_SHARE < len(entries):
+            self._has_few = len(few) * LEAST_SHARE < len(entries)
+            if may_be_scattered and self._has_few:
                 tables, numbers = np.divmod(used + skipped, table_pages)
                 places = addresses[tables] + (numbers * self.page_size).astype(np.uint64)
                 yield from ranges_of(places, raw, held, use, self.page_size)
@@ -458,7 +461,7 @@ class TableReader:
         low = int(np.searchsorted(level.addresses, np.uint64(first - first % size)))
         high = int(np.searchsorted(level.addresses, np.uint64(last), side="right"))
         while low < high:
-            start, stop = low, min(high, low + self._nr_tables)
+            start, stop = low, min(high, low + (NR_SCATTERED_TABLES if self._has_few else self._nr_tables))
             begin = max(first - int(level.addresses[start]), 0) >> shift
             left = max(int(level.addresses[stop - 1]) + size - 1 - last, 0) >> shift
             entries = level.entries[start:stop].reshape(-1)[begin : (stop - start) * nr_entries - left]
