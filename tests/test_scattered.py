@@ -362,3 +362,16 @@ def test_without_scan_pages_apart_are_read_block_by_block(target: Program, monke
     with ProcFS().process(target.pid) as process, Pagemap(process) as pagemap:
         found = states_of(lots(pagemap, start, end))
     assert found.keys() == {start // PAGE + page for page in SINGLES[:301]}
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_frames_are_the_same_where_pages_lie_apart(mixed: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look() -> tuple[int, int, dict[int, int]]:
+        with Process(mixed.pid) as process:
+            sizes = process.usage("smaps", folios=True).folios
+            assert sizes is not None
+            return process.distinct("pagemap").distinct, process.if_ended("pagemap").freed, sizes.by_size
+
+    apart = look()
+    monkeypatch.setattr(scattered, "NR_LONELY", 1 << 30)
+    assert apart == look()

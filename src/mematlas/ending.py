@@ -109,7 +109,7 @@ class Accounts:
         with FrameCounter(reader.process.procfs, FIRST_FILE + len(self.files)) as counter:
             keys = FrameKeys()
             for vma in self.vmas:
-                for block in reader.blocks(vma):
+                for block in reader.lots(vma):
                     keys.add(block, self._owners[vma.start], POOL if vma.kind == "hugetlb" else ANON)
                     if nr_slots := sum(n for byte, n in block.kinds.items() if IS_SLOT[byte]):
                         self.slots[vma.start] = self.slots.get(vma.start, 0) + nr_slots

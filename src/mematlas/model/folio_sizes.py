@@ -64,7 +64,7 @@ def resident_frames(process: ProcessDir, vmas: Iterable[Vma], pacer: Pacer | Non
         for vma in vmas:
             if vma.kind == "hugetlb":
                 continue
-            for block in reader.blocks(vma):
+            for block in reader.lots(vma):
                 states = np.frombuffer(block.states, np.uint8)
                 entries = np.frombuffer(block.raw, np.uint64)
                 found.append(entries[states & (PRESENT | MARK_A) == PRESENT] & np.uint64(PM_PFRAME))

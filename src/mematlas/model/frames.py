@@ -33,7 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-    from mematlas.kernel.pagemap import Block
+    from mematlas.kernel.pagemap import Entries
     from mematlas.kernel.procfs import ProcFS, WordFile
 
 KPF_COMPOUND = KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL
@@ -62,7 +62,7 @@ class FrameKeys:
     def __init__(self) -> None:
         self._parts: list[Words] = []
 
-    def add(self, block: Block, owner: int, anon: int = ANON) -> None:
+    def add(self, block: Entries, owner: int, anon: int = ANON) -> None:
         """Take in the present pages of a block. Those of a file belong to ``owner``, anonymous ones to ``anon``.
 
         Raises:
