@@ -9,16 +9,17 @@ are kept aside for them, too), so some places of its memory are looked at, where
 from __future__ import annotations
 
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.pagemap import ENTRY_SIZE, PAGE_IS_HUGE, PAGE_IS_PRESENT, PM_MMAP_EXCLUSIVE, Pagemap
+from mematlas.kernel.pagemap import ENTRY_SIZE, PAGE_IS_HUGE, PAGE_IS_PRESENT, PM_MMAP_EXCLUSIVE, SCAN_REGIONS, Pagemap
 from mematlas.kernel.smaps import HOLD_PER_BYTE
 from mematlas.kernel.status import read_memory_status, status_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.kernel.pagemap import Scanner
     from mematlas.kernel.procfs import ProcessDir
 
 NR_PLACES = 64
+NR_PAGES = 512
+"""Pages that are looked at from each place on."""
 REACH = 1 << 30
 """Addresses that are searched at a place for something to look at: half a millisecond where there is nothing."""
 HUGE_COST = 0.02
@@ -57,14 +58,14 @@ def cost_of_pages(process: ProcessDir, resident: int) -> float:
         spans = [(start, end) for start, end in spans_of(process) if end - start >= size]
         with Pagemap(process) as pagemap:
             for start, end in places_in(spans, NR_PLACES, process.procfs.page_size):
-                at = pagemap.scanner.first(start, end, PAGE_IS_PRESENT)
-                if at is not None:
-                    block = at - at % size
-                    here = size_in(pagemap.scanner, block, block + size, PAGE_IS_PRESENT)
-                    huge = size_in(pagemap.scanner, block, block + size, PAGE_IS_HUGE)
-                    is_single = huge and pagemap.entry(at) & PM_MMAP_EXCLUSIVE
-                    present += here
-                    cost += here - huge + huge * (HUGE_COST if is_single else SHARED_COST)
+                asked = (PAGE_IS_PRESENT, PAGE_IS_PRESENT | PAGE_IS_HUGE, SCAN_REGIONS, NR_PAGES)
+                regions, _ = pagemap.scanner.regions_of(start, end, *asked)
+                for low, high, told in zip(regions[::3], regions[1::3], regions[2::3], strict=True):
+                    present += high - low
+                    part = 1.0
+                    if told & PAGE_IS_HUGE:
+                        part = HUGE_COST if pagemap.entry(low) & PM_MMAP_EXCLUSIVE else SHARED_COST
+                    cost += part * (high - low)
     except (NotSupported, PermissionDenied):
         return 1.0
     return cost / present if present else 1.0
@@ -91,8 +92,3 @@ def places_in(spans: list[tuple[int, int]], number: int, page_size: int) -> list
             places.append((at, min(end, at + REACH)))
         passed += end - start
     return places
-
-
-def size_in(scanner: Scanner, start: int, end: int, any_of: int) -> int:
-    """Return the bytes of a range that are in any of some categories."""
-    return sum(high - low for low, high in scanner.ranges(start, end, any_of))
