@@ -175,5 +175,5 @@ JOBS = (
     Job("help", None, mematlas("--help"), (Peer(PASS, 2.5),)),
 )
 
-STALL = "stall"
-"""The job that measures the target instead of us (stall.py)."""
+STALL, STALL_SCATTERED = "stall", "stall-scattered"
+"""The jobs that measure the target instead of us (stall.py)."""

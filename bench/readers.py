@@ -11,7 +11,7 @@ import report
 from mematlas.errors import Error
 from mematlas.kernel.kmem import open_kernel_memory
 from run import EXIT_NOT_RUN, check_memory, find_places
-from stall import AGAIN_THROUGHPUT, NOTHING, OBSERVERS, measure_stall, observer_of_ours
+from stall import AGAIN_THROUGHPUT, NOTHING, OBSERVERS, Target, measure_stall, observer_of_ours
 
 MIB = 1 << 20
 READERS = ("bpf", "kcore", "module")
@@ -34,13 +34,15 @@ def main() -> int:
     try:
         programs.build()
         check_memory(arguments.size * MIB)
-        stalls = measure_stall(find_places(), arguments.rounds, arguments.seconds, observers, arguments.size * MIB)
+        size = arguments.size * MIB
+        what = Target(f"{arguments.size} MiB of touched 4 KiB pages", size, size, observers=tuple(observers))
+        stalls = measure_stall(find_places(), arguments.rounds, arguments.seconds, what)
     except programs.ProgramError as error:
         print(f"bench: {error}", file=sys.stderr)
         return EXIT_NOT_RUN
     print("\n".join(report.describe_machine()))
     print(report.format_text(report.STALL_HEADER, [report.stall_cells(stall) for stall in stalls]))
-    print(report.describe_rounds(stalls, arguments.size * MIB))
+    print(report.describe_rounds(stalls, what.label))
     for reader, why in missing.items():
         print(f"walk by {reader}: NOT RUN: {why}")
     return EXIT_NOT_RUN if missing or any(stall.error for stall in stalls) else 0

@@ -6,14 +6,14 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jobs import GIB, MIB, Job, Peer
 from measure import CommandError, Results, Sample, compare, median_cpu_ms, median_wall_ms
-from stall import AGAIN_THROUGHPUT, BAR_P999_MS, PACED_THROUGHPUT, TARGET_SIZE, Stall
+from stall import AGAIN_THROUGHPUT, BAR_P999_MS, PACED_THROUGHPUT, TARGETS, Stall
 
 HEADER = ("job", "against", "ours", "ours, wall", "peer", "ratio", "range", "bar", "verdict")
 LEGEND = (
@@ -32,8 +32,8 @@ STALL_HEADER = (
     "verdict",
 )
 STALL_LEGEND = (
-    "The target maps, touches and unmaps 64 KiB in a loop, beside {size:.2g} GiB of touched 4 KiB pages; medians of "
-    "the rounds, but the worst of all. Throughput is a share of that beside a loop that looks at nothing. Bars: p99.9 "
+    "The target maps, touches and unmaps 64 KiB in a loop, beside {beside}; medians of the rounds, but "
+    "the worst of all. Throughput is a share of that beside a loop that looks at nothing. Bars: p99.9 "
     f"under {BAR_P999_MS:g} ms or what that loop makes it, throughput above {PACED_THROUGHPUT:.0%} of single looks, "
     f"{AGAIN_THROUGHPUT:.0%} of who looks again."
 )
@@ -179,16 +179,17 @@ class Report:
     jobs: Sequence[Job]
     rows: Sequence[Row]
     nr_rounds: int
-    stalls: Sequence[Stall] | str | None
-    """The rows of the stall job, or why it could not be run; None when it was not asked for."""
+    stalls: Mapping[str, Sequence[Stall] | str]
+    """The rows of each stall job that was asked for, or why it could not be run."""
 
     def verdicts(self) -> Iterator[str]:
         """Yield every verdict."""
         yield from (row.verdict for row in self.rows)
-        if isinstance(self.stalls, str):
-            yield f"NOT RUN: {self.stalls}"
-        elif self.stalls is not None:
-            yield from (stall.verdict for stall in self.stalls)
+        for stalls in self.stalls.values():
+            if isinstance(stalls, str):
+                yield f"NOT RUN: {stalls}"
+            else:
+                yield from (stall.verdict for stall in stalls)
 
     @property
     def legend(self) -> str:
@@ -201,11 +202,12 @@ class Report:
         if self.rows:
             parts += [format_text(HEADER, [row.cells() for row in self.rows]), self.legend]
             parts.append("\n".join(f"{job.name}: {describe(job)}" for job in self.jobs))
-        if isinstance(self.stalls, str):
-            parts.append(f"stall: NOT RUN: {self.stalls}")
-        elif self.stalls is not None:
-            parts += [format_text(STALL_HEADER, [stall_cells(stall) for stall in self.stalls])]
-            parts += [f"{describe_rounds(self.stalls)}"]
+        for name, stalls in self.stalls.items():
+            if isinstance(stalls, str):
+                parts.append(f"{name}: NOT RUN: {stalls}")
+            else:
+                parts.append(format_text(STALL_HEADER, [stall_cells(stall) for stall in stalls]))
+                parts.append(describe_rounds(stalls, TARGETS[name].label))
         return "\n\n".join(parts)
 
     def markdown(self) -> str:
@@ -215,12 +217,13 @@ class Report:
             parts += ["### Speed"]
             parts += [format_markdown(HEADER, [row.cells() for row in self.rows]), self.legend]
             parts.append("\n".join(f"- **{job.name}**: {describe(job)}" for job in self.jobs))
-        if isinstance(self.stalls, str):
-            parts += ["### The stall", f"Not run: {self.stalls}."]
-        elif self.stalls is not None:
-            parts += ["### The stall"]
-            parts += [format_markdown(STALL_HEADER, [stall_cells(stall) for stall in self.stalls])]
-            parts += [f"{describe_rounds(self.stalls)}"]
+        for name, stalls in self.stalls.items():
+            parts.append(f"### The stall: {TARGETS[name].label}")
+            if isinstance(stalls, str):
+                parts.append(f"Not run: {stalls}.")
+            else:
+                parts.append(format_markdown(STALL_HEADER, [stall_cells(stall) for stall in stalls]))
+                parts.append(describe_rounds(stalls, TARGETS[name].label))
         return "\n\n".join(parts) + "\n"
 
 
@@ -231,10 +234,10 @@ def describe(job: Job) -> str:
     return f"{job.ours.label}{victim}{note}."
 
 
-def describe_rounds(stalls: Sequence[Stall], size: int = TARGET_SIZE) -> str:
+def describe_rounds(stalls: Sequence[Stall], beside: str) -> str:
     """Return how long the target was watched, and what the table says."""
     rounds = stalls[0].rounds
-    return f"Rounds: {len(rounds)} of {rounds[0].seconds:.0f} s. {STALL_LEGEND.format(size=size / GIB)}"
+    return f"Rounds: {len(rounds)} of {rounds[0].seconds:.0f} s. {STALL_LEGEND.format(beside=beside)}"
 
 
 def format_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import programs
 import report
 import stall
-from jobs import GIB, JOBS, STALL, Job, Victim
+from jobs import GIB, JOBS, Job, Victim
 from measure import measure
 
 QUICK = {"rounds": 3, "stall_rounds": 1, "seconds": 1.0}
@@ -29,12 +29,12 @@ EXIT_LOSES = 10
 def parse_arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [*(job.name for job in JOBS), STALL]
+    names = [*(job.name for job in JOBS), *stall.TARGETS]
     parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"all, or some of: {', '.join(names)}")
     parser.add_argument("--quick", action="store_true", help="few short rounds, to see that it works")
     parser.add_argument("--rounds", type=int, help="rounds of each job (default 9)")
-    parser.add_argument("--stall-rounds", type=int, help="rounds of the stall job (default 3)")
-    parser.add_argument("--seconds", type=float, help="length of one round of the stall job (default 5)")
+    parser.add_argument("--stall-rounds", type=int, help="rounds of the stall jobs (default 3)")
+    parser.add_argument("--seconds", type=float, help="length of one round of the stall jobs (default 5)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the result as markdown too")
     parser.add_argument("--fail", action="store_true", help="exit 10 when a bar is missed")
     arguments = parser.parse_args()
@@ -111,11 +111,11 @@ def run_jobs(jobs: Sequence[Job], places: Mapping[str, str], nr_rounds: int) -> 
     return rows
 
 
-def run_stall(places: Mapping[str, str], nr_rounds: int, seconds: float) -> list[stall.Stall] | str:
-    """Run the stall job, or return why it cannot be run."""
+def run_stall(what: stall.Target, places: Mapping[str, str], nr_rounds: int, seconds: float) -> list[stall.Stall] | str:
+    """Run a stall job, or return why it cannot be run."""
     try:
-        check_memory(stall.TARGET_SIZE)
-        return stall.measure_stall(places, nr_rounds, seconds)
+        check_memory(what.needs)
+        return stall.measure_stall(places, nr_rounds, seconds, what)
     except programs.ProgramError as error:
         return str(error)
 
@@ -136,9 +136,11 @@ def main() -> int:
         return EXIT_NOT_RUN
     wanted = [job for job in JOBS if not arguments.jobs or job.name in arguments.jobs]
     rows = run_jobs(wanted, places, arguments.rounds)
-    stalls = None
-    if not arguments.jobs or STALL in arguments.jobs:
-        stalls = run_stall(places, arguments.stall_rounds, arguments.seconds)
+    stalls = {
+        name: run_stall(what, places, arguments.stall_rounds, arguments.seconds)
+        for name, what in stall.TARGETS.items()
+        if not arguments.jobs or name in arguments.jobs
+    }
     result = report.Report(machine, wanted, rows, arguments.rounds, stalls)
     print(result.text())
     if arguments.markdown:

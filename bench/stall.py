@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from jobs import GIB
+from jobs import GIB, STALL, STALL_SCATTERED
 from programs import Child, ProgramError, running
 
-TARGET_SIZE = 4 * GIB
 BAR_P999_MS = 2.0
 PACED_THROUGHPUT = 0.75
 AGAIN_THROUGHPUT = 0.95
+PREADS = "pagemap, 64 KiB preads"
 NOTHING = "a loop that looks at nothing"
 
 
@@ -48,11 +48,38 @@ OBSERVERS = (
     Observer(NOTHING, ("{python}", "{bench}/observe.py", "nothing", "{pid}", "loop")),
     Observer("read smaps_rollup", ("{python}", "{bench}/observe.py", "rollup", "{pid}", "loop")),
     Observer("PAGEMAP_SCAN over each VMA", ("{bin}/pagemap_scan", "{pid}", "loop")),
-    Observer("pagemap, 64 KiB preads", ("{bin}/pread_scan", "{pid}", "loop")),
+    Observer(PREADS, ("{bin}/pread_scan", "{pid}", "loop")),
     observer_of_ours("mematlas usage by pagemap, paced", "paced", PACED_THROUGHPUT),
     observer_of_ours("mematlas usage, single looks in a row", "usage", PACED_THROUGHPUT),
     observer_of_ours("mematlas usage, looking again", "again", AGAIN_THROUGHPUT),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the target has touched beside what it maps and unmaps."""
+
+    label: str
+    size: int
+    needs: int
+    """Bytes of memory that it takes."""
+    step: int | None = None
+    """Bytes in each of which it has touched one page; all pages where there is none."""
+    observers: tuple[Observer, ...] = OBSERVERS
+
+
+TARGETS = {
+    STALL: Target("4 GiB of touched 4 KiB pages", 4 * GIB, 4 * GIB),
+    STALL_SCATTERED: Target(
+        "1 TiB with one page in each 4 MiB",
+        1 << 40,
+        2 * GIB,
+        step=4 << 20,
+        # To read every entry of a TiB takes seconds, and nobody does it.
+        observers=tuple(observer for observer in OBSERVERS if observer.label != PREADS),
+    ),
+}
+"""By the name of the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +138,18 @@ def choose_processors() -> tuple[int, int] | None:
     return (processors[-1], processors[0]) if len(processors) > 1 else None
 
 
-def measure_stall(
-    places: Mapping[str, str],
-    nr_rounds: int,
-    seconds: float,
-    observers: Sequence[Observer] = OBSERVERS,
-    size: int = TARGET_SIZE,
-    step: int | None = None,
-) -> list[Stall]:
-    """Return what each observer did to a target of this size, with one page in each ``step`` bytes."""
+def measure_stall(places: Mapping[str, str], nr_rounds: int, seconds: float, what: Target) -> list[Stall]:
+    """Return what each observer did to a target."""
     processors = choose_processors()
     if processors is None:
         raise ProgramError("needs two processors")
-    stalls = [Stall(observer) for observer in observers]
-    argv = [f"{places['bin']}/stall_target", str(size), str(processors[0]), *([str(step)] if step else [])]
+    stalls = [Stall(observer) for observer in what.observers]
+    argv = [
+        f"{places['bin']}/stall_target",
+        str(what.size),
+        str(processors[0]),
+        *([str(what.step)] if what.step else []),
+    ]
     with running(argv) as target:
         target.wait_until_ready()
         for number in range(nr_rounds):
