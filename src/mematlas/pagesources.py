@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.counting import PageCounts, nr_shared, shared_frames, usage_of_pages, usage_of_tables
+from mematlas.analysis.counting import (
+    AlikeUsages,
+    PageCounts,
+    nr_shared,
+    shared_frames,
+    usage_of_pages,
+    usage_of_tables,
+)
 from mematlas.analysis.results import VmaUsage
 from mematlas.errors import NotSupported
-from mematlas.kernel.pagemap import ACCESSED, DIRTY, ENTRY_SIZE, IS_SHARED, PM_PFRAME, Block, histogram
+from mematlas.kernel.pagemap import ACCESSED, DIRTY, ENTRY_SIZE, IS_SHARED, PM_PFRAME, Block
 from mematlas.model.pages import RUN_PAGES, STATE_OF_BYTE, PageReader, place_of
 from mematlas.model.runs import cut, runs_of
-from mematlas.model.sharers import UNTOLD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from mematlas.analysis.usage import Usage
     from mematlas.choosing import Chooser
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Pacer
@@ -25,7 +30,6 @@ if TYPE_CHECKING:
     from mematlas.model.tablecounts import TableCounter
     from mematlas.model.tablereader import TableReader
 
-MAX_KNOWN = 1 << 10
 MANY = 1 << 12
 
 
@@ -43,8 +47,7 @@ class PageCounter:
         self._first_pages = first_pages
         self._nodes = nodes
         self._notes = notes
-        self._known: dict[tuple[str, bytes, bytes], tuple[Usage, int | None, int | None]] = {}
-        """What VMAs add up to that share no pages: by kind, states and use of their pages."""
+        self._alike = AlikeUsages(self.page_size)
 
     def by_pagemap(self, vmas: Iterable[Vma]) -> list[VmaUsage]:
         """Return what the entries of pagemap add up to, with pauses; who shares the pages is told by kpagecount."""
@@ -181,58 +184,31 @@ class PageCounter:
     ) -> Iterator[VmaUsage]:
         """Yield what the entries of VMAs that lie side by side add up to, given one block of all of them.
 
-        Most are like others, and so is what they add up to: it is counted once. ``alone`` counts a VMA with pages that
-        are mapped less than twice, or that is not known how often, though they are not exclusive.
+        ``alone`` counts a VMA with pages that are mapped less than twice, or that is not known how often, though they
+        are not exclusive.
         """
-        states, use, entries = block.states, block.use, block.entries
+        states, use = block.states, block.use
         counts: dict[int, int] = {}
         if nr_shared(block.kinds):
             places = [place for place, is_shared in enumerate(states.translate(IS_SHARED)) if is_shared]
-            counts = dict(zip(places, map_counts([entries[place] & PM_PFRAME for place in places]), strict=True))
-        known = self._known if zero_known else {}
+            counts = dict(zip(places, map_counts([block.entries[place] & PM_PFRAME for place in places]), strict=True))
         for vma, first, last in cut(run, block, self.page_size):
-            piece = states[first:last]
-            used = use[first:last] if use else b""
-            key = vma.kind, piece, used
-            found = known.get(key)
-            if found is None:
-                shared = [counts[place] for place in range(first, last) if place in counts] if counts else []
-                if alone and shared and min(shared) < 2:
-                    yield alone(vma)
-                    continue
-                found = self._of_piece(vma, piece, used, shared, zero_known)
-                if not shared:
-                    if len(known) >= MAX_KNOWN:
-                        known.clear()
-                    known[key] = found
-            usage, nr_accessed, nr_dirty = found
+            shared = [counts[place] for place in range(first, last) if place in counts] if counts else []
+            if alone and shared and min(shared) < 2:
+                yield alone(vma)
+                continue
+            usage = self._alike.usage(vma, states[first:last], shared, zero_known)
             state, phys = place_of(block, self.page_size, self._notes, first) if self._first_pages else ("absent", None)
             nodes: Sizes | None = None
             if self._nodes:
-                nodes = {}
-                part = Block(vma.start, block.raw[first * ENTRY_SIZE : last * ENTRY_SIZE], piece)
-                self._nodes.add(nodes, part)
+                raw = block.raw[first * ENTRY_SIZE : last * ENTRY_SIZE]
+                self._nodes.add(nodes := {}, Block(vma.start, raw, states[first:last]))
+            nr_accessed = nr_dirty = None
+            if use:
+                nr_both = use.count(ACCESSED | DIRTY, first, last)
+                nr_accessed = nr_both + use.count(ACCESSED, first, last)
+                nr_dirty = nr_both + use.count(DIRTY, first, last)
             yield VmaUsage(vma, usage, state, phys, nr_accessed, nr_dirty, nodes)
-
-    def _of_piece(
-        self, vma: Vma, states: bytes, use: bytes, shared: list[int], zero_known: bool
-    ) -> tuple[Usage, int | None, int | None]:
-        """Return the amounts of a VMA and how many of its pages were used, given the map counts of those it shares."""
-        counts = PageCounts()
-        counts.add(histogram(states))
-        usage = usage_of_pages(
-            vma,
-            counts,
-            self.page_size,
-            zero_known=zero_known,
-            hole="absent",
-            sharers=None if UNTOLD in shared else {count: shared.count(count) for count in set(shared)},
-            thp=0,
-        )
-        if not use:
-            return usage, None, None
-        nr_both = use.count(ACCESSED | DIRTY)
-        return usage, nr_both + use.count(ACCESSED), nr_both + use.count(DIRTY)
 
     def _in_file(self, reader: PageReader, vma: Vma) -> str:
         """Return what the file of shared memory tells of the first page, which has no entry here."""

@@ -6,12 +6,15 @@ Who shares a page is told by kpagecount beside pagemap, and by struct pages besi
 from __future__ import annotations
 
 from mematlas.analysis.usage import Usage, shown_present
-from mematlas.kernel.pagemap import BEHIND_MARKER, EXCLUSIVE, FILE, IS_SHARED, MARK_A, PM_PFRAME, PRESENT
+from mematlas.kernel.pagemap import BEHIND_MARKER, EXCLUSIVE, FILE, IS_SHARED, MARK_A, PM_PFRAME, PRESENT, histogram
 from mematlas.model.pages import STATE_OF_BYTE
+from mematlas.model.sharers import UNTOLD
 from mematlas.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Entries
     from mematlas.model.vma_counts import VmaCounts
@@ -90,6 +93,49 @@ def usage_of_pages(
         lazyfree=None if rss is None or rss > of_file else 0,
         swap_pss=0 if nr_swapped == 0 else None,
     )
+
+
+class AlikeUsages:
+    """The amounts of small VMAs by their pages. Most of many are like others, and are added up once."""
+
+    def __init__(self, page_size: int) -> None:
+        self._page_size = page_size
+        self._of_states: dict[Any, Usage] = {}
+        """By the states of the pages, in order: nearly all that there is to do for a VMA of a page or two."""
+        self._of_numbers: dict[Any, Usage] = {}
+        """By how many pages are in which state, or are mapped how often."""
+
+    def usage(self, vma: Vma, states: bytes, shared: list[int], zero_known: bool) -> Usage:
+        """Return what `usage_of_pages` does, given the state of each page and the map counts of the shared ones."""
+        key = vma.kind, zero_known, states, tuple(shared)
+        usage = self._of_states.get(key)
+        if usage is None:
+            usage = self._add_up(vma, histogram(states), shared, zero_known)
+            keep(self._of_states, key, usage)
+        return usage
+
+    def _add_up(self, vma: Vma, kinds: dict[int, int], shared: list[int], zero_known: bool) -> Usage:
+        key = vma.kind, zero_known, tuple(sorted(kinds.items())), tuple(sorted(shared))
+        usage = self._of_numbers.get(key)
+        if usage is None:
+            counts = PageCounts()
+            counts.add(kinds)
+            sharers = None if UNTOLD in shared else {count: shared.count(count) for count in set(shared)}
+            usage = usage_of_pages(
+                vma, counts, self._page_size, zero_known=zero_known, hole="absent", sharers=sharers, thp=0
+            )
+            keep(self._of_numbers, key, usage)
+        return usage
+
+
+MAX_KEPT = 1 << 10
+
+
+def keep(kept: dict[Any, Usage], key: object, usage: Usage) -> None:
+    """Keep amounts for who has the same, in bounded memory."""
+    if len(kept) >= MAX_KEPT:
+        kept.clear()
+    kept[key] = usage
 
 
 def usage_of_tables(vma: Vma, sums: VmaCounts, page_size: int, hole: str) -> Usage:
