@@ -14,7 +14,7 @@ from mematlas.cli import main, overview
 from mematlas.kernel.smaps import read_rollup
 from mematlas.kernel.status import read_status
 from mematlas.record import replace
-from mematlas.views.overview import estimates, in_use
+from mematlas.views.overview import estimates, in_use, to_try
 
 MIB = 1 << 20
 T = TypeVar("T")
@@ -62,6 +62,15 @@ def test_shared_huge_pages_and_swap_of_a_group_count_once() -> None:
     # Each has 5 MiB of private swap that all four map, and the same 9 MiB of shared memory.
     group.measured = {pid: measured(1, 1, swap=14, swap_pss=1, own=2, shared=638) for pid in range(4)}
     assert (group.swap, group.hugetlb) == ((4 + 9) * MIB, (8 + 638) * MIB)
+
+
+def test_what_to_try_is_a_process_that_may_be_looked_at() -> None:
+    hidden, sampled, seen = (Group(facts(pid, anon=20 - pid) for pid in pids) for pids in ([1], [2, 3], [4, 5]))
+    sampled.measured, seen.measured = {3: measured(1)}, {5: measured(1), 4: measured(1)}
+
+    assert to_try([hidden, sampled, seen]) == 3
+    assert to_try([hidden, seen]) == 4
+    assert to_try([hidden]) == to_try([]) == "self"
 
 
 def test_sample_is_spread_and_its_sums_are_an_estimate() -> None:

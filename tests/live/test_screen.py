@@ -17,6 +17,7 @@ from helpers import PAGE, Program, mematlas, program
 from mematlas.analysis.overview import Group, grouped, largest
 from mematlas.choosing import MAX_STALL
 from mematlas.cli import overview
+from mematlas.errors import PermissionDenied
 from mematlas.kernel.procfs import WHOLE_PROC, ProcFS
 from mematlas.kernel.smaps import HOLD_PER_BYTE
 from stuck import WAYS, stuck
@@ -184,6 +185,9 @@ def test_who_cannot_be_looked_at_is_known_by_its_counters(as_nobody: Callable[..
     lines = outcome.stdout.splitlines()
     assert len(lines) <= 20
     assert any(re.search(r" hidden\. ", line) for line in lines)
+    tried = re.findall(r" (usage|map) (\S+) ", outcome.stdout)
+    assert [command for command, _ in tried] == ["usage", "map"]
+    assert PermissionDenied.exit_code not in [as_nobody([*words]).code for words in tried]
 
 
 def test_screen_of_a_proc_without_meminfo_goes_on() -> None:

@@ -59,10 +59,10 @@ def overview_view(
         for line in rights(uid, missing, nr_refused, sudo):
             yield from fold_message(line, width)
         yield ""
-        pid = rows[0][0] if rows else "PID"
+        target = to_try(groups)
         tries = (
-            (f"usage {pid}", "how much, by kind"),
-            (f"map {pid}", "its address space, drawn"),
+            (f"usage {target}", "how much, by kind"),
+            (f"map {target}", "its address space, drawn"),
             ("demo", "a tour of real memory, in half a minute"),
             ("--help", "everything else"),
         )
@@ -70,6 +70,12 @@ def overview_view(
             yield f"{'Try:' if number == 0 else '':<6}{f'{command} {words}':<{len(command) + 16}}{text}"
 
     return Drawn("overview/2", COLUMNS, rows, draw=draw, notes=[*estimates(groups), *notes])
+
+
+def to_try(groups: list[Group]) -> int | str:
+    """Return the target of the commands to try: the first that could be looked at, for want of one ourselves."""
+    seen = (pid for group in groups for pid in (group.pid, *group.measured) if pid in group.measured)
+    return next(seen, "self")
 
 
 def in_use(meminfo: dict[str, int]) -> str:
