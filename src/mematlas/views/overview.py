@@ -115,7 +115,8 @@ def estimates(groups: list[Group]) -> Iterator[str]:
 def rights(uid: int, missing: list[str], nr_refused: int | None, sudo: str | None) -> Iterator[str]:
     """Yield what the reader may do, and how to get the rest."""
     who = "root" if uid == 0 else f"uid {uid}"
-    refused = ", more may be hidden" if nr_refused is None else f", {nr_refused} more are hidden" if nr_refused else ""
+    hidden = "more may be" if nr_refused is None else f"{nr_refused} more {'is' if nr_refused == 1 else 'are'}"
+    refused = "" if nr_refused == 0 else f", {hidden} hidden"
     if sudo is None:
         yield f"You are {who} in a user namespace: what belongs to it, without physical addresses{refused}."
         yield "More can be seen outside of it only, as root there: rights count in the first namespace."
