@@ -11,7 +11,7 @@ import time
 from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult
 from mematlas.analysis.usage import total, total_by_node
 from mematlas.choosing import MAX_STALL, NO_TABLES, PAGE_SOURCES, PAGEMAP_INSTEAD, Chooser
-from mematlas.errors import BadInput, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
+from mematlas.errors import NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.maps import Vma, read_mark, read_marked_maps
 from mematlas.kernel.pagemap import Pacer
 from mematlas.kernel.procfs import ProcFS
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
     from mematlas.model.pages import Hole, PageReader
     from mematlas.model.tableaccess import TableAccess
     from mematlas.model.tablereader import TableReader
-
-DRAWN_CELLS = 1536
-"""Cells that a picture aims at: a screen full."""
-MAX_CELLS = 1 << 20
 
 
 class Process:
@@ -499,25 +495,14 @@ class Process:
     ) -> list[Strip]:
         """Return the address space as cells of ``cell_pages`` pages, VMA by VMA.
 
-        Without ``cell_pages`` it is the least power of two that makes no more than `MAX_CELLS`. Each of ``folds``, as
-        `untouched` returns them, is one cell, and is not read.
+        Without ``cell_pages`` it is the least power of two that makes no more cells than a screen holds. Each of
+        ``folds``, as `untouched` returns them, is one cell, and is not read.
         """
-        from mematlas.analysis.grid import Cells, Strip, choose_cell_pages, cut_at
+        from mematlas.analysis.grid import cut_in_strips
 
         space = self.address_space()
         chosen = self._pieces(space, start, end, selection)
-        cut = list(cut_at(chosen, folds or []))
-        sizes = [(part.end - part.start) // self.page_size for part in cut]
-        drawn = [size for size, part in zip(sizes, cut, strict=True) if not part.is_folded]
-        if cell_pages is not None and cell_pages < 1:
-            raise BadInput(f"a cell of {cell_pages} pages: 1 or more")
-        cell_pages = cell_pages or choose_cell_pages(drawn, DRAWN_CELLS)
-        if (nr_cells := sum(-(-size // cell_pages) for size in drawn)) > MAX_CELLS:
-            raise BadInput(f"{nr_cells:,} cells are too many to draw: take more pages a cell, or a part")
-        strips = [
-            Strip(part.vma, part.start, part.end, Cells(size, size if part.is_folded else cell_pages), part.is_folded)
-            for part, size in zip(cut, sizes, strict=True)
-        ]
+        strips = cut_in_strips(chosen, folds or [], cell_pages, self.page_size)
         places = [(each.cells, each.vma, each.start, each.end, 0) for each in strips if not each.is_folded]
         self._fill(places, chosen, space, folds, source, [] if notes is None else notes, exclusive=True)
         return strips
@@ -539,19 +524,11 @@ class Process:
         ask which of the present pages are mapped once: where they lie far apart, that takes longer than all else. The
         second value tells which part of which VMA lies where.
         """
-        from mematlas.analysis.grid import Cells, Stretch, cut_at
+        from mematlas.analysis.grid import lay_end_to_end
 
-        if not 1 <= columns <= MAX_CELLS:
-            raise BadInput(f"{columns} columns: 1 to {MAX_CELLS:,}")
         space = self.address_space()
         chosen = self._pieces(space, start, end, selection)
-        stretches: list[Stretch] = []
-        nr_pages = 0
-        for part in cut_at(chosen, folds or []):
-            if not part.is_folded:
-                stretches.append(Stretch(part.vma, part.start, part.end, nr_pages))
-                nr_pages += (part.end - part.start) // self.page_size
-        cells = Cells(nr_pages, max(1, -(-nr_pages // columns)))
+        cells, stretches = lay_end_to_end(chosen, folds or [], columns, self.page_size)
         places = [(cells, each.vma, each.start, each.end, each.place) for each in stretches]
         self._fill(places, chosen, space, folds, source, [] if notes is None else notes, exclusive)
         return cells, stretches
@@ -604,10 +581,10 @@ class Process:
         exclusive: bool,
     ) -> None:
         """Count pages into cells, each range of a VMA from its place on: from what was kept, else by reading."""
-        from mematlas.analysis.kept import Folds
+        from mematlas.analysis.kept import kept_of
 
-        kept = folds.kept if isinstance(folds, Folds) else None
-        if kept and kept.reader and kept.chosen == chosen and kept.exclusive >= exclusive:
+        kept = kept_of(folds, chosen, exclusive)
+        if kept and kept.reader:
             for cells, _, low, high, place in places:
                 cells.fill(kept.between(low, high, self.page_size), low, place, self.page_size)
             self._finish(kept.started, kept.space, kept.reader, notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from heapq import heappush, heappushpop
 from itertools import groupby
 
+from mematlas.errors import BadInput
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PRESENT, Block, histogram
 from mematlas.kernel.scattered import Scattered
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
     Range = tuple[int, int]
     P = TypeVar("P", "Part", "Strip")
+
+DRAWN_CELLS = 1536
+"""Cells that a picture aims at: a screen full."""
+MAX_CELLS = 1 << 20
 
 CLASSES = ("own", "shared", "zero", "swapped", "cached", "absent", "guard", "special", "unknown")
 """The states of `mematlas.model.pages.STATES`, with ``present`` split into mapped once and mapped by several."""
@@ -251,6 +256,49 @@ def cut_at(pieces: Iterable[tuple[Vma, int, int]], runs: list[Range]) -> Iterato
             until = min(high if is_folded else low, end)
             yield Part(vma, place, until, is_folded)
             place = until
+
+
+def cut_in_strips(
+    chosen: list[tuple[Vma, int, int]], folds: list[Range], cell_pages: int | None, page_size: int
+) -> list[Strip]:
+    """Return parts of VMAs as strips of cells of ``cell_pages`` pages, or of as many as make a screen full.
+
+    A fold is one cell.
+
+    Raises:
+        BadInput: cells of no page, or too many cells.
+    """
+    cut = list(cut_at(chosen, folds))
+    sizes = [(part.end - part.start) // page_size for part in cut]
+    drawn = [size for size, part in zip(sizes, cut, strict=True) if not part.is_folded]
+    if cell_pages is not None and cell_pages < 1:
+        raise BadInput(f"a cell of {cell_pages} pages: 1 or more")
+    cell_pages = cell_pages or choose_cell_pages(drawn, DRAWN_CELLS)
+    if (nr_cells := sum(-(-size // cell_pages) for size in drawn)) > MAX_CELLS:
+        raise BadInput(f"{nr_cells:,} cells are too many to draw: take more pages a cell, or a part")
+    return [
+        Strip(part.vma, part.start, part.end, Cells(size, size if part.is_folded else cell_pages), part.is_folded)
+        for part, size in zip(cut, sizes, strict=True)
+    ]
+
+
+def lay_end_to_end(
+    chosen: list[tuple[Vma, int, int]], folds: list[Range], columns: int, page_size: int
+) -> tuple[Cells, list[Stretch]]:
+    """Return cells for parts of VMAs without the folds, at most so many, and which part lies where.
+
+    Raises:
+        BadInput: no columns, or too many.
+    """
+    if not 1 <= columns <= MAX_CELLS:
+        raise BadInput(f"{columns} columns: 1 to {MAX_CELLS:,}")
+    stretches: list[Stretch] = []
+    nr_pages = 0
+    for part in cut_at(chosen, folds):
+        if not part.is_folded:
+            stretches.append(Stretch(part.vma, part.start, part.end, nr_pages))
+            nr_pages += (part.end - part.start) // page_size
+    return Cells(nr_pages, max(1, -(-nr_pages // columns))), stretches
 
 
 def paragraphs(parts: Iterable[P]) -> Iterator[list[P]]:

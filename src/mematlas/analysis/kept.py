@@ -83,6 +83,12 @@ class Folds(list["Range"]):
         """All that was read; None where that was too much, or nothing."""
 
 
+def kept_of(folds: list[Range] | None, chosen: list[tuple[Vma, int, int]], exclusive: bool) -> Kept | None:
+    """Return what was read to find folds, if that is all of what was chosen, and tells what is asked for."""
+    kept = folds.kept if isinstance(folds, Folds) else None
+    return kept if kept and kept.chosen == chosen and kept.exclusive >= exclusive else None
+
+
 def size_of(piece: Piece) -> int:
     """Return about how many bytes a piece takes."""
     if isinstance(piece, Hole):
