@@ -105,7 +105,7 @@ LEAST_ROOM = 8
 NR_TOGETHER = 1024
 """Rows formatted together at the most, so that their texts take little memory."""
 IN_HEX = ("address", "hex", "entry")
-RECURRING = ("text", "path", "list")
+RECURRING = ("text", "path", "list", "size")
 """Kinds of which there are few different values."""
 
 
@@ -137,12 +137,11 @@ def cells_of(
     first = values[0]
     if kind != "number" and values.count(first) == len(values):  # numbers: 2 equals 2.0, and is written otherwise
         return [of_any(first)] * len(values)
-    if set(map(type, values)) == {int}:
-        return list(map(of_int, values))
+    form = of_int if set(map(type, values)) == {int} else of_any
     if kind in RECURRING:
-        known = {value: of_any(value) for value in set(values)}
+        known = {value: form(value) for value in set(values)}
         return [known[value] for value in values]
-    return list(map(of_any, values))
+    return list(map(form, values))
 
 
 def text_form(column: Column, in_bytes: bool) -> Form:
