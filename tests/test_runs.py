@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import helpers  # noqa: F401  (the settings of hypothesis)
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import GAP, LAST_ADDRESS
-from mematlas.model.runs import KINDS, runs_of
+from mematlas.model.runs import key_of, runs_of
 
 PAGE = 4096
 PER_TABLE = 512
@@ -46,8 +46,8 @@ def test_runs_are_all_vmas_in_order_and_each_can_be_read_as_one(told: list[tuple
         if len(run) == 1:
             continue
         assert run[-1].end - run[0].start <= MOST * PAGE
-        assert {vma.kind for vma in run} <= KINDS
-        assert len({(vma.kind == "file", vma.perms[3]) for vma in run}) == 1
+        assert len(set(map(key_of, run))) == 1
+        assert key_of(run[0]) is not None
         assert all(high.start - low.end <= GAP * PAGE for low, high in pairwise(run))
         table = PER_TABLE * PAGE
         assert not any(-(-vma.start // table) * table + table <= vma.end for vma in run), "room for a huge entry"
@@ -57,6 +57,16 @@ def test_small_neighbours_are_one_run() -> None:
     told = [(0, 1, ("anon", "rw-p")), (0, 3, ("anon", "r--p")), (GAP, 1, ("heap", "rw-p"))]
 
     assert [len(run) for run in runs_of(vmas_of(told), PAGE, MOST)] == [3]
+
+
+def test_parts_of_a_file_in_memory_are_a_run_only_where_it_goes_on() -> None:
+    def part(number: int, offset: int, perms: str = "rw-s", inode: int = 7) -> Vma:
+        return Vma(number * PAGE, (number + 1) * PAGE, perms, offset * PAGE, "00:01", inode, "/memfd:x", "shmem")
+
+    parts = [part(1, 4), part(2, 5, "r--s"), part(3, 9), part(4, 10, inode=8), part(5, 11, "r--p", 8)]
+    parts += [part(6, 12, "rw-p", 8), part(7, 13, "rwxp", 8), part(9, 15, "rw-p", 8)]
+
+    assert [len(run) for run in runs_of(parts, PAGE, MOST)] == [2, 1, 1, 1, 3]
 
 
 def test_what_pagemap_does_not_show_is_alone() -> None:

@@ -62,7 +62,7 @@ class PageCounter:
                 if block is None:
                     result.append(self._of_pages(reader, sharers, run[0]))
                 else:
-                    result += self._of_run(run, block, sharers.map_counts, reader.zero_known)
+                    result += self._of_run(reader, sharers.map_counts, run, block)
         self._notes += reader.notes()
         return result
 
@@ -159,7 +159,7 @@ class PageCounter:
                 if block is None:
                     result.append(self._of_tables(reader, run[0]))
                 else:
-                    result += self._of_run(run, block, reader.counts_of, True, lambda vma: self._of_tables(reader, vma))
+                    result += self._of_run(reader, reader.counts_of, run, block)
         self._notes += reader.notes()
         self.torn = bool(reader.torn)
         return result
@@ -176,17 +176,12 @@ class PageCounter:
 
     def _of_run(
         self,
+        reader: PageReader | TableReader,
+        map_counts: Callable[[list[int]], list[int]],
         run: list[Vma],
         block: Block,
-        map_counts: Callable[[list[int]], list[int]],
-        zero_known: bool,
-        alone: Callable[[Vma], VmaUsage] | None = None,
     ) -> Iterator[VmaUsage]:
-        """Yield what the entries of VMAs that lie side by side add up to, given one block of all of them.
-
-        ``alone`` counts a VMA with pages that are mapped less than twice, or that is not known how often, though they
-        are not exclusive.
-        """
+        """Yield what the entries of VMAs that lie side by side add up to, given one block of all of them."""
         states, use = block.states, block.use
         counts: dict[int, int] = {}
         if nr_shared(block.kinds):
@@ -194,11 +189,17 @@ class PageCounter:
             counts = dict(zip(places, map_counts([block.entries[place] & PM_PFRAME for place in places]), strict=True))
         for vma, first, last in cut(run, block, self.page_size):
             shared = [counts[place] for place in range(first, last) if place in counts] if counts else []
-            if alone and shared and min(shared) < 2:
-                yield alone(vma)
+            if shared and not isinstance(reader, PageReader) and min(shared) < 2:
+                # Not exclusive, though mapped once or not told how often: it is looked at more closely.
+                yield self._of_tables(reader, vma)
                 continue
-            usage = self._alike.usage(vma, states[first:last], shared, zero_known)
-            state, phys = place_of(block, self.page_size, self._notes, first) if self._first_pages else ("absent", None)
+            usage = self._alike.usage(vma, states[first:last], shared, reader.zero_known)
+            state: str = "absent"
+            phys: int | None = None
+            if self._first_pages:
+                state, phys = place_of(block, self.page_size, self._notes, first)
+                if state == "absent" and vma.kind == "shmem" and isinstance(reader, PageReader):
+                    state = self._in_file(reader, vma)
             nodes: Sizes | None = None
             if self._nodes:
                 raw = block.raw[first * ENTRY_SIZE : last * ENTRY_SIZE]

@@ -93,8 +93,11 @@ def first_pages(reader: PageReader, vmas: Sequence[Vma], notes: list[str]) -> It
 
     for run, block in reader.runs(vmas):
         if block is not None:
-            for _, first, _ in cut(run, block, reader.page_size):
-                yield place_of(block, reader.page_size, notes, first)
+            for vma, first, _ in cut(run, block, reader.page_size):
+                if vma.kind == "shmem" and not block.states[first]:
+                    yield STATE_OF_BYTE[reader.states(vma, vma.start, vma.start + reader.page_size)[0]], None
+                else:
+                    yield place_of(block, reader.page_size, notes, first)
         elif (block := reader.block_at(run[0], run[0].start)) is not None:
             yield place_of(block, reader.page_size, notes)
         else:

@@ -19,9 +19,10 @@ pytestmark = pytest.mark.machine
 
 SOURCES = ("smaps", "pagemap", "tables")
 NR_AREAS = 601
+SMALL = ("anon", "file", "shmem")
 MANY = """
 import ctypes, json, mmap, os, random, signal, sys, tempfile
-NR, PAGE = json.loads(sys.argv[1]), mmap.PAGESIZE
+(NR, out), PAGE = json.loads(sys.argv[1]), mmap.PAGESIZE
 libc = ctypes.CDLL(None)
 made = random.Random(1)
 shapes = [[made.randrange(8) for _ in range(made.choice((1, 1, 1, 2, 3, 17)))] for _ in range(NR)]
@@ -29,7 +30,12 @@ file = tempfile.TemporaryFile()
 file.truncate(sum(map(len, shapes)) * PAGE)
 known = {}
 areas = []
-for fd, flags in ((-1, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), (file.fileno(), mmap.MAP_PRIVATE)):
+memory = os.memfd_create("many")
+os.truncate(memory, sum(map(len, shapes)) * PAGE)
+for page in range(0, sum(map(len, shapes)), 5):
+    os.pwrite(memory, b"x", page * PAGE)  # in RAM, whoever maps it
+private, shared = mmap.MAP_PRIVATE, mmap.MAP_SHARED
+for fd, flags in ((-1, private | mmap.MAP_ANONYMOUS), (file.fileno(), private), (memory, shared), (memory, private)):
     area = mmap.mmap(fd, sum(map(len, shapes)) * PAGE, flags, mmap.PROT_READ | mmap.PROT_WRITE)
     try:
         area.madvise(15)  # no huge pages
@@ -49,6 +55,9 @@ for fd, flags in ((-1, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), (file.fileno(), m
             assert not libc.mprotect(ctypes.c_void_p(start), ctypes.c_size_t(len(shape) * PAGE), number % 4 // 2)
         known[start] = [sum(what < 3 for what in shape), shape.count(3), len(shape)]
         place += len(shape)
+if out:  # to swap, as far as it goes
+    start = ctypes.addressof(ctypes.c_char.from_buffer(areas[2]))
+    assert not libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(len(areas[2]) // PAGE // 2 * PAGE), 21)
 if os.fork() == 0:
     libc.prctl(1, signal.SIGKILL, 0, 0, 0)
     signal.pause()
@@ -64,7 +73,13 @@ print(json.dumps(list(known.items())), flush=True)
 
 @pytest.fixture(scope="module")
 def many() -> Iterator[Program]:
-    with program(MANY, NR_AREAS) as running:
+    with program(MANY, [NR_AREAS, False]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def paged_out(swap: object) -> Iterator[Program]:
+    with program(MANY, [NR_AREAS, True]) as running:
         yield running
 
 
@@ -97,6 +112,20 @@ def test_each_of_many_vmas_equals_smaps(source: str, many: Program) -> None:
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", SOURCES)
 @steadily
+def test_swap_of_shared_memory_of_many_vmas_equals_smaps(source: str, paged_out: Program) -> None:
+    with Process(paged_out.pid) as process:
+        tables_or_skip(process, source)
+        smaps, result = look(paged_out.pid, lambda: process.maps(source))
+
+    shared = [item for item in result.vmas if item.vma.kind == "shmem" and item.vma.perms[3] == "s"]
+    assert sum(bool(smaps[item.vma.start]["Swap"]) for item in shared) > NR_AREAS // 9
+    for item in shared:
+        assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma.kind)
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("source", SOURCES)
+@steadily
 def test_zero_pages_of_many_vmas_are_counted_where_they_are(source: str, many: Program) -> None:
     with Process(many.pid) as process:
         tables_or_skip(process, source)
@@ -124,10 +153,10 @@ def test_first_pages_of_many_vmas_are_where_translate_finds_them(source: str, ma
             ),
         )
 
-    ours = [(item.first_state, item.phys) for item in items if item.vma.kind in ("anon", "file")]
-    theirs = [(place.state, place.phys) for place in places if place.vma and place.vma.kind in ("anon", "file")]
+    ours = [(item.first_state, item.phys) for item in items if item.vma.kind in SMALL]
+    theirs = [(place.state, place.phys) for place in places if place.vma and place.vma.kind in SMALL]
     assert ours == theirs
-    assert {state for state, _ in ours} >= {"present", "zero", "absent"}
+    assert {state for state, _ in ours} >= {"present", "zero", "absent", "cached"}
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

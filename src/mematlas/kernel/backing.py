@@ -108,6 +108,14 @@ class Backings:
             self._asked[vma.start] = self.part(vma, vma.start, vma.end, self.cached)
         return self._asked[vma.start]
 
+    def of_run(self, run: list[Vma]) -> Backing | None:
+        """Return what the one file of VMAs that lie side by side holds of all of them, for `of` the first too."""
+        first = run[0]
+        backing = self.part(first, first.start, run[-1].end, self.cached)
+        if backing is not None:
+            self._asked[first.start] = backing
+        return backing
+
     def notes(self) -> list[str]:
         """Return what could not be told, and what is uncertain, and why."""
         notes = sorted(self.uncertain)

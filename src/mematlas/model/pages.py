@@ -258,9 +258,16 @@ class PageReader:
 
     def _block_of(self, run: list[Vma]) -> Block | None:
         """Return all pages of a run as one block; None if the kernel does not show them all."""
-        block = self.pagemap.block(run[0].start, run[-1].end)
+        first, end = run[0], run[-1].end
+        backing = None
+        if first.kind == "shmem":
+            # Whether it is known what a file holds is saved of each VMA.
+            backing = None if self.pagemap.marked else self.backings.part(first, first.start, end, self.backings.cached)
+            if backing is None:
+                return None
+        block = self.pagemap.block(first.start, end)
         if block:
-            self._mark(block, run[0], None)
+            self._mark(block, first, backing)
         return block
 
     def pieces(self, vma: Vma, start: int, end: int) -> Iterator[Block | Hole]:

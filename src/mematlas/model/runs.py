@@ -11,14 +11,11 @@ if TYPE_CHECKING:
 
     from mematlas.kernel.maps import Vma
 
-KINDS = ANON_KINDS | {"file"}
-"""Those of whose pages nobody has to be asked but who has their entries."""
-
 
 def runs_of(vmas: Iterable[Vma], page_size: int, most: int) -> Iterator[list[Vma]]:
     """Yield VMAs in runs that span ``most`` pages at the most, each alone that is no part of one.
 
-    In a run all are anonymous or none is, and all are private or shared. None has room for a huge entry.
+    What else is asked about the pages of a run is asked once: see `key_of`. None of them has room for a huge entry.
 
     >>> from mematlas.kernel.maps import parse_maps
     >>> vmas = parse_maps([b"%x000-%x000 rw-p 0 00:00 0" % span for span in ((1, 3), (3, 4), (5, 6), (4096, 8192))])
@@ -28,12 +25,11 @@ def runs_of(vmas: Iterable[Vma], page_size: int, most: int) -> Iterator[list[Vma
     per_table = page_size // ENTRY_SIZE * page_size
     gap, room = GAP * page_size, most * page_size
     run: list[Vma] = []
-    key: tuple[bool, str] | None = None
+    key: object = None
     limit = reach = 0
     """The address where the run must end, and that up to which the next VMA may begin."""
     for vma in vmas:
-        start, end, kind = vma.start, vma.end, vma.kind
-        its_key = (kind in ANON_KINDS, vma.perms[3:]) if kind in KINDS else None
+        start, end, its_key = vma.start, vma.end, key_of(vma)
         if -(-start // per_table) * per_table + per_table <= end or end > LAST_ADDRESS:
             its_key = None
         if its_key is None or its_key != key or start > reach or end > limit:
@@ -44,6 +40,19 @@ def runs_of(vmas: Iterable[Vma], page_size: int, most: int) -> Iterator[list[Vma
         reach = end + gap
     if run:
         yield run
+
+
+def key_of(vma: Vma) -> object:
+    """Return what VMAs of a run have in common; None for one that is part of none."""
+    kind, sharing = vma.kind, vma.perms[3:]
+    if kind in ANON_KINDS:
+        return "anon", sharing
+    if kind == "file":
+        return kind, sharing
+    if kind != "shmem":
+        return None
+    # Their file is asked about all of them at once: `mematlas.kernel.backing.tables_for` tells what it is asked.
+    return kind, sharing, sharing == "s" or "w" not in vma.perms, vma.dev, vma.inode, vma.path, vma.offset - vma.start
 
 
 def read_runs(

@@ -211,15 +211,16 @@ class TableReader:
         return read_runs(vmas, self.page_size, NR_BLOCK_PAGES, self._block_of)
 
     def _block_of(self, run: list[Vma]) -> Block | None:
-        """Return all pages of a run as one block; None if there are huge leaves among them."""
+        """Return all pages of a run as one block; None where there are huge leaves, or a file that may not be asked."""
+        if run[0].kind == "shmem" and self.backings.of_run(run) is None:
+            return None
         whole = replace(run[0], end=run[-1].end)
         block = joined(self.blocks(whole), whole.start, whole.end, self.page_size)
         return None if self.huge_size(block) else block
 
     def counts_of(self, frames: list[int]) -> list[int]:
         """Return how often each of some frames is mapped; negative where that is not known."""
-        counts: list[int] = self.access.map_counts(np.array(frames, np.uint64)).tolist()
-        return counts
+        return [*map(int, self.access.map_counts(np.array(frames, np.uint64)).tolist())]
 
     def pieces(self, vma: Vma, start: int, end: int) -> Iterator[Block | Hole]:
         """Yield every page of a part of a VMA, in order: blocks, and the holes between them."""
