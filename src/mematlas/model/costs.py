@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
 
-PAGEMAP_PAGE, PAGEMAP_TABLE = 40e-9, 1.2e-6
-"""Pagemap: an entry, and what a table adds where it holds few of them."""
+PAGEMAP_PAGE, LONELY_PAGE, CLUSTER = 40e-9, 1.7e-6, 10e-6
+"""Pagemap: a page among others, one that lies far from the next, and a table that holds some together."""
 SHARED_PAGE = 250e-9
 """What pagemap leaves to kpagecount: how often a page is mapped that others may map too."""
 HOLE_PAGE = 4e-9
@@ -52,8 +52,10 @@ def costs_of(process: ProcessDir) -> Costs:
 
     nr_pages, nr_shared = pages("VmRSS", "VmSwap"), pages("RssFile", "RssShmem")
     nr_tables = (status_bytes(status, "VmPTE") or 0) // page_size
-    nr_scattered = max(0, nr_tables - nr_pages // (page_size // ENTRY_SIZE // 8))
-    pagemap = nr_pages * PAGEMAP_PAGE + nr_scattered * PAGEMAP_TABLE
+    per_table = nr_pages / nr_tables if nr_tables else 0
+    pagemap = nr_pages * PAGEMAP_PAGE
+    if per_table < page_size // ENTRY_SIZE / 2:  # less than half full
+        pagemap += nr_tables * (LONELY_PAGE if per_table < 8 else CLUSTER)
     size = status_bytes(status, "VmSize") or 0
     if size >= MANY_HOLES and not passes_over_holes(process):
         pagemap += size // page_size * HOLE_PAGE
