@@ -98,8 +98,10 @@ class Chooser:
             return "pagemap" if source == "auto" else source
         if min(self.smaps_hold(max_stall), (end - start) * HOLD_PER_BYTE) <= max_stall:
             return "pagemap"
-        if not (self.will_look_again or self._costs().reads < self._costs().pagemap):
-            return "pagemap"
+        if not self.will_look_again:
+            costs = self._costs()
+            if costs.reads >= costs.pagemap:
+                return "pagemap"
         if (why := self.why_no_tables()) is None:
             return "tables"
         notes.append(f"{PAGEMAP_INSTEAD}: {why}")

@@ -13,6 +13,7 @@ import pytest
 from helpers import PAGE, Program, mematlas, program
 from mematlas import Process
 from mematlas.choosing import PAGE_SOURCES
+from mematlas.kernel.pagemap import SEEK_SPAN, Scanner
 
 TIB, GIB = 1 << 40, 1 << 30
 USED = ((3 * GIB, 2003), (20 * GIB, 499))
@@ -119,3 +120,23 @@ def test_a_capture_folds_the_same(reserver: Program, tmp_path: Path) -> None:
         for target in (reserver.pid, saved)
     )
     assert kept == live
+
+
+@pytest.mark.parametrize("source", ["smaps", "pagemap"])
+def test_what_is_only_reserved_is_passed_over_in_few_searches(
+    source: str, reserver: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[int] = []
+    call = Scanner._call
+
+    def note(self: Scanner, start: int, *others: Any) -> int:
+        searched.append(start)
+        return call(self, start, *others)
+
+    monkeypatch.setattr(Scanner, "_call", note)
+    with Process(reserver.pid) as process:
+        size = sum(vma.size for vma in process.address_space().vmas)
+        process.usage(source)
+    if not searched:
+        pytest.skip("PAGEMAP_SCAN needs Linux 6.7")
+    assert len(searched) < 2 * size // SEEK_SPAN

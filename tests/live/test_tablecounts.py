@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,13 @@ from mematlas import Process
 from mematlas.choosing import Chooser
 from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel import bpfcount
+from mematlas.kernel.bpfcall import Bpf
 from mematlas.kernel.bpfcount import CountProgram, Sums
+from mematlas.kernel.countmap import NR_ENTRIES, SEARCH_WORK, TABLE_WORK
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import PM_PFRAME, PRESENT, SWAP, Block
 from mematlas.kernel.procfs import ProcFS
+from mematlas.model import tablecounts
 from mematlas.model.tablecounts import CountAccess, TableCounter
 from mematlas.model.tablereader import TableReader
 from mematlas.model.vma_counts import VmaCounts
@@ -130,6 +134,75 @@ def test_work_that_takes_many_calls_is_counted_whole(access: CountAccess, monkey
         expected = counted(process, vma, access)
         monkeypatch.setattr(bpfcount, "BUDGET", 0)
         assert counted(process, vma, access) == expected == read(process, vma)
+
+
+CROWDED = """
+import ctypes, mmap, os, sys
+nr_huge, size = 13, 2 << 20
+libc = ctypes.CDLL(None)
+area = mmap.mmap(-1, (2 * nr_huge + 1) * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+base = ctypes.addressof(ctypes.c_char.from_buffer(area))
+start = -(-base // size) * size
+area.madvise(mmap.MADV_HUGEPAGE, 0, start - base + nr_huge * size)
+area.madvise(mmap.MADV_NOHUGEPAGE, start - base + nr_huge * size)
+for at in range(start - base, len(area), 4096):
+    area[at] = 1
+ready, done = os.pipe()
+if os.fork() == 0:
+    libc.prctl(1, 9, 0, 0, 0)
+    # Each of its huge pages is mapped page by page from now on, and the parent's are as before.
+    for at in range(start, start + nr_huge * size, size):
+        libc.mprotect(ctypes.c_void_p(at), ctypes.c_size_t(4096), 1)
+    os.write(done, b"x")
+    sys.stdin.read()
+os.read(ready, 1)
+print(start, flush=True)
+sys.stdin.read()
+"""
+"""Small and huge pages that a child maps as well: each of their frames is looked at by itself."""
+
+
+@pytest.fixture
+def crowded() -> Iterator[tuple[Process, Vma, Vma]]:
+    """The process, and its VMAs of huge and of small pages."""
+    with program(CROWDED) as running, Process(running.pid) as process:
+        huge, small, *_ = (vma for vma in process.address_space().vmas if vma.end > running.told)
+        yield process, huge, small
+
+
+@pytest.mark.parametrize("budget", [0, 1021])
+def test_a_call_ends_when_its_work_is_done(
+    budget: int, crowded: tuple[Process, Vma, Vma], access: CountAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+    run = Bpf.run
+
+    def note(self: Bpf, attr: Any) -> None:
+        run(self, attr)
+        done.append(access.program._get("work"))
+
+    process, *vmas = crowded
+    monkeypatch.setattr(Bpf, "run", note)
+    monkeypatch.setattr(bpfcount, "BUDGET", budget)
+    monkeypatch.setattr(tablecounts, "MANY_LEAVES", 3)
+    assert_equal(process.pid, access, vmas.__contains__)
+    # What is begun is ended: a search and a table, or a huge page.
+    assert budget < max(done) <= budget + SEARCH_WORK + TABLE_WORK + NR_ENTRIES // 8 + NR_ENTRIES
+
+
+def test_what_an_interrupted_call_has_counted_is_not_in_the_next(
+    crowded: tuple[Process, Vma, Vma], access: CountAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: CountProgram, sums: Sums) -> None:
+        raise KeyboardInterrupt
+
+    process, _, small = crowded
+    add = CountProgram._add
+    monkeypatch.setattr(CountProgram, "_add", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        counted(process, small, access)
+    monkeypatch.setattr(CountProgram, "_add", add)
+    assert_equal(process.pid, access, [small].__contains__)
 
 
 def test_what_changes_all_the_time_is_torn_and_the_rest_is_counted(
@@ -263,6 +336,10 @@ def test_the_reader_is_kept_for_the_next_look(victim: MakeVictim, access: CountA
 
 @pytest.mark.usefixtures("access")
 def test_nothing_stays_open() -> None:
+    procfs = ProcFS()
+    CountAccess(procfs).close()
     before = sorted(os.listdir("/proc/self/fd"))
-    CountAccess(ProcFS()).close()
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    access = CountAccess(procfs)
+    held = access.program
+    access.close()
+    assert sorted(os.listdir("/proc/self/fd")) == before, held

@@ -132,10 +132,16 @@ class Counting(WalkCode):
     def _count_leaf(self) -> None:
         """Count the pages of a huge leaf: its first frame is words[i].word; beside it are shares, and number of pages.
 
-        Where no page of the folio is mapped by itself, all have the count of its head.
+        Where no page of the folio is mapped by itself, all have the count of its head. "done" says how many leaves were
+        counted before it was too much work.
         """
         code = self.code
         self._item("count_leaf")
+        self._get(R2, "work")
+        self._get(R3, "budget")
+        code.jump_if(R2, ">", R3, "out")
+        code.do(R1, "+=", 1)
+        self._put("done", R1)
         code.load(R9, R6, AT["words"] + 8)
         code.do(R7, "=", R9)
         code.do(R7, "<<=", 32)
@@ -159,6 +165,7 @@ class Counting(WalkCode):
         code.call("tally")
         code.leave(0)
         code.label("singly")
+        self._add("work", R7)
         code.do(R1, "=", R7)
         self._loop("count_leaf_page")
         code.leave(0)
@@ -340,6 +347,7 @@ class Counting(WalkCode):
         self._get(R2, "nr_frames")
         code.jump_if(R7, ">=", R2, "junk")
         code.label("count")
+        self._add("work", 1)
         self._put("last", R6)
         code.do(R1, "=", R6)
         code.do(R1, ">>=", ACCESSED_SHIFT)

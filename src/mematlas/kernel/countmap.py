@@ -25,7 +25,9 @@ PRESENT, USER, ACCESSED_SHIFT, DIRTY_SHIFT, HUGE, PROT_NONE, PTE_SPECIAL = 1, 4,
 SWAP_TYPE_SHIFT, FIRST_MARKER_TYPE = 59, 30
 PMD_SHIFT, PUD_SHIFT = 21, 30
 STEPS, TABLE_WORK, SEARCH_WORK = 1 << 16, 16, 2
-"""Steps of one call at most; and the work, in groups of 8 entries, that a table and a search from the top are."""
+"""Steps of one call at most; and the work that a table and a search from the top are, in groups of 8 entries. A page
+that others map too, or that is of a large folio, is as much as a group.
+"""
 PAGES_MAPPED = 0x7FFFFF
 """FOLIO_PAGES_MAPPED (mm/internal.h): how many pages of a folio are mapped by themselves."""
 
@@ -35,7 +37,20 @@ INPUTS = (
     *("struct_pages", "nr_frames", "address_mask", "usual", "reserved", "table_mask", "nothing"),
 )
 STATE = (
-    *("task", "status", "work", "first", "last", "pmd_low", "pmd_high", "pmd_table", "scratch", "item", "shares"),
+    *(
+        "task",
+        "status",
+        "work",
+        "done",
+        "first",
+        "last",
+        "pmd_low",
+        "pmd_high",
+        "pmd_table",
+        "scratch",
+        "item",
+        "shares",
+    ),
     *("is_anon", "head", "head_count", "head_anon", "head_mapped"),
     *(f"chain{level}_{what}" for level in range(3) for what in ("place", "entry")),
 )

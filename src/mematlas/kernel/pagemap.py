@@ -310,21 +310,23 @@ class Pagemap:
     def _next(self, address: int, end: int, find: Callable[[int], int | None] | None) -> int:
         """Return where to read on after an empty page: the next that is anything, or the end."""
         if self.can_scan and find is None:
-            return self._seek(address, end)
+            return self.seek(address, end)
         found = end
         if not self.process.procfs.live:
             offset = self.file.next_data(address // self.page_size * ENTRY_SIZE)
             found = end if offset is None else offset // ENTRY_SIZE * self.page_size
         elif self.can_scan:
-            found = self._seek(address, end)
+            found = self.seek(address, end)
         else:
             found = address
         if find and (asked := find(address)) is not None:
             found = min(found, asked)
         return min(found, end)
 
-    def _seek(self, address: int, end: int) -> int:
-        """Return the first page that is present or swapped, by PAGEMAP_SCAN, or the end."""
+    def seek(self, address: int, end: int) -> int:
+        """Return the first page that is present or swapped, by PAGEMAP_SCAN, or the end; ``address`` where there is no
+        such search.
+        """
         while address < end:
             until = min(end, address + SEEK_SPAN)
             before = time.perf_counter()

@@ -43,6 +43,8 @@ DIRTY_SHIFT, SAVED_DIRTY_SHIFT = 6, 58
 SWAP_TYPE_SHIFT = 59
 LEVEL_MASK = 0x3F
 NR_COMPARED = 16
+MANY_LEAVES = 1 << 12
+"""Huge leaves that are counted together: of a TiB there are half a million."""
 NR_TRIES = 4
 NEEDED = ("type.page", "type.bpf_rdonly_cast", "page._mapcount", "page.compound_head", "folio._entire_mapcount")
 
@@ -350,7 +352,7 @@ class TableCounter:
         if self.hidden.is_hidden(vma):
             return result
         sums = Sums()
-        self._walk(sums, vma)
+        self._walk(result, sums, vma)
         if sums.leaves:
             self._add_leaves(result, sums, vma)
         self._add_special(result, sums.special)
@@ -358,7 +360,7 @@ class TableCounter:
         self._add_resident(result, vma, sums)
         return result
 
-    def _walk(self, sums: Sums, vma: Vma) -> None:
+    def _walk(self, result: VmaCounts, sums: Sums, vma: Vma) -> None:
         program = self.access.program
         program.set_process(self._pgd, self.access.dirty_shift)
         at, nr_tries = vma.start, 0
@@ -374,6 +376,8 @@ class TableCounter:
                 if nr and self.access.is_due(nr, program.nr_large):
                     self.access.compare([self._frame_of(word) for word in program.samples])
                 at, nr_tries = max(at, reached), 0
+                if len(sums.leaves) >= MANY_LEAVES:
+                    self._add_leaves(result, sums, vma)
             elif (nr_tries := nr_tries + 1) == NR_TRIES:
                 self.torn.append((at, end - 1))
                 at, nr_tries = end, 0
@@ -386,9 +390,10 @@ class TableCounter:
     # Huge leaves, and what stands in their place
 
     def _add_leaves(self, result: VmaCounts, sums: Sums, vma: Vma) -> None:
-        """Count entries of upper levels, each with its address and the shift of its level."""
+        """Count the entries of upper levels that were found, each with its address and the shift of its level."""
+        leaves, sums.leaves = sums.leaves, []
         mapped = []
-        for entry, mark in sums.leaves:
+        for entry, mark in leaves:
             shift = mark & LEVEL_MASK
             address = mark - shift
             low = address - address % (1 << shift)

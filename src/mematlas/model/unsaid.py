@@ -74,10 +74,14 @@ class Unsaid:
         # A search that reads no entry, since there is hardly ever any. It is asked at the end whether the target lives.
         page_size = self.process.procfs.page_size
         end = group[-1].end
-        place = 0
-        for start in range(group[0].start, end, SCAN_SPAN):
+        start, place = group[0].start, 0
+        while start < end:
+            if end - start > SCAN_SPAN:
+                # Of memory that is only reserved there may be terabytes.
+                start = self._pagemap.seek(start, end)
+            until = min(end, start + SCAN_SPAN)
             before = time.perf_counter()
-            for low, high in self._pagemap.scanner.ranges(start, min(end, start + SCAN_SPAN), PAGE_IS_PFNZERO):
+            for low, high in self._pagemap.scanner.ranges(start, until, PAGE_IS_PFNZERO):
                 while group[place].end <= low:
                     place += 1
                 # It may reach over several VMAs, and over what lies between them.
@@ -88,6 +92,7 @@ class Unsaid:
                     at += 1
             if self._pacer:
                 self._pacer.spend(time.perf_counter() - before)
+            start = until
 
     def _counted(self, vmas: Sequence[Vma]) -> Iterator[tuple[Vma, int | None]]:
         from mematlas.model.pages import IS_ZERO
