@@ -253,6 +253,13 @@ def test_pacer_pauses_after_a_while_of_work(monkeypatch: pytest.MonkeyPatch) -> 
     assert pauses == [pytest.approx(Pacer.WORK * Pacer.REST)] * 5
 
 
+def test_who_waited_for_the_target_does_not_pause_for_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    Pacer().spend(7.0)
+    assert pauses == [pytest.approx(Pacer.MOST * Pacer.REST)]
+
+
 def test_own_stack_is_present() -> None:
     with Process(os.getpid()) as process:
         stack = next(item for item in process.maps("pagemap").vmas if item.vma.kind == "stack")

@@ -112,6 +112,8 @@ class Pacer:
     WORK = 400e-6
     """Seconds of reading between pauses: what the target may have to wait."""
     REST = 4.0
+    MOST = 4e-3
+    """Seconds that a read between pauses takes at the most: what took longer has waited, and not been waited for."""
 
     def __init__(self) -> None:
         self.used = 0.0
@@ -126,7 +128,7 @@ class Pacer:
         elif size == self.most < BLOCK_SIZE and seconds < self.WORK / 4:
             self.most *= 2
         if self.used >= self.WORK:
-            time.sleep(self.used * self.REST)
+            time.sleep(min(self.used, self.MOST) * self.REST)
             self.used = 0.0
 
 
