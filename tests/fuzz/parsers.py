@@ -250,7 +250,12 @@ def kernel_parsers(live: bool) -> list[Parser]:
     return [
         lines("maps", maps.parse_maps, maps.parse_line, maps.VmaParser.parse),
         lines("smaps", smaps.parse_smaps),
-        file("smaps", read_smaps_text),
+        Parser(
+            "kernel.smaps.SmapsParser",
+            read_smaps_text,
+            ((CORPUS / "smaps").read_bytes(),),
+            (name_of(smaps.SmapsParser.batches),),
+        ),
         lines("smaps", smaps.parse_vm_flags),
         file("stat", status.parse_stat),
         file("stat", status.parse_faults),

@@ -111,16 +111,16 @@ def test_process_killed_in_the_middle_is_gone_and_not_empty() -> None:
 def test_smaps_that_ends_early_is_no_smaller_process(monkeypatch: pytest.MonkeyPatch) -> None:
     # The kernel just stops writing smaps when the target ends while it is read.
     with program(QUIET) as target, Process(target.pid) as process:
-        lines = type(process.dir).lines
+        whole = type(process.dir)._piece
 
-        def half(self: ProcessDir, name: str) -> Iterator[bytes]:
-            for line in lines(self, name):
-                if name == "smaps" and line.startswith(b"VmFlags"):
-                    target.kill()
-                    return
-                yield line
+        def half(self: ProcessDir, name: str, fd: int, size: int) -> bytes:
+            piece = whole(self, name, fd, size)
+            if name != "smaps" or not piece:
+                return piece
+            target.kill()
+            return piece[: piece.find(b"VmFlags")]
 
-        monkeypatch.setattr(type(process.dir), "lines", half)
+        monkeypatch.setattr(type(process.dir), "_piece", half)
         with pytest.raises(ProcessGone):
             process.usage("smaps")
 
