@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from mematlas.ending import Accounts
     from mematlas.kernel.pagemap import Block
     from mematlas.kernel.procfs import ProcessDir
-    from mematlas.model.folio_sizes import FolioSizes
     from mematlas.model.nodes import PageNodes
     from mematlas.model.pages import Hole, PageReader
     from mematlas.model.tableaccess import TableAccess
@@ -126,11 +125,11 @@ class Process:
     ) -> UsageResult:
         """Return how much memory the process uses, with its page tables.
 
-        ``auto`` reads smaps, unless that would hold up the target for more than ``max_stall`` seconds; then it
-        reads the page tables themselves, where our rights and the kernel allow it, and else counts the entries of
-        pagemap with pauses, and shares with kpagecount. All agree to the byte for a process that stands still (PSS:
-        to the kernel's rounding). ``numa`` asks for the amounts by node as well, see `maps`; ``distinct`` for that of
-        distinct frames, which is None where `distinct` is refused; ``folios`` for those by the size of folios.
+        ``auto`` reads smaps, unless that would hold up the target for more than ``max_stall`` seconds; then what takes
+        us the least: the page tables themselves, where our rights and the kernel allow it, or pagemap with pauses, and
+        kpagecount. All agree to the byte for a process that stands still (PSS: to the kernel's rounding). ``numa`` asks
+        for the amounts by node as well, see `maps`; ``distinct`` for that of distinct frames, which is None where
+        `distinct` is refused; ``folios`` for those by the size of folios.
 
         >>> Process(4211).usage().usage.uss   # doctest: +SKIP
         851443712
@@ -143,16 +142,14 @@ class Process:
         status = read_memory_status(self.dir)
         nodes = total_by_node((item.nodes or {} for item in result.vmas), result.nodes) if numa else None
         size, reading = self._try_distinct(source, max_stall, result.reading) if distinct else (None, result.reading)
-        vmas = [item.vma for item in result.vmas]
-        sizes = self._folio_sizes(vmas) if folios else None
-        counters = read_counters(self.dir, status, len(vmas))
+        sizes = None
+        if folios:
+            from mematlas.model.folio_sizes import read_folio_sizes
+
+            sizes = read_folio_sizes(self.dir, [item.vma for item in result.vmas], self._pacer())
+        counters = read_counters(self.dir, status, len(result.vmas))
         amounts = total(item.usage for item in result.vmas)
         return UsageResult(amounts, status_bytes(status, "VmPTE"), reading, nodes, size, counters, sizes)
-
-    def _folio_sizes(self, vmas: list[Vma]) -> FolioSizes:
-        from mematlas.model.folio_sizes import read_folio_sizes
-
-        return read_folio_sizes(self.dir, vmas, self._pacer())
 
     def _try_distinct(self, source: str, max_stall: float, reading: Reading) -> tuple[int | None, Reading]:
         """Return the distinct amount, and the reading of the others with what there is to say about it."""
@@ -408,39 +405,15 @@ class Process:
         >>> Process(4211).translate([0x7f3c1a2b4010])[0].phys   # doctest: +SKIP
         7023669264
         """
+        from mematlas.analysis.translating import translate
         from mematlas.model.pages import PageReader
 
         before = time.perf_counter()
         space = self.address_space()
         with PageReader(self.dir) as reader:
-            found = [self._translate(space, reader, address) for address in addresses]
+            found = [translate(address, space, reader) for address in addresses]
             self._finish(before, space, reader, [] if notes is None else notes)
             return found
-
-    def _translate(self, space: AddressSpace, reader: PageReader, address: int) -> Translation:
-        from mematlas.model.pages import STATE_OF_BYTE, decode_place, entry_flags, is_hidden
-
-        vma = space.find(address)
-        if vma is None:
-            return Translation(address, None, None, None, None, None, None, None, (), False)
-        file_offset = vma.offset + address - vma.start if vma.inode or vma.path.startswith("/") else None
-        block = reader.block_at(vma, address)
-        byte, entry = (reader.hole(vma), 0) if block is None else (block.states[0], block.entries[0])
-        pfn, swap_type, swap_offset = decode_place(byte, entry)
-        phys = None if pfn is None else pfn * self.page_size + address % self.page_size
-        flags = entry_flags(byte, entry)
-        return Translation(
-            address,
-            vma,
-            STATE_OF_BYTE[byte],
-            pfn,
-            phys,
-            file_offset,
-            swap_type,
-            swap_offset,
-            flags,
-            is_hidden(byte, entry),
-        )
 
     def pages(
         self,

@@ -244,7 +244,7 @@ def tree(args: Namespace, session: Session, tables: Tables) -> Table:
 
 
 def audit(args: Namespace, session: Session, tables: Tables, found: list[str]) -> Table:
-    from mematlas.views.tables import audit_view
+    from mematlas.views.tablechecks import audit_view
 
     tables.begin()
     findings = tables.audit(both=not args.kernel and args.range is None)
@@ -255,7 +255,7 @@ def audit(args: Namespace, session: Session, tables: Tables, found: list[str]) -
 
 
 def verify(session: Session, tables: Tables, found: list[str]) -> Table:
-    from mematlas.views.tables import verify_view
+    from mematlas.views.tablechecks import verify_view
 
     tables.begin()
     result = tables.verify()

@@ -1,0 +1,35 @@
+"""Where a virtual address is: its VMA, its frame or swap slot, and its place in a file."""
+
+from __future__ import annotations
+
+from mematlas.analysis.results import Translation
+from mematlas.model.pages import STATE_OF_BYTE, decode_place, entry_flags, is_hidden
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.model.address_space import AddressSpace
+    from mematlas.model.pages import PageReader
+
+
+def translate(address: int, space: AddressSpace, reader: PageReader) -> Translation:
+    """Return where a virtual address is, by the one entry that pagemap has for it."""
+    vma = space.find(address)
+    if vma is None:
+        return Translation(address, None, None, None, None, None, None, None, (), False)
+    file_offset = vma.offset + address - vma.start if vma.inode or vma.path.startswith("/") else None
+    block = reader.block_at(vma, address)
+    byte, entry = (reader.hole(vma), 0) if block is None else (block.states[0], block.entries[0])
+    pfn, swap_type, swap_offset = decode_place(byte, entry)
+    phys = None if pfn is None else pfn * reader.page_size + address % reader.page_size
+    return Translation(
+        address,
+        vma,
+        STATE_OF_BYTE[byte],
+        pfn,
+        phys,
+        file_offset,
+        swap_type,
+        swap_offset,
+        entry_flags(byte, entry),
+        is_hidden(byte, entry),
+    )
