@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -227,6 +228,31 @@ def test_without_numpy_its_installation_is_named() -> None:
         1,
         f"mematlas: numpy is not installed: {sys.executable} -m pip install numpy\n",
     )
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_library_that_cannot_be_loaded_is_named(wrapped: bool, tmp_path: Path) -> None:
+    (tmp_path / "_broken.so").write_bytes(b"no library")
+    (tmp_path / "numpy.py").write_text(
+        "try:\n    import _broken\nexcept ImportError as error:\n    raise ImportError('a page of advice') from error\n"
+        if wrapped
+        else "import _broken\n"
+    )
+    run = mematlas("pages", "self", "stack", "--runs", env={"PYTHONPATH": str(tmp_path)})
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == f"mematlas: cannot load a library: {tmp_path}/_broken.so: file too short\n"
+
+
+def test_no_room_for_numpy_is_no_traceback() -> None:
+    # It maps 90 MB; Python itself, 20.
+    words = [sys.executable, "-m", "mematlas", "pages", "self", "stack", "--runs"]
+    limits = (resource.RLIMIT_AS, (50 << 20, 50 << 20))
+    run = subprocess.run(
+        words, preexec_fn=lambda: resource.setrlimit(*limits), capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout) == (1, "")
+    assert len(run.stderr.splitlines()) == 1
+    assert "(ulimit -v" in run.stderr
 
 
 def test_soft_dirty_pages_are_told_or_said_to_be_unknown(victim: Start, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from mematlas import Process
 from mematlas.choosing import Chooser
 from mematlas.cli import main
 from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.iomem import read_memory_blocks
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, PRESENT, Block
 from mematlas.kernel.structpage import KernelFrames, StructPages
 from mematlas.model import costs
@@ -201,6 +202,26 @@ def test_kpagecount_stands_in_for_struct_pages(victim: MakeVictim, monkeypatch: 
 
     assert sums(found) == sums(expected)
     assert any("kpagecount" in note and "CONFIG_PAGE_MAPCOUNT" in note for note in found.reading.notes)
+
+
+def test_hidden_frames_are_why_map_counts_come_from_kpagecount(
+    victim: MakeVictim, as_nobody: Callable[..., object]
+) -> None:
+    if not read_memory_blocks():
+        pytest.skip("needs CONFIG_MEMORY_HOTPLUG, to know where RAM is without CAP_SYS_ADMIN")
+    target = victim("anon")
+
+    def look() -> tuple[list[str], int]:
+        with Process(target.pid) as process:
+            result = process.maps("tables")
+        found = next(item for item in result.vmas if item.vma.start == target["anon"].address)
+        return [note for note in result.reading.notes if "kpagecount" in note], found.usage.nr_exclusive or 0
+
+    outcome = as_nobody(look, caps=["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"])
+    notes, nr_exclusive = outcome.value  # type: ignore[attr-defined]
+    hidden = "frame numbers of our own pages: permission denied (needs CAP_SYS_ADMIN)"
+    assert notes == [f"map counts are read from kpagecount, frame by frame: {hidden}"]
+    assert nr_exclusive == target["anon"].nr_exclusive
 
 
 # --- when it is chosen

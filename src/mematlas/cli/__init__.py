@@ -86,6 +86,14 @@ def main(words: Sequence[str] | None = None) -> int:
             raise
         complain(f"mematlas: numpy is not installed: {sys.executable} -m pip install numpy")
         return 1
+    except ImportError as error:
+        # What the dynamic loader said has no errno; numpy puts a page of its own before it.
+        said = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+        if not said.path or not said.path.endswith(".so"):
+            raise
+        hint = " (ulimit -v)" if "failed to map" in said.msg or "allocate" in said.msg else ""
+        complain(f"mematlas: cannot load a library: {said.msg}{hint}")
+        return 1
     except KeyboardInterrupt:
         return 130
 

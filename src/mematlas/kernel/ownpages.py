@@ -6,7 +6,7 @@ import ctypes
 import mmap
 import os
 
-from mematlas.errors import NotSupported
+from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.libc import libc
 
 TYPE_CHECKING = False
@@ -49,7 +49,11 @@ class OwnPages:
         self.area.close()
 
     def pfns_at(self, addresses: Sequence[int]) -> list[int]:
-        """Return the frames at own addresses; 0 where there is none."""
+        """Return the frames at own addresses; 0 where there is none.
+
+        Raises:
+            PermissionDenied: they are hidden from us, so that nothing can be proven by them.
+        """
         entry = bytearray(8)
         found = []
         with self.procfs.process(self.pid) as directory:
@@ -58,6 +62,8 @@ class OwnPages:
                 for address in addresses:
                     file.read_into(memoryview(entry), address // PAGE * 8)
                     word = int.from_bytes(entry, "little")
+                    if word & PM_PRESENT and not word & PM_PFN_MASK:
+                        raise PermissionDenied("frame numbers of our own pages", "CAP_SYS_ADMIN")
                     found.append(word & PM_PFN_MASK if word & PM_PRESENT else 0)
             finally:
                 file.close()

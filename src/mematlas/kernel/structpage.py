@@ -271,7 +271,7 @@ def open_struct_pages(memory: KernelMemory) -> StructPages:
 
     Raises:
         NotSupported: this kernel keeps no count per page, the array is not found, or the counts disagree.
-        PermissionDenied: /proc/kpagecount cannot be read.
+        PermissionDenied: /proc/kpagecount cannot be read, or frame numbers are hidden, of our own pages too.
     """
     if "NO_PAGE_MAPCOUNT" in (read_config() or ()):
         raise NotSupported("map counts from struct page", "CONFIG_PAGE_MAPCOUNT")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mematlas.errors import NotSupported
+from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.btf import asked_twice
 from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
 from mematlas.kernel.kpage import FrameWords
@@ -52,7 +52,7 @@ class TableAccess:
         if self._frames is None:
             try:
                 self._frames = asked_twice(self.memory.layout, lambda: open_struct_pages(self.memory))
-            except NotSupported as error:
+            except (NotSupported, PermissionDenied) as error:
                 self._frames = KernelFrames(self.memory.procfs)
                 self.note = f"map counts are read from kpagecount, frame by frame: {error}"
         return self._frames
