@@ -211,7 +211,7 @@ def found() -> list[str]:
     lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            lines.append(path.read_text().replace("\0", " ").rstrip())
+            lines.append(path.read_text(errors="replace").replace("\0", " ").rstrip())
         except OSError:
             continue
     return [line for line in lines if line.startswith("sleep")]
