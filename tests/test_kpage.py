@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 
 from helpers import PAGE, sparse, write_words
 from mematlas import Process
-from mematlas.kernel.kpage import GAP, KPF_ANON, KPF_KSM, KPF_NAMES, RUN, FrameWords, flag_names, tells_ksm
+from mematlas.errors import Error
+from mematlas.kernel.kpage import (
+    GAP,
+    KPF_ANON,
+    KPF_KSM,
+    KPF_NAMES,
+    RUN,
+    FrameWords,
+    flag_names,
+    open_flags_and_counts,
+    tells_ksm,
+)
 from mematlas.kernel.procfs import ProcFS
 from mematlas.views import pages
 
@@ -34,6 +45,16 @@ def test_each_frame_has_its_word_and_those_beyond_memory_none(frames: list[int])
 
     assert found == {frame: known[frame] for frame in frames if frame <= LAST}
     assert counts == Counter(known.get(frame, 0) for frame in frames)
+
+
+def test_of_two_files_none_stays_open_where_one_is_refused(tmp_path: Path) -> None:
+    write_words(tmp_path / "kpageflags", {1: 1})
+    procfs = ProcFS(str(tmp_path), 4096)
+    FrameWords(procfs, "kpageflags").close()
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(Error) as refused:
+        open_flags_and_counts(procfs)
+    assert sorted(os.listdir("/proc/self/fd")) == before, refused.value
 
 
 @pytest.mark.parametrize("frames", [[3, 4, 5], [1, 1, 2], [0, 7, 7, 7], [2, 9, 99]], ids=str)

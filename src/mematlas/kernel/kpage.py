@@ -156,6 +156,21 @@ class FrameWords:
         return buffer[: nr_read - nr_read % WORD_SIZE]
 
 
+def open_flags_and_counts(procfs: ProcFS) -> tuple[FrameWords, FrameWords]:
+    """Return kpageflags and kpagecount, both opened; where one cannot be, the other does not stay open.
+
+    Raises:
+        PermissionDenied: without CAP_DAC_READ_SEARCH.
+        NotSupported: a kernel without CONFIG_PROC_PAGE_MONITOR.
+    """
+    flags = FrameWords(procfs, "kpageflags")
+    try:
+        return flags, FrameWords(procfs, "kpagecount")
+    except BaseException:
+        flags.close()
+        raise
+
+
 def runs_of(frames: Iterable[int]) -> list[list[int]]:
     """Return different frames in ascending order, cut into what is to be read in one call.
 

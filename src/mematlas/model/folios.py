@@ -7,7 +7,7 @@ mm/madvise.c, madvise_cold_or_pageout_pte_range(), leaves a large folio alone th
 from __future__ import annotations
 
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.kpage import KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, FrameWords
+from mematlas.kernel.kpage import KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, FrameWords, open_flags_and_counts
 from mematlas.kernel.pagemap import ENTRY_SIZE, IS_SHARED
 
 TYPE_CHECKING = False
@@ -70,7 +70,7 @@ class SharedFolios:
         if base is None:
             raise PermissionDenied("pagemap", "CAP_SYS_ADMIN for frame numbers")
         if self._files is None:
-            self._files = FrameWords(self._procfs, "kpageflags"), FrameWords(self._procfs, "kpagecount")
+            self._files = open_flags_and_counts(self._procfs)
         flags, counts = (file.read(base, self.nr_frames).cast("Q").tolist() for file in self._files)
         return shared_in_part(flags, counts).ljust(self.nr_frames, b"\0")
 

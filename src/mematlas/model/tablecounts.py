@@ -17,7 +17,7 @@ from mematlas.kernel.countmap import LISTED_ACCESSED, LISTED_DIRTY, LISTED_NR_SH
 from mematlas.kernel.directmap import PAGE, U64, X86_ADDRESS, find_direct_map, nr_levels
 from mematlas.kernel.iomem import cpu_info, read_ram
 from mematlas.kernel.kconfig import is_built_in, read_config
-from mematlas.kernel.kpage import KPF_ANON, KPF_HUGE, KPF_ZERO_PAGE, FrameWords
+from mematlas.kernel.kpage import KPF_ANON, KPF_HUGE, KPF_ZERO_PAGE, open_flags_and_counts
 from mematlas.kernel.maps import ANON_KINDS
 from mematlas.kernel.ownpages import NR_PROBES, OwnPages, address_of
 from mematlas.kernel.pagemap import EXCLUSIVE, FILE, GUARD, PRESENT, SPECIAL, SWAP, UNKNOWN, ZERO
@@ -78,7 +78,7 @@ class CountAccess:
         self._nr_seen = [0, 0]
         self._next = [0, 0]
         self._special_states: list[int] | None = None
-        self._flags, self._counts = FrameWords(procfs, "kpageflags"), FrameWords(procfs, "kpagecount")
+        self._flags, self._counts = open_flags_and_counts(procfs)
         self._program: CountProgram | None = None
         self._refused: Error | None = None
         self._is_encrypted = False
