@@ -101,6 +101,9 @@ def test_page_size_can_be_told(tmp_path: Path) -> None:
 
 
 def test_process_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotSupported, match="needs proc mounted there"):
+        ProcFS(str(tmp_path)).process(7)
+    (tmp_path / "self").mkdir()
     with pytest.raises(TargetNotFound, match="no process 7"):
         ProcFS(str(tmp_path)).process(7)
     with pytest.raises(TargetNotFound):

@@ -15,7 +15,7 @@ from mematlas.analysis.usage import Usage, total, usage_of_fields
 from mematlas.analysis.verify import MEASURES, UNEXPLAINED, Told, compare
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.maps import Vma
-from mematlas.kernel.pagemap import histogram
+from mematlas.kernel.pagemap import EXCLUSIVE, PRESENT, histogram
 from mematlas.kernel.smaps import LEFT_OUT
 from mematlas.model.hugecounts import ESTIMATE
 from mematlas.record import as_dict, replace
@@ -69,6 +69,16 @@ def test_file_pages_of_shared_memory_are_shmem() -> None:
     usage = count(kind="shmem", sharers={2: 2})
 
     assert (usage.file, usage.shmem, usage.anon) == (0, 2 * PAGE, 3 * PAGE)
+
+
+def test_huge_pages_freed_meanwhile_are_no_more_than_is_resident() -> None:
+    counts = PageCounts()
+    counts.add({PRESENT: 512, PRESENT | EXCLUSIVE: 512})
+    sharers, thp = {0: 95, 2: 417}, 1024 * PAGE
+    usage = usage_of_pages(
+        make_vma(nr_pages=1024), counts, PAGE, zero_known=True, hole="absent", sharers=sharers, thp=thp
+    )
+    assert usage.thp == usage.rss == 929 * PAGE
 
 
 def test_frames_that_nobody_maps_are_no_part_of_rss() -> None:

@@ -17,7 +17,7 @@ from helpers import PAGE, Program, mematlas, program
 from mematlas.analysis.overview import Group, grouped, largest
 from mematlas.choosing import MAX_STALL
 from mematlas.cli import overview
-from mematlas.errors import PermissionDenied
+from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.procfs import WHOLE_PROC, ProcFS
 from mematlas.kernel.smaps import HOLD_PER_BYTE
 from stuck import WAYS, stuck
@@ -199,6 +199,23 @@ def test_screen_of_a_proc_without_meminfo_goes_on() -> None:
 
     assert run.returncode == 0, run.stderr
     assert "- of - in use, swap -" in run.stdout
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize(
+    ("change", "words", "needs"),
+    [
+        ("umount -l /proc", "usage 1", "proc mounted there: as root, mount -t proc proc /proc"),
+        ("mount -t tmpfs none /sys", "usage self --source tables", "sysfs mounted on /sys"),
+    ],
+)
+def test_what_is_not_mounted_is_named(change: str, words: str, needs: str) -> None:
+    line = f"{change} && exec {sys.executable} -m mematlas {words}"
+    run = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", line], capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+    assert run.returncode == NotSupported.exit_code, run.stderr
+    assert f"not supported here (needs {needs})" in run.stderr
 
 
 COMMANDS_OF_A_WHOLE_PROC = (

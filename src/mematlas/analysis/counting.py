@@ -84,7 +84,8 @@ def usage_of_pages(
         file=of_file if vma.kind != "shmem" else 0,
         shmem=of_file if vma.kind == "shmem" else 0,
         hugetlb=0,
-        thp=thp,
+        # What was freed since its entries were read is mapped by nobody now, a huge entry too.
+        thp=thp if thp is None or rss is None else min(thp, rss),
         zero=nr_zero * page_size if zero_known else None,
         nr_pages=nr_pages,
         nr_present=shown_present(nr_present, hole == "unknown" and vma.kind != "shmem"),

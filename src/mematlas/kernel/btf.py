@@ -282,6 +282,7 @@ def read_btf(path: str = BTF_PATH) -> bytes:
         with open(path, "rb", buffering=0) as file:
             return file.readall()
     except FileNotFoundError:
-        raise NotSupported(path, "CONFIG_DEBUG_INFO_BTF") from None
+        has_sysfs = os.path.isdir(os.path.dirname(os.path.dirname(BTF_PATH)))
+        raise NotSupported(path, "CONFIG_DEBUG_INFO_BTF" if has_sysfs else "sysfs mounted on /sys") from None
     except PermissionError:
         raise PermissionDenied(path) from None

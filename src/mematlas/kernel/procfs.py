@@ -86,6 +86,7 @@ NEEDS = {
 
 WHOLE_PROC = "a /proc without subset=pid: as root, mount -t proc proc /proc; for a unit of systemd, ProcSubset=all"
 """An option of Linux 5.8."""
+MOUNTED_PROC = "proc mounted there: as root, mount -t proc proc /proc"
 
 BY_VMA = frozenset(("maps", "smaps", "numa_maps"))
 """Files that the kernel writes VMA by VMA. Where the address space ends meanwhile, they just stop, without an error
@@ -403,6 +404,15 @@ class ProcFS(Directory):
         return found
 
     @property
+    def is_mounted(self) -> bool:
+        """Whether this is a /proc at all, not the directory that one belongs on."""
+        try:
+            os.stat("self", dir_fd=self.fd, follow_symlinks=False)  # there even where we have no number
+        except FileNotFoundError:
+            return False
+        return True
+
+    @property
     def is_subset(self) -> bool:
         """Whether this /proc has processes alone: it was mounted with subset=pid, as systemd's ProcSubset does."""
         from mematlas.kernel.mounts import format_device, parse_options
@@ -473,6 +483,8 @@ class ProcessDir(Directory):
         except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
             if procfs.live and procfs.hides(pid):
                 raise PermissionDenied(path, "CAP_SYS_PTRACE in a /proc mounted with hidepid") from None
+            if procfs.live and not procfs.is_mounted:
+                raise NotSupported(procfs.root, MOUNTED_PROC) from None
             raise TargetNotFound(f"no process {pid}" + ("" if procfs.live else f" in {procfs.root}")) from None
         except OSError as error:
             raise translate_error(error, path, pid) from None
