@@ -60,3 +60,21 @@ def test_frames_into_a_pipe_are_written_as_they_come() -> None:
 
 def test_what_is_no_terminal_has_no_size() -> None:
     assert live.screen_size(io.StringIO()) is None
+
+
+@pytest.mark.parametrize(("takes", "looks"), [(1, [0, 4, 8, 12]), (5, [0, 8, 16, 24]), (400, [0, 404, 808, 1212])])
+def test_looks_that_were_missed_are_left_out(takes: int, looks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        assert seconds > 0
+        now += seconds
+
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr("time.sleep", sleep)
+    seen = []
+    for number in live.ticks(4, 4):
+        seen.append((number, now))
+        now += takes
+    assert seen == list(enumerate(looks))

@@ -32,15 +32,17 @@ def screen_width(out: TextIO) -> int:
 
 
 def ticks(interval: float, count: int | None) -> Iterator[int]:
-    """Yield 0, 1, 2, ... at even intervals, ``count`` times or for ever. A slow round does not delay the others."""
+    """Yield 0, 1, 2, ... at even intervals, ``count`` times or for ever. A slow round does not delay the others.
+
+    What it has missed is left out: whoever was stopped, or suspended, does not look without a pause to catch up.
+    """
     start = time.monotonic()
     number = 0
     while count is None or number < count:
         yield number
         number += 1
-        if count is None or number < count:
-            elapsed = time.monotonic() - start
-            time.sleep(max(0.0, interval * number - elapsed))
+        if interval and (count is None or number < count):
+            time.sleep(interval - (time.monotonic() - start) % interval)
 
 
 class Screen:
