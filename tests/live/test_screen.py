@@ -132,14 +132,17 @@ def test_process_that_is_all_in_swap_has_a_row(
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("way", WAYS)
 def test_screen_goes_on_without_who_does_not_answer_and_names_it(way: str, tmp_path: Path) -> None:
-    with stuck(way, tmp_path, size=256 << 20) as pid:
+    size = 256 << 20
+    with stuck(way, tmp_path, size=size) as pid:
         run = mematlas("--json")
         told = json.loads(run.stdout)
 
     assert run.returncode == 0, run.stderr
     assert len(told["rows"]) >= 2
     assert any(f"{pid} (" in note and "not looked at" in note for note in told["notes"])
-    assert next(row for row in told["rows"] if row["pid"] == pid)["pss"] is None
+    # Where maps can be read without that lock (Linux 6.17), its page tables can be counted without it, too.
+    pss = next(row for row in told["rows"] if row["pid"] == pid)["pss"]
+    assert pss is None or size <= pss < 2 * size
 
 
 LONG_PATHS = """
