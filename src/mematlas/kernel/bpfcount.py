@@ -78,7 +78,7 @@ class CountProgram:
 
     Raises:
         PermissionDenied: without CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN), or behind a seccomp filter.
-        NotSupported: a kernel before 6.2, without type information, or locked down to confidentiality.
+        NotSupported: a kernel before 6.3, without type information, or locked down to confidentiality.
     """
 
     def __init__(self, layout: Layout) -> None:
