@@ -20,7 +20,7 @@ fresh:
 guests:
 	@scripts/bootstrap dev
 	@scripts/packages guests || [ -z "$$CI" ]
-	.venv/bin/python -m pytest tests/test_guest.py
+	.venv/bin/python -m pytest tests/guest/test_guest.py
 
 guests-all:
 	@scripts/bootstrap dev

@@ -17,7 +17,7 @@ from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.process import Process
+    from mematlas.observe.process import Process
 
 # As the command line does (mematlas.cli.load): the threads of OpenBLAS spin, and count as our time.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -30,7 +30,7 @@ def observe_pages(pid: int) -> int:
     """Count the pages of every VMA by state, without pauses: the library's own scan of pagemap."""
     from mematlas.analysis.counting import PageCounts
     from mematlas.kernel.pagemap import PRESENT, Block
-    from mematlas.process import Process
+    from mematlas.observe.process import Process
 
     by_vma: defaultdict[int, PageCounts] = defaultdict(PageCounts)
     with Process(pid) as process:
@@ -45,7 +45,7 @@ def observe_arrays(pid: int) -> int:
     import numpy as np
 
     from mematlas.kernel.pagemap import Block
-    from mematlas.process import Process
+    from mematlas.observe.process import Process
 
     nr_present = 0
     with Process(pid) as process:
@@ -58,7 +58,7 @@ def observe_arrays(pid: int) -> int:
 
 def observe_usage(pid: int) -> None:
     """Ask for the usage as the command does when nothing is said: the default source, paced."""
-    from mematlas.process import Process
+    from mematlas.observe.process import Process
 
     with Process(pid) as process:
         process.usage()
@@ -78,7 +78,7 @@ def observe_nothing(pid: int) -> None:
 
 def observe_paced(pid: int) -> None:
     """Ask for the usage by pagemap, with pauses."""
-    from mematlas.process import Process
+    from mematlas.observe.process import Process
 
     with Process(pid) as process:
         process.usage("pagemap")
@@ -86,7 +86,7 @@ def observe_paced(pid: int) -> None:
 
 def held_process(pid: int) -> "Process":
     """Return the process, held from one observation to the next, with what page tables are read with."""
-    from mematlas.process import Process
+    from mematlas.observe.process import Process
 
     if not HELD:
         HELD.append(Process(pid))
@@ -103,7 +103,7 @@ def observe_tables(pid: int) -> None:
 
 def observe_walk(pid: int, reader: str = "auto") -> None:
     """Read every page table of the process."""
-    from mematlas.model.pagetable import walk
+    from mematlas.model.pagetables.walk import walk
 
     process = held_process(pid)
     access = process.tables_access(reader)
@@ -115,8 +115,8 @@ def observe_snapshot(pid: int) -> int:
     """Read every page table, and decode flags, frame or swap slot of every page; count the present ones."""
     import numpy as np
 
-    from mematlas.model.pagetable import page_blocks, walk
-    from mematlas.model.paging import PRESENT, PROT_NONE, holds, swap_fields
+    from mematlas.model.pagetables.entries import PRESENT, PROT_NONE, holds, swap_fields
+    from mematlas.model.pagetables.walk import page_blocks, walk
 
     process = held_process(pid)
     access = process.tables_access()
@@ -133,7 +133,7 @@ def observe_snapshot(pid: int) -> int:
 
 def observe_kernel(pid: int) -> None:
     """Read every page table of the kernel half."""
-    from mematlas.model.pagetable import walk
+    from mematlas.model.pagetables.walk import walk
 
     process = held_process(pid)
     access = process.tables_access()
@@ -146,9 +146,9 @@ def observe_counts(pid: int) -> None:
     import numpy as np
 
     from mematlas.analysis.counting import shared_pss
+    from mematlas.kernel.memory.structpage import read_kernel_counts
     from mematlas.kernel.pagemap import EXCLUSIVE, PM_PFRAME, PRESENT, Block
-    from mematlas.kernel.structpage import read_kernel_counts
-    from mematlas.model.vma_counts import VmaCounts
+    from mematlas.model.pagetables.vma_counts import VmaCounts
 
     process = held_process(pid)
     sums = VmaCounts()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mematlas.model.paging import PagingMode
+from mematlas.model.pagetables.entries import PagingMode
 
 Words = NDArray[np.uint64]
 Bools = NDArray[np.bool_]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mematlas.analysis.grid import Cells, Strip
     from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult, VmaUsage
     from mematlas.analysis.usage import Usage
-    from mematlas.captures import CaptureResult, capture
     from mematlas.errors import (
         AssertionNotMet,
         BadInput,
@@ -40,13 +39,14 @@ if TYPE_CHECKING:
     from mematlas.model.address_space import AddressSpace, Selection
     from mematlas.model.pages import Hole, state_of
     from mematlas.model.search import resolve
-    from mematlas.process import Process
+    from mematlas.observe.captures import CaptureResult, capture
+    from mematlas.observe.process import Process
 
 HOMES = {
     "mematlas.analysis.ending": ("DistinctResult", "EndingResult", "Part"),
     "mematlas.analysis.grid": ("Cells", "Strip"),
     "mematlas.analysis.usage": ("Usage",),
-    "mematlas.captures": ("CaptureResult", "capture"),
+    "mematlas.observe.captures": ("CaptureResult", "capture"),
     "mematlas.errors": (
         "AssertionNotMet",
         "BadInput",
@@ -68,7 +68,7 @@ HOMES = {
     "mematlas.model.pages": ("Hole", "state_of"),
     "mematlas.model.search": ("resolve",),
     "mematlas.analysis.results": ("MapsResult", "Reading", "Translation", "UsageResult", "VmaUsage"),
-    "mematlas.process": ("Process",),
+    "mematlas.observe.process": ("Process",),
 }
 
 __all__ = [

@@ -19,45 +19,31 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+from test_btf import Builder, sample
+from test_kcore import BASE, core
 
 from mematlas import cli
 from mematlas.analysis.movable import parse_states
-from mematlas.analysis.tablelist import parse_flags
-from mematlas.captures import Redactor
+from mematlas.analysis.pagetables.entries import parse_flags
 from mematlas.cli.advise import parse_amount
 from mematlas.cli.session import parse_bytes, parse_count, parse_seconds, parse_width
 from mematlas.errors import Error
-from mematlas.kernel import (
-    btf,
-    buddyinfo,
-    iomem,
-    kconfig,
-    kcore,
-    kmem,
-    layoutcache,
-    maps,
-    meminfo,
-    mounts,
-    nodes,
-    numa_maps,
-    smaps,
-    status,
-    sysvipc,
-)
+from mematlas.kernel import buddyinfo, kconfig, maps, meminfo, mounts, nodes, numa_maps, smaps, status, sysvipc
 from mematlas.kernel.ksm_stat import parse_ksm_stat, parse_number
-from mematlas.kernel.layoutcache import names_of, values_of
 from mematlas.kernel.machine import parse_machine
+from mematlas.kernel.memory import btf, iomem, kcore, layoutcache
+from mematlas.kernel.memory import memory as kmem
+from mematlas.kernel.memory.layoutcache import names_of, values_of
 from mematlas.kernel.rights import parse_id
 from mematlas.kernel.swaps import parse_swap, parse_swaps
 from mematlas.kernel.vmfile import NO_DEVICES
 from mematlas.labs import question, score, workload
 from mematlas.labs.answers import read_answers
 from mematlas.model import address_space, pages
-from mematlas.model.paging_modes import x86_64
+from mematlas.model.pagetables.modes import x86_64
 from mematlas.model.target import parse_pid
+from mematlas.observe.captures import Redactor
 from mutation import BINARY, TEXT, Mutation, mutate
-from test_btf import Builder, sample
-from test_kcore import BASE, core
 
 CORPUS = Path(__file__).with_name("corpus")
 LIVE = {

@@ -12,7 +12,7 @@ import pytest
 
 from mematlas.cli import main
 from mematlas.errors import NotSupported
-from mematlas.kernel.kmod import ModuleReader
+from mematlas.kernel.memory.kmod import ModuleReader
 from test_module import FOLDER, load, open_all, row_of_doctor, unload
 
 pytestmark = pytest.mark.guest

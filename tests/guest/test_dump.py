@@ -17,9 +17,9 @@ import pytest
 
 from inside import Facts
 from mematlas import Process
-from mematlas.analysis.tablelist import EntryFilter, list_entries
-from mematlas.model.paging import PRESENT
-from mematlas.tables import Tables
+from mematlas.analysis.pagetables.entries import EntryFilter, list_entries
+from mematlas.model.pagetables.entries import PRESENT
+from mematlas.observe.pagetables import Tables
 
 pytestmark = pytest.mark.guest
 

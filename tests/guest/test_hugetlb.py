@@ -12,10 +12,10 @@ import pytest
 from helpers import Program, program
 from inside import Facts
 from mematlas import Process
-from mematlas.analysis.pagetable import verify
-from mematlas.kernel.kmem import open_kernel_memory
-from mematlas.model.pagetable import page_blocks, walk, walk_address
-from mematlas.model.paging_modes import mode_of
+from mematlas.analysis.pagetables.summary import verify
+from mematlas.kernel.memory.memory import open_kernel_memory
+from mematlas.model.pagetables.modes import mode_of
+from mematlas.model.pagetables.walk import page_blocks, walk, walk_address
 
 pytestmark = pytest.mark.guest
 

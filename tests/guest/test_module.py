@@ -19,15 +19,15 @@ import pytest
 from conftest import Outcome, libc
 from helpers import program
 from inside import Facts
-from mematlas.analysis.pagetable import X86_LDT
+from mematlas.analysis.pagetables.summary import X86_LDT
 from mematlas.cli import main
 from mematlas.errors import NoAddressSpace, NotSupported, ProcessGone
-from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
-from mematlas.kernel.kmod import MODULE_PATH, ModuleReader
+from mematlas.kernel.memory.kmod import MODULE_PATH, ModuleReader
+from mematlas.kernel.memory.memory import KernelMemory, open_kernel_memory
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import read_stat
-from mematlas.model.pagetable import walk, walk_address
-from mematlas.model.paging_modes import mode_of
+from mematlas.model.pagetables.modes import mode_of
+from mematlas.model.pagetables.walk import walk, walk_address
 from test_readers import KINDS, same, walks_of
 from victim import Victim
 

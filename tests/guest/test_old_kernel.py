@@ -7,11 +7,11 @@ import pytest
 from helpers import PAGE, sparse
 from inside import Facts
 from mematlas import NotSupported, Process
+from mematlas.doctor.bench import Bench
+from mematlas.doctor.probes import make_file_page
 from mematlas.kernel.backing import call_cachestat, call_mincore
 from mematlas.kernel.pagemap import PRESENT, Pagemap
-from mematlas.kernel.probes import make_file_page
 from mematlas.kernel.smaps import leaves_out_huge_pages
-from mematlas.kernel.workbench import Bench
 
 pytestmark = pytest.mark.guest
 

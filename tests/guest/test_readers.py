@@ -13,9 +13,9 @@ import pytest
 from inside import Facts
 from mematlas.cli import main
 from mematlas.errors import Error
-from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
-from mematlas.model.pagetable import Walk, walk
-from mematlas.model.paging_modes import mode_of
+from mematlas.kernel.memory.memory import KernelMemory, open_kernel_memory
+from mematlas.model.pagetables.modes import mode_of
+from mematlas.model.pagetables.walk import Walk, walk
 from victim import Victim
 
 pytestmark = pytest.mark.guest

@@ -15,9 +15,9 @@ from amounts import LAZY, PARTIAL, PINNED, SMALL_FOLIOS
 from conftest import locked
 from helpers import PAGE, look, mematlas, program, read_smaps, steadily
 from mematlas import Process
-from mematlas.choosing import SOURCES
 from mematlas.kernel.kpage import KPF_ANON, KPF_COMPOUND_TAIL, KPF_MMAP
 from mematlas.kernel.madvise import drain_batches
+from mematlas.observe.sources import SOURCES
 from victim import Victim
 
 pytestmark = pytest.mark.root("CAP_SYS_ADMIN")

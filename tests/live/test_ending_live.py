@@ -19,7 +19,7 @@ import pytest
 
 from helpers import steadily
 from mematlas.analysis.ending import EndingResult
-from mematlas.process import Process
+from mematlas.observe.process import Process
 from victim import DEADLINE, wait_until
 
 pytestmark = pytest.mark.root("CAP_SYS_ADMIN")

@@ -15,13 +15,13 @@ import pytest
 from conftest import Outcome
 from helpers import PAGE, Program, assert_equal_smaps, look, program, steadily
 from mematlas import Process
-from mematlas.actions import plan
-from mematlas.captures import capture
+from mematlas.actions.plans import plan
 from mematlas.cli import main
 from mematlas.kernel.pagemap import EXCLUSIVE, PM_MMAP_EXCLUSIVE, PM_PFRAME, PRESENT
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.hugecounts import ESTIMATE, HugeCounts
 from mematlas.model.pages import Hole, PageReader
+from mematlas.observe.captures import capture
 from victim import process_state, wait_until
 
 NR_HUGE = 7
@@ -240,7 +240,7 @@ def test_verify_has_nothing_to_say(who: str, family: Program, capsys: pytest.Cap
 @pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_NICE", "CAP_SYS_PTRACE")
 def test_pageout_promises_what_it_moves(family: Program, swap: Path) -> None:
     """No page moves of a huge page that two processes map, also none that only one of them maps."""
-    from mematlas.actions import pageout
+    from mematlas.actions.plans import pageout
     from mematlas.model.address_space import Selection
 
     selection = Selection(area=f"{family.told['anon']:#x}+{NR_HUGE * huge_size():#x}")

@@ -86,7 +86,7 @@ def paged_out(swap: object) -> Iterator[Program]:
 @pytest.fixture(autouse=True)
 def are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have so few VMAs count as many, so that page tables are read for several of them together."""
-    monkeypatch.setattr("mematlas.pagesources.MANY", NR_AREAS)
+    monkeypatch.setattr("mematlas.observe.page_counter.MANY", NR_AREAS)
 
 
 def tables_or_skip(process: Process, source: str) -> None:

@@ -13,10 +13,10 @@ from helpers import PAGE, TOLD_BY_SMAPS, assert_equal_smaps, look, program, stea
 from mematlas import Process
 from mematlas.cli import main
 from mematlas.errors import NotSupported
+from mematlas.frozen import as_dict
 from mematlas.kernel import scattered
 from mematlas.kernel.pagemap import Block, Pagemap
 from mematlas.kernel.scattered import Scattered
-from mematlas.record import as_dict
 from victim import process_state, wait_until
 
 CODE = """

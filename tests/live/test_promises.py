@@ -12,14 +12,15 @@ import pytest
 
 from amounts import DROPPABLE, LAZY, PINNED
 from helpers import PAGE, Program, mematlas, program
-from mematlas import Process, Selection, actions
-from mematlas.actions import act, pageout, plan, willneed
-from mematlas.choosing import Chooser
+from mematlas import Process, Selection
+from mematlas.actions import plans as actions
+from mematlas.actions.plans import act, pageout, plan, willneed
 from mematlas.cli import main
 from mematlas.errors import NotSupported
 from mematlas.kernel.backing import call_mincore, has_cachestat
 from mematlas.kernel.cgroups import NO_LIMIT
 from mematlas.kernel.swaps import SwapArea
+from mematlas.observe.sources import Chooser
 from victim import Victim
 
 pytestmark = pytest.mark.root("CAP_SYS_ADMIN")
@@ -145,7 +146,7 @@ def test_pages_that_are_still_being_read_are_not_said_to_be_in_ram(
     def slow_disk(fd: int, offset: int, size: int, page_size: int) -> bytes:
         return bytes((0,)) * 3 + ask(fd, offset, size, page_size)[3:]
 
-    monkeypatch.setattr("mematlas.advising.call_mincore", slow_disk)
+    monkeypatch.setattr("mematlas.actions.advising.call_mincore", slow_disk)
     assert main(["willneed", str(target.pid), str(chosen.area)]) == 0
     text = capsys.readouterr().out
 

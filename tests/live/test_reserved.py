@@ -12,8 +12,8 @@ import pytest
 
 from helpers import PAGE, Program, mematlas, program
 from mematlas import Process
-from mematlas.choosing import PAGE_SOURCES
 from mematlas.kernel.pagemap import SEEK_SPAN, Scanner
+from mematlas.observe.sources import PAGE_SOURCES
 
 TIB, GIB = 1 << 40, 1 << 30
 USED = ((3 * GIB, 2003), (20 * GIB, 499))

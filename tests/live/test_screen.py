@@ -15,11 +15,11 @@ import pytest
 from conftest import Outcome
 from helpers import PAGE, Program, mematlas, program
 from mematlas.analysis.overview import Group, grouped, largest
-from mematlas.choosing import MAX_STALL
 from mematlas.cli import overview
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.procfs import WHOLE_PROC, ProcFS
 from mematlas.kernel.smaps import HOLD_PER_BYTE
+from mematlas.observe.sources import MAX_STALL
 from stuck import WAYS, stuck
 from victim import DEADLINE, Victim
 

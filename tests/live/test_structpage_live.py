@@ -18,11 +18,11 @@ from mematlas.analysis.usage import Usage
 from mematlas.arrays import Words
 from mematlas.errors import Error, NotSupported
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN, has_cachestat
-from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
+from mematlas.kernel.memory.memory import KernelMemory, open_kernel_memory
+from mematlas.kernel.memory.structpage import StructPages, find_base, open_struct_pages, read_kernel_counts
 from mematlas.kernel.pagemap import PM_PFRAME, Block
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.structpage import StructPages, find_base, open_struct_pages, read_kernel_counts
-from mematlas.model.tableaccess import NR_COMPARED
+from mematlas.model.pagetables.access import NR_COMPARED
 from victim import FIXTURES, KINDS, PLAIN_KINDS, Area, Victim, process_state, wait_until
 
 pytestmark = [pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE"), pytest.mark.machine]

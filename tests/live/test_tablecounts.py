@@ -11,19 +11,19 @@ import pytest
 
 from helpers import program, sparse
 from mematlas import Process
-from mematlas.choosing import Chooser
 from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel import bpfcount
-from mematlas.kernel.bpfcall import Bpf
-from mematlas.kernel.bpfcount import CountProgram, Sums
-from mematlas.kernel.countmap import NR_ENTRIES, SEARCH_WORK, TABLE_WORK
 from mematlas.kernel.maps import Vma
+from mematlas.kernel.memory import bpfcount
+from mematlas.kernel.memory.bpfcall import Bpf
+from mematlas.kernel.memory.bpfcount import CountProgram, Sums
+from mematlas.kernel.memory.countmap import NR_ENTRIES, SEARCH_WORK, TABLE_WORK
 from mematlas.kernel.pagemap import PM_PFRAME, PRESENT, SWAP, Block
 from mematlas.kernel.procfs import ProcFS
-from mematlas.model import tablecounts
-from mematlas.model.tablecounts import CountAccess, TableCounter
-from mematlas.model.tablereader import TableReader
-from mematlas.model.vma_counts import VmaCounts
+from mematlas.model.pagetables import counts as tablecounts
+from mematlas.model.pagetables.counts import CountAccess, TableCounter
+from mematlas.model.pagetables.reader import TableReader
+from mematlas.model.pagetables.vma_counts import VmaCounts
+from mematlas.observe.sources import Chooser
 from test_structpage_live import LARGE, stopped_program
 from victim import FIXTURES, KINDS, PLAIN_KINDS, Victim
 

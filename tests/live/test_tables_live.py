@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from helpers import program, steadily
-from mematlas.analysis.pagetable import (
+from mematlas.analysis.pagetables.summary import (
     Disagreement,
     aliases,
     audit,
@@ -23,14 +23,14 @@ from mematlas.analysis.pagetable import (
     verify,
 )
 from mematlas.errors import BadInput, Error, NoAddressSpace, PermissionDenied, ProcessGone, TargetNotFound
-from mematlas.kernel.iomem import read_memory_blocks
-from mematlas.kernel.kmem import KernelMemory, open_kernel_memory
+from mematlas.kernel.memory.iomem import read_memory_blocks
+from mematlas.kernel.memory.memory import KernelMemory, open_kernel_memory
 from mematlas.kernel.status import read_stat
-from mematlas.model.pagetable import Walk, page_blocks, walk, walk_address, walk_parts
-from mematlas.model.paging import PRESENT, STATE_NAMES, PagingMode
-from mematlas.model.paging_modes import mode_of
-from mematlas.process import Process
-from mematlas.tables import Tables
+from mematlas.model.pagetables.entries import PRESENT, STATE_NAMES, PagingMode
+from mematlas.model.pagetables.modes import mode_of
+from mematlas.model.pagetables.walk import Walk, page_blocks, walk, walk_address, walk_parts
+from mematlas.observe.pagetables import Tables
+from mematlas.observe.process import Process
 from victim import DEADLINE, FIXTURES, Area, Victim, wait_until
 from victim import KINDS as ALL_KINDS
 
@@ -473,7 +473,7 @@ def test_four_capabilities_are_enough_without_root(
 
 
 def test_one_capability_of_two_is_not_enough(as_nobody: Callable[..., object]) -> None:
-    from mematlas.kernel.bpf import BpfReader
+    from mematlas.kernel.memory.bpf import BpfReader
 
     def load() -> str:
         try:
@@ -490,7 +490,7 @@ def test_one_capability_of_two_is_not_enough(as_nobody: Callable[..., object]) -
 
 
 def test_both_program_types_read_the_same(memory: KernelMemory, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mematlas.kernel import bpf
+    from mematlas.kernel.memory import bpf
 
     if memory.name != "bpf":
         pytest.skip("needs the bpf reader")
@@ -505,7 +505,7 @@ def test_both_program_types_read_the_same(memory: KernelMemory, monkeypatch: pyt
 
 def test_the_kernel_is_not_asked_for_what_no_kernel_half_has(memory: KernelMemory) -> None:
     """A wrong offset leads anywhere; a kernel with fewer levels than its processor warns of such reads."""
-    from mematlas.kernel import bpf
+    from mematlas.kernel.memory import bpf
 
     if memory.name != "bpf":
         pytest.skip("needs the bpf reader")

@@ -17,16 +17,16 @@ import pytest
 
 from helpers import mematlas, program, sparse
 from mematlas import Process
-from mematlas.choosing import Chooser
 from mematlas.cli import main
 from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel.iomem import read_memory_blocks
+from mematlas.kernel.memory.iomem import read_memory_blocks
+from mematlas.kernel.memory.structpage import KernelFrames, StructPages
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, PRESENT, Block
-from mematlas.kernel.structpage import KernelFrames, StructPages
 from mematlas.model import costs
-from mematlas.model.pagetable import part_edges
-from mematlas.model.tableaccess import open_access
-from mematlas.model.tablereader import TableReader
+from mematlas.model.pagetables.access import open_access
+from mematlas.model.pagetables.reader import TableReader
+from mematlas.model.pagetables.walk import part_edges
+from mematlas.observe.sources import Chooser
 from victim import Victim
 
 MakeVictim = Callable[..., Victim]
@@ -178,7 +178,7 @@ def test_a_process_in_many_parts_has_the_same_sums(victim: MakeVictim, monkeypat
     with target.stopped(), Process(target.pid) as process:
         whole = [(item.vma, item.usage.rss, item.usage.anon, item.usage.thp) for item in process.maps("tables").vmas]
         small = partial(part_edges, nr_tables=1)
-        monkeypatch.setattr("mematlas.model.tablereader.part_edges", small)
+        monkeypatch.setattr("mematlas.model.pagetables.reader.part_edges", small)
         parts = [(item.vma, item.usage.rss, item.usage.anon, item.usage.thp) for item in process.maps("tables").vmas]
 
     assert parts == whole
@@ -192,7 +192,7 @@ def test_kpagecount_stands_in_for_struct_pages(victim: MakeVictim, monkeypatch: 
     target = victim("anon", "private_file", "thp", "shared_anon")
     with target.stopped(), Process(target.pid) as process:
         expected = process.maps("tables")
-    monkeypatch.setattr("mematlas.model.tableaccess.open_struct_pages", refuse)
+    monkeypatch.setattr("mematlas.model.pagetables.access.open_struct_pages", refuse)
     with target.stopped(), Process(target.pid) as process:
         found = process.maps("tables")
         assert isinstance(process.tables_access().frames, KernelFrames)

@@ -22,10 +22,10 @@ from mematlas import Process
 from mematlas.analysis.grid import CLASSES
 from mematlas.analysis.results import MapsResult, VmaUsage
 from mematlas.cli import main
+from mematlas.frozen import as_dict
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.pagemap import PM_SOFT_DIRTY
 from mematlas.model.pages import STATE_OF_BYTE, Hole
-from mematlas.record import as_dict
 from victim import FIXTURES, KINDS, PATH_KINDS, Area, Victim
 
 pytestmark = pytest.mark.machine

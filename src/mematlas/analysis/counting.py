@@ -6,10 +6,10 @@ Who shares a page is told by kpagecount beside pagemap, and by struct pages besi
 from __future__ import annotations
 
 from mematlas.analysis.usage import Usage, shown_present
+from mematlas.frozen import replace
 from mematlas.kernel.pagemap import BEHIND_MARKER, EXCLUSIVE, FILE, IS_SHARED, MARK_A, PM_PFRAME, PRESENT, histogram
 from mematlas.model.pages import STATE_OF_BYTE
 from mematlas.model.sharers import UNTOLD
-from mematlas.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Entries
-    from mematlas.model.vma_counts import VmaCounts
+    from mematlas.model.pagetables.vma_counts import VmaCounts
 
 PSS_SHIFT = 12  # fs/proc/task_mmu.c: the kernel adds shares of pages in 1/4096 of a byte
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.record import record
+from mematlas.frozen import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from heapq import heappush, heappushpop
 from itertools import groupby
 
 from mematlas.errors import BadInput
+from mematlas.frozen import record
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, EXCLUSIVE, MARK_A, PRESENT, Block, histogram
 from mematlas.kernel.scattered import Scattered
 from mematlas.model.pages import STATE_OF_BYTE, Hole
-from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.model.address_space import AddressSpace
     from mematlas.model.pages import PageReader
-    from mematlas.model.tablereader import TableReader
+    from mematlas.model.pagetables.reader import TableReader
 
     Piece = Block | Scattered | Hole
 

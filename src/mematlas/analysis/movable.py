@@ -6,10 +6,10 @@ Source: mm/madvise.c, madvise_cold_or_pageout_pte_range(), can_madv_lru_vma(), m
 from __future__ import annotations
 
 from mematlas.errors import BadInput
+from mematlas.frozen import record
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import EXCLUSIVE, FILE, PRESENT, histogram, to_marks
 from mematlas.model.pages import STATE_OF_BYTE, STATES
-from mematlas.record import record
 
 REASONS = {
     "shared": "mapped more than once: the kernel leaves such pages alone",

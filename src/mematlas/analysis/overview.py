@@ -6,7 +6,7 @@ divided among those who share it, only a look at the pages does.
 
 from __future__ import annotations
 
-from mematlas.record import record
+from mematlas.frozen import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
-"""What `mematlas.process.Process` returns, and how it came about."""
+"""What `mematlas.observe.process.Process` returns, and how it came about."""
 
 from __future__ import annotations
 
-from mematlas.record import record
+from mematlas.frozen import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ same record, so that one can be checked against the other.
 
 from __future__ import annotations
 
-from mematlas.record import record
+from mematlas.frozen import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

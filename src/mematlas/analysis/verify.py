@@ -5,10 +5,10 @@ from __future__ import annotations
 from operator import attrgetter
 
 from mematlas.analysis.usage import Usage, total
+from mematlas.frozen import record, replace
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.smaps import LEFT_OUT
 from mematlas.model.hugecounts import ESTIMATE
-from mematlas.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

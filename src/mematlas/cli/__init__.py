@@ -270,7 +270,7 @@ def report(error: Error, words: list[str]) -> None:
     """Write an error to standard error: what is wrong, and what to type."""
     text = f"mematlas: {error}"
     if isinstance(error, PermissionDenied):
-        from mematlas.cli.hints import permission_hint
+        from mematlas.doctor.hints import permission_hint
 
         text += f"\n{permission_hint(error, words)}"
     complain(text)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 
-from mematlas.actions import MAX_PASSES, act, check_target, free_frames, plan, undo
+from mematlas.actions.plans import MAX_PASSES, act, check_target, free_frames, plan, undo
 from mematlas.analysis.movable import Choice, parse_states
 from mematlas.cli.maps import add_selection, selection_of
 from mematlas.cli.session import TARGETS, add_output, add_target, parse_bytes, parse_count, parse_seconds
 from mematlas.errors import BadInput, ProcessGone
+from mematlas.frozen import record
 from mematlas.model.address_space import parse_size
-from mematlas.record import record
 from mematlas.views.actions import effect_table, plan_table, swap_warning
 from mematlas.views.progress import Bar
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Self
 
-    from mematlas.actions import Effect, Plan
+    from mematlas.actions.plans import Effect, Plan
+    from mematlas.actions.refaults import Refaults
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
-    from mematlas.refaults import Refaults
 
 USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
 
@@ -270,7 +270,7 @@ def bring_back(effect: Effect, session: Session, stop: Stopper) -> Effect:
 
 def watch(effect: Effect, seconds: float, session: Session, stop: Stopper) -> Refaults:
     """Watch for the pages that come back, with a bar that shows the time."""
-    from mematlas.refaults import watch_refaults
+    from mematlas.actions.refaults import watch_refaults
 
     bar = Bar(session.err, "refaults")
     try:

@@ -42,7 +42,7 @@ def run(args: Namespace, session: Session) -> int:
     session.no_more_words()
 
     def make() -> Table:
-        from mematlas.captures import capture
+        from mematlas.observe.captures import capture
 
         saved = capture(session.process, directory, args.redact)
         row = tuple(getattr(saved, column.key) for column in COLUMNS)

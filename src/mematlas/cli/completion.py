@@ -11,8 +11,8 @@ import shlex
 
 from mematlas.cli import COMMANDS, load
 from mematlas.cli.arguments import Arguments
+from mematlas.frozen import record
 from mematlas.kernel.maps import KINDS
-from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -76,7 +76,7 @@ def run_panes(session: Session) -> int:
 
 def typed_line(words: list[str]) -> str:
     """Return the command line for words that need all rights."""
-    from mematlas.cli.hints import plain_line, sudo_line
+    from mematlas.doctor.hints import plain_line, sudo_line
     from mematlas.kernel.rights import effective_capabilities
 
     return plain_line(words) if effective_capabilities() >= RIGHTS else sudo_line(words)
@@ -85,7 +85,7 @@ def typed_line(words: list[str]) -> str:
 def story_of(name: str) -> type[Story]:
     """Return the story of a name."""
     if name == "paging":
-        from mematlas.labs.paging import Paging
+        from mematlas.labs.paging_story import Paging
 
         return Paging
     from mematlas.labs.demo import Tour

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 
-from mematlas.cli.hints import own_command
 from mematlas.cli.session import add_output
-from mematlas.kernel.features import find_features
+from mematlas.doctor.features import find_features
+from mematlas.doctor.hints import own_command
 from mematlas.kernel.rights import effective_capabilities, named_in
 from mematlas.views.table import Column, Table
 
@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
-    from mematlas.kernel.features import Feature
+    from mematlas.doctor.features import Feature
 
 USAGE = "[options]"
 

@@ -19,8 +19,8 @@ from mematlas.errors import AssertionNotMet, BadInput, Error
 from mematlas.labs.answers import read_answers
 from mematlas.labs.lesson import Asked, Guide, Paper, unasked
 from mematlas.labs.lessons import LESSONS, find_lesson
+from mematlas.labs.results import answers_table, lessons_table
 from mematlas.labs.score import ScoreFile, score_of
-from mematlas.labs.tables import answers_table, lessons_table
 from mematlas.views.colour import wants_colour
 
 TYPE_CHECKING = False

@@ -7,10 +7,10 @@ import signal
 import time
 
 from mematlas.errors import BadInput, ProcessGone, TargetNotFound
+from mematlas.frozen import record
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import caller_variable, invoking_user
 from mematlas.model.target import own_pid
-from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

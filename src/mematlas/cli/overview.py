@@ -6,8 +6,7 @@ import os
 import time
 
 from mematlas.analysis.overview import WORTH_A_ROW, Facts, Measured, grouped, is_decided, largest, told, total
-from mematlas.choosing import MAX_STALL
-from mematlas.cli.hints import own_command, sudo_line
+from mematlas.doctor.hints import own_command, sudo_line
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.abandon import Inquiry
 from mematlas.kernel.meminfo import read_meminfo
@@ -16,7 +15,8 @@ from mematlas.kernel.smaps import HOLD_PER_BYTE, read_rollup
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.model.search import SKIPPED, left_out, open_process, opened, ourselves
 from mematlas.model.shared_mm import AddressSpaces
-from mematlas.process import Process
+from mematlas.observe.process import Process
+from mematlas.observe.sources import MAX_STALL
 from mematlas.views.overview import overview_view
 from mematlas.views.usage import sharing_notes
 

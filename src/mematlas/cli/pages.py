@@ -8,9 +8,9 @@ from __future__ import annotations
 from mematlas.cli.maps import add_selection, selection_of
 from mematlas.cli.session import TARGETS, add_output, add_page_source, add_repeat, add_target, parse_count
 from mematlas.errors import BadInput, NotSupported
+from mematlas.frozen import replace
 from mematlas.kernel.pagemap import has_soft_dirty
 from mematlas.model.address_space import EVERYTHING, Selection, parse_address, parse_range
-from mematlas.record import replace
 from mematlas.views.pages import PageFilter, pages_table
 
 TYPE_CHECKING = False

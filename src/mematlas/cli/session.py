@@ -6,11 +6,11 @@ import os
 import sys
 
 from mematlas.analysis.results import Reading
-from mematlas.choosing import MAX_STALL, PAGE_SOURCES, SOURCES
 from mematlas.errors import BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.address_space import parse_size
-from mematlas.process import Process
+from mematlas.observe.process import Process
+from mematlas.observe.sources import MAX_STALL, PAGE_SOURCES, SOURCES
 from mematlas.views.colour import wants_colour
 from mematlas.views.format import fold_message, format_path
 from mematlas.views.live import screen_width

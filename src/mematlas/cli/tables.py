@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
-    from mematlas.tables import RawTable, Tables
+    from mematlas.observe.pagetables import RawTable, Tables
     from mematlas.views.table import Table
 
 USAGE = "[options] TARGET [ADDRESS...] | --kernel | -- COMMAND ..."
@@ -65,7 +65,7 @@ def is_kernel_address(word: str) -> bool:
 
 def run(args: Namespace, session: Session) -> int:
     check(args, session.words)
-    from mematlas.tables import Tables
+    from mematlas.observe.pagetables import Tables
 
     half = "kernel" if args.kernel else "user"
     with Tables(session.process, args.reader, half, args.user_pgd, span_of(args, session)) as tables:
@@ -157,7 +157,7 @@ def address_of(word: str, tables: Tables) -> int:
 
 
 def summary(session: Session, tables: Tables) -> Table:
-    from mematlas.views.tables import half_of, kernel_view, summary_view
+    from mematlas.views.pagetables import half_of, kernel_view, summary_view
 
     tables.begin()
     kernel = tables.kernel_map() if tables.kernel_half else None
@@ -169,7 +169,7 @@ def summary(session: Session, tables: Tables) -> Table:
 
 
 def walks(session: Session, tables: Tables, addresses: list[int]) -> Table:
-    from mematlas.views.tables import walk_view
+    from mematlas.views.pagetables import walk_view
 
     notes: list[str] = []
     tables.begin()
@@ -179,8 +179,8 @@ def walks(session: Session, tables: Tables, addresses: list[int]) -> Table:
 
 
 def listing(args: Namespace, session: Session, tables: Tables) -> Table:
-    from mematlas.analysis.tablelist import EntryFilter, parse_flags
-    from mematlas.views.tables import list_view, runs_view
+    from mematlas.analysis.pagetables.entries import EntryFilter, parse_flags
+    from mematlas.views.pagetables import list_view, runs_view
 
     levels = frozenset([tables.level_number(args.level)]) if args.level else None
     wanted = EntryFilter(levels, () if args.flags is None else parse_flags(args.flags, tables.mode))
@@ -219,7 +219,7 @@ def raw_tables(args: Namespace, tables: Tables, picked: tuple[int | None, int | 
 
 
 def raw(args: Namespace, session: Session, tables: Tables, picked: tuple[int | None, int | None]) -> Table:
-    from mematlas.views.tables import raw_view
+    from mematlas.views.pagetables import raw_view
 
     tables.begin()
     found = raw_tables(args, tables, picked)
@@ -234,7 +234,7 @@ def bytes_of(args: Namespace, session: Session, tables: Tables) -> Iterator[byte
 
 
 def tree(args: Namespace, session: Session, tables: Tables) -> Table:
-    from mematlas.views.tables import half_of, tree_view
+    from mematlas.views.pagetables import half_of, tree_view
 
     depth = tables.level_number(args.level) if args.level else len(tables.mode.levels)
     tables.begin()
@@ -244,7 +244,7 @@ def tree(args: Namespace, session: Session, tables: Tables) -> Table:
 
 
 def audit(args: Namespace, session: Session, tables: Tables, found: list[str]) -> Table:
-    from mematlas.views.tablechecks import audit_view
+    from mematlas.views.pagetable_checks import audit_view
 
     tables.begin()
     findings = tables.audit(both=not args.kernel and args.range is None)
@@ -255,7 +255,7 @@ def audit(args: Namespace, session: Session, tables: Tables, found: list[str]) -
 
 
 def verify(session: Session, tables: Tables, found: list[str]) -> Table:
-    from mematlas.views.tablechecks import verify_view
+    from mematlas.views.pagetable_checks import verify_view
 
     tables.begin()
     result = tables.verify()

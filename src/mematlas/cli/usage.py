@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.results import UsageResult
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
-    from mematlas.process import Process
+    from mematlas.observe.process import Process
     from mematlas.views.table import Table
 
     Result = TypeVar("Result", UsageResult, EndingResult)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from mematlas.errors import Error
-from mematlas.record import record
+from mematlas.frozen import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

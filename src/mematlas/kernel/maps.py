@@ -9,8 +9,8 @@ import os
 import sys
 
 from mematlas.errors import Error, FormatError
+from mematlas.frozen import record, replace
 from mematlas.kernel.vmfile import NO_DEVICES
-from mematlas.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 
 from mematlas.errors import Error, FormatError, NoAddressSpace, ProcessGone
+from mematlas.frozen import record
 from mematlas.kernel.procfs import PF_EXITING
-from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

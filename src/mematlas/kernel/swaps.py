@@ -6,7 +6,7 @@ Format: proc_swaps(5); mm/swapfile.c, swap_show(). Sizes are in kB, less the hea
 from __future__ import annotations
 
 from mematlas.errors import FormatError
-from mematlas.record import record
+from mematlas.frozen import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

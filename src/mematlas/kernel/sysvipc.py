@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from mematlas.errors import Error, FormatError
-from mematlas.record import record, replace
+from mematlas.frozen import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

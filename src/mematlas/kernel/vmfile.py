@@ -17,8 +17,8 @@ import stat
 import time
 
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.frozen import record
 from mematlas.kernel.mounts import format_device, hugetlb_devices, parse_mountinfo, shmem_device
-from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

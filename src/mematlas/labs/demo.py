@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mematlas.labs.running import RunningWorkload
 from mematlas.labs.story import SEGMENTS, Story, area_of
-from mematlas.process import Process
+from mematlas.observe.process import Process
 from mematlas.views.format import format_size
 from mematlas.views.maps import maps_table
 from mematlas.views.translate import translate_table

@@ -11,13 +11,13 @@ import string
 import time
 
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
+from mematlas.frozen import record
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.labs.question import Choice
 from mematlas.labs.running import RunningWorkload
 from mematlas.model.address_space import Selection
 from mematlas.model.pages import STATE_OF_BYTE, Hole
-from mematlas.process import Process
-from mematlas.record import record
+from mematlas.observe.process import Process
 from mematlas.views.colour import paint
 from mematlas.views.format import format_seconds, format_size
 

@@ -16,7 +16,7 @@ import operator
 import re
 
 from mematlas.errors import BadInput
-from mematlas.record import record
+from mematlas.frozen import record
 from mematlas.views.format import format_size
 
 TYPE_CHECKING = False

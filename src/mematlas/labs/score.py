@@ -10,8 +10,8 @@ import contextlib
 import os
 
 from mematlas.errors import FormatError
+from mematlas.frozen import record
 from mematlas.kernel.rights import invoking_user
-from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

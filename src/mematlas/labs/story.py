@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, TextIO
 
     from mematlas.labs.running import RunningWorkload
-    from mematlas.process import Process
+    from mematlas.observe.process import Process
 
 SEGMENTS = 12
 """Of a drawing: all pages of the first, every second one of the next two, and again."""

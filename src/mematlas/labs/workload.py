@@ -17,10 +17,10 @@ where ``touched`` lists page numbers from 0 at ``address``. A refused line has t
 from __future__ import annotations
 
 from mematlas.errors import BadInput
+from mematlas.frozen import record
 from mematlas.labs.console import Console, EndOfInput
 from mematlas.labs.memory import PAGE_SIZE, KnownMemory
 from mematlas.labs.own import shown_pid
-from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mematlas.errors import BadInput
+from mematlas.frozen import record
 from mematlas.kernel.maps import KINDS, Vma
-from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

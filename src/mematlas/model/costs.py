@@ -7,9 +7,9 @@ sources that tell the same, so a factor of two does no harm.
 from __future__ import annotations
 
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.frozen import record
 from mematlas.kernel.pagemap import ENTRY_SIZE, PAGE_IS_PRESENT, Pagemap
 from mematlas.kernel.status import read_memory_status, status_bytes
-from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

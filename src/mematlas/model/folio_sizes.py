@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from mematlas.arrays import Words
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.frozen import record
 from mematlas.kernel.kpage import KPF_ANON, KPF_MMAP
 from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_A, PM_PFRAME, PRESENT
 from mematlas.model.frames import FrameArrays, any_of, folio_numbers
 from mematlas.model.pages import HIDDEN_FRAMES, PageReader
-from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

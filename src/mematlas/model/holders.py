@@ -12,10 +12,10 @@ import os
 import time
 
 from mematlas.errors import Error, PermissionDenied, TooLarge
+from mematlas.frozen import record
 from mematlas.kernel.abandon import Inquiry
 from mematlas.kernel.mounts import format_device
 from mematlas.kernel.status import counts_as_we_do, read_stat
-from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.pagemap import Block, Pacer
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.model.pages import PageReader
-    from mematlas.model.tablereader import TableReader
+    from mematlas.model.pagetables.reader import TableReader
 
     Sizes = dict[int | None, int]
 

@@ -8,6 +8,7 @@ and returns blocks whose state bytes carry the answer.
 from __future__ import annotations
 
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.frozen import record
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import (
     ENTRY_SIZE,
@@ -43,7 +44,6 @@ from mematlas.kernel.pagemap import (
 )
 from mematlas.model.hidden import HiddenVmas
 from mematlas.model.runs import read_runs
-from mematlas.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

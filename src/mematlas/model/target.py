@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from mematlas.errors import BadInput, TargetNotFound
+from mematlas.frozen import record
 from mematlas.kernel.procfs import PID_DIGITS, ProcessDir, ProcFS
 from mematlas.kernel.status import read_status
-from mematlas.record import record
 
 
 @record

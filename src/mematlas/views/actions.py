@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mematlas.analysis.movable import REASONS
+from mematlas.frozen import as_dict
 from mematlas.kernel.swaps import free_swap, zram_ratio
-from mematlas.record import as_dict
 from mematlas.views.format import fold_message, format_path, format_seconds, format_size, number_of
 from mematlas.views.swap import ways_to_swap
 from mematlas.views.table import Column, Drawn, Table
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from mematlas.actions import Effect, Plan, PlannedVma
+    from mematlas.actions.plans import Effect, Plan, PlannedVma
+    from mematlas.actions.refaults import Refaults
     from mematlas.kernel.maps import Vma
-    from mematlas.refaults import Refaults
 
 WHAT = {
     "pageout": ("in RAM, of what you chose", "out of the process now"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.analysis.usage import total, total_by_node
-from mematlas.record import replace
+from mematlas.frozen import replace
 from mematlas.views.table import HIDDEN, Column, Table, node_columns
 
 TYPE_CHECKING = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import compress, pairwise
 
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.frozen import record, replace
 from mematlas.kernel.kpage import KPF_KSM, FrameWords, flag_names, runs_of, tells_ksm
 from mematlas.kernel.pagemap import (
     ACCESSED,
@@ -19,7 +20,6 @@ from mematlas.kernel.pagemap import (
 )
 from mematlas.model.nodes import NODES_UNKNOWN, NOWHERE
 from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, decode_place, entry_flags, is_hidden, is_soft_dirty
-from mematlas.record import record, replace
 from mematlas.views.table import HIDDEN, NR_TOGETHER, Column, Table, batch_of
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block
     from mematlas.model.nodes import PageNodes
-    from mematlas.process import Process
+    from mematlas.observe.process import Process
     from mematlas.views.table import Batch
 
 PAGE_COLUMNS = (

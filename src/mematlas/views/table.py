@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from itertools import compress, repeat
 
-from mematlas.record import record
+from mematlas.frozen import record
 from mematlas.views.colour import paint
 from mematlas.views.format import (
     fold,

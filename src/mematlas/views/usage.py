@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.record import as_dict
+from mematlas.frozen import as_dict
 from mematlas.views.format import first_of, format_path, format_seconds, format_size, number_of
 from mematlas.views.table import Column, Drawn, Table, node_columns
 

@@ -1,0 +1,55 @@
+"""Pages that somebody holds in place: registered with io_uring, RDMA or a driver, they cannot be moved.
+
+The kernel counts them by process (VmPin), and tells of none which it is. Its struct pages do.
+"""
+
+from __future__ import annotations
+
+from mematlas.errors import FormatError, NotSupported, PermissionDenied
+from mematlas.kernel.status import read_status, status_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.kernel.memory.structpage import StructPages
+    from mematlas.model.pages import PageReader
+    from mematlas.observe.process import Process
+
+
+class Pins:
+    """Tells which pages of a process are pinned, where it has any."""
+
+    def __init__(self, process: Process, notes: list[str]) -> None:
+        size = status_bytes(read_status(process.dir), "VmPin")
+        self.nr_pages = None if size is None else size // process.page_size
+        """How many are pinned; those pinned twice count twice. None when not told."""
+        self._frames: StructPages | None = None
+        if self.nr_pages != 0:
+            self._frames = self._open(process, notes)
+
+    def _open(self, process: Process, notes: list[str]) -> StructPages | None:
+        why = "needs struct pages"
+        try:
+            frames = process.tables_access().frames
+            from mematlas.kernel.memory.structpage import StructPages
+
+            if isinstance(frames, StructPages):
+                return frames
+        except (PermissionDenied, NotSupported, FormatError) as error:
+            why = str(error)
+        some = "pages may be" if self.nr_pages is None else f"up to {self.nr_pages} pages are"
+        notes.append(f"{some} pinned (VmPin), and will stay; which is not told: {why}")
+        return None
+
+    def among(self, reader: PageReader, address: int, mask: bytes) -> bytes:
+        """Return which pages of a mask, each mapped once, are pinned; none where that is not told."""
+        if self._frames is None or 1 not in mask:
+            return bytes(len(mask))
+        import numpy as np
+
+        frames = np.array(reader.pagemap.frames(address, address + len(mask) * reader.page_size), np.uint64)
+        wanted = np.flatnonzero((np.frombuffer(mask, np.uint8) != 0) & (frames != 0))
+        pinned = self._frames.are_pinned(frames[wanted])
+        found = np.zeros(len(mask), np.uint8)
+        if pinned is not None:
+            found[wanted[pinned]] = 1
+        return found.tobytes()

@@ -1,0 +1,1 @@
+"""Questions about page tables that were walked."""

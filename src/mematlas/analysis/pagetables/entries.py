@@ -1,0 +1,336 @@
+"""Page-table entries one by one: in the order of addresses, chosen by their flags, or merged to runs of like ones."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mematlas.analysis.pagetables.summary import used_entries
+from mematlas.arrays import Bools, Bytes, Words
+from mematlas.errors import BadInput
+from mematlas.frozen import record, replace
+from mematlas.model.pagetables.entries import (
+    DEVICE,
+    HWPOISON,
+    MIGRATION,
+    PRESENT,
+    PROT_NONE,
+    STATE_NAMES,
+    SWAP,
+    TABLE,
+    PagingMode,
+    address_of,
+    flags_of,
+    full_addresses,
+    holds,
+    leaf_address,
+    maps_memory,
+    migration_frame,
+    states,
+    swap_fields,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mematlas.model.pagetables.walk import Walk
+
+
+U64 = (1 << 64) - 1
+LETTERS = {"w": "writable", "x": "executable", "u": "user", "a": "accessed", "d": "dirty", "g": "global"}
+
+
+@record
+class Entries:
+    """Entries that are not empty, in the order of what they translate; a table stands before what it points at."""
+
+    levels: Bytes
+    indices: NDArray[np.int64]
+    addresses: Words
+    entries: Words
+    states: Bytes
+    """Codes; `mematlas.model.pagetables.entries.STATE_NAMES` has their names."""
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def chosen(self, which: Bools | slice) -> Entries:
+        """Return only those that are chosen."""
+        levels, indices, codes = self.levels[which], self.indices[which], self.states[which]
+        return Entries(levels, indices, self.addresses[which], self.entries[which], codes)
+
+
+@record
+class EntryFilter:
+    """Which entries are asked for: those of some levels, with some flags and without others."""
+
+    levels: frozenset[int] | None = None
+    """None for all."""
+    flags: tuple[tuple[bool, str], ...] = ()
+    """Each a flag or a state by name, and whether it must hold or must not."""
+
+    @property
+    def with_tables(self) -> bool:
+        """Whether entries that point at tables are meant: with flags, only where ``table`` is among them."""
+        return not self.flags or (True, "table") in self.flags
+
+    def takes(self, mode: PagingMode, found: Entries) -> Bools:
+        """Return which entries are asked for."""
+        taken = np.ones(len(found), np.bool_)
+        if not self.with_tables:
+            taken &= found.states != TABLE
+        for level in range(len(mode.levels)):
+            of_level = found.levels == level
+            if self.levels is not None and level not in self.levels:
+                taken[of_level] = False
+            for wanted, name in self.flags:
+                if of_level.any():
+                    taken[of_level] &= has_flag(mode, level, found.chosen(of_level), name) == wanted
+        return taken
+
+
+def parse_flags(text: str, mode: PagingMode) -> tuple[tuple[bool, str], ...]:
+    """Return the flags in a list such as ``w,x,!nx``: letters, names of flags, and names of states.
+
+    >>> from mematlas.model.pagetables.modes import x86_64
+    >>> parse_flags("w,!nx,swap", x86_64())
+    ((True, 'writable'), (False, 'nx'), (True, 'swap'))
+    """
+    known = {flag.name for flag in mode.flags} | set(LETTERS.values()) | set(STATE_NAMES[1:])
+    flags = []
+    for word in text.split(","):
+        name = word.removeprefix("!")
+        name = LETTERS.get(name, name)
+        if name not in known:
+            raise BadInput(f"no flag {name!r} of {mode.name}: {', '.join(LETTERS)}, {', '.join(sorted(known))}")
+        flags.append((not word.startswith("!"), name))
+    return tuple(flags)
+
+
+def has_flag(mode: PagingMode, level: int, found: Entries, name: str) -> Bools:
+    """Return which entries of a level have a flag, or are in a state, of this name.
+
+    What is not present has a state and no flags.
+    """
+    has: Bools = found.states == (STATE_NAMES.index(name) if name in STATE_NAMES else 0xFF)
+    if name == "executable":
+        # Not a flag on x86 but the want of one; what the hardware does not follow cannot be executed.
+        followed = (found.states == TABLE) | (found.states == PRESENT)
+        has = followed & np.asarray(holds(found.entries, mode.executable), np.bool_)
+    for state in (TABLE, PRESENT, PROT_NONE):
+        for flag in flags_of(mode, level, state):
+            if flag.name == name:
+                has = has | (found.states == state) & ((found.entries & np.uint64(flag.mask)) == flag.value)
+    return has
+
+
+def list_entries(parts: Iterable[Walk], wanted: EntryFilter) -> Iterator[Entries]:
+    """Yield the entries of a walk, given as its parts, that are asked for.
+
+    >>> next(list_entries([found], EntryFilter())).levels[:4].tolist()  # doctest: +SKIP
+    [0, 1, 2, 3]
+    """
+    is_first = True
+    for part in parts:
+        columns = []
+        for level in range(len(part.levels)):
+            places, entries, addresses, codes = used_entries(part, level)
+            # An entry that reaches into several parts stands in the first of them.
+            own = np.ones(len(places), np.bool_) if is_first else addresses >= np.uint64(part.first)
+            nr_entries = part.mode.levels[level].nr_entries
+            indices = (places % nr_entries).astype(np.int64)
+            levels = np.full(len(places), level, np.uint8)
+            columns.append([column[own] for column in (levels, indices, addresses, entries, codes)])
+        joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
+        order = np.lexsort((joined[0], joined[2]))
+        found = Entries(*(column[order] for column in joined))
+        is_first = False
+        yield found.chosen(wanted.takes(part.mode, found))
+
+
+def places_of(mode: PagingMode, found: Entries) -> tuple[Words, Words, Words]:
+    """Return, for each entry, where it leads in memory, and its swap type and offset; what it has not is 0.
+
+    Migration, hwpoison and device entries hold a frame in place of an offset.
+    """
+    phys = np.zeros(len(found), np.uint64)
+    kinds, offsets = swap_fields(mode, found.entries)
+    for level in range(len(mode.levels)):
+        leaves = (found.levels == level) & maps_memory(found.states)
+        phys[leaves] = leaf_address(mode, level, found.entries[leaves])
+    tables = found.states == TABLE
+    phys[tables] = address_of(mode, found.entries[tables])
+    framed = (found.states == MIGRATION) | (found.states == HWPOISON) | (found.states == DEVICE)
+    phys[framed] = migration_frame(mode, offsets[framed]) << np.uint64(mode.page_shift)
+    swapped = found.states == SWAP
+    return phys, np.where(swapped, kinds, np.uint64(0)), np.where(swapped, offsets, np.uint64(0))
+
+
+@record
+class EntryRun:
+    """Entries of one level that follow one another and say the same, but for accessed and dirty."""
+
+    start: int
+    size: int
+    level: int
+    state: int
+    entry: int
+    """The first."""
+    phys: int | None
+    contiguous: bool
+    """Whether the memory, too, follows on."""
+    nr_entries: int
+    nr_accessed: int
+    nr_dirty: int
+
+
+def runs_of(mode: PagingMode, batches: Iterable[Entries]) -> Iterator[EntryRun]:
+    """Yield runs of entries that point at no table.
+
+    >>> [(run.level, run.size) for run in runs_of(mode, list_entries([found], EntryFilter()))]  # doctest: +SKIP
+    [(3, 8192)]
+    """
+    held: EntryRun | None = None
+    for batch in batches:
+        for run in _batch_runs(mode, batch.chosen(batch.states != TABLE)):
+            joined = _joined(mode, held, run) if held else None
+            if held and joined is None:
+                yield held
+            held = joined or run
+    if held:
+        yield held
+
+
+def kind_of_entry(mode: PagingMode, level: int, state: int, entry: int) -> int:
+    """Return what of an entry must be the same in all of a run."""
+    return int(_kinds(mode, np.array([level], np.uint8), np.array([state], np.uint8), np.array([entry], np.uint64))[0])
+
+
+def _kinds(mode: PagingMode, levels: Bytes, codes: Bytes, entries: Words) -> Words:
+    # Accessed and dirty change all the time, and would cut everything in pieces.
+    tests = (*mode.accessed, *mode.dirty)
+    volatile = sum({mask for mask, _ in tests if mask & (mask - 1) == 0})
+    address_bits = sum(mask for mask, _ in mode.address_fields)
+    present = maps_memory(codes)
+    kinds, _ = swap_fields(mode, entries)
+    return np.where(present, entries & np.uint64(U64 & ~(volatile | address_bits)), kinds)
+
+
+def _batch_runs(mode: PagingMode, found: Entries) -> Iterator[EntryRun]:
+    if not len(found):
+        return
+    phys, _, offsets = places_of(mode, found)
+    sizes = np.array([level.size for level in mode.levels], np.uint64)[found.levels]
+    kinds = _kinds(mode, found.levels, found.states, found.entries)
+    cut = np.diff(found.addresses) != sizes[:-1]
+    for column in (found.levels, found.states, kinds):
+        cut |= column[1:] != column[:-1]
+    # What follows in memory, or in swap.
+    follows = np.where(found.states[:-1] == SWAP, np.diff(offsets) == 1, np.diff(phys) == sizes[:-1])
+    accessed = np.asarray(holds(found.entries, mode.accessed), np.bool_)
+    dirty = np.asarray(holds(found.entries, mode.dirty), np.bool_)
+    for low, high in pairwise([0, *(np.flatnonzero(cut) + 1).tolist(), len(found)]):
+        state = int(found.states[low])
+        is_present = state in (PRESENT, PROT_NONE)
+        yield EntryRun(
+            start=int(found.addresses[low]),
+            size=(high - low) * int(sizes[low]),
+            level=int(found.levels[low]),
+            state=state,
+            entry=int(found.entries[low]),
+            phys=int(phys[low]) if is_present or phys[low] else None,
+            contiguous=bool(follows[low : high - 1].all()),
+            nr_entries=high - low,
+            nr_accessed=int(np.count_nonzero(accessed[low:high])) if is_present else 0,
+            nr_dirty=int(np.count_nonzero(dirty[low:high])) if is_present else 0,
+        )
+
+
+def _joined(mode: PagingMode, one: EntryRun, two: EntryRun) -> EntryRun | None:
+    alike = (one.level, one.state) == (two.level, two.state) and one.start + one.size == two.start
+    if not alike or kind_of_entry(mode, one.level, one.state, one.entry) != kind_of_entry(
+        mode, two.level, two.state, two.entry
+    ):
+        return None
+    follows = one.phys is not None and two.phys == one.phys + one.size
+    return replace(
+        one,
+        size=one.size + two.size,
+        contiguous=one.contiguous and two.contiguous and follows,
+        nr_entries=one.nr_entries + two.nr_entries,
+        nr_accessed=one.nr_accessed + two.nr_accessed,
+        nr_dirty=one.nr_dirty + two.nr_dirty,
+    )
+
+
+@record
+class TreeNode:
+    """One table, with all that is below it."""
+
+    level: int
+    """Its own level; 0 is the top."""
+    address: int
+    """The first that it translates."""
+    table: int
+    """Its physical address."""
+    nr_used: int
+    nr_tables: int
+    """Tables below it."""
+    mapped: int
+    """Bytes that it and the tables below it map."""
+
+
+def tree_of(parts: Iterable[Walk]) -> list[TreeNode]:
+    """Return every table of a walk, each before those below it, with the sums of what is below it."""
+    found: list[dict[int, list[int]]] = []
+    mode: PagingMode | None = None
+    is_first = True
+    for part in parts:
+        mode = part.mode
+        found = found or [{} for _ in part.levels]
+        for level, table in enumerate(part.levels):
+            places, _, addresses, codes = used_entries(part, level)
+            # An entry that reaches into several parts counts in the first of them.
+            own = np.ones(len(places), np.bool_) if is_first else addresses >= np.uint64(part.first)
+            rows = places[own] // table.entries.shape[1]
+            used = np.bincount(rows, minlength=len(table)).tolist()
+            maps = maps_memory(codes[own])
+            size = part.mode.levels[level].size
+            mapped = [nr * size for nr in np.bincount(rows[maps], minlength=len(table)).tolist()]
+            columns = zip(table.addresses.tolist(), table.tables.tolist(), used, mapped, strict=True)
+            for address, place, nr_used, nr_bytes in columns:
+                held = found[level].setdefault(address, [place, 0, 0, 0])
+                held[1] += nr_used
+                held[3] += nr_bytes
+        is_first = False
+    if mode is None:
+        return []
+    for level in range(len(found) - 1, 0, -1):
+        _add_to_parents(mode, level, found)
+    nodes = [
+        TreeNode(level, address, *values) for level, tables in enumerate(found) for address, values in tables.items()
+    ]
+    # A table that begins where its parent does comes after it.
+    return sorted(nodes, key=lambda node: (node.address, node.level))
+
+
+def _add_to_parents(mode: PagingMode, level: int, found: list[dict[int, list[int]]]) -> None:
+    span = mode.levels[level - 1].size * mode.levels[level - 1].nr_entries
+    for address, (_, _, nr_tables, mapped) in found[level].items():
+        # There is one top table, of both halves or of one.
+        parent = found[0][next(iter(found[0]))] if level == 1 else found[level - 1][address - address % span]
+        parent[2] += nr_tables + 1
+        parent[3] += mapped
+
+
+def whole_table(mode: PagingMode, level: int, address: int, entries: Words) -> Entries:
+    """Return every entry of one table, the empty ones too."""
+    indices = np.arange(len(entries))
+    starts = np.uint64(address) + (indices.astype(np.uint64) << np.uint64(mode.levels[level].shift))
+    if level == 0:
+        starts = full_addresses(mode, starts)
+    levels = np.full(len(entries), level, np.uint8)
+    return Entries(levels, indices, starts, entries, states(mode, level, entries))

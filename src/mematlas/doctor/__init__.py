@@ -1,0 +1,1 @@
+"""What this kernel and our rights offer, found by doing it, and what to type where something is missing."""

@@ -1,0 +1,148 @@
+"""What the probes of `mematlas.doctor.probes` work on: memory and files of our own, settings of the machine."""
+
+from __future__ import annotations
+
+import os
+
+from mematlas.kernel.libc import libc
+from mematlas.kernel.pagemap import ENTRY_SIZE, Scanner
+from mematlas.kernel.procfs import ProcFS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+WORKS, NEEDED, LACKS, UNKNOWN = "works", "needs", "lacks", "unknown"
+
+# include/uapi/asm-generic/mman-common.h
+PROT_READ_WRITE = 3
+MAP_SHARED_ANON = 0x21
+MAP_PRIVATE_ANON = 0x22
+MAP_NORESERVE = 0x4000
+
+# Calls that the C library has no function for have the numbers of asm-generic/unistd.h, except where an architecture
+# is older than that file.
+GENERIC_CALLS = {"bpf": 280, "perf_event_open": 241, "userfaultfd": 282}
+CALLS = {
+    "x86_64": {"bpf": 321, "perf_event_open": 298, "userfaultfd": 323},
+    "aarch64": GENERIC_CALLS,
+    "riscv64": GENERIC_CALLS,
+    "loongarch64": GENERIC_CALLS,
+}
+
+HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
+
+
+class Missing(Exception):
+    """Raised by a probe that knows itself what is missing."""
+
+    def __init__(self, status: str, detail: str) -> None:
+        self.status = status
+        self.detail = detail
+        super().__init__(detail)
+
+
+class Bench:
+    """What the probes work on: memory of our own, our own files. Leaving it unmaps and closes everything."""
+
+    def __init__(self) -> None:
+        self.procfs = ProcFS()
+        self.process = self.procfs.process(os.getpid())
+        self.page_size = self.procfs.page_size
+        self.fds: list[int] = []
+        self.mapped: list[tuple[int, int]] = []
+        self.page = self.map(self.page_size)
+        self.touch(self.page)
+        self._pagemap = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for fd in self.fds:
+            os.close(fd)
+        for address, size in self.mapped:
+            self.call("munmap", address, size)
+        self.process.close()
+
+    def map(self, size: int, flags: int = MAP_PRIVATE_ANON | MAP_NORESERVE) -> int:
+        """Return the address of new memory."""
+        import ctypes
+
+        function = libc().mmap
+        function.restype = ctypes.c_void_p
+        function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+        address = function(None, size, PROT_READ_WRITE, flags, -1, 0)
+        if address in (None, ctypes.c_void_p(-1).value):
+            raise OSError(ctypes.get_errno(), "mmap")
+        self.mapped.append((address, size))
+        return int(address)
+
+    def touch(self, address: int) -> None:
+        """Write to a byte."""
+        import ctypes
+
+        ctypes.memset(address, 1, 1)
+
+    def call(self, name: str, *numbers: int) -> int:
+        """Call the C library with integers; raise the error it reports."""
+        import ctypes
+
+        result: int = libc()[name](*map(ctypes.c_ulong, numbers))
+        if result == -1:
+            raise OSError(ctypes.get_errno(), name)
+        return result
+
+    def system_call(self, name: str, *numbers: int) -> int:
+        """Make a system call that the C library has no function for."""
+        machine = os.uname().machine
+        if machine not in CALLS:
+            raise Missing(LACKS, f"not probed: its number on {machine} is not known here")
+        return self.call("syscall", CALLS[machine][name], *numbers)
+
+    def keep(self, fd: int) -> int:
+        """Return a descriptor that is closed with the bench."""
+        self.fds.append(fd)
+        return fd
+
+    @property
+    def pagemap(self) -> int:
+        """Our own pagemap, open."""
+        if self._pagemap < 0:
+            self._pagemap = self.keep(os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC))
+        return self._pagemap
+
+    def entry(self, address: int) -> int:
+        """Return the pagemap entry of a page of ours."""
+        word = os.pread(self.pagemap, ENTRY_SIZE, address // self.page_size * ENTRY_SIZE)
+        return int.from_bytes(word, "little")
+
+    def scan(self, address: int, size: int, categories: int) -> int | None:
+        """Return the first page in one of these categories, by PAGEMAP_SCAN."""
+        return Scanner(self.pagemap, os.getpid()).first(address, address + size, categories)
+
+    def map_huge(self) -> tuple[int, int]:
+        """Return the address of new memory that one huge entry could map, and its size."""
+        size = read_number(f"{HUGE_PAGES}/hpage_pmd_size")
+        address = self.map(2 * size)
+        return -(-address // size) * size, size
+
+
+def read_text(path: str) -> str:
+    """Return the text of a setting."""
+    with open(path, "rb") as file:
+        return file.read().decode("utf-8", "replace").strip()
+
+
+def read_number(path: str) -> int:
+    """Return a setting that is a number."""
+    return int(read_text(path))
+
+
+def chosen(text: str) -> str:
+    """Return the choice in effect.
+
+    >>> chosen("always [madvise] never")
+    'madvise'
+    """
+    return text.partition("[")[2].partition("]")[0]

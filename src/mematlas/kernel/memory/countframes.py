@@ -1,0 +1,270 @@
+"""The program that counts, its part about frames: how often each is mapped, and what that adds to the sums."""
+
+from __future__ import annotations
+
+from mematlas.kernel.memory.bpfcall import HELPER_LOOP, HELPER_PROBE_READ_KERNEL
+from mematlas.kernel.memory.bpfcode import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, Code
+from mematlas.kernel.memory.countmap import (
+    AT,
+    FULL,
+    LISTED_NR_SHIFT,
+    MANY,
+    NR_COUNTS,
+    NR_LISTED,
+    NR_RAM_RANGES,
+    PAGES_MAPPED,
+    SPECIAL,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.kernel.memory.bpfcode import Register
+    from mematlas.kernel.memory.btf import Layout
+
+
+class FrameCode:
+    """Writes functions of the program. R8 is the map's element everywhere."""
+
+    def __init__(self, map_fd: int, layout: Layout) -> None:
+        self.code = Code(map_fd)
+        self.layout = layout
+        self.size = layout["page"]
+        self.shift = self.size.bit_length() - 1
+        self.mapping = layout["folio.mapping" if "folio.mapping" in layout else "page.mapping"]
+
+    # What many of them need
+
+    def _get(self, dst: Register, name: str) -> None:
+        self.code.load(dst, R8, AT[name])
+
+    def _put(self, name: str, value: int) -> None:
+        self.code.store(R8, AT[name], value)
+
+    def _add(self, name: str, value: int) -> None:
+        """Add to a word. Takes R1."""
+        self._get(R1, name)
+        self.code.do(R1, "+=", value)
+        self._put(name, R1)
+
+    def _fail(self, status: int, value: int = 1) -> None:
+        self._get(R1, "status")
+        self.code.do(R1, "|=", status)
+        self._put("status", R1)
+        self.code.leave(value)
+
+    def _read(self, place: int, size: int) -> None:
+        """Copy from the kernel address in R3 to the stack; R0 is 0 where that could be done."""
+        self.code.do(R1, "=", R10)
+        self.code.do(R1, "+=", place)
+        self.code.do(R2, "=", size)
+        self.code.helper(HELPER_PROBE_READ_KERNEL)
+
+    def _struct_page(self, address: Register) -> None:
+        """Have R0 be the struct page at an address, to be read in place."""
+        if address is not R1:
+            self.code.do(R1, "=", address)
+        self.code.do(R2, "=", self.layout["type.page"])
+        self.code.kernel_function(self.layout["type.bpf_rdonly_cast"])
+
+    def _loop(self, function: str) -> None:
+        """Call a function so many times as R1 says."""
+        code = self.code
+        code.address_of(R2, function)
+        code.do(R3, "=", 0)
+        code.do(R4, "=", 0)
+        code.helper(HELPER_LOOP)
+
+    def _frame_of(self, dst: Register, entry: Register) -> None:
+        """Have a register be the frame of an entry, which is in another."""
+        self._get(dst, "address_mask")
+        self.code.do(dst, "&=", entry)
+        self.code.do(dst, ">>=", 12)
+
+    def _begin(self, name: str, nr_arguments: int, is_static: bool = False) -> None:
+        self.code.function(name, nr_arguments, is_static)
+        self.code.map_value(R8)
+
+    # Frames
+
+    def _count_page(self) -> None:
+        """Return how often the frame in R1 is mapped (folio_precise_page_mapcount), -1 where that cannot be told;
+        "is_anon" is 1 where it belongs to no file (folio_test_anon).
+        """
+        code, layout = self.code, self.layout
+        self._begin("count_page", 1)
+        code.do(R6, "=", R1)
+        code.call("in_ram")
+        code.jump_if(R0, "==", 0, "unknown")
+        code.do(R6, "<<=", self.shift)
+        self._get(R1, "struct_pages")
+        code.do(R6, "+=", R1)
+        self._struct_page(R6)
+        code.load(R7, R0, layout["page._mapcount"], 4)
+        code.do(R7, "+=", 1)
+        code.sign_extend(R7)
+        # What is below -1 is a type, of pages that nobody maps.
+        code.jump_if(R7, "s<", 0, "typed")
+        code.jump("mapped")
+        code.label("typed")
+        code.do(R7, "=", 0)
+        code.label("mapped")
+        code.do(R9, "=", 0)
+        code.load(R1, R0, layout["page.mapping"])
+        code.jump_if(R1, "&", 1, "anon")
+        code.jump("file")
+        code.label("anon")
+        code.do(R9, "=", 1)
+        code.label("file")
+        code.do(R1, "=", R6)
+        code.do(R1, "|=", self.size)
+        self._struct_page(R1)
+        code.load(R1, R0, layout["page.compound_head"])
+        code.jump_if(R1, "&", 1, "large")
+        code.label("told")
+        self._put("is_anon", R9)
+        code.do(R0, "=", R7)
+        code.leave()
+        code.label("unknown")
+        self._put("is_anon", 0)
+        code.leave(-1)
+        code.label("large")
+        # The verifier takes the word for a pointer, until it has been elsewhere.
+        self._put("scratch", R1)
+        self._get(R6, "scratch")
+        code.do(R6, "-=", 1)
+        self._add("large", 1)
+        self._get(R1, "head")
+        code.jump_if(R1, "==", R6, "known head")
+        self._read_head()
+        code.label("known head")
+        self._get(R1, "head_count")
+        code.jump_if(R1, "s<", 0, "unknown")
+        code.do(R7, "+=", R1)
+        self._get(R9, "head_anon")
+        code.jump("told")
+
+    def _read_head(self) -> None:
+        """Read what the folio says whose head is the struct page at R6, an address that was found in kernel memory."""
+        code, layout = self.code, self.layout
+        self._put("head", 0)
+        code.do(R1, "=", R6)
+        self._get(R2, "struct_pages")
+        code.do(R1, "-=", R2)
+        code.do(R2, "=", R1)
+        code.do(R2, "&=", self.size - 1)
+        code.jump_if(R2, "!=", 0, "unknown")
+        code.do(R1, ">>=", self.shift)
+        code.call("in_ram")
+        code.jump_if(R0, "==", 0, "unknown")
+        for place, size in ((layout["folio._entire_mapcount"], 4), (self.mapping, 8)):
+            code.do(R3, "=", R6)
+            code.do(R3, "+=", place)
+            self._read(-size, size)
+            code.jump_if(R0, "!=", 0, "unknown")
+            code.load(R1, R10, -size, size)
+            if size == 8:
+                code.do(R1, "&=", 1)
+                self._put("head_anon", R1)
+            else:
+                code.do(R1, "+=", 1)
+                code.sign_extend(R1)
+                self._put("head_count", R1)
+        code.do(R1, "=", 1)
+        if "folio._nr_pages_mapped" in layout:
+            code.do(R3, "=", R6)
+            code.do(R3, "+=", layout["folio._nr_pages_mapped"])
+            self._read(-4, 4)
+            code.jump_if(R0, "!=", 0, "unknown")
+            code.load(R1, R10, -4, 4)
+            code.do(R1, "&=", PAGES_MAPPED)
+        self._put("head_mapped", R1)
+        self._put("head", R6)
+
+    def _tally(self) -> None:
+        """Count R2 pages whose frames are mapped R1 times, or unknown times: -1."""
+        code = self.code
+        self._begin("tally", 2)
+        code.do(R6, "=", R1)
+        code.do(R7, "=", R2)
+        self._get(R9, "is_anon")
+        code.jump_if(R6, "s<", 0, "unknown")
+        # The kernel counts as private what is mapped less than twice.
+        code.jump_if(R6, ">", 1, "shared")
+        self._add("single", R7)
+        code.jump_if(R9, "==", 0, "done")
+        self._add("single_anon", R7)
+        code.leave(0)
+        code.label("unknown")
+        self._add("unknown", R7)
+        code.jump("not single")
+        code.label("shared")
+        code.jump_if(R6, ">=", NR_COUNTS, "many")
+        code.do(R6, "<<=", 3)
+        code.do(R6, "+=", R8)
+        code.load(R1, R6, AT["counts"])
+        code.do(R1, "+=", R7)
+        code.store(R6, AT["counts"], R1)
+        code.jump("not single")
+        code.label("many")
+        code.do(R1, "=", R6)
+        code.do(R2, "=", R7)
+        code.do(R2, "<<=", LISTED_NR_SHIFT)
+        code.do(R2, "|=", MANY)
+        code.call("append")
+        code.label("not single")
+        self._add("shared", R7)
+        code.jump_if(R9, "==", 0, "done")
+        self._add("shared_anon", R7)
+        code.label("done")
+        code.leave(0)
+
+    def _append(self) -> None:
+        """Put a value (R1) with a mark (R2) into the list. Frames of special entries, and high map counts, carry how
+        many there are, and become one with the one before where they are equal.
+        """
+        code = self.code
+        self._begin("append", 2)
+        self._get(R3, "listed")
+        code.jump_if(R3, ">", NR_LISTED - 1, "full")
+        code.do(R4, "=", R3)
+        code.do(R4, "<<=", 4)
+        code.do(R4, "+=", R8)
+        code.jump_if(R3, "==", 0, "new")
+        code.do(R5, "=", R2)
+        code.do(R5, "&=", 0x1F)
+        code.jump_if(R5, ">", MANY, "new")
+        code.jump_if(R5, "<", SPECIAL, "new")
+        code.load(R5, R4, AT["list"] - 16)
+        code.jump_if(R5, "!=", R1, "new")
+        code.load(R5, R4, AT["list"] - 8)
+        code.do(R0, "=", R5)
+        code.do(R0, "^=", R2)
+        code.do(R0, "&=", 0xFF)
+        code.jump_if(R0, "!=", 0, "new")
+        code.do(R2, ">>=", LISTED_NR_SHIFT)
+        code.do(R2, "<<=", LISTED_NR_SHIFT)
+        code.do(R5, "+=", R2)
+        code.store(R4, AT["list"] - 8, R5)
+        code.leave(0)
+        code.label("new")
+        code.store(R4, AT["list"], R1)
+        code.store(R4, AT["list"] + 8, R2)
+        code.do(R3, "+=", 1)
+        self._put("listed", R3)
+        code.leave(0)
+        code.label("full")
+        self._fail(FULL)
+
+    def _in_ram(self) -> None:
+        """Return 1 where the frame in R1 is System RAM."""
+        code = self.code
+        self._begin("in_ram", 1)
+        for number in range(NR_RAM_RANGES):
+            code.load(R2, R8, AT["ram"] + 16 * number)
+            code.load(R3, R8, AT["ram"] + 16 * number + 8)
+            code.do(R4, "=", R1)
+            code.do(R4, "-=", R2)
+            code.jump_if(R4, "<", R3, "inside")
+        code.leave(0)
+        code.label("inside")
+        code.leave(1)

@@ -1,0 +1,482 @@
+"""Kernel memory, as far as page tables need it: which reader, where the direct map is, which frames are RAM.
+
+A `Reader` copies bytes from kernel addresses: `BpfReader`, `KcoreReader` and `ModuleReader`, in the modules beside this
+one. `KernelMemory` is what the rest of mematlas sees. It finds out by doing: a reader is taken when a whole chain has
+held, from our own mm_struct to the page table that maps that page table.
+
+It is no general reader of kernel memory, which its readers are. It gives out tables, and only those that it was led to:
+the top table of an open address space, and what the entries of a table that was given out point at. Beside them it
+gives out struct pages, once it is known where their array is. No error says what was read.
+
+Documentation/arch/x86/x86_64/mm.rst has the layout of the address space.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import numpy as np
+
+from mematlas.arrays import Bools, Bytes, Words
+from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.memory.btf import Layout, asked_twice, read_layout
+from mematlas.kernel.memory.directmap import X86_ADDRESS, X86_HUGE, X86_PRESENT, find_direct_map
+from mematlas.kernel.memory.iomem import RamRanges, cpu_info, read_ram
+from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.status import open_memory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Protocol, Self
+
+    from mematlas.kernel.procfs import ProcessDir
+
+    class Reader(Protocol):
+        """Something that copies kernel memory."""
+
+        @property
+        def name(self) -> str: ...
+
+        @property
+        def batch_size(self) -> int:
+            """How many places one call of `read_batch` may name."""
+
+        def read_batch(self, addresses: Words, size: int) -> tuple[Words, Bools]:
+            """Return ``size`` bytes (8 or 4096) at each address, as words, and which of them could be read.
+
+            What is returned may be overwritten by the next call.
+            """
+
+        def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
+            """Return the address of the mm_struct of ``pid``, whose /proc/PID/mem we hold open."""
+
+        def private_data(self, fd: int, layout: Layout) -> int:
+            """Return the private_data of one of our own open files."""
+
+        def forget(self, pgd: int) -> None:
+            """Let go of the address space with this top table, which nobody has open any more."""
+
+        def direct_map_bases(self) -> list[int]:
+            """Return where the direct map may begin, if this source tells."""
+
+        def close(self) -> None: ...
+
+
+PAGE = 1 << 12
+U64 = (1 << 64) - 1
+CPU_ENTRY_AREA = 0xFFFFFE0000000000
+"""Struct pages lie below it (Documentation/arch/x86/x86_64/mm.rst)."""
+VMCOREINFO_PATH = "/sys/kernel/vmcoreinfo"
+FITTING = "type information that fits the running kernel"
+
+
+def parse_vmcoreinfo(note: bytes) -> dict[str, int | str]:
+    """Return what the kernel wrote for crash dumps: symbols and numbers by name, such as ``SYMBOL(_stext)``.
+
+    Symbols and KERNELOFFSET are written in hexadecimal without a prefix, the rest as C would write it
+    (kernel/vmcore_info.c).
+    """
+    start = note.find(b"OSRELEASE=")
+    if start < 0:
+        raise FormatError(VMCOREINFO_PATH, "a note without OSRELEASE")
+    found: dict[str, int | str] = {}
+    for line in note[start:].split(b"\0", 1)[0].decode(errors="replace").splitlines():
+        name, _, value = line.partition("=")
+        is_hex = name.startswith("SYMBOL(") or name == "KERNELOFFSET"
+        try:
+            found[name] = int(value, 16 if is_hex else 0)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+class PinnedMm:
+    """The address space of a process, held by an open /proc/PID/mem: its top table stays while this is open.
+
+    When the process ends, or executes another program, its tables empty; they are not given to anybody else.
+    """
+
+    def __init__(self, pid: int, fd: int) -> None:
+        self.pid = pid
+        self.fd = fd
+        self.memory: KernelMemory | None = None
+        """What gives out its tables, until this is closed."""
+        self.address = 0
+        """Where its mm_struct is."""
+        self.pgd = 0
+        """Physical address of the top table."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the address space."""
+        if self.memory:
+            self.memory.forget_top(self.pgd)
+            self.memory = None
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class KernelMemory:
+    """Page tables of the kernel, through one reader. Made by `open_kernel_memory`."""
+
+    def __init__(self, reader: Reader, layout: Layout, ram: RamRanges, procfs: ProcFS) -> None:
+        self.reader = reader
+        self.layout = layout
+        self.ram = ram
+        self.procfs = procfs
+        self.refused: dict[str, Error] = {}
+        """Why each reader that was tried before this one was not taken."""
+        self.base = 0
+        """Where the direct map of physical memory begins."""
+        self.memory_end = ram.memory_end
+        """Where the memory that pages can lie in ends, devices' own memory with a struct page included."""
+        self.encryption_mask = 0
+        """The address bit that says `encrypted` in every entry (AMD SME); 0 without it."""
+        # For each frame, how many levels of tables the one in it is on top of, itself included; 0 for what is not known
+        # to be a table.
+        self._heights = np.zeros(ram.end // PAGE, np.uint8)
+        self._tops: dict[int, int] = {}
+        self._frame_array = (0, 0)
+        with self._open_mem(os.getpid()) as own:
+            pointer = self._pgd_pointer(own)
+            self.levels = 4 if pointer >> 48 == 0xFFFF else 5
+            """How many levels of tables there are, by where the direct map is."""
+            self._find_base(pointer)
+            self.reader.forget(pointer - self.base)
+        self.vmcoreinfo = self._read_vmcoreinfo()
+        """What /sys/kernel/vmcoreinfo points at; empty when this kernel has none."""
+        self._check_encryption()
+
+    @property
+    def name(self) -> str:
+        """The name of the reader."""
+        return self.reader.name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<KernelMemory by {self.name}, {self.levels} levels, direct map at {self.base:#x}>"
+
+    def close(self) -> None:
+        """Let go of the reader."""
+        self.reader.close()
+
+    @property
+    def phys_bits(self) -> int:
+        """How many bits a physical address has on this processor (52 when it does not tell)."""
+        words = cpu_info().get("address sizes", "").split()
+        return int(words[0]) if words else 52
+
+    def user_pgd(self, pgd: int) -> int | None:
+        """Return the top table that user space runs with, under page-table isolation; None without it.
+
+        It is the page after the kernel's (kernel_to_user_pgdp, arch/x86/include/asm/pgtable.h). The flag decides: the
+        file of vulnerabilities does not know of isolation that was asked for on the command line.
+        """
+        if "pti" not in cpu_info().get("flags", "").split():
+            return None
+        if pgd in self._tops:
+            self._heights[pgd // PAGE + 1] = self.levels
+        return pgd + PAGE
+
+    @property
+    def kernel_version(self) -> tuple[int, int]:
+        """The first two numbers of the release, for what the kernel shows nowhere else."""
+        first, second = os.uname().release.split(".")[:2]
+        return int(first), int(second)
+
+    def tables(self, phys_addresses: Words, nr_entries: int = 512) -> tuple[Words, Bools]:
+        """Return the tables at physical addresses, a row each, and which of them we were led to and could be read."""
+        heights = self._heights_of(phys_addresses)
+        known = (heights != 0) & (phys_addresses & np.uint64(PAGE - 1) == 0)
+        if known.all():
+            entries, known = self._pages(phys_addresses + np.uint64(self.base))
+        else:
+            entries = np.zeros((len(phys_addresses), nr_entries), np.uint64)
+            entries[known], good = self._pages(phys_addresses[known] + np.uint64(self.base))
+            known[known] = good
+        self._learn(entries, heights)
+        return entries, known
+
+    def entries(self, phys_addresses: Words) -> tuple[Words, Bools]:
+        """Return single entries of tables that we were led to, by the physical address of each."""
+        heights = self._heights_of(phys_addresses)
+        known = (heights != 0) & (phys_addresses & np.uint64(7) == 0)
+        values, good = self._words(np.where(known, phys_addresses + np.uint64(self.base), np.uint64(0)))
+        entries = np.where(known, values, np.uint64(0))
+        self._learn(entries.reshape(-1, 1), heights)
+        return entries, known & good
+
+    def _heights_of(self, phys_addresses: Words) -> Bytes:
+        frames = phys_addresses // np.uint64(PAGE)
+        inside = frames < len(self._heights)
+        return self._heights[np.where(inside, frames, 0).astype(np.intp)] * inside
+
+    def _learn(self, entries: Words, heights: Bytes) -> None:
+        """Remember which tables rows of entries lead to; ``heights`` are those of the tables that they stand in."""
+        for height in range(2, self.levels + 1):
+            rows = heights == height
+            if not rows.any():
+                continue
+            some = entries[rows]
+            some = some[(some & np.uint64(X86_PRESENT | X86_HUGE)) == X86_PRESENT]
+            below = some & np.uint64(X86_ADDRESS & ~self.encryption_mask)
+            frames = (below[self.ram.contain(below)] // np.uint64(PAGE)).astype(np.intp)
+            # A table that was freed is soon another's, and what is read as its entries may be anything.
+            self._heights[frames[self._heights[frames] != self.levels]] = height - 1
+
+    def open_frame_array(self, base: int, size: int) -> None:
+        """Let struct pages be read, of ``size`` bytes for each frame, from ``base`` on.
+
+        Raises:
+            NotSupported: no kernel has them there.
+        """
+        end = base + -(-(self.memory_end // PAGE) * size // PAGE) * PAGE
+        if PAGE % size or base % PAGE or not self.base + self.memory_end <= base < end <= CPU_ENTRY_AREA:
+            raise NotSupported("struct pages where they were found", FITTING)
+        self._frame_array = (base, end)
+
+    def frame_pages(self, addresses: Words) -> Iterator[tuple[slice, Words, Bools]]:
+        """Yield pages of the array of struct pages, some at a time: which of ``addresses`` they are, the words of each,
+        and which are of the array and could be read. The words hold until the next are yielded.
+        """
+        inside, step = self._in_frame_array(addresses), self.reader.batch_size
+        addresses = np.where(inside, addresses, np.uint64(0))
+        for start in range(0, len(addresses), step):
+            rows = slice(start, start + step)
+            data, good = self.reader.read_batch(addresses[rows], PAGE)
+            yield rows, data, good & inside[rows]
+
+    def frame_words(self, addresses: Words) -> tuple[Words, Bools]:
+        """Return 64-bit words of the array of struct pages, and which of them are of it and could be read."""
+        inside = self._in_frame_array(addresses)
+        values, good = self._words(np.where(inside, addresses, np.uint64(0)))
+        return values, good & inside
+
+    def _in_frame_array(self, addresses: Words) -> Bools:
+        first, end = self._frame_array
+        inside: Bools = (addresses >= np.uint64(first)) & (addresses < np.uint64(end))
+        return inside
+
+    def pipe_pages(self, fd: int, nr: int) -> list[int]:
+        """Return the addresses of the struct pages that the first ``nr`` buffers of our own pipe hold."""
+        layout = self.layout
+        buffers = self._word(self.reader.private_data(fd, layout) + layout["pipe_inode_info.bufs"])
+        first = buffers + layout["pipe_buffer.page"]
+        return [self._word(first + number * layout["pipe_buffer"]) for number in range(nr)]
+
+    def _pages(self, addresses: Words) -> tuple[Words, Bools]:
+        """Return the pages at kernel addresses (n rows of 512 words), and which of them could be read."""
+        return self._gather(addresses, PAGE)
+
+    def _words(self, addresses: Words) -> tuple[Words, Bools]:
+        """Return the 64-bit words at kernel addresses, and which of them could be read."""
+        data, good = self._gather(addresses, 8)
+        return data.reshape(-1), good
+
+    def _word(self, address: int) -> int:
+        """Return one 64-bit word. Raises `NotSupported` when it cannot be read."""
+        values, good = self._words(np.array([address & U64], np.uint64))
+        if not good[0]:
+            raise NotSupported(f"following the kernel's structures with {self.name}", FITTING)
+        return int(values[0])
+
+    def open_mm(self, pid: int, directory: ProcessDir | None = None) -> PinnedMm:
+        """Return the address space of a process, pinned. The kernel's own ptrace check decides whether we may.
+
+        With ``directory``, which is held open, it is that process's and no other's that was given its PID.
+
+        Raises:
+            PermissionDenied: /proc/PID/mem cannot be opened.
+            NoAddressSpace: it is a kernel thread.
+        TargetNotFound, ProcessGone: there is no such process, or no longer.
+        """
+        mm = self._open_mem(pid) if directory is None else open_mem(directory)
+        try:
+            mm.pgd = self._pgd_pointer(mm) - self.base & U64
+            if mm.pgd not in self.ram or mm.pgd % PAGE:
+                self.reader.forget(mm.pgd)
+                raise NotSupported("a top table that is not in memory", FITTING)
+            self._tops[mm.pgd] = self._tops.get(mm.pgd, 0) + 1
+            self._heights[mm.pgd // PAGE] = self.levels
+            mm.memory = self
+        except BaseException:
+            mm.close()
+            raise
+        return mm
+
+    def forget_top(self, pgd: int) -> None:
+        """Give out the tables below a top table no longer, once nobody has its address space open."""
+        self._tops[pgd] -= 1
+        if not self._tops[pgd]:
+            del self._tops[pgd]
+            # With the copy that user space runs with, where there is one.
+            places = slice(pgd // PAGE, pgd // PAGE + 2)
+            self._heights[places][self._heights[places] == self.levels] = 0
+            self.reader.forget(pgd)
+
+    def _open_mem(self, pid: int) -> PinnedMm:
+        with self.procfs.process(pid) as directory:
+            return open_mem(directory)
+
+    def _pgd_pointer(self, mm: PinnedMm) -> int:
+        mm.address = self.reader.mm_address(mm.pid, mm.fd, self.layout)
+        if not mm.address:
+            # mem_open keeps no mm for a process that has just ended.
+            raise ProcessGone(mm.pid, "has no address space")
+        return self._word(mm.address + self.layout["mm_struct.pgd"])
+
+    def is_current(self, mm: PinnedMm) -> bool:
+        """Whether a pinned address space is still its process's: no, once that has ended or executed a program."""
+        try:
+            with self._open_mem(mm.pid) as now:
+                pgd = self._pgd_pointer(now) - self.base & U64
+                if pgd not in self._tops:
+                    self.reader.forget(pgd)
+                return now.address == mm.address
+        except Error:
+            return False
+
+    def _gather(self, addresses: Words, size: int) -> tuple[Words, Bools]:
+        nr, step = len(addresses), self.reader.batch_size
+        data = np.empty((nr, size // 8), np.uint64)
+        good = np.empty(nr, np.bool_)
+        for start in range(0, nr, step):
+            part, part_good = self.reader.read_batch(addresses[start : start + step], size)
+            data[start : start + step] = part
+            good[start : start + step] = part_good
+        if not good.all():
+            data[~good] = 0
+        return data, good
+
+    def _find_base(self, pgd: int) -> None:
+        def read_word(address: int) -> int | None:
+            values, good = self._words(np.array([address], np.uint64))
+            return int(values[0]) if good[0] else None
+
+        found = find_direct_map(pgd, self.levels, self.ram, read_word, self.reader.direct_map_bases())
+        if found is None:
+            raise NotSupported(f"finding the direct map with {self.name}", FITTING)
+        self.base, self.encryption_mask = found
+
+    def _read_vmcoreinfo(self) -> dict[str, int | str]:
+        try:
+            with open(VMCOREINFO_PATH, encoding="utf-8") as file:
+                place, size = (int(word, 16) for word in file.read().split())
+        except (OSError, ValueError):
+            return {}
+        starts = range(place & -PAGE, place + size, PAGE)
+        places = np.array(starts, np.uint64)
+        if not self.ram.contain(places).all():
+            return {}
+        pages, good = self._pages(places + np.uint64(self.base))
+        if not good.all():
+            return {}
+        try:
+            return parse_vmcoreinfo(pages.tobytes()[place % PAGE :][:size])
+        except FormatError:
+            return {}
+
+    def _check_encryption(self) -> None:
+        # Where the kernel tells the mask, it is the truth; what the search saw must agree with it.
+        told = self.vmcoreinfo.get("NUMBER(sme_mask)")
+        if isinstance(told, int) and told != self.encryption_mask:
+            raise NotSupported("memory encryption of which the tables and vmcoreinfo say different things")
+
+
+def open_mem(directory: ProcessDir) -> PinnedMm:
+    """Return the address space of a process, held open; its mm_struct and its tables are not looked for yet."""
+    return PinnedMm(directory.tid, open_memory(directory))
+
+
+def open_kernel_memory(reader: str = "auto", procfs: ProcFS | None = None) -> KernelMemory:
+    """Return kernel memory through the first reader that works, or through the one that is named.
+
+    Raises:
+        PermissionDenied: no reader works, and a right would make one work; ``needs`` names it.
+        NotSupported: no reader can work here. The message has the reason of each.
+
+    >>> open_kernel_memory()  # doctest: +SKIP
+    <KernelMemory by bpf, 4 levels, direct map at 0xffff888000000000>
+    """
+    if platform.machine() != "x86_64":
+        raise NotSupported(f"reading the page tables of {platform.machine()}", "x86-64")
+    procfs = procfs or ProcFS()
+    if not procfs.live:
+        raise NotSupported(f"page tables of {procfs.root}", "a live system")
+    ram = read_ram(procfs)
+    layout = read_layout()
+    refused: dict[str, Error] = {}
+    for name, make in READERS.items():
+        if reader not in ("auto", name):
+            continue
+        try:
+            memory = probe(make, layout, ram, procfs)
+        except Error as error:
+            refused[name] = error
+            continue
+        memory.refused = refused
+        return memory
+    raise combined_refusal(refused, reader)
+
+
+def probe(make: Callable[[], Reader], layout: Layout, ram: RamRanges, procfs: ProcFS) -> KernelMemory:
+    """Return kernel memory through the reader that ``make`` makes. It is closed again when the probe fails."""
+    reader = make()
+    try:
+        return asked_twice(layout, lambda: KernelMemory(reader, layout, ram, procfs))
+    except BaseException:
+        reader.close()
+        raise
+
+
+def combined_refusal(refused: dict[str, Error], reader: str) -> Error:
+    """Return one error for all refusals: the one that a right would cure, if any, stands for them."""
+    if not refused:
+        return NotSupported(f"a reader called {reader!r}", " or ".join(("auto", *READERS)))
+    curable = [error for error in refused.values() if isinstance(error, PermissionDenied)]
+    if curable or len(refused) == 1:
+        return curable[0] if curable else next(iter(refused.values()))
+    reasons = [f"{name}: {reason_of(error)}" for name, error in refused.items()]
+    return NotSupported(f"reading page tables ({'; '.join(reasons)})")
+
+
+def reason_of(error: Error) -> str:
+    """Return what an error says, without that it is not supported."""
+    if not isinstance(error, NotSupported):
+        return str(error)
+    return error.what + (f", needs {error.needs}" if error.needs else "")
+
+
+def _bpf() -> Reader:
+    from mematlas.kernel.memory.bpf import BpfReader
+
+    return BpfReader()
+
+
+def _kcore() -> Reader:
+    from mematlas.kernel.memory.kcore import KcoreReader
+
+    return KcoreReader.open()
+
+
+def _module() -> Reader:
+    from mematlas.kernel.memory.kmod import ModuleReader
+
+    return ModuleReader()
+
+
+# In the order in which they are tried.
+READERS: dict[str, Callable[[], Reader]] = {"bpf": _bpf, "kcore": _kcore, "module": _module}

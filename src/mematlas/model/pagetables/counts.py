@@ -1,0 +1,530 @@
+"""The pages of VMAs counted from page tables in the kernel: what `TableReader.count` tells, without numpy.
+
+Its start takes a tenth of what loading numpy takes, and its entries half of what they take there. Single pages it does
+not tell; nor does it count where something of a file in shared memory is in swap, which is asked page by page. What it
+takes for the map counts of frames is compared with the kernel's own files, as `TableAccess` does it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.backing import Backings
+from mematlas.kernel.kconfig import is_built_in, read_config
+from mematlas.kernel.kpage import KPF_ANON, KPF_HUGE, KPF_ZERO_PAGE, open_flags_and_counts
+from mematlas.kernel.maps import ANON_KINDS
+from mematlas.kernel.memory.bpfcount import FITTING, CountProgram, Sums
+from mematlas.kernel.memory.btf import asked_twice, read_layout
+from mematlas.kernel.memory.countmap import LISTED_ACCESSED, LISTED_DIRTY, LISTED_NR_SHIFT
+from mematlas.kernel.memory.directmap import PAGE, U64, X86_ADDRESS, find_direct_map, nr_levels
+from mematlas.kernel.memory.iomem import cpu_info, read_ram
+from mematlas.kernel.memory.ownpages import NR_PROBES, OwnPages, address_of
+from mematlas.kernel.pagemap import EXCLUSIVE, FILE, GUARD, PRESENT, SPECIAL, SWAP, UNKNOWN, ZERO
+from mematlas.kernel.rights import effective_capabilities
+from mematlas.kernel.status import open_memory
+from mematlas.model.hidden import HiddenVmas
+from mematlas.model.pages import STATE_OF_BYTE, behind
+from mematlas.model.pagetables import swap_types
+from mematlas.model.pagetables.vma_counts import VmaCounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Self
+
+    from mematlas.kernel.maps import Vma
+    from mematlas.kernel.procfs import ProcessDir, ProcFS
+
+# The bits of entries: see `mematlas.model.pagetables.modes.x86_64`.
+PMD_SIZE = 1 << 21
+X86_PRESENT, X86_ACCESSED, X86_DIRTY, X86_HUGE, X86_PROT_NONE, X86_SPECIAL = 1, 1 << 5, 1 << 6, 1 << 7, 1 << 8, 1 << 9
+DIRTY_SHIFT, SAVED_DIRTY_SHIFT = 6, 58
+SWAP_TYPE_SHIFT = 59
+LEVEL_MASK = 0x3F
+NR_COMPARED = 16
+MANY_LEAVES = 1 << 12
+"""Huge leaves that are counted together: of a TiB there are half a million."""
+NR_TRIES = 4
+NEEDED = ("type.page", "type.bpf_rdonly_cast", "page._mapcount", "page.compound_head", "folio._entire_mapcount")
+
+
+class CountAccess:
+    """What page tables are counted with: the program, and where things lie in this kernel.
+
+    Raises:
+        PermissionDenied: without CAP_SYS_ADMIN, which shows frames of our own; kpagecount cannot be read.
+        NotSupported: no x86-64, a kernel before 6.3, encrypted memory, or counts that kpagecount denies.
+    """
+
+    name = "bpf"
+
+    def __init__(self, procfs: ProcFS) -> None:
+        if os.uname().machine != "x86_64" or not procfs.live:
+            raise NotSupported("counting with BPF", "a live system on x86-64")
+        if "CAP_SYS_ADMIN" not in effective_capabilities():
+            raise PermissionDenied("frame numbers", "CAP_SYS_ADMIN")
+        if is_built_in("NO_PAGE_MAPCOUNT"):
+            raise NotSupported("map counts from struct page", "CONFIG_PAGE_MAPCOUNT")
+        self.procfs = procfs
+        self.layout = read_layout()
+        # What a kernel lacks is not looked for again.
+        if not all(name in self.layout for name in NEEDED):
+            raise NotSupported("counting page tables with BPF", "Linux 6.3")
+        self.ram = read_ram(procfs)
+        self.nr_compared = 0
+        """Frames that were compared with the kernel's own files."""
+        # How many frames have come by, of large folios and of others, and from how many on the next are compared.
+        self._nr_seen = [0, 0]
+        self._next = [0, 0]
+        self._special_states: list[int] | None = None
+        self._flags, self._counts = open_flags_and_counts(procfs)
+        self._program: CountProgram | None = None
+        self._refused: Error | None = None
+        self._is_encrypted = False
+        self._zero_frames: dict[int, bool] = {}
+        try:
+            asked_twice(self.layout, self._open)
+            if self._refused:
+                raise self._refused
+            if self._is_encrypted:
+                raise NotSupported("counting with BPF in encrypted memory")
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def program(self) -> CountProgram:
+        """The program, which is closed with this."""
+        if self._program is None:
+            raise NotSupported("counting with BPF", "what counts to be open")
+        return self._program
+
+    def close(self) -> None:
+        """Let go of the program."""
+        self._flags.close()
+        self._counts.close()
+        self._close_program()
+
+    def _close_program(self) -> None:
+        if self._program is not None:
+            self._program.close()
+            self._program = None
+
+    def _open(self) -> None:
+        self._close_program()
+        try:
+            self._program = program = CountProgram(self.layout)
+        except (PermissionDenied, NotSupported) as error:
+            # Other offsets would not help: they are not read for nothing.
+            self._refused = error
+            return
+        with self.procfs.process(os.getpid()) as own:
+            fd = open_memory(own)
+        try:
+            pgd = self.pgd_of(fd)
+            self.levels = nr_levels(pgd)
+            found = find_direct_map(pgd, self.levels, self.ram, self._read_word)
+            if found is None:
+                raise NotSupported("finding the direct map with BPF", FITTING)
+            self.base, self._is_encrypted = found[0], found[1] != 0
+            with OwnPages(self.procfs) as own_pages:
+                addresses = own_pages.struct_page_addresses(self._pipe_pages)
+                self.struct_pages = own_pages.array_base(addresses, self.layout["page"])
+                program.set_machine(self.base, self.struct_pages, self.ram, phys_bits(), self.levels)
+                self.compare(own_pages.pfns())
+            self.dirty_shift = SAVED_DIRTY_SHIFT if self._has_saved_dirty(pgd) else DIRTY_SHIFT
+        finally:
+            os.close(fd)
+
+    def _read_word(self, address: int) -> int | None:
+        return self.program.read([address])[0]
+
+    def _pipe_pages(self, fd: int, nr: int) -> list[int]:
+        layout, program = self.layout, self.program
+        buffers = program.word(program.private_data(fd, layout) + layout["pipe_inode_info.bufs"])
+        first = buffers + layout["pipe_buffer.page"]
+        return [program.word(first + number * layout["pipe_buffer"]) for number in range(min(nr, NR_PROBES))]
+
+    def pgd_of(self, mem_fd: int) -> int:
+        """Return the address of the top table of the address space that a /proc/PID/mem of ours holds."""
+        return self.program.word(self.mm_of(mem_fd) + self.layout["mm_struct.pgd"])
+
+    def mm_of(self, mem_fd: int) -> int:
+        """Return the address of the mm_struct that a /proc/PID/mem of ours holds; 0 once its process has ended."""
+        return self.program.private_data(mem_fd, self.layout)
+
+    def entry_at(self, pgd: int, address: int, shift: int = 12) -> tuple[int, int]:
+        """Return the entry for an address in the tables that map ``1 << shift`` bytes by each, and where it stands;
+        0 and 0 where there is no such table.
+        """
+        table = pgd
+        for level in range(12 + 9 * (self.levels - 1), shift - 1, -9):
+            place = table + (address >> level & 511) * 8
+            entry = self._read_word(place) or 0
+            if level == shift:
+                return entry, place
+            if entry & (X86_PRESENT | X86_HUGE) != X86_PRESENT or entry & X86_ADDRESS not in self.ram:
+                break
+            table = self.base + (entry & X86_ADDRESS)
+        return 0, 0
+
+    def _has_saved_dirty(self, pgd: int) -> bool:
+        """Whether this kernel moves the dirty bit of what loses its right to write: tried, on a page of our own."""
+        import ctypes
+        import mmap
+
+        from mematlas.kernel.libc import libc
+
+        with mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
+            page[0] = 1
+            address = address_of(page)
+            libc().mprotect(ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ)
+            entry, _ = self.entry_at(pgd, address)
+        # It is still dirty in the processor's own bit where the kernel has moved nothing.
+        return not entry & X86_DIRTY
+
+    # What frames are
+
+    def flags_of(self, pfns: Iterable[int]) -> dict[int, int]:
+        """Return /proc/kpageflags of some frames."""
+        return self._flags.get(pfns)
+
+    def is_zero(self, pfn: int) -> bool:
+        """Whether a frame is the zero page's."""
+        if pfn not in self._zero_frames:
+            self._zero_frames[pfn] = bool(self.flags_of([pfn]).get(pfn, 0) & KPF_ZERO_PAGE)
+        return self._zero_frames[pfn]
+
+    def nr_shares(self, table: int) -> int:
+        """Return how many more processes a table is part of; see `mematlas.kernel.memory.structpage`."""
+        values = self.layout.values
+        place, own = values.get("ptdesc.pt_share_count", values.get("page.pt_share_count")), 0
+        if place is None:
+            place, own = values.get("page._refcount"), 1
+        if place is None:
+            return -1
+        word = self._read_word(self.struct_pages + table // PAGE * self.layout["page"] + (place & ~7))
+        count = -1 if word is None else (word >> 8 * (place & 7) & 0xFFFFFFFF) - own
+        return count if count < 1 << 31 else -1
+
+    def is_due(self, nr_frames: int, nr_large: int) -> bool:
+        """Whether some of the frames that come by are to be compared: each time that there are twice as many as before.
+
+        Those of large folios count apart.
+        """
+        due = False
+        for kind, nr in enumerate((nr_large, nr_frames - nr_large)):
+            self._nr_seen[kind] += nr
+            if nr > 0 and self._nr_seen[kind] >= self._next[kind]:
+                self._next[kind] = 2 * self._nr_seen[kind]
+                due = True
+        return due
+
+    def compare(self, pfns: list[int]) -> None:
+        """Compare what the program finds of some frames with /proc/kpagecount and /proc/kpageflags, a few of them.
+
+        Raises:
+            NotSupported: they disagree, three times over.
+        """
+        pfns = pfns[:: len(pfns) // NR_COMPARED or 1]
+        self.nr_compared += len(pfns)
+        for _ in range(3):
+            # What is true of live frames changes. What differs counts only if ours was the same before and after the
+            # kernel's was read, and is asked again then.
+            ours, told, again = self.program.ask(pfns), self._told(pfns), self.program.ask(pfns)
+            pfns = [pfn for pfn, *each in zip(pfns, ours, told, again, strict=True) if each[0] == each[2] != each[1]]
+            if not pfns:
+                return
+        self.layout.renew()
+        raise NotSupported(f"map counts from struct page (frame {pfns[0]:#x} has others in kpagecount)")
+
+    def _told(self, pfns: list[int]) -> list[tuple[int, bool]]:
+        counts, flags = self._counts.get(pfns), self._flags.get(pfns)
+        return [(counts.get(pfn, -1), bool(flags.get(pfn, 0) & KPF_ANON)) for pfn in pfns]
+
+    def state_of_type(self, kind: int) -> int:
+        """Return what a swap type means in this kernel; see `mematlas.model.pagetables.swap_types`."""
+        if kind < len(swap_types.UNKNOWN_SPECIAL_SWAP) and swap_types.UNKNOWN_SPECIAL_SWAP[kind] == swap_types.SWAP:
+            return swap_types.SWAP
+        if self._special_states is None:
+            config = read_config()
+            first, second = os.uname().release.split(".")[:2]
+            special = None if config is None else swap_types.special_swap_of(config, (int(first), int(second)), 0)
+            self._special_states = special.state_of_types() if special else swap_types.UNKNOWN_SPECIAL_SWAP
+        return self._special_states[kind]
+
+
+def phys_bits() -> int:
+    """Return how many bits a physical address has on this processor (52 when it does not tell)."""
+    words = cpu_info().get("address sizes", "").split()
+    return int(words[0]) if words else 52
+
+
+class TableCounter:
+    """Counts the VMAs of one process from its page tables.
+
+    Leaving it without an error raises `ProcessGone` when the process ended, or started another program, meanwhile.
+
+    >>> with TableCounter(process.dir, access) as counter:  # doctest: +SKIP
+    ...     counter.count(vma).nr_dirty
+    318
+    """
+
+    def __init__(self, process: ProcessDir, access: CountAccess) -> None:
+        self.process = process
+        self.access = access
+        self.page_size = process.procfs.page_size
+        self.backings = Backings(process, cached=False)
+        self.hidden = HiddenVmas(process)
+        self.torn: list[tuple[int, int]] = []
+        """Ranges that changed each time they were read: nothing is known of them."""
+        self.nr_device = 0
+        """Pages of devices met, which pagemap does not show either."""
+        self._fd = open_memory(process)
+        try:
+            self._mm = access.mm_of(self._fd)
+            if not self._mm:
+                # mem_open keeps no mm for a process that has just ended.
+                raise ProcessGone(process.pid, "has no address space")
+            self._pgd = access.pgd_of(self._fd)
+            if (self._pgd - access.base & U64) not in access.ram or self._pgd % PAGE:
+                raise NotSupported("a top table that is not in memory")
+        except BaseException:
+            self.close()
+            raise
+        self._first: tuple[int, int, int] = (0, 0, 12)
+        """The address that was asked about, the entry that translates it, and the shift of its level."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        # What could not be understood may have been tables that were just taken down.
+        asked = kind is None or issubclass(kind, (NotSupported, FormatError))
+        alive = not asked or self._is_current()
+        self.close()
+        if not alive:
+            raise ProcessGone(self.process.pid, "ended, or started another program, during the reading")
+
+    def _is_current(self) -> bool:
+        try:
+            fd = open_memory(self.process)
+        except Error:
+            return False
+        try:
+            return self.access.mm_of(fd) == self._mm
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Let go of the address space."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def notes(self) -> list[str]:
+        """Return what is to be said about what was read."""
+        notes = self.backings.notes()
+        if self.nr_device:
+            notes.append(f"{self.nr_device} pages of devices are shown as absent, as pagemap has them")
+        if self.torn:
+            notes.append(f"torn: {len(self.torn)} ranges changed each time they were read, and are left out")
+        return notes
+
+    def can_count(self, vma: Vma) -> bool:
+        """Whether this counts a VMA: not where something of its file is in swap, of which the entries tell nothing."""
+        if vma.kind != "shmem" or self.hidden.is_hidden(vma):
+            return True
+        backing = self.backings.of(vma)
+        return backing is None or not backing.ranges
+
+    def hole(self, vma: Vma) -> int:
+        """Return the state byte of the pages that have no entry."""
+        if self.hidden.is_hidden(vma):
+            return UNKNOWN
+        return UNKNOWN if vma.kind == "shmem" and self.backings.of(vma) is None else 0
+
+    def count(self, vma: Vma) -> VmaCounts:
+        """Return the pages of a VMA, counted."""
+        result = VmaCounts()
+        self._first = (vma.start, 0, 12)
+        if self.hidden.is_hidden(vma):
+            return result
+        sums = Sums()
+        self._walk(result, sums, vma)
+        if sums.leaves:
+            self._add_leaves(result, sums, vma)
+        self._add_special(result, sums.special)
+        self._add_types(result, vma, sums)
+        self._add_resident(result, vma, sums)
+        return result
+
+    def _walk(self, result: VmaCounts, sums: Sums, vma: Vma) -> None:
+        program = self.access.program
+        program.set_process(self._pgd, self.access.dirty_shift)
+        at, nr_tries = vma.start, 0
+        while at < vma.end:
+            # What has changed is read again, table by table.
+            end = min(vma.end, at - at % PMD_SIZE + PMD_SIZE) if nr_tries else vma.end
+            before = sums.single + sums.shared
+            reached = program.walk(sums, at, end, vma.start)
+            if reached is not None:
+                if at == vma.start:
+                    self._first = (at, program.first, 12)
+                nr = sums.single + sums.shared - before
+                if nr and self.access.is_due(nr, program.nr_large):
+                    self.access.compare([self._frame_of(word) for word in program.samples])
+                at, nr_tries = max(at, reached), 0
+                if len(sums.leaves) >= MANY_LEAVES:
+                    self._add_leaves(result, sums, vma)
+            elif (nr_tries := nr_tries + 1) == NR_TRIES:
+                self.torn.append((at, end - 1))
+                at, nr_tries = end, 0
+
+    def _frame_of(self, entry: int, shift: int = 12) -> int:
+        """Return the frame of an entry that maps memory; PROT_NONE is turned back."""
+        flipped = entry if entry & X86_PRESENT else ~entry
+        return (flipped & X86_ADDRESS & -(1 << shift)) // PAGE
+
+    # Huge leaves, and what stands in their place
+
+    def _add_leaves(self, result: VmaCounts, sums: Sums, vma: Vma) -> None:
+        """Count the entries of upper levels that were found, each with its address and the shift of its level."""
+        leaves, sums.leaves = sums.leaves, []
+        mapped = []
+        for entry, mark in leaves:
+            shift = mark & LEVEL_MASK
+            address = mark - shift
+            low = address - address % (1 << shift)
+            nr_pages = (min(vma.end, low + (1 << shift)) - address) // self.page_size
+            if address == vma.start:
+                self._first = (address, entry, shift)
+            if entry & (X86_PRESENT | X86_PROT_NONE | X86_HUGE):
+                mapped.append((entry, address, shift, self._frame_of(entry, shift), nr_pages))
+            else:
+                self._add_states(result, vma, self._state_of(entry), nr_pages)
+        flags = self.access.flags_of(frame for _, _, _, frame, _ in mapped)
+        counted: list[tuple[int, int, int]] = []
+        shares: dict[int, int] = {}
+        for entry, address, shift, frame, nr_pages in mapped:
+            kind = flags.get(frame, 0)
+            if kind & KPF_ZERO_PAGE:
+                result.add(ZERO, nr_pages)
+            elif entry & X86_SPECIAL:
+                self.nr_device += nr_pages
+                continue
+            self._add_use(result, entry, nr_pages)
+            if kind & KPF_ZERO_PAGE:
+                continue
+            begin = frame + address % (1 << shift) // self.page_size
+            if kind & KPF_HUGE:
+                counted.append((begin, nr_pages, self._shares_of(shares, address, shift)))
+            else:
+                counted.append((begin, nr_pages, 0))
+                result.thp += nr_pages * self.page_size
+        self.access.program.count_leaves(sums, counted)
+        if counted:
+            nr_frames = sum(nr for _, nr, _ in counted)
+            if self.access.is_due(nr_frames, nr_frames):
+                # Some heads and some tails.
+                self.access.compare([begin + 37 * number % nr for number, (begin, nr, _) in enumerate(counted)])
+
+    def _shares_of(self, shares: dict[int, int], address: int, shift: int) -> int:
+        """Return how many more processes the table of a huge page is part of; -1 where unknown."""
+        place = address >> shift + 9
+        if place not in shares:
+            _, at = self.access.entry_at(self._pgd, address, shift)
+            shares[place] = self.access.nr_shares(at - at % PAGE - self.access.base) if at else -1
+        return shares[place]
+
+    def _add_use(self, result: VmaCounts, entry: int, nr_pages: int) -> None:
+        if entry & X86_ACCESSED:
+            result.nr_accessed += nr_pages
+        if entry & (X86_DIRTY | 1 << self.access.dirty_shift):
+            result.nr_dirty += nr_pages
+
+    # What the program has counted
+
+    def _add_special(self, result: VmaCounts, special: list[tuple[int, int]]) -> None:
+        for frame, mark in special:
+            nr_pages = mark >> LISTED_NR_SHIFT
+            if not self.access.is_zero(frame):
+                self.nr_device += nr_pages
+                continue
+            result.add(ZERO, nr_pages)
+            result.nr_accessed += nr_pages if mark & LISTED_ACCESSED else 0
+            result.nr_dirty += nr_pages if mark & LISTED_DIRTY else 0
+
+    def _add_types(self, result: VmaCounts, vma: Vma, sums: Sums) -> None:
+        for kind, nr_pages in sums.types.items():
+            state = self.access.state_of_type(kind)
+            if state == swap_types.MARKER:
+                for (its_kind, offset), nr in sums.markers.items():
+                    if its_kind == kind:
+                        self._add_states(result, vma, swap_types.state_of_marker(offset), nr)
+            else:
+                self._add_states(result, vma, state, nr_pages)
+
+    def _add_states(self, result: VmaCounts, vma: Vma, state: int, nr_pages: int) -> None:
+        if vma.kind != "hugetlb":  # pagemap shows nothing of it
+            result.add(byte_of_state(state), nr_pages)
+
+    def _state_of(self, entry: int) -> int:
+        """Return what an entry is that maps nothing."""
+        kind = entry >> SWAP_TYPE_SHIFT
+        state = self.access.state_of_type(kind)
+        if state != swap_types.MARKER:
+            return state
+        return swap_types.state_of_marker((~entry & (1 << SWAP_TYPE_SHIFT) - 1) >> 9)
+
+    def _add_resident(self, result: VmaCounts, vma: Vma, sums: Sums) -> None:
+        result.nr_accessed += sums.accessed
+        result.nr_dirty += sums.dirty
+        result.nr_unknown += sums.unknown
+        result.sharers |= sums.counts
+        if vma.perms[3:] == "s":
+            anon, anon_shared = 0, 0
+        elif vma.kind in ANON_KINDS:
+            anon, anon_shared = sums.single, sums.shared
+        else:
+            # A private mapping of a file: pages that were written to are anonymous, the others are the file's.
+            anon, anon_shared = sums.single_anon, sums.shared_anon
+        result.add(PRESENT | EXCLUSIVE, anon)
+        result.add(PRESENT | EXCLUSIVE | FILE, sums.single - anon)
+        result.add(PRESENT, anon_shared)
+        result.add(PRESENT | FILE, sums.shared - anon_shared)
+
+    # The first page
+
+    def first_page(self, vma: Vma) -> tuple[str, int | None]:
+        """Return the state and the physical address of the first page of the VMA that was counted last."""
+        address, entry, shift = self._first
+        if not entry:
+            return self._without_entry(vma), None
+        if not entry & (X86_PRESENT | X86_PROT_NONE | (X86_HUGE if shift > 12 else 0)):
+            if vma.kind == "hugetlb":
+                return STATE_OF_BYTE[self.hole(vma)], None
+            return STATE_OF_BYTE[byte_of_state(self._state_of(entry))], None
+        frame = self._frame_of(entry, shift) + address % (1 << shift) // self.page_size
+        if shift > 12:
+            # Of a leaf its head tells.
+            is_zero = bool(self.access.flags_of([head := self._frame_of(entry, shift)]).get(head, 0) & KPF_ZERO_PAGE)
+        else:
+            is_zero = bool(entry & X86_SPECIAL) and self.access.is_zero(frame)
+        if entry & X86_SPECIAL and not is_zero:
+            return self._without_entry(vma), None
+        return STATE_OF_BYTE[ZERO if is_zero else PRESENT], frame * self.page_size if frame else None
+
+    def _without_entry(self, vma: Vma) -> str:
+        if vma.kind == "shmem" and not self.hidden.is_hidden(vma):
+            backing = self.backings.part(vma, vma.start, vma.start + self.page_size)
+            return STATE_OF_BYTE[behind(vma, backing, vma.start, b"\0", self.page_size)[0]]
+        return STATE_OF_BYTE[self.hole(vma)]
+
+
+def byte_of_state(state: int) -> int:
+    """Return the state byte of what maps nothing."""
+    if state == swap_types.SWAP:
+        return SWAP
+    return SPECIAL | GUARD if state == swap_types.GUARD else SPECIAL

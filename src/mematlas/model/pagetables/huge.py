@@ -1,0 +1,124 @@
+"""Huge leaves of page tables: THP, hugetlb and the huge zero page, told apart by their frames."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mematlas.arrays import Bools, Counts, Words
+from mematlas.frozen import record
+from mematlas.kernel.kpage import KPF_HUGE, KPF_ZERO_PAGE
+from mematlas.model.pagetables.access import frame_flags
+from mematlas.model.pagetables.entries import leaf_address, maps_memory
+from mematlas.model.pagetables.walk import upper_entries
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mematlas.model.pagetables.access import TableAccess
+    from mematlas.model.pagetables.walk import Walk
+
+NR_HUGE_PAGES = 1 << 16
+"""Pages decoded together: their entries stay in the cache."""
+
+
+@record
+class HugePieces:
+    """Parts of huge leaves, equally long."""
+
+    lows: Words
+    """The first address of each."""
+    lengths: Words
+    """Pages."""
+    begins: Words
+    """The first frame of each."""
+    entries: Words
+    is_zero: Bools
+    is_hugetlb: Bools
+    shares: Counts
+    """How many more processes the table of each is part of; -1 where unknown."""
+
+
+@record
+class Others:
+    """What stands in the place of a huge leaf and maps nothing."""
+
+    address: int
+    state: int
+    entry: int
+    size: int
+    """Bytes that a leaf would map there."""
+
+    def pages(self, first: int, last: int, page_shift: int) -> range:
+        """Return which of its pages, counted from its first, lie in a range."""
+        low, high = max(first - self.address, 0), min(last - self.address, self.size - 1)
+        return range(low >> page_shift, (high >> page_shift) + 1)
+
+
+class HugeLeaves:
+    """The huge leaves of one part of a walk: of each the address, the size, and what its frames are."""
+
+    def __init__(self, access: TableAccess, part: Walk) -> None:
+        mode = access.mode
+        columns: list[tuple[Words, ...]] = []
+        others: list[Others] = []
+        for level in range(len(part.levels) - 1):
+            places, entries, codes = upper_entries(part, level)
+            size = np.uint64(mode.levels[level].size)
+            addresses = part.entry_addresses(level, places)
+            inside = (addresses <= part.last) & (addresses + (size - np.uint64(1)) >= part.first)
+            mapped = inside & maps_memory(codes)
+            leaves = entries[mapped]
+            sizes = np.full(len(leaves), size)
+            tables = part.levels[level].tables[places[mapped] // part.levels[level].entries.shape[1]]
+            columns.append((addresses[mapped], sizes, leaves, leaf_address(mode, level, leaves), tables))
+            rest = np.flatnonzero(inside & ~mapped)
+            found = zip(addresses[rest].tolist(), codes[rest].tolist(), entries[rest].tolist(), strict=True)
+            others += [Others(*each, int(size)) for each in found]
+        self.others = sorted(others, key=lambda each: each.address)
+        """What stands in the place of a huge leaf: migration entries and markers."""
+        joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
+        order = np.argsort(joined[0])
+        self.addresses, self.sizes, self.entries, phys, tables = (column[order] for column in joined)
+        self.heads = phys >> np.uint64(mode.page_shift)
+        flags = frame_flags(access.memory.procfs, self.heads)
+        self.is_zero = flags & np.uint64(KPF_ZERO_PAGE) != 0
+        self.is_hugetlb = flags & np.uint64(KPF_HUGE) != 0
+        self.shares = np.zeros(len(tables), np.int32)
+        """How many more processes the table of each is part of: hugetlb alone has such; -1 where unknown."""
+        if self.is_hugetlb.any():
+            unique, which = np.unique(tables[self.is_hugetlb], return_inverse=True)
+            self.shares[self.is_hugetlb] = access.frames.table_shares(unique)[which]
+
+    def between(self, first: int, last: int) -> NDArray[np.intp]:
+        """Return the places of the leaves that reach into a range."""
+        if not len(self.addresses):
+            return np.empty(0, np.intp)  # asked for each VMA: most processes have none
+        low = int(np.searchsorted(self.addresses, np.uint64(first)))
+        if low and int(self.addresses[low - 1]) + int(self.sizes[low - 1]) > first:
+            low -= 1
+        return np.arange(low, int(np.searchsorted(self.addresses, np.uint64(last), side="right")))
+
+    def pieces(self, first: int, last: int, page_shift: int) -> Iterator[HugePieces]:
+        """Yield what of the leaves lies in a range, in order, some that are equally long at a time."""
+        places = self.between(first, last)
+        if not len(places):
+            return
+        # A range ends inside a leaf only where the process changed it after its VMAs were read.
+        lows = np.maximum(self.addresses[places], np.uint64(first))
+        highs = np.minimum(self.addresses[places] + (self.sizes[places] - np.uint64(1)), np.uint64(last))
+        lengths = ((highs - lows) >> np.uint64(page_shift)) + np.uint64(1)
+        begins = self.heads[places] + ((lows - self.addresses[places]) >> np.uint64(page_shift))
+        cuts = (np.flatnonzero(np.diff(lengths)) + 1).tolist()
+        for start, stop in pairwise([0, *cuts, len(places)]):
+            if start == stop:
+                continue
+            step = max(1, NR_HUGE_PAGES // int(lengths[start]))
+            for low in range(start, stop, step):
+                rows = slice(low, min(low + step, stop))
+                few = places[rows]
+                columns = (self.entries[few], self.is_zero[few], self.is_hugetlb[few], self.shares[few])
+                yield HugePieces(lows[rows], lengths[rows], begins[rows], *columns)

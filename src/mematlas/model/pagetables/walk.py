@@ -1,0 +1,594 @@
+"""Page tables, walked: every table of a range of addresses, or the few entries that translate one address.
+
+The walk goes breadth first: all tables of a level are read together, then all they point at. Nothing is locked, so
+the kernel may free a table between the reading of the entry that points at it and the reading of the table itself.
+Therefore every entry that was followed is read once more at the end: if it still points at the same table, the table
+was in place all along. What has changed is walked again; what keeps changing is left out and reported as torn.
+Leaves are never followed: no memory but tables is read.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mematlas.arrays import Bools, Bytes, Words
+from mematlas.frozen import record
+from mematlas.model.pagetables.entries import (
+    PRESENT,
+    PROT_NONE,
+    STATE_NAMES,
+    PagingMode,
+    address_of,
+    contiguous_size,
+    flag_names,
+    full_addresses,
+    holds,
+    is_table,
+    leaf_address,
+    maps_memory,
+    state_of,
+    states,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Protocol
+
+    class TableSource(Protocol):
+        """Where tables are read from: `mematlas.kernel.memory.memory.KernelMemory`, or a test's dictionary."""
+
+        @property
+        def memory_end(self) -> int:
+            """Where the memory that pages can lie in ends; leaves beyond are devices, or nonsense."""
+
+        def tables(self, phys_addresses: Words, nr_entries: int = 512) -> tuple[Words, Bools]:
+            """Return the tables at physical addresses, a row each, and which of them could be read."""
+
+        def entries(self, phys_addresses: Words) -> tuple[Words, Bools]:
+            """Return single entries, by the physical address of each, and which of them could be read."""
+
+
+Span = tuple[int, int]
+"""The first and the last address of a range. (The end of the kernel half is no 64-bit number.)"""
+
+U64 = (1 << 64) - 1
+NR_RETRIES = 3
+NR_SPANS_MAX = 64
+NR_ROWS = 64
+"""Rows that are checked together: 256 KiB of entries stay in the cache."""
+NR_PART_TABLES = 1 << 12
+"""Tables of the last level in one part of a walk: 16 MiB of entries."""
+
+# What all tables above allow, for a table; what x86 takes away at any level is taken away below it.
+WRITABLE, USER, EXECUTABLE = 1, 2, 4
+
+
+@record
+class TableLevel:
+    """The tables of one level, in the order of the addresses they translate."""
+
+    level: int
+    """0 is the top."""
+    addresses: Words
+    """The first address that each table translates."""
+    tables: Words
+    """The physical address of each."""
+    entries: Words
+    """A row of entries for each."""
+    rights: Bytes
+    """What the tables above leave: WRITABLE, USER, EXECUTABLE."""
+
+    def __len__(self) -> int:
+        return len(self.tables)
+
+
+@record
+class Walk:
+    """What a walk has found."""
+
+    mode: PagingMode
+    pgd: int
+    first: int
+    last: int
+    levels: tuple[TableLevel, ...]
+    torn: tuple[Span, ...]
+    """Ranges whose tables changed each time they were read: they are left out."""
+    nr_retries: int
+
+    @property
+    def nr_tables(self) -> int:
+        """How many tables there are, at all levels."""
+        return sum(len(level) for level in self.levels)
+
+    def entry_addresses(self, level: int, places: NDArray[np.intp]) -> Words:
+        """Return the first address that entries translate; ``places`` count through all rows of the level."""
+        return entry_addresses(self.mode, self.levels[level], places)
+
+
+def entry_addresses(mode: PagingMode, level: TableLevel, places: NDArray[np.intp]) -> Words:
+    """Return the first address that the entries at flat ``places`` of a level translate."""
+    nr_entries = level.entries.shape[1]
+    shift = np.uint64(mode.levels[level.level].shift)
+    addresses: Words = level.addresses[places // nr_entries] + ((places % nr_entries).astype(np.uint64) << shift)
+    # Only the top table may be that of both halves.
+    return full_addresses(mode, addresses) if level.level == 0 else addresses
+
+
+def walk(
+    source: TableSource,
+    mode: PagingMode,
+    pgd: int,
+    start: int = 0,
+    end: int | None = None,
+    nr_levels: int | None = None,
+) -> Walk:
+    """Return all tables that translate the addresses from ``start`` to ``end``: by default, the user half.
+
+    The tables are returned whole: entries outside of the range are in them, but what they point at is not read.
+    ``nr_levels`` stops the walk after so many levels.
+
+    >>> with open_kernel_memory() as memory, memory.open_mm(4211) as mm:  # doctest: +SKIP
+    ...     walk(memory, mode_of(memory), mm.pgd).nr_tables
+    546
+    """
+    last = (mode.user_end if end is None else end) - 1
+    walker = _Walker(source, mode, pgd, nr_levels or len(mode.levels))
+    span = (start & U64, last & U64)
+    levels, broken = walker.descend(span)
+    broken = merge_spans(broken + walker.changed(levels))
+    nr_retries = 0
+    while broken and nr_retries < NR_RETRIES:
+        nr_retries += 1
+        still: list[Span] = []
+        for each in broken:
+            fresh, again = walker.descend(each)
+            levels = [replace_span(mode, *pair, each) for pair in zip(levels, fresh, strict=True)]
+            still += again
+        broken = merge_spans(still + walker.changed(levels))
+    for each in broken:
+        levels = [without_span(mode, level, each) for level in levels]
+    return Walk(mode, pgd, *span, tuple(levels), tuple(broken), nr_retries)
+
+
+def walk_parts(
+    source: TableSource,
+    mode: PagingMode,
+    pgd: int,
+    start: int = 0,
+    end: int | None = None,
+    nr_tables: int = NR_PART_TABLES,
+) -> Iterator[Walk]:
+    """Yield the walk of a range in parts of at most ``nr_tables`` tables of the last level, in address order.
+
+    So a process of any size is looked at in bounded memory (16 MiB of entries).
+    """
+    for low, high in pairwise(part_edges(source, mode, pgd, start, end, nr_tables)):
+        if low < high:
+            yield walk(source, mode, pgd, low, high)
+
+
+def part_edges(
+    source: TableSource,
+    mode: PagingMode,
+    pgd: int,
+    start: int = 0,
+    end: int | None = None,
+    nr_tables: int = NR_PART_TABLES,
+) -> list[int]:
+    """Return the addresses at which a range is cut into parts of at most ``nr_tables`` tables of the last level."""
+    upper = walk(source, mode, pgd, start, end, len(mode.levels) - 1)
+    level = upper.levels[-1]
+    places = np.flatnonzero(is_table(mode, level.level, level.entries.reshape(-1)))
+    addresses = upper.entry_addresses(level.level, places)
+    size = np.uint64(mode.levels[level.level].size - 1)
+    cuts = addresses[(addresses + size >= upper.first) & (addresses <= upper.last)][nr_tables::nr_tables].tolist()
+    return [upper.first, *cuts, upper.last + 1]
+
+
+class _Walker:
+    """The reading part of a walk."""
+
+    def __init__(self, source: TableSource, mode: PagingMode, pgd: int, nr_levels: int) -> None:
+        self.source = source
+        self.mode = mode
+        self.pgd = pgd
+        self.nr_levels = nr_levels
+        # Where entries have the address as it is, a number too large is found by comparing; else by looking closer.
+        mask, shift = mode.address_fields[0]
+        plain = len(mode.address_fields) == 1 and shift == 0
+        self.address_bits, self.end = (mask & ~mode.encryption_mask, source.memory_end) if plain else (0, 0)
+        # What must not change in an entry that was followed: where it points, and that it does. (A bit is not it.)
+        self.meaning = np.uint64(sum(mask for mask, _ in mode.address_fields) | mode.table[0][0] | mode.present[0][0])
+
+    def descend(self, span: Span) -> tuple[list[TableLevel], list[Span]]:
+        """Return the tables of a span, level by level, and the spans whose tables cannot be right."""
+        all_rights = np.array([WRITABLE | USER | EXECUTABLE], np.uint8)
+        apart = not self.mode.shared_tables and span[0] >= self.mode.user_end
+        address = np.array([self.mode.kernel_start if apart else 0], np.uint64)
+        table = np.array([self.pgd], np.uint64)
+        level, broken = self._read(0, address, table, all_rights, span)
+        levels = [level]
+        while len(levels) < self.nr_levels:
+            level, bad = self._read(len(levels), *self._followed(levels[-1], span), span)
+            levels.append(level)
+            broken += bad
+        return levels, broken
+
+    def _followed(self, level: TableLevel, span: Span) -> tuple[Words, Words, Bytes]:
+        """Return the addresses, the tables, and the rights that a level's entries inside the span lead to."""
+        mode = self.mode
+        places = np.flatnonzero(is_table(mode, level.level, level.entries.reshape(-1)))
+        addresses = entry_addresses(mode, level, places)
+        size = np.uint64(mode.levels[level.level].size - 1)
+        inside = (addresses <= span[1]) & (addresses + size >= span[0])
+        places, addresses = places[inside], addresses[inside]
+        # Above the middle of the table addresses are higher, so the order of places is that of addresses.
+        entries = level.entries.reshape(-1)[places]
+        rights = level.rights[places // level.entries.shape[1]] & table_rights(mode, entries)
+        if level.level == 0 and span[0] < mode.user_end and len(entries) and not holds(entries, mode.executable).any():
+            # Under page-table isolation the kernel's copy forbids all execution in the user half, in the top table
+            # alone (pti_set_user_pgtbl). It says nothing about the user's own rights.
+            rights |= EXECUTABLE
+        return addresses, address_of(mode, entries), rights
+
+    def _read(
+        self, level: int, addresses: Words, tables: Words, rights: Bytes, span: Span
+    ) -> tuple[TableLevel, list[Span]]:
+        entries, good = self.source.tables(tables, self.mode.levels[level].nr_entries)
+        for start in range(0, len(tables), NR_ROWS):
+            rows = slice(start, start + NR_ROWS)
+            good[rows] &= ~self._is_junk(level, entries[rows], span)
+        size = self.mode.levels[level].size * self.mode.levels[level].nr_entries
+        broken = [(max(address, span[0]), min(address + size - 1, span[1])) for address in addresses[~good].tolist()]
+        if level == 0 and broken:
+            broken, entries[~good] = [span], 0
+        if level and not good.all():
+            addresses, tables, entries, rights = addresses[good], tables[good], entries[good], rights[good]
+        return TableLevel(level, addresses, tables, entries, rights), broken
+
+    def _is_junk(self, level: int, entries: Words, span: Span) -> Bools:
+        """Return which tables hold an entry that no table can hold."""
+        if self._may_be_junk(entries, span):
+            return self._has_junk(level, entries, span)
+        return np.zeros(len(entries), np.bool_)
+
+    def _may_be_junk(self, entries: Words, span: Span) -> bool:
+        """Whether to look closer: quick, and never wrong when it says no."""
+        mode = self.mode
+        in_user_half = span[1] < mode.user_end
+        present = np.uint64(mode.present[0][0])
+        # Reserved bits, and addresses beyond memory, make a number too large.
+        end = self.end if in_user_half else 1
+        numbers = np.bitwise_and(entries, np.uint64(mode.reserved | (self.address_bits if in_user_half else 0)))
+        if int(numbers.max()) >= end:
+            numbers *= entries & present  # swap slots and the like may be any number
+            if int(numbers.max()) >= end:
+                return True
+        if not (in_user_half and mode.table_rights):
+            return False
+        seen = np.bitwise_and(entries, present | np.uint64(mode.user[0][0]), out=numbers)
+        return bool((seen == present).any())
+
+    def _has_junk(self, level: int, entries: Words, span: Span) -> Bools:
+        mode = self.mode
+        bad = (entries & np.uint64(mode.reserved)) != 0
+        # A top table of both halves has other entries too.
+        if span[1] < mode.user_end and (level or not mode.shared_tables):
+            if mode.table_rights:
+                bad |= ~np.asarray(holds(entries, mode.user), np.bool_)
+            # Devices are mapped beyond memory, and marked special; nothing else is.
+            beyond = address_of(mode, entries) >= self.source.memory_end
+            beyond[beyond] = ~np.asarray(holds(entries[beyond], mode.special), np.bool_)
+            bad |= beyond
+        bad &= np.asarray(holds(entries, mode.present), np.bool_)
+        junk: Bools = bad.any(axis=1)
+        return junk
+
+    def changed(self, levels: list[TableLevel]) -> list[Span]:
+        """Read the tables above the last level once more; return the spans of followed entries that changed."""
+        spans: list[Span] = []
+        for level in levels[:-1]:
+            if not len(level):
+                break
+            now, good = self.source.tables(level.tables, level.entries.shape[1])
+            moved = ((now ^ level.entries) & self.meaning) != 0
+            moved[~good] = True
+            moved &= is_table(self.mode, level.level, level.entries)
+            places = np.flatnonzero(moved)
+            size = self.mode.levels[level.level].size
+            for address in entry_addresses(self.mode, level, places).tolist():
+                spans.append((address, address + size - 1))
+        below = levels[1].addresses if len(levels) > 1 else np.zeros(0, np.uint64)
+        # Entries outside of the range were not followed: whether they changed is nothing to us.
+        return [span for span in spans if len(below) and any_inside(levels[1:], span)]
+
+
+def any_inside(levels: list[TableLevel], span: Span) -> bool:
+    """Whether any table of these levels begins in a span."""
+    return any(
+        np.searchsorted(level.addresses, np.uint64(span[0])) < np.searchsorted(level.addresses, np.uint64(span[1]))
+        for level in levels
+    )
+
+
+def table_rights(mode: PagingMode, entries: Words) -> Bytes:
+    """Return what table entries leave to everything below them."""
+    if not mode.table_rights:
+        return np.full(len(entries), WRITABLE | USER | EXECUTABLE, np.uint8)
+    return rights_of(mode, entries)
+
+
+def rights_of(mode: PagingMode, entries: Words) -> Bytes:
+    """Return the rights that entries give by themselves: WRITABLE, USER, EXECUTABLE; none where they are hidden."""
+    rights = np.zeros(entries.shape, np.uint8)
+    for bit, test in ((WRITABLE, mode.writable), (USER, mode.user), (EXECUTABLE, mode.executable)):
+        rights[np.asarray(holds(entries, test), np.bool_)] |= bit
+    # PROT_NONE on x86 has no bit that forbids execution: the hardware does not follow the entry at all.
+    rights[~np.asarray(holds(entries, mode.present), np.bool_)] = 0
+    return rights
+
+
+def merge_spans(spans: list[Span]) -> list[Span]:
+    """Return spans in order, those that touch as one; when they are too many, one that covers all."""
+    merged: list[Span] = []
+    for first, last in sorted(spans):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged if len(merged) <= NR_SPANS_MAX else [(merged[0][0], merged[-1][1])]
+
+
+def without_span(mode: PagingMode, level: TableLevel, span: Span) -> TableLevel:
+    """Return a level without the tables that lie wholly in a span."""
+    kept = ~_lies_in(mode, level, span)
+    if level.level == 0 or kept.all():
+        return level
+    return TableLevel(level.level, level.addresses[kept], level.tables[kept], level.entries[kept], level.rights[kept])
+
+
+def _lies_in(mode: PagingMode, level: TableLevel, span: Span) -> Bools:
+    size = np.uint64(mode.levels[level.level].size * level.entries.shape[1] - 1)
+    inside: Bools = (level.addresses >= span[0]) & (level.addresses + size <= span[1])
+    return inside
+
+
+def replace_span(mode: PagingMode, old: TableLevel, fresh: TableLevel, span: Span) -> TableLevel:
+    """Return ``old`` with everything that lies in a span as it is in ``fresh``.
+
+    Tables inside of the span come from the fresh walk; tables that reach further keep their other entries.
+    """
+    old = without_span(mode, old, span)
+    added = _lies_in(mode, fresh, span) & (old.level > 0)
+    _patch(mode, old, fresh, span)
+    if not added.any():
+        return old
+    order = np.argsort(np.concatenate([old.addresses, fresh.addresses[added]]), kind="stable")
+    columns = [
+        np.concatenate([getattr(old, name), getattr(fresh, name)[added]])[order]
+        for name in ("addresses", "tables", "entries", "rights")
+    ]
+    return TableLevel(old.level, *columns)
+
+
+def _patch(mode: PagingMode, old: TableLevel, fresh: TableLevel, span: Span) -> None:
+    size = np.uint64(mode.levels[old.level].size - 1)
+    for row, address in enumerate(fresh.addresses.tolist()):
+        place = int(np.searchsorted(old.addresses, np.uint64(address)))
+        if place == len(old) or old.addresses[place] != address:
+            continue
+        columns = np.arange(fresh.entries.shape[1]) + row * fresh.entries.shape[1]
+        addresses = entry_addresses(mode, fresh, columns)
+        inside = (addresses >= span[0]) & (addresses + size <= span[1])
+        old.entries[place][inside] = fresh.entries[row][inside]
+
+
+@record
+class Step:
+    """One level of the translation of one address."""
+
+    level: str
+    index: int
+    table: int
+    """The physical address of the table."""
+    entry: int
+    state: str
+    phys: int | None
+    """Where the entry leads: the next table, or the address itself in memory; None when nowhere."""
+    flags: tuple[str, ...]
+    size: int
+    """Bytes that the entry maps."""
+
+
+def walk_address(source: TableSource, mode: PagingMode, pgd: int, address: int) -> tuple[Step, ...]:
+    """Return how an address is translated: a step for each level, down to the page or to where nothing is.
+
+    >>> for step in walk_address(memory, mode, mm.pgd, 0x7F3C1A2B4010):  # doctest: +SKIP
+    ...     print(step.level, step.index, hex(step.entry), step.state, hex(step.phys))
+    pgd 254 0x10d5c7067 table 0x10d5c7000
+    pud 240 0x10d5c8067 table 0x10d5c8000
+    pmd 209 0x10d5ca067 table 0x10d5ca000
+    pte 180 0x800000011a2b3867 present 0x11a2b3010
+    """
+    steps: list[Step] = []
+    table = pgd
+    for depth, level in enumerate(mode.levels):
+        index = (address >> level.shift) & (level.nr_entries - 1)
+        values, good = source.entries(np.array([table + 8 * index], np.uint64))
+        if not good[0]:
+            break
+        entry = int(values[0])
+        state = state_of(mode, depth, entry)
+        phys: int | None = None
+        followed = bool(is_table(mode, depth, entry)) and bool(holds(entry, mode.present))
+        if followed:
+            phys = int(address_of(mode, entry))
+        elif state in (PRESENT, PROT_NONE):
+            phys = int(page_address(mode, depth, entry, address))
+        names = flag_names(mode, depth, entry)
+        steps.append(Step(level.name, index, table, entry, STATE_NAMES[state], phys, names, level.size))
+        if not followed:
+            break
+        table = phys or 0
+    return tuple(steps)
+
+
+def page_address(mode: PagingMode, level: int, entry: int, address: int) -> int:
+    """Return the physical address of ``address`` under the leaf that translates it."""
+    size = mode.levels[level].size
+    if mode.napot and entry & mode.napot:
+        size = contiguous_size(mode, level, entry)
+    return leaf_address(mode, level, entry) & ~(size - 1) | address & (size - 1)
+
+
+@record
+class PageBlock:
+    """Pages without a gap, one element each: what the leaves say of them, whatever their level."""
+
+    start: int
+    """The address of the first page."""
+    states: Bytes
+    """Codes; `mematlas.model.pagetables.entries.STATE_NAMES` has their names."""
+    pfns: Words
+    """The frame of each present page; 0 for others."""
+    entries: Words
+    """The entry that decides; a huge leaf is repeated for each of its pages."""
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+
+def page_blocks(found: Walk, start: int | None = None, end: int | None = None) -> Iterator[PageBlock]:
+    """Yield the pages of a walk, from ``start`` to ``end``, in address order; where no table or leaf is, nothing.
+
+    >>> for block in page_blocks(found, vma.start, vma.end):  # doctest: +SKIP
+    ...     print(hex(block.start), len(block), holds(block.entries, found.mode.dirty).sum())
+    0x7f3c1a000000 1024 318
+    """
+    first = found.first if start is None else max(start, found.first)
+    last = found.last if end is None else min(end - 1, found.last)
+    for group in _groups(leaf_pieces(found)):
+        low, high = max(group[0][0], first), min(group[-1][0] + group[-1][1] - 1, last)
+        if low <= high:
+            yield _fill(found, group, low, high)
+
+
+def upper_entries(found: Walk, level: int) -> tuple[NDArray[np.intp], Words, Bytes]:
+    """Return flat places, entries and states of what stands in a level above the last and points at no table.
+
+    That is huge leaves, PROT_NONE ones included, and what stands in their place: migration entries and markers.
+    """
+    mode = found.mode
+    flat = found.levels[level].entries.reshape(-1)
+    if not mode.levels[level].can_map:
+        flat = flat[:0]
+    # Nearly all entries here point at tables.
+    places = np.flatnonzero((flat != 0) & ~np.asarray(is_table(mode, level, flat), np.bool_))
+    entries = flat[places]
+    return places, entries, states(mode, level, entries)
+
+
+def leaf_pieces(found: Walk) -> list[tuple[int, int, int, int]]:
+    """Return what holds leaves, by address: tables of the last level, and huge leaves.
+
+    Each is (address, bytes, level, row of the table or flat place of the leaf).
+    """
+    mode = found.mode
+    bottom = found.levels[-1]
+    size = bottom.entries.shape[1] << mode.page_shift
+    pieces = [(address, size, bottom.level, row) for row, address in enumerate(bottom.addresses.tolist())]
+    for level in range(len(mode.levels) - 1):
+        places, _, _ = upper_entries(found, level)
+        addresses = found.entry_addresses(level, places).tolist()
+        pairs = zip(addresses, places.tolist(), strict=True)
+        pieces += [(address, mode.levels[level].size, level, place) for address, place in pairs]
+    return sorted(pieces)
+
+
+NR_BLOCK_PAGES = 1 << 15
+
+
+def _groups(pieces: list[tuple[int, int, int, int]]) -> Iterator[list[tuple[int, int, int, int]]]:
+    # Pieces that touch, up to NR_BLOCK_PAGES pages together.
+    group: list[tuple[int, int, int, int]] = []
+    for piece in pieces:
+        if group and (piece[0] != group[-1][0] + group[-1][1] or piece[0] - group[0][0] >= NR_BLOCK_PAGES << 12):
+            yield group
+            group = []
+        group.append(piece)
+    if group:
+        yield group
+
+
+def _fill(found: Walk, group: list[tuple[int, int, int, int]], low: int, high: int) -> PageBlock:
+    shift = found.mode.page_shift
+    touched = [piece for piece in _joined(found, group) if low < piece[0] + piece[1] and piece[0] <= high]
+    parts = [_piece_pages(found, piece, low, high) for piece in touched]
+    columns = [np.concatenate(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True)]
+    return PageBlock(low >> shift << shift, *columns)
+
+
+def _joined(found: Walk, group: list[tuple[int, int, int, int]]) -> Iterator[tuple[int, int, int, int]]:
+    # Tables of the last level that follow one another are decoded together.
+    bottom = len(found.mode.levels) - 1
+    held: tuple[int, int, int, int] | None = None
+    for piece in group:
+        if held and piece[2] == bottom:
+            held = (held[0], held[1] + piece[1], bottom, held[3])
+            continue
+        if held:
+            yield held
+            held = None
+        if piece[2] == bottom:
+            held = piece
+        else:
+            yield piece
+    if held:
+        yield held
+
+
+def _piece_pages(found: Walk, piece: tuple[int, int, int, int], low: int, high: int) -> tuple[Bytes, Words, Words]:
+    address, size, depth, place = piece
+    mode, shift = found.mode, found.mode.page_shift
+    begin, stop = max(low - address, 0) >> shift, (min(high - address, size - 1) >> shift) + 1
+    if depth == len(mode.levels) - 1:
+        flat = found.levels[depth].entries.reshape(-1)
+        row = place * found.levels[depth].entries.shape[1]
+        entries = flat[row + begin : row + stop]
+        codes = states(mode, depth, entries)
+        return codes, frames(mode, depth, entries, codes, (address >> shift) + begin), entries
+    entry = found.levels[depth].entries.reshape(-1)[place : place + 1]
+    codes = states(mode, depth, entry)
+    nr = stop - begin
+    pfns = np.zeros(nr, np.uint64)
+    if maps_memory(codes)[0]:
+        base = int(np.asarray(leaf_address(mode, depth, entry))[0]) >> shift
+        pfns = np.arange(base + begin, base + stop, dtype=np.uint64)
+    return np.repeat(codes, nr), pfns, np.repeat(entry, nr)
+
+
+def frames(mode: PagingMode, depth: int, entries: Words, codes: Bytes, first_vpn: int = 0) -> Words:
+    """Return the frame of each entry of the last level that is present, and 0 for the others."""
+    present = codes == PRESENT
+    if present.all():
+        pfns: Words = address_of(mode, entries) >> np.uint64(mode.page_shift)
+    else:
+        shown = maps_memory(codes)
+        pfns = np.where(shown, leaf_address(mode, depth, entries) >> np.uint64(mode.page_shift), np.uint64(0))
+    if mode.napot:
+        pfns = _napot_frames(mode, entries, pfns, first_vpn)
+    return pfns
+
+
+def _napot_frames(mode: PagingMode, entries: Words, pfns: Words, first_vpn: int) -> Words:
+    # All entries of a NAPOT group are alike: which of its pages one is, is told by where it stands.
+    raw = address_of(mode, entries) >> np.uint64(mode.page_shift)
+    lowest = raw & (~raw + np.uint64(1))
+    vpns = np.arange(first_vpn, first_vpn + len(entries), dtype=np.uint64)
+    joined = (raw ^ lowest) | (vpns & (lowest * np.uint64(2) - np.uint64(1)))
+    result: Words = np.where((entries & np.uint64(mode.napot)) != 0, joined, pfns)
+    return result

@@ -1,0 +1,216 @@
+"""What `mematlas.Process.maps` is made of where entries are counted: VMAs by pagemap, or by page tables."""
+
+from __future__ import annotations
+
+from mematlas.analysis.counting import (
+    AlikeUsages,
+    PageCounts,
+    nr_shared,
+    shared_frames,
+    usage_of_pages,
+    usage_of_tables,
+)
+from mematlas.analysis.results import VmaUsage
+from mematlas.errors import NotSupported
+from mematlas.kernel.pagemap import ACCESSED, DIRTY, ENTRY_SIZE, IS_SHARED, PM_PFRAME, Block
+from mematlas.model.pages import RUN_PAGES, STATE_OF_BYTE, PageReader, place_of
+from mematlas.model.runs import cut, runs_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from mematlas.kernel.maps import Vma
+    from mematlas.kernel.pagemap import Pacer
+    from mematlas.kernel.procfs import ProcessDir
+    from mematlas.model.nodes import PageNodes, Sizes
+    from mematlas.model.pagetables.access import TableAccess
+    from mematlas.model.pagetables.counts import TableCounter
+    from mematlas.model.pagetables.reader import TableReader
+    from mematlas.model.sharers import Sharers
+    from mematlas.observe.sources import Chooser
+
+MANY = 1 << 12
+
+
+class PageCounter:
+    """Counts VMAs of one process by its pages. What is unknown, and why, goes to the notes."""
+
+    def __init__(
+        self, process: ProcessDir, pacer: Pacer | None, first_pages: bool, nodes: PageNodes | None, notes: list[str]
+    ) -> None:
+        self.process = process
+        self.page_size = process.procfs.page_size
+        self.torn = False
+        """Whether tables changed while they were walked, in spite of all."""
+        self._pacer = pacer
+        self._first_pages = first_pages
+        self._nodes = nodes
+        self._notes = notes
+        self._alike = AlikeUsages(self.page_size)
+
+    def by_pagemap(self, vmas: Iterable[Vma]) -> list[VmaUsage]:
+        """Return what the entries of pagemap add up to, with pauses; who shares the pages is told by kpagecount."""
+        from mematlas.model.sharers import Sharers
+
+        with (
+            PageReader(self.process, self._pacer, cached=False) as reader,
+            Sharers(self.process.procfs, self._notes) as sharers,
+        ):
+            result: list[VmaUsage] = []
+            for run, block in reader.runs(vmas):
+                if block is None:
+                    result.append(self._of_pages(reader, sharers, run[0]))
+                else:
+                    result += self._of_run(reader, sharers.map_counts, run, block)
+        self._notes += reader.notes()
+        return result
+
+    def _of_pages(self, reader: PageReader, sharers: Sharers, vma: Vma) -> VmaUsage:
+        counts = PageCounts()
+        state, phys = None, None
+        thp: int | None = 0
+        by_node: Sizes = {}
+        sharers.begin()
+        # The nodes of hidden frames are asked for by address.
+        for block in reader.blocks(vma) if self._nodes else reader.lots(vma):
+            counts.add(block.kinds)
+            if self._nodes and isinstance(block, Block):
+                self._nodes.add(by_node, block)
+            if self._first_pages and block.address == vma.start:
+                state, phys = place_of(block, self.page_size, self._notes)
+            if vma.kind != "hugetlb":
+                if nr_shared(block.kinds):
+                    sharers.add(shared_frames(block))
+                if isinstance(block, Block):
+                    thp = self._add_huge(reader, vma, block, thp)
+        hole = STATE_OF_BYTE[reader.hole(vma)]
+        if self._first_pages and vma.kind == "shmem" and (state or hole) == "absent":
+            state = self._in_file(reader, vma)
+        usage = usage_of_pages(
+            vma,
+            counts,
+            self.page_size,
+            zero_known=reader.zero_known,
+            hole=hole,
+            sharers=sharers.by_count(),
+            thp=thp,
+        )
+        return VmaUsage(vma, usage, state or hole, phys, nodes=by_node if self._nodes else None)
+
+    def _add_huge(self, reader: PageReader, vma: Vma, block: Block, thp: int | None) -> int | None:
+        if thp is None:
+            return None
+        try:
+            return thp + reader.huge_size(vma, block)
+        except NotSupported as error:
+            self._notes.append(f"huge pages unknown with this source: {error}")
+            return None
+
+    def by_tables(self, vmas: Sequence[Vma], chooser: Chooser) -> list[VmaUsage]:
+        """Return what page tables and struct pages add up to, counted in the kernel where that can be done.
+
+        Raises:
+            NotSupported: they cannot be read after all.
+        """
+        is_read = self._nodes or self._has_many_small(vmas)
+        counted = None if is_read else self._counted(vmas, chooser)
+        return self._read(vmas, chooser.tables_access()) if counted is None else counted
+
+    def _has_many_small(self, vmas: Sequence[Vma]) -> bool:
+        """Whether so many VMAs can be read together that loading numpy for that pays: the kernel counts one by one."""
+        if len(vmas) < MANY:
+            return False
+        return len(vmas) - sum(1 for _ in runs_of(vmas, self.page_size, RUN_PAGES)) >= MANY
+
+    def _counted(self, vmas: Sequence[Vma], chooser: Chooser) -> list[VmaUsage] | None:
+        """Return what is counted in the kernel; None where tables must be read."""
+        access = chooser.count_access()
+        if access is None:
+            return None
+        from mematlas.model.pagetables.counts import TableCounter
+
+        try:
+            with TableCounter(self.process, access) as counter:
+                if not all(map(counter.can_count, vmas)):
+                    return None
+                result = [self._of_counts(counter, vma) for vma in vmas]
+        except NotSupported:
+            return None
+        self._notes += counter.notes()
+        self.torn = bool(counter.torn)
+        return result
+
+    def _of_counts(self, counter: TableCounter, vma: Vma) -> VmaUsage:
+        sums = counter.count(vma)
+        hole = STATE_OF_BYTE[counter.hole(vma)]
+        state, phys = counter.first_page(vma) if self._first_pages else (hole, None)
+        usage = usage_of_tables(vma, sums, self.page_size, hole)
+        return VmaUsage(vma, usage, state, phys, sums.nr_accessed, sums.nr_dirty)
+
+    def _read(self, vmas: Sequence[Vma], access: TableAccess) -> list[VmaUsage]:
+        from mematlas.model.pagetables.reader import TableReader
+
+        if not vmas:
+            return []
+        with TableReader(self.process, access, vmas[0].start, vmas[-1].end) as reader:
+            result: list[VmaUsage] = []
+            for run, block in reader.runs(vmas):
+                if block is None:
+                    result.append(self._of_tables(reader, run[0]))
+                else:
+                    result += self._of_run(reader, reader.counts_of, run, block)
+        self._notes += reader.notes()
+        self.torn = bool(reader.torn)
+        return result
+
+    def _of_tables(self, reader: TableReader, vma: Vma) -> VmaUsage:
+        sums = reader.count(vma)
+        hole = STATE_OF_BYTE[reader.hole(vma)]
+        state, phys = None, None
+        if self._first_pages and (block := reader.block_at(vma, vma.start)):
+            state, phys = place_of(block, self.page_size, self._notes)
+        usage = usage_of_tables(vma, sums, self.page_size, hole)
+        nodes = self._nodes.of_vma(reader, vma) if self._nodes else None
+        return VmaUsage(vma, usage, state or hole, phys, sums.nr_accessed, sums.nr_dirty, nodes)
+
+    def _of_run(
+        self,
+        reader: PageReader | TableReader,
+        map_counts: Callable[[list[int]], list[int]],
+        run: list[Vma],
+        block: Block,
+    ) -> Iterator[VmaUsage]:
+        """Yield what the entries of VMAs that lie side by side add up to, given one block of all of them."""
+        states, use = block.states, block.use
+        counts: dict[int, int] = {}
+        if nr_shared(block.kinds):
+            places = [place for place, is_shared in enumerate(states.translate(IS_SHARED)) if is_shared]
+            counts = dict(zip(places, map_counts([block.entries[place] & PM_PFRAME for place in places]), strict=True))
+        for vma, first, last in cut(run, block, self.page_size):
+            shared = [counts[place] for place in range(first, last) if place in counts] if counts else []
+            if shared and not isinstance(reader, PageReader) and min(shared) < 2:
+                # Not exclusive, though mapped once or not told how often: it is looked at more closely.
+                yield self._of_tables(reader, vma)
+                continue
+            usage = self._alike.usage(vma, states[first:last], shared, reader.zero_known)
+            state: str = "absent"
+            phys: int | None = None
+            if self._first_pages:
+                state, phys = place_of(block, self.page_size, self._notes, first)
+                if state == "absent" and vma.kind == "shmem" and isinstance(reader, PageReader):
+                    state = self._in_file(reader, vma)
+            nodes: Sizes | None = None
+            if self._nodes:
+                raw = block.raw[first * ENTRY_SIZE : last * ENTRY_SIZE]
+                self._nodes.add(nodes := {}, Block(vma.start, raw, states[first:last]))
+            nr_accessed = nr_dirty = None
+            if use:
+                nr_both = use.count(ACCESSED | DIRTY, first, last)
+                nr_accessed = nr_both + use.count(ACCESSED, first, last)
+                nr_dirty = nr_both + use.count(DIRTY, first, last)
+            yield VmaUsage(vma, usage, state, phys, nr_accessed, nr_dirty, nodes)
+
+    def _in_file(self, reader: PageReader, vma: Vma) -> str:
+        """Return what the file of shared memory tells of the first page, which has no entry here."""
+        return STATE_OF_BYTE[reader.states(vma, vma.start, vma.start + self.page_size)[0]]

@@ -1,0 +1,207 @@
+"""How the modules lie upon each other, what a light command loads, and what the library shows."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import os
+import subprocess
+import sys
+import tokenize
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import mematlas
+
+SOURCE = Path(mematlas.__file__).parent
+FILES = {
+    ".".join(("mematlas", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+LAYERS = (
+    *(("version", "errors", "frozen", "arrays"), ("kernel",), ("model",), ("analysis",), ("doctor", "observe")),
+    *(("actions",), ("timeline",), ("views",), ("labs", "tui", "web", "fleet"), ("cli",)),
+)
+"""From the lowest up. Those of one layer that stand beside one another know nothing of one another."""
+OF_NO_LAYER = {"mematlas", "mematlas.__main__"}
+"""The public names, and the door to the command line."""
+RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+HEAVY = {"numpy", "argparse", "dataclasses", "inspect", "typing", "re"}
+LIGHT = (["--help"], ["--version"])
+LOOKS = ("usage", "maps", "hist", "map", "translate")
+
+
+def part_of(module: str) -> str:
+    """Return the layer's name: ``kernel`` of ``mematlas.kernel.maps``."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def may_use(module: str, other: str) -> bool:
+    """Whether a module may import another: of its own part, or of a lower layer."""
+    part, used = part_of(module), part_of(other)
+    return part == used or RANKS.get(used, len(LAYERS)) < RANKS[part]
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imports_of(nodes: list[ast.stmt], deep: bool) -> set[str]:
+    """Return the modules of ours that statements import: at run time and at the top, or anywhere with ``deep``."""
+    found: set[str] = set()
+    for node in nodes:
+        if is_type_checking(node) and not deep:
+            continue
+        for inner in ast.walk(node) if deep or not isinstance(node, ast.FunctionDef | ast.ClassDef) else ():
+            if isinstance(inner, ast.Import):
+                found |= {alias.name for alias in inner.names}
+            elif isinstance(inner, ast.ImportFrom) and inner.module:
+                found |= {f"{inner.module}.{alias.name}" for alias in inner.names} & FILES.keys() or {inner.module}
+    return {name for name in found if name in FILES}
+
+
+def tree_of(path: Path) -> list[ast.stmt]:
+    return ast.parse(path.read_text()).body
+
+
+@pytest.mark.parametrize("module", sorted(FILES.keys() - OF_NO_LAYER))
+def test_module_imports_its_own_layer_or_a_lower_one(module: str) -> None:
+    # An `if TYPE_CHECKING` import counts too: a lower layer does not know the words of a higher one.
+    assert not {name for name in imports_of(tree_of(FILES[module]), deep=True) if not may_use(module, name)}
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {name for name in FILES if part_of(name) not in RANKS} == OF_NO_LAYER
+
+
+def test_no_import_goes_round() -> None:
+    uses = {name: imports_of(tree_of(path), deep=True) for name, path in FILES.items()}
+    while True:
+        # Take away what uses nothing more; what remains goes round.
+        done = {name for name, others in uses.items() if not others}
+        if not done:
+            break
+        uses = {name: others - done for name, others in uses.items() if name not in done}
+    assert not uses
+
+
+def loaded_by(*words: str) -> set[str]:
+    """Return the modules that a command loads beyond those of the bare interpreter."""
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        "from mematlas.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print('\\n' + ' '.join(set(sys.modules) - before), file=sys.stderr)\n"
+        "sys.exit(code)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    return set(run.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("words", LIGHT, ids=" ".join)
+def test_light_commands_load_little(words: list[str]) -> None:
+    assert not HEAVY & loaded_by(*words)
+
+
+def test_completion_loads_every_command_but_not_what_they_need() -> None:
+    # It quotes for shells, and shlex is made of re.
+    assert not (HEAVY - {"re"}) & loaded_by("completion", "bash")
+
+
+@pytest.mark.parametrize("more", [[], ["--bytes", "--color", "never"]], ids=["plain", "options"])
+@pytest.mark.parametrize("command", LOOKS)
+def test_looking_at_a_process_loads_little(command: str, more: list[str]) -> None:
+    words = [command, str(os.getpid()), *(["0x1000"] if command == "translate" else []), *more]
+
+    assert not HEAVY & loaded_by(*words)
+
+
+@pytest.mark.parametrize("source", ["smaps", "pagemap"])
+def test_neither_source_loads_much(source: str) -> None:
+    assert not HEAVY & loaded_by("usage", str(os.getpid()), "--source", source)
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_a_source_loads_nothing_of_another() -> None:
+    by_smaps = loaded_by("usage", str(os.getpid()), "--source", "smaps")
+    by_pagemap = loaded_by("usage", str(os.getpid()), "--source", "pagemap")
+
+    assert not {f"mematlas.model.{name}" for name in ("pages", "sharers", "search", "hugecounts")} & by_smaps
+    assert not {"mematlas.model.unsaid", "mematlas.model.search"} & by_pagemap
+
+
+@pytest.mark.parametrize("command", ["usage", "maps"])
+def test_amounts_by_node_load_little_where_the_kernel_adds_them_up(command: str) -> None:
+    assert not HEAVY & loaded_by(command, str(os.getpid()), "--numa", "--source", "smaps")
+
+
+def test_pages_is_light_too_unless_it_groups() -> None:
+    assert "numpy" not in loaded_by("pages", str(os.getpid()), "stack", "--limit", "3")
+
+
+# --- the library
+
+
+def test_public_names_exist_and_say_what_they_are() -> None:
+    for name in mematlas.__all__:
+        value = getattr(mematlas, name)
+        assert name == "__version__" or value.__doc__, name
+    assert mematlas.__all__ == sorted(mematlas.__all__)
+    assert dir(mematlas) == sorted(mematlas.__all__)
+
+
+def test_homes_are_where_the_public_names_are_defined() -> None:
+    at_home = {name: home for home, names in mematlas.HOMES.items() for name in names}
+
+    assert sorted([*at_home, "__version__"]) == mematlas.__all__
+    for name, home in at_home.items():
+        assert getattr(import_module(home), name).__module__ == home
+
+
+def test_public_names_are_the_same_whatever_was_imported_before() -> None:
+    code = (
+        "import mematlas, mematlas.observe.captures, mematlas.observe.process\n"
+        "print([name for name in mematlas.__all__ if type(getattr(mematlas, name)).__name__ == 'module'])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+
+    assert run.stdout.strip() == "[]"
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    block = next(node for node in tree_of(SOURCE / "__init__.py") if is_type_checking(node))
+    seen = {alias.name for node in ast.walk(block) if isinstance(node, ast.ImportFrom) for alias in node.names}
+
+    assert sorted({*seen, "__version__"}) == mematlas.__all__
+
+
+def test_name_that_is_none_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        mematlas.nothing  # noqa: B018
+
+
+# --- sizes that are no constants
+
+OTHER_NUMBERS = {"labs/workload.py": "MAX_PAGES ="}
+"""A number of pages that happens to be as large as a page."""
+
+
+@pytest.mark.parametrize("path", FILES.values(), ids=FILES.keys())
+def test_no_code_takes_a_page_for_4096_bytes(path: Path) -> None:
+    other = OTHER_NUMBERS.get(str(path.relative_to(SOURCE)), "\0")
+    tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+    numbers = [token for token in tokens if token.type == tokenize.NUMBER and other not in token.line]
+
+    assert not [token.line for token in numbers if token.string.lower() in ("4096", "0x1000", "4_096")]
+
+
+def test_modules_begin_by_saying_what_they_are() -> None:
+    silent = [name for name, path in FILES.items() if not ast.get_docstring(ast.parse(path.read_text()))]
+
+    # Those of the commands are their help; json keeps the list readable.
+    assert not silent, json.dumps(silent)
