@@ -15,7 +15,7 @@ from typing import Any
 
 from mematlas import cli, errors
 from mematlas.cli.arguments import Arguments
-from mematlas.cli.session import TARGETS
+from mematlas.cli.options import TARGETS
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "cli.md"
 

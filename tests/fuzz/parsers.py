@@ -26,7 +26,7 @@ from mematlas import cli
 from mematlas.analysis.movable import parse_states
 from mematlas.analysis.pagetables.entries import parse_flags
 from mematlas.cli.advise import parse_amount
-from mematlas.cli.session import parse_bytes, parse_count, parse_seconds, parse_width
+from mematlas.cli.values import parse_bytes, parse_count, parse_seconds, parse_width
 from mematlas.errors import Error
 from mematlas.kernel import buddyinfo, kconfig, maps, meminfo, mounts, nodes, numa_maps, smaps, status, sysvipc
 from mematlas.kernel.ksm_stat import parse_ksm_stat, parse_number

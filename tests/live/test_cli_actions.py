@@ -22,7 +22,7 @@ from mematlas.actions.acts import Plan
 from mematlas.analysis.movable import Choice
 from mematlas.cli import main
 from mematlas.cli.advise import parse_amount
-from mematlas.cli.session import parse_bytes
+from mematlas.cli.values import parse_bytes
 from mematlas.errors import BadInput
 from mematlas.kernel.cgroups import NO_LIMIT
 from mematlas.kernel.page_idle import is_multigen

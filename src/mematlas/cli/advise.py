@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-
 from mematlas.actions.plans import MAX_PASSES, act, check_target, free_frames, plan, undo
 from mematlas.analysis.movable import Choice, parse_states
-from mematlas.cli.maps import add_selection, selection_of
-from mematlas.cli.session import TARGETS, add_output, add_target, parse_bytes, parse_count, parse_seconds
+from mematlas.cli.options import TARGETS, add_output, add_target
+from mematlas.cli.selection import add_selection, selection_of
+from mematlas.cli.signals import Interrupts
+from mematlas.cli.swap import add_temporary_swap, temporary_swap
+from mematlas.cli.values import parse_count, parse_seconds
 from mematlas.errors import BadInput, ProcessGone
 from mematlas.frozen import record
 from mematlas.model.address_space import parse_size
@@ -16,10 +17,6 @@ from mematlas.views.progress import Bar
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-    from types import FrameType
-    from typing import Any, Self
-
     from mematlas.actions.plans import Effect, Plan
     from mematlas.actions.refaults import Refaults
     from mematlas.cli.arguments import Arguments, Namespace
@@ -104,62 +101,7 @@ def add_pageout(arguments: Arguments) -> None:
         help="read back and page out once more what the kernel keeps in the swap cache: then its frames are free",
     )
     arguments.add_argument("--undo", action="store_true", help="bring back what this run moved, at its end")
-    arguments.add_argument(
-        "--temporary-swap",
-        type=parse_bytes,
-        metavar="SIZE",
-        help="swap to a file of this size for this run; taking it away again brings back what is in it (root)",
-    )
-
-
-class Stopper:
-    """Turns SIGINT, SIGTERM and SIGHUP into a question that is asked between two steps.
-
-    A SIGINT that comes while an earlier signal waits to be noticed ends the step at once.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        """The signal that came first."""
-        self.is_waiting = False
-        """Whether one came that the current step is to end for."""
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def __call__(self) -> bool:
-        """Whether to stop."""
-        return self.is_waiting
-
-    def forget(self) -> None:
-        """Begin a step that only a new signal ends."""
-        self.is_waiting = False
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        was_waiting, self.is_waiting = self.is_waiting, True
-        if self.number is None:
-            self.number = number
-        if was_waiting and number == signal.SIGINT:
-            raise KeyboardInterrupt
-
-
-def temporary_swap(size: int | None) -> AbstractContextManager[object]:
-    """Return swap space of our own for a while, or nothing when none was asked for."""
-    if size is None:
-        from contextlib import nullcontext
-
-        return nullcontext()
-    from mematlas.kernel.swapfile import TemporarySwap
-
-    return TemporarySwap(size)
+    add_temporary_swap(arguments, "swap to a file of this size for this run, then bring back what is in it (root)")
 
 
 def run(advice: str, args: Namespace, session: Session) -> int:
@@ -178,7 +120,7 @@ def run(advice: str, args: Namespace, session: Session) -> int:
         session.show(lambda: plan_table(planned, session.target_info()), args)
         return 0
     check_target(process, args.force)
-    with Stopper() as stop, temporary_swap(getattr(args, "temporary_swap", None)):
+    with Interrupts(session.err, between_steps=True) as stop, temporary_swap(getattr(args, "temporary_swap", None)):
         planned = plan(process, advice, selection, choice, nr_coldest=nr_coldest, dirty=False)
         warn(session, planned)
         run = Run(args, session, stop, carry_out(advice, planned, args, session, stop))
@@ -191,9 +133,9 @@ def run(advice: str, args: Namespace, session: Session) -> int:
         if getattr(args, "temporary_swap", None):
             view.notes.append("the temporary swap is taken away now: what is in it comes back into RAM")
         session.show(lambda: view, args)
-    if run.gone:
-        return ProcessGone.exit_code
-    return 0 if stop.number is None else 128 + stop.number
+        if run.gone:
+            return ProcessGone.exit_code
+    return stop.exit_code
 
 
 def warn(session: Session, planned: Plan) -> None:
@@ -204,7 +146,7 @@ def warn(session: Session, planned: Plan) -> None:
 class Run:
     """What follows an act, as far as it got: it is told whatever happens."""
 
-    def __init__(self, args: Namespace, session: Session, stop: Stopper, effect: Effect) -> None:
+    def __init__(self, args: Namespace, session: Session, stop: Interrupts, effect: Effect) -> None:
         self.args = args
         self.session = session
         self.stop = stop
@@ -233,7 +175,7 @@ class Run:
                 self.gone = True
 
 
-def carry_out(advice: str, planned: Plan, args: Namespace, session: Session, stop: Stopper) -> Effect:
+def carry_out(advice: str, planned: Plan, args: Namespace, session: Session, stop: Interrupts) -> Effect:
     """Act, with a bar that shows how far it is."""
     bar = Bar(session.err, advice)
     try:
@@ -250,7 +192,7 @@ def carry_out(advice: str, planned: Plan, args: Namespace, session: Session, sto
         bar.clear()
 
 
-def free(effect: Effect, args: Namespace, session: Session, stop: Stopper) -> Effect:
+def free(effect: Effect, args: Namespace, session: Session, stop: Interrupts) -> Effect:
     """Free what the swap cache keeps, with a bar for each way."""
     bar = Bar(session.err, "free")
     try:
@@ -259,7 +201,7 @@ def free(effect: Effect, args: Namespace, session: Session, stop: Stopper) -> Ef
         bar.clear()
 
 
-def bring_back(effect: Effect, session: Session, stop: Stopper) -> Effect:
+def bring_back(effect: Effect, session: Session, stop: Interrupts) -> Effect:
     """Undo, with a bar that shows how far it is."""
     bar = Bar(session.err, "undo")
     try:
@@ -268,7 +210,7 @@ def bring_back(effect: Effect, session: Session, stop: Stopper) -> Effect:
         bar.clear()
 
 
-def watch(effect: Effect, seconds: float, session: Session, stop: Stopper) -> Refaults:
+def watch(effect: Effect, seconds: float, session: Session, stop: Interrupts) -> Refaults:
     """Watch for the pages that come back, with a bar that shows the time."""
     from mematlas.actions.refaults import watch_refaults
 

@@ -4,8 +4,8 @@ what the kernel says about the process and its pages, never what is in the pages
 
 from __future__ import annotations
 
-from mematlas.cli.ending import Ending
-from mematlas.cli.session import TARGETS, add_output, add_target
+from mematlas.cli.options import TARGETS, add_output, add_target
+from mematlas.cli.signals import Interrupts
 from mematlas.errors import BadInput
 from mematlas.views.table import Column, Table
 
@@ -51,6 +51,6 @@ def run(args: Namespace, session: Session) -> int:
             notes.append("torn: VMAs changed during the reading, the files are of no one moment")
         return Table("capture/1", COLUMNS, [row], target=session.target_info(saved.reading), notes=notes)
 
-    with Ending(session.err) as ending:
+    with Interrupts(session.err) as ending:
         session.show(make, args)
     return ending.exit_code

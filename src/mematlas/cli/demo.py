@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import sys
 
-from mematlas.cli.ending import Ending
-from mematlas.cli.session import add_width, parse_seconds, width_of
+from mematlas.cli.options import add_width
+from mematlas.cli.session import width_of
+from mematlas.cli.signals import Interrupts
+from mematlas.cli.values import parse_seconds
 from mematlas.errors import BadInput
 from mematlas.views.colour import wants_colour
 from mematlas.views.picture import can_draw
@@ -58,20 +60,19 @@ def run(args: Namespace, session: Session) -> int:
         if name != "paging":
             raise BadInput("--tmux goes with paging alone: mematlas demo paging --tmux")
         return run_panes(session)
-    with Ending(session.err) as ending:
+    with Interrupts(session.err) as ending:
         story_of(name)(*look_of(args, session)).run()
     return ending.exit_code
 
 
 def run_panes(session: Session) -> int:
     """Show the demonstration in four panes of tmux."""
-    from mematlas.cli.advise import Stopper
     from mematlas.labs.panes import Panes, check
 
     check(session.out.isatty() and sys.stdin.isatty())
-    with Stopper() as stop:
+    with Interrupts(session.err, between_steps=True) as stop:
         Panes(typed_line, stop).run()
-    return 0 if stop.number is None else 128 + stop.number
+    return stop.exit_code
 
 
 def typed_line(words: list[str]) -> str:

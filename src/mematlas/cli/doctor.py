@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from mematlas.cli.session import add_output
+from mematlas.cli.options import add_output
 from mematlas.doctor.features import find_features
 from mematlas.doctor.hints import own_command
 from mematlas.kernel.rights import effective_capabilities, named_in

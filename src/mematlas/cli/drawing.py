@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from mematlas.cli.maps import add_selection, selection_of
-from mematlas.cli.pages import span_of
-from mematlas.cli.session import (
-    add_output,
-    add_page_source,
-    add_repeat,
-    add_reserved,
-    add_target,
-    add_width,
-    parse_count,
-    width_of,
-)
+from mematlas.cli.options import add_output, add_page_source, add_repeat, add_reserved, add_target, add_width
+from mematlas.cli.selection import add_selection, selection_of, span_of
+from mematlas.cli.session import width_of
+from mematlas.cli.values import parse_count
 from mematlas.views.picture import can_draw
 
 TYPE_CHECKING = False

@@ -6,7 +6,7 @@ memory is left out. Then the present pages of all pages, with those. AREA picks 
 from __future__ import annotations
 
 from mematlas.cli.drawing import AREA_USAGE, Drawing, add_drawing
-from mematlas.cli.session import TARGETS
+from mematlas.cli.options import TARGETS
 from mematlas.views.picture import MAX_MARKS, histogram_view
 
 TYPE_CHECKING = False

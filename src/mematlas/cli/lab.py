@@ -12,9 +12,11 @@ from __future__ import annotations
 import io
 import sys
 
-from mematlas.cli.advise import temporary_swap
-from mematlas.cli.ending import Ending
-from mematlas.cli.session import add_output, parse_bytes, parse_width, width_of
+from mematlas.cli.options import add_output
+from mematlas.cli.session import width_of
+from mematlas.cli.signals import Interrupts
+from mematlas.cli.swap import add_temporary_swap, temporary_swap
+from mematlas.cli.values import parse_width
 from mematlas.errors import AssertionNotMet, BadInput, Error
 from mematlas.labs.answers import read_answers
 from mematlas.labs.lesson import Asked, Guide, Paper, unasked
@@ -38,12 +40,7 @@ MAX_WIDTH = 88
 def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("words", nargs="*", metavar="NAME", help=", ".join(LESSONS))
     arguments.add_argument("--answers", metavar="FILE", help="take the predictions from a JSON file, and grade them")
-    arguments.add_argument(
-        "--temporary-swap",
-        type=parse_bytes,
-        metavar="SIZE",
-        help="swap to a file of this size, such as 64M, for this run (root)",
-    )
+    add_temporary_swap(arguments, "swap to a file of this size, such as 64M, for this run (root)")
     arguments.add_argument("--reset", action="store_true", help="forget the score of NAME, or all scores")
     arguments.add_argument(
         "--width", type=parse_width, metavar="N", help=f"columns (the terminal's width, up to {MAX_WIDTH})"
@@ -65,7 +62,7 @@ def run(args: Namespace, session: Session) -> int:
         return 0
     given = None if args.answers is None else read_answers(args.answers, name)
     lesson = find_lesson(name) if name else None
-    with Ending(session.err) as ending, temporary_swap(args.temporary_swap):
+    with Interrupts(session.err) as ending, temporary_swap(args.temporary_swap):
         if given is not None:
             return grade(given, lesson is not None, args, session, scores)
         if lesson:

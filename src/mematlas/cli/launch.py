@@ -71,7 +71,7 @@ class Launched:
         with open(told, "rb") as pipe:
             pid, _, why = pipe.read().decode().partition("\n")
         if why or not pid:
-            self.__exit__()
+            self.wait()
             raise TargetNotFound(f"cannot start {command[0]}: {why or 'it was killed'}")
         self.pid_in_proc = int(pid)
         """Its PID as /proc counts, which is another one where /proc is of another PID namespace than ours."""
@@ -85,6 +85,10 @@ class Launched:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait for its end."""
         if self.exit_code is None:
             self.exit_code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mematlas.analysis.grid import cut_at
 from mematlas.cli.drawing import AREA_USAGE, Drawing, add_drawing
-from mematlas.cli.session import TARGETS
+from mematlas.cli.options import TARGETS
 from mematlas.views.live import screen_size
 from mematlas.views.picture import Previous, cell_that_fits, map_view
 

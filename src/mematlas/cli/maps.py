@@ -5,9 +5,9 @@ of RSS and of hugetlb pages.
 
 from __future__ import annotations
 
-from mematlas.cli.session import TARGETS, add_numa, add_output, add_repeat, add_source, add_target
+from mematlas.cli.options import TARGETS, add_numa, add_output, add_repeat, add_source, add_target
+from mematlas.cli.selection import add_selection, selection_of
 from mematlas.errors import BadInput
-from mematlas.model.address_space import Selection, parse_kinds, parse_perms
 from mematlas.views.maps import maps_table
 
 TYPE_CHECKING = False
@@ -19,20 +19,6 @@ if TYPE_CHECKING:
 USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
 TAKES_TARGET = True
 __doc__ = f"{__doc__}\n{TARGETS}"
-
-
-def add_selection(arguments: Arguments) -> None:
-    """Declare the filters over VMAs."""
-    arguments.add_argument("--perms", type=parse_perms, help="only VMAs with these rights: rw, x, r--p")
-    arguments.add_argument("--kind", type=parse_kinds, metavar="KIND,...", help="heap, stack, anon, file, shmem, ...")
-    arguments.add_argument("--path", help="only VMAs whose path has this in it")
-
-
-def selection_of(args: Namespace, session: Session) -> Selection:
-    """Return the filters that were given, with the AREA word."""
-    area = session.words.pop(0) if session.words else None
-    session.no_more_words()
-    return Selection(args.perms, args.kind, args.path, area)
 
 
 def add_arguments(arguments: Arguments) -> None:

@@ -49,7 +49,7 @@ PER_SHARED_BYTE, PER_OWN_BYTE = 0.45 / (1 << 30), 0.01 / (1 << 30)
 
 
 def add_arguments(arguments: Arguments) -> None:
-    from mematlas.cli.session import add_output
+    from mematlas.cli.options import add_output
 
     add_output(arguments)
 

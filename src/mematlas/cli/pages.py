@@ -5,12 +5,11 @@ The NUMA node is shown where there are several, in JSON and CSV always.
 
 from __future__ import annotations
 
-from mematlas.cli.maps import add_selection, selection_of
-from mematlas.cli.session import TARGETS, add_output, add_page_source, add_repeat, add_target, parse_count
+from mematlas.cli.options import TARGETS, add_output, add_page_source, add_repeat, add_target
+from mematlas.cli.selection import add_selection, selection_of, span_of
+from mematlas.cli.values import parse_count
 from mematlas.errors import BadInput, NotSupported
-from mematlas.frozen import replace
 from mematlas.kernel.pagemap import has_soft_dirty
-from mematlas.model.address_space import EVERYTHING, Selection, parse_address, parse_range
 from mematlas.views.pages import PageFilter, pages_table
 
 TYPE_CHECKING = False
@@ -70,27 +69,3 @@ def run(args: Namespace, session: Session) -> int:
 
     session.show(make, args)
     return 0
-
-
-def span_of(selection: Selection, session: Session, one_page: bool) -> tuple[int, int, Selection]:
-    """Return the addresses that a selection's area spans, and the selection without it when they say all of it.
-
-    An address alone is its page where ``one_page``, else its VMA.
-    """
-    if selection == EVERYTHING:
-        return 0, 1 << 64, selection
-    page_size = session.process.page_size
-    area = selection.area
-    span = None
-    if area is not None and (one_page or parse_address(area) is None):
-        span = parse_range(area, page_size)
-    space = session.process.address_space()
-    if span is None:
-        if not any(selection.matches(vma) for vma in space.vmas):
-            raise BadInput(f"no VMA of {session.process.stat.name} ({session.process.pid}) is as asked for")
-        return 0, 1 << 64, selection
-    start, end = span[0] - span[0] % page_size, -(-span[1] // page_size) * page_size
-    rest = replace(selection, area=None)
-    if not any(rest.matches(vma) for vma, _, _ in space.pieces(start, end)):
-        raise BadInput(f"{start:#x}-{end:#x} is in no VMA that is as asked for")
-    return start, end, rest

@@ -1,4 +1,4 @@
-"""What every command shares: its target, its output, its repetition."""
+"""One run of a command: its target, its output, its repetition."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import os
 import sys
 
 from mematlas.analysis.results import Reading
+from mematlas.cli.values import LEAST_WIDTH, MOST_WIDTH
 from mematlas.errors import BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
-from mematlas.model.address_space import parse_size
 from mematlas.observe.process import Process
-from mematlas.observe.sources import MAX_STALL, PAGE_SOURCES, SOURCES
 from mematlas.views.colour import wants_colour
 from mematlas.views.format import fold_message, format_path
 from mematlas.views.live import screen_width
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Protocol, TextIO
 
-    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.arguments import Namespace
     from mematlas.cli.launch import Launched
     from mematlas.model.target import Target
 
@@ -37,144 +36,8 @@ if TYPE_CHECKING:
         def write_csv(self, out: TextIO) -> None: ...
 
 
-LEAST_WIDTH, MOST_WIDTH = 40, 1_000
-"""Columns below which nothing can be drawn, and above which nobody looks."""
 HEADING = 6
 """Lines that a heading, folded, and the first row below it may take."""
-LONGEST = 1e9
-"""Seconds, some thirty years: what the kernel's clocks can still wait for."""
-MOST_DIGITS = 18
-"""Of a number that an option takes: it fits 64 bits."""
-
-FORMATS = ("table", "json", "jsonl", "csv")
-
-TARGETS = """\
-TARGET is a PID, self, a command's exact name, ~REGEX over command lines, cgroup:PATH,
-or the directory of a capture. "-- COMMAND ..." starts one, as the invoking user."""
-
-
-def add_target(arguments: Arguments) -> None:
-    """Declare the words of a command: its target, then whatever else it takes."""
-    arguments.add_argument("words", nargs="*", metavar="TARGET", help="what to look at; see below")
-    arguments.add_argument("-p", "--pid", metavar="TARGET", help="the target, as an option")
-    arguments.add_argument(
-        "--after",
-        type=parse_seconds,
-        default=1.0,
-        metavar="TIME",
-        help="with -- COMMAND: look this long after its start (1s)",
-    )
-
-
-def add_output(arguments: Arguments) -> None:
-    """Declare how results are written."""
-    arguments.add_argument("--format", choices=FORMATS, default="table", help="table (default), json, jsonl or csv")
-    arguments.add_argument("--json", action="store_true", help="short for --format json")
-    arguments.add_argument("--bytes", action="store_true", help="sizes as integers, in bytes")
-    arguments.add_argument(
-        "--color", choices=("auto", "always", "never"), default="auto", help="auto (default), always or never"
-    )
-
-
-def add_repeat(arguments: Arguments) -> None:
-    """Declare repetition in place."""
-    arguments.add_argument(
-        "-i", "--interval", type=parse_seconds, metavar="TIME", help="repeat, such as every 1s or 200ms"
-    )
-    arguments.add_argument("-n", "--count", type=parse_count, metavar="N", help="stop after so many times")
-
-
-def add_source(arguments: Arguments) -> None:
-    """Declare where the numbers come from."""
-    arguments.add_argument(
-        "--source",
-        choices=SOURCES,
-        default="auto",
-        help="auto (default): smaps where it is quick, else pagemap, or page tables for much if we may",
-    )
-    add_max_stall(arguments)
-
-
-def add_width(arguments: Arguments) -> None:
-    """Declare the columns of a picture."""
-    arguments.add_argument("--width", type=parse_width, metavar="N", help="columns (the terminal's width, or 80)")
-
-
-def add_reserved(arguments: Arguments) -> None:
-    """Declare that nothing is folded."""
-    arguments.add_argument("--reserved", action="store_true", help="draw long runs of untouched memory as well")
-
-
-def add_numa(arguments: Arguments) -> None:
-    """Declare the amounts by NUMA node."""
-    arguments.add_argument("--numa", action="store_true", help="how much of it is on each NUMA node, as well")
-
-
-def add_page_source(arguments: Arguments) -> None:
-    """Declare where single pages are read from."""
-    arguments.add_argument(
-        "--source",
-        choices=PAGE_SOURCES,
-        default="auto",
-        help="auto (default): pagemap, or page tables where there is much to read if we may",
-    )
-    add_max_stall(arguments)
-
-
-def add_max_stall(arguments: Arguments) -> None:
-    """Declare what decides between sources."""
-    arguments.add_argument(
-        "--max-stall",
-        type=parse_seconds,
-        default=MAX_STALL,
-        metavar="TIME",
-        help="hold up the target no longer than this with --source auto (5ms)",
-    )
-
-
-def parse_seconds(text: str) -> float:
-    """Return a duration: ``1s``, ``200ms``, ``5m`` or a number of seconds.
-
-    >>> parse_seconds("200ms")
-    0.2
-    """
-    for suffix, unit in (("ms", 1e-3), ("us", 1e-6), ("s", 1.0), ("m", 60.0), ("", 1.0)):
-        if text.endswith(suffix):
-            try:
-                seconds = float(text[: len(text) - len(suffix)]) * unit
-            except ValueError:
-                break
-            if 0 <= seconds <= LONGEST:
-                return seconds
-            break
-    raise BadInput(f"bad time {text!r}: such as 1s, 200ms or 0.5")
-
-
-def parse_count(text: str) -> int:
-    """Return a number of times: 1 or more."""
-    if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and int(text) > 0:
-        return int(text)
-    raise BadInput(f"bad number {text[: MOST_DIGITS + 1]!r}: 1 or more")
-
-
-def parse_width(text: str) -> int:
-    """Return a number of columns that can be drawn in."""
-    width = parse_count(text)
-    if not LEAST_WIDTH <= width <= MOST_WIDTH:
-        raise BadInput(f"{width} columns: {LEAST_WIDTH} to {MOST_WIDTH:,}")
-    return width
-
-
-def parse_bytes(text: str) -> int:
-    """Return a size that a person typed: 512M, 2G.
-
-    >>> parse_bytes("512M")
-    536870912
-    """
-    size = parse_size(text)
-    if not size:
-        raise BadInput(f"bad size {text!r}: such as 512M or 2G")
-    return size
 
 
 class WithoutHead:
@@ -275,7 +138,7 @@ class Session:
         for process in self._processes:
             process.close()
         if self.launched:
-            self.launched.__exit__()
+            self.launched.wait()
 
     def page_source(self, args: Namespace, start: int, end: int, notes: list[str]) -> str:
         """Return where single pages are to be read from."""

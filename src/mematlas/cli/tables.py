@@ -8,7 +8,7 @@ entries that point at tables are then left out, unless "table" is in the list. -
 
 from __future__ import annotations
 
-from mematlas.cli.session import TARGETS, add_output, add_repeat, add_target
+from mematlas.cli.options import TARGETS, add_output, add_repeat, add_target
 from mematlas.errors import AssertionNotMet, BadInput
 from mematlas.model.address_space import parse_address, parse_range
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 
-from mematlas.cli.session import TARGETS, add_output, add_repeat, add_target
+from mematlas.cli.options import TARGETS, add_output, add_repeat, add_target
 from mematlas.errors import BadInput
 from mematlas.model.address_space import HEX_DIGITS, parse_address
 from mematlas.views.translate import translate_table

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from mematlas.cli.session import TARGETS, add_numa, add_output, add_repeat, add_source, add_target
+from mematlas.cli.options import TARGETS, add_numa, add_output, add_repeat, add_source, add_target
 from mematlas.errors import BadInput, PermissionDenied, ProcessGone
 from mematlas.views.format import format_seconds
 from mematlas.views.usage import sharing_notes, usage_table, verify_table

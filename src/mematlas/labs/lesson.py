@@ -117,7 +117,7 @@ class Stage:
         for process in self._processes.values():
             process.close()
         while self.workloads:
-            self.workloads.pop().__exit__()
+            self.workloads.pop().end()
 
     def know(self, **facts: Any) -> None:
         """Add to what texts and formulas may name."""

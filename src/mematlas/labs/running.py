@@ -46,6 +46,10 @@ class RunningWorkload:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End it, and wait for that."""
         self.program.communicate()
 
     @property

@@ -19,7 +19,8 @@ from helpers import mematlas
 from mematlas import cli
 from mematlas.cli.arguments import Namespace
 from mematlas.cli.launch import user_to_become
-from mematlas.cli.session import MOST_WIDTH, Session, parse_count, parse_seconds, width_of
+from mematlas.cli.session import Session, width_of
+from mematlas.cli.values import MOST_WIDTH, parse_count, parse_seconds
 from mematlas.cli.watchdog import Watchdog
 from mematlas.errors import BadInput, Error, TargetNotFound
 from mematlas.kernel.procfs import ProcFS

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mematlas.labs.lesson
-from mematlas.cli.ending import Ending
+from mematlas.cli.signals import Interrupts
 from mematlas.errors import BadInput, Error, FormatError, NotSupported
 from mematlas.kernel.buddyinfo import parse_buddyinfo
 from mematlas.labs.answers import choose_answers
@@ -533,11 +533,11 @@ def test_signal_ends_it_quietly_and_leaves_no_process(number: signal.Signals, st
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
-    with Ending(io.StringIO()):
+    with Interrupts(io.StringIO()):
         signal.raise_signal(signal.SIGCONT)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Ending(io.StringIO()) as ending:
+        with Interrupts(io.StringIO()) as ending:
             signal.raise_signal(signal.SIGHUP)
         assert ending.exit_code == 0
     finally:
@@ -546,7 +546,7 @@ def test_what_nohup_ignores_stays_ignored() -> None:
 
 def test_first_signal_counts_and_cleaning_up_is_not_disturbed() -> None:
     done = []
-    with Ending(io.StringIO()) as ending:
+    with Interrupts(io.StringIO()) as ending:
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
@@ -556,9 +556,9 @@ def test_first_signal_counts_and_cleaning_up_is_not_disturbed() -> None:
 
 
 def test_other_exceptions_pass() -> None:
-    with pytest.raises(KeyboardInterrupt), Ending(io.StringIO()):
+    with pytest.raises(KeyboardInterrupt), Interrupts(io.StringIO()):
         raise KeyboardInterrupt  # not of a signal
-    with pytest.raises(BadInput), Ending(io.StringIO()):
+    with pytest.raises(BadInput), Interrupts(io.StringIO()):
         raise BadInput("x")
 
 

@@ -276,7 +276,7 @@ def pss(stage: Stage) -> int:
 
 def end_others(stage: Stage) -> int:
     while len(stage.workloads) > 1:
-        stage.workloads.pop().__exit__()
+        stage.workloads.pop().end()
     return uss(stage)
 
 

@@ -1,4 +1,4 @@
-"""Ending early: signals that find us where we wait for a person, or in the middle of a story."""
+"""SIGINT, SIGTERM and SIGHUP end a command in order: what it made is taken away on the way out."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ if TYPE_CHECKING:
     from typing import Any, Self, TextIO
 
 
-class Ending:
-    """Makes SIGTERM and SIGHUP the exception that SIGINT is, so that what we made is taken away on the way out.
+class Interrupts:
+    """Makes each of these signals what SIGINT is to Python, an exception; leaving the block ends that.
 
-    Leaving ends that exception; ``exit_code`` then says which signal came. The first one counts. Those that come while
-    things are taken away change nothing, but for a second SIGINT: somebody waits for too long.
+    ``between_steps``: work that is not to be cut in two is asked to stop instead, by calling this between two steps;
+    only a SIGINT that comes while an earlier signal still waits for that is an exception.
+
+    The first signal counts. Those that come while things are taken away change nothing, but for a second SIGINT:
+    somebody waits for too long.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def __init__(self, err: TextIO) -> None:
+    def __init__(self, err: TextIO, *, between_steps: bool = False) -> None:
         self.err = err
+        self.between_steps = between_steps
         self.number: int | None = None
-        """The signal that came."""
+        """The signal that came first."""
+        self.is_waiting = False
+        """Whether one came that the current step is to end for."""
         self._before: dict[int, Any] = {}
 
     @property
@@ -46,9 +52,20 @@ class Ending:
             self.err.write("\n")  # the terminal shows ^C where the line was
         return True
 
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.is_waiting
+
+    def forget(self) -> None:
+        """Begin a step that only a new signal ends."""
+        self.is_waiting = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         is_first = self.number is None
+        was_waiting, self.is_waiting = self.is_waiting, True
         if is_first:
             self.number = number
-        if is_first or number == signal.SIGINT:
+        if was_waiting and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if is_first and not self.between_steps:
             raise KeyboardInterrupt

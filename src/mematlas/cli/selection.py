@@ -1,0 +1,50 @@
+"""Which part of an address space: the AREA word and the filters over VMAs, as arguments."""
+
+from __future__ import annotations
+
+from mematlas.errors import BadInput
+from mematlas.frozen import replace
+from mematlas.model.address_space import EVERYTHING, Selection, parse_address, parse_kinds, parse_perms, parse_range
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+
+
+def add_selection(arguments: Arguments) -> None:
+    """Declare the filters over VMAs."""
+    arguments.add_argument("--perms", type=parse_perms, help="only VMAs with these rights: rw, x, r--p")
+    arguments.add_argument("--kind", type=parse_kinds, metavar="KIND,...", help="heap, stack, anon, file, shmem, ...")
+    arguments.add_argument("--path", help="only VMAs whose path has this in it")
+
+
+def selection_of(args: Namespace, session: Session) -> Selection:
+    """Return the filters that were given, with the AREA word."""
+    area = session.words.pop(0) if session.words else None
+    session.no_more_words()
+    return Selection(args.perms, args.kind, args.path, area)
+
+
+def span_of(selection: Selection, session: Session, one_page: bool) -> tuple[int, int, Selection]:
+    """Return the addresses that a selection's area spans, and the selection without it when they say all of it.
+
+    An address alone is its page where ``one_page``, else its VMA.
+    """
+    if selection == EVERYTHING:
+        return 0, 1 << 64, selection
+    page_size = session.process.page_size
+    area = selection.area
+    span = None
+    if area is not None and (one_page or parse_address(area) is None):
+        span = parse_range(area, page_size)
+    space = session.process.address_space()
+    if span is None:
+        if not any(selection.matches(vma) for vma in space.vmas):
+            raise BadInput(f"no VMA of {session.process.stat.name} ({session.process.pid}) is as asked for")
+        return 0, 1 << 64, selection
+    start, end = span[0] - span[0] % page_size, -(-span[1] // page_size) * page_size
+    rest = replace(selection, area=None)
+    if not any(rest.matches(vma) for vma, _, _ in space.pieces(start, end)):
+        raise BadInput(f"{start:#x}-{end:#x} is in no VMA that is as asked for")
+    return start, end, rest
