@@ -7,7 +7,7 @@
     ├── TargetNotFound         3   no such process
     ├── TargetAmbiguous        3   several processes; `candidates` names them
     ├── NoAddressSpace         3   a kernel thread, or a zombie: there is nothing to look at
-    ├── PermissionDenied       4   `path`, and in `needs` what would open it
+    ├── PermissionDenied       4   `path`, and in `needs` the capabilities that would open it
     ├── NotSupported           5   this kernel lacks it; `needs` names the option or version
     │   └── NotHeld            5   a capture was made without this file
     ├── ProcessGone            6   the target ended, or its PID was given to another, during the work
@@ -63,14 +63,17 @@ class NoAddressSpace(Error):
 
 
 class PermissionDenied(Error):
-    """The kernel refused. ``needs`` says which right would do, when we know it."""
+    """The kernel refused."""
 
     exit_code = 4
 
-    def __init__(self, path: str, needs: str | None = None) -> None:
+    def __init__(self, path: str, *needs: str, text: str = "") -> None:
         self.path = path
-        self.needs = needs
-        super().__init__(f"{path}: permission denied" + (f" (needs {needs})" if needs else ""))
+        self.needs = frozenset(needs)
+        """The capabilities that would do, all together; empty where none is known to."""
+        self.text = text or " and ".join(needs)
+        """The same for a person, who may be told of another way: ``root, or being the owner of the file``."""
+        super().__init__(f"{path}: permission denied" + (f" (needs {self.text})" if self.text else ""))
 
 
 class NotSupported(Error):

@@ -303,7 +303,7 @@ def test_the_capability_that_is_missing_is_named(as_nobody: Callable[..., object
         try:
             CountAccess(ProcFS()).close()
         except PermissionDenied as error:
-            return str(error.needs)
+            return error.text
         return "taken"
 
     assert "CAP_" in as_nobody(load).value  # type: ignore[attr-defined]

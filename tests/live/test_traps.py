@@ -223,7 +223,7 @@ def test_process_that_becomes_closed_while_held_is_refused_and_not_empty(
             try:
                 process.usage()
             except PermissionDenied as error:
-                return str(error.needs)
+                return error.text
         return "not refused"
 
     assert as_nobody(look).value == "CAP_SYS_PTRACE"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from mematlas import errors
 from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, TargetAmbiguous
+from mematlas.kernel.rights import CAPABILITIES
+
+SOURCE = Path(errors.__file__).parent
 
 CODES = {
     "Error": 1,
@@ -42,6 +48,39 @@ def test_messages_are_one_line_that_says_what_to_do() -> None:
     assert str(PermissionDenied("/x")) == "/x: permission denied"
     assert str(NotSupported("/proc/1/pagemap", "CONFIG_X")) == "/proc/1/pagemap: not supported here (needs CONFIG_X)"
     assert str(FormatError("maps", "a\n" * 100)).count("\n") == 0
+
+
+def test_a_refusal_has_the_capabilities_as_a_set_and_says_what_else_would_do() -> None:
+    both = PermissionDenied("/proc/1/pagemap", "CAP_A", "CAP_B")
+    other = PermissionDenied("mincore", text="root, or being the owner of the file")
+    either = PermissionDenied("bpf(2)", "CAP_A", "CAP_B", text="CAP_A and CAP_B, or CAP_C")
+
+    assert (sorted(both.needs), both.text) == (["CAP_A", "CAP_B"], "CAP_A and CAP_B")
+    assert (sorted(other.needs), str(other)) == (
+        [],
+        "mincore: permission denied (needs root, or being the owner of the file)",
+    )
+    assert (sorted(either.needs), str(either)) == (
+        ["CAP_A", "CAP_B"],
+        "bpf(2): permission denied (needs CAP_A and CAP_B, or CAP_C)",
+    )
+
+
+def refusals() -> Iterator[tuple[str, ast.Call]]:
+    """Yield each place in the source that makes a `PermissionDenied`."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "PermissionDenied":
+                yield f"{path.name}:{node.lineno}", node
+
+
+def test_what_a_refusal_needs_are_capabilities_that_are_known() -> None:
+    needed = {
+        (place, word.value) for place, call in refusals() for word in call.args[1:] if isinstance(word, ast.Constant)
+    }
+
+    assert needed
+    assert {(place, word) for place, word in needed if word not in CAPABILITIES} == set()
 
 
 def test_ambiguity_lists_its_candidates() -> None:

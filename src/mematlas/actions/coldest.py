@@ -7,11 +7,12 @@ was referenced. Where somebody tracks idle pages, those come first. Where neithe
 from __future__ import annotations
 
 from mematlas.analysis.coldness import IDLE, RANKS, coldest, count_ranks, rank_of
-from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.errors import NotSupported
 from mematlas.frozen import record
 from mematlas.kernel.kpage import FrameWords
 from mematlas.kernel.madvise import drain_batches
 from mematlas.kernel.page_idle import idle_frames, is_multigen
+from mematlas.kernel.pagemap import frames_hidden
 from mematlas.model.page_set import PageSet
 
 TYPE_CHECKING = False
@@ -88,7 +89,7 @@ def ranks_of(kind: Advice, address: int, mask: bytes, words: FrameWords) -> byte
     found = kind.reader.pagemap.frames(address, end)
     frames = {place: frame for place, frame in enumerate(found) if mask[place]}
     if 0 in frames.values():
-        raise PermissionDenied(f"{kind.process.dir.path}/pagemap", "CAP_SYS_ADMIN for frame numbers")
+        raise frames_hidden(kind.process.dir.path)
     flags = words.get(frames.values())
     idle = idle_frames(frames.values()) if kind.process.procfs.live else set()
     ranks = bytearray(len(mask))

@@ -21,7 +21,7 @@ from mematlas.kernel.kpage import (
     KPF_WRITEBACK,
     FrameWords,
 )
-from mematlas.kernel.pagemap import IS_PRESENT, IS_SHARED
+from mematlas.kernel.pagemap import IS_PRESENT, IS_SHARED, frames_hidden
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.swaps import free_swap, read_swaps
 from mematlas.model.origins import MANY, SAMPLE, Origins
@@ -193,7 +193,7 @@ class PageOut(Advice):
         wanted = [frame for frame, is_meant in zip(frames, mask, strict=True) if is_meant and frame]
         try:
             if not wanted:
-                raise PermissionDenied(f"{self.process.dir.path}/pagemap", "CAP_SYS_ADMIN for frame numbers")
+                raise frames_hidden(self.process.dir.path)
             with FrameWords(self.process.procfs, "kpageflags") as words:
                 flags = words.get(wanted)
         except (PermissionDenied, NotSupported):

@@ -61,7 +61,7 @@ def run(probe: Probe, bench: Bench) -> tuple[str, str | None]:
     except Missing as missing:
         return missing.status, missing.detail
     except PermissionDenied as error:
-        return NEEDED, probe.needs or error.needs
+        return NEEDED, probe.needs or error.text or None
     except Error as error:
         return hidden_by_mount(error, bench) or (LACKS, probe.lacks)
     except OSError as error:

@@ -6,7 +6,7 @@ import os
 import sys
 
 from mematlas.errors import PermissionDenied
-from mematlas.kernel.rights import effective_capabilities, in_user_namespace, named_in
+from mematlas.kernel.rights import effective_capabilities, in_user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def permission_hint(error: PermissionDenied, words: Sequence[str]) -> str:
     """Return the next step: the line to type, or why even that would not do."""
     if in_user_namespace():
         return USER_NAMESPACE
-    missing = named_in(error.needs or "") - effective_capabilities()
-    if missing or (not error.needs and os.geteuid() != 0):
+    is_missing = error.needs - effective_capabilities() if error.needs else os.geteuid() != 0
+    if is_missing:
         return f"try: {sudo_line(words)}"
     return (
         "we hold that right already: a security module, a user namespace or a seccomp filter refuses. "

@@ -317,7 +317,7 @@ def opens_all(pid: int) -> str | None:
         return None
     opened = [name for name in ("maps", "smaps", "pagemap") if name not in refused]
     but = f", though not {' and '.join(opened)}" if opened else ""
-    raise Missing(NEEDED, f"{NEEDS[refused[-1]]} for {', '.join(refused)}{but}")
+    raise Missing(NEEDED, f"{' and '.join(NEEDS[refused[-1]])} for {', '.join(refused)}{but}")
 
 
 def first(bench: Bench) -> str | None:

@@ -240,7 +240,7 @@ def mincore_ranges(fd: int, offset: int, size: int, page_size: int) -> list[tupl
     """
     if os.geteuid() not in (0, os.fstat(fd).st_uid):
         # mm/mincore.c, can_do_mincore(): to anybody else every page is said to be in RAM.
-        raise PermissionDenied("mincore", "root, or being the owner of the file")
+        raise PermissionDenied("mincore", text="root, or being the owner of the file")
     ranges: list[tuple[int, int, int]] = []
     for low, high in data_ranges(fd, offset, offset + size):
         low -= low % page_size

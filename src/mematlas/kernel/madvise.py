@@ -148,7 +148,7 @@ class Advisor:
         if code == errno.EPERM:
             raise PermissionDenied(f"process_madvise of {self.pid}", "CAP_SYS_NICE")
         if code == errno.EACCES:
-            raise PermissionDenied(f"process_madvise of {self.pid}", "CAP_SYS_PTRACE and CAP_SYS_NICE")
+            raise PermissionDenied(f"process_madvise of {self.pid}", "CAP_SYS_PTRACE", "CAP_SYS_NICE")
         if code == errno.ENOSYS:
             raise NotSupported("process_madvise", "Linux 5.10")
         if code == errno.EINVAL and not takes(advice):

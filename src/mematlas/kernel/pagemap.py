@@ -15,7 +15,7 @@ import errno
 import sys
 import time
 
-from mematlas.errors import Error, NotSupported, ProcessGone
+from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -372,6 +372,11 @@ class Pagemap:
         if not isinstance(self.file, LiveFile):
             raise NotSupported("PAGEMAP_SCAN", "a running process, not a capture")
         return self.file
+
+
+def frames_hidden(directory: str) -> PermissionDenied:
+    """Return the error for the pagemap in the directory of a process that shows us no frame numbers."""
+    return PermissionDenied(f"{directory}/pagemap", "CAP_SYS_ADMIN", text="CAP_SYS_ADMIN for frame numbers")
 
 
 def has_soft_dirty(procfs: ProcFS) -> bool | None:

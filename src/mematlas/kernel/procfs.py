@@ -70,18 +70,18 @@ GZIP = 31
 # What opens each file of another process, and of the machine. Source: fs/proc/base.c (PTRACE_MODE_READ for the
 # first group; pagemap is a 0400 file of the process's owner on top of that), fs/proc/page.c (0400, root's).
 NEEDS = {
-    "maps": "CAP_SYS_PTRACE",
-    "smaps": "CAP_SYS_PTRACE",
-    "smaps_rollup": "CAP_SYS_PTRACE",
-    "numa_maps": "CAP_SYS_PTRACE",
-    "ksm_stat": "CAP_DAC_READ_SEARCH",
-    "ksm_merging_pages": "CAP_DAC_READ_SEARCH",
-    "map_files": "CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE",
-    "pagemap": "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
-    "mem": "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
-    "kpagecount": "CAP_DAC_READ_SEARCH",
-    "kpageflags": "CAP_DAC_READ_SEARCH",
-    "kpagecgroup": "CAP_DAC_READ_SEARCH",
+    "maps": ("CAP_SYS_PTRACE",),
+    "smaps": ("CAP_SYS_PTRACE",),
+    "smaps_rollup": ("CAP_SYS_PTRACE",),
+    "numa_maps": ("CAP_SYS_PTRACE",),
+    "ksm_stat": ("CAP_DAC_READ_SEARCH",),
+    "ksm_merging_pages": ("CAP_DAC_READ_SEARCH",),
+    "map_files": ("CAP_SYS_PTRACE", "CAP_CHECKPOINT_RESTORE"),
+    "pagemap": ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"),
+    "mem": ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"),
+    "kpagecount": ("CAP_DAC_READ_SEARCH",),
+    "kpageflags": ("CAP_DAC_READ_SEARCH",),
+    "kpagecgroup": ("CAP_DAC_READ_SEARCH",),
 }
 
 WHOLE_PROC = "a /proc without subset=pid: as root, mount -t proc proc /proc; for a unit of systemd, ProcSubset=all"
@@ -137,7 +137,7 @@ def translate_error(error: OSError, path: str, pid: int | None = None) -> Except
     """Return our error for what the kernel said about ``path``."""
     name = path.rsplit("/", 1)[-1]
     if error.errno in (errno.EACCES, errno.EPERM):
-        return PermissionDenied(path, NEEDS.get(name) or ("CAP_SYS_PTRACE" if pid else None))
+        return PermissionDenied(path, *NEEDS.get(name, ("CAP_SYS_PTRACE",) if pid else ()))
     if pid is not None and error.errno in (errno.ESRCH, errno.ENOENT):
         return ProcessGone(pid)
     if error.errno in (errno.ENOENT, errno.ENOTTY, errno.ENOSYS, errno.EOPNOTSUPP):
@@ -482,7 +482,9 @@ class ProcessDir(Directory):
             super().__init__(name, path, procfs.captured, pid, below)
         except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
             if procfs.live and procfs.hides(pid):
-                raise PermissionDenied(path, "CAP_SYS_PTRACE in a /proc mounted with hidepid") from None
+                raise PermissionDenied(
+                    path, "CAP_SYS_PTRACE", text="CAP_SYS_PTRACE in a /proc mounted with hidepid"
+                ) from None
             if procfs.live and not procfs.is_mounted:
                 raise NotSupported(procfs.root, MOUNTED_PROC) from None
             raise TargetNotFound(f"no process {pid}" + ("" if procfs.live else f" in {procfs.root}")) from None
@@ -555,7 +557,7 @@ class ProcessDir(Directory):
             # A missing file is a kernel without it, unless the whole process is missing.
             return ProcessGone(self.pid) if self.is_ending() else NotSupported(path)
         if error.errno in (errno.EACCES, errno.EPERM):
-            return PermissionDenied(path, NEEDS.get(name.split("/", 1)[0]))
+            return PermissionDenied(path, *NEEDS.get(name.split("/", 1)[0], ()))
         if name != "stat" and self.is_ending():
             return ProcessGone(self.pid)  # such as EINVAL for the mountinfo of a task that is just ending
         return translate_error(error, path, self.pid)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+from mematlas.errors import PermissionDenied
+
 CAPABILITIES = {
     "CAP_DAC_READ_SEARCH": 2,
     "CAP_FOWNER": 3,
@@ -15,6 +17,7 @@ CAPABILITIES = {
     "CAP_SYS_ADMIN": 21,
     "CAP_SYS_NICE": 23,
     "CAP_SYS_RESOURCE": 24,
+    "CAP_SYSLOG": 34,
     "CAP_PERFMON": 38,
     "CAP_BPF": 39,
     "CAP_CHECKPOINT_RESTORE": 40,
@@ -59,13 +62,19 @@ def named_in(needs: str) -> frozenset[str]:
     return frozenset(word for word in needs.replace(",", " ").split() if word in CAPABILITIES)
 
 
-TABLES_NEED = "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"
+TABLES_NEED = ("CAP_BPF", "CAP_PERFMON")
+"""The least that opens page tables; CAP_SYS_ADMIN is in place of each (include/linux/capability.h, bpf_capable())."""
 
 
 def may_read_kernel() -> bool:
     """Whether trying to read page tables makes sense: without these rights no way to them opens."""
     held = effective_capabilities()
-    return "CAP_SYS_ADMIN" in held or {"CAP_BPF", "CAP_PERFMON"} <= held
+    return "CAP_SYS_ADMIN" in held or held.issuperset(TABLES_NEED)
+
+
+def tables_refused(what: str) -> PermissionDenied:
+    """Return the error for page tables, or what reads them, without these rights."""
+    return PermissionDenied(what, *TABLES_NEED, text="CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN")
 
 
 CALLERS = ("SUDO_UID", "PKEXEC_UID", "DOAS_USER")

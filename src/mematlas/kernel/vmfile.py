@@ -402,7 +402,7 @@ def flags_of_file_page(process: ProcessDir, start: int, end: int) -> int | None:
         PermissionDenied: frames and their flags need CAP_SYS_ADMIN.
     """
     from mematlas.kernel.kpage import FrameWords
-    from mematlas.kernel.pagemap import FILE, PM_PFRAME, PRESENT, Pagemap
+    from mematlas.kernel.pagemap import FILE, PM_PFRAME, PRESENT, Pagemap, frames_hidden
 
     with Pagemap(process) as pagemap:
         for _, block in zip(range(NR_BLOCKS), pagemap.blocks(start, end), strict=False):
@@ -410,7 +410,7 @@ def flags_of_file_page(process: ProcessDir, start: int, end: int) -> int | None:
                 if byte & (PRESENT | FILE) != PRESENT | FILE:
                     continue
                 if not (frame := entry & PM_PFRAME):
-                    raise PermissionDenied(f"{process.path}/pagemap", "CAP_SYS_ADMIN for frame numbers")
+                    raise frames_hidden(process.path)
                 with FrameWords(process.procfs, "kpageflags") as words:
                     return words.get([frame]).get(frame)
     return None

@@ -15,7 +15,7 @@ from mematlas.frozen import record
 from mematlas.kernel.kpage import KPF_ANON, KPF_MMAP
 from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_A, PM_PFRAME, PRESENT
 from mematlas.model.frames import FrameArrays, any_of, folio_numbers
-from mematlas.model.pages import HIDDEN_FRAMES, PageReader
+from mematlas.model.pages import PageReader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def resident_frames(process: ProcessDir, vmas: Iterable[Vma], pacer: Pacer | Non
                 found.append(entries[states & (PRESENT | MARK_A) == PRESENT] & np.uint64(PM_PFRAME))
     frames: Words = np.concatenate(found) if found else np.zeros(0, np.uint64)
     if not frames.all():
-        raise PermissionDenied("folios", HIDDEN_FRAMES.partition("needs ")[2])
+        raise PermissionDenied("folios", "CAP_SYS_ADMIN")
     return frames
 
 

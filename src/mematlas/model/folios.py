@@ -68,7 +68,7 @@ class SharedFolios:
     def _look(self, base: int | None) -> bytes:
         """Return 1 for each of consecutive frames that is of a folio shared in part; None is a hidden frame."""
         if base is None:
-            raise PermissionDenied("pagemap", "CAP_SYS_ADMIN for frame numbers")
+            raise PermissionDenied("frame numbers", "CAP_SYS_ADMIN")
         if self._files is None:
             self._files = open_flags_and_counts(self._procfs)
         flags, counts = (file.read(base, self.nr_frames).cast("Q").tolist() for file in self._files)

@@ -7,8 +7,8 @@ among thousands that is rare, and counts one page too many as still in RAM, neve
 
 from __future__ import annotations
 
-from mematlas.errors import PermissionDenied
 from mematlas.kernel.kpage import FrameWords
+from mematlas.kernel.pagemap import frames_hidden
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Origins:
         start = address + first * self.page_size
         frames = self.pagemap.frames(start, start + len(part) * self.page_size)
         if not any(frames):
-            self.why = PermissionDenied(f"{self.pagemap.process.path}/pagemap", "CAP_SYS_ADMIN for frame numbers")
+            self.why = frames_hidden(self.pagemap.process.path)
             return
         self._frames[start] = [frame if is_meant else 0 for frame, is_meant in zip(frames, part, strict=True)]
 

@@ -38,6 +38,7 @@ from mematlas.kernel.pagemap import (
     Block,
     Pacer,
     Pagemap,
+    frames_hidden,
     histogram,
     mark_special,
     to_marks,
@@ -465,7 +466,7 @@ class PageReader:
         frames = {place: entries[place] & PM_PFRAME for place in places}
         try:
             if 0 in frames.values():
-                raise PermissionDenied(f"{self.process.path}/pagemap", "CAP_SYS_ADMIN for frame numbers")
+                raise frames_hidden(self.process.path)
             if self._flags is None:
                 self._flags = FrameWords(self.process.procfs, "kpageflags")
         except (PermissionDenied, NotSupported):

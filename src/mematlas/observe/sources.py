@@ -84,7 +84,9 @@ class Chooser:
         self.dir.open("pagemap").close()
         self.procfs.open("kpagecount").close()
         if "CAP_SYS_ADMIN" not in effective_capabilities():
-            raise PermissionDenied(f"{self.dir.path}/pagemap", "CAP_SYS_ADMIN for frame numbers")
+            from mematlas.kernel.pagemap import frames_hidden
+
+            raise frames_hidden(self.dir.path)
 
     def of_pages(self, source: str, max_stall: float, start: int, end: int, notes: list[str]) -> str:
         """Return what single pages of a range are read from: ``pagemap``, or the source asked for.
@@ -165,10 +167,10 @@ class Chooser:
 
     def why_no_tables(self) -> Error | None:
         """Return what keeps us from reading page tables; None when nothing does."""
-        from mematlas.kernel.rights import TABLES_NEED, may_read_kernel
+        from mematlas.kernel.rights import may_read_kernel, tables_refused
 
         if not may_read_kernel():  # before numpy is loaded for nothing
-            return PermissionDenied("page tables", TABLES_NEED)
+            return tables_refused("page tables")
         try:
             access = self.tables_access()
             access.memory.open_mm(self.dir.pid, self.dir).close()

@@ -14,7 +14,7 @@ import struct
 
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.libc import libc
-from mematlas.kernel.rights import TABLES_NEED, effective_capabilities
+from mematlas.kernel.rights import effective_capabilities, tables_refused
 
 SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
 
@@ -133,8 +133,8 @@ def refusal(error: OSError, log: str = "") -> Error:
     """Return our error for a refused bpf(2), as exact as can be told."""
     if error.errno in (errno.EPERM, errno.EACCES) and not log.strip():
         if "CAP_SYS_ADMIN" in effective_capabilities():
-            return PermissionDenied("bpf(2)", "no seccomp filter on it, and the initial user namespace")
-        return PermissionDenied("bpf(2)", TABLES_NEED)
+            return PermissionDenied("bpf(2)", text="no seccomp filter on it, and the initial user namespace")
+        return tables_refused("bpf(2)")
     if error.errno == errno.ENOSYS:
         return NotSupported("bpf(2)", "CONFIG_BPF_SYSCALL")
     # kernel/trace/bpf_trace.c withholds the helper when security_locked_down(LOCKDOWN_BPF_READ_KERNEL) says so.

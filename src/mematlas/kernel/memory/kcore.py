@@ -104,7 +104,9 @@ class KcoreReader:
             # Under lockdown no right helps (fs/proc/kcore.c, open_kcore).
             if read_lockdown() == "confidentiality":
                 raise NotSupported(path, "a kernel that is not locked down to confidentiality") from None
-            raise PermissionDenied(path, "CAP_SYS_RAWIO and no lockdown to confidentiality") from None
+            raise PermissionDenied(
+                path, "CAP_SYS_RAWIO", text="CAP_SYS_RAWIO and no lockdown to confidentiality"
+            ) from None
         try:
             segments = parse_segments(fd, path)
             if not segments:
@@ -220,7 +222,7 @@ def find_symbol(name: str, path: str = KALLSYMS_PATH) -> int:
                     except ValueError:
                         raise FormatError(path, line) from None
                     if not address:
-                        raise PermissionDenied(path, "CAP_SYSLOG, or sysctl kernel.kptr_restrict=0")
+                        raise PermissionDenied(path, "CAP_SYSLOG", text="CAP_SYSLOG, or sysctl kernel.kptr_restrict=0")
                     return address
     except OSError:
         pass

@@ -259,7 +259,7 @@ class ModuleReader:
         if error.errno == errno.EPERM and (mode := read_lockdown()) not in (None, "none"):
             return NotSupported(self.path, f"a kernel without lockdown={mode}")
         if error.errno in (errno.EACCES, errno.EPERM):
-            return PermissionDenied(self.path, "root with CAP_SYS_ADMIN")
+            return PermissionDenied(self.path, "CAP_SYS_ADMIN", text="root with CAP_SYS_ADMIN")
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENXIO):
             return NotSupported(self.path, "the mematlas module loaded, and debugfs mounted")
         return NotSupported(f"{self.path} ({error.strerror})")

@@ -233,7 +233,11 @@ def smaps_swap(stage: Stage) -> int:
 def found_swapped(stage: Stage) -> int:
     states = stage.states()
     if "unknown" in states:
-        raise PermissionDenied("the file behind the mapping", "CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN")
+        raise PermissionDenied(
+            "the file behind the mapping",
+            "CAP_CHECKPOINT_RESTORE",
+            text="CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
+        )
     return states.count("swapped")
 
 

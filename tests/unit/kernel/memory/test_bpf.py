@@ -45,7 +45,7 @@ def test_without_the_right_both_capabilities_are_named(monkeypatch: pytest.Monke
     monkeypatch.setattr(bpfcall, "effective_capabilities", frozenset)
     error = refusal(PermissionError(errno.EPERM, ""))
     assert isinstance(error, PermissionDenied)
-    assert error.needs == "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"
+    assert error.text == "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"
 
 
 def test_root_that_is_refused_hears_of_seccomp(monkeypatch: pytest.MonkeyPatch) -> None:

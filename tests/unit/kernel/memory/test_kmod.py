@@ -305,7 +305,7 @@ def test_without_root_the_right_is_named(tmp_path: Path, as_nobody: object) -> N
         try:
             ModuleReader(str(tmp_path))
         except PermissionDenied as error:
-            return str(error.needs)
+            return error.text
         return "taken"
 
     outcome = as_nobody(refused)  # type: ignore[operator]
