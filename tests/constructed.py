@@ -11,7 +11,7 @@ Words = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
 
 
-class Tables:
+class ConstructedTables:
     """A `TableSource` of tables by physical address. ``script`` runs before each reading, to change them."""
 
     def __init__(self, mode: PagingMode, memory_end: int = 1 << 40) -> None:

@@ -19,7 +19,7 @@ from inside import Facts
 from mematlas import Process
 from mematlas.analysis.pagetables.entries import EntryFilter, list_entries
 from mematlas.model.pagetables.entries import PRESENT
-from mematlas.observe.pagetables import Tables
+from mematlas.observe.pagetables import PageTables
 
 pytestmark = pytest.mark.guest
 
@@ -80,7 +80,7 @@ def flags_of(entry: int, level: str) -> frozenset[str]:
     return frozenset(names | {"RW" if entry >> 1 & 1 else "ro"} | (set() if entry >> 63 else {"x"}))
 
 
-def our_lines(tables: Tables) -> list[Line]:
+def our_lines(tables: PageTables) -> list[Line]:
     """Return the leaves that we find, as lines."""
     lines: list[Line] = []
     for batch in list_entries(tables.parts(), EntryFilter()):
@@ -93,8 +93,8 @@ def our_lines(tables: Tables) -> list[Line]:
 
 
 @contextlib.contextmanager
-def tables_of_ours(reader: str, span: tuple[int, int] | None = None, user_copy: bool = False) -> Iterator[Tables]:
-    with Process(os.getpid()) as process, Tables(process, reader, "user", user_copy, span) as tables:
+def tables_of_ours(reader: str, span: tuple[int, int] | None = None, user_copy: bool = False) -> Iterator[PageTables]:
+    with Process(os.getpid()) as process, PageTables(process, reader, "user", user_copy, span) as tables:
         yield tables
 
 
@@ -109,13 +109,13 @@ def agree(name: str, reader: str, user_copy: bool = False) -> list[Line]:
     """
     ours: list[Line] = []
     theirs: list[Line] = []
-    with Process(os.getpid()) as process, Tables(process, reader, "kernel") as tables:
+    with Process(os.getpid()) as process, PageTables(process, reader, "kernel") as tables:
         low = tables.mode.kernel_start
         for _ in range(NR_TRIES):
             before = [line for line in read_dump(name) if line[0] >= low]
             ours = []
             for span in ((low, ESPFIX[0]), (ESPFIX[1], 1 << 64)):
-                with Tables(process, reader, "kernel", user_copy, span) as part:
+                with PageTables(process, reader, "kernel", user_copy, span) as part:
                     ours += our_lines(part)
             ours = joined(ours)
             theirs = [line for line in read_dump(name) if line[0] >= low]
@@ -136,14 +136,14 @@ def test_every_line_of_the_kernel_half_is_ours(name: str, reader: str) -> None:
     assert len(lines) > 50
 
 
-def writable_and_executable(tables: Tables) -> set[int]:
+def writable_and_executable(tables: PageTables) -> set[int]:
     """Return the addresses of the pages that the audit finds to be both."""
     found = [each for each in tables.audit() if each.kind == "writable-executable"]
     return {page for each in found for page in range(each.start, each.start + each.size, 4096)}
 
 
 def test_nothing_of_the_kernel_is_writable_and_executable() -> None:
-    with Process(os.getpid()) as process, Tables(process, half="kernel") as tables:
+    with Process(os.getpid()) as process, PageTables(process, half="kernel") as tables:
         assert writable_and_executable(tables) == set()
 
 

@@ -12,7 +12,7 @@ import pytest
 from helpers import Program, program
 from inside import Facts
 from mematlas import Process
-from mematlas.analysis.pagetables.summary import verify
+from mematlas.analysis.pagetables.compare import differing_pages
 from mematlas.kernel.memory.memory import open_kernel_memory
 from mematlas.model.pagetables.modes import mode_of
 from mematlas.model.pagetables.walk import page_blocks, walk, walk_address
@@ -79,6 +79,6 @@ def test_they_are_leaves_of_their_level(huge: Program, facts: Facts) -> None:
             for start, size in zip(huge.told, (3 * MIB2, GIB), strict=True):
                 for block in page_blocks(walk(memory, mode, mm.pgd, start, start + size)):
                     words = np.frombuffer(os.pread(file.fileno(), 8 * len(block), block.start >> 9), np.uint64)
-                    assert verify(mode, block, words) == []
+                    assert differing_pages(mode, block, words) == []
                     nr_pages += len(block)
         assert nr_pages == (GIB + 3 * MIB2) // 4096

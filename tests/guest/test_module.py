@@ -19,7 +19,7 @@ import pytest
 from conftest import Outcome, libc
 from helpers import program
 from inside import Facts
-from mematlas.analysis.pagetables.summary import X86_LDT
+from mematlas.analysis.pagetables.regions import X86_LDT
 from mematlas.cli import main
 from mematlas.errors import NoAddressSpace, NotSupported, ProcessGone
 from mematlas.kernel.memory.kmod import MODULE_PATH, ModuleReader

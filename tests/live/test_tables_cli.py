@@ -19,20 +19,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from constructed import Tables as Constructed
+from constructed import ConstructedTables as Constructed
 from helpers import mematlas, steadily
 from mematlas import Process
+from mematlas.analysis.pagetables.audit import Finding, join_neighbours
 from mematlas.analysis.pagetables.entries import (
     EntryFilter,
+    entry_runs,
+    entry_targets,
     list_entries,
     parse_flags,
-    places_of,
-    runs_of,
     tree_of,
     whole_table,
 )
-from mematlas.analysis.pagetables.findings import join_neighbours
-from mematlas.analysis.pagetables.summary import Finding, unmapped_ram
+from mematlas.analysis.pagetables.regions import unmapped_ram
 from mematlas.cli import main
 from mematlas.errors import BadInput, Error
 from mematlas.model.pagetables.entries import STATE_NAMES, SpecialSwap
@@ -132,7 +132,7 @@ def test_parts_list_the_same_as_the_whole(tables: Constructed) -> None:
 
 
 def test_runs_join_what_says_the_same(tables: Constructed) -> None:
-    found = list(runs_of(MODE, list_entries([walk(tables, MODE, 0x1000)], EntryFilter())))
+    found = list(entry_runs(MODE, list_entries([walk(tables, MODE, 0x1000)], EntryFilter())))
 
     assert [(run.start, run.size >> 12, STATE_NAMES[run.state], run.contiguous) for run in found] == [
         (0x40000000, 3, "present", True),
@@ -152,7 +152,7 @@ def test_runs_are_joined_where_a_part_ends() -> None:
         address = 0x40000000 + number * 4096
         tables.map(address, [*PATH[:3], 0x4000 + (number >> 9 << 12)], 0x67, 0x800000 + number * 4096 | 0x67)
     parts = walk_parts(tables, MODE, 0x1000, nr_tables=1)
-    (run,) = runs_of(MODE, list_entries(parts, EntryFilter()))
+    (run,) = entry_runs(MODE, list_entries(parts, EntryFilter()))
 
     assert (run.size, run.nr_entries, run.contiguous) == (3 << 21, 1536, True)
 
@@ -177,7 +177,7 @@ def test_a_whole_table_has_all_its_entries(tables: Constructed) -> None:
 
     assert len(found) == 512
     assert [hex(address) for address in found.addresses[255:257].tolist()] == ["0x7f8000000000", "0xffff800000000000"]
-    assert places_of(MODE, found)[0][0] == 0x2000
+    assert entry_targets(MODE, found)[0][0] == 0x2000
 
 
 def test_ram_that_the_direct_map_leaves_out_is_counted() -> None:
@@ -233,7 +233,7 @@ def test_the_summary_adds_up(say: Say, victim: MakeVictim) -> None:
         status = Path(f"/proc/{target.pid}/status").read_text().splitlines()
     *levels, whole = result["rows"]
 
-    assert result["schema"] == "mematlas.observe.pagetables-summary/1"
+    assert result["schema"] == "mematlas.tables-summary/1"
     assert {"reader", "duration_s", "torn", "pgd", "paging"} <= set(result["target"])
     assert sum(row["size"] for row in levels) == whole["size"]
     # VmPTE has the last three levels, and a table in reserve for each huge page of anonymous memory.

@@ -13,15 +13,10 @@ import numpy as np
 import pytest
 
 from helpers import program, steadily
-from mematlas.analysis.pagetables.summary import (
-    Disagreement,
-    aliases,
-    audit,
-    kernel_regions,
-    region_sizes,
-    summarize,
-    verify,
-)
+from mematlas.analysis.pagetables.audit import aliases, audit
+from mematlas.analysis.pagetables.compare import Disagreement, differing_pages
+from mematlas.analysis.pagetables.regions import kernel_regions, region_sizes
+from mematlas.analysis.pagetables.summary import summarize
 from mematlas.errors import BadInput, Error, NoAddressSpace, PermissionDenied, ProcessGone, TargetNotFound
 from mematlas.kernel.memory.iomem import read_memory_blocks
 from mematlas.kernel.memory.memory import KernelMemory, open_kernel_memory
@@ -29,7 +24,7 @@ from mematlas.kernel.status import read_stat
 from mematlas.model.pagetables.entries import PRESENT, STATE_NAMES, PagingMode
 from mematlas.model.pagetables.modes import mode_of
 from mematlas.model.pagetables.walk import Walk, page_blocks, walk, walk_address, walk_parts
-from mematlas.observe.pagetables import Tables
+from mematlas.observe.pagetables import PageTables
 from mematlas.observe.process import Process
 from victim import DEADLINE, FIXTURES, Area, Victim, wait_until
 from victim import KINDS as ALL_KINDS
@@ -69,7 +64,7 @@ def disagreements(mode: PagingMode, found: Walk, pid: int) -> tuple[int, list[Di
     nr_pages, all_of_them = 0, []
     for block in page_blocks(found):
         nr_pages += len(block)
-        all_of_them += verify(mode, block, pagemap_of(pid, block.start, len(block)))
+        all_of_them += differing_pages(mode, block, pagemap_of(pid, block.start, len(block)))
     return nr_pages, all_of_them
 
 
@@ -143,7 +138,7 @@ def test_verification_explains_every_kind_and_the_audit_finds_nothing(
         request.getfixturevalue(fixture)
     target = victim(kind)
     area = target[kind]
-    with target.stopped(), Process(target.pid) as process, Tables(process) as tables:
+    with target.stopped(), Process(target.pid) as process, PageTables(process) as tables:
         result = tables.verify()
         findings = [each for each in tables.audit() if area.address <= each.start < area.end]
         size = sum(leaf.mapped for leaf in tables.summary().leaves)
@@ -187,7 +182,7 @@ def test_of_a_part_only_its_pages_are_verified(victim: MakeVictim) -> None:
     with (
         target.stopped(),
         Process(target.pid) as process,
-        Tables(process, span=(area.address, area.page_address(53))) as tables,
+        PageTables(process, span=(area.address, area.page_address(53))) as tables,
     ):
         result = tables.verify()
     assert [(check.what, check.tables, check.kernel) for check in result.checks] == [("pages", 53, 53)]
@@ -198,7 +193,7 @@ def test_verification_of_what_starts_another_program_is_refused() -> None:
     wait = "import os, sys; sys.stdin.readline(); os.execv('/bin/sleep', ['sleep', '60'])"
     process = subprocess.Popen([sys.executable, "-c", wait], stdin=subprocess.PIPE)
     try:
-        with Process(process.pid) as target, Tables(target) as tables:
+        with Process(process.pid) as target, PageTables(target) as tables:
             assert process.stdin
             process.stdin.write(b"\n")
             process.stdin.flush()
@@ -217,7 +212,7 @@ def test_hidden_frames_are_said_not_to_be_compared(as_nobody: Callable[..., obje
     area = target["anon"]
 
     def look() -> tuple[str | None, str]:
-        with Process(target.pid) as process, Tables(process, span=(area.address, area.end)) as tables:
+        with Process(target.pid) as process, PageTables(process, span=(area.address, area.end)) as tables:
             walk = tables.walked(area.address, process.address_space(), [])
             return walk.reason, tables.verify().checks[0].reason
 
@@ -232,7 +227,7 @@ def test_hidden_frames_are_said_not_to_be_compared(as_nobody: Callable[..., obje
 @steadily  # of a process that stands still, the kernel still clears accessed bits
 def test_a_table_is_found_by_its_number(victim: MakeVictim) -> None:
     target = victim(*KINDS)
-    with target.stopped(), Process(target.pid) as process, Tables(process) as tables:
+    with target.stopped(), Process(target.pid) as process, PageTables(process) as tables:
         for level in range(len(tables.mode.levels)):
             every = list(tables.raw(level, None, None))
             for number in (0, len(every) // 2, len(every) - 1):
@@ -329,7 +324,7 @@ def test_verification_of_a_racing_target_has_a_reason_for_everything() -> None:
     with running(sys.executable, "-c", RACE) as target:
         time.sleep(0.2)
         for span in (None, RACE_RANGE) * nr_rounds:
-            with Process(target.pid) as process, Tables(process, span=span) as tables:
+            with Process(target.pid) as process, PageTables(process, span=span) as tables:
                 result = tables.verify()
                 assert result.unexplained == [], result
                 nr_differing += len(result.pages)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
-    from mematlas.observe.pagetables import RawTable, Tables
+    from mematlas.observe.pagetables import PageTables, RawTable
     from mematlas.views.table import Table
 
 USAGE = "[options] TARGET [ADDRESS...] | --kernel | -- COMMAND ..."
@@ -65,14 +65,14 @@ def is_kernel_address(word: str) -> bool:
 
 def run(args: Namespace, session: Session) -> int:
     check(args, session.words)
-    from mematlas.observe.pagetables import Tables
+    from mematlas.observe.pagetables import PageTables
 
     half = "kernel" if args.kernel else "user"
-    with Tables(session.process, args.reader, half, args.user_pgd, span_of(args, session)) as tables:
+    with PageTables(session.process, args.reader, half, args.user_pgd, span_of(args, session)) as page_tables:
         found: list[str] = []
-        view = chosen(args, session, tables, found)
+        view = chosen(args, session, page_tables, found)
         if args.binary:
-            session.write_bytes(bytes_of(args, session, tables))
+            session.write_bytes(bytes_of(args, session, page_tables))
         else:
             session.show(view, args)
     if found:
@@ -117,27 +117,27 @@ def span_of(args: Namespace, session: Session) -> tuple[int, int] | None:
     return span
 
 
-def chosen(args: Namespace, session: Session, tables: Tables, found: list[str]) -> Callable[[], Table]:
+def chosen(args: Namespace, session: Session, page_tables: PageTables, found: list[str]) -> Callable[[], Table]:
     """Return what makes the view that was asked for."""
     if args.raw:
-        picked = picked_of(args, session, tables)
-        return lambda: raw(args, session, tables, picked)
+        picked = picked_of(args, session, page_tables)
+        return lambda: raw(args, session, page_tables, picked)
     if not any(getattr(args, name) for name in MODES) and session.words:
-        addresses = [address_of(word, tables) for word in session.words]
-        return lambda: walks(session, tables, addresses)
+        addresses = [address_of(word, page_tables) for word in session.words]
+        return lambda: walks(session, page_tables, addresses)
     if session.words and parse_address(session.words[0]) is not None:
         mode = next((name for name in MODES if getattr(args, name)), "")
         raise BadInput(f"--{mode} takes no address: --range takes a part")
     session.no_more_words()
     if args.list:
-        return lambda: listing(args, session, tables)
+        return lambda: listing(args, session, page_tables)
     if args.tree:
-        return lambda: tree(args, session, tables)
+        return lambda: tree(args, session, page_tables)
     if args.audit:
-        return lambda: audit(args, session, tables, found)
+        return lambda: audit(args, session, page_tables, found)
     if args.verify:
-        return lambda: verify(session, tables, found)
-    return lambda: summary(session, tables)
+        return lambda: verify(session, page_tables, found)
+    return lambda: summary(session, page_tables)
 
 
 def parsed_address(word: str) -> int:
@@ -148,45 +148,45 @@ def parsed_address(word: str) -> int:
     return address
 
 
-def address_of(word: str, tables: Tables) -> int:
+def address_of(word: str, page_tables: PageTables) -> int:
     """Return the address that a word is; with --kernel one of the kernel half."""
     address = parsed_address(word)
-    if tables.kernel_half and address < tables.mode.kernel_start:
-        raise BadInput(f"{address:#x} is not in the kernel half, from {tables.mode.kernel_start:#x} on")
+    if page_tables.kernel_half and address < page_tables.mode.kernel_start:
+        raise BadInput(f"{address:#x} is not in the kernel half, from {page_tables.mode.kernel_start:#x} on")
     return address
 
 
-def summary(session: Session, tables: Tables) -> Table:
+def summary(session: Session, page_tables: PageTables) -> Table:
     from mematlas.views.pagetables import half_of, kernel_view, summary_view
 
-    tables.begin()
-    kernel = tables.kernel_map() if tables.kernel_half else None
-    counted = tables.summary()
-    reserve = tables.reserve(counted)
-    target = session.target_info() | tables.finish() | {"reserve": reserve}
-    view = summary_view(counted, tables.mode, target, half_of(tables), kernel)
+    page_tables.begin()
+    kernel = page_tables.kernel_map() if page_tables.kernel_half else None
+    counted = page_tables.summary()
+    reserve = page_tables.reserve(counted)
+    target = session.target_info() | page_tables.finish() | {"reserve": reserve}
+    view = summary_view(counted, page_tables.mode, target, half_of(page_tables), kernel)
     return kernel_view(kernel, view, target) if kernel else view
 
 
-def walks(session: Session, tables: Tables, addresses: list[int]) -> Table:
+def walks(session: Session, page_tables: PageTables, addresses: list[int]) -> Table:
     from mematlas.views.pagetables import walk_view
 
     notes: list[str] = []
-    tables.begin()
+    page_tables.begin()
     space = session.process.address_space()
-    found = [tables.walked(address, space, notes) for address in addresses]
-    return walk_view(found, tables.mode, session.target_info() | tables.finish(), notes)
+    found = [page_tables.walked(address, space, notes) for address in addresses]
+    return walk_view(found, page_tables.mode, session.target_info() | page_tables.finish(), notes)
 
 
-def listing(args: Namespace, session: Session, tables: Tables) -> Table:
+def listing(args: Namespace, session: Session, page_tables: PageTables) -> Table:
     from mematlas.analysis.pagetables.entries import EntryFilter, parse_flags
     from mematlas.views.pagetables import list_view, runs_view
 
-    levels = frozenset([tables.level_number(args.level)]) if args.level else None
-    wanted = EntryFilter(levels, () if args.flags is None else parse_flags(args.flags, tables.mode))
-    tables.begin()
+    levels = frozenset([page_tables.level_number(args.level)]) if args.level else None
+    wanted = EntryFilter(levels, () if args.flags is None else parse_flags(args.flags, page_tables.mode))
+    page_tables.begin()
     view = runs_view if args.runs else list_view
-    return view(tables, wanted, session.target_info())
+    return view(page_tables, wanted, session.target_info())
 
 
 MOST_DIGITS = 11
@@ -198,7 +198,7 @@ def is_number(word: str) -> bool:
     return word.isascii() and word.isdigit() and len(word) <= MOST_DIGITS
 
 
-def picked_of(args: Namespace, session: Session, tables: Tables) -> tuple[int | None, int | None]:
+def picked_of(args: Namespace, session: Session, page_tables: PageTables) -> tuple[int | None, int | None]:
     """Return which tables --raw asks for: by number, by an address that they translate, or all."""
     if len(session.words) > 1:
         raise BadInput(f"one word too many: {session.words[1]!r}")
@@ -207,57 +207,57 @@ def picked_of(args: Namespace, session: Session, tables: Tables) -> tuple[int | 
     word = session.words[0]
     if is_number(word):
         return int(word), None
-    address = address_of(word, tables)
-    if not tables.start <= address < tables.end:
+    address = address_of(word, page_tables)
+    if not page_tables.start <= address < page_tables.end:
         raise BadInput(f"{address:#x} is not in the user half: --kernel shows the tables of the other")
     return None, address
 
 
-def raw_tables(args: Namespace, tables: Tables, picked: tuple[int | None, int | None]) -> Iterator[RawTable]:
+def raw_tables(args: Namespace, page_tables: PageTables, picked: tuple[int | None, int | None]) -> Iterator[RawTable]:
     """Return the tables that --raw asks for."""
-    return tables.raw(tables.level_number(args.raw), *picked)
+    return page_tables.raw(page_tables.level_number(args.raw), *picked)
 
 
-def raw(args: Namespace, session: Session, tables: Tables, picked: tuple[int | None, int | None]) -> Table:
+def raw(args: Namespace, session: Session, page_tables: PageTables, picked: tuple[int | None, int | None]) -> Table:
     from mematlas.views.pagetables import raw_view
 
-    tables.begin()
-    found = raw_tables(args, tables, picked)
-    return raw_view(found, tables, session.target_info())
+    page_tables.begin()
+    found = raw_tables(args, page_tables, picked)
+    return raw_view(found, page_tables, session.target_info())
 
 
-def bytes_of(args: Namespace, session: Session, tables: Tables) -> Iterator[bytes]:
+def bytes_of(args: Namespace, session: Session, page_tables: PageTables) -> Iterator[bytes]:
     """Yield the tables that --raw asks for as they stand in memory."""
-    for each in raw_tables(args, tables, picked_of(args, session, tables)):
+    for each in raw_tables(args, page_tables, picked_of(args, session, page_tables)):
         yield each.entries.tobytes()
-    tables.finish()
+    page_tables.finish()
 
 
-def tree(args: Namespace, session: Session, tables: Tables) -> Table:
+def tree(args: Namespace, session: Session, page_tables: PageTables) -> Table:
     from mematlas.views.pagetables import half_of, tree_view
 
-    depth = tables.level_number(args.level) if args.level else len(tables.mode.levels)
-    tables.begin()
-    nodes = tables.tree()
-    target = session.target_info() | tables.finish()
-    return tree_view(nodes, tables.mode, target, half_of(tables), depth)
+    depth = page_tables.level_number(args.level) if args.level else len(page_tables.mode.levels)
+    page_tables.begin()
+    nodes = page_tables.tree()
+    target = session.target_info() | page_tables.finish()
+    return tree_view(nodes, page_tables.mode, target, half_of(page_tables), depth)
 
 
-def audit(args: Namespace, session: Session, tables: Tables, found: list[str]) -> Table:
+def audit(args: Namespace, session: Session, page_tables: PageTables, found: list[str]) -> Table:
     from mematlas.views.pagetable_checks import audit_view
 
-    tables.begin()
-    findings = tables.audit(both=not args.kernel and args.range is None)
+    page_tables.begin()
+    findings = page_tables.audit(both=not args.kernel and args.range is None)
     nr_bad = sum(not finding.is_harmless for finding in findings)
     found[:] = [f"the audit has {nr_bad} finding{'' if nr_bad == 1 else 's'}"] if nr_bad and args.fail else []
-    target = session.target_info() | tables.finish()
-    return audit_view(findings, tables.place_names(), target, tables.audited)
+    target = session.target_info() | page_tables.finish()
+    return audit_view(findings, page_tables.place_names(), target, page_tables.audited)
 
 
-def verify(session: Session, tables: Tables, found: list[str]) -> Table:
+def verify(session: Session, page_tables: PageTables, found: list[str]) -> Table:
     from mematlas.views.pagetable_checks import verify_view
 
-    tables.begin()
-    result = tables.verify()
+    page_tables.begin()
+    result = page_tables.verify()
     found[:] = [f"page tables and the kernel's own numbers disagree: {what}" for what in result.unexplained]
-    return verify_view(result, session.target_info() | tables.finish())
+    return verify_view(result, session.target_info() | page_tables.finish())

@@ -3,8 +3,8 @@
 This is the library behind ``mematlas tables``. Nothing is locked and nothing is written; see
 `mematlas.model.pagetables.walk` for how a walk of tables that change meanwhile stays true.
 
->>> with Process(4211) as process, Tables(process) as tables:   # doctest: +SKIP
-...     tables.summary().mapped
+>>> with Process(4211) as process, PageTables(process) as page_tables:   # doctest: +SKIP
+...     page_tables.summary().mapped
 1090519040
 """
 
@@ -15,31 +15,31 @@ from itertools import count
 
 import numpy as np
 
-from mematlas.analysis.pagetables.entries import TreeNode, tree_of
-from mematlas.analysis.pagetables.findings import join_neighbours
-from mematlas.analysis.pagetables.summary import (
-    Covers,
+from mematlas.analysis.pagetables.audit import Covers, Finding, audit, join_neighbours
+from mematlas.analysis.pagetables.compare import (
+    EXPLAINED,
+    MARKERS,
+    MAY_DIFFER,
+    SUMS,
+    Check,
     Disagreement,
-    Finding,
-    Region,
-    Summary,
-    audit,
-    kernel_regions,
+    Verification,
+    agree,
+    check_of,
+    differing_pages,
     nr_hidden,
-    region_of,
-    region_sizes,
-    summarize,
-    unmapped_ram,
-    used_entries,
-    verify,
 )
+from mematlas.analysis.pagetables.entries import TreeNode, tree_of
+from mematlas.analysis.pagetables.leaves import used_entries
+from mematlas.analysis.pagetables.regions import Region, kernel_regions, region_of, region_sizes, unmapped_ram
+from mematlas.analysis.pagetables.summary import Summary, summarize
 from mematlas.arrays import Words
 from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone
 from mematlas.frozen import record, replace
 from mematlas.kernel.kpage import KPF_HUGE, KPF_ZERO_PAGE
 from mematlas.kernel.memory.structpage import KPF_ANON, StructPages
 from mematlas.kernel.pagemap import ENTRY_SIZE, LAST_ADDRESS, PACED_BLOCK_SIZE, Pacer
-from mematlas.kernel.smaps import LEFT_OUT, leaves_out_huge_pages, read_smaps
+from mematlas.kernel.smaps import leaves_out_huge_pages, read_smaps
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.model.pagetables.access import frame_flags
 from mematlas.model.pagetables.entries import EMPTY, PROT_NONE, STATE_NAMES, TABLE, leaf_address, maps_memory, state_of
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from mematlas.model.address_space import AddressSpace
-    from mematlas.model.pagetables.walk import Span, Step, TableLevel, Walk
+    from mematlas.model.pagetables.walk import Span, TableLevel, Walk, WalkStep
     from mematlas.observe.process import Process
 
 NR_LIST_TABLES = 256
@@ -69,7 +69,7 @@ class Walked:
     """How one address is translated, beside what pagemap says of its page."""
 
     address: int
-    steps: tuple[Step, ...]
+    steps: tuple[WalkStep, ...]
     pagemap: int | None
     """The page's entry there; None where pagemap may not be read, and in the kernel half."""
     reason: str | None
@@ -107,33 +107,7 @@ class KernelMap:
     """Bytes of RAM that it leaves out."""
 
 
-@record
-class Check:
-    """One thing that the tables and another source of the kernel both tell."""
-
-    what: str
-    tables: int
-    kernel: int | None
-    """None where it tells nothing to compare with."""
-    explained: bool
-    reason: str
-
-
-@record
-class Verification:
-    """What a comparison with the kernel's own numbers has found."""
-
-    checks: tuple[Check, ...]
-    pages: tuple[tuple[Disagreement, str], ...]
-    """Pages of which pagemap says something else, each with the path of its VMA."""
-
-    @property
-    def unexplained(self) -> list[str]:
-        """What differs without a reason that is no error."""
-        return [check.what for check in self.checks if not check.explained]
-
-
-class Tables:
+class PageTables:
     """The page tables of one process, held open: they stay its own until this is closed.
 
     ``half`` is ``user`` or ``kernel``; with ``user_copy`` the top table is that which user space runs with, under
@@ -246,12 +220,12 @@ class Tables:
             except (PermissionDenied, NotSupported) as error:
                 notes.append(f"pagemap is not beside it: {error}")
                 return Walked(address, steps, None, None, area)
-            differing = verify(mode, self._one_page(address, steps), word)
+            differing = differing_pages(mode, self._one_page(address, steps), word)
             if not differing:
                 return Walked(address, steps, int(word[0]), "hidden" if nr_hidden(word) else "", area)
         return Walked(address, steps, int(word[0]), differing[0].reason, area)
 
-    def _one_page(self, address: int, steps: tuple[Step, ...]) -> PageBlock:
+    def _one_page(self, address: int, steps: tuple[WalkStep, ...]) -> PageBlock:
         depth = len(steps) - 1
         entry = steps[-1].entry if steps else 0
         code = state_of(self.mode, depth, entry) if steps else EMPTY
@@ -413,7 +387,7 @@ class Tables:
                 words = self._words(block.start, len(block))
                 nr_pages += len(block)
                 nr_unseen += nr_hidden(words)
-                differing += verify(self.mode, block, words)
+                differing += differing_pages(self.mode, block, words)
         differing = self._with_reasons(differing)
         reasons = ["those that differ are listed"] if differing else []
         if nr_unseen:
@@ -428,12 +402,12 @@ class Tables:
         for pause in PAUSES:
             earlier, told = told, self._sums_told()
             changed = changed or earlier != told
-            if changed or all(_agree(name, ours, told) for name in SUMS):
+            if changed or all(agree(name, ours, told) for name in SUMS):
                 break
             time.sleep(pause)
             before, ours = ours, self._sums()
             changed = before != ours
-        return [_check_of(name, ours, told, changed, self.process.page_size) for name in SUMS]
+        return [check_of(name, ours, told, changed, self.process.page_size) for name in SUMS]
 
     def _sums(self) -> dict[str, int]:
         sums = dict.fromkeys((*SUMS, *MAY_DIFFER.values()), 0)
@@ -489,7 +463,7 @@ class Tables:
     def _differs_still(self, each: Disagreement) -> str | None:
         """Read a page again; return the reason why it differs as it did, None when it does no more."""
         steps = walk_address(self.memory, self.mode, self.pgd, each.address)
-        again = verify(self.mode, self._one_page(each.address, steps), self._words(each.address, 1))
+        again = differing_pages(self.mode, self._one_page(each.address, steps), self._words(each.address, 1))
         if not again or (again[0].entry, again[0].pagemap) != (each.entry, each.pagemap):
             return None
         name = STATE_NAMES[state_of(self.mode, len(steps) - 1, each.entry)]
@@ -513,33 +487,5 @@ class Tables:
         return words
 
 
-MARKERS = frozenset(("uffd-wp-marker", "poison", "marker"))
-"""What pagemap does not show where hugetlb has it."""
-EXPLAINED = frozenset(("special", "guard", "migration", "race")) | MARKERS
-UNEXPLAINED = "no known reason: please report it"
-SUMS = ("table bytes", "thp", "hugetlb")
-"""What the tables and the kernel both add up."""
-MAY_DIFFER = {"table bytes": "kept aside", "thp": "left out"}
-"""By how much the kernel may say something else, the other sum of ours that tells."""
-
-
 def _raw_table(table: TableLevel, row: int, number: int | None) -> RawTable:
     return RawTable(table.level, number, int(table.addresses[row]), int(table.tables[row]), table.entries[row])
-
-
-def _agree(name: str, ours: dict[str, int], told: dict[str, int | None]) -> bool:
-    amount = told[name]
-    return amount is None or amount - ours[name] in (0, ours[MAY_DIFFER[name]] if name in MAY_DIFFER else 0)
-
-
-def _check_of(name: str, ours: dict[str, int], told: dict[str, int | None], changed: bool, page_size: int) -> Check:
-    reason = ""
-    if told[name] is None:
-        reason = "not compared: the kernel does not tell"
-    elif not _agree(name, ours, told):
-        reason = "the process ran meanwhile" if changed else UNEXPLAINED
-    elif told[name] != ours[name]:
-        number = ours["kept aside"] // page_size
-        kept = f"{number} table{' is' if number == 1 else 's are'} kept aside, to split huge pages with"
-        reason = LEFT_OUT if name == "thp" else kept
-    return Check(name, ours[name], told[name], reason != UNEXPLAINED, reason)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mematlas.analysis.pagetables.compare import EXPLAINED
 from mematlas.model.pagetables.walk import EXECUTABLE, USER, WRITABLE
-from mematlas.observe.pagetables import EXPLAINED
 from mematlas.views.pagetables import MEANINGS, heading
 from mematlas.views.table import Column, Drawn, Table
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from mematlas.analysis.pagetables.summary import Finding
-    from mematlas.observe.pagetables import Verification
+    from mematlas.analysis.pagetables.audit import Finding
+    from mematlas.analysis.pagetables.compare import Verification
     from mematlas.views.pagetables import Lines
 
 AUDIT_COLUMNS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.pagetables.entries import LETTERS, EntryFilter, list_entries, places_of, runs_of
+from mematlas.analysis.pagetables.entries import LETTERS, EntryFilter, entry_runs, entry_targets, list_entries
 from mematlas.model.pages import decode_place, entry_flags
 from mematlas.model.pagetables.entries import EMPTY, PRESENT, PROT_NONE, STATE_NAMES, SWAP, TABLE, flag_names, holds
 from mematlas.views.format import fold, format_address, format_path, format_seconds, format_size
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from mematlas.analysis.pagetables.entries import Entries, TreeNode
+    from mematlas.analysis.pagetables.entries import EntryBatch, TreeNode
     from mematlas.analysis.pagetables.summary import LeafSummary, Summary
     from mematlas.model.pagetables.entries import PagingMode
-    from mematlas.observe.pagetables import KernelMap, RawTable, Tables, Walked
+    from mematlas.observe.pagetables import KernelMap, PageTables, RawTable, Walked
     from mematlas.views.table import Batch
 
     Lines = Iterator[str]
@@ -115,9 +115,9 @@ def heading(target: dict[str, Any], half: str, width: int = 0) -> str:
     return "\n  ".join(fold(line, width - 2)) if width else line
 
 
-def half_of(tables: Tables) -> str:
+def half_of(page_tables: PageTables) -> str:
     """Return the name of the half that was read."""
-    return "kernel" if tables.kernel_half else "user"
+    return "kernel" if page_tables.kernel_half else "user"
 
 
 # The summary
@@ -350,27 +350,27 @@ def brief_flags(mode: PagingMode, state: str, entry: int, names: Iterable[str], 
     return f"{marks} {others}".rstrip()
 
 
-def address_width(tables: Tables) -> int:
+def address_width(page_tables: PageTables) -> int:
     """Return the columns that addresses of the half take."""
-    return 18 if tables.kernel_half else 14
+    return 18 if page_tables.kernel_half else 14
 
 
-def phys_width(tables: Tables) -> int:
+def phys_width(page_tables: PageTables) -> int:
     """Return the columns that addresses in memory take."""
-    return len(f"{tables.memory.memory_end:#x}")
+    return len(f"{page_tables.memory.memory_end:#x}")
 
 
-def list_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Drawn:
+def list_view(page_tables: PageTables, wanted: EntryFilter, target: dict[str, Any]) -> Drawn:
     """Return the entries that are asked for, made while they are read: indented by level."""
-    mode = tables.mode
+    mode = page_tables.mode
     names = Names(mode)
     depths = {level.name: depth for depth, level in enumerate(mode.levels)}
 
     def batches() -> Iterator[Batch]:
-        for found in list_entries(tables.parts(), wanted):
+        for found in list_entries(page_tables.parts(), wanted):
             for low in range(0, len(found), NR_TOGETHER):
                 yield entry_columns(mode, names, found.chosen(slice(low, low + NR_TOGETHER)))
-        target.update(tables.finish())
+        target.update(page_tables.finish())
 
     def line(row: tuple[Any, ...]) -> tuple[Any, ...]:
         level, index, address, entry, phys, _, state, kind, slot, flags = row
@@ -380,18 +380,18 @@ def list_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Dr
     columns = (
         Column("level", "LEVEL", width=2 * len(depths) + 1),
         Column("index", "INDEX", "count"),
-        Column("address", "ADDRESS", "address", width=address_width(tables)),
+        Column("address", "ADDRESS", "address", width=address_width(page_tables)),
         Column("entry", "ENTRY", "entry", width=18),
-        Column("phys", "LEADS TO", "hex", width=phys_width(tables)),
+        Column("phys", "LEADS TO", "hex", width=phys_width(page_tables)),
         Column("flags", "FLAGS"),
     )
-    return streamed(ENTRY_COLUMNS, batches(), tables, target, columns, line)
+    return streamed(ENTRY_COLUMNS, batches(), page_tables, target, columns, line)
 
 
 def streamed(
     columns: tuple[Column, ...],
     batches: Iterator[Batch],
-    tables: Tables,
+    page_tables: PageTables,
     target: dict[str, Any],
     shown: tuple[Column, ...],
     line: Callable[[tuple[Any, ...]], tuple[Any, ...]],
@@ -402,14 +402,14 @@ def streamed(
         lines = (batch_of([line(row) for row in zip(*piece, strict=True)]) for piece in pieces_of(batches))
         table = Table("tables/1", shown, batches=lines)
         yield from table.lines(in_bytes=in_bytes, colour=colour, width=width)
-        yield heading(target, half_of(tables), width)
+        yield heading(target, half_of(page_tables), width)
 
     return Drawn("tables/1", columns, batches=batches, target=target, draw=draw)
 
 
-def entry_columns(mode: PagingMode, names: Names, found: Entries) -> Batch:
+def entry_columns(mode: PagingMode, names: Names, found: EntryBatch) -> Batch:
     """Return the columns of entries."""
-    phys, kinds, offsets = (column.tolist() for column in places_of(mode, found))
+    phys, kinds, offsets = (column.tolist() for column in entry_targets(mode, found))
     levels, states, entries = found.levels.tolist(), found.states.tolist(), found.entries.tolist()
     level_names = [level.name for level in mode.levels]
     leads = [state in (PRESENT, PROT_NONE, TABLE) for state in states]
@@ -427,14 +427,14 @@ def entry_columns(mode: PagingMode, names: Names, found: Entries) -> Batch:
     )
 
 
-def runs_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Drawn:
+def runs_view(page_tables: PageTables, wanted: EntryFilter, target: dict[str, Any]) -> Drawn:
     """Return runs of like entries, made while they are read."""
-    mode = tables.mode
+    mode = page_tables.mode
     volatile = {"accessed", "dirty", "saved-dirty"}
 
     def batches() -> Iterator[Batch]:
         names = Names(mode)
-        for run in runs_of(mode, list_entries(tables.parts(), wanted)):
+        for run in entry_runs(mode, list_entries(page_tables.parts(), wanted)):
             flags = tuple(name for name in names.of(run.level, run.state, run.entry) if name not in volatile)
             row = (
                 mode.levels[run.level].name,
@@ -451,7 +451,7 @@ def runs_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Dr
                 flags,
             )
             yield batch_of([row])
-        target.update(tables.finish())
+        target.update(page_tables.finish())
 
     def line(row: tuple[Any, ...]) -> tuple[Any, ...]:
         level, start, _, size, nr_entries, state, entry, phys, contiguous, nr_accessed, nr_dirty, flags = row
@@ -463,14 +463,14 @@ def runs_view(tables: Tables, wanted: EntryFilter, target: dict[str, Any]) -> Dr
 
     columns = (
         Column("level", "LEVEL", width=5),
-        Column("start", "START", "address", width=address_width(tables)),
+        Column("start", "START", "address", width=address_width(page_tables)),
         Column("size", "SIZE", "size", width=8),
-        Column("phys", "FIRST AT", width=phys_width(tables) + 2),
+        Column("phys", "FIRST AT", width=phys_width(page_tables) + 2),
         Column("nr_accessed", "ACCESSED", width=9),
         Column("nr_dirty", "DIRTY", width=9),
         Column("flags", "FLAGS"),
     )
-    return streamed(RUN_COLUMNS, batches(), tables, target, columns, line)
+    return streamed(RUN_COLUMNS, batches(), page_tables, target, columns, line)
 
 
 def of_all(nr: int, nr_all: int) -> str:
@@ -482,15 +482,15 @@ def of_all(nr: int, nr_all: int) -> str:
     return "none" if nr == 0 else "all" if nr == nr_all else f"{nr}/{nr_all}"
 
 
-def raw_view(found: Iterable[RawTable], tables: Tables, target: dict[str, Any]) -> Drawn:
+def raw_view(found: Iterable[RawTable], page_tables: PageTables, target: dict[str, Any]) -> Drawn:
     """Return whole tables, every entry of them: text as a dump in hexadecimal, four to a line."""
-    mode = tables.mode
+    mode = page_tables.mode
 
     def batches() -> Iterator[Batch]:
         names = Names(mode)
         for raw in found:
             yield raw_columns(raw, mode, names)
-        target.update(tables.finish())
+        target.update(page_tables.finish())
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
         for raw in found:
@@ -507,8 +507,8 @@ def raw_view(found: Iterable[RawTable], tables: Tables, target: dict[str, Any]) 
             entries = raw.entries.tolist()
             for at in range(0, len(entries), 4):
                 yield f"{at:>5}  " + " ".join(f"{entry:016x}" for entry in entries[at : at + 4])
-        target.update(tables.finish())
-        yield heading(target, half_of(tables), width)
+        target.update(page_tables.finish())
+        yield heading(target, half_of(page_tables), width)
 
     return Drawn("tables/1", RAW_COLUMNS, batches=batches(), target=target, draw=draw)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mematlas.analysis.pagetables.summary import used_entries
+from mematlas.analysis.pagetables.leaves import used_entries
 from mematlas.arrays import Bools, Bytes, Words
 from mematlas.errors import BadInput
 from mematlas.frozen import record, replace
@@ -20,6 +20,7 @@ from mematlas.model.pagetables.entries import (
     STATE_NAMES,
     SWAP,
     TABLE,
+    U64,
     PagingMode,
     address_of,
     flags_of,
@@ -39,13 +40,12 @@ if TYPE_CHECKING:
     from mematlas.model.pagetables.walk import Walk
 
 
-U64 = (1 << 64) - 1
 LETTERS = {"w": "writable", "x": "executable", "u": "user", "a": "accessed", "d": "dirty", "g": "global"}
 
 
 @record
-class Entries:
-    """Entries that are not empty, in the order of what they translate; a table stands before what it points at."""
+class EntryBatch:
+    """EntryBatch that are not empty, in the order of what they translate; a table stands before what it points at."""
 
     levels: Bytes
     indices: NDArray[np.int64]
@@ -57,10 +57,10 @@ class Entries:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def chosen(self, which: Bools | slice) -> Entries:
+    def chosen(self, which: Bools | slice) -> EntryBatch:
         """Return only those that are chosen."""
         levels, indices, codes = self.levels[which], self.indices[which], self.states[which]
-        return Entries(levels, indices, self.addresses[which], self.entries[which], codes)
+        return EntryBatch(levels, indices, self.addresses[which], self.entries[which], codes)
 
 
 @record
@@ -77,7 +77,7 @@ class EntryFilter:
         """Whether entries that point at tables are meant: with flags, only where ``table`` is among them."""
         return not self.flags or (True, "table") in self.flags
 
-    def takes(self, mode: PagingMode, found: Entries) -> Bools:
+    def takes(self, mode: PagingMode, found: EntryBatch) -> Bools:
         """Return which entries are asked for."""
         taken = np.ones(len(found), np.bool_)
         if not self.with_tables:
@@ -110,7 +110,7 @@ def parse_flags(text: str, mode: PagingMode) -> tuple[tuple[bool, str], ...]:
     return tuple(flags)
 
 
-def has_flag(mode: PagingMode, level: int, found: Entries, name: str) -> Bools:
+def has_flag(mode: PagingMode, level: int, found: EntryBatch, name: str) -> Bools:
     """Return which entries of a level have a flag, or are in a state, of this name.
 
     What is not present has a state and no flags.
@@ -127,7 +127,7 @@ def has_flag(mode: PagingMode, level: int, found: Entries, name: str) -> Bools:
     return has
 
 
-def list_entries(parts: Iterable[Walk], wanted: EntryFilter) -> Iterator[Entries]:
+def list_entries(parts: Iterable[Walk], wanted: EntryFilter) -> Iterator[EntryBatch]:
     """Yield the entries of a walk, given as its parts, that are asked for.
 
     >>> next(list_entries([found], EntryFilter())).levels[:4].tolist()  # doctest: +SKIP
@@ -137,21 +137,21 @@ def list_entries(parts: Iterable[Walk], wanted: EntryFilter) -> Iterator[Entries
     for part in parts:
         columns = []
         for level in range(len(part.levels)):
-            places, entries, addresses, codes = used_entries(part, level)
+            flat, entries, addresses, codes = used_entries(part, level)
             # An entry that reaches into several parts stands in the first of them.
-            own = np.ones(len(places), np.bool_) if is_first else addresses >= np.uint64(part.first)
+            own = np.ones(len(flat), np.bool_) if is_first else addresses >= np.uint64(part.first)
             nr_entries = part.mode.levels[level].nr_entries
-            indices = (places % nr_entries).astype(np.int64)
-            levels = np.full(len(places), level, np.uint8)
+            indices = (flat % nr_entries).astype(np.int64)
+            levels = np.full(len(flat), level, np.uint8)
             columns.append([column[own] for column in (levels, indices, addresses, entries, codes)])
         joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
         order = np.lexsort((joined[0], joined[2]))
-        found = Entries(*(column[order] for column in joined))
+        found = EntryBatch(*(column[order] for column in joined))
         is_first = False
         yield found.chosen(wanted.takes(part.mode, found))
 
 
-def places_of(mode: PagingMode, found: Entries) -> tuple[Words, Words, Words]:
+def entry_targets(mode: PagingMode, found: EntryBatch) -> tuple[Words, Words, Words]:
     """Return, for each entry, where it leads in memory, and its swap type and offset; what it has not is 0.
 
     Migration, hwpoison and device entries hold a frame in place of an offset.
@@ -171,7 +171,7 @@ def places_of(mode: PagingMode, found: Entries) -> tuple[Words, Words, Words]:
 
 @record
 class EntryRun:
-    """Entries of one level that follow one another and say the same, but for accessed and dirty."""
+    """EntryBatch of one level that follow one another and say the same, but for accessed and dirty."""
 
     start: int
     size: int
@@ -187,10 +187,10 @@ class EntryRun:
     nr_dirty: int
 
 
-def runs_of(mode: PagingMode, batches: Iterable[Entries]) -> Iterator[EntryRun]:
+def entry_runs(mode: PagingMode, batches: Iterable[EntryBatch]) -> Iterator[EntryRun]:
     """Yield runs of entries that point at no table.
 
-    >>> [(run.level, run.size) for run in runs_of(mode, list_entries([found], EntryFilter()))]  # doctest: +SKIP
+    >>> [(run.level, run.size) for run in entry_runs(mode, list_entries([found], EntryFilter()))]  # doctest: +SKIP
     [(3, 8192)]
     """
     held: EntryRun | None = None
@@ -219,10 +219,10 @@ def _kinds(mode: PagingMode, levels: Bytes, codes: Bytes, entries: Words) -> Wor
     return np.where(present, entries & np.uint64(U64 & ~(volatile | address_bits)), kinds)
 
 
-def _batch_runs(mode: PagingMode, found: Entries) -> Iterator[EntryRun]:
+def _batch_runs(mode: PagingMode, found: EntryBatch) -> Iterator[EntryRun]:
     if not len(found):
         return
-    phys, _, offsets = places_of(mode, found)
+    phys, _, offsets = entry_targets(mode, found)
     sizes = np.array([level.size for level in mode.levels], np.uint64)[found.levels]
     kinds = _kinds(mode, found.levels, found.states, found.entries)
     cut = np.diff(found.addresses) != sizes[:-1]
@@ -292,17 +292,17 @@ def tree_of(parts: Iterable[Walk]) -> list[TreeNode]:
         mode = part.mode
         found = found or [{} for _ in part.levels]
         for level, table in enumerate(part.levels):
-            places, _, addresses, codes = used_entries(part, level)
+            flat, _, addresses, codes = used_entries(part, level)
             # An entry that reaches into several parts counts in the first of them.
-            own = np.ones(len(places), np.bool_) if is_first else addresses >= np.uint64(part.first)
-            rows = places[own] // table.entries.shape[1]
+            own = np.ones(len(flat), np.bool_) if is_first else addresses >= np.uint64(part.first)
+            rows = flat[own] // table.entries.shape[1]
             used = np.bincount(rows, minlength=len(table)).tolist()
             maps = maps_memory(codes[own])
             size = part.mode.levels[level].size
             mapped = [nr * size for nr in np.bincount(rows[maps], minlength=len(table)).tolist()]
             columns = zip(table.addresses.tolist(), table.tables.tolist(), used, mapped, strict=True)
-            for address, place, nr_used, nr_bytes in columns:
-                held = found[level].setdefault(address, [place, 0, 0, 0])
+            for address, phys, nr_used, nr_bytes in columns:
+                held = found[level].setdefault(address, [phys, 0, 0, 0])
                 held[1] += nr_used
                 held[3] += nr_bytes
         is_first = False
@@ -326,11 +326,11 @@ def _add_to_parents(mode: PagingMode, level: int, found: list[dict[int, list[int
         parent[3] += mapped
 
 
-def whole_table(mode: PagingMode, level: int, address: int, entries: Words) -> Entries:
+def whole_table(mode: PagingMode, level: int, address: int, entries: Words) -> EntryBatch:
     """Return every entry of one table, the empty ones too."""
     indices = np.arange(len(entries))
     starts = np.uint64(address) + (indices.astype(np.uint64) << np.uint64(mode.levels[level].shift))
     if level == 0:
         starts = full_addresses(mode, starts)
     levels = np.full(len(entries), level, np.uint8)
-    return Entries(levels, indices, starts, entries, states(mode, level, entries))
+    return EntryBatch(levels, indices, starts, entries, states(mode, level, entries))

@@ -388,7 +388,7 @@ def _patch(mode: PagingMode, old: TableLevel, fresh: TableLevel, span: Span) -> 
 
 
 @record
-class Step:
+class WalkStep:
     """One level of the translation of one address."""
 
     level: str
@@ -404,7 +404,7 @@ class Step:
     """Bytes that the entry maps."""
 
 
-def walk_address(source: TableSource, mode: PagingMode, pgd: int, address: int) -> tuple[Step, ...]:
+def walk_address(source: TableSource, mode: PagingMode, pgd: int, address: int) -> tuple[WalkStep, ...]:
     """Return how an address is translated: a step for each level, down to the page or to where nothing is.
 
     >>> for step in walk_address(memory, mode, mm.pgd, 0x7F3C1A2B4010):  # doctest: +SKIP
@@ -414,7 +414,7 @@ def walk_address(source: TableSource, mode: PagingMode, pgd: int, address: int) 
     pmd 209 0x10d5ca067 table 0x10d5ca000
     pte 180 0x800000011a2b3867 present 0x11a2b3010
     """
-    steps: list[Step] = []
+    steps: list[WalkStep] = []
     table = pgd
     for depth, level in enumerate(mode.levels):
         index = (address >> level.shift) & (level.nr_entries - 1)
@@ -430,7 +430,7 @@ def walk_address(source: TableSource, mode: PagingMode, pgd: int, address: int) 
         elif state in (PRESENT, PROT_NONE):
             phys = int(page_address(mode, depth, entry, address))
         names = flag_names(mode, depth, entry)
-        steps.append(Step(level.name, index, table, entry, STATE_NAMES[state], phys, names, level.size))
+        steps.append(WalkStep(level.name, index, table, entry, STATE_NAMES[state], phys, names, level.size))
         if not followed:
             break
         table = phys or 0

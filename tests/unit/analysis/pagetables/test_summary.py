@@ -7,21 +7,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from constructed import Tables
+from constructed import ConstructedTables
 from mematlas.analysis.counting import shared_pss
+from mematlas.analysis.pagetables.audit import aliases, audit
+from mematlas.analysis.pagetables.compare import differing_pages, nr_hidden
 from mematlas.analysis.pagetables.entries import EntryFilter, list_entries
-from mematlas.analysis.pagetables.summary import (
-    aliases,
-    audit,
-    kernel_regions,
-    leaves_of,
-    merged_runs,
-    nr_hidden,
-    region_of,
-    region_sizes,
-    summarize,
-    verify,
-)
+from mematlas.analysis.pagetables.leaves import leaf_runs, leaves_of
+from mematlas.analysis.pagetables.regions import kernel_regions, region_of, region_sizes
+from mematlas.analysis.pagetables.summary import summarize
 from mematlas.arrays import Counts, Words
 from mematlas.model.pagetables.entries import SpecialSwap
 from mematlas.model.pagetables.modes import x86_64
@@ -34,7 +27,7 @@ NX = 1 << 63
 CODE, DATA, READ = 0x25, 0x67 | NX, 0x25 | NX
 
 
-def page(tables: Tables, address: int, entry: int) -> None:
+def page(tables: ConstructedTables, address: int, entry: int) -> None:
     tables.map(address, PATH, 0x67, entry)
 
 
@@ -43,9 +36,9 @@ def swap(kind: int, offset: int) -> int:
 
 
 @pytest.fixture
-def tables() -> Tables:
+def tables() -> ConstructedTables:
     """Code, data and swap at 1 GiB, a huge page at 1 GiB + 4 MiB."""
-    made = Tables(MODE)
+    made = ConstructedTables(MODE)
     for number in range(3):
         page(made, 0x40000000 + number * 4096, 0x700000 + number * 4096 | CODE)
     for number in range(5):
@@ -58,7 +51,7 @@ def tables() -> Tables:
 
 
 @pytest.fixture
-def found(tables: Tables) -> Walk:
+def found(tables: ConstructedTables) -> Walk:
     return walk(tables, MODE, 0x1000)
 
 
@@ -80,13 +73,13 @@ def test_nearly_empty_tables_are_counted(found: Walk) -> None:
 
 
 def test_nothing_mapped_has_no_ratio() -> None:
-    empty = Tables(MODE)
+    empty = ConstructedTables(MODE)
     empty.by_address[0x1000] = np.zeros(512, np.uint64)
     assert summarize(walk_parts(empty, MODE, 0x1000)).table_bytes_per_mib is None
 
 
 def test_runs_merge_like_neighbours(found: Walk) -> None:
-    by_level = [merged_runs(MODE, leaves_of(found, level)) for level in (2, 3)]
+    by_level = [leaf_runs(MODE, leaves_of(found, level)) for level in (2, 3)]
     assert [(run.level, hex(run.start), run.size >> 12, run.rights) for runs in by_level for run in runs] == [
         ("pmd", "0x40400000", 512, WRITABLE | USER),
         ("pte", "0x40000000", 3, USER | EXECUTABLE),
@@ -95,19 +88,19 @@ def test_runs_merge_like_neighbours(found: Walk) -> None:
     ]
 
 
-def test_a_range_shows_its_own_leaves_only(tables: Tables) -> None:
+def test_a_range_shows_its_own_leaves_only(tables: ConstructedTables) -> None:
     part = walk(tables, MODE, 0x1000, 0x40001000, 0x40011000)
     assert leaves_of(part, 3).addresses.tolist() == [0x40001000, 0x40002000, 0x40010000]
 
 
-def test_what_is_writable_and_executable_is_found(tables: Tables) -> None:
+def test_what_is_writable_and_executable_is_found(tables: ConstructedTables) -> None:
     for number in range(7):
         page(tables, 0x40030000 + number * 4096, 0xA00000 + number * 4096 | 0x67)
     (finding,) = audit(walk(tables, MODE, 0x1000))
     assert (finding.kind, finding.start, finding.size) == ("writable-executable", 0x40030000, 7 * 4096)
 
 
-def test_a_table_above_that_forbids_writing_makes_it_harmless(tables: Tables) -> None:
+def test_a_table_above_that_forbids_writing_makes_it_harmless(tables: ConstructedTables) -> None:
     page(tables, 0x40030000, 0xA00000 | 0x67)
     tables.by_address[0x3000][0] = 0x4065
     assert audit(walk(tables, MODE, 0x1000)) == []
@@ -120,14 +113,14 @@ def test_executable_data_is_found_where_data_is(found: Walk) -> None:
 
 
 def test_a_kernel_page_open_to_users_is_found() -> None:
-    tables = Tables(MODE)
+    tables = ConstructedTables(MODE)
     tables.map(0xFFFFC90000000000, PATH, 0x67, 0x800000 | 0x165 | NX)
     tables.map(0xFFFFC90000001000, PATH, 0x67, 0x801000 | 0x161 | NX)
     (finding,) = audit(walk(tables, MODE, 0x1000, MODE.kernel_start, 1 << 64))
     assert (finding.kind, finding.start, finding.size) == ("user-in-kernel", 0xFFFFC90000000000, 4096)
 
 
-def test_the_same_frame_with_other_rights_is_found(tables: Tables) -> None:
+def test_the_same_frame_with_other_rights_is_found(tables: ConstructedTables) -> None:
     page(tables, 0x40050000, 0x701000 | DATA)
     page(tables, 0x40051000, 0x802000 | READ)
     page(tables, 0x40052000, 0x804000 | DATA)
@@ -138,7 +131,7 @@ def test_the_same_frame_with_other_rights_is_found(tables: Tables) -> None:
     }
 
 
-def test_a_page_inside_of_a_huge_one_is_the_same_frame(tables: Tables) -> None:
+def test_a_page_inside_of_a_huge_one_is_the_same_frame(tables: ConstructedTables) -> None:
     page(tables, 0x40050000, 0x40123000 | READ)
     (finding,) = aliases(walk(tables, MODE, 0x1000))
     assert (finding.phys, finding.size) == (0x40123000, 4096)
@@ -167,7 +160,7 @@ def test_the_ldt_stays_where_it_is_when_the_direct_map_is_moved(levels: int, ldt
 
 
 def test_the_regions_have_what_is_mapped_in_them() -> None:
-    tables = Tables(MODE)
+    tables = ConstructedTables(MODE)
     tables.map(0xFFFF888040000000, PATH[:2], 0x63, 0x40000000 | 0x1E3 | NX)
     tables.map(0xFFFFC90000000000, [0x1000, 0x5000, 0x6000, 0x7000], 0x63, 0x800000 | 0x163 | NX)
     kernel = walk(tables, MODE, 0x1000, MODE.kernel_start, 1 << 64)
@@ -188,7 +181,7 @@ def words(found: Walk) -> Words:
 
 def test_tables_and_pagemap_agree(found: Walk) -> None:
     block = next(iter(page_blocks(found)))
-    assert verify(MODE, block, words(found)) == []
+    assert differing_pages(MODE, block, words(found)) == []
 
 
 @pytest.mark.parametrize(
@@ -206,7 +199,7 @@ def test_each_disagreement_has_its_reason(found: Walk, place: int, word: int, re
     block = next(iter(page_blocks(found)))
     said = words(found)
     said[place] = word
-    (each,) = verify(MODE, block, said)
+    (each,) = differing_pages(MODE, block, said)
     assert (each.address, each.reason, each.pagemap) == (0x40000000 + place * 4096, reason, word)
 
 
@@ -214,7 +207,7 @@ def test_hidden_frames_are_no_disagreement(found: Walk) -> None:
     block = next(iter(page_blocks(found)))
     said = words(found)
     said[:3] = 1 << 63
-    assert verify(MODE, block, said) == []
+    assert differing_pages(MODE, block, said) == []
 
 
 def counts(*values: int) -> Counts:
@@ -249,7 +242,7 @@ def hidden(frame: int) -> int:
 
 
 @pytest.fixture
-def hiding(tables: Tables) -> Walk:
+def hiding(tables: ConstructedTables) -> Walk:
     """The memory above, with 7 pages under PROT_NONE, two of them of frames that are mapped for writing as well."""
     for number in range(7):
         page(tables, 0x40030000 + number * 4096, hidden(0x800 + number))
@@ -283,7 +276,7 @@ def test_a_list_of_what_is_executable_leaves_out_what_is_hidden(hiding: Walk) ->
     assert listed == {"executable": 3, "global": 0, "prot-none": 7, "accessed": 16}
 
 
-def test_code_that_may_be_written_to_and_read_elsewhere_is_one_finding(tables: Tables) -> None:
+def test_code_that_may_be_written_to_and_read_elsewhere_is_one_finding(tables: ConstructedTables) -> None:
     page(tables, 0x40040000, 0xA00000 | 0x67)
     page(tables, 0x40050000, 0xA00000 | READ)
     found = walk(tables, MODE, 0x1000)

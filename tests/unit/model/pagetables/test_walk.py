@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from constructed import Bools, Tables, Words
+from constructed import Bools, ConstructedTables, Words
 from mematlas.analysis.pagetables.entries import tree_of
 from mematlas.model.pagetables.entries import PRESENT, PROT_NONE, PagingMode
 from mematlas.model.pagetables.modes import arm64, riscv64, x86_64
@@ -14,8 +14,8 @@ from mematlas.model.pagetables.walk import EXECUTABLE, USER, WRITABLE, page_bloc
 ADDRESS = 0x7F3C1A2B4000
 
 
-def mapped(mode: PagingMode, address: int, table_bits: int, leaf_bits: int, frame: int = 0x1A2B3) -> Tables:
-    tables = Tables(mode)
+def mapped(mode: PagingMode, address: int, table_bits: int, leaf_bits: int, frame: int = 0x1A2B3) -> ConstructedTables:
+    tables = ConstructedTables(mode)
     places = [0x100000 + level * 0x100000 for level in range(len(mode.levels))]
     tables.map(address, places, table_bits, tables.pointer(frame << mode.page_shift) | leaf_bits)
     return tables
@@ -77,7 +77,7 @@ def test_halves_with_tables_of_their_own_translate_all_their_addresses(address: 
 
 def test_a_huge_leaf_ends_the_walk() -> None:
     mode = x86_64()
-    tables = Tables(mode)
+    tables = ConstructedTables(mode)
     tables.map(0x40200000, [0x1000, 0x2000, 0x3000], 0x67, 0x80000000 | 0xE7)
     found = walk(tables, mode, 0x1000)
     assert [len(level) for level in found.levels] == [1, 1, 1, 0]
@@ -89,14 +89,14 @@ def test_a_huge_leaf_ends_the_walk() -> None:
 
 def test_a_gigabyte_leaf_ends_the_walk_one_level_above() -> None:
     mode = x86_64()
-    tables = Tables(mode)
+    tables = ConstructedTables(mode)
     tables.map(0x40000000, [0x1000, 0x2000], 0x67, 0x80000000 | 0xE7)
     assert walk_address(tables, mode, 0x1000, 0x41234567)[-1].phys == 0x81234567
 
 
 def test_blocks_are_cut_to_what_is_asked_for() -> None:
     mode = x86_64()
-    tables = Tables(mode)
+    tables = ConstructedTables(mode)
     tables.map(0x40200000, [0x1000, 0x2000, 0x3000], 0x67, 0x80000000 | 0xE7)
     tables.map(0x40400000, [0x1000, 0x2000, 0x3000, 0x4000], 0x67, 0x90000067)
     found = walk(tables, mode, 0x1000)
@@ -108,7 +108,7 @@ def test_blocks_are_cut_to_what_is_asked_for() -> None:
 
 def test_a_huge_prot_none_leaf_has_its_frames() -> None:
     mode = x86_64()
-    tables = Tables(mode)
+    tables = ConstructedTables(mode)
     tables.map(0x40200000, [0x1000, 0x2000, 0x3000], 0x67, (~0x80000000 & 0x000FFFFFFFE00000) | 0x180)
     (block,) = page_blocks(walk(tables, mode, 0x1000))
     assert set(block.states.tolist()) == {PROT_NONE}
@@ -117,7 +117,7 @@ def test_a_huge_prot_none_leaf_has_its_frames() -> None:
 
 def test_riscv_napot_pages_are_told_apart_by_where_they_stand() -> None:
     mode = riscv64(39)
-    tables = Tables(mode)
+    tables = ConstructedTables(mode)
     entry = 1 << 63 | 0x12348 << 10 | 0xD7
     for page in range(16):
         tables.map(0x3C1A2B0000 + page * 4096, [0x1000, 0x2000, 0x3000], 1, entry)
@@ -128,7 +128,7 @@ def test_riscv_napot_pages_are_told_apart_by_where_they_stand() -> None:
 
 def test_rights_of_tables_hold_for_all_below() -> None:
     mode = x86_64()
-    tables = Tables(mode)
+    tables = ConstructedTables(mode)
     tables.map(ADDRESS, [0x1000, 0x2000, 0x3000, 0x4000], 0x67, 0x5067)
     index = ADDRESS >> 30 & 511
     tables.by_address[0x2000][index] = 0x3000 | 0x65 | 1 << 63
@@ -137,15 +137,15 @@ def test_rights_of_tables_hold_for_all_below() -> None:
 
 def test_the_no_execute_of_page_table_isolation_is_not_the_users() -> None:
     mode = x86_64()
-    tables = Tables(mode)
+    tables = ConstructedTables(mode)
     tables.map(ADDRESS, [0x1000, 0x2000, 0x3000, 0x4000], 0x67, 0x5067)
     tables.by_address[0x1000][ADDRESS >> 39 & 511] |= np.uint64(1 << 63)
     assert int(walk(tables, mode, 0x1000).levels[-1].rights[0]) == WRITABLE | USER | EXECUTABLE
 
 
-def full(mode: PagingMode) -> Tables:
+def full(mode: PagingMode) -> ConstructedTables:
     """Three tables of the last level, two pages in each."""
-    tables = Tables(mode)
+    tables = ConstructedTables(mode)
     for number in range(3):
         for page in range(2):
             address = 0x40000000 + number * 0x200000 + page * 0x1000
@@ -201,7 +201,7 @@ def test_an_entry_that_cannot_be_makes_its_table_junk(entry: int) -> None:
 @pytest.mark.parametrize("phys", [0x640000000, 0x650000000, 0x7FF000000, 0x800000000])
 @pytest.mark.parametrize("mode", [x86_64(phys_bits=48), x86_64(5), riscv64(48)], ids=lambda mode: mode.name)
 def test_a_frame_beyond_memory_is_not_believed(mode: PagingMode, phys: int) -> None:
-    tables = Tables(mode, memory_end=0x640000000)
+    tables = ConstructedTables(mode, memory_end=0x640000000)
     places = [0x1000 * (level + 1) for level in range(len(mode.levels))]
     bits, leaf = (1, 0xD7) if mode.napot else (0x67, 0x67)
     tables.map(0x40000000, places, bits, tables.pointer(0x63FFFF000) | leaf)
@@ -245,7 +245,7 @@ def test_parts_are_the_whole(nr_tables: int) -> None:
 
 
 def test_an_empty_address_space_is_an_answer() -> None:
-    tables = Tables(x86_64())
+    tables = ConstructedTables(x86_64())
     tables.by_address[0x1000] = np.zeros(512, np.uint64)
     found = walk(tables, x86_64(), 0x1000)
     assert (found.nr_tables, found.torn, list(page_blocks(found))) == (1, (), [])
