@@ -20,7 +20,7 @@ from helpers import PAGE, Program, assert_equal_smaps, look, mematlas, program
 from mematlas import Process
 from mematlas.analysis.results import VmaUsage
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
-from mematlas.kernel.madvise import huge_size
+from mematlas.kernel.hugepage import huge_size
 from mematlas.kernel.smaps import read_vm_flags
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.kernel.vmfile import GUESSED, PROCMAP_QUERY

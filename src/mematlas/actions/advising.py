@@ -14,7 +14,8 @@ from mematlas.analysis.movable import Choice, Rules, add_counts, vma_reason
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.backing import call_mincore
 from mematlas.kernel.cgroups import read_room
-from mematlas.kernel.madvise import ADVICE, Advisor, drain_batches, huge_size
+from mematlas.kernel.hugepage import huge_size
+from mematlas.kernel.madvise import ADVICE, Advisor, drain_batches
 from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.pagemap import BLOCK_SIZE, CACHED, ENTRY_SIZE, to_marks
 from mematlas.kernel.smaps import read_smaps, read_vm_flags

@@ -17,6 +17,7 @@ import time
 
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.group import threads
+from mematlas.kernel.hugepage import huge_size
 from mematlas.kernel.libc import libc
 from mematlas.kernel.status import numbers_of, own_numbers, parse_status, read_stat, read_status
 
@@ -43,10 +44,6 @@ SINCE_COLLAPSE = "Linux 6.1 and CONFIG_TRANSPARENT_HUGEPAGE"
 
 MAX_RANGES = 1024
 """Ranges in one call: UIO_MAXIOV."""
-
-HUGE_SIZE_FILE = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
-HUGE_SIZE = 1 << 21
-"""What a huge entry (PMD) maps with 4 KiB pages."""
 
 
 class Advisor:
@@ -211,15 +208,6 @@ def name_of(advice: int) -> str:
     'MADV_PAGEOUT'
     """
     return next((f"MADV_{name.upper()}" for name, number in ADVICE.items() if number == advice), str(advice))
-
-
-def huge_size() -> int:
-    """Return how many bytes a transparent huge page has; 2 MiB where the kernel does not say."""
-    try:
-        with open(HUGE_SIZE_FILE, "rb") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return HUGE_SIZE
 
 
 def takes(advice: int) -> bool:

@@ -268,8 +268,8 @@ def leaves_out_huge_pages() -> bool:
     import ctypes
     import mmap
 
+    from mematlas.kernel.hugepage import huge_size
     from mematlas.kernel.libc import libc
-    from mematlas.kernel.madvise import huge_size
     from mematlas.kernel.procfs import ProcFS
 
     size = huge_size()

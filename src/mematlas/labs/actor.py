@@ -33,8 +33,9 @@ import threading
 import time
 
 from mematlas.errors import BadInput, NotSupported
+from mematlas.kernel.hugepage import huge_size
 from mematlas.kernel.libc import libc
-from mematlas.kernel.madvise import MADV_COLLAPSE, MADV_PAGEOUT, SINCE_COLLAPSE, drain_batches, huge_size
+from mematlas.kernel.madvise import MADV_COLLAPSE, MADV_PAGEOUT, SINCE_COLLAPSE, drain_batches
 from mematlas.labs.mapped import FileMemory, make_file, own_vmas
 from mematlas.labs.memory import PAGE_SIZE, KnownMemory
 from mematlas.labs.own import shown_pid

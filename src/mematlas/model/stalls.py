@@ -46,15 +46,15 @@ def smaps_hold(process: ProcessDir, enough: float = 0.0) -> float:
 
 def cost_of_pages(process: ProcessDir, resident: int) -> float:
     """Return what its pages cost of what small ones would, by a sample; 1 where few are huge, or it cannot be told."""
-    from mematlas.kernel.madvise import huge_size
+    from mematlas.kernel.hugepage import huge_size
     from mematlas.kernel.meminfo import read_meminfo
 
-    size = huge_size()
     present = cost = 0.0
     try:
         meminfo = read_meminfo(process.procfs)
         if sum(meminfo.get(name, 0) for name in MACHINE_HUGE) < resident // 2:
             return 1.0
+        size = huge_size()
         spans = [(start, end) for start, end in spans_of(process) if end - start >= size]
         with Pagemap(process) as pagemap:
             for start, end in places_in(spans, NR_PLACES, process.procfs.page_size):

@@ -17,7 +17,7 @@ import pytest
 from conftest import Outcome
 from helpers import program
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel import madvise
+from mematlas.kernel import hugepage
 from mematlas.kernel.cgroups import read_room
 from mematlas.kernel.madvise import (
     MADV_COLD,
@@ -134,8 +134,8 @@ def test_this_kernel_takes_the_three_old_ones(advice: int) -> None:
 
 
 def test_probing_does_not_need_the_kernel_to_tell_its_huge_page_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(madvise, "HUGE_SIZE_FILE", "/nowhere")
-    assert madvise.huge_size() == 2 << 20
+    monkeypatch.setattr(hugepage, "HUGE_SIZE_FILE", "/nowhere")
+    assert hugepage.huge_size() == 2 << 20
     assert takes(MADV_COLD)
 
 

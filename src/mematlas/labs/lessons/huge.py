@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mematlas.errors import NotSupported
 from mematlas.kernel.buddyinfo import read_free_blocks
-from mematlas.kernel.madvise import huge_size
+from mematlas.kernel.hugepage import huge_size
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.labs.lesson import Lesson, Stage, Step, hidden_frames
