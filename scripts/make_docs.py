@@ -15,7 +15,7 @@ from typing import Any
 
 from mematlas import cli, errors
 from mematlas.cli.arguments import Arguments
-from mematlas.cli.options import TARGETS
+from mematlas.cli.command import TARGETS, Command
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "cli.md"
 
@@ -69,7 +69,7 @@ def main(words: list[str]) -> int:
 def page() -> str:
     """Return the whole page."""
     parts = [HEAD, targets(), commands_table(), overview()]
-    parts += [command(name) for name in cli.COMMANDS]
+    parts += [section(name) for name in cli.COMMANDS]
     parts += [EXIT_CODES + "".join(f"| {code} | {text} |\n" for code, text in exit_codes()) + EXIT_TAIL]
     return "\n".join(parts)
 
@@ -91,28 +91,25 @@ def commands_table() -> str:
 
 def overview() -> str:
     """Return the section about the program called without a command."""
-    module = cli.load("overview")
-    return f"## mematlas alone\n\n{usage('', module)}\n{prose(module)}\n{options_table(module)}"
+    command = cli.load("overview")
+    return f"## mematlas alone\n\n{usage('', command)}\n{prose(command)}\n{options_table(command)}"
 
 
-def command(name: str) -> str:
+def section(name: str) -> str:
     """Return the section about one command."""
-    module = cli.load(name)
-    return f"## {name}\n\n{cli.COMMANDS[name][1]}\n\n{usage(name, module)}\n{prose(module)}\n{options_table(module)}"
+    command = cli.load(name)
+    return f"## {name}\n\n{cli.COMMANDS[name][1]}\n\n{usage(name, command)}\n{prose(command)}\n{options_table(command)}"
 
 
-def usage(name: str, module: Any) -> str:
+def usage(name: str, command: Command) -> str:
     """Return the usage line."""
-    return f"```text\n{' '.join(filter(None, ('mematlas', name, module.USAGE)))}\n```\n"
+    return f"```text\n{' '.join(filter(None, ('mematlas', name, command.usage)))}\n```\n"
 
 
-def prose(module: Any) -> str:
+def prose(command: Command) -> str:
     """Return the text of a command's help; lines that are aligned with blanks stay as they are."""
-    text = inspect.cleandoc(module.__doc__ or "").replace(TARGETS, "TARGETS")
     parts = []
-    for paragraph in text.split("\n\n"):
-        if paragraph == "TARGETS":
-            continue
+    for paragraph in inspect.cleandoc(command.about).split("\n\n"):
         if "  " in paragraph.strip():
             parts.append(f"```text\n{paragraph}\n```\n")
         else:
@@ -120,10 +117,10 @@ def prose(module: Any) -> str:
     return "\n".join(parts)
 
 
-def options_table(module: Any) -> str:
+def options_table(command: Command) -> str:
     """Return the arguments that a command declares, as a table."""
     arguments = Arguments()
-    module.add_arguments(arguments)
+    command.add_arguments(arguments)
     lines = ["| argument | meaning |", "|---|---|"]
     lines += [f"| {spelling(names, settings)} | {meaning(settings)} |" for names, settings in arguments.declared]
     return "\n".join(lines) + "\n" if len(lines) > 2 else "It takes no options.\n"

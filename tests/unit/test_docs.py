@@ -14,7 +14,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -22,6 +21,7 @@ import pytest
 import mematlas
 from mematlas import cli
 from mematlas.cli.arguments import Arguments
+from mematlas.cli.command import Command
 from mematlas.views import usage
 
 ROOT = Path(__file__).parents[2]
@@ -67,13 +67,12 @@ def test_command_reference_is_not_stale() -> None:
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_is_explained(name: str) -> None:
-    module = cli.load(name)
+    command = cli.load(name)
     assert cli.COMMANDS[name][1]
-    assert module.USAGE
-    assert module.__doc__
-    assert module.__doc__.strip()
+    assert command.usage
+    assert command.about.strip()
     arguments = Arguments()
-    module.add_arguments(arguments)
+    command.add_arguments(arguments)
     assert [names for names, settings in arguments.declared if not settings.get("help")] == []
 
 
@@ -206,16 +205,16 @@ def test_command_lines_in_the_documents_parse(page: str, words: list[str]) -> No
         return
     name, rest = ("overview", words) if words[0].startswith("-") else (words[0], words[1:])
     assert name in {*cli.COMMANDS, "overview"}
-    module = cli.load(name)
-    if getattr(module, "TAKES_TARGET", False) and "--" in rest:
+    command = cli.load(name)
+    if command.takes_target and "--" in rest:
         rest = rest[: rest.index("--")]
-    assert parses(name, module, rest)
+    assert parses(name, command, rest)
 
 
-def parses(name: str, module: Any, words: list[str]) -> bool:
+def parses(name: str, command: Command, words: list[str]) -> bool:
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            cli.parse(name, module, words)
+            cli.parse(name, command, words)
     except SystemExit as stop:
         return stop.code == 0  # --help
     return True

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import mematlas
+from mematlas.cli import COMMANDS
 
 SOURCE = Path(mematlas.__file__).parent
 FILES = {
@@ -205,3 +206,11 @@ def test_modules_begin_by_saying_what_they_are() -> None:
 
     # Those of the commands are their help; json keeps the list readable.
     assert not silent, json.dumps(silent)
+
+
+def test_no_command_knows_another() -> None:
+    # Nor does what they share know any of them: that is in modules of its own.
+    commands = {f"mematlas.cli.{name}" for name in (*COMMANDS, "overview")}
+    used = {name: imports_of(tree_of(path), deep=True) & commands for name, path in FILES.items() if "cli" in name}
+
+    assert {name: others for name, others in used.items() if others} == {}

@@ -1,8 +1,7 @@
 """The command line: one module per command, found by its name here.
 
-Each module has ``USAGE``, ``add_arguments(arguments)`` and ``run(args, session)``. It makes a result and gives it
-to ``session.show``; text, exit codes and errors are made elsewhere. A module whose ``TAKES_TARGET`` is true is
-given its target.
+Each module has a `COMMAND` (`mematlas.cli.command.Command`). It makes a result and gives it to ``session.show``; text,
+exit codes and errors are made elsewhere. No command imports another.
 """
 
 from __future__ import annotations
@@ -15,7 +14,10 @@ from mematlas.version import __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, NoReturn
+    from typing import NoReturn
+
+    from mematlas.cli.arguments import Namespace
+    from mematlas.cli.command import Command
 
 COMMANDS = {
     "usage": ("Look", "how much memory a process uses, by kind; --verify checks it against a second source"),
@@ -172,25 +174,24 @@ def run_command(name: str, words: list[str]) -> int:
     """Run one command."""
     from mematlas.cli.session import standard_session
 
-    module = load(name)
-    takes_target = getattr(module, "TAKES_TARGET", False)
-    command = None
-    if takes_target and "--" in words:
-        place = words.index("--")
-        words, command = words[:place], words[place + 1 :]
-    args = parse(name, module, words)
-    session = standard_session(command)
+    command = load(name)
+    program = None
+    if command.takes_target and "--" in words:
+        index = words.index("--")
+        words, program = words[:index], words[index + 1 :]
+    args = parse(name, command, words)
+    session = standard_session(program)
     try:
-        if takes_target:
-            session.take_target(args, module.default_target(args) if hasattr(module, "default_target") else None)
+        if command.takes_target:
+            session.take_target(args, command.default_target(args) if command.default_target else None)
             one_thread_of_numpy()
-        code = module.run(args, session) or 0
+        code = command.run(args, session)
     finally:
         session.close()
     if session.launched and session.launched.exit_code:
         launched = session.launched.exit_code
         return launched if launched > 0 else 128 - launched
-    return int(code)
+    return code
 
 
 def one_thread_of_numpy() -> None:
@@ -203,24 +204,28 @@ def one_thread_of_numpy() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def load(name: str) -> Any:
-    """Return the module of a command."""
-    return __import__(f"mematlas.cli.{name}", fromlist=["run"])
+def load(name: str) -> Command:
+    """Return a command, by its name."""
+    command: Command = __import__(f"mematlas.cli.{name}", fromlist=["COMMAND"]).COMMAND
+    return command
 
 
-def parse(name: str, module: Any, words: list[str]) -> Any:
+def parse(name: str, command: Command, words: list[str]) -> Namespace:
     """Return the arguments of a command."""
     from mematlas.cli.arguments import Arguments
 
     arguments = Arguments()
-    module.add_arguments(arguments)
+    command.add_arguments(arguments)
     args = arguments.parse(words)
-    return args or arguments.parse_slowly(words, f"mematlas {name}", module.USAGE, describe(name, module))
+    return args or arguments.parse_slowly(words, f"mematlas {name}", command.usage, describe(name, command))
 
 
-def describe(name: str, module: Any) -> str:
+def describe(name: str, command: Command) -> str:
     """Return the text that the help of a command begins with."""
-    return f"{COMMANDS[name][1] if name in COMMANDS else ''}\n\n{(module.__doc__ or '').strip()}"
+    from mematlas.cli.command import TARGETS
+
+    what = COMMANDS[name][1] if name in COMMANDS else ""
+    return f"{what}\n\n{command.about.strip()}" + (f"\n{TARGETS}" if command.takes_target else "")
 
 
 def help_text(width: int = 0) -> str:

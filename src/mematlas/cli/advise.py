@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mematlas.actions.plans import MAX_PASSES, act, check_target, free_frames, plan, undo
 from mematlas.analysis.movable import Choice, parse_states
-from mematlas.cli.options import TARGETS, add_output, add_target
+from mematlas.cli.options import add_output, add_target
 from mematlas.cli.selection import add_selection, selection_of
 from mematlas.cli.signals import Interrupts
 from mematlas.cli.swap import add_temporary_swap, temporary_swap
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 
 USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
 
-ABOUT = f"""\
+ABOUT = """\
 AREA is START-END, ADDR+LEN or an address, for just these pages; or a kind, or a part of a path, for whole VMAs.
 What it did is measured page by page; nothing is destroyed. Needs CAP_SYS_NICE, and for the process of another user
-CAP_SYS_PTRACE. PID 1, our own ancestors and ourselves are refused without --force.
-{TARGETS}"""
+CAP_SYS_PTRACE. PID 1, our own ancestors and ourselves are refused without --force."""
 
 
 def add_common(arguments: Arguments) -> None:

@@ -4,7 +4,8 @@ what the kernel says about the process and its pages, never what is in the pages
 
 from __future__ import annotations
 
-from mematlas.cli.options import TARGETS, add_output, add_target
+from mematlas.cli.command import DIRECTORY, TARGET, Command
+from mematlas.cli.options import add_output, add_target
 from mematlas.cli.signals import Interrupts
 from mematlas.errors import BadInput
 from mematlas.views.table import Column, Table
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
 
-USAGE = "[options] TARGET DIR | DIR -- COMMAND ..."
-TAKES_TARGET = True
-__doc__ = f"{__doc__}\n{TARGETS}"
 
 COLUMNS = (
     Column("pid", "PID", "count"),
@@ -54,3 +52,6 @@ def run(args: Namespace, session: Session) -> int:
     with Interrupts(session.err) as ending:
         session.show(make, args)
     return ending.exit_code
+
+
+COMMAND = Command("[options] TARGET DIR | DIR -- COMMAND ...", __doc__, add_arguments, run, words=(TARGET, DIRECTORY))

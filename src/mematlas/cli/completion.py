@@ -11,6 +11,7 @@ import shlex
 
 from mematlas.cli import COMMANDS, load
 from mematlas.cli.arguments import Arguments
+from mematlas.cli.command import DIRECTORY, TARGET, Command
 from mematlas.frozen import record
 from mematlas.kernel.maps import KINDS
 
@@ -18,11 +19,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.cli.arguments import Namespace
     from mematlas.cli.session import Session
-
-USAGE = "bash | zsh | fish"
-
-TARGET, DIRECTORY = "target", "directory"
-"""What a word can be, besides one of a list."""
 
 
 @record
@@ -63,21 +59,18 @@ def run(args: Namespace, session: Session) -> int:
 
 def syntax_of(name: str) -> Syntax:
     """Return what a command declares."""
-    module = load(name)
+    command = load(name)
     arguments = Arguments()
-    module.add_arguments(arguments)
+    command.add_arguments(arguments)
     options = [Option(("-h", "--help"), "what it does, and its options", None, ())]
-    words: list[str | tuple[str, ...]] = []
     for names, settings in arguments.declared:
         choices = tuple(settings.get("choices", ()))
-        if not names[0].startswith("-"):
-            words += [choices] if choices else []
-        else:
+        if names[0].startswith("-"):
             value = None if settings.get("action") == "store_true" else value_name(names, settings.get("metavar"))
             options.append(Option(names, settings.get("help", ""), value, choices or VALUES.get(value or "", ())))
-    if getattr(module, "TAKES_TARGET", False):
-        words = [TARGET]
-    return Syntax(name, COMMANDS[name][1], options, words + more_words(name))
+    return Syntax(
+        name, COMMANDS[name][1], options, [word if isinstance(word, str) else tuple(word) for word in command.words]
+    )
 
 
 def value_name(names: tuple[str, ...], metavar: str | None) -> str:
@@ -87,21 +80,6 @@ def value_name(names: tuple[str, ...], metavar: str | None) -> str:
 
 VALUES: dict[str, tuple[str, ...]] = {"KIND,...": KINDS}
 """Values that have names though no option restricts itself to them."""
-
-
-def more_words(name: str) -> list[str | tuple[str, ...]]:
-    """Return the words of a command that its arguments do not tell apart."""
-    if name == "capture":
-        return [DIRECTORY]
-    if name == "demo":
-        from mematlas.cli.demo import NAMES
-
-        return [NAMES]
-    if name == "workload":
-        from mematlas.labs.workload import WORKLOADS
-
-        return [tuple(WORKLOADS)]
-    return []
 
 
 # bash
@@ -395,3 +373,6 @@ complete -c mematlas -n __mematlas_first -s V -l version -d 'the version'"""
 
 
 SCRIPTS = {"bash": bash_script, "zsh": zsh_script, "fish": fish_script}
+
+
+COMMAND = Command("bash | zsh | fish", __doc__, add_arguments, run, words=(dict.fromkeys(SCRIPTS, ""),))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 
+from mematlas.cli.command import Command
 from mematlas.cli.options import add_width
 from mematlas.cli.session import width_of
 from mematlas.cli.signals import Interrupts
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from mematlas.cli.session import Session
     from mematlas.labs.story import Story
 
-USAGE = "[options] [tour | paging [--tmux]]"
 NAMES = ("tour", "paging")
 READING_TIME = 3.0
 MAX_WIDTH = 120
@@ -101,3 +101,6 @@ def look_of(args: Namespace, session: Session) -> tuple[TextIO, int, bool, bool,
         pause = READING_TIME if session.out.isatty() else 0.0
     width = min(width_of(args, session), MAX_WIDTH)
     return session.out, width, wants_colour(args.color, session.out), not can_draw(session.out.encoding), pause
+
+
+COMMAND = Command("[options] [tour | paging [--tmux]]", __doc__, add_arguments, run, words=(dict.fromkeys(NAMES, ""),))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from mematlas.cli.command import Command
 from mematlas.cli.options import add_output
 from mematlas.doctor.features import find_features
 from mematlas.doctor.hints import own_command
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from mematlas.cli.session import Session
     from mematlas.doctor.features import Feature
 
-USAGE = "[options]"
 
 COLUMNS = (
     Column("interface", "INTERFACE"),
@@ -79,3 +79,6 @@ def ways_to_rights(missing: list[str]) -> list[str]:
         f"--inh-caps={single} --ambient-caps={single} -- {command}",
         f"in a service: AmbientCapabilities={' '.join(missing)}; in a container: {container}",
     ]
+
+
+COMMAND = Command("[options]", __doc__, add_arguments, run)

@@ -5,8 +5,8 @@ memory is left out. Then the present pages of all pages, with those. AREA picks 
 
 from __future__ import annotations
 
+from mematlas.cli.command import TARGET, Command
 from mematlas.cli.drawing import AREA_USAGE, Drawing, add_drawing
-from mematlas.cli.options import TARGETS
 from mematlas.views.picture import MAX_MARKS, histogram_view
 
 TYPE_CHECKING = False
@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
     from mematlas.views.table import Table
-
-USAGE = AREA_USAGE
-TAKES_TARGET = True
-__doc__ = f"{__doc__}\n{TARGETS}"
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -42,3 +38,6 @@ def run(args: Namespace, session: Session) -> int:
 
 COUNT_WIDTH = 24
 """What is left of the line for the bars' ends and the count."""
+
+
+COMMAND = Command(AREA_USAGE, __doc__, add_arguments, run, words=(TARGET,))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import sys
 
+from mematlas.cli.command import Command
 from mematlas.cli.options import add_output
 from mematlas.cli.session import width_of
 from mematlas.cli.signals import Interrupts
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from mematlas.cli.session import Session
     from mematlas.labs.lesson import Answer, Given, Lesson
 
-USAGE = "[NAME] [options]"
 MAX_WIDTH = 88
 
 
@@ -121,3 +121,6 @@ def grade(given: list[tuple[Lesson, Given]], is_one: bool, args: Namespace, sess
 def paper(args: Namespace, session: Session, out: TextIO) -> Paper:
     """Return what a lesson is written on."""
     return Paper(out, min(width_of(args, session), MAX_WIDTH), wants_colour(args.color, out))
+
+
+COMMAND = Command("[NAME] [options]", __doc__, add_arguments, run, words=(dict.fromkeys(LESSONS, ""),))

@@ -6,8 +6,8 @@ in maps.
 from __future__ import annotations
 
 from mematlas.analysis.grid import cut_at
+from mematlas.cli.command import TARGET, Command
 from mematlas.cli.drawing import AREA_USAGE, Drawing, add_drawing
-from mematlas.cli.options import TARGETS
 from mematlas.views.live import screen_size
 from mematlas.views.picture import Previous, cell_that_fits, map_view
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 PROMPT = 1
 """The line below the picture, where the cursor stands."""
-USAGE = AREA_USAGE
-TAKES_TARGET = True
-__doc__ = f"{__doc__}\n{TARGETS}"
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -58,3 +55,6 @@ def run(args: Namespace, session: Session) -> int:
 
     session.show(make, args)
     return 0
+
+
+COMMAND = Command(AREA_USAGE, __doc__, add_arguments, run, words=(TARGET,))

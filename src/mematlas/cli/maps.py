@@ -5,7 +5,8 @@ of RSS and of hugetlb pages.
 
 from __future__ import annotations
 
-from mematlas.cli.options import TARGETS, add_numa, add_output, add_repeat, add_source, add_target
+from mematlas.cli.command import TARGET, Command
+from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target
 from mematlas.cli.selection import add_selection, selection_of
 from mematlas.errors import BadInput
 from mematlas.views.maps import maps_table
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
     from mematlas.views.table import Table
-
-USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
-TAKES_TARGET = True
-__doc__ = f"{__doc__}\n{TARGETS}"
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -42,3 +39,6 @@ def run(args: Namespace, session: Session) -> int:
 
     session.show(make, args)
     return 0
+
+
+COMMAND = Command("[options] TARGET [AREA] | -- COMMAND ...", __doc__, add_arguments, run, words=(TARGET,))

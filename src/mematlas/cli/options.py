@@ -11,10 +11,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "jsonl", "csv")
 
-TARGETS = """\
-TARGET is a PID, self, a command's exact name, ~REGEX over command lines, cgroup:PATH,
-or the directory of a capture. "-- COMMAND ..." starts one, as the invoking user."""
-
 
 def add_target(arguments: Arguments) -> None:
     """Declare the words of a command: its target, then whatever else it takes."""

@@ -6,6 +6,7 @@ import os
 import time
 
 from mematlas.analysis.overview import WORTH_A_ROW, Facts, Measured, grouped, is_decided, largest, told, total
+from mematlas.cli.command import Command
 from mematlas.doctor.hints import own_command, sudo_line
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.abandon import Inquiry
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir, ProcFS
     from mematlas.views.table import Table
 
-USAGE = "[options]"
 TOP = 5
 LOOK_RIGHTS = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN")
 
@@ -233,3 +233,6 @@ def of_rollup(sums: dict[str, int]) -> tuple[int | None, ...]:
     uss = total((sums.get("Private_Clean"), sums.get("Private_Dirty")))
     names = ("Swap", "SwapPss", "Private_Hugetlb", "Shared_Hugetlb")
     return sums.get("Pss"), uss, *(sums.get(name) for name in names)
+
+
+COMMAND = Command("[options]", __doc__, add_arguments, run)

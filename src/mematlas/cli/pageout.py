@@ -6,15 +6,12 @@ from __future__ import annotations
 
 from mematlas.cli import advise
 from mematlas.cli.advise import ABOUT, USAGE
+from mematlas.cli.command import TARGET, Command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
-
-__all__ = ["TAKES_TARGET", "USAGE", "add_arguments", "run"]
-TAKES_TARGET = True
-__doc__ = f"{__doc__}\n{ABOUT}"
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -26,3 +23,6 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     return advise.run("pageout", args, session)
+
+
+COMMAND = Command(USAGE, f"{__doc__}\n{ABOUT}", add_arguments, run, words=(TARGET,))

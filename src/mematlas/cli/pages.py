@@ -5,7 +5,8 @@ The NUMA node is shown where there are several, in JSON and CSV always.
 
 from __future__ import annotations
 
-from mematlas.cli.options import TARGETS, add_output, add_page_source, add_repeat, add_target
+from mematlas.cli.command import TARGET, Command
+from mematlas.cli.options import add_output, add_page_source, add_repeat, add_target
 from mematlas.cli.selection import add_selection, selection_of, span_of
 from mematlas.cli.values import parse_count
 from mematlas.errors import BadInput, NotSupported
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from mematlas.kernel.pagemap import Block
     from mematlas.model.pages import Hole
     from mematlas.views.table import Table
-
-USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
-TAKES_TARGET = True
-__doc__ = f"{__doc__}\n{TARGETS}"
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -69,3 +66,6 @@ def run(args: Namespace, session: Session) -> int:
 
     session.show(make, args)
     return 0
+
+
+COMMAND = Command("[options] TARGET [AREA] | -- COMMAND ...", __doc__, add_arguments, run, words=(TARGET,))

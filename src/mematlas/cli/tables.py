@@ -8,7 +8,8 @@ entries that point at tables are then left out, unless "table" is in the list. -
 
 from __future__ import annotations
 
-from mematlas.cli.options import TARGETS, add_output, add_repeat, add_target
+from mematlas.cli.command import TARGET, Command
+from mematlas.cli.options import add_output, add_repeat, add_target
 from mematlas.errors import AssertionNotMet, BadInput
 from mematlas.model.address_space import parse_address, parse_range
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from mematlas.observe.pagetables import PageTables, RawTable
     from mematlas.views.table import Table
 
-USAGE = "[options] TARGET [ADDRESS...] | --kernel | -- COMMAND ..."
-TAKES_TARGET = True
-__doc__ = f"{__doc__}\n{TARGETS}"
 
 MODES = ("list", "raw", "tree", "audit", "verify")
 LEVELS = ("pgd", "p4d", "pud", "pmd", "pte")
@@ -261,3 +259,13 @@ def verify(session: Session, page_tables: PageTables, found: list[str]) -> Table
     result = page_tables.verify()
     found[:] = [f"page tables and the kernel's own numbers disagree: {what}" for what in result.unexplained]
     return verify_view(result, session.target_info() | page_tables.finish())
+
+
+COMMAND = Command(
+    "[options] TARGET [ADDRESS...] | --kernel | -- COMMAND ...",
+    __doc__,
+    add_arguments,
+    run,
+    words=(TARGET,),
+    default_target=default_target,
+)

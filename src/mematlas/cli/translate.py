@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import sys
 
-from mematlas.cli.options import TARGETS, add_output, add_repeat, add_target
+from mematlas.cli.command import TARGET, Command
+from mematlas.cli.options import add_output, add_repeat, add_target
 from mematlas.errors import BadInput
 from mematlas.model.address_space import HEX_DIGITS, parse_address
 from mematlas.views.translate import translate_table
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
     from mematlas.views.table import Table
-
-USAGE = "[options] TARGET ADDRESS... | -"
-TAKES_TARGET = True
-__doc__ = f"{__doc__}\n{TARGETS}"
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -53,3 +50,6 @@ def address_of(word: str) -> int:
     if address is None:
         raise BadInput(f"bad address {word!r}: hexadecimal, such as 0x7f3c1a2b4010")
     return address
+
+
+COMMAND = Command("[options] TARGET ADDRESS... | -", __doc__, add_arguments, run, words=(TARGET,))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from mematlas.cli.options import TARGETS, add_numa, add_output, add_repeat, add_source, add_target
+from mematlas.cli.command import TARGET, Command
+from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target
 from mematlas.errors import BadInput, PermissionDenied, ProcessGone
 from mematlas.views.format import format_seconds
 from mematlas.views.usage import sharing_notes, usage_table, verify_table
@@ -26,11 +27,8 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result", UsageResult, EndingResult)
 
-USAGE = "[options] TARGET | -- COMMAND ..."
-TAKES_TARGET = True
 NR_TRIES = 3
 """Times that the sources are compared before a difference counts."""
-__doc__ = f"{__doc__}\n{TARGETS}"
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -164,3 +162,6 @@ def verify(args: Namespace, session: Session) -> int:
     if unexplained:
         raise AssertionNotMet(f"the sources disagree without a reason: {', '.join(unexplained)}")
     return 0
+
+
+COMMAND = Command("[options] TARGET | -- COMMAND ...", __doc__, add_arguments, run, words=(TARGET,))

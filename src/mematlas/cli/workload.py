@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 
+from mematlas.cli.command import Command
 from mematlas.errors import BadInput
 from mematlas.labs.workload import WORKLOADS
 from mematlas.labs.workload import run as run_workload
@@ -20,8 +21,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
-
-USAGE = "[--json] singlemap | multimap [N] | prober | draw | actor"
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -34,3 +33,12 @@ def run(args: Namespace, session: Session) -> int:
     if len(rest) > (name == "multimap"):
         raise BadInput(f"one word too many: {rest[-1]!r}")
     return run_workload(name, rest[0] if rest else "12", sys.stdin, sys.stdout, args.json)
+
+
+COMMAND = Command(
+    "[--json] singlemap | multimap [N] | prober | draw | actor",
+    __doc__,
+    add_arguments,
+    run,
+    words=(dict.fromkeys(WORKLOADS, ""),),
+)
