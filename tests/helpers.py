@@ -22,7 +22,7 @@ from hypothesis import settings
 from mematlas.analysis.usage import Usage
 from mematlas.errors import NotSupported
 from mematlas.kernel.backing import has_cachestat
-from mematlas.kernel.pagemap import PAGE_IS_HUGE, Pagemap
+from mematlas.kernel.pagemap import PAGE_IS_HUGE, Pagemap, Scanner
 from mematlas.kernel.procfs import ProcFS
 from mematlas.labs.workload import run
 from mematlas.views.table import Table
@@ -290,3 +290,22 @@ class Forked:
         self.stdin.close()
         self.stdout.close()
         os.waitpid(self.pid, 0)
+
+
+def no_scan(self: Scanner, *arguments: int) -> int:
+    """Answer as a kernel before v6.7."""
+    raise NotSupported("PAGEMAP_SCAN", "Linux 6.7")
+
+
+def loaded_by(*words: str) -> set[str]:
+    """Return the modules that a command loads beyond those of the bare interpreter."""
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        "from mematlas.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print('\\n' + ' '.join(set(sys.modules) - before), file=sys.stderr)\n"
+        "sys.exit(code)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    return set(run.stderr.splitlines()[-1].split())

@@ -19,9 +19,9 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from test_btf import Builder, sample
-from test_kcore import BASE, core
 
+from constructed_btf import Builder, sample
+from constructed_core import BASE, core
 from mematlas import cli
 from mematlas.analysis.movable import parse_states
 from mematlas.analysis.pagetables.entries import parse_flags

@@ -387,7 +387,7 @@ def test_signal_ends_it_with_the_report_and_without_the_swap(
 INTERRUPTED = """
 import json, os, signal, sys
 nr_signals, sys.path[:], *words = json.loads(sys.argv[1])
-from mematlas import advising
+from mematlas.actions import advising
 from mematlas.cli import main
 read, reads = os.pread, []
 def pread(*arguments):

@@ -78,8 +78,8 @@ def test_without_swap_it_says_so_and_makes_some_for_its_time(capsys: Capture, mo
         return [area for area in read_swaps(procfs) if area.path in made]
 
     monkeypatch.setattr(swapfile, "TemporarySwap", Noted)
-    for module in ("actions", "pagingout"):
-        monkeypatch.setattr(f"mematlas.{module}.read_swaps", ours)
+    for module in ("plans", "freeing"):
+        monkeypatch.setattr(f"mematlas.actions.{module}.read_swaps", ours)
     assert main(STORY) == 0
     text = capsys.readouterr().out
     assert re.search(rf"moved +{NR_DRAWN} ", text)

@@ -30,8 +30,8 @@ Start = Callable[..., Victim]
 @pytest.fixture
 def no_swap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have our code see no swap space, whatever there is."""
-    for module in ("actions", "pagingout"):
-        monkeypatch.setattr(f"mematlas.{module}.read_swaps", lambda procfs: [])
+    for module in ("plans", "freeing"):
+        monkeypatch.setattr(f"mematlas.actions.{module}.read_swaps", lambda procfs: [])
 
 
 def of(target: Program, nr_pages: int) -> Selection:

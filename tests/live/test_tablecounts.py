@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from helpers import program, sparse
+from helpers import loaded_by, program, sparse
 from mematlas import Process
 from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.maps import Vma
@@ -229,8 +229,6 @@ def test_what_changes_all_the_time_is_torn_and_the_rest_is_counted(
 
 
 def test_amounts_are_counted_without_numpy(victim: MakeVictim, access: CountAccess) -> None:
-    from test_layers import loaded_by
-
     for command in ("usage", "maps"):
         assert not {"numpy", "json", "re", "typing"} & loaded_by(command, str(victim("anon").pid), "--source", "tables")
 

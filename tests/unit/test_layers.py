@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import mematlas
+from helpers import loaded_by
 from mematlas.cli import COMMANDS
 
 SOURCE = Path(mematlas.__file__).parent
@@ -88,20 +89,6 @@ def test_no_import_goes_round() -> None:
             break
         uses = {name: others - done for name, others in uses.items() if name not in done}
     assert not uses
-
-
-def loaded_by(*words: str) -> set[str]:
-    """Return the modules that a command loads beyond those of the bare interpreter."""
-    code = (
-        "import sys; before = set(sys.modules)\n"
-        "from mematlas.cli import main\n"
-        "code = main(sys.argv[1:])\n"
-        "print('\\n' + ' '.join(set(sys.modules) - before), file=sys.stderr)\n"
-        "sys.exit(code)"
-    )
-    run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=False)
-    assert run.returncode == 0, run.stderr
-    return set(run.stderr.splitlines()[-1].split())
 
 
 @pytest.mark.parametrize("words", LIGHT, ids=" ".join)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import PAGE, make_process, sparse
+from helpers import PAGE, make_process, no_scan, sparse
 from mematlas import Process
 from mematlas.errors import NotSupported, ProcessGone
 from mematlas.kernel.pagemap import (
@@ -38,11 +38,6 @@ from mematlas.model.pages import STATE_OF_BYTE
 NR_SPARSE = 1301
 PRESENT_WORD = 1 << 63 | 1 << 56 | 0x1234
 SWAP_WORD = 1 << 62 | 0x5678 << 5
-
-
-def no_scan(self: Scanner, *arguments: int) -> int:
-    """Answer as a kernel before v6.7."""
-    raise NotSupported("PAGEMAP_SCAN", "Linux 6.7")
 
 
 def special_slowly(states: bytes, words: list[int]) -> bytes:

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_pagemap import no_scan
 
 from conftest import Outcome
-from helpers import PAGE, keyed_rows, make_process, write_words
+from helpers import PAGE, keyed_rows, make_process, no_scan, write_words
 from mematlas import Process
 from mematlas.kernel.maps import parse_line
 from mematlas.kernel.pagemap import PM_PFRAME, Scanner

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from constructed_core import BASE, core
 from mematlas.errors import FormatError, NotSupported, PermissionDenied
 from mematlas.kernel.lockdown import read_lockdown
 from mematlas.kernel.memory import kcore
 from mematlas.kernel.memory.btf import Layout
 from mematlas.kernel.memory.kcore import U64, KcoreReader, find_symbol
 
-BASE = 0xFFFF888000000000
 TEXT = 0xFFFFFFFF81000000
 LAYOUT = Layout(
     {
@@ -29,18 +29,6 @@ LAYOUT = Layout(
 )
 MEM_FD = 5
 PINNED = BASE + 0x7777000
-
-
-def core(segments: list[tuple[int, int, bytes]]) -> bytes:
-    """Return an ELF core file of segments (address, physical address, content)."""
-    place = 64 + 56 * len(segments)
-    headers = content = b""
-    for address, phys, data in segments:
-        headers += struct.pack("<IIQQQQQQ", 1, 7, place + len(content), address, phys, len(data), len(data), 4096)
-        content += data
-    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
-    head = struct.pack("<16sHHIQQQIHHHHHH", ident, 4, 62, 1, 0, 64, 0, 0, 64, 56, len(segments), 0, 0, 0)
-    return head + headers + content
 
 
 def words(*numbers: int) -> bytes:

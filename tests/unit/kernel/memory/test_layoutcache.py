@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_btf import sample
 
+from constructed_btf import sample
 from mematlas.errors import Error, NotSupported
 from mematlas.kernel.memory import btf, layoutcache
 from mematlas.kernel.memory.btf import Layout, asked_twice, read_layout
