@@ -11,8 +11,6 @@ The names below are the library; each is imported when it is first used.
 
 from __future__ import annotations
 
-from mematlas.version import __version__
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.analysis.ending import DistinctResult, EndingResult, Part
@@ -41,8 +39,10 @@ if TYPE_CHECKING:
     from mematlas.model.search import resolve
     from mematlas.observe.captures import CaptureResult, capture
     from mematlas.observe.process import Process
+    from mematlas.version import __version__
 
 HOMES = {
+    "mematlas.version": ("__version__",),
     "mematlas.analysis.ending": ("DistinctResult", "EndingResult", "Part"),
     "mematlas.analysis.grid": ("Cells", "Strip"),
     "mematlas.analysis.usage": ("Usage",),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 
 from mematlas.errors import BadInput, Error, PermissionDenied
-from mematlas.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,11 +157,13 @@ def dispatch(words: list[str]) -> int:
     if name == "help" and rest:
         name, rest = rest[0], ["--help"]
     if name in ("-h", "--help", "help"):
-        from mematlas.views.live import screen_width
+        from mematlas.views.terminal import screen_width
 
         print(help_text(screen_width(sys.stdout)), end="")
         return 0
     if name in ("-V", "--version"):
+        from mematlas.version import __version__
+
         print(f"mematlas {__version__}")
         return 0
     if name not in COMMANDS and name != "overview":
@@ -230,6 +231,7 @@ def describe(name: str, command: Command) -> str:
 
 def help_text(width: int = 0) -> str:
     """Return the overview of all commands, by group, for a screen of this width; 0 for any."""
+    from mematlas.version import __version__
     from mematlas.views.format import fold_text, fold_words
 
     head = f"mematlas {__version__}: observe, measure and influence the virtual memory of running processes"
@@ -284,7 +286,7 @@ def report(error: Error, words: list[str]) -> None:
 def complain(text: str) -> None:
     """Write a message to standard error. The names in it are others', and may hold whatever moves a terminal."""
     from mematlas.views.format import fold_message, format_message
-    from mematlas.views.live import screen_width
+    from mematlas.views.terminal import screen_width
 
     try:
         width = screen_width(sys.stderr)

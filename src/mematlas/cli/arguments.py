@@ -99,7 +99,7 @@ class Arguments:
         import argparse
 
         from mematlas.views.format import fold_message, fold_text, format_message
-        from mematlas.views.live import screen_width
+        from mematlas.views.terminal import screen_width
 
         class Parser(argparse.ArgumentParser):
             def error(self, message: str) -> NoReturn:

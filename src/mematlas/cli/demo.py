@@ -18,8 +18,8 @@ from mematlas.cli.session import width_of
 from mematlas.cli.signals import Interrupts
 from mematlas.cli.values import parse_seconds
 from mematlas.errors import BadInput
-from mematlas.views.colour import wants_colour
 from mematlas.views.picture import can_draw
+from mematlas.views.terminal import wants_colour
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

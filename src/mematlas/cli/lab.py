@@ -24,7 +24,7 @@ from mematlas.labs.lesson import Asked, Guide, Paper, unasked
 from mematlas.labs.lessons import LESSONS, find_lesson
 from mematlas.labs.results import answers_table, lessons_table
 from mematlas.labs.score import ScoreFile, score_of
-from mematlas.views.colour import wants_colour
+from mematlas.views.terminal import wants_colour
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

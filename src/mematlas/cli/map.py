@@ -8,8 +8,8 @@ from __future__ import annotations
 from mematlas.analysis.grid import cut_at
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.drawing import AREA_USAGE, Drawing, add_drawing
-from mematlas.views.live import screen_size
 from mematlas.views.picture import Previous, cell_that_fits, map_view
+from mematlas.views.terminal import screen_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

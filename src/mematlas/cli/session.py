@@ -10,9 +10,8 @@ from mematlas.cli.values import LEAST_WIDTH, MOST_WIDTH
 from mematlas.errors import BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
 from mematlas.observe.process import Process
-from mematlas.views.colour import wants_colour
 from mematlas.views.format import fold_message, format_path
-from mematlas.views.live import screen_width
+from mematlas.views.terminal import screen_size, screen_width, wants_colour
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -271,7 +270,5 @@ def standard_session(command: list[str] | None) -> Session:
 
 def width_of(args: Namespace, session: Session) -> int:
     """Return the columns to draw in: as asked, the terminal's, or 80."""
-    from mematlas.views.live import screen_size
-
     columns, _ = screen_size(session.out) or (80, 24)
     return min(max(args.width or columns, LEAST_WIDTH), MOST_WIDTH)

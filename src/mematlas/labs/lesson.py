@@ -18,8 +18,8 @@ from mematlas.labs.running import RunningWorkload
 from mematlas.model.address_space import Selection
 from mematlas.model.pages import STATE_OF_BYTE, Hole
 from mematlas.observe.process import Process
-from mematlas.views.colour import paint
 from mematlas.views.format import format_seconds, format_size
+from mematlas.views.terminal import paint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

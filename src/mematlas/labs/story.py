@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 
 from mematlas.model.address_space import Selection
-from mematlas.views.colour import paint
 from mematlas.views.format import fold_message, fold_text
-from mematlas.views.live import screen_width
 from mematlas.views.picture import Previous, histogram_view, map_view
+from mematlas.views.terminal import paint, screen_width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 
 from mematlas.errors import Error, NotSupported
-from mematlas.kernel.kcmp import LESS, SAME, compare_memory
 from mematlas.kernel.status import counts_as_we_do, read_layout, read_stat
 
 TYPE_CHECKING = False
@@ -41,7 +40,11 @@ def sharing_memory(process: ProcessDir, candidates: Iterable[int] | None = None)
             if pid == process.pid:
                 continue
             with procfs.process(pid) as other:
-                if layout_of(other) != own or compare_memory(process.tid, pid) != SAME:
+                if layout_of(other) != own:
+                    continue
+                from mematlas.kernel.kcmp import SAME, compare_memory  # hardly anybody comes so far
+
+                if compare_memory(process.tid, pid) != SAME:
                     continue
                 read_stat(other)  # the PID is still the one that was compared
                 found.append(pid)
@@ -73,6 +76,8 @@ class AddressSpaces:
         """Whether a process runs in the address space of one met before."""
         if not self._can_tell:
             return False
+        from mematlas.kernel.kcmp import LESS, SAME, compare_memory
+
         try:
             if (layout := layout_of(process)) is None:
                 return False

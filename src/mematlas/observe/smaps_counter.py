@@ -8,7 +8,6 @@ from mematlas.analysis.results import Counters, VmaUsage
 from mematlas.analysis.usage import usage_of_fields
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import replace
-from mematlas.kernel.ksm_stat import read_merging_pages
 from mematlas.kernel.maps import MAY_BE_HIDDEN
 from mematlas.kernel.status import status_bytes
 
@@ -113,6 +112,8 @@ def note_cut(vmas: Iterable[Vma], notes: list[str]) -> None:
 
 def read_counters(process: ProcessDir, status: dict[str, str], nr_vmas: int) -> Counters:
     """Return what the kernel counts of a process as it goes, given the lines of its status."""
+    from mematlas.kernel.ksm_stat import read_merging_pages
+
     ksm: int | None = None
     try:
         ksm = read_merging_pages(process) * process.procfs.page_size

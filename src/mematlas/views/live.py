@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 
+from mematlas.views.terminal import screen_size
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -14,21 +16,6 @@ WRAP_OFF, WRAP_ON = "\x1b[?7l", "\x1b[?7h"
 CURSOR_OFF, CURSOR_ON = "\x1b[?25l", "\x1b[?25h"
 CLEAR_LINE, CLEAR_BELOW = "\x1b[K", "\x1b[J"
 MORE = "... more lines"
-
-
-def screen_size(out: TextIO) -> tuple[int, int] | None:
-    """Return the columns and lines of the terminal that we write to, as they are now; None where it is none."""
-    try:
-        size = os.get_terminal_size(out.fileno())
-    except (OSError, ValueError):
-        return None
-    # Serial lines, and terminals that nobody has sized, say 0.
-    return size.columns or 80, size.lines or 24
-
-
-def screen_width(out: TextIO) -> int:
-    """Return the columns of the terminal that we write to; 0, any number, where it is none."""
-    return max((screen_size(out) or (0, 0))[0], 0)
 
 
 def ticks(interval: float, count: int | None) -> Iterator[int]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from mematlas.analysis.grid import choose_cell_pages, paragraphs
-from mematlas.views.colour import paint
 from mematlas.views.format import fold, format_address, format_path, format_size, number_of
 from mematlas.views.table import Column, Drawn
+from mematlas.views.terminal import paint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from itertools import compress, repeat
 
 from mematlas.frozen import record
-from mematlas.views.colour import paint
 from mematlas.views.format import (
     fold,
     format_address,
@@ -26,6 +25,7 @@ from mematlas.views.format import (
     format_path,
     format_size,
 )
+from mematlas.views.terminal import paint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

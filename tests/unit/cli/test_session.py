@@ -25,7 +25,6 @@ from mematlas.cli.watchdog import Watchdog
 from mematlas.errors import BadInput, Error, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import CALLERS, invoking_user
-from mematlas.views import live
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def test_number_that_is_none_is_bad_input(text: str) -> None:
 
 @pytest.mark.parametrize(("asked", "there", "width"), [(None, 20, 40), (None, 100, 100), (7, 100, 40), (10**9, 100, 0)])
 def test_width_is_clamped(asked: int | None, there: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "screen_size", lambda _: (there, 24))
+    monkeypatch.setattr("mematlas.cli.session.screen_size", lambda _: (there, 24))
     session = Session(ProcFS(), io.StringIO(), io.StringIO(), None)
 
     assert width_of(Namespace(width=asked), session) == (width or MOST_WIDTH)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import helpers  # noqa: F401  (the settings of hypothesis)
 from mematlas.errors import BadInput
-from mematlas.views.colour import STYLES, paint
 from mematlas.views.format import (
     UNITS,
     format_address,
@@ -21,6 +20,7 @@ from mematlas.views.format import (
     format_seconds,
     format_size,
 )
+from mematlas.views.terminal import STYLES, paint
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from mematlas.views import live
+from mematlas.views.terminal import screen_size
 
 
 class Terminal(io.StringIO):
@@ -59,7 +60,7 @@ def test_frames_into_a_pipe_are_written_as_they_come() -> None:
 
 
 def test_what_is_no_terminal_has_no_size() -> None:
-    assert live.screen_size(io.StringIO()) is None
+    assert screen_size(io.StringIO()) is None
 
 
 @pytest.mark.parametrize(("takes", "looks"), [(1, [0, 4, 8, 12]), (5, [0, 8, 16, 24]), (400, [0, 404, 808, 1212])])

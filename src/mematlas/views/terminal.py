@@ -1,4 +1,7 @@
-"""Colours, by what they mean. A terminal without them loses nothing: every state has its own character too."""
+"""What the output is: a terminal of so many columns, with or without colours; or something else.
+
+Colours go by what they mean. A terminal without them loses nothing: every state has its own character too.
+"""
 
 from __future__ import annotations
 
@@ -42,3 +45,18 @@ def wants_colour(choice: str, out: TextIO) -> bool:
     if choice != "auto":
         return choice == "always"
     return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def screen_size(out: TextIO) -> tuple[int, int] | None:
+    """Return the columns and lines of the terminal that we write to, as they are now; None where it is none."""
+    try:
+        size = os.get_terminal_size(out.fileno())
+    except (OSError, ValueError):
+        return None
+    # Serial lines, and terminals that nobody has sized, say 0.
+    return size.columns or 80, size.lines or 24
+
+
+def screen_width(out: TextIO) -> int:
+    """Return the columns of the terminal that we write to; 0, any number, where it is none."""
+    return max((screen_size(out) or (0, 0))[0], 0)
