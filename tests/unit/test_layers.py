@@ -24,8 +24,8 @@ FILES = {
     for path in sorted(SOURCE.rglob("*.py"))
 }
 LAYERS = (
-    *(("version", "errors", "frozen", "arrays"), ("kernel",), ("model",), ("analysis",), ("doctor", "observe")),
-    *(("actions",), ("timeline",), ("views",), ("labs", "tui", "web", "fleet"), ("cli",)),
+    *(("version", "frozen", "arrays"), ("errors", "notes"), ("kernel",), ("model",), ("analysis",)),
+    *(("doctor", "observe"), ("actions",), ("timeline",), ("views",), ("labs", "tui", "web", "fleet"), ("cli",)),
 )
 """From the lowest up. Those of one layer that stand beside one another know nothing of one another."""
 OF_NO_LAYER = {"mematlas", "mematlas.__main__"}
