@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn, ParamSpec, TypeVar
 
+import pytest
 from hypothesis import settings
 
 from mematlas.analysis.usage import Usage
@@ -25,6 +26,8 @@ from mematlas.kernel.backing import has_cachestat
 from mematlas.kernel.pagemap import PAGE_IS_HUGE, Pagemap, Scanner
 from mematlas.kernel.procfs import ProcFS
 from mematlas.labs.workload import run
+from mematlas.notes import Note
+from mematlas.observe.process import Process
 from mematlas.views.table import Table
 from victim import DEADLINE
 
@@ -50,6 +53,28 @@ print(json.dumps(ctypes.addressof(ctypes.c_char.from_buffer(area))), flush=True)
 """Maps one private anonymous area and touches some of its pages; tells its address."""
 
 WAIT = "\nsys.stdin.read()\n"
+
+
+def texts(notes: Iterable[Note | dict[str, str]]) -> list[str]:
+    """Return what notes say, those of the library or those of JSON."""
+    return [note["text"] if isinstance(note, dict) else note.text for note in notes]
+
+
+def tables_unread(process: Process) -> str | None:
+    """Return why page tables cannot be read here; None when they can."""
+    try:
+        if why := process.why_no_tables():
+            return why.text
+        process.maps("tables", first_pages=False)
+        return None
+    except NotSupported as error:
+        return f"page tables cannot be read: {error}"
+
+
+def skip_without_tables(process: Process) -> None:
+    """Skip a test that reads page tables where they cannot be read."""
+    if why := tables_unread(process):
+        pytest.skip(why)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from helpers import texts
 from mematlas.cli import main
 from test_swap_devices import zram
 from victim import Victim
@@ -61,8 +62,8 @@ def test_swap_max_limits_the_plan_and_the_act(
         (group / "memory.swap.max").write_text(str(ALLOWED * PAGE))
         planned = say("pageout", target, "anon_full", "--dry-run")
         assert row_of(planned)["nr_needs_swap"] == row_of(planned)["nr_movable"] == ALLOWED
-        assert "swap: the memory cgroup allows 128 KiB more" in planned["notes"]
-        assert "cgroup: the memory cgroup of the process allows no more" in planned["notes"]
+        assert "swap: the memory cgroup allows 128 KiB more" in texts(planned["notes"])
+        assert "cgroup: the memory cgroup of the process allows no more" in texts(planned["notes"])
         told = say("pageout", target, "anon_full")
         assert "allows too little swap: 260 KiB of memory has nowhere to go" in told["err"]
         moved = row_of(told)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import texts
 from inside import Facts
 from mematlas import Process
 from mematlas.cli import main
@@ -86,7 +87,7 @@ def test_idle_pages_go_first(lru: str, facts: Facts, victim: Callable[..., Victi
         assert idle_frames(frames) == {frames[page] for page in idle}
         assert main(words(area, "--coldest", 50, "--json")) == 0
         told = json.loads(capsys.readouterr().out)
-        (note,) = (note for note in told["notes"] if note.startswith("the coldest"))
+        (note,) = (note for note in texts(told["notes"]) if note.startswith("the coldest"))
         assert note.startswith(
             f"the coldest 50 of {NR_PAGES} pages, by the idle page bitmap, then kpageflags (83 idle,"
         )

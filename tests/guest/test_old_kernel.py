@@ -52,4 +52,4 @@ def test_what_cannot_be_known_is_noted_and_never_zero(source: str) -> None:
         result = process.usage(source)
     # Without PAGEMAP_SCAN zero pages are told by their frames' flags, and huge pages by nothing.
     assert result.usage.zero is not None
-    assert (result.usage.thp is None) == any("huge pages unknown" in note for note in result.reading.notes)
+    assert (result.usage.thp is None) == any(note.code == "huge-unknown" for note in result.reading.notes)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from conftest import libc, write_swap_header
-from helpers import sparse
+from helpers import sparse, texts
 from inside import Facts
 from mematlas import Process
 from mematlas.cli import main
@@ -112,7 +112,7 @@ def test_pageout_moves_and_willneed_brings_back(
         place = f"{area.address:#x}-{area.end:#x}"
         planned = say("pageout", target.pid, place, "--dry-run")
         assert planned["rows"][0]["nr_movable"] == area.nr_pages
-        assert [note for note in planned["notes"] if note.startswith(f"swap: {device}, ")]
+        assert [note for note in texts(planned["notes"]) if note.startswith(f"swap: {device}, ")]
         moved = say("pageout", target.pid, place)["rows"][0]
         assert (moved["nr_moved"], moved["swap"]) == (area.nr_pages, area.size)
         told = read_rollup(target.pid)
@@ -128,7 +128,7 @@ def test_pageout_moves_and_willneed_brings_back(
         with sparse(4 << 20, range(509)) as more:
             say("pageout", more.pid, f"{more.told:#x}+4M")
             again = say("pageout", target.pid, f"{target['shared_anon'].address:#x}", "--dry-run")
-        packs = [note for note in again["notes"] if note.endswith(":1 so far")]
+        packs = [note for note in texts(again["notes"]) if note.endswith(":1 so far")]
         assert len(packs) == (make is zram)
         back = say("willneed", target.pid, place)["rows"][0]
         assert (back["nr_moved"], back["nr_stayed"]) == (area.nr_pages, 0)

@@ -14,7 +14,7 @@ from typing import NoReturn
 import pytest
 
 from conftest import Outcome
-from helpers import Program, program, sparse
+from helpers import Program, program, sparse, texts
 from mematlas.actions import plans as actions
 from mematlas.actions.acts import chunks
 from mematlas.actions.plans import Effect, act, check_target, cold, collapse, free_frames, pageout, plan, undo, willneed
@@ -200,7 +200,7 @@ def test_shared_memory_cannot_be_freed_by_reading_it(victim: Callable[..., Victi
     assert effect.freed is not None
     assert effect.nr_moved == area.nr_resident
     assert effect.freed.nr_freed == 0
-    assert any("shared memory stay" in note for note in effect.notes) == bool(effect.freed.nr_kept)
+    assert any("shared memory stay" in note for note in texts(effect.notes)) == bool(effect.freed.nr_kept)
 
 
 def test_freeing_stops_when_asked_and_leaves_out_what_it_brought_back(swap: Path) -> None:
@@ -291,7 +291,7 @@ def test_shared_memory_that_may_not_be_asked_about_is_not_told_and_comes_back(
             effect = pageout(process, at(area))
             is_whole(effect)
             back = undo(process, effect)
-        told = [note for note in effect.notes if "not told" in note]
+        told = [note for note in texts(effect.notes) if "not told" in note]
         return effect.nr_moved, effect.swap, effect.swap_cached, effect.nr_freed, len(told), back.nr_moved
 
     moved, *unknown, nr_notes, back = as_nobody(work, caps=["CAP_SYS_NICE"]).value
@@ -321,7 +321,7 @@ def test_large_folios_shared_in_part_are_told_or_said_to_be_hidden(as_nobody: Ca
     def work() -> object:
         with shared_in_part() as area, Process(os.getpid()) as process:
             planned = plan(process, "pageout", Selection(area=area))
-        return planned.reasons["shared"], [note for note in planned.notes if "large folio" in note]
+        return planned.reasons["shared"], [note for note in texts(planned.notes) if "large folio" in note]
 
     nr_shared, (note,) = as_nobody(work).value
     assert nr_shared == 38
@@ -369,7 +369,9 @@ def test_pages_that_a_kernel_does_not_count_may_be_there(untold: str, monkeypatc
             planned = plan(process, "pageout", of(running, 61))
 
     assert planned.reasons["mlocked"] == 31
-    assert [note[:16] for note in planned.notes if "pinned" in note] == ["pages may be pin"] * (untold == "VmPin")
+    assert [note[:16] for note in texts(planned.notes) if "pinned" in note] == ["pages may be pin"] * (
+        untold == "VmPin"
+    )
 
 
 def needs_more() -> NoReturn:
@@ -655,7 +657,7 @@ def test_target_that_ends_in_the_middle_gives_a_report(swap: Path) -> None:
     assert effect.nr_requested == 2 * MANY
     assert effect.reasons["unfinished"] == effect.nr_stayed
     assert (effect.swap_cached, effect.nr_freed) == (None, None)
-    assert any("not known: the process is gone" in note for note in effect.notes)
+    assert any("not known: the process is gone" in note for note in texts(effect.notes))
 
 
 def test_target_that_execs_in_the_middle_is_left_alone(swap: Path) -> None:
@@ -696,7 +698,7 @@ def test_vmas_that_change_between_plan_and_act_count_as_they_are(swap: Path) -> 
     is_whole(effect)
     assert effect.nr_requested == MANY - 1000
     assert effect.reasons == {"mlocked": 50}
-    assert any("VMAs changed" in note for note in effect.notes)
+    assert any("VMAs changed" in note for note in texts(effect.notes))
 
 
 def test_vma_that_was_chosen_and_became_another_is_left_alone(swap: Path) -> None:
@@ -708,7 +710,7 @@ def test_vma_that_was_chosen_and_became_another_is_left_alone(swap: Path) -> Non
         assert tell(running, "touch") == "0"
         effect = act(process, planned)
     assert (effect.nr_requested, effect.vmas) == (0, ())
-    assert any("VMAs changed" in note for note in effect.notes)
+    assert any("VMAs changed" in note for note in texts(effect.notes))
 
 
 def test_vma_that_is_unmapped_during_the_act_is_gone(swap: Path) -> None:

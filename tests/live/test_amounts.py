@@ -13,7 +13,7 @@ import pytest
 
 from amounts import LAZY, PARTIAL, PINNED, SMALL_FOLIOS
 from conftest import locked
-from helpers import PAGE, look, mematlas, program, read_smaps, steadily
+from helpers import PAGE, look, mematlas, program, read_smaps, steadily, texts
 from mematlas import Process
 from mematlas.kernel.kpage import KPF_ANON, KPF_COMPOUND_TAIL, KPF_MMAP
 from mematlas.kernel.madvise import drain_batches
@@ -39,7 +39,7 @@ def test_what_was_given_up_is_told_by_smaps_and_unknown_elsewhere() -> None:
         text = mematlas("usage", target.pid, "--source", "smaps").stdout
 
     assert found["rows"][0]["lazyfree"] is None
-    assert [note for note in found["notes"] if "smaps alone tells" in note] == [
+    assert [note for note in texts(found["notes"]) if "smaps alone tells" in note] == [
         "lazyfree unknown with this source: smaps alone tells (--source smaps)"
     ]
     assert any(line.split()[:2] == ["lazyfree", f"{90 * PAGE // 1024}"] for line in text.splitlines())

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from conftest import Outcome
-from helpers import sparse
+from helpers import sparse, texts
 from mematlas.actions.acts import Plan
 from mematlas.analysis.movable import Choice
 from mematlas.cli import main
@@ -104,7 +104,7 @@ def test_dry_run_says_what_would_move_and_moves_nothing(
     (row,) = result["rows"]
     assert (row["nr_requested"], row["nr_movable"], row["nr_needs_swap"]) == (24, 11, 11)
     assert row["reasons"] == {"guard": 13}
-    assert any(note.startswith("swap: ") and " free of " in note for note in result["notes"])
+    assert any(note.startswith("swap: ") and " free of " in note for note in texts(result["notes"]))
     assert main(words("pageout", area, "--dry-run")) == 0
     assert "13 guard" in capsys.readouterr().out
     assert main(words("willneed", area, "--json")) == 0
@@ -143,10 +143,10 @@ def test_dry_run_tells_dirty_pages_of_files(
     assert main(words("pageout", area, "--dry-run", "--json")) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["rows"][0]["nr_dirty"] >= 17
-    assert any("dirty: to leave the process, and to stay in RAM" in note for note in result["notes"])
+    assert any("dirty: to leave the process, and to stay in RAM" in note for note in texts(result["notes"]))
     result = json.loads(as_nobody(words("pageout", area, "--dry-run", "--json"), caps=["CAP_SYS_NICE"]).stdout)
     assert result["rows"][0]["nr_dirty"] is None
-    assert any(note.startswith("dirty pages of files leave the process") for note in result["notes"])
+    assert any(note.startswith("dirty pages of files leave the process") for note in texts(result["notes"]))
 
 
 @pytest.mark.parametrize("command", ["pageout", "cold", "willneed", "collapse"])
@@ -224,7 +224,7 @@ def test_coldest_pages_go_first(victim: Callable[..., Victim], swap: Path, capsy
     assert main(words("pageout", area, "--coldest", "200K", "--json")) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["rows"][0]["nr_moved"] == 50
-    (note,) = (note for note in result["notes"] if note.startswith("the coldest"))
+    (note,) = (note for note in texts(result["notes"]) if note.startswith("the coldest"))
     assert note.startswith("the coldest 50 of 97 pages, by kpageflags (")
     assert "67 inactive and unreferenced, 30 inactive and referenced" in note
     with Process(area.pid) as process:
@@ -484,4 +484,4 @@ def test_ratio_is_told_once_there_is_something_in_it(monkeypatch: pytest.MonkeyP
     area = SwapArea("/dev/zram0", "partition", 64 << 20, used, 100)
     planned = Plan("pageout", Selection(), Choice(), None, (), PAGE, (area,), NO_LIMIT, ())
     (line,) = places(planned)
-    assert line.endswith(f" free of {format_size(64 << 20)}{told}")
+    assert line.text.endswith(f" free of {format_size(64 << 20)}{told}")

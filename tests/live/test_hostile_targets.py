@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import Program, program
+from helpers import Program, program, texts
 from mematlas import Process, ProcFS
 from mematlas.cli import main
 from mematlas.kernel.cmdline import MAX_COMMAND
@@ -96,7 +96,7 @@ def test_a_capture_takes_the_beginning_of_arguments_without_an_end(long_command:
     assert done.returncode == 0, done.stderr
     size = (tmp_path / "saved" / str(long_command.pid) / "cmdline").stat().st_size
     assert size <= MAX_COMMAND
-    notes = json.loads(done.stdout)["notes"]
+    notes = texts(json.loads(done.stdout)["notes"])
     assert (size == MAX_COMMAND) == ("of the command line, its first 128 KiB are saved" in notes)
 
 
@@ -122,7 +122,7 @@ def test_paths_longer_than_can_be_opened_are_cut_and_counted(
     cut = [row for row in result["rows"] if row["path_cut"]]
     assert len(cut) == 1009
     assert {len(row["path"]) for row in cut} == {MAX_PATH + 3}
-    assert any("the paths of 1,009 VMAs are too long to be kept whole" in note for note in result["notes"])
+    assert any("the paths of 1,009 VMAs are too long to be kept whole" in note for note in texts(result["notes"]))
 
 
 def test_a_capture_has_the_same_cut_paths(long_paths: tuple[Program, int], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE, Program, assert_equal_smaps, look, program, steadily
+from helpers import PAGE, Program, assert_equal_smaps, look, program, skip_without_tables, steadily, texts
 from mematlas import Process
 from mematlas.actions.plans import plan
 from mematlas.cli import main
@@ -141,9 +141,8 @@ def exclusive_of(process: Process, start: int, end: int, source: str) -> list[bo
 @steadily
 def test_partly_shared_huge_pages_equal_smaps(source: str, who: str, family: Program) -> None:
     with Process(pid_of(family, who)) as process:
-        notes: list[str] = []
-        if source == "tables" and process.try_tables(notes) is None:
-            pytest.skip(notes[0])
+        if source == "tables":
+            skip_without_tables(process)
         smaps, result = look(process.pid, lambda: process.maps(source))
 
     for item in result.vmas:
@@ -173,9 +172,8 @@ def test_each_page_is_exclusive_as_its_map_count_has_it(kind: str, source: str, 
     start = family.told[kind]
     end = start + (NR_HUGE if kind == "anon" else 2) * size
     with Process(pid_of(family, who)) as process:
-        notes: list[str] = []
-        if source == "tables" and process.try_tables(notes) is None:
-            pytest.skip(notes[0])
+        if source == "tables":
+            skip_without_tables(process)
         found = exclusive_of(process, start, end, source)
 
     counts = counted(process.pid, start, (end - start) // PAGE)
@@ -272,7 +270,7 @@ def test_without_rights_it_is_said_that_the_number_is_an_estimate(as_nobody: Cal
                     with Process(saved.pid, ProcFS(saved.path)) as copy:
                         copied = copy.maps("pagemap")
             thp = sum(item.usage.thp or 0 for item in result.vmas)
-            return thp, list(result.reading.notes), list(copied.reading.notes)
+            return thp, texts(result.reading.notes), texts(copied.reading.notes)
 
     thp, notes, copied = as_nobody(look_at_ourselves).value
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from helpers import Program, look, program
+from helpers import Program, look, program, skip_without_tables
 from mematlas import Process
 from mematlas.kernel.pagemap import EXCLUSIVE, PRESENT
 from mematlas.model.pages import Hole
@@ -54,9 +54,8 @@ def parent(hugetlb_pages: int) -> Iterator[Program]:
 def test_pages_in_a_shared_table_are_not_exclusive(source: str, parent: Program) -> None:
     start, size = parent.told
     with Process(parent.pid) as process:
-        notes: list[str] = []
-        if source == "tables" and process.try_tables(notes) is None:
-            pytest.skip(notes[0])
+        if source == "tables":
+            skip_without_tables(process)
         smaps, result = look(process.pid, lambda: process.maps(source))
 
     (item,) = (item for item in result.vmas if item.vma.start == start)

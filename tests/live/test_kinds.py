@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE, Program, assert_equal_smaps, look, mematlas, program
+from helpers import PAGE, Program, assert_equal_smaps, look, mematlas, program, skip_without_tables
 from mematlas import Process
 from mematlas.analysis.results import VmaUsage
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.hugepage import huge_size
 from mematlas.kernel.smaps import read_vm_flags
 from mematlas.kernel.status import read_status, status_bytes
-from mematlas.kernel.vmfile import GUESSED, PROCMAP_QUERY
+from mematlas.kernel.vmfile import PROCMAP_QUERY
+from mematlas.notes import Note
 
 SOURCES = ("smaps", "pagemap", "tables")
 NR_TOUCHED = 211
@@ -108,9 +109,7 @@ def of_area(running: Program, source: str) -> VmaUsage:
 def tables_where_they_can_be_read(request: pytest.FixtureRequest) -> None:
     if "source" in request.fixturenames and request.getfixturevalue("source") == "tables":
         with Process(os.getpid()) as process:
-            notes: list[str] = []
-            if process.try_tables(notes) is None:
-                pytest.skip(notes[0])
+            skip_without_tables(process)
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
@@ -210,9 +209,9 @@ print(0, flush=True)
 """The same interpreter without the file."""
 
 
-def nr_guessed(notes: Iterable[str]) -> int:
+def nr_guessed(notes: Iterable[Note]) -> int:
     """Return of how many files the kind was guessed."""
-    return sum(int(note.split("(")[1].split()[0]) for note in notes if note.startswith(GUESSED))
+    return sum(int(note.text.split("(")[1].split()[0]) for note in notes if note.code == "guessed-kinds")
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

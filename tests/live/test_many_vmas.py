@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from helpers import PAGE, Program, assert_equal_smaps, look, program, steadily
+from helpers import PAGE, Program, assert_equal_smaps, look, program, skip_without_tables, steadily
 from mematlas import Process
 from mematlas.cli import main
 from mematlas.kernel.maps import read_maps
@@ -90,9 +90,8 @@ def are_many(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tables_or_skip(process: Process, source: str) -> None:
-    notes: list[str] = []
-    if source == "tables" and process.try_tables(notes) is None:
-        pytest.skip(notes[0])
+    if source == "tables":
+        skip_without_tables(process)
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from helpers import PAGE, TOLD_BY_SMAPS, assert_equal_smaps, look, program, steadily, tells_huge_pages, tells_swap
+from helpers import (
+    PAGE,
+    TOLD_BY_SMAPS,
+    assert_equal_smaps,
+    look,
+    program,
+    skip_without_tables,
+    steadily,
+    tells_huge_pages,
+    tells_swap,
+)
 from mematlas import Process
 from mematlas.cli import main
 from mematlas.errors import NotSupported
@@ -159,9 +169,8 @@ def family(swap: Path, disk_path: Path) -> Iterator[dict[str, int]]:
 @steadily
 def test_mixed_memory_equals_smaps(source: str, who: str, family: dict[str, int]) -> None:
     with Process(family[who]) as process:
-        notes: list[str] = []
-        if source == "tables" and process.try_tables(notes) is None:
-            pytest.skip(notes[0])
+        if source == "tables":
+            skip_without_tables(process)
         smaps, result = look(process.pid, lambda: process.maps(source))
 
     assert len(result.vmas) == len(smaps)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from conftest import Outcome
-from helpers import make_process, mematlas, write_words
+from helpers import make_process, mematlas, texts, write_words
 from mematlas import Process, cli, errors
 from mematlas.kernel.pagemap import has_soft_dirty
 from mematlas.kernel.procfs import ProcFS
@@ -137,8 +137,8 @@ def test_hidden_frames_are_null_and_explained_once(command: str, hidden: Callabl
     found = json.loads(hidden(command, "--json").stdout)
 
     assert {row["phys"] for row in found["rows"]} == {None}
-    assert [note for note in found["notes"] if "CAP_SYS_ADMIN" in note]
-    assert len(set(found["notes"])) == len(found["notes"])
+    assert [note for note in texts(found["notes"]) if "CAP_SYS_ADMIN" in note]
+    assert len(set(texts(found["notes"]))) == len(found["notes"])
 
 
 @pytest.mark.root

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from amounts import DROPPABLE, LAZY, PINNED
-from helpers import PAGE, Program, mematlas, program
+from helpers import PAGE, Program, mematlas, program, texts
 from mematlas import Process, Selection
 from mematlas.actions import plans as actions
 from mematlas.actions.plans import act, pageout, plan, willneed
@@ -73,7 +73,7 @@ def test_dry_run_says_what_was_given_up() -> None:
 
     found = json.loads(run.stdout)
     assert found["rows"][0]["nr_given_up"] == 101
-    assert any(note.startswith("101 pages given up by the process") for note in found["notes"])
+    assert any(note.startswith("101 pages given up by the process") for note in texts(found["notes"]))
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_pinned_pages_that_cannot_be_told_are_warned_of(pinned: Program, monkeyp
     with Process(pinned.pid) as process:
         planned = plan(process, "pageout", of(pinned, 134))
 
-    assert any(note.startswith("up to 67 pages are pinned (VmPin), and will stay") for note in planned.notes)
+    assert any(note.startswith("up to 67 pages are pinned (VmPin), and will stay") for note in texts(planned.notes))
 
 
 @pytest.mark.parametrize("room", [0, 7, 61, 1000])
@@ -178,4 +178,4 @@ def test_who_may_not_ask_says_so(evicted: tuple[Victim, Selection], monkeypatch:
     else:
         # Nor does anything tell what the page cache has: no page is said to have come in.
         assert (effect.nr_moved, effect.nr_reading) == (0, 0)
-        assert any("mincore: permission denied" in note for note in effect.notes)
+        assert any("mincore: permission denied" in note for note in texts(effect.notes))

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE, Program, mematlas, program
+from helpers import PAGE, Program, mematlas, program, texts
 from mematlas.analysis.overview import Group, grouped, largest
 from mematlas.cli import overview
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.procfs import WHOLE_PROC, ProcFS
 from mematlas.kernel.smaps import HOLD_PER_BYTE
+from mematlas.notes import Notes
 from mematlas.observe.sources import MAX_STALL
 from stuck import WAYS, stuck
 from victim import DEADLINE, Victim
@@ -60,11 +61,11 @@ def backends() -> Iterator[Program]:
 
 def group_of(pid: int, monkeypatch: pytest.MonkeyPatch) -> Group:
     """Return the group of a process, measured though others are larger."""
-    procfs, notes = ProcFS(), list[str]()
+    procfs, notes = ProcFS(), Notes()
     monkeypatch.setattr(overview, "TOP", 1 << 20)
     groups = [group for group in grouped(overview.find(procfs, float("inf"), notes)) if holds(group, pid)]
     overview.measure_groups(groups, procfs, float("inf"), notes)
-    assert notes == []
+    assert not list(notes)
     return groups[0]
 
 
@@ -125,7 +126,7 @@ def test_process_that_is_all_in_swap_has_a_row(
     assert group.swap is not None
     assert group.swap >= one["anon_full"].nr_swapped * PAGE > 0
     monkeypatch.setattr("mematlas.analysis.overview.WORTH_A_ROW", 1)
-    groups = grouped(overview.find(ProcFS(), float("inf"), []))
+    groups = grouped(overview.find(ProcFS(), float("inf"), Notes()))
     assert max(groups, key=lambda each: each.swap or 0) in largest(groups, 0)
 
 
@@ -138,7 +139,7 @@ def test_screen_goes_on_without_who_does_not_answer_and_names_it(way: str, tmp_p
 
     assert run.returncode == 0, run.stderr
     assert len(told["rows"]) >= 2
-    assert any(f"{pid} (" in note and "not looked at" in note for note in told["notes"])
+    assert any(f"{pid} (" in note and "not looked at" in note for note in texts(told["notes"]))
     # What others of its name use is told, and that theirs is an estimate for all.
     row = next(row for row in told["rows"] if row["pid"] == pid)
     assert row["nr_measured"] < row["nr_processes"]

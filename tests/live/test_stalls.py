@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE, mematlas, program, read_smaps, tells_huge_pages
+from helpers import PAGE, mematlas, program, read_smaps, tells_huge_pages, texts
 from mematlas import Process
 from mematlas.kernel import procfs
 from mematlas.kernel.smaps import HOLD_PER_BYTE
@@ -120,7 +120,7 @@ def test_who_sees_no_frames_gets_all_from_smaps_and_each_reason_once(
             by_default, by_pagemap = process.usage("auto", max_stall=0.0), process.maps("pagemap")
         usage = by_default.usage
         known = None not in (usage.pss, usage.swap, usage.uss)
-        return by_default.reading.source, known, list(by_default.reading.notes), list(by_pagemap.reading.notes)
+        return by_default.reading.source, known, texts(by_default.reading.notes), texts(by_pagemap.reading.notes)
 
     done = as_nobody(look)
     assert done.value, done.stderr

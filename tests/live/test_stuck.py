@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from helpers import Program, mematlas, program
+from helpers import Program, mematlas, program, texts
 from mematlas import Process
 from mematlas.errors import TargetNotFound
 from mematlas.kernel.cmdline import MAX_COMMAND, read_command
 from mematlas.kernel.maps import read_maps
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.vmfile import ANSWER_SECONDS, SILENT, LiveFiles
+from mematlas.kernel.vmfile import ANSWER_SECONDS, LiveFiles
 from mematlas.model.search import answering, describe, resolve, resolve_all
 from mematlas.model.target import Target
+from mematlas.notes import Notes
 from stuck import SERVER_WAYS, WAYS, stuck
 from victim import DEADLINE, process_state, wait_until
 
@@ -40,11 +41,11 @@ def hung(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_search_by_expression_goes_on_and_names_who_does_not_answer(hung: int) -> None:
     with program(QUIET, "found-by-this") as running:
-        notes: list[str] = []
+        notes = Notes()
         targets = resolve_all("~found-by-this", ProcFS(), notes)
 
     assert [target.pid for target in targets] == [running.pid]
-    assert f"{hung} (" in notes[0]
+    assert f"{hung} (" in texts(notes)[0]
 
 
 def test_search_that_finds_nothing_says_where_it_could_not_look(hung: int) -> None:
@@ -64,11 +65,11 @@ def test_list_of_candidates_has_who_does_not_answer(hung: int) -> None:
 def test_group_of_processes_goes_on_without_who_does_not_answer(hung: int) -> None:
     with program(QUIET) as running:
         targets = [Target(ProcFS().process(pid)) for pid in (running.pid, hung)]
-        notes: list[str] = []
+        notes = Notes()
         found = answering(targets, notes)
 
     assert [target.pid for target in found] == [running.pid]
-    assert f"{hung} (stuck): not looked at" in notes[0]
+    assert f"{hung} (stuck): not looked at" in texts(notes)[0]
 
 
 # --- texts without end
@@ -112,16 +113,16 @@ def test_command_line_of_gigabytes_is_read_for_some_kilobytes(endless: Program) 
 
 def test_search_passes_by_a_command_line_of_gigabytes(endless: Program) -> None:
     with program(QUIET, "found-by-this") as running:
-        notes: list[str] = []
+        notes = Notes()
         targets = resolve_all("~found-by-this", ProcFS(), notes)
 
     assert [target.pid for target in targets] == [running.pid]
-    assert f"{endless.pid} (" not in "".join(notes)
+    assert f"{endless.pid} (" not in "".join(texts(notes))
 
 
 def test_search_ends_though_an_expression_does_not() -> None:
     with program(QUIET, "Z" + "a" * 30_000 + "!") as running:
-        notes: list[str] = []
+        notes = Notes()
         with pytest.raises(TargetNotFound, match=rf"\b{running.pid} \("):
             resolve("~Z(?:aa|a)+Y", ProcFS(), notes)
 
@@ -227,7 +228,7 @@ def test_file_of_a_server_that_does_not_answer_is_a_file_and_that_is_said(unansw
         notes = process.files.notes()
 
     assert kinds == {"file"}
-    assert all(note.startswith(SILENT) for note in notes)
+    assert {note.code for note in notes} <= {"silent-files"}
 
 
 def test_one_file_system_that_does_not_answer_is_waited_for_and_no_other(unanswered: int) -> None:

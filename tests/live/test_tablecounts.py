@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from helpers import loaded_by, program, sparse
+from helpers import loaded_by, program, sparse, texts
 from mematlas import Process
 from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.maps import Vma
@@ -222,7 +222,7 @@ def test_what_changes_all_the_time_is_torn_and_the_rest_is_counted(
     ((low, high),) = counter.torn
     assert low == area.address
     assert sum(sums.by_byte.values()) == (vmas[0].end - 1 - high) // process.page_size
-    assert counter.notes() == ["torn: 1 ranges changed each time they were read, and are left out"]
+    assert texts(counter.notes()) == ["torn: 1 ranges changed each time they were read, and are left out"]
 
 
 # --- who is asked

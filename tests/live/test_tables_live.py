@@ -24,6 +24,7 @@ from mematlas.kernel.status import read_stat
 from mematlas.model.pagetables.entries import PRESENT, STATE_NAMES, PagingMode
 from mematlas.model.pagetables.modes import mode_of
 from mematlas.model.pagetables.walk import Walk, page_blocks, walk, walk_address, walk_parts
+from mematlas.notes import Notes
 from mematlas.observe.pagetables import PageTables
 from mematlas.observe.process import Process
 from victim import DEADLINE, FIXTURES, Area, Victim, wait_until
@@ -213,7 +214,7 @@ def test_hidden_frames_are_said_not_to_be_compared(as_nobody: Callable[..., obje
 
     def look() -> tuple[str | None, str]:
         with Process(target.pid) as process, PageTables(process, span=(area.address, area.end)) as tables:
-            walk = tables.walked(area.address, process.address_space(), [])
+            walk = tables.walked(area.address, process.address_space(), Notes())
             return walk.reason, tables.verify().checks[0].reason
 
     caps = ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import mematlas, program, sparse
+from helpers import mematlas, program, sparse, texts
 from mematlas import Process
 from mematlas.cli import main
 from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
@@ -26,6 +26,7 @@ from mematlas.model import costs
 from mematlas.model.pagetables.access import open_access
 from mematlas.model.pagetables.reader import TableReader
 from mematlas.model.pagetables.walk import part_edges
+from mematlas.notes import Notes
 from mematlas.observe.sources import Chooser
 from victim import Victim
 
@@ -201,7 +202,7 @@ def test_kpagecount_stands_in_for_struct_pages(victim: MakeVictim, monkeypatch: 
         return [(item.usage.anon, item.usage.rss, item.usage.thp) for item in result.vmas]  # type: ignore[attr-defined]
 
     assert sums(found) == sums(expected)
-    assert any("kpagecount" in note and "CONFIG_PAGE_MAPCOUNT" in note for note in found.reading.notes)
+    assert any("kpagecount" in note and "CONFIG_PAGE_MAPCOUNT" in note for note in texts(found.reading.notes))
 
 
 def test_hidden_frames_are_why_map_counts_come_from_kpagecount(
@@ -215,7 +216,7 @@ def test_hidden_frames_are_why_map_counts_come_from_kpagecount(
         with Process(target.pid) as process:
             result = process.maps("tables")
         found = next(item for item in result.vmas if item.vma.start == target["anon"].address)
-        return [note for note in result.reading.notes if "kpagecount" in note], found.usage.nr_exclusive or 0
+        return [note for note in texts(result.reading.notes) if "kpagecount" in note], found.usage.nr_exclusive or 0
 
     outcome = as_nobody(look, caps=["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"])
     notes, nr_exclusive = outcome.value  # type: ignore[attr-defined]
@@ -244,10 +245,10 @@ def test_auto_takes_tables_where_smaps_would_hold_up_the_target(
         monkeypatch.setattr(costs, "COUNT_START", -1.0)
         assert process.usage(max_stall=0).reading.source == "tables"
         assert process.usage().reading.source == "smaps"
-        assert process.page_source("auto", 0, 0, 1 << 47, []) == "pagemap"
+        assert process.page_source("auto", 0, 0, 1 << 47, Notes()) == "pagemap"
         monkeypatch.setattr(costs, "READ_START", -1.0)
-        assert process.page_source("auto", 0, 0, 1 << 47, []) == "tables"
-        assert process.page_source("auto", 0.005, 0, 1 << 47, []) == "pagemap"
+        assert process.page_source("auto", 0, 0, 1 << 47, Notes()) == "tables"
+        assert process.page_source("auto", 0.005, 0, 1 << 47, Notes()) == "pagemap"
 
 
 def test_auto_takes_tables_where_one_looks_again(victim: MakeVictim) -> None:
@@ -255,7 +256,7 @@ def test_auto_takes_tables_where_one_looks_again(victim: MakeVictim) -> None:
     with Process(target.pid) as process:
         process.expect_more_looks()
         assert process.usage(max_stall=0).reading.source == "tables"
-        assert process.page_source("auto", 0, 0, 1 << 47, []) == "tables"
+        assert process.page_source("auto", 0, 0, 1 << 47, Notes()) == "tables"
     done = mematlas("usage", target.pid, "--max-stall", "0ms", "-i", "10ms", "-n", "2", "--format", "jsonl")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["target"]["source"] for line in lines if "target" in line] == ["tables", "tables"]
@@ -284,17 +285,17 @@ def test_auto_takes_tables_where_these_are_large_and_hold_little(monkeypatch: py
         monkeypatch.setattr(costs, "COUNT_START", 0.0)
         assert process.usage().reading.source == "tables"
         # Which pages there are is told sooner by pagemap.
-        assert process.page_source("auto", 0.005, target.told, target.told + (4 << 30), []) == "pagemap"
+        assert process.page_source("auto", 0.005, target.told, target.told + (4 << 30), Notes()) == "pagemap"
 
 
 def test_without_the_right_auto_says_so_and_reads_what_tells_all(
     as_nobody: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look() -> tuple[str, tuple[str, ...]]:
+    def look() -> tuple[str, list[str]]:
         monkeypatch.setattr(costs, "COUNT_START", -1.0)
         with Process(os.getpid()) as process:
             reading = process.usage(max_stall=0).reading
-        return reading.source, reading.notes
+        return reading.source, texts(reading.notes)
 
     outcome = as_nobody(look)
     source, notes = outcome.value  # type: ignore[attr-defined]
@@ -328,7 +329,7 @@ def test_disagreement_with_kpagecount_is_refused_and_auto_goes_on(
             process.usage("tables")
 
     assert reading.source == "pagemap"
-    assert any("kpagecount 1" in note for note in reading.notes)
+    assert any("kpagecount 1" in note for note in texts(reading.notes))
 
 
 def test_a_capture_has_no_tables(victim: MakeVictim, tmp_path: Path) -> None:

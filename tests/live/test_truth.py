@@ -17,7 +17,16 @@ from typing import TypeVar
 import pytest
 
 from conftest import merging, reserved_hugetlb
-from helpers import TOLD_BY_SMAPS, Smaps, assert_equal_smaps, look, steadily, tells_swap
+from helpers import (
+    TOLD_BY_SMAPS,
+    Smaps,
+    assert_equal_smaps,
+    look,
+    skip_without_tables,
+    steadily,
+    tables_unread,
+    tells_swap,
+)
 from mematlas import Process
 from mematlas.analysis.grid import CLASSES
 from mematlas.analysis.results import MapsResult, VmaUsage
@@ -88,9 +97,8 @@ def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
 @functools.cache
 def why_no_tables() -> str | None:
     """Return why page tables cannot be read here; None when they can."""
-    notes: list[str] = []
     with Process(os.getpid()) as process:
-        return notes[0] if process.try_tables(notes) is None else None
+        return tables_unread(process)
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +119,7 @@ def test_every_vma_equals_smaps(source: str, scene: Scene) -> None:
         assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma.kind)
     assert (result.reading.source, result.reading.torn) == (source, False)
     # Whatever is told in full has no note.
-    notes = [note for note in result.reading.notes if not note.startswith("huge pages unknown")]
+    notes = [note for note in result.reading.notes if note.code != "huge-unknown"]
     assert (len(notes) < len(result.reading.notes)) == any(item.usage.thp is None for item in result.vmas)
     told = all(tells_swap(source, item.vma.kind) for item in result.vmas)
     short = any((item.usage.swap or 0) < smaps[item.vma.start]["Swap"] for item in result.vmas)
@@ -182,9 +190,8 @@ def test_entries_of_both_sources_are_the_same(scene: Scene) -> None:
     area = scene.area
     found = {}
     for source in PAGE_SOURCES:
-        notes: list[str] = []
-        if source == "tables" and scene.process.try_tables(notes) is None:
-            pytest.skip(notes[0])
+        if source == "tables":
+            skip_without_tables(scene.process)
         words = found[source] = [0] * area.nr_pages
         for _, piece in scene.process.pages(area.address, area.end, source=source):
             if not isinstance(piece, Hole):

@@ -16,6 +16,7 @@ from mematlas.kernel.madvise import drain_batches
 from mematlas.kernel.swaps import SwapArea, free_swap
 from mematlas.model.address_space import Selection, parts
 from mematlas.model.page_set import PageSet, without
+from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Plan:
     """Where memory without a file can go."""
     room: Room
     """What the memory cgroup of the process still allows."""
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
     @property
     def nr_requested(self) -> int:
@@ -197,7 +198,7 @@ class Effect:
     """Why it ended before all was done; empty when it did not."""
     gone: bool
     """Whether that is because the process ended, or started another program."""
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     nr_reading: int | None = 0
     """After a willneed: moved pages of files that were still being read at the end; None when not known."""
 
@@ -241,7 +242,7 @@ class Act:
         self.left: list[tuple[Vma, int, bytes]] = []
         """Pages that were advised and did not move: masks by address."""
         self.moved = PageSet(process.page_size)
-        self.notes: list[str] = []
+        self.notes = Notes()
         self.nr_calls = 0
         self.nr_done = 0
         self.passes = 0
@@ -272,7 +273,7 @@ class Act:
         selection = replace(self.plan.selection, area=None)
         found = pieces(self.process, self.process.address_space(), selection, ranges)
         if [vma for vma, _, _ in found] != planned:
-            self.notes.append("VMAs changed between the plan and the act: what is there now counts")
+            self.notes.add(Note("plan-outdated", "VMAs changed between the plan and the act: what is there now counts"))
         return found
 
     def _first_pass(self, vma: Vma, start: int, end: int) -> None:
@@ -381,7 +382,6 @@ class Act:
         if self.gone:
             add_counts(reasons, {"unfinished": max(self.plan.nr_requested - nr_requested, 0)})
             nr_requested = max(nr_requested, self.plan.nr_requested)
-        uncertain = sorted(self.kind.reader.backings.uncertain)
         return Effect(
             self.plan.advice,
             nr_requested,
@@ -398,7 +398,7 @@ class Act:
             tuple(map(effect_of, tallies)),
             self.stopped,
             self.gone,
-            tuple(dict.fromkeys((*self.plan.notes, *self.kind.notes, *self.notes, *uncertain))),
+            tuple(Notes((*self.plan.notes, *self.kind.notes, *self.notes, *self.kind.reader.backings.uncertain))),
             self.kind.nr_reading if isinstance(self.kind, WillNeed) else 0,
         )
 
@@ -410,13 +410,13 @@ class Act:
         in_swap, in_cache = kind.swapped.nr_pages * size, kind.nr_page_cached * size
         swap_cached = None if kind.nr_swap_cached is None else kind.nr_swap_cached * size
         if self.gone:
-            self.notes.append("what of the moved pages was in RAM still is not known: the process is gone")
+            text = "what of the moved pages was in RAM still is not known: the process is gone"
+            self.notes.add(Note("gone", text))
         if kind.nr_unknown_file or kind.nr_unknown_shmem:
             nr_pages = kind.nr_unknown_file + kind.nr_unknown_shmem
             why = "; ".join(sorted(kind.reader.backings.unknown))
-            self.notes.append(
-                f"{nr_pages} pages left the process, and whether they are in RAM still is not told: {why}"
-            )
+            text = f"{nr_pages} pages left the process, and whether they are in RAM still is not told: {why}"
+            self.notes.add(Note("in-ram-unknown", text))
             if kind.nr_unknown_shmem:
                 return None, None, None, kind.nr_given_up
             return in_swap, swap_cached, None, kind.nr_given_up
@@ -484,7 +484,7 @@ def together(effect: Effect, back: Effect, again: Effect, seconds: float) -> Eff
         vmas=vmas,
         stopped=back.stopped or again.stopped,
         gone=back.gone or again.gone,
-        notes=tuple(dict.fromkeys((*effect.notes, *back.notes, *again.notes))),
+        notes=tuple(Notes((*effect.notes, *back.notes, *again.notes))),
     )
 
 

@@ -24,6 +24,7 @@ from mematlas.model.address_space import EVERYTHING, Selection, parse_range
 from mematlas.model.folios import SharedFolios
 from mematlas.model.page_set import both, either, first_pages, masked, runs, without
 from mematlas.model.pages import STATE_OF_BYTE, PageReader
+from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Advice:
         self.page_size = process.page_size
         self.choice = choice
         self.only = only
-        self.notes: list[str] = []
+        self.notes = Notes()
         self._rules: dict[str, Rules] = {}
         self._flags = self._vm_flags()
         self._advisor: Advisor | None = None
@@ -151,7 +152,7 @@ class Advice:
         try:
             return read_vm_flags(self.process.dir)
         except (PermissionDenied, NotSupported) as error:
-            self.notes.append(f"which VMAs are mlocked is unknown: {error}")
+            self.notes.add(Note("mlocked-unknown", f"which VMAs are mlocked is unknown: {error}"))
             return {}
 
     def rules(self, vma: Vma) -> Rules:
@@ -372,7 +373,8 @@ class WillNeed(Advice):
                 self._memory = self.process.dir.open_fd("mem")
             except (PermissionDenied, NotSupported) as error:
                 self.touch = False
-                self.notes.append(f"what was in swap is in the swap cache at most, not mapped: {error}")
+                text = f"what was in swap is in the swap cache at most, not mapped: {error}"
+                self.notes.add(Note("not-mapped", text))
                 return False
         return True
 

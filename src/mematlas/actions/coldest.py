@@ -14,6 +14,7 @@ from mematlas.kernel.madvise import drain_batches
 from mematlas.kernel.page_idle import idle_frames, is_multigen
 from mematlas.kernel.pagemap import frames_hidden
 from mematlas.model.page_set import PageSet
+from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Coldest:
     """The coldest of the pages that an advice can move."""
 
     pages: PageSet
-    note: str
+    note: Note
     """What the order is based on, and how many pages there were of each rank."""
 
 
@@ -56,8 +57,11 @@ def find_coldest(kind: Advice, pieces: Iterable[Piece], nr_pages: int) -> Coldes
     source = "the idle page bitmap, then kpageflags" if IDLE in counts else "kpageflags"
     return Coldest(
         pages,
-        f"the coldest {pages.nr_pages} of {total} pages, by {source} ({found or 'none'}), which the kernel"
-        " updates when it looks for memory, not at each access",
+        Note(
+            "coldest",
+            f"the coldest {pages.nr_pages} of {total} pages, by {source} ({found or 'none'}), which the kernel"
+            " updates when it looks for memory, not at each access",
+        ),
     )
 
 

@@ -26,6 +26,7 @@ from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.swaps import free_swap, read_swaps
 from mematlas.model.origins import MANY, SAMPLE, Origins
 from mematlas.model.page_set import PageSet, both, either, masked, without
+from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class PageOut(Advice):
             self.kept = PageSet(self.page_size)
             return 0
         if self.origins.why:
-            self.notes.append(f"what the swap cache keeps is not known: {self.origins.why}")
+            self.notes.add(swap_cache_unknown(self.origins.why))
             return None
         kept = PageSet(self.page_size)
         nr_seen = 0
@@ -222,15 +223,21 @@ class PageOut(Advice):
                 states = self.reader.pagemap.states(address, address + len(cached) * self.page_size)
                 kept.add(address, without(cached, states.translate(IS_PRESENT)))
         except (PermissionDenied, NotSupported) as error:
-            self.notes.append(f"what the swap cache keeps is not known: {error}")
+            self.notes.add(swap_cache_unknown(error))
             return None
         if nr_seen == nr_swapped:
             self.kept = kept
             return kept.nr_pages
         if not nr_seen:
             return None
-        self.notes.append(f"what the swap cache keeps is reckoned from a sample of {nr_seen} pages")
+        text = f"what the swap cache keeps is reckoned from a sample of {nr_seen} pages"
+        self.notes.add(Note("swap-cache-sampled", text))
         return round(kept.nr_pages / nr_seen * nr_swapped)
+
+
+def swap_cache_unknown(why: object) -> Note:
+    """Return the note that the swap cache could not be looked at."""
+    return Note("swap-cache-unknown", f"what the swap cache keeps is not known: {why}")
 
 
 def owns(vma: Vma) -> bool:

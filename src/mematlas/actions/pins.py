@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mematlas.errors import FormatError, NotSupported, PermissionDenied
 from mematlas.kernel.status import read_status, status_bytes
+from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 class Pins:
     """Tells which pages of a process are pinned, where it has any."""
 
-    def __init__(self, process: Process, notes: list[str]) -> None:
+    def __init__(self, process: Process, notes: Notes) -> None:
         size = status_bytes(read_status(process.dir), "VmPin")
         self.nr_pages = None if size is None else size // process.page_size
         """How many are pinned; those pinned twice count twice. None when not told."""
@@ -26,7 +27,7 @@ class Pins:
         if self.nr_pages != 0:
             self._frames = self._open(process, notes)
 
-    def _open(self, process: Process, notes: list[str]) -> StructPages | None:
+    def _open(self, process: Process, notes: Notes) -> StructPages | None:
         why = "needs struct pages"
         try:
             frames = process.tables_access().frames
@@ -37,7 +38,8 @@ class Pins:
         except (PermissionDenied, NotSupported, FormatError) as error:
             why = str(error)
         some = "pages may be" if self.nr_pages is None else f"up to {self.nr_pages} pages are"
-        notes.append(f"{some} pinned (VmPin), and will stay; which is not told: {why}")
+        text = f"{some} pinned (VmPin), and will stay; which is not told: {why}"
+        notes.add(Note("pinned-unknown", text))
         return None
 
     def among(self, reader: PageReader, address: int, mask: bytes) -> bytes:

@@ -30,6 +30,7 @@ from mematlas.kernel.swaps import free_swap, read_swaps
 from mematlas.model.address_space import EVERYTHING, Selection
 from mematlas.model.page_set import both, without
 from mematlas.model.search import ancestors, ourselves
+from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,15 +109,15 @@ def plan(
             from mematlas.actions.coldest import find_coldest
 
             found = find_coldest(kind, wanted, nr_coldest)
-            kind.notes.append(found.note)
+            kind.notes.add(found.note)
             kind.only = only = found.pages
             wanted = pieces(process, space, selection, only=only)
         vmas = [plan_vma(kind, piece, dirty) for piece in wanted]
         notes = tuple(kind.notes)
         untold = sorted(kind.reader.backings.unknown) if advice == "willneed" else []
-    notes += tuple(f"{UNTOLD}: {why}" for why in untold)
+    notes += tuple(Note("out-of-ram-unknown", f"{UNTOLD}: {why}") for why in untold)
     if ranges is None and only is None and not untold and not any(item.nr_requested for item in vmas):
-        notes += (why_nothing(advice, choice, len(wanted)),)
+        notes += (Note("nothing-to-do", why_nothing(advice, choice, len(wanted))),)
     live = process.procfs.live
     swaps = tuple(read_swaps(process.procfs)) if live else ()
     room = read_room(process.dir) if live else NO_LIMIT
@@ -313,10 +314,11 @@ def free_once(
     return together(effect, back, again, time.perf_counter() - before), again
 
 
-def why_not_freed(process: Process, kept: PageSet) -> list[str]:
+def why_not_freed(process: Process, kept: PageSet) -> list[Note]:
     """Return why some of what the swap cache keeps is left there."""
     nr_shared = plan(process, "willneed", SHARED, SWAPPED, only=kept).nr_requested
-    return [f"{nr_shared} pages of shared memory stay in the swap cache: they cannot be freed so"] if nr_shared else []
+    text = f"{nr_shared} pages of shared memory stay in the swap cache: they cannot be freed so"
+    return [Note("shared-not-freed", text)] if nr_shared else []
 
 
 def wait_for_writing(process: Process, stop: Stop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mematlas.frozen import record
+from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import Hold
     from mematlas.model.folio_sizes import FolioSizes
     from mematlas.model.nodes import Sizes
+
+
+TORN = Note("torn", "torn: VMAs changed during the reading, so the numbers are of no one moment")
 
 
 @record
@@ -22,7 +26,7 @@ class Reading:
     duration_s: float
     torn: bool
     """Whether the VMAs changed meanwhile, so that the numbers are of no one moment."""
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     """Why something is unknown: each reason once."""
     reader: str | None = None
     """What page tables were read with."""

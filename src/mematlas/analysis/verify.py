@@ -6,9 +6,7 @@ from operator import attrgetter
 
 from mematlas.analysis.usage import Usage, total
 from mematlas.frozen import record, replace
-from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.smaps import LEFT_OUT
-from mematlas.model.hugecounts import ESTIMATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +18,14 @@ if TYPE_CHECKING:
 MEASURES = ("rss", "anon", "file", "shmem", "pss", "uss", "swap", "hugetlb", "thp", "zero")
 OF_OTHERS = ("pss", "uss")
 """Those that others change, by mapping the same pages, though the process itself stands still."""
-ABOUT = {"rss": "zero", "anon": "zero", "thp": "huge"}
-"""How the notes begin that say why a measure is unknown, where that is not its name."""
+ABOUT = {
+    **dict.fromkeys(("rss", "anon", "zero"), ("zero-unknown",)),
+    "pss": ("pss-unknown",),
+    "uss": ("huge-estimate",),
+    "swap": ("backing-unknown", "swap-cache-unseen"),
+    "thp": ("huge-unknown",),
+}
+"""The codes of the notes that say why a measure is unknown."""
 SMAPS_UNIT = 1024
 
 
@@ -112,7 +116,7 @@ def compare_measure(measure: str, counted: Told, smaps: Told, after: Told, has_r
     one, two = getattr(smaps.total, measure), getattr(counted.total, measure)
     if one is None or two is None:
         notes = (smaps if one is None else counted).reading.notes
-        about = [note for note in notes if note.lower().startswith(ABOUT.get(measure, measure))]
+        about = [note.text for note in notes if note.code in ABOUT.get(measure, ())]
         return Comparison(measure, one, two, None, None, None, "; ".join(about) or "not known")
     difference = two - one
     reason: str | None = ""
@@ -169,10 +173,12 @@ def limit_of(measure: str, smaps: Told, counted: Told, leaves_out: Callable[[], 
     differing = [each for each in triples if abs(difference_of(measure, *each[1:])) >= unit]
     if not differing:
         return None
+    notes = counted.reading.notes
     if measure == "swap":
         short = all(vma.kind == "shmem" and difference_of(measure, one, two) < 0 for vma, one, two in differing)
-        return SWAP_CACHE_UNSEEN if short and SWAP_CACHE_UNSEEN in counted.reading.notes else None
-    estimates = [note for note in counted.reading.notes if note.startswith(ESTIMATE)]
+        unseen = [note.text for note in notes if note.code == "swap-cache-unseen"]
+        return unseen[0] if short and unseen else None
+    estimates = [note.text for note in notes if note.code == "huge-estimate"]
     if measure == "uss" and estimates and all(is_of_huge_pages(measure, one, two) for _, one, two in differing):
         return estimates[0]
     if measure in OF_HUGE_PAGES and all(may_be_left_out(measure, *each) for each in differing) and leaves_out():

@@ -12,6 +12,7 @@ from mematlas.cli.values import parse_count, parse_seconds
 from mematlas.errors import BadInput, ProcessGone
 from mematlas.frozen import record
 from mematlas.model.address_space import parse_size
+from mematlas.notes import Note, Notes
 from mematlas.views.actions import effect_table, plan_table, swap_warning
 from mematlas.views.progress import Bar
 
@@ -103,6 +104,10 @@ def add_pageout(arguments: Arguments) -> None:
     add_temporary_swap(arguments, "swap to a file of this size for this run, then bring back what is in it (root)")
 
 
+BROKEN_OFF = Note("broken-off", "broken off: what came after the last step that is told here is not known")
+SWAP_GOES = Note("swap-goes", "the temporary swap is taken away now: what is in it comes back into RAM")
+
+
 def run(advice: str, args: Namespace, session: Session) -> int:
     """Plan; then act, watch and undo, as far as that was asked for; show what it came to."""
     selection = selection_of(args, session)
@@ -126,11 +131,11 @@ def run(advice: str, args: Namespace, session: Session) -> int:
         try:
             run.go_on()
         except KeyboardInterrupt:
-            run.notes.append("broken off: what came after the last step that is told here is not known")
+            run.notes.add(BROKEN_OFF)
         view = effect_table(run.effect, session.target_info(), process.page_size, run.refaults, run.undone)
         view.notes += run.notes
         if getattr(args, "temporary_swap", None):
-            view.notes.append("the temporary swap is taken away now: what is in it comes back into RAM")
+            view.notes.add(SWAP_GOES)
         session.show(lambda: view, args)
         if run.gone:
             return ProcessGone.exit_code
@@ -153,7 +158,7 @@ class Run:
         self.refaults: Refaults | None = None
         self.undone: Effect | None = None
         self.gone = effect.gone
-        self.notes: list[str] = []
+        self.notes = Notes()
 
     def go_on(self) -> None:
         """Free, watch and undo, as far as that was asked for."""

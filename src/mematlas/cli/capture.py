@@ -4,10 +4,12 @@ what the kernel says about the process and its pages, never what is in the pages
 
 from __future__ import annotations
 
+from mematlas.analysis.results import TORN
 from mematlas.cli.command import DIRECTORY, TARGET, Command
 from mematlas.cli.options import add_output, add_target
 from mematlas.cli.signals import Interrupts
 from mematlas.errors import BadInput
+from mematlas.notes import Notes
 from mematlas.views.table import Column, Table
 
 TYPE_CHECKING = False
@@ -44,9 +46,9 @@ def run(args: Namespace, session: Session) -> int:
 
         saved = capture(session.process, directory, args.redact)
         row = tuple(getattr(saved, column.key) for column in COLUMNS)
-        notes = list(saved.reading.notes)
+        notes = Notes(saved.reading.notes)
         if saved.reading.torn:
-            notes.append("torn: VMAs changed during the reading, the files are of no one moment")
+            notes.add(TORN)
         return Table("capture/1", COLUMNS, [row], target=session.target_info(saved.reading), notes=notes)
 
     with Interrupts(session.err) as ending:

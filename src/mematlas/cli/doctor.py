@@ -15,6 +15,7 @@ from mematlas.cli.options import add_output
 from mematlas.doctor.features import find_features
 from mematlas.doctor.hints import own_command
 from mematlas.kernel.rights import effective_capabilities, named_in
+from mematlas.notes import Note
 from mematlas.views.table import Column, Table
 
 TYPE_CHECKING = False
@@ -63,21 +64,28 @@ def detail_of(feature: Feature, held: frozenset[str], missing: set[str]) -> str 
     return feature.detail
 
 
-def ways_to_rights(missing: list[str]) -> list[str]:
+def ways_to_rights(missing: list[str]) -> list[Note]:
     """Return how to get these capabilities, as notes: all rights at once, or these alone."""
     if not missing:
         return []
     options = " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in missing)
     container = f"docker or podman run {options} --pid host"
     if os.geteuid() == 0:
-        return [f"root without rights, as in a container or a user namespace; to give them: {container}"]
+        text = f"root without rights, as in a container or a user namespace; to give them: {container}"
+        return [Note("rights-for-container", text)]
     single = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in missing)
     command = f"{own_command()} COMMAND"
     return [
-        f"all rights, for any command: sudo -- {command}",
-        f"these rights alone: sudo setpriv --reuid={os.geteuid()} --regid={os.getegid()} --init-groups "
-        f"--inh-caps={single} --ambient-caps={single} -- {command}",
-        f"in a service: AmbientCapabilities={' '.join(missing)}; in a container: {container}",
+        Note("all-rights", f"all rights, for any command: sudo -- {command}"),
+        Note(
+            "these-rights",
+            f"these rights alone: sudo setpriv --reuid={os.geteuid()} --regid={os.getegid()} --init-groups "
+            f"--inh-caps={single} --ambient-caps={single} -- {command}",
+        ),
+        Note(
+            "rights-for-service",
+            f"in a service: AmbientCapabilities={' '.join(missing)}; in a container: {container}",
+        ),
     ]
 
 

@@ -6,6 +6,7 @@ from mematlas.cli.options import add_output, add_page_source, add_repeat, add_re
 from mematlas.cli.selection import add_selection, selection_of, span_of
 from mematlas.cli.session import width_of
 from mematlas.cli.values import parse_count
+from mematlas.notes import Notes
 from mematlas.views.picture import can_draw
 
 TYPE_CHECKING = False
@@ -43,7 +44,7 @@ class Drawing:
 
         ``exclusive`` says whether the drawing will tell which pages are mapped once.
         """
-        self.notes: list[str] = []
+        self.notes = Notes()
         self.width = width_of(self._args, self._session)
         self.source = self._session.page_source(self._args, self.start, self.end, self.notes)
         self.folds: list[tuple[int, int]] = []

@@ -24,6 +24,7 @@ from mematlas.labs.lesson import Asked, Guide, Paper, unasked
 from mematlas.labs.lessons import LESSONS, find_lesson
 from mematlas.labs.results import answers_table, lessons_table
 from mematlas.labs.score import ScoreFile, score_of
+from mematlas.notes import Note
 from mematlas.views.terminal import wants_colour
 
 TYPE_CHECKING = False
@@ -76,7 +77,7 @@ def forget(name: str | None, args: Namespace, session: Session, scores: ScoreFil
         raise BadInput("--reset goes alone, or with the name of a lesson")
     scores.reset(find_lesson(name).name if name else None)
     what = f"the score of {name} is" if name else "all scores are"
-    session.write_notes(scores.notes or [f"{what} forgotten"])
+    session.write_notes(scores.notes or [Note("forgotten", f"{what} forgotten")])
     return 0
 
 

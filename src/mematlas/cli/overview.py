@@ -16,6 +16,7 @@ from mematlas.kernel.smaps import HOLD_PER_BYTE, read_rollup
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.model.search import SKIPPED, left_out, open_process, opened, ourselves
 from mematlas.model.shared_mm import AddressSpaces
+from mematlas.notes import Note, Notes
 from mematlas.observe.process import Process
 from mematlas.observe.sources import MAX_STALL
 from mematlas.views.overview import overview_view
@@ -57,7 +58,7 @@ def add_arguments(arguments: Arguments) -> None:
 def run(args: Namespace, session: Session) -> int:
     def make() -> Table:
         start = time.monotonic()
-        notes: list[str] = []
+        notes = Notes()
         found = list(find(session.procfs, start + FIND_SECONDS, notes))
         earlier = in_shared_memory(found, session.procfs, start + FIND_SECONDS)
         groups = grouped(each for each in found if each.pid not in earlier)
@@ -92,13 +93,14 @@ def meminfo_of(procfs: ProcFS) -> dict[str, int]:
 # Who there is
 
 
-def find(procfs: ProcFS, deadline: float, notes: list[str]) -> Iterator[Facts]:
+def find(procfs: ProcFS, deadline: float, notes: Notes) -> Iterator[Facts]:
     """Yield the counters of every process that has memory, ourselves left out. They wait for nobody."""
     own = ourselves(procfs)
     pids = procfs.pids()
     for place, pid in enumerate(pids):
         if time.monotonic() > deadline:
-            notes.append(f"{len(pids) - place:,} of {len(pids):,} processes not looked at, for want of time")
+            text = f"{len(pids) - place:,} of {len(pids):,} processes not looked at, for want of time"
+            notes.add(Note("unasked", text))
             break
         try:
             process, stat = open_process(pid, procfs)
@@ -151,7 +153,7 @@ def in_shared_memory(facts: list[Facts], procfs: ProcFS, deadline: float) -> dic
 # How much they use
 
 
-def measure_groups(groups: list[Group], procfs: ProcFS, deadline: float, notes: list[str]) -> bool:
+def measure_groups(groups: list[Group], procfs: ProcFS, deadline: float, notes: Notes) -> bool:
     """Measure the groups that may be among the largest, as far as there is time; return whether we were refused."""
     place_of: dict[int, int] = {}
     facts: dict[int, Facts] = {}
@@ -175,7 +177,7 @@ def measure_groups(groups: list[Group], procfs: ProcFS, deadline: float, notes: 
             del waiting[place]
             if is_decided(groups, waiting, TOP):
                 break
-    notes.extend(left_out(inquiry, procfs))
+    notes += left_out(inquiry, procfs)
     return is_refused
 
 

@@ -11,6 +11,7 @@ from mematlas.cli.selection import add_selection, selection_of, span_of
 from mematlas.cli.values import parse_count
 from mematlas.errors import BadInput, NotSupported
 from mematlas.kernel.pagemap import has_soft_dirty
+from mematlas.notes import Notes
 from mematlas.views.pages import PageFilter, pages_table
 
 TYPE_CHECKING = False
@@ -51,7 +52,7 @@ def run(args: Namespace, session: Session) -> int:
         raise NotSupported("soft-dirty bits", "CONFIG_MEM_SOFT_DIRTY")
 
     def make() -> Table:
-        notes: list[str] = []
+        notes = Notes()
         source = session.page_source(args, start, end, notes)
         info = session.target_info()
         found = session.process.pages(start, end, selection, notes=notes, source=source)

@@ -9,6 +9,7 @@ from mematlas.analysis.results import Reading
 from mematlas.cli.values import LEAST_WIDTH, MOST_WIDTH
 from mematlas.errors import BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
+from mematlas.notes import Note, Notes
 from mematlas.observe.process import Process
 from mematlas.views.format import fold_message, format_path
 from mematlas.views.terminal import screen_size, screen_width, wants_colour
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     class View(Protocol):
         """A result as something to look at: a `mematlas.views.table.Table`, or a picture over one."""
 
-        notes: list[str]
+        notes: Notes
 
         def lines(
             self, *, in_bytes: bool, colour: bool, before: set[str] | None = None, width: int = 0
@@ -69,7 +70,7 @@ class Session:
         self.text = ""
         self._will_repeat = False
         self._processes: list[Process] = []
-        self._search_notes: list[str] = []
+        self._search_notes = Notes()
 
     def take_target(self, args: Namespace, default: str | None = None) -> None:
         """Find the target in the arguments, or start it. With a default, the words are not it."""
@@ -139,7 +140,7 @@ class Session:
         if self.launched:
             self.launched.wait()
 
-    def page_source(self, args: Namespace, start: int, end: int, notes: list[str]) -> str:
+    def page_source(self, args: Namespace, start: int, end: int, notes: Notes) -> str:
         """Return where single pages are to be read from."""
         return self.process.page_source(args.source, args.max_stall, start, end, notes)
 
@@ -214,9 +215,9 @@ class Session:
             view.write_csv(self.out if is_first else WithoutHead(self.out))  # type: ignore[arg-type]
             self.write_notes(view.notes)
 
-    def write_notes(self, notes: list[str]) -> None:
+    def write_notes(self, notes: Iterable[Note]) -> None:
         """Write notes to standard error, each once."""
-        self.write_lines([f"note: {format_path(note)}" for note in dict.fromkeys(notes)])
+        self.write_lines([f"note: {format_path(note.text)}" for note in notes])
 
     def write_lines(self, lines: list[str]) -> None:
         """Write lines to standard error, folded where that is a screen."""
@@ -232,7 +233,7 @@ class Session:
         # Elsewhere than on a screen, which shows few of them, the lines may be more than memory holds.
         marks = colour and self.out.isatty()
         shown: set[str] | None = None
-        notes: list[str] = []
+        notes = Notes()
 
         def frame() -> Iterator[str]:
             nonlocal shown, notes

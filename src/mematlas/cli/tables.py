@@ -12,6 +12,7 @@ from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_repeat, add_target
 from mematlas.errors import AssertionNotMet, BadInput
 from mematlas.model.address_space import parse_address, parse_range
+from mematlas.notes import Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def summary(session: Session, page_tables: PageTables) -> Table:
 def walks(session: Session, page_tables: PageTables, addresses: list[int]) -> Table:
     from mematlas.views.pagetables import walk_view
 
-    notes: list[str] = []
+    notes = Notes()
     page_tables.begin()
     space = session.process.address_space()
     found = [page_tables.walked(address, space, notes) for address in addresses]

@@ -10,6 +10,7 @@ from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_repeat, add_target
 from mematlas.errors import BadInput
 from mematlas.model.address_space import HEX_DIGITS, parse_address
+from mematlas.notes import Notes
 from mematlas.views.translate import translate_table
 
 TYPE_CHECKING = False
@@ -34,7 +35,7 @@ def run(args: Namespace, session: Session) -> int:
     addresses = list(map(address_of, words))
 
     def make() -> Table:
-        notes: list[str] = []
+        notes = Notes()
         found = session.process.translate(addresses, notes)
         return translate_table(found, session.target_info(session.process.reading), notes)
 

@@ -9,7 +9,9 @@ import os
 
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target
-from mematlas.errors import BadInput, PermissionDenied, ProcessGone
+from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone
+from mematlas.notes import Note, Notes
+from mematlas.observe.sources import no_tables
 from mematlas.views.format import format_seconds
 from mematlas.views.usage import sharing_notes, usage_table, verify_table
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from mematlas.analysis.ending import EndingResult
-    from mematlas.analysis.results import UsageResult
+    from mematlas.analysis.results import MapsResult, UsageResult
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
     from mematlas.observe.process import Process
@@ -63,7 +65,7 @@ def run(args: Namespace, session: Session) -> int:
         return if_ended(args, session)
 
     def make() -> Table:
-        notes: list[str] = []
+        notes = Notes()
         results = of_each(
             session,
             notes,
@@ -75,9 +77,7 @@ def run(args: Namespace, session: Session) -> int:
     return 0
 
 
-def of_each(
-    session: Session, notes: list[str], look: Callable[[Process], Result]
-) -> list[tuple[dict[str, Any], Result]]:
+def of_each(session: Session, notes: Notes, look: Callable[[Process], Result]) -> list[tuple[dict[str, Any], Result]]:
     """Return what a look at each process of the target tells, and who that is; each address space once."""
     from mematlas.model.shared_mm import AddressSpaces
 
@@ -95,7 +95,7 @@ def of_each(
                 continue
             result = look(process)
         except (PermissionDenied, ProcessGone) as error:
-            notes.append(f"left out: {error}")
+            notes.add(Note("left-out", f"left out: {error}"))
             continue
         results.append((session.target_info(result.reading, process), result))
     notes += sharing_notes(spaces.earlier)
@@ -111,7 +111,7 @@ def if_ended(args: Namespace, session: Session) -> int:
         raise BadInput("--if-ended counts frame by frame, which smaps does not tell: --source pagemap or tables")
 
     def make() -> Table:
-        notes: list[str] = []
+        notes = Notes()
         return ending_table(of_each(session, notes, lambda one: one.if_ended(args.source, args.max_stall)), notes)
 
     session.show(make, args)
@@ -134,16 +134,18 @@ def verify(args: Namespace, session: Session) -> int:
             # What reading takes of our own memory the first time, numpy above all, is not to be compared.
             for source in ("smaps", "pagemap"):
                 session.process.maps(source, first_pages=False)
-            session.process.try_tables([])
+            maps_by_tables(session.process)
         # A process that maps the same library for a moment is seen by one source and not by the others. What is wrong
         # is wrong again.
         for _ in range(NR_TRIES):
-            notes: list[str] = []
+            notes = Notes()
             saved = session.procfs.machine
             first = Told(session.process.maps("smaps", first_pages=False))
             counted = Told(session.process.maps("pagemap", first_pages=False), first)
-            by_tables = session.process.try_tables(notes, first_pages=False)
-            tables = None if by_tables is None else Told(by_tables, first)
+            by_tables = maps_by_tables(session.process)
+            if isinstance(by_tables, Note):
+                notes.add(by_tables)
+            tables = None if isinstance(by_tables, Note) else Told(by_tables, first)
             del by_tables  # what it has of many VMAs is not to be held beside what comes
             second = Told(session.process.maps("smaps", first_pages=False), first) if saved is None else first
             stopped = bool(saved and saved.get("stopped"))
@@ -153,15 +155,22 @@ def verify(args: Namespace, session: Session) -> int:
                 break
         if hold := first.reading.hold:
             total, longest = format_seconds(hold.total_s), format_seconds(hold.longest_s)
-            notes.append(
-                f"smaps was read twice, holding up the target for {total} each time, {longest} at most at a time"
-            )
+            text = f"smaps was read twice, holding up the target for {total} each time, {longest} at most at a time"
+            notes.add(Note("smaps-hold", text))
         return verify_table(rows, session.target_info(counted.reading), notes)
 
     session.show(make, args)
     if unexplained:
         raise AssertionNotMet(f"the sources disagree without a reason: {', '.join(unexplained)}")
     return 0
+
+
+def maps_by_tables(process: Process) -> MapsResult | Note:
+    """Return `maps` from page tables, or why that cannot be had."""
+    try:
+        return process.why_no_tables() or process.maps("tables", first_pages=False)
+    except NotSupported as error:
+        return no_tables(error)
 
 
 COMMAND = Command("[options] TARGET | -- COMMAND ...", __doc__, add_arguments, run, words=(TARGET,))

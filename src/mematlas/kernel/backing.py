@@ -16,6 +16,7 @@ from mematlas.kernel.libc import libc
 from mematlas.kernel.pagemap import CACHED, GUARD, MARK_A, MARK_B, PRESENT, SWAP, SWAPPED_FILE, UFFD_WP
 from mematlas.kernel.procfs import translate_error
 from mematlas.kernel.vmfile import KIND_OF_MAGIC, NOBODY_ANSWERS, LiveFiles, magic_of
+from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 SYS_CACHESTAT = 451  # the same number on every architecture; commit cf264e1329fb, v6.5
 MINCORE_PAGES = 1 << 16
-SWAP_CACHE_UNSEEN = "swap of shared memory that is on its way there or back counts as RAM: needs cachestat, Linux 6.5"
+SWAP_CACHE_UNSEEN = Note(
+    "swap-cache-unseen",
+    "swap of shared memory that is on its way there or back counts as RAM: needs cachestat, Linux 6.5",
+)
 
 
 def table_of(mark: int, markers: bool) -> bytes:
@@ -57,7 +61,7 @@ def tables_for(vma: Vma) -> Sequence[bytes]:
 class Backing:
     """The pages of one mapping that its file holds, in RAM or in swap: ranges of addresses, ascending."""
 
-    def __init__(self, ranges: list[tuple[int, int, int]], note: str = "") -> None:
+    def __init__(self, ranges: list[tuple[int, int, int]], note: Note | None = None) -> None:
         self.ranges = ranges
         """(start, end, mark): `SWAPPED_FILE` or `CACHED`, for a page whose entry is empty."""
         self.note = note
@@ -94,8 +98,8 @@ class Backings:
         """Whether `of` tells what is in RAM without an entry from what was never touched."""
         self.unknown: set[str] = set()
         """Why some of it is unknown: messages, for the notes."""
-        self.uncertain: set[str] = set()
-        """What is uncertain in what was told: messages, for the notes."""
+        self.uncertain: set[Note] = set()
+        """What is uncertain in what was told."""
         self._asked: dict[int, Backing | None] = {}
         self._files: LiveFiles | None = LiveFiles(process) if process.procfs.live else None
 
@@ -116,12 +120,12 @@ class Backings:
             self._asked[first.start] = backing
         return backing
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """Return what could not be told, and what is uncertain, and why."""
-        notes = sorted(self.uncertain)
+        notes = list(self.uncertain)
         if why := sorted(self.unknown):
             vmas = "a shared VMA" if len(why) == 1 else f"{len(why)} shared VMAs"
-            notes.insert(0, f"swap and untouched pages of {vmas} unknown: {why[0]}")
+            notes.insert(0, Note("backing-unknown", f"swap and untouched pages of {vmas} unknown: {why[0]}"))
         return notes
 
     def part(self, vma: Vma, start: int, end: int, cached: bool = True) -> Backing | None:
@@ -163,7 +167,7 @@ def read_backing(
     low = (vma.start if start is None else start) - shift
     size = (vma.end if end is None else end) - shift - low
     fd = process.open_fd(f"map_files/{vma.start:x}-{vma.end:x}")
-    note = ""
+    note = None
     try:
         try:
             if KIND_OF_MAGIC.get(magic_of(fd) or 0) == "stacked":

@@ -19,6 +19,7 @@ import time
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import record
 from mematlas.kernel.mounts import format_device, hugetlb_devices, parse_mountinfo, shmem_device
+from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Devices:
                 return kind
         return "file"
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """Return what is to be said about what was found out."""
         return []
 
@@ -128,7 +129,7 @@ class SavedFiles:
         """Return the kind of memory that a file is."""
         return self.kinds.get(f"{dev} {inode}", "file")
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """Return what is to be said about what was found out."""
         return []
 
@@ -166,11 +167,14 @@ class LiveFiles:
                 self._kinds[key] = kind
         return kind
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """Return what is to be said about what was found out."""
-        notes = [f"{GUESSED} ({self._nr_guessed} files): {self._refused}"] if self._nr_guessed else []
+        notes = []
+        if self._nr_guessed:
+            notes.append(Note("guessed-kinds", f"{GUESSED} ({self._nr_guessed} files): {self._refused}"))
         if silent := [dev for dev, magic in self._magics.items() if magic == NO_ANSWER]:
-            notes.append(f"{SILENT} (device {', '.join(silent[:NAMED])}{', ...' if len(silent) > NAMED else ''})")
+            named = ", ".join(silent[:NAMED]) + (", ..." if len(silent) > NAMED else "")
+            notes.append(Note("silent-files", f"{SILENT} (device {named})"))
         return notes
 
     def is_silent(self, span: str, dev: str) -> bool:

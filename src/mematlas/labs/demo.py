@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mematlas.labs.running import RunningWorkload
 from mematlas.labs.story import SEGMENTS, Story, area_of
+from mematlas.notes import Notes
 from mematlas.observe.process import Process
 from mematlas.views.format import format_size
 from mematlas.views.maps import maps_table
@@ -49,7 +50,7 @@ class Tour(Story):
         address = workload.address + PROBED_PAGE * process.page_size + PROBED_BYTE
         found = process.translate([address])[0]
         self.say(f"Take the byte at {address:#x}, in page {PROBED_PAGE} of the drawing.")
-        self.show(f"translate {workload.pid} {address:#x}", self.lines(translate_table([found], {}, [])))
+        self.show(f"translate {workload.pid} {address:#x}", self.lines(translate_table([found], {}, Notes())))
         if found.pfn is None:
             self.say("The frame is hidden from us: physical addresses need CAP_SYS_ADMIN, or root.")
             return
@@ -73,7 +74,7 @@ class Tour(Story):
         result = process.usage()
         info = {"pid": process.pid, "name": process.stat.name}
         self.say("The whole program, with its interpreter:")
-        self.show(f"usage {workload.pid}", self.lines(usage_table([(info, result)], [])))
+        self.show(f"usage {workload.pid}", self.lines(usage_table([(info, result)], Notes())))
 
     def given_back(self, workload: RunningWorkload, process: Process) -> None:
         self.step("Given back")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mematlas.notes import Notes
 from mematlas.views.table import Column, Drawn, Table
 
 TYPE_CHECKING = False
@@ -44,7 +45,7 @@ SHORT_COLUMNS = (
 RIGHT = {True: "yes", False: "no", None: "left out"}
 
 
-def lessons_table(lessons: Iterable[Lesson], scores: dict[str, Score], notes: list[str]) -> Table:
+def lessons_table(lessons: Iterable[Lesson], scores: dict[str, Score], notes: Notes) -> Table:
     """Return the lessons, with how they went so far; ``passed`` is unknown for those never taken."""
     rows = []
     for lesson in lessons:
@@ -73,7 +74,7 @@ def needs_of(rights: str) -> str:
     return needs + (" *" if more else "")
 
 
-def answers_table(answers: list[Answer], notes: list[str]) -> Table:
+def answers_table(answers: list[Answer], notes: Notes) -> Table:
     """Return what became of the predictions, for grading."""
     rows = [
         (item.lesson, item.key, item.question, item.prediction, item.reality, item.right, item.reason or None)

@@ -12,6 +12,7 @@ import os
 from mematlas.errors import FormatError
 from mematlas.frozen import record
 from mematlas.kernel.rights import invoking_user
+from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class ScoreFile:
 
     def __init__(self, path: str | None = None) -> None:
         self.path = path or default_path()
-        self.notes: list[str] = []
+        self.notes = Notes()
 
     def read(self) -> dict[str, Score]:
         """Return the scores by lesson; none, with a note, when the file is damaged."""
@@ -56,9 +57,10 @@ class ScoreFile:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            self.notes.append(f"scores unknown: {self.path}: {error.strerror}")
+            self.notes.add(Note("scores-unknown", f"scores unknown: {self.path}: {error.strerror}"))
         except FormatError:
-            self.notes.append(f"scores unknown: {self.path} is damaged; mematlas lab --reset begins anew")
+            text = f"scores unknown: {self.path} is damaged; mematlas lab --reset begins anew"
+            self.notes.add(Note("scores-unknown", text))
         return {}
 
     def add(self, lesson: str, score: Score) -> None:
@@ -85,7 +87,7 @@ class ScoreFile:
                     os.unlink(fresh)
                     raise
         except OSError as error:
-            self.notes.append(f"the score is not kept: {self.path}: {error.strerror}")
+            self.notes.add(Note("score-not-kept", f"the score is not kept: {self.path}: {error.strerror}"))
 
     def reset(self, lesson: str | None = None) -> None:
         """Forget the score of one lesson, or all of them."""
@@ -101,7 +103,7 @@ class ScoreFile:
         except FileNotFoundError:
             return
         except OSError as error:
-            self.notes.append(f"the scores stay: {self.path}: {error.strerror}")
+            self.notes.add(Note("scores-stay", f"the scores stay: {self.path}: {error.strerror}"))
 
 
 def parse_scores(data: bytes) -> dict[str, Score]:

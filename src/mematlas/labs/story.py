@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from mematlas.model.address_space import Selection
+from mematlas.notes import Notes
 from mematlas.views.format import fold_message, fold_text
 from mematlas.views.picture import Previous, histogram_view, map_view
 from mematlas.views.terminal import paint, screen_width
@@ -79,10 +80,10 @@ class Story:
         cells, stretches = process.density(self.width - COUNT_WIDTH, selection=area_of(workload))
         self.show(
             f"hist {workload.pid} {workload.address:#x}",
-            self.lines(histogram_view(cells, stretches, [], process.page_size, {}, self.ascii_only, [])),
+            self.lines(histogram_view(cells, stretches, [], process.page_size, {}, self.ascii_only, Notes())),
         )
         strips = process.grid(selection=area_of(workload), cell_pages=CELL_PAGES)
-        view = map_view(strips, process.page_size, self.width - INDENT, {}, self.ascii_only, Previous(), [])
+        view = map_view(strips, process.page_size, self.width - INDENT, {}, self.ascii_only, Previous(), Notes())
         self.show(f"map {workload.pid} {workload.address:#x} --cell {CELL_PAGES}", self.lines(view))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kpage import KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, FrameWords, open_flags_and_counts
 from mematlas.kernel.pagemap import ENTRY_SIZE, IS_SHARED
+from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ UNTOLD = "pages of a large folio that is mapped more than once in part stay as w
 class SharedFolios:
     """Tells which frames are of large folios that are shared in part."""
 
-    def __init__(self, procfs: ProcFS, notes: list[str]) -> None:
+    def __init__(self, procfs: ProcFS, notes: Notes) -> None:
         self.nr_frames = procfs.page_size // ENTRY_SIZE
         """Frames looked at together, as many as a huge page has: folios are aligned to their size."""
         self._procfs = procfs
@@ -60,8 +61,7 @@ class SharedFolios:
             try:
                 self._regions[base] = self._look(base if frame else None)
             except (PermissionDenied, NotSupported) as error:
-                if (note := UNTOLD.format(why=error)) not in self._notes:
-                    self._notes.append(note)
+                self._notes.add(Note("shared-folios-unknown", UNTOLD.format(why=error)))
                 self._regions[base] = bytes(self.nr_frames)
         return self._regions[base][frame - base]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kpage import WORD_SIZE, FrameWords
 from mematlas.kernel.pagemap import ENTRY_SIZE, EXCLUSIVE, MARK_A, PM_PFRAME, PRESENT
+from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcFS
 
 ESTIMATE = "USS is an estimate: of a huge page the kernel tells only whether its first page is shared"
-"""How the note begins; why follows. It is so of what is called exclusive as well."""
+"""Why follows. It is so of what is called exclusive as well."""
 
 WITH_EXCLUSIVE = bytes(byte | EXCLUSIVE for byte in range(256))
 WITHOUT_EXCLUSIVE = bytes(byte & ~EXCLUSIVE for byte in range(256))
@@ -30,7 +31,7 @@ class HugeCounts:
 
     def __init__(self, procfs: ProcFS) -> None:
         self.procfs = procfs
-        self.note = ""
+        self.note: Note | None = None
         """What is to be said once the bit had to be left as the kernel tells it."""
         self._file: FrameWords | None = None
 
@@ -75,7 +76,7 @@ class HugeCounts:
                 raise PermissionDenied("frame numbers", "CAP_SYS_ADMIN")
             self._file = self._file or FrameWords(self.procfs, "kpagecount")
         except (PermissionDenied, NotSupported) as error:
-            self.note = f"{ESTIMATE} ({error})"
+            self.note = Note("huge-estimate", f"{ESTIMATE} ({error})")
             return None
         words = self._file.read(frame, nr_frames)
         return words if len(words) == nr_frames * WORD_SIZE else None

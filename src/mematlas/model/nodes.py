@@ -12,6 +12,7 @@ import time
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.nodes import NodeMap, read_nodes
 from mematlas.kernel.pagemap import PM_PFRAME, PRESENT, ZERO
+from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -194,8 +195,12 @@ class PageNodes:
         return statuses
 
 
-NODES_UNKNOWN = "nodes of some pages unknown: {}"
 NO_BLOCK = "frames lie in no block of memory that is one node's alone"
+
+
+def nodes_unknown(why: object) -> Note:
+    """Return the note that some pages are on a node that could not be told."""
+    return Note("nodes-unknown", f"nodes of some pages unknown: {why}")
 
 
 def add_sizes(sums: Sizes, counts: Sizes, size: int) -> None:

@@ -45,6 +45,7 @@ from mematlas.kernel.pagemap import (
 )
 from mematlas.model.hidden import HiddenVmas
 from mematlas.model.runs import read_runs
+from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,11 +58,15 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.kernel.scattered import Scattered
     from mematlas.model.hugecounts import HugeCounts
+    from mematlas.notes import Notes
 
     L = TypeVar("L", Block, Block | Scattered)
 
-ZERO_UNKNOWN = "zero pages cannot be told from shared ones: needs Linux 6.7, or CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH"
-HIDDEN_FRAMES = "physical addresses and swap slots hidden: needs CAP_SYS_ADMIN"
+ZERO_UNKNOWN = Note(
+    "zero-unknown",
+    "zero pages cannot be told from shared ones: needs Linux 6.7, or CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH",
+)
+HIDDEN_FRAMES = Note("hidden-frames", "physical addresses and swap slots hidden: needs CAP_SYS_ADMIN")
 
 STATES = ("present", "zero", "swapped", "cached", "absent", "guard", "special", "unknown")
 """What a page can be:
@@ -214,7 +219,7 @@ class PageReader:
             self._huge_counts = HugeCounts(self.process.procfs)
         return self._huge_counts
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """Return what could not be told of the pages that were read, and why."""
         notes = self._backings.notes() if self._backings else []
         if not self.zero_known:
@@ -422,7 +427,8 @@ class PageReader:
         """Take the marks that a capture holds out of the entries, which are the kernel's again, into the states."""
         block.raw[7::ENTRY_SIZE] = block.states.translate(WITHOUT_MARKS)
         if any(byte & (HUGE | MARK_A) == HUGE for byte in block.kinds):
-            self.huge_counts.note = self._saved.get("huge_estimate", "")
+            why = self._saved.get("huge_estimate", "")
+            self.huge_counts.note = Note("huge-estimate", why) if why else None
         states = block.states.translate(WITHOUT_HUGE)
         block.states = states.replace(b"\0", bytes((UNKNOWN,))) if self.hole(vma) == UNKNOWN else states
         anon = vma.kind in ANON_KINDS
@@ -433,7 +439,8 @@ class PageReader:
         why: str | None = self._saved.get("unknown_backings", {}).get(f"{vma.start:x}-{vma.end:x}")
         if why:
             self.backings.unknown.add(why)
-        self.backings.uncertain.update(self._saved.get("uncertain", ()))
+        saved = self._saved.get("uncertain", ())
+        self.backings.uncertain.update(Note("swap-cache-unseen", text) for text in saved)
         return why
 
     def _ask(self, block: Block, anon: bool) -> None:
@@ -529,14 +536,14 @@ def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | N
     return None, None, None
 
 
-def place_of(block: Entries, page_size: int, notes: list[str], place: int = 0) -> tuple[str, int | None]:
+def place_of(block: Entries, page_size: int, notes: Notes, place: int = 0) -> tuple[str, int | None]:
     """Return state and physical address of a page of a block, of its first by default; if hidden, a note says so."""
     byte = block.states[place]
     if not byte & PRESENT:
         return STATE_OF_BYTE[byte], None
     pfn = block.entries[place] & PM_PFRAME
     if pfn == 0:
-        notes.append(HIDDEN_FRAMES)
+        notes.add(HIDDEN_FRAMES)
     return STATE_OF_BYTE[byte], pfn * page_size or None
 
 

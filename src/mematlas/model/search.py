@@ -21,6 +21,7 @@ from mematlas.kernel.procfs import ProcessDir, ProcFS
 from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.status import read_stat, read_status
 from mematlas.model.target import Target, by_number, own_pid, parse_pid
+from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ SKIPPED = (TargetNotFound, ProcessGone, NoAddressSpace, PermissionDenied, NotSup
 """What a search over all processes passes over: it has ended, or is not ours to look at. All else is our trouble."""
 
 
-def resolve(text: str, procfs: ProcFS, notes: list[str] | None = None) -> Target:
+def resolve(text: str, procfs: ProcFS, notes: Notes | None = None) -> Target:
     """Return the one process that a text names. What could not be looked at goes to the notes.
 
     Raises:
@@ -54,7 +55,7 @@ def resolve(text: str, procfs: ProcFS, notes: list[str] | None = None) -> Target
     """
     found: list[Target] = []
     nr_more = 0
-    for target in search(text, procfs, [] if notes is None else notes):
+    for target in search(text, procfs, Notes() if notes is None else notes):
         # They may be more than we can hold open.
         if len(found) < LISTED:
             found.append(target)
@@ -70,12 +71,12 @@ def resolve(text: str, procfs: ProcFS, notes: list[str] | None = None) -> Target
     return found[0]
 
 
-def resolve_all(text: str, procfs: ProcFS, notes: list[str] | None = None) -> list[Target]:
+def resolve_all(text: str, procfs: ProcFS, notes: Notes | None = None) -> list[Target]:
     """Return every process that a text names, at least one, by PID. What could not be looked at goes to the notes."""
-    return sorted(search(text, procfs, [] if notes is None else notes), key=lambda target: target.pid)
+    return sorted(search(text, procfs, Notes() if notes is None else notes), key=lambda target: target.pid)
 
 
-def search(text: str, procfs: ProcFS, notes: list[str]) -> Iterable[Target]:
+def search(text: str, procfs: ProcFS, notes: Notes) -> Iterable[Target]:
     """Return every process that a text names, one after the other as they are found, and at least one.
 
     Raises:
@@ -136,7 +137,7 @@ def look_inside(pid: int, procfs: ProcFS) -> Target:
         raise TargetNotFound(f"{error}; in another PID namespace it is {names}{more}") from None
 
 
-def with_name(name: str, procfs: ProcFS, notes: list[str], more: str = "") -> Iterator[Target]:
+def with_name(name: str, procfs: ProcFS, notes: Notes, more: str = "") -> Iterator[Target]:
     """Yield the processes whose command name is this, ourselves left out. ``more`` is said where there is none."""
     nothing = f"no process is called {name!r}{more}"
     if len(name) <= COMM_LENGTH:
@@ -150,7 +151,7 @@ def with_name(name: str, procfs: ProcFS, notes: list[str], more: str = "") -> It
     return filtered_by_child(nothing, matches, procfs, ourselves(procfs), notes)
 
 
-def matching_command_line(text: str, procfs: ProcFS, notes: list[str]) -> Iterator[Target]:
+def matching_command_line(text: str, procfs: ProcFS, notes: Notes) -> Iterator[Target]:
     """Yield the processes whose command line matches; ourselves and whoever started us left out.
 
     The command lines of ``sudo`` or a shell that runs us hold the expression itself.
@@ -221,7 +222,7 @@ def filtered(nothing: str, matches: Matches, procfs: ProcFS, without: set[int]) 
 
 
 def filtered_by_child(
-    nothing: str, matches: Matches, procfs: ProcFS, without: set[int], notes: list[str]
+    nothing: str, matches: Matches, procfs: ProcFS, without: set[int], notes: Notes
 ) -> Iterator[Target]:
     """Yield what `filtered` does, of a match that reads what may be held up for ever.
 
@@ -242,7 +243,7 @@ def filtered_by_child(
             yield Target(process)
     left = list(left_out(inquiry, procfs))
     if not has_found:
-        raise TargetNotFound("; ".join([nothing, *left]))
+        raise TargetNotFound("; ".join([nothing, *map(str, left)]))
     notes += left
 
 
@@ -278,7 +279,7 @@ def taken_over(procfs: ProcFS, pid: int, fd: int) -> ProcessDir | None:
         return None
 
 
-def answering(targets: Sequence[Target], notes: list[str]) -> list[Target]:
+def answering(targets: Sequence[Target], notes: Notes) -> list[Target]:
     """Return those of several processes that can be looked at without waiting for ever; the others are noted."""
     by_pid = {target.pid: target for target in targets}
 
@@ -293,7 +294,7 @@ def answering(targets: Sequence[Target], notes: list[str]) -> list[Target]:
     found = [by_pid[pid] for pid, _, _ in inquiry]
     for pid in (*inquiry.unanswered, *inquiry.unasked):
         by_pid[pid].close()
-    notes.extend(left_out(inquiry, targets[0].procfs))
+    notes += left_out(inquiry, targets[0].procfs)
     return sorted(found, key=lambda target: target.pid)
 
 
@@ -304,16 +305,20 @@ def inquire(ask: Ask, things: Sequence[Any], deadline: float = float("inf")) -> 
     return Inquiry(ask, things, deadline=deadline)
 
 
-def left_out(inquiry: Inquiry, procfs: ProcFS) -> Iterator[str]:
+def left_out(inquiry: Inquiry, procfs: ProcFS) -> Iterator[Note]:
     """Yield notes on the processes that an inquiry could not find out about."""
-    for pids, why in (
-        (inquiry.unanswered, "not looked at, since reading their memory or command line waits for somebody"),
-        (inquiry.unasked, "not looked at for want of time, or of room for a child"),
+    for pids, code, why in (
+        (
+            inquiry.unanswered,
+            "unanswered",
+            "not looked at, since reading their memory or command line waits for somebody",
+        ),
+        (inquiry.unasked, "unasked", "not looked at for want of time, or of room for a child"),
     ):
         if pids:
             named = ", ".join(f"{pid} ({name_of(pid, procfs)})" for pid in sorted(pids)[:NAMED])
             more = f" and {len(pids) - NAMED:,} more" if len(pids) > NAMED else ""
-            yield f"{named}{more}: {why}"
+            yield Note(code, f"{named}{more}: {why}")
 
 
 def name_of(pid: int, procfs: ProcFS) -> str:

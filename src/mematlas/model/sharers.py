@@ -5,6 +5,7 @@ from __future__ import annotations
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kpage import FrameWords
 from mematlas.model.pages import HIDDEN_FRAMES
+from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,16 +17,21 @@ FRAME_BATCH = 1 << 16
 UNTOLD = -1
 
 
+def pss_unknown(why: object) -> Note:
+    """Return the note that PSS is not known, and why."""
+    return Note("pss-unknown", f"PSS unknown with this source: {why}")
+
+
 class Sharers:
     """How often the shared pages of a VMA are mapped, from kpagecount."""
 
-    def __init__(self, procfs: ProcFS, notes: list[str]) -> None:
+    def __init__(self, procfs: ProcFS, notes: Notes) -> None:
         self.notes = notes
         self.file: FrameWords | None = None
         try:
             self.file = FrameWords(procfs, "kpagecount")
         except (PermissionDenied, NotSupported) as error:
-            self.why = f"PSS unknown with this source: {error}"
+            self.why = pss_unknown(error)
         self.frames: list[int] = []
         self.counts: dict[int, int] = {}
         self.known = True
@@ -40,9 +46,9 @@ class Sharers:
     def map_counts(self, frames: list[int]) -> list[int]:
         """Return how often each of some shared pages is mapped; `UNTOLD`, with a note, where that cannot be known."""
         if 0 in frames:
-            self.why = f"PSS unknown with this source: {HIDDEN_FRAMES}"
+            self.why = pss_unknown(HIDDEN_FRAMES)
         if self.file is None or 0 in frames:
-            self.notes.append(self.why)
+            self.notes.add(self.why)
         if self.file is None:
             return [UNTOLD] * len(frames)
         words = self.file.get(filter(None, frames)) | {0: UNTOLD}
@@ -55,7 +61,7 @@ class Sharers:
     def add(self, frames: list[int]) -> None:
         """Take in the frames of shared pages."""
         if 0 in frames:
-            self.why = f"PSS unknown with this source: {HIDDEN_FRAMES}"
+            self.why = pss_unknown(HIDDEN_FRAMES)
             self.known = False
         elif self.file is None:
             self.known = False
@@ -67,7 +73,7 @@ class Sharers:
     def by_count(self) -> dict[int, int] | None:
         """Return the number of pages of each map count; None when that cannot be known."""
         if not self.known:
-            self.notes.append(self.why)
+            self.notes.add(self.why)
             return None
         self._look_up()
         return self.counts

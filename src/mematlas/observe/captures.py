@@ -35,6 +35,7 @@ from mematlas.kernel.smaps import HEX_DIGITS
 from mematlas.kernel.vmfile import LiveFiles
 from mematlas.model.pages import HIDDEN_FRAMES, ZERO_UNKNOWN, PageReader
 from mematlas.model.stalls import smaps_hold
+from mematlas.notes import Note, Notes
 from mematlas.observe.process import Process
 from mematlas.observe.sources import MAX_STALL
 from mematlas.version import __version__
@@ -124,7 +125,7 @@ class Recorder:
         self.redactor = Redactor() if redact else None
         self.unreadable: dict[str, str] = {}
         """What could not be read, and why."""
-        self.notes: list[str] = []
+        self.notes = Notes()
         self.paths: dict[str, str] = {}
         """The paths that the text of maps leaves in doubt, by the start of their VMA."""
         self.stopped = False
@@ -133,13 +134,13 @@ class Recorder:
         self.nr_pages = 0
         self.huge_known = True
         self.zero_known = True
-        self.huge_estimate = ""
+        self.huge_estimate: Note | None = None
         """Why the exclusive bit of huge pages is an estimate, where it is."""
         self.unknown_backings: dict[str, str] = {}
         """Shared memory whose file could not be asked, as the name of its map_files link, and why."""
         self.hidden: list[str] = []
         """The VMAs of which pagemap shows nothing, whatever is mapped there."""
-        self.uncertain: list[str] = []
+        self.uncertain: list[Note] = []
         """What is uncertain in what files of shared memory told."""
 
     def save(self) -> CaptureResult:
@@ -155,7 +156,8 @@ class Recorder:
             self._save_text(own, name, process.dir)
         hold = process.dir.holds.get("smaps")
         if hold and hold.total_s > MAX_STALL:
-            self.notes.append(f"reading smaps held up the target for {hold.total_s * 1e3:.0f} ms")
+            text = f"reading smaps held up the target for {hold.total_s * 1e3:.0f} ms"
+            self.notes.add(Note("smaps-hold", text))
         for name in MACHINE_FILES:
             self._save_text(self.directory, name, process.procfs)
         torn = process.address_space().vmas != space.vmas
@@ -167,9 +169,9 @@ class Recorder:
             raise Error(f"{process.pid} has too many VMAs that need to be explained for a capture")
         with self.directory.file(MACHINE) as file:
             file.write(machine)
-        self.notes += [f"not saved: {why}" for why in self.unreadable.values()]
+        self.notes += [Note("not-saved", f"not saved: {why}") for why in self.unreadable.values()]
         source = "smaps and pagemap" if has_pagemap else "smaps"
-        reading = Reading(source, time.perf_counter() - before, torn, tuple(dict.fromkeys(self.notes)))
+        reading = Reading(source, time.perf_counter() - before, torn, tuple(self.notes))
         return CaptureResult(
             pid=process.pid,
             name=process.stat.name,
@@ -199,7 +201,8 @@ class Recorder:
             self.unreadable[name] = str(error)
             return
         if name == "cmdline" and len(data or b"") == MAX_COMMAND:
-            self.notes.append(f"of the command line, its first {MAX_COMMAND >> 10} KiB are saved")
+            text = f"of the command line, its first {MAX_COMMAND >> 10} KiB are saved"
+            self.notes.add(Note("command-cut", text))
         if self.redactor and data is not None:
             data = self.redactor.redact(name, data)
         if data is not None:
@@ -228,7 +231,9 @@ class Recorder:
             if "\n" in vma.path or "\\012" in vma.path:
                 room -= len(vma.path)
                 if room < 0:
-                    self.notes.append("some paths with a newline in them are saved as maps has them")
+                    self.notes.add(
+                        Note("paths-as-in-maps", "some paths with a newline in them are saved as maps has them")
+                    )
                     break
                 self.paths[f"{vma.start:x}"] = vma.path
 
@@ -252,9 +257,9 @@ class Recorder:
             "unreadable": self.unreadable,
             "zero_known": self.zero_known,
             "huge_known": self.huge_known,
-            "huge_estimate": self.huge_estimate,
+            "huge_estimate": self.huge_estimate.text if self.huge_estimate else "",
             "unknown_backings": self.unknown_backings,
-            "uncertain": self.uncertain,
+            "uncertain": [note.text for note in self.uncertain],
             "soft_dirty": has_soft_dirty(self.process.procfs),
             "nodes": self._nodes(),
             "tells_ksm": tells_ksm(self.process.procfs),
@@ -284,14 +289,15 @@ class Recorder:
                 write_packed(file, self._pagemap_parts(reader, vmas))
             self.zero_known = reader.zero_known
             self.huge_estimate = reader.huge_counts.note
-            self.uncertain = sorted(reader.backings.uncertain)
+            self.uncertain = list(reader.backings.uncertain)
         if not self.zero_known:
-            self.notes.append(ZERO_UNKNOWN)
+            self.notes.add(ZERO_UNKNOWN)
         if self.huge_estimate:
-            self.notes.append(self.huge_estimate)
+            self.notes.add(self.huge_estimate)
         if self.unknown_backings:
             why = next(iter(self.unknown_backings.values()))
-            self.notes.append(f"pages unknown of {len(self.unknown_backings)} VMAs of shared memory: {why}")
+            text = f"pages unknown of {len(self.unknown_backings)} VMAs of shared memory: {why}"
+            self.notes.add(Note("backing-unknown", text))
         self.notes += self.uncertain
         return True
 
@@ -327,14 +333,14 @@ class Recorder:
                         states[place] |= MARK_B
         except NotSupported as error:
             self.huge_known = False
-            self.notes.append(f"huge pages unknown with this source: {error}")
+            self.notes.add(Note("huge-unknown", f"huge pages unknown with this source: {error}"))
         return bytes(states)
 
     def _save_frames(self) -> int | None:
         from mematlas.kernel.packed import write_packed
 
         if not self.frames.nr_frames:
-            self.notes.append(HIDDEN_FRAMES)
+            self.notes.add(HIDDEN_FRAMES)
             return None
         nr_saved = 0
         for name in FRAME_FILES:

@@ -16,6 +16,7 @@ from mematlas.kernel.sysvipc import is_in_our_namespace, read_segments
 from mematlas.kernel.vmfile import NOBODY_ANSWERS, LiveFiles, devices_of, internal_devices, memory_devices
 from mematlas.model.holders import Holders, find_holders, first_of_program, open_memory_files
 from mematlas.model.pages import STATE_OF_BYTE
+from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,13 +34,31 @@ ANON, POOL, FILE, KERNEL, FIRST_FILE = range(5)
 """Whom frames belong to: anonymous, small and huge; ordinary files; the kernel and devices; then each file of memory
 by its own number."""
 
-UNSURE_COUNTS = (
+UNSURE_COUNTS = Note(
+    "unsure-map-counts",
     "this kernel keeps one map count for each huge page (CONFIG_NO_PAGE_MAPCOUNT):"
-    " what is mapped here alone is an estimate"
+    " what is mapped here alone is an estimate",
 )
-TABLES_UNKNOWN = "page tables unknown, and no part of these amounts: /proc/PID/status has no line VmPTE here"
-SHARING_UNKNOWN = "whether others run in its address space (CLONE_VM, vfork) is not told: if any do, all of it stays"
-CAPTURED = "a capture does not tell who else maps files of memory or has them open, nor whether they have a name"
+TABLES_UNKNOWN = Note(
+    "tables-unknown",
+    "page tables unknown, and no part of these amounts: /proc/PID/status has no line VmPTE here",
+)
+SHARING_UNKNOWN = Note(
+    "sharing-unknown",
+    "whether others run in its address space (CLONE_VM, vfork) is not told: if any do, all of it stays",
+)
+CAPTURED = Note(
+    "holders-unknown",
+    "a capture does not tell who else maps files of memory or has them open, nor whether they have a name",
+)
+OPEN_FILES_UNKNOWN = Note(
+    "open-files-unknown",
+    "files of memory that are open but not mapped are not known: needs CAP_SYS_PTRACE",
+)
+SWAP_AS_MEMORY = Note(
+    "swap-as-memory",
+    "swap of files of memory counts as memory: needs cachestat, Linux 6.5",
+)
 SEGMENT = "/SYSV"
 SECRET = "/secretmem"
 
@@ -133,7 +152,7 @@ IS_SLOT = tuple(bool(byte & SWAP) and STATE_OF_BYTE[byte] == "swapped" for byte 
 class Ending:
     """Puts together what ending a process would do. What it must say goes to ``notes``."""
 
-    def __init__(self, process: ProcessDir, accounts: Accounts, notes: list[str]) -> None:
+    def __init__(self, process: ProcessDir, accounts: Accounts, notes: Notes) -> None:
         self.process = process
         self.page_size = process.procfs.page_size
         self.accounts = accounts
@@ -162,12 +181,12 @@ class Ending:
         """Find out about the files: what they are, and who else holds them."""
         if not self.process.procfs.live:
             if self.files:
-                self.notes.append(CAPTURED)
+                self.notes.add(CAPTURED)
             return
         devices = memory_devices(self.process)
         found = open_memory_files(self.process, devices)
         if found is None:
-            self.notes.append("files of memory that are open but not mapped are not known: needs CAP_SYS_PTRACE")
+            self.notes.add(OPEN_FILES_UNKNOWN)
         for open_file in found or ():
             if open_file.file not in self.files and open_file.size:
                 kind = "hugetlb" if open_file.file[0] in devices.hugetlb else "shmem"
@@ -185,15 +204,15 @@ class Ending:
     def _ask(self, file: MemoryFile) -> None:
         place, _, span = file.link.partition("/")
         if place == "map_files" and self._live_files.is_silent(span, file.file[0]):
-            self.notes.append(f"files of memory unknown: {NOBODY_ANSWERS}")
+            self.notes.add(files_unknown(NOBODY_ANSWERS))
             return
         try:
             self.facts[file.file] = self._facts_of(file)
         except PermissionDenied as error:
-            self.notes.append(f"files of memory unknown: {error}")
+            self.notes.add(files_unknown(error))
         except NotSupported:
             # The link is gone: unmapped, closed, or another program was started.
-            self.notes.append(f"files of memory unknown: {file.path or file.kind} was let go meanwhile")
+            self.notes.add(files_unknown(f"{file.path or file.kind} was let go meanwhile"))
 
     def _facts_of(self, file: MemoryFile) -> FileFacts:
         # Not opened as such: secret memory cannot be.
@@ -222,7 +241,7 @@ class Ending:
             return nr_cached * self.page_size, nr_evicted * self.page_size
         except (PermissionDenied, NotSupported):
             if read_swaps(self.process.procfs):
-                self.notes.append("swap of files of memory counts as memory: needs cachestat, Linux 6.5")
+                self.notes.add(SWAP_AS_MEMORY)
             return 0, 0
         finally:
             os.close(fd)
@@ -327,7 +346,7 @@ class Ending:
     def _size_of_tables(self) -> int:
         size = status_bytes(read_memory_status(self.process), "VmPTE")
         if size is None:
-            self.notes.append(TABLES_UNKNOWN)
+            self.notes.add(TABLES_UNKNOWN)
         return size or 0
 
     def sorted_parts(self) -> tuple[Part, ...]:
@@ -337,7 +356,7 @@ class Ending:
             for key, size in self._sizes.items()
         ]
         if any(part.reason == "unseen" for part in parts) and self.process.procfs.live:
-            self.notes.append(unseen_note(self.holders))
+            self.notes.add(Note("holders-unseen", unseen(self.holders)))
         return tuple(sorted(parts, key=lambda part: (FATES.index(part.fate), -part.size)))
 
     def keep_all(self, pids: Iterable[int]) -> None:
@@ -350,14 +369,19 @@ NO_DESCRIPTOR = "/dev/zero"
 """Shared anonymous memory: nobody ever had a descriptor of it."""
 
 
-def note_counts(notes: list[str]) -> None:
+def files_unknown(why: object) -> Note:
+    """Return the note that what a file of memory is, and who holds it, is not known."""
+    return Note("files-unknown", f"files of memory unknown: {why}")
+
+
+def note_counts(notes: Notes) -> None:
     """Say where the kernel does not count how often each page of a huge page is mapped."""
     # Linux can be built so since v6.15. Its files do not tell: the counts of a folio are just all the same.
     if "NO_PAGE_MAPCOUNT" in (read_config() or ()):
-        notes.append(UNSURE_COUNTS)
+        notes.add(UNSURE_COUNTS)
 
 
-def unseen_note(holders: Holders) -> str:
+def unseen(holders: Holders) -> str:
     """Return who could not be looked at, in words."""
     if holders.is_inside:
         return "processes outside of this PID namespace cannot be seen: they may hold files that this one maps"

@@ -15,6 +15,7 @@ from mematlas.errors import NotSupported
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, ENTRY_SIZE, IS_SHARED, PM_PFRAME, Block
 from mematlas.model.pages import RUN_PAGES, STATE_OF_BYTE, PageReader, place_of
 from mematlas.model.runs import cut, runs_of
+from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class PageCounter:
     """Counts VMAs of one process by its pages. What is unknown, and why, goes to the notes."""
 
     def __init__(
-        self, process: ProcessDir, pacer: Pacer | None, first_pages: bool, nodes: PageNodes | None, notes: list[str]
+        self, process: ProcessDir, pacer: Pacer | None, first_pages: bool, nodes: PageNodes | None, notes: Notes
     ) -> None:
         self.process = process
         self.page_size = process.procfs.page_size
@@ -104,7 +105,7 @@ class PageCounter:
         try:
             return thp + reader.huge_size(vma, block)
         except NotSupported as error:
-            self._notes.append(f"huge pages unknown with this source: {error}")
+            self._notes.add(Note("huge-unknown", f"huge pages unknown with this source: {error}"))
             return None
 
     def by_tables(self, vmas: Sequence[Vma], chooser: Chooser) -> list[VmaUsage]:

@@ -44,6 +44,7 @@ from mematlas.kernel.status import read_status, status_bytes
 from mematlas.model.pagetables.access import frame_flags
 from mematlas.model.pagetables.entries import EMPTY, PROT_NONE, STATE_NAMES, TABLE, leaf_address, maps_memory, state_of
 from mematlas.model.pagetables.walk import PageBlock, page_blocks, upper_entries, walk, walk_address, walk_parts
+from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ class PageTables:
 
     # One address
 
-    def walked(self, address: int, space: AddressSpace, notes: list[str]) -> Walked:
+    def walked(self, address: int, space: AddressSpace, notes: Notes) -> Walked:
         """Return how an address is translated. The entry is read again until pagemap agrees, or does not for good."""
         mode = self.mode
         if mode.user_end <= address < mode.kernel_start:
@@ -218,7 +219,7 @@ class PageTables:
             try:
                 word = self._words(address, 1)
             except (PermissionDenied, NotSupported) as error:
-                notes.append(f"pagemap is not beside it: {error}")
+                notes.add(Note("pagemap-not-beside", f"pagemap is not beside it: {error}"))
                 return Walked(address, steps, None, None, area)
             differing = differing_pages(mode, self._one_page(address, steps), word)
             if not differing:

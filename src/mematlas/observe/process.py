@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 
-from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult
+from mematlas.analysis.results import TORN, MapsResult, Reading, Translation, UsageResult
 from mematlas.analysis.usage import total, total_by_node
 from mematlas.errors import NoAddressSpace, NotSupported, PermissionDenied, ProcessGone
 from mematlas.frozen import replace
@@ -19,8 +19,9 @@ from mematlas.kernel.smaps import SmapsReader, read_smaps
 from mematlas.kernel.status import Stat, read_memory_status, read_stat, status_bytes
 from mematlas.kernel.vmfile import find_files
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
+from mematlas.notes import Note, Notes
 from mematlas.observe.smaps_counter import SmapsCounter, note_cut, read_counters
-from mematlas.observe.sources import MAX_STALL, NO_TABLES, PAGE_SOURCES, PAGEMAP_INSTEAD, Chooser
+from mematlas.observe.sources import MAX_STALL, PAGE_SOURCES, Chooser, no_tables, pagemap_instead
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,7 +157,9 @@ class Process:
         try:
             found = self.distinct(source if source in PAGE_SOURCES else "auto", max_stall)
         except (PermissionDenied, NotSupported) as error:
-            return None, replace(reading, notes=(*reading.notes, f"distinct frames unknown: {error}"))
+            return None, replace(
+                reading, notes=(*reading.notes, Note("distinct-unknown", f"distinct frames unknown: {error}"))
+            )
         notes = tuple(dict.fromkeys((*reading.notes, *found.reading.notes)))
         return found.distinct, replace(reading, notes=notes, torn=reading.torn or found.reading.torn)
 
@@ -173,7 +176,7 @@ class Process:
         from mematlas.observe.ending import Accounts
 
         before = time.perf_counter()
-        notes: list[str] = []
+        notes = Notes()
         accounts = Accounts(self.address_space().vmas)
         name = self._read_accounts(accounts, source, max_stall, notes)
         return DistinctResult(accounts.nr_distinct * self.page_size, self._reading_of(name, before, accounts, notes))
@@ -193,12 +196,12 @@ class Process:
         from mematlas.observe.ending import FILE, SHARING_UNKNOWN, Accounts, Ending
 
         before = time.perf_counter()
-        notes: list[str] = []
+        notes = Notes()
         self.procfs.open("kpagecount").close()  # a refusal comes before others are looked at
         accounts = Accounts(self.address_space().vmas)
         sharing = self.sharing_memory(everywhere=True)
         if sharing is None:
-            notes.append(SHARING_UNKNOWN)
+            notes.add(SHARING_UNKNOWN)
         ending = Ending(self.dir, accounts, notes)
         if not sharing:
             ending.look_around()
@@ -229,7 +232,7 @@ class Process:
 
         return sharing_memory(self.dir, None if everywhere else relatives(self.dir))
 
-    def _read_accounts(self, accounts: Accounts, source: str, max_stall: float, notes: list[str]) -> str:
+    def _read_accounts(self, accounts: Accounts, source: str, max_stall: float, notes: Notes) -> str:
         """Count the frames of a process; return what they were read from."""
         from mematlas.observe.ending import note_counts
 
@@ -249,19 +252,20 @@ class Process:
             note_counts(notes)
         return name
 
-    def _reading_of(self, name: str, before: float, accounts: Accounts, notes: list[str]) -> Reading:
+    def _reading_of(self, name: str, before: float, accounts: Accounts, notes: Notes) -> Reading:
         torn = self.address_space().vmas != accounts.vmas  # raises where it has ended
         duration = time.perf_counter() - before
-        return Reading(name, duration, torn, tuple(dict.fromkeys(notes)), self._chooser.reader_name(name))
+        return Reading(name, duration, torn, tuple(notes), self._chooser.reader_name(name))
 
-    def _swap_pss(self, max_stall: float, notes: list[str]) -> dict[int, int] | None:
+    def _swap_pss(self, max_stall: float, notes: Notes) -> dict[int, int] | None:
         """Return SwapPss of each VMA by its start; None where reading it would hold up the target for too long."""
         hold = self._chooser.smaps_hold(max_stall)
         if self.procfs.live and hold > max_stall:
-            notes.append(
+            text = (
                 f"whether swap is shared with forks is unknown: smaps tells, and holds up the target for about"
                 f" {hold * 1e3:.0f} ms (--max-stall allows it)"
             )
+            notes.add(Note("shared-swap-unknown", text))
             return None
         return {vma.start: fields["SwapPss"] for vma, fields in read_smaps(self.dir, self.files) if "SwapPss" in fields}
 
@@ -287,7 +291,7 @@ class Process:
             NotSupported: nodes are asked for, of a kernel without CONFIG_NUMA.
         """
         before = time.perf_counter()
-        notes: list[str] = []
+        notes = Notes()
         chosen = self._chooser.of_amounts(source, max_stall, notes, numa)
         nodes = self.page_nodes() if numa else None
         if chosen == "smaps":
@@ -308,25 +312,24 @@ class Process:
                 if source != "auto":
                     raise
                 chosen = "pagemap"
-                notes.append(f"{PAGEMAP_INSTEAD}: {error}")
+                notes.add(pagemap_instead(error))
             if chosen == "pagemap":
                 vmas = by_pages.by_pagemap(wanted)
             torn = by_pages.torn or self._torn(space)
         if source == "auto" and chosen == "pagemap" and any(None in (v.usage.pss, v.usage.swap) for v in vmas):
-            notes.append(
-                f"--source smaps tells all, and holds up the target for {self._chooser.smaps_hold() * 1e3:.0f} ms"
-            )
+            hold_ms = self._chooser.smaps_hold() * 1e3
+            notes.add(Note("smaps-tells", f"--source smaps tells all, and holds up the target for {hold_ms:.0f} ms"))
         note_cut((item.vma for item in vmas), notes)
         if nodes and nodes.why and any(None in (item.nodes or ()) for item in vmas):
-            from mematlas.model.nodes import NODES_UNKNOWN
+            from mematlas.model.nodes import nodes_unknown
 
-            notes.append(NODES_UNKNOWN.format(nodes.why))
+            notes.add(nodes_unknown(nodes.why))
         notes += self.files.notes()
         reader = self._chooser.reader_name(chosen)
         duration = time.perf_counter() - before
         with_memory = nodes.with_memory if nodes else ()
         hold = self.dir.holds.get("smaps") if chosen == "smaps" else None
-        return MapsResult(vmas, Reading(chosen, duration, torn, tuple(dict.fromkeys(notes)), reader, hold), with_memory)
+        return MapsResult(vmas, Reading(chosen, duration, torn, tuple(notes), reader, hold), with_memory)
 
     def _by_smaps(self, counter: SmapsCounter, selection: Selection) -> tuple[list[VmaUsage], bool]:
         reader = SmapsReader(self.dir, self.files)
@@ -357,7 +360,7 @@ class Process:
 
         return PageNodes(self.dir, self._pacer() if paced else None)
 
-    def page_source(self, source: str, max_stall: float, start: int, end: int, notes: list[str]) -> str:
+    def page_source(self, source: str, max_stall: float, start: int, end: int, notes: Notes) -> str:
         """Return what `pages`, `grid` and `density` read a range from: ``pagemap``, or ``tables`` where ``auto`` is
         asked for, they can be read, and reading pagemap without a pause would hold up the target too long.
         """
@@ -372,18 +375,13 @@ class Process:
         """
         return self._chooser.tables_access(reader)
 
-    def try_tables(self, notes: list[str], first_pages: bool = True) -> MapsResult | None:
-        """Return `maps` from page tables; None where they cannot be read, with the reason in ``notes``."""
-        try:
-            if (why := self._chooser.why_no_counts()) is None:
-                return self.maps("tables", first_pages=first_pages)
-        except NotSupported as error:
-            why = error
-        notes.append(f"{NO_TABLES}: {why}")
-        return None
+    def why_no_tables(self) -> Note | None:
+        """Return what keeps `maps` from page tables; None when nothing does."""
+        why = self._chooser.why_no_counts()
+        return None if why is None else no_tables(why)
 
     def _page_reader(
-        self, source: str, pieces: list[tuple[Vma, int, int]], paced: bool, notes: list[str], exclusive: bool = True
+        self, source: str, pieces: list[tuple[Vma, int, int]], paced: bool, notes: Notes, exclusive: bool = True
     ) -> PageReader | TableReader:
         low, high = (pieces[0][1], pieces[-1][2]) if pieces else (0, 0)
         if self.page_source(source, MAX_STALL, low, high, notes) == "tables":
@@ -396,7 +394,7 @@ class Process:
 
     # Where
 
-    def translate(self, addresses: Iterable[int], notes: list[str] | None = None) -> list[Translation]:
+    def translate(self, addresses: Iterable[int], notes: Notes | None = None) -> list[Translation]:
         """Return where each virtual address is, in the order asked.
 
         Without CAP_SYS_ADMIN the kernel hides frame numbers: state and flags are there, ``pfn`` and ``phys`` None.
@@ -412,7 +410,7 @@ class Process:
         space = self.address_space()
         with PageReader(self.dir) as reader:
             found = [translate(address, space, reader) for address in addresses]
-            self._finish(before, space, reader, [] if notes is None else notes)
+            self._finish(before, space, reader, Notes() if notes is None else notes)
             return found
 
     def pages(
@@ -421,7 +419,7 @@ class Process:
         end: int = 1 << 64,
         selection: Selection = EVERYTHING,
         paced: bool = True,
-        notes: list[str] | None = None,
+        notes: Notes | None = None,
         source: str = "auto",
     ) -> Iterator[tuple[Vma, Block | Hole]]:
         """Yield the pages from ``start`` to ``end``, a block or a hole at a time, in address order.
@@ -443,7 +441,7 @@ class Process:
         before = time.perf_counter()
         space = self.address_space()
         chosen = self._pieces(space, start, end, selection)
-        notes = [] if notes is None else notes
+        notes = Notes() if notes is None else notes
         reader = self._page_reader(source if paced or source != "auto" else "pagemap", chosen, paced, notes)
 
         def pieces() -> Iterator[tuple[Vma, Block | Hole]]:
@@ -462,7 +460,7 @@ class Process:
         end: int = 1 << 64,
         selection: Selection = EVERYTHING,
         cell_pages: int | None = None,
-        notes: list[str] | None = None,
+        notes: Notes | None = None,
         source: str = "auto",
         folds: list[tuple[int, int]] | None = None,
     ) -> list[Strip]:
@@ -477,7 +475,7 @@ class Process:
         chosen = self._pieces(space, start, end, selection)
         strips = cut_in_strips(chosen, folds or [], cell_pages, self.page_size)
         places = [(each.cells, each.vma, each.start, each.end, 0) for each in strips if not each.is_folded]
-        self._fill(places, chosen, space, folds, source, [] if notes is None else notes, exclusive=True)
+        self._fill(places, chosen, space, folds, source, Notes() if notes is None else notes, exclusive=True)
         return strips
 
     def density(
@@ -486,7 +484,7 @@ class Process:
         start: int = 0,
         end: int = 1 << 64,
         selection: Selection = EVERYTHING,
-        notes: list[str] | None = None,
+        notes: Notes | None = None,
         source: str = "auto",
         folds: list[tuple[int, int]] | None = None,
         exclusive: bool = True,
@@ -503,7 +501,7 @@ class Process:
         chosen = self._pieces(space, start, end, selection)
         cells, stretches = lay_end_to_end(chosen, folds or [], columns, self.page_size)
         places = [(cells, each.vma, each.start, each.end, each.place) for each in stretches]
-        self._fill(places, chosen, space, folds, source, [] if notes is None else notes, exclusive)
+        self._fill(places, chosen, space, folds, source, Notes() if notes is None else notes, exclusive)
         return cells, stretches
 
     def untouched(
@@ -530,7 +528,7 @@ class Process:
         if size <= FOLD_FROM or (is_all and 2 * self._chooser.nr_bytes() > size):
             return Folds()  # known without reading any page
         kept = Kept(space, chosen, before, exclusive)
-        with self._page_reader(source, chosen, True, [], exclusive) as reader:
+        with self._page_reader(source, chosen, True, Notes(), exclusive) as reader:
             read = (
                 (low, high, kept.keep(reader.lot_pieces(vma, low, high), self.page_size)) for vma, low, high in chosen
             )
@@ -550,7 +548,7 @@ class Process:
         space: AddressSpace,
         folds: list[tuple[int, int]] | None,
         source: str,
-        notes: list[str],
+        notes: Notes,
         exclusive: bool,
     ) -> None:
         """Count pages into cells, each range of a VMA from its place on: from what was kept, else by reading."""
@@ -568,7 +566,7 @@ class Process:
                 cells.fill(reader.lot_pieces(vma, low, high), low, place, self.page_size)
             self._finish(before, space, reader, notes)
 
-    def _finish(self, before: float, space: AddressSpace, reader: PageReader | TableReader, notes: list[str]) -> None:
+    def _finish(self, before: float, space: AddressSpace, reader: PageReader | TableReader, notes: Notes) -> None:
         """Say how a reading of pages came about, in `reading` and in the notes."""
         if self.dir.fd < 0:
             return  # closed already: whoever asked has gone
@@ -576,9 +574,9 @@ class Process:
         note_cut(space.vmas, notes)
         torn = self._torn(space)
         if torn:
-            notes.append("torn: VMAs changed during the reading, this is of no one moment")
+            notes.add(TORN)
         name = self._chooser.reader_name(reader.source)
-        self.reading = Reading(reader.source, time.perf_counter() - before, torn, tuple(dict.fromkeys(notes)), name)
+        self.reading = Reading(reader.source, time.perf_counter() - before, torn, tuple(notes), name)
 
     def _pacer(self) -> Pacer | None:
         return Pacer() if self.procfs.live else None

@@ -10,6 +10,7 @@ from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import replace
 from mematlas.kernel.maps import MAY_BE_HIDDEN
 from mematlas.kernel.status import status_bytes
+from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class SmapsCounter:
     """Counts VMAs of one process by smaps. What is unknown, and why, goes to the notes."""
 
     def __init__(
-        self, process: ProcessDir, pacer: Pacer | None, first_pages: bool, nodes: PageNodes | None, notes: list[str]
+        self, process: ProcessDir, pacer: Pacer | None, first_pages: bool, nodes: PageNodes | None, notes: Notes
     ) -> None:
         self.process = process
         self.page_size = process.procfs.page_size
@@ -44,7 +45,7 @@ class SmapsCounter:
         try:
             unsaid = Unsaid(self.process, self._pacer)
         except (PermissionDenied, NotSupported) as error:
-            self._notes.append(f"zero pages and first pages unknown: {error}")
+            self._notes.add(Note("zero-unknown", f"zero pages and first pages unknown: {error}"))
             return self._of_batches(None, batches)
         with unsaid:
             return self._of_batches(unsaid, batches)
@@ -71,7 +72,7 @@ class SmapsCounter:
             if None in zeros:
                 from mematlas.model.pages import ZERO_UNKNOWN
 
-                self._notes.append(ZERO_UNKNOWN)
+                self._notes.add(ZERO_UNKNOWN)
             if self._first_pages:
                 places = first_pages(unsaid.reader, vmas, self._notes)
         known: dict[tuple[int, str, int, int | None, bool], Usage] = {}
@@ -85,7 +86,7 @@ class SmapsCounter:
             yield VmaUsage(vma, usage, state, phys)
 
 
-def first_pages(reader: PageReader, vmas: Sequence[Vma], notes: list[str]) -> Iterator[tuple[str, int | None]]:
+def first_pages(reader: PageReader, vmas: Sequence[Vma], notes: Notes) -> Iterator[tuple[str, int | None]]:
     """Yield the state and the physical address of the first page of each VMA."""
     from mematlas.model.pages import STATE_OF_BYTE, place_of
     from mematlas.model.runs import cut
@@ -103,11 +104,11 @@ def first_pages(reader: PageReader, vmas: Sequence[Vma], notes: list[str]) -> It
             yield STATE_OF_BYTE[reader.hole(run[0])], None
 
 
-def note_cut(vmas: Iterable[Vma], notes: list[str]) -> None:
+def note_cut(vmas: Iterable[Vma], notes: Notes) -> None:
     """Say how many paths are not whole."""
     if nr_cut := sum(vma.path_cut for vma in vmas):
         whose = "the path of a VMA is" if nr_cut == 1 else f"the paths of {nr_cut:,} VMAs are"
-        notes.append(f"{whose} too long to be kept whole: cut, as the dots at the end say")
+        notes.add(Note("paths-cut", f"{whose} too long to be kept whole: cut, as the dots at the end say"))
 
 
 def read_counters(process: ProcessDir, status: dict[str, str], nr_vmas: int) -> Counters:

@@ -7,6 +7,7 @@ import os
 from mematlas.errors import BadInput, Error, FormatError, NotSupported, PermissionDenied
 from mematlas.kernel.smaps import HOLD_PER_BYTE
 from mematlas.kernel.status import open_memory, read_memory_status, status_bytes
+from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +23,15 @@ SOURCES = ("auto", "smaps", "pagemap", "tables")
 PAGE_SOURCES = ("auto", "pagemap", "tables")
 """Those that tell about single pages."""
 
-NO_TABLES = "page tables cannot be read"
-PAGEMAP_INSTEAD = f"{NO_TABLES}, so pagemap is, with pauses"
+
+def no_tables(why: Error) -> Note:
+    """Return the note that page tables are left out."""
+    return Note("no-tables", f"page tables cannot be read: {why}")
+
+
+def pagemap_instead(why: Error) -> Note:
+    """Return the note that pagemap is read in their place."""
+    return Note("pagemap-instead", f"page tables cannot be read, so pagemap is, with pauses: {why}")
 
 
 class Chooser:
@@ -48,7 +56,7 @@ class Chooser:
             self._counts.close()
             self._counts = None
 
-    def of_amounts(self, source: str, max_stall: float, notes: list[str], numa: bool = False) -> str:
+    def of_amounts(self, source: str, max_stall: float, notes: Notes, numa: bool = False) -> str:
         """Return what amounts are read from: the source asked for, or with ``auto`` the best.
 
         That is smaps where it holds up the target for no more than ``max_stall`` seconds (numa_maps with ``numa``).
@@ -71,10 +79,13 @@ class Chooser:
         try:
             self._check_counts()
         except (PermissionDenied, NotSupported) as error:
-            notes += [f"{NO_TABLES}: {why}"] if why else []
-            notes.append(f"read from smaps, which holds up the target for about {hold * 1e3:.0f} ms: {error}")
+            if why:
+                notes.add(no_tables(why))
+            text = f"read from smaps, which holds up the target for about {hold * 1e3:.0f} ms: {error}"
+            notes.add(Note("smaps-instead", text))
             return "smaps"
-        notes += [f"{PAGEMAP_INSTEAD}: {why}"] if why else []
+        if why:
+            notes.add(pagemap_instead(why))
         return "pagemap"
 
     def _check_counts(self) -> None:
@@ -88,7 +99,7 @@ class Chooser:
 
             raise frames_hidden(self.dir.path)
 
-    def of_pages(self, source: str, max_stall: float, start: int, end: int, notes: list[str]) -> str:
+    def of_pages(self, source: str, max_stall: float, start: int, end: int, notes: Notes) -> str:
         """Return what single pages of a range are read from: ``pagemap``, or the source asked for.
 
         With ``auto`` it is ``tables`` where they can be read, and pagemap without a pause would hold up the target too
@@ -106,7 +117,7 @@ class Chooser:
                 return "pagemap"
         if (why := self.why_no_tables()) is None:
             return "tables"
-        notes.append(f"{PAGEMAP_INSTEAD}: {why}")
+        notes.add(pagemap_instead(why))
         return "pagemap"
 
     def _tables_pay(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mematlas.analysis.movable import REASONS
 from mematlas.frozen import as_dict
 from mematlas.kernel.swaps import free_swap, zram_ratio
+from mematlas.notes import Note
 from mematlas.views.format import fold_message, format_path, format_seconds, format_size, number_of
 from mematlas.views.swap import ways_to_swap
 from mematlas.views.table import Column, Drawn, Table
@@ -109,7 +110,7 @@ def plan_table(plan: Plan, target: dict[str, Any]) -> Table:
     total = (plan.nr_requested, plan.nr_movable, plan.nr_needs_swap, plan.nr_dirty, plan.nr_given_up, plan.reasons)
     whole = f"{len(rows)} VMA{'s' * (len(rows) != 1)}"
     footer = (None, None, sum(row[2] for row in rows), None, *total, None, whole)
-    notes = [*plan.notes, *(f"{key}: {REASONS[key]}" for key in plan.reasons)]
+    notes = [*plan.notes, *(Note(f"stays-{key}", f"{key}: {REASONS[key]}") for key in plan.reasons)]
     if plan.advice == "pageout":
         notes += given_up_notes(plan)
         notes += dirty_notes(plan)
@@ -124,32 +125,29 @@ def plan_row(item: PlannedVma) -> tuple[Any, ...]:
     return (*where, *counts, item.reasons, item.vma.kind, item.vma.path)
 
 
-def given_up_notes(plan: Plan) -> list[str]:
+def given_up_notes(plan: Plan) -> list[Note]:
     """Return what is known of pages that the process has given up."""
     if plan.nr_given_up is None:
-        return [
-            "pages that the process has given up (MADV_FREE) are freed, not swapped; which, kpageflags tells: needs "
-            + DIRTY_NEEDS
-        ]
+        text = "pages that the process has given up (MADV_FREE) are freed, not swapped; which, kpageflags tells: needs "
+        return [Note("given-up-unknown", text + DIRTY_NEEDS)]
     if not plan.nr_given_up:
         return []
     text = "given up by the process (MADV_FREE, MAP_DROPPABLE): to be freed, not swapped, unless written to since"
-    return [f"{number_of(plan.nr_given_up, 'page')} {text}"]
+    return [Note("given-up", f"{number_of(plan.nr_given_up, 'page')} {text}")]
 
 
-def dirty_notes(plan: Plan) -> list[str]:
+def dirty_notes(plan: Plan) -> list[Note]:
     """Return what is known of pages of files that are not written yet."""
     if plan.nr_dirty is None:
-        return [
-            "dirty pages of files leave the process, and stay in RAM; which, kpageflags tells: needs " + DIRTY_NEEDS
-        ]
+        text = "dirty pages of files leave the process, and stay in RAM; which, kpageflags tells: needs "
+        return [Note("dirty-unknown", text + DIRTY_NEEDS)]
     if not plan.nr_dirty:
         return []
     which = "1 page of a file is" if plan.nr_dirty == 1 else f"{plan.nr_dirty} pages of files are"
-    return [f"{which} dirty: to leave the process, and to stay in RAM until written to disk"]
+    return [Note("dirty", f"{which} dirty: to leave the process, and to stay in RAM until written to disk")]
 
 
-def places(plan: Plan) -> list[str]:
+def places(plan: Plan) -> list[Note]:
     """Return where memory without a file would go."""
     lines = []
     for area in plan.swaps:
@@ -159,7 +157,9 @@ def places(plan: Plan) -> list[str]:
         lines.append(text + (f", {ratio:.0f}:1 so far" if ratio and ratio > 1 and area.used >= MEANINGFUL else ""))
     if plan.room.swap is not None:
         lines.append(f"swap: the memory cgroup allows {format_size(plan.room.swap)} more")
-    return lines or (["swap: none"] if plan.nr_needs_swap or plan.nr_without_swap else [])
+    if not lines and (plan.nr_needs_swap or plan.nr_without_swap):
+        lines.append("swap: none")
+    return [Note("swap", line) for line in lines]
 
 
 def swap_warning(plan: Plan) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mematlas.analysis.results import TORN
+from mematlas.notes import Notes
 from mematlas.views.format import first_of, format_path, format_seconds
 from mematlas.views.table import Column, Drawn, Table
 
@@ -64,7 +66,7 @@ COLUMNS = (
 LINE_COLUMNS = (Column("fate", "WHAT"), Column("size", "SIZE", "size"), Column("why", "WHY"))
 
 
-def ending_table(results: list[tuple[dict[str, Any], EndingResult]], notes: list[str]) -> Table:
+def ending_table(results: list[tuple[dict[str, Any], EndingResult]], notes: Notes) -> Table:
     """Return what ending would do of one process as lines, of several, each ended alone, as a row each."""
     rows = []
     for target, result in results:
@@ -75,7 +77,7 @@ def ending_table(results: list[tuple[dict[str, Any], EndingResult]], notes: list
         )
         notes += result.reading.notes
         if result.reading.torn:
-            notes.append("the address space changed during the reading: these are numbers of no one moment")
+            notes.add(TORN)
     if len(results) != 1:
         return Table("ending/1", COLUMNS, rows, notes=notes)
     ((target, result),) = results

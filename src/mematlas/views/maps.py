@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from mematlas.analysis.results import TORN
 from mematlas.analysis.usage import total, total_by_node
 from mematlas.frozen import replace
+from mematlas.notes import Note, Notes
 from mematlas.views.table import HIDDEN, Column, Table, node_columns
 
 TYPE_CHECKING = False
@@ -68,11 +70,11 @@ def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
             footer[place] = on_nodes.get(list(added)[place - BY_NODE], 0)
         elif column.key == "path":
             footer[place] = f"{len(usages)} VMA{'s' if len(usages) > 1 else ''}"
-    notes = list(result.reading.notes)
+    notes = Notes(result.reading.notes)
     if result.reading.torn:
-        notes.append("torn: VMAs changed during the reading, these are numbers of no one moment")
+        notes.add(TORN)
     if any(map(is_hidden, result.vmas)):
-        notes.append(HIDDEN_PAGES)
+        notes.add(HIDDEN_PAGES)
     if result.reading.source == "tables":
         for place, column in enumerate(columns):
             if column.key in ("nr_accessed", "nr_dirty"):
@@ -84,7 +86,9 @@ def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
 BY_NODE = next(place for place, column in enumerate(COLUMNS) if column.key == "uss") + 1
 """Where the columns of nodes go."""
 UNSHOWN_KINDS = frozenset(("vvar", "vsyscall", "special"))
-HIDDEN_PAGES = "pages of [vvar], [vsyscall] and devices are not shown by pagemap, and no count includes them"
+HIDDEN_PAGES = Note(
+    "hidden-pages", "pages of [vvar], [vsyscall] and devices are not shown by pagemap, and no count includes them"
+)
 
 
 def is_hidden(item: VmaUsage) -> bool:

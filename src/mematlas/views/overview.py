@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mematlas.notes import Note, Notes
 from mematlas.version import __version__
 from mematlas.views.format import fold_message, format_size
 from mematlas.views.table import Column, Drawn, Table
@@ -36,7 +37,7 @@ def overview_view(
     missing: list[str],
     command: str,
     sudo: str | None,
-    notes: list[str],
+    notes: Notes,
 ) -> Table:
     """Return the first screen; as JSON, its rows are the largest groups of processes.
 
@@ -96,20 +97,23 @@ def in_use(meminfo: dict[str, int]) -> str:
     return f"{ram} in use, swap {in_swap}"
 
 
-def estimates(groups: list[Group]) -> Iterator[str]:
+def estimates(groups: list[Group]) -> Iterator[Note]:
     """Yield notes on what was not measured of the groups that are shown."""
     for group in groups:
         if group.measured and not group.is_measured:
-            yield (
+            yield Note(
+                "estimated",
                 f"PSS and USS of {group.name} are estimated from {len(group.measured):,} of its "
-                f"{len(group.members):,} processes"
+                f"{len(group.members):,} processes",
             )
     if hidden := [group.name for group in groups if not group.measured]:
-        yield f"PSS and USS of {', '.join(hidden)} unknown: not ours to look at, ended, or not measured in time"
+        text = f"PSS and USS of {', '.join(hidden)} unknown: not ours to look at, ended, or not measured in time"
+        yield Note("not-measured", text)
     untold = [name for name in ("swap", "hugetlb") if any(getattr(group, name) is None for group in groups)]
     if untold:
         lines = " or ".join(STATUS_LINES[name] for name in untold)
-        yield f"{' and '.join(untold)} unknown, and no part of the order: /proc/PID/status has no line {lines} here"
+        text = f"{' and '.join(untold)} unknown, and no part of the order: /proc/PID/status has no line {lines} here"
+        yield Note("no-status-line", text)
 
 
 def rights(uid: int, missing: list[str], nr_refused: int | None, sudo: str | None) -> Iterator[str]:

@@ -18,8 +18,9 @@ from mematlas.kernel.pagemap import (
     PRESENT,
     has_soft_dirty,
 )
-from mematlas.model.nodes import NODES_UNKNOWN, NOWHERE
+from mematlas.model.nodes import NOWHERE, nodes_unknown
 from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, decode_place, entry_flags, is_hidden, is_soft_dirty
+from mematlas.notes import Note, Notes
 from mematlas.views.table import HIDDEN, NR_TOGETHER, Column, Table, batch_of
 
 TYPE_CHECKING = False
@@ -113,7 +114,7 @@ def pages_table(
     target: dict[str, Any],
     runs: bool,
     limit: int | None,
-    notes: list[str],
+    notes: Notes,
     source: str = "pagemap",
 ) -> Table:
     """Return the pages, or runs of like pages, that are asked for, as a table that streams."""
@@ -131,13 +132,13 @@ def pages_table(
 class Nodes:
     """The NUMA nodes of pages, where they can be told."""
 
-    def __init__(self, process: Process, notes: list[str]) -> None:
+    def __init__(self, process: Process, notes: Notes) -> None:
         self.notes = notes
         self.known: PageNodes | None = None
         try:
             self.known = process.page_nodes()
         except (PermissionDenied, NotSupported) as error:
-            notes.append(f"nodes unknown: {error}")
+            notes.add(Note("nodes-unknown", f"nodes unknown: {error}"))
 
     def columns(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
         """Return columns of which text shows the node where there are several."""
@@ -163,19 +164,19 @@ class Nodes:
         return nodes
 
     def _note(self, why: str | None) -> None:
-        if why and (note := NODES_UNKNOWN.format(why)) not in self.notes:
-            self.notes.append(note)
+        if why:
+            self.notes.add(nodes_unknown(why))
 
 
 MOST_NAMES = 5000
 """Different words of kpageflags whose names are kept."""
-KSM_UNTOLD = "ksm is not shown: this kernel says it of every anonymous page"
+KSM_UNTOLD = Note("ksm-not-shown", "ksm is not shown: this kernel says it of every anonymous page")
 
 
 class Frames:
     """What kpagecount and kpageflags say of frames, where they may be read."""
 
-    def __init__(self, process: Process, notes: list[str], must_have_flags: bool) -> None:
+    def __init__(self, process: Process, notes: Notes, must_have_flags: bool) -> None:
         self.counts: FrameWords | None = None
         self.flags: FrameWords | None = None
         try:
@@ -183,11 +184,11 @@ class Frames:
         except (PermissionDenied, NotSupported) as error:
             if must_have_flags:
                 raise
-            notes.append(f"frame flags unknown: {error}")
+            notes.add(Note("flags-unknown", f"frame flags unknown: {error}"))
         try:
             self.counts = FrameWords(process.procfs, "kpagecount")
         except (PermissionDenied, NotSupported) as error:
-            notes.append(f"map counts unknown: {error}")
+            notes.add(Note("map-counts-unknown", f"map counts unknown: {error}"))
         self.procfs = process.procfs
         self.notes = notes
         self.misleading = 0
@@ -206,7 +207,7 @@ class Frames:
             self.is_ksm_checked = True
             if tells_ksm(self.procfs) is False:
                 self.misleading = KPF_KSM
-                self.notes.append(KSM_UNTOLD)
+                self.notes.add(KSM_UNTOLD)
         return {frame: word & ~self.misleading for frame, word in words.items()} if self.misleading else words
 
     def names(self, words: Sequence[int | None]) -> list[tuple[str, ...] | None]:
@@ -273,7 +274,7 @@ def page_batches(
     process: Process,
     wanted: PageFilter,
     nodes: Nodes,
-    notes: list[str],
+    notes: Notes,
     limit: int | None,
 ) -> Iterator[Batch]:
     """Yield a row per page, those of a block together."""
@@ -293,7 +294,7 @@ def page_batches(
 class PageRows:
     """Makes the rows of pages, a column at a time."""
 
-    def __init__(self, process: Process, wanted: PageFilter, nodes: Nodes, notes: list[str]) -> None:
+    def __init__(self, process: Process, wanted: PageFilter, nodes: Nodes, notes: Notes) -> None:
         self.page_size = process.page_size
         self.wanted = wanted
         self.nodes = nodes
@@ -373,11 +374,10 @@ def use_flags(use: int) -> tuple[str, ...]:
     return tuple(name for bit, name in ((ACCESSED, "accessed"), (DIRTY, "dirty")) if use & bit)
 
 
-def places_of(byte: int, entry: int, page_size: int, notes: list[str]) -> tuple[Any, Any, Any, Any]:
+def places_of(byte: int, entry: int, page_size: int, notes: Notes) -> tuple[Any, Any, Any, Any]:
     """Return frame, physical address, swap type and swap offset of an entry; `HIDDEN` where they may not be known."""
     if is_hidden(byte, entry):
-        if HIDDEN_FRAMES not in notes:
-            notes.append(HIDDEN_FRAMES)
+        notes.add(HIDDEN_FRAMES)
         return (HIDDEN, HIDDEN, None, None) if byte & PRESENT else (None, None, HIDDEN, HIDDEN)
     pfn, swap_type, swap_offset = decode_place(byte, entry)
     return pfn, None if pfn is None else pfn * page_size, swap_type, swap_offset
@@ -456,7 +456,7 @@ def run_batches(
     page_size: int,
     wanted: PageFilter,
     nodes: Nodes,
-    notes: list[str],
+    notes: Notes,
     limit: int | None,
 ) -> Iterator[Batch]:
     """Yield a row per run, those that ended within a block together."""
@@ -508,7 +508,7 @@ def likeness(run: Run) -> tuple[int, ...]:
     return run.byte, run.flags, run.node, run.vma.start
 
 
-def run_row(run: Run, page_size: int, notes: list[str]) -> tuple[Any, ...]:
+def run_row(run: Run, page_size: int, notes: Notes) -> tuple[Any, ...]:
     """Return the row of a run: the place of its first page, and whether the others follow it."""
     pfn, phys, swap_type, swap_offset = places_of(run.byte, run.first, page_size, notes)
     contiguous: Any = None

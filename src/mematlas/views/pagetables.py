@@ -5,6 +5,7 @@ from __future__ import annotations
 from mematlas.analysis.pagetables.entries import LETTERS, EntryFilter, entry_runs, entry_targets, list_entries
 from mematlas.model.pages import decode_place, entry_flags
 from mematlas.model.pagetables.entries import EMPTY, PRESENT, PROT_NONE, STATE_NAMES, SWAP, TABLE, flag_names, holds
+from mematlas.notes import Notes
 from mematlas.views.format import fold, format_address, format_path, format_seconds, format_size
 from mematlas.views.table import NR_TOGETHER, Column, Drawn, Table, batch_of, pieces_of
 
@@ -247,7 +248,7 @@ def kernel_view(kernel: KernelMap, summary: Drawn, target: dict[str, Any]) -> Dr
 # One address
 
 
-def walk_view(found: list[Walked], mode: PagingMode, target: dict[str, Any], notes: list[str]) -> Drawn:
+def walk_view(found: list[Walked], mode: PagingMode, target: dict[str, Any], notes: Notes) -> Drawn:
     """Return each level's entry on the way from an address to its byte, and what pagemap says of it."""
     rows = [row for item in found for row in walk_rows(item)]
     halves = {"kernel" if item.address >= mode.kernel_start else "user" for item in found}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from mematlas.analysis.grid import choose_cell_pages, paragraphs
+from mematlas.notes import Note, Notes
 from mematlas.views.format import fold, format_address, format_path, format_size, number_of
 from mematlas.views.table import Column, Drawn
 from mematlas.views.terminal import paint
@@ -104,7 +105,7 @@ def histogram_view(
     page_size: int,
     target: dict[str, Any],
     ascii_only: bool,
-    notes: list[str],
+    notes: Notes,
 ) -> Drawn:
     """Return the density of present pages over all VMAs, end to end, as one line."""
     counts = [cells.classes(cell) for cell in range(cells.nr_cells)]
@@ -122,7 +123,8 @@ def histogram_view(
     if folds:
         size = format_size(sum(high - low for low, high in folds))
         mark = f" ({MARK})" if marked else ""
-        notes.append(FOLDED.format(size=size, places=number_of(len(folds), "place"), mark=mark))
+        text = FOLDED.format(size=size, places=number_of(len(folds), "place"), mark=mark)
+        notes.add(Note("folded", text))
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None, screen: int) -> Iterator[str]:
         bars, glyphs = (ASCII_BARS, ASCII_GLYPHS) if ascii_only else (BARS, GLYPHS)
@@ -174,7 +176,7 @@ def map_view(
     target: dict[str, Any],
     ascii_only: bool,
     previous: Previous,
-    notes: list[str],
+    notes: Notes,
     rows: int | None = None,
 ) -> Drawn:
     """Return the address space drawn, VMA by VMA, with a legend of what occurs in it.

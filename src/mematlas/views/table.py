@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from itertools import compress, repeat
 
-from mematlas.frozen import record
+from mematlas.frozen import as_dict, record
+from mematlas.notes import Note, Notes
 from mematlas.views.format import (
     fold,
     format_address,
@@ -271,9 +272,9 @@ class Table:
         *,
         batches: Iterable[Batch] | None = None,
         target: dict[str, Any] | None = None,
-        notes: list[str] | None = None,
+        notes: Iterable[Note] = (),
         footer: Row | None = None,
-        fine_print: Iterable[str] = (),
+        fine_print: Iterable[Note] = (),
     ) -> None:
         self.schema = f"mematlas.{schema}"
         self.columns = tuple(columns)
@@ -281,7 +282,7 @@ class Table:
         self.batches = batches
         """Rows as they come, written as soon as they are there; None when all are in ``rows``."""
         self.target = target
-        self.notes = [] if notes is None else notes
+        self.notes = notes if isinstance(notes, Notes) else Notes(notes)
         self.fine_print = fine_print
         """Notes on what text does not show; JSON has them among the others."""
         self.footer = footer
@@ -336,7 +337,7 @@ class Table:
         for rows in self._json_rows():
             out.write(separator + ",\n  ".join(rows))
             separator = ",\n  "
-        out.write(f'],\n "target": {json.dumps(self.target)},\n "notes": {json.dumps(self._all_notes())}}}\n')
+        out.write(f'],\n "target": {json.dumps(self.target)},\n "notes": {json.dumps(self._json_notes())}}}\n')
 
     def write_jsonl(self, out: TextIO, machine: dict[str, Any]) -> None:
         """Write JSON lines: the head, the rows, the end."""
@@ -345,7 +346,7 @@ class Table:
         out.write(json.dumps({"schema": self.schema, "machine": machine}) + "\n")
         for rows in self._json_rows():
             out.write("\n".join(rows) + "\n")
-        out.write(json.dumps({"target": self.target, "notes": self._all_notes()}) + "\n")
+        out.write(json.dumps({"target": self.target, "notes": self._json_notes()}) + "\n")
 
     def _json_rows(self) -> Iterator[Iterator[str]]:
         """Yield the rows of each piece as JSON objects."""
@@ -359,8 +360,8 @@ class Table:
                 parts += [repeat(key), texts]
             yield map("".join, zip(*parts, repeat("}"), strict=False))
 
-    def _all_notes(self) -> list[str]:
-        return [*self.notes, *dict.fromkeys(self.fine_print)]
+    def _json_notes(self) -> list[dict[str, str]]:
+        return [as_dict(note) for note in Notes((*self.notes, *self.fine_print))]
 
     def write_csv(self, out: TextIO) -> None:
         """Write the rows as CSV under a line of keys; what is not known is empty."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from mematlas.analysis.results import TORN
 from mematlas.frozen import as_dict
+from mematlas.notes import Note, Notes
 from mematlas.views.format import first_of, format_path, format_seconds, format_size, number_of
 from mematlas.views.table import Column, Drawn, Table, node_columns
 
@@ -53,14 +55,15 @@ COLUMNS = (
 )
 FOLIO_COLUMNS = (Column("folios", "FOLIOS", "sizes"), Column("held", "HELD", "size"))
 SMAPS_ALONE = "{keys} unknown with this source: smaps alone tells (--source smaps)"
-KSM_UNKNOWN = "ksm unknown: needs Linux 5.19 with CONFIG_KSM, and of another user's process CAP_DAC_READ_SEARCH"
+KSM_UNKNOWN = Note(
+    "ksm-unknown",
+    "ksm unknown: needs Linux 5.19 with CONFIG_KSM, and of another user's process CAP_DAC_READ_SEARCH",
+)
 
 LINE_COLUMNS = (Column("measure", "MEASURE"), Column("size", "SIZE", "size"), Column("meaning", "MEANING"))
 
 
-def usage_table(
-    results: list[tuple[dict[str, Any], UsageResult]], notes: list[str], has_distinct: bool = False
-) -> Table:
+def usage_table(results: list[tuple[dict[str, Any], UsageResult]], notes: Notes, has_distinct: bool = False) -> Table:
     """Return the usage of one process as lines, of several as a row each."""
     has_nodes = any(result.nodes is not None for _, result in results)
     added = node_columns(result.nodes or {} for _, result in results) if has_nodes else {}
@@ -68,7 +71,7 @@ def usage_table(
     asked = [Column("distinct", "DISTINCT", "size")] if has_distinct else []
     columns = (*COLUMNS[:-1], *asked, *added.values(), *folios, COLUMNS[-1])
     rows = []
-    fine_print: list[str] = []
+    fine_print = Notes()
     for target, result in results:
         amounts = amounts_of(result) | target | {"source": result.reading.source}
         nodes = result.nodes
@@ -76,11 +79,11 @@ def usage_table(
         rows.append(tuple(amounts[column.key] for column in columns))
         notes += result.reading.notes
         if result.reading.torn:
-            notes.append("the address space changed during the reading: these are numbers of no one moment")
+            notes.add(TORN)
         if unknown := [key for key in ("lazyfree", "swap_pss") if amounts[key] is None]:
-            fine_print.append(SMAPS_ALONE.format(keys=" and ".join(unknown)))
+            fine_print.add(Note("smaps-alone-tells", SMAPS_ALONE.format(keys=" and ".join(unknown))))
         if amounts["ksm"] is None:
-            fine_print.append(KSM_UNKNOWN)
+            fine_print.add(KSM_UNKNOWN)
     if len(results) != 1:
         return Table("usage/1", columns, rows, notes=notes, fine_print=fine_print)
     target, result = results[0]
@@ -120,12 +123,12 @@ def folio_lines(folios: FolioSizes) -> Iterator[tuple[str, int, str]]:
     yield "held", folios.held, "by large folios of its own, and mapped by nobody: given back in part"
 
 
-def sharing_notes(earlier: dict[int, int]) -> list[str]:
+def sharing_notes(earlier: dict[int, int]) -> list[Note]:
     """Return what there is to say of processes that run in the address space of another one, which is told for each.
 
-    >>> sharing_notes({8: 7})
-    ['PID 8 runs in the address space of 7 (CLONE_VM, vfork): that memory exists once, and goes with the last of them']
-    >>> sharing_notes({}), sharing_notes({pid: 7 for pid in range(8, 20)})[0][:60]
+    >>> print(*sharing_notes({8: 7}))
+    PID 8 runs in the address space of 7 (CLONE_VM, vfork): that memory exists once, and goes with the last of them
+    >>> sharing_notes({}), sharing_notes({pid: 7 for pid in range(8, 20)})[0].text[:60]
     ([], 'PID 8, 9, 10 and 9 more run in the address space of 7 (CLONE')
     """
     if not earlier:
@@ -135,7 +138,8 @@ def sharing_notes(earlier: dict[int, int]) -> list[str]:
         f"the address space of {firsts[0]}" if len(firsts) == 1 else f"address spaces of others, such as {firsts[0]}"
     )
     who = f"PID {first_of(list(earlier))} {'runs' if len(earlier) == 1 else 'run'}"
-    return [f"{who} in {whose} (CLONE_VM, vfork): that memory exists once, and goes with the last of them"]
+    text = f"{who} in {whose} (CLONE_VM, vfork): that memory exists once, and goes with the last of them"
+    return [Note("shared-address-space", text)]
 
 
 def node_line(node: int | None, size: int) -> tuple[str, int, str]:
@@ -156,7 +160,7 @@ VERIFY_COLUMNS = (
 )
 
 
-def verify_table(comparisons: list[Comparison], target: dict[str, Any], notes: list[str]) -> Table:
+def verify_table(comparisons: list[Comparison], target: dict[str, Any], notes: Notes) -> Table:
     """Return the sources side by side."""
     rows = [
         (row.measure, row.first, row.second, row.third, row.difference, row.explained, row.reason)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import mematlas, program
+from helpers import mematlas, program, texts
 from mematlas.analysis.ending import FATES, KINDS, REASONS, EndingResult, Part, private_slots
 from mematlas.analysis.results import Reading
 from mematlas.cli import main
@@ -32,6 +32,7 @@ from mematlas.kernel.vmfile import memory_devices
 from mematlas.model import holders, shared_mm
 from mematlas.model.frames import ANON, KPF_ANON_EXCLUSIVE, FrameCounter, FrameKeys, FrameSums
 from mematlas.model.holders import find_holders, held_by
+from mematlas.notes import Notes
 from mematlas.observe import ending
 from mematlas.observe.ending import is_secret
 from mematlas.observe.process import Process
@@ -267,11 +268,11 @@ def test_file_that_is_let_go_meanwhile_is_noted(monkeypatch: pytest.MonkeyPatch)
         accounts = ending.Accounts(process.address_space().vmas)
         for key, file in accounts.files.items():
             accounts.files[key] = replace(file, link="map_files/1000-2000")
-        notes: list[str] = []
+        notes = Notes()
         ending.Ending(process.dir, accounts, notes).look_around()
 
     (file,) = accounts.files.values()
-    assert notes == [f"files of memory unknown: {file.path} was let go meanwhile"]
+    assert texts(notes) == [f"files of memory unknown: {file.path} was let go meanwhile"]
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
@@ -288,8 +289,8 @@ def test_page_tables_that_are_not_told_are_said_to_be_unknown(
         monkeypatch.setattr(ending, "read_memory_status", less)
         result = process.if_ended()
 
-    assert [note for note in result.reading.notes if note.startswith("page tables unknown")]
-    assert not [note for note in whole.reading.notes if note.startswith("page tables")]
+    assert [note for note in result.reading.notes if note.code == "tables-unknown"]
+    assert not [note for note in whole.reading.notes if note.code == "tables-unknown"]
     assert "tables" not in {part.kind for part in result.parts}
     assert sum(part.size for part in result.parts) < sum(part.size for part in whole.parts)
 
@@ -407,7 +408,7 @@ def test_order_of_address_spaces_is_the_same_from_both_sides() -> None:
 
 
 def test_first_screen_has_each_address_space_once(twins: tuple[int, int]) -> None:
-    facts = [each for each in find(ProcFS(), float("inf"), []) if each.pid in twins]
+    facts = [each for each in find(ProcFS(), float("inf"), Notes()) if each.pid in twins]
 
     assert len(facts) == 2
     assert in_shared_memory(facts, ProcFS(), float("inf")) == {twins[1]: twins[0]}
@@ -438,7 +439,7 @@ def test_parts_add_up_and_name_who_is_the_reason() -> None:
         Part("stays", "shmem", "held", 2 << 20, (11, 12, 13, 14), ("/memfd:a",)),
     )
     result = EndingResult(parts, 5 << 20, 0, Reading("pagemap", 0.01, False, ()))
-    lines = list(ending_table([({"pid": 7, "name": "shop"}, result)], []).lines())
+    lines = list(ending_table([({"pid": 7, "name": "shop"}, result)], Notes()).lines())
 
     assert (result.freed, result.stays, result.reclaimable, result.unknown, result.pool) == (4 << 20, 2 << 20, 0, 0, 0)
     assert lines == [
@@ -485,7 +486,7 @@ def test_files_of_memory_are_unknown_in_a_capture(tmp_path: Path) -> None:
             result, now = saved.if_ended(), live.if_ended()
 
     assert any(part.reason == "unseen" for part in result.parts) == bool(result.unknown)
-    assert any("a capture does not tell" in note for note in result.reading.notes)
+    assert ending.CAPTURED in result.reading.notes
     assert result.total("freed") <= now.total("freed")
 
 

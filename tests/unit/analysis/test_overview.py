@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from helpers import sparse
+from helpers import sparse, texts
 from mematlas.analysis.overview import SHARE, Facts, Group, Measured, grouped, holders, is_decided, largest
 from mematlas.cli import main, overview
 from mematlas.frozen import replace
@@ -80,7 +80,7 @@ def test_sample_is_spread_and_its_sums_are_an_estimate() -> None:
 
     group.measured = {each.pid: measured(100 + each.pid, 7) for each in taken}
     assert group.pss == sum(100 + pid for pid in range(100)) * MIB
-    assert list(estimates([group])) == ["PSS and USS of one are estimated from 4 of its 100 processes"]
+    assert texts(estimates([group])) == ["PSS and USS of one are estimated from 4 of its 100 processes"]
 
 
 def test_one_is_measured_however_long_it_takes() -> None:
@@ -94,7 +94,7 @@ def test_what_the_kernel_does_not_tell_of_one_is_unknown_of_all() -> None:
 
     assert (group.swap, group.hugetlb, group.top_kind) == (None, None, None)
     assert (group.most, group.amount) == (25 * MIB, 14 * MIB)  # the order is by what is known
-    assert [note.split(":")[0] for note in estimates([group])][1:] == [
+    assert [note.split(":")[0] for note in texts(estimates([group]))][1:] == [
         "swap and hugetlb unknown, and no part of the order"
     ]
 
@@ -127,7 +127,7 @@ def test_screen_of_a_kernel_that_tells_less_has_no_zeros_for_it(
     for row in told["rows"]:
         assert [row[name] for name in ("swap", "hugetlb", "top_kind")] == [None] * 3
     assert any(row["pss"] and row["uss"] is None for row in told["rows"])
-    assert any("no line VmSwap or HugetlbPages" in note for note in told["notes"])
+    assert any("no line VmSwap or HugetlbPages" in note for note in texts(told["notes"]))
 
 
 def test_search_ends_when_nobody_left_can_be_larger() -> None:

@@ -19,6 +19,7 @@ from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import EXCLUSIVE, PRESENT, histogram
 from mematlas.kernel.smaps import LEFT_OUT
 from mematlas.model.hugecounts import ESTIMATE
+from mematlas.notes import Note
 
 PAGE = 4096
 STATES = bytes((0x81, 0x81, 0x80, 0xA0, 0xA1, 0x88, 0x40, 0x08, 0x44, 0x48, 0x10, 0x00, 0x00))
@@ -163,11 +164,11 @@ def test_counts_add_up_block_by_block(states: bytes) -> None:
 # --- verify
 
 
-def told(vmas: list[VmaUsage], source: str, notes: tuple[str, ...] = (), torn: bool = False) -> Told:
+def told(vmas: list[VmaUsage], source: str, notes: tuple[Note, ...] = (), torn: bool = False) -> Told:
     return Told(MapsResult(vmas, Reading(source, 0.0, torn, notes)))
 
 
-def result(usage: Usage, source: str = "smaps", notes: tuple[str, ...] = (), torn: bool = False) -> Told:
+def result(usage: Usage, source: str = "smaps", notes: tuple[Note, ...] = (), torn: bool = False) -> Told:
     return told([VmaUsage(make_vma(), usage, None, None)], source, notes, torn)
 
 
@@ -175,7 +176,9 @@ BASE = Usage(100 * PAGE, 50 * PAGE, 20 * PAGE, *[PAGE] * 11)
 
 
 def compared(counted: Usage, after: Usage = BASE, torn: bool = False) -> dict[str, tuple[bool | None, str]]:
-    rows = compare(result(BASE, torn=torn), result(counted, "pagemap", ("PSS unknown: why",)), result(after))
+    rows = compare(
+        result(BASE, torn=torn), result(counted, "pagemap", (Note("pss-unknown", "PSS unknown: why"),)), result(after)
+    )
     assert [row.measure for row in rows] == list(MEASURES)
     return {row.measure: (row.explained, row.reason) for row in rows}
 
@@ -238,7 +241,7 @@ def test_capture_of_a_process_that_was_stopped_has_no_excuse_but_what_others_did
 
 
 def test_swap_cache_that_this_kernel_does_not_tell_of_explains_less_swap_of_shared_memory() -> None:
-    def reason(difference: int, *notes: str, kind: str = "shmem") -> str:
+    def reason(difference: int, *notes: Note, kind: str = "shmem") -> str:
         counted = replace(BASE, swap=(BASE.swap or 0) + difference)
         sides = [
             told([VmaUsage(make_vma(kind), usage, None, None)], source, about)
@@ -249,7 +252,7 @@ def test_swap_cache_that_this_kernel_does_not_tell_of_explains_less_swap_of_shar
         assert row.explained == (row.reason != UNEXPLAINED)
         return row.reason
 
-    assert reason(-PAGE, SWAP_CACHE_UNSEEN) == SWAP_CACHE_UNSEEN
+    assert reason(-PAGE, SWAP_CACHE_UNSEEN) == SWAP_CACHE_UNSEEN.text
     assert reason(PAGE, SWAP_CACHE_UNSEEN) == UNEXPLAINED
     assert reason(-PAGE) == UNEXPLAINED
     assert reason(-PAGE, SWAP_CACHE_UNSEEN, kind="anon") == UNEXPLAINED
@@ -293,12 +296,12 @@ def test_huge_pages_that_nobody_may_access_explain_more(
 
 @pytest.mark.parametrize(("thp", "note", "explained"), [(3, True, True), (1, True, False), (3, False, False)])
 def test_an_estimate_of_uss_differs_by_its_huge_pages_at_most(thp: int, note: bool, explained: bool) -> None:
-    def result(usage: Usage, *notes: str) -> Told:
+    def result(usage: Usage, *notes: Note) -> Told:
         return told([VmaUsage(make_vma(), usage, None, None)], "pagemap", notes)
 
     base = replace(BASE, thp=thp * PAGE)
     counted = replace(base, uss=(base.uss or 0) + 2 * PAGE)
-    notes = (f"{ESTIMATE} (why)",) if note else ()
+    notes = (Note("huge-estimate", f"{ESTIMATE} (why)"),) if note else ()
     rows = compare(result(base), result(counted, *notes), result(base))
 
     (row,) = (row for row in rows if row.measure == "uss")

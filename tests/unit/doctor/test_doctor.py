@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from conftest import Outcome, missing_right
-from helpers import children
+from helpers import children, texts
 from mematlas.cli import main
 from mematlas.cli.doctor import REFUSED, detail_of
 from mematlas.doctor.bench import LACKS, NEEDED, UNKNOWN, WORKS, Bench, Missing, chosen
@@ -152,7 +152,7 @@ def test_nobody_is_told_each_right_and_once_how_to_get_it(as_nobody: Callable[..
             continue
         assert row["status"] == NEEDED
         assert row["detail"].partition(", or: ")[0] == (rights_on_debian(interface) or " and ".join(rights))
-    notes = json.loads(outcome.stdout)["notes"]
+    notes = texts(json.loads(outcome.stdout)["notes"])
     assert ["sudo -- " in note and note.endswith(" COMMAND") for note in notes].count(True) == 1
     assert sum("setpriv" in note and "+sys_ptrace" in note for note in notes) == 1
     assert rows["/proc/PID/pagemap"]["status"] == WORKS

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Outcome
-from helpers import PAGE
+from helpers import PAGE, tables_unread, texts
 from mematlas import Process, ProcFS
 from mematlas.cli import main
 from mematlas.errors import NotSupported, PermissionDenied
@@ -122,14 +122,14 @@ def test_without_cachestat_every_source_says_what_is_uncertain(
 ) -> None:
     area, process = swapped
     monkeypatch.setattr("mematlas.kernel.backing.call_cachestat", no_cachestat)
-    sources = ["pagemap", *["tables"] * (process.try_tables([]) is not None)]
+    sources = ["pagemap", *["tables"] * (tables_unread(process) is None)]
     for source in sources:
         assert SWAP_CACHE_UNSEEN in process.maps(source).reading.notes
 
     assert main(["usage", str(area.pid), "--verify"]) == 0
     assert main(["capture", str(area.pid), str(tmp_path / "saved")]) == 0
     monkeypatch.undo()
-    assert SWAP_CACHE_UNSEEN in capsys.readouterr().err
+    assert SWAP_CACHE_UNSEEN.text in capsys.readouterr().err
     with Process(area.pid, ProcFS(str(tmp_path / "saved"))) as saved:
         assert SWAP_CACHE_UNSEEN in saved.maps("pagemap").reading.notes
     assert main(["usage", str(tmp_path / "saved"), "--verify"]) == 0
@@ -146,7 +146,7 @@ def test_without_the_right_to_ask_it_is_unknown_and_never_absent(
             result = process.maps("pagemap")
             found = next(item for item in result.vmas if item.vma.start == area.address)
             state = process.translate([area.address])[0].state
-            return found.usage.nr_swapped, found.usage.swap, found.first_state, state, result.reading.notes
+            return found.usage.nr_swapped, found.usage.swap, found.first_state, state, texts(result.reading.notes)
 
     nr_swapped, swap_bytes, first, state, notes = as_nobody(look).value
     assert (nr_swapped, swap_bytes, first, state) == (None, None, "unknown", "unknown")

@@ -26,6 +26,7 @@ from mematlas.kernel.kpage import (
     tells_ksm,
 )
 from mematlas.kernel.procfs import ProcFS
+from mematlas.notes import Notes
 from mematlas.views import pages
 
 LAST = 30_000
@@ -125,11 +126,11 @@ def test_ksm_is_left_out_where_it_means_nothing(
 ) -> None:
     monkeypatch.setattr(pages, "tells_ksm", lambda procfs: told)
     monkeypatch.setattr(FrameWords, "of_runs", lambda self, runs: dict.fromkeys(runs[0], KPF_KSM | KPF_ANON))
-    notes: list[str] = []
+    notes = Notes()
     with Process(os.getpid()) as process:
         frames = pages.Frames(process, notes, False)
         words = frames.of([5, 6, 7])[1]
         frames.close()
 
     assert set(words.values()) == ({KPF_KSM | KPF_ANON} if shown else {KPF_ANON})
-    assert (pages.KSM_UNTOLD in notes) != shown
+    assert notes.has("ksm-not-shown") != shown

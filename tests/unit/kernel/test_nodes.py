@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Outcome
-from helpers import PAGE, keyed_rows, make_process, mematlas, read_smaps, steadily
+from helpers import PAGE, keyed_rows, make_process, mematlas, read_smaps, steadily, texts
 from mematlas import NotSupported, Process
 from mematlas.analysis.results import Reading, UsageResult
 from mematlas.analysis.usage import total
@@ -29,6 +29,7 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.model import nodes as model
 from mematlas.model.nodes import PageNodes
 from mematlas.model.pages import Hole
+from mematlas.notes import Notes
 from mematlas.views.usage import usage_table
 from victim import Victim
 
@@ -406,7 +407,7 @@ def test_kernel_without_numa_ends_with_its_own_code(
     assert main(["pages", str(target.pid), "stack", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {row["node"] for row in told["rows"]} == {None}
-    assert any("CONFIG_NUMA" in note for note in told["notes"])
+    assert any("CONFIG_NUMA" in note for note in texts(told["notes"]))
 
 
 def test_verification_knows_no_nodes(victim: Start) -> None:
@@ -464,7 +465,7 @@ def test_processes_on_different_nodes_share_their_columns() -> None:
     usage = total([])
     amounts: list[dict[int | None, int]] = [{0: 8 * PAGE, 4: 0}, {0: 0, 4: 3 * PAGE, None: 5 * PAGE}]
     results = [({"pid": 1, "name": "x"}, UsageResult(usage, 0, reading, nodes)) for nodes in amounts]
-    rows = keyed_rows(usage_table(results, []))
+    rows = keyed_rows(usage_table(results, Notes()))
     assert [(row["n0"], row["n4"], row["n_unknown"]) for row in rows] == [
         (8 * PAGE, 0, 0),
         (0, 3 * PAGE, 5 * PAGE),

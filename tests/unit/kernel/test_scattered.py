@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import PAGE, Program, program, read_smaps, sparse
+from helpers import PAGE, Program, program, read_smaps, skip_without_tables, sparse
 from mematlas import Process
 from mematlas.analysis.grid import Cells, absent_runs
 from mematlas.analysis.kept import Folds, clip
@@ -31,6 +31,7 @@ from mematlas.kernel.pagemap import (
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.scattered import NEAR, Found, Scattered, lots
 from mematlas.model.pages import STATE_OF_BYTE, Hole, PageReader
+from mematlas.notes import Notes
 
 TIB = 1 << 40
 PER_NEAR = NEAR // PAGE
@@ -287,11 +288,10 @@ def test_pages_that_lie_apart_are_counted_as_smaps_counts_them(
 def test_a_reader_says_the_same_of_pages_apart_as_of_blocks(source: str, mixed: Program) -> None:
     address, child = mixed.told
     with Process(child) as process:
-        notes: list[str] = []
-        if source == "tables" and process.try_tables(notes) is None:
-            pytest.skip(notes[0])
+        if source == "tables":
+            skip_without_tables(process)
         vma = next(vma for vma in read_maps(process.dir) if vma.start == address)
-        with process._page_reader(source, [(vma, vma.start, vma.end)], True, []) as reader:
+        with process._page_reader(source, [(vma, vma.start, vma.end)], True, Notes()) as reader:
             by_lot = states_of(reader.lots(vma))
             by_block = states_of(reader.blocks(vma))
             some = states_of(reader.lots(vma, vma.start + (1 << 30) + PAGE, vma.end - (1 << 30)))

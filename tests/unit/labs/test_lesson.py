@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mematlas.labs.lesson
+from helpers import texts
 from mematlas.cli.signals import Interrupts
 from mematlas.errors import BadInput, Error, FormatError, NotSupported
 from mematlas.kernel.buddyinfo import parse_buddyinfo
@@ -623,7 +624,7 @@ def test_place_that_cannot_be_written_is_a_note(tmp_path: Path) -> None:
     assert scores.notes
     scores = ScoreFile(str(tmp_path))
     assert scores.read() == {}
-    assert "Is a directory" in scores.notes[0]
+    assert "Is a directory" in texts(scores.notes)[0]
     os.mkfifo(tmp_path / "pipe")
     assert ScoreFile(str(tmp_path / "pipe")).read() == {}  # and does not wait
 
@@ -640,7 +641,7 @@ def test_under_sudo_the_file_is_the_users(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("SUDO_GID", "65534")
     scores = ScoreFile(str(home / "state" / "labs.json"))
     scores.add("reserve", Score(4, 4))
-    assert scores.notes == []
+    assert not list(scores.notes)
     found = (home / "state" / "labs.json").stat()
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (65534, 65534, 0o600)
     assert os.geteuid() == os.getegid() == 0
@@ -651,7 +652,7 @@ def test_under_sudo_the_file_is_the_users(tmp_path: Path, monkeypatch: pytest.Mo
     (home / "link").symlink_to(secret)
     scores = ScoreFile(str(home / "link"))
     assert scores.read() == {}
-    assert "Permission denied" in scores.notes[0]
+    assert "Permission denied" in texts(scores.notes)[0]
 
 
 def test_buddyinfo_is_summed_over_zones() -> None:

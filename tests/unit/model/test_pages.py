@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE, keyed_rows, make_process, no_scan, write_words
+from helpers import PAGE, keyed_rows, make_process, no_scan, texts, write_words
 from mematlas import Process
 from mematlas.kernel.maps import parse_line
 from mematlas.kernel.pagemap import PM_PFRAME, Scanner
@@ -24,6 +24,7 @@ from mematlas.model.pages import (
     is_zero_candidate,
     state_of,
 )
+from mematlas.notes import Notes
 from mematlas.views.pages import PageFilter, pages_table
 from victim import Victim
 
@@ -115,7 +116,8 @@ def test_older_kernels_leave_zero_pages_unknown_to_those_without_rights(
             results = [process.maps(source) for source in ("smaps", "pagemap")]
         found = [next(item for item in result.vmas if item.vma.start == area.address) for result in results]
         return [
-            (item.usage.zero, item.usage.uss, result.reading.notes) for item, result in zip(found, results, strict=True)
+            (item.usage.zero, item.usage.uss, texts(result.reading.notes))
+            for item, result in zip(found, results, strict=True)
         ]
 
     outcome = as_nobody(look)
@@ -187,9 +189,11 @@ def test_soft_dirty_is_said_of_pages_and_not_of_holes(tmp_path: Path) -> None:
     words = dict.fromkeys(range(nr_pages), dirty) | {3: 1 << 63 | dirty | 77, 4: 1 << 63 | 78, 5: 1 << 62 | dirty}
     make_process(tmp_path, maps=f"0-{nr_pages * PAGE:x} rw-p 00000000 00:00 0 \n", words=words)
     with Process(7, ProcFS(str(tmp_path), PAGE)) as process:
-        table = pages_table(process.pages(), process, PageFilter(), {}, runs=True, limit=None, notes=[])
+        table = pages_table(process.pages(), process, PageFilter(), {}, runs=True, limit=None, notes=Notes())
         runs = [(row["start"] // PAGE, row["nr_pages"], row["state"], row["flags"]) for row in keyed_rows(table)]
-        table = pages_table(process.pages(), process, PageFilter(soft_dirty=True), {}, runs=False, limit=None, notes=[])
+        table = pages_table(
+            process.pages(), process, PageFilter(soft_dirty=True), {}, runs=False, limit=None, notes=Notes()
+        )
         selected = [row["address"] // PAGE for row in keyed_rows(table)]
         flags = [each.flags for each in process.translate([0, 3 * PAGE, 5 * PAGE, 4000 * PAGE])]
     assert runs == [

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from conftest import NOBODY, Outcome
-from helpers import PAGE, sparse
+from helpers import PAGE, sparse, texts
 from mematlas import Process, ProcFS
 from mematlas.cli import main
 from mematlas.errors import BadInput, Error, PermissionDenied
@@ -196,8 +196,8 @@ def test_without_rights_a_capture_knows_as_little_as_its_maker(
         assert_same_rows(it, open_directory, look, commands)
         saved = look("capture", it.pid, open_directory / "last")
     assert saved["rows"][0]["nr_frames"] is None
-    assert any("CAP_SYS_ADMIN" in note for note in saved["notes"])
-    assert any("map_files" in note for note in saved["notes"])
+    assert any("CAP_SYS_ADMIN" in note for note in texts(saved["notes"]))
+    assert any("map_files" in note for note in texts(saved["notes"]))
 
 
 @pytest.mark.root("CAP_SYS_PTRACE")
@@ -209,7 +209,7 @@ def test_without_pagemap_the_rest_is_saved(
     assert outcome.code == 0
     saved = parse(outcome.stdout)
     assert saved["rows"][0]["nr_pages"] is None
-    assert any(note.startswith("not saved: ") and "pagemap" in note for note in saved["notes"])
+    assert any(note.startswith("not saved: ") and "pagemap" in note for note in texts(saved["notes"]))
     with Process(it.pid, ProcFS(str(open_directory / "saved"))) as process:
         assert process.usage().usage.rss == sum_of_rss(it.pid)
         assert process.usage().usage.zero is None
@@ -590,7 +590,7 @@ def test_zero_pages_that_could_not_be_told_stay_unknown(
         look("capture", it.pid, tmp_path / "saved")
     result = look("usage", tmp_path / "saved", "--source", "pagemap")
     assert (result["rows"][0]["rss"], result["rows"][0]["zero"]) == (None, None)
-    assert any("zero pages cannot be told" in note for note in result["notes"])
+    assert any("zero pages cannot be told" in note for note in texts(result["notes"]))
 
 
 def test_huge_pages_that_could_not_be_told_stay_unknown(

@@ -17,6 +17,7 @@ from mematlas.kernel.maps import Vma, parse_line
 from mematlas.kernel.pagemap import EXCLUSIVE, PM_MMAP_EXCLUSIVE, PRESENT, UNKNOWN, Block
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, decode_place, entry_flags, is_hidden
+from mematlas.notes import Notes
 from mematlas.views.pages import KPF_DIRTY, PageFilter, pages_table, use_flags
 from mematlas.views.table import HIDDEN, Table
 
@@ -55,9 +56,9 @@ def rows_of(*how: Any, **more: Any) -> list[dict[str, Any]]:
 
 
 def table_of(
-    process: Process, pieces: list[Piece], wanted: PageFilter, limit: int | None = None, notes: list[str] | None = None
+    process: Process, pieces: list[Piece], wanted: PageFilter, limit: int | None = None, notes: Notes | None = None
 ) -> Table:
-    notes = [] if notes is None else notes
+    notes = Notes() if notes is None else notes
     return pages_table(iter(pieces), process, wanted, {"pid": 7}, runs=False, limit=limit, notes=notes)
 
 
@@ -150,7 +151,7 @@ def test_one_page_of_each_sort_as_csv(process: Process) -> None:
         (0x00, SOFT_DIRTY, 0),
         (0x10, 0, 0),
     ]
-    notes: list[str] = []
+    notes = Notes()
     pieces: list[Piece] = [(FILE, block(0x10000, pages)), (FILE, Hole(0x2000A000, 2, 0))]
     out = io.StringIO()
     table_of(process, pieces, PageFilter(), notes=notes).write_csv(out)
@@ -173,12 +174,12 @@ def test_one_page_of_each_sort_as_csv(process: Process) -> None:
         f"0x2000a000,absent,,,,,,,,{path}",
         f"0x2000b000,absent,,,,,,,,{path}",
     ]
-    assert notes == [HIDDEN_FRAMES]
+    assert list(notes) == [HIDDEN_FRAMES]
 
 
 def test_pages_beyond_the_limit_are_not_told_of(process: Process) -> None:
     pieces: list[Piece] = [(ANON, block(0, [(0, 0, 0)] * 5 + [(0x80, PRESENT_ENTRY, 0)]))]
     for limit, told in ((5, []), (6, [HIDDEN_FRAMES])):
-        notes: list[str] = []
+        notes = Notes()
         assert len(rows_of(process, pieces, PageFilter(), limit=limit, notes=notes)) == limit
-        assert notes == told
+        assert list(notes) == told

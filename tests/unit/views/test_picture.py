@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from helpers import keyed_rows
+from helpers import keyed_rows, texts
 from mematlas.analysis.grid import Cells, Stretch, Strip, cut_at
 from mematlas.kernel.maps import parse_maps
 from mematlas.kernel.pagemap import Block
+from mematlas.notes import Notes
 from mematlas.views.format import fold
 from mematlas.views.picture import Previous, cell_that_fits, histogram_view, map_view
 
@@ -29,7 +30,7 @@ def column(**pages: int) -> str:
             cells.counted[0] = {0x80: nr_pages}
         else:
             cells.add_hole(0, nr_pages, name)
-    (line,) = histogram_view(cells, [WHOLE], [], PAGE, {}, False, []).lines()
+    (line,) = histogram_view(cells, [WHOLE], [], PAGE, {}, False, Notes()).lines()
     return line[1]
 
 
@@ -54,7 +55,7 @@ def picture(width: int, cell_pages: int, rows: int | None = None) -> list[str]:
     for strip in strips:
         for name in ("cached", "unknown", "swapped", "special", "guard"):
             strip.cells.add_hole(0, 1000, name)
-    return list(map_view(strips, PAGE, width, {}, False, Previous(), [], rows=rows).lines())
+    return list(map_view(strips, PAGE, width, {}, False, Previous(), Notes(), rows=rows).lines())
 
 
 @pytest.mark.parametrize("width", [37, 40, 45, 69, 70, 100, 1000])
@@ -93,7 +94,7 @@ def drawn(byte: int, nr_accessed: int, width: int = 100) -> list[str]:
     cells.counted[0] = {byte: 4}
     cells.used = {0: (nr_accessed, 0)}
     strip = Strip(VMAS[0], VMAS[0].start, VMAS[0].start + 4 * PAGE, cells)
-    return list(map_view([strip], PAGE, width, {}, False, Previous(), []).lines())
+    return list(map_view([strip], PAGE, width, {}, False, Previous(), Notes()).lines())
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def folded(nr_vmas: int, width: int) -> list[str]:
         for part in cut_at([(vma, vma.start, vma.end) for vma in VMAS], runs)
         for size in [(part.end - part.start) // PAGE]
     ]
-    return list(map_view(strips, PAGE, width, {}, False, Previous(), []).lines())
+    return list(map_view(strips, PAGE, width, {}, False, Previous(), Notes()).lines())
 
 
 def test_vmas_that_are_folded_share_a_line_and_a_run_stands_among_the_cells() -> None:
@@ -145,14 +146,14 @@ def test_columns_beside_a_fold_have_their_own_addresses() -> None:
     (vma,) = parse_maps([b"100000-a00000 rw-p 00000000 00:00 0"])
     folds = [(0x200000, 0x900000)]
     stretches = [Stretch(vma, 0x100000, 0x200000, 0), Stretch(vma, 0x900000, 0xA00000, 256)]
-    notes: list[str] = []
+    notes = Notes()
     view = histogram_view(Cells(512, 256), stretches, folds, PAGE, {}, False, notes)
 
     assert [(row["start"], row["nr_pages"], row["nr_folded"]) for row in keyed_rows(view)] == [
         (0x100000, 256, 1792),
         (0x900000, 256, 0),
     ]
-    assert notes == ["7 MiB of untouched memory in 1 place is left out (~): --reserved shows it"]
+    assert texts(notes) == ["7 MiB of untouched memory in 1 place is left out (~): --reserved shows it"]
     assert list(view.lines()) == ["| ~ | 0/2,304"]
 
 
@@ -161,7 +162,9 @@ def test_histogram_of_what_is_used_counts_all_that_was_asked_for() -> None:
     (vma,) = parse_maps([b"100000-a00000 r--s 00000000 fe:00 7 /f"])
     cells = Cells(256, 256)
     cells.add(0, Block(0x100000, memoryview(bytes(256 * 8)), bytes([0x81]) * 256))
-    view = histogram_view(cells, [Stretch(vma, 0x100000, 0x200000, 0)], [(0x200000, 0xA00000)], PAGE, {}, False, [])
+    view = histogram_view(
+        cells, [Stretch(vma, 0x100000, 0x200000, 0)], [(0x200000, 0xA00000)], PAGE, {}, False, Notes()
+    )
 
     assert list(view.lines()) == ["|█~| 256/2,304"]
 
@@ -170,8 +173,8 @@ def test_histogram_with_many_folds_has_no_marks_and_says_so() -> None:
     (vma,) = parse_maps([b"0-10000000 rw-p 00000000 00:00 0"])
     stretches = [Stretch(vma, step << 20, (step << 20) + PAGE, step) for step in range(20)]
     folds = [((step << 20) + PAGE, step + 1 << 20) for step in range(20)]
-    notes: list[str] = []
+    notes = Notes()
     (line,) = histogram_view(Cells(20, 1), stretches, folds, PAGE, {}, False, notes).lines()
 
     assert line == f"|{' ' * 20}| 0/{20 << 8:,}"
-    assert "(~)" not in notes[0]
+    assert "(~)" not in texts(notes)[0]

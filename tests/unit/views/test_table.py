@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mematlas.notes import Note
 from mematlas.views.format import format_exact
 from mematlas.views.table import HIDDEN, NR_TOGETHER, Column, Table, batch_of
 
@@ -28,11 +29,12 @@ ROWS: list[tuple[Any, ...]] = [
     (0xFFFFFFFFFF600000, 1 << 30, "00:00", HIDDEN, (), 2, ""),
     (0x2000, None, "00:00", None, (), 0.25, 'x "y"'),
 ]
-NOTES = ["physical addresses hidden"]
+NOTES = [Note("hidden-frames", "physical addresses hidden")]
+JSON_NOTES = [{"code": "hidden-frames", "text": "physical addresses hidden"}]
 
 
 def make_table(rows: Any = ROWS, **more: Any) -> Table:
-    return Table("test/1", COLUMNS, rows, target={"pid": 7}, notes=list(NOTES), **more)
+    return Table("test/1", COLUMNS, rows, target={"pid": 7}, notes=NOTES, **more)
 
 
 def text(table: Table, **how: Any) -> list[str]:
@@ -112,7 +114,7 @@ def test_json_has_every_column_and_no_number_beyond_2_to_the_53() -> None:
     found = read_json(make_table())
 
     assert (found["schema"], found["machine"], found["target"]) == ("mematlas.test/1", {"host": "h"}, {"pid": 7})
-    assert found["notes"] == NOTES
+    assert found["notes"] == JSON_NOTES
     first, second, third = found["rows"]
     assert first == {
         "address": "0x1000",
@@ -138,7 +140,7 @@ def test_json_lines_have_a_head_rows_and_an_end() -> None:
     head, *rows, end = map(json.loads, out.getvalue().splitlines())
     assert head == {"schema": "mematlas.test/1", "machine": {"host": "h"}}
     assert rows == read_json(make_table())["rows"]
-    assert end == {"target": {"pid": 7}, "notes": NOTES}
+    assert end == {"target": {"pid": 7}, "notes": JSON_NOTES}
 
 
 def test_csv_can_be_read_and_printed_anywhere() -> None:

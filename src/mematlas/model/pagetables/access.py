@@ -11,6 +11,7 @@ from mematlas.kernel.memory.btf import asked_twice
 from mematlas.kernel.memory.memory import KernelMemory, open_kernel_memory
 from mematlas.kernel.memory.structpage import KernelFrames, StructPages, open_struct_pages, spread
 from mematlas.model.pagetables.modes import mode_of
+from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class TableAccess:
     def __init__(self, memory: KernelMemory) -> None:
         self.memory = memory
         self.mode = mode_of(memory)
-        self.note = ""
+        self.note: Note | None = None
         """Why map counts come from kpagecount, when they do."""
         self.nr_compared = 0
         """Frames of targets that were compared with the kernel's own files."""
@@ -54,7 +55,7 @@ class TableAccess:
                 self._frames = asked_twice(self.memory.layout, lambda: open_struct_pages(self.memory))
             except (NotSupported, PermissionDenied) as error:
                 self._frames = KernelFrames(self.memory.procfs)
-                self.note = f"map counts are read from kpagecount, frame by frame: {error}"
+                self.note = Note("slow-map-counts", f"map counts are read from kpagecount, frame by frame: {error}")
         return self._frames
 
     def map_counts(self, pfns: Words) -> Counts:

@@ -26,7 +26,8 @@ from mematlas.kernel.status import open_memory
 from mematlas.model.hidden import HiddenVmas
 from mematlas.model.pages import STATE_OF_BYTE, behind
 from mematlas.model.pagetables import swap_types
-from mematlas.model.pagetables.vma_counts import VmaCounts
+from mematlas.model.pagetables.vma_counts import VmaCounts, left_out
+from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -323,14 +324,9 @@ class TableCounter:
             os.close(self._fd)
             self._fd = -1
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """Return what is to be said about what was read."""
-        notes = self.backings.notes()
-        if self.nr_device:
-            notes.append(f"{self.nr_device} pages of devices are shown as absent, as pagemap has them")
-        if self.torn:
-            notes.append(f"torn: {len(self.torn)} ranges changed each time they were read, and are left out")
-        return notes
+        return self.backings.notes() + left_out(self.nr_device, len(self.torn))
 
     def can_count(self, vma: Vma) -> bool:
         """Whether this counts a VMA: not where something of its file is in swap, of which the entries tell nothing."""

@@ -58,9 +58,10 @@ from mematlas.model.pagetables.entries import (
     swap_fields,
 )
 from mematlas.model.pagetables.huge import HugeLeaves
-from mematlas.model.pagetables.vma_counts import NR_FEW, VmaCounts
+from mematlas.model.pagetables.vma_counts import NR_FEW, VmaCounts, left_out
 from mematlas.model.pagetables.walk import Span, Walk, part_edges, walk
 from mematlas.model.runs import joined, read_runs
+from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -178,16 +179,12 @@ class TableReader:
         """Let go of the address space."""
         self.mm.close()
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """Return what is to be said about what was read."""
         notes = self.backings.notes()
         if self.access.note:
             notes.append(self.access.note)
-        if self.nr_device:
-            notes.append(f"{self.nr_device} pages of devices are shown as absent, as pagemap has them")
-        if self.torn:
-            notes.append(f"torn: {len(self.torn)} ranges changed each time they were read, and are left out")
-        return notes
+        return notes + left_out(self.nr_device, len(self.torn))
 
     # As arrays of pages
 

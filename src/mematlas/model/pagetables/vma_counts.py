@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mematlas.notes import Note
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.arrays import Counts
@@ -34,3 +36,15 @@ class VmaCounts:
             self.sharers[count] = self.sharers.get(count, 0) + size * int(few[count])
         for count in counts[counts >= NR_FEW].tolist():
             self.sharers[count] = self.sharers.get(count, 0) + size
+
+
+def left_out(nr_device: int, nr_ranges: int) -> list[Note]:
+    """Return the notes on pages of devices, and on ranges that changed each time they were read."""
+    notes = []
+    if nr_device:
+        text = f"{nr_device} pages of devices are shown as absent, as pagemap has them"
+        notes.append(Note("devices-absent", text))
+    if nr_ranges:
+        text = f"torn: {nr_ranges} ranges changed each time they were read, and are left out"
+        notes.append(Note("ranges-left-out", text))
+    return notes
