@@ -30,7 +30,7 @@ ASCII_BARS = " .:-=+*#@"
 GLYPHS = {
     "own": "░▒▓█",
     "shared": "-=+#",
-    "zero": "zzzZ",
+    "zero": "0000",
     "swapped": "sssS",
     "cached": "cccC",
     "absent": "····",
@@ -40,7 +40,7 @@ GLYPHS = {
 }
 IDLE = {"own": "iiiI", "shared": "jjjJ"}
 """Characters of cells of present pages of which fewer than half were accessed, where page tables tell."""
-ASCII_GLYPHS = GLYPHS | {"own": "oo0@", "absent": "...."}
+ASCII_GLYPHS = GLYPHS | {"own": "ooO@", "absent": "...."}
 LEGEND = {
     "own": "present, mapped here alone",
     "shared": "present, mapped more than once",
@@ -52,7 +52,6 @@ LEGEND = {
     "special": "migration, poison or marker entry",
     "unknown": "unknown",
 }
-STYLE_OF = {"own": "present", "shared": "shared"}
 
 CELL_COLUMNS = (
     Column("start", "START", "address"),
@@ -366,7 +365,7 @@ def draw_cell(
     name, nr = max(((name, nr) for name, nr in counts.items() if name != "absent"), key=lambda item: item[1])
     if nr == 0:
         name, nr = "absent", nr_pages
-    style, characters = STYLE_OF.get(name, name), glyphs[name]
+    style, characters = name, glyphs[name]
     if used and name in ("own", "shared"):
         nr_present = counts["own"] + counts["shared"] + counts["zero"]
         if is_idle(counts, used):
@@ -374,7 +373,7 @@ def draw_cell(
         elif 2 * used[1] >= nr_present:
             style = "dirty"
     glyph = characters[3 if nr == nr_pages else min(2, nr * 3 // nr_pages)]
-    return paint(glyph, "changed" if changed else style, colour)
+    return paint(glyph, style, colour, changed)
 
 
 def use_legend(
@@ -414,7 +413,7 @@ def legend(
     yield f"a cell is {number_of(cell_pages, 'page')}, {format_size(cell_pages * page_size)}"
     for name, nr_pages in totals.items():
         if nr_pages:
-            marks = paint(f"{''.join(dict.fromkeys(glyphs[name])):<4}", STYLE_OF.get(name, name), colour)
+            marks = paint(f"{''.join(dict.fromkeys(glyphs[name])):<4}", name, colour)
             text = f"{LEGEND[name]}: {number_of(nr_pages, 'page')}"
             first, *others = fold(text, width - 6)
             yield f"{marks}  {first}"

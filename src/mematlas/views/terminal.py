@@ -11,33 +11,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
 
-STYLES = {
-    "title": "1",
-    "dim": "2",
-    "changed": "7",
-    "present": "38;5;75",
-    "shared": "38;5;110",
-    "dirty": "38;5;209",
-    "idle": "38;5;67",
-    "swapped": "38;5;214",
-    "zero": "38;5;250",
-    "cached": "38;5;72",
-    "guard": "38;5;203",
-    "special": "38;5;170",
-    "unknown": "38;5;170",
-    "absent": "38;5;240",
-    "good": "38;5;72",
-    "bad": "38;5;203",
-}
+PLAIN = {"title": "1", "dim": "2", "changed": "7"}
+"""What needs no colour: bold, faint, reversed. The rest is of `mematlas.views.colour`."""
 
 
-def paint(text: str, style: str | None, on: bool) -> str:
-    """Return text in a style, when colours are on.
+def paint(text: str, style: str | None, on: bool, changed: bool = False) -> str:
+    """Return text in a style, when colours are on. What has changed is reversed, and keeps its colour.
 
-    >>> paint("x", "title", True)
-    '\\x1b[1mx\\x1b[0m'
+    >>> paint("x", "title", True), paint("x", "dim", True, changed=True)
+    ('\\x1b[1mx\\x1b[0m', '\\x1b[2;7mx\\x1b[0m')
     """
-    return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if on and style else text
+    if not on or not style:
+        return text
+    codes = PLAIN.get(style)
+    if codes is None:
+        from mematlas.views.colour import palette
+
+        codes = palette()[style]
+    return f"\x1b[{codes}{';7' if changed else ''}m{text}\x1b[0m"
 
 
 def wants_colour(choice: str, out: TextIO) -> bool:

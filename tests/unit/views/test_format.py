@@ -20,7 +20,7 @@ from mematlas.views.format import (
     format_seconds,
     format_size,
 )
-from mematlas.views.terminal import STYLES, paint
+from mematlas.views.terminal import PLAIN, paint
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_times_and_lists() -> None:
 
 def test_colour_is_off_when_it_is_off() -> None:
     assert paint("x", "title", False) == paint("x", None, True) == "x"
-    assert all(paint("x", style, True) == f"\x1b[{code}mx\x1b[0m" for style, code in STYLES.items())
+    assert all(paint("x", style, True) == f"\x1b[{code}mx\x1b[0m" for style, code in PLAIN.items())
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("1s", 1), ("200ms", 0.2), ("5m", 300), ("0.5", 0.5), ("7us", 7e-6)])
