@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from mematlas.cli.background import note_background
 from mematlas.cli.options import add_output, add_page_source, add_repeat, add_reserved, add_target, add_width
 from mematlas.cli.selection import add_selection, selection_of, span_of
 from mematlas.cli.session import width_of
 from mematlas.cli.values import parse_count
 from mematlas.notes import Notes
 from mematlas.views.picture import can_draw
+from mematlas.views.terminal import wants_colour
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class Drawing:
         self._session = session
         self.start, self.end, self.selection = span_of(selection_of(args, session), session, one_page=False)
         self.ascii_only = not can_draw(session.out.encoding)
+        if wants_colour(args.color, session.out):
+            note_background(session.out)
 
     def begin(self, exclusive: bool = True) -> None:
         """Find out how wide the screen is now, where to read from, and what is to be folded.

@@ -1,0 +1,81 @@
+"""The background of a terminal: asked once, and the terminal is as it was afterwards."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import sys
+import time
+
+import pytest
+
+from mematlas.cli.background import PATIENCE, QUESTION
+from victim import DEADLINE
+
+PROGRAM = """
+import sys, termios
+from mematlas.cli.background import note_background
+from mematlas.views.terminal import paint
+before = termios.tcgetattr(0)
+note_background(sys.stdout)
+assert termios.tcgetattr(0) == before
+print("painted", repr(paint("s", "swapped", True)), flush=True)
+"""
+ATTRIBUTES = b"\x1b[?64;1c"
+
+
+def painted_after(answer: bytes, **variables: str) -> tuple[bool, str]:
+    """Run the program on a terminal that answers so; return whether it asked, and how it paints."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        kept = {name: value for name, value in os.environ.items() if name not in ("COLORFGBG", "COLORTERM")}
+        os.execve(sys.executable, [sys.executable, "-c", PROGRAM], kept | {"TERM": "xterm-256color"} | variables)
+    shown = b""
+    asked = False
+    end = time.monotonic() + DEADLINE
+    while b"painted" not in shown or b"\n" not in shown.partition(b"painted")[2]:
+        assert time.monotonic() < end, shown
+        if not select.select([fd], [], [], 0.1)[0]:
+            continue
+        try:
+            shown += os.read(fd, 4096)
+        except OSError:
+            break
+        if QUESTION in shown and not asked:
+            asked = True
+            os.write(fd, answer)
+    status = os.waitpid(pid, 0)[1]  # before the terminal goes, which would end it
+    os.close(fd)
+    assert status == 0, shown
+    return asked, shown.partition(b"painted ")[2].decode().strip()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (b"\x1b]11;rgb:ffff/ffff/ffff\x1b\\" + ATTRIBUTES, 166),
+        (b"\x1b]11;rgb:fd/f6/e3\x07" + ATTRIBUTES, 166),
+        (b"\x1b]11;rgb:0f0f/1414/1b1b\x1b\\" + ATTRIBUTES, 209),
+        (ATTRIBUTES, 209),
+        (b"\x1b]11;rgb:" + ATTRIBUTES, 209),
+        (b"x" * 1000, 209),
+        (b"", 209),
+    ],
+    ids=["white", "solarized", "dark", "does not know", "broken", "much", "silent"],
+)
+def test_palette_fits_what_the_terminal_answers(answer: bytes, code: int) -> None:
+    assert painted_after(answer) == (True, repr(f"\x1b[38;5;{code}ms\x1b[0m"))
+
+
+def test_nobody_is_asked_where_the_environment_says_it() -> None:
+    assert painted_after(b"", COLORFGBG="0;15") == (False, repr("\x1b[38;5;166ms\x1b[0m"))
+
+
+def test_who_is_not_in_the_foreground_asks_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    from mematlas.cli.background import note_background
+
+    note_background(sys.stdout)
+
+    assert capsys.readouterr().out == ""
+    assert PATIENCE < 1
