@@ -490,7 +490,7 @@ def test_both_program_types_read_the_same(memory: KernelMemory, monkeypatch: pyt
 
     if memory.name != "bpf":
         pytest.skip("needs the bpf reader")
-    monkeypatch.setattr(bpf, "PROG_TYPE_SYSCALL", 0xFFFF)
+    monkeypatch.setattr(bpf, "BPF_PROG_TYPE_SYSCALL", 0xFFFF)
     with contextlib.closing(bpf.BpfReader()) as reader, memory.open_mm(os.getpid()) as mm:
         assert reader.program_type == "raw_tracepoint"
         address = np.array([memory.base + mm.pgd], np.uint64)

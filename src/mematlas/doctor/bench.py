@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from mematlas.kernel.hugepage import HUGE_SIZE_FILE
 from mematlas.kernel.libc import libc
 from mematlas.kernel.pagemap import ENTRY_SIZE, Scanner
 from mematlas.kernel.procfs import ProcFS
@@ -22,15 +23,9 @@ MAP_NORESERVE = 0x4000
 
 # Calls that the C library has no function for have the numbers of asm-generic/unistd.h, except where an architecture
 # is older than that file.
-GENERIC_CALLS = {"bpf": 280, "perf_event_open": 241, "userfaultfd": 282}
-CALLS = {
-    "x86_64": {"bpf": 321, "perf_event_open": 298, "userfaultfd": 323},
-    "aarch64": GENERIC_CALLS,
-    "riscv64": GENERIC_CALLS,
-    "loongarch64": GENERIC_CALLS,
-}
-
-HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
+GENERIC = ("aarch64", "riscv64", "loongarch64")
+SYS_PERF_EVENT_OPEN = {"x86_64": 298, **dict.fromkeys(GENERIC, 241)}
+SYS_USERFAULTFD = {"x86_64": 323, **dict.fromkeys(GENERIC, 282)}
 
 
 class Missing(Exception):
@@ -93,12 +88,12 @@ class Bench:
             raise OSError(ctypes.get_errno(), name)
         return result
 
-    def system_call(self, name: str, *numbers: int) -> int:
-        """Make a system call that the C library has no function for."""
+    def system_call(self, by_machine: dict[str, int], *numbers: int) -> int:
+        """Make a system call that the C library has no function for, by its number on each machine."""
         machine = os.uname().machine
-        if machine not in CALLS:
+        if machine not in by_machine:
             raise Missing(LACKS, f"not probed: its number on {machine} is not known here")
-        return self.call("syscall", CALLS[machine][name], *numbers)
+        return self.call("syscall", by_machine[machine], *numbers)
 
     def keep(self, fd: int) -> int:
         """Return a descriptor that is closed with the bench."""
@@ -123,7 +118,7 @@ class Bench:
 
     def map_huge(self) -> tuple[int, int]:
         """Return the address of new memory that one huge entry could map, and its size."""
-        size = read_number(f"{HUGE_PAGES}/hpage_pmd_size")
+        size = read_number(HUGE_SIZE_FILE)
         address = self.map(2 * size)
         return -(-address // size) * size, size
 

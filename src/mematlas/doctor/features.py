@@ -12,6 +12,18 @@ from mematlas.doctor import probes
 from mematlas.doctor.bench import LACKS, NEEDED, WORKS, Bench, Missing
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.frozen import record
+from mematlas.kernel.madvise import MADV_COLD, MADV_WILLNEED
+from mematlas.kernel.pagemap import (
+    PAGE_IS_FILE,
+    PAGE_IS_GUARD,
+    PAGE_IS_HUGE,
+    PAGE_IS_PFNZERO,
+    PAGE_IS_PRESENT,
+    PAGE_IS_SOFT_DIRTY,
+    PAGE_IS_SWAPPED,
+    PAGE_IS_WPALLOWED,
+    PAGE_IS_WRITTEN,
+)
 from mematlas.kernel.procfs import WHOLE_PROC
 
 TYPE_CHECKING = False
@@ -93,27 +105,41 @@ PROBES = (
     Probe("/proc/PID/numa_maps", "pages by NUMA node", TRACE, "CONFIG_NUMA", probes.numa),
     Probe("/proc/PID/pagemap", "the state of every page", SEARCH, PAGE_MONITOR, probes.pagemap),
     Probe("frame numbers", "physical addresses", ADMIN, PAGE_MONITOR, probes.frames),
-    Probe("PAGEMAP_SCAN", "finding pages without reading holes", "", SCAN, probes.scans(3, probes.present_page)),
-    Probe("PAGEMAP_SCAN WPALLOWED", "pages tracked for writes", "", SCAN, probes.scans(0, probes.tracked_page)),
-    Probe("PAGEMAP_SCAN WRITTEN", "tracked pages written to", "", SCAN, probes.scans(1, probes.written_page)),
-    Probe("PAGEMAP_SCAN FILE", "pages of files", "", SCAN, probes.scans(2, probes.file_page)),
-    Probe("PAGEMAP_SCAN PRESENT", "present pages", "", SCAN, probes.scans(3, probes.present_page)),
-    Probe("PAGEMAP_SCAN SWAPPED", "pages in swap", "", SCAN, probes.scans(4, probes.swapped_page)),
-    Probe("PAGEMAP_SCAN PFNZERO", "zero pages", "", SCAN, probes.scans(5, probes.zero_page)),
-    Probe("PAGEMAP_SCAN HUGE", "huge entries", "", SCAN, probes.scans(6, probes.huge_page)),
+    Probe(
+        "PAGEMAP_SCAN",
+        "finding pages without reading holes",
+        "",
+        SCAN,
+        probes.scans(PAGE_IS_PRESENT, probes.present_page),
+    ),
+    Probe(
+        "PAGEMAP_SCAN WPALLOWED",
+        "pages tracked for writes",
+        "",
+        SCAN,
+        probes.scans(PAGE_IS_WPALLOWED, probes.tracked_page),
+    ),
+    Probe(
+        "PAGEMAP_SCAN WRITTEN", "tracked pages written to", "", SCAN, probes.scans(PAGE_IS_WRITTEN, probes.written_page)
+    ),
+    Probe("PAGEMAP_SCAN FILE", "pages of files", "", SCAN, probes.scans(PAGE_IS_FILE, probes.file_page)),
+    Probe("PAGEMAP_SCAN PRESENT", "present pages", "", SCAN, probes.scans(PAGE_IS_PRESENT, probes.present_page)),
+    Probe("PAGEMAP_SCAN SWAPPED", "pages in swap", "", SCAN, probes.scans(PAGE_IS_SWAPPED, probes.swapped_page)),
+    Probe("PAGEMAP_SCAN PFNZERO", "zero pages", "", SCAN, probes.scans(PAGE_IS_PFNZERO, probes.zero_page)),
+    Probe("PAGEMAP_SCAN HUGE", "huge entries", "", SCAN, probes.scans(PAGE_IS_HUGE, probes.huge_page)),
     Probe(
         "PAGEMAP_SCAN SOFT_DIRTY",
         "soft-dirty pages",
         "",
         "Linux 6.8 (commit e6a9a2cbc13b)",
-        probes.scans(7, probes.soft_dirty_page),
+        probes.scans(PAGE_IS_SOFT_DIRTY, probes.soft_dirty_page),
     ),
     Probe(
         "PAGEMAP_SCAN GUARD",
         "guard regions",
         "",
         "Linux 6.16 (commit a516403787e0)",
-        probes.scans(8, probes.guard_page),
+        probes.scans(PAGE_IS_GUARD, probes.guard_page),
     ),
     Probe("PROCMAP_QUERY", "one VMA without reading all", "", "Linux 6.11", probes.procmap_query),
     Probe("soft-dirty bits", "pages written since a moment", "", "CONFIG_MEM_SOFT_DIRTY", probes.soft_dirty),
@@ -137,14 +163,14 @@ PROBES = (
         "pageout and cold of any process",
         NICE,
         "Linux 5.10, CONFIG_ADVISE_SYSCALLS",
-        probes.advises(probes.MADV_COLD),
+        probes.advises(MADV_COLD),
     ),
     Probe(
         "process_madvise WILLNEED",
         "willneed of any process",
         NICE,
         "Linux 5.15 (commit d5fffc5aff26)",
-        probes.advises(probes.MADV_WILLNEED),
+        probes.advises(MADV_WILLNEED),
     ),
     Probe("MADV_COLLAPSE", "collapse to huge pages", "", "Linux 6.1, CONFIG_TRANSPARENT_HUGEPAGE", probes.collapse),
     Probe("kpagecount", "how often a frame is mapped", SEARCH, PAGE_MONITOR, probes.reads_word("/proc/kpagecount")),

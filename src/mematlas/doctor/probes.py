@@ -14,10 +14,11 @@ import signal
 import struct
 
 from mematlas.doctor.bench import (
-    HUGE_PAGES,
     LACKS,
     MAP_SHARED_ANON,
     NEEDED,
+    SYS_PERF_EVENT_OPEN,
+    SYS_USERFAULTFD,
     UNKNOWN,
     WORKS,
     Bench,
@@ -28,11 +29,27 @@ from mematlas.doctor.bench import (
 )
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.backing import call_cachestat, call_mincore
-from mematlas.kernel.libc import libc
+from mematlas.kernel.hugepage import THP
+from mematlas.kernel.libc import PR_SET_PDEATHSIG, PR_SET_VMA, PR_SET_VMA_ANON_NAME, libc
 from mematlas.kernel.lockdown import LOCKDOWN_PATH, read_lockdown
+from mematlas.kernel.madvise import (
+    MADV_COLLAPSE,
+    MADV_GUARD_INSTALL,
+    MADV_HUGEPAGE,
+    MADV_PAGEOUT,
+    SYS_PROCESS_MADVISE,
+)
+from mematlas.kernel.memory.bpfcall import (
+    BPF_F_SLEEPABLE,
+    BPF_PROG_LOAD,
+    BPF_PROG_TYPE_RAW_TRACEPOINT,
+    BPF_PROG_TYPE_SYSCALL,
+    SYS_BPF,
+)
 from mematlas.kernel.pagemap import (
     ENTRY_SIZE,
     PAGE_IS_HUGE,
+    PAGE_IS_WRITTEN,
     PM_GUARD_REGION,
     PM_PFRAME,
     PM_PRESENT,
@@ -42,26 +59,13 @@ from mematlas.kernel.pagemap import (
 from mematlas.kernel.procfs import NEEDS, ProcFS
 from mematlas.kernel.status import read_stat, read_status, status_bytes
 from mematlas.kernel.swaps import read_swaps
+from mematlas.kernel.vmfile import PROCMAP_QUERY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# include/uapi/asm-generic/mman-common.h, mman.h
-MADV_WILLNEED = 3
-MADV_HUGEPAGE = 14
-MADV_COLD = 20
-MADV_PAGEOUT = 21
-MADV_COLLAPSE = 25
-MADV_GUARD_INSTALL = 102
-
-PR_SET_PDEATHSIG = 1
-PR_SET_VMA = 0x53564D41
-
-PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query)
 PROCMAP_QUERY_ARGUMENT = struct.Struct("9Q4I2Q")
-
-PAGE_IS_WRITTEN = 1 << 1
 
 UFFDIO_API = 0xC018AA3F  # _IOWR(0xAA, 0x3F, struct uffdio_api)
 UFFDIO_REGISTER = 0xC020AA00  # _IOWR(0xAA, 0x00, struct uffdio_register)
@@ -73,12 +77,6 @@ UFFD_USER_MODE_ONLY = 1
 UFFD_FEATURE_PAGEFAULT_FLAG_WP = 1 << 0
 UFFD_FEATURE_WP_ASYNC = 1 << 15
 
-SYS_PROCESS_MADVISE = 440  # the same number on every architecture
-
-BPF_PROG_LOAD = 5
-BPF_PROG_TYPE_RAW_TRACEPOINT = 17
-BPF_PROG_TYPE_SYSCALL = 31
-BPF_F_SLEEPABLE = 1 << 4
 # r1 = r10; r1 -= 8; r2 = 8; r3 = 0; call probe_read_kernel; r0 = 0; exit. It is loaded, never run.
 BPF_PROGRAM = b"".join(
     struct.pack("BBhi", code, registers, 0, value)
@@ -130,14 +128,14 @@ def frames(bench: Bench) -> str | None:
     return None
 
 
-def scans(bit: int, make: Callable[[Bench], int]) -> Callable[[Bench], str | None]:
+def scans(category: int, make: Callable[[Bench], int]) -> Callable[[Bench], str | None]:
     """Return a probe for one category of PAGEMAP_SCAN: it is to find a page that ``make`` puts into it."""
 
     def probe(bench: Bench) -> str | None:
         # A kernel may accept a category and never find anything in it; one that it does not know it refuses.
-        bench.scan(bench.page, bench.page_size, 1 << bit)
+        bench.scan(bench.page, bench.page_size, category)
         page = make(bench)
-        if bench.scan(page, bench.page_size, 1 << bit) != page:
+        if bench.scan(page, bench.page_size, category) != page:
             raise Missing(LACKS, "accepted, but it does not find such a page")
         return None
 
@@ -292,7 +290,7 @@ def names(bench: Bench) -> str | None:
 
     name = ctypes.create_string_buffer(b"mematlas")
     page = bench.map(bench.page_size)
-    bench.call("prctl", PR_SET_VMA, 0, page, bench.page_size, ctypes.addressof(name))
+    bench.call("prctl", PR_SET_VMA, PR_SET_VMA_ANON_NAME, page, bench.page_size, ctypes.addressof(name))
     return None
 
 
@@ -478,9 +476,9 @@ def hugetlb(bench: Bench) -> str | None:
 
 
 def thp(bench: Bench) -> str | None:
-    mode = chosen(read_text(f"{HUGE_PAGES}/enabled"))
+    mode = chosen(read_text(f"{THP}/enabled"))
     if mode == "never":
-        raise Missing(NEEDED, f"echo madvise | sudo tee {HUGE_PAGES}/enabled")
+        raise Missing(NEEDED, f"echo madvise | sudo tee {THP}/enabled")
     address, size = bench.map_huge()
     bench.call("madvise", address, size, MADV_HUGEPAGE)
     bench.touch(address)
@@ -518,7 +516,7 @@ def numa(bench: Bench) -> str | None:
 
 
 def open_userfaultfd(bench: Bench, flags: int = 0) -> int:
-    return bench.keep(bench.system_call("userfaultfd", os.O_CLOEXEC | os.O_NONBLOCK | flags))
+    return bench.keep(bench.system_call(SYS_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | flags))
 
 
 def userfaultfd(bench: Bench) -> str | None:
@@ -556,7 +554,7 @@ def open_perf(bench: Bench, pid: int, cpu: int) -> int:
     )
     numbers = (ctypes.addressof(attributes), pid, cpu, -1, PERF_FLAG_FD_CLOEXEC)
     try:
-        return bench.keep(bench.system_call("perf_event_open", *numbers))
+        return bench.keep(bench.system_call(SYS_PERF_EVENT_OPEN, *numbers))
     except PermissionError:
         # Above 2, which upstream does not know, Debian's and Ubuntu's kernels ask for more than CAP_PERFMON.
         with contextlib.suppress(OSError):
@@ -606,7 +604,7 @@ def load_program(bench: Bench, kind: int, flags: int) -> None:
         ),
         48,
     )
-    bench.keep(bench.system_call("bpf", BPF_PROG_LOAD, ctypes.addressof(attributes), 48))
+    bench.keep(bench.system_call(SYS_BPF, BPF_PROG_LOAD, ctypes.addressof(attributes), 48))
 
 
 def opens(path: str) -> Callable[[Bench], str | None]:

@@ -5,7 +5,9 @@ Format: Documentation/admin-guide/mm/transhuge.rst. Alone, since whoever wants t
 
 from __future__ import annotations
 
-HUGE_SIZE_FILE = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
+THP = "/sys/kernel/mm/transparent_hugepage"
+"""The settings of transparent huge pages."""
+HUGE_SIZE_FILE = f"{THP}/hpage_pmd_size"
 HUGE_SIZE = 1 << 21
 """What a huge entry (PMD) maps with 4 KiB pages."""
 

@@ -6,6 +6,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ctypes
 
+PR_SET_PDEATHSIG = 1  # prctl(2): include/uapi/linux/prctl.h
+PR_SET_VMA = 0x53564D41
+PR_SET_VMA_ANON_NAME = 0
+
 _libc: ctypes.CDLL | None = None
 
 

@@ -34,9 +34,11 @@ SYS_PROCESS_MADVISE = 440  # the same number on every architecture but alpha
 
 # Source: include/uapi/asm-generic/mman-common.h
 MADV_WILLNEED = 3
+MADV_HUGEPAGE = 14
 MADV_COLD = 20
 MADV_PAGEOUT = 21
 MADV_COLLAPSE = 25
+MADV_GUARD_INSTALL = 102  # commit 662df3e5c376, v6.13; of one's own memory
 
 ADVICE = {"pageout": MADV_PAGEOUT, "cold": MADV_COLD, "willneed": MADV_WILLNEED, "collapse": MADV_COLLAPSE}
 SINCE = {MADV_WILLNEED: "Linux 5.15", MADV_COLD: "Linux 5.10", MADV_PAGEOUT: "Linux 5.10"}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mematlas.kernel.procfs import ProcessDir
 
-NUMBERS = {"x86_64": 279, "aarch64": 239, "riscv64": 239, "ppc64le": 301, "ppc64": 301, "s390x": 310}
+SYS_MOVE_PAGES = {"x86_64": 279, "aarch64": 239, "riscv64": 239, "ppc64le": 301, "ppc64": 301, "s390x": 310}
 """The system call's number. Source: the tables of arch/*/kernel/syscalls, include/uapi/asm-generic/unistd.h."""
 NEEDS = "CONFIG_NUMA and CONFIG_MIGRATION"
 
@@ -42,7 +42,7 @@ def read_page_nodes(process: ProcessDir, addresses: Sequence[int]) -> list[int]:
     """
     if not process.procfs.live:
         raise NotSupported("move_pages(2)", "a running process, not a capture")
-    number = NUMBERS.get(os.uname().machine)
+    number = SYS_MOVE_PAGES.get(os.uname().machine)
     if number is None or not counts_as_we_do(process.procfs):
         raise NotSupported("move_pages(2)", "a process of our own PID namespace, and a known architecture")
     nr_pages = len(addresses)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 
+from mematlas.kernel.kpage import WORD_SIZE
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 BITMAP = "/sys/kernel/mm/page_idle/bitmap"
 LRU_GEN = "/sys/kernel/mm/lru_gen/enabled"
-WORD_SIZE = 8
 WORD_BITS = 64
 
 

@@ -70,15 +70,21 @@ UNKNOWN = MARK_A | MARK_B
 # bit 58, from v6.13 to v6.15.
 FIRST_SPECIAL_TYPE = 23
 MARKER_TYPE = 31
+# The bits of its offset (include/linux/swapops.h): PTE_MARKER_UFFD_WP, PTE_MARKER_POISONED, PTE_MARKER_GUARD.
+MARKER_UFFD_WP = 1 << 0
 MARKER_POISONED = 1 << 1
 MARKER_GUARD = 1 << 2
 
 PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg); commit 52526ca7fdb9, v6.7
+PAGE_IS_WPALLOWED = 1 << 0
+PAGE_IS_WRITTEN = 1 << 1
 PAGE_IS_FILE = 1 << 2
 PAGE_IS_PRESENT = 1 << 3
 PAGE_IS_SWAPPED = 1 << 4
 PAGE_IS_PFNZERO = 1 << 5
 PAGE_IS_HUGE = 1 << 6
+PAGE_IS_SOFT_DIRTY = 1 << 7  # commit e6a9a2cbc13b, v6.8
+PAGE_IS_GUARD = 1 << 8  # commit a516403787e0, v6.16
 
 # Regions asked for in one call. With more than 512 the last call can return a walk_end below the end of the last
 # region it returned (seen on 6.18: the kernel keeps that of its last bounce buffer), and pages count twice.
@@ -92,7 +98,7 @@ SEEK_SPAN = 1 << 32
 """Addresses searched for the next page in one PAGEMAP_SCAN: empty page tables take 0.5 ms per GiB."""
 
 GAP = 64
-"""Pages between those that are asked for that are cheaper read along than left out."""
+"""Words between those that are asked for, of pages or of frames, that are cheaper read along than left out."""
 
 NOTHING = bytes(BLOCK_SIZE // ENTRY_SIZE)
 

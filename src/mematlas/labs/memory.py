@@ -10,16 +10,13 @@ import mmap
 import os
 
 from mematlas.errors import NotSupported
+from mematlas.kernel.libc import PR_SET_VMA, PR_SET_VMA_ANON_NAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PAGE_SIZE = mmap.PAGESIZE
-
-# Source: include/uapi/linux/prctl.h
-PR_SET_VMA = 0x53564D41
-PR_SET_VMA_ANON_NAME = 0
 
 
 class KnownMemory:

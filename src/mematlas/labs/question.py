@@ -106,6 +106,9 @@ class Number:
         return show_amount(value, self.unit, facts, self.hexadecimal)
 
 
+PAGES = Number("pages")
+
+
 @record
 class Range:
     """A question whose answer varies from machine to machine: right is a range that holds it and is not too wide."""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from mematlas.arrays import Words
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import record
-from mematlas.kernel.kpage import KPF_ANON, KPF_MMAP
+from mematlas.kernel.kpage import KPF_ANON, KPF_MMAP, FrameWords, open_flags_and_counts
 from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_A, PM_PFRAME, PRESENT
-from mematlas.model.frames import FrameArrays, any_of, folio_numbers
+from mematlas.model.frames import any_of, folio_numbers
 from mematlas.model.pages import PageReader
 
 TYPE_CHECKING = False
@@ -84,12 +84,7 @@ class FolioReader:
         """Of a window: as many as one table maps (a PMD's)."""
         self.by_length: dict[int, int] = {}
         self.nr_held = 0
-        self.flags = FrameArrays(procfs, "kpageflags")
-        try:
-            self.counts = FrameArrays(procfs, "kpagecount")
-        except BaseException:
-            self.flags.close()
-            raise
+        self.flags, self.counts = open_flags_and_counts(procfs)
 
     def __enter__(self) -> FolioReader:
         return self
@@ -136,7 +131,7 @@ class FolioReader:
         counts = self._read(self.counts, windows[asked])
         self.nr_held += int(np.count_nonzero(in_part[asked].ravel() & (counts == 0)))
 
-    def _read(self, file: FrameArrays, windows: Words) -> Words:
+    def _read(self, file: FrameWords, windows: Words) -> Words:
         """Return the words of windows, one after the other; of frames beyond the end of memory 0."""
         size = np.uint64(self.nr_frames)
-        return file.of(np.add.outer(windows * size, np.arange(size, dtype=np.uint64)).ravel())
+        return file.array(np.add.outer(windows * size, np.arange(size, dtype=np.uint64)).ravel())[0]

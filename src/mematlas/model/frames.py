@@ -9,23 +9,20 @@ Memory: 8 bytes for each page that is present, twice that for a moment, and no m
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 from numpy.typing import NDArray
 
 from mematlas.arrays import Bools, Words
 from mematlas.errors import FormatError, PermissionDenied
 from mematlas.kernel.kpage import (
-    GAP,
+    KPF_ANON_EXCLUSIVE,
     KPF_COMPOUND_HEAD,
     KPF_COMPOUND_TAIL,
     KPF_DIRTY,
     KPF_SWAPCACHE,
     KPF_WRITEBACK,
     KPF_ZERO_PAGE,
-    RUN,
-    WORD_SIZE,
+    open_flags_and_counts,
 )
 from mematlas.kernel.pagemap import ENTRY_SIZE, FILE, PM_PFRAME, PRESENT, ZERO
 
@@ -34,10 +31,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from mematlas.kernel.pagemap import Entries
-    from mematlas.kernel.procfs import ProcFS, WordFile
+    from mematlas.kernel.procfs import ProcFS
 
 KPF_COMPOUND = KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL
-KPF_ANON_EXCLUSIVE = 1 << 34  # of an anonymous page: nobody has it, nor its swap slot; commit 6c287605fd56, v5.19
 
 OWNER_BITS = 24
 """Of a key; the rest is the frame: up to 4 PiB of memory in pages of 4 KiB."""
@@ -92,31 +88,6 @@ class FrameKeys:
         return keys
 
 
-class FrameArrays:
-    """One of the files of words per frame, for many frames at once."""
-
-    def __init__(self, procfs: ProcFS, name: str) -> None:
-        self._file: WordFile = procfs.open(name)
-        self._buffer = np.zeros(RUN, np.uint64)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
-
-    def of(self, frames: Words) -> Words:
-        """Return the word of each of these frames, which ascend; 0 beyond the end of memory."""
-        found = np.zeros(len(frames), np.uint64)
-        # Gaps that are cheaper read along are, but no call reads more than the buffer holds.
-        apart = (np.diff(frames) > GAP) | (np.diff(frames // np.uint64(RUN)) > 0)
-        for low, high in pairwise([0, *(np.flatnonzero(apart) + 1).tolist(), len(frames)]):
-            first = int(frames[low])
-            buffer = self._buffer[: int(frames[high - 1]) - first + 1]
-            nr_read = self._file.read_into(buffer.data.cast("B"), first * WORD_SIZE) // WORD_SIZE
-            buffer[nr_read:] = 0
-            found[low:high] = buffer[(frames[low:high] - np.uint64(first)).astype(np.intp)]
-        return found
-
-
 class FrameSums:
     """Numbers of distinct frames, by owner."""
 
@@ -147,12 +118,7 @@ class FrameCounter:
         self.sums = FrameSums(nr_owners)
         self.nr_huge = procfs.page_size // ENTRY_SIZE
         """Frames of a huge page: no folio of anonymous memory is larger, and each is aligned to its size."""
-        self._counts = FrameArrays(procfs, "kpagecount")
-        try:
-            self._flags = FrameArrays(procfs, "kpageflags")
-        except BaseException:
-            self._counts.close()
-            raise
+        self._flags, self._counts = open_flags_and_counts(procfs)
 
     def __enter__(self) -> Self:
         return self
@@ -182,7 +148,7 @@ class FrameCounter:
         times = np.diff(first, append=len(frames)).astype(np.uint64)
         owners = (keys[first] & np.uint64((1 << OWNER_BITS) - 1)).astype(np.intp)
         frames = frames[first]
-        counts, flags = self._counts.of(frames), self._flags.of(frames)
+        (counts, _), (flags, _) = self._counts.array(frames), self._flags.array(frames)
         # What nobody maps is no part of RSS: the zero page, and what the kernel put there for its own use.
         known = (counts > 0) & (flags & np.uint64(KPF_ZERO_PAGE) == 0)
         alone = known & (counts <= times)
@@ -207,7 +173,7 @@ class FrameCounter:
         for low in range(0, len(blocks), BLOCKS):
             part = blocks[low : low + BLOCKS]
             every: Words = np.add.outer(part * size, np.arange(self.nr_huge, dtype=np.uint64)).ravel()
-            counts, flags = self._counts.of(every), self._flags.of(every)
+            (counts, _), (flags, _) = self._counts.array(every), self._flags.array(every)
             first, last = np.searchsorted(frames, (every[0], every[-1] + np.uint64(1)))
             mine = np.zeros(len(every), np.uint64)
             mine[np.searchsorted(every, frames[first:last])] = times[first:last]

@@ -36,12 +36,11 @@ from mematlas.analysis.pagetables.summary import Summary, summarize
 from mematlas.arrays import Words
 from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone
 from mematlas.frozen import record, replace
-from mematlas.kernel.kpage import KPF_HUGE, KPF_ZERO_PAGE
-from mematlas.kernel.memory.structpage import KPF_ANON, StructPages
+from mematlas.kernel.kpage import KPF_ANON, KPF_HUGE, KPF_ZERO_PAGE, read_frame_words
+from mematlas.kernel.memory.structpage import StructPages
 from mematlas.kernel.pagemap import ENTRY_SIZE, LAST_ADDRESS, PACED_BLOCK_SIZE, Pacer
 from mematlas.kernel.smaps import leaves_out_huge_pages, read_smaps
 from mematlas.kernel.status import read_status, status_bytes
-from mematlas.model.pagetables.access import frame_flags
 from mematlas.model.pagetables.entries import EMPTY, PROT_NONE, STATE_NAMES, TABLE, leaf_address, maps_memory, state_of
 from mematlas.model.pagetables.walk import PageBlock, page_blocks, upper_entries, walk, walk_address, walk_parts
 from mematlas.notes import Note, Notes
@@ -429,7 +428,7 @@ class PageTables:
             inside = maps_memory(codes) & (addresses >= part.first) & (addresses <= part.last)
             entries, codes = entries[inside], codes[inside]
             heads = leaf_address(self.mode, level, entries) >> np.uint64(self.mode.page_shift)
-            flags = frame_flags(self.process.procfs, heads)
+            flags, _ = read_frame_words(self.process.procfs, "kpageflags", heads)
             size = self.mode.levels[level].size
             hugetlb = flags & np.uint64(KPF_HUGE) != 0
             zero = flags & np.uint64(KPF_ZERO_PAGE) != 0

@@ -6,7 +6,7 @@ from itertools import compress, pairwise
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import record, replace
-from mematlas.kernel.kpage import KPF_KSM, FrameWords, flag_names, runs_of, tells_ksm
+from mematlas.kernel.kpage import KPF_DIRTY, KPF_KSM, FrameWords, flag_names, runs_of, tells_ksm
 from mematlas.kernel.pagemap import (
     ACCESSED,
     DIRTY,
@@ -102,9 +102,6 @@ class PageFilter:
             or (self.soft_dirty and not is_soft_dirty(entry))
             or (self.dirty and not byte & PRESENT)
         )
-
-
-KPF_DIRTY = 1 << 4
 
 
 def pages_table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mematlas.analysis.pagetables.entries import LETTERS, EntryFilter, entry_runs, entry_targets, list_entries
+from mematlas.kernel.memory.x86 import U64
 from mematlas.model.pages import decode_place, entry_flags
 from mematlas.model.pagetables.entries import EMPTY, PRESENT, PROT_NONE, STATE_NAMES, SWAP, TABLE, flag_names, holds
 from mematlas.notes import Notes
@@ -500,7 +501,7 @@ def raw_view(found: Iterable[RawTable], page_tables: PageTables, target: dict[st
             spans = [(raw.address, last)]
             if raw.level == 0:
                 # The one table of this level is that of both halves.
-                spans = [(0, mode.user_end - 1), (mode.kernel_start, (1 << 64) - 1)]
+                spans = [(0, mode.user_end - 1), (mode.kernel_start, U64)]
             place = " and ".join(f"{format_address(first)}-{format_address(last)}" for first, last in spans)
             number = "" if raw.number is None else f" {raw.number}"
             line = f"{level.name} table{number} at {raw.table:#x}, translates {place}"

@@ -22,7 +22,7 @@ from mematlas.cli.overview import find, in_shared_memory
 from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.frozen import replace
 from mematlas.kernel.kcmp import GREATER, LESS, SAME, compare_memory
-from mematlas.kernel.kpage import KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_SWAPCACHE, KPF_ZERO_PAGE
+from mematlas.kernel.kpage import KPF_ANON_EXCLUSIVE, KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_SWAPCACHE, KPF_ZERO_PAGE
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import Block
 from mematlas.kernel.procfs import ProcessDir, ProcFS
@@ -30,7 +30,7 @@ from mematlas.kernel.status import read_memory_status
 from mematlas.kernel.sysvipc import parse_segments
 from mematlas.kernel.vmfile import memory_devices
 from mematlas.model import holders, shared_mm
-from mematlas.model.frames import ANON, KPF_ANON_EXCLUSIVE, FrameCounter, FrameKeys, FrameSums
+from mematlas.model.frames import ANON, FrameCounter, FrameKeys, FrameSums
 from mematlas.model.holders import find_holders, held_by
 from mematlas.notes import Notes
 from mematlas.observe import ending

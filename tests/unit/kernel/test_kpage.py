@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,6 @@ from helpers import PAGE, sparse, write_words
 from mematlas import Process
 from mematlas.errors import Error
 from mematlas.kernel.kpage import (
-    GAP,
     KPF_ANON,
     KPF_KSM,
     KPF_NAMES,
@@ -25,6 +25,7 @@ from mematlas.kernel.kpage import (
     open_flags_and_counts,
     tells_ksm,
 )
+from mematlas.kernel.pagemap import GAP
 from mematlas.kernel.procfs import ProcFS
 from mematlas.notes import Notes
 from mematlas.views import pages
@@ -43,9 +44,12 @@ def test_each_frame_has_its_word_and_those_beyond_memory_none(frames: list[int])
         write_words(Path(directory, "kpagecount"), known)
         with FrameWords(ProcFS(directory, 4096), "kpagecount") as reader:
             found, counts = reader.get(frames), reader.tally(frames)
+            words, are_known = reader.array(np.array(frames, np.uint64))
 
     assert found == {frame: known[frame] for frame in frames if frame <= LAST}
     assert counts == Counter(known.get(frame, 0) for frame in frames)
+    assert words.tolist() == [known.get(frame, 0) for frame in frames]
+    assert are_known.tolist() == [frame in found for frame in frames]
 
 
 def test_of_two_files_none_stays_open_where_one_is_refused(tmp_path: Path) -> None:
@@ -79,7 +83,8 @@ def test_frames_that_are_close_are_read_in_one_call(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "preadv", preadv)
     with FrameWords(ProcFS(str(tmp_path), 4096), "kpagecount") as reader:
         reader.get([5, 5 + GAP, 5 + 2 * GAP, 700])
-    assert calls == [2 * GAP + 1, 1]
+        reader.array(np.array([700, 5, 5 + 2 * GAP, 5 + GAP], np.uint64))
+    assert calls == [2 * GAP + 1, 1] * 2
 
 
 def test_flags_have_names_and_unknown_ones_numbers() -> None:

@@ -12,13 +12,13 @@ import pytest
 
 from helpers import PAGE, keyed_rows, make_process, write_words
 from mematlas import Process
-from mematlas.kernel.kpage import flag_names
+from mematlas.kernel.kpage import KPF_DIRTY, flag_names
 from mematlas.kernel.maps import Vma, parse_line
 from mematlas.kernel.pagemap import EXCLUSIVE, PM_MMAP_EXCLUSIVE, PRESENT, UNKNOWN, Block
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, decode_place, entry_flags, is_hidden
 from mematlas.notes import Notes
-from mematlas.views.pages import KPF_DIRTY, PageFilter, pages_table, use_flags
+from mematlas.views.pages import PageFilter, pages_table, use_flags
 from mematlas.views.table import HIDDEN, Table
 
 ANON = parse_line(b"10000000-20000000 rw-p 00000000 00:00 0 ")

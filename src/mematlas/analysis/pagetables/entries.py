@@ -11,6 +11,7 @@ from mematlas.analysis.pagetables.leaves import used_entries
 from mematlas.arrays import Bools, Bytes, Words
 from mematlas.errors import BadInput
 from mematlas.frozen import record, replace
+from mematlas.kernel.memory.x86 import U64
 from mematlas.model.pagetables.entries import (
     DEVICE,
     HWPOISON,
@@ -20,7 +21,6 @@ from mematlas.model.pagetables.entries import (
     STATE_NAMES,
     SWAP,
     TABLE,
-    U64,
     PagingMode,
     address_of,
     flags_of,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from mematlas.arrays import Bools, Bytes, Words
 from mematlas.frozen import record
-from mematlas.model.pagetables.entries import U64, PagingMode, leaf_address, maps_memory, states
+from mematlas.kernel.memory.x86 import U64
+from mematlas.model.pagetables.entries import PagingMode, leaf_address, maps_memory, states
 from mematlas.model.pagetables.walk import Walk, rights_of
 
 TYPE_CHECKING = False

@@ -8,7 +8,7 @@ import numpy as np
 
 from mematlas.analysis.pagetables.leaves import leaves_of
 from mematlas.frozen import record
-from mematlas.model.pagetables.entries import U64
+from mematlas.kernel.memory.x86 import U64
 from mematlas.model.pagetables.walk import Span, Walk
 
 TYPE_CHECKING = False

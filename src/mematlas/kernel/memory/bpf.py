@@ -16,16 +16,18 @@ import numpy as np
 
 from mematlas.errors import NotSupported
 from mematlas.kernel.memory.bpfcall import (
-    F_SLEEPABLE,
+    BPF_F_SLEEPABLE,
+    BPF_PROG_TYPE_RAW_TRACEPOINT,
+    BPF_PROG_TYPE_SYSCALL,
     HELPER_GET_CURRENT_TASK,
     HELPER_PROBE_READ_KERNEL,
-    PROG_TYPE_RAW_TRACEPOINT,
-    PROG_TYPE_SYSCALL,
     Bpf,
     lowest_kernel_address,
     refusal,
     run_attr,
 )
+from mematlas.kernel.memory.btf import FITTING
+from mematlas.kernel.memory.x86 import PAGE, U64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
 
 PSEUDO_MAP_VALUE = 2
 
-PAGE = 1 << 12
-U64 = (1 << 64) - 1
 NR_SLOTS = 64
 """Pages per call. More gain nothing (page-table walks reach 2 million pages/s), and keep us longer on one CPU."""
 
@@ -169,7 +169,7 @@ class BpfReader:
         data, good = self.read_batch(np.array([address & U64], np.uint64), 8)
         if not good[0]:
             # Neither the address nor what was read is said: they are the kernel's.
-            raise NotSupported("finding an open file with BPF", "type information that fits the running kernel")
+            raise NotSupported("finding an open file with BPF", FITTING)
         return int(data[0, 0])
 
     def _run(self, count: int, size: int) -> None:
@@ -183,10 +183,10 @@ class BpfReader:
         # there is a type made for being called. Before, and since 1b4d60ec162f (v5.10), a raw tracepoint that is
         # attached nowhere can be run as well.
         try:
-            return self._bpf.load(PROG_TYPE_SYSCALL, F_SLEEPABLE, program), "syscall"
+            return self._bpf.load(BPF_PROG_TYPE_SYSCALL, BPF_F_SLEEPABLE, program), "syscall"
         except OSError:
             pass
         try:
-            return self._bpf.load(PROG_TYPE_RAW_TRACEPOINT, 0, program), "raw_tracepoint"
+            return self._bpf.load(BPF_PROG_TYPE_RAW_TRACEPOINT, 0, program), "raw_tracepoint"
         except OSError as error:
-            raise refusal(error, self._bpf.verifier_log(PROG_TYPE_RAW_TRACEPOINT, 0, program)) from None
+            raise refusal(error, self._bpf.verifier_log(BPF_PROG_TYPE_RAW_TRACEPOINT, 0, program)) from None

@@ -14,15 +14,16 @@ import struct
 
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.libc import libc
+from mematlas.kernel.memory.x86 import U64
 from mematlas.kernel.rights import effective_capabilities, tables_refused
 
-SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
+SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
 
-MAP_CREATE, PROG_LOAD, PROG_TEST_RUN, BTF_LOAD = 0, 5, 10, 18
-MAP_TYPE_ARRAY = 2
-F_MMAPABLE = 1 << 10
-F_SLEEPABLE = 1 << 4
-PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_SYSCALL = 17, 31
+BPF_MAP_CREATE, BPF_PROG_LOAD, BPF_PROG_TEST_RUN, BPF_BTF_LOAD = 0, 5, 10, 18
+BPF_MAP_TYPE_ARRAY = 2
+BPF_F_MMAPABLE = 1 << 10
+BPF_F_SLEEPABLE = 1 << 4
+BPF_PROG_TYPE_RAW_TRACEPOINT, BPF_PROG_TYPE_SYSCALL = 17, 31
 HELPER_GET_CURRENT_TASK, HELPER_PROBE_READ_KERNEL, HELPER_LOOP = 35, 113, 181
 LICENCE = b"Dual MIT/GPL"
 RUN_SIZE = 80
@@ -39,9 +40,9 @@ class Bpf:
     def __init__(self) -> None:
         self._libc = libc()
         machine = os.uname().machine
-        if machine not in SYSCALL_NUMBERS:
+        if machine not in SYS_BPF:
             raise NotSupported(f"bpf(2) on {machine}")
-        self._number = SYSCALL_NUMBERS[machine]
+        self._number = SYS_BPF[machine]
 
     def call(self, command: int, attr: bytes) -> int:
         """Return what a command returns, a descriptor mostly."""
@@ -53,21 +54,21 @@ class Bpf:
 
     def run(self, attr: ctypes.Array[ctypes.c_char]) -> None:
         """Run a program once, in our own context; ``attr`` is of `run_attr`."""
-        if self._libc.syscall(self._number, PROG_TEST_RUN, attr, RUN_SIZE) < 0:
+        if self._libc.syscall(self._number, BPF_PROG_TEST_RUN, attr, RUN_SIZE) < 0:
             code = ctypes.get_errno()
             raise NotSupported(f"running a BPF program ({os.strerror(code)})", "Linux 5.10")
 
     def create_map(self, size: int) -> int:
         """Return a map of one element of so many bytes, that can be mapped into our memory."""
-        attr = struct.pack("=5I", MAP_TYPE_ARRAY, 4, size, 1, F_MMAPABLE) + bytes(60)
+        attr = struct.pack("=5I", BPF_MAP_TYPE_ARRAY, 4, size, 1, BPF_F_MMAPABLE) + bytes(60)
         try:
-            return self.call(MAP_CREATE, attr)
+            return self.call(BPF_MAP_CREATE, attr)
         except PermissionError:
             # Before v5.11 (the series that ends with Linux commit 3ac1f01b43b6) maps counted as locked memory.
             soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
             try:
-                return self.call(MAP_CREATE, attr)
+                return self.call(BPF_MAP_CREATE, attr)
             except OSError as error:
                 raise refusal(error) from None
             finally:
@@ -91,7 +92,7 @@ class Bpf:
         attr = struct.pack("=IIQQIIQII16xII", kind, len(program) // 8, code, licence, *log_place, 0, flags, 0, 0)
         if functions:
             attr += struct.pack("=IIQI", types_fd, FUNCTION_INFO.size, infos, len(functions) // FUNCTION_INFO.size)
-        return self.call(PROG_LOAD, attr.ljust(128, b"\0"))
+        return self.call(BPF_PROG_LOAD, attr.ljust(128, b"\0"))
 
     def verifier_log(self, kind: int, flags: int, program: bytes, functions: bytes = b"", types_fd: int = 0) -> str:
         """Return what the verifier says of a program that it refuses."""
@@ -105,7 +106,7 @@ class Bpf:
     def load_types(self, data: bytes) -> int:
         """Return the types of a program's functions, loaded."""
         buffer = ctypes.create_string_buffer(data, len(data))
-        return self.call(BTF_LOAD, struct.pack("=QQIII4x", ctypes.addressof(buffer), 0, len(data), 0, 0))
+        return self.call(BPF_BTF_LOAD, struct.pack("=QQIII4x", ctypes.addressof(buffer), 0, len(data), 0, 0))
 
 
 FUNCTION_INFO = struct.Struct("=II")
@@ -126,7 +127,7 @@ def lowest_kernel_address(task: int) -> int:
     >>> hex(lowest_kernel_address(0xFFFF888012345680)), hex(lowest_kernel_address(0xFF11000012345680))
     ('0xffff800000000000', '0xff00000000000000')
     """
-    return -(1 << (47 if task >> 47 == 0x1FFFF else 56)) & (1 << 64) - 1
+    return -(1 << (47 if task >> 47 == 0x1FFFF else 56)) & U64
 
 
 def refusal(error: OSError, log: str = "") -> Error:

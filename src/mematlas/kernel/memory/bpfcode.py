@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 
 from mematlas.kernel.memory.bpfcall import FUNCTION_INFO
+from mematlas.kernel.memory.btf import BTF_MAGIC, KIND_FUNC
 
 
 class Register(int):
@@ -28,8 +29,9 @@ WIDE, CALL, EXIT = 0x18, 0x85, 0x95
 # What the source register of a wide load, and of a call, says about the value.
 MAP_VALUE, FUNCTION, OTHER_FUNCTION, KERNEL_FUNCTION = 2, 4, 1, 2
 
-BTF_MAGIC, BTF_HEADER_SIZE = 0xEB9F, 24
-KIND_INT, KIND_FUNC, KIND_FUNC_PROTO = 1 << 24, 12 << 24, 13 << 24
+BTF_HEADER_SIZE = 24
+# The kind of a type is in bits 24-28 of its info.
+INFO_INT, INFO_FUNC, INFO_FUNC_PROTO = 1 << 24, KIND_FUNC << 24, 13 << 24
 NR_ARGUMENTS = 2
 """Of our functions the most."""
 
@@ -156,14 +158,14 @@ class Code:
     def types(self) -> tuple[bytes, bytes]:
         """Return the types of the functions, as BTF, and which function has which: every argument is a number."""
         names = bytearray(b"\0u64\0a1\0a2\0")
-        types = struct.pack("=4I", 1, KIND_INT, 8, 64)
+        types = struct.pack("=4I", 1, INFO_INT, 8, 64)
         for nr_arguments in range(NR_ARGUMENTS + 1):
             # Type 2 + n is of functions with n arguments. Their names lie at 5 and 8.
-            types += struct.pack("=3I", 0, KIND_FUNC_PROTO | nr_arguments, 1)
+            types += struct.pack("=3I", 0, INFO_FUNC_PROTO | nr_arguments, 1)
             types += b"".join(struct.pack("=2I", 5 + 3 * number, 1) for number in range(nr_arguments))
         infos = b""
         for number, (name, at, is_static, nr_arguments) in enumerate(self._functions):
-            types += struct.pack("=3I", len(names), KIND_FUNC | (not is_static), 2 + nr_arguments)
+            types += struct.pack("=3I", len(names), INFO_FUNC | (not is_static), 2 + nr_arguments)
             names += name.encode() + b"\0"
             infos += FUNCTION_INFO.pack(at, 3 + NR_ARGUMENTS + number)
         sizes = (0, len(types), len(types), len(names))

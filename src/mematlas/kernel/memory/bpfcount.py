@@ -11,41 +11,42 @@ import os
 import struct
 
 from mematlas.errors import NotSupported
-from mematlas.kernel.memory.bpfcall import F_SLEEPABLE, PROG_TYPE_SYSCALL, Bpf, lowest_kernel_address, refusal, run_attr
+from mematlas.kernel.memory.bpfcall import (
+    BPF_F_SLEEPABLE,
+    BPF_PROG_TYPE_SYSCALL,
+    Bpf,
+    lowest_kernel_address,
+    refusal,
+    run_attr,
+)
+from mematlas.kernel.memory.btf import FITTING
 from mematlas.kernel.memory.countcode import Counting
 from mematlas.kernel.memory.countmap import (
     ASK,
     AT,
     COUNT_LEAVES,
-    HUGE,
     LISTED_NR_SHIFT,
     MANY,
     NR_COUNTS,
     NR_RAM_RANGES,
     NR_SAMPLES,
     NR_WORDS,
-    PRESENT,
-    PTE_SPECIAL,
     READ_WORDS,
     SPECIAL,
     SUMS,
     SUMS_AT,
     SUMS_SIZE,
-    USER,
     WALK,
 )
+from mematlas.kernel.memory.x86 import PAGE, U64, X86_ADDRESS, X86_HUGE, X86_PRESENT, X86_SPECIAL, X86_USER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.memory.btf import Layout
     from mematlas.kernel.memory.iomem import RamRanges
 
-PAGE = 1 << 12
-U64 = (1 << 64) - 1
-FITTING = "type information that fits the running kernel"
 BUDGET = 3 << 10
 """The work of a call, roughly, in groups of 8 entries: 0.2 to 0.8 ms."""
-X86_ADDRESS = 0x000FFFFFFFFFF000
 
 INPUT_WORDS = struct.Struct("=6Q")
 WORD, PAIR, ASKED = struct.Struct("=Q"), struct.Struct("=2Q"), struct.Struct("=Qq")
@@ -106,7 +107,7 @@ class CountProgram:
         program = code.assembled()
         try:
             self._fds.append(types_fd := self._bpf.load_types(types))
-            loading = (PROG_TYPE_SYSCALL, F_SLEEPABLE, program, functions, types_fd)
+            loading = (BPF_PROG_TYPE_SYSCALL, BPF_F_SLEEPABLE, program, functions, types_fd)
             self._fds.append(program_fd := self._bpf.load(*loading))
         except OSError as error:
             log = self._bpf.verifier_log(*loading) if len(self._fds) > 1 else ""
@@ -182,8 +183,8 @@ class CountProgram:
             nr_frames=ram.memory_end // PAGE,
             address_mask=X86_ADDRESS,
             reserved=reserved,
-            usual=reserved | PRESENT | USER | PTE_SPECIAL,
-            table_mask=X86_ADDRESS | PRESENT | HUGE,
+            usual=reserved | X86_PRESENT | X86_USER | X86_SPECIAL,
+            table_mask=X86_ADDRESS | X86_PRESENT | X86_HUGE,
             has_five_levels=int(levels == 5),
         )
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+FITTING = "type information that fits the running kernel"
+"""What is missing where the kernel's own structures are not where its types say."""
 BTF_PATH = "/sys/kernel/btf/vmlinux"
 BTF_MAGIC = 0xEB9F
 NOTES_PATH = "/sys/kernel/notes"

@@ -15,28 +15,30 @@ from __future__ import annotations
 from mematlas.kernel.memory.bpfcall import HELPER_GET_CURRENT_TASK, HELPER_PROBE_READ_KERNEL
 from mematlas.kernel.memory.bpfcode import R0, R1, R2, R3, R4, R6, R7, R8, R9, R10, Code
 from mematlas.kernel.memory.countmap import (
-    ACCESSED_SHIFT,
     ASK,
     AT,
     COUNT_LEAVES,
-    DIRTY_SHIFT,
     FIRST_MARKER_TYPE,
     FRESH,
     JUNK,
     LISTED_NR_SHIFT,
     NR_ENTRIES,
     NR_WORDS,
-    PRESENT,
-    PROT_NONE,
-    PTE_SPECIAL,
     READ_WORDS,
     SPECIAL,
     STEPS,
-    SWAP_TYPE_SHIFT,
-    USER,
     WALK,
 )
 from mematlas.kernel.memory.countwalk import WalkCode
+from mematlas.kernel.memory.x86 import (
+    X86_ACCESSED_SHIFT,
+    X86_DIRTY_SHIFT,
+    X86_PRESENT,
+    X86_PROT_NONE,
+    X86_SPECIAL,
+    X86_SWAP_TYPE_SHIFT,
+    X86_USER,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -238,7 +240,7 @@ class Counting(WalkCode):
         code.load(R1, R6, 8 * number)
         code.do(R2, "=", R1)
         code.do(R2, "&=", R9)
-        code.jump_if(R2, "!=", PRESENT | USER, other)
+        code.jump_if(R2, "!=", X86_PRESENT | X86_USER, other)
         self._frame_of(R3, R1)
         # The largest range of RAM is the first.
         code.do(R2, "=", R3)
@@ -268,8 +270,8 @@ class Counting(WalkCode):
         code.label(f"count{number}")
         code.load(R1, R6, 8 * number)
         code.do(R2, "=", R1)
-        code.do(R2, "&=", 1 << ACCESSED_SHIFT)
-        code.do(R2, "<<=", 16 - ACCESSED_SHIFT)
+        code.do(R2, "&=", 1 << X86_ACCESSED_SHIFT)
+        code.do(R2, "<<=", 16 - X86_ACCESSED_SHIFT)
         code.do(R7, "+=", R2)
         self._dirty_bit(R2, R1, R3)
         code.do(R2, "<<=", 32)
@@ -285,7 +287,7 @@ class Counting(WalkCode):
         code.do(dst, "=", entry)
         code.do(dst, ">>=", scratch)
         code.do(scratch, "=", entry)
-        code.do(scratch, ">>=", DIRTY_SHIFT)
+        code.do(scratch, ">>=", X86_DIRTY_SHIFT)
         code.do(dst, "|=", scratch)
         code.do(dst, "&=", 1)
 
@@ -312,23 +314,23 @@ class Counting(WalkCode):
         code.do(R7, "=", R1)
         self._get(R2, "usual")
         code.do(R2, "&=", R6)
-        code.jump_if(R2, "==", PRESENT | USER, "usual")
-        code.jump_if(R6, "&", PRESENT, "special")
-        code.jump_if(R6, "&", PROT_NONE, "hidden")
+        code.jump_if(R2, "==", X86_PRESENT | X86_USER, "usual")
+        code.jump_if(R6, "&", X86_PRESENT, "special")
+        code.jump_if(R6, "&", X86_PROT_NONE, "hidden")
         self._count_type()
         code.label("special")
         # What is present and not usual is special; else it is no entry of user space.
         self._get(R2, "reserved")
-        code.do(R2, "|=", USER)
+        code.do(R2, "|=", X86_USER)
         code.do(R2, "&=", R6)
-        code.jump_if(R2, "!=", USER, "junk")
+        code.jump_if(R2, "!=", X86_USER, "junk")
         code.label("listed")
         self._get(R1, "address_mask")
         code.do(R1, "&=", R7)
         code.do(R1, ">>=", 12)
         self._dirty_bit(R2, R6, R3)
         code.do(R2, "<<=", 6)
-        code.do(R6, "&=", 1 << ACCESSED_SHIFT)
+        code.do(R6, "&=", 1 << X86_ACCESSED_SHIFT)
         code.do(R2, "|=", R6)
         code.do(R2, "|=", SPECIAL | 1 << LISTED_NR_SHIFT)
         code.call("append")
@@ -337,7 +339,7 @@ class Counting(WalkCode):
         # pte_pfn(): what is not present, but not empty, has its frame flipped.
         code.do(R2, "=", -1)
         code.do(R7, "^=", R2)
-        code.jump_if(R6, "&", PTE_SPECIAL, "listed")
+        code.jump_if(R6, "&", X86_SPECIAL, "listed")
         self._frame_of(R3, R7)
         code.do(R7, "=", R3)
         code.jump("count")
@@ -350,7 +352,7 @@ class Counting(WalkCode):
         self._add("work", 1)
         self._put("last", R6)
         code.do(R1, "=", R6)
-        code.do(R1, ">>=", ACCESSED_SHIFT)
+        code.do(R1, ">>=", X86_ACCESSED_SHIFT)
         code.do(R1, "&=", 1)
         self._get(R2, "accessed")
         code.do(R2, "+=", R1)
@@ -372,7 +374,7 @@ class Counting(WalkCode):
         """Count the entry in R6, which maps nothing, by its swap type; those of a marker's by what it marks."""
         code = self.code
         code.do(R1, "=", R6)
-        code.do(R1, ">>=", SWAP_TYPE_SHIFT)
+        code.do(R1, ">>=", X86_SWAP_TYPE_SHIFT)
         code.do(R2, "=", R1)
         code.do(R2, "<<=", 3)
         code.do(R2, "+=", R8)

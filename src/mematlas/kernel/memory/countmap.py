@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-PAGE = 1 << 12
+from mematlas.kernel.memory.x86 import PAGE
+
 NR_ENTRIES = 512
 NR_WORDS = 64
 """Places that are read, and frames and leaves that are looked at, in one call."""
@@ -21,9 +22,7 @@ SPECIAL, MANY = 12, 13
 LISTED_ACCESSED, LISTED_DIRTY = 1 << 5, 1 << 6
 LISTED_NR_SHIFT = 8
 
-PRESENT, USER, ACCESSED_SHIFT, DIRTY_SHIFT, HUGE, PROT_NONE, PTE_SPECIAL = 1, 4, 5, 6, 0x80, 0x100, 0x200
-SWAP_TYPE_SHIFT, FIRST_MARKER_TYPE = 59, 30
-PMD_SHIFT, PUD_SHIFT = 21, 30
+FIRST_MARKER_TYPE = 30
 STEPS, TABLE_WORK, SEARCH_WORK = 1 << 16, 16, 2
 """Steps of one call at most; and the work that a table and a search from the top are, in groups of 8 entries. A page
 that others map too, or that is of a large folio, is as much as a group.

@@ -8,20 +8,15 @@ from mematlas.kernel.memory.countframes import FrameCode
 from mematlas.kernel.memory.countmap import (
     AT,
     CHANGED,
-    HUGE,
     JUNK,
     NOT_FOUND,
     NR_ENTRIES,
     NR_LISTED,
     NR_SAMPLES,
-    PAGE,
-    PMD_SHIFT,
-    PRESENT,
-    PUD_SHIFT,
     SEARCH_WORK,
     TABLE_WORK,
-    USER,
 )
+from mematlas.kernel.memory.x86 import PAGE, PMD_SHIFT, PUD_SHIFT, X86_HUGE, X86_PRESENT, X86_USER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,8 +62,8 @@ class WalkCode(FrameCode):
         code.load(R7, R2, AT["pmds"])
         code.jump_if(R7, "==", 0, "done")
         code.do(R2, "=", R7)
-        code.do(R2, "&=", PRESENT | HUGE)
-        code.jump_if(R2, "==", PRESENT, "table")
+        code.do(R2, "&=", X86_PRESENT | X86_HUGE)
+        code.jump_if(R2, "==", X86_PRESENT, "table")
         code.do(R1, "=", R7)
         code.do(R2, "=", R6)
         code.do(R2, "|=", PMD_SHIFT)
@@ -93,9 +88,9 @@ class WalkCode(FrameCode):
         """Have R3 be the address of the table that an entry points at; go to "junk" where no entry of a table can."""
         code = self.code
         self._get(R2, "reserved")
-        code.do(R2, "|=", PRESENT | USER)
+        code.do(R2, "|=", X86_PRESENT | X86_USER)
         code.do(R2, "&=", entry)
-        code.jump_if(R2, "!=", PRESENT | USER, "junk")
+        code.jump_if(R2, "!=", X86_PRESENT | X86_USER, "junk")
         self._frame_of(R1, entry)
         code.call("in_ram")
         code.jump_if(R0, "==", 0, "junk")
@@ -227,8 +222,8 @@ class WalkCode(FrameCode):
         code.jump_if(R0, "!=", 0, "changed")
         code.load(R9, R10, -8)
         code.do(R1, "=", R9)
-        code.do(R1, "&=", PRESENT | HUGE)
-        code.jump_if(R1, "==", PRESENT, f"table{level}")
+        code.do(R1, "&=", X86_PRESENT | X86_HUGE)
+        code.jump_if(R1, "==", X86_PRESENT, f"table{level}")
         code.jump_if(R9, "==", 0, f"empty{level}")
         code.do(R1, "=", R9)
         code.do(R2, "=", R6)

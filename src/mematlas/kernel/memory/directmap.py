@@ -5,6 +5,8 @@ Documentation/arch/x86/x86_64/mm.rst has the layout of the address space.
 
 from __future__ import annotations
 
+from mematlas.kernel.memory.x86 import GIB, U64, X86_ADDRESS, X86_HUGE, X86_PRESENT
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -13,12 +15,6 @@ if TYPE_CHECKING:
 
     ReadWord = Callable[[int], int | None]
     """Returns the word at a kernel address; None where it cannot be read."""
-
-PAGE = 1 << 12
-GIB = 1 << 30
-U64 = (1 << 64) - 1
-X86_PRESENT, X86_HUGE = 1, 1 << 7
-X86_ADDRESS = 0x000FFFFFFFFFF000
 
 
 def nr_levels(pgd: int) -> int:

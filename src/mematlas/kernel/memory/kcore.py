@@ -14,6 +14,8 @@ import numpy as np
 
 from mematlas.errors import FormatError, NotSupported, PermissionDenied
 from mematlas.kernel.lockdown import read_lockdown
+from mematlas.kernel.memory.btf import FITTING
+from mematlas.kernel.memory.x86 import GIB, PAGE, U64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,14 +27,10 @@ KALLSYMS_PATH = "/proc/kallsyms"
 ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 PT_LOAD = 1
-PAGE = 1 << 12
-GIB = 1 << 30
-U64 = (1 << 64) - 1
 MAX_OFFSET = (1 << 63) - 1
 """The last place in a file that a system call takes."""
 NR_TASKS_MAX = 1 << 22
 """PID_MAX_LIMIT: a list of tasks that is longer was changed while it was followed."""
-FITTING = "type information that fits the running kernel"
 
 
 class Segment:

@@ -16,6 +16,7 @@ import numpy as np
 
 from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.lockdown import read_lockdown
+from mematlas.kernel.memory.x86 import PAGE, U64, X86_HUGE, X86_PRESENT
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import counts_as_we_do
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 MODULE_PATH = "/sys/kernel/debug/mematlas"
 ABI_VERSION = 1
-PAGE = 1 << 12
-U64 = (1 << 64) - 1
 
 # native/kmod/mematlas.c: struct mematlas_select, mematlas_request, mematlas_copy
 MEMATLAS_SELECT = 0xC0106D01  # _IOWR('m', 1, struct mematlas_select)
@@ -43,7 +42,6 @@ NOTHING = np.array([(0, U64 >> 32, 0, 0, -errno.ENODATA, 0)], REQUEST)
 
 NR_REQUESTS = 64
 
-X86_PRESENT, X86_HUGE = 1, 1 << 7
 INDEX_SHIFT, INDEX_BITS = 12, 9
 
 

@@ -20,9 +20,10 @@ import numpy as np
 
 from mematlas.arrays import Bools, Bytes, Words
 from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel.memory.btf import Layout, asked_twice, read_layout
-from mematlas.kernel.memory.directmap import X86_ADDRESS, X86_HUGE, X86_PRESENT, find_direct_map
+from mematlas.kernel.memory.btf import FITTING, Layout, asked_twice, read_layout
+from mematlas.kernel.memory.directmap import find_direct_map
 from mematlas.kernel.memory.iomem import RamRanges, cpu_info, read_ram
+from mematlas.kernel.memory.x86 import PAGE, U64, X86_ADDRESS, X86_HUGE, X86_PRESENT
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import open_memory
 
@@ -64,12 +65,9 @@ if TYPE_CHECKING:
         def close(self) -> None: ...
 
 
-PAGE = 1 << 12
-U64 = (1 << 64) - 1
 CPU_ENTRY_AREA = 0xFFFFFE0000000000
 """Struct pages lie below it (Documentation/arch/x86/x86_64/mm.rst)."""
 VMCOREINFO_PATH = "/sys/kernel/vmcoreinfo"
-FITTING = "type information that fits the running kernel"
 
 
 def parse_vmcoreinfo(note: bytes) -> dict[str, int | str]:

@@ -8,6 +8,8 @@ import os
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.libc import libc
+from mematlas.kernel.memory.x86 import PAGE, PMD_SIZE
+from mematlas.kernel.pagemap import PM_PFRAME, PM_PRESENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,12 +17,8 @@ if TYPE_CHECKING:
 
     from mematlas.kernel.procfs import ProcFS
 
-PAGE = 1 << 12
-PM_PFN_MASK = (1 << 55) - 1
-PM_PRESENT = 1 << 63
 NR_PROBES = 3
 """Own pages whose struct pages must all lie where the base says."""
-HUGE_SIZE = 2 << 20
 
 
 class OwnPages:
@@ -30,14 +28,14 @@ class OwnPages:
         self.procfs = procfs
         self.pid = os.getpid()
         # Not next to each other, so that a wrong size of struct page is noticed.
-        self.area = mmap.mmap(-1, 3 * HUGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.area = mmap.mmap(-1, 3 * PMD_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.start = address_of(self.area)
-        self.huge_start = -(-self.start // HUGE_SIZE) * HUGE_SIZE
-        self.area.madvise(mmap.MADV_HUGEPAGE, self.huge_start - self.start, HUGE_SIZE)
+        self.huge_start = -(-self.start // PMD_SIZE) * PMD_SIZE
+        self.area.madvise(mmap.MADV_HUGEPAGE, self.huge_start - self.start, PMD_SIZE)
         self.area[self.huge_start - self.start] = 1
-        after = self.huge_start + HUGE_SIZE - self.start
+        after = self.huge_start + PMD_SIZE - self.start
         # The 4 KiB pages must not be huge themselves, whatever the system's setting.
-        self.area.madvise(mmap.MADV_NOHUGEPAGE, after, HUGE_SIZE // 2)
+        self.area.madvise(mmap.MADV_NOHUGEPAGE, after, PMD_SIZE // 2)
         self.probes = [after + step * 7 * PAGE for step in range(NR_PROBES)]
         for place in self.probes:
             self.area[place] = 1
@@ -62,9 +60,9 @@ class OwnPages:
                 for address in addresses:
                     file.read_into(memoryview(entry), address // PAGE * 8)
                     word = int.from_bytes(entry, "little")
-                    if word & PM_PRESENT and not word & PM_PFN_MASK:
+                    if word & PM_PRESENT and not word & PM_PFRAME:
                         raise PermissionDenied("frame numbers of our own pages", "CAP_SYS_ADMIN")
-                    found.append(word & PM_PFN_MASK if word & PM_PRESENT else 0)
+                    found.append(word & PM_PFRAME if word & PM_PRESENT else 0)
             finally:
                 file.close()
         return found
@@ -75,7 +73,7 @@ class OwnPages:
 
     def pfns(self) -> list[int]:
         """Return the frames of all own pages here that are present, and of some code that others map too."""
-        huge = range(self.huge_start, self.huge_start + HUGE_SIZE, 16 * PAGE)
+        huge = range(self.huge_start, self.huge_start + PMD_SIZE, 16 * PAGE)
         shared = ctypes.cast(libc().getpid, ctypes.c_void_p).value or self.start
         return [pfn for pfn in self.pfns_at([*huge, shared]) + self.probe_pfns() if pfn]
 

@@ -9,16 +9,16 @@ Sources: include/linux/mm_types.h, include/linux/mm.h (folio_precise_page_mapcou
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 from numpy.typing import NDArray
 
 from mematlas.arrays import Bools, Counts, Words
 from mematlas.errors import NotSupported
 from mematlas.kernel.kconfig import read_config
-from mematlas.kernel.memory.memory import PAGE, KernelMemory
+from mematlas.kernel.kpage import KPF_ANON, read_frame_words
+from mematlas.kernel.memory.memory import KernelMemory
 from mematlas.kernel.memory.ownpages import OwnPages
+from mematlas.kernel.memory.x86 import PAGE
 from mematlas.kernel.procfs import ProcFS
 
 TYPE_CHECKING = False
@@ -295,16 +295,13 @@ def find_base(memory: KernelMemory, own: OwnPages) -> int:
     return own.array_base(addresses, size)
 
 
-KPF_ANON = 1 << 12
-
-
 class KernelFrames:
     """The same answers from the kernel's own files of words per frame: slower, and right on every kernel."""
 
     def __init__(self, procfs: ProcFS) -> None:
         self.procfs = procfs
         self.nr_read = 0
-        read_kernel_words(procfs, "kpagecount", np.zeros(1, np.uint64))
+        read_frame_words(procfs, "kpagecount", np.zeros(1, np.uint64))
 
     def map_counts(self, pfns: Words) -> Counts:
         """Return how many times each frame is mapped; -1 where it cannot be told."""
@@ -321,34 +318,12 @@ class KernelFrames:
 
 def read_kernel_counts(procfs: ProcFS, pfns: Words) -> Counts:
     """Return the counts of /proc/kpagecount for frames in any order; neighbours are read together."""
-    words, good = read_kernel_words(procfs, "kpagecount", pfns)
+    words, good = read_frame_words(procfs, "kpagecount", pfns)
     return np.where(good, words.astype(np.int32), np.int32(UNKNOWN))
 
 
 def read_anonymous(procfs: ProcFS, pfns: Words) -> Bools:
     """Return which frames hold memory of no file, by /proc/kpageflags."""
-    words, good = read_kernel_words(procfs, "kpageflags", pfns)
+    words, good = read_frame_words(procfs, "kpageflags", pfns)
     result: Bools = good & ((words & np.uint64(KPF_ANON)) != 0)
     return result
-
-
-def read_kernel_words(procfs: ProcFS, name: str, pfns: Words) -> tuple[Words, Bools]:
-    """Return the words that a file of one per frame has for frames, and which frames it tells about."""
-    unique, places = np.unique(pfns, return_inverse=True)
-    values = np.zeros(len(unique), np.uint64)
-    good = np.zeros(len(unique), np.bool_)
-    file = procfs.open(name)
-    try:
-        cuts = np.flatnonzero(np.diff(unique) > 64) + 1
-        edges = [0, *cuts.tolist(), len(unique)]
-        for low, high in pairwise(edges):
-            if low == high:
-                continue
-            first = int(unique[low])
-            buffer = np.zeros(int(unique[high - 1]) - first + 1, np.uint64)
-            if file.read_into(buffer.data.cast("B"), first * 8) == buffer.nbytes:
-                values[low:high] = buffer[(unique[low:high] - np.uint64(first)).astype(np.intp)]
-                good[low:high] = True
-    finally:
-        file.close()
-    return values[places], good[places]

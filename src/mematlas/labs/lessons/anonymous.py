@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from mematlas.kernel.kpage import FrameWords
 from mematlas.labs.lesson import Lesson, Stage, Step, hidden_frames
-from mematlas.labs.question import Choice, Number, Question
+from mematlas.labs.question import PAGES, Choice, Number, Question
 
 SMAPS = "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps"
-PAGES = Number("pages")
 
 RESERVED = 256 << 20
 NR_WRITTEN = 100

@@ -8,9 +8,8 @@ from mematlas.errors import NotSupported
 from mematlas.kernel.backing import cachestat_ranges, call_cachestat, mincore_ranges
 from mematlas.kernel.pagemap import CACHED
 from mematlas.labs.lesson import Lesson, Stage, Step
-from mematlas.labs.question import Choice, Number, Question
+from mematlas.labs.question import PAGES, Choice, Number, Question
 
-PAGES = Number("pages")
 FAULT_SLACK = 5
 """Page faults that the interpreter of the workload may have of its own meanwhile."""
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from mematlas.errors import NotSupported
 from mematlas.kernel.buddyinfo import read_free_blocks
-from mematlas.kernel.hugepage import huge_size
+from mematlas.kernel.hugepage import THP, huge_size
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.labs.lesson import Lesson, Stage, Step, hidden_frames
-from mematlas.labs.question import Choice, Number, Question
+from mematlas.labs.question import PAGES, Choice, Number, Question
 from mematlas.views.format import format_size
 
-PAGES = Number("pages")
-ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
+ENABLED = f"{THP}/enabled"
 NR_HUGE = 16
 FAULT_SLACK = 20
 TABLE_SLACK = 16384

@@ -6,7 +6,7 @@ import resource
 
 from mematlas.labs.actor import allocator
 from mematlas.labs.lesson import Lesson, Stage, Step
-from mematlas.labs.question import Choice, Number, Question, Range
+from mematlas.labs.question import PAGES, Choice, Number, Question, Range
 from mematlas.model.address_space import Selection
 from mematlas.views.format import format_size
 
@@ -14,7 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
 
-PAGES = Number("pages")
 
 NR_GROWN = 100
 AS_LIMIT, SMALLER = "As large as the limit allows", "Much smaller: it grows when it is needed"

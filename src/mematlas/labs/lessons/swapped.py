@@ -10,11 +10,11 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.swaps import free_swap, read_swaps
 from mematlas.labs.lesson import Lesson, Stage, Step
-from mematlas.labs.question import Choice, Number, Question
+from mematlas.labs.lessons.files import MINOR, NO_FAULT
+from mematlas.labs.question import PAGES, Choice, Question
 from mematlas.model.address_space import Selection
 from mematlas.views.swap import ways_to_swap
 
-PAGES = Number("pages")
 NEEDED = 16 << 20
 TO_MAKE = 64
 """MiB of swap space to propose where there is too little."""
@@ -80,11 +80,7 @@ def page_out(stage: Stage, free: bool = False) -> None:
 
 
 NR_PAGED, NR_REFAULTED = 1000, 10
-NO_FAULT, MINOR, MAJOR = (
-    "No fault at all",
-    "A minor fault: it is in RAM, only the entry is missing",
-    "A major fault: it must be read from swap",
-)
+MAJOR = "A major fault: it must be read from swap"
 
 
 FREED = (

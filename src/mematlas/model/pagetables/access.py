@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.kpage import FrameWords
 from mematlas.kernel.memory.btf import asked_twice
 from mematlas.kernel.memory.memory import KernelMemory, open_kernel_memory
 from mematlas.kernel.memory.structpage import KernelFrames, StructPages, open_struct_pages, spread
@@ -97,12 +96,3 @@ def open_access(procfs: ProcFS, reader: str = "auto") -> TableAccess:
     except BaseException:
         memory.close()
         raise
-
-
-def frame_flags(procfs: ProcFS, pfns: Words) -> Words:
-    """Return /proc/kpageflags of a few frames; 0 for one that it does not tell about."""
-    if not len(pfns):
-        return np.zeros(0, np.uint64)
-    with FrameWords(procfs, "kpageflags") as file:
-        words = file.get(pfns.tolist())
-    return np.array([words.get(pfn, 0) for pfn in pfns.tolist()], np.uint64)

@@ -14,12 +14,27 @@ from mematlas.kernel.backing import Backings
 from mematlas.kernel.kconfig import is_built_in, read_config
 from mematlas.kernel.kpage import KPF_ANON, KPF_HUGE, KPF_ZERO_PAGE, open_flags_and_counts
 from mematlas.kernel.maps import ANON_KINDS
-from mematlas.kernel.memory.bpfcount import FITTING, CountProgram, Sums
-from mematlas.kernel.memory.btf import asked_twice, read_layout
+from mematlas.kernel.memory.bpfcount import CountProgram, Sums
+from mematlas.kernel.memory.btf import FITTING, asked_twice, read_layout
 from mematlas.kernel.memory.countmap import LISTED_ACCESSED, LISTED_DIRTY, LISTED_NR_SHIFT
-from mematlas.kernel.memory.directmap import PAGE, U64, X86_ADDRESS, find_direct_map, nr_levels
+from mematlas.kernel.memory.directmap import find_direct_map, nr_levels
 from mematlas.kernel.memory.iomem import cpu_info, read_ram
 from mematlas.kernel.memory.ownpages import NR_PROBES, OwnPages, address_of
+from mematlas.kernel.memory.x86 import (
+    PAGE,
+    PMD_SIZE,
+    U64,
+    X86_ACCESSED,
+    X86_ADDRESS,
+    X86_DIRTY,
+    X86_DIRTY_SHIFT,
+    X86_HUGE,
+    X86_PRESENT,
+    X86_PROT_NONE,
+    X86_SAVED_DIRTY_SHIFT,
+    X86_SPECIAL,
+    X86_SWAP_TYPE_SHIFT,
+)
 from mematlas.kernel.pagemap import EXCLUSIVE, FILE, GUARD, PRESENT, SPECIAL, SWAP, UNKNOWN, ZERO
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.status import open_memory
@@ -37,11 +52,6 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.procfs import ProcessDir, ProcFS
 
-# The bits of entries: see `mematlas.model.pagetables.modes.x86_64`.
-PMD_SIZE = 1 << 21
-X86_PRESENT, X86_ACCESSED, X86_DIRTY, X86_HUGE, X86_PROT_NONE, X86_SPECIAL = 1, 1 << 5, 1 << 6, 1 << 7, 1 << 8, 1 << 9
-DIRTY_SHIFT, SAVED_DIRTY_SHIFT = 6, 58
-SWAP_TYPE_SHIFT = 59
 LEVEL_MASK = 0x3F
 NR_COMPARED = 16
 MANY_LEAVES = 1 << 12
@@ -134,7 +144,7 @@ class CountAccess:
                 self.struct_pages = own_pages.array_base(addresses, self.layout["page"])
                 program.set_machine(self.base, self.struct_pages, self.ram, phys_bits(), self.levels)
                 self.compare(own_pages.pfns())
-            self.dirty_shift = SAVED_DIRTY_SHIFT if self._has_saved_dirty(pgd) else DIRTY_SHIFT
+            self.dirty_shift = X86_SAVED_DIRTY_SHIFT if self._has_saved_dirty(pgd) else X86_DIRTY_SHIFT
         finally:
             os.close(fd)
 
@@ -468,11 +478,11 @@ class TableCounter:
 
     def _state_of(self, entry: int) -> int:
         """Return what an entry is that maps nothing."""
-        kind = entry >> SWAP_TYPE_SHIFT
+        kind = entry >> X86_SWAP_TYPE_SHIFT
         state = self.access.state_of_type(kind)
         if state != swap_types.MARKER:
             return state
-        return swap_types.state_of_marker((~entry & (1 << SWAP_TYPE_SHIFT) - 1) >> 9)
+        return swap_types.state_of_marker((~entry & (1 << X86_SWAP_TYPE_SHIFT) - 1) >> 9)
 
     def _add_resident(self, result: VmaCounts, vma: Vma, sums: Sums) -> None:
         result.nr_accessed += sums.accessed

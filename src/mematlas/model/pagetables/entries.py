@@ -16,16 +16,14 @@ import numpy as np
 
 from mematlas.arrays import Bools, Bytes, Words
 from mematlas.frozen import record
+from mematlas.kernel.memory.x86 import U64
+from mematlas.kernel.pagemap import MARKER_GUARD, MARKER_POISONED, MARKER_UFFD_WP
 from mematlas.model.pagetables.swap_types import (
     DEVICE,
     EMPTY,
     GUARD,
     HWPOISON,
     MARKER,
-    MARKER_GUARD,
-    MARKER_POISONED,
-    MARKER_TYPE,
-    MARKER_UFFD_WP,
     MIGRATION,
     NR_SWAP_TYPES,
     POISON,
@@ -47,10 +45,6 @@ __all__ = (
     "GUARD",
     "HWPOISON",
     "MARKER",
-    "MARKER_GUARD",
-    "MARKER_POISONED",
-    "MARKER_TYPE",
-    "MARKER_UFFD_WP",
     "MIGRATION",
     "NR_SWAP_TYPES",
     "POISON",
@@ -72,7 +66,6 @@ if TYPE_CHECKING:
 Entries = TypeVar("Entries", int, Words)
 """One entry, or an array of them: what comes in goes out."""
 
-U64 = (1 << 64) - 1
 Test = tuple[tuple[int, int], ...]
 """Pairs of mask and value: the test holds when, for any pair, ``entry & mask == value``."""
 

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from mematlas.arrays import Bools, Counts, Words
 from mematlas.frozen import record
-from mematlas.kernel.kpage import KPF_HUGE, KPF_ZERO_PAGE
-from mematlas.model.pagetables.access import frame_flags
+from mematlas.kernel.kpage import KPF_HUGE, KPF_ZERO_PAGE, read_frame_words
 from mematlas.model.pagetables.entries import leaf_address, maps_memory
 from mematlas.model.pagetables.walk import upper_entries
 
@@ -84,7 +83,7 @@ class HugeLeaves:
         order = np.argsort(joined[0])
         self.addresses, self.sizes, self.entries, phys, tables = (column[order] for column in joined)
         self.heads = phys >> np.uint64(mode.page_shift)
-        flags = frame_flags(access.memory.procfs, self.heads)
+        flags, _ = read_frame_words(access.memory.procfs, "kpageflags", self.heads)
         self.is_zero = flags & np.uint64(KPF_ZERO_PAGE) != 0
         self.is_hugetlb = flags & np.uint64(KPF_HUGE) != 0
         self.shares = np.zeros(len(tables), np.int32)

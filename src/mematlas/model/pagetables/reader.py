@@ -18,7 +18,7 @@ from mematlas.arrays import Bools, Bytes, Counts, Words
 from mematlas.errors import FormatError, NotSupported, ProcessGone
 from mematlas.frozen import replace
 from mematlas.kernel.backing import Backings
-from mematlas.kernel.kpage import KPF_ZERO_PAGE
+from mematlas.kernel.kpage import KPF_ZERO_PAGE, read_frame_words
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.memory.structpage import UNKNOWN as UNKNOWN_COUNT
 from mematlas.kernel.pagemap import (
@@ -31,6 +31,7 @@ from mematlas.kernel.pagemap import (
     LAST_ADDRESS,
     MARK_A,
     PM_MMAP_EXCLUSIVE,
+    PM_PFRAME,
     PM_PRESENT,
     PM_SOFT_DIRTY,
     PM_SWAP,
@@ -47,7 +48,7 @@ from mematlas.kernel.scattered import Scattered
 from mematlas.model.hidden import HiddenVmas
 from mematlas.model.pages import MAY_BE_SCATTERED, behind, with_holes
 from mematlas.model.pagetables import entries as paging
-from mematlas.model.pagetables.access import TableAccess, frame_flags
+from mematlas.model.pagetables.access import TableAccess
 from mematlas.model.pagetables.entries import (
     address_of,
     holds,
@@ -394,7 +395,7 @@ class TableReader:
         offsets = np.where(frames_only, migration_frame(self.mode, offsets), offsets)
         if numbers is not None:
             offsets = offsets + numbers[others]
-        words = kinds | (offsets << np.uint64(PM_SWAP_OFFSET_SHIFT)) & np.uint64((1 << 55) - 1) | np.uint64(PM_SWAP)
+        words = kinds | (offsets << np.uint64(PM_SWAP_OFFSET_SHIFT)) & np.uint64(PM_PFRAME) | np.uint64(PM_SWAP)
         if vma.kind == "hugetlb":
             words[:] = 0  # of what is not present pagemap shows only that it is protected (pagemap_hugetlb_range)
         words[codes == paging.GUARD] |= np.uint64(GUARD << 56)
@@ -409,7 +410,7 @@ class TableReader:
         unique, which = np.unique(pfns, return_inverse=True)
         fresh = [pfn for pfn in unique.tolist() if pfn not in self._zero_frames]
         if fresh:
-            flags = frame_flags(self.access.memory.procfs, np.array(fresh, np.uint64))
+            flags, _ = read_frame_words(self.access.memory.procfs, "kpageflags", np.array(fresh, np.uint64))
             self._zero_frames |= dict(zip(fresh, (flags & np.uint64(KPF_ZERO_PAGE) != 0).tolist(), strict=True))
         known = np.array([self._zero_frames[pfn] for pfn in unique.tolist()], np.bool_)
         result: Bools = known[which]
@@ -447,7 +448,7 @@ class TableReader:
             held = np.frombuffer(block.states, np.uint8)
             resident = held & (PRESENT | MARK_A | EXCLUSIVE) == PRESENT
             if resident.any():
-                sums.add_sharers(self.frames.map_counts(raw[resident] & np.uint64((1 << 55) - 1)))
+                sums.add_sharers(self.frames.map_counts(raw[resident] & np.uint64(PM_PFRAME)))
             sums.thp += self.huge_size(block)
 
     def huge_size(self, block: Block) -> int:

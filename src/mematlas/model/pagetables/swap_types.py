@@ -6,6 +6,7 @@ Sources: include/linux/swap.h, include/linux/swapops.h.
 from __future__ import annotations
 
 from mematlas.frozen import record
+from mematlas.kernel.pagemap import MARKER_GUARD, MARKER_POISONED, MARKER_UFFD_WP
 
 # What an entry is. Present are those from PRESENT to PROT_NONE; the kernel counts both.
 EMPTY, TABLE, PRESENT, PROT_NONE, SWAP, MIGRATION, HWPOISON, DEVICE, GUARD, UFFD_WP, POISON, MARKER, UNKNOWN = range(13)
@@ -27,9 +28,6 @@ STATE_NAMES = (
 
 NR_SWAP_TYPES = 32
 """1 << MAX_SWAPFILES_SHIFT: swap areas count from 0, what is no swap at all from the top."""
-MARKER_TYPE = 31
-# The bits of a marker's offset: PTE_MARKER_UFFD_WP, PTE_MARKER_POISONED, PTE_MARKER_GUARD.
-MARKER_UFFD_WP, MARKER_POISONED, MARKER_GUARD = 1, 2, 4
 
 
 def state_of_marker(offset: int) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mematlas.arrays import Bools, Bytes, Words
 from mematlas.frozen import record
+from mematlas.kernel.memory.x86 import U64
 from mematlas.model.pagetables.entries import (
     PRESENT,
     PROT_NONE,
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
 Span = tuple[int, int]
 """The first and the last address of a range. (The end of the kernel half is no 64-bit number.)"""
 
-U64 = (1 << 64) - 1
 NR_RETRIES = 3
 NR_SPANS_MAX = 64
 NR_ROWS = 64

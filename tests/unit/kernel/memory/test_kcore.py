@@ -14,7 +14,8 @@ from mematlas.errors import FormatError, NotSupported, PermissionDenied
 from mematlas.kernel.lockdown import read_lockdown
 from mematlas.kernel.memory import kcore
 from mematlas.kernel.memory.btf import Layout
-from mematlas.kernel.memory.kcore import U64, KcoreReader, find_symbol
+from mematlas.kernel.memory.kcore import KcoreReader, find_symbol
+from mematlas.kernel.memory.x86 import U64
 
 TEXT = 0xFFFFFFFF81000000
 LAYOUT = Layout(
