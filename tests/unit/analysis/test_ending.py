@@ -393,7 +393,7 @@ def test_thousands_of_forks_take_few_comparisons(monkeypatch: pytest.MonkeyPatch
         asked.append(tid)
         return SAME if tid == other else LESS if tid < other else GREATER
 
-    monkeypatch.setattr(shared_mm, "compare_memory", compare)
+    monkeypatch.setattr("mematlas.kernel.kcmp.compare_memory", compare)
     monkeypatch.setattr(shared_mm, "layout_of", lambda _: (b"1",))
     spaces = shared_mm.AddressSpaces(ProcFS())
     met = [spaces.is_met_again(SimpleNamespace(pid=pid, tid=pid * 7 % 499)) for pid in range(997)]  # type: ignore[arg-type]
@@ -418,7 +418,7 @@ def test_without_kcmp_it_is_not_known(twins: tuple[int, int], monkeypatch: pytes
     def refuse(pid: int, other: int) -> int:
         raise NotSupported("kcmp", "CONFIG_KCMP")
 
-    monkeypatch.setattr(shared_mm, "compare_memory", refuse)
+    monkeypatch.setattr("mematlas.kernel.kcmp.compare_memory", refuse)
     with Process(twins[0]) as process:
         assert process.sharing_memory() is None
 
