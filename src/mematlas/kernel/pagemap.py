@@ -118,6 +118,8 @@ class Pacer:
     WORK = 400e-6
     """Seconds of reading between pauses: what the target may have to wait."""
     REST = 4.0
+    ROOM = 0.4
+    """What part of `WORK` a read may take for one of twice the size to be tried: that will take less than all of it."""
     MOST = 4e-3
     """Seconds that a read between pauses takes at the most: what took longer has waited, and not been waited for."""
 
@@ -131,7 +133,7 @@ class Pacer:
         self.used += seconds
         if size > PACED_BLOCK_SIZE and seconds > self.WORK:
             self.most = max(PACED_BLOCK_SIZE, size // 2)
-        elif size == self.most < BLOCK_SIZE and seconds < self.WORK / 4:
+        elif size == self.most < BLOCK_SIZE and seconds < self.WORK * self.ROOM:
             self.most *= 2
         if self.used >= self.WORK:
             time.sleep(min(self.used, self.MOST) * self.REST)
