@@ -11,11 +11,12 @@ from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import record
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import (
+    ACCESSED,
+    DIRTY,
     ENTRY_SIZE,
     EXCLUSIVE,
     FILE,
     GUARD,
-    IS_SWAP,
     MARK_A,
     MARK_B,
     MARKS,
@@ -42,7 +43,7 @@ from mematlas.kernel.pagemap import (
     frames_hidden,
     histogram,
     mark_special,
-    to_marks_of_bits,
+    to_marks,
 )
 from mematlas.model.hidden import HiddenVmas
 from mematlas.model.runs import read_runs
@@ -97,20 +98,18 @@ def state_of(byte: int) -> str:
 
 
 STATE_OF_BYTE = tuple(state_of(byte) for byte in range(256))
-IS_ZERO = to_marks_of_bits(ZERO, ZERO)
-EVICTED_IS_ABSENT = bytes.maketrans(bytes((SWAPPED_FILE,)), b"\0")
+IS_ZERO = to_marks({byte for byte in range(256) if STATE_OF_BYTE[byte] == "zero"})
+EVICTED_IS_ABSENT = bytes(0 if byte == SWAPPED_FILE else byte for byte in range(256))
 
 
 HUGE = PRESENT | MARK_B
 """In a capture alone: a present page that a huge entry (PMD) maps. Of a running process PAGEMAP_SCAN tells."""
-IS_HUGE = to_marks_of_bits(HUGE | MARK_A, HUGE)  # without the huge zero page
-WITHOUT_HUGE = bytes([byte & ~MARK_B if byte & PRESENT else byte for byte in range(256)])
+IS_HUGE = to_marks({byte for byte in range(256) if byte & (HUGE | MARK_A) == HUGE})  # without the huge zero page
+WITHOUT_HUGE = bytes(byte & ~MARK_B if byte & PRESENT else byte for byte in range(256))
 WITHOUT_MARKS = bytes(
-    [
-        # Nothing but a marker protects what is not there; its bit 62 gave way to what the file said.
-        byte & ~MARKS | (SWAP if byte & MARKS and byte & (PRESENT | UFFD_WP) == UFFD_WP else 0)
-        for byte in range(256)
-    ]
+    # Nothing but a marker protects what is not there; its bit 62 gave way to what the file said.
+    byte & ~MARKS | (SWAP if byte & MARKS and byte & (PRESENT | UFFD_WP) == UFFD_WP else 0)
+    for byte in range(256)
 )
 
 
@@ -122,8 +121,8 @@ def is_zero_candidate(byte: int, anon: bool) -> bool:
     return byte & (PRESENT | EXCLUSIVE | MARKS) == PRESENT and (anon or not byte & FILE)
 
 
-TO_ASK_ABOUT = bytes(map(int.__or__, to_marks_of_bits(PRESENT | EXCLUSIVE | MARKS, PRESENT), IS_SWAP))
-"""Which state bytes may stand for something else than they say: for the zero page, see above, or for no swap slot."""
+TO_ASK_ABOUT = tuple(is_zero_candidate(byte, True) or byte & (SWAP | PRESENT) == SWAP for byte in range(256))
+"""Which state bytes may stand for something else than they say."""
 
 
 @record
@@ -569,6 +568,15 @@ def entry_flags(byte: int, entry: int) -> tuple[str, ...]:
     if byte & PRESENT and byte & MARK_A:
         names.append("zero")
     return tuple(names)
+
+
+def use_flags(use: int) -> tuple[str, ...]:
+    """Return the names of the bits of a page's use, which page tables alone tell.
+
+    >>> use_flags(ACCESSED | DIRTY)
+    ('accessed', 'dirty')
+    """
+    return tuple(name for bit, name in ((ACCESSED, "accessed"), (DIRTY, "dirty")) if use & bit)
 
 
 def is_soft_dirty(entry: int) -> bool:
