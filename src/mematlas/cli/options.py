@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.cli.values import parse_count, parse_seconds, parse_width
+from mematlas.cli.values import parse_count, parse_interval, parse_seconds, parse_width
 from mematlas.observe.sources import MAX_STALL, PAGE_SOURCES, SOURCES
 
 TYPE_CHECKING = False
@@ -38,9 +38,9 @@ def add_output(arguments: Arguments) -> None:
 def add_repeat(arguments: Arguments) -> None:
     """Declare repetition in place."""
     arguments.add_argument(
-        "-i", "--interval", type=parse_seconds, metavar="TIME", help="repeat, such as every 1s or 200ms"
+        "-i", "--interval", type=parse_interval, metavar="TIME", help="repeat every TIME (1s, 200ms); q or Ctrl-C stops"
     )
-    arguments.add_argument("-n", "--count", type=parse_count, metavar="N", help="stop after so many times")
+    arguments.add_argument("-n", "--count", type=parse_count, metavar="N", help="stop after N times")
 
 
 def add_source(arguments: Arguments) -> None:

@@ -247,7 +247,7 @@ class Session:
                     shown.add(line.replace("\x1b[7m", "").replace("\x1b[0m", ""))
                 yield line
 
-        repeat(frame, self.out, interval, count)
+        repeat(frame, self.out, interval, count, colour)
         self.write_notes(notes)
 
 

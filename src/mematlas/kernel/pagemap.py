@@ -118,6 +118,8 @@ class Pacer:
     WORK = 400e-6
     """Seconds of reading between pauses: what the target may have to wait."""
     REST = 4.0
+    ROOM = 0.4
+    """What part of `WORK` a read may take for one of twice the size to be tried: that will take less than all of it."""
     MOST = 4e-3
     """Seconds that a read between pauses takes at the most: what took longer has waited, and not been waited for."""
 
@@ -131,7 +133,7 @@ class Pacer:
         self.used += seconds
         if size > PACED_BLOCK_SIZE and seconds > self.WORK:
             self.most = max(PACED_BLOCK_SIZE, size // 2)
-        elif size == self.most < BLOCK_SIZE and seconds < self.WORK / 4:
+        elif size == self.most < BLOCK_SIZE and seconds < self.WORK * self.ROOM:
             self.most *= 2
         if self.used >= self.WORK:
             time.sleep(min(self.used, self.MOST) * self.REST)
@@ -509,11 +511,16 @@ def to_marks(wanted: frozenset[int] | set[int]) -> bytes:
     return bytes(value in wanted for value in range(256))
 
 
-IS_PRESENT = to_marks({value for value in range(256) if value & PRESENT})
-IS_SHARED = to_marks({value for value in range(256) if value & (PRESENT | MARK_A | EXCLUSIVE) == PRESENT})
+def to_marks_of_bits(mask: int, bits: int) -> bytes:
+    """Return such a table for the bytes that have, of the bits in ``mask``, just these: quickly, for each start."""
+    return bytes([byte & mask == bits for byte in range(256)])
+
+
+IS_PRESENT = to_marks_of_bits(PRESENT, PRESENT)
+IS_SHARED = to_marks_of_bits(PRESENT | MARK_A | EXCLUSIVE, PRESENT)
 """Resident and mapped more than once."""
-IS_SWAP = to_marks({value for value in range(256) if value & (SWAP | PRESENT) == SWAP})
-HAS_SPECIAL_TYPE = to_marks({value for value in range(256) if value & PM_SWAP_TYPE >= FIRST_SPECIAL_TYPE})
+IS_SWAP = to_marks_of_bits(SWAP | PRESENT, SWAP)
+HAS_SPECIAL_TYPE = bytes([byte & PM_SWAP_TYPE >= FIRST_SPECIAL_TYPE for byte in range(256)])
 
 
 def mark_special(states: bytes, raw: memoryview) -> bytes:

@@ -17,6 +17,7 @@ from mematlas.kernel.pagemap import (
     EXCLUSIVE,
     FILE,
     GUARD,
+    IS_SWAP,
     MARK_A,
     MARK_B,
     MARKS,
@@ -43,7 +44,7 @@ from mematlas.kernel.pagemap import (
     frames_hidden,
     histogram,
     mark_special,
-    to_marks,
+    to_marks_of_bits,
 )
 from mematlas.model.hidden import HiddenVmas
 from mematlas.model.runs import read_runs
@@ -98,18 +99,20 @@ def state_of(byte: int) -> str:
 
 
 STATE_OF_BYTE = tuple(state_of(byte) for byte in range(256))
-IS_ZERO = to_marks({byte for byte in range(256) if STATE_OF_BYTE[byte] == "zero"})
-EVICTED_IS_ABSENT = bytes(0 if byte == SWAPPED_FILE else byte for byte in range(256))
+IS_ZERO = to_marks_of_bits(ZERO, ZERO)
+EVICTED_IS_ABSENT = bytes.maketrans(bytes((SWAPPED_FILE,)), b"\0")
 
 
 HUGE = PRESENT | MARK_B
 """In a capture alone: a present page that a huge entry (PMD) maps. Of a running process PAGEMAP_SCAN tells."""
-IS_HUGE = to_marks({byte for byte in range(256) if byte & (HUGE | MARK_A) == HUGE})  # without the huge zero page
-WITHOUT_HUGE = bytes(byte & ~MARK_B if byte & PRESENT else byte for byte in range(256))
+IS_HUGE = to_marks_of_bits(HUGE | MARK_A, HUGE)  # without the huge zero page
+WITHOUT_HUGE = bytes([byte & ~MARK_B if byte & PRESENT else byte for byte in range(256)])
 WITHOUT_MARKS = bytes(
-    # Nothing but a marker protects what is not there; its bit 62 gave way to what the file said.
-    byte & ~MARKS | (SWAP if byte & MARKS and byte & (PRESENT | UFFD_WP) == UFFD_WP else 0)
-    for byte in range(256)
+    [
+        # Nothing but a marker protects what is not there; its bit 62 gave way to what the file said.
+        byte & ~MARKS | (SWAP if byte & MARKS and byte & (PRESENT | UFFD_WP) == UFFD_WP else 0)
+        for byte in range(256)
+    ]
 )
 
 
@@ -121,8 +124,8 @@ def is_zero_candidate(byte: int, anon: bool) -> bool:
     return byte & (PRESENT | EXCLUSIVE | MARKS) == PRESENT and (anon or not byte & FILE)
 
 
-TO_ASK_ABOUT = tuple(is_zero_candidate(byte, True) or byte & (SWAP | PRESENT) == SWAP for byte in range(256))
-"""Which state bytes may stand for something else than they say."""
+TO_ASK_ABOUT = bytes(map(int.__or__, to_marks_of_bits(PRESENT | EXCLUSIVE | MARKS, PRESENT), IS_SWAP))
+"""Which state bytes may stand for something else than they say: for the zero page, see above, or for no swap slot."""
 
 
 @record

@@ -92,7 +92,7 @@ def test_help_of_a_command_is_its_help() -> None:
 
 
 def test_csv_that_repeats_has_one_head() -> None:
-    run = mematlas("usage", os.getpid(), "--format", "csv", "-i", "1ms", "-n", "3")
+    run = mematlas("usage", os.getpid(), "--format", "csv", "-i", "50ms", "-n", "3")
     head, *rows = csv.reader(io.StringIO(run.stdout))
 
     assert head[0] == "pid"

@@ -15,6 +15,7 @@ from helpers import PAGE, make_process, no_scan, sparse
 from mematlas import Process
 from mematlas.errors import NotSupported, ProcessGone
 from mematlas.kernel.pagemap import (
+    BLOCK_SIZE,
     FIRST_SPECIAL_TYPE,
     GUARD,
     MARK_A,
@@ -253,6 +254,18 @@ def test_who_waited_for_the_target_does_not_pause_for_as_long(monkeypatch: pytes
     monkeypatch.setattr("time.sleep", pauses.append)
     Pacer().spend(7.0)
     assert pauses == [pytest.approx(Pacer.MOST * Pacer.REST)]
+
+
+def test_reads_that_one_slow_read_made_shorter_become_longer_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    pacer = Pacer()
+
+    pacer.spend(Pacer.WORK * 1.1, BLOCK_SIZE)
+    assert pacer.most == BLOCK_SIZE // 2
+    pacer.spend(Pacer.WORK * 0.55, BLOCK_SIZE // 2)
+    assert pacer.most == BLOCK_SIZE // 2
+    pacer.spend(Pacer.WORK * 0.35, BLOCK_SIZE // 2)
+    assert pacer.most == BLOCK_SIZE
 
 
 def test_own_stack_is_present() -> None:

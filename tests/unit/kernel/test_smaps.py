@@ -136,6 +136,21 @@ def test_amount_that_is_no_number_is_an_error_that_shows_it() -> None:
         parse_smaps([b"1000-2000 r--p 0 00:00 0", b"Rss: lots kB"])
 
 
+def test_amount_that_is_no_number_is_an_error_in_entries_like_others_too() -> None:
+    later = [line.replace(b"Rss:        7 kB", b"Rss:     lots kB") for line in entry(2, 7, FLAGS)]
+
+    with pytest.raises(FormatError, match="lots kB"):
+        parse_pieces([*entry(1, 4, FLAGS), *later], [])
+
+
+@pytest.mark.parametrize("other", [b"New:        7 kB", b"Swap: 7 kB", b"Odd: 7 MB", b"Odd:"])
+def test_entry_of_another_form_is_read_line_by_line(other: bytes) -> None:
+    lines = [line for number in (1, 2, 3) for line in entry(number, number, FLAGS)]
+    lines.insert(lines.index(b"Rss:        2 kB"), other)
+
+    assert parse_pieces([*lines, *entry(4, 4, FLAGS)], []) == parse_smaps([*lines, *entry(4, 4, FLAGS)])
+
+
 def test_without_rollup_smaps_is_summed(tmp_path: Path) -> None:
     (make_process(tmp_path, maps=MAPS) / "smaps").write_bytes(whole(TEXT))
 
