@@ -235,12 +235,17 @@ def is_whole(line: str) -> bool:
     return len(line.split()) == 1 or line.strip().startswith(("try: ", "sudo ", "docker "))
 
 
-def test_a_row_that_is_wider_than_the_screen_has_all_its_cells(target: Program, tmp_path: Path) -> None:
+def test_a_screen_that_is_too_narrow_shows_rows_that_matter_and_wide_shows_all(target: Program, tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     assert mematlas("capture", target.pid, saved).returncode == 0
     with terminal("maps", saved) as one:
-        shown = one.rest().partition("note:")[0]
+        shown = lines_of(one.rest().partition("note:")[0])
+    with terminal("maps", saved, "--wide") as one:
+        wide = one.rest().partition("note:")[0]
     piped = mematlas("maps", saved).stdout
 
-    assert sorted(shown.split()) == sorted(piped.split())
+    assert shown[0].split() == ["START", "SIZE", "PERM", "RSS", "USS", "HERE", "PATH"]
+    assert [line.split()[0] for line in shown[:-1]] == [line.split()[0] for line in piped.splitlines()]
+    assert shown[-1].startswith("not shown: PRESENT, PAGES,")
+    assert wide.split() == piped.split()
     assert max(map(len, piped.splitlines())) > 80

@@ -30,6 +30,7 @@ def add_output(arguments: Arguments) -> None:
     arguments.add_argument("--format", choices=FORMATS, default="table", help="table (default), json, jsonl or csv")
     arguments.add_argument("--json", action="store_true", help="short for --format json")
     arguments.add_argument("--bytes", action="store_true", help="sizes as integers, in bytes")
+    arguments.add_argument("--wide", action="store_true", help="every column, however narrow the terminal is")
     arguments.add_argument(
         "--color", choices=("auto", "always", "never"), default="auto", help="auto (default), always or never"
     )

@@ -18,7 +18,7 @@ CLEAR_LINE, CLEAR_BELOW = "\x1b[K", "\x1b[J"
 MORE = "... more lines"
 QUIT = {"q", "Q", "\x04"}
 """Keys that end a view: q as in less(1), top(1) and their like, and Ctrl-D. Ctrl-C is a signal."""
-MAX_KEYS = 4096
+MAX_KEYS = 1_000
 STAMP = "%Y-%m-%d %H:%M:%S"
 """What stands above each view where they are kept, below one another."""
 
@@ -126,12 +126,17 @@ class Screen:
         self.keys.give_back()
         self._write(WRAP_ON + CURSOR_ON + ("\n" if kind is KeyboardInterrupt and shows_keys else ""))
 
+    @property
+    def room(self) -> int:
+        """The lines that a frame has room for, as the terminal is now."""
+        size = screen_size(self.out)
+        return max(size[1] - 1 if size else 1, 1)
+
     def show(self, lines: Iterable[str]) -> None:
         """Write a frame over the last one: as many lines as there is room for, and no more are made."""
         from itertools import islice
 
-        size = screen_size(self.out)
-        room = max(size[1] - 1 if size else 1, 1)
+        room = self.room
         shown = list(islice(lines, room + 1))
         if len(shown) > room:
             shown[room - 1 :] = [MORE]
@@ -162,18 +167,21 @@ class Screen:
 
 
 def repeat(
-    frames: Callable[[], Iterable[str]], out: TextIO, interval: float, count: int | None, colour: bool = False
+    frame: Callable[[int], Iterable[str]], out: TextIO, interval: float, count: int | None, colour: bool = False
 ) -> None:
-    """Write frame after frame, each with its time: over the last one on a terminal, one below the other elsewhere."""
+    """Write frame after frame, each with its time: over the last one on a terminal, one below the other elsewhere.
+
+    A frame is given the lines that there is room for; 0 for any number.
+    """
     from itertools import chain
 
     if not out.isatty():
         for number in ticks(interval, count):
             out.write("\n" if number else "")
-            out.writelines(f"{line}\n" for line in chain([time.strftime(STAMP)], frames()))
+            out.writelines(f"{line}\n" for line in chain([time.strftime(STAMP)], frame(0)))
             out.flush()
         return
     with Screen(out) as screen:
         for _ in ticks(interval, count, screen.keys.rest):
             first = heading(interval, quits=screen.keys.take())
-            screen.show(chain([paint(first, "dim", colour)], frames()))
+            screen.show(chain([paint(first, "dim", colour)], frame(screen.room - 1)))

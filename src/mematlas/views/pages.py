@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.page_batches import Hidden, PageBatch
     from mematlas.analysis.page_runs import PageRun
     from mematlas.observe.page_list import PageList
-    from mematlas.views.table import Batch
+    from mematlas.views.columns import Batch
 
 PAGE_COLUMNS = (
     Column("address", "ADDRESS", "address", width=14),

@@ -49,7 +49,8 @@ def test_frames_into_a_pipe_are_written_as_they_come(monkeypatch: pytest.MonkeyP
     out = io.StringIO()
     written: list[str] = []
 
-    def frame() -> Iterator[str]:
+    def frame(room: int) -> Iterator[str]:
+        assert room == 0
         yield "first"
         written.append(out.getvalue())
         yield "second"
@@ -63,7 +64,7 @@ def test_frames_into_a_pipe_are_written_as_they_come(monkeypatch: pytest.MonkeyP
 
 def test_time_of_each_view_in_a_file_is_a_date() -> None:
     out = io.StringIO()
-    live.repeat(lambda: ["line"], out, 0, 1)
+    live.repeat(lambda room: ["line"], out, 0, 1)
 
     assert datetime.strptime(out.getvalue().splitlines()[0], "%Y-%m-%d %H:%M:%S").year >= 2026
 

@@ -18,6 +18,7 @@ from mematlas.model.pages import HIDDEN_FRAMES, Hole
 from mematlas.observe.page_list import PageList
 from mematlas.views.pages import pages_table, runs_table, width_of_flags
 from mematlas.views.table import Table
+from mematlas.views.writers import write
 
 FILE = parse_line(b'20000000-30000000 r--s 00000000 fe:00 77 /a "b",\\c')
 PRESENT, SWAP, EXCLUSIVE, SOFT_DIRTY = 1 << 63, 1 << 62, 1 << 56, 1 << 55
@@ -62,7 +63,7 @@ def expected(name: str) -> list[str]:
 def csv_of(table: Table) -> list[str]:
     """Return the lines of CSV without the node, which is one of this machine."""
     out = io.StringIO()
-    table.write_csv(out)
+    write(table, "csv", out, {})
     at = [column.key for column in table.columns].index("node")
     rows = [line.split(",") for line in out.getvalue().splitlines()]
     return [",".join(words[:at] + words[at + 1 :]) for words in rows]
