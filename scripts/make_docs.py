@@ -13,9 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mematlas import cli, errors
-from mematlas.cli.arguments import Arguments
-from mematlas.cli.command import TARGETS, Command
+from mematlas import errors
+from mematlas.cli.arguments import Arguments, is_flag, is_option
+from mematlas.cli.command import COMMANDS, Command, load
+from mematlas.cli.help import TARGETS_TOPIC, common_options, is_listed, value_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.help import Declared
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "cli.md"
 
@@ -30,11 +35,11 @@ mean.
 ```text
 mematlas COMMAND TARGET [options]
 mematlas COMMAND [options] -- PROGRAM ...
-mematlas COMMAND --help
+mematlas help COMMAND
 ```
 
-`mematlas --help` lists the commands, `mematlas --version` names the version. Data goes to standard output, all else
-to standard error.
+`mematlas --help` lists the commands, `mematlas help COMMAND` explains one, `mematlas --version` names the version. Data
+goes to standard output, everything else to standard error.
 """
 
 EXIT_CODES = """\
@@ -68,22 +73,27 @@ def main(words: list[str]) -> int:
 
 def page() -> str:
     """Return the whole page."""
-    parts = [HEAD, targets(), commands_table(), overview()]
-    parts += [section(name) for name in cli.COMMANDS]
+    parts = [HEAD, targets(), commands_table(), common(), overview()]
+    parts += [section(name) for name in COMMANDS]
     parts += [EXIT_CODES + "".join(f"| {code} | {text} |\n" for code, text in exit_codes()) + EXIT_TAIL]
     return "\n".join(parts)
 
 
+def common() -> str:
+    """Return the section about the options that many commands take."""
+    return f"## Common options\n\n{table(common_options())}"
+
+
 def targets() -> str:
     """Return what a target can be, in the words of the help."""
-    return f"## Targets\n\n```text\n{TARGETS}\n```\n"
+    return f"## Targets\n\n```text\n{TARGETS_TOPIC}\n```\n"
 
 
 def commands_table() -> str:
     """Return the list of all commands, by group."""
     lines = ["## Commands", "", "| | command | shows or does |", "|---|---|---|"]
     last = ""
-    for name, (group, text) in cli.COMMANDS.items():
+    for name, (group, text) in COMMANDS.items():
         lines.append(f"| {group if group != last else ''} | [`{name}`](#{name}) | {text} |")
         last = group
     return "\n".join(lines) + "\n"
@@ -91,14 +101,15 @@ def commands_table() -> str:
 
 def overview() -> str:
     """Return the section about the program called without a command."""
-    command = cli.load("overview")
-    return f"## mematlas alone\n\n{usage('', command)}\n{prose(command)}\n{options_table(command)}"
+    command = load("overview")
+    return "\n".join(["## mematlas alone\n", usage("", command), prose(command), examples(command), options(command)])
 
 
 def section(name: str) -> str:
     """Return the section about one command."""
-    command = cli.load(name)
-    return f"## {name}\n\n{cli.COMMANDS[name][1]}\n\n{usage(name, command)}\n{prose(command)}\n{options_table(command)}"
+    command = load(name)
+    what = f"## {name}\n\n{COMMANDS[name][1]}\n"
+    return "\n".join([what, usage(name, command), prose(command), examples(command), options(command)])
 
 
 def usage(name: str, command: Command) -> str:
@@ -117,30 +128,42 @@ def prose(command: Command) -> str:
     return "\n".join(parts)
 
 
-def options_table(command: Command) -> str:
-    """Return the arguments that a command declares, as a table."""
+def examples(command: Command) -> str:
+    """Return the lines to type."""
+    longest = max(len(line) for line, _ in command.examples)
+    lines = [f"$ {line:<{longest}}  # {text}" if text else f"$ {line}" for line, text in command.examples]
+    return "\n".join(["```console", *lines, "```\n"])
+
+
+def options(command: Command) -> str:
+    """Return the arguments that a command declares, as a table; those that others take too, by name."""
     arguments = Arguments()
     command.add_arguments(arguments)
+    own = [each for each in arguments.declared if each[0] not in arguments.common and is_listed(each, command)]
+    shared = ", ".join(f"`{names[0]}`" for names, _ in arguments.declared if names in arguments.common)
+    text = table(own) if own else ""
+    if shared:
+        text += ("\n" if text else "") + f"[Common options](#common-options): {shared}.\n"
+    return text
+
+
+def table(declared: list[Declared]) -> str:
+    """Return arguments with their help."""
     lines = ["| argument | meaning |", "|---|---|"]
-    lines += [f"| {spelling(names, settings)} | {meaning(settings)} |" for names, settings in arguments.declared]
-    return "\n".join(lines) + "\n" if len(lines) > 2 else "It takes no options.\n"
+    return "\n".join([*lines, *(f"| {spelling(*each)} | {meaning(each[1])} |" for each in declared)]) + "\n"
 
 
 def spelling(names: tuple[str, ...], settings: dict[str, Any]) -> str:
     """Return how an argument is written: ``-p TARGET``, ``--pid TARGET``."""
-    if not names[0].startswith("-"):
+    if not is_option(names):
         return f"`{settings.get('metavar', names[0].upper())}`"
-    if settings.get("action") == "store_true":
-        value = ""
-    else:
-        value = " " + (settings.get("metavar") or names[-1].lstrip("-").upper())
+    value = "" if is_flag(settings) else f" {value_name(names, settings)}"
     return ", ".join(f"`{name}{value}`" for name in names)
 
 
 def meaning(settings: dict[str, Any]) -> str:
     """Return what an argument is for, with its choices where the help does not name them all."""
     text = str(settings.get("help", "")).replace("%%", "%").replace("|", "\\|").replace("<", "&lt;")
-    text = text.replace("see below", "see [Targets](#targets)")
     choices = [str(choice) for choice in settings.get("choices", ())]
     if all(choice in text for choice in choices):
         return text

@@ -27,6 +27,7 @@ from typing import Any, TextIO
 from engine import Overrun
 from mematlas import cli
 from mematlas.cli.arguments import Arguments
+from mematlas.cli.command import COMMANDS, load
 from mutation import TEXT, mutate
 
 CODES = frozenset((0, 1, 2, 3, 4, 5, 6, 10))
@@ -198,10 +199,7 @@ def run_line(line: Line) -> Ran:
     try:
         with held_streams(line.stdin) as (out, err):
             with clock(WALL):
-                try:
-                    code = cli.main(line.words)
-                except SystemExit as stop:  # argparse
-                    code = stop.code if isinstance(stop.code, int) else 1
+                code = cli.main(line.words)
             with suppress(OSError):
                 sys.stderr.flush()
             ran = Ran(code, contents(out), contents(err).decode("utf-8", "surrogateescape"))
@@ -237,7 +235,7 @@ def check(line: Line, ran: Ran, codes: frozenset[int] = CODES) -> None:
 
 def declared(name: str) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
     arguments = Arguments()
-    cli.load(name).add_arguments(arguments)
+    load(name).add_arguments(arguments)
     return arguments.declared
 
 
@@ -277,7 +275,7 @@ def options(random: Random, name: str, without: frozenset[str]) -> list[str]:
     if any(word.split("=")[0] in ("-i", "--interval", "--inter") for word in words):
         words += ["-n", "2"]  # else it goes on for ever; the last one counts
     elif any(word.split("=")[0] in ("-n", "--count") for word in words):
-        words += ["-i", "50ms", "-n", "2"]
+        words += ["-i", "1ms", "-n", "2"]
     return words
 
 
@@ -341,7 +339,7 @@ class CommandLines:
         self._directory = ""
 
     def make(self, random: Random) -> bytes:
-        names = [*cli.COMMANDS, "overview"]
+        names = [*COMMANDS, "overview"]
         # VICTIM and DIRECTORY are filled in where it is run.
         targets = ["VICTIM"] * 6 + ["self", "1x", "0", "999999999", "~nosuch[", "~nosuch", "cgroup:/nosuch", "nosuch"]
         targets += ["DIRECTORY", "/dev/null", "9" * 30, "²", *WORDS]

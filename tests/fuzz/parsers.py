@@ -6,7 +6,6 @@ A parser that is not here fails `test_every_parser_is_tried`.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import struct
@@ -26,6 +25,7 @@ from mematlas import cli
 from mematlas.analysis.movable import parse_states
 from mematlas.analysis.pagetables.entries import parse_flags
 from mematlas.cli.advise import parse_amount
+from mematlas.cli.command import COMMANDS, load
 from mematlas.cli.values import parse_bytes, parse_count, parse_seconds, parse_width
 from mematlas.errors import Error
 from mematlas.kernel import buddyinfo, kconfig, maps, meminfo, mounts, nodes, numa_maps, smaps, status, sysvipc
@@ -188,11 +188,8 @@ def redact(data: bytes) -> None:
 def parse_words(data: bytes) -> None:
     """Parse a command line, words between zeros, without running it."""
     name, *words = data.decode("utf-8", "surrogateescape").split("\0", 500)  # argparse takes squares of time for more
-    if name in cli.COMMANDS:
-        out = io.StringIO()
-        # argparse exits after help, or a mistake.
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.suppress(SystemExit):
-            cli.parse(name, cli.load(name), words)
+    if name in COMMANDS:
+        cli.parse(name, load(name), words)
 
 
 MACHINE = {

@@ -16,7 +16,7 @@ import pytest
 
 import mematlas
 from helpers import loaded_by
-from mematlas.cli import COMMANDS
+from mematlas.cli.command import COMMANDS
 
 SOURCE = Path(mematlas.__file__).parent
 FILES = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from mematlas.cli.command import COMMANDS, load
 from mematlas.errors import BadInput, Error, PermissionDenied
 
 TYPE_CHECKING = False
@@ -17,35 +18,6 @@ if TYPE_CHECKING:
 
     from mematlas.cli.arguments import Namespace
     from mematlas.cli.command import Command
-
-COMMANDS = {
-    "usage": ("Look", "how much memory a process uses, by kind; --verify checks it against a second source"),
-    "maps": ("Look", "a line per VMA: size, rights, what of it is present, swapped, its own"),
-    "pages": ("Look", "a line per page, or per run of like pages: state, frame, flags, map count"),
-    "translate": ("Look", "virtual addresses to physical ones"),
-    "hist": ("Look", "where the present pages are, in one line"),
-    "map": ("Look", "the whole address space, drawn"),
-    "tables": ("Look", "raw page-table entries, decoded: PGD to PTE, of a process or the kernel"),
-    "pageout": ("Act", "move pages out of a process, measured; --watch-refaults shows which come back"),
-    "cold": ("Act", "make pages the first to go when memory is short"),
-    "willneed": ("Act", "bring pages back into RAM"),
-    "collapse": ("Act", "put small pages together into huge ones"),
-    "demo": ("Learn", "a tour of real memory, in half a minute; demo paging: out of RAM and back"),
-    "lab": ("Learn", "guided lessons: predict, do, measure, explain"),
-    "workload": ("Learn", "programs whose memory is known: singlemap, multimap, prober, draw"),
-    "doctor": ("Meta", "what works here, what does not, and what to type"),
-    "capture": ("Meta", "save a process as a directory that every command reads"),
-    "completion": ("Meta", "completion for bash, zsh or fish"),
-}
-"""Each command with its group and what it does, in the order of the help."""
-
-
-TARGET_AND_EXIT = """\
-TARGET is a PID, self, a command's exact name, ~REGEX over command lines, cgroup:PATH,
-or the directory of a capture; -- COMMAND ... starts one.
-
-Exit codes: 0 ok, 1 error, 2 usage, 3 target not found or ambiguous, 4 permission,
-5 not supported by this kernel, 6 target ended, 10 a check did not hold."""
 
 FIRST_OPTIONS = ("-h", "--help", "-V", "--version")
 
@@ -85,7 +57,9 @@ def main(words: Sequence[str] | None = None) -> int:
         # Run from a copy of the source: whoever installs mematlas has it.
         if error.name != "numpy":
             raise
-        complain(f"mematlas: numpy is not installed: {sys.executable} -m pip install numpy")
+        from mematlas.cli.mistakes import how_to_install
+
+        complain(f"mematlas: numpy is not installed: {how_to_install('numpy')}")
         return 1
     except ImportError as error:
         # What the dynamic loader said has no errno; numpy puts a page of its own before it.
@@ -136,8 +110,6 @@ def console() -> NoReturn:
     try:
         with Watchdog():
             code = main()
-    except SystemExit as stop:  # argparse, after help or a mistake
-        code = stop.code if isinstance(stop.code, int) else 0
     except BaseException:
         # A mistake of ours: show it whole.
         sys.excepthook(*sys.exc_info())
@@ -154,21 +126,39 @@ def dispatch(words: list[str]) -> int:
     if not words or (words[0].startswith("-") and words[0] not in FIRST_OPTIONS):
         words = ["overview", *words]
     name, rest = words[0], words[1:]
-    if name == "help" and rest:
-        name, rest = rest[0], ["--help"]
     if name in ("-h", "--help", "help"):
-        from mematlas.views.terminal import screen_width
-
-        print(help_text(screen_width(sys.stdout)), end="")
-        return 0
+        return show_help(rest[0] if name == "help" and rest else None)
     if name in ("-V", "--version"):
         from mematlas.version import __version__
 
         print(f"mematlas {__version__}")
         return 0
     if name not in COMMANDS and name != "overview":
-        raise BadInput(f"no command {name!r}{suggestion(name)}; mematlas --help lists them")
+        from mematlas.cli.mistakes import unknown_command
+
+        raise BadInput(unknown_command(name))
     return run_command(name, rest)
+
+
+def show_help(subject: str | None) -> int:
+    """Print the help of a command or a topic, or of mematlas."""
+    from mematlas.cli.help import TOPICS, command_text, overview_text
+    from mematlas.views.terminal import screen_width
+
+    width = screen_width(sys.stdout)
+    if subject is None or subject in FIRST_OPTIONS:
+        text = overview_text(width)
+    elif subject in TOPICS:
+        text = TOPICS[subject](width)
+    elif subject in COMMANDS or subject == "overview":
+        text = command_text(subject, width)
+    else:
+        from mematlas.cli.arguments import did_you_mean
+
+        names = (*COMMANDS, *TOPICS)
+        raise BadInput(f"no help on {subject!r}{did_you_mean(subject, names)}; mematlas --help lists the commands")
+    print(text, end="")
+    return 0
 
 
 def run_command(name: str, words: list[str]) -> int:
@@ -180,6 +170,8 @@ def run_command(name: str, words: list[str]) -> int:
     if command.takes_target and "--" in words:
         index = words.index("--")
         words, program = words[:index], words[index + 1 :]
+    if asks_for_help(words):
+        return show_help(name)
     args = parse(name, command, words)
     session = standard_session(program)
     try:
@@ -205,64 +197,19 @@ def one_thread_of_numpy() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def load(name: str) -> Command:
-    """Return a command, by its name."""
-    command: Command = __import__(f"mematlas.cli.{name}", fromlist=["COMMAND"]).COMMAND
-    return command
+def asks_for_help(words: list[str]) -> bool:
+    """Whether help is among the options: no option takes one for its value."""
+    own = words[: words.index("--")] if "--" in words else words
+    return "--help" in own or "-h" in own
 
 
 def parse(name: str, command: Command, words: list[str]) -> Namespace:
     """Return the arguments of a command."""
-    from mematlas.cli.arguments import Arguments
+    from mematlas.cli.arguments import HELP_OPTIONS, Arguments
 
     arguments = Arguments()
     command.add_arguments(arguments)
-    args = arguments.parse(words)
-    return args or arguments.parse_slowly(words, f"mematlas {name}", command.usage, describe(name, command))
-
-
-def describe(name: str, command: Command) -> str:
-    """Return the text that the help of a command begins with."""
-    from mematlas.cli.command import TARGETS
-
-    what = COMMANDS[name][1] if name in COMMANDS else ""
-    return f"{what}\n\n{command.about.strip()}" + (f"\n{TARGETS}" if command.takes_target else "")
-
-
-def help_text(width: int = 0) -> str:
-    """Return the overview of all commands, by group, for a screen of this width; 0 for any."""
-    from mematlas.version import __version__
-    from mematlas.views.format import fold_text, fold_words
-
-    head = f"mematlas {__version__}: observe, measure and influence the virtual memory of running processes"
-    lines = [
-        fold_text(head, width),
-        "",
-        "usage: mematlas COMMAND TARGET [options]    mematlas COMMAND --help",
-        "       mematlas                             this machine, who uses the most",
-    ]
-    group = ""
-    for name, (its_group, text) in COMMANDS.items():
-        if its_group != group:
-            group = its_group
-            lines += ["", group]
-        first, *others = fold_words(text, width - 14) if width else [text]
-        lines += [f"  {name:<11} {first}", *(" " * 14 + line for line in others)]
-    lines += [
-        "",
-        fold_text(TARGET_AND_EXIT, width),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def suggestion(name: str) -> str:
-    """Return a hint at the command that was probably meant."""
-    if name.isdecimal():
-        return f" (did you mean 'mematlas usage {name}'?)"
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, COMMANDS, 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return arguments.parse(words) or arguments.parse_slowly(words, HELP_OPTIONS if name in COMMANDS else FIRST_OPTIONS)
 
 
 def limit_hint(error: OSError) -> str:

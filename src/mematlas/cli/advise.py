@@ -12,6 +12,7 @@ from mematlas.cli.values import parse_count, parse_seconds
 from mematlas.errors import BadInput, ProcessGone
 from mematlas.frozen import record
 from mematlas.model.address_space import parse_size
+from mematlas.model.pages import STATES
 from mematlas.notes import Note, Notes
 from mematlas.views.actions import effect_table, plan_table, swap_warning
 from mematlas.views.progress import Bar
@@ -38,7 +39,7 @@ def add_common(arguments: Arguments) -> None:
     arguments.add_argument("--anon", action="store_true", help="only pages of no file: private memory")
     arguments.add_argument("--file", action="store_true", help="only pages of files on disk")
     arguments.add_argument(
-        "--state", type=parse_states, metavar="STATE,...", help="only pages in these states: present, swapped, ..."
+        "--state", type=parse_states, metavar="STATE,...", help=f"only pages in these states: {', '.join(STATES)}"
     )
     arguments.add_argument("--dry-run", action="store_true", help="say what can move, what cannot and why; do nothing")
     arguments.add_argument("--force", action="store_true", help="even PID 1, our own ancestors, ourselves")

@@ -1,5 +1,5 @@
 """DIR must be new, or empty and yours. Every command reads it: mematlas maps DIR, mematlas usage DIR --verify. It holds
-what the kernel says about the process and its pages, never what is in the pages, and belongs to its owner alone (0600).
+what the kernel says about the process and its pages, never what is in the pages, and only you can read it (0600).
 """
 
 from __future__ import annotations
@@ -56,4 +56,15 @@ def run(args: Namespace, session: Session) -> int:
     return ending.exit_code
 
 
-COMMAND = Command("[options] TARGET DIR | DIR -- COMMAND ...", __doc__, add_arguments, run, words=(TARGET, DIRECTORY))
+COMMAND = Command(
+    "[options] TARGET DIR | DIR -- COMMAND ...",
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas capture 1234 saved", "a new directory"),
+        ("mematlas maps ./saved", "any command reads it"),
+        ("mematlas capture 1234 public --redact", "to hand to others"),
+    ),
+    words=(TARGET, DIRECTORY),
+)

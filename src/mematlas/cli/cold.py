@@ -23,4 +23,14 @@ def run(args: Namespace, session: Session) -> int:
     return advise.run("cold", args, session)
 
 
-COMMAND = Command(USAGE, f"{__doc__}\n{ABOUT}", add_arguments, run, words=(TARGET,))
+COMMAND = Command(
+    USAGE,
+    f"{__doc__}\n{ABOUT}",
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas cold 1234 --dry-run", "what would be marked"),
+        ("mematlas cold postgres --file", "only its file pages"),
+    ),
+    words=(TARGET,),
+)

@@ -20,4 +20,14 @@ def run(args: Namespace, session: Session) -> int:
     return advise.run("collapse", args, session)
 
 
-COMMAND = Command(USAGE, f"{__doc__}\n{ABOUT}", add_arguments, run, words=(TARGET,))
+COMMAND = Command(
+    USAGE,
+    f"{__doc__}\n{ABOUT}",
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas collapse 1234 --dry-run", "what could be put together"),
+        ("mematlas collapse 1234 0x7f2860000000+16M", "only this range"),
+    ),
+    words=(TARGET,),
+)

@@ -1,4 +1,4 @@
-"""What a command is: each module of one has it as its `COMMAND`."""
+"""The commands by name, and what each is: the `COMMAND` of its module."""
 
 from __future__ import annotations
 
@@ -12,6 +12,27 @@ if TYPE_CHECKING:
     from mematlas.cli.session import Session
 
     Word = str | Mapping[str, str]
+
+COMMANDS = {
+    "usage": ("Look", "how much memory a process uses, by kind (--verify checks it)"),
+    "maps": ("Look", "a line per VMA: size, rights, pages present, swapped, its own"),
+    "pages": ("Look", "a line per page, or per run of like pages: state, frame, flags"),
+    "translate": ("Look", "virtual addresses to physical ones"),
+    "hist": ("Look", "where the present pages are, in one line"),
+    "map": ("Look", "the whole address space, drawn"),
+    "tables": ("Look", "raw page-table entries, PGD to PTE, of a process or the kernel"),
+    "pageout": ("Act", "move pages out of a process, and measure what comes back"),
+    "cold": ("Act", "make pages the first to go when memory is short"),
+    "willneed": ("Act", "bring pages back into RAM"),
+    "collapse": ("Act", "put small pages together into huge ones"),
+    "demo": ("Learn", "a tour of real memory; demo paging: out of RAM and back"),
+    "lab": ("Learn", "guided lessons: predict, do, measure, explain"),
+    "workload": ("Learn", "programs whose memory is known: something to look at"),
+    "doctor": ("Meta", "what works here, what does not, and what to type"),
+    "capture": ("Meta", "save a process as a directory that every command reads"),
+    "completion": ("Meta", "completion for bash, zsh or fish"),
+}
+"""Each command with its group and what it does, in the order of the help."""
 
 TARGET, DIRECTORY = "target", "directory"
 """What a word can be, besides one of a list."""
@@ -30,6 +51,8 @@ class Command:
     add_arguments: Callable[[Arguments], None]
     run: Callable[[Namespace, Session], int]
     """Makes a result, gives it to `Session.show`, and returns the exit code."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """Lines to type, each with what it shows."""
     words: tuple[Word, ...] = ()
     """For each word that may follow: `TARGET`, `DIRECTORY`, or what it is one of, with what that means."""
     default_target: Callable[[Namespace], str | None] | None = None
@@ -39,3 +62,9 @@ class Command:
     def takes_target(self) -> bool:
         """Whether it is given a process: the session has it before `run`."""
         return self.words[:1] == (TARGET,)
+
+
+def load(name: str) -> Command:
+    """Return a command, by its name."""
+    command: Command = __import__(f"mematlas.cli.{name}", fromlist=["COMMAND"]).COMMAND
+    return command

@@ -1,17 +1,11 @@
-"""bash    eval "$(mematlas completion bash)"                                      (in ~/.bashrc)
-zsh     eval "$(mematlas completion zsh)"                        (in ~/.zshrc, after compinit)
-fish    mematlas completion fish > ~/.config/fish/completions/mematlas.fish
-
-The script is made from what each command declares, so it is never behind.
-"""
+"""The script is made from what each command declares, so it is never behind."""
 
 from __future__ import annotations
 
 import shlex
 
-from mematlas.cli import COMMANDS, load
 from mematlas.cli.arguments import Arguments
-from mematlas.cli.command import DIRECTORY, TARGET, Command
+from mematlas.cli.command import COMMANDS, DIRECTORY, TARGET, Command, load
 from mematlas.frozen import record
 from mematlas.kernel.maps import KINDS
 
@@ -375,4 +369,15 @@ complete -c mematlas -n __mematlas_first -s V -l version -d 'the version'"""
 SCRIPTS = {"bash": bash_script, "zsh": zsh_script, "fish": fish_script}
 
 
-COMMAND = Command("bash | zsh | fish", __doc__, add_arguments, run, words=(dict.fromkeys(SCRIPTS, ""),))
+COMMAND = Command(
+    "bash | zsh | fish",
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ('eval "$(mematlas completion bash)"', "in ~/.bashrc"),
+        ('eval "$(mematlas completion zsh)"', "in ~/.zshrc, after compinit"),
+        ("mematlas completion fish > ~/.config/fish/completions/mematlas.fish", ""),
+    ),
+    words=(dict.fromkeys(SCRIPTS, ""),),
+)

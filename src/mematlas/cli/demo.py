@@ -1,11 +1,9 @@
-"""tour      what a page goes through: untouched, touched, drawn, translated, counted; needs no rights
-paging    a drawing in memory, paged out, watched, drawn again: with the refaults and what each cost
+"""tour      what a page goes through: untouched, touched, drawn, counted
+paging    a drawing in memory, paged out, watched, drawn again, with the cost
 
-Without a name it is the tour. Each starts a program of its own, shows real figures, and ends it. What the kernel
-does not let us see or do is named.
-
-paging moves pages with CAP_SYS_NICE; without it, it shows the plan and the line to type. Where there is no swap, it
-makes a swap file for its time, as root, and says so before.
+Each starts a program of its own, shows real figures, and ends it. What the kernel does not let us see or do is named.
+paging moves pages with CAP_SYS_NICE; without it, it shows the plan and the line to type. Where there is no swap, root
+gets a swap file for the time of the demo, and is told before.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from __future__ import annotations
 import sys
 
 from mematlas.cli.command import Command
-from mematlas.cli.options import add_width
+from mematlas.cli.options import add_color, add_width
 from mematlas.cli.session import width_of
 from mematlas.cli.signals import Interrupts
 from mematlas.cli.values import parse_seconds
@@ -45,15 +43,13 @@ def add_arguments(arguments: Arguments) -> None:
     )
     arguments.add_argument("--pause", type=parse_seconds, metavar="TIME", help="between the parts (3s; 0 into a pipe)")
     add_width(arguments)
-    arguments.add_argument(
-        "--color", choices=("auto", "always", "never"), default="auto", help="auto (default), always or never"
-    )
+    add_color(arguments)
 
 
 def run(args: Namespace, session: Session) -> int:
     name, *rest = args.words or ["tour"]
     if rest:
-        raise BadInput(f"one word too many: {rest[-1]!r}")
+        raise BadInput(f"unexpected argument {rest[-1]!r}")
     if name not in NAMES:
         raise BadInput(f"no demo {name!r}: there are {', '.join(NAMES)}")
     if args.tmux:
@@ -103,4 +99,14 @@ def look_of(args: Namespace, session: Session) -> tuple[TextIO, int, bool, bool,
     return session.out, width, wants_colour(args.color, session.out), not can_draw(session.out.encoding), pause
 
 
-COMMAND = Command("[options] [tour | paging [--tmux]]", __doc__, add_arguments, run, words=(dict.fromkeys(NAMES, ""),))
+COMMAND = Command(
+    "[options] [tour | paging [--tmux]]",
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas demo", "the tour"),
+        ("mematlas demo paging", "out of RAM and back"),
+    ),
+    words=(dict.fromkeys(NAMES, ""),),
+)

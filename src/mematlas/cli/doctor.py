@@ -2,7 +2,7 @@
 
 works    it does, here and for you
 needs    a right, or a setting: the line to type is given
-lacks    this kernel was built without it, or is older: the option or the version is given
+lacks    this kernel is older, or built without it: the option is given
 unknown  it cannot be tried as things are: the line that changes that is given
 """
 
@@ -89,4 +89,13 @@ def ways_to_rights(missing: list[str]) -> list[Note]:
     ]
 
 
-COMMAND = Command("[options]", __doc__, add_arguments, run)
+COMMAND = Command(
+    "[options]",
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas doctor", "what works, what does not, what to type"),
+        ("mematlas doctor --json", "the same, for a program"),
+    ),
+)

@@ -1,13 +1,13 @@
 """All VMAs end to end, without the gaps between them; the height of a column is the share of its pages that are
-present. A column with more swapped than present pages shows "s", with more unknown ones "?"; "~" stands where untouched
-memory is left out. Then the present pages of all pages, with those. AREA picks as in maps.
+present. A column with more swapped than present pages shows "s", one with more unknown ones "?"; "~" stands for
+untouched memory that is left out. The line ends with the present pages of all pages. AREA picks as in maps.
 """
 
 from __future__ import annotations
 
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.drawing import AREA_USAGE, Drawing, add_drawing
-from mematlas.views.histogram import MAX_MARKS, histogram_view
+from mematlas.views.picture import MAX_MARKS, histogram_view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,4 +40,14 @@ COUNT_WIDTH = 24
 """What is left of the line for the bars' ends and the count."""
 
 
-COMMAND = Command(AREA_USAGE, __doc__, add_arguments, run, words=(TARGET,))
+COMMAND = Command(
+    AREA_USAGE,
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas hist 1234", "the whole address space"),
+        ("mematlas hist postgres heap -i 1s", "the heap, live"),
+    ),
+    words=(TARGET,),
+)

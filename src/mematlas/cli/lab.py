@@ -1,10 +1,8 @@
-"""Without NAME it lists the lessons. With one it starts a program of its own, tells what that does, and asks: what
-will the kernel show? Then it measures on this machine, and explains. Type what the question asks for: a number or a
-size, a range such as 3-9, or a letter; Enter alone is no prediction. Scores are kept in
-~/.local/state/mematlas/labs.json.
-
---answers takes the predictions from a JSON file, {"KEY": ANSWER, ...} with the keys that the lesson shows, or
-{"LESSON": {"KEY": ANSWER, ...}, ...} for several lessons. The exit code is 10 unless all of them are right.
+"""A lesson starts a program of its own, says what that does, and asks: what will the kernel show? Then it measures on
+this machine, and explains. Answer with a number or a size, a range such as 3-9, or a letter; Enter alone is no
+prediction. Scores are kept in ~/.local/state/mematlas/labs.json.
+--answers takes {"KEY": ANSWER, ...}, or {"LESSON": {"KEY": ANSWER, ...}, ...} for several lessons; the exit code is 10
+unless all of them are right.
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     if len(args.words) > 1:
-        raise BadInput(f"one word too many: {args.words[1]!r}")
+        raise BadInput(f"unexpected argument {args.words[1]!r}")
     name: str | None = args.words[0] if args.words else None
     scores = ScoreFile()
     if args.reset:
@@ -124,4 +122,14 @@ def paper(args: Namespace, session: Session, out: TextIO) -> Paper:
     return Paper(out, min(width_of(args, session), MAX_WIDTH), wants_colour(args.color, out))
 
 
-COMMAND = Command("[NAME] [options]", __doc__, add_arguments, run, words=(dict.fromkeys(LESSONS, ""),))
+COMMAND = Command(
+    "[NAME] [options]",
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas lab", "the list of lessons"),
+        ("mematlas lab zero", "one lesson"),
+    ),
+    words=(dict.fromkeys(LESSONS, ""),),
+)

@@ -1,6 +1,6 @@
-"""A line or more per VMA; a character is a cell of as many pages as make the whole fit a screen, or of --cell.
-The commonest state in a cell, "absent" aside, gives its character and colour: denser for more of it. AREA picks as
-in maps.
+"""A line or more per VMA; each character is a cell of as many pages as make the whole fit the screen, or of --cell. The
+commonest state in a cell, apart from "absent", gives its character and colour: denser for more of it. AREA picks as in
+maps.
 """
 
 from __future__ import annotations
@@ -57,4 +57,15 @@ def run(args: Namespace, session: Session) -> int:
     return 0
 
 
-COMMAND = Command(AREA_USAGE, __doc__, add_arguments, run, words=(TARGET,))
+COMMAND = Command(
+    AREA_USAGE,
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas map 1234", "the whole address space"),
+        ("mematlas map postgres heap --cell 1", "the heap, a character per page"),
+        ("mematlas map 1234 -i 1s", "live"),
+    ),
+    words=(TARGET,),
+)

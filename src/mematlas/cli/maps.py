@@ -1,6 +1,5 @@
-"""Each line is one VMA with the pages that are present of those it could hold, not the state of its first page.
-AREA picks by address, START-END, ADDR+LEN, kind, or a part of the path. --numa adds a column for each NUMA node: bytes
-of RSS and of hugetlb pages.
+"""Each line is one VMA, with how many of its pages are present, not just the state of its first page. AREA picks VMAs
+by address, START-END, ADDR+LEN, kind, or part of the path.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     add_selection(arguments)
-    arguments.add_argument("--gaps", action="store_true", help="a line for each unmapped range as well")
+    arguments.add_argument("--gaps", action="store_true", help="also show unmapped ranges")
     add_numa(arguments)
     add_source(arguments)
     add_repeat(arguments)
@@ -41,4 +40,15 @@ def run(args: Namespace, session: Session) -> int:
     return 0
 
 
-COMMAND = Command("[options] TARGET [AREA] | -- COMMAND ...", __doc__, add_arguments, run, words=(TARGET,))
+COMMAND = Command(
+    "[options] TARGET [AREA] | -- COMMAND ...",
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas maps 1234", "every VMA"),
+        ("mematlas maps postgres --kind heap,stack", "only these kinds"),
+        ("mematlas maps 1234 libc --format csv", "of one library, for a spreadsheet"),
+    ),
+    words=(TARGET,),
+)

@@ -2,91 +2,105 @@
 
 from __future__ import annotations
 
-from mematlas.cli.values import parse_count, parse_interval, parse_seconds, parse_width
+from mematlas.cli.values import parse_count, parse_seconds, parse_width
 from mematlas.observe.sources import MAX_STALL, PAGE_SOURCES, SOURCES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments
 
-FORMATS = ("table", "json", "jsonl", "csv")
+FORMATS = {
+    "table": "for people",
+    "json": "one object with all rows",
+    "jsonl": "one object per line",
+    "csv": "a line of names, then values",
+}
+COLORS = {"auto": "on a terminal", "always": "into pipes too", "never": "none"}
+SOURCE_TEXTS = {
+    "auto": "whichever is fast and gentle enough",
+    "smaps": "the kernel's own sums; pauses a large target",
+    "pagemap": "page by page, with pauses",
+    "tables": "raw page tables, without a lock (as root)",
+}
 
 
 def add_target(arguments: Arguments) -> None:
     """Declare the words of a command: its target, then whatever else it takes."""
-    arguments.add_argument("words", nargs="*", metavar="TARGET", help="what to look at; see below")
-    arguments.add_argument("-p", "--pid", metavar="TARGET", help="the target, as an option")
-    arguments.add_argument(
+    arguments.add_argument("words", nargs="*", metavar="TARGET", help="what to look at")
+    arguments.add_common("-p", "--pid", metavar="TARGET", help="the target, as an option")
+    arguments.add_common(
         "--after",
         type=parse_seconds,
         default=1.0,
         metavar="TIME",
-        help="with -- COMMAND: look this long after its start (1s)",
+        help="with -- COMMAND: look this long after its start (default 1s)",
     )
 
 
 def add_output(arguments: Arguments) -> None:
     """Declare how results are written."""
-    arguments.add_argument("--format", choices=FORMATS, default="table", help="table (default), json, jsonl or csv")
-    arguments.add_argument("--json", action="store_true", help="short for --format json")
-    arguments.add_argument("--bytes", action="store_true", help="sizes as integers, in bytes")
-    arguments.add_argument("--wide", action="store_true", help="every column, however narrow the terminal is")
-    arguments.add_argument(
-        "--color", choices=("auto", "always", "never"), default="auto", help="auto (default), always or never"
-    )
+    arguments.add_common("--format", choices=FORMATS, default="table", help="table (default), json, jsonl or csv")
+    arguments.add_common("--json", action="store_true", help="short for --format json")
+    arguments.add_common("--bytes", action="store_true", help="sizes as integers, in bytes")
+    add_color(arguments)
+
+
+def add_color(arguments: Arguments) -> None:
+    """Declare when colours are written."""
+    arguments.add_common("--color", choices=COLORS, default="auto", help="auto (default), always or never")
 
 
 def add_repeat(arguments: Arguments) -> None:
     """Declare repetition in place."""
-    arguments.add_argument(
-        "-i", "--interval", type=parse_interval, metavar="TIME", help="repeat every TIME (1s, 200ms); q or Ctrl-C stops"
+    arguments.add_common(
+        "-i", "--interval", type=parse_seconds, metavar="TIME", help="repeat every TIME (1s, 200ms); Ctrl-C stops"
     )
-    arguments.add_argument("-n", "--count", type=parse_count, metavar="N", help="stop after N times")
+    arguments.add_common("-n", "--count", type=parse_count, metavar="N", help="stop after N repeats")
 
 
 def add_source(arguments: Arguments) -> None:
     """Declare where the numbers come from."""
-    arguments.add_argument(
+    arguments.add_common(
         "--source",
-        choices=SOURCES,
+        choices={source: SOURCE_TEXTS[source] for source in SOURCES},
         default="auto",
-        help="auto (default): smaps where it is quick, else pagemap, or page tables for much if we may",
+        help="auto (default): smaps if fast enough, else pagemap; page tables for large targets if permitted",
     )
     add_max_stall(arguments)
 
 
 def add_width(arguments: Arguments) -> None:
     """Declare the columns of a picture."""
-    arguments.add_argument("--width", type=parse_width, metavar="N", help="columns (the terminal's width, or 80)")
+    arguments.add_argument("--width", type=parse_width, metavar="N", help="columns (default: the terminal's, or 80)")
 
 
 def add_reserved(arguments: Arguments) -> None:
     """Declare that nothing is folded."""
-    arguments.add_argument("--reserved", action="store_true", help="draw long runs of untouched memory as well")
+    arguments.add_argument("--reserved", action="store_true", help="also draw long runs of untouched memory")
 
 
 def add_numa(arguments: Arguments) -> None:
     """Declare the amounts by NUMA node."""
-    arguments.add_argument("--numa", action="store_true", help="how much of it is on each NUMA node, as well")
+    arguments.add_argument("--numa", action="store_true", help="also show how much is on each NUMA node")
 
 
 def add_page_source(arguments: Arguments) -> None:
     """Declare where single pages are read from."""
-    arguments.add_argument(
+    arguments.add_common(
         "--source",
-        choices=PAGE_SOURCES,
+        choices={source: SOURCE_TEXTS[source] for source in PAGE_SOURCES},
         default="auto",
-        help="auto (default): pagemap, or page tables where there is much to read if we may",
+        help="auto (default): pagemap, or page tables for large targets if permitted",
     )
     add_max_stall(arguments)
 
 
 def add_max_stall(arguments: Arguments) -> None:
     """Declare what decides between sources."""
-    arguments.add_argument(
+    arguments.add_common(
         "--max-stall",
         type=parse_seconds,
         default=MAX_STALL,
         metavar="TIME",
-        help="hold up the target no longer than this with --source auto (5ms)",
+        help="with --source auto: pause the target at most this long (default 5ms)",
     )

@@ -237,4 +237,13 @@ def of_rollup(sums: dict[str, int]) -> tuple[int | None, ...]:
     return sums.get("Pss"), uss, *(sums.get(name) for name in names)
 
 
-COMMAND = Command("[options]", __doc__, add_arguments, run)
+COMMAND = Command(
+    "[options]",
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas", "this machine, and who uses the most of it"),
+        ("mematlas --json", "the same, for a program"),
+    ),
+)

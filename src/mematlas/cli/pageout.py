@@ -25,4 +25,15 @@ def run(args: Namespace, session: Session) -> int:
     return advise.run("pageout", args, session)
 
 
-COMMAND = Command(USAGE, f"{__doc__}\n{ABOUT}", add_arguments, run, words=(TARGET,))
+COMMAND = Command(
+    USAGE,
+    f"{__doc__}\n{ABOUT}",
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas pageout 1234 --dry-run", "what could move, and why the rest stays"),
+        ("mematlas pageout 1234 heap --coldest 64M", "the coldest 64 MiB of the heap"),
+        ("mematlas pageout 1234 --watch-refaults 10s --undo", "which pages come back; then all of them"),
+    ),
+    words=(TARGET,),
+)

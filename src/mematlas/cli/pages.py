@@ -1,11 +1,10 @@
-"""AREA is an address (its page), ADDR+LEN, START-END, a kind, or a part of a VMA's path. Lines come as they are read,
-whatever the size of the target. Frame numbers need CAP_SYS_ADMIN, map counts and frame flags CAP_DAC_READ_SEARCH.
-The NUMA node is shown where there are several, in JSON and CSV always.
+"""AREA is an address (its page), ADDR+LEN, START-END, a kind, or part of a VMA's path. Lines come as they are read,
+whatever the size of the target. Frame numbers need CAP_SYS_ADMIN, map counts and frame flags CAP_DAC_READ_SEARCH. The
+NUMA node is shown where there are several, and always in JSON and CSV.
 """
 
 from __future__ import annotations
 
-from mematlas.analysis.page_filter import PageFilter
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_page_source, add_repeat, add_target
 from mematlas.cli.selection import add_selection, selection_of, span_of
@@ -13,8 +12,7 @@ from mematlas.cli.values import parse_count
 from mematlas.errors import BadInput, NotSupported
 from mematlas.kernel.pagemap import has_soft_dirty
 from mematlas.notes import Notes
-from mematlas.observe.page_list import PageList
-from mematlas.views.pages import pages_table, runs_table, width_of_flags
+from mematlas.views.pages import PageFilter, pages_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,9 +35,9 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--exclusive", action="store_true", help="only present pages that are mapped once")
     arguments.add_argument("--dirty", action="store_true", help="only pages whose frame is dirty (kpageflags)")
     arguments.add_argument(
-        "--soft-dirty", action="store_true", help="only pages written since clear_refs, or of a newer VMA"
+        "--soft-dirty", action="store_true", help="only pages written since clear_refs was, or of a newer VMA"
     )
-    arguments.add_argument("--limit", type=parse_count, metavar="N", help="stop after so many lines")
+    arguments.add_argument("--limit", type=parse_count, metavar="N", help="stop after N lines")
     add_page_source(arguments)
     add_repeat(arguments)
     add_output(arguments)
@@ -50,8 +48,7 @@ def run(args: Namespace, session: Session) -> int:
     wanted = PageFilter(args.present, args.swapped, args.exclusive, args.dirty, args.soft_dirty)
     if args.runs and args.dirty:
         raise BadInput("--dirty is of single frames: not with --runs")
-    soft_dirty = has_soft_dirty(session.process.procfs)
-    if args.soft_dirty and soft_dirty is False:
+    if args.soft_dirty and has_soft_dirty(session.process.procfs) is False:
         raise NotSupported("soft-dirty bits", "CONFIG_MEM_SOFT_DIRTY")
 
     def make() -> Table:
@@ -66,12 +63,21 @@ def run(args: Namespace, session: Session) -> int:
             finally:  # the target is written last, when it is known how long this took
                 info.update(session.target_info(session.process.reading))
 
-        pages = PageList(session.process, pieces(), wanted, args.limit, notes)
-        flags_width = width_of_flags(source, soft_dirty is not False)
-        return runs_table(pages, info, flags_width) if args.runs else pages_table(pages, info, flags_width)
+        return pages_table(pieces(), session.process, wanted, info, args.runs, args.limit, notes, source)
 
     session.show(make, args)
     return 0
 
 
-COMMAND = Command("[options] TARGET [AREA] | -- COMMAND ...", __doc__, add_arguments, run, words=(TARGET,))
+COMMAND = Command(
+    "[options] TARGET [AREA] | -- COMMAND ...",
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas pages 1234 heap --runs", "the heap, a line per run of like pages"),
+        ("mematlas pages 1234 0x7f2860000000+1M", "every page of one MiB"),
+        ("mematlas pages 1234 --swapped --limit 20", "the first 20 pages in swap"),
+    ),
+    words=(TARGET,),
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mematlas.errors import BadInput
 from mematlas.frozen import replace
+from mematlas.kernel.maps import KINDS
 from mematlas.model.address_space import EVERYTHING, Selection, parse_address, parse_kinds, parse_perms, parse_range
 
 TYPE_CHECKING = False
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 
 def add_selection(arguments: Arguments) -> None:
     """Declare the filters over VMAs."""
+    kinds = ", ".join(KINDS)
     arguments.add_argument("--perms", type=parse_perms, help="only VMAs with these rights: rw, x, r--p")
-    arguments.add_argument("--kind", type=parse_kinds, metavar="KIND,...", help="heap, stack, anon, file, shmem, ...")
-    arguments.add_argument("--path", help="only VMAs whose path has this in it")
+    arguments.add_argument("--kind", type=parse_kinds, metavar="KIND,...", help=f"only VMAs of these kinds: {kinds}")
+    arguments.add_argument("--path", help="only VMAs whose path contains PATH")
 
 
 def selection_of(args: Namespace, session: Session) -> Selection:

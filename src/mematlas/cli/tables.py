@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_repeat, add_target
-from mematlas.errors import BadInput
+from mematlas.errors import AssertionNotMet, BadInput
 from mematlas.model.address_space import parse_address, parse_range
 from mematlas.notes import Notes
 
@@ -33,7 +33,7 @@ def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     arguments.add_argument("--list", action="store_true", help="every entry, indented by level")
     arguments.add_argument("--runs", action="store_true", help="with --list: like neighbours as one line")
-    arguments.add_argument("--flags", metavar="FLAG,...", help="with --list: only entries so: w,x,!nx")
+    arguments.add_argument("--flags", metavar="FLAG,...", help="with --list: only entries with these flags: w,x,!nx")
     arguments.add_argument("--level", choices=LEVELS, help="with --list: only this level; with --tree: no deeper")
     arguments.add_argument("--range", metavar="RANGE", help="only ADDR+LEN or START-END")
     arguments.add_argument(
@@ -42,8 +42,10 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--binary", action="store_true", help="with --raw: bytes instead of text")
     arguments.add_argument("--tree", action="store_true", help="every table, with what is below it")
     arguments.add_argument("--audit", action="store_true", help="writable and executable, open to users, aliases")
-    arguments.add_argument("--fail", action="store_true", help="with --audit: exit 10 when something is found")
-    arguments.add_argument("--verify", action="store_true", help="every page against pagemap, and the sums; exit 10")
+    arguments.add_argument("--fail", action="store_true", help="with --audit: exit 10 if it finds something")
+    arguments.add_argument(
+        "--verify", action="store_true", help="compare with pagemap, page by page, and with the sums; exit 10"
+    )
     arguments.add_argument("--kernel", action="store_true", help="the kernel half")
     arguments.add_argument("--user-pgd", action="store_true", help="the copy that user space runs with (PTI)")
     arguments.add_argument("--reader", choices=READERS, default="auto", help="auto (default), bpf, kcore or module")
@@ -68,11 +70,14 @@ def run(args: Namespace, session: Session) -> int:
 
     half = "kernel" if args.kernel else "user"
     with PageTables(session.process, args.reader, half, args.user_pgd, span_of(args, session)) as page_tables:
-        view = chosen(args, session, page_tables)
+        found: list[str] = []
+        view = chosen(args, session, page_tables, found)
         if args.binary:
             session.write_bytes(bytes_of(args, session, page_tables))
         else:
             session.show(view, args)
+    if found:
+        raise AssertionNotMet(found[0])
     return 0
 
 
@@ -86,9 +91,9 @@ def check(args: Namespace, words: list[str]) -> None:
         raise BadInput(f"--{asked[0]} and --{asked[1]}: one at a time")
     for option, needs in (("runs", "list"), ("flags", "list"), ("binary", "raw"), ("fail", "audit")):
         if getattr(args, option) not in (None, False) and not getattr(args, needs):
-            raise BadInput(f"--{option} is of --{needs}")
+            raise BadInput(f"--{option} needs --{needs}")
     if args.level and not (args.list or args.tree):
-        raise BadInput("--level is of --list or --tree")
+        raise BadInput("--level needs --list or --tree")
     if args.runs and args.flags is not None and "table" in args.flags.split(","):
         raise BadInput("--runs leaves out the entries that point at tables: not with --flags table")
     if args.verify and (args.kernel or args.user_pgd):
@@ -113,7 +118,7 @@ def span_of(args: Namespace, session: Session) -> tuple[int, int] | None:
     return span
 
 
-def chosen(args: Namespace, session: Session, page_tables: PageTables) -> Callable[[], Table]:
+def chosen(args: Namespace, session: Session, page_tables: PageTables, found: list[str]) -> Callable[[], Table]:
     """Return what makes the view that was asked for."""
     if args.raw:
         picked = picked_of(args, session, page_tables)
@@ -130,9 +135,9 @@ def chosen(args: Namespace, session: Session, page_tables: PageTables) -> Callab
     if args.tree:
         return lambda: tree(args, session, page_tables)
     if args.audit:
-        return lambda: audit(args, session, page_tables)
+        return lambda: audit(args, session, page_tables, found)
     if args.verify:
-        return lambda: verify(session, page_tables)
+        return lambda: verify(session, page_tables, found)
     return lambda: summary(session, page_tables)
 
 
@@ -197,7 +202,7 @@ def is_number(word: str) -> bool:
 def picked_of(args: Namespace, session: Session, page_tables: PageTables) -> tuple[int | None, int | None]:
     """Return which tables --raw asks for: by number, by an address that they translate, or all."""
     if len(session.words) > 1:
-        raise BadInput(f"one word too many: {session.words[1]!r}")
+        raise BadInput(f"unexpected argument {session.words[1]!r}")
     if not session.words:
         return None, None
     word = session.words[0]
@@ -239,20 +244,23 @@ def tree(args: Namespace, session: Session, page_tables: PageTables) -> Table:
     return tree_view(nodes, page_tables.mode, target, half_of(page_tables), depth)
 
 
-def audit(args: Namespace, session: Session, page_tables: PageTables) -> Table:
+def audit(args: Namespace, session: Session, page_tables: PageTables, found: list[str]) -> Table:
     from mematlas.views.pagetable_checks import audit_view
 
     page_tables.begin()
     findings = page_tables.audit(both=not args.kernel and args.range is None)
+    nr_bad = sum(not finding.is_harmless for finding in findings)
+    found[:] = [f"the audit has {nr_bad} finding{'' if nr_bad == 1 else 's'}"] if nr_bad and args.fail else []
     target = session.target_info() | page_tables.finish()
-    return audit_view(findings, page_tables.place_names(), target, page_tables.audited, must_pass=args.fail)
+    return audit_view(findings, page_tables.place_names(), target, page_tables.audited)
 
 
-def verify(session: Session, page_tables: PageTables) -> Table:
+def verify(session: Session, page_tables: PageTables, found: list[str]) -> Table:
     from mematlas.views.pagetable_checks import verify_view
 
     page_tables.begin()
     result = page_tables.verify()
+    found[:] = [f"page tables and the kernel's own numbers disagree: {what}" for what in result.unexplained]
     return verify_view(result, session.target_info() | page_tables.finish())
 
 
@@ -261,6 +269,11 @@ COMMAND = Command(
     __doc__,
     add_arguments,
     run,
+    examples=(
+        ("mematlas tables 1234", "how many tables and entries of each level"),
+        ("mematlas tables 1234 0x7f2860000123", "one address, from PGD to PTE"),
+        ("mematlas tables 1234 --list --flags w,x", "entries both writable and executable"),
+    ),
     words=(TARGET,),
     default_target=default_target,
 )

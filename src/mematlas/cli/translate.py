@@ -1,5 +1,5 @@
-"""Addresses are hexadecimal, with or without 0x; "-" reads them from standard input, one or more a line.
-The physical address is that of the very byte. It needs CAP_SYS_ADMIN: without it frames are hidden.
+"""Addresses are hexadecimal, with or without 0x; "-" reads them from standard input. The physical address is that of
+the byte itself, not of its page; it needs CAP_SYS_ADMIN, without which frames are hidden.
 """
 
 from __future__ import annotations
@@ -53,4 +53,14 @@ def address_of(word: str) -> int:
     return address
 
 
-COMMAND = Command("[options] TARGET ADDRESS... | -", __doc__, add_arguments, run, words=(TARGET,))
+COMMAND = Command(
+    "[options] TARGET ADDRESS... | -",
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas translate 1234 0x7f2860000123", "one address"),
+        ("mematlas translate 1234 - < addresses", "as many as a file has"),
+    ),
+    words=(TARGET,),
+)

@@ -1,6 +1,5 @@
-"""RSS is what the kernel counts as resident, PSS divides each page by how often it is mapped, USS is what this
-process maps alone. Huge pages of the hugetlb pools and the zero page are no part of RSS; they stand on lines of
-their own.
+"""RSS is what the kernel counts as resident; PSS divides each page by the number of its mappings; USS is what this
+process alone maps. Pages of the hugetlb pools and the zero page are not part of RSS: they have lines of their own.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGon
 from mematlas.notes import Note, Notes
 from mematlas.observe.sources import no_tables
 from mematlas.views.format import format_seconds
-from mematlas.views.usage import Subject, sharing_notes, usage_table, verify_table
+from mematlas.views.usage import sharing_notes, usage_table, verify_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     from mematlas.analysis.ending import EndingResult
     from mematlas.analysis.results import MapsResult, UsageResult
@@ -36,22 +35,18 @@ NR_TRIES = 3
 def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     add_numa(arguments)
-    arguments.add_argument(
-        "--distinct", action="store_true", help="what is resident with each frame counted once, as well (as root)"
-    )
+    arguments.add_argument("--distinct", action="store_true", help="also count each resident frame once (as root)")
     arguments.add_argument(
         "--if-ended",
         action="store_true",
-        help="what ending the process would free, leave to be reclaimed, and leave in use (as root)",
+        help="what ending it would free, or leave in use (as root)",
     )
-    arguments.add_argument(
-        "--folios", action="store_true", help="how much of RSS is in folios of which size, and what large ones hold"
-    )
+    arguments.add_argument("--folios", action="store_true", help="how much of RSS is in folios of which size")
     add_source(arguments)
     arguments.add_argument(
         "--verify",
         action="store_true",
-        help="smaps, pagemap and page tables side by side, every difference named; exit 10 on a false one",
+        help="compare three kernel sources; exit 10 if they disagree",
     )
     add_repeat(arguments)
     add_output(arguments)
@@ -77,7 +72,7 @@ def run(args: Namespace, session: Session) -> int:
     return 0
 
 
-def of_each(session: Session, notes: Notes, look: Callable[[Process], Result]) -> list[Subject[Result]]:
+def of_each(session: Session, notes: Notes, look: Callable[[Process], Result]) -> list[tuple[dict[str, Any], Result]]:
     """Return what a look at each process of the target tells, and who that is; each address space once."""
     from mematlas.model.shared_mm import AddressSpaces
 
@@ -87,7 +82,7 @@ def of_each(session: Session, notes: Notes, look: Callable[[Process], Result]) -
         (process,) = processes
         result = look(process)
         notes += sharing_notes(dict.fromkeys(process.sharing_memory() or (), process.pid))
-        return [Subject(session.target_info(result.reading, process), result)]
+        return [(session.target_info(result.reading, process), result)]
     spaces = AddressSpaces(session.procfs)
     for process in processes:
         try:
@@ -97,7 +92,7 @@ def of_each(session: Session, notes: Notes, look: Callable[[Process], Result]) -
         except (PermissionDenied, ProcessGone) as error:
             notes.add(Note("left-out", f"left out: {error}"))
             continue
-        results.append(Subject(session.target_info(result.reading, process), result))
+        results.append((session.target_info(result.reading, process), result))
     notes += sharing_notes(spaces.earlier)
     return results
 
@@ -120,8 +115,10 @@ def if_ended(args: Namespace, session: Session) -> int:
 
 def verify(args: Namespace, session: Session) -> int:
     from mematlas.analysis.verify import Told, compare
+    from mematlas.errors import AssertionNotMet
     from mematlas.kernel.smaps import leaves_out_huge_pages
 
+    unexplained: list[str] = []
     if args.source != "auto":
         raise BadInput("--verify reads every source: not with --source")
     if args.numa or args.distinct or args.folios or args.if_ended:
@@ -148,7 +145,8 @@ def verify(args: Namespace, session: Session) -> int:
             second = Told(session.process.maps("smaps", first_pages=False), first) if saved is None else first
             stopped = bool(saved and saved.get("stopped"))
             rows = compare(first, counted, second, saved is not None, tables, leaves_out_huge_pages, stopped)
-            if not session.procfs.live or all(row.explained is not False for row in rows):
+            unexplained[:] = [row.measure for row in rows if row.explained is False]
+            if not unexplained or not session.procfs.live:
                 break
         if hold := first.reading.hold:
             total, longest = format_seconds(hold.total_s), format_seconds(hold.longest_s)
@@ -157,6 +155,8 @@ def verify(args: Namespace, session: Session) -> int:
         return verify_table(rows, session.target_info(counted.reading), notes)
 
     session.show(make, args)
+    if unexplained:
+        raise AssertionNotMet(f"the sources disagree without a reason: {', '.join(unexplained)}")
     return 0
 
 
@@ -168,4 +168,15 @@ def maps_by_tables(process: Process) -> MapsResult | Note:
         return no_tables(error)
 
 
-COMMAND = Command("[options] TARGET | -- COMMAND ...", __doc__, add_arguments, run, words=(TARGET,))
+COMMAND = Command(
+    "[options] TARGET | -- COMMAND ...",
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas usage postgres", "the process of that name, or a PID"),
+        ("mematlas usage 1234 -i 1s", "again every second"),
+        ("mematlas usage 1234 --verify", "from three kernel sources, compared"),
+    ),
+    words=(TARGET,),
+)

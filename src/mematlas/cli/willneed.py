@@ -26,4 +26,14 @@ def run(args: Namespace, session: Session) -> int:
     return advise.run("willneed", args, session)
 
 
-COMMAND = Command(USAGE, f"{__doc__}\n{ABOUT}", add_arguments, run, words=(TARGET,))
+COMMAND = Command(
+    USAGE,
+    f"{__doc__}\n{ABOUT}",
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas willneed 1234 --dry-run", "what could come back"),
+        ("mematlas willneed 1234 heap", "the heap, read from swap"),
+    ),
+    words=(TARGET,),
+)

@@ -1,11 +1,12 @@
-"""singlemap    one rwx page: mapped at the first Enter, written to at the second, gone at the third
+"""singlemap    one rwx page: the first Enter maps it, the second writes to it
 multimap [N] N rwx pages (12): all mapped, then one written to per Enter
 prober       1 KiB, written to: an address to look up
-draw         1,024 pages; reads "Draw N" (N segments: all, even, odd pages in turn), "Clear", "Quit"
-actor        does what each line says: map 100, write 0 10, fork, ...; the lessons (mematlas lab) are played by it
+draw         1,024 pages; reads "Draw N" (N segments: all, even, odd pages
+             in turn), "Clear", "Quit"
+actor        does what each line says: map 100, write 0 10, fork, ...; the
+             lessons (mematlas lab) are played by it
 
-Each prints its PID and addresses, and waits; lines can come from a pipe as well. --json tells the truth as one
-object per step.
+Each prints its PID and addresses, and waits; the lines can come from a pipe too.
 """
 
 from __future__ import annotations
@@ -25,20 +26,24 @@ if TYPE_CHECKING:
 
 def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("words", nargs="*", metavar="NAME", help=", ".join(WORKLOADS))
-    arguments.add_argument("--json", action="store_true", help="one JSON object per step")
+    arguments.add_argument("--json", action="store_true", help="write one JSON object per step")
 
 
 def run(args: Namespace, session: Session) -> int:
     name, *rest = args.words or [""]
     if len(rest) > (name == "multimap"):
-        raise BadInput(f"one word too many: {rest[-1]!r}")
+        raise BadInput(f"unexpected argument {rest[-1]!r}")
     return run_workload(name, rest[0] if rest else "12", sys.stdin, sys.stdout, args.json)
 
 
 COMMAND = Command(
-    "[--json] singlemap | multimap [N] | prober | draw | actor",
+    "[--json] NAME [N]",
     __doc__,
     add_arguments,
     run,
+    examples=(
+        ("mematlas workload draw", "something to look at from another terminal"),
+        ("mematlas workload multimap 20 --json", "20 pages, and the truth as JSON"),
+    ),
     words=(dict.fromkeys(WORKLOADS, ""),),
 )

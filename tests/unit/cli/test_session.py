@@ -82,17 +82,8 @@ def test_bytes_that_are_no_text_are_quoted_as_they_are_everywhere(words: list[st
     assert "udc" not in run.stderr
 
 
-def test_number_alone_suggests_usage() -> None:
-    with pytest.raises(BadInput, match="did you mean 'mematlas usage 1234'"):
-        cli.dispatch(["1234"])
-
-
-def test_help_of_a_command_is_its_help() -> None:
-    assert mematlas("help", "usage").stdout == mematlas("usage", "--help").stdout != ""
-
-
 def test_csv_that_repeats_has_one_head() -> None:
-    run = mematlas("usage", os.getpid(), "--format", "csv", "-i", "50ms", "-n", "3")
+    run = mematlas("usage", os.getpid(), "--format", "csv", "-i", "1ms", "-n", "3")
     head, *rows = csv.reader(io.StringIO(run.stdout))
 
     assert head[0] == "pid"

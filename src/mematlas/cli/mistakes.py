@@ -1,0 +1,45 @@
+"""What was probably meant: hints in the messages about names that there are none of."""
+
+from __future__ import annotations
+
+from mematlas.cli.arguments import did_you_mean
+from mematlas.cli.command import COMMANDS
+
+
+def unknown_command(name: str) -> str:
+    """Return the message about a first word that is no command: it may be what to look at."""
+    if name.isdecimal() or names_target(name):
+        import shlex
+
+        return f"no command {name!r}; to look at that process: mematlas usage {shlex.quote(name)}"
+    return f"no command {name!r}{did_you_mean(name, COMMANDS)}; mematlas --help lists them"
+
+
+def names_target(text: str) -> bool:
+    """Whether a word is the name of a process, or whatever else a target can be."""
+    from mematlas.errors import Error
+    from mematlas.kernel.procfs import ProcFS
+    from mematlas.model.search import search
+    from mematlas.notes import Notes
+
+    try:
+        for target in search(text, ProcFS(), Notes()):
+            target.close()
+            return True
+    except Error:
+        pass
+    return False
+
+
+def how_to_install(package: str) -> str:
+    """Return the line that installs a package for the Python that runs us."""
+    import os
+    import sys
+    import sysconfig
+
+    is_managed = os.path.exists(os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED"))  # PEP 668
+    if not is_managed or sys.prefix != sys.base_prefix:
+        return f"{sys.executable} -m pip install {package}"
+    if os.path.exists("/etc/debian_version"):
+        return f"sudo apt install python3-{package}"
+    return f"python3 -m venv, then pip install {package} in it (this Python is managed by the system)"

@@ -1,0 +1,157 @@
+"""Help: its shape, and that the lines it gives to type can be typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers import mematlas
+from mematlas.cli.arguments import Arguments
+from mematlas.cli.command import COMMANDS, load
+from mematlas.cli.help import TOPICS, command_text, common_options, overview_text
+from victim import DEADLINE, Victim
+
+ALL = (*COMMANDS, "overview")
+SCREEN_WIDTH, SCREEN_LINES = 80, 24
+FEW = 6
+"""So many options of its own leave a command's help on one screen."""
+
+
+def own_options(name: str) -> int:
+    arguments = Arguments()
+    load(name).add_arguments(arguments)
+    return len(arguments.declared) - len(arguments.common)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_help_of_a_command_fits_a_screen(name: str) -> None:
+    lines = command_text(name, SCREEN_WIDTH).splitlines()
+
+    assert [line for line in lines if len(line) > SCREEN_WIDTH and not line.startswith("  mematlas")] == []
+    assert len(lines) <= SCREEN_LINES or own_options(name) > FEW
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_begins_with_what_the_command_is_for(name: str) -> None:
+    first, second, *_ = command_text(name, 200).splitlines()
+
+    assert first == f"mematlas {name}: {COMMANDS[name][1]}"
+    assert second.startswith(f"usage: mematlas {name} ")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_help_has_examples(name: str) -> None:
+    assert 2 <= len(load(name).examples) <= 3
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_option_has_a_line_in_a_help(name: str) -> None:
+    arguments = Arguments()
+    load(name).add_arguments(arguments)
+    texts = command_text(name, 0) + TOPICS["options"](0)
+
+    assert [option for option in arguments.names() if not re.search(rf"^  .*{option}\b", texts, re.MULTILINE)] == []
+
+
+def test_no_list_of_values_is_cut_short() -> None:
+    helps = [str(settings.get("help")) for name in ALL for settings in declared(name)]
+
+    assert [text for text in helps if re.search(r", \.\.\.$", text)] == []
+
+
+def declared(name: str) -> list[dict[str, object]]:
+    arguments = Arguments()
+    load(name).add_arguments(arguments)
+    return [settings for _, settings in arguments.declared]
+
+
+def test_common_options_are_told_once_and_in_full() -> None:
+    names = [names for names, _ in common_options()]
+
+    assert len(names) == len(set(names))
+    assert {"--format", "--json", "-i", "-p"} <= {name for each in names for name in each}
+
+
+def test_the_first_help_names_all_commands_and_topics() -> None:
+    text = overview_text(SCREEN_WIDTH)
+
+    assert [name for name in (*COMMANDS, *TOPICS) if not re.search(rf"\b{name}\b", text)] == []
+    assert max(map(len, text.splitlines())) <= SCREEN_WIDTH
+    assert "mematlas help COMMAND" in text
+
+
+@pytest.mark.parametrize(("words", "same"), [(["--help"], ["help"]), (["maps", "1", "-h"], ["help", "maps"])])
+def test_help_is_asked_for_in_several_ways(words: list[str], same: list[str]) -> None:
+    assert mematlas(*words).stdout == mematlas(*same).stdout != ""
+
+
+def test_help_of_what_follows_two_dashes_is_not_ours() -> None:
+    run = mematlas("usage", "--after", "0", "--json", "--", "sh", "-c", "sleep 1", "--help")
+
+    assert json.loads(run.stdout)["rows"]
+
+
+# --- the examples
+
+PREAMBLE = 'mematlas() { "$PYTHON" -m mematlas "$@"; }\n'
+ACTS = [name for name, (group, _) in COMMANDS.items() if group == "Act"]
+WITHOUT_RIGHTS = "setpriv --bounding-set=-all "
+"""What would make swap and move pages shows its plan, then."""
+EXAMPLES = [
+    pytest.param(name, line, id=line, marks=[pytest.mark.root("CAP_SYS_ADMIN")] if name == "tables" else [])
+    for name in ALL
+    for line, _ in load(name).examples
+]
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Victim]:
+    with Victim("anon_full") as one:
+        one.tell("rename", name="postgres")
+        yield one
+
+
+@pytest.fixture
+def place(tmp_path: Path, postgres: Victim) -> Path:
+    """Return a directory with what the examples take for granted."""
+    (tmp_path / "addresses").write_text(f"{postgres['anon_full'].address:#x}\n")
+    (tmp_path / ".config/fish/completions").mkdir(parents=True)
+    assert mematlas("capture", postgres.pid, tmp_path / "saved").returncode == 0
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "line"), EXAMPLES)
+def test_examples_run(name: str, line: str, place: Path, postgres: Victim) -> None:
+    start = postgres["anon_full"].address
+    # Others' processes may have the name too, so ours goes by its PID.
+    typed = re.sub(r"\b(1234|postgres)\b", str(postgres.pid), line)
+    typed = re.sub(r"0x7f28600+(?=\d{3})|0x7f2860000000", lambda match: f"{start:#x}"[: len(match[0])], typed)
+    if name in ACTS and "--dry-run" not in typed:
+        typed += " --dry-run"
+    if " -i " in typed:
+        typed += " -i 1ms -n 2"
+    if " saved" in typed:
+        (place / "saved").rename(place / "earlier")
+    shell = "zsh" if "zsh" in line else "bash"
+    if line == "mematlas demo paging" and os.geteuid() == 0:
+        typed = f'{WITHOUT_RIGHTS} "$PYTHON" -m {typed}'
+    setup = PREAMBLE + ("autoload -U compinit && compinit -u -D\n" if shell == "zsh" else "")
+    run = subprocess.run(
+        [shell, "-c", setup + typed],
+        env={**os.environ, "PYTHON": sys.executable, "HOME": str(place)},
+        cwd=place,
+        input="\n" * 40,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout or name == "completion"
