@@ -276,9 +276,7 @@ def write_words(path: Path, words: Mapping[int, int]) -> None:
 
 def keyed_rows(table: Table) -> list[dict[str, Any]]:
     """Return the rows of a table, also of one that streams, as values by key."""
-    batches = [zip(*table.rows, strict=True)] if table.batches is None else table.batches
-    keys = [column.key for column in table.columns]
-    return [dict(zip(keys, row, strict=True)) for batch in batches for row in zip(*batch, strict=True)]
+    return list(table.records())
 
 
 class Forked:

@@ -275,7 +275,7 @@ def options(random: Random, name: str, without: frozenset[str]) -> list[str]:
     if any(word.split("=")[0] in ("-i", "--interval", "--inter") for word in words):
         words += ["-n", "2"]  # else it goes on for ever; the last one counts
     elif any(word.split("=")[0] in ("-n", "--count") for word in words):
-        words += ["-i", "1ms", "-n", "2"]
+        words += ["-i", "50ms", "-n", "2"]
     return words
 
 

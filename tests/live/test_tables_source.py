@@ -257,7 +257,7 @@ def test_auto_takes_tables_where_one_looks_again(victim: MakeVictim) -> None:
         process.expect_more_looks()
         assert process.usage(max_stall=0).reading.source == "tables"
         assert process.page_source("auto", 0, 0, 1 << 47, Notes()) == "tables"
-    done = mematlas("usage", target.pid, "--max-stall", "0ms", "-i", "10ms", "-n", "2", "--format", "jsonl")
+    done = mematlas("usage", target.pid, "--max-stall", "0ms", "-i", "50ms", "-n", "2", "--format", "jsonl")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["target"]["source"] for line in lines if "target" in line] == ["tables", "tables"]
 

@@ -14,7 +14,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ from victim import DEADLINE
 class Terminal:
     """A program on a terminal of its own."""
 
-    def __init__(self, words: tuple[object, ...], columns: int, lines: int) -> None:
+    def __init__(self, words: tuple[object, ...], columns: int, lines: int, controls: bool = False) -> None:
         self.fd, inner = pty.openpty()
         self.resize(columns, lines)
         self.process = subprocess.Popen(
@@ -36,6 +36,7 @@ class Terminal:
             stdout=inner,
             stderr=inner,
             start_new_session=True,
+            preexec_fn=take_terminal if controls else None,
             env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"},
         )
         os.close(inner)
@@ -65,9 +66,19 @@ class Terminal:
         return text
 
 
+def take_terminal() -> None:
+    """Have the terminal send us its signals, and let us read what is typed."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def typed_at(*words: object) -> AbstractContextManager[Terminal]:
+    """Run a program on a terminal that it may read from."""
+    return terminal(*words, controls=True)
+
+
 @contextmanager
-def terminal(*words: object, columns: int = 80, lines: int = 24) -> Iterator[Terminal]:
-    running = Terminal(words, columns, lines)
+def terminal(*words: object, columns: int = 80, lines: int = 24, controls: bool = False) -> Iterator[Terminal]:
+    running = Terminal(words, columns, lines, controls)
     try:
         yield running
     finally:
@@ -91,6 +102,38 @@ def test_cursor_comes_back_at_every_end(number: int) -> None:
     assert running.process.returncode == (130 if number == signal.SIGINT else -number)
     if number == signal.SIGINT:
         assert rest.endswith(f"{CURSOR_ON}\r\n")
+
+
+@pytest.mark.parametrize("keys", [b"q", b"xyzq", b"\x04"], ids=["q", "after others", "Ctrl-D"])
+def test_keys_end_a_view_and_are_not_shown(keys: bytes) -> None:
+    with typed_at("usage", os.getpid(), "-i", "30s") as running:
+        running.read_until("q quits")
+        running.read_until(CLEAR_BELOW)
+        os.write(running.fd, keys)
+        rest = running.rest()
+
+    assert running.process.returncode == 0
+    assert rest == WRAP_ON + CURSOR_ON
+
+
+def test_interrupt_of_a_view_shows_no_key_and_gives_the_terminal_back() -> None:
+    with typed_at("usage", os.getpid(), "-i", "30s") as running:
+        before = termios.tcgetattr(running.fd)[3] & (termios.ECHO | termios.ICANON)
+        running.read_until(CLEAR_BELOW)
+        os.write(running.fd, b"\x03")
+        rest = running.rest()
+        after = termios.tcgetattr(running.fd)[3] & (termios.ECHO | termios.ICANON)
+
+    assert running.process.returncode == 130
+    assert rest == WRAP_ON + CURSOR_ON
+    assert before in (0, after)
+    assert after == termios.ECHO | termios.ICANON
+
+
+def test_looks_without_a_rest_are_refused() -> None:
+    for text in ("0", "1ms", "49ms"):
+        done = mematlas("usage", os.getpid(), "-i", text)
+        assert (done.returncode, "50ms or more" in done.stderr) == (2, True)
 
 
 def test_stopped_view_gives_the_cursor_back_and_takes_it_again() -> None:
@@ -192,12 +235,17 @@ def is_whole(line: str) -> bool:
     return len(line.split()) == 1 or line.strip().startswith(("try: ", "sudo ", "docker "))
 
 
-def test_a_row_that_is_wider_than_the_screen_has_all_its_cells(target: Program, tmp_path: Path) -> None:
+def test_a_screen_that_is_too_narrow_shows_rows_that_matter_and_wide_shows_all(target: Program, tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     assert mematlas("capture", target.pid, saved).returncode == 0
     with terminal("maps", saved) as one:
-        shown = one.rest().partition("note:")[0]
+        shown = lines_of(one.rest().partition("note:")[0])
+    with terminal("maps", saved, "--wide") as one:
+        wide = one.rest().partition("note:")[0]
     piped = mematlas("maps", saved).stdout
 
-    assert sorted(shown.split()) == sorted(piped.split())
+    assert shown[0].split() == ["START", "SIZE", "PERM", "RSS", "USS", "HERE", "PATH"]
+    assert [line.split()[0] for line in shown[:-1]] == [line.split()[0] for line in piped.splitlines()]
+    assert shown[-1].startswith("not shown: PRESENT, PAGES,")
+    assert wide.split() == piped.split()
     assert max(map(len, piped.splitlines())) > 80

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from mematlas.views.terminal import is_ours
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
@@ -27,14 +29,6 @@ def note_background(out: TextIO) -> None:
         from mematlas.views.colour import set_background
 
         set_background(light)
-
-
-def is_ours(out: TextIO) -> bool:
-    """Whether we are in the foreground of a terminal, from which we may read: typing goes to standard input."""
-    try:
-        return out.isatty() and os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
-    except OSError:
-        return False
 
 
 def ask(fd: int, question: bytes) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.drawing import AREA_USAGE, Drawing, add_drawing
-from mematlas.views.picture import MAX_MARKS, histogram_view
+from mematlas.views.histogram import MAX_MARKS, histogram_view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.cli.values import parse_count, parse_seconds, parse_width
+from mematlas.cli.values import parse_count, parse_interval, parse_seconds, parse_width
 from mematlas.observe.sources import MAX_STALL, PAGE_SOURCES, SOURCES
 
 TYPE_CHECKING = False
@@ -42,6 +42,7 @@ def add_output(arguments: Arguments) -> None:
     arguments.add_common("--format", choices=FORMATS, default="table", help="table (default), json, jsonl or csv")
     arguments.add_common("--json", action="store_true", help="short for --format json")
     arguments.add_common("--bytes", action="store_true", help="sizes as integers, in bytes")
+    arguments.add_common("--wide", action="store_true", help="every column, however narrow the terminal is")
     add_color(arguments)
 
 
@@ -53,7 +54,7 @@ def add_color(arguments: Arguments) -> None:
 def add_repeat(arguments: Arguments) -> None:
     """Declare repetition in place."""
     arguments.add_common(
-        "-i", "--interval", type=parse_seconds, metavar="TIME", help="repeat every TIME (1s, 200ms); Ctrl-C stops"
+        "-i", "--interval", type=parse_interval, metavar="TIME", help="repeat every TIME (1s, 200ms); q or Ctrl-C stops"
     )
     arguments.add_common("-n", "--count", type=parse_count, metavar="N", help="stop after N repeats")
 

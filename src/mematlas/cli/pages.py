@@ -5,6 +5,7 @@ NUMA node is shown where there are several, and always in JSON and CSV.
 
 from __future__ import annotations
 
+from mematlas.analysis.page_filter import PageFilter
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_page_source, add_repeat, add_target
 from mematlas.cli.selection import add_selection, selection_of, span_of
@@ -12,7 +13,8 @@ from mematlas.cli.values import parse_count
 from mematlas.errors import BadInput, NotSupported
 from mematlas.kernel.pagemap import has_soft_dirty
 from mematlas.notes import Notes
-from mematlas.views.pages import PageFilter, pages_table
+from mematlas.observe.page_list import PageList
+from mematlas.views.pages import pages_table, runs_table, width_of_flags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ def run(args: Namespace, session: Session) -> int:
     wanted = PageFilter(args.present, args.swapped, args.exclusive, args.dirty, args.soft_dirty)
     if args.runs and args.dirty:
         raise BadInput("--dirty is of single frames: not with --runs")
-    if args.soft_dirty and has_soft_dirty(session.process.procfs) is False:
+    soft_dirty = has_soft_dirty(session.process.procfs)
+    if args.soft_dirty and soft_dirty is False:
         raise NotSupported("soft-dirty bits", "CONFIG_MEM_SOFT_DIRTY")
 
     def make() -> Table:
@@ -63,7 +66,9 @@ def run(args: Namespace, session: Session) -> int:
             finally:  # the target is written last, when it is known how long this took
                 info.update(session.target_info(session.process.reading))
 
-        return pages_table(pieces(), session.process, wanted, info, args.runs, args.limit, notes, source)
+        pages = PageList(session.process, pieces(), wanted, args.limit, notes)
+        flags_width = width_of_flags(source, soft_dirty is not False)
+        return runs_table(pages, info, flags_width) if args.runs else pages_table(pages, info, flags_width)
 
     session.show(make, args)
     return 0

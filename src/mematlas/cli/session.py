@@ -2,57 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from mematlas.analysis.results import Reading
 from mematlas.cli.values import LEAST_WIDTH, MOST_WIDTH
-from mematlas.errors import BadInput, NoAddressSpace, ProcessGone, TargetNotFound
+from mematlas.errors import AssertionNotMet, BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
 from mematlas.notes import Note, Notes
 from mematlas.observe.process import Process
+from mematlas.views.envelope import machine_of, target_of
 from mematlas.views.format import fold_message, format_path
 from mematlas.views.terminal import screen_size, screen_width, wants_colour
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any, Protocol, TextIO
+    from typing import Any, TextIO
 
     from mematlas.cli.arguments import Namespace
     from mematlas.cli.launch import Launched
     from mematlas.model.target import Target
-
-    class View(Protocol):
-        """A result as something to look at: a `mematlas.views.table.Table`, or a picture over one."""
-
-        notes: Notes
-
-        def lines(
-            self, *, in_bytes: bool, colour: bool, before: set[str] | None = None, width: int = 0
-        ) -> Iterator[str]: ...
-        def write_json(self, out: TextIO, machine: dict[str, Any]) -> None: ...
-        def write_jsonl(self, out: TextIO, machine: dict[str, Any]) -> None: ...
-        def write_csv(self, out: TextIO) -> None: ...
-
+    from mematlas.views.table import Table
 
 HEADING = 6
 """Lines that a heading, folded, and the first row below it may take."""
-
-
-class WithoutHead:
-    """An output that leaves out what is written first: the line of keys of a CSV that goes on."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.out = out
-        self.is_past = False
-
-    def write(self, text: str) -> int:
-        """Write all but the first text."""
-        if self.is_past:
-            return self.out.write(text)
-        self.is_past = True
-        return len(text)
 
 
 class Session:
@@ -146,56 +119,31 @@ class Session:
 
     def target_info(self, reading: Reading | None = None, process: Process | None = None) -> dict[str, Any]:
         """Return the ``target`` of a result: who, and how long the reading took."""
-        stat = (process or self.process).stat
-        info: dict[str, Any] = {"pid": stat.pid, "name": stat.name, "start_time": stat.start_time}
-        if reading:
-            info |= {
-                "source": reading.source,
-                "duration_s": round(reading.duration_s, 6),
-                "torn": reading.torn,
-            }
-            if reading.reader:
-                info["reader"] = reading.reader
-        return info
+        return target_of((process or self.process).stat, reading)
 
     def machine(self) -> dict[str, Any]:
         """Return the ``machine`` of a result."""
-        if self.procfs.machine is not None:
-            return {key: self.procfs.machine.get(key) for key in ("host", "kernel", "arch", "page_size")}
-        system = os.uname()
-        return {
-            "host": system.nodename,
-            "kernel": system.release,
-            "arch": system.machine,
-            "page_size": self.procfs.page_size,
-        }
+        return machine_of(self.procfs)
 
-    def show(self, make: Callable[[], View], args: Namespace) -> None:
-        """Write a result, once or at intervals; its notes go to standard error when it is text."""
+    def show(self, make: Callable[[], Table], args: Namespace) -> None:
+        """Write a result, once or at intervals; its notes go to standard error when it is text.
+
+        Raises:
+            AssertionNotMet: A check that was asked for found something, which has been written.
+        """
         form = "json" if args.json else args.format
         interval = getattr(args, "interval", None)
         count = getattr(args, "count", None)
         if interval is None and count is not None:
             interval = 1.0
         if form != "table":
-            from mematlas.views.live import ticks
-
-            for number in ticks(interval or 0, 1 if interval is None else count):
-                self._write(make(), form, number == 0)
-                self.out.flush()
-            return
-        colour = wants_colour(args.color, self.out)
-        if interval is None:
-            view = make()
-            width = screen_width(self.out)
-            lines = view.lines(in_bytes=args.bytes, colour=colour, width=width)
-            # The heading waits for what is below it: a target that is refused shows none. On a screen it may be folded.
-            first = [line for _, line in zip(range(HEADING if width else 2), lines, strict=False)]
-            self.out.writelines(f"{line}\n" for part in (first, lines) for line in part)
-            self.out.flush()
-            self.write_notes(view.notes)
-            return
-        self._repeat(make, interval, count, args.bytes, colour)
+            failures = self._write(make, form, interval, count)
+        elif interval is None:
+            failures = self._show_once(make(), args)
+        else:
+            failures = self._repeat(make, interval, count, args)
+        if failures:
+            raise AssertionNotMet("; ".join(failures))
 
     def write_bytes(self, parts: Iterable[bytes]) -> None:
         """Write bytes as they are, to anything but a terminal."""
@@ -206,14 +154,35 @@ class Session:
             self.out.buffer.write(part)
         self.out.buffer.flush()
 
-    def _write(self, view: View, form: str, is_first: bool) -> None:
-        if form == "json":
-            view.write_json(self.out, self.machine())
-        elif form == "jsonl":
-            view.write_jsonl(self.out, self.machine())
-        else:
-            view.write_csv(self.out if is_first else WithoutHead(self.out))  # type: ignore[arg-type]
-            self.write_notes(view.notes)
+    def _write(self, make: Callable[[], Table], form: str, interval: float | None, count: int | None) -> list[str]:
+        """Write results for programs; return what the last one failed in."""
+        from mematlas.views.live import ticks
+        from mematlas.views.writers import write
+
+        failures: list[str] = []
+        for number in ticks(interval or 0, 1 if interval is None else count):
+            table = make()
+            write(table, form, self.out, self.machine(), is_first=number == 0)
+            if form == "csv":
+                self.write_notes(table.notes)
+            self.out.flush()
+            failures = table.failures
+        return failures
+
+    def _show_once(self, table: Table, args: Namespace) -> list[str]:
+        """Write a result as text; return what it failed in."""
+        width = self._width(args)
+        lines = table.lines(in_bytes=args.bytes, colour=wants_colour(args.color, self.out), width=width)
+        # The heading waits for what is below it: a target that is refused shows none. On a screen it may be folded.
+        first = [line for _, line in zip(range(HEADING if width else 2), lines, strict=False)]
+        self.out.writelines(f"{line}\n" for part in (first, lines) for line in part)
+        self.out.flush()
+        self.write_notes(table.notes)
+        return table.failures
+
+    def _width(self, args: Namespace) -> int:
+        """Return the columns that text has to fit in; 0 for any number."""
+        return 0 if args.wide else screen_width(self.out)
 
     def write_notes(self, notes: Iterable[Note]) -> None:
         """Write notes to standard error, each once."""
@@ -225,30 +194,33 @@ class Session:
         self.err.writelines(f"{part}\n" for line in lines for part in fold_message(line, width))
         self.err.flush()
 
-    def _repeat(
-        self, make: Callable[[], View], interval: float, count: int | None, in_bytes: bool, colour: bool
-    ) -> None:
+    def _repeat(self, make: Callable[[], Table], interval: float, count: int | None, args: Namespace) -> list[str]:
+        """Write results as text at intervals; return what the last one failed in."""
         from mematlas.views.live import repeat
 
+        colour = wants_colour(args.color, self.out)
         # Elsewhere than on a screen, which shows few of them, the lines may be more than memory holds.
         marks = colour and self.out.isatty()
         shown: set[str] | None = None
         notes = Notes()
+        failures: list[str] = []
 
-        def frame() -> Iterator[str]:
-            nonlocal shown, notes
-            view = make()
-            notes = view.notes
+        def frame(height: int) -> Iterator[str]:
+            nonlocal shown, notes, failures
+            table = make()
+            notes, failures = table.notes, table.failures
             before = shown
             if marks:
                 shown = set()
-            for line in view.lines(in_bytes=in_bytes, colour=colour, before=before, width=screen_width(self.out)):
+            width = self._width(args)
+            for line in table.lines(in_bytes=args.bytes, colour=colour, before=before, width=width, height=height):
                 if shown is not None:
                     shown.add(line.replace("\x1b[7m", "").replace("\x1b[0m", ""))
                 yield line
 
-        repeat(frame, self.out, interval, count)
+        repeat(frame, self.out, interval, count, colour)
         self.write_notes(notes)
+        return failures
 
 
 def allow_many_files() -> None:

@@ -9,6 +9,8 @@ LEAST_WIDTH, MOST_WIDTH = 40, 1_000
 """Columns below which nothing can be drawn, and above which nobody looks."""
 LONGEST = 1e9
 """Seconds, some thirty years: what the kernel's clocks can still wait for."""
+LEAST_INTERVAL = 0.05
+"""Seconds between two looks."""
 MOST_DIGITS = 18
 """Of a number that an option takes: it fits 64 bits."""
 
@@ -29,6 +31,14 @@ def parse_seconds(text: str) -> float:
                 return seconds
             break
     raise BadInput(f"bad time {text!r}: such as 1s, 200ms or 0.5")
+
+
+def parse_interval(text: str) -> float:
+    """Return a time between two looks: long enough that whoever is looked at has some rest."""
+    seconds = parse_seconds(text)
+    if seconds < LEAST_INTERVAL:
+        raise BadInput(f"-i {text} would leave the target no rest: {LEAST_INTERVAL * 1e3:.0f}ms or more")
+    return seconds
 
 
 def parse_count(text: str) -> int:

@@ -90,6 +90,9 @@ PAGE_IS_GUARD = 1 << 8  # commit a516403787e0, v6.16
 # region it returned (seen on 6.18: the kernel keeps that of its last bounce buffer), and pages count twice.
 SCAN_REGIONS = 512
 
+NOWHERE = 8
+"""An address that nothing can be written to, in the page that the null pointer leads to."""
+
 BLOCK_SIZE = 1 << 16
 """Bytes of entries read at a time: 8 to 64 KiB are equally fast, more no longer fits the cache."""
 PACED_BLOCK_SIZE = 1 << 12
@@ -421,8 +424,10 @@ class Scanner:
         self.ioctl: Callable[[int, int, memoryview], int] = ioctl
         self.fd = fd
         self.pid = pid
-        self.regions, self.address = words_with_address(3 * SCAN_REGIONS)
-        self.words = memoryview(self.regions).cast("B").cast("Q")  # type: ignore[arg-type]  # an array of ctypes
+        self.address = NOWHERE
+        """Where the kernel writes what it finds."""
+        self.regions: MutableSequence[int] = []
+        self.words = memoryview(bytes(ENTRY_SIZE)).cast("Q")
         # struct pm_scan_arg, twelve u64: size, flags, start, end, walk_end, vec, vec_len, max_pages,
         # category_inverted, category_mask, category_anyof_mask, return_mask.
         self.argument = memoryview(bytearray(96)).cast("Q")
@@ -466,20 +471,41 @@ class Scanner:
     def _call(self, start: int, end: int, any_of: int, nr_regions: int, max_pages: int, told: int = 0) -> int:
         argument = self.argument
         argument[0], argument[2], argument[3] = 96, start, end
-        argument[5], argument[6], argument[7] = self.address, nr_regions, max_pages
         argument[10], argument[11] = any_of, told or any_of or PAGE_IS_PRESENT
         try:
+            if self.address == NOWHERE:
+                if self._finds_nothing():
+                    return 0
+                self.make_room()
+            argument[5], argument[6], argument[7] = self.address, nr_regions, max_pages
             return self.ioctl(self.fd, PAGEMAP_SCAN, argument)
         except OSError as error:
             if error.errno == errno.ESRCH:
                 raise ProcessGone(self.pid) from None
             raise NotSupported("PAGEMAP_SCAN", "Linux 6.7") from None
 
+    def _finds_nothing(self) -> bool:
+        """Whether there is nothing to find, which is so of most that small processes are asked: no memory is needed to
+        be told that. Where there is something, the kernel stops at the first page, which it cannot write down.
+        """
+        self.argument[5], self.argument[6], self.argument[7] = NOWHERE, 1, 1
+        try:
+            return self.ioctl(self.fd, PAGEMAP_SCAN, self.argument) == 0
+        except OSError as error:
+            if error.errno == errno.EFAULT:
+                return False
+            raise
+
+    def make_room(self) -> None:
+        """Get the memory that regions are written to."""
+        self.regions, self.address = words_with_address(3 * SCAN_REGIONS)
+        self.words = memoryview(self.regions).cast("B").cast("Q")  # type: ignore[arg-type]  # an array of ctypes
+
 
 def words_with_address(number: int) -> tuple[MutableSequence[int], int]:
     """Return so many words of 64 bits, and where they lie.
 
-    As an array of `ctypes` would be, without what the rest of that module takes to load: 1.2 ms.
+    As an array of `ctypes` would be, without what the rest of that module takes to load, 1.2 ms; this takes 0.5.
     """
     from _ctypes import Array, _SimpleCData, addressof
 

@@ -9,7 +9,7 @@ from mematlas.observe.process import Process
 from mematlas.views.format import format_size
 from mematlas.views.maps import maps_table
 from mematlas.views.translate import translate_table
-from mematlas.views.usage import usage_table
+from mematlas.views.usage import Subject, usage_table
 
 PROBED_PAGE = 7
 PROBED_BYTE = 0x123
@@ -74,7 +74,7 @@ class Tour(Story):
         result = process.usage()
         info = {"pid": process.pid, "name": process.stat.name}
         self.say("The whole program, with its interpreter:")
-        self.show(f"usage {workload.pid}", self.lines(usage_table([(info, result)], Notes())))
+        self.show(f"usage {workload.pid}", self.lines(usage_table([Subject(info, result)], Notes())))
 
     def given_back(self, workload: RunningWorkload, process: Process) -> None:
         self.step("Given back")
@@ -92,7 +92,6 @@ class Tour(Story):
     def maps(self, workload: RunningWorkload, process: Process) -> None:
         result = process.maps(selection=area_of(workload))
         table = maps_table(result, {}, False)
-        table.footer = None
         self.show(f"maps {workload.pid} {workload.address:#x}", self.lines(table))
 
 

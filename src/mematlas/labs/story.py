@@ -7,7 +7,8 @@ import time
 from mematlas.model.address_space import Selection
 from mematlas.notes import Notes
 from mematlas.views.format import fold_message, fold_text
-from mematlas.views.picture import Previous, histogram_view, map_view
+from mematlas.views.histogram import histogram_view
+from mematlas.views.picture import Previous, map_view
 from mematlas.views.terminal import paint, screen_width
 
 TYPE_CHECKING = False

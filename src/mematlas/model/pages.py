@@ -11,6 +11,8 @@ from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import record
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import (
+    ACCESSED,
+    DIRTY,
     ENTRY_SIZE,
     EXCLUSIVE,
     FILE,
@@ -569,6 +571,15 @@ def entry_flags(byte: int, entry: int) -> tuple[str, ...]:
     if byte & PRESENT and byte & MARK_A:
         names.append("zero")
     return tuple(names)
+
+
+def use_flags(use: int) -> tuple[str, ...]:
+    """Return the names of the bits of a page's use, which page tables alone tell.
+
+    >>> use_flags(ACCESSED | DIRTY)
+    ('accessed', 'dirty')
+    """
+    return tuple(name for bit, name in ((ACCESSED, "accessed"), (DIRTY, "dirty")) if use & bit)
 
 
 def is_soft_dirty(entry: int) -> bool:

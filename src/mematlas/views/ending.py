@@ -6,13 +6,14 @@ from mematlas.analysis.results import TORN
 from mematlas.notes import Notes
 from mematlas.views.format import first_of, format_path, format_seconds
 from mematlas.views.table import Column, Drawn, Table
+from mematlas.views.usage import WHO, Line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from collections.abc import Callable, Iterator
 
     from mematlas.analysis.ending import EndingResult, Part
+    from mematlas.views.usage import Subject
 
 FATES = (
     ("freed", "at once, if it ended now"),
@@ -53,58 +54,64 @@ REASONS = {
     ("all", "same_memory"): "all of it: other processes run in the same address space",
 }
 
-COLUMNS = (
-    Column("pid", "PID", "count"),
-    Column("name", "NAME"),
-    *(Column(fate, fate.upper(), "size") for fate, _ in FATES),
-    Column("distinct", "DISTINCT", "size"),
-    Column("dirty", "DIRTY", "size"),
-    Column("parts", "PARTS", "counts"),
-    Column("source", "SOURCE"),
+
+def amount(fate: str) -> Callable[[Subject[EndingResult]], int | None]:
+    """Return what gets how much of a result has a fate."""
+    return lambda item: item.result.total(fate)
+
+
+def parts_of(item: Subject[EndingResult]) -> dict[str, int]:
+    """Return the size of each part by its name."""
+    return {f"{part.fate}_{part.kind}_{part.reason}": part.size for part in item.result.parts}
+
+
+COLUMNS: tuple[Column[Subject[EndingResult]], ...] = (
+    *WHO,
+    *(Column(fate, fate.upper(), "size", amount(fate)) for fate, _ in FATES),
+    Column("distinct", "DISTINCT", "size", lambda item: item.result.distinct, rank=1),
+    Column("dirty", "DIRTY", "size", lambda item: item.result.dirty, rank=2),
+    Column("parts", "PARTS", "counts", parts_of, rank=4),
+    Column("source", "SOURCE", value=lambda item: item.result.reading.source, rank=3),
+)
+LINE_COLUMNS: tuple[Column[Line], ...] = (
+    Column("fate", "WHAT", value=lambda line: line.measure),
+    Column("size", "SIZE", "size"),
+    Column("why", "WHY", value=lambda line: line.meaning),
 )
 
-LINE_COLUMNS = (Column("fate", "WHAT"), Column("size", "SIZE", "size"), Column("why", "WHY"))
 
-
-def ending_table(results: list[tuple[dict[str, Any], EndingResult]], notes: Notes) -> Table:
+def ending_table(results: list[Subject[EndingResult]], notes: Notes) -> Table:
     """Return what ending would do of one process as lines, of several, each ended alone, as a row each."""
-    rows = []
-    for target, result in results:
-        fates = (result.total(fate) for fate, _ in FATES)
-        parts = {f"{part.fate}_{part.kind}_{part.reason}": part.size for part in result.parts}
-        rows.append(
-            (target["pid"], target["name"], *fates, result.distinct, result.dirty, parts, result.reading.source)
-        )
-        notes += result.reading.notes
-        if result.reading.torn:
+    for item in results:
+        notes += item.result.reading.notes
+        if item.result.reading.torn:
             notes.add(TORN)
     if len(results) != 1:
-        return Table("ending/1", COLUMNS, rows, notes=notes)
-    ((target, result),) = results
+        return Table("ending/1", COLUMNS, results, notes=notes)
+    (item,) = results
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
-        took = format_seconds(result.reading.duration_s)
-        who = f"{format_path(target['name'])}, PID {target['pid']}"
-        yield f"{who}: if it ended now, from {result.reading.source} in {took}"
-        lines = list(lines_of(result, in_bytes))
-        yield from Table("ending/1", LINE_COLUMNS, lines).lines(
+        reading = item.result.reading
+        who = f"{format_path(item.target['name'])}, PID {item.target['pid']}"
+        yield f"{who}: if it ended now, from {reading.source} in {format_seconds(reading.duration_s)}"
+        yield from Table("ending/1", LINE_COLUMNS, lines_of(item.result)).lines(
             in_bytes=in_bytes, colour=colour, before=before, width=width
         )
 
-    return Drawn("ending/1", COLUMNS, rows, target=target, notes=notes, draw=draw)
+    return Drawn("ending/1", COLUMNS, results, target=item.target, notes=notes, draw=draw)
 
 
-def lines_of(result: EndingResult, in_bytes: bool) -> Iterator[tuple[str, int, str]]:
+def lines_of(result: EndingResult) -> Iterator[Line]:
     """Yield the lines for people: what becomes of it, and under each the parts that there are."""
     for fate, text in FATES:
         parts = [part for part in result.parts if part.fate == fate]
         if parts or fate != "pool":
-            yield fate, result.total(fate), text
+            yield Line(fate, result.total(fate), text)
         for part in parts:
-            yield f"  {part.kind}", part.size, why(part)
+            yield Line(f"  {part.kind}", part.size, why(part))
         if fate == "reclaimable" and result.dirty:
-            yield "  dirty", result.dirty, "of this: to be written to a disk first"
-    yield "distinct", result.distinct, "resident now, each frame counted once"
+            yield Line("  dirty", result.dirty, "of this: to be written to a disk first")
+    yield Line("distinct", result.distinct, "resident now, each frame counted once")
 
 
 def why(part: Part) -> str:

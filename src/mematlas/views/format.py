@@ -6,6 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+LEFT_OUT = "..."
+"""What stands for the middle of a text that is too long."""
 UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -93,6 +95,31 @@ def format_seconds(seconds: float) -> str:
     if seconds < 0.001:
         return f"{seconds * 1e6:.0f} us"
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def format_share(share: float) -> str:
+    """Return a share of 0 to 1 as percent: 0% for none at all, 100% for all alone.
+
+    >>> format_share(0), format_share(0.001), format_share(0.5), format_share(0.999), format_share(1)
+    ('0%', '1%', '50%', '99%', '100%')
+    """
+    return f"{round(100 * share) if share in (0, 1) else min(max(round(100 * share), 1), 99)}%"
+
+
+def shorten(text: str, width: int) -> str:
+    """Return a text in at most this many columns, its middle left out where it is longer: of a path the end says most.
+
+    >>> shorten("/usr/lib/x86_64-linux-gnu/libcrypto.so.3", 24), shorten("[heap]", 24)
+    ('/usr/l.../libcrypto.so.3', '[heap]')
+    >>> shorten("/tmp/a-name-that-is-longer-than-that", 20)
+    '/tmp/...er-than-that'
+    """
+    if len(text) <= width:
+        return text
+    room = max(width - len(LEFT_OUT), 0)
+    name = text[text.rfind("/") :]
+    tail = len(name) if 2 * room // 3 <= len(name) <= room - 2 else room - room // 3
+    return text[: room - tail] + LEFT_OUT[:width] + text[len(text) - tail :]
 
 
 def format_list(items: list[str] | tuple[str, ...]) -> str:

@@ -5,31 +5,94 @@ from __future__ import annotations
 import os
 import time
 
-from mematlas.views.terminal import screen_size
+from mematlas.views.terminal import is_ours, paint, screen_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Self, TextIO
+    from typing import Any, Self, TextIO
 
 WRAP_OFF, WRAP_ON = "\x1b[?7l", "\x1b[?7h"
 CURSOR_OFF, CURSOR_ON = "\x1b[?25l", "\x1b[?25h"
 CLEAR_LINE, CLEAR_BELOW = "\x1b[K", "\x1b[J"
 MORE = "... more lines"
+QUIT = {"q", "Q", "\x04"}
+"""Keys that end a view: q as in less(1), top(1) and their like, and Ctrl-D. Ctrl-C is a signal."""
+MAX_KEYS = 1_000
+STAMP = "%Y-%m-%d %H:%M:%S"
+"""What stands above each view where they are kept, below one another."""
 
 
-def ticks(interval: float, count: int | None) -> Iterator[int]:
+def ticks(interval: float, count: int | None, rest: Callable[[float], object] = time.sleep) -> Iterator[int]:
     """Yield 0, 1, 2, ... at even intervals, ``count`` times or for ever. A slow round does not delay the others.
 
     What it has missed is left out: whoever was stopped, or suspended, does not look without a pause to catch up.
+    ``rest`` waits for so many seconds, and says whether that was enough for good.
     """
     start = time.monotonic()
     number = 0
     while count is None or number < count:
         yield number
         number += 1
-        if interval and (count is None or number < count):
-            time.sleep(interval - (time.monotonic() - start) % interval)
+        is_more = interval and (count is None or number < count)
+        if is_more and rest(interval - (time.monotonic() - start) % interval):
+            return
+
+
+def heading(interval: float, quits: bool) -> str:
+    """Return what stands above a view that repeats: the time, how often that is, and how it ends."""
+    often = f"{interval:g} s" if interval >= 1 else f"{interval * 1e3:g} ms"
+    return time.strftime("%H:%M:%S") + f", every {often}" + (", q quits" if quits else "")
+
+
+class Keys:
+    """What is typed while a view repeats, not shown; nothing where we are in the background, or typed into nothing."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+        self._before: list[Any] | None = None
+        """The settings of the terminal that it gets back; None while it has its own."""
+
+    def take(self) -> bool:
+        """Have the terminal hand over each key at once, without showing it; return whether it does."""
+        import termios
+
+        if self._before is None and is_ours(self.out):
+            try:
+                before = termios.tcgetattr(0)
+                local = before[3] & ~(termios.ECHO | termios.ICANON)
+                termios.tcsetattr(0, termios.TCSANOW, [*before[:3], local, *before[4:]])
+            except termios.error:
+                return False
+            self._before = before
+        return self._before is not None
+
+    def give_back(self) -> None:
+        """Have the terminal work as it did before."""
+        import termios
+
+        before, self._before = self._before, None
+        if before is not None:
+            try:
+                termios.tcsetattr(0, termios.TCSANOW, before)
+            except termios.error:
+                return  # a terminal that is gone needs nothing
+
+    def rest(self, seconds: float) -> bool:
+        """Wait for so long, or until a key says that it is enough; return whether it did."""
+        import select
+
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if self._before is None:
+                time.sleep(left)
+            elif select.select([0], [], [], left)[0]:
+                typed = os.read(0, MAX_KEYS)
+                if not typed:
+                    self.give_back()  # nobody types any more
+                elif QUIT & set(typed.decode("latin-1")):
+                    return True
+        return False
 
 
 class Screen:
@@ -37,6 +100,7 @@ class Screen:
 
     def __init__(self, out: TextIO) -> None:
         self.out = out
+        self.keys = Keys(out)
         self.height = 0
         """Lines of the last frame, above the cursor."""
         self._handlers: dict[int, object] = {}
@@ -48,6 +112,7 @@ class Screen:
             if signal.getsignal(number) is signal.SIG_DFL:  # nohup, and shells without job control, ignore some
                 signal.signal(number, self._give_back)
                 self._handlers[number] = signal.SIG_DFL
+        self.keys.take()
         self._write(CURSOR_OFF + WRAP_OFF)
         return self
 
@@ -56,15 +121,22 @@ class Screen:
 
         for number in self._handlers:
             signal.signal(number, signal.SIG_DFL)
-        # After ^C, which the terminal has written, the prompt begins a line of its own.
-        self._write(WRAP_ON + CURSOR_ON + ("\n" if kind is KeyboardInterrupt else ""))
+        # Where the terminal has written ^C, the prompt begins a line of its own.
+        shows_keys = not self.keys.take()
+        self.keys.give_back()
+        self._write(WRAP_ON + CURSOR_ON + ("\n" if kind is KeyboardInterrupt and shows_keys else ""))
+
+    @property
+    def room(self) -> int:
+        """The lines that a frame has room for, as the terminal is now."""
+        size = screen_size(self.out)
+        return max(size[1] - 1 if size else 1, 1)
 
     def show(self, lines: Iterable[str]) -> None:
         """Write a frame over the last one: as many lines as there is room for, and no more are made."""
         from itertools import islice
 
-        size = screen_size(self.out)
-        room = max(size[1] - 1 if size else 1, 1)
+        room = self.room
         shown = list(islice(lines, room + 1))
         if len(shown) > room:
             shown[room - 1 :] = [MORE]
@@ -77,10 +149,12 @@ class Screen:
         # The signal does what it would have done without us; only SIGTSTP comes back, with SIGCONT.
         import signal
 
+        self.keys.give_back()
         self._write(WRAP_ON + CURSOR_ON)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
         signal.signal(number, self._give_back)
+        self.keys.take()
         self._write(CURSOR_OFF + WRAP_OFF)
         self.height = 0  # the shell has written meanwhile: go on below
 
@@ -92,14 +166,22 @@ class Screen:
             return  # a terminal that is gone needs nothing
 
 
-def repeat(frames: Callable[[], Iterable[str]], out: TextIO, interval: float, count: int | None) -> None:
-    """Write frame after frame: over the last one on a terminal, one below the other elsewhere."""
+def repeat(
+    frame: Callable[[int], Iterable[str]], out: TextIO, interval: float, count: int | None, colour: bool = False
+) -> None:
+    """Write frame after frame, each with its time: over the last one on a terminal, one below the other elsewhere.
+
+    A frame is given the lines that there is room for; 0 for any number.
+    """
+    from itertools import chain
+
     if not out.isatty():
         for number in ticks(interval, count):
             out.write("\n" if number else "")
-            out.writelines(f"{line}\n" for line in frames())
+            out.writelines(f"{line}\n" for line in chain([time.strftime(STAMP)], frame(0)))
             out.flush()
         return
     with Screen(out) as screen:
-        for _ in ticks(interval, count):
-            screen.show(frames())
+        for _ in ticks(interval, count, screen.keys.rest):
+            first = heading(interval, quits=screen.keys.take())
+            screen.show(chain([paint(first, "dim", colour)], frame(screen.room - 1)))

@@ -3,92 +3,37 @@
 from __future__ import annotations
 
 from mematlas.analysis.results import TORN
-from mematlas.analysis.usage import total, total_by_node
+from mematlas.analysis.usage import total_by_node
 from mematlas.frozen import replace
 from mematlas.notes import Note, Notes
-from mematlas.views.table import HIDDEN, Column, Table, node_columns
+from mematlas.views.format import number_of
+from mematlas.views.table import HIDDEN, Aside, Column, Table, node_columns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from mematlas.analysis.results import MapsResult, VmaUsage
-
-COLUMNS = (
-    Column("start", "START", "address"),
-    Column("end", "END", "address", shown=False),
-    Column("size", "SIZE", "size"),
-    Column("perms", "PERMS"),
-    Column("offset", "OFFSET", "hex", shown=False),
-    Column("dev", "DEV", shown=False),
-    Column("inode", "INODE", "count", shown=False),
-    Column("nr_present", "PRESENT", "count"),
-    Column("nr_pages", "PAGES", "count"),
-    Column("nr_swapped", "SWAPPED", "count"),
-    Column("nr_exclusive", "EXCLUSIVE", "count", shown=False),
-    Column("nr_accessed", "ACCESSED", "count", shown=False),
-    Column("nr_dirty", "DIRTY", "count", shown=False),
-    Column("rss", "RSS", "size"),
-    Column("pss", "PSS", "size"),
-    Column("uss", "USS", "size"),
-    Column("swap", "SWAP", "size", shown=False),
-    Column("first_state", "FIRST PAGE", shown=False),
-    Column("phys", "FIRST FRAME AT", "address"),
-    Column("path_cut", "CUT", "flag", shown=False),
-    Column("kind", "KIND"),
-    Column("path", "PATH", "path"),
-)
+    from mematlas.model.nodes import Sizes
 
 
-def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
-    """Return a row per VMA, and per gap when asked, with totals."""
-    usages = [item.usage for item in result.vmas]
-    rows = list(map(vma_row, result.vmas))
-    columns = list(COLUMNS)
-    nodes = [item.nodes or {} for item in result.vmas]
-    on_nodes = total_by_node(nodes, result.nodes)
-    added = node_columns([on_nodes]) if result.nodes else {}
-    if added:
-        columns[BY_NODE:BY_NODE] = added.values()
-        rows = [
-            (*row[:BY_NODE], *(sizes.get(node, 0) for node in added), *row[BY_NODE:])
-            for row, sizes in zip(rows, nodes, strict=True)
-        ]
-    if gaps:
-        rows = with_gaps(rows)
-    sums = total(usages)
-    footer: list[Any] = [None] * len(columns)
-    for place, column in enumerate(columns):
-        if column.key in ("nr_pages", "nr_swapped", "rss", "pss", "uss"):
-            footer[place] = getattr(sums, column.key)
-        elif column.key == "size":
-            footer[place] = sum(item.vma.size for item in result.vmas)
-        elif column.key == "nr_present":
-            counted = [item.usage.nr_present for item in result.vmas if not is_hidden(item)]
-            footer[place] = None if None in counted else sum(nr or 0 for nr in counted)
-        elif column in added.values():
-            footer[place] = on_nodes.get(list(added)[place - BY_NODE], 0)
-        elif column.key == "path":
-            footer[place] = f"{len(usages)} VMA{'s' if len(usages) > 1 else ''}"
-    notes = Notes(result.reading.notes)
-    if result.reading.torn:
-        notes.add(TORN)
-    if any(map(is_hidden, result.vmas)):
-        notes.add(HIDDEN_PAGES)
-    if result.reading.source == "tables":
-        for place, column in enumerate(columns):
-            if column.key in ("nr_accessed", "nr_dirty"):
-                columns[place] = replace(column, shown=True)
-                footer[place] = sum(getattr(item, column.key) or 0 for item in result.vmas)
-    return Table("maps/1", columns, rows, target=target, notes=notes, footer=tuple(footer))
+def share_here(item: VmaUsage) -> float | None:
+    """Return how much of the pages of a VMA is present."""
+    usage = item.usage
+    return None if usage.nr_present is None else usage.nr_present / usage.nr_pages
 
 
-BY_NODE = next(place for place, column in enumerate(COLUMNS) if column.key == "uss") + 1
-"""Where the columns of nodes go."""
-UNSHOWN_KINDS = frozenset(("vvar", "vsyscall", "special"))
-HIDDEN_PAGES = Note(
-    "hidden-pages", "pages of [vvar], [vsyscall] and devices are not shown by pagemap, and no count includes them"
-)
+def share_of_all(items: list[VmaUsage]) -> float | None:
+    """Return how much of all pages is present."""
+    present = present_of(items)
+    return None if present is None else present / sum(item.usage.nr_pages for item in items)
+
+
+def present_of(items: list[VmaUsage]) -> int | None:
+    """Return how many pages are present; those that nothing shows are in no count."""
+    counts = [item.usage.nr_present for item in items if not is_hidden(item)]
+    return None if None in counts else sum(nr or 0 for nr in counts)
 
 
 def is_hidden(item: VmaUsage) -> bool:
@@ -96,41 +41,83 @@ def is_hidden(item: VmaUsage) -> bool:
     return item.vma.kind in UNSHOWN_KINDS and item.usage.nr_present is None
 
 
-def vma_row(item: VmaUsage) -> tuple[Any, ...]:
-    """Return the row of one VMA."""
-    vma, usage = item.vma, item.usage
-    return (
-        vma.start,
-        vma.end,
-        vma.size,
-        vma.perms,
-        vma.offset,
-        vma.dev,
-        vma.inode,
-        usage.nr_present,
-        usage.nr_pages,
-        usage.nr_swapped,
-        usage.nr_exclusive,
-        item.nr_accessed,
-        item.nr_dirty,
-        usage.rss,
-        usage.pss,
-        usage.uss,
-        usage.swap,
-        item.first_state,
-        HIDDEN if item.phys is None and item.first_state in ("present", "zero") else item.phys,
-        vma.path_cut,
-        vma.kind,
-        vma.path,
-    )
+def first_frame(item: VmaUsage) -> Any:
+    """Return the physical address of the first page."""
+    return HIDDEN if item.phys is None and item.first_state in ("present", "zero") else item.phys
 
 
-def with_gaps(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Return the rows with one for each gap between them."""
-    filled: list[tuple[Any, ...]] = []
-    for row in rows:
-        if filled and filled[-1][1] < row[0]:
-            low, high = filled[-1][1], row[0]
-            filled.append((low, high, high - low, "----", *(None,) * (len(row) - 6), "gap", ""))
-        filled.append(row)
-    return filled
+UNSHOWN_KINDS = frozenset(("vvar", "vsyscall", "special"))
+HIDDEN_PAGES = Note(
+    "hidden-pages", "pages of [vvar], [vsyscall] and devices are not shown by pagemap, and no count includes them"
+)
+
+COLUMNS: tuple[Column[VmaUsage], ...] = (
+    Column("start", "START", "address", lambda item: item.vma.start),
+    Column("end", "END", "address", lambda item: item.vma.end, shown=False),
+    Column("size", "SIZE", "size", lambda item: item.vma.size, sum),
+    Column("perms", "PERM", value=lambda item: item.vma.perms, rank=2),
+    Column("offset", "OFFSET", "hex", lambda item: item.vma.offset, shown=False),
+    Column("dev", "DEV", value=lambda item: item.vma.dev, shown=False),
+    Column("inode", "INODE", "count", lambda item: item.vma.inode, shown=False),
+    Column("nr_present", "PRESENT", "count", lambda item: item.usage.nr_present, present_of, rank=8),
+    Column("nr_pages", "PAGES", "count", lambda item: item.usage.nr_pages, sum, rank=8),
+    Column("nr_swapped", "SWAPPED", "count", lambda item: item.usage.nr_swapped, sum, rank=5),
+    Column("nr_exclusive", "EXCLUSIVE", "count", lambda item: item.usage.nr_exclusive, shown=False),
+    Column("nr_accessed", "ACCESSED", "count", lambda item: item.nr_accessed, sum, rank=6, shown=False),
+    Column("nr_dirty", "DIRTY", "count", lambda item: item.nr_dirty, sum, rank=6, shown=False),
+    Column("rss", "RSS", "size", lambda item: item.usage.rss, sum),
+    Column("pss", "PSS", "size", lambda item: item.usage.pss, sum, rank=6),
+    Column("uss", "USS", "size", lambda item: item.usage.uss, sum, rank=4),
+    Column("swap", "SWAP", "size", lambda item: item.usage.swap, shown=False),
+    Column("here", "HERE", "share", share_here, share_of_all, rank=3),
+    Column("first_state", "FIRST PAGE", value=lambda item: item.first_state, shown=False),
+    Column("phys", "FIRST FRAME AT", "address", first_frame, rank=9),
+    Column("path_cut", "CUT", "flag", lambda item: item.vma.path_cut, shown=False),
+    Column("kind", "KIND", value=lambda item: item.vma.kind, rank=7),
+    Column(
+        *("path", "PATH", "path"),
+        value=lambda item: item.vma.path,
+        total=lambda items: number_of(len(items), "VMA"),
+        fallback="kind",
+    ),
+)
+BY_TABLES = ("nr_accessed", "nr_dirty")
+"""Columns that page tables alone can fill."""
+
+
+def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
+    """Return a row per VMA, and per gap when asked, with totals."""
+    notes = Notes(result.reading.notes)
+    if result.reading.torn:
+        notes.add(TORN)
+    if any(map(is_hidden, result.vmas)):
+        notes.add(HIDDEN_PAGES)
+    items = with_gaps(result.vmas) if gaps else result.vmas
+    return Table("maps/1", columns_of(result), items, target=target, notes=notes)
+
+
+def columns_of(result: MapsResult) -> Iterator[Column[VmaUsage]]:
+    """Yield the columns: those of NUMA nodes when they were asked for, and what the source tells shown."""
+    for column in COLUMNS:
+        if column.key in BY_TABLES and result.reading.source == "tables":
+            column = replace(column, shown=True)
+        yield column
+        if column.key == "uss" and result.nodes:
+            amounts = total_by_node((item.nodes or {} for item in result.vmas), result.nodes)
+            yield from node_columns([amounts], nodes_of)
+
+
+def nodes_of(item: VmaUsage) -> Sizes | None:
+    """Return the bytes by node."""
+    return item.nodes or {}
+
+
+def with_gaps(items: Iterable[VmaUsage]) -> Iterator[VmaUsage | Aside]:
+    """Yield the VMAs with a row for each gap between them."""
+    end: int | None = None
+    for item in items:
+        start = item.vma.start
+        if end is not None and end < start:
+            yield Aside({"start": end, "end": start, "size": start - end, "perms": "----", "kind": "gap", "path": ""})
+        end = item.vma.end
+        yield item

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mematlas.analysis.pagetables.compare import EXPLAINED
 from mematlas.model.pagetables.walk import EXECUTABLE, USER, WRITABLE
+from mematlas.views.format import number_of
 from mematlas.views.pagetables import MEANINGS, heading
 from mematlas.views.table import Column, Drawn, Table
 
@@ -59,8 +60,17 @@ def format_rights(rights: int | None) -> str | None:
     return "".join(letter if rights & bit else "-" for letter, bit in (("w", WRITABLE), ("x", EXECUTABLE), ("u", USER)))
 
 
-def audit_view(findings: list[Finding], where: Callable[[int], str], target: dict[str, Any], halves: str) -> Drawn:
-    """Return what is dangerous, and what is only odd; in text, all of a kind under one line."""
+def audit_view(
+    findings: list[Finding],
+    where: Callable[[int], str],
+    target: dict[str, Any],
+    halves: str,
+    must_pass: bool = False,
+) -> Drawn:
+    """Return what is dangerous, and what is only odd; in text, all of a kind under one line.
+
+    With ``must_pass`` what is dangerous fails.
+    """
     rows = [
         (
             finding.kind,
@@ -97,7 +107,8 @@ def audit_view(findings: list[Finding], where: Callable[[int], str], target: dic
         harmless_too = f", {len(rows) - nr_bad} more that are harmless" if len(rows) > nr_bad else ""
         yield f"{nr_bad or 'no'} finding{'' if nr_bad == 1 else 's'}{harmless_too}"
 
-    return Drawn("tables-audit/1", AUDIT_COLUMNS, rows, target=target, draw=draw)
+    failures = [f"the audit has {number_of(nr_bad, 'finding')}"] if nr_bad and must_pass else []
+    return Drawn("tables-audit/1", AUDIT_COLUMNS, rows, target=target, failures=failures, draw=draw)
 
 
 def verify_view(result: Verification, target: dict[str, Any]) -> Drawn:
@@ -133,7 +144,9 @@ def verify_view(result: Verification, target: dict[str, Any]) -> Drawn:
             shown = (*(VERIFY_COLUMNS[place] for place in (1, 4, 5)), *columns[4:])
             yield from Table("tables-verify/2", shown, pages).lines(in_bytes=in_bytes, colour=colour, width=width)
 
-    return Drawn("tables-verify/2", VERIFY_COLUMNS, rows, target=target, draw=draw)
+    differing = ", ".join(result.unexplained)
+    failures = [f"page tables and the kernel's own numbers disagree: {differing}"] if differing else []
+    return Drawn("tables-verify/2", VERIFY_COLUMNS, rows, target=target, failures=failures, draw=draw)
 
 
 def verdict(is_explained: bool) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.pagetables.summary import LeafSummary, Summary
     from mematlas.model.pagetables.entries import PagingMode
     from mematlas.observe.pagetables import KernelMap, PageTables, RawTable, Walked
-    from mematlas.views.table import Batch
+    from mematlas.views.columns import Batch
 
     Lines = Iterator[str]
 
@@ -241,7 +241,7 @@ def kernel_view(kernel: KernelMap, summary: Drawn, target: dict[str, Any]) -> Dr
     target |= {"direct_map": kernel.direct_map, "ram": kernel.ram, "unmapped_ram": kernel.unmapped_ram}
     columns = {column.key: column for column in (*REGION_COLUMNS, *SUMMARY_COLUMNS)}
     keyed = [dict(zip((column.key for column in REGION_COLUMNS), row, strict=True)) for row in region_rows(kernel)]
-    keyed += [dict(zip((column.key for column in SUMMARY_COLUMNS), row, strict=True)) for row in summary.rows]
+    keyed += summary.records()
     rows = [tuple(row.get(key) for key in columns) for row in keyed]
     return Drawn("tables-kernel/2", columns.values(), rows, target=target, draw=summary.draw)
 

@@ -1,14 +1,12 @@
-"""Pages drawn with characters: one line for a whole process, or its address space VMA by VMA.
+"""Pages drawn with characters: the address space of a process, VMA by VMA.
 
 Each class of pages has its own characters, so that nothing is lost without colours.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-
 from mematlas.analysis.grid import choose_cell_pages, paragraphs
-from mematlas.notes import Note, Notes
+from mematlas.notes import Notes
 from mematlas.views.format import fold, format_address, format_path, format_size, number_of
 from mematlas.views.table import Column, Drawn
 from mematlas.views.terminal import paint
@@ -18,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from mematlas.analysis.grid import Cells, Part, Stretch, Strip
+    from mematlas.analysis.grid import Part, Strip
+    from mematlas.kernel.maps import Vma
 
     Cell = tuple[int, int]
     """The start of a strip, and the number of a cell in it."""
@@ -63,18 +62,6 @@ CELL_COLUMNS = (
     Column("folded", "FOLDED", "flag"),
     Column("path", "PATH", "path"),
 )
-COLUMN_COLUMNS = (
-    Column("column", "COLUMN", "count"),
-    Column("start", "START", "address"),
-    Column("nr_pages", "PAGES", "count"),
-    Column("nr_present", "PRESENT", "count"),
-    Column("nr_swapped", "SWAPPED", "count"),
-    Column("nr_folded", "FOLDED", "count"),
-)
-FOLDED = "{size} of untouched memory in {places} is left out{mark}: --reserved shows it"
-MARK = "~"
-MAX_MARKS = 8
-"""Places of a histogram at which it is marked that something is left out: of more than that none is."""
 
 
 def can_draw(encoding: str | None) -> bool:
@@ -84,81 +71,6 @@ def can_draw(encoding: str | None) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
-
-
-def bar(nr_present: int, nr_pages: int, bars: str) -> str:
-    """Return the bar of a share: blank only for none at all, full only for all.
-
-    >>> bar(1, 1000, BARS), bar(999, 1000, BARS), bar(7, 7, BARS)
-    ('▁', '▇', '█')
-    """
-    if nr_present == 0:
-        return bars[0]
-    return bars[-1] if nr_present >= nr_pages else bars[1 + nr_present * (len(bars) - 2) // nr_pages]
-
-
-def histogram_view(
-    cells: Cells,
-    stretches: list[Stretch],
-    folds: list[tuple[int, int]],
-    page_size: int,
-    target: dict[str, Any],
-    ascii_only: bool,
-    notes: Notes,
-) -> Drawn:
-    """Return the density of present pages over all VMAs, end to end, as one line."""
-    counts = [cells.classes(cell) for cell in range(cells.nr_cells)]
-    present = [each["own"] + each["shared"] + each["zero"] for each in counts]
-    starts = addresses_of(range(0, cells.nr_pages, cells.cell_pages), stretches, page_size)
-    folded = folded_pages(starts, folds, page_size)
-    rows = [
-        (cell, starts[cell], cells.size_of(cell), nr, each["swapped"], folded[cell])
-        for cell, (nr, each) in enumerate(zip(present, counts, strict=True))
-    ]
-    nr_pages = cells.nr_pages + sum(folded)
-    marked = {bisect_right(starts, low) for low, _ in folds}
-    if len(marked) > MAX_MARKS:
-        marked = set()
-    if folds:
-        size = format_size(sum(high - low for low, high in folds))
-        mark = f" ({MARK})" if marked else ""
-        text = FOLDED.format(size=size, places=number_of(len(folds), "place"), mark=mark)
-        notes.add(Note("folded", text))
-
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, screen: int) -> Iterator[str]:
-        bars, glyphs = (ASCII_BARS, ASCII_GLYPHS) if ascii_only else (BARS, GLYPHS)
-        parts = []
-        mark = paint(MARK, "absent", colour)
-        for nr, each, row in zip(present, counts, rows, strict=True):
-            parts += [mark] * (row[0] in marked)
-            name = max(("present", "swapped", "unknown"), key=(each | {"present": nr}).__getitem__)
-            character = bar(nr, row[2], bars) if name == "present" else glyphs[name][0]
-            parts.append(paint(character, name, colour and character != " "))
-        parts += [mark] * (len(rows) in marked)
-        yield f"|{''.join(parts)}| {sum(present):,}/{nr_pages:,}"
-
-    return Drawn("hist/1", COLUMN_COLUMNS, rows, target=target, notes=notes, draw=draw)
-
-
-def addresses_of(places: Iterable[int], stretches: list[Stretch], page_size: int) -> list[int]:
-    """Return the address of the page at each of ascending places in stretches that lie end to end."""
-    found = []
-    rest = iter(stretches)
-    here = next(rest, None)
-    for place in places:
-        while here and here.place + (here.end - here.start) // page_size <= place:
-            here = next(rest, None)
-        if here:
-            found.append(here.start + (place - here.place) * page_size)
-    return found
-
-
-def folded_pages(starts: list[int], folds: list[tuple[int, int]], page_size: int) -> list[int]:
-    """Return how many folded pages belong to each column: those after its start, and the first's before it as well."""
-    counts = [0] * len(starts)
-    for low, high in folds:
-        counts[max(bisect_right(starts, low) - 1, 0)] += (high - low) // page_size
-    return counts
 
 
 class Previous:
@@ -266,17 +178,20 @@ def cell_that_fits(parts: Iterable[Part], page_size: int, width: int, rows: int)
     return choose_cell_pages([-(-size // room) for size in sizes], rows - LEGEND_LINES)
 
 
+def short_name(vma: Vma) -> str:
+    """Return what a VMA is called where there is little room: the last part of its path, or its kind."""
+    if vma.path == SHARED_ANON:
+        return "shared anon"
+    name = vma.path.rsplit("/", 1)[-1] if vma.path[:1] == "/" else vma.path
+    return format_path(name or vma.kind)
+
+
 def group_head(group: list[Strip], width: int) -> str:
     """Return what stands left of the cells of one VMA, or of several folded ones: address, size, rights, name."""
     vma = group[0].vma
-    perms = vma.perms
-    if vma.start != group[-1].vma.start:
-        perms, name = "", f"{len(group)} VMAs"
-    elif vma.path == SHARED_ANON:
-        name = "shared anon"
-    else:
-        name = vma.path.rsplit("/", 1)[-1] if vma.path[:1] == "/" else vma.path
-    name = format_path(name or vma.kind)
+    is_one = vma.start == group[-1].vma.start
+    perms = vma.perms if is_one else ""
+    name = short_name(vma) if is_one else f"{len(group)} VMAs"
     most = name_width(width)
     if len(name) > most:
         name = name[: most - 1] + "~"

@@ -51,3 +51,11 @@ def screen_size(out: TextIO) -> tuple[int, int] | None:
 def screen_width(out: TextIO) -> int:
     """Return the columns of the terminal that we write to; 0, any number, where it is none."""
     return max((screen_size(out) or (0, 0))[0], 0)
+
+
+def is_ours(out: TextIO) -> bool:
+    """Whether we write to a terminal from the foreground, and what is typed there comes to our standard input."""
+    try:
+        return out.isatty() and os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return False

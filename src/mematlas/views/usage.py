@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.results import TORN
-from mematlas.frozen import as_dict
+from mematlas.analysis.results import TORN, Counters
+from mematlas.analysis.usage import Usage
+from mematlas.frozen import record
 from mematlas.notes import Note, Notes
 from mematlas.views.format import first_of, format_path, format_seconds, format_size, number_of
 from mematlas.views.table import Column, Drawn, Table, node_columns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from collections.abc import Callable, Iterator
+    from typing import Any, Generic, TypeVar
 
     from mematlas.analysis.results import UsageResult
     from mematlas.analysis.verify import Comparison
     from mematlas.model.folio_sizes import FolioSizes
 
-LINES = (
-    ("rss", "RSS", "resident: in RAM and mapped here"),
-    ("anon", "  anon", "its own, of no file"),
-    ("file", "  file", "parts of files, devices and the kernel"),
-    ("shmem", "  shmem", "shared memory, memfd, tmpfs"),
-    ("pss", "PSS", "each page divided by its number of mappings"),
-    ("uss", "USS", "mapped here alone"),
-    ("swap", "swap", "paged out"),
-    ("hugetlb", "hugetlb", "huge pages of the pools, no part of RSS"),
-    ("thp", "THP", "the part of RSS that huge entries map, a transparent huge page each"),
-    ("zero", "zero", "addresses that show the zero page, no part of RSS"),
-    ("tables", "tables", "page tables of this process"),
+    Result = TypeVar("Result")
+else:
+    Result, Generic = None, {None: object}  # as in mematlas.views.columns
+
+
+@record
+class Subject(Generic[Result]):
+    """A result of one of several processes, and the ``target`` that says which."""
+
+    target: dict[str, Any]
+    result: Result
+
+
+WHO: tuple[Column[Subject[Any]], ...] = (
+    Column("pid", "PID", "count", lambda item: item.target["pid"]),
+    Column("name", "NAME", value=lambda item: item.target["name"]),
 )
+
+LINES = (
+    ("rss", "RSS", 0, "resident: in RAM and mapped here"),
+    ("anon", "  anon", 4, "its own, of no file"),
+    ("file", "  file", 4, "parts of files, devices and the kernel"),
+    ("shmem", "  shmem", 4, "shared memory, memfd, tmpfs"),
+    ("pss", "PSS", 2, "each page divided by its number of mappings"),
+    ("uss", "USS", 0, "mapped here alone"),
+    ("swap", "swap", 1, "paged out"),
+    ("hugetlb", "hugetlb", 3, "huge pages of the pools, no part of RSS"),
+    ("thp", "THP", 5, "the part of RSS that huge entries map, a transparent huge page each"),
+    ("zero", "zero", 7, "addresses that show the zero page, no part of RSS"),
+    ("tables", "tables", 6, "page tables of this process"),
+)
+"""Amounts: the key, what a line and a column are called, the rank of the column, and what it means."""
 MORE = (
     ("lazyfree", "lazyfree", "the part of anon that it has given up (MADV_FREE) and the kernel has not taken"),
     ("swap_pss", "swap PSS", "each page in swap divided by its number of mappings"),
@@ -38,89 +58,132 @@ MORE = (
     ("pinned", "pinned", "what drivers or io_uring hold in place: it cannot move"),
     ("peak_rss", "peak", "the most that RSS has been"),
 )
-"""Lines of amounts that most processes have nothing of: text leaves those of nothing, and of what is unknown, out."""
+"""Amounts that most processes have nothing of: text leaves those of nothing, and of what is unknown, out."""
 
-DISTINCT = ("distinct", "distinct", "resident, each frame counted once")
-"""The line of what is only counted when asked for."""
+DISTINCT = "resident, each frame counted once"
+"""What the line means that is there when asked for."""
+FROM_USAGE = frozenset(Usage.__match_args__)
+FROM_COUNTERS = frozenset(Counters.__match_args__)
 
-COLUMNS = (
-    Column("pid", "PID", "count"),
-    Column("name", "NAME"),
-    *(Column(key, title.strip(), "size") for key, title, _ in LINES),
-    *(Column(key, title, "size", shown=False) for key, title, _ in MORE),
-    Column("size", "SIZE", "size", shown=False),
-    Column("peak_size", "PEAK SIZE", "size", shown=False),
-    Column("nr_vmas", "VMAS", "count", shown=False),
-    Column("source", "SOURCE"),
+
+def amount(key: str) -> Callable[[Subject[UsageResult]], Any]:
+    """Return what gets an amount of a result: of its usage, of the kernel's counters, or of itself."""
+    if key in FROM_USAGE:
+        return lambda item: getattr(item.result.usage, key)
+    if key in FROM_COUNTERS:
+        return lambda item: getattr(item.result.counters, key, None)
+    return lambda item: getattr(item.result, key)
+
+
+COLUMNS: tuple[Column[Subject[UsageResult]], ...] = (
+    *WHO,
+    *(Column(key, title.strip(), "size", amount(key), rank=rank) for key, title, rank, _ in LINES),
+    *(Column(key, title, "size", amount(key), shown=False) for key, title, _ in MORE),
+    Column("size", "SIZE", "size", amount("size"), shown=False),
+    Column("peak_size", "PEAK SIZE", "size", amount("peak_size"), shown=False),
+    Column("nr_vmas", "VMAS", "count", amount("nr_vmas"), shown=False),
 )
-FOLIO_COLUMNS = (Column("folios", "FOLIOS", "sizes"), Column("held", "HELD", "size"))
+SOURCE: Column[Subject[UsageResult]] = Column("source", "SOURCE", value=lambda item: item.result.reading.source, rank=8)
+DISTINCT_COLUMN: Column[Subject[UsageResult]] = Column("distinct", "DISTINCT", "size", amount("distinct"))
+FOLIO_COLUMNS: tuple[Column[Subject[UsageResult]], ...] = (
+    Column("folios", "FOLIOS", "sizes", lambda item: item.result.folios and item.result.folios.by_size),
+    Column("held", "HELD", "size", lambda item: item.result.folios and item.result.folios.held),
+)
 SMAPS_ALONE = "{keys} unknown with this source: smaps alone tells (--source smaps)"
 KSM_UNKNOWN = Note(
     "ksm-unknown",
     "ksm unknown: needs Linux 5.19 with CONFIG_KSM, and of another user's process CAP_DAC_READ_SEARCH",
 )
 
+
+@record
+class Line:
+    """An amount with its meaning."""
+
+    measure: str
+    size: int | None
+    meaning: str
+
+
 LINE_COLUMNS = (Column("measure", "MEASURE"), Column("size", "SIZE", "size"), Column("meaning", "MEANING"))
 
 
-def usage_table(results: list[tuple[dict[str, Any], UsageResult]], notes: Notes, has_distinct: bool = False) -> Table:
+def usage_table(results: list[Subject[UsageResult]], notes: Notes, has_distinct: bool = False) -> Table:
     """Return the usage of one process as lines, of several as a row each."""
-    has_nodes = any(result.nodes is not None for _, result in results)
-    added = node_columns(result.nodes or {} for _, result in results) if has_nodes else {}
-    folios = FOLIO_COLUMNS if any(result.folios for _, result in results) else ()
-    asked = [Column("distinct", "DISTINCT", "size")] if has_distinct else []
-    columns = (*COLUMNS[:-1], *asked, *added.values(), *folios, COLUMNS[-1])
-    rows = []
     fine_print = Notes()
-    for target, result in results:
-        amounts = amounts_of(result) | target | {"source": result.reading.source}
-        nodes = result.nodes
-        amounts |= {column.key: None if nodes is None else nodes.get(node, 0) for node, column in added.items()}
-        rows.append(tuple(amounts[column.key] for column in columns))
-        notes += result.reading.notes
-        if result.reading.torn:
+    for item in results:
+        notes += item.result.reading.notes
+        if item.result.reading.torn:
             notes.add(TORN)
-        if unknown := [key for key in ("lazyfree", "swap_pss") if amounts[key] is None]:
-            fine_print.add(Note("smaps-alone-tells", SMAPS_ALONE.format(keys=" and ".join(unknown))))
-        if amounts["ksm"] is None:
-            fine_print.add(KSM_UNKNOWN)
+        fine_print += unknown_amounts(item.result)
+    columns = columns_of(results, has_distinct)
     if len(results) != 1:
-        return Table("usage/1", columns, rows, notes=notes, fine_print=fine_print)
-    target, result = results[0]
+        return Table("usage/1", columns, results, notes=notes, fine_print=fine_print)
+    (item,) = results
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
-        took = format_seconds(result.reading.duration_s)
-        source = result.reading.source + (f" ({result.reading.reader})" if result.reading.reader else "")
-        vmas = number_of(result.counters.nr_vmas, "VMA") + ", " if result.counters else ""
-        yield f"{format_path(target['name'])}, PID {target['pid']}, {vmas}from {source} in {took}"
-        amounts = dict(zip((column.key for column in columns), rows[0], strict=True))
-        lines = [(title, amounts[key], text) for key, title, text in (*LINES, *([DISTINCT] if has_distinct else ()))]
-        lines += [(title, amounts[key], text) for key, title, text in MORE if amounts[key]]
-        lines += [node_line(node, amounts[column.key]) for node, column in added.items() if column.shown]
-        lines += folio_lines(result.folios) if result.folios else []
-        yield from Table("usage/1", LINE_COLUMNS, lines).lines(
+        yield heading(item)
+        yield from Table("usage/1", LINE_COLUMNS, lines_of(item, has_distinct)).lines(
             in_bytes=in_bytes, colour=colour, before=before, width=width
         )
 
-    return Drawn("usage/1", columns, rows, target=target, notes=notes, fine_print=fine_print, draw=draw)
+    return Drawn("usage/1", columns, results, target=item.target, notes=notes, fine_print=fine_print, draw=draw)
 
 
-def amounts_of(result: UsageResult) -> dict[str, Any]:
-    """Return all amounts of a result by their keys."""
-    amounts = dict.fromkeys(column.key for column in COLUMNS) | as_dict(result.usage)
-    amounts |= {"tables": result.tables, "distinct": result.distinct}
-    if result.counters:
-        amounts |= as_dict(result.counters)
-    if result.folios:
-        amounts |= {"folios": result.folios.by_size, "held": result.folios.held}
-    return amounts
+def columns_of(results: list[Subject[UsageResult]], has_distinct: bool) -> list[Column[Subject[UsageResult]]]:
+    """Return the columns: those of what was asked for among them."""
+    columns = list(COLUMNS)
+    if has_distinct:
+        columns.append(DISTINCT_COLUMN)
+    nodes = [item.result.nodes for item in results if item.result.nodes is not None]
+    if nodes:
+        columns += node_columns(nodes, lambda item: item.result.nodes)
+    if any(item.result.folios for item in results):
+        columns += FOLIO_COLUMNS
+    return [*columns, SOURCE]
 
 
-def folio_lines(folios: FolioSizes) -> Iterator[tuple[str, int, str]]:
+def unknown_amounts(result: UsageResult) -> Iterator[Note]:
+    """Yield why amounts are not known that text leaves out."""
+    if unknown := [key for key in ("lazyfree", "swap_pss") if getattr(result.usage, key) is None]:
+        yield Note("smaps-alone-tells", SMAPS_ALONE.format(keys=" and ".join(unknown)))
+    if result.counters is None or result.counters.ksm is None:
+        yield KSM_UNKNOWN
+
+
+def heading(item: Subject[UsageResult]) -> str:
+    """Return who was looked at, and how."""
+    reading = item.result.reading
+    source = reading.source + (f" ({reading.reader})" if reading.reader else "")
+    counters = item.result.counters
+    vmas = number_of(counters.nr_vmas, "VMA") + ", " if counters else ""
+    who = f"{format_path(item.target['name'])}, PID {item.target['pid']}"
+    return f"{who}, {vmas}from {source} in {format_seconds(reading.duration_s)}"
+
+
+def lines_of(item: Subject[UsageResult], has_distinct: bool) -> Iterator[Line]:
+    """Yield the amounts of one process with their meaning."""
+    for key, title, _, meaning in LINES:
+        yield Line(title, amount(key)(item), meaning)
+    if has_distinct:
+        yield Line("distinct", item.result.distinct, DISTINCT)
+    for key, title, meaning in MORE:
+        if size := amount(key)(item):
+            yield Line(title, size, meaning)
+    nodes = item.result.nodes or {}
+    for node in sorted(node for node in nodes if node is not None):
+        yield Line(f"node {node}", nodes[node], f"in the RAM of NUMA node {node}: of RSS and hugetlb")
+    if nowhere := nodes.get(None):
+        yield Line("node ?", nowhere, "on a NUMA node that cannot be told")
+    if item.result.folios:
+        yield from folio_lines(item.result.folios)
+
+
+def folio_lines(folios: FolioSizes) -> Iterator[Line]:
     """Yield a line for each size of folios."""
     for size, amount in folios.by_size.items():
-        yield format_size(size), amount, "of RSS, in folios of this size"
-    yield "held", folios.held, "by large folios of its own, and mapped by nobody: given back in part"
+        yield Line(format_size(size), amount, "of RSS, in folios of this size")
+    yield Line("held", folios.held, "by large folios of its own, and mapped by nobody: given back in part")
 
 
 def sharing_notes(earlier: dict[int, int]) -> list[Note]:
@@ -142,18 +205,11 @@ def sharing_notes(earlier: dict[int, int]) -> list[Note]:
     return [Note("shared-address-space", text)]
 
 
-def node_line(node: int | None, size: int) -> tuple[str, int, str]:
-    """Return the line of a NUMA node."""
-    if node is None:
-        return "node ?", size, "on a NUMA node that cannot be told"
-    return f"node {node}", size, f"in the RAM of NUMA node {node}: of RSS and hugetlb"
-
-
-VERIFY_COLUMNS = (
+VERIFY_COLUMNS: tuple[Column[Comparison], ...] = (
     Column("measure", "MEASURE"),
-    Column("smaps", "SMAPS", "size"),
-    Column("pagemap", "PAGEMAP", "size"),
-    Column("tables", "TABLES", "size"),
+    Column("smaps", "SMAPS", "size", lambda row: row.first),
+    Column("pagemap", "PAGEMAP", "size", lambda row: row.second),
+    Column("tables", "TABLES", "size", lambda row: row.third),
     Column("difference", "DIFFERENCE", "size"),
     Column("explained", "OK", "flag"),
     Column("reason", "REASON"),
@@ -161,9 +217,7 @@ VERIFY_COLUMNS = (
 
 
 def verify_table(comparisons: list[Comparison], target: dict[str, Any], notes: Notes) -> Table:
-    """Return the sources side by side."""
-    rows = [
-        (row.measure, row.first, row.second, row.third, row.difference, row.explained, row.reason)
-        for row in comparisons
-    ]
-    return Table("verify/1", VERIFY_COLUMNS, rows, target=target, notes=notes)
+    """Return the sources side by side; a difference without a reason fails."""
+    unexplained = [row.measure for row in comparisons if row.explained is False]
+    failures = [f"the sources disagree without a reason: {', '.join(unexplained)}"] if unexplained else []
+    return Table("verify/1", VERIFY_COLUMNS, comparisons, target=target, notes=notes, failures=failures)

@@ -39,6 +39,7 @@ from mematlas.observe.process import Process
 from mematlas.views.ending import FATES as SHOWN_FATES
 from mematlas.views.ending import REASONS as TEXTS
 from mematlas.views.ending import ending_table
+from mematlas.views.usage import Subject
 from stuck import WAYS, stuck
 
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -439,7 +440,7 @@ def test_parts_add_up_and_name_who_is_the_reason() -> None:
         Part("stays", "shmem", "held", 2 << 20, (11, 12, 13, 14), ("/memfd:a",)),
     )
     result = EndingResult(parts, 5 << 20, 0, Reading("pagemap", 0.01, False, ()))
-    lines = list(ending_table([({"pid": 7, "name": "shop"}, result)], Notes()).lines())
+    lines = list(ending_table([Subject({"pid": 7, "name": "shop"}, result)], Notes()).lines())
 
     assert (result.freed, result.stays, result.reclaimable, result.unknown, result.pool) == (4 << 20, 2 << 20, 0, 0, 0)
     assert lines == [

@@ -27,8 +27,6 @@ from mematlas.kernel.kpage import (
 )
 from mematlas.kernel.pagemap import GAP
 from mematlas.kernel.procfs import ProcFS
-from mematlas.notes import Notes
-from mematlas.views import pages
 
 LAST = 30_000
 places = st.one_of(
@@ -122,20 +120,3 @@ def anonymous_word() -> int:
         }
     with FrameWords(ProcFS(), "kpageflags") as words:
         return next(word for word in words.get(frames).values() if word & KPF_ANON)
-
-
-@pytest.mark.root
-@pytest.mark.parametrize(("told", "shown"), [(True, True), (None, True), (False, False)])
-def test_ksm_is_left_out_where_it_means_nothing(
-    monkeypatch: pytest.MonkeyPatch, told: bool | None, shown: bool
-) -> None:
-    monkeypatch.setattr(pages, "tells_ksm", lambda procfs: told)
-    monkeypatch.setattr(FrameWords, "of_runs", lambda self, runs: dict.fromkeys(runs[0], KPF_KSM | KPF_ANON))
-    notes = Notes()
-    with Process(os.getpid()) as process:
-        frames = pages.Frames(process, notes, False)
-        words = frames.of([5, 6, 7])[1]
-        frames.close()
-
-    assert set(words.values()) == ({KPF_KSM | KPF_ANON} if shown else {KPF_ANON})
-    assert notes.has("ksm-not-shown") != shown

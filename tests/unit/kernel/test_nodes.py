@@ -30,7 +30,7 @@ from mematlas.model import nodes as model
 from mematlas.model.nodes import PageNodes
 from mematlas.model.pages import Hole
 from mematlas.notes import Notes
-from mematlas.views.usage import usage_table
+from mematlas.views.usage import Subject, usage_table
 from victim import Victim
 
 Start = Callable[..., Victim]
@@ -464,7 +464,7 @@ def test_processes_on_different_nodes_share_their_columns() -> None:
     reading = Reading("smaps", 0.0, False, ())
     usage = total([])
     amounts: list[dict[int | None, int]] = [{0: 8 * PAGE, 4: 0}, {0: 0, 4: 3 * PAGE, None: 5 * PAGE}]
-    results = [({"pid": 1, "name": "x"}, UsageResult(usage, 0, reading, nodes)) for nodes in amounts]
+    results = [Subject({"pid": 1, "name": "x"}, UsageResult(usage, 0, reading, nodes)) for nodes in amounts]
     rows = keyed_rows(usage_table(results, Notes()))
     assert [(row["n0"], row["n4"], row["n_unknown"]) for row in rows] == [
         (8 * PAGE, 0, 0),

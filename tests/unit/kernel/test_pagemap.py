@@ -21,6 +21,7 @@ from mematlas.kernel.pagemap import (
     MARK_A,
     MARKER_GUARD,
     MARKER_TYPE,
+    NOWHERE,
     PAGE_IS_PRESENT,
     PRESENT,
     SCAN_REGIONS,
@@ -118,6 +119,7 @@ class FakeScanner(Scanner):
 
     def __init__(self, ranges: list[tuple[int, int]]) -> None:
         super().__init__(-1, 1)
+        self.make_room()
         self.here = ranges
         self.calls = 0
 
@@ -143,6 +145,19 @@ def test_scan_goes_on_behind_a_full_answer(steps: list[tuple[int, int]]) -> None
 
     assert list(scanner.ranges(0, at + 1, PAGE_IS_PRESENT)) == ranges
     assert scanner.calls == len(ranges) // SCAN_REGIONS + 1
+
+
+def test_search_needs_memory_only_once_it_finds_something() -> None:
+    with sparse(1 << 20, [3]) as target, ProcFS().process(target.pid) as process, Pagemap(process) as pagemap:
+        page = target.told + 3 * PAGE
+        try:
+            nothing = pagemap.scanner.first(page + PAGE, target.told + (1 << 20), PAGE_IS_PRESENT)
+        except NotSupported as why:
+            pytest.skip(str(why))
+        was_needed = pagemap.scanner.address != NOWHERE
+        found = list(pagemap.scanner.ranges(target.told, target.told + (1 << 20), PAGE_IS_PRESENT))
+
+    assert (nothing, was_needed, found) == (None, False, [(page, page + PAGE)])
 
 
 def test_process_that_ends_while_its_holes_are_searched_is_gone() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE, keyed_rows, make_process, no_scan, texts, write_words
+from helpers import PAGE, make_process, no_scan, texts, write_words
 from mematlas import Process
+from mematlas.analysis.page_filter import PageFilter
 from mematlas.kernel.maps import parse_line
 from mematlas.kernel.pagemap import PM_PFRAME, Scanner
 from mematlas.kernel.procfs import ProcFS
@@ -24,8 +25,7 @@ from mematlas.model.pages import (
     is_zero_candidate,
     state_of,
 )
-from mematlas.notes import Notes
-from mematlas.views.pages import PageFilter, pages_table
+from mematlas.observe.page_list import PageList
 from victim import Victim
 
 Start = Callable[..., Victim]
@@ -189,12 +189,10 @@ def test_soft_dirty_is_said_of_pages_and_not_of_holes(tmp_path: Path) -> None:
     words = dict.fromkeys(range(nr_pages), dirty) | {3: 1 << 63 | dirty | 77, 4: 1 << 63 | 78, 5: 1 << 62 | dirty}
     make_process(tmp_path, maps=f"0-{nr_pages * PAGE:x} rw-p 00000000 00:00 0 \n", words=words)
     with Process(7, ProcFS(str(tmp_path), PAGE)) as process:
-        table = pages_table(process.pages(), process, PageFilter(), {}, runs=True, limit=None, notes=Notes())
-        runs = [(row["start"] // PAGE, row["nr_pages"], row["state"], row["flags"]) for row in keyed_rows(table)]
-        table = pages_table(
-            process.pages(), process, PageFilter(soft_dirty=True), {}, runs=False, limit=None, notes=Notes()
-        )
-        selected = [row["address"] // PAGE for row in keyed_rows(table)]
+        listed = PageList(process, process.pages())
+        runs = [(run.address // PAGE, run.nr_pages, run.state, run.flags) for runs in listed.runs() for run in runs]
+        listed = PageList(process, process.pages(), PageFilter(soft_dirty=True))
+        selected = [address // PAGE for batch in listed.batches() for address in batch.addresses]
         flags = [each.flags for each in process.translate([0, 3 * PAGE, 5 * PAGE, 4000 * PAGE])]
     assert runs == [
         (0, 3, "absent", ()),

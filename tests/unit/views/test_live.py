@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 
@@ -44,19 +45,36 @@ def test_lines_that_fit_are_all_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert live.MORE not in out.getvalue()
 
 
-def test_frames_into_a_pipe_are_written_as_they_come() -> None:
+def test_frames_into_a_pipe_are_written_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     written: list[str] = []
 
-    def frame() -> Iterator[str]:
+    def frame(room: int) -> Iterator[str]:
+        assert room == 0
         yield "first"
         written.append(out.getvalue())
         yield "second"
 
+    monkeypatch.setattr(live, "STAMP", "now")
     live.repeat(frame, out, 0, 2)
 
-    assert written == ["first\n", "first\nsecond\n\nfirst\n"]
-    assert out.getvalue() == "first\nsecond\n\nfirst\nsecond\n"
+    assert written == ["now\nfirst\n", "now\nfirst\nsecond\n\nnow\nfirst\n"]
+    assert out.getvalue() == "now\nfirst\nsecond\n\nnow\nfirst\nsecond\n"
+
+
+def test_time_of_each_view_in_a_file_is_a_date() -> None:
+    out = io.StringIO()
+    live.repeat(lambda room: ["line"], out, 0, 1)
+
+    assert datetime.strptime(out.getvalue().splitlines()[0], "%Y-%m-%d %H:%M:%S").year >= 2026
+
+
+@pytest.mark.parametrize(("interval", "often"), [(1, "every 1 s"), (0.25, "every 250 ms"), (90, "every 90 s")])
+def test_heading_says_when_how_often_and_how_to_end(interval: float, often: str) -> None:
+    clock, *words = live.heading(interval, quits=True).split(", ")
+
+    assert len(clock) == len("14:02:10")
+    assert words == [often, "q quits"]
 
 
 def test_what_is_no_terminal_has_no_size() -> None:
@@ -73,9 +91,8 @@ def test_looks_that_were_missed_are_left_out(takes: int, looks: list[int], monke
         now += seconds
 
     monkeypatch.setattr("time.monotonic", lambda: now)
-    monkeypatch.setattr("time.sleep", sleep)
     seen = []
-    for number in live.ticks(4, 4):
+    for number in live.ticks(4, 4, sleep):
         seen.append((number, now))
         now += takes
     assert seen == list(enumerate(looks))

@@ -10,7 +10,8 @@ from mematlas.kernel.maps import parse_maps
 from mematlas.kernel.pagemap import Block
 from mematlas.notes import Notes
 from mematlas.views.format import fold
-from mematlas.views.picture import Previous, cell_that_fits, histogram_view, map_view
+from mematlas.views.histogram import histogram_view
+from mematlas.views.picture import Previous, cell_that_fits, map_view
 
 PAGE = 4096  # of the machine that these pictures are of
 MAPS = b"".join(
@@ -30,7 +31,7 @@ def column(**pages: int) -> str:
             cells.counted[0] = {0x80: nr_pages}
         else:
             cells.add_hole(0, nr_pages, name)
-    (line,) = histogram_view(cells, [WHOLE], [], PAGE, {}, False, Notes()).lines()
+    line, _ = histogram_view(cells, [WHOLE], [], PAGE, {}, False, Notes()).lines()
     return line[1]
 
 
@@ -154,7 +155,7 @@ def test_columns_beside_a_fold_have_their_own_addresses() -> None:
         (0x900000, 256, 0),
     ]
     assert texts(notes) == ["7 MiB of untouched memory in 1 place is left out (~): --reserved shows it"]
-    assert list(view.lines()) == ["| ~ | 0/2,304"]
+    assert list(view.lines()) == ["| ~ | 0/2,304", "      1 MiB a column"]
 
 
 def test_histogram_of_what_is_used_counts_all_that_was_asked_for() -> None:
@@ -166,7 +167,7 @@ def test_histogram_of_what_is_used_counts_all_that_was_asked_for() -> None:
         cells, [Stretch(vma, 0x100000, 0x200000, 0)], [(0x200000, 0xA00000)], PAGE, {}, False, Notes()
     )
 
-    assert list(view.lines()) == ["|█~| 256/2,304"]
+    assert list(view.lines()) == ["|█~| 256/2,304", "     1 MiB a column"]
 
 
 def test_histogram_with_many_folds_has_no_marks_and_says_so() -> None:
@@ -174,7 +175,24 @@ def test_histogram_with_many_folds_has_no_marks_and_says_so() -> None:
     stretches = [Stretch(vma, step << 20, (step << 20) + PAGE, step) for step in range(20)]
     folds = [((step << 20) + PAGE, step + 1 << 20) for step in range(20)]
     notes = Notes()
-    (line,) = histogram_view(Cells(20, 1), stretches, folds, PAGE, {}, False, notes).lines()
+    line, _ = histogram_view(Cells(20, 1), stretches, folds, PAGE, {}, False, notes).lines()
 
     assert line == f"|{' ' * 20}| 0/{20 << 8:,}"
     assert "(~)" not in texts(notes)[0]
+
+
+def test_scale_names_what_begins_where_there_is_room() -> None:
+    lines = [
+        b"1000-11000 rw-p 00000000 00:00 0 [heap]",
+        b"20000-28000 r--p 00000000 08:01 5 /lib/libc.so.6",
+        b"28000-30000 r-xp 00008000 08:01 5 /lib/libc.so.6",
+        b"40000-50000 rw-p 00000000 00:00 0 [stack]",
+    ]
+    vmas = parse_maps(lines)
+    places = (0, 16, 24, 32)
+    stretches = [Stretch(vma, vma.start, vma.end, place) for vma, place in zip(vmas, places, strict=True)]
+
+    bars, names = histogram_view(Cells(48, 2), stretches, [], PAGE, {}, False, Notes()).lines()
+
+    assert bars == "|                        | 0/48"
+    assert names == " [heap]  libc.so.6         8 KiB a column"

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from mematlas.frozen import record
 from mematlas.notes import Note
+from mematlas.views import writers
 from mematlas.views.format import format_exact
-from mematlas.views.table import HIDDEN, NR_TOGETHER, Column, Table, batch_of
+from mematlas.views.table import HIDDEN, NR_TOGETHER, Aside, Column, Table, batch_of
 
 COLUMNS = (
     Column("address", "ADDRESS", "address"),
@@ -68,12 +70,101 @@ def test_row_that_is_wider_than_the_screen_goes_on_in_the_next_line() -> None:
     assert text(make_table(), width=80) == text(make_table())
 
 
-def test_path_that_is_longer_than_the_screen_has_a_line_of_its_own() -> None:
+def test_path_that_is_longer_than_the_screen_is_shortened_in_the_middle() -> None:
     columns = (Column("size", "SIZE", "size"), Column("path", "PATH", "path"))
-    long, blank = f"/{'a' * 30}", f"/{'a' * 10} {'b' * 20}"
-    lines = list(Table("test/1", columns, [(4096, long), (8192, "/b"), (None, blank)]).lines(width=30))
+    rows = [(4096, "/usr/lib/x86_64-linux-gnu/libc.so.6"), (8192, "/b")]
 
-    assert lines == [" SIZE  PATH", "4 KiB", f"    {long}", "8 KiB  /b", "    -", f"    {blank}"]
+    assert list(Table("test/1", columns, rows).lines(width=31)) == [
+        " SIZE  PATH",
+        "4 KiB  /usr/li...-gnu/libc.so.6",
+        "8 KiB  /b",
+    ]
+
+
+@record
+class Thing:
+    start: int
+    size: int | None
+    count: int
+    kind: str
+    path: str
+
+
+THINGS = [Thing(0x1000, 4096, 0, "anon", ""), Thing(0x4000, 8192, 0, "file", "/lib/libc.so.6")]
+OF_THINGS: tuple[Column[Thing], ...] = (
+    Column("start", "START", "address"),
+    Column("bytes", "SIZE", "size", lambda thing: thing.size, sum),
+    Column("share", "SHARE", "share", lambda thing: (thing.size or 0) / 8192, rank=2),
+    Column("count", "COUNT", "count", total=sum, rank=1),
+    Column("kind", "KIND", rank=3),
+    Column("path", "PATH", "path", total=lambda things: f"{len(things)} things", fallback="kind"),
+)
+
+
+def test_columns_get_their_values_and_totals_of_the_items() -> None:
+    assert text(Table("test/1", OF_THINGS, THINGS)) == [
+        "START             SIZE  SHARE  COUNT  KIND  PATH",
+        "0x000000001000   4 KiB    50%      0  anon",
+        "0x000000004000   8 KiB   100%      0  file  /lib/libc.so.6",
+        "total           12 KiB             0        2 things",
+    ]
+    assert Table("test/1", OF_THINGS, THINGS[:1]).totals() is None
+
+
+def test_total_of_which_a_part_is_unknown_is_unknown() -> None:
+    table = Table("test/1", OF_THINGS, [*THINGS, Thing(0x8000, None, 3, "anon", "")])
+
+    assert table.totals() == ["total", "-", "", "3", "", "3 things"]
+
+
+def test_row_aside_is_in_no_total() -> None:
+    rows: list[Thing | Aside] = [THINGS[0], Aside({"start": 0x2000, "bytes": 8192}), THINGS[1]]
+    table = Table("test/1", OF_THINGS, rows)
+
+    assert list(table.cells())[1] == ["0x000000002000", "8 KiB", "-", "-", "-", "-"]
+    assert table.totals() == ["total", "12 KiB", "", "0", "", "2 things"]
+
+
+@pytest.mark.parametrize(
+    ("width", "headings", "lost"),
+    [
+        (60, "START SIZE SHARE COUNT KIND PATH", None),
+        (52, "START SIZE SHARE KIND PATH", "not shown: COUNT (--wide)"),
+        (46, "START SIZE SHARE PATH", "not shown: COUNT, KIND (--wide)"),
+        (38, "START SIZE PATH", "not shown: SHARE, COUNT, KIND (--wide)"),
+        (37, "START SIZE PATH", "3 columns not shown: --wide"),
+    ],
+)
+def test_columns_fall_by_rank_and_those_that_say_nothing_first(width: int, headings: str, lost: str | None) -> None:
+    lines = text(Table("test/1", OF_THINGS, THINGS), width=width)
+
+    assert lines[0].split() == headings.split()
+    assert (lines[4] if len(lines) > 4 else None) == lost
+    assert max(map(len, lines)) <= width
+
+
+def test_kind_stands_where_a_path_is_blank_once_its_column_has_fallen() -> None:
+    lines = text(Table("test/1", OF_THINGS, THINGS), width=40)
+
+    assert [line.split()[-1] for line in lines[1:3]] == ["anon", "/lib/libc.so.6"]
+    assert text(Table("test/1", OF_THINGS, THINGS))[1].endswith("anon")
+
+
+def test_screen_that_is_too_low_keeps_the_totals() -> None:
+    table = Table("test/1", OF_THINGS, THINGS * 10)
+
+    assert text(table, width=60, height=5)[2:] == [
+        "0x000000004000    8 KiB   100%      0  file  /lib/libc.so.6",
+        "... 18 more lines",
+        text(table)[-1],
+    ]
+
+
+def test_numbers_are_never_shortened() -> None:
+    columns: tuple[Column[Any], ...] = (Column("count", "COUNT", "count"), Column("path", "PATH", "path"))
+    batches = [batch_of([(1, "/a")]), batch_of([(10**30, "/b")])]
+
+    assert text(Table("test/1", columns, batches=batches), width=20)[2] == f"{10**30}  /b"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -105,7 +196,7 @@ def test_lines_that_are_new_are_marked_when_asked() -> None:
 
 def read_json(table: Table) -> dict[str, Any]:
     out = io.StringIO()
-    table.write_json(out, {"host": "h"})
+    writers.write(table, "json", out, {"host": "h"})
     found: dict[str, Any] = json.loads(out.getvalue())
     return found
 
@@ -135,7 +226,7 @@ def test_json_of_no_rows_is_json() -> None:
 
 def test_json_lines_have_a_head_rows_and_an_end() -> None:
     out = io.StringIO()
-    make_table().write_jsonl(out, {"host": "h"})
+    writers.write(make_table(), "jsonl", out, {"host": "h"})
 
     head, *rows, end = map(json.loads, out.getvalue().splitlines())
     assert head == {"schema": "mematlas.test/1", "machine": {"host": "h"}}
@@ -145,7 +236,7 @@ def test_json_lines_have_a_head_rows_and_an_end() -> None:
 
 def test_csv_can_be_read_and_printed_anywhere() -> None:
     out = io.StringIO()
-    make_table().write_csv(out)
+    writers.write(make_table(), "csv", out, {})
 
     head, *rows = csv.reader(io.StringIO(out.getvalue()))
     assert head == [column.key for column in COLUMNS]
@@ -173,10 +264,8 @@ def test_rows_that_stream_are_written_as_they_come(form: str) -> None:
 def write(table: Table, form: str, out: io.StringIO) -> None:
     if form == "text":
         out.writelines(line + "\n" for line in table.lines())
-    elif form == "csv":
-        table.write_csv(out)
     else:
-        getattr(table, f"write_{form}")(out, {})
+        writers.write(table, form, out, {})
 
 
 def cell(value: Any, kind: str) -> Any:

@@ -1,0 +1,186 @@
+"""Columns: what a value of each kind looks like, and how the values of a column are got and formatted.
+
+What is written is formatted a column at a time, many rows together: a value that stands throughout, or comes again, is
+formatted once, and what is left for each row are loops in C.
+"""
+
+from __future__ import annotations
+
+from mematlas.frozen import record
+from mematlas.views.format import (
+    format_address,
+    format_counts,
+    format_hex,
+    format_list,
+    format_path,
+    format_share,
+    format_size,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any, Generic
+
+    from typing_extensions import TypeVar
+
+    from mematlas.model.nodes import Sizes
+
+    Item = TypeVar("Item", contravariant=True, default=Any)
+    AnItem = TypeVar("AnItem")
+
+    Row = tuple[Any, ...]
+    Batch = Sequence[Sequence[Any]]
+    """Rows that came together: their columns, each as long as there are rows."""
+    Texts = list[Sequence[str]]
+    """The same, formatted."""
+    Form = tuple[str, Callable[[Any], str], Callable[[int], str]]
+    """How a column is written: its kind, what writes any value of it, and what writes an integer, faster."""
+else:
+    Item, Generic = None, {None: object}  # importing typing takes longer than a light command
+
+
+class Hidden:
+    """The value of a cell that exists and may not be read: ``hidden`` in text, null in JSON."""
+
+
+HIDDEN = Hidden()
+
+
+@record
+class Column(Generic[Item]):
+    """One column: its JSON key, its heading, what its values are, and how they are got of an item."""
+
+    key: str
+    heading: str
+    kind: str = "text"
+    """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``entry`` (64 bits), ``list`` (a tuple),
+    ``counts`` (by name), ``sizes`` (bytes by a size), ``flag``, ``share`` (0 to 1) or ``number``."""
+    value: Callable[[Item], Any] | None = None
+    """What gets the value of an item; None for the item's attribute of the name of the key."""
+    total: Callable[[Any], Any] | None = None
+    """`sum` adds up the values; any other function is given the items; None leaves the total blank."""
+    rank: int = 0
+    """Which columns text gives up on a screen that is too narrow: that of the highest rank first, and never those of
+    rank 0. Before them go those that say nothing, as a column of zeros."""
+    shown: bool = True
+    """Whether text shows it; JSON and CSV always do."""
+    width: int = 0
+    """Least width, for tables that stream and cannot look ahead."""
+    fallback: str = ""
+    """The key of a column whose cells stand in blank ones of this while text does not show that column."""
+
+    @property
+    def right(self) -> bool:
+        """Whether text is aligned to the right."""
+        return self.kind in ("size", "count", "share", "number")
+
+    def values(self, items: Sequence[Any]) -> list[Any]:
+        """Return the values of items."""
+        if self.value:
+            return list(map(self.value, items))
+        return [getattr(item, self.key) for item in items]
+
+    def values_beside(self, items: Sequence[Any]) -> list[Any]:
+        """Return the values of items among which some rows stand `Aside`."""
+        return [item.values.get(self.key) if type(item) is Aside else self.values([item])[0] for item in items]
+
+    def total_of(self, items: Sequence[Any]) -> Any:
+        """Return the total; None where there is none, and where a value that belongs to it is not known."""
+        if self.total is not sum:
+            return self.total and self.total(items)
+        values = self.values(items)
+        return None if None in values or HIDDEN in values else sum(values)
+
+
+class Aside:
+    """A row that is no item, such as a gap between two: it has its values by key, and is in no total."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+
+
+FORMATS: dict[str, Callable[[Any], str]] = {
+    "text": lambda value: format_path(str(value)),
+    "path": format_path,
+    "size": format_size,
+    "count": str,
+    "address": format_address,
+    "hex": format_hex,
+    "entry": lambda value: f"{value:#018x}",
+    "list": format_list,
+    "counts": format_counts,
+    "sizes": lambda sizes: ", ".join(f"{format_size(size)}: {format_size(amount)}" for size, amount in sizes.items()),
+    "flag": lambda value: "yes" if value else "no",
+    "share": format_share,
+    "number": lambda value: f"{value:.3f}" if isinstance(value, float) else str(value),
+}
+
+
+def node_columns(nodes: Iterable[Sizes], sizes_of: Callable[[AnItem], Sizes | None]) -> list[Column[AnItem]]:
+    """Return the columns of bytes by NUMA node; text shows that of no known node only if it is needed.
+
+    >>> [column.key for column in node_columns([{0: 4096, 2: 0}], lambda item: item.nodes)]
+    ['n0', 'n2', 'n_unknown']
+    """
+    found = {node: size for sizes in nodes for node, size in sizes.items() if size or node is not None}
+
+    def amount_on(node: int | None) -> Callable[[AnItem], int | None]:
+        return lambda item: None if (sizes := sizes_of(item)) is None else sizes.get(node, 0)
+
+    return [
+        *(
+            Column(f"n{node}", f"N{node}", "size", amount_on(node), total=sum, rank=3)
+            for node in sorted(node for node in found if node is not None)
+        ),
+        Column("n_unknown", "N?", "size", amount_on(None), total=sum, rank=3, shown=None in found),
+    ]
+
+
+NO_TARGET: dict[str, Any] = {}
+
+NR_TOGETHER = 1024
+"""Rows formatted together at the most, so that their texts take little memory."""
+RECURRING = ("text", "path", "list", "size")
+"""Kinds of which there are few different values."""
+
+
+def batch_of(rows: Sequence[Row]) -> Batch:
+    """Return rows, one at least, as their columns."""
+    return tuple(zip(*rows, strict=True))
+
+
+def pieces_of(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches in pieces of `NR_TOGETHER` rows at most, none of them empty."""
+    for batch in batches:
+        for low in range(0, len(batch[0]), NR_TOGETHER):
+            yield [values[low : low + NR_TOGETHER] for values in batch]
+
+
+def texts_of(piece: Batch, forms: Sequence[Form]) -> Texts:
+    """Return the cells of columns."""
+    return [cells_of(values, *form) for values, form in zip(piece, forms, strict=True)]
+
+
+def cells_of(
+    values: Sequence[Any], kind: str, of_any: Callable[[Any], str], of_int: Callable[[int], str]
+) -> Sequence[str]:
+    """Return the cells of a column, whose values are one at least.
+
+    >>> cells_of([8, 9], "hex", repr, hex), cells_of([8, None], "hex", repr, hex)
+    (['0x8', '0x9'], ['8', 'None'])
+    """
+    first = values[0]
+    if kind != "number" and values.count(first) == len(values):  # numbers: 2 equals 2.0, and is written otherwise
+        return [of_any(first)] * len(values)
+    form = of_int if set(map(type, values)) == {int} else of_any
+    if kind in RECURRING:
+        known = {value: form(value) for value in set(values)}
+        return [known[value] for value in values]
+    return list(map(form, values))
+
+
+def text_form(column: Column[Any], in_bytes: bool) -> Form:
+    """Return how text writes a column."""
+    form = FORMATS["count" if in_bytes and column.kind == "size" else column.kind]
+    return column.kind, lambda value: "-" if value is None else "hidden" if value is HIDDEN else form(value), form

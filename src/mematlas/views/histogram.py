@@ -1,0 +1,144 @@
+"""How dense memory is, in one line: all VMAs end to end, and below it which of them is where."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from mematlas.notes import Note
+from mematlas.views.format import format_size, number_of
+from mematlas.views.picture import ASCII_BARS, ASCII_GLYPHS, BARS, GLYPHS, short_name
+from mematlas.views.table import Column, Drawn
+from mematlas.views.terminal import paint
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from mematlas.analysis.grid import Cells, Stretch
+    from mematlas.notes import Notes
+
+
+COLUMN_COLUMNS = (
+    Column("column", "COLUMN", "count"),
+    Column("start", "START", "address"),
+    Column("nr_pages", "PAGES", "count"),
+    Column("nr_present", "PRESENT", "count"),
+    Column("nr_swapped", "SWAPPED", "count"),
+    Column("nr_folded", "FOLDED", "count"),
+)
+FOLDED = "{size} of untouched memory in {places} is left out{mark}: --reserved shows it"
+MARK = "~"
+MAX_MARKS = 8
+"""Places of a histogram at which it is marked that something is left out: of more than that none is."""
+
+
+LEAST_NAMED = 2
+"""Columns of what is named below them: a name that is wider than what it stands for misleads."""
+
+
+def bar(nr_present: int, nr_pages: int, bars: str) -> str:
+    """Return the bar of a share: blank only for none at all, full only for all.
+
+    >>> bar(1, 1000, BARS), bar(999, 1000, BARS), bar(7, 7, BARS)
+    ('▁', '▇', '█')
+    """
+    if nr_present == 0:
+        return bars[0]
+    return bars[-1] if nr_present >= nr_pages else bars[1 + nr_present * (len(bars) - 2) // nr_pages]
+
+
+def histogram_view(
+    cells: Cells,
+    stretches: list[Stretch],
+    folds: list[tuple[int, int]],
+    page_size: int,
+    target: dict[str, Any],
+    ascii_only: bool,
+    notes: Notes,
+) -> Drawn:
+    """Return the density of present pages over all VMAs, end to end, as one line, and below it what is where."""
+    counts = [cells.classes(cell) for cell in range(cells.nr_cells)]
+    present = [each["own"] + each["shared"] + each["zero"] for each in counts]
+    starts = addresses_of(range(0, cells.nr_pages, cells.cell_pages), stretches, page_size)
+    folded = folded_pages(starts, folds, page_size)
+    rows = [
+        (cell, starts[cell], cells.size_of(cell), nr, each["swapped"], folded[cell])
+        for cell, (nr, each) in enumerate(zip(present, counts, strict=True))
+    ]
+    nr_pages = cells.nr_pages + sum(folded)
+    marked = {bisect_right(starts, low) for low, _ in folds}
+    if len(marked) > MAX_MARKS:
+        marked = set()
+    if folds:
+        size = format_size(sum(high - low for low, high in folds))
+        mark = f" ({MARK})" if marked else ""
+        text = FOLDED.format(size=size, places=number_of(len(folds), "place"), mark=mark)
+        notes.add(Note("folded", text))
+
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, screen: int) -> Iterator[str]:
+        bars, glyphs = (ASCII_BARS, ASCII_GLYPHS) if ascii_only else (BARS, GLYPHS)
+        parts = []
+        mark = paint(MARK, "absent", colour)
+        for nr, each, row in zip(present, counts, rows, strict=True):
+            parts += [mark] * (row[0] in marked)
+            name = max(("present", "swapped", "unknown"), key=(each | {"present": nr}).__getitem__)
+            character = bar(nr, row[2], bars) if name == "present" else glyphs[name][0]
+            parts.append(paint(character, name, colour and character != " "))
+        parts += [mark] * (len(rows) in marked)
+        yield f"|{''.join(parts)}| {sum(present):,}/{nr_pages:,}"
+        names = scale(named(stretches, cells.cell_pages, page_size), cells.nr_cells, marked)
+        yield f" {names}  {format_size(cells.cell_pages * page_size)} a column"
+
+    return Drawn("hist/1", COLUMN_COLUMNS, rows, target=target, notes=notes, draw=draw)
+
+
+def named(stretches: list[Stretch], cell_pages: int, page_size: int) -> list[tuple[str, int, int]]:
+    """Return what the stretches are called, with the first column of each and the one behind its last."""
+    found: list[tuple[str, int, int]] = []
+    for stretch in stretches:
+        name = short_name(stretch.vma)
+        first = stretch.place // cell_pages
+        end = -(-(stretch.place + (stretch.end - stretch.start) // page_size) // cell_pages)
+        if found and found[-1][0] == name:
+            first = found.pop()[1]
+        found.append((name, first, end))
+    return found
+
+
+def scale(names: list[tuple[str, int, int]], nr_columns: int, marked: set[int]) -> str:
+    """Return a line of names below the columns where they begin: the widest first, and no more than there is room for.
+
+    ``marked`` are the columns before which there is a mark.
+
+    >>> scale([("heap", 0, 6), ("ld.so", 6, 7), ("stack", 7, 12)], 12, set())
+    'heap   stack'
+    """
+    line = [" "] * (nr_columns + len(marked))
+    for name, first, end in sorted(names, key=lambda item: item[1] - item[2]):
+        at = first + sum(mark <= first for mark in marked)
+        room = line[max(at - 1, 0) : at + len(name) + 1]
+        if at + len(name) <= len(line) and "".join(room).isspace() and end - first >= LEAST_NAMED:
+            line[at : at + len(name)] = name
+    return "".join(line)
+
+
+def addresses_of(places: Iterable[int], stretches: list[Stretch], page_size: int) -> list[int]:
+    """Return the address of the page at each of ascending places in stretches that lie end to end."""
+    found = []
+    rest = iter(stretches)
+    here = next(rest, None)
+    for place in places:
+        while here and here.place + (here.end - here.start) // page_size <= place:
+            here = next(rest, None)
+        if here:
+            found.append(here.start + (place - here.place) * page_size)
+    return found
+
+
+def folded_pages(starts: list[int], folds: list[tuple[int, int]], page_size: int) -> list[int]:
+    """Return how many folded pages belong to each column: those after its start, and the first's before it as well."""
+    counts = [0] * len(starts)
+    for low, high in folds:
+        counts[max(bisect_right(starts, low) - 1, 0)] += (high - low) // page_size
+    return counts

@@ -1,0 +1,170 @@
+"""How the rows of a table stand on a screen: what there is room for, and what is given up."""
+
+from __future__ import annotations
+
+from mematlas.views.format import fold, shorten
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any
+
+    from mematlas.views.columns import Column, Texts
+
+LEAST_ROOM = 8
+"""Columns that a last column is folded to at the least."""
+LEAST_PATH = 16
+"""Columns that paths are shortened to at the least, for the sake of other columns; a fifth of a wide screen."""
+NOTHING = frozenset(("-", ""))
+SAYS_NOTHING = frozenset(("-", "", "0"))
+INDENT = 4
+"""Columns by which the further lines of a row stand out from its first."""
+
+
+class Layout:
+    """How rows stand on a screen: which columns there is room for, and how much of the last cell.
+
+    That is folded, or shortened where it is a path. Where not even those fit that must be shown, a row has
+    several lines.
+    """
+
+    def __init__(self, columns: list[Column[Any]], known: Sequence[Texts], width: int, streams: bool) -> None:
+        """``known`` are the rows as far as they are, which is to the end unless they stream; width 0 is for any."""
+        widths = [
+            max(len(column.heading), column.width, *(len(cell) for texts in known for cell in texts[index]), 0)
+            for index, column in enumerate(columns)
+        ]
+        last = len(columns) - 1
+        least = least_of(columns[last], width, widths[last], (cell for texts in known for cell in texts[last]))
+        kept = list(range(len(columns)))
+        if width:
+            blank = [not streams and all(SAYS_NOTHING.issuperset(texts[index]) for texts in known) for index in kept]
+            kept = fitting([column.rank for column in columns], [*widths[:-1], least], width, blank)
+        self.lost = [column.heading for index, column in enumerate(columns) if index not in kept]
+        """The headings of columns that there is no room for."""
+        self.kept = kept
+        keys = [column.key for column in columns]
+        stand_ins = {index: keys.index(columns[index].fallback) for index in kept if columns[index].fallback in keys}
+        self.stand_ins = {index: other for index, other in stand_ins.items() if other not in kept}
+        """Where the cells of a lost column stand in blank ones."""
+        self.is_right = [columns[index].right for index in kept]
+        self.widths = [max(widths[index], widths[self.stand_ins.get(index, index)]) for index in kept]
+        self.width = width
+        self.folds = columns[last].kind != "path"
+        if not self.folds:  # sooner short paths than several lines a row
+            least = max(min(least, width - sum(each + 2 for each in self.widths[:-1])), LEAST_ROOM)
+        self.groups = in_groups([*self.widths[:-1], least], width) if width else [range(len(kept))]
+        """The columns of each line, by their indexes among those that are kept."""
+        self.patterns = [
+            "  ".join(f"{{:{'>' if self.is_right[index] else '<'}{self.widths[index]}}}" for index in group)
+            for group in self.groups
+        ]
+        taken = sum(self.widths[index] + 2 for index in self.groups[-1][:-1]) + INDENT * (len(self.groups) > 1)
+        self.room = max(width - taken, LEAST_ROOM)
+
+    def lines(self, texts: Texts) -> Iterator[str]:
+        """Yield the lines of rows, given as the cells of all columns."""
+        cells = [texts[index] for index in self.kept]
+        for index, other in self.stand_ins.items():
+            own = texts[index]
+            cells[self.kept.index(index)] = [cell or instead for cell, instead in zip(own, texts[other], strict=True)]
+        if self.width:
+            return (line for row in zip(*cells, strict=True) for line in self._lines_of(list(row)))
+        pads = [str.rjust if is_right else str.ljust for is_right in self.is_right]
+        padded = [
+            [pad(cell, width) for cell in column] for column, pad, width in zip(cells, pads, self.widths, strict=True)
+        ]
+        return map(str.rstrip, map("  ".join, zip(*padded, strict=True)))
+
+    def _lines_of(self, row: list[str]) -> Iterator[str]:
+        """Yield the lines of one row. What would say nothing but that something is not known is left out."""
+        parts = row[-1:]
+        if len(row[-1]) > self.room:
+            parts = fold(row[-1], self.room) if self.folds else [shorten(row[-1], self.room)]
+        for number, group in enumerate(self.groups):
+            cells = [row[index] for index in group]
+            if number and NOTHING.issuperset(cells):
+                continue
+            for part in parts if group is self.groups[-1] else cells[-1:]:
+                yield self._line(number, [*cells[:-1], part])
+                cells = [""] * len(cells)
+
+    def _line(self, number: int, cells: list[str]) -> str:
+        indent = " " * INDENT if number else ""
+        line = (indent + self.patterns[number].format(*cells)).rstrip()
+        if len(line) <= self.width:
+            return line
+        # Of rows that stream some are longer than could be known.
+        group = self.groups[number]
+        short = [
+            cell if self.is_right[index] else shorten(cell, self.widths[index])
+            for index, cell in zip(group, cells, strict=True)
+        ]
+        return (indent + self.patterns[number].format(*short)).rstrip()
+
+
+def in_groups(widths: list[int], width: int) -> list[range]:
+    """Return which columns stand in a line together, where all of them are wider than the screen.
+
+    >>> in_groups([30, 30, 30], 80), in_groups([30, 30, 16], 80)
+    ([range(0, 2), range(2, 3)], [range(0, 3)])
+    """
+    groups: list[range] = []
+    first = taken = 0
+    for index, each in enumerate(widths):
+        if index > first and taken + 2 + each > width:
+            groups.append(range(first, index))
+            first, taken = index, INDENT + each
+        else:
+            taken += each + 2 * (index > first)
+    return [*groups, range(first, len(widths))]
+
+
+def least_of(column: Column[Any], width: int, widest: int, cells: Iterable[str]) -> int:
+    """Return how many columns the last cell takes at the least, on a screen of this width."""
+    if not width:
+        return widest
+    if column.kind == "path":
+        return min(widest, max(LEAST_PATH, width // 5))
+    longest_word = max((len(word) for cell in cells for word in fold(cell, 1)), default=0)
+    return min(widest, max(longest_word, LEAST_ROOM))
+
+
+def fitting(ranks: Sequence[int], widths: Sequence[int], width: int, is_blank: Sequence[bool]) -> list[int]:
+    """Return the indexes of the columns that a screen has room for: first those go that say nothing, then by rank.
+
+    >>> fitting([0, 2, 1, 2, 0], [8, 8, 8, 8, 8], 40, [False] * 5)
+    [0, 1, 2, 4]
+    >>> fitting([0, 2, 1, 2, 0], [8, 8, 8, 8, 8], 40, [False, False, True, False, True])
+    [0, 1, 3, 4]
+    """
+    kept = list(range(len(ranks)))
+    while sum(widths[index] + 2 for index in kept) - 2 > width:
+        loose = [index for index in kept if ranks[index]]
+        if not loose:
+            break
+        kept.remove(max(loose, key=lambda index: (is_blank[index], ranks[index], index)))
+    return kept
+
+
+def lost_line(headings: list[str], width: int) -> str:
+    """Return what is said of columns that there is no room for.
+
+    >>> lost_line(["PSS", "PAGES"], 80), lost_line(["PSS", "PAGES"], 28)
+    ('not shown: PSS, PAGES (--wide)', '2 columns not shown: --wide')
+    """
+    line = f"not shown: {', '.join(headings)} (--wide)"
+    plural = "" if len(headings) == 1 else "s"
+    return line if len(line) <= width else f"{len(headings)} column{plural} not shown: --wide"
+
+
+def limited(lines: list[str], room: int) -> list[str]:
+    """Return lines, or as many of them as there is room for, and how many more there are.
+
+    >>> limited(["a", "b", "c"], 3), limited(["a", "b", "c"], 2)
+    (['a', 'b', 'c'], ['a', '... 2 more lines'])
+    """
+    if len(lines) <= room:
+        return lines
+    shown = max(room - 1, 0)
+    return [*lines[:shown], f"... {len(lines) - shown:,} more lines"]
