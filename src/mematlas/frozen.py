@@ -17,7 +17,6 @@ from __future__ import annotations
 
 WORTH_COMPILING = 50
 """Instances from which on it pays to compile what makes them, which takes 0.1 ms: a start makes few of each."""
-MISSING = object()
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,8 +44,12 @@ else:
                 del made.__init__
             if named or len(values) != len(fields):
                 left = fields[len(values) :]
-                rest = [named.get(name, defaults.get(name, MISSING)) for name in left]
-                if any(value is MISSING for value in rest) or named.keys() - left or len(values) > len(fields):
+                given = defaults | named if named else defaults
+                try:
+                    rest = [given[name] for name in left]
+                except KeyError:
+                    rest = None
+                if rest is None or (named and named.keys() - left) or len(values) > len(fields):
                     compiled_new(made, fields, defaults)(made, *values, **named)  # says what is wrong
                 values = (*values, *rest)
             # The slot's own descriptor sets the value, past the __setattr__ below that forbids it.
