@@ -373,7 +373,8 @@ class PageReader:
         if block.huge is not None:
             return block.huge
         if not self._may_hold_huge(vma, block):
-            return []
+            block.huge = []
+            return block.huge
         end = block.address + len(block) * self.page_size
         ranges = self.pagemap.ranges(block.address, end, PAGE_IS_HUGE)
         block.huge = [
@@ -385,8 +386,6 @@ class PageReader:
         """Have the exclusive bit tell of each page that a huge entry maps whether that one is mapped once."""
         # hugetlb pages are mapped as a whole: there the bit is right.
         if not self._exclusive or vma.kind == "hugetlb" or self.pagemap.marked:
-            return
-        if not self._may_hold_huge(vma, block):
             return
         try:
             places = self.huge_places(vma, block)
@@ -408,9 +407,10 @@ class PageReader:
         if len(block) - block.kinds.get(0, 0) < min(per_table, len(block)):
             return False
         first = block.address // self.page_size
+        entries, states = block.entries, block.states
         for place in (0, *range(-first % per_table, len(block), per_table)):
-            frame = block.entries[place] & PM_PFRAME
-            if block.states[place] & PRESENT and (frame == 0 or (frame - first - place) % per_table == 0):
+            frame = entries[place] & PM_PFRAME
+            if states[place] & PRESENT and (frame == 0 or (frame - first - place) % per_table == 0):
                 return True
         return False
 
