@@ -13,8 +13,13 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mematlas.actions.effects import Effect
+    from mematlas.actions.plans import Plan, plan
+    from mematlas.actions.refaults import Refaults, watch_refaults
+    from mematlas.actions.verbs import cold, collapse, pageout, undo, willneed
     from mematlas.analysis.ending import DistinctResult, EndingResult, Part
     from mematlas.analysis.grid import Cells, Strip
+    from mematlas.analysis.movable import Choice
     from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult, VmaUsage
     from mematlas.analysis.usage import Usage
     from mematlas.errors import (
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
         ProcessGone,
         TargetAmbiguous,
         TargetNotFound,
+        TargetRefused,
         TooLarge,
     )
     from mematlas.kernel.maps import Vma
@@ -43,8 +49,13 @@ if TYPE_CHECKING:
 
 HOMES = {
     "mematlas.version": ("__version__",),
+    "mematlas.actions.effects": ("Effect",),
+    "mematlas.actions.plans": ("Plan", "plan"),
+    "mematlas.actions.refaults": ("Refaults", "watch_refaults"),
+    "mematlas.actions.verbs": ("cold", "collapse", "pageout", "undo", "willneed"),
     "mematlas.analysis.ending": ("DistinctResult", "EndingResult", "Part"),
     "mematlas.analysis.grid": ("Cells", "Strip"),
+    "mematlas.analysis.movable": ("Choice",),
     "mematlas.analysis.usage": ("Usage",),
     "mematlas.observe.captures": ("CaptureResult", "capture"),
     "mematlas.errors": (
@@ -59,6 +70,7 @@ HOMES = {
         "ProcessGone",
         "TargetAmbiguous",
         "TargetNotFound",
+        "TargetRefused",
         "TooLarge",
     ),
     "mematlas.kernel.maps": ("Vma",),
@@ -78,7 +90,9 @@ __all__ = [
     "Block",
     "CaptureResult",
     "Cells",
+    "Choice",
     "DistinctResult",
+    "Effect",
     "EndingResult",
     "Error",
     "FormatError",
@@ -89,14 +103,17 @@ __all__ = [
     "NotSupported",
     "Part",
     "PermissionDenied",
+    "Plan",
     "ProcFS",
     "Process",
     "ProcessGone",
     "Reading",
+    "Refaults",
     "Selection",
     "Strip",
     "TargetAmbiguous",
     "TargetNotFound",
+    "TargetRefused",
     "TooLarge",
     "Translation",
     "Usage",
@@ -105,8 +122,15 @@ __all__ = [
     "VmaUsage",
     "__version__",
     "capture",
+    "cold",
+    "collapse",
+    "pageout",
+    "plan",
     "resolve",
     "state_of",
+    "undo",
+    "watch_refaults",
+    "willneed",
 ]
 
 

@@ -7,6 +7,7 @@
     ├── TargetNotFound         3   no such process
     ├── TargetAmbiguous        3   several processes; `candidates` names them
     ├── NoAddressSpace         3   a kernel thread, or a zombie: there is nothing to look at
+    ├── TargetRefused          1   a process that we leave alone unless we are forced: `pid`
     ├── PermissionDenied       4   `path`, and in `needs` the capabilities that would open it
     ├── NotSupported           5   this kernel lacks it; `needs` names the option or version
     │   └── NotHeld            5   a capture was made without this file
@@ -60,6 +61,14 @@ class NoAddressSpace(Error):
     ) -> None:
         self.pid = pid
         super().__init__(f"{pid} ({name}) {why}")
+
+
+class TargetRefused(Error):
+    """We leave this process alone, unless we are forced: to act on it could hurt whoever asks for it."""
+
+    def __init__(self, pid: int, name: str, who: str) -> None:
+        self.pid = pid
+        super().__init__(f"{pid} ({name}) is {who}; use --force to act on it anyway")
 
 
 class PermissionDenied(Error):

@@ -117,6 +117,12 @@ def replace(item: T, **changes: Any) -> T:
     return type(item)(**dict(zip(item.__slots__, _values(item), strict=True)) | changes)  # type: ignore[attr-defined]
 
 
+def fields_of(kind: type) -> tuple[str, ...]:
+    """Return the names of the fields of a record, in order."""
+    names: tuple[str, ...] = kind.__slots__  # type: ignore[attr-defined]
+    return names
+
+
 def as_dict(item: object) -> dict[str, Any]:
     """Return the fields of a record by name, in order."""
     return dict(zip(item.__slots__, _values(item), strict=True))  # type: ignore[attr-defined]

@@ -15,13 +15,17 @@ import pytest
 
 from conftest import Outcome
 from helpers import Program, program, sparse, texts
-from mematlas.actions import plans as actions
-from mematlas.actions.acts import chunks
-from mematlas.actions.plans import Effect, act, check_target, cold, collapse, free_frames, pageout, plan, undo, willneed
+from mematlas.actions.acts import act, chunks
+from mematlas.actions.effects import Effect
+from mematlas.actions.freeing import free_frames
+from mematlas.actions.options import Options
+from mematlas.actions.plans import plan
 from mematlas.actions.refaults import watch_refaults
+from mematlas.actions.refusals import check_target
+from mematlas.actions.rooms import NO_SWAP, SwapRoom
+from mematlas.actions.verbs import cold, collapse, pageout, undo, willneed
 from mematlas.analysis.movable import REASONS, Choice, Rules, parse_states
-from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel.cgroups import Room
+from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone, TargetRefused
 from mematlas.kernel.madvise import MADV_COLLAPSE, takes
 from mematlas.kernel.pagemap import PRESENT
 from mematlas.kernel.procfs import LiveFile, ProcessDir
@@ -183,7 +187,7 @@ def test_freed_pages_are_clean_out_of_ram_and_come_back_from_swap(swap: Path) ->
 
 def test_what_the_swap_cache_keeps_is_counted_page_by_page(swap: Path) -> None:
     with scripted(1009) as running, Process(running.pid) as process:
-        effect = act(process, plan(process, "pageout", of(running, 1009)), exact=True)
+        effect = act(process, plan(process, "pageout", of(running, 1009)), Options(exact=True))
         assert effect.kept is not None
         assert effect.swap_cached == effect.kept.nr_pages * PAGE
         before = nr_major_faults(running)
@@ -211,9 +215,9 @@ def test_freeing_stops_when_asked_and_leaves_out_what_it_brought_back(swap: Path
         return len(calls) > nr_calls
 
     with scripted() as running, Process(running.pid) as process:
-        effect = act(process, plan(process, "pageout", of(running)), exact=True)
+        effect = act(process, plan(process, "pageout", of(running)), Options(exact=True))
         nr_calls = 4
-        freed = free_frames(process, effect, stop=stop)
+        freed = free_frames(process, effect, Options(stop=stop))
         is_whole(freed)
         assert freed.stopped == "interrupted"
         assert smaps_field(running.pid, running.told, "Swap") == freed.nr_moved
@@ -291,7 +295,7 @@ def test_shared_memory_that_may_not_be_asked_about_is_not_told_and_comes_back(
             effect = pageout(process, at(area))
             is_whole(effect)
             back = undo(process, effect)
-        told = [note for note in texts(effect.notes) if "not told" in note]
+        told = [note for note in texts(effect.notes) if "cannot tell" in note]
         return effect.nr_moved, effect.swap, effect.swap_cached, effect.nr_freed, len(told), back.nr_moved
 
     moved, *unknown, nr_notes, back = as_nobody(work, caps=["CAP_SYS_NICE"]).value
@@ -361,7 +365,7 @@ def test_pages_that_a_kernel_does_not_count_may_be_there(untold: str, monkeypatc
         return {name: value for name, value in read_status(process).items() if name != untold}
 
     monkeypatch.setattr("mematlas.actions.pins.read_status", less)
-    monkeypatch.setattr("mematlas.actions.advising.read_status", less)
+    monkeypatch.setattr("mematlas.actions.advice.base.read_status", less)
     monkeypatch.setattr(Process, "tables_access", lambda self: needs_more())
     with scripted(61) as running:
         assert tell(running, "lock 7 31") == "0"
@@ -385,7 +389,7 @@ def test_files_that_we_neither_own_nor_may_write_to_stay(
 
     def work() -> object:
         with Process(one.pid) as process:
-            planned = plan(process, "pageout", Selection(path="libc.so"), Choice(file=True))
+            planned = plan(process, "pageout", Selection(path="libc.so"), choice=Choice(file=True))
             effect = act(process, planned)
             is_whole(effect)
             return planned.reasons, effect.nr_moved, effect.reasons
@@ -550,17 +554,15 @@ def test_pair_that_shares_moves_when_one_of_it_ends(victim: Callable[..., Victim
         assert pageout(process, at(area)).nr_moved == nr_resident
 
 
-def test_without_swap_only_files_can_move(victim: Callable[..., Victim], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actions, "read_swaps", lambda procfs: [])
-    monkeypatch.setattr("mematlas.actions.freeing.read_swaps", lambda procfs: [])
+def test_without_swap_only_files_can_move(victim: Callable[..., Victim]) -> None:
     one = victim("anon_full", "private_file")
     area, file = one["anon_full"], one["private_file"]
     with Process(one.pid) as process:
-        planned = plan(process, "pageout", at(area))
+        planned = plan(process, "pageout", at(area), room=NO_SWAP)
         assert (planned.nr_movable, planned.reasons) == (0, {"no swap": area.nr_pages})
         effect = act(process, planned)
         assert (effect.nr_advised, effect.reasons) == (0, {"no swap": area.nr_pages})
-        planned = plan(process, "pageout", at(file))
+        planned = plan(process, "pageout", at(file), room=NO_SWAP)
         assert planned.nr_without_swap == file.facts["nr_anon"]
         assert planned.nr_movable == file.nr_exclusive - file.facts["nr_anon"]
 
@@ -572,7 +574,7 @@ def test_swap_that_fills_up_half_way_is_told(swap: Path) -> None:
         pytest.skip(f"{free >> 20} MiB of swap are free here: too much to fill")
     with scripted(nr_pages) as running, Process(running.pid) as process:
         planned = plan(process, "pageout", of(running, nr_pages))
-        assert planned.nr_without_swap == nr_pages - planned.swap_room // PAGE
+        assert planned.nr_without_swap == nr_pages - planned.room.size // PAGE
         effect = act(process, planned)
         is_whole(effect)
         assert effect.nr_moved > nr_pages // 2
@@ -620,7 +622,7 @@ def test_no_more_is_brought_back_than_there_is_memory(
     one = victim("swapped")
     area = one["swapped"]
     spare = 64 * (os.cpu_count() or 1)
-    monkeypatch.setattr("mematlas.actions.advising.read_meminfo", lambda procfs: {"MemAvailable": (spare + 13) * PAGE})
+    monkeypatch.setattr("mematlas.actions.rooms.read_meminfo", lambda procfs: {"MemAvailable": (spare + 13) * PAGE})
     with Process(one.pid) as process:
         planned = plan(process, "willneed", at(area))
         assert (planned.nr_movable, planned.reasons) == (13, {"no memory": area.nr_swapped - 13})
@@ -628,13 +630,15 @@ def test_no_more_is_brought_back_than_there_is_memory(
     assert (effect.nr_moved, effect.reasons) == (13, {"no memory": area.nr_swapped - 13})
 
 
-def test_plan_names_the_cgroup_when_that_is_what_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actions, "read_swaps", lambda procfs: [SwapArea("/swap", "file", 100 * PAGE, 0, -2)])
-    monkeypatch.setattr(actions, "read_room", lambda process: Room(None, 7 * PAGE))
+def test_plan_and_act_name_the_cgroup_when_that_is_what_lacks() -> None:
+    areas = (SwapArea("/swap", "file", 100 * PAGE, 0, -2),)
     with scripted(23) as running, Process(running.pid) as process:
-        found = plan(process, "pageout", of(running, 23))
-    assert found.swap_room == 7 * PAGE
-    assert (found.nr_movable, found.reasons) == (7, {"cgroup": 16})
+        planned = plan(process, "pageout", of(running, 23), room=SwapRoom(areas, {}, 7 * PAGE))
+        nothing = plan(process, "pageout", of(running, 23), room=SwapRoom(areas, {}, 0))
+        effect = act(process, nothing)
+    assert (planned.nr_movable, planned.reasons) == (7, {"cgroup": 16})
+    assert nothing.reasons == effect.reasons == {"cgroup": 23}
+    assert effect.nr_advised == 0
 
 
 # --- what changes under our hands
@@ -793,8 +797,8 @@ def test_pages_are_chosen_by_state_and_kind(victim: Callable[..., Victim], swap:
             (Choice(frozenset(("present",))), area.nr_exclusive),
             (Choice(frozenset(("swapped",))), 0),
         ):
-            assert plan(process, "pageout", at(area), choice).nr_movable == number
-        effect = act(process, plan(process, "pageout", at(area), Choice(anon=True)))
+            assert plan(process, "pageout", at(area), choice=choice).nr_movable == number
+        effect = act(process, plan(process, "pageout", at(area), choice=Choice(anon=True)))
     assert effect.nr_moved == nr_anon
     assert smaps_field(one.pid, area.address, "Rss") == area.nr_exclusive - nr_anon
 
@@ -860,10 +864,8 @@ def test_ranges_are_cut_and_grouped_to_the_size_of_a_call() -> None:
 
 def test_init_ourselves_and_our_ancestors_are_refused() -> None:
     for pid in (1, os.getpid(), os.getppid()):
-        with Process(pid) as process:
-            with pytest.raises(BadInput, match="--force"):
-                check_target(process)
-            check_target(process, force=True)
+        with Process(pid) as process, pytest.raises(TargetRefused, match="use --force to act on it anyway"):
+            check_target(process)
 
 
 def test_other_processes_are_not_refused(victim: Callable[..., Victim]) -> None:

@@ -10,21 +10,23 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from conftest import Outcome
 from helpers import sparse, texts
-from mematlas.actions.acts import Plan
+from mematlas.actions.plans import Plan
+from mematlas.actions.rooms import SwapRoom
 from mematlas.analysis.movable import Choice
 from mematlas.cli import main
 from mematlas.cli.advise import parse_amount
 from mematlas.cli.values import parse_bytes
 from mematlas.errors import BadInput
-from mematlas.kernel.cgroups import NO_LIMIT
 from mematlas.kernel.page_idle import is_multigen
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.swaps import SwapArea, read_swaps, zram_ratio
@@ -111,27 +113,32 @@ def test_dry_run_says_what_would_move_and_moves_nothing(
     assert row_of(capsys)["nr_requested"] == 0
 
 
-def test_without_swap_it_says_so_before_acting_and_how_to_get_some(
-    victim: Callable[..., Victim], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def no_swap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have our code see no swap space, whatever there is."""
+    monkeypatch.setattr("mematlas.actions.rooms.read_swaps", lambda procfs: [])
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["act", "plan"])
+def test_without_swap_it_says_so_and_how_to_get_some(
+    no_swap: None, victim: Callable[..., Victim], capsys: Capture, more: list[str]
 ) -> None:
-    monkeypatch.setattr("mematlas.actions.plans.read_swaps", lambda procfs: [])
-    monkeypatch.setattr("mematlas.actions.freeing.read_swaps", lambda procfs: [])
     area = victim("anon_full")["anon_full"]
-    assert main(words("pageout", area)) == 0
+    assert main(words("pageout", area, *more)) == 0
     err = capsys.readouterr().err
-    assert "no swap space: 388 KiB of memory without a file has nowhere to go" in err
-    assert "mkswap /var/tmp/swapfile && swapon /var/tmp/swapfile" in err
-    assert "zramctl --find --size 64M" in err
+    assert "note: no swap space: 388 KiB of memory without a file has nowhere to go;" in err
     assert "--temporary-swap 64M" in err
+    assert "mkswap /var/tmp/swapfile && swapon /var/tmp/swapfile" in err
 
 
-def test_dry_run_without_swap_tells_how_to_get_some(
-    victim: Callable[..., Victim], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+def test_dry_run_takes_a_temporary_swap_for_given_and_makes_none(
+    no_swap: None, victim: Callable[..., Victim], capsys: Capture
 ) -> None:
-    monkeypatch.setattr("mematlas.actions.plans.read_swaps", lambda procfs: [])
     area = victim("anon_full")["anon_full"]
-    assert main(words("pageout", area, "--dry-run")) == 0
-    assert "mkswap /var/tmp/swapfile && swapon /var/tmp/swapfile" in capsys.readouterr().err
+    assert main(words("pageout", area, "--dry-run", "--temporary-swap", "64M", "--json")) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["rows"][0]["nr_movable"], result["rows"][0]["reasons"]) == (97, {})
+    assert not our_swaps()
 
 
 def test_dry_run_tells_dirty_pages_of_files(
@@ -167,9 +174,9 @@ def test_pages_of_a_file_and_of_none_are_refused(victim: Callable[..., Victim], 
 def test_nothing_to_do_has_a_reason(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:
     area = victim("anon_full")["anon_full"]
     assert main(words("pageout", area, "--state", "swapped")) == 0
-    assert "no page of the VMA chosen is in RAM and in state swapped" in capsys.readouterr().err
+    assert "the selected VMA has no pages in RAM in state swapped" in capsys.readouterr().err
     assert main(words("willneed", area)) == 0
-    assert "no page of the VMA chosen is out of RAM" in capsys.readouterr().err
+    assert "the selected VMA has no pages out of RAM" in capsys.readouterr().err
 
 
 def test_csv_has_counts_as_json_and_nothing_for_nothing(
@@ -297,8 +304,8 @@ def test_freeing_has_a_line_of_its_own(victim: Callable[..., Victim], swap: Path
 
 @pytest.mark.parametrize("pid", [1, os.getpid()], ids=["init", "self"])
 def test_dangerous_targets_are_refused(pid: int, capsys: Capture) -> None:
-    assert main(["pageout", str(pid), "0x1000"]) == 2
-    assert "--force influences it all the same" in capsys.readouterr().err
+    assert main(["pageout", str(pid), "0x1000"]) == 1
+    assert "; use --force to act on it anyway" in capsys.readouterr().err
 
 
 def test_we_are_refused_where_proc_counts_otherwise_too() -> None:
@@ -309,12 +316,12 @@ def test_we_are_refused_where_proc_counts_otherwise_too() -> None:
         pytest.skip("needs unshare(1)")
     if "unshare:" in run.stderr:
         pytest.skip(f"no PID namespace here: {run.stderr}")
-    assert run.returncode == 2
+    assert run.returncode == 1
     assert "is ourselves" in run.stderr
 
 
 def test_our_shell_is_refused(capsys: Capture) -> None:
-    assert main(["cold", str(os.getppid()), "0x1000"]) == 2
+    assert main(["cold", str(os.getppid()), "0x1000"]) == 1
     assert "one of our own ancestors" in capsys.readouterr().err
 
 
@@ -349,14 +356,29 @@ def test_process_that_ended_is_exit_code_3_or_6(victim: Callable[..., Victim], c
     capsys.readouterr()
 
 
-def test_process_that_ends_while_it_is_watched_is_reported(victim: Callable[..., Victim], swap: Path) -> None:
+@pytest.fixture
+def while_watching(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Have something happen between the first look at refaults and the second."""
+
+    def arrange(happen: Callable[[], object]) -> None:
+        pauses = iter([happen])
+
+        def pause(seconds: float) -> None:
+            next(pauses, lambda: time.sleep(seconds))()
+
+        clock = SimpleNamespace(monotonic=time.monotonic, sleep=pause)
+        monkeypatch.setattr("mematlas.actions.refaults.time", clock)
+
+    return arrange
+
+
+def test_process_that_ends_while_it_is_watched_is_reported(
+    victim: Callable[..., Victim], swap: Path, while_watching: Callable[..., None], capsys: Capture
+) -> None:
     one = victim("anon_full")
-    area = one["anon_full"]
-    running = start(*words("pageout", area, "--watch-refaults", "60s", "--undo"))
-    wait_until(lambda: "VmSwap:\t       0 kB" not in Path(f"/proc/{one.pid}/status").read_text(), "it is out")
-    one.exit()
-    out, _ = running.communicate(timeout=DEADLINE)
-    assert running.returncode == 6
+    while_watching(one.exit)
+    assert main(words("pageout", one["anon_full"], "--watch-refaults", "60s", "--undo")) == 6
+    out = capsys.readouterr().out
     assert "97" in out
     assert f"process {one.pid} ended" in out
     assert "97 went with the process" in out
@@ -365,16 +387,20 @@ def test_process_that_ends_while_it_is_watched_is_reported(victim: Callable[...,
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_it_with_the_report_and_without_the_swap(
-    victim: Callable[..., Victim], number: signal.Signals
+    victim: Callable[..., Victim], number: signal.Signals, while_watching: Callable[..., None], capsys: Capture
 ) -> None:
-    one = victim("anon_full")
-    area = one["anon_full"]
-    running = start(*words("pageout", area, "--temporary-swap", "16M", "--watch-refaults", "60s", "--undo"))
-    wait_until(lambda: "VmSwap:\t       0 kB" not in Path(f"/proc/{one.pid}/status").read_text(), "it is out")
-    assert our_swaps()
-    running.send_signal(number)
-    out, err = running.communicate(timeout=DEADLINE)
-    assert running.returncode == 128 + number
+    area = victim("anon_full")["anon_full"]
+    seen: list[SwapArea] = []
+
+    def interrupt() -> None:
+        seen.extend(our_swaps())
+        os.kill(os.getpid(), number)
+
+    while_watching(interrupt)
+    line = words("pageout", area, "--temporary-swap", "16M", "--watch-refaults", "60s", "--undo")
+    assert main(line) == 128 + number
+    assert seen
+    out, err = capsys.readouterr()
     assert "interrupted" in out
     assert "97 did not come back in " in out
     assert "cold" not in out
@@ -387,7 +413,7 @@ def test_signal_ends_it_with_the_report_and_without_the_swap(
 INTERRUPTED = """
 import json, os, signal, sys
 nr_signals, sys.path[:], *words = json.loads(sys.argv[1])
-from mematlas.actions import advising
+from mematlas.actions.advice import willneed
 from mematlas.cli import main
 read, reads = os.pread, []
 def pread(*arguments):
@@ -396,13 +422,15 @@ def pread(*arguments):
         for _ in range(nr_signals):
             os.kill(os.getpid(), signal.SIGINT)
     return read(*arguments)
-advising.os.pread = pread
+willneed.os.pread = pread
 sys.exit(main(words))
 """
 """Signals come in the middle of bringing pages back, which is reading them one by one."""
 
 
-@pytest.mark.parametrize(("nr_signals", "told"), [(1, "stopped: interrupted"), (2, "broken off")])
+@pytest.mark.parametrize(
+    ("nr_signals", "told"), [(1, "stopped: interrupted"), (2, "anything after the last step shown is unknown")]
+)
 def test_undo_that_is_interrupted_leaves_the_report(swap: Path, nr_signals: int, told: str) -> None:
     with sparse(4 << 20, range(1009)) as running:
         line = ["pageout", str(running.pid), f"{running.told:#x}+4M", "--undo"]
@@ -456,18 +484,16 @@ class Terminal(io.StringIO):
 
 def test_bar_grows_on_a_terminal_and_is_taken_away() -> None:
     out = Terminal()
-    bar = Bar(out, "pageout")
-    bar(1, 4)
-    assert "pageout [#######.......................]  25%" in out.getvalue()
-    bar.clear()
+    with Bar(out, "pageout") as bar:
+        bar(1, 4)
+        assert "pageout [#######.......................]  25%" in out.getvalue()
     assert out.getvalue().endswith("\r\x1b[K")
 
 
 def test_no_bar_elsewhere() -> None:
     out = io.StringIO()
-    bar = Bar(out, "pageout")
-    bar(1, 2)
-    bar.clear()
+    with Bar(out, "pageout") as bar:
+        bar(1, 2)
     assert out.getvalue() == ""
 
 
@@ -477,9 +503,9 @@ def test_only_zram_has_a_ratio() -> None:
 
 
 @pytest.mark.parametrize(("used", "told"), [(8 << 20, ", 61:1 so far"), (8 << 10, "")])
-def test_ratio_is_told_once_there_is_something_in_it(monkeypatch: pytest.MonkeyPatch, used: int, told: str) -> None:
-    monkeypatch.setattr("mematlas.views.actions.zram_ratio", lambda path: 61.3)
+def test_ratio_is_told_once_there_is_something_in_it(used: int, told: str) -> None:
     area = SwapArea("/dev/zram0", "partition", 64 << 20, used, 100)
-    planned = Plan("pageout", Selection(), Choice(), None, (), PAGE, (area,), NO_LIMIT, ())
+    room = SwapRoom((area,), {area.path: 61.3}, None)
+    planned = Plan("pageout", Selection(), Choice(), None, (), PAGE, room, ())
     (line,) = places(planned)
     assert line.text.endswith(f" free of {format_size(64 << 20)}{told}")

@@ -78,8 +78,7 @@ def test_without_swap_it_says_so_and_makes_some_for_its_time(capsys: Capture, mo
         return [area for area in read_swaps(procfs) if area.path in made]
 
     monkeypatch.setattr(swapfile, "TemporarySwap", Noted)
-    for module in ("plans", "freeing"):
-        monkeypatch.setattr(f"mematlas.actions.{module}.read_swaps", ours)
+    monkeypatch.setattr("mematlas.actions.rooms.read_swaps", ours)
     assert main(STORY) == 0
     text = capsys.readouterr().out
     assert re.search(rf"moved +{NR_DRAWN} ", text)
@@ -94,7 +93,7 @@ def tell_forked(swaps: bool) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mematlas.labs.running, "start", Forked)
         if not swaps:
-            patch.setattr("mematlas.actions.plans.read_swaps", lambda procfs: [])
+            patch.setattr("mematlas.actions.rooms.read_swaps", lambda procfs: [])
         return main(STORY)
 
 

@@ -238,7 +238,7 @@ def test_verify_has_nothing_to_say(who: str, family: Program, capsys: pytest.Cap
 @pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_NICE", "CAP_SYS_PTRACE")
 def test_pageout_promises_what_it_moves(family: Program, swap: Path) -> None:
     """No page moves of a huge page that two processes map, also none that only one of them maps."""
-    from mematlas.actions.plans import pageout
+    from mematlas.actions.verbs import pageout
     from mematlas.model.address_space import Selection
 
     selection = Selection(area=f"{family.told['anon']:#x}+{NR_HUGE * huge_size():#x}")

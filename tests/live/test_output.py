@@ -173,7 +173,12 @@ def test_every_error_is_a_message_and_its_exit_code(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind = getattr(errors, name)
-    arguments = {"TargetAmbiguous": ("x", ["1 a", "2 b"]), "NoAddressSpace": (2, "k"), "ProcessGone": (7,)}
+    arguments = {
+        "TargetAmbiguous": ("x", ["1 a", "2 b"]),
+        "NoAddressSpace": (2, "k"),
+        "TargetRefused": (1, "init", "x"),
+        "ProcessGone": (7,),
+    }
     error = kind(*arguments.get(name, ("some words", "more")[: 2 if name == "FormatError" else 1]))
 
     def fail(words: list[str]) -> int:

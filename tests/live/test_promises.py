@@ -13,12 +13,13 @@ import pytest
 from amounts import DROPPABLE, LAZY, PINNED
 from helpers import PAGE, Program, mematlas, program, texts
 from mematlas import Process, Selection
-from mematlas.actions import plans as actions
-from mematlas.actions.plans import act, pageout, plan, willneed
+from mematlas.actions.acts import act
+from mematlas.actions.plans import plan
+from mematlas.actions.rooms import NO_SWAP, SwapRoom
+from mematlas.actions.verbs import pageout, willneed
 from mematlas.cli import main
 from mematlas.errors import NotSupported
 from mematlas.kernel.backing import call_mincore, has_cachestat
-from mematlas.kernel.cgroups import NO_LIMIT
 from mematlas.kernel.swaps import SwapArea
 from mematlas.observe.sources import Chooser
 from victim import Victim
@@ -27,20 +28,13 @@ pytestmark = pytest.mark.root("CAP_SYS_ADMIN")
 Start = Callable[..., Victim]
 
 
-@pytest.fixture
-def no_swap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have our code see no swap space, whatever there is."""
-    for module in ("plans", "freeing"):
-        monkeypatch.setattr(f"mematlas.actions.{module}.read_swaps", lambda procfs: [])
-
-
 def of(target: Program, nr_pages: int) -> Selection:
     return Selection(area=f"{target.told:#x}+{nr_pages * PAGE}")
 
 
-def test_what_was_given_up_is_promised_to_be_freed_without_swap(no_swap: None) -> None:
+def test_what_was_given_up_is_promised_to_be_freed_without_swap() -> None:
     with program(LAZY, [101, 37, 0]) as target, Process(target.pid) as process:
-        planned = plan(process, "pageout", of(target, 138))
+        planned = plan(process, "pageout", of(target, 138), room=NO_SWAP)
         effect = act(process, planned)
 
     assert (planned.nr_movable, planned.nr_given_up, planned.reasons) == (101, 101, {"no swap": 37})
@@ -56,12 +50,12 @@ def test_what_was_given_up_is_not_promised_to_swap(swap: Path) -> None:
     assert (effect.nr_moved, effect.swap, effect.nr_given_up) == (138, 37 * PAGE, 101)
 
 
-def test_droppable_memory_is_promised_to_be_freed(no_swap: None) -> None:
+def test_droppable_memory_is_promised_to_be_freed() -> None:
     with program(DROPPABLE, 53) as target:
         if target.told is None:
             pytest.skip("needs Linux 6.11: MAP_DROPPABLE")
         with Process(target.pid) as process:
-            planned = plan(process, "pageout", of(target, 53))
+            planned = plan(process, "pageout", of(target, 53), room=NO_SWAP)
             effect = act(process, planned)
 
     assert (planned.nr_movable, planned.nr_given_up) == (effect.nr_moved, effect.nr_given_up) == (53, 53)
@@ -105,12 +99,11 @@ def test_pinned_pages_that_cannot_be_told_are_warned_of(pinned: Program, monkeyp
 
 
 @pytest.mark.parametrize("room", [0, 7, 61, 1000])
-def test_lines_of_a_plan_add_up_to_its_total(room: int, victim: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actions, "read_swaps", lambda procfs: [SwapArea("/swap", "file", room * PAGE, 0, -2)])
-    monkeypatch.setattr(actions, "read_room", lambda process: NO_LIMIT)
+def test_lines_of_a_plan_add_up_to_its_total(room: int, victim: Start) -> None:
+    swap = SwapRoom((SwapArea("/swap", "file", room * PAGE, 0, -2),), {}, None)
     target = victim("anon", "anon_full", "private_file")
     with Process(target.pid) as process:
-        planned = plan(process, "pageout")
+        planned = plan(process, "pageout", room=swap)
 
     assert planned.nr_movable == sum(item.nr_movable for item in planned.vmas)
     assert planned.nr_needs_swap == sum(item.nr_needs_swap for item in planned.vmas) <= room
@@ -146,7 +139,7 @@ def test_pages_that_are_still_being_read_are_not_said_to_be_in_ram(
     def slow_disk(fd: int, offset: int, size: int, page_size: int) -> bytes:
         return bytes((0,)) * 3 + ask(fd, offset, size, page_size)[3:]
 
-    monkeypatch.setattr("mematlas.actions.advising.call_mincore", slow_disk)
+    monkeypatch.setattr("mematlas.actions.advice.willneed.call_mincore", slow_disk)
     assert main(["willneed", str(target.pid), str(chosen.area)]) == 0
     text = capsys.readouterr().out
 

@@ -19,6 +19,7 @@ CODES = {
     "Error": 1,
     "FormatError": 1,
     "TooLarge": 1,
+    "TargetRefused": 1,
     "BadInput": 2,
     "TargetNotFound": 3,
     "TargetAmbiguous": 3,

@@ -6,6 +6,7 @@ was referenced. Where somebody tracks idle pages, those come first. Where neithe
 
 from __future__ import annotations
 
+from mematlas.actions.advice.base import Tally
 from mematlas.analysis.coldness import IDLE, RANKS, coldest, count_ranks, rank_of
 from mematlas.errors import NotSupported
 from mematlas.frozen import record
@@ -20,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mematlas.actions.advising import Advice, Piece
+    from mematlas.actions.advice.base import Advice, Piece
 
 TRACKING = "idle page tracking, CONFIG_IDLE_PAGE_TRACKING"
 
@@ -34,35 +35,32 @@ class Coldest:
     """What the order is based on, and how many pages there were of each rank."""
 
 
-def find_coldest(kind: Advice, pieces: Iterable[Piece], nr_pages: int) -> Coldest:
+def find_coldest(advice: Advice, pieces: Iterable[Piece], nr_pages: int) -> Coldest:
     """Return so many of the coldest pages that an advice can move.
 
     Raises:
         PermissionDenied: frame numbers need CAP_SYS_ADMIN, their flags CAP_DAC_READ_SEARCH.
         NotSupported: nothing tells these pages apart.
     """
-    live = kind.process.procfs.live
+    live = advice.process.procfs.live
     if live:
         drain_batches()  # a page that waits in a batch is on no list
-    with FrameWords(kind.process.procfs, "kpageflags") as words:
-        blocks = {address: ranks for piece in pieces for address, ranks in rank_blocks(kind, piece, words)}
+    with FrameWords(advice.process.procfs, "kpageflags") as words:
+        blocks = {address: ranks for piece in pieces for address, ranks in rank_blocks(advice, piece, words)}
     counts = count_ranks(blocks)
     total = sum(counts.values())
     if nr_pages < total:
         check_order(counts, live and is_multigen())
-    pages = PageSet(kind.page_size)
+    pages = PageSet(advice.page_size)
     for address, mask in coldest(blocks, nr_pages):
         pages.add(address, mask)
-    found = ", ".join(f"{number} {RANKS[rank - 1]}" for rank, number in counts.items())
+    ranks = ", ".join(f"{number} {RANKS[rank - 1]}" for rank, number in counts.items())
     source = "the idle page bitmap, then kpageflags" if IDLE in counts else "kpageflags"
-    return Coldest(
-        pages,
-        Note(
-            "coldest",
-            f"the coldest {pages.nr_pages} of {total} pages, by {source} ({found or 'none'}), which the kernel"
-            " updates when it looks for memory, not at each access",
-        ),
+    text = (
+        f"the coldest {pages.nr_pages} of {total} pages, by {source} ({ranks or 'none'}), which the kernel"
+        " updates when it looks for memory, not at each access"
     )
+    return Coldest(pages, Note("coldest", text))
 
 
 def check_order(counts: dict[int, int], multigen: bool) -> None:
@@ -76,27 +74,21 @@ def check_order(counts: dict[int, int], multigen: bool) -> None:
         raise NotSupported("telling cold pages", f"{TRACKING}: to kpageflags all {number} pages are {name}")
 
 
-def rank_blocks(kind: Advice, piece: Piece, words: FrameWords) -> Iterator[tuple[int, bytes]]:
+def rank_blocks(advice: Advice, piece: Piece, words: FrameWords) -> Iterator[tuple[int, bytes]]:
     """Yield the rank bytes of the pages of a part of a VMA that the advice can move."""
-    vma, start, end = piece
-    if kind.vma_reason(vma):
-        return
-    for address, states in kind.blocks(vma, start, end):
-        mask = kind.select(vma, address, states, {})
-        if 1 in mask:
-            yield address, ranks_of(kind, address, mask, words)
+    for address, _, mask in advice.movable(piece, Tally(piece[0])):
+        yield address, ranks_of(advice, address, mask, words)
 
 
-def ranks_of(kind: Advice, address: int, mask: bytes, words: FrameWords) -> bytes:
+def ranks_of(advice: Advice, address: int, mask: bytes, words: FrameWords) -> bytes:
     """Return the rank byte of each page of a mask, 0 for the others."""
-    end = address + len(mask) * kind.page_size
-    found = kind.reader.pagemap.frames(address, end)
-    frames = {place: frame for place, frame in enumerate(found) if mask[place]}
-    if 0 in frames.values():
-        raise frames_hidden(kind.process.dir.path)
-    flags = words.get(frames.values())
-    idle = idle_frames(frames.values()) if kind.process.procfs.live else set()
+    pfns = advice.reader.pagemap.frames(address, address + len(mask) * advice.page_size)
+    pfn_at = {index: pfn for index, pfn in enumerate(pfns) if mask[index]}
+    if 0 in pfn_at.values():
+        raise frames_hidden(advice.process.dir.path)
+    flags = words.get(pfn_at.values())
+    idle = idle_frames(pfn_at.values()) if advice.process.procfs.live else set()
     ranks = bytearray(len(mask))
-    for place, frame in frames.items():
-        ranks[place] = IDLE if frame in idle else rank_of(flags.get(frame))
+    for index, pfn in pfn_at.items():
+        ranks[index] = IDLE if pfn in idle else rank_of(flags.get(pfn))
     return bytes(ranks)

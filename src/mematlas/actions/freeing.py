@@ -1,253 +1,88 @@
-"""Paging out, seen from both ends: what left the process, and what left RAM.
+"""Freeing the frames that the swap cache keeps after a pageout: pages are read back, and paged out once more.
 
-The two are not the same. A page that was swapped out leaves the process at once, and its frame stays in the swap
-cache until it is needed; a page of a file that is not yet written leaves the process and stays in the page cache.
-Source: mm/madvise.c, madvise_cold_or_pageout_pte_range(); mm/vmscan.c, shrink_folio_list().
+A page that is read back is clean: it keeps its place in swap, and goes out again without being written. Shared memory
+is left as it is: it loses its place each time that it comes back.
 """
 
 from __future__ import annotations
 
-import os
+import time
 
-from mematlas.actions.advising import Advice, Tally, states_to_marks
-from mematlas.actions.pins import Pins
-from mematlas.analysis.movable import add_counts
-from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.kpage import (
-    KPF_ANON,
-    KPF_DIRTY,
-    KPF_SWAPBACKED,
-    KPF_SWAPCACHE,
-    KPF_WRITEBACK,
-    FrameWords,
-)
-from mematlas.kernel.pagemap import IS_PRESENT, IS_SHARED, frames_hidden
-from mematlas.kernel.rights import effective_capabilities
-from mematlas.kernel.swaps import free_swap, read_swaps
-from mematlas.model.origins import MANY, SAMPLE, Origins
-from mematlas.model.page_set import PageSet, both, either, masked, without
+from mematlas.actions.acts import act
+from mematlas.actions.effects import Freed, together
+from mematlas.actions.options import DEFAULTS, never
+from mematlas.actions.plans import plan
+from mematlas.analysis.movable import Choice
+from mematlas.errors import ProcessGone
+from mematlas.frozen import replace
+from mematlas.kernel.madvise import drain_batches
+from mematlas.kernel.maps import KINDS
+from mematlas.kernel.meminfo import read_meminfo
+from mematlas.model.address_space import Selection
 from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from mematlas.actions.advising import Piece
-    from mematlas.analysis.movable import Choice
-    from mematlas.kernel.maps import Vma
+    from mematlas.actions.effects import Effect
+    from mematlas.actions.options import Options, Stop
+    from mematlas.model.page_set import PageSet
     from mematlas.observe.process import Process
 
-IS_SWAPPED = states_to_marks("swapped")
-IS_CACHED = states_to_marks("cached")
-IS_UNKNOWN = states_to_marks("unknown")
-IS_OUT = states_to_marks("swapped", "cached", "unknown")
-"""Out of the process, for memory without a file on disk. An empty entry is no page that moved: it is gone."""
-IS_OUT_OF_FILE = states_to_marks("swapped", "cached", "absent")
-IS_EMPTY = states_to_marks("absent")
+PRIVATE = Selection(kinds=frozenset(KINDS).difference(("shmem",)))
+SHARED = Selection(kinds=frozenset(("shmem",)))
+SWAPPED = Choice(frozenset(("swapped",)))
 
-DIRTY = KPF_DIRTY | KPF_WRITEBACK
+WRITING, WRITING_LOOKS = 1.0, 0.01
+"""Seconds to wait for the next page that is written to swap, and between two looks."""
 
 
-class PageOut(Advice):
-    """Out of RAM: to swap, or back to the file."""
-
-    name = "pageout"
-    repeats = True
-    spares_shared_folios = True
-
-    def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
-        super().__init__(process, choice, only)
-        self.has_swap = True
-        """Whether it makes sense to advise pages that have nowhere to go but swap."""
-        self.swapped = PageSet(self.page_size)
-        """What went to swap."""
-        self.nr_given_up = 0
-        """Pages that were freed without being kept: MADV_FREE."""
-        self.nr_page_cached = 0
-        """Pages that left the process and are in the page cache."""
-        self.nr_unknown_file = self.nr_unknown_shmem = 0
-        """Pages that left the process, of which we may not see where they are now."""
-        self.origins = Origins(self.reader.pagemap)
-        self.nr_swap_cached: int | None = None
-        """Pages of ``swapped`` that are in the swap cache still; None while that is not known."""
-        self.kept: PageSet | None = None
-        """Which these are; None when not each page was looked at."""
-        self._ours: dict[int, bool] = {}
-        self._pins = Pins(process, self.notes)
-        self._to_swap = b""
-        """Which pages of the block that was selected last go to swap."""
-
-    def open(self) -> None:
-        super().open()
-        self.has_swap = self._free() >= self.page_size
-
-    def _free(self) -> int:
-        return free_swap(read_swaps(self.process.procfs))
-
-    def prepare(self, pieces: list[Piece], nr_pages: int, exact: bool) -> None:
-        self.origins.stride = 1 if exact or nr_pages <= MANY else -(-nr_pages // SAMPLE)
-
-    def select(self, vma: Vma, address: int, states: bytes, reasons: dict[str, int]) -> bytes:
-        mask = super().select(vma, address, states, reasons)
-        pinned = self._pins.among(self.reader, address, mask)
-        add_counts(reasons, {"pinned": pinned.count(1)})
-        self._to_swap = mask = without(mask, pinned)
-        if self.has_swap and vma.kind != "file":
-            return mask
-        self._to_swap = needs_swap = both(mask, states.translate(self.rules(vma).needs_swap))
-        if vma.kind == "file" and not self._is_ours(vma):
-            add_counts(reasons, {"not ours": mask.count(1) - needs_swap.count(1)})
-            mask = needs_swap
-        if self.has_swap:
-            return mask
-        # What was given up needs no room: it is freed.
-        needs_swap = without(needs_swap, self.given_up(address, needs_swap) or bytes(len(mask)))
-        add_counts(reasons, {"no swap": needs_swap.count(1)})
-        return without(mask, needs_swap)
-
-    def _is_ours(self, vma: Vma) -> bool:
-        """Whether we may have the kernel drop pages of a file: mm/madvise.c, can_do_file_pageout()."""
-        if vma.start not in self._ours:
-            self._ours[vma.start] = not self.process.procfs.live or owns(vma)
-        return self._ours[vma.start]
-
-    def note(self, address: int, mask: bytes) -> None:
-        # Of a page of a file, its file tells whether it is in RAM still.
-        self.origins.note(address, both(mask, self._to_swap))
-
-    def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
-        states = self.reader.states(vma, address, address + len(mask) * self.page_size)
-        out = both(mask, states.translate(IS_OUT_OF_FILE if vma.kind == "file" else IS_OUT))
-        swapped = both(out, states.translate(IS_SWAPPED))
-        self.swapped.add(address, swapped)
-        self.nr_page_cached += both(out, states.translate(IS_CACHED)).count(1)
-        if vma.start not in self.reader.blind:
-            return out
-        # Where the file may not be asked, an empty entry says nothing about the page cache.
-        if vma.kind == "file":
-            self.nr_unknown_file += both(out, states.translate(IS_EMPTY)).count(1)
-        else:
-            self.nr_unknown_shmem += both(out, states.translate(IS_UNKNOWN)).count(1)
-        return out
-
-    def admit(self, vma: Vma, address: int, mask: bytes) -> bytes:
-        moved = self.measure(vma, address, mask)
-        if vma.kind == "file" or moved == mask:
-            return moved
-        # A page that is gone though its VMA is there was given up by the process, and freed by us: MADV_FREE.
-        states = self.reader.states(vma, address, address + len(mask) * self.page_size)
-        given_up = both(without(mask, moved), states.translate(IS_EMPTY))
-        self.nr_given_up += given_up.count(1)
-        return either(moved, given_up)
-
-    def explain(self, vma: Vma | None, address: int, mask: bytes) -> dict[str, int]:
-        if vma is None:
-            return {"gone": mask.count(1)}
-        whole = self.reader.states(vma, address, address + len(mask) * self.page_size)
-        states = masked(whole, mask)
-        present, shared = states.translate(IS_PRESENT), states.translate(IS_SHARED)
-        stuck = self.folios.among(self.reader, address, whole, without(present, shared))
-        reasons = {
-            "shared": shared.count(1),
-            "shared folio": stuck.count(1),
-            "special": mask.count(1) - present.count(1),
-        }
-        own = without(without(present, shared), stuck)
-        swappable = both(own, states.translate(self.rules(vma).needs_swap))
-        reasons[self._lack(swappable.count(1))] = swappable.count(1)
-        add_counts(reasons, self._explain_file(address, without(own, swappable)))
-        return reasons
-
-    def _lack(self, nr_pages: int) -> str:
-        # Swap is given out in clusters to each CPU, so the last few slots may be free and yet out of reach.
-        return "no swap" if self._free() < nr_pages * self.page_size else "busy"
-
-    def _explain_file(self, address: int, mask: bytes) -> dict[str, int]:
-        """Return why pages of a file stayed mapped."""
-        nr_dirty = self.count_dirty(address, mask)
-        if nr_dirty is None:
-            return {"busy or dirty": mask.count(1)}
-        return {"dirty": nr_dirty, "busy": mask.count(1) - nr_dirty}
-
-    def count_dirty(self, address: int, mask: bytes) -> int | None:
-        """Return how many pages of a mask are not written to disk yet; None when that is not told."""
-        words = self._flag_words(address, mask)
-        return None if words is None else sum(word & DIRTY != 0 for word in words if word is not None)
-
-    def given_up(self, address: int, mask: bytes) -> bytes | None:
-        """Return which pages of a mask were given up by the process: freed, not swapped; None when that is not told.
-
-        MADV_FREE and MAP_DROPPABLE take the flag off an anonymous page that says that swap is behind it. One that was
-        written to since MADV_FREE gets it back no sooner than it is looked at.
-        """
-        words = self._flag_words(address, mask)
-        if words is None:
-            return None
-        lost = (word is not None and word & (KPF_ANON | KPF_SWAPBACKED) == KPF_ANON for word in words)
-        return bytes(map(int, lost)).ljust(len(mask), b"\0")
-
-    def _flag_words(self, address: int, mask: bytes) -> list[int | None] | None:
-        """Return the flags of the frames of a mask, None for other pages; None when they are not told."""
-        if 1 not in mask:
-            return []
-        frames = self.reader.pagemap.frames(address, address + len(mask) * self.page_size)
-        wanted = [frame for frame, is_meant in zip(frames, mask, strict=True) if is_meant and frame]
-        try:
-            if not wanted:
-                raise frames_hidden(self.process.dir.path)
-            with FrameWords(self.process.procfs, "kpageflags") as words:
-                flags = words.get(wanted)
-        except (PermissionDenied, NotSupported):
-            return None
-        return [
-            flags.get(frame, 0) if is_meant and frame else None for frame, is_meant in zip(frames, mask, strict=True)
-        ]
-
-    def settle(self, tallies: Iterable[Tally], moved: PageSet) -> None:
-        self.nr_swap_cached = self._count_swap_cached()
-
-    def _count_swap_cached(self) -> int | None:
-        nr_swapped = self.swapped.nr_pages
-        if not nr_swapped:
-            self.kept = PageSet(self.page_size)
-            return 0
-        if self.origins.why:
-            self.notes.add(swap_cache_unknown(self.origins.why))
-            return None
-        kept = PageSet(self.page_size)
-        nr_seen = 0
-        try:
-            for address, seen, cached in self.origins.masks(self.swapped, KPF_SWAPCACHE):
-                nr_seen += seen.count(1)
-                # One that came back is in the swap cache as well, and in the process.
-                states = self.reader.pagemap.states(address, address + len(cached) * self.page_size)
-                kept.add(address, without(cached, states.translate(IS_PRESENT)))
-        except (PermissionDenied, NotSupported) as error:
-            self.notes.add(swap_cache_unknown(error))
-            return None
-        if nr_seen == nr_swapped:
-            self.kept = kept
-            return kept.nr_pages
-        if not nr_seen:
-            return None
-        text = f"what the swap cache keeps is reckoned from a sample of {nr_seen} pages"
-        self.notes.add(Note("swap-cache-sampled", text))
-        return round(kept.nr_pages / nr_seen * nr_swapped)
-
-
-def swap_cache_unknown(why: object) -> Note:
-    """Return the note that the swap cache could not be looked at."""
-    return Note("swap-cache-unknown", f"what the swap cache keeps is not known: {why}")
-
-
-def owns(vma: Vma) -> bool:
-    """Whether we own the file of a VMA or may write to it, as far as its path tells."""
-    if "CAP_FOWNER" in effective_capabilities():
-        return True
+def free_frames(process: Process, effect: Effect, options: Options = DEFAULTS) -> Effect:
+    """Free the frames that the swap cache keeps after a pageout; return the effect of all together."""
+    kept = effect.moved if effect.kept is None else effect.kept
+    effect = replace(effect, freed=Freed(kept.nr_pages, 0))
     try:
-        found = os.stat(vma.path)
-    except OSError:
-        return True  # deleted, or of another mount namespace: what stays will show
-    if found.st_ino != vma.inode or found.st_uid == os.geteuid():
-        return True
-    return os.access(vma.path, os.W_OK, effective_ids=True)
+        for number in range(options.passes):
+            if effect.stopped or not kept:
+                break
+            effect, again = free_once(process, effect, kept, options)
+            if number == 0 and again.nr_requested < kept.nr_pages:
+                effect = replace(effect, notes=(*effect.notes, *why_not_freed(process, kept)))
+            if again.kept is None or again.kept.nr_pages >= kept.nr_pages:
+                break
+            kept = again.kept
+    except ProcessGone as error:
+        return replace(effect, stopped=str(error), gone=True)
+    return effect
+
+
+def free_once(process: Process, effect: Effect, kept: PageSet, options: Options) -> tuple[Effect, Effect]:
+    """Read pages back and page them out; return the effect of all together, and that of paging out."""
+    before = time.perf_counter()
+    wait_for_writing(process, options.stop)
+    back = act(process, plan(process, "willneed", PRIVATE, choice=SWAPPED, only=kept), options)
+    # A page that waits in the batch of a processor is held by that, and its frame would not be freed.
+    drain_batches()
+    # What is in RAM again goes out again, even when somebody asks us to stop meanwhile.
+    to_the_end = replace(options, exact=True, stop=never)
+    again = act(process, plan(process, "pageout", PRIVATE, only=back.moved, dirty=False), to_the_end)
+    return together(effect, back, again, time.perf_counter() - before), again
+
+
+def why_not_freed(process: Process, kept: PageSet) -> list[Note]:
+    """Return why some of what the swap cache keeps is left there."""
+    nr_shared = plan(process, "willneed", SHARED, choice=SWAPPED, only=kept).nr_requested
+    text = f"{nr_shared} pages of shared memory stay in the swap cache: they cannot be freed like this"
+    return [Note("shared-not-freed", text)] if nr_shared else []
+
+
+def wait_for_writing(process: Process, stop: Stop) -> None:
+    """Wait until the machine has written to its disks what it is writing, or gets no further.
+
+    A page that is being written cannot be paged out once more.
+    """
+    end = time.monotonic() + WRITING
+    least = 1 << 63
+    while (writing := read_meminfo(process.procfs).get("Writeback", 0)) and time.monotonic() < end and not stop():
+        if writing < least:
+            least, end = writing, time.monotonic() + WRITING
+        time.sleep(WRITING_LOOKS)

@@ -1,7 +1,8 @@
 """The command line: one module per command, found by its name here.
 
-Each module has a `COMMAND` (`mematlas.cli.command.Command`). It makes a result and gives it to ``session.show``; text,
-exit codes and errors are made elsewhere. No command imports another.
+Each module has a `COMMAND` (`mematlas.cli.command.Command`); the four that act are a table in `mematlas.cli.advise`. It
+makes a result and gives it to ``session.show``; text, exit codes and errors are made elsewhere. No command imports
+another.
 """
 
 from __future__ import annotations

@@ -1,28 +1,39 @@
-"""What pageout, cold, willneed and collapse share: their arguments and their run."""
+"""pageout, cold, willneed and collapse: one form, and a table of what is different."""
 
 from __future__ import annotations
 
-from mematlas.actions.plans import MAX_PASSES, act, check_target, free_frames, plan, undo
+from mematlas.actions.acts import act
+from mematlas.actions.freeing import free_frames
+from mematlas.actions.options import MAX_PASSES, Options
+from mematlas.actions.plans import plan
+from mematlas.actions.refusals import check_target
+from mematlas.actions.rooms import read_swap_room
+from mematlas.actions.verbs import undo
 from mematlas.analysis.movable import Choice, parse_states
+from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_target
 from mematlas.cli.selection import add_selection, selection_of
 from mematlas.cli.signals import Interrupts
 from mematlas.cli.swap import add_temporary_swap, temporary_swap
 from mematlas.cli.values import parse_count, parse_seconds
 from mematlas.errors import BadInput, ProcessGone
-from mematlas.frozen import record
+from mematlas.frozen import fields_of, record
 from mematlas.model.address_space import parse_size
 from mematlas.model.pages import STATES
 from mematlas.notes import Note, Notes
-from mematlas.views.actions import effect_table, plan_table, swap_warning
+from mematlas.views.actions import effect_table, lacking_swap, plan_table
 from mematlas.views.progress import Bar
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.actions.plans import Effect, Plan
+    from collections.abc import Callable
+
+    from mematlas.actions.effects import Effect
+    from mematlas.actions.plans import Plan
     from mematlas.actions.refaults import Refaults
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
+    from mematlas.views.table import Table
 
 USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
 
@@ -32,39 +43,7 @@ What it did is measured page by page; nothing is destroyed. Needs CAP_SYS_NICE, 
 CAP_SYS_PTRACE. PID 1, our own ancestors and ourselves are refused without --force."""
 
 
-def add_common(arguments: Arguments) -> None:
-    """Declare what all four take."""
-    add_target(arguments)
-    add_selection(arguments)
-    arguments.add_argument("--anon", action="store_true", help="only pages of no file: private memory")
-    arguments.add_argument("--file", action="store_true", help="only pages of files on disk")
-    arguments.add_argument(
-        "--state", type=parse_states, metavar="STATE,...", help=f"only pages in these states: {', '.join(STATES)}"
-    )
-    arguments.add_argument("--dry-run", action="store_true", help="say what can move, what cannot and why; do nothing")
-    arguments.add_argument("--force", action="store_true", help="even PID 1, our own ancestors, ourselves")
-    add_output(arguments)
-
-
-def add_passes(arguments: Arguments) -> None:
-    """Declare how often to try."""
-    arguments.add_argument(
-        "--passes",
-        type=parse_count,
-        default=MAX_PASSES,
-        metavar="N",
-        help=f"advise what stays up to N times ({MAX_PASSES}); it ends as soon as nothing more moves",
-    )
-
-
-def add_coldest(arguments: Arguments) -> None:
-    """Declare the choice of cold pages."""
-    arguments.add_argument(
-        "--coldest",
-        type=parse_amount,
-        metavar="AMOUNT",
-        help="only so many of the coldest pages (500, or 64M of them), by kpageflags: inactive, unreferenced first",
-    )
+# What they take
 
 
 @record
@@ -91,8 +70,67 @@ def parse_amount(text: str) -> Amount:
     return Amount(number, text[-1:].isalpha() and not text.lower().startswith("0x"))
 
 
-def add_pageout(arguments: Arguments) -> None:
-    """Declare what pageout alone takes."""
+@record
+class ActOptions:
+    """What was asked for. What a command does not take has its default."""
+
+    anon: bool
+    file: bool
+    state: frozenset[str] | None
+    dry_run: bool
+    force: bool
+    coldest: Amount | None = None
+    passes: int = MAX_PASSES
+    no_touch: bool = False
+    free: bool = False
+    watch_refaults: float | None = None
+    undo: bool = False
+    temporary_swap: int | None = None
+
+    @property
+    def choice(self) -> Choice:
+        """The pages that are meant."""
+        if self.anon and self.file:
+            raise BadInput("--anon and --file leave nothing: no page is of a file and of none")
+        return Choice(self.state, self.anon, self.file)
+
+
+def options_of(args: Namespace) -> ActOptions:
+    """Return the options of one of the commands."""
+    given = vars(args)
+    return ActOptions(**{name: given[name] for name in fields_of(ActOptions) if name in given})
+
+
+def add_passes(arguments: Arguments) -> None:
+    """Declare how often to try."""
+    arguments.add_argument(
+        "--passes",
+        type=parse_count,
+        default=MAX_PASSES,
+        metavar="N",
+        help=f"advise what stays up to N times ({MAX_PASSES}); it ends as soon as nothing more moves",
+    )
+
+
+def add_coldest(arguments: Arguments) -> None:
+    """Declare the choice of cold pages."""
+    arguments.add_argument(
+        "--coldest",
+        type=parse_amount,
+        metavar="AMOUNT",
+        help="only so many of the coldest pages (500, or 64M of them), by kpageflags: inactive, unreferenced first",
+    )
+
+
+def add_no_touch(arguments: Arguments) -> None:
+    """Declare that nothing is read."""
+    arguments.add_argument(
+        "--no-touch", action="store_true", help="advice alone: pages in swap get no further than the swap cache"
+    )
+
+
+def add_aftermath(arguments: Arguments) -> None:
+    """Declare what may follow a pageout."""
     arguments.add_argument(
         "--watch-refaults", type=parse_seconds, metavar="TIME", help="watch this long which pages come back, and when"
     )
@@ -105,124 +143,187 @@ def add_pageout(arguments: Arguments) -> None:
     add_temporary_swap(arguments, "swap to a file of this size for this run, then bring back what is in it (root)")
 
 
-BROKEN_OFF = Note("broken-off", "broken off: what came after the last step that is told here is not known")
+def declare(*own: Callable[[Arguments], None]) -> Callable[[Arguments], None]:
+    """Return what declares the arguments of a command: those of all four, with its own among them."""
+
+    def add_arguments(arguments: Arguments) -> None:
+        add_target(arguments)
+        add_selection(arguments)
+        arguments.add_argument("--anon", action="store_true", help="only pages without a file: private memory")
+        arguments.add_argument("--file", action="store_true", help="only pages of files on disk")
+        arguments.add_argument(
+            "--state", type=parse_states, metavar="STATE,...", help=f"only pages in these states: {', '.join(STATES)}"
+        )
+        for add in own:
+            add(arguments)
+        arguments.add_argument(
+            "--dry-run", action="store_true", help="say what can move, what cannot and why; do nothing"
+        )
+        arguments.add_argument("--force", action="store_true", help="even PID 1, our own ancestors, ourselves")
+        add_output(arguments)
+
+    return add_arguments
+
+
+# What they do
+
+
+INTERRUPTED = Note("interrupted", "interrupted: anything after the last step shown is unknown")
 SWAP_GOES = Note("swap-goes", "the temporary swap is taken away now: what is in it comes back into RAM")
 
 
 def run(advice: str, args: Namespace, session: Session) -> int:
     """Plan; then act, watch and undo, as far as that was asked for; show what it came to."""
+    options = options_of(args)
     selection = selection_of(args, session)
-    if args.anon and args.file:
-        raise BadInput("--anon and --file leave nothing: no page is of a file and of none")
-    choice = Choice(args.state, args.anon, args.file)
-    process = session.process
-    amount: Amount | None = getattr(args, "coldest", None)
-    nr_coldest = None if amount is None else amount.nr_pages(process.page_size)
-    if args.dry_run:
-        planned = plan(process, advice, selection, choice, nr_coldest=nr_coldest)
-        if not getattr(args, "temporary_swap", None):
-            warn(session, planned)
+    process, choice = session.process, options.choice
+    nr_coldest = None if options.coldest is None else options.coldest.nr_pages(process.page_size)
+    if options.dry_run:
+        room = read_swap_room(process).with_more(options.temporary_swap or 0)
+        planned = plan(process, advice, selection, choice=choice, nr_coldest=nr_coldest, room=room)
         session.show(lambda: plan_table(planned, session.target_info()), args)
         return 0
-    check_target(process, args.force)
-    with Interrupts(session.err, between_steps=True) as stop, temporary_swap(getattr(args, "temporary_swap", None)):
-        planned = plan(process, advice, selection, choice, nr_coldest=nr_coldest, dirty=False)
-        warn(session, planned)
-        run = Run(args, session, stop, carry_out(advice, planned, args, session, stop))
-        try:
-            run.go_on()
-        except KeyboardInterrupt:
-            run.notes.add(BROKEN_OFF)
-        view = effect_table(run.effect, session.target_info(), process.page_size, run.refaults, run.undone)
-        view.notes += run.notes
-        if getattr(args, "temporary_swap", None):
-            view.notes.add(SWAP_GOES)
-        session.show(lambda: view, args)
-        if run.gone:
+    if not options.force:
+        check_target(process)
+    with Interrupts(session.err, between_steps=True) as stop, temporary_swap(options.temporary_swap):
+        planned = plan(process, advice, selection, choice=choice, nr_coldest=nr_coldest, dirty=False)
+        work = Work(planned, options, session, stop)
+        work.run()
+        session.show(work.view, args)
+        if work.gone:
             return ProcessGone.exit_code
     return stop.exit_code
 
 
-def warn(session: Session, planned: Plan) -> None:
-    """Say what lacks, and what to type."""
-    session.write_lines(swap_warning(planned))
+class Work:
+    """An act and what follows it, as far as it got: that is shown whatever happens."""
 
-
-class Run:
-    """What follows an act, as far as it got: it is told whatever happens."""
-
-    def __init__(self, args: Namespace, session: Session, stop: Interrupts, effect: Effect) -> None:
-        self.args = args
+    def __init__(self, planned: Plan, options: ActOptions, session: Session, stop: Interrupts) -> None:
+        self.planned = planned
+        self.options = options
         self.session = session
+        self.process = session.process
         self.stop = stop
-        self.effect = effect
+        self.effect: Effect
         self.refaults: Refaults | None = None
         self.undone: Effect | None = None
-        self.gone = effect.gone
+        self.gone = False
         self.notes = Notes()
 
-    def go_on(self) -> None:
-        """Free, watch and undo, as far as that was asked for."""
-        if getattr(self.args, "free", False):
-            self.effect = free(self.effect, self.args, self.session, self.stop)
-            self.gone = self.effect.gone
-        seconds = getattr(self.args, "watch_refaults", None)
-        if not self.effect.stopped and seconds is not None:
-            self.refaults = watch(self.effect, seconds, self.session, self.stop)
-            self.gone = self.refaults.gone
-        if not self.gone and getattr(self.args, "undo", False):
-            # Asked for beforehand, so it is done even when the rest was interrupted; only a new signal ends it.
-            self.stop.forget()
-            try:
-                self.undone = bring_back(self.effect, self.session, self.stop)
-                self.gone = self.undone.gone
-            except ProcessGone:
-                self.gone = True
+    def run(self) -> None:
+        """Act; free, watch and undo, as far as that was asked for."""
+        with Bar(self.session.err, self.planned.advice) as bar:
+            self.effect = act(self.process, self.planned, self.how(bar))
+        self.gone = self.effect.gone
+        try:
+            if self.options.free:
+                self.free()
+            if self.options.watch_refaults is not None and not self.effect.stopped:
+                self.watch(self.options.watch_refaults)
+            if self.options.undo and not self.gone:
+                self.bring_back()
+        except KeyboardInterrupt:
+            self.notes.add(INTERRUPTED)
 
-
-def carry_out(advice: str, planned: Plan, args: Namespace, session: Session, stop: Interrupts) -> Effect:
-    """Act, with a bar that shows how far it is."""
-    bar = Bar(session.err, advice)
-    try:
-        return act(
-            session.process,
-            planned,
-            passes=getattr(args, "passes", 1),
-            exact=getattr(args, "free", False),
-            touch=not getattr(args, "no_touch", False),
-            progress=bar,
-            stop=stop,
+    def how(self, bar: Bar) -> Options:
+        """Return how the act is carried out, with a bar that shows how far it is."""
+        options = self.options
+        return Options(
+            passes=options.passes, touch=not options.no_touch, exact=options.free, progress=bar, stop=self.stop
         )
-    finally:
-        bar.clear()
+
+    def free(self) -> None:
+        """Free what the swap cache keeps."""
+        with Bar(self.session.err, "free") as bar:
+            self.effect = free_frames(self.process, self.effect, self.how(bar))
+        self.gone = self.effect.gone
+
+    def watch(self, seconds: float) -> None:
+        """Watch for the pages that come back."""
+        from mematlas.actions.refaults import watch_refaults
+
+        moved = self.effect.moved
+        with Bar(self.session.err, "refaults") as bar:
+            self.refaults = watch_refaults(
+                self.process, moved, seconds, progress=lambda gone, _: bar(gone, seconds), stop=self.stop
+            )
+        self.gone = self.refaults.gone
+
+    def bring_back(self) -> None:
+        """Undo. Asked for beforehand, so it is done even when the rest was interrupted; only a new signal ends it."""
+        self.stop.forget()
+        try:
+            with Bar(self.session.err, "undo") as bar:
+                self.undone = undo(self.process, self.effect, progress=bar, stop=self.stop)
+            self.gone = self.undone.gone
+        except ProcessGone:
+            self.gone = True
+
+    def view(self) -> Table:
+        """Return what all of it came to."""
+        target, page_size = self.session.target_info(), self.process.page_size
+        table = effect_table(self.effect, target, page_size, self.refaults, self.undone)
+        table.notes += [*lacking_swap(self.planned), *self.notes]
+        if self.options.temporary_swap:
+            table.notes.add(SWAP_GOES)
+        return table
 
 
-def free(effect: Effect, args: Namespace, session: Session, stop: Interrupts) -> Effect:
-    """Free what the swap cache keeps, with a bar for each way."""
-    bar = Bar(session.err, "free")
-    try:
-        return free_frames(session.process, effect, passes=args.passes, progress=bar, stop=stop)
-    finally:
-        bar.clear()
+def command(
+    advice: str, about: str, examples: tuple[tuple[str, str], ...], *own: Callable[[Arguments], None]
+) -> Command:
+    """Return a command that gives one piece of advice, and takes these arguments of its own."""
+    return Command(
+        usage=USAGE,
+        about=f"{about}\n\n{ABOUT}",
+        add_arguments=declare(*own),
+        run=lambda args, session: run(advice, args, session),
+        examples=examples,
+        words=(TARGET,),
+    )
 
 
-def bring_back(effect: Effect, session: Session, stop: Interrupts) -> Effect:
-    """Undo, with a bar that shows how far it is."""
-    bar = Bar(session.err, "undo")
-    try:
-        return undo(session.process, effect, progress=bar, stop=stop)
-    finally:
-        bar.clear()
-
-
-def watch(effect: Effect, seconds: float, session: Session, stop: Interrupts) -> Refaults:
-    """Watch for the pages that come back, with a bar that shows the time."""
-    from mematlas.actions.refaults import watch_refaults
-
-    bar = Bar(session.err, "refaults")
-    try:
-        return watch_refaults(
-            session.process, effect.moved, seconds, progress=lambda gone, _: bar(gone, seconds), stop=stop
-        )
-    finally:
-        bar.clear()
+COMMANDS = {
+    "pageout": command(
+        "pageout",
+        """\
+Private and shared memory goes to swap, pages of files back to their files. Pages that are mapped more than once,
+by whomever, stay: the kernel leaves them alone, even when every process that has them is paged out.""",
+        (
+            ("mematlas pageout 1234 --dry-run", "what could move, and why the rest stays"),
+            ("mematlas pageout 1234 heap --coldest 64M", "the coldest 64 MiB of the heap"),
+            ("mematlas pageout 1234 --watch-refaults 10s --undo", "which pages come back; then all of them"),
+        ),
+        *(add_coldest, add_passes, add_aftermath),
+    ),
+    "cold": command(
+        "cold",
+        """\
+Nothing leaves RAM: the pages are marked as not recently used, and are the first to go when memory is short. The effect
+is what smaps reports as referenced, before and after.""",
+        (
+            ("mematlas cold 1234 --dry-run", "what would be marked"),
+            ("mematlas cold postgres --file", "only its file pages"),
+        ),
+        add_coldest,
+    ),
+    "willneed": command(
+        "willneed",
+        """\
+What is in swap is read in and mapped, by reading a byte of each page (needs PTRACE_MODE_ATTACH); what is in files
+is read into the page cache.""",
+        (
+            ("mematlas willneed 1234 --dry-run", "what could come back"),
+            ("mematlas willneed 1234 heap", "the heap, read from swap"),
+        ),
+        add_no_touch,
+    ),
+    "collapse": command(
+        "collapse",
+        "Only whole aligned huge pages (2 MiB) can be made; pages around which none fits stay small. Needs Linux 6.1.",
+        (
+            ("mematlas collapse 1234 --dry-run", "what could be put together"),
+            ("mematlas collapse 1234 0x7f2860000000+16M", "only this range"),
+        ),
+    ),
+}

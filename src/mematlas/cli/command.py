@@ -65,6 +65,8 @@ class Command:
 
 
 def load(name: str) -> Command:
-    """Return a command, by its name."""
-    command: Command = __import__(f"mematlas.cli.{name}", fromlist=["COMMAND"]).COMMAND
+    """Return a command, by its name. Those that act are a table in one module."""
+    acts = COMMANDS.get(name, ("", ""))[0] == "Act"
+    module = __import__(f"mematlas.cli.{'advise' if acts else name}", fromlist=["COMMAND"])
+    command: Command = module.COMMANDS[name] if acts else module.COMMAND
     return command

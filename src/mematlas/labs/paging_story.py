@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from mematlas.actions.plans import act, free_frames, plan
+from mematlas.actions.acts import act
+from mematlas.actions.freeing import free_frames
+from mematlas.actions.options import Options
+from mematlas.actions.plans import plan
 from mematlas.actions.refaults import Refaults, watch_refaults
 from mematlas.doctor.hints import permission_hint, sudo_line
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.status import read_faults, read_status, status_bytes
-from mematlas.kernel.swaps import free_swap
 from mematlas.labs.running import RunningWorkload
 from mematlas.labs.story import SEGMENTS, Story
 from mematlas.model.address_space import Selection
@@ -20,7 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from mematlas.actions.plans import Effect, Plan
+    from mematlas.actions.effects import Effect
+    from mematlas.actions.plans import Plan
     from mematlas.kernel.status import Faults
 
 WORDS = ["demo", "paging"]
@@ -67,10 +70,10 @@ class Paging(Story):
         planned = self.plan()
         if not planned.nr_without_swap:
             return planned
-        if planned.swap_room < free_swap(planned.swaps):
+        if planned.room.lacking == "cgroup":
             self.say("", "The memory cgroup of the program allows it too little swap.")
             return planned if planned.nr_movable else None
-        lack = "too little free swap space" if planned.swaps else "no swap space"
+        lack = "too little free swap space" if planned.room.areas else "no swap space"
         if "CAP_SYS_ADMIN" not in effective_capabilities():
             self.say("", f"This machine has {lack}, so the story ends here. As root it makes some for itself:")
             self.say(f"  {sudo_line(WORDS)}")
@@ -104,7 +107,7 @@ class Paging(Story):
         """Page out, and show what that did; return None when it is not allowed."""
         self.step("Out of RAM")
         try:
-            effect = free_frames(self.process, act(self.process, planned, exact=True))
+            effect = free_frames(self.process, act(self.process, planned, Options(exact=True)))
         except (PermissionDenied, NotSupported) as error:
             self.refused(error)
             return None

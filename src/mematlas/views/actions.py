@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from mematlas.analysis.movable import REASONS
 from mematlas.frozen import as_dict
-from mematlas.kernel.swaps import free_swap, zram_ratio
 from mematlas.notes import Note
 from mematlas.views.format import fold_message, format_path, format_seconds, format_size, number_of
-from mematlas.views.swap import ways_to_swap
+from mematlas.views.swap import size_of, swap_file_line
 from mematlas.views.table import Column, Drawn, Table
 
 TYPE_CHECKING = False
@@ -15,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from mematlas.actions.plans import Effect, Plan, PlannedVma
+    from mematlas.actions.effects import Effect
+    from mematlas.actions.plans import Plan, PlannedVma
     from mematlas.actions.refaults import Refaults
     from mematlas.kernel.maps import Vma
 
@@ -110,12 +110,18 @@ def plan_table(plan: Plan, target: dict[str, Any]) -> Table:
     total = (plan.nr_requested, plan.nr_movable, plan.nr_needs_swap, plan.nr_dirty, plan.nr_given_up, plan.reasons)
     whole = f"{len(rows)} VMA{'s' * (len(rows) != 1)}"
     footer = (None, None, sum(row[2] for row in rows), None, *total, None, whole)
-    notes = [*plan.notes, *(Note(f"stays-{key}", f"{key}: {REASONS[key]}") for key in plan.reasons)]
+    notes = [*plan.notes, *map(reason_note, plan.reasons)]
     if plan.advice == "pageout":
         notes += given_up_notes(plan)
         notes += dirty_notes(plan)
         notes += places(plan)
+        notes += lacking_swap(plan)
     return Table(f"{plan.advice}-plan/1", PLAN_COLUMNS, rows, target=target, notes=notes, footer=footer)
+
+
+def reason_note(reason: str) -> Note:
+    """Return what a reason means."""
+    return Note(f"stays-{reason.replace(' ', '-')}", f"{reason}: {REASONS[reason]}")
 
 
 def plan_row(item: PlannedVma) -> tuple[Any, ...]:
@@ -150,76 +156,48 @@ def dirty_notes(plan: Plan) -> list[Note]:
 def places(plan: Plan) -> list[Note]:
     """Return where memory without a file would go."""
     lines = []
-    for area in plan.swaps:
-        ratio = zram_ratio(area.path)
+    for area in plan.room.areas:
+        ratio = plan.room.ratios.get(area.path, 0)
         text = f"swap: {format_path(area.path)}, {format_size(area.size - area.used)} free of {format_size(area.size)}"
         # What little an empty device holds is smaller than its own tables.
-        lines.append(text + (f", {ratio:.0f}:1 so far" if ratio and ratio > 1 and area.used >= MEANINGFUL else ""))
-    if plan.room.swap is not None:
-        lines.append(f"swap: the memory cgroup allows {format_size(plan.room.swap)} more")
-    if not lines and (plan.nr_needs_swap or plan.nr_without_swap):
+        lines.append(text + (f", {ratio:.0f}:1 so far" if ratio > 1 and area.used >= MEANINGFUL else ""))
+    if plan.room.allowed is not None:
+        lines.append(f"swap: the memory cgroup allows {format_size(plan.room.allowed)} more")
+    if not lines and plan.nr_without_swap:
         lines.append("swap: none")
     return [Note("swap", line) for line in lines]
 
 
-def swap_warning(plan: Plan) -> list[str]:
+def lacking_swap(plan: Plan) -> list[Note]:
     """Return what to know and what to type when memory has nowhere to go; nothing when it has."""
     if not plan.nr_without_swap:
         return []
     lacking = format_size(plan.nr_without_swap * plan.page_size)
-    if plan.swap_room < free_swap(plan.swaps):
-        return [f"the memory cgroup of the process allows too little swap: {lacking} of memory has nowhere to go"]
+    if plan.room.lacking == "cgroup":
+        text = f"the memory cgroup of the process allows too little swap: {lacking} of memory has nowhere to go"
+        return [Note("no-swap", text)]
     # Twice as much as is needed, as a power of two.
     nr_pages = plan.nr_needs_swap + plan.nr_without_swap
     mib = 1 << max(nr_pages * plan.page_size >> 19, 63).bit_length()
-    return [
-        f"{'too little' if plan.swaps else 'no'} swap space: {lacking} of memory without a file has nowhere to go.",
-        *ways_to_swap(mib),
-    ]
+    amount = "too little" if plan.room.areas else "no"
+    text = (
+        f"{amount} swap space: {lacking} of memory without a file has nowhere to go;"
+        f" for this run alone, as root: --temporary-swap {size_of(mib)}"
+    )
+    return [Note("no-swap", text), Note("make-swap", f"swap space that stays, as root: {swap_file_line(mib)}")]
 
 
 def effect_table(
     effect: Effect, target: dict[str, Any], page_size: int, refaults: Refaults | None = None, undo: Effect | None = None
 ) -> Table:
     """Return what an act did: one row, in text as lines with their meaning."""
-    size = effect.nr_moved * page_size
-    # What is still being read takes longer than that.
-    rate = size / effect.seconds if effect.seconds and effect.nr_reading == 0 else None
-    row = (
-        effect.nr_requested,
-        effect.nr_advised,
-        effect.nr_moved,
-        effect.nr_stayed,
-        effect.reasons,
-        effect.passes,
-        round(effect.seconds, 6),
-        round(effect.advise_s, 6),
-        size,
-        effect.swap,
-        effect.swap_cached,
-        effect.page_cached,
-        effect.nr_given_up,
-        effect.nr_reading,
-        effect.nr_freed if effect.advice == "pageout" else None,
-        effect.freed and as_dict(effect.freed),
-        None if rate is None else round(rate),
-        effect.stopped or None,
-        refaults and refaults_object(refaults),
-        undo and undo_object(undo),
-    )
-    notes = [*effect.notes, *(undo.notes if undo else ())]
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
-        took = f"{format_seconds(effect.seconds)}, {effect.passes} pass{'es' if effect.passes > 1 else ''}"
-        speed = f" ({format_size(round(rate))}/s)" if rate and effect.advice != "cold" else ""
         who = f"{format_path(target['name'])}, PID {target['pid']}"
-        yield f"{effect.advice} of {who}: {format_size(size)} in {took}{speed}"
+        yield f"{effect.advice} of {who}: {summary(effect, page_size)}"
         if effect.stopped:
             yield from fold_message(f"stopped early: {effect.stopped}", width)
-        lines = [
-            (name, nr, None if nr is None else nr * page_size, text)
-            for name, nr, text in effect_lines(effect, page_size)
-        ]
+        lines = [(name, nr, in_size(nr, page_size), text) for name, nr, text in effect_lines(effect, page_size)]
         yield from Table("", LINE_COLUMNS, lines).lines(in_bytes=in_bytes, colour=colour, width=width)
         if refaults:
             yield ""
@@ -228,7 +206,54 @@ def effect_table(
             yield ""
             yield undo_line(undo, page_size)
 
+    row = effect_row(effect, page_size, refaults, undo)
+    notes = [*effect.notes, *(undo.notes if undo else ())]
     return Drawn(f"{effect.advice}/1", EFFECT_COLUMNS, [row], target=target, notes=notes, draw=draw)
+
+
+def effect_row(effect: Effect, page_size: int, refaults: Refaults | None, undo: Effect | None) -> tuple[Any, ...]:
+    """Return the row of an act."""
+    speed = rate(effect, page_size)
+    return (
+        effect.nr_requested,
+        effect.nr_advised,
+        effect.nr_moved,
+        effect.nr_stayed,
+        effect.reasons,
+        effect.passes,
+        round(effect.seconds, 6),
+        round(effect.advise_s, 6),
+        effect.nr_moved * page_size,
+        effect.swap,
+        effect.swap_cached,
+        effect.page_cached,
+        effect.nr_given_up,
+        effect.nr_reading,
+        effect.nr_freed if effect.advice == "pageout" else None,
+        effect.freed and as_dict(effect.freed),
+        None if speed is None else round(speed),
+        effect.stopped or None,
+        refaults and refaults_object(refaults),
+        undo and undo_object(undo),
+    )
+
+
+def summary(effect: Effect, page_size: int) -> str:
+    """Return how much moved, in which time."""
+    speed = rate(effect, page_size)
+    took = f"{format_seconds(effect.seconds)}, {effect.passes} pass{'es' if effect.passes > 1 else ''}"
+    at_speed = f" ({format_size(round(speed))}/s)" if speed and effect.advice != "cold" else ""
+    return f"{format_size(effect.nr_moved * page_size)} in {took}{at_speed}"
+
+
+def rate(effect: Effect, page_size: int) -> float | None:
+    """Return the bytes moved in a second; None where what is still being read will take longer."""
+    return effect.nr_moved * page_size / effect.seconds if effect.seconds and effect.nr_reading == 0 else None
+
+
+def in_size(nr_pages: int | None, page_size: int) -> int | None:
+    """Return pages as bytes; unknown stays unknown."""
+    return None if nr_pages is None else nr_pages * page_size
 
 
 def effect_lines(effect: Effect, page_size: int) -> Iterator[tuple[str, int | None, str]]:

@@ -184,7 +184,7 @@ HANG = 4
 """Columns by which the further lines of a message stand out from its first."""
 LEAST_TAIL = 20
 """Columns that what stands in the last of several columns is folded to at the least."""
-TYPED = (": sudo ", ": docker ")
+TYPED = (": sudo ", ": docker ", ": fallocate ")
 """What a line that a person is to type begins with."""
 
 

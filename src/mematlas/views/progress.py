@@ -8,7 +8,7 @@ from mematlas.views.live import CLEAR_LINE, WRAP_OFF, WRAP_ON
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TextIO
+    from typing import Self, TextIO
 
 WIDTH = 30
 INTERVAL = 0.1
@@ -25,7 +25,7 @@ def waiting_note(path: str) -> str:
 
 
 class Bar:
-    """One bar. Call it with what is done and what there is to do; `clear` takes it away."""
+    """One bar. Call it with what is done and what there is to do; at the end of its block it is taken away."""
 
     def __init__(self, out: TextIO, label: str) -> None:
         self.out = out
@@ -46,8 +46,10 @@ class Bar:
         self.out.write(f"\r{WRAP_OFF}{self.label} [{filled:.<{WIDTH}}] {part:4.0%}{CLEAR_LINE}{WRAP_ON}")
         self.out.flush()
 
-    def clear(self) -> None:
-        """Take it away."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
         if self.drawn:
             self.out.write(f"\r{CLEAR_LINE}")
             self.out.flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.actions.plans import pageout
+from mematlas.actions.verbs import pageout
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.backing import has_cachestat
 from mematlas.kernel.pagemap import PM_PRESENT, PM_SWAP, Pagemap

@@ -1,0 +1,97 @@
+"""Where pages can go: swap space and what the memory cgroup allows of it, and the memory that is free."""
+
+from __future__ import annotations
+
+import os
+
+from mematlas.errors import NotSupported
+from mematlas.frozen import record, replace
+from mematlas.kernel.cgroups import read_room
+from mematlas.kernel.meminfo import read_meminfo
+from mematlas.kernel.swaps import SwapArea, free_swap, read_swaps, zram_ratio
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mematlas.observe.process import Process
+
+SPARE = 8
+"""One part in so many of the free memory is left alone when pages are brought in."""
+SPARE_PAGES = 64
+"""At least so many, for each CPU: a cgroup is charged in such batches (mm/memcontrol.c, MEMCG_CHARGE_BATCH)."""
+NO_LIMIT = 1 << 63
+
+
+@record
+class SwapRoom:
+    """Where memory without a file can go, as it was when it was looked at.
+
+    >>> room = SwapRoom((SwapArea("/swap", "file", 8 << 20, 2 << 20, -2),), {}, 4 << 20)
+    >>> room.free >> 20, room.size >> 20, room.lacking
+    (6, 4, 'cgroup')
+    """
+
+    areas: tuple[SwapArea, ...]
+    ratios: Mapping[str, float]
+    """Of zram devices that hold something, by path: how many bytes in one byte of memory."""
+    allowed: int | None
+    """Bytes that the memory cgroup of the process allows; None without a limit."""
+
+    @property
+    def free(self) -> int:
+        """Bytes of swap space that are free, whoever may use them."""
+        return free_swap(self.areas)
+
+    @property
+    def size(self) -> int:
+        """Bytes that can go to swap."""
+        return self.free if self.allowed is None else min(self.free, self.allowed)
+
+    @property
+    def lacking(self) -> str:
+        """Why more would not find room, as in `mematlas.analysis.movable.REASONS`."""
+        return "no swap" if self.size == self.free else "cgroup"
+
+    def with_more(self, size: int) -> SwapRoom:
+        """Return what it would be with a temporary swap file of so many bytes."""
+        more = (SwapArea("a temporary file", "file", size, 0, 0),) if size else ()
+        return replace(self, areas=(*self.areas, *more))
+
+
+NO_SWAP = SwapRoom((), {}, None)
+
+
+def read_swap_room(process: Process) -> SwapRoom:
+    """Return where the memory of a process can go that has no file; nowhere, of a capture."""
+    if not process.procfs.live:
+        return NO_SWAP
+    try:
+        areas = tuple(read_swaps(process.procfs))
+    except NotSupported:  # a kernel without CONFIG_SWAP has no such file
+        areas = ()
+    ratios = {area.path: ratio for area in areas if (ratio := zram_ratio(area.path)) is not None}
+    return SwapRoom(areas, ratios, read_room(process.dir).swap)
+
+
+@record
+class MemoryRoom:
+    """How many pages can be brought in, and what sets the limit, as in `mematlas.analysis.movable.REASONS`."""
+
+    nr_pages: int
+    lacking: str
+
+
+def read_memory_room(process: Process) -> MemoryRoom:
+    """Return how much of a process can be brought back into RAM.
+
+    Bringing in more than fits would have the kernel kill the target, or another, for want of memory.
+    """
+    if not process.procfs.live:
+        return MemoryRoom(NO_LIMIT, "no memory")
+    room, lacking = read_meminfo(process.procfs).get("MemAvailable", NO_LIMIT), "no memory"
+    allowed = read_room(process.dir).memory
+    if allowed is not None and allowed < room:
+        room, lacking = allowed, "cgroup"
+    spare = max(room // SPARE, SPARE_PAGES * (os.cpu_count() or 1) * process.page_size)
+    return MemoryRoom(max(room - spare, 0) // process.page_size, lacking)
