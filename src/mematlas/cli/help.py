@@ -128,7 +128,7 @@ def shared_lines(command: Command, arguments: Arguments, width: int) -> list[str
     """Return what a command shares with others, and which topic tells it: its target, and the names of options."""
     texts = [SHORT_TARGETS] if command.takes_target else []
     names = [names[0] for names, _ in arguments.declared if names in arguments.common]
-    texts += [f"Common options (mematlas help options): {', '.join(names)}"] if names else []
+    texts += [f"Common options (mematlas help options): {' '.join(names)}"] if names else []
     return [line for text in texts for line in fold_words(text, width)]
 
 

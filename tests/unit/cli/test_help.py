@@ -136,7 +136,7 @@ def test_examples_run(name: str, line: str, place: Path, postgres: Victim) -> No
     if name in ACTS and "--dry-run" not in typed:
         typed += " --dry-run"
     if " -i " in typed:
-        typed += " -i 1ms -n 2"
+        typed += " -i 50ms -n 2"
     if " saved" in typed:
         (place / "saved").rename(place / "earlier")
     shell = "zsh" if "zsh" in line else "bash"
