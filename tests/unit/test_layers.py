@@ -34,6 +34,8 @@ RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 HEAVY = {"numpy", "argparse", "dataclasses", "inspect", "typing", "re"}
 LIGHT = (["--help"], ["--version"])
+MOST_MODULES = 48
+"""Of ours that a light look may load: each costs its start 0.1 ms and more, whatever is in it."""
 LOOKS = ("usage", "maps", "hist", "map", "translate")
 
 
@@ -107,6 +109,13 @@ def test_looking_at_a_process_loads_little(command: str, more: list[str]) -> Non
     words = [command, str(os.getpid()), *(["0x1000"] if command == "translate" else []), *more]
 
     assert not HEAVY & loaded_by(*words)
+
+
+@pytest.mark.parametrize("command", ["usage", "maps"])
+def test_looking_at_a_process_loads_few_modules(command: str) -> None:
+    loaded = loaded_by(command, str(os.getpid()), "--source", "smaps")
+
+    assert len(FILES.keys() & loaded) <= MOST_MODULES, sorted(FILES.keys() & loaded)
 
 
 @pytest.mark.parametrize("source", ["smaps", "pagemap"])
