@@ -29,7 +29,7 @@ def test_lockdown_closes_the_module_and_is_named(capsys: pytest.CaptureFixture[s
             ModuleReader()
         assert main(["tables", "self", "--reader", "module"]) == 5
         assert f"lockdown={mode}" in capsys.readouterr().err
-        assert row_of_doctor(capsys)["status"] == "lacks"
+        assert row_of_doctor(capsys)["status"] == "missing"
         if mode == "integrity":
             # debugfs opens what can neither be written to nor takes an ioctl: whose table that is cannot be chosen.
             assert len((FOLDER / "pgd").read_bytes()) == 4096

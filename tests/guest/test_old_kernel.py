@@ -8,7 +8,7 @@ from helpers import PAGE, sparse
 from inside import Facts
 from mematlas import NotSupported, Process
 from mematlas.doctor.bench import Bench
-from mematlas.doctor.probes import make_file_page
+from mematlas.doctor.probes.pages import make_file_page
 from mematlas.kernel.backing import call_cachestat, call_mincore
 from mematlas.kernel.pagemap import PRESENT, Pagemap
 from mematlas.kernel.smaps import leaves_out_huge_pages

@@ -233,7 +233,7 @@ COMMANDS_OF_A_WHOLE_PROC = (
 def test_proc_of_processes_alone_is_named_with_what_to_do() -> None:
     mount = "mount -t proc -o subset=pid proc /proc"
     script = "import sys; from mematlas.cli import main; print([main(each) for each in eval(sys.argv[1])])"
-    line = f'{mount} && "$0" -c "$1" "$2" && "$0" -m mematlas doctor'
+    line = f'{mount} && "$0" -c "$1" "$2" && "$0" -m mematlas doctor --format csv'
     words = ["unshare", "--mount", "sh", "-c", line, sys.executable, script, repr(COMMANDS_OF_A_WHOLE_PROC)]
     run = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE, check=False)
     if "unshare:" in run.stderr or "mount:" in run.stderr:
@@ -244,7 +244,7 @@ def test_proc_of_processes_alone_is_named_with_what_to_do() -> None:
     errors = [line for line in run.stderr.splitlines() if line.startswith("mematlas:")]
     assert len(errors) == len(COMMANDS_OF_A_WHOLE_PROC)
     assert all(WHOLE_PROC in line for line in errors)
-    assert {line.split("  ")[0] for line in found if "subset=pid" in line} >= {"kpagecount", "kpageflags", "swap areas"}
+    assert {line.split(",")[0] for line in found if "subset=pid" in line} >= {"kpagecount", "kpageflags", "swap"}
     assert not [line for line in found if "CONFIG_PROC_PAGE_MONITOR" in line]
 
 

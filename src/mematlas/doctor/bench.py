@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
+from mematlas.frozen import record
 from mematlas.kernel.hugepage import HUGE_SIZE_FILE
 from mematlas.kernel.libc import libc
 from mematlas.kernel.pagemap import ENTRY_SIZE, Scanner
@@ -11,9 +13,14 @@ from mematlas.kernel.procfs import ProcFS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import Self
 
-WORKS, NEEDED, LACKS, UNKNOWN = "works", "needs", "lacks", "unknown"
+    Probing = Callable[["Bench"], "Reason | None"]
+    """Tries one interface."""
+
+WORKS, NEEDED, MISSING, UNKNOWN = "works", "needs", "missing", "unknown"
+"""It does; a right or a setting would do; the kernel has it not; it cannot be tried as things are."""
 
 # include/uapi/asm-generic/mman-common.h
 PROT_READ_WRITE = 3
@@ -28,13 +35,24 @@ SYS_PERF_EVENT_OPEN = {"x86_64": 298, **dict.fromkeys(GENERIC, 241)}
 SYS_USERFAULTFD = {"x86_64": 323, **dict.fromkeys(GENERIC, 282)}
 
 
+@record
+class Reason:
+    """Why an interface is as it is, or what more is known of it. Its words are in `mematlas.views.doctor`."""
+
+    code: str
+    """``kernel``: what a kernel needs to have it; ``type``: a setting, and the line that sets it; and many more."""
+    values: Sequence[object] = ()
+
+
 class Missing(Exception):
     """Raised by a probe that knows itself what is missing."""
 
-    def __init__(self, status: str, detail: str) -> None:
+    def __init__(self, status: str, reason: Reason | None, needs: Sequence[str] = ()) -> None:
         self.status = status
-        self.detail = detail
-        super().__init__(detail)
+        self.reason = reason
+        self.needs = needs
+        """The capabilities that would do."""
+        super().__init__(status)
 
 
 class Bench:
@@ -92,7 +110,7 @@ class Bench:
         """Make a system call that the C library has no function for, by its number on each machine."""
         machine = os.uname().machine
         if machine not in by_machine:
-            raise Missing(LACKS, f"not probed: its number on {machine} is not known here")
+            raise Missing(MISSING, Reason("no-number", (machine,)))
         return self.call("syscall", by_machine[machine], *numbers)
 
     def keep(self, fd: int) -> int:
@@ -132,6 +150,22 @@ def read_text(path: str) -> str:
 def read_number(path: str) -> int:
     """Return a setting that is a number."""
     return int(read_text(path))
+
+
+def in_sysfs(path: str) -> bool:
+    """Whether sysfs has a file.
+
+    Raises:
+        FileNotFoundError: there is no sysfs, so that nothing is known of its files.
+    """
+    if not has_sysfs():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return os.path.exists(path)
+
+
+def has_sysfs() -> bool:
+    """Whether /sys is mounted: every kernel has this directory there."""
+    return os.path.isdir("/sys/kernel")
 
 
 def chosen(text: str) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import errno
 import os
 
-from mematlas.doctor import probes
-from mematlas.doctor.bench import LACKS, NEEDED, WORKS, Bench, Missing
+from mematlas.doctor.bench import MISSING, NEEDED, UNKNOWN, WORKS, Bench, Missing, Reason, has_sysfs
+from mematlas.doctor.probes import faults, machine, memory, pages, processes
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.frozen import record
 from mematlas.kernel.madvise import MADV_COLD, MADV_WILLNEED
@@ -24,204 +24,162 @@ from mematlas.kernel.pagemap import (
     PAGE_IS_WPALLOWED,
     PAGE_IS_WRITTEN,
 )
-from mematlas.kernel.procfs import WHOLE_PROC
+from mematlas.kernel.rights import TABLES_NEED, effective_capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
+
+    from mematlas.doctor.bench import Probing
 
 
 @record
 class Feature:
     """One interface, and whether it is there for us."""
 
-    interface: str
+    code: str
+    """Its name: a slug that stays."""
     status: str
-    """``works``, ``needs`` a right or a setting, the kernel ``lacks`` it, or ``unknown``: it could not be tried."""
-    gives: str
-    """What it is good for."""
-    detail: str | None
-    """The right or the line to type; the kernel option or version; or what more is known of it when it works."""
+    """``works``, ``needs`` a right or a setting, is ``missing`` from the kernel, or ``unknown``: it cannot be tried."""
+    needs: tuple[str, ...] = ()
+    """The capabilities that would do, all together."""
+    reason: Reason | None = None
+    """What else would do, why it is missing, or what more is known of it."""
 
 
 @record
 class Probe:
     """How to find out about one interface."""
 
-    interface: str
-    gives: str
-    needs: str
-    """What is missing when the answer is EPERM or EACCES."""
-    lacks: str
-    """What is missing for any other error."""
-    run: Callable[[Bench], str | None]
-    """Does it; returns a detail, raises what went wrong."""
+    code: str
+    needs: Sequence[str]
+    """The capabilities that are missing when the answer is EPERM or EACCES."""
+    kernel: Sequence[str]
+    """What the kernel lacks for any other error: an option, a version with the commit."""
+    run: Probing
+    """Does it; returns what more is known, raises what went wrong."""
+    setting: str = ""
+    """What would do instead of a capability, by its code."""
 
 
 def find_features() -> Iterator[Feature]:
     """Yield every interface that mematlas knows of, with its state here."""
     with Bench() as bench:
         for probe in PROBES:
-            status, detail = run(probe, bench)
-            yield Feature(probe.interface, status, probe.gives, detail)
+            yield run(probe, bench)
 
 
-def run(probe: Probe, bench: Bench) -> tuple[str, str | None]:
-    """Return the state of one interface, and what is to be said about it."""
+def run(probe: Probe, bench: Bench) -> Feature:
+    """Return the state of one interface."""
     try:
-        return WORKS, probe.run(bench)
+        return Feature(probe.code, WORKS, (), probe.run(bench))
     except Missing as missing:
-        return missing.status, missing.detail
+        return feature_of(probe, missing)
     except PermissionDenied as error:
-        return NEEDED, probe.needs or error.text or None
-    except Error as error:
-        return hidden_by_mount(error, bench) or (LACKS, probe.lacks)
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.EACCES):
-            return NEEDED, probe.needs or None
-        return hidden_by_mount(error, bench) or (LACKS, probe.lacks)
+        return feature_of(probe, refusal(probe, sorted(error.needs)))
+    except (Error, OSError) as error:
+        if getattr(error, "errno", None) in (errno.EPERM, errno.EACCES):
+            return feature_of(probe, refusal(probe))
+        lacking = Missing(MISSING, Reason("kernel", probe.kernel))
+        return feature_of(probe, hidden_by_mount(error, bench) or lacking)
 
 
-def hidden_by_mount(error: Error | OSError, bench: Bench) -> tuple[str, str] | None:
-    """Return the state of what may be there, in a /proc that shows processes alone; None for anything else."""
+def feature_of(probe: Probe, missing: Missing) -> Feature:
+    """Return the state of an interface of which something is missing; where we hold all rights, it is not those."""
+    is_held = missing.needs and effective_capabilities().issuperset(missing.needs)
+    return Feature(probe.code, missing.status, tuple(missing.needs), Reason("held") if is_held else missing.reason)
+
+
+def refusal(probe: Probe, needs: Sequence[str] = ()) -> Missing:
+    """Return what is missing where the kernel refused, and said that ``needs`` would do."""
+    if probe.setting:
+        return Missing(NEEDED, Reason("type", (probe.setting,)))
+    needs = probe.needs or needs
+    return Missing(NEEDED, None if needs else Reason("root"), needs)
+
+
+def hidden_by_mount(error: Error | OSError, bench: Bench) -> Missing | None:
+    """Return what is missing where /proc shows processes alone, or /sys nothing; None for anything else."""
     path = error.what if isinstance(error, NotSupported) else str(getattr(error, "filename", ""))
+    if path.startswith("/sys/") and not has_sysfs():
+        return Missing(UNKNOWN, Reason("type", ("sysfs",)))
     directory, _, name = path.rpartition("/")
     is_hidden = directory == bench.procfs.root and not os.path.lexists(path) and bench.procfs.is_subset
-    return (NEEDED, WHOLE_PROC) if is_hidden and name else None
+    return Missing(NEEDED, Reason("whole-proc")) if is_hidden and name else None
 
 
 PAGE_MONITOR = "CONFIG_PROC_PAGE_MONITOR"
-SCAN = f"Linux 6.7 (commit 52526ca7fdb9), {PAGE_MONITOR}"
-TRACE = "CAP_SYS_PTRACE"
-SEARCH = "CAP_DAC_READ_SEARCH"
-ADMIN = "CAP_SYS_ADMIN"
-NICE = "CAP_SYS_NICE"
+SCAN = ("Linux 6.7 (commit 52526ca7fdb9)", PAGE_MONITOR)
+SCAN_SOFT_DIRTY = ("Linux 6.8 (commit e6a9a2cbc13b)",)
+SCAN_GUARD = ("Linux 6.16 (commit a516403787e0)",)
+TRACE = ("CAP_SYS_PTRACE",)
+SEARCH = ("CAP_DAC_READ_SEARCH",)
+ADMIN = ("CAP_SYS_ADMIN",)
+NICE = ("CAP_SYS_NICE",)
+USERFAULTFD = ("CONFIG_USERFAULTFD",)
+WP_ASYNC = ("Linux 6.7", "CONFIG_PTE_MARKER_UFFD_WP")
+PERF = ("CONFIG_PERF_EVENTS",)
+ANY_PROC = ("CONFIG_PROC_FS",)
 
 PROBES = (
-    Probe("/proc/PID/maps", "the VMAs", TRACE, "CONFIG_PROC_FS", probes.reads("maps")),
-    Probe("/proc/PID/smaps", "RSS, PSS, USS, swap of each VMA", TRACE, PAGE_MONITOR, probes.reads("smaps")),
-    Probe("/proc/PID/smaps_rollup", "their sums", TRACE, f"Linux 4.14, {PAGE_MONITOR}", probes.reads("smaps_rollup")),
-    Probe("/proc/PID/status VmPTE", "bytes of page tables", "", "CONFIG_MMU", probes.tables),
-    Probe("/proc/PID/numa_maps", "pages by NUMA node", TRACE, "CONFIG_NUMA", probes.numa),
-    Probe("/proc/PID/pagemap", "the state of every page", SEARCH, PAGE_MONITOR, probes.pagemap),
-    Probe("frame numbers", "physical addresses", ADMIN, PAGE_MONITOR, probes.frames),
+    Probe("maps", TRACE, ANY_PROC, processes.reads("maps")),
+    Probe("smaps", TRACE, (PAGE_MONITOR,), processes.reads("smaps")),
+    Probe("smaps-rollup", TRACE, ("Linux 4.14", PAGE_MONITOR), processes.reads("smaps_rollup")),
+    Probe("status-vmpte", (), ("CONFIG_MMU",), processes.tables),
+    Probe("numa-maps", TRACE, ("CONFIG_NUMA",), machine.numa),
+    Probe("pagemap", SEARCH, (PAGE_MONITOR,), pages.pagemap),
+    Probe("frame-numbers", ADMIN, (PAGE_MONITOR,), pages.frames),
+    Probe("scan", (), SCAN, pages.scans(PAGE_IS_PRESENT, pages.present_page)),
+    Probe("scan-wpallowed", (), SCAN, pages.scans(PAGE_IS_WPALLOWED, pages.tracked_page)),
+    Probe("scan-written", (), SCAN, pages.scans(PAGE_IS_WRITTEN, pages.written_page)),
+    Probe("scan-file", (), SCAN, pages.scans(PAGE_IS_FILE, pages.file_page)),
+    Probe("scan-present", (), SCAN, pages.scans(PAGE_IS_PRESENT, pages.present_page)),
+    Probe("scan-swapped", (), SCAN, pages.scans(PAGE_IS_SWAPPED, pages.swapped_page)),
+    Probe("scan-pfnzero", (), SCAN, pages.scans(PAGE_IS_PFNZERO, pages.zero_page)),
+    Probe("scan-huge", (), SCAN, pages.scans(PAGE_IS_HUGE, pages.huge_page)),
+    Probe("scan-soft-dirty", (), SCAN_SOFT_DIRTY, pages.scans(PAGE_IS_SOFT_DIRTY, pages.soft_dirty_page)),
+    Probe("scan-guard", (), SCAN_GUARD, pages.scans(PAGE_IS_GUARD, pages.guard_page)),
+    Probe("procmap-query", (), ("Linux 6.11",), processes.procmap_query),
+    Probe("soft-dirty", (), ("CONFIG_MEM_SOFT_DIRTY",), pages.soft_dirty),
+    Probe("guard", (), ("Linux 6.13",), pages.guard),
+    Probe("guard-bit", (), ("Linux 6.15",), pages.guard_bit),
+    Probe("anon-names", (), ("Linux 5.17", "CONFIG_ANON_VMA_NAME"), processes.names),
     Probe(
-        "PAGEMAP_SCAN",
-        "finding pages without reading holes",
-        "",
-        SCAN,
-        probes.scans(PAGE_IS_PRESENT, probes.present_page),
+        "map-files",
+        ("CAP_CHECKPOINT_RESTORE",),
+        ("Linux 4.3, or CONFIG_CHECKPOINT_RESTORE",),
+        processes.map_files,
     ),
+    Probe("cachestat", (), ("Linux 6.5 (commit cf264e1329fb)",), pages.cachestat),
+    Probe("mincore", (), ("CONFIG_MMU",), pages.mincore),
+    Probe("first-process", TRACE, ANY_PROC, processes.first),
+    Probe("other-users", TRACE, ANY_PROC, processes.others),
+    Probe("ptrace", TRACE, ANY_PROC, processes.ptrace),
+    Probe("madvise-cold", NICE, ("Linux 5.10", "CONFIG_ADVISE_SYSCALLS"), processes.advises(MADV_COLD)),
+    Probe("madvise-willneed", NICE, ("Linux 5.15 (commit d5fffc5aff26)",), processes.advises(MADV_WILLNEED)),
+    Probe("madvise-collapse", (), ("Linux 6.1", "CONFIG_TRANSPARENT_HUGEPAGE"), machine.collapse),
+    Probe("kpagecount", SEARCH, (PAGE_MONITOR,), machine.reads_word("/proc/kpagecount")),
+    Probe("kpageflags", SEARCH, (PAGE_MONITOR,), machine.reads_word("/proc/kpageflags")),
+    Probe("kpagecgroup", SEARCH, (PAGE_MONITOR, "CONFIG_MEMCG"), machine.reads_word("/proc/kpagecgroup")),
+    Probe("idle-pages", SEARCH, ("CONFIG_IDLE_PAGE_TRACKING",), machine.idle),
+    Probe("swap", (), ("CONFIG_SWAP",), machine.swap),
+    Probe("zram", (), ("CONFIG_ZRAM",), machine.zram),
+    Probe("zswap", (), ("CONFIG_ZSWAP",), machine.zswap),
+    Probe("hugetlb", (), ("CONFIG_HUGETLBFS",), machine.hugetlb),
+    Probe("thp", (), ("CONFIG_TRANSPARENT_HUGEPAGE",), machine.thp),
+    Probe("ksm", (), ("CONFIG_KSM",), machine.ksm),
+    Probe("userfaultfd", (), USERFAULTFD, faults.userfaultfd, "userfaultfd"),
+    Probe("write-tracking", (), WP_ASYNC, faults.write_tracking, "userfaultfd"),
+    Probe("perf-faults", (), PERF, faults.faults, "perf"),
+    Probe("perf-faults-all", ("CAP_PERFMON",), PERF, faults.all_faults),
     Probe(
-        "PAGEMAP_SCAN WPALLOWED",
-        "pages tracked for writes",
-        "",
-        SCAN,
-        probes.scans(PAGE_IS_WPALLOWED, probes.tracked_page),
+        "bpf",
+        TABLES_NEED,
+        ("CONFIG_BPF_SYSCALL", "Linux 5.10", "and no lockdown=confidentiality"),
+        memory.bpf,
     ),
-    Probe(
-        "PAGEMAP_SCAN WRITTEN", "tracked pages written to", "", SCAN, probes.scans(PAGE_IS_WRITTEN, probes.written_page)
-    ),
-    Probe("PAGEMAP_SCAN FILE", "pages of files", "", SCAN, probes.scans(PAGE_IS_FILE, probes.file_page)),
-    Probe("PAGEMAP_SCAN PRESENT", "present pages", "", SCAN, probes.scans(PAGE_IS_PRESENT, probes.present_page)),
-    Probe("PAGEMAP_SCAN SWAPPED", "pages in swap", "", SCAN, probes.scans(PAGE_IS_SWAPPED, probes.swapped_page)),
-    Probe("PAGEMAP_SCAN PFNZERO", "zero pages", "", SCAN, probes.scans(PAGE_IS_PFNZERO, probes.zero_page)),
-    Probe("PAGEMAP_SCAN HUGE", "huge entries", "", SCAN, probes.scans(PAGE_IS_HUGE, probes.huge_page)),
-    Probe(
-        "PAGEMAP_SCAN SOFT_DIRTY",
-        "soft-dirty pages",
-        "",
-        "Linux 6.8 (commit e6a9a2cbc13b)",
-        probes.scans(PAGE_IS_SOFT_DIRTY, probes.soft_dirty_page),
-    ),
-    Probe(
-        "PAGEMAP_SCAN GUARD",
-        "guard regions",
-        "",
-        "Linux 6.16 (commit a516403787e0)",
-        probes.scans(PAGE_IS_GUARD, probes.guard_page),
-    ),
-    Probe("PROCMAP_QUERY", "one VMA without reading all", "", "Linux 6.11", probes.procmap_query),
-    Probe("soft-dirty bits", "pages written since a moment", "", "CONFIG_MEM_SOFT_DIRTY", probes.soft_dirty),
-    Probe("guard regions", "madvise(2), MADV_GUARD_INSTALL", "", "Linux 6.13", probes.guard),
-    Probe("guard bit in pagemap", "guard regions told from swap", "", "Linux 6.15", probes.guard_bit),
-    Probe("names of anonymous VMAs", "[anon:NAME] in maps", "", "Linux 5.17, CONFIG_ANON_VMA_NAME", probes.names),
-    Probe(
-        "/proc/PID/map_files",
-        "shared memory that was swapped out",
-        "CAP_CHECKPOINT_RESTORE",
-        "Linux 4.3, or CONFIG_CHECKPOINT_RESTORE",
-        probes.map_files,
-    ),
-    Probe("cachestat", "what of a file is in RAM, in swap", "", "Linux 6.5 (commit cf264e1329fb)", probes.cachestat),
-    Probe("mincore", "what of a file is in RAM", "", "CONFIG_MMU", probes.mincore),
-    Probe("PID 1", "the memory of the first process", TRACE, "CONFIG_PROC_FS", probes.first),
-    Probe("other users' processes", "the memory of any process", TRACE, "CONFIG_PROC_FS", probes.others),
-    Probe("ptrace of one's own", "/proc/PID/mem, debuggers", TRACE, "CONFIG_PROC_FS", probes.ptrace),
-    Probe(
-        "process_madvise COLD",
-        "pageout and cold of any process",
-        NICE,
-        "Linux 5.10, CONFIG_ADVISE_SYSCALLS",
-        probes.advises(MADV_COLD),
-    ),
-    Probe(
-        "process_madvise WILLNEED",
-        "willneed of any process",
-        NICE,
-        "Linux 5.15 (commit d5fffc5aff26)",
-        probes.advises(MADV_WILLNEED),
-    ),
-    Probe("MADV_COLLAPSE", "collapse to huge pages", "", "Linux 6.1, CONFIG_TRANSPARENT_HUGEPAGE", probes.collapse),
-    Probe("kpagecount", "how often a frame is mapped", SEARCH, PAGE_MONITOR, probes.reads_word("/proc/kpagecount")),
-    Probe("kpageflags", "what a frame is used for", SEARCH, PAGE_MONITOR, probes.reads_word("/proc/kpageflags")),
-    Probe(
-        "kpagecgroup",
-        "who pays for a frame",
-        SEARCH,
-        f"{PAGE_MONITOR}, CONFIG_MEMCG",
-        probes.reads_word("/proc/kpagecgroup"),
-    ),
-    Probe("idle page bitmap", "frames not used since a moment", SEARCH, "CONFIG_IDLE_PAGE_TRACKING", probes.idle),
-    Probe("swap areas", "room for pages that are paged out", "", "CONFIG_SWAP", probes.swap),
-    Probe("zram", "swap in compressed RAM", "", "CONFIG_ZRAM", probes.zram),
-    Probe("zswap", "a compressed cache before swap", "", "CONFIG_ZSWAP", probes.zswap),
-    Probe("hugetlb pools", "huge pages set aside", "", "CONFIG_HUGETLBFS", probes.hugetlb),
-    Probe("transparent huge pages", "anonymous memory by huge entries", "", "CONFIG_TRANSPARENT_HUGEPAGE", probes.thp),
-    Probe("KSM", "equal pages merged", "", "CONFIG_KSM", probes.ksm),
-    Probe(
-        "userfaultfd",
-        "page faults handled by a program",
-        "sudo sysctl vm.unprivileged_userfaultfd=1",
-        "CONFIG_USERFAULTFD",
-        probes.userfaultfd,
-    ),
-    Probe(
-        "userfaultfd WP_ASYNC",
-        "writes tracked without stopping",
-        "sudo sysctl vm.unprivileged_userfaultfd=1",
-        "Linux 6.7, CONFIG_PTE_MARKER_UFFD_WP",
-        probes.write_tracking,
-    ),
-    Probe("perf page faults", "faults of one's own", f"{probes.PARANOID}2", "CONFIG_PERF_EVENTS", probes.faults),
-    Probe("perf page faults, all", "faults of every process", "CAP_PERFMON", "CONFIG_PERF_EVENTS", probes.all_faults),
-    Probe(
-        "BPF",
-        "raw page-table entries",
-        "CAP_BPF and CAP_PERFMON",
-        "CONFIG_BPF_SYSCALL, Linux 5.10, and no lockdown=confidentiality",
-        probes.bpf,
-    ),
-    Probe(
-        "BTF", "the kernel's own types, for BPF", "", "CONFIG_DEBUG_INFO_BTF", probes.opens("/sys/kernel/btf/vmlinux")
-    ),
-    Probe("/proc/kcore", "kernel memory, without BPF", "CAP_SYS_RAWIO", "CONFIG_PROC_KCORE", probes.kcore),
-    Probe(
-        "mematlas module",
-        "page tables without BPF and kcore",
-        "CAP_SYS_ADMIN",
-        "CONFIG_MODULES",
-        probes.module,
-    ),
-    Probe("no lockdown", "kernel memory may be read", "", "CONFIG_SECURITYFS", probes.lockdown),
+    Probe("btf", (), ("CONFIG_DEBUG_INFO_BTF",), memory.opens("/sys/kernel/btf/vmlinux")),
+    Probe("kcore", ("CAP_SYS_RAWIO",), ("CONFIG_PROC_KCORE",), memory.kcore),
+    Probe("module", ADMIN, ("CONFIG_MODULES",), memory.module),
+    Probe("lockdown", (), ("CONFIG_SECURITYFS",), memory.lockdown),
 )

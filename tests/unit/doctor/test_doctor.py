@@ -18,11 +18,12 @@ import pytest
 from conftest import Outcome, missing_right
 from helpers import children, texts
 from mematlas.cli import main
-from mematlas.cli.doctor import REFUSED, detail_of
-from mematlas.doctor.bench import LACKS, NEEDED, UNKNOWN, WORKS, Bench, Missing, chosen
+from mematlas.doctor import features as doctor_features
+from mematlas.doctor.bench import MISSING, NEEDED, UNKNOWN, WORKS, Bench, Missing, Reason, chosen
 from mematlas.doctor.features import PROBES, Feature, Probe, find_features, run
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.pagemap import Scanner
+from mematlas.views.doctor import detail_of
 
 Rows = dict[str, dict[str, Any]]
 SETTINGS = (
@@ -33,35 +34,35 @@ SETTINGS = (
     "/sys/module/zswap/parameters/enabled",
 )
 KEYS = (
-    (["CAP_SYS_ADMIN"], "frame numbers"),
+    (["CAP_SYS_ADMIN"], "frame-numbers"),
     (["CAP_DAC_READ_SEARCH"], "kpagecount"),
     (["CAP_DAC_READ_SEARCH"], "kpageflags"),
-    (["CAP_SYS_NICE"], "process_madvise COLD"),
-    (["CAP_CHECKPOINT_RESTORE"], "/proc/PID/map_files"),
-    (["CAP_PERFMON"], "perf page faults, all"),
-    (["CAP_BPF", "CAP_PERFMON"], "BPF"),
+    (["CAP_SYS_NICE"], "madvise-cold"),
+    (["CAP_CHECKPOINT_RESTORE"], "map-files"),
+    (["CAP_PERFMON"], "perf-faults-all"),
+    (["CAP_BPF", "CAP_PERFMON"], "bpf"),
 )
 """Which right opens what."""
 
 
-def by_interface(text: str) -> Rows:
-    """Return the rows of the JSON form, by interface."""
+def by_code(text: str) -> Rows:
+    """Return the rows of the JSON form, by code."""
     result = json.loads(text)
-    assert result["schema"] == "mematlas.doctor/1"
-    return {row["interface"]: row for row in result["rows"]}
+    assert result["schema"] == "mematlas.doctor/2"
+    return {row["code"]: row for row in result["rows"]}
 
 
 @pytest.fixture
 def rows(capsys: pytest.CaptureFixture[str]) -> Rows:
     """Return what doctor says to us."""
     assert main(["doctor", "--json"]) == 0
-    return by_interface(capsys.readouterr().out)
+    return by_code(capsys.readouterr().out)
 
 
 def test_every_interface_has_one_row_with_a_state(rows: Rows) -> None:
-    assert list(rows) == [probe.interface for probe in PROBES]
-    assert {row["status"] for row in rows.values()} <= {WORKS, NEEDED, LACKS, UNKNOWN}
-    assert all(list(row) == ["interface", "status", "gives", "detail"] for row in rows.values())
+    assert sorted(rows) == sorted(probe.code for probe in PROBES)
+    assert {row["status"] for row in rows.values()} <= {WORKS, NEEDED, MISSING, UNKNOWN}
+    assert all(list(row) == ["code", "interface", "status", "gives", "needs", "detail"] for row in rows.values())
 
 
 def test_what_does_not_work_says_what_is_missing(rows: Rows) -> None:
@@ -69,8 +70,8 @@ def test_what_does_not_work_says_what_is_missing(rows: Rows) -> None:
 
 
 def test_one_s_own_files_work(rows: Rows) -> None:
-    for name in ("maps", "smaps", "pagemap", "status VmPTE"):
-        assert rows[f"/proc/PID/{name}"]["status"] == WORKS
+    for code in ("maps", "smaps", "pagemap", "status-vmpte"):
+        assert rows[code]["status"] == WORKS
 
 
 def test_options_that_the_kernel_lacks_are_not_in_its_configuration(rows: Rows) -> None:
@@ -81,113 +82,115 @@ def test_options_that_the_kernel_lacks_are_not_in_its_configuration(rows: Rows) 
     built = {line.partition("=")[0] for line in lines if line.startswith("CONFIG_")}
     for row in rows.values():
         options = {word.strip(",") for word in (row["detail"] or "").split() if word.startswith("CONFIG_")}
-        if row["status"] == LACKS and options:
+        if row["status"] == MISSING and options:
             assert not options <= built, row
 
 
 # Categories of PAGEMAP_SCAN
 
 
-def probe_of(interface: str) -> Probe:
-    return next(probe for probe in PROBES if probe.interface == interface)
-
-
-CATEGORIES = [probe.interface for probe in PROBES if probe.interface.startswith("PAGEMAP_SCAN ")]
-
-
-@pytest.mark.parametrize("interface", CATEGORIES)
-def test_a_category_that_finds_nothing_does_not_just_work(interface: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Scanner, "first", lambda *_: None)
+def state_of(code: str) -> Feature:
+    """Try one interface."""
     with Bench() as bench:
-        status, detail = run(probe_of(interface), bench)
-    assert status == LACKS or (detail or "").startswith("accepted, not seen: ")
+        return run(next(probe for probe in PROBES if probe.code == code), bench)
+
+
+CATEGORIES = [probe.code for probe in PROBES if probe.code.startswith("scan-")]
+
+
+@pytest.mark.parametrize("code", CATEGORIES)
+def test_a_category_that_finds_nothing_does_not_just_work(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scanner, "first", lambda *_: None)
+    feature = state_of(code)
+    assert feature.status == MISSING or (detail_of(feature) or "").startswith("accepted, not seen: ")
 
 
 def test_soft_dirty_is_a_category_only_where_there_are_such_bits(rows: Rows) -> None:
-    if rows["soft-dirty bits"]["status"] != WORKS:
-        assert rows["PAGEMAP_SCAN SOFT_DIRTY"]["status"] == LACKS
+    if rows["soft-dirty"]["status"] != WORKS:
+        assert rows["scan-soft-dirty"]["status"] == MISSING
 
 
 def test_zero_and_guard_pages_of_our_own_are_found(rows: Rows) -> None:
-    for name in ("PRESENT", "FILE", "PFNZERO", "GUARD"):
-        row = rows[f"PAGEMAP_SCAN {name}"]
-        assert row["status"] == LACKS or row["detail"] is None
+    for name in ("present", "file", "pfnzero", "guard"):
+        row = rows[f"scan-{name}"]
+        assert row["status"] == MISSING or row["detail"] is None
 
 
 def test_a_swapped_page_is_seen_where_there_is_swap(swap: Path, rows: Rows) -> None:
-    row = rows["PAGEMAP_SCAN SWAPPED"]
-    assert row["status"] == LACKS or row["detail"] is None
+    row = rows["scan-swapped"]
+    assert row["status"] == MISSING or row["detail"] is None
 
 
 # Rights
 
 
 def test_memory_of_one_s_own_is_really_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mematlas.doctor.probes.read_memory_from_child", lambda bench: errno.EPERM)
-    with Bench() as bench:
-        status, detail = run(probe_of("ptrace of one's own"), bench)
-    assert (status == WORKS, bool(detail)) == (False, True)
+    monkeypatch.setattr("mematlas.doctor.probes.processes.read_memory_from_child", lambda bench: errno.EPERM)
+    feature = state_of("ptrace")
+    assert feature.status != WORKS
+    assert detail_of(feature)
 
 
-def test_what_is_refused_in_spite_of_the_right_is_said_so() -> None:
-    feature = Feature("PID 1", NEEDED, "", "CAP_SYS_PTRACE for maps")
-    missing: set[str] = set()
-    assert detail_of(feature, frozenset(["CAP_SYS_PTRACE"]), missing) == REFUSED
-    assert (detail_of(feature, frozenset(), missing), missing) == (feature.detail, {"CAP_SYS_PTRACE"})
+@pytest.mark.parametrize(("held", "reason"), [({"CAP_SYS_PTRACE"}, Reason("held")), (set(), None)])
+def test_what_is_refused_in_spite_of_the_right_is_said_so(
+    held: set[str], reason: Reason | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_features, "effective_capabilities", lambda: frozenset(held))
+    assert outcome(OSError(errno.EPERM, ""), "CAP_SYS_PTRACE") == Feature("x", NEEDED, ("CAP_SYS_PTRACE",), reason)
 
 
 @pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH", "CAP_SYS_NICE")
 def test_root_sees_frames_and_advises_others(rows: Rows) -> None:
-    for name in ("frame numbers", "kpagecount", "kpageflags", "process_madvise COLD"):
-        assert rows[name]["status"] == WORKS
+    for code in ("frame-numbers", "kpagecount", "kpageflags", "madvise-cold"):
+        assert rows[code]["status"] == WORKS
 
 
 def test_nobody_is_told_each_right_and_once_how_to_get_it(as_nobody: Callable[..., Outcome]) -> None:
     outcome = as_nobody(["doctor", "--json"])
     assert (outcome.code, outcome.stderr) == (0, "")
-    rows = by_interface(outcome.stdout)
-    for rights, interface in KEYS:
-        row = rows[interface]
-        if row["status"] == LACKS:
+    rows = by_code(outcome.stdout)
+    for rights, code in KEYS:
+        row = rows[code]
+        if row["status"] == MISSING:
             continue
         assert row["status"] == NEEDED
-        assert row["detail"].partition(", or: ")[0] == (rights_on_debian(interface) or " and ".join(rights))
+        assert row["detail"].partition(", or: ")[0] == (rights_on_debian(code) or " and ".join(rights))
     notes = texts(json.loads(outcome.stdout)["notes"])
     assert ["sudo -- " in note and note.endswith(" COMMAND") for note in notes].count(True) == 1
     assert sum("setpriv" in note and "+sys_ptrace" in note for note in notes) == 1
-    assert rows["/proc/PID/pagemap"]["status"] == WORKS
+    assert rows["pagemap"]["status"] == WORKS
 
 
-@pytest.mark.parametrize(("rights", "interface"), KEYS, ids=[interface for _, interface in KEYS])
-def test_a_right_opens_its_interface(rights: list[str], interface: str, as_nobody: Callable[..., Outcome]) -> None:
+@pytest.mark.parametrize(("rights", "code"), KEYS, ids=[code for _, code in KEYS])
+def test_a_right_opens_its_interface(rights: list[str], code: str, as_nobody: Callable[..., Outcome]) -> None:
     if why := missing_right(*rights):
         pytest.skip(why)
-    row = by_interface(as_nobody(["doctor", "--json"], caps=rights).stdout)[interface]
-    if row["status"] == LACKS:
+    row = by_code(as_nobody(["doctor", "--json"], caps=rights).stdout)[code]
+    if row["status"] == MISSING:
         pytest.skip(f"needs {row['detail']}")
-    if more := rights_on_debian(interface):
+    if more := rights_on_debian(code):
         assert (row["status"], row["detail"].partition(",")[0]) == (NEEDED, more)
-        row = by_interface(as_nobody(["doctor", "--json"], caps=[more]).stdout)[interface]
+        row = by_code(as_nobody(["doctor", "--json"], caps=[more]).stdout)[code]
     assert row["status"] == WORKS
 
 
-def rights_on_debian(interface: str) -> str | None:
+def rights_on_debian(code: str) -> str | None:
     """Return the right that is asked for instead, by kernels that know stricter settings than upstream."""
     stricter = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text()) > 2
-    return "CAP_SYS_ADMIN" if stricter and interface.startswith("perf") else None
+    return "CAP_SYS_ADMIN" if stricter and code.startswith("perf") else None
 
 
 @pytest.mark.parametrize(
-    ("interface", "paranoid", "detail"),
+    ("code", "paranoid", "detail"),
     [
-        ("perf page faults", 3, "CAP_SYS_ADMIN, or: sudo sysctl kernel.perf_event_paranoid=2"),
-        ("perf page faults, all", 3, "CAP_SYS_ADMIN, or: sudo sysctl kernel.perf_event_paranoid=0"),
-        ("perf page faults, all", 2, "CAP_PERFMON"),
-        ("perf page faults, all", None, "CAP_PERFMON"),
+        ("perf-faults", 3, "CAP_SYS_ADMIN, or: sudo sysctl kernel.perf_event_paranoid=2"),
+        ("perf-faults-all", 3, "CAP_SYS_ADMIN, or: sudo sysctl kernel.perf_event_paranoid=0"),
+        ("perf-faults-all", 2, "CAP_PERFMON"),
+        ("perf-faults-all", None, "CAP_PERFMON"),
     ],
 )
 def test_perf_says_which_setting_would_be_enough(
-    interface: str, paranoid: int | None, detail: str, monkeypatch: pytest.MonkeyPatch
+    code: str, paranoid: int | None, detail: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EACCES, "perf_event_open")
@@ -198,26 +201,26 @@ def test_perf_says_which_setting_would_be_enough(
         return paranoid
 
     monkeypatch.setattr(Bench, "system_call", refuse)
-    monkeypatch.setattr("mematlas.doctor.probes.read_number", setting)
-    with Bench() as bench:
-        assert run(probe_of(interface), bench) == (NEEDED, detail)
+    monkeypatch.setattr("mematlas.doctor.probes.faults.read_number", setting)
+    monkeypatch.setattr(doctor_features, "effective_capabilities", frozenset)
+    feature = state_of(code)
+    assert (feature.status, detail_of(feature)) == (NEEDED, detail)
 
 
 def test_a_lockdown_that_may_not_be_read_is_not_none(
     tmp_path: Path, as_nobody: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "closed").mkdir(mode=0)
-    monkeypatch.setattr("mematlas.doctor.probes.LOCKDOWN_PATH", f"{tmp_path}/closed/lockdown")
+    monkeypatch.setattr("mematlas.doctor.probes.memory.LOCKDOWN_PATH", f"{tmp_path}/closed/lockdown")
 
-    def look() -> tuple[str, str | None]:
-        with Bench() as bench:
-            return run(probe_of("no lockdown"), bench)
+    def look() -> str:
+        return state_of("lockdown").status
 
-    assert as_nobody(look).value[0] == NEEDED
+    assert as_nobody(look).value == NEEDED
 
 
 def test_nobody_may_not_read_the_processes_of_others(as_nobody: Callable[..., Outcome]) -> None:
-    row = by_interface(as_nobody(["doctor", "--json"]).stdout)["other users' processes"]
+    row = by_code(as_nobody(["doctor", "--json"]).stdout)["other-users"]
     assert row["status"] == NEEDED
     assert row["detail"].startswith("CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH for maps, smaps, pagemap")
 
@@ -225,7 +228,7 @@ def test_nobody_may_not_read_the_processes_of_others(as_nobody: Callable[..., Ou
 def test_a_right_for_some_files_names_the_others(as_nobody: Callable[..., Outcome]) -> None:
     if why := missing_right("CAP_SYS_PTRACE"):
         pytest.skip(why)
-    row = by_interface(as_nobody(["doctor", "--json"], caps=["CAP_SYS_PTRACE"]).stdout)["other users' processes"]
+    row = by_code(as_nobody(["doctor", "--json"], caps=["CAP_SYS_PTRACE"]).stdout)["other-users"]
     assert row["status"] == NEEDED
     assert "for pagemap, though not maps and smaps" in row["detail"]
 
@@ -248,45 +251,71 @@ def test_it_is_quick_and_does_without_numpy() -> None:
     code = "import sys; from mematlas.cli import main; main(['doctor']); sys.exit('numpy' in sys.modules)"
     before = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert done.returncode == 0
-    assert all(line.startswith(b"note: ") for line in done.stderr.splitlines())  # what would give the rights we lack
+    assert (done.returncode, done.stderr) == (0, b"")
     assert time.perf_counter() - before < 5  # 0.06 s when nothing else runs
 
 
 # What an error means
 
 
-def outcome(error: Exception) -> tuple[str, str | None]:
-    def fail(bench: Bench) -> str | None:
+def outcome(error: Exception, *needs: str, setting: str = "") -> Feature:
+    """Return the state of an interface whose probe raises an error."""
+
+    def fail(bench: Bench) -> Reason | None:
         raise error
 
     with Bench() as bench:
-        return run(Probe("made up", "nothing", "CAP_X", "CONFIG_X", fail), bench)
+        return run(Probe("x", needs, ("CONFIG_X",), fail, setting), bench)
 
 
-@pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES])
-def test_a_refusal_is_a_missing_right(code: int) -> None:
-    assert outcome(OSError(code, "")) == (NEEDED, "CAP_X")
+REFUSALS = (OSError(errno.EPERM, ""), OSError(errno.EACCES, ""), PermissionDenied("/proc/x"))
+LACKING = Feature("x", MISSING, (), Reason("kernel", ("CONFIG_X",)))
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=repr)
+def test_a_refusal_is_a_missing_right_or_a_setting(error: Exception) -> None:
+    assert outcome(error, "CAP_X") == Feature("x", NEEDED, ("CAP_X",), None)
+    assert outcome(error, setting="perf") == Feature("x", NEEDED, (), Reason("type", ("perf",)))
+    assert outcome(error) == Feature("x", NEEDED, (), Reason("root"))
+
+
+def test_a_refusal_that_names_its_right_is_believed() -> None:
+    assert outcome(PermissionDenied("/proc/x", "CAP_B", "CAP_A")).needs == ("CAP_A", "CAP_B")
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.ENOENT, errno.ENOTTY])
 def test_any_other_error_is_a_kernel_without_it(code: int) -> None:
-    assert outcome(OSError(code, "")) == (LACKS, "CONFIG_X")
-
-
-def test_errors_of_ours_mean_the_same() -> None:
-    assert outcome(PermissionDenied("/proc/x")) == (NEEDED, "CAP_X")
-    assert outcome(NotSupported("x")) == (LACKS, "CONFIG_X")
+    assert outcome(OSError(code, "")) == outcome(NotSupported("x")) == LACKING
 
 
 def test_a_probe_may_know_better() -> None:
-    assert outcome(Missing(NEEDED, "echo 1 | sudo tee x")) == (NEEDED, "echo 1 | sudo tee x")
+    assert outcome(Missing(NEEDED, Reason("root"))) == Feature("x", NEEDED, (), Reason("root"))
+
+
+def test_a_file_of_a_sys_that_is_not_mounted_is_not_blamed_on_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = FileNotFoundError(errno.ENOENT, "", "/sys/kernel/btf/vmlinux")
+    assert outcome(error) == LACKING
+    monkeypatch.setattr(doctor_features, "has_sysfs", lambda: False)
+    assert outcome(error) == Feature("x", UNKNOWN, (), Reason("type", ("sysfs",)))
+    assert outcome(FileNotFoundError(errno.ENOENT, "", "/proc/kcore")) == LACKING
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_without_sys_no_option_of_the_kernel_is_blamed_for_it(rows: Rows) -> None:
+    words = ["unshare", "--mount", "sh", "-c", 'umount -l /sys && exec "$0" -m mematlas doctor --json', sys.executable]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if "unshare:" in done.stderr or "umount:" in done.stderr:
+        pytest.skip(f"needs mount namespaces: {done.stderr}")
+    without = by_code(done.stdout)
+
+    assert without["btf"]["detail"] == "/sys is not mounted: sudo mount -t sysfs sysfs /sys"
+    blamed = {code for code, row in without.items() if row["status"] == MISSING and rows[code]["status"] != MISSING}
+    assert blamed == set()
 
 
 def test_features_are_found_without_the_command_line() -> None:
     features = list(find_features())
-    assert features[0].interface == "/proc/PID/maps"
-    assert features[0].status == WORKS
+    assert features[0] == Feature("maps", WORKS)
 
 
 def test_the_choice_of_a_setting_stands_in_brackets() -> None:

@@ -1,0 +1,112 @@
+"""Probes for the machine: words per frame, swap, huge pages, and what can be switched on."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from mematlas.doctor.bench import MISSING, NEEDED, Bench, Missing, Reason, chosen, in_sysfs, read_number, read_text
+from mematlas.errors import NotSupported
+from mematlas.kernel.hugepage import THP
+from mematlas.kernel.madvise import MADV_COLLAPSE, MADV_HUGEPAGE
+from mematlas.kernel.mounts import HUGE_PAGES
+from mematlas.kernel.pagemap import ENTRY_SIZE, PAGE_IS_HUGE
+from mematlas.kernel.swaps import read_swaps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.doctor.bench import Probing
+
+
+def reads_word(path: str) -> Probing:
+    """Return a probe that reads the first word of a file of words."""
+
+    def probe(bench: Bench) -> Reason | None:
+        fd = bench.keep(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        if len(os.pread(fd, ENTRY_SIZE, 0)) != ENTRY_SIZE:
+            raise Missing(MISSING, Reason("empty"))
+        return None
+
+    return probe
+
+
+def idle(bench: Bench) -> Reason | None:
+    # Opened only: reading it looks for accesses, and that clears accessed bits.
+    bench.keep(os.open("/sys/kernel/mm/page_idle/bitmap", os.O_RDONLY | os.O_CLOEXEC))
+    return None
+
+
+def swap(bench: Bench) -> Reason | None:
+    areas = read_swaps(bench.procfs)
+    if not areas:
+        raise Missing(NEEDED, Reason("type", ("swap",)))
+    return Reason("swap-areas", (len(areas), sum(area.size for area in areas)))
+
+
+def zram(bench: Bench) -> Reason | None:
+    if in_sysfs("/sys/class/zram-control") or in_sysfs("/sys/block/zram0"):
+        return None
+    if has_module("zram"):
+        raise Missing(NEEDED, Reason("type", ("zram",)))
+    raise NotSupported("zram")
+
+
+def has_module(name: str) -> bool:
+    """Whether a module of the running kernel lies ready to be loaded."""
+    try:
+        with open(f"/lib/modules/{os.uname().release}/modules.dep", "rb") as file:
+            return any(f"/{name}.ko".encode() in line.partition(b":")[0] for line in file)
+    except OSError:
+        return False
+
+
+def zswap(bench: Bench) -> Reason | None:
+    if read_text("/sys/module/zswap/parameters/enabled") != "Y":
+        raise Missing(NEEDED, Reason("type", ("zswap",)))
+    return None
+
+
+def hugetlb(bench: Bench) -> Reason | None:
+    counts = [(read_number(f"{HUGE_PAGES}/{name}/nr_hugepages"), name[10:]) for name in sorted(os.listdir(HUGE_PAGES))]
+    if not any(count for count, _ in counts):
+        raise Missing(NEEDED, Reason("type", ("hugetlb",)))
+    return Reason("pools", [(count, size) for count, size in counts if count])
+
+
+def thp(bench: Bench) -> Reason | None:
+    mode = chosen(read_text(f"{THP}/enabled"))
+    if mode == "never":
+        raise Missing(NEEDED, Reason("type", ("thp",)))
+    address, size = bench.map_huge()
+    bench.call("madvise", address, size, MADV_HUGEPAGE)
+    bench.touch(address)
+    try:
+        got_one = bench.scan(address, size, PAGE_IS_HUGE) == address
+    except (NotSupported, OSError):
+        got_one = True
+    return Reason("thp", (mode,)) if got_one else Reason("thp-scattered", (mode, size))
+
+
+def collapse(bench: Bench) -> Reason | None:
+    address, size = bench.map_huge()
+    bench.touch(address)
+    try:
+        bench.call("madvise", address, size, MADV_COLLAPSE)
+    except OSError as error:
+        # EINVAL is a kernel that does not know it; these are one that tried.
+        if error.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EBUSY):
+            raise
+        return Reason("scattered", (size,))
+    return None
+
+
+def ksm(bench: Bench) -> Reason | None:
+    if read_number("/sys/kernel/mm/ksm/run") != 1:
+        raise Missing(NEEDED, Reason("type", ("ksm",)))
+    return None
+
+
+def numa(bench: Bench) -> Reason | None:
+    bench.process.read("numa_maps")
+    nodes = [name for name in os.listdir("/sys/devices/system/node") if name[:4] == "node" and name[4:].isdigit()]
+    return Reason("nodes", (len(nodes),))
