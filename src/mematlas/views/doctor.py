@@ -18,15 +18,6 @@ if TYPE_CHECKING:
     from mematlas.doctor.bench import Reason
     from mematlas.doctor.features import Feature
 
-COLUMNS = (
-    Column("code", "CODE"),
-    Column("interface", "INTERFACE"),
-    Column("status", "STATUS"),
-    Column("gives", "GIVES"),
-    Column("needs", "NEEDS", "list"),
-    Column("detail", "DETAIL"),
-)
-
 NAMES = {
     "maps": ("/proc/PID/maps", "the VMAs"),
     "smaps": ("/proc/PID/smaps", "RSS, PSS, USS, swap of each VMA"),
@@ -156,10 +147,6 @@ def doctor_view(features: Iterable[Feature], held: frozenset[str], command: str,
     ``command`` is how mematlas is started, ``ids`` are our user and group.
     """
     features = sorted(features, key=lambda feature: list(SECTIONS).index(feature.status))
-    rows = []
-    for feature in features:
-        name, gives = NAMES[feature.code]
-        rows.append((feature.code, name, feature.status, gives, feature.needs, detail_of(feature)))
     missing = sorted({right for feature in features if feature.status == NEEDED for right in feature.needs} - held)
     ways = ways_to_rights(missing, command, *ids)
 
@@ -167,7 +154,7 @@ def doctor_view(features: Iterable[Feature], held: frozenset[str], command: str,
         for line in draw_features(features, ways, width):
             yield paint(line, "title" if line in SECTIONS.values() else None, colour)
 
-    return Drawn("doctor/2", COLUMNS, rows, draw=draw, fine_print=ways)
+    return Drawn("doctor/2", COLUMNS, features, draw=draw, fine_print=ways)
 
 
 def detail_of(feature: Feature) -> str | None:
@@ -180,6 +167,16 @@ def detail_of(feature: Feature) -> str | None:
     if reason is None:
         return rights
     return f"{rights}, or: {said}" if reason.code == "type" else f"{rights} {said}"
+
+
+COLUMNS: tuple[Column[Feature], ...] = (
+    Column("code", "CODE"),
+    Column("interface", "INTERFACE", value=lambda feature: NAMES[feature.code][0]),
+    Column("status", "STATUS"),
+    Column("gives", "GIVES", value=lambda feature: NAMES[feature.code][1]),
+    Column("needs", "NEEDS", "list"),
+    Column("detail", "DETAIL", value=detail_of),
+)
 
 
 def words_of(reason: Reason) -> str:
