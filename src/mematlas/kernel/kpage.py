@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.pagemap import ENTRY_SIZE, GAP, PM_PFRAME
+from mematlas.kernel.procfs import LiveFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,9 +110,12 @@ class FrameWords:
         """Return the word of each of these frames; a frame beyond the end of memory has none."""
         return self.of_runs(runs_of(frames))
 
-    def of_runs(self, runs: Iterable[Sequence[int]]) -> dict[int, int]:
+    def of_runs(self, runs: Sequence[Sequence[int]]) -> dict[int, int]:
         """Return the same for frames as `runs_of` gives them: whoever reads both files sorts them once."""
-        found: dict[int, int] = {}
+        found = self._of_few(runs)
+        if found is not None:
+            return found
+        found = {}
         read_into, buffer = self.file.read_into, memoryview(self.bytes)
         words = buffer.cast("Q")
         for frames in runs:
@@ -122,6 +126,27 @@ class FrameWords:
                 found.update(zip(frames, words[:nr_words], strict=False))
             else:
                 found.update([(frame, words[frame - first]) for frame in frames if frame - first < nr_words])
+        return found
+
+    def _of_few(self, runs: Sequence[Sequence[int]]) -> dict[int, int] | None:
+        """Return the words of runs that are short together; None for others, and where memory ends within one.
+
+        The frames of a small file lie apart: to handle each call by itself would take us longer than the kernel.
+        """
+        sizes = [(frames[-1] - frames[0] + 1) * WORD_SIZE for frames in runs]
+        if sum(sizes) > len(self.bytes) or not isinstance(self.file, LiveFile):
+            return None
+        raw = self.file.read_each([frames[0] * WORD_SIZE for frames in runs], sizes)
+        if len(raw) < sum(sizes):
+            return None
+        words = memoryview(raw).cast("Q") if raw else ()
+        found: dict[int, int] = {}
+        at = 0
+        for frames, size in zip(runs, sizes, strict=True):
+            offset = at - frames[0]
+            for frame in frames:
+                found[frame] = words[frame + offset]
+            at += size // WORD_SIZE
         return found
 
     def array(self, frames: Words) -> tuple[Words, Bools]:

@@ -72,12 +72,17 @@ def test_frames_are_tallied_by_their_words(tmp_path: Path, frames: list[int]) ->
 def test_frames_that_are_close_are_read_in_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_words(tmp_path / "kpagecount", {1000: 1})
     calls: list[int] = []
-    read = os.preadv
+    read, read_into = os.pread, os.preadv
+
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        calls.append(size // 8)
+        return read(fd, size, offset)
 
     def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
         calls.append(len(buffers[0]) // 8)
-        return read(fd, buffers, offset)
+        return read_into(fd, buffers, offset)
 
+    monkeypatch.setattr(os, "pread", pread)
     monkeypatch.setattr(os, "preadv", preadv)
     with FrameWords(ProcFS(str(tmp_path), 4096), "kpagecount") as reader:
         reader.get([5, 5 + GAP, 5 + 2 * GAP, 700])
