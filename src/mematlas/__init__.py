@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mematlas.analysis.ending import DistinctResult, EndingResult, Part
     from mematlas.analysis.grid import Cells, Strip
     from mematlas.analysis.movable import Choice
+    from mematlas.analysis.overview import Facts, Group, Others
+    from mematlas.analysis.ram import Ram
     from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult, VmaUsage
     from mematlas.analysis.usage import Usage
     from mematlas.errors import (
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from mematlas.model.pages import Hole, state_of
     from mematlas.model.search import resolve
     from mematlas.observe.captures import CaptureResult, capture
+    from mematlas.observe.machine import Census, Machine, MachineUsage
     from mematlas.observe.process import Process
     from mematlas.version import __version__
 
@@ -56,6 +59,8 @@ HOMES = {
     "mematlas.analysis.ending": ("DistinctResult", "EndingResult", "Part"),
     "mematlas.analysis.grid": ("Cells", "Strip"),
     "mematlas.analysis.movable": ("Choice",),
+    "mematlas.analysis.overview": ("Facts", "Group", "Others"),
+    "mematlas.analysis.ram": ("Ram",),
     "mematlas.analysis.usage": ("Usage",),
     "mematlas.observe.captures": ("CaptureResult", "capture"),
     "mematlas.errors": (
@@ -80,6 +85,7 @@ HOMES = {
     "mematlas.model.pages": ("Hole", "state_of"),
     "mematlas.model.search": ("resolve",),
     "mematlas.analysis.results": ("MapsResult", "Reading", "Translation", "UsageResult", "VmaUsage"),
+    "mematlas.observe.machine": ("Census", "Machine", "MachineUsage"),
     "mematlas.observe.process": ("Process",),
 }
 
@@ -90,23 +96,30 @@ __all__ = [
     "Block",
     "CaptureResult",
     "Cells",
+    "Census",
     "Choice",
     "DistinctResult",
     "Effect",
     "EndingResult",
     "Error",
+    "Facts",
     "FormatError",
+    "Group",
     "Hole",
+    "Machine",
+    "MachineUsage",
     "MapsResult",
     "NoAddressSpace",
     "NotHeld",
     "NotSupported",
+    "Others",
     "Part",
     "PermissionDenied",
     "Plan",
     "ProcFS",
     "Process",
     "ProcessGone",
+    "Ram",
     "Reading",
     "Refaults",
     "Selection",

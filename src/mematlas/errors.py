@@ -19,6 +19,23 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Protocol
+
+    class Candidate(Protocol):
+        """A process that was found: `mematlas.model.search.Candidate`."""
+
+        @property
+        def pid(self) -> int: ...
+        @property
+        def user(self) -> str: ...
+        @property
+        def rss(self) -> int | None: ...
+        @property
+        def command(self) -> str | None: ...
+
 
 class Error(Exception):
     """The root of the tree. ``str(error)`` is one line for a person, without a traceback."""
@@ -39,16 +56,17 @@ class TargetNotFound(Error):
 
 
 class TargetAmbiguous(Error):
-    """Several processes answer to this target. ``candidates`` has the first of them, a line for each."""
+    """Several processes answer to this target. ``candidates`` has the first of them."""
 
     exit_code = 3
 
-    def __init__(self, target: str, candidates: list[str], nr_more: int = 0) -> None:
+    def __init__(self, target: str, candidates: Sequence[Candidate], nr_more: int = 0, text: str | None = None) -> None:
         self.target = target
         self.candidates = candidates
-        lines = [f"  {candidate}" for candidate in candidates] + ([f"  ... and {nr_more:,} more"] if nr_more else [])
-        text = "\n".join(lines)
-        super().__init__(f"{target!r} names {len(candidates) + nr_more:,} processes; give one PID:\n{text}")
+        self.nr_more = nr_more
+        """Those beyond the candidates."""
+        pids = ", ".join(str(each.pid) for each in candidates) + (f" and {nr_more:,} more" if nr_more else "")
+        super().__init__(text or f"{target!r} names {len(candidates) + nr_more:,} processes; give one PID: {pids}")
 
 
 class NoAddressSpace(Error):

@@ -21,6 +21,7 @@ from mematlas import Process, cli, errors
 from mematlas.cli.mistakes import how_to_install
 from mematlas.kernel.pagemap import has_soft_dirty
 from mematlas.kernel.procfs import ProcFS
+from mematlas.model.search import Candidate
 from mematlas.views.format import format_exact
 from victim import PATH_KINDS, Area, Victim
 
@@ -174,7 +175,7 @@ def test_every_error_is_a_message_and_its_exit_code(
 ) -> None:
     kind = getattr(errors, name)
     arguments = {
-        "TargetAmbiguous": ("x", ["1 a", "2 b"]),
+        "TargetAmbiguous": ("x", [Candidate(1, "root", 4096, "a"), Candidate(2, "root", None, None)]),
         "NoAddressSpace": (2, "k"),
         "TargetRefused": (1, "init", "x"),
         "ProcessGone": (7,),

@@ -15,11 +15,11 @@ import pytest
 from conftest import Outcome
 from helpers import PAGE, Program, mematlas, program, texts
 from mematlas.analysis.overview import Group, grouped, largest
-from mematlas.cli import overview
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.procfs import WHOLE_PROC, ProcFS
 from mematlas.kernel.smaps import HOLD_PER_BYTE
 from mematlas.notes import Notes
+from mematlas.observe import machine
 from mematlas.observe.sources import MAX_STALL
 from stuck import WAYS, stuck
 from victim import DEADLINE, Victim
@@ -59,12 +59,11 @@ def backends() -> Iterator[Program]:
         yield running
 
 
-def group_of(pid: int, monkeypatch: pytest.MonkeyPatch) -> Group:
+def group_of(pid: int) -> Group:
     """Return the group of a process, measured though others are larger."""
     procfs, notes = ProcFS(), Notes()
-    monkeypatch.setattr(overview, "TOP", 1 << 20)
-    groups = [group for group in grouped(overview.find(procfs, float("inf"), notes)) if holds(group, pid)]
-    overview.measure_groups(groups, procfs, float("inf"), notes)
+    groups = [group for group in grouped(machine.Machine(procfs).processes()) if holds(group, pid)]
+    machine.measure_groups(groups, procfs, float("inf"), notes, 1 << 20)
     assert not list(notes)
     return groups[0]
 
@@ -80,7 +79,7 @@ def rollup(pid: int) -> dict[str, int]:
 
 
 def test_group_is_the_sum_of_its_processes(backends: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    group = group_of(backends.pid, monkeypatch)
+    group = group_of(backends.pid)
     sums = [rollup(pid) for pid in backends.told]
 
     assert sorted(each.pid for each in group.members) == sorted(backends.told)
@@ -95,7 +94,7 @@ def test_group_is_the_sum_of_its_processes(backends: Program, monkeypatch: pytes
 def test_group_is_estimated_from_a_part_of_it(backends: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mematlas.analysis.overview.SHARE", 0.005)
     whole = sum(rollup(pid)["Pss"] for pid in backends.told)
-    group = group_of(backends.pid, monkeypatch)
+    group = group_of(backends.pid)
 
     assert 0 < len(group.measured) < len(group.members)
     assert group.pss is not None
@@ -105,10 +104,10 @@ def test_group_is_estimated_from_a_part_of_it(backends: Program, monkeypatch: py
 def test_large_process_is_measured_with_pauses_to_the_same(backends: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid():
         pytest.skip("needs root for the map counts of frames")
-    by_sums = group_of(backends.pid, monkeypatch)
-    monkeypatch.setattr(overview, "MAX_STALL", 1e-9)
-    monkeypatch.setattr(overview, "PER_SHARED_BYTE", 0)
-    by_pages = group_of(backends.pid, monkeypatch)
+    by_sums = group_of(backends.pid)
+    monkeypatch.setattr(machine, "MAX_STALL", 1e-9)
+    monkeypatch.setattr(machine, "PER_SHARED_BYTE", 0)
+    by_pages = group_of(backends.pid)
 
     assert by_pages.is_measured
     assert by_pages.pss is not None
@@ -121,13 +120,13 @@ def test_process_that_is_all_in_swap_has_a_row(
 ) -> None:
     one = victim("anon_full")
     one.pageout("anon_full")
-    group = group_of(one.pid, monkeypatch)
+    group = group_of(one.pid)
 
     assert group.swap is not None
     assert group.swap >= one["anon_full"].nr_swapped * PAGE > 0
     monkeypatch.setattr("mematlas.analysis.overview.WORTH_A_ROW", 1)
-    groups = grouped(overview.find(ProcFS(), float("inf"), Notes()))
-    assert max(groups, key=lambda each: each.swap or 0) in largest(groups, 0)
+    groups = grouped(machine.Machine().processes())
+    assert max(groups, key=lambda each: each.swap or 0) in largest(groups, 2)
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
@@ -201,7 +200,7 @@ def test_screen_of_a_proc_without_meminfo_goes_on() -> None:
         pytest.skip(f"needs a mount of proc with subset=pid (Linux 5.8): {run.stderr}")
 
     assert run.returncode == 0, run.stderr
-    assert "- of - in use, swap -" in run.stdout
+    assert "in use     unknown: this /proc has no meminfo" in run.stdout
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
@@ -270,8 +269,8 @@ def test_screen_does_not_list_itself_in_another_pid_namespace() -> None:
         'until [ -n "$inner" ]; do inner=$(cat /proc/$outer/task/$outer/children) || exit 1; done; '
         'nsenter --pid --target $inner "$@"; kill -KILL $outer'
     )
-    code = "import os, sys; from mematlas.cli import overview; from mematlas.kernel.procfs import ProcFS; " + (
-        "print(os.readlink('/proc/self'), *(each.pid for each in overview.find(ProcFS(), float('inf'), [])))"
+    code = "import os; from mematlas.observe.machine import Machine; " + (
+        "print(os.readlink('/proc/self'), *(each.pid for each in Machine().processes()))"
     )
     words = ["sh", "-c", line, "sh", sys.executable, "-c", code]
     run = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE, check=False)

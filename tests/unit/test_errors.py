@@ -12,6 +12,7 @@ import pytest
 from mematlas import errors
 from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, TargetAmbiguous
 from mematlas.kernel.rights import CAPABILITIES
+from mematlas.model.search import Candidate
 
 SOURCE = Path(errors.__file__).parent
 
@@ -85,7 +86,8 @@ def test_what_a_refusal_needs_are_capabilities_that_are_known() -> None:
 
 
 def test_ambiguity_lists_its_candidates() -> None:
-    error = TargetAmbiguous("sh", ["12 sh", "13 sh"])
+    candidates = [Candidate(pid, "root", None, "sh") for pid in (12, 13)]
+    error = TargetAmbiguous("sh", candidates, nr_more=7)
 
-    assert (error.target, error.candidates) == ("sh", ["12 sh", "13 sh"])
-    assert str(error).splitlines()[1:] == ["  12 sh", "  13 sh"]
+    assert (error.target, error.candidates, error.nr_more) == ("sh", candidates, 7)
+    assert str(error) == "'sh' names 9 processes; give one PID: 12, 13 and 7 more"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.errors import TargetRefused
-from mematlas.model.search import ancestors, ourselves
+from mematlas.model.processes import ancestors, ourselves
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,12 +6,17 @@ divided among those who share it, only a look at the pages does.
 
 from __future__ import annotations
 
+from mematlas.analysis.ram import less
 from mematlas.frozen import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
+    from mematlas.analysis.ram import Ram
+
+SORTS = ("uss", "pss", "rss", "swap")
+"""What groups can be ranked by, beside the sum of PSS, swap and huge pages that they are ranked by unless told."""
 WORTH_A_ROW = 1 << 20
 """Bytes in swap, or of huge pages, from which on who has the most of them is shown."""
 SHARE = 0.2
@@ -27,8 +32,9 @@ class Facts:
 
     pid: int
     name: str
-    whose: str
-    """Its user and its cgroup."""
+    uid: int | None
+    cgroup: str
+    """The lines of its file of that name."""
     rss: int
     anon: int | None
     file: int | None
@@ -96,9 +102,26 @@ class Group:
         return self.members[0].name
 
     @property
+    def rss(self) -> int:
+        """The sum of their RSS, in which what they share counts for each of them."""
+        return sum(each.rss for each in self.members)
+
+    @property
     def most(self) -> int:
         """More than this it cannot use."""
         return sum(each.most for each in self.members)
+
+    def rank(self, by: str | None) -> int:
+        """Return by what it is ranked, as far as it is known: one of `SORTS`, or ``amount``."""
+        if by is None or (by == "pss" and self.pss is None):
+            return self.amount
+        return told(getattr(self, by))
+
+    def bound(self, by: str | None) -> int:
+        """Return what `rank` will be at the most when all of it is measured."""
+        if by in ("uss", "pss"):
+            return self.rss
+        return self.most if by is None else self.rank(by)
 
     def sample(self, costs: Sequence[float]) -> list[Facts]:
         """Return the members to measure: all, or as many as there is time for, small ones and large ones.
@@ -162,7 +185,7 @@ class Group:
     def amount(self) -> int:
         """By what it is ranked: PSS, swap and hugetlb. Where nothing was measured, what is shared counts once."""
         pss = self.pss
-        return told(*(self._parts().values() if pss is None else [pss]), self.swap, self.hugetlb)
+        return told(*(self.parts().values() if pss is None else [pss]), self.swap, self.hugetlb)
 
     @property
     def top_kind(self) -> tuple[str, float] | None:
@@ -170,13 +193,14 @@ class Group:
 
         What can be shared is taken to be shared by all.
         """
-        sizes = {**self._parts(), "hugetlb": self.hugetlb, "swap": self.swap}
+        sizes = {**self.parts(), "hugetlb": self.hugetlb, "swap": self.swap}
         if (whole := total(sizes.values())) is None:
             return None
         name = max(sizes, key=lambda each: told(sizes[each]))
         return name, told(sizes[name]) / (whole or 1)
 
-    def _parts(self) -> dict[str, int | None]:
+    def parts(self) -> dict[str, int | None]:
+        """Return the parts of their RSS. Of what can be shared, what one of them has, as if shared by all."""
         return {
             "anon": total(each.anon for each in self.members),
             "file": largest_of(each.file for each in self.members),
@@ -187,14 +211,14 @@ class Group:
         return [each for each in self.members if each.pid in self.measured]
 
 
-def grouped(facts: Iterable[Facts]) -> list[Group]:
+def grouped(facts: Iterable[Facts], by: str | None = None) -> list[Group]:
     """Return the groups: those that have a row in any case, and then those first that can use the most."""
-    members: dict[tuple[str, str], list[Facts]] = {}
+    members: dict[tuple[str, int | None, str], list[Facts]] = {}
     for each in facts:
-        members.setdefault((each.name, each.whose), []).append(each)
+        members.setdefault((each.name, each.uid, each.cgroup), []).append(each)
     groups = [Group(each) for each in members.values()]
-    first = holders(groups)
-    return sorted(groups, key=lambda group: (group not in first, -group.most))
+    first = holders(groups) if by is None else []
+    return sorted(groups, key=lambda group: (group not in first, -group.bound(by)))
 
 
 def holders(groups: Iterable[Group]) -> list[Group]:
@@ -208,16 +232,46 @@ def holders(groups: Iterable[Group]) -> list[Group]:
     return found
 
 
-def is_decided(groups: Sequence[Group], waiting: Collection[int], count: int) -> bool:
-    """Whether the ``count`` largest groups are known: none of those waited for, by place, can be one of them."""
-    if any(place in waiting for place in range(len(holders(groups)))):
+def is_decided(groups: Sequence[Group], waiting: Collection[int], count: int, by: str | None = None) -> bool:
+    """Whether the ``count`` largest groups are known: none of those waited for, by index, can be one of them."""
+    nr_first = len(holders(groups)) if by is None else 0
+    if any(index in waiting for index in range(nr_first)):
         return False
-    done = sorted((group.amount for place, group in enumerate(groups) if place not in waiting), reverse=True)
-    return len(done) >= count and all(groups[place].most < done[count - 1] for place in waiting)
+    done = sorted((group.rank(by) for index, group in enumerate(groups) if index not in waiting), reverse=True)
+    return len(done) >= count and all(groups[index].bound(by) < done[count - 1] for index in waiting)
 
 
-def largest(groups: Sequence[Group], count: int) -> list[Group]:
-    """Return the groups that use the most, and who has the most in swap or of the huge pages."""
-    ranked = sorted((group for group in groups if group.members), key=lambda group: group.amount, reverse=True)
-    also = holders(groups)
-    return [group for place, group in enumerate(ranked) if place < count or group in also]
+def largest(groups: Iterable[Group], count: int, by: str | None = None) -> list[Group]:
+    """Return the groups that use the most; among them, unless ranked otherwise, who has the most in swap or the pools.
+
+    That one takes the place of the last of them, but never that of the first.
+    """
+    ranked = sorted((group for group in groups if group.members), key=lambda group: group.rank(by), reverse=True)
+    first = [*ranked[:1], *holders(ranked)] if by is None else []
+    shown = list(dict.fromkeys([*first, *ranked]))[:count]
+    return [group for group in ranked if group in shown]
+
+
+@record
+class Others:
+    """The processes that are not among those shown, together."""
+
+    nr_processes: int
+    rss: int
+    """The sum of their RSS, in which what they share counts for each of them."""
+    pss: int | None
+    """What all processes of the machine map, less the PSS of those shown, as far as that is known."""
+    nr_unknown: int
+    """The processes that are shown without their PSS, which is in ``pss`` as well."""
+    has_more: bool
+    """Whether ``pss`` is also that of processes outside our PID namespace, which we do not see."""
+
+
+def others_of(groups: Iterable[Group], shown: Sequence[Group], ram: Ram, has_more: bool) -> Others:
+    """Return what there is beside the groups that are shown."""
+    members = [each for group in groups if group not in shown for each in group.members]
+    rest = less(ram.pss, told(*(group.pss for group in shown)))
+    if rest is not None:
+        rest = max(rest, 0)  # counters of the machine lag behind, and processes went on meanwhile
+    nr_unknown = sum(len(group.members) for group in shown if group.pss is None)
+    return Others(len(members), sum(each.rss for each in members), rest, nr_unknown, has_more)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 
-from mematlas.cli.command import COMMANDS, load
-from mematlas.errors import BadInput, Error, PermissionDenied
+from mematlas.cli.command import COMMANDS, FIRST_SCREEN, load
+from mematlas.errors import BadInput, Error, PermissionDenied, TargetAmbiguous
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def console() -> NoReturn:
 def dispatch(words: list[str]) -> int:
     """Find the command, parse its arguments, run it."""
     if not words or (words[0].startswith("-") and words[0] not in FIRST_OPTIONS):
-        words = ["overview", *words]
+        words = [FIRST_SCREEN, *words]
     name, rest = words[0], words[1:]
     if name in ("-h", "--help", "help"):
         return show_help(rest[0] if name == "help" and rest else None)
@@ -134,7 +134,7 @@ def dispatch(words: list[str]) -> int:
 
         print(f"mematlas {__version__}")
         return 0
-    if name not in COMMANDS and name != "overview":
+    if name not in COMMANDS and name != FIRST_SCREEN:
         from mematlas.cli.mistakes import unknown_command
 
         raise BadInput(unknown_command(name))
@@ -151,7 +151,7 @@ def show_help(subject: str | None) -> int:
         text = overview_text(width)
     elif subject in TOPICS:
         text = TOPICS[subject](width)
-    elif subject in COMMANDS or subject == "overview":
+    elif subject in COMMANDS or subject == FIRST_SCREEN:
         text = command_text(subject, width)
     else:
         from mematlas.cli.arguments import did_you_mean
@@ -178,7 +178,7 @@ def run_command(name: str, words: list[str]) -> int:
     try:
         if command.takes_target:
             session.take_target(args, command.default_target(args) if command.default_target else None)
-            one_thread_of_numpy()
+        one_thread_of_numpy()
         code = command.run(args, session)
     finally:
         session.close()
@@ -224,6 +224,11 @@ def limit_hint(error: OSError) -> str:
 def report(error: Error, words: list[str]) -> None:
     """Write an error to standard error: what is wrong, and what to type."""
     text = f"mematlas: {error}"
+    if isinstance(error, TargetAmbiguous):
+        from mematlas.views.candidates import ambiguity
+        from mematlas.views.terminal import screen_width
+
+        text = f"mematlas: {ambiguity(error, screen_width(sys.stderr))}"
     if isinstance(error, PermissionDenied):
         from mematlas.doctor.hints import permission_hint
 

@@ -34,6 +34,8 @@ COMMANDS = {
 }
 """Each command with its group and what it does, in the order of the help."""
 
+FIRST_SCREEN = "overview"
+"""What is run without a command."""
 TARGET, DIRECTORY = "target", "directory"
 """What a word can be, besides one of a list."""
 TARGETS = """\

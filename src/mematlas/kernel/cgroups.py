@@ -13,6 +13,8 @@ from mematlas.frozen import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from mematlas.kernel.procfs import ProcessDir
 
 CGROUPS = "/sys/fs/cgroup"
@@ -51,6 +53,48 @@ def read_room(process: ProcessDir, root: str = CGROUPS) -> Room:
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
             memory += rooms(f"{root}/memory", path, *names, V1_STAT)
     return Room(min(memory, default=None), min(swap, default=None))
+
+
+def hierarchy_path(text: str, mountinfo: str = "/proc/self/mountinfo") -> tuple[str, str | None]:
+    """Return the path of a cgroup as /proc/PID/cgroup has it, and of which controllers it is; None for any.
+
+    ``text`` is such a path, or the directory of a cgroup, ``/sys/fs/cgroup/system.slice``. What mountinfo says is of
+    our cgroup namespace, as is what we read of other processes.
+
+    >>> hierarchy_path("system.slice/"), hierarchy_path("/")
+    (('/system.slice', None), ('/', None))
+    """
+    path = "/" + text.strip("/")
+    try:
+        with open(mountinfo, "rb") as file:
+            mounts = list(mounts_of(file))
+    except OSError:
+        mounts = []
+    for point, root, controllers in sorted(mounts, key=lambda mount: len(mount[0]), reverse=True):
+        if path == point or path.startswith(point + "/"):
+            return "/" + f"{root}{path[len(point) :]}".strip("/"), controllers
+    return path, None
+
+
+V1_OPTIONS = frozenset(("rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "favordynmods"))
+"""Options of a hierarchy of version 1 that are no controllers (kernel/cgroup/cgroup-v1.c, cgroup1_show_options())."""
+
+
+def mounts_of(lines: Iterable[bytes]) -> Iterator[tuple[str, str, str]]:
+    """Yield where each cgroup hierarchy is mounted, which part of it, and its controllers as /proc/PID/cgroup has them.
+
+    >>> list(mounts_of([b"35 24 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\\n"]))
+    [('/sys/fs/cgroup/cpu', '/', 'cpu,cpuacct')]
+    """
+    for line in lines:
+        head, _, tail = line.decode("utf-8", "surrogateescape").rstrip("\n").partition(" - ")
+        kind, *_, options = tail.split(" ")
+        if kind in ("cgroup", "cgroup2"):
+            root, point = head.split(" ")[3:5]
+            names = [
+                name for name in options.split(",") if name.partition("=")[0] not in (*V1_OPTIONS, "release_agent")
+            ]
+            yield point, root, "" if kind == "cgroup2" else ",".join(names)
 
 
 def rooms(base: str, path: str, limit: str, usage: str, stat: tuple[str, ...] = ()) -> list[int]:

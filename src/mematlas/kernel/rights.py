@@ -120,3 +120,13 @@ def ids_of(user: int | str) -> tuple[int, int] | None:
     except (KeyError, ValueError):  # a name may hold what no name can
         return None
     return account.pw_uid, account.pw_gid
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user; the number where nobody here has it."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return str(uid)

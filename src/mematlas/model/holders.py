@@ -16,6 +16,7 @@ from mematlas.frozen import record
 from mematlas.kernel.abandon import Inquiry
 from mematlas.kernel.mounts import format_device
 from mematlas.kernel.status import counts_as_we_do, read_stat
+from mematlas.model.processes import REFUSED, Processes, ourselves
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 File = tuple[str, int]
 """A file, by its device as maps prints it, and its inode number."""
 
-REFUSED = "refused"
 NR_FILES, NR_DESCRIPTORS = 1 << 13, 1 << 10
 """Files, and descriptors of a process, that are asked about together: the answer is one message."""
 SILENCE = 0.2
@@ -77,14 +77,14 @@ def find_holders(process: ProcessDir, wanted: Iterable[File]) -> Holders:
     """Return who holds these files beside a process that does; we are left out too."""
     procfs = process.procfs
     files = list(dict.fromkeys(wanted))
-    others = [pid for pid in procfs.pids() if pid not in (process.pid, os.getpid())]
-    things = [(pid, low) for pid in others for low in range(0, len(files), NR_FILES)]
+    others = Processes(procfs, without={process.pid, *ourselves(procfs)})
+    things = [(pid, low) for pid in others.pids for low in range(0, len(files), NR_FILES)]
     found: dict[File, list[int]] = {}
     refused: list[int] = []
 
     def ask(thing: tuple[int, int]) -> tuple[object, int]:
         pid, low = thing
-        return held_by(procfs, pid, files[low : low + NR_FILES]), -1
+        return held_by(others, pid, files[low : low + NR_FILES]), -1
 
     inquiry = Inquiry(ask, things, deadline=time.monotonic() + SECONDS, silence=SILENCE)
     for (pid, low), answer, _ in inquiry:
@@ -136,12 +136,15 @@ def first_of_program(process: ProcessDir) -> int:
     return stat.start_time
 
 
-def held_by(procfs: ProcFS, pid: int, files: Sequence[File]) -> object:
+def held_by(others: Processes, pid: int, files: Sequence[File]) -> object:
     """Return the places of the files that a process holds; `REFUSED` where that cannot be seen."""
+    found = others.open(pid)
+    if found is None:
+        return () if pid not in others.skipped[REFUSED] else REFUSED
     wanted = set(files)
     devices = {dev for dev, _ in wanted}
     try:
-        with procfs.process(pid) as process:
+        with found[0] as process:
             held = set(mapped_files(process, wanted))
             held |= {file for _, file, _ in removed_files(process) if file[0] in devices and file in wanted}
     except (PermissionDenied, TooLarge):

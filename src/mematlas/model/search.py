@@ -5,30 +5,22 @@ from __future__ import annotations
 import os
 import time
 
-from mematlas.errors import (
-    BadInput,
-    FormatError,
-    NoAddressSpace,
-    NotSupported,
-    PermissionDenied,
-    ProcessGone,
-    TargetAmbiguous,
-    TargetNotFound,
-)
+from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
+from mematlas.frozen import record
+from mematlas.kernel.cgroups import hierarchy_path
 from mematlas.kernel.cmdline import read_command
 from mematlas.kernel.group import first_fd, seen_whole
 from mematlas.kernel.procfs import ProcessDir, ProcFS
-from mematlas.kernel.rights import invoking_user
-from mematlas.kernel.status import read_stat, read_status
-from mematlas.model.target import Target, by_number, own_pid, parse_pid
-from mematlas.notes import Note, Notes
+from mematlas.kernel.rights import parse_id, user_name
+from mematlas.kernel.status import read_stat, read_status, status_bytes
+from mematlas.model.processes import SKIPPED, Processes, ancestors, inquire, left_out, opened, ourselves
+from mematlas.model.target import PID, Target, by_number, is_ours, parse_pid
+from mematlas.notes import Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Any
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-    from mematlas.kernel.abandon import Ask, Inquiry
     from mematlas.kernel.status import Stat
 
     Matches = Callable[[ProcessDir, Stat], bool]
@@ -38,12 +30,21 @@ SEARCH_SECONDS = 1.5
 """After which a search ends, wherever it is."""
 DESCRIBED = 1 << 10
 """Bytes of a command line of which the start is shown."""
-NAMED = 5
-"""Processes that a note names."""
 LISTED = 20
 """Processes that are listed where several answer to a name."""
-SKIPPED = (TargetNotFound, ProcessGone, NoAddressSpace, PermissionDenied, NotSupported, FormatError)
-"""What a search over all processes passes over: it has ended, or is not ours to look at. All else is our trouble."""
+SUGGESTED = 3
+"""Names that are suggested where no process has the one that was given."""
+
+
+@record
+class Candidate:
+    """One of several processes that answer to a name, with what tells it from the others."""
+
+    pid: int
+    user: str
+    rss: int | None
+    command: str | None
+    """The start of its command line, or its name in brackets; None when it does not answer, or has ended."""
 
 
 def resolve(text: str, procfs: ProcFS, notes: Notes | None = None) -> Target:
@@ -64,7 +65,7 @@ def resolve(text: str, procfs: ProcFS, notes: Notes | None = None) -> Target:
             target.close()
     if len(found) + nr_more > 1:
         found.sort(key=lambda target: target.pid)
-        listed = describe_all([target.dir for target in found])
+        listed = candidates_of([target.dir for target in found])
         for target in found:
             target.close()
         raise TargetAmbiguous(text, listed, nr_more)
@@ -84,7 +85,7 @@ def search(text: str, procfs: ProcFS, notes: Notes) -> Iterable[Target]:
     """
     if (direct := by_number(text, procfs)) is not None:
         return [direct]
-    if (pid := parse_pid(text)) is not None:
+    if (pid := parse_pid(text.removeprefix(PID))) is not None:
         return [look_inside(pid, procfs)]
     if text.startswith("~"):
         return matching_command_line(text, procfs, notes)
@@ -102,53 +103,85 @@ def search(text: str, procfs: ProcFS, notes: Notes) -> Iterable[Target]:
     return with_name(text, procfs, notes, f"; the capture here is another user's: ./{text} is what looks at it")
 
 
-def is_ours(path: str) -> bool:
-    """Whether a directory belongs to us, or to who became root to start us.
-
-    In a directory where others can write, one of theirs must not pass for the process that its name is of.
-    """
-    try:
-        owner = os.stat(path).st_uid
-    except OSError:
-        return False
-    user = invoking_user()
-    return owner in (os.geteuid(), user[0] if user else None)
-
-
-def ourselves(procfs: ProcFS) -> set[int]:
-    """Return our PID, alone in a set; nothing where this /proc does not show us."""
-    try:
-        return {own_pid(procfs)}
-    except TargetNotFound:
-        return set()
-
-
 def look_inside(pid: int, procfs: ProcFS) -> Target:
     """Return the process with a PID, should it have come by now; else say which has it in another namespace."""
     try:
         return Target(procfs.process(pid))
     except TargetNotFound as error:
         # From that of this /proc down to its own: any of them may be what somebody sees from inside.
-        inner = [process.pid for process, status in statuses(procfs) if str(pid) in status.get("NSpid", "").split()[1:]]
+        inner = [process.pid for process, _ in Processes(procfs, without=()) if str(pid) in inner_numbers(process)]
         if not inner:
             raise
-        names = "; ".join(name.strip() for name in describe_all(opened(inner[:LISTED], procfs)))
+        listed = candidates_of(opened(inner[:LISTED], procfs))
+        names = "; ".join(f"{each.pid}  {each.command or '(does not answer)'}" for each in listed)
         more = f"; and {len(inner) - LISTED:,} more" if len(inner) > LISTED else ""
         raise TargetNotFound(f"{error}; in another PID namespace it is {names}{more}") from None
 
 
+def inner_numbers(process: ProcessDir) -> list[str]:
+    """Return the PIDs of a process in the namespaces below that of this /proc."""
+    try:
+        return read_status(process).get("NSpid", "").split()[1:]
+    except SKIPPED:
+        return []
+
+
 def with_name(name: str, procfs: ProcFS, notes: Notes, more: str = "") -> Iterator[Target]:
     """Yield the processes whose command name is this, ourselves left out. ``more`` is said where there is none."""
-    nothing = f"no process is called {name!r}{more}"
+    try:
+        yield from exactly_named(name, procfs, notes)
+    except TargetNotFound as error:
+        near = " or ".join(map(repr, near_names(name, procfs)))
+        raise TargetNotFound(f"{error}{f'; did you mean {near}?' if near else ''}{more}") from None
+
+
+def exactly_named(name: str, procfs: ProcFS, notes: Notes) -> Iterator[Target]:
+    """Yield the processes whose command name is this, ourselves left out."""
+    nothing = f"no process is called {name!r}"
     if len(name) <= COMM_LENGTH:
         return filtered(nothing, lambda _, stat: stat.name == name, procfs, ourselves(procfs))
 
     # The kernel keeps 15 bytes of a name; the command line has the rest.
     def matches(process: ProcessDir, stat: Stat) -> bool:
-        is_near = stat.name == name[:COMM_LENGTH]
-        return is_near and os.path.basename(read_command(process).split("\0", 1)[0]) == name
+        is_cut = stat.name == name[:COMM_LENGTH]
+        return is_cut and os.path.basename(read_command(process).split("\0", 1)[0]) == name
 
     return filtered_by_child(nothing, matches, procfs, ourselves(procfs), notes)
+
+
+def near_names(name: str, procfs: ProcFS) -> list[str]:
+    """Return the names of processes that were perhaps meant. They are to be suggested, never acted on."""
+    names = {stat.name for _, stat in Processes(procfs)}
+    ranked = sorted((rank, each) for each in names if (rank := nearness(name, each)))
+    return [each for _, each in ranked[:SUGGESTED]]
+
+
+def nearness(text: str, name: str) -> int:
+    """Return 1 where a text is a name but for its case, 2 where it begins it, 3 where it is one typo away, or 0.
+
+    >>> nearness("Shop", "shop"), nearness("sho", "shop"), nearness("shpo", "shop"), nearness("cat", "shop")
+    (1, 2, 3, 0)
+    """
+    text, name = text.lower(), name.lower()
+    if text == name:
+        return 1
+    if name.startswith(text):
+        return 2
+    return 3 if len(text) > 1 and is_one_typo(text, name) else 0
+
+
+def is_one_typo(text: str, name: str) -> bool:
+    """Whether a text has one letter more, less, other or exchanged with the next.
+
+    >>> [is_one_typo(text, "shop") for text in ("shopp", "shp", "stop", "hsop", "sh")]
+    [True, True, True, True, False]
+    """
+    start = 0
+    while text[start : start + 1] == name[start : start + 1] != "":
+        start += 1
+    rest, wanted = text[start:], name[start:]
+    is_swapped = rest[1::-1] == wanted[:2] and rest[2:] == wanted[2:]
+    return is_swapped or rest[1:] in (wanted, wanted[1:]) or rest == wanted[1:]
 
 
 def matching_command_line(text: str, procfs: ProcFS, notes: Notes) -> Iterator[Target]:
@@ -172,16 +205,17 @@ def matching_command_line(text: str, procfs: ProcFS, notes: Notes) -> Iterator[T
 
 
 def in_cgroup(text: str, procfs: ProcFS) -> Iterator[Target]:
-    """Yield the processes in a cgroup and the groups below it, in any hierarchy."""
-    wanted = "/" + text.removeprefix("cgroup:").strip("/")
+    """Yield the processes in a cgroup and the groups below it: a path in any hierarchy, or the directory of one."""
+    path, controllers = hierarchy_path(text.removeprefix("cgroup:"))
 
     def matches(process: ProcessDir, _: Stat) -> bool:
+        inside = path.rstrip("/") + "/"
         lines = process.read("cgroup").decode("utf-8", "surrogateescape").split("\n")
-        paths = [line.split(":", 2)[2] for line in lines if line.count(":") >= 2]
-        inside = wanted.rstrip("/") + "/"
-        return any(path == wanted or path.startswith(inside) for path in paths)
+        fields = [line.split(":", 2) for line in lines if line.count(":") >= 2]
+        paths = [field[2] for field in fields if controllers is None or field[1] == controllers]
+        return any(each == path or each.startswith(inside) for each in paths)
 
-    return filtered(f"no process in cgroup {wanted}", matches, procfs, ourselves(procfs))
+    return filtered(f"no process in cgroup {path}", matches, procfs, ourselves(procfs))
 
 
 def in_capture(path: str) -> list[Target]:
@@ -204,17 +238,16 @@ def in_capture(path: str) -> list[Target]:
     return found
 
 
-def filtered(nothing: str, matches: Matches, procfs: ProcFS, without: set[int]) -> Iterator[Target]:
+def filtered(nothing: str, matches: Matches, procfs: ProcFS, without: Collection[int]) -> Iterator[Target]:
     """Yield the processes that match, held open; those that vanish meanwhile or may not be read do not.
-
-    Threads of the kernel and zombies have no memory, and are passed over.
 
     Raises:
         TargetNotFound: none matches; with ``nothing`` for its text.
     """
     has_found = False
-    for pid in procfs.pids():
-        if pid not in without and (process := open_matching(pid, matches, procfs)):
+    processes = Processes(procfs, without=without)
+    for pid in processes.pids:
+        if process := open_matching(pid, matches, processes):
             has_found = True
             yield Target(process)
     if not has_found:
@@ -222,20 +255,20 @@ def filtered(nothing: str, matches: Matches, procfs: ProcFS, without: set[int]) 
 
 
 def filtered_by_child(
-    nothing: str, matches: Matches, procfs: ProcFS, without: set[int], notes: Notes
+    nothing: str, matches: Matches, procfs: ProcFS, without: Collection[int], notes: Notes
 ) -> Iterator[Target]:
     """Yield what `filtered` does, of a match that reads what may be held up for ever.
 
     Raises:
         TargetNotFound: none matches; with ``nothing`` for its text, and with what could not be looked at.
     """
+    processes = Processes(procfs, without=without)
 
     def ask(pid: int) -> tuple[bool, int]:
-        process = open_matching(pid, matches, procfs)
+        process = open_matching(pid, matches, processes)
         return process is not None, first_fd(process) if process else -1
 
-    pids = [pid for pid in procfs.pids() if pid not in without]
-    inquiry = inquire(ask, pids, time.monotonic() + SEARCH_SECONDS)
+    inquiry = inquire(ask, processes.pids, time.monotonic() + SEARCH_SECONDS)
     has_found = False
     for pid, _, fd in inquiry:
         if fd >= 0 and (process := taken_over(procfs, pid, fd)):
@@ -247,15 +280,15 @@ def filtered_by_child(
     notes += left
 
 
-def open_matching(pid: int, matches: Matches, procfs: ProcFS) -> ProcessDir | None:
+def open_matching(pid: int, matches: Matches, processes: Processes) -> ProcessDir | None:
     """Return a process, held open, if it matches."""
-    try:
-        process, stat = open_process(pid, procfs)
-    except SKIPPED:
+    found = processes.open(pid)
+    if found is None:
         return None
+    process, stat = found
     is_wanted = False
     try:
-        is_wanted = not stat.is_kernel_thread and matches(process, stat)
+        is_wanted = matches(process, stat)
     except SKIPPED:
         pass
     finally:
@@ -298,103 +331,29 @@ def answering(targets: Sequence[Target], notes: Notes) -> list[Target]:
     return sorted(found, key=lambda target: target.pid)
 
 
-def inquire(ask: Ask, things: Sequence[Any], deadline: float = float("inf")) -> Inquiry:
-    """Return an `Inquiry`. What that needs is imported here: who names a PID searches for nothing."""
-    from mematlas.kernel.abandon import Inquiry
-
-    return Inquiry(ask, things, deadline=deadline)
-
-
-def left_out(inquiry: Inquiry, procfs: ProcFS) -> Iterator[Note]:
-    """Yield notes on the processes that an inquiry could not find out about."""
-    for pids, code, why in (
-        (
-            inquiry.unanswered,
-            "unanswered",
-            "not looked at, since reading their memory or command line waits for somebody",
-        ),
-        (inquiry.unasked, "unasked", "not looked at for want of time, or of room for a child"),
-    ):
-        if pids:
-            named = ", ".join(f"{pid} ({name_of(pid, procfs)})" for pid in sorted(pids)[:NAMED])
-            more = f" and {len(pids) - NAMED:,} more" if len(pids) > NAMED else ""
-            yield Note(code, f"{named}{more}: {why}")
+def candidates_of(processes: Sequence[ProcessDir]) -> list[Candidate]:
+    """Return what tells these processes from one another; of those that do not answer, what is known without them."""
+    commands: dict[int, str] = {}
+    indexes = range(len(processes))
+    for index, command, _ in inquire(lambda index: (command_of(processes[index]), -1), indexes):
+        commands[index] = command
+    return [candidate(processes[index], commands.get(index)) for index in indexes]
 
 
-def name_of(pid: int, procfs: ProcFS) -> str:
-    """Return the name of the process that has a PID now."""
+def candidate(process: ProcessDir, command: str | None) -> Candidate:
+    """Return what is known of a process, whose command line is known already."""
     try:
-        with procfs.process(pid) as process:
-            return read_stat(process).name
+        status = read_status(process)
     except SKIPPED:
-        return "ended"
+        return Candidate(process.pid, "", None, command)
+    uid = parse_id(status.get("Uid", "").split("\t", 1)[0])
+    return Candidate(process.pid, "" if uid is None else user_name(uid), status_bytes(status, "VmRSS"), command)
 
 
-def open_process(pid: int, procfs: ProcFS) -> tuple[ProcessDir, Stat]:
-    """Return a process, held open, and who it is; all of it where only its first thread has ended.
-
-    Raises:
-        NoAddressSpace: it is a zombie.
-    """
-    process = procfs.process(pid)
-    try:
-        stat = read_stat(process)
-        if stat.is_zombie:
-            process = seen_whole(process)
-            stat = read_stat(process)
-        return process, stat
-    except BaseException:
-        process.close()
-        raise
-
-
-def ancestors(pid: int, procfs: ProcFS) -> Iterator[int]:
-    """Yield a process, its parent, and so on up."""
-    while pid > 0:
-        yield pid
-        try:
-            with procfs.process(pid) as process:
-                pid = read_stat(process).parent
-        except (TargetNotFound, ProcessGone):
-            return
-
-
-def statuses(procfs: ProcFS) -> Iterator[tuple[ProcessDir, dict[str, str]]]:
-    """Yield each process, held open till the next, with its status lines; those that vanish are left out."""
-    for pid in procfs.pids():
-        try:
-            process, _ = open_process(pid, procfs)
-            with process:
-                yield process, read_status(process)
-        except SKIPPED:
-            continue
-
-
-def opened(pids: Iterable[int], procfs: ProcFS) -> list[ProcessDir]:
-    """Return the processes with these PIDs, held open, but for those that have ended."""
-    found = []
-    for pid in pids:
-        try:
-            found.append(open_process(pid, procfs)[0])
-        except SKIPPED:
-            continue
-    return found
-
-
-def describe_all(processes: Sequence[ProcessDir]) -> list[str]:
-    """Return a line for each process that tells it from others, also where command lines cannot be read."""
-    places = range(len(processes))
-    lines = {place: f"{process.pid:>7}  (does not answer)" for place, process in enumerate(processes)}
-    for place, line, _ in inquire(lambda place: (describe(processes[place]), -1), places):
-        lines[place] = line
-    return [lines[place] for place in places]
-
-
-def describe(process: ProcessDir) -> str:
-    """Return a line that tells a process from others: its PID and the start of its command line."""
+def command_of(process: ProcessDir) -> str | None:
+    """Return the start of the command line of a process; for want of one its name, in brackets."""
     try:
         line = read_command(process, DESCRIBED).replace("\0", " ").replace("\n", " ").strip()
-        name = line or f"[{read_stat(process).name}]"
+        return line or f"[{read_stat(process).name}]"
     except SKIPPED:
-        name = "(ended)"
-    return f"{process.pid:>7}  {name[:100]}"
+        return None

@@ -11,6 +11,7 @@ import os
 
 from mematlas.errors import Error, NotSupported
 from mematlas.kernel.status import counts_as_we_do, read_layout, read_stat
+from mematlas.model.processes import Processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,19 +36,16 @@ def sharing_memory(process: ProcessDir, candidates: Iterable[int] | None = None)
     if own is None:
         return None
     found = []
-    for pid in procfs.pids() if candidates is None else candidates:
+    for other, _ in Processes(procfs, candidates, without={process.pid}):
         try:
-            if pid == process.pid:
+            if layout_of(other) != own:
                 continue
-            with procfs.process(pid) as other:
-                if layout_of(other) != own:
-                    continue
-                from mematlas.kernel.kcmp import SAME, compare_memory  # hardly anybody comes so far
+            from mematlas.kernel.kcmp import SAME, compare_memory  # hardly anybody comes so far
 
-                if compare_memory(process.tid, pid) != SAME:
-                    continue
-                read_stat(other)  # the PID is still the one that was compared
-                found.append(pid)
+            if compare_memory(process.tid, other.tid) != SAME:
+                continue
+            read_stat(other)  # the PID is still the one that was compared
+            found.append(other.pid)
         except NotSupported:
             return None
         except Error:

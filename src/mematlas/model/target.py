@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 
-from mematlas.errors import BadInput, TargetNotFound
+from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
 from mematlas.frozen import record
-from mematlas.kernel.procfs import PID_DIGITS, ProcessDir, ProcFS
+from mematlas.kernel.procfs import MACHINE, PID_DIGITS, ProcessDir, ProcFS
 from mematlas.kernel.status import read_status
+
+PID = "pid:"
+"""What a number may begin with to be that of a process, whatever else is called so."""
 
 
 @record
@@ -36,10 +39,11 @@ def by_number(text: str, procfs: ProcFS) -> Target | None:
 
     Raises:
         TargetNotFound: the number is that of a thread; or ``self`` is not in this /proc.
+        TargetAmbiguous: a capture here has that name as well; ``pid:NUMBER`` is the process.
     """
     if text == "self":
         return Target(procfs.process(own_pid(procfs)))
-    if (pid := parse_pid(text)) is None:
+    if (pid := parse_pid(text.removeprefix(PID))) is None:
         return None
     try:
         process = procfs.process(pid)
@@ -50,10 +54,34 @@ def by_number(text: str, procfs: ProcFS) -> Target | None:
         leader = read_status(process).get("Tgid", str(pid))
         if leader != str(pid):
             raise TargetNotFound(f"{pid} is a thread of {leader}: give that PID")
+        if not text.startswith(PID) and is_capture(text):
+            raise TargetAmbiguous(text, (), text=f"{text!r} is a PID, and a capture here: {PID}{pid} or ./{text}")
     except BaseException:
         process.close()
         raise
     return Target(process)
+
+
+def is_ours(path: str) -> bool:
+    """Whether a directory belongs to us, or to who became root to start us.
+
+    In a directory where others can write, one of theirs must not pass for the process that its name is of.
+    """
+    try:
+        owner = os.stat(path).st_uid
+    except OSError:
+        return False
+    from mematlas.kernel.rights import invoking_user
+
+    user = invoking_user()
+    return owner in (os.geteuid(), user[0] if user else None)
+
+
+def is_capture(text: str) -> bool:
+    """Whether a name here is that of a capture of ours, or of one process in it."""
+    if not os.path.isdir(text):
+        return False
+    return any(os.path.exists(os.path.join(each, MACHINE)) for each in (text, ".")) and is_ours(text)
 
 
 def parse_pid(text: str) -> int | None:

@@ -2,102 +2,196 @@
 
 from __future__ import annotations
 
-from mematlas.notes import Note, Notes
+from mematlas.frozen import as_dict
+from mematlas.notes import Note
 from mematlas.version import __version__
-from mematlas.views.format import fold_message, format_size
+from mematlas.views.format import first_of, fold_message, format_size, number_of
 from mematlas.views.table import Column, Drawn, Table
+from mematlas.views.usage import sharing_notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from mematlas.analysis.overview import Group
+    from mematlas.analysis.overview import Group, Others
+    from mematlas.analysis.ram import Ram
+    from mematlas.observe.machine import MachineUsage
 
-COLUMNS = (
-    Column("pid", "PID", "count", width=7),
-    Column("name", "NAME"),
-    Column("nr_processes", "PROCS", "count"),
-    Column("nr_measured", "MEASURED", "count", shown=False),
-    Column("pss", "PSS", "size"),
-    Column("uss", "USS", "size"),
-    Column("swap", "SWAP", "size"),
-    Column("hugetlb", "HUGETLB", "size"),
-    Column("top_kind", "MOST OF IT"),
-)
+SCHEMA = "overview/3"
 STATUS_LINES = {"swap": "VmSwap", "hugetlb": "HugetlbPages"}
+IN_USE = (
+    ("anon", "processes' own"),
+    ("shmem", "shmem/tmpfs"),
+    ("hugetlb", "hugetlb"),
+    ("kernel", "kernel"),
+    ("cpu_free", "free lists of CPUs"),
+    ("reserve", "reserve"),
+    ("other", "other"),
+)
+AVAILABLE = (("free", "free"), ("page_cache", "page cache"), ("kernel_caches", "kernel caches"))
+DERIVED = ("in_use", "reserve", "other", "pss", "in_swap")
+"""Parts of RAM that are made of others."""
+HEAD = 13
+"""Columns before the parts of RAM."""
+
+
+def columns_of(groups: Sequence[Group], by: str | None) -> tuple[Column[Group], ...]:
+    """Return the columns; text shows no amounts of which nobody has any."""
+    has_swap, has_pools = (any(getattr(group, name) != 0 for group in groups) for name in ("swap", "hugetlb"))
+    return (
+        Column("pid", "PID", "count", width=7),
+        Column("name", "NAME"),
+        Column("uid", "UID", "count", lambda group: group.members[0].uid, shown=False),
+        Column("nr_processes", "PROCS", "count", lambda group: len(group.members), rank=2),
+        Column("nr_measured", "MEASURED", "count", lambda group: len(group.measured), shown=False),
+        Column("rss", "SUM OF RSS", "size", shown=by == "rss"),
+        Column("pss", "PSS", "size"),
+        Column("uss", "USS", "size", rank=1),
+        Column("swap", "SWAP", "size", rank=1, shown=has_swap or by == "swap"),
+        Column("hugetlb", "HUGETLB", "size", rank=1, shown=has_pools),
+        Column("anon", "ANON", "size", lambda group: group.parts()["anon"], shown=False),
+        Column("file", "FILE", "size", lambda group: group.parts()["file"], shown=False),
+        Column("shmem", "SHMEM", "size", lambda group: group.parts()["shmem"], shown=False),
+        Column("top_kind", "MOST OF IT", value=lambda group: group.top_kind and group.top_kind[0], rank=3),
+        Column("top_share", "SHARE", "share", lambda group: group.top_kind and group.top_kind[1], rank=4),
+    )
 
 
 def overview_view(
-    machine: dict[str, Any],
-    meminfo: dict[str, int],
-    groups: list[Group],
-    nr_refused: int | None,
-    uid: int,
-    missing: list[str],
-    command: str,
-    sudo: str | None,
-    notes: Notes,
+    machine: dict[str, Any], usage: MachineUsage, by: str | None, uid: int, command: str, sudo: str | None
 ) -> Table:
-    """Return the first screen; as JSON, its rows are the largest groups of processes.
+    """Return the first screen; as JSON, its rows are the largest groups of processes, and its target is the machine.
 
     ``sudo`` is the line that gives all rights; None in a user namespace, where none does.
     """
-    rows = [
-        (
-            *(group.pid, group.name, len(group.members), len(group.measured)),
-            *(group.pss, group.uss, group.swap, group.hugetlb, top_kind(group.top_kind)),
-        )
-        for group in groups
-    ]
+    columns = columns_of(usage.groups, by)
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
-        head = f"mematlas {__version__} on {machine['host']}, Linux {machine['kernel']}: {in_use(meminfo)}"
+        head = f"mematlas {__version__} on {machine['host']}, Linux {machine['kernel']}, {swap_of(usage.ram)}"
         yield from fold_message(head, width)
+        yield from parts_of(usage.ram, width)
         yield ""
-        yield from Table("overview/2", COLUMNS, rows).lines(in_bytes=in_bytes, colour=colour, width=width)
-        yield ""
-        for line in rights(uid, missing, nr_refused, sudo):
-            yield from fold_message(line, width)
-        yield ""
-        target = to_try(groups)
-        tries = (
-            (f"usage {target}", "how much, by kind"),
-            (f"map {target}", "its address space, drawn"),
-            ("demo", "a tour of real memory, in half a minute"),
-            ("--help", "everything else"),
+        yield from Table(SCHEMA, columns, usage.groups).lines(
+            in_bytes=in_bytes, colour=colour, before=before, width=width
         )
-        for number, (words, text) in enumerate(tries):
-            yield f"{'Try:' if number == 0 else '':<6}{f'{command} {words}':<{len(command) + 16}}{text}"
+        yield from fold_message(others(usage.others), width)
+        yield ""
+        for line in rights(uid, usage.missing, usage.refused, command, sudo):
+            yield from fold_message(line, width)
+        yield from tries(command, to_try(usage.groups))
 
-    return Drawn("overview/2", COLUMNS, rows, draw=draw, notes=[*estimates(groups), *notes])
+    notes = [*estimates(usage.groups), *sharing_notes(usage.sharing), *usage.notes]
+    return Drawn(SCHEMA, columns, usage.groups, target=target_of(usage), draw=draw, notes=notes)
 
 
-def to_try(groups: list[Group]) -> int | str:
+def target_of(usage: MachineUsage) -> dict[str, Any]:
+    """Return what JSON has of the machine as a whole."""
+    ram = as_dict(usage.ram) | {name: getattr(usage.ram, name) for name in DERIVED}
+    refused = None if usage.refused is None else list(usage.refused)
+    return {"ram": ram, "others": as_dict(usage.others), "refused": refused, "missing": list(usage.missing)}
+
+
+def swap_of(ram: Ram) -> str:
+    """Return how much of swap is used.
+
+    >>> from mematlas.analysis.ram import account
+    >>> [swap_of(account(lines)) for lines in ({"SwapTotal": 8192, "SwapFree": 4096}, {"SwapTotal": 0}, {})]
+    ['swap 4 KiB of 8 KiB', 'no swap', 'swap -']
+    """
+    if ram.swap_total == 0:
+        return "no swap"
+    return "swap -" if ram.in_swap is None else f"swap {amount(ram.in_swap)} of {amount(ram.swap_total)}"
+
+
+def amount(size: int | None) -> str:
+    """Return a size; a dash for one that is not known.
+
+    >>> amount(None), amount(-4096)
+    ('-', '-4 KiB')
+    """
+    if size is None:
+        return "-"
+    return f"-{format_size(-size)}" if size < 0 else format_size(size)
+
+
+def parts_of(ram: Ram, width: int) -> Iterator[str]:
+    """Yield the lines of what RAM is used for, without what there is nothing of."""
+    if ram.total is None:
+        yield from fold_parts("in use", "", ["unknown: this /proc has no meminfo"], width)
+        return
+    used = [f"{title} {amount(size)}" for name, title in IN_USE if (size := getattr(ram, name))]
+    if ram.hugetlb and ram.hugetlb_free is not None:
+        index = next(index for index, part in enumerate(used) if part.startswith("hugetlb"))
+        used[index] += f" ({amount(ram.hugetlb_free)} of it free)"
+    spare = [f"{title} {amount(getattr(ram, name))}" for name, title in AVAILABLE]
+    yield from fold_parts("in use", f"{amount(ram.in_use)} of {amount(ram.total)}: ", used, width)
+    yield from fold_parts("available", f"{amount(ram.available)}: ", [*spare, "less the reserve"], width)
+
+
+def fold_parts(head: str, whole: str, parts: Sequence[str], width: int) -> Iterator[str]:
+    """Yield parts behind their heading and their sum, none of them broken.
+
+    >>> list(fold_parts("in use", "2 GiB: ", ["anon 1 GiB", "other 1 GiB"], 32))
+    ['  in use     2 GiB: anon 1 GiB,', '             other 1 GiB']
+    """
+    line = f"  {head}".ljust(HEAD) + whole
+    for index, part in enumerate(parts):
+        text = part + "," * (index < len(parts) - 1)
+        if index and width and len(line) + 1 + len(text) > width:
+            yield line
+            line = " " * HEAD + text
+        else:
+            line += f" {text}" if index else text
+    yield line
+
+
+def others(rest: Others) -> str:
+    """Return the line of the processes that have no row.
+
+    >>> from mematlas.analysis.overview import Others
+    >>> print(others(Others(489, 1 << 31, 1 << 30, 0, False)), others(Others(1, 4096, None, 2, True)), sep="\\n")
+             489 others: 1 GiB PSS
+             1 other, 2 shown without PSS, and processes outside this PID namespace: PSS unknown
+    """
+    who = [number_of(rest.nr_processes, "other")]
+    if rest.nr_unknown:
+        who.append(f"{rest.nr_unknown:,} shown without PSS")
+    if rest.has_more:
+        who.append("processes outside this PID namespace")
+    what = "PSS unknown" if rest.pss is None else f"{format_size(rest.pss)} PSS"
+    return f"{'':9}{all_of(who)}: {what}"
+
+
+def all_of(parts: Sequence[str]) -> str:
+    """Return a list as a person would say it.
+
+    >>> all_of(["a"]), all_of(["a", "b"]), all_of(["a", "b", "c"])
+    ('a', 'a and b', 'a, b, and c')
+    """
+    if len(parts) < 3:
+        return " and ".join(parts)
+    return f"{', '.join(parts[:-1])}, and {parts[-1]}"
+
+
+def to_try(groups: Sequence[Group]) -> int | str:
     """Return the target of the commands to try: the first that could be looked at, for want of one ourselves."""
     seen = (pid for group in groups for pid in (group.pid, *group.measured) if pid in group.measured)
     return next(seen, "self")
 
 
-def in_use(meminfo: dict[str, int]) -> str:
-    """Return how much of the machine is in use; ``-`` for what /proc/meminfo lacks.
-
-    >>> in_use({"MemTotal": 2 << 30, "MemAvailable": 1 << 30, "SwapTotal": 0})
-    '1 GiB of 2 GiB in use, swap none'
-    >>> in_use({})
-    '- of - in use, swap -'
-    """
-    total, free = meminfo.get("MemTotal"), meminfo.get("MemAvailable", meminfo.get("MemFree"))
-    used = None if None in (total, free) else total - free  # type: ignore[operator]
-    swap, swap_free = meminfo.get("SwapTotal"), meminfo.get("SwapFree")
-    in_swap = "none" if swap == 0 else "-"
-    if swap and swap_free is not None:
-        in_swap = f"{format_size(swap - swap_free)} of {format_size(swap)}"
-    ram = " of ".join("-" if each is None else format_size(each) for each in (used, total))
-    return f"{ram} in use, swap {in_swap}"
+def tries(command: str, target: int | str) -> Iterator[str]:
+    """Yield the lines of what to type next."""
+    lines = (
+        (f"usage {target}", "how much, by kind"),
+        (f"map {target}", "its address space, drawn"),
+        ("--help", f"everything else; {command} demo: a tour"),
+    )
+    for index, (words, text) in enumerate(lines):
+        yield f"{'Try:' if index == 0 else '':<6}{f'{command} {words}':<{len(command) + 16}}{text}"
 
 
-def estimates(groups: list[Group]) -> Iterator[Note]:
+def estimates(groups: Sequence[Group]) -> Iterator[Note]:
     """Yield notes on what was not measured of the groups that are shown."""
     for group in groups:
         if group.measured and not group.is_measured:
@@ -109,38 +203,47 @@ def estimates(groups: list[Group]) -> Iterator[Note]:
     if hidden := [group.name for group in groups if not group.measured]:
         text = f"PSS and USS of {', '.join(hidden)} unknown: not ours to look at, ended, or not measured in time"
         yield Note("not-measured", text)
-    untold = [name for name in ("swap", "hugetlb") if any(getattr(group, name) is None for group in groups)]
+    untold = [name for name in STATUS_LINES if any(getattr(group, name) is None for group in groups)]
     if untold:
         lines = " or ".join(STATUS_LINES[name] for name in untold)
         text = f"{' and '.join(untold)} unknown, and no part of the order: /proc/PID/status has no line {lines} here"
         yield Note("no-status-line", text)
 
 
-def rights(uid: int, missing: list[str], nr_refused: int | None, sudo: str | None) -> Iterator[str]:
-    """Yield what the reader may do, and how to get the rest."""
+def rights(
+    uid: int, missing: Sequence[str], refused: Sequence[int] | None, command: str, sudo: str | None
+) -> Iterator[str]:
+    """Yield what the reader may see, and how to see the rest."""
     who = "root" if uid == 0 else f"uid {uid}"
-    hidden = "more may be" if nr_refused is None else f"{nr_refused} more {'is' if nr_refused == 1 else 'are'}"
-    refused = "" if nr_refused == 0 else f", {hidden} hidden"
     if sudo is None:
-        yield f"You are {who} in a user namespace: what belongs to it, without physical addresses{refused}."
+        yield (
+            f"You are {who} in a user namespace: you see what belongs to it, without physical addresses; "
+            f"{hidden(refused)}."
+        )
         yield "More can be seen outside of it only, as root there: rights count in the first namespace."
-        return
-    if not missing:
-        number = "some" if nr_refused is None else nr_refused
-        refused = "" if nr_refused == 0 else f", but for {number} that the kernel refuses all the same"
-        yield f"You are {who}: everything can be looked at, physical addresses too{refused}."
-        return
-    yield f"You are {who}: your own processes{refused}. Not held: {', '.join(missing)}."
-    yield f"All of them: {sudo}"
+    elif missing:
+        yield f"You are {who}: {hidden(refused)}. Missing: {', '.join(missing)}."
+        yield f"To see all: {sudo}"
+    elif refused == ():
+        yield f"You are {who}: all processes are visible, with physical addresses."
+    elif refused is None:
+        yield f"You are {who}: the kernel refuses some processes (why: {command} doctor)."
+    else:
+        them = "it" if len(refused) == 1 else "them"
+        yield (
+            f"You are {who}: all processes are visible but PID {first_of(refused)}: "
+            f"the kernel refuses {them} (why: {command} doctor)."
+        )
 
 
-def top_kind(found: tuple[str, float] | None) -> str | None:
-    """Return what most of the memory is, with its share.
+def hidden(refused: Sequence[int] | None) -> str:
+    """Return how many processes cannot be looked at.
 
-    >>> top_kind(("anon", 0.75)), top_kind(("anon", 0.0)), top_kind(None)
-    ('anon 75 %', '-', None)
+    >>> hidden(None), hidden([]), hidden([1])
+    ('some processes may be hidden', 'no process is hidden', '1 process is hidden')
     """
-    if found is None:
-        return None
-    name, part = found
-    return f"{name} {int(100 * part)} %" if part else "-"
+    if refused is None:
+        return "some processes may be hidden"
+    if not refused:
+        return "no process is hidden"
+    return "1 process is hidden" if len(refused) == 1 else f"{len(refused):,} processes are hidden"

@@ -18,7 +18,6 @@ from helpers import mematlas, program, texts
 from mematlas.analysis.ending import FATES, KINDS, REASONS, EndingResult, Part, private_slots
 from mematlas.analysis.results import Reading
 from mematlas.cli import main
-from mematlas.cli.overview import find, in_shared_memory
 from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.frozen import replace
 from mematlas.kernel.kcmp import GREATER, LESS, SAME, compare_memory
@@ -32,8 +31,10 @@ from mematlas.kernel.vmfile import memory_devices
 from mematlas.model import holders, shared_mm
 from mematlas.model.frames import ANON, FrameCounter, FrameKeys, FrameSums
 from mematlas.model.holders import find_holders, held_by
+from mematlas.model.processes import Processes
 from mematlas.notes import Notes
 from mematlas.observe import ending
+from mematlas.observe import machine as whole
 from mematlas.observe.ending import is_secret
 from mematlas.observe.process import Process
 from mematlas.views.ending import FATES as SHOWN_FATES
@@ -198,7 +199,7 @@ def test_mapping_and_descriptor_are_found(how: str) -> None:
 
 def test_name_that_looks_like_a_file_is_not_taken_for_it() -> None:
     with program(HOLD, "map") as running:
-        assert held_by(ProcFS(), running.pid, [("00:01", 77)]) == ()
+        assert held_by(Processes(ProcFS()), running.pid, [("00:01", 77)]) == ()
 
 
 def test_without_files_nobody_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,10 +410,10 @@ def test_order_of_address_spaces_is_the_same_from_both_sides() -> None:
 
 
 def test_first_screen_has_each_address_space_once(twins: tuple[int, int]) -> None:
-    facts = [each for each in find(ProcFS(), float("inf"), Notes()) if each.pid in twins]
+    facts = [each for each in whole.Machine().processes() if each.pid in twins]
 
     assert len(facts) == 2
-    assert in_shared_memory(facts, ProcFS(), float("inf")) == {twins[1]: twins[0]}
+    assert whole.in_shared_memory(facts, ProcFS(), float("inf")) == {twins[1]: twins[0]}
 
 
 def test_without_kcmp_it_is_not_known(twins: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,20 +10,21 @@ import pytest
 
 from helpers import sparse, texts
 from mematlas.analysis.overview import SHARE, Facts, Group, Measured, grouped, holders, is_decided, largest
-from mematlas.cli import main, overview
+from mematlas.cli import main
 from mematlas.frozen import replace
 from mematlas.kernel.smaps import read_rollup
 from mematlas.kernel.status import read_status
-from mematlas.views.overview import estimates, in_use, to_try
+from mematlas.observe import machine
+from mematlas.views.overview import estimates, to_try
 
 MIB = 1 << 20
 T = TypeVar("T")
 
 
-def facts(pid: int, name: str = "one", whose: str = "0 /", **sizes: int) -> Facts:
+def facts(pid: int, name: str = "one", uid: int = 0, cgroup: str = "0::/", **sizes: int) -> Facts:
     """Return the counters of a process; sizes are in MiB."""
     parts = {key: sizes.get(key, 0) * MIB for key in ("anon", "file", "shmem", "swap", "hugetlb")}
-    return Facts(pid, name, whose, parts["anon"] + parts["file"] + parts["shmem"], **parts)
+    return Facts(pid, name, uid, cgroup, parts["anon"] + parts["file"] + parts["shmem"], **parts)
 
 
 def measured(pss: int, uss: int = 0, swap: int = 0, swap_pss: int = 0, own: int = 0, shared: int = 0) -> Measured:
@@ -34,11 +35,11 @@ def measured(pss: int, uss: int = 0, swap: int = 0, swap_pss: int = 0, own: int 
 def test_group_has_one_name_user_and_cgroup() -> None:
     groups = grouped(
         [
-            facts(1, "a", "0 /x"),
-            facts(2, "a", "0 /x"),
-            facts(3, "a", "1 /x"),
-            facts(4, "a", "0 /y"),
-            facts(5, "b", "0 /x"),
+            facts(1, "a", 0, "0::/x"),
+            facts(2, "a", 0, "0::/x"),
+            facts(3, "a", 1, "0::/x"),
+            facts(4, "a", 0, "0::/y"),
+            facts(5, "b", 0, "0::/x"),
         ]
     )
 
@@ -116,16 +117,16 @@ def test_screen_of_a_kernel_that_tells_less_has_no_zeros_for_it(
     def less(read: Callable[..., dict[str, T]]) -> Callable[..., dict[str, T]]:
         return lambda process: {name: value for name, value in read(process).items() if name not in hidden}
 
-    monkeypatch.setattr(overview, "read_status", less(read_status))
-    monkeypatch.setattr(overview, "read_rollup", less(read_rollup))
-    monkeypatch.setattr(overview, "MEASURE_SECONDS", 60.0)
+    monkeypatch.setattr(machine, "read_status", less(read_status))
+    monkeypatch.setattr(machine, "read_rollup", less(read_rollup))
+    monkeypatch.setattr(machine, "MEASURE_SECONDS", 60.0)
     with sparse(1 << 30, range(9_973)):
         assert main(["--json"]) == 0
     told = json.loads(capsys.readouterr().out)
 
     assert told["rows"]
     for row in told["rows"]:
-        assert [row[name] for name in ("swap", "hugetlb", "top_kind")] == [None] * 3
+        assert [row[name] for name in ("swap", "hugetlb", "top_kind", "top_share")] == [None] * 4
     assert any(row["pss"] and row["uss"] is None for row in told["rows"])
     assert any("no line VmSwap or HugetlbPages" in note for note in texts(told["notes"]))
 
@@ -160,8 +161,3 @@ def test_who_ended_meanwhile_is_left_out() -> None:
 
     assert (group.is_measured, group.pss, other.amount) == (True, 4 * MIB, 0)
     assert largest([group, other], 5) == [group]
-
-
-def test_line_of_a_machine_without_meminfo_has_dashes() -> None:
-    assert in_use({"MemTotal": 4 << 30, "MemFree": 1 << 30}) == "3 GiB of 4 GiB in use, swap -"
-    assert in_use({"MemFree": 1 << 30}) == "- of - in use, swap -"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ from conftest import NOBODY
 from helpers import Program, make_process, program
 from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
-from mematlas.model.search import ancestors, describe, resolve, resolve_all
+from mematlas.model.processes import ancestors
+from mematlas.model.search import candidates_of, resolve, resolve_all
 from mematlas.model.target import parse_pid
 
 NAMED = """
@@ -71,11 +73,7 @@ def test_ambiguous_name_lists_candidates_and_picks_none(two: list[Program]) -> N
     with pytest.raises(TargetAmbiguous) as caught:
         resolve(NAME, ProcFS())
 
-    assert [line.split()[0] for line in caught.value.candidates] == [str(one.pid) for one in sorted(two, key=pid_of)]
-
-
-def pid_of(one: Program) -> int:
-    return one.pid
+    assert [each.pid for each in caught.value.candidates] == sorted(one.pid for one in two)
 
 
 def test_regular_expression_is_of_the_whole_command_line(two: list[Program]) -> None:
@@ -155,16 +153,21 @@ def test_directory_called_as_a_process_does_not_hide_it(
     assert pids(NAME) == sorted(one.pid for one in two)
 
 
-def test_description_tells_processes_apart(two: list[Program]) -> None:
+def test_candidate_is_told_from_others_by_its_user_its_size_and_its_command_line(two: list[Program]) -> None:
     (target,) = resolve_all(str(two[0].pid), ProcFS())
-    line = describe(target.dir)
-    assert str(target.pid) in line
-    assert "-I -S -c" in line
+    (one,) = candidates_of([target.dir])
+    resident = int(Path(f"/proc/{one.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    assert (one.pid, one.user) == (two[0].pid, pwd.getpwuid(os.geteuid()).pw_name)
+    assert one.rss is not None
+    assert one.command is not None
+    assert abs(one.rss - resident) < 1 << 20  # the kernel sums over CPUs in the one, and not in the other
+    assert "-I -S -c" in one.command
 
 
 def test_list_of_candidates_is_bounded(two: list[Program], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mematlas.model.search.LISTED", 1)
-    with pytest.raises(TargetAmbiguous, match=r"names 2 processes; give one PID:\n .*\n  \.\.\. and 1 more$") as caught:
+    with pytest.raises(TargetAmbiguous, match=r"names 2 processes; give one PID: \d+ and 1 more$") as caught:
         resolve(NAME, ProcFS())
 
     assert len(caught.value.candidates) == 1

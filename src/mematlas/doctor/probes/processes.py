@@ -9,12 +9,13 @@ import signal
 import struct
 
 from mematlas.doctor.bench import MAP_SHARED_ANON, MISSING, NEEDED, Bench, Missing, Reason, read_number
-from mematlas.errors import Error, NotSupported
+from mematlas.errors import NotSupported
 from mematlas.kernel.libc import PR_SET_PDEATHSIG, PR_SET_VMA, PR_SET_VMA_ANON_NAME, libc
 from mematlas.kernel.madvise import SYS_PROCESS_MADVISE
 from mematlas.kernel.procfs import NEEDS, ProcFS
-from mematlas.kernel.status import read_stat, read_status, status_bytes
+from mematlas.kernel.status import read_status, status_bytes
 from mematlas.kernel.vmfile import PROCMAP_QUERY
+from mematlas.model.processes import Processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,18 +102,14 @@ def others(bench: Bench) -> Reason | None:
 
 
 def other_processes(procfs: ProcFS) -> Iterator[tuple[int, int]]:
-    """Yield each process but PID 1 and ourselves, kernel threads left out, with the user it belongs to."""
-    for pid in procfs.pids():
-        if pid in (1, os.getpid()):
-            continue
+    """Yield each process but PID 1 and ourselves, with the user it belongs to."""
+    for process, _ in Processes(procfs):
         try:
-            with procfs.process(pid) as process:
-                owner = os.stat("stat", dir_fd=process.fd).st_uid
-                stat = read_stat(process)
-        except (Error, OSError):
-            continue
-        if not stat.is_kernel_thread and not stat.is_zombie:
-            yield pid, owner
+            owner = os.stat("stat", dir_fd=process.fd).st_uid
+        except OSError:
+            continue  # it has ended
+        if process.pid != 1:
+            yield process.pid, owner
 
 
 def advises(advice: int) -> Probing:

@@ -1,0 +1,180 @@
+"""Every process of a /proc: the one loop over them, and the one rule for who is passed over.
+
+What reads more of them than counters may wait for ever, and asks from children: `inquire`.
+"""
+
+from __future__ import annotations
+
+import time
+
+from mematlas.errors import (
+    FormatError,
+    NoAddressSpace,
+    NotSupported,
+    PermissionDenied,
+    ProcessGone,
+    TargetNotFound,
+)
+from mematlas.kernel.procfs import MOUNTED_PROC
+from mematlas.kernel.status import read_stat
+from mematlas.model.target import own_pid
+from mematlas.notes import Note
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from typing import Any
+
+    from mematlas.kernel.abandon import Ask, Inquiry
+    from mematlas.kernel.procfs import ProcessDir, ProcFS
+    from mematlas.kernel.status import Stat
+
+SKIPPED = (TargetNotFound, ProcessGone, NoAddressSpace, PermissionDenied, NotSupported, FormatError)
+"""What a look at all processes passes over: it has ended, or is not ours to look at. All else is our trouble."""
+ENDED, KERNEL_THREAD, REFUSED, UNREADABLE = "ended", "kernel thread", "refused", "unreadable"
+"""Why a process is passed over."""
+NAMED = 5
+"""Processes that a note names."""
+
+
+class Processes:
+    """The processes that have memory of their own, one after the other, each held open until the next.
+
+    Passed over are threads of the kernel, processes that ended, and those that may not be read; ``skipped`` has them,
+    by the reason. We ourselves are not among them, nor is whoever is in ``without``.
+
+    >>> import os
+    >>> from mematlas.kernel.procfs import ProcFS
+    >>> everybody = Processes(ProcFS(), without=())
+    >>> os.getpid() in [process.pid for process, _ in everybody]
+    True
+    >>> os.getpid() in Processes(ProcFS()).pids
+    False
+
+    Raises:
+        NotSupported: this is no /proc, but the directory that one belongs on.
+    """
+
+    def __init__(
+        self,
+        procfs: ProcFS,
+        pids: Iterable[int] | None = None,
+        without: Collection[int] | None = None,
+        deadline: float = float("inf"),
+    ) -> None:
+        """Look at all processes, or at those with some PIDs; at none after a time of `time.monotonic`."""
+        left_out = ourselves(procfs) if without is None else without
+        self.procfs = procfs
+        self.pids = [pid for pid in (procfs.pids() if pids is None else pids) if pid not in left_out]
+        self.deadline = deadline
+        self.nr_late = 0
+        """How many there was no time for."""
+        self.skipped: dict[str, list[int]] = {ENDED: [], KERNEL_THREAD: [], REFUSED: [], UNREADABLE: []}
+        if not self.pids and pids is None and procfs.live and not procfs.is_mounted:
+            raise NotSupported(procfs.root, MOUNTED_PROC)
+
+    def __iter__(self) -> Iterator[tuple[ProcessDir, Stat]]:
+        for index, pid in enumerate(self.pids):
+            if time.monotonic() > self.deadline:
+                self.nr_late = len(self.pids) - index
+                return
+            if found := self.open(pid):
+                with found[0]:
+                    yield found
+
+    def open(self, pid: int) -> tuple[ProcessDir, Stat] | None:
+        """Return one of them, held open, and who it is; None when it is passed over."""
+        try:
+            process, stat = open_process(pid, self.procfs)
+        except SKIPPED as error:
+            self.skipped[reason(error)].append(pid)
+            return None
+        if stat.is_kernel_thread:
+            process.close()
+            self.skipped[KERNEL_THREAD].append(pid)
+            return None
+        return process, stat
+
+
+def reason(error: Exception) -> str:
+    """Return why a process is passed over, given one of the errors in `SKIPPED`."""
+    if isinstance(error, PermissionDenied):
+        return REFUSED
+    return ENDED if isinstance(error, TargetNotFound | ProcessGone | NoAddressSpace) else UNREADABLE
+
+
+def ourselves(procfs: ProcFS) -> set[int]:
+    """Return our PID, as this /proc counts, alone in a set; nothing where it does not show us."""
+    try:
+        return {own_pid(procfs)}
+    except TargetNotFound:
+        return set()
+
+
+def open_process(pid: int, procfs: ProcFS) -> tuple[ProcessDir, Stat]:
+    """Return a process, held open, and who it is; all of it where only its first thread has ended.
+
+    Raises:
+        NoAddressSpace: it is a zombie.
+    """
+    process = procfs.process(pid)
+    try:
+        stat = read_stat(process)
+        if stat.is_zombie:
+            from mematlas.kernel.group import seen_whole
+
+            process = seen_whole(process)
+            stat = read_stat(process)
+        return process, stat
+    except BaseException:
+        process.close()
+        raise
+
+
+def opened(pids: Iterable[int], procfs: ProcFS) -> list[ProcessDir]:
+    """Return the processes with these PIDs, held open, but for those that are passed over."""
+    processes = Processes(procfs, pids, without=())
+    return [found[0] for pid in processes.pids if (found := processes.open(pid))]
+
+
+def ancestors(pid: int, procfs: ProcFS) -> Iterator[int]:
+    """Yield a process, its parent, and so on up."""
+    while pid > 0:
+        yield pid
+        try:
+            with procfs.process(pid) as process:
+                pid = read_stat(process).parent
+        except (TargetNotFound, ProcessGone):
+            return
+
+
+# From children
+
+
+def inquire(ask: Ask, things: Sequence[Any], deadline: float = float("inf")) -> Inquiry:
+    """Return an `Inquiry`. What that needs is imported here: who names a PID searches for nothing."""
+    from mematlas.kernel.abandon import Inquiry
+
+    return Inquiry(ask, things, deadline=deadline)
+
+
+def left_out(inquiry: Inquiry, procfs: ProcFS) -> Iterator[Note]:
+    """Yield notes on the processes that an inquiry could not find out about."""
+    waits = "not looked at, since reading their memory or command line waits for somebody"
+    for pids, code, why in (
+        (inquiry.unanswered, "unanswered", waits),
+        (inquiry.unasked, "unasked", "not looked at for want of time, or of room for a child"),
+    ):
+        if pids:
+            named = ", ".join(f"{pid} ({name_of(pid, procfs)})" for pid in sorted(pids)[:NAMED])
+            more = f" and {len(pids) - NAMED:,} more" if len(pids) > NAMED else ""
+            yield Note(code, f"{named}{more}: {why}")
+
+
+def name_of(pid: int, procfs: ProcFS) -> str:
+    """Return the name of the process that has a PID now."""
+    try:
+        with procfs.process(pid) as process:
+            return read_stat(process).name
+    except SKIPPED:
+        return "ended"

@@ -1,0 +1,293 @@
+"""A machine as a whole: which processes there are, who uses the most, and what its RAM is used for.
+
+What reads more of a process than its counters may wait for ever, so children of ours do, which can be left behind: see
+docs/design.md, "Three ideas".
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from mematlas.analysis.overview import (
+    SORTS,
+    WORTH_A_ROW,
+    Facts,
+    Measured,
+    grouped,
+    is_decided,
+    largest,
+    others_of,
+    told,
+    total,
+)
+from mematlas.analysis.ram import account
+from mematlas.errors import BadInput, NotSupported, PermissionDenied
+from mematlas.frozen import record
+from mematlas.kernel.abandon import Inquiry
+from mematlas.kernel.hugepools import read_free
+from mematlas.kernel.meminfo import read_meminfo
+from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.rights import CAPABILITIES, effective_capabilities, parse_id
+from mematlas.kernel.smaps import HOLD_PER_BYTE, read_rollup
+from mematlas.kernel.status import read_status, status_bytes
+from mematlas.kernel.zoneinfo import read_cpu_free
+from mematlas.model.holders import is_inside
+from mematlas.model.processes import ENDED, REFUSED, SKIPPED, Processes, left_out, open_process, opened
+from mematlas.model.shared_mm import AddressSpaces
+from mematlas.notes import Note, Notes
+from mematlas.observe.process import Process
+from mematlas.observe.sources import MAX_STALL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mematlas.analysis.overview import Group, Others
+    from mematlas.analysis.ram import Ram
+    from mematlas.kernel.procfs import ProcessDir
+
+TOP = 5
+"""Groups of processes that are looked for, unless told otherwise."""
+LOOK_RIGHTS = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN")
+"""What it takes to see all that processes have, with the frames that it lies in."""
+
+FIND_SECONDS, MEASURE_SECONDS, COUNT_SECONDS = 0.9, 1.4, 1.6
+"""After the start: when no more processes are looked for, none is measured, and nothing waited for."""
+MOST_ALIKE = 32
+"""Processes of the same counters of which it is asked whether their memory is the same: each costs an open directory
+and some calls, and thousands of forks, which are alike too, must not take the time of all others. Of more, the rest is
+measured one by one, and memory that they share (CLONE_VM) counts once for each."""
+SILENCE = 0.1
+"""Seconds after which the next process is measured beside one that takes its time."""
+OPENING = 0.0005
+"""Seconds that measuring any process takes."""
+PER_SHARED_BYTE, PER_OWN_BYTE = 0.45 / (1 << 30), 0.01 / (1 << 30)
+"""Seconds for counting pages by pagemap: those that others map are looked up in kpagecount, one by one."""
+NR_TOGETHER = 1 << 10
+"""Processes that are asked about together: the answer is one message."""
+
+
+@record
+class Census:
+    """The processes of a machine that have memory of their own."""
+
+    processes: tuple[Facts, ...]
+    skipped: dict[str, tuple[int, ...]]
+    """The PIDs of the others by why they are left out: ``ended``, ``kernel thread``, ``refused`` or ``unreadable``."""
+    nr_late: int
+    """How many there was no time for."""
+
+    def __iter__(self) -> Iterator[Facts]:
+        return iter(self.processes)
+
+    def __len__(self) -> int:
+        return len(self.processes)
+
+
+@record
+class MachineUsage:
+    """Who uses the memory of a machine."""
+
+    ram: Ram
+    groups: tuple[Group, ...]
+    """The largest groups of processes, the largest first."""
+    others: Others
+    refused: tuple[int, ...] | None
+    """The processes whose memory we may not look at, by PID; None where finding out would have taken too long."""
+    missing: tuple[str, ...]
+    """The capabilities that we lack to see all of every process."""
+    sharing: dict[int, int]
+    """The processes that run in the address space of another, and of which: that memory counts once."""
+    notes: tuple[Note, ...]
+
+
+class Machine:
+    """All processes of a machine.
+
+    >>> from mematlas.kernel.procfs import ProcFS
+    >>> machine = Machine()
+    >>> any(one.pid == os.getppid() for one in machine.processes())
+    True
+    >>> 0 < machine.ram().anon < machine.ram().total
+    True
+    """
+
+    def __init__(self, procfs: ProcFS | None = None) -> None:
+        self.procfs = procfs or ProcFS()
+
+    def processes(self, deadline: float = float("inf")) -> Census:
+        """Return every process that has memory of its own, with its counters. They wait for nobody.
+
+        We ourselves are left out. ``deadline`` is a time of `time.monotonic` after which no more are looked at.
+        """
+        everybody = Processes(self.procfs, deadline=deadline)
+        found = [facts for process, stat in everybody if (facts := facts_of(process, stat.name))]
+        skipped = {why: tuple(pids) for why, pids in everybody.skipped.items()}
+        return Census(tuple(found), skipped, everybody.nr_late)
+
+    def ram(self) -> Ram:
+        """Return what the RAM is used for. All of it is unknown where this /proc does not tell (subset=pid)."""
+        try:
+            meminfo = read_meminfo(self.procfs)
+        except (NotSupported, PermissionDenied):
+            return account({})
+        try:
+            cpu_free = read_cpu_free(self.procfs)
+        except (NotSupported, PermissionDenied):
+            cpu_free = None
+        return account(meminfo, cpu_free, read_free() if self.procfs.live else None)
+
+    def usage(self, limit: int = TOP, by: str | None = None) -> MachineUsage:
+        """Return who uses the most, in groups of one name, user and cgroup. It takes two seconds at the most.
+
+        Groups are ranked by PSS, swap and huge pages together, or ``by`` one of ``uss``, ``pss``, ``rss``, ``swap``.
+        As few of them are measured as it takes to find the largest.
+
+        >>> Machine().usage().groups[0].name   # doctest: +SKIP
+        'postgres'
+        """
+        if by not in (None, *SORTS):
+            raise BadInput(f"groups cannot be ranked by {by!r} (but by {', '.join(SORTS)})")
+        start = time.monotonic()
+        census = self.processes(start + FIND_SECONDS)
+        sharing = in_shared_memory(census.processes, self.procfs, start + FIND_SECONDS)
+        groups = grouped((each for each in census if each.pid not in sharing), by)
+        notes = Notes()
+        if census.nr_late:
+            notes.add(Note("unasked", f"{census.nr_late:,} processes not looked at, for want of time"))
+        is_refused = measure_groups(groups, self.procfs, start + MEASURE_SECONDS, notes, limit, by)
+        missing = tuple(name for name in CAPABILITIES if name in LOOK_RIGHTS and name not in effective_capabilities())
+        refused = find_refused(self.procfs, start + COUNT_SECONDS) if missing or is_refused else ()
+        ram, shown = self.ram(), largest(groups, limit, by)
+        others = others_of(groups, shown, ram, is_inside(self.procfs))
+        return MachineUsage(ram, tuple(shown), others, refused, missing, sharing, tuple(notes))
+
+
+# Who there is
+
+
+def facts_of(process: ProcessDir, name: str) -> Facts | None:
+    """Return the counters of a process; None when it has no memory."""
+    status = read_status(process)
+    rss = status_bytes(status, "VmRSS")
+    if rss is None:
+        return None
+    uid = parse_id(status.get("Uid", "").split("\t", 1)[0])
+    try:
+        cgroup = process.read("cgroup").decode("utf-8", "surrogateescape")
+    except NotSupported:
+        cgroup = ""
+    names = ("RssAnon", "RssFile", "RssShmem", "VmSwap", "HugetlbPages")
+    sizes = [status_bytes(status, each) for each in names]
+    return Facts(process.pid, name, uid, cgroup, rss, *sizes)
+
+
+def in_shared_memory(facts: Sequence[Facts], procfs: ProcFS, deadline: float) -> dict[int, int]:
+    """Return who runs in the address space of another one (CLONE_VM, vfork), and of which: it exists once.
+
+    Whose counters differ does not; of many whose counters are the same, as a program's idle children, some are asked.
+    """
+    by_counters: dict[tuple[int | None, ...], list[int]] = {}
+    for each in facts:
+        if each.most >= WORTH_A_ROW:
+            by_counters.setdefault((each.rss, each.anon, each.shmem, each.swap, each.hugetlb), []).append(each.pid)
+    alike = [pids[:MOST_ALIKE] for pids in by_counters.values() if len(pids) > 1]
+
+    def ask(pids: list[int]) -> tuple[dict[int, int], int]:
+        spaces = AddressSpaces(procfs)
+        for process in opened(pids, procfs):
+            with process:
+                spaces.is_met_again(process)
+        return spaces.earlier, -1
+
+    if not alike:
+        return {}
+    return {pid: first for _, found, _ in Inquiry(ask, alike, deadline=deadline) for pid, first in found.items()}
+
+
+def find_refused(procfs: ProcFS, deadline: float) -> tuple[int, ...] | None:
+    """Return the processes that we may not look at; None where finding out takes too long."""
+    pids = Processes(procfs).pids
+    parts = [pids[low : low + NR_TOGETHER] for low in range(0, len(pids), NR_TOGETHER)]
+    inquiry = Inquiry(lambda part: (refused_of(part, procfs), -1), parts, deadline=deadline)
+    refused = [pid for _, found, _ in inquiry for pid in found]
+    return None if inquiry.unanswered or inquiry.unasked else tuple(refused)
+
+
+def refused_of(pids: Sequence[int], procfs: ProcFS) -> list[int]:
+    """Return those of some processes whose VMAs the kernel does not let us see."""
+    processes = Processes(procfs, pids, without=())
+    refused = []
+    for process, _ in processes:
+        try:
+            os.close(process.open_fd("maps"))
+        except PermissionDenied:
+            refused.append(process.pid)
+        except SKIPPED:
+            continue  # it has ended meanwhile
+    return sorted([*refused, *processes.skipped[REFUSED]])
+
+
+# How much they use
+
+
+def measure_groups(
+    groups: Sequence[Group], procfs: ProcFS, deadline: float, notes: Notes, limit: int, by: str | None = None
+) -> bool:
+    """Measure the groups that may be among the largest, as far as there is time; return whether we were refused."""
+    index_of: dict[int, int] = {}
+    facts: dict[int, Facts] = {}
+    waiting: dict[int, int] = {}
+    for index, group in enumerate(groups):
+        members = group.sample([cost_of(each) for each in group.members])
+        waiting[index] = len(members)
+        for each in members:
+            index_of[each.pid], facts[each.pid] = index, each
+    inquiry = Inquiry(lambda pid: (measure(facts[pid], procfs), -1), list(facts), deadline=deadline, silence=SILENCE)
+    is_refused = False
+    for pid, answer, _ in inquiry:
+        index = index_of[pid]
+        if isinstance(answer, tuple):
+            groups[index].measured[pid] = Measured(*answer)
+        elif answer == ENDED:
+            groups[index].forget(pid)
+        is_refused = is_refused or answer == REFUSED
+        waiting[index] -= 1
+        if not waiting[index]:
+            del waiting[index]
+            if is_decided(groups, waiting, limit, by):
+                break
+    notes += left_out(inquiry, procfs)
+    return is_refused
+
+
+def cost_of(facts: Facts) -> float:
+    """Return the seconds that measuring a process will take."""
+    if facts.rss * HOLD_PER_BYTE <= MAX_STALL:
+        return OPENING + facts.rss * HOLD_PER_BYTE
+    anon = told(facts.anon)
+    return OPENING + anon * PER_OWN_BYTE + (facts.rss - anon) * PER_SHARED_BYTE
+
+
+def measure(facts: Facts, procfs: ProcFS) -> tuple[int | None, ...] | str:
+    """Return the fields of `Measured` for a process, or why there are none. It may wait for ever."""
+    try:
+        process = open_process(facts.pid, procfs)[0]
+        if facts.rss * HOLD_PER_BYTE <= MAX_STALL:
+            with process:
+                return of_rollup(read_rollup(process))
+        with Process(process) as whole:
+            usage = whole.usage(max_stall=MAX_STALL).usage
+            return usage.pss, usage.uss, usage.swap, None, None, None
+    except PermissionDenied:
+        return REFUSED
+    except SKIPPED:
+        return ENDED
+
+
+def of_rollup(sums: dict[str, int]) -> tuple[int | None, ...]:
+    """Return the fields of `Measured` from the kernel's own sums."""
+    uss = total((sums.get("Private_Clean"), sums.get("Private_Dirty")))
+    names = ("Swap", "SwapPss", "Private_Hugetlb", "Shared_Hugetlb")
+    return sums.get("Pss"), uss, *(sums.get(name) for name in names)
