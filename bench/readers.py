@@ -9,7 +9,7 @@ import sys
 import programs
 import report
 from mematlas.errors import Error
-from mematlas.kernel.memory.memory import open_kernel_memory
+from mematlas.kernel.memory.readers import open_kernel_memory
 from run import EXIT_NOT_RUN, check_memory, find_places
 from stall import AGAIN_THROUGHPUT, NOTHING, OBSERVERS, Target, measure_stall, observer_of_ours
 

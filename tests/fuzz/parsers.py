@@ -32,8 +32,8 @@ from mematlas.kernel import buddyinfo, kconfig, maps, meminfo, mounts, nodes, nu
 from mematlas.kernel.ksm_stat import parse_ksm_stat, parse_number
 from mematlas.kernel.machine import parse_machine
 from mematlas.kernel.memory import btf, iomem, kcore, layoutcache
-from mematlas.kernel.memory import memory as kmem
 from mematlas.kernel.memory.layoutcache import names_of, values_of
+from mematlas.kernel.memory.vmcoreinfo import parse_vmcoreinfo
 from mematlas.kernel.rights import parse_id
 from mematlas.kernel.swaps import parse_swap, parse_swaps
 from mematlas.kernel.vmfile import NO_DEVICES
@@ -260,7 +260,7 @@ def kernel_parsers(live: bool) -> list[Parser]:
         lines("mountinfo", mounts.parse_mountinfo),
         lines("mountinfo", mounts.parse_options),
         file("iomem", iomem.parse_iomem),
-        file("vmcoreinfo", kmem.parse_vmcoreinfo),
+        file("vmcoreinfo", parse_vmcoreinfo),
         file("config", kconfig.parse_config),
         of_words(nodes.parse_list, "0-3,5", "0", "0-1,3-7,9"),
         Parser("kernel.kcore.find_symbol", find_symbol, ((CORPUS / "kallsyms").read_bytes(),), ()),

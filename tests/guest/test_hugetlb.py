@@ -13,7 +13,7 @@ from helpers import Program, program
 from inside import Facts
 from mematlas import Process
 from mematlas.analysis.pagetables.compare import differing_pages
-from mematlas.kernel.memory.memory import open_kernel_memory
+from mematlas.kernel.memory.readers import open_kernel_memory
 from mematlas.model.pagetables.modes import mode_of
 from mematlas.model.pagetables.walk import page_blocks, walk, walk_address
 

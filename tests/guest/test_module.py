@@ -23,7 +23,8 @@ from mematlas.analysis.pagetables.regions import X86_LDT
 from mematlas.cli import main
 from mematlas.errors import NoAddressSpace, NotSupported, ProcessGone
 from mematlas.kernel.memory.kmod import MODULE_PATH, ModuleReader
-from mematlas.kernel.memory.memory import KernelMemory, open_kernel_memory
+from mematlas.kernel.memory.memory import KernelMemory
+from mematlas.kernel.memory.readers import open_kernel_memory
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import read_stat
 from mematlas.model.pagetables.modes import mode_of

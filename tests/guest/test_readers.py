@@ -13,7 +13,8 @@ import pytest
 from inside import Facts
 from mematlas.cli import main
 from mematlas.errors import Error
-from mematlas.kernel.memory.memory import KernelMemory, open_kernel_memory
+from mematlas.kernel.memory.memory import KernelMemory
+from mematlas.kernel.memory.readers import open_kernel_memory
 from mematlas.model.pagetables.modes import mode_of
 from mematlas.model.pagetables.walk import Walk, walk
 from victim import Victim

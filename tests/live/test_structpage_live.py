@@ -18,7 +18,8 @@ from mematlas.analysis.usage import Usage
 from mematlas.arrays import Words
 from mematlas.errors import Error, NotSupported
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN, has_cachestat
-from mematlas.kernel.memory.memory import KernelMemory, open_kernel_memory
+from mematlas.kernel.memory.memory import KernelMemory
+from mematlas.kernel.memory.readers import open_kernel_memory
 from mematlas.kernel.memory.structpage import StructPages, find_base, open_struct_pages, read_kernel_counts
 from mematlas.kernel.pagemap import PM_PFRAME, Block
 from mematlas.kernel.procfs import ProcFS

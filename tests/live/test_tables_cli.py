@@ -607,7 +607,7 @@ def test_nobody_is_told_what_is_missing(as_nobody: Callable[..., Any]) -> None:
 
 @root
 def test_four_capabilities_are_enough(as_nobody: Callable[..., Any], say: Say, victim: MakeVictim) -> None:
-    from mematlas.kernel.memory.iomem import read_memory_blocks
+    from mematlas.kernel.memory.memory_blocks import read_memory_blocks
 
     if not read_memory_blocks():
         pytest.skip("needs CONFIG_MEMORY_HOTPLUG, to know where RAM is without CAP_SYS_ADMIN")

@@ -18,8 +18,9 @@ from mematlas.analysis.pagetables.compare import Disagreement, differing_pages
 from mematlas.analysis.pagetables.regions import kernel_regions, region_sizes
 from mematlas.analysis.pagetables.summary import summarize
 from mematlas.errors import BadInput, Error, NoAddressSpace, PermissionDenied, ProcessGone, TargetNotFound
-from mematlas.kernel.memory.iomem import read_memory_blocks
-from mematlas.kernel.memory.memory import KernelMemory, open_kernel_memory
+from mematlas.kernel.memory.memory import KernelMemory
+from mematlas.kernel.memory.memory_blocks import read_memory_blocks
+from mematlas.kernel.memory.readers import open_kernel_memory
 from mematlas.kernel.status import read_stat
 from mematlas.model.pagetables.entries import PRESENT, STATE_NAMES, PagingMode
 from mematlas.model.pagetables.modes import mode_of

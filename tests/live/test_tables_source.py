@@ -19,7 +19,7 @@ from helpers import mematlas, program, sparse, texts
 from mematlas import Process
 from mematlas.cli import main
 from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel.memory.iomem import read_memory_blocks
+from mematlas.kernel.memory.memory_blocks import read_memory_blocks
 from mematlas.kernel.memory.structpage import KernelFrames, StructPages
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, PRESENT, Block
 from mematlas.model import costs

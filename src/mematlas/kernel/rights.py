@@ -53,15 +53,6 @@ def effective_capabilities() -> frozenset[str]:
     return frozenset(name for name, bit in CAPABILITIES.items() if bits >> bit & 1)
 
 
-def named_in(needs: str) -> frozenset[str]:
-    """Return the capabilities that a text names.
-
-    >>> sorted(named_in("CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"))
-    ['CAP_DAC_READ_SEARCH', 'CAP_SYS_PTRACE']
-    """
-    return frozenset(word for word in needs.replace(",", " ").split() if word in CAPABILITIES)
-
-
 TABLES_NEED = ("CAP_BPF", "CAP_PERFMON")
 """The least that opens page tables; CAP_SYS_ADMIN is in place of each (include/linux/capability.h, bpf_capable())."""
 

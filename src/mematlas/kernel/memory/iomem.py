@@ -1,11 +1,10 @@
-"""/proc/iomem and /proc/cpuinfo: which frames are RAM, and how many bits their addresses have.
+"""/proc/iomem: which frames are RAM.
 
 Format: Documentation/filesystems/proc.rst; kernel/resource.c.
 """
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 
 from mematlas.errors import FormatError, PermissionDenied
@@ -75,6 +74,8 @@ def read_ram(procfs: ProcFS) -> RamRanges:
     if not ranges or max(end for _, end in ranges) <= 1:
         # Without CAP_SYS_ADMIN every address is shown as 0 (kernel/resource.c). Blocks of memory are no secret; they
         # are coarser: a block that is RAM in part counts as RAM.
+        from mematlas.kernel.memory.memory_blocks import read_memory_blocks
+
         ranges = read_memory_blocks()
         if not ranges:
             raise PermissionDenied(f"{procfs.root}/iomem", "CAP_SYS_ADMIN")
@@ -82,38 +83,3 @@ def read_ram(procfs: ProcFS) -> RamRanges:
     # Pages of persistent and of CXL memory are mapped like any others, but hold no tables.
     others = parse_iomem(data, ("Persistent Memory", "Soft Reserved", "CXL"))
     return RamRanges(ranges, max((end for _, end in others), default=0))
-
-
-def read_memory_blocks(root: str = "/sys/devices/system/memory") -> list[tuple[int, int]]:
-    """Return the ranges of online memory blocks; none when the kernel has no memory hotplug.
-
-    Format: Documentation/admin-guide/mm/memory-hotplug.rst.
-    """
-    ranges: list[tuple[int, int]] = []
-    try:
-        with open(f"{root}/block_size_bytes", encoding="utf-8") as file:
-            size = int(file.read(), 16)
-        numbers = sorted(int(name[6:]) for name in os.listdir(root) if name[:6] == "memory" and name[6:].isdigit())
-        for number in numbers:
-            with open(f"{root}/memory{number}/state", encoding="utf-8") as file:
-                if file.read().strip() != "online":
-                    continue
-            if ranges and ranges[-1][1] == number * size:
-                ranges[-1] = (ranges[-1][0], (number + 1) * size)
-            else:
-                ranges.append((number * size, (number + 1) * size))
-    except (OSError, ValueError):
-        return []
-    return ranges
-
-
-def cpu_info() -> dict[str, str]:
-    """Return what /proc/cpuinfo says of the first processor."""
-    found: dict[str, str] = {}
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            name, _, value = line.partition(":")
-            if not value:
-                break
-            found[name.strip()] = value.strip()
-    return found

@@ -1,8 +1,7 @@
-"""Kernel memory, as far as page tables need it: which reader, where the direct map is, which frames are RAM.
+"""Kernel memory, as far as page tables need it: where the direct map is, and which frames hold tables.
 
-A `Reader` copies bytes from kernel addresses: `BpfReader`, `KcoreReader` and `ModuleReader`, in the modules beside this
-one. `KernelMemory` is what the rest of mematlas sees. It finds out by doing: a reader is taken when a whole chain has
-held, from our own mm_struct to the page table that maps that page table.
+A `Reader` copies bytes from kernel addresses; `KernelMemory` is what the rest of mematlas sees. It finds out by doing:
+a reader is taken when a whole chain has held, from our own mm_struct to the page table that maps that page table.
 
 It is no general reader of kernel memory, which its readers are. It gives out tables, and only those that it was led to:
 the top table of an open address space, and what the entries of a table that was given out point at. Beside them it
@@ -14,116 +13,35 @@ Documentation/arch/x86/x86_64/mm.rst has the layout of the address space.
 from __future__ import annotations
 
 import os
-import platform
 
 import numpy as np
 
 from mematlas.arrays import Bools, Bytes, Words
-from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel.memory.btf import FITTING, Layout, asked_twice, read_layout
+from mematlas.errors import Error, FormatError, NotSupported, ProcessGone
+from mematlas.kernel.cpuinfo import phys_bits, read_cpuinfo
+from mematlas.kernel.memory.btf import FITTING, Layout
 from mematlas.kernel.memory.directmap import find_direct_map
-from mematlas.kernel.memory.iomem import RamRanges, cpu_info, read_ram
+from mematlas.kernel.memory.iomem import RamRanges
+from mematlas.kernel.memory.pinned import PinnedMm, open_mem
+from mematlas.kernel.memory.vmcoreinfo import parse_vmcoreinfo, read_vmcoreinfo_place
 from mematlas.kernel.memory.x86 import PAGE, U64, X86_ADDRESS, X86_HUGE, X86_PRESENT
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.status import open_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Protocol, Self
+    from collections.abc import Iterator
+    from typing import Self
 
+    from mematlas.kernel.memory.readers import Reader
     from mematlas.kernel.procfs import ProcessDir
-
-    class Reader(Protocol):
-        """Something that copies kernel memory."""
-
-        @property
-        def name(self) -> str: ...
-
-        @property
-        def batch_size(self) -> int:
-            """How many places one call of `read_batch` may name."""
-
-        def read_batch(self, addresses: Words, size: int) -> tuple[Words, Bools]:
-            """Return ``size`` bytes (8 or 4096) at each address, as words, and which of them could be read.
-
-            What is returned may be overwritten by the next call.
-            """
-
-        def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
-            """Return the address of the mm_struct of ``pid``, whose /proc/PID/mem we hold open."""
-
-        def private_data(self, fd: int, layout: Layout) -> int:
-            """Return the private_data of one of our own open files."""
-
-        def forget(self, pgd: int) -> None:
-            """Let go of the address space with this top table, which nobody has open any more."""
-
-        def direct_map_bases(self) -> list[int]:
-            """Return where the direct map may begin, if this source tells."""
-
-        def close(self) -> None: ...
 
 
 CPU_ENTRY_AREA = 0xFFFFFE0000000000
 """Struct pages lie below it (Documentation/arch/x86/x86_64/mm.rst)."""
-VMCOREINFO_PATH = "/sys/kernel/vmcoreinfo"
-
-
-def parse_vmcoreinfo(note: bytes) -> dict[str, int | str]:
-    """Return what the kernel wrote for crash dumps: symbols and numbers by name, such as ``SYMBOL(_stext)``.
-
-    Symbols and KERNELOFFSET are written in hexadecimal without a prefix, the rest as C would write it
-    (kernel/vmcore_info.c).
-    """
-    start = note.find(b"OSRELEASE=")
-    if start < 0:
-        raise FormatError(VMCOREINFO_PATH, "a note without OSRELEASE")
-    found: dict[str, int | str] = {}
-    for line in note[start:].split(b"\0", 1)[0].decode(errors="replace").splitlines():
-        name, _, value = line.partition("=")
-        is_hex = name.startswith("SYMBOL(") or name == "KERNELOFFSET"
-        try:
-            found[name] = int(value, 16 if is_hex else 0)
-        except ValueError:
-            found[name] = value
-    return found
-
-
-class PinnedMm:
-    """The address space of a process, held by an open /proc/PID/mem: its top table stays while this is open.
-
-    When the process ends, or executes another program, its tables empty; they are not given to anybody else.
-    """
-
-    def __init__(self, pid: int, fd: int) -> None:
-        self.pid = pid
-        self.fd = fd
-        self.memory: KernelMemory | None = None
-        """What gives out its tables, until this is closed."""
-        self.address = 0
-        """Where its mm_struct is."""
-        self.pgd = 0
-        """Physical address of the top table."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the address space."""
-        if self.memory:
-            self.memory.forget_top(self.pgd)
-            self.memory = None
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
 
 class KernelMemory:
-    """Page tables of the kernel, through one reader. Made by `open_kernel_memory`."""
+    """Page tables of the kernel, through one reader. Made by `mematlas.kernel.memory.readers.open_kernel_memory`."""
 
     def __init__(self, reader: Reader, layout: Layout, ram: RamRanges, procfs: ProcFS) -> None:
         self.reader = reader
@@ -174,8 +92,7 @@ class KernelMemory:
     @property
     def phys_bits(self) -> int:
         """How many bits a physical address has on this processor (52 when it does not tell)."""
-        words = cpu_info().get("address sizes", "").split()
-        return int(words[0]) if words else 52
+        return phys_bits()
 
     def user_pgd(self, pgd: int) -> int | None:
         """Return the top table that user space runs with, under page-table isolation; None without it.
@@ -183,7 +100,7 @@ class KernelMemory:
         It is the page after the kernel's (kernel_to_user_pgdp, arch/x86/include/asm/pgtable.h). The flag decides: the
         file of vulnerabilities does not know of isolation that was asked for on the command line.
         """
-        if "pti" not in cpu_info().get("flags", "").split():
+        if "pti" not in read_cpuinfo().get("flags", "").split():
             return None
         if pgd in self._tops:
             self._heights[pgd // PAGE + 1] = self.levels
@@ -370,111 +287,24 @@ class KernelMemory:
         self.base, self.encryption_mask = found
 
     def _read_vmcoreinfo(self) -> dict[str, int | str]:
-        try:
-            with open(VMCOREINFO_PATH, encoding="utf-8") as file:
-                place, size = (int(word, 16) for word in file.read().split())
-        except (OSError, ValueError):
+        place = read_vmcoreinfo_place()
+        if place is None:
             return {}
-        starts = range(place & -PAGE, place + size, PAGE)
-        places = np.array(starts, np.uint64)
-        if not self.ram.contain(places).all():
+        address, size = place
+        starts = range(address & -PAGE, address + size, PAGE)
+        phys_addresses = np.array(starts, np.uint64)
+        if not self.ram.contain(phys_addresses).all():
             return {}
-        pages, good = self._pages(places + np.uint64(self.base))
+        pages, good = self._pages(phys_addresses + np.uint64(self.base))
         if not good.all():
             return {}
         try:
-            return parse_vmcoreinfo(pages.tobytes()[place % PAGE :][:size])
+            return parse_vmcoreinfo(pages.tobytes()[address % PAGE :][:size])
         except FormatError:
             return {}
 
     def _check_encryption(self) -> None:
         # Where the kernel tells the mask, it is the truth; what the search saw must agree with it.
-        told = self.vmcoreinfo.get("NUMBER(sme_mask)")
-        if isinstance(told, int) and told != self.encryption_mask:
+        reported = self.vmcoreinfo.get("NUMBER(sme_mask)")
+        if isinstance(reported, int) and reported != self.encryption_mask:
             raise NotSupported("memory encryption of which the tables and vmcoreinfo say different things")
-
-
-def open_mem(directory: ProcessDir) -> PinnedMm:
-    """Return the address space of a process, held open; its mm_struct and its tables are not looked for yet."""
-    return PinnedMm(directory.tid, open_memory(directory))
-
-
-def open_kernel_memory(reader: str = "auto", procfs: ProcFS | None = None) -> KernelMemory:
-    """Return kernel memory through the first reader that works, or through the one that is named.
-
-    Raises:
-        PermissionDenied: no reader works, and a right would make one work; ``needs`` names it.
-        NotSupported: no reader can work here. The message has the reason of each.
-
-    >>> open_kernel_memory()  # doctest: +SKIP
-    <KernelMemory by bpf, 4 levels, direct map at 0xffff888000000000>
-    """
-    if platform.machine() != "x86_64":
-        raise NotSupported(f"reading the page tables of {platform.machine()}", "x86-64")
-    procfs = procfs or ProcFS()
-    if not procfs.live:
-        raise NotSupported(f"page tables of {procfs.root}", "a live system")
-    ram = read_ram(procfs)
-    layout = read_layout()
-    refused: dict[str, Error] = {}
-    for name, make in READERS.items():
-        if reader not in ("auto", name):
-            continue
-        try:
-            memory = probe(make, layout, ram, procfs)
-        except Error as error:
-            refused[name] = error
-            continue
-        memory.refused = refused
-        return memory
-    raise combined_refusal(refused, reader)
-
-
-def probe(make: Callable[[], Reader], layout: Layout, ram: RamRanges, procfs: ProcFS) -> KernelMemory:
-    """Return kernel memory through the reader that ``make`` makes. It is closed again when the probe fails."""
-    reader = make()
-    try:
-        return asked_twice(layout, lambda: KernelMemory(reader, layout, ram, procfs))
-    except BaseException:
-        reader.close()
-        raise
-
-
-def combined_refusal(refused: dict[str, Error], reader: str) -> Error:
-    """Return one error for all refusals: the one that a right would cure, if any, stands for them."""
-    if not refused:
-        return NotSupported(f"a reader called {reader!r}", " or ".join(("auto", *READERS)))
-    curable = [error for error in refused.values() if isinstance(error, PermissionDenied)]
-    if curable or len(refused) == 1:
-        return curable[0] if curable else next(iter(refused.values()))
-    reasons = [f"{name}: {reason_of(error)}" for name, error in refused.items()]
-    return NotSupported(f"reading page tables ({'; '.join(reasons)})")
-
-
-def reason_of(error: Error) -> str:
-    """Return what an error says, without that it is not supported."""
-    if not isinstance(error, NotSupported):
-        return str(error)
-    return error.what + (f", needs {error.needs}" if error.needs else "")
-
-
-def _bpf() -> Reader:
-    from mematlas.kernel.memory.bpf import BpfReader
-
-    return BpfReader()
-
-
-def _kcore() -> Reader:
-    from mematlas.kernel.memory.kcore import KcoreReader
-
-    return KcoreReader.open()
-
-
-def _module() -> Reader:
-    from mematlas.kernel.memory.kmod import ModuleReader
-
-    return ModuleReader()
-
-
-# In the order in which they are tried.
-READERS: dict[str, Callable[[], Reader]] = {"bpf": _bpf, "kcore": _kcore, "module": _module}

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.memory.btf import asked_twice
-from mematlas.kernel.memory.memory import KernelMemory, open_kernel_memory
+from mematlas.kernel.memory.memory import KernelMemory
+from mematlas.kernel.memory.readers import open_kernel_memory
 from mematlas.kernel.memory.structpage import KernelFrames, StructPages, open_struct_pages, spread
 from mematlas.model.pagetables.modes import mode_of
 from mematlas.notes import Note

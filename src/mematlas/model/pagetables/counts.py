@@ -11,6 +11,7 @@ import os
 
 from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.backing import Backings
+from mematlas.kernel.cpuinfo import phys_bits
 from mematlas.kernel.kconfig import is_built_in, read_config
 from mematlas.kernel.kpage import KPF_ANON, KPF_HUGE, KPF_ZERO_PAGE, open_flags_and_counts
 from mematlas.kernel.maps import ANON_KINDS
@@ -18,7 +19,7 @@ from mematlas.kernel.memory.bpfcount import CountProgram, Sums
 from mematlas.kernel.memory.btf import FITTING, asked_twice, read_layout
 from mematlas.kernel.memory.countmap import LISTED_ACCESSED, LISTED_DIRTY, LISTED_NR_SHIFT
 from mematlas.kernel.memory.directmap import find_direct_map, nr_levels
-from mematlas.kernel.memory.iomem import cpu_info, read_ram
+from mematlas.kernel.memory.iomem import read_ram
 from mematlas.kernel.memory.ownpages import NR_PROBES, OwnPages, address_of
 from mematlas.kernel.memory.x86 import (
     PAGE,
@@ -264,12 +265,6 @@ class CountAccess:
             special = None if config is None else swap_types.special_swap_of(config, (int(first), int(second)), 0)
             self._special_states = special.state_of_types() if special else swap_types.UNKNOWN_SPECIAL_SWAP
         return self._special_states[kind]
-
-
-def phys_bits() -> int:
-    """Return how many bits a physical address has on this processor (52 when it does not tell)."""
-    words = cpu_info().get("address sizes", "").split()
-    return int(words[0]) if words else 52
 
 
 class TableCounter:

@@ -258,7 +258,7 @@ def riscv64(address_bits: int = 39, special_swap: SpecialSwap | None = None) -> 
 def mode_of(memory: KernelMemory) -> PagingMode:
     """Return the mode of the running kernel.
 
-    >>> from mematlas.kernel.memory.memory import open_kernel_memory
+    >>> from mematlas.kernel.memory.readers import open_kernel_memory
     >>> mode_of(open_kernel_memory()).name  # doctest: +SKIP
     'x86-64, 4 levels'
     """

@@ -337,7 +337,7 @@ def test_a_wrong_offset_of_this_kernel_is_put_right(
     name: str, value: int, poisoned: Callable[[str, int], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mematlas.cli import main
-    from mematlas.kernel.memory.memory import open_kernel_memory
+    from mematlas.kernel.memory.readers import open_kernel_memory
 
     try:
         open_kernel_memory().close()

@@ -11,11 +11,15 @@ import pytest
 
 from mematlas.arrays import Bools, Words
 from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel.memory import iomem
+from mematlas.kernel import cpuinfo
 from mematlas.kernel.memory import memory as kmem
+from mematlas.kernel.memory import memory_blocks
 from mematlas.kernel.memory.btf import Layout
-from mematlas.kernel.memory.iomem import RamRanges, parse_iomem, read_memory_blocks, read_ram
-from mematlas.kernel.memory.memory import KernelMemory, combined_refusal, open_kernel_memory, parse_vmcoreinfo, probe
+from mematlas.kernel.memory.iomem import RamRanges, parse_iomem, read_ram
+from mematlas.kernel.memory.memory import KernelMemory
+from mematlas.kernel.memory.memory_blocks import read_memory_blocks
+from mematlas.kernel.memory.readers import combined_refusal, open_kernel_memory, probe
+from mematlas.kernel.memory.vmcoreinfo import parse_vmcoreinfo, read_vmcoreinfo_place
 from mematlas.kernel.procfs import ProcFS
 
 GIB = 1 << 30
@@ -76,7 +80,7 @@ def memory_of(reader: ConstructedReader) -> KernelMemory:
 
 @pytest.fixture(autouse=True)
 def no_vmcoreinfo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kmem, "VMCOREINFO_PATH", "/nonexistent")
+    monkeypatch.setattr(kmem, "read_vmcoreinfo_place", lambda: None)
 
 
 @pytest.mark.parametrize("base", [0xFFFF888000000000, 0xFFFF9A5F40000000])
@@ -261,7 +265,7 @@ def test_iomem_line_that_is_not_understood_is_shown() -> None:
 
 
 def test_iomem_without_the_right_is_refused(tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(iomem, "read_memory_blocks", list)
+    monkeypatch.setattr(memory_blocks, "read_memory_blocks", list)
     with open(os.path.join(tmp_path, "iomem"), "w") as file:
         file.write("00000000-00000000 : System RAM\n00000000-00000000 : PCI Bus\n")
     with pytest.raises(PermissionDenied, match="CAP_SYS_ADMIN"):
@@ -285,6 +289,15 @@ def test_vmcoreinfo_numbers_are_read_as_they_are_written() -> None:
 def test_what_is_no_vmcoreinfo_is_an_error() -> None:
     with pytest.raises(FormatError):
         parse_vmcoreinfo(bytes(4096))
+
+
+@pytest.mark.parametrize(
+    ("text", "place"), [("0x11f0e000 4024\n", (0x11F0E000, 0x4024)), ("", None), ("nothing here at all", None)]
+)
+def test_place_of_vmcoreinfo_is_an_address_and_a_size(text: str, place: tuple[int, int] | None, tmp_path: Path) -> None:
+    (tmp_path / "vmcoreinfo").write_text(text)
+    assert read_vmcoreinfo_place(str(tmp_path / "vmcoreinfo")) == place
+    assert read_vmcoreinfo_place(str(tmp_path / "nowhere")) is None
 
 
 def test_a_right_that_would_help_stands_for_all_refusals() -> None:
@@ -311,17 +324,17 @@ def test_a_capture_has_no_page_tables(tmp_path: os.PathLike[str]) -> None:
 
 def test_the_users_copy_of_the_top_table_is_the_page_after(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = memory_of(ConstructedReader(0xFFFF888000000000))
-    monkeypatch.setattr(kmem, "cpu_info", lambda: {"flags": "fpu pti lm"})
+    monkeypatch.setattr(kmem, "read_cpuinfo", lambda: {"flags": "fpu pti lm"})
     assert memory.user_pgd(0x2000) == 0x3000
-    monkeypatch.setattr(kmem, "cpu_info", lambda: {"flags": "fpu lm"})
+    monkeypatch.setattr(kmem, "read_cpuinfo", lambda: {"flags": "fpu lm"})
     assert memory.user_pgd(0x2000) is None
 
 
 def test_a_processor_that_does_not_tell_has_52_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = memory_of(ConstructedReader(0xFFFF888000000000))
-    monkeypatch.setattr(kmem, "cpu_info", lambda: {"address sizes": "46 bits physical, 48 bits virtual"})
+    monkeypatch.setattr(cpuinfo, "read_cpuinfo", lambda: {"address sizes": "46 bits physical, 48 bits virtual"})
     assert memory.phys_bits == 46
-    monkeypatch.setattr(kmem, "cpu_info", dict)
+    monkeypatch.setattr(cpuinfo, "read_cpuinfo", dict)
     assert memory.phys_bits == 52
 
 
