@@ -23,8 +23,10 @@ from hypothesis import settings
 from mematlas.analysis.usage import Usage
 from mematlas.errors import NotSupported
 from mematlas.kernel.backing import has_cachestat
+from mematlas.kernel.maps import Vma, parse_maps
 from mematlas.kernel.pagemap import PAGE_IS_HUGE, Pagemap, Scanner
 from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.vmfile import NO_DEVICES, Devices
 from mematlas.labs.workload import run
 from mematlas.notes import Note
 from mematlas.observe.process import Process
@@ -332,3 +334,9 @@ def loaded_by(*words: str) -> set[str]:
     run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stderr
     return set(run.stderr.splitlines()[-1].split())
+
+
+def parse_line(line: bytes, files: Devices = NO_DEVICES) -> Vma:
+    """Return the VMA of one line of maps."""
+    (vma,) = parse_maps([line], files)
+    return vma

@@ -139,7 +139,7 @@ def exact_name(process: ProcessDir, vma: Vma) -> Vma:
 
 
 def parse_maps(lines: Iterable[bytes], files: Files = NO_DEVICES, most: int = sys.maxsize) -> list[Vma]:
-    """Return the VMAs in the lines of a maps file.
+    """Return the VMAs in the lines of a maps file, as examples and tests have them.
 
     Raises:
         FormatError: with the line that is not as the kernel writes it.
@@ -236,11 +236,6 @@ LINE = "START-END RIGHTS OFFSET DEVICE INODE PATH"
 MAX_WORD = 16
 """``major:minor``: 12 and 20 bits."""
 MAX_KNOWN = 256
-
-
-def parse_line(line: bytes, files: Files = NO_DEVICES) -> Vma:
-    """Return the VMA of one line of maps."""
-    return VmaParser(files).parse(line)
 
 
 def kind_of_name(name: str) -> str:

@@ -137,8 +137,6 @@ def node_columns(nodes: Iterable[Sizes], sizes_of: Callable[[AnItem], Sizes | No
     ]
 
 
-NO_TARGET: dict[str, Any] = {}
-
 NR_TOGETHER = 1024
 """Rows formatted together at the most, so that their texts take little memory."""
 RECURRING = ("text", "path", "list", "size")

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from helpers import PAGE, make_process, write_words
+from helpers import PAGE, make_process, parse_line, write_words
 from mematlas import Process
 from mematlas.analysis.page_batches import COLUMNS, hidden_of
 from mematlas.analysis.page_filter import PageFilter
 from mematlas.kernel.kpage import KPF_DIRTY, flag_names
-from mematlas.kernel.maps import Vma, parse_line
+from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import EXCLUSIVE, PM_MMAP_EXCLUSIVE, PRESENT, UNKNOWN, Block
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, decode_place, entry_flags, use_flags

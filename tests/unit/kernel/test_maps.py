@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import helpers  # noqa: F401  (the settings of hypothesis)
+from helpers import parse_line
 from mematlas.errors import FormatError
-from mematlas.kernel.maps import KINDS, Vma, parse_line, parse_maps
+from mematlas.kernel.maps import KINDS, Vma, parse_maps
 from mematlas.kernel.mounts import format_device, hugetlb_devices, memfd_device, parse_mountinfo, shmem_device
 from mematlas.kernel.vmfile import Devices
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE, make_process, no_scan, texts, write_words
+from helpers import PAGE, make_process, no_scan, parse_line, texts, write_words
 from mematlas import Process
 from mematlas.analysis.page_filter import PageFilter
-from mematlas.kernel.maps import parse_line
 from mematlas.kernel.pagemap import PM_PFRAME, Scanner
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.pages import (

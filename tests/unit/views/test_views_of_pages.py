@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import PAGE, make_process, write_words
+from helpers import PAGE, make_process, parse_line, write_words
 from mematlas import Process
-from mematlas.kernel.maps import parse_line
 from mematlas.kernel.pagemap import Block
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.pages import HIDDEN_FRAMES, Hole

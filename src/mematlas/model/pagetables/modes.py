@@ -1,5 +1,8 @@
 """The paging modes of Linux, as data.
 
+Those of arm64 and riscv64 are unproven: kernel memory is read on x86-64 alone, so nothing but tests makes them. With
+them goes what `mematlas.model.pagetables.entries` has of contiguous entries, NAPOT and halves with a top table each.
+
 Sources: arch/x86/include/asm/pgtable_types.h and pgtable-2level/3level/64.h; arch/arm64/include/asm/pgtable-hwdef.h,
 pgtable-prot.h, pgtable.h; arch/riscv/include/asm/pgtable-bits.h, pgtable-64.h, pgtable.h.
 """

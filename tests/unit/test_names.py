@@ -1,0 +1,62 @@
+"""What the source defines, the source uses: what tests alone reach is named here, with the reason why it stays."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import mematlas
+
+SOURCE = Path(mematlas.__file__).parent
+TREES = {path: ast.parse(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
+FOR_TESTS = {
+    "arm64": "unproven: kernel memory is read on x86-64 alone",
+    "riscv64": "the same",
+    "parse_maps": "what read_maps does, without a process",
+    "GREATER": "one of the three answers of kcmp(2)",
+    "PAPER": "the backgrounds that contrast is computed with",
+}
+
+
+def is_public(name: str) -> bool:
+    """Whether a name is more than the interpreter's or the type checker's own."""
+    return not name.startswith("__") and name != "TYPE_CHECKING"
+
+
+def defined(tree: ast.Module) -> Iterator[str]:
+    """Yield the names that a module sets at its top, and its methods, but those of names put together (``do_``)."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+            yield from (
+                part.name
+                for part in getattr(node, "body", ())
+                if isinstance(node, ast.ClassDef) and isinstance(part, ast.FunctionDef) and part.name[:3] != "do_"
+            )
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name))
+
+
+def used(tree: ast.Module) -> Iterator[str]:
+    """Yield the names that a module reads, or has as a text, as ``__all__`` and lazy imports do."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_nothing_is_defined_that_nobody_uses() -> None:
+    names = {name for tree in TREES.values() for name in used(tree)}
+    unused = {
+        f"{path.relative_to(SOURCE)}: {name}"
+        for path, tree in TREES.items()
+        for name in defined(tree)
+        if is_public(name) and name not in names and name not in FOR_TESTS
+    }
+    assert unused == set()
+    assert set(FOR_TESTS) <= {name for tree in TREES.values() for name in defined(tree)}
