@@ -21,7 +21,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Protocol
 
     class Candidate(Protocol):
@@ -166,3 +166,15 @@ class AssertionNotMet(Error):
     """A check that was asked for did not hold."""
 
     exit_code = 10
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return a hint at the name that a word is most like; nothing where none is like it.
+
+    >>> did_you_mean("--formt", ["--json", "--format"])
+    ' (did you mean --format?)'
+    """
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, names, 1)
+    return f" (did you mean {close[0]}?)" if close else ""

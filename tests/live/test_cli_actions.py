@@ -163,7 +163,7 @@ def test_area_that_is_nothing_is_refused(
 ) -> None:
     for more in ([], ["--dry-run"]):
         assert main([command, str(victim().pid), area, *more]) == 2
-        assert re.search("as asked for|bad address or range", capsys.readouterr().err)
+        assert re.search("has no VMA matching|is not mapped|bad address or range", capsys.readouterr().err)
 
 
 def test_pages_of_a_file_and_of_none_are_refused(victim: Callable[..., Victim], capsys: Capture) -> None:

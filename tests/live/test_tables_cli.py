@@ -377,7 +377,7 @@ def test_the_kernel_half_in_json_has_the_levels_too(say: Say) -> None:
 
 @root
 def test_digits_that_no_number_of_a_table_has_are_an_address(say: Say, capsys: pytest.CaptureFixture[str]) -> None:
-    say(os.getpid(), "--raw", "pgd", "558800000000")
+    say(os.getpid(), "--raw", "pgd", "0558800000000")
     assert main(["tables", str(os.getpid()), "--raw", "pte", "400000"]) == 2
     assert "an address begins with 0x" in capsys.readouterr().err
 

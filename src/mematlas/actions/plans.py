@@ -17,6 +17,7 @@ from mematlas.errors import BadInput
 from mematlas.frozen import record, replace
 from mematlas.kernel.madvise import check_first_thread
 from mematlas.model.address_space import EVERYTHING, parse_range
+from mematlas.model.unmatched import no_vma
 from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
@@ -152,7 +153,7 @@ def plan(
         asked.quiesce()
         wanted = pieces(process, space, selection, only=only)
         if not wanted and only is None:
-            raise BadInput(f"no VMA of {process.stat.name} ({process.pid}) is as asked for")
+            raise no_vma(f"{process.stat.name} ({process.pid})", space, selection)
         if nr_coldest is not None:
             from mematlas.actions.coldest import find_coldest
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 from mematlas.cli.command import COMMANDS, FIRST_SCREEN, load
-from mematlas.errors import BadInput, Error, PermissionDenied, TargetAmbiguous
+from mematlas.errors import BadInput, Error, PermissionDenied, TargetAmbiguous, did_you_mean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -154,8 +154,6 @@ def show_help(subject: str | None) -> int:
     elif subject in COMMANDS or subject == FIRST_SCREEN:
         text = command_text(subject, width)
     else:
-        from mematlas.cli.arguments import did_you_mean
-
         names = (*COMMANDS, *TOPICS)
         raise BadInput(f"no help on {subject!r}{did_you_mean(subject, names)}; mematlas --help lists the commands")
     print(text, end="")

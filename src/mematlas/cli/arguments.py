@@ -7,7 +7,7 @@ here) is left to argparse, which is given the same declarations: it costs 6 ms t
 
 from __future__ import annotations
 
-from mematlas.errors import BadInput
+from mematlas.errors import BadInput, did_you_mean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -200,15 +200,3 @@ def one_of(option: str, choices: Collection[str]) -> Callable[[str], str]:
         return text
 
     return check
-
-
-def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """Return a hint at the name that a word is most like; nothing where none is like it.
-
-    >>> did_you_mean("--formt", ["--json", "--format"])
-    ' (did you mean --format?)'
-    """
-    from difflib import get_close_matches
-
-    close = get_close_matches(word, names, 1)
-    return f" (did you mean {close[0]}?)" if close else ""

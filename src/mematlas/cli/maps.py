@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target
-from mematlas.cli.selection import add_selection, selection_of
-from mematlas.errors import BadInput
+from mematlas.cli.selection import add_selection, nothing_matches, selection_of
 from mematlas.views.maps import maps_table
 
 TYPE_CHECKING = False
@@ -33,7 +32,7 @@ def run(args: Namespace, session: Session) -> int:
     def make() -> Table:
         result = session.process.maps(args.source, args.max_stall, selection, numa=args.numa)
         if not result.vmas:
-            raise BadInput(f"no VMA of {session.process.stat.name} ({session.process.pid}) is as asked for")
+            raise nothing_matches(selection, session)
         return maps_table(result, session.target_info(result.reading), args.gaps)
 
     session.show(make, args)

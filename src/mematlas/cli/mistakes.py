@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mematlas.cli.arguments import did_you_mean
 from mematlas.cli.command import COMMANDS
+from mematlas.errors import Error, did_you_mean
 
 
 def unknown_command(name: str) -> str:
@@ -17,7 +17,6 @@ def unknown_command(name: str) -> str:
 
 def names_target(text: str) -> bool:
     """Whether a word is the name of a process, or whatever else a target can be."""
-    from mematlas.errors import Error
     from mematlas.kernel.procfs import ProcFS
     from mematlas.model.search import search
     from mematlas.notes import Notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mematlas.cli.addresses import refuse_two_readings
 from mematlas.errors import BadInput
 from mematlas.frozen import replace
 from mematlas.kernel.maps import KINDS
@@ -25,6 +26,8 @@ def selection_of(args: Namespace, session: Session) -> Selection:
     """Return the filters that were given, with the AREA word."""
     area = session.words.pop(0) if session.words else None
     session.no_more_words()
+    if area is not None:
+        refuse_two_readings(area, f"; --path {area} is a part of a path")
     return Selection(args.perms, args.kind, args.path, area)
 
 
@@ -43,10 +46,18 @@ def span_of(selection: Selection, session: Session, one_page: bool) -> tuple[int
     space = session.process.address_space()
     if span is None:
         if not any(selection.matches(vma) for vma in space.vmas):
-            raise BadInput(f"no VMA of {session.process.stat.name} ({session.process.pid}) is as asked for")
+            raise nothing_matches(selection, session)
         return 0, 1 << 64, selection
     start, end = span[0] - span[0] % page_size, -(-span[1] // page_size) * page_size
     rest = replace(selection, area=None)
     if not any(rest.matches(vma) for vma, _, _ in space.pieces(start, end)):
-        raise BadInput(f"{start:#x}-{end:#x} is in no VMA that is as asked for")
+        raise nothing_matches(selection, session)
     return start, end, rest
+
+
+def nothing_matches(selection: Selection, session: Session) -> BadInput:
+    """Return the error about a selection that no VMA of the target matches."""
+    from mematlas.model.unmatched import no_vma
+
+    process = session.process
+    return no_vma(f"{process.stat.name} ({process.pid})", process.address_space(), selection)

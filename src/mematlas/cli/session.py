@@ -61,6 +61,8 @@ class Session:
             if not self.words:
                 raise BadInput("which process? Give a PID, a name, or -- COMMAND")
             text = self.words.pop(0)
+        if text[:1] == "-" and text[1:].isdecimal():
+            raise BadInput(f"{text!r} is not a PID or a name")
         self.text = text
 
     @property

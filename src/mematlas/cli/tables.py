@@ -8,6 +8,7 @@ entries that point at tables are then left out, unless "table" is in the list. -
 
 from __future__ import annotations
 
+from mematlas.cli.addresses import address_of, addresses_of, refuse_two_readings
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_repeat, add_target
 from mematlas.errors import BadInput
@@ -82,8 +83,7 @@ def check(args: Namespace, words: list[str]) -> None:
     """Refuse options that say nothing together."""
     asked = [name for name in MODES if getattr(args, name)]
     if not asked:
-        for word in words:
-            parsed_address(word)
+        addresses_of(words)
     if len(asked) > 1:
         raise BadInput(f"--{asked[0]} and --{asked[1]}: one at a time")
     for option, needs in (("runs", "list"), ("flags", "list"), ("binary", "raw"), ("fail", "audit")):
@@ -109,6 +109,7 @@ def span_of(args: Namespace, session: Session) -> tuple[int, int] | None:
     """Return the addresses that were asked for; None for all of the half."""
     if args.range is None:
         return None
+    refuse_two_readings(args.range)
     span = parse_range(args.range, session.process.page_size)
     if span is None:
         raise BadInput(f"bad range {args.range!r}: ADDR, ADDR+LEN or START-END")
@@ -121,7 +122,7 @@ def chosen(args: Namespace, session: Session, page_tables: PageTables) -> Callab
         picked = picked_of(args, session, page_tables)
         return lambda: raw(args, session, page_tables, picked)
     if not any(getattr(args, name) for name in MODES) and session.words:
-        addresses = [address_of(word, page_tables) for word in session.words]
+        addresses = [in_half(address, page_tables) for address in addresses_of(session.words)]
         return lambda: walks(session, page_tables, addresses)
     if session.words and parse_address(session.words[0]) is not None:
         mode = next((name for name in MODES if getattr(args, name)), "")
@@ -138,17 +139,8 @@ def chosen(args: Namespace, session: Session, page_tables: PageTables) -> Callab
     return lambda: summary(session, page_tables)
 
 
-def parsed_address(word: str) -> int:
-    """Return the number that an address is."""
-    address = parse_address(word)
-    if address is None:
-        raise BadInput(f"bad address {word!r}: hexadecimal, such as 0x7f3c1a2b4010")
-    return address
-
-
-def address_of(word: str, page_tables: PageTables) -> int:
-    """Return the address that a word is; with --kernel one of the kernel half."""
-    address = parsed_address(word)
+def in_half(address: int, page_tables: PageTables) -> int:
+    """Return an address; with --kernel it has to be one of the kernel half."""
     if page_tables.kernel_half and address < page_tables.mode.kernel_start:
         raise BadInput(f"{address:#x} is not in the kernel half, from {page_tables.mode.kernel_start:#x} on")
     return address
@@ -205,7 +197,7 @@ def picked_of(args: Namespace, session: Session, page_tables: PageTables) -> tup
     word = session.words[0]
     if is_number(word):
         return int(word), None
-    address = address_of(word, page_tables)
+    address = in_half(address_of(word), page_tables)
     if not page_tables.start <= address < page_tables.end:
         raise BadInput(f"{address:#x} is not in the user half: --kernel shows the tables of the other")
     return None, address

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import sys
 
+from mematlas.cli.addresses import addresses_of
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_repeat, add_target
 from mematlas.errors import BadInput
-from mematlas.model.address_space import HEX_DIGITS, parse_address
+from mematlas.kernel.maps import KINDS
+from mematlas.model.address_space import parse_address
 from mematlas.notes import Notes
 from mematlas.views.translate import translate_table
 
@@ -32,7 +34,9 @@ def run(args: Namespace, session: Session) -> int:
         words = [word for word in words if word != "-"] + sys.stdin.read().split()
     if not words:
         raise BadInput("which address? Give one or more, or - to read them from standard input")
-    addresses = list(map(address_of, words))
+    for word in words:
+        refuse_areas(word, session.text)
+    addresses = addresses_of(words)
 
     def make() -> Table:
         notes = Notes()
@@ -43,14 +47,13 @@ def run(args: Namespace, session: Session) -> int:
     return 0
 
 
-def address_of(word: str) -> int:
-    """Return the address that a word is."""
-    address = parse_address(word)
-    if address is None and HEX_DIGITS.issuperset(digits := word.lower().removeprefix("0x")) and len(digits) > 16:
-        raise BadInput(f"{word} is beyond the address space: an address has at most 64 bits")
-    if address is None:
-        raise BadInput(f"bad address {word!r}: hexadecimal, such as 0x7f3c1a2b4010")
-    return address
+def refuse_areas(word: str, target: str) -> None:
+    """Refuse what `pages` takes and we do not, and say so."""
+    first, plus, _ = word.partition("+")
+    start, minus, end = word.partition("-")
+    is_range = (plus and parse_address(first)) or (minus and parse_address(start) and parse_address(end))
+    if is_range or word.strip("[]") in KINDS:
+        raise BadInput(f"{word!r} is more than an address; for all of its pages: mematlas pages {target} {word}")
 
 
 COMMAND = Command(

@@ -236,7 +236,7 @@ def calculate(text: str, facts: Facts) -> float | int:
             raise ValueError
         return evaluate(ast.parse(text.strip(), mode="eval").body, facts)
     except (SyntaxError, ValueError, TypeError, ArithmeticError, KeyError, RecursionError, MemoryError):
-        raise BadInput(f"{text.strip()[:80]!r} is no number that can be understood") from None
+        raise BadInput(f"cannot read {text.strip()[:80]!r} as a number; try 100 or 400 KiB") from None
 
 
 def evaluate(node: ast.expr, facts: Facts) -> float | int:

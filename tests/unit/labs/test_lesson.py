@@ -190,7 +190,7 @@ def test_prediction_stands_beside_reality_and_reason() -> None:
 def test_what_is_not_understood_is_asked_again() -> None:
     answers, text = teach(make_lesson(make_step()), "many\n3-9\n7\n")
     assert answers[0].right is True
-    assert "'many' is no number" in text
+    assert "cannot read 'many' as a number" in text
     assert "'3-9' is a range: one number is asked for" in text
 
 
@@ -463,7 +463,7 @@ def test_damaged_answers_file_is_a_usage_error(answers: Callable[[Any], str], co
     ("answer", "why"),
     [
         ([1], "answer 'touched': [1] is neither text nor a number"),
-        ("many", "answer 'touched': 'many' is no number that can be understood"),
+        ("many", "answer 'touched': cannot read 'many' as a number; try 100 or 400 KiB"),
         ("90-110", "answer 'touched': '90-110' is a range: one number is asked for"),
     ],
 )
