@@ -12,7 +12,7 @@ from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGon
 from mematlas.notes import Note, Notes
 from mematlas.observe.sources import no_tables
 from mematlas.views.format import format_seconds
-from mematlas.views.usage import Subject, sharing_notes, usage_table, verify_table
+from mematlas.views.usage import Subject, sharing_notes, usage_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def if_ended(args: Namespace, session: Session) -> int:
 def verify(args: Namespace, session: Session) -> int:
     from mematlas.analysis.verify import Told, compare
     from mematlas.kernel.smaps import leaves_out_huge_pages
+    from mematlas.views.verify import verify_table
 
     if args.source != "auto":
         raise BadInput("--verify reads every source: not with --source")

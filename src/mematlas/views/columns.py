@@ -182,3 +182,11 @@ def text_form(column: Column[Any], in_bytes: bool) -> Form:
     """Return how text writes a column."""
     form = FORMATS["count" if in_bytes and column.kind == "size" else column.kind]
     return column.kind, lambda value: "-" if value is None else "hidden" if value is HIDDEN else form(value), form
+
+
+def widths_of(columns: Sequence[Column[Any]], known: Sequence[Texts]) -> list[int]:
+    """Return how wide columns are, as far as their cells are known."""
+    return [
+        max(len(column.heading), column.width, *(len(cell) for texts in known for cell in texts[index]), 0)
+        for index, column in enumerate(columns)
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mematlas.views.columns import widths_of
 from mematlas.views.format import fold, shorten
 
 TYPE_CHECKING = False
@@ -29,31 +30,26 @@ class Layout:
     """
 
     def __init__(self, columns: list[Column[Any]], known: Sequence[Texts], width: int, streams: bool) -> None:
-        """``known`` are the rows as far as they are, which is to the end unless they stream; width 0 is for any."""
-        widths = [
-            max(len(column.heading), column.width, *(len(cell) for texts in known for cell in texts[index]), 0)
-            for index, column in enumerate(columns)
-        ]
-        last = len(columns) - 1
-        least = least_of(columns[last], width, widths[last], (cell for texts in known for cell in texts[last]))
-        kept = list(range(len(columns)))
-        if width:
-            blank = [not streams and all(SAYS_NOTHING.issuperset(texts[index]) for texts in known) for index in kept]
-            kept = fitting([column.rank for column in columns], [*widths[:-1], least], width, blank)
-        self.lost = [column.heading for index, column in enumerate(columns) if index not in kept]
-        """The headings of columns that there is no room for."""
-        self.kept = kept
-        keys = [column.key for column in columns]
-        stand_ins = {index: keys.index(columns[index].fallback) for index in kept if columns[index].fallback in keys}
-        self.stand_ins = {index: other for index, other in stand_ins.items() if other not in kept}
-        """Where the cells of a lost column stand in blank ones."""
-        self.is_right = [columns[index].right for index in kept]
-        self.widths = [max(widths[index], widths[self.stand_ins.get(index, index)]) for index in kept]
+        """``known`` are the rows as far as they are, which is to the end unless they stream."""
+        widths = widths_of(columns, known)
+        last = columns[-1]
         self.width = width
-        self.folds = columns[last].kind != "path"
+        self.folds = last.kind != "path"
+        least = least_of(last, width, widths[-1], (cell for texts in known for cell in texts[-1]))
+        blank = [
+            not streams and all(SAYS_NOTHING.issuperset(texts[index]) for texts in known)
+            for index in range(len(columns))
+        ]
+        self.kept = fitting([column.rank for column in columns], [*widths[:-1], least], width, blank)
+        self.lost = [column.heading for index, column in enumerate(columns) if index not in self.kept]
+        """The headings of columns that there is no room for."""
+        self.stand_ins = stand_ins(columns, self.kept)
+        """Where the cells of a lost column stand in blank ones."""
+        self.widths = [max(widths[index], widths[self.stand_ins.get(index, index)]) for index in self.kept]
+        self.is_right = [columns[index].right for index in self.kept]
         if not self.folds:  # sooner short paths than several lines a row
             least = max(min(least, width - sum(each + 2 for each in self.widths[:-1])), LEAST_ROOM)
-        self.groups = in_groups([*self.widths[:-1], least], width) if width else [range(len(kept))]
+        self.groups = in_groups([*self.widths[:-1], least], width)
         """The columns of each line, by their indexes among those that are kept."""
         self.patterns = [
             "  ".join(f"{{:{'>' if self.is_right[index] else '<'}{self.widths[index]}}}" for index in group)
@@ -68,13 +64,8 @@ class Layout:
         for index, other in self.stand_ins.items():
             own = texts[index]
             cells[self.kept.index(index)] = [cell or instead for cell, instead in zip(own, texts[other], strict=True)]
-        if self.width:
-            return (line for row in zip(*cells, strict=True) for line in self._lines_of(list(row)))
-        pads = [str.rjust if is_right else str.ljust for is_right in self.is_right]
-        padded = [
-            [pad(cell, width) for cell in column] for column, pad, width in zip(cells, pads, self.widths, strict=True)
-        ]
-        return map(str.rstrip, map("  ".join, zip(*padded, strict=True)))
+        for row in zip(*cells, strict=True):
+            yield from self._lines_of(list(row))
 
     def _lines_of(self, row: list[str]) -> Iterator[str]:
         """Yield the lines of one row. What would say nothing but that something is not known is left out."""
@@ -103,6 +94,14 @@ class Layout:
         return (indent + self.patterns[number].format(*short)).rstrip()
 
 
+def stand_ins(columns: list[Column[Any]], kept: list[int]) -> dict[int, int]:
+    """Return which lost columns stand in blank cells of which others."""
+    keys = [column.key for column in columns]
+    wanted = {index: columns[index].fallback for index in kept}
+    others = {index: keys.index(key) for index, key in wanted.items() if key in keys}
+    return {index: other for index, other in others.items() if other not in kept}
+
+
 def in_groups(widths: list[int], width: int) -> list[range]:
     """Return which columns stand in a line together, where all of them are wider than the screen.
 
@@ -122,8 +121,6 @@ def in_groups(widths: list[int], width: int) -> list[range]:
 
 def least_of(column: Column[Any], width: int, widest: int, cells: Iterable[str]) -> int:
     """Return how many columns the last cell takes at the least, on a screen of this width."""
-    if not width:
-        return widest
     if column.kind == "path":
         return min(widest, max(LEAST_PATH, width // 5))
     longest_word = max((len(word) for cell in cells for word in fold(cell, 1)), default=0)

@@ -18,8 +18,8 @@ from mematlas.views.columns import (
     pieces_of,
     text_form,
     texts_of,
+    widths_of,
 )
-from mematlas.views.layout import Layout, limited, lost_line
 from mematlas.views.terminal import paint
 
 TYPE_CHECKING = False
@@ -28,8 +28,33 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mematlas.views.columns import AnItem, Batch, Row, Texts
+    from mematlas.views.layout import Layout
 
 __all__ = ("HIDDEN", "NR_TOGETHER", "Aside", "Column", "Drawn", "Table", "batch_of", "node_columns", "pieces_of")
+
+
+class Padding:
+    """How rows stand where a line may be as long as it likes: in columns as wide as what is known of them."""
+
+    lost = ()
+
+    def __init__(self, columns: list[Column[Any]], known: Sequence[Texts]) -> None:
+        pads = [str.rjust if column.right else str.ljust for column in columns]
+        self.pads = list(zip(pads, widths_of(columns, known), strict=True))
+
+    def lines(self, texts: Texts) -> Iterator[str]:
+        """Yield the lines of rows, given as the cells of all columns."""
+        padded = [[pad(cell, width) for cell in column] for column, (pad, width) in zip(texts, self.pads, strict=True)]
+        return map(str.rstrip, map("  ".join, zip(*padded, strict=True)))
+
+
+def layout_of(columns: list[Column[Any]], known: Sequence[Texts], width: int, streams: bool) -> Padding | Layout:
+    """Return how rows stand in lines of at most this width, 0 for any."""
+    if not width:
+        return Padding(columns, known)
+    from mematlas.views.layout import Layout  # pipes need none
+
+    return Layout(columns, known, width, streams)
 
 
 class Table:
@@ -106,11 +131,13 @@ class Table:
         streams = self.batches is not None
         known = list(islice(texts, 1 if width else 0) if streams else texts)
         footer = self._footer_of(columns, in_bytes)
-        layout = Layout(columns, [*known, footer] if footer else known, width, streams)
+        layout = layout_of(columns, [*known, footer] if footer else known, width, streams)
         head = list(layout.lines([[column.heading] for column in columns]))
         foot = list(layout.lines(footer)) if footer else []
         body: Iterable[str] = chain.from_iterable(map(layout.lines, chain(known, texts)))
         if height and not streams:
+            from mematlas.views.layout import limited
+
             body = limited(list(body), max(height - len(head) - len(foot) - bool(layout.lost), 1))
         yield from (paint(line, "title", colour) for line in head)
         if before is None:
@@ -119,6 +146,8 @@ class Table:
             yield from (line if line in before else paint(line, "changed", colour) for line in body)
         yield from (paint(line, "title", colour) for line in foot)
         if layout.lost:
+            from mematlas.views.layout import lost_line
+
             yield paint(lost_line(layout.lost, width), "dim", colour)
 
     def _shown(self) -> list[Column[Any]]:
@@ -146,7 +175,8 @@ class Table:
 
     def _of_rows(self, piece: Batch, columns: Sequence[Column[Any]]) -> Batch:
         """Return what rows that are values already have of columns."""
-        return list(compress(piece, [column in columns for column in self.columns]))
+        keys = {column.key for column in columns}
+        return list(compress(piece, [column.key in keys for column in self.columns]))
 
     def _footer_of(self, columns: Sequence[Column[Any]], in_bytes: bool) -> Texts | None:
         """Return the totals as the cells of a single row."""

@@ -1,4 +1,4 @@
-"""The memory of a process as a few lines with their meaning, and two sources side by side."""
+"""The memory of a process as a few lines with their meaning, of several as a row each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from typing import Any, Generic, TypeVar
 
     from mematlas.analysis.results import UsageResult
-    from mematlas.analysis.verify import Comparison
     from mematlas.model.folio_sizes import FolioSizes
 
     Result = TypeVar("Result")
@@ -203,21 +202,3 @@ def sharing_notes(earlier: dict[int, int]) -> list[Note]:
     who = f"PID {first_of(list(earlier))} {'runs' if len(earlier) == 1 else 'run'}"
     text = f"{who} in {whose} (CLONE_VM, vfork): that memory exists once, and goes with the last of them"
     return [Note("shared-address-space", text)]
-
-
-VERIFY_COLUMNS: tuple[Column[Comparison], ...] = (
-    Column("measure", "MEASURE"),
-    Column("smaps", "SMAPS", "size", lambda row: row.first),
-    Column("pagemap", "PAGEMAP", "size", lambda row: row.second),
-    Column("tables", "TABLES", "size", lambda row: row.third),
-    Column("difference", "DIFFERENCE", "size"),
-    Column("explained", "OK", "flag"),
-    Column("reason", "REASON"),
-)
-
-
-def verify_table(comparisons: list[Comparison], target: dict[str, Any], notes: Notes) -> Table:
-    """Return the sources side by side; a difference without a reason fails."""
-    unexplained = [row.measure for row in comparisons if row.explained is False]
-    failures = [f"the sources disagree without a reason: {', '.join(unexplained)}"] if unexplained else []
-    return Table("verify/1", VERIFY_COLUMNS, comparisons, target=target, notes=notes, failures=failures)
