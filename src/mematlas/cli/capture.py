@@ -45,11 +45,10 @@ def run(args: Namespace, session: Session) -> int:
         from mematlas.observe.captures import capture
 
         saved = capture(session.process, directory, args.redact)
-        row = tuple(getattr(saved, column.key) for column in COLUMNS)
         notes = Notes(saved.reading.notes)
         if saved.reading.torn:
             notes.add(TORN)
-        return Table("capture/1", COLUMNS, [row], target=session.target_info(saved.reading), notes=notes)
+        return Table("capture/1", COLUMNS, [saved], target=session.target_info(saved.reading), notes=notes)
 
     with Interrupts(session.err) as ending:
         session.show(make, args)

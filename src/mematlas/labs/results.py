@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mematlas.frozen import record
 from mematlas.notes import Notes
 from mematlas.views.table import Column, Drawn, Table
 
@@ -12,56 +13,67 @@ if TYPE_CHECKING:
     from mematlas.labs.lesson import Answer, Lesson
     from mematlas.labs.score import Score
 
-LESSON_COLUMNS = (
-    Column("name", "LESSON"),
-    Column("title", "TITLE"),
-    Column("rights", "NEEDS"),
-    Column("passed", "PASSED"),
-    Column("score", "PASSED"),
+
+@record
+class Taken:
+    """A lesson with how it went so far; None when it was never taken."""
+
+    lesson: Lesson
+    score: Score | None
+
+    @property
+    def passed(self) -> str | None:
+        """Whether it was passed, for people."""
+        if self.score is None:
+            return None
+        return "yes" if self.score.passed else f"{self.score.nr_right} of {self.score.nr_asked}"
+
+
+RIGHT = {True: "yes", False: "no", None: "left out"}
+
+LESSON_COLUMNS: tuple[Column[Taken], ...] = (
+    Column("name", "LESSON", value=lambda taken: taken.lesson.name),
+    Column("title", "TITLE", value=lambda taken: taken.lesson.title),
+    Column("rights", "NEEDS", value=lambda taken: taken.lesson.rights),
+    Column("passed", "PASSED", value=lambda taken: taken.score and taken.score.passed),
+    Column("score", "PASSED", value=lambda taken: taken.passed),
 )
-LIST_COLUMNS = (
-    Column("name", "LESSON"),
-    Column("title", "TITLE"),
-    Column("rights", "NEEDS"),
-    Column("score", "PASSED"),
+LIST_COLUMNS: tuple[Column[Taken], ...] = (
+    Column("name", "LESSON", value=lambda taken: taken.lesson.name),
+    Column("title", "TITLE", value=lambda taken: taken.lesson.title, rank=1),
+    Column("rights", "NEEDS", value=lambda taken: needs_of(taken.lesson.rights)),
+    Column("score", "PASSED", value=lambda taken: taken.passed),
 )
 """What fits into 80 columns."""
-ANSWER_COLUMNS = (
+ANSWER_COLUMNS: tuple[Column[Answer], ...] = (
     Column("lesson", "LESSON"),
     Column("key", "KEY"),
     Column("question", "QUESTION"),
     Column("prediction", "PREDICTION"),
     Column("reality", "REALITY"),
     Column("right", "RIGHT"),
-    Column("reason", "REASON"),
+    Column("reason", "REASON", value=lambda answer: answer.reason or None),
 )
-SHORT_COLUMNS = (
+SHORT_COLUMNS: tuple[Column[Answer], ...] = (
     Column("lesson", "LESSON"),
     Column("key", "KEY"),
-    Column("prediction", "PREDICTION"),
-    Column("reality", "REALITY"),
-    Column("right", "RIGHT"),
+    Column("prediction", "PREDICTION", value=lambda answer: answer.shown[0]),
+    Column("reality", "REALITY", value=lambda answer: answer.shown[1]),
+    Column("right", "RIGHT", value=lambda answer: RIGHT[answer.right]),
 )
-RIGHT = {True: "yes", False: "no", None: "left out"}
 
 
 def lessons_table(lessons: Iterable[Lesson], scores: dict[str, Score], notes: Notes) -> Table:
     """Return the lessons, with how they went so far; ``passed`` is unknown for those never taken."""
-    rows = []
-    for lesson in lessons:
-        score = scores.get(lesson.name)
-        shown = None if score is None else "yes" if score.passed else f"{score.nr_right} of {score.nr_asked}"
-        rows.append((lesson.name, lesson.title, lesson.rights, None if score is None else score.passed, shown))
-
-    short = [(name, title, needs_of(rights), shown) for name, title, rights, _, shown in rows]
+    taken = [Taken(lesson, scores.get(lesson.name)) for lesson in lessons]
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
-        yield from Table("", LIST_COLUMNS, short).lines(in_bytes=in_bytes, colour=colour, before=before, width=width)
+        yield from Table("", LIST_COLUMNS, taken).lines(in_bytes=in_bytes, colour=colour, before=before, width=width)
         yield ""
         yield "mematlas lab NAME begins one."
         yield "* shows more to those with a right that it names; root has all of them."
 
-    return Drawn("lab/1", LESSON_COLUMNS, rows, notes=notes, draw=draw)
+    return Drawn("lab/1", LESSON_COLUMNS, taken, notes=notes, draw=draw)
 
 
 def needs_of(rights: str) -> str:
@@ -76,23 +88,18 @@ def needs_of(rights: str) -> str:
 
 def answers_table(answers: list[Answer], notes: Notes) -> Table:
     """Return what became of the predictions, for grading."""
-    rows = [
-        (item.lesson, item.key, item.question, item.prediction, item.reality, item.right, item.reason or None)
-        for item in answers
-    ]
     # A lesson that cannot be taken here gives the same reason for each of its questions.
     reasons = dict.fromkeys((item.lesson, item.reason) for item in answers if item.right is None)
     misfits = [item for item in answers if item.reason and item.right is not None]
     nr_right = sum(item.right is True for item in answers)
     nr_asked = sum(item.right is not None for item in answers)
     target = {"passed": nr_right == nr_asked, "nr_right": nr_right, "nr_asked": nr_asked}
-    short = [(item.lesson, item.key, *item.shown, RIGHT[item.right]) for item in answers]
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
-        yield from Table("lesson/1", SHORT_COLUMNS, short).lines(
+        yield from Table("lesson/1", SHORT_COLUMNS, answers).lines(
             in_bytes=in_bytes, colour=colour, before=before, width=width
         )
         yield from (f"{name} left out: {why}" for name, why in reasons)
         yield from (f"{item.lesson} not understood: {item.reason}" for item in misfits)
 
-    return Drawn("lesson/1", ANSWER_COLUMNS, rows, target=target, notes=notes, draw=draw)
+    return Drawn("lesson/1", ANSWER_COLUMNS, answers, target=target, notes=notes, draw=draw)

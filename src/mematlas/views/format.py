@@ -8,6 +8,8 @@ if TYPE_CHECKING:
 
 LEFT_OUT = "..."
 """What stands for the middle of a text that is too long."""
+LEAST_HEAD = 4
+"""Characters of the beginning of a path that are worth showing."""
 UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -107,19 +109,28 @@ def format_share(share: float) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """Return a text in at most this many columns, its middle left out where it is longer: of a path the end says most.
+    """Return a text in at most this many columns, its middle left out where it is longer.
 
-    >>> shorten("/usr/lib/x86_64-linux-gnu/libcrypto.so.3", 24), shorten("[heap]", 24)
-    ('/usr/l.../libcrypto.so.3', '[heap]')
-    >>> shorten("/tmp/a-name-that-is-longer-than-that", 20)
-    '/tmp/...er-than-that'
+    The last part of a path says most, and is kept as long as there is room for it.
+
+    >>> shorten("/usr/lib/x86_64-linux-gnu/libcrypto.so.3", 24), shorten("/usr/lib/jvm/lib/libjimage.so", 18)
+    ('/usr/l.../libcrypto.so.3', '.../libjimage.so')
+    >>> shorten("/usr/lib/ld-linux-x86-64.so.2", 16), shorten("[heap]", 16)
+    ('ld-linu...4.so.2', '[heap]')
     """
     if len(text) <= width:
         return text
-    room = max(width - len(LEFT_OUT), 0)
     name = text[text.rfind("/") :]
-    tail = len(name) if 2 * room // 3 <= len(name) <= room - 2 else room - room // 3
-    return text[: room - tail] + LEFT_OUT[:width] + text[len(text) - tail :]
+    head = width - len(LEFT_OUT) - len(name)
+    if head >= LEAST_HEAD:
+        return text[:head] + LEFT_OUT + name
+    if head >= 0:
+        return LEFT_OUT + name
+    name = name.removeprefix("/")
+    if len(name) <= width:
+        return name
+    room = max(width - len(LEFT_OUT), 2)
+    return name[: room - room // 2] + LEFT_OUT + name[-(room // 2) :]
 
 
 def format_list(items: list[str] | tuple[str, ...]) -> str:

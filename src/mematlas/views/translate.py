@@ -8,56 +8,51 @@ from mematlas.views.table import HIDDEN, Column, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
     from typing import Any
 
     from mematlas.analysis.results import Translation
 
-COLUMNS = (
+
+def of_frame(item: Translation, number: int | None) -> Any:
+    """Return a number that tells a frame; ``hidden`` where there is one that we may not know."""
+    return HIDDEN if item.hidden and "present" in item.flags else number
+
+
+def of_slot(item: Translation, number: int | None) -> Any:
+    """Return a number that tells a swap slot; ``hidden`` where there is one that we may not know."""
+    return HIDDEN if item.hidden and "present" not in item.flags else number
+
+
+def vma_of(item: Translation) -> str | None:
+    """Return the VMA of an address in short."""
+    return None if item.vma is None else f"{item.vma.start:#x}-{item.vma.end:#x} {item.vma.perms}"
+
+
+def path_of(item: Translation) -> str | None:
+    """Return what is mapped at an address: a path, or the kind of memory."""
+    return None if item.vma is None else item.vma.path or item.vma.kind
+
+
+COLUMNS: tuple[Column[Translation], ...] = (
     Column("address", "ADDRESS", "address"),
     Column("state", "STATE"),
-    Column("pfn", "PFN", "count"),
-    Column("phys", "PHYSICAL", "address"),
-    Column("file_offset", "FILE OFFSET", "hex"),
-    Column("swap_type", "SWAP TYPE", "count", shown=False),
-    Column("swap_offset", "SWAP OFFSET", "hex", shown=False),
-    Column("flags", "FLAGS", "list"),
-    Column("vma", "VMA"),
-    Column("path", "PATH", "path"),
+    Column("pfn", "PFN", "count", lambda item: of_frame(item, item.pfn), rank=1),
+    Column("phys", "PHYSICAL", "address", lambda item: of_frame(item, item.phys)),
+    Column("file_offset", "FILE OFFSET", "hex", rank=2),
+    Column("swap_type", "SWAP TYPE", "count", lambda item: of_slot(item, item.swap_type), shown=False),
+    Column("swap_offset", "SWAP OFFSET", "hex", lambda item: of_slot(item, item.swap_offset), shown=False),
+    Column("flags", "FLAGS", "list", rank=3),
+    Column("vma", "VMA", value=vma_of, rank=4),
+    Column("path", "PATH", "path", path_of),
 )
 NOT_MAPPED = Note("not-mapped", "an address outside every VMA has no state: touching it is a segmentation fault")
 
 
-def translate_table(found: Iterable[Translation], target: dict[str, Any], notes: Notes) -> Table:
-    """Return a row per address asked, in order."""
-    return Table("translate/1", COLUMNS, [row_of(item, notes) for item in found], target=target, notes=notes)
-
-
-def row_of(item: Translation, notes: Notes) -> tuple[Any, ...]:
-    """Return the row of one address; what is missing in it is explained in the notes."""
-    pfn: Any = item.pfn
-    phys: Any = item.phys
-    swap_type: Any = item.swap_type
-    swap_offset: Any = item.swap_offset
-    if item.hidden:
+def translate_table(found: Sequence[Translation], target: dict[str, Any], notes: Notes) -> Table:
+    """Return a row per address asked, in order; what is missing in one is explained in the notes."""
+    if any(item.hidden for item in found):
         notes.add(HIDDEN_FRAMES)
-        if "present" in item.flags:
-            pfn = phys = HIDDEN
-        else:
-            swap_type = swap_offset = HIDDEN
-    if item.vma is None:
+    if any(item.vma is None for item in found):
         notes.add(NOT_MAPPED)
-    area = None if item.vma is None else f"{item.vma.start:#x}-{item.vma.end:#x} {item.vma.perms}"
-    path = None if item.vma is None else item.vma.path or item.vma.kind
-    return (
-        item.address,
-        item.state,
-        pfn,
-        phys,
-        item.file_offset,
-        swap_type,
-        swap_offset,
-        item.flags,
-        area,
-        path,
-    )
+    return Table("translate/1", COLUMNS, found, target=target, notes=notes)
