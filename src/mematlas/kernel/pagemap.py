@@ -341,9 +341,10 @@ class Pagemap:
         """
         while address < end:
             until = min(end, address + SEEK_SPAN)
-            before = time.perf_counter()
             try:
-                found = (self._scanner or self.scanner).first(address, until, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
+                scanner = self._scanner or self.scanner  # what is loaded for it is not the target's to rest from
+                before = time.perf_counter()
+                found = scanner.first(address, until, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
             except NotSupported:
                 self.can_scan = False
                 return address

@@ -73,6 +73,7 @@ class Unsaid:
     def _find(self, group: list[Vma], found: dict[int, int | None]) -> None:
         # A search that reads no entry, since there is hardly ever any. It is asked at the end whether the target lives.
         page_size = self.process.procfs.page_size
+        scanner = self._pagemap.scanner  # what is loaded for it is not the target's to rest from
         end = group[-1].end
         start, place = group[0].start, 0
         while start < end:
@@ -81,7 +82,7 @@ class Unsaid:
                 start = self._pagemap.seek(start, end)
             until = min(end, start + SCAN_SPAN)
             before = time.perf_counter()
-            for low, high in self._pagemap.scanner.ranges(start, until, PAGE_IS_PFNZERO):
+            for low, high in scanner.ranges(start, until, PAGE_IS_PFNZERO):
                 while group[place].end <= low:
                     place += 1
                 # It may reach over several VMAs, and over what lies between them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -281,6 +282,21 @@ def test_reads_that_one_slow_read_made_shorter_become_longer_again(monkeypatch: 
     assert pacer.most == BLOCK_SIZE // 2
     pacer.spend(Pacer.WORK * 0.35, BLOCK_SIZE // 2)
     assert pacer.most == BLOCK_SIZE
+
+
+def test_no_pause_is_made_for_what_a_search_had_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent: list[float] = []
+    load = Scanner.__init__
+
+    def load_slowly(scanner: Scanner, fd: int, pid: int) -> None:
+        time.sleep(0.2)
+        load(scanner, fd, pid)
+
+    monkeypatch.setattr(Scanner, "__init__", load_slowly)
+    monkeypatch.setattr(Pacer, "spend", lambda _, seconds: spent.append(seconds))
+    with sparse(1 << 20, [3]) as target, ProcFS().process(target.pid) as process, Pagemap(process, Pacer()) as pagemap:
+        pagemap.seek(target.told, target.told + (1 << 20))
+    assert sum(spent) < 0.2
 
 
 def test_own_stack_is_present() -> None:
