@@ -207,6 +207,8 @@ def test_screen_of_a_proc_without_meminfo_goes_on() -> None:
 @pytest.mark.parametrize(
     ("change", "words", "needs"),
     [
+        ("umount -l /proc", "usage somebody", "proc mounted there: as root, mount -t proc proc /proc"),
+        ("mount -t tmpfs none /proc", "usage ~some.*", "proc mounted there: as root, mount -t proc proc /proc"),
         ("umount -l /proc", "usage 1", "proc mounted there: as root, mount -t proc proc /proc"),
         ("mount -t tmpfs none /sys", "usage self --source tables", "sysfs mounted on /sys"),
     ],

@@ -132,7 +132,7 @@ def with_name(name: str, procfs: ProcFS, notes: Notes, more: str = "") -> Iterat
         yield from exactly_named(name, procfs, notes)
     except TargetNotFound as error:
         near = " or ".join(map(repr, near_names(name, procfs)))
-        raise TargetNotFound(f"{error}{f'; did you mean {near}?' if near else ''}{more}") from None
+        raise TargetNotFound(f"{error}{f' (did you mean {near}?)' if near else ''}{more}") from None
 
 
 def exactly_named(name: str, procfs: ProcFS, notes: Notes) -> Iterator[Target]:

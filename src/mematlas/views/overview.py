@@ -79,7 +79,8 @@ def overview_view(
         yield ""
         for line in rights(uid, usage.missing, usage.refused, command, sudo):
             yield from fold_message(line, width)
-        yield from tries(command, to_try(usage.groups))
+        for line in tries(command, to_try(usage.groups)):
+            yield from fold_message(line, width)
 
     notes = [*estimates(usage.groups), *sharing_notes(usage.sharing), *usage.notes]
     return Drawn(SCHEMA, columns, usage.groups, target=target_of(usage), draw=draw, notes=notes)
@@ -185,7 +186,7 @@ def tries(command: str, target: int | str) -> Iterator[str]:
     lines = (
         (f"usage {target}", "how much, by kind"),
         (f"map {target}", "its address space, drawn"),
-        ("--help", f"everything else; {command} demo: a tour"),
+        ("--help", "everything else (demo: a tour)"),
     )
     for index, (words, text) in enumerate(lines):
         yield f"{'Try:' if index == 0 else '':<6}{f'{command} {words}':<{len(command) + 16}}{text}"

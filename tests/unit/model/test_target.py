@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -16,7 +17,7 @@ from helpers import Program, make_process, program
 from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.processes import ancestors
-from mematlas.model.search import candidates_of, resolve, resolve_all
+from mematlas.model.search import candidates_of, near_names, resolve, resolve_all
 from mematlas.model.target import parse_pid
 
 NAMED = """
@@ -67,6 +68,31 @@ def test_name_must_be_exact_and_names_all_that_bear_it(two: list[Program]) -> No
     assert pids(NAME) == sorted(one.pid for one in two)
     with pytest.raises(TargetNotFound, match="no process is called"):
         pids(NAME[:-1])
+
+
+@pytest.mark.parametrize("near", [NAME[:-1], NAME[:4], NAME.upper(), NAME + "x", "x" + NAME[1:], "am" + NAME[2:]])
+def test_near_name_is_suggested_and_never_acted_on(two: list[Program], near: str) -> None:
+    with pytest.raises(TargetNotFound) as caught:
+        pids(near)
+
+    assert str(caught.value) == f"no process is called {near!r} (did you mean {NAME!r}?)"
+
+
+@pytest.mark.parametrize("far", ["xy" + NAME[2:], NAME[2:], "x"])
+def test_name_that_is_far_from_all_is_not_guessed_at(two: list[Program], far: str) -> None:
+    with pytest.raises(TargetNotFound) as caught:
+        pids(far)
+
+    assert repr(NAME) not in str(caught.value)
+
+
+def test_few_near_names_are_suggested_the_nearest_first() -> None:
+    names = [f"near {os.getpid()} {letter}" for letter in "edcba"]
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(program(NAMED, name))
+        assert near_names(f"near {os.getpid()}", ProcFS()) == sorted(names)[:3]
+        assert near_names(names[0].upper(), ProcFS())[0] == names[0]
 
 
 def test_ambiguous_name_lists_candidates_and_picks_none(two: list[Program]) -> None:
@@ -121,6 +147,24 @@ def test_cgroup_holds_us() -> None:
         pids("cgroup:no/such/")
 
 
+def test_cgroup_may_be_given_by_its_directory() -> None:
+    path = next(
+        (line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().split("\n") if ":memory:" in line),
+        None,
+    )
+    directory = f"/sys/fs/cgroup/memory{path}"
+    if path is None:
+        path = Path("/proc/self/cgroup").read_text().splitlines()[-1].split(":", 2)[2]
+        directory = f"/sys/fs/cgroup{path}"
+    if not os.path.isdir(directory):
+        pytest.skip("needs the cgroup file system on /sys/fs/cgroup")
+
+    with program(LATE, wait="") as target:
+        listed = set(map(int, Path(directory, "cgroup.procs").read_text().split()))
+        assert target.pid in pids(f"cgroup:{directory}/")
+        assert target.pid in listed
+
+
 def test_kernel_threads_have_no_name_to_be_found_by() -> None:
     with pytest.raises(TargetNotFound):
         pids("kthreadd")
@@ -142,6 +186,47 @@ def test_capture_is_a_directory_or_one_process_in_it(tmp_path: Path) -> None:
     make_process(tmp_path, pid=13)
     with pytest.raises(TargetAmbiguous):
         resolve(str(tmp_path), ProcFS())
+
+
+def test_number_that_is_a_process_and_a_capture_here_is_refused_with_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = str(os.getpid())
+    make_process(tmp_path / own, pid=12)
+    monkeypatch.chdir(tmp_path)
+    assert pids(own) == [os.getpid()]  # a directory of that name is no capture
+
+    (tmp_path / own / "machine.json").write_text(json.dumps({"page_size": 4096}))
+    with pytest.raises(TargetAmbiguous, match=rf"'{own}' is a PID, and a capture here: pid:{own} or \./{own}"):
+        pids(own)
+    assert (pids(f"pid:{own}"), pids(f"./{own}")) == ([os.getpid()], [12])
+
+
+def test_number_of_a_process_inside_a_capture_is_refused_there_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = str(os.getpid())
+    make_process(tmp_path, pid=os.getpid())
+    (tmp_path / "machine.json").write_text(json.dumps({"page_size": 4096}))
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(TargetAmbiguous):
+        pids(own)
+    (target,) = resolve_all(f"./{own}", ProcFS())
+    assert not target.procfs.live
+
+
+@pytest.mark.root
+def test_capture_of_another_user_does_not_stand_in_the_way_of_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = tmp_path / str(os.getpid())
+    make_process(planted, pid=12)
+    (planted / "machine.json").write_text(json.dumps({"page_size": 4096}))
+    os.chown(planted, NOBODY, NOBODY)
+    monkeypatch.chdir(tmp_path)
+
+    assert pids(str(os.getpid())) == [os.getpid()]
 
 
 def test_directory_called_as_a_process_does_not_hide_it(

@@ -1,0 +1,122 @@
+"""The first screen, compared whole: what the RAM is used for, who uses the most, what we may see, what to type."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from mematlas.analysis.overview import Facts, Group, Measured, others_of
+from mematlas.analysis.ram import Ram, account
+from mematlas.observe.machine import MachineUsage
+from mematlas.views.overview import overview_view
+from mematlas.views.table import Table
+from mematlas.views.writers import write
+
+EXPECTED = Path(__file__).parent / "expected"
+MIB, GIB = 1 << 20, 1 << 30
+MACHINE = {"host": "atlas", "kernel": "6.18.44", "arch": "x86_64", "page_size": 65536}
+RAM = Ram(
+    total=16 * GIB,
+    available=9 * GIB,
+    anon=4 * GIB,
+    shmem=900 * MIB,
+    hugetlb=640 * MIB,
+    kernel=500 * MIB,
+    page_cache=4 * GIB,
+    kernel_caches=300 * MIB,
+    free=5 * GIB,
+    mapped=700 * MIB,
+    cpu_free=80 * MIB,
+    hugetlb_free=276 * MIB,
+    swap_total=2 * GIB,
+    swap_free=GIB,
+)
+
+
+def group(pid: int, name: str, anon: int, nr: int = 1, pss: int | None = None, swap: int = 0) -> Group:
+    """Return ``nr`` processes of a name that have as many MiB each; ``pss`` is what all were measured to have."""
+    members = [
+        Facts(pid + i, name, 0, "0::/", (anon + 5) * MIB, anon * MIB, 5 * MIB, 0, swap * MIB, 0) for i in range(nr)
+    ]
+    made = Group(members)
+    if pss is not None:
+        each = Measured(pss * MIB // nr, pss * MIB // nr, swap * MIB, swap * MIB, 0, 0)
+        made.measured = {member.pid: each for member in members}
+    return made
+
+
+SHOWN = (group(4771, "shop", 70, 3, pss=105), group(812, "postgres", 30, pss=33, swap=17), group(1, "systemd", 8))
+ALL = [*SHOWN, group(2000, "bash", 2, 11)]
+
+
+def screen(refused: tuple[int, ...] = (1,), missing: tuple[str, ...] = (), ram: Ram = RAM, uid: int = 0) -> Table:
+    usage = MachineUsage(ram, SHOWN, others_of(ALL, SHOWN, ram, False), refused, missing, {}, ())
+    return overview_view(MACHINE, usage, None, uid, "mematlas", "sudo -- mematlas")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_screen_stands_as_it_was_looked_at(width: int) -> None:
+    lines = list(screen().lines(width=width))
+
+    assert "\n".join([*lines, ""]) == (EXPECTED / f"overview-{width}.txt").read_text()
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= 20 or width < 80
+
+
+def test_every_part_of_ram_is_shown_and_they_add_up() -> None:
+    assert RAM.in_use == 7 * GIB
+    parts = (RAM.anon, RAM.shmem, RAM.hugetlb, RAM.kernel, RAM.cpu_free, RAM.reserve, RAM.other)
+    assert sum(part or 0 for part in parts) == RAM.in_use
+    spare = (RAM.free, RAM.page_cache, RAM.kernel_caches)
+    assert sum(part or 0 for part in spare) - (RAM.reserve or 0) == RAM.available
+
+
+def test_processes_without_a_row_have_what_is_left_of_all_that_is_mapped() -> None:
+    # 4 GiB and 700 MiB are mapped; 138 MiB of it are shown. That of PID 1 is not known, so it is in the rest.
+    rest = others_of(ALL, SHOWN, RAM, False)
+
+    assert (rest.nr_processes, rest.nr_unknown, rest.pss) == (11, 1, (4096 + 700 - 138) * MIB)
+
+
+def test_json_has_numbers_where_text_has_words() -> None:
+    out = io.StringIO()
+    write(screen(), "json", out, MACHINE)
+    told = json.loads(out.getvalue())
+
+    row = told["rows"][0]
+    assert (row["top_kind"], row["pss"], row["anon"], row["uid"]) == ("anon", 105 * MIB, 210 * MIB, 0)
+    assert row["top_share"] == pytest.approx(210 / 215, abs=1e-3)
+    ram = told["target"]["ram"]
+    assert (ram["total"], ram["in_use"], ram["pss"]) == (16 * GIB, 7 * GIB, 4796 * MIB)
+    assert told["target"]["refused"] == [1]
+    assert not [value for value in ram.values() if not isinstance(value, int)]
+
+
+@pytest.mark.parametrize(
+    ("refused", "missing", "says"),
+    [
+        ((), (), "all processes are visible, with physical addresses."),
+        ((1,), (), "all processes are visible but PID 1: the kernel refuses it (why: mematlas doctor)."),
+        ((1, 7), (), "but PID 1, 7: the kernel refuses them"),
+        ((1, 2, 3), ("CAP_SYS_PTRACE",), "3 processes are hidden. Missing: CAP_SYS_PTRACE."),
+        ((), ("CAP_SYS_ADMIN",), "no process is hidden. Missing: CAP_SYS_ADMIN."),
+    ],
+)
+def test_what_is_refused_is_named_with_the_reason(
+    refused: tuple[int, ...], missing: tuple[str, ...], says: str
+) -> None:
+    lines = list(screen(refused, missing).lines())
+
+    assert any(says in line for line in lines)
+    assert ("To see all: sudo -- mematlas" in lines) == bool(missing)
+
+
+def test_machine_that_tells_nothing_shows_no_zeros() -> None:
+    lines = list(screen(ram=account({})).lines())
+
+    assert lines[0].endswith(", swap -")
+    assert lines[1] == "  in use     unknown: this /proc has no meminfo"
+    assert any(line.endswith("PSS unknown") for line in lines)
