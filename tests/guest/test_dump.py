@@ -17,7 +17,6 @@ import pytest
 
 from inside import Facts
 from mematlas import Process
-from mematlas.analysis.pagetables.entries import EntryFilter, list_entries
 from mematlas.model.pagetables.entries import PRESENT
 from mematlas.observe.pagetables import PageTables
 
@@ -83,7 +82,7 @@ def flags_of(entry: int, level: str) -> frozenset[str]:
 def our_lines(tables: PageTables) -> list[Line]:
     """Return the leaves that we find, as lines."""
     lines: list[Line] = []
-    for batch in list_entries(tables.parts(), EntryFilter()):
+    for batch in tables.entries():
         columns = (batch.levels, batch.addresses, batch.entries, batch.states)
         for depth, address, entry, state in zip(*(column.tolist() for column in columns), strict=True):
             if state == PRESENT:
@@ -138,7 +137,7 @@ def test_every_line_of_the_kernel_half_is_ours(name: str, reader: str) -> None:
 
 def writable_and_executable(tables: PageTables) -> set[int]:
     """Return the addresses of the pages that the audit finds to be both."""
-    found = [each for each in tables.audit() if each.kind == "writable-executable"]
+    found = [each for each in tables.audit().findings if each.kind == "writable-executable"]
     return {page for each in found for page in range(each.start, each.start + each.size, 4096)}
 
 

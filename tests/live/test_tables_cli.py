@@ -19,27 +19,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from constructed import ConstructedTables as Constructed
 from helpers import mematlas, steadily
 from mematlas import Process
-from mematlas.analysis.pagetables.audit import Finding, join_neighbours
-from mematlas.analysis.pagetables.entries import (
-    EntryFilter,
-    entry_runs,
-    entry_targets,
-    list_entries,
-    parse_flags,
-    tree_of,
-    whole_table,
-)
-from mematlas.analysis.pagetables.regions import unmapped_ram
 from mematlas.cli import main
-from mematlas.errors import BadInput, Error
-from mematlas.model.pagetables.entries import STATE_NAMES, SpecialSwap
+from mematlas.errors import Error
+from mematlas.model.pagetables.entries import SpecialSwap
 from mematlas.model.pagetables.modes import x86_64
-from mematlas.model.pagetables.walk import EXECUTABLE, USER, WRITABLE, walk, walk_parts
 from mematlas.views.format import format_size
-from mematlas.views.pagetables import Names, entry_columns
 from victim import Victim
 
 MakeVictim = Callable[..., Victim]
@@ -48,157 +34,6 @@ Say = Callable[..., str]
 MODE = x86_64(special_swap=SpecialSwap(nr_device=0, nr_migration=3, nr_hwpoison=1, pfn_bits=34))
 PATH = [0x1000, 0x2000, 0x3000, 0x4000]
 NX = 1 << 63
-
-
-def swap(kind: int, offset: int) -> int:
-    return kind << 59 | (~offset & (1 << 50) - 1) << 9
-
-
-@pytest.fixture
-def tables() -> Constructed:
-    """Code, data, swap and markers from 1 GiB on, a huge page at 1 GiB + 4 MiB."""
-    made = Constructed(MODE)
-    for number in range(3):
-        made.map(0x40000000 + number * 4096, PATH, 0x67, 0x700000 + number * 4096 | 0x25)
-    made.map(0x40010000, PATH, 0x67, 0x800000 | 0x67 | NX)
-    made.map(0x40011000, PATH, 0x67, 0x900000 | 0x47 | NX)
-    for number in range(4):
-        made.map(0x40020000 + number * 4096, PATH, 0x67, swap(0, 77 + number))
-    made.map(0x40024000, PATH, 0x67, swap(31, 4))
-    made.map(0x40025000, PATH, 0x67, swap(29, 0x1234))
-    made.map(0x40026000, PATH, 0x67, ~0x0000000000A00000 & 0x000FFFFFFFFFF000 | 0x100 | NX)
-    made.map(0x40400000, PATH[:3], 0x67, 0x40000000 | 0xE7 | NX)
-    return made
-
-
-def rows_of(
-    tables: Constructed, flags: str = "", levels: frozenset[int] | None = None, nr_tables: int = 64
-) -> list[Any]:
-    parts = walk_parts(tables, MODE, 0x1000, nr_tables=nr_tables)
-    wanted = EntryFilter(levels, parse_flags(flags, MODE) if flags else ())
-    names = Names(MODE)
-    return [
-        row for batch in list_entries(parts, wanted) for row in zip(*entry_columns(MODE, names, batch), strict=True)
-    ]
-
-
-def test_entries_are_listed_each_below_its_table(tables: Constructed) -> None:
-    rows = rows_of(tables)
-
-    assert [row[0] for row in rows] == ["pgd", "pud", "pmd", *["pte"] * 12, "pmd"]
-    assert [hex(row[2]) for row in rows[:4]] == ["0x0", "0x40000000", "0x40000000", "0x40000000"]
-    assert rows[-1][:6] == ("pmd", 2, 0x40400000, 0x40000000 | 0xE7 | NX, 0x40000000, True)
-
-
-def test_what_is_not_present_is_decoded(tables: Constructed) -> None:
-    by_address = {row[2]: row for row in rows_of(tables, levels=frozenset([3]))}
-
-    assert by_address[0x40021000][4:] == (None, False, "swap", 0, 78, ("swap",))
-    assert by_address[0x40024000][6:] == ("guard", None, None, ("guard",))
-    assert by_address[0x40025000][4:7] == (0x1234000, False, "migration")
-    # PROT_NONE stores the frame flipped.
-    assert by_address[0x40026000][4:7] == (0xA00000, True, "prot-none")
-    assert "prot-none" in by_address[0x40026000][9]
-
-
-@pytest.mark.parametrize(
-    ("flags", "addresses"),
-    [
-        ("w", [0x40010000, 0x40011000, 0x40400000]),
-        ("w,!a", [0x40011000]),
-        ("x", [0x40000000, 0x40001000, 0x40002000]),
-        ("!nx,present", [0x40000000, 0x40001000, 0x40002000]),
-        ("guard", [0x40024000]),
-        ("swap", [0x40020000, 0x40021000, 0x40022000, 0x40023000]),
-        ("huge", [0x40400000]),
-        ("prot-none", [0x40026000]),
-        ("table,u", [0, 0x40000000, 0x40000000]),
-    ],
-)
-def test_flags_choose_entries(flags: str, addresses: list[int], tables: Constructed) -> None:
-    assert [row[2] for row in rows_of(tables, flags)] == addresses
-
-
-def test_unknown_flag_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(BadInput, match=r"no flag 'foo'.*accessed.*guard"):
-        parse_flags("w,foo", MODE)
-
-
-def test_parts_list_the_same_as_the_whole(tables: Constructed) -> None:
-    for number in range(5):
-        tables.map(0x80000000 + (number << 21), [*PATH[:2], 0x5000, 0x6000 + (number << 12)], 0x67, 0xB00000 | 0x67)
-
-    assert rows_of(tables, nr_tables=1) == rows_of(tables) != []
-
-
-def test_runs_join_what_says_the_same(tables: Constructed) -> None:
-    found = list(entry_runs(MODE, list_entries([walk(tables, MODE, 0x1000)], EntryFilter())))
-
-    assert [(run.start, run.size >> 12, STATE_NAMES[run.state], run.contiguous) for run in found] == [
-        (0x40000000, 3, "present", True),
-        (0x40010000, 2, "present", False),
-        (0x40020000, 4, "swap", True),
-        (0x40024000, 1, "guard", True),
-        (0x40025000, 1, "migration", True),
-        (0x40026000, 1, "prot-none", True),
-        (0x40400000, 512, "present", True),
-    ]
-    assert [(run.nr_accessed, run.nr_dirty) for run in found[:2]] == [(3, 0), (1, 2)]
-
-
-def test_runs_are_joined_where_a_part_ends() -> None:
-    tables = Constructed(MODE)
-    for number in range(3 * 512):
-        address = 0x40000000 + number * 4096
-        tables.map(address, [*PATH[:3], 0x4000 + (number >> 9 << 12)], 0x67, 0x800000 + number * 4096 | 0x67)
-    parts = walk_parts(tables, MODE, 0x1000, nr_tables=1)
-    (run,) = entry_runs(MODE, list_entries(parts, EntryFilter()))
-
-    assert (run.size, run.nr_entries, run.contiguous) == (3 << 21, 1536, True)
-
-
-@pytest.mark.parametrize("nr_tables", [1, 64])
-def test_the_tree_sums_what_is_below(nr_tables: int, tables: Constructed) -> None:
-    tables.map(0x80000000, [0x1000, 0x2000, 0x5000, 0x6000], 0x67, 0xB00000 | 0x67)
-    nodes = tree_of(walk_parts(tables, MODE, 0x1000, nr_tables=nr_tables))
-
-    assert [(node.level, node.address, node.nr_used, node.nr_tables, node.mapped) for node in nodes] == [
-        (0, 0, 1, 5, (2 << 20) + 7 * 4096),
-        (1, 0, 2, 4, (2 << 20) + 7 * 4096),
-        (2, 0x40000000, 2, 1, (2 << 20) + 6 * 4096),
-        (3, 0x40000000, 12, 0, 6 * 4096),
-        (2, 0x80000000, 1, 1, 4096),
-        (3, 0x80000000, 1, 0, 4096),
-    ]
-
-
-def test_a_whole_table_has_all_its_entries(tables: Constructed) -> None:
-    found = whole_table(MODE, 0, 0, tables.by_address[0x1000])
-
-    assert len(found) == 512
-    assert [hex(address) for address in found.addresses[255:257].tolist()] == ["0x7f8000000000", "0xffff800000000000"]
-    assert entry_targets(MODE, found)[0][0] == 0x2000
-
-
-def test_ram_that_the_direct_map_leaves_out_is_counted() -> None:
-    tables = Constructed(MODE)
-    tables.map(0xFFFF888000000000, PATH[:3], 0x63, 0x1E3 | NX)
-    found = walk(tables, MODE, 0x1000, MODE.kernel_start, 1 << 64)
-
-    assert unmapped_ram(found, 0xFFFF888000000000, [(0, 1 << 20), (1 << 20, 3 << 20)]) == 1 << 20
-
-
-@pytest.mark.parametrize(
-    ("kind", "rights", "other", "start", "harmless"),
-    [
-        ("alias", USER, USER | EXECUTABLE, 0x1000, True),
-        ("alias", USER, USER | WRITABLE, 0x1000, False),
-        ("alias", 0, WRITABLE, 0xFFFF888000000000, True),
-        ("writable-alias", WRITABLE, EXECUTABLE, 0x1000, False),
-    ],
-)
-def test_harmless_is_what_nobody_can_write(kind: str, rights: int, other: int, start: int, harmless: bool) -> None:
-    assert Finding(kind, start, 4096, rights, 0, 0, other).is_harmless == harmless
 
 
 # --- of real processes
@@ -419,29 +254,6 @@ def test_an_alias_of_scattered_pages_is_one_finding(say: Say) -> None:
 
     (row,) = (row for row in rows if "scattered" in row["where"])
     assert (row["kind"], row["size"], {row["rights"], row["other_rights"]}) == ("alias", 101 << 12, {"--u", "w-u"})
-
-
-def test_neighbours_are_joined_only_where_both_addresses_go_on() -> None:
-    def alias(start: int, other: int, rights: int = USER, size: int = 1) -> Finding:
-        return Finding("alias", start << 12, size << 12, rights, 7, other << 12, USER | WRITABLE)
-
-    # Two aliases of the same pages lie among each other.
-    given = [
-        alias(1, 101),
-        alias(1, 201),
-        alias(2, 102),
-        alias(2, 202),
-        alias(3, 104),
-        alias(3, 203, USER | EXECUTABLE),
-    ]
-    assert join_neighbours(reversed(given)) == [
-        alias(1, 201, size=2),
-        alias(1, 101, size=2),
-        alias(3, 203, USER | EXECUTABLE),
-        alias(3, 104),
-    ]
-    alone = [Finding("writable-executable", 0x1000, 0x2000, 7, 5), Finding("writable-executable", 0x3000, 0x1000, 7, 9)]
-    assert join_neighbours(alone) == [Finding("writable-executable", 0x1000, 0x3000, 7, 5)]
 
 
 WRITABLE_CODE = """

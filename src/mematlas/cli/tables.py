@@ -13,15 +13,15 @@ from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_repeat, add_target
 from mematlas.errors import BadInput
 from mematlas.model.address_space import parse_address, parse_range
-from mematlas.notes import Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mematlas.analysis.pagetables.results import RawTable, Stream
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
-    from mematlas.observe.pagetables import PageTables, RawTable
+    from mematlas.observe.pagetables import PageTables
     from mematlas.views.table import Table
 
 
@@ -141,42 +141,32 @@ def chosen(args: Namespace, session: Session, page_tables: PageTables) -> Callab
 
 def in_half(address: int, page_tables: PageTables) -> int:
     """Return an address; with --kernel it has to be one of the kernel half."""
-    if page_tables.kernel_half and address < page_tables.mode.kernel_start:
+    if page_tables.half == "kernel" and address < page_tables.mode.kernel_start:
         raise BadInput(f"{address:#x} is not in the kernel half, from {page_tables.mode.kernel_start:#x} on")
     return address
 
 
 def summary(session: Session, page_tables: PageTables) -> Table:
-    from mematlas.views.pagetables import half_of, kernel_view, summary_view
+    from mematlas.views.pagetables.summary import summary_view
 
-    page_tables.begin()
-    kernel = page_tables.kernel_map() if page_tables.kernel_half else None
-    counted = page_tables.summary()
-    reserve = page_tables.reserve(counted)
-    target = session.target_info() | page_tables.finish() | {"reserve": reserve}
-    view = summary_view(counted, page_tables.mode, target, half_of(page_tables), kernel)
-    return kernel_view(kernel, view, target) if kernel else view
+    return summary_view(page_tables.summary(), session.target_info())
 
 
 def walks(session: Session, page_tables: PageTables, addresses: list[int]) -> Table:
-    from mematlas.views.pagetables import walk_view
+    from mematlas.views.pagetables.walks import walk_view
 
-    notes = Notes()
-    page_tables.begin()
-    space = session.process.address_space()
-    found = [page_tables.walked(address, space, notes) for address in addresses]
-    return walk_view(found, page_tables.mode, session.target_info() | page_tables.finish(), notes)
+    return walk_view(page_tables.walk(addresses), session.target_info())
 
 
 def listing(args: Namespace, session: Session, page_tables: PageTables) -> Table:
     from mematlas.analysis.pagetables.entries import EntryFilter, parse_flags
-    from mematlas.views.pagetables import list_view, runs_view
+    from mematlas.views.pagetables.entries import list_view, runs_view
 
     levels = frozenset([page_tables.level_number(args.level)]) if args.level else None
     wanted = EntryFilter(levels, () if args.flags is None else parse_flags(args.flags, page_tables.mode))
-    page_tables.begin()
-    view = runs_view if args.runs else list_view
-    return view(page_tables, wanted, session.target_info())
+    if args.runs:
+        return runs_view(page_tables.runs(wanted), session.target_info())
+    return list_view(page_tables.entries(wanted), session.target_info())
 
 
 MOST_DIGITS = 11
@@ -203,51 +193,41 @@ def picked_of(args: Namespace, session: Session, page_tables: PageTables) -> tup
     return None, address
 
 
-def raw_tables(args: Namespace, page_tables: PageTables, picked: tuple[int | None, int | None]) -> Iterator[RawTable]:
+def raw_tables(args: Namespace, page_tables: PageTables, picked: tuple[int | None, int | None]) -> Stream[RawTable]:
     """Return the tables that --raw asks for."""
     return page_tables.raw(page_tables.level_number(args.raw), *picked)
 
 
 def raw(args: Namespace, session: Session, page_tables: PageTables, picked: tuple[int | None, int | None]) -> Table:
-    from mematlas.views.pagetables import raw_view
+    from mematlas.views.pagetables.entries import raw_view
 
-    page_tables.begin()
-    found = raw_tables(args, page_tables, picked)
-    return raw_view(found, page_tables, session.target_info())
+    return raw_view(raw_tables(args, page_tables, picked), session.target_info())
 
 
 def bytes_of(args: Namespace, session: Session, page_tables: PageTables) -> Iterator[bytes]:
     """Yield the tables that --raw asks for as they stand in memory."""
-    for each in raw_tables(args, page_tables, picked_of(args, session, page_tables)):
-        yield each.entries.tobytes()
-    page_tables.finish()
+    for raw_table in raw_tables(args, page_tables, picked_of(args, session, page_tables)):
+        yield raw_table.entries.tobytes()
 
 
 def tree(args: Namespace, session: Session, page_tables: PageTables) -> Table:
-    from mematlas.views.pagetables import half_of, tree_view
+    from mematlas.views.pagetables.tree import tree_view
 
     depth = page_tables.level_number(args.level) if args.level else len(page_tables.mode.levels)
-    page_tables.begin()
-    nodes = page_tables.tree()
-    target = session.target_info() | page_tables.finish()
-    return tree_view(nodes, page_tables.mode, target, half_of(page_tables), depth)
+    return tree_view(page_tables.tree(), session.target_info(), depth)
 
 
 def audit(args: Namespace, session: Session, page_tables: PageTables) -> Table:
-    from mematlas.views.pagetable_checks import audit_view
+    from mematlas.views.pagetables.checks import audit_view
 
-    page_tables.begin()
-    findings = page_tables.audit(both=not args.kernel and args.range is None)
-    target = session.target_info() | page_tables.finish()
-    return audit_view(findings, page_tables.place_names(), target, page_tables.audited, must_pass=args.fail)
+    result = page_tables.audit(both=not args.kernel and args.range is None)
+    return audit_view(result, session.target_info(), must_pass=args.fail)
 
 
 def verify(session: Session, page_tables: PageTables) -> Table:
-    from mematlas.views.pagetable_checks import verify_view
+    from mematlas.views.pagetables.checks import verify_view
 
-    page_tables.begin()
-    result = page_tables.verify()
-    return verify_view(result, session.target_info() | page_tables.finish())
+    return verify_view(page_tables.verify(), session.target_info())
 
 
 COMMAND = Command(

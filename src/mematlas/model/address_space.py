@@ -35,6 +35,11 @@ class AddressSpace:
         place = bisect_right(self._starts, address) - 1
         return self.vmas[place] if place >= 0 and address < self.vmas[place].end else None
 
+    def name_at(self, address: int) -> str:
+        """Return the path, or the kind, of the VMA that an address lies in; nothing where it lies in none."""
+        vma = self.find(address)
+        return (vma.path or vma.kind) if vma else ""
+
     def gaps(self) -> Iterator[tuple[int, int]]:
         """Yield the ranges between VMAs, where any access is a segmentation fault."""
         for low, high in zip(self.vmas, self.vmas[1:], strict=False):

@@ -75,6 +75,10 @@ class Column(Generic[Item]):
         """Whether text is aligned to the right."""
         return self.kind in ("size", "count", "share", "number")
 
+    def get(self, item: Item) -> Any:
+        """Return the value of an item; of one that holds many rows, all their values."""
+        return self.value(item) if self.value else getattr(item, self.key)
+
     def values(self, items: Sequence[Any]) -> list[Any]:
         """Return the values of items."""
         if self.value:

@@ -30,6 +30,8 @@ class Finding:
     other: int | None = None
     """For an alias, the other address of the same memory."""
     other_rights: int | None = None
+    area: str = ""
+    """The VMA's path, or the region of the kernel half, that it begins in."""
 
     @property
     def is_harmless(self) -> bool:

@@ -7,7 +7,6 @@ import numpy as np
 from mematlas.arrays import Words
 from mematlas.frozen import record
 from mematlas.kernel.pagemap import PM_PFRAME, PM_PRESENT, PM_SWAP
-from mematlas.kernel.smaps import LEFT_OUT
 from mematlas.model.pagetables.entries import (
     DEVICE,
     EMPTY,
@@ -22,10 +21,13 @@ from mematlas.model.pagetables.entries import (
 )
 from mematlas.model.pagetables.walk import PageBlock
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 MARKERS = frozenset(("uffd-wp-marker", "poison", "marker"))
 """What pagemap does not show where hugetlb has it."""
 EXPLAINED = frozenset(("special", "guard", "migration", "race")) | MARKERS
-UNEXPLAINED = "no known reason: please report it"
 SUMS = ("table bytes", "thp", "hugetlb")
 """What the tables and the kernel both add up."""
 MAY_DIFFER = {"table bytes": "kept aside", "thp": "left out"}
@@ -41,6 +43,13 @@ class Disagreement:
     pagemap: int
     reason: str
     """`special`: device or vvar memory, that pagemap does not show; otherwise what differs: `presence`, `frame`, ..."""
+    area: str = ""
+    """The path of its VMA."""
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether the reason is one that is no error."""
+        return self.reason in EXPLAINED
 
 
 def differing_pages(mode: PagingMode, block: PageBlock, pagemap: Words) -> list[Disagreement]:
@@ -96,37 +105,50 @@ class Check:
     tables: int
     kernel: int | None
     """None where it tells nothing to compare with."""
-    explained: bool
-    reason: str
+    reason: str = ""
+    """Why they differ, or could not be compared; empty where they agree:
+
+    listed       pages differ, and each is given with a reason of its own
+    hidden       frames and swap slots are hidden from us
+    not-told     the kernel does not tell
+    changed      the process ran meanwhile
+    kept-aside   tables are kept aside, to split huge pages with
+    left-out     smaps leaves out huge pages that nobody may access
+    unexplained  no reason is known
+    """
+    amount: int = 0
+    """How many tables are kept aside; of pages, how many frames and swap slots are hidden."""
+    is_explained: bool = True
+    """Whether what differs has a reason that is no error."""
 
 
-@record
-class Verification:
-    """What a comparison with the kernel's own numbers has found."""
-
-    checks: tuple[Check, ...]
-    pages: tuple[tuple[Disagreement, str], ...]
-    """Pages of which pagemap says something else, each with the path of its VMA."""
-
-    @property
-    def unexplained(self) -> list[str]:
-        """What differs without a reason that is no error."""
-        return [check.what for check in self.checks if not check.explained]
+def check_pages(nr_pages: int, nr_unseen: int, differing: Sequence[Disagreement]) -> Check:
+    """Return the check of all pages, of which some differ and some could not be seen."""
+    return Check(
+        "pages",
+        nr_pages,
+        nr_pages - len(differing),
+        "listed" if differing else "hidden" if nr_unseen else "",
+        nr_unseen,
+        all(each.is_explained for each in differing),
+    )
 
 
 def agree(name: str, ours: dict[str, int], told: dict[str, int | None]) -> bool:
+    """Whether a sum is as the kernel tells it, or by as much more as it may be."""
     amount = told[name]
     return amount is None or amount - ours[name] in (0, ours[MAY_DIFFER[name]] if name in MAY_DIFFER else 0)
 
 
-def check_of(name: str, ours: dict[str, int], told: dict[str, int | None], changed: bool, page_size: int) -> Check:
-    reason = ""
+def check_sum(name: str, ours: dict[str, int], told: dict[str, int | None], changed: bool, page_size: int) -> Check:
+    """Return the check of a sum; ``changed`` says whether either changed while they were added up."""
+    reason, amount = "", 0
     if told[name] is None:
-        reason = "not compared: the kernel does not tell"
+        reason = "not-told"
     elif not agree(name, ours, told):
-        reason = "the process ran meanwhile" if changed else UNEXPLAINED
+        reason = "changed" if changed else "unexplained"
+    elif told[name] != ours[name] and name == "thp":
+        reason = "left-out"
     elif told[name] != ours[name]:
-        number = ours["kept aside"] // page_size
-        kept = f"{number} table{' is' if number == 1 else 's are'} kept aside, to split huge pages with"
-        reason = LEFT_OUT if name == "thp" else kept
-    return Check(name, ours[name], told[name], reason != UNEXPLAINED, reason)
+        reason, amount = "kept-aside", ours["kept aside"] // page_size
+    return Check(name, ours[name], told[name], reason, amount, reason != "unexplained")

@@ -59,6 +59,11 @@ class LeafSummary:
     """Those that the processor does not follow: PROT_NONE, NUMA balancing. They have no rights, and are not global."""
 
     @property
+    def nr_nx(self) -> int:
+        """Those that may not be executed."""
+        return self.nr_leaves - self.nr_executable
+
+    @property
     def mapped(self) -> int:
         """Bytes that these leaves map."""
         return self.size * self.nr_leaves

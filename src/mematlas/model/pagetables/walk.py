@@ -403,6 +403,11 @@ class WalkStep:
     size: int
     """Bytes that the entry maps."""
 
+    @property
+    def is_leaf(self) -> bool:
+        """Whether the entry maps memory, be it hidden from the processor."""
+        return self.state in ("present", "prot-none")
+
 
 def walk_address(source: TableSource, mode: PagingMode, pgd: int, address: int) -> tuple[WalkStep, ...]:
     """Return how an address is translated: a step for each level, down to the page or to where nothing is.

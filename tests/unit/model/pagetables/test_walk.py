@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from constructed import Bools, ConstructedTables, Words
+from constructed_pagetables import Bools, ConstructedTables, Words
 from mematlas.analysis.pagetables.entries import tree_of
 from mematlas.model.pagetables.entries import PRESENT, PROT_NONE, PagingMode
 from mematlas.model.pagetables.modes import arm64, riscv64, x86_64

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mematlas.model.pagetables.entries import PagingMode
+from mematlas.model.pagetables.entries import PagingMode, SpecialSwap
+from mematlas.model.pagetables.modes import x86_64
 
 Words = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
@@ -62,3 +63,60 @@ class ConstructedTables:
                 if table <= address < table + 8 * len(words):
                     values[row], good[row] = words[(address - table) // 8], True
         return values, good
+
+
+MODE = x86_64(special_swap=SpecialSwap(nr_device=0, nr_migration=3, nr_hwpoison=1, pfn_bits=34))
+PATH = [0x1000, 0x2000, 0x3000, 0x4000]
+NX = 1 << 63
+CODE, DATA, READ = 0x25, 0x67 | NX, 0x25 | NX
+START = 0x40000000
+
+
+def map_page(tables: ConstructedTables, address: int, entry: int) -> None:
+    """Map a small page through the tables of `PATH`."""
+    tables.map(address, PATH, 0x67, entry)
+
+
+def swap_entry(kind: int, offset: int) -> int:
+    return kind << 59 | (~offset & (1 << 50) - 1) << 9
+
+
+def hidden_entry(frame: int) -> int:
+    """Return the entry of a page under PROT_NONE: its frame flipped, and no bit that forbids execution."""
+    return ~(frame << 12) & (1 << 52) - (1 << 12) | 0x160
+
+
+def plain_tables() -> ConstructedTables:
+    """Return tables of code, data and swap at 1 GiB, and of a huge page at 1 GiB + 4 MiB."""
+    made = ConstructedTables(MODE)
+    for number in range(3):
+        map_page(made, START + number * 4096, 0x700000 + number * 4096 | CODE)
+    for number in range(5):
+        map_page(made, START + 0x10000 + number * 4096, 0x800000 + number * 8192 | DATA)
+    map_page(made, START + 0x20000, swap_entry(0, 77))
+    map_page(made, START + 0x21000, swap_entry(31, 4))
+    map_page(made, START + 0x22000, 0x900000 | READ | 1 << 9)
+    made.map(START + 0x400000, PATH[:3], 0x67, 0x40000000 | 0xE7 | NX)
+    return made
+
+
+def marked_tables() -> ConstructedTables:
+    """Return tables of code, data, swap and markers from 1 GiB on, and of a huge page at 1 GiB + 4 MiB."""
+    made = ConstructedTables(MODE)
+    for number in range(3):
+        map_page(made, START + number * 4096, 0x700000 + number * 4096 | CODE)
+    map_page(made, START + 0x10000, 0x800000 | DATA)
+    map_page(made, START + 0x11000, 0x900000 | 0x47 | NX)
+    for number in range(4):
+        map_page(made, START + 0x20000 + number * 4096, swap_entry(0, 77 + number))
+    map_page(made, START + 0x24000, swap_entry(31, 4))
+    map_page(made, START + 0x25000, swap_entry(29, 0x1234))
+    map_page(made, START + 0x26000, ~0x0000000000A00000 & 0x000FFFFFFFFFF000 | 0x100 | NX)
+    made.map(START + 0x400000, PATH[:3], 0x67, 0x40000000 | 0xE7 | NX)
+    return made
+
+
+def hide_pages(tables: ConstructedTables) -> None:
+    """Map 7 pages under PROT_NONE, of frames from 8 MiB on."""
+    for number in range(7):
+        map_page(tables, START + 0x30000 + number * 4096, hidden_entry(0x800 + number))

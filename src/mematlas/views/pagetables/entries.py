@@ -1,0 +1,221 @@
+"""Page-table entries one by one, in runs, and as whole tables, made while they are read."""
+
+from __future__ import annotations
+
+from mematlas.analysis.pagetables.decoded import EntryDecoder
+from mematlas.analysis.pagetables.entries import LETTERS
+from mematlas.views.columns import Column
+from mematlas.views.format import fold, format_address
+from mematlas.views.pagetables.heading import heading, until_end
+from mematlas.views.table import Drawn, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+    from mematlas.analysis.pagetables.decoded import DecodedEntries, DecodedRun
+    from mematlas.analysis.pagetables.entries import EntryBatch, EntryRun
+    from mematlas.analysis.pagetables.results import Origin, RawTable, Stream
+    from mematlas.views.columns import AnItem
+    from mematlas.views.pagetables.heading import Lines
+
+    Brief = Callable[[str, tuple[str, ...], bool], str]
+
+ENTRY_COLUMNS: tuple[Column[DecodedEntries], ...] = (
+    Column("level", "LEVEL", value=lambda found: found.levels),
+    Column("index", "INDEX", "count", lambda found: found.indices),
+    Column("address", "ADDRESS", "address", lambda found: found.addresses),
+    Column("entry", "ENTRY", "entry", lambda found: found.entries),
+    Column("phys", "PHYSICAL", "address", lambda found: found.phys),
+    Column("leaf", "LEAF", "flag", lambda found: found.leaves),
+    Column("state", "STATE", value=lambda found: found.states),
+    Column("swap_type", "SWAP", "count", lambda found: found.swap_types),
+    Column("swap_offset", "SLOT", "hex", lambda found: found.swap_offsets),
+    Column("flags", "FLAGS", "list", lambda found: found.flags),
+)
+"""Of entries that were decoded together: each gets the values of all."""
+RAW_COLUMNS = tuple(column for column in ENTRY_COLUMNS if column.key not in ("swap_type", "swap_offset"))
+RUN_COLUMNS: tuple[Column[DecodedRun], ...] = (
+    Column("level", "LEVEL"),
+    Column("start", "START", "address", lambda found: found.run.start),
+    Column("end", "END", "address", lambda found: found.run.start + found.run.size),
+    Column("size", "SIZE", "size", lambda found: found.run.size),
+    Column("nr_entries", "ENTRIES", "count", lambda found: found.run.nr_entries),
+    Column("state", "STATE"),
+    Column("entry", "FIRST ENTRY", "entry", lambda found: found.run.entry),
+    Column("phys", "FIRST AT", "address", lambda found: found.run.phys),
+    Column("contiguous", "CONTIGUOUS", "flag", lambda found: found.follows_on),
+    Column("nr_accessed", "ACCESSED", "count", lambda found: found.run.nr_accessed),
+    Column("nr_dirty", "DIRTY", "count", lambda found: found.run.nr_dirty),
+    Column("flags", "FLAGS", "list"),
+)
+FOLLOWED = ("table", "present", "prot-none")
+"""States of entries that have flags."""
+LETTERED = frozenset(("present", "nx", *LETTERS.values()))
+"""The flags that letters stand for."""
+
+
+def list_view(stream: Stream[EntryBatch], target: dict[str, Any]) -> Drawn:
+    """Return entries, in text indented by level."""
+    found = until_end(EntryDecoder(stream.origin.mode).decode_all(stream), stream, target)
+    return streamed(ENTRY_COLUMNS, list_columns(stream.origin), found, stream.origin, target, Column.get)
+
+
+def runs_view(stream: Stream[EntryRun], target: dict[str, Any]) -> Drawn:
+    """Return runs of like entries."""
+    found = until_end(map(EntryDecoder(stream.origin.mode).decode_run, stream), stream, target)
+    return streamed(RUN_COLUMNS, run_columns(stream.origin), found, stream.origin, target, alone)
+
+
+def alone(column: Column[AnItem], item: AnItem) -> Sequence[Any]:
+    """Return the value of a column of a row that comes alone."""
+    return [column.get(item)]
+
+
+def streamed(
+    columns: Iterable[Column[AnItem]],
+    text_columns: Iterable[Column[AnItem]],
+    found: Iterable[AnItem],
+    origin: Origin,
+    target: dict[str, Any],
+    get: Callable[[Column[AnItem], AnItem], Sequence[Any]],
+) -> Drawn:
+    """Return rows that are still being read; text has columns of its own, and how the reading went at the end."""
+    columns, text_columns = tuple(columns), tuple(text_columns)
+
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
+        batches = ([get(column, item) for column in text_columns] for item in found)
+        table = Table("tables/1", text_columns, batches=batches)
+        yield from table.lines(in_bytes=in_bytes, colour=colour, width=width)
+        yield from heading(target, [origin.half], width)
+
+    batches = ([get(column, item) for column in columns] for item in found)
+    return Drawn("tables/1", columns, batches=batches, target=target, draw=draw)
+
+
+def list_columns(origin: Origin) -> tuple[Column[DecodedEntries], ...]:
+    """Return the columns of text."""
+    brief = brief_maker()
+
+    def last_cells(found: DecodedEntries) -> list[str]:
+        columns = (found.states, found.swap_types, found.swap_offsets, found.flags, found.executable)
+        return [
+            brief(state, flags, executable) if kind is None else f"swap {kind} slot {slot:#x}"
+            for state, kind, slot, flags, executable in zip(*columns, strict=True)
+        ]
+
+    names = [f"{'  ' * depth}{level.name}" for depth, level in enumerate(origin.mode.levels)]
+    return (
+        Column("level", "LEVEL", value=lambda found: [names[depth] for depth in found.depths], width=len(names[-1])),
+        Column("index", "INDEX", "count", lambda found: found.indices),
+        Column("address", "ADDRESS", "address", lambda found: found.addresses, width=address_width(origin)),
+        Column("entry", "ENTRY", "entry", lambda found: found.entries, width=18),
+        Column("phys", "LEADS TO", "hex", lambda found: found.phys, width=phys_width(origin)),
+        Column("flags", "FLAGS", value=last_cells),
+    )
+
+
+def run_columns(origin: Origin) -> tuple[Column[DecodedRun], ...]:
+    """Return the columns of text."""
+    brief = brief_maker("wxug")
+    return (
+        Column("level", "LEVEL", width=5),
+        Column("start", "START", "address", lambda found: found.run.start, width=address_width(origin)),
+        Column("size", "SIZE", "size", lambda found: found.run.size, width=8),
+        Column("phys", "FIRST AT", value=first_place, width=phys_width(origin) + 2),
+        Column("nr_accessed", "ACCESSED", value=lambda found: part_of(found, found.run.nr_accessed), width=9),
+        Column("nr_dirty", "DIRTY", value=lambda found: part_of(found, found.run.nr_dirty), width=9),
+        Column("flags", "FLAGS", value=lambda found: brief(found.state, found.flags, found.executable)),
+    )
+
+
+def first_place(found: DecodedRun) -> str | None:
+    """Return where the first entry leads; with a mark when the others do not follow it."""
+    run = found.run
+    if run.phys is None:
+        return None
+    return f"{run.phys:#x}" if run.contiguous or run.nr_entries == 1 else f"{run.phys:#x} ~"
+
+
+def part_of(found: DecodedRun, nr: int) -> str | None:
+    """Return how many entries of a run that maps memory have something."""
+    return of_all(nr, found.run.nr_entries) if found.is_present else None
+
+
+def of_all(nr: int, nr_all: int) -> str:
+    """Return how many of all have something.
+
+    >>> of_all(0, 5), of_all(3, 5), of_all(5, 5)
+    ('none', '3/5', 'all')
+    """
+    return "none" if nr == 0 else "all" if nr == nr_all else f"{nr}/{nr_all}"
+
+
+def brief_maker(letters: str = "wxuadg") -> Brief:
+    """Return what writes flags as --flags takes them, each combination once.
+
+    >>> brief_maker()("present", ("present", "writable", "user", "nx", "pat"), False)
+    'w-u--- pat'
+    """
+    known: dict[tuple[str, tuple[str, ...], bool], str] = {}
+
+    def brief(state: str, flags: tuple[str, ...], executable: bool) -> str:
+        key = state, flags, executable
+        if key not in known:
+            known[key] = brief_flags(state, flags, executable, letters)
+        return known[key]
+
+    return brief
+
+
+def brief_flags(state: str, flags: tuple[str, ...], executable: bool, letters: str) -> str:
+    """Return a letter or a dash for each of ``letters``, then the names that no letter stands for."""
+    if state not in FOLLOWED:
+        return state
+    held = {*flags, "executable"} if executable and state != "prot-none" else set(flags)
+    marks = "".join(letter if LETTERS[letter] in held else "-" for letter in letters)
+    others = ",".join(name for name in flags if name not in LETTERED)
+    return f"{marks} {others}".rstrip()
+
+
+def address_width(origin: Origin) -> int:
+    """Return the columns that addresses of the half take."""
+    return 18 if origin.half == "kernel" else 14
+
+
+def phys_width(origin: Origin) -> int:
+    """Return the columns that addresses in memory take."""
+    return len(f"{origin.memory_end:#x}")
+
+
+def raw_view(stream: Stream[RawTable], target: dict[str, Any]) -> Drawn:
+    """Return whole tables, every entry of them: text as a dump in hexadecimal, four to a line."""
+    tables = until_end(stream, stream, target)
+    decoder = EntryDecoder(stream.origin.mode)
+
+    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
+        for raw in tables:
+            line = raw_heading(raw, stream.origin)
+            yield from fold(line, width) if width else [line]
+            entries = raw.entries.tolist()
+            for at in range(0, len(entries), 4):
+                yield f"{at:>5}  " + " ".join(f"{entry:016x}" for entry in entries[at : at + 4])
+        yield from heading(target, [stream.origin.half], width)
+
+    decoded = map(decoder.decode_table, tables)
+    batches = ([column.get(found) for column in RAW_COLUMNS] for found in decoded)
+    return Drawn("tables/1", RAW_COLUMNS, batches=batches, target=target, draw=draw)
+
+
+def raw_heading(raw: RawTable, origin: Origin) -> str:
+    """Return the line above the dump of a table."""
+    mode = origin.mode
+    level = mode.levels[raw.level]
+    spans = [(raw.address, raw.address + level.size * level.nr_entries - 1)]
+    if raw.level == 0:
+        # The one table of this level is that of both halves.
+        spans = [(0, mode.user_end - 1), (mode.kernel_start, (1 << 64) - 1)]
+    place = " and ".join(f"{format_address(first)}-{format_address(last)}" for first, last in spans)
+    number = "" if raw.number is None else f" {raw.number}"
+    return f"{level.name} table{number} at {raw.table:#x}, translates {place}"

@@ -1,0 +1,64 @@
+"""What stands above every result of page tables: whose they are, and how they were read."""
+
+from __future__ import annotations
+
+from mematlas.views.format import fold, format_path, format_seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from mematlas.analysis.pagetables.results import Stream, WalkReading
+    from mematlas.views.columns import AnItem
+
+    Lines = Iterator[str]
+    Draw = Callable[[bool, bool, set[str] | None, int], Iterable[str]]
+
+MEANINGS = {
+    "special": "vvar or device memory, which pagemap does not show",
+    "guard": "guard marker",
+    "migration": "being migrated",
+    "race": "changed meanwhile: read again, both agree",
+    "presence": "one says present, the other not",
+    "swap": "one says swapped, the other not",
+    "frame": "another frame",
+    "slot": "another swap slot",
+    "uffd-wp-marker": "marker in hugetlb memory, which pagemap does not show",
+    "poison": "poisoned hugetlb memory, which pagemap does not show",
+    "hidden": "the same, but for the place, which is hidden from us: needs CAP_SYS_ADMIN",
+}
+"""Why tables and pagemap say different things of a page."""
+
+
+def walk_target(who: dict[str, Any], reading: WalkReading) -> dict[str, Any]:
+    """Return the ``target`` of a result: who, and how the tables were read."""
+    origin = reading.origin
+    return {
+        **who,
+        "reader": origin.reader,
+        "paging": origin.mode.name,
+        "pgd": f"{origin.pgd:#x}",
+        "duration_s": round(reading.duration_s, 6),
+        "torn": reading.torn,
+    }
+
+
+def heading(target: dict[str, Any], halves: Iterable[str], width: int = 0) -> list[str]:
+    """Return the line above a result, as several where the screen is narrower."""
+    name, took = format_path(target["name"]), format_seconds(target["duration_s"])
+    half = " and ".join(halves)
+    line = f"{name}, PID {target['pid']}: {target['paging']}, {half} half, top table at {target['pgd']}"
+    line += f", read with {target['reader']} in {took}"
+    line += ", torn: what kept changing is left out" if target["torn"] else ""
+    if not width:
+        return [line]
+    first, *others = fold(line, width - 2)
+    return [first, *(f"  {other}" for other in others)]
+
+
+def until_end(items: Iterable[AnItem], stream: Stream[Any], target: dict[str, Any]) -> Iterator[AnItem]:
+    """Yield items; at their end, complete the target by how the reading of their stream went."""
+    yield from items
+    if stream.reading:
+        target |= walk_target(target, stream.reading)
