@@ -32,8 +32,8 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.swaps import SwapArea, read_swaps, zram_ratio
 from mematlas.model.address_space import Selection
 from mematlas.observe.process import Process
-from mematlas.views.actions import places
 from mematlas.views.format import format_size
+from mematlas.views.plans import places
 from mematlas.views.progress import Bar
 from victim import DEADLINE, Area, Victim, wait_until
 
@@ -108,7 +108,9 @@ def test_dry_run_says_what_would_move_and_moves_nothing(
     assert row["reasons"] == {"guard": 13}
     assert any(note.startswith("swap: ") and " free of " in note for note in texts(result["notes"]))
     assert main(words("pageout", area, "--dry-run")) == 0
-    assert "13 guard" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.startswith("could page out 44 KiB of 96 KiB selected; 52 KiB stays: guard\n")
+    assert "52 KiB guard" in out
     assert main(words("willneed", area, "--json")) == 0
     assert row_of(capsys)["nr_requested"] == 0
 
@@ -413,19 +415,18 @@ def test_signal_ends_it_with_the_report_and_without_the_swap(
 INTERRUPTED = """
 import json, os, signal, sys
 nr_signals, sys.path[:], *words = json.loads(sys.argv[1])
-from mematlas.actions.advice import willneed
 from mematlas.cli import main
 read, reads = os.pread, []
-def pread(*arguments):
-    reads.append(0)
-    if len(reads) == 300:
+def pread(fd, size, offset):
+    reads.append(size)
+    if reads.count(1) == 300 and size == 1:
         for _ in range(nr_signals):
             os.kill(os.getpid(), signal.SIGINT)
-    return read(*arguments)
-willneed.os.pread = pread
+    return read(fd, size, offset)
+os.pread = pread
 sys.exit(main(words))
 """
-"""Signals come in the middle of bringing pages back, which is reading them one by one."""
+"""Signals come in the middle of bringing pages back, which is reading a byte of each."""
 
 
 @pytest.mark.parametrize(

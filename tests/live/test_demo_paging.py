@@ -24,11 +24,13 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import Faults, parse_faults, read_faults
 from mematlas.kernel.swaps import SwapArea, read_swaps
 from mematlas.labs import panes
+from mematlas.views.format import format_size
 from victim import DEADLINE, process_state, wait_until
 
 Capture = pytest.CaptureFixture[str]
 
 NR_DRAWN, NR_PAGES = 680, 1024
+DRAWN = format_size(NR_DRAWN * os.sysconf("SC_PAGESIZE"))
 STORY = ["demo", "paging", "--width", "100"]
 
 
@@ -100,7 +102,7 @@ def tell_forked(swaps: bool) -> int:
 def test_without_rights_it_shows_the_plan_and_the_line_to_type(swap: Path, as_nobody: Callable[..., Outcome]) -> None:
     outcome = as_nobody(lambda: tell_forked(swaps=True))
     assert outcome.value == 0, outcome.stderr
-    assert re.search(rf" {NR_DRAWN} +{NR_DRAWN} +{NR_DRAWN} ", outcome.stdout), "the plan"
+    assert f"could page out {DRAWN} of {DRAWN} selected" in outcome.stdout, "the plan"
     assert "needs CAP_SYS_NICE" in outcome.stdout
     assert re.search(r"try: sudo -- .* demo paging$", outcome.stdout, re.MULTILINE)
     assert "moved" not in outcome.stdout.partition("Out of RAM")[2].replace("What moved", "")
@@ -116,7 +118,7 @@ def test_one_right_is_enough_where_there_is_swap(swap: Path, as_nobody: Callable
 def test_without_swap_and_rights_it_ends_with_the_line_to_type(as_nobody: Callable[..., Outcome]) -> None:
     outcome = as_nobody(lambda: tell_forked(swaps=False))
     assert outcome.value == 0, outcome.stderr
-    assert f"{NR_DRAWN} no swap" in outcome.stdout
+    assert f"could page out 0 of {DRAWN} selected; {DRAWN} stays: no swap" in outcome.stdout
     assert "This machine has no swap space" in outcome.stdout
     assert re.search(r"^ +sudo -- .* demo paging$", outcome.stdout, re.MULTILINE)
     assert "Out of RAM" not in outcome.stdout

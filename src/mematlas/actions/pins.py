@@ -22,7 +22,7 @@ class Pins:
     def __init__(self, process: Process, notes: Notes) -> None:
         size = status_bytes(read_status(process.dir), "VmPin")
         self.nr_pages = None if size is None else size // process.page_size
-        """How many are pinned; those pinned twice count twice. None when not told."""
+        """How many are pinned; those pinned twice count twice. None when unknown."""
         self._frames: StructPages | None = None
         if self.nr_pages != 0:
             self._frames = self._open(process, notes)
@@ -38,12 +38,12 @@ class Pins:
         except (PermissionDenied, NotSupported, FormatError) as error:
             why = str(error)
         some = "pages may be" if self.nr_pages is None else f"up to {self.nr_pages} pages are"
-        text = f"{some} pinned (VmPin), and will stay; which is not told: {why}"
+        text = f"{some} pinned (VmPin), and will stay; which ones is unknown: {why}"
         notes.add(Note("pinned-unknown", text))
         return None
 
     def among(self, reader: PageReader, address: int, mask: bytes) -> bytes:
-        """Return which pages of a mask, each mapped once, are pinned; none where that is not told."""
+        """Return which pages of a mask, each mapped once, are pinned; none where that is unknown."""
         if self._frames is None or 1 not in mask:
             return bytes(len(mask))
         import numpy as np

@@ -45,12 +45,12 @@ class PlannedVma:
     """Those of the movable pages that have nowhere to go but swap, where there is room for them."""
     nr_dirty: int | None
     """Those that are of files and not yet written to disk: they leave the process, and stay in RAM. None when that was
-    not looked at, or is not told."""
+    not looked at, or is unknown."""
     reasons: dict[str, int]
     """Why the others will stay, as in `mematlas.analysis.movable.REASONS`."""
     nr_given_up: int | None = 0
     """Those of the movable pages that will be freed, and kept nowhere (MADV_FREE, MAP_DROPPABLE), unless they are
-    written to since. None when that was not looked at, or is not told."""
+    written to since. None when that was not looked at, or is unknown."""
     nr_without_swap: int = 0
     """Pages that could move if there were more swap; they are no part of the movable ones."""
 

@@ -21,7 +21,8 @@ from mematlas.frozen import fields_of, record
 from mematlas.model.address_space import parse_size
 from mematlas.model.pages import STATES
 from mematlas.notes import Note, Notes
-from mematlas.views.actions import effect_table, lacking_swap, plan_table
+from mematlas.views.effects import Report, effect_table
+from mematlas.views.plans import lacking_swap, plan_table
 from mematlas.views.progress import Bar
 
 TYPE_CHECKING = False
@@ -261,8 +262,8 @@ class Work:
 
     def view(self) -> Table:
         """Return what all of it came to."""
-        target, page_size = self.session.target_info(), self.process.page_size
-        table = effect_table(self.effect, target, page_size, self.refaults, self.undone)
+        report = Report(self.effect, self.process.page_size, self.refaults, self.undone)
+        table = effect_table(report, self.session.target_info())
         table.notes += [*lacking_swap(self.planned), *self.notes]
         if self.options.temporary_swap:
             table.notes.add(SWAP_GOES)

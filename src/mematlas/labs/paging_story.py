@@ -15,8 +15,10 @@ from mematlas.labs.running import RunningWorkload
 from mematlas.labs.story import SEGMENTS, Story
 from mematlas.model.address_space import Selection
 from mematlas.observe.process import Process
-from mematlas.views.actions import effect_table, plan_table, refault_lines
+from mematlas.views.effects import Report, effect_table
 from mematlas.views.format import format_size
+from mematlas.views.plans import plan_table
+from mematlas.views.refaults import refault_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class Paging(Story):
     def planned(self, stack: ExitStack) -> Plan | None:
         """Show what could be moved; return None when nothing could."""
         self.step("Where could it go?")
-        self.say("Memory of no file can leave RAM only for swap. The plan reads, and moves nothing:")
+        self.say("Memory without a file can leave RAM only to swap. The plan reads, and moves nothing:")
         planned = self.plan()
         if not planned.nr_without_swap:
             return planned
@@ -117,7 +119,7 @@ class Paging(Story):
             "once. What moved is found by comparing each page before and after:",
         )
         who = {"pid": self.process.pid, "name": self.process.stat.name}
-        view = effect_table(effect, who, self.process.page_size)
+        view = effect_table(Report(effect, self.process.page_size), who)
         lines = [*self.lines(view), *self.notes(view)]
         self.show(f"pageout {self.process.pid} {self.area} --free", lines)
         self.say("", "Each s is swapped. The addresses stay; the program was not asked, and knows nothing of it:")

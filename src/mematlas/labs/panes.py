@@ -43,7 +43,7 @@ BEGINNING = re.compile(r"pages at (0x[0-9a-f]+) of PID (\d+)")
 LOOK_EVERY = "500ms"
 WATCHED = "20s"
 TEMPORARY_SWAP = "64M"
-HISTOGRAM_LINES, MAP_LINES = "2", "12"
+HISTOGRAM_LINES, MAP_LINES = "4", "13"
 
 TITLES = (
     f"1  a program: type Draw {SEGMENTS}",

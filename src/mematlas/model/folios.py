@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mematlas.model.pages import PageReader
 
 
-UNTOLD = "pages of a large folio that is mapped more than once in part stay as well; which ones is not told: {why}"
+UNTOLD = "pages of a large folio that is mapped more than once in part stay as well; which ones is unknown: {why}"
 
 
 class SharedFolios:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from mematlas.frozen import record
 from mematlas.views.format import (
     format_address,
+    format_amounts,
     format_counts,
     format_hex,
     format_list,
@@ -55,7 +56,8 @@ class Column(Generic[Item]):
     heading: str
     kind: str = "text"
     """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``entry`` (64 bits), ``list`` (a tuple),
-    ``counts`` (by name), ``sizes`` (bytes by a size), ``flag``, ``share`` (0 to 1) or ``number``."""
+    ``counts`` (by name), ``amounts`` (bytes by name), ``sizes`` (bytes by a size), ``flag``, ``share`` (0 to 1) or
+    ``number``."""
     value: Callable[[Item], Any] | None = None
     """What gets the value of an item; None for the item's attribute of the name of the key."""
     total: Callable[[Any], Any] | None = None
@@ -114,6 +116,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "entry": lambda value: f"{value:#018x}",
     "list": format_list,
     "counts": format_counts,
+    "amounts": format_amounts,
     "sizes": lambda sizes: ", ".join(f"{format_size(size)}: {format_size(amount)}" for size, amount in sizes.items()),
     "flag": lambda value: "yes" if value else "no",
     "share": format_share,
@@ -182,9 +185,13 @@ def cells_of(
     return list(map(form, values))
 
 
+IN_BYTES = {"size": "count", "amounts": "counts"}
+"""How a kind is written where sizes are to be integers."""
+
+
 def text_form(column: Column[Any], in_bytes: bool) -> Form:
     """Return how text writes a column."""
-    form = FORMATS["count" if in_bytes and column.kind == "size" else column.kind]
+    form = FORMATS[IN_BYTES.get(column.kind, column.kind) if in_bytes else column.kind]
     return column.kind, lambda value: "-" if value is None else "hidden" if value is HIDDEN else form(value), form
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 LEFT_OUT = "..."
 """What stands for the middle of a text that is too long."""
@@ -136,6 +136,15 @@ def shorten(text: str, width: int) -> str:
 def format_list(items: list[str] | tuple[str, ...]) -> str:
     """Return names joined by commas; ``-`` when there are none."""
     return ",".join(items) or "-"
+
+
+def format_amounts(amounts: dict[str, int], sized: Callable[[int], str] = format_size) -> str:
+    """Return bytes by name; ``-`` when there are none.
+
+    >>> format_amounts({"shared": 8 << 20, "no swap": 8 << 10})
+    '8 MiB shared, 8 KiB no swap'
+    """
+    return ", ".join(f"{sized(size)} {name}" for name, size in amounts.items()) or "-"
 
 
 def format_counts(counts: dict[str, int]) -> str:

@@ -192,12 +192,12 @@ class PageOut(Advice):
         return {"dirty": nr_dirty, "busy": mask.count(1) - nr_dirty}
 
     def count_dirty(self, address: int, mask: bytes) -> int | None:
-        """Return how many pages of a mask are not written to disk yet; None when that is not told."""
+        """Return how many pages of a mask are not written to disk yet; None when that is unknown."""
         words = self._flag_words(address, mask)
         return None if words is None else sum(word & DIRTY != 0 for word in words if word is not None)
 
     def given_up(self, address: int, mask: bytes) -> bytes | None:
-        """Return which pages of a mask were given up by the process: freed, not swapped; None when that is not told.
+        """Return which pages of a mask were given up by the process: freed, not swapped; None when that is unknown.
 
         MADV_FREE and MAP_DROPPABLE take the flag off an anonymous page that says that swap is behind it. One that was
         written to since MADV_FREE gets it back no sooner than it is looked at.
@@ -209,7 +209,7 @@ class PageOut(Advice):
         return bytes(map(int, lost)).ljust(len(mask), b"\0")
 
     def _flag_words(self, address: int, mask: bytes) -> list[int | None] | None:
-        """Return the flags of the frames of a mask, None for other pages; None when they are not told."""
+        """Return the flags of the frames of a mask, None for other pages; None when they are unknown."""
         if 1 not in mask:
             return []
         frames = self.reader.pagemap.frames(address, address + len(mask) * self.page_size)
