@@ -12,12 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mematlas.analysis.grid import Range
-    from mematlas.kernel.maps import Vma
-    from mematlas.model.address_space import AddressSpace
-    from mematlas.model.pages import PageReader
-    from mematlas.model.pagetables.reader import TableReader
-
     Piece = Block | Scattered | Hole
 
 MOST = 20 << 20
@@ -29,17 +23,7 @@ RANGE_SIZE = 48
 class Kept:
     """The pieces of ranges of addresses, ascending, without their entries."""
 
-    def __init__(
-        self, space: AddressSpace, chosen: list[tuple[Vma, int, int]], started: float, exclusive: bool
-    ) -> None:
-        self.space = space
-        self.chosen = chosen
-        """What was read."""
-        self.started = started
-        self.exclusive = exclusive
-        """Whether the states tell which pages are mapped once."""
-        self.reader: PageReader | TableReader | None = None
-        """What they were read with, once all is read and kept."""
+    def __init__(self) -> None:
         self.pieces: list[Piece] = []
         self._ends: list[int] = []
         self._room = MOST
@@ -57,10 +41,10 @@ class Kept:
             elif self.pieces:
                 self.pieces, self._ends = [], []
 
-    def finish(self, reader: PageReader | TableReader) -> None:
-        """Take note that all was read; of what was too much nothing is left."""
-        if self._room > 0:
-            self.reader = reader
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it was kept; of what was too much nothing is left."""
+        return self._room > 0
 
     def between(self, start: int, end: int, page_size: int) -> Iterator[Piece]:
         """Yield the pieces from ``start`` to ``end``."""
@@ -72,21 +56,6 @@ class Kept:
                 yield piece
             elif (part := clip(piece, start, end, page_size)) is not None:
                 yield part
-
-
-class Folds(list["Range"]):
-    """Runs of untouched memory, with what was read to find them."""
-
-    def __init__(self, runs: Iterable[Range] = (), kept: Kept | None = None) -> None:
-        super().__init__(runs)
-        self.kept = kept if kept and kept.reader else None
-        """All that was read; None where that was too much, or nothing."""
-
-
-def kept_of(folds: list[Range] | None, chosen: list[tuple[Vma, int, int]], exclusive: bool) -> Kept | None:
-    """Return what was read to find folds, if that is all of what was chosen, and tells what is asked for."""
-    kept = folds.kept if isinstance(folds, Folds) else None
-    return kept if kept and kept.chosen == chosen and kept.exclusive >= exclusive else None
 
 
 def size_of(piece: Piece) -> int:

@@ -7,11 +7,15 @@ from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mematlas.analysis.grid import Cells, Stretch, Strip
     from mematlas.analysis.usage import Usage
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.procfs import Hold
     from mematlas.model.folio_sizes import FolioSizes
     from mematlas.model.nodes import Sizes
+    from mematlas.notes import Notes
 
 
 TORN = Note("torn", "torn: VMAs changed during the reading, so the numbers are of no one moment")
@@ -51,6 +55,22 @@ class VmaUsage:
     nodes: Sizes | None = None
     """Bytes by NUMA node of what is resident, and of hugetlb pages; under None, on a node that could not be told. None
     unless asked for."""
+
+    @property
+    def is_phys_hidden(self) -> bool:
+        """Whether its first page has a physical address that the reader may not know."""
+        return self.phys is None and self.first_state in ("present", "zero")
+
+
+@record
+class Counted:
+    """The VMAs of a process as one source counted them."""
+
+    source: str
+    vmas: list[VmaUsage]
+    torn: bool
+    notes: Notes
+    """What is unknown, and why."""
 
 
 @record
@@ -119,3 +139,38 @@ class Translation:
     """The entry's bits by name."""
     hidden: bool
     """Whether there is a frame or a swap slot that this reader may not know: needs CAP_SYS_ADMIN."""
+
+
+@record
+class Translations:
+    """Where virtual addresses are: a sequence of `Translation`, in the order asked."""
+
+    items: tuple[Translation, ...]
+    reading: Reading
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Translation]:
+        return iter(self.items)
+
+    def __getitem__(self, index: int) -> Translation:
+        return self.items[index]
+
+
+@record
+class Grid:
+    """The address space as cells of as many pages each, VMA by VMA."""
+
+    strips: list[Strip]
+    reading: Reading
+
+
+@record
+class Density:
+    """All VMAs end to end as cells of equal size."""
+
+    cells: Cells
+    stretches: list[Stretch]
+    """Which part of which VMA lies where."""
+    reading: Reading

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block, Pacer
     from mematlas.kernel.procfs import ProcessDir
-    from mematlas.model.pages import PageReader
-    from mematlas.model.pagetables.reader import TableReader
+    from mematlas.model.pages import PageReader, PageSource
 
     Sizes = dict[int | None, int]
 
@@ -124,7 +123,7 @@ class PageNodes:
         """Add the bytes of a block on each node to sums."""
         add_sizes(sums, self.count(block), self.page_size)
 
-    def of_vma(self, reader: PageReader | TableReader, vma: Vma) -> Sizes:
+    def of_vma(self, reader: PageSource, vma: Vma) -> Sizes:
         """Return the bytes of a VMA on each node, by walking its pages."""
         sums: Sizes = {}
         for block in reader.blocks(vma):

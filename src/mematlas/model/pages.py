@@ -53,7 +53,7 @@ from mematlas.notes import Note
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Self, TypeVar
+    from typing import Protocol, Self, TypeVar
 
     from mematlas.kernel.backing import Backing, Backings
     from mematlas.kernel.kpage import FrameWords
@@ -61,9 +61,28 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.kernel.scattered import Scattered
     from mematlas.model.hugecounts import HugeCounts
-    from mematlas.notes import Notes
 
     L = TypeVar("L", Block, Block | Scattered)
+
+    class PageSource(Protocol):
+        """What single pages are read from: `PageReader` from pagemap, `TableReader` from page tables."""
+
+        name: str
+        """``pagemap`` or ``tables``."""
+        process: ProcessDir
+        page_size: int
+        zero_known: bool
+
+        def __enter__(self) -> Self: ...
+        def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None: ...
+        def close(self) -> None: ...
+        def blocks(self, vma: Vma, start: int | None = None, end: int | None = None) -> Iterator[Block]: ...
+        def lots(self, vma: Vma, start: int | None = None, end: int | None = None) -> Iterator[Block | Scattered]: ...
+        def runs(self, vmas: Iterable[Vma]) -> Iterator[tuple[list[Vma], Block | None]]: ...
+        def hole(self, vma: Vma) -> int: ...
+        def block_at(self, vma: Vma, address: int) -> Block | None: ...
+        def notes(self) -> list[Note]: ...
+
 
 ZERO_UNKNOWN = Note(
     "zero-unknown",
@@ -168,7 +187,7 @@ class PageReader:
     True
     """
 
-    source = "pagemap"
+    name = "pagemap"
 
     def __init__(
         self, process: ProcessDir, pacer: Pacer | None = None, cached: bool = True, exclusive: bool = True
@@ -192,7 +211,7 @@ class PageReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         try:
             if kind is None:
                 self.pagemap.check()
@@ -280,14 +299,6 @@ class PageReader:
         if block:
             self._mark(block, first, backing)
         return block
-
-    def pieces(self, vma: Vma, start: int, end: int) -> Iterator[Block | Hole]:
-        """Yield every page of a part of a VMA, in order: blocks, and the holes between them."""
-        return with_holes(self.blocks(vma, start, end), start, end, self.page_size, lambda: self.hole(vma))
-
-    def lot_pieces(self, vma: Vma, start: int, end: int) -> Iterator[Block | Scattered | Hole]:
-        """Yield what `pieces` does, but where pages lie far apart, hundreds at a time with the holes between them."""
-        return with_holes(self.lots(vma, start, end), start, end, self.page_size, lambda: self.hole(vma))
 
     def hole(self, vma: Vma) -> int:
         """Return the state byte of the pages that no block of this VMA showed. Ask after reading the blocks."""
@@ -496,6 +507,16 @@ class PageReader:
         return self.backings.of(vma)
 
 
+def pieces(source: PageSource, vma: Vma, start: int, end: int) -> Iterator[Block | Hole]:
+    """Yield every page of a part of a VMA, in order: blocks, and the holes between them."""
+    return with_holes(source.blocks(vma, start, end), start, end, source.page_size, lambda: source.hole(vma))
+
+
+def lot_pieces(source: PageSource, vma: Vma, start: int, end: int) -> Iterator[Block | Scattered | Hole]:
+    """Yield what `pieces` does, but where pages lie far apart, hundreds at a time with the holes between them."""
+    return with_holes(source.lots(vma, start, end), start, end, source.page_size, lambda: source.hole(vma))
+
+
 def with_holes(found: Iterable[L], start: int, end: int, page_size: int, hole: Callable[[], int]) -> Iterator[L | Hole]:
     """Yield what was found of a range, and the holes between; their state byte is asked for when one is met."""
     place = start
@@ -541,14 +562,12 @@ def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | N
     return None, None, None
 
 
-def place_of(block: Entries, page_size: int, notes: Notes, place: int = 0) -> tuple[str, int | None]:
-    """Return state and physical address of a page of a block, of its first by default; if hidden, a note says so."""
+def place_of(block: Entries, page_size: int, place: int = 0) -> tuple[str, int | None]:
+    """Return state and physical address of a page of a block, of its first by default; None where that is hidden."""
     byte = block.states[place]
     if not byte & PRESENT:
         return STATE_OF_BYTE[byte], None
     pfn = block.entries[place] & PM_PFRAME
-    if pfn == 0:
-        notes.add(HIDDEN_FRAMES)
     return STATE_OF_BYTE[byte], pfn * page_size or None
 
 

@@ -25,8 +25,9 @@ def pss_unknown(why: object) -> Note:
 class Sharers:
     """How often the shared pages of a VMA are mapped, from kpagecount."""
 
-    def __init__(self, procfs: ProcFS, notes: Notes) -> None:
-        self.notes = notes
+    def __init__(self, procfs: ProcFS) -> None:
+        self.notes = Notes()
+        """Why some counts are unknown."""
         self.file: FrameWords | None = None
         try:
             self.file = FrameWords(procfs, "kpagecount")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from functools import cached_property
 
-from mematlas.analysis.ending import FATES, Part, private_slots
+from mematlas.analysis.ending import FATES, DistinctResult, EndingResult, Part, private_slots
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import record
 from mematlas.kernel.kconfig import read_config
 from mematlas.kernel.mounts import parse_mountinfo
 from mematlas.kernel.pagemap import SWAP
+from mematlas.kernel.smaps import read_smaps
 from mematlas.kernel.status import read_memory_status, status_bytes
 from mematlas.kernel.sysvipc import is_in_our_namespace, read_segments
 from mematlas.kernel.vmfile import NOBODY_ANSWERS, LiveFiles, devices_of, internal_devices, memory_devices
@@ -20,15 +22,16 @@ from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from mematlas.analysis.results import Reading
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.kernel.sysvipc import Segment
     from mematlas.model.frames import FrameSums
     from mematlas.model.holders import File
-    from mematlas.model.pages import PageReader
-    from mematlas.model.pagetables.reader import TableReader
+    from mematlas.model.pages import PageSource
+    from mematlas.observe.sources import Choice, Sources
 
 ANON, POOL, FILE, KERNEL, FIRST_FILE = range(5)
 """Whom frames belong to: anonymous, small and huge; ordinary files; the kernel and devices; then each file of memory
@@ -88,6 +91,58 @@ class FileFacts:
     """The part that is in swap, as far as that is told."""
 
 
+def find_distinct(sources: Sources, wanted: str, max_stall: float) -> DistinctResult:
+    """Return what is resident with each frame counted once."""
+    began = time.perf_counter()
+    accounts = Accounts(sources.address_space().vmas)
+    choice = read_accounts(sources, accounts, wanted, max_stall)
+    return DistinctResult(accounts.nr_distinct * sources.page_size, finished(sources, choice, began, accounts))
+
+
+def find_ending(
+    sources: Sources, find_sharing: Callable[[], list[int] | None], wanted: str, max_stall: float
+) -> EndingResult:
+    """Return what would become of its memory. ``find_sharing`` tells who else runs in its address space."""
+    began = time.perf_counter()
+    sources.procfs.open("kpagecount").close()  # a refusal comes before others are looked at
+    accounts = Accounts(sources.address_space().vmas)
+    ending = Ending(sources.dir, accounts)
+    sharing = find_sharing()
+    if sharing is None:
+        ending.notes.add(SHARING_UNKNOWN)
+    if not sharing:
+        ending.look_around()
+    choice = read_accounts(sources, accounts, wanted, max_stall)
+    if sharing:
+        ending.keep_all(sharing)
+    else:
+        ending.add_frames()
+        ending.add_swap(ending.swap_pss(sources, max_stall) if accounts.slots else {})
+        ending.add_tables()
+    parts = ending.sorted_parts()
+    return EndingResult(
+        parts,
+        accounts.nr_distinct * sources.page_size,
+        0 if sharing else accounts.sums.dirty[FILE] * sources.page_size,
+        finished(sources, choice, began, accounts, ending.notes),
+    )
+
+
+def read_accounts(sources: Sources, accounts: Accounts, wanted: str, max_stall: float) -> Choice:
+    """Count the frames of a process; return what they were read from."""
+    choice = sources.choose(wanted, max_stall, span=(0, 1 << 64))
+    with sources.open_pages(choice.source, cached=False) as reader:
+        accounts.read(reader)
+    return choice
+
+
+def finished(sources: Sources, choice: Choice, began: float, accounts: Accounts, notes: Iterable[Note] = ()) -> Reading:
+    """Return how an account came about."""
+    torn = sources.address_space().vmas != accounts.vmas  # raises where it has ended
+    unsure = unsure_counts() if sources.procfs.live else []
+    return sources.reading(choice.source, began, torn, (*choice.why, *notes, *unsure))
+
+
 class Accounts:
     """The pages of a process by whom their frames belong to, and its swap slots by VMA."""
 
@@ -116,7 +171,7 @@ class Accounts:
             return self._numbers[file]
         return FILE if vma.kind == "file" else KERNEL
 
-    def read(self, reader: PageReader | TableReader) -> None:
+    def read(self, reader: PageSource) -> None:
         """Count the pages.
 
         Raises:
@@ -150,13 +205,14 @@ IS_SLOT = tuple(bool(byte & SWAP) and STATE_OF_BYTE[byte] == "swapped" for byte 
 
 
 class Ending:
-    """Puts together what ending a process would do. What it must say goes to ``notes``."""
+    """Puts together what ending a process would do."""
 
-    def __init__(self, process: ProcessDir, accounts: Accounts, notes: Notes) -> None:
+    def __init__(self, process: ProcessDir, accounts: Accounts) -> None:
         self.process = process
         self.page_size = process.procfs.page_size
         self.accounts = accounts
-        self.notes = notes
+        self.notes = Notes()
+        """What is unknown, and why."""
         self._sizes: dict[tuple[str, str, str], int] = {}
         """By fate, kind and reason."""
         self._pids: dict[tuple[str, str, str], dict[int, None]] = {}
@@ -330,6 +386,19 @@ class Ending:
     def _segments(self) -> dict[int, Segment]:
         return read_segments(self.process.procfs) if is_in_our_namespace(self.process) else {}
 
+    def swap_pss(self, sources: Sources, max_stall: float) -> dict[int, int] | None:
+        """Return SwapPss of each VMA by its start; None where reading it would hold up the target for too long."""
+        hold = sources.smaps_hold(max_stall)
+        if self.process.procfs.live and hold > max_stall:
+            text = (
+                f"whether swap is shared with forks is unknown: smaps tells, and holds up the target for about"
+                f" {hold * 1e3:.0f} ms (--max-stall allows it)"
+            )
+            self.notes.add(Note("shared-swap-unknown", text))
+            return None
+        every = read_smaps(self.process, sources.files)
+        return {vma.start: fields["SwapPss"] for vma, fields in every if "SwapPss" in fields}
+
     def add_swap(self, swap_pss: dict[int, int] | None) -> None:
         """Add the slots of private memory, given SwapPss by the start of each VMA; None where it is not known."""
         for start, nr_slots in self.accounts.slots.items():
@@ -374,11 +443,10 @@ def files_unknown(why: object) -> Note:
     return Note("files-unknown", f"files of memory unknown: {why}")
 
 
-def note_counts(notes: Notes) -> None:
-    """Say where the kernel does not count how often each page of a huge page is mapped."""
+def unsure_counts() -> list[Note]:
+    """Return the note that the kernel does not count how often each page of a huge page is mapped, where that is so."""
     # Linux can be built so since v6.15. Its files do not tell: the counts of a folio are just all the same.
-    if "NO_PAGE_MAPCOUNT" in (read_config() or ()):
-        notes.add(UNSURE_COUNTS)
+    return [UNSURE_COUNTS] if "NO_PAGE_MAPCOUNT" in (read_config() or ()) else []
 
 
 def unseen(holders: Holders) -> str:

@@ -10,12 +10,14 @@ from mematlas.analysis.counting import (
     usage_of_pages,
     usage_of_tables,
 )
-from mematlas.analysis.results import VmaUsage
+from mematlas.analysis.results import Counted, VmaUsage
 from mematlas.errors import NotSupported
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, ENTRY_SIZE, IS_SHARED, PM_PFRAME, Block
+from mematlas.model.address_space import EVERYTHING
 from mematlas.model.pages import RUN_PAGES, STATE_OF_BYTE, PageReader, place_of
 from mematlas.model.runs import cut, runs_of
 from mematlas.notes import Note, Notes
+from mematlas.observe.sources import pagemap_instead
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,22 +26,47 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Pacer
     from mematlas.kernel.procfs import ProcessDir
+    from mematlas.model.address_space import Selection
     from mematlas.model.nodes import PageNodes, Sizes
     from mematlas.model.pagetables.access import TableAccess
     from mematlas.model.pagetables.counts import TableCounter
     from mematlas.model.pagetables.reader import TableReader
     from mematlas.model.sharers import Sharers
-    from mematlas.observe.sources import Chooser
+    from mematlas.observe.sources import Sources
 
 MANY = 1 << 12
 
 
-class PageCounter:
-    """Counts VMAs of one process by its pages. What is unknown, and why, goes to the notes."""
+def by_pages(
+    sources: Sources,
+    source: str,
+    is_choice: bool,
+    selection: Selection,
+    first_pages: bool,
+    nodes: PageNodes | None,
+) -> Counted:
+    """Return what entries add up to; from pagemap where page tables were our choice, and cannot be read after all."""
+    counter = PageCounter(sources.dir, sources.pacer(), first_pages, nodes)
+    space = sources.address_space()
+    wanted = space.vmas if selection is EVERYTHING else list(filter(selection.matches, space.vmas))
+    vmas: list[VmaUsage] | None = None
+    if source == "tables":
+        try:
+            vmas = counter.by_tables(wanted, sources)
+        except NotSupported as error:
+            if not is_choice:
+                raise
+            counter.notes.add(pagemap_instead(error))
+            source = "pagemap"
+    if vmas is None:
+        vmas = counter.by_pagemap(wanted)
+    return Counted(source, vmas, counter.torn or sources.is_torn(space), counter.notes)
 
-    def __init__(
-        self, process: ProcessDir, pacer: Pacer | None, first_pages: bool, nodes: PageNodes | None, notes: Notes
-    ) -> None:
+
+class PageCounter:
+    """Counts VMAs of one process by its pages."""
+
+    def __init__(self, process: ProcessDir, pacer: Pacer | None, first_pages: bool, nodes: PageNodes | None) -> None:
         self.process = process
         self.page_size = process.procfs.page_size
         self.torn = False
@@ -47,24 +74,27 @@ class PageCounter:
         self._pacer = pacer
         self._first_pages = first_pages
         self._nodes = nodes
-        self._notes = notes
+        self.notes = Notes()
+        """What is unknown, and why."""
         self._alike = AlikeUsages(self.page_size)
 
     def by_pagemap(self, vmas: Iterable[Vma]) -> list[VmaUsage]:
         """Return what the entries of pagemap add up to, with pauses; who shares the pages is told by kpagecount."""
         from mematlas.model.sharers import Sharers
 
-        with (
-            PageReader(self.process, self._pacer, cached=False) as reader,
-            Sharers(self.process.procfs, self._notes) as sharers,
-        ):
+        with PageReader(self.process, self._pacer, cached=False) as reader, Sharers(self.process.procfs) as sharers:
+
+            def in_file(vma: Vma) -> str:
+                return self._in_file(reader, vma)
+
             result: list[VmaUsage] = []
             for run, block in reader.runs(vmas):
                 if block is None:
                     result.append(self._of_pages(reader, sharers, run[0]))
                 else:
-                    result += self._of_run(reader, sharers.map_counts, run, block)
-        self._notes += reader.notes()
+                    result += self._of_run(run, block, reader.zero_known, sharers.map_counts, in_file=in_file)
+        self.notes += sharers.notes
+        self.notes += reader.notes()
         return result
 
     def _of_pages(self, reader: PageReader, sharers: Sharers, vma: Vma) -> VmaUsage:
@@ -79,7 +109,7 @@ class PageCounter:
             if self._nodes and isinstance(block, Block):
                 self._nodes.add(by_node, block)
             if self._first_pages and block.address == vma.start:
-                state, phys = place_of(block, self.page_size, self._notes)
+                state, phys = place_of(block, self.page_size)
             if vma.kind != "hugetlb":
                 if nr_shared(block.kinds):
                     sharers.add(shared_frames(block))
@@ -105,18 +135,18 @@ class PageCounter:
         try:
             return thp + reader.huge_size(vma, block)
         except NotSupported as error:
-            self._notes.add(Note("huge-unknown", f"huge pages unknown with this source: {error}"))
+            self.notes.add(Note("huge-unknown", f"huge pages unknown with this source: {error}"))
             return None
 
-    def by_tables(self, vmas: Sequence[Vma], chooser: Chooser) -> list[VmaUsage]:
+    def by_tables(self, vmas: Sequence[Vma], sources: Sources) -> list[VmaUsage]:
         """Return what page tables and struct pages add up to, counted in the kernel where that can be done.
 
         Raises:
             NotSupported: they cannot be read after all.
         """
         is_read = self._nodes or self._has_many_small(vmas)
-        counted = None if is_read else self._counted(vmas, chooser)
-        return self._read(vmas, chooser.tables_access()) if counted is None else counted
+        counted = None if is_read else self._counted(vmas, sources)
+        return self._read(vmas, sources.tables_access()) if counted is None else counted
 
     def _has_many_small(self, vmas: Sequence[Vma]) -> bool:
         """Whether so many VMAs can be read together that loading numpy for that pays: the kernel counts one by one."""
@@ -124,9 +154,9 @@ class PageCounter:
             return False
         return len(vmas) - sum(1 for _ in runs_of(vmas, self.page_size, RUN_PAGES)) >= MANY
 
-    def _counted(self, vmas: Sequence[Vma], chooser: Chooser) -> list[VmaUsage] | None:
+    def _counted(self, vmas: Sequence[Vma], sources: Sources) -> list[VmaUsage] | None:
         """Return what is counted in the kernel; None where tables must be read."""
-        access = chooser.count_access()
+        access = sources.count_access()
         if access is None:
             return None
         from mematlas.model.pagetables.counts import TableCounter
@@ -138,7 +168,7 @@ class PageCounter:
                 result = [self._of_counts(counter, vma) for vma in vmas]
         except NotSupported:
             return None
-        self._notes += counter.notes()
+        self.notes += counter.notes()
         self.torn = bool(counter.torn)
         return result
 
@@ -155,13 +185,17 @@ class PageCounter:
         if not vmas:
             return []
         with TableReader(self.process, access, vmas[0].start, vmas[-1].end) as reader:
+
+            def look_closer(vma: Vma) -> VmaUsage:
+                return self._of_tables(reader, vma)
+
             result: list[VmaUsage] = []
             for run, block in reader.runs(vmas):
                 if block is None:
                     result.append(self._of_tables(reader, run[0]))
                 else:
-                    result += self._of_run(reader, reader.counts_of, run, block)
-        self._notes += reader.notes()
+                    result += self._of_run(run, block, True, reader.counts_of, look_closer=look_closer)
+        self.notes += reader.notes()
         self.torn = bool(reader.torn)
         return result
 
@@ -170,19 +204,26 @@ class PageCounter:
         hole = STATE_OF_BYTE[reader.hole(vma)]
         state, phys = None, None
         if self._first_pages and (block := reader.block_at(vma, vma.start)):
-            state, phys = place_of(block, self.page_size, self._notes)
+            state, phys = place_of(block, self.page_size)
         usage = usage_of_tables(vma, sums, self.page_size, hole)
         nodes = self._nodes.of_vma(reader, vma) if self._nodes else None
         return VmaUsage(vma, usage, state or hole, phys, sums.nr_accessed, sums.nr_dirty, nodes)
 
     def _of_run(
         self,
-        reader: PageReader | TableReader,
-        map_counts: Callable[[list[int]], list[int]],
         run: list[Vma],
         block: Block,
+        zero_known: bool,
+        map_counts: Callable[[list[int]], list[int]],
+        *,
+        in_file: Callable[[Vma], str] | None = None,
+        look_closer: Callable[[Vma], VmaUsage] | None = None,
     ) -> Iterator[VmaUsage]:
-        """Yield what the entries of VMAs that lie side by side add up to, given one block of all of them."""
+        """Yield what the entries of VMAs that lie side by side add up to, given one block of all of them.
+
+        ``in_file`` tells the state of a first page without an entry by its file, where a block does not have that.
+        ``look_closer`` counts a VMA by itself: where a page is not exclusive, though mapped once or not told how often.
+        """
         states, use = block.states, block.use
         counts: dict[int, int] = {}
         if nr_shared(block.kinds):
@@ -190,17 +231,16 @@ class PageCounter:
             counts = dict(zip(places, map_counts([block.entries[place] & PM_PFRAME for place in places]), strict=True))
         for vma, first, last in cut(run, block, self.page_size):
             shared = [counts[place] for place in range(first, last) if place in counts] if counts else []
-            if shared and not isinstance(reader, PageReader) and min(shared) < 2:
-                # Not exclusive, though mapped once or not told how often: it is looked at more closely.
-                yield self._of_tables(reader, vma)
+            if shared and look_closer and min(shared) < 2:
+                yield look_closer(vma)
                 continue
-            usage = self._alike.usage(vma, states[first:last], shared, reader.zero_known)
+            usage = self._alike.usage(vma, states[first:last], shared, zero_known)
             state: str = "absent"
             phys: int | None = None
             if self._first_pages:
-                state, phys = place_of(block, self.page_size, self._notes, first)
-                if state == "absent" and vma.kind == "shmem" and isinstance(reader, PageReader):
-                    state = self._in_file(reader, vma)
+                state, phys = place_of(block, self.page_size, first)
+                if in_file and state == "absent" and vma.kind == "shmem":
+                    state = in_file(vma)
             nodes: Sizes | None = None
             if self._nodes:
                 raw = block.raw[first * ENTRY_SIZE : last * ENTRY_SIZE]

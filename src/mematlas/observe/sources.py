@@ -1,18 +1,30 @@
-"""Which source a process is read from: what each would cost the target and us, and whether we may use it."""
+"""One process, held open: what it can be read from, what each would cost the target and us, and which it is."""
 
 from __future__ import annotations
 
 import os
+import time
 
-from mematlas.errors import BadInput, Error, FormatError, NotSupported, PermissionDenied
+from mematlas.analysis.results import TORN, Reading
+from mematlas.errors import BadInput, Error, FormatError, NotSupported, PermissionDenied, ProcessGone
+from mematlas.frozen import record
+from mematlas.kernel.maps import read_mark, read_marked_maps
+from mematlas.kernel.pagemap import Pacer
 from mematlas.kernel.smaps import HOLD_PER_BYTE
-from mematlas.kernel.status import open_memory, read_memory_status, status_bytes
+from mematlas.kernel.status import Stat, open_memory, read_memory_status, read_stat, status_bytes
+from mematlas.kernel.vmfile import find_files
+from mematlas.model.address_space import AddressSpace
 from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.kernel.procfs import ProcessDir
+    from collections.abc import Iterable
+    from typing import NoReturn
+
+    from mematlas.kernel.maps import Vma
+    from mematlas.kernel.procfs import Hold, ProcessDir
     from mematlas.model.costs import Costs
+    from mematlas.model.pages import PageSource
     from mematlas.model.pagetables.access import TableAccess
     from mematlas.model.pagetables.counts import CountAccess
 
@@ -22,6 +34,15 @@ MAX_STALL = 0.005
 SOURCES = ("auto", "smaps", "pagemap", "tables")
 PAGE_SOURCES = ("auto", "pagemap", "tables")
 """Those that tell about single pages."""
+
+
+@record
+class Choice:
+    """What a process is read from."""
+
+    source: str
+    why: tuple[Note, ...] = ()
+    """Why it is not what would be better, where something is in the way."""
 
 
 def no_tables(why: Error) -> Note:
@@ -34,12 +55,35 @@ def pagemap_instead(why: Error) -> Note:
     return Note("pagemap-instead", f"page tables cannot be read, so pagemap is, with pauses: {why}")
 
 
-class Chooser:
-    """Chooses the source that one process is read from, and holds what its page tables are read with."""
+def smaps_instead(why: Error, hold: float) -> Note:
+    """Return the note that smaps is read though it holds up the target."""
+    text = f"read from smaps, which holds up the target for about {hold * 1e3:.0f} ms: {why}"
+    return Note("smaps-instead", text)
 
-    def __init__(self, process: ProcessDir) -> None:
+
+def cut_paths(vmas: Iterable[Vma]) -> list[Note]:
+    """Return the note that some paths are not whole, if any is not."""
+    nr_cut = sum(vma.path_cut for vma in vmas)
+    if not nr_cut:
+        return []
+    whose = "the path of a VMA is" if nr_cut == 1 else f"the paths of {nr_cut:,} VMAs are"
+    return [Note("paths-cut", f"{whose} too long to be kept whole: cut, as the dots at the end say")]
+
+
+class Sources:
+    """One process, held open, with what it can be read from.
+
+    What page tables are read with is opened when it is first wanted, and held until `close`.
+    """
+
+    def __init__(self, process: ProcessDir, stat: Stat) -> None:
         self.dir = process
         self.procfs = process.procfs
+        self.page_size = process.procfs.page_size
+        self.stat = stat
+        """Who it is, as of the last look at its VMAs: an exec changes the name."""
+        self.files = find_files(process)
+        """What knows the files that it maps."""
         self.will_look_again = False
         """Whether this is one of many looks: what page tables are read with is then opened once, and pays."""
         self._access: dict[str, TableAccess] = {}
@@ -47,89 +91,122 @@ class Chooser:
         self._counts: CountAccess | None = None
         self._may_count = True
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the process was let go of."""
+        return self.dir.fd < 0
+
     def close(self) -> None:
-        """Let go of what page tables are read with."""
+        """Let go of the process, and of what its page tables are read with."""
         for access in self._access.values():
             access.close()
         self._access.clear()
         if self._counts:
             self._counts.close()
             self._counts = None
+        self.dir.close()
 
-    def of_amounts(self, source: str, max_stall: float, notes: Notes, numa: bool = False) -> str:
-        """Return what amounts are read from: the source asked for, or with ``auto`` the best.
+    # What it is now
 
-        That is smaps where it holds up the target for no more than ``max_stall`` seconds (numa_maps with ``numa``).
+    def address_space(self) -> AddressSpace:
+        """Return the VMAs, in address order.
+
+        Raises:
+            PermissionDenied: another user's process needs CAP_SYS_PTRACE.
+            ProcessGone: it has ended, or is just ending.
         """
-        if source not in SOURCES:
-            raise BadInput(f"no source {source!r} (there are {', '.join(SOURCES)})")
-        if source != "auto":
-            return source
+        vmas, mark = read_marked_maps(self.dir, self.files)
+        self.stat = read_stat(self.dir)
+        if not vmas:
+            self.raise_gone()
+        return AddressSpace(vmas, mark)
+
+    def is_torn(self, space: AddressSpace) -> bool:
+        """Whether the VMAs are not what they were."""
+        if not self.procfs.live:
+            return False  # nothing changes there; whether it was torn when it was made, its own smaps shows
+        try:
+            return read_mark(self.dir) != space.mark
+        except ProcessGone:
+            return True
+
+    def raise_gone(self) -> NoReturn:
+        """Say that the process has no memory any more."""
+        from mematlas.kernel.group import ZOMBIE
+
+        raise ProcessGone(self.dir.pid, ZOMBIE if read_stat(self.dir).is_zombie else "has no memory (it is ending)")
+
+    def reading(
+        self, source: str, began: float, torn: bool, notes: Iterable[Note], hold: Hold | None = None
+    ) -> Reading:
+        """Return how a result came about, given what `time.perf_counter` told when that began."""
+        every = Notes(notes)
+        if torn:
+            every.add(TORN)
+        return Reading(source, time.perf_counter() - began, torn, tuple(every), self.reader_name(source), hold)
+
+    # Which is read
+
+    def choose(self, wanted: str, max_stall: float, span: tuple[int, int] | None = None, numa: bool = False) -> Choice:
+        """Return what is read: amounts, with those on each node for ``numa``; or with ``span`` the pages of a range.
+
+        What is wanted is taken; for ``auto``, smaps or pagemap as it comes where that holds up the target for no more
+        than ``max_stall`` seconds. Else page tables where these are cheapest and we may read them, or pagemap with
+        pauses; but smaps all the same for amounts of which pagemap would not tell all.
+        """
+        known = SOURCES if span is None else PAGE_SOURCES
+        if wanted not in known:
+            raise BadInput(f"no source {wanted!r}{' of pages' if span else ''} (there are {', '.join(known)})")
+        if wanted != "auto":
+            return Choice(wanted)
+        hold = self._hold(max_stall, span, numa) if self.procfs.live else 0
+        if hold <= max_stall:
+            return Choice("smaps" if span is None else "pagemap")
+        why = None
+        if self._tables_pay(has_counts=span is None):
+            why = self.why_no_counts() if span is None else self.why_no_tables()
+            if why is None:
+                return Choice("tables")
+        lacking = self._why_pagemap_hides() if span is None else None
+        if lacking:
+            return Choice("smaps", (*([no_tables(why)] if why else ()), smaps_instead(lacking, hold)))
+        return Choice("pagemap", (pagemap_instead(why),) if why else ())
+
+    def _hold(self, enough: float, span: tuple[int, int] | None, numa: bool) -> float:
+        """Return for how many seconds reading without pauses would hold up the process; exactly only beyond enough."""
         factor = 1.0
         if numa:
             from mematlas.kernel.numa_maps import HOLD_TO_SMAPS
 
             factor = HOLD_TO_SMAPS
-        hold = self.smaps_hold(max_stall / factor) * factor
-        if not self.procfs.live or hold <= max_stall:
-            return "smaps"
-        why = None
-        if self._tables_pay() and (why := self.why_no_counts()) is None:
-            return "tables"
-        try:
-            self._check_counts()
-        except (PermissionDenied, NotSupported) as error:
-            if why:
-                notes.add(no_tables(why))
-            text = f"read from smaps, which holds up the target for about {hold * 1e3:.0f} ms: {error}"
-            notes.add(Note("smaps-instead", text))
-            return "smaps"
-        if why:
-            notes.add(pagemap_instead(why))
-        return "pagemap"
+        hold = self.smaps_hold(enough / factor) * factor
+        return hold if span is None else min(hold, (span[1] - span[0]) * HOLD_PER_BYTE)
 
-    def _check_counts(self) -> None:
-        """Raise what keeps pagemap from telling all that smaps tells: frames, and how often they are mapped."""
+    def _why_pagemap_hides(self) -> Error | None:
+        """Return what keeps pagemap from telling all that smaps tells: frames, and how often they are mapped."""
         from mematlas.kernel.rights import effective_capabilities
 
-        self.dir.open("pagemap").close()
-        self.procfs.open("kpagecount").close()
+        try:
+            self.dir.open("pagemap").close()
+            self.procfs.open("kpagecount").close()
+        except (PermissionDenied, NotSupported) as error:
+            return error
         if "CAP_SYS_ADMIN" not in effective_capabilities():
             from mematlas.kernel.pagemap import frames_hidden
 
-            raise frames_hidden(self.dir.path)
+            return frames_hidden(self.dir.path)
+        return None
 
-    def of_pages(self, source: str, max_stall: float, start: int, end: int, notes: Notes) -> str:
-        """Return what single pages of a range are read from: ``pagemap``, or the source asked for.
-
-        With ``auto`` it is ``tables`` where they can be read, and pagemap without a pause would hold up the target too
-        long.
-        """
-        if source not in PAGE_SOURCES:
-            raise BadInput(f"no source {source!r} of pages (there are {', '.join(PAGE_SOURCES)})")
-        if source != "auto" or not self.procfs.live:
-            return "pagemap" if source == "auto" else source
-        if min(self.smaps_hold(max_stall), (end - start) * HOLD_PER_BYTE) <= max_stall:
-            return "pagemap"
-        if not self.will_look_again:
-            costs = self._costs()
-            if costs.reads >= costs.pagemap:
-                return "pagemap"
-        if (why := self.why_no_tables()) is None:
-            return "tables"
-        notes.add(pagemap_instead(why))
-        return "pagemap"
-
-    def _tables_pay(self) -> bool:
-        """Whether page tables are the cheapest that amounts can be read from, or soon will be."""
+    def _tables_pay(self, has_counts: bool) -> bool:
+        """Whether page tables are the cheapest that can be read, or soon will be; for amounts they can be counted."""
         if self.will_look_again:
             return True
+        costs = self._costs()
+        by_pagemap = costs.pagemap + (costs.shared if has_counts else 0)
+        if costs.reads < by_pagemap or not has_counts:
+            return costs.reads < by_pagemap
         from mematlas.kernel.rights import may_read_kernel
 
-        costs = self._costs()
-        by_pagemap = costs.pagemap + costs.shared
-        if costs.reads < by_pagemap:
-            return True
         # Without the right, they would: so that somebody says what is missing.
         return costs.counts < by_pagemap and (not may_read_kernel() or self.count_access() is not None)
 
@@ -137,6 +214,28 @@ class Chooser:
         from mematlas.model.costs import costs_of
 
         return costs_of(self.dir)
+
+    def open_pages(
+        self,
+        source: str,
+        span: tuple[int, int] = (0, 1 << 64),
+        *,
+        paced: bool = True,
+        cached: bool = True,
+        exclusive: bool = True,
+    ) -> PageSource:
+        """Return what reads single pages of a range, by the name of a source; see `PageReader` for the rest."""
+        if source == "tables":
+            from mematlas.model.pagetables.reader import TableReader
+
+            return TableReader(self.dir, self.tables_access(), *span)
+        from mematlas.model.pages import PageReader
+
+        return PageReader(self.dir, self.pacer() if paced else None, cached, exclusive)
+
+    def pacer(self) -> Pacer | None:
+        """Return what makes the pauses between reads; of a capture, where nobody waits, None."""
+        return Pacer() if self.procfs.live else None
 
     def tables_access(self, reader: str = "auto") -> TableAccess:
         """Return what page tables are read with: a reader by its name, opened at its first call and held until `close`.

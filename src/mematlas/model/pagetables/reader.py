@@ -46,7 +46,7 @@ from mematlas.kernel.pagemap import (
 )
 from mematlas.kernel.scattered import Scattered
 from mematlas.model.hidden import HiddenVmas
-from mematlas.model.pages import MAY_BE_SCATTERED, behind, with_holes
+from mematlas.model.pages import MAY_BE_SCATTERED, behind
 from mematlas.model.pagetables import entries as paging
 from mematlas.model.pagetables.access import TableAccess
 from mematlas.model.pagetables.entries import (
@@ -71,7 +71,6 @@ if TYPE_CHECKING:
 
     from mematlas.kernel.backing import Backing
     from mematlas.kernel.procfs import ProcessDir
-    from mematlas.model.pages import Hole
     from mematlas.model.pagetables.entries import Test
 
 
@@ -123,7 +122,7 @@ def ranges_of(addresses: Words, raw: Words, held: Bytes, use: Bytes, page_size: 
 
 
 class TableReader:
-    """Reads the pages of one process from its page tables. Has the methods of `PageReader`.
+    """Reads the pages of one process from its page tables: a `PageSource`, as `PageReader` is.
 
     Leaving it without an error raises `ProcessGone` when the process ended, or started another program, meanwhile:
     its tables were empty then.
@@ -133,7 +132,7 @@ class TableReader:
     318
     """
 
-    source = "tables"
+    name = "tables"
     zero_known = True
 
     def __init__(self, process: ProcessDir, access: TableAccess, start: int = 0, end: int | None = None) -> None:
@@ -228,10 +227,6 @@ class TableReader:
         """Return how often each of some frames is mapped; negative where that is not known."""
         return [*map(int, self.access.map_counts(np.array(frames, np.uint64)).tolist())]
 
-    def pieces(self, vma: Vma, start: int, end: int) -> Iterator[Block | Hole]:
-        """Yield every page of a part of a VMA, in order: blocks, and the holes between them."""
-        return with_holes(self.blocks(vma, start, end), start, end, self.page_size, lambda: self.hole(vma))
-
     def lots(self, vma: Vma, start: int | None = None, end: int | None = None) -> Iterator[Block | Scattered]:
         """Yield what `blocks` yields, but where single pages lie far apart, many of them at a time."""
         start = vma.start if start is None else max(start, vma.start)
@@ -245,10 +240,6 @@ class TableReader:
                 yield from self.blocks(vma, first, last + 1)
             else:
                 yield from self._small_lots(vma, part, first, last, may_be_scattered=True)
-
-    def lot_pieces(self, vma: Vma, start: int, end: int) -> Iterator[Block | Scattered | Hole]:
-        """Yield what `pieces` does, but where pages lie far apart, many at a time with the holes between them."""
-        return with_holes(self.lots(vma, start, end), start, end, self.page_size, lambda: self.hole(vma))
 
     def hole(self, vma: Vma) -> int:
         """Return the state byte of the pages that no block of this VMA showed. Ask after reading the blocks."""

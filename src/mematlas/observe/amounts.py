@@ -1,0 +1,204 @@
+"""How much memory: what `mematlas.Process.maps` and `usage` are made of, of smaps or of what counts pages.
+
+This is on the way of every light command: what counts pages is imported where it is chosen.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from itertools import repeat
+
+from mematlas.analysis.results import Counted, Counters, MapsResult, VmaUsage
+from mematlas.analysis.usage import usage_of_fields
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.frozen import replace
+from mematlas.kernel.maps import MAY_BE_HIDDEN, read_mark
+from mematlas.kernel.smaps import SmapsReader
+from mematlas.kernel.status import read_stat, status_bytes
+from mematlas.model.address_space import EVERYTHING
+from mematlas.notes import Note, Notes
+from mematlas.observe.sources import cut_paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from mematlas.analysis.usage import Usage
+    from mematlas.kernel.maps import Vma
+    from mematlas.kernel.pagemap import Pacer
+    from mematlas.kernel.procfs import ProcessDir
+    from mematlas.model.address_space import Selection
+    from mematlas.model.nodes import PageNodes
+    from mematlas.model.pages import PageReader
+    from mematlas.model.unsaid import Unsaid
+    from mematlas.observe.sources import Sources
+
+
+def look_at_vmas(
+    sources: Sources, wanted: str, max_stall: float, selection: Selection, first_pages: bool, numa: bool
+) -> MapsResult:
+    """Return each VMA with what of it is in memory, from the source wanted, or from that which suits."""
+    began = time.perf_counter()
+    choice = sources.choose(wanted, max_stall, numa=numa)
+    nodes = page_nodes(sources) if numa else None
+    if choice.source == "smaps":
+        found = by_smaps(sources, selection, first_pages, nodes)
+    else:
+        from mematlas.observe.page_counter import by_pages
+
+        found = by_pages(sources, choice.source, wanted == "auto", selection, first_pages, nodes)
+    notes = Notes((*choice.why, *found.notes))
+    if wanted == "auto" and found.source == "pagemap":
+        notes += what_smaps_tells(sources, found.vmas)
+    notes += cut_paths(item.vma for item in found.vmas)
+    if first_pages and any(item.is_phys_hidden for item in found.vmas):
+        from mematlas.model.pages import HIDDEN_FRAMES
+
+        notes.add(HIDDEN_FRAMES)
+    if nodes and nodes.why and any(None in (item.nodes or ()) for item in found.vmas):
+        from mematlas.model.nodes import nodes_unknown
+
+        notes.add(nodes_unknown(nodes.why))
+    notes += sources.files.notes()
+    hold = sources.dir.holds.get("smaps") if found.source == "smaps" else None
+    reading = sources.reading(found.source, began, found.torn, notes, hold)
+    return MapsResult(found.vmas, reading, nodes.with_memory if nodes else ())
+
+
+def what_smaps_tells(sources: Sources, vmas: Iterable[VmaUsage]) -> list[Note]:
+    """Return the note that smaps would tell more, if it would."""
+    if not any(None in (item.usage.pss, item.usage.swap) for item in vmas):
+        return []
+    hold_ms = sources.smaps_hold() * 1e3
+    return [Note("smaps-tells", f"--source smaps tells all, and holds up the target for {hold_ms:.0f} ms")]
+
+
+def page_nodes(sources: Sources, paced: bool = True) -> PageNodes:
+    """Return what tells the NUMA node of each page of a block."""
+    from mematlas.model.nodes import PageNodes
+
+    return PageNodes(sources.dir, sources.pacer() if paced else None)
+
+
+def by_smaps(sources: Sources, selection: Selection, first_pages: bool, nodes: PageNodes | None) -> Counted:
+    """Return what smaps tells; read once more where our own reading made us grow."""
+    counter = SmapsCounter(sources.dir, sources.pacer(), first_pages, nodes)
+    vmas, torn = read_by_smaps(sources, counter, selection)
+    if torn and sources.dir.pid == os.getpid():
+        vmas, torn = read_by_smaps(sources, counter, selection)  # now there is room
+    return Counted("smaps", vmas, torn, counter.notes)
+
+
+def read_by_smaps(sources: Sources, counter: SmapsCounter, selection: Selection) -> tuple[list[VmaUsage], bool]:
+    """Return what one reading of smaps tells, and whether VMAs changed meanwhile."""
+    reader = SmapsReader(sources.dir, sources.files)
+    vmas = counter.count(
+        batch if selection is EVERYTHING else [entry for entry in batch if selection.matches(entry[0])]
+        for batch in reader
+    )
+    # smaps just stops where the target ends while it is read, which would look like less memory: then there are no
+    # VMAs now. Where they differ now, they changed meanwhile.
+    mark = read_mark(sources.dir)
+    sources.stat = read_stat(sources.dir)
+    if not mark:
+        sources.raise_gone()
+    return vmas, mark != reader.mark
+
+
+class SmapsCounter:
+    """Counts VMAs of one process by smaps."""
+
+    def __init__(self, process: ProcessDir, pacer: Pacer | None, first_pages: bool, nodes: PageNodes | None) -> None:
+        self.process = process
+        self.page_size = process.procfs.page_size
+        self._pacer = pacer
+        self._first_pages = first_pages
+        self._nodes = nodes
+        self.notes = Notes()
+        """What is unknown, and why."""
+
+    def count(self, batches: Iterable[Sequence[tuple[Vma, dict[str, int]]]]) -> list[VmaUsage]:
+        """Return what smaps tells of VMAs; what it does not, by pagemap: zero pages, and the first page."""
+        from mematlas.model.unsaid import Unsaid
+
+        try:
+            unsaid = Unsaid(self.process, self._pacer)
+        except (PermissionDenied, NotSupported) as error:
+            self.notes.add(Note("zero-unknown", f"zero pages and first pages unknown: {error}"))
+            return self._of_batches(None, batches)
+        with unsaid:
+            return self._of_batches(unsaid, batches)
+
+    def _of_batches(
+        self, unsaid: Unsaid | None, batches: Iterable[Sequence[tuple[Vma, dict[str, int]]]]
+    ) -> list[VmaUsage]:
+        result = [item for entries in batches for item in self._of_entries(unsaid, entries)]
+        if self._nodes:
+            told = [(item.vma, (item.usage.rss or 0) + (item.usage.hugetlb or 0)) for item in result]
+            sizes = self._nodes.of_sizes(unsaid.reader if unsaid else None, told)
+            result = [replace(item, nodes=each) for item, each in zip(result, sizes, strict=True)]
+        return result
+
+    def _of_entries(self, unsaid: Unsaid | None, entries: Sequence[tuple[Vma, dict[str, int]]]) -> Iterator[VmaUsage]:
+        vmas = [vma for vma, _ in entries]
+        places: Iterable[tuple[str | None, int | None]] = repeat((None, None))
+        if unsaid is None:
+            from mematlas.model.unsaid import may_show_zero
+
+            zeros = [None if may_show_zero(vma, fields) else 0 for vma, fields in entries]
+        else:
+            zeros = unsaid.nr_zeros(entries)
+            if None in zeros:
+                from mematlas.model.pages import ZERO_UNKNOWN
+
+                self.notes.add(ZERO_UNKNOWN)
+            if self._first_pages:
+                places = first_pages(unsaid.reader, vmas)
+        known: dict[tuple[int, str, int, int | None, bool], Usage] = {}
+        for (vma, fields), nr_zero, (state, phys) in zip(entries, zeros, places, strict=False):
+            is_hidden = unsaid.is_hidden(vma) if unsaid else vma.kind in MAY_BE_HIDDEN
+            # VMAs of which smaps says the same share their fields, and so they share what these amount to.
+            key = id(fields), vma.kind, vma.end - vma.start, nr_zero, is_hidden
+            usage = known.get(key)
+            if usage is None:
+                usage = known[key] = usage_of_fields(vma, fields, self.page_size, nr_zero, is_hidden)
+            yield VmaUsage(vma, usage, state, phys)
+
+
+def first_pages(reader: PageReader, vmas: Sequence[Vma]) -> Iterator[tuple[str, int | None]]:
+    """Yield the state and the physical address of the first page of each VMA."""
+    from mematlas.model.pages import STATE_OF_BYTE, place_of
+    from mematlas.model.runs import cut
+
+    for run, block in reader.runs(vmas):
+        if block is not None:
+            for vma, first, _ in cut(run, block, reader.page_size):
+                if vma.kind == "shmem" and not block.states[first]:
+                    yield STATE_OF_BYTE[reader.states(vma, vma.start, vma.start + reader.page_size)[0]], None
+                else:
+                    yield place_of(block, reader.page_size, first)
+        elif (block := reader.block_at(run[0], run[0].start)) is not None:
+            yield place_of(block, reader.page_size)
+        else:
+            yield STATE_OF_BYTE[reader.hole(run[0])], None
+
+
+def read_counters(process: ProcessDir, status: dict[str, str], nr_vmas: int) -> Counters:
+    """Return what the kernel counts of a process as it goes, given the lines of its status."""
+    from mematlas.kernel.ksm_stat import read_merging_pages
+
+    ksm: int | None = None
+    try:
+        ksm = read_merging_pages(process) * process.procfs.page_size
+    except (PermissionDenied, NotSupported):
+        pass  # another user's, or a kernel that does not tell
+    return Counters(
+        nr_vmas=nr_vmas,
+        size=status_bytes(status, "VmSize"),
+        peak_size=status_bytes(status, "VmPeak"),
+        peak_rss=status_bytes(status, "VmHWM"),
+        locked=status_bytes(status, "VmLck"),
+        pinned=status_bytes(status, "VmPin"),
+        ksm=ksm,
+    )
