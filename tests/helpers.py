@@ -62,6 +62,20 @@ def texts(notes: Iterable[Note | dict[str, str]]) -> list[str]:
     return [note["text"] if isinstance(note, dict) else note.text for note in notes]
 
 
+class GivenPages(list[Any]):
+    """Pages that were not read: what `mematlas.observe.pages.Pages` yields, and no reading."""
+
+    reading = None
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+def given_pages(pieces: Iterable[Any]) -> Any:
+    """Return pieces as what a list of pages takes."""
+    return GivenPages(pieces)
+
+
 def tables_unread(process: Process) -> str | None:
     """Return why page tables cannot be read here; None when they can."""
     try:

@@ -112,6 +112,35 @@ def _refuse(self: Any, name: str, *value: object) -> NoReturn:
     raise AttributeError(f"{type(self).__name__}.{name} cannot be changed: records are frozen")
 
 
+class Record:
+    """What a record that the library returns can do besides."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return its fields by name, as dictionaries, lists and plain values all the way down.
+
+        ``json.dumps`` takes it. Addresses are integers here: readers of JSON other than Python's may lose their bits
+        above 2^53.
+        """
+        return {name: plain(getattr(self, name)) for name in self.__match_args__}  # type: ignore[attr-defined]
+
+
+def plain(value: Any) -> Any:
+    """Return a value with the records in it as dictionaries, and sets and tuples as lists.
+
+    >>> plain((frozenset("ba"), {"x": (1, None)}))
+    [['a', 'b'], {'x': [1, None]}]
+    """
+    if hasattr(type(value), "__match_args__"):
+        return {name: plain(getattr(value, name)) for name in value.__match_args__}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(plain, value))
+    return sorted(value) if isinstance(value, frozenset | set) else value
+
+
 def replace(item: T, **changes: Any) -> T:
     """Return a copy of a record with some fields changed."""
     return type(item)(**dict(zip(item.__slots__, _values(item), strict=True)) | changes)  # type: ignore[attr-defined]

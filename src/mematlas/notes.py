@@ -5,7 +5,7 @@ A note has a code, by which programs know it, and a text for people. Nobody read
 
 from __future__ import annotations
 
-from mematlas.frozen import record
+from mematlas.frozen import Record, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @record
-class Note:
+class Note(Record):
     """One remark.
 
     >>> print(Note("torn", "VMAs changed during the reading"))

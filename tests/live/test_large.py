@@ -116,8 +116,8 @@ def test_scattered_pages_are_counted_exactly(source: str, huge: Program) -> None
 def test_histogram_and_map_count_the_same(huge: Program) -> None:
     with Process(huge.pid) as process:
         span = (huge.told, huge.told + TIB)
-        cells = process.density(100, *span)[0]
-        strips = process.grid(*span)
+        cells = process.density(100, *span).cells
+        strips = process.grid(*span).strips
     assert sum(cells.classes(cell)["own"] for cell in range(cells.nr_cells)) == len(PAGES)
     grids = [strip.cells for strip in strips]
     assert sum(grid.classes(cell)["own"] for grid in grids for cell in range(grid.nr_cells)) == len(PAGES)

@@ -327,7 +327,7 @@ def test_pages_of_64_kib_are_counted_in_64_kib(source: str, big: ProcFS) -> None
 def test_pages_of_64_kib_are_translated_and_drawn_in_64_kib(big: ProcFS) -> None:
     with Process(7, big) as process:
         first, swapped = process.translate([0x10000 + 0x1234, 0x50000])
-        (strip,) = process.grid(cell_pages=1)
+        (strip,) = process.grid(cell_pages=1).strips
 
     assert (first.pfn, first.phys) == (0x21, 0x21 * BIG + 0x1234)
     assert (swapped.state, swapped.swap_offset) == ("swapped", 9)

@@ -21,7 +21,7 @@ from mematlas.cli import main
 from mematlas.errors import NotSupported
 from mematlas.kernel.backing import call_mincore, has_cachestat
 from mematlas.kernel.swaps import SwapArea
-from mematlas.observe.sources import Chooser
+from mematlas.observe.sources import Sources
 from victim import Victim
 
 pytestmark = pytest.mark.root("CAP_SYS_ADMIN")
@@ -91,7 +91,7 @@ def test_pinned_pages_that_cannot_be_told_are_warned_of(pinned: Program, monkeyp
     def refuse(*args: object) -> None:
         raise NotSupported("page tables", "BPF")
 
-    monkeypatch.setattr(Chooser, "tables_access", refuse)
+    monkeypatch.setattr(Sources, "tables_access", refuse)
     with Process(pinned.pid) as process:
         planned = plan(process, "pageout", of(pinned, 134))
 

@@ -62,7 +62,7 @@ def assert_equal_to_smaps(pid: int, pages: StructPages | None = None) -> Usage:
     """
     end = time.monotonic() + DEADLINE
     with Process(pid) as process:
-        process._chooser.count_access = lambda: None  # type: ignore[method-assign]
+        process.sources.count_access = lambda: None  # type: ignore[method-assign]
         if pages:
             process.tables_access()._frames = pages
         while True:  # pages of libraries are shared with others that run: smaps must say the same before and after

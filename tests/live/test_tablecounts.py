@@ -23,7 +23,7 @@ from mematlas.model.pagetables import counts as tablecounts
 from mematlas.model.pagetables.counts import CountAccess, TableCounter
 from mematlas.model.pagetables.reader import TableReader
 from mematlas.model.pagetables.vma_counts import VmaCounts
-from mematlas.observe.sources import Chooser
+from mematlas.observe.sources import Sources
 from test_structpage_live import LARGE, stopped_program
 from victim import FIXTURES, KINDS, PLAIN_KINDS, Victim
 
@@ -242,7 +242,7 @@ def test_reading_takes_over_where_counting_cannot_be(victim: MakeVictim, monkeyp
         expected = process.maps("tables")
     monkeypatch.setattr(CountProgram, "__init__", refuse)
     with target.stopped(), Process(target.pid) as process:
-        assert process._chooser.count_access() is None
+        assert process.sources.count_access() is None
         found = process.maps("tables")
     assert [item.usage.rss for item in found.vmas] == [item.usage.rss for item in expected.vmas]
     assert found.reading.reader in ("bpf", "kcore", "module")
@@ -259,7 +259,7 @@ def test_disagreement_with_kpagecount_leaves_it_to_reading(
     with pytest.raises(NotSupported, match="kpagecount"):
         CountAccess(ProcFS())
     with Process(target.pid) as process:
-        assert process._chooser.count_access() is None
+        assert process.sources.count_access() is None
         assert process.usage("tables").usage.rss
 
 
@@ -325,11 +325,11 @@ def test_the_reader_is_kept_for_the_next_look(victim: MakeVictim, access: CountA
     target = victim("anon")
     with Process(target.pid) as process:
         process.usage("tables")
-        kept = process._chooser.count_access()
+        kept = process.sources.count_access()
         process.usage("tables")
         assert kept is not None
-        assert process._chooser.count_access() is kept
-    assert Chooser(process.dir).reader_name("tables") is None
+        assert process.sources.count_access() is kept
+    assert Sources(process.dir, process.stat).reader_name("tables") is None
 
 
 @pytest.mark.usefixtures("access")

@@ -26,8 +26,7 @@ from mematlas.model import costs
 from mematlas.model.pagetables.access import open_access
 from mematlas.model.pagetables.reader import TableReader
 from mematlas.model.pagetables.walk import part_edges
-from mematlas.notes import Notes
-from mematlas.observe.sources import Chooser
+from mematlas.observe.sources import Sources
 from victim import Victim
 
 MakeVictim = Callable[..., Victim]
@@ -47,7 +46,7 @@ def tables_can_be_read() -> None:
 @pytest.fixture
 def only_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have page tables read, as where a program cannot count them in the kernel."""
-    monkeypatch.setattr(Chooser, "count_access", lambda self: None)
+    monkeypatch.setattr(Sources, "count_access", lambda self: None)
 
 
 def use_of(process: Process, start: int, end: int) -> list[int | None]:
@@ -245,10 +244,10 @@ def test_auto_takes_tables_where_smaps_would_hold_up_the_target(
         monkeypatch.setattr(costs, "COUNT_START", -1.0)
         assert process.usage(max_stall=0).reading.source == "tables"
         assert process.usage().reading.source == "smaps"
-        assert process.page_source("auto", 0, 0, 1 << 47, Notes()) == "pagemap"
+        assert process.sources.choose("auto", 0, (0, 1 << 47)).source == "pagemap"
         monkeypatch.setattr(costs, "READ_START", -1.0)
-        assert process.page_source("auto", 0, 0, 1 << 47, Notes()) == "tables"
-        assert process.page_source("auto", 0.005, 0, 1 << 47, Notes()) == "pagemap"
+        assert process.sources.choose("auto", 0, (0, 1 << 47)).source == "tables"
+        assert process.sources.choose("auto", 0.005, (0, 1 << 47)).source == "pagemap"
 
 
 def test_auto_takes_tables_where_one_looks_again(victim: MakeVictim) -> None:
@@ -256,7 +255,7 @@ def test_auto_takes_tables_where_one_looks_again(victim: MakeVictim) -> None:
     with Process(target.pid) as process:
         process.expect_more_looks()
         assert process.usage(max_stall=0).reading.source == "tables"
-        assert process.page_source("auto", 0, 0, 1 << 47, Notes()) == "tables"
+        assert process.sources.choose("auto", 0, (0, 1 << 47)).source == "tables"
     done = mematlas("usage", target.pid, "--max-stall", "0ms", "-i", "50ms", "-n", "2", "--format", "jsonl")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["target"]["source"] for line in lines if "target" in line] == ["tables", "tables"]
@@ -285,7 +284,7 @@ def test_auto_takes_tables_where_these_are_large_and_hold_little(monkeypatch: py
         monkeypatch.setattr(costs, "COUNT_START", 0.0)
         assert process.usage().reading.source == "tables"
         # Which pages there are is told sooner by pagemap.
-        assert process.page_source("auto", 0.005, target.told, target.told + (4 << 30), Notes()) == "pagemap"
+        assert process.sources.choose("auto", 0.005, (target.told, target.told + (4 << 30))).source == "pagemap"
 
 
 def test_without_the_right_auto_says_so_and_reads_what_tells_all(

@@ -230,8 +230,8 @@ def count_pages(process: Process, source: str) -> Counter[str]:
 def test_pictures_show_every_page_once(how: str, source: str, scene: Scene) -> None:
     def draw() -> tuple[Counter[str], Counter[str]]:
         process = scene.process
-        strips = process.grid(source=source) if how == "grid" else []
-        drawn = [strip.cells for strip in strips] or [process.density(37, source=source)[0]]
+        strips = process.grid(source=source).strips if how == "grid" else []
+        drawn = [strip.cells for strip in strips] or [process.density(37, source=source).cells]
         sums = Counter(dict.fromkeys(CLASSES, 0))
         for cells in drawn:
             for cell in range(cells.nr_cells):

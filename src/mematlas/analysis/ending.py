@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.frozen import record
+from mematlas.frozen import Record, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ same_memory  other processes run in the same address space
 
 
 @record
-class Part:
+class Part(Record):
     """Memory of one kind that becomes the same for the same reason."""
 
     fate: str
@@ -61,7 +61,7 @@ class Part:
 
 
 @record
-class EndingResult:
+class EndingResult(Record):
     """What ending a process would do, in bytes, and how that was found out.
 
     The parts may be more than ``distinct``: a file of memory goes as a whole, pages that this process never touched and
@@ -106,7 +106,7 @@ class EndingResult:
 
 
 @record
-class DistinctResult:
+class DistinctResult(Record):
     """Resident memory with each frame counted once, and how it was read."""
 
     distinct: int

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mematlas.frozen import record
+from mematlas.analysis.usage import HasUsage
+from mematlas.frozen import Record, record
 from mematlas.notes import Note
 
 TYPE_CHECKING = False
@@ -22,7 +23,7 @@ TORN = Note("torn", "torn: VMAs changed during the reading, so the numbers are o
 
 
 @record
-class Reading:
+class Reading(Record):
     """How a result came about."""
 
     source: str
@@ -39,7 +40,7 @@ class Reading:
 
 
 @record
-class VmaUsage:
+class VmaUsage(HasUsage, Record):
     """One VMA with what of it is in memory."""
 
     vma: Vma
@@ -55,6 +56,36 @@ class VmaUsage:
     nodes: Sizes | None = None
     """Bytes by NUMA node of what is resident, and of hugetlb pages; under None, on a node that could not be told. None
     unless asked for."""
+
+    @property
+    def start(self) -> int:
+        """Its first address."""
+        return self.vma.start
+
+    @property
+    def end(self) -> int:
+        """First address after it."""
+        return self.vma.end
+
+    @property
+    def size(self) -> int:
+        """Bytes of address space, whether memory stands behind them or not."""
+        return self.vma.size
+
+    @property
+    def perms(self) -> str:
+        """``r`` ``w`` ``x``, each or ``-``, then ``p`` or ``s``."""
+        return self.vma.perms
+
+    @property
+    def kind(self) -> str:
+        """One of `mematlas.kernel.maps.KINDS`."""
+        return self.vma.kind
+
+    @property
+    def path(self) -> str:
+        """As the kernel shows it; empty for unnamed anonymous memory."""
+        return self.vma.path
 
     @property
     def is_phys_hidden(self) -> bool:
@@ -74,7 +105,7 @@ class Counted:
 
 
 @record
-class MapsResult:
+class MapsResult(Record):
     """The VMAs of a process, and how they were read."""
 
     vmas: list[VmaUsage]
@@ -84,7 +115,7 @@ class MapsResult:
 
 
 @record
-class Counters:
+class Counters(Record):
     """What the kernel counts of a process as it goes, in bytes; None where it does not tell."""
 
     nr_vmas: int
@@ -103,7 +134,7 @@ class Counters:
 
 
 @record
-class UsageResult:
+class UsageResult(HasUsage, Record):
     """The memory of a process, and how it was read."""
 
     usage: Usage
@@ -121,7 +152,7 @@ class UsageResult:
 
 
 @record
-class Translation:
+class Translation(Record):
     """Where one virtual address is."""
 
     address: int
@@ -142,7 +173,7 @@ class Translation:
 
 
 @record
-class Translations:
+class Translations(Record):
     """Where virtual addresses are: a sequence of `Translation`, in the order asked."""
 
     items: tuple[Translation, ...]

@@ -8,10 +8,10 @@ from mematlas.model.pages import STATE_OF_BYTE, decode_place, entry_flags, is_hi
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.model.address_space import AddressSpace
-    from mematlas.model.pages import PageReader
+    from mematlas.model.pages import PageSource
 
 
-def translate(address: int, space: AddressSpace, reader: PageReader) -> Translation:
+def translate(address: int, space: AddressSpace, reader: PageSource) -> Translation:
     """Return where a virtual address is, by the one entry that pagemap has for it."""
     vma = space.find(address)
     if vma is None:

@@ -6,7 +6,7 @@ same record, so that one can be checked against the other.
 
 from __future__ import annotations
 
-from mematlas.frozen import record
+from mematlas.frozen import Record, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @record
-class Usage:
+class Usage(Record):
     """Amounts of one VMA or of a whole process, in bytes; counts of pages as ``nr_...``. None is "not known"."""
 
     rss: int | None
@@ -50,6 +50,93 @@ class Usage:
     """The part of ``anon`` that was given up (MADV_FREE) and not written to since. smaps alone tells."""
     swap_pss: int | None = None
     """Each page in swap divided by how often it is mapped; without that of shared memory. smaps alone tells."""
+
+
+class HasUsage:
+    """Amounts that can be asked of a result directly: see `Usage` for what each is."""
+
+    __slots__ = ()
+    usage: Usage
+
+    @property
+    def rss(self) -> int | None:
+        """Resident bytes."""
+        return self.usage.rss
+
+    @property
+    def pss(self) -> int | None:
+        """Each resident page divided by how often it is mapped."""
+        return self.usage.pss
+
+    @property
+    def uss(self) -> int | None:
+        """Resident bytes of pages mapped once."""
+        return self.usage.uss
+
+    @property
+    def swap(self) -> int | None:
+        """Bytes in swap."""
+        return self.usage.swap
+
+    @property
+    def anon(self) -> int | None:
+        """The part of RSS that belongs to no file."""
+        return self.usage.anon
+
+    @property
+    def file(self) -> int | None:
+        """The part of RSS that belongs to files on disk."""
+        return self.usage.file
+
+    @property
+    def shmem(self) -> int | None:
+        """The part of RSS that is shared memory."""
+        return self.usage.shmem
+
+    @property
+    def hugetlb(self) -> int | None:
+        """Bytes of hugetlb pages, which RSS leaves out."""
+        return self.usage.hugetlb
+
+    @property
+    def thp(self) -> int | None:
+        """The part of RSS that is mapped by huge entries."""
+        return self.usage.thp
+
+    @property
+    def zero(self) -> int | None:
+        """Addresses that map the zero page, in bytes."""
+        return self.usage.zero
+
+    @property
+    def nr_pages(self) -> int:
+        """Pages of address space."""
+        return self.usage.nr_pages
+
+    @property
+    def nr_present(self) -> int | None:
+        """Entries with the present bit."""
+        return self.usage.nr_present
+
+    @property
+    def nr_swapped(self) -> int | None:
+        """Pages in swap."""
+        return self.usage.nr_swapped
+
+    @property
+    def nr_exclusive(self) -> int | None:
+        """Present pages mapped once."""
+        return self.usage.nr_exclusive
+
+    @property
+    def lazyfree(self) -> int | None:
+        """The part of ``anon`` that was given up."""
+        return self.usage.lazyfree
+
+    @property
+    def swap_pss(self) -> int | None:
+        """Each page in swap divided by how often it is mapped."""
+        return self.usage.swap_pss
 
 
 def total(usages: Iterable[Usage]) -> Usage:

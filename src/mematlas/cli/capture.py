@@ -4,7 +4,6 @@ what the kernel says about the process and its pages, never what is in the pages
 
 from __future__ import annotations
 
-from mematlas.analysis.results import TORN
 from mematlas.cli.command import DIRECTORY, TARGET, Command
 from mematlas.cli.options import add_output, add_target
 from mematlas.cli.signals import Interrupts
@@ -46,8 +45,6 @@ def run(args: Namespace, session: Session) -> int:
 
         saved = capture(session.process, directory, args.redact)
         notes = Notes(saved.reading.notes)
-        if saved.reading.torn:
-            notes.add(TORN)
         return Table("capture/1", COLUMNS, [saved], target=session.target_info(saved.reading), notes=notes)
 
     with Interrupts(session.err) as ending:

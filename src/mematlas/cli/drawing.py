@@ -7,7 +7,6 @@ from mematlas.cli.options import add_output, add_page_source, add_repeat, add_re
 from mematlas.cli.selection import add_selection, selection_of, span_of
 from mematlas.cli.session import width_of
 from mematlas.cli.values import parse_count
-from mematlas.notes import Notes
 from mematlas.views.picture import can_draw
 from mematlas.views.terminal import wants_colour
 
@@ -44,14 +43,18 @@ class Drawing:
             note_background(session.out)
 
     def begin(self, exclusive: bool = True) -> None:
-        """Find out how wide the screen is now, where to read from, and what is to be folded.
+        """Find out how wide the screen is now, and what is to be folded.
 
         ``exclusive`` says whether the drawing will tell which pages are mapped once.
         """
-        self.notes = Notes()
         self.width = width_of(self._args, self._session)
-        self.source = self._session.page_source(self._args, self.start, self.end, self.notes)
         self.folds: list[tuple[int, int]] = []
         if not self._args.reserved:
-            what = self.start, self.end, self.selection, self.source
-            self.folds = self._session.process.untouched(*what, exclusive)
+            self.folds = self._session.process.untouched(
+                self.start,
+                self.end,
+                self.selection,
+                source=self._args.source,
+                max_stall=self._args.max_stall,
+                exclusive=exclusive,
+            )

@@ -25,12 +25,20 @@ def run(args: Namespace, session: Session) -> int:
 
     def make() -> Table:
         drawing.begin(exclusive=False)
-        process, folds, notes = session.process, drawing.folds, drawing.notes
+        process, folds = session.process, drawing.folds
         columns = drawing.width - COUNT_WIDTH - min(len(folds), MAX_MARKS)
-        what = (drawing.start, drawing.end, drawing.selection, notes, drawing.source, folds)
-        cells, stretches = process.density(columns, *what, exclusive=False)
-        info = session.target_info(process.reading)
-        return histogram_view(cells, stretches, folds, process.page_size, info, drawing.ascii_only, notes)
+        density = process.density(
+            columns,
+            drawing.start,
+            drawing.end,
+            drawing.selection,
+            source=args.source,
+            max_stall=args.max_stall,
+            folds=folds,
+            exclusive=False,
+        )
+        info = session.target_info(density.reading)
+        return histogram_view(density, folds, process.page_size, info, drawing.ascii_only)
 
     session.show(make, args)
     return 0

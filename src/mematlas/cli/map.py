@@ -41,15 +41,22 @@ def run(args: Namespace, session: Session) -> int:
             vmas = [piece for piece in process.address_space().pieces(start, end) if selection.matches(piece[0])]
             if repeats or len(vmas) < rows:  # else it scrolls in any case
                 cell_pages = cell_that_fits(cut_at(vmas, folds), process.page_size, width, rows)
-        strips = process.grid(start, end, selection, cell_pages, drawing.notes, drawing.source, folds)
+        grid = process.grid(
+            start,
+            end,
+            selection,
+            cell_pages=cell_pages,
+            source=args.source,
+            max_stall=args.max_stall,
+            folds=folds,
+        )
         return map_view(
-            strips,
+            grid,
             process.page_size,
             width,
-            session.target_info(process.reading),
+            session.target_info(grid.reading),
             drawing.ascii_only,
             previous,
-            drawing.notes,
             rows=rows if repeats else None,
         )
 

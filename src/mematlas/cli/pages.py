@@ -12,19 +12,13 @@ from mematlas.cli.selection import add_selection, selection_of, span_of
 from mematlas.cli.values import parse_count
 from mematlas.errors import BadInput, NotSupported
 from mematlas.kernel.pagemap import has_soft_dirty
-from mematlas.notes import Notes
 from mematlas.observe.page_list import PageList
 from mematlas.views.pages import pages_table, runs_table, width_of_flags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
-    from mematlas.kernel.maps import Vma
-    from mematlas.kernel.pagemap import Block
-    from mematlas.model.pages import Hole
     from mematlas.views.table import Table
 
 
@@ -55,20 +49,11 @@ def run(args: Namespace, session: Session) -> int:
         raise NotSupported("soft-dirty bits", "CONFIG_MEM_SOFT_DIRTY")
 
     def make() -> Table:
-        notes = Notes()
-        source = session.page_source(args, start, end, notes)
-        info = session.target_info()
-        found = session.process.pages(start, end, selection, notes=notes, source=source)
-
-        def pieces() -> Iterator[tuple[Vma, Block | Hole]]:
-            try:
-                yield from found
-            finally:  # the target is written last, when it is known how long this took
-                info.update(session.target_info(session.process.reading))
-
-        pages = PageList(session.process, pieces(), wanted, args.limit, notes)
-        flags_width = width_of_flags(source, soft_dirty is not False)
-        return runs_table(pages, info, flags_width) if args.runs else pages_table(pages, info, flags_width)
+        found = session.process.pages(start, end, selection, source=args.source, max_stall=args.max_stall)
+        pages = PageList(session.process, found, wanted, args.limit)
+        flags_width = width_of_flags(found.source, soft_dirty is not False)
+        table = runs_table if args.runs else pages_table
+        return table(pages, lambda: session.target_info(pages.reading), flags_width)
 
     session.show(make, args)
     return 0

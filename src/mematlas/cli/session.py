@@ -115,10 +115,6 @@ class Session:
         if self.launched:
             self.launched.wait()
 
-    def page_source(self, args: Namespace, start: int, end: int, notes: Notes) -> str:
-        """Return where single pages are to be read from."""
-        return self.process.page_source(args.source, args.max_stall, start, end, notes)
-
     def target_info(self, reading: Reading | None = None, process: Process | None = None) -> dict[str, Any]:
         """Return the ``target`` of a result: who, and how long the reading took."""
         return target_of((process or self.process).stat, reading)

@@ -12,7 +12,6 @@ from mematlas.cli.options import add_output, add_repeat, add_target
 from mematlas.errors import BadInput
 from mematlas.kernel.maps import KINDS
 from mematlas.model.address_space import parse_address
-from mematlas.notes import Notes
 from mematlas.views.translate import translate_table
 
 TYPE_CHECKING = False
@@ -39,9 +38,8 @@ def run(args: Namespace, session: Session) -> int:
     addresses = addresses_of(words)
 
     def make() -> Table:
-        notes = Notes()
-        found = session.process.translate(addresses, notes)
-        return translate_table(found, session.target_info(session.process.reading), notes)
+        found = session.process.translate(addresses)
+        return translate_table(found, session.target_info(found.reading))
 
     session.show(make, args)
     return 0

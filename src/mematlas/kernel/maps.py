@@ -9,7 +9,7 @@ import os
 import sys
 
 from mematlas.errors import Error, FormatError
-from mematlas.frozen import record, replace
+from mematlas.frozen import Record, record, replace
 from mematlas.kernel.vmfile import NO_DEVICES
 
 TYPE_CHECKING = False
@@ -40,7 +40,7 @@ MAY_BE_HIDDEN = frozenset(("vvar", "special"))
 
 
 @record
-class Vma:
+class Vma(Record):
     """One line of ``/proc/PID/maps``: a range of addresses with one backing and one set of rights."""
 
     start: int

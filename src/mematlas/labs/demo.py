@@ -48,9 +48,10 @@ class Tour(Story):
     def translated(self, workload: RunningWorkload, process: Process) -> None:
         self.step("Where a byte really is")
         address = workload.address + PROBED_PAGE * process.page_size + PROBED_BYTE
-        found = process.translate([address])[0]
+        translations = process.translate([address])
+        found = translations[0]
         self.say(f"Take the byte at {address:#x}, in page {PROBED_PAGE} of the drawing.")
-        self.show(f"translate {workload.pid} {address:#x}", self.lines(translate_table([found], {}, Notes())))
+        self.show(f"translate {workload.pid} {address:#x}", self.lines(translate_table(translations, {})))
         if found.pfn is None:
             self.say("The frame is hidden from us: physical addresses need CAP_SYS_ADMIN, or root.")
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from mematlas.model.address_space import Selection
-from mematlas.notes import Notes
 from mematlas.views.format import fold_message, fold_text
 from mematlas.views.histogram import histogram_view
 from mematlas.views.picture import Previous, map_view
@@ -78,13 +77,13 @@ class Story:
 
     def draw_pages(self, workload: RunningWorkload, process: Process) -> None:
         """Show the pages of a workload as hist and map draw them."""
-        cells, stretches = process.density(self.width - COUNT_WIDTH, selection=area_of(workload))
+        density = process.density(self.width - COUNT_WIDTH, selection=area_of(workload))
         self.show(
             f"hist {workload.pid} {workload.address:#x}",
-            self.lines(histogram_view(cells, stretches, [], process.page_size, {}, self.ascii_only, Notes())),
+            self.lines(histogram_view(density, [], process.page_size, {}, self.ascii_only)),
         )
-        strips = process.grid(selection=area_of(workload), cell_pages=CELL_PAGES)
-        view = map_view(strips, process.page_size, self.width - INDENT, {}, self.ascii_only, Previous(), Notes())
+        grid = process.grid(selection=area_of(workload), cell_pages=CELL_PAGES)
+        view = map_view(grid, process.page_size, self.width - INDENT, {}, self.ascii_only, Previous())
         self.show(f"map {workload.pid} {workload.address:#x} --cell {CELL_PAGES}", self.lines(view))
 
 

@@ -22,7 +22,7 @@ from itertools import chain
 
 from mematlas.analysis.results import Reading
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
-from mematlas.frozen import record
+from mematlas.frozen import Record, record
 from mematlas.kernel.cmdline import MAX_COMMAND
 from mematlas.kernel.kpage import tells_ksm
 from mematlas.kernel.machine import MAX_SIZE
@@ -69,7 +69,7 @@ GAP = bytes(32)
 
 
 @record
-class CaptureResult:
+class CaptureResult(Record):
     """What was saved."""
 
     pid: int
@@ -171,7 +171,7 @@ class Recorder:
             file.write(machine)
         self.notes += [Note("not-saved", f"not saved: {why}") for why in self.unreadable.values()]
         source = "smaps and pagemap" if has_pagemap else "smaps"
-        reading = Reading(source, time.perf_counter() - before, torn, tuple(self.notes))
+        reading = process.sources.reading(source, before, torn, self.notes)
         return CaptureResult(
             pid=process.pid,
             name=process.stat.name,

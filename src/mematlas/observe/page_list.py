@@ -12,14 +12,13 @@ from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from mematlas.analysis.page_batches import PageBatch
     from mematlas.analysis.page_runs import PageRun
-    from mematlas.kernel.maps import Vma
-    from mematlas.kernel.pagemap import Block
+    from mematlas.analysis.results import Reading
     from mematlas.model.nodes import PageNodes
-    from mematlas.model.pages import Hole
+    from mematlas.observe.pages import Pages
     from mematlas.observe.process import Process
 
 EVERY_PAGE = PageFilter()
@@ -37,18 +36,17 @@ class PageList:
     def __init__(
         self,
         process: Process,
-        pieces: Iterable[tuple[Vma, Block | Hole]],
+        pages: Pages,
         wanted: PageFilter = EVERY_PAGE,
         limit: int | None = None,
-        notes: Notes | None = None,
     ) -> None:
         self.process = process
         self.page_size = process.page_size
         self.wanted = wanted
         self.limit = limit
-        self.notes = Notes() if notes is None else notes
+        self.notes = Notes()
         """Why something is unknown: complete when all was read."""
-        self._pieces = pieces
+        self._pages = pages
         self._nodes: PageNodes | None = None
         try:
             self._nodes = process.page_nodes()
@@ -69,18 +67,29 @@ class PageList:
         """
         with PageFrames(self.process.procfs, self.wanted.dirty) as frames:
             self.notes += frames.notes
-            for batch in page_batches(self._pieces, self.page_size, self.wanted, self._nodes, frames, self.limit):
+            for batch in page_batches(self._pages, self.page_size, self.wanted, self._nodes, frames, self.limit):
                 self._note(bool(batch.hidden))
                 yield batch
             self.notes += frames.notes
+        self._note_end()
 
     def runs(self) -> Iterator[list[PageRun]]:
         """Yield the runs of like pages that are asked for, those together that ended within a block."""
         from mematlas.analysis.page_runs import page_runs
 
-        for runs in page_runs(self._pieces, self.page_size, self.wanted, self._nodes, self.limit):
+        for runs in page_runs(self._pages, self.page_size, self.wanted, self._nodes, self.limit):
             self._note(any(run.hidden for run in runs))
             yield runs
+        self._note_end()
+
+    @property
+    def reading(self) -> Reading | None:
+        """How the pages were read, when all that are asked for were."""
+        return self._pages.reading
+
+    def _note_end(self) -> None:
+        self._pages.close()
+        self.notes += self.reading.notes if self.reading else ()
 
     def _note(self, is_hidden: bool) -> None:
         if is_hidden:

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.ending import DistinctResult, EndingResult
     from mematlas.analysis.results import Density, Grid, MapsResult, Reading, Translations
-    from mematlas.kernel.vmfile import LiveFiles, SavedFiles
+    from mematlas.kernel.maps import Files
     from mematlas.model.nodes import PageNodes
     from mematlas.model.pagetables.access import TableAccess
-    from mematlas.observe.pages import Folds, Pages
+    from mematlas.observe.drawings import Folds
+    from mematlas.observe.pages import Pages
 
 
 class Process:
@@ -96,7 +97,7 @@ class Process:
         return self.sources.stat
 
     @property
-    def files(self) -> LiveFiles | SavedFiles:
+    def files(self) -> Files:
         """What knows the files that it maps."""
         return self.sources.files
 
@@ -274,6 +275,7 @@ class Process:
         start: int = 0,
         end: int = 1 << 64,
         selection: Selection = EVERYTHING,
+        *,
         paced: bool = True,
         source: str = "auto",
         max_stall: float = MAX_STALL,
@@ -304,6 +306,7 @@ class Process:
         start: int = 0,
         end: int = 1 << 64,
         selection: Selection = EVERYTHING,
+        *,
         cell_pages: int | None = None,
         source: str = "auto",
         max_stall: float = MAX_STALL,
@@ -314,7 +317,8 @@ class Process:
         Without ``cell_pages`` it is the least power of two that makes no more cells than a screen holds. Each of
         ``folds``, as `untouched` returns them, is one cell, and is not read.
         """
-        from mematlas.observe.pages import PageLook, draw_grid
+        from mematlas.observe.drawings import draw_grid
+        from mematlas.observe.pages import PageLook
 
         return draw_grid(PageLook(self.sources, start, end, selection), source, max_stall, cell_pages, folds)
 
@@ -324,6 +328,7 @@ class Process:
         start: int = 0,
         end: int = 1 << 64,
         selection: Selection = EVERYTHING,
+        *,
         source: str = "auto",
         max_stall: float = MAX_STALL,
         folds: list[tuple[int, int]] | None = None,
@@ -334,7 +339,8 @@ class Process:
         ``folds``, as `untouched` returns them, are left out as the gaps are. ``exclusive`` says whether anybody will
         ask which of the present pages are mapped once: where they lie far apart, that takes longer than all else.
         """
-        from mematlas.observe.pages import PageLook, draw_density
+        from mematlas.observe.drawings import draw_density
+        from mematlas.observe.pages import PageLook
 
         return draw_density(PageLook(self.sources, start, end, selection), source, max_stall, columns, folds, exclusive)
 
@@ -343,6 +349,7 @@ class Process:
         start: int = 0,
         end: int = 1 << 64,
         selection: Selection = EVERYTHING,
+        *,
         source: str = "auto",
         max_stall: float = MAX_STALL,
         exclusive: bool = True,
@@ -352,7 +359,8 @@ class Process:
         They would set the scale of a picture: see ``folds`` of `grid` and `density`, which then draw what was read
         here, if it is little enough to be kept. ``exclusive`` is for them, too.
         """
-        from mematlas.observe.pages import PageLook, find_folds
+        from mematlas.observe.drawings import find_folds
+        from mematlas.observe.pages import PageLook
 
         return find_folds(PageLook(self.sources, start, end, selection), source, max_stall, exclusive)
 

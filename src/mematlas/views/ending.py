@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.results import TORN
 from mematlas.notes import Notes
 from mematlas.views.format import first_of, format_path, format_seconds
 from mematlas.views.table import Column, Drawn, Table
@@ -84,8 +83,6 @@ def ending_table(results: list[Subject[EndingResult]], notes: Notes) -> Table:
     """Return what ending would do of one process as lines, of several, each ended alone, as a row each."""
     for item in results:
         notes += item.result.reading.notes
-        if item.result.reading.torn:
-            notes.add(TORN)
     if len(results) != 1:
         return Table("ending/1", COLUMNS, results, notes=notes)
     (item,) = results

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from mematlas.notes import Note
+from mematlas.notes import Note, Notes
 from mematlas.views.format import format_size, number_of
 from mematlas.views.picture import ASCII_BARS, ASCII_GLYPHS, BARS, GLYPHS, short_name
 from mematlas.views.table import Column, Drawn
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from mematlas.analysis.grid import Cells, Stretch
-    from mematlas.notes import Notes
+    from mematlas.analysis.grid import Stretch
+    from mematlas.analysis.results import Density
 
 
 COLUMN_COLUMNS = (
@@ -49,15 +49,10 @@ def bar(nr_present: int, nr_pages: int, bars: str) -> str:
 
 
 def histogram_view(
-    cells: Cells,
-    stretches: list[Stretch],
-    folds: list[tuple[int, int]],
-    page_size: int,
-    target: dict[str, Any],
-    ascii_only: bool,
-    notes: Notes,
+    density: Density, folds: list[tuple[int, int]], page_size: int, target: dict[str, Any], ascii_only: bool
 ) -> Drawn:
     """Return the density of present pages over all VMAs, end to end, as one line, and below it what is where."""
+    cells, stretches, notes = density.cells, density.stretches, Notes(density.reading.notes)
     counts = [cells.classes(cell) for cell in range(cells.nr_cells)]
     present = [each["own"] + each["shared"] + each["zero"] for each in counts]
     starts = addresses_of(range(0, cells.nr_pages, cells.cell_pages), stretches, page_size)

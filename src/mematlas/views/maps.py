@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.results import TORN
 from mematlas.analysis.usage import total_by_node
 from mematlas.frozen import replace
 from mematlas.notes import Note, Notes
@@ -88,8 +87,6 @@ BY_TABLES = ("nr_accessed", "nr_dirty")
 def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
     """Return a row per VMA, and per gap when asked, with totals."""
     notes = Notes(result.reading.notes)
-    if result.reading.torn:
-        notes.add(TORN)
     if any(map(is_hidden, result.vmas)):
         notes.add(HIDDEN_PAGES)
     items = with_gaps(result.vmas) if gaps else result.vmas

@@ -7,7 +7,7 @@ from mematlas.views.table import HIDDEN, Column, Table, batch_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from mematlas.analysis.page_batches import Hidden, PageBatch
@@ -44,13 +44,13 @@ RUN_COLUMNS = (
 )
 
 
-def pages_table(pages: PageList, target: dict[str, Any], flags_width: int) -> Table:
+def pages_table(pages: PageList, target: Callable[[], dict[str, Any]], flags_width: int) -> Table:
     """Return the pages that are listed, as a table that streams; ``flags_width`` is for the flags of their entries."""
     columns = fitted(PAGE_COLUMNS, pages, flags_width)
     return Table("pages/1", columns, batches=map(page_columns, pages.batches()), target=target, notes=pages.notes)
 
 
-def runs_table(pages: PageList, target: dict[str, Any], flags_width: int) -> Table:
+def runs_table(pages: PageList, target: Callable[[], dict[str, Any]], flags_width: int) -> Table:
     """Return runs of like pages, as a table that streams."""
     columns = fitted(RUN_COLUMNS, pages, flags_width)
     batches = (batch_of([run_row(run, pages.page_size) for run in runs]) for runs in pages.runs())

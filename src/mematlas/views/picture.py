@@ -6,7 +6,6 @@ Each class of pages has its own characters, so that nothing is lost without colo
 from __future__ import annotations
 
 from mematlas.analysis.grid import choose_cell_pages, paragraphs
-from mematlas.notes import Notes
 from mematlas.views.format import fold, format_address, format_path, format_size, number_of
 from mematlas.views.table import Column, Drawn
 from mematlas.views.terminal import paint
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mematlas.analysis.grid import Part, Strip
+    from mematlas.analysis.results import Grid
     from mematlas.kernel.maps import Vma
 
     Cell = tuple[int, int]
@@ -81,19 +81,19 @@ class Previous:
 
 
 def map_view(
-    strips: list[Strip],
+    grid: Grid,
     page_size: int,
     width: int,
     target: dict[str, Any],
     ascii_only: bool,
     previous: Previous,
-    notes: Notes,
     rows: int | None = None,
 ) -> Drawn:
     """Return the address space drawn, VMA by VMA, with a legend of what occurs in it.
 
     Of more than ``rows`` lines the last VMAs are left out, and the legend stays.
     """
+    strips = grid.strips
     counts = {
         (strip.start, cell): strip.cells.classes(cell) for strip in strips for cell in range(strip.cells.nr_cells)
     }
@@ -140,7 +140,7 @@ def map_view(
         yield from lines
         yield from below
 
-    return Drawn("map/1", CELL_COLUMNS, cells(), target=target, notes=notes, draw=draw)
+    return Drawn("map/1", CELL_COLUMNS, cells(), target=target, notes=grid.reading.notes, draw=draw)
 
 
 SHARED_ANON = "/dev/zero (deleted)"

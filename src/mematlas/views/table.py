@@ -60,7 +60,8 @@ def layout_of(columns: list[Column[Any]], known: Sequence[Texts], width: int, st
 class Table:
     """Items under columns, with what they are about.
 
-    Rows that are still being read are ``batches`` instead; ``target`` and ``notes`` are then complete at their end.
+    Rows that are still being read are ``batches`` instead; ``target`` and ``notes`` are then complete at
+    their end: the target may be a function that returns it.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Table:
         items: Iterable[AnItem | Aside | Row] = (),
         *,
         batches: Iterable[Batch] | None = None,
-        target: dict[str, Any] | None = None,
+        target: dict[str, Any] | Callable[[], dict[str, Any]] | None = None,
         notes: Iterable[Note] = (),
         fine_print: Iterable[Note] = (),
         failures: Iterable[str] = (),
@@ -82,7 +83,7 @@ class Table:
         self.items: list[Any] = list(items)
         self.batches = batches
         """Rows as they come, written as soon as they are there; None when all are in ``items``."""
-        self.target = target
+        self._target = target
         self.notes = notes if isinstance(notes, Notes) else Notes(notes)
         self.fine_print = fine_print
         """Notes on what text does not show; JSON has them among the others."""
@@ -149,6 +150,11 @@ class Table:
             from mematlas.views.layout import lost_line
 
             yield paint(lost_line(layout.lost, width), "dim", colour)
+
+    @property
+    def target(self) -> dict[str, Any] | None:
+        """Who was looked at, and how."""
+        return self._target() if callable(self._target) else self._target
 
     def _shown(self) -> list[Column[Any]]:
         return [column for column in self.columns if column.shown]

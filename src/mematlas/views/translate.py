@@ -8,10 +8,9 @@ from mematlas.views.table import HIDDEN, Column, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
-    from mematlas.analysis.results import Translation
+    from mematlas.analysis.results import Translation, Translations
 
 
 def of_frame(item: Translation, number: int | None) -> Any:
@@ -49,8 +48,9 @@ COLUMNS: tuple[Column[Translation], ...] = (
 NOT_MAPPED = Note("not-mapped", "an address outside every VMA has no state: touching it is a segmentation fault")
 
 
-def translate_table(found: Sequence[Translation], target: dict[str, Any], notes: Notes) -> Table:
-    """Return a row per address asked, in order; what is missing in one is explained in the notes."""
+def translate_table(found: Translations, target: dict[str, Any]) -> Table:
+    """Return a row per address asked, in order."""
+    notes = Notes(found.reading.notes)
     if any(item.hidden for item in found):
         notes.add(HIDDEN_FRAMES)
     if any(item.vma is None for item in found):

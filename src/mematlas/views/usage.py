@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.results import TORN, Counters
+from mematlas.analysis.results import Counters
 from mematlas.analysis.usage import Usage
 from mematlas.frozen import record
 from mematlas.notes import Note, Notes
@@ -112,8 +112,6 @@ def usage_table(results: list[Subject[UsageResult]], notes: Notes, has_distinct:
     fine_print = Notes()
     for item in results:
         notes += item.result.reading.notes
-        if item.result.reading.torn:
-            notes.add(TORN)
         fine_print += unknown_amounts(item.result)
     columns = columns_of(results, has_distinct)
     if len(results) != 1:

@@ -270,11 +270,11 @@ def test_file_that_is_let_go_meanwhile_is_noted(monkeypatch: pytest.MonkeyPatch)
         accounts = ending.Accounts(process.address_space().vmas)
         for key, file in accounts.files.items():
             accounts.files[key] = replace(file, link="map_files/1000-2000")
-        notes = Notes()
-        ending.Ending(process.dir, accounts, notes).look_around()
+        looked = ending.Ending(process.dir, accounts)
+        looked.look_around()
 
     (file,) = accounts.files.values()
-    assert texts(notes) == [f"files of memory unknown: {file.path} was let go meanwhile"]
+    assert texts(looked.notes) == [f"files of memory unknown: {file.path} was let go meanwhile"]
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

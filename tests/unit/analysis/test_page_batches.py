@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from helpers import PAGE, make_process, parse_line, write_words
+from helpers import PAGE, given_pages, make_process, parse_line, write_words
 from mematlas import Process
 from mematlas.analysis.page_batches import COLUMNS, hidden_of
 from mematlas.analysis.page_filter import PageFilter
@@ -129,14 +129,14 @@ def test_pages_made_into_rows_together_are_as_each_alone(seed: int, wanted: Page
                 expected.append({"addresses": piece.address + place * PAGE, **row, "vma": vma})
 
     assert expected
-    assert rows_of(PageList(process, pieces, wanted)) == expected
+    assert rows_of(PageList(process, given_pages(pieces), wanted)) == expected
     for limit in (1, 513, len(expected) + 1):
-        assert rows_of(PageList(process, pieces, wanted, limit)) == expected[:limit]
+        assert rows_of(PageList(process, given_pages(pieces), wanted, limit)) == expected[:limit]
 
 
 def test_pages_beyond_the_limit_are_not_noted(process: Process) -> None:
     pieces: list[Piece] = [(ANON, block(0, [(0, 0, 0)] * 5 + [(0x80, PRESENT_ENTRY, 0)]))]
     for limit, noted in ((5, []), (6, [HIDDEN_FRAMES])):
-        pages = PageList(process, pieces, limit=limit)
+        pages = PageList(process, given_pages(pieces), limit=limit)
         assert len(rows_of(pages)) == limit
         assert list(pages.notes) == noted

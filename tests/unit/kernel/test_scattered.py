@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from helpers import PAGE, Program, program, read_smaps, skip_without_tables, sparse
 from mematlas import Process
 from mematlas.analysis.grid import Cells, absent_runs
-from mematlas.analysis.kept import Folds, clip
+from mematlas.analysis.kept import clip
 from mematlas.errors import NotSupported, ProcessGone
 from mematlas.kernel import scattered
 from mematlas.kernel.maps import read_maps
@@ -31,7 +31,7 @@ from mematlas.kernel.pagemap import (
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.scattered import NEAR, Found, Scattered, lots
 from mematlas.model.pages import STATE_OF_BYTE, Hole, PageReader
-from mematlas.notes import Notes
+from mematlas.observe.drawings import Folds
 
 TIB = 1 << 40
 PER_NEAR = NEAR // PAGE
@@ -291,7 +291,7 @@ def test_a_reader_says_the_same_of_pages_apart_as_of_blocks(source: str, mixed: 
         if source == "tables":
             skip_without_tables(process)
         vma = next(vma for vma in read_maps(process.dir) if vma.start == address)
-        with process._page_reader(source, [(vma, vma.start, vma.end)], True, Notes()) as reader:
+        with process.sources.open_pages(source, (vma.start, vma.end)) as reader:
             by_lot = states_of(reader.lots(vma))
             by_block = states_of(reader.blocks(vma))
             some = states_of(reader.lots(vma, vma.start + (1 << 30) + PAGE, vma.end - (1 << 30)))
@@ -316,8 +316,8 @@ def test_what_was_read_to_find_folds_is_drawn_as_if_read_again(
         folds = process.untouched(exclusive=exclusive)
         assert (folds.kept is None) == (most == 0)
         assert folds
-        drawn, again = (process.density(117, folds=runs, exclusive=exclusive)[0] for runs in (folds, list(folds)))
-        strips, strips_again = (process.grid(folds=runs) for runs in (folds, list(folds)))
+        drawn, again = (process.density(117, folds=runs, exclusive=exclusive).cells for runs in (folds, list(folds)))
+        strips, strips_again = (process.grid(folds=runs).strips for runs in (folds, list(folds)))
 
     def classes(cells: Cells, told: bool = True) -> list[dict[str, int]]:
         found = [cells.classes(cell) for cell in range(cells.nr_cells)]
@@ -334,7 +334,7 @@ def test_folds_of_something_else_are_no_reading_of_this(target: Program) -> None
         vmas = process.address_space().vmas
         half = target.told + SIZE // 2
         folds = process.untouched(target.told, half)
-        cells, _ = process.density(10, target.told, target.told + SIZE, folds=Folds([], folds.kept))
+        cells = process.density(10, target.told, target.told + SIZE, folds=Folds([], folds.kept)).cells
     assert any(vma.start <= target.told < vma.end for vma in vmas)
     nr_present = sum(cells.classes(cell)["own"] + cells.classes(cell)["shared"] for cell in range(cells.nr_cells))
     assert nr_present == len(PAGES)

@@ -22,6 +22,7 @@ from mematlas.model.pages import (
     decode_place,
     entry_flags,
     is_zero_candidate,
+    pieces,
     state_of,
 )
 from mematlas.observe.page_list import PageList
@@ -134,7 +135,7 @@ def test_pieces_cover_every_page_once(page_size: int, tmp_path: Path) -> None:
         vma = parse_line(b"0-%x rw-p 0 00:00 0" % (40000 * page_size))
         at = 0
         present = []
-        for piece in reader.pieces(vma, 0, vma.end):
+        for piece in pieces(reader, vma, 0, vma.end):
             assert piece.address == at
             if not isinstance(piece, Hole):
                 present += [at // page_size + place for place, byte in enumerate(piece.states) if byte]

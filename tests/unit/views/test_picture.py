@@ -6,9 +6,9 @@ import pytest
 
 from helpers import keyed_rows, texts
 from mematlas.analysis.grid import Cells, Stretch, Strip, cut_at
+from mematlas.analysis.results import Density, Grid, Reading
 from mematlas.kernel.maps import parse_maps
 from mematlas.kernel.pagemap import Block
-from mematlas.notes import Notes
 from mematlas.views.format import fold
 from mematlas.views.histogram import histogram_view
 from mematlas.views.picture import Previous, cell_that_fits, map_view
@@ -20,6 +20,7 @@ MAPS = b"".join(
 )
 VMAS = parse_maps(MAPS.split(b"\n"))
 SIZES = [(vma.end - vma.start) // PAGE for vma in VMAS]
+READING = Reading("pagemap", 0.0, False, ())
 WHOLE = Stretch(VMAS[0], VMAS[0].start, VMAS[0].end, 0)
 
 
@@ -31,7 +32,7 @@ def column(**pages: int) -> str:
             cells.counted[0] = {0x80: nr_pages}
         else:
             cells.add_hole(0, nr_pages, name)
-    line, _ = histogram_view(cells, [WHOLE], [], PAGE, {}, False, Notes()).lines()
+    line, _ = histogram_view(Density(cells, [WHOLE], READING), [], PAGE, {}, False).lines()
     return line[1]
 
 
@@ -56,7 +57,7 @@ def picture(width: int, cell_pages: int, rows: int | None = None) -> list[str]:
     for strip in strips:
         for name in ("cached", "unknown", "swapped", "special", "guard"):
             strip.cells.add_hole(0, 1000, name)
-    return list(map_view(strips, PAGE, width, {}, False, Previous(), Notes(), rows=rows).lines())
+    return list(map_view(Grid(strips, READING), PAGE, width, {}, False, Previous(), rows=rows).lines())
 
 
 @pytest.mark.parametrize("width", [37, 40, 45, 69, 70, 100, 1000])
@@ -95,7 +96,7 @@ def drawn(byte: int, nr_accessed: int, width: int = 100) -> list[str]:
     cells.counted[0] = {byte: 4}
     cells.used = {0: (nr_accessed, 0)}
     strip = Strip(VMAS[0], VMAS[0].start, VMAS[0].start + 4 * PAGE, cells)
-    return list(map_view([strip], PAGE, width, {}, False, Previous(), Notes()).lines())
+    return list(map_view(Grid([strip], READING), PAGE, width, {}, False, Previous()).lines())
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def folded(nr_vmas: int, width: int) -> list[str]:
         for part in cut_at([(vma, vma.start, vma.end) for vma in VMAS], runs)
         for size in [(part.end - part.start) // PAGE]
     ]
-    return list(map_view(strips, PAGE, width, {}, False, Previous(), Notes()).lines())
+    return list(map_view(Grid(strips, READING), PAGE, width, {}, False, Previous()).lines())
 
 
 def test_vmas_that_are_folded_share_a_line_and_a_run_stands_among_the_cells() -> None:
@@ -147,14 +148,13 @@ def test_columns_beside_a_fold_have_their_own_addresses() -> None:
     (vma,) = parse_maps([b"100000-a00000 rw-p 00000000 00:00 0"])
     folds = [(0x200000, 0x900000)]
     stretches = [Stretch(vma, 0x100000, 0x200000, 0), Stretch(vma, 0x900000, 0xA00000, 256)]
-    notes = Notes()
-    view = histogram_view(Cells(512, 256), stretches, folds, PAGE, {}, False, notes)
+    view = histogram_view(Density(Cells(512, 256), stretches, READING), folds, PAGE, {}, False)
 
     assert [(row["start"], row["nr_pages"], row["nr_folded"]) for row in keyed_rows(view)] == [
         (0x100000, 256, 1792),
         (0x900000, 256, 0),
     ]
-    assert texts(notes) == ["7 MiB of untouched memory in 1 place is left out (~): --reserved shows it"]
+    assert texts(view.notes) == ["7 MiB of untouched memory in 1 place is left out (~): --reserved shows it"]
     assert list(view.lines()) == ["| ~ | 0/2,304", "      1 MiB a column"]
 
 
@@ -163,9 +163,8 @@ def test_histogram_of_what_is_used_counts_all_that_was_asked_for() -> None:
     (vma,) = parse_maps([b"100000-a00000 r--s 00000000 fe:00 7 /f"])
     cells = Cells(256, 256)
     cells.add(0, Block(0x100000, memoryview(bytes(256 * 8)), bytes([0x81]) * 256))
-    view = histogram_view(
-        cells, [Stretch(vma, 0x100000, 0x200000, 0)], [(0x200000, 0xA00000)], PAGE, {}, False, Notes()
-    )
+    density = Density(cells, [Stretch(vma, 0x100000, 0x200000, 0)], READING)
+    view = histogram_view(density, [(0x200000, 0xA00000)], PAGE, {}, False)
 
     assert list(view.lines()) == ["|█~| 256/2,304", "     1 MiB a column"]
 
@@ -174,11 +173,10 @@ def test_histogram_with_many_folds_has_no_marks_and_says_so() -> None:
     (vma,) = parse_maps([b"0-10000000 rw-p 00000000 00:00 0"])
     stretches = [Stretch(vma, step << 20, (step << 20) + PAGE, step) for step in range(20)]
     folds = [((step << 20) + PAGE, step + 1 << 20) for step in range(20)]
-    notes = Notes()
-    line, _ = histogram_view(Cells(20, 1), stretches, folds, PAGE, {}, False, notes).lines()
+    line, _ = (view := histogram_view(Density(Cells(20, 1), stretches, READING), folds, PAGE, {}, False)).lines()
 
     assert line == f"|{' ' * 20}| 0/{20 << 8:,}"
-    assert "(~)" not in texts(notes)[0]
+    assert "(~)" not in texts(view.notes)[0]
 
 
 def test_scale_names_what_begins_where_there_is_room() -> None:
@@ -192,7 +190,7 @@ def test_scale_names_what_begins_where_there_is_room() -> None:
     places = (0, 16, 24, 32)
     stretches = [Stretch(vma, vma.start, vma.end, place) for vma, place in zip(vmas, places, strict=True)]
 
-    bars, names = histogram_view(Cells(48, 2), stretches, [], PAGE, {}, False, Notes()).lines()
+    bars, names = histogram_view(Density(Cells(48, 2), stretches, READING), [], PAGE, {}, False).lines()
 
     assert bars == "|                        | 0/48"
     assert names == " [heap]  libc.so.6         8 KiB a column"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import PAGE, make_process, parse_line, write_words
+from helpers import PAGE, given_pages, make_process, parse_line, write_words
 from mematlas import Process
 from mematlas.kernel.pagemap import Block
 from mematlas.kernel.procfs import ProcFS
@@ -51,7 +51,7 @@ def listed(process: Process) -> PageList:
     raw = memoryview(bytearray(struct.pack(f"={len(PAGES)}Q", *(entry for _, entry, _ in PAGES))))
     states, use = bytes(byte for byte, _, _ in PAGES), bytes(use for _, _, use in PAGES)
     block = Block(FILE.start, raw, states, use)
-    return PageList(process, [(FILE, block), (FILE, Hole(block.end(PAGE), 2, 0))])
+    return PageList(process, given_pages([(FILE, block), (FILE, Hole(block.end(PAGE), 2, 0))]))
 
 
 def expected(name: str) -> list[str]:
@@ -73,7 +73,7 @@ def test_one_page_of_each_sort_as_csv(process: Process) -> None:
     path = '"/a ""b"",\\\\c"'
     frame = "uptodate lru active mmap anon swapbacked"
 
-    assert csv_of(pages_table(pages, {}, 0)) == [
+    assert csv_of(pages_table(pages, dict, 0)) == [
         "address,state,pfn,phys,count,swap_type,swap_offset,flags,frame_flags,path",
         f"0x20000000,present,3,0x3000,1,,,present exclusive accessed dirty,{frame},{path}",
         f"0x20001000,present,7,0x7000,2,,,present accessed,{frame.replace('e l', 'e dirty l')},{path}",
@@ -93,12 +93,12 @@ def test_one_page_of_each_sort_as_csv(process: Process) -> None:
 
 
 def test_pages_as_text_say_what_is_hidden_and_what_there_is_not(process: Process) -> None:
-    text = list(pages_table(listed(process), {}, width_of_flags("tables", False)).lines())
+    text = list(pages_table(listed(process), dict, width_of_flags("tables", False)).lines())
 
     assert text == expected("pages.txt")
 
 
 def test_runs_as_text(process: Process) -> None:
-    text = list(runs_table(listed(process), {}, width_of_flags("tables", False)).lines())
+    text = list(runs_table(listed(process), dict, width_of_flags("tables", False)).lines())
 
     assert text == expected("runs.txt")
