@@ -80,7 +80,7 @@ def free_pid() -> int:
 @pytest.mark.parametrize("command", [*LOOKS, "translate"])
 def test_pid_that_nobody_has_is_not_found(command: str) -> None:
     pid = free_pid()
-    run = mematlas(command, pid, *(["1000"] if command == "translate" else []))
+    run = mematlas(command, pid, *(["0x1000"] if command == "translate" else []))
 
     assert (run.returncode, run.stdout) == (3, "")
     assert f"no process {pid}" in run.stderr
