@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
 
-    from mematlas.kernel.memory.readers import Reader
+    from mematlas.kernel.memory.reader import Reader
     from mematlas.kernel.procfs import ProcessDir
 
 
@@ -226,7 +226,7 @@ class KernelMemory:
                 raise NotSupported("a top table that is not in memory", FITTING)
             self._tops[mm.pgd] = self._tops.get(mm.pgd, 0) + 1
             self._heights[mm.pgd // PAGE] = self.levels
-            mm.memory = self
+            mm.forget = self.forget_top
         except BaseException:
             mm.close()
             raise

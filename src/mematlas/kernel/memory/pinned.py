@@ -11,9 +11,9 @@ from mematlas.kernel.status import open_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
-    from mematlas.kernel.memory.memory import KernelMemory
     from mematlas.kernel.procfs import ProcessDir
 
 
@@ -26,8 +26,8 @@ class PinnedMm:
     def __init__(self, pid: int, fd: int) -> None:
         self.pid = pid
         self.fd = fd
-        self.memory: KernelMemory | None = None
-        """What gives out its tables, until this is closed."""
+        self.forget: Callable[[int], None] | None = None
+        """Has whoever gives out its tables let go of the top one, when this is closed."""
         self.address = 0
         """Where its mm_struct is."""
         self.pgd = 0
@@ -41,9 +41,9 @@ class PinnedMm:
 
     def close(self) -> None:
         """Let go of the address space."""
-        if self.memory:
-            self.memory.forget_top(self.pgd)
-            self.memory = None
+        if self.forget:
+            self.forget(self.pgd)
+            self.forget = None
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -1,4 +1,4 @@
-"""Readers of kernel memory: what one is, which there are, and kernel memory through the first of them that works."""
+"""Readers of kernel memory: which there are, and kernel memory through the first of them that works."""
 
 from __future__ import annotations
 
@@ -13,39 +13,8 @@ from mematlas.kernel.procfs import ProcFS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
 
-    from mematlas.arrays import Bools, Words
-
-    class Reader(Protocol):
-        """Something that copies kernel memory."""
-
-        @property
-        def name(self) -> str: ...
-
-        @property
-        def batch_size(self) -> int:
-            """How many places one call of `read_batch` may name."""
-
-        def read_batch(self, addresses: Words, size: int) -> tuple[Words, Bools]:
-            """Return ``size`` bytes (8 or 4096) at each address, as words, and which of them could be read.
-
-            What is returned may be overwritten by the next call.
-            """
-
-        def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
-            """Return the address of the mm_struct of ``pid``, whose /proc/PID/mem we hold open."""
-
-        def private_data(self, fd: int, layout: Layout) -> int:
-            """Return the private_data of one of our own open files."""
-
-        def forget(self, pgd: int) -> None:
-            """Let go of the address space with this top table, which nobody has open any more."""
-
-        def direct_map_bases(self) -> list[int]:
-            """Return where the direct map may begin, if this source tells."""
-
-        def close(self) -> None: ...
+    from mematlas.kernel.memory.reader import Reader
 
 
 def open_kernel_memory(reader: str = "auto", procfs: ProcFS | None = None) -> KernelMemory:
