@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 class Pins:
     """Tells which pages of a process are pinned, where it has any."""
 
-    def __init__(self, process: Process, notes: Notes) -> None:
+    def __init__(self, process: Process) -> None:
+        self.notes = Notes()
+        """Why it is unknown which pages are pinned."""
         size = status_bytes(read_status(process.dir), "VmPin")
         self.nr_pages = None if size is None else size // process.page_size
         """How many are pinned; those pinned twice count twice. None when unknown."""
         self._frames: StructPages | None = None
         if self.nr_pages != 0:
-            self._frames = self._open(process, notes)
+            self._frames = self._open(process)
 
-    def _open(self, process: Process, notes: Notes) -> StructPages | None:
+    def _open(self, process: Process) -> StructPages | None:
         why = "needs struct pages"
         try:
             frames = process.tables_access().frames
@@ -39,7 +41,7 @@ class Pins:
             why = str(error)
         some = "pages may be" if self.nr_pages is None else f"up to {self.nr_pages} pages are"
         text = f"{some} pinned (VmPin), and will stay; which ones is unknown: {why}"
-        notes.add(Note("pinned-unknown", text))
+        self.notes.add(Note("pinned-unknown", text))
         return None
 
     def among(self, reader: PageReader, address: int, mask: bytes) -> bytes:

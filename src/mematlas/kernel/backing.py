@@ -96,8 +96,8 @@ class Backings:
         self.process = process
         self.cached = cached
         """Whether `of` tells what is in RAM without an entry from what was never touched."""
-        self.unknown: set[str] = set()
-        """Why some of it is unknown: messages, for the notes."""
+        self.unknown: dict[int, str] = {}
+        """Why it is unknown what some of them hold, by the start of their VMA."""
         self.uncertain: set[Note] = set()
         """What is uncertain in what was told."""
         self._asked: dict[int, Backing | None] = {}
@@ -123,7 +123,8 @@ class Backings:
     def notes(self) -> list[Note]:
         """Return what could not be told, and what is uncertain, and why."""
         notes = list(self.uncertain)
-        if why := sorted(self.unknown):
+        if self.unknown:
+            why = list(self.unknown.values())
             vmas = "a shared VMA" if len(why) == 1 else f"{len(why)} shared VMAs"
             notes.insert(0, Note("backing-unknown", f"swap and untouched pages of {vmas} unknown: {why[0]}"))
         return notes
@@ -131,12 +132,12 @@ class Backings:
     def part(self, vma: Vma, start: int, end: int, cached: bool = True) -> Backing | None:
         """Return what it holds of a part, as it is at this moment; None where it may not be asked."""
         if self._files and self._files.is_silent(f"{vma.start:x}-{vma.end:x}", vma.dev):
-            self.unknown.add(NOBODY_ANSWERS)
+            self.unknown[vma.start] = NOBODY_ANSWERS
             return None
         try:
             backing = read_backing(self.process, vma, start=start, end=end, cached=cached)
         except (PermissionDenied, NotSupported) as error:
-            self.unknown.add(str(error))
+            self.unknown[vma.start] = str(error)
             return None
         # Of an ordinary file nothing is in swap.
         if backing.note and backing.ranges and vma.kind == "shmem":

@@ -23,11 +23,12 @@ UNTOLD = "pages of a large folio that is mapped more than once in part stay as w
 class SharedFolios:
     """Tells which frames are of large folios that are shared in part."""
 
-    def __init__(self, procfs: ProcFS, notes: Notes) -> None:
+    def __init__(self, procfs: ProcFS) -> None:
+        self.notes = Notes()
+        """Why it is unknown of some pages."""
         self.nr_frames = procfs.page_size // ENTRY_SIZE
         """Frames looked at together, as many as a huge page has: folios are aligned to their size."""
         self._procfs = procfs
-        self._notes = notes
         self._files: tuple[FrameWords, FrameWords] | None = None
         self._regions: dict[int, bytes] = {}
 
@@ -61,7 +62,7 @@ class SharedFolios:
             try:
                 self._regions[base] = self._look(base if frame else None)
             except (PermissionDenied, NotSupported) as error:
-                self._notes.add(Note("shared-folios-unknown", UNTOLD.format(why=error)))
+                self.notes.add(Note("shared-folios-unknown", UNTOLD.format(why=error)))
                 self._regions[base] = bytes(self.nr_frames)
         return self._regions[base][frame - base]
 

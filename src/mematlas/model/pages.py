@@ -454,7 +454,7 @@ class PageReader:
     def _why_unknown(self, vma: Vma) -> str | None:
         why: str | None = self._saved.get("unknown_backings", {}).get(f"{vma.start:x}-{vma.end:x}")
         if why:
-            self.backings.unknown.add(why)
+            self.backings.unknown[vma.start] = why
         saved = self._saved.get("uncertain", ())
         self.backings.uncertain.update(Note("swap-cache-unseen", text) for text in saved)
         return why

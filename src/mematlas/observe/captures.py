@@ -317,8 +317,7 @@ class Recorder:
                 self.hidden.append(f"{vma.start:x}-{vma.end:x}")
             elif vma.kind == "shmem" and reader.hole(vma) == UNKNOWN:
                 name = f"{vma.start:x}-{vma.end:x}"
-                reasons = sorted(reader.backings.unknown)
-                why = next((why for why in reasons if name in why), reasons[0])
+                why = reader.backings.unknown[vma.start]
                 # Of tens of thousands of VMAs, the reasons would be megabytes.
                 self.unknown_backings[name] = why if len(self.unknown_backings) < MAX_REASONS else "as of others"
 

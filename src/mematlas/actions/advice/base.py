@@ -93,7 +93,7 @@ class Advice:
         self._flags = self._vm_flags()
         self._advisor: Advisor | None = None
         self.reader = PageReader(process.dir)
-        self.folios = SharedFolios(process.procfs, self.notes)
+        self.folios = SharedFolios(process.procfs)
 
     def __enter__(self) -> Self:
         return self

@@ -77,7 +77,8 @@ class PageOut(Advice):
         self.kept: PageSet | None = None
         """Which these are; None when not each page was looked at."""
         self._ours: dict[int, bool] = {}
-        self._pins = Pins(process, self.notes)
+        self._pins = Pins(process)
+        self.notes += self._pins.notes
         self._to_swap = b""
         """Which pages of the block that was selected last go to swap."""
         self._exact = False
@@ -264,7 +265,7 @@ class PageOut(Advice):
             text = "what of the moved pages was in RAM still is not known: the process is gone"
             self.notes.add(Note("gone", text))
         if nr_unknown:
-            why = "; ".join(sorted(self.reader.backings.unknown))
+            why = "; ".join(sorted(set(self.reader.backings.unknown.values())))
             text = f"{nr_unknown} pages left the process; cannot tell whether they are still in RAM: {why}"
             self.notes.add(Note("in-ram-unknown", text))
         nr_swap_cached = self.nr_swap_cached if is_swap_known else None

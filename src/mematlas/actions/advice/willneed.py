@@ -71,7 +71,8 @@ class WillNeed(Advice):
         return self._stretches(vma, start, end) if vma.kind == "file" else super()._all_blocks(vma, start, end)
 
     def blind_spots(self) -> list[Note]:
-        return [Note("out-of-ram-unknown", f"{UNTOLD}: {why}") for why in sorted(self.reader.backings.unknown)]
+        reasons = sorted(set(self.reader.backings.unknown.values()))
+        return [Note("out-of-ram-unknown", f"{UNTOLD}: {why}") for why in reasons]
 
     def select(self, vma: Vma, address: int, states: bytes, reasons: dict[str, int]) -> bytes:
         mask = super().select(vma, address, states, reasons)
