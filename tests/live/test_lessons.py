@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -208,6 +209,28 @@ def test_theory_holds_and_the_kernel_confirms_what_was_seen(
     assert_all_right(name, text, FOR_THOSE_WITHOUT.get(name, []))
     assert code == 0
     assert nr_checked > 0 or name == "faults"
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_the_sample_for_teachers_gives_its_output(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/labs.md").read_text()
+    sample = text.partition("```json\n")[2].partition("```")[0]
+    line, shown = text.partition("$ mematlas lab --answers ann.json")[2].splitlines()[:2]
+    (tmp_path / "ann.json").write_text(sample)
+    words = ["lab", "--answers", str(tmp_path / "ann.json"), "--json"]
+    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "mematlas", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE,
+        env=environment,
+    )
+
+    assert line == " --json > ann.result"
+    assert (done.returncode, done.stderr) == (10, f"{shown}\n")
+    assert f"of {json.loads(done.stdout)['target']['nr_asked']} predictions" in shown
 
 
 @pytest.mark.parametrize("name", LESSONS)

@@ -73,9 +73,12 @@ def forget(name: str | None, args: Namespace, session: Session, scores: ScoreFil
     """Forget the score of one lesson, or all scores, and say so."""
     if args.answers is not None or args.temporary_swap is not None:
         raise BadInput("--reset goes alone, or with the name of a lesson")
-    scores.reset(find_lesson(name).name if name else None)
+    was_there = scores.reset(find_lesson(name).name if name else None)
     what = f"the score of {name} is" if name else "all scores are"
-    session.write_notes(scores.notes or [Note("forgotten", f"{what} forgotten")])
+    note = Note("forgotten", f"{what} forgotten")
+    if not was_there:
+        note = Note("no-score", f"there is no score of {name}" if name else "there are no scores")
+    session.write_notes(scores.notes or [note])
     return 0
 
 
@@ -113,7 +116,8 @@ def grade(given: list[tuple[Lesson, Given]], is_one: bool, args: Namespace, sess
     session.show(lambda: answers_table(answers, scores.notes), args)
     wrong = [f"{answer.lesson}.{answer.key}" for answer in answers if answer.right is False]
     if wrong:
-        raise AssertionNotMet(f"{len(wrong)} of {len(answers)} predictions were not right: {', '.join(wrong)}")
+        nr_asked = sum(answer.right is not None for answer in answers)
+        raise AssertionNotMet(f"{len(wrong)} of {nr_asked} predictions were not right: {', '.join(wrong)}")
     return 0
 
 

@@ -33,9 +33,10 @@ import threading
 import time
 
 from mematlas.errors import BadInput, NotSupported
+from mematlas.frozen import record
 from mematlas.kernel.hugepage import huge_size
 from mematlas.kernel.libc import libc
-from mematlas.kernel.madvise import MADV_COLLAPSE, MADV_PAGEOUT, SINCE_COLLAPSE, drain_batches
+from mematlas.kernel.madvise import MADV_COLLAPSE, MADV_HUGEPAGE, MADV_PAGEOUT, SINCE_COLLAPSE, drain_batches
 from mematlas.labs.mapped import FileMemory, make_file, own_vmas
 from mematlas.labs.memory import PAGE_SIZE, KnownMemory
 from mematlas.labs.own import shown_pid
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
 
 PASSES = 3
 """Times that memory is advised away in one step: pages that wait in a batch of their CPU are passed over."""
+MAX_DIGITS = 19
+MAX_PAGES = 1 << 28
+"""A TiB of 4 KiB pages: far more than any lesson has."""
+MAX_FILE_PAGES = 1 << 16
 MAX_STACK_PAGES = 1024
 MAX_BLOCKS = 1 << 20
 STACK_GAP = 1 << 20
@@ -105,19 +110,19 @@ class Actor:
 
     def obey(self, words: list[str]) -> Truth:
         """Do what one line says; return what is true then."""
-        verb, *arguments = words
-        if verb == "child":
+        name, *arguments = words
+        if name == "child":
             if not self.child:
                 raise BadInput("no child: fork comes first")
             return self.child.tell(arguments)
-        if verb not in VERBS:
-            raise BadInput(f"{verb[:40]!r} is no command: {', '.join(VERBS)}")
+        if name not in VERBS:
+            raise BadInput(f"{name[:40]!r} is no command: {', '.join(VERBS)}")
+        verb = VERBS[name]
+        values = verb.parse(name, arguments)
         try:
-            more = getattr(self, f"do_{verb}")(*arguments) or {}
-        except (TypeError, ValueError, IndexError, OverflowError, MemoryError):
-            raise BadInput(f"{' '.join(words)[:80]!r} makes no sense: see mematlas.labs.actor") from None
+            more = verb.do(self, *values) or {}
         except OSError as error:
-            raise NotSupported(verb, (error.strerror or str(error)).lower()) from None
+            raise NotSupported(name, (error.strerror or str(error)).lower()) from None
         return self.truth() | self.counts | more
 
     def count(self, work: Callable[..., object], *arguments: object) -> None:
@@ -150,35 +155,37 @@ class Actor:
 
     # Memory
 
-    def do_map(self, nr_pages: str, *how: str) -> None:
-        if unknown := set(how).difference(("huge", "shared")):
-            raise BadInput(f"map {unknown.pop()!r}: huge or shared")
+    def do_map(self, nr_pages: int, *how: str) -> None:
         if self.memory:
             self.memory.close()
-        self.memory = KnownMemory(
-            int(nr_pages) * PAGE_SIZE, "lesson", shared="shared" in how, huge="huge" in how, alignment=huge_size()
-        )
+        size = pages_of(nr_pages) * PAGE_SIZE
+        self.memory = KnownMemory(size, "lesson", shared="shared" in how, huge="huge" in how, alignment=huge_size())
 
-    def do_write(self, first: str, count: str) -> None:
+    def do_write(self, first: int, count: int) -> None:
         area = self.area()
         low, nr_pages = part(area, first, count)
         area.touched.update(range(low, low + nr_pages))
         self.count(ctypes.memset, area.page_address(low), 1, nr_pages * PAGE_SIZE)
 
-    def do_scatter(self, first: str, count: str, distance: str) -> None:
-        pages = {int(first) + number * int(distance) // PAGE_SIZE for number in range(int(count))}
-        if pages.difference(range(self.area().nr_pages)):
-            raise BadInput(f"scatter {first} {count} {distance}: there are {self.area().nr_pages} pages")
-        self.area().touch(sorted(pages))
+    def do_scatter(self, first: int, count: int, distance: int) -> None:
+        area = self.area()
+        last = first + (count - 1) * distance // PAGE_SIZE
+        if count > MAX_BLOCKS or last >= area.nr_pages:
+            raise BadInput(f"scatter {first} {count} {distance}: there are {area.nr_pages} pages")
+        area.touch(sorted({first + number * distance // PAGE_SIZE for number in range(count)}))
 
-    def do_read(self, first: str, count: str) -> None:
+    def do_read(self, first: int, count: int) -> None:
         area = self.file or self.area()
+        if self.file and self.file.map.closed:
+            raise BadInput("the file is not mapped: remap comes first")
         self.count(area.read, *part(area, first, count))
 
-    def do_drop(self, first: str, count: str, step: str = "1") -> None:
+    def do_drop(self, first: int, count: int, step: int = 1) -> None:
+        if not step:
+            raise BadInput("a step of 0 leads nowhere")
         area = self.area()
         low, nr_pages = part(area, first, count)
-        for page in range(low, low + nr_pages, int(step)):
+        for page in range(low, low + nr_pages, step):
             area.advise(mmap.MADV_DONTNEED, page, 1)
             area.touched.discard(page)
 
@@ -195,21 +202,27 @@ class Actor:
 
     def do_collapse(self) -> None:
         try:
-            self.area().advise(mmap.MADV_HUGEPAGE)
+            self.area().advise(MADV_HUGEPAGE)
             self.area().advise(MADV_COLLAPSE)
-        except (AttributeError, OSError) as error:
-            why = getattr(error, "strerror", None)
-            raise NotSupported("madvise(MADV_COLLAPSE)", f"{SINCE_COLLAPSE}, and free memory: {why}") from None
+        except OSError as error:
+            raise NotSupported(
+                "madvise(MADV_COLLAPSE)", f"{SINCE_COLLAPSE}, and free memory: {error.strerror}"
+            ) from None
 
     # Files
 
-    def do_file(self, nr_pages: str) -> Truth:
-        fd = make_file(int(nr_pages))
-        self.file = FileMemory(fd, int(nr_pages))
+    def do_file(self, nr_pages: int) -> Truth:
+        fd = make_file(pages_of(nr_pages, MAX_FILE_PAGES))
+        self.file = FileMemory(fd, nr_pages)
         return {"path": f"/proc/{shown_pid()}/fd/{fd}"}
 
-    def do_open(self, path: str, nr_pages: str) -> None:
-        self.file = FileMemory(os.open(path, os.O_RDONLY), int(nr_pages))
+    def do_open(self, path: str, nr_pages: int) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        size = os.fstat(fd).st_size
+        if pages_of(nr_pages) * PAGE_SIZE > size:
+            os.close(fd)
+            raise BadInput(f"open {path} {nr_pages}: it has {size} bytes")
+        self.file = FileMemory(fd, nr_pages)
 
     def do_evict(self) -> None:
         self._file().evict()
@@ -234,12 +247,12 @@ class Actor:
 
     # The stack
 
-    def do_stack(self, nr_pages: str) -> None:
-        vma = next(vma for vma in own_vmas() if vma.kind == "stack")
-        address = vma.start - int(nr_pages) * PAGE_SIZE
-        limit = resource.getrlimit(resource.RLIMIT_STACK)[0]
-        if not 0 <= int(nr_pages) <= MAX_STACK_PAGES:
+    def do_stack(self, nr_pages: int) -> None:
+        if nr_pages > MAX_STACK_PAGES:
             raise BadInput(f"stack {nr_pages}: 0 to {MAX_STACK_PAGES} pages")
+        vma = next(vma for vma in own_vmas() if vma.kind == "stack")
+        address = vma.start - nr_pages * PAGE_SIZE
+        limit = resource.getrlimit(resource.RLIMIT_STACK)[0]
         if limit != resource.RLIM_INFINITY and vma.end - address + STACK_GAP > limit:
             raise NotSupported("a larger stack", f"a higher limit: ulimit -s says {limit >> 10} KiB")
         # What a function with a large array does: the stack pointer leaps over pages that nothing has touched.
@@ -247,12 +260,12 @@ class Actor:
 
     # The C library
 
-    def do_malloc(self, count: str, size: str) -> Truth:
-        if not 0 < int(count) <= MAX_BLOCKS:
+    def do_malloc(self, count: int, size: int) -> Truth:
+        if not 0 < count <= MAX_BLOCKS:
             raise BadInput(f"malloc {count}: 1 to {MAX_BLOCKS} blocks")
-        self.blocks = (ctypes.c_void_p * int(count))()
-        for number in range(int(count)):
-            self.blocks[number] = allocate(int(size))
+        self.blocks = (ctypes.c_void_p * count)()
+        for number in range(count):
+            self.blocks[number] = allocate(size)
         return {"block": hex(self.blocks[0])}
 
     def do_free(self) -> None:
@@ -262,15 +275,14 @@ class Actor:
     def do_trim(self) -> None:
         allocator().malloc_trim(0)
 
-    def do_thread(self, size: str) -> Truth:
-        number = int(size)
+    def do_thread(self, size: int) -> Truth:
         allocator()
-        found: list[int] = []
+        blocks: list[int] = []
         ready = threading.Event()
 
         def work() -> None:
             try:
-                found.append(allocate(number))
+                blocks.append(allocate(size))
             finally:
                 ready.set()
             self.done.wait()
@@ -278,12 +290,62 @@ class Actor:
         self.threads.append(threading.Thread(target=work, daemon=True))
         self.threads[-1].start()
         ready.wait()
-        if not found:
-            raise NotSupported(f"malloc({number})", "more memory")
-        return {"block": hex(found[0])}
+        if not blocks:
+            raise NotSupported(f"malloc({size})", "more memory")
+        return {"block": hex(blocks[0])}
 
 
-VERBS = tuple(name[3:] for name in vars(Actor) if name.startswith("do_"))
+def number(word: str) -> int:
+    """Return the number that a word is. Raises `BadInput`."""
+    if not (word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS):
+        raise BadInput(f"{word[:40]!r} is not a number")
+    return int(word)
+
+
+@record
+class Verb:
+    """What a line can ask for: what does it, and the words it takes."""
+
+    do: Callable[..., Truth | None]
+    takes: tuple[Callable[[str], Any], ...] = ()
+    """What each word that follows is turned into by."""
+    nr_optional: int = 0
+    """How many of them, the last ones, may be left out."""
+    options: tuple[str, ...] = ()
+    """What may follow those, in any order."""
+
+    def parse(self, name: str, words: list[str]) -> list[Any]:
+        """Return what words mean. Raises `BadInput`."""
+        given = words[: len(self.takes)]
+        more = words[len(self.takes) :]
+        unknown = next((word for word in more if word not in self.options), None)
+        if len(given) < len(self.takes) - self.nr_optional or unknown is not None:
+            what = f"{len(self.takes)} words" + (f", then {' or '.join(self.options)}" if self.options else "")
+            raise BadInput(f"{' '.join([name, *words])[:80]!r}: {name} takes {what}; see mematlas.labs.actor")
+        return [take(word) for take, word in zip(self.takes, given, strict=False)] + more
+
+
+VERBS = {
+    "map": Verb(Actor.do_map, (number,), options=("huge", "shared")),
+    "write": Verb(Actor.do_write, (number, number)),
+    "scatter": Verb(Actor.do_scatter, (number, number, number)),
+    "read": Verb(Actor.do_read, (number, number)),
+    "drop": Verb(Actor.do_drop, (number, number, number), 1),
+    "pageout": Verb(Actor.do_pageout),
+    "incore": Verb(Actor.do_incore),
+    "collapse": Verb(Actor.do_collapse),
+    "file": Verb(Actor.do_file, (number,)),
+    "open": Verb(Actor.do_open, (str, number)),
+    "evict": Verb(Actor.do_evict),
+    "unmap": Verb(Actor.do_unmap),
+    "remap": Verb(Actor.do_remap),
+    "fork": Verb(Actor.do_fork),
+    "stack": Verb(Actor.do_stack, (number,)),
+    "malloc": Verb(Actor.do_malloc, (number, number)),
+    "free": Verb(Actor.do_free),
+    "trim": Verb(Actor.do_trim),
+    "thread": Verb(Actor.do_thread, (number,)),
+}
 
 
 class Child:
@@ -346,12 +408,18 @@ def read_lines(fd: int) -> Iterator[str]:
             line = b""
 
 
-def part(area: KnownMemory | FileMemory, first: str, count: str) -> tuple[int, int]:
-    """Return which pages of an area are meant: the first, and how many."""
-    low, nr_pages = int(first), int(count)
-    if not 0 <= low <= low + nr_pages <= area.nr_pages:
-        raise BadInput(f"pages {first}, {count} of them: there are {area.nr_pages}")
-    return low, nr_pages
+def part(area: KnownMemory | FileMemory, first: int, nr_pages: int) -> tuple[int, int]:
+    """Return which pages of an area are meant: the first, and how many. Raises `BadInput`."""
+    if first + nr_pages > area.nr_pages:
+        raise BadInput(f"pages {first}, {nr_pages} of them: there are {area.nr_pages}")
+    return first, nr_pages
+
+
+def pages_of(nr_pages: int, most: int = MAX_PAGES) -> int:
+    """Return how many pages there are to be. Raises `BadInput`."""
+    if not 0 < nr_pages <= most:
+        raise BadInput(f"{nr_pages} pages: 1 to {most:,} there can be")
+    return nr_pages
 
 
 def allocate(size: int) -> int:

@@ -89,21 +89,31 @@ class ScoreFile:
         except OSError as error:
             self.notes.add(Note("score-not-kept", f"the score is not kept: {self.path}: {error.strerror}"))
 
-    def reset(self, lesson: str | None = None) -> None:
-        """Forget the score of one lesson, or all of them."""
-        if lesson is not None:
-            scores = self.read()
-            if lesson in scores:
-                del scores[lesson]
-                self._write(scores)
-            return
+    def reset(self, lesson: str | None = None) -> bool:
+        """Forget the score of one lesson, or all of them; return whether there was any."""
+        if lesson is None:
+            return self._remove()
+        scores = self.read()
+        if lesson not in scores:
+            return False
+        del scores[lesson]
+        if scores:
+            self._write(scores)
+            return True
+        return self._remove()
+
+    def _remove(self) -> bool:
+        """Remove the file, and the directory that was made for it alone; return whether there was one."""
         try:
             with as_invoking_user():
                 os.unlink(self.path)
+                with contextlib.suppress(OSError):
+                    os.rmdir(os.path.dirname(self.path))
         except FileNotFoundError:
-            return
+            return False
         except OSError as error:
             self.notes.add(Note("scores-stay", f"the scores stay: {self.path}: {error.strerror}"))
+        return True
 
 
 def parse_scores(data: bytes) -> dict[str, Score]:

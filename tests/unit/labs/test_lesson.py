@@ -25,6 +25,7 @@ from helpers import texts
 from mematlas.cli.signals import Interrupts
 from mematlas.errors import BadInput, Error, FormatError, NotSupported
 from mematlas.kernel.buddyinfo import parse_buddyinfo
+from mematlas.labs.actor import VERBS, Actor, Verb
 from mematlas.labs.answers import choose_answers
 from mematlas.labs.lesson import Answer, Asked, Given, Guide, Lesson, Paper, Stage, Step, fill, summary
 from mematlas.labs.lessons import LESSONS
@@ -295,7 +296,9 @@ def actor() -> Iterator[RunningWorkload]:
     "line",
     [
         "bogus", "write 0 1", "map", "map x", "map -1", "map 3 purple", "child write 0 1", "evict", "stack 99999999",
-        "stack -5", "malloc 0 1", "malloc -1 1", "malloc 99999999999 1", "open /nonexistent 1", "drop 0 1 0", "\x1b",
+        "stack -5", "malloc 0 1", "malloc -1 1", "malloc 99999999999 1", "open /nonexistent 1", "open /dev/null 1",
+        "drop 0 1 0", "\x1b", "map 0", "write 0 1 2", "free 1", f"map {10**18}", f"file {10**18}", "map " + 5000 * "9",
+        "map ²", "read 0 1", "unmap",
     ],
 )  # fmt: skip
 def test_line_that_makes_no_sense_is_answered_and_the_next_is_heard(line: str) -> None:
@@ -312,6 +315,32 @@ def test_pages_beyond_the_end_are_refused(line: str) -> None:
         workload.tell("map 7")
         assert workload.tell(line)["event"] == "error"
         assert workload.tell("write 0 7")["nr_touched"] == 7
+
+
+def test_a_mistake_of_ours_is_not_taken_for_one_of_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(actor: Actor) -> None:
+        raise TypeError("a bug")
+
+    monkeypatch.setitem(VERBS, "incore", Verb(broken))
+    with pytest.raises(TypeError, match="a bug"):
+        Actor().obey(["incore"])
+
+
+def test_a_line_with_a_word_too_many_or_too_few_says_what_it_takes() -> None:
+    with actor() as workload:
+        assert "write takes 2 words" in workload.tell("write 0")["message"]
+        assert "map takes 1 words, then huge or shared" in workload.tell("map 3 purple")["message"]
+        assert "'x' is not a number" in workload.tell("map x")["message"]
+        assert workload.tell("map 7 shared")["nr_pages"] == 7
+
+
+def test_a_file_that_is_not_mapped_is_not_read() -> None:
+    with actor() as workload:
+        workload.tell("file 7")
+        workload.tell("unmap")
+        assert "remap comes first" in workload.tell("read 0 1")["message"]
+        workload.tell("remap")
+        assert workload.tell("read 0 1")["event"] == "read"
 
 
 def test_block_larger_than_the_address_space_is_not_to_be_had() -> None:
@@ -584,8 +613,8 @@ def test_damaged_score_file_is_a_note_and_left_alone(answers: Callable[[Any], st
     assert "is damaged" in run("reserve", "--reset")[2]
     assert state.exists()
     assert run("--reset") == (0, "", "note: all scores are forgotten\n")
-    assert not state.exists()
-    assert run("--reset")[0] == 0
+    assert not state.parent.exists()
+    assert run("--reset") == (0, "", "note: there are no scores\n")
 
 
 def test_score_of_one_lesson_is_forgotten_alone(state: Path) -> None:
@@ -594,9 +623,19 @@ def test_score_of_one_lesson_is_forgotten_alone(state: Path) -> None:
         scores.add(name, Score(4, 4))
     assert run("zero", "--reset") == (0, "", "note: the score of zero is forgotten\n")
     assert set(scores.read()) == {"reserve"}
-    assert run("fork", "--reset")[0] == 0
+    assert run("fork", "--reset") == (0, "", "note: there is no score of fork\n")
     assert run("zreo", "--reset")[0] == run("--reset", "--answers", "x")[0] == 2
     assert set(scores.read()) == {"reserve"}
+    assert run("reserve", "--reset") == (0, "", "note: the score of reserve is forgotten\n")
+    assert not state.parent.exists()
+
+
+def test_a_directory_that_holds_something_else_stays(state: Path) -> None:
+    ScoreFile(str(state)).add("zero", Score(4, 4))
+    other = state.parent / "other"
+    other.write_text("mine")
+    assert run("--reset")[0] == 0
+    assert other.read_text() == "mine"
 
 
 @pytest.mark.parametrize(
