@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mematlas.analysis.pagetables.decoded import EntryDecoder
 from mematlas.analysis.pagetables.entries import LETTERS
+from mematlas.kernel.memory.x86 import U64
 from mematlas.views.columns import Column
 from mematlas.views.format import fold, format_address
 from mematlas.views.pagetables.heading import heading, until_end
@@ -215,7 +216,7 @@ def raw_heading(raw: RawTable, origin: Origin) -> str:
     spans = [(raw.address, raw.address + level.size * level.nr_entries - 1)]
     if raw.level == 0:
         # The one table of this level is that of both halves.
-        spans = [(0, mode.user_end - 1), (mode.kernel_start, (1 << 64) - 1)]
+        spans = [(0, mode.user_end - 1), (mode.kernel_start, U64)]
     place = " and ".join(f"{format_address(first)}-{format_address(last)}" for first, last in spans)
     number = "" if raw.number is None else f" {raw.number}"
     return f"{level.name} table{number} at {raw.table:#x}, translates {place}"
