@@ -166,7 +166,7 @@ def plan(
         notes = Notes((*asked.notes, *asked.folios.notes, *blind_spots))
     if only is None and not blind_spots and not any(item.nr_requested for item in vmas):
         notes.add(Note("nothing-to-do", why_nothing(asked.wanted, choice, len(wanted))))
-    room = room or read_swap_room(process)
+    room = room or read_swap_room(process.dir)
     chosen = tuple(within((item for item in vmas if item.nr_requested), room, process.page_size))
     return Plan(advice, selection, choice, only, chosen, process.page_size, room, tuple(notes))
 

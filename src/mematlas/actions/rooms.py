@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mematlas.observe.process import Process
+    from mematlas.kernel.procfs import ProcessDir
 
 SPARE = 8
 """One part in so many of the free memory is left alone when pages are brought in."""
@@ -62,16 +62,16 @@ class SwapRoom:
 NO_SWAP = SwapRoom((), {}, None)
 
 
-def read_swap_room(process: Process) -> SwapRoom:
-    """Return where the memory of a process can go that has no file; nowhere, of a capture."""
-    if not process.procfs.live:
-        return NO_SWAP
+def read_swap_room(process: ProcessDir) -> SwapRoom:
+    """Return where the memory of a process can go that has no file."""
     try:
         areas = tuple(read_swaps(process.procfs))
     except NotSupported:  # a kernel without CONFIG_SWAP has no such file
         areas = ()
+    if not process.procfs.live:
+        return SwapRoom(areas, {}, None)  # what this machine says of its devices and groups is of others
     ratios = {area.path: ratio for area in areas if (ratio := zram_ratio(area.path)) is not None}
-    return SwapRoom(areas, ratios, read_room(process.dir).swap)
+    return SwapRoom(areas, ratios, read_room(process).swap)
 
 
 @record
@@ -82,7 +82,7 @@ class MemoryRoom:
     lacking: str
 
 
-def read_memory_room(process: Process) -> MemoryRoom:
+def read_memory_room(process: ProcessDir) -> MemoryRoom:
     """Return how much of a process can be brought back into RAM.
 
     Bringing in more than fits would have the kernel kill the target, or another, for want of memory.
@@ -90,8 +90,9 @@ def read_memory_room(process: Process) -> MemoryRoom:
     if not process.procfs.live:
         return MemoryRoom(NO_LIMIT, "no memory")
     room, lacking = read_meminfo(process.procfs).get("MemAvailable", NO_LIMIT), "no memory"
-    allowed = read_room(process.dir).memory
+    allowed = read_room(process).memory
     if allowed is not None and allowed < room:
         room, lacking = allowed, "cgroup"
-    spare = max(room // SPARE, SPARE_PAGES * (os.cpu_count() or 1) * process.page_size)
-    return MemoryRoom(max(room - spare, 0) // process.page_size, lacking)
+    page_size = process.procfs.page_size
+    spare = max(room // SPARE, SPARE_PAGES * (os.cpu_count() or 1) * page_size)
+    return MemoryRoom(max(room - spare, 0) // page_size, lacking)

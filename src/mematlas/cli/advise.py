@@ -180,7 +180,7 @@ def run(advice: str, args: Namespace, session: Session) -> int:
     process, choice = session.process, options.choice
     nr_coldest = None if options.coldest is None else options.coldest.nr_pages(process.page_size)
     if options.dry_run:
-        room = read_swap_room(process).with_more(options.temporary_swap or 0)
+        room = read_swap_room(process.dir).with_more(options.temporary_swap or 0)
         planned = plan(process, advice, selection, choice=choice, nr_coldest=nr_coldest, room=room)
         session.show(lambda: plan_table(planned, session.target_info()), args)
         return 0

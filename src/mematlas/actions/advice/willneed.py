@@ -55,7 +55,7 @@ class WillNeed(Advice):
         """Pages of files that are not read yet at the end; None when not known."""
         self._memory = -1
         self._reading_s = 0.0
-        self._room = read_memory_room(process)
+        self._room = read_memory_room(process.dir)
 
     def open(self, options: Options) -> None:
         super().open(options)
@@ -79,7 +79,7 @@ class WillNeed(Advice):
         if vma.kind == "file":
             return mask  # into the page cache, which is given up again when memory is short
         if self._advisor:
-            self._room = read_memory_room(self.process)  # what was selected before is in by now
+            self._room = read_memory_room(self.process.dir)  # what was selected before is in by now
         fitting = first_pages(mask, self._room.nr_pages)
         nr_fitting = fitting.count(1)
         add_counts(reasons, {self._room.lacking: mask.count(1) - nr_fitting})
