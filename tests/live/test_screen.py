@@ -17,7 +17,7 @@ from helpers import PAGE, Program, mematlas, program, texts
 from mematlas.analysis.overview import Group, grouped, largest
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.procfs import WHOLE_PROC, ProcFS
-from mematlas.kernel.smaps import HOLD_PER_BYTE
+from mematlas.model.stalls import HOLD_PER_BYTE
 from mematlas.notes import Notes
 from mematlas.observe import machine
 from mematlas.observe.sources import MAX_STALL

@@ -14,8 +14,7 @@ from conftest import Outcome
 from helpers import PAGE, mematlas, program, read_smaps, tells_huge_pages, texts
 from mematlas import Process
 from mematlas.kernel import procfs
-from mematlas.kernel.smaps import HOLD_PER_BYTE
-from mematlas.model.stalls import places_in, smaps_hold
+from mematlas.model.stalls import HOLD_PER_BYTE, places_in, smaps_hold
 from victim import Victim
 
 SIZE = 64 << 20

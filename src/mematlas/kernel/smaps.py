@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     Entry = tuple[Vma, dict[str, int]]
 
-HOLD_PER_BYTE = 21e-6 / (1 << 20)
-"""Seconds for which one reading holds the target's mmap lock, for each resident byte (4 KiB pages)."""
-
 FIELDS_USED = frozenset(("Rss", "Pss", "Private_Clean", "Private_Dirty", "Anonymous", "Swap"))
 """What every kernel tells of every VMA, and we compute with: an entry without them was cut short."""
 

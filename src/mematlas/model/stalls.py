@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.pagemap import ENTRY_SIZE, PAGE_IS_HUGE, PAGE_IS_PRESENT, PM_MMAP_EXCLUSIVE, SCAN_REGIONS, Pagemap
-from mematlas.kernel.smaps import HOLD_PER_BYTE
 from mematlas.kernel.status import read_memory_status, status_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
 
+HOLD_PER_BYTE = 21e-6 / (1 << 20)
+"""Seconds for which one reading of smaps holds the target's mmap lock, for each resident byte (4 KiB pages)."""
 NR_PLACES = 64
 NR_PAGES = 512
 """Pages that are looked at from each place on."""

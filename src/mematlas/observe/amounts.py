@@ -14,7 +14,6 @@ from mematlas.analysis.usage import usage_of_fields
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import replace
 from mematlas.kernel.maps import MAY_BE_HIDDEN, read_mark
-from mematlas.kernel.smaps import SmapsReader
 from mematlas.kernel.status import read_stat, status_bytes
 from mematlas.model.address_space import EVERYTHING
 from mematlas.notes import Note, Notes
@@ -92,6 +91,8 @@ def by_smaps(sources: Sources, selection: Selection, first_pages: bool, nodes: P
 
 def read_by_smaps(sources: Sources, counter: SmapsCounter, selection: Selection) -> tuple[list[VmaUsage], bool]:
     """Return what one reading of smaps tells, and whether VMAs changed meanwhile."""
+    from mematlas.kernel.smaps import SmapsReader
+
     reader = SmapsReader(sources.dir, sources.files)
     vmas = counter.count(
         batch if selection is EVERYTHING else [entry for entry in batch if selection.matches(entry[0])]

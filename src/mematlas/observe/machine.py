@@ -29,12 +29,13 @@ from mematlas.kernel.hugepools import read_free
 from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import CAPABILITIES, effective_capabilities, parse_id
-from mematlas.kernel.smaps import HOLD_PER_BYTE, read_rollup
+from mematlas.kernel.smaps import read_rollup
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.kernel.zoneinfo import read_cpu_free
 from mematlas.model.holders import is_inside
 from mematlas.model.processes import ENDED, REFUSED, SKIPPED, Processes, left_out, open_process, opened
 from mematlas.model.shared_mm import AddressSpaces
+from mematlas.model.stalls import HOLD_PER_BYTE
 from mematlas.notes import Note, Notes
 from mematlas.observe.process import Process
 from mematlas.observe.sources import MAX_STALL

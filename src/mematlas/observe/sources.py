@@ -10,7 +10,6 @@ from mematlas.errors import BadInput, Error, FormatError, NotSupported, Permissi
 from mematlas.frozen import record
 from mematlas.kernel.maps import read_mark, read_marked_maps
 from mematlas.kernel.pagemap import Pacer
-from mematlas.kernel.smaps import HOLD_PER_BYTE
 from mematlas.kernel.status import Stat, open_memory, read_memory_status, read_stat, status_bytes
 from mematlas.kernel.vmfile import find_files
 from mematlas.model.address_space import AddressSpace
@@ -180,7 +179,11 @@ class Sources:
 
             factor = HOLD_TO_SMAPS
         hold = self.smaps_hold(enough / factor) * factor
-        return hold if span is None else min(hold, (span[1] - span[0]) * HOLD_PER_BYTE)
+        if span is None:
+            return hold
+        from mematlas.model.stalls import HOLD_PER_BYTE
+
+        return min(hold, (span[1] - span[0]) * HOLD_PER_BYTE)
 
     def _why_pagemap_hides(self) -> Error | None:
         """Return what keeps pagemap from telling all that smaps tells: frames, and how often they are mapped."""
