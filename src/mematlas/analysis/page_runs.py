@@ -34,8 +34,9 @@ class PageRun:
     """Consecutive pages that are alike in all but where they lie."""
 
     vma: Vma
-    address: int
+    start: int
     nr_pages: int
+    page_size: int
     byte: int
     """The state byte of each."""
     bits: int
@@ -48,9 +49,10 @@ class PageRun:
     on_node: int
     """The NUMA node of all of them; negative when there is none, or it cannot be told."""
 
-    def end(self, page_size: int) -> int:
-        """Return where the last page ends."""
-        return self.address + self.nr_pages * page_size
+    @property
+    def end(self) -> int:
+        """Where the last page ends."""
+        return self.start + self.nr_pages * self.page_size
 
     @property
     def state(self) -> str:
@@ -61,6 +63,11 @@ class PageRun:
     def pfn(self) -> int | None:
         """The frame of the first page."""
         return decode_place(self.byte, self.first)[0]
+
+    @property
+    def phys(self) -> int | None:
+        """The physical address of the first page."""
+        return None if self.pfn is None else self.pfn * self.page_size
 
     @property
     def swap_type(self) -> int | None:
@@ -103,7 +110,7 @@ def page_runs(
     limit: int | None = None,
 ) -> Iterator[list[PageRun]]:
     """Yield the runs of the pages that are asked for, those together that ended within a block; ``limit`` at most."""
-    for runs in joined(runs_of_pieces(pieces, page_size, wanted, nodes), page_size):
+    for runs in joined(runs_of_pieces(pieces, page_size, wanted, nodes)):
         if runs:
             yield runs if limit is None else runs[:limit]
         if limit is not None:
@@ -120,7 +127,7 @@ def runs_of_pieces(
         if not isinstance(piece, Hole):
             yield runs_of_block(vma, piece, page_size, wanted, nodes)
         elif wanted.takes(piece.byte, 0):
-            yield [PageRun(vma, piece.address, piece.nr_pages, piece.byte, 0, 0, 0, True, NOWHERE)]
+            yield [PageRun(vma, piece.address, piece.nr_pages, page_size, piece.byte, 0, 0, 0, True, NOWHERE)]
 
 
 def runs_of_block(vma: Vma, block: Block, page_size: int, wanted: PageFilter, nodes: PageNodes | None) -> list[PageRun]:
@@ -142,8 +149,9 @@ def runs_of_block(vma: Vma, block: Block, page_size: int, wanted: PageFilter, no
             continue
         run = PageRun(
             vma=vma,
-            address=block.address + low * page_size,
+            start=block.address + low * page_size,
             nr_pages=high - low,
+            page_size=page_size,
             byte=byte,
             bits=int(bits[low]),
             first=entry,
@@ -168,13 +176,13 @@ def bits_of(block: Block, entries: NDArray[np.uint64], states: NDArray[np.uint8]
     return bits
 
 
-def joined(lists: Iterable[list[PageRun]], page_size: int) -> Iterator[list[PageRun]]:
+def joined(lists: Iterable[list[PageRun]]) -> Iterator[list[PageRun]]:
     """Yield the runs that have ended, joined where they were cut only because a block ended."""
     held: PageRun | None = None
     for runs in lists:
         ended = []
         for run in runs:
-            both = join(held, run, page_size) if held else None
+            both = join(held, run) if held else None
             if held and both is None:
                 ended.append(held)
             held = both or run
@@ -183,9 +191,9 @@ def joined(lists: Iterable[list[PageRun]], page_size: int) -> Iterator[list[Page
         yield [held]
 
 
-def join(one: PageRun, two: PageRun, page_size: int) -> PageRun | None:
+def join(one: PageRun, two: PageRun) -> PageRun | None:
     """Return two runs as one; None when they are not alike or do not touch."""
-    if one.end(page_size) != two.address or likeness(one) != likeness(two):
+    if one.end != two.start or likeness(one) != likeness(two):
         return None
     step = 1 if one.byte & PRESENT else ONE_SLOT
     goes_on = not one.first or two.first - one.last == step

@@ -190,7 +190,7 @@ def test_soft_dirty_is_said_of_pages_and_not_of_holes(tmp_path: Path) -> None:
     make_process(tmp_path, maps=f"0-{nr_pages * PAGE:x} rw-p 00000000 00:00 0 \n", words=words)
     with Process(7, ProcFS(str(tmp_path), PAGE)) as process:
         listed = PageList(process, process.pages())
-        runs = [(run.address // PAGE, run.nr_pages, run.state, run.flags) for runs in listed.runs() for run in runs]
+        runs = [(run.start // PAGE, run.nr_pages, run.state, run.flags) for runs in listed.runs() for run in runs]
         listed = PageList(process, process.pages(), PageFilter(soft_dirty=True))
         selected = [address // PAGE for batch in listed.batches() for address in batch.addresses]
         flags = [each.flags for each in process.translate([0, 3 * PAGE, 5 * PAGE, 4000 * PAGE])]

@@ -122,7 +122,7 @@ def test_addresses_walked(tables: ConstructedTables) -> None:
 
 def test_entries_listed(tables: ConstructedTables) -> None:
     def view() -> Table:
-        return list_view(stream(list_entries([walk(tables, MODE, 0x1000)], EntryFilter())), dict(WHO))
+        return list_view(stream(list_entries([walk(tables, MODE, 0x1000)], EntryFilter())), WHO)
 
     assert list(view().lines()) == expected("tables-list.txt")
     assert [row["level"] for row in rows_of(view())] == ["pgd", "pud", "pmd", *["pte"] * 12, "pmd"]
@@ -131,7 +131,7 @@ def test_entries_listed(tables: ConstructedTables) -> None:
 def test_runs_of_entries(tables: ConstructedTables) -> None:
     def view() -> Table:
         runs = entry_runs(MODE, list_entries([walk(tables, MODE, 0x1000)], EntryFilter()))
-        return runs_view(stream(runs), dict(WHO))
+        return runs_view(stream(runs), WHO)
 
     assert list(view().lines()) == expected("tables-runs.txt")
     assert [(row["nr_entries"], row["contiguous"]) for row in rows_of(view())][:2] == [(3, True), (2, False)]
@@ -140,7 +140,7 @@ def test_runs_of_entries(tables: ConstructedTables) -> None:
 def test_table_as_it_is(tables: ConstructedTables) -> None:
     def view() -> Table:
         tops = [RawTable(0, 0, 0, 0x1000, tables.by_address[0x1000])]
-        return raw_view(stream(tops), dict(WHO))
+        return raw_view(stream(tops), WHO)
 
     lines = list(view().lines())
     rows = rows_of(view())

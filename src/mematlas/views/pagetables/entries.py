@@ -7,7 +7,7 @@ from mematlas.analysis.pagetables.entries import LETTERS
 from mematlas.kernel.memory.x86 import U64
 from mematlas.views.columns import Column
 from mematlas.views.format import fold, format_address
-from mematlas.views.pagetables.heading import heading, until_end
+from mematlas.views.pagetables.heading import heading, walk_target
 from mematlas.views.table import Drawn, Table
 
 TYPE_CHECKING = False
@@ -57,16 +57,16 @@ LETTERED = frozenset(("present", "nx", *LETTERS.values()))
 """The flags that letters stand for."""
 
 
-def list_view(stream: Stream[EntryBatch], target: dict[str, Any]) -> Drawn:
+def list_view(stream: Stream[EntryBatch], who: dict[str, Any]) -> Drawn:
     """Return entries, in text indented by level."""
-    found = until_end(EntryDecoder(stream.origin.mode).decode_all(stream), stream, target)
-    return streamed(ENTRY_COLUMNS, list_columns(stream.origin), found, stream.origin, target, Column.get)
+    found = EntryDecoder(stream.origin.mode).decode_all(stream)
+    return streamed(ENTRY_COLUMNS, list_columns(stream.origin), found, Column.get, stream, who)
 
 
-def runs_view(stream: Stream[EntryRun], target: dict[str, Any]) -> Drawn:
+def runs_view(stream: Stream[EntryRun], who: dict[str, Any]) -> Drawn:
     """Return runs of like entries."""
-    found = until_end(map(EntryDecoder(stream.origin.mode).decode_run, stream), stream, target)
-    return streamed(RUN_COLUMNS, run_columns(stream.origin), found, stream.origin, target, alone)
+    found = map(EntryDecoder(stream.origin.mode).decode_run, stream)
+    return streamed(RUN_COLUMNS, run_columns(stream.origin), found, alone, stream, who)
 
 
 def alone(column: Column[AnItem], item: AnItem) -> Sequence[Any]:
@@ -78,18 +78,21 @@ def streamed(
     columns: Iterable[Column[AnItem]],
     text_columns: Iterable[Column[AnItem]],
     found: Iterable[AnItem],
-    origin: Origin,
-    target: dict[str, Any],
     get: Callable[[Column[AnItem], AnItem], Sequence[Any]],
+    stream: Stream[Any],
+    who: dict[str, Any],
 ) -> Drawn:
     """Return rows that are still being read; text has columns of its own, and how the reading went at the end."""
     columns, text_columns = tuple(columns), tuple(text_columns)
+
+    def target() -> dict[str, Any]:
+        return walk_target(who, stream.reading)
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
         batches = ([get(column, item) for column in text_columns] for item in found)
         table = Table("tables/1", text_columns, batches=batches)
         yield from table.lines(in_bytes=in_bytes, colour=colour, width=width)
-        yield from heading(target, [origin.half], width)
+        yield from heading(target(), [stream.origin.half], width)
 
     batches = ([get(column, item) for column in columns] for item in found)
     return Drawn("tables/1", columns, batches=batches, target=target, draw=draw)
@@ -190,21 +193,23 @@ def phys_width(origin: Origin) -> int:
     return len(f"{origin.memory_end:#x}")
 
 
-def raw_view(stream: Stream[RawTable], target: dict[str, Any]) -> Drawn:
+def raw_view(stream: Stream[RawTable], who: dict[str, Any]) -> Drawn:
     """Return whole tables, every entry of them: text as a dump in hexadecimal, four to a line."""
-    tables = until_end(stream, stream, target)
     decoder = EntryDecoder(stream.origin.mode)
 
+    def target() -> dict[str, Any]:
+        return walk_target(who, stream.reading)
+
     def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
-        for raw in tables:
+        for raw in stream:
             line = raw_heading(raw, stream.origin)
             yield from fold(line, width) if width else [line]
             entries = raw.entries.tolist()
             for at in range(0, len(entries), 4):
                 yield f"{at:>5}  " + " ".join(f"{entry:016x}" for entry in entries[at : at + 4])
-        yield from heading(target, [stream.origin.half], width)
+        yield from heading(target(), [stream.origin.half], width)
 
-    decoded = map(decoder.decode_table, tables)
+    decoded = map(decoder.decode_table, stream)
     batches = ([column.get(found) for column in RAW_COLUMNS] for found in decoded)
     return Drawn("tables/1", RAW_COLUMNS, batches=batches, target=target, draw=draw)
 

@@ -6,14 +6,12 @@ from mematlas.views.format import fold, format_path, format_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from mematlas.analysis.pagetables.results import Stream, WalkReading
-    from mematlas.views.columns import AnItem
+    from mematlas.analysis.pagetables.results import WalkReading
 
     Lines = Iterator[str]
-    Draw = Callable[[bool, bool, set[str] | None, int], Iterable[str]]
 
 MEANINGS = {
     "special": "vvar or device memory, which pagemap does not show",
@@ -31,8 +29,10 @@ MEANINGS = {
 """Why tables and pagemap say different things of a page."""
 
 
-def walk_target(who: dict[str, Any], reading: WalkReading) -> dict[str, Any]:
-    """Return the ``target`` of a result: who, and how the tables were read."""
+def walk_target(who: dict[str, Any], reading: WalkReading | None) -> dict[str, Any]:
+    """Return the ``target`` of a result: who, and how the tables were read, when they were."""
+    if reading is None:
+        return who
     origin = reading.origin
     return {
         **who,
@@ -55,10 +55,3 @@ def heading(target: dict[str, Any], halves: Iterable[str], width: int = 0) -> li
         return [line]
     first, *others = fold(line, width - 2)
     return [first, *(f"  {other}" for other in others)]
-
-
-def until_end(items: Iterable[AnItem], stream: Stream[Any], target: dict[str, Any]) -> Iterator[AnItem]:
-    """Yield items; at their end, complete the target by how the reading of their stream went."""
-    yield from items
-    if stream.reading:
-        target |= walk_target(target, stream.reading)
