@@ -41,6 +41,8 @@ class Session:
         self.words: list[str] = []
         """The words after the target."""
         self.text = ""
+        self.more: list[str] = []
+        """Further targets, of a command that takes several."""
         self._will_repeat = False
         self._processes: list[Process] = []
         self._search_notes = Notes()
@@ -78,16 +80,34 @@ class Session:
             self._open([target])
         return self._processes[0]
 
+    def take_more_targets(self) -> None:
+        """Take the words that are left for further targets."""
+        self.more, self.words = self.words, []
+
+    @property
+    def is_list(self) -> bool:
+        """Whether several targets were named, one by one: each of them must be there."""
+        return bool(self.more)
+
     @property
     def processes(self) -> list[Process]:
-        """The targets, for commands that take a whole cgroup; any other text must name one."""
-        if not self._processes and self.text.startswith("cgroup:"):
-            from mematlas.model.search import answering, resolve_all
+        """The targets, each once, for commands that take several or a whole cgroup; any other text must name one."""
+        if not self._processes and (self.more or self.text.startswith("cgroup:")):
+            from mematlas.model.search import distinct
 
             allow_many_files()  # each process is held open
-            found = resolve_all(self.text, self.procfs, self._search_notes)
-            self._open(answering(found, self._search_notes) if len(found) > 1 else found)
+            found = [target for text in (self.text, *self.more) for target in self._named(text)]
+            self._open(distinct(found))
         return self._processes or [self.process]
+
+    def _named(self, text: str) -> list[Target]:
+        """Return the processes that a text names: of a cgroup all that answer, else the one."""
+        from mematlas.model.search import answering, resolve, resolve_all
+
+        if not text.startswith("cgroup:"):
+            return [resolve(text, self.procfs, self._search_notes)]
+        found = resolve_all(text, self.procfs, self._search_notes)
+        return answering(found, self._search_notes) if len(found) > 1 else found
 
     def _open(self, targets: list[Target]) -> None:
         self.write_notes(self._search_notes)  # before anything is done with what was found
@@ -95,7 +115,7 @@ class Session:
             try:
                 self._processes.append(Process(target.dir))
             except (ProcessGone, TargetNotFound, NoAddressSpace):
-                if len(targets) == 1:
+                if len(targets) == 1 or self.is_list:
                     raise
         for process in self._processes if self._will_repeat else ():
             process.expect_more_looks()

@@ -1,5 +1,6 @@
 """RSS is what the kernel counts as resident; PSS divides each page by the number of its mappings; USS is what this
 process alone maps. Pages of the hugetlb pools and the zero page are not part of RSS: they have lines of their own.
+Several processes have a row each, and a total in which each page counts once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
     from mematlas.observe.process import Process
+    from mematlas.observe.together import Together
     from mematlas.views.table import Table
 
     Result = TypeVar("Result", UsageResult, EndingResult)
@@ -53,9 +55,10 @@ def add_arguments(arguments: Arguments) -> None:
 
 
 def run(args: Namespace, session: Session) -> int:
-    session.no_more_words("one process at a time, or those of a cgroup: cgroup:PATH")
     if args.verify:
+        session.no_more_words("--verify takes one process")
         return verify(args, session)
+    session.take_more_targets()
     if args.if_ended:
         return if_ended(args, session)
 
@@ -66,10 +69,27 @@ def run(args: Namespace, session: Session) -> int:
             notes,
             lambda one: one.usage(args.source, args.max_stall, args.numa, args.distinct, args.folios),
         )
-        return usage_table(results, notes, args.distinct)
+        together = look_together(args, session, notes) if len(results) > 1 else None
+        return usage_table(results, notes, args.distinct, together)
 
     session.show(make, args)
     return 0
+
+
+def look_together(args: Namespace, session: Session, notes: Notes) -> Together | None:
+    """Return what several processes have with each page counted once; None where frames are hidden, or may be many."""
+    if not (session.is_list or args.distinct):
+        notes.add(
+            Note("pss-adds-up", "what they share counts once in the sum of PSS alone; --distinct counts by frame")
+        )
+        return None
+    from mematlas.observe.together import count_together
+
+    try:
+        return count_together(session.processes, args.source)
+    except (PermissionDenied, NotSupported) as error:
+        notes.add(Note("pss-adds-up", f"what they share counts once in the sum of PSS alone: {error}"))
+        return None
 
 
 def of_each(session: Session, notes: Notes, look: Callable[[Process], Result]) -> list[Subject[Result]]:
@@ -90,6 +110,8 @@ def of_each(session: Session, notes: Notes, look: Callable[[Process], Result]) -
                 continue
             result = look(process)
         except (PermissionDenied, ProcessGone) as error:
+            if session.is_list and isinstance(error, PermissionDenied):
+                raise
             notes.add(Note("left-out", f"left out: {error}"))
             continue
         results.append(Subject(session.target_info(result.reading, process), result))
@@ -165,13 +187,13 @@ def maps_by_tables(process: Process) -> MapsResult | Note:
 
 
 COMMAND = Command(
-    "[options] TARGET | -- COMMAND ...",
+    "[options] TARGET... | -- COMMAND ...",
     __doc__,
     add_arguments,
     run,
     examples=(
         ("mematlas usage postgres", "the process of that name, or a PID"),
-        ("mematlas usage 1234 -i 1s", "again every second"),
+        ("mematlas usage 1234 postgres", "several, and what they have together"),
         ("mematlas usage 1234 --verify", "from three kernel sources, compared"),
     ),
     words=(TARGET,),

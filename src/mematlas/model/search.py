@@ -312,6 +312,21 @@ def taken_over(procfs: ProcFS, pid: int, fd: int) -> ProcessDir | None:
         return None
 
 
+def distinct(targets: Sequence[Target]) -> list[Target]:
+    """Return each of some processes once, in their order; all must be of one machine.
+
+    Raises:
+        BadInput: some run, others are of a capture; or they are of several.
+    """
+    found: dict[int, Target] = {}
+    for target in targets:
+        if target.procfs.root != targets[0].procfs.root:
+            raise BadInput("targets of several machines: captures, and processes that run, are looked at one by one")
+        if found.setdefault(target.pid, target) is not target:
+            target.close()
+    return list(found.values())
+
+
 def answering(targets: Sequence[Target], notes: Notes) -> list[Target]:
     """Return those of several processes that can be looked at without waiting for ever; the others are noted."""
     by_pid = {target.pid: target for target in targets}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mematlas.analysis.results import Counters
 from mematlas.analysis.usage import Usage
-from mematlas.frozen import record
+from mematlas.frozen import record, replace
 from mematlas.notes import Note, Notes
 from mematlas.views.format import first_of, format_path, format_seconds, format_size, number_of
 from mematlas.views.table import Column, Drawn, Table, node_columns
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.results import UsageResult
     from mematlas.model.folio_sizes import FolioSizes
+    from mematlas.observe.together import Together
 
     Result = TypeVar("Result")
 else:
@@ -107,15 +108,19 @@ class Line:
 LINE_COLUMNS = (Column("measure", "MEASURE"), Column("size", "SIZE", "size"), Column("meaning", "MEANING"))
 
 
-def usage_table(results: list[Subject[UsageResult]], notes: Notes, has_distinct: bool = False) -> Table:
-    """Return the usage of one process as lines, of several as a row each."""
+def usage_table(
+    results: list[Subject[UsageResult]], notes: Notes, has_distinct: bool = False, together: Together | None = None
+) -> Table:
+    """Return the usage of one process as lines, of several as a row each, and what they have together."""
     fine_print = Notes()
     for item in results:
         notes += item.result.reading.notes
         fine_print += unknown_amounts(item.result)
     columns = columns_of(results, has_distinct)
     if len(results) != 1:
-        return Table("usage/1", columns, results, notes=notes, fine_print=fine_print)
+        columns = [with_total(column, together) for column in columns]
+        target = {"nr_processes": len(results), "total": totals_of(columns, results)}
+        return Table("usage/1", columns, results, target=target, notes=notes, fine_print=fine_print)
     (item,) = results
 
     def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
@@ -138,6 +143,42 @@ def columns_of(results: list[Subject[UsageResult]], has_distinct: bool) -> list[
     if any(item.result.folios for item in results):
         columns += FOLIO_COLUMNS
     return [*columns, SOURCE]
+
+
+def with_total(column: Column[Subject[UsageResult]], together: Together | None) -> Column[Subject[UsageResult]]:
+    """Return a column with what several processes have together of it, where that can be told.
+
+    What they share is in each of their amounts: these are not added up, but counted once more, by frame. Each PSS has
+    its share of a page, and each process its own tables.
+    """
+    key = "rss" if column.key == "distinct" else column.key
+    if column.key in ("pss", "tables"):
+        return replace(column, total=sum)
+    if key in TOGETHER:
+        return replace(column, total=lambda _: together and getattr(together, key))
+    if column.key == "swap":
+        return replace(column, total=lambda items: sum_of_one(column.values(items)))
+    return replace(column, total=None)
+
+
+TOGETHER = ("rss", "anon", "file", "shmem", "hugetlb", "uss")
+
+
+def sum_of_one(sizes: list[int | None]) -> int | None:
+    """Return a sum that cannot count anything twice; None where more than one has any.
+
+    >>> sum_of_one([0, 8192, 0]), sum_of_one([4096, 8192]), sum_of_one([0, None])
+    (8192, None, None)
+    """
+    found = [size for size in sizes if size != 0]
+    return sum(size for size in found if size) if len(found) < 2 and None not in found else None
+
+
+def totals_of(
+    columns: list[Column[Subject[UsageResult]]], results: list[Subject[UsageResult]]
+) -> dict[str, int | None]:
+    """Return what the processes have together, by key."""
+    return {column.key: column.total_of(results) for column in columns if column.total}
 
 
 def unknown_amounts(result: UsageResult) -> Iterator[Note]:
