@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from heapq import heappush, heappushpop
-from itertools import groupby
 
+from mematlas.analysis.neighbours import (
+    SECTIONS,
+    by_section,
+    cell_that_fits,
+    choose_cell_pages,
+    cut_at,
+    one_by_one,
+)
 from mematlas.errors import BadInput
 from mematlas.frozen import record
 from mematlas.kernel.maps import Vma
@@ -15,10 +22,9 @@ from mematlas.model.pages import STATE_OF_BYTE, Hole
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import TypeVar
 
-    Range = tuple[int, int]
-    P = TypeVar("P", "Part", "Strip")
+    from mematlas.analysis.neighbours import Fit, Neighbours, Part, Range
+
 
 DRAWN_CELLS = 1536
 """Cells that a picture aims at: a screen full."""
@@ -138,28 +144,6 @@ NOTHING: dict[int, int] = {}
 
 
 @record
-class Strip:
-    """A VMA, or a part of it, as cells."""
-
-    vma: Vma
-    start: int
-    end: int
-    cells: Cells
-    is_folded: bool = False
-    """Whether it is a long run of untouched memory, all of it one cell."""
-
-
-@record
-class Part:
-    """A part of a VMA: to be drawn, or a long run of untouched memory."""
-
-    vma: Vma
-    start: int
-    end: int
-    is_folded: bool
-
-
-@record
 class Stretch:
     """A part of a VMA among others that lie end to end."""
 
@@ -168,6 +152,32 @@ class Stretch:
     end: int
     place: int
     """Pages before it."""
+
+
+@record
+class Strip:
+    """A VMA, a part of it, or several VMAs end to end, as cells."""
+
+    vma: Vma
+    """The first of them."""
+    start: int
+    end: int
+    cells: Cells
+    stretches: tuple[Stretch, ...]
+    """What lies where in the cells."""
+    is_folded: bool = False
+    """Whether it is untouched memory, all of it one cell."""
+    section: str = ""
+    """One of `mematlas.analysis.neighbours.SECTIONS`, where neighbours were taken together."""
+    line: int = 0
+    """Strips of the same number stand in one line, or begin in one."""
+    nr_vmas: int = 1
+    """VMAs of which that line is."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, without the gaps between its parts."""
+        return sum(stretch.end - stretch.start for stretch in self.stretches)
 
 
 FOLD_FROM = 4 << 20
@@ -239,47 +249,55 @@ def choose_folds(read: Iterable[tuple[int, int, Iterable[Block | Scattered | Hol
     return runs if 2 * folded > size > folded else []
 
 
-def cut_at(pieces: Iterable[tuple[Vma, int, int]], runs: list[Range]) -> Iterator[Part]:
-    """Yield parts of VMAs, cut at the runs that are to be folded.
-
-    >>> [(part.start, part.end, part.is_folded) for part in cut_at([(None, 0, 9)], [(2, 5)])]
-    [(0, 2, False), (2, 5, True), (5, 9, False)]
-    """
-    number = 0
-    for vma, start, end in pieces:
-        place = start
-        while place < end:
-            while number < len(runs) and runs[number][1] <= place:
-                number += 1
-            low, high = runs[number] if number < len(runs) else (end, end)
-            is_folded = low <= place
-            until = min(high if is_folded else low, end)
-            yield Part(vma, place, until, is_folded)
-            place = until
-
-
 def cut_in_strips(
-    chosen: list[tuple[Vma, int, int]], folds: list[Range], cell_pages: int | None, page_size: int
+    chosen: list[tuple[Vma, int, int]],
+    folds: list[Range],
+    cell_pages: int | None,
+    page_size: int,
+    fit: Fit | None = None,
 ) -> list[Strip]:
-    """Return parts of VMAs as strips of cells of ``cell_pages`` pages, or of as many as make a screen full.
+    """Return parts of VMAs as strips of cells of ``cell_pages`` pages, or of as many as fit, or as make a screen full.
 
-    A fold is one cell.
+    A fold is one cell. With ``fit`` neighbours are taken together as well, section by section.
 
     Raises:
         BadInput: cells of no page, or too many cells.
     """
-    cut = list(cut_at(chosen, folds))
-    sizes = [(part.end - part.start) // page_size for part in cut]
-    drawn = [size for size, part in zip(sizes, cut, strict=True) if not part.is_folded]
+    parts = cut_at(chosen, folds)
+    groups = by_section(parts, fit.lines - len(SECTIONS)) if fit and fit.is_joined else one_by_one(parts)
     if cell_pages is not None and cell_pages < 1:
         raise BadInput(f"a cell of {cell_pages} pages: 1 or more")
-    cell_pages = cell_pages or choose_cell_pages(drawn, DRAWN_CELLS)
-    if (nr_cells := sum(-(-size // cell_pages) for size in drawn)) > MAX_CELLS:
+    sizes = [group.drawn_size // page_size for group in groups]
+    if cell_pages is None:
+        cell_pages = cell_that_fits(groups, fit, page_size) if fit else choose_cell_pages(sizes, DRAWN_CELLS)
+    if (nr_cells := sum(-(-size // cell_pages) for size in sizes)) > MAX_CELLS:
         raise BadInput(f"{nr_cells:,} cells are too many to draw: take more pages a cell, or a part")
-    return [
-        Strip(part.vma, part.start, part.end, Cells(size, size if part.is_folded else cell_pages), part.is_folded)
-        for part, size in zip(cut, sizes, strict=True)
-    ]
+    return [strip for line, group in enumerate(groups) for strip in strips_of(group, line, cell_pages, page_size)]
+
+
+def strips_of(group: Neighbours, line: int, cell_pages: int, page_size: int) -> Iterator[Strip]:
+    """Yield a group as strips: part by part if it is of one VMA, else what is drawn end to end, then what is folded."""
+    if group.nr_vmas == 1 or group.is_folded:
+        lots = [[part] for part in group.parts]
+    else:
+        lots = [[part for part in group.parts if part.is_folded == folded] for folded in (False, True)]
+    for lot in filter(None, lots):
+        stretches = end_to_end(lot, page_size)
+        nr_pages = sum(part.end - part.start for part in lot) // page_size
+        first, last = lot[0], lot[-1]
+        cells = Cells(nr_pages, nr_pages if first.is_folded else cell_pages)
+        more = (first.is_folded, group.section, line, group.nr_vmas)
+        yield Strip(first.vma, first.start, last.end, cells, stretches, *more)
+
+
+def end_to_end(parts: Iterable[Part], page_size: int) -> tuple[Stretch, ...]:
+    """Return parts of VMAs as stretches that lie end to end."""
+    stretches: list[Stretch] = []
+    nr_pages = 0
+    for part in parts:
+        stretches.append(Stretch(part.vma, part.start, part.end, nr_pages))
+        nr_pages += (part.end - part.start) // page_size
+    return tuple(stretches)
 
 
 def lay_end_to_end(
@@ -292,42 +310,6 @@ def lay_end_to_end(
     """
     if not 1 <= columns <= MAX_CELLS:
         raise BadInput(f"{columns} columns: 1 to {MAX_CELLS:,}")
-    stretches: list[Stretch] = []
-    nr_pages = 0
-    for part in cut_at(chosen, folds):
-        if not part.is_folded:
-            stretches.append(Stretch(part.vma, part.start, part.end, nr_pages))
-            nr_pages += (part.end - part.start) // page_size
-    return Cells(nr_pages, max(1, -(-nr_pages // columns))), stretches
-
-
-def paragraphs(parts: Iterable[P]) -> Iterator[list[P]]:
-    """Yield the parts VMA by VMA; VMAs that follow one another and are wholly folded are taken together."""
-    folded: list[P] = []
-    for _, group in groupby(parts, key=lambda part: part.vma.start):
-        of_vma = list(group)
-        if len(of_vma) == 1 and of_vma[0].is_folded:
-            folded += of_vma
-            continue
-        if folded:
-            yield folded
-            folded = []
-        yield of_vma
-    if folded:
-        yield folded
-
-
-def choose_cell_pages(sizes: Iterable[int], max_cells: int) -> int:
-    """Return the least power of two of pages a cell with which stretches of these sizes need at most ``max_cells``.
-
-    Each stretch takes a cell at least, so more stretches than that get one each.
-
-    >>> choose_cell_pages([33, 1000], 512)
-    4
-    """
-    sizes = list(sizes)
-    room = max(max_cells, len(sizes))
-    cell_pages = 1
-    while sum(-(-size // cell_pages) for size in sizes) > room and cell_pages < max(sizes):
-        cell_pages *= 2
-    return cell_pages
+    stretches = end_to_end((part for part in cut_at(chosen, folds) if not part.is_folded), page_size)
+    nr_pages = sum(stretch.end - stretch.start for stretch in stretches) // page_size
+    return Cells(nr_pages, max(1, -(-nr_pages // columns))), list(stretches)

@@ -1,14 +1,13 @@
-"""A line or more per VMA; each character is a cell of as many pages as make the whole fit the screen, or of --cell. The
-commonest state in a cell, apart from "absent", gives its character and colour: denser for more of it. AREA picks as in
-maps.
+"""A line or more per VMA, kind by kind; each character is a cell of as many pages as make the whole fit two screens, or
+of --cell. The commonest state in a cell, apart from "absent", gives its character and colour: denser for more of it.
+The parts of a library are one line, and so are small neighbours where there are many. AREA picks as in maps.
 """
 
 from __future__ import annotations
 
-from mematlas.analysis.grid import cut_at
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.drawing import AREA_USAGE, Drawing, add_drawing
-from mematlas.views.picture import Previous, cell_that_fits, map_view
+from mematlas.views.picture import Previous, fit_of, map_view
 from mematlas.views.terminal import screen_size
 
 TYPE_CHECKING = False
@@ -19,10 +18,15 @@ if TYPE_CHECKING:
 
 PROMPT = 1
 """The line below the picture, where the cursor stands."""
+SCREENS = 2
+"""How many a picture may take that does not repeat."""
+LINES = 24
+"""Of a screen, where we do not write to one."""
 
 
 def add_arguments(arguments: Arguments) -> None:
     add_drawing(arguments, cells=True)
+    arguments.add_argument("--unfolded", action="store_true", help="a line for each VMA, however many there are")
 
 
 def run(args: Namespace, session: Session) -> int:
@@ -34,21 +38,22 @@ def run(args: Namespace, session: Session) -> int:
         drawing.begin()
         process, width, folds = session.process, drawing.width, drawing.folds
         start, end, selection = drawing.start, drawing.end, drawing.selection
-        screen = screen_size(session.out) if args.format == "table" and not args.json else None
+        is_text = args.format == "table" and not args.json
+        screen = screen_size(session.out) if is_text else None
         rows = screen[1] - PROMPT if screen else None
-        cell_pages = args.cell
-        if cell_pages is None and rows is not None:
-            vmas = [piece for piece in process.address_space().pieces(start, end) if selection.matches(piece[0])]
-            if repeats or len(vmas) < rows:  # else it scrolls in any case
-                cell_pages = cell_that_fits(cut_at(vmas, folds), process.page_size, width, rows)
+        fit = None
+        if is_text and not (args.unfolded and rows is None):
+            lines = rows if rows and repeats else SCREENS * (rows or LINES)
+            fit = fit_of(width, lines, is_joined=not args.unfolded)
         grid = process.grid(
             start,
             end,
             selection,
-            cell_pages=cell_pages,
+            cell_pages=args.cell,
             source=args.source,
             max_stall=args.max_stall,
             folds=folds,
+            fit=fit,
         )
         return map_view(
             grid,

@@ -12,7 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mematlas.analysis.grid import Cells, Range
+    from mematlas.analysis.grid import Cells
+    from mematlas.analysis.neighbours import Fit, Range
     from mematlas.analysis.results import Reading
     from mematlas.kernel.maps import Vma
     from mematlas.model.pages import PageSource
@@ -69,10 +70,23 @@ def find_folds(look: PageLook, source: str, max_stall: float, exclusive: bool) -
     return Folds(runs, KeptLook(look, reader, kept, exclusive) if kept.is_whole else None)
 
 
-def draw_grid(look: PageLook, source: str, max_stall: float, cell_pages: int | None, folds: list[Range] | None) -> Grid:
+def draw_grid(
+    look: PageLook,
+    source: str,
+    max_stall: float,
+    cell_pages: int | None,
+    folds: list[Range] | None,
+    fit: Fit | None = None,
+) -> Grid:
     """Return what is looked at as cells of ``cell_pages`` pages, VMA by VMA; each fold is one, and is not read."""
-    strips = cut_in_strips(look.ranges, folds or [], cell_pages, look.page_size)
-    parts = [Part(strip.cells, strip.vma, strip.start, strip.end, 0) for strip in strips if not strip.is_folded]
+    strips = cut_in_strips(look.ranges, folds or [], cell_pages, look.page_size, fit)
+    parts = [
+        Part(strip.cells, stretch.vma, stretch.start, stretch.end, stretch.place)
+        for strip in strips
+        if not strip.is_folded
+        for stretch in strip.stretches
+    ]
+    parts.sort(key=lambda part: part.start)  # as they are read
     return Grid(strips, fill(look, parts, source, max_stall, folds, exclusive=True))
 
 

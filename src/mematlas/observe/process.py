@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from mematlas.analysis.ending import DistinctResult, EndingResult
+    from mematlas.analysis.neighbours import Fit
     from mematlas.analysis.results import Density, Grid, MapsResult, Reading, Translations
     from mematlas.kernel.maps import Files
     from mematlas.model.nodes import PageNodes
@@ -311,16 +312,18 @@ class Process:
         source: str = "auto",
         max_stall: float = MAX_STALL,
         folds: list[tuple[int, int]] | None = None,
+        fit: Fit | None = None,
     ) -> Grid:
         """Return the address space as cells of ``cell_pages`` pages, VMA by VMA; see `pages` for the sources.
 
         Without ``cell_pages`` it is the least power of two that makes no more cells than a screen holds. Each of
-        ``folds``, as `untouched` returns them, is one cell, and is not read.
+        ``folds``, as `untouched` returns them, is one cell, and is not read. ``fit`` says what the picture is to fit:
+        then small neighbours are taken together, and cells are as large as need be.
         """
         from mematlas.observe.drawings import draw_grid
         from mematlas.observe.pages import PageLook
 
-        return draw_grid(PageLook(self.sources, start, end, selection), source, max_stall, cell_pages, folds)
+        return draw_grid(PageLook(self.sources, start, end, selection), source, max_stall, cell_pages, folds, fit)
 
     def density(
         self,

@@ -5,7 +5,9 @@ Each class of pages has its own characters, so that nothing is lost without colo
 
 from __future__ import annotations
 
-from mematlas.analysis.grid import choose_cell_pages, paragraphs
+from itertools import groupby
+
+from mematlas.analysis.neighbours import SECTIONS, Fit
 from mematlas.views.format import fold, format_address, format_path, format_size, number_of
 from mematlas.views.table import Column, Drawn
 from mematlas.views.terminal import paint
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from mematlas.analysis.grid import Part, Strip
+    from mematlas.analysis.grid import Strip
     from mematlas.analysis.results import Grid
     from mematlas.kernel.maps import Vma
 
@@ -133,7 +135,7 @@ def map_view(
         below += fold_legend(strips, page_size, width)
         if used:
             below += use_legend(drawn, used, colour, width)
-        lines = list(Brush(counts, used, changed, glyphs, colour, width).lines(strips))
+        lines = list(Brush(counts, used, changed, glyphs, colour, width, page_size).lines(strips))
         if rows is not None and len(lines) + len(below) > rows:
             most = max(rows - len(below) - 1, 1)
             lines[most:] = [f"... {len(lines) - most} more lines: pick an AREA"]
@@ -164,18 +166,9 @@ def left_of(width: int) -> int:
     return LEFT if width >= NARROW else 14 + 1 + 5 + 1 + 4 + 1 + name_width(width) + 1
 
 
-def cell_that_fits(parts: Iterable[Part], page_size: int, width: int, rows: int) -> int:
-    """Return the pages a cell with which these parts of VMAs are drawn in so many lines, legend included.
-
-    Where there are more VMAs than lines, each is drawn in one.
-    """
-    sizes = [
-        max(1, sum(part.end - part.start for part in group if not part.is_folded) // page_size)
-        for group in paragraphs(parts)
-    ]
-    room = width - left_of(width)
-    # A line is so many cells: what holds for cells of one page holds for lines of that many.
-    return choose_cell_pages([-(-size // room) for size in sizes], rows - LEGEND_LINES)
+def fit_of(width: int, rows: int, is_joined: bool) -> Fit:
+    """Return what a picture of this width has room for in so many lines, legend included."""
+    return Fit(width - left_of(width), max(rows - LEGEND_LINES, len(SECTIONS)), is_joined)
 
 
 def short_name(vma: Vma) -> str:
@@ -186,22 +179,22 @@ def short_name(vma: Vma) -> str:
     return format_path(name or vma.kind)
 
 
-def group_head(group: list[Strip], width: int) -> str:
-    """Return what stands left of the cells of one VMA, or of several folded ones: address, size, rights, name."""
-    vma = group[0].vma
-    is_one = vma.start == group[-1].vma.start
-    perms = vma.perms if is_one else ""
-    name = short_name(vma) if is_one else f"{len(group)} VMAs"
+def line_head(strips: list[Strip], width: int) -> str:
+    """Return what stands left of the cells of one VMA, or of several: address, size, rights, name."""
+    vma, nr_vmas = strips[0].vma, strips[0].nr_vmas
+    names = {short_name(stretch.vma) for strip in strips for stretch in strip.stretches}
+    perms = vma.perms if nr_vmas == 1 else ""
+    name = short_name(vma) if len(names) == 1 and (nr_vmas == 1 or vma.kind == "file") else f"{nr_vmas} VMAs"
     most = name_width(width)
     if len(name) > most:
         name = name[: most - 1] + "~"
-    size = size_of(group, width)
-    return f"{format_address(group[0].start)} {size:>{9 if width >= NARROW else 5}} {perms:<4} {name:<{most}} "
+    size = size_of(strips, width)
+    return f"{format_address(strips[0].start)} {size:>{9 if width >= NARROW else 5}} {perms:<4} {name:<{most}} "
 
 
 def size_of(strips: list[Strip], width: int) -> str:
     """Return the size of strips, shortened where the picture is narrow: ``1.5G``."""
-    size = format_size(sum(strip.end - strip.start for strip in strips))
+    size = format_size(sum(strip.size for strip in strips))
     return size if width >= NARROW else size.replace(" ", "").removesuffix("iB")
 
 
@@ -216,8 +209,10 @@ class Brush:
         glyphs: dict[str, str],
         colour: bool,
         width: int,
+        page_size: int,
     ) -> None:
         self.counts = counts
+        self.page_size = page_size
         self.used = used
         self.changed = changed
         self.glyphs = glyphs
@@ -225,12 +220,36 @@ class Brush:
         self.width = width
 
     def lines(self, strips: list[Strip]) -> Iterator[str]:
-        """Yield a line or more for each VMA."""
+        """Yield a line or more for each VMA, or for several taken together; a head above each section of them."""
+        sections = {strip.section for strip in strips}
+        for section, group in groupby(strips, key=lambda strip: strip.section):
+            of_section = list(group)
+            if len(sections) > 1:
+                head = self._section_head(section, of_section)
+                yield from (paint(line, "title", self.colour) for line in fold(head, self.width))
+            for _, line in groupby(of_section, key=lambda strip: strip.line):
+                yield from self._line(list(line))
+
+    def _line(self, strips: list[Strip]) -> Iterator[str]:
+        """Yield what begins in one line, and goes on in the next where it has more cells."""
         left = left_of(self.width)
-        for group in paragraphs(strips):
-            head = group_head(group, self.width)
-            for number, line in enumerate(wrap(self._tokens(group), self.width - left)):
-                yield (" " * left if number else head) + line
+        head = line_head(strips, self.width)
+        for text in wrap(self._tokens(strips), self.width - left):
+            yield head + text
+            head = " " * left
+
+    def _section_head(self, section: str, strips: list[Strip]) -> str:
+        """Return the name of a section, with how much it is and how much of that is in RAM."""
+        lines = {strip.line: strip.nr_vmas for strip in strips}
+        nr_present = sum(
+            self.counts[strip.start, cell][name]
+            for strip in strips
+            for cell in range(strip.cells.nr_cells)
+            for name in ("own", "shared", "zero")
+        )
+        size = format_size(sum(strip.size for strip in strips))
+        present = format_size(nr_present * self.page_size)
+        return f"{section}: {number_of(sum(lines.values()), 'VMA')}, {size}, {present} present"
 
     def _tokens(self, group: list[Strip]) -> Iterator[tuple[str, int]]:
         """Yield what is drawn, each with its columns: cells, and sizes in the place of what is folded."""
@@ -337,7 +356,7 @@ def legend(
 
 def fold_legend(strips: list[Strip], page_size: int, width: int) -> Iterator[str]:
     """Yield the lines that say what is not drawn."""
-    sizes = [strip.end - strip.start for strip in strips if strip.is_folded]
+    sizes = [stretch.end - stretch.start for strip in strips if strip.is_folded for stretch in strip.stretches]
     if sizes:
         pages, places = number_of(sum(sizes) // page_size, "page"), number_of(len(sizes), "place")
         text = f"absent too, and folded: {pages} ({format_size(sum(sizes))}) in {places}; --reserved draws them"

@@ -18,11 +18,10 @@ from mematlas.analysis.grid import (
     MAX_FOLDS,
     Cells,
     absent_runs,
-    choose_cell_pages,
     choose_folds,
     class_of,
-    cut_at,
 )
+from mematlas.analysis.neighbours import choose_cell_pages, cut_at
 from mematlas.kernel.maps import parse_maps
 from mematlas.kernel.pagemap import Block
 from mematlas.model.pages import STATES, Hole

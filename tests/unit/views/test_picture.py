@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from helpers import keyed_rows, texts
-from mematlas.analysis.grid import Cells, Stretch, Strip, cut_at
+from mematlas.analysis.grid import Cells, Stretch, Strip, cut_in_strips
+from mematlas.analysis.neighbours import Fit
 from mematlas.analysis.results import Density, Grid, Reading
 from mematlas.kernel.maps import parse_maps
 from mematlas.kernel.pagemap import Block
 from mematlas.views.format import fold
 from mematlas.views.histogram import histogram_view
-from mematlas.views.picture import Previous, cell_that_fits, map_view
+from mematlas.views.picture import Previous, fit_of, map_view
 
 PAGE = 4096  # of the machine that these pictures are of
 MAPS = b"".join(
@@ -52,8 +53,11 @@ def test_column_shows_what_most_of_it_is(pages: dict[str, int], character: str) 
     assert column(**pages) == character
 
 
-def picture(width: int, cell_pages: int, rows: int | None = None) -> list[str]:
-    strips = [Strip(vma, vma.start, vma.end, Cells(size, cell_pages)) for vma, size in zip(VMAS, SIZES, strict=True)]
+ALL = [(vma, vma.start, vma.end) for vma in VMAS]
+
+
+def picture(width: int, cell_pages: int | None, rows: int | None = None, fit: Fit | None = None) -> list[str]:
+    strips = cut_in_strips(ALL, [], cell_pages, PAGE, fit)
     for strip in strips:
         for name in ("cached", "unknown", "swapped", "special", "guard"):
             strip.cells.add_hole(0, 1000, name)
@@ -70,10 +74,10 @@ def test_no_line_is_wider_than_asked(width: int) -> None:
 @pytest.mark.parametrize("rows", [20, 39, 100])
 @pytest.mark.parametrize("width", [70, 100, 300])
 def test_cells_are_chosen_so_that_the_whole_fits(width: int, rows: int) -> None:
-    parts = cut_at([(vma, vma.start, vma.end) for vma in VMAS], [])
-    cell_pages = cell_that_fits(parts, PAGE, width, rows)
+    fit = fit_of(width, rows, is_joined=False)
+    cell_pages = cut_in_strips(ALL, [], None, PAGE, fit)[0].cells.cell_pages
 
-    assert len(picture(width, cell_pages)) <= rows
+    assert len(picture(width, None, fit=fit)) <= rows
     assert len(picture(width, cell_pages // 2)) > rows - 9
 
 
@@ -95,7 +99,8 @@ def drawn(byte: int, nr_accessed: int, width: int = 100) -> list[str]:
     cells = Cells(4, 4)
     cells.counted[0] = {byte: 4}
     cells.used = {0: (nr_accessed, 0)}
-    strip = Strip(VMAS[0], VMAS[0].start, VMAS[0].start + 4 * PAGE, cells)
+    vma, end = VMAS[0], VMAS[0].start + 4 * PAGE
+    strip = Strip(vma, vma.start, end, cells, (Stretch(vma, vma.start, end, 0),))
     return list(map_view(Grid([strip], READING), PAGE, width, {}, False, Previous()).lines())
 
 
@@ -120,11 +125,7 @@ def folded(nr_vmas: int, width: int) -> list[str]:
     runs = [(vma.start, vma.end) for vma in VMAS[:nr_vmas]]
     middle = VMAS[-1].start + (64 << 20)
     runs.append((middle, middle + (32 << 20)))
-    strips = [
-        Strip(part.vma, part.start, part.end, Cells(size, size if part.is_folded else 1 << 12), part.is_folded)
-        for part in cut_at([(vma, vma.start, vma.end) for vma in VMAS], runs)
-        for size in [(part.end - part.start) // PAGE]
-    ]
+    strips = cut_in_strips(ALL, runs, 1 << 12, PAGE)
     return list(map_view(Grid(strips, READING), PAGE, width, {}, False, Previous()).lines())
 
 
