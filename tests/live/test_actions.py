@@ -106,12 +106,12 @@ def tell(running: Program, line: str) -> str:
 
 def at(area: Area) -> Selection:
     """Return the selection of one area of a victim."""
-    return Selection(area=f"{area.address:#x}-{area.end:#x}")
+    return Selection(span=(area.address, area.end))
 
 
 def of(running: Program, nr_pages: int = MANY) -> Selection:
     """Return the selection of the memory of a scripted program."""
-    return Selection(area=f"{running.told:#x}+{nr_pages * PAGE}")
+    return Selection(span=(running.told, running.told + nr_pages * PAGE))
 
 
 def smaps_field(pid: int, address: int, name: str) -> int:
@@ -323,8 +323,8 @@ def test_large_folios_shared_in_part_are_told_or_said_to_be_hidden(as_nobody: Ca
     """Ours of which pages that a child maps too lie beside pages of our own."""
 
     def work() -> object:
-        with shared_in_part() as area, Process(os.getpid()) as process:
-            planned = plan(process, "pageout", Selection(area=area))
+        with shared_in_part() as span, Process(os.getpid()) as process:
+            planned = plan(process, "pageout", Selection(span=span))
         return planned.reasons["shared"], [note for note in texts(planned.notes) if "large folio" in note]
 
     nr_shared, (note,) = as_nobody(work).value
@@ -336,8 +336,8 @@ def test_large_folios_shared_in_part_are_told_or_said_to_be_hidden(as_nobody: Ca
 
 
 @contextmanager
-def shared_in_part() -> Iterator[str]:
-    """Yield an area of 61 small pages, of which a child maps 38."""
+def shared_in_part() -> Iterator[tuple[int, int]]:
+    """Yield the addresses of 61 small pages, of which a child maps 38."""
     with mmap.mmap(-1, 61 * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
         area.madvise(mmap.MADV_NOHUGEPAGE)
         area[:] = bytes(range(61)) * PAGE
@@ -352,7 +352,7 @@ def shared_in_part() -> Iterator[str]:
             pinned = ctypes.c_char.from_buffer(area)
             address = ctypes.addressof(pinned)
             del pinned
-            yield f"{address:#x}+{len(area):#x}"
+            yield address, address + len(area)
         finally:
             os.close(write)
             os.close(read)
@@ -707,7 +707,7 @@ def test_vmas_that_change_between_plan_and_act_count_as_they_are(swap: Path) -> 
 
 def test_vma_that_was_chosen_and_became_another_is_left_alone(swap: Path) -> None:
     with scripted(1009) as running, Process(running.pid) as process:
-        chosen = Selection(area=of(running, 1009).area, kinds=frozenset(("anon",)), perms="rw-p")
+        chosen = Selection(span=of(running, 1009).span, kinds=frozenset(("anon",)), perms="rw-p")
         planned = plan(process, "pageout", chosen)
         assert planned.nr_movable == 1009
         assert tell(running, "share 0 1009") == "0"
@@ -779,7 +779,7 @@ def test_progress_ends_at_everything(swap: Path) -> None:
 
 def test_range_of_addresses_means_these_pages_alone(swap: Path) -> None:
     with scripted() as running, Process(running.pid) as process:
-        span = Selection(area=f"{running.told + 7 * PAGE:#x}+{11 * PAGE}")
+        span = Selection(span=(running.told + 7 * PAGE, running.told + 18 * PAGE))
         effect = pageout(process, span)
         assert effect.nr_requested == effect.nr_moved == 11
         assert list(effect.moved.ranges()) == [(running.told + 7 * PAGE, running.told + 18 * PAGE)]
@@ -823,7 +823,7 @@ def test_sparse_memory_is_not_walked(swap: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(LiveFile, "read_into", read_into)
     pages = [0, 99_991, 200_000_003, (1 << 28) - 1]
     with sparse(1 << 40, pages) as running, Process(running.pid) as process:
-        effect = pageout(process, Selection(area=f"{running.told:#x}+1T"))
+        effect = pageout(process, Selection(span=(running.told, running.told + (1 << 40))))
     assert effect.nr_moved == len(pages)
     # All its entries are 2 GiB.
     assert sum(sizes) < 1 << 24
@@ -847,7 +847,7 @@ def test_unknown_names_are_refused() -> None:
         with pytest.raises(BadInput, match="no advice 'dontneed'"):
             plan(process, "dontneed")
         with pytest.raises(BadInput, match="chunk size"):
-            pageout(process, Selection(area="stack"), chunk_size=1)
+            pageout(process, Selection(name="stack"), chunk_size=1)
 
 
 def test_ranges_are_cut_and_grouped_to_the_size_of_a_call() -> None:

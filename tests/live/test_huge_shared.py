@@ -241,7 +241,8 @@ def test_pageout_promises_what_it_moves(family: Program, swap: Path) -> None:
     from mematlas.actions.verbs import pageout
     from mematlas.model.address_space import Selection
 
-    selection = Selection(area=f"{family.told['anon']:#x}+{NR_HUGE * huge_size():#x}")
+    start = family.told["anon"]
+    selection = Selection(span=(start, start + NR_HUGE * huge_size()))
     with Process(family.pid) as process:
         promised = plan(process, "pageout", selection)
         result = pageout(process, selection)

@@ -29,7 +29,7 @@ Start = Callable[..., Victim]
 
 
 def of(target: Program, nr_pages: int) -> Selection:
-    return Selection(area=f"{target.told:#x}+{nr_pages * PAGE}")
+    return Selection(span=(target.told, target.told + nr_pages * PAGE))
 
 
 def test_what_was_given_up_is_promised_to_be_freed_without_swap() -> None:
@@ -121,7 +121,7 @@ def evicted(victim: Start) -> tuple[Victim, Selection]:
     """Return a process and a file of it that was paged out, which is in the page cache no more."""
     target = victim("shared_file")
     area = target["shared_file"]
-    chosen = Selection(area=f"{area.address:#x}-{area.end:#x}")
+    chosen = Selection(span=(area.address, area.end))
     with open(area.path, "rb") as file:
         os.fsync(file.fileno())
         with Process(target.pid) as process:
@@ -134,13 +134,14 @@ def test_pages_that_are_still_being_read_are_not_said_to_be_in_ram(
     evicted: tuple[Victim, Selection], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target, chosen = evicted
+    assert chosen.span
     ask = call_mincore
 
     def slow_disk(fd: int, offset: int, size: int, page_size: int) -> bytes:
         return bytes((0,)) * 3 + ask(fd, offset, size, page_size)[3:]
 
     monkeypatch.setattr("mematlas.actions.advice.willneed.call_mincore", slow_disk)
-    assert main(["willneed", str(target.pid), str(chosen.area)]) == 0
+    assert main(["willneed", str(target.pid), f"{chosen.span[0]:#x}-{chosen.span[1]:#x}"]) == 0
     text = capsys.readouterr().out
 
     head, *lines = text.splitlines()

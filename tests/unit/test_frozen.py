@@ -68,7 +68,7 @@ def test_records_can_be_copied_and_pickled() -> None:
 
 def test_replace_and_as_dict_keep_the_order() -> None:
     assert as_dict(replace(Point(1), y=7)) == {"x": 1, "y": 7}
-    assert list(as_dict(Selection())) == ["perms", "kinds", "path", "area"]
+    assert list(as_dict(Selection())) == ["perms", "kinds", "path", "name", "span"]
 
 
 def test_records_match_patterns() -> None:

@@ -102,7 +102,7 @@ class Act:
         planned = [item.vma for item in self.plan.vmas]
         ranges = [(item.start, item.end) for item in self.plan.vmas]
         # The filters hold for what is there now; which part of each VMA is meant, the plan says.
-        selection = replace(self.plan.selection, area=None)
+        selection = replace(self.plan.selection, name=None, span=None)
         found = pieces(self.process, self.process.address_space(), selection, ranges=ranges)
         if [vma for vma, _, _ in found] != planned:
             self.notes.add(OUTDATED)

@@ -16,7 +16,7 @@ from mematlas.analysis.movable import ALL_PAGES, Choice, add_counts, in_order
 from mematlas.errors import BadInput
 from mematlas.frozen import record, replace
 from mematlas.kernel.madvise import check_first_thread
-from mematlas.model.address_space import EVERYTHING, parse_range
+from mematlas.model.address_space import EVERYTHING
 from mematlas.model.unmatched import no_vma
 from mematlas.notes import Note, Notes
 
@@ -125,7 +125,7 @@ def plan(
 ) -> Plan:
     """Return what an advice would do to the VMAs of a selection, to the pages of ``only``.
 
-    A range of addresses in ``selection.area`` means just these pages, not the whole of each VMA that it touches.
+    The ``span`` of a selection means just these pages, not the whole of each VMA that it touches.
 
     Args:
         advice: ``pageout``, ``cold``, ``willneed`` or ``collapse``.
@@ -184,7 +184,7 @@ def pieces(
     if only is not None:
         ranges = only.ranges()
     elif ranges is None:
-        ranges = [(selection.area and parse_range(selection.area, size)) or (0, 1 << 64)]
+        ranges = [selection.span or (0, 1 << 64)]
     found: list[Piece] = []
     # Whole pages: one that is touched by a range belongs to it.
     for start, end in sorted((start - start % size, end + -end % size) for start, end in ranges):

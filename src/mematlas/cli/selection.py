@@ -6,7 +6,7 @@ from mematlas.cli.addresses import refuse_two_readings
 from mematlas.errors import BadInput
 from mematlas.frozen import replace
 from mematlas.kernel.maps import KINDS
-from mematlas.model.address_space import EVERYTHING, Selection, parse_address, parse_kinds, parse_perms, parse_range
+from mematlas.model.address_space import EVERYTHING, Selection, parse_kinds, parse_perms, parse_range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,28 +28,26 @@ def selection_of(args: Namespace, session: Session) -> Selection:
     session.no_more_words()
     if area is not None:
         refuse_two_readings(area, f"; --path {area} is a part of a path")
-    return Selection(args.perms, args.kind, args.path, area)
+    span = None if area is None else parse_range(area, 1)
+    return Selection(args.perms, args.kind, args.path, None if span else area, span)
 
 
 def span_of(selection: Selection, session: Session, one_page: bool) -> tuple[int, int, Selection]:
-    """Return the addresses that a selection's area spans, and the selection without it when they say all of it.
+    """Return the addresses that are meant, in whole pages, and the selection without them when they say all of it.
 
     An address alone is its page where ``one_page``, else its VMA.
     """
     if selection == EVERYTHING:
         return 0, 1 << 64, selection
     page_size = session.process.page_size
-    area = selection.area
-    span = None
-    if area is not None and (one_page or parse_address(area) is None):
-        span = parse_range(area, page_size)
+    span = selection.span
     space = session.process.address_space()
-    if span is None:
+    if span is None or (not one_page and span[1] == span[0] + 1):
         if not any(selection.matches(vma) for vma in space.vmas):
             raise nothing_matches(selection, session)
         return 0, 1 << 64, selection
     start, end = span[0] - span[0] % page_size, -(-span[1] // page_size) * page_size
-    rest = replace(selection, area=None)
+    rest = replace(selection, span=None)
     if not any(rest.matches(vma) for vma, _, _ in space.pieces(start, end)):
         raise nothing_matches(selection, session)
     return start, end, rest

@@ -166,7 +166,7 @@ class Stage:
     def vma(self, address: int | None = None, pid: int | None = None) -> VmaUsage:
         """Return the VMA at an address, the workload's memory unless told, as the kernel counts it in smaps."""
         place = self.facts["address"] if address is None else address
-        found = self.process(pid).maps("smaps", selection=Selection(area=f"{place:#x}")).vmas
+        found = self.process(pid).maps("smaps", selection=Selection(span=(place, place + 1))).vmas
         if not found:
             raise NotSupported(f"a VMA at {place:#x}", "the workload to keep it")
         return found[0]

@@ -45,7 +45,9 @@ class Paging(Story):
         from contextlib import ExitStack
 
         with RunningWorkload("draw") as self.workload, Process(self.workload.pid) as self.process:
-            self.area = f"{self.workload.address:#x}+{self.workload.truth['size'] >> 20}M"
+            start, size = self.workload.address, self.workload.truth["size"]
+            self.area = f"{start:#x}+{size >> 20}M"
+            self.selection = Selection(span=(start, start + size))
             self.drawn()
             with ExitStack() as stack:
                 planned = self.planned(stack)
@@ -88,7 +90,7 @@ class Paging(Story):
         return self.plan() if self.swap_is_made(stack) else None
 
     def plan(self) -> Plan:
-        planned = plan(self.process, "pageout", Selection(area=self.area))
+        planned = plan(self.process, "pageout", self.selection)
         table = plan_table(planned, {})
         lines = [*self.lines(table), *self.notes(table)]
         self.show(f"pageout {self.process.pid} {self.area} --dry-run", lines)

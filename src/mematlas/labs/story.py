@@ -89,4 +89,4 @@ class Story:
 
 def area_of(workload: RunningWorkload) -> Selection:
     """Return the selection of the workload's memory."""
-    return Selection(area=f"{workload.address:#x}")
+    return Selection(span=(workload.address, workload.address + 1))

@@ -77,8 +77,10 @@ class Selection:
     kinds: frozenset[str] | None = None
     path: str | None = None
     """A part of the path."""
-    area: str | None = None
-    """An address, ``START-END``, ``ADDR+LEN``, a kind, a VMA's name, or a part of a path."""
+    name: str | None = None
+    """A kind, a VMA's name, or a part of a path."""
+    span: tuple[int, int] | None = None
+    """Addresses, of which a VMA has some. To acts it means these pages alone."""
 
     def matches(self, vma: Vma) -> bool:
         """Whether a VMA is asked for."""
@@ -86,7 +88,8 @@ class Selection:
             (self.perms is None or perms_match(vma.perms, self.perms))
             and (self.kinds is None or vma.kind in self.kinds)
             and (self.path is None or self.path in vma.path)
-            and (self.area is None or area_matches(vma, self.area))
+            and (self.name is None or is_called(vma, self.name))
+            and (self.span is None or (vma.start < self.span[1] and self.span[0] < vma.end))
         )
 
 
@@ -181,11 +184,8 @@ def parse_size(text: str) -> int | None:
     return number << shift if number >= 0 else None
 
 
-def area_matches(vma: Vma, area: str) -> bool:
-    """Whether a VMA is named by an address in it, by a range that touches it, by its kind, or by its path."""
-    span = parse_range(area, 1)
-    if span is not None:
-        return vma.start < span[1] and span[0] < vma.end
-    if area in KINDS and vma.kind == area:
+def is_called(vma: Vma, name: str) -> bool:
+    """Whether a VMA is called so: by its kind, or by its path or a part of that."""
+    if name in KINDS and vma.kind == name:
         return True
-    return bool(area) and (area in vma.path or area.strip("[]") == vma.path.strip("[]"))
+    return bool(name) and (name in vma.path or name.strip("[]") == vma.path.strip("[]"))

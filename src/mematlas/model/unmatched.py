@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mematlas.errors import BadInput, did_you_mean
 from mematlas.kernel.maps import KINDS
-from mematlas.model.address_space import parse_range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,28 +16,34 @@ def no_vma(who: str, space: AddressSpace, selection: Selection) -> BadInput:
     >>> from mematlas.kernel.maps import parse_maps
     >>> from mematlas.model.address_space import AddressSpace, Selection
     >>> space = AddressSpace(parse_maps([b"1000-3000 r--p 0 00:00 0", b"4000-5000 rw-p 0 00:00 0 [heap]"]))
-    >>> print(no_vma("sh (7)", space, Selection(area="hep")))
+    >>> print(no_vma("sh (7)", space, Selection(name="hep")))
     sh (7) has no VMA matching 'hep' (did you mean heap?)
-    >>> print(no_vma("sh (7)", space, Selection(area="0x9000")))
+    >>> print(no_vma("sh (7)", space, Selection(span=(0x9000, 0x9001))))
     0x9000 is not mapped in sh (7); the nearest VMA is 0x4000-0x5000 [heap]
-    >>> print(no_vma("sh (7)", space, Selection(area="0x1000", perms="w")))
-    sh (7) has no VMA matching '0x1000' and --perms w
+    >>> print(no_vma("sh (7)", space, Selection(span=(0x1000, 0x1001), perms="w")))
+    sh (7) has no VMA matching 0x1000 and --perms w
     """
-    area = selection.area
-    span = None if area is None else parse_range(area, 1)
+    name, span = selection.name, selection.span
+    where = format_span(*span) if span else ""
     if span and space.vmas and not space.pieces(*span):
         start, end = span
         near = min(space.vmas, key=lambda vma: max(vma.start - end, start - vma.end))
-        name = near.path or near.kind
-        return BadInput(f"{area} is not mapped in {who}; the nearest VMA is {near.start:#x}-{near.end:#x} {name}")
+        what = f"{format_span(near.start, near.end)} {near.path or near.kind}"
+        return BadInput(f"{where} is not mapped in {who}; the nearest VMA is {what}")
     wanted = [
-        repr(area) if area is not None else "",
+        repr(name) if name is not None else "",
+        where,
         f"--kind {','.join(sorted(selection.kinds))}" if selection.kinds else "",
         f"--perms {selection.perms}" if selection.perms else "",
         f"--path {selection.path!r}" if selection.path else "",
     ]
-    hint = "" if area is None or span else did_you_mean(area, [*KINDS, *names_of(space)])
+    hint = "" if name is None else did_you_mean(name, [*KINDS, *names_of(space)])
     return BadInput(f"{who} has no VMA matching {' and '.join(filter(None, wanted))}{hint}")
+
+
+def format_span(start: int, end: int) -> str:
+    """Return a range of addresses as it is typed; of a single byte, its address."""
+    return f"{start:#x}" if end == start + 1 else f"{start:#x}-{end:#x}"
 
 
 def names_of(space: AddressSpace) -> list[str]:

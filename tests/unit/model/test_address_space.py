@@ -132,14 +132,14 @@ VMA = make_vma(0x1000, 0x3000, "r-xp", "/usr/lib/libc.so.6", "file")
         (Selection(kinds=frozenset(("heap",))), False),
         (Selection(path="libc"), True),
         (Selection(path="LIBC"), False),
-        (Selection(area="1000"), True),
-        (Selection(area="3000"), False),
-        (Selection(area="2fff-9000"), True),
-        (Selection(area="file"), True),
-        (Selection(area="libc.so"), True),
-        (Selection(area="heap"), False),
-        (Selection(area=""), False),
-        (Selection(perms="x", area="heap"), False),
+        (Selection(span=(0x1000, 0x1001)), True),
+        (Selection(span=(0x3000, 0x3001)), False),
+        (Selection(span=(0x2FFF, 0x9000)), True),
+        (Selection(name="file"), True),
+        (Selection(name="libc.so"), True),
+        (Selection(name="heap"), False),
+        (Selection(name=""), False),
+        (Selection(perms="x", name="heap"), False),
     ],
 )
 def test_selection_holds_when_all_of_it_does(selection: Selection, matches: bool) -> None:
@@ -149,8 +149,8 @@ def test_selection_holds_when_all_of_it_does(selection: Selection, matches: bool
 def test_names_in_brackets_are_found_with_and_without() -> None:
     stack = make_vma(0, 1, path="[stack]", kind="stack")
 
-    assert Selection(area="stack").matches(stack)
-    assert Selection(area="[stack]").matches(stack)
+    assert Selection(name="stack").matches(stack)
+    assert Selection(name="[stack]").matches(stack)
 
 
 def test_mistakes_in_filters_name_what_there_is() -> None:

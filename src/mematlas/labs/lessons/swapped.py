@@ -51,7 +51,7 @@ def page_out(stage: Stage, free: bool = False) -> None:
         if "CAP_SYS_NICE" in effective_capabilities():
             stage.know(how=f"mematlas pageout {stage.facts['pid']} {start:#x}+{size}{' --free' if free else ''}")
             try:
-                effect = pageout(stage.process(), Selection(area=f"{start:#x}+{size}"), free=free)
+                effect = pageout(stage.process(), Selection(span=(start, start + size)), free=free)
                 again.append(bool(effect.freed and effect.freed.nr_kept))
             except PermissionDenied:
                 stage.tell("pageout")
