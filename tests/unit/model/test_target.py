@@ -70,7 +70,11 @@ def test_name_must_be_exact_and_names_all_that_bear_it(two: list[Program]) -> No
         pids(NAME[:-1])
 
 
-@pytest.mark.parametrize("near", [NAME[:-1], NAME[:4], NAME.upper(), NAME + "x", "x" + NAME[1:], "am" + NAME[2:]])
+@pytest.mark.parametrize(
+    "near",
+    [NAME[:-1], NAME[:4], NAME.upper(), NAME + "x", "x" + NAME[1:], "am" + NAME[2:]],
+    ids=["cut", "begun", "upper", "longer", "other", "swapped"],  # the name differs between workers
+)
 def test_near_name_is_suggested_and_never_acted_on(two: list[Program], near: str) -> None:
     with pytest.raises(TargetNotFound) as caught:
         pids(near)
@@ -78,7 +82,7 @@ def test_near_name_is_suggested_and_never_acted_on(two: list[Program], near: str
     assert str(caught.value) == f"no process is called {near!r} (did you mean {NAME!r}?)"
 
 
-@pytest.mark.parametrize("far", ["xy" + NAME[2:], NAME[2:], "x"])
+@pytest.mark.parametrize("far", ["xy" + NAME[2:], NAME[2:], "x"], ids=["other", "end", "short"])
 def test_name_that_is_far_from_all_is_not_guessed_at(two: list[Program], far: str) -> None:
     with pytest.raises(TargetNotFound) as caught:
         pids(far)
