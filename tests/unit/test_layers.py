@@ -141,6 +141,43 @@ def test_pages_is_light_too_unless_it_groups() -> None:
     assert "numpy" not in loaded_by("pages", str(os.getpid()), "stack", "--limit", "3")
 
 
+# --- what draws opens nothing
+
+VIEWS = {name: path for name, path in FILES.items() if part_of(name) == "views"}
+THAT_READ = ("kernel", "doctor", "observe", "actions")
+"""The parts that open files of the kernel, or act."""
+OPENERS = {"open", "fdopen", "scandir", "listdir", "walk", "stat", "readlink", "pread", "read_text", "read_bytes"}
+
+
+def run_time(path: Path) -> list[ast.AST]:
+    """Return the nodes of a module that are there when it runs: all but those for type checkers."""
+    return [node for top in tree_of(path) if not is_type_checking(top) for node in ast.walk(top)]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_take_nothing_but_constants_of_what_reads(view: str) -> None:
+    imports = [node for node in run_time(VIEWS[view]) if isinstance(node, ast.ImportFrom | ast.Import)]
+    taken = {
+        f"{node.module}.{alias.name}"
+        for node in imports
+        if isinstance(node, ast.ImportFrom) and node.module and part_of(node.module) in THAT_READ
+        for alias in node.names
+        if not alias.name.isupper()
+    }
+    whole = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
+
+    assert not taken
+    assert not {name for name in whole if name.startswith("mematlas")}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_open_no_file_and_walk_no_directory(view: str) -> None:
+    calls = [node.func for node in run_time(VIEWS[view]) if isinstance(node, ast.Call)]
+    names = {func.id if isinstance(func, ast.Name) else getattr(func, "attr", "") for func in calls}
+
+    assert not names & OPENERS
+
+
 # --- the library
 
 

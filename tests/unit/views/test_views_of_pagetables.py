@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -205,3 +206,44 @@ def test_what_was_torn_is_said_above_and_folded_to_the_screen(tables: Constructe
         "  at 0x1000, read with bpf in 1 ms, torn: what kept changing",
         "  is left out",
     ]
+
+
+class Watch:
+    """Notes what is opened while it watches. Python lets go of no audit hook, so it is one for good."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self.opened: list[object] = []
+        sys.addaudithook(self.note)
+
+    def note(self, event: str, args: tuple[object, ...]) -> None:
+        if self.is_on and event in ("open", "os.scandir", "os.listdir", "subprocess.Popen"):
+            self.opened.append(args)
+
+
+@pytest.fixture(scope="module")
+def watch() -> Watch:
+    return Watch()
+
+
+def drawn(tables: ConstructedTables) -> list[object]:
+    """Return all that is drawn of some tables."""
+    found = walk(tables, MODE, 0x1000)
+    listed = list_view(stream(list_entries([found], EntryFilter())), WHO)
+    summary = summary_view(SummaryResult(summarize([found]), None, None, READING), WHO)
+    tree = tree_view(TableTree(tree_of([found]), READING), WHO, 4)
+    walked = WalkedAddress(START, walk_address(tables, MODE, 0x1000, START), None, None, "anon")
+    walks = walk_view(WalkedAddresses((walked,), READING), WHO)
+    return [list(view.lines(width=100)) for view in (listed, summary, tree, walks)] + [rows_of(summary)]
+
+
+def test_nothing_is_opened_while_page_tables_are_drawn(tables: ConstructedTables, watch: Watch) -> None:
+    drawn(tables)  # modules that are imported late are there from now on
+    watch.is_on = True
+    try:
+        drawn(tables)
+        assert watch.opened == []
+        Path(__file__).read_text()
+        assert [args[0] for args in watch.opened if isinstance(args, tuple)] == [__file__]
+    finally:
+        watch.is_on = False
