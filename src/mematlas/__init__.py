@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.grid import Cells, Strip
     from mematlas.analysis.movable import Choice
     from mematlas.analysis.overview import Facts, Group, Others
+    from mematlas.analysis.page_filter import PageFilter
     from mematlas.analysis.ram import Ram
     from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult, VmaUsage
     from mematlas.analysis.usage import Usage
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from mematlas.model.search import resolve
     from mematlas.observe.captures import CaptureResult, capture
     from mematlas.observe.machine import Census, Machine, MachineUsage
+    from mematlas.observe.page_list import PageList
+    from mematlas.observe.pagetables import PageTables
     from mematlas.observe.process import Process
     from mematlas.version import __version__
 
@@ -60,6 +63,7 @@ HOMES = {
     "mematlas.analysis.grid": ("Cells", "Strip"),
     "mematlas.analysis.movable": ("Choice",),
     "mematlas.analysis.overview": ("Facts", "Group", "Others"),
+    "mematlas.analysis.page_filter": ("PageFilter",),
     "mematlas.analysis.ram": ("Ram",),
     "mematlas.analysis.usage": ("Usage",),
     "mematlas.observe.captures": ("CaptureResult", "capture"),
@@ -86,6 +90,8 @@ HOMES = {
     "mematlas.model.search": ("resolve",),
     "mematlas.analysis.results": ("MapsResult", "Reading", "Translation", "UsageResult", "VmaUsage"),
     "mematlas.observe.machine": ("Census", "Machine", "MachineUsage"),
+    "mematlas.observe.page_list": ("PageList",),
+    "mematlas.observe.pagetables": ("PageTables",),
     "mematlas.observe.process": ("Process",),
 }
 
@@ -113,6 +119,9 @@ __all__ = [
     "NotHeld",
     "NotSupported",
     "Others",
+    "PageFilter",
+    "PageList",
+    "PageTables",
     "Part",
     "PermissionDenied",
     "Plan",
