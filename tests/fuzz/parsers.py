@@ -287,10 +287,10 @@ def word_parsers() -> list[Parser]:
     """Return what parses what a person types."""
     mode = x86_64()
     amounts = ("64 KiB", "3 pages", "(address >> 12) * 8", "1,024", "0x1B", "-3", "3-9 MiB", "b", "7 // 0", "5e3 % 7")
-    questions: list[question.Number | question.Range | question.Choice] = [
+    questions: list[question.Number | question.Interval | question.OneOf] = [
         *map(question.Number, ("pages", "bytes", "")),
-        *(question.Range(unit, 4) for unit in ("pages", "bytes")),
-        question.Choice(("one", "two")),
+        *(question.Interval(unit, 4) for unit in ("pages", "bytes")),
+        question.OneOf(("one", "two")),
     ]
     return [
         of_words(address_space.parse_kinds, "heap,stack", "anon"),

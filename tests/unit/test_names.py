@@ -62,3 +62,16 @@ def test_nothing_is_defined_that_nobody_uses() -> None:
     }
     assert unused == set()
     assert set(FOR_TESTS) <= {name for tree in TREES.values() for name in defined(tree)}
+
+
+LOW = ("kernel", "doctor", "labs")
+
+
+def test_a_class_of_the_lower_layers_and_of_labs_has_its_name_alone() -> None:
+    places: dict[str, list[str]] = {}
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(SOURCE)))
+    shared = {name: where for name, where in places.items() if len(where) > 1}
+    assert {name: where for name, where in shared.items() if any(place.startswith(LOW) for place in where)} == {}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Probing = Callable[["Bench"], "Reason | None"]
     """Tries one interface."""
 
-WORKS, NEEDED, MISSING, UNKNOWN = "works", "needs", "missing", "unknown"
+WORKS, NEEDED, MISSING, UNTRIED = "works", "needs", "missing", "unknown"
 """It does; a right or a setting would do; the kernel has it not; it cannot be tried as things are."""
 
 # include/uapi/asm-generic/mman-common.h

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
-from mematlas.doctor.bench import MISSING, NEEDED, UNKNOWN, WORKS, Bench, Missing, Reason, has_sysfs
+from mematlas.doctor.bench import MISSING, NEEDED, UNTRIED, WORKS, Bench, Missing, Reason, has_sysfs
 from mematlas.doctor.probes import faults, machine, memory, pages, processes
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.frozen import record
@@ -102,7 +102,7 @@ def hidden_by_mount(error: Error | OSError, bench: Bench) -> Missing | None:
     """Return what is missing where /proc shows processes alone, or /sys nothing; None for anything else."""
     path = error.what if isinstance(error, NotSupported) else str(getattr(error, "filename", ""))
     if path.startswith("/sys/") and not has_sysfs():
-        return Missing(UNKNOWN, Reason("type", ("sysfs",)))
+        return Missing(UNTRIED, Reason("type", ("sysfs",)))
     directory, _, name = path.rpartition("/")
     is_hidden = directory == bench.procfs.root and not os.path.lexists(path) and bench.procfs.is_subset
     return Missing(NEEDED, Reason("whole-proc")) if is_hidden and name else None

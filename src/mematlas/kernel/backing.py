@@ -70,8 +70,8 @@ class Backing:
 
     def find(self, address: int) -> int | None:
         """Return the first address at or after this one that the file holds."""
-        place = bisect_right(self.ends, address)
-        return max(address, self.ranges[place][0]) if place < len(self.ranges) else None
+        index = bisect_right(self.ends, address)
+        return max(address, self.ranges[index][0]) if index < len(self.ranges) else None
 
     def mark(self, address: int, states: bytes, page_size: int, tables: Sequence[bytes] = ALONE) -> bytes:
         """Return the states of a block with those marked that say nothing of a page, where the file holds it.
@@ -80,8 +80,8 @@ class Backing:
         """
         marked = bytearray(states)
         end = address + len(states) * page_size
-        for place in range(bisect_right(self.ends, address), len(self.ranges)):
-            start, stop, mark = self.ranges[place]
+        for index in range(bisect_right(self.ends, address), len(self.ranges)):
+            start, stop, mark = self.ranges[index]
             if start >= end:
                 break
             low, high = (max(start, address) - address) // page_size, (min(stop, end) - address) // page_size
@@ -99,7 +99,7 @@ class Backings:
         self.unknown: dict[int, str] = {}
         """Why it is unknown what some of them hold, by the start of their VMA."""
         self.uncertain: set[Note] = set()
-        """What is uncertain in what was told."""
+        """What is uncertain in the answers."""
         self._asked: dict[int, Backing | None] = {}
         self._files: LiveFiles | None = LiveFiles(process) if process.procfs.live else None
 
@@ -121,7 +121,7 @@ class Backings:
         return backing
 
     def notes(self) -> list[Note]:
-        """Return what could not be told, and what is uncertain, and why."""
+        """Return what is not known, and what is uncertain, and why."""
         notes = list(self.uncertain)
         if self.unknown:
             why = list(self.unknown.values())

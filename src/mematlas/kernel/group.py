@@ -117,8 +117,8 @@ def status_of_process(thread: bytes, first: bytes) -> bytes:
     wanted = (b"Name", b"Pid", b"NSpid")
     kept = {line.partition(b":")[0]: line for line in first.split(b"\n")}
     lines = thread.split(b"\n")
-    for place, line in enumerate(lines):
+    for index, line in enumerate(lines):
         name = line.partition(b":")[0]
         if name in wanted:
-            lines[place] = kept.get(name, line)
+            lines[index] = kept.get(name, line)
     return b"\n".join(lines)

@@ -23,7 +23,7 @@ def read_config() -> frozenset[str] | None:
 
 
 def is_built_in(option: str) -> bool | None:
-    """Whether an option of the running kernel is built in, at a fifth of the time that all take; None if not told."""
+    """Whether an option of the running kernel is built in, at a fifth of the time that all take; None if unknown."""
     text = read_config_text()
     return None if text is None else f"\nCONFIG_{option}=y\n".encode() in text
 

@@ -170,9 +170,9 @@ class FrameWords:
             first = int(frames[low])
             nr_read = len(self.read(first, int(frames[high - 1]) - first + 1)) // WORD_SIZE
             buffer[nr_read:] = 0
-            places = (frames[low:high] - np.uint64(first)).astype(np.intp)
-            words[low:high] = buffer[places]
-            known[low:high] = places < nr_read
+            indices = (frames[low:high] - np.uint64(first)).astype(np.intp)
+            words[low:high] = buffer[indices]
+            known[low:high] = indices < nr_read
         return words, known
 
     def tally(self, frames: Sequence[int]) -> dict[int, int]:
@@ -192,8 +192,8 @@ class FrameWords:
                 counts[words[0]] = counts.get(words[0], 0) + len(run)
                 continue
             for frame in run:
-                place = frame - run[0]
-                word = words[place] if place < len(words) else 0
+                index = frame - run[0]
+                word = words[index] if index < len(words) else 0
                 counts[word] = counts.get(word, 0) + 1
         return counts
 
@@ -258,8 +258,8 @@ def tells_ksm(procfs: ProcFS) -> bool | None:
     KSM yet. A capture says what was found when it was made.
     """
     if not procfs.live:
-        told: bool | None = (procfs.machine or {}).get("tells_ksm")
-        return told
+        reported: bool | None = (procfs.machine or {}).get("tells_ksm")
+        return reported
     import ctypes
     import mmap
 

@@ -20,10 +20,10 @@ FILE_KINDS = ("anon", "file", "shmem", "hugetlb", "special")
 MIN_PAGE_SIZE, MAX_PAGE_SIZE = 1 << 9, 1 << 30
 
 
-class Machine(dict[str, "Any"]):
+class MachineFile(dict[str, "Any"]):
     """What ``machine.json`` says.
 
-    >>> Machine({"page_size": 4096})["devices"]
+    >>> MachineFile({"page_size": 4096})["devices"]
     Traceback (most recent call last):
     mematlas.errors.FormatError: machine.json: expected devices
     """
@@ -47,12 +47,12 @@ class Machine(dict[str, "Any"]):
         raise FormatError(self.path, expected=key)
 
 
-def parse_machine(data: bytes) -> Machine:
+def parse_machine(data: bytes) -> MachineFile:
     """Return what the text of a ``machine.json`` says."""
     try:
-        return Machine(json.loads(data))
+        return MachineFile(json.loads(data))
     except (ValueError, RecursionError):
-        raise FormatError(Machine.path, expected="JSON") from None
+        raise FormatError(MachineFile.path, expected="JSON") from None
 
 
 def are_strings(values: object) -> bool:

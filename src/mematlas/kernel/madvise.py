@@ -99,22 +99,22 @@ class Advisor:
         todo = [span for span in ranges if span[0] < span[1]]
         refused: list[tuple[int, int, int]] = []
         size = 0
-        place = 0
-        while place < len(todo):
-            done = self._advise(todo[place : place + MAX_RANGES], advice)
+        index = 0
+        while index < len(todo):
+            done = self._advise(todo[index : index + MAX_RANGES], advice)
             if done == -errno.EINTR:
                 continue
             if done <= 0:
                 self._raise(-done, advice)
-                refused.append((*todo[place], -done))
-                place += 1
+                refused.append((*todo[index], -done))
+                index += 1
                 continue
             size += done
-            while place < len(todo) and done >= todo[place][1] - todo[place][0]:
-                done -= todo[place][1] - todo[place][0]
-                place += 1
+            while index < len(todo) and done >= todo[index][1] - todo[index][0]:
+                done -= todo[index][1] - todo[index][0]
+                index += 1
             if done:
-                todo[place] = (todo[place][0] + done, todo[place][1])
+                todo[index] = (todo[index][0] + done, todo[index][1])
         return size, refused
 
     def _raise_gone(self) -> NoReturn:

@@ -44,17 +44,17 @@ class NodeMap:
         self.with_memory = tuple(with_memory)
         """The nodes that have memory, ascending."""
         self.spans = join(spans)
-        """Ascending, none overlapping: what lies between them is of no node, or of one that cannot be told."""
+        """Ascending, none overlapping: what lies between them is of no node, or of one that is not known."""
         self.only = only
         """The node of every frame, where the machine has one alone."""
         self._starts = [first for first, _, _ in self.spans]
 
     def of_frame(self, pfn: int) -> int | None:
-        """Return the node of a frame; None where it cannot be told."""
+        """Return the node of a frame; None where it is not known."""
         if self.only is not None:
             return self.only
-        place = bisect_right(self._starts, pfn) - 1
-        return self.spans[place][2] if place >= 0 and pfn < self.spans[place][1] else None
+        index = bisect_right(self._starts, pfn) - 1
+        return self.spans[index][2] if index >= 0 and pfn < self.spans[index][1] else None
 
 
 def read_nodes(procfs: ProcFS, system: str = SYSTEM) -> NodeMap:

@@ -32,11 +32,11 @@ def idle_frames(frames: Iterable[int], path: str = BITMAP) -> set[int]:
         words: dict[int, int] = {}
         idle = set()
         for frame in frames:
-            place, bit = divmod(frame, WORD_BITS)
-            if place not in words:
-                data = os.pread(fd, WORD_SIZE, place * WORD_SIZE)
-                words[place] = memoryview(data).cast("Q")[0] if len(data) == WORD_SIZE else 0
-            if words[place] >> bit & 1:
+            index, bit = divmod(frame, WORD_BITS)
+            if index not in words:
+                data = os.pread(fd, WORD_SIZE, index * WORD_SIZE)
+                words[index] = memoryview(data).cast("Q")[0] if len(data) == WORD_SIZE else 0
+            if words[index] >> bit & 1:
                 idle.add(frame)
         return idle
     finally:

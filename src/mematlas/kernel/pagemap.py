@@ -457,21 +457,21 @@ class Scanner:
             start = max(self.argument[4], found[-2])
 
     def regions_of(
-        self, start: int, end: int, any_of: int, told: int, nr_regions: int, nr_pages: int
+        self, start: int, end: int, any_of: int, reported: int, nr_regions: int, nr_pages: int
     ) -> tuple[memoryview, int]:
         """Return the first regions of pages in any of some categories, and where to go on.
 
-        A region is three words: its start, its end, and those of the categories in ``told``. There are at most so many,
-        and no more than `SCAN_REGIONS`, with so many pages; they hold until the next call.
+        A region is three words: its start, its end, and those of the categories in ``reported``. There are at most so
+        many, and no more than `SCAN_REGIONS`, with so many pages; they hold until the next call.
         """
-        size = 3 * self._call(start, end, any_of, nr_regions, nr_pages, told)
+        size = 3 * self._call(start, end, any_of, nr_regions, nr_pages, reported)
         walked = self.argument[4]
         return self.words[:size], end if walked >= end or not size else max(walked, self.words[size - 2])
 
-    def _call(self, start: int, end: int, any_of: int, nr_regions: int, max_pages: int, told: int = 0) -> int:
+    def _call(self, start: int, end: int, any_of: int, nr_regions: int, max_pages: int, reported: int = 0) -> int:
         argument = self.argument
         argument[0], argument[2], argument[3] = 96, start, end
-        argument[10], argument[11] = any_of, told or any_of or PAGE_IS_PRESENT
+        argument[10], argument[11] = any_of, reported or any_of or PAGE_IS_PRESENT
         try:
             if self.address == NOWHERE:
                 if self._finds_nothing():
@@ -561,11 +561,11 @@ def mark_special(states: bytes, raw: memoryview) -> bytes:
         return states
     marked = bytearray(states)
     entries = raw.cast("Q")
-    place = -1
+    index = -1
     where = special.to_bytes(len(states), "little")
-    while (place := where.find(1, place + 1)) >= 0:
+    while (index := where.find(1, index + 1)) >= 0:
         # Before v6.15 (commit 8e2f2aeb8b48) no bit of pagemap says that a marker is a guard region.
-        marked[place] |= MARK_A | (GUARD if is_guard_marker(entries[place]) else 0)
+        marked[index] |= MARK_A | (GUARD if is_guard_marker(entries[index]) else 0)
     return bytes(marked)
 
 

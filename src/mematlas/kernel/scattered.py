@@ -98,9 +98,9 @@ class Scattered(Entries):
         for first in range(0, len(starts) - 1, STRIDE):
             some = starts[first : first + STRIDE + 1]
             if some[-1] - some[0] >= size:
-                wide += [place for place, (low, high) in enumerate(pairwise(some), first) if high - low >= size]
-        ends = [starts[place] + self.lengths[place] * page_size for place in wide]
-        gaps = [(end, starts[place + 1]) for place, end in zip(wide, ends, strict=True)]
+                wide += [index for index, (low, high) in enumerate(pairwise(some), first) if high - low >= size]
+        ends = [starts[index] + self.lengths[index] * page_size for index in wide]
+        gaps = [(end, starts[index + 1]) for index, end in zip(wide, ends, strict=True)]
         return [(low, high) for low, high in gaps if high - low >= least * page_size]
 
     def cut(self, step: int, origin: int, page_size: int) -> Iterator[Block | Scattered]:
@@ -246,25 +246,25 @@ class Found:
         """Take nothing from the first range on that fills what counts as near: a region in it may be as long."""
         limit = NEAR // self.page_size
         if max(self.lengths, default=0) >= limit:
-            place = next(place for place, length in enumerate(self.lengths) if length >= limit)
-            self.dense = self.starts[place]
-            self.starts, self.lengths = self.starts[:place], self.lengths[:place]
+            index = next(index for index, length in enumerate(self.lengths) if length >= limit)
+            self.dense = self.starts[index]
+            self.starts, self.lengths = self.starts[:index], self.lengths[:index]
 
     def zeros(self) -> bytes:
         """Return a byte for each page, `MARK_A` for a zero page; nothing where there is none."""
         if not self.starts or not any(kind & PAGE_IS_PFNZERO for kind in self.kinds):
             return b""
         marks = bytearray(sum(self.lengths))
-        places = [0, *accumulate(self.lengths)]
+        edges = [0, *accumulate(self.lengths)]
         for low, high, kind in zip(*(self.words[at::3].tolist() for at in range(3)), strict=True):
             if kind & PAGE_IS_PFNZERO:
                 number = bisect_right(self.starts, low) - 1
                 at, length = (
-                    places[number] + (low - self.starts[number]) // self.page_size,
+                    edges[number] + (low - self.starts[number]) // self.page_size,
                     (high - low) // self.page_size,
                 )
                 marks[at : at + length] = bytes((MARK_A,)) * length
-        return bytes(marks[: places[-1]])
+        return bytes(marks[: edges[-1]])
 
 
 def read_lot(pagemap: Pagemap, found: Found, exclusive: bool) -> Scattered:

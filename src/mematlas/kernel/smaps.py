@@ -70,7 +70,7 @@ class SmapsParser:
         self._known: dict[bytes, dict[str, int]] = {}
         """Fields by their text."""
         self._names: dict[bytes, str] = {}
-        self._form: Form | None = None
+        self._form: EntryForm | None = None
 
     def batches(self, texts: Iterable[bytes]) -> Iterator[list[Entry]]:
         """Yield the entries of each piece of the text."""
@@ -120,7 +120,7 @@ class SmapsParser:
             fields = {}
             for line in lines:
                 add_field(fields, line, self._names, self.heads.nr_vmas + 1)
-            self._form = Form(text, fields)
+            self._form = EntryForm(text, fields)
         self._check(head.partition(b" ")[0].decode("ascii", "replace"), fields)
         if len(self._known) == MAX_KNOWN:
             self._known.clear()
@@ -141,7 +141,7 @@ class SmapsParser:
             raise FormatError("smaps", place=place, expected="amounts of 64 bits")
 
 
-class Form:
+class EntryForm:
     """How the fields of an entry are written: amounts, then what is none, in the order that all entries have.
 
     So only the first entry is parsed line by line, which takes four times as long.
@@ -301,7 +301,7 @@ def leaves_out_huge_pages() -> bool:
 
     size = huge_size()
 
-    def told(name: str) -> int:
+    def amount(name: str) -> int:
         entries = ProcFS().parsed_lines("self/smaps", parse_smaps)
         return next(fields.get(name, 0) for vma, fields in entries if vma.start <= start < vma.end)
 
@@ -312,8 +312,8 @@ def leaves_out_huge_pages() -> bool:
         try:
             memory.madvise(mmap.MADV_HUGEPAGE)
             memory[start - address] = 1
-            is_huge = told("AnonHugePages") >= size
+            is_huge = amount("AnonHugePages") >= size
             is_hidden = libc().mprotect(ctypes.c_void_p(start), ctypes.c_size_t(size), 0) == 0
-            return is_huge and is_hidden and told("Rss") < size
+            return is_huge and is_hidden and amount("Rss") < size
         except (OSError, Error):
             return False

@@ -139,7 +139,7 @@ def parse_layout(data: bytes) -> tuple[bytes, ...]:
     """
     fields = data.rpartition(b")")[2].split()
     try:
-        return tuple(fields[place] for place in LAYOUT_FIELDS)
+        return tuple(fields[index] for index in LAYOUT_FIELDS)
     except IndexError:
         raise not_stat(data) from None
 

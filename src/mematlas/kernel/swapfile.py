@@ -202,15 +202,15 @@ def start_keeper(place: str) -> tuple[str, int, int, int]:
         OSError: no directory can be made in that place.
     """
     wait, pipe = os.pipe()
-    told, tell = os.pipe()
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(pipe)
-        os.close(told)
-        keep(place, wait, tell)
+        os.close(reader)
+        keep(place, wait, writer)
     os.close(wait)
-    os.close(tell)
-    with open(told, "rb") as file:
+    os.close(writer)
+    with open(reader, "rb") as file:
         name, _, inode = file.read().decode().partition(" ")
     if not name:
         os.close(pipe)

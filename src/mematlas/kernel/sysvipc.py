@@ -19,7 +19,7 @@ PERMS_BASE = 8
 
 
 @record
-class Segment:
+class ShmSegment:
     """One System V segment."""
 
     is_doomed: bool
@@ -28,7 +28,7 @@ class Segment:
     """VMAs that show it, in all processes together."""
 
 
-def read_segments(procfs: ProcFS) -> dict[int, Segment]:
+def read_segments(procfs: ProcFS) -> dict[int, ShmSegment]:
     """Return the segments of our IPC namespace by their identifiers."""
     segments = parse_segments(procfs.read("sysvipc/shm"))
     # kernel.shm_rmid_forced (commit b34a6b1da371, v3.1): all of them go with the last attachment.
@@ -39,11 +39,11 @@ def read_segments(procfs: ProcFS) -> dict[int, Segment]:
     return {shmid: replace(one, is_doomed=True) for shmid, one in segments.items()} if forced else segments
 
 
-def parse_segments(data: bytes) -> dict[int, Segment]:
+def parse_segments(data: bytes) -> dict[int, ShmSegment]:
     """Return the segments in the text of the file.
 
     >>> parse_segments(b"key shmid perms size cpid lpid nattch\\n 0 3 1600 4096 7 7 2\\n")
-    {3: Segment(is_doomed=True, nr_attached=2)}
+    {3: ShmSegment(is_doomed=True, nr_attached=2)}
     """
     found = {}
     for line in data.split(b"\n")[1:]:
@@ -51,7 +51,7 @@ def parse_segments(data: bytes) -> dict[int, Segment]:
         if not fields:
             continue
         try:
-            found[int(fields[1])] = Segment(bool(int(fields[2], PERMS_BASE) & SHM_DEST), int(fields[6]))
+            found[int(fields[1])] = ShmSegment(bool(int(fields[2], PERMS_BASE) & SHM_DEST), int(fields[6]))
         except (IndexError, ValueError):
             raise FormatError("sysvipc/shm", line.decode("utf-8", "replace")) from None
     return found

@@ -95,7 +95,7 @@ class Actor:
     def __init__(self) -> None:
         self.memory: KnownMemory | None = None
         self.file: FileMemory | None = None
-        self.child: Child | None = None
+        self.child: ForkedActor | None = None
         self.blocks: Any = ()
         self.threads: list[threading.Thread] = []
         self.done = threading.Event()
@@ -243,7 +243,7 @@ class Actor:
     def do_fork(self) -> None:
         if self.child:
             raise BadInput("one child is enough")
-        self.child = Child(self)
+        self.child = ForkedActor(self)
 
     # The stack
 
@@ -348,7 +348,7 @@ VERBS = {
 }
 
 
-class Child:
+class ForkedActor:
     """A forked copy of the program, which does as its parent says."""
 
     def __init__(self, actor: Actor) -> None:

@@ -13,7 +13,7 @@ import time
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
 from mematlas.frozen import record
 from mematlas.kernel.rights import effective_capabilities
-from mematlas.labs.question import Choice
+from mematlas.labs.question import OneOf
 from mematlas.labs.running import RunningWorkload
 from mematlas.model.address_space import Selection
 from mematlas.model.pages import STATE_OF_BYTE, Hole
@@ -157,19 +157,19 @@ class Stage:
     # What is measured
 
     def process(self, pid: int | None = None) -> Process:
-        """Return a process to look at: the workload's unless told which."""
+        """Return a process to look at: the workload's unless ``pid`` says which."""
         pid = pid or self.workload.pid
         if pid not in self._processes:
             self._processes[pid] = Process(pid)
         return self._processes[pid]
 
     def vma(self, address: int | None = None, pid: int | None = None) -> VmaUsage:
-        """Return the VMA at an address, the workload's memory unless told, as the kernel counts it in smaps."""
-        place = self.facts["address"] if address is None else address
-        found = self.process(pid).maps("smaps", selection=Selection(span=(place, place + 1))).vmas
-        if not found:
-            raise NotSupported(f"a VMA at {place:#x}", "the workload to keep it")
-        return found[0]
+        """Return the VMA at an address, that of the workload's memory by default, as the kernel counts it in smaps."""
+        start = self.facts["address"] if address is None else address
+        vmas = self.process(pid).maps("smaps", selection=Selection(span=(start, start + 1))).vmas
+        if not vmas:
+            raise NotSupported(f"a VMA at {start:#x}", "the workload to keep it")
+        return vmas[0]
 
     def nr_pages(self, amount: int | None) -> int:
         """Return an amount in pages. Raises `NotSupported` when it is not known."""
@@ -337,7 +337,7 @@ class Guide:
             for value in (prediction, reality)
         )
         meant: Any = prediction
-        if isinstance(question.kind, Choice) and isinstance(prediction, int):
+        if isinstance(question.kind, OneOf) and isinstance(prediction, int):
             meant = question.kind.options[prediction]
         return Answer(lesson.name, question.key, asked, meant, reality, (short[0], short[1]), right, misfit)
 
@@ -350,7 +350,7 @@ class Guide:
 
     def _pose(self, question: Question, asked: str) -> None:
         self.paper.say(asked)
-        if isinstance(question.kind, Choice):
+        if isinstance(question.kind, OneOf):
             options = question.kind.options
             self.paper.say("\n".join(f"  {question.kind.letter(n)}) {option}" for n, option in enumerate(options)))
         self.paper.say(f"[{question.key}: {question.kind.form}; Enter for none]", "dim")

@@ -55,7 +55,7 @@ class Paging(Story):
                 if effect:
                     self.drawn_again(effect)
                     self.given_back()
-        self.told(effect)
+        self.report(effect)
 
     def drawn(self) -> None:
         self.step("A drawing in memory")
@@ -161,7 +161,7 @@ class Paging(Story):
             f"  {'not known' if swap is None else format_size(swap)}",
         )
 
-    def told(self, effect: Effect | None) -> None:
+    def report(self, effect: Effect | None) -> None:
         """End, when all that we made is gone."""
         self.say(
             "",

@@ -58,7 +58,7 @@ class Question:
     key: str
     """Its name in an answers file."""
     text: str
-    kind: Number | Range | Choice
+    kind: Number | Interval | OneOf
 
 
 @record
@@ -110,7 +110,7 @@ PAGES = Number("pages")
 
 
 @record
-class Range:
+class Interval:
     """A question whose answer varies from machine to machine: right is a range that holds it and is not too wide."""
 
     unit: str
@@ -157,7 +157,7 @@ class Range:
 
 
 @record
-class Choice:
+class OneOf:
     """A question with one right answer out of a few; the reality is its text."""
 
     options: tuple[str, ...]
@@ -189,8 +189,8 @@ class Choice:
 
     def show(self, value: Any, facts: Facts) -> str:
         """Return a prediction, or the reality, for people."""
-        place = self.options.index(value) if isinstance(value, str) else value
-        return f"{self.letter(place)}) {self.options[place]}"
+        index = self.options.index(value) if isinstance(value, str) else value
+        return f"{self.letter(index)}) {self.options[index]}"
 
 
 def parse_amount(text: str, unit: str, facts: Facts) -> int:

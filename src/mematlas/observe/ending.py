@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.results import Reading
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.procfs import ProcessDir
-    from mematlas.kernel.sysvipc import Segment
+    from mematlas.kernel.sysvipc import ShmSegment
     from mematlas.model.frames import FrameSums
     from mematlas.model.holders import File
     from mematlas.model.pages import PageSource
@@ -383,7 +383,7 @@ class Ending:
         return devices.shmem | devices.hugetlb
 
     @cached_property
-    def _segments(self) -> dict[int, Segment]:
+    def _segments(self) -> dict[int, ShmSegment]:
         return read_segments(self.process.procfs) if is_in_our_namespace(self.process) else {}
 
     def swap_pss(self, sources: Sources, max_stall: float) -> dict[int, int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.doctor.bench import MISSING, NEEDED, UNKNOWN, WORKS
+from mematlas.doctor.bench import MISSING, NEEDED, UNTRIED, WORKS
 from mematlas.kernel.hugepage import THP
 from mematlas.kernel.procfs import WHOLE_PROC
 from mematlas.notes import Note
@@ -133,12 +133,12 @@ INDENT = " " * 6
 """Before what stands below an interface."""
 SECTIONS = {
     NEEDED: "Needs a right or a setting:",
-    UNKNOWN: "Cannot be tried as things are:",
+    UNTRIED: "Cannot be tried as things are:",
     MISSING: "Missing from this kernel:",
     WORKS: "Works:",
 }
 """What stands over the interfaces of each status, in this order."""
-IN_SUMMARY = {NEEDED: "Need a right or a setting", UNKNOWN: "Cannot be tried", MISSING: "Missing"}
+IN_SUMMARY = {NEEDED: "Need a right or a setting", UNTRIED: "Cannot be tried", MISSING: "Missing"}
 
 
 def doctor_view(features: Iterable[Feature], held: frozenset[str], command: str, ids: tuple[int, int]) -> Drawn:

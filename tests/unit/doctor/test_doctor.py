@@ -19,7 +19,7 @@ from conftest import Outcome, missing_right
 from helpers import children, texts
 from mematlas.cli import main
 from mematlas.doctor import features as doctor_features
-from mematlas.doctor.bench import MISSING, NEEDED, UNKNOWN, WORKS, Bench, Missing, Reason, chosen
+from mematlas.doctor.bench import MISSING, NEEDED, UNTRIED, WORKS, Bench, Missing, Reason, chosen
 from mematlas.doctor.features import PROBES, Feature, Probe, find_features, run
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.pagemap import Scanner
@@ -61,7 +61,7 @@ def rows(capsys: pytest.CaptureFixture[str]) -> Rows:
 
 def test_every_interface_has_one_row_with_a_state(rows: Rows) -> None:
     assert sorted(rows) == sorted(probe.code for probe in PROBES)
-    assert {row["status"] for row in rows.values()} <= {WORKS, NEEDED, MISSING, UNKNOWN}
+    assert {row["status"] for row in rows.values()} <= {WORKS, NEEDED, MISSING, UNTRIED}
     assert all(list(row) == ["code", "interface", "status", "gives", "needs", "detail"] for row in rows.values())
 
 
@@ -296,7 +296,7 @@ def test_a_file_of_a_sys_that_is_not_mounted_is_not_blamed_on_the_kernel(monkeyp
     error = FileNotFoundError(errno.ENOENT, "", "/sys/kernel/btf/vmlinux")
     assert outcome(error) == LACKING
     monkeypatch.setattr(doctor_features, "has_sysfs", lambda: False)
-    assert outcome(error) == Feature("x", UNKNOWN, (), Reason("type", ("sysfs",)))
+    assert outcome(error) == Feature("x", UNTRIED, (), Reason("type", ("sysfs",)))
     assert outcome(FileNotFoundError(errno.ENOENT, "", "/proc/kcore")) == LACKING
 
 

@@ -29,7 +29,7 @@ from mematlas.labs.actor import VERBS, Actor, Verb
 from mematlas.labs.answers import choose_answers
 from mematlas.labs.lesson import Answer, Asked, Given, Guide, Lesson, Paper, Stage, Step, fill, summary
 from mematlas.labs.lessons import LESSONS
-from mematlas.labs.question import Choice, Number, Question, Range, calculate
+from mematlas.labs.question import Interval, Number, OneOf, Question, calculate
 from mematlas.labs.running import RunningWorkload
 from mematlas.labs.score import Score, ScoreFile, parse_scores, score_of
 
@@ -116,7 +116,7 @@ def test_what_is_no_number_is_refused(unit: str, text: str) -> None:
 
 @given(st.text(max_size=40))
 def test_any_text_is_a_number_or_refused(text: str) -> None:
-    for kind in (Number("pages"), Range("bytes", 4), Choice(("x", "y"))):
+    for kind in (Number("pages"), Interval("bytes", 4), OneOf(("x", "y"))):
         try:
             kind.parse(text, FACTS)
         except BadInput:
@@ -140,21 +140,21 @@ def test_formula_is_arithmetic(left: int, right: int, sign: str) -> None:
     ],
 )
 def test_range_is_understood(unit: str, text: str, ends: tuple[int, int]) -> None:
-    assert Range(unit, 4).parse(text, FACTS) == ends
+    assert Interval(unit, 4).parse(text, FACTS) == ends
 
 
 @pytest.mark.parametrize("text", ["10-100", "20-10", "x-y", "-", "5-"])
 def test_bad_range_is_refused(text: str) -> None:
     with pytest.raises(BadInput):
-        Range("", 4).parse(text, FACTS)
+        Interval("", 4).parse(text, FACTS)
 
 
 def test_predictions_hold_within_their_slack() -> None:
     assert Number("", 3).holds(97, 100)
     assert not Number("", 3).holds(96, 100)
-    assert Range("", 4).holds((50, 100), 100)
-    assert not Range("", 4).holds((50, 99), 100)
-    choice = Choice(("No", "Yes, always."))
+    assert Interval("", 4).holds((50, 100), 100)
+    assert not Interval("", 4).holds((50, 99), 100)
+    choice = OneOf(("No", "Yes, always."))
     assert [choice.parse(text, {}) for text in ("b", "B)", "yes, always")] == [1, 1, 1]
     assert choice.holds(1, "Yes, always.")
     assert not choice.holds(0, "Yes, always.")
@@ -251,7 +251,7 @@ def test_every_lesson_is_well_formed(lesson: Lesson) -> None:
     for step in lesson.steps:
         assert step.question.text.rstrip().endswith(("?", "."))
         assert step.explain
-        if isinstance(step.question.kind, Choice):
+        if isinstance(step.question.kind, OneOf):
             assert len(set(step.question.kind.options)) == len(step.question.kind.options) > 1
 
 
@@ -397,7 +397,7 @@ def test_answers_are_numbers_text_and_pairs() -> None:
     given_answers = Given({"n": 4, "text": "2 KiB", "pair": [2, 8], "none": None})
     assert given_answers.ask(Question("n", "?", Number("")), {}) == 4
     assert given_answers.ask(Question("text", "?", Number("bytes")), {}) == 2048
-    assert given_answers.ask(Question("pair", "?", Range("", 4)), {}) == (2, 8)
+    assert given_answers.ask(Question("pair", "?", Interval("", 4)), {}) == (2, 8)
     assert given_answers.ask(Question("none", "?", Number("")), {}) is None
     assert given_answers.ask(Question("missing", "?", Number("")), {}) is None
     bad: tuple[Any, ...] = (True, {}, [1], "many")

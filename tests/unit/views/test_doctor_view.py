@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mematlas
-from mematlas.doctor.bench import MISSING, NEEDED, UNKNOWN, WORKS, Reason
+from mematlas.doctor.bench import MISSING, NEEDED, UNTRIED, WORKS, Reason
 from mematlas.doctor.features import PROBES, Feature
 from mematlas.views.doctor import NAMES, REASONS, TO_TYPE, detail_of, doctor_view
 
@@ -17,7 +17,7 @@ SOME = (
     Feature("maps", WORKS),
     Feature("frame-numbers", NEEDED, ("CAP_SYS_ADMIN",)),
     Feature("idle-pages", MISSING, (), Reason("kernel", ("CONFIG_IDLE_PAGE_TRACKING",))),
-    Feature("lockdown", UNKNOWN, (), Reason("type", ("securityfs",))),
+    Feature("lockdown", UNTRIED, (), Reason("type", ("securityfs",))),
     Feature("numa-maps", WORKS, (), Reason("nodes", (2,))),
     Feature("swap", NEEDED, (), Reason("type", ("swap",))),
 )
@@ -85,7 +85,7 @@ def test_only_a_line_to_type_alone_in_its_line_is_wider_than_the_screen(width: i
     features = [
         Feature(probe.code, status, RIGHTS if status == NEEDED else (), Reason(code, values.get(code, (1 << 21,))))
         for probe, code in zip(PROBES, [*REASONS, *REASONS], strict=False)
-        for status in (NEEDED, UNKNOWN, MISSING, WORKS)
+        for status in (NEEDED, UNTRIED, MISSING, WORKS)
         if code != "kernel"
     ]
     wide = [line for line in text(*features, width=width).splitlines() if len(line) > width]

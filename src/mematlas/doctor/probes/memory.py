@@ -6,7 +6,7 @@ import errno
 import os
 import struct
 
-from mematlas.doctor.bench import MISSING, NEEDED, UNKNOWN, Bench, Missing, Reason, in_sysfs
+from mematlas.doctor.bench import MISSING, NEEDED, UNTRIED, Bench, Missing, Reason, in_sysfs
 from mematlas.errors import NotSupported
 from mematlas.kernel.lockdown import LOCKDOWN_PATH, read_lockdown
 from mematlas.kernel.memory.bpfcall import (
@@ -112,7 +112,7 @@ def lockdown(bench: Bench) -> Reason | None:
         opens(LOCKDOWN_PATH)(bench)
     except FileNotFoundError:
         if in_sysfs(SECURITYFS) and not os.listdir(SECURITYFS):
-            raise Missing(UNKNOWN, Reason("type", ("securityfs",))) from None
+            raise Missing(UNTRIED, Reason("type", ("securityfs",))) from None
         return Reason("no-lockdown")
     mode = read_lockdown()
     if mode == "confidentiality":

@@ -32,7 +32,7 @@ from mematlas.kernel.memory.x86 import PAGE, U64
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.arrays import Bools, Words
-    from mematlas.kernel.memory.btf import Layout
+    from mematlas.kernel.memory.btf import StructLayout
 
 PSEUDO_MAP_VALUE = 2
 
@@ -143,7 +143,7 @@ class BpfReader:
         self._run(0, 8)
         return int(self._head[2])
 
-    def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
+    def mm_address(self, pid: int, mem_fd: int, layout: StructLayout) -> int:
         """Return the address of the mm_struct behind our own descriptor of /proc/PID/mem.
 
         task->files->fdt->fd[mem_fd]->private_data: whoever could open the file has passed the kernel's own check,
@@ -154,7 +154,7 @@ class BpfReader:
     def forget(self, pgd: int) -> None:
         """Nothing is held."""
 
-    def private_data(self, fd: int, layout: Layout) -> int:
+    def private_data(self, fd: int, layout: StructLayout) -> int:
         """Return what our own open file ``fd`` is made of: for a pipe, the address of its pipe_inode_info."""
         at = self.current_task()
         for step in (layout["task_struct.files"], layout["files_struct.fdt"], layout["fdtable.fd"]):

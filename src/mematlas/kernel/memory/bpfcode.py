@@ -150,8 +150,8 @@ class Code:
 
     def assembled(self) -> bytes:
         """Return the instructions."""
-        for at, place, field in self._jumps:
-            self._words[at][field] = self._places[place] - at - 1
+        for at, index, field in self._jumps:
+            self._words[at][field] = self._places[index] - at - 1
         flat = [number for word in self._words for number in word]
         return struct.pack("=" + "BBhi" * len(self._words), *flat)
 

@@ -42,7 +42,7 @@ from mematlas.kernel.memory.x86 import PAGE, U64, X86_ADDRESS, X86_HUGE, X86_PRE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.kernel.memory.btf import Layout
+    from mematlas.kernel.memory.btf import StructLayout
     from mematlas.kernel.memory.iomem import RamRanges
 
 BUDGET = 3 << 10
@@ -82,7 +82,7 @@ class CountProgram:
         NotSupported: a kernel before 6.3, without type information, or locked down to confidentiality.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: StructLayout) -> None:
         if PAGE % layout["page"]:
             raise NotSupported(f"struct pages of {layout['page']} bytes", "struct pages that fill pages evenly")
         self._bpf = Bpf()
@@ -101,7 +101,7 @@ class CountProgram:
             self.close()
             raise
 
-    def _load(self, map_fd: int, layout: Layout) -> int:
+    def _load(self, map_fd: int, layout: StructLayout) -> int:
         code = Counting(map_fd, layout).write()
         types, functions = code.types()
         program = code.assembled()
@@ -152,7 +152,7 @@ class CountProgram:
             raise NotSupported("following the kernel's structures with BPF", FITTING)
         return found
 
-    def private_data(self, fd: int, layout: Layout) -> int:
+    def private_data(self, fd: int, layout: StructLayout) -> int:
         """Return what our own open file ``fd`` is made of; see `mematlas.kernel.memory.bpf.BpfReader`."""
         self.read([])
         at = self._get("task")
@@ -195,7 +195,7 @@ class CountProgram:
     def walk(self, sums: Sums, start: int, end: int, first_at: int = 0) -> int | None:
         """Count a range up to where the work of one call is done; return that place.
 
-        None where it cannot be told, since tables changed or were none: then nothing was counted. The entry of the
+        None where it is not known, since tables changed or were none: then nothing was counted. The entry of the
         address ``first_at`` is kept for `first`.
         """
         INPUT_WORDS.pack_into(self._shared, AT["mode"], WALK, 0, start, end, BUDGET, first_at)

@@ -65,10 +65,10 @@ WANTED: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class Layout:
+class StructLayout:
     """Offsets in bytes by ``structure.member``, sizes by ``structure``.
 
-    >>> Layout({"page": 64, "page._mapcount": 48})["page._mapcount"]
+    >>> StructLayout({"page": 64, "page._mapcount": 48})["page._mapcount"]
     48
     """
 
@@ -78,7 +78,7 @@ class Layout:
         """The BTF file, when the values are not from there but from the cache."""
 
     def __repr__(self) -> str:
-        return f"Layout({self.values!r})"
+        return f"StructLayout({self.values!r})"
 
     def __contains__(self, name: str) -> bool:
         return name in self.values
@@ -96,7 +96,7 @@ class Layout:
             self.cached_from = None
 
 
-def asked_twice(layout: Layout, ask: Callable[[], T]) -> T:
+def asked_twice(layout: StructLayout, ask: Callable[[], T]) -> T:
     """Return what ``ask`` returns. What is refused with values from the cache is asked once more with fresh ones."""
     values = layout.values
     try:
@@ -164,16 +164,16 @@ class TypeTable:
         """Yield the name and the byte offset of each member; those of unnamed members count as one's own."""
         at = self.start_of(type_id)
         words, info = self.words, self.words[at + 1]
-        for place in range(at + 3, at + 3 + 3 * (info & 0xFFFF), 3):
+        for index in range(at + 3, at + 3 + 3 * (info & 0xFFFF), 3):
             self.nr_passed += 1
             if self.nr_passed > MAX_MEMBERS:
                 raise FormatError(self.path, f"more than {MAX_MEMBERS} members")
             # With the flag, the upper byte holds the size of a bit field.
-            offset = base + (words[place + 2] & (0xFFFFFF if info >> 31 else 0xFFFFFFFF)) // 8
-            if words[place]:
-                yield self.name_at(words[place]), offset
+            offset = base + (words[index + 2] & (0xFFFFFF if info >> 31 else 0xFFFFFFFF)) // 8
+            if words[index]:
+                yield self.name_at(words[index]), offset
             else:
-                yield from self._unnamed(words[place + 1], offset, depth + 1)
+                yield from self._unnamed(words[index + 1], offset, depth + 1)
 
     def _unnamed(self, type_id: int, offset: int, depth: int) -> Iterator[tuple[str, int]]:
         # A type may be made of itself, in a file that no kernel wrote.
@@ -204,7 +204,7 @@ def split_sections(data: bytes, path: str) -> tuple[bytes, bytes]:
 
 
 def parse_btf(data: bytes, wanted: Mapping[str, tuple[str, ...]] = WANTED, path: str = BTF_PATH) -> dict[str, int]:
-    """Return the wanted sizes and offsets, by name, as `Layout` describes them.
+    """Return the wanted sizes and offsets, by name, as `StructLayout` describes them.
 
     >>> parse_btf(open("/sys/kernel/btf/vmlinux", "rb").read(), {"page": ("_mapcount",)})  # doctest: +SKIP
     {'page': 64, 'page._mapcount': 48}
@@ -221,7 +221,7 @@ def parse_btf(data: bytes, wanted: Mapping[str, tuple[str, ...]] = WANTED, path:
     return found
 
 
-def read_layout(path: str = BTF_PATH, afresh: bool = False) -> Layout:
+def read_layout(path: str = BTF_PATH, afresh: bool = False) -> StructLayout:
     """Return the layout of the running kernel, from the cache when it holds this very BTF.
 
     With ``afresh`` the cache is not asked, but told.
@@ -241,11 +241,11 @@ def read_layout(path: str = BTF_PATH, afresh: bool = False) -> Layout:
     try:
         values = cache.load(key, WANTED) if cache and not afresh else None
         if values is not None:
-            return Layout(values, path)
+            return StructLayout(values, path)
         values = parse_btf(data or read_btf(path), WANTED, path)
         if cache:
             cache.store(key, values, WANTED)
-        return Layout(values)
+        return StructLayout(values)
     finally:
         if cache:
             cache.close()

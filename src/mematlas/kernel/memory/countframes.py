@@ -19,13 +19,13 @@ from mematlas.kernel.memory.countmap import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.memory.bpfcode import Register
-    from mematlas.kernel.memory.btf import Layout
+    from mematlas.kernel.memory.btf import StructLayout
 
 
 class FrameCode:
     """Writes functions of the program. R8 is the map's element everywhere."""
 
-    def __init__(self, map_fd: int, layout: Layout) -> None:
+    def __init__(self, map_fd: int, layout: StructLayout) -> None:
         self.code = Code(map_fd)
         self.layout = layout
         self.size = layout["page"]
@@ -87,7 +87,7 @@ class FrameCode:
     # Frames
 
     def _count_page(self) -> None:
-        """Return how often the frame in R1 is mapped (folio_precise_page_mapcount), -1 where that cannot be told;
+        """Return how often the frame in R1 is mapped (folio_precise_page_mapcount), -1 where that is not known;
         "is_anon" is 1 where it belongs to no file (folio_test_anon).
         """
         code, layout = self.code, self.layout

@@ -1,4 +1,4 @@
-"""The map that the program which counts shares with us: what it is told, what it keeps, and what it has counted."""
+"""The map that the program which counts shares with us: what it is asked, what it keeps, and what it has counted."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ class RamRanges:
         self._edges: Words | None = None
 
     def __contains__(self, address: int) -> bool:
-        place = bisect_right(self._starts, address) - 1
-        return place >= 0 and address < self.ranges[place][1]
+        index = bisect_right(self._starts, address) - 1
+        return index >= 0 and address < self.ranges[index][1]
 
     def contain(self, addresses: Words) -> Bools:
         """Return which addresses are RAM. Between an odd and an even edge lies a range."""

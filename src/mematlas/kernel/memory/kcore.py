@@ -20,7 +20,7 @@ from mematlas.kernel.memory.x86 import GIB, PAGE, U64
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.arrays import Bools, Words
-    from mematlas.kernel.memory.btf import Layout
+    from mematlas.kernel.memory.btf import StructLayout
 
 KCORE_PATH = "/proc/kcore"
 KALLSYMS_PATH = "/proc/kallsyms"
@@ -33,7 +33,7 @@ NR_TASKS_MAX = 1 << 22
 """PID_MAX_LIMIT: a list of tasks that is longer was changed while it was followed."""
 
 
-class Segment:
+class LoadSegment:
     """One PT_LOAD segment: kernel addresses ``start`` to ``end``, at ``offset`` in the file."""
 
     __slots__ = ("end", "offset", "phys_address", "start")
@@ -45,7 +45,7 @@ class Segment:
         self.phys_address = phys_address
 
 
-def parse_segments(fd: int, path: str = KCORE_PATH) -> list[Segment]:
+def parse_segments(fd: int, path: str = KCORE_PATH) -> list[LoadSegment]:
     """Return the loadable segments of an ELF core file, by address."""
     header = os.pread(fd, ELF_HEADER.size, 0)
     if len(header) < ELF_HEADER.size:
@@ -62,7 +62,7 @@ def parse_segments(fd: int, path: str = KCORE_PATH) -> list[Segment]:
         if kind == PT_LOAD and length:
             if start + length > U64 + 1 or offset + length > MAX_OFFSET:
                 raise FormatError(path, f"a segment of {length} bytes at {offset:#x}")
-            segments.append(Segment(start, start + length, offset, phys_address))
+            segments.append(LoadSegment(start, start + length, offset, phys_address))
     return sorted(segments, key=lambda segment: segment.start)
 
 
@@ -76,7 +76,7 @@ class KcoreReader:
     name = "kcore"
     batch_size = 64
 
-    def __init__(self, fd: int, segments: list[Segment], kallsyms: str = KALLSYMS_PATH) -> None:
+    def __init__(self, fd: int, segments: list[LoadSegment], kallsyms: str = KALLSYMS_PATH) -> None:
         self.fd = fd
         self.segments = segments
         self.kallsyms = kallsyms
@@ -153,7 +153,7 @@ class KcoreReader:
         ]
         return sorted({each for each in distances if each % GIB == 0}, key=distances.count, reverse=True)
 
-    def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
+    def mm_address(self, pid: int, mem_fd: int, layout: StructLayout) -> int:
         """Return the address of the mm_struct behind our own descriptor of /proc/PID/mem.
 
         Not the one that the task of ``pid`` has: that may be another by now, which nobody holds in its place.
@@ -163,14 +163,14 @@ class KcoreReader:
     def forget(self, pgd: int) -> None:
         """Nothing is held."""
 
-    def private_data(self, fd: int, layout: Layout) -> int:
+    def private_data(self, fd: int, layout: StructLayout) -> int:
         """Return what our own open file ``fd`` is made of: for a pipe, the address of its pipe_inode_info."""
         at = self._own_task(layout)
         for step in (layout["task_struct.files"], layout["files_struct.fdt"], layout["fdtable.fd"]):
             at = self._word(at + step)
         return self._word(self._word(at + 8 * fd) + layout["file.private_data"])
 
-    def _own_task(self, layout: Layout) -> int:
+    def _own_task(self, layout: StructLayout) -> int:
         """Return the address of our own task_struct: the list of all tasks is followed from init_task.
 
         The PIDs in it are those of the first PID namespace, so this reader is for that one alone.

@@ -23,7 +23,7 @@ from mematlas.kernel.status import counts_as_we_do
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.arrays import Bools, Words
-    from mematlas.kernel.memory.btf import Layout
+    from mematlas.kernel.memory.btf import StructLayout
 
 MODULE_PATH = "/sys/kernel/debug/mematlas"
 ABI_VERSION = 1
@@ -119,7 +119,7 @@ class ModuleReader:
             os.close(self._fds.pop(pgd))
             self._known = {table: way for table, way in self._known.items() if way[0] != pgd}
 
-    def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
+    def mm_address(self, pid: int, mem_fd: int, layout: StructLayout) -> int:
         """Return a name for the address space of ``pid``: the address of its top table, for the module tells no other.
 
         The caller's open descriptor has passed the kernel's check; the module asks for CAP_SYS_ADMIN. It takes a
@@ -160,7 +160,7 @@ class ModuleReader:
         if old >= 0:
             os.close(fd)
 
-    def private_data(self, fd: int, layout: Layout) -> int:
+    def private_data(self, fd: int, layout: StructLayout) -> int:
         """Refuse: only tables are read."""
         raise NotSupported("finding an open file with the module", "the bpf reader")
 
@@ -180,13 +180,13 @@ class ModuleReader:
             return self._tables[: len(pages)], np.array([page in rows for page in pages], np.bool_)
         data = np.zeros((len(wanted), size // 8), np.uint64)
         good = np.zeros(len(wanted), np.bool_)
-        for place, address in enumerate(wanted):
+        for index, address in enumerate(wanted):
             if size == 8 and address in self._pointers:
-                data[place, 0], good[place] = self._pointers[address], True
+                data[index, 0], good[index] = self._pointers[address], True
             elif (row := rows.get(address & -PAGE)) is not None:
                 first = address % PAGE // 8
-                data[place] = self._tables[row, first : first + size // 8]
-                good[place] = True
+                data[index] = self._tables[row, first : first + size // 8]
+                good[index] = True
         return data, good
 
     def _read_tables(self, pages: list[int]) -> dict[int, int]:
@@ -226,10 +226,10 @@ class ModuleReader:
         pgd, address, level, flags = self._known[table]
         if level == 0:
             return
-        (places,) = np.nonzero(entries & np.uint64(X86_PRESENT | X86_HUGE) == X86_PRESENT)
+        (indices,) = np.nonzero(entries & np.uint64(X86_PRESENT | X86_HUGE) == X86_PRESENT)
         shift = INDEX_SHIFT + INDEX_BITS * level
-        children = (entries[places] & np.uint64(self.address_mask)).tolist()
-        for place, child in zip(places.tolist(), children, strict=True):
+        children = (entries[indices] & np.uint64(self.address_mask)).tolist()
+        for place, child in zip(indices.tolist(), children, strict=True):
             self._known[child] = (pgd, address | place << shift, level - 1, flags)
 
     def _open(self) -> int:

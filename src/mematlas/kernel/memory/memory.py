@@ -19,7 +19,7 @@ import numpy as np
 from mematlas.arrays import Bools, Bytes, Words
 from mematlas.errors import Error, FormatError, NotSupported, ProcessGone
 from mematlas.kernel.cpuinfo import phys_bits, read_cpuinfo
-from mematlas.kernel.memory.btf import FITTING, Layout
+from mematlas.kernel.memory.btf import FITTING, StructLayout
 from mematlas.kernel.memory.directmap import find_direct_map
 from mematlas.kernel.memory.iomem import RamRanges
 from mematlas.kernel.memory.pinned import PinnedMm, open_mem
@@ -43,7 +43,7 @@ CPU_ENTRY_AREA = 0xFFFFFE0000000000
 class KernelMemory:
     """Page tables of the kernel, through one reader. Made by `mematlas.kernel.memory.readers.open_kernel_memory`."""
 
-    def __init__(self, reader: Reader, layout: Layout, ram: RamRanges, procfs: ProcFS) -> None:
+    def __init__(self, reader: Reader, layout: StructLayout, ram: RamRanges, procfs: ProcFS) -> None:
         self.reader = reader
         self.layout = layout
         self.ram = ram
@@ -238,8 +238,8 @@ class KernelMemory:
         if not self._tops[pgd]:
             del self._tops[pgd]
             # With the copy that user space runs with, where there is one.
-            places = slice(pgd // PAGE, pgd // PAGE + 2)
-            self._heights[places][self._heights[places] == self.levels] = 0
+            heights = self._heights[pgd // PAGE : pgd // PAGE + 2]
+            heights[heights == self.levels] = 0
             self.reader.forget(pgd)
 
     def _open_mem(self, pid: int) -> PinnedMm:

@@ -37,8 +37,8 @@ class OwnPages:
         # The 4 KiB pages must not be huge themselves, whatever the system's setting.
         self.area.madvise(mmap.MADV_NOHUGEPAGE, after, PMD_SIZE // 2)
         self.probes = [after + step * 7 * PAGE for step in range(NR_PROBES)]
-        for place in self.probes:
-            self.area[place] = 1
+        for offset in self.probes:
+            self.area[offset] = 1
 
     def __enter__(self) -> OwnPages:
         return self

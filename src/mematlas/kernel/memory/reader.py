@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from mematlas.arrays import Bools, Words
-    from mematlas.kernel.memory.btf import Layout
+    from mematlas.kernel.memory.btf import StructLayout
 
     class Reader(Protocol):
         """Something that copies kernel memory."""
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
             What is returned may be overwritten by the next call.
             """
 
-        def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
+        def mm_address(self, pid: int, mem_fd: int, layout: StructLayout) -> int:
             """Return the address of the mm_struct of ``pid``, whose /proc/PID/mem we hold open."""
 
-        def private_data(self, fd: int, layout: Layout) -> int:
+        def private_data(self, fd: int, layout: StructLayout) -> int:
             """Return the private_data of one of our own open files."""
 
         def forget(self, pgd: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 from mematlas.errors import Error, NotSupported, PermissionDenied
-from mematlas.kernel.memory.btf import Layout, asked_twice, read_layout
+from mematlas.kernel.memory.btf import StructLayout, asked_twice, read_layout
 from mematlas.kernel.memory.iomem import RamRanges, read_ram
 from mematlas.kernel.memory.memory import KernelMemory
 from mematlas.kernel.procfs import ProcFS
@@ -48,7 +48,7 @@ def open_kernel_memory(reader: str = "auto", procfs: ProcFS | None = None) -> Ke
     raise combined_refusal(refused, reader)
 
 
-def probe(make: Callable[[], Reader], layout: Layout, ram: RamRanges, procfs: ProcFS) -> KernelMemory:
+def probe(make: Callable[[], Reader], layout: StructLayout, ram: RamRanges, procfs: ProcFS) -> KernelMemory:
     """Return kernel memory through the reader that ``make`` makes. It is closed again when the probe fails."""
     reader = make()
     try:

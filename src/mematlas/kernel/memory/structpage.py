@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 NR_SAMPLES = 256
 NOWHERE = np.zeros(0, np.intp)
-UNKNOWN = -1
+UNKNOWN_COUNT = -1
 """The count of a frame that has no struct page in RAM, or whose struct page could not be read."""
 
 GUP_PIN_COUNTING_BIAS = 1024
@@ -74,7 +74,7 @@ class StructPages:
         return self.base + pfn * self.size
 
     def map_counts(self, pfns: Words) -> Counts:
-        """Return how many times each frame is mapped, as the kernel counts it; -1 where it cannot be told.
+        """Return how many times each frame is mapped, as the kernel counts it; -1 where it is not known.
 
         Frames are best given in the order of a process's page tables: neighbours are then mostly neighbours in the
         array too, which is read a page at a time, and no sorting is needed.
@@ -87,7 +87,7 @@ class StructPages:
         counts: Counts = own.reshape(-1).take(places)
         if (head_words & np.uint64(1)).any():
             words = head_words.reshape(-1).take(places >> 1)
-            chosen = np.flatnonzero((words & np.uint64(1)).astype(np.bool_) & (counts != UNKNOWN))
+            chosen = np.flatnonzero((words & np.uint64(1)).astype(np.bool_) & (counts != UNKNOWN_COUNT))
             self.large = chosen
             if chosen.size:
                 self._add_large(counts, pfns, chosen, words[chosen] - np.uint64(1))
@@ -121,7 +121,7 @@ class StructPages:
         return result
 
     def are_pinned(self, pfns: Words) -> Bools | None:
-        """Return which frames are held in place (pin_user_pages), of pages that are mapped once; None if not told.
+        """Return which frames are held in place (pin_user_pages), of pages that are mapped once; None if unknown.
 
         include/linux/mm.h, folio_maybe_dma_pinned(): each pin adds so many references to a single page. Large folios
         count pins elsewhere: theirs are not found here.
@@ -150,11 +150,11 @@ class StructPages:
         if place is None:
             place, own = values.get("page._refcount"), 1
         if place is None:
-            return np.full(len(tables), UNKNOWN, np.int32)
+            return np.full(len(tables), UNKNOWN_COUNT, np.int32)
         addresses = np.uint64(self.base) + (tables >> np.uint64(12)) * np.uint64(self.size)
         words, good = self.memory.frame_words(addresses + np.uint64(place & ~7))
         counts = (words >> np.uint64(8 * (place & 7))).astype(np.uint32).view(np.int32) - np.int32(own)
-        return np.where(good & (counts >= 0), counts, np.int32(UNKNOWN))
+        return np.where(good & (counts >= 0), counts, np.int32(UNKNOWN_COUNT))
 
     def _locate(self, pfns: Words) -> tuple[Words, NDArray[np.intp]]:
         """Return which pages of the array to read, and where in them, row after row, each frame's struct page is."""
@@ -191,7 +191,7 @@ class StructPages:
         np.maximum(own, -1, out=own)
         own += 1
         if not in_ram.all():
-            own[~in_ram] = UNKNOWN
+            own[~in_ram] = UNKNOWN_COUNT
             head_words[~in_ram] = 0
         return own, head_words
 
@@ -213,7 +213,7 @@ class StructPages:
         whole = (words >> np.uint64(8 * (self._entire & 7))).astype(np.uint32).view(np.int32) + np.int32(1)
         lengths = np.diff(np.append(starts, len(heads)))
         known = np.repeat(good & read & (whole >= 0), lengths)
-        counts[chosen] = np.where(known, counts[chosen] + np.repeat(whole, lengths), UNKNOWN)
+        counts[chosen] = np.where(known, counts[chosen] + np.repeat(whole, lengths), UNKNOWN_COUNT)
 
     def _kernel_counts(self, pfns: Words) -> Counts:
         return read_kernel_counts(self.memory.procfs, pfns)
@@ -244,16 +244,16 @@ class StructPages:
             # What is true of live frames changes. What differs counts only if ours was the same before and after the
             # kernel's was read, and is asked again then.
             ours = ask(sample)
-            told = ask_kernel(self.memory.procfs, sample)
-            differ = (ours != told) & (ours == ask(sample))
+            reported = ask_kernel(self.memory.procfs, sample)
+            differ = (ours != reported) & (ours == ask(sample))
             if not differ.any():
                 return
-            sample, told = sample[differ], told[differ]
+            sample, reported = sample[differ], reported[differ]
         # Offsets from the cache that are wrong are put right for the next time. What was read is not said: it may be
         # any word of the kernel.
         self.memory.layout.renew()
         raise NotSupported(
-            f"{what} from struct page (frame {int(sample[0]):#x} has {int(told[0])} in {name}, not here)"
+            f"{what} from struct page (frame {int(sample[0]):#x} has {int(reported[0])} in {name}, not here)"
         )
 
 
@@ -284,13 +284,13 @@ def open_struct_pages(memory: KernelMemory) -> StructPages:
 def find_base(memory: KernelMemory, own: OwnPages) -> int:
     """Return the address of frame 0's struct page."""
     size = memory.layout["page"]
-    told = memory.vmcoreinfo.get("SYMBOL(vmemmap)")
+    reported = memory.vmcoreinfo.get("SYMBOL(vmemmap)")
     try:
         addresses = own.struct_page_addresses(memory.pipe_pages)
     except NotSupported:
         # Only some kernels tell (measured: 6.18 does). What it says is compared with kpagecount like all else.
-        if isinstance(told, int):
-            return told
+        if isinstance(reported, int):
+            return reported
         raise
     return own.array_base(addresses, size)
 
@@ -304,12 +304,12 @@ class KernelFrames:
         read_frame_words(procfs, "kpagecount", np.zeros(1, np.uint64))
 
     def map_counts(self, pfns: Words) -> Counts:
-        """Return how many times each frame is mapped; -1 where it cannot be told."""
+        """Return how many times each frame is mapped; -1 where it is not known."""
         return read_kernel_counts(self.procfs, pfns)
 
     def table_shares(self, tables: Words) -> Counts:
         """Return that nothing is known of page tables; see `StructPages.table_shares`."""
-        return np.full(len(tables), UNKNOWN, np.int32)
+        return np.full(len(tables), UNKNOWN_COUNT, np.int32)
 
     def are_anonymous(self, pfns: Words) -> Bools:
         """Return which frames hold memory of no file."""
@@ -319,7 +319,7 @@ class KernelFrames:
 def read_kernel_counts(procfs: ProcFS, pfns: Words) -> Counts:
     """Return the counts of /proc/kpagecount for frames in any order; neighbours are read together."""
     words, good = read_frame_words(procfs, "kpagecount", pfns)
-    return np.where(good, words.astype(np.int32), np.int32(UNKNOWN))
+    return np.where(good, words.astype(np.int32), np.int32(UNKNOWN_COUNT))
 
 
 def read_anonymous(procfs: ProcFS, pfns: Words) -> Bools:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mematlas.kernel.kpage import FrameWords
 from mematlas.labs.lesson import Lesson, Stage, Step, hidden_frames
-from mematlas.labs.question import PAGES, Choice, Number, Question
+from mematlas.labs.question import PAGES, Number, OneOf, Question
 
 SMAPS = "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps"
 
@@ -92,7 +92,7 @@ written. The same 100 bytes, one to a page, would have cost 100 pages.""",
         Step(
             "Given back",
             "The workload gives the first 100 pages back: madvise(2) with MADV_DONTNEED.",
-            Question("given_back", "What happens?", Choice((GOES, STAYS, NOTHING))),
+            Question("given_back", "What happens?", OneOf((GOES, STAYS, NOTHING))),
             give_back,
             SMAPS,
             """\

@@ -8,7 +8,7 @@ from mematlas.errors import NotSupported
 from mematlas.kernel.backing import cachestat_ranges, call_cachestat, mincore_ranges
 from mematlas.kernel.pagemap import CACHED
 from mematlas.labs.lesson import Lesson, Stage, Step
-from mematlas.labs.question import PAGES, Choice, Number, Question
+from mematlas.labs.question import PAGES, Number, OneOf, Question
 
 FAULT_SLACK = 5
 """Page faults that the interpreter of the workload may have of its own meanwhile."""
@@ -103,7 +103,7 @@ charged to it. The page cache belongs to the kernel, and free(1) shows it as buf
         Step(
             "One byte",
             "Now the workload reads one single byte, in page 100.",
-            Question("read", "How many pages does RSS count then?", Choice((NONE, ONE, SEVERAL))),
+            Question("read", "How many pages does RSS count then?", OneOf((NONE, ONE, SEVERAL))),
             read_one,
             "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
             """\
@@ -127,7 +127,7 @@ memory that is "used" by the cache is no cause for alarm.""",
             """\
 Now the kernel is told to forget the file: posix_fadvise(2), POSIX_FADV_DONTNEED. The workload maps it again and
 reads one byte.""",
-            Question("evicted", "What does this read cost?", Choice((NO_FAULT, MINOR, MAJOR))),
+            Question("evicted", "What does this read cost?", OneOf((NO_FAULT, MINOR, MAJOR))),
             read_evicted,
             "getrusage(2) in the workload: ru_minflt and ru_majflt",
             """\
@@ -231,7 +231,7 @@ of them each second is mostly waiting.""",
         Step(
             "From the page cache",
             "It unmaps the file, maps it again, and reads the same byte.",
-            Question("cache", "What does this read cost?", Choice((NO_FAULT, MINOR, MAJOR))),
+            Question("cache", "What does this read cost?", OneOf((NO_FAULT, MINOR, MAJOR))),
             read_from_cache,
             RUSAGE,
             """\

@@ -8,7 +8,7 @@ from mematlas.kernel.hugepage import THP, huge_size
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.labs.lesson import Lesson, Stage, Step, hidden_frames
-from mematlas.labs.question import PAGES, Choice, Number, Question
+from mematlas.labs.question import PAGES, Number, OneOf, Question
 from mematlas.views.format import format_size
 
 ENABLED = f"{THP}/enabled"
@@ -132,7 +132,7 @@ entry of its TLB, the cache of translations, now serves {huge_size:size}, and it
         Step(
             "And their tables?",
             "A huge page needs one entry in the table above, and no table of its own.",
-            Question("huge_tables", "How many bytes of tables does the kernel keep for them?", Choice((FEWER, SAME))),
+            Question("huge_tables", "How many bytes of tables does the kernel keep for them?", OneOf((FEWER, SAME))),
             huge_tables,
             "VmPTE in /proc/{pid}/status, after less before",
             """\
@@ -284,7 +284,7 @@ Before it was {rss_before:pages}. The kernel found 16 whole free blocks, made so
         Step(
             "The pages that were kept",
             "",
-            Question("moved", "What happened to the pages that the workload had kept?", Choice((COPIED, IN_PLACE))),
+            Question("moved", "What happened to the pages that the workload had kept?", OneOf((COPIED, IN_PLACE))),
             moved,
             "the frames in /proc/{pid}/pagemap, before and after",
             """\

@@ -6,7 +6,7 @@ import resource
 
 from mematlas.labs.actor import allocator
 from mematlas.labs.lesson import Lesson, Stage, Step
-from mematlas.labs.question import PAGES, Choice, Number, Question, Range
+from mematlas.labs.question import PAGES, Interval, Number, OneOf, Question
 from mematlas.model.address_space import Selection
 from mematlas.views.format import format_size
 
@@ -65,7 +65,7 @@ workload is PID {pid}.""",
         Step(
             "At first",
             "The stack of the workload has {shown_limit} (ulimit -s).",
-            Question("size", "How large is its VMA, [stack], now?", Choice((AS_LIMIT, SMALLER))),
+            Question("size", "How large is its VMA, [stack], now?", OneOf((AS_LIMIT, SMALLER))),
             stack_size,
             "/proc/{pid}/maps",
             """\
@@ -97,7 +97,7 @@ Growing reserves addresses, and touching takes frames, as everywhere: only the p
         Step(
             "Back again",
             "The function has returned; its array is gone.",
-            Question("returned", "What does the VMA do?", Choice((SHRINKS, STAYS))),
+            Question("returned", "What does the VMA do?", OneOf((SHRINKS, STAYS))),
             shrink,
             "/proc/{pid}/maps",
             """\
@@ -165,7 +165,7 @@ free(3) is not what you may think. The workload, PID {pid}, calls malloc and fre
         Step(
             "Many small blocks",
             "Now the workload allocates 32,000 blocks of 1,000 bytes, and writes to each.",
-            Question("allocated", "By how much does the RSS of its heap grow?", Range("bytes", 2)),
+            Question("allocated", "By how much does the RSS of its heap grow?", Interval("bytes", 2)),
             allocate,
             HEAP,
             """\
@@ -177,7 +177,7 @@ are rounded up to 16: 32,000 x 1,008 bytes are 30.8 MiB.""",
         Step(
             "Freed",
             "The workload frees all of them but the last one, which lies at the upper end.",
-            Question("freed", "How much of that memory goes back to the kernel?", Choice((ALL, HALF, NONE))),
+            Question("freed", "How much of that memory goes back to the kernel?", OneOf((ALL, HALF, NONE))),
             lambda stage: given_back(stage, "free"),
             HEAP,
             """\
@@ -188,7 +188,7 @@ everything, which looks like a leak and is none.""",
         Step(
             "Trimmed",
             "Now it calls malloc_trim(3).",
-            Question("trimmed", "How much of that memory goes back to the kernel now?", Choice((ALL, HALF, NONE))),
+            Question("trimmed", "How much of that memory goes back to the kernel now?", OneOf((ALL, HALF, NONE))),
             lambda stage: given_back(stage, "trim"),
             HEAP,
             """\
@@ -198,7 +198,7 @@ addresses stay; the next use of them is a page fault.""",
         Step(
             "One large block",
             "It allocates one block of 64 MiB.",
-            Question("large", "Where does the block lie?", Choice((IN_HEAP, APART))),
+            Question("large", "Where does the block lie?", OneOf((IN_HEAP, APART))),
             lambda stage: where(stage, f"malloc 1 {LARGE_BLOCK}"),
             "/proc/{pid}/maps, the VMA at {block:#x}",
             """\
@@ -208,7 +208,7 @@ once, whatever lies above.""",
         Step(
             "Another thread",
             "A second thread of the workload allocates 1,000 bytes.",
-            Question("thread", "Where does this block lie?", Choice((IN_HEAP, APART))),
+            Question("thread", "Where does this block lie?", OneOf((IN_HEAP, APART))),
             lambda stage: where(stage, "thread 1000"),
             "/proc/{pid}/maps, the VMA at {block:#x}",
             """\

@@ -11,7 +11,7 @@ from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.swaps import free_swap, read_swaps
 from mematlas.labs.lesson import Lesson, Stage, Step
 from mematlas.labs.lessons.files import MINOR, NO_FAULT
-from mematlas.labs.question import PAGES, Choice, Question
+from mematlas.labs.question import PAGES, OneOf, Question
 from mematlas.model.address_space import Selection
 from mematlas.views.swap import ways_to_swap
 
@@ -157,7 +157,7 @@ Swap in smaps says the same for the VMA: {swap:size}.""",
         Step(
             "One byte",
             "Now the workload reads one byte of page 0.",
-            Question("cost", "What does this read cost?", Choice((NO_FAULT, MINOR, MAJOR))),
+            Question("cost", "What does this read cost?", OneOf((NO_FAULT, MINOR, MAJOR))),
             read_one,
             "getrusage(2) in the workload: ru_minflt and ru_majflt",
             """\
@@ -269,7 +269,7 @@ once, in the file, and clears the entries.""",
         Step(
             "The entry",
             "Page 0 was written to and is in swap. Page 110 was never touched by anyone.",
-            Question("entry", "What does the entry of page 0 look like?", Choice((PRESENT, IN_SWAP, EMPTY))),
+            Question("entry", "What does the entry of page 0 look like?", OneOf((PRESENT, IN_SWAP, EMPTY))),
             look_of_entry,
             "/proc/{pid}/pagemap: {entry:#018x} for page 0, {untouched:#018x} for page 110",
             """\

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mematlas.kernel.pagemap import ENTRY_SIZE, PM_PFRAME, PM_PRESENT, Pagemap
 from mematlas.labs.lesson import Lesson, Stage, Step, hidden_frames
-from mematlas.labs.question import Choice, Number, Question
+from mematlas.labs.question import Number, OneOf, Question
 
 NR_PAGES, PROBED_PAGE, PROBED_BYTE = 16, 5, 0x123
 
@@ -131,7 +131,7 @@ program need not be so in memory.""",
             """\
 The entry is {entry:#018x}. Bit 63 is set: the page is present. But bits 0 to 54, where the number of the frame
 should be, are all 0.""",
-            Question("hidden", "Why?", Choice((NO_FRAME, FRAME_0, HIDDEN))),
+            Question("hidden", "Why?", OneOf((NO_FRAME, FRAME_0, HIDDEN))),
             why_no_frame,
             "bit 63 of the entry, and RSS of the VMA: {rss:pages} in RAM",
             """\

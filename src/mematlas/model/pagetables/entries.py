@@ -63,7 +63,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Entries = TypeVar("Entries", int, Words)
+OneOrMany = TypeVar("OneOrMany", int, Words)
 """One entry, or an array of them: what comes in goes out."""
 
 Test = tuple[tuple[int, int], ...]
@@ -180,7 +180,7 @@ class PagingMode:
         return (1 << 64) - self.user_end
 
 
-def holds(entry: Entries, test: Test) -> Any:
+def holds(entry: OneOrMany, test: Test) -> Any:
     """Return whether a test holds: a bool for an integer, an array of bools for an array.
 
     >>> holds(0b101, ((0b100, 0b100),)), holds(0b001, ((0b100, 0b100),))
@@ -192,14 +192,14 @@ def holds(entry: Entries, test: Test) -> Any:
     return result
 
 
-def is_table(mode: PagingMode, level: int, entry: Entries) -> Any:
+def is_table(mode: PagingMode, level: int, entry: OneOrMany) -> Any:
     """Return whether entries of a level point at tables of the next."""
     if level == len(mode.levels) - 1:
         return entry != entry
     return holds(entry, mode.table)
 
 
-def is_leaf(mode: PagingMode, level: int, entry: Entries) -> Any:
+def is_leaf(mode: PagingMode, level: int, entry: OneOrMany) -> Any:
     """Return whether entries of a level are present and map memory."""
     present = holds(entry, mode.present)
     if level == len(mode.levels) - 1:
@@ -208,7 +208,7 @@ def is_leaf(mode: PagingMode, level: int, entry: Entries) -> Any:
     return present & (holds(entry, mode.table) == 0) if mode.levels[level].can_map else present & (entry != entry)
 
 
-def is_prot_none(mode: PagingMode, level: int, entry: Entries) -> Any:
+def is_prot_none(mode: PagingMode, level: int, entry: OneOrMany) -> Any:
     """Return whether entries map memory that is hidden from the hardware."""
     if level == len(mode.levels) - 1:
         return holds(entry, mode.prot_none)
@@ -229,16 +229,16 @@ def full_addresses(mode: PagingMode, addresses: Words) -> Words:
     return result
 
 
-def address_of(mode: PagingMode, entry: Entries) -> Entries:
+def address_of(mode: PagingMode, entry: OneOrMany) -> OneOrMany:
     """Return the physical address that present entries hold, of a table or of a page, with nothing cut off."""
     result: Any = 0
     for mask, shift in mode.address_fields:
         part: Any = entry & (mask & ~mode.encryption_mask)
         result = result | (part << shift if shift > 0 else part >> -shift if shift else part)
-    return cast(Entries, result)
+    return cast(OneOrMany, result)
 
 
-def leaf_address(mode: PagingMode, level: int, entry: Entries) -> Entries:
+def leaf_address(mode: PagingMode, level: int, entry: OneOrMany) -> OneOrMany:
     """Return the physical address where the memory of leaf entries begins; PROT_NONE is turned back.
 
     >>> from mematlas.model.pagetables.modes import x86_64
@@ -257,7 +257,7 @@ def leaf_address(mode: PagingMode, level: int, entry: Entries) -> Entries:
         without_size = address & (address - (1 if isinstance(entry, int) else np.uint64(1)))
         chosen: Any = np.where(is_napot, without_size, address)
         address = int(chosen) if isinstance(entry, int) else chosen
-    return cast(Entries, address & (U64 - mode.levels[level].size + 1))
+    return cast(OneOrMany, address & (U64 - mode.levels[level].size + 1))
 
 
 def contiguous_size(mode: PagingMode, level: int, entry: int) -> int:
@@ -269,7 +269,7 @@ def contiguous_size(mode: PagingMode, level: int, entry: int) -> int:
     return size * mode.levels[level].nr_contiguous if holds(entry, mode.contiguous) else size
 
 
-def swap_fields(mode: PagingMode, entry: Entries) -> tuple[Entries, Entries]:
+def swap_fields(mode: PagingMode, entry: OneOrMany) -> tuple[OneOrMany, OneOrMany]:
     """Return the swap type and the offset of non-present entries.
 
     >>> from mematlas.model.pagetables.modes import x86_64
@@ -281,7 +281,7 @@ def swap_fields(mode: PagingMode, entry: Entries) -> tuple[Entries, Entries]:
     offset: Any = (entry >> layout.offset_shift) & ((1 << layout.offset_bits) - 1)
     if layout.inverted:
         offset = offset ^ ((1 << layout.offset_bits) - 1)
-    return cast(Entries, kind), cast(Entries, offset)
+    return cast(OneOrMany, kind), cast(OneOrMany, offset)
 
 
 def states(mode: PagingMode, level: int, entries: Words) -> Bytes:
@@ -313,11 +313,11 @@ def state_of(mode: PagingMode, level: int, entry: int) -> int:
     return int(states(mode, level, np.array([entry], np.uint64))[0])
 
 
-def migration_frame(mode: PagingMode, offset: Entries) -> Entries:
+def migration_frame(mode: PagingMode, offset: OneOrMany) -> OneOrMany:
     """Return the frame in the offset of a migration, hwpoison or device entry."""
     bits = mode.special_swap.pfn_bits if mode.special_swap else mode.swap.offset_bits
     frame: Any = offset & ((1 << bits) - 1)
-    return cast(Entries, frame)
+    return cast(OneOrMany, frame)
 
 
 def flags_of(mode: PagingMode, level: int, state: int) -> Iterator[Flag]:

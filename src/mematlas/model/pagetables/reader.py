@@ -20,7 +20,7 @@ from mematlas.frozen import replace
 from mematlas.kernel.backing import Backings
 from mematlas.kernel.kpage import KPF_ZERO_PAGE, read_frame_words
 from mematlas.kernel.maps import ANON_KINDS, Vma
-from mematlas.kernel.memory.structpage import UNKNOWN as UNKNOWN_COUNT
+from mematlas.kernel.memory.structpage import UNKNOWN_COUNT
 from mematlas.kernel.pagemap import (
     ACCESSED,
     DIRTY,

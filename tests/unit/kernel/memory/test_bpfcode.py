@@ -8,13 +8,13 @@ import pytest
 
 from mematlas.kernel.memory import countmap
 from mematlas.kernel.memory.bpfcode import R0, R1, R2, R3, Code
-from mematlas.kernel.memory.btf import Layout, TypeTable
+from mematlas.kernel.memory.btf import StructLayout, TypeTable
 from mematlas.kernel.memory.countcode import Counting
 from mematlas.kernel.memory.countmap import AT
 from mematlas.kernel.memory.directmap import find_direct_map
 from mematlas.kernel.memory.iomem import RamRanges
 
-LAYOUT = Layout(
+LAYOUT = StructLayout(
     {
         "type.page": 77,
         "type.bpf_rdonly_cast": 88,

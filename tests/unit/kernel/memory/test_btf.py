@@ -9,7 +9,7 @@ import pytest
 
 from constructed_btf import FUNC, INT, STRUCT, Builder, sample
 from mematlas.errors import FormatError, NotSupported
-from mematlas.kernel.memory.btf import Layout, parse_btf, parse_build_id, read_layout
+from mematlas.kernel.memory.btf import StructLayout, parse_btf, parse_build_id, read_layout
 
 
 def test_members_of_unnamed_members_count_as_ones_own() -> None:
@@ -18,7 +18,7 @@ def test_members_of_unnamed_members_count_as_ones_own() -> None:
 
 
 def test_a_missing_structure_is_left_out_and_named_when_needed() -> None:
-    layout = Layout(parse_btf(sample(), {"folio": ("_entire_mapcount",)}))
+    layout = StructLayout(parse_btf(sample(), {"folio": ("_entire_mapcount",)}))
     assert "folio" not in layout
     with pytest.raises(NotSupported, match=r"folio\._entire_mapcount"):
         layout["folio._entire_mapcount"]

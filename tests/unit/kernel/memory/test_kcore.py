@@ -13,12 +13,12 @@ from constructed_core import BASE, core
 from mematlas.errors import FormatError, NotSupported, PermissionDenied
 from mematlas.kernel.lockdown import read_lockdown
 from mematlas.kernel.memory import kcore
-from mematlas.kernel.memory.btf import Layout
+from mematlas.kernel.memory.btf import StructLayout
 from mematlas.kernel.memory.kcore import KcoreReader, find_symbol
 from mematlas.kernel.memory.x86 import U64
 
 TEXT = 0xFFFFFFFF81000000
-LAYOUT = Layout(
+LAYOUT = StructLayout(
     {
         "task_struct.tasks": 16,
         "task_struct.pid": 32,
@@ -141,7 +141,7 @@ def test_who_is_not_in_the_list_says_so(tasks: KcoreReader, monkeypatch: pytest.
 
 def test_no_message_tells_what_was_read(tasks: KcoreReader, monkeypatch: pytest.MonkeyPatch) -> None:
     in_first_namespace(monkeypatch)
-    wrong = Layout(LAYOUT.values | {"task_struct.files": 16})
+    wrong = StructLayout(LAYOUT.values | {"task_struct.files": 16})
     with pytest.raises(NotSupported) as caught:
         tasks.mm_address(4211, MEM_FD, wrong)
     assert "0x" not in str(caught.value)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel.memory.btf import Layout
+from mematlas.kernel.memory.btf import StructLayout
 from mematlas.kernel.memory.kmod import COPY, MEMATLAS_SELECT, REQUEST, SELECT, ModuleReader
 
-LAYOUT = Layout({"mm_struct.pgd": 120})
+LAYOUT = StructLayout({"mm_struct.pgd": 120})
 BASE = 0xFFFF888000000000
 PGD, TABLE, LEAF = 0x5000, 0x6000, 0x7000
 INFO = "abi 1\nlevels 4\npage_offset 0xffff888000000000\npti 1\naddress_mask 0x7fffffffff000\n"

@@ -13,7 +13,7 @@ import pytest
 from constructed_btf import sample
 from mematlas.errors import Error, NotSupported
 from mematlas.kernel.memory import btf, layoutcache
-from mematlas.kernel.memory.btf import Layout, asked_twice, read_layout
+from mematlas.kernel.memory.btf import StructLayout, asked_twice, read_layout
 from mematlas.kernel.memory.layoutcache import LayoutCache, is_sane, names_of, values_of
 from mematlas.kernel.rights import CALLERS
 
@@ -392,7 +392,7 @@ def test_a_wrong_offset_of_struct_page_is_put_right(
 
 def test_names_are_all_that_is_asked_for() -> None:
     assert names_of(WANTED) == ["page", "page._mapcount", "page.mapping"]
-    assert set(Layout(VALUES).values) < set(names_of(WANTED))
+    assert set(StructLayout(VALUES).values) < set(names_of(WANTED))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, 
 from mematlas.kernel import cpuinfo
 from mematlas.kernel.memory import memory as kmem
 from mematlas.kernel.memory import memory_blocks
-from mematlas.kernel.memory.btf import Layout
+from mematlas.kernel.memory.btf import StructLayout
 from mematlas.kernel.memory.iomem import RamRanges, parse_iomem, read_ram
 from mematlas.kernel.memory.memory import KernelMemory
 from mematlas.kernel.memory.memory_blocks import read_memory_blocks
@@ -23,7 +23,7 @@ from mematlas.kernel.memory.vmcoreinfo import parse_vmcoreinfo, read_vmcoreinfo_
 from mematlas.kernel.procfs import ProcFS
 
 GIB = 1 << 30
-LAYOUT = Layout({"mm_struct.pgd": 120})
+LAYOUT = StructLayout({"mm_struct.pgd": 120})
 
 
 class ConstructedReader:
@@ -55,10 +55,10 @@ class ConstructedReader:
                 rows[row, place] = self.words.get(address + 8 * place, 0)
         return rows, good
 
-    def mm_address(self, pid: int, mem_fd: int, layout: Layout) -> int:
+    def mm_address(self, pid: int, mem_fd: int, layout: StructLayout) -> int:
         return self.mm
 
-    def private_data(self, fd: int, layout: Layout) -> int:
+    def private_data(self, fd: int, layout: StructLayout) -> int:
         return 0
 
     def forget(self, pgd: int) -> None:
