@@ -197,7 +197,7 @@ def test_every_error_is_a_message_and_its_exit_code(
         (["usag", "1"], "did you mean usage?"),
         (["nonsense"], "no command 'nonsense'"),
         (["usage"], "which process?"),
-        (["usage", "self", "more"], "unexpected argument 'more' (one process at a time, or those of a cgroup"),
+        (["usage", "self", "more", "--verify"], "unexpected argument 'more' (--verify takes one process)"),
         (["usage", "self", "--format", "xml"], "bad --format 'xml': table, json, jsonl or csv"),
         (["usage", "self", "--nonsense"], "unknown option '--nonsense'"),
         (["maps", "self", "--kind", "heapp"], "no such kind: heapp"),

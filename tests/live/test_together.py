@@ -130,7 +130,9 @@ def test_without_frames_the_sum_of_pss_is_what_adds_up(as_nobody: Callable[..., 
     total = result["target"]["total"]
     assert (total["rss"], total["uss"]) == (None, None)
     assert total["pss"] == sum(row["pss"] for row in result["rows"])
-    assert any("in the sum of PSS alone: " in text for text in texts(result["notes"]))
+    assert any(
+        "only PSS can be added up: what they share is in the RSS of each: " in text for text in texts(result["notes"])
+    )
 
 
 @pytest.fixture
@@ -160,7 +162,7 @@ def test_total_of_a_cgroup_is_by_frames_when_asked_for(cgroup: str, family: list
 
     assert [row["pid"] for row in plain["rows"]] == sorted(family)
     assert plain["target"]["total"]["rss"] is None
-    assert any("--distinct counts by frame" in text for text in texts(plain["notes"]))
+    assert any("--distinct counts each page once" in text for text in texts(plain["notes"]))
     total = asked["target"]["total"]
     assert max(row["rss"] for row in asked["rows"]) < total["rss"] < sum(row["rss"] for row in asked["rows"])
     assert total["distinct"] == total["rss"]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result", UsageResult, EndingResult)
 
+PSS_ADDS_UP = "only PSS can be added up: what they share is in the RSS of each"
 NR_TRIES = 3
 """Times that the sources are compared before a difference counts."""
 
@@ -79,16 +80,14 @@ def run(args: Namespace, session: Session) -> int:
 def look_together(args: Namespace, session: Session, notes: Notes) -> Together | None:
     """Return what several processes have with each page counted once; None where frames are hidden, or may be many."""
     if not (session.is_list or args.distinct):
-        notes.add(
-            Note("pss-adds-up", "what they share counts once in the sum of PSS alone; --distinct counts by frame")
-        )
+        notes.add(Note("pss-adds-up", f"{PSS_ADDS_UP} (--distinct counts each page once)"))
         return None
     from mematlas.observe.together import count_together
 
     try:
         return count_together(session.processes, args.source)
     except (PermissionDenied, NotSupported) as error:
-        notes.add(Note("pss-adds-up", f"what they share counts once in the sum of PSS alone: {error}"))
+        notes.add(Note("pss-adds-up", f"{PSS_ADDS_UP}: {error}"))
         return None
 
 
