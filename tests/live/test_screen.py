@@ -9,14 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE, Program, mematlas, program, texts
-from mematlas.analysis.overview import Group, grouped, largest
+from helpers import PAGE, Program, mematlas, program, steadily, texts
+from mematlas.analysis.overview import SORTS, Group, grouped, largest
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.procfs import WHOLE_PROC, ProcFS
+from mematlas.model.holders import is_inside
 from mematlas.model.stalls import HOLD_PER_BYTE
 from mematlas.notes import Notes
 from mematlas.observe import machine
@@ -282,3 +284,146 @@ def test_screen_does_not_list_itself_in_another_pid_namespace() -> None:
 
     assert len(found) > 1
     assert own not in found
+
+
+# --- the machine as a whole
+
+
+def meminfo() -> dict[str, int]:
+    """Return the lines of /proc/meminfo, in bytes."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
+
+
+@steadily
+def test_parts_of_ram_are_those_of_meminfo_and_add_up() -> None:
+    before, ram, after = meminfo(), machine.Machine().ram(), meminfo()
+
+    def is_between(size: int | None, *names: str) -> bool:
+        sums = [sum(lines[name] for name in names) for lines in (before, after)]
+        return size is not None and min(sums) <= size <= max(sums)
+
+    assert is_between(ram.total, "MemTotal")
+    assert is_between(ram.available, "MemAvailable")
+    assert is_between(ram.anon, "AnonPages")
+    assert is_between(ram.shmem, "Shmem")
+    assert is_between(ram.free, "MemFree")
+    assert is_between(ram.pss, "AnonPages", "Mapped")
+    assert ram.page_cache is not None
+    assert ram.shmem is not None
+    assert is_between(ram.page_cache + ram.shmem, "Cached", "Buffers")
+    used = (ram.anon, ram.shmem, ram.hugetlb, ram.kernel, ram.cpu_free, ram.reserve, ram.other)
+    assert sum(size or 0 for size in used) == ram.in_use == (ram.total or 0) - (ram.available or 0)
+
+
+@steadily
+def test_what_a_program_takes_is_seen_where_it_belongs() -> None:
+    size = 16_381 * PAGE
+    code = """
+import mmap, sys
+size = int(sys.argv[-1])
+private = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+shared = mmap.mmap(-1, size)
+private.write(b"x" * size)
+shared.write(b"x" * size)
+print(1, flush=True)
+"""
+    before = machine.Machine().ram()
+    with program(code, size):
+        after = machine.Machine().ram()
+
+    grown = {name: getattr(after, name) - getattr(before, name) for name in ("anon", "shmem", "pss", "other", "in_use")}
+    # Other programs come and go; and the counters of the machine lag behind by some pages for each CPU.
+    assert size * 0.8 < grown["anon"] < size * 1.4
+    assert size * 0.8 < grown["shmem"] < size * 1.4
+    assert size * 1.7 < grown["pss"]
+    assert abs(grown["other"]) < size / 2
+    assert size * 1.5 < grown["in_use"]
+
+
+def test_pools_of_huge_pages_are_a_part_of_ram(hugetlb_pages: int) -> None:
+    ram = machine.Machine().ram()
+    huge = meminfo()["Hugepagesize"]
+
+    assert ram.hugetlb is not None
+    assert ram.hugetlb_free is not None
+    assert ram.hugetlb >= ram.hugetlb_free >= hugetlb_pages * huge
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@steadily
+def test_all_that_is_mapped_is_the_sum_of_every_pss() -> None:
+    if is_inside(ProcFS()):
+        pytest.skip("needs to see every process: this is a PID namespace")
+    total = unseen = 0
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            total += rollup(int(path.name)).get("Pss", 0)
+        except PermissionError:
+            unseen += int(path.joinpath("statm").read_text().split()[1]) * PAGE
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    pss = machine.Machine().ram().pss
+
+    assert pss is not None
+    assert total - pss * 0.02 < pss < total + unseen + pss * 0.02 + (8 << 20)
+
+
+def screen(*words: object) -> dict[str, Any]:
+    run = mematlas(*words, "--json")
+    assert run.returncode == 0, run.stderr
+    told: dict[str, Any] = json.loads(run.stdout)
+    return told
+
+
+@pytest.mark.parametrize("by", SORTS)
+def test_rows_are_in_the_order_asked_for(by: str, backends: Program) -> None:
+    rows = screen("--sort", by, "--limit", 9)["rows"]
+
+    amounts = [row[by] or 0 for row in rows if row["nr_measured"]]
+    assert 1 < len(rows) <= 9
+    assert amounts == sorted(amounts, reverse=True)
+
+
+def test_all_processes_have_a_row_when_there_is_room(backends: Program) -> None:
+    told = screen("--limit", 100_000)
+    members = sum(row["nr_processes"] for row in told["rows"])
+    row = next(row for row in told["rows"] if row["name"] == NAME)
+
+    assert (row["nr_processes"], row["uid"]) == (NR_CHILDREN + 1, os.geteuid())
+    assert told["target"]["others"]["nr_processes"] == 0
+    assert members >= NR_CHILDREN + 1
+
+
+def test_one_row_is_the_largest_and_the_others_are_counted(backends: Program) -> None:
+    many, one = screen("--limit", 100_000, "--sort", "rss"), screen("--limit", 1, "--sort", "rss")
+
+    assert len(one["rows"]) == 1
+    assert one["rows"][0]["rss"] >= NR_CHILDREN * NR_SHARED * PAGE
+    others = one["target"]["others"]
+    assert others["nr_processes"] >= len(many["rows"]) - 1 - 5  # programs end meanwhile
+
+
+def test_screen_repeats() -> None:
+    run = mematlas("-i", "50ms", "-n", 2, "--format", "jsonl", "--limit", 1)
+
+    assert run.returncode == 0, run.stderr
+    heads = [json.loads(line) for line in run.stdout.splitlines() if '"schema"' in line]
+    assert [head["schema"] for head in heads] == ["mematlas.overview/3"] * 2
+
+
+def test_who_is_refused_is_named() -> None:
+    told = screen()
+    refused = told["target"]["refused"]
+    text = mematlas().stdout
+
+    for pid in refused[:3] if not told["target"]["missing"] else ():
+        assert re.search(rf"but PID .*\b{pid}\b.*: the kernel refuses (it|them) \(why: .* doctor\)", text)
+
+
+def test_mistakes_are_of_mematlas_itself() -> None:
+    for words in (["--formt"], ["--limit", "0"], ["--sort", "size"]):
+        run = mematlas(*words)
+        assert run.returncode == 2
+        assert run.stderr.startswith("mematlas: ")
+        assert "overview" not in run.stderr

@@ -9,7 +9,19 @@ from typing import TypeVar
 import pytest
 
 from helpers import sparse, texts
-from mematlas.analysis.overview import SHARE, Facts, Group, Measured, grouped, holders, is_decided, largest
+from mematlas.analysis.overview import (
+    SHARE,
+    SORTS,
+    Facts,
+    Group,
+    Measured,
+    grouped,
+    holders,
+    is_decided,
+    largest,
+    others_of,
+)
+from mematlas.analysis.ram import account
 from mematlas.cli import main
 from mematlas.frozen import replace
 from mematlas.kernel.smaps import read_rollup
@@ -161,3 +173,50 @@ def test_who_ended_meanwhile_is_left_out() -> None:
 
     assert (group.is_measured, group.pss, other.amount) == (True, 4 * MIB, 0)
     assert largest([group, other], 5) == [group]
+
+
+def test_holders_take_the_last_rows_and_never_the_first() -> None:
+    ordinary = [facts(pid, f"p{pid}", anon=1000 - pid) for pid in range(5)]
+    groups = grouped([*ordinary, facts(8, "swapped", swap=17), facts(9, "pool", anon=1, hugetlb=8)])
+
+    assert [group.name for group in largest(groups, 5)] == ["p0", "p1", "p2", "swapped", "pool"]
+    assert [group.name for group in largest(groups, 1)] == ["p0"]
+    assert [group.name for group in largest(groups, 5, "rss")] == [f"p{pid}" for pid in range(5)]
+
+
+def test_order_that_is_asked_for_is_by_that_alone() -> None:
+    groups = grouped([facts(1, "own", anon=40), facts(2, "shared", file=90), facts(3, "swapped", anon=1, swap=70)])
+    found = {1: measured(40, 40), 2: measured(30, 2), 3: measured(1, 1, swap=70, swap_pss=70)}
+    for group in groups:
+        group.measured = {group.pid: found[group.pid]}
+
+    assert [group.name for group in largest(groups, 3)] == ["swapped", "own", "shared"]
+    orders = {by: [group.name for group in largest(groups, 3, by)] for by in SORTS}
+    assert orders["uss"] == orders["pss"] == ["own", "shared", "swapped"]
+    assert orders["rss"] == ["shared", "own", "swapped"]
+    assert orders["swap"][0] == "swapped"
+
+
+def test_search_by_another_amount_ends_by_what_that_can_be() -> None:
+    # By RSS nothing has to be measured; by USS the second may still have all of what it has.
+    groups = grouped([facts(1, "a", anon=50), facts(2, "b", file=90)], "uss")
+    assert [group.name for group in groups] == ["b", "a"]
+    groups[0].measured = {2: measured(60, 10)}
+
+    assert not is_decided(groups, {1}, 1, "uss")
+    assert is_decided(groups, {1}, 1, "rss")
+    groups[0].measured = {2: measured(60, 55)}
+    assert is_decided(groups, {1}, 1, "uss")
+
+
+def test_processes_without_a_row_are_what_is_left() -> None:
+    groups = grouped([facts(1, "a", anon=50), facts(2, "b", anon=40), facts(3, "b", anon=30), facts(4, "c", anon=9)])
+    shown = largest(groups, 2)
+    groups[0].measured = {2: measured(20), 3: measured(20)}
+    ram = account({"AnonPages": 100 * MIB, "Mapped": 7 * MIB})
+
+    rest = others_of(groups, shown, ram, True)
+    assert (rest.nr_processes, rest.rss, rest.pss) == (1, 9 * MIB, (107 - 40) * MIB)
+    assert (rest.nr_unknown, rest.has_more) == (1, True)
+    assert others_of(groups, shown, account({}), False).pss is None
+    assert others_of(groups, shown, account({"AnonPages": 1, "Mapped": 0}), False).pss == 0
