@@ -232,7 +232,7 @@ def test_no_line_is_wider_than_the_screen(command: str, target: Program) -> None
 
 def is_whole(line: str) -> bool:
     """Whether a line may not be folded: one word, such as a path, or what a person is to copy."""
-    return len(line.split()) == 1 or line.strip().startswith(("try: ", "sudo ", "docker "))
+    return len(line.split()) == 1 or line.strip().startswith(("try: ", "sudo ", "docker ", "fallocate "))
 
 
 def test_a_screen_that_is_too_narrow_shows_rows_that_matter_and_wide_shows_all(target: Program, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mematlas.views.terminal import screen_size, screen_width, wants_colour
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from typing import Any, TextIO
 
     from mematlas.cli.arguments import Namespace
@@ -175,12 +175,13 @@ class Session:
     def _write(self, make: Callable[[], Table], form: str, interval: float | None, count: int | None) -> list[str]:
         """Write results for programs; return what the last one failed in."""
         from mematlas.views.live import ticks
-        from mematlas.views.writers import write
+        from mematlas.views.writers import format_time, write
 
         failures: list[str] = []
         for number in ticks(interval or 0, 1 if interval is None else count):
             table = make()
-            write(table, form, self.out, self.machine(), is_first=number == 0)
+            time = None if interval is None else format_time()
+            write(table, form, self.out, self.machine(), is_first=number == 0, time=time)
             if form == "csv":
                 self.write_notes(table.notes)
             self.out.flush()
@@ -214,27 +215,20 @@ class Session:
 
     def _repeat(self, make: Callable[[], Table], interval: float, count: int | None, args: Namespace) -> list[str]:
         """Write results as text at intervals; return what the last one failed in."""
-        from mematlas.views.live import repeat
+        from mematlas.views.live import Changes, repeat
 
         colour = wants_colour(args.color, self.out)
-        # Elsewhere than on a screen, which shows few of them, the lines may be more than memory holds.
-        marks = colour and self.out.isatty()
-        shown: set[str] | None = None
+        changes = Changes()
         notes = Notes()
         failures: list[str] = []
 
-        def frame(height: int) -> Iterator[str]:
-            nonlocal shown, notes, failures
+        def frame(height: int) -> Iterable[str]:
+            nonlocal notes, failures
             table = make()
             notes, failures = table.notes, table.failures
-            before = shown
-            if marks:
-                shown = set()
-            width = self._width(args)
-            for line in table.lines(in_bytes=args.bytes, colour=colour, before=before, width=width, height=height):
-                if shown is not None:
-                    shown.add(line.replace("\x1b[7m", "").replace("\x1b[0m", ""))
-                yield line
+            lines = table.lines(in_bytes=args.bytes, colour=colour, width=self._width(args), height=height)
+            # Elsewhere than on a screen, which shows few of them, the lines may be more than memory holds.
+            return changes.marked(lines) if colour and self.out.isatty() else lines
 
         repeat(frame, self.out, interval, count, colour)
         self.write_notes(notes)

@@ -67,8 +67,8 @@ def lessons_table(lessons: Iterable[Lesson], scores: dict[str, Score], notes: No
     """Return the lessons, with how they went so far; ``passed`` is unknown for those never taken."""
     taken = [Taken(lesson, scores.get(lesson.name)) for lesson in lessons]
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
-        yield from Table("", LIST_COLUMNS, taken).lines(in_bytes=in_bytes, colour=colour, before=before, width=width)
+    def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
+        yield from Table("", LIST_COLUMNS, taken).lines(in_bytes=in_bytes, colour=colour, width=width)
         yield ""
         yield "mematlas lab NAME begins one."
         yield "* shows more to those with a right that it names; root has all of them."
@@ -95,10 +95,8 @@ def answers_table(answers: list[Answer], notes: Notes) -> Table:
     nr_asked = sum(item.right is not None for item in answers)
     target = {"passed": nr_right == nr_asked, "nr_right": nr_right, "nr_asked": nr_asked}
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
-        yield from Table("lesson/1", SHORT_COLUMNS, answers).lines(
-            in_bytes=in_bytes, colour=colour, before=before, width=width
-        )
+    def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
+        yield from Table("lesson/1", SHORT_COLUMNS, answers).lines(in_bytes=in_bytes, colour=colour, width=width)
         yield from (f"{name} left out: {why}" for name, why in reasons)
         yield from (f"{item.lesson} not understood: {item.reason}" for item in misfits)
 

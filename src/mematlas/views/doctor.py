@@ -150,7 +150,7 @@ def doctor_view(features: Iterable[Feature], held: frozenset[str], command: str,
     missing = sorted({right for feature in features if feature.status == NEEDED for right in feature.needs} - held)
     ways = ways_to_rights(missing, command, *ids)
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
+    def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         for line in draw_features(features, ways, width):
             yield paint(line, "title" if line in SECTIONS.values() else None, colour)
 

@@ -99,7 +99,7 @@ def effect_table(report: Report, target: dict[str, Any]) -> Table:
     """Return what an act did, and what followed."""
     effect, page_size = report.effect, report.page_size
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
+    def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         yield f"{effect.advice} of {format_path(target['name'])}, PID {target['pid']}: {summary(report)}"
         if effect.stopped:
             yield from fold_message(f"stopped early: {effect.stopped}", width)

@@ -87,12 +87,12 @@ def ending_table(results: list[Subject[EndingResult]], notes: Notes) -> Table:
         return Table("ending/1", COLUMNS, results, notes=notes)
     (item,) = results
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
+    def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         reading = item.result.reading
         who = f"{format_path(item.target['name'])}, PID {item.target['pid']}"
         yield f"{who}: if it ended now, from {reading.source} in {format_seconds(reading.duration_s)}"
         yield from Table("ending/1", LINE_COLUMNS, lines_of(item.result)).lines(
-            in_bytes=in_bytes, colour=colour, before=before, width=width
+            in_bytes=in_bytes, colour=colour, width=width
         )
 
     return Drawn("ending/1", COLUMNS, results, target=item.target, notes=notes, draw=draw)

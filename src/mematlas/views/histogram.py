@@ -71,7 +71,7 @@ def histogram_view(
         text = FOLDED.format(size=size, places=number_of(len(folds), "place"), mark=mark)
         notes.add(Note("folded", text))
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, screen: int) -> Iterator[str]:
+    def draw(in_bytes: bool, colour: bool, screen: int) -> Iterator[str]:
         bars, glyphs = (ASCII_BARS, ASCII_GLYPHS) if ascii_only else (BARS, GLYPHS)
         parts = []
         mark = paint(MARK, "absent", colour)

@@ -9,6 +9,7 @@ from mematlas.views.terminal import is_ours, paint, screen_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Self, TextIO
 
@@ -43,6 +44,51 @@ def heading(interval: float, quits: bool) -> str:
     """Return what stands above a view that repeats: the time, how often that is, and how it ends."""
     often = f"{interval:g} s" if interval >= 1 else f"{interval * 1e3:g} ms"
     return time.strftime("%H:%M:%S") + f", every {often}" + (", q quits" if quits else "")
+
+
+class Changes:
+    """What has changed on a screen since the frame before: cells that read otherwise and new rows are reversed.
+
+    A row has two cells at least, and is known again by the first. What is drawn in colours marks its own changes.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[str, str] | None = None
+
+    def marked(self, lines: Iterable[str]) -> Iterator[str]:
+        """Yield the lines of a frame, with what has changed marked."""
+        import re
+
+        cells = re.compile(r"\S+(?: \S+)*")
+        before, now = self._before, {}
+        for line in lines:
+            found = [] if "\x1b" in line else cells.findall(line)
+            key = found[0] if len(found) > 1 else ""
+            if not key or key in now:
+                yield line
+                continue
+            now[key] = line
+            yield line if before is None else mark_cells(line, before.get(key, ""), cells)
+        self._before = now
+
+
+def mark_cells(line: str, before: str, cells: re.Pattern[str]) -> str:
+    """Return a row with the cells reversed that another one has not in their place; all of it where it has none.
+
+    >>> import re
+    >>> mark_cells("rss  5 MiB  in RAM", "rss  4 MiB  in RAM", re.compile(r"\\S+(?: \\S+)*"))
+    'rss  \\x1b[7m5 MiB\\x1b[0m  in RAM'
+    """
+    if line == before:
+        return line
+    old = cells.findall(before)
+    found = list(cells.finditer(line))
+    if len(old) != len(found):
+        return paint(line, "changed", True)
+    for cell, text in reversed(list(zip(found, old, strict=True))):
+        if cell[0] != text:
+            line = line[: cell.start()] + paint(cell[0], "changed", True) + line[cell.end() :]
+    return line
 
 
 class Keys:

@@ -67,14 +67,12 @@ def overview_view(
     """
     columns = columns_of(usage.groups, by)
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
+    def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         head = f"mematlas {__version__} on {machine['host']}, Linux {machine['kernel']}, {swap_of(usage.ram)}"
         yield from fold_message(head, width)
         yield from parts_of(usage.ram, width)
         yield ""
-        yield from Table(SCHEMA, columns, usage.groups).lines(
-            in_bytes=in_bytes, colour=colour, before=before, width=width
-        )
+        yield from Table(SCHEMA, columns, usage.groups).lines(in_bytes=in_bytes, colour=colour, width=width)
         yield from fold_message(others(usage.others), width)
         yield ""
         for line in rights(uid, usage.missing, usage.refused, command, sudo):

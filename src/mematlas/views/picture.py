@@ -125,7 +125,7 @@ def map_view(
                     strip.vma.path or strip.vma.kind,
                 )
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, screen: int) -> Iterator[str]:
+    def draw(in_bytes: bool, colour: bool, screen: int) -> Iterator[str]:
         glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
         shown = [strip for strip in strips if not strip.is_folded]
         drawn = {

@@ -34,7 +34,7 @@ def plan_table(plan: Plan, target: dict[str, Any]) -> Table:
     if plan.advice == "pageout":
         notes += [*given_up_notes(plan), *dirty_notes(plan), *places(plan), *lacking]
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
+    def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         yield from fold_message(verdict(plan, in_bytes), width)
         if items:
             yield from Table("", columns, items).lines(in_bytes=in_bytes, colour=colour, width=width)

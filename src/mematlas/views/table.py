@@ -117,11 +117,10 @@ class Table:
         *,
         in_bytes: bool = False,
         colour: bool = False,
-        before: set[str] | None = None,
         width: int = 0,
         height: int = 0,
     ) -> Iterator[str]:
-        """Yield the lines of the text form. Lines not among ``before`` are marked, when that is given.
+        """Yield the lines of the text form.
 
         No line is wider than ``width``, the columns of the screen; what there is no room for is given up by rank, and
         said below. No more lines than ``height`` are shown of rows that do not stream, the totals among them. 0 is for
@@ -141,10 +140,7 @@ class Table:
 
             body = limited(list(body), max(height - len(head) - len(foot) - bool(layout.lost), 1))
         yield from (paint(line, "title", colour) for line in head)
-        if before is None:
-            yield from body
-        else:
-            yield from (line if line in before else paint(line, "changed", colour) for line in body)
+        yield from body
         yield from (paint(line, "title", colour) for line in foot)
         if layout.lost:
             from mematlas.views.layout import lost_line
@@ -208,9 +204,7 @@ class Table:
 class Drawn(Table):
     """A table that text shows in a form of its own: ``draw`` gives the lines, JSON and CSV have the rows."""
 
-    def __init__(
-        self, *args: Any, draw: Callable[[bool, bool, set[str] | None, int], Iterable[str]], **settings: Any
-    ) -> None:
+    def __init__(self, *args: Any, draw: Callable[[bool, bool, int], Iterable[str]], **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.draw = draw
 
@@ -219,8 +213,7 @@ class Drawn(Table):
         *,
         in_bytes: bool = False,
         colour: bool = False,
-        before: set[str] | None = None,
         width: int = 0,
         height: int = 0,
     ) -> Iterator[str]:
-        return iter(self.draw(in_bytes, colour, before, width))
+        return iter(self.draw(in_bytes, colour, width))

@@ -123,10 +123,10 @@ def usage_table(
         return Table("usage/1", columns, results, target=target, notes=notes, fine_print=fine_print)
     (item,) = results
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Iterator[str]:
+    def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         yield heading(item)
         yield from Table("usage/1", LINE_COLUMNS, lines_of(item, has_distinct)).lines(
-            in_bytes=in_bytes, colour=colour, before=before, width=width
+            in_bytes=in_bytes, colour=colour, width=width
         )
 
     return Drawn("usage/1", columns, results, target=item.target, notes=notes, fine_print=fine_print, draw=draw)

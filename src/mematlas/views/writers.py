@@ -27,30 +27,40 @@ if TYPE_CHECKING:
 IN_HEX = ("address", "hex", "entry")
 
 
-def write(table: Table, form: str, out: TextIO, machine: dict[str, Any], is_first: bool = True) -> None:
-    """Write a table as ``json``, ``jsonl`` or ``csv``."""
+def format_time() -> str:
+    """Return the time of now as programs read it (RFC 3339, to the millisecond)."""
+    import time
+
+    seconds, rest = divmod(time.time_ns(), 10**9)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest // 10**6:03}Z"
+
+
+def write(
+    table: Table, form: str, out: TextIO, machine: dict[str, Any], is_first: bool = True, time: str | None = None
+) -> None:
+    """Write a table as ``json``, ``jsonl`` or ``csv``; ``time`` is that of one look among several, and in each row."""
     if form == "json":
-        write_json(table, out, machine)
+        write_json(table, out, machine, time)
     elif form == "jsonl":
-        write_jsonl(table, out, machine)
+        write_jsonl(table, out, machine, time)
     else:
-        write_csv(table, out, has_keys=is_first)
+        write_csv(table, out, is_first, time)
 
 
-def write_json(table: Table, out: TextIO, machine: dict[str, Any]) -> None:
+def write_json(table: Table, out: TextIO, machine: dict[str, Any], time: str | None = None) -> None:
     """Write one JSON object, a row a line."""
     out.write(f'{{"schema": {json.dumps(table.schema)},\n "machine": {json.dumps(machine)},\n "rows": [')
     separator = "\n  "
-    for rows in json_rows(table):
+    for rows in json_rows(table, time):
         out.write(separator + ",\n  ".join(rows))
         separator = ",\n  "
     out.write(f'],\n "target": {json.dumps(table.target)},\n "notes": {json.dumps(json_notes(table))}}}\n')
 
 
-def write_jsonl(table: Table, out: TextIO, machine: dict[str, Any]) -> None:
+def write_jsonl(table: Table, out: TextIO, machine: dict[str, Any], time: str | None = None) -> None:
     """Write JSON lines: the head, the rows, the end."""
     out.write(json.dumps({"schema": table.schema, "machine": machine}) + "\n")
-    for rows in json_rows(table):
+    for rows in json_rows(table, time):
         out.write("\n".join(rows) + "\n")
     out.write(json.dumps({"target": table.target, "notes": json_notes(table)}) + "\n")
 
@@ -59,10 +69,11 @@ def json_notes(table: Table) -> list[dict[str, Any]]:
     return list(map(as_dict, table.all_notes()))
 
 
-def json_rows(table: Table) -> Iterator[Iterator[str]]:
-    """Yield the rows of each piece as JSON objects."""
+def json_rows(table: Table, time: str | None = None) -> Iterator[Iterator[str]]:
+    """Yield the rows of each piece as JSON objects, with their time first where they have one."""
     forms = [json_form(column) for column in table.columns]
-    keys = [f"{', ' if index else '{'}{json.dumps(column.key)}: " for index, column in enumerate(table.columns)]
+    head = "{" if time is None else f'{{"time": "{time}", '
+    keys = [f"{', ' if index else head}{json.dumps(column.key)}: " for index, column in enumerate(table.columns)]
     for piece in table.pieces(table.columns):
         parts: list[Iterable[str]] = []
         for key, texts in zip(keys, texts_of(piece, forms), strict=True):
@@ -70,13 +81,15 @@ def json_rows(table: Table) -> Iterator[Iterator[str]]:
         yield map("".join, zip(*parts, repeat("}"), strict=False))
 
 
-def write_csv(table: Table, out: TextIO, has_keys: bool = True) -> None:
+def write_csv(table: Table, out: TextIO, has_keys: bool = True, time: str | None = None) -> None:
     """Write the rows as CSV under a line of keys; what is not known is empty."""
     forms = [csv_form(column) for column in table.columns]
     if has_keys:
-        out.write(",".join(column.key for column in table.columns) + "\n")
+        out.write(",".join(["time"] * (time is not None) + [column.key for column in table.columns]) + "\n")
+    head = "" if time is None else f"{time},"
     for piece in table.pieces(table.columns):
-        out.write("\n".join(map(",".join, zip(*texts_of(piece, forms), strict=True))) + "\n")
+        rows = map(",".join, zip(*texts_of(piece, forms), strict=True))
+        out.write(head + f"\n{head}".join(rows) + "\n")
 
 
 def json_form(column: Column[Any]) -> Form:

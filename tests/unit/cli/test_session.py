@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -82,12 +83,22 @@ def test_bytes_that_are_no_text_are_quoted_as_they_are_everywhere(words: list[st
     assert "udc" not in run.stderr
 
 
-def test_csv_that_repeats_has_one_head() -> None:
+def test_csv_that_repeats_has_one_head_and_a_time_in_each_row() -> None:
     run = mematlas("usage", os.getpid(), "--format", "csv", "-i", "50ms", "-n", "3")
     head, *rows = csv.reader(io.StringIO(run.stdout))
 
-    assert head[0] == "pid"
-    assert [row[0] for row in rows] == [str(os.getpid())] * 3
+    assert head[:2] == ["time", "pid"]
+    assert [row[1] for row in rows] == [str(os.getpid())] * 3
+    times = [datetime.fromisoformat(row[0]) for row in rows]
+    assert times == sorted(set(times))
+
+
+def test_rows_of_json_lines_have_their_time_when_they_repeat_and_none_else() -> None:
+    words = ("maps", os.getpid(), "stack", "--format", "jsonl")
+    rows = [json.loads(line) for line in mematlas(*words, "-i", "50ms", "-n", "2").stdout.splitlines()]
+
+    assert len({row["time"] for row in rows if "start" in row}) == 2
+    assert '"time":' not in mematlas(*words).stdout
 
 
 def test_address_past_64_bits_is_beyond_the_address_space() -> None:

@@ -96,3 +96,16 @@ def test_looks_that_were_missed_are_left_out(takes: int, looks: list[int], monke
         seen.append((number, now))
         now += takes
     assert seen == list(enumerate(looks))
+
+
+def test_cells_that_changed_are_marked_and_rows_that_are_new() -> None:
+    changes = live.Changes()
+    first = ["program, PID 7, in 3 ms", "RSS    4 MiB  resident", "USS    1 MiB  alone"]
+    second = ["program, PID 7, in 4 ms", "RSS    5 MiB  resident", "USS    1 MiB  alone", "swap  12 KiB  paged out"]
+
+    assert list(changes.marked(first)) == first
+    heading, rss, uss, swap = changes.marked(second)
+    assert (heading, uss) == (second[0], second[2])
+    assert rss == "RSS    \x1b[7m5 MiB\x1b[0m  resident"
+    assert swap == "\x1b[7mswap  12 KiB  paged out\x1b[0m"
+    assert list(changes.marked(second)) == second

@@ -187,13 +187,6 @@ def test_bytes_are_integers() -> None:
     assert text(make_table(), in_bytes=True)[2].split()[1] == str(1 << 30)
 
 
-def test_lines_that_are_new_are_marked_when_asked() -> None:
-    before = set(text(make_table(ROWS[:1])))
-
-    lines = text(make_table(ROWS[:2]), before=before, colour=True)
-    assert [line.startswith("\x1b[7m") for line in lines] == [False, lines[1] not in before, True]
-
-
 def read_json(table: Table) -> dict[str, Any]:
     out = io.StringIO()
     writers.write(table, "json", out, {"host": "h"})

@@ -60,7 +60,7 @@ def audit_view(audit: AuditResult, who: dict[str, Any], must_pass: bool = False)
     findings, nr_bad = audit.findings, audit.nr_bad
     target = walk_target(who, audit.reading)
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
+    def draw(in_bytes: bool, colour: bool, width: int) -> Lines:
         yield from heading(target, audit.halves, width)
         for is_harmless in (False, True):
             for kind, words in FINDINGS.items():
@@ -126,7 +126,7 @@ def verify_view(result: Verification, who: dict[str, Any]) -> Drawn:
     """Return what was compared, and each page that differs with its reason; what has none fails."""
     target = walk_target(who, result.reading)
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
+    def draw(in_bytes: bool, colour: bool, width: int) -> Lines:
         yield from heading(target, ["user"], width)
         checks = Table("tables-verify/2", CHECK_COLUMNS, result.checks)
         yield from checks.lines(in_bytes=in_bytes, colour=colour, width=width)

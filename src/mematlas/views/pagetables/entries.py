@@ -88,7 +88,7 @@ def streamed(
     def target() -> dict[str, Any]:
         return walk_target(who, stream.reading)
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
+    def draw(in_bytes: bool, colour: bool, width: int) -> Lines:
         batches = ([get(column, item) for column in text_columns] for item in found)
         table = Table("tables/1", text_columns, batches=batches)
         yield from table.lines(in_bytes=in_bytes, colour=colour, width=width)
@@ -200,7 +200,7 @@ def raw_view(stream: Stream[RawTable], who: dict[str, Any]) -> Drawn:
     def target() -> dict[str, Any]:
         return walk_target(who, stream.reading)
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
+    def draw(in_bytes: bool, colour: bool, width: int) -> Lines:
         for raw in stream:
             line = raw_heading(raw, stream.origin)
             yield from fold(line, width) if width else [line]

@@ -63,7 +63,7 @@ def summary_view(result: SummaryResult, who: dict[str, Any]) -> Drawn:
     }
     levels = level_table(result)
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
+    def draw(in_bytes: bool, colour: bool, width: int) -> Lines:
         yield from heading(target, [result.reading.origin.half], width)
         if kernel:
             yield from region_lines(kernel, in_bytes, colour, width)

@@ -34,7 +34,7 @@ def tree_view(tree: TableTree, who: dict[str, Any], depth: int) -> Drawn:
     nodes = [node for node in tree.nodes if node.level <= depth]
     names = [level.name for level in origin.mode.levels]
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
+    def draw(in_bytes: bool, colour: bool, width: int) -> Lines:
         yield from heading(target, [origin.half], width)
         indented = [f"{'  ' * level}{name}" for level, name in enumerate(names)]
         table = Table("tables-tree/1", tree_columns(indented), nodes)

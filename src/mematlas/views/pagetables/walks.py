@@ -52,7 +52,7 @@ def walk_view(walked: WalkedAddresses, who: dict[str, Any]) -> Drawn:
     target = walk_target(who, walked.reading)
     halves = {"kernel" if item.address >= mode.kernel_start else "user" for item in walked.items}
 
-    def draw(in_bytes: bool, colour: bool, before: set[str] | None, width: int) -> Lines:
+    def draw(in_bytes: bool, colour: bool, width: int) -> Lines:
         yield from heading(target, sorted(halves, reverse=True), width)
         for item in walked.items:
             yield ""
