@@ -48,7 +48,8 @@ class Layout:
         self.widths = [max(widths[index], widths[self.stand_ins.get(index, index)]) for index in self.kept]
         self.is_right = [columns[index].right for index in self.kept]
         if not self.folds:  # sooner short paths than several lines a row
-            least = max(min(least, width - sum(each + 2 for each in self.widths[:-1])), LEAST_ROOM)
+            room = width - sum(each + 2 for each in self.widths[:-1])
+            least = max(min(least, room), min(least, LEAST_ROOM))
         self.groups = in_groups([*self.widths[:-1], least], width)
         """The columns of each line, by their indexes among those that are kept."""
         self.patterns = [

@@ -226,22 +226,53 @@ def watch() -> Watch:
     return Watch()
 
 
-def drawn(tables: ConstructedTables) -> list[object]:
-    """Return all that is drawn of some tables."""
+LONG = "/usr/lib/x86_64-linux-gnu/" + "libwhatever/" * 12 + "libwhatever.so.6"
+
+
+def every_view(tables: ConstructedTables) -> dict[str, Table]:
+    """Return one of each view, with names that are long."""
     found = walk(tables, MODE, 0x1000)
-    listed = list_view(stream(list_entries([found], EntryFilter())), WHO)
-    summary = summary_view(SummaryResult(summarize([found]), None, None, READING), WHO)
-    tree = tree_view(TableTree(tree_of([found]), READING), WHO, 4)
-    walked = WalkedAddress(START, walk_address(tables, MODE, 0x1000, START), None, None, "anon")
-    walks = walk_view(WalkedAddresses((walked,), READING), WHO)
-    return [list(view.lines(width=100)) for view in (listed, summary, tree, walks)] + [rows_of(summary)]
+    address = START + 0x10010
+    walked = WalkedAddress(address, walk_address(tables, MODE, 0x1000, address), 1 << 63 | 0x800, "", LONG)
+    alias = Finding("alias", START, 4096, USER, 0x700000, START + 0x60000, USER | EXECUTABLE, LONG)
+    page = Disagreement(START, 0x700025, 1 << 63 | 0x999, "frame", LONG)
+    entries = list_entries([found], EntryFilter())
+    return {
+        "summary": summary_view(SummaryResult(summarize([found]), 8192, None, READING), WHO),
+        "kernel": summary_view(kernel_result(), WHO),
+        "walk": walk_view(WalkedAddresses((walked,), READING), WHO),
+        "list": list_view(stream(entries), WHO),
+        "runs": runs_view(stream(entry_runs(MODE, list_entries([found], EntryFilter()))), WHO),
+        "raw": raw_view(stream([RawTable(0, 0, 0, 0x1000, tables.by_address[0x1000])]), WHO),
+        "tree": tree_view(TableTree(tree_of([found]), READING), WHO, 4),
+        "audit": audit_view(AuditResult([alias], ("user",), READING), WHO),
+        "verify": verify_view(Verification((Check("pages", 9, 8, "listed", 3),), (page,), READING), WHO),
+    }
+
+
+VIEWS = ("summary", "kernel", "walk", "list", "runs", "raw", "tree", "audit", "verify")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+@pytest.mark.parametrize("name", VIEWS)
+def test_no_line_is_wider_than_the_screen(name: str, width: int, tables: ConstructedTables) -> None:
+    lines = list(every_view(tables)[name].lines(width=width))
+
+    assert len(lines) > 3
+    assert [line for line in lines if len(line) > width] == []
 
 
 def test_nothing_is_opened_while_page_tables_are_drawn(tables: ConstructedTables, watch: Watch) -> None:
-    drawn(tables)  # modules that are imported late are there from now on
+    def draw() -> None:
+        for view in every_view(tables).values():
+            list(view.lines(width=100))
+        for view in every_view(tables).values():
+            rows_of(view)
+
+    draw()  # modules that are imported late are there from now on
     watch.is_on = True
     try:
-        drawn(tables)
+        draw()
         assert watch.opened == []
         Path(__file__).read_text()
         assert [args[0] for args in watch.opened if isinstance(args, tuple)] == [__file__]

@@ -27,7 +27,7 @@ AUDIT_COLUMNS: tuple[Column[Finding], ...] = (
     Column("phys", "PHYSICAL", "address"),
     Column("other", "ALSO AT", "address"),
     Column("other_rights", "THERE", value=lambda finding: format_rights(finding.other_rights)),
-    Column("where", "IN", value=lambda finding: finding.area),
+    Column("where", "IN", "path", lambda finding: finding.area),
     Column("harmless", "HARMLESS", "flag", lambda finding: finding.is_harmless),
 )
 IN_TEXT = ("start", "size", "rights", "where")
@@ -109,16 +109,17 @@ CHECK_COLUMNS: tuple[Column[Check], ...] = (
     Column("what", "WHAT"),
     Column("tables", "TABLES", "count"),
     Column("kernel", "KERNEL", "count"),
-    Column("source", "BY", value=lambda check: SOURCES[check.what]),
+    Column("source", "BY", value=lambda check: SOURCES[check.what], rank=1),
     Column("explained", "OK", value=lambda check: verdict(check.is_explained)),
     Column("reason", "REASON", value=lambda check: reason_of(check)),
 )
 PAGE_COLUMNS: tuple[Column[Disagreement], ...] = (
     Column("address", "ADDRESS", "address"),
-    Column("entry", "ENTRY", "entry"),
-    Column("pagemap", "PAGEMAP", "entry"),
+    Column("entry", "ENTRY", "entry", rank=1),
+    Column("pagemap", "PAGEMAP", "entry", rank=2),
     Column("explained", "OK", value=lambda page: verdict(page.is_explained)),
-    Column("reason", "REASON", value=lambda page: f"{page.area}: {meaning(page)}" if page.area else meaning(page)),
+    Column("reason", "REASON", value=lambda page: meaning(page)),
+    Column("path", "IN", "path", lambda page: page.area),
 )
 
 

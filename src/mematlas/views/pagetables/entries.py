@@ -6,8 +6,8 @@ from mematlas.analysis.pagetables.decoded import EntryDecoder
 from mematlas.analysis.pagetables.entries import LETTERS
 from mematlas.kernel.memory.x86 import U64
 from mematlas.views.columns import Column
-from mematlas.views.format import fold, format_address
-from mematlas.views.pagetables.heading import heading, walk_target
+from mematlas.views.format import format_address
+from mematlas.views.pagetables.heading import folded, heading, walk_target
 from mematlas.views.table import Drawn, Table
 
 TYPE_CHECKING = False
@@ -112,10 +112,10 @@ def list_columns(origin: Origin) -> tuple[Column[DecodedEntries], ...]:
     names = [f"{'  ' * depth}{level.name}" for depth, level in enumerate(origin.mode.levels)]
     return (
         Column("level", "LEVEL", value=lambda found: [names[depth] for depth in found.depths], width=len(names[-1])),
-        Column("index", "INDEX", "count", lambda found: found.indices),
+        Column("index", "INDEX", "count", lambda found: found.indices, rank=3),
         Column("address", "ADDRESS", "address", lambda found: found.addresses, width=address_width(origin)),
-        Column("entry", "ENTRY", "entry", lambda found: found.entries, width=18),
-        Column("phys", "LEADS TO", "hex", lambda found: found.phys, width=phys_width(origin)),
+        Column("entry", "ENTRY", "entry", lambda found: found.entries, width=18, rank=2),
+        Column("phys", "LEADS TO", "hex", lambda found: found.phys, width=phys_width(origin), rank=1),
         Column("flags", "FLAGS", value=last_cells),
     )
 
@@ -127,9 +127,9 @@ def run_columns(origin: Origin) -> tuple[Column[DecodedRun], ...]:
         Column("level", "LEVEL", width=5),
         Column("start", "START", "address", lambda found: found.run.start, width=address_width(origin)),
         Column("size", "SIZE", "size", lambda found: found.run.size, width=8),
-        Column("phys", "FIRST AT", value=first_place, width=phys_width(origin) + 2),
-        Column("nr_accessed", "ACCESSED", value=lambda found: part_of(found, found.run.nr_accessed), width=9),
-        Column("nr_dirty", "DIRTY", value=lambda found: part_of(found, found.run.nr_dirty), width=9),
+        Column("phys", "FIRST AT", value=first_place, width=phys_width(origin) + 2, rank=1),
+        Column("nr_accessed", "ACCESSED", value=lambda found: part_of(found, found.run.nr_accessed), width=9, rank=3),
+        Column("nr_dirty", "DIRTY", value=lambda found: part_of(found, found.run.nr_dirty), width=9, rank=2),
         Column("flags", "FLAGS", value=lambda found: brief(found.state, found.flags, found.executable)),
     )
 
@@ -203,15 +203,21 @@ def raw_view(stream: Stream[RawTable], who: dict[str, Any]) -> Drawn:
     def draw(in_bytes: bool, colour: bool, width: int) -> Lines:
         for raw in stream:
             line = raw_heading(raw, stream.origin)
-            yield from fold(line, width) if width else [line]
-            entries = raw.entries.tolist()
-            for at in range(0, len(entries), 4):
-                yield f"{at:>5}  " + " ".join(f"{entry:016x}" for entry in entries[at : at + 4])
+            yield from folded(line, width)
+            yield from dump_lines(raw.entries.tolist(), width)
         yield from heading(target(), [stream.origin.half], width)
 
     decoded = map(decoder.decode_table, stream)
     batches = ([column.get(found) for column in RAW_COLUMNS] for found in decoded)
     return Drawn("tables/1", RAW_COLUMNS, batches=batches, target=target, draw=draw)
+
+
+def dump_lines(entries: Sequence[int], width: int) -> Lines:
+    """Yield entries in hexadecimal, with the index of the first: four to a line, or as many of these as fit."""
+    room = (width - len("12345 ")) // len(" 0123456789abcdef") if width else 4
+    together = 4 if room >= 4 else 2 if room >= 2 else 1
+    for at in range(0, len(entries), together):
+        yield f"{at:>5}  " + " ".join(f"{entry:016x}" for entry in entries[at : at + together])
 
 
 def raw_heading(raw: RawTable, origin: Origin) -> str:

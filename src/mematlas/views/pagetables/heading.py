@@ -44,6 +44,11 @@ def walk_target(who: dict[str, Any], reading: WalkReading | None) -> dict[str, A
     }
 
 
+def folded(line: str, width: int) -> list[str]:
+    """Return a line, as several where the screen is narrower."""
+    return fold(line, width) if width else [line]
+
+
 def heading(target: dict[str, Any], halves: Iterable[str], width: int = 0) -> list[str]:
     """Return the line above a result, as several where the screen is narrower."""
     name, took = format_path(target["name"]), format_seconds(target["duration_s"])

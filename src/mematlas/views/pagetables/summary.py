@@ -5,7 +5,7 @@ from __future__ import annotations
 from mematlas.frozen import record
 from mematlas.views.columns import Aside, Column
 from mematlas.views.format import format_size
-from mematlas.views.pagetables.heading import heading, walk_target
+from mematlas.views.pagetables.heading import folded, heading, walk_target
 from mematlas.views.table import Drawn, Table
 
 TYPE_CHECKING = False
@@ -35,9 +35,9 @@ LEAF_COUNTS = ("nr_writable", "nr_user", "nr_nx", "nr_accessed", "nr_dirty", "nr
 SUMMARY_COLUMNS: tuple[Column[LevelRow], ...] = (
     Column("level", "LEVEL", value=lambda row: row.tables.name),
     Column("nr_tables", "TABLES", "count", lambda row: row.tables.nr_tables),
-    Column("size", "SIZE", "size", lambda row: row.tables.size),
-    Column("nr_used", "ENTRIES IN USE", "count", lambda row: row.tables.nr_used),
-    Column("nr_few", "NEARLY EMPTY", "count", lambda row: row.tables.nr_few),
+    Column("size", "SIZE", "size", lambda row: row.tables.size, rank=1),
+    Column("nr_used", "ENTRIES IN USE", "count", lambda row: row.tables.nr_used, rank=2),
+    Column("nr_few", "NEARLY EMPTY", "count", lambda row: row.tables.nr_few, rank=3),
     Column("leaf_size", "LEAF", "size", of_leaves("size"), shown=False),
     Column("nr_leaves", "LEAVES", "count", of_leaves("nr_leaves")),
     Column("mapped", "MAPPED", "size", of_leaves("mapped")),
@@ -46,8 +46,8 @@ SUMMARY_COLUMNS: tuple[Column[LevelRow], ...] = (
 REGION_COLUMNS: tuple[Column[MappedRegion], ...] = (
     Column("region", "REGION", value=lambda item: item.region.name),
     Column("start", "START", "address", lambda item: item.region.start),
-    Column("end", "END", "address", lambda item: item.region.end),
-    Column("size", "SIZE", "size", lambda item: item.region.end - item.region.start),
+    Column("end", "END", "address", lambda item: item.region.end, rank=2),
+    Column("size", "SIZE", "size", lambda item: item.region.end - item.region.start, rank=1),
     Column("mapped", "MAPPED", "size"),
 )
 
@@ -72,9 +72,9 @@ def summary_view(result: SummaryResult, who: dict[str, Any]) -> Drawn:
         yield ""
         leaves = [leaf for leaf in reversed(counted.leaves) if leaf.nr_leaves]
         if leaves:
-            yield from leaf_table(leaves, in_bytes).lines(colour=colour)
-        yield from other_lines(counted)
-        yield from waste_lines(counted, result.reserve)
+            yield from leaf_table(leaves, in_bytes).lines(colour=colour, width=width)
+        for line in (*other_lines(counted), *waste_lines(counted, result.reserve)):
+            yield from folded(line, width)
 
     if kernel is None:
         return Drawn("tables-summary/1", SUMMARY_COLUMNS, levels.items, target=target, draw=draw)
@@ -162,4 +162,4 @@ def region_lines(kernel: KernelMap, in_bytes: bool, colour: bool, width: int) ->
     yield from region_table(kernel).lines(in_bytes=in_bytes, colour=colour, width=width)
     size, ram = format_size(kernel.direct_map), format_size(kernel.ram)
     left = f"{format_size(kernel.unmapped_ram)} of it not" if kernel.unmapped_ram else "all of it"
-    yield f"the direct map maps {size}; System RAM is {ram}, and mapped there: {left}"
+    yield from folded(f"the direct map maps {size}; System RAM is {ram}, and mapped there: {left}", width)

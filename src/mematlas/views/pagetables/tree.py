@@ -20,9 +20,9 @@ def tree_columns(levels: list[str]) -> tuple[Column[TreeNode], ...]:
     return (
         Column("level", "LEVEL", value=lambda node: levels[node.level]),
         Column("address", "TRANSLATES FROM", "address"),
-        Column("table", "TABLE AT", "address"),
-        Column("nr_used", "ENTRIES", "count"),
-        Column("nr_tables", "TABLES BELOW", "count"),
+        Column("table", "TABLE AT", "address", rank=3),
+        Column("nr_used", "ENTRIES", "count", rank=1),
+        Column("nr_tables", "TABLES BELOW", "count", rank=2),
         Column("mapped", "MAPPED", "size"),
     )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from mematlas.frozen import record
 from mematlas.model.pages import decode_place, entry_flags
 from mematlas.views.columns import Column
-from mematlas.views.format import fold, format_address, format_path, format_size
-from mematlas.views.pagetables.heading import MEANINGS, heading, walk_target
+from mematlas.views.format import format_address, format_path, format_size, shorten
+from mematlas.views.pagetables.heading import MEANINGS, folded, heading, walk_target
 from mematlas.views.table import Drawn, Table
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ class StepRow:
 
 WALK_COLUMNS: tuple[Column[StepRow], ...] = (
     Column("level", "LEVEL", value=lambda row: row.step.level),
-    Column("index", "INDEX", "count", lambda row: row.step.index),
+    Column("index", "INDEX", "count", lambda row: row.step.index, rank=2),
     Column("address", "ADDRESS", "address", shown=False),
     # The one before leads to it, and to the first the heading.
     Column("table", "TABLE AT", "address", lambda row: row.step.table, shown=False),
@@ -56,15 +56,23 @@ def walk_view(walked: WalkedAddresses, who: dict[str, Any]) -> Drawn:
         yield from heading(target, sorted(halves, reverse=True), width)
         for item in walked.items:
             yield ""
-            where = f"in {format_path(item.area)}" if item.area else "in no VMA and no region"
-            yield f"{format_address(item.address)} {where}"
+            yield place_line(item, width)
             table = Table("tables/1", WALK_COLUMNS, step_rows(item))
             yield from table.lines(in_bytes=in_bytes, colour=colour, width=width)
             for line in end_lines(item, mode):
-                yield from fold(line, width) if width else [line]
+                yield from folded(line, width)
 
     rows = [row for item in walked.items for row in step_rows(item)]
     return Drawn("tables/1", WALK_COLUMNS, rows, target=target, notes=walked.reading.notes, draw=draw)
+
+
+def place_line(item: WalkedAddress, width: int) -> str:
+    """Return the address, and in what it lies."""
+    address = format_address(item.address)
+    if not item.area:
+        return f"{address} in no VMA and no region"
+    path = format_path(item.area)
+    return f"{address} in {shorten(path, width - len(address) - len(' in ')) if width else path}"
 
 
 def step_rows(item: WalkedAddress) -> list[StepRow]:
