@@ -182,6 +182,14 @@ def test_one_that_may_not_be_looked_at_is_refused(as_nobody: Callable[..., Outco
     assert outcome.stdout == ""
 
 
+@pytest.mark.parametrize("command", ["maps", "map", "pages", "hist"])
+def test_commands_that_look_at_one_process_say_so(command: str, family: list[int]) -> None:
+    run = mematlas(command, *family)
+
+    assert (run.returncode, run.stdout) == (BadInput.exit_code, "")
+    assert f"one process at a time: {family[1]} is another one (usage takes several)" in run.stderr
+
+
 def test_verify_takes_one_process(family: list[int]) -> None:
     run = mematlas("usage", *family, "--verify")
 

@@ -27,6 +27,8 @@ def selection_of(args: Namespace, session: Session) -> Selection:
     area = session.words.pop(0) if session.words else None
     session.no_more_words()
     if area is not None:
+        if area.isdecimal() and int(area) in session.procfs.pids():
+            raise BadInput(f"one process at a time: {area} is another one (usage takes several)")
         refuse_two_readings(area, f"; --path {area} is a part of a path")
     span = None if area is None else parse_range(area, 1)
     return Selection(args.perms, args.kind, args.path, None if span else area, span)

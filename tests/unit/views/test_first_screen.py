@@ -66,6 +66,16 @@ def test_screen_stands_as_it_was_looked_at(width: int) -> None:
     assert len(lines) <= 20 or width < 80
 
 
+@pytest.mark.parametrize("width", range(60, 201, 7))
+def test_no_line_is_wider_than_the_screen(width: int) -> None:
+    longest = group(3_999_999, "a" * 15, 70_000, 4711, pss=70_000, swap=50_000)
+    usage = MachineUsage(RAM, (longest, *SHOWN), others_of(ALL, SHOWN, RAM, True), (1, 2, 3, 4), (), {}, ())
+    lines = list(overview_view(MACHINE, usage, "rss", 0, "mematlas", None).lines(width=width))
+
+    assert [line for line in lines if len(line) > width] == []
+    assert any("a" * 15 in line and "68.4 GiB" in line for line in lines)
+
+
 def test_every_part_of_ram_is_shown_and_they_add_up() -> None:
     assert RAM.in_use == 7 * GIB
     parts = (RAM.anon, RAM.shmem, RAM.hugetlb, RAM.kernel, RAM.cpu_free, RAM.reserve, RAM.other)
