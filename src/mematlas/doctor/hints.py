@@ -34,8 +34,8 @@ def plain_line(words: Sequence[str]) -> str:
     import shutil
 
     name = "mematlas"
-    found = shutil.which(name)
-    program = name if found and os.path.samefile(found, sys.argv[0]) else own_command()
+    program_path = shutil.which(name)
+    program = name if program_path and os.path.samefile(program_path, sys.argv[0]) else own_command()
     return f"{program} {shlex.join(words)}"
 
 

@@ -99,14 +99,14 @@ def mounts_of(lines: Iterable[bytes]) -> Iterator[tuple[str, str, str]]:
 
 def rooms(base: str, path: str, limit: str, usage: str, stat: tuple[str, ...] = ()) -> list[int]:
     """Return limit less usage of a group and of each above it that has a limit; ``stat`` names what is spare."""
-    found = []
+    amounts = []
     path = path.strip("/")
     while path:
         most, used = (read_number(f"{base}/{path}/{name}") for name in (limit, usage))
         if most is not None and used is not None and most < 1 << 60:
-            found.append(max(most - used + read_spare(f"{base}/{path}/memory.stat", stat), 0))
+            amounts.append(max(most - used + read_spare(f"{base}/{path}/memory.stat", stat), 0))
         path = os.path.dirname(path)
-    return found
+    return amounts
 
 
 def read_number(path: str) -> int | None:

@@ -112,10 +112,10 @@ class FrameWords:
 
     def of_runs(self, runs: Sequence[Sequence[int]]) -> dict[int, int]:
         """Return the same for frames as `runs_of` gives them: whoever reads both files sorts them once."""
-        found = self._of_few(runs)
-        if found is not None:
-            return found
-        found = {}
+        words_of = self._of_few(runs)
+        if words_of is not None:
+            return words_of
+        words_of = {}
         read_into, buffer = self.file.read_into, memoryview(self.bytes)
         words = buffer.cast("Q")
         for frames in runs:
@@ -123,10 +123,10 @@ class FrameWords:
             nr_frames = frames[-1] - first + 1
             nr_words = read_into(buffer[: nr_frames * WORD_SIZE], first * WORD_SIZE) // WORD_SIZE
             if nr_frames == len(frames):
-                found.update(zip(frames, words[:nr_words], strict=False))
+                words_of.update(zip(frames, words[:nr_words], strict=False))
             else:
-                found.update([(frame, words[frame - first]) for frame in frames if frame - first < nr_words])
-        return found
+                words_of.update([(frame, words[frame - first]) for frame in frames if frame - first < nr_words])
+        return words_of
 
     def _of_few(self, runs: Sequence[Sequence[int]]) -> dict[int, int] | None:
         """Return the words of runs that are short together; None for others, and where memory ends within one.
@@ -140,14 +140,14 @@ class FrameWords:
         if len(raw) < sum(sizes):
             return None
         words = memoryview(raw).cast("Q") if raw else ()
-        found: dict[int, int] = {}
+        words_of: dict[int, int] = {}
         at = 0
         for frames, size in zip(runs, sizes, strict=True):
             offset = at - frames[0]
             for frame in frames:
-                found[frame] = words[frame + offset]
+                words_of[frame] = words[frame + offset]
             at += size // WORD_SIZE
-        return found
+        return words_of
 
     def array(self, frames: Words) -> tuple[Words, Bools]:
         """Return the word of each of these frames, in any order, and which have one; 0 beyond the end of memory.
@@ -180,9 +180,9 @@ class FrameWords:
         counts: dict[int, int] = {}
         runs = runs_of(frames)
         if sum(map(len, runs)) < len(frames):  # some of them are there more than once
-            found = self.get(frames)
+            words_of = self.get(frames)
             for frame in frames:
-                word = found.get(frame, 0)
+                word = words_of.get(frame, 0)
                 counts[word] = counts.get(word, 0) + 1
             return counts
         for run in runs:

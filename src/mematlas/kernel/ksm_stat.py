@@ -24,10 +24,10 @@ def read_merging_pages(process: ProcessDir) -> int:
     # Since Linux 6.4 (commit d21077fbc2fc) ksm_stat has the line; before, there is a file of that name, since 5.19
     # (commit 7609385337a4), and ksm_stat, where there is one, knows less.
     try:
-        found = read_of(process, "ksm_stat", parse_ksm_stat).get("ksm_merging_pages")
+        nr_pages = read_of(process, "ksm_stat", parse_ksm_stat).get("ksm_merging_pages")
     except NotSupported:
-        found = None
-    return read_of(process, "ksm_merging_pages", parse_number) if found is None else found
+        nr_pages = None
+    return read_of(process, "ksm_merging_pages", parse_number) if nr_pages is None else nr_pages
 
 
 def parse_ksm_stat(data: bytes) -> dict[str, int]:

@@ -49,10 +49,10 @@ def is_empty(fd: int) -> bool:
 def leads_to(name: str, parent: int, fd: int) -> bool:
     """Whether a name in a directory is still that of what we hold, and no link."""
     try:
-        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
     except OSError:
         return False
-    return os.path.samestat(found, os.fstat(fd))
+    return os.path.samestat(status, os.fstat(fd))
 
 
 class HeldDirectory:

@@ -38,7 +38,7 @@ def parse_numa_maps(lines: Iterable[bytes]) -> dict[int, dict[int, int]]:
     >>> parse_numa_maps([b"7f00 default anon=5 N0=2 N2=3 kernelpagesize_kB=4", b"8000 default"])
     {32512: {0: 8192, 2: 12288}, 32768: {}}
     """
-    found: dict[int, dict[int, int]] = {}
+    sizes: dict[int, dict[int, int]] = {}
     for line in lines:
         if not line:
             continue
@@ -55,7 +55,7 @@ def parse_numa_maps(lines: Iterable[bytes]) -> dict[int, dict[int, int]]:
                     size = int(value) * 1024
             if nr_pages and not size:
                 raise ValueError
-            found[int(words[0], 16)] = {node: count * size for node, count in nr_pages.items()}
+            sizes[int(words[0], 16)] = {node: count * size for node, count in nr_pages.items()}
         except (IndexError, ValueError):
             raise FormatError("numa_maps", line.decode("utf-8", "replace")) from None
-    return found
+    return sizes

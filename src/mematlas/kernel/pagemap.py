@@ -236,11 +236,11 @@ class Pagemap:
 
     def states(self, start: int, end: int) -> bytes:
         """Return the upper byte of each entry: one state byte a page, without our marks."""
-        found = bytearray((end - start) // self.page_size)
+        states = bytearray((end - start) // self.page_size)
         for block in self.blocks(start, end):
             first = (block.address - start) // self.page_size
-            found[first : first + len(block)] = block.states
-        return bytes(found)
+            states[first : first + len(block)] = block.states
+        return bytes(states)
 
     def ranges(self, start: int, end: int, any_of: int) -> list[tuple[int, int]]:
         """Return the ranges of pages in any of these categories, by PAGEMAP_SCAN.
@@ -249,10 +249,10 @@ class Pagemap:
             NotSupported: before Linux 6.7, and in captures.
             ProcessGone: the process ended, or runs another program now.
         """
-        found = list(self.scanner.ranges(start, end, any_of))
-        if not found:
+        ranges = list(self.scanner.ranges(start, end, any_of))
+        if not ranges:
             self.check()
-        return found
+        return ranges
 
     def shows(self, address: int) -> bool:
         """Whether entries of the VMA at an address are shown at all: those of VM_PFNMAP areas, of devices, are not.
@@ -275,13 +275,13 @@ class Pagemap:
 
     def frames(self, start: int, end: int) -> list[int]:
         """Return the frame of each page; 0 for one that is not present, and for all that the reader may not know."""
-        found = [0] * ((end - start) // self.page_size)
+        frames = [0] * ((end - start) // self.page_size)
         for block in self.blocks(start, end):
             first = (block.address - start) // self.page_size
-            found[first : first + len(block)] = [
+            frames[first : first + len(block)] = [
                 entry & PM_PFRAME if entry & PM_PRESENT else 0 for entry in block.entries
             ]
-        return found
+        return frames
 
     def blocks(self, start: int, end: int, find: Callable[[int], int | None] | None = None) -> Iterator[Block]:
         """Yield the blocks of ``start`` to ``end`` that hold something, in order; holes are skipped, not walked.
@@ -323,17 +323,17 @@ class Pagemap:
         """Return where to read on after an empty page: the next that is anything, or the end."""
         if self.can_scan and find is None:
             return self.seek(address, end)
-        found = end
+        after = end
         if not self.process.procfs.live:
             offset = self.file.next_data(address // self.page_size * ENTRY_SIZE)
-            found = end if offset is None else offset // ENTRY_SIZE * self.page_size
+            after = end if offset is None else offset // ENTRY_SIZE * self.page_size
         elif self.can_scan:
-            found = self.seek(address, end)
+            after = self.seek(address, end)
         else:
-            found = address
+            after = address
         if find and (asked := find(address)) is not None:
-            found = min(found, asked)
-        return min(found, end)
+            after = min(after, asked)
+        return min(after, end)
 
     def seek(self, address: int, end: int) -> int:
         """Return the first page that is present or swapped, by PAGEMAP_SCAN, or the end; ``address`` where there is no
@@ -344,14 +344,14 @@ class Pagemap:
             try:
                 scanner = self._scanner or self.scanner  # what is loaded for it is not the target's to rest from
                 before = time.perf_counter()
-                found = scanner.first(address, until, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
+                first = scanner.first(address, until, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
             except NotSupported:
                 self.can_scan = False
                 return address
             if self.pacer:
                 self.pacer.spend(time.perf_counter() - before)
-            if found is not None:
-                return found
+            if first is not None:
+                return first
             address = until
         self.check()
         return end
@@ -397,8 +397,8 @@ def has_soft_dirty(procfs: ProcFS) -> bool | None:
     was found out when it was made.
     """
     if procfs.machine is not None:
-        found: bool | None = procfs.machine.get("soft_dirty")
-        return found
+        recorded: bool | None = procfs.machine.get("soft_dirty")
+        return recorded
     fresh = bytearray(1)
     word = bytearray(ENTRY_SIZE)
     try:
@@ -450,11 +450,11 @@ class Scanner:
         """
         while start < end:
             nr_regions = self._call(start, end, any_of, SCAN_REGIONS, 0)
-            found = self.regions[: 3 * nr_regions]
-            yield from zip(found[::3], found[1::3], strict=True)
+            regions = self.regions[: 3 * nr_regions]
+            yield from zip(regions[::3], regions[1::3], strict=True)
             if nr_regions < SCAN_REGIONS:
                 return
-            start = max(self.argument[4], found[-2])
+            start = max(self.argument[4], regions[-2])
 
     def regions_of(
         self, start: int, end: int, any_of: int, reported: int, nr_regions: int, nr_pages: int

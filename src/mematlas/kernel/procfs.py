@@ -398,10 +398,10 @@ class ProcFS(Directory):
         if not self.captured:
             return os.listdir(self.fd)
         with os.scandir(self.fd) as entries:
-            found = [entry.name for entry in islice(entries, MAX_ENTRIES + 1)]
-        if len(found) > MAX_ENTRIES:
+            names = [entry.name for entry in islice(entries, MAX_ENTRIES + 1)]
+        if len(names) > MAX_ENTRIES:
             raise FormatError(self.root, expected=f"at most {MAX_ENTRIES} files")
-        return found
+        return names
 
     @property
     def is_mounted(self) -> bool:

@@ -45,16 +45,16 @@ def parse_segments(data: bytes) -> dict[int, ShmSegment]:
     >>> parse_segments(b"key shmid perms size cpid lpid nattch\\n 0 3 1600 4096 7 7 2\\n")
     {3: ShmSegment(is_doomed=True, nr_attached=2)}
     """
-    found = {}
+    segments = {}
     for line in data.split(b"\n")[1:]:
         fields = line.split(None, 7)
         if not fields:
             continue
         try:
-            found[int(fields[1])] = ShmSegment(bool(int(fields[2], PERMS_BASE) & SHM_DEST), int(fields[6]))
+            segments[int(fields[1])] = ShmSegment(bool(int(fields[2], PERMS_BASE) & SHM_DEST), int(fields[6]))
         except (IndexError, ValueError):
             raise FormatError("sysvipc/shm", line.decode("utf-8", "replace")) from None
-    return found
+    return segments
 
 
 def is_in_our_namespace(process: ProcessDir) -> bool:

@@ -388,15 +388,15 @@ def vma_page_size(process: ProcessDir, address: int) -> int:
 
 def huge_vmas(process: ProcessDir) -> set[int]:
     """Return the starts of the VMAs of hugetlb: ``ht`` of VmFlags in smaps."""
-    found = set()
+    starts = set()
     span = b""
     for line in process.lines("smaps"):
         # The names of fields begin with a capital letter, the addresses of a VMA never.
         if not line[:1].isupper():
             span = line.partition(b"-")[0]
         elif line.startswith(b"VmFlags:") and b"ht" in line.split():
-            found.add(int(span, 16))
-    return found
+            starts.add(int(span, 16))
+    return starts
 
 
 def flags_of_file_page(process: ProcessDir, start: int, end: int) -> int | None:

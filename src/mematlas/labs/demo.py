@@ -49,16 +49,16 @@ class Tour(Story):
         self.step("Where a byte really is")
         address = workload.address + PROBED_PAGE * process.page_size + PROBED_BYTE
         translations = process.translate([address])
-        found = translations[0]
+        translation = translations[0]
         self.say(f"Take the byte at {address:#x}, in page {PROBED_PAGE} of the drawing.")
         self.show(f"translate {workload.pid} {address:#x}", self.lines(translate_table(translations, {})))
-        if found.pfn is None:
+        if translation.pfn is None:
             self.say("The frame is hidden from us: physical addresses need CAP_SYS_ADMIN, or root.")
             return
         offset = address % process.page_size
         self.say(
-            f"Its offset in the page is {offset:#x}. Frame {found.pfn} x {process.page_size} + {offset:#x}"
-            f" = {found.phys:#x}: there it is in RAM."
+            f"Its offset in the page is {offset:#x}. Frame {translation.pfn} x {process.page_size} + {offset:#x}"
+            f" = {translation.phys:#x}: there it is in RAM."
         )
 
     def counted(self, workload: RunningWorkload, process: Process) -> None:

@@ -72,10 +72,10 @@ class KnownMemory:
         """Return how many pages are in RAM, be it in the swap cache, where no entry shows them: mincore(2)."""
         import ctypes
 
-        found = (ctypes.c_ubyte * self.nr_pages)()
-        if ctypes.CDLL(None).mincore(ctypes.c_void_p(self.address), ctypes.c_size_t(self._length), found):
+        is_in_ram = (ctypes.c_ubyte * self.nr_pages)()
+        if ctypes.CDLL(None).mincore(ctypes.c_void_p(self.address), ctypes.c_size_t(self._length), is_in_ram):
             raise NotSupported("mincore(2)")
-        return sum(byte & 1 for byte in found)
+        return sum(byte & 1 for byte in is_in_ram)
 
     def clear(self) -> None:
         """Give every page back to the kernel. The addresses stay ours; they read as zero again."""

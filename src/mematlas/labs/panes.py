@@ -95,11 +95,11 @@ class Panes:
     def play(self, prompt: str) -> None:
         """Start the program, and all that looks at it; return when it has ended."""
         program = self.split(prompt, "-h", "-b", "-l", "50%", *PROGRAM, "workload", "draw")
-        found = self.wait_for(lambda: BEGINNING.search(self.screen(program)), "the program in tmux says nothing")
-        if found:
-            pid = int(found[2])
+        beginning = self.wait_for(lambda: BEGINNING.search(self.screen(program)), "the program in tmux says nothing")
+        if beginning:
+            pid = int(beginning[2])
             with ProcFS().process(pid) as process:
-                self.build(prompt, program, pid, found[1])
+                self.build(prompt, program, pid, beginning[1])
                 while self.goes_on() and is_running(process):
                     time.sleep(INTERVAL)
 
@@ -150,8 +150,8 @@ class Panes:
         """
         deadline = time.monotonic() + DEADLINE
         while self.goes_on():
-            if found := what():
-                return found
+            if answer := what():
+                return answer
             if time.monotonic() > deadline:
                 raise Error(f"{why} within {DEADLINE:g} s")
             time.sleep(INTERVAL / 4)

@@ -125,12 +125,12 @@ class Interval:
 
     def parse(self, text: str, facts: Facts) -> tuple[int, int]:
         """Return the prediction in this question's unit. Raises `BadInput` for what is none."""
-        found = RANGE.fullmatch(text.strip())
-        if not found:
+        match = RANGE.fullmatch(text.strip())
+        if not match:
             middle = parse_amount(text, self.unit, facts)
             half = self.factor**0.5
             return int(middle / half), int(middle * half)
-        low, high = found.groups()
+        low, high = match.groups()
         if unit := AMOUNT.fullmatch(high):  # of "3-9 MiB" both are MiB
             low = low if AMOUNT.fullmatch(low) else f"{low} {unit[2]}"
         ends = parse_amount(low, self.unit, facts), parse_amount(high, self.unit, facts)

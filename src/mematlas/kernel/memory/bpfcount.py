@@ -141,16 +141,16 @@ class CountProgram:
             known = address if address >= self._lowest else 0
             WORD.pack_into(self._shared, AT["words"] + 16 * number, known)
         self._run(READ_WORDS, len(addresses))
-        found = (ASKED.unpack_from(self._shared, AT["words"] + 16 * number) for number in range(len(addresses)))
-        return [None if error else word for word, error in found]
+        answers = (ASKED.unpack_from(self._shared, AT["words"] + 16 * number) for number in range(len(addresses)))
+        return [None if error else word for word, error in answers]
 
     def word(self, address: int) -> int:
         """Return the word at a kernel address."""
-        (found,) = self.read([address & U64])
-        if found is None:
+        (word,) = self.read([address & U64])
+        if word is None:
             # Neither the address nor what was read is said: they are the kernel's.
             raise NotSupported("following the kernel's structures with BPF", FITTING)
-        return found
+        return word
 
     def private_data(self, fd: int, layout: StructLayout) -> int:
         """Return what our own open file ``fd`` is made of; see `mematlas.kernel.memory.bpf.BpfReader`."""

@@ -210,15 +210,15 @@ def parse_btf(data: bytes, wanted: Mapping[str, tuple[str, ...]] = WANTED, path:
     {'page': 64, 'page._mapcount': 48}
     """
     table = TypeTable(data, wanted, path)
-    found = {f"{TYPE}.{name}": table.named[name] for name in wanted.get(TYPE, ()) if name in table.named}
+    values = {f"{TYPE}.{name}": table.named[name] for name in wanted.get(TYPE, ()) if name in table.named}
     for name, type_id in table.named.items():
         if name not in wanted:
             continue
         at = table.starts[type_id]
-        found[name] = table.words[at + 2]
+        values[name] = table.words[at + 2]
         members = table.members(type_id)
-        found |= {f"{name}.{member}": offset for member, offset in members if member in wanted[name]}
-    return found
+        values |= {f"{name}.{member}": offset for member, offset in members if member in wanted[name]}
+    return values
 
 
 def read_layout(path: str = BTF_PATH, afresh: bool = False) -> StructLayout:

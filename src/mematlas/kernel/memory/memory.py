@@ -281,10 +281,10 @@ class KernelMemory:
             values, good = self._words(np.array([address], np.uint64))
             return int(values[0]) if good[0] else None
 
-        found = find_direct_map(pgd, self.levels, self.ram, read_word, self.reader.direct_map_bases())
-        if found is None:
+        base_and_mask = find_direct_map(pgd, self.levels, self.ram, read_word, self.reader.direct_map_bases())
+        if base_and_mask is None:
             raise NotSupported(f"finding the direct map with {self.name}", FITTING)
-        self.base, self.encryption_mask = found
+        self.base, self.encryption_mask = base_and_mask
 
     def _read_vmcoreinfo(self) -> dict[str, int | str]:
         place = read_vmcoreinfo_place()

@@ -53,7 +53,7 @@ class OwnPages:
             PermissionDenied: they are hidden from us, so that nothing can be proven by them.
         """
         entry = bytearray(8)
-        found = []
+        pfns = []
         with self.procfs.process(self.pid) as directory:
             file = directory.open("pagemap")
             try:
@@ -62,10 +62,10 @@ class OwnPages:
                     word = int.from_bytes(entry, "little")
                     if word & PM_PRESENT and not word & PM_PFRAME:
                         raise PermissionDenied("frame numbers of our own pages", "CAP_SYS_ADMIN")
-                    found.append(word & PM_PFRAME if word & PM_PRESENT else 0)
+                    pfns.append(word & PM_PFRAME if word & PM_PRESENT else 0)
             finally:
                 file.close()
-        return found
+        return pfns
 
     def probe_pfns(self) -> list[int]:
         """Return the frames of the pages that `struct_page_addresses` tells about."""

@@ -68,10 +68,10 @@ def write_huge(stage: Stage) -> int:
 
 def must_be_huge(stage: Stage, wanted: int) -> None:
     """Raise `NotSupported` unless the kernel found this many huge pages for the area."""
-    found = (stage.vma().usage.thp or 0) // stage.facts["huge_size"]
-    if found < wanted:
+    nr_huge = (stage.vma().usage.thp or 0) // stage.facts["huge_size"]
+    if nr_huge < wanted:
         raise NotSupported(
-            f"{wanted} huge pages", f"free memory in whole pieces: the kernel found {found}; see the lesson fragments"
+            f"{wanted} huge pages", f"free memory in whole pieces: the kernel found {nr_huge}; see the lesson fragments"
         )
 
 

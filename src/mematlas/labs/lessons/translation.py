@@ -46,9 +46,9 @@ def frame(stage: Stage) -> int:
 
 
 def physical(stage: Stage) -> int:
-    found = stage.process().translate([stage.facts["byte"]])[0]
-    assert found.phys is not None
-    return found.phys
+    translation = stage.process().translate([stage.facts["byte"]])[0]
+    assert translation.phys is not None
+    return translation.phys
 
 
 def why_no_frame(stage: Stage) -> str:
