@@ -364,7 +364,6 @@ def test_pages_that_a_kernel_does_not_count_may_be_there(untold: str, monkeypatc
     def less(process: ProcessDir) -> dict[str, str]:
         return {name: value for name, value in read_status(process).items() if name != untold}
 
-    monkeypatch.setattr("mematlas.actions.pins.read_status", less)
     monkeypatch.setattr("mematlas.actions.advice.base.read_status", less)
     monkeypatch.setattr(Process, "tables_access", lambda self: needs_more())
     with scripted(61) as running:

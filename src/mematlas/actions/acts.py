@@ -213,9 +213,7 @@ class Act:
             add_counts(reasons, {"unfinished": max(self.plan.nr_requested - nr_requested, 0)})
             nr_requested = max(nr_requested, self.plan.nr_requested)
         where = self.advice.whereabouts(self.gone)
-        advice = self.advice
-        uncertain = advice.reader.backings.uncertain
-        notes = Notes((*self.plan.notes, *advice.notes, *advice.folios.notes, *self.notes, *uncertain))
+        notes = Notes((*self.plan.notes, *self.advice.all_notes(), *self.notes))
         return Effect(
             advice=self.plan.advice,
             nr_requested=nr_requested,

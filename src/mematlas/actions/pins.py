@@ -6,7 +6,7 @@ The kernel counts them by process (VmPin), and tells of none which it is. Its st
 from __future__ import annotations
 
 from mematlas.errors import FormatError, NotSupported, PermissionDenied
-from mematlas.kernel.status import read_status, status_bytes
+from mematlas.kernel.status import status_bytes
 from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 class Pins:
     """Tells which pages of a process are pinned, where it has any."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, status: dict[str, str]) -> None:
+        """``status`` is what /proc/PID/status says."""
         self.notes = Notes()
         """Why it is unknown which pages are pinned."""
-        size = status_bytes(read_status(process.dir), "VmPin")
+        size = status_bytes(status, "VmPin")
         self.nr_pages = None if size is None else size // process.page_size
         """How many are pinned; those pinned twice count twice. None when unknown."""
         self._frames: StructPages | None = None

@@ -163,7 +163,7 @@ def plan(
             wanted = pieces(process, space, selection, only=only)
         vmas = [plan_vma(asked, piece, dirty) for piece in wanted]
         blind_spots = asked.blind_spots()
-        notes = Notes((*asked.notes, *asked.folios.notes, *blind_spots))
+        notes = Notes((*asked.all_notes(), *blind_spots))
     if only is None and not blind_spots and not any(item.nr_requested for item in vmas):
         notes.add(Note("nothing-to-do", why_nothing(asked.wanted, choice, len(wanted))))
     room = room or read_swap_room(process.dir)

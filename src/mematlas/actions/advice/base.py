@@ -90,6 +90,7 @@ class Advice:
         self.only = only
         self.notes = Notes()
         self._rules: dict[str, Rules] = {}
+        self.status = read_status(process.dir)
         self._flags = self._vm_flags()
         self._advisor: Advisor | None = None
         self.reader = PageReader(process.dir)
@@ -125,7 +126,7 @@ class Advice:
 
     def _vm_flags(self) -> dict[int, frozenset[str]]:
         # Only smaps shows which VMAs are locked, and it holds up the target: read it only if any is.
-        if status_bytes(read_status(self.process.dir), "VmLck") == 0:
+        if status_bytes(self.status, "VmLck") == 0:
             return {}
         try:
             return read_vm_flags(self.process.dir)
@@ -142,6 +143,10 @@ class Advice:
     def vma_reason(self, vma: Vma) -> str:
         """Return why a whole VMA stays as it is, empty when it does not."""
         return vma_reason(self.name, vma, self._flags.get(vma.start, frozenset()))
+
+    def all_notes(self) -> Notes:
+        """Return what is to be said beside the counts, as far as it is known by now."""
+        return Notes((*self.notes, *self.folios.notes, *self.reader.backings.uncertain))
 
     # What is there
 

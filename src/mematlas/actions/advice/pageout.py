@@ -77,7 +77,7 @@ class PageOut(Advice):
         self.kept: PageSet | None = None
         """Which these are; None when not each page was looked at."""
         self._ours: dict[int, bool] = {}
-        self._pins = Pins(process)
+        self._pins = Pins(process, self.status)
         self.notes += self._pins.notes
         self._to_swap = b""
         """Which pages of the block that was selected last go to swap."""
