@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -36,6 +36,9 @@ from mematlas.model.address_space import Selection
 from mematlas.model.page_set import PageSet
 from mematlas.observe.process import Process
 from victim import Area, Victim, wait_until
+
+if TYPE_CHECKING:
+    from mematlas.kernel.madvise import AdviceName
 
 pytestmark = pytest.mark.root("CAP_SYS_NICE", "CAP_SYS_ADMIN")
 
@@ -831,7 +834,7 @@ def test_sparse_memory_is_not_walked(swap: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("advice", ["pageout", "cold", "willneed", "collapse"])
 @pytest.mark.parametrize("kind", ["anon", "file", "shmem", "hugetlb", "vdso"])
-def test_page_that_cannot_move_has_a_reason_that_is_explained(advice: str, kind: str) -> None:
+def test_page_that_cannot_move_has_a_reason_that_is_explained(advice: AdviceName, kind: str) -> None:
     rules = Rules(advice, kind)
     assert set(rules.reasons.values()) <= set(REASONS)
     for byte in range(256):
@@ -844,7 +847,7 @@ def test_unknown_names_are_refused() -> None:
         parse_states("present,hot")
     with Process(os.getpid()) as process:
         with pytest.raises(BadInput, match="no advice 'dontneed'"):
-            plan(process, "dontneed")
+            plan(process, "dontneed")  # type: ignore[arg-type]
         with pytest.raises(BadInput, match="chunk size"):
             pageout(process, Selection(name="stack"), chunk_size=1)
 

@@ -8,6 +8,7 @@ from mematlas.notes import Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mematlas.kernel.madvise import AdviceName
     from mematlas.kernel.maps import Vma
     from mematlas.model.page_set import PageSet
     from mematlas.notes import Note
@@ -40,7 +41,7 @@ class VmaEffect:
 class Effect:
     """What an act did, as the pages themselves show it."""
 
-    advice: str
+    advice: AdviceName
     nr_requested: int
     """Pages asked for. pageout, cold, collapse: those in RAM; willneed: those that are not."""
     nr_advised: int

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mematlas.actions.advice.base import Advice, Piece, Range
     from mematlas.actions.rooms import SwapRoom
+    from mematlas.kernel.madvise import AdviceName
     from mematlas.kernel.maps import Vma
     from mematlas.model.address_space import AddressSpace, Selection
     from mematlas.model.page_set import PageSet
@@ -59,7 +60,7 @@ class PlannedVma:
 class Plan:
     """What an advice would do, and what was read of the machine to know that."""
 
-    advice: str
+    advice: AdviceName
     """``pageout``, ``cold``, ``willneed`` or ``collapse``."""
     selection: Selection
     choice: Choice
@@ -114,7 +115,7 @@ class Plan:
 
 def plan(
     process: Process,
-    advice: str,
+    advice: AdviceName,
     selection: Selection = EVERYTHING,
     *,
     choice: Choice = ALL_PAGES,

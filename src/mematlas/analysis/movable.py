@@ -11,6 +11,10 @@ from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import EXCLUSIVE, FILE, PRESENT, histogram, to_marks
 from mematlas.model.pages import STATE_OF_BYTE, STATES
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.kernel.madvise import AdviceName
+
 REASONS = {
     "shared": "mapped more than once: the kernel leaves such pages alone",
     "shared folio": "of a huge page or other large folio that is mapped more than once in part: it goes as a whole",
@@ -77,7 +81,7 @@ class Rules:
 
     __slots__ = ("movable", "needs_swap", "reasons", "wanted")
 
-    def __init__(self, advice: str, kind: str, choice: Choice = ALL_PAGES, known: bool = False) -> None:
+    def __init__(self, advice: AdviceName, kind: str, choice: Choice = ALL_PAGES, known: bool = False) -> None:
         """``known`` says that the pages in question are known to have held something."""
         asked = {byte for byte in range(256) if is_asked(advice, kind, byte, known) and is_chosen(kind, byte, choice)}
         self.reasons = {byte: why for byte in asked if (why := reason_of(advice, kind, byte))}
@@ -98,7 +102,7 @@ class Rules:
         return counts
 
 
-def is_asked(advice: str, kind: str, byte: int, known: bool = False) -> bool:
+def is_asked(advice: AdviceName, kind: str, byte: int, known: bool = False) -> bool:
     """Whether a page in such a state is what the advice is for.
 
     Shared memory that we may not ask about may be untouched: reading it would make a page of it. So it is asked for
@@ -132,7 +136,7 @@ def is_of_file(kind: str, byte: int) -> bool:
     return bool(byte & FILE) if byte & PRESENT else STATE_OF_BYTE[byte] == "absent" or kind == "shmem"
 
 
-def reason_of(advice: str, kind: str, byte: int) -> str:
+def reason_of(advice: AdviceName, kind: str, byte: int) -> str:
     """Return why the kernel leaves such a page, empty when it does not."""
     state = STATE_OF_BYTE[byte]
     if kind in NOT_MADVISED:
@@ -144,7 +148,7 @@ def reason_of(advice: str, kind: str, byte: int) -> str:
     return "" if byte & EXCLUSIVE or advice == "collapse" else "shared"
 
 
-def vma_reason(advice: str, vma: Vma, flags: frozenset[str]) -> str:
+def vma_reason(advice: AdviceName, vma: Vma, flags: frozenset[str]) -> str:
     """Return why the kernel takes no such advice about a VMA, empty when it does; ``flags`` are those of smaps."""
     if vma.kind in NOT_MADVISED:
         return NOT_MADVISED[vma.kind]

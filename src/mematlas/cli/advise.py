@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mematlas.actions.refaults import Refaults
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
+    from mematlas.kernel.madvise import AdviceName
     from mematlas.views.table import Table
 
 USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
@@ -173,7 +174,7 @@ INTERRUPTED = Note("interrupted", "interrupted: anything after the last step sho
 SWAP_GOES = Note("swap-goes", "the temporary swap is taken away now: what is in it comes back into RAM")
 
 
-def run(advice: str, args: Namespace, session: Session) -> int:
+def run(advice: AdviceName, args: Namespace, session: Session) -> int:
     """Plan; then act, watch and undo, as far as that was asked for; show what it came to."""
     options = options_of(args)
     selection = selection_of(args, session)
@@ -271,7 +272,7 @@ class Work:
 
 
 def command(
-    advice: str, about: str, examples: tuple[tuple[str, str], ...], *own: Callable[[Arguments], None]
+    advice: AdviceName, about: str, examples: tuple[tuple[str, str], ...], *own: Callable[[Arguments], None]
 ) -> Command:
     """Return a command that gives one piece of advice, and takes these arguments of its own."""
     return Command(

@@ -24,11 +24,12 @@ from mematlas.kernel.status import numbers_of, own_numbers, parse_status, read_s
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import NoReturn, Self
+    from typing import Literal, NoReturn, Self
 
     from mematlas.kernel.procfs import ProcessDir
 
     Range = tuple[int, int]
+    AdviceName = Literal["pageout", "cold", "willneed", "collapse"]
 
 SYS_PROCESS_MADVISE = 440  # the same number on every architecture but alpha
 
@@ -40,7 +41,12 @@ MADV_PAGEOUT = 21
 MADV_COLLAPSE = 25
 MADV_GUARD_INSTALL = 102  # commit 662df3e5c376, v6.13; of one's own memory
 
-ADVICE = {"pageout": MADV_PAGEOUT, "cold": MADV_COLD, "willneed": MADV_WILLNEED, "collapse": MADV_COLLAPSE}
+ADVICE: dict[AdviceName, int] = {
+    "pageout": MADV_PAGEOUT,
+    "cold": MADV_COLD,
+    "willneed": MADV_WILLNEED,
+    "collapse": MADV_COLLAPSE,
+}
 SINCE = {MADV_WILLNEED: "Linux 5.15", MADV_COLD: "Linux 5.10", MADV_PAGEOUT: "Linux 5.10"}
 SINCE_COLLAPSE = "Linux 6.1 and CONFIG_TRANSPARENT_HUGEPAGE"
 

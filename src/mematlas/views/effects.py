@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from mematlas.actions.effects import Effect
     from mematlas.actions.refaults import Refaults
+    from mematlas.kernel.madvise import AdviceName
 
-WHAT = {
+WHAT: dict[AdviceName, tuple[str, str]] = {
     "pageout": ("selected pages in RAM", "out of the process now"),
     "cold": ("selected pages in RAM", "no longer referenced: first to go when memory is short"),
     "willneed": ("selected pages out of RAM", "in RAM now"),

@@ -14,8 +14,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mematlas.actions.plans import Plan, PlannedVma
+    from mematlas.kernel.madvise import AdviceName
 
-DO = {"pageout": "page out", "cold": "mark as cold", "willneed": "bring back", "collapse": "collapse"}
+DO: dict[AdviceName, str] = {
+    "pageout": "page out",
+    "cold": "mark as cold",
+    "willneed": "bring back",
+    "collapse": "collapse",
+}
 """What an advice does, in words."""
 
 DIRTY_NEEDS = "CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +18,9 @@ from mematlas.model.address_space import EVERYTHING
 from mematlas.notes import Note
 from mematlas.views.plans import plan_table, verdict
 from mematlas.views.writers import write
+
+if TYPE_CHECKING:
+    from mematlas.kernel.madvise import AdviceName
 
 PAGE = 4 << 10
 SWAP = SwapRoom((SwapArea("/dev/zram0", "partition", 64 << 20, 8 << 20, 100),), {"/dev/zram0": 3.2}, None)
@@ -43,7 +46,7 @@ ITEMS = (
 )
 
 
-def plan_of(room: SwapRoom, *items: PlannedVma, advice: str = "pageout", **more: Any) -> Plan:
+def plan_of(room: SwapRoom, *items: PlannedVma, advice: AdviceName = "pageout", **more: Any) -> Plan:
     chosen = tuple(within(items, room, PAGE))
     made = Plan(advice, EVERYTHING, ALL_PAGES, None, chosen, PAGE, room, ())
     return replace(made, **more)
@@ -125,7 +128,7 @@ def test_what_may_not_be_exceeded_is_the_limit_of_the_cgroup() -> None:
         ("collapse", "could collapse 26.6 MiB of 26.6 MiB selected"),
     ],
 )
-def test_each_advice_has_its_word(advice: str, answer: str) -> None:
+def test_each_advice_has_its_word(advice: AdviceName, answer: str) -> None:
     assert verdict(plan_of(SWAP, ITEMS[1], advice=advice)) == answer
 
 

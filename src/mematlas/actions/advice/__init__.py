@@ -13,6 +13,7 @@ from mematlas.actions.advice.willneed import WillNeed
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.actions.advice.base import Advice
+    from mematlas.kernel.madvise import AdviceName
 
-ADVICE: dict[str, type[Advice]] = {advice.name: advice for advice in (PageOut, Cold, WillNeed, Collapse)}
+ADVICE: dict[AdviceName, type[Advice]] = {advice.name: advice for advice in (PageOut, Cold, WillNeed, Collapse)}
 """By name."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mematlas.actions.options import Options, Stop
     from mematlas.actions.rooms import SwapRoom
     from mematlas.analysis.movable import Choice
+    from mematlas.kernel.madvise import AdviceName
     from mematlas.kernel.maps import Vma
     from mematlas.model.page_set import PageSet
     from mematlas.observe.process import Process
@@ -71,7 +72,7 @@ class Outlook:
 class Advice:
     """One piece of advice for one process. Reads everything; advises only once `open` was called."""
 
-    name = ""
+    name: AdviceName
     wanted = "in RAM"
     """Where the pages are that it is about."""
     repeats = False

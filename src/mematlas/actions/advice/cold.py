@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from mematlas.actions.advice.base import Piece, Tally
     from mematlas.actions.rooms import SwapRoom
+    from mematlas.kernel.madvise import AdviceName
     from mematlas.kernel.maps import Vma
     from mematlas.model.page_set import PageSet
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class Cold(Advice):
     """What it changes are accessed bits, which smaps counts for each VMA."""
 
-    name = "cold"
+    name: AdviceName = "cold"
     shows_pages = False
     spares_shared_folios = True
 

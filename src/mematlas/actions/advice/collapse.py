@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mematlas.actions.advice.base import Range
     from mematlas.analysis.movable import Choice
+    from mematlas.kernel.madvise import AdviceName
     from mematlas.kernel.maps import Vma
     from mematlas.model.page_set import PageSet
     from mematlas.observe.process import Process
@@ -27,7 +28,7 @@ REASONS = {errno.ENOMEM: "no memory", errno.EBUSY: "cgroup", errno.EAGAIN: "busy
 class Collapse(Advice):
     """It is given for one aligned huge page at a time, and refused for each."""
 
-    name = "collapse"
+    name: AdviceName = "collapse"
     is_refused_by_vma = False
 
     def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:

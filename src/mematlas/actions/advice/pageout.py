@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mematlas.actions.options import Options
     from mematlas.actions.rooms import SwapRoom
     from mematlas.analysis.movable import Choice
+    from mematlas.kernel.madvise import AdviceName
     from mematlas.kernel.maps import Vma
     from mematlas.observe.process import Process
 
@@ -55,7 +56,7 @@ DIRTY = KPF_DIRTY | KPF_WRITEBACK
 class PageOut(Advice):
     """Out of RAM: to swap, or back to the file."""
 
-    name = "pageout"
+    name: AdviceName = "pageout"
     repeats = True
     spares_shared_folios = True
 

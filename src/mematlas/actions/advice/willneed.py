@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mematlas.actions.advice.base import Tally
     from mematlas.actions.options import Options, Stop
     from mematlas.analysis.movable import Choice
+    from mematlas.kernel.madvise import AdviceName
     from mematlas.kernel.maps import Vma
     from mematlas.model.page_set import PageSet
     from mematlas.observe.process import Process
@@ -44,7 +45,7 @@ UNTOLD = "cannot tell which pages of shared memory are out of RAM, so they are l
 class WillNeed(Advice):
     """It brings in no more than there is room for, since the kernel kills for want of memory."""
 
-    name = "willneed"
+    name: AdviceName = "willneed"
     wanted = "out of RAM"
 
     def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
