@@ -106,7 +106,7 @@ def observe_walk(pid: int, reader: str = "auto") -> None:
     from mematlas.model.pagetables.walk import walk
 
     process = held_process(pid)
-    access = process.tables_access(reader)
+    access = process.page_table_access(reader)
     with access.memory.open_mm(pid, process.dir) as mm:
         walk(access.memory, access.mode, mm.pgd)
 
@@ -119,7 +119,7 @@ def observe_snapshot(pid: int) -> int:
     from mematlas.model.pagetables.walk import page_blocks, walk
 
     process = held_process(pid)
-    access = process.tables_access()
+    access = process.page_table_access()
     nr_present = 0
     with access.memory.open_mm(pid, process.dir) as mm:
         for block in page_blocks(walk(access.memory, access.mode, mm.pgd)):
@@ -136,7 +136,7 @@ def observe_kernel(pid: int) -> None:
     from mematlas.model.pagetables.walk import walk
 
     process = held_process(pid)
-    access = process.tables_access()
+    access = process.page_table_access()
     with access.memory.open_mm(pid, process.dir) as mm:
         walk(access.memory, access.mode, mm.pgd, access.mode.kernel_start, 1 << 64)
 

@@ -13,7 +13,7 @@ Bools = NDArray[np.bool_]
 
 
 class ConstructedTables:
-    """A `TableSource` of tables by physical address. ``script`` runs before each reading, to change them."""
+    """A `PageTableSource` of tables by physical address. ``script`` runs before each reading, to change them."""
 
     def __init__(self, mode: PagingMode, memory_end: int = 1 << 40) -> None:
         self.mode = mode

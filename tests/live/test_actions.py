@@ -368,7 +368,7 @@ def test_pages_that_a_kernel_does_not_count_may_be_there(untold: str, monkeypatc
         return {name: value for name, value in read_status(process).items() if name != untold}
 
     monkeypatch.setattr("mematlas.actions.advice.base.read_status", less)
-    monkeypatch.setattr(Process, "tables_access", lambda self: needs_more())
+    monkeypatch.setattr(Process, "page_table_access", lambda self: needs_more())
     with scripted(61) as running:
         assert tell(running, "lock 7 31") == "0"
         with Process(running.pid) as process:

@@ -91,7 +91,7 @@ def test_pinned_pages_that_cannot_be_told_are_warned_of(pinned: Program, monkeyp
     def refuse(*args: object) -> None:
         raise NotSupported("page tables", "BPF")
 
-    monkeypatch.setattr(Sources, "tables_access", refuse)
+    monkeypatch.setattr(Sources, "page_table_access", refuse)
     with Process(pinned.pid) as process:
         planned = plan(process, "pageout", of(pinned, 134))
 

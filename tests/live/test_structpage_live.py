@@ -58,13 +58,13 @@ def rollup(pid: int) -> dict[str, int]:
 
 def assert_equal_to_smaps(pid: int, pages: StructPages | None = None) -> Usage:
     """Compare what reading tables gives with smaps_rollup; return it. ``pages`` takes the place of the array that is
-    found. (`test_tablecounts` compares what counting them in the kernel gives with this.)
+    found. (`test_pagetable_counts` compares what counting them in the kernel gives with this.)
     """
     end = time.monotonic() + DEADLINE
     with Process(pid) as process:
         process.sources.count_access = lambda: None  # type: ignore[method-assign]
         if pages:
-            process.tables_access()._frames = pages
+            process.page_table_access()._frames = pages
         while True:  # pages of libraries are shared with others that run: smaps must say the same before and after
             told = rollup(pid)
             result = process.usage("tables")
@@ -72,7 +72,7 @@ def assert_equal_to_smaps(pid: int, pages: StructPages | None = None) -> Usage:
             if rollup(pid) == told and usage.pss is not None and -1 < usage.pss - told["Pss"] < 1024:
                 break
             assert time.monotonic() < end, f"{usage} is not what smaps_rollup says: {told}"
-        access = process.tables_access()
+        access = process.page_table_access()
         assert isinstance(access.frames, StructPages)
         assert access.nr_compared > 20
     assert (result.reading.source, result.reading.torn) == ("tables", False)
@@ -260,7 +260,7 @@ def test_frames_are_compared_all_along(victim: Callable[..., Victim], monkeypatc
     kinds = ("anon_full", "thp", "shmem_thp")
     target = victim(*kinds)
     with target.stopped(), Process(target.pid) as process:
-        _ = process.tables_access().frames
+        _ = process.page_table_access().frames
         monkeypatch.setattr(StructPages, "check", noted)
         for kind in kinds:
             frames(process, target[kind], "tables")

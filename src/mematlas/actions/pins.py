@@ -33,7 +33,7 @@ class Pins:
     def _open(self, process: Process) -> StructPages | None:
         why = "needs struct pages"
         try:
-            frames = process.tables_access().frames
+            frames = process.page_table_access().frames
             from mematlas.kernel.memory.structpage import StructPages
 
             if isinstance(frames, StructPages):

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     L = TypeVar("L", Block, Block | Scattered)
 
     class PageSource(Protocol):
-        """What single pages are read from: `PageReader` from pagemap, `TableReader` from page tables."""
+        """What single pages are read from: `PageReader` from pagemap, `PageTableReader` from page tables."""
 
         name: str
         """``pagemap`` or ``tables``."""

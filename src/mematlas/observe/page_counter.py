@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.model.address_space import Selection
     from mematlas.model.nodes import PageNodes, Sizes
-    from mematlas.model.pagetables.access import TableAccess
+    from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.model.pagetables.counts import TableCounter
-    from mematlas.model.pagetables.reader import TableReader
+    from mematlas.model.pagetables.reader import PageTableReader
     from mematlas.model.sharers import Sharers
     from mematlas.observe.sources import Sources
 
@@ -146,7 +146,7 @@ class PageCounter:
         """
         is_read = self._nodes or self._has_many_small(vmas)
         counted = None if is_read else self._counted(vmas, sources)
-        return self._read(vmas, sources.tables_access()) if counted is None else counted
+        return self._read(vmas, sources.page_table_access()) if counted is None else counted
 
     def _has_many_small(self, vmas: Sequence[Vma]) -> bool:
         """Whether so many VMAs can be read together that loading numpy for that pays: the kernel counts one by one."""
@@ -179,12 +179,12 @@ class PageCounter:
         usage = usage_of_tables(vma, sums, self.page_size, hole)
         return VmaUsage(vma, usage, state, phys, sums.nr_accessed, sums.nr_dirty)
 
-    def _read(self, vmas: Sequence[Vma], access: TableAccess) -> list[VmaUsage]:
-        from mematlas.model.pagetables.reader import TableReader
+    def _read(self, vmas: Sequence[Vma], access: PageTableAccess) -> list[VmaUsage]:
+        from mematlas.model.pagetables.reader import PageTableReader
 
         if not vmas:
             return []
-        with TableReader(self.process, access, vmas[0].start, vmas[-1].end) as reader:
+        with PageTableReader(self.process, access, vmas[0].start, vmas[-1].end) as reader:
 
             def look_closer(vma: Vma) -> VmaUsage:
                 return self._of_tables(reader, vma)
@@ -199,7 +199,7 @@ class PageCounter:
         self.torn = bool(reader.torn)
         return result
 
-    def _of_tables(self, reader: TableReader, vma: Vma) -> VmaUsage:
+    def _of_tables(self, reader: PageTableReader, vma: Vma) -> VmaUsage:
         sums = reader.count(vma)
         hole = STATE_OF_BYTE[reader.hole(vma)]
         state, phys = None, None

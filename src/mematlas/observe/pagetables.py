@@ -83,7 +83,7 @@ class PageTables:
         user_copy: bool = False,
         span: tuple[int, int] | None = None,
     ) -> None:
-        access = process.tables_access(reader)
+        access = process.page_table_access(reader)
         self.process = process
         self.access = access
         self.memory = access.memory

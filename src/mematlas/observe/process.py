@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.results import Density, Grid, MapsResult, Reading, Translations
     from mematlas.kernel.maps import Files
     from mematlas.model.nodes import PageNodes
-    from mematlas.model.pagetables.access import TableAccess
+    from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.observe.drawings import Folds
     from mematlas.observe.pages import Pages
 
@@ -243,14 +243,14 @@ class Process:
         """
         return page_nodes(self.sources, paced)
 
-    def tables_access(self, reader: str = "auto") -> TableAccess:
+    def page_table_access(self, reader: str = "auto") -> PageTableAccess:
         """Return what page tables are read with: a reader by its name, opened at its first call and held until `close`.
 
         Raises:
             PermissionDenied: it needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN; and kpagecount CAP_DAC_READ_SEARCH.
             NotSupported: this kernel, or its lockdown, has no way; or this is a capture.
         """
-        return self.sources.tables_access(reader)
+        return self.sources.page_table_access(reader)
 
     def why_no_tables(self) -> Note | None:
         """Return what keeps `maps` from page tables; None when nothing does."""

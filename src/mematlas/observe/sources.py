@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import Hold, ProcessDir
     from mematlas.model.costs import Costs
     from mematlas.model.pages import PageSource
-    from mematlas.model.pagetables.access import TableAccess
+    from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.model.pagetables.counts import CountAccess
 
 MAX_STALL = 0.005
@@ -85,7 +85,7 @@ class Sources:
         """What knows the files that it maps."""
         self.will_look_again = False
         """Whether this is one of many looks: what page tables are read with is then opened once, and pays."""
-        self._access: dict[str, TableAccess] = {}
+        self._access: dict[str, PageTableAccess] = {}
         """By the reader that was asked for, and by its own name."""
         self._counts: CountAccess | None = None
         self._may_count = True
@@ -229,9 +229,9 @@ class Sources:
     ) -> PageSource:
         """Return what reads single pages of a range, by the name of a source; see `PageReader` for the rest."""
         if source == "tables":
-            from mematlas.model.pagetables.reader import TableReader
+            from mematlas.model.pagetables.reader import PageTableReader
 
-            return TableReader(self.dir, self.tables_access(), *span)
+            return PageTableReader(self.dir, self.page_table_access(), *span)
         from mematlas.model.pages import PageReader
 
         return PageReader(self.dir, self.pacer() if paced else None, cached, exclusive)
@@ -240,7 +240,7 @@ class Sources:
         """Return what makes the pauses between reads; of a capture, where nobody waits, None."""
         return Pacer() if self.procfs.live else None
 
-    def tables_access(self, reader: str = "auto") -> TableAccess:
+    def page_table_access(self, reader: str = "auto") -> PageTableAccess:
         """Return what page tables are read with: a reader by its name, opened at its first call and held until `close`.
 
         Raises:
@@ -285,7 +285,7 @@ class Sources:
         if not may_read_kernel():  # before numpy is loaded for nothing
             return tables_refused("page tables")
         try:
-            access = self.tables_access()
+            access = self.page_table_access()
             access.memory.open_mm(self.dir.pid, self.dir).close()
             _ = access.frames  # found, and proven against kpagecount, before anybody relies on them
         except (PermissionDenied, NotSupported, FormatError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -102,3 +102,12 @@ def test_runs_as_text(process: Process) -> None:
     text = list(runs_table(listed(process), dict, width_of_flags("tables", False)).lines())
 
     assert text == expected("runs.txt")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+@pytest.mark.parametrize("table", [pages_table, runs_table], ids=["pages", "runs"])
+def test_no_line_is_wider_than_the_screen(table: Callable[..., Table], width: int, process: Process) -> None:
+    lines = list(table(listed(process), dict, width_of_flags("tables", True)).lines(width=width))
+
+    assert len(lines) > len(PAGES) // 2
+    assert [line for line in lines if len(line) > width] == []

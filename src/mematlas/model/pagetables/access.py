@@ -23,7 +23,7 @@ NR_COMPARED = 1 << 6
 """Frames of a lot that are compared with the kernel's own files."""
 
 
-class TableAccess:
+class PageTableAccess:
     """What page tables are read with: kernel memory, its paging mode, and what tells about frames."""
 
     def __init__(self, memory: KernelMemory) -> None:
@@ -89,11 +89,11 @@ class TableAccess:
         self.memory.close()
 
 
-def open_access(procfs: ProcFS, reader: str = "auto") -> TableAccess:
+def open_access(procfs: ProcFS, reader: str = "auto") -> PageTableAccess:
     """Return what page tables are read with. Raises what `open_kernel_memory` raises."""
     memory = open_kernel_memory(reader, procfs)
     try:
-        return TableAccess(memory)
+        return PageTableAccess(memory)
     except BaseException:
         memory.close()
         raise

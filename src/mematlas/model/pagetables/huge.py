@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mematlas.model.pagetables.access import TableAccess
+    from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.model.pagetables.walk import Walk
 
 NR_HUGE_PAGES = 1 << 16
@@ -60,7 +60,7 @@ class Others:
 class HugeLeaves:
     """The huge leaves of one part of a walk: of each the address, the size, and what its frames are."""
 
-    def __init__(self, access: TableAccess, part: Walk) -> None:
+    def __init__(self, access: PageTableAccess, part: Walk) -> None:
         mode = access.mode
         columns: list[tuple[Words, ...]] = []
         others: list[Others] = []

@@ -48,7 +48,7 @@ from mematlas.kernel.scattered import Scattered
 from mematlas.model.hidden import HiddenVmas
 from mematlas.model.pages import MAY_BE_SCATTERED, behind
 from mematlas.model.pagetables import entries as paging
-from mematlas.model.pagetables.access import TableAccess
+from mematlas.model.pagetables.access import PageTableAccess
 from mematlas.model.pagetables.entries import (
     address_of,
     holds,
@@ -121,13 +121,13 @@ def ranges_of(addresses: Words, raw: Words, held: Bytes, use: Bytes, page_size: 
         yield Scattered(addresses[begins].tolist(), lengths.tolist(), *columns)
 
 
-class TableReader:
+class PageTableReader:
     """Reads the pages of one process from its page tables: a `PageSource`, as `PageReader` is.
 
     Leaving it without an error raises `ProcessGone` when the process ended, or started another program, meanwhile:
     its tables were empty then.
 
-    >>> with TableReader(process.dir, access) as reader:  # doctest: +SKIP
+    >>> with PageTableReader(process.dir, access) as reader:  # doctest: +SKIP
     ...     reader.count(vma).nr_dirty
     318
     """
@@ -135,7 +135,7 @@ class TableReader:
     name = "tables"
     zero_known = True
 
-    def __init__(self, process: ProcessDir, access: TableAccess, start: int = 0, end: int | None = None) -> None:
+    def __init__(self, process: ProcessDir, access: PageTableAccess, start: int = 0, end: int | None = None) -> None:
         self.process = process
         self.access = access
         self.frames = access.frames

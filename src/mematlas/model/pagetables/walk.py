@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Protocol
 
-    class TableSource(Protocol):
+    class PageTableSource(Protocol):
         """Where tables are read from: `mematlas.kernel.memory.memory.KernelMemory`, or a test's dictionary."""
 
         @property
@@ -119,7 +119,7 @@ def entry_addresses(mode: PagingMode, level: TableLevel, places: NDArray[np.intp
 
 
 def walk(
-    source: TableSource,
+    source: PageTableSource,
     mode: PagingMode,
     pgd: int,
     start: int = 0,
@@ -155,7 +155,7 @@ def walk(
 
 
 def walk_parts(
-    source: TableSource,
+    source: PageTableSource,
     mode: PagingMode,
     pgd: int,
     start: int = 0,
@@ -172,7 +172,7 @@ def walk_parts(
 
 
 def part_edges(
-    source: TableSource,
+    source: PageTableSource,
     mode: PagingMode,
     pgd: int,
     start: int = 0,
@@ -192,7 +192,7 @@ def part_edges(
 class _Walker:
     """The reading part of a walk."""
 
-    def __init__(self, source: TableSource, mode: PagingMode, pgd: int, nr_levels: int) -> None:
+    def __init__(self, source: PageTableSource, mode: PagingMode, pgd: int, nr_levels: int) -> None:
         self.source = source
         self.mode = mode
         self.pgd = pgd
@@ -409,7 +409,7 @@ class WalkStep:
         return self.state in ("present", "prot-none")
 
 
-def walk_address(source: TableSource, mode: PagingMode, pgd: int, address: int) -> tuple[WalkStep, ...]:
+def walk_address(source: PageTableSource, mode: PagingMode, pgd: int, address: int) -> tuple[WalkStep, ...]:
     """Return how an address is translated: a step for each level, down to the page or to where nothing is.
 
     >>> for step in walk_address(memory, mode, mm.pgd, 0x7F3C1A2B4010):  # doctest: +SKIP

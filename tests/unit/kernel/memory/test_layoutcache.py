@@ -376,7 +376,7 @@ def test_a_wrong_offset_of_struct_page_is_put_right(
 
     try:
         with Process(os.getpid()) as process:
-            if not isinstance(process.tables_access().frames, StructPages):
+            if not isinstance(process.page_table_access().frames, StructPages):
                 pytest.skip("map counts come from kpagecount here")
     except Error as error:
         pytest.skip(f"page tables cannot be read: {error}")
@@ -386,7 +386,7 @@ def test_a_wrong_offset_of_struct_page_is_put_right(
     file = poisoned(name, value)
 
     with Process(os.getpid()) as process:
-        assert isinstance(process.tables_access().frames, StructPages)
+        assert isinstance(process.page_table_access().frames, StructPages)
     assert json.loads(file.read_text())["layout"][name] == right
 
 

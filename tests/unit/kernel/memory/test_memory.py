@@ -353,15 +353,15 @@ def test_a_process_reads_with_the_reader_that_is_asked_for() -> None:
 
     with Process(os.getpid()) as process:
         try:
-            access = process.tables_access()
+            access = process.page_table_access()
         except Error as error:
             pytest.skip(f"page tables cannot be read: {error}")
-        assert process.tables_access(access.name) is process.tables_access() is access
+        assert process.page_table_access(access.name) is process.page_table_access() is access
         with pytest.raises(NotSupported, match="strange"):
-            process.tables_access("strange")
+            process.page_table_access("strange")
         other = "kcore" if access.name == "bpf" else "bpf"
         try:
-            assert process.tables_access(other).name == other
+            assert process.page_table_access(other).name == other
         except (NotSupported, PermissionDenied, FormatError):
             pass
-        assert process.tables_access() is access
+        assert process.page_table_access() is access

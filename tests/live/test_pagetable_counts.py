@@ -21,7 +21,7 @@ from mematlas.kernel.pagemap import PM_PFRAME, PRESENT, SWAP, Block
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.pagetables import counts as tablecounts
 from mematlas.model.pagetables.counts import CountAccess, TableCounter
-from mematlas.model.pagetables.reader import TableReader
+from mematlas.model.pagetables.reader import PageTableReader
 from mematlas.model.pagetables.vma_counts import VmaCounts
 from mematlas.observe.sources import Sources
 from test_structpage_live import LARGE, stopped_program
@@ -51,7 +51,7 @@ def as_told(sums: VmaCounts, nr_device: int) -> tuple[object, ...]:
 
 
 def read(process: Process, vma: Vma) -> tuple[object, ...]:
-    with TableReader(process.dir, process.tables_access(), vma.start, vma.end) as reader:
+    with PageTableReader(process.dir, process.page_table_access(), vma.start, vma.end) as reader:
         return as_told(reader.count(vma), reader.nr_device)
 
 

@@ -24,7 +24,7 @@ from mematlas.kernel.memory.structpage import KernelFrames, StructPages
 from mematlas.kernel.pagemap import ACCESSED, DIRTY, PRESENT, Block
 from mematlas.model import costs
 from mematlas.model.pagetables.access import open_access
-from mematlas.model.pagetables.reader import TableReader
+from mematlas.model.pagetables.reader import PageTableReader
 from mematlas.model.pagetables.walk import part_edges
 from mematlas.observe.sources import Sources
 from victim import Victim
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
 def tables_can_be_read() -> None:
     try:
         with Process(os.getpid()) as process:
-            process.tables_access()
+            process.page_table_access()
     except Error as error:
         pytest.skip(f"page tables cannot be read: {error}")
 
@@ -195,7 +195,7 @@ def test_kpagecount_stands_in_for_struct_pages(victim: MakeVictim, monkeypatch: 
     monkeypatch.setattr("mematlas.model.pagetables.access.open_struct_pages", refuse)
     with target.stopped(), Process(target.pid) as process:
         found = process.maps("tables")
-        assert isinstance(process.tables_access().frames, KernelFrames)
+        assert isinstance(process.page_table_access().frames, KernelFrames)
 
     def sums(result: object) -> list[object]:
         return [(item.usage.anon, item.usage.rss, item.usage.thp) for item in result.vmas]  # type: ignore[attr-defined]
@@ -321,7 +321,7 @@ def test_disagreement_with_kpagecount_is_refused_and_auto_goes_on(
     target = victim("anon")
     monkeypatch.setattr(costs, "READ_START", -1.0)
     with Process(target.pid) as process:
-        assert isinstance(process.tables_access().frames, StructPages)
+        assert isinstance(process.page_table_access().frames, StructPages)
         monkeypatch.setattr(StructPages, "check", disagree)
         reading = process.usage(max_stall=0).reading
         with pytest.raises(NotSupported, match="kpagecount"):
@@ -397,11 +397,11 @@ def test_a_racing_target_is_read_within_its_bounds() -> None:
 def test_a_target_that_ends_is_reported(victim: MakeVictim) -> None:
     target = victim("anon")
     with Process(target.pid) as process:
-        access = process.tables_access()
+        access = process.page_table_access()
         vma = process.address_space().vmas[0]
 
         def end_meanwhile() -> None:
-            with TableReader(process.dir, access) as reader:
+            with PageTableReader(process.dir, access) as reader:
                 target.exit()
                 reader.count(vma)
 
@@ -417,10 +417,10 @@ def test_a_target_that_starts_another_program_is_reported() -> None:
         assert process.stdout
         process.stdout.readline()
         with Process(process.pid) as target:
-            access = target.tables_access()
+            access = target.page_table_access()
 
             def replace_meanwhile() -> None:
-                with TableReader(target.dir, access):
+                with PageTableReader(target.dir, access):
                     process.stdin.write(b"x")  # type: ignore[union-attr]
                     process.stdin.flush()  # type: ignore[union-attr]
                     while target.address_space().vmas[0].path.endswith("python") or "python" in os.readlink(

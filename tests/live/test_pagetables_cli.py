@@ -44,7 +44,7 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
     """Return a function that runs ``mematlas tables`` and returns what it prints."""
     try:
         with Process(os.getpid()) as process:
-            process.tables_access()
+            process.page_table_access()
     except Error as error:
         pytest.skip(f"page tables cannot be read: {error}")
 
