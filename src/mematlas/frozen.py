@@ -127,13 +127,15 @@ class Record:
 
 
 def plain(value: Any) -> Any:
-    """Return a value with the records in it as dictionaries, and sets and tuples as lists.
+    """Return a value with the records in it as dictionaries, sets and tuples as lists, others by their ``to_plain``.
 
     >>> plain((frozenset("ba"), {"x": (1, None)}))
     [['a', 'b'], {'x': [1, None]}]
     """
     if hasattr(type(value), "__match_args__"):
         return {name: plain(getattr(value, name)) for name in value.__match_args__}
+    if hasattr(value, "to_plain"):
+        return value.to_plain()
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.analysis.movable import add_counts, in_order
-from mematlas.frozen import record, replace
+from mematlas.frozen import Record, record, replace
 from mematlas.notes import Notes
 
 TYPE_CHECKING = False
@@ -27,7 +27,7 @@ class Freed:
 
 
 @record
-class VmaEffect:
+class VmaEffect(Record):
     """What an act did to one VMA."""
 
     vma: Vma
@@ -38,8 +38,15 @@ class VmaEffect:
 
 
 @record
-class Effect:
-    """What an act did, as the pages themselves show it."""
+class Effect(Record):
+    """What an act did, as the pages themselves show it. Numbers that begin with ``nr_`` are pages, sizes are bytes.
+
+    >>> from mematlas import Process, pageout
+    >>> with Process(4211) as process:                                      # doctest: +SKIP
+    ...     effect = pageout(process)
+    >>> effect.nr_moved, effect.nr_freed, effect.swap, effect.reasons       # doctest: +SKIP
+    (680, 0, 2785280, {})
+    """
 
     advice: AdviceName
     nr_requested: int

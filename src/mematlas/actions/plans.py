@@ -14,7 +14,7 @@ from mematlas.actions.advice.base import Outlook, Tally
 from mematlas.actions.rooms import read_swap_room
 from mematlas.analysis.movable import ALL_PAGES, Choice, add_counts, in_order
 from mematlas.errors import BadInput
-from mematlas.frozen import record, replace
+from mematlas.frozen import Record, record, replace
 from mematlas.kernel.madvise import check_first_thread
 from mematlas.model.address_space import EVERYTHING
 from mematlas.model.unmatched import no_vma
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @record
-class PlannedVma:
+class PlannedVma(Record):
     """A VMA, or the part of it that was asked for, with what an advice can do there."""
 
     vma: Vma
@@ -57,8 +57,15 @@ class PlannedVma:
 
 
 @record
-class Plan:
-    """What an advice would do, and what was read of the machine to know that."""
+class Plan(Record):
+    """What an advice would do, and what was read of the machine to know that.
+
+    >>> from mematlas import Process
+    >>> with Process(4211) as process:                                      # doctest: +SKIP
+    ...     found = plan(process, "pageout")
+    >>> found.nr_requested, found.nr_movable, found.reasons                 # doctest: +SKIP
+    (3480, 2163, {'shared': 1556, 'kernel': 1, 'zero': 1})
+    """
 
     advice: AdviceName
     """``pageout``, ``cold``, ``willneed`` or ``collapse``."""

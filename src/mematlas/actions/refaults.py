@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from mematlas.errors import ProcessGone
-from mematlas.frozen import record
+from mematlas.frozen import Record, record
 from mematlas.kernel.maps import ANON_KINDS
 from mematlas.kernel.pagemap import IS_PRESENT, to_marks
 from mematlas.model.address_space import AddressSpace, parts
@@ -33,7 +33,7 @@ IS_GONE = to_marks({byte for byte, state in enumerate(STATE_OF_BYTE) if state ==
 
 
 @record
-class VmaRefaults:
+class VmaRefaults(Record):
     """The pages of one VMA that were watched."""
 
     vma: Vma | None
@@ -48,7 +48,7 @@ class VmaRefaults:
 
 
 @record
-class Refaults:
+class Refaults(Record):
     """Which of the pages that moved came back, and when."""
 
     seconds: float
@@ -88,7 +88,20 @@ def watch_refaults(
 ) -> Refaults:
     """Watch pages that were moved out, for so many seconds; return which came back.
 
-    ``progress`` is called with the seconds gone and the pages back, ``stop`` is asked whether to end.
+    >>> from mematlas import Process, pageout
+    >>> with Process(4211) as process:                                      # doctest: +SKIP
+    ...     found = watch_refaults(process, pageout(process).moved, 10.0)
+    >>> found.nr_returned, found.nr_never                                   # doctest: +SKIP
+    (97, 583)
+
+    Args:
+        moved: the pages, as an `Effect` has them.
+        interval: seconds between two looks; it gets longer where looking takes more than a tenth of it.
+        progress: called with the seconds gone and the pages back.
+        stop: asked after each look whether to end.
+
+    Raises:
+        PermissionDenied: needs CAP_SYS_PTRACE for the process of another user.
     """
     watch = Watch(process, moved)
     stopped, gone = "", False

@@ -148,6 +148,10 @@ class PageSet:
         if last:
             yield last
 
+    def to_plain(self) -> list[list[int]]:
+        """Return the runs of pages as lists of addresses: what stands for the set in a dictionary of a result."""
+        return [list(span) for span in self.ranges()]
+
     def mask(self, start: int, end: int) -> bytes:
         """Return which pages of a range are in the set."""
         size = self.page_size
