@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,11 +17,12 @@ from conftest import Outcome
 from helpers import PAGE, make_process, mematlas, program, steadily, texts
 from mematlas import Process
 from mematlas.cli import main
-from mematlas.errors import BadInput, PermissionDenied, TargetNotFound
+from mematlas.errors import BadInput, PermissionDenied, ProcessGone, TargetNotFound
 from mematlas.kernel.cgroups import mounts_of
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.search import distinct, resolve
 from mematlas.observe.together import count_together
+from victim import DEADLINE
 
 NR_SHARED, NR_COPIED, NR_OWN, NR_SHMEM = 1009, 307, 103, 211
 FAMILY = """
@@ -166,6 +168,27 @@ def test_total_of_a_cgroup_is_by_frames_when_asked_for(cgroup: str, family: list
     total = asked["target"]["total"]
     assert max(row["rss"] for row in asked["rows"]) < total["rss"] < sum(row["rss"] for row in asked["rows"])
     assert total["distinct"] == total["rss"]
+
+
+def test_those_who_end_are_left_out_until_nobody_is_left() -> None:
+    words = [sys.executable, "-m", "mematlas", "usage", "-i", "50ms", "--format", "jsonl"]
+    with (
+        subprocess.Popen(["sleep", "60"]) as one,
+        subprocess.Popen(["sleep", "60"]) as other,
+        subprocess.Popen([*words, str(one.pid), str(other.pid)], stdout=subprocess.PIPE, text=True) as run,
+    ):
+        assert run.stdout
+        first = [json.loads(run.stdout.readline()) for _ in range(4)]
+        one.kill()
+        last = next(json.loads(line) for line in run.stdout if "left out: process" in line)
+        other.kill()
+        run.stdout.read()
+        code = run.wait(DEADLINE)
+
+    assert [row["pid"] for row in first[1:3]] == [one.pid, other.pid]
+    assert texts(last["notes"]) == [f"left out: process {one.pid} ended"]
+    assert last["target"]["nr_processes"] == 1
+    assert code == ProcessGone.exit_code
 
 
 def test_every_target_that_is_named_must_be_there(family: list[int]) -> None:

@@ -34,7 +34,7 @@ SHORT_TARGETS = "TARGET: PID, self, NAME, ~REGEX, cgroup:PATH, capture (mematlas
 TARGETS_TOPIC = f"""\
 {TARGETS}
 
-  1234               a PID
+  1234               a PID; pid:1234 where a capture here is called so too
   self               mematlas itself
   postgres           a command's exact name, as ps -o comm shows it
   ~'worker --id 7'   a regular expression over whole command lines

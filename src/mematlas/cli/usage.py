@@ -71,7 +71,7 @@ def run(args: Namespace, session: Session) -> int:
             lambda one: one.usage(args.source, args.max_stall, args.numa, args.distinct, args.folios),
         )
         together = look_together(args, session, notes) if len(results) > 1 else None
-        return usage_table(results, notes, args.distinct, together)
+        return usage_table(results, notes, args.distinct, together, session.is_list)
 
     session.show(make, args)
     return 0
@@ -103,6 +103,7 @@ def of_each(session: Session, notes: Notes, look: Callable[[Process], Result]) -
         notes += sharing_notes(dict.fromkeys(process.sharing_memory() or (), process.pid))
         return [Subject(session.target_info(result.reading, process), result)]
     spaces = AddressSpaces(session.procfs)
+    last: PermissionDenied | ProcessGone | None = None
     for process in processes:
         try:
             if spaces.is_met_again(process.dir):
@@ -112,8 +113,11 @@ def of_each(session: Session, notes: Notes, look: Callable[[Process], Result]) -
             if session.is_list and isinstance(error, PermissionDenied):
                 raise
             notes.add(Note("left-out", f"left out: {error}"))
+            last = error
             continue
         results.append(Subject(session.target_info(result.reading, process), result))
+    if last and not results:
+        raise last  # there is nobody left to look at
     notes += sharing_notes(spaces.earlier)
     return results
 

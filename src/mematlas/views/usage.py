@@ -109,15 +109,19 @@ LINE_COLUMNS = (Column("measure", "MEASURE"), Column("size", "SIZE", "size"), Co
 
 
 def usage_table(
-    results: list[Subject[UsageResult]], notes: Notes, has_distinct: bool = False, together: Together | None = None
+    results: list[Subject[UsageResult]],
+    notes: Notes,
+    has_distinct: bool = False,
+    together: Together | None = None,
+    is_list: bool = False,
 ) -> Table:
-    """Return the usage of one process as lines, of several as a row each, and what they have together."""
+    """Return the usage of one process as lines; of several, or of a list, a row each, and what they have together."""
     fine_print = Notes()
     for item in results:
         notes += item.result.reading.notes
         fine_print += unknown_amounts(item.result)
     columns = columns_of(results, has_distinct)
-    if len(results) != 1:
+    if is_list or len(results) != 1:
         columns = [with_total(column, together) for column in columns]
         target = {"nr_processes": len(results), "total": totals_of(columns, results)}
         return Table("usage/1", columns, results, target=target, notes=notes, fine_print=fine_print)
