@@ -278,3 +278,13 @@ def test_nothing_is_opened_while_page_tables_are_drawn(tables: ConstructedTables
         assert [args[0] for args in watch.opened if isinstance(args, tuple)] == [__file__]
     finally:
         watch.is_on = False
+
+
+def test_results_turn_into_json(tables: ConstructedTables) -> None:
+    found = walk(tables, MODE, 0x1000)
+    summary = SummaryResult(summarize([found]), 8192, None, READING).to_dict()
+    tree = TableTree(tree_of([found]), READING).to_dict()
+
+    assert json.loads(json.dumps(summary)) == summary
+    assert (summary["reserve"], summary["counted"]["nr_others"]["swap"]) == (8192, 4)
+    assert [node["level"] for node in json.loads(json.dumps(tree))["nodes"]] == [0, 1, 2, 3]

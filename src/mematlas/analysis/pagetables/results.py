@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from mematlas.frozen import record
+from mematlas.frozen import Record, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class WalkedAddress:
 
 
 @record
-class WalkedAddresses:
+class WalkedAddresses(Record):
     """How addresses are translated, in the order asked."""
 
     items: tuple[WalkedAddress, ...]
@@ -108,7 +108,7 @@ class KernelMap:
 
 
 @record
-class SummaryResult:
+class SummaryResult(Record):
     """How many tables and leaves there are, and what they cost."""
 
     counted: Summary
@@ -134,7 +134,7 @@ class RawTable:
 
 
 @record
-class TableTree:
+class TableTree(Record):
     """Every table, each before those below it."""
 
     nodes: list[TreeNode]
@@ -142,7 +142,7 @@ class TableTree:
 
 
 @record
-class AuditResult:
+class AuditResult(Record):
     """What is dangerous, or maps the same memory with different rights."""
 
     findings: list[Finding]
@@ -157,7 +157,7 @@ class AuditResult:
 
 
 @record
-class Verification:
+class Verification(Record):
     """What a comparison with the kernel's own numbers has found."""
 
     checks: tuple[Check, ...]
