@@ -12,9 +12,9 @@ import mematlas
 
 SOURCE = Path(mematlas.__file__).parent
 KERNEL_NAME = re.compile(
-    r"(BPF|BTF|KPF|MADV|MAP|MARKER|PAGEMAP|PAGE_IS|PERF|PM|PMD|PROCMAP|PROT|PR|PUD|SYS|UFFDIO|X86)_\w+|UFFD_[AFU]\w+|PAGE|U64|GIB"
+    r"(BPF|BTF|KPF|MADV|MAP|MARKER|PAGEMAP|PAGE_IS|PERF|PM|PMD|PROCMAP|PROT|PR|PUD|SYS|UFFDIO|X86)_\w+|UFFD_[AFU]\w+|PAGE|U64|GIB|UNKNOWN"
 )
-"""Names with the kernel's spelling, and those of the sizes that go with them."""
+"""Names with the spelling of the kernel, of the sizes that go with them, and of the state that means one thing."""
 LONG_TEXT = 16
 
 

@@ -24,7 +24,7 @@ RANKS = (
 )
 """How cold a page is, the coldest first. A rank byte is the place in this list, plus 1; 0 is no page."""
 IDLE = 1
-UNKNOWN = len(RANKS)
+UNRANKED = len(RANKS)
 
 
 def rank_of(word: int | None) -> int:
@@ -34,13 +34,13 @@ def rank_of(word: int | None) -> int:
     ('inactive and unreferenced', 'active and referenced')
     """
     if word is None or not word & KPF_LRU:
-        return UNKNOWN
+        return UNRANKED
     return 2 + bool(word & KPF_REFERENCED) + 2 * bool(word & KPF_ACTIVE)
 
 
 def count_ranks(blocks: Mapping[int, bytes]) -> dict[int, int]:
     """Return how many pages have each rank that occurs; ``blocks`` are rank bytes by address."""
-    counts = {rank: sum(ranks.count(rank) for ranks in blocks.values()) for rank in range(1, UNKNOWN + 1)}
+    counts = {rank: sum(ranks.count(rank) for ranks in blocks.values()) for rank in range(1, UNRANKED + 1)}
     return {rank: nr_pages for rank, nr_pages in counts.items() if nr_pages}
 
 
@@ -50,7 +50,7 @@ def coldest(blocks: Mapping[int, bytes], nr_pages: int) -> Iterator[tuple[int, b
     >>> list(coldest({0x1000: bytes((4, 2, 0, 2)), 0x9000: bytes((2,))}, 2))
     [(4096, b'\\x00\\x01\\x00\\x01')]
     """
-    for rank in range(1, UNKNOWN + 1):
+    for rank in range(1, UNRANKED + 1):
         marks = to_marks({rank})
         for address in sorted(blocks):
             if nr_pages <= 0:

@@ -118,7 +118,9 @@ def read_line(path: str) -> str:
             return file.read().strip()
     except OSError as error:
         translated = translate_error(error, path)
-        raise NotSupported("NUMA nodes", NEEDS) if isinstance(translated, NotSupported) else translated from None
+        if isinstance(translated, NotSupported):
+            raise NotSupported("NUMA nodes", NEEDS) from None
+        raise translated from None
 
 
 def parse_list(text: str) -> list[int]:

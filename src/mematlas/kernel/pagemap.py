@@ -365,7 +365,8 @@ class Pagemap:
             self.pacer.spend(time.perf_counter() - before, len(buffer))
         if nr_read == 0:
             # The file holds the address space it was opened on; it reads as empty once nobody runs in that.
-            raise ProcessGone(self.process.pid, "ended" if self.process.is_ending() else "runs another program now")
+            why = "ended" if self.process.is_ending() else "runs another program now"
+            raise ProcessGone(self.process.pid, why)
         return nr_read
 
     @property
@@ -466,7 +467,8 @@ class Scanner:
         """
         size = 3 * self._call(start, end, any_of, nr_regions, nr_pages, reported)
         walked = self.argument[4]
-        return self.words[:size], end if walked >= end or not size else max(walked, self.words[size - 2])
+        is_done = walked >= end or not size
+        return self.words[:size], end if is_done else max(walked, self.words[size - 2])
 
     def _call(self, start: int, end: int, any_of: int, nr_regions: int, max_pages: int, reported: int = 0) -> int:
         argument = self.argument

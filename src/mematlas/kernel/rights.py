@@ -76,7 +76,9 @@ NO_ID = 0xFFFFFFFF
 
 def caller_variable() -> str | None:
     """Return the variable that says who became root; None when nothing says so, or we are not root."""
-    return next((name for name in CALLERS if os.environ.get(name)), None) if os.geteuid() == 0 else None
+    if os.geteuid() != 0:
+        return None
+    return next((name for name in CALLERS if os.environ.get(name)), None)
 
 
 def invoking_user() -> tuple[int, int] | None:
@@ -88,8 +90,10 @@ def invoking_user() -> tuple[int, int] | None:
     if variable == "DOAS_USER":
         return ids_of(text)
     uid = parse_id(text)
+    if uid is None:
+        return None
     gid = parse_id(os.environ.get("SUDO_GID", "")) if variable == "SUDO_UID" else None
-    return (uid, gid) if uid is not None and gid is not None else None if uid is None else ids_of(uid)
+    return ids_of(uid) if gid is None else (uid, gid)
 
 
 def parse_id(text: str) -> int | None:

@@ -133,7 +133,8 @@ class Scattered(Entries):
 
     def _block(self, start: int, at: int, after: int) -> Block:
         raw = self.raw[at * ENTRY_SIZE : after * ENTRY_SIZE]
-        return Block(start, raw, self.states[at:after], None if self.use is None else self.use[at:after])
+        use = None if self.use is None else self.use[at:after]
+        return Block(start, raw, self.states[at:after], use)
 
 
 def lots(pagemap: Pagemap, start: int, end: int, exclusive: bool = True) -> Iterator[Block | Scattered]:

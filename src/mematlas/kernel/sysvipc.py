@@ -36,7 +36,9 @@ def read_segments(procfs: ProcFS) -> dict[int, ShmSegment]:
         forced = int(procfs.read("sys/kernel/shm_rmid_forced")) != 0
     except (Error, ValueError):
         forced = False
-    return {shmid: replace(one, is_doomed=True) for shmid, one in segments.items()} if forced else segments
+    if not forced:
+        return segments
+    return {shmid: replace(segment, is_doomed=True) for shmid, segment in segments.items()}
 
 
 def parse_segments(data: bytes) -> dict[int, ShmSegment]:

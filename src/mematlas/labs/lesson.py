@@ -332,9 +332,9 @@ class Guide:
             return unasked(lesson, question, str(error))
         right = prediction is not None and question.kind.holds(prediction, reality)
         self._compare(step, prediction, misfit, reality, right, stage)
+        blank = "not understood" if misfit else "-"
         short = tuple(
-            ("not understood" if misfit else "-") if value is None else question.kind.short(value, stage.facts)
-            for value in (prediction, reality)
+            blank if value is None else question.kind.short(value, stage.facts) for value in (prediction, reality)
         )
         meant: Any = prediction
         if isinstance(question.kind, OneOf) and isinstance(prediction, int):
@@ -362,10 +362,11 @@ class Guide:
         stage.know(reality=reality)
         paper.gap()
         if prediction is not None:
-            verdict = "right" if right else "not so"
-            paper.say(f" prediction  {kind.show(prediction, stage.facts)}    {verdict}", "good" if right else "bad")
+            verdict, style = ("right", "good") if right else ("not so", "bad")
+            said = f"{kind.show(prediction, stage.facts)}    {verdict}"
         else:
-            paper.say(f" prediction  {'not understood: ' + misfit if misfit else 'none'}", "bad" if misfit else "dim")
+            said, style = (f"not understood: {misfit}", "bad") if misfit else ("none", "dim")
+        paper.say(f" prediction  {said}", style)
         paper.say(f" reality     {kind.show(reality, stage.facts)}")
         paper.say(f" seen in     {fill(step.source, stage.facts)}", "dim")
         paper.gap()

@@ -29,7 +29,7 @@ FREED = "of these, out of RAM too: their frames are free"
 SWAP_CACHED = "in swap, or on the way there, and still in RAM until that is needed"
 PAGE_CACHED = "of files, and still in RAM: not yet written, or in use elsewhere"
 GIVEN_UP = "freed, kept nowhere: the process had given them up (MADV_FREE, MAP_DROPPABLE)"
-UNKNOWN = "unknown: see the notes"
+SEE_NOTES = "unknown: see the notes"
 
 
 @record
@@ -149,16 +149,16 @@ def lines_of(report: Report) -> Iterator[Line]:
 def whereabouts(effect: Effect, page_size: int) -> Iterator[Line]:
     """Yield where the pages are that were paged out."""
     in_swap = pages(effect.swap, page_size)
-    yield Line("  to swap", in_swap, UNKNOWN if in_swap is None else "the rest, if any, went back to its files")
+    yield Line("  to swap", in_swap, SEE_NOTES if in_swap is None else "the rest, if any, went back to its files")
     if effect.nr_given_up:
         yield Line("  given up", effect.nr_given_up, GIVEN_UP)
-    yield Line("left RAM", effect.nr_freed, UNKNOWN if effect.nr_freed is None else FREED)
+    yield Line("left RAM", effect.nr_freed, SEE_NOTES if effect.nr_freed is None else FREED)
     for name, size, meaning in (
         ("  swap cache", effect.swap_cached, SWAP_CACHED),
         ("  page cache", effect.page_cached, PAGE_CACHED),
     ):
         if size or (size is None and effect.nr_moved):
-            yield Line(name, pages(size, page_size), UNKNOWN if size is None else meaning)
+            yield Line(name, pages(size, page_size), SEE_NOTES if size is None else meaning)
     if effect.freed:
         text = f"of {effect.freed.nr_kept} in the swap cache: read back, and paged out once more"
         yield Line("  by --free", effect.freed.nr_freed, text)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 import helpers  # noqa: F401  (the settings of hypothesis)
 from mematlas.actions.coldest import check_order
-from mematlas.analysis.coldness import IDLE, UNKNOWN, coldest, count_ranks, rank_of
+from mematlas.analysis.coldness import IDLE, UNRANKED, coldest, count_ranks, rank_of
 from mematlas.errors import NotSupported
 from mematlas.kernel.kpage import KPF_ACTIVE, KPF_LRU, KPF_REFERENCED
 from mematlas.kernel.page_idle import idle_frames, is_multigen
 
 FAR = 1 << 40
-ranks = st.binary(max_size=20).map(lambda data: bytes(byte % (UNKNOWN + 1) for byte in data))
+ranks = st.binary(max_size=20).map(lambda data: bytes(byte % (UNRANKED + 1) for byte in data))
 
 
 def test_inactive_comes_before_active_and_unreferenced_before_referenced() -> None:
@@ -29,7 +29,7 @@ def test_inactive_comes_before_active_and_unreferenced_before_referenced() -> No
 
 
 def test_page_on_no_list_is_unknown_and_last() -> None:
-    assert rank_of(KPF_ACTIVE) == rank_of(None) == UNKNOWN > rank_of(KPF_LRU | KPF_ACTIVE | KPF_REFERENCED)
+    assert rank_of(KPF_ACTIVE) == rank_of(None) == UNRANKED > rank_of(KPF_LRU | KPF_ACTIVE | KPF_REFERENCED)
 
 
 @given(st.lists(ranks, max_size=4), st.integers(0, 100))
@@ -46,7 +46,7 @@ def test_no_page_that_is_left_is_colder_than_one_that_is_taken(parts: list[bytes
     total = sum(count_ranks(blocks).values())
     assert len(taken) == min(nr_pages, total)
     rest = [rank for part in left.values() for rank in part if rank]
-    assert max(taken, default=0) <= min(rest, default=UNKNOWN)
+    assert max(taken, default=0) <= min(rest, default=UNRANKED)
 
 
 def test_idle_frames_are_the_bits_of_the_bitmap(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class TypeTable:
     def _index(self, wanted: dict[int, str]) -> tuple[list[int], dict[str, int]]:
         words, end = self.words, len(self.words)
         fixed = [3 + WORDS.get(kind, 0) for kind in range(NR_KINDS)] + [0] * (32 - NR_KINDS)
-        each = [WORDS_EACH.get(kind, 0) for kind in range(32)]
+        sizes = [WORDS_EACH.get(kind, 0) for kind in range(32)]
         starts = [0]
         named: dict[str, int] = {}
         at = 0
@@ -136,7 +136,7 @@ class TypeTable:
             while at < end:
                 info = words[at + 1]
                 kind = info >> 24 & 0x1F
-                size = fixed[kind] + each[kind] * (info & 0xFFFF)
+                size = fixed[kind] + sizes[kind] * (info & 0xFFFF)
                 if not size:
                     raise FormatError(self.path, f"type {len(starts)} of kind {kind}")
                 if words[at] in wanted and kind in NAMED:
@@ -285,6 +285,7 @@ def read_btf(path: str = BTF_PATH) -> bytes:
             return file.readall()
     except FileNotFoundError:
         has_sysfs = os.path.isdir(os.path.dirname(os.path.dirname(BTF_PATH)))
-        raise NotSupported(path, "CONFIG_DEBUG_INFO_BTF" if has_sysfs else "sysfs mounted on /sys") from None
+        needs = "CONFIG_DEBUG_INFO_BTF" if has_sysfs else "sysfs mounted on /sys"
+        raise NotSupported(path, needs) from None
     except PermissionError:
         raise PermissionDenied(path) from None

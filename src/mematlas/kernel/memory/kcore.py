@@ -151,7 +151,7 @@ class KcoreReader:
             for segment in self.segments
             if segment.phys_address not in (0, U64)
         ]
-        return sorted({each for each in distances if each % GIB == 0}, key=distances.count, reverse=True)
+        return sorted({distance for distance in distances if distance % GIB == 0}, key=distances.count, reverse=True)
 
     def mm_address(self, pid: int, mem_fd: int, layout: StructLayout) -> int:
         """Return the address of the mm_struct behind our own descriptor of /proc/PID/mem.

@@ -193,7 +193,7 @@ def name_of(key: str) -> str:
 
 def names_of(wanted: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Return all names that a layout has values of."""
-    return [name for kind, members in wanted.items() for name in (kind, *(f"{kind}.{each}" for each in members))]
+    return [name for kind, members in wanted.items() for name in (kind, *(f"{kind}.{member}" for member in members))]
 
 
 def values_of(kept: Any, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, int] | None:

@@ -37,7 +37,8 @@ def look_at_stack(stage: Stage) -> None:
 
 def stack_size(stage: Stage) -> str:
     limit = stage.facts["limit"]
-    return SMALLER if limit == resource.RLIM_INFINITY or stage.facts["stack_size"] < limit // 2 else AS_LIMIT
+    is_small = limit == resource.RLIM_INFINITY or stage.facts["stack_size"] < limit // 2
+    return SMALLER if is_small else AS_LIMIT
 
 
 def grow(stage: Stage) -> int:
@@ -51,7 +52,8 @@ def grow(stage: Stage) -> int:
 
 
 def shrink(stage: Stage) -> str:
-    return STAYS if stage.vma(stage.facts["stack"]).vma.size >= stage.facts["stack_size"] else SHRINKS
+    size_now = stage.vma(stage.facts["stack"]).vma.size
+    return STAYS if size_now >= stage.facts["stack_size"] else SHRINKS
 
 
 STACK = Lesson(

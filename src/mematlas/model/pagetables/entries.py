@@ -33,7 +33,7 @@ from mematlas.model.pagetables.swap_types import (
     SWAP,
     TABLE,
     UFFD_WP,
-    UNKNOWN,
+    UNKNOWN_ENTRY,
     UNKNOWN_SPECIAL_SWAP,
     SpecialSwap,
 )
@@ -54,7 +54,7 @@ __all__ = (
     "SWAP",
     "TABLE",
     "UFFD_WP",
-    "UNKNOWN",
+    "UNKNOWN_ENTRY",
     "UNKNOWN_SPECIAL_SWAP",
     "SpecialSwap",
 )
@@ -303,7 +303,7 @@ def _other_states(mode: PagingMode, level: int, entries: Words) -> Bytes:
         result[marker & (offsets == bit)] = state
     result[np.asarray(is_prot_none(mode, level, entries), np.bool_)] = PROT_NONE
     present = np.asarray(holds(entries, mode.present), np.bool_)
-    result[present] = UNKNOWN
+    result[present] = UNKNOWN_ENTRY
     result[present & np.asarray(is_table(mode, level, entries), np.bool_)] = TABLE
     return result
 

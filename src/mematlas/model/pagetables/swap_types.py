@@ -9,7 +9,8 @@ from mematlas.frozen import record
 from mematlas.kernel.pagemap import MARKER_GUARD, MARKER_POISONED, MARKER_UFFD_WP
 
 # What an entry is. Present are those from PRESENT to PROT_NONE; the kernel counts both.
-EMPTY, TABLE, PRESENT, PROT_NONE, SWAP, MIGRATION, HWPOISON, DEVICE, GUARD, UFFD_WP, POISON, MARKER, UNKNOWN = range(13)
+EMPTY, TABLE, PRESENT, PROT_NONE, SWAP, MIGRATION = range(6)
+HWPOISON, DEVICE, GUARD, UFFD_WP, POISON, MARKER, UNKNOWN_ENTRY = range(6, 13)
 STATE_NAMES = (
     "empty",
     "table",
@@ -63,7 +64,7 @@ class SpecialSwap:
 
 
 # Nothing is known but what is the same everywhere: at most 9 types are special, and the last is the marker.
-UNKNOWN_SPECIAL_SWAP = [SWAP] * 23 + [UNKNOWN] * 8 + [MARKER]
+UNKNOWN_SPECIAL_SWAP = [SWAP] * 23 + [UNKNOWN_ENTRY] * 8 + [MARKER]
 
 
 NEWEST_KNOWN = (6, 18)
