@@ -16,13 +16,16 @@ from typing import Any
 import pytest
 
 from conftest import Outcome
-from helpers import make_process, mematlas, texts, write_words
+from helpers import PAGE, make_process, mematlas, program, texts, write_words
 from mematlas import Process, cli, errors
 from mematlas.cli.mistakes import how_to_install
 from mematlas.kernel.pagemap import has_soft_dirty
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.search import Candidate
+from mematlas.notes import Notes
 from mematlas.views.format import format_exact
+from mematlas.views.since import Since
+from mematlas.views.usage import Subject, usage_table
 from victim import PATH_KINDS, Area, Victim
 
 NOBODY = 65534
@@ -333,3 +336,37 @@ def test_pages_of_64_kib_are_translated_and_drawn_in_64_kib(big: ProcFS) -> None
     assert (swapped.state, swapped.swap_offset) == ("swapped", 9)
     assert strip.cells.nr_cells == 128
     assert [strip.cells.classes(cell)["own"] for cell in range(3)] == [1, 1, 0]
+
+
+LEAK = """
+import mmap, sys
+areas = []
+print(1, flush=True)
+for line in sys.stdin:
+    area = mmap.mmap(-1, 1021 * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(mmap.MADV_NOHUGEPAGE)
+    for page in range(1021):
+        area[page * mmap.PAGESIZE] = 1
+    areas.append(area)
+    print(len(areas), flush=True)
+"""
+
+
+def test_what_grows_between_looks_is_said_as_a_number() -> None:
+    since = Since()
+    changes: list[str] = []
+    sizes: list[int] = []
+    with program(LEAK) as target, Process(target.pid) as process:
+        for _ in range(2):
+            result = process.usage("smaps")
+            table = usage_table([Subject({"pid": target.pid, "name": "leak"}, result)], Notes(), since=since)
+            changes.append(next(line.split()[2] for line in table.lines(in_bytes=True) if line.startswith("USS")))
+            sizes.append(result.uss or 0)
+            assert target.process.stdin
+            assert target.process.stdout
+            target.process.stdin.write("grow\n")
+            target.process.stdin.flush()
+            target.process.stdout.readline()
+
+    assert changes == ["0", str(sizes[1] - sizes[0])]
+    assert sizes[1] - sizes[0] >= 1021 * PAGE

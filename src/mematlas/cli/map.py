@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.drawing import AREA_USAGE, Drawing, add_drawing
+from mematlas.cli.options import repeats
 from mematlas.views.picture import Previous, fit_of, map_view
 from mematlas.views.terminal import screen_size
 
@@ -32,7 +33,7 @@ def add_arguments(arguments: Arguments) -> None:
 def run(args: Namespace, session: Session) -> int:
     drawing = Drawing(args, session)
     previous = Previous()
-    repeats = args.interval is not None or args.count is not None
+    is_live = repeats(args)
 
     def make() -> Table:
         drawing.begin()
@@ -43,7 +44,7 @@ def run(args: Namespace, session: Session) -> int:
         rows = screen[1] - PROMPT if screen else None
         fit = None
         if is_text and not (args.unfolded and rows is None):
-            lines = rows if rows and repeats else SCREENS * (rows or LINES)
+            lines = rows if rows and is_live else SCREENS * (rows or LINES)
             fit = fit_of(width, lines, is_joined=not args.unfolded)
         grid = process.grid(
             start,
@@ -62,7 +63,7 @@ def run(args: Namespace, session: Session) -> int:
             session.target_info(grid.reading),
             drawing.ascii_only,
             previous,
-            rows=rows if repeats else None,
+            rows=rows if is_live else None,
         )
 
     session.show(make, args)

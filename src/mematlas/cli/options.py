@@ -7,7 +7,8 @@ from mematlas.observe.sources import MAX_STALL, PAGE_SOURCES, SOURCES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.cli.arguments import Arguments
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.views.since import Since
 
 FORMATS = {
     "table": "for people",
@@ -57,6 +58,20 @@ def add_repeat(arguments: Arguments) -> None:
         "-i", "--interval", type=parse_interval, metavar="TIME", help="repeat every TIME (1s, 200ms); q or Ctrl-C stops"
     )
     arguments.add_common("-n", "--count", type=parse_count, metavar="N", help="stop after N repeats")
+
+
+def repeats(args: Namespace) -> bool:
+    """Whether a command is to look again and again."""
+    return args.interval is not None or args.count is not None
+
+
+def since_first(args: Namespace) -> Since | None:
+    """Return what remembers the first of several looks; None where there is one look alone."""
+    if not repeats(args):
+        return None
+    from mematlas.views.since import Since
+
+    return Since()
 
 
 def add_source(arguments: Arguments) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from mematlas.cli.command import TARGET, Command
-from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target
+from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target, since_first
 from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone
 from mematlas.notes import Note, Notes
 from mematlas.observe.sources import no_tables
@@ -63,6 +63,8 @@ def run(args: Namespace, session: Session) -> int:
     if args.if_ended:
         return if_ended(args, session)
 
+    since = since_first(args)
+
     def make() -> Table:
         notes = Notes()
         results = of_each(
@@ -71,7 +73,7 @@ def run(args: Namespace, session: Session) -> int:
             lambda one: one.usage(args.source, args.max_stall, args.numa, args.distinct, args.folios),
         )
         together = look_together(args, session, notes) if len(results) > 1 else None
-        return usage_table(results, notes, args.distinct, together, session.is_list)
+        return usage_table(results, notes, args.distinct, together, session.is_list, since)
 
     session.show(make, args)
     return 0

@@ -10,10 +10,12 @@ from mematlas.frozen import record
 from mematlas.views.format import (
     format_address,
     format_amounts,
+    format_change,
     format_counts,
     format_hex,
     format_list,
     format_path,
+    format_rate,
     format_share,
     format_size,
 )
@@ -56,8 +58,8 @@ class Column(Generic[Item]):
     heading: str
     kind: str = "text"
     """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``entry`` (64 bits), ``list`` (a tuple),
-    ``counts`` (by name), ``amounts`` (bytes by name), ``sizes`` (bytes by a size), ``flag``, ``share`` (0 to 1) or
-    ``number``."""
+    ``counts`` (by name), ``amounts`` (bytes by name), ``sizes`` (bytes by a size), ``flag``, ``share`` (0 to 1),
+    ``number``, ``change`` (bytes, with a sign) or ``rate`` (bytes a second)."""
     value: Callable[[Item], Any] | None = None
     """What gets the value of an item; None for the item's attribute of the name of the key."""
     total: Callable[[Any], Any] | None = None
@@ -75,7 +77,7 @@ class Column(Generic[Item]):
     @property
     def right(self) -> bool:
         """Whether text is aligned to the right."""
-        return self.kind in ("size", "count", "share", "number")
+        return self.kind in ("size", "count", "share", "number", "change", "rate")
 
     def get(self, item: Item) -> Any:
         """Return the value of an item; of one that holds many rows, all their values."""
@@ -120,6 +122,8 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "sizes": lambda sizes: ", ".join(f"{format_size(size)}: {format_size(amount)}" for size, amount in sizes.items()),
     "flag": lambda value: "yes" if value else "no",
     "share": format_share,
+    "change": format_change,
+    "rate": format_rate,
     "number": lambda value: f"{value:.3f}" if isinstance(value, float) else str(value),
 }
 
@@ -185,7 +189,7 @@ def cells_of(
     return list(map(form, values))
 
 
-IN_BYTES = {"size": "count", "amounts": "counts"}
+IN_BYTES = {"size": "count", "amounts": "counts", "change": "count", "rate": "number"}
 """How a kind is written where sizes are to be integers."""
 
 

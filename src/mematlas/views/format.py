@@ -32,6 +32,25 @@ def format_size(size: int) -> str:
     return f"{value:.{digits}f} {unit}"
 
 
+def format_change(change: float) -> str:
+    """Return by how many bytes something has changed, with its sign.
+
+    >>> format_change(12 << 20), format_change(-4096), format_change(0)
+    ('+12 MiB', '-4 KiB', '0')
+    """
+    return ("+" if change >= 1 else "") + format_size(round(change))
+
+
+def format_rate(rate: float) -> str:
+    """Return a change in bytes a second.
+
+    >>> format_rate(1.5 * 2**20), format_rate(0.2)
+    ('+1.50 MiB/s', '0')
+    """
+    change = format_change(rate)
+    return change if change == "0" else f"{change}/s"
+
+
 def format_address(address: int) -> str:
     """Return an address as 0x and at least 12 hexadecimal digits, so that columns align.
 

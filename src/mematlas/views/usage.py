@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.results import UsageResult
     from mematlas.model.folio_sizes import FolioSizes
     from mematlas.observe.together import Together
+    from mematlas.views.since import Since
 
     Result = TypeVar("Result")
 else:
@@ -103,9 +104,14 @@ class Line:
     measure: str
     size: int | None
     meaning: str
+    change: int | None = None
+    """Since the first look."""
+    rate: float | None = None
 
 
 LINE_COLUMNS = (Column("measure", "MEASURE"), Column("size", "SIZE", "size"), Column("meaning", "MEANING"))
+CHANGE_COLUMNS = (Column("change", "CHANGE", "change"), Column("rate", "RATE", "rate"))
+"""What stands before the meaning where one looks again and again."""
 
 
 def usage_table(
@@ -114,26 +120,52 @@ def usage_table(
     has_distinct: bool = False,
     together: Together | None = None,
     is_list: bool = False,
+    since: Since | None = None,
 ) -> Table:
-    """Return the usage of one process as lines; of several, or of a list, a row each, and what they have together."""
+    """Return the usage of one process as lines; of several, or of a list, a row each, and what they have together.
+
+    With ``since``, the first of several looks, there is what has changed as well.
+    """
     fine_print = Notes()
     for item in results:
         notes += item.result.reading.notes
         fine_print += unknown_amounts(item.result)
     columns = columns_of(results, has_distinct)
+    if since:
+        since.look()
     if is_list or len(results) != 1:
+        if since:
+            columns.insert(3, change_column(since))
         columns = [with_total(column, together) for column in columns]
         target = {"nr_processes": len(results), "total": totals_of(columns, results)}
         return Table("usage/1", columns, results, target=target, notes=notes, fine_print=fine_print)
     (item,) = results
+    shown: tuple[Column[Line], ...] = LINE_COLUMNS
+    lines = list(lines_of(item, has_distinct))
+    if since:
+        shown = (*LINE_COLUMNS[:2], *CHANGE_COLUMNS, *LINE_COLUMNS[2:])
+        lines = [with_change(line, since) for line in lines]
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         yield heading(item)
-        yield from Table("usage/1", LINE_COLUMNS, lines_of(item, has_distinct)).lines(
-            in_bytes=in_bytes, colour=colour, width=width
-        )
+        yield from Table("usage/1", shown, lines).lines(in_bytes=in_bytes, colour=colour, width=width)
 
     return Drawn("usage/1", columns, results, target=item.target, notes=notes, fine_print=fine_print, draw=draw)
+
+
+def with_change(line: Line, since: Since) -> Line:
+    """Return a line with how its amount has changed since the first look."""
+    change = since.change(line.measure, line.size)
+    return replace(line, change=change, rate=since.rate(change))
+
+
+def change_column(since: Since) -> Column[Subject[UsageResult]]:
+    """Return the column of how RSS has changed since the first look."""
+    return Column(
+        *("rss_change", "CHANGE", "change"),
+        value=lambda item: since.change(item.target["pid"], item.result.usage.rss),
+        rank=3,
+    )
 
 
 def columns_of(results: list[Subject[UsageResult]], has_distinct: bool) -> list[Column[Subject[UsageResult]]]:

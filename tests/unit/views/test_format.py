@@ -14,9 +14,11 @@ from mematlas.errors import BadInput
 from mematlas.views.format import (
     UNITS,
     format_address,
+    format_change,
     format_exact,
     format_list,
     format_path,
+    format_rate,
     format_seconds,
     format_size,
 )
@@ -129,3 +131,11 @@ def test_durations_that_are_none_are_refused(text: str) -> None:
 
     with pytest.raises(BadInput, match="bad time"):
         parse_seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"), [(0, "0"), (4096, "+4 KiB"), (-4096, "-4 KiB"), (12 << 20, "+12 MiB"), (-1, "-1 B")]
+)
+def test_changes_have_a_sign(change: int, text: str) -> None:
+    assert format_change(change) == text
+    assert format_rate(change) == (text if text == "0" else f"{text}/s")
