@@ -64,7 +64,7 @@ class PageTableCheck:
         checks = [check]
         if self.held.is_whole:
             checks += self._compare_sums()
-        named = tuple(replace(each, area=space.name_at(each.address)) for each in pages)
+        named = tuple(replace(page, area=space.name_at(page.address)) for page in pages)
         return Verification(tuple(checks), named, self.look.finish())
 
     def _compare_pages(self) -> tuple[list[Disagreement], Check]:
@@ -99,7 +99,8 @@ class PageTableCheck:
         for part in self.look.parts(NR_SUM_TABLES):
             # The kernel counts the tables of the last three levels (mm_inc_nr_ptes and its like), neither the top one
             # nor, of five levels, the one below it.
-            tables.update(*(level.tables.tolist() for level in part.levels[max(1, len(part.levels) - 3) :]))
+            counted = part.levels[max(1, len(part.levels) - 3) :]
+            tables.update(*(level.tables.tolist() for level in counted))
             self._add_huge(part, sums)
         if sums["left out"] and not leaves_out_huge_pages():
             sums["left out"] = 0
@@ -107,8 +108,8 @@ class PageTableCheck:
 
     def _add_huge(self, part: Walk, sums: dict[str, int]) -> None:
         for level in range(len(part.levels) - 1):
-            places, entries, codes = upper_entries(part, level)
-            addresses = part.entry_addresses(level, places)
+            indices, entries, codes = upper_entries(part, level)
+            addresses = part.entry_addresses(level, indices)
             inside = maps_memory(codes) & (addresses >= part.first) & (addresses <= part.last)
             entries, codes = entries[inside], codes[inside]
             heads = leaf_address(self.mode, level, entries) >> np.uint64(self.mode.page_shift)
@@ -124,7 +125,7 @@ class PageTableCheck:
             sums["kept aside"] += self.page_size * int(np.count_nonzero(~hugetlb & (zero | anon)))
 
     def _reported_sums(self) -> dict[str, int | None]:
-        """Return the sums that the kernel tells, of status and smaps."""
+        """Return the sums that the kernel reports, in status and smaps."""
         sums = dict.fromkeys(SUMS[1:], 0)
         for _, fields in read_smaps(self.held.process, self.files):
             sums["thp"] += sum(fields.get(name, 0) for name in ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"))
@@ -132,23 +133,25 @@ class PageTableCheck:
         return {"table bytes": status_bytes(read_status(self.held.process), "VmPTE"), **sums}
 
     def _with_reasons(self, differing: list[Disagreement]) -> list[Disagreement]:
-        """Return disagreements with the reason for each, as exact as can be reported."""
-        reasons = {each.address: each.reason for each in differing}
-        left = [each for each in differing if each.reason != "special"]
+        """Return disagreements with the reason for each, as exact as can be found out."""
+        reasons = {page.address: page.reason for page in differing}
+        left = [page for page in differing if page.reason != "special"]
         for pause in PAUSES:
             if not left:
                 break
             time.sleep(pause)
-            again = {each.address: self._differs_still(each) for each in left}
+            again = {page.address: self._differs_still(page) for page in left}
             reasons |= {address: reason or "race" for address, reason in again.items()}
-            left = [each for each in left if again[each.address]]
-        return [replace(each, reason=reasons[each.address]) for each in differing]
+            left = [page for page in left if again[page.address]]
+        return [replace(page, reason=reasons[page.address]) for page in differing]
 
-    def _differs_still(self, each: Disagreement) -> str | None:
+    def _differs_still(self, page: Disagreement) -> str | None:
         """Read a page again; return the reason why it differs as it did, None when it does no more."""
-        steps = self.look.steps(each.address)
-        again = differing_pages(self.mode, self.look.one_page(each.address, steps), self.look.pagemap(each.address, 1))
-        if not again or (again[0].entry, again[0].pagemap) != (each.entry, each.pagemap):
+        steps = self.look.steps(page.address)
+        block = self.look.one_page(page.address, steps)
+        again = differing_pages(self.mode, block, self.look.pagemap(page.address, 1))
+        if not again or (again[0].entry, again[0].pagemap) != (page.entry, page.pagemap):
             return None
-        name = STATE_NAMES[state_of(self.mode, len(steps) - 1, each.entry)]
-        return name if name in EXPLAINED and (name not in MARKERS or each.reason == "swap") else each.reason
+        name = STATE_NAMES[state_of(self.mode, len(steps) - 1, page.entry)]
+        is_reason = name in EXPLAINED and (name not in MARKERS or page.reason == "swap")
+        return name if is_reason else page.reason

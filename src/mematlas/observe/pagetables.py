@@ -138,7 +138,8 @@ class PageTables:
         if mode.user_end <= address < mode.kernel_start:
             raise BadInput(f"{address:#x} is no address: it lies between the halves")
         if address >= mode.user_end:
-            return WalkedAddress(address, look.steps(address), None, None, region_of(self.regions(), address) or "")
+            region = region_of(self.regions(), address)
+            return WalkedAddress(address, look.steps(address), None, None, region or "")
         area = space.name_at(address)
         for _ in range(NR_TRIES):
             steps = look.steps(address)
@@ -149,7 +150,8 @@ class PageTables:
                 return WalkedAddress(address, steps, None, None, area)
             differing = differing_pages(mode, look.one_page(address, steps), word)
             if not differing:
-                return WalkedAddress(address, steps, int(word[0]), "hidden" if nr_hidden(word) else "", area)
+                reason = "hidden" if nr_hidden(word) else ""
+                return WalkedAddress(address, steps, int(word[0]), reason, area)
         return WalkedAddress(address, steps, int(word[0]), differing[0].reason, area)
 
     # Entry by entry
@@ -162,7 +164,8 @@ class PageTables:
     def runs(self, wanted: EntryFilter = EVERY_ENTRY) -> Stream[EntryRun]:
         """Return runs of like entries, made while they are read."""
         look = PageTableLook(self._held)
-        return Stream(self.origin, entry_runs(self.mode, list_entries(look.parts(NR_LIST_TABLES), wanted)), look.finish)
+        entries = list_entries(look.parts(NR_LIST_TABLES), wanted)
+        return Stream(self.origin, entry_runs(self.mode, entries), look.finish)
 
     def raw(self, level: int, number: int | None = None, address: int | None = None) -> Stream[RawTable]:
         """Return the tables of a level: all, the one with this number, or the one that translates an address."""
@@ -209,8 +212,9 @@ class PageTables:
 
     def _reserve(self, counted: Summary) -> int | None:
         """Return what VmPTE, which leaves out the top table, has beyond the tables in use; None where not known."""
-        told = None if self.half == "kernel" else status_bytes(read_status(self.process.dir), "VmPTE")
-        return None if told is None else max(told - sum(level.size for level in counted.levels[1:]), 0)
+        reported = None if self.half == "kernel" else status_bytes(read_status(self.process.dir), "VmPTE")
+        in_use = sum(level.size for level in counted.levels[1:])
+        return None if reported is None else max(reported - in_use, 0)
 
     def tree(self) -> TableTree:
         """Return every table, each with what is below it."""

@@ -108,13 +108,13 @@ class Check:
     reason: str = ""
     """Why they differ, or could not be compared; empty where they agree:
 
-    listed       pages differ, and each is given with a reason of its own
-    hidden       frames and swap slots are hidden from us
-    not-told     the kernel does not tell
-    changed      the process ran meanwhile
-    kept-aside   tables are kept aside, to split huge pages with
-    left-out     smaps leaves out huge pages that nobody may access
-    unexplained  no reason is known
+    listed        pages differ, and each is given with a reason of its own
+    hidden        frames and swap slots are hidden from us
+    not-reported  the kernel does not say
+    changed       the process ran meanwhile
+    kept-aside    tables are kept aside, to split huge pages with
+    left-out      smaps leaves out huge pages that nobody may access
+    unexplained   no reason is known
     """
     amount: int = 0
     """How many tables are kept aside; of pages, how many frames and swap slots are hidden."""
@@ -130,25 +130,26 @@ def check_pages(nr_pages: int, nr_unseen: int, differing: Sequence[Disagreement]
         nr_pages - len(differing),
         "listed" if differing else "hidden" if nr_unseen else "",
         nr_unseen,
-        all(each.is_explained for each in differing),
+        all(page.is_explained for page in differing),
     )
 
 
-def agree(name: str, ours: dict[str, int], told: dict[str, int | None]) -> bool:
-    """Whether a sum is as the kernel tells it, or by as much more as it may be."""
-    amount = told[name]
-    return amount is None or amount - ours[name] in (0, ours[MAY_DIFFER[name]] if name in MAY_DIFFER else 0)
+def agree(name: str, ours: dict[str, int], reported: dict[str, int | None]) -> bool:
+    """Whether a sum is what the kernel reports, or less by as much as it may be; nothing reported contradicts none."""
+    amount = reported[name]
+    may_differ = ours[MAY_DIFFER[name]] if name in MAY_DIFFER else 0
+    return amount is None or amount - ours[name] in (0, may_differ)
 
 
-def check_sum(name: str, ours: dict[str, int], told: dict[str, int | None], changed: bool, page_size: int) -> Check:
+def check_sum(name: str, ours: dict[str, int], reported: dict[str, int | None], changed: bool, page_size: int) -> Check:
     """Return the check of a sum; ``changed`` says whether either changed while they were added up."""
     reason, amount = "", 0
-    if told[name] is None:
-        reason = "not-told"
-    elif not agree(name, ours, told):
+    if reported[name] is None:
+        reason = "not-reported"
+    elif not agree(name, ours, reported):
         reason = "changed" if changed else "unexplained"
-    elif told[name] != ours[name] and name == "thp":
+    elif reported[name] != ours[name] and name == "thp":
         reason = "left-out"
-    elif told[name] != ours[name]:
+    elif reported[name] != ours[name]:
         reason, amount = "kept-aside", ours["kept aside"] // page_size
-    return Check(name, ours[name], told[name], reason, amount, reason != "unexplained")
+    return Check(name, ours[name], reported[name], reason, amount, reason != "unexplained")

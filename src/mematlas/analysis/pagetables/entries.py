@@ -45,7 +45,7 @@ LETTERS = {"w": "writable", "x": "executable", "u": "user", "a": "accessed", "d"
 
 @record
 class EntryBatch:
-    """EntryBatch that are not empty, in the order of what they translate; a table stands before what it points at."""
+    """Entries that are not empty, in the order of what they translate; a table stands before what it points at."""
 
     levels: Bytes
     indices: NDArray[np.int64]
@@ -171,7 +171,7 @@ def entry_targets(mode: PagingMode, found: EntryBatch) -> tuple[Words, Words, Wo
 
 @record
 class EntryRun:
-    """EntryBatch of one level that follow one another and say the same, but for accessed and dirty."""
+    """Entries of one level that follow one another and say the same, but for accessed and dirty."""
 
     start: int
     size: int
@@ -185,6 +185,8 @@ class EntryRun:
     nr_entries: int
     nr_accessed: int
     nr_dirty: int
+    kind: int
+    """What is the same in all of them: their flags, or their swap type."""
 
 
 def entry_runs(mode: PagingMode, batches: Iterable[EntryBatch]) -> Iterator[EntryRun]:
@@ -196,7 +198,7 @@ def entry_runs(mode: PagingMode, batches: Iterable[EntryBatch]) -> Iterator[Entr
     held: EntryRun | None = None
     for batch in batches:
         for run in _batch_runs(mode, batch.chosen(batch.states != TABLE)):
-            joined = _joined(mode, held, run) if held else None
+            joined = _joined(held, run) if held else None
             if held and joined is None:
                 yield held
             held = joined or run
@@ -204,12 +206,8 @@ def entry_runs(mode: PagingMode, batches: Iterable[EntryBatch]) -> Iterator[Entr
         yield held
 
 
-def kind_of_entry(mode: PagingMode, level: int, state: int, entry: int) -> int:
-    """Return what of an entry must be the same in all of a run."""
-    return int(_kinds(mode, np.array([level], np.uint8), np.array([state], np.uint8), np.array([entry], np.uint64))[0])
-
-
-def _kinds(mode: PagingMode, levels: Bytes, codes: Bytes, entries: Words) -> Words:
+def _kinds(mode: PagingMode, codes: Bytes, entries: Words) -> Words:
+    """Return what of each entry must be the same in all of a run."""
     # Accessed and dirty change all the time, and would cut everything in pieces.
     tests = (*mode.accessed, *mode.dirty)
     volatile = sum({mask for mask, _ in tests if mask & (mask - 1) == 0})
@@ -224,7 +222,7 @@ def _batch_runs(mode: PagingMode, found: EntryBatch) -> Iterator[EntryRun]:
         return
     phys, _, offsets = entry_targets(mode, found)
     sizes = np.array([level.size for level in mode.levels], np.uint64)[found.levels]
-    kinds = _kinds(mode, found.levels, found.states, found.entries)
+    kinds = _kinds(mode, found.states, found.entries)
     cut = np.diff(found.addresses) != sizes[:-1]
     for column in (found.levels, found.states, kinds):
         cut |= column[1:] != column[:-1]
@@ -246,14 +244,14 @@ def _batch_runs(mode: PagingMode, found: EntryBatch) -> Iterator[EntryRun]:
             nr_entries=high - low,
             nr_accessed=int(np.count_nonzero(accessed[low:high])) if is_present else 0,
             nr_dirty=int(np.count_nonzero(dirty[low:high])) if is_present else 0,
+            kind=int(kinds[low]),
         )
 
 
-def _joined(mode: PagingMode, one: EntryRun, two: EntryRun) -> EntryRun | None:
-    alike = (one.level, one.state) == (two.level, two.state) and one.start + one.size == two.start
-    if not alike or kind_of_entry(mode, one.level, one.state, one.entry) != kind_of_entry(
-        mode, two.level, two.state, two.entry
-    ):
+def _joined(one: EntryRun, two: EntryRun) -> EntryRun | None:
+    """Return two runs as one; None when they are not alike or do not touch."""
+    alike = (one.level, one.state, one.kind) == (two.level, two.state, two.kind)
+    if not alike or one.start + one.size != two.start:
         return None
     follows = one.phys is not None and two.phys == one.phys + one.size
     return replace(

@@ -89,7 +89,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
 
 SOURCES = {"pages": "pagemap", "table bytes": "VmPTE", "thp": "smaps", "hugetlb": "smaps"}
 REASONS = {
-    "not-told": "not compared: the kernel does not tell",
+    "not-reported": "not compared: the kernel does not say",
     "changed": "the process ran meanwhile",
     "left-out": LEFT_OUT,
     "unexplained": "no known reason: please report it",
