@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
 
 ABOUT = """\
-AREA is START-END, ADDR+LEN or an address, for just these pages; or a kind, or a part of a path, for whole VMAs.
-What it did is measured page by page; nothing is destroyed. Needs CAP_SYS_NICE, and for the process of another user
-CAP_SYS_PTRACE. PID 1, our own ancestors and ourselves are refused without --force."""
+AREA is START-END, ADDR+LEN or an address for just these pages; or a kind, or a part of a path, for whole VMAs.
+The effect is measured page by page, and no contents are lost. It needs CAP_SYS_NICE, and CAP_SYS_PTRACE for the process
+of another user. PID 1, our own ancestors and ourselves are refused without --force."""
 
 
 # What they take
@@ -110,7 +110,7 @@ def add_passes(arguments: Arguments) -> None:
         type=parse_count,
         default=MAX_PASSES,
         metavar="N",
-        help=f"advise what stays up to N times ({MAX_PASSES}); it ends as soon as nothing more moves",
+        help=f"advise pages that stay up to N times ({MAX_PASSES}); it ends when nothing more moves",
     )
 
 
@@ -120,28 +120,31 @@ def add_coldest(arguments: Arguments) -> None:
         "--coldest",
         type=parse_amount,
         metavar="AMOUNT",
-        help="only so many of the coldest pages (500, or 64M of them), by kpageflags: inactive, unreferenced first",
+        help="only the coldest pages, so many (500) or so much (64M), by kpageflags: inactive, unreferenced first",
     )
 
 
 def add_no_touch(arguments: Arguments) -> None:
     """Declare that nothing is read."""
     arguments.add_argument(
-        "--no-touch", action="store_true", help="advice alone: pages in swap get no further than the swap cache"
+        "--no-touch", action="store_true", help="only advise: pages in swap get no further than the swap cache"
     )
 
 
 def add_aftermath(arguments: Arguments) -> None:
     """Declare what may follow a pageout."""
     arguments.add_argument(
-        "--watch-refaults", type=parse_seconds, metavar="TIME", help="watch this long which pages come back, and when"
+        "--watch-refaults",
+        type=parse_seconds,
+        metavar="TIME",
+        help="watch which pages come back in this time, and when",
     )
     arguments.add_argument(
         "--free",
         action="store_true",
-        help="read back and page out once more what the kernel keeps in the swap cache: then its frames are free",
+        help="read back what the kernel keeps in the swap cache, and page it out once more: then its frames are free",
     )
-    arguments.add_argument("--undo", action="store_true", help="bring back what this run moved, at its end")
+    arguments.add_argument("--undo", action="store_true", help="at the end, bring back what this run moved")
     add_temporary_swap(arguments, "swap to a file of this size for this run, then bring back what is in it (root)")
 
 
@@ -159,9 +162,9 @@ def declare(*own: Callable[[Arguments], None]) -> Callable[[Arguments], None]:
         for add in own:
             add(arguments)
         arguments.add_argument(
-            "--dry-run", action="store_true", help="say what can move, what cannot and why; do nothing"
+            "--dry-run", action="store_true", help="show what can move, what cannot and why; change nothing"
         )
-        arguments.add_argument("--force", action="store_true", help="even PID 1, our own ancestors, ourselves")
+        arguments.add_argument("--force", action="store_true", help="act on PID 1, our own ancestors and ourselves too")
         add_output(arguments)
 
     return add_arguments
@@ -289,8 +292,8 @@ COMMANDS = {
     "pageout": command(
         "pageout",
         """\
-Private and shared memory goes to swap, pages of files back to their files. Pages that are mapped more than once,
-by whomever, stay: the kernel leaves them alone, even when every process that has them is paged out.""",
+Private and shared memory goes to swap, pages of files back to their files. Pages that are mapped more than once, by any
+process, stay: the kernel leaves them alone, even when every process that has them is paged out.""",
         (
             ("mematlas pageout 1234 --dry-run", "what could move, and why the rest stays"),
             ("mematlas pageout 1234 heap --coldest 64M", "the coldest 64 MiB of the heap"),
