@@ -2,7 +2,7 @@
 
 >>> import os, mematlas
 >>> with mematlas.Process(os.getpid()) as process:
-...     usage = process.usage().usage
+...     usage = process.usage()
 >>> usage.uss <= usage.pss <= usage.rss
 True
 
@@ -11,160 +11,119 @@ The names below are the library; each is imported when it is first used.
 
 from __future__ import annotations
 
+NAMES = {
+    "actions.effects": "Effect",
+    "actions.plans": "Plan plan",
+    "actions.refaults": "Refaults watch_refaults",
+    "actions.verbs": "cold collapse pageout undo willneed",
+    "analysis.ending": "DistinctResult EndingResult Part",
+    "analysis.grid": "Cells Stretch Strip",
+    "analysis.movable": "Choice",
+    "analysis.overview": "Facts Group Others",
+    "analysis.page_filter": "PageFilter",
+    "analysis.ram": "Ram",
+    "analysis.results": "Counters Density Grid MapsResult Reading Translation Translations UsageResult VmaUsage",
+    "analysis.usage": "Usage",
+    "errors": (
+        "AssertionNotMet BadInput Error FormatError NoAddressSpace NotHeld NotSupported "
+        "PermissionDenied ProcessGone TargetAmbiguous TargetNotFound TargetRefused TooLarge"
+    ),
+    "kernel.maps": "Vma",
+    "kernel.pagemap": "Block",
+    "kernel.procfs": "ProcFS",
+    "model.address_space": "AddressSpace Selection",
+    "model.pages": "Hole state_of",
+    "model.search": "resolve",
+    "notes": "Note",
+    "observe.captures": "CaptureResult capture",
+    "observe.machine": "Census Machine MachineUsage",
+    "observe.page_list": "PageList",
+    "observe.pages": "Pages",
+    "observe.pagetables": "PageTables",
+    "observe.process": "Process",
+    "version": "__version__",
+}
+"""The library, by the module where each name is defined."""
+HOMES = {name: f"mematlas.{home}" for home, names in NAMES.items() for name in names.split()}
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.actions.effects import Effect
-    from mematlas.actions.plans import Plan, plan
-    from mematlas.actions.refaults import Refaults, watch_refaults
-    from mematlas.actions.verbs import cold, collapse, pageout, undo, willneed
-    from mematlas.analysis.ending import DistinctResult, EndingResult, Part
-    from mematlas.analysis.grid import Cells, Strip
-    from mematlas.analysis.movable import Choice
-    from mematlas.analysis.overview import Facts, Group, Others
-    from mematlas.analysis.page_filter import PageFilter
-    from mematlas.analysis.ram import Ram
-    from mematlas.analysis.results import MapsResult, Reading, Translation, UsageResult, VmaUsage
-    from mematlas.analysis.usage import Usage
-    from mematlas.errors import (
-        AssertionNotMet,
-        BadInput,
-        Error,
-        FormatError,
-        NoAddressSpace,
-        NotHeld,
-        NotSupported,
-        PermissionDenied,
-        ProcessGone,
-        TargetAmbiguous,
-        TargetNotFound,
-        TargetRefused,
-        TooLarge,
-    )
-    from mematlas.kernel.maps import Vma
-    from mematlas.kernel.pagemap import Block
-    from mematlas.kernel.procfs import ProcFS
-    from mematlas.model.address_space import AddressSpace, Selection
-    from mematlas.model.pages import Hole, state_of
-    from mematlas.model.search import resolve
-    from mematlas.observe.captures import CaptureResult, capture
-    from mematlas.observe.machine import Census, Machine, MachineUsage
-    from mematlas.observe.page_list import PageList
-    from mematlas.observe.pagetables import PageTables
-    from mematlas.observe.process import Process
-    from mematlas.version import __version__
+    from mematlas.actions.effects import Effect as Effect
+    from mematlas.actions.plans import Plan as Plan
+    from mematlas.actions.plans import plan as plan
+    from mematlas.actions.refaults import Refaults as Refaults
+    from mematlas.actions.refaults import watch_refaults as watch_refaults
+    from mematlas.actions.verbs import cold as cold
+    from mematlas.actions.verbs import collapse as collapse
+    from mematlas.actions.verbs import pageout as pageout
+    from mematlas.actions.verbs import undo as undo
+    from mematlas.actions.verbs import willneed as willneed
+    from mematlas.analysis.ending import DistinctResult as DistinctResult
+    from mematlas.analysis.ending import EndingResult as EndingResult
+    from mematlas.analysis.ending import Part as Part
+    from mematlas.analysis.grid import Cells as Cells
+    from mematlas.analysis.grid import Stretch as Stretch
+    from mematlas.analysis.grid import Strip as Strip
+    from mematlas.analysis.movable import Choice as Choice
+    from mematlas.analysis.overview import Facts as Facts
+    from mematlas.analysis.overview import Group as Group
+    from mematlas.analysis.overview import Others as Others
+    from mematlas.analysis.page_filter import PageFilter as PageFilter
+    from mematlas.analysis.ram import Ram as Ram
+    from mematlas.analysis.results import Counters as Counters
+    from mematlas.analysis.results import Density as Density
+    from mematlas.analysis.results import Grid as Grid
+    from mematlas.analysis.results import MapsResult as MapsResult
+    from mematlas.analysis.results import Reading as Reading
+    from mematlas.analysis.results import Translation as Translation
+    from mematlas.analysis.results import Translations as Translations
+    from mematlas.analysis.results import UsageResult as UsageResult
+    from mematlas.analysis.results import VmaUsage as VmaUsage
+    from mematlas.analysis.usage import Usage as Usage
+    from mematlas.errors import AssertionNotMet as AssertionNotMet
+    from mematlas.errors import BadInput as BadInput
+    from mematlas.errors import Error as Error
+    from mematlas.errors import FormatError as FormatError
+    from mematlas.errors import NoAddressSpace as NoAddressSpace
+    from mematlas.errors import NotHeld as NotHeld
+    from mematlas.errors import NotSupported as NotSupported
+    from mematlas.errors import PermissionDenied as PermissionDenied
+    from mematlas.errors import ProcessGone as ProcessGone
+    from mematlas.errors import TargetAmbiguous as TargetAmbiguous
+    from mematlas.errors import TargetNotFound as TargetNotFound
+    from mematlas.errors import TargetRefused as TargetRefused
+    from mematlas.errors import TooLarge as TooLarge
+    from mematlas.kernel.maps import Vma as Vma
+    from mematlas.kernel.pagemap import Block as Block
+    from mematlas.kernel.procfs import ProcFS as ProcFS
+    from mematlas.model.address_space import AddressSpace as AddressSpace
+    from mematlas.model.address_space import Selection as Selection
+    from mematlas.model.pages import Hole as Hole
+    from mematlas.model.pages import state_of as state_of
+    from mematlas.model.search import resolve as resolve
+    from mematlas.notes import Note as Note
+    from mematlas.observe.captures import CaptureResult as CaptureResult
+    from mematlas.observe.captures import capture as capture
+    from mematlas.observe.machine import Census as Census
+    from mematlas.observe.machine import Machine as Machine
+    from mematlas.observe.machine import MachineUsage as MachineUsage
+    from mematlas.observe.page_list import PageList as PageList
+    from mematlas.observe.pages import Pages as Pages
+    from mematlas.observe.pagetables import PageTables as PageTables
+    from mematlas.observe.process import Process as Process
+    from mematlas.version import __version__ as __version__
 
-HOMES = {
-    "mematlas.version": ("__version__",),
-    "mematlas.actions.effects": ("Effect",),
-    "mematlas.actions.plans": ("Plan", "plan"),
-    "mematlas.actions.refaults": ("Refaults", "watch_refaults"),
-    "mematlas.actions.verbs": ("cold", "collapse", "pageout", "undo", "willneed"),
-    "mematlas.analysis.ending": ("DistinctResult", "EndingResult", "Part"),
-    "mematlas.analysis.grid": ("Cells", "Strip"),
-    "mematlas.analysis.movable": ("Choice",),
-    "mematlas.analysis.overview": ("Facts", "Group", "Others"),
-    "mematlas.analysis.page_filter": ("PageFilter",),
-    "mematlas.analysis.ram": ("Ram",),
-    "mematlas.analysis.usage": ("Usage",),
-    "mematlas.observe.captures": ("CaptureResult", "capture"),
-    "mematlas.errors": (
-        "AssertionNotMet",
-        "BadInput",
-        "Error",
-        "FormatError",
-        "NoAddressSpace",
-        "NotHeld",
-        "NotSupported",
-        "PermissionDenied",
-        "ProcessGone",
-        "TargetAmbiguous",
-        "TargetNotFound",
-        "TargetRefused",
-        "TooLarge",
-    ),
-    "mematlas.kernel.maps": ("Vma",),
-    "mematlas.kernel.pagemap": ("Block",),
-    "mematlas.kernel.procfs": ("ProcFS",),
-    "mematlas.model.address_space": ("AddressSpace", "Selection"),
-    "mematlas.model.pages": ("Hole", "state_of"),
-    "mematlas.model.search": ("resolve",),
-    "mematlas.analysis.results": ("MapsResult", "Reading", "Translation", "UsageResult", "VmaUsage"),
-    "mematlas.observe.machine": ("Census", "Machine", "MachineUsage"),
-    "mematlas.observe.page_list": ("PageList",),
-    "mematlas.observe.pagetables": ("PageTables",),
-    "mematlas.observe.process": ("Process",),
-}
-
-__all__ = [
-    "AddressSpace",
-    "AssertionNotMet",
-    "BadInput",
-    "Block",
-    "CaptureResult",
-    "Cells",
-    "Census",
-    "Choice",
-    "DistinctResult",
-    "Effect",
-    "EndingResult",
-    "Error",
-    "Facts",
-    "FormatError",
-    "Group",
-    "Hole",
-    "Machine",
-    "MachineUsage",
-    "MapsResult",
-    "NoAddressSpace",
-    "NotHeld",
-    "NotSupported",
-    "Others",
-    "PageFilter",
-    "PageList",
-    "PageTables",
-    "Part",
-    "PermissionDenied",
-    "Plan",
-    "ProcFS",
-    "Process",
-    "ProcessGone",
-    "Ram",
-    "Reading",
-    "Refaults",
-    "Selection",
-    "Strip",
-    "TargetAmbiguous",
-    "TargetNotFound",
-    "TargetRefused",
-    "TooLarge",
-    "Translation",
-    "Usage",
-    "UsageResult",
-    "Vma",
-    "VmaUsage",
-    "__version__",
-    "capture",
-    "cold",
-    "collapse",
-    "pageout",
-    "plan",
-    "resolve",
-    "state_of",
-    "undo",
-    "watch_refaults",
-    "willneed",
-]
+__all__ = sorted(HOMES)
 
 
 def __getattr__(name: str) -> object:
     # Loading all of it would cost a command that needs a third three times the time.
-    for home, names in HOMES.items():
-        if name in names:
-            value: object = getattr(__import__(home, fromlist=[name]), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module 'mematlas' has no attribute {name!r}")
+    if name not in HOMES:
+        raise AttributeError(f"module 'mematlas' has no attribute {name!r}")
+    value: object = getattr(__import__(HOMES[name], fromlist=[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__
