@@ -12,5 +12,3 @@ Kind = Literal["heap", "stack", "anon", "file", "shmem", "hugetlb", "vdso", "vva
 """What a VMA is: see `mematlas.kernel.maps.KINDS`."""
 State = Literal["present", "zero", "swapped", "cached", "absent", "guard", "special", "unknown"]
 """What a page is: see `mematlas.model.pages.STATES`."""
-Verb = Literal["pageout", "cold", "willneed", "collapse"]
-"""What can be done to a process."""

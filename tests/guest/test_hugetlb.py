@@ -16,6 +16,7 @@ from mematlas.analysis.pagetables.compare import differing_pages
 from mematlas.kernel.memory.readers import open_kernel_memory
 from mematlas.model.pagetables.modes import mode_of
 from mematlas.model.pagetables.walk import page_blocks, walk, walk_address
+from mematlas.words import Source
 
 pytestmark = pytest.mark.guest
 
@@ -48,7 +49,7 @@ def huge() -> Iterator[Program]:
 
 
 @pytest.mark.parametrize("source", ["smaps", "pagemap"])
-def test_both_sizes_are_hugetlb_and_not_rss(source: str, huge: Program) -> None:
+def test_both_sizes_are_hugetlb_and_not_rss(source: Source, huge: Program) -> None:
     with Process(huge.pid) as process:
         usage = process.usage(source).usage
     assert usage.hugetlb == GIB + 3 * MIB2

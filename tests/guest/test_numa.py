@@ -16,6 +16,7 @@ from inside import Facts
 from mematlas import Process
 from mematlas.analysis.results import MapsResult
 from mematlas.cli import main
+from mematlas.words import Source
 
 pytestmark = pytest.mark.guest
 
@@ -124,8 +125,9 @@ def by_area(result: MapsResult, areas: dict[str, int]) -> dict[str, Any]:
     return {name: found[address] for name, address in areas.items()}
 
 
-def sources(facts: Facts) -> list[str]:
-    return ["smaps", "pagemap"] + ["tables"] * (facts.lockdown != "confidentiality")
+def sources(facts: Facts) -> list[Source]:
+    found: list[Source] = ["smaps", "pagemap"]
+    return found if facts.lockdown == "confidentiality" else [*found, "tables"]
 
 
 def test_each_source_finds_the_pages_where_the_policy_put_them(placer: Program, facts: Facts) -> None:

@@ -12,6 +12,7 @@ from mematlas.doctor.probes.pages import make_file_page
 from mematlas.kernel.backing import call_cachestat, call_mincore
 from mematlas.kernel.pagemap import PRESENT, Pagemap
 from mematlas.kernel.smaps import leaves_out_huge_pages
+from mematlas.words import Source
 
 pytestmark = pytest.mark.guest
 
@@ -47,7 +48,7 @@ def test_the_cache_is_asked_by_the_newest_call_there_is(facts: Facts) -> None:
 
 
 @pytest.mark.parametrize("source", ["smaps", "pagemap"])
-def test_what_cannot_be_known_is_noted_and_never_zero(source: str) -> None:
+def test_what_cannot_be_known_is_noted_and_never_zero(source: Source) -> None:
     with sparse(GIB, [5, 7]) as target, Process(target.pid) as process:
         result = process.usage(source)
     # Without PAGEMAP_SCAN zero pages are told by their frames' flags, and huge pages by nothing.

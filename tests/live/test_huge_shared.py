@@ -22,6 +22,7 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.model.hugecounts import ESTIMATE, HugeCounts
 from mematlas.model.pages import Hole, PageReader
 from mematlas.observe.captures import capture
+from mematlas.words import PagesFrom, Source
 from victim import process_state, wait_until
 
 NR_HUGE = 7
@@ -120,7 +121,7 @@ def counted(pid: int, start: int, nr_pages: int) -> list[int | None]:
     return found
 
 
-def exclusive_of(process: Process, start: int, end: int, source: str) -> list[bool | None]:
+def exclusive_of(process: Process, start: int, end: int, source: PagesFrom) -> list[bool | None]:
     """Return of each page whether a source calls it exclusive; None for one that is not present."""
     found: list[bool | None] = []
     for _, block in process.pages(start, end, source=source):
@@ -139,7 +140,7 @@ def exclusive_of(process: Process, start: int, end: int, source: str) -> list[bo
 @pytest.mark.parametrize("who", ["parent", "child"])
 @pytest.mark.parametrize("source", ["smaps", "pagemap", "tables"])
 @steadily
-def test_partly_shared_huge_pages_equal_smaps(source: str, who: str, family: Program) -> None:
+def test_partly_shared_huge_pages_equal_smaps(source: Source, who: str, family: Program) -> None:
     with Process(pid_of(family, who)) as process:
         if source == "tables":
             skip_without_tables(process)
@@ -167,7 +168,9 @@ def test_uss_of_the_parent_is_what_its_child_copied(family: Program) -> None:
 @pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
 @pytest.mark.parametrize(("who", "kind"), [("parent", "anon"), ("parent", "shmem"), ("child", "anon")])
 @pytest.mark.parametrize("source", ["pagemap", "tables"])
-def test_each_page_is_exclusive_as_its_map_count_has_it(kind: str, source: str, who: str, family: Program) -> None:
+def test_each_page_is_exclusive_as_its_map_count_has_it(
+    kind: str, source: PagesFrom, who: str, family: Program
+) -> None:
     size = huge_size()
     start = family.told[kind]
     end = start + (NR_HUGE if kind == "anon" else 2) * size

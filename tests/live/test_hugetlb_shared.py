@@ -10,6 +10,7 @@ from helpers import Program, look, program, skip_without_tables
 from mematlas import Process
 from mematlas.kernel.pagemap import EXCLUSIVE, PRESENT
 from mematlas.model.pages import Hole
+from mematlas.words import PagesFrom, Source
 
 GIB = 1 << 30
 
@@ -51,7 +52,7 @@ def parent(hugetlb_pages: int) -> Iterator[Program]:
 
 @pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
 @pytest.mark.parametrize("source", ["smaps", "pagemap", "tables"])
-def test_pages_in_a_shared_table_are_not_exclusive(source: str, parent: Program) -> None:
+def test_pages_in_a_shared_table_are_not_exclusive(source: Source, parent: Program) -> None:
     start, size = parent.told
     with Process(parent.pid) as process:
         if source == "tables":
@@ -67,7 +68,7 @@ def test_pages_in_a_shared_table_are_not_exclusive(source: str, parent: Program)
 
 @pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
 @pytest.mark.parametrize("source", ["pagemap", "tables"])
-def test_each_page_of_them_says_so(source: str, parent: Program) -> None:
+def test_each_page_of_them_says_so(source: PagesFrom, parent: Program) -> None:
     start, size = parent.told
     with Process(parent.pid) as process:
         found = {

@@ -25,6 +25,7 @@ from mematlas.kernel.smaps import read_vm_flags
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.kernel.vmfile import PROCMAP_QUERY
 from mematlas.notes import Note
+from mematlas.words import Source
 
 SOURCES = ("smaps", "pagemap", "tables")
 NR_TOUCHED = 211
@@ -89,7 +90,7 @@ def mapped(path: str, *mounts: tuple[str, str, str], **more: object) -> Iterator
         yield running
 
 
-def of_area(running: Program, source: str) -> VmaUsage:
+def of_area(running: Program, source: Source) -> VmaUsage:
     """Return what a source says of the area, checked against smaps and status."""
     address = running.told["address"]
     with Process(running.pid) as process:
@@ -120,7 +121,7 @@ def tables_where_they_can_be_read(request: pytest.FixtureRequest) -> None:
     "name", ["/dev/x", "/dev/shm/anon_hugepage", "anon_hugepage", "SYSV00000000", "secretmem", "[heap]"]
 )
 def test_files_of_tmpfs_are_shared_memory_under_every_name(
-    name: str, private: bool, lazy: bool, source: str, tmp_path: Path
+    name: str, private: bool, lazy: bool, source: Source, tmp_path: Path
 ) -> None:
     place = os.path.dirname(name) or str(tmp_path)
     path = os.path.join(place, os.path.basename(name))
@@ -135,7 +136,7 @@ def test_files_of_tmpfs_are_shared_memory_under_every_name(
 @pytest.mark.parametrize("lazy", [False, True], ids=["mounted", "unmounted"])
 @pytest.mark.parametrize("place", ["/dev", "/dev/shm", ""])
 def test_files_of_hugetlbfs_are_huge_pages_wherever_it_is_mounted(
-    place: str, lazy: bool, source: str, tmp_path: Path, hugetlb_pages: int
+    place: str, lazy: bool, source: Source, tmp_path: Path, hugetlb_pages: int
 ) -> None:
     place = place or str(tmp_path)
     size = 2 * huge_size()
@@ -147,7 +148,7 @@ def test_files_of_hugetlbfs_are_huge_pages_wherever_it_is_mounted(
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("place", ["tmpfs", "a disk"])
-def test_the_device_zero_is_anonymous_memory_under_every_name(place: str, source: str, tmp_path: Path) -> None:
+def test_the_device_zero_is_anonymous_memory_under_every_name(place: str, source: Source, tmp_path: Path) -> None:
     mounts = [("tmpfs", str(tmp_path), "")] if place == "tmpfs" else []
     path = str(tmp_path / "nothing") if mounts else f"/var/tmp/mematlas-{os.getpid()}-nothing"
     with mapped(path, *mounts, node=[stat.S_IFCHR, 1, 5], private=True, unlinked=True) as running:
@@ -158,7 +159,7 @@ def test_the_device_zero_is_anonymous_memory_under_every_name(place: str, source
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("name", ["memfd:x", "SYSV00000000", "secretmem", "anon_hugepage", "[aio]", "dmabuf:"])
-def test_files_of_a_disk_are_files_under_every_name(name: str, source: str) -> None:
+def test_files_of_a_disk_are_files_under_every_name(name: str, source: Source) -> None:
     with mapped(f"/var/tmp/{name}", unlinked=True) as running:
         assert of_area(running, source).vma.kind == "file"
 
@@ -166,7 +167,7 @@ def test_files_of_a_disk_are_files_under_every_name(name: str, source: str) -> N
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("lower", ["tmpfs", "ramfs"])
-def test_overlay_shows_memory_of_what_it_lies_upon(lower: str, source: str, tmp_path: Path) -> None:
+def test_overlay_shows_memory_of_what_it_lies_upon(lower: str, source: Source, tmp_path: Path) -> None:
     with overlay(lower, tmp_path) as running:
         assert of_area(running, source).vma.kind == ("shmem" if lower == "tmpfs" else "file")
 
@@ -184,7 +185,7 @@ def overlay(lower: str, place: Path, **more: object) -> Iterator[Program]:
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", SOURCES)
 def test_overlay_over_shared_memory_that_is_in_swap_is_counted_or_said_to_be_uncertain(
-    source: str, tmp_path: Path, swap: Path
+    source: Source, tmp_path: Path, swap: Path
 ) -> None:
     # cachestat knows nothing of the file below; mincore takes what is in the swap cache still for RAM.
     with overlay("tmpfs", tmp_path, touched=31, pageout=17) as running, Process(running.pid) as process:
@@ -231,7 +232,7 @@ def test_without_rights_mounts_and_page_sizes_tell(
     monkeypatch.setattr("mematlas.kernel.vmfile.PROCMAP_QUERY", query)
 
     def kinds() -> list[tuple[str, int]]:
-        found = []
+        found: list[tuple[str, int]] = []
         for source in ("smaps", "pagemap"):
             with Process(running.pid) as process, Process(other.pid) as beside:
                 result, of_other = process.maps(source), beside.maps(source)
@@ -294,7 +295,7 @@ def of_rings(rings: Program) -> dict[str, int | None]:
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", ["pagemap", "tables"])
 def test_without_a_search_what_is_shown_of_special_memory_is_counted(
-    source: str, rings: Program, monkeypatch: pytest.MonkeyPatch
+    source: Source, rings: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mematlas.kernel.pagemap.PAGEMAP_SCAN", 0)  # as before Linux 6.7
     with Process(rings.pid) as process:
@@ -308,7 +309,7 @@ def test_without_a_search_what_is_shown_of_special_memory_is_counted(
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", SOURCES)
 def test_memory_of_devices_and_of_the_kernel_is_special_and_counted_as_smaps_counts_it(
-    source: str, rings: Program
+    source: Source, rings: Program
 ) -> None:
     with Process(rings.pid) as process:
         fields, result = look(rings.pid, lambda: process.maps(source))

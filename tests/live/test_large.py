@@ -13,6 +13,7 @@ import pytest
 from helpers import PAGE, Program, mematlas, program, sparse
 from mematlas import Process
 from mematlas.kernel.status import read_status, status_bytes
+from mematlas.words import Source
 from victim import DEADLINE
 
 TIB = 1 << 40
@@ -106,7 +107,7 @@ def test_pages_of_a_tebibyte_are_listed_in_flat_memory(words: list[str], huge: P
 
 
 @pytest.mark.parametrize("source", ["smaps", "pagemap"])
-def test_scattered_pages_are_counted_exactly(source: str, huge: Program) -> None:
+def test_scattered_pages_are_counted_exactly(source: Source, huge: Program) -> None:
     with Process(huge.pid) as process:
         item = next(item for item in process.maps(source).vmas if item.vma.start == huge.told)
     assert (item.usage.nr_present, item.usage.nr_pages) == (len(PAGES), TIB // PAGE)

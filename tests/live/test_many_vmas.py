@@ -14,6 +14,7 @@ from mematlas.kernel.maps import read_maps
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.pages import PageReader
 from mematlas.model.runs import cut
+from mematlas.words import Source
 
 pytestmark = pytest.mark.machine
 
@@ -97,7 +98,7 @@ def tables_or_skip(process: Process, source: str) -> None:
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", SOURCES)
 @steadily
-def test_each_of_many_vmas_equals_smaps(source: str, many: Program) -> None:
+def test_each_of_many_vmas_equals_smaps(source: Source, many: Program) -> None:
     with Process(many.pid) as process:
         tables_or_skip(process, source)
         smaps, result = look(many.pid, lambda: process.maps(source))
@@ -111,7 +112,7 @@ def test_each_of_many_vmas_equals_smaps(source: str, many: Program) -> None:
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", SOURCES)
 @steadily
-def test_swap_of_shared_memory_of_many_vmas_equals_smaps(source: str, paged_out: Program) -> None:
+def test_swap_of_shared_memory_of_many_vmas_equals_smaps(source: Source, paged_out: Program) -> None:
     with Process(paged_out.pid) as process:
         tables_or_skip(process, source)
         smaps, result = look(paged_out.pid, lambda: process.maps(source))
@@ -125,7 +126,7 @@ def test_swap_of_shared_memory_of_many_vmas_equals_smaps(source: str, paged_out:
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", SOURCES)
 @steadily
-def test_zero_pages_of_many_vmas_are_counted_where_they_are(source: str, many: Program) -> None:
+def test_zero_pages_of_many_vmas_are_counted_where_they_are(source: Source, many: Program) -> None:
     with Process(many.pid) as process:
         tables_or_skip(process, source)
         by_start = {item.vma.start: item for item in process.maps(source).vmas}
@@ -141,7 +142,7 @@ def test_zero_pages_of_many_vmas_are_counted_where_they_are(source: str, many: P
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", SOURCES)
 @steadily
-def test_first_pages_of_many_vmas_are_where_translate_finds_them(source: str, many: Program) -> None:
+def test_first_pages_of_many_vmas_are_where_translate_finds_them(source: Source, many: Program) -> None:
     with Process(many.pid) as process:
         tables_or_skip(process, source)
         _, (items, places) = look(

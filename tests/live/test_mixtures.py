@@ -27,6 +27,7 @@ from mematlas.frozen import as_dict
 from mematlas.kernel import scattered
 from mematlas.kernel.pagemap import Block, Pagemap
 from mematlas.kernel.scattered import Scattered
+from mematlas.words import Source
 from victim import process_state, wait_until
 
 CODE = """
@@ -167,7 +168,7 @@ def family(swap: Path, disk_path: Path) -> Iterator[dict[str, int]]:
 @pytest.mark.parametrize("who", ["parent", "child"])
 @pytest.mark.parametrize("source", ["smaps", "pagemap", "tables"])
 @steadily
-def test_mixed_memory_equals_smaps(source: str, who: str, family: dict[str, int]) -> None:
+def test_mixed_memory_equals_smaps(source: Source, who: str, family: dict[str, int]) -> None:
     with Process(family[who]) as process:
         if source == "tables":
             skip_without_tables(process)

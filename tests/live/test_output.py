@@ -26,6 +26,7 @@ from mematlas.notes import Notes
 from mematlas.views.format import format_exact
 from mematlas.views.since import Since
 from mematlas.views.usage import Subject, usage_table
+from mematlas.words import Source
 from victim import PATH_KINDS, Area, Victim
 
 NOBODY = 65534
@@ -318,7 +319,7 @@ def big(tmp_path: Path) -> ProcFS:
 
 
 @pytest.mark.parametrize("source", ["smaps", "pagemap"])
-def test_pages_of_64_kib_are_counted_in_64_kib(source: str, big: ProcFS) -> None:
+def test_pages_of_64_kib_are_counted_in_64_kib(source: Source, big: ProcFS) -> None:
     with Process(7, big) as process:
         usage = process.usage(source).usage
 

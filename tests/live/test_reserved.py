@@ -14,6 +14,7 @@ from helpers import PAGE, Program, mematlas, program
 from mematlas import Process
 from mematlas.kernel.pagemap import SEEK_SPAN, Scanner
 from mematlas.observe.sources import PAGE_SOURCES
+from mematlas.words import PagesFrom, Source
 
 TIB, GIB = 1 << 40, 1 << 30
 USED = ((3 * GIB, 2003), (20 * GIB, 499))
@@ -61,7 +62,7 @@ def spans(reserver: Program) -> list[tuple[int, int]]:
 
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", PAGE_SOURCES)
-def test_folds_leave_what_is_used(source: str, reserver: Program) -> None:
+def test_folds_leave_what_is_used(source: PagesFrom, reserver: Program) -> None:
     with Process(reserver.pid) as process:
         folds = process.untouched(source=source)
         size = sum(vma.size for vma in process.address_space().vmas)
@@ -124,7 +125,7 @@ def test_a_capture_folds_the_same(reserver: Program, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["smaps", "pagemap"])
 def test_what_is_only_reserved_is_passed_over_in_few_searches(
-    source: str, reserver: Program, monkeypatch: pytest.MonkeyPatch
+    source: Source, reserver: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searched: list[int] = []
     call = Scanner._call

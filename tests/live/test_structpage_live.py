@@ -24,6 +24,7 @@ from mematlas.kernel.memory.structpage import StructPages, find_base, open_struc
 from mematlas.kernel.pagemap import PM_PFRAME, Block
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.pagetables.access import NR_COMPARED
+from mematlas.words import PagesFrom
 from victim import FIXTURES, KINDS, PLAIN_KINDS, Area, Victim, process_state, wait_until
 
 pytestmark = [pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE"), pytest.mark.machine]
@@ -252,7 +253,7 @@ def test_frames_are_compared_all_along(victim: Callable[..., Victim], monkeypatc
         compared.extend(pfns.tolist())
         return plain(self, pfns)
 
-    def frames(process: Process, area: Area, source: str) -> set[int]:
+    def frames(process: Process, area: Area, source: PagesFrom) -> set[int]:
         pieces = process.pages(area.address, area.end, source=source)
         return {each & PM_PFRAME for _, piece in pieces if isinstance(piece, Block) for each in piece.entries}
 

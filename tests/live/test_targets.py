@@ -19,6 +19,7 @@ from mematlas.kernel.group import LiveThread, is_alive, seen_whole
 from mematlas.kernel.move_pages import read_page_nodes
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.search import resolve_all
+from mematlas.words import Source
 from victim import process_state, wait_until
 
 # --- a process whose first thread has ended
@@ -75,7 +76,7 @@ def test_every_look_shows_it_under_its_own_pid_and_name(command: str, headless: 
 
 
 @pytest.mark.parametrize("source", ["smaps", "pagemap"])
-def test_its_memory_is_what_it_touched(source: str, headless: Program) -> None:
+def test_its_memory_is_what_it_touched(source: Source, headless: Program) -> None:
     fields = Path(f"/proc/{headless.told[1]}/smaps_rollup").read_text()
     with Process(headless.pid) as process:
         usage = process.usage(source).usage

@@ -22,6 +22,7 @@ from mematlas.errors import (
 )
 from mematlas.kernel.procfs import ProcessDir, ProcFS
 from mematlas.kernel.status import PF_KTHREAD, read_stat
+from mematlas.words import Source
 from victim import DEADLINE, Victim, process_state, wait_until
 
 NOBODY = 65534
@@ -90,7 +91,7 @@ def test_pid_that_nobody_has_is_not_found(command: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["smaps", "pagemap"])
-def test_process_killed_before_the_reading_is_gone(source: str) -> None:
+def test_process_killed_before_the_reading_is_gone(source: Source) -> None:
     with program(QUIET) as target, Process(target.pid) as process:
         target.kill()
         with pytest.raises(ProcessGone):

@@ -35,6 +35,7 @@ from mematlas.frozen import as_dict
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.pagemap import PM_SOFT_DIRTY
 from mematlas.model.pages import STATE_OF_BYTE, Hole
+from mematlas.words import PagesFrom, Source
 from victim import FIXTURES, KINDS, PATH_KINDS, Area, Victim
 
 pytestmark = pytest.mark.machine
@@ -44,7 +45,7 @@ T = TypeVar("T")
 FORKED = ("parent", "child", "parent, half rewritten", "child, half rewritten")
 SCENES = (*(kind for kind in KINDS if kind != "forked"), *FORKED, "path_newline", "path_deleted_twice")
 SOURCES = ("smaps", "pagemap", "tables")
-PAGE_SOURCES = ("pagemap", "tables")
+PAGE_SOURCES: tuple[PagesFrom, ...] = ("pagemap", "tables")
 PRESENT = ("own", "shared", "zero")
 OUR_NAMES = {
     **dict.fromkeys(("shared", "hugetlb"), "present"),
@@ -65,7 +66,7 @@ class Scene:
     def look(self, what: Callable[[], T]) -> tuple[Smaps, T]:
         return look(self.area.pid, what)
 
-    def maps(self, source: str) -> tuple[Smaps, MapsResult]:
+    def maps(self, source: Source) -> tuple[Smaps, MapsResult]:
         return self.look(lambda: self.process.maps(source))
 
     def known(self, result: MapsResult) -> VmaUsage:
@@ -111,7 +112,7 @@ def tables_where_asked_for(request: pytest.FixtureRequest) -> None:
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", SOURCES)
 @steadily
-def test_every_vma_equals_smaps(source: str, scene: Scene) -> None:
+def test_every_vma_equals_smaps(source: PagesFrom, scene: Scene) -> None:
     smaps, result = scene.maps(source)
 
     assert [(item.vma.start, item.vma.end) for item in result.vmas] == [(at, smaps[at]["End"]) for at in smaps]
@@ -130,7 +131,7 @@ def test_every_vma_equals_smaps(source: str, scene: Scene) -> None:
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", SOURCES)
 @steadily
-def test_usage_is_the_sum_of_smaps(source: str, scene: Scene) -> None:
+def test_usage_is_the_sum_of_smaps(source: PagesFrom, scene: Scene) -> None:
     smaps, result = scene.look(lambda: scene.process.usage(source))
 
     sums = {name: sum(fields[name] for fields in smaps.values()) for name in smaps[scene.area.address]}
@@ -144,7 +145,7 @@ def test_usage_is_the_sum_of_smaps(source: str, scene: Scene) -> None:
 
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", SOURCES)
-def test_counts_are_the_truth(source: str, scene: Scene) -> None:
+def test_counts_are_the_truth(source: PagesFrom, scene: Scene) -> None:
     area = scene.area
 
     item = scene.known(scene.maps(source)[1])
@@ -159,7 +160,7 @@ def test_counts_are_the_truth(source: str, scene: Scene) -> None:
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", PAGE_SOURCES)
 @steadily
-def test_both_sources_agree_in_all_that_both_know(source: str, scene: Scene) -> None:
+def test_both_sources_agree_in_all_that_both_know(source: PagesFrom, scene: Scene) -> None:
     _, (first, second) = scene.look(lambda: (scene.process.maps("smaps"), scene.process.maps(source)))
 
     for one, two in zip(first.vmas, second.vmas, strict=True):
@@ -175,7 +176,7 @@ def test_both_sources_agree_in_all_that_both_know(source: str, scene: Scene) -> 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", PAGE_SOURCES)
-def test_pages_are_in_the_states_that_are_known(source: str, scene: Scene) -> None:
+def test_pages_are_in_the_states_that_are_known(source: PagesFrom, scene: Scene) -> None:
     area = scene.area
 
     found: list[str] = []
@@ -204,7 +205,7 @@ def test_entries_of_both_sources_are_the_same(scene: Scene) -> None:
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("source", PAGE_SOURCES)
 @pytest.mark.parametrize("first", [1, 511])
-def test_a_range_may_begin_anywhere(first: int, source: str, scene: Scene) -> None:
+def test_a_range_may_begin_anywhere(first: int, source: PagesFrom, scene: Scene) -> None:
     area = scene.area
     first = min(first, area.nr_pages - 1)
     found: list[str] = []
@@ -214,7 +215,7 @@ def test_a_range_may_begin_anywhere(first: int, source: str, scene: Scene) -> No
     assert found == [OUR_NAMES.get(area.states[first], area.states[first])]
 
 
-def count_pages(process: Process, source: str) -> Counter[str]:
+def count_pages(process: Process, source: PagesFrom) -> Counter[str]:
     """Return the number of pages of each state."""
     counts: Counter[str] = Counter()
     for _, piece in process.pages(source=source):
@@ -227,7 +228,7 @@ def count_pages(process: Process, source: str) -> Counter[str]:
 @pytest.mark.parametrize("source", PAGE_SOURCES)
 @pytest.mark.parametrize("how", ["grid", "density"])
 @steadily
-def test_pictures_show_every_page_once(how: str, source: str, scene: Scene) -> None:
+def test_pictures_show_every_page_once(how: str, source: PagesFrom, scene: Scene) -> None:
     def draw() -> tuple[Counter[str], Counter[str]]:
         process = scene.process
         strips = process.grid(source=source).strips if how == "grid" else []

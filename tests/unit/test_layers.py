@@ -11,12 +11,17 @@ import sys
 import tokenize
 from importlib import import_module
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 
 import mematlas
 from helpers import loaded_by
+from mematlas import words
 from mematlas.cli.command import COMMANDS
+from mematlas.kernel.maps import KINDS
+from mematlas.model.pages import STATES
+from mematlas.observe.sources import PAGE_SOURCES, SOURCES
 
 SOURCE = Path(mematlas.__file__).parent
 FILES = {
@@ -24,7 +29,7 @@ FILES = {
     for path in sorted(SOURCE.rglob("*.py"))
 }
 LAYERS = (
-    *(("version", "frozen", "arrays"), ("errors", "notes"), ("kernel",), ("model",), ("analysis",)),
+    *(("version", "frozen", "arrays", "words"), ("errors", "notes"), ("kernel",), ("model",), ("analysis",)),
     *(("doctor", "observe"), ("actions",), ("timeline",), ("views",), ("labs", "tui", "web", "fleet"), ("cli",)),
 )
 """From the lowest up. Those of one layer that stand beside one another know nothing of one another."""
@@ -246,3 +251,14 @@ def test_no_command_knows_another() -> None:
     used = {name: imports_of(tree_of(path), deep=True) & commands for name, path in FILES.items() if "cli" in name}
 
     assert {name: others for name, others in used.items() if others} == {}
+
+
+def test_words_for_type_checkers_are_those_that_are_checked() -> None:
+    found = {name: get_args(value) for name, value in vars(words).items() if get_origin(value) is Literal}
+
+    assert found == {
+        "Source": SOURCES,
+        "PagesFrom": PAGE_SOURCES,
+        "Kind": KINDS,
+        "State": STATES,
+    }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mematlas.model.folio_sizes import FolioSizes
     from mematlas.model.nodes import Sizes
     from mematlas.notes import Notes
+    from mematlas.words import State
 
 
 TORN = Note("torn", "torn: VMAs changed during the reading, so the numbers are of no one moment")
@@ -45,7 +46,7 @@ class VmaUsage(HasUsage, Record):
 
     vma: Vma
     usage: Usage
-    first_state: str | None
+    first_state: State | None
     """The state of its first page, one of `mematlas.model.pages.STATES`; None when it could not be read."""
     phys: int | None
     """Physical address of its first page; None unless that is present and the reader may know."""
@@ -157,7 +158,7 @@ class Translation(Record):
 
     address: int
     vma: Vma | None
-    state: str | None
+    state: State | None
     """One of `mematlas.model.pages.STATES`; None outside every VMA."""
     pfn: int | None
     phys: int | None

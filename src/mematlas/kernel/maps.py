@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.kernel.vmfile import Devices, LiveFiles, SavedFiles
+    from mematlas.words import Kind
 
     Files = Devices | LiveFiles | SavedFiles
 
@@ -55,7 +56,7 @@ class Vma(Record):
     inode: int
     path: str
     """As the kernel shows it, with ``\\012`` turned back into a newline; empty for unnamed anonymous memory."""
-    kind: str
+    kind: Kind
     """One of `KINDS`."""
     path_cut: bool = False
     """Whether the path is longer than what is kept of it, which then ends in ``...``."""
@@ -172,7 +173,7 @@ class VmaParser:
         self._max_path = MAX_PATH
         self._words: dict[bytes, str] = {}
         """Rights and devices: a few, that come again and again."""
-        self._without_file: dict[bytes, tuple[str, int, str, int, str, str]] = {}
+        self._without_file: dict[bytes, tuple[str, int, str, int, str, Kind]] = {}
         """What the lines of memory without a file say after the addresses, which is the same in most of them."""
         self._name = b""
         self._path = ""
@@ -215,7 +216,7 @@ class VmaParser:
             if span == fields[0] and len(rest) <= SHORT_PATH and len(self._without_file) < MAX_KNOWN:
                 self._without_file[rest] = perms, offset, dev, inode, path, kind
         else:
-            kind = self.files.kind(fields[0].decode("ascii"), dev, inode, path)
+            kind = self.files.kind(fields[0].decode("ascii"), dev, inode, path)  # type: ignore[assignment]
         return Vma(
             int(start, 16), int(end, 16), perms, offset, dev, inode, path + CUT if is_cut else path, kind, is_cut
         )
@@ -238,7 +239,7 @@ MAX_WORD = 16
 MAX_KNOWN = 256
 
 
-def kind_of_name(name: str) -> str:
+def kind_of_name(name: str) -> Kind:
     """Return what memory without a file is, as one of `KINDS`: its name is the kernel's own.
 
     That of a file is not: `mematlas.kernel.vmfile` finds out what it is.
@@ -251,7 +252,7 @@ def kind_of_name(name: str) -> str:
     return SPECIAL_NAMES.get(name) or ("stack" if name.startswith("[stack") else "special")
 
 
-SPECIAL_NAMES = {
+SPECIAL_NAMES: dict[str, Kind] = {
     "[heap]": "heap",
     "[stack]": "stack",
     "[vdso]": "vdso",

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.kernel.scattered import Scattered
     from mematlas.model.hugecounts import HugeCounts
+    from mematlas.words import State
 
     L = TypeVar("L", Block, Block | Scattered)
 
@@ -104,7 +105,7 @@ unknown  not told: shared memory without an entry, whose file we may not ask; th
 """
 
 
-def state_of(byte: int) -> str:
+def state_of(byte: int) -> State:
     """Return the name of the state that a state byte says.
 
     >>> state_of(0x81), state_of(0x88), state_of(0x40), state_of(0x00)
@@ -562,7 +563,7 @@ def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | N
     return None, None, None
 
 
-def place_of(block: Entries, page_size: int, place: int = 0) -> tuple[str, int | None]:
+def place_of(block: Entries, page_size: int, place: int = 0) -> tuple[State, int | None]:
     """Return state and physical address of a page of a block, of its first by default; None where that is hidden."""
     byte = block.states[place]
     if not byte & PRESENT:

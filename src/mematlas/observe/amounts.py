@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from mematlas.model.pages import PageReader
     from mematlas.model.unsaid import Unsaid
     from mematlas.observe.sources import Sources
+    from mematlas.words import Source, State
 
 
 def look_at_vmas(
-    sources: Sources, wanted: str, max_stall: float, selection: Selection, first_pages: bool, numa: bool
+    sources: Sources, wanted: Source, max_stall: float, selection: Selection, first_pages: bool, numa: bool
 ) -> MapsResult:
     """Return each VMA with what of it is in memory, from the source wanted, or from that which suits."""
     began = time.perf_counter()
@@ -143,7 +144,7 @@ class SmapsCounter:
 
     def _of_entries(self, unsaid: Unsaid | None, entries: Sequence[tuple[Vma, dict[str, int]]]) -> Iterator[VmaUsage]:
         vmas = [vma for vma, _ in entries]
-        places: Iterable[tuple[str | None, int | None]] = repeat((None, None))
+        places: Iterable[tuple[State | None, int | None]] = repeat((None, None))
         if unsaid is None:
             from mematlas.model.unsaid import may_show_zero
 
@@ -167,7 +168,7 @@ class SmapsCounter:
             yield VmaUsage(vma, usage, state, phys)
 
 
-def first_pages(reader: PageReader, vmas: Sequence[Vma]) -> Iterator[tuple[str, int | None]]:
+def first_pages(reader: PageReader, vmas: Sequence[Vma]) -> Iterator[tuple[State, int | None]]:
     """Yield the state and the physical address of the first page of each VMA."""
     from mematlas.model.pages import STATE_OF_BYTE, place_of
     from mematlas.model.runs import cut

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.model.pages import PageSource
     from mematlas.observe.pages import PageLook
+    from mematlas.words import PagesFrom
 
 
 @record
@@ -56,7 +57,7 @@ class KeptLook:
         return self.look.ranges == ranges and self.exclusive >= exclusive
 
 
-def find_folds(look: PageLook, source: str, max_stall: float, exclusive: bool) -> Folds:
+def find_folds(look: PageLook, source: PagesFrom, max_stall: float, exclusive: bool) -> Folds:
     """Return the long runs of absent pages where they are the greater part of what is looked at, else nothing."""
     is_all = len(look.ranges) == len(look.space.vmas)
     if look.size <= FOLD_FROM or (is_all and 2 * look.sources.nr_bytes() > look.size):
@@ -72,7 +73,7 @@ def find_folds(look: PageLook, source: str, max_stall: float, exclusive: bool) -
 
 def draw_grid(
     look: PageLook,
-    source: str,
+    source: PagesFrom,
     max_stall: float,
     cell_pages: int | None,
     folds: list[Range] | None,
@@ -91,7 +92,7 @@ def draw_grid(
 
 
 def draw_density(
-    look: PageLook, source: str, max_stall: float, columns: int, folds: list[Range] | None, exclusive: bool
+    look: PageLook, source: PagesFrom, max_stall: float, columns: int, folds: list[Range] | None, exclusive: bool
 ) -> Density:
     """Return what is looked at end to end, without gaps and folds, as at most so many cells."""
     cells, stretches = lay_end_to_end(look.ranges, folds or [], columns, look.page_size)
@@ -100,7 +101,12 @@ def draw_density(
 
 
 def fill(
-    look: PageLook, parts: Iterable[Part], source: str, max_stall: float, folds: list[Range] | None, exclusive: bool
+    look: PageLook,
+    parts: Iterable[Part],
+    source: PagesFrom,
+    max_stall: float,
+    folds: list[Range] | None,
+    exclusive: bool,
 ) -> Reading:
     """Count pages into cells, from what was kept when folds were looked for, or by reading."""
     kept = folds.kept if isinstance(folds, Folds) else None

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mematlas.model.holders import File
     from mematlas.model.pages import PageSource
     from mematlas.observe.sources import Choice, Sources
+    from mematlas.words import PagesFrom
 
 ANON, POOL, FILE, KERNEL, FIRST_FILE = range(5)
 """Whom frames belong to: anonymous, small and huge; ordinary files; the kernel and devices; then each file of memory
@@ -91,7 +92,7 @@ class FileFacts:
     """The part that is in swap, as far as that is told."""
 
 
-def find_distinct(sources: Sources, wanted: str, max_stall: float) -> DistinctResult:
+def find_distinct(sources: Sources, wanted: PagesFrom, max_stall: float) -> DistinctResult:
     """Return what is resident with each frame counted once."""
     began = time.perf_counter()
     accounts = Accounts(sources.address_space().vmas)
@@ -100,7 +101,7 @@ def find_distinct(sources: Sources, wanted: str, max_stall: float) -> DistinctRe
 
 
 def find_ending(
-    sources: Sources, find_sharing: Callable[[], list[int] | None], wanted: str, max_stall: float
+    sources: Sources, find_sharing: Callable[[], list[int] | None], wanted: PagesFrom, max_stall: float
 ) -> EndingResult:
     """Return what would become of its memory. ``find_sharing`` tells who else runs in its address space."""
     began = time.perf_counter()
@@ -128,7 +129,7 @@ def find_ending(
     )
 
 
-def read_accounts(sources: Sources, accounts: Accounts, wanted: str, max_stall: float) -> Choice:
+def read_accounts(sources: Sources, accounts: Accounts, wanted: PagesFrom, max_stall: float) -> Choice:
     """Count the frames of a process; return what they were read from."""
     choice = sources.choose(wanted, max_stall, span=(0, 1 << 64))
     with sources.open_pages(choice.source, cached=False) as reader:

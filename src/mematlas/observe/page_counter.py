@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mematlas.model.pagetables.reader import PageTableReader
     from mematlas.model.sharers import Sharers
     from mematlas.observe.sources import Sources
+    from mematlas.words import State
 
 MANY = 1 << 12
 
@@ -84,7 +85,7 @@ class PageCounter:
 
         with PageReader(self.process, self._pacer, cached=False) as reader, Sharers(self.process.procfs) as sharers:
 
-            def in_file(vma: Vma) -> str:
+            def in_file(vma: Vma) -> State:
                 return self._in_file(reader, vma)
 
             result: list[VmaUsage] = []
@@ -216,7 +217,7 @@ class PageCounter:
         zero_known: bool,
         map_counts: Callable[[list[int]], list[int]],
         *,
-        in_file: Callable[[Vma], str] | None = None,
+        in_file: Callable[[Vma], State] | None = None,
         look_closer: Callable[[Vma], VmaUsage] | None = None,
     ) -> Iterator[VmaUsage]:
         """Yield what the entries of VMAs that lie side by side add up to, given one block of all of them.
@@ -235,7 +236,7 @@ class PageCounter:
                 yield look_closer(vma)
                 continue
             usage = self._alike.usage(vma, states[first:last], shared, zero_known)
-            state: str = "absent"
+            state: State = "absent"
             phys: int | None = None
             if self._first_pages:
                 state, phys = place_of(block, self.page_size, first)
@@ -252,6 +253,6 @@ class PageCounter:
                 nr_dirty = nr_both + use.count(DIRTY, first, last)
             yield VmaUsage(vma, usage, state, phys, nr_accessed, nr_dirty, nodes)
 
-    def _in_file(self, reader: PageReader, vma: Vma) -> str:
+    def _in_file(self, reader: PageReader, vma: Vma) -> State:
         """Return what the file of shared memory tells of the first page, which has no entry here."""
         return STATE_OF_BYTE[reader.states(vma, vma.start, vma.start + self.page_size)[0]]

@@ -21,17 +21,20 @@ if TYPE_CHECKING:
     from mematlas.kernel.pagemap import Block
     from mematlas.model.pages import Hole, PageSource
     from mematlas.observe.sources import Sources
+    from mematlas.words import PagesFrom
 
 
 class PageLook:
     """One look at the pages of a process: which they are, when it began, and what is to be said of it."""
 
-    def __init__(self, sources: Sources, start: int = 0, end: int = 1 << 64, selection: Selection = EVERYTHING) -> None:
+    def __init__(
+        self, sources: Sources, start: int = 0, end: int | None = None, selection: Selection = EVERYTHING
+    ) -> None:
         self.began = time.perf_counter()
         self.sources = sources
         self.page_size = sources.page_size
         self.space = sources.address_space()
-        self.ranges = self._ranges(start, end, selection)
+        self.ranges = self._ranges(start, 1 << 64 if end is None else end, selection)
         """The parts of VMAs that are looked at, in whole pages."""
         self.notes = Notes()
 
@@ -44,7 +47,7 @@ class PageLook:
         """How many bytes are looked at."""
         return sum(high - low for _, low, high in self.ranges)
 
-    def open(self, source: str, max_stall: float, paced: bool = True, exclusive: bool = True) -> PageSource:
+    def open(self, source: PagesFrom, max_stall: float, paced: bool = True, exclusive: bool = True) -> PageSource:
         """Choose what is read, and return what reads it."""
         span = (self.ranges[0][1], self.ranges[-1][2]) if self.ranges else (0, 0)
         choice = self.sources.choose(source, max_stall if paced else float("inf"), span)

@@ -16,7 +16,7 @@ from mematlas.kernel.status import Stat, read_memory_status, read_stat, status_b
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
 from mematlas.notes import Note, Notes
 from mematlas.observe.amounts import look_at_vmas, page_nodes, read_counters
-from mematlas.observe.sources import MAX_STALL, PAGE_SOURCES, Sources, no_tables
+from mematlas.observe.sources import MAX_STALL, Sources, no_tables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.observe.drawings import Folds
     from mematlas.observe.pages import Pages
+    from mematlas.words import PagesFrom, Source
 
 
 class Process:
@@ -123,7 +124,7 @@ class Process:
 
     def usage(
         self,
-        source: str = "auto",
+        source: Source = "auto",
         max_stall: float = MAX_STALL,
         numa: bool = False,
         distinct: bool = False,
@@ -157,10 +158,10 @@ class Process:
         amounts = total(item.usage for item in result.vmas)
         return UsageResult(amounts, status_bytes(status, "VmPTE"), reading, nodes, size, counters, sizes)
 
-    def _try_distinct(self, source: str, max_stall: float, reading: Reading) -> tuple[int | None, Reading]:
+    def _try_distinct(self, source: Source, max_stall: float, reading: Reading) -> tuple[int | None, Reading]:
         """Return the distinct amount, and the reading of the others with what there is to say about it."""
         try:
-            found = self.distinct(source if source in PAGE_SOURCES else "auto", max_stall)
+            found = self.distinct("auto" if source == "smaps" else source, max_stall)
         except (PermissionDenied, NotSupported) as error:
             unknown = Note("distinct-unknown", f"distinct frames unknown: {error}")
             return None, replace(reading, notes=(*reading.notes, unknown))
@@ -169,7 +170,7 @@ class Process:
 
     def maps(
         self,
-        source: str = "auto",
+        source: Source = "auto",
         max_stall: float = MAX_STALL,
         selection: Selection = EVERYTHING,
         first_pages: bool = True,
@@ -190,7 +191,7 @@ class Process:
         """
         return look_at_vmas(self.sources, source, max_stall, selection, first_pages, numa)
 
-    def distinct(self, source: str = "auto", max_stall: float = MAX_STALL) -> DistinctResult:
+    def distinct(self, source: PagesFrom = "auto", max_stall: float = MAX_STALL) -> DistinctResult:
         """Return what is resident with each frame counted once, however often the process maps it.
 
         >>> Process(4211).distinct().distinct   # doctest: +SKIP
@@ -203,7 +204,7 @@ class Process:
 
         return find_distinct(self.sources, source, max_stall)
 
-    def if_ended(self, source: str = "auto", max_stall: float = MAX_STALL) -> EndingResult:
+    def if_ended(self, source: PagesFrom = "auto", max_stall: float = MAX_STALL) -> EndingResult:
         """Return what would become of its memory if the process ended now.
 
         Whether others hold its shared memory is found out by looking at every process, in a child of ours.
@@ -274,11 +275,11 @@ class Process:
     def pages(
         self,
         start: int = 0,
-        end: int = 1 << 64,
+        end: int | None = None,
         selection: Selection = EVERYTHING,
         *,
         paced: bool = True,
-        source: str = "auto",
+        source: PagesFrom = "auto",
         max_stall: float = MAX_STALL,
     ) -> Pages:
         """Return the pages from ``start`` to ``end``, to be gone through once: a block or a hole at a time, in order.
@@ -305,11 +306,11 @@ class Process:
     def grid(
         self,
         start: int = 0,
-        end: int = 1 << 64,
+        end: int | None = None,
         selection: Selection = EVERYTHING,
         *,
         cell_pages: int | None = None,
-        source: str = "auto",
+        source: PagesFrom = "auto",
         max_stall: float = MAX_STALL,
         folds: list[tuple[int, int]] | None = None,
         fit: Fit | None = None,
@@ -329,10 +330,10 @@ class Process:
         self,
         columns: int,
         start: int = 0,
-        end: int = 1 << 64,
+        end: int | None = None,
         selection: Selection = EVERYTHING,
         *,
-        source: str = "auto",
+        source: PagesFrom = "auto",
         max_stall: float = MAX_STALL,
         folds: list[tuple[int, int]] | None = None,
         exclusive: bool = True,
@@ -350,10 +351,10 @@ class Process:
     def untouched(
         self,
         start: int = 0,
-        end: int = 1 << 64,
+        end: int | None = None,
         selection: Selection = EVERYTHING,
         *,
-        source: str = "auto",
+        source: PagesFrom = "auto",
         max_stall: float = MAX_STALL,
         exclusive: bool = True,
     ) -> Folds:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mematlas.model.pages import PageSource
     from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.model.pagetables.counts import CountAccess
+    from mematlas.words import Source
 
 MAX_STALL = 0.005
 """Seconds for which looking may hold up the target, unless told otherwise."""
@@ -146,7 +147,9 @@ class Sources:
 
     # Which is read
 
-    def choose(self, wanted: str, max_stall: float, span: tuple[int, int] | None = None, numa: bool = False) -> Choice:
+    def choose(
+        self, wanted: Source, max_stall: float, span: tuple[int, int] | None = None, numa: bool = False
+    ) -> Choice:
         """Return what is read: amounts, with those on each node for ``numa``; or with ``span`` the pages of a range.
 
         What is wanted is taken; for ``auto``, smaps or pagemap as it comes where that holds up the target for no more

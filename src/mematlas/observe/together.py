@@ -5,7 +5,6 @@ from __future__ import annotations
 from mematlas.errors import ProcessGone
 from mematlas.frozen import record
 from mematlas.model.pages import Hole
-from mematlas.observe.sources import PAGE_SOURCES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
 
     from mematlas.kernel.maps import Vma
     from mematlas.observe.process import Process
+    from mematlas.words import Source
 
 FILE, SHMEM, POOL = 1, 2, 3
 """Whose a frame is that is not anonymous."""
@@ -35,7 +35,7 @@ class Together:
         return self.anon + self.file + self.shmem
 
 
-def count_together(processes: Sequence[Process], source: str = "auto") -> Together:
+def count_together(processes: Sequence[Process], source: Source = "auto") -> Together:
     """Return what processes of one machine have in RAM together. One that ends meanwhile is left out.
 
     >>> count_together([Process(4211), Process(4212)]).rss   # doctest: +SKIP
@@ -51,7 +51,7 @@ def count_together(processes: Sequence[Process], source: str = "auto") -> Togeth
     with FrameCounter(procfs, POOL + 1) as counter:  # refused before anything is read
         for process in processes:
             try:
-                for vma, piece in process.pages(source=source if source in PAGE_SOURCES else "auto"):
+                for vma, piece in process.pages(source="auto" if source == "smaps" else source):
                     if not isinstance(piece, Hole):
                         keys.add(piece, owner_of(vma), POOL if vma.kind == "hugetlb" else ANON)
             except ProcessGone:

@@ -20,19 +20,20 @@ from mematlas.kernel.pagemap import EXCLUSIVE, PRESENT, histogram
 from mematlas.kernel.smaps import LEFT_OUT
 from mematlas.model.hugecounts import ESTIMATE
 from mematlas.notes import Note
+from mematlas.words import Kind
 
 PAGE = 4096
 STATES = bytes((0x81, 0x81, 0x80, 0xA0, 0xA1, 0x88, 0x40, 0x08, 0x44, 0x48, 0x10, 0x00, 0x00))
 """Own, own, shared, shared file, own file, zero, swapped, swapped file, guard, special, cached, absent, absent."""
 
 
-def make_vma(kind: str = "anon", nr_pages: int = len(STATES)) -> Vma:
+def make_vma(kind: Kind = "anon", nr_pages: int = len(STATES)) -> Vma:
     return Vma(0x1000, 0x1000 + nr_pages * PAGE, "rw-p", 0, "00:00", 0, "", kind)
 
 
 def count(
     states: bytes = STATES,
-    kind: str = "anon",
+    kind: Kind = "anon",
     sharers: dict[int, int] | None = None,
     zero_known: bool = True,
     hole: str = "absent",
@@ -96,7 +97,7 @@ def test_hugetlb_is_no_part_of_rss() -> None:
 
 
 @pytest.mark.parametrize("kind", ["vvar", "vsyscall"])
-def test_kernels_own_pages_are_not_counted_by_either_source(kind: str) -> None:
+def test_kernels_own_pages_are_not_counted_by_either_source(kind: Kind) -> None:
     fields = dict.fromkeys(
         ("Rss", "Anonymous", "Private_Clean", "Private_Dirty", "Pss", "Swap", "LazyFree", "SwapPss"), 0
     )
@@ -241,7 +242,7 @@ def test_capture_of_a_process_that_was_stopped_has_no_excuse_but_what_others_did
 
 
 def test_swap_cache_that_this_kernel_does_not_tell_of_explains_less_swap_of_shared_memory() -> None:
-    def reason(difference: int, *notes: Note, kind: str = "shmem") -> str:
+    def reason(difference: int, *notes: Note, kind: Kind = "shmem") -> str:
         counted = replace(BASE, swap=(BASE.swap or 0) + difference)
         sides = [
             told([VmaUsage(make_vma(kind), usage, None, None)], source, about)

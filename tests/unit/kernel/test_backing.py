@@ -29,6 +29,7 @@ from mematlas.kernel.backing import (
     read_backing,
 )
 from mematlas.kernel.pagemap import CACHED, SWAPPED_FILE
+from mematlas.words import Source
 from victim import Area, Victim
 
 NOBODY = 65534
@@ -122,7 +123,7 @@ def test_without_cachestat_every_source_says_what_is_uncertain(
 ) -> None:
     area, process = swapped
     monkeypatch.setattr("mematlas.kernel.backing.call_cachestat", no_cachestat)
-    sources = ["pagemap", *["tables"] * (tables_unread(process) is None)]
+    sources: list[Source] = ["pagemap"] if tables_unread(process) else ["pagemap", "tables"]
     for source in sources:
         assert SWAP_CACHE_UNSEEN in process.maps(source).reading.notes
 
@@ -156,7 +157,7 @@ def test_without_the_right_to_ask_it_is_unknown_and_never_absent(
 @pytest.mark.root
 @pytest.mark.parametrize("source", ["smaps", "pagemap", "tables"])
 @pytest.mark.parametrize("state", ["cached", "absent"])
-def test_first_page_without_an_entry_is_what_its_file_says(source: str, state: str) -> None:
+def test_first_page_without_an_entry_is_what_its_file_says(source: Source, state: str) -> None:
     fd = os.memfd_create("first-page")
     try:
         os.ftruncate(fd, 7 * PAGE)

@@ -31,6 +31,7 @@ from mematlas.model.nodes import PageNodes
 from mematlas.model.pages import Hole
 from mematlas.notes import Notes
 from mematlas.views.usage import Subject, usage_table
+from mematlas.words import Source
 from victim import Victim
 
 Start = Callable[..., Victim]
@@ -256,7 +257,7 @@ def test_what_numa_maps_no_longer_tells_is_of_no_known_node(monkeypatch: pytest.
 KINDS = ("anon", "private_file", "shared_file", "shared_anon", "tmpfs", "memfd", "zero", "prot_none", "forked")
 
 
-def amounts(pid: int, source: str) -> tuple[dict[int, dict[int | None, int]], dict[int, int]]:
+def amounts(pid: int, source: Source) -> tuple[dict[int, dict[int | None, int]], dict[int, int]]:
     """Return the bytes by node, and what is resident or hugetlb, by the start of each VMA."""
     with Process(pid) as process:
         result = process.maps(source, numa=True)
@@ -267,7 +268,7 @@ def amounts(pid: int, source: str) -> tuple[dict[int, dict[int | None, int]], di
 @pytest.mark.parametrize("source", ["smaps", "pagemap", "tables"])
 @pytest.mark.root("CAP_SYS_ADMIN")
 @steadily
-def test_nodes_add_up_and_are_those_of_numa_maps(source: str, victim: Start) -> None:
+def test_nodes_add_up_and_are_those_of_numa_maps(source: Source, victim: Start) -> None:
     target = victim(*KINDS, "thp")
     with target.stopped():
         nodes, resident = amounts(target.pid, source)

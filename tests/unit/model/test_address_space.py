@@ -18,9 +18,10 @@ from mematlas.model.address_space import (
     parse_range,
     parse_size,
 )
+from mematlas.words import Kind
 
 
-def make_vma(start: int, end: int, perms: str = "rw-p", path: str = "", kind: str = "anon") -> Vma:
+def make_vma(start: int, end: int, perms: str = "rw-p", path: str = "", kind: Kind = "anon") -> Vma:
     return Vma(start, end, perms, 0, "00:00", 0, path, kind)
 
 

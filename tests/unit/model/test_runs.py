@@ -11,6 +11,7 @@ import helpers  # noqa: F401  (the settings of hypothesis)
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import GAP, LAST_ADDRESS
 from mematlas.model.runs import key_of, runs_of
+from mematlas.words import Kind
 
 PAGE = 4096
 PER_TABLE = 512
@@ -27,7 +28,7 @@ STYLES = (
 )
 
 
-def vmas_of(told: list[tuple[int, int, tuple[str, str]]], start: int = 16 * PAGE) -> list[Vma]:
+def vmas_of(told: list[tuple[int, int, tuple[Kind, str]]], start: int = 16 * PAGE) -> list[Vma]:
     vmas = []
     for gap, size, (kind, perms) in told:
         start += gap * PAGE
@@ -37,7 +38,7 @@ def vmas_of(told: list[tuple[int, int, tuple[str, str]]], start: int = 16 * PAGE
 
 
 @given(st.lists(st.tuples(st.sampled_from(GAPS), st.sampled_from(SIZES), st.sampled_from(STYLES)), max_size=40))
-def test_runs_are_all_vmas_in_order_and_each_can_be_read_as_one(told: list[tuple[int, int, tuple[str, str]]]) -> None:
+def test_runs_are_all_vmas_in_order_and_each_can_be_read_as_one(told: list[tuple[int, int, tuple[Kind, str]]]) -> None:
     vmas = vmas_of(told)
     runs = list(runs_of(vmas, PAGE, MOST))
 
@@ -54,7 +55,11 @@ def test_runs_are_all_vmas_in_order_and_each_can_be_read_as_one(told: list[tuple
 
 
 def test_small_neighbours_are_one_run() -> None:
-    told = [(0, 1, ("anon", "rw-p")), (0, 3, ("anon", "r--p")), (GAP, 1, ("heap", "rw-p"))]
+    told: list[tuple[int, int, tuple[Kind, str]]] = [
+        (0, 1, ("anon", "rw-p")),
+        (0, 3, ("anon", "r--p")),
+        (GAP, 1, ("heap", "rw-p")),
+    ]
 
     assert [len(run) for run in runs_of(vmas_of(told), PAGE, MOST)] == [3]
 
@@ -70,6 +75,6 @@ def test_parts_of_a_file_in_memory_are_a_run_only_where_it_goes_on() -> None:
 
 
 def test_what_pagemap_does_not_show_is_alone() -> None:
-    told = [(0, 1, ("anon", "rw-p"))] * 4
+    told: list[tuple[int, int, tuple[Kind, str]]] = [(0, 1, ("anon", "rw-p"))] * 4
 
     assert [len(run) for run in runs_of(vmas_of(told, LAST_ADDRESS - 2 * PAGE), PAGE, MOST)] == [2, 1, 1]

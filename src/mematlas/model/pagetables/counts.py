@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.procfs import ProcessDir, ProcFS
+    from mematlas.words import State
 
 LEVEL_MASK = 0x3F
 NR_COMPARED = 16
@@ -498,7 +499,7 @@ class TableCounter:
 
     # The first page
 
-    def first_page(self, vma: Vma) -> tuple[str, int | None]:
+    def first_page(self, vma: Vma) -> tuple[State, int | None]:
         """Return the state and the physical address of the first page of the VMA that was counted last."""
         address, entry, shift = self._first
         if not entry:
@@ -517,7 +518,7 @@ class TableCounter:
             return self._without_entry(vma), None
         return STATE_OF_BYTE[ZERO if is_zero else PRESENT], frame * self.page_size if frame else None
 
-    def _without_entry(self, vma: Vma) -> str:
+    def _without_entry(self, vma: Vma) -> State:
         if vma.kind == "shmem" and not self.hidden.is_hidden(vma):
             backing = self.backings.part(vma, vma.start, vma.start + self.page_size)
             return STATE_OF_BYTE[behind(vma, backing, vma.start, b"\0", self.page_size)[0]]
