@@ -71,7 +71,7 @@ def test_total_is_less_than_the_sum_by_what_they_share(family: list[int]) -> Non
     if os.geteuid():
         pytest.skip("needs root for frames")
     result = usage(*family)
-    rows, total = result["rows"], result["target"]["total"]
+    rows, total = result["rows"], result["total"]
 
     assert [row["pid"] for row in rows] == family
     shared = total["rss"] - max(row["rss"] for row in rows)
@@ -129,7 +129,7 @@ def test_without_frames_the_sum_of_pss_is_what_adds_up(as_nobody: Callable[..., 
 
     outcome = as_nobody(look)
     result = json.loads(outcome.stdout)
-    total = result["target"]["total"]
+    total = result["total"]
     assert (total["rss"], total["uss"]) == (None, None)
     assert total["pss"] == sum(row["pss"] for row in result["rows"])
     assert any(
@@ -163,9 +163,9 @@ def test_total_of_a_cgroup_is_by_frames_when_asked_for(cgroup: str, family: list
     plain, asked = usage(f"cgroup:{cgroup}"), usage(f"cgroup:{cgroup}", "--distinct")
 
     assert [row["pid"] for row in plain["rows"]] == sorted(family)
-    assert plain["target"]["total"]["rss"] is None
+    assert plain["total"]["rss"] is None
     assert any("--distinct counts each page once" in text for text in texts(plain["notes"]))
-    total = asked["target"]["total"]
+    total = asked["total"]
     assert max(row["rss"] for row in asked["rows"]) < total["rss"] < sum(row["rss"] for row in asked["rows"])
     assert total["distinct"] == total["rss"]
 

@@ -4,10 +4,13 @@ by address, START-END, ADDR+LEN, kind, or part of the path.
 
 from __future__ import annotations
 
+from mematlas.analysis.groups import BY
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target
 from mematlas.cli.selection import add_selection, nothing_matches, selection_of
-from mematlas.views.maps import maps_table
+from mematlas.cli.values import parse_count
+from mematlas.errors import BadInput
+from mematlas.views.maps import SORTS, groups_table, maps_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +23,9 @@ def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     add_selection(arguments)
     arguments.add_argument("--gaps", action="store_true", help="also show unmapped ranges")
+    arguments.add_argument("--sort", choices=SORTS, help="the largest first; start (default): by address")
+    arguments.add_argument("--limit", type=parse_count, metavar="N", help="show N rows, and the sum of the others")
+    arguments.add_argument("--by", choices=tuple(BY), help="a row per kind, path or perms, the most RSS first")
     add_numa(arguments)
     add_source(arguments)
     add_repeat(arguments)
@@ -28,12 +34,19 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     selection = selection_of(args, session)
+    if args.gaps and (args.by or args.sort not in (None, "start")):
+        raise BadInput("--gaps are between neighbours: not with --by or --sort")
+    if args.by and args.sort == "start":
+        raise BadInput(f"--by makes rows of many VMAs, which have no start: --sort {', '.join(SORTS[1:])}")
 
     def make() -> Table:
         result = session.process.maps(args.source, args.max_stall, selection, numa=args.numa)
         if not result.vmas:
             raise nothing_matches(selection, session)
-        return maps_table(result, session.target_info(result.reading), args.gaps)
+        target = session.target_info(result.reading)
+        if args.by:
+            return groups_table(result, target, args.by, args.sort, args.limit)
+        return maps_table(result, target, args.gaps, args.sort, args.limit)
 
     session.show(make, args)
     return 0
@@ -45,8 +58,8 @@ COMMAND = Command(
     add_arguments,
     run,
     examples=(
-        ("mematlas maps 1234", "every VMA"),
-        ("mematlas maps postgres --kind heap,stack", "only these kinds"),
+        ("mematlas maps 1234 --by kind", "how much of each kind, the largest first"),
+        ("mematlas maps 1234 --sort uss --limit 10", "the ten largest, and the sum of the others"),
         ("mematlas maps 1234 libc --format csv", "of one library, for a spreadsheet"),
     ),
     words=(TARGET,),

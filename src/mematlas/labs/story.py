@@ -8,7 +8,7 @@ from mematlas.model.address_space import Selection
 from mematlas.views.format import fold_message, fold_text
 from mematlas.views.histogram import histogram_view
 from mematlas.views.picture import Previous, map_view
-from mematlas.views.terminal import paint, screen_width
+from mematlas.views.terminal import paint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ class Story:
         self.ascii_only = ascii_only
         self.pause = pause
         self.steps = 0
-        columns = screen_width(out)
-        self.room = max(columns - INDENT, 1) if columns else 0
+        self.room = max(width - INDENT, 1)
         """Columns of the screen for what is told; 0 for any."""
 
     def run(self) -> None:

@@ -97,8 +97,17 @@ class Column(Generic[Item]):
         """Return the total; None where there is none, and where a value that belongs to it is not known."""
         if self.total is not sum:
             return self.total and self.total(items)
-        values = self.values(items)
-        return None if None in values or HIDDEN in values else sum(values)
+        try:
+            return sum(self.values(items))
+        except TypeError:  # None is among them, or HIDDEN
+            return None
+
+    def in_order(self, items: Iterable[Any]) -> list[Any]:
+        """Return items by their values: of amounts the largest first, else the lowest; those not known last."""
+        pairs = [(value, item) for item in items for value in self.values([item])]
+        known = [(value, item) for value, item in pairs if value is not None and value is not HIDDEN]
+        unknown = [item for value, item in pairs if value is None or value is HIDDEN]
+        return [item for _, item in sorted(known, key=lambda pair: pair[0], reverse=self.right)] + unknown
 
 
 class Aside:

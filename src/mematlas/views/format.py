@@ -146,8 +146,6 @@ def shorten(text: str, width: int) -> str:
     if head >= 0:
         return LEFT_OUT + name
     name = name.removeprefix("/")
-    if len(name) <= width:
-        return name
     room = max(width - len(LEFT_OUT), 2)
     return name[: room - room // 2] + LEFT_OUT + name[-(room // 2) :]
 

@@ -32,10 +32,8 @@ class Layout:
     def __init__(self, columns: list[Column[Any]], known: Sequence[Texts], width: int, streams: bool) -> None:
         """``known`` are the rows as far as they are, which is to the end unless they stream."""
         widths = widths_of(columns, known)
-        last = columns[-1]
         self.width = width
-        self.folds = last.kind != "path"
-        least = least_of(last, width, widths[-1], (cell for texts in known for cell in texts[-1]))
+        least = least_of(columns[-1], width, widths[-1], (cell for texts in known for cell in texts[-1]))
         blank = [
             not streams and all(SAYS_NOTHING.issuperset(texts[index]) for texts in known)
             for index in range(len(columns))
@@ -47,9 +45,13 @@ class Layout:
         """Where the cells of a lost column stand in blank ones."""
         self.widths = [max(widths[index], widths[self.stand_ins.get(index, index)]) for index in self.kept]
         self.is_right = [columns[index].right for index in self.kept]
-        if not self.folds:  # sooner short paths than several lines a row
+        last = columns[self.kept[-1]]
+        self.folds = last.kind != "path"
+        if last is not columns[-1]:
+            least = self.widths[-1]
+        elif not self.folds:  # sooner short paths than several lines a row
             room = width - sum(each + 2 for each in self.widths[:-1])
-            least = max(min(least, room), min(least, LEAST_ROOM))
+            least = min(least, max(room, LEAST_ROOM))
         self.groups = in_groups([*self.widths[:-1], least], width)
         """The columns of each line, by their indexes among those that are kept."""
         self.patterns = [

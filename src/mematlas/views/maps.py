@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mematlas.analysis.groups import grouped
 from mematlas.analysis.usage import total_by_node
 from mematlas.frozen import replace
 from mematlas.notes import Note, Notes
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
+    from mematlas.analysis.groups import VmaGroup
     from mematlas.analysis.results import MapsResult, VmaUsage
     from mematlas.model.nodes import Sizes
 
@@ -30,19 +32,24 @@ def share_of_all(items: list[VmaUsage]) -> float | None:
 
 
 def present_of(items: list[VmaUsage]) -> int | None:
-    """Return how many pages are present; those that nothing shows are in no count."""
+    """Return how many pages are present; those that nothing shows are in no count, and alone are not known."""
     counts = [item.usage.nr_present for item in items if not is_hidden(item)]
-    return None if None in counts else sum(nr or 0 for nr in counts)
+    return None if None in counts or not counts else sum(nr or 0 for nr in counts)
+
+
+def members_of(groups: list[VmaGroup]) -> list[VmaUsage]:
+    """Return the VMAs of groups."""
+    return [item for group in groups for item in group.vmas]
 
 
 def is_hidden(item: VmaUsage) -> bool:
     """Whether pages of a VMA are in no count, since nothing shows them."""
-    return item.vma.kind in UNSHOWN_KINDS and item.usage.nr_present is None
+    return item.kind in UNSHOWN_KINDS and item.usage.nr_present is None
 
 
 def first_frame(item: VmaUsage) -> Any:
     """Return the physical address of the first page."""
-    return HIDDEN if item.phys is None and item.first_state in ("present", "zero") else item.phys
+    return HIDDEN if item.is_phys_hidden else item.phys
 
 
 UNSHOWN_KINDS = frozenset(("vvar", "vsyscall", "special"))
@@ -51,46 +58,104 @@ HIDDEN_PAGES = Note(
 )
 
 COLUMNS: tuple[Column[VmaUsage], ...] = (
-    Column("start", "START", "address", lambda item: item.vma.start),
-    Column("end", "END", "address", lambda item: item.vma.end, shown=False),
-    Column("size", "SIZE", "size", lambda item: item.vma.size, sum),
-    Column("perms", "PERM", value=lambda item: item.vma.perms, rank=2),
+    Column("start", "START", "address"),
+    Column("end", "END", "address", shown=False),
+    Column("size", "SIZE", "size", total=sum),
+    Column("perms", "PERM", rank=2),
     Column("offset", "OFFSET", "hex", lambda item: item.vma.offset, shown=False),
     Column("dev", "DEV", value=lambda item: item.vma.dev, shown=False),
     Column("inode", "INODE", "count", lambda item: item.vma.inode, shown=False),
     Column("nr_present", "PRESENT", "count", lambda item: item.usage.nr_present, present_of, rank=8),
     Column("nr_pages", "PAGES", "count", lambda item: item.usage.nr_pages, sum, rank=8),
     Column("nr_swapped", "SWAPPED", "count", lambda item: item.usage.nr_swapped, sum, rank=5),
-    Column("nr_exclusive", "EXCLUSIVE", "count", lambda item: item.usage.nr_exclusive, shown=False),
-    Column("nr_accessed", "ACCESSED", "count", lambda item: item.nr_accessed, sum, rank=6, shown=False),
-    Column("nr_dirty", "DIRTY", "count", lambda item: item.nr_dirty, sum, rank=6, shown=False),
+    Column("nr_exclusive", "EXCLUSIVE", "count", lambda item: item.usage.nr_exclusive, sum, shown=False),
+    Column("nr_accessed", "ACCESSED", "count", total=sum, rank=6, shown=False),
+    Column("nr_dirty", "DIRTY", "count", total=sum, rank=6, shown=False),
     Column("rss", "RSS", "size", lambda item: item.usage.rss, sum),
     Column("pss", "PSS", "size", lambda item: item.usage.pss, sum, rank=6),
     Column("uss", "USS", "size", lambda item: item.usage.uss, sum, rank=4),
-    Column("swap", "SWAP", "size", lambda item: item.usage.swap, shown=False),
+    Column("swap", "SWAP", "size", lambda item: item.usage.swap, sum, shown=False),
     Column("here", "HERE", "share", share_here, share_of_all, rank=3),
-    Column("first_state", "FIRST PAGE", value=lambda item: item.first_state, shown=False),
+    Column("first_state", "FIRST PAGE", shown=False),
     Column("phys", "FIRST FRAME AT", "address", first_frame, rank=9),
     Column("path_cut", "CUT", "flag", lambda item: item.vma.path_cut, shown=False),
-    Column("kind", "KIND", value=lambda item: item.vma.kind, rank=7),
-    Column(
-        *("path", "PATH", "path"),
-        value=lambda item: item.vma.path,
-        total=lambda items: number_of(len(items), "VMA"),
-        fallback="kind",
-    ),
+    Column("kind", "KIND", rank=7),
+    Column("path", "PATH", "path", total=lambda items: number_of(len(items), "VMA"), fallback="kind"),
 )
 BY_TABLES = ("nr_accessed", "nr_dirty")
 """Columns that page tables alone can fill."""
+GROUP_COLUMNS: tuple[Column[VmaGroup], ...] = (
+    Column("nr_vmas", "VMAS", "count", lambda group: len(group.vmas), sum),
+    Column("size", "SIZE", "size", total=sum),
+    Column(
+        *("nr_present", "PRESENT", "count"),
+        value=lambda group: present_of(group.vmas),
+        total=lambda groups: present_of(members_of(groups)),
+        rank=8,
+    ),
+    Column("nr_pages", "PAGES", "count", lambda group: group.usage.nr_pages, sum, rank=8),
+    Column("nr_swapped", "SWAPPED", "count", lambda group: group.usage.nr_swapped, sum, rank=5),
+    Column("rss", "RSS", "size", lambda group: group.usage.rss, sum),
+    Column("pss", "PSS", "size", lambda group: group.usage.pss, sum, rank=6),
+    Column("uss", "USS", "size", lambda group: group.usage.uss, sum, rank=1),
+    Column("swap", "SWAP", "size", lambda group: group.usage.swap, sum, shown=False),
+    Column(
+        *("here", "HERE", "share"),
+        value=lambda group: share_of_all(group.vmas),
+        total=lambda groups: share_of_all(members_of(groups)),
+        rank=2,
+    ),
+)
+NAME_OF_GROUP: dict[str, tuple[Column[VmaGroup], ...]] = {
+    "kind": (Column("kind", "KIND"),),
+    "perms": (Column("perms", "PERM", value=lambda group: group.name),),
+    "path": (
+        Column("kind", "KIND", rank=7),
+        Column(
+            *("path", "PATH", "path"),
+            value=lambda group: group.name,
+            total=lambda groups: number_of(len(groups), "path"),
+        ),
+    ),
+}
+"""The columns that name groups of VMAs, by what these have in common."""
+SORTS = ("start", "size", "rss", "pss", "uss", "swap", "here")
+"""What VMAs can be sorted by."""
 
 
-def maps_table(result: MapsResult, target: dict[str, Any], gaps: bool) -> Table:
+def maps_table(
+    result: MapsResult,
+    target: dict[str, Any],
+    gaps: bool = False,
+    sort: str | None = None,
+    limit: int | None = None,
+) -> Table:
     """Return a row per VMA, and per gap when asked, with totals."""
+    items = with_gaps(result.vmas) if gaps else result.vmas
+    return Table("maps/1", columns_of(result), items, target=target, notes=notes_of(result), sort=sort, limit=limit)
+
+
+def groups_table(
+    result: MapsResult, target: dict[str, Any], by: str, sort: str | None = None, limit: int | None = None
+) -> Table:
+    """Return a row per group of VMAs that have their kind, path or permissions in common, the largest first."""
+    groups = grouped(result.vmas, by, result.nodes)
+    columns = list(GROUP_COLUMNS)
+    if result.nodes:
+        columns += node_columns([group.nodes for group in groups], lambda group: group.nodes)
+    name = NAME_OF_GROUP[by]
+    columns = [*columns, *name] if by == "path" else [*name, *columns]
+    return Table(
+        f"maps-by-{by}/1", columns, groups, target=target, notes=notes_of(result), sort=sort or "rss", limit=limit
+    )
+
+
+def notes_of(result: MapsResult) -> Notes:
+    """Return what there is to say about the amounts of VMAs."""
     notes = Notes(result.reading.notes)
     if any(map(is_hidden, result.vmas)):
         notes.add(HIDDEN_PAGES)
-    items = with_gaps(result.vmas) if gaps else result.vmas
-    return Table("maps/1", columns_of(result), items, target=target, notes=notes)
+    return notes
 
 
 def columns_of(result: MapsResult) -> Iterator[Column[VmaUsage]]:

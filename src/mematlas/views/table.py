@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from itertools import chain, compress, islice
 
+from mematlas.frozen import replace
 from mematlas.notes import Note, Notes
 from mematlas.views.columns import (
     HIDDEN,
@@ -76,11 +77,26 @@ class Table:
         fine_print: Iterable[Note] = (),
         failures: Iterable[str] = (),
         footer: Row | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
     ) -> None:
-        """An item that is a tuple is a row as it is: its values stand in the order of the columns."""
+        """An item that is a tuple is a row as it is: its values stand in the order of the columns.
+
+        ``sort`` is the key of the column by whose values items are put in order; ``limit`` is how many are shown, and
+        text has the sums of the others in a row.
+        """
         self.schema = f"mematlas.{schema}"
-        self.columns: tuple[Column[Any], ...] = tuple(columns)
-        self.items: list[Any] = list(items)
+        # What rows are sorted by is to be seen.
+        self.columns: tuple[Column[Any], ...] = tuple(
+            replace(column, shown=True, rank=0) if column.key == sort else column for column in columns
+        )
+        every: list[Any] = list(items)
+        for column in self.columns:
+            if column.key == sort:
+                every = column.in_order(every)
+        self.items = every[:limit]
+        self.others = [] if limit is None else every[limit:]
+        """Items beyond the limit."""
         self.batches = batches
         """Rows as they come, written as soon as they are there; None when all are in ``items``."""
         self._target = target
@@ -112,6 +128,12 @@ class Table:
         footer = self._footer_of(self._shown(), in_bytes)
         return None if footer is None else [cell for (cell,) in footer]
 
+    def total_record(self) -> dict[str, Any] | None:
+        """Return the sums over all items by key, those beyond the limit too; None where there are none."""
+        summed = [column for column in self.columns if column.total and column.right]
+        items = self._summable()
+        return {column.key: column.total_of(items) for column in summed} if summed and items else None
+
     def lines(
         self,
         *,
@@ -130,10 +152,12 @@ class Table:
         texts = self._texts(columns, in_bytes)
         streams = self.batches is not None
         known = list(islice(texts, 1 if width else 0) if streams else texts)
+        others = [self._sums_of(columns, self.others, "others", in_bytes)] if self.others else []
         footer = self._footer_of(columns, in_bytes)
-        layout = layout_of(columns, [*known, footer] if footer else known, width, streams)
+        sums = others if footer is None else [*others, footer]
+        layout = layout_of(columns, [*known, *sums], width, streams)
         head = list(layout.lines([[column.heading] for column in columns]))
-        foot = list(layout.lines(footer)) if footer else []
+        foot = list(chain.from_iterable(map(layout.lines, sums)))
         body: Iterable[str] = chain.from_iterable(map(layout.lines, chain(known, texts)))
         if height and not streams:
             from mematlas.views.layout import limited
@@ -182,23 +206,36 @@ class Table:
 
     def _footer_of(self, columns: Sequence[Column[Any]], in_bytes: bool) -> Texts | None:
         """Return the totals as the cells of a single row."""
-        forms = [text_form(column, in_bytes) for column in columns]
         if self._footer is not None:
+            forms = [text_form(column, in_bytes) for column in columns]
             return texts_of(self._of_rows(batch_of([self._footer]), columns), forms)
-        items = [item for item in self.items if type(item) is not Aside]
+        items = self._summable()
         if len(items) < 2 or not any(column.total for column in columns):
             return None
-        totals: Texts = [
-            [of_any(column.total_of(items)) if column.total else ""]
-            for column, (_, of_any, _) in zip(columns, forms, strict=True)
-        ]
-        if not columns[0].total:
-            totals[0] = ["total"]
-        return totals
+        return self._sums_of(columns, items, "total", in_bytes)
+
+    def _summable(self) -> list[Any]:
+        return [item for item in (*self.items, *self.others) if type(item) is not Aside]
+
+    def _sums_of(self, columns: Sequence[Column[Any]], items: list[Any], name: str, in_bytes: bool) -> Texts:
+        """Return the sums over items as the cells of a single row, which has its name in the first, or in the last."""
+        texts: Texts = []
+        for column in columns:
+            text = text_form(column, in_bytes)[1]
+            texts.append([text(column.total_of(items)) if column.total else ""])
+        if columns[0].total:
+            texts[-1] = [f"{name}: {cell}" for cell in texts[-1]]
+        else:
+            texts[0] = [name]
+        return texts
 
     def all_notes(self) -> Notes:
         """Return the notes with those on what text does not show."""
-        return Notes((*self.notes, *self.fine_print))
+        notes = Notes((*self.notes, *self.fine_print))
+        if self.others:
+            nr_all = len(self.items) + len(self.others)
+            notes.add(Note("rows-left-out", f"{len(self.others):,} of {nr_all:,} rows are left out (--limit)"))
+        return notes
 
 
 class Drawn(Table):

@@ -137,7 +137,7 @@ def usage_table(
         if since:
             columns.insert(3, change_column(since))
         columns = [with_total(column, together) for column in columns]
-        target = {"nr_processes": len(results), "total": totals_of(columns, results)}
+        target = {"nr_processes": len(results)}
         return Table("usage/1", columns, results, target=target, notes=notes, fine_print=fine_print)
     (item,) = results
     shown: tuple[Column[Line], ...] = LINE_COLUMNS
@@ -208,13 +208,6 @@ def sum_of_one(sizes: list[int | None]) -> int | None:
     """
     found = [size for size in sizes if size != 0]
     return sum(size for size in found if size) if len(found) < 2 and None not in found else None
-
-
-def totals_of(
-    columns: list[Column[Subject[UsageResult]]], results: list[Subject[UsageResult]]
-) -> dict[str, int | None]:
-    """Return what the processes have together, by key."""
-    return {column.key: column.total_of(results) for column in columns if column.total}
 
 
 def unknown_amounts(result: UsageResult) -> Iterator[Note]:

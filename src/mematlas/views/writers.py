@@ -2,9 +2,9 @@
 
 JSON is one object, written as it comes, so that a table of any length streams::
 
-    {"schema": "mematlas.maps/1", "machine": {...}, "rows": [...], "target": {...}, "notes": [...]}
+    {"schema": "mematlas.maps/1", "machine": {...}, "rows": [...], "total": {...}, "target": {...}, "notes": [...]}
 
-JSON lines has the head first, then a row a line, then the target and the notes. CSV has the rows alone.
+JSON lines has the head first, then a row a line, then the rest. CSV has the rows alone.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def write_json(table: Table, out: TextIO, machine: dict[str, Any], time: str | N
     for rows in json_rows(table, time):
         out.write(separator + ",\n  ".join(rows))
         separator = ",\n  "
-    out.write(f'],\n "target": {json.dumps(table.target)},\n "notes": {json.dumps(json_notes(table))}}}\n')
+    out.write("]")
+    for key, value in end_of(table).items():
+        out.write(f',\n "{key}": {json.dumps(value)}')
+    out.write("}\n")
 
 
 def write_jsonl(table: Table, out: TextIO, machine: dict[str, Any], time: str | None = None) -> None:
@@ -62,11 +65,15 @@ def write_jsonl(table: Table, out: TextIO, machine: dict[str, Any], time: str | 
     out.write(json.dumps({"schema": table.schema, "machine": machine}) + "\n")
     for rows in json_rows(table, time):
         out.write("\n".join(rows) + "\n")
-    out.write(json.dumps({"target": table.target, "notes": json_notes(table)}) + "\n")
+    out.write(json.dumps(end_of(table)) + "\n")
 
 
-def json_notes(table: Table) -> list[dict[str, Any]]:
-    return list(map(as_dict, table.all_notes()))
+def end_of(table: Table) -> dict[str, Any]:
+    """Return what follows the rows: their sums where there are any, who was looked at, and what there is to say."""
+    sums = table.total_record()
+    kinds = {column.key: column.kind for column in table.columns}
+    total = {} if sums is None else {"total": {key: to_json(value, kinds[key]) for key, value in sums.items()}}
+    return total | {"target": table.target, "notes": list(map(as_dict, table.all_notes()))}
 
 
 def json_rows(table: Table, time: str | None = None) -> Iterator[Iterator[str]]:
