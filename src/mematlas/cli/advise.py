@@ -181,7 +181,7 @@ def run(advice: AdviceName, args: Namespace, session: Session) -> int:
     """Plan; then act, watch and undo, as far as that was asked for; show what it came to."""
     options = options_of(args)
     selection = selection_of(args, session)
-    process, choice = session.process, options.choice
+    choice, process = options.choice, session.process
     nr_coldest = None if options.coldest is None else options.coldest.nr_pages(process.page_size)
     if options.dry_run:
         room = read_swap_room(process.dir).with_more(options.temporary_swap or 0)

@@ -33,7 +33,7 @@ MEANINGFUL = 1 << 20
 def plan_table(plan: Plan, target: dict[str, Any]) -> Table:
     """Return what an advice would do, with where the memory would go as notes."""
     items = sorted(plan.vmas, key=lambda item: (-item.nr_movable, -item.nr_requested, item.start))
-    columns = columns_of(plan.page_size)
+    columns = columns_of(plan.page_size, to_swap=plan.advice == "pageout")
     lacking = lacking_swap(plan)
     explained = [reason for reason in plan.reasons if not lacking or reason != plan.room.lacking]
     notes = [*plan.notes, *map(reason_note, explained)]
@@ -63,8 +63,11 @@ def verdict(plan: Plan, in_bytes: bool = False) -> str:
     return f"{text}; {sized(requested - movable)} stays: {why}"
 
 
-def columns_of(page_size: int) -> tuple[Column[PlannedVma], ...]:
-    """Return the columns for pages of a size: text has sizes, JSON and CSV have the pages as well."""
+def columns_of(page_size: int, to_swap: bool) -> tuple[Column[PlannedVma], ...]:
+    """Return the columns for pages of a size: text has sizes, JSON and CSV have the pages as well.
+
+    ``to_swap`` says whether any of it would go there.
+    """
 
     def staying(items: Sequence[PlannedVma]) -> dict[str, int]:
         total: dict[str, int] = {}
@@ -85,7 +88,13 @@ def columns_of(page_size: int) -> tuple[Column[PlannedVma], ...]:
         Column("reasons", "STAYS", "counts", shown=False),
         Column("size_requested", "SELECTED", "size", lambda item: item.nr_requested * page_size, sum),
         Column("size_movable", "CAN MOVE", "size", lambda item: item.nr_movable * page_size, sum),
-        Column("size_needs_swap", "TO SWAP", "size", lambda item: item.nr_needs_swap * page_size, sum, rank=2),
+        Column(
+            *("size_needs_swap", "TO SWAP", "size"),
+            value=lambda item: item.nr_needs_swap * page_size,
+            total=sum,
+            rank=2,
+            shown=to_swap,
+        ),
         Column("staying", "STAYS", "amounts", lambda item: staying([item]), staying, rank=1),
         Column("kind", "KIND", value=lambda item: item.vma.kind, rank=5),
         Column(

@@ -132,6 +132,14 @@ def test_each_advice_has_its_word(advice: AdviceName, answer: str) -> None:
     assert verdict(plan_of(SWAP, ITEMS[1], advice=advice)) == answer
 
 
+def test_what_goes_to_swap_is_said_of_a_pageout_alone() -> None:
+    assert text_of(plan_of(SWAP, ITEMS[1], advice="cold")) == [
+        "could mark as cold 26.6 MiB of 26.6 MiB selected",
+        "START             SIZE  PERMS  SELECTED  CAN MOVE  STAYS  KIND  PATH",
+        "0x7f0000000000  32 MiB  rw-p   26.6 MiB  26.6 MiB  -      anon",
+    ]
+
+
 def test_nothing_to_do_is_one_line_and_its_reason() -> None:
     why = Note("nothing-to-do", "nothing to do: the selected VMA has no pages in RAM")
     assert text_of(plan_of(SWAP, advice="cold", notes=(why,))) == ["nothing to mark as cold", f"note: {why}"]
