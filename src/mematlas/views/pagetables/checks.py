@@ -71,12 +71,22 @@ def audit_view(audit: AuditResult, who: dict[str, Any], must_pass: bool = False)
                     yield from findings_table(alike).lines(in_bytes=in_bytes, colour=colour, width=width)
         if findings:
             yield ""
-        nr_harmless = len(findings) - nr_bad
-        harmless_too = f", and {number_of(nr_harmless, 'harmless one')}" if nr_harmless else ""
-        yield f"{number_of(nr_bad, 'finding') if nr_bad else 'no findings'}{harmless_too}"
+        yield sum_line(nr_bad, len(findings) - nr_bad)
 
     failures = [f"the audit has {number_of(nr_bad, 'finding')}"] if nr_bad and must_pass else []
     return Drawn("tables-audit/1", AUDIT_COLUMNS, findings, target=target, failures=failures, draw=draw)
+
+
+def sum_line(nr_bad: int, nr_harmless: int) -> str:
+    """Return how many findings there are.
+
+    >>> sum_line(2, 0), sum_line(2, 9), sum_line(0, 1)
+    ('2 findings', '2 findings, and 9 harmless ones', 'no findings but 1 harmless one')
+    """
+    bad = number_of(nr_bad, "finding") if nr_bad else "no findings"
+    if not nr_harmless:
+        return bad
+    return f"{bad}{', and' if nr_bad else ' but'} {number_of(nr_harmless, 'harmless one')}"
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:
