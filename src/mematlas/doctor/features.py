@@ -77,11 +77,14 @@ def run(probe: Probe, bench: Bench) -> Feature:
         return feature_of(probe, missing)
     except PermissionDenied as error:
         return feature_of(probe, refusal(probe, sorted(error.needs)))
-    except (Error, OSError) as error:
-        if getattr(error, "errno", None) in (errno.EPERM, errno.EACCES):
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EACCES):
             return feature_of(probe, refusal(probe))
-        lacking = Missing(MISSING, Reason("kernel", probe.kernel))
-        return feature_of(probe, hidden_by_mount(error, bench) or lacking)
+        return feature_of(probe, hidden_by_mount(str(error.filename), bench) or lacking(probe))
+    except NotSupported as error:
+        return feature_of(probe, hidden_by_mount(error.what, bench) or lacking(probe))
+    except Error:
+        return feature_of(probe, lacking(probe))
 
 
 def feature_of(probe: Probe, missing: Missing) -> Feature:
@@ -98,9 +101,13 @@ def refusal(probe: Probe, needs: Sequence[str] = ()) -> Missing:
     return Missing(NEEDED, None if needs else Reason("root"), needs)
 
 
-def hidden_by_mount(error: Error | OSError, bench: Bench) -> Missing | None:
-    """Return what is missing where /proc shows processes alone, or /sys nothing; None for anything else."""
-    path = error.what if isinstance(error, NotSupported) else str(getattr(error, "filename", ""))
+def lacking(probe: Probe) -> Missing:
+    """Return what is missing where the kernel has no such interface."""
+    return Missing(MISSING, Reason("kernel", probe.kernel))
+
+
+def hidden_by_mount(path: str, bench: Bench) -> Missing | None:
+    """Return what is missing where /proc shows processes alone, or /sys nothing; None for any other file."""
     if path.startswith("/sys/") and not has_sysfs():
         return Missing(UNTRIED, Reason("type", ("sysfs",)))
     directory, _, name = path.rpartition("/")

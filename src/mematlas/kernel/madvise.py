@@ -36,6 +36,8 @@ SYS_PROCESS_MADVISE = 440  # the same number on every architecture but alpha
 # Source: include/uapi/asm-generic/mman-common.h
 MADV_WILLNEED = 3
 MADV_HUGEPAGE = 14
+MADV_NOHUGEPAGE = 15
+MADV_DONTDUMP = 16
 MADV_COLD = 20
 MADV_PAGEOUT = 21
 MADV_COLLAPSE = 25

@@ -6,11 +6,13 @@ for one byte. A workload that is to be checked page by page has to stop it from 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 
 from mematlas.errors import NotSupported
 from mematlas.kernel.libc import PR_SET_VMA, PR_SET_VMA_ANON_NAME
+from mematlas.kernel.madvise import MADV_DONTDUMP, MADV_HUGEPAGE, MADV_NOHUGEPAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,12 +102,9 @@ class KnownMemory:
         import ctypes
 
         # A kernel without CONFIG_TRANSPARENT_HUGEPAGE answers EINVAL: it makes no huge pages anyway.
-        for advice in ("MADV_HUGEPAGE" if huge else "MADV_NOHUGEPAGE", "MADV_DONTDUMP"):
-            if hasattr(mmap, advice):
-                try:
-                    self.advise(getattr(mmap, advice))
-                except OSError:
-                    continue
+        for advice in (MADV_HUGEPAGE if huge else MADV_NOHUGEPAGE, MADV_DONTDUMP):
+            with contextlib.suppress(OSError):
+                self.advise(advice)
         # MADV_DONTDUMP gives the VMA a flag that the interpreter's own memory has not, and the name tells it
         # from others made here: VMAs are merged only when flags and names are equal. /proc/PID/maps shows the
         # name as [anon:NAME]. Since Linux commit 9a10064f5625 (in v5.17), with CONFIG_ANON_VMA_NAME; without

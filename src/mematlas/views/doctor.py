@@ -229,7 +229,9 @@ def section(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
         return
     for head, detail in rows:
         yield from fold_message(head.rstrip(), width)
-        if detail:
+        if detail in TO_TYPE.values() and " && " not in detail:
+            yield INDENT + detail
+        elif detail:
             yield from fold_message(INDENT + detail, width)
 
 

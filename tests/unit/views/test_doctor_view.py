@@ -93,6 +93,15 @@ def test_only_a_line_to_type_alone_in_its_line_is_wider_than_the_screen(width: i
     assert [line for line in wide if not line.lstrip().startswith(("sudo ", "docker ", "Ambient", "echo "))] == []
 
 
+@pytest.mark.parametrize("setting", TO_TYPE)
+def test_a_line_to_type_is_whole_or_goes_on_where_a_shell_reads_on(setting: str) -> None:
+    line = TO_TYPE[setting]
+    lines = text(Feature("maps", NEEDED, (), Reason("type", (setting,))), width=45).splitlines()
+    below = lines[lines.index("  /proc/PID/maps            the VMAs") + 1 :]
+
+    assert " ".join(shown.strip() for shown in below[: 1 + line.count("&&")]) == line
+
+
 def test_every_interface_has_a_name_and_every_reason_its_words() -> None:
     assert set(NAMES) == {probe.code for probe in PROBES}
     reasons: set[object] = set()
