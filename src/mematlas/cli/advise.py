@@ -12,7 +12,7 @@ from mematlas.actions.verbs import undo
 from mematlas.analysis.movable import Choice, parse_states
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_target
-from mematlas.cli.selection import add_selection, selection_of
+from mematlas.cli.selection import KIND_TEXTS, add_selection, selection_of
 from mematlas.cli.signals import Interrupts
 from mematlas.cli.swap import add_temporary_swap, temporary_swap
 from mematlas.cli.values import parse_count, parse_seconds
@@ -284,7 +284,7 @@ def command(
         add_arguments=declare(*own),
         run=lambda args, session: run(advice, args, session),
         examples=examples,
-        words=(TARGET,),
+        words=(TARGET, KIND_TEXTS),
     )
 
 

@@ -36,8 +36,8 @@ COMMANDS = {
 
 FIRST_SCREEN = "overview"
 """What is run without a command."""
-TARGET, DIRECTORY = "target", "directory"
-"""What a word can be, besides one of a list."""
+TARGET, DIRECTORY, MORE = "target", "directory", "..."
+"""What a word can be, besides one of a list; and that the last one may come again."""
 TARGETS = """\
 TARGET is a PID, self, a command's exact name, ~REGEX over command lines, cgroup:PATH,
 or the directory of a capture. "-- COMMAND ..." starts one, as the invoking user."""
@@ -56,7 +56,8 @@ class Command:
     examples: tuple[tuple[str, str], ...] = ()
     """Lines to type, each with what it shows."""
     words: tuple[Word, ...] = ()
-    """For each word that may follow: `TARGET`, `DIRECTORY`, or what it is one of, with what that means."""
+    """For each word that may follow: `TARGET`, `DIRECTORY`, or what it is one of, with what that means. `MORE` at the
+    end says that the last may come again."""
     default_target: Callable[[Namespace], str | None] | None = None
     """Gives the target when the words do not; None says that they do."""
 

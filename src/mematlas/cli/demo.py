@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mematlas.cli.session import Session
     from mematlas.labs.story import Story
 
-NAMES = ("tour", "paging")
+NAMES = {"tour": "what a page goes through", "paging": "out of RAM and back"}
 READING_TIME = 3.0
 MAX_WIDTH = 120
 RIGHTS = {"CAP_SYS_NICE", "CAP_SYS_ADMIN"}
@@ -108,5 +108,5 @@ COMMAND = Command(
         ("mematlas demo", "the tour"),
         ("mematlas demo paging", "out of RAM and back"),
     ),
-    words=(dict.fromkeys(NAMES, ""),),
+    words=(NAMES,),
 )

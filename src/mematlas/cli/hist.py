@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.drawing import AREA_USAGE, Drawing, add_drawing
+from mematlas.cli.selection import KIND_TEXTS
 from mematlas.views.histogram import MAX_MARKS, histogram_view
 
 TYPE_CHECKING = False
@@ -57,5 +58,5 @@ COMMAND = Command(
         ("mematlas hist 1234", "the whole address space"),
         ("mematlas hist postgres heap -i 1s", "the heap, live"),
     ),
-    words=(TARGET,),
+    words=(TARGET, KIND_TEXTS),
 )

@@ -135,5 +135,5 @@ COMMAND = Command(
         ("mematlas lab", "the list of lessons"),
         ("mematlas lab zero", "one lesson"),
     ),
-    words=(dict.fromkeys(LESSONS, ""),),
+    words=({name: lesson.title for name, lesson in LESSONS.items()},),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.drawing import AREA_USAGE, Drawing, add_drawing
 from mematlas.cli.options import repeats
+from mematlas.cli.selection import KIND_TEXTS
 from mematlas.views.picture import Previous, fit_of, map_view
 from mematlas.views.terminal import screen_size
 
@@ -80,5 +81,5 @@ COMMAND = Command(
         ("mematlas map postgres heap --cell 1", "the heap, a character per page"),
         ("mematlas map 1234 -i 1s", "live"),
     ),
-    words=(TARGET,),
+    words=(TARGET, KIND_TEXTS),
 )

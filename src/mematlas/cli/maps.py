@@ -7,7 +7,7 @@ from __future__ import annotations
 from mematlas.analysis.groups import BY
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target
-from mematlas.cli.selection import add_selection, nothing_matches, selection_of
+from mematlas.cli.selection import KIND_TEXTS, add_selection, nothing_matches, selection_of
 from mematlas.cli.values import parse_count
 from mematlas.errors import BadInput
 from mematlas.views.maps import SORTS, groups_table, maps_table
@@ -62,5 +62,5 @@ COMMAND = Command(
         ("mematlas maps 1234 --sort uss --limit 10", "the ten largest, and the sum of the others"),
         ("mematlas maps 1234 libc --format csv", "of one library, for a spreadsheet"),
     ),
-    words=(TARGET,),
+    words=(TARGET, KIND_TEXTS),
 )

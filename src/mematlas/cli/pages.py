@@ -8,7 +8,7 @@ from __future__ import annotations
 from mematlas.analysis.page_filter import PageFilter
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_page_source, add_repeat, add_target
-from mematlas.cli.selection import add_selection, selection_of, span_of
+from mematlas.cli.selection import KIND_TEXTS, add_selection, selection_of, span_of
 from mematlas.cli.values import parse_count
 from mematlas.errors import BadInput, NotSupported
 from mematlas.kernel.pagemap import has_soft_dirty
@@ -69,5 +69,5 @@ COMMAND = Command(
         ("mematlas pages 1234 0x7f2860000000+1M", "every page of one MiB"),
         ("mematlas pages 1234 --swapped --limit 20", "the first 20 pages in swap"),
     ),
-    words=(TARGET,),
+    words=(TARGET, KIND_TEXTS),
 )

@@ -13,6 +13,20 @@ if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
 
+KIND_TEXTS = {
+    "heap": "what brk gives",
+    "stack": "of the first thread",
+    "anon": "private, no file behind it",
+    "file": "mapped from a file on disk",
+    "shmem": "shared memory, memfd, tmpfs",
+    "hugetlb": "pages of the pools",
+    "vdso": "code of the kernel",
+    "vvar": "data of the vdso",
+    "vsyscall": "the old calls",
+    "special": "devices, and what the kernel puts there",
+}
+"""The kinds of VMAs, each with what it is."""
+
 
 def add_selection(arguments: Arguments) -> None:
     """Declare the filters over VMAs."""

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 MODES = ("list", "raw", "tree", "audit", "verify")
-LEVELS = ("pgd", "p4d", "pud", "pmd", "pte")
-READERS = ("auto", "bpf", "kcore", "module")
+LEVELS = {"pgd": "the top", "p4d": "with five levels", "pud": "", "pmd": "", "pte": "single pages"}
+READERS = {"auto": "what is there", "bpf": "a BPF program", "kcore": "/proc/kcore", "module": "our kernel module"}
 
 
 def add_arguments(arguments: Arguments) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from mematlas.cli.command import TARGET, Command
+from mematlas.cli.command import MORE, TARGET, Command
 from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target, since_first
 from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone
 from mematlas.notes import Note, Notes
@@ -201,5 +201,5 @@ COMMAND = Command(
         ("mematlas usage 1234 postgres", "several, and what they have together"),
         ("mematlas usage 1234 --verify", "from three kernel sources, compared"),
     ),
-    words=(TARGET,),
+    words=(TARGET, MORE),
 )

@@ -45,5 +45,5 @@ COMMAND = Command(
         ("mematlas workload draw", "something to look at from another terminal"),
         ("mematlas workload multimap 20 --json", "20 pages, and the truth as JSON"),
     ),
-    words=(dict.fromkeys(WORKLOADS, ""),),
+    words=({name: workload.help for name, workload in WORKLOADS.items()},),
 )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import re
+import select
 import shutil
 import subprocess
 import sys
@@ -12,11 +16,14 @@ import pytest
 
 from mematlas.cli import main
 from mematlas.cli.command import COMMANDS
-from mematlas.cli.completion import Syntax, syntax_of
+from mematlas.cli.completion import SHELLS
+from mematlas.cli.selection import KIND_TEXTS
+from mematlas.cli.shells import all_syntax
 from mematlas.kernel.maps import KINDS
+from mematlas.labs.lessons import LESSONS
+from mematlas.labs.workload import WORKLOADS
+from mematlas.observe.sources import SOURCES
 from victim import DEADLINE, Victim
-
-SHELLS = ("bash", "zsh", "fish")
 
 
 @pytest.fixture
@@ -47,17 +54,65 @@ def in_bash(path: Path, *line: str) -> list[str]:
     return [line for line in output("bash", "--norc", "-c", code, "bash", *line) if line]
 
 
-@pytest.mark.parametrize("shell", SHELLS)
-def test_every_command_and_option_is_there(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["completion", shell]) == 0
-    text = capsys.readouterr().out
-    for name in COMMANDS:
-        assert name in text
-        for option in syntax_of(name).options:
-            for spelling in option.names:
-                assert (
-                    spelling in text or (shell == "fish" and f"-l {spelling.lstrip('-')}" in text) or len(spelling) == 2
-                )
+def in_fish(path: Path, line: str) -> dict[str, str]:
+    """Return what fish offers for the last word of a line, each with its description."""
+    found = output("fish", "--no-config", "-c", f"set -x HOME {path.parent}; source {path}; complete -C $argv[1]", line)
+    return {word: text for word, _, text in (each.partition("\t") for each in found)}
+
+
+ZSH = r"""
+zmodload zsh/zpty || exit 3
+mkfifo $2/hits
+zpty z zsh -f -i
+zpty -w z "PS1=; autoload -U compinit; compinit -u -D; source $1; cd $2; HITS=$2/hits; source $2/capture"
+zpty -w -n z "$3"$'\t'
+cat $2/hits
+zpty -d z
+"""
+CAPTURE = r"""
+exec 9>$HITS
+compadd() {
+    if (( ${@[(I)-(O|A|D)*]} )); then
+        builtin compadd "$@"
+        return
+    fi
+    local -a hits
+    builtin compadd -O hits "$@"
+    local hit
+    for hit in $hits; do print -r -u 9 -- "${curtag:-none} $hit"; done
+    (( $#hits ))
+}
+finished() { exec 9>&- }
+comppostfuncs=(finished)
+bindkey '^I' complete-word
+"""
+
+
+def in_zsh(path: Path, line: str) -> dict[str, str]:
+    """Return what zsh offers for the last word of a line, each with the tag of its group: a TAB is typed for that."""
+    place = path.parent
+    (place / "capture").write_text(CAPTURE)
+    (place / "hits").unlink(missing_ok=True)
+    command = ["zsh", "-f", "-c", ZSH, "zsh", str(path), str(place), line]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    if done.returncode == 3:
+        pytest.skip("needs the module zsh/zpty")
+    return {word: tag for tag, _, word in (each.partition(" ") for each in done.stdout.splitlines())}
+
+
+def offered(shell: str, path: Path, line: str) -> set[str]:
+    """Return what a shell offers for the last word of a line, whole."""
+    last = line.rpartition(" ")[2]
+    if shell == "bash":
+        # bash cuts a line at = too; the word after one is what it completes.
+        found = set(in_bash(path, *re.findall(r"=|[^ =]+|(?<= )$", line)))
+    elif shell == "fish":
+        found = set(in_fish(path, line))
+    else:
+        # zsh keeps what comes before the last comma, =, or slash for itself.
+        before = re.sub(r"[^,/]*$", "", last.rpartition("=")[2])
+        found = {before + word for word in in_zsh(path, line)}
+    return {re.sub(r"^--[a-z]+=(?=.)", "", word).rstrip("/=") for word in found}
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -74,35 +129,103 @@ def test_no_numpy_is_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
-# bash, for real
+# what each shell offers, for real
 
-LINES: tuple[tuple[tuple[str, ...], list[str]], ...] = (
-    (("us",), ["usage"]),
-    (("usage", "--so"), ["--source"]),
-    (("usage", "--source", ""), ["auto", "smaps", "pagemap", "tables"]),
-    (("usage", "--source", "=", "p"), ["pagemap"]),
-    (("usage", "--json", "sel"), ["self"]),
-    (("maps", "--kind", "hu"), ["hugetlb"]),
-    (("maps", "1", ""), []),
-    (("capture", "1", "/pro"), ["/proc"]),
-    (("completion", ""), ["bash", "zsh", "fish"]),
-    (("workload", "pro"), ["prober"]),
-    (("usage", "--", "bas"), ["bash"]),
+LINES: tuple[tuple[str, set[str]], ...] = (
+    ("mematlas us", {"usage"}),
+    ("mematlas he", {"help"}),
+    ("mematlas help op", {"options"}),
+    ("mematlas help us", {"usage"}),
+    ("mematlas usage --so", {"--source"}),
+    ("mematlas usage --source ", set(SOURCES)),
+    ("mematlas usage --source=p", {"pagemap"}),
+    ("mematlas usage --json sel", {"self"}),
+    ("mematlas usage 1 sel", {"self"}),
+    ("mematlas usage -p sel", {"self"}),
+    ("mematlas maps --kind ", set(KINDS)),
+    ("mematlas maps --kind anon,h", {"anon,heap", "anon,hugetlb"}),
+    ("mematlas maps --kind=anon,stack,hu", {"anon,stack,hugetlb"}),
+    ("mematlas maps 1 hea", {"heap"}),
+    ("mematlas pageout --state present,sw", {"present,swapped"}),
+    ("mematlas tables 1 --level pu", {"pud"}),
+    ("mematlas lab f", {name for name in LESSONS if name.startswith("f")}),
+    ("mematlas demo ", {"tour", "paging"}),
+    ("mematlas workload ", set(WORKLOADS)),
+    ("mematlas completion ", set(SHELLS)),
+    ("mematlas capture 1 /pro", {"/proc"}),
+    ("mematlas --lim", {"--limit"}),
+    ("mematlas --vers", {"--version"}),
+    ("mematlas --json --lim", {"--limit"}),
+    ("mematlas --sort us", {"uss"}),
+    ("mematlas doctor x", set()),
 )
 
 
-@pytest.mark.parametrize(("line", "offered"), LINES, ids=[" ".join(line) for line, _ in LINES])
-def test_bash_completes(line: tuple[str, ...], offered: list[str], script: Callable[[str], Path]) -> None:
-    found = in_bash(script("bash"), "mematlas", *line)
-    assert found == offered or (line[-2:] == ("--", "bas") and "bash" in found)
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_word_is_completed(shell: str, script: Callable[[str], Path]) -> None:
+    path = script(shell)
+
+    assert [(line, found) for line, words in LINES if (found := offered(shell, path, line)) != words] == []
 
 
-def test_bash_offers_processes_by_pid_and_by_name(script: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_option_is_completed(shell: str, script: Callable[[str], Path]) -> None:
+    path = script(shell)
+    syntax = {command.name: {name for option in command.options for name in option.names} for command in all_syntax()}
+
+    for command in ("usage", "pages", "tables", "pageout"):
+        assert offered(shell, path, f"mematlas {command} --") == {name for name in syntax[command] if name[1] == "-"}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_processes_are_offered_by_pid_and_by_name(shell: str, script: Callable[[str], Path]) -> None:
+    path = script(shell)
     with Victim() as victim:
-        name = Path(f"/proc/{victim.pid}/comm").read_text().strip()
-        assert str(victim.pid) in in_bash(script("bash"), "mematlas", "usage", str(victim.pid)[:-1])
-        assert name in in_bash(script("bash"), "mematlas", "usage", name[:3])
-        assert str(victim.pid) in in_bash(script("bash"), "mematlas", "usage", "-p", str(victim.pid))
+        pid = str(victim.pid)
+        victim.tell("rename", name=f"v{pid}")
+        for line in ("mematlas usage ", "mematlas usage 1 ", "mematlas maps -p ", "mematlas map --pid="):
+            assert pid in offered(shell, path, line + pid[:-1])
+            assert offered(shell, path, f"{line}v{pid[:-1]}") >= {f"v{pid}"}
+            assert pid not in offered(shell, path, line)
+
+
+def test_zsh_keeps_pids_and_names_apart(script: Callable[[str], Path]) -> None:
+    path = script("zsh")
+    with Victim() as victim:
+        pid = str(victim.pid)
+        victim.tell("rename", name=f"v{pid}")
+
+        assert in_zsh(path, f"mematlas usage {pid[:-1]}")[pid] == "processes"
+        assert in_zsh(path, f"mematlas usage v{pid[:-1]}")[f"v{pid}"] == "names"
+
+
+def test_values_have_descriptions_of_their_own(script: Callable[[str], Path]) -> None:
+    fish = script("fish")
+    zsh = script("zsh").read_text()
+
+    sources = in_fish(fish, "mematlas usage --source ")
+    assert len(set(sources.values())) == len(SOURCES)
+    assert in_fish(fish, "mematlas maps --kind he") == {"heap": KIND_TEXTS["heap"]}
+    assert in_fish(fish, "mematlas lab zer") == {"zero": LESSONS["zero"].title}
+    assert f"heap[{KIND_TEXTS['heap']}]" in zsh
+    assert "smaps\\:" in zsh
+
+
+def test_bash_completes_programs_after_two_dashes(script: Callable[[str], Path]) -> None:
+    assert "bash" in in_bash(script("bash"), "mematlas", "usage", "--", "bas")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_no_control_character_of_a_name_is_offered(shell: str, script: Callable[[str], Path]) -> None:
+    path = script(shell)
+    with Victim() as victim:
+        mark = f"n{victim.pid}"  # 15 bytes are kept of a name
+        victim.tell("rename", name=f"{mark}\x1b]\x07\u202e")
+        assert not [word for word in offered(shell, path, "mematlas usage ") if mark in word]
+        assert str(victim.pid) in offered(shell, path, f"mematlas usage {victim.pid}")
+        if shell != "bash":
+            described = (in_fish if shell == "fish" else in_zsh)(path, f"mematlas usage {victim.pid}")
+            assert "\x1b" not in "".join(described.values())
 
 
 def test_bash_runs_nothing_that_a_process_is_called(script: Callable[[str], Path], tmp_path: Path) -> None:
@@ -123,83 +246,41 @@ def test_bash_runs_nothing_that_a_process_is_called(script: Callable[[str], Path
             process.kill()
 
 
-ZSH_TARGETS = """
-source <(sed '/^if .*funcstack/,$d' "$1")
-_describe() { print -rl -- "${pids[@]}" }
-compadd() { [[ $1 == -a ]] && print -rl -- "${names[@]}" }
-_directories() { : }
-_mematlas_targets
-"""
-"""What zsh would offer as a target, printed."""
+def test_a_tab_typed_in_bash_completes(script: Callable[[str], Path]) -> None:
+    parent, child = pty.openpty()
+    path = script("bash")
+    environment = {**os.environ, "PS1": "", "INPUTRC": "/dev/null", "TERM": "dumb"}
+    command = ["bash", "--norc", "--noprofile", "-i"]
+    with subprocess.Popen(
+        command, stdin=child, stdout=child, stderr=child, env=environment, start_new_session=True
+    ) as shell:
+        os.close(child)
+        try:
+            os.write(parent, f"source {path}; echo re''ady\n".encode())
+            read_until(parent, b"\nready")
+            os.write(parent, b"mematlas workload pro\t")
+            read_until(parent, b"prober ")
+        finally:
+            shell.kill()
+            os.close(parent)
 
 
-@pytest.mark.parametrize("shell", SHELLS)
-def test_no_control_character_of_a_name_is_offered(shell: str, script: Callable[[str], Path], tmp_path: Path) -> None:
-    path = str(script(shell))
-    with Victim() as victim:
-        mark = f"n{victim.pid}"  # 15 bytes are kept of a name
-        victim.tell("rename", name=f"{mark}\x1b]\x07\u202e")
-        if shell == "bash":
-            lines = in_bash(Path(path), "mematlas", "usage", "")
-        elif shell == "fish":
-            code = f"set -x HOME {tmp_path}; source {path}; complete -C 'mematlas usage '"
-            lines = output("fish", "--no-config", "-c", code)
-        else:
-            lines = output("zsh", "-f", "-c", ZSH_TARGETS, "zsh", path)
-        assert str(victim.pid) in {line.partition(":")[0].partition("\t")[0] for line in lines}
-    assert not [line for line in lines if mark in line]
+def read_until(fd: int, text: bytes) -> None:
+    """Read what a terminal shows until it has a text."""
+    found = b""
+    while text not in found.replace(b"\r", b""):
+        assert select.select([fd], [], [], DEADLINE)[0], found
+        found += os.read(fd, 4096)
 
 
-# fish, for real
-
-
-@pytest.mark.parametrize(
-    ("line", "offered"),
-    [
-        ("mematlas us", {"usage"}),
-        ("mematlas usage --sourc", {"--source"}),
-        ("mematlas usage --source ", {"auto", "smaps", "pagemap", "tables"}),
-        ("mematlas workload ", {"singlemap", "multimap", "prober", "draw"}),
-        ("mematlas completion ", set(SHELLS)),
-        ("mematlas maps --kind ", set(KINDS)),
-        ("mematlas usage sel", {"self"}),
-    ],
-)
-def test_fish_completes(line: str, offered: set[str], script: Callable[[str], Path], tmp_path: Path) -> None:
-    code = f"set -x HOME {tmp_path}; source {script('fish')}; complete -C '{line}'"
-    assert {found.split("\t")[0] for found in output("fish", "--no-config", "-c", code)} >= offered
-
-
-# zsh, for real
-
-ZPTY = """
-zmodload zsh/zpty
-zpty z zsh -f -i
-zpty -w z "PS1='> '; autoload -U compinit; compinit -u -D; source $1; cd $2; print re''ady"
-zpty -r -m z text '*ready*' || exit 3
-zpty -w -n z "$3"$'\\t'
-repeat 100; do
-    sleep 0.1
-    zpty -r -t z text && print -rn -- "$text"
-    [[ $text == *"$4"* ]] && break
-done
-zpty -d z
-"""
-
-
-def test_zsh_completes(script: Callable[[str], Path], tmp_path: Path) -> None:
-    path = script("zsh")
-    words = (str(path), str(tmp_path), "mematlas workload pro", "prober")
-    command = ["zsh", "-f", "-c", ZPTY, "zsh", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
-    if "zsh/zpty" in done.stderr:
-        pytest.skip("needs the module zsh/zpty")
-    assert "prober" in done.stdout
+def test_kinds_of_vmas_have_texts() -> None:
+    assert tuple(KIND_TEXTS) == KINDS
 
 
 def test_words_follow_their_command() -> None:
-    words: dict[str, Syntax] = {name: syntax_of(name) for name in COMMANDS}
-    assert words["usage"].words == ["target"]
-    assert words["capture"].words == ["target", "directory"]
-    assert words["doctor"].words == []
-    assert words["completion"].words == [SHELLS]
+    words = {command.name: [values.kind or set(values.texts) for values in command.words] for command in all_syntax()}
+    assert words["usage"] == ["target"]
+    assert words["maps"] == ["target", set(KINDS)]
+    assert words["capture"] == ["target", "directory"]
+    assert words["doctor"] == []
+    assert set(COMMANDS) | {"help", "overview"} == set(words)

@@ -1,0 +1,104 @@
+"""What shells complete: the syntax of each command, as it declares it; a module for each shell makes its script."""
+
+from __future__ import annotations
+
+from mematlas.cli.arguments import HELP_OPTIONS, Arguments, is_flag, is_option
+from mematlas.cli.command import COMMANDS, DIRECTORY, MORE, TARGET, load
+from mematlas.cli.help import TOPICS, value_name
+from mematlas.cli.selection import KIND_TEXTS
+from mematlas.frozen import record
+from mematlas.model.pages import STATES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from mematlas.cli.command import Word
+
+LISTS: dict[str, dict[str, str]] = {"KIND,...": KIND_TEXTS, "STATE,...": dict.fromkeys(STATES, "")}
+"""The values of options that take several, parted by commas."""
+OVERVIEW = "overview"
+"""The command without a name: its options stand where others have their name."""
+
+
+@record
+class Values:
+    """What a word can be: a target, a directory, or one of some values, each with what it means."""
+
+    kind: str
+    """`TARGET`, `DIRECTORY`, or empty: one of the values."""
+    texts: dict[str, str]
+    is_list: bool = False
+    """Whether it can be several of them, parted by commas."""
+
+    def __bool__(self) -> bool:
+        return bool(self.kind or self.texts)
+
+
+@record
+class Option:
+    """An option of a command."""
+
+    names: tuple[str, ...]
+    help: str
+    metavar: str | None
+    """What its value is called; None when it takes none."""
+    values: Values
+
+
+@record
+class Syntax:
+    """What may follow a command."""
+
+    name: str
+    help: str
+    options: list[Option]
+    words: list[Values]
+    repeats: bool = False
+    """Whether the last of the words may come again and again."""
+
+
+def all_syntax() -> list[Syntax]:
+    """Return what may follow each command, and help; and mematlas alone."""
+    subjects = {name: text for name, (_, text) in COMMANDS.items()} | dict.fromkeys(TOPICS, "a topic")
+    help_words = Syntax("help", "what a command does, and its options", [], [Values("", subjects)])
+    return [*map(syntax_of, (*COMMANDS, OVERVIEW)), help_words]
+
+
+def syntax_of(name: str) -> Syntax:
+    """Return what a command declares."""
+    command = load(name)
+    arguments = Arguments()
+    command.add_arguments(arguments)
+    options = [Option(HELP_OPTIONS, "what it does, and its options", None, NONE)]
+    options += [option_of(names, settings) for names, settings in arguments.declared if is_option(names)]
+    words = [values_of(word) for word in command.words if word != MORE]
+    text = COMMANDS[name][1] if name in COMMANDS else ""
+    return Syntax(name, text, options, words, MORE in command.words)
+
+
+def option_of(names: tuple[str, ...], settings: dict[str, Any]) -> Option:
+    """Return an option as it is declared."""
+    help_text = str(settings.get("help", ""))
+    if is_flag(settings):
+        return Option(names, help_text, None, NONE)
+    metavar = value_name(names, settings)
+    if metavar == "TARGET":
+        return Option(names, help_text, metavar, Values(TARGET, {}))
+    if metavar in LISTS:
+        return Option(names, help_text, metavar, Values("", LISTS[metavar], True))
+    return Option(names, help_text, metavar, Values("", texts_of(settings.get("choices", ()))))
+
+
+def values_of(word: Word) -> Values:
+    """Return what a word can be."""
+    return Values(word, {}) if word in (TARGET, DIRECTORY) else Values("", texts_of(word))
+
+
+def texts_of(choices: Iterable[str]) -> dict[str, str]:
+    """Return choices, each with what it means where that is declared."""
+    return choices if isinstance(choices, dict) else dict.fromkeys(choices, "")
+
+
+NONE = Values("", {})

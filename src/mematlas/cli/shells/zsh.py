@@ -1,0 +1,135 @@
+"""Completion for zsh."""
+
+from __future__ import annotations
+
+import shlex
+
+from mematlas.cli.command import DIRECTORY, TARGET
+from mematlas.cli.shells import OVERVIEW
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.shells import Option, Syntax, Values
+
+
+def script(commands: list[Syntax]) -> str:
+    """Return the completion script."""
+    described = (f"{command.name}:{command.help}" for command in commands if command.name != OVERVIEW)
+    return SCRIPT % {
+        "commands": "\n".join(f"        {shlex.quote(line)}" for line in described),
+        "cases": "\n".join(map(case, commands)),
+    }
+
+
+def case(command: Syntax) -> str:
+    """Return what the script knows of one command."""
+    specs = [spec for option in command.options for spec in option_specs(option)]
+    if command.name == OVERVIEW:
+        specs.append("--version[the version]")
+    for number, values in enumerate(command.words, 1):
+        specs.append(f"{number}:{message(values)}:{action(values)}")
+    if command.repeats:
+        specs.append(f"*:{message(command.words[-1])}:{action(command.words[-1])}")
+    lines = " \\\n".join(f"                {shlex.quote(spec)}" for spec in specs)
+    return f"        {command.name})\n            _arguments \\\n{lines}\n            ;;"
+
+
+def option_specs(option: Option) -> list[str]:
+    """Return an option as _arguments has it, one line for each of its names."""
+    others = f"({' '.join(option.names)})" if len(option.names) > 1 else ""
+    text = f"[{escape(option.help, '[]:')}]"
+    if option.metavar is None:
+        return [f"{others}{name}{text}" for name in option.names]
+    value = f":{escape(option.metavar, ':')}:{action(option.values)}"
+    # With a "=" the value may follow one, or be the next word.
+    return [f"{others}{name}{'=' if name.startswith('--') else ''}{text}{value}" for name in option.names]
+
+
+def message(values: Values) -> str:
+    """Return what a word is called."""
+    return values.kind or "word"
+
+
+def action(values: Values) -> str:
+    """Return how zsh finds what a word can be."""
+    if values.kind:
+        return {TARGET: "_mematlas_targets", DIRECTORY: "_directories"}[values.kind]
+    if values.is_list:
+        return " ".join(["_values -s , value", *map(value_spec, values.texts.items())])
+    if not any(values.texts.values()):
+        return f"({' '.join(values.texts)})" if values.texts else ""
+    described = (f"{name}\\:{shlex.quote(escape(text, ':'))}" if text else name for name, text in values.texts.items())
+    return f"(({' '.join(described)}))"
+
+
+def value_spec(item: tuple[str, str]) -> str:
+    """Return a value as _values has it, quoted."""
+    name, text = item
+    return shlex.quote(f"{name}[{escape(text, '[]:')}]") if text else name
+
+
+def escape(text: str, special: str) -> str:
+    """Return a text with a backslash before each special character."""
+    return "".join(f"\\{c}" if c in special or c == "\\" else c for c in text)
+
+
+SCRIPT = """\
+#compdef mematlas
+# Completion of mematlas for zsh.
+
+# PIDs for who begins with a digit, names else; directories for a path, and where no process is like that.
+_mematlas_targets() {
+    local directory name line
+    local -a pids
+    local -aU names
+    if [[ $PREFIX == */* || $PREFIX == .* ]]; then
+        _directories
+        return
+    fi
+    for directory in /proc/<->(N); do
+        # Kernel threads have no memory. statm is short, and reading it waits for nobody.
+        line=0
+        read -r line <$directory/statm 2>/dev/null
+        [[ ${line%%%% *} != 0 ]] || continue
+        read -r name <$directory/comm 2>/dev/null || continue
+        # Control characters in a name would reach the terminal as they are.
+        [[ $name == *[^\\ -~]* ]] && name=
+        pids+=("${directory:t}:${name//:/ }")
+        [[ -n $name ]] && names+=("$name")
+    done 2>/dev/null
+    if [[ $PREFIX == <->* ]]; then
+        _describe -t processes 'process' pids && return
+    fi
+    local expl
+    _wanted names expl 'name of a process' compadd -a names -- && local found=1
+    _wanted targets expl 'target' compadd self && found=1
+    [[ -n $found ]] || _directories
+}
+
+_mematlas() {
+    local -a commands
+    commands=(
+%(commands)s
+    )
+    if (( CURRENT == 2 )) && [[ $PREFIX != -* ]]; then
+        _describe -t commands 'command' commands
+        return
+    fi
+    local command=$words[2]
+    if [[ $command == -* ]]; then
+        command=overview
+    else
+        shift words
+        (( CURRENT-- ))
+    fi
+    case $command in
+%(cases)s
+    esac
+}
+
+if [[ $funcstack[1] == _mematlas ]]; then
+    _mematlas "$@"
+else
+    compdef _mematlas mematlas
+fi
+"""
