@@ -126,6 +126,50 @@ class Record:
         return {name: plain(getattr(self, name)) for name in self.__match_args__}  # type: ignore[attr-defined]
 
 
+class Tabular:
+    """What a result that is a table can do besides. How its columns look is known to the views, a layer above: they are
+    imported by name, when they are asked."""
+
+    __slots__ = ()
+
+    def to_arrow(self) -> Any:
+        """Return it as a `pyarrow.Table`, with the columns that JSON has.
+
+        Raises:
+            NotSupported: pyarrow is not installed.
+        """
+        frames = frames_of_views()
+        return frames.to_arrow(frames.table_of(self))
+
+    def to_pandas(self) -> Any:
+        """Return it as a `pandas.DataFrame`. What is not known is ``NA``, and whole numbers stay whole.
+
+        Raises:
+            NotSupported: pandas is not installed.
+        """
+        frames = frames_of_views()
+        return frames.to_pandas(frames.table_of(self))
+
+    def to_polars(self) -> Any:
+        """Return it as a `polars.DataFrame`.
+
+        Raises:
+            NotSupported: polars is not installed.
+        """
+        frames = frames_of_views()
+        return frames.to_polars(frames.table_of(self))
+
+    def _repr_html_(self) -> str:
+        return str(frames_of_views().to_html(self))
+
+
+def frames_of_views() -> Any:
+    """Return the module that makes tables of other libraries."""
+    from importlib import import_module
+
+    return import_module("mematlas.views.frames")
+
+
 def plain(value: Any) -> Any:
     """Return a value with the records in it as dictionaries, sets and tuples as lists, others by their ``to_plain``.
 

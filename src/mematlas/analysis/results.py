@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.analysis.usage import HasUsage
-from mematlas.frozen import Record, record
+from mematlas.frozen import Record, Tabular, record
 from mematlas.notes import Note
 
 TYPE_CHECKING = False
@@ -106,7 +106,7 @@ class Counted:
 
 
 @record
-class MapsResult(Record):
+class MapsResult(Tabular, Record):
     """The VMAs of a process, and how they were read."""
 
     vmas: list[VmaUsage]
@@ -135,7 +135,7 @@ class Counters(Record):
 
 
 @record
-class UsageResult(HasUsage, Record):
+class UsageResult(HasUsage, Tabular, Record):
     """The memory of a process, and how it was read."""
 
     usage: Usage
@@ -174,7 +174,7 @@ class Translation(Record):
 
 
 @record
-class Translations(Record):
+class Translations(Tabular, Record):
     """Where virtual addresses are: a sequence of `Translation`, in the order asked."""
 
     items: tuple[Translation, ...]

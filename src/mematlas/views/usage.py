@@ -224,8 +224,8 @@ def heading(item: Subject[UsageResult]) -> str:
     source = reading.source + (f" ({reading.reader})" if reading.reader else "")
     counters = item.result.counters
     vmas = number_of(counters.nr_vmas, "VMA") + ", " if counters else ""
-    who = f"{format_path(item.target['name'])}, PID {item.target['pid']}"
-    return f"{who}, {vmas}from {source} in {format_seconds(reading.duration_s)}"
+    who = f"{format_path(item.target['name'])}, PID {item.target['pid']}, " if item.target else ""
+    return f"{who}{vmas}from {source} in {format_seconds(reading.duration_s)}"
 
 
 def lines_of(item: Subject[UsageResult], has_distinct: bool) -> Iterator[Line]:
