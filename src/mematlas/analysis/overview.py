@@ -254,7 +254,7 @@ def largest(groups: Iterable[Group], count: int, by: str | None = None) -> list[
 
 @record
 class Others:
-    """The processes that are not among those shown, together."""
+    """The processes that are not among those shown, together; we ourselves are one."""
 
     nr_processes: int
     rss: int
@@ -274,4 +274,4 @@ def others_of(groups: Iterable[Group], shown: Sequence[Group], ram: Ram, has_mor
     if rest is not None:
         rest = max(rest, 0)  # counters of the machine lag behind, and processes went on meanwhile
     nr_unknown = sum(len(group.members) for group in shown if group.pss is None)
-    return Others(len(members), sum(each.rss for each in members), rest, nr_unknown, has_more)
+    return Others(len(members) + 1, sum(each.rss for each in members), rest, nr_unknown, has_more)

@@ -221,7 +221,11 @@ def rights(
         )
         yield "More can be seen outside of it only, as root there: rights count in the first namespace."
     elif missing:
-        yield f"You are {who}: {hidden(refused)}. Missing: {', '.join(missing)}."
+        seen = f"You are {who}: {hidden(refused)}"
+        if uid and refused:
+            are = "other is" if len(refused) == 1 else "others are"
+            seen = f"You see only your own processes; {len(refused):,} {are} hidden"
+        yield f"{seen}. Missing: {', '.join(missing)}."
         yield f"To see all: {sudo}"
     elif refused == ():
         yield f"You are {who}: all processes are visible, with physical addresses."

@@ -216,7 +216,7 @@ def test_processes_without_a_row_are_what_is_left() -> None:
     ram = account({"AnonPages": 100 * MIB, "Mapped": 7 * MIB})
 
     rest = others_of(groups, shown, ram, True)
-    assert (rest.nr_processes, rest.rss, rest.pss) == (1, 9 * MIB, (107 - 40) * MIB)
+    assert (rest.nr_processes, rest.rss, rest.pss) == (2, 9 * MIB, (107 - 40) * MIB)
     assert (rest.nr_unknown, rest.has_more) == (1, True)
     assert others_of(groups, shown, account({}), False).pss is None
     assert others_of(groups, shown, account({"AnonPages": 1, "Mapped": 0}), False).pss == 0

@@ -88,7 +88,7 @@ def test_processes_without_a_row_have_what_is_left_of_all_that_is_mapped() -> No
     # 4 GiB and 700 MiB are mapped; 138 MiB of it are shown. That of PID 1 is not known, so it is in the rest.
     rest = others_of(ALL, SHOWN, RAM, False)
 
-    assert (rest.nr_processes, rest.nr_unknown, rest.pss) == (11, 1, (4096 + 700 - 138) * MIB)
+    assert (rest.nr_processes, rest.nr_unknown, rest.pss) == (12, 1, (4096 + 700 - 138) * MIB)
 
 
 def test_json_has_numbers_where_text_has_words() -> None:
@@ -111,8 +111,8 @@ def test_json_has_numbers_where_text_has_words() -> None:
         ((), (), "all processes are visible, with physical addresses."),
         ((1,), (), "all processes are visible but PID 1: the kernel refuses it (why: mematlas doctor)."),
         ((1, 7), (), "but PID 1, 7: the kernel refuses them"),
-        ((1, 2, 3), ("CAP_SYS_PTRACE",), "3 processes are hidden. Missing: CAP_SYS_PTRACE."),
-        ((), ("CAP_SYS_ADMIN",), "no process is hidden. Missing: CAP_SYS_ADMIN."),
+        ((1, 2, 3), ("CAP_SYS_PTRACE",), "You are root: 3 processes are hidden. Missing: CAP_SYS_PTRACE."),
+        ((), ("CAP_SYS_ADMIN",), "You are root: no process is hidden. Missing: CAP_SYS_ADMIN."),
     ],
 )
 def test_what_is_refused_is_named_with_the_reason(
@@ -122,6 +122,12 @@ def test_what_is_refused_is_named_with_the_reason(
 
     assert any(says in line for line in lines)
     assert ("To see all: sudo -- mematlas" in lines) == bool(missing)
+
+
+def test_who_has_no_rights_is_told_how_many_are_hidden() -> None:
+    lines = list(screen((1, 2, 3), ("CAP_SYS_PTRACE",), uid=1000).lines())
+
+    assert "You see only your own processes; 3 others are hidden. Missing: CAP_SYS_PTRACE." in lines
 
 
 def test_machine_that_tells_nothing_shows_no_zeros() -> None:
