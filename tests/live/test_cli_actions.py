@@ -173,6 +173,14 @@ def test_pages_of_a_file_and_of_none_are_refused(victim: Callable[..., Victim], 
     assert "--anon and --file leave nothing" in capsys.readouterr().err
 
 
+def test_limit_of_rows_is_of_a_dry_run(victim: Callable[..., Victim], capsys: Capture) -> None:
+    area = victim("anon_full")["anon_full"]
+    assert main(["cold", str(area.pid), "--dry-run", "--limit", "1", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 1
+    assert main(words("cold", area, "--limit", "1")) == 2
+    assert "--limit needs --dry-run" in capsys.readouterr().err
+
+
 def test_nothing_to_do_has_a_reason(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:
     area = victim("anon_full")["anon_full"]
     assert main(words("pageout", area, "--state", "swapped")) == 0

@@ -81,6 +81,7 @@ class ActOptions:
     state: frozenset[str] | None
     dry_run: bool
     force: bool
+    limit: int | None
     coldest: Amount | None = None
     passes: int = MAX_PASSES
     no_touch: bool = False
@@ -164,6 +165,9 @@ def declare(*own: Callable[[Arguments], None]) -> Callable[[Arguments], None]:
         arguments.add_argument(
             "--dry-run", action="store_true", help="show what can move, what cannot and why; change nothing"
         )
+        arguments.add_argument(
+            "--limit", type=parse_count, metavar="N", help="with --dry-run: show N VMAs, and the sum of the others"
+        )
         arguments.add_argument("--force", action="store_true", help="act on PID 1, our own ancestors and ourselves too")
         add_output(arguments)
 
@@ -186,8 +190,10 @@ def run(advice: AdviceName, args: Namespace, session: Session) -> int:
     if options.dry_run:
         room = read_swap_room(process.dir).with_more(options.temporary_swap or 0)
         planned = plan(process, advice, selection, choice=choice, nr_coldest=nr_coldest, room=room)
-        session.show(lambda: plan_table(planned, session.target_info()), args)
+        session.show(lambda: plan_table(planned, session.target_info(), options.limit), args)
         return 0
+    if options.limit is not None:
+        raise BadInput("--limit needs --dry-run: what an act did is one row")
     if not options.force:
         check_target(process)
     with Interrupts(session.err, between_steps=True) as stop, temporary_swap(options.temporary_swap):

@@ -30,8 +30,8 @@ MEANINGFUL = 1 << 20
 """Bytes in a zram device from which on its ratio says something."""
 
 
-def plan_table(plan: Plan, target: dict[str, Any]) -> Table:
-    """Return what an advice would do, with where the memory would go as notes."""
+def plan_table(plan: Plan, target: dict[str, Any], limit: int | None = None) -> Table:
+    """Return what an advice would do, with where the memory would go as notes; ``limit`` is how many VMAs are shown."""
     items = sorted(plan.vmas, key=lambda item: (-item.nr_movable, -item.nr_requested, item.start))
     columns = columns_of(plan.page_size, to_swap=plan.advice == "pageout")
     lacking = lacking_swap(plan)
@@ -43,9 +43,9 @@ def plan_table(plan: Plan, target: dict[str, Any]) -> Table:
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         yield from fold_message(verdict(plan, in_bytes), width)
         if items:
-            yield from Table("", columns, items).lines(in_bytes=in_bytes, colour=colour, width=width)
+            yield from Table("", columns, items, limit=limit).lines(in_bytes=in_bytes, colour=colour, width=width)
 
-    return Drawn(f"{plan.advice}-plan/1", columns, items, target=target, notes=notes, draw=draw)
+    return Drawn(f"{plan.advice}-plan/1", columns, items, target=target, notes=notes, draw=draw, limit=limit)
 
 
 def verdict(plan: Plan, in_bytes: bool = False) -> str:

@@ -72,6 +72,18 @@ def test_with_swap_the_whole_page() -> None:
     ]
 
 
+def test_beyond_the_limit_vmas_are_a_sum() -> None:
+    plan = plan_of(SWAP, *ITEMS)
+    assert list(plan_table(plan, {}, limit=1).lines()) == [
+        "could page out 29.6 MiB of 30.5 MiB selected; 928 KiB stays: shared",
+        "START             SIZE  PERMS  SELECTED  CAN MOVE   TO SWAP  STAYS           KIND  PATH",
+        "0x7f0000000000  32 MiB  rw-p   26.6 MiB  26.6 MiB  26.6 MiB  -               anon",
+        "others          10 MiB         3.91 MiB     3 MiB     2 MiB  928 KiB shared        2 VMAs",
+        "total           42 MiB         30.5 MiB  29.6 MiB  28.6 MiB  928 KiB shared        3 VMAs",
+    ]
+    assert [row["start"] for row in plan_table(plan, {}, limit=1).records()] == [ANON.start]
+
+
 def test_without_swap_the_whole_page() -> None:
     file = "/var/tmp/swapfile"
     assert text_of(plan_of(NO_SWAP, *ITEMS)) == [
