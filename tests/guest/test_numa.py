@@ -210,7 +210,7 @@ def test_maps_has_a_column_for_each_node(placer: Program, capsys: pytest.Capture
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert (row["n0"], row["n1"], row["n_unknown"]) == (41 * PAGE, 23 * PAGE, 0)
     assert main(["maps", str(placer.pid), hex(placer.told["mixed"]), "--numa"]) == 0
-    title, line, _ = capsys.readouterr().out.splitlines()
+    title, line = capsys.readouterr().out.splitlines()
     assert {"N0", "N1"} < set(title.split())
     assert "N?" not in title
     assert "164 KiB" in line
