@@ -20,7 +20,6 @@ from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.procfs import WHOLE_PROC, ProcFS
 from mematlas.model.holders import is_inside
 from mematlas.model.stalls import HOLD_PER_BYTE
-from mematlas.notes import Notes
 from mematlas.observe import machine
 from mematlas.observe.sources import MAX_STALL
 from stuck import WAYS, stuck
@@ -63,10 +62,10 @@ def backends() -> Iterator[Program]:
 
 def group_of(pid: int) -> Group:
     """Return the group of a process, measured though others are larger."""
-    procfs, notes = ProcFS(), Notes()
+    procfs = ProcFS()
     groups = [group for group in grouped(machine.Machine(procfs).processes()) if holds(group, pid)]
-    machine.measure_groups(groups, procfs, float("inf"), notes, 1 << 20)
-    assert not list(notes)
+    _, passed_over = machine.measure_groups(groups, procfs, float("inf"), 1 << 20)
+    assert not passed_over
     return groups[0]
 
 

@@ -23,7 +23,6 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.vmfile import ANSWER_SECONDS, LiveFiles
 from mematlas.model.search import DESCRIBED, answering, command_of, resolve, resolve_all
 from mematlas.model.target import Target
-from mematlas.notes import Notes
 from stuck import SERVER_WAYS, WAYS, stuck
 from victim import DEADLINE, process_state, wait_until
 
@@ -41,11 +40,10 @@ def hung(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_search_by_expression_goes_on_and_names_who_does_not_answer(hung: int) -> None:
     with program(QUIET, "found-by-this") as running:
-        notes = Notes()
-        targets = resolve_all("~found-by-this", ProcFS(), notes)
+        targets = resolve_all("~found-by-this", ProcFS())
 
     assert [target.pid for target in targets] == [running.pid]
-    assert f"{hung} (" in texts(notes)[0]
+    assert f"{hung} (" in texts(targets.notes)[0]
 
 
 def test_search_that_finds_nothing_says_where_it_could_not_look(hung: int) -> None:
@@ -65,11 +63,10 @@ def test_list_of_candidates_has_who_does_not_answer(hung: int) -> None:
 def test_group_of_processes_goes_on_without_who_does_not_answer(hung: int) -> None:
     with program(QUIET) as running:
         targets = [Target(ProcFS().process(pid)) for pid in (running.pid, hung)]
-        notes = Notes()
-        found = answering(targets, notes)
+        found = answering(targets)
 
     assert [target.pid for target in found] == [running.pid]
-    assert f"{hung} (stuck): not looked at" in texts(notes)[0]
+    assert f"{hung} (stuck): not looked at" in texts(found.notes)[0]
 
 
 # --- texts without end
@@ -113,18 +110,18 @@ def test_command_line_of_gigabytes_is_read_for_some_kilobytes(endless: Program) 
 
 def test_search_passes_by_a_command_line_of_gigabytes(endless: Program) -> None:
     with program(QUIET, "found-by-this") as running:
-        notes = Notes()
-        targets = resolve_all("~found-by-this", ProcFS(), notes)
+        targets = resolve_all("~found-by-this", ProcFS())
 
     assert [target.pid for target in targets] == [running.pid]
-    assert f"{endless.pid} (" not in "".join(texts(notes))
+    assert f"{endless.pid} (" not in "".join(texts(targets.notes))
 
 
 def test_search_ends_though_an_expression_does_not() -> None:
-    with program(QUIET, "Z" + "a" * 30_000 + "!") as running:
-        notes = Notes()
-        with pytest.raises(TargetNotFound, match=rf"\b{running.pid} \("):
-            resolve("~Z(?:aa|a)+Y", ProcFS(), notes)
+    with (
+        program(QUIET, "Z" + "a" * 30_000 + "!") as running,
+        pytest.raises(TargetNotFound, match=rf"\b{running.pid} \("),
+    ):
+        resolve("~Z(?:aa|a)+Y", ProcFS())
 
 
 # --- ending

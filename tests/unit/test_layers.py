@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tokenize
@@ -262,3 +263,28 @@ def test_words_for_type_checkers_are_those_that_are_checked() -> None:
         "Kind": KINDS,
         "State": STATES,
     }
+
+
+def is_handed_down(argument: ast.arg) -> bool:
+    """Whether an argument is a collector of notes, or a list of them: something to be filled."""
+    return argument.annotation is not None and bool(
+        re.search(r"\bNotes\b|list\[(Note|str)\]", ast.unparse(argument.annotation)) and "notes" in argument.arg
+    )
+
+
+def test_no_notes_are_handed_down_to_be_filled() -> None:
+    """Who looks has notes of its own, and returns them with its answer."""
+    functions = [
+        (name, node)
+        for name, path in FILES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    takers = [
+        f"{name}.{node.name}"
+        for name, node in functions
+        if any(map(is_handed_down, [*node.args.args, *node.args.kwonlyargs]))
+    ]
+
+    assert len(functions) > 1000
+    assert takers == []

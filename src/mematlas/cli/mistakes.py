@@ -18,11 +18,10 @@ def unknown_command(name: str) -> str:
 def names_target(text: str) -> bool:
     """Whether a word is the name of a process, or whatever else a target can be."""
     from mematlas.kernel.procfs import ProcFS
-    from mematlas.model.search import search
-    from mematlas.notes import Notes
+    from mematlas.model.search import Search
 
     try:
-        for target in search(text, ProcFS(), Notes()):
+        for target in Search(text, ProcFS()):
             target.close()
             return True
     except Error:

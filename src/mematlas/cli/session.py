@@ -76,7 +76,7 @@ class Session:
             if (target := by_number(self.text, self.procfs)) is None:
                 from mematlas.model.search import resolve
 
-                target = resolve(self.text, self.procfs, self._search_notes)
+                target = resolve(self.text, self.procfs)
             self._open([target])
         return self._processes[0]
 
@@ -105,11 +105,17 @@ class Session:
         from mematlas.model.search import answering, resolve, resolve_all
 
         if not text.startswith("cgroup:"):
-            return [resolve(text, self.procfs, self._search_notes)]
-        found = resolve_all(text, self.procfs, self._search_notes)
-        return answering(found, self._search_notes) if len(found) > 1 else found
+            return [resolve(text, self.procfs)]
+        found = resolve_all(text, self.procfs)
+        self._search_notes += found.notes
+        if len(found) > 1:
+            found = answering(found.targets)
+            self._search_notes += found.notes
+        return list(found)
 
     def _open(self, targets: list[Target]) -> None:
+        for target in targets:
+            self._search_notes += target.notes
         self.write_notes(self._search_notes)  # before anything is done with what was found
         for target in targets:
             try:

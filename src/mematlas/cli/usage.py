@@ -66,44 +66,45 @@ def run(args: Namespace, session: Session) -> int:
     since = since_first(args)
 
     def make() -> Table:
-        notes = Notes()
-        results = of_each(
-            session,
-            notes,
-            lambda one: one.usage(args.source, args.max_stall, args.numa, args.distinct, args.folios),
+        results, notes = of_each(
+            session, lambda one: one.usage(args.source, args.max_stall, args.numa, args.distinct, args.folios)
         )
-        together = look_together(args, session, notes) if len(results) > 1 else None
+        together = look_together(args, session) if len(results) > 1 else None
+        if isinstance(together, Note):
+            notes.add(together)
+            together = None
         return usage_table(results, notes, args.distinct, together, session.is_list, since)
 
     session.show(make, args)
     return 0
 
 
-def look_together(args: Namespace, session: Session, notes: Notes) -> Together | None:
-    """Return what several processes have with each page counted once; None where frames are hidden, or may be many."""
+def look_together(args: Namespace, session: Session) -> Together | Note:
+    """Return what several processes have with each page counted once, or why that is not told."""
     if not (session.is_list or args.distinct):
-        notes.add(Note("pss-adds-up", f"{PSS_ADDS_UP} (--distinct counts each page once)"))
-        return None
+        return Note("pss-adds-up", f"{PSS_ADDS_UP} (--distinct counts each page once)")
     from mematlas.observe.together import count_together
 
     try:
         return count_together(session.processes, args.source)
     except (PermissionDenied, NotSupported) as error:
-        notes.add(Note("pss-adds-up", f"{PSS_ADDS_UP}: {error}"))
-        return None
+        return Note("pss-adds-up", f"{PSS_ADDS_UP}: {error}")
 
 
-def of_each(session: Session, notes: Notes, look: Callable[[Process], Result]) -> list[Subject[Result]]:
-    """Return what a look at each process of the target tells, and who that is; each address space once."""
+def of_each(session: Session, look: Callable[[Process], Result]) -> tuple[list[Subject[Result]], Notes]:
+    """Return what a look at each process of the target tells, and who that is; each address space once.
+
+    With that come the notes on those that are left out, or share one.
+    """
     from mematlas.model.shared_mm import AddressSpaces
 
     processes = session.processes
-    results = []
+    results, notes = [], Notes()
     if len(processes) == 1:
         (process,) = processes
         result = look(process)
         notes += sharing_notes(dict.fromkeys(process.sharing_memory() or (), process.pid))
-        return [Subject(session.target_info(result.reading, process), result)]
+        return [Subject(session.target_info(result.reading, process), result)], notes
     spaces = AddressSpaces(session.procfs)
     last: PermissionDenied | ProcessGone | None = None
     for process in processes:
@@ -121,7 +122,7 @@ def of_each(session: Session, notes: Notes, look: Callable[[Process], Result]) -
     if last and not results:
         raise last  # there is nobody left to look at
     notes += sharing_notes(spaces.earlier)
-    return results
+    return results, notes
 
 
 def if_ended(args: Namespace, session: Session) -> int:
@@ -133,8 +134,7 @@ def if_ended(args: Namespace, session: Session) -> int:
         raise BadInput("--if-ended counts frame by frame, which smaps does not tell: --source pagemap or tables")
 
     def make() -> Table:
-        notes = Notes()
-        return ending_table(of_each(session, notes, lambda one: one.if_ended(args.source, args.max_stall)), notes)
+        return ending_table(*of_each(session, lambda one: one.if_ended(args.source, args.max_stall)))
 
     session.show(make, args)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mematlas.frozen import record
-from mematlas.notes import Notes
 from mematlas.views.table import Column, Drawn, Table
 
 TYPE_CHECKING = False
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
 
     from mematlas.labs.lesson import Answer, Lesson
     from mematlas.labs.score import Score
+    from mematlas.notes import Note
 
 
 @record
@@ -63,7 +63,7 @@ SHORT_COLUMNS: tuple[Column[Answer], ...] = (
 )
 
 
-def lessons_table(lessons: Iterable[Lesson], scores: dict[str, Score], notes: Notes) -> Table:
+def lessons_table(lessons: Iterable[Lesson], scores: dict[str, Score], notes: Iterable[Note]) -> Table:
     """Return the lessons, with how they went so far; ``passed`` is unknown for those never taken."""
     taken = [Taken(lesson, scores.get(lesson.name)) for lesson in lessons]
 
@@ -86,7 +86,7 @@ def needs_of(rights: str) -> str:
     return needs + (" *" if more else "")
 
 
-def answers_table(answers: list[Answer], notes: Notes) -> Table:
+def answers_table(answers: list[Answer], notes: Iterable[Note]) -> Table:
     """Return what became of the predictions, for grading."""
     # A lesson that cannot be taken here gives the same reason for each of its questions.
     reasons = dict.fromkeys((item.lesson, item.reason) for item in answers if item.right is None)

@@ -6,7 +6,7 @@ import os
 import time
 
 from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
-from mematlas.frozen import record
+from mematlas.frozen import record, replace
 from mematlas.kernel.cgroups import hierarchy_path
 from mematlas.kernel.cmdline import read_command
 from mematlas.kernel.group import first_fd, seen_whole
@@ -15,7 +15,7 @@ from mematlas.kernel.rights import parse_id, user_name
 from mematlas.kernel.status import read_stat, read_status, status_bytes
 from mematlas.model.processes import SKIPPED, Processes, ancestors, inquire, left_out, opened, ourselves
 from mematlas.model.target import PID, Target, by_number, is_ours, parse_pid
-from mematlas.notes import Notes
+from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class Candidate:
     """The start of its command line, or its name in brackets; None when it does not answer, or has ended."""
 
 
-def resolve(text: str, procfs: ProcFS, notes: Notes | None = None) -> Target:
-    """Return the one process that a text names. What could not be looked at goes to the notes.
+def resolve(text: str, procfs: ProcFS) -> Target:
+    """Return the one process that a text names, with notes on what could not be looked at.
 
     Raises:
         TargetNotFound: none does.
@@ -56,7 +56,8 @@ def resolve(text: str, procfs: ProcFS, notes: Notes | None = None) -> Target:
     """
     found: list[Target] = []
     nr_more = 0
-    for target in search(text, procfs, Notes() if notes is None else notes):
+    search = Search(text, procfs)
+    for target in search:
         # They may be more than we can hold open.
         if len(found) < LISTED:
             found.append(target)
@@ -69,38 +70,124 @@ def resolve(text: str, procfs: ProcFS, notes: Notes | None = None) -> Target:
         for target in found:
             target.close()
         raise TargetAmbiguous(text, listed, nr_more)
-    return found[0]
+    return replace(found[0], notes=tuple(search.notes))
 
 
-def resolve_all(text: str, procfs: ProcFS, notes: Notes | None = None) -> list[Target]:
-    """Return every process that a text names, at least one, by PID. What could not be looked at goes to the notes."""
-    return sorted(search(text, procfs, Notes() if notes is None else notes), key=lambda target: target.pid)
+@record
+class Found:
+    """Several processes that were found, by PID, with notes on those that could not be looked at."""
+
+    targets: tuple[Target, ...]
+    notes: tuple[Note, ...]
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(self.targets)
+
+    def __len__(self) -> int:
+        return len(self.targets)
 
 
-def search(text: str, procfs: ProcFS, notes: Notes) -> Iterable[Target]:
-    """Return every process that a text names, one after the other as they are found, and at least one.
+def resolve_all(text: str, procfs: ProcFS) -> Found:
+    """Return every process that a text names, at least one."""
+    search = Search(text, procfs)
+    targets = sorted(search, key=lambda target: target.pid)
+    return Found(tuple(targets), tuple(search.notes))
+
+
+class Search:
+    """Finds the processes that a text names, one after the other, and at least one.
 
     Raises:
         TargetNotFound: there is none. Only seen at the end of the search.
     """
-    if (direct := by_number(text, procfs)) is not None:
-        return [direct]
-    if (pid := parse_pid(text.removeprefix(PID))) is not None:
-        return [look_inside(pid, procfs)]
-    if text.startswith("~"):
-        return matching_command_line(text, procfs, notes)
-    if text.startswith("cgroup:"):
-        return in_cgroup(text, procfs)
-    if "/" in text and os.path.isdir(text):
-        return in_capture(text)
-    if not text or "/" in text:
-        raise TargetNotFound(f"no process or capture {text!r}")
-    # A directory that just happens to be called as the process is no capture.
-    if not os.path.exists(os.path.join(text, "machine.json")):
-        return with_name(text, procfs, notes)
-    if is_ours(text):
-        return in_capture(text)
-    return with_name(text, procfs, notes, f"; the capture here is another user's: ./{text} is what looks at it")
+
+    def __init__(self, text: str, procfs: ProcFS) -> None:
+        self.procfs = procfs
+        self.notes = Notes()
+        """On processes that could not be looked at: complete at the end."""
+        self._targets = iter(self._find(text))
+
+    def __iter__(self) -> Iterator[Target]:
+        return self._targets
+
+    def _find(self, text: str) -> Iterable[Target]:
+        if (direct := by_number(text, self.procfs)) is not None:
+            return [direct]
+        if (pid := parse_pid(text.removeprefix(PID))) is not None:
+            return [look_inside(pid, self.procfs)]
+        if text.startswith("~"):
+            return self._matching_command_line(text)
+        if text.startswith("cgroup:"):
+            return in_cgroup(text, self.procfs)
+        if "/" in text and os.path.isdir(text):
+            return in_capture(text)
+        if not text or "/" in text:
+            raise TargetNotFound(f"no process or capture {text!r}")
+        # A directory that just happens to be called as the process is no capture.
+        if not os.path.exists(os.path.join(text, "machine.json")):
+            return self._with_name(text)
+        if is_ours(text):
+            return in_capture(text)
+        return self._with_name(text, f"; the capture here is another user's: ./{text} is what looks at it")
+
+    def _with_name(self, name: str, more: str = "") -> Iterator[Target]:
+        """Yield the processes whose command name is this, ourselves left out. ``more`` is said where there is none."""
+        try:
+            yield from self._exactly_named(name)
+        except TargetNotFound as error:
+            near = " or ".join(map(repr, near_names(name, self.procfs)))
+            raise TargetNotFound(f"{error}{f' (did you mean {near}?)' if near else ''}{more}") from None
+
+    def _exactly_named(self, name: str) -> Iterator[Target]:
+        nothing = f"no process is called {name!r}"
+        if len(name) <= COMM_LENGTH:
+            return filtered(nothing, lambda _, stat: stat.name == name, self.procfs, ourselves(self.procfs))
+
+        # The kernel keeps 15 bytes of a name; the command line has the rest.
+        def matches(process: ProcessDir, stat: Stat) -> bool:
+            is_cut = stat.name == name[:COMM_LENGTH]
+            return is_cut and os.path.basename(read_command(process).split("\0", 1)[0]) == name
+
+        return self._filtered_by_child(nothing, matches, ourselves(self.procfs))
+
+    def _matching_command_line(self, text: str) -> Iterator[Target]:
+        """Yield the processes whose command line matches; ourselves and whoever started us left out.
+
+        The command lines of ``sudo`` or a shell that runs us hold the expression itself.
+        """
+        import re
+
+        try:
+            pattern = re.compile(text[1:])
+        except re.error as error:
+            raise BadInput(f"bad regular expression {text[1:]!r}: {error}") from None
+        return self._filtered_by_child(
+            f"no command line matches {text[1:]!r}",
+            lambda process, _: bool(pattern.search(read_command(process).rstrip("\0").replace("\0", " "))),
+            {pid for own in ourselves(self.procfs) for pid in ancestors(own, self.procfs)},
+        )
+
+    def _filtered_by_child(self, nothing: str, matches: Matches, without: Collection[int]) -> Iterator[Target]:
+        """Yield what `filtered` does, of a match that reads what may be held up for ever.
+
+        Raises:
+            TargetNotFound: none matches; with ``nothing`` for its text, and with what could not be looked at.
+        """
+        processes = Processes(self.procfs, without=without)
+
+        def ask(pid: int) -> tuple[bool, int]:
+            process = open_matching(pid, matches, processes)
+            return process is not None, first_fd(process) if process else -1
+
+        inquiry = inquire(ask, processes.pids, time.monotonic() + SEARCH_SECONDS)
+        has_found = False
+        for pid, _, fd in inquiry:
+            if fd >= 0 and (process := taken_over(self.procfs, pid, fd)):
+                has_found = True
+                yield Target(process)
+        self.notes += left_out(inquiry, self.procfs)
+        if not has_found:
+            raise TargetNotFound("; ".join([nothing, *map(str, self.notes)]))
 
 
 def look_inside(pid: int, procfs: ProcFS) -> Target:
@@ -124,29 +211,6 @@ def inner_numbers(process: ProcessDir) -> list[str]:
         return read_status(process).get("NSpid", "").split()[1:]
     except SKIPPED:
         return []
-
-
-def with_name(name: str, procfs: ProcFS, notes: Notes, more: str = "") -> Iterator[Target]:
-    """Yield the processes whose command name is this, ourselves left out. ``more`` is said where there is none."""
-    try:
-        yield from exactly_named(name, procfs, notes)
-    except TargetNotFound as error:
-        near = " or ".join(map(repr, near_names(name, procfs)))
-        raise TargetNotFound(f"{error}{f' (did you mean {near}?)' if near else ''}{more}") from None
-
-
-def exactly_named(name: str, procfs: ProcFS, notes: Notes) -> Iterator[Target]:
-    """Yield the processes whose command name is this, ourselves left out."""
-    nothing = f"no process is called {name!r}"
-    if len(name) <= COMM_LENGTH:
-        return filtered(nothing, lambda _, stat: stat.name == name, procfs, ourselves(procfs))
-
-    # The kernel keeps 15 bytes of a name; the command line has the rest.
-    def matches(process: ProcessDir, stat: Stat) -> bool:
-        is_cut = stat.name == name[:COMM_LENGTH]
-        return is_cut and os.path.basename(read_command(process).split("\0", 1)[0]) == name
-
-    return filtered_by_child(nothing, matches, procfs, ourselves(procfs), notes)
 
 
 def near_names(name: str, procfs: ProcFS) -> list[str]:
@@ -182,26 +246,6 @@ def is_one_typo(text: str, name: str) -> bool:
     rest, wanted = text[start:], name[start:]
     is_swapped = rest[1::-1] == wanted[:2] and rest[2:] == wanted[2:]
     return is_swapped or rest[1:] in (wanted, wanted[1:]) or rest == wanted[1:]
-
-
-def matching_command_line(text: str, procfs: ProcFS, notes: Notes) -> Iterator[Target]:
-    """Yield the processes whose command line matches; ourselves and whoever started us left out.
-
-    The command lines of ``sudo`` or a shell that runs us hold the expression itself.
-    """
-    import re
-
-    try:
-        pattern = re.compile(text[1:])
-    except re.error as error:
-        raise BadInput(f"bad regular expression {text[1:]!r}: {error}") from None
-    return filtered_by_child(
-        f"no command line matches {text[1:]!r}",
-        lambda process, _: bool(pattern.search(read_command(process).rstrip("\0").replace("\0", " "))),
-        procfs,
-        {pid for own in ourselves(procfs) for pid in ancestors(own, procfs)},
-        notes,
-    )
 
 
 def in_cgroup(text: str, procfs: ProcFS) -> Iterator[Target]:
@@ -254,32 +298,6 @@ def filtered(nothing: str, matches: Matches, procfs: ProcFS, without: Collection
         raise TargetNotFound(nothing)
 
 
-def filtered_by_child(
-    nothing: str, matches: Matches, procfs: ProcFS, without: Collection[int], notes: Notes
-) -> Iterator[Target]:
-    """Yield what `filtered` does, of a match that reads what may be held up for ever.
-
-    Raises:
-        TargetNotFound: none matches; with ``nothing`` for its text, and with what could not be looked at.
-    """
-    processes = Processes(procfs, without=without)
-
-    def ask(pid: int) -> tuple[bool, int]:
-        process = open_matching(pid, matches, processes)
-        return process is not None, first_fd(process) if process else -1
-
-    inquiry = inquire(ask, processes.pids, time.monotonic() + SEARCH_SECONDS)
-    has_found = False
-    for pid, _, fd in inquiry:
-        if fd >= 0 and (process := taken_over(procfs, pid, fd)):
-            has_found = True
-            yield Target(process)
-    left = list(left_out(inquiry, procfs))
-    if not has_found:
-        raise TargetNotFound("; ".join([nothing, *map(str, left)]))
-    notes += left
-
-
 def open_matching(pid: int, matches: Matches, processes: Processes) -> ProcessDir | None:
     """Return a process, held open, if it matches."""
     found = processes.open(pid)
@@ -327,7 +345,7 @@ def distinct(targets: Sequence[Target]) -> list[Target]:
     return list(found.values())
 
 
-def answering(targets: Sequence[Target], notes: Notes) -> list[Target]:
+def answering(targets: Sequence[Target]) -> Found:
     """Return those of several processes that can be looked at without waiting for ever; the others are noted."""
     by_pid = {target.pid: target for target in targets}
 
@@ -342,8 +360,8 @@ def answering(targets: Sequence[Target], notes: Notes) -> list[Target]:
     found = [by_pid[pid] for pid, _, _ in inquiry]
     for pid in (*inquiry.unanswered, *inquiry.unasked):
         by_pid[pid].close()
-    notes += left_out(inquiry, targets[0].procfs)
-    return sorted(found, key=lambda target: target.pid)
+    notes = tuple(left_out(inquiry, targets[0].procfs))
+    return Found(tuple(sorted(found, key=lambda target: target.pid)), notes)
 
 
 def candidates_of(processes: Sequence[ProcessDir]) -> list[Candidate]:

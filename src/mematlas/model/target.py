@@ -9,6 +9,10 @@ from mematlas.frozen import record
 from mematlas.kernel.procfs import MACHINE, PID_DIGITS, ProcessDir, ProcFS
 from mematlas.kernel.status import read_status
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.notes import Note
+
 PID = "pid:"
 """What a number may begin with to be that of a process, whatever else is called so."""
 
@@ -18,6 +22,8 @@ class Target:
     """A process that was found, and is held: whoever gets its number later is not it."""
 
     dir: ProcessDir
+    notes: tuple[Note, ...] = ()
+    """On processes that could not be looked at when it was searched for."""
 
     @property
     def pid(self) -> int:

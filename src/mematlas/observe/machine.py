@@ -157,7 +157,8 @@ class Machine:
         notes = Notes()
         if census.nr_late:
             notes.add(Note("unasked", f"{census.nr_late:,} processes not looked at, for want of time"))
-        is_refused = measure_groups(groups, self.procfs, start + MEASURE_SECONDS, notes, limit, by)
+        is_refused, passed_over = measure_groups(groups, self.procfs, start + MEASURE_SECONDS, limit, by)
+        notes += passed_over
         missing = tuple(name for name in CAPABILITIES if name in LOOK_RIGHTS and name not in effective_capabilities())
         refused = find_refused(self.procfs, start + COUNT_SECONDS) if missing or is_refused else ()
         ram, shown = self.ram(), largest(groups, limit, by)
@@ -234,9 +235,12 @@ def refused_of(pids: Sequence[int], procfs: ProcFS) -> list[int]:
 
 
 def measure_groups(
-    groups: Sequence[Group], procfs: ProcFS, deadline: float, notes: Notes, limit: int, by: str | None = None
-) -> bool:
-    """Measure the groups that may be among the largest, as far as there is time; return whether we were refused."""
+    groups: Sequence[Group], procfs: ProcFS, deadline: float, limit: int, by: str | None = None
+) -> tuple[bool, list[Note]]:
+    """Measure the groups that may be among the largest, as far as there is time.
+
+    Whether we were refused is returned, and who could not be looked at.
+    """
     index_of: dict[int, int] = {}
     facts: dict[int, Facts] = {}
     waiting: dict[int, int] = {}
@@ -259,8 +263,7 @@ def measure_groups(
             del waiting[index]
             if is_decided(groups, waiting, limit, by):
                 break
-    notes += left_out(inquiry, procfs)
-    return is_refused
+    return is_refused, list(left_out(inquiry, procfs))
 
 
 def cost_of(facts: Facts) -> float:

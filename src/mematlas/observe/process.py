@@ -14,6 +14,7 @@ from mematlas.frozen import replace
 from mematlas.kernel.procfs import ProcessDir, ProcFS
 from mematlas.kernel.status import Stat, read_memory_status, read_stat, status_bytes
 from mematlas.model.address_space import EVERYTHING, AddressSpace, Selection
+from mematlas.model.target import Target, by_number
 from mematlas.notes import Note, Notes
 from mematlas.observe.amounts import look_at_vmas, page_nodes, read_counters
 from mematlas.observe.sources import MAX_STALL, Sources, no_tables
@@ -58,12 +59,12 @@ class Process:
 
     def __init__(self, target: int | str | os.PathLike[str] | ProcessDir, procfs: ProcFS | None = None) -> None:
         """Open the process that is meant; or take over the directory of one that was found, and is held open."""
-        notes = Notes()
-        self.dir = open_target(target, procfs or ProcFS(), notes)
+        found = open_target(target, procfs or ProcFS())
+        self.dir = found.dir
         self.procfs = self.dir.procfs
         self.pid = self.dir.pid
         self.page_size = self.procfs.page_size
-        self.notes = tuple(notes)
+        self.notes = found.notes
         """Which processes could not be looked at when this one was searched for."""
         try:
             stat = read_stat(self.dir)
@@ -369,20 +370,18 @@ class Process:
         return find_folds(PageLook(self.sources, start, end, selection), source, max_stall, exclusive)
 
 
-def open_target(target: object, procfs: ProcFS, notes: Notes) -> ProcessDir:
-    """Return the directory of the process that is meant; what could not be searched goes to the notes."""
+def open_target(target: object, procfs: ProcFS) -> Target:
+    """Return the process that is meant, held open."""
     if isinstance(target, ProcessDir):
-        return target
+        return Target(target)
     if isinstance(target, int) and not isinstance(target, bool):
-        return procfs.process(target)
+        return Target(procfs.process(target))
     if isinstance(target, os.PathLike):
         target = os.path.join(".", os.fspath(target))  # a path, whatever process has this name
     if not isinstance(target, str):
         raise BadInput(f"no process {target!r}: give a PID, a name, ~REGEX, or the directory of a capture")
-    from mematlas.model.target import by_number
-
     if (found := by_number(target, procfs)) is None:
         from mematlas.model.search import resolve
 
-        found = resolve(target, procfs, notes)
-    return found.dir
+        found = resolve(target, procfs)
+    return found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from mematlas.notes import Notes
+from mematlas.notes import Note, Notes
 from mematlas.views.format import first_of, format_path, format_seconds
 from mematlas.views.table import Column, Drawn, Table
 from mematlas.views.usage import WHO, Line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mematlas.analysis.ending import EndingResult, Part
     from mematlas.views.usage import Subject
@@ -79,10 +79,9 @@ LINE_COLUMNS: tuple[Column[Line], ...] = (
 )
 
 
-def ending_table(results: list[Subject[EndingResult]], notes: Notes) -> Table:
+def ending_table(results: list[Subject[EndingResult]], more: Iterable[Note] = ()) -> Table:
     """Return what ending would do of one process as lines, of several, each ended alone, as a row each."""
-    for item in results:
-        notes += item.result.reading.notes
+    notes = Notes((*more, *(note for item in results for note in item.result.reading.notes)))
     if len(results) != 1:
         return Table("ending/1", COLUMNS, results, notes=notes)
     (item,) = results

@@ -11,7 +11,7 @@ from mematlas.views.table import Column, Drawn, Table, node_columns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Generic, TypeVar
 
     from mematlas.analysis.results import UsageResult
@@ -116,7 +116,7 @@ CHANGE_COLUMNS = (Column("change", "CHANGE", "change"), Column("rate", "RATE", "
 
 def usage_table(
     results: list[Subject[UsageResult]],
-    notes: Notes,
+    more: Iterable[Note] = (),
     has_distinct: bool = False,
     together: Together | None = None,
     is_list: bool = False,
@@ -126,7 +126,7 @@ def usage_table(
 
     With ``since``, the first of several looks, there is what has changed as well.
     """
-    fine_print = Notes()
+    notes, fine_print = Notes(more), Notes()
     for item in results:
         notes += item.result.reading.notes
         fine_print += unknown_amounts(item.result)

@@ -6,10 +6,11 @@ from mematlas.views.table import Column, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from mematlas.analysis.verify import Comparison
-    from mematlas.notes import Notes
+    from mematlas.notes import Note
 
 VERIFY_COLUMNS: tuple[Column[Comparison], ...] = (
     Column("measure", "MEASURE"),
@@ -22,7 +23,7 @@ VERIFY_COLUMNS: tuple[Column[Comparison], ...] = (
 )
 
 
-def verify_table(comparisons: list[Comparison], target: dict[str, Any], notes: Notes) -> Table:
+def verify_table(comparisons: list[Comparison], target: dict[str, Any], notes: Iterable[Note] = ()) -> Table:
     """Return the sources side by side; a difference without a reason fails."""
     unexplained = [row.measure for row in comparisons if row.explained is False]
     failures = [f"the sources disagree without a reason: {', '.join(unexplained)}"] if unexplained else []
