@@ -60,7 +60,7 @@ else:
             "__slots__": fields,
             "__match_args__": fields,
             "__init__": first_init,
-            "__repr__": _repr,
+            "__repr__": cls.__dict__.get("__repr__", _repr),
             "__reduce__": _reduce,
             "__eq__": _eq,
             "__hash__": _hash,

@@ -70,7 +70,11 @@ def parts(space: AddressSpace, start: int, end: int) -> Iterator[tuple[int, int,
 
 @record
 class Selection:
-    """Which VMAs are asked for. Everything that is given must hold."""
+    """Which VMAs are asked for. Everything that is given must hold.
+
+    >>> Selection(perms="rw", span=(0x1000, 0x3000))
+    Selection(perms='rw', span=(4096, 12288))
+    """
 
     perms: str | None = None
     """``rwx``: these letters must be set. ``r--p``, all four: exactly these."""
@@ -81,6 +85,10 @@ class Selection:
     """A kind, a VMA's name, or a part of a path."""
     span: tuple[int, int] | None = None
     """Addresses, of which a VMA has some. To acts it means these pages alone."""
+
+    def __repr__(self) -> str:
+        given = {name: getattr(self, name) for name in self.__match_args__ if getattr(self, name) is not None}
+        return f"Selection({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     def matches(self, vma: Vma) -> bool:
         """Whether a VMA is asked for."""

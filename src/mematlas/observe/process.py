@@ -47,9 +47,10 @@ class Process:
     >>> 0 < usage.uss <= usage.pss <= usage.rss
     True
 
-    Every question returns one object with the answer and its ``reading``: from which source, how long it took, whether
-    VMAs changed meanwhile, and notes on what is unknown. Memory is read with pauses where reading would hold up the
-    target: see `usage` for ``source`` and ``max_stall``.
+    How much there is, tell `usage`, `maps`, `distinct` and `if_ended`; what single pages are and where, `pages` and
+    `translate`; pictures are made of `grid` and `density`. Each returns one object that holds the answer and its
+    ``reading``: from which source, how long it took, whether VMAs changed meanwhile, and notes on what is unknown.
+    Memory is read so that the target runs on: see `usage` for ``source`` and ``max_stall``.
 
     Raises:
         TargetNotFound: there is no such process.
