@@ -18,6 +18,7 @@ FOR_TESTS = {
     "parse_maps": "what read_maps does, without a process",
     "GREATER": "one of the three answers of kcmp(2)",
     "PAPER": "the backgrounds that contrast is computed with",
+    "_repr_html_": "called by notebooks",
 }
 
 

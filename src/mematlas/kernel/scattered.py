@@ -168,7 +168,7 @@ def read_scattered(pagemap: Pagemap, start: int, end: int, exclusive: bool) -> G
         except NotSupported:
             pagemap.can_scan = False
             return start
-        found = Found(words, pagemap.page_size)
+        found = ScannedRanges(words, pagemap.page_size)
         lot = read_lot(pagemap, found, exclusive) if found.starts else None
         if pagemap.pacer:
             pagemap.pacer.spend(time.perf_counter() - before)
@@ -183,7 +183,7 @@ def read_scattered(pagemap: Pagemap, start: int, end: int, exclusive: bool) -> G
     return end
 
 
-class Found:
+class ScannedRanges:
     """Ranges to read, made of what one call of PAGEMAP_SCAN found.
 
     Nearly always each region is a single page, which is seen at once. Where many lie near each other, one range is made
@@ -268,7 +268,7 @@ class Found:
         return bytes(marks[: edges[-1]])
 
 
-def read_lot(pagemap: Pagemap, found: Found, exclusive: bool) -> Scattered:
+def read_lot(pagemap: Pagemap, found: ScannedRanges, exclusive: bool) -> Scattered:
     """Return the pages that were found."""
     zeros = found.zeros()
     if exclusive or found.are_near or any(kind & PAGE_IS_SWAPPED for kind in found.kinds):

@@ -29,7 +29,7 @@ from mematlas.kernel.pagemap import (
     Scanner,
 )
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.scattered import NEAR, Found, Scattered, lots
+from mematlas.kernel.scattered import NEAR, ScannedRanges, Scattered, lots
 from mematlas.model.pages import STATE_OF_BYTE, Hole, PageReader
 from mematlas.observe.drawings import Folds
 
@@ -71,7 +71,7 @@ def scan(target: Program) -> None:
             pytest.skip(str(why))
 
 
-def found_in(gaps: list[tuple[int, int, int]]) -> tuple[Found, dict[int, int]]:
+def found_in(gaps: list[tuple[int, int, int]]) -> tuple[ScannedRanges, dict[int, int]]:
     """Return regions with these gaps, lengths and kinds as a call finds them, and the kind of each page."""
     words: list[int] = []
     kinds: dict[int, int] = {}
@@ -81,7 +81,7 @@ def found_in(gaps: list[tuple[int, int, int]]) -> tuple[Found, dict[int, int]]:
         words += [at * PAGE, (at + length) * PAGE, kind | PAGE_IS_PRESENT]
         kinds |= dict.fromkeys(range(at, at + length), kind)
         at += length
-    return Found(memoryview(struct.pack(f"={len(words)}Q", *words)).cast("Q"), PAGE), kinds
+    return ScannedRanges(memoryview(struct.pack(f"={len(words)}Q", *words)).cast("Q"), PAGE), kinds
 
 
 def scattered_of(gaps: list[tuple[int, int, int]]) -> tuple[Scattered, dict[int, int]]:
@@ -136,7 +136,7 @@ def test_what_is_dense_is_left_to_blocks(gaps: list[tuple[int, int, int]], place
     assert all(number * PAGE < found.dense for number in numbers_of(found))
 
 
-def numbers_of(found: Found) -> list[int]:
+def numbers_of(found: ScannedRanges) -> list[int]:
     """Return the number of each page that would be read."""
     both = zip(found.starts, found.lengths, strict=True)
     return [start // PAGE + page for start, length in both for page in range(length)]
@@ -262,7 +262,7 @@ def test_pages_that_lie_apart_are_counted_as_smaps_counts_them(
     read = []
     read_lot = scattered.read_lot
 
-    def counted(pagemap: Pagemap, found: Found, exclusive: bool) -> Scattered:
+    def counted(pagemap: Pagemap, found: ScannedRanges, exclusive: bool) -> Scattered:
         read.append(found)
         return read_lot(pagemap, found, exclusive)
 
