@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 
+from mematlas.errors import FormatError
 from mematlas.frozen import record
 from mematlas.kernel.hugepage import HUGE_SIZE_FILE
 from mematlas.kernel.libc import libc
 from mematlas.kernel.pagemap import ENTRY_SIZE, Scanner
 from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.vmfile import SYSFS_MAGIC, magic_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 WORKS, NEEDED, MISSING, UNTRIED = "works", "needs", "missing", "unknown"
 """It does; a right or a setting would do; the kernel has it not; it cannot be tried as things are."""
+
+MAX_TEXT = 1 << 16
+"""Bytes of a setting that are read."""
+MAX_DIGITS = 20
+"""Of a number: 64 bits."""
 
 # include/uapi/asm-generic/mman-common.h
 PROT_READ_WRITE = 3
@@ -142,14 +149,24 @@ class Bench:
 
 
 def read_text(path: str) -> str:
-    """Return the text of a setting."""
+    """Return the text of a setting, of /sys or /proc.
+
+    Raises:
+        FileNotFoundError: there is none, or no sysfs that it could be in.
+    """
+    if path.startswith("/sys/"):
+        in_sysfs(path)
     with open(path, "rb") as file:
-        return file.read().decode("utf-8", "replace").strip()
+        return file.read(MAX_TEXT).decode("utf-8", "replace").strip()
 
 
 def read_number(path: str) -> int:
-    """Return a setting that is a number."""
-    return int(read_text(path))
+    """Return a setting that is a number. Raises `FormatError` where it is something else."""
+    text = read_text(path)
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS):
+        raise FormatError(path, text, expected="a number")
+    return int(text)
 
 
 def in_sysfs(path: str) -> bool:
@@ -164,8 +181,15 @@ def in_sysfs(path: str) -> bool:
 
 
 def has_sysfs() -> bool:
-    """Whether /sys is mounted: every kernel has this directory there."""
-    return os.path.isdir("/sys/kernel")
+    """Whether sysfs is mounted on /sys: files of an image may lie there as well."""
+    try:
+        fd = os.open("/sys", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return magic_of(fd) == SYSFS_MAGIC
+    finally:
+        os.close(fd)
 
 
 def chosen(text: str) -> str:

@@ -10,7 +10,7 @@ import os
 
 from mematlas.doctor.bench import MISSING, NEEDED, UNTRIED, WORKS, Bench, Missing, Reason, has_sysfs
 from mematlas.doctor.probes import faults, machine, memory, pages, processes
-from mematlas.errors import Error, NotSupported, PermissionDenied
+from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied
 from mematlas.frozen import record
 from mematlas.kernel.madvise import MADV_COLD, MADV_WILLNEED
 from mematlas.kernel.pagemap import (
@@ -81,6 +81,8 @@ def run(probe: Probe, bench: Bench) -> Feature:
         if error.errno in (errno.EPERM, errno.EACCES):
             return feature_of(probe, refusal(probe))
         return feature_of(probe, hidden_by_mount(str(error.filename), bench) or lacking(probe))
+    except FormatError as error:
+        return feature_of(probe, Missing(UNTRIED, Reason("not-understood", (str(error),))))
     except NotSupported as error:
         return feature_of(probe, hidden_by_mount(error.what, bench) or lacking(probe))
     except Error:

@@ -29,6 +29,7 @@ ZERO_DEVICE = os.makedev(1, 5)
 """/dev/zero, under any name (drivers/char/mem.c)."""
 
 # Magic numbers of statfs(2), include/uapi/linux/magic.h, and the types of mountinfo that are the same file systems.
+SYSFS_MAGIC = 0x62656572
 KIND_OF_MAGIC = {
     0x01021994: "shmem",  # TMPFS_MAGIC
     0x958458F6: "hugetlb",  # HUGETLBFS_MAGIC
@@ -38,7 +39,7 @@ KIND_OF_MAGIC = {
     0x5345434D: "special",  # SECRETMEM_MAGIC
     0x474D454D: "special",  # GUEST_MEMFD_MAGIC
     0xA10A10A1: "special",  # AIO_RING_MAGIC
-    0x62656572: "special",  # SYSFS_MAGIC: resources of PCI devices
+    SYSFS_MAGIC: "special",  # resources of PCI devices
     0x00009FA0: "special",  # PROC_SUPER_MAGIC
     0x64626720: "special",  # DEBUGFS_MAGIC
     0x74726163: "special",  # TRACEFS_MAGIC: rings of traces

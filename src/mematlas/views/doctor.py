@@ -110,6 +110,7 @@ REASONS: dict[str, str | Callable[..., str]] = {
     "none-huge": "accepted, not seen: no huge page of ours could be made just now",
     "none-swapped": "accepted, not seen: no page of ours goes to swap here",
     "none-tracked": "accepted, not seen: it takes userfaultfd WP_ASYNC",
+    "not-understood": lambda error: error,
     "not-present": "the entry of a page just written to is not present",
     "pools": lambda *pools: ", ".join(f"{nr} of {size}" for nr, size in pools),
     "root": "root",

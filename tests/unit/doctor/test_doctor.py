@@ -19,11 +19,11 @@ from conftest import Outcome, missing_right
 from helpers import children, texts
 from mematlas.cli import main
 from mematlas.doctor import features as doctor_features
-from mematlas.doctor.bench import MISSING, NEEDED, UNTRIED, WORKS, Bench, Missing, Reason, chosen
+from mematlas.doctor.bench import MISSING, NEEDED, UNTRIED, WORKS, Bench, Missing, Reason, chosen, read_number
 from mematlas.doctor.features import PROBES, Feature, Probe, find_features, run
-from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.errors import FormatError, NotSupported, PermissionDenied
 from mematlas.kernel.pagemap import Scanner
-from mematlas.views.doctor import detail_of
+from mematlas.views.doctor import TO_TYPE, detail_of
 
 Rows = dict[str, dict[str, Any]]
 SETTINGS = (
@@ -290,6 +290,31 @@ def test_any_other_error_is_a_kernel_without_it(code: int) -> None:
 
 def test_a_probe_may_know_better() -> None:
     assert outcome(Missing(NEEDED, Reason("root"))) == Feature("x", NEEDED, (), Reason("root"))
+
+
+@pytest.mark.parametrize("text", [b"", b"many\n", b"--1\n", b"1\n" + bytes(4000), "²".encode(), b"9" * 100_000])
+def test_a_setting_that_is_no_number_is_named_without_a_traceback(text: bytes, tmp_path: Path) -> None:
+    setting = tmp_path / "setting"
+    setting.write_bytes(text)
+
+    with pytest.raises(FormatError) as raised:
+        read_number(str(setting))
+    setting.write_bytes(b"-1\n")
+    assert read_number(str(setting)) == -1
+    feature = outcome(raised.value)
+    assert (feature.status, str(setting) in (detail_of(feature) or "")) == (UNTRIED, True)
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_files_of_an_image_are_no_sysfs(tmp_path: Path) -> None:
+    line = 'umount -l /sys && mount -t tmpfs none /sys && mkdir -p /sys/kernel/mm/transparent_hugepage && \
+echo 2097152 > /sys/kernel/mm/transparent_hugepage/hpage_pmd_size && exec "$0" -m mematlas doctor --json'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", line, sys.executable], capture_output=True, text=True, check=False
+    )
+    if any(f"{program}:" in done.stderr for program in ("unshare", "umount", "mount")):
+        pytest.skip(f"needs mount namespaces: {done.stderr}")
+    assert by_code(done.stdout)["thp"]["detail"] == TO_TYPE["sysfs"]
 
 
 def test_a_file_of_a_sys_that_is_not_mounted_is_not_blamed_on_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

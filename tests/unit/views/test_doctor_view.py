@@ -75,6 +75,7 @@ def test_where_there_is_room_all_stands_in_a_line() -> None:
 def test_only_a_line_to_type_alone_in_its_line_is_wider_than_the_screen(width: int) -> None:
     values: dict[str, tuple[object, ...]] = {
         "files": (["maps", "smaps"], ["pagemap"]),
+        "not-understood": ("/sys/x: cannot understand 'many' (expected a number)",),
         "pools": ((138, "2048kB"), (1, "1048576kB")),
         "swap-areas": (2, 3 << 30),
         "thp-scattered": ("always", 2 << 20),
