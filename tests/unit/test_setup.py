@@ -37,12 +37,12 @@ def packages(what: str, directory: Path, uid: int) -> subprocess.CompletedProces
 
 @pytest.fixture
 def programs() -> Iterator[Path]:
-    """Return a directory with what the script itself needs, and with two of the shells; pytest's own are closed."""
+    """Return a directory with what the script needs, and most of what tests need; pytest's own are closed."""
     with tempfile.TemporaryDirectory(prefix="mematlas-") as name:
         place = Path(name)
         place.chmod(0o755)
-        for shell in ("zsh", "fish"):
-            (place / shell).symlink_to("/bin/true")
+        for program in ("zsh", "fish", "groff"):
+            (place / program).symlink_to("/bin/true")
         (place / "id").symlink_to(shutil.which("id") or "")
         yield place
 
@@ -61,18 +61,29 @@ def test_nothing_is_said_when_all_is_there(programs: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_without_an_index_set_up_ends_with_one_line(tmp_path: Path) -> None:
-    python = tmp_path / ".venv" / "bin" / "python"
+def bootstrap(place: Path, python_text: str) -> subprocess.CompletedProcess[str]:
+    """Set up in a directory that has a Python already."""
+    python = place / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(VENV_PYTHON)
+    python.write_text(python_text)
     python.chmod(0o755)
-    (tmp_path / "pyproject.toml").touch()
-    (tmp_path / "scripts").mkdir()
-    script = shutil.copy(SCRIPTS / "bootstrap", tmp_path / "scripts")
+    (place / "pyproject.toml").touch()
+    (place / "scripts").mkdir()
+    script = shutil.copy(SCRIPTS / "bootstrap", place / "scripts")
+    environment = {**os.environ, "PIP_NO_INDEX": "1"}
+    return subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
 
-    done = subprocess.run(
-        [script], env={**os.environ, "PIP_NO_INDEX": "1"}, capture_output=True, text=True, check=False
-    )
+
+def test_a_pip_that_cannot_be_renewed_will_do(tmp_path: Path) -> None:
+    done = bootstrap(tmp_path, '#!/bin/sh\ncase "$*" in *--upgrade*) exit 1 ;; esac\n')
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "bootstrap: no newer pip is to be had: going on with this one\n" in done.stderr
+    assert "bootstrap: pip is installing mematlas and numpy" in done.stderr
+
+
+def test_without_an_index_set_up_ends_with_one_line(tmp_path: Path) -> None:
+    done = bootstrap(tmp_path, VENV_PYTHON)
     lines = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (1, "")
     assert [line for line in lines if "failed" in line] == lines[-1:]
