@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mematlas.frozen import record
+from mematlas.views.format import fold_message
 from mematlas.views.table import Column, Drawn, Table
 
 TYPE_CHECKING = False
@@ -71,7 +72,7 @@ def lessons_table(lessons: Iterable[Lesson], scores: dict[str, Score], notes: It
         yield from Table("", LIST_COLUMNS, taken).lines(in_bytes=in_bytes, colour=colour, width=width)
         yield ""
         yield "mematlas lab NAME begins one."
-        yield "* shows more to those with a right that it names; root has all of them."
+        yield from fold_message("* shows more with a capability, named in the lesson; root has them all.", width)
 
     return Drawn("lab/1", LESSON_COLUMNS, taken, notes=notes, draw=draw)
 

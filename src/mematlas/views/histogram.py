@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+from mematlas.frozen import record
 from mematlas.notes import Note, Notes
 from mematlas.views.format import format_size, number_of
 from mematlas.views.picture import ASCII_BARS, ASCII_GLYPHS, BARS, GLYPHS, short_name
@@ -19,7 +20,19 @@ if TYPE_CHECKING:
     from mematlas.analysis.results import Density
 
 
-COLUMN_COLUMNS = (
+@record
+class Bar:
+    """One column of a histogram."""
+
+    column: int
+    start: int
+    nr_pages: int
+    nr_present: int
+    nr_swapped: int
+    nr_folded: int
+
+
+COLUMN_COLUMNS: tuple[Column[Bar], ...] = (
     Column("column", "COLUMN", "count"),
     Column("start", "START", "address"),
     Column("nr_pages", "PAGES", "count"),
@@ -58,7 +71,7 @@ def histogram_view(
     starts = addresses_of(range(0, cells.nr_pages, cells.cell_pages), stretches, page_size)
     folded = folded_pages(starts, folds, page_size)
     rows = [
-        (cell, starts[cell], cells.size_of(cell), nr, each["swapped"], folded[cell])
+        Bar(cell, starts[cell], cells.size_of(cell), nr, each["swapped"], folded[cell])
         for cell, (nr, each) in enumerate(zip(present, counts, strict=True))
     ]
     nr_pages = cells.nr_pages + sum(folded)
@@ -76,9 +89,9 @@ def histogram_view(
         parts = []
         mark = paint(MARK, "absent", colour)
         for nr, each, row in zip(present, counts, rows, strict=True):
-            parts += [mark] * (row[0] in marked)
+            parts += [mark] * (row.column in marked)
             name = max(("present", "swapped", "unknown"), key=(each | {"present": nr}).__getitem__)
-            character = bar(nr, row[2], bars) if name == "present" else glyphs[name][0]
+            character = bar(nr, row.nr_pages, bars) if name == "present" else glyphs[name][0]
             parts.append(paint(character, name, colour and character != " "))
         parts += [mark] * (len(rows) in marked)
         yield f"|{''.join(parts)}| {sum(present):,}/{nr_pages:,}"

@@ -188,7 +188,7 @@ class Screen:
         if len(shown) > room:
             shown[room - 1 :] = [MORE]
         up = f"\x1b[{self.height}A" if self.height else ""
-        self.out.write(f"{up}\r" + "".join(f"{line}{CLEAR_LINE}\n" for line in shown) + CLEAR_BELOW)
+        self.out.write(f"{up}\r" + "".join(f"{CLEAR_LINE}{line}\n" for line in shown) + CLEAR_BELOW)
         self.out.flush()
         self.height = len(shown)
 

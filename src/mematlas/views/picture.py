@@ -8,13 +8,14 @@ from __future__ import annotations
 from itertools import groupby
 
 from mematlas.analysis.neighbours import SECTIONS, Fit
+from mematlas.frozen import record
 from mematlas.views.format import fold, format_address, format_path, format_size, number_of
 from mematlas.views.table import Column, Drawn
 from mematlas.views.terminal import paint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from mematlas.analysis.grid import Strip
@@ -54,15 +55,34 @@ LEGEND = {
     "unknown": "unknown",
 }
 
-CELL_COLUMNS = (
+
+@record
+class DrawnCell:
+    """One character of a picture: some pages of a VMA."""
+
+    strip: Strip
+    start: int
+    end: int
+    nr_pages: int
+    classes: dict[str, int]
+    use: tuple[int | None, int | None]
+    """How many pages were accessed, and are dirty; None where the source does not tell."""
+
+
+def pages_of(name: str) -> Callable[[DrawnCell], int]:
+    """Return what gets the number of pages of a class."""
+    return lambda cell: cell.classes[name]
+
+
+CELL_COLUMNS: tuple[Column[DrawnCell], ...] = (
     Column("start", "START", "address"),
     Column("end", "END", "address"),
     Column("nr_pages", "PAGES", "count"),
-    *(Column(f"nr_{name}", name.upper(), "count") for name in GLYPHS),
-    Column("nr_accessed", "ACCESSED", "count"),
-    Column("nr_dirty", "DIRTY", "count"),
-    Column("folded", "FOLDED", "flag"),
-    Column("path", "PATH", "path"),
+    *(Column(f"nr_{name}", name.upper(), "count", pages_of(name)) for name in GLYPHS),
+    Column("nr_accessed", "ACCESSED", "count", lambda cell: cell.use[0]),
+    Column("nr_dirty", "DIRTY", "count", lambda cell: cell.use[1]),
+    Column("folded", "FOLDED", "flag", lambda cell: cell.strip.is_folded),
+    Column("path", "PATH", "path", lambda cell: cell.strip.vma.path or cell.strip.vma.kind),
 )
 
 
@@ -109,21 +129,15 @@ def map_view(
     previous.cells = counts
     changed = {key for key, value in counts.items() if old.get(key) != value} if old is not None else set()
 
-    def cells() -> Iterator[tuple[Any, ...]]:
+    def cells() -> Iterator[DrawnCell]:
         for strip in strips:
             span = strip.cells.cell_pages * page_size
-            for cell in range(strip.cells.nr_cells):
-                low = strip.start + cell * span
-                nr = counts[strip.start, cell].values()
-                yield (
-                    low,
-                    min(low + span, strip.end),
-                    strip.cells.size_of(cell),
-                    *nr,
-                    *(used.get((strip.start, cell)) or (None, None)),
-                    strip.is_folded,
-                    strip.vma.path or strip.vma.kind,
-                )
+            for index in range(strip.cells.nr_cells):
+                key = strip.start, index
+                low = strip.start + index * span
+                end = min(low + span, strip.end)
+                use = used.get(key) or (None, None)
+                yield DrawnCell(strip, low, end, strip.cells.size_of(index), counts[key], use)
 
     def draw(in_bytes: bool, colour: bool, screen: int) -> Iterator[str]:
         glyphs = ASCII_GLYPHS if ascii_only else GLYPHS

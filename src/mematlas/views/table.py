@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
-    from mematlas.views.columns import AnItem, Batch, Row, Texts
+    from mematlas.views.columns import AnItem, Batch, Texts
     from mematlas.views.layout import Layout
 
 __all__ = ("HIDDEN", "NR_TOGETHER", "Aside", "Column", "Drawn", "Table", "batch_of", "node_columns", "pieces_of")
@@ -69,21 +69,18 @@ class Table:
         self,
         schema: str,
         columns: Iterable[Column[AnItem]],
-        items: Iterable[AnItem | Aside | Row] = (),
+        items: Iterable[AnItem | Aside] = (),
         *,
         batches: Iterable[Batch] | None = None,
         target: dict[str, Any] | Callable[[], dict[str, Any]] | None = None,
         notes: Iterable[Note] = (),
         fine_print: Iterable[Note] = (),
         failures: Iterable[str] = (),
-        footer: Row | None = None,
         sort: str | None = None,
         limit: int | None = None,
     ) -> None:
-        """An item that is a tuple is a row as it is: its values stand in the order of the columns.
-
-        ``sort`` is the key of the column by whose values items are put in order; ``limit`` is how many are shown, and
-        text has the sums of the others in a row.
+        """Items are put in order by the values of the column whose key ``sort`` is. Of more than ``limit`` text has the
+        others summed up in a row.
         """
         self.schema = f"mematlas.{schema}"
         # What rows are sorted by is to be seen.
@@ -105,7 +102,6 @@ class Table:
         """Notes on what text does not show; JSON has them among the others."""
         self.failures = list(failures)
         """What a check that was asked for found: the result is shown, and the command fails."""
-        self._footer = footer
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the rows as values by key."""
@@ -191,10 +187,7 @@ class Table:
             return
         for low in range(0, len(self.items), NR_TOGETHER):
             items = self.items[low : low + NR_TOGETHER]
-            kinds = set(map(type, items))
-            if tuple in kinds:
-                yield self._of_rows(batch_of(items), columns)
-            elif Aside in kinds:
+            if Aside in set(map(type, items)):
                 yield [column.values_beside(items) for column in columns]
             else:
                 yield [column.values(items) for column in columns]
@@ -206,9 +199,6 @@ class Table:
 
     def _footer_of(self, columns: Sequence[Column[Any]], in_bytes: bool) -> Texts | None:
         """Return the totals as the cells of a single row."""
-        if self._footer is not None:
-            forms = [text_form(column, in_bytes) for column in columns]
-            return texts_of(self._of_rows(batch_of([self._footer]), columns), forms)
         items = self._summable()
         if len(items) < 2 or not any(column.total for column in columns):
             return None
