@@ -72,7 +72,8 @@ def test_without_swap_it_says_so_and_makes_some_for_its_time(capsys: Capture, mo
 
     class Noted(swapfile.TemporarySwap):
         def __init__(self, size: int) -> None:
-            assert "for the time of this demo there is a swap" in capsys.readouterr().out, "it says so before"
+            said = " ".join(capsys.readouterr().out.split())
+            assert "for the time of this demo there is a swap file" in said, "it says so before"
             super().__init__(size)
             made.append(self.path)
 
