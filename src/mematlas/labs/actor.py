@@ -114,9 +114,11 @@ class Actor:
         if name == "child":
             if not self.child:
                 raise BadInput("no child: fork comes first")
+            if not arguments:
+                raise BadInput("child takes the line that it is to do")
             return self.child.tell(arguments)
         if name not in VERBS:
-            raise BadInput(f"{name[:40]!r} is no command: {', '.join(VERBS)}")
+            raise BadInput(f"unknown command {name[:40]!r}; there are {', '.join(VERBS)}")
         verb = VERBS[name]
         values = verb.parse(name, arguments)
         try:

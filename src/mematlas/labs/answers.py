@@ -26,7 +26,7 @@ def read_answers(path: str, name: str | None) -> list[tuple[Lesson, Given]]:
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is no JSON: {error}") from None
+        raise BadInput(f"{path} is not valid JSON: {error}") from None
     return choose_answers(data, name, path)
 
 

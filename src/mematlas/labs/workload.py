@@ -97,7 +97,7 @@ def draw(count: int, console: Console) -> None:
             case ["draw", *_]:
                 console.refuse(f"draw how many segments? Draw N, where N is 1 to {DRAW_PAGES}")
             case [word, *_]:
-                console.refuse(f"{word[:40]!r} is no command: Draw N, Clear or Quit")
+                console.refuse(f"unknown command {word[:40]!r}; there are Draw N, Clear and Quit")
 
 
 def actor(count: int, console: Console) -> None:
