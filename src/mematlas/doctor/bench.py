@@ -125,11 +125,16 @@ class Bench:
         self.fds.append(fd)
         return fd
 
+    def open(self, path: str) -> int:
+        """Return a descriptor of a file that is read, closed with the bench."""
+        check_mounted(path)
+        return self.keep(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
     @property
     def pagemap(self) -> int:
         """Our own pagemap, open."""
         if self._pagemap < 0:
-            self._pagemap = self.keep(os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC))
+            self._pagemap = self.open("/proc/self/pagemap")
         return self._pagemap
 
     def entry(self, address: int) -> int:
@@ -154,8 +159,7 @@ def read_text(path: str) -> str:
     Raises:
         FileNotFoundError: there is none, or no sysfs that it could be in.
     """
-    if path.startswith("/sys/"):
-        in_sysfs(path)
+    check_mounted(path)
     with open(path, "rb") as file:
         return file.read(MAX_TEXT).decode("utf-8", "replace").strip()
 
@@ -175,9 +179,20 @@ def in_sysfs(path: str) -> bool:
     Raises:
         FileNotFoundError: there is no sysfs, so that nothing is known of its files.
     """
-    if not has_sysfs():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    check_mounted(path)
     return os.path.exists(path)
+
+
+def names_in(path: str) -> list[str]:
+    """Return the names in a directory of sysfs. Raises as `in_sysfs` does."""
+    check_mounted(path)
+    return sorted(os.listdir(path))
+
+
+def check_mounted(path: str) -> None:
+    """Raise `FileNotFoundError` for a file of /sys where that is no sysfs: whatever lies there says nothing."""
+    if path.startswith("/sys/") and not has_sysfs():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
 def has_sysfs() -> bool:

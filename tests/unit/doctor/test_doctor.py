@@ -308,13 +308,15 @@ def test_a_setting_that_is_no_number_is_named_without_a_traceback(text: bytes, t
 @pytest.mark.root("CAP_SYS_ADMIN")
 def test_files_of_an_image_are_no_sysfs(tmp_path: Path) -> None:
     line = 'umount -l /sys && mount -t tmpfs none /sys && mkdir -p /sys/kernel/mm/transparent_hugepage && \
-echo 2097152 > /sys/kernel/mm/transparent_hugepage/hpage_pmd_size && exec "$0" -m mematlas doctor --json'
+echo 2097152 > /sys/kernel/mm/transparent_hugepage/hpage_pmd_size && mkdir -p /sys/kernel/btf && \
+echo > /sys/kernel/btf/vmlinux && exec "$0" -m mematlas doctor --json'
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", line, sys.executable], capture_output=True, text=True, check=False
     )
     if any(f"{program}:" in done.stderr for program in ("unshare", "umount", "mount")):
         pytest.skip(f"needs mount namespaces: {done.stderr}")
-    assert by_code(done.stdout)["thp"]["detail"] == TO_TYPE["sysfs"]
+    shown = by_code(done.stdout)
+    assert shown["thp"]["detail"] == shown["btf"]["detail"] == TO_TYPE["sysfs"]
 
 
 def test_a_file_of_a_sys_that_is_not_mounted_is_not_blamed_on_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

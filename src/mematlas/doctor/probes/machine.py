@@ -5,7 +5,18 @@ from __future__ import annotations
 import errno
 import os
 
-from mematlas.doctor.bench import MISSING, NEEDED, Bench, Missing, Reason, chosen, in_sysfs, read_number, read_text
+from mematlas.doctor.bench import (
+    MISSING,
+    NEEDED,
+    Bench,
+    Missing,
+    Reason,
+    chosen,
+    in_sysfs,
+    names_in,
+    read_number,
+    read_text,
+)
 from mematlas.errors import NotSupported
 from mematlas.kernel.hugepage import THP
 from mematlas.kernel.madvise import MADV_COLLAPSE, MADV_HUGEPAGE
@@ -22,7 +33,7 @@ def reads_word(path: str) -> Probing:
     """Return a probe that reads the first word of a file of words."""
 
     def probe(bench: Bench) -> Reason | None:
-        fd = bench.keep(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        fd = bench.open(path)
         if len(os.pread(fd, ENTRY_SIZE, 0)) != ENTRY_SIZE:
             raise Missing(MISSING, Reason("empty"))
         return None
@@ -32,7 +43,7 @@ def reads_word(path: str) -> Probing:
 
 def idle(bench: Bench) -> Reason | None:
     # Opened only: reading it looks for accesses, and that clears accessed bits.
-    bench.keep(os.open("/sys/kernel/mm/page_idle/bitmap", os.O_RDONLY | os.O_CLOEXEC))
+    bench.open("/sys/kernel/mm/page_idle/bitmap")
     return None
 
 
@@ -67,7 +78,7 @@ def zswap(bench: Bench) -> Reason | None:
 
 
 def hugetlb(bench: Bench) -> Reason | None:
-    counts = [(read_number(f"{HUGE_PAGES}/{name}/nr_hugepages"), name[10:]) for name in sorted(os.listdir(HUGE_PAGES))]
+    counts = [(read_number(f"{HUGE_PAGES}/{name}/nr_hugepages"), name[10:]) for name in names_in(HUGE_PAGES)]
     if not any(count for count, _ in counts):
         raise Missing(NEEDED, Reason("type", ("hugetlb",)))
     return Reason("pools", [(count, size) for count, size in counts if count])
@@ -108,5 +119,5 @@ def ksm(bench: Bench) -> Reason | None:
 
 def numa(bench: Bench) -> Reason | None:
     bench.process.read("numa_maps")
-    nodes = [name for name in os.listdir("/sys/devices/system/node") if name[:4] == "node" and name[4:].isdigit()]
+    nodes = [name for name in names_in("/sys/devices/system/node") if name[:4] == "node" and name[4:].isdigit()]
     return Reason("nodes", (len(nodes),))

@@ -71,7 +71,7 @@ def opens(path: str) -> Probing:
     """Return a probe that opens a file and reads a little of it."""
 
     def probe(bench: Bench) -> Reason | None:
-        fd = bench.keep(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        fd = bench.open(path)
         os.read(fd, 16)
         return None
 
