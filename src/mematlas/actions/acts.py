@@ -186,7 +186,8 @@ class Act:
         for vma, address, mask in self.left:
             tally = self.tallies[vma.start]
             if tally.refused or self.stopped:
-                add_counts(tally.reasons, {"refused" if tally.refused else "unfinished": mask.count(1)})
+                why = "refused" if tally.refused else "unfinished"
+                add_counts(tally.reasons, {why: mask.count(1)})
                 continue
             size = self.process.page_size
             for low, high, now in parts(space, address, address + len(mask) * size):

@@ -184,7 +184,8 @@ class PageOut(Advice):
 
     def _lack(self, nr_pages: int) -> str:
         # Swap is given out in clusters to each CPU, so the last few slots may be free and yet out of reach.
-        return "no swap" if free_swap(read_swaps(self.process.procfs)) < nr_pages * self.page_size else "busy"
+        free = free_swap(read_swaps(self.process.procfs))
+        return "no swap" if free < nr_pages * self.page_size else "busy"
 
     def _explain_file(self, address: int, mask: bytes) -> dict[str, int]:
         """Return why pages of a file stayed mapped."""
@@ -196,7 +197,9 @@ class PageOut(Advice):
     def count_dirty(self, address: int, mask: bytes) -> int | None:
         """Return how many pages of a mask are not written to disk yet; None when that is unknown."""
         words = self._flag_words(address, mask)
-        return None if words is None else sum(word & DIRTY != 0 for word in words if word is not None)
+        if words is None:
+            return None
+        return sum(word & DIRTY != 0 for word in words if word is not None)
 
     def given_up(self, address: int, mask: bytes) -> bytes | None:
         """Return which pages of a mask were given up by the process: freed, not swapped; None when that is unknown.
@@ -214,18 +217,16 @@ class PageOut(Advice):
         """Return the flags of the frames of a mask, None for other pages; None when they are unknown."""
         if 1 not in mask:
             return []
-        frames = self.reader.pagemap.frames(address, address + len(mask) * self.page_size)
-        wanted = [frame for frame, is_meant in zip(frames, mask, strict=True) if is_meant and frame]
+        pfns = self.reader.pagemap.frames(address, address + len(mask) * self.page_size)
+        wanted = [pfn if is_meant else 0 for pfn, is_meant in zip(pfns, mask, strict=True)]
         try:
-            if not wanted:
+            if not any(wanted):
                 raise frames_hidden(self.process.dir.path)
             with FrameWords(self.process.procfs, "kpageflags") as words:
-                flags = words.get(wanted)
+                flags = words.get(filter(None, wanted))
         except (PermissionDenied, NotSupported):
             return None
-        return [
-            flags.get(frame, 0) if is_meant and frame else None for frame, is_meant in zip(frames, mask, strict=True)
-        ]
+        return [flags.get(pfn, 0) if pfn else None for pfn in wanted]
 
     def settle(self, tallies: Iterable[Tally], moved: PageSet) -> None:
         self.nr_swap_cached = self._count_swap_cached()

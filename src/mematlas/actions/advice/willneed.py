@@ -69,7 +69,9 @@ class WillNeed(Advice):
 
     def _all_blocks(self, vma: Vma, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         # A page of a file that is out of RAM leaves nothing in pagemap, so no block is skipped.
-        return self._stretches(vma, start, end) if vma.kind == "file" else super()._all_blocks(vma, start, end)
+        if vma.kind == "file":
+            return self._stretches(vma, start, end)
+        return super()._all_blocks(vma, start, end)
 
     def blind_spots(self) -> list[Note]:
         reasons = sorted(set(self.reader.backings.unknown.values()))
