@@ -464,3 +464,18 @@ def test_bytes_are_not_for_a_terminal(say: Say) -> None:
         os.close(theirs)
 
     assert (run.returncode, "not for a terminal" in run.stderr) == (2, True)
+
+
+@root
+@pytest.mark.parametrize("more", [[], ["--runs"], ["--level", "pte"]], ids=" ".join)
+def test_a_limit_gives_the_first_lines_of_a_list(say: Say, more: list[str], victim: Callable[..., Victim]) -> None:
+    line = [victim("anon_full").pid, "--list", *more, "--format", "csv"]
+    whole = say(*line).splitlines()
+
+    assert say(*line, "--limit", "7").splitlines() == whole[: 1 + 7]
+    assert say(*line, "--limit", str(len(whole))).splitlines() == whole
+
+
+def test_a_limit_is_of_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tables", "self", "--limit", "7"]) == 2
+    assert capsys.readouterr().err == "mematlas: --limit needs --list\n"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from mematlas.cli.addresses import address_of, addresses_of, refuse_two_readings
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_repeat, add_target
+from mematlas.cli.values import parse_count
 from mematlas.errors import BadInput
 from mematlas.model.address_space import parse_address, parse_range
 
@@ -35,6 +36,7 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--list", action="store_true", help="every entry, indented by level")
     arguments.add_argument("--runs", action="store_true", help="with --list: like neighbours as one line")
     arguments.add_argument("--flags", metavar="FLAG,...", help="with --list: only entries with these flags: w,x,!nx")
+    arguments.add_argument("--limit", type=parse_count, metavar="N", help="with --list: stop after N lines")
     arguments.add_argument("--level", choices=LEVELS, help="with --list: only this level; with --tree: no deeper")
     arguments.add_argument("--range", metavar="RANGE", help="only ADDR+LEN or START-END")
     arguments.add_argument(
@@ -86,7 +88,7 @@ def check(args: Namespace, words: list[str]) -> None:
         addresses_of(words)
     if len(asked) > 1:
         raise BadInput(f"--{asked[0]} and --{asked[1]}: one at a time")
-    for option, needs in (("runs", "list"), ("flags", "list"), ("binary", "raw"), ("fail", "audit")):
+    for option, needs in (("runs", "list"), ("flags", "list"), ("limit", "list"), ("binary", "raw"), ("fail", "audit")):
         if getattr(args, option) not in (None, False) and not getattr(args, needs):
             raise BadInput(f"--{option} needs --{needs}")
     if args.level and not (args.list or args.tree):
@@ -165,8 +167,8 @@ def listing(args: Namespace, session: Session, page_tables: PageTables) -> Table
     levels = frozenset([page_tables.level_number(args.level)]) if args.level else None
     wanted = EntryFilter(levels, () if args.flags is None else parse_flags(args.flags, page_tables.mode))
     if args.runs:
-        return runs_view(page_tables.runs(wanted), session.target_info())
-    return list_view(page_tables.entries(wanted), session.target_info())
+        return runs_view(page_tables.runs(wanted, args.limit), session.target_info())
+    return list_view(page_tables.entries(wanted, args.limit), session.target_info())
 
 
 MOST_DIGITS = 11

@@ -10,13 +10,13 @@ This is the library behind ``mematlas tables``. Nothing is locked and nothing is
 
 from __future__ import annotations
 
-from itertools import count
+from itertools import count, islice
 
 import numpy as np
 
 from mematlas.analysis.pagetables.audit import Covers, Finding, audit, join_neighbours
 from mematlas.analysis.pagetables.compare import differing_pages, nr_hidden
-from mematlas.analysis.pagetables.entries import EntryFilter, entry_runs, list_entries, tree_of
+from mematlas.analysis.pagetables.entries import EntryFilter, entry_runs, first_entries, list_entries, tree_of
 from mematlas.analysis.pagetables.leaves import used_entries
 from mematlas.analysis.pagetables.regions import Region, kernel_regions, region_of, region_sizes, unmapped_ram
 from mematlas.analysis.pagetables.results import (
@@ -156,16 +156,17 @@ class PageTables:
 
     # Entry by entry
 
-    def entries(self, wanted: EntryFilter = EVERY_ENTRY) -> Stream[EntryBatch]:
+    def entries(self, wanted: EntryFilter = EVERY_ENTRY, limit: int | None = None) -> Stream[EntryBatch]:
         """Return the entries that are asked for, made while they are read; a table stands before what it points at."""
         look = PageTableLook(self._held)
-        return Stream(self.origin, list_entries(look.parts(NR_LIST_TABLES), wanted), look.finish)
+        entries = list_entries(look.parts(NR_LIST_TABLES), wanted)
+        return Stream(self.origin, entries if limit is None else first_entries(entries, limit), look.finish)
 
-    def runs(self, wanted: EntryFilter = EVERY_ENTRY) -> Stream[EntryRun]:
+    def runs(self, wanted: EntryFilter = EVERY_ENTRY, limit: int | None = None) -> Stream[EntryRun]:
         """Return runs of like entries, made while they are read."""
         look = PageTableLook(self._held)
         entries = list_entries(look.parts(NR_LIST_TABLES), wanted)
-        return Stream(self.origin, entry_runs(self.mode, entries), look.finish)
+        return Stream(self.origin, islice(entry_runs(self.mode, entries), limit), look.finish)
 
     def raw(self, level: int, number: int | None = None, address: int | None = None) -> Stream[RawTable]:
         """Return the tables of a level: all, the one with this number, or the one that translates an address."""

@@ -151,6 +151,15 @@ def list_entries(parts: Iterable[Walk], wanted: EntryFilter) -> Iterator[EntryBa
         yield found.chosen(wanted.takes(part.mode, found))
 
 
+def first_entries(batches: Iterable[EntryBatch], limit: int) -> Iterator[EntryBatch]:
+    """Yield so many entries, and read no further."""
+    for batch in batches:
+        yield batch.chosen(slice(limit))
+        limit -= len(batch)
+        if limit <= 0:
+            return
+
+
 def entry_targets(mode: PagingMode, found: EntryBatch) -> tuple[Words, Words, Words]:
     """Return, for each entry, where it leads in memory, and its swap type and offset; what it has not is 0.
 
