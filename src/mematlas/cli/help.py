@@ -9,7 +9,7 @@ from __future__ import annotations
 from mematlas.cli.arguments import Arguments, is_flag, is_option
 from mematlas.cli.command import COMMANDS, TARGETS, load
 from mematlas.version import __version__
-from mematlas.views.format import fold_text, fold_words
+from mematlas.views.format import fold_message, fold_text, fold_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,12 +75,18 @@ def command_text(name: str, width: int) -> str:
     options = [line for each in own for line in option_lines(each, width)]
     parts = [
         [fold_text(head, width), f"usage: {program} {command.usage}"],
-        [fold_text(command.about.strip(), width)],
+        about_lines(command, width),
         ["Examples:", *example_lines(command, width)],
         ["Options:", *options] if options else [],
         shared_lines(command, arguments, width),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def about_lines(command: Command, width: int) -> list[str]:
+    """Return what a command is about, folded; of lines that have columns the last one is."""
+    lines = fold_text(command.about.strip(), width).split("\n")
+    return [part for line in lines for part in (fold_message(line, width) if "  " in line else [line])]
 
 
 def program_of(name: str) -> str:
