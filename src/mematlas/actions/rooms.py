@@ -66,8 +66,10 @@ def read_swap_room(process: ProcessDir) -> SwapRoom:
     """Return where the memory of a process can go that has no file."""
     try:
         areas = tuple(read_swaps(process.procfs))
-    except NotSupported:  # a kernel without CONFIG_SWAP has no such file
-        areas = ()
+    except NotSupported:
+        if process.procfs.is_subset:
+            raise  # there may be swap: this /proc does not tell
+        areas = ()  # a kernel without CONFIG_SWAP has no such file
     if not process.procfs.live:
         return SwapRoom(areas, {}, None)  # what this machine says of its devices and groups is of others
     ratios = {area.path: ratio for area in areas if (ratio := zram_ratio(area.path)) is not None}
