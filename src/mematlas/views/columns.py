@@ -6,6 +6,8 @@ formatted once, and what is left for each row are loops in C.
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from mematlas.frozen import record
 from mematlas.views.format import (
     format_address,
@@ -85,9 +87,7 @@ class Column(Generic[Item]):
 
     def values(self, items: Sequence[Any]) -> list[Any]:
         """Return the values of items."""
-        if self.value:
-            return list(map(self.value, items))
-        return [getattr(item, self.key) for item in items]
+        return list(map(self.value or attrgetter(self.key), items))
 
     def values_beside(self, items: Sequence[Any]) -> list[Any]:
         """Return the values of items among which some rows stand `Aside`."""
@@ -159,7 +159,7 @@ def node_columns(nodes: Iterable[Sizes], sizes_of: Callable[[AnItem], Sizes | No
 
 NR_TOGETHER = 1024
 """Rows formatted together at the most, so that their texts take little memory."""
-RECURRING = ("text", "path", "list", "size")
+RECURRING = ("text", "path", "list", "size", "share")
 """Kinds of which there are few different values."""
 
 

@@ -33,7 +33,9 @@ def share_of_all(items: list[VmaUsage]) -> float | None:
 
 def present_of(items: list[VmaUsage]) -> int | None:
     """Return how many pages are present; those that nothing shows are in no count, and alone are not known."""
-    counts = [item.usage.nr_present for item in items if not is_hidden(item)]
+    counts = [item.usage.nr_present for item in items]
+    if None in counts:
+        counts = [item.usage.nr_present for item in items if not is_hidden(item)]
     return None if None in counts or not counts else sum(nr or 0 for nr in counts)
 
 
