@@ -48,11 +48,11 @@ class Kept:
 
     def between(self, start: int, end: int, page_size: int) -> Iterator[Piece]:
         """Yield the pieces from ``start`` to ``end``."""
-        for place in range(bisect_right(self._ends, start), len(self.pieces)):
-            piece = self.pieces[place]
+        for index in range(bisect_right(self._ends, start), len(self.pieces)):
+            piece = self.pieces[index]
             if piece.address >= end:
                 return
-            if piece.address >= start and self._ends[place] <= end:
+            if piece.address >= start and self._ends[index] <= end:
                 yield piece
             elif (part := clip(piece, start, end, page_size)) is not None:
                 yield part

@@ -95,10 +95,11 @@ def read_by_smaps(sources: Sources, counter: SmapsCounter, selection: Selection)
     from mematlas.kernel.smaps import SmapsReader
 
     reader = SmapsReader(sources.dir, sources.files)
-    vmas = counter.count(
-        batch if selection is EVERYTHING else [entry for entry in batch if selection.matches(entry[0])]
-        for batch in reader
-    )
+
+    def wanted(batch: Sequence[tuple[Vma, dict[str, int]]]) -> Sequence[tuple[Vma, dict[str, int]]]:
+        return batch if selection is EVERYTHING else [entry for entry in batch if selection.matches(entry[0])]
+
+    vmas = counter.count(map(wanted, reader))
     # smaps just stops where the target ends while it is read, which would look like less memory: then there are no
     # VMAs now. Where they differ now, they changed meanwhile.
     mark = read_mark(sources.dir)
@@ -137,14 +138,14 @@ class SmapsCounter:
     ) -> list[VmaUsage]:
         result = [item for entries in batches for item in self._of_entries(unsaid, entries)]
         if self._nodes:
-            told = [(item.vma, (item.usage.rss or 0) + (item.usage.hugetlb or 0)) for item in result]
-            sizes = self._nodes.of_sizes(unsaid.reader if unsaid else None, told)
-            result = [replace(item, nodes=each) for item, each in zip(result, sizes, strict=True)]
+            reported = [(item.vma, (item.usage.rss or 0) + (item.usage.hugetlb or 0)) for item in result]
+            sizes = self._nodes.of_sizes(unsaid.reader if unsaid else None, reported)
+            result = [replace(item, nodes=nodes) for item, nodes in zip(result, sizes, strict=True)]
         return result
 
     def _of_entries(self, unsaid: Unsaid | None, entries: Sequence[tuple[Vma, dict[str, int]]]) -> Iterator[VmaUsage]:
         vmas = [vma for vma, _ in entries]
-        places: Iterable[tuple[State | None, int | None]] = repeat((None, None))
+        firsts: Iterable[tuple[State | None, int | None]] = repeat((None, None))
         if unsaid is None:
             from mematlas.model.unsaid import may_show_zero
 
@@ -156,9 +157,9 @@ class SmapsCounter:
 
                 self.notes.add(ZERO_UNKNOWN)
             if self._first_pages:
-                places = first_pages(unsaid.reader, vmas)
+                firsts = first_pages(unsaid.reader, vmas)
         known: dict[tuple[int, str, int, int | None, bool], Usage] = {}
-        for (vma, fields), nr_zero, (state, phys) in zip(entries, zeros, places, strict=False):
+        for (vma, fields), nr_zero, (state, phys) in zip(entries, zeros, firsts, strict=False):
             is_hidden = unsaid.is_hidden(vma) if unsaid else vma.kind in MAY_BE_HIDDEN
             # VMAs of which smaps says the same share their fields, and so they share what these amount to.
             key = id(fields), vma.kind, vma.end - vma.start, nr_zero, is_hidden
@@ -194,7 +195,7 @@ def read_counters(process: ProcessDir, status: dict[str, str], nr_vmas: int) -> 
     try:
         ksm = read_merging_pages(process) * process.procfs.page_size
     except (PermissionDenied, NotSupported):
-        pass  # another user's, or a kernel that does not tell
+        pass  # another user's, or a kernel that does not report it
     return Counters(
         nr_vmas=nr_vmas,
         size=status_bytes(status, "VmSize"),

@@ -196,7 +196,8 @@ class Recorder:
             if name in BY_VMA:
                 self._save_lines(directory, name, source)
                 return
-            data: bytes | None = source.read_start(name, MAX_COMMAND) if name == "cmdline" else source.read(name)
+            is_command = name == "cmdline"
+            data: bytes | None = source.read_start(name, MAX_COMMAND) if is_command else source.read(name)
         except (PermissionDenied, NotSupported) as error:
             self.unreadable[name] = str(error)
             return
@@ -319,7 +320,8 @@ class Recorder:
                 name = f"{vma.start:x}-{vma.end:x}"
                 why = reader.backings.unknown[vma.start]
                 # Of tens of thousands of VMAs, the reasons would be megabytes.
-                self.unknown_backings[name] = why if len(self.unknown_backings) < MAX_REASONS else "as of others"
+                is_room = len(self.unknown_backings) < MAX_REASONS
+                self.unknown_backings[name] = why if is_room else "as of others"
 
     def _mark_huge(self, reader: PageReader, vma: Vma, block: Block) -> bytes:
         if not self.huge_known:
@@ -327,9 +329,9 @@ class Recorder:
         states = bytearray(block.states)
         try:
             for low, high in reader.huge_places(vma, block):
-                for place in range(low, high):
-                    if states[place] & PRESENT:
-                        states[place] |= MARK_B
+                for index in range(low, high):
+                    if states[index] & PRESENT:
+                        states[index] |= MARK_B
         except NotSupported as error:
             self.huge_known = False
             self.notes.add(Note("huge-unknown", f"huge pages unknown with this source: {error}"))
@@ -381,10 +383,10 @@ class Frames:
         chunks = self.chunks
         for entry in entries:
             if entry >= PM_PRESENT and (frame := entry & PM_PFRAME):
-                number, place = divmod(frame, CHUNK)
+                number, index = divmod(frame, CHUNK)
                 if number not in chunks:
                     chunks[number] = bytearray(CHUNK // 8)
-                chunks[number][place >> 3] |= 1 << (place & 7)
+                chunks[number][index >> 3] |= 1 << (index & 7)
 
     @property
     def nr_frames(self) -> int:
@@ -422,9 +424,9 @@ def read_words(file: WordFile, offset: int, marks: bytes) -> bytes:
     view = memoryview(data)
     nr_read = file.read_into(view, offset)
     words = view.cast("Q")
-    place = -1
-    while (place := marks.find(0, place + 1)) >= 0:
-        words[place] = 0
+    index = -1
+    while (index := marks.find(0, index + 1)) >= 0:
+        words[index] = 0
     return bytes(view[:nr_read])
 
 

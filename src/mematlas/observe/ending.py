@@ -49,7 +49,7 @@ TABLES_UNKNOWN = Note(
 )
 SHARING_UNKNOWN = Note(
     "sharing-unknown",
-    "whether others run in its address space (CLONE_VM, vfork) is not told: if any do, all of it stays",
+    "whether others run in its address space (CLONE_VM, vfork) is unknown: if any do, all of it stays",
 )
 CAPTURED = Note(
     "holders-unknown",
@@ -259,8 +259,8 @@ class Ending:
         self.holders = find_holders(self.process, nameless)
 
     def _ask(self, file: MemoryFile) -> None:
-        place, _, span = file.link.partition("/")
-        if place == "map_files" and self._live_files.is_silent(span, file.file[0]):
+        directory, _, span = file.link.partition("/")
+        if directory == "map_files" and self._live_files.is_silent(span, file.file[0]):
             self.notes.add(files_unknown(NOBODY_ANSWERS))
             return
         try:
@@ -275,12 +275,12 @@ class Ending:
         # Not opened as such: secret memory cannot be.
         fd = self.process.open_fd(file.link, os.O_PATH)
         try:
-            told = os.fstat(fd)
+            status = os.fstat(fd)
         finally:
             os.close(fd)
         # The inode of secret memory has a count of 1 and no name.
-        has_name = told.st_nlink > 0 and not file.is_secret
-        size, swap = told.st_blocks * 512, 0
+        has_name = status.st_nlink > 0 and not file.is_secret
+        size, swap = status.st_blocks * 512, 0
         if file.kind == "shmem" and size:
             cached, swap = self._pages_of(file)
             # Two counts of the same that are not of one moment.
@@ -320,9 +320,9 @@ class Ending:
         self.add("stays", "kernel", "others", mapped[KERNEL] - alone[KERNEL])
         self.add("unknown", "anon", "slots", unsure)
         self.add("unknown", "kernel", "kernel", alone[KERNEL])
-        for place, file in enumerate(self.files.values(), FIRST_FILE):
-            here = place < len(mapped)
-            self._add_file(file, mapped[place] if here else 0, here and mapped[place] > alone[place])
+        for index, file in enumerate(self.files.values(), FIRST_FILE):
+            size = mapped[index] if index < len(mapped) else 0
+            self._add_file(file, size, is_shared=size > 0 and size > alone[index])
 
     def _add_file(self, file: MemoryFile, mapped: int, is_shared: bool) -> None:
         facts = self.facts.get(file.file)
@@ -392,7 +392,7 @@ class Ending:
         hold = sources.smaps_hold(max_stall)
         if self.process.procfs.live and hold > max_stall:
             text = (
-                f"whether swap is shared with forks is unknown: smaps tells, and holds up the target for about"
+                f"whether swap is shared with forks is unknown: smaps shows it, and holds up the target for about"
                 f" {hold * 1e3:.0f} ms (--max-stall allows it)"
             )
             self.notes.add(Note("shared-swap-unknown", text))

@@ -228,10 +228,11 @@ class PageCounter:
         states, use = block.states, block.use
         counts: dict[int, int] = {}
         if nr_shared(block.kinds):
-            places = [place for place, is_shared in enumerate(states.translate(IS_SHARED)) if is_shared]
-            counts = dict(zip(places, map_counts([block.entries[place] & PM_PFRAME for place in places]), strict=True))
+            indexes = [index for index, is_shared in enumerate(states.translate(IS_SHARED)) if is_shared]
+            frames = [block.entries[index] & PM_PFRAME for index in indexes]
+            counts = dict(zip(indexes, map_counts(frames), strict=True))
         for vma, first, last in cut(run, block, self.page_size):
-            shared = [counts[place] for place in range(first, last) if place in counts] if counts else []
+            shared = [counts[index] for index in range(first, last) if index in counts] if counts else []
             if shared and look_closer and min(shared) < 2:
                 yield look_closer(vma)
                 continue

@@ -47,8 +47,8 @@ class Process:
     >>> 0 < usage.uss <= usage.pss <= usage.rss
     True
 
-    How much there is, tell `usage`, `maps`, `distinct` and `if_ended`; what single pages are and where, `pages` and
-    `translate`; pictures are made of `grid` and `density`. Each returns one object that holds the answer and its
+    Ask how much there is: `usage`, `maps`, `distinct`, `if_ended`. Ask about single pages: `pages`, `translate`. `grid`
+    and `density` are what pictures are made of. Each returns one object that holds the answer and its
     ``reading``: from which source, how long it took, whether VMAs changed meanwhile, and notes on what is unknown.
     Memory is read so that the target runs on: see `usage` for ``source`` and ``max_stall``.
 
@@ -149,9 +149,12 @@ class Process:
         """
         result = self.maps(source, max_stall, first_pages=False, numa=numa)
         status = read_memory_status(self.dir)
-        nodes = total_by_node((item.nodes or {} for item in result.vmas), result.nodes) if numa else None
-        size, reading = self._try_distinct(source, max_stall, result.reading) if distinct else (None, result.reading)
-        sizes = None
+        reading = result.reading
+        size = sizes = nodes = None
+        if numa:
+            nodes = total_by_node((item.nodes or {} for item in result.vmas), result.nodes)
+        if distinct:
+            size, reading = self._try_distinct(source, max_stall, reading)
         if folios:
             from mematlas.model.folio_sizes import read_folio_sizes
 

@@ -134,7 +134,8 @@ class Sources:
         """Say that the process has no memory any more."""
         from mematlas.kernel.group import ZOMBIE
 
-        raise ProcessGone(self.dir.pid, ZOMBIE if read_stat(self.dir).is_zombie else "has no memory (it is ending)")
+        is_zombie = read_stat(self.dir).is_zombie
+        raise ProcessGone(self.dir.pid, ZOMBIE if is_zombie else "has no memory (it is ending)")
 
     def reading(
         self, source: str, began: float, torn: bool, notes: Iterable[Note], hold: Hold | None = None
@@ -158,7 +159,8 @@ class Sources:
         """
         known = SOURCES if span is None else PAGE_SOURCES
         if wanted not in known:
-            raise BadInput(f"no source {wanted!r}{' of pages' if span else ''} (there are {', '.join(known)})")
+            what = "source" if span is None else "source of pages"
+            raise BadInput(f"no {what} {wanted!r} (there are {', '.join(known)})")
         if wanted != "auto":
             return Choice(wanted)
         hold = self._hold(max_stall, span, numa) if self.procfs.live else 0
@@ -171,7 +173,8 @@ class Sources:
                 return Choice("tables")
         lacking = self._why_pagemap_hides() if span is None else None
         if lacking:
-            return Choice("smaps", (*([no_tables(why)] if why else ()), smaps_instead(lacking, hold)))
+            notes = [smaps_instead(lacking, hold)]
+            return Choice("smaps", (no_tables(why), *notes) if why else tuple(notes))
         return Choice("pagemap", (pagemap_instead(why),) if why else ())
 
     def _hold(self, enough: float, span: tuple[int, int] | None, numa: bool) -> float:
@@ -214,7 +217,7 @@ class Sources:
         from mematlas.kernel.rights import may_read_kernel
 
         # Without the right, they would: so that somebody says what is missing.
-        return costs.counts < by_pagemap and (not may_read_kernel() or self.count_access() is not None)
+        return costs.counts < by_pagemap and not (may_read_kernel() and self.count_access() is None)
 
     def _costs(self) -> Costs:
         from mematlas.model.costs import costs_of
