@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from itertools import pairwise
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.pagemap import ENTRY_SIZE, GAP, PM_PFRAME
@@ -160,19 +159,25 @@ class FrameWords:
             different, which = np.unique(frames, return_inverse=True)
             words, known = self.array(different)
             return words[which], known[which]
-        words, known = np.zeros(len(frames), np.uint64), np.zeros(len(frames), np.bool_)
-        buffer = np.frombuffer(self.bytes, np.uint64)
+        words, known = np.zeros(len(frames), np.uint64), np.ones(len(frames), np.bool_)
+        if not len(frames):
+            return words, known
+        # Gaps that are cheaper read along are, but no call reads more than the buffer holds.
         apart = (np.diff(frames) > GAP) | (np.diff(frames // np.uint64(RUN)) > 0)
-        cuts = np.flatnonzero(apart) + 1
-        for low, high in pairwise([0, *cuts.tolist(), len(frames)]):
-            if low == high:
-                continue
-            first = int(frames[low])
-            nr_read = len(self.read(first, int(frames[high - 1]) - first + 1)) // WORD_SIZE
-            buffer[nr_read:] = 0
-            indices = (frames[low:high] - np.uint64(first)).astype(np.intp)
-            words[low:high] = buffer[indices]
-            known[low:high] = indices < nr_read
+        edges = np.concatenate(([0], np.flatnonzero(apart) + 1, [len(frames)]))
+        starts, ends = edges[:-1], edges[1:]
+        firsts = frames[starts]
+        sizes = (frames[ends - 1] - firsts + np.uint64(1)) * np.uint64(WORD_SIZE)
+        offsets = (frames - np.repeat(firsts, ends - starts)).astype(np.intp)
+        buffer, view = np.frombuffer(self.bytes, np.uint64), memoryview(self.bytes)
+        read_into = self.file.read_into
+        for low, high, first, size in zip(*(part.tolist() for part in (starts, ends, firsts, sizes)), strict=True):
+            size_read = read_into(view[:size], first * WORD_SIZE)
+            inside = offsets[low:high]
+            if size_read < size:
+                buffer[size_read // WORD_SIZE :] = 0
+                known[low:high] = inside < size_read // WORD_SIZE
+            words[low:high] = buffer[inside]
         return words, known
 
     def tally(self, frames: Sequence[int]) -> dict[int, int]:
