@@ -26,9 +26,21 @@ from mematlas.analysis.movable import parse_states
 from mematlas.analysis.pagetables.entries import parse_flags
 from mematlas.cli.advise import parse_amount
 from mematlas.cli.command import COMMANDS, load
-from mematlas.cli.values import parse_bytes, parse_count, parse_seconds, parse_width
+from mematlas.cli.values import parse_bytes, parse_count, parse_interval, parse_seconds, parse_width
 from mematlas.errors import Error
-from mematlas.kernel import buddyinfo, kconfig, maps, meminfo, mounts, nodes, numa_maps, smaps, status, sysvipc
+from mematlas.kernel import (
+    buddyinfo,
+    kconfig,
+    maps,
+    meminfo,
+    mounts,
+    nodes,
+    numa_maps,
+    smaps,
+    status,
+    sysvipc,
+    zoneinfo,
+)
 from mematlas.kernel.ksm_stat import parse_ksm_stat, parse_number
 from mematlas.kernel.machine import parse_machine
 from mematlas.kernel.memory import btf, iomem, kcore, layoutcache
@@ -37,7 +49,7 @@ from mematlas.kernel.memory.vmcoreinfo import parse_vmcoreinfo
 from mematlas.kernel.rights import parse_id
 from mematlas.kernel.swaps import parse_swap, parse_swaps
 from mematlas.kernel.vmfile import NO_DEVICES
-from mematlas.labs import question, score, workload
+from mematlas.labs import actor, question, score, workload
 from mematlas.labs.answers import read_answers
 from mematlas.model import address_space, pages
 from mematlas.model.pagetables.modes import x86_64
@@ -256,6 +268,7 @@ def kernel_parsers(live: bool) -> list[Parser]:
         file("ksm_stat", parse_ksm_stat),
         of_words(parse_number, "47", call=lambda text: parse_number(text.encode("utf-8", "replace"))),
         file("zoneinfo", nodes.parse_zoneinfo),
+        file("zoneinfo", zoneinfo.parse_cpu_free),
         lines("numa_maps", numa_maps.parse_numa_maps),
         lines("mountinfo", mounts.parse_mountinfo),
         lines("mountinfo", mounts.parse_options),
@@ -283,6 +296,11 @@ def kernel_parsers(live: bool) -> list[Parser]:
     ]
 
 
+def say(verb: actor.Verb, text: str) -> list[object]:
+    """Parse what follows the name of a verb."""
+    return verb.parse("do", text.split())
+
+
 def word_parsers() -> list[Parser]:
     """Return what parses what a person types."""
     mode = x86_64()
@@ -307,10 +325,12 @@ def word_parsers() -> list[Parser]:
         of_words(parse_states, "present,swapped"),
         of_words(parse_flags, "w,!nx,swap", "x", call=lambda text: parse_flags(text, mode)),
         of_words(parse_seconds, "200ms", "1s", "0.5", "5m"),
+        of_words(parse_interval, "200ms", "1s", "0.5", "5m", "49ms"),
         of_words(parse_count, "12"),
         of_words(parse_width, "80"),
         of_words(parse_bytes, "512M", "2G"),
         of_words(parse_amount, "10M", "50%", "100p"),
+        *(of_words(verb.parse, "1000", "7 huge", "1 2 3", call=partial(say, verb)) for verb in actor.VERBS.values()),
         of_words(workload.parse_count, "12", call=lambda text: workload.parse_count(text, 1 << 20)),
         Parser("labs.score.parse_scores", score.parse_scores, (SCORES,), (name_of(score.parse_scores),)),
         Parser("labs.answers.read_answers", use_answers, (ANSWERS,), ()),

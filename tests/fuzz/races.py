@@ -52,7 +52,7 @@ LINES = (
         "tables PID",
         "tables PID --list",
     ),
-    *("tables PID --tree", "tables PID --verify", "usage PID --verify", "translate PID 400000", "tables PID --audit"),
+    *("tables PID --tree", "tables PID --verify", "usage PID --verify", "translate PID 0x400000", "tables PID --audit"),
     *("pageout PID --dry-run", "cold PID --dry-run", "pageout PID --anon", "cold PID", "willneed PID --dry-run"),
     *("pageout PID --passes 2 --undo", "collapse PID --dry-run", "collapse PID [heap]", "capture PID COPY"),
     *("usage NAME", "usage ~MARK", "maps ~MARK"),

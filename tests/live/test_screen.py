@@ -337,7 +337,8 @@ print(1, flush=True)
     assert size * 0.8 < grown["shmem"] < size * 1.4
     assert size * 1.7 < grown["pss"]
     assert abs(grown["other"]) < size / 2
-    assert size * 1.5 < grown["in_use"]
+    # What CPUs keep free is in use before a program takes it, and after.
+    assert size * 1.5 < grown["in_use"] + (before.cpu_free or 0) - (after.cpu_free or 0)
 
 
 def test_pools_of_huge_pages_are_a_part_of_ram(hugetlb_pages: int) -> None:

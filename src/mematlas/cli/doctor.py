@@ -2,7 +2,7 @@
 
 works    it does, here and for you
 needs    a right or a setting: the capability, or the line to type, is given
-missing  this kernel is older, or built without it: the version or the option is given
+missing  this kernel is older or built without it: the version or option named
 unknown  it cannot be tried as things are: the line that changes that is given
 """
 
