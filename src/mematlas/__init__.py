@@ -19,7 +19,7 @@ NAMES = {
     "analysis.ending": "DistinctResult EndingResult Part",
     "analysis.grid": "Cells Stretch Strip",
     "analysis.movable": "Choice",
-    "analysis.overview": "Facts Group Others",
+    "analysis.overview": "Census Facts Group MachineUsage Others",
     "analysis.page_filter": "PageFilter",
     "analysis.ram": "Ram",
     "analysis.results": "Counters Density Grid MapsResult Reading Translation Translations UsageResult VmaUsage",
@@ -36,7 +36,7 @@ NAMES = {
     "model.search": "resolve",
     "notes": "Note",
     "observe.captures": "CaptureResult capture",
-    "observe.machine": "Census Machine MachineUsage",
+    "observe.machine": "Machine",
     "observe.page_list": "PageList",
     "observe.pages": "Pages",
     "observe.pagetables": "PageTables",
@@ -65,8 +65,10 @@ if TYPE_CHECKING:
     from mematlas.analysis.grid import Stretch as Stretch
     from mematlas.analysis.grid import Strip as Strip
     from mematlas.analysis.movable import Choice as Choice
+    from mematlas.analysis.overview import Census as Census
     from mematlas.analysis.overview import Facts as Facts
     from mematlas.analysis.overview import Group as Group
+    from mematlas.analysis.overview import MachineUsage as MachineUsage
     from mematlas.analysis.overview import Others as Others
     from mematlas.analysis.page_filter import PageFilter as PageFilter
     from mematlas.analysis.ram import Ram as Ram
@@ -104,9 +106,7 @@ if TYPE_CHECKING:
     from mematlas.notes import Note as Note
     from mematlas.observe.captures import CaptureResult as CaptureResult
     from mematlas.observe.captures import capture as capture
-    from mematlas.observe.machine import Census as Census
     from mematlas.observe.machine import Machine as Machine
-    from mematlas.observe.machine import MachineUsage as MachineUsage
     from mematlas.observe.page_list import PageList as PageList
     from mematlas.observe.pages import Pages as Pages
     from mematlas.observe.pagetables import PageTables as PageTables

@@ -7,13 +7,14 @@ divided among those who share it, only a look at the pages does.
 from __future__ import annotations
 
 from mematlas.analysis.ram import less
-from mematlas.frozen import record
+from mematlas.frozen import Record, Tabular, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from mematlas.analysis.ram import Ram
+    from mematlas.notes import Note
 
 SORTS = ("uss", "pss", "rss", "swap")
 """What groups can be ranked by, beside the sum of PSS, swap and huge pages that they are ranked by unless told."""
@@ -24,7 +25,7 @@ SHARE = 0.2
 
 
 @record
-class Facts:
+class Facts(Record):
     """The counters of a process, in bytes. RSS and its parts, the swap of its private memory, and hugetlb.
 
     None is "not told": of the lines of status a kernel has those that it was built for.
@@ -90,6 +91,12 @@ class Group:
         self.members = sorted(members, key=lambda each: each.most, reverse=True)
         self.measured: dict[int, Measured] = {}
         """By PID."""
+
+    def to_plain(self) -> dict[str, object]:
+        """Return its members and amounts by name."""
+        amounts = {name: getattr(self, name) for name in ("rss", "pss", "uss", "swap", "hugetlb")}
+        pids = [each.pid for each in self.members]
+        return {"name": self.name, "pids": pids, "nr_measured": len(self.measured), **amounts, **self.parts()}
 
     @property
     def pid(self) -> int:
@@ -253,7 +260,7 @@ def largest(groups: Iterable[Group], count: int, by: str | None = None) -> list[
 
 
 @record
-class Others:
+class Others(Record):
     """The processes that are not among those shown, together; we ourselves are one."""
 
     nr_processes: int
@@ -275,3 +282,37 @@ def others_of(groups: Iterable[Group], shown: Sequence[Group], ram: Ram, has_mor
         rest = max(rest, 0)  # counters of the machine lag behind, and processes went on meanwhile
     nr_unknown = sum(len(group.members) for group in shown if group.pss is None)
     return Others(len(members) + 1, sum(each.rss for each in members), rest, nr_unknown, has_more)
+
+
+@record
+class Census(Tabular, Record):
+    """The processes of a machine that have memory of their own."""
+
+    processes: tuple[Facts, ...]
+    skipped: dict[str, tuple[int, ...]]
+    """The PIDs of the others by why they are left out: ``ended``, ``kernel thread``, ``refused`` or ``unreadable``."""
+    nr_late: int
+    """How many there was no time for."""
+
+    def __iter__(self) -> Iterator[Facts]:
+        return iter(self.processes)
+
+    def __len__(self) -> int:
+        return len(self.processes)
+
+
+@record
+class MachineUsage(Tabular, Record):
+    """Who uses the memory of a machine."""
+
+    ram: Ram
+    groups: tuple[Group, ...]
+    """The largest groups of processes, the largest first."""
+    others: Others
+    refused: tuple[int, ...] | None
+    """The processes whose memory we may not look at, by PID; None where finding out would have taken too long."""
+    missing: tuple[str, ...]
+    """The capabilities that we lack to see all of every process."""
+    sharing: dict[int, int]
+    """The processes that run in the address space of another, and of which: that memory counts once."""
+    notes: tuple[Note, ...]

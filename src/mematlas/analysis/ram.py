@@ -6,7 +6,7 @@ tmpfs is one with a file there that nobody maps. What meminfo has no line for is
 
 from __future__ import annotations
 
-from mematlas.frozen import record
+from mematlas.frozen import Record, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @record
-class Ram:
+class Ram(Record):
     """The parts of RAM, in bytes; None is "not told". See `account`."""
 
     total: int | None

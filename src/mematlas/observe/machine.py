@@ -12,7 +12,9 @@ import time
 from mematlas.analysis.overview import (
     SORTS,
     WORTH_A_ROW,
+    Census,
     Facts,
+    MachineUsage,
     Measured,
     grouped,
     is_decided,
@@ -23,7 +25,6 @@ from mematlas.analysis.overview import (
 )
 from mematlas.analysis.ram import account
 from mematlas.errors import BadInput, NotSupported, PermissionDenied
-from mematlas.frozen import record
 from mematlas.kernel.abandon import Inquiry
 from mematlas.kernel.hugepools import read_free
 from mematlas.kernel.meminfo import read_meminfo
@@ -42,9 +43,9 @@ from mematlas.observe.sources import MAX_STALL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from mematlas.analysis.overview import Group, Others
+    from mematlas.analysis.overview import Group
     from mematlas.analysis.ram import Ram
     from mematlas.kernel.procfs import ProcessDir
 
@@ -67,40 +68,6 @@ PER_SHARED_BYTE, PER_OWN_BYTE = 0.45 / (1 << 30), 0.01 / (1 << 30)
 """Seconds for counting pages by pagemap: those that others map are looked up in kpagecount, one by one."""
 NR_TOGETHER = 1 << 10
 """Processes that are asked about together: the answer is one message."""
-
-
-@record
-class Census:
-    """The processes of a machine that have memory of their own."""
-
-    processes: tuple[Facts, ...]
-    skipped: dict[str, tuple[int, ...]]
-    """The PIDs of the others by why they are left out: ``ended``, ``kernel thread``, ``refused`` or ``unreadable``."""
-    nr_late: int
-    """How many there was no time for."""
-
-    def __iter__(self) -> Iterator[Facts]:
-        return iter(self.processes)
-
-    def __len__(self) -> int:
-        return len(self.processes)
-
-
-@record
-class MachineUsage:
-    """Who uses the memory of a machine."""
-
-    ram: Ram
-    groups: tuple[Group, ...]
-    """The largest groups of processes, the largest first."""
-    others: Others
-    refused: tuple[int, ...] | None
-    """The processes whose memory we may not look at, by PID; None where finding out would have taken too long."""
-    missing: tuple[str, ...]
-    """The capabilities that we lack to see all of every process."""
-    sharing: dict[int, int]
-    """The processes that run in the address space of another, and of which: that memory counts once."""
-    notes: tuple[Note, ...]
 
 
 class Machine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.errors import ProcessGone
-from mematlas.frozen import record
+from mematlas.frozen import Record, record
 from mematlas.model.pages import Hole
 
 TYPE_CHECKING = False
@@ -19,7 +19,7 @@ FILE, SHMEM, POOL = 1, 2, 3
 
 
 @record
-class Together:
+class Together(Record):
     """The distinct frames that several processes map, in bytes."""
 
     anon: int

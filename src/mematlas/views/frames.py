@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from itertools import islice
 
+from mematlas.analysis.overview import Census, MachineUsage
 from mematlas.analysis.results import MapsResult, Translations
 from mematlas.errors import NotSupported
 from mematlas.views.columns import HIDDEN
 from mematlas.views.format import escape
 from mematlas.views.maps import maps_table
+from mematlas.views.overview import census_table, groups_table
 from mematlas.views.table import Table
 from mematlas.views.translate import translate_table
 from mematlas.views.usage import LINE_COLUMNS, WHO, Subject, columns_of, heading, lines_of
@@ -26,8 +28,12 @@ NR_SHOWN = 200
 BEYOND_INT64 = 1 << 63
 
 
-def table_of(result: MapsResult | Translations | UsageResult) -> Table:
+def table_of(result: MapsResult | Translations | UsageResult | Census | MachineUsage) -> Table:
     """Return the table of a result: a row per item, the amounts of one process as a single row."""
+    if isinstance(result, Census):
+        return census_table(result)
+    if isinstance(result, MachineUsage):
+        return groups_table(result)
     if isinstance(result, MapsResult):
         return maps_table(result, {})
     if isinstance(result, Translations):
@@ -139,11 +145,11 @@ def to_polars(table: Table) -> Any:
     return pl.DataFrame(series)
 
 
-def to_html(result: MapsResult | Translations | UsageResult) -> str:
+def to_html(result: MapsResult | Translations | UsageResult | Census | MachineUsage) -> str:
     """Return what a notebook shows of a result."""
     from html import escape as escape_html
 
-    if isinstance(result, MapsResult | Translations):
+    if isinstance(result, MapsResult | Translations | Census | MachineUsage):
         table, head = table_of(result), ""
     else:
         item = Subject({}, result)

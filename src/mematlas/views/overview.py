@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from mematlas.analysis.overview import Group, Others
+    from mematlas.analysis.overview import Census, Facts, Group, MachineUsage, Others
     from mematlas.analysis.ram import Ram
-    from mematlas.observe.machine import MachineUsage
 
 SCHEMA = "overview/3"
 STATUS_LINES = {"swap": "VmSwap", "hugetlb": "HugetlbPages"}
@@ -58,6 +57,30 @@ def columns_of(groups: Sequence[Group], by: str | None) -> tuple[Column[Group], 
     )
 
 
+FACTS: tuple[Column[Facts], ...] = (
+    Column("pid", "PID", "count"),
+    Column("name", "NAME"),
+    Column("uid", "UID", "count"),
+    *(Column(key, key.upper(), "size") for key in ("rss", "anon", "file", "shmem", "swap", "hugetlb")),
+    Column("cgroup", "CGROUP", shown=False),
+)
+
+
+def census_table(census: Census) -> Table:
+    """Return the counters of every process as a table."""
+    return Table("processes/1", FACTS, census.processes)
+
+
+def groups_table(usage: MachineUsage) -> Table:
+    """Return the largest groups of processes as a table."""
+    return Table(SCHEMA, columns_of(usage.groups, None), usage.groups, notes=notes_of(usage))
+
+
+def notes_of(usage: MachineUsage) -> list[Note]:
+    """Return what there is to say of the amounts."""
+    return [*estimates(usage.groups), *sharing_notes(usage.sharing), *usage.notes]
+
+
 def overview_view(
     machine: dict[str, Any], usage: MachineUsage, by: str | None, uid: int, command: str, sudo: str | None
 ) -> Table:
@@ -80,8 +103,7 @@ def overview_view(
         for line in tries(command, to_try(usage.groups)):
             yield from fold_message(line, width)
 
-    notes = [*estimates(usage.groups), *sharing_notes(usage.sharing), *usage.notes]
-    return Drawn(SCHEMA, columns, usage.groups, target=target_of(usage), draw=draw, notes=notes)
+    return Drawn(SCHEMA, columns, usage.groups, target=target_of(usage), draw=draw, notes=notes_of(usage))
 
 
 def target_of(usage: MachineUsage) -> dict[str, Any]:

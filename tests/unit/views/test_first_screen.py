@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mematlas.analysis.overview import Facts, Group, Measured, others_of
+from mematlas.analysis.overview import Census, Facts, Group, MachineUsage, Measured, others_of
 from mematlas.analysis.ram import Ram, account
-from mematlas.observe.machine import MachineUsage
+from mematlas.views.frames import table_of
 from mematlas.views.overview import overview_view
 from mematlas.views.table import Table
 from mematlas.views.writers import write
@@ -136,3 +136,17 @@ def test_machine_that_tells_nothing_shows_no_zeros() -> None:
     assert lines[0].endswith(", swap -")
     assert lines[1] == "  in use     unknown: this /proc has no meminfo"
     assert any(line.endswith("PSS unknown") for line in lines)
+
+
+def test_results_of_the_library_are_plain_and_are_tables() -> None:
+    usage = MachineUsage(RAM, SHOWN, others_of(ALL, SHOWN, RAM, False), (1,), (), {}, ())
+    census = Census(tuple(SHOWN[1].members), {"ended": ()}, 0)
+
+    plain = json.loads(json.dumps(usage.to_dict()))
+    assert [each["pids"] for each in plain["groups"]] == [[4771, 4772, 4773], [812], [1]]
+    assert plain["ram"]["anon"] == 4 * GIB
+    assert plain["groups"][2]["pss"] is None
+    assert json.loads(json.dumps(census.to_dict()))["processes"][0]["name"] == "postgres"
+    assert [record["pid"] for record in table_of(usage).records()] == [4771, 812, 1]
+    assert [record["rss"] for record in table_of(census).records()] == [35 * MIB]
+    assert "postgres" in usage._repr_html_()
