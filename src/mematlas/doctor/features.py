@@ -91,8 +91,10 @@ def run(probe: Probe, bench: Bench) -> Feature:
 
 def feature_of(probe: Probe, missing: Missing) -> Feature:
     """Return the state of an interface of which something is missing; where we hold all rights, it is not those."""
-    is_held = missing.needs and effective_capabilities().issuperset(missing.needs)
-    return Feature(probe.code, missing.status, tuple(missing.needs), Reason("held") if is_held else missing.reason)
+    reason = missing.reason
+    if missing.needs and effective_capabilities().issuperset(missing.needs):
+        reason = Reason("held")
+    return Feature(probe.code, missing.status, tuple(missing.needs), reason)
 
 
 def refusal(probe: Probe, needs: Sequence[str] = ()) -> Missing:

@@ -322,7 +322,10 @@ class Verb:
         more = words[len(self.takes) :]
         unknown = next((word for word in more if word not in self.options), None)
         if len(given) < len(self.takes) - self.nr_optional or unknown is not None:
-            what = f"{len(self.takes)} words" + (f", then {' or '.join(self.options)}" if self.options else "")
+            nr_words = len(self.takes)
+            what = "1 word" if nr_words == 1 else f"{nr_words} words"
+            if self.options:
+                what += f", then {' or '.join(self.options)}"
             raise BadInput(f"{' '.join([name, *words])[:80]!r}: {name} takes {what}; see mematlas.labs.actor")
         return [take(word) for take, word in zip(self.takes, given, strict=False)] + more
 

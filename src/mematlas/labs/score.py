@@ -39,7 +39,9 @@ class Score:
 
 def score_of(answers: list[Answer]) -> Score:
     """Return how a lesson went."""
-    return Score(sum(answer.right is True for answer in answers), sum(answer.right is not None for answer in answers))
+    nr_right = sum(answer.right is True for answer in answers)
+    nr_asked = sum(answer.right is not None for answer in answers)
+    return Score(nr_right, nr_asked)
 
 
 class ScoreFile:

@@ -148,8 +148,8 @@ def doctor_view(features: Iterable[Feature], held: frozenset[str], command: str,
     ``command`` is how mematlas is started, ``ids`` are our user and group.
     """
     features = sorted(features, key=lambda feature: list(SECTIONS).index(feature.status))
-    missing = sorted({right for feature in features if feature.status == NEEDED for right in feature.needs} - held)
-    ways = ways_to_rights(missing, command, *ids)
+    needed = frozenset[str]().union(*(feature.needs for feature in features if feature.status == NEEDED))
+    ways = ways_to_rights(sorted(needed - held), command, *ids)
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         for line in draw_features(features, ways, width):

@@ -329,7 +329,7 @@ def test_a_mistake_of_ours_is_not_taken_for_one_of_the_line(monkeypatch: pytest.
 def test_a_line_with_a_word_too_many_or_too_few_says_what_it_takes() -> None:
     with actor() as workload:
         assert "write takes 2 words" in workload.tell("write 0")["message"]
-        assert "map takes 1 words, then huge or shared" in workload.tell("map 3 purple")["message"]
+        assert "map takes 1 word, then huge or shared" in workload.tell("map 3 purple")["message"]
         assert "'x' is not a number" in workload.tell("map x")["message"]
         assert workload.tell("map 7 shared")["nr_pages"] == 7
 

@@ -78,10 +78,14 @@ def zswap(bench: Bench) -> Reason | None:
 
 
 def hugetlb(bench: Bench) -> Reason | None:
-    counts = [(read_number(f"{HUGE_PAGES}/{name}/nr_hugepages"), name[10:]) for name in names_in(HUGE_PAGES)]
-    if not any(count for count, _ in counts):
+    pools = [
+        (count, name.removeprefix("hugepages-"))
+        for name in names_in(HUGE_PAGES)
+        if (count := read_number(f"{HUGE_PAGES}/{name}/nr_hugepages"))
+    ]
+    if not pools:
         raise Missing(NEEDED, Reason("type", ("hugetlb",)))
-    return Reason("pools", [(count, size) for count, size in counts if count])
+    return Reason("pools", pools)
 
 
 def thp(bench: Bench) -> Reason | None:
