@@ -266,7 +266,7 @@ def test_stale_outputs_are_found() -> None:
         "MEASURE  SIZE  MEANING\nTHP         0  the part in huge pages\ntables  4 KiB  page tables of this process\n"
     )
 
-    assert stale_lines("START  SIZE  PERMS  N0  ADDRES\n") == ["ADDRES"]
+    assert stale_lines("START  SIZE  PERM  N0  ADDRES\n") == ["ADDRES"]
     assert stale_lines(f"a, PID 7, from smaps in 4 ms\n{table}") == [
         "the part in huge pages",
         "a, PID 7, from smaps in 4 ms",

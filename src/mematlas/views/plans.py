@@ -79,7 +79,7 @@ def columns_of(page_size: int, to_swap: bool) -> tuple[Column[PlannedVma], ...]:
         Column("start", "START", "address"),
         Column("end", "END", "address", shown=False),
         Column("size", "SIZE", "size", lambda item: item.end - item.start, sum, rank=4),
-        Column("perms", "PERMS", value=lambda item: item.vma.perms, rank=3),
+        Column("perms", "PERM", value=lambda item: item.vma.perms, rank=3),
         Column("nr_requested", "PAGES", "count", shown=False),
         Column("nr_movable", "CAN MOVE", "count", shown=False),
         Column("nr_needs_swap", "TO SWAP", "count", shown=False),

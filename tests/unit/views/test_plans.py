@@ -62,11 +62,11 @@ def text_of(plan: Plan, **how: Any) -> list[str]:
 def test_with_swap_the_whole_page() -> None:
     assert text_of(plan_of(SWAP, *ITEMS)) == [
         "could page out 29.6 MiB of 30.5 MiB selected; 928 KiB stays: shared",
-        "START             SIZE  PERMS  SELECTED  CAN MOVE   TO SWAP  STAYS           KIND  PATH",
-        "0x7f0000000000  32 MiB  rw-p   26.6 MiB  26.6 MiB  26.6 MiB  -               anon",
-        "0x55d0c0000000   8 MiB  rw-p   2.73 MiB     2 MiB     2 MiB  752 KiB shared  heap  [heap]",
-        "0x7f0004000000   2 MiB  r--p   1.17 MiB     1 MiB         0  176 KiB shared  file  /lib/c.so",
-        "total           42 MiB         30.5 MiB  29.6 MiB  28.6 MiB  928 KiB shared        3 VMAs",
+        "START             SIZE  PERM  SELECTED  CAN MOVE   TO SWAP  STAYS           KIND  PATH",
+        "0x7f0000000000  32 MiB  rw-p  26.6 MiB  26.6 MiB  26.6 MiB  -               anon",
+        "0x55d0c0000000   8 MiB  rw-p  2.73 MiB     2 MiB     2 MiB  752 KiB shared  heap  [heap]",
+        "0x7f0004000000   2 MiB  r--p  1.17 MiB     1 MiB         0  176 KiB shared  file  /lib/c.so",
+        "total           42 MiB        30.5 MiB  29.6 MiB  28.6 MiB  928 KiB shared        3 VMAs",
         "note: shared: mapped more than once: the kernel leaves such pages alone",
         "note: swap: /dev/zram0, 56 MiB free of 64 MiB, 3:1 so far",
     ]
@@ -76,10 +76,10 @@ def test_beyond_the_limit_vmas_are_a_sum() -> None:
     plan = plan_of(SWAP, *ITEMS)
     assert list(plan_table(plan, {}, limit=1).lines()) == [
         "could page out 29.6 MiB of 30.5 MiB selected; 928 KiB stays: shared",
-        "START             SIZE  PERMS  SELECTED  CAN MOVE   TO SWAP  STAYS           KIND  PATH",
-        "0x7f0000000000  32 MiB  rw-p   26.6 MiB  26.6 MiB  26.6 MiB  -               anon",
-        "others          10 MiB         3.91 MiB     3 MiB     2 MiB  928 KiB shared        2 VMAs",
-        "total           42 MiB         30.5 MiB  29.6 MiB  28.6 MiB  928 KiB shared        3 VMAs",
+        "START             SIZE  PERM  SELECTED  CAN MOVE   TO SWAP  STAYS           KIND  PATH",
+        "0x7f0000000000  32 MiB  rw-p  26.6 MiB  26.6 MiB  26.6 MiB  -               anon",
+        "others          10 MiB        3.91 MiB     3 MiB     2 MiB  928 KiB shared        2 VMAs",
+        "total           42 MiB        30.5 MiB  29.6 MiB  28.6 MiB  928 KiB shared        3 VMAs",
     ]
     assert [row["start"] for row in plan_table(plan, {}, limit=1).records()] == [ANON.start]
 
@@ -88,11 +88,11 @@ def test_without_swap_the_whole_page() -> None:
     file = "/var/tmp/swapfile"
     assert text_of(plan_of(NO_SWAP, *ITEMS)) == [
         "could page out 1 MiB of 30.5 MiB selected; 29.5 MiB stays: 28.6 MiB no swap, 928 KiB shared",
-        "START             SIZE  PERMS  SELECTED  CAN MOVE  TO SWAP  STAYS                             KIND  PATH",
-        "0x7f0004000000   2 MiB  r--p   1.17 MiB     1 MiB        0  176 KiB shared                    file  /lib/c.so",
-        "0x7f0000000000  32 MiB  rw-p   26.6 MiB         0        0  26.6 MiB no swap                  anon",
-        "0x55d0c0000000   8 MiB  rw-p   2.73 MiB         0        0  752 KiB shared, 2 MiB no swap     heap  [heap]",
-        "total           42 MiB         30.5 MiB     1 MiB        0  928 KiB shared, 28.6 MiB no swap        3 VMAs",
+        "START             SIZE  PERM  SELECTED  CAN MOVE  TO SWAP  STAYS                             KIND  PATH",
+        "0x7f0004000000   2 MiB  r--p  1.17 MiB     1 MiB        0  176 KiB shared                    file  /lib/c.so",
+        "0x7f0000000000  32 MiB  rw-p  26.6 MiB         0        0  26.6 MiB no swap                  anon",
+        "0x55d0c0000000   8 MiB  rw-p  2.73 MiB         0        0  752 KiB shared, 2 MiB no swap     heap  [heap]",
+        "total           42 MiB        30.5 MiB     1 MiB        0  928 KiB shared, 28.6 MiB no swap        3 VMAs",
         "note: shared: mapped more than once: the kernel leaves such pages alone",
         "note: no swap space: 28.6 MiB of memory without a file has nowhere to go;"
         " for this run alone, as root: --temporary-swap 64M",
@@ -147,8 +147,8 @@ def test_each_advice_has_its_word(advice: AdviceName, answer: str) -> None:
 def test_what_goes_to_swap_is_said_of_a_pageout_alone() -> None:
     assert text_of(plan_of(SWAP, ITEMS[1], advice="cold")) == [
         "could mark as cold 26.6 MiB of 26.6 MiB selected",
-        "START             SIZE  PERMS  SELECTED  CAN MOVE  STAYS  KIND  PATH",
-        "0x7f0000000000  32 MiB  rw-p   26.6 MiB  26.6 MiB  -      anon",
+        "START             SIZE  PERM  SELECTED  CAN MOVE  STAYS  KIND  PATH",
+        "0x7f0000000000  32 MiB  rw-p  26.6 MiB  26.6 MiB  -      anon",
     ]
 
 
