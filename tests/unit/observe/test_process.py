@@ -142,6 +142,20 @@ def test_results_become_dictionaries_that_json_takes(saved: ProcFS) -> None:
     assert places.to_dict()["reading"]["notes"] == [note.to_dict() for note in places.reading.notes]
 
 
+OTHERS = {"Grid", "Density", "Strip", "Stretch", "Census", "MachineUsage"}
+"""Records of what is no record: cells of pictures, and groups of processes."""
+NO_ANSWERS = {"Choice", "Hole", "PageFilter", "Selection"}
+
+
+def test_every_record_of_an_answer_becomes_a_dictionary() -> None:
+    public = {name: getattr(mematlas, name) for name in mematlas.__all__}
+    records = {name for name, value in public.items() if isinstance(value, type) and hasattr(value, "__match_args__")}
+    able = {name for name in records if hasattr(public[name], "to_dict")}
+
+    assert records - able == OTHERS | NO_ANSWERS
+    assert {"UsageResult", "Vma", "Effect", "Plan", "Ram"} <= able
+
+
 def test_translations_are_a_sequence(saved: ProcFS) -> None:
     with Process(7, saved) as process:
         places = process.translate([0x10008, 0x11000, 0x99000])
