@@ -142,8 +142,8 @@ def test_results_become_dictionaries_that_json_takes(saved: ProcFS) -> None:
     assert places.to_dict()["reading"]["notes"] == [note.to_dict() for note in places.reading.notes]
 
 
-OTHERS = {"Grid", "Density", "Strip", "Stretch", "Census", "MachineUsage"}
-"""Records of what is no record: cells of pictures, and groups of processes."""
+OTHERS = {"Grid", "Density", "Strip", "Stretch"}
+"""Records of pictures, whose cells are none."""
 NO_ANSWERS = {"Choice", "Hole", "PageFilter", "Selection"}
 
 
