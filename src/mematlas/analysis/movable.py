@@ -5,7 +5,7 @@ Source: mm/madvise.c, madvise_cold_or_pageout_pte_range(), can_madv_lru_vma(), m
 
 from __future__ import annotations
 
-from mematlas.errors import BadInput
+from mematlas.errors import BadInput, did_you_mean
 from mematlas.frozen import record
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import EXCLUSIVE, FILE, PRESENT, histogram, to_marks
@@ -72,7 +72,8 @@ def parse_states(text: str) -> frozenset[str]:
     """Return the states in a list such as ``present,swapped``."""
     states = frozenset(text.split(","))
     if wrong := states.difference(STATES):
-        raise BadInput(f"no such state: {', '.join(sorted(wrong))} (there are {', '.join(STATES)})")
+        hint = did_you_mean(min(wrong), STATES)
+        raise BadInput(f"no such state: {', '.join(sorted(wrong))}{hint}; there are {', '.join(STATES)}")
     return states
 
 

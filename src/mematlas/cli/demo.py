@@ -15,7 +15,7 @@ from mematlas.cli.options import add_color, add_width
 from mematlas.cli.session import width_of
 from mematlas.cli.signals import Interrupts
 from mematlas.cli.values import parse_seconds
-from mematlas.errors import BadInput
+from mematlas.errors import BadInput, did_you_mean
 from mematlas.views.picture import can_draw
 from mematlas.views.terminal import wants_colour
 
@@ -51,7 +51,7 @@ def run(args: Namespace, session: Session) -> int:
     if rest:
         raise BadInput(f"unexpected argument {rest[-1]!r}")
     if name not in NAMES:
-        raise BadInput(f"no demo {name!r}: there are {', '.join(NAMES)}")
+        raise BadInput(f"no demo {name!r}{did_you_mean(name, NAMES)}: there are {', '.join(NAMES)}")
     if args.tmux:
         if name != "paging":
             raise BadInput("--tmux goes with paging alone: mematlas demo paging --tmux")

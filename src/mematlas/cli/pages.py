@@ -43,7 +43,7 @@ def run(args: Namespace, session: Session) -> int:
     start, end, selection = span_of(selection_of(args, session), session, one_page=True)
     wanted = PageFilter(args.present, args.swapped, args.exclusive, args.dirty, args.soft_dirty)
     if args.runs and args.dirty:
-        raise BadInput("--dirty is of single frames: not with --runs")
+        raise BadInput("--dirty needs single frames: not with --runs")
     soft_dirty = has_soft_dirty(session.process.procfs)
     if args.soft_dirty and soft_dirty is False:
         raise NotSupported("soft-dirty bits", "CONFIG_MEM_SOFT_DIRTY")

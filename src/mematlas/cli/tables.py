@@ -98,7 +98,7 @@ def check(args: Namespace, words: list[str]) -> None:
     if args.verify and (args.kernel or args.user_pgd):
         raise BadInput("--verify compares the user half of the kernel's own tables")
     if args.range is not None and words and (not asked or (args.raw and not is_number(words[0]))):
-        raise BadInput("--range is of all tables, not of single addresses")
+        raise BadInput("--range limits all tables: not with single addresses")
     if args.binary:
         for option in ("json", "bytes", "interval", "count"):
             if getattr(args, option) not in (None, False):

@@ -129,9 +129,9 @@ def if_ended(args: Namespace, session: Session) -> int:
     from mematlas.views.ending import ending_table
 
     if args.numa or args.distinct or args.folios:
-        raise BadInput("--if-ended has the distinct amount already, no nodes and no folios: it goes alone")
+        raise BadInput("--if-ended cannot be combined with --numa, --distinct or --folios")
     if args.source == "smaps":
-        raise BadInput("--if-ended counts frame by frame, which smaps does not tell: --source pagemap or tables")
+        raise BadInput("--if-ended counts frame by frame, which smaps cannot: use --source pagemap or tables")
 
     def make() -> Table:
         return ending_table(*of_each(session, lambda one: one.if_ended(args.source, args.max_stall)))
@@ -148,7 +148,7 @@ def verify(args: Namespace, session: Session) -> int:
     if args.source != "auto":
         raise BadInput("--verify reads every source: not with --source")
     if args.numa or args.distinct or args.folios or args.if_ended:
-        raise BadInput("--verify compares sources alone: not with --numa, --distinct, --folios or --if-ended")
+        raise BadInput("--verify cannot be combined with --numa, --distinct, --folios or --if-ended")
 
     def make() -> Table:
         if session.process.pid == os.getpid():

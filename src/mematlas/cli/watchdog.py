@@ -57,7 +57,7 @@ class Watchdog:
             number = pending()
             nr_seen = nr_seen + 1 if number else 0
             if number and nr_seen >= NR_LOOKS:
-                os.write(2, b"\nmematlas: ended while the kernel held us up: what was done last is not told\n")
+                os.write(2, b"\nmematlas: ended while the kernel held us up: what was done last is unknown\n")
                 os._exit(128 + number)
             if is_watched:
                 waited_for = slow_file()

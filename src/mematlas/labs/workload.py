@@ -16,7 +16,7 @@ where ``touched`` lists page numbers from 0 at ``address``. A refused line has t
 
 from __future__ import annotations
 
-from mematlas.errors import BadInput
+from mematlas.errors import BadInput, did_you_mean
 from mematlas.frozen import record
 from mematlas.labs.console import Console, EndOfInput
 from mematlas.labs.memory import PAGE_SIZE, KnownMemory
@@ -175,7 +175,7 @@ WORKLOADS = {
 def run(name: str, count: str, reader: TextIO, writer: TextIO, as_json: bool = False) -> int:
     """Run a workload by its name; return its exit code. ``count`` is the number of pages of multimap."""
     if name not in WORKLOADS:
-        raise BadInput(f"no workload {name!r}: there are {', '.join(WORKLOADS)}")
+        raise BadInput(f"no workload {name!r}{did_you_mean(name, WORKLOADS)}: there are {', '.join(WORKLOADS)}")
     nr_pages = parse_count(count, MAX_PAGES)
     if nr_pages is None:
         raise BadInput(f"{name} {count}: N is a number of pages, 1 to {MAX_PAGES}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.errors import BadInput
+from mematlas.errors import BadInput, did_you_mean
 from mematlas.frozen import record
 from mematlas.kernel.maps import KINDS, Vma
 
@@ -108,7 +108,8 @@ def parse_kinds(text: str) -> frozenset[str]:
     """Return the kinds in a list such as ``heap,stack``."""
     kinds = frozenset(text.split(","))
     if wrong := kinds.difference(KINDS):
-        raise BadInput(f"no such kind: {', '.join(sorted(wrong))} (there are {', '.join(KINDS)})")
+        hint = did_you_mean(min(wrong), KINDS)
+        raise BadInput(f"no such kind: {', '.join(sorted(wrong))}{hint}; there are {', '.join(KINDS)}")
     return kinds
 
 

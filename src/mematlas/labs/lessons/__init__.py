@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.errors import BadInput
+from mematlas.errors import BadInput, did_you_mean
 from mematlas.labs.lesson import Lesson
 from mematlas.labs.lessons.anonymous import FORK, RESERVE, ZERO
 from mematlas.labs.lessons.files import CACHE, FAULTS, SHARING
@@ -34,5 +34,5 @@ LESSONS = {
 def find_lesson(name: str) -> Lesson:
     """Return a lesson by its name."""
     if name not in LESSONS:
-        raise BadInput(f"no lesson {name!r}: there are {', '.join(LESSONS)}")
+        raise BadInput(f"no lesson {name!r}{did_you_mean(name, LESSONS)}: there are {', '.join(LESSONS)}")
     return LESSONS[name]
