@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from mematlas.analysis.groups import BY
 from mematlas.cli.command import TARGET, Command
-from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target
+from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target, since_first
 from mematlas.cli.selection import KIND_TEXTS, add_selection, nothing_matches, selection_of
 from mematlas.cli.values import parse_count
 from mematlas.errors import BadInput
@@ -39,14 +39,18 @@ def run(args: Namespace, session: Session) -> int:
     if args.by and args.sort == "start":
         raise BadInput(f"--by makes rows of many VMAs, which have no start: --sort {', '.join(SORTS[1:])}")
 
+    since = since_first(args)
+    if args.sort == "change" and since is None:
+        raise BadInput("--sort change: what has changed between looks is seen with -i")
+
     def make() -> Table:
         result = session.process.maps(args.source, args.max_stall, selection, numa=args.numa)
         if not result.vmas:
             raise nothing_matches(selection, session)
         target = session.target_info(result.reading)
         if args.by:
-            return groups_table(result, target, args.by, args.sort, args.limit)
-        return maps_table(result, target, args.gaps, args.sort, args.limit)
+            return groups_table(result, target, args.by, args.sort, args.limit, since)
+        return maps_table(result, target, args.gaps, args.sort, args.limit, since)
 
     session.show(make, args)
     return 0

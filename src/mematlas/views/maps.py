@@ -11,12 +11,14 @@ from mematlas.views.table import HIDDEN, Aside, Column, Table, node_columns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator
     from typing import Any
 
     from mematlas.analysis.groups import VmaGroup
     from mematlas.analysis.results import MapsResult, VmaUsage
     from mematlas.model.nodes import Sizes
+    from mematlas.views.columns import AnItem
+    from mematlas.views.since import Since
 
 
 def share_here(item: VmaUsage) -> float | None:
@@ -121,7 +123,7 @@ NAME_OF_GROUP: dict[str, tuple[Column[VmaGroup], ...]] = {
     ),
 }
 """The columns that name groups of VMAs, by what these have in common."""
-SORTS = ("start", "size", "rss", "pss", "uss", "swap", "here")
+SORTS = ("start", "size", "rss", "pss", "uss", "swap", "here", "change")
 """What VMAs can be sorted by."""
 
 
@@ -131,18 +133,37 @@ def maps_table(
     gaps: bool = False,
     sort: str | None = None,
     limit: int | None = None,
+    since: Since | None = None,
 ) -> Table:
-    """Return a row per VMA, and per gap when asked, with totals."""
+    """Return a row per VMA, and per gap when asked, with totals; with what has changed ``since`` the first look."""
     items = with_gaps(result.vmas) if gaps else result.vmas
-    return Table("maps/1", columns_of(result), items, target=target, notes=notes_of(result), sort=sort, limit=limit)
+    columns = with_changes(list(columns_of(result)), since, lambda item: item.vma.start)
+    return Table("maps/1", columns, items, target=target, notes=notes_of(result), sort=sort, limit=limit)
+
+
+def with_changes(
+    columns: list[Column[AnItem]], since: Since | None, key_of: Callable[[AnItem], Hashable]
+) -> list[Column[AnItem]]:
+    """Return the columns with that of how RSS has changed, where one looks again and again."""
+    if since is None:
+        return columns
+    from mematlas.views.since import after_rss, change_column
+
+    since.look()
+    return after_rss(columns, change_column(since, key_of, lambda item: item.usage.rss))
 
 
 def groups_table(
-    result: MapsResult, target: dict[str, Any], by: str, sort: str | None = None, limit: int | None = None
+    result: MapsResult,
+    target: dict[str, Any],
+    by: str,
+    sort: str | None = None,
+    limit: int | None = None,
+    since: Since | None = None,
 ) -> Table:
     """Return a row per group of VMAs that have their kind, path or permissions in common, the largest first."""
     groups = grouped(result.vmas, by, result.nodes)
-    columns = list(GROUP_COLUMNS)
+    columns = with_changes(list(GROUP_COLUMNS), since, lambda group: group.name)
     if result.nodes:
         columns += node_columns([group.nodes for group in groups], lambda group: group.nodes)
     name = NAME_OF_GROUP[by]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 
+from mematlas.views.columns import Column
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
+    from typing import Any
 
 
 class Since:
@@ -42,3 +45,14 @@ class Since:
     def rate(self, change: int | None) -> float | None:
         """Return a change in bytes a second; None at the first look."""
         return None if change is None or not self.seconds else change / self.seconds
+
+
+def change_column(since: Since, key_of: Callable[[Any], Hashable], rss_of: Callable[[Any], int | None]) -> Column[Any]:
+    """Return the column of how the RSS of each row has changed; ``key_of`` tells by what a row is known again."""
+    return Column(*("change", "CHANGE", "change"), lambda item: since.change(key_of(item), rss_of(item)), sum, rank=1)
+
+
+def after_rss(columns: list[Column[Any]], column: Column[Any]) -> list[Column[Any]]:
+    """Return columns with one more behind that of RSS."""
+    index = next(number for number, other in enumerate(columns) if other.key == "rss")
+    return [*columns[: index + 1], column, *columns[index + 1 :]]

@@ -135,7 +135,7 @@ def usage_table(
         since.look()
     if is_list or len(results) != 1:
         if since:
-            columns.insert(3, change_column(since))
+            columns = with_changes(columns, since)
         columns = [with_total(column, together) for column in columns]
         target = {"nr_processes": len(results)}
         return Table("usage/1", columns, results, target=target, notes=notes, fine_print=fine_print)
@@ -159,13 +159,12 @@ def with_change(line: Line, since: Since) -> Line:
     return replace(line, change=change, rate=since.rate(change))
 
 
-def change_column(since: Since) -> Column[Subject[UsageResult]]:
-    """Return the column of how RSS has changed since the first look."""
-    return Column(
-        *("rss_change", "CHANGE", "change"),
-        value=lambda item: since.change(item.target["pid"], item.result.usage.rss),
-        rank=3,
-    )
+def with_changes(columns: list[Column[Subject[UsageResult]]], since: Since) -> list[Column[Subject[UsageResult]]]:
+    """Return the columns with that of how RSS has changed since the first look."""
+    from mematlas.views.since import after_rss, change_column
+
+    change = change_column(since, lambda item: item.target["pid"], lambda item: item.result.usage.rss)
+    return after_rss(columns, change)
 
 
 def columns_of(results: list[Subject[UsageResult]], has_distinct: bool) -> list[Column[Subject[UsageResult]]]:
