@@ -46,6 +46,16 @@ def members_of(groups: list[VmaGroup]) -> list[VmaUsage]:
     return [item for group in groups for item in group.vmas]
 
 
+def sum_of(key: str) -> Callable[[VmaGroup], int | None]:
+    """Return what gets the sum over the VMAs of a group; None where it is not known of one."""
+
+    def total(group: VmaGroup) -> int | None:
+        amounts = [getattr(item, key) for item in group.vmas]
+        return None if None in amounts else sum(amounts)
+
+    return total
+
+
 def is_hidden(item: VmaUsage) -> bool:
     """Whether pages of a VMA are in no count, since nothing shows them."""
     return item.kind in UNSHOWN_KINDS and item.usage.nr_present is None
@@ -99,6 +109,8 @@ GROUP_COLUMNS: tuple[Column[VmaGroup], ...] = (
     ),
     Column("nr_pages", "PAGES", "count", lambda group: group.usage.nr_pages, sum, rank=8),
     Column("nr_swapped", "SWAPPED", "count", lambda group: group.usage.nr_swapped, sum, rank=5),
+    Column("nr_accessed", "ACCESSED", "count", sum_of("nr_accessed"), sum, rank=6, shown=False),
+    Column("nr_dirty", "DIRTY", "count", sum_of("nr_dirty"), sum, rank=6, shown=False),
     Column("rss", "RSS", "size", lambda group: group.usage.rss, sum),
     Column("pss", "PSS", "size", lambda group: group.usage.pss, sum, rank=6),
     Column("uss", "USS", "size", lambda group: group.usage.uss, sum, rank=1),
@@ -163,7 +175,8 @@ def groups_table(
 ) -> Table:
     """Return a row per group of VMAs that have their kind, path or permissions in common, the largest first."""
     groups = grouped(result.vmas, by, result.nodes)
-    columns = with_changes(list(GROUP_COLUMNS), since, lambda group: group.name)
+    known = [shown_if_known(column, result) for column in GROUP_COLUMNS]
+    columns = with_changes(known, since, lambda group: group.name)
     if result.nodes:
         columns += node_columns([group.nodes for group in groups], lambda group: group.nodes)
     name = NAME_OF_GROUP[by]
@@ -184,12 +197,16 @@ def notes_of(result: MapsResult) -> Notes:
 def columns_of(result: MapsResult) -> Iterator[Column[VmaUsage]]:
     """Yield the columns: those of NUMA nodes when they were asked for, and what the source tells shown."""
     for column in COLUMNS:
-        if column.key in BY_TABLES and result.reading.source == "tables":
-            column = replace(column, shown=True)
-        yield column
+        yield shown_if_known(column, result)
         if column.key == "uss" and result.nodes:
             amounts = total_by_node((item.nodes or {} for item in result.vmas), result.nodes)
             yield from node_columns([amounts], nodes_of)
+
+
+def shown_if_known(column: Column[AnItem], result: MapsResult) -> Column[AnItem]:
+    """Return a column, shown where the source tells what stands in it."""
+    is_known = column.key in BY_TABLES and result.reading.source == "tables"
+    return replace(column, shown=True) if is_known else column
 
 
 def nodes_of(item: VmaUsage) -> Sizes | None:

@@ -35,6 +35,16 @@ def test_no_more_lines_are_made_than_a_screen_shows(monkeypatch: pytest.MonkeyPa
     assert out.getvalue().replace(live.CLEAR_LINE, "").split("\n")[1:4] == ["line 1", "line 2", live.MORE]
 
 
+def test_line_that_fills_the_screen_keeps_its_last_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Terminal()
+    monkeypatch.setattr(live, "screen_size", lambda _: (4, 5))
+
+    live.Screen(out).show(["full"])
+
+    # Without wrapping the cursor stays on the last column: what is cleared after the line is that character.
+    assert f"{live.CLEAR_LINE}full\n" in out.getvalue()
+
+
 def test_lines_that_fit_are_all_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     out = Terminal()
     monkeypatch.setattr(live, "screen_size", lambda _: (80, 5))
