@@ -40,6 +40,10 @@ class Reading(Record):
     """For how long smaps held up the target, where it was read from a running process."""
 
 
+WITH_FRAME = frozenset(("present", "zero"))
+"""The states of pages that have a physical address."""
+
+
 @record
 class VmaUsage(HasUsage, Record):
     """One VMA with what of it is in memory."""
@@ -91,7 +95,7 @@ class VmaUsage(HasUsage, Record):
     @property
     def is_phys_hidden(self) -> bool:
         """Whether its first page has a physical address that the reader may not know."""
-        return self.phys is None and self.first_state in ("present", "zero")
+        return self.phys is None and self.first_state in WITH_FRAME
 
 
 @record

@@ -9,7 +9,7 @@ import os
 import time
 from itertools import repeat
 
-from mematlas.analysis.results import Counted, Counters, MapsResult, VmaUsage
+from mematlas.analysis.results import WITH_FRAME, Counted, Counters, MapsResult, VmaUsage
 from mematlas.analysis.usage import usage_of_fields
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import replace
@@ -52,7 +52,7 @@ def look_at_vmas(
     if wanted == "auto" and found.source == "pagemap":
         notes += what_smaps_tells(sources, found.vmas)
     notes += cut_paths(item.vma for item in found.vmas)
-    if first_pages and any(item.is_phys_hidden for item in found.vmas):
+    if first_pages and not WITH_FRAME.isdisjoint({item.first_state for item in found.vmas if item.phys is None}):
         from mematlas.model.pages import HIDDEN_FRAMES
 
         notes.add(HIDDEN_FRAMES)
