@@ -72,7 +72,7 @@ class Column(Generic[Item]):
     shown: bool = True
     """Whether text shows it; JSON and CSV always do."""
     width: int = 0
-    """Least width, for tables that stream and cannot look ahead."""
+    """Least width, for tables that stream and cannot look ahead; of paths, what they are shortened to at the least."""
     fallback: str = ""
     """The key of a column whose cells stand in blank ones of this while text does not show that column."""
 

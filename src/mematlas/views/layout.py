@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 LEAST_ROOM = 8
 """Columns that a last column is folded to at the least."""
-LEAST_PATH = 16
-"""Columns that paths are shortened to at the least, for the sake of other columns; a fifth of a wide screen."""
+LEAST_PATH = 20
+"""Columns that paths are shortened to at the least, for the sake of other columns, where their own column has no least
+width; a fifth of a wide screen."""
 NOTHING = frozenset(("-", ""))
 SAYS_NOTHING = frozenset(("-", "", "0"))
 INDENT = 4
@@ -125,7 +126,7 @@ def in_groups(widths: list[int], width: int) -> list[range]:
 def least_of(column: Column[Any], width: int, widest: int, cells: Iterable[str]) -> int:
     """Return how many columns the last cell takes at the least, on a screen of this width."""
     if column.kind == "path":
-        return min(widest, max(LEAST_PATH, width // 5))
+        return min(widest, max(column.width or LEAST_PATH, width // 5))
     longest_word = max((len(word) for cell in cells for word in fold(cell, 1)), default=0)
     return min(widest, max(longest_word, LEAST_ROOM))
 

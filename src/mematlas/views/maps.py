@@ -94,7 +94,7 @@ COLUMNS: tuple[Column[VmaUsage], ...] = (
     Column("phys", "FIRST FRAME AT", "address", first_frame, rank=9),
     Column("path_cut", "CUT", "flag", lambda item: item.vma.path_cut, shown=False),
     Column("kind", "KIND", rank=7),
-    Column("path", "PATH", "path", total=lambda items: number_of(len(items), "VMA"), fallback="kind"),
+    Column("path", "PATH", "path", total=lambda items: number_of(len(items), "VMA"), width=16, fallback="kind"),
 )
 BY_TABLES = ("nr_accessed", "nr_dirty")
 """Columns that page tables alone can fill."""
