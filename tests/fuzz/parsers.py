@@ -1,13 +1,19 @@
 """Every parser of the package, with the real text that its inputs are made of.
 
-A parser that is not here fails `test_every_parser_is_tried`.
+A parser of a kernel file that has the bytes of an example in its docstring need not be here; any other that is not
+fails `test_every_parser_is_tried`.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import doctest
+import importlib
+import inspect
 import json
 import os
+import pkgutil
 import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +25,7 @@ from random import Random
 
 import numpy as np
 
+import mematlas.kernel
 from constructed_btf import Builder, sample
 from constructed_core import BASE, core
 from mematlas import cli
@@ -39,7 +46,6 @@ from mematlas.kernel import (
     smaps,
     status,
     sysvipc,
-    zoneinfo,
 )
 from mematlas.kernel.ksm_stat import parse_ksm_stat, parse_number
 from mematlas.kernel.machine import parse_machine
@@ -268,7 +274,6 @@ def kernel_parsers(live: bool) -> list[Parser]:
         file("ksm_stat", parse_ksm_stat),
         of_words(parse_number, "47", call=lambda text: parse_number(text.encode("utf-8", "replace"))),
         file("zoneinfo", nodes.parse_zoneinfo),
-        file("zoneinfo", zoneinfo.parse_cpu_free),
         lines("numa_maps", numa_maps.parse_numa_maps),
         lines("mountinfo", mounts.parse_mountinfo),
         lines("mountinfo", mounts.parse_options),
@@ -361,4 +366,25 @@ def all_parsers(live: bool = False) -> Sequence[Parser]:
     """Return every parser; with ``live``, inputs are made of this kernel's own files as well."""
     bits = bytes(part for byte, top in product((0, 0x80, 0x40, 0xFF), (0, 0x7F)) for part in (byte, *[top] * 8))
     places = Parser("model.pages.decode_place", decode_places, (bits,), (), mutations=BINARY)
-    return [*kernel_parsers(live), *word_parsers(), places]
+    listed = [*kernel_parsers(live), *word_parsers(), places]
+    return [*listed, *parsers_by_example({name for parser in listed for name in parser.covers})]
+
+
+def parsers_by_example(listed: set[str]) -> list[Parser]:
+    """Return the parsers of kernel files that are not listed, with the text of their own examples."""
+    parsers = []
+    for module in pkgutil.walk_packages(mematlas.kernel.__path__, "mematlas.kernel."):
+        functions = vars(importlib.import_module(module.name)).values()
+        for function in functions:
+            name = name_of(function) if inspect.isfunction(function) else ""
+            if name.startswith(f"{module.name}.parse_") and name not in listed and (texts := examples_of(function)):
+                parsers.append(Parser(name.removeprefix("mematlas."), function, texts, (name,)))
+    return parsers
+
+
+def examples_of(function: Callable[..., object]) -> tuple[bytes, ...]:
+    """Return the bytes that a function is called with in the examples of its docstring."""
+    sources = [example.source for example in doctest.DocTestParser().get_examples(function.__doc__ or "")]
+    calls = [node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    arguments = [call.args[0] for call in calls if ast.unparse(call.func) == function.__name__ and len(call.args) == 1]
+    return tuple(node.value for node in arguments if isinstance(node, ast.Constant) and isinstance(node.value, bytes))

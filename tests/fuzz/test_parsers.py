@@ -34,5 +34,5 @@ def all_functions() -> Iterator[str]:
 def test_every_parser_is_tried() -> None:
     found = {name for name in all_functions() if name.rpartition(".")[2].split("_")[0] == "parse"}
     tried = {name for parser in all_parsers() for name in parser.covers} | ELSEWHERE
-    assert found - tried == set(), "add it to tests/fuzz/parsers.py"
+    assert found - tried == set(), "give its docstring an example with bytes, or add it to tests/fuzz/parsers.py"
     assert tried - set(all_functions()) == set()
