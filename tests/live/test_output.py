@@ -211,6 +211,7 @@ def test_every_error_is_a_message_and_its_exit_code(
         (["pages", "self", "no such vma"], "has no VMA matching 'no such vma'"),
         (["pages", "self", "0x1000"], "0x1000 is not mapped in "),
         (["usage", "-1"], "'-1' is not a PID or a name"),
+        (["usage", "self", "-1"], "'-1' is not a PID or a name"),
         (["pages", "self", "--runs", "--dirty"], "not with --runs"),
         (["translate", "self", "xyz"], "bad address 'xyz'"),
         (["translate", "self", "-5"], "bad address '-5'"),

@@ -53,19 +53,21 @@ class Session:
         repeats = (getattr(args, "interval", None), getattr(args, "count", None))
         self._will_repeat = repeats != (None, None) and repeats[1] != 1
         if self.command is not None:
-            from mematlas.cli.launch import Launched
-
-            self.launched = Launched(self.command, args.after)
-            self.text = str(self.launched.pid_in_proc)
+            self.text = self._start(self.command, args.after)
             return
         text = args.pid or default
         if text is None:
             if not self.words:
                 raise BadInput("which process? Give a PID, a name, or -- COMMAND")
             text = self.words.pop(0)
-        if text[:1] == "-" and text[1:].isdecimal():
-            raise BadInput(f"{text!r} is not a PID or a name")
         self.text = text
+
+    def _start(self, command: list[str], after: float) -> str:
+        """Start a program to look at; return its PID, as a target."""
+        from mematlas.cli.launch import Launched
+
+        self.launched = Launched(command, after)
+        return str(self.launched.pid_in_proc)
 
     @property
     def process(self) -> Process:

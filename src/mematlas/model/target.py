@@ -97,8 +97,10 @@ def parse_pid(text: str) -> int | None:
     (4211, None)
     """
     # isdigit() alone takes the digits of other scripts, some of which int() does not.
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.removeprefix("-").isdigit()):
         return None
+    if text[0] == "-":
+        raise BadInput(f"{text[: PID_DIGITS + 1]!r} is not a PID or a name")
     if len(text) > PID_DIGITS:
         raise BadInput(f"bad PID {text[:PID_DIGITS]}...: at most {PID_DIGITS} digits")
     return int(text)
