@@ -23,9 +23,10 @@ from mematlas.cli.launch import user_to_become
 from mematlas.cli.session import Session, width_of
 from mematlas.cli.values import MOST_WIDTH, parse_count, parse_seconds
 from mematlas.cli.watchdog import Watchdog
-from mematlas.errors import BadInput, Error, TargetNotFound
+from mematlas.errors import AssertionNotMet, BadInput, Error, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import CALLERS, invoking_user
+from mematlas.views.table import Column, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -370,3 +371,33 @@ def test_what_the_system_does_not_give_is_a_message(
 
     assert cli.main([]) == 1
     assert capsys.readouterr().err.startswith("mematlas: ")
+
+
+def arguments(form: str, count: int | None = None) -> Namespace:
+    settings: dict[str, object] = {"json": False, "format": form, "bytes": False, "wide": False, "color": "never"}
+    return Namespace(**settings, interval=0.05 if count else None, count=count)
+
+
+def checked(failures: list[str]) -> Table:
+    """Return a table of one row that fails in something."""
+    return Table("test/1", [Column("rss", "RSS", "count", value=int)], ["7477"], failures=failures)
+
+
+@pytest.mark.parametrize(
+    ("form", "count"), [("table", None), ("json", None), ("jsonl", None), ("csv", None), ("table", 2)]
+)
+def test_result_that_fails_a_check_is_written_first(form: str, count: int | None) -> None:
+    out = io.StringIO()
+    session = Session(ProcFS(), out, io.StringIO(), None)
+
+    with pytest.raises(AssertionNotMet, match="rss differs; pss differs"):
+        session.show(lambda: checked(["rss differs", "pss differs"]), arguments(form, count))
+    assert out.getvalue().count("7477") == (count or 1)
+
+
+def test_of_results_that_repeat_the_last_one_counts() -> None:
+    session = Session(ProcFS(), io.StringIO(), io.StringIO(), None)
+    failures: list[list[str]] = [["rss differs"], []]
+
+    session.show(lambda: checked(failures.pop(0)), arguments("csv", 2))
+    assert not failures
