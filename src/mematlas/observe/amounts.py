@@ -81,12 +81,19 @@ def page_nodes(sources: Sources, paced: bool = True) -> PageNodes:
     return PageNodes(sources.dir, sources.pacer() if paced else None)
 
 
+OWN_LOOKS = 3
+"""How often more we look at ourselves while that makes us grow."""
+
+
 def by_smaps(sources: Sources, selection: Selection, first_pages: bool, nodes: PageNodes | None) -> Counted:
     """Return what smaps tells; read once more where our own reading made us grow."""
     counter = SmapsCounter(sources.dir, sources.pacer(), first_pages, nodes)
     vmas, torn = read_by_smaps(sources, counter, selection)
-    if torn and sources.dir.pid == os.getpid():
-        vmas, torn = read_by_smaps(sources, counter, selection)  # now there is room
+    for _ in range(OWN_LOOKS * (sources.dir.pid == os.getpid())):
+        if not torn:
+            break
+        vmas.clear()  # what this takes is room for the next
+        vmas, torn = read_by_smaps(sources, counter, selection)
     return Counted("smaps", vmas, torn, counter.notes)
 
 

@@ -135,7 +135,7 @@ NAME_OF_GROUP: dict[str, tuple[Column[VmaGroup], ...]] = {
     ),
 }
 """The columns that name groups of VMAs, by what these have in common."""
-SORTS = ("start", "size", "rss", "pss", "uss", "swap", "here", "change")
+SORTS = ("start", *(column.key for column in COLUMNS if column.kind in ("size", "share")), "change")
 """What VMAs can be sorted by."""
 
 
