@@ -13,10 +13,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from mematlas.views import colour
 
 if TYPE_CHECKING:
     from mematlas.kernel.status import Faults
@@ -28,9 +30,9 @@ PAGING_WIDTH = 111
 CELL_WIDTH, LINE_HEIGHT, MARGIN = 8.4, 18, 16
 SWAP_SIZE = 64 << 20
 CAPTION, PROMPT = "\x1b[1m", "\x1b[2m"
-TITLE, DIM, INK, PAPER = "#ffffff", "#8c96a0", "#d7dce2", "#16191d"
-STYLES = {"1": TITLE, "2": DIM}
-BOLD = ' font-weight="bold"'
+TITLE, DIM, INK, PAPER = "#ffffff", "#9aa6b5", "#e6ebf2", colour.PAPER["dark"]
+TERMINAL = {"COLORTERM": "truecolor", "COLORFGBG": "15;0"}
+"""All colours, on a dark background."""
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
 WORDS = re.compile(r"\S+(?: \S+)*")
 PAGEOUT, GUARD_INSTALL = 21, 102  # include/uapi/asm-generic/mman-common.h
@@ -39,47 +41,56 @@ PAGEOUT, GUARD_INSTALL = 21, 102  # include/uapi/asm-generic/mman-common.h
 def build() -> list[object]:
     """Make the memory that the picture shows; return what must stay alive."""
     page = mmap.PAGESIZE
-    shared = mmap.mmap(-1, 509 * page, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
-    for number in range(400):
-        shared[number * page] = 1
-    done, say_done = os.pipe()
-    if os.fork() == 0:  # a child that touches half of it, which is shared, and adds what only the file has
-        for number in range(200):
-            assert shared[number * page] == 1
-        for number in range(400, 450):
-            shared[number * page] = 1
-        os.write(say_done, b".")
-        sys.stdin.read()
-        os._exit(0)
-    os.read(done, 1)
-    pages = 1024
-    drawing = mmap.mmap(-1, pages * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    drawing.madvise(mmap.MADV_NOHUGEPAGE)
+    drawing = private(1024)
     for segment in range(12):
-        first, last = segment * pages // 12, (segment + 1) * pages // 12
-        for number in range(first, last):
+        for number in range(segment * 1024 // 12, (segment + 1) * 1024 // 12):
             if segment % 3 == 0 or number % 2 == segment % 3 - 1:
                 drawing[number * page] = 1
-    zeros = mmap.mmap(-1, 331 * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)
-    zeros.madvise(mmap.MADV_NOHUGEPAGE)
-    for number in range(331):
-        assert zeros[number * page] == 0
-    asleep = mmap.mmap(-1, 256 * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE)
-    for number in range(256):
-        asleep[number * page] = 1
-    asleep.madvise(PAGEOUT, 120 * page, 136 * page)
-    fence = mmap.mmap(-1, 127 * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE)
-    for number in range(97):
-        fence[number * page] = 1
+    asleep = private(640)
+    touch(asleep, range(640))
+    asleep.madvise(PAGEOUT, 200 * page, 440 * page)
+    zeros = private(331)
+    assert not any(zeros[number * page] for number in range(331))
+    fence = private(160)
+    touch(fence, range(128))
     with contextlib.suppress(OSError):  # before Linux 6.13
-        fence.madvise(GUARD_INSTALL, 97 * page, 30 * page)
-    return [drawing, zeros, shared, asleep, fence]
+        fence.madvise(GUARD_INSTALL, 128 * page, 32 * page)
+    file = os.memfd_create("table")
+    os.ftruncate(file, 640 * page)
+    shared = mmap.mmap(file, 640 * page)
+    touch(shared, range(450))
+    words = [sys.executable, __file__, "neighbour", str(file)]
+    neighbour = subprocess.Popen(words, pass_fds=[file], stdin=sys.stdin, stdout=subprocess.PIPE)
+    assert neighbour.stdout
+    neighbour.stdout.readline()
+    return [drawing, asleep, zeros, fence, shared]
+
+
+def neighbour(file: int) -> list[object]:
+    """Map the file of `build` too, and write to a part of it, some of which nobody else has touched."""
+    shared = mmap.mmap(file, 640 * mmap.PAGESIZE)
+    touch(shared, [*range(100, 330), *range(450, 560)])
+    return [shared]
+
+
+def private(nr_pages: int) -> mmap.mmap:
+    """Map memory of our own, in small pages."""
+    area = mmap.mmap(-1, nr_pages * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(mmap.MADV_NOHUGEPAGE)
+    return area
+
+
+def touch(area: mmap.mmap, numbers: Iterable[int]) -> None:
+    """Write to these pages."""
+    for number in numbers:
+        area[number * mmap.PAGESIZE] = 1
 
 
 def main(words: list[str]) -> int:
     """Make the pictures that are asked for."""
-    if words == ["victim"]:
-        kept = build()
+    if words[:1] in (["victim"], ["neighbour"]):
+        Path("/proc/self/comm").write_text("orders" if words == ["victim"] else "worker", encoding="ascii")
+        kept = build() if words == ["victim"] else neighbour(int(words[1]))
         print("ready", flush=True)
         sys.stdin.read()
         del kept
@@ -103,7 +114,7 @@ def map_lines() -> list[str]:
     with TemporarySwap(SWAP_SIZE), subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as victim:
         assert victim.stdout
         victim.stdout.readline()
-        lines = said_by("map", str(victim.pid), "--kind", "heap,stack,anon,shmem", width=WIDTH)
+        lines = said_by("map", "orders", "--kind", "heap,stack,anon,shmem", "--cell", "8", width=WIDTH)
         victim.communicate()
     return lines
 
@@ -122,16 +133,21 @@ def paging_lines() -> list[str]:
             drawn = [line for line in drawn if "a cell is" not in line]
             return [*said_by("hist", *target, width=PAGING_WIDTH), "", *drawn]
 
+        def again() -> list[str]:
+            """The same pictures once more: what is typed for them has been shown."""
+            return [line for line in pages() if not line.startswith(PROMPT)]
+
         truth = workload.tell("Draw 12")
         written = f"{truth['nr_touched']:,} of its {truth['nr_pages']:,} pages"
         lines = [f"{CAPTION}1  A program writes to {written}, in 12 segments. All of them are in RAM.", *pages()]
         lines += ["", f"{CAPTION}2  Paged out: every page leaves the program, which goes on and knows nothing of it."]
-        lines += [*said_by("pageout", target[0], f"{target[1]}+4M", "--free"), "", *pages()]
+        out = said_by("pageout", target[0], f"{target[1]}+4M", "--free")
+        lines += [*(line for line in out if line.split() != ["stayed", "0", "0"]), "", *again()]
         before = faults_of(workload.pid)
         workload.tell("Draw 12")
         after = faults_of(workload.pid)
         faults = f"{after.major - before.major} major and {after.minor - before.minor} minor page faults"
-        lines += ["", f"{CAPTION}3  It draws the same once more: {faults} bring all of it back.", *pages()]
+        lines += ["", f"{CAPTION}3  It draws the same once more: {faults} bring all of it back.", *again()]
     return lines
 
 
@@ -139,7 +155,7 @@ def said_by(command: str, *words: str, width: int | None = None) -> list[str]:
     """Return a command line, and what it prints in colours."""
     more = [] if width is None else ["--width", str(width)]
     line = [sys.executable, "-m", "mematlas", command, *words, *more, "--color", "always"]
-    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    done = subprocess.run(line, capture_output=True, text=True, check=True, env=os.environ | TERMINAL)
     return [f"{PROMPT}$ mematlas {command} {' '.join(words)}", *done.stdout.splitlines()]
 
 
@@ -165,42 +181,77 @@ def to_svg(lines: list[str], title: str, columns: int) -> str:
     for number, line in enumerate(lines):
         y = MARGIN + (number + 0.75) * LINE_HEIGHT
         column = 0
-        for text, colour in runs(line):
+        for text, style in runs(line):
             # Browsers differ in what they make of several blanks, and of those at the ends: none is left to them.
             for words in WORDS.finditer(text):
                 x = MARGIN + (column + words.start()) * CELL_WIDTH
                 length = len(words[0]) * CELL_WIDTH
-                style = f'fill="{colour}"' + (BOLD if colour == TITLE else "")
+                if style.reversed:
+                    top = y - 0.75 * LINE_HEIGHT
+                    size = f'width="{length:.1f}" height="{LINE_HEIGHT}"'
+                    parts.append(f'<rect x="{x:.1f}" y="{top:.1f}" {size} fill="{style.colour}"/>')
+                bold = ' font-weight="bold"' if style.bold else ""
                 parts.append(
-                    f'<text x="{x:.1f}" y="{y:.1f}" {style} textLength="{length:.1f}"'
-                    f' lengthAdjust="spacingAndGlyphs">{escape(words[0])}</text>'
+                    f'<text x="{x:.1f}" y="{y:.1f}" fill="{PAPER if style.reversed else style.colour}"{bold}'
+                    f' textLength="{length:.1f}" lengthAdjust="spacingAndGlyphs">{escape(words[0])}</text>'
                 )
             column += len(text)
     return "\n".join([*parts, "</g>", "</svg>", ""])
 
 
-def runs(line: str) -> list[tuple[str, str]]:
-    """Return a line as runs of text, each with its colour; runs of one colour are joined."""
-    colour = INK
-    found: list[tuple[str, str]] = []
-    pieces = SGR.split(line)
-    for place, piece in enumerate(pieces):
-        if place % 2:
-            colour = colour_of(piece)
-        elif piece and found and found[-1][1] == colour:
-            found[-1] = (found[-1][0] + piece, colour)
+class Style(NamedTuple):
+    """How characters look."""
+
+    colour: str = INK
+    bold: bool = False
+    reversed: bool = False
+
+    def changed_by(self, codes: str) -> Style:
+        """Return what SGR codes make of it.
+
+        >>> Style().changed_by("38;2;61;151;255;7")
+        Style(colour='#3d97ff', bold=False, reversed=True)
+        """
+        style, numbers = self, [int(code or 0) for code in codes.split(";")]
+        while numbers:
+            match numbers:
+                case [0, *numbers]:
+                    style = Style()
+                case [1, *numbers]:
+                    style = Style(TITLE, True, style.reversed)
+                case [2, *numbers]:
+                    style = style._replace(colour=DIM)
+                case [7, *numbers]:
+                    style = style._replace(reversed=True)
+                case [38, 2, red, green, blue, *numbers]:
+                    style = style._replace(colour=f"#{red:02x}{green:02x}{blue:02x}")
+                case [38, 5, number, *numbers]:
+                    style = style._replace(colour=of_256(number))
+                case [code, *_]:
+                    raise ValueError(f"no picture can show SGR {code}")
+        return style
+
+
+def runs(line: str) -> list[tuple[str, Style]]:
+    """Return a line as runs of text, each with its style; runs of one style are joined."""
+    style = Style()
+    found: list[tuple[str, Style]] = []
+    for index, piece in enumerate(SGR.split(line)):
+        if index % 2:
+            style = style.changed_by(piece)
+        elif piece and found and found[-1][1] == style:
+            found[-1] = (found[-1][0] + piece, style)
         elif piece:
-            found.append((piece, colour))
+            found.append((piece, style))
     return found
 
 
-def colour_of(codes: str) -> str:
-    """Return the colour that SGR codes ask for."""
-    if codes in STYLES:
-        return STYLES[codes]
-    if not codes.startswith("38;5;"):
-        return INK
-    number = int(codes.split(";")[2])
+def of_256(number: int) -> str:
+    """Return a colour of the 256 that terminals have, without the 16 that each has its own way.
+
+    >>> of_256(209), of_256(241)
+    ('#ff875f', '#626262')
+    """
     if number >= 232:
         return f"#{8 + 10 * (number - 232):02x}" + f"{8 + 10 * (number - 232):02x}" * 2
     red, green, blue = (number - 16) // 36, (number - 16) // 6 % 6, (number - 16) % 6
