@@ -1,6 +1,6 @@
 # mematlas: `make demo` shows it, `make test` proves it. Both set up what they need in .venv.
 
-.PHONY: demo test fresh guests guests-all guest-kernel fuzz lint format bench docs picture clean
+.PHONY: demo test fresh guests guests-all guest-kernel fuzz lint format bench docs examples picture clean
 
 demo:
 	@scripts/bootstrap
@@ -54,6 +54,11 @@ bench:
 docs:
 	@scripts/bootstrap dev
 	.venv/bin/python scripts/make_docs.py
+
+# The outputs in the documents, by running what stands in them. As root; EXAMPLES=docs/concepts.md does one page.
+examples:
+	@scripts/bootstrap dev
+	.venv/bin/python scripts/examples.py $(EXAMPLES)
 
 picture:
 	@scripts/bootstrap dev

@@ -72,15 +72,22 @@ def reserve() -> None:
 
 
 def growing() -> None:
-    """A program that takes a MiB more five times a second, for half a minute."""
-    kept = []
-    ready()
-    for _ in range(150):
-        area, _ = anonymous(MIB)
-        write(area, 0, MIB)
-        kept.append(area)
+    """A program that takes a MiB more five times a second, up to 48."""
+    area, address = anonymous(48 * MIB)
+    area.madvise(mmap.MADV_NOHUGEPAGE)
+    say(hex(address))
+    for number in range(48):
+        write(area, number * MIB, (number + 1) * MIB)
         time.sleep(0.2)
     signal.pause()
+
+
+def huge() -> None:
+    """8 MiB, half of them in huge pages and the rest untouched."""
+    area, address = anonymous(4 * HUGE)
+    area.madvise(mmap.MADV_HUGEPAGE)
+    write(area, 0, 2 * HUGE)
+    ready(hex(address))
 
 
 def clonevm() -> None:
@@ -96,10 +103,9 @@ def clonevm() -> None:
 
 def tables() -> None:
     """Four huge pages of which two were used of late, a file in memory mapped twice, and a page that is wx."""
-    area, address = anonymous(5 * HUGE)
-    first = -address % HUGE
+    area, address = anonymous(4 * HUGE)
     area.madvise(mmap.MADV_HUGEPAGE)
-    write(area, first, first + 4 * HUGE)
+    write(area, 0, 4 * HUGE)
     file = os.memfd_create("m")
     os.ftruncate(file, MIB)
     views = [mmap.mmap(file, MIB, mmap.MAP_SHARED, protection) for protection in (3, 1)]
@@ -108,21 +114,27 @@ def tables() -> None:
     write(code, 0, 7 * PAGE)
     assert all(views[1][at] for at in range(0, MIB, PAGE))
     Path("/proc/self/clear_refs").write_text("1\n", encoding="ascii")
+    scratch, _ = anonymous(MIB)
+    write(scratch, 0, MIB)
+    scratch.madvise(mmap.MADV_DONTNEED)  # the processor forgets which entries it knows: it will mark them again
     for number in (0, 2):
-        area[first + number * HUGE] = 1
-    heap = next(line.split("-")[0] for line in Path("/proc/self/maps").read_text().splitlines() if "[heap]" in line)
-    ready(hex(address + first), f"0x{heap}")
+        area[number * HUGE] = 1
+    ready(hex(address))
+
+
+def say(*words: object) -> None:
+    """Say what there is to look at."""
+    print(*words, flush=True)
 
 
 def ready(*words: object) -> None:
-    """Say what there is to look at, and wait; a program that goes on says so before."""
-    print("ready", *words, flush=True)
-    if sys.argv[1] != "growing":
-        signal.pause()
+    """Say it, and do nothing more."""
+    say(*words)
+    signal.pause()
 
 
 PROGRAMS: dict[str, Callable[[], None]] = {
-    program.__name__: program for program in (shop, partial, reserve, growing, clonevm, tables)
+    program.__name__: program for program in (shop, partial, reserve, growing, clonevm, huge, tables)
 }
 
 if __name__ == "__main__":

@@ -41,20 +41,23 @@ from mematlas.kernel.swapfile import TemporarySwap
 
 ROOT = Path(__file__).parents[1]
 PYTHON = "/usr/bin/python3"
-PROGRAMS = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+if Path(PYTHON).resolve().name != f"python{sys.version_info.major}.{sys.version_info.minor}":
+    PYTHON = sys.executable
 HOST = "atlas"
 INSTALLED = "/opt/mematlas"
 """Where the reader has put the project."""
 SWAP_SIZE = 64 << 20
+MADE_READY = f"""set -e
+hostname {HOST}
+echo 4700 > /proc/sys/kernel/ns_last_pid
+mount -t tmpfs none /dev/shm
+mount --bind "$0" /var/tmp
+echo there
+read -r _"""
+"""Run by the first process. What programs put into the directories of temporary files goes with us."""
 FIRST_PID, PIDS_EACH = 4800, 20
 AS_NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all --"
 
-FOR_NOBODY = f"""#!{PYTHON}
-import sys
-sys.path[:0] = {[str(ROOT / "src"), *site.getsitepackages()]}
-from mematlas.cli import console
-sys.exit(console())
-"""
 JAVA = """class Ingest {
     public static void main(String[] words) throws Exception {
         byte[][] kept = new byte[96][1 << 20];
@@ -67,7 +70,6 @@ POSTGRES = f"""mkdir db; chown 65534 db; {AS_NOBODY} initdb --no-sync -D db; exe
 -c unix_socket_directories= -c port=5488 -c shared_buffers=64MB"""
 CAST = {
     "sleep": ("sleep", "exec sleep 300"),
-    "sleep-301": ("sleep", "exec sleep 301"),
     "draw": ("mematlas", "exec mematlas workload draw"),
     "node": ("node", f"exec node -e '{NODE}'"),
     "postgres": ("postgres", POSTGRES),
@@ -76,16 +78,20 @@ CAST = {
     "cache": ("python3", f"exec {PYTHON} cache.py"),
     "zoo": ("python3", f"exec {PYTHON} zoo.py"),
     "user-zoo": ("python3", f"exec {AS_NOBODY} {PYTHON} zoo.py"),
-    "user-sleep": ("sleep", f"exec {AS_NOBODY} sleep 302"),
+    "user-nap": ("nap", f"cp /bin/sleep nap; exec {AS_NOBODY} ./nap 300"),
     **{
         name: (name, f"exec {PYTHON} {ROOT}/scripts/cast.py {name}")
-        for name in ("shop", "partial", "reserve", "growing", "clonevm", "tables")
+        for name in ("shop", "partial", "reserve", "growing", "clonevm", "huge", "tables")
     },
 }
 """The name of each process, and what starts it. What it says first has the numbers."""
 LINES = {"draw": "Draw 12\n"}
 """What is typed to it."""
 NUMBER = re.compile(r"\b(?:0x[0-9a-f]{6,}|\d{4})\b")
+NEAR = 64 << 20
+"""How far above such an address one may lie that moves with it."""
+PLACES = re.compile(r"^(\w+)-.*(?:\[heap\]$| r-xp .*/libc\.so)", re.MULTILINE)
+"""The heap and the code of the C library come after what a process says of itself."""
 
 BLOCK = re.compile(
     r"<!-- (?P<kind>example|shown|by hand|file)(?P<columns> \d+)?:(?P<what>.*?) *-->\n"
@@ -102,21 +108,28 @@ class CannotBeHad(Exception):
 class Stage:
     """Namespaces in which the cast lives and the command lines run: the kernel ends them with our end of a pipe."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, on_disk: str) -> None:
         self.directory = directory
         self.cast: dict[str, list[str]] = {}
         self._pipes: list[subprocess.Popen[str]] = []
-        self._links = [directory / ".root", directory / ".user"]
-        for links in self._links:
-            links.mkdir()
-        (self._links[0] / "mematlas").symlink_to(ROOT / ".venv" / "bin" / "mematlas")
         # The interpreter of .venv may be in a home directory, where nobody else gets in.
-        (self._links[1] / "mematlas").write_text(FOR_NOBODY, encoding="utf-8")
-        (self._links[1] / "mematlas").chmod(0o755)
-        self._environment = {"HOME": str(directory), "LANG": "C.UTF-8", "NO_COLOR": "1", "TERM": "xterm"}
-        self._environment["PATH"] = f"{self._links[0]}:{PROGRAMS}"
+        programs = directory / "bin"
+        programs.mkdir()
+        (programs / "python").symlink_to(PYTHON)
+        (programs / "mematlas").write_text(
+            f"#!{PYTHON}\nfrom mematlas.cli import console\nconsole()\n", encoding="utf-8"
+        )
+        (programs / "mematlas").chmod(0o755)
+        self._environment = {
+            "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "PYTHONPATH": ":".join([str(ROOT / "src"), *site.getsitepackages()]),
+            "HOME": str(directory),
+            "PYTHONUTF8": "1",
+            "NO_COLOR": "1",
+            "TERM": "xterm",
+        }
         words = ["unshare", "--pid", "--fork", "--mount-proc", "--uts", "--kill-child", "sh", "-c"]
-        self._first = self._start([*words, f"hostname {HOST}; echo there; read -r _"])
+        self._first = self._start([*words, MADE_READY, on_disk])
         assert self._first.stdout
         self._first.stdout.readline()
         inside = Path(f"/proc/{self._first.pid}/task/{self._first.pid}/children").read_text(encoding="ascii").split()[0]
@@ -131,7 +144,13 @@ class Stage:
 
     def _start(self, words: list[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            words, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, errors="replace"
+            words,
+            cwd=self.directory,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            errors="replace",
         )
 
     def bring(self, name: str) -> list[str]:
@@ -153,7 +172,9 @@ class Stage:
         program.stdin.write(LINES.get(name, ""))
         program.stdin.flush()
         self._wait_until_still(pid, comm, said)
-        return list(dict.fromkeys([pid, *NUMBER.findall(said.read_text(encoding="utf-8", errors="replace"))]))
+        maps, _ = self.run(f"cat /proc/{pid}/maps")
+        numbers = NUMBER.findall(said.read_text(encoding="utf-8", errors="replace"))
+        return list(dict.fromkeys([pid, *numbers, *(f"0x{start}" for start in PLACES.findall(maps))]))
 
     def _wait_until_still(self, pid: str, comm: str, said: Path) -> None:
         """Wait until the process has become the program that is meant, and does nothing more."""
@@ -175,7 +196,7 @@ class Stage:
         It prints on a terminal of so many columns, if any.
         """
         words = [*self._enter, *(shlex.split(AS_NOBODY) if as_nobody else [])]
-        words += ["bash", "-c", f"PATH={self._links[as_nobody]}:{PROGRAMS}\n(exit {status})\n{line}"]
+        words += ["bash", "-c", f"(exit {status})\n{line}"]
         if columns:
             text, code = on_terminal(words, columns, self._environment)
         else:
@@ -190,7 +211,7 @@ class Stage:
                 timeout=120,
             )
             text, code = done.stdout, done.returncode
-        text = re.sub(rf"{self.directory}/\.(root|user)|{ROOT}/.venv/bin", f"{INSTALLED}/.venv/bin", text)
+        text = re.sub(rf"{self.directory}/bin|{ROOT}/.venv/bin", f"{INSTALLED}/.venv/bin", text)
         return text.replace(str(ROOT), INSTALLED).replace(str(self.directory), "/tmp"), code
 
 
@@ -221,10 +242,10 @@ def main(words: list[str]) -> int:
 
 def remade(name: str, text: str) -> str:
     """Return a page with its examples made anew, by a cast of its own."""
-    with tempfile.TemporaryDirectory(prefix="examples") as made, contextlib.chdir(made):
+    with tempfile.TemporaryDirectory() as made, tempfile.TemporaryDirectory(dir="/var/tmp") as on_disk:
         directory = Path(made)
         directory.chmod(0o777)
-        with Stage(directory) as stage:
+        with Stage(directory, on_disk) as stage:
             return BLOCK.sub(lambda block: remade_block(name, stage, block), text)
 
 
@@ -253,12 +274,21 @@ def remade_block(page: str, stage: Stage, block: re.Match[str]) -> str:
 
 
 def replaced(text: str, numbers: dict[str, str]) -> str:
-    """Return a text with other numbers in the place of those that stand there.
+    """Return a text with other numbers in the place of those that stand there, and of addresses not far above them.
 
-    >>> replaced("usage 12 0x1000+4M", {"12": "34", "0x1000": "0x2000"})
-    'usage 34 0x2000+4M'
+    >>> replaced("usage 12 0x1000+4M 0x2abc", {"12": "34", "0x1000": "0x7000"})
+    'usage 34 0x7000+4M 0x8abc'
     """
-    return re.sub(r"\w+", lambda word: numbers.get(word[0], word[0]), text)
+    moved = {int(old, 16): int(new, 16) for old, new in numbers.items() if old.startswith("0x")}
+
+    def new(word: re.Match[str]) -> str:
+        if not word[0].startswith("0x"):
+            return numbers.get(word[0], word[0])
+        address = int(word[0], 16)
+        below = max((old for old in moved if 0 <= address - old < NEAR), default=None)
+        return word[0] if below is None else f"{address - below + moved[below]:#x}"
+
+    return re.sub(r"\b(?:0x[0-9a-f]+|\w+)\b", new, text)
 
 
 def outputs(stage: Stage, text: str, columns: int) -> Iterator[str]:

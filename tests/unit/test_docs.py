@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import doctest
 import importlib
 import importlib.util
 import io
+import json
+import os
 import pkgutil
 import re
 import shlex
@@ -22,8 +25,10 @@ import mematlas
 from mematlas import cli
 from mematlas.cli.arguments import Arguments
 from mematlas.cli.command import COMMANDS, Command, load
-from mematlas.errors import BadInput
-from mematlas.views import usage
+from mematlas.errors import BadInput, PermissionDenied
+from mematlas.labs.running import RunningWorkload
+from mematlas.views import maps, pages, translate, usage
+from mematlas.views.columns import Column
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -50,8 +55,8 @@ def page_name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def make_docs() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_docs", ROOT / "scripts" / "make_docs.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -63,7 +68,7 @@ def make_docs() -> ModuleType:
 
 
 def test_command_reference_is_not_stale() -> None:
-    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == make_docs().page(), "run `make docs`"
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == script("make_docs").page(), "run `make docs`"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -234,53 +239,204 @@ def test_wrong_command_lines_are_found() -> None:
 # --- shown outputs
 
 
-SOURCES = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+SOURCES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "src").rglob("*.py")}
+TEXTS = {
+    line.strip()
+    for tree in SOURCES.values()
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    for line in re.split(r"\n|\{\w*\}", node.value)
+}
 HEADINGS = re.compile(r" *[A-Z]{3}[A-Z0-9 ?]{9,}")
 USAGE = re.compile(r"^(.*)\nMEASURE +SIZE +MEANING\n((?: *[a-zA-Z].* {2,}.*\n)+)", re.MULTILINE)
 MEANINGS = {title.strip(): text for _, title, *_, text in (*usage.LINES, *usage.MORE)}
 MEANINGS["distinct"] = usage.DISTINCT
+WHOLE = [
+    {column.heading for column in columns if column.shown}
+    for columns in (
+        maps.COLUMNS,
+        maps.GROUP_COLUMNS,
+        pages.PAGE_COLUMNS,
+        pages.RUN_COLUMNS,
+        translate.COLUMNS,
+        usage.COLUMNS,
+    )
+]
+"""What is shown with all its columns, unless a line below says which are not."""
 
 
-def stale_lines(output: str) -> list[str]:
-    """Return what the program does not print: headings of tables, and lines of `usage`."""
-    cells = [cell for line in output.splitlines() if HEADINGS.fullmatch(line) for cell in line.strip().split("  ")]
-    titles = {cell.strip() for cell in cells if cell} - {f"N{node}" for node in range(64)}
-    stale = [title for title in titles if f'"{title}"' not in SOURCES]
+def modules_with_tables() -> Iterator[ModuleType]:
+    for name in MODULES:
+        module = importlib.import_module(name)
+        if any(value is Column for value in vars(module).values()) or name == "mematlas.views.candidates":
+            yield module
+
+
+def tables_of(module: ModuleType) -> Iterator[tuple[Column, ...]]:
+    for value in vars(module).values():
+        if isinstance(value, tuple) and value and all(isinstance(column, Column) for column in value):
+            yield value
+
+
+def words_of(module: ModuleType) -> set[str]:
+    """Return what a view can write above a table: the headings of its columns, and its own words in capitals."""
+    headings = {column.heading for columns in tables_of(module) for column in columns}
+    nodes = ast.walk(SOURCES[Path(module.__file__ or "")])
+    written = {
+        word for node in nodes if isinstance(node, ast.Constant) for word in re.findall(CAPITALS, str(node.value))
+    }
+    return headings | written
+
+
+CAPITALS = r"(?:^|(?<=  ))[A-Z][A-Z0-9/?]*(?: [A-Z]+)*(?=$|  )"
+MODULES = ["mematlas", *(module.name for module in pkgutil.walk_packages(mematlas.__path__, "mematlas."))]
+MODULES.remove("mematlas.__main__")
+VIEWS = {module.__name__: words_of(module) for module in modules_with_tables()}
+KEYS = [[column.key for column in columns] for module in modules_with_tables() for columns in tables_of(module)]
+
+KEYS.append([*(column.key for column in usage.COLUMNS), "source"])
+
+
+def stale_headings(output: str) -> Iterator[str]:
+    """Yield the headings that no view writes, and those that lack a column."""
+    for line in filter(HEADINGS.fullmatch, output.splitlines()):
+        titles = {title for title in re.split(r" {2,}", line.strip()) if not re.fullmatch(r"N\d+", title)}
+        if not any(titles <= words for words in VIEWS.values()):
+            yield min((titles - words for words in VIEWS.values()), key=len).pop()
+        likest = max(WHOLE, key=lambda headings: len(titles & headings) / len(titles | headings))
+        if len(titles & likest) > 0.6 * len(titles | likest) and "not shown: " not in output:
+            yield from likest - titles
+
+
+def stale_keys(output: str) -> Iterator[str]:
+    """Yield the head of a CSV, and the keys of a long row of JSON, that no table has."""
+    heads = [line.split(",") for line in output.splitlines() if re.fullmatch(r"[a-z_]+(,[a-z_]+){7,}", line)]
+    rows = [list(json.loads(row)) for row in re.findall(r"^ *(\{\"\w+\": .*\})(?=\]?,?$)", output, re.MULTILINE)]
+    for keys in [*heads, *(row for row in rows if len(row) > 9)]:
+        if keys not in KEYS:
+            yield ",".join(keys)
+
+
+def stale_notes(output: str) -> Iterator[str]:
+    """Yield the words of notes that the program does not say."""
+    sentences = sorted((text for text in TEXTS if " " in text), key=len, reverse=True)
+    for note in re.findall(r"^note: (.*)$", output, re.MULTILINE):
+        rest = note
+        for text in sentences:
+            rest = rest.replace(text, "|") if text in rest else rest
+        for piece in rest.split("|"):
+            words = re.findall(r"(?<![\w/.-])[a-z]{4,}(?![\w/.-])", piece)
+            if len(words) > 1 or not all(word in TEXTS or word.removesuffix("s") in TEXTS for word in words):
+                yield " ".join(words)
+
+
+def stale_usage(output: str) -> Iterator[str]:
+    """Yield what the lines of `usage` do not say any more."""
     for first, table in USAGE.findall(output):
         rows = [re.split(" {2,}", line.strip()) for line in table.splitlines()]
-        stale += [meaning for title, _, meaning in rows if MEANINGS.get(title, meaning) != meaning]
-        stale += [] if re.search(r", PID \d+, \d+ VMAs?, from ", first) else [first]
+        yield from (meaning for title, _, meaning in rows if MEANINGS.get(title, meaning) != meaning)
+        if not re.search(r", PID \d+, \d+ VMAs?, from ", first):
+            yield first
         if "tables" in (shown := [row[0] for row in rows]) and "peak" not in shown:
-            stale.append(f"no peak: {first}")
-    return stale
+            yield f"no peak: {first}"
+
+
+def stale(output: str) -> list[str]:
+    return [*stale_headings(output), *stale_keys(output), *stale_notes(output), *stale_usage(output)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_shown_outputs_have_the_words_of_the_program(page: Path) -> None:
     blocks = [text for kind, text in FENCE.findall(page.read_text(encoding="utf-8")) if kind == "console"]
-    assert [line for block in blocks for line in stale_lines(block)] == []
+    assert [line for block in blocks for line in stale(block)] == []
 
 
-def test_stale_outputs_are_found() -> None:
-    table = (
-        "MEASURE  SIZE  MEANING\nTHP         0  the part in huge pages\ntables  4 KiB  page tables of this process\n"
-    )
+@pytest.mark.parametrize(
+    "output",
+    [
+        "START  SIZE  PERM  N0  ADDRES\n",
+        "START  SIZE  PERMS  PRESENT  PAGES  SWAPPED  RSS  PSS  USS  FIRST FRAME AT  KIND  PATH\n",
+        "START  SIZE  PERM  PRESENT  PAGES  SWAPPED  RSS  PSS  USS  FIRST FRAME AT  KIND  PATH\n",
+        "start,end,size,perms,offset,dev,inode,nr_present,nr_pages,nr_swapped,kind,path\n",
+        '{"pid": 1, "name": "a", "rss": 1, "anon": 0, "file": 1, "pss": 0, "uss": 0, "swap": 0, "a": 0, "b": 1}\n',
+        "note: an address outside all areas has no state: touching it is a crash\n",
+        "a, PID 7, from smaps in 4 ms\nMEASURE  SIZE  MEANING\nRSS      4 KiB  in RAM\n",
+        "a, PID 7, 1 VMA, from smaps\nMEASURE  SIZE  MEANING\ntables  4 KiB  page tables of this process\n",
+    ],
+)
+def test_stale_outputs_are_found(output: str) -> None:
+    assert stale(output)
 
-    assert stale_lines("START  SIZE  PERM  N0  ADDRES\n") == ["ADDRES"]
-    assert stale_lines(f"a, PID 7, from smaps in 4 ms\n{table}") == [
-        "the part in huge pages",
-        "a, PID 7, from smaps in 4 ms",
-        "no peak: a, PID 7, from smaps in 4 ms",
+
+# --- how they are made anew
+
+
+COMMENTED = re.compile(r"(?:^<!-- ([^\n]*) -->\n)?^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks_nobody_makes(text: str) -> list[str]:
+    """Return the first line of each block with an output and no comment that scripts/examples.py takes."""
+    return [
+        block.splitlines()[0]
+        for comment, block in COMMENTED.findall(text)
+        if not all(re.match(r"\w*\$ ", line) for line in block.replace("\\\n", "").splitlines())
+        and not re.fullmatch(r"example( \d+)?:.*|shown:.+|by hand: .+", comment)
     ]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=page_name)
+def test_outputs_say_how_they_are_made(page: Path) -> None:
+    assert blocks_nobody_makes(page.read_text(encoding="utf-8")) == []
+
+
+def test_outputs_that_nobody_makes_are_found() -> None:
+    assert blocks_nobody_makes("```console\n$ mematlas usage 1\nRSS\n```\n") == ["$ mematlas usage 1"]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=page_name)
+def test_the_cast_of_examples_is_there(page: Path) -> None:
+    casts = re.findall(r"^<!-- (?:example|shown)(?: \d+)?: *(.*?) *-->", page.read_text(encoding="utf-8"), re.MULTILINE)
+    names = {part.split()[0] for cast in casts for part in cast.split(";") if part.strip()}
+    assert names <= set(script("examples").CAST)
+
+
+@pytest.mark.parametrize("name", ["examples", "picture"])
+def test_examples_in_the_scripts_are_true(name: str) -> None:
+    result = doctest.testmod(script(name))
+    assert result.attempted
+    assert result.failed == 0
+
+
+# --- Python in the documents
+
+
+PROGRAMS = [
+    pytest.param(text, id=f"{page_name(page)}-{number}")
+    for page in PAGES
+    for number, (kind, text) in enumerate(FENCE.findall(page.read_text(encoding="utf-8")))
+    if kind == "python" and "mematlas" in text
+]
+
+
+@pytest.mark.parametrize("text", PROGRAMS)
+def test_programs_in_the_documents_run(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a process of ours, whatever they name."""
+    with RunningWorkload("draw") as workload, contextlib.redirect_stdout(io.StringIO()) as said:
+        monkeypatch.setattr("sys.argv", ["program.py", str(workload.pid)])
+        program = re.sub(r'Process\("[\w-]+"\)', f"Process({workload.pid})", text)
+        try:
+            exec(compile(program, "program.py", "exec"), {})
+        except PermissionDenied as error:
+            if os.geteuid() == 0:
+                raise
+            pytest.skip(str(error))
+    assert said.getvalue()
 
 
 # --- the sources' own examples
 
 
-MODULES = ["mematlas", *(module.name for module in pkgutil.walk_packages(mematlas.__path__, "mematlas."))]
-
-
-@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
+@pytest.mark.parametrize("name", MODULES)
 def test_examples_in_the_sources_are_true(name: str) -> None:
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
