@@ -16,10 +16,10 @@ NAMES = {
     "actions.plans": "Plan plan",
     "actions.refaults": "Refaults watch_refaults",
     "actions.verbs": "cold collapse pageout undo willneed",
-    "analysis.ending": "DistinctResult EndingResult Part",
+    "analysis.ending": "DistinctResult EndingPart EndingResult",
     "analysis.grid": "Cells Stretch Strip",
     "analysis.movable": "Choice",
-    "analysis.overview": "Census Facts Group MachineUsage Others",
+    "analysis.overview": "Census Facts Group MachineUsage OtherProcesses",
     "analysis.page_filter": "PageFilter",
     "analysis.ram": "Ram",
     "analysis.results": "Counters Density Grid MapsResult Reading Translation Translations UsageResult VmaUsage",
@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from mematlas.actions.verbs import undo as undo
     from mematlas.actions.verbs import willneed as willneed
     from mematlas.analysis.ending import DistinctResult as DistinctResult
+    from mematlas.analysis.ending import EndingPart as EndingPart
     from mematlas.analysis.ending import EndingResult as EndingResult
-    from mematlas.analysis.ending import Part as Part
     from mematlas.analysis.grid import Cells as Cells
     from mematlas.analysis.grid import Stretch as Stretch
     from mematlas.analysis.grid import Strip as Strip
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.overview import Facts as Facts
     from mematlas.analysis.overview import Group as Group
     from mematlas.analysis.overview import MachineUsage as MachineUsage
-    from mematlas.analysis.overview import Others as Others
+    from mematlas.analysis.overview import OtherProcesses as OtherProcesses
     from mematlas.analysis.page_filter import PageFilter as PageFilter
     from mematlas.analysis.ram import Ram as Ram
     from mematlas.analysis.results import Counters as Counters

@@ -1,4 +1,4 @@
-"""How cold pages are, as far as the flags of their frames tell.
+"""How cold pages are, as far as the flags of their frames show.
 
 Source: mm/swap.c, folio_mark_accessed(); mm/vmscan.c, folio_check_references(). Reclaim takes inactive pages first,
 and of these the unreferenced ones. It notices accesses when it looks for memory, not at each access.
@@ -22,7 +22,7 @@ RANKS = (
     "active and referenced",
     "on no list",
 )
-"""How cold a page is, the coldest first. A rank byte is the place in this list, plus 1; 0 is no page."""
+"""How cold a page is, the coldest first. A rank byte is the index in this list, plus 1; 0 is no page."""
 IDLE = 1
 UNRANKED = len(RANKS)
 
@@ -40,8 +40,11 @@ def rank_of(word: int | None) -> int:
 
 def count_ranks(blocks: Mapping[int, bytes]) -> dict[int, int]:
     """Return how many pages have each rank that occurs; ``blocks`` are rank bytes by address."""
-    counts = {rank: sum(ranks.count(rank) for ranks in blocks.values()) for rank in range(1, UNRANKED + 1)}
-    return {rank: nr_pages for rank, nr_pages in counts.items() if nr_pages}
+    counts: dict[int, int] = {}
+    for rank in range(1, UNRANKED + 1):
+        if nr_pages := sum(ranks.count(rank) for ranks in blocks.values()):
+            counts[rank] = nr_pages
+    return counts
 
 
 def coldest(blocks: Mapping[int, bytes], nr_pages: int) -> Iterator[tuple[int, bytes]]:

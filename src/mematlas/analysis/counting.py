@@ -1,6 +1,6 @@
 """How much memory, from the entries of pages: what smaps adds up, counted once more.
 
-Who shares a page is told by kpagecount beside pagemap, and by struct pages beside page tables.
+Who shares a page is read from kpagecount beside pagemap, and by struct pages beside page tables.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def usage_of_pages(
 ) -> Usage:
     """Return what the page entries of a VMA add up to.
 
-    ``hole`` is the state of the pages that were not counted. ``sharers`` tells how many resident pages have which
+    ``hole`` is the state of the pages that were not counted. ``sharers`` is how many resident pages have which
     map count, for those that are not exclusive; None when their frames or counts could not be read. A frame with a
     map count of 0 is present without being anybody's: it is no part of RSS.
     """
@@ -74,11 +74,13 @@ def usage_of_pages(
     nr_file = counts.nr_with(PRESENT | MARK_A | FILE, PRESENT | FILE)
     nr_resident = nr_present - nr_zero - nr_unmapped
     rss = nr_resident * page_size if zero_known else None
+    uss = nr_exclusive * page_size
+    pss = None if sharers is None or rss is None else uss + shared_pss(sharers, page_size)
     of_file = nr_file * page_size
     return Usage(
         rss=rss,
-        pss=None if sharers is None or rss is None else nr_exclusive * page_size + shared_pss(sharers, page_size),
-        uss=nr_exclusive * page_size,
+        pss=pss,
+        uss=uss,
         swap=swap,
         anon=None if rss is None else rss - of_file,
         file=of_file if vma.kind != "shmem" else 0,
@@ -153,15 +155,17 @@ def usage_of_tables(vma: Vma, sums: VmaCounts, page_size: int, hole: str) -> Usa
 
 def shared_pss(sharers: dict[int, int], page_size: int) -> int:
     """Return the bytes that fall to this process of pages mapped more than once, rounded as the kernel rounds."""
-    shares = sum(
-        nr_pages * ((page_size << PSS_SHIFT) // map_count) for map_count, nr_pages in sharers.items() if map_count
-    )
+    shares = 0
+    for map_count, nr_pages in sharers.items():
+        if map_count:
+            shares += nr_pages * ((page_size << PSS_SHIFT) // map_count)
     return shares >> PSS_SHIFT
 
 
 def nr_shared(kinds: dict[int, int]) -> int:
     """Return how many pages of a block are resident and not exclusive, so that their map count matters."""
-    return sum(nr_pages for byte, nr_pages in kinds.items() if byte & (PRESENT | EXCLUSIVE | MARK_A) == PRESENT)
+    mask = PRESENT | EXCLUSIVE | MARK_A
+    return sum(nr_pages for byte, nr_pages in kinds.items() if byte & mask == PRESENT)
 
 
 def shared_frames(block: Entries) -> list[int]:

@@ -43,7 +43,7 @@ same_memory  other processes run in the same address space
 
 
 @record
-class Part(Record):
+class EndingPart(Record):
     """Memory of one kind that becomes the same for the same reason."""
 
     fate: str
@@ -68,7 +68,7 @@ class EndingResult(Record):
     swap included.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[EndingPart, ...]
     distinct: int
     """Resident, each frame counted once."""
     dirty: int

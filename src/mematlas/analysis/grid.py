@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mematlas.analysis.neighbours import Fit, Neighbours, Part, Range
+    from mematlas.analysis.neighbours import Fit, Neighbours, Range, VmaPart
 
 
 DRAWN_CELLS = 1536
@@ -64,10 +64,10 @@ class Cells:
         self.used: dict[int, tuple[int, int]] | None = None
         """Cell -> pages accessed, pages dirty, of those present; None unless page tables were read."""
 
-    def fill(self, pieces: Iterable[Block | Scattered | Hole], start: int, place: int, page_size: int) -> None:
-        """Count pieces of what begins at ``start``, ``place`` pages into the stretch."""
+    def fill(self, pieces: Iterable[Block | Scattered | Hole], start: int, index: int, page_size: int) -> None:
+        """Count pieces of what begins at ``start``, ``index`` pages into the stretch."""
         for piece in pieces:
-            at = place + (piece.address - start) // page_size
+            at = index + (piece.address - start) // page_size
             if isinstance(piece, Hole):
                 self.add_hole(at, piece.nr_pages, STATE_OF_BYTE[piece.byte])
             elif isinstance(piece, Scattered):
@@ -75,22 +75,24 @@ class Cells:
             else:
                 self.add(at, piece)
 
-    def add(self, place: int, block: Block) -> None:
-        """Count the pages of a block that begins ``place`` pages into the stretch."""
+    def add(self, index: int, block: Block) -> None:
+        """Count the pages of a block that begins ``index`` pages into the stretch."""
         size = self.cell_pages
-        end = place + len(block)
-        at = place
+        end = index + len(block)
+        at = index
         while at < end:
             cell = at // size
             stop = min(end, (cell + 1) * size)
             whole = stop - at == len(block)
-            states = block.kinds if whole else histogram(block.states[at - place : stop - place])
-            self._count(cell, states, None if block.use is None else block.use[at - place : stop - place])
+            inside = slice(at - index, stop - index)
+            kinds = block.kinds if whole else histogram(block.states[inside])
+            use = None if block.use is None else block.use[inside]
+            self._count(cell, kinds, use)
             at = stop
 
-    def add_scattered(self, place: int, lot: Scattered, page_size: int) -> None:
-        """Count pages that lie apart, the first of them ``place`` pages into the stretch."""
-        origin = lot.address - place * page_size
+    def add_scattered(self, index: int, lot: Scattered, page_size: int) -> None:
+        """Count pages that lie apart, the first of them ``index`` pages into the stretch."""
+        origin = lot.address - index * page_size
         for part in lot.cut(self.cell_pages * page_size, origin, page_size):
             at = (part.address - origin) // page_size
             if isinstance(part, Block):
@@ -113,14 +115,14 @@ class Cells:
         nr_dirty += len(use) - use.translate(IS_DIRTY).count(0)
         self.used[cell] = nr_accessed, nr_dirty
 
-    def add_hole(self, place: int, nr_pages: int, name: str) -> None:
+    def add_hole(self, index: int, nr_pages: int, name: str) -> None:
         """Count pages that no block showed, all of one class."""
         if name == "absent":
             return  # what is not counted otherwise is absent
-        at = place
-        while at < place + nr_pages:
+        at = index
+        while at < index + nr_pages:
             cell = at // self.cell_pages
-            stop = min(place + nr_pages, (cell + 1) * self.cell_pages)
+            stop = min(index + nr_pages, (cell + 1) * self.cell_pages)
             holes = self.holes.setdefault(cell, {})
             holes[name] = holes.get(name, 0) + stop - at
             at = stop
@@ -150,7 +152,7 @@ class Stretch:
     vma: Vma
     start: int
     end: int
-    place: int
+    index: int
     """Pages before it."""
 
 
@@ -183,7 +185,7 @@ class Strip:
 FOLD_FROM = 4 << 20
 """Bytes of untouched memory that are long enough to be folded: less than the stack of a thread."""
 MAX_FOLDS = 256
-"""Runs inside of VMAs that are folded, the longest: more of them than a screen has lines tell nobody anything."""
+"""Runs inside of VMAs that are folded, the longest: more than a screen has lines help nobody."""
 
 
 def absent_runs(pieces: Iterable[Block | Scattered | Hole], page_size: int) -> Iterator[Range]:
@@ -215,12 +217,12 @@ def absent_runs(pieces: Iterable[Block | Scattered | Hole], page_size: int) -> I
         nr_pages = 0
         if isinstance(piece, Hole):
             continue
-        place = nr_leading
-        while (found := states.find(bytes(least), place)) >= 0:
-            place = len(states) - len(states[found:].lstrip(b"\0"))
-            if place == len(states):
+        index = nr_leading
+        while (first := states.find(bytes(least), index)) >= 0:
+            index = len(states) - len(states[first:].lstrip(b"\0"))
+            if index == len(states):
                 break
-            yield piece.address + found * page_size, piece.address + place * page_size
+            yield piece.address + first * page_size, piece.address + index * page_size
         nr_pages = len(states) - len(states.rstrip(b"\0"))
         start = piece.address + (len(states) - nr_pages) * page_size
     if is_long():
@@ -264,15 +266,21 @@ def cut_in_strips(
         BadInput: cells of no page, or too many cells.
     """
     parts = cut_at(chosen, folds)
-    groups = by_section(parts, fit.lines - len(SECTIONS)) if fit and fit.is_joined else one_by_one(parts)
+    most = fit.lines - len(SECTIONS) if fit and fit.is_joined else None
+    groups = one_by_one(parts) if most is None else by_section(parts, most)
     if cell_pages is not None and cell_pages < 1:
         raise BadInput(f"a cell of {cell_pages} pages: 1 or more")
     sizes = [group.drawn_size // page_size for group in groups]
-    if cell_pages is None:
-        cell_pages = cell_that_fits(groups, fit, page_size) if fit else choose_cell_pages(sizes, DRAWN_CELLS)
+    if cell_pages is None and fit:
+        cell_pages = cell_that_fits(groups, fit, page_size)
+    elif cell_pages is None:
+        cell_pages = choose_cell_pages(sizes, DRAWN_CELLS)
     if (nr_cells := sum(-(-size // cell_pages) for size in sizes)) > MAX_CELLS:
         raise BadInput(f"{nr_cells:,} cells are too many to draw: take more pages a cell, or a part")
-    return [strip for line, group in enumerate(groups) for strip in strips_of(group, line, cell_pages, page_size)]
+    strips: list[Strip] = []
+    for line, group in enumerate(groups):
+        strips += strips_of(group, line, cell_pages, page_size)
+    return strips
 
 
 def strips_of(group: Neighbours, line: int, cell_pages: int, page_size: int) -> Iterator[Strip]:
@@ -280,7 +288,9 @@ def strips_of(group: Neighbours, line: int, cell_pages: int, page_size: int) -> 
     if group.nr_vmas == 1 or group.is_folded:
         lots = [[part] for part in group.parts]
     else:
-        lots = [[part for part in group.parts if part.is_folded == folded] for folded in (False, True)]
+        drawn = [part for part in group.parts if not part.is_folded]
+        folded = [part for part in group.parts if part.is_folded]
+        lots = [drawn, folded]
     for lot in filter(None, lots):
         stretches = end_to_end(lot, page_size)
         nr_pages = sum(part.end - part.start for part in lot) // page_size
@@ -290,7 +300,7 @@ def strips_of(group: Neighbours, line: int, cell_pages: int, page_size: int) -> 
         yield Strip(first.vma, first.start, last.end, cells, stretches, *more)
 
 
-def end_to_end(parts: Iterable[Part], page_size: int) -> tuple[Stretch, ...]:
+def end_to_end(parts: Iterable[VmaPart], page_size: int) -> tuple[Stretch, ...]:
     """Return parts of VMAs as stretches that lie end to end."""
     stretches: list[Stretch] = []
     nr_pages = 0
@@ -310,6 +320,7 @@ def lay_end_to_end(
     """
     if not 1 <= columns <= MAX_CELLS:
         raise BadInput(f"{columns} columns: 1 to {MAX_CELLS:,}")
-    stretches = end_to_end((part for part in cut_at(chosen, folds) if not part.is_folded), page_size)
+    drawn = (part for part in cut_at(chosen, folds) if not part.is_folded)
+    stretches = end_to_end(drawn, page_size)
     nr_pages = sum(stretch.end - stretch.start for stretch in stretches) // page_size
     return Cells(nr_pages, max(1, -(-nr_pages // columns))), list(stretches)

@@ -62,7 +62,10 @@ def size_of(piece: Piece) -> int:
     """Return about how many bytes a piece takes."""
     if isinstance(piece, Hole):
         return PIECE_SIZE
-    return PIECE_SIZE + len(piece) + (RANGE_SIZE * len(piece.starts) if isinstance(piece, Scattered) else 0)
+    size = PIECE_SIZE + len(piece)
+    if isinstance(piece, Scattered):
+        size += RANGE_SIZE * len(piece.starts)
+    return size
 
 
 def clip(piece: Piece, start: int, end: int, page_size: int) -> Piece | None:

@@ -26,7 +26,7 @@ def section_of(vma: Vma) -> str:
 
 
 @record
-class Part:
+class VmaPart:
     """A part of a VMA: to be drawn, or a long run of untouched memory."""
 
     vma: Vma
@@ -49,7 +49,7 @@ class Fit:
 class Neighbours:
     """Parts of one VMA, or of several of one section, in address order."""
 
-    def __init__(self, parts: list[Part], section: str = "", nr_vmas: int = 1) -> None:
+    def __init__(self, parts: list[VmaPart], section: str = "", nr_vmas: int = 1) -> None:
         self.parts = parts
         self.section = section
         """One of `SECTIONS`; empty where the picture has none."""
@@ -72,7 +72,7 @@ class Neighbours:
         return sum(part.end - part.start for part in self.parts if not part.is_folded)
 
 
-def cut_at(pieces: Iterable[tuple[Vma, int, int]], runs: list[Range]) -> Iterator[Part]:
+def cut_at(pieces: Iterable[tuple[Vma, int, int]], runs: list[Range]) -> Iterator[VmaPart]:
     """Yield parts of VMAs, cut at the runs that are to be folded.
 
     >>> [(part.start, part.end, part.is_folded) for part in cut_at([(None, 0, 9)], [(2, 5)])]
@@ -80,28 +80,28 @@ def cut_at(pieces: Iterable[tuple[Vma, int, int]], runs: list[Range]) -> Iterato
     """
     number = 0
     for vma, start, end in pieces:
-        place = start
-        while place < end:
-            while number < len(runs) and runs[number][1] <= place:
+        address = start
+        while address < end:
+            while number < len(runs) and runs[number][1] <= address:
                 number += 1
             low, high = runs[number] if number < len(runs) else (end, end)
-            is_folded = low <= place
+            is_folded = low <= address
             until = min(high if is_folded else low, end)
-            yield Part(vma, place, until, is_folded)
-            place = until
+            yield VmaPart(vma, address, until, is_folded)
+            address = until
 
 
-def one_by_one(parts: Iterable[Part]) -> list[Neighbours]:
+def one_by_one(parts: Iterable[VmaPart]) -> list[Neighbours]:
     """Return the parts VMA by VMA, in address order; VMAs that follow one another and are wholly folded are one."""
     groups = of_vmas(parts)
     return join(groups, lambda one, other: one.is_folded and other.is_folded)
 
 
-def of_vmas(parts: Iterable[Part]) -> list[Neighbours]:
+def of_vmas(parts: Iterable[VmaPart]) -> list[Neighbours]:
     return [Neighbours(list(of_vma)) for _, of_vma in groupby(parts, key=lambda part: part.vma.start)]
 
 
-def by_section(parts: Iterable[Part], most: int) -> list[Neighbours]:
+def by_section(parts: Iterable[VmaPart], most: int) -> list[Neighbours]:
     """Return the parts section by section, as at most so many groups: what is one thing to a reader is joined first.
 
     The segments of a program or of a library always are one. Where that is not enough, small neighbours are, then
@@ -110,7 +110,8 @@ def by_section(parts: Iterable[Part], most: int) -> list[Neighbours]:
     groups = of_vmas(parts)
     for group in groups:
         group.section = section_of(group.parts[0].vma)
-    groups.sort(key=lambda group: SECTIONS.index(group.section))  # a stable sort: by address within a section
+    # A stable sort: by address within a section.
+    groups.sort(key=lambda group: SECTIONS.index(group.section))
     groups = join(groups, are_of_one_file)
     total = sum(group.size for group in groups)
     limit = SMALL
@@ -163,7 +164,8 @@ def cell_that_fits(groups: list[Neighbours], fit: Fit, page_size: int) -> int:
     """Return the pages a cell with which groups are drawn in the lines that there are; each has one at least."""
     sizes = [max(1, group.drawn_size // page_size) for group in groups]
     # A line is so many cells: what holds for cells of one page holds for lines of that many.
-    return choose_cell_pages([-(-size // fit.columns) for size in sizes], fit.lines - nr_heads(groups))
+    nr_lines = [-(-size // fit.columns) for size in sizes]
+    return choose_cell_pages(nr_lines, fit.lines - nr_heads(groups))
 
 
 def nr_heads(groups: list[Neighbours]) -> int:

@@ -1,7 +1,7 @@
 """Groups of processes by how much they use, found without measuring all of them.
 
-What the kernel tells of a process at once, its counters, says who may be large; how large they are, with what is shared
-divided among those who share it, only a look at the pages does.
+The counters that the kernel keeps of a process are read at once, and say who may be large. How large they are, with
+what is shared divided among those who share it, only a look at the pages shows.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from mematlas.notes import Note
 
 SORTS = ("uss", "pss", "rss", "swap")
-"""What groups can be ranked by, beside the sum of PSS, swap and huge pages that they are ranked by unless told."""
+"""What groups can be ranked by, beside the sum of PSS, swap and huge pages that they are ranked by otherwise."""
 WORTH_A_ROW = 1 << 20
 """Bytes in swap, or of huge pages, from which on who has the most of them is shown."""
 SHARE = 0.2
-"""Seconds that the measuring of one group may take, as far as can be told before."""
+"""Seconds that the measuring of one group may take, as far as is known before."""
 
 
 @record
 class Facts(Record):
     """The counters of a process, in bytes. RSS and its parts, the swap of its private memory, and hugetlb.
 
-    None is "not told": of the lines of status a kernel has those that it was built for.
+    None is "not reported": of the lines of status a kernel has those that it was built for.
     """
 
     pid: int
@@ -45,11 +45,11 @@ class Facts(Record):
 
     @property
     def most(self) -> int:
-        """More than this it cannot use, as far as is told."""
-        return self.rss + told(self.swap, self.hugetlb)
+        """More than this it cannot use, as far as is reported."""
+        return self.rss + known_sum(self.swap, self.hugetlb)
 
 
-def told(*sizes: int | None) -> int:
+def known_sum(*sizes: int | None) -> int:
     """Return the sum of what is known: to put things in order by, not to show."""
     return sum(size for size in sizes if size is not None)
 
@@ -61,7 +61,7 @@ def total(sizes: Iterable[int | None]) -> int | None:
     (3, None)
     """
     sizes = list(sizes)
-    return None if None in sizes else told(*sizes)
+    return None if None in sizes else known_sum(*sizes)
 
 
 def largest_of(sizes: Iterable[int | None]) -> int | None:
@@ -72,7 +72,7 @@ def largest_of(sizes: Iterable[int | None]) -> int | None:
 
 @record
 class Measured:
-    """What the pages of a process came to, in bytes. None is "not told"."""
+    """What the pages of a process came to, in bytes. None is "not reported"."""
 
     pss: int | None
     uss: int | None
@@ -88,15 +88,17 @@ class Group:
     """The processes of one name, user and cgroup, such as the backends of a database."""
 
     def __init__(self, members: Iterable[Facts]) -> None:
-        self.members = sorted(members, key=lambda each: each.most, reverse=True)
+        self.members = sorted(members, key=lambda facts: facts.most, reverse=True)
         self.measured: dict[int, Measured] = {}
         """By PID."""
 
     def to_plain(self) -> dict[str, object]:
         """Return its members and amounts by name."""
-        amounts = {name: getattr(self, name) for name in ("rss", "pss", "uss", "swap", "hugetlb")}
-        pids = [each.pid for each in self.members]
-        return {"name": self.name, "pids": pids, "nr_measured": len(self.measured), **amounts, **self.parts()}
+        pids = [facts.pid for facts in self.members]
+        plain: dict[str, object] = {"name": self.name, "pids": pids, "nr_measured": len(self.measured)}
+        for name in ("rss", "pss", "uss", "swap", "hugetlb"):
+            plain[name] = getattr(self, name)
+        return {**plain, **self.parts()}
 
     @property
     def pid(self) -> int:
@@ -111,18 +113,18 @@ class Group:
     @property
     def rss(self) -> int:
         """The sum of their RSS, in which what they share counts for each of them."""
-        return sum(each.rss for each in self.members)
+        return sum(facts.rss for facts in self.members)
 
     @property
     def most(self) -> int:
         """More than this it cannot use."""
-        return sum(each.most for each in self.members)
+        return sum(facts.most for facts in self.members)
 
     def rank(self, by: str | None) -> int:
         """Return by what it is ranked, as far as it is known: one of `SORTS`, or ``amount``."""
         if by is None or (by == "pss" and self.pss is None):
             return self.amount
-        return told(getattr(self, by))
+        return known_sum(getattr(self, by))
 
     def bound(self, by: str | None) -> int:
         """Return what `rank` will be at the most when all of it is measured."""
@@ -133,7 +135,7 @@ class Group:
     def sample(self, costs: Sequence[float]) -> list[Facts]:
         """Return the members to measure: all, or as many as there is time for, small ones and large ones.
 
-        ``costs`` are the seconds that each will take.
+        ``costs`` are the seconds for each member.
         """
         nr, cost = len(self.members), sum(costs)
         if cost <= SHARE:
@@ -143,7 +145,7 @@ class Group:
 
     def forget(self, pid: int) -> None:
         """Leave out a process that has ended."""
-        self.members = [each for each in self.members if each.pid != pid]
+        self.members = [facts for facts in self.members if facts.pid != pid]
 
     @property
     def pss(self) -> int | None:
@@ -156,14 +158,15 @@ class Group:
         return self._estimated("uss")
 
     def _estimated(self, name: str) -> int | None:
-        found = [(each.rss, getattr(self.measured[each.pid], name)) for each in self._told()]
-        if not found or any(value is None for _, value in found):
+        measured = self.measured_facts
+        amounts = [getattr(self.measured[facts.pid], name) for facts in measured]
+        if not amounts or None in amounts:
             return None
-        amount: int = sum(value for _, value in found)
-        if len(found) == len(self.members):
+        amount: int = sum(amounts)
+        if len(measured) == len(self.members):
             return amount
-        rss = sum(size for size, _ in found)
-        return amount * sum(each.rss for each in self.members) // rss if rss else amount
+        rss = sum(facts.rss for facts in measured)
+        return amount * self.rss // rss if rss else amount
 
     @property
     def is_measured(self) -> bool:
@@ -172,27 +175,34 @@ class Group:
 
     @property
     def swap(self) -> int | None:
-        """What they have in swap, each page once, as far as is told: of shared memory what one of them has."""
-        measured = [(each.swap, self.measured[each.pid]) for each in self._told()]
-        if not self.is_measured or any(None in (each.swap, each.swap_pss) for _, each in measured):
-            return total(each.swap for each in self.members)
+        """What they have in swap, each page once, as far as is reported: of shared memory what one of them has."""
+        measured = [self.measured[facts.pid] for facts in self.measured_facts]
+        if not self.is_measured or any(None in (pages.swap, pages.swap_pss) for pages in measured):
+            return total(facts.swap for facts in self.members)
         # Counters are of private memory alone.
-        shared = largest_of(None if private is None else told(each.swap) - private for private, each in measured)
-        return total([shared, *(each.swap_pss for _, each in measured)])
+        counters = [facts.swap for facts in self.measured_facts]
+        shared = [
+            None if private is None else known_sum(pages.swap) - private
+            for private, pages in zip(counters, measured, strict=True)
+        ]
+        return total([largest_of(shared), *(pages.swap_pss for pages in measured)])
 
     @property
     def hugetlb(self) -> int | None:
         """What they hold of the pools of huge pages, each page once: of what is shared, what one of them maps."""
-        measured = [self.measured[each.pid] for each in self._told()]
-        if not self.is_measured or any(None in (each.own_hugetlb, each.shared_hugetlb) for each in measured):
-            return largest_of(each.hugetlb for each in self.members)
-        return total([largest_of(each.shared_hugetlb for each in measured), *(each.own_hugetlb for each in measured)])
+        measured = [self.measured[facts.pid] for facts in self.measured_facts]
+        own = [pages.own_hugetlb for pages in measured]
+        shared = [pages.shared_hugetlb for pages in measured]
+        if not self.is_measured or None in own or None in shared:
+            return largest_of(facts.hugetlb for facts in self.members)
+        return total([largest_of(shared), *own])
 
     @property
     def amount(self) -> int:
         """By what it is ranked: PSS, swap and hugetlb. Where nothing was measured, what is shared counts once."""
         pss = self.pss
-        return told(*(self.parts().values() if pss is None else [pss]), self.swap, self.hugetlb)
+        mapped = self.parts().values() if pss is None else [pss]
+        return known_sum(*mapped, self.swap, self.hugetlb)
 
     @property
     def top_kind(self) -> tuple[str, float] | None:
@@ -203,27 +213,29 @@ class Group:
         sizes = {**self.parts(), "hugetlb": self.hugetlb, "swap": self.swap}
         if (whole := total(sizes.values())) is None:
             return None
-        name = max(sizes, key=lambda each: told(sizes[each]))
-        return name, told(sizes[name]) / (whole or 1)
+        name = max(sizes, key=lambda kind: known_sum(sizes[kind]))
+        return name, known_sum(sizes[name]) / (whole or 1)
 
     def parts(self) -> dict[str, int | None]:
         """Return the parts of their RSS. Of what can be shared, what one of them has, as if shared by all."""
         return {
-            "anon": total(each.anon for each in self.members),
-            "file": largest_of(each.file for each in self.members),
-            "shmem": largest_of(each.shmem for each in self.members),
+            "anon": total(facts.anon for facts in self.members),
+            "file": largest_of(facts.file for facts in self.members),
+            "shmem": largest_of(facts.shmem for facts in self.members),
         }
 
-    def _told(self) -> list[Facts]:
-        return [each for each in self.members if each.pid in self.measured]
+    @property
+    def measured_facts(self) -> list[Facts]:
+        """The counters of those that were measured."""
+        return [facts for facts in self.members if facts.pid in self.measured]
 
 
 def grouped(facts: Iterable[Facts], by: str | None = None) -> list[Group]:
     """Return the groups: those that have a row in any case, and then those first that can use the most."""
     members: dict[tuple[str, int | None, str], list[Facts]] = {}
-    for each in facts:
-        members.setdefault((each.name, each.uid, each.cgroup), []).append(each)
-    groups = [Group(each) for each in members.values()]
+    for process in facts:
+        members.setdefault((process.name, process.uid, process.cgroup), []).append(process)
+    groups = [Group(processes) for processes in members.values()]
     first = holders(groups) if by is None else []
     return sorted(groups, key=lambda group: (group not in first, -group.bound(by)))
 
@@ -231,12 +243,12 @@ def grouped(facts: Iterable[Facts], by: str | None = None) -> list[Group]:
 def holders(groups: Iterable[Group]) -> list[Group]:
     """Return who has the most in swap, and of the huge pages: people look for them, however small the rest is."""
     groups = list(groups)
-    found = []
+    largest_holders = []
     for name in ("swap", "hugetlb"):
-        best = max(groups, key=lambda group: told(getattr(group, name)), default=None)
-        if best and told(getattr(best, name)) >= WORTH_A_ROW:
-            found.append(best)
-    return found
+        best = max(groups, key=lambda group: known_sum(getattr(group, name)), default=None)
+        if best and known_sum(getattr(best, name)) >= WORTH_A_ROW:
+            largest_holders.append(best)
+    return largest_holders
 
 
 def is_decided(groups: Sequence[Group], waiting: Collection[int], count: int, by: str | None = None) -> bool:
@@ -244,8 +256,11 @@ def is_decided(groups: Sequence[Group], waiting: Collection[int], count: int, by
     nr_first = len(holders(groups)) if by is None else 0
     if any(index in waiting for index in range(nr_first)):
         return False
-    done = sorted((group.rank(by) for index, group in enumerate(groups) if index not in waiting), reverse=True)
-    return len(done) >= count and all(groups[index].bound(by) < done[count - 1] for index in waiting)
+    done = [group.rank(by) for index, group in enumerate(groups) if index not in waiting]
+    if len(done) < count:
+        return False
+    least = sorted(done, reverse=True)[count - 1]
+    return all(groups[index].bound(by) < least for index in waiting)
 
 
 def largest(groups: Iterable[Group], count: int, by: str | None = None) -> list[Group]:
@@ -253,14 +268,15 @@ def largest(groups: Iterable[Group], count: int, by: str | None = None) -> list[
 
     That one takes the place of the last of them, but never that of the first.
     """
-    ranked = sorted((group for group in groups if group.members), key=lambda group: group.rank(by), reverse=True)
+    alive = [group for group in groups if group.members]
+    ranked = sorted(alive, key=lambda group: group.rank(by), reverse=True)
     first = [*ranked[:1], *holders(ranked)] if by is None else []
     shown = list(dict.fromkeys([*first, *ranked]))[:count]
     return [group for group in ranked if group in shown]
 
 
 @record
-class Others(Record):
+class OtherProcesses(Record):
     """The processes that are not among those shown, together; we ourselves are one."""
 
     nr_processes: int
@@ -274,14 +290,16 @@ class Others(Record):
     """Whether ``pss`` is also that of processes outside our PID namespace, which we do not see."""
 
 
-def others_of(groups: Iterable[Group], shown: Sequence[Group], ram: Ram, has_more: bool) -> Others:
+def others_of(groups: Iterable[Group], shown: Sequence[Group], ram: Ram, has_more: bool) -> OtherProcesses:
     """Return what there is beside the groups that are shown."""
-    members = [each for group in groups if group not in shown for each in group.members]
-    rest = less(ram.pss, told(*(group.pss for group in shown)))
+    hidden = [group for group in groups if group not in shown]
+    nr_hidden = sum(len(group.members) for group in hidden)
+    rest = less(ram.pss, known_sum(*(group.pss for group in shown)))
     if rest is not None:
         rest = max(rest, 0)  # counters of the machine lag behind, and processes went on meanwhile
     nr_unknown = sum(len(group.members) for group in shown if group.pss is None)
-    return Others(len(members) + 1, sum(each.rss for each in members), rest, nr_unknown, has_more)
+    rss = sum(group.rss for group in hidden)
+    return OtherProcesses(nr_hidden + 1, rss, rest, nr_unknown, has_more)
 
 
 @record
@@ -308,7 +326,7 @@ class MachineUsage(Tabular, Record):
     ram: Ram
     groups: tuple[Group, ...]
     """The largest groups of processes, the largest first."""
-    others: Others
+    others: OtherProcesses
     refused: tuple[int, ...] | None
     """The processes whose memory we may not look at, by PID; None where finding out would have taken too long."""
     missing: tuple[str, ...]

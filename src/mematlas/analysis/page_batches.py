@@ -165,7 +165,8 @@ class BatchMaker:
         )
         if not self.wanted.asks_frames:
             return batch
-        batch = batch.chosen([self._is_taken(kind, word) for kind, word in zip(kinds, words, strict=True)])
+        taken = [self._is_taken(kind, word) for kind, word in zip(kinds, words, strict=True)]
+        batch = batch.chosen(taken)
         return batch if len(batch) else None
 
     def _is_taken(self, kind: PageKind, word: int | None) -> bool:
@@ -223,7 +224,7 @@ class PageKind:
     state: str
     flags: Names
     is_taken: bool
-    """Whether they are asked for, as far as their entries tell."""
+    """Whether they are asked for, as far as their entries show."""
     bits: tuple[int, ...]
     """The key under which `PageKinds` has it."""
 
@@ -238,15 +239,17 @@ class PageKinds(dict[tuple[int, ...], PageKind]):
         byte, upper, soft_dirty, use = bits
         entry = upper << 56 | soft_dirty << 55
         flags = (*entry_flags(byte, entry), *use_flags(use))
-        kind = self[bits] = PageKind(byte, STATE_OF_BYTE[byte], flags, self.wanted.takes(byte, entry), bits)
+        is_taken = self.wanted.takes(byte, entry)
+        kind = self[bits] = PageKind(byte, STATE_OF_BYTE[byte], flags, is_taken, bits)
         return kind
 
     def of(self, block: Block) -> list[PageKind]:
         """Return that of each page of a block."""
         raw = bytes(block.raw)
+        upper = raw[7::ENTRY_SIZE]
         soft_dirty = raw[6::ENTRY_SIZE].translate(BIT_55)
         uses = block.use or bytes(len(block))
-        return [self[bits] for bits in zip(block.states, raw[7::ENTRY_SIZE], soft_dirty, uses, strict=True)]
+        return [self[bits] for bits in zip(block.states, upper, soft_dirty, uses, strict=True)]
 
     def shared(self, kind: PageKind) -> PageKind:
         """Return that of a page which came to be shared since its entry was read."""

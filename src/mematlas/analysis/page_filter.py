@@ -29,7 +29,7 @@ class PageFilter:
         return self.exclusive or self.dirty
 
     def takes(self, byte: int, entry: int) -> bool:
-        """Whether a page is asked for, as far as its state byte and its entry tell."""
+        """Whether a page is asked for, as far as its state byte and its entry show."""
         return not (
             (self.present and not byte & PRESENT)
             or (self.swapped and STATE_OF_BYTE[byte] != "swapped")

@@ -47,7 +47,7 @@ class PageRun:
     contiguous: bool
     """Whether the frames, or swap slots, follow one another."""
     on_node: int
-    """The NUMA node of all of them; negative when there is none, or it cannot be told."""
+    """The NUMA node of all of them; negative when there is none, or it is not known."""
 
     @property
     def end(self) -> int:
@@ -86,7 +86,7 @@ class PageRun:
 
     @property
     def node(self) -> int | None:
-        """The NUMA node; None when there is none, or it cannot be told."""
+        """The NUMA node; None when there is none, or it is not known."""
         return self.on_node if self.on_node >= 0 else None
 
     @property
@@ -138,7 +138,8 @@ def runs_of_block(vma: Vma, block: Block, page_size: int, wanted: PageFilter, no
     states = np.frombuffer(block.states, np.uint8)
     bits = bits_of(block, entries, states)
     on_nodes = nodes.array(block) if nodes else np.full(len(block), NOWHERE, np.int16)
-    keys = (bits << np.uint64(8)) | states | on_nodes.astype(np.uint16).astype(np.uint64) << np.uint64(NODE_SHIFT)
+    node_bits = on_nodes.astype(np.uint16).astype(np.uint64) << np.uint64(NODE_SHIFT)
+    keys = (bits << np.uint64(8)) | states | node_bits
     step = np.where(states[1:] & PRESENT, np.uint64(1), np.uint64(ONE_SLOT))
     follows = np.diff(entries & np.uint64(PM_PFRAME)) == step
     runs = []

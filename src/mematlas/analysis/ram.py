@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @record
 class Ram(Record):
-    """The parts of RAM, in bytes; None is "not told". See `account`."""
+    """The parts of RAM, in bytes; None is "not reported". See `account`."""
 
     total: int | None
     available: int | None
@@ -49,7 +49,7 @@ class Ram(Record):
 
     @property
     def other(self) -> int | None:
-        """What no line tells: memory of drivers, buffers of the network, compressed swap, swap cache.
+        """What no line reports: memory of drivers, buffers of the network, compressed swap, swap cache.
 
         Below zero where its lines, which lag behind by some pages for each CPU, add up to more than there is.
         """
@@ -73,12 +73,12 @@ class Ram(Record):
 
 
 def total_of(*sizes: int | None) -> int | None:
-    """Return a sum; None where a part of it is not told."""
+    """Return a sum; None where a part of it is not reported."""
     return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 def less(size: int | None, other: int | None) -> int | None:
-    """Return a difference; None where either is not told."""
+    """Return a difference; None where either is not reported."""
     return None if size is None or other is None else size - other
 
 

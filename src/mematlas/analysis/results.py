@@ -55,11 +55,11 @@ class VmaUsage(HasUsage, Record):
     phys: int | None
     """Physical address of its first page; None unless that is present and the reader may know."""
     nr_accessed: int | None = None
-    """Pages whose entry has the accessed bit: used since the kernel last looked. Page tables alone tell."""
+    """Pages whose entry has the accessed bit: used since the kernel last looked. Only page tables show that."""
     nr_dirty: int | None = None
     """Pages whose entry has the dirty bit: written to since they were last clean."""
     nodes: Sizes | None = None
-    """Bytes by NUMA node of what is resident, and of hugetlb pages; under None, on a node that could not be told. None
+    """Bytes by NUMA node of what is resident, and of hugetlb pages; under None, on a node that is not known. None
     unless asked for."""
 
     @property
@@ -121,7 +121,7 @@ class MapsResult(Tabular, Record):
 
 @record
 class Counters(Record):
-    """What the kernel counts of a process as it goes, in bytes; None where it does not tell."""
+    """What the kernel counts of a process as it goes, in bytes; None where it does not report them."""
 
     nr_vmas: int
     size: int | None
@@ -147,7 +147,7 @@ class UsageResult(HasUsage, Tabular, Record):
     """Bytes of page tables (VmPTE)."""
     reading: Reading
     nodes: Sizes | None = None
-    """Bytes by NUMA node, when asked for: every node with memory, and under None what could not be told. They add up to
+    """Bytes by NUMA node, when asked for: every node with memory, and under None what is not known. They add up to
     RSS and hugetlb."""
     distinct: int | None = None
     """Bytes of RSS with each frame counted once; None unless asked for, and where frames are hidden."""

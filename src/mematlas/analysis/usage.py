@@ -47,9 +47,9 @@ class Usage(Record):
     nr_exclusive: int | None
     """Present pages mapped once, hugetlb ones too."""
     lazyfree: int | None = None
-    """The part of ``anon`` that was given up (MADV_FREE) and not written to since. smaps alone tells."""
+    """The part of ``anon`` that was given up (MADV_FREE) and not written to since. Only smaps reports it."""
     swap_pss: int | None = None
-    """Each page in swap divided by how often it is mapped; without that of shared memory. smaps alone tells."""
+    """Each page in swap divided by how often it is mapped; without that of shared memory. Only smaps reports it."""
 
 
 class HasUsage:
@@ -172,7 +172,7 @@ def usage_of_fields(
 ) -> Usage:
     """Return what smaps says of a VMA. It does not show zero pages: ``nr_zero`` is counted elsewhere.
 
-    ``is_hidden`` tells that there may be pages which no file of the kernel shows.
+    ``is_hidden`` says that there may be pages which no file of the kernel shows.
     """
     rss = fields["Rss"]
     anon = fields["Anonymous"]

@@ -45,10 +45,10 @@ class Comparison:
     reason: str
 
 
-class Told:
-    """What a reading told of each VMA, in little memory: readings of the same VMAs share these."""
+class VmaAmounts:
+    """The amounts of each VMA in a reading, in little memory: readings of the same VMAs share these."""
 
-    def __init__(self, result: MapsResult, like: Told | None = None) -> None:
+    def __init__(self, result: MapsResult, like: VmaAmounts | None = None) -> None:
         vmas = [item.vma for item in result.vmas]
         is_alike = like is not None and list(map(what_counts, like.vmas)) == list(map(what_counts, vmas))
         self.vmas: list[Vma] = like.vmas if like and is_alike else vmas
@@ -58,9 +58,8 @@ class Told:
 
     def amounts(self, measure: str) -> dict[tuple[int, int], int | None]:
         """Return a measure of each VMA, by its addresses."""
-        return {
-            (vma.start, vma.end): getattr(usage, measure) for vma, usage in zip(self.vmas, self.usages, strict=True)
-        }
+        pairs = zip(self.vmas, self.usages, strict=True)
+        return {(vma.start, vma.end): getattr(usage, measure) for vma, usage in pairs}
 
 
 what_counts = attrgetter("start", "end", "perms", "kind")
@@ -68,31 +67,31 @@ what_counts = attrgetter("start", "end", "perms", "kind")
 
 
 def compare(
-    before: Told,
-    counted: Told,
-    after: Told,
+    before: VmaAmounts,
+    counted: VmaAmounts,
+    after: VmaAmounts,
     captured: bool = False,
-    tables: Told | None = None,
+    tables: VmaAmounts | None = None,
     leaves_out: Callable[[], bool] = lambda: False,
     stopped: bool = False,
 ) -> list[Comparison]:
     """Return smaps against pagemap, and against page tables where they could be read, measure by measure.
 
     smaps is read twice, around the count: where its own two answers differ the process was running, and the count may
-    differ by as much as they do. A capture holds one smaps, taken after its pagemap: nothing tells how much changed
-    between the two, but that a process that was ``stopped`` changed nothing. ``leaves_out`` tells whether smaps leaves
+    differ by as much as they do. A capture holds one smaps, taken after its pagemap: nothing says how much changed
+    between the two, but that a process that was ``stopped`` changed nothing. ``leaves_out`` says whether smaps leaves
     out huge pages that nobody may access; it is asked only where that would explain a difference.
     """
     ran: Collection[str] = () if not captured else OF_OTHERS if stopped else MEASURES
-    found = compare_with(before, counted, after, ran, leaves_out)
+    by_pagemap = compare_with(before, counted, after, ran, leaves_out)
     if tables is None:
-        return found
-    others = compare_with(before, tables, after, ran, leaves_out)
-    return list(map(joined, found, others))
+        return by_pagemap
+    by_tables = compare_with(before, tables, after, ran, leaves_out)
+    return list(map(joined, by_pagemap, by_tables))
 
 
 def compare_with(
-    before: Told, counted: Told, after: Told, ran: Collection[str], leaves_out: Callable[[], bool]
+    before: VmaAmounts, counted: VmaAmounts, after: VmaAmounts, ran: Collection[str], leaves_out: Callable[[], bool]
 ) -> list[Comparison]:
     """Return smaps against one other source. Of the measures in ``ran`` nobody knows by how much they changed."""
     rows = []
@@ -102,16 +101,21 @@ def compare_with(
     return rows
 
 
+def need_of_explaining(side: Comparison) -> tuple[bool, bool, int]:
+    """Return what to sort comparisons by: first what is unexplained, then what is unknown, then the largest."""
+    return (side.explained is not False, side.explained is None, -abs(side.difference or 0))
+
+
 def joined(by_pagemap: Comparison, by_tables: Comparison) -> Comparison:
     """Return both comparisons of a measure as one: that which needs more explaining, with both values."""
     sides = (by_pagemap, by_tables)
-    told = min(
-        sides, key=lambda side: (side.explained is not False, side.explained is None, -abs(side.difference or 0))
-    )
-    return replace(told, second=by_pagemap.second, third=by_tables.second)
+    worse = min(sides, key=need_of_explaining)
+    return replace(worse, second=by_pagemap.second, third=by_tables.second)
 
 
-def compare_measure(measure: str, counted: Told, smaps: Told, after: Told, has_run: bool) -> Comparison:
+def compare_measure(
+    measure: str, counted: VmaAmounts, smaps: VmaAmounts, after: VmaAmounts, has_run: bool
+) -> Comparison:
     """Return the comparison of one measure, with its reason."""
     one, two = getattr(smaps.total, measure), getattr(counted.total, measure)
     if one is None or two is None:
@@ -123,20 +127,22 @@ def compare_measure(measure: str, counted: Told, smaps: Told, after: Told, has_r
     if difference:
         changed = change_of(measure, smaps, after, counted)
         reason = reason_of(measure, difference, changed, smaps, has_run)
-    explained = reason is not None
-    return Comparison(measure, one, two, None, difference, explained, UNEXPLAINED if reason is None else reason)
+    if reason is None:
+        return Comparison(measure, one, two, None, difference, False, UNEXPLAINED)
+    return Comparison(measure, one, two, None, difference, True, reason)
 
 
-def change_of(measure: str, before: Told, after: Told, counted: Told) -> int:
+def change_of(measure: str, before: VmaAmounts, after: VmaAmounts, counted: VmaAmounts) -> int:
     """Return by how many bytes a measure may differ since the process ran, or one that shares its pages.
 
     That is what changed in smaps, VMA by VMA, up and down, and all that was counted of VMAs that only came meanwhile.
     """
     if before.vmas is after.vmas is counted.vmas:
         usages = zip(before.usages, after.usages, strict=True)
-        pairs = [(getattr(one, measure), getattr(other, measure)) for one, other in usages if one is not other]
+        changed = [(one, other) for one, other in usages if one is not other]
+        pairs = [(getattr(one, measure), getattr(other, measure)) for one, other in changed]
     else:
-        one, other, between = (told.amounts(measure) for told in (before, after, counted))
+        one, other, between = (reading.amounts(measure) for reading in (before, after, counted))
         pairs = [(one.get(key, 0), other.get(key, 0)) for key in one.keys() | other.keys()]
         pairs += [(0, between[key]) for key in between.keys() - one.keys() - other.keys()]
     # What is not known explains nothing.
@@ -146,7 +152,7 @@ def change_of(measure: str, before: Told, after: Told, counted: Told) -> int:
 UNEXPLAINED = "no known reason: please report it, with a capture"
 
 
-def reason_of(measure: str, difference: int, changed: int, smaps: Told, has_run: bool) -> str | None:
+def reason_of(measure: str, difference: int, changed: int, smaps: VmaAmounts, has_run: bool) -> str | None:
     """Return why pagemap's sum may differ from that of smaps; None when it should not."""
     rounding = SMAPS_UNIT * len(smaps.vmas) if measure == "pss" else 0
     if 0 <= difference < rounding:
@@ -158,7 +164,7 @@ def reason_of(measure: str, difference: int, changed: int, smaps: Told, has_run:
     return None
 
 
-def with_limit(row: Comparison, smaps: Told, counted: Told, leaves_out: Callable[[], bool]) -> Comparison:
+def with_limit(row: Comparison, smaps: VmaAmounts, counted: VmaAmounts, leaves_out: Callable[[], bool]) -> Comparison:
     """Return a comparison, explained where a limit of an older kernel does."""
     if row.explained is not False:
         return row
@@ -166,23 +172,25 @@ def with_limit(row: Comparison, smaps: Told, counted: Told, leaves_out: Callable
     return row if reason is None else replace(row, explained=True, reason=reason)
 
 
-def limit_of(measure: str, smaps: Told, counted: Told, leaves_out: Callable[[], bool]) -> str | None:
+def limit_of(measure: str, smaps: VmaAmounts, counted: VmaAmounts, leaves_out: Callable[[], bool]) -> str | None:
     """Return which limit of an older kernel explains each VMA that differs; None when none does."""
     unit = SMAPS_UNIT if measure == "pss" else 1
     triples = zip(counted.vmas, smaps.usages, counted.usages, strict=False)
-    differing = [each for each in triples if abs(difference_of(measure, *each[1:])) >= unit]
+    differing = [(vma, one, two) for vma, one, two in triples if abs(difference_of(measure, one, two)) >= unit]
     if not differing:
         return None
     notes = counted.reading.notes
     if measure == "swap":
-        short = all(vma.kind == "shmem" and difference_of(measure, one, two) < 0 for vma, one, two in differing)
         unseen = [note.text for note in notes if note.code == "swap-cache-unseen"]
-        return unseen[0] if short and unseen else None
-    estimates = [note.text for note in notes if note.code == "huge-estimate"]
-    if measure == "uss" and estimates and all(is_of_huge_pages(measure, one, two) for _, one, two in differing):
+        is_less = all(vma.kind == "shmem" and difference_of(measure, one, two) < 0 for vma, one, two in differing)
+        return unseen[0] if is_less and unseen else None
+    estimates = [note.text for note in notes if note.code == "huge-estimate"] if measure == "uss" else []
+    if estimates and all(is_of_huge_pages(measure, one, two) for _, one, two in differing):
         return estimates[0]
-    if measure in OF_HUGE_PAGES and all(may_be_left_out(measure, *each) for each in differing) and leaves_out():
-        return LEFT_OUT
+    if measure in OF_HUGE_PAGES:
+        may_be = all(may_be_left_out(measure, vma, one, two) for vma, one, two in differing)
+        if may_be and leaves_out():
+            return LEFT_OUT
     return None
 
 

@@ -141,7 +141,7 @@ def if_ended(args: Namespace, session: Session) -> int:
 
 
 def verify(args: Namespace, session: Session) -> int:
-    from mematlas.analysis.verify import Told, compare
+    from mematlas.analysis.verify import VmaAmounts, compare
     from mematlas.kernel.smaps import leaves_out_huge_pages
     from mematlas.views.verify import verify_table
 
@@ -161,14 +161,14 @@ def verify(args: Namespace, session: Session) -> int:
         for _ in range(NR_TRIES):
             notes = Notes()
             saved = session.procfs.machine
-            first = Told(session.process.maps("smaps", first_pages=False))
-            counted = Told(session.process.maps("pagemap", first_pages=False), first)
+            first = VmaAmounts(session.process.maps("smaps", first_pages=False))
+            counted = VmaAmounts(session.process.maps("pagemap", first_pages=False), first)
             by_tables = maps_by_tables(session.process)
             if isinstance(by_tables, Note):
                 notes.add(by_tables)
-            tables = None if isinstance(by_tables, Note) else Told(by_tables, first)
+            tables = None if isinstance(by_tables, Note) else VmaAmounts(by_tables, first)
             del by_tables  # what it has of many VMAs is not to be held beside what comes
-            second = Told(session.process.maps("smaps", first_pages=False), first) if saved is None else first
+            second = VmaAmounts(session.process.maps("smaps", first_pages=False), first) if saved is None else first
             stopped = bool(saved and saved.get("stopped"))
             rows = compare(first, counted, second, saved is not None, tables, leaves_out_huge_pages, stopped)
             if not session.procfs.live or all(row.explained is not False for row in rows):

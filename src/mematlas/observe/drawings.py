@@ -10,26 +10,28 @@ from mematlas.model.pages import lot_pieces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from mematlas.analysis.grid import Cells
     from mematlas.analysis.neighbours import Fit, Range
     from mematlas.analysis.results import Reading
     from mematlas.kernel.maps import Vma
-    from mematlas.model.pages import PageSource
+    from mematlas.kernel.pagemap import Block
+    from mematlas.kernel.scattered import Scattered
+    from mematlas.model.pages import Hole, PageSource
     from mematlas.observe.pages import PageLook
     from mematlas.words import PagesFrom
 
 
 @record
-class Part:
+class CountedPart:
     """A part of a VMA that is counted into cells."""
 
     cells: Cells
     vma: Vma
     start: int
     end: int
-    place: int
+    index: int
     """Pages in the cells before it."""
 
 
@@ -47,13 +49,13 @@ class KeptLook:
     def __init__(self, look: PageLook, reader: PageSource, pieces: Kept, exclusive: bool) -> None:
         self.look = look
         self.reader = reader
-        """Closed by now: it tells what is to be said of what was read."""
+        """Closed by now: it has the notes on what was read."""
         self.pieces = pieces
         self.exclusive = exclusive
-        """Whether the states tell which pages are mapped once."""
+        """Whether the states show which pages are mapped once."""
 
     def serves(self, ranges: list[tuple[Vma, int, int]], exclusive: bool) -> bool:
-        """Whether this is all of what is asked for now, and tells as much."""
+        """Whether this is all of what is asked for now, and shows as much."""
         return self.look.ranges == ranges and self.exclusive >= exclusive
 
 
@@ -64,11 +66,17 @@ def find_folds(look: PageLook, source: PagesFrom, max_stall: float, exclusive: b
         return Folds()  # known without reading any page
     kept = Kept()
     with look.open(source, max_stall, exclusive=exclusive) as reader:
-        read = (
-            (low, high, kept.keep(lot_pieces(reader, vma, low, high), look.page_size)) for vma, low, high in look.ranges
-        )
-        runs = choose_folds(read, look.page_size)
+        runs = choose_folds(keep_all(look, reader, kept), look.page_size)
     return Folds(runs, KeptLook(look, reader, kept, exclusive) if kept.is_whole else None)
+
+
+def keep_all(
+    look: PageLook, reader: PageSource, kept: Kept
+) -> Iterator[tuple[int, int, Iterable[Block | Scattered | Hole]]]:
+    """Yield the ranges that are looked at, and what is in each, which is kept as it is read."""
+    for vma, low, high in look.ranges:
+        pieces = lot_pieces(reader, vma, low, high)
+        yield low, high, kept.keep(pieces, look.page_size)
 
 
 def draw_grid(
@@ -82,7 +90,7 @@ def draw_grid(
     """Return what is looked at as cells of ``cell_pages`` pages, VMA by VMA; each fold is one, and is not read."""
     strips = cut_in_strips(look.ranges, folds or [], cell_pages, look.page_size, fit)
     parts = [
-        Part(strip.cells, stretch.vma, stretch.start, stretch.end, stretch.place)
+        CountedPart(strip.cells, stretch.vma, stretch.start, stretch.end, stretch.index)
         for strip in strips
         if not strip.is_folded
         for stretch in strip.stretches
@@ -96,13 +104,13 @@ def draw_density(
 ) -> Density:
     """Return what is looked at end to end, without gaps and folds, as at most so many cells."""
     cells, stretches = lay_end_to_end(look.ranges, folds or [], columns, look.page_size)
-    parts = [Part(cells, part.vma, part.start, part.end, part.place) for part in stretches]
+    parts = [CountedPart(cells, part.vma, part.start, part.end, part.index) for part in stretches]
     return Density(cells, stretches, fill(look, parts, source, max_stall, folds, exclusive))
 
 
 def fill(
     look: PageLook,
-    parts: Iterable[Part],
+    parts: Iterable[CountedPart],
     source: PagesFrom,
     max_stall: float,
     folds: list[Range] | None,
@@ -112,11 +120,11 @@ def fill(
     kept = folds.kept if isinstance(folds, Folds) else None
     if kept and kept.serves(look.ranges, exclusive):
         for part in parts:
-            found = kept.pieces.between(part.start, part.end, look.page_size)
-            part.cells.fill(found, part.start, part.place, look.page_size)
+            pieces = kept.pieces.between(part.start, part.end, look.page_size)
+            part.cells.fill(pieces, part.start, part.index, look.page_size)
         return kept.look.finish(kept.reader)
     with look.open(source, max_stall, exclusive=exclusive) as reader:
         for part in parts:
-            found = lot_pieces(reader, part.vma, part.start, part.end)
-            part.cells.fill(found, part.start, part.place, look.page_size)
+            pieces = lot_pieces(reader, part.vma, part.start, part.end)
+            part.cells.fill(pieces, part.start, part.index, look.page_size)
         return look.finish(reader)

@@ -6,7 +6,7 @@ import os
 import time
 from functools import cached_property
 
-from mematlas.analysis.ending import FATES, DistinctResult, EndingResult, Part, private_slots
+from mematlas.analysis.ending import FATES, DistinctResult, EndingPart, EndingResult, private_slots
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import record
 from mematlas.kernel.kconfig import read_config
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mematlas.model.frames import FrameSums
     from mematlas.model.holders import File
     from mematlas.model.pages import PageSource
-    from mematlas.observe.sources import Choice, Sources
+    from mematlas.observe.sources import SourceChoice, Sources
     from mematlas.words import PagesFrom
 
 ANON, POOL, FILE, KERNEL, FIRST_FILE = range(5)
@@ -129,7 +129,7 @@ def find_ending(
     )
 
 
-def read_accounts(sources: Sources, accounts: Accounts, wanted: PagesFrom, max_stall: float) -> Choice:
+def read_accounts(sources: Sources, accounts: Accounts, wanted: PagesFrom, max_stall: float) -> SourceChoice:
     """Count the frames of a process; return what they were read from."""
     choice = sources.choose(wanted, max_stall, span=(0, 1 << 64))
     with sources.open_pages(choice.source, cached=False) as reader:
@@ -137,7 +137,9 @@ def read_accounts(sources: Sources, accounts: Accounts, wanted: PagesFrom, max_s
     return choice
 
 
-def finished(sources: Sources, choice: Choice, began: float, accounts: Accounts, notes: Iterable[Note] = ()) -> Reading:
+def finished(
+    sources: Sources, choice: SourceChoice, began: float, accounts: Accounts, notes: Iterable[Note] = ()
+) -> Reading:
     """Return how an account came about."""
     torn = sources.address_space().vmas != accounts.vmas  # raises where it has ended
     unsure = unsure_counts() if sources.procfs.live else []
@@ -419,10 +421,10 @@ class Ending:
             self.notes.add(TABLES_UNKNOWN)
         return size or 0
 
-    def sorted_parts(self) -> tuple[Part, ...]:
+    def sorted_parts(self) -> tuple[EndingPart, ...]:
         """Return the parts by what becomes of them, the largest first; say why some of it is unknown."""
         parts = [
-            Part(*key, size=size, pids=tuple(self._pids[key]), paths=tuple(self._paths[key]))
+            EndingPart(*key, size=size, pids=tuple(self._pids[key]), paths=tuple(self._paths[key]))
             for key, size in self._sizes.items()
         ]
         if any(part.reason == "unseen" for part in parts) and self.process.procfs.live:

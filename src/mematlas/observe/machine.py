@@ -18,9 +18,9 @@ from mematlas.analysis.overview import (
     Measured,
     grouped,
     is_decided,
+    known_sum,
     largest,
     others_of,
-    told,
     total,
 )
 from mematlas.analysis.ram import account
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
 
 TOP = 5
-"""Groups of processes that are looked for, unless told otherwise."""
+"""Groups of processes that are looked for by default."""
 LOOK_RIGHTS = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN")
 """What it takes to see all that processes have, with the frames that it lies in."""
 
@@ -90,12 +90,12 @@ class Machine:
         We ourselves are left out. ``deadline`` is a time of `time.monotonic` after which no more are looked at.
         """
         everybody = Processes(self.procfs, deadline=deadline)
-        found = [facts for process, stat in everybody if (facts := facts_of(process, stat.name))]
+        known = [facts_of(process, stat.name) for process, stat in everybody]
         skipped = {why: tuple(pids) for why, pids in everybody.skipped.items()}
-        return Census(tuple(found), skipped, everybody.nr_late)
+        return Census(tuple(filter(None, known)), skipped, everybody.nr_late)
 
     def ram(self) -> Ram:
-        """Return what the RAM is used for. All of it is unknown where this /proc does not tell (subset=pid)."""
+        """Return what the RAM is used for. All of it is unknown where this /proc has no such file (subset=pid)."""
         try:
             meminfo = read_meminfo(self.procfs)
         except (NotSupported, PermissionDenied):
@@ -120,15 +120,17 @@ class Machine:
         start = time.monotonic()
         census = self.processes(start + FIND_SECONDS)
         sharing = in_shared_memory(census.processes, self.procfs, start + FIND_SECONDS)
-        groups = grouped((each for each in census if each.pid not in sharing), by)
+        groups = grouped((facts for facts in census if facts.pid not in sharing), by)
         notes = Notes()
         if census.nr_late:
             notes.add(Note("unasked", f"{census.nr_late:,} processes not looked at, for want of time"))
         is_refused, passed_over = measure_groups(groups, self.procfs, start + MEASURE_SECONDS, limit, by)
         notes += passed_over
-        missing = tuple(name for name in CAPABILITIES if name in LOOK_RIGHTS and name not in effective_capabilities())
+        held = effective_capabilities()
+        missing = tuple(name for name in CAPABILITIES if name in LOOK_RIGHTS and name not in held)
         refused = find_refused(self.procfs, start + COUNT_SECONDS) if missing or is_refused else ()
-        ram, shown = self.ram(), largest(groups, limit, by)
+        ram = self.ram()
+        shown = largest(groups, limit, by)
         others = others_of(groups, shown, ram, is_inside(self.procfs))
         return MachineUsage(ram, tuple(shown), others, refused, missing, sharing, tuple(notes))
 
@@ -147,8 +149,8 @@ def facts_of(process: ProcessDir, name: str) -> Facts | None:
         cgroup = process.read("cgroup").decode("utf-8", "surrogateescape")
     except NotSupported:
         cgroup = ""
-    names = ("RssAnon", "RssFile", "RssShmem", "VmSwap", "HugetlbPages")
-    sizes = [status_bytes(status, each) for each in names]
+    lines = ("RssAnon", "RssFile", "RssShmem", "VmSwap", "HugetlbPages")
+    sizes = [status_bytes(status, line) for line in lines]
     return Facts(process.pid, name, uid, cgroup, rss, *sizes)
 
 
@@ -158,9 +160,10 @@ def in_shared_memory(facts: Sequence[Facts], procfs: ProcFS, deadline: float) ->
     Whose counters differ does not; of many whose counters are the same, as a program's idle children, some are asked.
     """
     by_counters: dict[tuple[int | None, ...], list[int]] = {}
-    for each in facts:
-        if each.most >= WORTH_A_ROW:
-            by_counters.setdefault((each.rss, each.anon, each.shmem, each.swap, each.hugetlb), []).append(each.pid)
+    for process in facts:
+        if process.most >= WORTH_A_ROW:
+            counters = (process.rss, process.anon, process.shmem, process.swap, process.hugetlb)
+            by_counters.setdefault(counters, []).append(process.pid)
     alike = [pids[:MOST_ALIKE] for pids in by_counters.values() if len(pids) > 1]
 
     def ask(pids: list[int]) -> tuple[dict[int, int], int]:
@@ -172,7 +175,10 @@ def in_shared_memory(facts: Sequence[Facts], procfs: ProcFS, deadline: float) ->
 
     if not alike:
         return {}
-    return {pid: first for _, found, _ in Inquiry(ask, alike, deadline=deadline) for pid, first in found.items()}
+    sharing: dict[int, int] = {}
+    for _, first_of, _ in Inquiry(ask, alike, deadline=deadline):
+        sharing |= first_of
+    return sharing
 
 
 def find_refused(procfs: ProcFS, deadline: float) -> tuple[int, ...] | None:
@@ -180,7 +186,7 @@ def find_refused(procfs: ProcFS, deadline: float) -> tuple[int, ...] | None:
     pids = Processes(procfs).pids
     parts = [pids[low : low + NR_TOGETHER] for low in range(0, len(pids), NR_TOGETHER)]
     inquiry = Inquiry(lambda part: (refused_of(part, procfs), -1), parts, deadline=deadline)
-    refused = [pid for _, found, _ in inquiry for pid in found]
+    refused = [pid for _, pids_refused, _ in inquiry for pid in pids_refused]
     return None if inquiry.unanswered or inquiry.unasked else tuple(refused)
 
 
@@ -212,11 +218,16 @@ def measure_groups(
     facts: dict[int, Facts] = {}
     waiting: dict[int, int] = {}
     for index, group in enumerate(groups):
-        members = group.sample([cost_of(each) for each in group.members])
+        members = group.sample([cost_of(member) for member in group.members])
         waiting[index] = len(members)
-        for each in members:
-            index_of[each.pid], facts[each.pid] = index, each
-    inquiry = Inquiry(lambda pid: (measure(facts[pid], procfs), -1), list(facts), deadline=deadline, silence=SILENCE)
+        for member in members:
+            index_of[member.pid] = index
+            facts[member.pid] = member
+
+    def ask(pid: int) -> tuple[tuple[int | None, ...] | str, int]:
+        return measure(facts[pid], procfs), -1
+
+    inquiry = Inquiry(ask, list(facts), deadline=deadline, silence=SILENCE)
     is_refused = False
     for pid, answer, _ in inquiry:
         index = index_of[pid]
@@ -237,7 +248,7 @@ def cost_of(facts: Facts) -> float:
     """Return the seconds that measuring a process will take."""
     if facts.rss * HOLD_PER_BYTE <= MAX_STALL:
         return OPENING + facts.rss * HOLD_PER_BYTE
-    anon = told(facts.anon)
+    anon = known_sum(facts.anon)
     return OPENING + anon * PER_OWN_BYTE + (facts.rss - anon) * PER_SHARED_BYTE
 
 

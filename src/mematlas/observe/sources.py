@@ -37,7 +37,7 @@ PAGE_SOURCES = ("auto", "pagemap", "tables")
 
 
 @record
-class Choice:
+class SourceChoice:
     """What a process is read from."""
 
     source: str
@@ -150,7 +150,7 @@ class Sources:
 
     def choose(
         self, wanted: Source, max_stall: float, span: tuple[int, int] | None = None, numa: bool = False
-    ) -> Choice:
+    ) -> SourceChoice:
         """Return what is read: amounts, with those on each node for ``numa``; or with ``span`` the pages of a range.
 
         What is wanted is taken; for ``auto``, smaps or pagemap as it comes where that holds up the target for no more
@@ -162,20 +162,20 @@ class Sources:
             what = "source" if span is None else "source of pages"
             raise BadInput(f"no {what} {wanted!r} (there are {', '.join(known)})")
         if wanted != "auto":
-            return Choice(wanted)
+            return SourceChoice(wanted)
         hold = self._hold(max_stall, span, numa) if self.procfs.live else 0
         if hold <= max_stall:
-            return Choice("smaps" if span is None else "pagemap")
+            return SourceChoice("smaps" if span is None else "pagemap")
         why = None
         if self._tables_pay(has_counts=span is None):
             why = self.why_no_counts() if span is None else self.why_no_tables()
             if why is None:
-                return Choice("tables")
+                return SourceChoice("tables")
         lacking = self._why_pagemap_hides() if span is None else None
         if lacking:
             notes = [smaps_instead(lacking, hold)]
-            return Choice("smaps", (no_tables(why), *notes) if why else tuple(notes))
-        return Choice("pagemap", (pagemap_instead(why),) if why else ())
+            return SourceChoice("smaps", (no_tables(why), *notes) if why else tuple(notes))
+        return SourceChoice("pagemap", (pagemap_instead(why),) if why else ())
 
     def _hold(self, enough: float, span: tuple[int, int] | None, numa: bool) -> float:
         """Return for how many seconds reading without pauses would hold up the process; exactly only beyond enough."""

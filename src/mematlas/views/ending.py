@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from mematlas.analysis.ending import EndingResult, Part
+    from mematlas.analysis.ending import EndingPart, EndingResult
     from mematlas.views.usage import Subject
 
 FATES = (
@@ -110,7 +110,7 @@ def lines_of(result: EndingResult) -> Iterator[Line]:
     yield Line("distinct", result.distinct, "resident now, each frame counted once")
 
 
-def why(part: Part) -> str:
+def why(part: EndingPart) -> str:
     """Return why a part becomes what it does, and because of whom."""
     text = REASONS[part.kind, part.reason]
     if part.pids:

@@ -106,8 +106,8 @@ def named(stretches: list[Stretch], cell_pages: int, page_size: int) -> list[tup
     found: list[tuple[str, int, int]] = []
     for stretch in stretches:
         name = short_name(stretch.vma)
-        first = stretch.place // cell_pages
-        end = -(-(stretch.place + (stretch.end - stretch.start) // page_size) // cell_pages)
+        first = stretch.index // cell_pages
+        end = -(-(stretch.index + (stretch.end - stretch.start) // page_size) // cell_pages)
         if found and found[-1][0] == name:
             first = found.pop()[1]
         found.append((name, first, end))
@@ -137,10 +137,10 @@ def addresses_of(places: Iterable[int], stretches: list[Stretch], page_size: int
     rest = iter(stretches)
     here = next(rest, None)
     for place in places:
-        while here and here.place + (here.end - here.start) // page_size <= place:
+        while here and here.index + (here.end - here.start) // page_size <= place:
             here = next(rest, None)
         if here:
-            found.append(here.start + (place - here.place) * page_size)
+            found.append(here.start + (place - here.index) * page_size)
     return found
 
 

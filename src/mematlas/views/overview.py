@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from mematlas.analysis.overview import Census, Facts, Group, MachineUsage, Others
+    from mematlas.analysis.overview import Census, Facts, Group, MachineUsage, OtherProcesses
     from mematlas.analysis.ram import Ram
 
 SCHEMA = "overview/3"
@@ -167,12 +167,13 @@ def fold_parts(head: str, whole: str, parts: Sequence[str], width: int) -> Itera
     yield line
 
 
-def others(rest: Others) -> str:
+def others(rest: OtherProcesses) -> str:
     """Return the line of the processes that have no row.
 
-    >>> from mematlas.analysis.overview import Others
-    >>> print(others(Others(489, 1 << 31, 1 << 30, 0, False)), others(Others(1, 4096, None, 2, True)), sep="\\n")
+    >>> from mematlas.analysis.overview import OtherProcesses
+    >>> print(others(OtherProcesses(489, 1 << 31, 1 << 30, 0, False)))
              489 others: 1 GiB PSS
+    >>> print(others(OtherProcesses(1, 4096, None, 2, True)))
              1 other, 2 shown without PSS, and processes outside this PID namespace: PSS unknown
     """
     who = [number_of(rest.nr_processes, "other")]

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import mematlas, program, texts
-from mematlas.analysis.ending import FATES, KINDS, REASONS, EndingResult, Part, private_slots
+from mematlas.analysis.ending import FATES, KINDS, REASONS, EndingPart, EndingResult, private_slots
 from mematlas.analysis.results import Reading
 from mematlas.cli import main
 from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
@@ -436,9 +436,9 @@ def test_every_fate_and_reason_has_its_words() -> None:
 
 def test_parts_add_up_and_name_who_is_the_reason() -> None:
     parts = (
-        Part("freed", "anon", "alone", 3 << 20),
-        Part("freed", "tables", "alone", 1 << 20),
-        Part("stays", "shmem", "held", 2 << 20, (11, 12, 13, 14), ("/memfd:a",)),
+        EndingPart("freed", "anon", "alone", 3 << 20),
+        EndingPart("freed", "tables", "alone", 1 << 20),
+        EndingPart("stays", "shmem", "held", 2 << 20, (11, 12, 13, 14), ("/memfd:a",)),
     )
     result = EndingResult(parts, 5 << 20, 0, Reading("pagemap", 0.01, False, ()))
     lines = list(ending_table([Subject({"pid": 7, "name": "shop"}, result)], Notes()).lines())

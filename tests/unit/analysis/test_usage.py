@@ -12,7 +12,7 @@ import helpers  # noqa: F401  (the settings of hypothesis)
 from mematlas.analysis.counting import PageCounts, shared_pss, usage_of_pages
 from mematlas.analysis.results import MapsResult, Reading, VmaUsage
 from mematlas.analysis.usage import Usage, total, usage_of_fields
-from mematlas.analysis.verify import MEASURES, UNEXPLAINED, Told, compare
+from mematlas.analysis.verify import MEASURES, UNEXPLAINED, VmaAmounts, compare
 from mematlas.frozen import as_dict, replace
 from mematlas.kernel.backing import SWAP_CACHE_UNSEEN
 from mematlas.kernel.maps import Vma
@@ -165,11 +165,11 @@ def test_counts_add_up_block_by_block(states: bytes) -> None:
 # --- verify
 
 
-def told(vmas: list[VmaUsage], source: str, notes: tuple[Note, ...] = (), torn: bool = False) -> Told:
-    return Told(MapsResult(vmas, Reading(source, 0.0, torn, notes)))
+def told(vmas: list[VmaUsage], source: str, notes: tuple[Note, ...] = (), torn: bool = False) -> VmaAmounts:
+    return VmaAmounts(MapsResult(vmas, Reading(source, 0.0, torn, notes)))
 
 
-def result(usage: Usage, source: str = "smaps", notes: tuple[Note, ...] = (), torn: bool = False) -> Told:
+def result(usage: Usage, source: str = "smaps", notes: tuple[Note, ...] = (), torn: bool = False) -> VmaAmounts:
     return told([VmaUsage(make_vma(), usage, None, None)], source, notes, torn)
 
 
@@ -216,12 +216,12 @@ def test_process_that_runs_explains_no_more_than_it_changed() -> None:
 @pytest.mark.parametrize(("difference", "explained"), [(3 * PAGE, True), (-3 * PAGE, True), (4 * PAGE, False)])
 def test_what_changed_is_counted_vma_by_vma(difference: int, explained: bool, shares: bool) -> None:
     # One VMA lost a page, another won two: the sum alone has changed by one.
-    def several(first: int, second: int, like: Told | None = None) -> Told:
+    def several(first: int, second: int, like: VmaAmounts | None = None) -> VmaAmounts:
         vmas = [
             VmaUsage(replace(make_vma(), start=start, end=start + PAGE), replace(BASE, rss=size), None, None)
             for start, size in ((PAGE, first), (3 * PAGE, second))
         ]
-        return Told(MapsResult(vmas, Reading("", 0.0, False, ())), like)
+        return VmaAmounts(MapsResult(vmas, Reading("", 0.0, False, ())), like)
 
     before = several(9 * PAGE, 9 * PAGE)
     like = before if shares else None
@@ -273,7 +273,7 @@ def test_swap_cache_that_this_kernel_does_not_tell_of_explains_less_swap_of_shar
 def test_huge_pages_that_nobody_may_access_explain_more(
     perms: str, thp: int | None, size: int, leaves_out: bool, explained: bool
 ) -> None:
-    def several(usage: Usage, source: str) -> Told:
+    def several(usage: Usage, source: str) -> VmaAmounts:
         vmas = [VmaUsage(replace(make_vma(), perms=perms), usage, None, None), VmaUsage(make_vma(), BASE, None, None)]
         return told(vmas, source)
 
@@ -297,7 +297,7 @@ def test_huge_pages_that_nobody_may_access_explain_more(
 
 @pytest.mark.parametrize(("thp", "note", "explained"), [(3, True, True), (1, True, False), (3, False, False)])
 def test_an_estimate_of_uss_differs_by_its_huge_pages_at_most(thp: int, note: bool, explained: bool) -> None:
-    def result(usage: Usage, *notes: Note) -> Told:
+    def result(usage: Usage, *notes: Note) -> VmaAmounts:
         return told([VmaUsage(make_vma(), usage, None, None)], "pagemap", notes)
 
     base = replace(BASE, thp=thp * PAGE)

@@ -37,13 +37,13 @@ class Finding:
     def is_harmless(self) -> bool:
         """Whether it is no more than the same memory to be read in two ways, written in neither.
 
-        In the kernel half that it can be written at one place means nothing: the direct map has all memory so.
+        In the kernel half that it can be written at one address means nothing: so can all memory of the direct map.
         """
         writable = (self.rights | (self.other_rights or 0)) & WRITABLE
         return self.kind == "alias" and (not writable or self.start >= 1 << 63)
 
 
-def audit(found: Walk, data_areas: Sequence[Span] = ()) -> list[Finding]:
+def audit(walked: Walk, data_areas: Sequence[Span] = ()) -> list[Finding]:
     """Return what is dangerous: memory both writable and executable, kernel pages open to user space, executable data.
 
     ``data_areas`` are the first and last addresses of what should never be executable: heap and stacks.
@@ -53,11 +53,11 @@ def audit(found: Walk, data_areas: Sequence[Span] = ()) -> list[Finding]:
     """
     both = WRITABLE | EXECUTABLE
     findings = []
-    for level, description in enumerate(found.mode.levels):
+    for level, description in enumerate(walked.mode.levels):
         if not description.can_map:
             continue
-        leaves = leaves_of(found, level)
-        in_kernel = leaves.addresses >= np.uint64(found.mode.kernel_start)
+        leaves = leaves_of(walked, level)
+        in_kernel = leaves.addresses >= np.uint64(walked.mode.kernel_start)
         in_data = np.zeros(len(leaves), np.bool_)
         for first, last in data_areas:
             in_data |= (leaves.addresses <= last) & (leaves.addresses + np.uint64(leaves.size - 1) >= first)
@@ -67,7 +67,7 @@ def audit(found: Walk, data_areas: Sequence[Span] = ()) -> list[Finding]:
             ("executable-data", in_data & (leaves.rights & EXECUTABLE != 0)),
         )
         for kind, chosen in kinds:
-            for run in leaf_runs(found.mode, chosen_leaves(leaves, chosen)):
+            for run in leaf_runs(walked.mode, chosen_leaves(leaves, chosen)):
                 findings.append(Finding(kind, run.start, run.size, run.rights, run.phys))
     return sorted(findings, key=lambda finding: finding.start)
 
@@ -106,22 +106,25 @@ class Covers:
             leaves = chosen_leaves(leaves, ~left_out)
             phys = np.asarray(leaf_address(mode, level, leaves.entries))
             rows = np.stack([phys, phys + np.uint64(leaves.size), leaves.addresses], axis=1)
-            for each in np.unique(leaves.rights).tolist():
-                self._by_rights.setdefault(each, []).append(_in_order(rows[leaves.rights == each]))
+            for rights in np.unique(leaves.rights).tolist():
+                alike = _in_order(rows[leaves.rights == rights])
+                self._by_rights.setdefault(rights, []).append(alike)
 
     def aliases(self) -> list[Finding]:
         """Return what is mapped more than once with different rights.
 
         A `writable-alias` is writable at one address and executable at the other; an `alias` differs otherwise.
         """
-        covers = [(each, _in_order(np.concatenate(rows))) for each, rows in sorted(self._by_rights.items())]
+        by_rights = sorted(self._by_rights.items())
+        covers = [(rights, _in_order(np.concatenate(rows))) for rights, rows in by_rights]
         findings = []
         for index, (rights, mine) in enumerate(covers):
             for other_rights, others in covers[index + 1 :]:
                 dangerous = _writes_code(rights, other_rights) or _writes_code(other_rights, rights)
                 kind = "writable-alias" if dangerous else "alias"
                 for phys, end, address, other in _overlaps(mine, others):
-                    findings.append(Finding(kind, address, end - phys, rights, phys, other, other_rights))
+                    size = end - phys
+                    findings.append(Finding(kind, address, size, rights, phys, other, other_rights))
         return findings
 
 
@@ -138,7 +141,8 @@ def _merged(rows: Words) -> Words:
     ends = np.maximum.accumulate(rows[:, 1])
     follows = (rows[1:, 0] == rows[:-1, 1]) & (rows[1:, 2] - rows[:-1, 2] == rows[1:, 0] - rows[:-1, 0])
     repeats = rows[1:, 1] <= ends[:-1]
-    starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(rows)), np.bool_), ~(follows | repeats)]))
+    first = np.ones(min(1, len(rows)), np.bool_)
+    starts = np.flatnonzero(np.concatenate([first, ~(follows | repeats)]))
     merged = rows[starts].copy()
     if len(starts):
         merged[:, 1] = np.maximum.reduceat(rows[:, 1], starts)

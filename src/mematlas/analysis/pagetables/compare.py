@@ -31,7 +31,7 @@ EXPLAINED = frozenset(("special", "guard", "migration", "race")) | MARKERS
 SUMS = ("table bytes", "thp", "hugetlb")
 """What the tables and the kernel both add up."""
 MAY_DIFFER = {"table bytes": "kept aside", "thp": "left out"}
-"""By how much the kernel may say something else, the other sum of ours that tells."""
+"""By how much the kernel may say something else, the other sum of ours that says so."""
 
 
 @record
@@ -58,7 +58,7 @@ def differing_pages(mode: PagingMode, block: PageBlock, pagemap: Words) -> list[
     Frames are compared where pagemap has them: without CAP_SYS_ADMIN it shows 0. A page that differs because the
     target ran meanwhile does not differ a second time.
 
-    >>> [each.reason for each in differing_pages(mode, block, words)]  # doctest: +SKIP
+    >>> [page.reason for page in differing_pages(mode, block, words)]  # doctest: +SKIP
     ['special']
     """
     present = maps_memory(block.states)
@@ -68,7 +68,8 @@ def differing_pages(mode: PagingMode, block: PageBlock, pagemap: Words) -> list[
     offsets = np.where(frames_only, migration_frame(mode, offsets), offsets)
     slots = (kinds | offsets << np.uint64(5)) & np.uint64(PM_PFRAME)
     fields = pagemap & np.uint64(PM_PFRAME)
-    shown_present, shown_swapped = pagemap & np.uint64(PM_PRESENT) != 0, pagemap & np.uint64(PM_SWAP) != 0
+    shown_present = pagemap & np.uint64(PM_PRESENT) != 0
+    shown_swapped = pagemap & np.uint64(PM_SWAP) != 0
     reasons = (
         ("presence", present != shown_present),
         ("swap", swapped != shown_swapped),
@@ -76,15 +77,15 @@ def differing_pages(mode: PagingMode, block: PageBlock, pagemap: Words) -> list[
         ("slot", swapped & shown_swapped & (fields != slots) & (fields != 0)),
     )
     differ = np.flatnonzero(reasons[0][1] | reasons[1][1] | reasons[2][1] | reasons[3][1])
-    found = []
+    disagreements = []
     for index in differ.tolist():
         entry = int(block.entries[index])
         reason = next(name for name, which in reasons if which[index])
         if reason == "presence" and present[index] and holds(entry, mode.special):
             reason = "special"
         address = block.start + (index << mode.page_shift)
-        found.append(Disagreement(address, entry, int(pagemap[index]), reason))
-    return found
+        disagreements.append(Disagreement(address, entry, int(pagemap[index]), reason))
+    return disagreements
 
 
 def nr_hidden(pagemap: Words) -> int:
@@ -99,12 +100,12 @@ def nr_hidden(pagemap: Words) -> int:
 
 @record
 class Check:
-    """One thing that the tables and another source of the kernel both tell."""
+    """One thing that the tables and another source of the kernel both report."""
 
     what: str
     tables: int
     kernel: int | None
-    """None where it tells nothing to compare with."""
+    """None where it reports nothing to compare with."""
     reason: str = ""
     """Why they differ, or could not be compared; empty where they agree:
 

@@ -75,8 +75,12 @@ class DecodedRun:
     @property
     def follows_on(self) -> bool | None:
         """Whether memory, or swap slots, follow one another; None for entries that have neither."""
-        has_place = self.run.phys is not None or self.run.state == SWAP
-        return self.run.contiguous if has_place else None
+        leads_somewhere = self.run.phys is not None or self.run.state == SWAP
+        return self.run.contiguous if leads_somewhere else None
+
+
+def _where(chosen: list[bool], numbers: list[int]) -> list[int | None]:
+    return [number if is_chosen else None for is_chosen, number in zip(chosen, numbers, strict=True)]
 
 
 class EntryDecoder:
@@ -98,25 +102,28 @@ class EntryDecoder:
             self._flags[key] = flag_names(self.mode, level, entry)
         return self._flags[key]
 
-    def decode(self, found: EntryBatch) -> DecodedEntries:
+    def decode(self, batch: EntryBatch) -> DecodedEntries:
         """Return entries decoded."""
-        phys, kinds, offsets = (column.tolist() for column in entry_targets(self.mode, found))
-        depths, states, entries = found.levels.tolist(), found.states.tolist(), found.entries.tolist()
+        phys, kinds, offsets = (column.tolist() for column in entry_targets(self.mode, batch))
+        depths = batch.levels.tolist()
+        states = batch.states.tolist()
+        entries = batch.entries.tolist()
         names = [level.name for level in self.mode.levels]
         leads = [state in (PRESENT, PROT_NONE, TABLE) for state in states]
+        swapped = [state == SWAP for state in states]
         return DecodedEntries(
             depths=depths,
             levels=[names[depth] for depth in depths],
-            indices=found.indices.tolist(),
-            addresses=found.addresses.tolist(),
+            indices=batch.indices.tolist(),
+            addresses=batch.addresses.tolist(),
             entries=entries,
-            phys=[place if place or led else None for place, led in zip(phys, leads, strict=True)],
+            phys=[address if address or led else None for address, led in zip(phys, leads, strict=True)],
             leaves=[state in (PRESENT, PROT_NONE) for state in states],
             states=[STATE_NAMES[state] for state in states],
-            swap_types=[kind if state == SWAP else None for kind, state in zip(kinds, states, strict=True)],
-            swap_offsets=[offset if state == SWAP else None for offset, state in zip(offsets, states, strict=True)],
+            swap_types=_where(swapped, kinds),
+            swap_offsets=_where(swapped, offsets),
             flags=list(map(self.flags, depths, states, entries)),
-            executable=np.asarray(holds(found.entries, self.mode.executable), np.bool_).tolist(),
+            executable=np.asarray(holds(batch.entries, self.mode.executable), np.bool_).tolist(),
         )
 
     def decode_all(self, batches: Iterable[EntryBatch]) -> Iterator[DecodedEntries]:
@@ -131,6 +138,7 @@ class EntryDecoder:
 
     def decode_run(self, run: EntryRun) -> DecodedRun:
         """Return a run decoded, without the flags that differ within it."""
-        flags = tuple(name for name in self.flags(run.level, run.state, run.entry) if name not in VOLATILE)
+        names = self.flags(run.level, run.state, run.entry)
+        flags = tuple(name for name in names if name not in VOLATILE)
         executable = bool(holds(run.entry, self.mode.executable))
         return DecodedRun(run, self.mode.levels[run.level].name, STATE_NAMES[run.state], flags, executable)

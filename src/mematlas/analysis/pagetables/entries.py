@@ -77,18 +77,18 @@ class EntryFilter:
         """Whether entries that point at tables are meant: with flags, only where ``table`` is among them."""
         return not self.flags or (True, "table") in self.flags
 
-    def takes(self, mode: PagingMode, found: EntryBatch) -> Bools:
+    def takes(self, mode: PagingMode, batch: EntryBatch) -> Bools:
         """Return which entries are asked for."""
-        taken = np.ones(len(found), np.bool_)
+        taken = np.ones(len(batch), np.bool_)
         if not self.with_tables:
-            taken &= found.states != TABLE
+            taken &= batch.states != TABLE
         for level in range(len(mode.levels)):
-            of_level = found.levels == level
+            of_level = batch.levels == level
             if self.levels is not None and level not in self.levels:
                 taken[of_level] = False
             for wanted, name in self.flags:
                 if of_level.any():
-                    taken[of_level] &= has_flag(mode, level, found.chosen(of_level), name) == wanted
+                    taken[of_level] &= has_flag(mode, level, batch.chosen(of_level), name) == wanted
         return taken
 
 
@@ -105,25 +105,26 @@ def parse_flags(text: str, mode: PagingMode) -> tuple[tuple[bool, str], ...]:
         name = word.removeprefix("!")
         name = LETTERS.get(name, name)
         if name not in known:
-            raise BadInput(f"no flag {name!r} of {mode.name}: {', '.join(LETTERS)}, {', '.join(sorted(known))}")
+            there_are = ", ".join([*LETTERS, *sorted(known)])
+            raise BadInput(f"no flag {name!r} of {mode.name}: {there_are}")
         flags.append((not word.startswith("!"), name))
     return tuple(flags)
 
 
-def has_flag(mode: PagingMode, level: int, found: EntryBatch, name: str) -> Bools:
+def has_flag(mode: PagingMode, level: int, batch: EntryBatch, name: str) -> Bools:
     """Return which entries of a level have a flag, or are in a state, of this name.
 
     What is not present has a state and no flags.
     """
-    has: Bools = found.states == (STATE_NAMES.index(name) if name in STATE_NAMES else 0xFF)
+    has: Bools = batch.states == (STATE_NAMES.index(name) if name in STATE_NAMES else 0xFF)
     if name == "executable":
         # Not a flag on x86 but the want of one; what the hardware does not follow cannot be executed.
-        followed = (found.states == TABLE) | (found.states == PRESENT)
-        has = followed & np.asarray(holds(found.entries, mode.executable), np.bool_)
+        followed = (batch.states == TABLE) | (batch.states == PRESENT)
+        has = followed & np.asarray(holds(batch.entries, mode.executable), np.bool_)
     for state in (TABLE, PRESENT, PROT_NONE):
         for flag in flags_of(mode, level, state):
             if flag.name == name:
-                has = has | (found.states == state) & ((found.entries & np.uint64(flag.mask)) == flag.value)
+                has = has | (batch.states == state) & ((batch.entries & np.uint64(flag.mask)) == flag.value)
     return has
 
 
@@ -146,9 +147,9 @@ def list_entries(parts: Iterable[Walk], wanted: EntryFilter) -> Iterator[EntryBa
             columns.append([column[own] for column in (levels, indices, addresses, entries, codes)])
         joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
         order = np.lexsort((joined[0], joined[2]))
-        found = EntryBatch(*(column[order] for column in joined))
+        batch = EntryBatch(*(column[order] for column in joined))
         is_first = False
-        yield found.chosen(wanted.takes(part.mode, found))
+        yield batch.chosen(wanted.takes(part.mode, batch))
 
 
 def first_entries(batches: Iterable[EntryBatch], limit: int) -> Iterator[EntryBatch]:
@@ -160,21 +161,21 @@ def first_entries(batches: Iterable[EntryBatch], limit: int) -> Iterator[EntryBa
             return
 
 
-def entry_targets(mode: PagingMode, found: EntryBatch) -> tuple[Words, Words, Words]:
+def entry_targets(mode: PagingMode, batch: EntryBatch) -> tuple[Words, Words, Words]:
     """Return, for each entry, where it leads in memory, and its swap type and offset; what it has not is 0.
 
     Migration, hwpoison and device entries hold a frame in place of an offset.
     """
-    phys = np.zeros(len(found), np.uint64)
-    kinds, offsets = swap_fields(mode, found.entries)
+    phys = np.zeros(len(batch), np.uint64)
+    kinds, offsets = swap_fields(mode, batch.entries)
     for level in range(len(mode.levels)):
-        leaves = (found.levels == level) & maps_memory(found.states)
-        phys[leaves] = leaf_address(mode, level, found.entries[leaves])
-    tables = found.states == TABLE
-    phys[tables] = address_of(mode, found.entries[tables])
-    framed = (found.states == MIGRATION) | (found.states == HWPOISON) | (found.states == DEVICE)
+        leaves = (batch.levels == level) & maps_memory(batch.states)
+        phys[leaves] = leaf_address(mode, level, batch.entries[leaves])
+    tables = batch.states == TABLE
+    phys[tables] = address_of(mode, batch.entries[tables])
+    framed = (batch.states == MIGRATION) | (batch.states == HWPOISON) | (batch.states == DEVICE)
     phys[framed] = migration_frame(mode, offsets[framed]) << np.uint64(mode.page_shift)
-    swapped = found.states == SWAP
+    swapped = batch.states == SWAP
     return phys, np.where(swapped, kinds, np.uint64(0)), np.where(swapped, offsets, np.uint64(0))
 
 
@@ -226,28 +227,30 @@ def _kinds(mode: PagingMode, codes: Bytes, entries: Words) -> Words:
     return np.where(present, entries & np.uint64(U64 & ~(volatile | address_bits)), kinds)
 
 
-def _batch_runs(mode: PagingMode, found: EntryBatch) -> Iterator[EntryRun]:
-    if not len(found):
+def _batch_runs(mode: PagingMode, batch: EntryBatch) -> Iterator[EntryRun]:
+    if not len(batch):
         return
-    phys, _, offsets = entry_targets(mode, found)
-    sizes = np.array([level.size for level in mode.levels], np.uint64)[found.levels]
-    kinds = _kinds(mode, found.states, found.entries)
-    cut = np.diff(found.addresses) != sizes[:-1]
-    for column in (found.levels, found.states, kinds):
+    phys, _, offsets = entry_targets(mode, batch)
+    sizes = np.array([level.size for level in mode.levels], np.uint64)[batch.levels]
+    kinds = _kinds(mode, batch.states, batch.entries)
+    cut = np.diff(batch.addresses) != sizes[:-1]
+    for column in (batch.levels, batch.states, kinds):
         cut |= column[1:] != column[:-1]
     # What follows in memory, or in swap.
-    follows = np.where(found.states[:-1] == SWAP, np.diff(offsets) == 1, np.diff(phys) == sizes[:-1])
-    accessed = np.asarray(holds(found.entries, mode.accessed), np.bool_)
-    dirty = np.asarray(holds(found.entries, mode.dirty), np.bool_)
-    for low, high in pairwise([0, *(np.flatnonzero(cut) + 1).tolist(), len(found)]):
-        state = int(found.states[low])
+    slots_follow = np.diff(offsets) == 1
+    memory_follows = np.diff(phys) == sizes[:-1]
+    follows = np.where(batch.states[:-1] == SWAP, slots_follow, memory_follows)
+    accessed = np.asarray(holds(batch.entries, mode.accessed), np.bool_)
+    dirty = np.asarray(holds(batch.entries, mode.dirty), np.bool_)
+    for low, high in pairwise([0, *(np.flatnonzero(cut) + 1).tolist(), len(batch)]):
+        state = int(batch.states[low])
         is_present = state in (PRESENT, PROT_NONE)
         yield EntryRun(
-            start=int(found.addresses[low]),
+            start=int(batch.addresses[low]),
             size=(high - low) * int(sizes[low]),
-            level=int(found.levels[low]),
+            level=int(batch.levels[low]),
             state=state,
-            entry=int(found.entries[low]),
+            entry=int(batch.entries[low]),
             phys=int(phys[low]) if is_present or phys[low] else None,
             contiguous=bool(follows[low : high - 1].all()),
             nr_entries=high - low,
@@ -292,12 +295,12 @@ class TreeNode:
 
 def tree_of(parts: Iterable[Walk]) -> list[TreeNode]:
     """Return every table of a walk, each before those below it, with the sums of what is below it."""
-    found: list[dict[int, list[int]]] = []
+    sums: list[dict[int, list[int]]] = []
     mode: PagingMode | None = None
     is_first = True
     for part in parts:
         mode = part.mode
-        found = found or [{} for _ in part.levels]
+        sums = sums or [{} for _ in part.levels]
         for level, table in enumerate(part.levels):
             flat, _, addresses, codes = used_entries(part, level)
             # An entry that reaches into several parts counts in the first of them.
@@ -306,29 +309,31 @@ def tree_of(parts: Iterable[Walk]) -> list[TreeNode]:
             used = np.bincount(rows, minlength=len(table)).tolist()
             maps = maps_memory(codes[own])
             size = part.mode.levels[level].size
-            mapped = [nr * size for nr in np.bincount(rows[maps], minlength=len(table)).tolist()]
+            nr_leaves = np.bincount(rows[maps], minlength=len(table)).tolist()
+            mapped = [nr * size for nr in nr_leaves]
             columns = zip(table.addresses.tolist(), table.tables.tolist(), used, mapped, strict=True)
             for address, phys, nr_used, nr_bytes in columns:
-                held = found[level].setdefault(address, [phys, 0, 0, 0])
+                held = sums[level].setdefault(address, [phys, 0, 0, 0])
                 held[1] += nr_used
                 held[3] += nr_bytes
         is_first = False
     if mode is None:
         return []
-    for level in range(len(found) - 1, 0, -1):
-        _add_to_parents(mode, level, found)
-    nodes = [
-        TreeNode(level, address, *values) for level, tables in enumerate(found) for address, values in tables.items()
-    ]
+    for level in range(len(sums) - 1, 0, -1):
+        _add_to_parents(mode, level, sums)
+    nodes = []
+    for level, tables in enumerate(sums):
+        nodes += [TreeNode(level, address, *values) for address, values in tables.items()]
     # A table that begins where its parent does comes after it.
     return sorted(nodes, key=lambda node: (node.address, node.level))
 
 
-def _add_to_parents(mode: PagingMode, level: int, found: list[dict[int, list[int]]]) -> None:
+def _add_to_parents(mode: PagingMode, level: int, sums: list[dict[int, list[int]]]) -> None:
     span = mode.levels[level - 1].size * mode.levels[level - 1].nr_entries
-    for address, (_, _, nr_tables, mapped) in found[level].items():
+    for address, (_, _, nr_tables, mapped) in sums[level].items():
         # There is one top table, of both halves or of one.
-        parent = found[0][next(iter(found[0]))] if level == 1 else found[level - 1][address - address % span]
+        above = next(iter(sums[0])) if level == 1 else address - address % span
+        parent = sums[level - 1][above]
         parent[2] += nr_tables + 1
         parent[3] += mapped
 

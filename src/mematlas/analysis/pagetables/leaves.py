@@ -35,33 +35,33 @@ class Leaves:
         return len(self.entries)
 
 
-def leaves_of(found: Walk, level: int) -> Leaves:
+def leaves_of(walked: Walk, level: int) -> Leaves:
     """Return the leaves of a level. PROT_NONE ones are among them, and have no rights.
 
-    >>> len(leaves_of(found, 3))  # doctest: +SKIP
+    >>> len(leaves_of(walked, 3))  # doctest: +SKIP
     264329
     """
-    indices, entries, addresses, codes = used_entries(found, level)
+    indices, entries, addresses, codes = used_entries(walked, level)
     chosen = maps_memory(codes)
     indices, entries, addresses = indices[chosen], entries[chosen], addresses[chosen]
-    table = found.levels[level]
+    table = walked.levels[level]
     above = table.rights[indices // table.entries.shape[1]]
-    own = rights_of(found.mode, entries)
-    return Leaves(level, found.mode.levels[level].size, addresses, entries, own & above)
+    own = rights_of(walked.mode, entries)
+    return Leaves(level, walked.mode.levels[level].size, addresses, entries, own & above)
 
 
-def used_entries(found: Walk, level: int) -> tuple[NDArray[np.intp], Words, Words, Bytes]:
+def used_entries(walked: Walk, level: int) -> tuple[NDArray[np.intp], Words, Words, Bytes]:
     """Return flat indices, entries, addresses and states of all entries of a level that are not empty, in range."""
-    table = found.levels[level]
+    table = walked.levels[level]
     flat = table.entries.reshape(-1)
     indices = np.flatnonzero(flat)
-    addresses = found.entry_addresses(level, indices)
-    size = np.uint64(found.mode.levels[level].size - 1)
-    if len(addresses) and not (addresses[0] >= found.first and addresses[-1] + size <= found.last):
-        inside = (addresses <= found.last) & (addresses + size >= found.first)
+    addresses = walked.entry_addresses(level, indices)
+    size = np.uint64(walked.mode.levels[level].size - 1)
+    if len(addresses) and not (addresses[0] >= walked.first and addresses[-1] + size <= walked.last):
+        inside = (addresses <= walked.last) & (addresses + size >= walked.first)
         indices, addresses = indices[inside], addresses[inside]
     entries = flat[indices]
-    return indices, entries, addresses, states(found.mode, level, entries)
+    return indices, entries, addresses, states(walked.mode, level, entries)
 
 
 def chosen_leaves(leaves: Leaves, chosen: Bools) -> Leaves:

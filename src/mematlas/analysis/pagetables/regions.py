@@ -25,7 +25,7 @@ class Region:
     end: int
 
 
-# Documentation/arch/x86/x86_64/mm.rst: what has the same place on every kernel, with 4 levels and with 5.
+# Documentation/arch/x86/x86_64/mm.rst: what has the same addresses on every kernel, with 4 levels and with 5.
 X86_FIXED = (
     Region("cpu entry area", 0xFFFFFE0000000000, 0xFFFFFE8000000000),
     Region("espfix", 0xFFFFFF0000000000, 0xFFFFFF8000000000),
@@ -75,7 +75,7 @@ def region_of(regions: Sequence[Region], address: int) -> str | None:
     return next((region.name for region in regions if region.start <= address < region.end), None)
 
 
-def region_sizes(found: Walk, regions: Sequence[Region]) -> dict[str | None, int]:
+def region_sizes(walked: Walk, regions: Sequence[Region]) -> dict[str | None, int]:
     """Return the bytes mapped in each region, by name; under None, those in no region.
 
     >>> region_sizes(kernel_half, regions)["direct map"]  # doctest: +SKIP
@@ -84,14 +84,15 @@ def region_sizes(found: Walk, regions: Sequence[Region]) -> dict[str | None, int
     sizes: dict[str | None, int] = {}
     starts = np.array([region.start for region in regions], np.uint64)
     lasts = np.array([region.end - 1 & U64 for region in regions], np.uint64)
-    for level, description in enumerate(found.mode.levels):
+    for level, description in enumerate(walked.mode.levels):
         if not description.can_map:
             continue
         # A leaf belongs to the region where it begins: regions begin and end at 1 GiB, or where small pages are.
-        leaves = leaves_of(found, level)
+        leaves = leaves_of(walked, level)
         indices = np.searchsorted(starts, leaves.addresses, side="right") - 1
         outside = (indices < 0) | (leaves.addresses > lasts[indices])
-        counts = np.bincount(np.where(outside, len(regions), indices), minlength=len(regions) + 1).tolist()
+        indices = np.where(outside, len(regions), indices)
+        counts = np.bincount(indices, minlength=len(regions) + 1).tolist()
         for index, nr in enumerate(counts):
             name = regions[index].name if index < len(regions) else None
             if nr:
@@ -99,19 +100,24 @@ def region_sizes(found: Walk, regions: Sequence[Region]) -> dict[str | None, int
     return sizes
 
 
-def unmapped_ram(found: Walk, base: int, ranges: Sequence[tuple[int, int]], left: int | None = None) -> int:
+def unmapped_ram(walked: Walk, base: int, ranges: Sequence[tuple[int, int]], left: int | None = None) -> int:
     """Return the bytes of RAM that the direct map, from ``base`` on, leaves out; of ``left``, from the parts before."""
     total = sum(end - start for start, end in ranges) if left is None else left
     highest = max((end for _, end in ranges), default=0)
     spans: list[Span] = []
-    for level, description in enumerate(found.mode.levels):
+    for level, description in enumerate(walked.mode.levels):
         if not description.can_map:
             continue
-        leaves = leaves_of(found, level)
-        starts = leaves.addresses[(leaves.addresses >= base) & (leaves.addresses < base + highest)] - np.uint64(base)
+        leaves = leaves_of(walked, level)
+        in_ram = (leaves.addresses >= base) & (leaves.addresses < base + highest)
+        starts = leaves.addresses[in_ram] - np.uint64(base)
         if len(starts):
             cuts = np.flatnonzero(np.diff(starts) != leaves.size) + 1
             edges = [0, *cuts.tolist(), len(starts)]
-            spans += [(int(starts[low]), int(starts[high - 1]) + leaves.size) for low, high in pairwise(edges)]
-    pairs = [(span, each) for span in spans for each in ranges]
-    return total - sum(max(0, min(span[1], each[1]) - max(span[0], each[0])) for span, each in pairs)
+            for low, high in pairwise(edges):
+                spans.append((int(starts[low]), int(starts[high - 1]) + leaves.size))
+    return total - sum(_overlap(span, ram) for span in spans for ram in ranges)
+
+
+def _overlap(one: Span, other: Span) -> int:
+    return max(0, min(one[1], other[1]) - max(one[0], other[0]))

@@ -124,17 +124,18 @@ def summarize(parts: Iterable[Walk]) -> Summary:
         mode = part.mode
         sums = sums or [_Sums() for _ in part.levels]
         torn += part.torn
-        for level, each in enumerate(sums):
-            _add_level(each, part, level, others)
+        for level, level_sums in enumerate(sums):
+            _add_level(level_sums, part, level, others)
     if mode is None:
         raise ValueError("no parts")
+    leaves = [
+        LeafSummary(description.size, *level_sums.leaves.tolist())
+        for description, level_sums in zip(mode.levels, sums, strict=True)
+        if description.can_map
+    ]
     return Summary(
-        levels=tuple(_level_summary(mode, level, each) for level, each in enumerate(sums)),
-        leaves=tuple(
-            LeafSummary(mode.levels[level].size, *each.leaves.tolist())
-            for level, each in enumerate(sums)
-            if mode.levels[level].can_map
-        ),
+        levels=tuple(_level_summary(mode, level, level_sums) for level, level_sums in enumerate(sums)),
+        leaves=tuple(leaves),
         nr_others=others,
         torn=tuple(torn),
     )
@@ -165,7 +166,8 @@ def _add_level(sums: _Sums, part: Walk, level: int, others: dict[str, int]) -> N
         return
     shown = own & maps_memory(codes)
     above = table.rights[indices[shown] // table.entries.shape[1]]
-    sums.leaves += _count_leaves(part.mode, entries[shown], above & rights_of(part.mode, entries[shown]))
+    leaves = entries[shown]
+    sums.leaves += _count_leaves(part.mode, leaves, above & rights_of(part.mode, leaves))
 
 
 def _count_leaves(mode: PagingMode, entries: Words, rights: Bytes) -> NDArray[np.int64]:
@@ -173,7 +175,7 @@ def _count_leaves(mode: PagingMode, entries: Words, rights: Bytes) -> NDArray[np
     accessed, dirty, special = (
         np.count_nonzero(holds(entries, test)) for test in (mode.accessed, mode.dirty, mode.special)
     )
-    # What tells PROT_NONE is the global bit of other entries.
+    # What marks PROT_NONE is the global bit of other entries.
     followed = np.asarray(holds(entries, mode.present), np.bool_)
     nr_global = np.count_nonzero(followed & holds(entries, mode.global_))
     nr_hidden = len(entries) - np.count_nonzero(followed)
