@@ -16,11 +16,11 @@ from typing import Any
 from mematlas import errors
 from mematlas.cli.arguments import Arguments, is_flag, is_option
 from mematlas.cli.command import COMMANDS, Command, load
-from mematlas.cli.help import TARGETS_TOPIC, common_options, is_listed, value_name
+from mematlas.cli.command_help import TARGETS_TOPIC, common_options, is_listed, value_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.cli.help import Declared
+    from mematlas.cli.command_help import Declared
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "cli.md"
 

@@ -11,14 +11,15 @@ import sys
 
 from mematlas.cli.arguments import Arguments
 from mematlas.cli.command import COMMANDS, Command, load
-from mematlas.cli.help import EXIT_CODES, TARGETS_TOPIC, common_options, is_listed, spelling_of
+from mematlas.cli.command_help import TARGETS_TOPIC, common_options, is_listed, spelling_of
+from mematlas.cli.help import EXIT_CODES
 from mematlas.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mematlas.cli.help import Declared
+    from mematlas.cli.command_help import Declared
 
 HEAD = f"""\
 .TH MEMATLAS 1 "" "mematlas {__version__}" "User Commands"

@@ -143,19 +143,20 @@ def dispatch(words: list[str]) -> int:
 
 def show_help(subject: str | None) -> int:
     """Print the help of a command or a topic, or of mematlas."""
-    from mematlas.cli.help import TOPICS, command_text, overview_text
     from mematlas.views.terminal import screen_width
 
     width = screen_width(sys.stdout)
     if subject is None or subject in FIRST_OPTIONS:
+        from mematlas.cli.help import overview_text
+
         text = overview_text(width)
-    elif subject in TOPICS:
-        text = TOPICS[subject](width)
-    elif subject in COMMANDS or subject == FIRST_SCREEN:
-        text = command_text(subject, width)
     else:
-        names = (*COMMANDS, *TOPICS)
-        raise BadInput(f"no help on {subject!r}{did_you_mean(subject, names)}; mematlas --help lists the commands")
+        from mematlas.cli.command_help import TOPIC_TEXTS, command_text
+
+        if subject not in (*COMMANDS, "overview", *TOPIC_TEXTS):
+            names = (*COMMANDS, *TOPIC_TEXTS)
+            raise BadInput(f"no help on {subject!r}{did_you_mean(subject, names)}; mematlas --help lists the commands")
+        text = TOPIC_TEXTS[subject](width) if subject in TOPIC_TEXTS else command_text(subject, width)
     print(text, end="")
     return 0
 

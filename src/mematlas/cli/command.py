@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from mematlas.frozen import record
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,23 +41,34 @@ TARGET is a PID, self, a command's exact name, ~REGEX over command lines, cgroup
 or the directory of a capture. "-- COMMAND ..." starts one, as the invoking user."""
 
 
-@record
 class Command:
-    """A command: what may follow it, what it is for, and what it does."""
+    """A command: what may follow it, what it is for, and what it does. (No record: help would load what makes them.)"""
 
-    usage: str
-    about: str
-    """What its help begins with."""
-    add_arguments: Callable[[Arguments], None]
-    run: Callable[[Namespace, Session], int]
-    """Makes a result, gives it to `Session.show`, and returns the exit code."""
-    examples: tuple[tuple[str, str], ...] = ()
-    """Lines to type, each with what it shows."""
-    words: tuple[Word, ...] = ()
-    """For each word that may follow: `TARGET`, `DIRECTORY`, or what it is one of, with what that means. `MORE` at the
-    end says that the last may come again."""
-    default_target: Callable[[Namespace], str | None] | None = None
-    """Gives the target when the words do not; None says that they do."""
+    __slots__ = ("about", "add_arguments", "default_target", "examples", "run", "usage", "words")
+
+    def __init__(
+        self,
+        usage: str,
+        about: str,
+        add_arguments: Callable[[Arguments], None],
+        run: Callable[[Namespace, Session], int],
+        examples: tuple[tuple[str, str], ...] = (),
+        words: tuple[Word, ...] = (),
+        default_target: Callable[[Namespace], str | None] | None = None,
+    ) -> None:
+        self.usage = usage
+        self.about = about
+        """What its help begins with."""
+        self.add_arguments = add_arguments
+        self.run = run
+        """Makes a result, gives it to `Session.show`, and returns the exit code."""
+        self.examples = examples
+        """Lines to type, each with what it shows."""
+        self.words = words
+        """For each word that may follow: `TARGET`, `DIRECTORY`, or what it is one of, with what that means. `MORE` at
+        the end says that the last may come again."""
+        self.default_target = default_target
+        """Gives the target when the words do not; None says that they do."""
 
     @property
     def takes_target(self) -> bool:

@@ -1,46 +1,16 @@
-"""Help: of all commands, of one, and of what several share.
-
-The layout is ours, not that of argparse, which differs from one Python version to the next: what a command is for
-comes first, then lines to type, then its own options; those that many commands take are named, and told by a topic.
-"""
+"""Help of mematlas as a whole: all commands, by group. It loads nothing that it does not show."""
 
 from __future__ import annotations
 
-from mematlas.cli.arguments import Arguments, is_flag, is_option
-from mematlas.cli.command import COMMANDS, TARGETS, load
+from mematlas.cli.command import COMMANDS, TARGETS
 from mematlas.version import __version__
-from mematlas.views.format import fold_message, fold_text, fold_words
+from mematlas.views.format import fold_text, fold_words
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from mematlas.cli.command import Command
-
-    Declared = tuple[tuple[str, ...], dict[str, Any]]
-
-PIPE_WIDTH = 100
-"""Columns where there is no screen."""
-LEAST_TEXT = 24
-"""Columns that the text of an option has at the least."""
-INDENT = 24
-"""Columns before the text of an option; a longer name has a line of its own."""
-
+TOPICS = ("options", "targets")
+"""What has help besides commands; `mematlas.cli.command_help` has the texts."""
 EXIT_CODES = """\
 Exit codes: 0 ok, 1 error, 2 usage, 3 target not found or ambiguous, 4 permission,
 5 not supported by this kernel, 6 target ended, 10 a check did not hold."""
-
-SHORT_TARGETS = "TARGET: PID, self, NAME, ~REGEX, cgroup:PATH, capture (mematlas help targets)"
-TARGETS_TOPIC = f"""\
-{TARGETS}
-
-  1234               a PID; pid:1234 where a capture here is called so too
-  self               mematlas itself
-  postgres           a command's exact name, as ps -o comm shows it
-  ~'worker --id 7'   a regular expression over whole command lines
-  cgroup:/a/b        the processes of a cgroup
-  ./saved            a directory that mematlas capture made
-  -- COMMAND ...     a program to start, as the invoking user; --after waits"""
 
 
 def overview_text(width: int) -> str:
@@ -61,107 +31,3 @@ def overview_text(width: int) -> str:
         lines += [f"  {name:<11} {first}", *(" " * 14 + line for line in others)]
     lines += ["", fold_text(f"{TARGETS}\n\n{EXIT_CODES}", width), f"More: mematlas help {' | '.join(TOPICS)}"]
     return "\n".join(lines) + "\n"
-
-
-def command_text(name: str, width: int) -> str:
-    """Return the help of one command."""
-    command = load(name)
-    arguments = Arguments()
-    command.add_arguments(arguments)
-    program = program_of(name)
-    width = width or PIPE_WIDTH
-    head = f"{program}: {COMMANDS[name][1]}" if name in COMMANDS else program
-    own = [each for each in arguments.declared if each[0] not in arguments.common and is_listed(each, command)]
-    options = [line for each in own for line in option_lines(each, width)]
-    parts = [
-        [fold_text(head, width), f"usage: {program} {command.usage}"],
-        about_lines(command, width),
-        ["Examples:", *example_lines(command, width)],
-        ["Options:", *options] if options else [],
-        shared_lines(command, arguments, width),
-    ]
-    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
-
-
-def about_lines(command: Command, width: int) -> list[str]:
-    """Return what a command is about, folded; of lines that have columns the last one is."""
-    lines = fold_text(command.about.strip(), width).split("\n")
-    return [part for line in lines for part in (fold_message(line, width) if "  " in line else [line])]
-
-
-def program_of(name: str) -> str:
-    """Return what a command is called by: the one without a name is mematlas alone."""
-    return f"mematlas {name}" if name in COMMANDS else "mematlas"
-
-
-def is_listed(declared: Declared, command: Command) -> bool:
-    """Whether an argument has a line of its own: a target has a topic."""
-    return is_option(declared[0]) or not command.takes_target
-
-
-def example_lines(command: Command, width: int) -> list[str]:
-    """Return the lines to type, each with what it shows where that fits."""
-    longest = max((len(line) for line, _ in command.examples), default=0)
-    lines = []
-    for line, text in command.examples:
-        whole = f"  {line:<{longest}}  # {text}" if text else f"  {line}"
-        lines.append(whole if len(whole) <= width else f"  {line}")
-    return lines
-
-
-def option_lines(declared: Declared, width: int) -> list[str]:
-    """Return an argument with its help, folded."""
-    names = "  " + spelling_of(declared)
-    text = fold_words(str(declared[1].get("help", "")), max(width - INDENT, LEAST_TEXT))
-    head = [f"{names:<{INDENT - 1}} {text.pop(0)}"] if len(names) < INDENT else [names]
-    return head + [" " * INDENT + line for line in text]
-
-
-def spelling_of(declared: Declared) -> str:
-    """Return how an argument is written: ``-p, --pid TARGET``."""
-    names, settings = declared
-    if not is_option(names):
-        return str(settings.get("metavar", names[0].upper()))
-    return ", ".join(names) + ("" if is_flag(settings) else f" {value_name(names, settings)}")
-
-
-def value_name(names: tuple[str, ...], settings: dict[str, Any]) -> str:
-    """Return what the value of an option is called."""
-    return str(settings.get("metavar") or names[-1].lstrip("-").upper())
-
-
-def shared_lines(command: Command, arguments: Arguments, width: int) -> list[str]:
-    """Return what a command shares with others, and which topic tells it: its target, and the names of options."""
-    texts = [SHORT_TARGETS] if command.takes_target else []
-    names = [names[0] for names, _ in arguments.declared if names in arguments.common]
-    texts += [f"Common options (mematlas help options): {' '.join(names)}"] if names else []
-    return [line for text in texts for line in fold_words(text, width)]
-
-
-# Topics
-
-
-def options_topic(width: int) -> str:
-    """Return the options that many commands take."""
-    lines = [line for each in common_options() for line in option_lines(each, width or PIPE_WIDTH)]
-    return "\n".join(["Options that many commands take; mematlas help COMMAND has its own:", "", *lines]) + "\n"
-
-
-def common_options() -> list[Declared]:
-    """Return the declarations that several commands share, each once."""
-    found: dict[tuple[str, ...], Declared] = {}
-    for name in COMMANDS:
-        arguments = Arguments()
-        load(name).add_arguments(arguments)
-        for names, settings in arguments.declared:
-            if names in arguments.common:
-                found.setdefault(names, (names, settings))
-    return list(found.values())
-
-
-def targets_topic(width: int) -> str:
-    """Return what a target can be."""
-    return fold_text(TARGETS_TOPIC, width) + "\n"
-
-
-TOPICS = {"options": options_topic, "targets": targets_topic}

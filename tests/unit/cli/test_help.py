@@ -15,7 +15,8 @@ import pytest
 from helpers import mematlas
 from mematlas.cli.arguments import Arguments
 from mematlas.cli.command import COMMANDS, load
-from mematlas.cli.help import TOPICS, command_text, common_options, overview_text
+from mematlas.cli.command_help import TOPIC_TEXTS, command_text, common_options
+from mematlas.cli.help import TOPICS, overview_text
 from victim import DEADLINE, Victim
 
 ALL = (*COMMANDS, "overview")
@@ -55,7 +56,7 @@ def test_every_help_has_examples(name: str) -> None:
 def test_every_option_has_a_line_in_a_help(name: str) -> None:
     arguments = Arguments()
     load(name).add_arguments(arguments)
-    texts = command_text(name, 0) + TOPICS["options"](0)
+    texts = command_text(name, 0) + TOPIC_TEXTS["options"](0)
 
     assert [option for option in arguments.names() if not re.search(rf"^  .*{option}\b", texts, re.MULTILINE)] == []
 
@@ -85,6 +86,7 @@ def test_the_first_help_names_all_commands_and_topics() -> None:
     assert [name for name in (*COMMANDS, *TOPICS) if not re.search(rf"\b{name}\b", text)] == []
     assert max(map(len, text.splitlines())) <= SCREEN_WIDTH
     assert "mematlas help COMMAND" in text
+    assert tuple(TOPIC_TEXTS) == TOPICS
 
 
 @pytest.mark.parametrize(("words", "same"), [(["--help"], ["help"]), (["maps", "1", "-h"], ["help", "maps"])])

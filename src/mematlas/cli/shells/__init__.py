@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mematlas.cli.arguments import HELP_OPTIONS, Arguments, is_flag, is_option
 from mematlas.cli.command import COMMANDS, DIRECTORY, MORE, TARGET, load
-from mematlas.cli.help import TOPICS, value_name
+from mematlas.cli.command_help import value_name
+from mematlas.cli.help import TOPICS
 from mematlas.cli.selection import KIND_TEXTS
 from mematlas.frozen import record
 from mematlas.model.pages import STATES
