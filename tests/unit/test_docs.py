@@ -27,7 +27,7 @@ from mematlas.cli.arguments import Arguments
 from mematlas.cli.command import COMMANDS, Command, load
 from mematlas.errors import BadInput, PermissionDenied
 from mematlas.labs.running import RunningWorkload
-from mematlas.views import maps, pages, translate, usage
+from mematlas.views import maps, pages, translate, usage, vma_groups
 from mematlas.views.columns import Column
 
 ROOT = Path(__file__).parents[2]
@@ -255,7 +255,7 @@ WHOLE = [
     {column.heading for column in columns if column.shown}
     for columns in (
         maps.COLUMNS,
-        maps.GROUP_COLUMNS,
+        vma_groups.GROUP_COLUMNS,
         pages.PAGE_COLUMNS,
         pages.RUN_COLUMNS,
         translate.COLUMNS,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.usage import Usage
     from mematlas.model.nodes import Sizes
 
-BY: dict[str, Callable[[VmaUsage], str]] = {
+NAME_BY: dict[str, Callable[[VmaUsage], str]] = {
     "kind": lambda item: item.kind,
     "path": lambda item: item.path or item.kind,
     "perms": lambda item: item.perms,
@@ -40,7 +40,7 @@ class VmaGroup:
 
 def grouped(vmas: Iterable[VmaUsage], by: str, nodes: Sequence[int] = ()) -> list[VmaGroup]:
     """Return VMAs by their ``kind``, ``path`` or ``perms``, in the order in which each comes first."""
-    name_of = BY[by]
+    name_of = NAME_BY[by]
     groups: dict[str, list[VmaUsage]] = {}
     for item in vmas:
         groups.setdefault(name_of(item), []).append(item)

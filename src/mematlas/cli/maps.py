@@ -4,13 +4,12 @@ by address, START-END, ADDR+LEN, kind, or part of the path.
 
 from __future__ import annotations
 
-from mematlas.analysis.groups import BY
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target, since_first
 from mematlas.cli.selection import KIND_TEXTS, add_selection, nothing_matches, selection_of
 from mematlas.cli.values import parse_count
 from mematlas.errors import BadInput
-from mematlas.views.maps import SORTS, groups_table, maps_table
+from mematlas.views.maps import BY, SORTS, maps_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--gaps", action="store_true", help="also show unmapped ranges")
     arguments.add_argument("--sort", choices=SORTS, help="the largest first; start (default): by address")
     arguments.add_argument("--limit", type=parse_count, metavar="N", help="show N rows, and the sum of the others")
-    arguments.add_argument("--by", choices=tuple(BY), help="a row per kind, path or perms, the most RSS first")
+    arguments.add_argument("--by", choices=BY, help="a row per kind, path or perms, the most RSS first")
     add_numa(arguments)
     add_source(arguments)
     add_repeat(arguments)
@@ -49,6 +48,8 @@ def run(args: Namespace, session: Session) -> int:
             raise nothing_matches(selection, session)
         target = session.target_info(result.reading)
         if args.by:
+            from mematlas.views.vma_groups import groups_table
+
             return groups_table(result, target, args.by, args.sort, args.limit, since)
         return maps_table(result, target, args.gaps, args.sort, args.limit, since)
 

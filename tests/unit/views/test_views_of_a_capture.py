@@ -11,10 +11,11 @@ import pytest
 
 from mematlas import Process
 from mematlas.notes import Notes
-from mematlas.views.maps import groups_table, maps_table
+from mematlas.views.maps import BY, maps_table
 from mematlas.views.table import Table
 from mematlas.views.translate import translate_table
 from mematlas.views.usage import Subject, usage_table
+from mematlas.views.vma_groups import groups_table
 
 CAPTURE = Path(__file__).parents[2] / "fuzz" / "corpus" / "captures" / "whole"
 EXPECTED = Path(__file__).parent / "expected"
@@ -74,7 +75,7 @@ def test_view_fits_any_screen(name: str, width: int, process: Process) -> None:
 
 def test_sums_of_groups_are_those_of_all_vmas(process: Process) -> None:
     whole = maps_table(process.maps(), TARGET).total_record()
-    groups = [groups_table(process.maps(), TARGET, by, limit=1).total_record() for by in ("kind", "path", "perms")]
+    groups = [groups_table(process.maps(), TARGET, by, limit=1).total_record() for by in BY]
 
     assert whole
     for sums in groups:
