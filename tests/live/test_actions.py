@@ -16,6 +16,7 @@ import pytest
 from conftest import Outcome
 from helpers import Program, program, sparse, texts
 from mematlas.actions.acts import act, chunks
+from mematlas.actions.advice import ADVICE
 from mematlas.actions.effects import Effect
 from mematlas.actions.freeing import free_frames
 from mematlas.actions.options import Options
@@ -663,7 +664,7 @@ def test_target_that_ends_in_the_middle_gives_a_report(swap: Path) -> None:
     assert effect.nr_requested == 2 * MANY
     assert effect.reasons["unfinished"] == effect.nr_stayed
     assert (effect.swap_cached, effect.nr_freed) == (None, None)
-    assert any("not known: the process is gone" in note for note in texts(effect.notes))
+    assert any("unknown: the process is gone" in note for note in texts(effect.notes))
 
 
 def test_target_that_execs_in_the_middle_is_left_alone(swap: Path) -> None:
@@ -835,7 +836,7 @@ def test_sparse_memory_is_not_walked(swap: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("advice", ["pageout", "cold", "willneed", "collapse"])
 @pytest.mark.parametrize("kind", ["anon", "file", "shmem", "hugetlb", "vdso"])
 def test_page_that_cannot_move_has_a_reason_that_is_explained(advice: AdviceName, kind: str) -> None:
-    rules = Rules(advice, kind)
+    rules = Rules(ADVICE[advice], kind)
     assert set(rules.reasons.values()) <= set(REASONS)
     for byte in range(256):
         assert bool(rules.movable[byte]) == (bool(rules.wanted[byte]) and byte not in rules.reasons)

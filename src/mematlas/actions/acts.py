@@ -88,7 +88,8 @@ class Act:
         self.passes = 1
         for piece in wanted:
             self._first_pass(piece)
-        while self.left and self.advice.repeats and not self.stopped and self.passes < self.options.passes:
+        most = self.options.passes if self.advice.repeats else 1
+        while self.left and not self.stopped and self.passes < most:
             self.passes += 1
             drain_batches()
             if not self._next_pass():
@@ -103,10 +104,10 @@ class Act:
         ranges = [(item.start, item.end) for item in self.plan.vmas]
         # The filters hold for what is there now; which part of each VMA is meant, the plan says.
         selection = replace(self.plan.selection, name=None, span=None)
-        found = pieces(self.process, self.process.address_space(), selection, ranges=ranges)
-        if [vma for vma, _, _ in found] != planned:
+        there_now = pieces(self.process, self.process.address_space(), selection, ranges=ranges)
+        if [vma for vma, _, _ in there_now] != planned:
             self.notes.add(OUTDATED)
-        return found
+        return there_now
 
     def _first_pass(self, piece: Piece) -> None:
         vma = piece[0]
@@ -192,7 +193,8 @@ class Act:
             size = self.process.page_size
             for low, high, now in parts(space, address, address + len(mask) * size):
                 part = mask[(low - address) // size : (high - address) // size]
-                if now and 1 in (late := self.advice.admit(now, low, part)):
+                late = self.advice.admit(now, low, part) if now else b""
+                if 1 in late:
                     tally.nr_moved += late.count(1)
                     self.moved.add(address, bytes((low - address) // size) + late)
                     part = without(part, late)

@@ -1,7 +1,7 @@
 """The coldest pages of a process, found before an advice is given about them.
 
-What an ordinary kernel tells is in kpageflags: whether a page is on the active or the inactive list, and whether it
-was referenced. Where somebody tracks idle pages, those come first. Where neither tells pages apart, we say so.
+What an ordinary kernel reports is in kpageflags: whether a page is on the active or the inactive list, and whether it
+was referenced. Where somebody tracks idle pages, those come first. Where neither sets pages apart, we say so.
 """
 
 from __future__ import annotations
@@ -40,13 +40,15 @@ def find_coldest(advice: Advice, pieces: Iterable[Piece], nr_pages: int) -> Cold
 
     Raises:
         PermissionDenied: frame numbers need CAP_SYS_ADMIN, their flags CAP_DAC_READ_SEARCH.
-        NotSupported: nothing tells these pages apart.
+        NotSupported: nothing sets these pages apart.
     """
     live = advice.process.procfs.live
     if live:
         drain_batches()  # a page that waits in a batch is on no list
     with FrameWords(advice.process.procfs, "kpageflags") as words:
-        blocks = {address: ranks for piece in pieces for address, ranks in rank_blocks(advice, piece, words)}
+        blocks: dict[int, bytes] = {}
+        for piece in pieces:
+            blocks.update(rank_blocks(advice, piece, words))
     counts = count_ranks(blocks)
     total = sum(counts.values())
     if nr_pages < total:
@@ -68,10 +70,13 @@ def check_order(counts: dict[int, int], multigen: bool) -> None:
     if IDLE in counts and len(counts) > 1:
         return
     if multigen:
-        raise NotSupported("telling cold pages", f"{TRACKING}: the multi-gen LRU keeps its generations to itself")
+        raise NotSupported(
+            "finding the coldest pages", f"{TRACKING}: the multi-gen LRU keeps its generations to itself"
+        )
     if len(counts) == 1:
-        number, name = next((number, RANKS[rank - 1]) for rank, number in counts.items())
-        raise NotSupported("telling cold pages", f"{TRACKING}: to kpageflags all {number} pages are {name}")
+        rank, number = next(iter(counts.items()))
+        needs = f"{TRACKING}: to kpageflags all {number} pages are {RANKS[rank - 1]}"
+        raise NotSupported("finding the coldest pages", needs)
 
 
 def rank_blocks(advice: Advice, piece: Piece, words: FrameWords) -> Iterator[tuple[int, bytes]]:

@@ -164,7 +164,8 @@ def sum_of(*numbers: int | None) -> int | None:
 def less(item: VmaEffect, lost: PageSet, again: Effect) -> VmaEffect:
     """Return the effect on a VMA without the pages that did not go out a second time."""
     vma = item.vma
-    nr_lost = sum(mask.count(1) for address, mask in lost.blocks() if vma.start <= address < vma.end)
+    masks = [mask for address, mask in lost.blocks() if vma.start <= address < vma.end]
+    nr_lost = sum(mask.count(1) for mask in masks)
     reasons = dict(item.reasons)
     for other in again.vmas:
         if vma.start <= other.vma.start < vma.end:

@@ -1,7 +1,7 @@
 """Freeing the frames that the swap cache keeps after a pageout: pages are read back, and paged out once more.
 
-A page that is read back is clean: it keeps its place in swap, and goes out again without being written. Shared memory
-is left as it is: it loses its place each time that it comes back.
+A page that is read back is clean: it keeps its swap slot, and goes out again without being written. Shared memory is
+left as it is: it loses its slot each time that it comes back.
 """
 
 from __future__ import annotations
@@ -59,12 +59,14 @@ def free_once(process: Process, effect: Effect, kept: PageSet, options: Options)
     """Read pages back and page them out; return the effect of all together, and that of paging out."""
     before = time.perf_counter()
     wait_for_writing(process, options.stop)
-    back = act(process, plan(process, "willneed", PRIVATE, choice=SWAPPED, only=kept), options)
+    read_back = plan(process, "willneed", PRIVATE, choice=SWAPPED, only=kept)
+    back = act(process, read_back, options)
     # A page that waits in the batch of a processor is held by that, and its frame would not be freed.
     drain_batches()
     # What is in RAM again goes out again, even when somebody asks us to stop meanwhile.
     to_the_end = replace(options, exact=True, stop=never)
-    again = act(process, plan(process, "pageout", PRIVATE, only=back.moved, dirty=False), to_the_end)
+    page_out = plan(process, "pageout", PRIVATE, only=back.moved, dirty=False)
+    again = act(process, page_out, to_the_end)
     return together(effect, back, again, time.perf_counter() - before), again
 
 
@@ -82,7 +84,10 @@ def wait_for_writing(process: Process, stop: Stop) -> None:
     """
     end = time.monotonic() + WRITING
     least = 1 << 63
-    while (writing := read_meminfo(process.procfs).get("Writeback", 0)) and time.monotonic() < end and not stop():
+    while time.monotonic() < end and not stop():
+        writing = read_meminfo(process.procfs).get("Writeback", 0)
+        if not writing:
+            break
         if writing < least:
             least, end = writing, time.monotonic() + WRITING
         time.sleep(WRITING_LOOKS)

@@ -1,6 +1,6 @@
 """Pages that somebody holds in place: registered with io_uring, RDMA or a driver, they cannot be moved.
 
-The kernel counts them by process (VmPin), and tells of none which it is. Its struct pages do.
+The kernel counts them by process (VmPin), and does not report which they are. Its struct pages do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Pins:
-    """Tells which pages of a process are pinned, where it has any."""
+    """Finds which pages of a process are pinned, where it has any."""
 
     def __init__(self, process: Process, status: dict[str, str]) -> None:
         """``status`` is what /proc/PID/status says."""
@@ -51,10 +51,11 @@ class Pins:
             return bytes(len(mask))
         import numpy as np
 
-        frames = np.array(reader.pagemap.frames(address, address + len(mask) * reader.page_size), np.uint64)
+        end = address + len(mask) * reader.page_size
+        frames = np.array(reader.pagemap.frames(address, end), np.uint64)
         wanted = np.flatnonzero((np.frombuffer(mask, np.uint8) != 0) & (frames != 0))
         pinned = self._frames.are_pinned(frames[wanted])
-        found = np.zeros(len(mask), np.uint8)
+        marks = np.zeros(len(mask), np.uint8)
         if pinned is not None:
-            found[wanted[pinned]] = 1
-        return found.tobytes()
+            marks[wanted[pinned]] = 1
+        return marks.tobytes()

@@ -2,8 +2,8 @@
 
 >>> from mematlas import Process, Selection
 >>> with Process(4211) as process:                                          # doctest: +SKIP
-...     found = plan(process, "pageout", Selection(kinds=frozenset(("heap",))))
->>> found.nr_requested, found.nr_movable, found.reasons                     # doctest: +SKIP
+...     planned = plan(process, "pageout", Selection(kinds=frozenset(("heap",))))
+>>> planned.nr_requested, planned.nr_movable, planned.reasons               # doctest: +SKIP
 (16384, 16381, {'shared': 3})
 """
 
@@ -62,8 +62,8 @@ class Plan(Record):
 
     >>> from mematlas import Process
     >>> with Process(4211) as process:                                      # doctest: +SKIP
-    ...     found = plan(process, "pageout")
-    >>> found.nr_requested, found.nr_movable, found.reasons                 # doctest: +SKIP
+    ...     planned = plan(process, "pageout")
+    >>> planned.nr_requested, planned.nr_movable, planned.reasons           # doctest: +SKIP
     (3480, 2163, {'shared': 1556, 'kernel': 1, 'zero': 1})
     """
 
@@ -150,7 +150,7 @@ def plan(
 
     Raises:
         BadInput: there is no such advice, or no VMA is selected.
-        NotSupported: with ``nr_coldest``, where the kernel does not tell cold pages from others.
+        NotSupported: with ``nr_coldest``, where the kernel does not show which pages are cold.
         PermissionDenied: reading another user's process needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
     """
     if advice not in ADVICE:
@@ -175,7 +175,8 @@ def plan(
     if only is None and not blind_spots and not any(item.nr_requested for item in vmas):
         notes.add(Note("nothing-to-do", why_nothing(asked.wanted, choice, len(wanted))))
     room = room or read_swap_room(process.dir)
-    chosen = tuple(within((item for item in vmas if item.nr_requested), room, process.page_size))
+    asked_for = [item for item in vmas if item.nr_requested]
+    chosen = tuple(within(asked_for, room, process.page_size))
     return Plan(advice, selection, choice, only, chosen, process.page_size, room, tuple(notes))
 
 
@@ -193,15 +194,16 @@ def pieces(
         ranges = only.ranges()
     elif ranges is None:
         ranges = [selection.span or (0, 1 << 64)]
-    found: list[Piece] = []
     # Whole pages: one that is touched by a range belongs to it.
-    for start, end in sorted((start - start % size, end + -end % size) for start, end in ranges):
+    whole = sorted((start - start % size, end + -end % size) for start, end in ranges)
+    chosen: list[Piece] = []
+    for start, end in whole:
         for vma, low, high in space.pieces(start, end):
-            if found and found[-1][0] is vma and only is not None:
-                found[-1] = (vma, found[-1][1], high)  # the set itself says which pages between them are meant
+            if chosen and chosen[-1][0] is vma and only is not None:
+                chosen[-1] = (vma, chosen[-1][1], high)  # the set itself says which pages between them are meant
             elif selection.matches(vma):
-                found.append((vma, low, high))
-    return found
+                chosen.append((vma, low, high))
+    return chosen
 
 
 def plan_vma(advice: Advice, piece: Piece, dirty: bool) -> PlannedVma:

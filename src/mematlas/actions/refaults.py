@@ -2,7 +2,7 @@
 
 A page counts as returned once its entry is present again: the process touched it, or, for a page of a file, a
 neighbour of it (the kernel maps up to 16 cached pages around a fault: mm/memory.c, do_fault_around()). A page that the
-process gave back, or unmapped, is gone: it was not needed, and nobody can tell whether it was cold.
+process gave back, or unmapped, is gone: it was not needed, and whether it was cold is unknown.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def watch_refaults(
 
     >>> from mematlas import Process, pageout
     >>> with Process(4211) as process:                                      # doctest: +SKIP
-    ...     found = watch_refaults(process, pageout(process).moved, 10.0)
-    >>> found.nr_returned, found.nr_never                                   # doctest: +SKIP
+    ...     refaults = watch_refaults(process, pageout(process).moved, 10.0)
+    >>> refaults.nr_returned, refaults.nr_never                             # doctest: +SKIP
     (97, 583)
 
     Args:
@@ -154,7 +154,7 @@ class Watch:
         try:
             space = process.address_space()
         except ProcessGone:
-            space = AddressSpace([])  # the first look says so, and what was moved before is still to be told
+            space = AddressSpace([])  # the first look says so, and what was moved before is still to be reported
         for address, mask in moved.blocks():
             for low, high, vma in parts(space, address, address + len(mask) * self.page_size):
                 part = mask[(low - address) // self.page_size : (high - address) // self.page_size]
@@ -178,7 +178,7 @@ class Watch:
                 seen.nr_returned += nr_pages
                 seen.first_s = seconds if seen.first_s is None else seen.first_s
                 seen.last_s = seconds
-            # Of private memory an empty entry tells at once; others keep theirs empty while they are out.
+            # Of private memory an empty entry shows it at once; others keep theirs empty while they are out.
             if seen.vma is None or seen.vma.kind in ANON_KINDS:
                 self._lose(address, both(mask, states.translate(IS_GONE)))
         if self.nr_returned > before:
@@ -189,7 +189,8 @@ class Watch:
         space = process.address_space()
         for address, mask in self.out.items():
             for low, high, vma in parts(space, address, address + len(mask) * self.page_size):
-                first, end = (low - address) // self.page_size, (high - address) // self.page_size
+                first = (low - address) // self.page_size
+                end = (high - address) // self.page_size
                 part = bytes(first) + mask[first:end] + bytes(len(mask) - end)
                 if 1 not in part:
                     continue
@@ -197,7 +198,8 @@ class Watch:
                     self._lose(address, part)
                 elif vma.kind == "shmem":
                     holes = reader.states(vma, low, high).translate(IS_GONE)
-                    self._lose(address, both(part, bytes(first) + holes + bytes(len(mask) - end)))
+                    around = bytes(first) + holes + bytes(len(mask) - end)
+                    self._lose(address, both(part, around))
 
     def give_up(self) -> None:
         """Count all that is still out as gone: so is the process."""

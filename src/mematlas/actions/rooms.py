@@ -68,7 +68,7 @@ def read_swap_room(process: ProcessDir) -> SwapRoom:
         areas = tuple(read_swaps(process.procfs))
     except NotSupported:
         if process.procfs.is_subset:
-            raise  # there may be swap: this /proc does not tell
+            raise  # there may be swap: this /proc does not say
         areas = ()  # a kernel without CONFIG_SWAP has no such file
     if not process.procfs.live:
         return SwapRoom(areas, {}, None)  # what this machine says of its devices and groups is of others

@@ -55,7 +55,7 @@ def pageout(
     Raises:
         BadInput: no VMA is selected.
         PermissionDenied: needs CAP_SYS_NICE, and CAP_SYS_PTRACE for the process of another user.
-        NotSupported: a kernel before 5.10, a capture, or with ``nr_coldest`` where nothing tells cold pages.
+        NotSupported: a kernel before 5.10, a capture, or with ``nr_coldest`` where nothing shows which pages are cold.
         ProcessGone: the process ended before anything was done. Later, the effect says so.
     """
     options = Options(passes, chunk_size, exact=free, progress=progress, stop=stop)
@@ -87,7 +87,8 @@ def cold(
     The arguments and errors are those of `pageout`.
     """
     options = Options(chunk_size=chunk_size, progress=progress, stop=stop)
-    return act(process, plan(process, "cold", selection, choice=choice, nr_coldest=nr_coldest), options)
+    planned = plan(process, "cold", selection, choice=choice, nr_coldest=nr_coldest)
+    return act(process, planned, options)
 
 
 def willneed(

@@ -7,13 +7,25 @@ from __future__ import annotations
 
 from mematlas.errors import BadInput, did_you_mean
 from mematlas.frozen import record
-from mematlas.kernel.maps import ANON_KINDS, Vma
-from mematlas.kernel.pagemap import EXCLUSIVE, FILE, PRESENT, histogram, to_marks
+from mematlas.kernel.maps import ANON_KINDS
+from mematlas.kernel.pagemap import FILE, PRESENT, histogram, to_marks
 from mematlas.model.pages import STATE_OF_BYTE, STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.kernel.madvise import AdviceName
+    from typing import Protocol
+
+    class PageRules(Protocol):
+        """What an advice says of pages by their state bytes; the classes of `mematlas.actions.advice` do."""
+
+        @staticmethod
+        def asks_for(kind: str, byte: int, known: bool) -> bool:
+            """Whether a page in such a state is what the advice is for; ``known`` as in `Rules`."""
+
+        @staticmethod
+        def reason_of(byte: int) -> str:
+            """Return why the kernel leaves such a page, empty when it does not."""
+
 
 REASONS = {
     "shared": "mapped more than once: the kernel leaves such pages alone",
@@ -73,7 +85,8 @@ def parse_states(text: str) -> frozenset[str]:
     states = frozenset(text.split(","))
     if wrong := states.difference(STATES):
         hint = did_you_mean(min(wrong), STATES)
-        raise BadInput(f"no such state: {', '.join(sorted(wrong))}{hint}; there are {', '.join(STATES)}")
+        names = ", ".join(sorted(wrong))
+        raise BadInput(f"no such state: {names}{hint}; there are {', '.join(STATES)}")
     return states
 
 
@@ -82,16 +95,18 @@ class Rules:
 
     __slots__ = ("movable", "needs_swap", "reasons", "wanted")
 
-    def __init__(self, advice: AdviceName, kind: str, choice: Choice = ALL_PAGES, known: bool = False) -> None:
+    def __init__(self, advice: PageRules, kind: str, choice: Choice = ALL_PAGES, known: bool = False) -> None:
         """``known`` says that the pages in question are known to have held something."""
-        asked = {byte for byte in range(256) if is_asked(advice, kind, byte, known) and is_chosen(kind, byte, choice)}
+        chosen = [byte for byte in range(256) if is_chosen(kind, byte, choice)]
+        asked = {byte for byte in chosen if advice.asks_for(kind, byte, known)}
         self.reasons = {byte: why for byte in asked if (why := reason_of(advice, kind, byte))}
         """Why a byte's pages do not move; those that can are not in it."""
         self.wanted = to_marks(asked)
         """A translation table: 1 for the pages that are asked for."""
         self.movable = to_marks(asked.difference(self.reasons))
         """1 for those of them that can move."""
-        self.needs_swap = to_marks({byte for byte in asked if kind == "shmem" or not is_of_file(kind, byte)})
+        without_file = {byte for byte in asked if kind == "shmem" or not is_of_file(kind, byte)}
+        self.needs_swap = to_marks(without_file)
         """1 for those of them that have nowhere to go but swap."""
 
     def why_not(self, states: bytes) -> dict[str, int]:
@@ -101,22 +116,6 @@ class Rules:
             if why := self.reasons.get(byte):
                 counts[why] = counts.get(why, 0) + nr_pages
         return counts
-
-
-def is_asked(advice: AdviceName, kind: str, byte: int, known: bool = False) -> bool:
-    """Whether a page in such a state is what the advice is for.
-
-    Shared memory that we may not ask about may be untouched: reading it would make a page of it. So it is asked for
-    only where it is known to have held something.
-    """
-    state = STATE_OF_BYTE[byte]
-    if advice == "willneed":
-        return (
-            state == "swapped"
-            or (state == "absent" and kind == "file")
-            or (known and state == "unknown" and kind == "shmem")
-        )
-    return state not in ("absent", "swapped", "cached", "unknown")
 
 
 def is_chosen(kind: str, byte: int, choice: Choice) -> bool:
@@ -134,26 +133,14 @@ def is_of_file(kind: str, byte: int) -> bool:
     if kind in ANON_KINDS:
         return False
     # A private copy of a page of a file lacks the file bit; so does its swap entry.
-    return bool(byte & FILE) if byte & PRESENT else STATE_OF_BYTE[byte] == "absent" or kind == "shmem"
+    if byte & PRESENT:
+        return bool(byte & FILE)
+    return kind == "shmem" or STATE_OF_BYTE[byte] == "absent"
 
 
-def reason_of(advice: AdviceName, kind: str, byte: int) -> str:
+def reason_of(advice: PageRules, kind: str, byte: int) -> str:
     """Return why the kernel leaves such a page, empty when it does not."""
-    state = STATE_OF_BYTE[byte]
-    if kind in NOT_MADVISED:
-        return NOT_MADVISED[kind]
-    if advice == "willneed":
-        return ""
-    if state != "present" and not (advice == "collapse" and state == "zero"):
-        return state
-    return "" if byte & EXCLUSIVE or advice == "collapse" else "shared"
-
-
-def vma_reason(advice: AdviceName, vma: Vma, flags: frozenset[str]) -> str:
-    """Return why the kernel takes no such advice about a VMA, empty when it does; ``flags`` are those of smaps."""
-    if vma.kind in NOT_MADVISED:
-        return NOT_MADVISED[vma.kind]
-    return "mlocked" if "lo" in flags and advice in ("pageout", "cold") else ""
+    return NOT_MADVISED.get(kind) or advice.reason_of(byte)
 
 
 def add_counts(total: dict[str, int], more: dict[str, int]) -> None:

@@ -15,5 +15,6 @@ if TYPE_CHECKING:
     from mematlas.actions.advice.base import Advice
     from mematlas.kernel.madvise import AdviceName
 
-ADVICE: dict[AdviceName, type[Advice]] = {advice.name: advice for advice in (PageOut, Cold, WillNeed, Collapse)}
+ALL: tuple[type[Advice], ...] = (PageOut, Cold, WillNeed, Collapse)
+ADVICE: dict[AdviceName, type[Advice]] = {advice.name: advice for advice in ALL}
 """By name."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 
 from mematlas.actions.effects import Whereabouts
-from mematlas.analysis.movable import Rules, add_counts, vma_reason
+from mematlas.analysis.movable import NOT_MADVISED, Rules, add_counts
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.madvise import ADVICE, Advisor
-from mematlas.kernel.pagemap import BLOCK_SIZE, CACHED, ENTRY_SIZE, to_marks
+from mematlas.kernel.pagemap import BLOCK_SIZE, CACHED, ENTRY_SIZE, EXCLUSIVE, to_marks
 from mematlas.kernel.smaps import read_vm_flags
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.model.folios import SharedFolios
@@ -83,6 +83,8 @@ class Advice:
     """Whether the effect can be seen page by page."""
     spares_shared_folios = False
     """Whether a page stays because others map its large folio in part."""
+    spares_mlocked = False
+    """Whether the kernel refuses it of VMAs that are mlocked."""
 
     def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
         self.process = process
@@ -138,16 +140,35 @@ class Advice:
     def rules(self, vma: Vma) -> Rules:
         """Return the rules for the pages of a VMA."""
         if vma.kind not in self._rules:
-            self._rules[vma.kind] = Rules(self.name, vma.kind, self.choice, self.only is not None)
+            is_known = self.only is not None
+            self._rules[vma.kind] = Rules(self, vma.kind, self.choice, is_known)
         return self._rules[vma.kind]
 
     def vma_reason(self, vma: Vma) -> str:
         """Return why a whole VMA stays as it is, empty when it does not."""
-        return vma_reason(self.name, vma, self._flags.get(vma.start, frozenset()))
+        if vma.kind in NOT_MADVISED:
+            return NOT_MADVISED[vma.kind]
+        is_mlocked = "lo" in self._flags.get(vma.start, ())
+        return "mlocked" if is_mlocked and self.spares_mlocked else ""
 
     def all_notes(self) -> Notes:
         """Return what is to be said beside the counts, as far as it is known by now."""
         return Notes((*self.notes, *self.folios.notes, *self.reader.backings.uncertain))
+
+    # The rules
+
+    @staticmethod
+    def asks_for(kind: str, byte: int, known: bool) -> bool:
+        """Whether a page in such a state is what the advice is for; ``known`` as in `Rules`."""
+        return STATE_OF_BYTE[byte] not in ("absent", "swapped", "cached", "unknown")
+
+    @staticmethod
+    def reason_of(byte: int) -> str:
+        """Return why the kernel leaves a page in such a state, empty when it does not."""
+        state = STATE_OF_BYTE[byte]
+        if state != "present":
+            return state
+        return "" if byte & EXCLUSIVE else "shared"
 
     # What is there
 
@@ -163,8 +184,10 @@ class Advice:
             tally.nr_requested += nr_pages
             if why:
                 add_counts(tally.reasons, {why: nr_pages})
-            elif nr_pages and 1 in (mask := self.select(vma, address, states, tally.reasons)):
-                yield address, states, mask
+            elif nr_pages:
+                mask = self.select(vma, address, states, tally.reasons)
+                if 1 in mask:
+                    yield address, states, mask
 
     def blocks(self, vma: Vma, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         """Yield the states of the pages that this advice may be about, a block at a time."""

@@ -24,6 +24,7 @@ class Cold(Advice):
     name: AdviceName = "cold"
     shows_pages = False
     spares_shared_folios = True
+    spares_mlocked = True
 
     def prepare(self, pieces: list[Piece], nr_pages: int, room: SwapRoom) -> None:
         drain_batches()

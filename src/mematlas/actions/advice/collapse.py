@@ -9,6 +9,7 @@ from mematlas.analysis.movable import add_counts
 from mematlas.kernel.hugepage import huge_size
 from mematlas.kernel.madvise import ADVICE
 from mematlas.model.page_set import both, without
+from mematlas.model.pages import STATE_OF_BYTE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ class Collapse(Advice):
         super().__init__(process, choice, only)
         self.huge_size = huge_size()
         self._refused: dict[int, str] = {}
+
+    @staticmethod
+    def reason_of(byte: int) -> str:
+        # Pages are copied, so those that others map go as well, and a zero page becomes memory.
+        state = STATE_OF_BYTE[byte]
+        return "" if state in ("present", "zero") else state
 
     def select(self, vma: Vma, address: int, states: bytes, reasons: dict[str, int]) -> bytes:
         mask = super().select(vma, address, states, reasons)
@@ -82,6 +89,6 @@ class Collapse(Advice):
     def explain(self, vma: Vma | None, address: int, mask: bytes) -> dict[str, int]:
         reasons: dict[str, int] = {}
         for low, high in self._huge_ranges(address, address + len(mask) * self.page_size):
-            nr_pages = mask[(low - address) // self.page_size : (high - address) // self.page_size].count(1)
-            add_counts(reasons, {self._refused.get(low, "busy"): nr_pages})
+            part = mask[(low - address) // self.page_size : (high - address) // self.page_size]
+            add_counts(reasons, {self._refused.get(low, "busy"): part.count(1)})
         return reasons

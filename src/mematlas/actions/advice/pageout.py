@@ -59,6 +59,7 @@ class PageOut(Advice):
     name: AdviceName = "pageout"
     repeats = True
     spares_shared_folios = True
+    spares_mlocked = True
 
     def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
         super().__init__(process, choice, only)
@@ -112,7 +113,8 @@ class PageOut(Advice):
         if not lacking:
             return mask
         # What was given up needs no room: it is freed.
-        needs_swap = without(needs_swap, self.given_up(address, needs_swap) or bytes(len(mask)))
+        given_up = self.given_up(address, needs_swap) or bytes(len(mask))
+        needs_swap = without(needs_swap, given_up)
         add_counts(reasons, {lacking: needs_swap.count(1)})
         return without(mask, needs_swap)
 
@@ -136,7 +138,7 @@ class PageOut(Advice):
         return self._ours[vma.start]
 
     def note(self, address: int, mask: bytes) -> None:
-        # Of a page of a file, its file tells whether it is in RAM still.
+        # Of a page of a file, its file says whether it is still in RAM.
         self.origins.note(address, both(mask, self._to_swap))
 
     def measure(self, vma: Vma, address: int, mask: bytes) -> bytes:
@@ -210,7 +212,8 @@ class PageOut(Advice):
         words = self._flag_words(address, mask)
         if words is None:
             return None
-        lost = (word is not None and word & (KPF_ANON | KPF_SWAPBACKED) == KPF_ANON for word in words)
+        flags = KPF_ANON | KPF_SWAPBACKED
+        lost = (word is not None and word & flags == KPF_ANON for word in words)
         return bytes(map(int, lost)).ljust(len(mask), b"\0")
 
     def _flag_words(self, address: int, mask: bytes) -> list[int | None] | None:
@@ -255,19 +258,21 @@ class PageOut(Advice):
             return kept.nr_pages
         if not nr_seen:
             return None
-        text = f"what the swap cache keeps is reckoned from a sample of {nr_seen} pages"
+        text = f"what the swap cache keeps is estimated from a sample of {nr_seen} pages"
         self.notes.add(Note("swap-cache-sampled", text))
         return round(kept.nr_pages / nr_seen * nr_swapped)
 
     def whereabouts(self, gone: bool) -> Whereabouts:
         size = self.page_size
         nr_unknown = self.nr_unknown_file + self.nr_unknown_shmem
-        is_swap_known, is_cache_known = not self.nr_unknown_shmem, not nr_unknown
+        is_swap_known = not self.nr_unknown_shmem
+        is_cache_known = not nr_unknown
         if gone:
-            text = "what of the moved pages was in RAM still is not known: the process is gone"
+            text = "which of the moved pages were still in RAM is unknown: the process is gone"
             self.notes.add(Note("gone", text))
         if nr_unknown:
-            why = "; ".join(sorted(set(self.reader.backings.unknown.values())))
+            reasons = sorted(set(self.reader.backings.unknown.values()))
+            why = "; ".join(reasons)
             text = f"{nr_unknown} pages left the process; cannot tell whether they are still in RAM: {why}"
             self.notes.add(Note("in-ram-unknown", text))
         nr_swap_cached = self.nr_swap_cached if is_swap_known else None
@@ -282,17 +287,17 @@ class PageOut(Advice):
 
 def swap_cache_unknown(why: object) -> Note:
     """Return the note that the swap cache could not be looked at."""
-    return Note("swap-cache-unknown", f"what the swap cache keeps is not known: {why}")
+    return Note("swap-cache-unknown", f"what the swap cache keeps is unknown: {why}")
 
 
 def owns(vma: Vma) -> bool:
-    """Whether we own the file of a VMA or may write to it, as far as its path tells."""
+    """Whether we own the file of a VMA or may write to it, as far as its path shows."""
     if "CAP_FOWNER" in effective_capabilities():
         return True
     try:
-        found = os.stat(vma.path)
+        status = os.stat(vma.path)
     except OSError:
         return True  # deleted, or of another mount namespace: what stays will show
-    if found.st_ino != vma.inode or found.st_uid == os.geteuid():
+    if status.st_ino != vma.inode or status.st_uid == os.geteuid():
         return True
     return os.access(vma.path, os.W_OK, effective_ids=True)

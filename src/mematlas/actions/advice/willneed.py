@@ -17,6 +17,7 @@ from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.backing import call_mincore
 from mematlas.kernel.pagemap import to_marks
 from mematlas.model.page_set import both, first_pages, masked, runs, without
+from mematlas.model.pages import STATE_OF_BYTE
 from mematlas.notes import Note
 
 TYPE_CHECKING = False
@@ -39,7 +40,7 @@ IS_RESIDENT = to_marks({byte for byte in range(256) if byte & 1})
 READS = 1 << 8
 """Pages read between two looks whether to stop."""
 
-UNTOLD = "cannot tell which pages of shared memory are out of RAM, so they are left alone"
+OUT_UNKNOWN = "which pages of shared memory are out of RAM is unknown, so they are left alone"
 
 
 class WillNeed(Advice):
@@ -58,6 +59,19 @@ class WillNeed(Advice):
         self._reading_s = 0.0
         self._room = read_memory_room(process.dir)
 
+    @staticmethod
+    def asks_for(kind: str, byte: int, known: bool) -> bool:
+        # Shared memory that we may not ask about may be untouched: reading it would make a page of it. So it is asked
+        # for only where it is known to have held something.
+        state = STATE_OF_BYTE[byte]
+        if kind == "file" and state == "absent":
+            return True
+        return state == "swapped" or (known and kind == "shmem" and state == "unknown")
+
+    @staticmethod
+    def reason_of(byte: int) -> str:
+        return ""
+
     def open(self, options: Options) -> None:
         super().open(options)
         self.touch = options.touch
@@ -75,7 +89,7 @@ class WillNeed(Advice):
 
     def blind_spots(self) -> list[Note]:
         reasons = sorted(set(self.reader.backings.unknown.values()))
-        return [Note("out-of-ram-unknown", f"{UNTOLD}: {why}") for why in reasons]
+        return [Note("out-of-ram-unknown", f"{OUT_UNKNOWN}: {why}") for why in reasons]
 
     def select(self, vma: Vma, address: int, states: bytes, reasons: dict[str, int]) -> bytes:
         mask = super().select(vma, address, states, reasons)
@@ -114,7 +128,8 @@ class WillNeed(Advice):
 
     def settle(self, tallies: Iterable[Tally], moved: PageSet) -> None:
         # The advice only begins to read a file, and a page that waits for the disk is in the page cache already.
-        counts = [self._count_reading(tally.vma, moved) for tally in tallies if tally.vma.kind == "file"]
+        vmas = [tally.vma for tally in tallies if tally.vma.kind == "file"]
+        counts = [self._count_reading(vma, moved) for vma in vmas]
         self.nr_reading = None if None in counts else sum(filter(None, counts))
 
     def whereabouts(self, gone: bool) -> Whereabouts:
@@ -135,7 +150,8 @@ class WillNeed(Advice):
                 return None  # to anybody else mincore says that every page is in RAM
             nr_reading = 0
             for address, mask in blocks:
-                resident = call_mincore(fd, vma.offset + address - vma.start, len(mask) * size, size)
+                offset = vma.offset + address - vma.start
+                resident = call_mincore(fd, offset, len(mask) * size, size)
                 nr_reading += without(mask, resident.translate(IS_RESIDENT)).count(1)
             return nr_reading
         except NotSupported:
