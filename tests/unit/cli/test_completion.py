@@ -228,6 +228,19 @@ def test_no_control_character_of_a_name_is_offered(shell: str, script: Callable[
             assert "\x1b" not in "".join(described.values())
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_name_of_any_bytes_spoils_no_other(shell: str, script: Callable[[str], Path]) -> None:
+    path = script(shell)
+    program = "open('/proc/self/comm', 'wb').write(bytes((0xff, 0xfe, 0x80))); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as odd:
+        assert odd.stdout
+        odd.stdout.readline()
+        with Victim() as victim:
+            assert str(victim.pid) in offered(shell, path, f"mematlas usage {victim.pid}")
+            assert str(odd.pid) in offered(shell, path, f"mematlas usage {odd.pid}")
+        odd.kill()
+
+
 def test_bash_runs_nothing_that_a_process_is_called(script: Callable[[str], Path], tmp_path: Path) -> None:
     proof = tmp_path / "proof"
     name = "$(>proof)`id`"

@@ -77,7 +77,8 @@ function __mematlas_targets
     # grep opens the files: fish itself warns of a process that has ended meanwhile. Kernel threads have no memory.
     # statm is short, and reading it waits for nobody.
     set -l with_memory (grep -sL '^0 ' /proc/*/statm | string match -r '^/proc/[0-9]+/' | string replace -r '$' comm)
-    for line in (grep -sH . $with_memory /dev/null)
+    # In the C locale no byte makes a name a binary file to grep.
+    for line in (env LC_ALL=C grep -sH . $with_memory /dev/null)
         set -l parts (string match -r '^/proc/([0-9]+)/comm:(.*)' -- $line)
         # Control characters in a name would reach the terminal as they are.
         set -l name (string match -r '^[ -~]+$' -- $parts[3])
