@@ -121,7 +121,7 @@ def add_coldest(arguments: Arguments) -> None:
         "--coldest",
         type=parse_amount,
         metavar="AMOUNT",
-        help="only the coldest pages, so many (500) or so much (64M), by kpageflags: inactive, unreferenced first",
+        help="only the coldest pages: this many (500) or this much (64M), by kpageflags: inactive, unreferenced first",
     )
 
 

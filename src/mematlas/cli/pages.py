@@ -31,7 +31,7 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--exclusive", action="store_true", help="only present pages that are mapped once")
     arguments.add_argument("--dirty", action="store_true", help="only pages whose frame is dirty (kpageflags)")
     arguments.add_argument(
-        "--soft-dirty", action="store_true", help="only pages written since clear_refs was, or of a newer VMA"
+        "--soft-dirty", action="store_true", help="only pages written since the last clear_refs, or in a newer VMA"
     )
     arguments.add_argument("--limit", type=parse_count, metavar="N", help="stop after N lines")
     add_page_source(arguments)

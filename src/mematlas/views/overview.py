@@ -36,15 +36,16 @@ HEAD = 13
 
 
 def columns_of(groups: Sequence[Group], by: str | None) -> tuple[Column[Group], ...]:
-    """Return the columns; text shows no amounts of which nobody has any."""
+    """Return the columns; text shows no amounts of which nobody has any, and RSS where PSS is not known."""
     has_swap, has_pools = (any(getattr(group, name) != 0 for group in groups) for name in ("swap", "hugetlb"))
+    needs_rss = by == "rss" or any(group.pss is None for group in groups)
     return (
         Column("pid", "PID", "count", width=7),
         Column("name", "NAME"),
         Column("uid", "UID", "count", lambda group: group.members[0].uid, shown=False),
         Column("nr_processes", "PROCS", "count", lambda group: len(group.members), rank=2),
         Column("nr_measured", "MEASURED", "count", lambda group: len(group.measured), shown=False),
-        Column("rss", "SUM OF RSS", "size", shown=by == "rss"),
+        Column("rss", "SUM OF RSS", "size", shown=needs_rss),
         Column("pss", "PSS", "size"),
         Column("uss", "USS", "size", rank=1),
         Column("swap", "SWAP", "size", rank=1, shown=has_swap or by == "swap"),
@@ -174,11 +175,11 @@ def others(rest: OtherProcesses) -> str:
     >>> print(others(OtherProcesses(489, 1 << 31, 1 << 30, 0, False)))
              489 others: 1 GiB PSS
     >>> print(others(OtherProcesses(1, 4096, None, 2, True)))
-             1 other, 2 shown without PSS, and processes outside this PID namespace: PSS unknown
+             1 other, 2 above without PSS, and processes outside this PID namespace: PSS unknown
     """
     who = [number_of(rest.nr_processes, "other")]
     if rest.nr_unknown:
-        who.append(f"{rest.nr_unknown:,} shown without PSS")
+        who.append(f"{rest.nr_unknown:,} above without PSS")
     if rest.has_more:
         who.append("processes outside this PID namespace")
     what = "PSS unknown" if rest.pss is None else f"{format_size(rest.pss)} PSS"
@@ -246,8 +247,8 @@ def rights(
     elif missing:
         seen = f"You are {who}: {hidden(refused)}"
         if uid and refused:
-            are = "other is" if len(refused) == 1 else "others are"
-            seen = f"You see only your own processes; {len(refused):,} {are} hidden"
+            others = "that of 1 other is" if len(refused) == 1 else f"those of {len(refused):,} others are"
+            seen = f"You see PSS and USS of your own processes only: {others} hidden"
         yield f"{seen}. Missing: {', '.join(missing)}."
         yield f"To see all: {sudo}"
     elif refused == ():

@@ -39,25 +39,25 @@ WHO: tuple[Column[Subject[Any]], ...] = (
 
 LINES = (
     ("rss", "RSS", 0, "resident: in RAM and mapped here"),
-    ("anon", "  anon", 4, "its own, of no file"),
-    ("file", "  file", 4, "parts of files, devices and the kernel"),
+    ("anon", "  anon", 4, "private, no file behind it"),
+    ("file", "  file", 4, "file-backed, devices, kernel pages"),
     ("shmem", "  shmem", 4, "shared memory, memfd, tmpfs"),
-    ("pss", "PSS", 2, "each page divided by its number of mappings"),
+    ("pss", "PSS", 2, "each page divided by its map count"),
     ("uss", "USS", 0, "mapped here alone"),
     ("swap", "swap", 1, "paged out"),
-    ("hugetlb", "hugetlb", 3, "huge pages of the pools, no part of RSS"),
-    ("thp", "THP", 5, "the part of RSS that huge entries map, a transparent huge page each"),
-    ("zero", "zero", 7, "addresses that show the zero page, no part of RSS"),
+    ("hugetlb", "hugetlb", 3, "pages of the hugetlb pools, not RSS"),
+    ("thp", "THP", 5, "of RSS, mapped as huge pages"),
+    ("zero", "zero", 7, "mapped to the zero page, not RSS"),
     ("tables", "tables", 6, "page tables of this process"),
 )
 """Amounts: the key, what a line and a column are called, the rank of the column, and what it means."""
 MORE = (
-    ("lazyfree", "lazyfree", "the part of anon that it has given up (MADV_FREE) and the kernel has not taken"),
-    ("swap_pss", "swap PSS", "each page in swap divided by its number of mappings"),
-    ("ksm", "KSM", "the part of RSS that is merged with equal pages"),
-    ("locked", "locked", "what mlock holds in RAM, in addresses"),
-    ("pinned", "pinned", "what drivers or io_uring hold in place: it cannot move"),
-    ("peak_rss", "peak", "the most that RSS has been"),
+    ("lazyfree", "lazyfree", "of anon, given up (MADV_FREE) and not yet taken by the kernel"),
+    ("swap_pss", "swap PSS", "each page in swap divided by its map count"),
+    ("ksm", "KSM", "of RSS, merged with equal pages"),
+    ("locked", "locked", "held in RAM by mlock, in addresses"),
+    ("pinned", "pinned", "held in place by drivers or io_uring: cannot move"),
+    ("peak_rss", "peak", "the highest RSS so far"),
 )
 """Amounts that most processes have nothing of: text leaves those of nothing, and of what is unknown, out."""
 
@@ -112,6 +112,8 @@ class Line:
 LINE_COLUMNS = (Column("measure", "MEASURE"), Column("size", "SIZE", "size"), Column("meaning", "MEANING"))
 CHANGE_COLUMNS = (Column("change", "CHANGE", "change"), Column("rate", "RATE", "rate"))
 """What stands before the meaning where one looks again and again."""
+LIVE_MEANING = 72
+"""Columns of a screen that has room for changes and meanings: on a narrower one the lines, folded, would not fit."""
 
 
 def usage_table(
@@ -148,7 +150,8 @@ def usage_table(
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         yield heading(item)
-        yield from Table("usage/1", shown, lines).lines(in_bytes=in_bytes, colour=colour, width=width)
+        fitting = shown[:-1] if since and 0 < width < LIVE_MEANING else shown
+        yield from Table("usage/1", fitting, lines).lines(in_bytes=in_bytes, colour=colour, width=width)
 
     return Drawn("usage/1", columns, results, target=item.target, notes=notes, fine_print=fine_print, draw=draw)
 

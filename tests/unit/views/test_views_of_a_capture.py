@@ -12,6 +12,7 @@ import pytest
 from mematlas import Process
 from mematlas.notes import Notes
 from mematlas.views.maps import BY, maps_table
+from mematlas.views.since import Since
 from mematlas.views.table import Table
 from mematlas.views.translate import translate_table
 from mematlas.views.usage import Subject, usage_table
@@ -71,6 +72,15 @@ def test_view_fits_any_screen(name: str, width: int, process: Process) -> None:
 
     assert max(map(len, lines)) <= width
     assert len(lines) - len(list(table.lines())) <= 3  # prose is folded, and what is not shown is said
+
+
+def test_changes_leave_out_the_meaning_where_its_folds_would_fill_the_screen(process: Process) -> None:
+    table = usage_table([Subject(TARGET, process.usage())], Notes(), since=Since())
+    narrow, wide = (list(table.lines(width=width)) for width in (60, 80))
+
+    assert narrow[1].split() == ["MEASURE", "SIZE", "CHANGE", "RATE"]
+    assert wide[1].split()[-1] == "MEANING"
+    assert len(narrow) == len(wide)
 
 
 def test_sums_of_groups_are_those_of_all_vmas(process: Process) -> None:
