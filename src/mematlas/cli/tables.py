@@ -47,7 +47,9 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--audit", action="store_true", help="writable and executable, open to users, aliases")
     arguments.add_argument("--fail", action="store_true", help="with --audit: exit 10 if it finds something")
     arguments.add_argument(
-        "--verify", action="store_true", help="compare with pagemap, page by page, and with the sums; exit 10 if they disagree"
+        "--verify",
+        action="store_true",
+        help="compare with pagemap, page by page, and with the sums; exit 10 if they disagree",
     )
     arguments.add_argument("--kernel", action="store_true", help="the kernel half")
     arguments.add_argument("--user-pgd", action="store_true", help="the copy that user space runs with (PTI)")

@@ -127,7 +127,8 @@ def test_what_is_refused_is_named_with_the_reason(
 def test_who_has_no_rights_is_told_how_many_are_hidden() -> None:
     lines = list(screen((1, 2, 3), ("CAP_SYS_PTRACE",), uid=1000).lines())
 
-    assert "You see PSS and USS of your own processes only: those of 3 others are hidden. Missing: CAP_SYS_PTRACE." in lines
+    seen = "You see PSS and USS of your own processes only: those of 3 others are hidden."
+    assert f"{seen} Missing: CAP_SYS_PTRACE." in lines
 
 
 def test_machine_that_tells_nothing_shows_no_zeros() -> None:
