@@ -60,12 +60,12 @@ class Process:
 
     def __init__(self, target: int | str | os.PathLike[str] | ProcessDir, procfs: ProcFS | None = None) -> None:
         """Open the process that is meant; or take over the directory of one that was found, and is held open."""
-        opened = open_target(target, procfs or ProcFS())
-        self.dir = opened.dir
+        found = open_target(target, procfs or ProcFS())
+        self.dir = found.dir
         self.procfs = self.dir.procfs
         self.pid = self.dir.pid
         self.page_size = self.procfs.page_size
-        self.notes = opened.notes
+        self.notes = found.notes
         """Which processes could not be looked at when this one was searched for."""
         try:
             stat = read_stat(self.dir)
@@ -158,22 +158,20 @@ class Process:
         if folios:
             from mematlas.model.folio_sizes import read_folio_sizes
 
-            vmas = [item.vma for item in result.vmas]
-            sizes = read_folio_sizes(self.dir, vmas, self.sources.pacer())
+            sizes = read_folio_sizes(self.dir, [item.vma for item in result.vmas], self.sources.pacer())
         counters = read_counters(self.dir, status, len(result.vmas))
         amounts = total(item.usage for item in result.vmas)
-        page_tables = status_bytes(status, "VmPTE")
-        return UsageResult(amounts, page_tables, reading, nodes, size, counters, sizes)
+        return UsageResult(amounts, status_bytes(status, "VmPTE"), reading, nodes, size, counters, sizes)
 
     def _try_distinct(self, source: Source, max_stall: float, reading: Reading) -> tuple[int | None, Reading]:
         """Return the distinct amount, and the reading of the others with what there is to say about it."""
         try:
-            result = self.distinct("auto" if source == "smaps" else source, max_stall)
+            found = self.distinct("auto" if source == "smaps" else source, max_stall)
         except (PermissionDenied, NotSupported) as error:
             unknown = Note("distinct-unknown", f"distinct frames unknown: {error}")
             return None, replace(reading, notes=(*reading.notes, unknown))
-        notes = tuple(Notes((*reading.notes, *result.reading.notes)))
-        return result.distinct, replace(reading, notes=notes, torn=reading.torn or result.reading.torn)
+        notes = tuple(Notes((*reading.notes, *found.reading.notes)))
+        return found.distinct, replace(reading, notes=notes, torn=reading.torn or found.reading.torn)
 
     def maps(
         self,
@@ -224,13 +222,10 @@ class Process:
         """
         from mematlas.observe.ending import find_ending
 
-        def find_sharing() -> list[int] | None:
-            return self.sharing_memory(everywhere=True)
-
-        return find_ending(self.sources, find_sharing, source, max_stall)
+        return find_ending(self.sources, lambda: self.sharing_memory(everywhere=True), source, max_stall)
 
     def sharing_memory(self, everywhere: bool = False) -> list[int] | None:
-        """Return the other processes that run in the same address space; None where that is not known.
+        """Return the other processes that run in the same address space; None where that cannot be told.
 
         Its parent and its children are looked at, or every process: others may have been given to another parent.
 
@@ -242,7 +237,7 @@ class Process:
         return sharing_memory(self.dir, None if everywhere else relatives(self.dir))
 
     def page_nodes(self, paced: bool = True) -> PageNodes:
-        """Return what finds the NUMA node of each page of the blocks that `pages` yields.
+        """Return what tells the NUMA node of each page of the blocks that `pages` yields.
 
         >>> with Process(4211) as process:   # doctest: +SKIP
         ...     nodes = process.page_nodes()
@@ -311,8 +306,7 @@ class Process:
         from mematlas.observe.pages import PageLook, Pages
 
         look = PageLook(self.sources, start, end, selection)
-        reader = look.open(source, max_stall, paced)  # what cannot be read at all is said now
-        return Pages(look, reader)
+        return Pages(look, look.open(source, max_stall, paced))  # what cannot be read at all is said now
 
     def grid(
         self,
@@ -335,8 +329,7 @@ class Process:
         from mematlas.observe.drawings import draw_grid
         from mematlas.observe.pages import PageLook
 
-        look = PageLook(self.sources, start, end, selection)
-        return draw_grid(look, source, max_stall, cell_pages, folds, fit)
+        return draw_grid(PageLook(self.sources, start, end, selection), source, max_stall, cell_pages, folds, fit)
 
     def density(
         self,
@@ -358,8 +351,7 @@ class Process:
         from mematlas.observe.drawings import draw_density
         from mematlas.observe.pages import PageLook
 
-        look = PageLook(self.sources, start, end, selection)
-        return draw_density(look, source, max_stall, columns, folds, exclusive)
+        return draw_density(PageLook(self.sources, start, end, selection), source, max_stall, columns, folds, exclusive)
 
     def untouched(
         self,
@@ -379,8 +371,7 @@ class Process:
         from mematlas.observe.drawings import find_folds
         from mematlas.observe.pages import PageLook
 
-        look = PageLook(self.sources, start, end, selection)
-        return find_folds(look, source, max_stall, exclusive)
+        return find_folds(PageLook(self.sources, start, end, selection), source, max_stall, exclusive)
 
 
 def open_target(target: object, procfs: ProcFS) -> Target:
@@ -393,9 +384,8 @@ def open_target(target: object, procfs: ProcFS) -> Target:
         target = os.path.join(".", os.fspath(target))  # a path, whatever process has this name
     if not isinstance(target, str):
         raise BadInput(f"no process {target!r}: give a PID, a name, ~REGEX, or the directory of a capture")
-    numbered = by_number(target, procfs)
-    if numbered is not None:
-        return numbered
-    from mematlas.model.search import resolve
+    if (found := by_number(target, procfs)) is None:
+        from mematlas.model.search import resolve
 
-    return resolve(target, procfs)
+        found = resolve(target, procfs)
+    return found
