@@ -372,3 +372,10 @@ def test_what_grows_between_looks_is_said_as_a_number() -> None:
 
     assert changes == ["0", str(sizes[1] - sizes[0])]
     assert sizes[1] - sizes[0] >= 1021 * PAGE
+
+
+@pytest.mark.parametrize("source", ["smaps", "pagemap"])
+def test_answers_about_a_running_process_are_json(source: Source) -> None:
+    with Process(os.getpid()) as process:
+        for result in (process.usage(source), process.maps(source)):
+            assert json.loads(json.dumps(result.to_dict())) == result.to_dict()

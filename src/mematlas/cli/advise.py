@@ -163,7 +163,7 @@ def declare(*own: Callable[[Arguments], None]) -> Callable[[Arguments], None]:
         for add in own:
             add(arguments)
         arguments.add_argument(
-            "--dry-run", action="store_true", help="show what can move, what cannot and why; change nothing"
+            "--dry-run", action="store_true", help="show what could be done, what not and why; change nothing"
         )
         arguments.add_argument(
             "--limit", type=parse_count, metavar="N", help="with --dry-run: show N VMAs, and the sum of the others"

@@ -463,6 +463,13 @@ class Hold:
         self.total_s += seconds
         self.longest_s = max(self.longest_s, seconds)
 
+    def __repr__(self) -> str:
+        return f"Hold(total_s={self.total_s:.6f}, longest_s={self.longest_s:.6f})"
+
+    def to_plain(self) -> dict[str, float]:
+        """Return the times by name: what stands for it in a dictionary of a result."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 class ProcessDir(Directory):
     """One process: the directory ``/proc/PID``, held open, so that a reused PID cannot be taken for it."""

@@ -201,11 +201,13 @@ def fold(text: str, width: int) -> list[str]:
 
     >>> fold("shared memory in RAM", 14)
     ['shared memory', 'in RAM']
+    >>> fold("private, 4 MiB, shared", 12)
+    ['private,', '4 MiB,', 'shared']
     >>> fold("present,writable,user", 17)
     ['present,writable,', 'user']
     """
     lines = [""]
-    for spaced in text.split():
+    for spaced in words_of(text):
         space = " "
         for word in spaced.replace(",", ",\0").rstrip("\0").split("\0"):
             longer = f"{lines[-1]}{space}{word}" if lines[-1] else word
@@ -263,13 +265,28 @@ def fold_words(text: str, width: int) -> list[str]:
     ['needs', 'CAP_BPF,CAP_PERFMON', 'here']
     """
     lines = [""]
-    for word in text.split():
+    for word in words_of(text):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
         if len(longer) <= width or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(word)
     return lines
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text; a number and its unit are one, which no line parts.
+
+    >>> words_of("124 MiB no swap, 8 KiB shared (2 GiB)")
+    ['124 MiB', 'no', 'swap,', '8 KiB', 'shared', '(2 GiB)']
+    """
+    words: list[str] = []
+    for word in text.split():
+        if word[:3] in UNITS and words and words[-1][-1].isdigit():
+            words[-1] += f" {word}"
+        else:
+            words.append(word)
+    return words
 
 
 def fold_text(text: str, width: int) -> str:

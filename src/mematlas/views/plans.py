@@ -23,6 +23,13 @@ DO: dict[AdviceName, str] = {
     "collapse": "collapse",
 }
 """What an advice does, in words."""
+CAN: dict[AdviceName, str] = {
+    "pageout": "CAN MOVE",
+    "cold": "CAN MARK",
+    "willneed": "CAN RETURN",
+    "collapse": "CAN JOIN",
+}
+"""What the column of that is called."""
 
 DIRTY_NEEDS = "CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH"
 
@@ -33,7 +40,7 @@ MEANINGFUL = 1 << 20
 def plan_table(plan: Plan, target: dict[str, Any], limit: int | None = None) -> Table:
     """Return what an advice would do, with where the memory would go as notes; ``limit`` is how many VMAs are shown."""
     items = sorted(plan.vmas, key=lambda item: (-item.nr_movable, -item.nr_requested, item.start))
-    columns = columns_of(plan.page_size, to_swap=plan.advice == "pageout")
+    columns = columns_of(plan.page_size, plan.advice)
     lacking = lacking_swap(plan)
     explained = [reason for reason in plan.reasons if not lacking or reason != plan.room.lacking]
     notes = [*plan.notes, *map(reason_note, explained)]
@@ -63,11 +70,8 @@ def verdict(plan: Plan, in_bytes: bool = False) -> str:
     return f"{text}; {sized(requested - movable)} stays: {why}"
 
 
-def columns_of(page_size: int, to_swap: bool) -> tuple[Column[PlannedVma], ...]:
-    """Return the columns for pages of a size: text has sizes, JSON and CSV have the pages as well.
-
-    ``to_swap`` says whether any of it would go there.
-    """
+def columns_of(page_size: int, advice: AdviceName) -> tuple[Column[PlannedVma], ...]:
+    """Return the columns for pages of a size: text has sizes, JSON and CSV have the pages as well."""
 
     def staying(items: Sequence[PlannedVma]) -> dict[str, int]:
         total: dict[str, int] = {}
@@ -81,19 +85,19 @@ def columns_of(page_size: int, to_swap: bool) -> tuple[Column[PlannedVma], ...]:
         Column("size", "SIZE", "size", lambda item: item.end - item.start, sum, rank=4),
         Column("perms", "PERM", value=lambda item: item.vma.perms, rank=3),
         Column("nr_requested", "PAGES", "count", shown=False),
-        Column("nr_movable", "CAN MOVE", "count", shown=False),
+        Column("nr_movable", CAN[advice], "count", shown=False),
         Column("nr_needs_swap", "TO SWAP", "count", shown=False),
         Column("nr_dirty", "DIRTY", "count", shown=False),
         Column("nr_given_up", "GIVEN UP", "count", shown=False),
         Column("reasons", "STAYS", "counts", shown=False),
         Column("size_requested", "SELECTED", "size", lambda item: item.nr_requested * page_size, sum),
-        Column("size_movable", "CAN MOVE", "size", lambda item: item.nr_movable * page_size, sum),
+        Column("size_movable", CAN[advice], "size", lambda item: item.nr_movable * page_size, sum),
         Column(
             *("size_needs_swap", "TO SWAP", "size"),
             value=lambda item: item.nr_needs_swap * page_size,
             total=sum,
             rank=2,
-            shown=to_swap,
+            shown=advice == "pageout",
         ),
         Column("staying", "STAYS", "amounts", lambda item: staying([item]), staying, rank=1),
         Column("kind", "KIND", value=lambda item: item.vma.kind, rank=5),

@@ -147,7 +147,7 @@ def test_each_advice_has_its_word(advice: AdviceName, answer: str) -> None:
 def test_what_goes_to_swap_is_said_of_a_pageout_alone() -> None:
     assert text_of(plan_of(SWAP, ITEMS[1], advice="cold")) == [
         "could mark as cold 26.6 MiB of 26.6 MiB selected",
-        "START             SIZE  PERM  SELECTED  CAN MOVE  STAYS  KIND  PATH",
+        "START             SIZE  PERM  SELECTED  CAN MARK  STAYS  KIND  PATH",
         "0x7f0000000000  32 MiB  rw-p  26.6 MiB  26.6 MiB  -      anon",
     ]
 
