@@ -293,8 +293,8 @@ def strips_of(group: Neighbours, line: int, cell_pages: int, page_size: int) -> 
         lots = [drawn, folded]
     for lot in filter(None, lots):
         stretches = end_to_end(lot, page_size)
-        nr_pages = sum(part.end - part.start for part in lot) // page_size
         first, last = lot[0], lot[-1]
+        nr_pages = stretches[-1].index + (last.end - last.start) // page_size
         cells = Cells(nr_pages, nr_pages if first.is_folded else cell_pages)
         more = (first.is_folded, group.section, line, group.nr_vmas)
         yield Strip(first.vma, first.start, last.end, cells, stretches, *more)

@@ -49,14 +49,17 @@ class Fit:
 class Neighbours:
     """Parts of one VMA, or of several of one section, in address order."""
 
+    __slots__ = ("is_folded", "nr_vmas", "parts", "section", "size")
+
     def __init__(self, parts: list[VmaPart], section: str = "", nr_vmas: int = 1) -> None:
         self.parts = parts
         self.section = section
         """One of `SECTIONS`; empty where the picture has none."""
         self.nr_vmas = nr_vmas
-        self.size = sum(part.end - part.start for part in parts)
+        # Most are one part, and there may be very many.
+        self.size = parts[-1].end - parts[0].start
         """Bytes, the gaps between them not among them."""
-        self.is_folded = all(part.is_folded for part in parts)
+        self.is_folded = parts[0].is_folded and (len(parts) == 1 or all(part.is_folded for part in parts))
         """Whether nothing of it is drawn."""
 
     def take(self, other: Neighbours) -> None:
@@ -69,6 +72,8 @@ class Neighbours:
     @property
     def drawn_size(self) -> int:
         """Bytes that are drawn as cells."""
+        if len(self.parts) == 1:
+            return 0 if self.is_folded else self.size
         return sum(part.end - part.start for part in self.parts if not part.is_folded)
 
 
