@@ -137,14 +137,14 @@ def paging_lines() -> list[str]:
             """The same pictures once more: what is typed for them has been shown."""
             return [line for line in pages() if not line.startswith(PROMPT)]
 
-        truth = workload.tell("Draw 12")
+        truth = workload.send("Draw 12")
         written = f"{truth['nr_touched']:,} of its {truth['nr_pages']:,} pages"
         lines = [f"{CAPTION}1  A program writes to {written}, in 12 segments. All of them are in RAM.", *pages()]
         lines += ["", f"{CAPTION}2  Paged out: every page leaves the program, which goes on and knows nothing of it."]
         out = said_by("pageout", target[0], f"{target[1]}+4M", "--free")
         lines += [*(line for line in out if line.split() != ["stayed", "0", "0"]), "", *again()]
         before = faults_of(workload.pid)
-        workload.tell("Draw 12")
+        workload.send("Draw 12")
         after = faults_of(workload.pid)
         faults = f"{after.major - before.major} major and {after.minor - before.minor} minor page faults"
         lines += ["", f"{CAPTION}3  It draws the same once more: {faults} bring all of it back.", *again()]

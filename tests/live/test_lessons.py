@@ -45,7 +45,7 @@ RIGHT: dict[str, dict[str, Any]] = {
         "file_offset": "page_number * 8",
         "pfn": "entry & ((1 << 55) - 1)",
         "physical": "pfn * page_size + page_offset",
-        "hidden": "The kernel does not tell us the number",
+        "hidden": "The kernel does not show us the number",
     },
     "stack": {"size": "b", "grown": 100, "resident": 1, "returned": "b"},
     "malloc": {"allocated": "22-43 MiB", "freed": "c", "trimmed": "a", "large": "b", "thread": "b"},

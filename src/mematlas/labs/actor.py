@@ -1,4 +1,4 @@
-"""The workload of the lessons: it does what each line says, and tells what is true then.
+"""The workload of the lessons: it does what each line says, and reports what is true then.
 
     map N [huge] [shared]  N pages of memory; only small ones, unless huge ones are asked for
     write FIRST COUNT      one byte to each of these pages
@@ -65,7 +65,7 @@ STACK_GAP = 1 << 20
 def play(console: Console) -> None:
     """Obey line after line, to the end of the input."""
     actor = Actor()
-    console.tell("started", f"PID {shown_pid()}: {', '.join(VERBS)}", **actor.truth())
+    console.report("started", f"PID {shown_pid()}: {', '.join(VERBS)}", **actor.truth())
     try:
         while True:
             words = console.ask("What now?").split()
@@ -76,17 +76,17 @@ def play(console: Console) -> None:
 
 
 def answer(console: Console, actor: Actor, words: list[str]) -> None:
-    """Do what one line says, and tell the truth after it."""
+    """Do what one line says, and report what is true then."""
     try:
         truth = actor.obey(words)
     except BadInput as error:
         console.refuse(str(error))
     except NotSupported as error:
-        console.tell("unavailable", str(error), what=error.what, needs=error.needs)
+        console.report("unavailable", str(error), what=error.what, needs=error.needs)
     else:
         event = truth.pop("event", words[0])
         text = ", ".join(f"{name} {value}" for name, value in truth.items() if name != "touched")
-        console.tell(event, f"{event}: {text}", **truth)
+        console.report(event, f"{event}: {text}", **truth)
 
 
 class Actor:
@@ -116,7 +116,7 @@ class Actor:
                 raise BadInput("no child: fork comes first")
             if not arguments:
                 raise BadInput("child takes the line that it is to do")
-            return self.child.tell(arguments)
+            return self.child.send(arguments)
         if name not in VERBS:
             raise BadInput(f"unknown command {name[:40]!r}; there are {', '.join(VERBS)}")
         verb = VERBS[name]
@@ -129,9 +129,11 @@ class Actor:
 
     def count(self, work: Callable[..., object], *arguments: object) -> None:
         """Do some work, and count its page faults: nothing else may touch memory meanwhile."""
-        before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        start = time.perf_counter()
         work(*arguments)
-        seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+        seconds = time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_SELF)
         self.counts = {
             "minor": after.ru_minflt - before.ru_minflt,
             "major": after.ru_majflt - before.ru_majflt,
@@ -161,7 +163,13 @@ class Actor:
         if self.memory:
             self.memory.close()
         size = pages_of(nr_pages) * PAGE_SIZE
-        self.memory = KnownMemory(size, "lesson", shared="shared" in how, huge="huge" in how, alignment=huge_size())
+        self.memory = KnownMemory(
+            size,
+            "lesson",
+            shared="shared" in how,
+            huge="huge" in how,
+            alignment=huge_size(),
+        )
 
     def do_write(self, first: int, count: int) -> None:
         area = self.area()
@@ -326,7 +334,8 @@ class Verb:
             what = "1 word" if nr_words == 1 else f"{nr_words} words"
             if self.options:
                 what += f", then {' or '.join(self.options)}"
-            raise BadInput(f"{' '.join([name, *words])[:80]!r}: {name} takes {what}; see mematlas.labs.actor")
+            line = " ".join([name, *words])[:80]
+            raise BadInput(f"{line!r}: {name} takes {what}; see mematlas.labs.actor")
         return [take(word) for take, word in zip(self.takes, given, strict=False)] + more
 
 
@@ -368,9 +377,9 @@ class ForkedActor:
         os.close(theirs)
         os.close(ours)
         self.pid = int(next(read_lines(self.answers)))
-        """As /proc counts: only the child itself can tell."""
+        """As /proc counts: only the child itself knows."""
 
-    def tell(self, words: list[str]) -> Truth:
+    def send(self, words: list[str]) -> Truth:
         """Have it do one line; return what is true for it then."""
         import json
 

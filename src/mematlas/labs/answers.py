@@ -45,12 +45,18 @@ def choose_answers(data: Any, name: str | None, path: str) -> list[tuple[Lesson,
         if by_lesson and name not in data:
             raise BadInput(f"{path}: answers to {', '.join(data)}, and not to {name}")
         data = {lesson.name: data[name] if by_lesson else data}
-    return [(lesson := find_lesson(key), Given(checked(lesson, answers, path))) for key, answers in data.items()]
+    chosen = []
+    for key, answers in data.items():
+        lesson = find_lesson(key)
+        chosen.append((lesson, Given(checked(lesson, answers, path))))
+    return chosen
 
 
 def checked(lesson: Lesson, answers: dict[str, Any], path: str) -> dict[str, Any]:
     """Return the answers to a lesson; refuse one to a question that it does not ask."""
     keys = [step.question.key for step in lesson.steps]
-    if unknown := [key for key in answers if key not in keys]:
-        raise BadInput(f"{path}: {lesson.name} does not ask {unknown[0]!r}: it asks {', '.join(keys)}")
+    unknown = [key for key in answers if key not in keys]
+    if unknown:
+        there_are = ", ".join(keys)
+        raise BadInput(f"{path}: {lesson.name} does not ask {unknown[0]!r}: it asks {there_are}")
     return answers

@@ -1,4 +1,4 @@
-"""How a workload talks with whoever steers it: lines in, one telling per step out, as text or as JSON lines."""
+"""How a workload talks with whoever steers it: lines in, one report per step out, as text or as JSON lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class EndOfInput(Exception):
 
 
 class Console:
-    """The two ends of the conversation: lines in, one telling per step out."""
+    """The two ends of the conversation: lines in, one report per step out."""
 
     def __init__(self, reader: TextIO, writer: TextIO, as_json: bool = False) -> None:
         self.reader = reader
@@ -29,7 +29,7 @@ class Console:
             reader.reconfigure(errors="replace")
 
     def ask(self, prompt: str) -> str:
-        """Wait for a line and return it. People are told what is awaited; pipes know."""
+        """Wait for a line and return it. People are prompted; pipes know."""
         if self.reader.isatty():
             print(prompt, end=" ", file=sys.stderr, flush=True)
         line = self.reader.readline()
@@ -37,19 +37,21 @@ class Console:
             raise EndOfInput
         return line.strip()
 
-    def tell(self, event: str, text: str, memory: KnownMemory | None = None, **more: Any) -> None:
+    def report(self, event: str, text: str, memory: KnownMemory | None = None, **more: Any) -> None:
         """Say what is true now, at once."""
         if self.as_json:
             import json
 
-            truth = {"event": event, "pid": shown_pid(), "page_size": PAGE_SIZE}
-            text = json.dumps(truth | (describe(memory) if memory else {}) | more)
+            truth: dict[str, Any] = {"event": event, "pid": shown_pid(), "page_size": PAGE_SIZE}
+            if memory:
+                truth |= describe(memory)
+            text = json.dumps(truth | more)
         if text:
             print(text, file=self.writer, flush=True)
 
     def refuse(self, message: str) -> None:
         """Answer a line that was not understood."""
-        self.tell("error", message, message=message)
+        self.report("error", message, message=message)
 
 
 def describe(memory: KnownMemory) -> dict[str, Any]:

@@ -16,10 +16,10 @@ PROBED_BYTE = 0x123
 
 
 class Tour(Story):
-    """The tour, told to one output."""
+    """The tour, on one output."""
 
     def run(self) -> None:
-        """Tell all of it."""
+        """Give all of it."""
         with RunningWorkload("draw") as workload, Process(workload.pid) as process:
             self.untouched(workload, process)
             self.drawn(workload, process)
@@ -38,7 +38,7 @@ class Tour(Story):
 
     def drawn(self, workload: RunningWorkload, process: Process) -> None:
         self.step("Touched is used")
-        truth = workload.tell(f"Draw {SEGMENTS}")
+        truth = workload.send(f"Draw {SEGMENTS}")
         self.say(
             f"Now it writes to {truth['nr_touched']:,} pages, in {SEGMENTS} segments: all pages of the first, every",
             "second one of the next two, and again. The kernel gives each page a frame when it is first touched:",
@@ -51,7 +51,8 @@ class Tour(Story):
         translations = process.translate([address])
         translation = translations[0]
         self.say(f"Take the byte at {address:#x}, in page {PROBED_PAGE} of the drawing.")
-        self.show(f"translate {workload.pid} {address:#x}", self.lines(translate_table(translations, {})))
+        table = translate_table(translations, {})
+        self.show(f"translate {workload.pid} {address:#x}", self.lines(table))
         if translation.pfn is None:
             self.say("The frame is hidden from us: physical addresses need CAP_SYS_ADMIN, or root.")
             return
@@ -66,20 +67,19 @@ class Tour(Story):
         self.say("The kernel's own sum (smaps), and ours, page by page (pagemap). They agree to the page:")
         for source in ("smaps", "pagemap"):
             usage = process.maps(source, selection=area_of(workload)).vmas[0].usage
-            self.say(
-                f"  {source:<8} RSS {known(usage.rss)}, USS {known(usage.uss)}, PSS {known(usage.pss)},"
-                f" {usage.nr_present} pages present"
-            )
+            amounts = f"RSS {known(usage.rss)}, USS {known(usage.uss)}, PSS {known(usage.pss)}"
+            self.say(f"  {source:<8} {amounts}, {usage.nr_present} pages present")
         truth = workload.truth["nr_touched"]
         self.say(f"  truth    {truth} pages touched, {format_size(truth * process.page_size)}")
         result = process.usage()
         info = {"pid": process.pid, "name": process.stat.name}
         self.say("The whole program, with its interpreter:")
-        self.show(f"usage {workload.pid}", self.lines(usage_table([Subject(info, result)], Notes())))
+        table = usage_table([Subject(info, result)], Notes())
+        self.show(f"usage {workload.pid}", self.lines(table))
 
     def given_back(self, workload: RunningWorkload, process: Process) -> None:
         self.step("Given back")
-        workload.tell("Clear")
+        workload.send("Clear")
         self.say("The program gives the pages back, and keeps the addresses:")
         self.maps(workload, process)
         self.say(

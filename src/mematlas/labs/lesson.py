@@ -1,7 +1,7 @@
 """The engine of the lessons: predict, do, measure, explain.
 
 A `Lesson` is data: texts with ``{facts}`` in them, and a few small functions that act on a `Stage`. The stage is
-where it happens: a workload of our own, driven by lines, and mematlas looking at it. A `Guide` tells the lesson to
+where it happens: a workload of our own, driven by lines, and mematlas looking at it. A `Guide` teaches the lesson on
 one output and takes the predictions from a person or from a file.
 """
 
@@ -54,7 +54,7 @@ class Step:
     """Where the number comes from."""
     explain: str
     prepare: Callable[[Stage], object] | None = None
-    """Brings about what the text tells."""
+    """Brings about what the text says."""
     unless: Callable[[Stage], str] | None = None
     """Returns why this step must be left out here; empty when it need not."""
 
@@ -135,14 +135,14 @@ class Stage:
         """The workload that the lesson is about."""
         return self.workloads[0] if self.workloads else self.start()
 
-    def tell(self, line: str, workload: RunningWorkload | None = None) -> dict[str, Any]:
+    def send(self, line: str, workload: RunningWorkload | None = None) -> dict[str, Any]:
         """Have a workload do something; return what it says is true. What the first one says is known from then on.
 
         Raises:
             NotSupported: it cannot be done here.
         """
-        teller = workload or self.workload
-        truth = teller.tell(line)
+        sender = workload or self.workload
+        truth = sender.send(line)
         if truth["event"] == "unavailable":
             raise NotSupported(truth["what"], truth["needs"])
         if truth["event"] == "error":
@@ -150,7 +150,7 @@ class Stage:
         for name in ("address", "block"):
             if name in truth:
                 truth[name] = int(truth[name], 16)
-        if teller is self.workload and not line.startswith("child"):
+        if sender is self.workload and not line.startswith("child"):
             self.know(**truth)
         return truth
 
@@ -174,7 +174,7 @@ class Stage:
     def nr_pages(self, amount: int | None) -> int:
         """Return an amount in pages. Raises `NotSupported` when it is not known."""
         if amount is None:
-            raise NotSupported("this number", "a kernel that tells it")
+            raise NotSupported("this number", "a kernel that reports it")
         return amount // int(self.facts["page_size"])
 
     def rounded_pages(self, amount: int | None) -> int:
@@ -199,10 +199,11 @@ class Stage:
     def frames(self, first: int, count: int) -> list[int]:
         """Return the frames of pages of the workload's memory. Raises `PermissionDenied` where they are hidden."""
         size = self.facts["page_size"]
-        places = self.process().translate(self.facts["address"] + page * size for page in range(first, first + count))
-        if any(place.state == "present" and place.pfn is None for place in places):
+        start = self.facts["address"] + first * size
+        pages = self.process().translate(range(start, start + count * size, size))
+        if any(page.state == "present" and page.pfn is None for page in pages):
             raise PermissionDenied("frame numbers", "CAP_SYS_ADMIN")
-        return [place.pfn for place in places if place.pfn is not None]
+        return [page.pfn for page in pages if page.pfn is not None]
 
     def wait(self, look: Callable[[], int], wanted: int) -> int:
         """Return what is seen once it is as wanted; in any case after some seconds."""
@@ -247,7 +248,8 @@ class Asked:
             self.writer.flush()
             line = self.reader.readline()
             if not line or not self.reader.isatty():
-                self.writer.write(line.rstrip("\n") + "\n")  # a terminal shows what is typed, a pipe does not
+                # A terminal shows what is typed, a pipe does not.
+                self.writer.write(line.rstrip("\n") + "\n")
             if not line:
                 raise Error("the input ended before the lesson did: nothing is recorded")
             if not line.strip():
@@ -288,14 +290,14 @@ class Paper:
 
 
 class Guide:
-    """Tells lessons to one output, and takes the predictions from somebody."""
+    """Teaches lessons on one output, and takes the predictions from somebody."""
 
     def __init__(self, paper: Paper, predictions: Predictions) -> None:
         self.paper = paper
         self.predictions = predictions
 
     def teach(self, lesson: Lesson) -> list[Answer]:
-        """Tell one lesson from beginning to end; return what became of its questions.
+        """Teach one lesson from beginning to end; return what became of its questions.
 
         Raises:
             NotSupported, PermissionDenied: nothing of it can be done here.
@@ -308,7 +310,9 @@ class Guide:
             self.paper.say(f"[{lesson.name}; needs: {lesson.rights}]", "dim")
             self.paper.gap()
             self.paper.say(fill(lesson.intro, stage.facts))
-            answers = [self._step(lesson, number, step, stage) for number, step in enumerate(lesson.steps, 1)]
+            answers = []
+            for number, step in enumerate(lesson.steps, 1):
+                answers.append(self._step(lesson, number, step, stage))
             self._end(lesson, answers, stage)
             return answers
 
@@ -351,8 +355,9 @@ class Guide:
     def _pose(self, question: Question, asked: str) -> None:
         self.paper.say(asked)
         if isinstance(question.kind, OneOf):
-            options = question.kind.options
-            self.paper.say("\n".join(f"  {question.kind.letter(n)}) {option}" for n, option in enumerate(options)))
+            letter = question.kind.letter
+            lines = [f"  {letter(index)}) {option}" for index, option in enumerate(question.kind.options)]
+            self.paper.say("\n".join(lines))
         self.paper.say(f"[{question.key}: {question.kind.form}; Enter for none]", "dim")
 
     def _compare(
@@ -387,8 +392,11 @@ def summary(answers: list[Answer]) -> str:
     nr_right = sum(bool(answer.right) for answer in asked)
     text = f"{nr_right} of {len(asked) - open_ones} predictions were right."
     if open_ones:
-        text += f" {open_ones} question{'s' if open_ones > 1 else ''} had none: venture a guess next time."
-    return text + (f" {left_out} could not be asked here." if left_out else "")
+        questions = "1 question" if open_ones == 1 else f"{open_ones} questions"
+        text += f" {questions} had none: venture a guess next time."
+    if left_out:
+        text += f" {left_out} could not be asked here."
+    return text
 
 
 class Filler(string.Formatter):
@@ -418,4 +426,4 @@ def fill(text: str, facts: Mapping[str, Any]) -> str:
 def hidden_frames(stage: Stage) -> str:
     """Return why frame numbers cannot be asked about; empty when they are shown to us."""
     shown = "CAP_SYS_ADMIN" in effective_capabilities()
-    return "" if shown else "the kernel shows frame numbers only to those with CAP_SYS_ADMIN (root)"
+    return "" if shown else "the kernel shows frame numbers only with CAP_SYS_ADMIN (root)"

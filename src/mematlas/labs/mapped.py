@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
 
-PLACES = ("/var/tmp", os.environ.get("TMPDIR", "/tmp"), ".")
+DIRECTORIES = ("/var/tmp", os.environ.get("TMPDIR", "/tmp"), ".")
 """Where a file is made that is to lie on a disk, in this order."""
 TABLE_SPAN = PAGE_SIZE // 8 * PAGE_SIZE
 """Bytes that one page table maps."""
@@ -30,7 +30,7 @@ class FileMemory:
         self.fd = fd
         self.nr_pages = nr_pages
         # Linux 6.18 maps no neighbours along with a page of a large folio that lies across two page tables. So take
-        # a place within one table: of two that follow each other at least one is.
+        # an address within one table: of two that follow each other at least one is.
         passed_over: list[mmap.mmap] = []
         while True:
             known = addresses_of(fd)
@@ -59,9 +59,9 @@ class FileMemory:
 
 def make_file(nr_pages: int) -> int:
     """Return the descriptor of a file on a disk, written to and already without a name: it goes with us."""
-    for place in PLACES:
+    for directory in DIRECTORIES:
         try:
-            with tempfile.TemporaryFile(dir=place, buffering=0) as file:
+            with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
                 fd = file.fileno()
                 if KIND_OF_MAGIC.get(magic_of(fd) or 0) != "shmem":
                     file.write(bytes((1,)) * (nr_pages * PAGE_SIZE))
@@ -69,7 +69,8 @@ def make_file(nr_pages: int) -> int:
                     return os.dup(fd)
         except OSError:
             continue
-    raise NotSupported("a file on a disk", f"one of {', '.join(PLACES)} to be writable, and no tmpfs")
+    names = ", ".join(DIRECTORIES)
+    raise NotSupported("a file on a disk", f"one of {names} to be writable, and no tmpfs")
 
 
 def addresses_of(fd: int) -> set[int]:

@@ -47,7 +47,9 @@ class KnownMemory:
             self._map = mmap.mmap(-1, self._length + alignment - PAGE_SIZE, flags, prot)
         except OSError as error:
             # SELinux (execmem) and systemd (MemoryDenyWriteExecute=) refuse what can be both written and run.
-            what = "writable and executable memory" if executable else f"{self.nr_pages} pages of memory"
+            what = f"{self.nr_pages} pages of memory"
+            if executable:
+                what = "writable and executable memory"
             raise NotSupported(what, os.strerror(error.errno or 0).lower()) from None
         start = self._find_address()
         self._first = -start % alignment
@@ -66,7 +68,7 @@ class KnownMemory:
         assert len(self._map[low : low + nr_pages * PAGE_SIZE : PAGE_SIZE]) == nr_pages
 
     def advise(self, advice: int, first: int = 0, nr_pages: int | None = None) -> None:
-        """Give the kernel advice about pages, all of them unless told which. Raises OSError as madvise(2) does."""
+        """Give the kernel advice about pages, all of them by default. Raises OSError as madvise(2) does."""
         nr_pages = self.nr_pages - first if nr_pages is None else nr_pages
         self._map.madvise(advice, self._first + first * PAGE_SIZE, nr_pages * PAGE_SIZE)
 
@@ -75,7 +77,8 @@ class KnownMemory:
         import ctypes
 
         is_in_ram = (ctypes.c_ubyte * self.nr_pages)()
-        if ctypes.CDLL(None).mincore(ctypes.c_void_p(self.address), ctypes.c_size_t(self._length), is_in_ram):
+        mincore = ctypes.CDLL(None).mincore
+        if mincore(ctypes.c_void_p(self.address), ctypes.c_size_t(self._length), is_in_ram):
             raise NotSupported("mincore(2)")
         return sum(byte & 1 for byte in is_in_ram)
 
@@ -105,8 +108,8 @@ class KnownMemory:
         for advice in (MADV_HUGEPAGE if huge else MADV_NOHUGEPAGE, MADV_DONTDUMP):
             with contextlib.suppress(OSError):
                 self.advise(advice)
-        # MADV_DONTDUMP gives the VMA a flag that the interpreter's own memory has not, and the name tells it
-        # from others made here: VMAs are merged only when flags and names are equal. /proc/PID/maps shows the
+        # MADV_DONTDUMP gives the VMA a flag that the interpreter's own memory has not, and the name sets it
+        # apart from others made here: VMAs are merged only when flags and names are equal. /proc/PID/maps shows the
         # name as [anon:NAME]. Since Linux commit 9a10064f5625 (in v5.17), with CONFIG_ANON_VMA_NAME; without
         # it the call fails, and nothing else changes.
         prctl = ctypes.CDLL(None).prctl

@@ -38,10 +38,10 @@ QUIET = 0.5
 
 
 class Paging(Story):
-    """The demonstration, told to one output."""
+    """The demonstration, on one output."""
 
     def run(self) -> None:
-        """Tell all of it, or as much as rights and swap allow."""
+        """Show all of it, or as much as rights and swap allow."""
         from contextlib import ExitStack
 
         with RunningWorkload("draw") as self.workload, Process(self.workload.pid) as self.process:
@@ -59,7 +59,7 @@ class Paging(Story):
 
     def drawn(self) -> None:
         self.step("A drawing in memory")
-        truth = self.workload.tell(f"Draw {SEGMENTS}")
+        truth = self.workload.send(f"Draw {SEGMENTS}")
         self.say(
             f"A program of ours, PID {self.workload.pid}, has mapped {truth['nr_pages']:,} pages and written to"
             f" {truth['nr_touched']:,} of them, in {SEGMENTS}",
@@ -148,13 +148,13 @@ class Paging(Story):
 
         def draw(seconds: float, nr_returned: int) -> None:
             if seconds >= QUIET and lines:
-                self.workload.tell(lines.pop())
+                self.workload.send(lines.pop())
 
         return watch_refaults(self.process, effect.moved, WATCHED, progress=draw)
 
     def given_back(self) -> None:
         self.step("Given back")
-        self.workload.tell("Clear")
+        self.workload.send("Clear")
         swap = status_bytes(read_status(self.process.dir), "VmSwap")
         self.say(
             "The program gives all of it back, frames and swap slots. The kernel counts (VmSwap) what it has in swap:",
@@ -163,9 +163,10 @@ class Paging(Story):
 
     def report(self, effect: Effect | None) -> None:
         """End, when all that we made is gone."""
+        ended = "The program has ended, and nothing is left of it." if effect else "The program has ended."
         self.say(
             "",
-            "The program has ended, and nothing is left of it." if effect else "The program has ended.",
+            ended,
             "Try the same on a program of yours:",
             "  mematlas pageout PID --dry-run                       what could move, what not, and why",
             "  mematlas pageout PID --watch-refaults 10s --undo     which of it is used, and which is cold",

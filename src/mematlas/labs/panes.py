@@ -74,11 +74,13 @@ class Panes:
         self.socket = f"mematlas-{os.getpid()}"
         self.path = ""
         # Within tmux, another one is refused unless it does not know.
-        self.environment = {name: value for name, value in os.environ.items() if name not in ("TMUX", "TMUX_PANE")}
+        self.environment = dict(os.environ)
+        for name in ("TMUX", "TMUX_PANE"):
+            self.environment.pop(name, None)
         self.client: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
-        """Show the panes until the program or the terminal ends, or we are told to stop."""
+        """Show the panes until the program or the terminal ends, or we are asked to stop."""
         import subprocess
 
         shell = os.environ.get("SHELL") or "/bin/sh"
@@ -95,7 +97,11 @@ class Panes:
     def play(self, prompt: str) -> None:
         """Start the program, and all that looks at it; return when it has ended."""
         program = self.split(prompt, "-h", "-b", "-l", "50%", *PROGRAM, "workload", "draw")
-        beginning = self.wait_for(lambda: BEGINNING.search(self.screen(program)), "the program in tmux says nothing")
+
+        def look() -> re.Match[str] | None:
+            return BEGINNING.search(self.screen(program))
+
+        beginning = self.wait_for(look, "the program in tmux says nothing")
         if beginning:
             pid = int(beginning[2])
             with ProcFS().process(pid) as process:
@@ -108,7 +114,7 @@ class Panes:
         return ["tmux", "-L", self.socket, *words]
 
     def goes_on(self) -> bool:
-        """Whether tmux is there, and nobody has told us to stop."""
+        """Whether tmux is there, and nobody has asked us to stop."""
         if self.client is None or self.stop():
             return False
         code = self.client.poll()
@@ -143,7 +149,7 @@ class Panes:
             os.unlink(self.path)  # tmux leaves it
 
     def wait_for(self, what: Callable[[], T], why: str) -> T | None:
-        """Return what there is once there is any; None when tmux has ended, or we are told to stop.
+        """Return what there is once there is any; None when tmux has ended, or we are asked to stop.
 
         Raises:
             Error: that takes too long; the message is ``why``.
@@ -167,7 +173,8 @@ class Panes:
     def build(self, prompt: str, program: str, pid: int, address: str) -> None:
         """Make the two live views below, name all panes, and type the command."""
         area = [str(pid), address, "--interval", LOOK_EVERY]
-        chart = self.split(prompt, "-f", "-v", "-l", MAP_LINES, *PROGRAM, "map", *area, "--cell", str(CELL_PAGES))
+        map_words = (*PROGRAM, "map", *area, "--cell", str(CELL_PAGES))
+        chart = self.split(prompt, "-f", "-v", "-l", MAP_LINES, *map_words)
         line = self.split(chart, "-b", "-v", "-l", HISTOGRAM_LINES, *PROGRAM, "hist", *area)
         for pane, title in zip((program, prompt, line, chart), TITLES, strict=True):
             self.tmux("set", "-p", "-t", pane, "@title", title)
@@ -193,8 +200,11 @@ def is_running(process: ProcessDir) -> bool:
 
 def pageout_words(pid: int, address: str) -> list[str]:
     """Return the command that pages out; with swap of its own where there is none."""
-    words = ["pageout", str(pid), f"{address}+{DRAW_PAGES * PAGE_SIZE >> 20}M", "--free", "--watch-refaults", WATCHED]
-    return words if free_swap(read_swaps(ProcFS())) else [*words, "--temporary-swap", TEMPORARY_SWAP]
+    area = f"{address}+{DRAW_PAGES * PAGE_SIZE >> 20}M"
+    words = ["pageout", str(pid), area, "--free", "--watch-refaults", WATCHED]
+    if not free_swap(read_swaps(ProcFS())):
+        words += ["--temporary-swap", TEMPORARY_SWAP]
+    return words
 
 
 def check(is_terminal: bool) -> None:
@@ -207,7 +217,7 @@ def check(is_terminal: bool) -> None:
     import shutil
 
     if not is_terminal:
-        raise BadInput("--tmux needs a terminal; without it, demo paging tells the story anywhere")
+        raise BadInput("--tmux needs a terminal; demo paging without it works anywhere")
     if not shutil.which("tmux"):
         raise NotSupported("--tmux", "the program tmux: sudo apt install tmux")
     columns, lines = os.get_terminal_size()

@@ -1,6 +1,6 @@
 """What a lesson asks: a number, a range or a choice; how a prediction is understood, and when it holds.
 
-A number may be given in pages or as a size, and may be a formula over what the lesson has told: an answers file
+A number may be given in pages or as a size, and may be a formula over what the lesson has said: an answers file
 written yesterday then holds for the addresses of today.
 
 >>> Number("pages").parse("2 MiB", {"page_size": 4096})
@@ -76,13 +76,9 @@ class Number:
         """How to answer."""
         if self.unit == "pages":
             return "a number of pages, or a size such as 64 KiB"
-        return (
-            "a size such as 64 KiB"
-            if self.unit == "bytes"
-            else "a number, or a formula"
-            if self.hexadecimal
-            else "a number"
-        )
+        if self.unit == "bytes":
+            return "a size such as 64 KiB"
+        return "a number, or a formula" if self.hexadecimal else "a number"
 
     def parse(self, text: str, facts: Facts) -> int:
         """Return the prediction in this question's unit. Raises `BadInput` for what is none."""
@@ -171,16 +167,16 @@ class OneOf:
         """Return the letter of a prediction, or of the reality."""
         return self.show(value, facts)[0]
 
-    def letter(self, place: int) -> str:
+    def letter(self, index: int) -> str:
         """Return the letter of an option."""
-        return "abcdefgh"[place]
+        return "abcdefgh"[index]
 
     def parse(self, text: str, facts: Facts) -> int:
-        """Return the place of the option meant, by its letter or its words. Raises `BadInput` for what is none."""
+        """Return the index of the option meant, by its letter or its words. Raises `BadInput` for what is none."""
         words = text.strip().lower().rstrip(").")
-        for place, option in enumerate(self.options):
-            if words in (self.letter(place), option.lower().rstrip(".")):
-                return place
+        for index, option in enumerate(self.options):
+            if words in (self.letter(index), option.lower().rstrip(".")):
+                return index
         raise BadInput(f"{text!r} is no choice: {self.form}")
 
     def holds(self, prediction: Prediction, reality: Reality) -> bool:
@@ -197,8 +193,9 @@ def parse_amount(text: str, unit: str, facts: Facts) -> int:
     """Return an amount in a unit: a number, a size, a number of pages, or a formula over the facts."""
     words = " ".join(text.split())  # a long run of blanks would take the expression below very long
     given = ""
-    if not is_integer(words) and (found := AMOUNT.fullmatch(words)):
-        words, given = found[1], found[2].lower()
+    amount = None if is_integer(words) else AMOUNT.fullmatch(words)
+    if amount:
+        words, given = amount[1], amount[2].lower()
     value = calculate(words.replace(",", ""), facts)
     page_size = int(facts.get("page_size", 0)) or 1
     if given.startswith("page"):

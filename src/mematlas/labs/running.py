@@ -1,4 +1,4 @@
-"""A workload running beside us, driven by lines and telling its truth as JSON."""
+"""A workload running beside us, driven by lines and reporting what is true as JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RunningWorkload:
         self.truth: dict[str, Any] = {}
         """What it said last."""
         self.pid = self.program.pid
-        """Its PID as /proc counts. Where that is of another PID namespace than ours, fork told another one."""
+        """Its PID as /proc counts. Where that is of another PID namespace than ours, fork returned another one."""
         try:
             self.pid = self.hear()["pid"]
         except BaseException:
@@ -57,7 +57,7 @@ class RunningWorkload:
         """Where its memory starts."""
         return int(self.truth["address"], 16)
 
-    def tell(self, line: str) -> dict[str, Any]:
+    def send(self, line: str) -> dict[str, Any]:
         """Send a line; return what it then says is true."""
         assert self.program.stdin
         self.program.stdin.write(line + "\n")

@@ -75,7 +75,9 @@ class ScoreFile:
     def _write(self, scores: dict[str, Score]) -> None:
         import json
 
-        rows = {name: {"right": score.nr_right, "asked": score.nr_asked} for name, score in sorted(scores.items())}
+        rows = {}
+        for name, score in sorted(scores.items()):
+            rows[name] = {"right": score.nr_right, "asked": score.nr_asked}
         fresh = f"{self.path}.{os.getpid()}"
         try:
             with as_invoking_user():
@@ -89,7 +91,8 @@ class ScoreFile:
                     os.unlink(fresh)
                     raise
         except OSError as error:
-            self.notes.add(Note("score-not-kept", f"the score is not kept: {self.path}: {error.strerror}"))
+            text = f"the score is not kept: {self.path}: {error.strerror}"
+            self.notes.add(Note("score-not-kept", text))
 
     def reset(self, lesson: str | None = None) -> bool:
         """Forget the score of one lesson, or all of them; return whether there was any."""
@@ -131,7 +134,8 @@ def parse_scores(data: bytes) -> dict[str, Score]:
         scores = {name: Score(row["right"], row["asked"]) for name, row in rows.items()}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         raise FormatError("scores", repr(data)) from None
-    if not all(type(number) is int for score in scores.values() for number in (score.nr_right, score.nr_asked)):
+    numbers = [number for score in scores.values() for number in (score.nr_right, score.nr_asked)]
+    if not all(type(number) is int for number in numbers):
         raise FormatError("scores", repr(data))
     return scores
 

@@ -1,4 +1,4 @@
-"""Stories told in a terminal, part by part: sentences, and what commands show of a program that we started."""
+"""Stories in a terminal, part by part: sentences, and what commands show of a program that we started."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ CELL_PAGES = 8
 COUNT_WIDTH = 24
 """What is left of the line for the histogram's ends and count."""
 INDENT = 3
-"""Columns by which what is told stands out from the titles."""
+"""Columns by which the text is indented below the titles."""
 
 
 class Story:
-    """One story, told to one output."""
+    """One story, on one output."""
 
     def __init__(self, out: TextIO, width: int, colour: bool, ascii_only: bool, pause: float) -> None:
         self.out = out
@@ -38,10 +38,10 @@ class Story:
         self.pause = pause
         self.steps = 0
         self.room = max(width - INDENT, 1)
-        """Columns of the screen for what is told; 0 for any."""
+        """Columns of the screen for the text; 0 for any."""
 
     def run(self) -> None:
-        """Tell all of it."""
+        """Play all of it."""
         raise NotImplementedError
 
     def step(self, title: str) -> None:
@@ -77,12 +77,11 @@ class Story:
     def draw_pages(self, workload: RunningWorkload, process: Process) -> None:
         """Show the pages of a workload as hist and map draw them."""
         density = process.density(self.width - COUNT_WIDTH, selection=area_of(workload))
-        self.show(
-            f"hist {workload.pid} {workload.address:#x}",
-            self.lines(histogram_view(density, [], process.page_size, {}, self.ascii_only)),
-        )
+        histogram = histogram_view(density, [], process.page_size, {}, self.ascii_only)
+        self.show(f"hist {workload.pid} {workload.address:#x}", self.lines(histogram))
         grid = process.grid(selection=area_of(workload), cell_pages=CELL_PAGES)
-        view = map_view(grid, process.page_size, self.width - INDENT, {}, self.ascii_only, Previous())
+        columns = self.width - INDENT
+        view = map_view(grid, process.page_size, columns, {}, self.ascii_only, Previous())
         self.show(f"map {workload.pid} {workload.address:#x} --cell {CELL_PAGES}", self.lines(view))
 
 

@@ -1,7 +1,7 @@
 """Programs whose memory is known: something to look at, and to check a tool against.
 
-Each one says what it did, in words or (``--json``) as one JSON object per step, and waits until it is told to
-go on. A person presses Enter; a pipe sends lines. The end of the input ends the program.
+Each one says what it did, in words or (``--json``) as one JSON object per step, and waits for the word to go
+on. A person presses Enter; a pipe sends lines. The end of the input ends the program.
 
     singlemap       one page, readable, writable and executable: mapped, then written to
     multimap [N]    N such pages, mapped at once, then written to one by one
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 DRAW_PAGES = 1024
 MAX_PAGES = 4096
-"""Of multimap: each step tells every page touched so far."""
+"""Of multimap: each step reports every page touched so far."""
 PATTERNS = ("all", "even", "odd")
 
 
 def singlemap(count: int, console: Console) -> None:
-    """Map one page, and write to it, when told to."""
-    console.tell("started", f"PID {shown_pid()}, pages of {PAGE_SIZE} bytes.")
+    """Map one page, and write to it, at the word of whoever drives it."""
+    console.report("started", f"PID {shown_pid()}, pages of {PAGE_SIZE} bytes.")
     console.ask("Enter maps one page.")
     memory = KnownMemory(PAGE_SIZE, "singlemap", executable=True)
-    console.tell("mapped", f"Mapped one page (rwx) at {memory.address:#x}; nothing has touched it.", memory)
+    console.report("mapped", f"Mapped one page (rwx) at {memory.address:#x}; nothing has touched it.", memory)
     console.ask("Enter writes to it.")
     memory.touch([0])
-    console.tell("touched", f"Wrote to {memory.address:#x}: now it has a frame.", memory)
+    console.report("touched", f"Wrote to {memory.address:#x}: now it has a frame.", memory)
     console.ask("Enter ends.")
 
 
@@ -49,15 +49,15 @@ def multimap(count: int, console: Console) -> None:
     """Map several pages at once, and write to them one by one."""
     # One call for all: the kernel would make one VMA of separate neighbours too, only not always.
     memory = KnownMemory(count * PAGE_SIZE, "multimap", executable=True)
-    places = "".join(f"\n  {page:>4}  {memory.page_address(page):#x}" for page in range(count))
-    text = f"PID {shown_pid()}, {count} pages (rwx) are mapped; nothing has touched them:{places}"
-    console.tell("mapped", text, memory)
+    lines = "".join(f"\n  {page:>4}  {memory.page_address(page):#x}" for page in range(count))
+    text = f"PID {shown_pid()}, {count} pages (rwx) are mapped; nothing has touched them:{lines}"
+    console.report("mapped", text, memory)
     for page in range(count):
         address = memory.page_address(page)
         console.ask(f"Enter writes to page {page}.")
         memory.touch([page])
         text = f"Wrote to page {page} at {address:#x}: {page + 1} of {count} have a frame."
-        console.tell("touched", text, memory, page=page, page_address=hex(address))
+        console.report("touched", text, memory, page=page, page_address=hex(address))
     console.ask("Enter ends.")
 
 
@@ -65,7 +65,7 @@ def prober(count: int, console: Console) -> None:
     """Hold 1 KiB that was written to."""
     memory = KnownMemory(1024, "prober")
     memory.touch([0])
-    console.tell("touched", f"Wrote to 1 KiB at {memory.address:#x} of PID {shown_pid()}.", memory)
+    console.report("touched", f"Wrote to 1 KiB at {memory.address:#x} of PID {shown_pid()}.", memory)
     console.ask("Enter ends.")
 
 
@@ -77,7 +77,7 @@ def draw(count: int, console: Console) -> None:
     """
     memory = KnownMemory(DRAW_PAGES * PAGE_SIZE, "draw")
     where = f"{DRAW_PAGES:,} pages at {memory.address:#x} of PID {shown_pid()}"
-    console.tell("mapped", f"Mapped {where}; nothing has touched them.", memory)
+    console.report("mapped", f"Mapped {where}; nothing has touched them.", memory)
     while True:
         match console.ask("Draw N, Clear or Quit:").lower().split():
             case []:
@@ -86,14 +86,15 @@ def draw(count: int, console: Console) -> None:
                 return
             case ["clear"]:
                 memory.clear()
-                console.tell("cleared", f"Gave all {DRAW_PAGES:,} pages back.", memory)
+                console.report("cleared", f"Gave all {DRAW_PAGES:,} pages back.", memory)
             case ["draw", number] if (nr_segments := parse_count(number, DRAW_PAGES)) is not None:
                 segments = divide(nr_segments)
                 for segment in segments:
                     memory.touch(segment.pages())
                 nr_touched = len(memory.touched)
                 text = f"Drew {nr_segments} segments: {nr_touched:,} of {DRAW_PAGES:,} pages have been touched."
-                console.tell("drawn", text, memory, segments=[segment.as_json() for segment in segments])
+                drawn = [segment.as_json() for segment in segments]
+                console.report("drawn", text, memory, segments=drawn)
             case ["draw", *_]:
                 console.refuse(f"draw how many segments? Draw N, where N is 1 to {DRAW_PAGES}")
             case [word, *_]:
@@ -175,7 +176,8 @@ WORKLOADS = {
 def run(name: str, count: str, reader: TextIO, writer: TextIO, as_json: bool = False) -> int:
     """Run a workload by its name; return its exit code. ``count`` is the number of pages of multimap."""
     if name not in WORKLOADS:
-        raise BadInput(f"no workload {name!r}{did_you_mean(name, WORKLOADS)}: there are {', '.join(WORKLOADS)}")
+        hint = did_you_mean(name, WORKLOADS)
+        raise BadInput(f"no workload {name!r}{hint}: there are {', '.join(WORKLOADS)}")
     nr_pages = parse_count(count, MAX_PAGES)
     if nr_pages is None:
         raise BadInput(f"{name} {count}: N is a number of pages, 1 to {MAX_PAGES}")
@@ -186,5 +188,5 @@ def run(name: str, count: str, reader: TextIO, writer: TextIO, as_json: bool = F
         pass
     except KeyboardInterrupt:
         return 130
-    console.tell("ended", "")
+    console.report("ended", "")
     return 0

@@ -274,7 +274,7 @@ def test_workload_ends_with_the_lesson_whatever_happens() -> None:
 
     def fail(stage: Stage) -> int:
         pids.append(stage.workload.pid)
-        stage.tell("fork")
+        stage.send("fork")
         pids.append(stage.facts["child"])
         raise KeyboardInterrupt
 
@@ -303,8 +303,8 @@ def actor() -> Iterator[RunningWorkload]:
 )  # fmt: skip
 def test_line_that_makes_no_sense_is_answered_and_the_next_is_heard(line: str) -> None:
     with actor() as workload:
-        assert workload.tell(line)["event"] in ("error", "unavailable")
-        assert workload.tell("map 7")["nr_pages"] == 7
+        assert workload.send(line)["event"] in ("error", "unavailable")
+        assert workload.send("map 7")["nr_pages"] == 7
 
 
 @pytest.mark.parametrize(
@@ -312,9 +312,9 @@ def test_line_that_makes_no_sense_is_answered_and_the_next_is_heard(line: str) -
 )
 def test_pages_beyond_the_end_are_refused(line: str) -> None:
     with actor() as workload:
-        workload.tell("map 7")
-        assert workload.tell(line)["event"] == "error"
-        assert workload.tell("write 0 7")["nr_touched"] == 7
+        workload.send("map 7")
+        assert workload.send(line)["event"] == "error"
+        assert workload.send("write 0 7")["nr_touched"] == 7
 
 
 def test_a_mistake_of_ours_is_not_taken_for_one_of_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,36 +328,36 @@ def test_a_mistake_of_ours_is_not_taken_for_one_of_the_line(monkeypatch: pytest.
 
 def test_a_line_with_a_word_too_many_or_too_few_says_what_it_takes() -> None:
     with actor() as workload:
-        assert "write takes 2 words" in workload.tell("write 0")["message"]
-        assert "map takes 1 word, then huge or shared" in workload.tell("map 3 purple")["message"]
-        assert "'x' is not a number" in workload.tell("map x")["message"]
-        assert workload.tell("map 7 shared")["nr_pages"] == 7
+        assert "write takes 2 words" in workload.send("write 0")["message"]
+        assert "map takes 1 word, then huge or shared" in workload.send("map 3 purple")["message"]
+        assert "'x' is not a number" in workload.send("map x")["message"]
+        assert workload.send("map 7 shared")["nr_pages"] == 7
 
 
 def test_a_file_that_is_not_mapped_is_not_read() -> None:
     with actor() as workload:
-        workload.tell("file 7")
-        workload.tell("unmap")
-        assert "remap comes first" in workload.tell("read 0 1")["message"]
-        workload.tell("remap")
-        assert workload.tell("read 0 1")["event"] == "read"
+        workload.send("file 7")
+        workload.send("unmap")
+        assert "remap comes first" in workload.send("read 0 1")["message"]
+        workload.send("remap")
+        assert workload.send("read 0 1")["event"] == "read"
 
 
 def test_block_larger_than_the_address_space_is_not_to_be_had() -> None:
     with actor() as workload:
         for line in (f"malloc 1 {1 << 60}", f"thread {1 << 60}"):
-            assert workload.tell(line)["event"] == "unavailable"
-        assert workload.tell("malloc 3 0")["event"] == "malloc"
+            assert workload.send(line)["event"] == "unavailable"
+        assert workload.send("malloc 3 0")["event"] == "malloc"
 
 
 def test_child_answers_for_itself_and_ends_with_its_parent() -> None:
     with actor() as workload:
-        workload.tell("map 7")
-        child = workload.tell("fork")["child"]
-        assert workload.tell("fork")["event"] == "error"
-        assert workload.tell("child write 0 3")["pid"] == child
+        workload.send("map 7")
+        child = workload.send("fork")["child"]
+        assert workload.send("fork")["event"] == "error"
+        assert workload.send("child write 0 3")["pid"] == child
         for line in ("child", "child bogus", "child child"):
-            assert workload.tell(line)["event"] == "error"
+            assert workload.send(line)["event"] == "error"
         workload.program.kill()
     end = time.monotonic() + DEADLINE
     while os.path.exists(f"/proc/{child}") and time.monotonic() < end:
@@ -377,18 +377,18 @@ def test_lesson_finds_parent_and_child_in_a_proc_of_another_namespace(answers: C
 
 def test_pages_in_ram_are_counted_without_their_entries() -> None:
     with actor() as workload:
-        workload.tell("map 701")
-        workload.tell("write 0 101")
-        assert workload.tell("incore")["nr_in_ram"] == 101
-        workload.tell("drop 0 50")
-        assert workload.tell("incore")["nr_in_ram"] == 51
+        workload.send("map 701")
+        workload.send("write 0 101")
+        assert workload.send("incore")["nr_in_ram"] == 101
+        workload.send("drop 0 50")
+        assert workload.send("incore")["nr_in_ram"] == 51
 
 
 def test_every_fault_of_a_write_is_counted() -> None:
     with actor() as workload:
-        workload.tell("map 701")
-        assert 701 <= workload.tell("write 0 701")["minor"] <= 706
-        assert workload.tell("write 0 701")["minor"] <= 5
+        workload.send("map 701")
+        assert 701 <= workload.send("write 0 701")["minor"] <= 706
+        assert workload.send("write 0 701")["minor"] <= 5
 
 
 # --- answers files

@@ -34,5 +34,6 @@ LESSONS = {
 def find_lesson(name: str) -> Lesson:
     """Return a lesson by its name."""
     if name not in LESSONS:
-        raise BadInput(f"no lesson {name!r}{did_you_mean(name, LESSONS)}: there are {', '.join(LESSONS)}")
+        hint = did_you_mean(name, LESSONS)
+        raise BadInput(f"no lesson {name!r}{hint}: there are {', '.join(LESSONS)}")
     return LESSONS[name]

@@ -19,23 +19,23 @@ STAYS, GOES, NOTHING = (
 
 
 def reserve(stage: Stage) -> None:
-    stage.tell(f"map {RESERVED // stage.facts['page_size']}")
+    stage.send(f"map {RESERVED // stage.facts['page_size']}")
 
 
 def write_some(stage: Stage) -> int:
-    stage.tell(f"write 0 {NR_WRITTEN}")
+    stage.send(f"write 0 {NR_WRITTEN}")
     return stage.rss()
 
 
 def scatter(stage: Stage) -> int:
     before = stage.rss()
-    stage.tell(f"scatter {SCATTER_AT} {SCATTER_COUNT} {SCATTER_DISTANCE}")
+    stage.send(f"scatter {SCATTER_AT} {SCATTER_COUNT} {SCATTER_DISTANCE}")
     return stage.rss() - before
 
 
 def give_back(stage: Stage) -> str:
     before = stage.rss()
-    stage.tell(f"drop 0 {NR_WRITTEN}")
+    stage.send(f"drop 0 {NR_WRITTEN}")
     after = stage.vma()
     stage.know(rss=stage.nr_pages(after.usage.rss))
     if after.vma.size < stage.facts["size"]:
@@ -113,11 +113,11 @@ NR_ZERO_MAPPED, NR_READ, NR_OVERWRITTEN = 512, 64, 10
 
 
 def map_for_reading(stage: Stage) -> None:
-    stage.tell(f"map {NR_ZERO_MAPPED}")
+    stage.send(f"map {NR_ZERO_MAPPED}")
 
 
 def read_some(stage: Stage) -> int:
-    stage.tell(f"read 0 {NR_READ}")
+    stage.send(f"read 0 {NR_READ}")
     return stage.rss()
 
 
@@ -132,7 +132,7 @@ def count_frames(stage: Stage) -> int:
 
 
 def overwrite(stage: Stage) -> int:
-    stage.tell(f"write 0 {NR_OVERWRITTEN}")
+    stage.send(f"write 0 {NR_OVERWRITTEN}")
     stage.know(nr_left=NR_READ - NR_OVERWRITTEN)
     return stage.rss()
 
@@ -160,7 +160,7 @@ someone reads private memory that was never written to. It is nobody's, so RSS l
         ),
         Step(
             "Present",
-            "The page table tells more than RSS does. Each page has an entry, with a bit that says: present.",
+            "The page table says more than RSS does. Each page has an entry, with a bit that says: present.",
             Question("present", "How many of the {nr_pages:,} pages are present?", PAGES),
             count_present,
             "bit 63 of the entries of /proc/{pid}/pagemap",
@@ -204,9 +204,9 @@ SHARES = "PSS of the VMA at {address:#x} in both processes, from smaps"
 
 
 def fork(stage: Stage) -> None:
-    stage.tell(f"map {NR_FORKED}")
-    stage.tell(f"write 0 {NR_FORKED}")
-    stage.tell("fork")
+    stage.send(f"map {NR_FORKED}")
+    stage.send(f"write 0 {NR_FORKED}")
+    stage.send("fork")
 
 
 def own_pages(stage: Stage, pid: int) -> int:
@@ -228,9 +228,10 @@ def map_count(stage: Stage) -> int:
 
 
 def child_writes(stage: Stage) -> int:
-    stage.tell(f"child write 0 {NR_CHILD_WRITES}")
+    stage.send(f"child write 0 {NR_CHILD_WRITES}")
     # Halves of pages: the kernel rounds each sum down.
-    parent, child = (stage.vma(pid=pid).usage.pss or 0 for pid in (stage.workload.pid, stage.facts["child"]))
+    parent = stage.vma(pid=stage.workload.pid).usage.pss or 0
+    child = stage.vma(pid=stage.facts["child"]).usage.pss or 0
     return stage.rounded_pages(parent + child)
 
 

@@ -24,7 +24,7 @@ MINOR, MAJOR, NO_FAULT = (
 
 
 def make_file(stage: Stage) -> None:
-    stage.tell(f"file {NR_FILE}")
+    stage.send(f"file {NR_FILE}")
     stage.know(nr_cached=count_cached(stage))
 
 
@@ -46,7 +46,7 @@ def evict(stage: Stage) -> None:
     """Have the workload's file taken out of the page cache."""
 
     def look() -> int:
-        stage.tell("evict")
+        stage.send("evict")
         return count_cached(stage)
 
     if stage.wait(look, 0):
@@ -59,23 +59,23 @@ def fault_kind(stage: Stage) -> str:
 
 
 def read_one(stage: Stage) -> str:
-    stage.tell(f"read {READ_AT} 1")
+    stage.send(f"read {READ_AT} 1")
     stage.know(rss=stage.rss())
     return NONE if stage.facts["rss"] == 0 else ONE if stage.facts["rss"] == 1 else SEVERAL
 
 
 def unmap(stage: Stage) -> int:
-    stage.tell("unmap")
+    stage.send("unmap")
     return count_cached(stage)
 
 
 def read_evicted(stage: Stage) -> str:
     evict(stage)
-    stage.tell("remap")
-    stage.tell("read 0 1")
+    stage.send("remap")
+    stage.send("read 0 1")
     stage.know(nr_cached=count_cached(stage), slow=stage.facts["seconds"])
     kind = fault_kind(stage)
-    stage.tell("read 0 1")
+    stage.send("read 0 1")
     return kind
 
 
@@ -125,7 +125,7 @@ memory that is "used" by the cache is no cause for alarm.""",
         Step(
             "Evicted",
             """\
-Now the kernel is told to forget the file: posix_fadvise(2), POSIX_FADV_DONTNEED. The workload maps it again and
+Now the kernel is asked to forget the file: posix_fadvise(2), POSIX_FADV_DONTNEED. The workload maps it again and
 reads one byte.""",
             Question("evicted", "What does this read cost?", OneOf((NO_FAULT, MINOR, MAJOR))),
             read_evicted,
@@ -148,18 +148,18 @@ RUSAGE = "getrusage(2) in the workload: {name}"
 
 
 def fresh(stage: Stage) -> None:
-    stage.tell(f"map {NR_FRESH}")
+    stage.send(f"map {NR_FRESH}")
 
 
 def write_fresh(stage: Stage) -> int:
     stage.know(name="ru_minflt")
-    minor = int(stage.tell(f"write 0 {NR_FRESH}")["minor"])
+    minor = int(stage.send(f"write 0 {NR_FRESH}")["minor"])
     stage.know(first=stage.facts["seconds"])
     return minor
 
 
 def write_again(stage: Stage) -> int:
-    return int(stage.tell(f"write 0 {NR_FRESH}")["minor"])
+    return int(stage.send(f"write 0 {NR_FRESH}")["minor"])
 
 
 def prepare_evicted(stage: Stage) -> None:
@@ -169,19 +169,19 @@ def prepare_evicted(stage: Stage) -> None:
 
 def read_from_disk(stage: Stage) -> int:
     stage.know(name="ru_majflt")
-    major = int(stage.tell("read 0 1")["major"])
+    major = int(stage.send("read 0 1")["major"])
     stage.know(slow=stage.facts["seconds"])
     return major
 
 
 def forget_entries(stage: Stage) -> None:
-    stage.tell("unmap")
-    stage.tell("remap")
+    stage.send("unmap")
+    stage.send("remap")
 
 
 def read_from_cache(stage: Stage) -> str:
     stage.know(name="ru_minflt and ru_majflt")
-    stage.tell("read 0 1")
+    stage.send("read 0 1")
     return fault_kind(stage)
 
 
@@ -251,15 +251,15 @@ NR_LIBRARY = 120
 
 
 def one_reader(stage: Stage) -> None:
-    stage.tell(f"file {NR_LIBRARY}")
-    stage.tell(f"read 0 {NR_LIBRARY}")
+    stage.send(f"file {NR_LIBRARY}")
+    stage.send(f"read 0 {NR_LIBRARY}")
 
 
 def more_readers(stage: Stage) -> None:
     for _ in range(2):
         other = stage.start()
-        stage.tell(f"open {stage.facts['path']} {NR_LIBRARY}", other)
-        stage.tell(f"read 0 {NR_LIBRARY}", other)
+        stage.send(f"open {stage.facts['path']} {NR_LIBRARY}", other)
+        stage.send(f"read 0 {NR_LIBRARY}", other)
 
 
 def uss(stage: Stage) -> int:

@@ -40,13 +40,13 @@ def table_size(stage: Stage) -> int:
 def map_small(stage: Stage) -> None:
     size = huge_size()
     stage.know(huge_size=size, nr_small=size // stage.facts["page_size"], per_table=stage.facts["page_size"] // 8)
-    stage.tell(f"map {NR_HUGE * stage.facts['nr_small']}")
+    stage.send(f"map {NR_HUGE * stage.facts['nr_small']}")
 
 
 def write_all(stage: Stage) -> int:
     """Have all of the area written to; return the minor faults, and remember what the tables grew by."""
     before = table_size(stage)
-    minor = int(stage.tell(f"write 0 {stage.facts['nr_pages']}")["minor"])
+    minor = int(stage.send(f"write 0 {stage.facts['nr_pages']}")["minor"])
     stage.know(tables=max(table_size(stage) - before, 0))
     return minor
 
@@ -57,7 +57,7 @@ def small_tables(stage: Stage) -> int:
 
 
 def map_huge(stage: Stage) -> None:
-    stage.tell(f"map {stage.facts['nr_pages']} huge")
+    stage.send(f"map {stage.facts['nr_pages']} huge")
 
 
 def write_huge(stage: Stage) -> int:
@@ -70,9 +70,8 @@ def must_be_huge(stage: Stage, wanted: int) -> None:
     """Raise `NotSupported` unless the kernel found this many huge pages for the area."""
     nr_huge = (stage.vma().usage.thp or 0) // stage.facts["huge_size"]
     if nr_huge < wanted:
-        raise NotSupported(
-            f"{wanted} huge pages", f"free memory in whole pieces: the kernel found {nr_huge}; see the lesson fragments"
-        )
+        needs = f"free memory in whole pieces: the kernel found {nr_huge}; see the lesson fragments"
+        raise NotSupported(f"{wanted} huge pages", needs)
 
 
 def huge_tables(stage: Stage) -> str:
@@ -81,7 +80,7 @@ def huge_tables(stage: Stage) -> str:
 
 def touch_one(stage: Stage) -> int:
     map_huge(stage)
-    stage.tell("write 0 1")
+    stage.send("write 0 1")
     must_be_huge(stage, 1)
     return stage.rss()
 
@@ -92,7 +91,7 @@ HUGE = Lesson(
     "none",
     """\
 The CPU can map a large stretch of memory with a single entry one level up in the page table: a huge page. Linux gives
-them to programs by itself where it is told to (transparent huge pages). What do they save? The workload is PID
+them to programs by itself where it is set up to (transparent huge pages). What do they save? The workload is PID
 {pid}.""",
     (
         Step(
@@ -166,33 +165,33 @@ COPIED, IN_PLACE = "They were copied into other frames", "They stayed where they
 def show_free_blocks(stage: Stage) -> None:
     blocks = read_free_blocks(ProcFS())
     size = huge_size()
-    order = (size // stage.facts["page_size"]).bit_length() - 1
-    sizes = [format_size(stage.facts["page_size"] << place) for place in range(len(blocks))]
-    rows = [
-        f" free_{place:<3} blocks of {2**place:>5} pages  {size_of_block:>8}  {count:>8}"
-        for place, (size_of_block, count) in enumerate(zip(sizes, blocks, strict=True))
-    ]
-    stage.know(**{f"free_{place}": count for place, count in enumerate(blocks)})
-    stage.know(free_blocks="\n".join(rows), huge_order=order, huge_size=size, blocks=blocks)
-    stage.know(nr_small=1 << order)
+    huge_order = (size // stage.facts["page_size"]).bit_length() - 1
+    rows = []
+    for order, count in enumerate(blocks):
+        size_of_block = format_size(stage.facts["page_size"] << order)
+        rows.append(f" free_{order:<3} blocks of {2**order:>5} pages  {size_of_block:>8}  {count:>8}")
+    stage.know(**{f"free_{order}": count for order, count in enumerate(blocks)})
+    stage.know(free_blocks="\n".join(rows), huge_order=huge_order, huge_size=size, blocks=blocks)
+    stage.know(nr_small=1 << huge_order)
 
 
 def free_huge(stage: Stage) -> int:
-    order = stage.facts["huge_order"]
+    huge_order = stage.facts["huge_order"]
     blocks = stage.facts["blocks"]
-    stage.know(free=sum(count << place for place, count in enumerate(blocks)) * stage.facts["page_size"])
-    return sum(count << place - order for place, count in enumerate(blocks) if place >= order)
+    nr_free = sum(count << order for order, count in enumerate(blocks))
+    stage.know(free=nr_free * stage.facts["page_size"])
+    return sum(count << order - huge_order for order, count in enumerate(blocks) if order >= huge_order)
 
 
 def make_holes(stage: Stage) -> None:
-    stage.tell(f"map {NR_HUGE * stage.facts['nr_small']}")
-    stage.tell(f"write 0 {stage.facts['nr_pages']}")
+    stage.send(f"map {NR_HUGE * stage.facts['nr_small']}")
+    stage.send(f"write 0 {stage.facts['nr_pages']}")
     if not hidden_frames(stage):
         stage.know(before=stage.frames(0, stage.facts["nr_pages"]))
 
 
 def give_holes(stage: Stage) -> int:
-    stage.tell(f"drop 0 {stage.facts['nr_pages']} 2")
+    stage.send(f"drop 0 {stage.facts['nr_pages']} 2")
     return stage.rss()
 
 
@@ -209,7 +208,7 @@ def whole_blocks(stage: Stage) -> int:
 
 def collapse(stage: Stage) -> int:
     stage.know(rss_before=stage.rss())
-    stage.tell("collapse")
+    stage.send("collapse")
     must_be_huge(stage, NR_HUGE)
     return stage.rss()
 

@@ -27,7 +27,7 @@ def find_vma(stage: Stage, kind: str) -> Vma | None:
 
 def look_at_stack(stage: Stage) -> None:
     # The first time touches stack of its own.
-    stage.tell("stack 0")
+    stage.send("stack 0")
     limit = resource.getrlimit(resource.RLIMIT_STACK)[0]
     stack = find_vma(stage, "stack")
     assert stack
@@ -44,7 +44,7 @@ def stack_size(stage: Stage) -> str:
 def grow(stage: Stage) -> int:
     """Have the stack grow; return by how many pages the VMA did, and remember by how many RSS did."""
     before = stage.vma(stage.facts["stack"])
-    stage.tell(f"stack {NR_GROWN}")
+    stage.send(f"stack {NR_GROWN}")
     after = stage.vma(stage.facts["stack"])
     stage.know(stack_size=after.vma.size)
     stage.know(more=stage.nr_pages(after.usage.rss) - stage.nr_pages(before.usage.rss))
@@ -134,7 +134,7 @@ def heap_rss(stage: Stage) -> int:
 
 def allocate(stage: Stage) -> int:
     before = heap_rss(stage)
-    stage.tell(f"malloc {NR_BLOCKS} {BLOCK_SIZE}")
+    stage.send(f"malloc {NR_BLOCKS} {BLOCK_SIZE}")
     stage.know(grown=heap_rss(stage) - before)
     return int(stage.facts["grown"])
 
@@ -142,7 +142,7 @@ def allocate(stage: Stage) -> int:
 def given_back(stage: Stage, line: str) -> str:
     """Return how much of the blocks' memory a line gives back."""
     before = heap_rss(stage)
-    stage.tell(line)
+    stage.send(line)
     stage.know(freed=before - heap_rss(stage))
     share = stage.facts["freed"] / max(stage.facts["grown"], 1)
     return ALL if share > 0.9 else NONE if share < 0.1 else HALF
@@ -150,7 +150,7 @@ def given_back(stage: Stage, line: str) -> str:
 
 def where(stage: Stage, line: str) -> str:
     """Return where the block that a line allocates lies."""
-    stage.tell(line)
+    stage.send(line)
     vma = stage.vma(stage.facts["block"]).vma
     stage.know(start=vma.start, length=vma.size)
     return IN_HEAP if vma.kind == "heap" else APART
@@ -174,7 +174,7 @@ free(3) is not what you may think. The workload, PID {pid}, calls malloc and fre
 malloc moves the end of [heap] up with brk(2), and cuts it into blocks. Each block has a header of 8 bytes, and sizes
 are rounded up to 16: 32,000 x 1,008 bytes are 30.8 MiB.""",
             # What malloc holds free already would be handed out first.
-            lambda stage: stage.tell("trim"),
+            lambda stage: stage.send("trim"),
         ),
         Step(
             "Freed",

@@ -49,31 +49,35 @@ def page_out(stage: Stage, free: bool = False) -> None:
 
     def look() -> int:
         if "CAP_SYS_NICE" in effective_capabilities():
-            stage.know(how=f"mematlas pageout {stage.facts['pid']} {start:#x}+{size}{' --free' if free else ''}")
+            options = " --free" if free else ""
+            stage.know(how=f"mematlas pageout {stage.facts['pid']} {start:#x}+{size}{options}")
             try:
                 effect = pageout(stage.process(), Selection(span=(start, start + size)), free=free)
                 again.append(bool(effect.freed and effect.freed.nr_kept))
             except PermissionDenied:
-                stage.tell("pageout")
+                stage.send("pageout")
         else:
             stage.know(
                 how="the workload itself, by madvise(2) with MADV_PAGEOUT: doing it to others needs CAP_SYS_NICE"
             )
-            stage.tell("pageout")
+            stage.send("pageout")
         return stage.rss()
 
     def empty_cache() -> int:
-        if not stage.tell("incore")["nr_in_ram"]:
+        if not stage.send("incore")["nr_in_ram"]:
             return 0
         again.append(True)
-        stage.tell(f"read 0 {stage.facts['nr_pages']}")
+        stage.send(f"read 0 {stage.facts['nr_pages']}")
         stage.wait(look, 0)
-        return int(stage.tell("incore")["nr_in_ram"])
+        return int(stage.send("incore")["nr_in_ram"])
 
     left = stage.wait(look, 0)
     if free and not left:
         kept = stage.wait(empty_cache, 0)
-        stage.know(freed=STILL_THERE.format(nr_pages=kept) if kept else FREED if any(again) else NONE_THERE)
+        freed = FREED if any(again) else NONE_THERE
+        if kept:
+            freed = STILL_THERE.format(nr_pages=kept)
+        stage.know(freed=freed)
         left = stage.rss()
     if left:
         raise NotSupported(f"paging out: {left} pages stay", "a memory cgroup that allows swap")
@@ -95,8 +99,8 @@ STILL_THERE = (
 
 
 def write_pages(stage: Stage) -> None:
-    stage.tell(f"map {NR_PAGED}")
-    stage.tell(f"write 0 {NR_PAGED}")
+    stage.send(f"map {NR_PAGED}")
+    stage.send(f"write 0 {NR_PAGED}")
 
 
 def move_out(stage: Stage) -> int:
@@ -106,20 +110,23 @@ def move_out(stage: Stage) -> int:
 
 def count_swapped(stage: Stage) -> int:
     first = stage.process().translate([stage.facts["address"]])[0]
-    stage.know(swap_type=first.swap_type, swap_offset=first.swap_offset, swap=stage.vma().usage.swap)
+    stage.know(swap_type=first.swap_type, swap_offset=first.swap_offset)
+    stage.know(swap=stage.vma().usage.swap)
     return stage.states().count("swapped")
 
 
 def read_one(stage: Stage) -> str:
-    stage.tell("read 0 1")
+    stage.send("read 0 1")
     stage.know(slow=stage.facts["seconds"])
-    kind = MAJOR if stage.facts["major"] else MINOR if stage.facts["minor"] else NO_FAULT
-    stage.tell("read 0 1")
+    kind = NO_FAULT
+    if stage.facts["major"] or stage.facts["minor"]:
+        kind = MAJOR if stage.facts["major"] else MINOR
+    stage.send("read 0 1")
     return kind
 
 
 def refault(stage: Stage) -> int:
-    stage.tell(f"read 1 {NR_REFAULTED - 1}")
+    stage.send(f"read 1 {NR_REFAULTED - 1}")
     stage.know(nr_major=stage.facts["major"], nr_minor=stage.facts["minor"])
     return stage.rss()
 
@@ -151,7 +158,7 @@ The program still owns every byte. Its addresses are valid, its data is safe: on
             count_swapped,
             "bit 62 of the entries of /proc/{pid}/pagemap",
             """\
-Where the entry held a frame it now holds a place in swap: page 0 is in area {swap_type} at slot {swap_offset}.
+Where the entry held a frame it now holds a swap slot: page 0 is in area {swap_type} at slot {swap_offset}.
 Swap in smaps says the same for the VMA: {swap:size}.""",
         ),
         Step(
@@ -196,8 +203,8 @@ EMPTY, IN_SWAP, PRESENT = "As if it had never been touched", "In swap, with its 
 
 
 def write_shared(stage: Stage) -> None:
-    stage.tell(f"map {NR_SHARED} shared")
-    stage.tell(f"write 0 {NR_TOUCHED}")
+    stage.send(f"map {NR_SHARED} shared")
+    stage.send(f"write 0 {NR_TOUCHED}")
     stage.know(before=stage.rss())
     page_out(stage)
 
@@ -226,7 +233,7 @@ def smaps_swap(stage: Stage) -> int:
     return stage.nr_pages(stage.vma().usage.swap)
 
 
-def found_swapped(stage: Stage) -> int:
+def find_swapped(stage: Stage) -> int:
     states = stage.states()
     if "unknown" in states:
         raise PermissionDenied(
@@ -237,12 +244,12 @@ def found_swapped(stage: Stage) -> int:
     return states.count("swapped")
 
 
-def why_not_found(stage: Stage) -> str:
+def why_not_shown(stage: Stage) -> str:
     if not {"CAP_CHECKPOINT_RESTORE", "CAP_SYS_ADMIN"} & effective_capabilities():
         return "opening the file behind a mapping needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN (root)"
-    return (
-        "" if has_cachestat() else "pages that wait in the swap cache are told by cachestat(2) alone, since Linux 6.5"
-    )
+    if has_cachestat():
+        return ""
+    return "only cachestat(2), since Linux 6.5, shows pages that wait in the swap cache"
 
 
 SHMEM = Lesson(
@@ -251,7 +258,7 @@ SHMEM = Lesson(
     "swap space; CAP_SYS_ADMIN finds the pages",
     """\
 Shared memory belongs to a file without a disk (shmem, tmpfs), not to one process. That changes what its page-table
-entries can tell. The workload is PID {pid}.""",
+entries can say. The workload is PID {pid}.""",
     (
         Step(
             "Paged out",
@@ -273,7 +280,7 @@ once, in the file, and clears the entries.""",
             look_of_entry,
             "/proc/{pid}/pagemap: {entry:#018x} for page 0, {untouched:#018x} for page 110",
             """\
-The two cannot be told apart. (Bit 55, where both have it, is "soft-dirty": the mapping is new.) A tool that only
+The two look the same. (Bit 55, where both have it, is "soft-dirty": the mapping is new.) A tool that only
 reads pagemap says that this memory was never used, and is wrong by all of it.""",
         ),
         Step(
@@ -288,12 +295,12 @@ reads pagemap says that this memory was never used, and is wrong by all of it.""
             "Page by page",
             "mematlas opens the file behind the mapping (/proc/{pid}/map_files) and asks it with cachestat(2).",
             Question("found", "How many pages does mematlas find in swap, page by page?", PAGES),
-            found_swapped,
+            find_swapped,
             "mematlas pages {pid} {address:#x}+{size}",
             """\
-Entry and file together tell all: pages 0 to 99 are in swap, the others were never touched. Without the right to open
+Entry and file together say all: pages 0 to 99 are in swap, the others were never touched. Without the right to open
 the file mematlas says "unknown", and never "absent".""",
-            unless=why_not_found,
+            unless=why_not_shown,
         ),
     ),
     """\

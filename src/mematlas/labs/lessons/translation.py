@@ -12,13 +12,13 @@ NUMBER = Number("", hexadecimal=True)
 NO_FRAME, FRAME_0, HIDDEN = (
     "The page has no frame",
     "The page lies in frame 0",
-    "The kernel does not tell us the number",
+    "The kernel does not show us the number",
 )
 
 
 def choose(stage: Stage) -> None:
-    stage.tell(f"map {NR_PAGES}")
-    stage.tell(f"write 0 {NR_PAGES}")
+    stage.send(f"map {NR_PAGES}")
+    stage.send(f"write 0 {NR_PAGES}")
     stage.know(byte=stage.facts["address"] + PROBED_PAGE * stage.facts["page_size"] + PROBED_BYTE)
 
 
@@ -61,7 +61,7 @@ def why_no_frame(stage: Stage) -> str:
 
 def shown_frames(stage: Stage) -> str:
     """Return why the step for those who see no frames is left out; empty for them."""
-    return "" if hidden_frames(stage) else "it is for those to whom frame numbers are not shown, and we see them"
+    return "" if hidden_frames(stage) else "it is for those who cannot see frame numbers, and we can"
 
 
 TRANSLATE = Lesson(
@@ -70,7 +70,7 @@ TRANSLATE = Lesson(
     "none; CAP_SYS_ADMIN shows the frame",
     """\
 Every address in a program is virtual. Where in RAM is the byte? We find out as the kernel's own file
-/proc/PID/pagemap tells it, one step at a time. The workload is PID {pid}.
+/proc/PID/pagemap has it, one step at a time. The workload is PID {pid}.
 
 Numbers can be decimal or hexadecimal (0x...), or formulas: + - * // % << >> & | with the names byte, page_size and,
 once they are known, page_number, page_offset, file_offset, entry, pfn.""",
