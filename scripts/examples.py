@@ -66,8 +66,9 @@ JAVA = """class Ingest {
     }
 }"""
 NODE = "const kept = Buffer.alloc(48 << 20, 1); setInterval(() => kept, 1e9)"
-POSTGRES = f"""mkdir db; chown 65534 db; {AS_NOBODY} initdb --no-sync -D db; exec {AS_NOBODY} postgres -D db \
--c unix_socket_directories= -c port=5488 -c shared_buffers=64MB"""
+POSTGRES = f"""PATH=$PATH:$(echo /usr/lib/postgresql/*/bin); mkdir db; chown 65534 db
+{AS_NOBODY} initdb --no-sync -D db
+exec {AS_NOBODY} postgres -D db -c unix_socket_directories= -c port=5488 -c shared_buffers=64MB"""
 CAST = {
     "sleep": ("sleep", "exec sleep 300"),
     "draw": ("mematlas", "exec mematlas workload draw"),
@@ -181,10 +182,10 @@ class Stage:
         deadline = time.monotonic() + 60
         last: object = None
         while time.monotonic() < deadline:
-            state, _ = self.run(f"cat /proc/{pid}/comm && cut -d' ' -f 14-17 /proc/{pid}/stat")
+            state, _ = self.run(f"cat /proc/{pid}/comm && cut -d' ' -f 3,14-17 /proc/{pid}/stat")
             if state == last and state.startswith(f"{comm}\n"):
                 return
-            if "No such" in state:
+            if "No such" in state or "\nZ" in state:
                 raise CannotBeHad(said.read_text(encoding="utf-8", errors="replace").strip() or f"no {comm}")
             last = state
             time.sleep(0.5)
