@@ -42,6 +42,7 @@ HEAVY = {"numpy", "argparse", "dataclasses", "inspect", "typing", "re"}
 LIGHT = (["--help"], ["--version"])
 MOST_MODULES = 48
 """Of ours that a light look may load: each costs its start 0.1 ms and more, whatever is in it."""
+MOST_LINES = 610
 LOOKS = ("usage", "maps", "hist", "map", "translate")
 
 
@@ -238,6 +239,12 @@ def test_no_code_takes_a_page_for_4096_bytes(path: Path) -> None:
     numbers = [token for token in tokens if token.type == tokenize.NUMBER and other not in token.line]
 
     assert not [token.line for token in numbers if token.string.lower() in ("4096", "0x1000", "4_096")]
+
+
+def test_a_module_is_no_longer_than_a_reader_can_hold() -> None:
+    lines = {module: len(path.read_text().splitlines()) for module, path in FILES.items()}
+
+    assert {module: number for module, number in lines.items() if number > MOST_LINES} == {}
 
 
 def test_modules_begin_by_saying_what_they_are() -> None:

@@ -6,7 +6,8 @@ from itertools import compress
 
 from mematlas.frozen import record
 from mematlas.kernel.pagemap import ENTRY_SIZE, EXCLUSIVE, PM_MMAP_EXCLUSIVE, PM_PFRAME, PRESENT
-from mematlas.model.pages import STATE_OF_BYTE, Hole, decode_place, entry_flags, is_hidden, use_flags
+from mematlas.model.entry_flags import entry_flags, use_flags
+from mematlas.model.pages import STATE_OF_BYTE, Hole, decode_place, is_hidden
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

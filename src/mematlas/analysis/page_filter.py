@@ -5,7 +5,8 @@ from __future__ import annotations
 from mematlas.frozen import record
 from mematlas.kernel.kpage import KPF_DIRTY
 from mematlas.kernel.pagemap import EXCLUSIVE, PRESENT
-from mematlas.model.pages import STATE_OF_BYTE, is_soft_dirty
+from mematlas.model.entry_flags import is_soft_dirty
+from mematlas.model.pages import STATE_OF_BYTE
 
 
 @record

@@ -7,8 +7,9 @@ from itertools import pairwise
 from mematlas.analysis.page_batches import hidden_of
 from mematlas.frozen import record, replace
 from mematlas.kernel.pagemap import MARK_A, PM_PFRAME, PRESENT
+from mematlas.model.entry_flags import entry_flags, use_flags
 from mematlas.model.nodes import NOWHERE
-from mematlas.model.pages import STATE_OF_BYTE, Hole, decode_place, entry_flags, use_flags
+from mematlas.model.pages import STATE_OF_BYTE, Hole, decode_place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

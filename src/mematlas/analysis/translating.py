@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mematlas.analysis.results import Translation
-from mematlas.model.pages import STATE_OF_BYTE, decode_place, entry_flags, is_hidden
+from mematlas.model.entry_flags import entry_flags
+from mematlas.model.pages import STATE_OF_BYTE, decode_place, is_hidden
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

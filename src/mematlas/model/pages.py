@@ -11,8 +11,6 @@ from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import record
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import (
-    ACCESSED,
-    DIRTY,
     ENTRY_SIZE,
     EXCLUSIVE,
     FILE,
@@ -24,14 +22,9 @@ from mematlas.kernel.pagemap import (
     PACED_BLOCK_SIZE,
     PAGE_IS_HUGE,
     PAGE_IS_PFNZERO,
-    PM_MMAP_EXCLUSIVE,
     PM_PFRAME,
-    PM_PRESENT,
-    PM_SOFT_DIRTY,
-    PM_SWAP,
     PM_SWAP_OFFSET_SHIFT,
     PM_SWAP_TYPE,
-    PM_UFFD_WP,
     PRESENT,
     SWAP,
     SWAPPED_FILE,
@@ -334,9 +327,9 @@ class PageReader:
         """
         found = bytearray((end - start) // self.page_size)
         for block in self.pagemap.blocks(start, end):
-            place = (block.address - start) // self.page_size
+            index = (block.address - start) // self.page_size
             self._settle_huge(block, vma)
-            found[place : place + len(block)] = mark_special(block.states, block.raw)
+            found[index : index + len(block)] = mark_special(block.states, block.raw)
         from mematlas.kernel.backing import tables_for
 
         states = bytes(found)
@@ -420,9 +413,9 @@ class PageReader:
             return False
         first = block.address // self.page_size
         entries, states = block.entries, block.states
-        for place in (0, *range(-first % per_table, len(block), per_table)):
-            frame = entries[place] & PM_PFRAME
-            if states[place] & PRESENT and (frame == 0 or (frame - first - place) % per_table == 0):
+        for index in (0, *range(-first % per_table, len(block), per_table)):
+            frame = entries[index] & PM_PFRAME
+            if states[index] & PRESENT and (frame == 0 or (frame - first - index) % per_table == 0):
                 return True
         return False
 
@@ -477,17 +470,17 @@ class PageReader:
             return
         states = bytearray(block.states)
         for low, high in ranges:
-            for place in range((low - block.address) // self.page_size, (high - block.address) // self.page_size):
-                if states[place] & PRESENT:
-                    states[place] |= MARK_A
+            for index in range((low - block.address) // self.page_size, (high - block.address) // self.page_size):
+                if states[index] & PRESENT:
+                    states[index] |= MARK_A
         block.states = bytes(states)
 
     def _mark_zero_frames(self, block: Block, anon: bool) -> None:
         from mematlas.kernel.kpage import KPF_ZERO_PAGE, FrameWords
 
         entries, states = block.entries, bytearray(block.states)
-        places = [place for place, byte in enumerate(states) if is_zero_candidate(byte, anon)]
-        frames = {place: entries[place] & PM_PFRAME for place in places}
+        indexes = [index for index, byte in enumerate(states) if is_zero_candidate(byte, anon)]
+        frames = {index: entries[index] & PM_PFRAME for index in indexes}
         try:
             if 0 in frames.values():
                 raise frames_hidden(self.process.path)
@@ -497,9 +490,9 @@ class PageReader:
             self.zero_known = False
             return
         flags = self._flags.get(frames.values())
-        for place, frame in frames.items():
+        for index, frame in frames.items():
             if flags.get(frame, 0) & KPF_ZERO_PAGE:
-                states[place] |= MARK_A
+                states[index] |= MARK_A
         block.states = bytes(states)
 
     def _backing(self, vma: Vma) -> Backing | None:
@@ -520,14 +513,14 @@ def lot_pieces(source: PageSource, vma: Vma, start: int, end: int) -> Iterator[B
 
 def with_holes(found: Iterable[L], start: int, end: int, page_size: int, hole: Callable[[], int]) -> Iterator[L | Hole]:
     """Yield what was found of a range, and the holes between; their state byte is asked for when one is met."""
-    place = start
-    for each in found:
-        if place < each.address:
-            yield Hole(place, (each.address - place) // page_size, hole())
-        yield each
-        place = each.end(page_size)
-    if place < end:
-        yield Hole(place, (end - place) // page_size, hole())
+    address = start
+    for block in found:
+        if address < block.address:
+            yield Hole(address, (block.address - address) // page_size, hole())
+        yield block
+        address = block.end(page_size)
+    if address < end:
+        yield Hole(address, (end - address) // page_size, hole())
 
 
 def mark_scattered(lot: Scattered, anon: bool) -> None:
@@ -553,73 +546,25 @@ def behind(vma: Vma, backing: Backing | None, address: int, states: bytes, page_
 
 def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | None]:
     """Return frame, swap type and swap offset of an entry; each None unless the entry says it."""
-    place = entry & PM_PFRAME
-    if not place:
+    number = entry & PM_PFRAME
+    if not number:
         return None, None, None  # nothing there, or hidden: frame 0 is no process's, slot 0 is the swap header
     if byte & PRESENT:
-        return place, None, None
+        return number, None, None
     if byte & SWAP and STATE_OF_BYTE[byte] == "swapped":
-        return None, entry & PM_SWAP_TYPE, place >> PM_SWAP_OFFSET_SHIFT
+        return None, entry & PM_SWAP_TYPE, number >> PM_SWAP_OFFSET_SHIFT
     return None, None, None
 
 
-def place_of(block: Entries, page_size: int, place: int = 0) -> tuple[State, int | None]:
+def place_of(block: Entries, page_size: int, index: int = 0) -> tuple[State, int | None]:
     """Return state and physical address of a page of a block, of its first by default; None where that is hidden."""
-    byte = block.states[place]
+    byte = block.states[index]
     if not byte & PRESENT:
         return STATE_OF_BYTE[byte], None
-    pfn = block.entries[place] & PM_PFRAME
+    pfn = block.entries[index] & PM_PFRAME
     return STATE_OF_BYTE[byte], pfn * page_size or None
 
 
 def is_hidden(byte: int, entry: int) -> bool:
     """Whether an entry has a frame or a swap slot that the kernel keeps from a reader without CAP_SYS_ADMIN."""
     return not entry & PM_PFRAME and bool(byte & PRESENT or (byte & SWAP and STATE_OF_BYTE[byte] == "swapped"))
-
-
-def entry_flags(byte: int, entry: int) -> tuple[str, ...]:
-    """Return the names of the bits set in an entry, and of what we know beside it.
-
-    >>> entry_flags(0x81, 0x8100000000012345)
-    ('present', 'exclusive')
-    """
-    names = [name for bit, name in FLAG_NAMES if entry & bit]
-    if not is_soft_dirty(entry):
-        names = [name for name in names if name != "soft-dirty"]
-    if byte & FILE and byte & PRESENT and not byte & MARK_A:
-        names.append("file")
-    if byte & PRESENT and byte & MARK_A:
-        names.append("zero")
-    return tuple(names)
-
-
-def use_flags(use: int) -> tuple[str, ...]:
-    """Return the names of the bits of a page's use, which page tables alone tell.
-
-    >>> use_flags(ACCESSED | DIRTY)
-    ('accessed', 'dirty')
-    """
-    return tuple(name for bit, name in ((ACCESSED, "accessed"), (DIRTY, "dirty")) if use & bit)
-
-
-def is_soft_dirty(entry: int) -> bool:
-    """Whether a page was written to since clear_refs, or is of a VMA that is newer than that.
-
-    pagemap has both in one bit; page tables have the first alone. Where there is no page the bit says that its VMA is
-    new (VM_SOFTDIRTY), of holes too, which nobody reads: it is no flag of a page, and no page table has it
-    (fs/proc/task_mmu.c, pagemap_pmd_range).
-
-    >>> is_soft_dirty(PM_PRESENT | PM_SOFT_DIRTY), is_soft_dirty(PM_SOFT_DIRTY)
-    (True, False)
-    """
-    return bool(entry & PM_SOFT_DIRTY and entry & (PM_PRESENT | PM_SWAP))
-
-
-FLAG_NAMES = (
-    (PM_PRESENT, "present"),
-    (PM_SWAP, "swap"),
-    (PM_MMAP_EXCLUSIVE, "exclusive"),
-    (PM_SOFT_DIRTY, "soft-dirty"),
-    (PM_UFFD_WP, "uffd-wp"),
-    (1 << 58, "guard"),
-)

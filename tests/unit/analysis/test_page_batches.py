@@ -17,7 +17,8 @@ from mematlas.kernel.kpage import KPF_DIRTY, flag_names
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import EXCLUSIVE, PM_MMAP_EXCLUSIVE, PRESENT, UNKNOWN, Block
 from mematlas.kernel.procfs import ProcFS
-from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, decode_place, entry_flags, use_flags
+from mematlas.model.entry_flags import entry_flags, use_flags
+from mematlas.model.pages import HIDDEN_FRAMES, STATE_OF_BYTE, Hole, decode_place
 from mematlas.observe.page_list import PageList
 
 ANON = parse_line(b"10000000-20000000 rw-p 00000000 00:00 0 ")

@@ -14,13 +14,13 @@ from mematlas import Process
 from mematlas.analysis.page_filter import PageFilter
 from mematlas.kernel.pagemap import PM_PFRAME, Scanner
 from mematlas.kernel.procfs import ProcFS
+from mematlas.model.entry_flags import entry_flags
 from mematlas.model.pages import (
     STATE_OF_BYTE,
     STATES,
     Hole,
     PageReader,
     decode_place,
-    entry_flags,
     is_zero_candidate,
     pieces,
     state_of,

@@ -43,7 +43,7 @@ def test_threads_of_the_kernel_are_passed_over_and_nobody_else_as_such() -> None
 def is_kernel_thread(pid: int) -> bool | None:
     """Return what the flags in stat say; None when it has ended."""
     try:
-        return bool(int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[6]) & PF_KTHREAD)
+        return bool(int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[6]) & PF_KTHREAD)
     except (FileNotFoundError, ProcessLookupError):
         return None
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mematlas.frozen import record
-from mematlas.model.pages import decode_place, entry_flags
+from mematlas.model.entry_flags import entry_flags
+from mematlas.model.pages import decode_place
 from mematlas.views.columns import Column
 from mematlas.views.format import format_address, format_path, format_size, shorten
 from mematlas.views.pagetables.heading import MEANINGS, folded, heading, walk_target
