@@ -46,7 +46,8 @@ class Job:
 
 def mematlas(*arguments: str) -> Command:
     """Return a command of the mematlas that is installed beside our interpreter."""
-    return Command(" ".join(("mematlas", *arguments)).replace(" {pid}", ""), ("{mematlas}", *arguments))
+    label = " ".join(("mematlas", *arguments)).replace(" {pid}", "")
+    return Command(label, ("{mematlas}", *arguments))
 
 
 def usage_of(source: str) -> Command:

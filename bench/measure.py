@@ -24,7 +24,7 @@ class CommandError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command line to measure. Its words may hold places such as ``{pid}``."""
+    """A command line to measure. Its words may hold fields such as ``{pid}``."""
 
     label: str
     argv: tuple[str, ...]
@@ -63,9 +63,9 @@ class Comparison:
         return statistics.median(self.ratios)
 
 
-def find_argv(command: Command, places: Mapping[str, str]) -> list[str]:
+def find_argv(command: Command, values: Mapping[str, str]) -> list[str]:
     """Return the words to execute, or say what is missing."""
-    argv = [word.format_map(places) for word in command.argv]
+    argv = [word.format_map(values) for word in command.argv]
     program = shutil.which(argv[0])
     if program is None:
         raise CommandError(f"{os.path.basename(argv[0])} is not installed")
@@ -74,9 +74,9 @@ def find_argv(command: Command, places: Mapping[str, str]) -> list[str]:
     return [program, *argv[1:]]
 
 
-def run(command: Command, places: Mapping[str, str]) -> Sample:
+def run(command: Command, values: Mapping[str, str]) -> Sample:
     """Run a command once. One that fails or says nothing is an error: it would look fast."""
-    argv = find_argv(command, places)
+    argv = find_argv(command, values)
     stdout, stderr = os.memfd_create("stdout"), os.memfd_create("stderr")
     try:
         status, sample = spawn(argv, stdout, stderr)
@@ -124,7 +124,7 @@ def last_line(text: bytes) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def measure(commands: Sequence[Command], places: Mapping[str, str], nr_rounds: int) -> Results:
+def measure(commands: Sequence[Command], values: Mapping[str, str], nr_rounds: int) -> Results:
     """Run commands in turn and return what each took.
 
     The round before the first is not counted: it fills caches, and shows which commands cannot run.
@@ -132,23 +132,23 @@ def measure(commands: Sequence[Command], places: Mapping[str, str], nr_rounds: i
     results: Results = {}
     for command in commands:
         try:
-            run(command, places)
+            run(command, values)
             results[command.label] = []
         except CommandError as error:
             results[command.label] = error
     for _ in range(nr_rounds):
         for command in commands:
-            add_sample(results, command, places)
+            add_sample(results, command, values)
     return results
 
 
-def add_sample(results: Results, command: Command, places: Mapping[str, str]) -> None:
+def add_sample(results: Results, command: Command, values: Mapping[str, str]) -> None:
     """Add one round of a command; a failure in any round counts for all."""
     samples = results[command.label]
     if isinstance(samples, CommandError):
         return
     try:
-        samples.append(run(command, places))
+        samples.append(run(command, values))
     except CommandError as error:
         results[command.label] = error
 

@@ -179,7 +179,9 @@ OBSERVERS: dict[str, Observe] = {
     "nothing": observe_nothing,
     "tables": observe_tables,
     "walk": observe_walk,
-    **{f"walk-{reader}": partial(observe_walk, reader=reader) for reader in ("bpf", "kcore", "module")},
+    "walk-bpf": partial(observe_walk, reader="bpf"),
+    "walk-kcore": partial(observe_walk, reader="kcore"),
+    "walk-module": partial(observe_walk, reader="module"),
     "snapshot": observe_snapshot,
     "kernel": observe_kernel,
     "counts": observe_counts,
@@ -192,7 +194,7 @@ def is_stop_asked() -> bool:
 
 
 def observe_in_a_loop(observe: Observe, pid: int) -> dict[str, int]:
-    """Observe without a pause until told to stop. The last may end after the target: not counted."""
+    """Observe without a pause until asked to stop. The last may end after the target: not counted."""
     nr_observations = 0
     # Imports and caches are not part of looking: the first one comes before the target is asked to run.
     observe(pid)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import programs
-from measure import Command, Sample, run
+from measure import Command, Sample, median_cpu_ms, median_wall_ms, run
 
 MIB = 1 << 20
 CHUNK = 2 * MIB
@@ -32,8 +32,8 @@ area = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 area.madvise(getattr(mmap, "MADV_NOHUGEPAGE", 15))
 print(f"{ctypes.addressof(ctypes.c_char.from_buffer(area)):x}", flush=True)
 for line in sys.stdin:
-    for place in range(0, size, mmap.PAGESIZE):
-        area[place] = 1
+    for offset in range(0, size, mmap.PAGESIZE):
+        area[offset] = 1
     print("touched", flush=True)
 """
 
@@ -64,7 +64,7 @@ def measure(nr_rounds: int, size: int) -> tuple[list[Sample], list[Sample], list
         )
         argv = ("{python}", "-c", code, "pageout", str(victim.pid), area, "--json", str(report))
         in_c = ("{bin}/pageout", str(victim.pid), start, str(size), str(CHUNK))
-        places = {"python": sys.executable, "bin": str(programs.BIN)}
+        values = {"python": sys.executable, "bin": str(programs.BIN)}
         try:
             for number in range(nr_rounds + 1):
                 for command, samples in (
@@ -72,7 +72,7 @@ def measure(nr_rounds: int, size: int) -> tuple[list[Sample], list[Sample], list
                     (Command("C process_madvise", in_c), peer),
                 ):
                     victim.ask("touch")
-                    sample = run(command, places)
+                    sample = run(command, values)
                     if number:  # the round before the first fills caches
                         samples.append(sample)
                 if number:
@@ -100,9 +100,10 @@ def main() -> int:
     ratio, part = statistics.median(ratios), statistics.median(measuring)
     print(f"pageout of {arguments.mib} MiB, medians of {arguments.rounds} rounds, whole processes")
     for label, samples in (("mematlas pageout", ours), ("C process_madvise", peer)):
-        cpu, wall = (statistics.median(getattr(sample, name) for sample in samples) for name in ("cpu_ms", "wall_ms"))
+        cpu, wall = median_cpu_ms(samples), median_wall_ms(samples)
         print(f"  {label:<18} {cpu:7.0f} ms CPU  {wall:7.0f} ms wall")
-    print(f"  ratio of CPU       {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}), bar {BAR_CPU:.2f}")
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    print(f"  ratio of CPU       {ratio:.2f} ({spread}), bar {BAR_CPU:.2f}")
     print(f"  measuring          {part:.1%} of the time, bar {BAR_MEASURING:.0%}")
     wins = ratio <= BAR_CPU and part <= BAR_MEASURING
     print("  ok" if wins else "  LOSES")

@@ -40,7 +40,8 @@ def main(pid: int) -> None:
                 count = int.from_bytes(os.pread(kpagecount, 8, pfn * 8), sys.byteorder)
                 word = int.from_bytes(os.pread(kpageflags, 8, pfn * 8), sys.byteorder)
                 if word not in names:
-                    names[word] = " ".join(name for bit, name in enumerate(NAMES) if word >> bit & 1)
+                    set_flags = [name for bit, name in enumerate(NAMES) if word >> bit & 1]
+                    names[word] = " ".join(set_flags)
                 flags = "present" + " exclusive" * (entry >> 56 & 1) + " file" * (entry >> 61 & 1)
                 print(f"{address:#x},present,{pfn},{pfn * PAGE_SIZE:#x},0,{count},,,{flags},{names[word]},{path}")
 

@@ -76,7 +76,7 @@ class Child:
         return self.read_line()
 
     def close_stdin(self) -> None:
-        """Tell it to stop. It may answer with a last line before it ends."""
+        """Ask it to stop. It may answer with a last line before it ends."""
         self._stdin.close()
 
     def end(self) -> None:

@@ -10,7 +10,7 @@ import programs
 import report
 from mematlas.errors import Error
 from mematlas.kernel.memory.readers import open_kernel_memory
-from run import EXIT_NOT_RUN, check_memory, find_places
+from run import EXIT_NOT_RUN, check_memory, find_values
 from stall import AGAIN_THROUGHPUT, NOTHING, OBSERVERS, Target, measure_stall, observer_of_ours
 
 MIB = 1 << 20
@@ -25,18 +25,20 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="memory of the target")
     arguments = parser.parse_args()
     observers = [observer for observer in OBSERVERS if not observer.argv or observer.label == NOTHING]
-    missing = {reader: why for reader in READERS if (why := why_not(reader))}
-    observers += [
-        observer_of_ours(f"walk by {reader}", f"walk-{reader}", AGAIN_THROUGHPUT)
-        for reader in READERS
-        if reader not in missing
-    ]
+    missing: dict[str, str] = {}
+    for reader in READERS:
+        why = why_not(reader)
+        if why:
+            missing[reader] = why
+        else:
+            observers.append(observer_of_ours(f"walk by {reader}", f"walk-{reader}", AGAIN_THROUGHPUT))
     try:
         programs.build()
         check_memory(arguments.size * MIB)
         size = arguments.size * MIB
-        what = Target(f"{arguments.size} MiB of touched 4 KiB pages", size, size, observers=tuple(observers))
-        stalls = measure_stall(find_places(), arguments.rounds, arguments.seconds, what)
+        label = f"{arguments.size} MiB of touched 4 KiB pages"
+        what = Target(label, size, size, observers=tuple(observers))
+        stalls = measure_stall(find_values(), arguments.rounds, arguments.seconds, what)
     except programs.ProgramError as error:
         print(f"bench: {error}", file=sys.stderr)
         return EXIT_NOT_RUN

@@ -157,9 +157,12 @@ def stall_cells(stall: Stall) -> tuple[str, ...]:
     """Return the cells of one observer, in the order of `STALL_HEADER`."""
     if not stall.rounds:
         return (stall.observer.label, *["-"] * (len(STALL_HEADER) - 2), stall.verdict)
+    nr_observations = "-"
+    if stall.observer.argv:
+        nr_observations = f"{stall.median(lambda a_round: a_round.nr_observations):.0f}"
     return (
         stall.observer.label,
-        "-" if not stall.observer.argv else f"{stall.median(lambda a_round: a_round.nr_observations):.0f}",
+        nr_observations,
         f"{stall.median(lambda a_round: a_round.nr_operations):.0f}",
         f"{stall.median(lambda a_round: a_round.throughput):.1%}",
         f"{stall.median(lambda a_round: a_round.p50_ms):.3f} ms",
@@ -206,7 +209,8 @@ class Report:
             if isinstance(stalls, str):
                 parts.append(f"{name}: NOT RUN: {stalls}")
             else:
-                parts.append(format_text(STALL_HEADER, [stall_cells(stall) for stall in stalls]))
+                cells = [stall_cells(stall) for stall in stalls]
+                parts.append(format_text(STALL_HEADER, cells))
                 parts.append(describe_rounds(stalls, TARGETS[name].label))
         return "\n\n".join(parts)
 
@@ -222,7 +226,8 @@ class Report:
             if isinstance(stalls, str):
                 parts.append(f"Not run: {stalls}.")
             else:
-                parts.append(format_markdown(STALL_HEADER, [stall_cells(stall) for stall in stalls]))
+                cells = [stall_cells(stall) for stall in stalls]
+                parts.append(format_markdown(STALL_HEADER, cells))
                 parts.append(describe_rounds(stalls, TARGETS[name].label))
         return "\n\n".join(parts) + "\n"
 
@@ -237,32 +242,42 @@ def describe(job: Job) -> str:
 def describe_rounds(stalls: Sequence[Stall], beside: str) -> str:
     """Return how long the target was watched, and what the table says."""
     rounds = stalls[0].rounds
-    return f"Rounds: {len(rounds)} of {rounds[0].seconds:.0f} s. {STALL_LEGEND.format(beside=beside)}"
+    legend = STALL_LEGEND.format(beside=beside)
+    return f"Rounds: {len(rounds)} of {rounds[0].seconds:.0f} s. {legend}"
 
 
 def format_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table for the terminal."""
     lines = [header, *rows]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    widths = [max(len(line[index]) for line in lines) for index in range(len(header))]
+    texts = []
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        texts.append("  ".join(cells).rstrip())
+    return "\n".join(texts)
 
 
 def format_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table for a document."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    texts = []
+    for line in lines:
+        cells = [cell.replace("|", "\\|") for cell in line]
+        texts.append(f"| {' | '.join(cells)} |")
+    return "\n".join(texts)
 
 
 def describe_machine() -> list[str]:
     """Return what was measured on, and when: figures without that are worth nothing."""
     memory = int(find_field("/proc/meminfo", "MemTotal").split()[0]) * 1024
+    day = time.strftime("%Y-%m-%d")
+    processor = find_field("/proc/cpuinfo", "model name")
+    load = os.getloadavg()[0]
+    numpy, psutil = find_version("numpy"), find_version("psutil")
     return [
-        f"{time.strftime('%Y-%m-%d')}, on {find_field('/proc/cpuinfo', 'model name')}, "
-        f"{os.cpu_count()} processors, {memory / GIB:.0f} GiB, load {os.getloadavg()[0]:.2f} at the start.",
-        f"Linux {platform.release()}, Python {platform.python_version()}, numpy {find_version('numpy')}, "
-        f"psutil {find_version('psutil')}, {find_pmap_version()}.",
+        f"{day}, on {processor}, {os.cpu_count()} processors, {memory / GIB:.0f} GiB, load {load:.2f} at the start.",
+        f"Linux {platform.release()}, Python {platform.python_version()}, numpy {numpy}, psutil {psutil},"
+        f" {find_pmap_version()}.",
     ]
 
 

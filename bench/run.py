@@ -30,7 +30,8 @@ def parse_arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [*(job.name for job in JOBS), *stall.TARGETS]
-    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"all, or some of: {', '.join(names)}")
+    which = f"all, or some of: {', '.join(names)}"
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help=which)
     parser.add_argument("--quick", action="store_true", help="few short rounds, to see that it works")
     parser.add_argument("--rounds", type=int, help="rounds of each job (default 9)")
     parser.add_argument("--stall-rounds", type=int, help="rounds of the stall jobs (default 3)")
@@ -49,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def find_places() -> dict[str, str]:
+def find_values() -> dict[str, str]:
     """Return what the words of a command may stand for."""
     # Not resolved: a virtual environment's interpreter is a link out of it.
     python = Path(sys.executable)
@@ -95,7 +96,7 @@ def check_thp(pid: int, size: int) -> None:
         raise programs.ProgramError(f"only {huge / size:.0%} of the victim are huge pages")
 
 
-def run_jobs(jobs: Sequence[Job], places: Mapping[str, str], nr_rounds: int) -> list[report.Row]:
+def run_jobs(jobs: Sequence[Job], values: Mapping[str, str], nr_rounds: int) -> list[report.Row]:
     """Run the jobs, those of one victim together: filling 4 GiB takes longer than measuring them."""
     rows = []
     for victim, of_victim in groupby(jobs, key=lambda job: job.victim):
@@ -105,17 +106,17 @@ def run_jobs(jobs: Sequence[Job], places: Mapping[str, str], nr_rounds: int) -> 
                 for job in group:
                     print(f"{job.name}: {nr_rounds} rounds", file=sys.stderr)
                     commands = [job.ours, *(peer.command for peer in job.peers)]
-                    rows += report.judge(job, measure(commands, {**places, "pid": pid}, nr_rounds))
+                    rows += report.judge(job, measure(commands, {**values, "pid": pid}, nr_rounds))
         except programs.ProgramError as error:
             rows += [report.not_run(job, peer, str(error)) for job in group for peer in job.peers]
     return rows
 
 
-def run_stall(what: stall.Target, places: Mapping[str, str], nr_rounds: int, seconds: float) -> list[stall.Stall] | str:
+def run_stall(what: stall.Target, values: Mapping[str, str], nr_rounds: int, seconds: float) -> list[stall.Stall] | str:
     """Run a stall job, or return why it cannot be run."""
     try:
         check_memory(what.needs)
-        return stall.measure_stall(places, nr_rounds, seconds, what)
+        return stall.measure_stall(values, nr_rounds, seconds, what)
     except programs.ProgramError as error:
         return str(error)
 
@@ -127,7 +128,7 @@ def main() -> int:
     # start would be measured with compilation. With the other each line that is printed is a write.
     for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
         os.environ.pop(name, None)
-    places = find_places()
+    values = find_values()
     machine = [QUICK_NOTE] * arguments.quick + report.describe_machine()
     try:
         programs.build()
@@ -135,9 +136,9 @@ def main() -> int:
         print(f"bench: {error}", file=sys.stderr)
         return EXIT_NOT_RUN
     wanted = [job for job in JOBS if not arguments.jobs or job.name in arguments.jobs]
-    rows = run_jobs(wanted, places, arguments.rounds)
+    rows = run_jobs(wanted, values, arguments.rounds)
     stalls = {
-        name: run_stall(what, places, arguments.stall_rounds, arguments.seconds)
+        name: run_stall(what, values, arguments.stall_rounds, arguments.seconds)
         for name, what in stall.TARGETS.items()
         if not arguments.jobs or name in arguments.jobs
     }

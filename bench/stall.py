@@ -24,12 +24,12 @@ NOTHING = "a loop that looks at nothing"
 
 
 class ObserverError(Exception):
-    """An observer ended before it was told to."""
+    """An observer ended before it was asked to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observer:
-    """A way of looking, repeated without pause until told to stop."""
+    """A way of looking, repeated without pause until asked to stop."""
 
     label: str
     argv: tuple[str, ...]
@@ -138,37 +138,35 @@ def choose_processors() -> tuple[int, int] | None:
     return (processors[-1], processors[0]) if len(processors) > 1 else None
 
 
-def measure_stall(places: Mapping[str, str], nr_rounds: int, seconds: float, what: Target) -> list[Stall]:
+def measure_stall(values: Mapping[str, str], nr_rounds: int, seconds: float, what: Target) -> list[Stall]:
     """Return what each observer did to a target."""
     processors = choose_processors()
     if processors is None:
         raise ProgramError("needs two processors")
     stalls = [Stall(observer) for observer in what.observers]
-    argv = [
-        f"{places['bin']}/stall_target",
-        str(what.size),
-        str(processors[0]),
-        *([str(what.step)] if what.step else []),
-    ]
+    program = f"{values['bin']}/stall_target"
+    argv = [program, str(what.size), str(processors[0])]
+    if what.step:
+        argv.append(str(what.step))
     with running(argv) as target:
         target.wait_until_ready()
         for number in range(nr_rounds):
             print(f"stall: round {number + 1} of {nr_rounds}", file=sys.stderr)
-            add_turn(stalls, target, {**places, "pid": str(target.pid)}, processors[1], seconds)
+            add_turn(stalls, target, {**values, "pid": str(target.pid)}, processors[1], seconds)
     control = next(stall for stall in stalls if stall.observer.label == NOTHING)
     for stall in stalls:
         stall.floor_ms = control.median(lambda a_round: a_round.p999_ms)
     return stalls
 
 
-def add_turn(stalls: Sequence[Stall], target: Child, places: Mapping[str, str], processor: int, seconds: float) -> None:
+def add_turn(stalls: Sequence[Stall], target: Child, values: Mapping[str, str], processor: int, seconds: float) -> None:
     """Let every observer have one round."""
     rates: dict[str, float] = {}
     for stall in stalls:
         if stall.error:
             continue
         try:
-            report, nr_observations = one_round(stall.observer, target, places, processor, seconds)
+            report, nr_observations = one_round(stall.observer, target, values, processor, seconds)
         except ObserverError as error:
             stall.error = str(error)
             continue
@@ -192,12 +190,12 @@ def add_turn(stalls: Sequence[Stall], target: Child, places: Mapping[str, str], 
 
 
 def one_round(
-    observer: Observer, target: Child, places: Mapping[str, str], processor: int, seconds: float
+    observer: Observer, target: Child, values: Mapping[str, str], processor: int, seconds: float
 ) -> tuple[dict[str, float], int]:
     """Return the target's report and the observations made meanwhile."""
     if not observer.argv:
         return json.loads(target.ask(str(seconds))), 0
-    with running([word.format_map(places) for word in observer.argv]) as child:
+    with running([word.format_map(values) for word in observer.argv]) as child:
         os.sched_setaffinity(child.pid, {processor})
         with observer_errors():
             child.wait_until_ready()
@@ -209,7 +207,7 @@ def one_round(
 
 @contextmanager
 def observer_errors() -> Iterator[None]:
-    """Tell the end of an observer, which spoils its own line only, from that of the target."""
+    """Take the end of an observer, which spoils its own line only, for another error than that of the target."""
     try:
         yield
     except ProgramError as error:

@@ -55,7 +55,7 @@ PIP_FILES = (Path("/etc/pip.conf"), Path("~/.pip/pip.conf"), Path("~/.config/pip
 
 CLONE_NEWNS = 0x00020000  # include/uapi/linux/sched.h
 PATIENCE = 60.0
-"""Seconds for what runs inside to end when it is told to."""
+"""Seconds for what runs inside to end when it is asked to."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -149,15 +149,19 @@ def make_archive(suite: str | None) -> Path:
 
 def codename() -> str:
     """Return the code name of this machine's release."""
-    found = re.search(r"^VERSION_CODENAME=\"?(\w+)", Path("/etc/os-release").read_text(), re.MULTILINE)
-    return found[1] if found else fail("/etc/os-release has no VERSION_CODENAME: name one with --suite")
+    release = Path("/etc/os-release").read_text()
+    match = re.search(r"^VERSION_CODENAME=\"?(\w+)", release, re.MULTILINE)
+    if match is None:
+        fail("/etc/os-release has no VERSION_CODENAME: name one with --suite")
+    return match[1]
 
 
 def apt_sources(suite: str | None) -> list[str]:
     """Return this machine's sources of apt that are its distribution's, as lines; for another release the first."""
     form = "$(ORIGIN) deb $(REPO_URI) $(RELEASE) $(COMPONENT)"
-    found = output("apt-get", "indextargets", "--format", form, "Identifier: Packages").splitlines()
-    lines = [line.partition(" ")[2] for line in dict.fromkeys(found) if line.startswith(("Debian ", "Ubuntu "))]
+    targets = output("apt-get", "indextargets", "--format", form, "Identifier: Packages").splitlines()
+    own = [line for line in dict.fromkeys(targets) if line.startswith(("Debian ", "Ubuntu "))]
+    lines = [line.partition(" ")[2] for line in own]
     if not lines:
         fail("apt has no lists of Debian's packages: apt-get update")
     if suite and suite != codename():
@@ -217,7 +221,8 @@ def take_along(root: Path) -> tuple[dict[str, str], list[Path]]:
     for setting in [*pip_values(settings), *environment.values()]:
         for word in setting.split():
             path = Path(word.removeprefix("file://"))
-            if word.startswith(("/", "file:///")) and path.is_dir() and not (root / str(path)[1:]).exists():
+            is_path = word.startswith(("/", "file:///"))
+            if is_path and path.is_dir() and not (root / str(path)[1:]).exists():
                 # An index names files beside it.
                 directories.add(path.parent if path.name == "simple" else path)
     for path in files:
@@ -227,7 +232,8 @@ def take_along(root: Path) -> tuple[dict[str, str], list[Path]]:
             inside.unlink(missing_ok=True)
             shutil.copyfile(path, inside)
     write_pip_settings(root / "etc" / "pip.conf", settings)
-    taken = ["the sources of apt", *map(str, settings), *(str(path) for path in files if path.is_file())]
+    copied = [path for path in files if path.is_file()]
+    taken = ["the sources of apt", *map(str, settings), *map(str, copied)]
     say(f"taken along: {', '.join(dict.fromkeys(taken))}")
     say(f"taken along, read-only: {', '.join(map(str, sorted(directories))) or 'no directory'}")
     say(f"taken along: the variables {', '.join(sorted(environment)) or '(none)'}")
@@ -261,10 +267,10 @@ def clone(root: Path) -> None:
     say(f"cloning {output('git', '-C', str(ROOT), 'log', '-1', '--format=%h %s').strip()}")
     script = f"update-ca-certificates >/dev/null 2>&1; useradd -m -s /bin/sh {USER}"
     subprocess.run(["chroot", root, "sh", "-c", script], check=True)
-    for user, place in CLONES.items():
-        line = ["git", "clone", "-q", "--no-hardlinks", str(ROOT), f"{root}{place}"]
+    for user, directory in CLONES.items():
+        line = ["git", "clone", "-q", "--no-hardlinks", str(ROOT), f"{root}{directory}"]
         subprocess.run(line, check=True)
-        subprocess.run(["chroot", root, "chown", "-R", f"{user}:", place], check=True)
+        subprocess.run(["chroot", root, "chown", "-R", f"{user}:", directory], check=True)
 
 
 # --- inside

@@ -62,7 +62,8 @@ def files() -> dict[str, str]:
         from mematlas.cli.completion import script_of
     finally:
         del sys.path[:2]
-    return {MANUAL: man_page.page()} | {path: script_of(shell) for shell, path in COMPLETIONS.items()}
+    made = {path: script_of(shell) for shell, path in COMPLETIONS.items()}
+    return {MANUAL: man_page.page()} | made
 
 
 def standing_alone(readme: str) -> str:

@@ -75,7 +75,8 @@ def page() -> str:
     """Return the whole page."""
     parts = [HEAD, targets(), commands_table(), common(), overview()]
     parts += [section(name) for name in COMMANDS]
-    parts += [EXIT_CODES + "".join(f"| {code} | {text} |\n" for code, text in exit_codes()) + EXIT_TAIL]
+    rows = [f"| {code} | {text} |\n" for code, text in exit_codes()]
+    parts += [EXIT_CODES + "".join(rows) + EXIT_TAIL]
     return "\n".join(parts)
 
 
@@ -102,14 +103,16 @@ def commands_table() -> str:
 def overview() -> str:
     """Return the section about the program called without a command."""
     command = load("overview")
-    return "\n".join(["## mematlas alone\n", usage("", command), prose(command), examples(command), options(command)])
+    parts = (usage("", command), prose(command), examples(command), options(command))
+    return "\n".join(["## mematlas alone\n", *parts])
 
 
 def section(name: str) -> str:
     """Return the section about one command."""
     command = load(name)
     what = f"## {name}\n\n{COMMANDS[name][1]}\n"
-    return "\n".join([what, usage(name, command), prose(command), examples(command), options(command)])
+    parts = (usage(name, command), prose(command), examples(command), options(command))
+    return "\n".join([what, *parts])
 
 
 def usage(name: str, command: Command) -> str:
@@ -131,15 +134,18 @@ def prose(command: Command) -> str:
 def examples(command: Command) -> str:
     """Return the lines to type."""
     longest = max(len(line) for line, _ in command.examples)
-    lines = [f"$ {line:<{longest}}  # {text}" if text else f"$ {line}" for line, text in command.examples]
-    return "\n".join(["```console", *lines, "```\n"])
+    lines = ["```console"]
+    for line, text in command.examples:
+        lines.append(f"$ {line:<{longest}}  # {text}" if text else f"$ {line}")
+    return "\n".join([*lines, "```\n"])
 
 
 def options(command: Command) -> str:
     """Return the arguments that a command declares, as a table; those that others take too, by name."""
     arguments = Arguments()
     command.add_arguments(arguments)
-    own = [each for each in arguments.declared if each[0] not in arguments.common and is_listed(each, command)]
+    special = [declared for declared in arguments.declared if declared[0] not in arguments.common]
+    own = [declared for declared in special if is_listed(declared, command)]
     shared = ", ".join(f"`{names[0]}`" for names, _ in arguments.declared if names in arguments.common)
     text = table(own) if own else ""
     if shared:
@@ -150,7 +156,9 @@ def options(command: Command) -> str:
 def table(declared: list[Declared]) -> str:
     """Return arguments with their help."""
     lines = ["| argument | meaning |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {spelling(*each)} | {meaning(each[1])} |" for each in declared)]) + "\n"
+    for names, settings in declared:
+        lines.append(f"| {spelling(names, settings)} | {meaning(settings)} |")
+    return "\n".join(lines) + "\n"
 
 
 def spelling(names: tuple[str, ...], settings: dict[str, Any]) -> str:

@@ -56,7 +56,8 @@ def page() -> str:
     """Return the whole page."""
     parts = [HEAD, ".SH COMMANDS\n", *map(section, COMMANDS)]
     parts += [".SH COMMON OPTIONS\n", *map(option, common_options())]
-    parts += [".SH TARGETS\n", text(TARGETS_TOPIC), ".SH EXIT STATUS\n", text(EXIT_CODES.removeprefix("Exit codes: "))]
+    parts += [".SH TARGETS\n", text(TARGETS_TOPIC)]
+    parts += [".SH EXIT STATUS\n", text(EXIT_CODES.removeprefix("Exit codes: "))]
     return "".join([*parts, TAIL])
 
 
@@ -65,17 +66,22 @@ def section(name: str) -> str:
     command = load(name)
     arguments = Arguments()
     command.add_arguments(arguments)
-    own = [each for each in arguments.declared if each[0] not in arguments.common and is_listed(each, command)]
+    special = [declared for declared in arguments.declared if declared[0] not in arguments.common]
+    own = [declared for declared in special if is_listed(declared, command)]
     shared = [names[0] for names, _ in arguments.declared if names in arguments.common]
     head = f".SS {name}\n{escape(COMMANDS[name][1][:1].upper() + COMMANDS[name][1][1:])}.\n"
     usage = f".PP\n.B mematlas {name}\n{escape(command.usage)}\n.PP\n"
     more = f".PP\nCommon options: {escape(', '.join(shared))}\n" if shared else ""
-    return head + usage + text(command.about.strip()) + examples(command) + "".join(map(option, own)) + more
+    about = text(command.about.strip())
+    return "".join([head, usage, about, examples(command), *map(option, own), more])
 
 
 def examples(command: Command) -> str:
     """Return the lines to type."""
-    return literal(f"{line}    # {comment}" if comment else line for line, comment in command.examples)
+    lines = []
+    for line, comment in command.examples:
+        lines.append(f"{line}    # {comment}" if comment else line)
+    return literal(lines)
 
 
 def option(declared: Declared) -> str:

@@ -235,15 +235,15 @@ class Style(NamedTuple):
 def runs(line: str) -> list[tuple[str, Style]]:
     """Return a line as runs of text, each with its style; runs of one style are joined."""
     style = Style()
-    found: list[tuple[str, Style]] = []
+    styled: list[tuple[str, Style]] = []
     for index, piece in enumerate(SGR.split(line)):
         if index % 2:
             style = style.changed_by(piece)
-        elif piece and found and found[-1][1] == style:
-            found[-1] = (found[-1][0] + piece, style)
+        elif piece and styled and styled[-1][1] == style:
+            styled[-1] = (styled[-1][0] + piece, style)
         elif piece:
-            found.append((piece, style))
-    return found
+            styled.append((piece, style))
+    return styled
 
 
 def of_256(number: int) -> str:
@@ -255,7 +255,8 @@ def of_256(number: int) -> str:
     if number >= 232:
         return f"#{8 + 10 * (number - 232):02x}" + f"{8 + 10 * (number - 232):02x}" * 2
     red, green, blue = (number - 16) // 36, (number - 16) // 6 % 6, (number - 16) % 6
-    return "#" + "".join(f"{0 if level == 0 else 55 + 40 * level:02x}" for level in (red, green, blue))
+    parts = [55 + 40 * level if level else 0 for level in (red, green, blue)]
+    return "#" + "".join(f"{part:02x}" for part in parts)
 
 
 PICTURES: dict[str, tuple[Callable[[], list[str]], str, int]] = {

@@ -1,6 +1,6 @@
 """What this kernel and our rights offer, found by doing it: never by version numbers, and leaving nothing behind.
 
-Where a probe fails, the error tells what is missing: EPERM and EACCES a right, everything else the kernel.
+Where a probe fails, the error says what is missing: EPERM and EACCES a right, everything else the kernel.
 """
 
 from __future__ import annotations

@@ -34,8 +34,9 @@ def plain_line(words: Sequence[str]) -> str:
     import shutil
 
     name = "mematlas"
-    program_path = shutil.which(name)
-    program = name if program_path and os.path.samefile(program_path, sys.argv[0]) else own_command()
+    on_path = shutil.which(name)
+    is_ours = on_path is not None and os.path.samefile(on_path, sys.argv[0])
+    program = name if is_ours else own_command()
     return f"{program} {shlex.join(words)}"
 
 

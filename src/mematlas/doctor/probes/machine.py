@@ -123,5 +123,6 @@ def ksm(bench: Bench) -> Reason | None:
 
 def numa(bench: Bench) -> Reason | None:
     bench.process.read("numa_maps")
-    nodes = [name for name in names_in("/sys/devices/system/node") if name[:4] == "node" and name[4:].isdigit()]
+    names = names_in("/sys/devices/system/node")
+    nodes = [name for name in names if name[:4] == "node" and name[4:].isdigit()]
     return Reason("nodes", (len(nodes),))

@@ -114,7 +114,7 @@ def huge_page(bench: Bench) -> int:
 
 
 def soft_dirty_page(bench: Bench) -> int:
-    # Without the option the write succeeds all the same, and does nothing: only the bit's going and coming tells.
+    # Without the option the write succeeds all the same, and does nothing: only the bit's going and coming shows it.
     page = bench.map(bench.page_size)
     bench.touch(page)
     before = bench.entry(page)
@@ -141,8 +141,10 @@ def tracked_page(bench: Bench) -> int:
     try:
         fd = open_write_tracking(bench)
         area = (page, bench.page_size)
-        fcntl.ioctl(fd, UFFDIO_REGISTER, bytearray(struct.pack("4Q", *area, UFFDIO_REGISTER_MODE_WP, 0)))
-        fcntl.ioctl(fd, UFFDIO_WRITEPROTECT, bytearray(struct.pack("3Q", *area, UFFDIO_WRITEPROTECT_MODE_WP)))
+        registration = struct.pack("4Q", *area, UFFDIO_REGISTER_MODE_WP, 0)
+        fcntl.ioctl(fd, UFFDIO_REGISTER, bytearray(registration))
+        protection = struct.pack("3Q", *area, UFFDIO_WRITEPROTECT_MODE_WP)
+        fcntl.ioctl(fd, UFFDIO_WRITEPROTECT, bytearray(protection))
     except OSError:
         raise not_seen("none-tracked") from None
     return page

@@ -44,7 +44,8 @@ def tables(bench: Bench) -> Reason | None:
 
 
 def procmap_query(bench: Bench) -> Reason | None:
-    argument = bytearray(PROCMAP_QUERY_ARGUMENT.pack(PROCMAP_QUERY_ARGUMENT.size, 0, bench.page, *(0,) * 12))
+    size = PROCMAP_QUERY_ARGUMENT.size
+    argument = bytearray(PROCMAP_QUERY_ARGUMENT.pack(size, 0, bench.page, *(0,) * 12))
     fd = bench.keep(os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC))
     fcntl.ioctl(fd, PROCMAP_QUERY, argument)
     start, end = PROCMAP_QUERY_ARGUMENT.unpack(argument)[3:5]
@@ -64,16 +65,17 @@ def names(bench: Bench) -> Reason | None:
 
     name = ctypes.create_string_buffer(b"mematlas")
     page = bench.map(bench.page_size)
-    bench.call("prctl", PR_SET_VMA, PR_SET_VMA_ANON_NAME, page, bench.page_size, ctypes.addressof(name))
+    address = ctypes.addressof(name)
+    bench.call("prctl", PR_SET_VMA, PR_SET_VMA_ANON_NAME, page, bench.page_size, address)
     return None
 
 
 FILES = ("maps", "smaps", "pagemap")
-"""What tells of the memory of a process."""
+"""What shows the memory of a process."""
 
 
 def opens_all(pid: int) -> Reason | None:
-    """Open what tells of a process's memory; raise what is refused."""
+    """Open what shows a process's memory; raise what is refused."""
     refused = []
     for name in FILES:
         try:
@@ -122,7 +124,8 @@ def advises(advice: int) -> Probing:
         try:
             pidfd = bench.keep(os.pidfd_open(pid))
             vector = (ctypes.c_size_t * 2)(bench.page, bench.page_size)
-            bench.call("syscall", SYS_PROCESS_MADVISE, pidfd, ctypes.addressof(vector), 1, advice, 0)
+            ranges = ctypes.addressof(vector)
+            bench.call("syscall", SYS_PROCESS_MADVISE, pidfd, ranges, 1, advice, 0)
         finally:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
