@@ -48,7 +48,8 @@ def hold_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_never_answers_is_named_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     hold_up(monkeypatch)
     silent = [0, 5, 6, NR_THINGS - 1]
-    inquiry = Inquiry(hang_at(*silent), range(NR_THINGS), deadline=time.monotonic() + 1)
+    # On a busy machine a child may be silent for want of a processor.
+    inquiry = Inquiry(hang_at(*silent), range(NR_THINGS), deadline=time.monotonic() + 3, silence=0.25)
     before, fds = children(), os.listdir("/proc/self/fd")
 
     assert sorted(number for number, _, _ in inquiry) == [n for n in range(NR_THINGS) if n not in silent]
