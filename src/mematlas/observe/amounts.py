@@ -43,39 +43,39 @@ def look_at_vmas(
     choice = sources.choose(wanted, max_stall, numa=numa)
     nodes = page_nodes(sources) if numa else None
     if choice.source == "smaps":
-        found = by_smaps(sources, selection, first_pages, nodes)
+        counted = by_smaps(sources, selection, first_pages, nodes)
     else:
         from mematlas.observe.page_counter import by_pages
 
-        found = by_pages(sources, choice.source, wanted == "auto", selection, first_pages, nodes)
-    notes = Notes((*choice.why, *found.notes))
-    if wanted == "auto" and found.source == "pagemap":
-        notes += what_smaps_tells(sources, found.vmas)
-    notes += cut_paths(item.vma for item in found.vmas)
-    if first_pages and not WITH_FRAME.isdisjoint({item.first_state for item in found.vmas if item.phys is None}):
+        counted = by_pages(sources, choice.source, wanted == "auto", selection, first_pages, nodes)
+    notes = Notes((*choice.why, *counted.notes))
+    if wanted == "auto" and counted.source == "pagemap":
+        notes += what_smaps_adds(sources, counted.vmas)
+    notes += cut_paths(item.vma for item in counted.vmas)
+    if first_pages and not WITH_FRAME.isdisjoint({item.first_state for item in counted.vmas if item.phys is None}):
         from mematlas.model.pages import HIDDEN_FRAMES
 
         notes.add(HIDDEN_FRAMES)
-    if nodes and nodes.why and any(None in (item.nodes or ()) for item in found.vmas):
+    if nodes and nodes.why and any(None in (item.nodes or ()) for item in counted.vmas):
         from mematlas.model.nodes import nodes_unknown
 
         notes.add(nodes_unknown(nodes.why))
     notes += sources.files.notes()
-    hold = sources.dir.holds.get("smaps") if found.source == "smaps" else None
-    reading = sources.reading(found.source, began, found.torn, notes, hold)
-    return MapsResult(found.vmas, reading, nodes.with_memory if nodes else ())
+    hold = sources.dir.holds.get("smaps") if counted.source == "smaps" else None
+    reading = sources.reading(counted.source, began, counted.torn, notes, hold)
+    return MapsResult(counted.vmas, reading, nodes.with_memory if nodes else ())
 
 
-def what_smaps_tells(sources: Sources, vmas: Iterable[VmaUsage]) -> list[Note]:
-    """Return the note that smaps would tell more, if it would."""
+def what_smaps_adds(sources: Sources, vmas: Iterable[VmaUsage]) -> list[Note]:
+    """Return the note that smaps would report more, if it would."""
     if not any(None in (item.usage.pss, item.usage.swap) for item in vmas):
         return []
     hold_ms = sources.smaps_hold() * 1e3
-    return [Note("smaps-tells", f"--source smaps tells all, and holds up the target for {hold_ms:.0f} ms")]
+    return [Note("smaps-has-more", f"--source smaps reports all, but holds up the target for {hold_ms:.0f} ms")]
 
 
 def page_nodes(sources: Sources, paced: bool = True) -> PageNodes:
-    """Return what tells the NUMA node of each page of a block."""
+    """Return what finds the NUMA node of each page of a block."""
     from mematlas.model.nodes import PageNodes
 
     return PageNodes(sources.dir, sources.pacer() if paced else None)
@@ -86,7 +86,7 @@ OWN_LOOKS = 3
 
 
 def by_smaps(sources: Sources, selection: Selection, first_pages: bool, nodes: PageNodes | None) -> Counted:
-    """Return what smaps tells; read once more where our own reading made us grow."""
+    """Return what smaps reports; read once more where our own reading made us grow."""
     counter = SmapsCounter(sources.dir, sources.pacer(), first_pages, nodes)
     vmas, torn = read_by_smaps(sources, counter, selection)
     for _ in range(OWN_LOOKS * (sources.dir.pid == os.getpid())):
@@ -98,13 +98,15 @@ def by_smaps(sources: Sources, selection: Selection, first_pages: bool, nodes: P
 
 
 def read_by_smaps(sources: Sources, counter: SmapsCounter, selection: Selection) -> tuple[list[VmaUsage], bool]:
-    """Return what one reading of smaps tells, and whether VMAs changed meanwhile."""
+    """Return what one reading of smaps reports, and whether VMAs changed meanwhile."""
     from mematlas.kernel.smaps import SmapsReader
 
     reader = SmapsReader(sources.dir, sources.files)
 
     def wanted(batch: Sequence[tuple[Vma, dict[str, int]]]) -> Sequence[tuple[Vma, dict[str, int]]]:
-        return batch if selection is EVERYTHING else [entry for entry in batch if selection.matches(entry[0])]
+        if selection is EVERYTHING:
+            return batch
+        return [entry for entry in batch if selection.matches(entry[0])]
 
     vmas = counter.count(map(wanted, reader))
     # smaps just stops where the target ends while it is read, which would look like less memory: then there are no
@@ -129,7 +131,7 @@ class SmapsCounter:
         """What is unknown, and why."""
 
     def count(self, batches: Iterable[Sequence[tuple[Vma, dict[str, int]]]]) -> list[VmaUsage]:
-        """Return what smaps tells of VMAs; what it does not, by pagemap: zero pages, and the first page."""
+        """Return what smaps reports of VMAs; what it does not, by pagemap: zero pages, and the first page."""
         from mematlas.model.unsaid import Unsaid
 
         try:

@@ -109,7 +109,8 @@ def capture(process: Process, directory: str, redact: bool = False) -> CaptureRe
     try:
         space = process.address_space()  # a refusal comes here, before the directory is made or taken
         if len(space.vmas) > MAX_CAPTURED_VMAS:
-            raise Error(f"{process.pid} has {len(space.vmas):,} VMAs: a capture holds {MAX_CAPTURED_VMAS:,}")
+            nr_vmas = len(space.vmas)
+            raise Error(f"{process.pid} has {nr_vmas:,} VMAs: a capture holds {MAX_CAPTURED_VMAS:,}")
         with NewDirectory(directory, invoking_user()) as made:
             return Recorder(process, made, redact).save()
     except OSError as error:
@@ -141,7 +142,7 @@ class Recorder:
         self.hidden: list[str] = []
         """The VMAs of which pagemap shows nothing, whatever is mapped there."""
         self.uncertain: list[Note] = []
-        """What is uncertain in what files of shared memory told."""
+        """What is uncertain in what files of shared memory say."""
 
     def save(self) -> CaptureResult:
         """Write every file. machine.json, which makes the directory a capture, is the last."""
@@ -197,11 +198,12 @@ class Recorder:
                 self._save_lines(directory, name, source)
                 return
             is_command = name == "cmdline"
-            data: bytes | None = source.read_start(name, MAX_COMMAND) if is_command else source.read(name)
+            data: bytes | None
+            data = source.read_start(name, MAX_COMMAND) if is_command else source.read(name)
         except (PermissionDenied, NotSupported) as error:
             self.unreadable[name] = str(error)
             return
-        if name == "cmdline" and len(data or b"") == MAX_COMMAND:
+        if is_command and len(data or b"") == MAX_COMMAND:
             text = f"of the command line, its first {MAX_COMMAND >> 10} KiB are saved"
             self.notes.add(Note("command-cut", text))
         if self.redactor and data is not None:
@@ -242,6 +244,7 @@ class Recorder:
         import json
 
         system = os.uname()
+        files = self.process.files
         machine: dict[str, Any] = {
             "mematlas": __version__,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -249,7 +252,7 @@ class Recorder:
             "kernel": system.release,
             "arch": system.machine,
             "page_size": self.process.page_size,
-            "kinds": self.process.files.to_save() if isinstance(self.process.files, LiveFiles) else {},
+            "kinds": files.to_save() if isinstance(files, LiveFiles) else {},
             "hidden": self.hidden,
             "paths": self.paths,
             "redacted": self.redactor is not None,
@@ -303,7 +306,7 @@ class Recorder:
         return True
 
     def _pagemap_parts(self, reader: PageReader, vmas: list[Vma]) -> Iterator[tuple[int, bytes]]:
-        """Yield the entries that hold something, by their place in the file."""
+        """Yield the entries that hold something, by their offset in the file."""
         for vma in vmas:
             for block in reader.blocks(vma):
                 self.frames.add(block)
@@ -394,7 +397,7 @@ class Frames:
         return sum(int.from_bytes(bits, "little").bit_count() for bits in self.chunks.values())
 
     def parts(self, file: WordFile) -> Iterator[tuple[int, bytes]]:
-        """Yield the words of these frames, by their place in the file; those in between are zeros."""
+        """Yield the words of these frames, by their offset in the file; those in between are zeros."""
         for number in sorted(self.chunks):
             # A digit per frame, the lowest frame first; "0" becomes a zero byte.
             digits = f"{int.from_bytes(self.chunks[number], 'little'):b}"[::-1].encode("ascii")

@@ -53,11 +53,11 @@ SHARING_UNKNOWN = Note(
 )
 CAPTURED = Note(
     "holders-unknown",
-    "a capture does not tell who else maps files of memory or has them open, nor whether they have a name",
+    "a capture does not say who else maps or holds files of memory, nor whether they have a name",
 )
 OPEN_FILES_UNKNOWN = Note(
     "open-files-unknown",
-    "files of memory that are open but not mapped are not known: needs CAP_SYS_PTRACE",
+    "files of memory that are open but not mapped are unknown: needs CAP_SYS_PTRACE",
 )
 SWAP_AS_MEMORY = Note(
     "swap-as-memory",
@@ -83,13 +83,13 @@ class MemoryFile:
 
 @record
 class FileFacts:
-    """What the kernel tells of a file of memory."""
+    """What the kernel reports of a file of memory."""
 
     has_name: bool
     size: int
     """Bytes of memory and swap that are its."""
     swap: int
-    """The part that is in swap, as far as that is told."""
+    """The part that is in swap, as far as that is reported."""
 
 
 def find_distinct(sources: Sources, wanted: PagesFrom, max_stall: float) -> DistinctResult:
@@ -97,13 +97,14 @@ def find_distinct(sources: Sources, wanted: PagesFrom, max_stall: float) -> Dist
     began = time.perf_counter()
     accounts = Accounts(sources.address_space().vmas)
     choice = read_accounts(sources, accounts, wanted, max_stall)
-    return DistinctResult(accounts.nr_distinct * sources.page_size, finished(sources, choice, began, accounts))
+    reading = finished(sources, choice, began, accounts)
+    return DistinctResult(accounts.nr_distinct * sources.page_size, reading)
 
 
 def find_ending(
     sources: Sources, find_sharing: Callable[[], list[int] | None], wanted: PagesFrom, max_stall: float
 ) -> EndingResult:
-    """Return what would become of its memory. ``find_sharing`` tells who else runs in its address space."""
+    """Return what would become of its memory. ``find_sharing`` finds who else runs in its address space."""
     began = time.perf_counter()
     sources.procfs.open("kpagecount").close()  # a refusal comes before others are looked at
     accounts = Accounts(sources.address_space().vmas)
@@ -186,8 +187,10 @@ class Accounts:
         with FrameCounter(reader.process.procfs, FIRST_FILE + len(self.files)) as counter:
             keys = FrameKeys()
             for vma in self.vmas:
+                owner = self._owners[vma.start]
+                owner_of_anon = POOL if vma.kind == "hugetlb" else ANON
                 for block in reader.lots(vma):
-                    keys.add(block, self._owners[vma.start], POOL if vma.kind == "hugetlb" else ANON)
+                    keys.add(block, owner, owner_of_anon)
                     if nr_slots := sum(n for byte, n in block.kinds.items() if IS_SLOT[byte]):
                         self.slots[vma.start] = self.slots.get(vma.start, 0) + nr_slots
             self.sums = counter.count(keys.take())
@@ -195,7 +198,10 @@ class Accounts:
     @property
     def nr_distinct(self) -> int:
         """The number of resident frames: hugetlb pages are none."""
-        huge = [POOL, *(FIRST_FILE + i for i, file in enumerate(self.files.values()) if file.kind == "hugetlb")]
+        huge = [POOL]
+        for owner, file in enumerate(self.files.values(), FIRST_FILE):
+            if file.kind == "hugetlb":
+                huge.append(owner)
         return sum(self.sums.mapped) - sum(self.sums.mapped[owner] for owner in huge)
 
 
@@ -243,10 +249,10 @@ class Ending:
                 self.notes.add(CAPTURED)
             return
         devices = memory_devices(self.process)
-        found = open_memory_files(self.process, devices)
-        if found is None:
+        open_files = open_memory_files(self.process, devices)
+        if open_files is None:
             self.notes.add(OPEN_FILES_UNKNOWN)
-        for open_file in found or ():
+        for open_file in open_files or ():
             if open_file.file not in self.files and open_file.size:
                 kind = "hugetlb" if open_file.file[0] in devices.hugetlb else "shmem"
                 link = f"fd/{open_file.number}"
@@ -310,7 +316,8 @@ class Ending:
     def add_frames(self) -> None:
         """Add what is in RAM: anonymous memory, pages of files, and what is the kernel's."""
         size, sums = self.page_size, self.accounts.sums
-        mapped, alone = ([number * size for number in numbers] for numbers in (sums.mapped, sums.alone))
+        mapped = [nr_frames * size for nr_frames in sums.mapped]
+        alone = [nr_frames * size for nr_frames in sums.alone]
         bound, unsure = sums.nr_bound * size, sums.nr_slots_unsure * size
         self.add("freed", "anon", "alone", alone[ANON] - bound - unsure + sums.nr_unmapped * size)
         self.add("pool", "hugetlb", "alone", alone[POOL])
@@ -406,7 +413,9 @@ class Ending:
         """Add the slots of private memory, given SwapPss by the start of each VMA; None where it is not known."""
         for start, nr_slots in self.accounts.slots.items():
             pss = None if swap_pss is None else swap_pss.get(start)
-            least, most = (0, nr_slots) if pss is None else private_slots(nr_slots, pss, self.page_size)
+            least, most = 0, nr_slots
+            if pss is not None:
+                least, most = private_slots(nr_slots, pss, self.page_size)
             self.add("freed", "swap", "alone", least * self.page_size)
             self.add("unknown", "swap", "slots", (most - least) * self.page_size)
             self.add("stays", "swap", "others", (nr_slots - most) * self.page_size)
@@ -434,7 +443,8 @@ class Ending:
     def keep_all(self, pids: Iterable[int]) -> None:
         """Add everything as what other processes with the same address space keep."""
         nr_pages = sum(self.accounts.sums.mapped) + sum(self.accounts.slots.values())
-        self.add("stays", "all", "same_memory", nr_pages * self.page_size + self._size_of_tables(), pids)
+        size = nr_pages * self.page_size + self._size_of_tables()
+        self.add("stays", "all", "same_memory", size, pids)
 
 
 NO_DESCRIPTOR = "/dev/zero"
@@ -448,7 +458,7 @@ def files_unknown(why: object) -> Note:
 
 def unsure_counts() -> list[Note]:
     """Return the note that the kernel does not count how often each page of a huge page is mapped, where that is so."""
-    # Linux can be built so since v6.15. Its files do not tell: the counts of a folio are just all the same.
+    # Linux can be built so since v6.15. Its files do not show it: the counts of a folio are just all the same.
     return [UNSURE_COUNTS] if "NO_PAGE_MAPCOUNT" in (read_config() or ()) else []
 
 
@@ -456,9 +466,9 @@ def unseen(holders: Holders) -> str:
     """Return who could not be looked at, in words."""
     if holders.is_inside:
         return "processes outside of this PID namespace cannot be seen: they may hold files that this one maps"
-    texts = [
-        f"{len(unseen)} {why} (PID {unseen[0].pid}{', ...' if len(unseen) > 1 else ''})"
-        for unseen, why in ((holders.refused, "may not be looked at"), (holders.silent, "did not answer in time"))
-        if unseen
-    ]
+    texts = []
+    for processes, why in ((holders.refused, "may not be looked at"), (holders.silent, "did not answer in time")):
+        if processes:
+            more = ", ..." if len(processes) > 1 else ""
+            texts.append(f"{len(processes)} {why} (PID {processes[0].pid}{more})")
     return f"of the other processes {' and '.join(texts)}: they may hold files that this one maps"

@@ -123,7 +123,7 @@ class Machine:
         groups = grouped((facts for facts in census if facts.pid not in sharing), by)
         notes = Notes()
         if census.nr_late:
-            notes.add(Note("unasked", f"{census.nr_late:,} processes not looked at, for want of time"))
+            notes.add(Note("unasked", f"{census.nr_late:,} processes not looked at: no time was left"))
         is_refused, passed_over = measure_groups(groups, self.procfs, start + MEASURE_SECONDS, limit, by)
         notes += passed_over
         held = effective_capabilities()

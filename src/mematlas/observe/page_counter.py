@@ -80,7 +80,7 @@ class PageCounter:
         self._alike = AlikeUsages(self.page_size)
 
     def by_pagemap(self, vmas: Iterable[Vma]) -> list[VmaUsage]:
-        """Return what the entries of pagemap add up to, with pauses; who shares the pages is told by kpagecount."""
+        """Return what the entries of pagemap add up to, with pauses; who shares the pages is read from kpagecount."""
         from mematlas.model.sharers import Sharers
 
         with PageReader(self.process, self._pacer, cached=False) as reader, Sharers(self.process.procfs) as sharers:
@@ -222,17 +222,20 @@ class PageCounter:
     ) -> Iterator[VmaUsage]:
         """Yield what the entries of VMAs that lie side by side add up to, given one block of all of them.
 
-        ``in_file`` tells the state of a first page without an entry by its file, where a block does not have that.
-        ``look_closer`` counts a VMA by itself: where a page is not exclusive, though mapped once or not told how often.
+        ``in_file`` returns the state of a first page without an entry by its file, where a block does not have that.
+        ``look_closer`` counts a VMA by itself: where a page is not exclusive, though mapped once or unknown times.
         """
         states, use = block.states, block.use
         counts: dict[int, int] = {}
         if nr_shared(block.kinds):
-            indexes = [index for index, is_shared in enumerate(states.translate(IS_SHARED)) if is_shared]
+            marks = states.translate(IS_SHARED)
+            indexes = [index for index, is_shared in enumerate(marks) if is_shared]
             frames = [block.entries[index] & PM_PFRAME for index in indexes]
             counts = dict(zip(indexes, map_counts(frames), strict=True))
         for vma, first, last in cut(run, block, self.page_size):
-            shared = [counts[index] for index in range(first, last) if index in counts] if counts else []
+            shared: list[int] = []
+            if counts:
+                shared = [counts[index] for index in range(first, last) if index in counts]
             if shared and look_closer and min(shared) < 2:
                 yield look_closer(vma)
                 continue
@@ -255,5 +258,5 @@ class PageCounter:
             yield VmaUsage(vma, usage, state, phys, nr_accessed, nr_dirty, nodes)
 
     def _in_file(self, reader: PageReader, vma: Vma) -> State:
-        """Return what the file of shared memory tells of the first page, which has no entry here."""
+        """Return what the file of shared memory says of the first page, which has no entry here."""
         return STATE_OF_BYTE[reader.states(vma, vma.start, vma.start + self.page_size)[0]]

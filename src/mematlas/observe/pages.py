@@ -57,7 +57,8 @@ class PageLook:
     def finish(self, reader: PageSource) -> Reading:
         """Return how it came about, once all is read."""
         notes = (*self.notes, *reader.notes(), *cut_paths(self.space.vmas))
-        return self.sources.reading(reader.name, self.began, self.sources.is_torn(self.space), notes)
+        torn = self.sources.is_torn(self.space)
+        return self.sources.reading(reader.name, self.began, torn, notes)
 
 
 class Pages:
@@ -120,5 +121,5 @@ def translate_all(sources: Sources, addresses: Iterable[int]) -> Translations:
     """Return where each virtual address is, in the order asked."""
     look = PageLook(sources)
     with sources.open_pages("pagemap", paced=False) as reader:
-        found = tuple(translate(address, look.space, reader) for address in addresses)
-        return Translations(found, look.finish(reader))
+        items = tuple(translate(address, look.space, reader) for address in addresses)
+        return Translations(items, look.finish(reader))

@@ -41,6 +41,9 @@ PAUSES = (0, 0.001, 0.004, 0.016, 0.064, 0.256)
 """Seconds before what differs is read again. What is being unmapped is still in the tables and no longer in pagemap, as
 long as the target, which does it, has to wait for a processor."""
 
+THP_FIELDS = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")
+HUGETLB_FIELDS = ("Private_Hugetlb", "Shared_Hugetlb")
+
 
 class PageTableCheck:
     """One comparison of page tables with the kernel's own numbers."""
@@ -118,9 +121,10 @@ class PageTableCheck:
             hugetlb = flags & np.uint64(KPF_HUGE) != 0
             zero = flags & np.uint64(KPF_ZERO_PAGE) != 0
             anon = flags & np.uint64(KPF_ANON) != 0
+            thp = ~hugetlb & ~zero
             sums["hugetlb"] += size * int(np.count_nonzero(hugetlb))
-            sums["thp"] += size * int(np.count_nonzero(~hugetlb & ~zero))
-            sums["left out"] -= size * int(np.count_nonzero(~hugetlb & ~zero & (codes == PROT_NONE)))
+            sums["thp"] += size * int(np.count_nonzero(thp))
+            sums["left out"] -= size * int(np.count_nonzero(thp & (codes == PROT_NONE)))
             # Each huge page of anonymous memory has a table in reserve (pgtable_trans_huge_deposit).
             sums["kept aside"] += self.page_size * int(np.count_nonzero(~hugetlb & (zero | anon)))
 
@@ -128,8 +132,8 @@ class PageTableCheck:
         """Return the sums that the kernel reports, in status and smaps."""
         sums = dict.fromkeys(SUMS[1:], 0)
         for _, fields in read_smaps(self.held.process, self.files):
-            sums["thp"] += sum(fields.get(name, 0) for name in ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"))
-            sums["hugetlb"] += sum(fields.get(name, 0) for name in ("Private_Hugetlb", "Shared_Hugetlb"))
+            sums["thp"] += sum(fields.get(name, 0) for name in THP_FIELDS)
+            sums["hugetlb"] += sum(fields.get(name, 0) for name in HUGETLB_FIELDS)
         return {"table bytes": status_bytes(read_status(self.held.process), "VmPTE"), **sums}
 
     def _with_reasons(self, differing: list[Disagreement]) -> list[Disagreement]:

@@ -85,9 +85,9 @@ class PageTableLook:
 
     def walk(self, start: int, end: int, nr_levels: int) -> Walk:
         """Return the walk of a range down to a level."""
-        found = walk(self.held.memory, self.mode, self.held.origin.pgd, start, end, nr_levels)
-        self.is_torn = self.is_torn or bool(found.torn)
-        return found
+        walked = walk(self.held.memory, self.mode, self.held.origin.pgd, start, end, nr_levels)
+        self.is_torn = self.is_torn or bool(walked.torn)
+        return walked
 
     def steps(self, address: int) -> tuple[WalkStep, ...]:
         """Return how an address is translated, level by level."""
@@ -100,8 +100,10 @@ class PageTableLook:
         code = state_of(self.mode, len(steps) - 1, entry) if steps else EMPTY
         phys = steps[-1].phys if steps else None
         pfn = 0 if phys is None else phys >> shift
-        columns = (np.array([code], np.uint8), np.array([pfn], np.uint64), np.array([entry], np.uint64))
-        return PageBlock(address >> shift << shift, *columns)
+        codes = np.array([code], np.uint8)
+        pfns = np.array([pfn], np.uint64)
+        entries = np.array([entry], np.uint64)
+        return PageBlock(address >> shift << shift, codes, pfns, entries)
 
     def pagemap(self, start: int, nr_pages: int) -> Words:
         """Return the entries of pagemap for consecutive pages, read with pauses."""
@@ -112,8 +114,8 @@ class PageTableLook:
         try:
             for at in range(0, len(buffer), PACED_BLOCK_SIZE):
                 before = time.perf_counter()
-                place = start // self.held.process.procfs.page_size * ENTRY_SIZE + at
-                file.read_into(buffer[at : at + PACED_BLOCK_SIZE], place)
+                offset = start // self.held.process.procfs.page_size * ENTRY_SIZE + at
+                file.read_into(buffer[at : at + PACED_BLOCK_SIZE], offset)
                 if nr_pages > 1:
                     pacer.spend(time.perf_counter() - before)
         finally:

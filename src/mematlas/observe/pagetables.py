@@ -89,7 +89,9 @@ class PageTables:
         self.memory = access.memory
         self.mode = access.mode
         self.half = half
-        low, high = (self.mode.kernel_start, 1 << 64) if half == "kernel" else (0, self.mode.user_end)
+        low, high = 0, self.mode.user_end
+        if half == "kernel":
+            low, high = self.mode.kernel_start, 1 << 64
         self.start, self.end = span or (low, high)
         if not low <= self.start < self.end <= high:
             raise BadInput(f"{self.start:#x}-{self.end:#x} is not in the {half} half, {low:#x}-{high:#x}")
@@ -160,13 +162,16 @@ class PageTables:
         """Return the entries that are asked for, made while they are read; a table stands before what it points at."""
         look = PageTableLook(self._held)
         entries = list_entries(look.parts(NR_LIST_TABLES), wanted)
-        return Stream(self.origin, entries if limit is None else first_entries(entries, limit), look.finish)
+        if limit is not None:
+            entries = first_entries(entries, limit)
+        return Stream(self.origin, entries, look.finish)
 
     def runs(self, wanted: EntryFilter = EVERY_ENTRY, limit: int | None = None) -> Stream[EntryRun]:
         """Return runs of like entries, made while they are read."""
         look = PageTableLook(self._held)
         entries = list_entries(look.parts(NR_LIST_TABLES), wanted)
-        return Stream(self.origin, islice(entry_runs(self.mode, entries), limit), look.finish)
+        runs = entry_runs(self.mode, entries)
+        return Stream(self.origin, islice(runs, limit), look.finish)
 
     def raw(self, level: int, number: int | None = None, address: int | None = None) -> Stream[RawTable]:
         """Return the tables of a level: all, the one with this number, or the one that translates an address."""
@@ -213,7 +218,9 @@ class PageTables:
 
     def _reserve(self, counted: Summary) -> int | None:
         """Return what VmPTE, which leaves out the top table, has beyond the tables in use; None where not known."""
-        reported = None if self.half == "kernel" else status_bytes(read_status(self.process.dir), "VmPTE")
+        if self.half == "kernel":
+            return None
+        reported = status_bytes(read_status(self.process.dir), "VmPTE")
         in_use = sum(level.size for level in counted.levels[1:])
         return None if reported is None else max(reported - in_use, 0)
 
@@ -232,10 +239,10 @@ class PageTables:
         findings = self._audit(look, None, areas)
         if both:
             findings += self._audit(look, (self.mode.kernel_start, 1 << 64), [])
-        named = [
-            replace(finding, area=space.name_at(finding.start) or region_of(regions, finding.start) or "")
-            for finding in join_neighbours(findings)
-        ]
+        named = []
+        for finding in join_neighbours(findings):
+            area = space.name_at(finding.start) or region_of(regions, finding.start)
+            named.append(replace(finding, area=area or ""))
         return AuditResult(named, ("user", "kernel") if both else (self.half,), look.finish())
 
     def _audit(self, look: PageTableLook, span: Span | None, areas: list[Span]) -> list[Finding]:
@@ -290,12 +297,11 @@ class PageTables:
             for name, size in region_sizes(part, regions).items():
                 sizes[name] = sizes.get(name, 0) + size
             left = unmapped_ram(part, self.memory.base, self.memory.ram.ranges, left)
+        # A name may stand for several, with the sum of all.
         first = {region.name: region for region in reversed(regions)}
+        named = [region for region in regions if first[region.name] is region]
         return KernelMap(
-            # A name may stand for several, with the sum of all.
-            regions=tuple(
-                MappedRegion(region, sizes.get(region.name, 0)) for region in regions if first[region.name] is region
-            ),
+            regions=tuple(MappedRegion(region, sizes.get(region.name, 0)) for region in named),
             others=sizes.get(None, 0),
             direct_map=sizes.get("direct map", 0),
             ram=self.memory.ram.size,
@@ -305,4 +311,5 @@ class PageTables:
 
 def raw_table(table: TableLevel, row: int, number: int | None) -> RawTable:
     """Return one of the tables of a level."""
-    return RawTable(table.level, number, int(table.addresses[row]), int(table.tables[row]), table.entries[row])
+    address, phys = int(table.addresses[row]), int(table.tables[row])
+    return RawTable(table.level, number, address, phys, table.entries[row])

@@ -60,12 +60,12 @@ class Process:
 
     def __init__(self, target: int | str | os.PathLike[str] | ProcessDir, procfs: ProcFS | None = None) -> None:
         """Open the process that is meant; or take over the directory of one that was found, and is held open."""
-        found = open_target(target, procfs or ProcFS())
-        self.dir = found.dir
+        opened = open_target(target, procfs or ProcFS())
+        self.dir = opened.dir
         self.procfs = self.dir.procfs
         self.pid = self.dir.pid
         self.page_size = self.procfs.page_size
-        self.notes = found.notes
+        self.notes = opened.notes
         """Which processes could not be looked at when this one was searched for."""
         try:
             stat = read_stat(self.dir)
@@ -158,20 +158,22 @@ class Process:
         if folios:
             from mematlas.model.folio_sizes import read_folio_sizes
 
-            sizes = read_folio_sizes(self.dir, [item.vma for item in result.vmas], self.sources.pacer())
+            vmas = [item.vma for item in result.vmas]
+            sizes = read_folio_sizes(self.dir, vmas, self.sources.pacer())
         counters = read_counters(self.dir, status, len(result.vmas))
         amounts = total(item.usage for item in result.vmas)
-        return UsageResult(amounts, status_bytes(status, "VmPTE"), reading, nodes, size, counters, sizes)
+        page_tables = status_bytes(status, "VmPTE")
+        return UsageResult(amounts, page_tables, reading, nodes, size, counters, sizes)
 
     def _try_distinct(self, source: Source, max_stall: float, reading: Reading) -> tuple[int | None, Reading]:
         """Return the distinct amount, and the reading of the others with what there is to say about it."""
         try:
-            found = self.distinct("auto" if source == "smaps" else source, max_stall)
+            result = self.distinct("auto" if source == "smaps" else source, max_stall)
         except (PermissionDenied, NotSupported) as error:
             unknown = Note("distinct-unknown", f"distinct frames unknown: {error}")
             return None, replace(reading, notes=(*reading.notes, unknown))
-        notes = tuple(Notes((*reading.notes, *found.reading.notes)))
-        return found.distinct, replace(reading, notes=notes, torn=reading.torn or found.reading.torn)
+        notes = tuple(Notes((*reading.notes, *result.reading.notes)))
+        return result.distinct, replace(reading, notes=notes, torn=reading.torn or result.reading.torn)
 
     def maps(
         self,
@@ -222,10 +224,13 @@ class Process:
         """
         from mematlas.observe.ending import find_ending
 
-        return find_ending(self.sources, lambda: self.sharing_memory(everywhere=True), source, max_stall)
+        def find_sharing() -> list[int] | None:
+            return self.sharing_memory(everywhere=True)
+
+        return find_ending(self.sources, find_sharing, source, max_stall)
 
     def sharing_memory(self, everywhere: bool = False) -> list[int] | None:
-        """Return the other processes that run in the same address space; None where that cannot be told.
+        """Return the other processes that run in the same address space; None where that is not known.
 
         Its parent and its children are looked at, or every process: others may have been given to another parent.
 
@@ -237,7 +242,7 @@ class Process:
         return sharing_memory(self.dir, None if everywhere else relatives(self.dir))
 
     def page_nodes(self, paced: bool = True) -> PageNodes:
-        """Return what tells the NUMA node of each page of the blocks that `pages` yields.
+        """Return what finds the NUMA node of each page of the blocks that `pages` yields.
 
         >>> with Process(4211) as process:   # doctest: +SKIP
         ...     nodes = process.page_nodes()
@@ -306,7 +311,8 @@ class Process:
         from mematlas.observe.pages import PageLook, Pages
 
         look = PageLook(self.sources, start, end, selection)
-        return Pages(look, look.open(source, max_stall, paced))  # what cannot be read at all is said now
+        reader = look.open(source, max_stall, paced)  # what cannot be read at all is said now
+        return Pages(look, reader)
 
     def grid(
         self,
@@ -329,7 +335,8 @@ class Process:
         from mematlas.observe.drawings import draw_grid
         from mematlas.observe.pages import PageLook
 
-        return draw_grid(PageLook(self.sources, start, end, selection), source, max_stall, cell_pages, folds, fit)
+        look = PageLook(self.sources, start, end, selection)
+        return draw_grid(look, source, max_stall, cell_pages, folds, fit)
 
     def density(
         self,
@@ -351,7 +358,8 @@ class Process:
         from mematlas.observe.drawings import draw_density
         from mematlas.observe.pages import PageLook
 
-        return draw_density(PageLook(self.sources, start, end, selection), source, max_stall, columns, folds, exclusive)
+        look = PageLook(self.sources, start, end, selection)
+        return draw_density(look, source, max_stall, columns, folds, exclusive)
 
     def untouched(
         self,
@@ -371,7 +379,8 @@ class Process:
         from mematlas.observe.drawings import find_folds
         from mematlas.observe.pages import PageLook
 
-        return find_folds(PageLook(self.sources, start, end, selection), source, max_stall, exclusive)
+        look = PageLook(self.sources, start, end, selection)
+        return find_folds(look, source, max_stall, exclusive)
 
 
 def open_target(target: object, procfs: ProcFS) -> Target:
@@ -384,8 +393,9 @@ def open_target(target: object, procfs: ProcFS) -> Target:
         target = os.path.join(".", os.fspath(target))  # a path, whatever process has this name
     if not isinstance(target, str):
         raise BadInput(f"no process {target!r}: give a PID, a name, ~REGEX, or the directory of a capture")
-    if (found := by_number(target, procfs)) is None:
-        from mematlas.model.search import resolve
+    numbered = by_number(target, procfs)
+    if numbered is not None:
+        return numbered
+    from mematlas.model.search import resolve
 
-        found = resolve(target, procfs)
-    return found
+    return resolve(target, procfs)

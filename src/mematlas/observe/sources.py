@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from mematlas.words import Source
 
 MAX_STALL = 0.005
-"""Seconds for which looking may hold up the target, unless told otherwise."""
+"""Seconds for which looking may hold up the target, by default."""
 
 SOURCES = ("auto", "smaps", "pagemap", "tables")
 PAGE_SOURCES = ("auto", "pagemap", "tables")
-"""Those that tell about single pages."""
+"""Those that show single pages."""
 
 
 @record
@@ -140,11 +140,12 @@ class Sources:
     def reading(
         self, source: str, began: float, torn: bool, notes: Iterable[Note], hold: Hold | None = None
     ) -> Reading:
-        """Return how a result came about, given what `time.perf_counter` told when that began."""
-        every = Notes(notes)
+        """Return how a result came about, given what `time.perf_counter` returned when that began."""
+        seconds = time.perf_counter() - began
+        all_notes = Notes(notes)
         if torn:
-            every.add(TORN)
-        return Reading(source, time.perf_counter() - began, torn, tuple(every), self.reader_name(source), hold)
+            all_notes.add(TORN)
+        return Reading(source, seconds, torn, tuple(all_notes), self.reader_name(source), hold)
 
     # Which is read
 
@@ -155,7 +156,7 @@ class Sources:
 
         What is wanted is taken; for ``auto``, smaps or pagemap as it comes where that holds up the target for no more
         than ``max_stall`` seconds. Else page tables where these are cheapest and we may read them, or pagemap with
-        pauses; but smaps all the same for amounts of which pagemap would not tell all.
+        pauses; but smaps all the same for amounts of which pagemap would not show all.
         """
         known = SOURCES if span is None else PAGE_SOURCES
         if wanted not in known:
@@ -192,7 +193,7 @@ class Sources:
         return min(hold, (span[1] - span[0]) * HOLD_PER_BYTE)
 
     def _why_pagemap_hides(self) -> Error | None:
-        """Return what keeps pagemap from telling all that smaps tells: frames, and how often they are mapped."""
+        """Return what keeps pagemap from showing all that smaps reports: frames, and how often they are mapped."""
         from mematlas.kernel.rights import effective_capabilities
 
         try:

@@ -58,7 +58,8 @@ def count_together(processes: Sequence[Process], source: Source = "auto") -> Tog
                 continue
         sums = counter.count(keys.take())
     anon, file, shmem, hugetlb = (number * procfs.page_size for number in sums.mapped)
-    return Together(anon, file, shmem, hugetlb, (sum(sums.alone) - sums.alone[POOL]) * procfs.page_size)
+    nr_alone = sum(sums.alone) - sums.alone[POOL]
+    return Together(anon, file, shmem, hugetlb, nr_alone * procfs.page_size)
 
 
 def owner_of(vma: Vma) -> int:
