@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import sys
 import time
 
@@ -21,6 +22,13 @@ before = termios.tcgetattr(0)
 note_background(sys.stdout)
 assert termios.tcgetattr(0) == before
 print("painted", repr(paint("s", "swapped", True)), flush=True)
+"""
+UNHEARD_CODE = 43
+UNHEARD = f"""
+import os, sys
+from mematlas.cli.background import note_background
+note_background(sys.stdout)
+os._exit({UNHEARD_CODE})
 """
 ATTRIBUTES = b"\x1b[?64;1c"
 
@@ -70,6 +78,32 @@ def test_palette_fits_what_the_terminal_answers(answer: bytes, code: int) -> Non
 
 def test_nobody_is_asked_where_the_environment_says_it() -> None:
     assert painted_after(b"", COLORFGBG="0;15") == (False, repr("\x1b[38;5;166ms\x1b[0m"))
+
+
+def test_a_terminal_that_goes_away_is_not_waited_for() -> None:
+    pid, fd = pty.fork()
+    if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup(1) has it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        kept = {name: value for name, value in os.environ.items() if name != "COLORFGBG"}
+        os.execve(sys.executable, [sys.executable, "-c", UNHEARD], kept)
+    shown = b""
+    while QUESTION not in shown:
+        shown += os.read(fd, 4096)
+
+    os.close(fd)
+
+    assert os.waitstatus_to_exitcode(waited_for(pid)) == UNHEARD_CODE
+
+
+def waited_for(pid: int) -> int:
+    """Return the status of a child of ours that ends, which is ended where it does not."""
+    end = time.monotonic() + DEADLINE
+    while not (found := os.waitpid(pid, os.WNOHANG))[0]:
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    return found[1]
 
 
 def test_who_is_not_in_the_foreground_asks_nothing(capsys: pytest.CaptureFixture[str]) -> None:

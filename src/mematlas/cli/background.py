@@ -36,6 +36,7 @@ def ask(fd: int, question: bytes) -> bytes:
     import select
     import termios
     import time
+    from contextlib import suppress
 
     try:
         before = termios.tcgetattr(0)
@@ -50,11 +51,14 @@ def ask(fd: int, question: bytes) -> bytes:
         while not is_whole(answer) and len(answer) < MAX_ANSWER:
             if not select.select([0], [], [], max(end - time.monotonic(), 0))[0]:
                 break
-            answer += os.read(0, MAX_ANSWER)
-    except OSError:
+            if not (part := os.read(0, MAX_ANSWER)):
+                break  # a terminal that is gone has no more to say, whenever it is asked
+            answer += part
+    except (OSError, termios.error):
         pass  # a terminal that is gone, or may not be asked
     finally:
-        termios.tcsetattr(0, termios.TCSANOW, before)
+        with suppress(termios.error):
+            termios.tcsetattr(0, termios.TCSANOW, before)
     return answer
 
 

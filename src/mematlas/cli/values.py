@@ -45,7 +45,9 @@ def parse_count(text: str) -> int:
     """Return a number of times: 1 or more."""
     if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and int(text) > 0:
         return int(text)
-    raise BadInput(f"bad number {text[: MOST_DIGITS + 1]!r}: 1 or more")
+    if len(text) > MOST_DIGITS:
+        raise BadInput(f"bad number {text[:MOST_DIGITS]!r}...: {MOST_DIGITS} digits at the most")
+    raise BadInput(f"bad number {text!r}: 1 or more")
 
 
 def parse_width(text: str) -> int:

@@ -20,6 +20,7 @@ from mematlas.views.format import (
     format_rate,
     format_share,
     format_size,
+    widest,
 )
 
 TYPE_CHECKING = False
@@ -211,6 +212,6 @@ def text_form(column: Column[Any], in_bytes: bool) -> Form:
 def widths_of(columns: Sequence[Column[Any]], known: Sequence[Texts]) -> list[int]:
     """Return how wide columns are, as far as their cells are known."""
     return [
-        max(len(column.heading), column.width, *(len(cell) for texts in known for cell in texts[index]), 0)
+        max(len(column.heading), column.width, *(widest(texts[index]) for texts in known))
         for index, column in enumerate(columns)
     ]

@@ -127,6 +127,53 @@ def format_share(share: float) -> str:
     return f"{round(100 * share) if share in (0, 1) else min(max(round(100 * share), 1), 99)}%"
 
 
+def width_of(text: str) -> int:
+    """Return how many columns of a screen a text takes: two a character of Chinese, Japanese or Korean, none an accent.
+
+    >>> width_of("libc.so.6"), width_of("\u65e5\u672c"), width_of("e\u0301")
+    (9, 4, 1)
+    """
+    if text.isascii():
+        return len(text)
+    from unicodedata import category, east_asian_width
+
+    return sum(2 if east_asian_width(c) in "WF" else category(c) not in ("Mn", "Me") for c in text)
+
+
+def widest(cells: Sequence[str]) -> int:
+    """Return how many columns the widest of some cells takes; 0 of none."""
+    return max(map(len if "".join(cells).isascii() else width_of, cells), default=0)
+
+
+def padded(cells: Sequence[str], width: int, right: bool) -> list[str]:
+    """Return cells that take at least so many columns each.
+
+    >>> padded(["ab", "\u65e5"], 3, right=True) == [" ab", " \u65e5"]
+    True
+    """
+    if "".join(cells).isascii():
+        pad = str.rjust if right else str.ljust
+        return [pad(cell, width) for cell in cells]
+    spaces = [" " * (width - width_of(cell)) for cell in cells]
+    return [space + cell if right else cell + space for cell, space in zip(cells, spaces, strict=True)]
+
+
+def beginning(text: str, width: int) -> str:
+    """Return as many of the first characters as these columns have room for."""
+    end = min(width, len(text))
+    while width_of(text[:end]) > width:
+        end -= 1
+    return text[:end]
+
+
+def ending(text: str, width: int) -> str:
+    """Return as many of the last characters as these columns have room for."""
+    start = max(len(text) - width, 0)
+    while width_of(text[start:]) > width:
+        start += 1
+    return text[start:]
+
+
 def shorten(text: str, width: int) -> str:
     """Return a text in at most this many columns, its middle left out where it is longer.
 
@@ -137,17 +184,17 @@ def shorten(text: str, width: int) -> str:
     >>> shorten("/usr/lib/ld-linux-x86-64.so.2", 16), shorten("[heap]", 16)
     ('ld-linu...4.so.2', '[heap]')
     """
-    if len(text) <= width:
+    if width_of(text) <= width:
         return text
     name = text[text.rfind("/") :]
-    head = width - len(LEFT_OUT) - len(name)
+    head = width - len(LEFT_OUT) - width_of(name)
     if head >= LEAST_HEAD:
-        return text[:head] + LEFT_OUT + name
+        return beginning(text, head) + LEFT_OUT + name
     if head >= 0:
         return LEFT_OUT + name
     name = name.removeprefix("/")
     room = max(width - len(LEFT_OUT), 2)
-    return name[: room - room // 2] + LEFT_OUT + name[-(room // 2) :]
+    return beginning(name, room - room // 2) + LEFT_OUT + ending(name, room // 2)
 
 
 def format_list(items: list[str] | tuple[str, ...]) -> str:
@@ -211,7 +258,7 @@ def fold(text: str, width: int) -> list[str]:
         space = " "
         for word in spaced.replace(",", ",\0").rstrip("\0").split("\0"):
             longer = f"{lines[-1]}{space}{word}" if lines[-1] else word
-            if len(longer) <= width or not lines[-1]:
+            if width_of(longer) <= width or not lines[-1]:
                 lines[-1] = longer
             else:
                 lines.append(word)
@@ -239,7 +286,7 @@ def fold_message(text: str, width: int) -> list[str]:
     >>> fold_message("minor  594  it was in RAM already", 26)
     ['minor  594  it was in RAM', '            already']
     """
-    if not width or len(text) <= width or text.startswith("try: "):
+    if not width or width_of(text) <= width or text.startswith("try: "):
         return [text]
     indent = text[: len(text) - len(text.lstrip(" "))]
     hang = indent + " " * HANG
@@ -267,7 +314,7 @@ def fold_words(text: str, width: int) -> list[str]:
     lines = [""]
     for word in words_of(text):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if len(longer) <= width or not lines[-1]:
+        if width_of(longer) <= width or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(word)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.views.columns import widths_of
-from mematlas.views.format import fold, shorten
+from mematlas.views.format import fold, padded, shorten, width_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Layout:
     def _lines_of(self, row: list[str]) -> Iterator[str]:
         """Yield the lines of one row. What would say nothing but that something is not known is left out."""
         parts = row[-1:]
-        if len(row[-1]) > self.room:
+        if width_of(row[-1]) > self.room:
             parts = fold(row[-1], self.room) if self.folds else [shorten(row[-1], self.room)]
         for number, group in enumerate(self.groups):
             cells = [row[index] for index in group]
@@ -85,9 +85,8 @@ class Layout:
                 cells = [""] * len(cells)
 
     def _line(self, number: int, cells: list[str]) -> str:
-        indent = " " * INDENT if number else ""
-        line = (indent + self.patterns[number].format(*cells)).rstrip()
-        if len(line) <= self.width:
+        line = self._joined(number, cells)
+        if width_of(line) <= self.width:
             return line
         # Of rows that stream some are longer than could be known.
         group = self.groups[number]
@@ -95,7 +94,19 @@ class Layout:
             cell if self.is_right[index] else shorten(cell, self.widths[index])
             for index, cell in zip(group, cells, strict=True)
         ]
-        return (indent + self.patterns[number].format(*short)).rstrip()
+        return self._joined(number, short)
+
+    def _joined(self, number: int, cells: list[str]) -> str:
+        indent = " " * INDENT if number else ""
+        joined = self.patterns[number].format(*cells)
+        if not joined.isascii():  # what is two columns wide is no more than a character to a format
+            group = self.groups[number]
+            parts = [
+                padded([cell], self.widths[index], self.is_right[index])[0]
+                for cell, index in zip(cells, group, strict=True)
+            ]
+            joined = "  ".join(parts)
+        return (indent + joined).rstrip()
 
 
 def stand_ins(columns: list[Column[Any]], kept: list[int]) -> dict[int, int]:
@@ -127,7 +138,7 @@ def least_of(column: Column[Any], width: int, widest: int, cells: Iterable[str])
     """Return how many columns the last cell takes at the least, on a screen of this width."""
     if column.kind == "path":
         return min(widest, max(column.width or LEAST_PATH, width // 5))
-    longest_word = max((len(word) for cell in cells for word in fold(cell, 1)), default=0)
+    longest_word = max((width_of(word) for cell in cells for word in fold(cell, 1)), default=0)
     return min(widest, max(longest_word, LEAST_ROOM))
 
 

@@ -21,6 +21,7 @@ from mematlas.views.columns import (
     texts_of,
     widths_of,
 )
+from mematlas.views.format import padded
 from mematlas.views.terminal import paint
 
 TYPE_CHECKING = False
@@ -40,13 +41,13 @@ class Padding:
     lost = ()
 
     def __init__(self, columns: list[Column[Any]], known: Sequence[Texts]) -> None:
-        pads = [str.rjust if column.right else str.ljust for column in columns]
-        self.pads = list(zip(pads, widths_of(columns, known), strict=True))
+        self.widths = widths_of(columns, known)
+        self.is_right = [column.right for column in columns]
 
     def lines(self, texts: Texts) -> Iterator[str]:
         """Yield the lines of rows, given as the cells of all columns."""
-        padded = [[pad(cell, width) for cell in column] for column, (pad, width) in zip(texts, self.pads, strict=True)]
-        return map(str.rstrip, map("  ".join, zip(*padded, strict=True)))
+        columns = map(padded, texts, self.widths, self.is_right)
+        return map(str.rstrip, map("  ".join, zip(*columns, strict=True)))
 
 
 def layout_of(columns: list[Column[Any]], known: Sequence[Texts], width: int, streams: bool) -> Padding | Layout:

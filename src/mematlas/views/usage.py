@@ -6,7 +6,7 @@ from mematlas.analysis.results import Counters
 from mematlas.analysis.usage import Usage
 from mematlas.frozen import record, replace
 from mematlas.notes import Note, Notes
-from mematlas.views.format import first_of, format_path, format_seconds, format_size, number_of
+from mematlas.views.format import first_of, fold_message, format_path, format_seconds, format_size, number_of
 from mematlas.views.table import Column, Drawn, Table, node_columns
 
 TYPE_CHECKING = False
@@ -149,7 +149,7 @@ def usage_table(
         lines = [with_change(line, since) for line in lines]
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
-        yield heading(item)
+        yield from fold_message(heading(item), width)
         fitting = shown[:-1] if since and 0 < width < LIVE_MEANING else shown
         yield from Table("usage/1", fitting, lines).lines(in_bytes=in_bytes, colour=colour, width=width)
 

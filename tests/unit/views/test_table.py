@@ -15,7 +15,7 @@ import pytest
 from mematlas.frozen import record, replace
 from mematlas.notes import Note
 from mematlas.views import writers
-from mematlas.views.format import format_exact
+from mematlas.views.format import format_exact, width_of
 from mematlas.views.table import HIDDEN, NR_TOGETHER, Aside, Column, Table, batch_of
 
 COLUMNS = (
@@ -163,6 +163,17 @@ def test_screen_that_is_too_low_keeps_the_totals() -> None:
         "... 18 more lines",
         text(table)[-1],
     ]
+
+
+@pytest.mark.parametrize("width", [0, 24, 40, 60])
+def test_characters_two_columns_wide_take_two_columns(width: int) -> None:
+    rows = [("\u65e5\u672c", 7, "/\u8a9e" * 20), ("ascii", 7, "/e\u0301" * 4)]
+    columns = [Column("name", "NAME"), Column("nr", "NR", "count"), Column("path", "PATH", "path")]
+
+    lines = text(Table("test/1", by_index(columns), rows), width=width)
+
+    assert {width_of(line.partition(" 7 ")[0]) for line in lines[1:]} == {7}
+    assert not width or max(map(width_of, lines)) <= width
 
 
 def test_numbers_are_never_shortened() -> None:
