@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mematlas.words import State
 
 
-TORN = Note("torn", "torn: VMAs changed during the reading, so the numbers are of no one moment")
+TORN = Note("torn", "torn: VMAs changed during the reading, so the numbers are not of a single moment")
 
 
 @record
@@ -31,7 +31,7 @@ class Reading(Record):
     """``smaps``, ``pagemap`` or ``tables``."""
     duration_s: float
     torn: bool
-    """Whether the VMAs changed meanwhile, so that the numbers are of no one moment."""
+    """Whether the VMAs changed meanwhile, so that the numbers are not of a single moment."""
     notes: tuple[Note, ...]
     """Why something is unknown: each reason once."""
     reader: str | None = None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "usage": ("Look", "how much memory a process uses, by kind (--verify checks it)"),
-    "maps": ("Look", "a line per VMA: size, rights, pages present, swapped, its own"),
+    "maps": ("Look", "a line per VMA: size, rights, how much is in RAM, in swap, unshared"),
     "pages": ("Look", "a line per page, or per run of like pages: state, frame, flags"),
     "translate": ("Look", "virtual addresses to physical ones"),
     "hist": ("Look", "where the present pages are, in one line"),

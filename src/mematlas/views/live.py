@@ -78,6 +78,8 @@ def mark_cells(line: str, before: str, cells: re.Pattern[str]) -> str:
     >>> import re
     >>> mark_cells("rss  5 MiB  in RAM", "rss  4 MiB  in RAM", re.compile(r"\\S+(?: \\S+)*"))
     'rss  \\x1b[7m5 MiB\\x1b[0m  in RAM'
+    >>> mark_cells("swap  0  0", "swap  0  -", re.compile(r"\\S+(?: \\S+)*"))
+    'swap  0  0'
     """
     if line == before:
         return line
@@ -86,8 +88,8 @@ def mark_cells(line: str, before: str, cells: re.Pattern[str]) -> str:
     if len(old) != len(found):
         return paint(line, "changed", True)
     for cell, text in reversed(list(zip(found, old, strict=True))):
-        # Words change where a column becomes wider, and they are folded elsewhere.
-        if cell[0] != text and any(map(str.isdigit, cell[0])):
+        # Words change where a column becomes wider, and they are folded elsewhere. A rate is not known at first.
+        if cell[0] != text != "-" and any(map(str.isdigit, cell[0])):
             line = line[: cell.start()] + paint(cell[0], "changed", True) + line[cell.end() :]
     return line
 

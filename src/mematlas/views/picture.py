@@ -199,11 +199,14 @@ def line_head(strips: list[Strip], width: int) -> str:
     names = {short_name(stretch.vma) for strip in strips for stretch in strip.stretches}
     perms = vma.perms if nr_vmas == 1 else ""
     name = short_name(vma) if len(names) == 1 and (nr_vmas == 1 or vma.kind == "file") else f"{nr_vmas} VMAs"
-    most = name_width(width)
+    address = format_address(strips[0].start)
+    # The address of [vsyscall] is the longest: what it takes more, its size and its name take less.
+    room = (9 if width >= NARROW else 5) + 14 - len(address)
+    left = f"{address} {size_of(strips, width):>{room}} {perms:<4} "
+    most = left_of(width) - len(left) - 1
     if len(name) > most:
         name = name[: most - 1] + "~"
-    size = size_of(strips, width)
-    return f"{format_address(strips[0].start)} {size:>{9 if width >= NARROW else 5}} {perms:<4} {name:<{most}} "
+    return f"{left}{name:<{most}} "
 
 
 def size_of(strips: list[Strip], width: int) -> str:

@@ -462,7 +462,7 @@ def test_wrong_and_missing_answers_exit_10(answers: Callable[[Any], str]) -> Non
     assert code == 10
     assert [row["right"] for row in json.loads(out)["rows"]] == [False, True, False, False]
     assert "3 of 4 predictions were not right: reserve.reserved, reserve.scattered, reserve.given_back" in err
-    assert "reserve    Reserve is not use" in run()[1]
+    assert "reserve    Reserved is not used" in run()[1]
     assert "1 of 4" in run()[1]
 
 

@@ -12,7 +12,7 @@ from mematlas.kernel.maps import parse_maps
 from mematlas.kernel.pagemap import Block
 from mematlas.views.format import fold
 from mematlas.views.histogram import histogram_view
-from mematlas.views.picture import Previous, fit_of, map_view
+from mematlas.views.picture import Previous, fit_of, left_of, map_view
 
 PAGE = 4096  # of the machine that these pictures are of
 MAPS = b"".join(
@@ -69,6 +69,17 @@ def test_no_line_is_wider_than_asked(width: int) -> None:
     lines = picture(width, 1 << 12)
 
     assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_cells_begin_in_one_column_however_long_an_address_is(width: int) -> None:
+    lines = (b"1000000000-1000001000 rw-p 0 00:00 0", b"ffffffffff600000-ffffffffff601000 --xp 0 00:00 0 [vsyscall]")
+    parts = [(vma, vma.start, vma.end) for vma in parse_maps(lines)]
+    shown = list(map_view(Grid(cut_in_strips(parts, [], 1, PAGE), READING), PAGE, width, {}, False, Previous()).lines())
+    drawn = [line for line in shown if line.startswith("0x")]
+
+    assert len(drawn) == 2
+    assert {line.rindex(" ") for line in drawn} == {left_of(width) - 1}
 
 
 @pytest.mark.parametrize("rows", [20, 39, 100])

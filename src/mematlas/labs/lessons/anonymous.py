@@ -45,7 +45,7 @@ def give_back(stage: Stage) -> str:
 
 RESERVE = Lesson(
     "reserve",
-    "Reserve is not use",
+    "Reserved is not used",
     "none",
     """\
 A program asks the kernel for memory with mmap(2); malloc does so for large blocks. What does it get, and when does
