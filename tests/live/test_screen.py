@@ -64,7 +64,7 @@ def group_of(pid: int) -> Group:
     """Return the group of a process, measured though others are larger."""
     procfs = ProcFS()
     groups = [group for group in grouped(machine.Machine(procfs).processes()) if holds(group, pid)]
-    _, passed_over = machine.measure_groups(groups, procfs, float("inf"), 1 << 20)
+    passed_over = machine.measure_groups(groups, procfs, float("inf"), 1 << 20)
     assert not passed_over
     return groups[0]
 
@@ -410,6 +410,13 @@ def test_screen_repeats() -> None:
     assert run.returncode == 0, run.stderr
     heads = [json.loads(line) for line in run.stdout.splitlines() if '"schema"' in line]
     assert [head["schema"] for head in heads] == ["mematlas.overview/3"] * 2
+
+
+@steadily
+def test_who_is_refused_is_known_however_few_are_shown() -> None:
+    few, all_of_them = (screen("--limit", str(limit))["target"]["refused"] for limit in (1, 10_000))
+
+    assert few == all_of_them
 
 
 @steadily

@@ -124,11 +124,10 @@ class Machine:
         notes = Notes()
         if census.nr_late:
             notes.add(Note("unasked", f"{census.nr_late:,} processes not looked at: no time was left"))
-        is_refused, passed_over = measure_groups(groups, self.procfs, start + MEASURE_SECONDS, limit, by)
-        notes += passed_over
+        notes += measure_groups(groups, self.procfs, start + MEASURE_SECONDS, limit, by)
         held = effective_capabilities()
         missing = tuple(name for name in CAPABILITIES if name in LOOK_RIGHTS and name not in held)
-        refused = find_refused(self.procfs, start + COUNT_SECONDS) if missing or is_refused else ()
+        refused = find_refused(self.procfs, start + COUNT_SECONDS)
         ram = self.ram()
         shown = largest(groups, limit, by)
         others = others_of(groups, shown, ram, is_inside(self.procfs))
@@ -209,11 +208,8 @@ def refused_of(pids: Sequence[int], procfs: ProcFS) -> list[int]:
 
 def measure_groups(
     groups: Sequence[Group], procfs: ProcFS, deadline: float, limit: int, by: str | None = None
-) -> tuple[bool, list[Note]]:
-    """Measure the groups that may be among the largest, as far as there is time.
-
-    Whether we were refused is returned, and who could not be looked at.
-    """
+) -> list[Note]:
+    """Measure the groups that may be among the largest, as far as there is time; return who could not be looked at."""
     index_of: dict[int, int] = {}
     facts: dict[int, Facts] = {}
     waiting: dict[int, int] = {}
@@ -228,20 +224,18 @@ def measure_groups(
         return measure(facts[pid], procfs), -1
 
     inquiry = Inquiry(ask, list(facts), deadline=deadline, silence=SILENCE)
-    is_refused = False
     for pid, answer, _ in inquiry:
         index = index_of[pid]
         if isinstance(answer, tuple):
             groups[index].measured[pid] = Measured(*answer)
         elif answer == ENDED:
             groups[index].forget(pid)
-        is_refused = is_refused or answer == REFUSED
         waiting[index] -= 1
         if not waiting[index]:
             del waiting[index]
             if is_decided(groups, waiting, limit, by):
                 break
-    return is_refused, list(left_out(inquiry, procfs))
+    return list(left_out(inquiry, procfs))
 
 
 def cost_of(facts: Facts) -> float:

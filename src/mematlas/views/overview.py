@@ -254,7 +254,7 @@ def rights(
     elif refused == ():
         yield f"You are {who}: all processes are visible, with physical addresses."
     elif refused is None:
-        yield f"You are {who}: the kernel refuses some processes (why: {command} doctor)."
+        yield f"You are {who}: the kernel may refuse some processes (why: {command} doctor)."
     else:
         them = "it" if len(refused) == 1 else "them"
         yield (
