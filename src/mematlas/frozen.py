@@ -11,12 +11,17 @@ commands are to answer in less. What is made here behaves as ``@dataclass(frozen
 Point(x=1, y=0)
 >>> replace(Point(1), y=5) == Point(1, 5)
 True
+>>> Point(list(range(122)))
+Point(x=<122 of int>, y=0)
 """
 
 from __future__ import annotations
 
 WORTH_COMPILING = 50
 """Instances from which on it pays to compile what makes them, which takes 0.1 ms: a start makes few of each."""
+
+MOST_SHOWN = 10
+"""Items of a list that the text of a record has at the most."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,8 +97,15 @@ def _values(self: Any) -> tuple[Any, ...]:
 
 
 def _repr(self: Any) -> str:
-    pairs = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+    pairs = ", ".join(f"{name}={_repr_of(getattr(self, name))}" for name in self.__slots__)
     return f"{type(self).__qualname__}({pairs})"
+
+
+def _repr_of(value: Any) -> str:
+    """Return what a shell shows of a field: of a long list, as the VMAs of a process are, how long it is."""
+    if type(value) in (list, tuple) and len(value) > MOST_SHOWN:
+        return f"<{len(value):,} of {type(value[0]).__name__}>"
+    return repr(value)
 
 
 def _reduce(self: Any) -> tuple[type, tuple[Any, ...]]:

@@ -84,6 +84,9 @@ class Machine:
     def __init__(self, procfs: ProcFS | None = None) -> None:
         self.procfs = procfs or ProcFS()
 
+    def __repr__(self) -> str:
+        return f"<Machine at {self.procfs.root}>"
+
     def processes(self, deadline: float = float("inf")) -> Census:
         """Return every process that has memory of its own, with its counters. They wait for nobody.
 
