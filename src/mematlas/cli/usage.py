@@ -5,14 +5,10 @@ Several processes have a row each, and a total in which each page counts once.
 
 from __future__ import annotations
 
-import os
-
 from mematlas.cli.command import MORE, TARGET, Command
 from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target, since_first
 from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone
 from mematlas.notes import Note, Notes
-from mematlas.observe.sources import no_tables
-from mematlas.views.format import format_seconds
 from mematlas.views.usage import Subject, sharing_notes, usage_table
 
 TYPE_CHECKING = False
@@ -21,7 +17,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from mematlas.analysis.ending import EndingResult
-    from mematlas.analysis.results import MapsResult, UsageResult
+    from mematlas.analysis.results import UsageResult
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
     from mematlas.observe.process import Process
@@ -31,8 +27,6 @@ if TYPE_CHECKING:
     Result = TypeVar("Result", UsageResult, EndingResult)
 
 PSS_ADDS_UP = "only PSS can be added up: what they share is in the RSS of each"
-NR_TRIES = 3
-"""Times that the sources are compared before a difference counts."""
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -141,8 +135,7 @@ def if_ended(args: Namespace, session: Session) -> int:
 
 
 def verify(args: Namespace, session: Session) -> int:
-    from mematlas.analysis.verify import VmaAmounts, compare
-    from mematlas.kernel.smaps import leaves_out_huge_pages
+    from mematlas.observe.usage_check import check_usage
     from mematlas.views.verify import verify_table
 
     if args.source != "auto":
@@ -151,44 +144,11 @@ def verify(args: Namespace, session: Session) -> int:
         raise BadInput("--verify cannot be combined with --numa, --distinct, --folios or --if-ended")
 
     def make() -> Table:
-        if session.process.pid == os.getpid():
-            # What reading takes of our own memory the first time, numpy above all, is not to be compared.
-            for source in ("smaps", "pagemap"):
-                session.process.maps(source, first_pages=False)
-            maps_by_tables(session.process)
-        # A process that maps the same library for a moment is seen by one source and not by the others. What is wrong
-        # is wrong again.
-        for _ in range(NR_TRIES):
-            notes = Notes()
-            saved = session.procfs.machine
-            first = VmaAmounts(session.process.maps("smaps", first_pages=False))
-            counted = VmaAmounts(session.process.maps("pagemap", first_pages=False), first)
-            by_tables = maps_by_tables(session.process)
-            if isinstance(by_tables, Note):
-                notes.add(by_tables)
-            tables = None if isinstance(by_tables, Note) else VmaAmounts(by_tables, first)
-            del by_tables  # what it has of many VMAs is not to be held beside what comes
-            second = VmaAmounts(session.process.maps("smaps", first_pages=False), first) if saved is None else first
-            stopped = bool(saved and saved.get("stopped"))
-            rows = compare(first, counted, second, saved is not None, tables, leaves_out_huge_pages, stopped)
-            if not session.procfs.live or all(row.explained is not False for row in rows):
-                break
-        if hold := first.reading.hold:
-            total, longest = format_seconds(hold.total_s), format_seconds(hold.longest_s)
-            text = f"smaps was read twice, holding up the target for {total} each time, {longest} at most at a time"
-            notes.add(Note("smaps-hold", text))
-        return verify_table(rows, session.target_info(counted.reading), notes)
+        check = check_usage(session.process)
+        return verify_table(check, session.target_info(check.reading))
 
     session.show(make, args)
     return 0
-
-
-def maps_by_tables(process: Process) -> MapsResult | Note:
-    """Return `maps` from page tables, or why that cannot be had."""
-    try:
-        return process.why_no_tables() or process.maps("tables", first_pages=False)
-    except NotSupported as error:
-        return no_tables(error)
 
 
 COMMAND = Command(

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from mematlas.analysis.neighbours import SECTIONS, Fit
 from mematlas.frozen import record
-from mematlas.views.format import fold, format_address, format_path, format_size, number_of
+from mematlas.views.format import beginning, fold, format_address, format_path, format_size, number_of, padded, width_of
 from mematlas.views.table import Column, Drawn
 from mematlas.views.terminal import paint
 
@@ -129,16 +129,6 @@ def map_view(
     previous.cells = counts
     changed = {key for key, value in counts.items() if old.get(key) != value} if old is not None else set()
 
-    def cells() -> Iterator[DrawnCell]:
-        for strip in strips:
-            span = strip.cells.cell_pages * page_size
-            for index in range(strip.cells.nr_cells):
-                key = strip.start, index
-                low = strip.start + index * span
-                end = min(low + span, strip.end)
-                use = used.get(key) or (None, None)
-                yield DrawnCell(strip, low, end, strip.cells.size_of(index), counts[key], use)
-
     def draw(in_bytes: bool, colour: bool, screen: int) -> Iterator[str]:
         glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
         shown = [strip for strip in strips if not strip.is_folded]
@@ -156,7 +146,24 @@ def map_view(
         yield from lines
         yield from below
 
-    return Drawn("map/1", CELL_COLUMNS, cells(), target=target, notes=grid.reading.notes, draw=draw)
+    cells = drawn_cells(strips, counts, used, page_size)
+    return Drawn("map/1", CELL_COLUMNS, cells, target=target, notes=grid.reading.notes, draw=draw)
+
+
+def drawn_cells(
+    strips: Iterable[Strip],
+    counts: dict[Cell, dict[str, int]],
+    used: dict[Cell, tuple[int, int]],
+    page_size: int,
+) -> Iterator[DrawnCell]:
+    """Yield the cells of a picture, as JSON and CSV have them."""
+    for strip in strips:
+        span = strip.cells.cell_pages * page_size
+        for index in range(strip.cells.nr_cells):
+            key = strip.start, index
+            low = strip.start + index * span
+            end = min(low + span, strip.end)
+            yield DrawnCell(strip, low, end, strip.cells.size_of(index), counts[key], used.get(key) or (None, None))
 
 
 SHARED_ANON = "/dev/zero (deleted)"
@@ -204,9 +211,10 @@ def line_head(strips: list[Strip], width: int) -> str:
     room = (9 if width >= NARROW else 5) + 14 - len(address)
     left = f"{address} {size_of(strips, width):>{room}} {perms:<4} "
     most = left_of(width) - len(left) - 1
-    if len(name) > most:
-        name = name[: most - 1] + "~"
-    return f"{left}{name:<{most}} "
+    if width_of(name) > most:
+        name = beginning(name, most - 1) + "~"
+    (name,) = padded([name], most, right=False)
+    return f"{left}{name} "
 
 
 def size_of(strips: list[Strip], width: int) -> str:

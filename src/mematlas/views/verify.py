@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from mematlas.notes import Note
+from mematlas.views.format import format_seconds
 from mematlas.views.table import Column, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
     from typing import Any
 
     from mematlas.analysis.verify import Comparison
-    from mematlas.notes import Note
+    from mematlas.observe.usage_check import UsageCheck
 
 VERIFY_COLUMNS: tuple[Column[Comparison], ...] = (
     Column("measure", "MEASURE"),
@@ -23,8 +25,19 @@ VERIFY_COLUMNS: tuple[Column[Comparison], ...] = (
 )
 
 
-def verify_table(comparisons: list[Comparison], target: dict[str, Any], notes: Iterable[Note] = ()) -> Table:
+def verify_table(check: UsageCheck, target: dict[str, Any]) -> Table:
     """Return the sources side by side; a difference without a reason fails."""
-    unexplained = [row.measure for row in comparisons if row.explained is False]
+    rows = check.comparisons
+    unexplained = [row.measure for row in rows if row.explained is False]
     failures = [f"the sources disagree without a reason: {', '.join(unexplained)}"] if unexplained else []
-    return Table("verify/1", VERIFY_COLUMNS, comparisons, target=target, notes=notes, failures=failures)
+    return Table("verify/1", VERIFY_COLUMNS, rows, target=target, notes=notes_of(check), failures=failures)
+
+
+def notes_of(check: UsageCheck) -> Iterator[Note]:
+    """Yield why a source is missing, and what reading cost the process."""
+    if check.no_tables:
+        yield check.no_tables
+    if hold := check.hold:
+        total, longest = format_seconds(hold.total_s), format_seconds(hold.longest_s)
+        text = f"smaps was read twice, holding up the target for {total} each time, {longest} at most at a time"
+        yield Note("smaps-hold", text)

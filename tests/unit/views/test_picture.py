@@ -10,7 +10,7 @@ from mematlas.analysis.neighbours import Fit
 from mematlas.analysis.results import Density, Grid, Reading
 from mematlas.kernel.maps import parse_maps
 from mematlas.kernel.pagemap import Block
-from mematlas.views.format import fold
+from mematlas.views.format import fold, width_of
 from mematlas.views.histogram import histogram_view
 from mematlas.views.picture import Previous, fit_of, left_of, map_view
 
@@ -80,6 +80,17 @@ def test_cells_begin_in_one_column_however_long_an_address_is(width: int) -> Non
 
     assert len(drawn) == 2
     assert {line.rindex(" ") for line in drawn} == {left_of(width) - 1}
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_cells_begin_in_one_column_whatever_the_script_of_a_name(width: int) -> None:
+    line = "1000000000-1000001000 rw-p 0 00:00 0 /" + "\u65e5\u672c\u8a9e" * 9
+    parts = [(vma, vma.start, vma.end) for vma in parse_maps([line.encode()])]
+
+    shown = map_view(Grid(cut_in_strips(parts, [], 1, PAGE), READING), PAGE, width, {}, False, Previous()).lines()
+
+    (drawn,) = [line for line in shown if line.startswith("0x")]
+    assert width_of(drawn[: drawn.rindex(" ") + 1]) == left_of(width)
 
 
 @pytest.mark.parametrize("rows", [20, 39, 100])
