@@ -339,7 +339,7 @@ def test_small_terminal_is_refused(tmp_path: Path) -> None:
         pytest.skip("needs tmux")
     shown = Terminal(79, 24, tmp_path)
     try:
-        shown.wait_for(r"--tmux needs 80 columns and 24 lines; here are 79 and 24")
+        shown.wait_for(r"--tmux needs 80 columns and 24 lines; this terminal has 79 and 24")
         shown.wait_for("ended with 2")
     finally:
         shown.close()

@@ -97,7 +97,7 @@ def test_a_capture_takes_the_beginning_of_arguments_without_an_end(long_command:
     size = (tmp_path / "saved" / str(long_command.pid) / "cmdline").stat().st_size
     assert size <= MAX_COMMAND
     notes = texts(json.loads(done.stdout)["notes"])
-    assert (size == MAX_COMMAND) == ("of the command line, its first 128 KiB are saved" in notes)
+    assert (size == MAX_COMMAND) == ("only the first 128 KiB of the command line are saved" in notes)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_paths_longer_than_can_be_opened_are_cut_and_counted(
     cut = [row for row in result["rows"] if row["path_cut"]]
     assert len(cut) == 1009
     assert {len(row["path"]) for row in cut} == {MAX_PATH + 3}
-    assert any("the paths of 1,009 VMAs are too long to be kept whole" in note for note in texts(result["notes"]))
+    assert any("the paths of 1,009 VMAs are too long and cut" in note for note in texts(result["notes"]))
 
 
 def test_a_capture_has_the_same_cut_paths(long_paths: tuple[Program, int], tmp_path: Path) -> None:

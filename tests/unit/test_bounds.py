@@ -115,7 +115,7 @@ def test_cut_path_has_a_mark_in_json_and_a_note(tmp_path: Path, capsys: pytest.C
     assert main(["maps", str(tmp_path), "--source", "pagemap", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["path_cut"] for row in found["rows"]] == [True, False]
-    assert "the path of a VMA is too long to be kept whole: cut, as the dots at the end say" in texts(found["notes"])
+    assert "the path of a VMA is too long and cut: the dots at the end show where" in texts(found["notes"])
 
 
 # Captures

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.observe.process import Process
 
-OUTDATED = Note("plan-outdated", "VMAs changed between the plan and the act: what is there now counts")
+OUTDATED = Note("plan-outdated", "VMAs changed after the plan was made: the act went by what is there now")
 
 
 def act(process: Process, plan: Plan, options: Options = DEFAULTS) -> Effect:

@@ -73,7 +73,7 @@ def free_once(process: Process, effect: Effect, kept: PageSet, options: Options)
 def why_not_freed(process: Process, kept: PageSet) -> list[Note]:
     """Return why some of what the swap cache keeps is left there."""
     nr_shared = plan(process, "willneed", SHARED, choice=SWAPPED, only=kept).nr_requested
-    text = f"{nr_shared} pages of shared memory stay in the swap cache: they cannot be freed like this"
+    text = f"{nr_shared} pages of shared memory stay in the swap cache: --free cannot free them"
     return [Note("shared-not-freed", text)] if nr_shared else []
 
 

@@ -41,7 +41,7 @@ class Pins:
         except (PermissionDenied, NotSupported, FormatError) as error:
             why = str(error)
         some = "pages may be" if self.nr_pages is None else f"up to {self.nr_pages} pages are"
-        text = f"{some} pinned (VmPin), and will stay; which ones is unknown: {why}"
+        text = f"{some} pinned (VmPin) and will stay; cannot see which: {why}"
         self.notes.add(Note("pinned-unknown", text))
         return None
 

@@ -269,14 +269,14 @@ def cut_in_strips(
     most = fit.lines - len(SECTIONS) if fit and fit.is_joined else None
     groups = one_by_one(parts) if most is None else by_section(parts, most)
     if cell_pages is not None and cell_pages < 1:
-        raise BadInput(f"a cell of {cell_pages} pages: 1 or more")
+        raise BadInput(f"a cell of {cell_pages} pages is too small: 1 page or more")
     sizes = [group.drawn_size // page_size for group in groups]
     if cell_pages is None and fit:
         cell_pages = cell_that_fits(groups, fit, page_size)
     elif cell_pages is None:
         cell_pages = choose_cell_pages(sizes, DRAWN_CELLS)
     if (nr_cells := sum(-(-size // cell_pages) for size in sizes)) > MAX_CELLS:
-        raise BadInput(f"{nr_cells:,} cells are too many to draw: take more pages a cell, or a part")
+        raise BadInput(f"{nr_cells:,} cells are too many to draw: use larger cells, or a part of the addresses")
     strips: list[Strip] = []
     for line, group in enumerate(groups):
         strips += strips_of(group, line, cell_pages, page_size)
@@ -319,7 +319,7 @@ def lay_end_to_end(
         BadInput: no columns, or too many.
     """
     if not 1 <= columns <= MAX_CELLS:
-        raise BadInput(f"{columns} columns: 1 to {MAX_CELLS:,}")
+        raise BadInput(f"cannot draw {columns} columns: 1 to {MAX_CELLS:,}")
     drawn = (part for part in cut_at(chosen, folds) if not part.is_folded)
     stretches = end_to_end(drawn, page_size)
     nr_pages = sum(stretch.end - stretch.start for stretch in stretches) // page_size

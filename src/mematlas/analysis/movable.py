@@ -51,7 +51,7 @@ REASONS = {
     "untouched": "in the swap cache at most, where no entry shows it",
     "gone": "unmapped by the process meanwhile",
     "busy": "touched or pushed out again, locked or being written at that moment",
-    "busy or dirty": "touched again, locked, or not yet written: kpageflags tells (needs CAP_DAC_READ_SEARCH)",
+    "busy or dirty": "touched again, locked, or not yet written: kpageflags says which (needs CAP_DAC_READ_SEARCH)",
     "unfinished": "not reached",
 }
 """Why a page that was asked for did not move, in the order of the report."""

@@ -160,7 +160,7 @@ def reason_of(measure: str, difference: int, changed: int, smaps: VmaAmounts, ha
     if changed and abs(difference) <= changed + rounding:
         return "smaps itself changed by as much during the count: the process ran, or one that shares pages with it"
     if has_run:
-        return "the capture read one after the other, and the process, or one that shares its pages, was running"
+        return "the capture read one after the other while the process, or one that shares its pages, was running"
     return None
 
 

@@ -115,7 +115,7 @@ class Actor:
             if not self.child:
                 raise BadInput("no child: fork comes first")
             if not arguments:
-                raise BadInput("child takes the line that it is to do")
+                raise BadInput("child needs a line to do")
             return self.child.send(arguments)
         if name not in VERBS:
             raise BadInput(f"unknown command {name[:40]!r}; there are {', '.join(VERBS)}")
@@ -192,7 +192,7 @@ class Actor:
 
     def do_drop(self, first: int, count: int, step: int = 1) -> None:
         if not step:
-            raise BadInput("a step of 0 leads nowhere")
+            raise BadInput("the step must be 1 or more")
         area = self.area()
         low, nr_pages = part(area, first, count)
         for page in range(low, low + nr_pages, step):

@@ -251,7 +251,7 @@ class Asked:
                 # A terminal shows what is typed, a pipe does not.
                 self.writer.write(line.rstrip("\n") + "\n")
             if not line:
-                raise Error("the input ended before the lesson did: nothing is recorded")
+                raise Error("the input ended before the lesson did: nothing was recorded")
             if not line.strip():
                 return None
             try:
@@ -370,7 +370,9 @@ class Guide:
             verdict, style = ("right", "good") if right else ("not so", "bad")
             said = f"{kind.show(prediction, stage.facts)}    {verdict}"
         else:
-            said, style = (f"not understood: {misfit}", "bad") if misfit else ("none", "dim")
+            said, style = "none", "dim"
+            if misfit:
+                said, style = f"not understood: {misfit}", "bad"
         paper.say(f" prediction  {said}", style)
         paper.say(f" reality     {kind.show(reality, stage.facts)}")
         paper.say(f" seen in     {fill(step.source, stage.facts)}", "dim")

@@ -175,7 +175,7 @@ class Paging(Story):
 
     def refused(self, error: Error) -> None:
         """Say why it goes no further, and what to type."""
-        self.say(f"It goes no further here: {error}")
+        self.say(f"It cannot go on here: {error}")
         if isinstance(error, PermissionDenied):
             self.say(permission_hint(error, WORDS))
 

@@ -223,4 +223,4 @@ def check(is_terminal: bool) -> None:
     columns, lines = os.get_terminal_size()
     if columns < LEAST_SIZE[0] or lines < LEAST_SIZE[1]:
         least = f"{LEAST_SIZE[0]} columns and {LEAST_SIZE[1]} lines"
-        raise BadInput(f"--tmux needs {least}; here are {columns} and {lines}")
+        raise BadInput(f"--tmux needs {least}; this terminal has {columns} and {lines}")

@@ -86,7 +86,7 @@ class Number:
             return parse_amount(text, self.unit, facts)
         except BadInput:
             if re.fullmatch(r"\s*\d.*\d.*", text) and RANGE.fullmatch(text.strip()):
-                raise BadInput(f"{text!r} is a range: one number is asked for") from None
+                raise BadInput(f"{text!r} is a range: give one number") from None
             raise
 
     def holds(self, prediction: Prediction, reality: Reality) -> bool:
@@ -177,7 +177,7 @@ class OneOf:
         for index, option in enumerate(self.options):
             if words in (self.letter(index), option.lower().rstrip(".")):
                 return index
-        raise BadInput(f"{text!r} is no choice: {self.form}")
+        raise BadInput(f"{text!r} is not one of the choices: {self.form}")
 
     def holds(self, prediction: Prediction, reality: Reality) -> bool:
         """Whether a prediction is right."""
@@ -207,9 +207,10 @@ def parse_amount(text: str, unit: str, facts: Facts) -> int:
             value = value / page_size
         known = not given or unit in ("pages", "bytes")
     if not known:
-        raise BadInput(f"{text!r}: a plain number is asked for")
+        raise BadInput(f"{text!r} has a unit: give a plain number")
     if value < 0 or value != int(value):
-        raise BadInput(f"{text!r}: a whole number{f' of {unit}' if unit else ''} is asked for")
+        what = f"a whole number of {unit}" if unit else "a whole number"
+        raise BadInput(f"{text!r}: give {what}")
     return int(value)
 
 

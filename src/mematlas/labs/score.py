@@ -61,7 +61,7 @@ class ScoreFile:
         except OSError as error:
             self.notes.add(Note("scores-unknown", f"scores unknown: {self.path}: {error.strerror}"))
         except FormatError:
-            text = f"scores unknown: {self.path} is damaged; mematlas lab --reset begins anew"
+            text = f"scores unknown: {self.path} is damaged; to begin anew: mematlas lab --reset"
             self.notes.add(Note("scores-unknown", text))
         return {}
 
@@ -91,7 +91,7 @@ class ScoreFile:
                     os.unlink(fresh)
                     raise
         except OSError as error:
-            text = f"the score is not kept: {self.path}: {error.strerror}"
+            text = f"the score was not saved: {self.path}: {error.strerror}"
             self.notes.add(Note("score-not-kept", text))
 
     def reset(self, lesson: str | None = None) -> bool:

@@ -167,7 +167,7 @@ class Recorder:
             self._keep_paths(space.vmas)
         machine = self._machine(torn)
         if len(machine) > MAX_SIZE:
-            raise Error(f"{process.pid} has too many VMAs that need to be explained for a capture")
+            raise Error(f"{process.pid} has too many odd VMAs for a capture: their paths and notes take too much room")
         with self.directory.file(MACHINE) as file:
             file.write(machine)
         self.notes += [Note("not-saved", f"not saved: {why}") for why in self.unreadable.values()]
@@ -204,7 +204,7 @@ class Recorder:
             self.unreadable[name] = str(error)
             return
         if is_command and len(data or b"") == MAX_COMMAND:
-            text = f"of the command line, its first {MAX_COMMAND >> 10} KiB are saved"
+            text = f"only the first {MAX_COMMAND >> 10} KiB of the command line are saved"
             self.notes.add(Note("command-cut", text))
         if self.redactor and data is not None:
             data = self.redactor.redact(name, data)
@@ -235,7 +235,7 @@ class Recorder:
                 room -= len(vma.path)
                 if room < 0:
                     self.notes.add(
-                        Note("paths-as-in-maps", "some paths with a newline in them are saved as maps has them")
+                        Note("paths-as-in-maps", "some paths that contain a newline are saved as maps shows them")
                     )
                     break
                 self.paths[f"{vma.start:x}"] = vma.path
@@ -300,7 +300,7 @@ class Recorder:
             self.notes.add(self.huge_estimate)
         if self.unknown_backings:
             why = next(iter(self.unknown_backings.values()))
-            text = f"pages unknown of {len(self.unknown_backings)} VMAs of shared memory: {why}"
+            text = f"the pages of {len(self.unknown_backings)} VMAs of shared memory are unknown: {why}"
             self.notes.add(Note("backing-unknown", text))
         self.notes += self.uncertain
         return True
@@ -337,7 +337,7 @@ class Recorder:
                         states[index] |= MARK_B
         except NotSupported as error:
             self.huge_known = False
-            self.notes.add(Note("huge-unknown", f"huge pages unknown with this source: {error}"))
+            self.notes.add(Note("huge-unknown", f"this source does not show huge pages: {error}"))
         return bytes(states)
 
     def _save_frames(self) -> int | None:

@@ -45,11 +45,11 @@ UNSURE_COUNTS = Note(
 )
 TABLES_UNKNOWN = Note(
     "tables-unknown",
-    "page tables unknown, and no part of these amounts: /proc/PID/status has no line VmPTE here",
+    "page tables are unknown and not counted: /proc/PID/status has no VmPTE line here",
 )
 SHARING_UNKNOWN = Note(
     "sharing-unknown",
-    "whether others run in its address space (CLONE_VM, vfork) is unknown: if any do, all of it stays",
+    "cannot see whether others run in its address space (CLONE_VM, vfork): if any do, all of it stays",
 )
 CAPTURED = Note(
     "holders-unknown",
@@ -61,7 +61,7 @@ OPEN_FILES_UNKNOWN = Note(
 )
 SWAP_AS_MEMORY = Note(
     "swap-as-memory",
-    "swap of files of memory counts as memory: needs cachestat, Linux 6.5",
+    "swapped pages of memory files count as memory: counting them apart needs cachestat, Linux 6.5",
 )
 SEGMENT = "/SYSV"
 SECRET = "/secretmem"
@@ -277,7 +277,7 @@ class Ending:
             self.notes.add(files_unknown(error))
         except NotSupported:
             # The link is gone: unmapped, closed, or another program was started.
-            self.notes.add(files_unknown(f"{file.path or file.kind} was let go meanwhile"))
+            self.notes.add(files_unknown(f"{file.path or file.kind} was unmapped or closed meanwhile"))
 
     def _facts_of(self, file: MemoryFile) -> FileFacts:
         # Not opened as such: secret memory cannot be.

@@ -136,7 +136,7 @@ class PageCounter:
         try:
             return thp + reader.huge_size(vma, block)
         except NotSupported as error:
-            self.notes.add(Note("huge-unknown", f"huge pages unknown with this source: {error}"))
+            self.notes.add(Note("huge-unknown", f"this source does not show huge pages: {error}"))
             return None
 
     def by_tables(self, vmas: Sequence[Vma], sources: Sources) -> list[VmaUsage]:

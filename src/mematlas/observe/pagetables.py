@@ -99,7 +99,7 @@ class PageTables:
         pgd = self.memory.user_pgd(self.mm.pgd) if user_copy else self.mm.pgd
         if pgd is None:
             self.mm.close()
-            raise NotSupported("a top table of user space's own", "page-table isolation (pti=on)")
+            raise NotSupported("a separate top table for user space", "page-table isolation (pti=on)")
         self.origin = Origin(access.name, self.mode, half, pgd, self.memory.memory_end)
         is_whole = (self.start, self.end) == (low, high)
         self._held = HeldTables(process.dir, self.memory, self.mm, self.origin, self.start, self.end, is_whole)
@@ -138,7 +138,7 @@ class PageTables:
         """Walk an address; its entry is read again until pagemap agrees, or does not for good."""
         mode = self.mode
         if mode.user_end <= address < mode.kernel_start:
-            raise BadInput(f"{address:#x} is no address: it lies between the halves")
+            raise BadInput(f"{address:#x} is not a valid address: it lies between the user and the kernel half")
         if address >= mode.user_end:
             region = region_of(self.regions(), address)
             return WalkedAddress(address, look.steps(address), None, None, region or "")
@@ -148,7 +148,7 @@ class PageTables:
             try:
                 word = look.pagemap(address, 1)
             except (PermissionDenied, NotSupported) as error:
-                look.notes.add(Note("pagemap-not-beside", f"pagemap is not beside it: {error}"))
+                look.notes.add(Note("pagemap-not-beside", f"pagemap cannot be shown beside it: {error}"))
                 return WalkedAddress(address, steps, None, None, area)
             differing = differing_pages(mode, look.one_page(address, steps), word)
             if not differing:
@@ -204,7 +204,8 @@ class PageTables:
             addresses = np.maximum(addresses[codes == TABLE], np.uint64(self.start))
         if number >= len(addresses):
             name = self.mode.levels[level].name
-            raise BadInput(f"there are {len(addresses)} tables of level {name}, from 0 (an address begins with 0x)")
+            nr_tables = len(addresses)
+            raise BadInput(f"level {name} has {nr_tables} tables, numbered from 0; an address begins with 0x")
         return int(addresses[number])
 
     # All of them

@@ -52,7 +52,7 @@ def no_tables(why: Error) -> Note:
 
 def pagemap_instead(why: Error) -> Note:
     """Return the note that pagemap is read in their place."""
-    return Note("pagemap-instead", f"page tables cannot be read, so pagemap is, with pauses: {why}")
+    return Note("pagemap-instead", f"page tables cannot be read; pagemap is read instead, with pauses: {why}")
 
 
 def smaps_instead(why: Error, hold: float) -> Note:
@@ -67,7 +67,7 @@ def cut_paths(vmas: Iterable[Vma]) -> list[Note]:
     if not nr_cut:
         return []
     whose = "the path of a VMA is" if nr_cut == 1 else f"the paths of {nr_cut:,} VMAs are"
-    return [Note("paths-cut", f"{whose} too long to be kept whole: cut, as the dots at the end say")]
+    return [Note("paths-cut", f"{whose} too long and cut: the dots at the end show where")]
 
 
 class Sources:

@@ -274,7 +274,7 @@ def test_file_that_is_let_go_meanwhile_is_noted(monkeypatch: pytest.MonkeyPatch)
         looked.look_around()
 
     (file,) = accounts.files.values()
-    assert texts(looked.notes) == [f"files of memory unknown: {file.path} was let go meanwhile"]
+    assert texts(looked.notes) == [f"files of memory unknown: {file.path} was unmapped or closed meanwhile"]
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

@@ -192,7 +192,7 @@ def test_what_is_not_understood_is_asked_again() -> None:
     answers, text = teach(make_lesson(make_step()), "many\n3-9\n7\n")
     assert answers[0].right is True
     assert "cannot read 'many' as a number" in text
-    assert "'3-9' is a range: one number is asked for" in text
+    assert "'3-9' is a range: give one number" in text
 
 
 def test_empty_line_is_no_prediction_and_no_mistake() -> None:
@@ -494,7 +494,7 @@ def test_damaged_answers_file_is_a_usage_error(answers: Callable[[Any], str], co
     [
         ([1], "answer 'touched': [1] is neither text nor a number"),
         ("many", "answer 'touched': cannot read 'many' as a number; try 100 or 400 KiB"),
-        ("90-110", "answer 'touched': '90-110' is a range: one number is asked for"),
+        ("90-110", "answer 'touched': '90-110' is a range: give one number"),
     ],
 )
 def test_answer_that_is_not_understood_is_wrong_and_hides_no_other(
@@ -536,7 +536,7 @@ def test_json_of_a_conversation_is_alone_on_standard_output() -> None:
 def test_input_that_ends_early_is_an_error_and_not_a_score(state: Path) -> None:
     code, _, err = run("reserve", typed="0\n")
     assert code == 1
-    assert err == "mematlas: the input ended before the lesson did: nothing is recorded\n"
+    assert err == "mematlas: the input ended before the lesson did: nothing was recorded\n"
     assert not state.exists()
 
 
@@ -608,7 +608,7 @@ def test_damaged_score_file_is_a_note_and_left_alone(answers: Callable[[Any], st
     state.write_text("{ not json")
     code, _, err = run()
     assert code == 0
-    assert "is damaged; mematlas lab --reset begins anew" in err
+    assert "is damaged; to begin anew: mematlas lab --reset" in err
     assert run("reserve", "--answers", answers(RESERVE), "--json")[0] == 0
     assert state.read_text() == "{ not json"
     assert "is damaged" in run("reserve", "--reset")[2]

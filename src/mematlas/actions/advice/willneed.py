@@ -40,7 +40,7 @@ IS_RESIDENT = to_marks({byte for byte in range(256) if byte & 1})
 READS = 1 << 8
 """Pages read between two looks whether to stop."""
 
-OUT_UNKNOWN = "which pages of shared memory are out of RAM is unknown, so they are left alone"
+OUT_UNKNOWN = "cannot see which pages of shared memory are out of RAM, so they are left alone"
 
 
 class WillNeed(Advice):
@@ -165,7 +165,7 @@ class WillNeed(Advice):
                 self._memory = self.process.dir.open_fd("mem")
             except (PermissionDenied, NotSupported) as error:
                 self.touch = False
-                text = f"what was in swap is in the swap cache at most, not mapped: {error}"
+                text = f"pages from swap are in the swap cache at best, not mapped: {error}"
                 self.notes.add(Note("not-mapped", text))
                 return False
         return True
