@@ -89,7 +89,8 @@ def touch(area: mmap.mmap, numbers: Iterable[int]) -> None:
 def main(words: list[str]) -> int:
     """Make the pictures that are asked for."""
     if words[:1] in (["victim"], ["neighbour"]):
-        Path("/proc/self/comm").write_text("orders" if words == ["victim"] else "worker", encoding="ascii")
+        name = "orders" if words == ["victim"] else "worker"
+        Path("/proc/self/comm").write_text(name, encoding="ascii")
         kept = build() if words == ["victim"] else neighbour(int(words[1]))
         print("ready", flush=True)
         sys.stdin.read()
@@ -191,8 +192,9 @@ def to_svg(lines: list[str], title: str, columns: int) -> str:
                     size = f'width="{length:.1f}" height="{LINE_HEIGHT}"'
                     parts.append(f'<rect x="{x:.1f}" y="{top:.1f}" {size} fill="{style.colour}"/>')
                 bold = ' font-weight="bold"' if style.bold else ""
+                ink = PAPER if style.reversed else style.colour
                 parts.append(
-                    f'<text x="{x:.1f}" y="{y:.1f}" fill="{PAPER if style.reversed else style.colour}"{bold}'
+                    f'<text x="{x:.1f}" y="{y:.1f}" fill="{ink}"{bold}'
                     f' textLength="{length:.1f}" lengthAdjust="spacingAndGlyphs">{escape(words[0])}</text>'
                 )
             column += len(text)

@@ -34,7 +34,7 @@ static void die(const char *what)
 
 int main(int argc, char **argv)
 {
-	uint64_t place, end, chunk, nr_advised = 0;
+	uint64_t address, end, chunk, nr_advised = 0;
 	int pidfd;
 
 	if (argc != 5) {
@@ -44,13 +44,13 @@ int main(int argc, char **argv)
 	pidfd = (int)syscall(SYS_pidfd_open, atoi(argv[1]), 0);
 	if (pidfd < 0)
 		die("pidfd_open");
-	place = strtoull(argv[2], NULL, 16);
-	end = place + strtoull(argv[3], NULL, 10);
+	address = strtoull(argv[2], NULL, 16);
+	end = address + strtoull(argv[3], NULL, 10);
 	chunk = strtoull(argv[4], NULL, 10);
-	while (place < end) {
+	while (address < end) {
 		struct iovec range = {
-			.iov_base = (void *)(uintptr_t)place,
-			.iov_len = end - place < chunk ? end - place : chunk,
+			.iov_base = (void *)(uintptr_t)address,
+			.iov_len = end - address < chunk ? end - address : chunk,
 		};
 		long done = syscall(SYS_process_madvise, pidfd, &range, 1UL, MADV_PAGEOUT, 0);
 
@@ -58,7 +58,7 @@ int main(int argc, char **argv)
 			continue;
 		if (done <= 0)
 			die("process_madvise");
-		place += (uint64_t)done;
+		address += (uint64_t)done;
 		nr_advised += (uint64_t)done;
 	}
 	printf("%" PRIu64 "\n", nr_advised);

@@ -87,7 +87,7 @@ static inline int stop_asked(void)
 	return poll(&in, 1, 0) > 0;
 }
 
-/* Observe without a pause until told to stop, as an impatient tool would. */
+/* Observe without a pause until asked to stop, as an impatient tool would. */
 static inline int observe_in_a_loop(const char *pid, scan_vma_fn scan_vma)
 {
 	uint64_t nr_observations = 0;

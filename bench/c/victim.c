@@ -83,7 +83,7 @@ static void fill_sparse(void)
 		touch(address + i * (SPARSE_HALF / NR_CLUSTERS), CLUSTER_PAGES, 2);
 }
 
-/* Each page in a page table of its own, and every second place for a table empty. */
+/* Each page in a page table of its own, and every second slot for a table empty. */
 static void fill_scattered(void)
 {
 	char *address = map(SCATTERED_SIZE, PROT_READ | PROT_WRITE, MAP_NORESERVE);

@@ -123,7 +123,9 @@ class AlikeUsages:
         if usage is None:
             counts = PageCounts()
             counts.add(kinds)
-            sharers = None if UNTOLD in shared else {count: shared.count(count) for count in set(shared)}
+            sharers: dict[int, int] | None = None
+            if UNTOLD not in shared:
+                sharers = {count: shared.count(count) for count in set(shared)}
             usage = usage_of_pages(
                 vma, counts, self._page_size, zero_known=zero_known, hole="absent", sharers=sharers, thp=0
             )

@@ -266,7 +266,7 @@ def is_decided(groups: Sequence[Group], waiting: Collection[int], count: int, by
 def largest(groups: Iterable[Group], count: int, by: str | None = None) -> list[Group]:
     """Return the groups that use the most; among them, unless ranked otherwise, who has the most in swap or the pools.
 
-    That one takes the place of the last of them, but never that of the first.
+    That one replaces the last of them, but never the first.
     """
     alive = [group for group in groups if group.members]
     ranked = sorted(alive, key=lambda group: group.rank(by), reverse=True)

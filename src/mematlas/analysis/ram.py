@@ -98,7 +98,8 @@ def account(meminfo: Mapping[str, int], cpu_free: int | None = None, hugetlb_fre
     # Stacks lie in vmalloc memory, and are counted there (CONFIG_VMAP_STACK), or they do not.
     stacks = get("KernelStack", 0)
     vmalloc = max(get("VmallocUsed", 0) - stacks, 0)
-    parts = (stacks, vmalloc, *(get(name, 0) for name in ("PageTables", "SecPageTables", "Percpu", "WritebackTmp")))
+    others = ("PageTables", "SecPageTables", "Percpu", "WritebackTmp")
+    parts = (stacks, vmalloc, *(get(name, 0) for name in others))
     # Since Linux commit 61f94e18de94 ("mm, proc: add KReclaimable to /proc/meminfo") (in v4.20) there is more than
     # slabs in it.
     reclaimable = get("KReclaimable", get("SReclaimable"))

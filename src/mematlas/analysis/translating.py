@@ -1,4 +1,4 @@
-"""Where a virtual address is: its VMA, its frame or swap slot, and its place in a file."""
+"""Where a virtual address is: its VMA, its frame or swap slot, and its offset in a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def translate(address: int, space: AddressSpace, reader: PageSource) -> Translat
     vma = space.find(address)
     if vma is None:
         return Translation(address, None, None, None, None, None, None, None, (), False)
-    file_offset = vma.offset + address - vma.start if vma.inode or vma.path.startswith("/") else None
+    has_file = vma.inode or vma.path.startswith("/")
+    file_offset = vma.offset + address - vma.start if has_file else None
     block = reader.block_at(vma, address)
     byte, entry = (reader.hole(vma), 0) if block is None else (block.states[0], block.entries[0])
     pfn, swap_type, swap_offset = decode_place(byte, entry)

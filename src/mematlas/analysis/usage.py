@@ -150,7 +150,8 @@ def total(usages: Iterable[Usage]) -> Usage:
     sums: dict[str, Any] = {}
     for name in Usage.__match_args__:
         amounts = [(getattr(usage, name), numbers[key]) for key, usage in distinct.items()]
-        sums[name] = None if any(amount is None for amount, _ in amounts) else sum(n * amount for amount, n in amounts)
+        is_unknown = any(amount is None for amount, _ in amounts)
+        sums[name] = None if is_unknown else sum(n * amount for amount, n in amounts)
     return Usage(**sums)
 
 
@@ -167,6 +168,10 @@ def total_by_node(amounts: Iterable[Sizes], nodes: Iterable[int]) -> Sizes:
     return sums
 
 
+THP_FIELDS = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")
+"""The lines of smaps that transparent huge pages are in."""
+
+
 def usage_of_fields(
     vma: Vma, fields: dict[str, int], page_size: int, nr_zero: int | None, is_hidden: bool = False
 ) -> Usage:
@@ -179,7 +184,9 @@ def usage_of_fields(
     uss = fields["Private_Clean"] + fields["Private_Dirty"]
     private_hugetlb = fields.get("Private_Hugetlb", 0)
     hugetlb = private_hugetlb + fields.get("Shared_Hugetlb", 0)
-    nr_present = None if nr_zero is None else shown_present((rss + hugetlb) // page_size + nr_zero, is_hidden)
+    nr_present: int | None = None
+    if nr_zero is not None:
+        nr_present = shown_present((rss + hugetlb) // page_size + nr_zero, is_hidden)
     return Usage(
         rss=rss,
         pss=fields["Pss"],
@@ -189,7 +196,7 @@ def usage_of_fields(
         file=rss - anon if vma.kind != "shmem" else 0,
         shmem=rss - anon if vma.kind == "shmem" else 0,
         hugetlb=hugetlb,
-        thp=sum(fields.get(name, 0) for name in ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")),
+        thp=sum(fields.get(name, 0) for name in THP_FIELDS),
         zero=None if nr_zero is None else nr_zero * page_size,
         nr_pages=vma.size // page_size,
         nr_present=nr_present,

@@ -50,8 +50,9 @@ class VmaAmounts:
 
     def __init__(self, result: MapsResult, like: VmaAmounts | None = None) -> None:
         vmas = [item.vma for item in result.vmas]
-        is_alike = like is not None and list(map(what_counts, like.vmas)) == list(map(what_counts, vmas))
-        self.vmas: list[Vma] = like.vmas if like and is_alike else vmas
+        self.vmas: list[Vma] = vmas
+        if like and list(map(what_counts, like.vmas)) == list(map(what_counts, vmas)):
+            self.vmas = like.vmas
         self.usages = [item.usage for item in result.vmas]
         self.reading = result.reading
         self.total = total(self.usages)
@@ -182,8 +183,9 @@ def limit_of(measure: str, smaps: VmaAmounts, counted: VmaAmounts, leaves_out: C
     notes = counted.reading.notes
     if measure == "swap":
         unseen = [note.text for note in notes if note.code == "swap-cache-unseen"]
-        is_less = all(vma.kind == "shmem" and difference_of(measure, one, two) < 0 for vma, one, two in differing)
-        return unseen[0] if is_less and unseen else None
+        is_shmem = all(vma.kind == "shmem" for vma, _, _ in differing)
+        is_less = all(difference_of(measure, one, two) < 0 for _, one, two in differing)
+        return unseen[0] if is_shmem and is_less and unseen else None
     estimates = [note.text for note in notes if note.code == "huge-estimate"] if measure == "uss" else []
     if estimates and all(is_of_huge_pages(measure, one, two) for _, one, two in differing):
         return estimates[0]

@@ -337,13 +337,12 @@ class Guide:
         right = prediction is not None and question.kind.holds(prediction, reality)
         self._compare(step, prediction, misfit, reality, right, stage)
         blank = "not understood" if misfit else "-"
-        short = tuple(
-            blank if value is None else question.kind.short(value, stage.facts) for value in (prediction, reality)
-        )
+        predicted = blank if prediction is None else question.kind.short(prediction, stage.facts)
+        real = question.kind.short(reality, stage.facts)
         meant: Any = prediction
         if isinstance(question.kind, OneOf) and isinstance(prediction, int):
             meant = question.kind.options[prediction]
-        return Answer(lesson.name, question.key, asked, meant, reality, (short[0], short[1]), right, misfit)
+        return Answer(lesson.name, question.key, asked, meant, reality, (predicted, real), right, misfit)
 
     def _predicted(self, question: Question, stage: Stage) -> tuple[Prediction | None, str]:
         """Return the prediction, or what is wrong with it: one mistake in a file must not hide the other answers."""

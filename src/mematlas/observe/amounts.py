@@ -52,7 +52,7 @@ def look_at_vmas(
     if wanted == "auto" and counted.source == "pagemap":
         notes += what_smaps_adds(sources, counted.vmas)
     notes += cut_paths(item.vma for item in counted.vmas)
-    if first_pages and not WITH_FRAME.isdisjoint({item.first_state for item in counted.vmas if item.phys is None}):
+    if first_pages and are_hidden(counted.vmas):
         from mematlas.model.pages import HIDDEN_FRAMES
 
         notes.add(HIDDEN_FRAMES)
@@ -64,6 +64,11 @@ def look_at_vmas(
     hold = sources.dir.holds.get("smaps") if counted.source == "smaps" else None
     reading = sources.reading(counted.source, began, counted.torn, notes, hold)
     return MapsResult(counted.vmas, reading, nodes.with_memory if nodes else ())
+
+
+def are_hidden(vmas: Iterable[VmaUsage]) -> bool:
+    """Whether the frame of some first page is hidden from us."""
+    return not WITH_FRAME.isdisjoint({item.first_state for item in vmas if item.phys is None})
 
 
 def what_smaps_adds(sources: Sources, vmas: Iterable[VmaUsage]) -> list[Note]:

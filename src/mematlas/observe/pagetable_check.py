@@ -22,6 +22,7 @@ from mematlas.analysis.pagetables.compare import (
     nr_hidden,
 )
 from mematlas.analysis.pagetables.results import Verification
+from mematlas.analysis.usage import THP_FIELDS
 from mematlas.frozen import replace
 from mematlas.kernel.kpage import KPF_ANON, KPF_HUGE, KPF_ZERO_PAGE, read_frame_words
 from mematlas.kernel.pagemap import LAST_ADDRESS
@@ -41,7 +42,6 @@ PAUSES = (0, 0.001, 0.004, 0.016, 0.064, 0.256)
 """Seconds before what differs is read again. What is being unmapped is still in the tables and no longer in pagemap, as
 long as the target, which does it, has to wait for a processor."""
 
-THP_FIELDS = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")
 HUGETLB_FIELDS = ("Private_Hugetlb", "Shared_Hugetlb")
 
 

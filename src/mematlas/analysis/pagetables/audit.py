@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @record
 class Finding:
-    """Something that an audit has found."""
+    """Something dangerous, or odd, in page tables."""
 
     kind: str
     """`writable-executable`, `user-in-kernel`, `executable-data`, `writable-alias`, `alias`."""
@@ -75,7 +75,7 @@ def audit(walked: Walk, data_areas: Sequence[Span] = ()) -> list[Finding]:
 def aliases(*parts: Walk) -> list[Finding]:
     """Return memory that a walk, given as its parts, maps more than once with different rights; see `Covers`.
 
-    >>> aliases(found)[:1]  # doctest: +SKIP
+    >>> aliases(walked)[:1]  # doctest: +SKIP
     [Finding(kind='alias', start=140063, size=4096, rights=2, phys=7151616, other=140064)]
     """
     covers = Covers()

@@ -131,7 +131,7 @@ def has_flag(mode: PagingMode, level: int, batch: EntryBatch, name: str) -> Bool
 def list_entries(parts: Iterable[Walk], wanted: EntryFilter) -> Iterator[EntryBatch]:
     """Yield the entries of a walk, given as its parts, that are asked for.
 
-    >>> next(list_entries([found], EntryFilter())).levels[:4].tolist()  # doctest: +SKIP
+    >>> next(list_entries([walked], EntryFilter())).levels[:4].tolist()  # doctest: +SKIP
     [0, 1, 2, 3]
     """
     is_first = True
@@ -202,7 +202,7 @@ class EntryRun:
 def entry_runs(mode: PagingMode, batches: Iterable[EntryBatch]) -> Iterator[EntryRun]:
     """Yield runs of entries that point at no table.
 
-    >>> [(run.level, run.size) for run in entry_runs(mode, list_entries([found], EntryFilter()))]  # doctest: +SKIP
+    >>> [(run.level, run.size) for run in entry_runs(mode, list_entries([walked], EntryFilter()))]  # doctest: +SKIP
     [(3, 8192)]
     """
     held: EntryRun | None = None

@@ -158,7 +158,7 @@ class AuditResult(Record):
 
 @record
 class Verification(Record):
-    """What a comparison with the kernel's own numbers has found."""
+    """The result of a comparison with the kernel's own numbers."""
 
     checks: tuple[Check, ...]
     pages: tuple[Disagreement, ...]

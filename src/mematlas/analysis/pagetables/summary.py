@@ -110,7 +110,7 @@ class _Sums:
 
 
 def summarize(parts: Iterable[Walk]) -> Summary:
-    """Return the summary of a walk, given as its parts; of one part, as ``[found]``.
+    """Return the summary of a walk, given as its parts; of one part, as ``[walked]``.
 
     >>> summary = summarize(walk_parts(memory, mode, mm.pgd))  # doctest: +SKIP
     >>> [(level.name, level.nr_tables) for level in summary.levels]  # doctest: +SKIP
@@ -143,7 +143,7 @@ def summarize(parts: Iterable[Walk]) -> Summary:
 
 def _level_summary(mode: PagingMode, level: int, sums: _Sums) -> LevelSummary:
     size = len(sums.tables) * mode.levels[level].nr_entries * 8
-    # Linux gives a table of fewer entries (arm64's top) a place in a page of its own all the same, or less.
+    # Linux gives a table of fewer entries (arm64's top) a page of its own all the same, or a part of one.
     return LevelSummary(mode.levels[level].name, len(sums.tables), size, sums.nr_used, sums.nr_few)
 
 

@@ -188,7 +188,7 @@ read-only: that is what keeps it full of zeros.""",
             SMAPS,
             """\
 Writing to a read-only page is a page fault. The kernel sees that the program may write here, takes a fresh frame
-of zeros and puts it in the place of the zero page: copy-on-write, with zeros as the original. The other
+of zeros and maps it instead of the zero page: copy-on-write, with zeros as the original. The other
 {nr_left:pages} still lead to the zero page.""",
         ),
     ),

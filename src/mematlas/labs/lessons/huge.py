@@ -271,7 +271,7 @@ machine within days.""",
         Step(
             "Collapsed",
             """\
-Now the workload asks for huge pages in the place of its small ones: madvise(2), MADV_COLLAPSE. Half of the pages of
+Now the workload asks for huge pages instead of its small ones: madvise(2), MADV_COLLAPSE. Half of the pages of
 each are missing.""",
             Question("collapsed", "How many small pages' worth does RSS count then?", PAGES),
             collapse,

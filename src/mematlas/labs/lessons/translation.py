@@ -1,4 +1,4 @@
-"""The lesson on addresses: from a virtual one to the place in RAM, by hand."""
+"""The lesson on addresses: from a virtual one to a physical one, by hand."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ The remainder: with pages of 0x1000 bytes the last three hexadecimal digits. Tra
 and leaves the offset as it is.""",
         ),
         Step(
-            "The place in pagemap",
+            "The offset in pagemap",
             "/proc/{pid}/pagemap is a file with one entry of 8 bytes for each page, in order, from page 0 on.",
             Question("file_offset", "At which byte of that file is the entry of this page?", NUMBER),
             file_offset,
