@@ -99,7 +99,7 @@ class Arguments:
 
         class Parser(argparse.ArgumentParser):
             def error(self, message: str) -> NoReturn:
-                raise BadInput(message)
+                raise BadInput(in_own_words(message))
 
         parser = Parser(add_help=False)
         for names, settings in self.declared:
@@ -108,6 +108,21 @@ class Arguments:
                 settings = {key: value for key, value in settings.items() if key != "choices"} | {"type": check}
             parser.add_argument(*names, **settings)
         return parser
+
+
+ONE_EXPECTED, REQUIRED = ": expected one argument", "the following arguments are required: "
+"""What argparse says."""
+
+
+def in_own_words(message: str) -> str:
+    """Return a message of argparse as ours are.
+
+    >>> in_own_words(f"argument -p/--pid{ONE_EXPECTED}"), in_own_words(f"{REQUIRED}SHELL"), in_own_words("bad X")
+    ('-p/--pid needs a value', 'SHELL is missing', 'bad X')
+    """
+    if message.endswith(ONE_EXPECTED):
+        return message.removeprefix("argument ").removesuffix(ONE_EXPECTED) + " needs a value"
+    return f"{message.removeprefix(REQUIRED)} is missing" if message.startswith(REQUIRED) else message
 
 
 def is_option(names: tuple[str, ...]) -> bool:

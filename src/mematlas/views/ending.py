@@ -69,7 +69,7 @@ COLUMNS: tuple[Column[Subject[EndingResult]], ...] = (
     *(Column(fate, fate.upper(), "size", amount(fate)) for fate, _ in FATES),
     Column("distinct", "DISTINCT", "size", lambda item: item.result.distinct, rank=1),
     Column("dirty", "DIRTY", "size", lambda item: item.result.dirty, rank=2),
-    Column("parts", "PARTS", "counts", parts_of, rank=4),
+    Column("parts", "PARTS", "amounts", parts_of, rank=4),
     Column("source", "SOURCE", value=lambda item: item.result.reading.source, rank=3),
 )
 LINE_COLUMNS: tuple[Column[Line], ...] = (

@@ -74,7 +74,7 @@ def plain(value: Any, kind: str) -> Any:
         return None
     if kind in ("text", "path"):
         return "".join(escape(each) if "\ud800" <= each <= "\udfff" else each for each in str(value))
-    if kind in ("counts", "sizes"):
+    if kind in ("counts", "amounts", "sizes"):
         return list(value.items())
     if kind in ("share", "number"):
         return float(value)
@@ -98,6 +98,7 @@ def to_arrow(table: Table) -> Any:
         "flag": pa.bool_(),
         "list": pa.list_(pa.string()),
         "counts": pa.map_(pa.string(), pa.int64()),
+        "amounts": pa.map_(pa.string(), pa.int64()),
         "sizes": pa.map_(pa.int64(), pa.int64()),
     }
     arrays = {}
@@ -131,6 +132,7 @@ def to_polars(table: Table) -> Any:
         "flag": pl.Boolean,
         "list": pl.List(pl.String),
         "counts": pl.List(pl.Struct({"name": pl.String, "number": pl.Int64})),
+        "amounts": pl.List(pl.Struct({"name": pl.String, "number": pl.Int64})),
         "sizes": pl.List(pl.Struct({"size": pl.Int64, "bytes": pl.Int64})),
     }
     series = []
@@ -138,7 +140,7 @@ def to_polars(table: Table) -> Any:
         kind = types.get(column.kind)
         if kind is None:
             kind = pl.UInt64 if is_unsigned(column.kind, values) else pl.Int64
-        if column.kind in ("counts", "sizes"):
+        if column.kind in ("counts", "amounts", "sizes"):
             names = [field.name for field in kind.inner.fields]
             values = [pairs and [dict(zip(names, pair, strict=True)) for pair in pairs] for pairs in values]
         series.append(pl.Series(column.key, values, dtype=kind))

@@ -186,7 +186,7 @@ def test_defaults_are_argparses(name: str) -> None:
 @pytest.mark.parametrize("option", ["--path", "--source", "--interval", "--sour"])
 def test_two_dashes_are_no_value(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["maps", "self", f"{option}=--"]) == 2
-    assert f"{option}: expected one argument" in capsys.readouterr().err
+    assert f"{option} needs a value" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -199,11 +199,12 @@ def test_two_dashes_are_no_value(option: str, capsys: pytest.CaptureFixture[str]
         ("--verison", "unknown option '--verison' (did you mean --version?)"),
         ("--jsn", "unknown option '--jsn' (did you mean --json?)"),
         ("doctor here", "unexpected argument 'here'"),
+        ("completion", "SHELL is missing"),
         ("completion bash zsh", "unexpected argument 'zsh'"),
         ("maps self heap more", "unexpected argument 'more'"),
         ("maps 1 --format jsn", "bad --format 'jsn': table, json, jsonl or csv (did you mean json?)"),
         ("completion fsh", "bad 'fsh': bash, zsh or fish (did you mean fish?)"),
-        ("maps 1 --path", "argument --path: expected one argument"),
+        ("maps 1 --path", "--path needs a value"),
         ("maps 1 --kind heapp", "no such kind: heapp (did you mean heap?); there are heap, stack, anon, file, shmem, "),
         ("pageout 1 --state presnt", "no such state: presnt (did you mean present?); there are present, zero, "),
         ("lab zer", "no lesson 'zer' (did you mean zero?): there are reserve, zero, "),
