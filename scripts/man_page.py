@@ -33,8 +33,9 @@ mematlas \\- observe, measure and influence the virtual memory of running proces
 .BI "mematlas help " COMMAND
 .fi
 .SH DESCRIPTION
-Shows which page of a process is where, shared with whom, and what it costs, from a line per process down to the raw
-page\\-table entry, on a stock kernel. Without a command it shows this machine, and who uses the most of it.
+Shows which pages of a process are in RAM, in swap, shared or never touched, and what that costs: from a line per
+process down to the raw page\\-table entry, on a stock kernel. Without a command it shows this machine, and who uses the
+most of it.
 .PP
 Data goes to standard output, everything else to standard error. A value that could not be read is \\(lqhidden\\(rq or
 \\(lq\\-\\(rq, in JSON null, never 0.
