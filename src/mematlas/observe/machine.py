@@ -118,6 +118,8 @@ class Machine:
         >>> Machine().usage().groups[0].name   # doctest: +SKIP
         'postgres'
         """
+        if limit < 1:
+            raise BadInput(f"{limit} groups: 1 or more")
         if by not in (None, *SORTS):
             raise BadInput(f"cannot rank groups by {by!r}: there are {', '.join(SORTS)}")
         start = time.monotonic()

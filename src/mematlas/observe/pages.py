@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from operator import index
 
 from mematlas.analysis.results import Translations
 from mematlas.analysis.translating import translate
+from mematlas.errors import BadInput
 from mematlas.model.address_space import EVERYTHING, Selection
 from mematlas.model.pages import pieces
 from mematlas.notes import Notes
 from mematlas.observe.sources import cut_paths
+
+ADDRESSES = 1 << 64
+"""How many numbers can be an address."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,8 +122,24 @@ def read_pages(
                 readings.append(look.finish(reader))
 
 
+def checked_address(address: int) -> int:
+    """Return an address that is one, as a number of Python's own: numpy has others.
+
+    >>> checked_address(0x7f3c1a2b4010) == 0x7f3c1a2b4010
+    True
+    """
+    try:
+        number = index(address)
+    except TypeError:
+        raise BadInput(f"bad address {address!r}: an integer") from None
+    if not 0 <= number < ADDRESSES:
+        raise BadInput(f"{address} is beyond the address space: an address has at most 64 bits, and no sign")
+    return number
+
+
 def translate_all(sources: Sources, addresses: Iterable[int]) -> Translations:
     """Return where each virtual address is, in the order asked."""
+    addresses = list(map(checked_address, addresses))
     look = PageLook(sources)
     with sources.open_pages("pagemap", paced=False) as reader:
         items = tuple(translate(address, look.space, reader) for address in addresses)

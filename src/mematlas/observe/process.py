@@ -275,6 +275,9 @@ class Process:
 
         Without CAP_SYS_ADMIN the kernel hides frame numbers: state and flags are there, ``pfn`` and ``phys`` None.
 
+        Raises:
+            BadInput: something else than an integer of 64 bits is among them.
+
         >>> Process(4211).translate([0x7f3c1a2b4010])[0].phys   # doctest: +SKIP
         7023669264
         """

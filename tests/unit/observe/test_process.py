@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import mematlas
 from helpers import make_process, program
-from mematlas import BadInput, Process, ProcFS, TargetNotFound
+from mematlas import BadInput, Machine, Process, ProcFS, TargetNotFound
 from mematlas.analysis.usage import HasUsage, Usage
 
 MAPS = "10000-14000 rw-p 00000000 00:00 0 [heap]\n20000-22000 rw-p 00000000 00:00 0 [stack]\n"
@@ -162,6 +163,17 @@ def test_translations_are_a_sequence(saved: ProcFS) -> None:
 
     assert [place.pfn for place in places] == [5, 6, None]
     assert (len(places), places[-1].vma) == (3, None)
+
+
+@pytest.mark.parametrize("address", [-1, 1 << 64, 1.5, "0x1000", None])
+def test_what_is_no_address_is_refused(saved: ProcFS, address: Any) -> None:
+    with Process(7, saved) as process, pytest.raises(BadInput, match="address"):
+        process.translate([0x1000, address])
+
+
+def test_fewer_groups_than_one_are_refused() -> None:
+    with pytest.raises(BadInput, match="1 or more"):
+        Machine().usage(limit=0)
 
 
 def test_help_names_every_question() -> None:
