@@ -50,9 +50,20 @@ def plan_table(plan: Plan, target: dict[str, Any], limit: int | None = None) -> 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         yield from fold_message(verdict(plan, in_bytes), width)
         if items:
-            yield from Table("", columns, items, limit=limit).lines(in_bytes=in_bytes, colour=colour, width=width)
+            rows = limit if limit or not width else rows_worth_a_line(items)
+            yield from Table("", columns, items, limit=rows).lines(in_bytes=in_bytes, colour=colour, width=width)
 
     return Drawn(f"{plan.advice}-plan/1", columns, items, target=target, notes=notes, draw=draw, limit=limit)
+
+
+def rows_worth_a_line(items: Sequence[PlannedVma]) -> int:
+    """Return how many VMAs a screen shows, of those sorted by gain: all that have any, and a few that have not."""
+    nr_gaining = sum(item.nr_movable > 0 for item in items)
+    return max(nr_gaining, FEW)
+
+
+FEW = 5
+"""VMAs that a plan shows on a screen although nothing can be done with them; the others are one row."""
 
 
 def verdict(plan: Plan, in_bytes: bool = False) -> str:

@@ -84,6 +84,16 @@ def test_beyond_the_limit_vmas_are_a_sum() -> None:
     assert [row["start"] for row in plan_table(plan, {}, limit=1).records()] == [ANON.start]
 
 
+def test_on_a_screen_vmas_of_which_nothing_can_move_are_a_sum_but_for_a_few() -> None:
+    idle = [planned(replace(FILE, start=FILE.start + (number << 30)), 10, shared=10) for number in range(20)]
+    table = plan_table(plan_of(SWAP, *ITEMS, *idle), {})
+
+    on_screen = [line.split()[0] for line in table.lines(width=120)]
+    assert on_screen.count("others") == 1
+    assert sum(word.startswith("0x") for word in on_screen) == 5
+    assert sum(line.startswith("0x") for line in table.lines()) == 23
+
+
 def test_without_swap_the_whole_page() -> None:
     file = "/var/tmp/swapfile"
     assert text_of(plan_of(NO_SWAP, *ITEMS)) == [
