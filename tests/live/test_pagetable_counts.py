@@ -268,7 +268,7 @@ def test_frames_of_the_target_are_compared(
     kind: str, access: CountAccess, victim: MakeVictim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: set[int] = set()
-    told = CountAccess._told
+    told = CountAccess._theirs
 
     def note(self: CountAccess, pfns: list[int]) -> list[tuple[int, bool]]:
         noted.update(pfns)
@@ -276,7 +276,7 @@ def test_frames_of_the_target_are_compared(
 
     target = victim(kind)
     area = target[kind]
-    monkeypatch.setattr(CountAccess, "_told", note)
+    monkeypatch.setattr(CountAccess, "_theirs", note)
     monkeypatch.setattr(access, "_next", [0, 0])
     with target.stopped(), Process(target.pid) as process, TableCounter(process.dir, access) as counter:
         (vma,) = (vma for vma in process.address_space().vmas if vma.start <= area.address < vma.end)

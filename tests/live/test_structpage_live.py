@@ -236,7 +236,7 @@ def own_frames(view: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Words:
 
 def test_a_wrong_place_of_the_mapping_is_refused(memory: KernelMemory, pages: StructPages) -> None:
     wrong = StructPages(memory, pages.base)
-    wrong._mapping_place = memory.layout["page._mapcount"] // 8
+    wrong._mapping_word = memory.layout["page._mapcount"] // 8
     with mmap.mmap(-1, 307 * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
         area[:] = bytes(307 * 4096)
         frames = own_frames(np.frombuffer(area, np.uint8))

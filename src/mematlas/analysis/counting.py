@@ -9,7 +9,7 @@ from mematlas.analysis.usage import Usage, shown_present
 from mematlas.frozen import replace
 from mematlas.kernel.pagemap import BEHIND_MARKER, EXCLUSIVE, FILE, IS_SHARED, MARK_A, PM_PFRAME, PRESENT, histogram
 from mematlas.model.pages import STATE_OF_BYTE
-from mematlas.model.sharers import UNTOLD
+from mematlas.model.sharers import UNREPORTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class AlikeUsages:
             counts = PageCounts()
             counts.add(kinds)
             sharers: dict[int, int] | None = None
-            if UNTOLD not in shared:
+            if UNREPORTED not in shared:
                 sharers = {count: shared.count(count) for count in set(shared)}
             usage = usage_of_pages(
                 vma, counts, self._page_size, zero_known=zero_known, hole="absent", sharers=sharers, thp=0

@@ -68,7 +68,7 @@ class Inquiry:
         """What its answer has to wait for, in the kernel."""
         self.unasked: list[Any] = []
         """What there was no time for, or too little; and what its child ended at, for want of memory or descriptors."""
-        self._place = 0
+        self._index = 0
         """Of the thing that is asked about now, or next."""
         self._now: Child | None = None
         self._silent: list[Child] = []
@@ -77,7 +77,7 @@ class Inquiry:
         try:
             while (left := self.deadline - time.monotonic()) > 0 and self._go_on():
                 for child in self._listen(left):
-                    thing, answer = self.things[child.place], child.answer()
+                    thing, answer = self.things[child.index], child.answer()
                     self._has_answered(child, answer is None)
                     if answer is None:
                         self.unasked.append(thing)
@@ -86,16 +86,16 @@ class Inquiry:
                 self._look_at_clock()
             # Who works still has not been held up: there was too little time.
             for child in self._silent:
-                (self.unanswered if child.waits() else self.unasked).append(self.things[child.place])
-            self.unasked += self.things[self._place :]
+                (self.unanswered if child.waits() else self.unasked).append(self.things[child.index])
+            self.unasked += self.things[self._index :]
         finally:
             for child in (*self._silent, *([self._now] if self._now else [])):
                 child.close()
 
     def _go_on(self) -> bool:
         """Have a child ask about what is left; return whether any answer may come still."""
-        if self._now is None and self._place < len(self.things):
-            self._now = Child(self.ask, self.things, self._place)
+        if self._now is None and self._index < len(self.things):
+            self._now = Child(self.ask, self.things, self._index)
         return bool(self._now or self._silent)
 
     def _listen(self, left: float) -> list[Child]:
@@ -119,9 +119,9 @@ class Inquiry:
             self._silent.remove(child)
             child.close()
             return
-        self._place += 1
-        child.place, child.since = self._place, time.monotonic()
-        if is_dead or self._place == len(self.things):
+        self._index += 1
+        child.index, child.since = self._index, time.monotonic()
+        if is_dead or self._index == len(self.things):
             self._now = None
             child.close()
 
@@ -131,7 +131,7 @@ class Inquiry:
         if self._now and now - self._now.since >= self.silence:
             self._silent.append(self._now)
             self._now = None
-            self._place += 1
+            self._index += 1
         for child in list(self._silent):
             if now - child.since < self.patience:
                 continue
@@ -139,15 +139,15 @@ class Inquiry:
                 child.since = now
             else:
                 self._silent.remove(child)
-                self.unanswered.append(self.things[child.place])
+                self.unanswered.append(self.things[child.index])
                 child.close()
 
 
 class Child:
     """A child that asks about things in order, and sends each answer as a message."""
 
-    def __init__(self, ask: Ask, things: Sequence[Any], place: int) -> None:
-        self.place = place
+    def __init__(self, ask: Ask, things: Sequence[Any], index: int) -> None:
+        self.index = index
         """Of the thing that it asks about."""
         self.since = time.monotonic()
         self._socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
@@ -158,7 +158,7 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._alive)
-            run(ask, things[place:], theirs, watched)
+            run(ask, things[index:], theirs, watched)
         theirs.close()
         os.close(watched)
 

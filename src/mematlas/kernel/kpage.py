@@ -272,9 +272,9 @@ def tells_ksm(procfs: ProcFS) -> bool | None:
     view = ctypes.c_char.from_buffer(memory)
     try:
         memory[0] = 1
-        place = ctypes.addressof(view) // procfs.page_size * WORD_SIZE
+        offset = ctypes.addressof(view) // procfs.page_size * WORD_SIZE
         with open(f"{procfs.root}/self/pagemap", "rb", buffering=0) as pagemap:
-            entry = os.pread(pagemap.fileno(), WORD_SIZE, place)
+            entry = os.pread(pagemap.fileno(), WORD_SIZE, offset)
         frame = int.from_bytes(entry, sys.byteorder) & PM_PFRAME  # an empty one is 0
         with FrameWords(procfs, "kpageflags") as words:
             word = words.get([frame]).get(frame, 0) if frame else 0

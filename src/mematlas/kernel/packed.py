@@ -79,15 +79,15 @@ class PackedFile:
             raise FormatError(self.path, expected="all of its tables: it is cut short")
         extents = self._table("Q", table, 2 * nr_extents)
         # Arrays: pages scattered over a TiB are an extent each, and lists take ten times as much.
-        self.starts, self.ends, self.places = extents[::2], array("Q"), array("Q")
-        place = end = 0
+        self.starts, self.ends, self.offsets = extents[::2], array("Q"), array("Q")
+        offset = end = 0
         for start, size in zip(self.starts, extents[1::2], strict=True):
             if start < end or not size or start % WORD_SIZE or size % WORD_SIZE or (end := start + size) >> 64:
                 raise FormatError(self.path, expected="extents of whole words in ascending order")
             self.ends.append(end)
-            self.places.append(place)
-            place += size
-        self.size = place
+            self.offsets.append(offset)
+            offset += size
+        self.size = offset
         """Bytes of all extents."""
         sizes = self._table("I", table + 16 * nr_extents, nr_chunks)
         if nr_chunks != -(-self.size // CHUNK_SIZE) or HEADER_SIZE + sum(sizes) != table:
@@ -134,15 +134,15 @@ class PackedFile:
         while i < len(self.starts) and self.starts[i] < end:
             low, high = max(self.starts[i], offset), min(self.ends[i], end)
             if low < high:
-                self._copy(buffer[low - offset : high - offset], self.places[i] + low - self.starts[i])
+                self._copy(buffer[low - offset : high - offset], self.offsets[i] + low - self.starts[i])
             i += 1
         return size
 
-    def _copy(self, buffer: memoryview, place: int) -> None:
-        """Fill a buffer with the extents' bytes from a place among them on."""
+    def _copy(self, buffer: memoryview, offset: int) -> None:
+        """Fill a buffer with the extents' bytes from an offset among them on."""
         done = 0
         while done < len(buffer):
-            number, start = divmod(place + done, CHUNK_SIZE)
+            number, start = divmod(offset + done, CHUNK_SIZE)
             part = self._chunk(number)[start : start + len(buffer) - done]
             buffer[done : done + len(part)] = part
             done += len(part)

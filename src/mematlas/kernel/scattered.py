@@ -53,7 +53,7 @@ SAMPLE = 32
 STRIDE = 16
 """Ranges that are looked at together for a wide gap among them."""
 ANYTHING = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
-TOLD = ANYTHING | PAGE_IS_PFNZERO | PAGE_IS_HUGE
+REPORTED = ANYTHING | PAGE_IS_PFNZERO | PAGE_IS_HUGE
 
 
 class Scattered(Entries):
@@ -164,19 +164,19 @@ def read_scattered(pagemap: Pagemap, start: int, end: int, exclusive: bool) -> G
         until = min(end, start + SPAN)
         before = time.perf_counter()
         try:
-            words, after = pagemap.scanner.regions_of(start, until, ANYTHING, TOLD, most, MOST_PAGES)
+            words, after = pagemap.scanner.regions_of(start, until, ANYTHING, REPORTED, most, MOST_PAGES)
         except NotSupported:
             pagemap.can_scan = False
             return start
-        found = ScannedRanges(words, pagemap.page_size)
-        lot = read_lot(pagemap, found, exclusive) if found.starts else None
+        scanned = ScannedRanges(words, pagemap.page_size)
+        lot = read_lot(pagemap, scanned, exclusive) if scanned.starts else None
         if pagemap.pacer:
             pagemap.pacer.spend(time.perf_counter() - before)
         if lot:
             yield lot
-        if found.dense is not None:
-            return found.dense
-        if found.is_crowded:
+        if scanned.dense is not None:
+            return scanned.dense
+        if scanned.is_crowded:
             return after
         start, most = after, min(2 * most, MOST_READ if exclusive else SCAN_REGIONS)
     pagemap.check()
@@ -207,7 +207,7 @@ class ScannedRanges:
         self.are_near = 4 * nr_near > len(sample)
         if any(kind & PAGE_IS_HUGE for kind in self.kinds):
             kinds = words[2::3].tolist()
-            nr_taken = next(place for place, kind in enumerate(kinds) if kind & PAGE_IS_HUGE)
+            nr_taken = next(index for index, kind in enumerate(kinds) if kind & PAGE_IS_HUGE)
             self.dense = words[3 * nr_taken]
             self.words = words[: 3 * nr_taken]
         if self.are_near:
@@ -268,16 +268,16 @@ class ScannedRanges:
         return bytes(marks[: edges[-1]])
 
 
-def read_lot(pagemap: Pagemap, found: ScannedRanges, exclusive: bool) -> Scattered:
+def read_lot(pagemap: Pagemap, scanned: ScannedRanges, exclusive: bool) -> Scattered:
     """Return the pages that were found."""
-    zeros = found.zeros()
-    if exclusive or found.are_near or any(kind & PAGE_IS_SWAPPED for kind in found.kinds):
-        raw = read_entries(pagemap, found.starts, found.lengths)
-        lot = Scattered(found.starts, found.lengths, memoryview(raw), raw[ENTRY_SIZE - 1 :: ENTRY_SIZE])
+    zeros = scanned.zeros()
+    if exclusive or scanned.are_near or any(kind & PAGE_IS_SWAPPED for kind in scanned.kinds):
+        raw = read_entries(pagemap, scanned.starts, scanned.lengths)
+        lot = Scattered(scanned.starts, scanned.lengths, memoryview(raw), raw[ENTRY_SIZE - 1 :: ENTRY_SIZE])
         lot.zeros = zeros
         return lot
-    states = zeros.translate(AS_PRESENT) if zeros else PRESENT_BYTE * sum(found.lengths)
-    return Scattered(found.starts, found.lengths, memoryview(b""), states)
+    states = zeros.translate(AS_PRESENT) if zeros else PRESENT_BYTE * sum(scanned.lengths)
+    return Scattered(scanned.starts, scanned.lengths, memoryview(b""), states)
 
 
 AS_PRESENT = bytes(byte | PRESENT for byte in range(256))

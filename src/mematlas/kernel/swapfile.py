@@ -57,14 +57,14 @@ class TemporarySwap:
         self._pipe = -1
         self._keeper = 0
         reasons: dict[str, list[str]] = {}
-        for place in places:
+        for parent in places:
             try:
-                self._make(place)
+                self._make(parent)
                 return
             except OSError as error:
                 if error.errno == errno.EPERM:
                     raise PermissionDenied("swapon", "CAP_SYS_ADMIN") from None
-                reasons.setdefault(error.strerror or "", []).append(place)
+                reasons.setdefault(error.strerror or "", []).append(parent)
         tried = "; ".join(f"{', '.join(where)}: {why}" for why, where in reasons.items())
         room = f"{self.size + LEFT_FREE >> 20} MiB free where swap files work"
         raise NotSupported(f"a swap file of {self.size >> 20} MiB", f"{room}; {tried}")
@@ -93,16 +93,16 @@ class TemporarySwap:
         if code:
             raise Error(f"swapoff {self.path}: {os.strerror(code)}; later: swapoff {self.path} && rm {self.path}")
 
-    def _make(self, place: str) -> None:
-        room = os.statvfs(place)
+    def _make(self, parent: str) -> None:
+        room = os.statvfs(parent)
         free = room.f_bavail * room.f_frsize
         if free < self.size + LEFT_FREE:
             raise OSError(errno.ENOSPC, f"{free >> 20} MiB free")
         try:
             with signals_held():
-                name, inode, self._pipe, self._keeper = start_keeper(place)
-            self.path = os.path.join(place, name, FILE)
-            file = make_swap_file(place, name, inode)
+                name, inode, self._pipe, self._keeper = start_keeper(parent)
+            self.path = os.path.join(parent, name, FILE)
+            file = make_swap_file(parent, name, inode)
             try:
                 self._switch_on(file)
             finally:
@@ -145,10 +145,10 @@ def swapoff(fd: int) -> int:
     return 0
 
 
-def make_swap_file(place: str, name: str, inode: int) -> int:
+def make_swap_file(parent: str, name: str, inode: int) -> int:
     """Make the file in the directory that the keeper has made; return its descriptor."""
     with contextlib.ExitStack() as stack:
-        held = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        held = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, held)
         directory = open_made(name, held)
         stack.callback(os.close, directory)
@@ -163,8 +163,8 @@ def write_swap_area(fd: int, size: int, filled: bool) -> None:
     os.ftruncate(fd, 0)
     forbid_copy_on_write(fd)
     if filled:
-        for place in range(0, size, PIECE):
-            write_whole(fd, bytes(min(PIECE, size - place)), place)
+        for offset in range(0, size, PIECE):
+            write_whole(fd, bytes(min(PIECE, size - offset)), offset)
     else:
         os.posix_fallocate(fd, 0, size)
     # Version 1, the number of the last page, no bad pages; the magic ends the first page.
@@ -175,7 +175,7 @@ def write_swap_area(fd: int, size: int, filled: bool) -> None:
 
 
 def write_whole(fd: int, data: bytes, offset: int) -> None:
-    """Write all of some bytes at a place."""
+    """Write all of some bytes at an offset."""
     while data:
         nr_written = os.pwrite(fd, data, offset)
         data, offset = data[nr_written:], offset + nr_written
@@ -194,7 +194,7 @@ def forbid_copy_on_write(fd: int) -> None:
         return
 
 
-def start_keeper(place: str) -> tuple[str, int, int, int]:
+def start_keeper(parent: str) -> tuple[str, int, int, int]:
     """Start the child that takes a swap file away; return the name and inode of the directory that it has made for one,
     our end of its pipe, and its PID.
 
@@ -207,7 +207,7 @@ def start_keeper(place: str) -> tuple[str, int, int, int]:
     if pid == 0:
         os.close(pipe)
         os.close(reader)
-        keep(place, wait, writer)
+        keep(parent, wait, writer)
     os.close(wait)
     os.close(writer)
     with open(reader, "rb") as file:
@@ -219,8 +219,8 @@ def start_keeper(place: str) -> tuple[str, int, int, int]:
     return name, int(inode), pipe, pid
 
 
-def keep(place: str, wait: int, tell: int) -> NoReturn:
-    """Make a directory, tell its name and inode, and clear away it once the other end of the pipe is closed."""
+def keep(parent: str, wait: int, report: int) -> NoReturn:
+    """Make a directory, report its name and inode, and clear it away once the other end of the pipe is closed."""
     # In the child: nothing here may return. A session of our own, so that a terminal's signals do not reach us.
     # Whoever makes the directory takes it away, so that there is no moment in which nobody would.
     code = errno.EIO
@@ -229,10 +229,10 @@ def keep(place: str, wait: int, tell: int) -> NoReturn:
         for number in (*ENDING, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
         name = f"mematlas-swap-{os.urandom(8).hex()}"
-        held = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        held = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.mkdir(name, 0o700, dir_fd=held)
         directory = open_made(name, held)
-        with contextlib.suppress(BrokenPipeError), open(tell, "wb", buffering=0) as file:
+        with contextlib.suppress(BrokenPipeError), open(report, "wb", buffering=0) as file:
             file.write(f"{name} {os.fstat(directory).st_ino}".encode())
         os.read(wait, 1)
         code = clear(directory)

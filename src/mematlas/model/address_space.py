@@ -32,8 +32,8 @@ class AddressSpace:
         """Return the VMA that an address lies in."""
         from bisect import bisect_right
 
-        place = bisect_right(self._starts, address) - 1
-        return self.vmas[place] if place >= 0 and address < self.vmas[place].end else None
+        index = bisect_right(self._starts, address) - 1
+        return self.vmas[index] if index >= 0 and address < self.vmas[index].end else None
 
     def name_at(self, address: int) -> str:
         """Return the path, or the kind, of the VMA that an address lies in; nothing where it lies in none."""

@@ -59,7 +59,7 @@ def read_folio_sizes(process: ProcessDir, vmas: Iterable[Vma], pacer: Pacer | No
 
 def resident_frames(process: ProcessDir, vmas: Iterable[Vma], pacer: Pacer | None) -> Words:
     """Return the frame of each resident page of VMAs, but for zero pages and hugetlb."""
-    found = []
+    parts = []
     with PageReader(process, pacer, cached=False) as reader:
         for vma in vmas:
             if vma.kind == "hugetlb":
@@ -67,8 +67,8 @@ def resident_frames(process: ProcessDir, vmas: Iterable[Vma], pacer: Pacer | Non
             for block in reader.lots(vma):
                 states = np.frombuffer(block.states, np.uint8)
                 entries = np.frombuffer(block.raw, np.uint64)
-                found.append(entries[states & (PRESENT | MARK_A) == PRESENT] & np.uint64(PM_PFRAME))
-    frames: Words = np.concatenate(found) if found else np.zeros(0, np.uint64)
+                parts.append(entries[states & (PRESENT | MARK_A) == PRESENT] & np.uint64(PM_PFRAME))
+    frames: Words = np.concatenate(parts) if parts else np.zeros(0, np.uint64)
     if not frames.all():
         raise PermissionDenied("folios", "CAP_SYS_ADMIN")
     return frames

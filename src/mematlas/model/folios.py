@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mematlas.model.pages import PageReader
 
 
-UNTOLD = "pages of a large folio that is mapped more than once in part stay as well; which ones is unknown: {why}"
+UNREPORTED = "pages of a large folio that is mapped more than once in part stay as well; which ones is unknown: {why}"
 
 
 class SharedFolios:
@@ -42,19 +42,19 @@ class SharedFolios:
         ``states`` are those of all pages from ``address`` on. Only where pages of both sorts lie together, as those of
         one folio do, is anything read.
         """
-        found = bytearray(len(mask))
+        marks = bytearray(len(mask))
         size = reader.page_size
-        place = address // size
+        vpn = address // size
         low = 0
         while low < len(mask):
-            high = min(len(mask), low + self.nr_frames - (place + low) % self.nr_frames)
+            high = min(len(mask), low + self.nr_frames - (vpn + low) % self.nr_frames)
             if 1 in mask[low:high] and 1 in states[low:high].translate(IS_SHARED):
                 frames = reader.pagemap.frames(address + low * size, address + high * size)
-                found[low:high] = bytes(
+                marks[low:high] = bytes(
                     wanted and self._is_shared(frame) for wanted, frame in zip(mask[low:high], frames, strict=True)
                 )
             low = high
-        return bytes(found)
+        return bytes(marks)
 
     def _is_shared(self, frame: int) -> int:
         base = frame - frame % self.nr_frames
@@ -62,7 +62,7 @@ class SharedFolios:
             try:
                 self._regions[base] = self._look(base if frame else None)
             except (PermissionDenied, NotSupported) as error:
-                self.notes.add(Note("shared-folios-unknown", UNTOLD.format(why=error)))
+                self.notes.add(Note("shared-folios-unknown", UNREPORTED.format(why=error)))
                 self._regions[base] = bytes(self.nr_frames)
         return self._regions[base][frame - base]
 

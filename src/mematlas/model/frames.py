@@ -79,11 +79,11 @@ class FrameKeys:
     def take(self) -> Words:
         """Return all keys in the order of frames, and forget them."""
         keys = np.empty(sum(map(len, self._parts)), np.uint64)
-        place = 0
+        index = 0
         while self._parts:
             part = self._parts.pop()
-            keys[place : place + len(part)] = part
-            place += len(part)
+            keys[index : index + len(part)] = part
+            index += len(part)
         keys.sort()
         return keys
 

@@ -22,7 +22,7 @@ class HiddenVmas:
     def __init__(self, process: ProcessDir, pagemap: Pagemap | None = None) -> None:
         self._process = process
         self._pagemap = pagemap
-        self._found: dict[int, bool] = {}
+        self._known: dict[int, bool] = {}
         self._shown: set[int] = set()
 
     def note_shown(self, vma: Vma) -> None:
@@ -36,9 +36,9 @@ class HiddenVmas:
             return True
         if vma.kind not in MAY_BE_HIDDEN or vma.start in self._shown:
             return False
-        if vma.start not in self._found:
-            self._found[vma.start] = self._ask(vma)
-        return self._found[vma.start]
+        if vma.start not in self._known:
+            self._known[vma.start] = self._ask(vma)
+        return self._known[vma.start]
 
     def _ask(self, vma: Vma) -> bool:
         machine = self._process.procfs.machine

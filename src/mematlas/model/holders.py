@@ -79,7 +79,7 @@ def find_holders(process: ProcessDir, wanted: Iterable[File]) -> Holders:
     files = list(dict.fromkeys(wanted))
     others = Processes(procfs, without={process.pid, *ourselves(procfs)})
     things = [(pid, low) for pid in others.pids for low in range(0, len(files), NR_FILES)]
-    found: dict[File, list[int]] = {}
+    holders: dict[File, list[int]] = {}
     refused: list[int] = []
 
     def ask(thing: tuple[int, int]) -> tuple[object, int]:
@@ -91,10 +91,10 @@ def find_holders(process: ProcessDir, wanted: Iterable[File]) -> Holders:
         if answer == REFUSED:
             refused.append(pid)
             continue
-        for place in answer:
-            found.setdefault(files[low + place], []).append(pid)
+        for index in answer:
+            holders.setdefault(files[low + index], []).append(pid)
     silent = [pid for pid, _ in (*inquiry.unanswered, *inquiry.unasked)]
-    pids = {file: tuple(held) for file, held in found.items()}
+    pids = {file: tuple(held) for file, held in holders.items()}
     return Holders(pids, as_unseen(procfs, refused), as_unseen(procfs, silent), is_inside(procfs))
 
 
@@ -110,14 +110,14 @@ def is_inside(procfs: ProcFS) -> bool:
 
 def as_unseen(procfs: ProcFS, pids: Iterable[int]) -> tuple[Unseen, ...]:
     """Return processes with their start; those that have ended hold nothing any more."""
-    found = []
+    unseen = []
     for pid in dict.fromkeys(pids):
         try:
             with procfs.process(pid) as process:
-                found.append(Unseen(pid, read_stat(process).start_time))
+                unseen.append(Unseen(pid, read_stat(process).start_time))
         except Error:
             continue
-    return tuple(found)
+    return tuple(unseen)
 
 
 def first_of_program(process: ProcessDir) -> int:
@@ -138,20 +138,20 @@ def first_of_program(process: ProcessDir) -> int:
 
 def held_by(others: Processes, pid: int, files: Sequence[File]) -> object:
     """Return the places of the files that a process holds; `REFUSED` where that cannot be seen."""
-    found = others.open(pid)
-    if found is None:
+    pair = others.open(pid)
+    if pair is None:
         return () if pid not in others.skipped[REFUSED] else REFUSED
     wanted = set(files)
     devices = {dev for dev, _ in wanted}
     try:
-        with found[0] as process:
+        with pair[0] as process:
             held = set(mapped_files(process, wanted))
             held |= {file for _, file, _ in removed_files(process) if file[0] in devices and file in wanted}
     except (PermissionDenied, TooLarge):
         return REFUSED
     except Error:
         return ()  # ended meanwhile
-    return [place for place, file in enumerate(files) if file in held] if held else ()
+    return [index for index, file in enumerate(files) if file in held] if held else ()
 
 
 def mapped_files(process: ProcessDir, wanted: set[File]) -> Iterator[File]:
@@ -173,9 +173,9 @@ def removed_files(process: ProcessDir, part: int = 0, nr_parts: int = 1) -> Iter
                     continue
                 link = os.readlink(name, dir_fd=fd)
                 if any(mark in link for mark in REMOVED):
-                    found = os.stat(name, dir_fd=fd)
-                    if found.st_nlink == 0:
-                        yield int(name), (format_device(found.st_dev), found.st_ino), found
+                    status = os.stat(name, dir_fd=fd)
+                    if status.st_nlink == 0:
+                        yield int(name), (format_device(status.st_dev), status.st_ino), status
             except OSError:
                 continue  # closed meanwhile
     except OSError as error:
@@ -192,7 +192,7 @@ def open_memory_files(process: ProcessDir, devices: Devices) -> list[OpenFile] |
     def ask(part: int) -> tuple[object, int]:
         try:
             held = removed_files(process, part, nr_parts)
-            return [(*file, number, told.st_blocks * 512) for number, file, told in held if file[0] in memory], -1
+            return [(*file, number, status.st_blocks * 512) for number, file, status in held if file[0] in memory], -1
         except Error:
             return REFUSED, -1
 
@@ -204,11 +204,11 @@ def open_memory_files(process: ProcessDir, devices: Devices) -> list[OpenFile] |
         nr_parts = len(os.listdir(fd)) // NR_DESCRIPTORS + 1
     finally:
         os.close(fd)
-    found: dict[File, OpenFile] = {}
+    files: dict[File, OpenFile] = {}
     inquiry = Inquiry(ask, range(nr_parts), deadline=time.monotonic() + SECONDS, silence=SILENCE)
     for _, answer, _ in inquiry:
         if answer == REFUSED:
             return None
         for dev, inode, number, size in answer:
-            found[dev, inode] = OpenFile((dev, inode), number, size)
-    return None if inquiry.unanswered or inquiry.unasked else list(found.values())
+            files[dev, inode] = OpenFile((dev, inode), number, size)
+    return None if inquiry.unanswered or inquiry.unasked else list(files.values())

@@ -39,12 +39,12 @@ class HugeCounts:
         if self._file:
             self._file.close()
 
-    def settle(self, block: Block, places: Iterable[tuple[int, int]]) -> None:
+    def settle(self, block: Block, ranges: Iterable[tuple[int, int]]) -> None:
         """Put right the pages of a block that lie in ranges of huge entries."""
         states = bytearray(block.states)
         per_table = self.procfs.page_size // ENTRY_SIZE
         first = block.address // self.procfs.page_size
-        for low, high in places:
+        for low, high in ranges:
             while low < high:
                 # What one huge entry maps lies in one piece in memory, and ends where its table's place does.
                 end = min(high, low + per_table - (first + low) % per_table)
@@ -96,7 +96,7 @@ def with_bit(upper: bytes, states: bytes | bytearray) -> bytes:
 ONLY_EXCLUSIVE = bytes(byte & EXCLUSIVE for byte in range(256))
 
 
-def guessed_places(block: Block, page_size: int) -> Iterator[tuple[int, int]]:
+def guessed_ranges(block: Block, page_size: int) -> Iterator[tuple[int, int]]:
     """Yield the ranges of places in a block that huge entries may map, where PAGEMAP_SCAN cannot be asked.
 
     Their frames follow one another and have the alignment of their addresses. Pages that small entries map may look the

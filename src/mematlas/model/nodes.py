@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Sizes = dict[int | None, int]
 
-UNTOLD = -1
+UNREPORTED = -1
 """In arrays: in memory, on a node that cannot be told."""
 NOWHERE = -2
 """In arrays: not in memory."""
@@ -70,37 +70,37 @@ class PageNodes:
             return [only if has_node else None for has_node in block.states.translate(HAS_NODE)]
         nodes: list[int | None] = [None] * len(block)
         hidden = []
-        for place, (byte, entry) in enumerate(zip(block.states, block.entries, strict=True)):
+        for index, (byte, entry) in enumerate(zip(block.states, block.entries, strict=True)):
             if not HAS_NODE[byte]:
                 continue
             if pfn := entry & PM_PFRAME:
-                nodes[place] = self.map.of_frame(pfn)
-                if nodes[place] is None:
+                nodes[index] = self.map.of_frame(pfn)
+                if nodes[index] is None:
                     self.why = NO_BLOCK
             else:  # not frame 0, which is of the first node
-                hidden.append(place)
-        for place, node in zip(hidden, self._ask(block, hidden), strict=True):
-            nodes[place] = None if node < 0 else node
+                hidden.append(index)
+        for index, node in zip(hidden, self._ask(block, hidden), strict=True):
+            nodes[index] = None if node < 0 else node
         return nodes
 
     def array(self, block: Block) -> NDArray[np.int16]:
-        """Return the node of each page of a block, as an array: `NOWHERE` and `UNTOLD` are negative."""
+        """Return the node of each page of a block, as an array: `NOWHERE` and `UNREPORTED` are negative."""
         import numpy as np
 
         present = np.frombuffer(block.states.translate(HAS_NODE), np.bool_)
         if self.map.only is not None:
             return np.where(present, np.int16(self.map.only), np.int16(NOWHERE))
-        nodes = np.where(present, np.int16(UNTOLD), np.int16(NOWHERE))
+        nodes = np.where(present, np.int16(UNREPORTED), np.int16(NOWHERE))
         pfns = np.frombuffer(block.raw, np.uint64) & np.uint64(PM_PFRAME)
         if self.map.spans:
             starts, ends, owners = np.array(self.map.spans, np.uint64).T
-            places = np.maximum(np.searchsorted(starts, pfns, "right"), 1) - 1
-            inside = present & (pfns != 0) & (pfns >= starts[places]) & (pfns < ends[places])
-            nodes[inside] = owners[places[inside]]
-        untold = nodes == UNTOLD
-        if untold.any():
-            hidden = np.flatnonzero(untold & (pfns == 0)).tolist()
-            if len(hidden) < np.count_nonzero(untold):
+            owner = np.maximum(np.searchsorted(starts, pfns, "right"), 1) - 1
+            inside = present & (pfns != 0) & (pfns >= starts[owner]) & (pfns < ends[owner])
+            nodes[inside] = owners[owner[inside]]
+        unreported = nodes == UNREPORTED
+        if unreported.any():
+            hidden = np.flatnonzero(unreported & (pfns == 0)).tolist()
+            if len(hidden) < np.count_nonzero(unreported):
                 self.why = NO_BLOCK
             nodes[hidden] = self._ask(block, hidden)
         return nodes
@@ -114,7 +114,7 @@ class PageNodes:
 
         counts = np.bincount(self.array(block) - NOWHERE).tolist()
         return {
-            None if node == UNTOLD else node: count
+            None if node == UNREPORTED else node: count
             for node, count in enumerate(counts, NOWHERE)
             if count and node != NOWHERE
         }
@@ -130,31 +130,31 @@ class PageNodes:
             self.add(sums, block)
         return sums
 
-    def of_sizes(self, reader: PageReader | None, told: Iterable[tuple[Vma, int]]) -> list[Sizes]:
+    def of_sizes(self, reader: PageReader | None, given: Iterable[tuple[Vma, int]]) -> list[Sizes]:
         """Return the bytes on each node, given what smaps tells of VMAs: by numa_maps, of a capture by its pages."""
         if self.process.procfs.live:
-            return self._beside_smaps(told)
+            return self._beside_smaps(given)
         if reader is None:
-            return [self._placeless(size, "the capture holds no pagemap") for _, size in told]
-        return [self.of_vma(reader, vma) for vma, _ in told]
+            return [self._placeless(size, "the capture holds no pagemap") for _, size in given]
+        return [self.of_vma(reader, vma) for vma, _ in given]
 
     def _beside_smaps(self, by_smaps: Iterable[tuple[Vma, int]]) -> list[Sizes]:
         from mematlas.kernel.numa_maps import read_numa_maps
 
-        told = read_numa_maps(self.process)
-        found: list[Sizes] = []
+        by_start = read_numa_maps(self.process)
+        amounts: list[Sizes] = []
         for vma, size in by_smaps:
             if vma.kind == "vdso":
-                found.append(self._of_vdso(vma, size))
+                amounts.append(self._of_vdso(vma, size))
                 continue
-            sizes: Sizes = dict(told.get(vma.start, {}).items())
+            sizes: Sizes = dict(by_start.get(vma.start, {}).items())
             # What came since then is on its node, and more than smaps tells.
             missing = size - sum(sizes.values())
             if missing > 0:
                 sizes[self.map.only] = sizes.get(self.map.only, 0) + missing
                 self.why = "they changed during the reading, or are the kernel's own"
-            found.append(sizes)
-        return found
+            amounts.append(sizes)
+        return amounts
 
     def _placeless(self, size: int, why: str) -> Sizes:
         """Return the bytes that smaps tells of a VMA as of the only node, or as of none that we know."""
@@ -171,18 +171,18 @@ class PageNodes:
             return self._placeless(size, str(error))
         return {node: statuses.count(node) * self.page_size for node in set(statuses) if node >= 0}
 
-    def _ask(self, block: Block, places: Sequence[int]) -> list[int]:
+    def _ask(self, block: Block, indexes: Sequence[int]) -> list[int]:
         """Return the nodes of present pages whose frames are hidden."""
         nodes: list[int] = []
         try:
-            for low in range(0, len(places), NR_ASKED):
-                asked = places[low : low + NR_ASKED]
-                nodes += self._statuses([block.address + place * self.page_size for place in asked])
+            for low in range(0, len(indexes), NR_ASKED):
+                asked = indexes[low : low + NR_ASKED]
+                nodes += self._statuses([block.address + index * self.page_size for index in asked])
         except (PermissionDenied, NotSupported) as error:
             self.why = str(error)
-            return [UNTOLD] * len(places)
+            return [UNREPORTED] * len(indexes)
         # The zero page could not be told from its entry; anything else went away since that was read.
-        return [node if node >= 0 else NOWHERE if node == -errno.EFAULT else UNTOLD for node in nodes]
+        return [node if node >= 0 else NOWHERE if node == -errno.EFAULT else UNREPORTED for node in nodes]
 
     def _statuses(self, addresses: Sequence[int]) -> list[int]:
         from mematlas.kernel.move_pages import read_page_nodes

@@ -47,12 +47,12 @@ def runs(mask: bytes) -> Iterator[tuple[int, int]]:
     >>> list(runs(bytes((0, 1, 1, 0, 1))))
     [(1, 3), (4, 5)]
     """
-    place = mask.find(1)
-    while place >= 0:
-        end = mask.find(0, place)
+    index = mask.find(1)
+    while index >= 0:
+        end = mask.find(0, index)
         end = len(mask) if end < 0 else end
-        yield place, end
-        place = mask.find(1, end)
+        yield index, end
+        index = mask.find(1, end)
 
 
 def first_pages(mask: bytes, count: int) -> bytes:
@@ -129,8 +129,8 @@ class PageSet:
     def blocks_from(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         """Yield the masks that begin in a range of addresses."""
         order = self._addresses()
-        for place in range(bisect_left(order, start), bisect_left(order, end)):
-            yield order[place], self._masks[order[place]]
+        for index in range(bisect_left(order, start), bisect_left(order, end)):
+            yield order[index], self._masks[order[index]]
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Yield the runs of pages as addresses; those that touch are one, across blocks too."""
@@ -157,8 +157,8 @@ class PageSet:
         size = self.page_size
         whole = bytearray((end - start) // size)
         order = self._addresses()
-        for place in range(max(bisect_right(order, start) - 1, 0), len(order)):
-            address = order[place]
+        for index in range(max(bisect_right(order, start) - 1, 0), len(order)):
+            address = order[index]
             if address >= end:
                 break
             mask = self._masks[address]

@@ -325,14 +325,14 @@ class PageReader:
         Unlike in `blocks`, zero pages are not told apart, the file behind shared memory is asked anew, and so is
         that of an ordinary mapping: a page of it that is in the page cache without being mapped here is `CACHED`.
         """
-        found = bytearray((end - start) // self.page_size)
+        merged = bytearray((end - start) // self.page_size)
         for block in self.pagemap.blocks(start, end):
             index = (block.address - start) // self.page_size
             self._settle_huge(block, vma)
-            found[index : index + len(block)] = mark_special(block.states, block.raw)
+            merged[index : index + len(block)] = mark_special(block.states, block.raw)
         from mematlas.kernel.backing import tables_for
 
-        states = bytes(found)
+        states = bytes(merged)
         if vma.kind not in ("file", "shmem") or self.pagemap.marked:
             return states
         if states == states.translate(tables_for(vma)[UNKNOWN // MARK_A]):
@@ -368,13 +368,13 @@ class PageReader:
             self.pagemap.file.read_into(memoryview(raw), block.address // self.page_size * ENTRY_SIZE)
             return raw[7::ENTRY_SIZE].translate(IS_HUGE).count(1) * self.page_size
         nr_pages = 0
-        for low, high in self.huge_places(vma, block):
+        for low, high in self.huge_ranges(vma, block):
             # The huge zero page is mapped by a huge entry too, and is nobody's memory.
             nr_pages += sum(n for byte, n in histogram(block.states[low:high]).items() if byte & ZERO == PRESENT)
         return nr_pages * self.page_size
 
-    def huge_places(self, vma: Vma, block: Block) -> list[tuple[int, int]]:
-        """Return the ranges of places in a block that huge entries map, by PAGEMAP_SCAN; see `huge_size`."""
+    def huge_ranges(self, vma: Vma, block: Block) -> list[tuple[int, int]]:
+        """Return the ranges of indexes in a block that huge entries map, by PAGEMAP_SCAN; see `huge_size`."""
         if block.huge is not None:
             return block.huge
         if not self._may_hold_huge(vma, block):
@@ -393,13 +393,13 @@ class PageReader:
         if not self._exclusive or vma.kind == "hugetlb" or self.pagemap.marked:
             return
         try:
-            places = self.huge_places(vma, block)
+            ranges = self.huge_ranges(vma, block)
         except NotSupported:
-            from mematlas.model.hugecounts import guessed_places
+            from mematlas.model.hugecounts import guessed_ranges
 
-            places = list(guessed_places(block, self.page_size))
-        if places:
-            self.huge_counts.settle(block, places)
+            ranges = list(guessed_ranges(block, self.page_size))
+        if ranges:
+            self.huge_counts.settle(block, ranges)
 
     def _may_hold_huge(self, vma: Vma, block: Block) -> bool:
         # What one huge entry maps is aligned in memory as in addresses, and lies in one VMA: frame and page number
@@ -511,10 +511,10 @@ def lot_pieces(source: PageSource, vma: Vma, start: int, end: int) -> Iterator[B
     return with_holes(source.lots(vma, start, end), start, end, source.page_size, lambda: source.hole(vma))
 
 
-def with_holes(found: Iterable[L], start: int, end: int, page_size: int, hole: Callable[[], int]) -> Iterator[L | Hole]:
+def with_holes(lots: Iterable[L], start: int, end: int, page_size: int, hole: Callable[[], int]) -> Iterator[L | Hole]:
     """Yield what was found of a range, and the holes between; their state byte is asked for when one is met."""
     address = start
-    for block in found:
+    for block in lots:
         if address < block.address:
             yield Hole(address, (block.address - address) // page_size, hole())
         yield block

@@ -78,9 +78,9 @@ class Processes:
             if time.monotonic() > self.deadline:
                 self.nr_late = len(self.pids) - index
                 return
-            if found := self.open(pid):
-                with found[0]:
-                    yield found
+            if pair := self.open(pid):
+                with pair[0]:
+                    yield pair
 
     def open(self, pid: int) -> tuple[ProcessDir, Stat] | None:
         """Return one of them, held open, and who it is; None when it is passed over."""
@@ -134,7 +134,7 @@ def open_process(pid: int, procfs: ProcFS) -> tuple[ProcessDir, Stat]:
 def opened(pids: Iterable[int], procfs: ProcFS) -> list[ProcessDir]:
     """Return the processes with these PIDs, held open, but for those that are passed over."""
     processes = Processes(procfs, pids, without=())
-    return [found[0] for pid in processes.pids if (found := processes.open(pid))]
+    return [pair[0] for pid in processes.pids if (pair := processes.open(pid))]
 
 
 def ancestors(pid: int, procfs: ProcFS) -> Iterator[int]:

@@ -54,23 +54,23 @@ def resolve(text: str, procfs: ProcFS) -> Target:
         TargetNotFound: none does.
         TargetAmbiguous: several do; they are listed, none is picked.
     """
-    found: list[Target] = []
+    targets: list[Target] = []
     nr_more = 0
     search = Search(text, procfs)
     for target in search:
         # They may be more than we can hold open.
-        if len(found) < LISTED:
-            found.append(target)
+        if len(targets) < LISTED:
+            targets.append(target)
         else:
             nr_more += 1
             target.close()
-    if len(found) + nr_more > 1:
-        found.sort(key=lambda target: target.pid)
-        listed = candidates_of([target.dir for target in found])
-        for target in found:
+    if len(targets) + nr_more > 1:
+        targets.sort(key=lambda target: target.pid)
+        listed = candidates_of([target.dir for target in targets])
+        for target in targets:
             target.close()
         raise TargetAmbiguous(text, listed, nr_more)
-    return replace(found[0], notes=tuple(search.notes))
+    return replace(targets[0], notes=tuple(search.notes))
 
 
 @record
@@ -200,7 +200,7 @@ def look_inside(pid: int, procfs: ProcFS) -> Target:
         if not inner:
             raise
         listed = candidates_of(opened(inner[:LISTED], procfs))
-        names = "; ".join(f"{each.pid}  {each.command or '(does not answer)'}" for each in listed)
+        names = "; ".join(f"{candidate.pid}  {candidate.command or '(does not answer)'}" for candidate in listed)
         more = f"; and {len(inner) - LISTED:,} more" if len(inner) > LISTED else ""
         raise TargetNotFound(f"{error}; in another PID namespace it is {names}{more}") from None
 
@@ -216,8 +216,8 @@ def inner_numbers(process: ProcessDir) -> list[str]:
 def near_names(name: str, procfs: ProcFS) -> list[str]:
     """Return the names of processes that were perhaps meant. They are to be suggested, never acted on."""
     names = {stat.name for _, stat in Processes(procfs)}
-    ranked = sorted((rank, each) for each in names if (rank := nearness(name, each)))
-    return [each for _, each in ranked[:SUGGESTED]]
+    ranked = sorted((rank, other) for other in names if (rank := nearness(name, other)))
+    return [other for _, other in ranked[:SUGGESTED]]
 
 
 def nearness(text: str, name: str) -> int:
@@ -257,7 +257,7 @@ def in_cgroup(text: str, procfs: ProcFS) -> Iterator[Target]:
         lines = process.read("cgroup").decode("utf-8", "surrogateescape").split("\n")
         fields = [line.split(":", 2) for line in lines if line.count(":") >= 2]
         paths = [field[2] for field in fields if controllers is None or field[1] == controllers]
-        return any(each == path or each.startswith(inside) for each in paths)
+        return any(group == path or group.startswith(inside) for group in paths)
 
     return filtered(f"no process in cgroup {path}", matches, procfs, ourselves(procfs))
 
@@ -271,15 +271,15 @@ def in_capture(path: str) -> list[Target]:
     pids = procfs.pids()
     if procfs.live or not pids:
         raise TargetNotFound(f"{path}: not a capture (it has no machine.json, or no process)")
-    found: list[Target] = []
+    targets: list[Target] = []
     try:
         for pid in pids:
-            found.append(Target(procfs.process(pid)))
+            targets.append(Target(procfs.process(pid)))
     except BaseException:
-        for target in found:
+        for target in targets:
             target.close()
         raise
-    return found
+    return targets
 
 
 def filtered(nothing: str, matches: Matches, procfs: ProcFS, without: Collection[int]) -> Iterator[Target]:
@@ -300,10 +300,10 @@ def filtered(nothing: str, matches: Matches, procfs: ProcFS, without: Collection
 
 def open_matching(pid: int, matches: Matches, processes: Processes) -> ProcessDir | None:
     """Return a process, held open, if it matches."""
-    found = processes.open(pid)
-    if found is None:
+    pair = processes.open(pid)
+    if pair is None:
         return None
-    process, stat = found
+    process, stat = pair
     is_wanted = False
     try:
         is_wanted = matches(process, stat)
@@ -336,13 +336,13 @@ def distinct(targets: Sequence[Target]) -> list[Target]:
     Raises:
         BadInput: some run, others are of a capture; or they are of several.
     """
-    found: dict[int, Target] = {}
+    by_pid: dict[int, Target] = {}
     for target in targets:
         if target.procfs.root != targets[0].procfs.root:
             raise BadInput("targets of several machines: captures, and processes that run, are looked at one by one")
-        if found.setdefault(target.pid, target) is not target:
+        if by_pid.setdefault(target.pid, target) is not target:
             target.close()
-    return list(found.values())
+    return list(by_pid.values())
 
 
 def answering(targets: Sequence[Target]) -> Found:
@@ -357,11 +357,11 @@ def answering(targets: Sequence[Target]) -> Found:
         return None, -1
 
     inquiry = inquire(ask, list(by_pid), time.monotonic() + SEARCH_SECONDS)
-    found = [by_pid[pid] for pid, _, _ in inquiry]
+    answered = [by_pid[pid] for pid, _, _ in inquiry]
     for pid in (*inquiry.unanswered, *inquiry.unasked):
         by_pid[pid].close()
     notes = tuple(left_out(inquiry, targets[0].procfs))
-    return Found(tuple(sorted(found, key=lambda target: target.pid)), notes)
+    return Found(tuple(sorted(answered, key=lambda target: target.pid)), notes)
 
 
 def candidates_of(processes: Sequence[ProcessDir]) -> list[Candidate]:

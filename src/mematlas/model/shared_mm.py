@@ -35,7 +35,7 @@ def sharing_memory(process: ProcessDir, candidates: Iterable[int] | None = None)
     own = layout_of(process)
     if own is None:
         return None
-    found = []
+    pids = []
     for other, _ in Processes(procfs, candidates, without={process.pid}):
         try:
             if layout_of(other) != own:
@@ -45,12 +45,12 @@ def sharing_memory(process: ProcessDir, candidates: Iterable[int] | None = None)
             if compare_memory(process.tid, other.tid) != SAME:
                 continue
             read_stat(other)  # the PID is still the one that was compared
-            found.append(other.pid)
+            pids.append(other.pid)
         except NotSupported:
             return None
         except Error:
             continue  # ended meanwhile, or not ours to look at
-    return found
+    return pids
 
 
 class AddressSpaces:
@@ -99,21 +99,21 @@ class AddressSpaces:
 
 def relatives(process: ProcessDir) -> list[int]:
     """Return the parent and the children of a process, as far as they are told at once: not those of many threads."""
-    found = [read_stat(process).parent]
+    pids = [read_stat(process).parent]
     try:
         fd = process.open_fd("task")
     except Error:
-        return found
+        return pids
     try:
         threads = os.listdir(fd)
     finally:
         os.close(fd)
     for thread in threads[:MOST_THREADS]:
         try:
-            found += map(int, process.read(f"task/{thread}/children").split()[:MOST_CHILDREN])
+            pids += map(int, process.read(f"task/{thread}/children").split()[:MOST_CHILDREN])
         except (Error, ValueError):
             continue  # needs CONFIG_PROC_CHILDREN
-    return found
+    return pids
 
 
 def layout_of(process: ProcessDir) -> tuple[bytes, ...] | None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcFS
 
 FRAME_BATCH = 1 << 16
-UNTOLD = -1
+UNREPORTED = -1
 
 
 def pss_unknown(why: object) -> Note:
@@ -45,14 +45,14 @@ class Sharers:
             self.file.close()
 
     def map_counts(self, frames: list[int]) -> list[int]:
-        """Return how often each of some shared pages is mapped; `UNTOLD`, with a note, where that cannot be known."""
+        """Return how often each of some shared pages is mapped; `UNREPORTED`, with a note, where nobody says."""
         if 0 in frames:
             self.why = pss_unknown(HIDDEN_FRAMES)
         if self.file is None or 0 in frames:
             self.notes.add(self.why)
         if self.file is None:
-            return [UNTOLD] * len(frames)
-        words = self.file.get(filter(None, frames)) | {0: UNTOLD}
+            return [UNREPORTED] * len(frames)
+        words = self.file.get(filter(None, frames)) | {0: UNREPORTED}
         return [words.get(frame, 0) for frame in frames]
 
     def begin(self) -> None:

@@ -61,10 +61,10 @@ def cost_of_pages(process: ProcessDir, resident: int) -> float:
             for start, end in places_in(spans, NR_PLACES, process.procfs.page_size):
                 asked = (PAGE_IS_PRESENT, PAGE_IS_PRESENT | PAGE_IS_HUGE, SCAN_REGIONS, NR_PAGES)
                 regions, _ = pagemap.scanner.regions_of(start, end, *asked)
-                for low, high, told in zip(regions[::3], regions[1::3], regions[2::3], strict=True):
+                for low, high, categories in zip(regions[::3], regions[1::3], regions[2::3], strict=True):
                     present += high - low
                     part = 1.0
-                    if told & PAGE_IS_HUGE:
+                    if categories & PAGE_IS_HUGE:
                         part = HUGE_COST if pagemap.entry(low) & PM_MMAP_EXCLUSIVE else SHARED_COST
                     cost += part * (high - low)
     except (NotSupported, PermissionDenied):
@@ -85,11 +85,11 @@ def places_in(spans: list[tuple[int, int]], number: int, page_size: int) -> list
     [(0, 8), (4, 8), (100, 108), (104, 108)]
     """
     step = sum(end - start for start, end in spans) // number // page_size * page_size
-    places: list[tuple[int, int]] = []
+    samples: list[tuple[int, int]] = []
     passed = 0
     for start, end in spans if step else ():
-        while len(places) < number and len(places) * step < passed + end - start:
-            at = start + len(places) * step - passed
-            places.append((at, min(end, at + REACH)))
+        while len(samples) < number and len(samples) * step < passed + end - start:
+            at = start + len(samples) * step - passed
+            samples.append((at, min(end, at + REACH)))
         passed += end - start
-    return places
+    return samples

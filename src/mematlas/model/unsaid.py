@@ -60,22 +60,22 @@ class Unsaid:
     def nr_zeros(self, entries: Sequence[tuple[Vma, dict[str, int]]]) -> list[int | None]:
         """Return how many pages of each VMA show the zero page, given what smaps says; None where that is not told."""
         wanted = [vma for vma, fields in entries if may_show_zero(vma, fields)]
-        found: dict[int, int | None] = {}
+        counts: dict[int, int | None] = {}
         try:
             if not self.process.procfs.live:
                 raise NotSupported("PAGEMAP_SCAN", "a running process, not a capture")
             for group in groups_of(wanted, GAP * self.process.procfs.page_size):
-                self._find(group, found)
+                self._find(group, counts)
         except NotSupported:  # before Linux 6.7 as well
-            found = {vma.start: nr_zero for vma, nr_zero in self._counted(wanted)}
-        return [found.get(vma.start, 0) for vma, _ in entries]
+            counts = {vma.start: nr_zero for vma, nr_zero in self._counted(wanted)}
+        return [counts.get(vma.start, 0) for vma, _ in entries]
 
-    def _find(self, group: list[Vma], found: dict[int, int | None]) -> None:
+    def _find(self, group: list[Vma], counts: dict[int, int | None]) -> None:
         # A search that reads no entry, since there is hardly ever any. It is asked at the end whether the target lives.
         page_size = self.process.procfs.page_size
         scanner = self._pagemap.scanner  # what is loaded for it is not the target's to rest from
         end = group[-1].end
-        start, place = group[0].start, 0
+        start, index = group[0].start, 0
         while start < end:
             if end - start > SCAN_SPAN:
                 # Of memory that is only reserved there may be terabytes.
@@ -83,13 +83,13 @@ class Unsaid:
             until = min(end, start + SCAN_SPAN)
             before = time.perf_counter()
             for low, high in scanner.ranges(start, until, PAGE_IS_PFNZERO):
-                while group[place].end <= low:
-                    place += 1
+                while group[index].end <= low:
+                    index += 1
                 # It may reach over several VMAs, and over what lies between them.
-                at = place
+                at = index
                 while at < len(group) and (vma := group[at]).start < high:
                     size = min(high, vma.end) - max(low, vma.start)
-                    found[vma.start] = (found.get(vma.start) or 0) + size // page_size
+                    counts[vma.start] = (counts.get(vma.start) or 0) + size // page_size
                     at += 1
             if self._pacer:
                 self._pacer.spend(time.perf_counter() - before)
@@ -102,7 +102,7 @@ class Unsaid:
         reader, page_size = self.reader, self.process.procfs.page_size
         for run, block in reader.runs(vmas):
             if block is None:
-                nr_zero = sum(each.states.translate(IS_ZERO).count(1) for each in reader.blocks(run[0]))
+                nr_zero = sum(part.states.translate(IS_ZERO).count(1) for part in reader.blocks(run[0]))
                 yield run[0], nr_zero if reader.zero_known else None
             else:
                 zeros = block.states.translate(IS_ZERO)

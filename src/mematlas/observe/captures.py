@@ -331,7 +331,7 @@ class Recorder:
             return block.states
         states = bytearray(block.states)
         try:
-            for low, high in reader.huge_places(vma, block):
+            for low, high in reader.huge_ranges(vma, block):
                 for index in range(low, high):
                     if states[index] & PRESENT:
                         states[index] |= MARK_B

@@ -88,8 +88,8 @@ class Bpf:
         """Return a program, loaded; ``functions`` tell where its functions begin, and of what types they are."""
         buffers = [ctypes.create_string_buffer(data, len(data)) for data in (program, LICENCE + b"\0", functions)]
         code, licence, infos = (ctypes.addressof(buffer) for buffer in buffers)
-        log_place = (1, len(log), ctypes.addressof(log)) if log is not None else (0, 0, 0)
-        attr = struct.pack("=IIQQIIQII16xII", kind, len(program) // 8, code, licence, *log_place, 0, flags, 0, 0)
+        log_fields = (1, len(log), ctypes.addressof(log)) if log is not None else (0, 0, 0)
+        attr = struct.pack("=IIQQIIQII16xII", kind, len(program) // 8, code, licence, *log_fields, 0, flags, 0, 0)
         if functions:
             attr += struct.pack("=IIQI", types_fd, FUNCTION_INFO.size, infos, len(functions) // FUNCTION_INFO.size)
         return self.call(BPF_PROG_LOAD, attr.ljust(128, b"\0"))

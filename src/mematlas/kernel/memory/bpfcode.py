@@ -51,7 +51,7 @@ class Code:
         self._map_fd = map_fd
         self._words: list[list[int]] = []
         """Of each instruction: opcode, registers, offset, value."""
-        self._places: dict[str, int] = {}
+        self._indexes: dict[str, int] = {}
         self._jumps: list[tuple[int, str, int]] = []
         """Instruction, where to, and which of its fields says so."""
         self._functions: list[tuple[str, int, bool, int]] = []
@@ -66,12 +66,12 @@ class Code:
     def function(self, name: str, nr_arguments: int, is_static: bool = False) -> None:
         """Begin a function. One that is not static the verifier looks at once, for any arguments."""
         self._functions.append((name, len(self._words), is_static, nr_arguments))
-        self._places[name] = len(self._words)
+        self._indexes[name] = len(self._words)
         self._function = name
 
     def label(self, name: str) -> None:
         """Give a name to the next instruction, in this function."""
-        self._places[f"{self._function}.{name}"] = len(self._words)
+        self._indexes[f"{self._function}.{name}"] = len(self._words)
 
     # Instructions
 
@@ -151,7 +151,7 @@ class Code:
     def assembled(self) -> bytes:
         """Return the instructions."""
         for at, index, field in self._jumps:
-            self._words[at][field] = self._places[index] - at - 1
+            self._words[at][field] = self._indexes[index] - at - 1
         flat = [number for word in self._words for number in word]
         return struct.pack("=" + "BBhi" * len(self._words), *flat)
 

@@ -116,14 +116,14 @@ class TypeTable:
         types, self.strings = split_sections(data, path)
         self.words = memoryview(types).cast("I").tolist()
         names = {*wanted, *wanted.get(TYPE, ())} - {TYPE}
-        wanted_names = {place: name for name in names if (place := self._place_of(name)) is not None}
+        wanted_names = {offset: name for name in names if (offset := self._offset_of(name)) is not None}
         self.starts, self.named = self._index(wanted_names)
         self.nr_passed = 0
 
-    def _place_of(self, name: str) -> int | None:
+    def _offset_of(self, name: str) -> int | None:
         # Names may share their tails, but the kernel's own de-duplication writes whole names only once.
-        place = self.strings.find(b"\0" + name.encode() + b"\0")
-        return place + 1 if place >= 0 else None
+        offset = self.strings.find(b"\0" + name.encode() + b"\0")
+        return offset + 1 if offset >= 0 else None
 
     def _index(self, wanted: dict[int, str]) -> tuple[list[int], dict[str, int]]:
         words, end = self.words, len(self.words)
@@ -149,11 +149,11 @@ class TypeTable:
             raise FormatError(self.path, f"type {len(starts) - 1} reaches past the end")
         return starts, named
 
-    def name_at(self, place: int) -> str:
+    def name_at(self, offset: int) -> str:
         # The strings end with a zero.
-        if place >= len(self.strings):
-            raise FormatError(self.path, f"a name at {place} of {len(self.strings)} bytes")
-        return self.strings[place : self.strings.index(b"\0", place)].decode("utf-8", "replace")
+        if offset >= len(self.strings):
+            raise FormatError(self.path, f"a name at {offset} of {len(self.strings)} bytes")
+        return self.strings[offset : self.strings.index(b"\0", offset)].decode("utf-8", "replace")
 
     def start_of(self, type_id: int) -> int:
         if not 0 < type_id < len(self.starts):

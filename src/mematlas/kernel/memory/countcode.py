@@ -211,8 +211,8 @@ class Counting(WalkCode):
         code.do(R6, "+=", R8)
         code.do(R6, "+=", AT["table"])
         code.load(R1, R6, 0)
-        for place in range(8, 64, 8):
-            code.load(R2, R6, place)
+        for offset in range(8, 64, 8):
+            code.load(R2, R6, offset)
             code.do(R1, "|=", R2)
         code.jump_if(R1, "==", 0, "empty")
         self._add("work", 1)

@@ -52,10 +52,10 @@ class FrameCode:
         self._put("status", R1)
         self.code.leave(value)
 
-    def _read(self, place: int, size: int) -> None:
+    def _read(self, offset: int, size: int) -> None:
         """Copy from the kernel address in R3 to the stack; R0 is 0 where that could be done."""
         self.code.do(R1, "=", R10)
-        self.code.do(R1, "+=", place)
+        self.code.do(R1, "+=", offset)
         self.code.do(R2, "=", size)
         self.code.helper(HELPER_PROBE_READ_KERNEL)
 
@@ -156,9 +156,9 @@ class FrameCode:
         code.do(R1, ">>=", self.shift)
         code.call("in_ram")
         code.jump_if(R0, "==", 0, "unknown")
-        for place, size in ((layout["folio._entire_mapcount"], 4), (self.mapping, 8)):
+        for offset, size in ((layout["folio._entire_mapcount"], 4), (self.mapping, 8)):
             code.do(R3, "=", R6)
-            code.do(R3, "+=", place)
+            code.do(R3, "+=", offset)
             self._read(-size, size)
             code.jump_if(R0, "!=", 0, "unknown")
             code.load(R1, R10, -size, size)

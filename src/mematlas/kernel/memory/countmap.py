@@ -66,16 +66,16 @@ SUMS = (
 def make_places() -> dict[str, int]:
     """Return where what the program and we share lies in the map's element: single words by name, then arrays."""
     names = (*INPUTS, *STATE, *SUMS)
-    places = {name: 8 * number for number, name in enumerate(names)}
+    offsets = {name: 8 * number for number, name in enumerate(names)}
     at = 8 * len(names)
     arrays = {"ram": 16 * NR_RAM_RANGES, "samples": 8 * NR_SAMPLES, "words": 16 * NR_WORDS}
     # Groups of 8 entries are looked at together, so that the last may reach behind the table.
     arrays |= {"counts": 8 * NR_COUNTS, "pmds": PAGE, "table": PAGE + 64, "list": 16 * NR_LISTED}
     for name, size in arrays.items():
-        places[name] = at
+        offsets[name] = at
         at += size
-    places["end of all"] = -(-at // PAGE) * PAGE
-    return places
+    offsets["end of all"] = -(-at // PAGE) * PAGE
+    return offsets
 
 
 AT = make_places()

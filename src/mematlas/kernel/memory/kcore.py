@@ -51,10 +51,10 @@ def parse_segments(fd: int, path: str = KCORE_PATH) -> list[LoadSegment]:
     if len(header) < ELF_HEADER.size:
         # Containers are often given an empty file in its place.
         raise NotSupported(path, "the real /proc/kcore, not an empty file over it")
-    ident, kind, _, _, _, place, _, _, _, size, nr, _, _, _ = ELF_HEADER.unpack(header)
+    ident, kind, _, _, _, table_offset, _, _, _, size, nr, _, _, _ = ELF_HEADER.unpack(header)
     if ident[:6] != b"\x7fELF\x02\x01" or kind != 4 or size != PROGRAM_HEADER.size:
         raise FormatError(path, repr(header[:20]))
-    table = os.pread(fd, nr * size, place) if place + nr * size <= MAX_OFFSET else b""
+    table = os.pread(fd, nr * size, table_offset) if table_offset + nr * size <= MAX_OFFSET else b""
     if len(table) < nr * size:
         raise FormatError(path, f"{len(table)} bytes of {nr} program headers")
     segments = []
@@ -128,14 +128,14 @@ class KcoreReader:
 
         The words are a view that holds until the next call.
         """
-        places = (np.searchsorted(self._starts, addresses, side="right") - 1).tolist()
-        pairs = zip(addresses.tolist(), places, strict=True)
-        good = [self._read_row(row, address, place, size) for row, (address, place) in enumerate(pairs)]
+        indexes = (np.searchsorted(self._starts, addresses, side="right") - 1).tolist()
+        pairs = zip(addresses.tolist(), indexes, strict=True)
+        good = [self._read_row(row, address, index, size) for row, (address, index) in enumerate(pairs)]
         return self._data[: len(good), : size // 8], np.array(good, np.bool_)
 
-    def _read_row(self, row: int, address: int, place: int, size: int) -> bool:
-        segment = self.segments[place]
-        if place < 0 or address + size > segment.end:
+    def _read_row(self, row: int, address: int, index: int, size: int) -> bool:
+        segment = self.segments[index]
+        if index < 0 or address + size > segment.end:
             return False
         target = self._bytes[row * PAGE : row * PAGE + size]
         try:

@@ -229,8 +229,8 @@ class ModuleReader:
         (indices,) = np.nonzero(entries & np.uint64(X86_PRESENT | X86_HUGE) == X86_PRESENT)
         shift = INDEX_SHIFT + INDEX_BITS * level
         children = (entries[indices] & np.uint64(self.address_mask)).tolist()
-        for place, child in zip(indices.tolist(), children, strict=True):
-            self._known[child] = (pgd, address | place << shift, level - 1, flags)
+        for index, child in zip(indices.tolist(), children, strict=True):
+            self._known[child] = (pgd, address | index << shift, level - 1, flags)
 
     def _open(self) -> int:
         try:

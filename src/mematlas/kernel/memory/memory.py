@@ -287,10 +287,10 @@ class KernelMemory:
         self.base, self.encryption_mask = base_and_mask
 
     def _read_vmcoreinfo(self) -> dict[str, int | str]:
-        place = read_vmcoreinfo_place()
-        if place is None:
+        location = read_vmcoreinfo_place()
+        if location is None:
             return {}
-        address, size = place
+        address, size = location
         starts = range(address & -PAGE, address + size, PAGE)
         phys_addresses = np.array(starts, np.uint64)
         if not self.ram.contain(phys_addresses).all():

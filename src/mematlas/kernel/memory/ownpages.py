@@ -69,7 +69,7 @@ class OwnPages:
 
     def probe_pfns(self) -> list[int]:
         """Return the frames of the pages that `struct_page_addresses` tells about."""
-        return self.pfns_at([self.start + place for place in self.probes])
+        return self.pfns_at([self.start + offset for offset in self.probes])
 
     def pfns(self) -> list[int]:
         """Return the frames of all own pages here that are present, and of some code that others map too."""

@@ -62,7 +62,7 @@ class StructPages:
         self._head_place = layout["page.compound_head"] // 8
         # The folio's, where it has one: that of struct page is to go.
         names = ("folio.mapping", "page.mapping")
-        self._mapping_place = layout[next((name for name in names if name in layout), names[-1])] // 8
+        self._mapping_word = layout[next((name for name in names if name in layout), names[-1])] // 8
         # Before folios carried it (v6.3), large folios are left to kpagecount.
         self._entire = layout.values.get("folio._entire_mapcount")
 
@@ -82,11 +82,11 @@ class StructPages:
         self.large = NOWHERE
         if not len(pfns):
             return np.empty(0, np.int32)
-        pages, places = self._locate(pfns)
+        pages, indexes = self._locate(pfns)
         own, head_words = self._read(pages)
-        counts: Counts = own.reshape(-1).take(places)
+        counts: Counts = own.reshape(-1).take(indexes)
         if (head_words & np.uint64(1)).any():
-            words = head_words.reshape(-1).take(places >> 1)
+            words = head_words.reshape(-1).take(indexes >> 1)
             chosen = np.flatnonzero((words & np.uint64(1)).astype(np.bool_) & (counts != UNKNOWN_COUNT))
             self.large = chosen
             if chosen.size:
@@ -100,22 +100,22 @@ class StructPages:
         """
         if not len(pfns):
             return np.empty(0, np.bool_)
-        pages, places = self._locate(pfns)
+        pages, indexes = self._locate(pfns)
         shape = (len(pages), self.nr_per_page)
         mappings, heads = np.zeros(shape, np.uint64), np.zeros(shape, np.uint64)
         in_ram = self._in_ram(pages)
         addresses = np.where(in_ram, np.uint64(self.base) + (pages << np.uint64(12)), np.uint64(0))
         nr_words = self.size // 8
         for rows, data, good in self.memory.frame_pages(addresses):
-            mappings[rows][good] = data[good, self._mapping_place :: nr_words]
+            mappings[rows][good] = data[good, self._mapping_word :: nr_words]
             heads[rows][good] = data[good, self._head_place :: nr_words]
-        chosen = mappings.reshape(-1).take(places)
-        heads = heads.reshape(-1).take(places)
+        chosen = mappings.reshape(-1).take(indexes)
+        heads = heads.reshape(-1).take(indexes)
         tails = np.flatnonzero(heads & np.uint64(1))
         if tails.size:
             unique, which = np.unique(heads[tails] - np.uint64(1), return_inverse=True)
             checked, good = self._checked(unique)
-            words, read = self.memory.frame_words(checked + np.uint64(8 * self._mapping_place))
+            words, read = self.memory.frame_words(checked + np.uint64(8 * self._mapping_word))
             chosen[tails] = np.where(good & read, words, np.uint64(0))[which]
         result: Bools = (chosen & np.uint64(1)).astype(np.bool_)
         return result
@@ -126,13 +126,13 @@ class StructPages:
         include/linux/mm.h, folio_maybe_dma_pinned(): each pin adds so many references to a single page. Large folios
         count pins elsewhere: theirs are not found here.
         """
-        place = self.memory.layout.values.get("page._refcount")
-        if place is None:
+        offset = self.memory.layout.values.get("page._refcount")
+        if offset is None:
             return None
         self.map_counts(pfns)
         addresses = np.uint64(self.base) + pfns * np.uint64(self.size)
-        words, good = self.memory.frame_words(addresses + np.uint64(place & ~7))
-        references = (words >> np.uint64(8 * (place & 7))).astype(np.uint32).view(np.int32)
+        words, good = self.memory.frame_words(addresses + np.uint64(offset & ~7))
+        references = (words >> np.uint64(8 * (offset & 7))).astype(np.uint32).view(np.int32)
         pinned: Bools = good & (references >= GUP_PIN_COUNTING_BIAS)
         pinned[self.large] = False
         return pinned
@@ -146,14 +146,14 @@ class StructPages:
         values = self.memory.layout.values
         # Since commit 59d9094df3d7 (v6.13, and in stable kernels, 6.1.192 among them, before there was a struct ptdesc)
         # shares are counted. Before, each held a reference to the table's page.
-        place, own = values.get("ptdesc.pt_share_count", values.get("page.pt_share_count")), 0
-        if place is None:
-            place, own = values.get("page._refcount"), 1
-        if place is None:
+        offset, own = values.get("ptdesc.pt_share_count", values.get("page.pt_share_count")), 0
+        if offset is None:
+            offset, own = values.get("page._refcount"), 1
+        if offset is None:
             return np.full(len(tables), UNKNOWN_COUNT, np.int32)
         addresses = np.uint64(self.base) + (tables >> np.uint64(12)) * np.uint64(self.size)
-        words, good = self.memory.frame_words(addresses + np.uint64(place & ~7))
-        counts = (words >> np.uint64(8 * (place & 7))).astype(np.uint32).view(np.int32) - np.int32(own)
+        words, good = self.memory.frame_words(addresses + np.uint64(offset & ~7))
+        counts = (words >> np.uint64(8 * (offset & 7))).astype(np.uint32).view(np.int32) - np.int32(own)
         return np.where(good & (counts >= 0), counts, np.int32(UNKNOWN_COUNT))
 
     def _locate(self, pfns: Words) -> tuple[Words, NDArray[np.intp]]:
@@ -161,9 +161,9 @@ class StructPages:
         pages = pfns >> np.uint64(self.nr_per_page.bit_length() - 1)
         is_new = np.concatenate([np.ones(1, np.bool_), pages[1:] != pages[:-1]])
         unique, which = np.unique(pages[is_new], return_inverse=True)
-        places = (which * self.nr_per_page).take(np.cumsum(is_new) - 1)
-        places += (pfns & np.uint64(self.nr_per_page - 1)).astype(np.intp)
-        return unique, places
+        indexes = (which * self.nr_per_page).take(np.cumsum(is_new) - 1)
+        indexes += (pfns & np.uint64(self.nr_per_page - 1)).astype(np.intp)
+        return unique, indexes
 
     def _checked(self, addresses: Words) -> tuple[Words, Bools]:
         """Return addresses of struct pages, with the array's first in place of what cannot be one, and which can."""

@@ -137,10 +137,10 @@ class CountAccess:
         try:
             pgd = self.pgd_of(fd)
             self.levels = nr_levels(pgd)
-            found = find_direct_map(pgd, self.levels, self.ram, self._read_word)
-            if found is None:
+            direct_map = find_direct_map(pgd, self.levels, self.ram, self._read_word)
+            if direct_map is None:
                 raise NotSupported("finding the direct map with BPF", FITTING)
-            self.base, self._is_encrypted = found[0], found[1] != 0
+            self.base, self._is_encrypted = direct_map[0], direct_map[1] != 0
             with OwnPages(self.procfs) as own_pages:
                 addresses = own_pages.struct_page_addresses(self._pipe_pages)
                 self.struct_pages = own_pages.array_base(addresses, self.layout["page"])
@@ -173,10 +173,10 @@ class CountAccess:
         """
         table = pgd
         for level in range(12 + 9 * (self.levels - 1), shift - 1, -9):
-            place = table + (address >> level & 511) * 8
-            entry = self._read_word(place) or 0
+            entry_address = table + (address >> level & 511) * 8
+            entry = self._read_word(entry_address) or 0
             if level == shift:
-                return entry, place
+                return entry, entry_address
             if entry & (X86_PRESENT | X86_HUGE) != X86_PRESENT or entry & X86_ADDRESS not in self.ram:
                 break
             table = self.base + (entry & X86_ADDRESS)
@@ -212,13 +212,13 @@ class CountAccess:
     def nr_shares(self, table: int) -> int:
         """Return how many more processes a table is part of; see `mematlas.kernel.memory.structpage`."""
         values = self.layout.values
-        place, own = values.get("ptdesc.pt_share_count", values.get("page.pt_share_count")), 0
-        if place is None:
-            place, own = values.get("page._refcount"), 1
-        if place is None:
+        offset, own = values.get("ptdesc.pt_share_count", values.get("page.pt_share_count")), 0
+        if offset is None:
+            offset, own = values.get("page._refcount"), 1
+        if offset is None:
             return -1
-        word = self._read_word(self.struct_pages + table // PAGE * self.layout["page"] + (place & ~7))
-        count = -1 if word is None else (word >> 8 * (place & 7) & 0xFFFFFFFF) - own
+        word = self._read_word(self.struct_pages + table // PAGE * self.layout["page"] + (offset & ~7))
+        count = -1 if word is None else (word >> 8 * (offset & 7) & 0xFFFFFFFF) - own
         return count if count < 1 << 31 else -1
 
     def is_due(self, nr_frames: int, nr_large: int) -> bool:
@@ -245,14 +245,18 @@ class CountAccess:
         for _ in range(3):
             # What is true of live frames changes. What differs counts only if ours was the same before and after the
             # kernel's was read, and is asked again then.
-            ours, told, again = self.program.ask(pfns), self._told(pfns), self.program.ask(pfns)
-            pfns = [pfn for pfn, *each in zip(pfns, ours, told, again, strict=True) if each[0] == each[2] != each[1]]
+            ours, theirs, again = self.program.ask(pfns), self._theirs(pfns), self.program.ask(pfns)
+            pfns = [
+                pfn
+                for pfn, *answers in zip(pfns, ours, theirs, again, strict=True)
+                if answers[0] == answers[2] != answers[1]
+            ]
             if not pfns:
                 return
         self.layout.renew()
         raise NotSupported(f"map counts from struct page (frame {pfns[0]:#x} has others in kpagecount)")
 
-    def _told(self, pfns: list[int]) -> list[tuple[int, bool]]:
+    def _theirs(self, pfns: list[int]) -> list[tuple[int, bool]]:
         counts, flags = self._counts.get(pfns), self._flags.get(pfns)
         return [(counts.get(pfn, -1), bool(flags.get(pfn, 0) & KPF_ANON)) for pfn in pfns]
 
@@ -434,11 +438,11 @@ class TableCounter:
 
     def _shares_of(self, shares: dict[int, int], address: int, shift: int) -> int:
         """Return how many more processes the table of a huge page is part of; -1 where unknown."""
-        place = address >> shift + 9
-        if place not in shares:
+        table = address >> shift + 9
+        if table not in shares:
             _, at = self.access.entry_at(self._pgd, address, shift)
-            shares[place] = self.access.nr_shares(at - at % PAGE - self.access.base) if at else -1
-        return shares[place]
+            shares[table] = self.access.nr_shares(at - at % PAGE - self.access.base) if at else -1
+        return shares[table]
 
     def _add_use(self, result: VmaCounts, entry: int, nr_pages: int) -> None:
         if entry & X86_ACCESSED:

@@ -328,9 +328,9 @@ def flags_of(mode: PagingMode, level: int, state: int) -> Iterator[Flag]:
     if state == TABLE:
         yield from (flag for flag in mode.flags if flag.where in ("any", "table"))
     elif state in (PRESENT, PROT_NONE):
-        places = ("any", "leaf", "page" if level == len(mode.levels) - 1 else "block")
+        wheres = ("any", "leaf", "page" if level == len(mode.levels) - 1 else "block")
         taken = sum(value for _, value in mode.prot_none) if state == PROT_NONE else 0
-        yield from (flag for flag in mode.flags if flag.where in places and not flag.mask & taken)
+        yield from (flag for flag in mode.flags if flag.where in wheres and not flag.mask & taken)
 
 
 def flag_names(mode: PagingMode, level: int, entry: int) -> tuple[str, ...]:

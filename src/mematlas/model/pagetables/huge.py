@@ -65,19 +65,19 @@ class HugeLeaves:
         columns: list[tuple[Words, ...]] = []
         others: list[Others] = []
         for level in range(len(part.levels) - 1):
-            places, entries, codes = upper_entries(part, level)
+            indexes, entries, codes = upper_entries(part, level)
             size = np.uint64(mode.levels[level].size)
-            addresses = part.entry_addresses(level, places)
+            addresses = part.entry_addresses(level, indexes)
             inside = (addresses <= part.last) & (addresses + (size - np.uint64(1)) >= part.first)
             mapped = inside & maps_memory(codes)
             leaves = entries[mapped]
             sizes = np.full(len(leaves), size)
-            tables = part.levels[level].tables[places[mapped] // part.levels[level].entries.shape[1]]
+            tables = part.levels[level].tables[indexes[mapped] // part.levels[level].entries.shape[1]]
             columns.append((addresses[mapped], sizes, leaves, leaf_address(mode, level, leaves), tables))
             rest = np.flatnonzero(inside & ~mapped)
-            found = zip(addresses[rest].tolist(), codes[rest].tolist(), entries[rest].tolist(), strict=True)
-            others += [Others(*each, int(size)) for each in found]
-        self.others = sorted(others, key=lambda each: each.address)
+            rows = zip(addresses[rest].tolist(), codes[rest].tolist(), entries[rest].tolist(), strict=True)
+            others += [Others(*run, int(size)) for run in rows]
+        self.others = sorted(others, key=lambda run: run.address)
         """What stands in the place of a huge leaf: migration entries and markers."""
         joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
         order = np.argsort(joined[0])
@@ -103,21 +103,21 @@ class HugeLeaves:
 
     def pieces(self, first: int, last: int, page_shift: int) -> Iterator[HugePieces]:
         """Yield what of the leaves lies in a range, in order, some that are equally long at a time."""
-        places = self.between(first, last)
-        if not len(places):
+        indexes = self.between(first, last)
+        if not len(indexes):
             return
         # A range ends inside a leaf only where the process changed it after its VMAs were read.
-        lows = np.maximum(self.addresses[places], np.uint64(first))
-        highs = np.minimum(self.addresses[places] + (self.sizes[places] - np.uint64(1)), np.uint64(last))
+        lows = np.maximum(self.addresses[indexes], np.uint64(first))
+        highs = np.minimum(self.addresses[indexes] + (self.sizes[indexes] - np.uint64(1)), np.uint64(last))
         lengths = ((highs - lows) >> np.uint64(page_shift)) + np.uint64(1)
-        begins = self.heads[places] + ((lows - self.addresses[places]) >> np.uint64(page_shift))
+        begins = self.heads[indexes] + ((lows - self.addresses[indexes]) >> np.uint64(page_shift))
         cuts = (np.flatnonzero(np.diff(lengths)) + 1).tolist()
-        for start, stop in pairwise([0, *cuts, len(places)]):
+        for start, stop in pairwise([0, *cuts, len(indexes)]):
             if start == stop:
                 continue
             step = max(1, NR_HUGE_PAGES // int(lengths[start]))
             for low in range(start, stop, step):
                 rows = slice(low, min(low + step, stop))
-                few = places[rows]
+                few = indexes[rows]
                 columns = (self.entries[few], self.is_zero[few], self.is_hugetlb[few], self.shares[few])
                 yield HugePieces(lows[rows], lengths[rows], begins[rows], *columns)

@@ -38,19 +38,19 @@ def make_levels(address_bits: int, page_shift: int, index_bits: int, highest_lea
     return tuple(reversed(levels))
 
 
-def is_set(*places: int) -> Test:
+def is_set(*bits: int) -> Test:
     """Return the test that any of these bits is set."""
-    return tuple((1 << place, 1 << place) for place in places)
+    return tuple((1 << bit, 1 << bit) for bit in bits)
 
 
-def hidden_by(*places: int) -> Test:
+def hidden_by(*bits: int) -> Test:
     """Return the test that any of these bits is set in an entry that the hardware does not follow (bit 0 clear)."""
-    return tuple((1 << place | 1, 1 << place) for place in places)
+    return tuple((1 << bit | 1, 1 << bit) for bit in bits)
 
 
-def flag(name: str, place: int, where: str = "any") -> Flag:
+def flag(name: str, bit: int, where: str = "any") -> Flag:
     """Return the flag that one set bit is."""
-    return Flag(name, 1 << place, 1 << place, where)
+    return Flag(name, 1 << bit, 1 << bit, where)
 
 
 # x86: _PAGE_BIT_*. Bits 9 to 11 and 57, 58 are the kernel's own.
@@ -102,7 +102,9 @@ def x86_64(
         prot_none=hidden_by(8),
         # pmd_present() also takes a block without P and PROT_NONE: it is being split.
         prot_none_block=hidden_by(8, 7),
-        flags=X86_FLAGS if saved_dirty else tuple(each for each in X86_FLAGS if each.name != "saved-dirty"),
+        flags=X86_FLAGS
+        if saved_dirty
+        else tuple(entry_flag for entry_flag in X86_FLAGS if entry_flag.name != "saved-dirty"),
         writable=is_set(1),
         executable=((1 << 63, 0),),
         user=is_set(2),
@@ -187,7 +189,7 @@ def arm64(
         # PTE_PRESENT_INVALID, the place of not-global.
         prot_none=hidden_by(58) if older else hidden_by(11),
         prot_none_block=hidden_by(58, 59) if older else hidden_by(11),
-        flags=tuple(each for each in ARM64_FLAGS if not (older and each.name == "uffd-wp")),
+        flags=tuple(entry_flag for entry_flag in ARM64_FLAGS if not (older and entry_flag.name == "uffd-wp")),
         writable=((1 << 51, 1 << 51), (1 << 7, 0)),
         # UXN clear: user space may execute it, even where it may not read it (execute-only: the user bit is clear).
         # Kernel code is what user space may not reach and has PXN clear.

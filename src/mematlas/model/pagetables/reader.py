@@ -102,10 +102,10 @@ def any_bit(test: Test) -> np.uint64 | None:
     return np.uint64(sum({mask for mask, _ in test})) if alone else None
 
 
-def scattered(column: NDArray[Any], places: NDArray[np.intp], length: int) -> NDArray[Any]:
+def scattered(column: NDArray[Any], indexes: NDArray[np.intp], length: int) -> NDArray[Any]:
     """Return an array of zeros with a column's values at their places."""
     result = np.zeros(length, column.dtype)
-    result[places] = column
+    result[indexes] = column
     return result
 
 
@@ -195,21 +195,21 @@ class PageTableReader:
         if start >= end or self.hidden.is_hidden(vma):
             return
         backing = self._backing(vma)
-        place = start
+        reached = start
         for part, huge in self._parts(start, end):
             first, last = max(start, part.first), min(end - 1, part.last)
-            found = (
+            parts = (
                 self._small_blocks(vma, part, first, last),
                 self._huge_blocks(vma, huge, first, last),
                 self._other_blocks(vma, huge, first, last),
             )
-            for block in merge(*found, key=lambda block: block.address):
-                yield from self._backed(backing, place, block.address)
+            for block in merge(*parts, key=lambda block: block.address):
+                yield from self._backed(backing, reached, block.address)
                 if vma.kind == "shmem":
                     block.states = behind(vma, backing, block.address, block.states, self.page_size)
                 yield block
-                place = block.address + len(block) * self.page_size
-        yield from self._backed(backing, place, end)
+                reached = block.address + len(block) * self.page_size
+        yield from self._backed(backing, reached, end)
 
     def runs(self, vmas: Iterable[Vma]) -> Iterator[tuple[list[Vma], Block | None]]:
         """Yield VMAs that lie side by side with one block of all their pages; the others alone, with None."""
@@ -285,8 +285,8 @@ class PageTableReader:
             self._has_few = len(few) * LEAST_SHARE < len(entries)
             if may_be_scattered and self._has_few:
                 tables, numbers = np.divmod(used + skipped, table_pages)
-                places = addresses[tables] + (numbers * self.page_size).astype(np.uint64)
-                yield from ranges_of(places, raw, held, use, self.page_size)
+                entry_addresses = addresses[tables] + (numbers * self.page_size).astype(np.uint64)
+                yield from ranges_of(entry_addresses, raw, held, use, self.page_size)
                 continue
             if len(few) < len(entries):
                 raw, held, use = (scattered(column, used, len(entries)) for column in (raw, held, use))
@@ -316,15 +316,15 @@ class PageTableReader:
 
     def _other_blocks(self, vma: Vma, huge: HugeLeaves, first: int, last: int) -> Iterator[Block]:
         """Yield blocks for what stands in the place of huge leaves."""
-        for each in huge.others:
-            pages = each.pages(first, last, self.mode.page_shift)
+        for run in huge.others:
+            pages = run.pages(first, last, self.mode.page_shift)
             if pages:
                 numbers = np.arange(pages.start, pages.stop, dtype=np.uint64)
-                entries = np.full(len(pages), each.entry, np.uint64)
-                codes = np.full(len(pages), each.state, np.uint8)
+                entries = np.full(len(pages), run.entry, np.uint64)
+                codes = np.full(len(pages), run.state, np.uint8)
                 columns = self._convert(vma, entries, codes, np.zeros(len(pages), np.uint64), None, numbers)
                 if columns[1].any():
-                    yield block_of(each.address + pages.start * self.page_size, *columns)
+                    yield block_of(run.address + pages.start * self.page_size, *columns)
 
     def _convert(
         self,
@@ -365,14 +365,14 @@ class PageTableReader:
         for mask, bit in self._shared_flags:
             raw[shown & (entries & mask != 0)] |= bit
         if counted.any():
-            places = slice(None) if counted.all() else np.flatnonzero(counted)
-            of_counted = raw[places]
-            single = self._map_counts(pfns[places]) == 1
+            rows = slice(None) if counted.all() else np.flatnonzero(counted)
+            of_counted = raw[rows]
+            single = self._map_counts(pfns[rows]) == 1
             if shares is not None:
-                single &= shares[places] == 0
+                single &= shares[rows] == 0
             of_counted[single] |= np.uint64(PM_MMAP_EXCLUSIVE)
-            of_counted[~self._are_anonymous(vma, pfns[places])] |= np.uint64(FILE << 56)
-            raw[places] = of_counted
+            of_counted[~self._are_anonymous(vma, pfns[rows])] |= np.uint64(FILE << 56)
+            raw[rows] = of_counted
         return raw, (raw >> np.uint64(56)).astype(np.uint8) | bits, use
 
     def _add_swap(self, vma: Vma, entries: Words, codes: Bytes, numbers: Words | None, raw: Words) -> None:
@@ -423,9 +423,9 @@ class PageTableReader:
             for _, entries in self._rows(part, first, last):
                 self._count_small(sums, vma, entries)
             self._count_huge(sums, vma, huge, first, last)
-            for each in huge.others:
-                nr_pages = len(each.pages(first, last, self.mode.page_shift))
-                self._count_states(sums, vma, np.array([each.state], np.uint8), nr_pages)
+            for run in huge.others:
+                nr_pages = len(run.pages(first, last, self.mode.page_shift))
+                self._count_states(sums, vma, np.array([run.state], np.uint8), nr_pages)
         return sums
 
     def _count_blocks(self, sums: VmaCounts, vma: Vma) -> None:

@@ -104,16 +104,16 @@ class Walk:
         """How many tables there are, at all levels."""
         return sum(len(level) for level in self.levels)
 
-    def entry_addresses(self, level: int, places: NDArray[np.intp]) -> Words:
+    def entry_addresses(self, level: int, indexes: NDArray[np.intp]) -> Words:
         """Return the first address that entries translate; ``places`` count through all rows of the level."""
-        return entry_addresses(self.mode, self.levels[level], places)
+        return entry_addresses(self.mode, self.levels[level], indexes)
 
 
-def entry_addresses(mode: PagingMode, level: TableLevel, places: NDArray[np.intp]) -> Words:
+def entry_addresses(mode: PagingMode, level: TableLevel, indexes: NDArray[np.intp]) -> Words:
     """Return the first address that the entries at flat ``places`` of a level translate."""
     nr_entries = level.entries.shape[1]
     shift = np.uint64(mode.levels[level.level].shift)
-    addresses: Words = level.addresses[places // nr_entries] + ((places % nr_entries).astype(np.uint64) << shift)
+    addresses: Words = level.addresses[indexes // nr_entries] + ((indexes % nr_entries).astype(np.uint64) << shift)
     # Only the top table may be that of both halves.
     return full_addresses(mode, addresses) if level.level == 0 else addresses
 
@@ -144,13 +144,13 @@ def walk(
     while broken and nr_retries < NR_RETRIES:
         nr_retries += 1
         still: list[Span] = []
-        for each in broken:
-            fresh, again = walker.descend(each)
-            levels = [replace_span(mode, *pair, each) for pair in zip(levels, fresh, strict=True)]
+        for broken_span in broken:
+            fresh, again = walker.descend(broken_span)
+            levels = [replace_span(mode, *pair, broken_span) for pair in zip(levels, fresh, strict=True)]
             still += again
         broken = merge_spans(still + walker.changed(levels))
-    for each in broken:
-        levels = [without_span(mode, level, each) for level in levels]
+    for broken_span in broken:
+        levels = [without_span(mode, level, broken_span) for level in levels]
     return Walk(mode, pgd, *span, tuple(levels), tuple(broken), nr_retries)
 
 
@@ -182,8 +182,8 @@ def part_edges(
     """Return the addresses at which a range is cut into parts of at most ``nr_tables`` tables of the last level."""
     upper = walk(source, mode, pgd, start, end, len(mode.levels) - 1)
     level = upper.levels[-1]
-    places = np.flatnonzero(is_table(mode, level.level, level.entries.reshape(-1)))
-    addresses = upper.entry_addresses(level.level, places)
+    indexes = np.flatnonzero(is_table(mode, level.level, level.entries.reshape(-1)))
+    addresses = upper.entry_addresses(level.level, indexes)
     size = np.uint64(mode.levels[level.level].size - 1)
     cuts = addresses[(addresses + size >= upper.first) & (addresses <= upper.last)][nr_tables::nr_tables].tolist()
     return [upper.first, *cuts, upper.last + 1]
@@ -221,14 +221,14 @@ class _Walker:
     def _followed(self, level: TableLevel, span: Span) -> tuple[Words, Words, Bytes]:
         """Return the addresses, the tables, and the rights that a level's entries inside the span lead to."""
         mode = self.mode
-        places = np.flatnonzero(is_table(mode, level.level, level.entries.reshape(-1)))
-        addresses = entry_addresses(mode, level, places)
+        indexes = np.flatnonzero(is_table(mode, level.level, level.entries.reshape(-1)))
+        addresses = entry_addresses(mode, level, indexes)
         size = np.uint64(mode.levels[level.level].size - 1)
         inside = (addresses <= span[1]) & (addresses + size >= span[0])
-        places, addresses = places[inside], addresses[inside]
+        indexes, addresses = indexes[inside], addresses[inside]
         # Above the middle of the table addresses are higher, so the order of places is that of addresses.
-        entries = level.entries.reshape(-1)[places]
-        rights = level.rights[places // level.entries.shape[1]] & table_rights(mode, entries)
+        entries = level.entries.reshape(-1)[indexes]
+        rights = level.rights[indexes // level.entries.shape[1]] & table_rights(mode, entries)
         if level.level == 0 and span[0] < mode.user_end and len(entries) and not holds(entries, mode.executable).any():
             # Under page-table isolation the kernel's copy forbids all execution in the user half, in the top table
             # alone (pti_set_user_pgtbl). It says nothing about the user's own rights.
@@ -298,9 +298,9 @@ class _Walker:
             moved = ((now ^ level.entries) & self.meaning) != 0
             moved[~good] = True
             moved &= is_table(self.mode, level.level, level.entries)
-            places = np.flatnonzero(moved)
+            indexes = np.flatnonzero(moved)
             size = self.mode.levels[level.level].size
-            for address in entry_addresses(self.mode, level, places).tolist():
+            for address in entry_addresses(self.mode, level, indexes).tolist():
                 spans.append((address, address + size - 1))
         below = levels[1].addresses if len(levels) > 1 else np.zeros(0, np.uint64)
         # Entries outside of the range were not followed: whether they changed is nothing to us.
@@ -378,13 +378,13 @@ def replace_span(mode: PagingMode, old: TableLevel, fresh: TableLevel, span: Spa
 def _patch(mode: PagingMode, old: TableLevel, fresh: TableLevel, span: Span) -> None:
     size = np.uint64(mode.levels[old.level].size - 1)
     for row, address in enumerate(fresh.addresses.tolist()):
-        place = int(np.searchsorted(old.addresses, np.uint64(address)))
-        if place == len(old) or old.addresses[place] != address:
+        index = int(np.searchsorted(old.addresses, np.uint64(address)))
+        if index == len(old) or old.addresses[index] != address:
             continue
         columns = np.arange(fresh.entries.shape[1]) + row * fresh.entries.shape[1]
         addresses = entry_addresses(mode, fresh, columns)
         inside = (addresses >= span[0]) & (addresses + size <= span[1])
-        old.entries[place][inside] = fresh.entries[row][inside]
+        old.entries[index][inside] = fresh.entries[row][inside]
 
 
 @record
@@ -467,50 +467,50 @@ class PageBlock:
         return len(self.states)
 
 
-def page_blocks(found: Walk, start: int | None = None, end: int | None = None) -> Iterator[PageBlock]:
+def page_blocks(walked: Walk, start: int | None = None, end: int | None = None) -> Iterator[PageBlock]:
     """Yield the pages of a walk, from ``start`` to ``end``, in address order; where no table or leaf is, nothing.
 
     >>> for block in page_blocks(found, vma.start, vma.end):  # doctest: +SKIP
     ...     print(hex(block.start), len(block), holds(block.entries, found.mode.dirty).sum())
     0x7f3c1a000000 1024 318
     """
-    first = found.first if start is None else max(start, found.first)
-    last = found.last if end is None else min(end - 1, found.last)
-    for group in _groups(leaf_pieces(found)):
+    first = walked.first if start is None else max(start, walked.first)
+    last = walked.last if end is None else min(end - 1, walked.last)
+    for group in _groups(leaf_pieces(walked)):
         low, high = max(group[0][0], first), min(group[-1][0] + group[-1][1] - 1, last)
         if low <= high:
-            yield _fill(found, group, low, high)
+            yield _fill(walked, group, low, high)
 
 
-def upper_entries(found: Walk, level: int) -> tuple[NDArray[np.intp], Words, Bytes]:
+def upper_entries(walked: Walk, level: int) -> tuple[NDArray[np.intp], Words, Bytes]:
     """Return flat places, entries and states of what stands in a level above the last and points at no table.
 
     That is huge leaves, PROT_NONE ones included, and what stands in their place: migration entries and markers.
     """
-    mode = found.mode
-    flat = found.levels[level].entries.reshape(-1)
+    mode = walked.mode
+    flat = walked.levels[level].entries.reshape(-1)
     if not mode.levels[level].can_map:
         flat = flat[:0]
     # Nearly all entries here point at tables.
-    places = np.flatnonzero((flat != 0) & ~np.asarray(is_table(mode, level, flat), np.bool_))
-    entries = flat[places]
-    return places, entries, states(mode, level, entries)
+    indexes = np.flatnonzero((flat != 0) & ~np.asarray(is_table(mode, level, flat), np.bool_))
+    entries = flat[indexes]
+    return indexes, entries, states(mode, level, entries)
 
 
-def leaf_pieces(found: Walk) -> list[tuple[int, int, int, int]]:
+def leaf_pieces(walked: Walk) -> list[tuple[int, int, int, int]]:
     """Return what holds leaves, by address: tables of the last level, and huge leaves.
 
     Each is (address, bytes, level, row of the table or flat place of the leaf).
     """
-    mode = found.mode
-    bottom = found.levels[-1]
+    mode = walked.mode
+    bottom = walked.levels[-1]
     size = bottom.entries.shape[1] << mode.page_shift
     pieces = [(address, size, bottom.level, row) for row, address in enumerate(bottom.addresses.tolist())]
     for level in range(len(mode.levels) - 1):
-        places, _, _ = upper_entries(found, level)
-        addresses = found.entry_addresses(level, places).tolist()
-        pairs = zip(addresses, places.tolist(), strict=True)
-        pieces += [(address, mode.levels[level].size, level, place) for address, place in pairs]
+        indexes, _, _ = upper_entries(walked, level)
+        addresses = walked.entry_addresses(level, indexes).tolist()
+        pairs = zip(addresses, indexes.tolist(), strict=True)
+        pieces += [(address, mode.levels[level].size, level, index) for address, index in pairs]
     return sorted(pieces)
 
 
@@ -529,17 +529,17 @@ def _groups(pieces: list[tuple[int, int, int, int]]) -> Iterator[list[tuple[int,
         yield group
 
 
-def _fill(found: Walk, group: list[tuple[int, int, int, int]], low: int, high: int) -> PageBlock:
-    shift = found.mode.page_shift
-    touched = [piece for piece in _joined(found, group) if low < piece[0] + piece[1] and piece[0] <= high]
-    parts = [_piece_pages(found, piece, low, high) for piece in touched]
+def _fill(walked: Walk, group: list[tuple[int, int, int, int]], low: int, high: int) -> PageBlock:
+    shift = walked.mode.page_shift
+    touched = [piece for piece in _joined(walked, group) if low < piece[0] + piece[1] and piece[0] <= high]
+    parts = [_piece_pages(walked, piece, low, high) for piece in touched]
     columns = [np.concatenate(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True)]
     return PageBlock(low >> shift << shift, *columns)
 
 
-def _joined(found: Walk, group: list[tuple[int, int, int, int]]) -> Iterator[tuple[int, int, int, int]]:
+def _joined(walked: Walk, group: list[tuple[int, int, int, int]]) -> Iterator[tuple[int, int, int, int]]:
     # Tables of the last level that follow one another are decoded together.
-    bottom = len(found.mode.levels) - 1
+    bottom = len(walked.mode.levels) - 1
     held: tuple[int, int, int, int] | None = None
     for piece in group:
         if held and piece[2] == bottom:
@@ -556,17 +556,17 @@ def _joined(found: Walk, group: list[tuple[int, int, int, int]]) -> Iterator[tup
         yield held
 
 
-def _piece_pages(found: Walk, piece: tuple[int, int, int, int], low: int, high: int) -> tuple[Bytes, Words, Words]:
-    address, size, depth, place = piece
-    mode, shift = found.mode, found.mode.page_shift
+def _piece_pages(walked: Walk, piece: tuple[int, int, int, int], low: int, high: int) -> tuple[Bytes, Words, Words]:
+    address, size, depth, index = piece
+    mode, shift = walked.mode, walked.mode.page_shift
     begin, stop = max(low - address, 0) >> shift, (min(high - address, size - 1) >> shift) + 1
     if depth == len(mode.levels) - 1:
-        flat = found.levels[depth].entries.reshape(-1)
-        row = place * found.levels[depth].entries.shape[1]
+        flat = walked.levels[depth].entries.reshape(-1)
+        row = index * walked.levels[depth].entries.shape[1]
         entries = flat[row + begin : row + stop]
         codes = states(mode, depth, entries)
         return codes, frames(mode, depth, entries, codes, (address >> shift) + begin), entries
-    entry = found.levels[depth].entries.reshape(-1)[place : place + 1]
+    entry = walked.levels[depth].entries.reshape(-1)[index : index + 1]
     codes = states(mode, depth, entry)
     nr = stop - begin
     pfns = np.zeros(nr, np.uint64)
