@@ -74,8 +74,9 @@ class Layout:
     def _lines_of(self, row: list[str]) -> Iterator[str]:
         """Yield the lines of one row. What would say nothing but that something is not known is left out."""
         parts = row[-1:]
-        if width_of(row[-1]) > self.room:
-            parts = fold(row[-1], self.room) if self.folds else [shorten(row[-1], self.room)]
+        last = row[-1]
+        if len(last) > self.room or not (last.isascii() or width_of(last) <= self.room):
+            parts = fold(last, self.room) if self.folds else [shorten(last, self.room)]
         for number, group in enumerate(self.groups):
             cells = [row[index] for index in group]
             if number and NOTHING.issuperset(cells):
@@ -85,6 +86,10 @@ class Layout:
                 cells = [""] * len(cells)
 
     def _line(self, number: int, cells: list[str]) -> str:
+        indent = " " * INDENT if number else ""
+        line = (indent + self.patterns[number].format(*cells)).rstrip()
+        if line.isascii() and len(line) <= self.width:
+            return line
         line = self._joined(number, cells)
         if width_of(line) <= self.width:
             return line
@@ -97,16 +102,14 @@ class Layout:
         return self._joined(number, short)
 
     def _joined(self, number: int, cells: list[str]) -> str:
+        """Return a line with each cell as wide as it is on a screen; to a format, all characters are alike."""
+        group = self.groups[number]
+        parts = [
+            padded([cell], self.widths[index], self.is_right[index])[0]
+            for cell, index in zip(cells, group, strict=True)
+        ]
         indent = " " * INDENT if number else ""
-        joined = self.patterns[number].format(*cells)
-        if not joined.isascii():  # what is two columns wide is no more than a character to a format
-            group = self.groups[number]
-            parts = [
-                padded([cell], self.widths[index], self.is_right[index])[0]
-                for cell, index in zip(cells, group, strict=True)
-            ]
-            joined = "  ".join(parts)
-        return (indent + joined).rstrip()
+        return (indent + "  ".join(parts)).rstrip()
 
 
 def stand_ins(columns: list[Column[Any]], kept: list[int]) -> dict[int, int]:
