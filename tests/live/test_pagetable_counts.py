@@ -255,7 +255,7 @@ def test_disagreement_with_kpagecount_leaves_it_to_reading(
         return [(77, False)] * len(pfns)
 
     target = victim("anon")
-    monkeypatch.setattr(CountAccess, "_told", wrong)
+    monkeypatch.setattr(CountAccess, "_theirs", wrong)
     with pytest.raises(NotSupported, match="kpagecount"):
         CountAccess(ProcFS())
     with Process(target.pid) as process:

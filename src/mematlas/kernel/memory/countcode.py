@@ -241,6 +241,29 @@ class Counting(WalkCode):
         code.do(R2, "=", R1)
         code.do(R2, "&=", R9)
         code.jump_if(R2, "!=", X86_PRESENT | X86_USER, other)
+        self._jump_if_not_single(other)
+        code.load(R2, R0, self.layout["page.mapping"])
+        code.jump_if(R2, "&", 1, f"anon{number}")
+        code.jump(f"count{number}")
+        code.label(f"anon{number}")
+        code.wide(R2, 1 << 48)
+        code.do(R7, "+=", R2)
+        code.label(f"count{number}")
+        code.load(R1, R6, 8 * number)
+        code.do(R2, "=", R1)
+        code.do(R2, "&=", 1 << X86_ACCESSED_SHIFT)
+        code.do(R2, "<<=", 16 - X86_ACCESSED_SHIFT)
+        code.do(R7, "+=", R2)
+        self._dirty_bit(R2, R1, R3)
+        code.do(R2, "<<=", 32)
+        code.do(R7, "+=", R2)
+        code.do(R7, "+=", 1)
+        code.store(R10, -16, R1)
+        code.label(f"next{number}")
+
+    def _jump_if_not_single(self, other: str) -> None:
+        """Have R0 be the struct page that the entry in R1 maps; jump unless it is a single page, mapped once."""
+        code = self.code
         self._frame_of(R3, R1)
         # The largest range of RAM is the first.
         code.do(R2, "=", R3)
@@ -261,24 +284,6 @@ class Counting(WalkCode):
         self._struct_page(R1)
         code.load(R2, R0, self.layout["page._mapcount"], 4)
         code.jump_if(R2, "!=", 0, other)
-        code.load(R2, R0, self.layout["page.mapping"])
-        code.jump_if(R2, "&", 1, f"anon{number}")
-        code.jump(f"count{number}")
-        code.label(f"anon{number}")
-        code.wide(R2, 1 << 48)
-        code.do(R7, "+=", R2)
-        code.label(f"count{number}")
-        code.load(R1, R6, 8 * number)
-        code.do(R2, "=", R1)
-        code.do(R2, "&=", 1 << X86_ACCESSED_SHIFT)
-        code.do(R2, "<<=", 16 - X86_ACCESSED_SHIFT)
-        code.do(R7, "+=", R2)
-        self._dirty_bit(R2, R1, R3)
-        code.do(R2, "<<=", 32)
-        code.do(R7, "+=", R2)
-        code.do(R7, "+=", 1)
-        code.store(R10, -16, R1)
-        code.label(f"next{number}")
 
     def _dirty_bit(self, dst: Register, entry: Register, scratch: Register) -> None:
         """Have a register be 1 where an entry is dirty: by either of two bits, or twice the same. Loses the entry's."""
@@ -318,8 +323,29 @@ class Counting(WalkCode):
         code.jump_if(R6, "&", X86_PRESENT, "special")
         code.jump_if(R6, "&", X86_PROT_NONE, "hidden")
         self._count_type()
+        self._list_special()
+        code.label("hidden")
+        # pte_pfn(): what is not present, but not empty, has its frame flipped.
+        code.do(R2, "=", -1)
+        code.do(R7, "^=", R2)
+        code.jump_if(R6, "&", X86_SPECIAL, "listed")
+        self._frame_of(R3, R7)
+        code.do(R7, "=", R3)
+        code.jump("count")
+        code.label("usual")
+        self._frame_of(R3, R7)
+        code.do(R7, "=", R3)
+        self._get(R2, "nr_frames")
+        code.jump_if(R7, ">=", R2, "junk")
+        code.label("count")
+        self._count_mapped()
+        code.label("junk")
+        self._fail(JUNK, 0)
+
+    def _list_special(self) -> None:
+        """Put the entry in R6 and R7 into the list; go to "junk" where it is no entry of user space."""
+        code = self.code
         code.label("special")
-        # What is present and not usual is special; else it is no entry of user space.
         self._get(R2, "reserved")
         code.do(R2, "|=", X86_USER)
         code.do(R2, "&=", R6)
@@ -335,20 +361,10 @@ class Counting(WalkCode):
         code.do(R2, "|=", SPECIAL | 1 << LISTED_NR_SHIFT)
         code.call("append")
         code.leave(0)
-        code.label("hidden")
-        # pte_pfn(): what is not present, but not empty, has its frame flipped.
-        code.do(R2, "=", -1)
-        code.do(R7, "^=", R2)
-        code.jump_if(R6, "&", X86_SPECIAL, "listed")
-        self._frame_of(R3, R7)
-        code.do(R7, "=", R3)
-        code.jump("count")
-        code.label("usual")
-        self._frame_of(R3, R7)
-        code.do(R7, "=", R3)
-        self._get(R2, "nr_frames")
-        code.jump_if(R7, ">=", R2, "junk")
-        code.label("count")
+
+    def _count_mapped(self) -> None:
+        """Count the entry in R6, which maps the frame in R7."""
+        code = self.code
         self._add("work", 1)
         self._put("last", R6)
         code.do(R1, "=", R6)
@@ -367,8 +383,6 @@ class Counting(WalkCode):
         code.do(R2, "=", 1)
         code.call("tally")
         code.leave(0)
-        code.label("junk")
-        self._fail(JUNK, 0)
 
     def _count_type(self) -> None:
         """Count the entry in R6, which maps nothing, by its swap type; those of a marker's by what it marks."""

@@ -120,7 +120,7 @@ class FrameCode:
         self._struct_page(R1)
         code.load(R1, R0, layout["page.compound_head"])
         code.jump_if(R1, "&", 1, "large")
-        code.label("told")
+        code.label("counted")
         self._put("is_anon", R9)
         code.do(R0, "=", R7)
         code.leave()
@@ -128,6 +128,14 @@ class FrameCode:
         self._put("is_anon", 0)
         code.leave(-1)
         code.label("large")
+        self._add_mappings_of_head()
+        code.jump("counted")
+
+    def _add_mappings_of_head(self) -> None:
+        """Add to R7 how often the large folio is mapped as a whole whose head R1 is, with bit 0 set. R9 is "is_anon".
+        Goes to "unknown" where that is not known.
+        """
+        code = self.code
         # The verifier takes the word for a pointer, until it has been elsewhere.
         self._put("scratch", R1)
         self._get(R6, "scratch")
@@ -141,7 +149,6 @@ class FrameCode:
         code.jump_if(R1, "s<", 0, "unknown")
         code.do(R7, "+=", R1)
         self._get(R9, "head_anon")
-        code.jump("told")
 
     def _read_head(self) -> None:
         """Read what the folio says whose head is the struct page at R6, an address that was found in kernel memory."""

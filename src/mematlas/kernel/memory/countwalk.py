@@ -30,6 +30,26 @@ class WalkCode(FrameCode):
         """Take one step: a search from the top, an entry of the PMD that is held, or all of the table it points at."""
         code = self.code
         self._begin("step", 2, is_static=True)
+        self._stop_at_limits()
+        self._get(R1, "pmd_low")
+        code.jump_if(R6, "<", R1, "search")
+        self._get(R1, "pmd_high")
+        code.jump_if(R6, "<", R1, "held")
+        code.label("search")
+        code.do(R1, "=", R6)
+        code.call("search")
+        code.jump_if(R0, "!=", 0, "go on")
+        code.label("held")
+        self._take_pmd_entry()
+        self._put("address", R9)
+        code.label("go on")
+        code.leave(0)
+        code.label("stop")
+        code.leave(1)
+
+    def _stop_at_limits(self) -> None:
+        """Have R6 be the address that the walk has reached; go to "stop" where it must not go further."""
+        code = self.code
         self._get(R6, "address")
         self._get(R1, "end")
         code.jump_if(R6, ">=", R1, "stop")
@@ -41,15 +61,10 @@ class WalkCode(FrameCode):
         # Each entry of a table may put something into the list.
         self._get(R1, "listed")
         code.jump_if(R1, ">", NR_LISTED - NR_ENTRIES - 1, "stop")
-        self._get(R1, "pmd_low")
-        code.jump_if(R6, "<", R1, "search")
-        self._get(R1, "pmd_high")
-        code.jump_if(R6, "<", R1, "found")
-        code.label("search")
-        code.do(R1, "=", R6)
-        code.call("search")
-        code.jump_if(R0, "!=", 0, "go on")
-        code.label("found")
+
+    def _take_pmd_entry(self) -> None:
+        """Look at the PMD entry of the address in R6: list a leaf, look at a table. R9 is where the next one begins."""
+        code = self.code
         code.do(R1, "=", R6)
         code.do(R1, ">>=", PMD_SHIFT)
         code.do(R9, "=", R1)
@@ -78,11 +93,6 @@ class WalkCode(FrameCode):
         code.call("look_at_table")
         code.jump_if(R0, "!=", 0, "stop")
         code.label("done")
-        self._put("address", R9)
-        code.label("go on")
-        code.leave(0)
-        code.label("stop")
-        code.leave(1)
 
     def _check_table(self, entry: Register) -> None:
         """Have R3 be the address of the table that an entry points at; go to "junk" where no entry of a table can."""
@@ -109,7 +119,29 @@ class WalkCode(FrameCode):
         code.do(R7, "=", R2)
         self._add("work", TABLE_WORK)
         self._check_table(R7)
-        # From the first entry on, up to the end of the range or of the table.
+        self._copy_table()
+        self._get(R1, "first_at")
+        code.jump_if(R1, "!=", R6, "no first")
+        self._get(R1, "table")
+        self._put("first", R1)
+        code.label("no first")
+        self._put("last", 0)
+        code.do(R1, "=", R9)
+        code.do(R1, "+=", 7)
+        code.do(R1, ">>=", 3)
+        self._loop("group")
+        self._keep_sample()
+        code.leave(0)
+        code.label("junk")
+        self._fail(JUNK)
+        code.label("changed")
+        self._fail(CHANGED)
+
+    def _copy_table(self) -> None:
+        """Copy the table at R3 from the entry of the address in R6 on, up to the end of the range or of the table.
+        R9 is the number of entries. Goes to "changed" where the entry that led to it, in R7, is another one by now.
+        """
+        code = self.code
         code.do(R1, "=", R6)
         code.do(R1, ">>=", 12)
         code.do(R1, "&=", NR_ENTRIES - 1)
@@ -140,16 +172,10 @@ class WalkCode(FrameCode):
         code.jump_if(R0, "!=", 0, "changed")
         code.load(R1, R10, -8)
         self._compare(R1, R7)
-        self._get(R1, "first_at")
-        code.jump_if(R1, "!=", R6, "no first")
-        self._get(R1, "table")
-        self._put("first", R1)
-        code.label("no first")
-        self._put("last", 0)
-        code.do(R1, "=", R9)
-        code.do(R1, "+=", 7)
-        code.do(R1, ">>=", 3)
-        self._loop("group")
+
+    def _keep_sample(self) -> None:
+        """Count a table, and keep the last entry counted in it: some of these are compared with the kernel's files."""
+        code = self.code
         self._get(R2, "tables")
         code.do(R1, "=", R2)
         code.do(R1, "+=", 1)
@@ -159,11 +185,6 @@ class WalkCode(FrameCode):
         code.do(R2, "+=", R8)
         self._get(R1, "last")
         code.store(R2, AT["samples"], R1)
-        code.leave(0)
-        code.label("junk")
-        self._fail(JUNK)
-        code.label("changed")
-        self._fail(CHANGED)
 
     def _compare(self, now: Register, before: Register) -> None:
         """Go to "changed" where an entry points elsewhere than it did. Takes R2."""
