@@ -9,7 +9,7 @@ from mematlas.model.pages import STATE_OF_BYTE, decode_place, is_hidden
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.model.address_space import AddressSpace
-    from mematlas.model.pages import PageSource
+    from mematlas.model.page_source import PageSource
 
 
 def translate(address: int, space: AddressSpace, reader: PageSource) -> Translation:

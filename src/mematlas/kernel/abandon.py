@@ -172,7 +172,7 @@ class Child:
         return (marshal.loads(data), fd) if data else None
 
     def waits(self) -> bool:
-        """Whether it waits for what only a fatal signal may interrupt, as far as can be told.
+        """Whether it waits for what only a fatal signal may interrupt, as far as is known.
 
         Else it works, waits for a processor, or pauses to be gentle.
         """
@@ -229,7 +229,7 @@ def let_go_of_streams() -> None:
 def end_with(parent: int) -> None:
     """Have the kernel end us when the other end of a pipe is closed, however our parent ends and wherever we wait.
 
-    SIGIO, which tells of it, ends whoever has not said otherwise. prctl(2) has PR_SET_PDEATHSIG for this, at the price
+    SIGIO, which reports it, ends whoever has not said otherwise. prctl(2) has PR_SET_PDEATHSIG for this, at the price
     of importing ctypes.
     """
     import fcntl
@@ -239,4 +239,4 @@ def end_with(parent: int) -> None:
     poll = select.poll()
     poll.register(parent)
     if poll.poll(0):
-        os._exit(0)  # closed already, before the kernel knew whom to tell
+        os._exit(0)  # closed already, before the kernel knew whom to signal

@@ -76,7 +76,7 @@ class Backing:
     def mark(self, address: int, states: bytes, page_size: int, tables: Sequence[bytes] = ALONE) -> bytes:
         """Return the states of a block with those marked that say nothing of a page, where the file holds it.
 
-        ``tables`` tell which these are, and what of them becomes: `ALONE` or `BEHIND_MARKERS`.
+        ``tables`` say which these are, and what of them becomes: `ALONE` or `BEHIND_MARKERS`.
         """
         marked = bytearray(states)
         end = address + len(states) * page_size
@@ -224,7 +224,7 @@ def call_cachestat(fd: int, offset: int, size: int) -> tuple[int, int]:
 
 
 def has_cachestat() -> bool:
-    """Whether shared pages in swap can be told from those on their way there: by asking about a file of ours."""
+    """Whether swapped shared pages are distinguished from those on their way there: known from a file of ours."""
     try:
         fd = os.memfd_create("mematlas", os.MFD_CLOEXEC)
     except OSError as error:

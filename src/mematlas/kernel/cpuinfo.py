@@ -19,6 +19,6 @@ def read_cpuinfo() -> dict[str, str]:
 
 
 def phys_bits() -> int:
-    """Return how many bits a physical address has on this processor; 52, the most there are, when it does not tell."""
+    """Return how many bits a physical address has on this processor; 52, the most there are, when it does not say."""
     words = read_cpuinfo().get("address sizes", "").split()
     return int(words[0]) if words else 52

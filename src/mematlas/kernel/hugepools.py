@@ -13,7 +13,7 @@ PREFIX, UNIT = "hugepages-", "kB"
 
 
 def read_free(pools: str = HUGE_PAGES) -> int | None:
-    """Return the bytes of all pools that nobody uses; None where the kernel has none, or does not tell."""
+    """Return the bytes of all pools that nobody uses; None where the kernel has none, or does not say."""
     try:
         return sum(size_of(name) * number_in(f"{pools}/{name}/free_hugepages") for name in os.listdir(pools))
     except (OSError, ValueError):

@@ -17,7 +17,7 @@ def parse_config(text: bytes) -> frozenset[str]:
 
 
 def read_config() -> frozenset[str] | None:
-    """Return the options of the running kernel that are on; None when it does not tell."""
+    """Return the options of the running kernel that are on; None when it does not say."""
     text = read_config_text()
     return None if text is None else parse_config(text)
 
@@ -29,7 +29,7 @@ def is_built_in(option: str) -> bool | None:
 
 
 def read_config_text() -> bytes | None:
-    """Return the configuration of the running kernel; None when it does not tell."""
+    """Return the configuration of the running kernel; None when it does not say."""
     try:
         with open("/proc/config.gz", "rb") as file:
             return zlib.decompress(file.read(), 31)

@@ -180,7 +180,7 @@ def open_pidfd(process: ProcessDir, numbers: list[int]) -> int:
     """Return a pidfd of just the process whose directory we hold.
 
     A number means another process in each PID namespace: /proc counts as that which it was mounted in, pidfd_open(2)
-    as ours. Which process a pidfd is, the same /proc tells in our own fdinfo; what is not verified is not used.
+    as ours. Which process a pidfd is, the same /proc says in our own fdinfo; what is not verified is not used.
     """
     ours = own_numbers(process.procfs)
     # A /proc that does not know us has none of our own; what is in no namespace of ours has fewer.

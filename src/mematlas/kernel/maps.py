@@ -90,7 +90,7 @@ def read_marked_maps(process: ProcessDir, files: Files = NO_DEVICES) -> tuple[li
 def read_mark(process: ProcessDir) -> int:
     """Return the mark of what maps says: another one where it says something else, 0 where it says nothing.
 
-    It tells whether VMAs changed in a fifth of the time that reading them takes.
+    It shows whether VMAs changed in a fifth of the time that reading them takes.
     """
     mark = 0
     for line in process.lines("maps"):

@@ -3,7 +3,7 @@
 Formats: Documentation/admin-guide/mm/memory-hotplug.rst, Documentation/ABI/stable/sysfs-devices-node,
 Documentation/filesystems/proc.rst (zoneinfo). RAM is cut into blocks of one size, and each node has a link to every
 block that some of its RAM lies in: to a block that two nodes share both have one (drivers/base/node.c). What of such a
-block is whose, the spans of their zones in /proc/zoneinfo tell, unless these overlap too.
+block is whose, the spans of their zones in /proc/zoneinfo say, unless these overlap too.
 
 Node numbers may have gaps, and a node may have processors and no memory.
 """

@@ -4,7 +4,7 @@ Format: Documentation/admin-guide/mm/pagemap.rst; fs/proc/task_mmu.c. An entry i
 not the page-table entry itself.
 
 The upper byte of an entry says what the page is. We call it the page's *state byte*, and use its two bits that
-the kernel leaves zero (59 and 60) for what the entry alone does not tell: that the frame is the zero page, that a
+the kernel leaves zero (59 and 60) for what the entry alone does not say: that the frame is the zero page, that a
 "swap" entry is no swap slot, that an empty entry of shared memory is one that was swapped out. Everything above
 this module works on strings of state bytes: one byte a page, counted and cut by the C loops of `bytes`.
 """
@@ -46,7 +46,7 @@ SWAP = 0x40
 PRESENT = 0x80
 MARKS = MARK_A | MARK_B
 
-# The bits of a page's use, which page tables alone tell.
+# The bits of a page's use, which page tables alone report.
 ACCESSED = 0x01
 DIRTY = 0x02
 
@@ -154,7 +154,7 @@ class Entries:
         self.kinds = histogram(states)
         """How many pages have which state byte."""
         self.use = use
-        """One byte a page: bit 0 is accessed, bit 1 dirty. Page tables tell; None from pagemap."""
+        """One byte a page: bit 0 is accessed, bit 1 dirty. Known from page tables; None from pagemap."""
 
     @property
     def states(self) -> bytes:
@@ -268,7 +268,7 @@ class Pagemap:
     def check(self) -> None:
         """Raise `ProcessGone` unless the address space is still that of a running process.
 
-        PAGEMAP_SCAN fails there with ESRCH on one kernel, and finds nothing on another (both 6.18): only a read tells.
+        PAGEMAP_SCAN fails there with ESRCH on one kernel, and finds nothing on another (both 6.18): a read shows it.
         """
         if not self.marked:
             self._read(memoryview(bytearray(ENTRY_SIZE)), 0)
@@ -392,7 +392,7 @@ def frames_hidden(directory: str) -> PermissionDenied:
 
 
 def has_soft_dirty(procfs: ProcFS) -> bool | None:
-    """Whether the kernel tells which pages were written to since a moment: it says so of a page of ours.
+    """Whether the kernel reports which pages were written to since a moment: it says so of a page of ours.
 
     CONFIG_MEM_SOFT_DIRTY, of Debian's, Ubuntu's and Fedora's kernels. None where it cannot be asked. Of a capture, what
     was found out when it was made.

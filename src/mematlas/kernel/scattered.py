@@ -49,7 +49,7 @@ NEAR = 1 << 21
 MAX_NEAR = 100
 """Regions among them from which on they are better read as a block."""
 SAMPLE = 32
-"""One region in so many tells whether regions lie near each other."""
+"""One region in so many shows whether regions lie near each other."""
 STRIDE = 16
 """Ranges that are looked at together for a wide gap among them."""
 ANYTHING = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
@@ -140,7 +140,7 @@ class Scattered(Entries):
 def lots(pagemap: Pagemap, start: int, end: int, exclusive: bool = True) -> Iterator[Block | Scattered]:
     """Yield what `Pagemap.blocks` yields, but where pages lie far apart, hundreds of them at a time.
 
-    Without ``exclusive`` the entries of such pages are read only where the scan does not tell their state: then those
+    Without ``exclusive`` the entries of such pages are read only where the scan does not report their state: then those
     that are present have no entry, and their states no other bit.
     """
     end = min(end, LAST_ADDRESS)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Entry = tuple[Vma, dict[str, int]]
 
 FIELDS_USED = frozenset(("Rss", "Pss", "Private_Clean", "Private_Dirty", "Anonymous", "Swap"))
-"""What every kernel tells of every VMA, and we compute with: an entry without them was cut short."""
+"""What every kernel reports of every VMA, and we compute with: an entry without them was cut short."""
 
 HEX_DIGITS = b"0123456789abcdef"
 
@@ -211,7 +211,7 @@ def entries_of(lines: Iterable[bytes], parser: VmaParser, names: dict[bytes, str
 
 
 def add_field(fields: dict[str, int], line: bytes, names: dict[bytes, str], number: int) -> None:
-    """Add what a line tells, if it is an amount, to the fields of the VMA of a number."""
+    """Add what a line says, if it is an amount, to the fields of the VMA of a number."""
     if not line.endswith(b" kB"):
         return
     key, _, value = line.partition(b":")

@@ -3,10 +3,10 @@
 A line of maps has the device and the inode of the file, and a name that anybody may choose. What it is, the file itself
 tells: the link /proc/PID/map_files/START-END (proc_pid_map_files(5)) leads to it under whatever name or none, deleted,
 or on a file system that is mounted elsewhere or nowhere. It is never opened: opening a device may do something.
-Following the link needs CAP_CHECKPOINT_RESTORE; without it the mounts of the process tell, and names are a guess.
+Following the link needs CAP_CHECKPOINT_RESTORE; without it the mounts of the process say it, and names are a guess.
 
 A file system with a server (FUSE, NFS) hands on what it is asked, and the server may never answer. So only those that
-answer by themselves are asked; which one a device is tell the mounts and, where it is mounted nowhere, a child.
+answer by themselves are asked; the mounts say which one a device is, and, where it is mounted nowhere, a child.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class LiveFiles:
         self._huge: set[int] | None = None
         """The starts of the VMAs of hugetlb; None while these were not needed."""
         self._searched: set[str] = set()
-        """Where no page was found that could tell."""
+        """Where no page was found that could show it."""
         self._refused = ""
         """Why map_files cannot be followed."""
         self._nr_guessed = 0

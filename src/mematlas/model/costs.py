@@ -1,7 +1,7 @@
 """What a look at all memory of a process would cost us, by what it is read from, in seconds of processor time.
 
 Estimated from what the process's counters say, by what was measured on 6.18 (docs/performance.md). It chooses between
-sources that tell the same, so a factor of two does no harm.
+sources that report the same, so a factor of two does no harm.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def entry_flags(byte: int, entry: int) -> tuple[str, ...]:
 
 
 def use_flags(use: int) -> tuple[str, ...]:
-    """Return the names of the bits of a page's use, which page tables alone tell.
+    """Return the names of the bits of a page's use, which page tables alone report.
 
     >>> use_flags(ACCESSED | DIRTY)
     ('accessed', 'dirty')

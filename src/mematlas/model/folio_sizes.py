@@ -1,7 +1,7 @@
 """Folios: in pieces of which size the pages of a process lie in RAM, and what of the large ones nobody maps.
 
 The kernel gives memory out in folios: single pages, or 2, 4, 8 ... of them that lie in a row. Only a huge page that is
-mapped as a whole shows in smaps. The frames' own flags tell: one head, and tails up to the next folio.
+mapped as a whole shows in smaps. The frames' own flags show them: one head, and tails up to the next folio.
 """
 
 from __future__ import annotations

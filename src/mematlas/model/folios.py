@@ -21,7 +21,7 @@ UNREPORTED = "pages of a large folio that is mapped more than once in part stay 
 
 
 class SharedFolios:
-    """Tells which frames are of large folios that are shared in part."""
+    """Knows which frames are of large folios that are shared in part."""
 
     def __init__(self, procfs: ProcFS) -> None:
         self.notes = Notes()

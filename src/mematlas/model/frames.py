@@ -1,7 +1,7 @@
 """The frames that a process maps, each once: how often it maps them itself, and whether anybody else does.
 
 An entry says which frame, kpagecount how often that is mapped in the whole machine. A frame belongs to a process alone
-when the two numbers are equal: a bit of the entry cannot tell, since it says only that the frame is mapped once. KSM
+when the two numbers are equal: a bit of the entry is not enough, since it says only that the frame is mapped once. KSM
 merges pages of one process, and ZGC maps its heap three times.
 
 Memory: 8 bytes for each page that is present, twice that for a moment, and no more than a few MiB besides.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class HiddenVmas:
     """Which VMAs pagemap shows nothing of, whatever is mapped there: `[vsyscall]`, and VM_PFNMAP areas.
 
-    Those are devices' memory, and `[vvar]` on most kernels; the kernel itself tells. Where it does not (before v6.7),
+    Those are devices' memory, and `[vvar]` on most kernels; the kernel itself says so. Where it does not (before v6.7),
     what no page is shown of counts as hidden.
     """
 

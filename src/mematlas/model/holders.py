@@ -164,7 +164,7 @@ def mapped_files(process: ProcessDir, wanted: set[File]) -> Iterator[File]:
 
 
 def removed_files(process: ProcessDir, part: int = 0, nr_parts: int = 1) -> Iterator[tuple[int, File, os.stat_result]]:
-    """Yield the descriptors of a process whose file has no name: number, file, and what stat(2) tells of it."""
+    """Yield the descriptors of a process whose file has no name: number, file, and what stat(2) says of it."""
     fd = process.open_fd("fd")
     try:
         for name in os.listdir(fd):

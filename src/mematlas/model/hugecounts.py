@@ -1,4 +1,4 @@
-"""Whether a page that a huge entry maps is mapped once: told by its own map count.
+"""Whether a page that a huge entry maps is mapped once: its own map count says so.
 
 A fork may have unmapped, or copied, single pages of a transparent huge page that another process still maps by one
 entry (PMD). Bit 56 of pagemap speaks for the first of its pages only, then for all (fs/proc/task_mmu.c,
@@ -32,7 +32,7 @@ class HugeCounts:
     def __init__(self, procfs: ProcFS) -> None:
         self.procfs = procfs
         self.note: Note | None = None
-        """What is to be said once the bit had to be left as the kernel tells it."""
+        """What is to be said once the bit had to be left as the kernel reports it."""
         self._file: FrameWords | None = None
 
     def close(self) -> None:

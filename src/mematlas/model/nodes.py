@@ -1,7 +1,7 @@
 """Which NUMA node each page is on: by its frame, or else by asking move_pages(2).
 
 Swapped, cached and absent pages are on none, and the zero page is nobody's memory: they have no node. A page in memory
-whose node cannot be told has none either; amounts keep these apart, under None.
+whose node is not known has none either; amounts keep these apart, under None.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block, Pacer
     from mematlas.kernel.procfs import ProcessDir
-    from mematlas.model.pages import PageReader, PageSource
+    from mematlas.model.page_source import PageSource
+    from mematlas.model.pages import PageReader
 
     Sizes = dict[int | None, int]
 
 UNREPORTED = -1
-"""In arrays: in memory, on a node that cannot be told."""
+"""In arrays: in memory, on a node that is not known."""
 NOWHERE = -2
 """In arrays: not in memory."""
 NR_ASKED = 512
@@ -40,7 +41,7 @@ HAS_NODE = bytes(byte & ZERO == PRESENT for byte in range(256))
 
 
 class PageNodes:
-    """Tells the node of pages of one process.
+    """Finds the node of pages of one process.
 
     >>> nodes = PageNodes(process.dir)   # doctest: +SKIP
     >>> [set(nodes.of(block)) for block in reader.blocks(vma)]   # doctest: +SKIP
@@ -55,7 +56,7 @@ class PageNodes:
         self.map = nodes or read_nodes(process.procfs)
         self.page_size = process.procfs.page_size
         self.why: str | None = None
-        """Why the node of some pages could not be told."""
+        """Why the node of some pages is not known."""
         self._pacer = pacer
 
     @property
@@ -64,7 +65,7 @@ class PageNodes:
         return self.map.with_memory
 
     def of(self, block: Block) -> list[int | None]:
-        """Return the node of each page of a block, in order; None for what is on no node, or on one not told."""
+        """Return the node of each page of a block, in order; None for what is on no node, or on an unknown one."""
         only = self.map.only
         if only is not None:
             return [only if has_node else None for has_node in block.states.translate(HAS_NODE)]
@@ -106,7 +107,7 @@ class PageNodes:
         return nodes
 
     def count(self, block: Block) -> Sizes:
-        """Return how many pages of a block are on each node; under None, those of which it cannot be told."""
+        """Return how many pages of a block are on each node; under None, those of which it is not known."""
         nr_present = sum(nr_pages for byte, nr_pages in block.kinds.items() if HAS_NODE[byte])
         if nr_present == 0 or self.map.only is not None:
             return {self.map.only: nr_present} if nr_present else {}
@@ -131,7 +132,7 @@ class PageNodes:
         return sums
 
     def of_sizes(self, reader: PageReader | None, given: Iterable[tuple[Vma, int]]) -> list[Sizes]:
-        """Return the bytes on each node, given what smaps tells of VMAs: by numa_maps, of a capture by its pages."""
+        """Return the bytes on each node, given what smaps says of VMAs: by numa_maps, of a capture by its pages."""
         if self.process.procfs.live:
             return self._beside_smaps(given)
         if reader is None:
@@ -148,7 +149,7 @@ class PageNodes:
                 amounts.append(self._of_vdso(vma, size))
                 continue
             sizes: Sizes = dict(by_start.get(vma.start, {}).items())
-            # What came since then is on its node, and more than smaps tells.
+            # What came since then is on its node, and more than smaps reports.
             missing = size - sum(sizes.values())
             if missing > 0:
                 sizes[self.map.only] = sizes.get(self.map.only, 0) + missing
@@ -157,12 +158,12 @@ class PageNodes:
         return amounts
 
     def _placeless(self, size: int, why: str) -> Sizes:
-        """Return the bytes that smaps tells of a VMA as of the only node, or as of none that we know."""
+        """Return the bytes that smaps reports of a VMA as of the only node, or as of none that we know."""
         self.why = why
         return {self.map.only: size} if size else {}
 
     def _of_vdso(self, vma: Vma, size: int) -> Sizes:
-        """Return what numa_maps does not tell, though RSS has it: where the kernel's few own pages are."""
+        """Return what numa_maps does not report, though RSS has it: where the kernel's few own pages are."""
         if self.map.only is not None:
             return self._placeless(size, "")
         try:
@@ -181,7 +182,7 @@ class PageNodes:
         except (PermissionDenied, NotSupported) as error:
             self.why = str(error)
             return [UNREPORTED] * len(indexes)
-        # The zero page could not be told from its entry; anything else went away since that was read.
+        # The entry does not show that it is the zero page; anything else went away since that was read.
         return [node if node >= 0 else NOWHERE if node == -errno.EFAULT else UNREPORTED for node in nodes]
 
     def _statuses(self, addresses: Sequence[int]) -> list[int]:
@@ -198,7 +199,7 @@ NO_BLOCK = "frames lie in no block of memory that is one node's alone"
 
 
 def nodes_unknown(why: object) -> Note:
-    """Return the note that some pages are on a node that could not be told."""
+    """Return the note that some pages are on a node that is not known."""
     return Note("nodes-unknown", f"nodes of some pages unknown: {why}")
 
 

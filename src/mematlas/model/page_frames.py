@@ -19,7 +19,7 @@ KSM_NOT_SHOWN = Note("ksm-not-shown", "ksm is not shown: this kernel says it of 
 
 
 class PageFrames:
-    """Tells the map counts and the flags of frames, where kpagecount and kpageflags may be read. Holds both open.
+    """Returns the map counts and the flags of frames, where kpagecount and kpageflags may be read. Holds both open.
 
     >>> with PageFrames(process.procfs) as frames:   # doctest: +SKIP
     ...     counts, words = frames.of([74565, 74566])

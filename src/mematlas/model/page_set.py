@@ -104,7 +104,7 @@ class PageSet:
             self._order = None
 
     def put(self, address: int, mask: bytes) -> None:
-        """Have just the pages of a mask in the block that begins at an address."""
+        """Replace the pages of the block that begins at an address by those of a mask."""
         self._masks.pop(address, None)
         self._order = None
         self.add(address, mask)

@@ -45,8 +45,8 @@ from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from typing import Protocol, Self, TypeVar
+    from collections.abc import Iterable, Iterator
+    from typing import Self
 
     from mematlas.kernel.backing import Backing, Backings
     from mematlas.kernel.kpage import FrameWords
@@ -55,27 +55,6 @@ if TYPE_CHECKING:
     from mematlas.kernel.scattered import Scattered
     from mematlas.model.hugecounts import HugeCounts
     from mematlas.words import State
-
-    L = TypeVar("L", Block, Block | Scattered)
-
-    class PageSource(Protocol):
-        """What single pages are read from: `PageReader` from pagemap, `PageTableReader` from page tables."""
-
-        name: str
-        """``pagemap`` or ``tables``."""
-        process: ProcessDir
-        page_size: int
-        zero_known: bool
-
-        def __enter__(self) -> Self: ...
-        def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None: ...
-        def close(self) -> None: ...
-        def blocks(self, vma: Vma, start: int | None = None, end: int | None = None) -> Iterator[Block]: ...
-        def lots(self, vma: Vma, start: int | None = None, end: int | None = None) -> Iterator[Block | Scattered]: ...
-        def runs(self, vmas: Iterable[Vma]) -> Iterator[tuple[list[Vma], Block | None]]: ...
-        def hole(self, vma: Vma) -> int: ...
-        def block_at(self, vma: Vma, address: int) -> Block | None: ...
-        def notes(self) -> list[Note]: ...
 
 
 ZERO_UNKNOWN = Note(
@@ -94,7 +73,7 @@ cached   shared memory that is in RAM, but this process has no entry for it
 absent   nothing: never touched, given back, or a page of a file that was not read here
 guard    a guard region: touching it is an error (madvise(2), MADV_GUARD_INSTALL)
 special  a migration, device memory, poisoned or marker entry
-unknown  not told: shared memory without an entry, whose file we may not ask; the kernel's [vvar] and [vsyscall]
+unknown  not reported: shared memory without an entry, whose file we may not ask; the kernel's [vvar] and [vsyscall]
 """
 
 
@@ -117,7 +96,7 @@ EVICTED_IS_ABSENT = bytes.maketrans(bytes((SWAPPED_FILE,)), b"\0")
 
 
 HUGE = PRESENT | MARK_B
-"""In a capture alone: a present page that a huge entry (PMD) maps. Of a running process PAGEMAP_SCAN tells."""
+"""In a capture alone: a present page that a huge entry (PMD) maps. Of a running process PAGEMAP_SCAN reports it."""
 IS_HUGE = to_marks_of_bits(HUGE | MARK_A, HUGE)  # without the huge zero page
 WITHOUT_HUGE = bytes([byte & ~MARK_B if byte & PRESENT else byte for byte in range(256)])
 WITHOUT_MARKS = bytes(
@@ -192,7 +171,7 @@ class PageReader:
         self.pagemap = Pagemap(process, pacer)
         self.page_size = process.procfs.page_size
         self.zero_known = True
-        """False once a page was met that may be the zero page and could not be told."""
+        """False once a page was met that may be the zero page, or not."""
         self._cached = cached
         self._backings: Backings | None = None
         self.blind: set[int] = set()
@@ -230,7 +209,7 @@ class PageReader:
 
     @property
     def huge_counts(self) -> HugeCounts:
-        """What tells of pages under huge entries whether they are mapped once."""
+        """What knows whether pages under huge entries are mapped once."""
         if self._huge_counts is None:
             from mematlas.model.hugecounts import HugeCounts
 
@@ -238,7 +217,7 @@ class PageReader:
         return self._huge_counts
 
     def notes(self) -> list[Note]:
-        """Return what could not be told of the pages that were read, and why."""
+        """Return what is not known of the pages that were read, and why."""
         notes = self._backings.notes() if self._backings else []
         if not self.zero_known:
             notes.append(ZERO_UNKNOWN)
@@ -259,7 +238,7 @@ class PageReader:
     def lots(self, vma: Vma, start: int | None = None, end: int | None = None) -> Iterator[Block | Scattered]:
         """Yield what `blocks` yields, but where single pages lie far apart, hundreds of them at a time.
 
-        What is not ``exclusive`` tells of such pages whether they are present or swapped, and nothing else.
+        Without ``exclusive`` their states say whether they are present or swapped, and nothing else.
         """
         if vma.kind not in MAY_BE_SCATTERED or self.pagemap.marked:
             yield from self.blocks(vma, start, end)
@@ -322,7 +301,7 @@ class PageReader:
     def states(self, vma: Vma, start: int, end: int) -> bytes:
         """Return the state byte of each page of a part of a VMA, as it is at this moment.
 
-        Unlike in `blocks`, zero pages are not told apart, the file behind shared memory is asked anew, and so is
+        Unlike in `blocks`, zero pages are not distinguished, the file behind shared memory is asked anew, and so is
         that of an ordinary mapping: a page of it that is in the page cache without being mapped here is `CACHED`.
         """
         merged = bytearray((end - start) // self.page_size)
@@ -346,7 +325,7 @@ class PageReader:
         return states.translate(EVICTED_IS_ABSENT) if vma.kind == "file" else states
 
     def huge_mask(self, start: int, end: int) -> bytes:
-        """Return a byte a page: 1 where a huge entry (PMD) maps it, as PAGEMAP_SCAN tells.
+        """Return a byte a page: 1 where a huge entry (PMD) maps it, as PAGEMAP_SCAN reports.
 
         Raises:
             NotSupported: before Linux 6.7, and in captures.
@@ -358,7 +337,7 @@ class PageReader:
         return bytes(mask)
 
     def huge_size(self, vma: Vma, block: Block) -> int:
-        """Return how many bytes of a block of a VMA are mapped by huge entries (PMDs), as PAGEMAP_SCAN tells.
+        """Return how many bytes of a block of a VMA are mapped by huge entries (PMDs), as PAGEMAP_SCAN reports.
 
         Raises:
             NotSupported: before Linux 6.7, and in captures made there.
@@ -388,7 +367,7 @@ class PageReader:
         return block.huge
 
     def _settle_huge(self, block: Block, vma: Vma) -> None:
-        """Have the exclusive bit tell of each page that a huge entry maps whether that one is mapped once."""
+        """Have the exclusive bit of each page under a huge entry say whether that page is mapped once."""
         # hugetlb pages are mapped as a whole: there the bit is right.
         if not self._exclusive or vma.kind == "hugetlb" or self.pagemap.marked:
             return
@@ -465,7 +444,7 @@ class PageReader:
             end = block.address + len(block) * self.page_size
             ranges = self.pagemap.ranges(block.address, end, PAGE_IS_PFNZERO)
         except NotSupported:
-            # Before v6.7 (commit 52526ca7fdb9) the frame's own flags tell, to those who may read them.
+            # Before v6.7 (commit 52526ca7fdb9) the frame's own flags say it, to those who may read them.
             self._mark_zero_frames(block, anon)
             return
         states = bytearray(block.states)
@@ -499,28 +478,6 @@ class PageReader:
         if vma.kind != "shmem" or self.pagemap.marked:
             return None
         return self.backings.of(vma)
-
-
-def pieces(source: PageSource, vma: Vma, start: int, end: int) -> Iterator[Block | Hole]:
-    """Yield every page of a part of a VMA, in order: blocks, and the holes between them."""
-    return with_holes(source.blocks(vma, start, end), start, end, source.page_size, lambda: source.hole(vma))
-
-
-def lot_pieces(source: PageSource, vma: Vma, start: int, end: int) -> Iterator[Block | Scattered | Hole]:
-    """Yield what `pieces` does, but where pages lie far apart, hundreds at a time with the holes between them."""
-    return with_holes(source.lots(vma, start, end), start, end, source.page_size, lambda: source.hole(vma))
-
-
-def with_holes(lots: Iterable[L], start: int, end: int, page_size: int, hole: Callable[[], int]) -> Iterator[L | Hole]:
-    """Yield what was found of a range, and the holes between; their state byte is asked for when one is met."""
-    address = start
-    for block in lots:
-        if address < block.address:
-            yield Hole(address, (block.address - address) // page_size, hole())
-        yield block
-        address = block.end(page_size)
-    if address < end:
-        yield Hole(address, (end - address) // page_size, hole())
 
 
 def mark_scattered(lot: Scattered, anon: bool) -> None:

@@ -51,7 +51,7 @@ def key_of(vma: Vma) -> object:
         return kind, sharing
     if kind != "shmem":
         return None
-    # Their file is asked about all of them at once: `mematlas.kernel.backing.tables_for` tells what it is asked.
+    # Their file is asked about all of them at once: see `mematlas.kernel.backing.tables_for` for what it is asked.
     return kind, sharing, sharing == "s" or "w" not in vma.perms, vma.dev, vma.inode, vma.path, vma.offset - vma.start
 
 

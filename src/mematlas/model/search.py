@@ -38,7 +38,7 @@ SUGGESTED = 3
 
 @record
 class Candidate:
-    """One of several processes that answer to a name, with what tells it from the others."""
+    """One of several processes that answer to a name, with what distinguishes it from the others."""
 
     pid: int
     user: str
@@ -353,7 +353,7 @@ def answering(targets: Sequence[Target]) -> Found:
         try:
             read_command(by_pid[pid].dir, 1)  # takes the lock that is waited for
         except SKIPPED:
-            pass  # whoever looks at it is told why
+            pass  # whoever looks at it gets the reason
         return None, -1
 
     inquiry = inquire(ask, list(by_pid), time.monotonic() + SEARCH_SECONDS)
@@ -365,7 +365,7 @@ def answering(targets: Sequence[Target]) -> Found:
 
 
 def candidates_of(processes: Sequence[ProcessDir]) -> list[Candidate]:
-    """Return what tells these processes from one another; of those that do not answer, what is known without them."""
+    """Return what distinguishes these processes; of those that do not answer, what is known without them."""
     commands: dict[int, str] = {}
     indexes = range(len(processes))
     for index, command, _ in inquire(lambda index: (command_of(processes[index]), -1), indexes):

@@ -1,6 +1,6 @@
 """Processes that have one address space: vfork(2) in flight, posix_spawn(3), clone(2) with CLONE_VM.
 
-They are processes to all of /proc, with a PID, a name and an RSS each, but their memory exists once. kcmp(2) tells; to
+They are processes to all of /proc, with a PID, a name and an RSS each, but their memory exists once. kcmp(2) knows; to
 ask it about few, candidates are picked by where their program, stack and arguments lie: one address space has these
 once, and a fork has the same.
 """
@@ -25,7 +25,7 @@ MOST_CHILDREN = 64
 
 
 def sharing_memory(process: ProcessDir, candidates: Iterable[int] | None = None) -> list[int] | None:
-    """Return the other processes that run in the address space of this one; None where that cannot be told.
+    """Return the other processes that run in the address space of this one; None where that is not known.
 
     ``candidates`` are all processes, unless given.
     """
@@ -98,7 +98,7 @@ class AddressSpaces:
 
 
 def relatives(process: ProcessDir) -> list[int]:
-    """Return the parent and the children of a process, as far as they are told at once: not those of many threads."""
+    """Return the parent and the children of a process, as far as one file lists them: not those of many threads."""
     pids = [read_stat(process).parent]
     try:
         fd = process.open_fd("task")

@@ -2,7 +2,7 @@
 
 The kernel takes about as long for each entry of a page table, whatever it maps: `HOLD_PER_BYTE` is of pages of 4 KiB.
 An entry for a huge page stands for hundreds of them; where others map that page too, each of its small pages is looked
-at (fs/proc/task_mmu.c, smaps_account). How many there are no counter of the process tells (VmPTE has the tables that
+at (fs/proc/task_mmu.c, smaps_account). No counter of the process says how many there are (VmPTE has the tables that
 are kept aside for them, too), so some places of its memory are looked at, where the machine has any.
 """
 
@@ -46,7 +46,7 @@ def smaps_hold(process: ProcessDir, enough: float = 0.0) -> float:
 
 
 def cost_of_pages(process: ProcessDir, resident: int) -> float:
-    """Return what its pages cost of what small ones would, by a sample; 1 where few are huge, or it cannot be told."""
+    """Return what its pages cost of what small ones would, by a sample; 1 where few are huge, or it is not known."""
     from mematlas.kernel.hugepage import huge_size
     from mematlas.kernel.meminfo import read_meminfo
 

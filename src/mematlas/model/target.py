@@ -107,7 +107,7 @@ def parse_pid(text: str) -> int | None:
 
 
 def own_pid(procfs: ProcFS) -> int:
-    """Return our PID as this /proc counts: getpid() tells that of our own PID namespace.
+    """Return our PID as this /proc counts: getpid() returns that of our own PID namespace.
 
     Raises:
         TargetNotFound: this /proc is of a PID namespace that we are not in.

@@ -23,7 +23,7 @@ SCAN_SPAN = 1 << 28
 
 
 class Unsaid:
-    """Asks pagemap for what smaps does not tell. Leaving it without an error is as with `PageReader`."""
+    """Asks pagemap for what smaps does not report. Leaving it without an error is as with `PageReader`."""
 
     def __init__(self, process: ProcessDir, pacer: Pacer | None) -> None:
         self.process = process
@@ -58,7 +58,7 @@ class Unsaid:
         return self._hidden.is_hidden(vma)
 
     def nr_zeros(self, entries: Sequence[tuple[Vma, dict[str, int]]]) -> list[int | None]:
-        """Return how many pages of each VMA show the zero page, given what smaps says; None where that is not told."""
+        """Return how many pages of each VMA show the zero page, given what smaps says; None where that is not known."""
         wanted = [vma for vma, fields in entries if may_show_zero(vma, fields)]
         counts: dict[int, int | None] = {}
         try:

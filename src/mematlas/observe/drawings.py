@@ -6,7 +6,7 @@ from mematlas.analysis.grid import FOLD_FROM, choose_folds, cut_in_strips, lay_e
 from mematlas.analysis.kept import Kept
 from mematlas.analysis.results import Density, Grid
 from mematlas.frozen import record
-from mematlas.model.pages import lot_pieces
+from mematlas.model.page_source import lot_pieces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block
     from mematlas.kernel.scattered import Scattered
-    from mematlas.model.pages import Hole, PageSource
+    from mematlas.model.page_source import PageSource
+    from mematlas.model.pages import Hole
     from mematlas.observe.pages import PageLook
     from mematlas.words import PagesFrom
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.sysvipc import ShmSegment
     from mematlas.model.frames import FrameSums
     from mematlas.model.holders import File
-    from mematlas.model.pages import PageSource
+    from mematlas.model.page_source import PageSource
     from mematlas.observe.sources import SourceChoice, Sources
     from mematlas.words import PagesFrom
 

@@ -9,7 +9,7 @@ from mematlas.analysis.results import Translations
 from mematlas.analysis.translating import translate
 from mematlas.errors import BadInput
 from mematlas.model.address_space import EVERYTHING, Selection
-from mematlas.model.pages import pieces
+from mematlas.model.page_source import pieces
 from mematlas.notes import Notes
 from mematlas.observe.sources import cut_paths
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from mematlas.analysis.results import Reading
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block
-    from mematlas.model.pages import Hole, PageSource
+    from mematlas.model.page_source import PageSource
+    from mematlas.model.pages import Hole
     from mematlas.observe.sources import Sources
     from mematlas.words import PagesFrom
 

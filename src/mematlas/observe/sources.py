@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.procfs import Hold, ProcessDir
     from mematlas.model.costs import Costs
-    from mematlas.model.pages import PageSource
+    from mematlas.model.page_source import PageSource
     from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.model.pagetables.counts import CountAccess
     from mematlas.words import Source

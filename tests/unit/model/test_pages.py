@@ -15,6 +15,7 @@ from mematlas.analysis.page_filter import PageFilter
 from mematlas.kernel.pagemap import PM_PFRAME, Scanner
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.entry_flags import entry_flags
+from mematlas.model.page_source import pieces
 from mematlas.model.pages import (
     STATE_OF_BYTE,
     STATES,
@@ -22,7 +23,6 @@ from mematlas.model.pages import (
     PageReader,
     decode_place,
     is_zero_candidate,
-    pieces,
     state_of,
 )
 from mematlas.observe.page_list import PageList

@@ -85,7 +85,7 @@ class Bpf:
         types_fd: int = 0,
         log: ctypes.Array[ctypes.c_char] | None = None,
     ) -> int:
-        """Return a program, loaded; ``functions`` tell where its functions begin, and of what types they are."""
+        """Return a program, loaded; ``functions`` says where its functions begin, and of what types they are."""
         buffers = [ctypes.create_string_buffer(data, len(data)) for data in (program, LICENCE + b"\0", functions)]
         code, licence, infos = (ctypes.addressof(buffer) for buffer in buffers)
         log_fields = (1, len(log), ctypes.addressof(log)) if log is not None else (0, 0, 0)
@@ -131,7 +131,7 @@ def lowest_kernel_address(task: int) -> int:
 
 
 def refusal(error: OSError, log: str = "") -> Error:
-    """Return our error for a refused bpf(2), as exact as can be told."""
+    """Return our error for a refused bpf(2), as exact as is known."""
     if error.errno in (errno.EPERM, errno.EACCES) and not log.strip():
         if "CAP_SYS_ADMIN" in effective_capabilities():
             return PermissionDenied("bpf(2)", text="no seccomp filter on it, and the initial user namespace")

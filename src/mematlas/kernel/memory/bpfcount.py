@@ -163,7 +163,7 @@ class CountProgram:
     # Tables and frames
 
     def set_machine(self, base: int, struct_pages: int, ram: RamRanges, phys_bits: int, levels: int) -> None:
-        """Tell where memory, its struct pages and RAM are.
+        """Set where memory, its struct pages and RAM are.
 
         Raises:
             NotSupported: RAM is in too many pieces.
@@ -189,7 +189,7 @@ class CountProgram:
         )
 
     def set_process(self, pgd: int, dirty_shift: int) -> None:
-        """Tell whose tables are walked, by where the top one is, and the second bit that makes an entry dirty."""
+        """Set whose tables are walked, by where the top one is, and the second bit that makes an entry dirty."""
         self._set(pgd=pgd, dirty_shift=dirty_shift)
 
     def walk(self, sums: Sums, start: int, end: int, first_at: int = 0) -> int | None:
@@ -208,7 +208,7 @@ class CountProgram:
 
     @property
     def first(self) -> int:
-        """The entry of the last level that the last walk found at the place it was told; 0 where there was none."""
+        """The entry of the last level that the last walk found at the address it was given; 0 where there was none."""
         return self._get("first")
 
     @property

@@ -224,7 +224,7 @@ def parse_btf(data: bytes, wanted: Mapping[str, tuple[str, ...]] = WANTED, path:
 def read_layout(path: str = BTF_PATH, afresh: bool = False) -> StructLayout:
     """Return the layout of the running kernel, from the cache when it holds this very BTF.
 
-    With ``afresh`` the cache is not asked, but told.
+    With ``afresh`` the cache is not read, but written.
 
     Raises:
         NotSupported: the kernel was built without CONFIG_DEBUG_INFO_BTF.
@@ -252,7 +252,7 @@ def read_layout(path: str = BTF_PATH, afresh: bool = False) -> StructLayout:
 
 
 def build_key() -> str | None:
-    """Return what stands for the running kernel's build, types and all; None where it does not tell.
+    """Return what stands for the running kernel's build, types and all; None where it does not say.
 
     It is 20 bytes to read, where the file of types is some megabytes.
     """

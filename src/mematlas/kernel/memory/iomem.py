@@ -67,7 +67,7 @@ def read_ram(procfs: ProcFS) -> RamRanges:
     """Return the ranges of System RAM.
 
     Raises:
-        PermissionDenied: nothing tells where RAM is.
+        PermissionDenied: nothing says where RAM is.
     """
     data = procfs.read("iomem")
     ranges = parse_iomem(data)

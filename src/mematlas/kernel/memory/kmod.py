@@ -120,7 +120,7 @@ class ModuleReader:
             self._known = {table: way for table, way in self._known.items() if way[0] != pgd}
 
     def mm_address(self, pid: int, mem_fd: int, layout: StructLayout) -> int:
-        """Return a name for the address space of ``pid``: the address of its top table, for the module tells no other.
+        """Return a name for the address space of ``pid``: that of its top table, for the module reports no other.
 
         The caller's open descriptor has passed the kernel's check; the module asks for CAP_SYS_ADMIN. It takes a
         number, so what it has chosen is ours only if the number still is that of the process whose file we hold.

@@ -91,7 +91,7 @@ class KernelMemory:
 
     @property
     def phys_bits(self) -> int:
-        """How many bits a physical address has on this processor (52 when it does not tell)."""
+        """How many bits a physical address has on this processor (52 when it does not say)."""
         return phys_bits()
 
     def user_pgd(self, pgd: int) -> int | None:
@@ -304,7 +304,7 @@ class KernelMemory:
             return {}
 
     def _check_encryption(self) -> None:
-        # Where the kernel tells the mask, it is the truth; what the search saw must agree with it.
+        # Where the kernel reports the mask, it is the truth; what the search saw must agree with it.
         reported = self.vmcoreinfo.get("NUMBER(sme_mask)")
         if isinstance(reported, int) and reported != self.encryption_mask:
             raise NotSupported("memory encryption of which the tables and vmcoreinfo say different things")

@@ -68,7 +68,7 @@ class OwnPages:
         return pfns
 
     def probe_pfns(self) -> list[int]:
-        """Return the frames of the pages that `struct_page_addresses` tells about."""
+        """Return the frames of the pages that `struct_page_addresses` is about."""
         return self.pfns_at([self.start + offset for offset in self.probes])
 
     def pfns(self) -> list[int]:
@@ -80,7 +80,7 @@ class OwnPages:
     def struct_page_addresses(self, pipe_pages: Callable[[int, int], list[int]]) -> list[int]:
         """Return where the struct pages of the probes are: spliced into a pipe, its buffers point at them.
 
-        ``pipe_pages`` tells what the first so many buffers of our own pipe point at.
+        ``pipe_pages`` returns what the first so many buffers of our own pipe point at.
         """
         ends = os.pipe2(os.O_CLOEXEC)
         try:

@@ -35,6 +35,6 @@ if TYPE_CHECKING:
             """Let go of the address space with this top table, which nobody has open any more."""
 
         def direct_map_bases(self) -> list[int]:
-            """Return where the direct map may begin, if this source tells."""
+            """Return where the direct map may begin, if this source knows."""
 
         def close(self) -> None: ...

@@ -288,7 +288,7 @@ def find_base(memory: KernelMemory, own: OwnPages) -> int:
     try:
         addresses = own.struct_page_addresses(memory.pipe_pages)
     except NotSupported:
-        # Only some kernels tell (measured: 6.18 does). What it says is compared with kpagecount like all else.
+        # Only some kernels say it (measured: 6.18 does). What it says is compared with kpagecount like all else.
         if isinstance(reported, int):
             return reported
         raise

@@ -1,1 +1,1 @@
-"""Page tables: their entries as data, the walk over them, and the pages of a VMA as they tell them."""
+"""Page tables: their entries as data, the walk over them, and the pages of a VMA as they show them."""

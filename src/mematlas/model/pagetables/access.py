@@ -1,4 +1,4 @@
-"""What page tables are read with: a reader of kernel memory, its paging mode, and what tells about frames."""
+"""What page tables are read with: a reader of kernel memory, its paging mode, and what is known about frames."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ NR_COMPARED = 1 << 6
 
 
 class PageTableAccess:
-    """What page tables are read with: kernel memory, its paging mode, and what tells about frames."""
+    """What page tables are read with: kernel memory, its paging mode, and what is known about frames."""
 
     def __init__(self, memory: KernelMemory) -> None:
         self.memory = memory
         self.mode = mode_of(memory)
         self.note: Note | None = None
-        """Why map counts come from kpagecount, when they do."""
+        """Why map counts are read from kpagecount instead of struct pages; None where they are not."""
         self.nr_compared = 0
         """Frames of targets that were compared with the kernel's own files."""
         # How many have come by, of large folios and of others, and from how many on the next are compared.
@@ -45,7 +45,7 @@ class PageTableAccess:
 
     @property
     def frames(self) -> StructPages | KernelFrames:
-        """What tells about frames: struct pages, proven against kpagecount, or kpagecount itself.
+        """What map counts and flags of frames come from: struct pages, proven against kpagecount, or kpagecount itself.
 
         Raises:
             PermissionDenied: not even kpagecount can be read.

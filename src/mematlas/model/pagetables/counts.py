@@ -1,4 +1,4 @@
-"""The pages of VMAs counted from page tables in the kernel: what `PageTableReader.count` tells, without numpy.
+"""The pages of VMAs counted from page tables in the kernel: what `PageTableReader.count` returns, without numpy.
 
 Its start takes a tenth of what loading numpy takes, and its entries half of what they take there. Single pages it does
 not tell; nor does it count where something of a file in shared memory is in swap, which is asked page by page. What it
@@ -339,7 +339,7 @@ class TableCounter:
         return self.backings.notes() + left_out(self.nr_device, len(self.torn))
 
     def can_count(self, vma: Vma) -> bool:
-        """Whether this counts a VMA: not where something of its file is in swap, of which the entries tell nothing."""
+        """Whether this counts a VMA: not where something of its file is in swap, of which the entries say nothing."""
         if vma.kind != "shmem" or self.hidden.is_hidden(vma):
             return True
         backing = self.backings.of(vma)
@@ -514,7 +514,7 @@ class TableCounter:
             return STATE_OF_BYTE[byte_of_state(self._state_of(entry))], None
         frame = self._frame_of(entry, shift) + address % (1 << shift) // self.page_size
         if shift > 12:
-            # Of a leaf its head tells.
+            # The flags of a leaf are those of its head.
             is_zero = bool(self.access.flags_of([head := self._frame_of(entry, shift)]).get(head, 0) & KPF_ZERO_PAGE)
         else:
             is_zero = bool(entry & X86_SPECIAL) and self.access.is_zero(frame)

@@ -323,7 +323,7 @@ def migration_frame(mode: PagingMode, offset: OneOrMany) -> OneOrMany:
 def flags_of(mode: PagingMode, level: int, state: int) -> Iterator[Flag]:
     """Yield the flags that mean something in an entry of this level and state. What is no leaf and no table has none.
 
-    The bit that tells PROT_NONE is another flag's in entries that are present: global on x86 and riscv.
+    The bit that marks PROT_NONE is another flag's in entries that are present: global on x86 and riscv.
     """
     if state == TABLE:
         yield from (flag for flag in mode.flags if flag.where in ("any", "table"))

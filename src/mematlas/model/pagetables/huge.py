@@ -1,4 +1,4 @@
-"""Huge leaves of page tables: THP, hugetlb and the huge zero page, told apart by their frames."""
+"""Huge leaves of page tables: THP, hugetlb and the huge zero page, distinguished by their frames."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class HugeLeaves:
         return np.arange(low, int(np.searchsorted(self.addresses, np.uint64(last), side="right")))
 
     def pieces(self, first: int, last: int, page_shift: int) -> Iterator[HugePieces]:
-        """Yield what of the leaves lies in a range, in order, some that are equally long at a time."""
+        """Yield the parts of leaves that lie in a range, in order; leaves of one length come together."""
         indexes = self.between(first, last)
         if not len(indexes):
             return

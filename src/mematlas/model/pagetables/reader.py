@@ -338,7 +338,7 @@ class PageTableReader:
     ) -> tuple[Words, Bytes, Bytes]:
         """Return entries in the form of pagemap, their state bytes, and their use.
 
-        ``huge_zero`` tells which map the huge zero page; ``numbers`` counts the pages of a huge entry. ``shares`` tells
+        ``huge_zero`` says which map the huge zero page; ``numbers`` counts the pages of a huge entry. ``shares`` says
         how many more processes the table of each entry is part of.
         """
         mode = self.mode

@@ -201,7 +201,7 @@ class _Walker:
         mask, shift = mode.address_fields[0]
         plain = len(mode.address_fields) == 1 and shift == 0
         self.address_bits, self.end = (mask & ~mode.encryption_mask, source.memory_end) if plain else (0, 0)
-        # What must not change in an entry that was followed: where it points, and that it does. (A bit is not it.)
+        # What must not change in an entry that was followed: that it points at a table, and at which one.
         self.meaning = np.uint64(sum(mask for mask, _ in mode.address_fields) | mode.table[0][0] | mode.present[0][0])
 
     def descend(self, span: Span) -> tuple[list[TableLevel], list[Span]]:
@@ -470,8 +470,8 @@ class PageBlock:
 def page_blocks(walked: Walk, start: int | None = None, end: int | None = None) -> Iterator[PageBlock]:
     """Yield the pages of a walk, from ``start`` to ``end``, in address order; where no table or leaf is, nothing.
 
-    >>> for block in page_blocks(found, vma.start, vma.end):  # doctest: +SKIP
-    ...     print(hex(block.start), len(block), holds(block.entries, found.mode.dirty).sum())
+    >>> for block in page_blocks(walked, vma.start, vma.end):  # doctest: +SKIP
+    ...     print(hex(block.start), len(block), holds(block.entries, walked.mode.dirty).sum())
     0x7f3c1a000000 1024 318
     """
     first = walked.first if start is None else max(start, walked.first)
@@ -590,7 +590,7 @@ def frames(mode: PagingMode, depth: int, entries: Words, codes: Bytes, first_vpn
 
 
 def _napot_frames(mode: PagingMode, entries: Words, pfns: Words, first_vpn: int) -> Words:
-    # All entries of a NAPOT group are alike: which of its pages one is, is told by where it stands.
+    # All entries of a NAPOT group are alike: which of its pages one is follows from its address.
     raw = address_of(mode, entries) >> np.uint64(mode.page_shift)
     lowest = raw & (~raw + np.uint64(1))
     vpns = np.arange(first_vpn, first_vpn + len(entries), dtype=np.uint64)
