@@ -86,7 +86,8 @@ class Inquiry:
                 self._look_at_clock()
             # Who works still has not been held up: there was too little time.
             for child in self._silent:
-                (self.unanswered if child.waits() else self.unasked).append(self.things[child.index])
+                things = self.unanswered if child.waits() else self.unasked
+                things.append(self.things[child.index])
             self.unasked += self.things[self._index :]
         finally:
             for child in (*self._silent, *([self._now] if self._now else [])):

@@ -84,7 +84,8 @@ class Backing:
             start, stop, mark = self.ranges[index]
             if start >= end:
                 break
-            low, high = (max(start, address) - address) // page_size, (min(stop, end) - address) // page_size
+            low = (max(start, address) - address) // page_size
+            high = (min(stop, end) - address) // page_size
             marked[low:high] = marked[low:high].translate(tables[mark // MARK_A])
         return bytes(marked)
 

@@ -15,7 +15,8 @@ PREFIX, UNIT = "hugepages-", "kB"
 def read_free(pools: str = HUGE_PAGES) -> int | None:
     """Return the bytes of all pools that nobody uses; None where the kernel has none, or does not say."""
     try:
-        return sum(size_of(name) * number_in(f"{pools}/{name}/free_hugepages") for name in os.listdir(pools))
+        names = os.listdir(pools)
+        return sum(size_of(name) * number_in(f"{pools}/{name}/free_hugepages") for name in names)
     except (OSError, ValueError):
         return None
 

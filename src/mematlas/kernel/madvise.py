@@ -217,7 +217,8 @@ def name_of(advice: int) -> str:
     >>> name_of(21)
     'MADV_PAGEOUT'
     """
-    return next((f"MADV_{name.upper()}" for name, number in ADVICE.items() if number == advice), str(advice))
+    names = (f"MADV_{name.upper()}" for name, number in ADVICE.items() if number == advice)
+    return next(names, str(advice))
 
 
 def takes(advice: int) -> bool:

@@ -180,7 +180,8 @@ class NewDirectory(HeldDirectory):
         try:
             self.fd = os.open(self.name, DIRECTORY, dir_fd=self._parent)
         except NotADirectoryError:
-            raise BadInput(f"{self.path} is not a directory" + (", but a link" if self._is_link() else "")) from None
+            kind = ", but a link" if self._is_link() else ""
+            raise BadInput(f"{self.path} is not a directory{kind}") from None
         uid = self.owner[0] if self.owner and not self._is_new else os.geteuid()
         status = os.fstat(self.fd)
         if status.st_uid != uid:

@@ -91,7 +91,8 @@ def saved_nodes(procfs: ProcFS) -> NodeMap:
 
 def to_save(nodes: NodeMap) -> dict[str, object]:
     """Return what a capture keeps, for JSON."""
-    return {"with_memory": list(nodes.with_memory), "spans": [list(span) for span in nodes.spans], "only": nodes.only}
+    spans = [list(span) for span in nodes.spans]
+    return {"with_memory": list(nodes.with_memory), "spans": spans, "only": nodes.only}
 
 
 def is_saved(value: object) -> bool:
@@ -189,7 +190,8 @@ def spans_of(owners: dict[int, list[int]], block_pages: int, zones: list[Span]) 
         if len(nodes) == 1:
             yield first, end, nodes[0]
         else:
-            yield from unshared([(max(low, first), min(high, end), node) for low, high, node in zones if node in nodes])
+            spans = [(max(low, first), min(high, end), node) for low, high, node in zones if node in nodes]
+            yield from unshared(spans)
 
 
 def unshared(zones: list[Span]) -> Iterator[Span]:

@@ -494,7 +494,8 @@ class ProcessDir(Directory):
                 ) from None
             if procfs.live and not procfs.is_mounted:
                 raise NotSupported(procfs.root, MOUNTED_PROC) from None
-            raise TargetNotFound(f"no process {pid}" + ("" if procfs.live else f" in {procfs.root}")) from None
+            where = "" if procfs.live else f" in {procfs.root}"
+            raise TargetNotFound(f"no process {pid}{where}") from None
         except OSError as error:
             raise translate_error(error, path, pid) from None
 
@@ -517,7 +518,8 @@ class ProcessDir(Directory):
                 yield piece
             # Nothing at all is the text of a kernel thread and of a zombie, which have no address space now either.
             if self.read_start("maps", 1) if is_empty else not os.pread(watched, 1, 0):
-                raise ProcessGone(self.pid, "ended" if self.is_ending() else "runs another program now")
+                what = "ended" if self.is_ending() else "runs another program now"
+                raise ProcessGone(self.pid, what)
         except OSError as error:
             raise self._error(error, name) from None
         finally:

@@ -136,7 +136,8 @@ class SmapsParser:
 
     def _check(self, place: str, fields: dict[str, int]) -> None:
         if not fields.keys() >= FIELDS_USED:
-            raise FormatError("smaps", place=place, expected=", ".join(sorted(FIELDS_USED - fields.keys())))
+            missing = ", ".join(sorted(FIELDS_USED - fields.keys()))
+            raise FormatError("smaps", place=place, expected=missing)
         if self._captured and (min(fields.values()) < 0 or max(fields.values()) >> 64):
             raise FormatError("smaps", place=place, expected="amounts of 64 bits")
 
@@ -259,7 +260,8 @@ MAX_FLAGS = 256
 def flags_of(line: bytes, place: str) -> frozenset[str]:
     """Return the flags in a line of them."""
     if len(line) > MAX_FLAGS or not line.isascii():
-        raise FormatError("smaps", line[:MAX_NAME].decode("ascii", "replace"), place, "VmFlags: two letters each")
+        text = line[:MAX_NAME].decode("ascii", "replace")
+        raise FormatError("smaps", text, place, "VmFlags: two letters each")
     return frozenset(line[8:].decode("ascii").split())
 
 

@@ -120,7 +120,8 @@ def number(digits: bytes) -> int:
 
 def not_stat(data: bytes) -> FormatError:
     """Return what is to be said of such a stat file."""
-    return FormatError("stat", data[:200].decode("utf-8", "replace"), expected="PID (NAME) STATE and 49 numbers")
+    text = data[:200].decode("utf-8", "replace")
+    return FormatError("stat", text, expected="PID (NAME) STATE and 49 numbers")
 
 
 LAYOUT_FIELDS = (23, 24, 25, *range(42, 49))

@@ -53,7 +53,8 @@ def parse_segments(data: bytes) -> dict[int, ShmSegment]:
         if not fields:
             continue
         try:
-            segments[int(fields[1])] = ShmSegment(bool(int(fields[2], PERMS_BASE) & SHM_DEST), int(fields[6]))
+            is_removed = bool(int(fields[2], PERMS_BASE) & SHM_DEST)
+            segments[int(fields[1])] = ShmSegment(is_removed, int(fields[6]))
         except (IndexError, ValueError):
             raise FormatError("sysvipc/shm", line.decode("utf-8", "replace")) from None
     return segments

@@ -28,6 +28,7 @@ def parse_cpu_free(data: bytes) -> int:
     7
     """
     try:
-        return sum(int(line.split()[1]) for line in data.split(b"\n") if line.lstrip().startswith(COUNT))
+        counts = (line for line in data.split(b"\n") if line.lstrip().startswith(COUNT))
+        return sum(int(line.split()[1]) for line in counts)
     except (ValueError, IndexError):
         raise FormatError("zoneinfo", expected="count: NUMBER") from None

@@ -192,7 +192,8 @@ def open_memory_files(process: ProcessDir, devices: Devices) -> list[OpenFile] |
     def ask(part: int) -> tuple[object, int]:
         try:
             held = removed_files(process, part, nr_parts)
-            return [(*file, number, status.st_blocks * 512) for number, file, status in held if file[0] in memory], -1
+            of_memory = ((number, file, status) for number, file, status in held if file[0] in memory)
+            return [(*file, number, status.st_blocks * 512) for number, file, status in of_memory], -1
         except Error:
             return REFUSED, -1
 

@@ -90,7 +90,8 @@ def is_single(map_count: int) -> bool:
 def with_bit(upper: bytes, states: bytes | bytearray) -> bytes:
     """Return the upper bytes of entries with the exclusive bit that the states have."""
     kept = int.from_bytes(upper.translate(WITHOUT_EXCLUSIVE), "little")
-    return (kept | int.from_bytes(bytes(states).translate(ONLY_EXCLUSIVE), "little")).to_bytes(len(upper), "little")
+    exclusive = int.from_bytes(bytes(states).translate(ONLY_EXCLUSIVE), "little")
+    return (kept | exclusive).to_bytes(len(upper), "little")
 
 
 ONLY_EXCLUSIVE = bytes(byte & EXCLUSIVE for byte in range(256))

@@ -18,7 +18,8 @@ def both(one: bytes, other: bytes) -> bytes:
     >>> both(bytes((1, 1, 0)), bytes((0, 1, 1)))
     b'\\x00\\x01\\x00'
     """
-    return (int.from_bytes(one, "little") & int.from_bytes(other, "little")).to_bytes(len(one), "little")
+    mask = int.from_bytes(one, "little") & int.from_bytes(other, "little")
+    return mask.to_bytes(len(one), "little")
 
 
 def either(one: bytes, other: bytes) -> bytes:
@@ -113,7 +114,8 @@ class PageSet:
         """Return the pages of this set that are not in the other."""
         rest = PageSet(self.page_size)
         for address, mask in self.blocks():
-            rest.add(address, without(mask, other.mask(address, address + len(mask) * self.page_size)))
+            end = address + len(mask) * self.page_size
+            rest.add(address, without(mask, other.mask(address, end)))
         return rest
 
     def _addresses(self) -> list[int]:

@@ -265,7 +265,8 @@ class PageReader:
         backing = None
         if first.kind == "shmem":
             # Whether it is known what a file holds is saved of each VMA.
-            backing = None if self.pagemap.marked else self.backings.part(first, first.start, end, self.backings.cached)
+            if not self.pagemap.marked:
+                backing = self.backings.part(first, first.start, end, self.backings.cached)
             if backing is None:
                 return None
         block = self.pagemap.block(first.start, end)
@@ -319,7 +320,9 @@ class PageReader:
         backing = self.backings.part(vma, start, end)
         if backing is None:
             self.blind.add(vma.start)
-            return behind(vma, None, start, states, self.page_size) if vma.kind == "shmem" else states
+            if vma.kind == "file":
+                return states
+            return behind(vma, None, start, states, self.page_size)
         states = behind(vma, backing, start, states, self.page_size)
         # What was evicted from the cache of an ordinary file is not in swap.
         return states.translate(EVICTED_IS_ABSENT) if vma.kind == "file" else states
@@ -344,12 +347,14 @@ class PageReader:
         """
         if self.pagemap.marked and self._saved.get("huge_known"):
             raw = bytearray(len(block) * ENTRY_SIZE)
-            self.pagemap.file.read_into(memoryview(raw), block.address // self.page_size * ENTRY_SIZE)
+            offset = block.address // self.page_size * ENTRY_SIZE
+            self.pagemap.file.read_into(memoryview(raw), offset)
             return raw[7::ENTRY_SIZE].translate(IS_HUGE).count(1) * self.page_size
         nr_pages = 0
         for low, high in self.huge_ranges(vma, block):
             # The huge zero page is mapped by a huge entry too, and is nobody's memory.
-            nr_pages += sum(n for byte, n in histogram(block.states[low:high]).items() if byte & ZERO == PRESENT)
+            kinds = histogram(block.states[low:high])
+            nr_pages += sum(n for byte, n in kinds.items() if byte & ZERO == PRESENT)
         return nr_pages * self.page_size
 
     def huge_ranges(self, vma: Vma, block: Block) -> list[tuple[int, int]]:
@@ -419,7 +424,9 @@ class PageReader:
             why = self._saved.get("huge_estimate", "")
             self.huge_counts.note = Note("huge-estimate", why) if why else None
         states = block.states.translate(WITHOUT_HUGE)
-        block.states = states.replace(b"\0", bytes((UNKNOWN,))) if self.hole(vma) == UNKNOWN else states
+        if self.hole(vma) == UNKNOWN:
+            states = states.replace(b"\0", bytes((UNKNOWN,)))
+        block.states = states
         anon = vma.kind in ANON_KINDS
         if not self._saved.get("zero_known", True) and any(is_zero_candidate(byte, anon) for byte in block.kinds):
             self.zero_known = False
@@ -449,7 +456,8 @@ class PageReader:
             return
         states = bytearray(block.states)
         for low, high in ranges:
-            for index in range((low - block.address) // self.page_size, (high - block.address) // self.page_size):
+            first, stop = (low - block.address) // self.page_size, (high - block.address) // self.page_size
+            for index in range(first, stop):
                 if states[index] & PRESENT:
                     states[index] |= MARK_A
         block.states = bytes(states)
@@ -486,8 +494,9 @@ def mark_scattered(lot: Scattered, anon: bool) -> None:
         lot.states = mark_special(lot.states, lot.raw)
     if lot.zeros:
         # A page that was written to since the scan has left the zero page.
-        table = bytes(MARK_A if byte in lot.kinds and is_zero_candidate(byte, anon) else 0 for byte in range(256))
-        zeros = int.from_bytes(lot.zeros, "little") & int.from_bytes(lot.states.translate(table), "little")
+        kinds = {byte for byte in lot.kinds if is_zero_candidate(byte, anon)}
+        candidates = lot.states.translate(bytes(MARK_A if byte in kinds else 0 for byte in range(256)))
+        zeros = int.from_bytes(lot.zeros, "little") & int.from_bytes(candidates, "little")
         lot.states = (int.from_bytes(lot.states, "little") | zeros).to_bytes(len(lot), "little")
 
 

@@ -65,7 +65,8 @@ class Processes:
         """Look at all processes, or at those with some PIDs; at none after a time of `time.monotonic`."""
         left_out = ourselves(procfs) if without is None else without
         self.procfs = procfs
-        self.pids = [pid for pid in (procfs.pids() if pids is None else pids) if pid not in left_out]
+        looked_at = procfs.pids() if pids is None else pids
+        self.pids = [pid for pid in looked_at if pid not in left_out]
         self.deadline = deadline
         self.nr_late = 0
         """How many there was no time for."""

@@ -136,7 +136,8 @@ class Search:
             yield from self._exactly_named(name)
         except TargetNotFound as error:
             near = " or ".join(map(repr, near_names(name, self.procfs)))
-            raise TargetNotFound(f"{error}{f' (did you mean {near}?)' if near else ''}{more}") from None
+            hint = f" (did you mean {near}?)" if near else ""
+            raise TargetNotFound(f"{error}{hint}{more}") from None
 
     def _exactly_named(self, name: str) -> Iterator[Target]:
         nothing = f"no process is called {name!r}"
@@ -196,7 +197,8 @@ def look_inside(pid: int, procfs: ProcFS) -> Target:
         return Target(procfs.process(pid))
     except TargetNotFound as error:
         # From that of this /proc down to its own: any of them may be what somebody sees from inside.
-        inner = [process.pid for process, _ in Processes(procfs, without=()) if str(pid) in inner_numbers(process)]
+        processes = Processes(procfs, without=())
+        inner = [process.pid for process, _ in processes if str(pid) in inner_numbers(process)]
         if not inner:
             raise
         listed = candidates_of(opened(inner[:LISTED], procfs))
@@ -380,7 +382,8 @@ def candidate(process: ProcessDir, command: str | None) -> Candidate:
     except SKIPPED:
         return Candidate(process.pid, "", None, command)
     uid = parse_id(status.get("Uid", "").split("\t", 1)[0])
-    return Candidate(process.pid, "" if uid is None else user_name(uid), status_bytes(status, "VmRSS"), command)
+    user = "" if uid is None else user_name(uid)
+    return Candidate(process.pid, user, status_bytes(status, "VmRSS"), command)
 
 
 def command_of(process: ProcessDir) -> str | None:

@@ -87,7 +87,8 @@ def is_capture(text: str) -> bool:
     """Whether a name here is that of a capture of ours, or of one process in it."""
     if not os.path.isdir(text):
         return False
-    return any(os.path.exists(os.path.join(directory, MACHINE)) for directory in (text, ".")) and is_ours(text)
+    has_machine = any(os.path.exists(os.path.join(directory, MACHINE)) for directory in (text, "."))
+    return has_machine and is_ours(text)
 
 
 def parse_pid(text: str) -> int | None:

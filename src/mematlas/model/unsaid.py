@@ -102,7 +102,8 @@ class Unsaid:
         reader, page_size = self.reader, self.process.procfs.page_size
         for run, block in reader.runs(vmas):
             if block is None:
-                nr_zero = sum(part.states.translate(IS_ZERO).count(1) for part in reader.blocks(run[0]))
+                parts = reader.blocks(run[0])
+                nr_zero = sum(part.states.translate(IS_ZERO).count(1) for part in parts)
                 yield run[0], nr_zero if reader.zero_known else None
             else:
                 zeros = block.states.translate(IS_ZERO)

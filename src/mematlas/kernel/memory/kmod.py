@@ -245,7 +245,8 @@ class ModuleReader:
         except OSError as error:
             raise self._refusal(error) from None
         try:
-            info = {name: int(value, 0) for name, value in (line.split() for line in text.splitlines())}
+            pairs = (line.split() for line in text.splitlines())
+            info = {name: int(value, 0) for name, value in pairs}
             if info["abi"] != ABI_VERSION:
                 raise NotSupported(f"version {info['abi']} of the mematlas module", f"version {ABI_VERSION}")
             return {name: info[name] for name in ("levels", "page_offset", "pti", "address_mask")}

@@ -169,7 +169,8 @@ def text_of(layout: Mapping[str, int | None]) -> str:
     >>> text_of({"page": 64, "page.mapping": None})
     '{"format": 2, "layout": {"page": 64, "page.mapping": null}}'
     """
-    return HEAD + ", ".join(f'"{name}": {"null" if value is None else value}' for name, value in layout.items()) + TAIL
+    members = (f'"{name}": {"null" if value is None else value}' for name, value in layout.items())
+    return HEAD + ", ".join(members) + TAIL
 
 
 def parse_kept(data: bytes) -> dict[str, Any]:

@@ -84,8 +84,9 @@ class OwnPages:
         """
         ends = os.pipe2(os.O_CLOEXEC)
         try:
-            places = [self.start + place for place in self.probes]
-            pieces = (ctypes.c_size_t * (2 * NR_PROBES))(*(number for place in places for number in (place, PAGE)))
+            addresses = [self.start + offset for offset in self.probes]
+            numbers = [number for address in addresses for number in (address, PAGE)]
+            pieces = (ctypes.c_size_t * (2 * NR_PROBES))(*numbers)
             # vmsplice(2): the pipe takes the pages themselves, and pins them where they are.
             if libc().vmsplice(ends[1], pieces, NR_PROBES, 0) != NR_PROBES * PAGE:
                 raise NotSupported(f"vmsplice(2) ({os.strerror(ctypes.get_errno())})")

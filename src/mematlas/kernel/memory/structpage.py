@@ -62,7 +62,8 @@ class StructPages:
         self._head_place = layout["page.compound_head"] // 8
         # The folio's, where it has one: that of struct page is to go.
         names = ("folio.mapping", "page.mapping")
-        self._mapping_word = layout[next((name for name in names if name in layout), names[-1])] // 8
+        name = next((name for name in names if name in layout), names[-1])
+        self._mapping_word = layout[name] // 8
         # Before folios carried it (v6.3), large folios are left to kpagecount.
         self._entire = layout.values.get("folio._entire_mapcount")
 

@@ -246,11 +246,8 @@ class CountAccess:
             # What is true of live frames changes. What differs counts only if ours was the same before and after the
             # kernel's was read, and is asked again then.
             ours, theirs, again = self.program.ask(pfns), self._theirs(pfns), self.program.ask(pfns)
-            pfns = [
-                pfn
-                for pfn, *answers in zip(pfns, ours, theirs, again, strict=True)
-                if answers[0] == answers[2] != answers[1]
-            ]
+            rows = zip(pfns, ours, theirs, again, strict=True)
+            pfns = [pfn for pfn, before, kernels, after in rows if before == after != kernels]
             if not pfns:
                 return
         self.layout.renew()
@@ -434,7 +431,8 @@ class TableCounter:
             nr_frames = sum(nr for _, nr, _ in counted)
             if self.access.is_due(nr_frames, nr_frames):
                 # Some heads and some tails.
-                self.access.compare([begin + 37 * number % nr for number, (begin, nr, _) in enumerate(counted)])
+                frames = [begin + 37 * number % nr for number, (begin, nr, _) in enumerate(counted)]
+                self.access.compare(frames)
 
     def _shares_of(self, shares: dict[int, int], address: int, shift: int) -> int:
         """Return how many more processes the table of a huge page is part of; -1 where unknown."""
@@ -515,12 +513,14 @@ class TableCounter:
         frame = self._frame_of(entry, shift) + address % (1 << shift) // self.page_size
         if shift > 12:
             # The flags of a leaf are those of its head.
-            is_zero = bool(self.access.flags_of([head := self._frame_of(entry, shift)]).get(head, 0) & KPF_ZERO_PAGE)
+            head = self._frame_of(entry, shift)
+            is_zero = bool(self.access.flags_of([head]).get(head, 0) & KPF_ZERO_PAGE)
         else:
             is_zero = bool(entry & X86_SPECIAL) and self.access.is_zero(frame)
         if entry & X86_SPECIAL and not is_zero:
             return self._without_entry(vma), None
-        return STATE_OF_BYTE[ZERO if is_zero else PRESENT], frame * self.page_size if frame else None
+        state = STATE_OF_BYTE[ZERO if is_zero else PRESENT]
+        return state, frame * self.page_size if frame else None
 
     def _without_entry(self, vma: Vma) -> State:
         if vma.kind == "shmem" and not self.hidden.is_hidden(vma):

@@ -268,7 +268,8 @@ def mode_of(memory: KernelMemory) -> PagingMode:
     'x86-64, 4 levels'
     """
     special_swap = read_special_swap(memory)
-    return x86_64(memory.levels, memory.phys_bits, memory.encryption_mask, special_swap, has_saved_dirty(memory))
+    saved_dirty = has_saved_dirty(memory)
+    return x86_64(memory.levels, memory.phys_bits, memory.encryption_mask, special_swap, saved_dirty)
 
 
 def has_saved_dirty(memory: KernelMemory) -> bool:

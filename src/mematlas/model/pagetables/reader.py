@@ -402,7 +402,8 @@ class PageTableReader:
         fresh = [pfn for pfn in unique.tolist() if pfn not in self._zero_frames]
         if fresh:
             flags, _ = read_frame_words(self.access.memory.procfs, "kpageflags", np.array(fresh, np.uint64))
-            self._zero_frames |= dict(zip(fresh, (flags & np.uint64(KPF_ZERO_PAGE) != 0).tolist(), strict=True))
+            are_zero = (flags & np.uint64(KPF_ZERO_PAGE) != 0).tolist()
+            self._zero_frames |= dict(zip(fresh, are_zero, strict=True))
         known = np.array([self._zero_frames[pfn] for pfn in unique.tolist()], np.bool_)
         result: Bools = known[which]
         return result
@@ -459,7 +460,8 @@ class PageTableReader:
         low = int(np.searchsorted(level.addresses, np.uint64(first - first % size)))
         high = int(np.searchsorted(level.addresses, np.uint64(last), side="right"))
         while low < high:
-            start, stop = low, min(high, low + (NR_SCATTERED_TABLES if self._has_few else self._nr_tables))
+            nr_tables = NR_SCATTERED_TABLES if self._has_few else self._nr_tables
+            start, stop = low, min(high, low + nr_tables)
             begin = max(first - int(level.addresses[start]), 0) >> shift
             left = max(int(level.addresses[stop - 1]) + size - 1 - last, 0) >> shift
             entries = level.entries[start:stop].reshape(-1)[begin : (stop - start) * nr_entries - left]

@@ -531,7 +531,8 @@ def _groups(pieces: list[tuple[int, int, int, int]]) -> Iterator[list[tuple[int,
 
 def _fill(walked: Walk, group: list[tuple[int, int, int, int]], low: int, high: int) -> PageBlock:
     shift = walked.mode.page_shift
-    touched = [piece for piece in _joined(walked, group) if low < piece[0] + piece[1] and piece[0] <= high]
+    joined = _joined(walked, group)
+    touched = [piece for piece in joined if low < piece[0] + piece[1] and piece[0] <= high]
     parts = [_piece_pages(walked, piece, low, high) for piece in touched]
     columns = [np.concatenate(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True)]
     return PageBlock(low >> shift << shift, *columns)
