@@ -234,7 +234,7 @@ def test_a_table_is_found_by_its_number(victim: MakeVictim) -> None:
                 (one,) = tables.raw(level, number, None)
                 assert (one.number, one.address, one.table) == (number, every[number].address, every[number].table)
                 assert np.array_equal(one.entries, every[number].entries)
-            with pytest.raises(BadInput, match=f"there are {len(every)} tables"):
+            with pytest.raises(BadInput, match=f"has {len(every)} table"):
                 list(tables.raw(level, len(every), None))
 
 

@@ -95,7 +95,7 @@ def test_pinned_pages_that_cannot_be_told_are_warned_of(pinned: Program, monkeyp
     with Process(pinned.pid) as process:
         planned = plan(process, "pageout", of(pinned, 134))
 
-    assert any(note.startswith("up to 67 pages are pinned (VmPin), and will stay") for note in texts(planned.notes))
+    assert any(note.startswith("up to 67 pages are pinned (VmPin) and will stay") for note in texts(planned.notes))
 
 
 @pytest.mark.parametrize("room", [0, 7, 61, 1000])

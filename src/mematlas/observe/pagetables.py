@@ -205,7 +205,8 @@ class PageTables:
         if number >= len(addresses):
             name = self.mode.levels[level].name
             nr_tables = len(addresses)
-            raise BadInput(f"level {name} has {nr_tables} tables, numbered from 0; an address begins with 0x")
+            noun = "table" if nr_tables == 1 else "tables"
+            raise BadInput(f"level {name} has {nr_tables} {noun}, numbered from 0; an address begins with 0x")
         return int(addresses[number])
 
     # All of them
