@@ -468,6 +468,7 @@ def test_bytes_are_not_for_a_terminal(say: Say) -> None:
 
 @root
 @pytest.mark.parametrize("more", [[], ["--runs"], ["--level", "pte"]], ids=" ".join)
+@steadily  # the kernel clears accessed bits meanwhile
 def test_a_limit_gives_the_first_lines_of_a_list(say: Say, more: list[str], victim: Callable[..., Victim]) -> None:
     line = [victim("anon_full").pid, "--list", *more, "--format", "csv"]
     whole = say(*line).splitlines()
