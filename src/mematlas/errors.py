@@ -173,8 +173,11 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
 
     >>> did_you_mean("--formt", ["--json", "--format"])
     ' (did you mean --format?)'
+    >>> did_you_mean("--undo", ["--kind"])  # dashes make no two options alike
+    ''
     """
     from difflib import get_close_matches
 
-    close = get_close_matches(word, names, 1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    known = {name.lstrip("-"): name for name in names}
+    close = get_close_matches(word.lstrip("-"), known, 1)
+    return f" (did you mean {known[close[0]]}?)" if close else ""

@@ -19,6 +19,8 @@ LEAST_PATH = 20
 width; a fifth of a wide screen."""
 NOTHING = frozenset(("-", ""))
 SAYS_NOTHING = frozenset(("-", "", "0"))
+CHANGES = frozenset(("change", "rate"))
+"""Kinds of columns that say something even while nothing has changed: others stay where they are when it does."""
 INDENT = 4
 """Columns by which the further lines of a row stand out from its first."""
 
@@ -36,7 +38,9 @@ class Layout:
         self.width = width
         least = least_of(columns[-1], width, widths[-1], (cell for texts in known for cell in texts[-1]))
         blank = [
-            not streams and all(SAYS_NOTHING.issuperset(texts[index]) for texts in known)
+            not streams
+            and columns[index].kind not in CHANGES
+            and all(SAYS_NOTHING.issuperset(texts[index]) for texts in known)
             for index in range(len(columns))
         ]
         self.kept = fitting([column.rank for column in columns], [*widths[:-1], least], width, blank)

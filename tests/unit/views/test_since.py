@@ -45,3 +45,15 @@ def test_column_of_changes_stands_behind_rss_and_adds_up() -> None:
 
     assert shown[0][1:] == ["a       4 KiB       0    -", "b       8 KiB       0    -", "total  12 KiB       0"]
     assert shown[1][1:] == ["a      12 KiB   +8 KiB    -", "c       4 KiB   +4 KiB    -", "total  16 KiB  +12 KiB"]
+
+
+def test_columns_stay_where_they_are_when_the_first_change_comes() -> None:
+    columns = [Column("name", "NAME"), Column("rss", "RSS", "size"), Column("pss", "PSS", "size", rank=5)]
+    since = Since()
+    heads = []
+    for rows in ([Row("a" * 12, 4096, 4096)], [Row("a" * 12, 8192, 4096)]):
+        since.look()
+        change = change_column(since, lambda row: row.name, lambda row: row.rss)
+        heads.append(next(Table("test/1", after_rss(columns, change), rows).lines(width=31)).split())
+
+    assert heads == [["NAME", "RSS", "CHANGE"]] * 2
