@@ -46,6 +46,7 @@ from mematlas.kernel import (
     smaps,
     status,
     sysvipc,
+    zoneinfo,
 )
 from mematlas.kernel.ksm_stat import parse_ksm_stat, parse_number
 from mematlas.kernel.machine import parse_machine
@@ -273,7 +274,7 @@ def kernel_parsers(live: bool) -> list[Parser]:
         file("meminfo", meminfo.parse_meminfo),
         file("ksm_stat", parse_ksm_stat),
         of_words(parse_number, "47", call=lambda text: parse_number(text.encode("utf-8", "replace"))),
-        file("zoneinfo", nodes.parse_zoneinfo),
+        file("zoneinfo", zoneinfo.parse_zone_spans),
         lines("numa_maps", numa_maps.parse_numa_maps),
         lines("mountinfo", mounts.parse_mountinfo),
         lines("mountinfo", mounts.parse_options),

@@ -16,6 +16,7 @@ from itertools import pairwise
 
 from mematlas.errors import FormatError, NotHeld, NotSupported
 from mematlas.kernel.procfs import translate_error
+from mematlas.kernel.zoneinfo import read_zone_spans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def read_nodes(procfs: ProcFS, system: str = SYSTEM) -> NodeMap:
     if len(online) == 1:
         return NodeMap(with_memory, (), online[0])
     block_pages, owners = read_blocks(system, online, procfs.page_size)
-    zones = procfs.parsed("zoneinfo", parse_zoneinfo)
+    zones = read_zone_spans(procfs)
     return NodeMap(with_memory, spans_of(owners, block_pages, zones) if owners else unshared(zones))
 
 
@@ -158,29 +159,6 @@ def read_blocks(system: str, nodes: list[int], page_size: int) -> tuple[int, dic
             if name.startswith("memory") and name[6:].isdigit():  # there is "memory_side_cache" too
                 owners.setdefault(int(name[6:]), []).append(node)
     return size // page_size, owners
-
-
-def parse_zoneinfo(data: bytes) -> list[Span]:
-    """Return the frames that each zone with memory spans, with its node. Zones of two nodes may overlap.
-
-    >>> parse_zoneinfo(b"Node 1, zone   Normal\\n        spanned  64\\n  start_pfn:           128\\n")
-    [(128, 192, 1)]
-    """
-    zones: list[Span] = []
-    node = spanned = 0
-    for line in data.split(b"\n"):
-        words = line.split()
-        try:
-            if line.startswith(b"Node "):
-                node, spanned = int(words[1].rstrip(b",")), 0
-            elif words[:1] == [b"spanned"]:
-                spanned = int(words[1])
-            elif words[:1] == [b"start_pfn:"] and spanned:
-                first = int(words[1])
-                zones.append((first, first + spanned, node))
-        except (IndexError, ValueError):
-            raise FormatError("zoneinfo", line.decode("utf-8", "replace")) from None
-    return zones
 
 
 def spans_of(owners: dict[int, list[int]], block_pages: int, zones: list[Span]) -> Iterator[Span]:

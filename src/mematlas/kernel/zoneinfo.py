@@ -1,8 +1,8 @@
-"""/proc/zoneinfo: each zone of RAM, with the free pages that each CPU keeps for itself.
+"""/proc/zoneinfo: each zone of RAM, with the frames it spans and the free pages that each CPU keeps for itself.
 
-Format: Documentation/filesystems/proc.rst; mm/vmstat.c, zoneinfo_show_print(). Those pages are no part of MemFree, nor
-of MemAvailable; since Linux commit 90b41691b988 ("mm: add framework for PCP high auto-tuning") (in v6.7) they may be
-many.
+Format: Documentation/filesystems/proc.rst; mm/vmstat.c, zoneinfo_show_print(). What CPUs keep is no part of MemFree,
+nor of MemAvailable; since Linux commit 90b41691b988 ("mm: add framework for PCP high auto-tuning") (in v6.7) it may be
+much.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from mematlas.errors import FormatError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcFS
+
+    Span = tuple[int, int, int]
+    """First frame, first frame after it, node."""
 
 COUNT = b"count:"
 
@@ -32,3 +35,31 @@ def parse_cpu_free(data: bytes) -> int:
         return sum(int(line.split()[1]) for line in counts)
     except (ValueError, IndexError):
         raise FormatError("zoneinfo", expected="count: NUMBER") from None
+
+
+def read_zone_spans(procfs: ProcFS) -> list[Span]:
+    """Return the frames that each zone with memory spans, with its node."""
+    return procfs.parsed("zoneinfo", parse_zone_spans)
+
+
+def parse_zone_spans(data: bytes) -> list[Span]:
+    """Return the frames that each zone with memory spans, with its node. Zones of two nodes may overlap.
+
+    >>> parse_zone_spans(b"Node 1, zone   Normal\\n        spanned  64\\n  start_pfn:           128\\n")
+    [(128, 192, 1)]
+    """
+    zones: list[Span] = []
+    node = spanned = 0
+    for line in data.split(b"\n"):
+        words = line.split()
+        try:
+            if line.startswith(b"Node "):
+                node, spanned = int(words[1].rstrip(b",")), 0
+            elif words[:1] == [b"spanned"]:
+                spanned = int(words[1])
+            elif words[:1] == [b"start_pfn:"] and spanned:
+                first = int(words[1])
+                zones.append((first, first + spanned, node))
+        except (IndexError, ValueError):
+            raise FormatError("zoneinfo", line.decode("utf-8", "replace")) from None
+    return zones

@@ -22,10 +22,11 @@ from mematlas.errors import FormatError, PermissionDenied
 from mematlas.kernel import nodes as sysfs
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.move_pages import read_page_nodes
-from mematlas.kernel.nodes import NodeMap, parse_list, parse_zoneinfo, read_nodes
+from mematlas.kernel.nodes import NodeMap, parse_list, read_nodes
 from mematlas.kernel.numa_maps import parse_numa_maps, read_numa_maps
 from mematlas.kernel.pagemap import Block
 from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.zoneinfo import parse_zone_spans
 from mematlas.model import nodes as model
 from mematlas.model.nodes import PageNodes
 from mematlas.model.pages import Hole
@@ -134,12 +135,14 @@ def test_list_that_is_none_is_an_error_that_shows_it(text: str) -> None:
 @pytest.mark.parametrize("line", ["Node ", "Node one, zone DMA", "  spanned many", "  spanned 1\n  start_pfn: first"])
 def test_zone_that_is_none_is_an_error(line: str) -> None:
     with pytest.raises(FormatError, match="zoneinfo"):
-        parse_zoneinfo(line.encode())
+        parse_zone_spans(line.encode())
 
 
 def test_zones_without_memory_span_nothing() -> None:
     empty = "Node 1, zone  Movable\n        spanned  0\n"
-    assert parse_zoneinfo((ZONE.format(0, 7, 5) + empty + ZONE.format(1, 3, 20)).encode()) == [(5, 12, 0), (20, 23, 1)]
+    text = ZONE.format(0, 7, 5) + empty + ZONE.format(1, 3, 20)
+
+    assert parse_zone_spans(text.encode()) == [(5, 12, 0), (20, 23, 1)]
 
 
 def test_this_machine_has_nodes() -> None:
