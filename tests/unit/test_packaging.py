@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import email
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -23,6 +24,8 @@ SCRIPTS = ROOT / "scripts"
 
 
 def run(*words: object) -> str:
+    if not shutil.which(str(words[0])):
+        pytest.skip(f"needs {words[0]}")
     done = subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr

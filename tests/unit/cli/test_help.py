@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,8 +107,9 @@ PREAMBLE = 'mematlas() { "$PYTHON" -m mematlas "$@"; }\n'
 ACTS = [name for name, (group, _) in COMMANDS.items() if group == "Act"]
 WITHOUT_RIGHTS = "setpriv --bounding-set=-all "
 """What would make swap and move pages shows its plan, then."""
+ROOT = pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
 EXAMPLES = [
-    pytest.param(name, line, id=line, marks=[pytest.mark.root("CAP_SYS_ADMIN")] if name == "tables" else [])
+    pytest.param(name, line, id=line, marks=[ROOT] if name == "tables" or "--coldest" in line else [])
     for name in ALL
     for line, _ in load(name).examples
 ]
@@ -142,6 +144,8 @@ def test_examples_run(name: str, line: str, place: Path, postgres: Victim) -> No
     if " saved" in typed:
         (place / "saved").rename(place / "earlier")
     shell = "zsh" if "zsh" in line else "bash"
+    if not shutil.which(shell):
+        pytest.skip(f"needs {shell}")
     if line == "mematlas demo paging" and os.geteuid() == 0:
         typed = f'{WITHOUT_RIGHTS} "$PYTHON" -m {typed}'
     setup = PREAMBLE + ("autoload -U compinit && compinit -u -D\n" if shell == "zsh" else "")
