@@ -173,12 +173,15 @@ def deep(tmp_path: Path) -> Iterator[Path]:
 def test_screen_goes_on_beside_a_process_whose_map_is_a_hundred_megabytes_of_text(deep: Path) -> None:
     # Too large for the kernel's sums: it would be read VMA by VMA.
     size = int(MAX_STALL / HOLD_PER_BYTE) + (8 << 20)
-    with program(LONG_PATHS, [str(deep), 100, 4001, size]) as running:
+    named = (
+        "open('/proc/self/comm', 'w').write('long-paths')\n" + LONG_PATHS
+    )  # its parent has the name that it would have
+    with program(named, [str(deep), 100, 4001, size]) as running:
         run = mematlas("--json", "--limit", "1000")  # beside what else is large here
         rows = json.loads(run.stdout)["rows"]
 
     assert run.returncode == 0, run.stderr
-    assert any(row["pid"] == running.pid for row in rows)
+    assert [row["name"] for row in rows if row["pid"] == running.pid] == ["long-paths"]
 
 
 def test_who_cannot_be_looked_at_is_known_by_its_counters(as_nobody: Callable[..., Outcome]) -> None:
