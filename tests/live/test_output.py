@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE, make_process, mematlas, program, texts, write_words
+from helpers import PAGE, make_process, mematlas, program, steadily, texts, write_words
 from mematlas import Process, cli, errors
 from mematlas.cli.mistakes import how_to_install
 from mematlas.kernel.pagemap import has_soft_dirty
@@ -158,6 +158,7 @@ def test_hidden_frames_are_hidden_in_text(command: str, hidden: Callable[..., Ou
 
 
 @pytest.mark.root
+@steadily  # others map its libraries meanwhile
 def test_amounts_without_rights_are_known_or_null_and_never_wrong(hidden: Callable[..., Outcome]) -> None:
     (smaps,) = rows_of(hidden("usage", "--json", "--source", "smaps").stdout)
     (counted,) = rows_of(hidden("usage", "--json", "--source", "pagemap").stdout)
