@@ -141,8 +141,8 @@ def dispatch(words: list[str]) -> int:
     return run_command(name, rest)
 
 
-def show_help(subject: str | None) -> int:
-    """Print the help of a command or a topic, or of mematlas."""
+def show_help(subject: str | None, short: bool = False) -> int:
+    """Print the help of a command or a topic, or of mematlas; ``short`` where it has to fit a screen."""
     from mematlas.views.terminal import screen_width
 
     width = screen_width(sys.stdout)
@@ -156,7 +156,7 @@ def show_help(subject: str | None) -> int:
         if subject not in (*COMMANDS, "overview", *TOPIC_TEXTS):
             names = (*COMMANDS, *TOPIC_TEXTS)
             raise BadInput(f"no help on {subject!r}{did_you_mean(subject, names)}; mematlas --help lists the commands")
-        text = TOPIC_TEXTS[subject](width) if subject in TOPIC_TEXTS else command_text(subject, width)
+        text = TOPIC_TEXTS[subject](width) if subject in TOPIC_TEXTS else command_text(subject, width, short)
     print(text, end="")
     return 0
 
@@ -171,7 +171,7 @@ def run_command(name: str, words: list[str]) -> int:
         index = words.index("--")
         words, program = words[:index], words[index + 1 :]
     if asks_for_help(words):
-        return show_help(name)
+        return show_help(name, short="--help" not in words)
     args = parse(name, command, words)
     session = standard_session(program)
     try:

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
 
 ABOUT = """\
-AREA is START-END, ADDR+LEN or an address for just these pages; or a kind, or a part of a path, for whole VMAs.
-The effect is measured page by page, and no contents are lost. It needs CAP_SYS_NICE, and CAP_SYS_PTRACE for the process
-of another user. PID 1, our own ancestors and ourselves are refused without --force."""
+AREA is START-END, ADDR+LEN or an address for just these pages; or a kind, or part of a path, for whole VMAs.
+The effect is measured page by page; no contents are lost. Needs CAP_SYS_NICE, and CAP_SYS_PTRACE for another user's
+process. PID 1, mematlas itself and its ancestors are refused without --force."""
 
 
 # What they take
@@ -106,12 +106,12 @@ def options_of(args: Namespace) -> ActOptions:
 
 def add_passes(arguments: Arguments) -> None:
     """Declare how often to try."""
-    arguments.add_argument(
+    arguments.add_more(
         "--passes",
         type=parse_count,
         default=MAX_PASSES,
         metavar="N",
-        help=f"advise pages that stay up to N times ({MAX_PASSES}); it ends when nothing more moves",
+        help=f"advise pages that stay up to N times ({MAX_PASSES}), until nothing more moves",
     )
 
 
@@ -121,14 +121,14 @@ def add_coldest(arguments: Arguments) -> None:
         "--coldest",
         type=parse_amount,
         metavar="AMOUNT",
-        help="only the coldest pages: this many (500) or this much (64M), by kpageflags: inactive, unreferenced first",
+        help="only the coldest pages: a number (500) or a size (64M)",
     )
 
 
 def add_no_touch(arguments: Arguments) -> None:
     """Declare that nothing is read."""
     arguments.add_argument(
-        "--no-touch", action="store_true", help="only advise: pages in swap get no further than the swap cache"
+        "--no-touch", action="store_true", help="only advise: pages come from swap into the swap cache, no further"
     )
 
 
@@ -138,15 +138,15 @@ def add_aftermath(arguments: Arguments) -> None:
         "--watch-refaults",
         type=parse_seconds,
         metavar="TIME",
-        help="watch which pages come back in this time, and when",
+        help="then watch for TIME which pages come back, and when",
     )
-    arguments.add_argument(
+    arguments.add_more(
         "--free",
         action="store_true",
-        help="read back what the kernel keeps in the swap cache, and page it out once more: then its frames are free",
+        help="read back what the kernel keeps in the swap cache, and page it out again: this frees the frames",
     )
     arguments.add_argument("--undo", action="store_true", help="at the end, bring back what this run moved")
-    add_temporary_swap(arguments, "swap to a file of this size for this run, then bring back what is in it (root)")
+    add_temporary_swap(arguments, "swap to a file of this size during this run, then bring its contents back (root)")
 
 
 def declare(*own: Callable[[Arguments], None]) -> Callable[[Arguments], None]:
@@ -154,21 +154,21 @@ def declare(*own: Callable[[Arguments], None]) -> Callable[[Arguments], None]:
 
     def add_arguments(arguments: Arguments) -> None:
         add_target(arguments)
-        add_selection(arguments)
-        arguments.add_argument("--anon", action="store_true", help="only pages without a file: private memory")
-        arguments.add_argument("--file", action="store_true", help="only pages of files on disk")
         arguments.add_argument(
+            "--dry-run", action="store_true", help="only show what would move, and why the rest would not"
+        )
+        arguments.add_argument("--anon", action="store_true", help="only private memory without a file")
+        arguments.add_argument("--file", action="store_true", help="only pages of files on disk")
+        add_selection(arguments)
+        arguments.add_more(
             "--state", type=parse_states, metavar="STATE,...", help=f"only pages in these states: {', '.join(STATES)}"
         )
         for add in own:
             add(arguments)
-        arguments.add_argument(
-            "--dry-run", action="store_true", help="show what could be done, what not and why; change nothing"
+        arguments.add_more(
+            "--limit", type=parse_count, metavar="N", help="with --dry-run: show N VMAs, and the total of the rest"
         )
-        arguments.add_argument(
-            "--limit", type=parse_count, metavar="N", help="with --dry-run: show N VMAs, and the sum of the others"
-        )
-        arguments.add_argument("--force", action="store_true", help="act on PID 1, our own ancestors and ourselves too")
+        arguments.add_more("--force", action="store_true", help="also act on PID 1, mematlas itself and its ancestors")
         add_output(arguments)
 
     return add_arguments
@@ -298,12 +298,12 @@ COMMANDS = {
     "pageout": command(
         "pageout",
         """\
-Private and shared memory goes to swap, pages of files back to their files. Pages that are mapped more than once, by any
-process, stay: the kernel leaves them alone, even when every process that has them is paged out.""",
+Private and shared memory goes to swap, pages of files back to their files. Pages mapped more than
+once, by any process, stay: the kernel leaves them alone.""",
         (
             ("mematlas pageout 1234 --dry-run", "what could move, and why the rest stays"),
             ("mematlas pageout 1234 heap --coldest 64M", "the coldest 64 MiB of the heap"),
-            ("mematlas pageout 1234 --watch-refaults 10s --undo", "which pages come back; then all of them"),
+            ("mematlas pageout 1234 --watch-refaults 10s --undo", "watch, then bring all back"),
         ),
         *(add_coldest, add_passes, add_aftermath),
     ),
@@ -311,7 +311,7 @@ process, stay: the kernel leaves them alone, even when every process that has th
         "cold",
         """\
 Nothing leaves RAM: the pages are marked as not recently used, and are the first to go when memory is short. The effect
-is what smaps reports as referenced, before and after.""",
+is the change in what smaps reports as referenced.""",
         (
             ("mematlas cold 1234 --dry-run", "what would be marked"),
             ("mematlas cold postgres --file", "only its file pages"),
@@ -331,9 +331,9 @@ is read into the page cache.""",
     ),
     "collapse": command(
         "collapse",
-        "Only whole aligned huge pages (2 MiB) can be made; pages around which none fits stay small. Needs Linux 6.1.",
+        "Only whole, aligned huge pages (2 MiB) can be made; pages that fill none stay small. Needs Linux 6.1.",
         (
-            ("mematlas collapse 1234 --dry-run", "what could be put together"),
+            ("mematlas collapse 1234 --dry-run", "what could be merged"),
             ("mematlas collapse 1234 0x7f2860000000+16M", "only this range"),
         ),
     ),

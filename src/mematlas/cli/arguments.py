@@ -39,6 +39,8 @@ class Arguments:
         self.declared: list[tuple[tuple[str, ...], Settings]] = []
         self.common: set[tuple[str, ...]] = set()
         """The names of those that many commands take: their help is a topic of its own."""
+        self.more: set[tuple[str, ...]] = set()
+        """The names of those that --help shows and -h does not."""
 
     def add_argument(self, *names: str, **settings: Any) -> None:
         """Declare an argument."""
@@ -47,6 +49,11 @@ class Arguments:
     def add_common(self, *names: str, **settings: Any) -> None:
         """Declare an argument that many commands take alike."""
         self.common.add(names)
+        self.add_argument(*names, **settings)
+
+    def add_more(self, *names: str, **settings: Any) -> None:
+        """Declare an argument that few need: -h leaves it out."""
+        self.more.add(names)
         self.add_argument(*names, **settings)
 
     def parse(self, words: list[str]) -> Namespace | None:

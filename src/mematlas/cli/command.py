@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "usage": ("Look", "how much memory a process uses, by kind (--verify checks it)"),
-    "maps": ("Look", "a line per VMA: size, rights, how much is in RAM, in swap, unshared"),
-    "pages": ("Look", "a line per page, or per run of like pages: state, frame, flags"),
+    "maps": ("Look", "a line per VMA: size, permissions, how much is in RAM and swap"),
+    "pages": ("Look", "a line per page or run of similar pages: state, frame, flags"),
     "translate": ("Look", "virtual addresses to physical ones"),
     "hist": ("Look", "where the present pages are, in one line"),
     "map": ("Look", "the whole address space, drawn"),

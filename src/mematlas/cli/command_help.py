@@ -1,7 +1,8 @@
 """Help of one command, and of what several share.
 
 The layout is ours, not that of argparse, which differs from one Python version to the next: what a command is for
-comes first, then lines to type, then its own options; those that many commands take are named, and told by a topic.
+comes first, then lines to type, then its own options; those that many commands take are named, and have a topic.
+--help has all of it. Where that is longer than a screen, -h has the first paragraph and the options that most need.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 100
 """Columns where there is no screen."""
+SCREEN_LINES = 23
+"""Of a screen, with the prompt below."""
 LEAST_TEXT = 24
 """Columns that the text of an option has at the least."""
 INDENT = 24
@@ -38,7 +41,7 @@ TARGETS_TOPIC = f"""\
   -- COMMAND ...     a program to start, as the invoking user; --after waits"""
 
 
-def command_text(name: str, width: int) -> str:
+def command_text(name: str, width: int, short: bool = False) -> str:
     """Return the help of one command."""
     command = load(name)
     arguments = Arguments()
@@ -47,14 +50,21 @@ def command_text(name: str, width: int) -> str:
     width = width or PIPE_WIDTH
     head = f"{program}: {COMMANDS[name][1]}" if name in COMMANDS else program
     own = [each for each in arguments.declared if each[0] not in arguments.common and is_listed(each, command)]
-    options = [line for each in own for line in option_lines(each, width)]
-    parts = [
-        [fold_text(head, width), f"usage: {program} {command.usage}"],
-        about_lines(command, width),
-        ["Examples:", *example_lines(command, width)],
-        ["Options:", *options] if options else [],
-        shared_lines(command, arguments, width),
-    ]
+    first = [line for each in own if each[0] not in arguments.more for line in option_lines(each, width)]
+    more = [line for each in own if each[0] in arguments.more for line in option_lines(each, width)]
+    begin = [fold_text(head, width), f"usage: {program} {command.usage}"]
+    about = about_lines(command, width)
+    middle = [["Examples:", *example_lines(command, width)], ["Options:", *first] if first else []]
+    end = shared_lines(command, arguments, width)
+    text = joined([begin, about, *middle, ["More options:", *more] if more else [], end])
+    if short and text.count("\n") > SCREEN_LINES:
+        about = about[: about.index("")] if "" in about else about
+        text = joined([begin, about, *middle, [*end, f"All options: {program} --help"]])
+    return text
+
+
+def joined(parts: list[list[str]]) -> str:
+    """Return parts of a help, with an empty line between them."""
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
@@ -106,7 +116,7 @@ def value_name(names: tuple[str, ...], settings: dict[str, Any]) -> str:
 
 
 def shared_lines(command: Command, arguments: Arguments, width: int) -> list[str]:
-    """Return what a command shares with others, and which topic tells it: its target, and the names of options."""
+    """Return what a command shares with others, and the topics about it: its target, and the names of options."""
     texts = [SHORT_TARGETS] if command.takes_target else []
     names = [names[0] for names, _ in arguments.declared if names in arguments.common]
     texts += [f"Common options (mematlas help options): {' '.join(names)}"] if names else []

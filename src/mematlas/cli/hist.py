@@ -1,6 +1,6 @@
-"""All VMAs end to end, without the gaps between them; the height of a column is the share of its pages that are
-present. A column with more swapped than present pages shows "s", one with more unknown ones "?"; "~" stands for
-untouched memory that is left out. The line ends with the present pages of all pages. AREA picks as in maps.
+"""All VMAs end to end, without the gaps between them. The height of a column is the share of its pages that are
+present. "s" is a column with more pages swapped than present, "?" one with more unknown; "~" stands for untouched
+memory that is left out. The line ends with the number of pages present, of all. AREA selects VMAs as in maps.
 """
 
 from __future__ import annotations

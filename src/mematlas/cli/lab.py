@@ -1,6 +1,7 @@
 """A lesson starts a program of its own, says what that does, and asks: what will the kernel show? Then it measures on
 this machine, and explains. Answer with a number or a size, a range such as 3-9, or a letter; Enter alone is no
 prediction. Scores are kept in ~/.local/state/mematlas/labs.json.
+
 --answers takes {"KEY": ANSWER, ...}, or {"LESSON": {"KEY": ANSWER, ...}, ...} for several lessons; the exit code is 10
 unless all of them are right.
 """
@@ -39,7 +40,7 @@ MAX_WIDTH = 88
 def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("words", nargs="*", metavar="NAME", help=", ".join(LESSONS))
     arguments.add_argument("--answers", metavar="FILE", help="take the predictions from a JSON file, and grade them")
-    add_temporary_swap(arguments, "swap to a file of this size, such as 64M, for this run (root)")
+    add_temporary_swap(arguments, "swap to a file of this size, such as 64M, during this run (root)")
     arguments.add_argument("--reset", action="store_true", help="forget the score of NAME, or all scores")
     arguments.add_argument(
         "--width", type=parse_width, metavar="N", help=f"columns (the terminal's width, up to {MAX_WIDTH})"

@@ -1,6 +1,8 @@
-"""A line or more per VMA, kind by kind; each character is a cell of as many pages as make the whole fit two screens, or
-of --cell. The commonest state in a cell, apart from "absent", gives its character and colour: denser for more of it.
-The parts of a library are one line, and so are small neighbours where there are many. AREA picks as in maps.
+"""One or more lines per VMA, sorted by kind. Each character is a cell of several pages, as many as make the whole fit
+two screens (or --cell N). Its character and colour show the commonest state in the cell other than absent; a denser
+character means more of it.
+
+All parts of a library share a line, and so do small neighbours where there are many. AREA selects VMAs as in maps.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ LINES = 24
 
 def add_arguments(arguments: Arguments) -> None:
     add_drawing(arguments, cells=True)
-    arguments.add_argument("--unfolded", action="store_true", help="a line for each VMA, however many there are")
+    arguments.add_more("--unfolded", action="store_true", help="a line for every VMA, however many there are")
 
 
 def run(args: Namespace, session: Session) -> int:

@@ -1,4 +1,4 @@
-"""Each line is one VMA, with how many of its pages are present, not just the state of its first page. AREA picks VMAs
+"""Each line is one VMA, with how many of its pages are present, not just the state of its first page. AREA selects VMAs
 by address, START-END, ADDR+LEN, kind, or part of the path.
 """
 
@@ -22,9 +22,9 @@ def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     add_selection(arguments)
     arguments.add_argument("--gaps", action="store_true", help="also show unmapped ranges")
-    arguments.add_argument("--sort", choices=SORTS, help="the largest first; start (default): by address")
-    arguments.add_argument("--limit", type=parse_count, metavar="N", help="show N rows, and the sum of the others")
-    arguments.add_argument("--by", choices=BY, help="a row per kind, path or perms, the most RSS first")
+    arguments.add_argument("--sort", choices=SORTS, help="largest first; start (default) sorts by address")
+    arguments.add_argument("--limit", type=parse_count, metavar="N", help="show N rows, and the total of the rest")
+    arguments.add_argument("--by", choices=BY, help="one row per kind, path or perms; largest RSS first")
     add_numa(arguments)
     add_source(arguments)
     add_repeat(arguments)
@@ -63,9 +63,9 @@ COMMAND = Command(
     add_arguments,
     run,
     examples=(
-        ("mematlas maps 1234 --by kind", "how much of each kind, the largest first"),
-        ("mematlas maps 1234 --sort uss --limit 10", "the ten largest, and the sum of the others"),
-        ("mematlas maps 1234 libc --format csv", "of one library, for a spreadsheet"),
+        ("mematlas maps 1234 --by kind", "how much of each kind, largest first"),
+        ("mematlas maps 1234 --sort uss --limit 10", "the ten largest"),
+        ("mematlas maps 1234 libc --format csv", "one library, for a spreadsheet"),
     ),
     words=(TARGET, KIND_TEXTS),
 )

@@ -1,6 +1,8 @@
-"""AREA is an address (its page), ADDR+LEN, START-END, a kind, or part of a VMA's path. Lines come as they are read,
-whatever the size of the target. Frame numbers need CAP_SYS_ADMIN, map counts and frame flags CAP_DAC_READ_SEARCH. The
-NUMA node is shown where there are several, and always in JSON and CSV.
+"""AREA is an address (its page), ADDR+LEN, START-END, a kind, or part of a VMA's path. Lines are printed as they are
+read, however large the target is.
+
+Frame numbers need CAP_SYS_ADMIN; map counts and frame flags need CAP_DAC_READ_SEARCH. The NUMA node is shown on
+machines with several, and always in JSON and CSV.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ if TYPE_CHECKING:
 def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     add_selection(arguments)
-    arguments.add_argument("--runs", action="store_true", help="a line per run of like pages instead of per page")
+    arguments.add_argument("--runs", action="store_true", help="a line per run of similar pages, not per page")
     arguments.add_argument("--present", action="store_true", help="only pages with a frame")
     arguments.add_argument("--swapped", action="store_true", help="only pages in swap")
     arguments.add_argument("--exclusive", action="store_true", help="only present pages that are mapped once")
     arguments.add_argument("--dirty", action="store_true", help="only pages whose frame is dirty (kpageflags)")
-    arguments.add_argument(
+    arguments.add_more(
         "--soft-dirty", action="store_true", help="only pages written since the last clear_refs, or in a newer VMA"
     )
     arguments.add_argument("--limit", type=parse_count, metavar="N", help="stop after N lines")
@@ -65,7 +67,7 @@ COMMAND = Command(
     add_arguments,
     run,
     examples=(
-        ("mematlas pages 1234 heap --runs", "the heap, a line per run of like pages"),
+        ("mematlas pages 1234 heap --runs", "the heap, a line per run"),
         ("mematlas pages 1234 0x7f2860000000+1M", "every page of one MiB"),
         ("mematlas pages 1234 --swapped --limit 20", "the first 20 pages in swap"),
     ),

@@ -31,9 +31,9 @@ KIND_TEXTS = {
 def add_selection(arguments: Arguments) -> None:
     """Declare the filters over VMAs."""
     kinds = ", ".join(KINDS)
-    arguments.add_argument("--perms", type=parse_perms, help="only VMAs with these rights: rw, x, r--p")
-    arguments.add_argument("--kind", type=parse_kinds, metavar="KIND,...", help=f"only VMAs of these kinds: {kinds}")
-    arguments.add_argument("--path", help="only VMAs whose path contains PATH")
+    arguments.add_more("--perms", type=parse_perms, help="only VMAs with these rights: rw, x, r--p")
+    arguments.add_more("--kind", type=parse_kinds, metavar="KIND,...", help=f"only VMAs of these kinds: {kinds}")
+    arguments.add_more("--path", help="only VMAs whose path contains PATH")
 
 
 def selection_of(args: Namespace, session: Session) -> Selection:

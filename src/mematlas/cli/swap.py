@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def add_temporary_swap(arguments: Arguments, text: str) -> None:
     """Declare it."""
-    arguments.add_argument("--temporary-swap", type=parse_bytes, metavar="SIZE", help=text)
+    arguments.add_more("--temporary-swap", type=parse_bytes, metavar="SIZE", help=text)
 
 
 def temporary_swap(size: int | None) -> AbstractContextManager[object]:

@@ -1,9 +1,11 @@
-"""The entries that the processor itself reads: PGD, P4D, PUD, PMD, PTE, with all their flags, of any process and of
-the kernel. With addresses, how each is translated, beside what pagemap says. Nothing is locked, nothing is changed.
-Needs CAP_SYS_ADMIN, or CAP_BPF and CAP_PERFMON; for other users' processes CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
+"""Page-table entries as the processor reads them, of any process or of the kernel. Given addresses, it shows how
+each is translated, next to what pagemap says.
 
---flags takes letters (w x u a d g), names of flags, and states (swap, guard, migration, ...), each with ! for "not";
-entries that point at tables are then left out, unless "table" is in the list. --kernel needs no target.
+Needs CAP_SYS_ADMIN, or CAP_BPF and CAP_PERFMON; for other users' processes also CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
+Nothing is changed.
+
+--flags takes letters (w x u a d g), names of flags, and states (swap, guard, migration, ...), each with ! for "not".
+Entries that point to tables are then left out, unless "table" is in the list. --kernel needs no target.
 """
 
 from __future__ import annotations
@@ -34,26 +36,22 @@ READERS = {"auto": "what is there", "bpf": "a BPF program", "kcore": "/proc/kcor
 def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     arguments.add_argument("--list", action="store_true", help="every entry, indented by level")
-    arguments.add_argument("--runs", action="store_true", help="with --list: like neighbours as one line")
     arguments.add_argument("--flags", metavar="FLAG,...", help="with --list: only entries with these flags: w,x,!nx")
-    arguments.add_argument("--limit", type=parse_count, metavar="N", help="with --list: stop after N lines")
-    arguments.add_argument("--level", choices=LEVELS, help="with --list: only this level; with --tree: no deeper")
-    arguments.add_argument("--range", metavar="RANGE", help="only ADDR+LEN or START-END")
-    arguments.add_argument(
-        "--raw", choices=LEVELS, metavar="LEVEL", help="the tables of a level as they are; NUMBER or ADDRESS picks one"
-    )
-    arguments.add_argument("--binary", action="store_true", help="with --raw: bytes instead of text")
     arguments.add_argument("--tree", action="store_true", help="every table, with what is below it")
-    arguments.add_argument("--audit", action="store_true", help="writable and executable, open to users, aliases")
-    arguments.add_argument("--fail", action="store_true", help="with --audit: exit 10 if it finds something")
-    arguments.add_argument(
-        "--verify",
-        action="store_true",
-        help="compare with pagemap, page by page, and with the sums; exit 10 if they disagree",
+    arguments.add_argument("--audit", action="store_true", help="find W+X memory, kernel pages open to users, aliases")
+    arguments.add_argument("--verify", action="store_true", help="check against pagemap; exit 10 if they disagree")
+    arguments.add_argument("--kernel", action="store_true", help="the kernel half of the address space")
+    arguments.add_more("--range", metavar="RANGE", help="only ADDR+LEN or START-END")
+    arguments.add_more("--runs", action="store_true", help="with --list: merge similar neighbours into one line")
+    arguments.add_more("--limit", type=parse_count, metavar="N", help="with --list: stop after N lines")
+    arguments.add_more("--level", choices=LEVELS, help="with --list: only this level; with --tree: no deeper")
+    arguments.add_more(
+        "--raw", choices=LEVELS, metavar="LEVEL", help="dump the tables of a level; NUMBER or ADDRESS selects one"
     )
-    arguments.add_argument("--kernel", action="store_true", help="the kernel half")
-    arguments.add_argument("--user-pgd", action="store_true", help="the copy that user space runs with (PTI)")
-    arguments.add_argument("--reader", choices=READERS, default="auto", help="auto (default), bpf, kcore or module")
+    arguments.add_more("--binary", action="store_true", help="with --raw: bytes instead of text")
+    arguments.add_more("--fail", action="store_true", help="with --audit: exit 10 if it finds something")
+    arguments.add_more("--user-pgd", action="store_true", help="the top table that user space runs with (PTI)")
+    arguments.add_more("--reader", choices=READERS, default="auto", help="auto (default), bpf, kcore or module")
     add_repeat(arguments)
     add_output(arguments)
 
@@ -242,7 +240,7 @@ COMMAND = Command(
     examples=(
         ("mematlas tables 1234", "how many tables and entries of each level"),
         ("mematlas tables 1234 0x7f2860000123", "one address, from PGD to PTE"),
-        ("mematlas tables 1234 --list --flags w,x", "entries both writable and executable"),
+        ("mematlas tables 1234 --list --flags w,x", "writable and executable"),
     ),
     words=(TARGET,),
     default_target=default_target,

@@ -22,22 +22,20 @@ from victim import DEADLINE, Victim
 
 ALL = (*COMMANDS, "overview")
 SCREEN_WIDTH, SCREEN_LINES = 80, 24
-FEW = 6
-"""So many options of its own leave a command's help on one screen."""
-
-
-def own_options(name: str) -> int:
-    arguments = Arguments()
-    load(name).add_arguments(arguments)
-    return len(arguments.declared) - len(arguments.common)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_help_of_a_command_fits_a_screen(name: str) -> None:
-    lines = command_text(name, SCREEN_WIDTH).splitlines()
+def test_short_help_of_a_command_fits_a_screen(name: str) -> None:
+    short, long = (command_text(name, SCREEN_WIDTH, short).splitlines() for short in (True, False))
 
-    assert [line for line in lines if len(line) > SCREEN_WIDTH and not line.startswith("  mematlas")] == []
-    assert len(lines) <= SCREEN_LINES or own_options(name) > FEW
+    assert [line for line in long if len(line) > SCREEN_WIDTH and not line.startswith("  mematlas")] == []
+    assert len(short) < SCREEN_LINES
+    assert [line for line in short if line not in long] in ([], [f"All options: mematlas {name} --help"])
+
+
+def test_short_help_is_whole_where_that_fits() -> None:
+    assert mematlas("doctor", "-h").stdout == mematlas("doctor", "--help").stdout
+    assert len(mematlas("tables", "-h").stdout) < len(mematlas("tables", "--help").stdout)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -90,7 +88,7 @@ def test_the_first_help_names_all_commands_and_topics() -> None:
     assert tuple(TOPIC_TEXTS) == TOPICS
 
 
-@pytest.mark.parametrize(("words", "same"), [(["--help"], ["help"]), (["maps", "1", "-h"], ["help", "maps"])])
+@pytest.mark.parametrize(("words", "same"), [(["--help"], ["help"]), (["maps", "1", "--help"], ["help", "maps"])])
 def test_help_is_asked_for_in_several_ways(words: list[str], same: list[str]) -> None:
     assert mematlas(*words).stdout == mematlas(*same).stdout != ""
 
