@@ -27,9 +27,10 @@ from mematlas.actions.rooms import NO_SWAP, SwapRoom
 from mematlas.actions.verbs import cold, collapse, pageout, undo, willneed
 from mematlas.analysis.movable import REASONS, Choice, Rules, parse_states
 from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone, TargetRefused
+from mematlas.kernel.directory import LiveFile
 from mematlas.kernel.madvise import MADV_COLLAPSE, takes
 from mematlas.kernel.pagemap import PRESENT
-from mematlas.kernel.procfs import LiveFile, ProcessDir
+from mematlas.kernel.procfs import ProcessDir
 from mematlas.kernel.status import read_faults, read_status
 from mematlas.kernel.swapfile import TemporarySwap
 from mematlas.kernel.swaps import SwapArea, free_swap, read_swaps

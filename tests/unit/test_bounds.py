@@ -13,12 +13,13 @@ import pytest
 from helpers import make_process, texts
 from mematlas.cli import main
 from mematlas.errors import FormatError, NotHeld, TargetNotFound, TooLarge
-from mematlas.kernel import maps, procfs
+from mematlas.kernel import directory, maps, procfs
 from mematlas.kernel.cmdline import MAX_COMMAND, read_command
+from mematlas.kernel.directory import MAX_LINE
 from mematlas.kernel.maps import CUT, MAX_PATH, SHORT_PATH, parse_maps, read_maps
 from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.packed import write_packed
-from mematlas.kernel.procfs import MAX_LINE, ProcessDir, ProcFS
+from mematlas.kernel.procfs import ProcessDir, ProcFS
 from mematlas.kernel.smaps import read_smaps, read_vm_flags
 from mematlas.kernel.status import parse_status, read_stat, read_status, status_bytes
 from mematlas.kernel.swaps import read_swaps
@@ -47,7 +48,7 @@ def line(number: int, path: bytes) -> bytes:
 def test_lines_are_whole_wherever_the_pieces_end(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = b"a\n\nbc d\r\x0c\n" + b"e" * 99 + b"\nlast"
     (make_process(tmp_path) / "maps").write_bytes(text)
-    monkeypatch.setattr(procfs, "BATCH_SIZE", size)
+    monkeypatch.setattr(directory, "BATCH_SIZE", size)
 
     with ProcFS(str(tmp_path), 4096).process(7) as process:
         assert list(process.lines("maps")) == text.split(b"\n")
@@ -56,7 +57,7 @@ def test_lines_are_whole_wherever_the_pieces_end(size: int, tmp_path: Path, monk
 def test_long_line_begins_and_ends_as_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = b"begin" + b"x" * (9 * MAX_LINE) + b"end"
     (make_process(tmp_path) / "maps").write_bytes(text + b"\nnext\n")
-    monkeypatch.setattr(procfs, "BATCH_SIZE", MAX_LINE // 3)
+    monkeypatch.setattr(directory, "BATCH_SIZE", MAX_LINE // 3)
 
     with ProcFS(str(tmp_path), 4096).process(7) as process:
         cut, following = process.lines("maps")
@@ -65,7 +66,7 @@ def test_long_line_begins_and_ends_as_in_the_file(tmp_path: Path, monkeypatch: p
 
 
 def test_text_without_an_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(procfs, "MAX_TEXT", 1000)
+    monkeypatch.setattr(directory, "MAX_TEXT", 1000)
     (make_process(tmp_path) / "maps").write_bytes(b"x" * 1001)
 
     with ProcFS(str(tmp_path), 4096).process(7) as process:

@@ -12,9 +12,9 @@ import os
 from bisect import bisect_right
 
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.directory import translate_error
 from mematlas.kernel.libc import libc
 from mematlas.kernel.pagemap import CACHED, GUARD, MARK_A, MARK_B, PRESENT, SWAP, SWAPPED_FILE, UFFD_WP
-from mematlas.kernel.procfs import translate_error
 from mematlas.kernel.vmfile import KIND_OF_MAGIC, NOBODY_ANSWERS, LiveFiles, magic_of
 from mematlas.notes import Note
 

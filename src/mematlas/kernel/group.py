@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 
 from mematlas.errors import Error, NoAddressSpace, NotSupported, PermissionDenied
-from mematlas.kernel.procfs import MAX_FILE, ProcessDir
+from mematlas.kernel.directory import MAX_FILE
+from mematlas.kernel.procfs import ProcessDir
 from mematlas.kernel.status import parse_status, read_stat, read_status
 
 ZOMBIE = "has ended (a zombie): its memory is freed already"

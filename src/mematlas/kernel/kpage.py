@@ -10,8 +10,8 @@ import os
 import sys
 
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.directory import LiveFile
 from mematlas.kernel.pagemap import ENTRY_SIZE, GAP, PM_PFRAME
-from mematlas.kernel.procfs import LiveFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from mematlas.arrays import Bools, Words
-    from mematlas.kernel.procfs import ProcFS, WordFile
+    from mematlas.kernel.directory import WordFile
+    from mematlas.kernel.procfs import ProcFS
 
 WORD_SIZE = ENTRY_SIZE
 
@@ -135,7 +136,7 @@ class FrameWords:
         sizes = [(frames[-1] - frames[0] + 1) * WORD_SIZE for frames in runs]
         if sum(sizes) > len(self.bytes) or not isinstance(self.file, LiveFile):
             return None
-        raw = self.file.read_each([frames[0] * WORD_SIZE for frames in runs], sizes)
+        raw = self.file.read_ranges([frames[0] * WORD_SIZE for frames in runs], sizes)
         if len(raw) < sum(sizes):
             return None
         words = memoryview(raw).cast("Q") if raw else ()

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from itertools import pairwise
 
 from mematlas.errors import FormatError, NotHeld, NotSupported
-from mematlas.kernel.procfs import translate_error
+from mematlas.kernel.directory import translate_error
 from mematlas.kernel.zoneinfo import read_zone_spans
 
 TYPE_CHECKING = False

@@ -21,7 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableSequence
 
-    from mematlas.kernel.procfs import LiveFile, ProcessDir, ProcFS, WordFile
+    from mematlas.kernel.directory import LiveFile, WordFile
+    from mematlas.kernel.procfs import ProcessDir, ProcFS
 
 ENTRY_SIZE = 8
 
@@ -379,7 +380,7 @@ class Pagemap:
     @property
     def live_file(self) -> LiveFile:
         """The file of a running process. Raises `NotSupported` of a capture."""
-        from mematlas.kernel.procfs import LiveFile
+        from mematlas.kernel.directory import LiveFile
 
         if not isinstance(self.file, LiveFile):
             raise NotSupported("PAGEMAP_SCAN", "a running process, not a capture")

@@ -287,8 +287,10 @@ PRESENT_BYTE = bytes((PRESENT,))
 def read_entries(pagemap: Pagemap, starts: list[int], lengths: list[int]) -> bytes:
     """Return the entries of ranges, one after the other."""
     ratio = pagemap.page_size // ENTRY_SIZE
-    raw = pagemap.live_file.read_each([start // ratio for start in starts], [length * ENTRY_SIZE for length in lengths])
-    if len(raw) != ENTRY_SIZE * sum(lengths):
+    offsets = [start // ratio for start in starts]
+    sizes = [length * ENTRY_SIZE for length in lengths]
+    raw = pagemap.live_file.read_ranges(offsets, sizes)
+    if len(raw) != sum(sizes):
         pagemap.check()
         raise ProcessGone(pagemap.process.pid)
     return raw

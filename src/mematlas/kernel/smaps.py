@@ -10,8 +10,8 @@ import sys
 from itertools import chain
 
 from mematlas.errors import Error, FormatError
+from mematlas.kernel.directory import BATCH_SIZE
 from mematlas.kernel.maps import Vma, VmaParser, check_captured, exact_name, max_vmas
-from mematlas.kernel.procfs import BATCH_SIZE
 from mematlas.kernel.vmfile import NO_DEVICES
 
 TYPE_CHECKING = False

@@ -24,12 +24,13 @@ from mematlas.analysis.results import Reading
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
 from mematlas.frozen import Record, record
 from mematlas.kernel.cmdline import MAX_COMMAND
+from mematlas.kernel.directory import GZIP, GZIPPED
 from mematlas.kernel.kpage import tells_ksm
 from mematlas.kernel.machine import MAX_SIZE
 from mematlas.kernel.maps import MAX_CAPTURED_VMAS, bounded
 from mematlas.kernel.newdir import NewDirectory
 from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_B, PM_PFRAME, PM_PRESENT, PRESENT, UNKNOWN, Pacer, has_soft_dirty
-from mematlas.kernel.procfs import BY_VMA, GZIP, GZIPPED, MACHINE
+from mematlas.kernel.procfs import BY_VMA, MACHINE
 from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.smaps import HEX_DIGITS
 from mematlas.kernel.vmfile import LiveFiles
@@ -45,10 +46,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from mematlas.kernel.directory import Directory, WordFile
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.newdir import HeldDirectory
     from mematlas.kernel.pagemap import Block
-    from mematlas.kernel.procfs import Directory, WordFile
 
 MACHINE_FILES = ("meminfo", "swaps")
 PROCESS_FILES = (

@@ -18,8 +18,9 @@ from mematlas.errors import (
     ProcessGone,
     TargetNotFound,
 )
+from mematlas.kernel.directory import NEEDS, translate_error
 from mematlas.kernel.packed import PackedFile, write_packed
-from mematlas.kernel.procfs import NEEDS, ProcFS, translate_error
+from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import CAPABILITIES
 from mematlas.kernel.status import read_stat
 from mematlas.kernel.vmfile import find_files

@@ -10,9 +10,10 @@ import struct
 
 from mematlas.doctor.bench import MAP_SHARED_ANON, MISSING, NEEDED, Bench, Missing, Reason, read_number
 from mematlas.errors import NotSupported
+from mematlas.kernel.directory import NEEDS
 from mematlas.kernel.libc import PR_SET_PDEATHSIG, PR_SET_VMA, PR_SET_VMA_ANON_NAME, libc
 from mematlas.kernel.madvise import SYS_PROCESS_MADVISE
-from mematlas.kernel.procfs import NEEDS, ProcFS
+from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.kernel.vmfile import PROCMAP_QUERY
 from mematlas.model.processes import Processes
