@@ -7,7 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
-from kernels import OWN, PATTERNS, Unavailable, fetch, need_programs
+from cache import Unavailable, need_programs
+from kernels import OFFERS, OWN, fetch
 from machine import NO_RESULT, Settings, boot, end_orderly
 
 EPILOG = """
@@ -20,7 +21,7 @@ NO_GUEST = 124
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="tests/guest/run", description=__doc__, epilog=EPILOG)
-    made.add_argument("--kernel", choices=(*PATTERNS, OWN), default="6.12")
+    made.add_argument("--kernel", choices=(*OFFERS, OWN), default="6.12")
     made.add_argument("--levels", type=int, choices=(4, 5), default=5, help="levels of page tables")
     made.add_argument("--numa", action="store_true", help="two nodes")
     made.add_argument("--pti", action="store_true", help="page-table isolation")
@@ -49,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     end_orderly()
     try:
         need_programs()
-        result = boot(fetch(args.kernel), settings, args.command, args.timeout, args.output)
+        kernel = fetch(args.kernel)
+        result = boot(kernel, settings, args.command, args.timeout, args.output)
     except Unavailable as error:
         print(f"guest: {error}", file=sys.stderr)
         return NO_GUEST
@@ -57,5 +59,5 @@ def main(argv: list[str] | None = None) -> int:
         print("guest: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     state = "" if result.code != NO_RESULT else ", no good result"
-    print(f"guest: {args.kernel} ended with {result.code} after {result.seconds:.1f} s{state}", file=sys.stderr)
+    print(f"guest: {kernel.release} ended with {result.code} after {result.seconds:.1f} s{state}", file=sys.stderr)
     return result.code

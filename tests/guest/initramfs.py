@@ -14,7 +14,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from kernels import CACHE, Kernel, Unavailable, cache_alone
+from cache import CACHE, Unavailable, cache_alone
+from kernels import Kernel
 
 HERE = Path(__file__).resolve().parent
 

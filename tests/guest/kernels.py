@@ -5,32 +5,27 @@ Point releases come and go in the archive, so a kernel is chosen by pattern: the
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-ROOT = Path(__file__).resolve().parents[2]
-CACHE = ROOT / ".cache" / "guest"
+from architectures import X86_64, Architecture
+from archive import Archive, archive_of
+from cache import CACHE, Unavailable, cache_alone
 
-PATTERNS = {
-    "6.1": r"^linux-image-6\.1\.0-[0-9]+-amd64$",
-    "6.12": r"^linux-image-6\.12\.[0-9]+\+deb12-amd64$",
+OFFERS = {
+    "5.10": (r"5\.10\.0-[0-9]+", ("bullseye", "bullseye-security")),
+    "6.1": (r"6\.1\.0-[0-9]+", ("bookworm", "bookworm-security")),
+    "6.12": (r"6\.12\.[0-9]+\+deb12", ("bookworm-security",)),
+    "7": (r"7\.[0-9]+\.[0-9]+(\+deb[0-9.+]+)?", ("trixie-backports", "sid")),
 }
+"""The releases that are meant by each name, and the suites that have them."""
 OWN = "own"
 """Our own configuration, with what no Debian kernel has; `own.py` builds it."""
-
-
-class Unavailable(Exception):
-    """What is needed for a guest cannot be had here; the text says what to do."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ class Kernel:
     """A kernel, unpacked."""
 
     key: str
-    """``6.1``, ``6.12`` or ``own``."""
+    """``6.1``, ``6.12`` and the like, or ``own``."""
     release: str
     """As uname -r has it."""
     image: Path
@@ -47,124 +42,81 @@ class Kernel:
     """/lib/modules/RELEASE; None when everything is built in."""
     build: Path | None
     """Where a module for it can be built; None until `fetch_headers`."""
+    architecture: Architecture = X86_64
+    page_size: str = "4k"
 
 
-_depth = 0
+@dataclass(frozen=True)
+class Offer:
+    """What the archive has of one kernel: the newest is wanted."""
 
+    key: str
+    architecture: Architecture = X86_64
+    page_size: str = "4k"
 
-@contextlib.contextmanager
-def cache_alone() -> Iterator[None]:
-    """Hold the cache for this process alone: two runs that set up the same thing would break one another's.
+    @property
+    def archive(self) -> Archive:
+        return archive_of(self.architecture.debian, *OFFERS[self.key][1])
 
-    May be nested. The kernel lets go when we end, however that happens.
-    """
-    global _depth
-    if _depth:
-        yield
-        return
-    CACHE.mkdir(parents=True, exist_ok=True)
-    fd = os.open(CACHE / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("guest: waiting for another run's set-up", file=sys.stderr, flush=True)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        _depth += 1
-        try:
-            yield
-        finally:
-            _depth -= 1
-    finally:
-        os.close(fd)
+    @property
+    def pattern(self) -> str:
+        """What the names of its packages match."""
+        return f"^linux-image-{OFFERS[self.key][0]}-{self.architecture.flavours[self.page_size]}$"
 
+    def newest(self, packages: list[str]) -> str | None:
+        """Return the newest release of some packages."""
+        found = [name for name in packages if re.match(self.pattern, name)]
+        return max(found, key=version_of).removeprefix("linux-image-") if found else None
 
-def run(*words: str | Path, cwd: Path | None = None) -> str:
-    """Run a program to its end and return what it wrote; its messages become the error."""
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=cwd, check=False)
-    if done.returncode:
-        raise Unavailable(f"{' '.join(map(str, words))}: {(done.stderr or done.stdout).strip()[-1000:]}")
-    return done.stdout
+    def cached(self) -> list[str]:
+        """Return the packages that are unpacked already."""
+        return [f"linux-image-{path.parent.name}" for path in CACHE.glob("*/image")]
 
-
-def need_programs(what: str = "guests") -> None:
-    """Install the programs that are not there, as root; raise `Unavailable` otherwise."""
-    done = subprocess.run([ROOT / "scripts" / "packages", what], stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise Unavailable(done.stderr.strip().splitlines()[-1])
-    print(done.stderr, end="", file=sys.stderr, flush=True)
+    def unpacked(self, release: str) -> Kernel:
+        """Return a kernel that is in the cache."""
+        folder = CACHE / release / "image"
+        # Debian 13 keeps modules below /usr; a kernel of 7.x is packed with them.
+        places = (folder / "usr" / "lib" / "modules" / release, folder / "lib" / "modules" / release)
+        modules = next((place for place in places if place.exists()), places[0])
+        image, config = modules / "vmlinuz", modules / "config"
+        if not image.exists():
+            image, config = folder / "boot" / f"vmlinuz-{release}", folder / "boot" / f"config-{release}"
+        build = headers_folder(release) / "usr" / "src" / f"linux-headers-{release}"
+        built_against = build if build.exists() else None
+        return Kernel(self.key, release, image, config, modules, built_against, self.architecture, self.page_size)
 
 
 @cache_alone()
-def fetch(key: str) -> Kernel:
+def fetch(key: str, architecture: Architecture = X86_64, page_size: str = "4k") -> Kernel:
     """Return a kernel, downloaded and unpacked if need be; one from the cache, and loudly, if the archive has none."""
+    if page_size not in architecture.flavours or (key == OWN and architecture is not X86_64):
+        raise Unavailable(f"no kernel {key} of {architecture.name} with pages of {page_size}")
     if key == OWN:
         return own_kernel()
+    offer = Offer(key, architecture, page_size)
     try:
-        return retried(lambda: newest_of_archive(key))
+        return offer.archive.fresh(lambda: newest_of_archive(offer))
     except Unavailable as error:
-        cached = [f"linux-image-{path.parent.name}" for path in CACHE.glob("*/image")]
-        found = [name for name in cached if re.match(PATTERNS[key], name)]
-        if not found:
+        release = offer.newest(offer.cached())
+        if not release:
             raise
-        release = max(found, key=version_of).removeprefix("linux-image-")
         print(f"guest: NOT THE NEWEST {key}, BUT {release} FROM THE CACHE: {error}", file=sys.stderr, flush=True)
-        return debian_kernel(key, release)
+        return offer.unpacked(release)
 
 
-def newest_of_archive(key: str) -> Kernel:
-    """Return the newest kernel that the archive offers."""
-    found = search(PATTERNS[key])
-    if not found:
-        raise Unavailable(f"no package matches {PATTERNS[key]}: sudo apt-get update, on Debian 12 or newer")
-    package = max(found, key=version_of)
-    release = package.removeprefix("linux-image-")
+def newest_of_archive(offer: Offer) -> Kernel:
+    """Return the newest kernel that the archive offers; older ones of its kind leave the cache."""
+    release = offer.newest(offer.archive.search(offer.pattern))
+    if not release:
+        raise Unavailable(f"no package of {' or '.join(offer.archive.suites)} matches {offer.pattern}")
     if not (CACHE / release / "image").exists():
-        unpack([package], CACHE / release / "image")
-    return debian_kernel(key, release)
-
-
-_updated = False
-T = TypeVar("T")
-
-
-def retried(what: Callable[[], T]) -> T:
-    """Return what a function does, tried again with new lists of packages: point releases leave the archive."""
-    try:
-        return what()
-    except Unavailable as error:
-        if not update(str(error)):
-            raise
-        return what()
-
-
-def update(why: str) -> bool:
-    """Fetch the lists of packages, as root, once for each process; return whether there are new ones."""
-    global _updated
-    if _updated or os.geteuid() or not shutil.which("apt-get"):
-        return False
-    _updated = True
-    print(f"guest: apt-get update, because of: {why.splitlines()[0]}", file=sys.stderr, flush=True)
-    try:
-        run("apt-get", "update", "-qq")
-    except Unavailable as error:
-        print(f"guest: {error}", file=sys.stderr, flush=True)
-        return False
-    return True
-
-
-def debian_kernel(key: str, release: str) -> Kernel:
-    """Return an unpacked Debian kernel."""
-    image = CACHE / release / "image"
-    build = headers_folder(release) / "usr" / "src" / f"linux-headers-{release}"
-    return Kernel(
-        key,
-        release,
-        image / "boot" / f"vmlinuz-{release}",
-        image / "boot" / f"config-{release}",
-        image / "lib" / "modules" / release,
-        build if build.exists() else None,
-    )
+        package = f"linux-image-{release}"
+        parts = offer.archive.depends(package, rf"linux-(base|binary|modules)-{re.escape(release)}")
+        offer.archive.unpack([package, *parts], CACHE / release / "image")
+        for old in offer.cached():
+            if re.match(offer.pattern, old) and old != package:
+                shutil.rmtree(CACHE / old.removeprefix("linux-image-"), ignore_errors=True)
+    return offer.unpacked(release)
 
 
 def headers_folder(release: str) -> Path:
@@ -188,39 +140,13 @@ def own_kernel() -> Kernel:
     return Kernel(OWN, release, built[-1], folder / "config", None, tree if tree.exists() else None)
 
 
-def search(pattern: str) -> list[str]:
-    """Return the packages that the archive offers."""
-    if not shutil.which("apt-cache"):
-        raise Unavailable("a guest's kernel comes from Debian's archive: needs apt-get")
-    return [line.split()[0] for line in run("apt-cache", "search", "--names-only", pattern).splitlines()]
-
-
 def version_of(name: str) -> list[int]:
-    """Return the numbers in a name, to sort by.
+    """Return the numbers in the name of a kernel, to sort by; that of the processor is none of them.
 
-    >>> version_of("linux-image-6.12.117+deb12-amd64")
-    [6, 12, 117, 12, 64]
+    >>> version_of("linux-image-6.12.117+deb12-arm64-16k")
+    [6, 12, 117, 12]
     """
-    return [int(word) for word in re.findall(r"\d+", name)]
-
-
-def unpack(packages: list[str], folder: Path, finish: Callable[[Path], None] | None = None) -> None:
-    """Download packages and unpack them in a folder; it appears only when it is complete and ``finish`` has ended."""
-    part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
-    archives = part / "archives"
-    archives.mkdir(parents=True)
-    try:
-        print(f"guest: fetching {', '.join(packages)}", file=sys.stderr, flush=True)
-        run("apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *packages, cwd=archives)
-        for archive in sorted(archives.iterdir()):
-            run("dpkg", "-x", archive, part)
-        shutil.rmtree(archives)
-        if finish:
-            finish(part)
-        part.rename(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    return [int(word) for word in re.findall(r"\d+", re.sub(r"-[a-z].*", "", name.removeprefix("linux-image-")))]
 
 
 @cache_alone()
@@ -228,20 +154,20 @@ def fetch_headers(kernel: Kernel) -> Kernel:
     """Return the kernel with what a module is built against."""
     if kernel.build or kernel.key == OWN:
         return kernel
+    offer = Offer(kernel.key, kernel.architecture, kernel.page_size)
     folder = headers_folder(kernel.release)
-    retried(lambda: headers_of_archive(kernel.release, folder))
+    offer.archive.fresh(lambda: headers_of_archive(offer.archive, kernel.release, folder))
     for old in folder.parent.glob("headers*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
-    return debian_kernel(kernel.key, kernel.release)
+    return offer.unpacked(kernel.release)
 
 
-def headers_of_archive(release: str, folder: Path) -> None:
+def headers_of_archive(archive: Archive, release: str, folder: Path) -> None:
     """Unpack the headers of a kernel in a folder."""
     first = f"linux-headers-{release}"
-    depends = run("apt-cache", "depends", first)
-    others = re.findall(r"Depends: (linux-headers-\S+-common|linux-kbuild-\S+)", depends)
-    unpack([first, *others], folder, lambda part: relocate(folder, part / "usr" / "src" / first))
+    others = archive.depends(first, r"linux-headers-\S+-common|linux-kbuild-\S+")
+    archive.unpack([first, *others], folder, lambda part: relocate(folder, part / "usr" / "src" / first))
 
 
 def relocate(folder: Path, build: Path) -> None:

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import initramfs
-from kernels import CACHE, Kernel, Unavailable, cache_alone
+from cache import CACHE, Unavailable, cache_alone
+from kernels import Kernel
 
 NO_RESULT = 125
 """Exit code when the guest left none, or its kernel complained."""

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import module
-from kernels import CACHE, OWN, ROOT, Unavailable, fetch, need_programs
+from cache import CACHE, ROOT, Unavailable, need_programs
+from kernels import OWN, fetch
 from machine import NO_RESULT, Settings, boot, end_orderly
 
 FOLDER = Path(__file__).resolve().parent

@@ -9,7 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from kernels import CACHE, ROOT, Kernel, Unavailable, cache_alone, fetch, fetch_headers, need_programs, run
+from cache import CACHE, ROOT, Unavailable, cache_alone, need_programs, run
+from kernels import Kernel, fetch, fetch_headers
 
 SOURCE = ROOT / "native" / "kmod"
 
@@ -32,7 +33,7 @@ def build(kernel: Kernel) -> Path:
     try:
         shutil.copytree(SOURCE, part, ignore=shutil.ignore_patterns("*.o", "*.ko", "*.mod*", ".*"))
         # Type information for the module would need pahole.
-        options = (f"M={part}", "CONFIG_DEBUG_INFO_BTF_MODULES=", "W=1", "KCFLAGS=-Werror")
+        options = (f"M={part}", "CC=gcc", "CONFIG_DEBUG_INFO_BTF_MODULES=", "W=1", "KCFLAGS=-Werror")
         run("make", "-C", kernel.build, *options, "modules")
         for old in (CACHE / "kmod").glob(f"{kernel.release}-????????????????"):
             shutil.rmtree(old, ignore_errors=True)

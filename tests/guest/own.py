@@ -13,20 +13,21 @@ import sys
 import time
 from pathlib import Path
 
-from kernels import CACHE, Unavailable, cache_alone, need_programs, own_state, retried, run, unpack
+from archive import Archive, archive_of
+from cache import CACHE, Unavailable, cache_alone, need_programs, run
+from kernels import OFFERS, own_state
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = "linux-source-6.12"
 
 
 @cache_alone()
-def source() -> tuple[str, Path]:
-    """Return the version of the source package, and its archive."""
-    told = run("apt-cache", "show", "--no-all-versions", PACKAGE)
-    version = next(line.split()[1] for line in told.splitlines() if line.startswith("Version:"))
+def source(archive: Archive) -> tuple[str, Path]:
+    """Return the version of the source package, and what it holds."""
+    version = archive.version(PACKAGE)
     folder = CACHE / f"source-{version}"
     if not folder.exists():
-        unpack([PACKAGE], folder)
+        archive.unpack([PACKAGE], folder)
     return version, folder / "usr" / "src" / f"{PACKAGE}.tar.xz"
 
 
@@ -37,11 +38,11 @@ def unmet(wanted: Path, config: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#") and line not in have]
 
 
-def build(folder: Path, archive: Path) -> None:
+def build(folder: Path, sources: Path) -> None:
     """Build the kernel in a folder; the module is built against the tree in it later."""
     tree = folder / "build"
     tree.mkdir(parents=True)
-    run("tar", "-xJf", archive, "--strip-components=1", "-C", tree)
+    run("tar", "-xJf", sources, "--strip-components=1", "-C", tree)
     run("make", "-C", tree, "allnoconfig")
     run("scripts/kconfig/merge_config.sh", "-m", ".config", HERE / "own.config", cwd=tree)
     run("make", "-C", tree, "olddefconfig")
@@ -70,7 +71,8 @@ def slim(tree: Path) -> None:
 
 def main() -> int:
     need_programs("kernel")
-    version, archive = retried(source)
+    archive = archive_of("amd64", *OFFERS["6.12"][1])
+    version, sources = archive.fresh(lambda: source(archive))
     # Out-of-tree modules name the tree they are built against, so it is built where it stays.
     folder = CACHE / f"own-{version.replace('~', '_')}-{own_state()}"
     with open(CACHE / "own.lock", "w") as lock:
@@ -82,7 +84,7 @@ def main() -> int:
         print(f"guest: building {folder.name}; see {folder / 'log'}", flush=True)
         # What an earlier build left that was ended in the middle.
         shutil.rmtree(folder, ignore_errors=True)
-        build(folder, archive)
+        build(folder, sources)
         for old in CACHE.glob("own-*"):
             if old != folder:
                 shutil.rmtree(old, ignore_errors=True)

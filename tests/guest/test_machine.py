@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import archive
+import cache as cache_module
 import kernels
 import machine
 import module
+from architectures import ARM64, X86_64, Architecture
+from archive import Archive
+from cache import Unavailable
 from inside import watches_locks
-from kernels import Kernel, Unavailable
+from kernels import Kernel, Offer
 from machine import complaints_in
 
 COMPLAINTS = (
@@ -63,50 +68,64 @@ KERNEL = Kernel("6.12", "6.12.1-test", Path("image"), Path("config"), None, None
 
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    for place in (kernels, machine):
+    for place in (cache_module, archive, kernels, machine):
         monkeypatch.setattr(place, "CACHE", tmp_path)
     return tmp_path
 
 
-class Archive:
-    """An archive whose lists name some kernels, of which it has some; `apt-get update` gives it others."""
+class FakeArchive(Archive):
+    """An archive whose lists name some kernels, of which it has some; new lists name others."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, listed: str, there: str, updated: str) -> None:
+    def __init__(self, listed: str, there: str, updated: str) -> None:
+        super().__init__("amd64", ("bookworm-security",))
         self.listed, self.there, self.updated = listed, there, updated
         self.nr_updates = 0
-        monkeypatch.setattr(kernels, "_updated", False)
-        monkeypatch.setattr(kernels, "search", lambda _: [f"linux-image-{self.listed}"] if self.listed else [])
-        monkeypatch.setattr(kernels, "unpack", self.unpack)
-        monkeypatch.setattr(kernels, "run", self.run)
-        monkeypatch.setattr(os, "geteuid", lambda: 0)
-        monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+        self.folder.mkdir(parents=True)
+        (self.folder / "updated").touch()
 
-    def unpack(self, packages: list[str], folder: Path) -> None:
+    def lines(self) -> list[str]:
+        return ["deb file:/mirror bookworm-security main"]
+
+    def unpack(self, packages: list[str], folder: Path, finish: Callable[[Path], None] | None = None) -> None:
         if packages != [f"linux-image-{self.there}"]:
             raise Unavailable("404 Not Found")
         folder.mkdir(parents=True)
 
-    def run(self, *words: str) -> str:
-        assert words[:2] == ("apt-get", "update")
-        self.nr_updates += 1
-        self.listed = self.updated
+    def _apt(self, program: str, *words: str, cwd: Path | None = None) -> str:
+        if words[0] == "search":
+            return f"linux-image-{self.listed} - Linux\n" if self.listed else ""
+        if words[0] == "update":
+            self.nr_updates += 1
+            self.listed = self.updated
         return ""
+
+
+@pytest.fixture
+def make_archive(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeArchive]:
+    """Return a function that makes the archive of Linux 6.12."""
+
+    def make(listed: str, there: str, updated: str) -> FakeArchive:
+        made = FakeArchive(listed, there, updated)
+        monkeypatch.setattr(kernels, "archive_of", lambda *_: made)
+        return made
+
+    return make
 
 
 OLD, NEW = "6.12.9+deb12-amd64", "6.12.10+deb12-amd64"
 
 
-def test_a_point_release_that_left_the_archive_is_looked_up_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = Archive(monkeypatch, listed=OLD, there=NEW, updated=NEW)
+def test_a_point_release_that_left_the_archive_is_looked_up_anew(make_archive: Callable[..., FakeArchive]) -> None:
+    archive = make_archive(listed=OLD, there=NEW, updated=NEW)
     assert kernels.fetch("6.12").release == NEW
     assert archive.nr_updates == 1
 
 
 @pytest.mark.parametrize("listed", ["", NEW])
 def test_without_an_archive_the_newest_of_the_cache_is_taken_loudly(
-    listed: str, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    listed: str, cache: Path, make_archive: Callable[..., FakeArchive], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    archive = Archive(monkeypatch, listed=listed, there="", updated=listed)
+    archive = make_archive(listed=listed, there="", updated=listed)
     with pytest.raises(Unavailable):
         kernels.fetch("6.12")
     for release in (OLD, "6.12.8+deb12-amd64", "6.1.0-50-amd64"):
@@ -114,6 +133,60 @@ def test_without_an_archive_the_newest_of_the_cache_is_taken_loudly(
     assert kernels.fetch("6.12").release == OLD
     assert f"NOT THE NEWEST 6.12, BUT {OLD} FROM THE CACHE" in capsys.readouterr().err
     assert archive.nr_updates == 1
+
+
+def test_lists_of_packages_are_fetched_when_they_are_old(cache: Path, make_archive: Callable[..., FakeArchive]) -> None:
+    archive = make_archive(listed=OLD, there=NEW, updated=NEW)
+    os.utime(archive.folder / "updated", (1, 1))
+    assert kernels.fetch("6.12").release == NEW
+    assert archive.nr_updates == 1
+    assert (archive.folder / "updated").stat().st_mtime > 1
+
+
+def test_older_point_releases_leave_the_cache(cache: Path, make_archive: Callable[..., FakeArchive]) -> None:
+    others = ("6.1.0-50-amd64", "6.12.9+deb12-arm64", "6.12.9+deb12-arm64-16k")
+    for release in (OLD, *others):
+        (cache / release / "image").mkdir(parents=True)
+    make_archive(listed=NEW, there=NEW, updated=NEW)
+    assert kernels.fetch("6.12").release == NEW
+    assert {path.parent.name for path in cache.glob("*/image")} == {NEW, *others}
+
+
+@pytest.mark.parametrize(
+    ("key", "architecture", "page_size", "names", "newest"),
+    [
+        ("7", X86_64, "4k", ("7.2.13+deb14-amd64", "7.3.4+deb13-amd64", "7.3.4-amd64"), "7.3.4+deb13-amd64"),
+        ("7", X86_64, "4k", ("7.9.1+deb13-amd64", "7.10.1-amd64", "7.10.1-cloud-amd64"), "7.10.1-amd64"),
+        ("7", ARM64, "16k", ("7.3.4+deb13-arm64", "7.2.6+deb13-arm64-16k"), "7.2.6+deb13-arm64-16k"),
+        ("6.12", ARM64, "4k", ("6.12.100+deb12-arm64-unsigned", "6.12.99+deb12-arm64"), "6.12.99+deb12-arm64"),
+        ("5.10", X86_64, "4k", ("5.10.0-9-amd64", "5.10.0-10-amd64", "5.10.0-11-rt-amd64"), "5.10.0-10-amd64"),
+    ],
+)
+def test_the_newest_of_a_kind_is_chosen(
+    key: str, architecture: Architecture, page_size: str, names: tuple[str, ...], newest: str
+) -> None:
+    assert Offer(key, architecture, page_size).newest([f"linux-image-{name}" for name in names]) == newest
+
+
+@pytest.mark.parametrize("place", ["boot", "usr/lib/modules"])
+def test_a_kernel_is_found_where_its_release_of_debian_puts_it(place: str, cache: Path) -> None:
+    folder = cache / NEW / "image" / place
+    names = [f"{name}-{NEW}" for name in ("vmlinuz", "config")]
+    if place != "boot":
+        folder, names = folder / NEW, ["vmlinuz", "config"]
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).touch()
+    kernel = Offer("6.12").unpacked(NEW)
+    assert [kernel.image, kernel.config] == [folder / name for name in names]
+
+
+def test_mirrors_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "Debian http://m/debian/ sid\nOther http://o/ sid\nDebian http://m/security/ trixie-security\n"
+    monkeypatch.setattr(archive, "run", lambda *_: told)
+    monkeypatch.setattr(archive, "KEYS", Path("/none"))
+    lines = Archive("arm64", ("bookworm", "bookworm-security")).lines()
+    assert lines == ["deb http://m/debian/ bookworm main", "deb http://m/security/ bookworm-security main"]
 
 
 @pytest.mark.parametrize(("levels", "flags", "works"), [(5, {"fpu"}, False), (4, {"fpu"}, True), (5, {"la57"}, True)])
@@ -147,9 +220,9 @@ def test_an_interrupted_unpacking_leaves_no_folder(cache: Path, monkeypatch: pyt
     def interrupt(part: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(kernels, "run", lambda *_, **__: "")
+    monkeypatch.setattr(archive, "run", lambda *_, **__: "")
     with pytest.raises(KeyboardInterrupt):
-        kernels.unpack(["linux-headers"], cache / "headers", interrupt)
+        Archive("amd64", ("sid",)).unpack(["linux-headers"], cache / "headers", interrupt)
     assert list(cache.iterdir()) == []
 
 
