@@ -41,8 +41,11 @@ def test_each_answer_comes_with_what_was_asked() -> None:
 
 
 def hold_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have children that are silent count as waiting in the kernel: tests/live/test_stuck.py has real ones."""
-    monkeypatch.setattr(abandon.Child, "waits", lambda self: True)
+    """Have children that are silent count as waiting in the kernel, until they are ended.
+
+    tests/live/test_stuck.py has real ones.
+    """
+    monkeypatch.setattr(abandon.Child, "waits", lambda self: self._socket.fileno() >= 0)
 
 
 def test_what_never_answers_is_named_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
