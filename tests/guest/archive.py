@@ -60,15 +60,28 @@ class Archive:
         told = self._apt("apt-cache", "show", "--no-all-versions", package)
         return next(line.split()[1] for line in told.splitlines() if line.startswith("Version:"))
 
-    def unpack(self, packages: list[str], folder: Path, finish: Callable[[Path], None] | None = None) -> None:
-        """Download packages and unpack them in a folder; it appears only when it is complete and ``finish`` ended."""
+    def unpack(
+        self,
+        packages: list[str],
+        folder: Path,
+        finish: Callable[[Path], None] | None = None,
+        with_needed: bool = False,
+    ) -> None:
+        """Download packages, with those that they need if so wanted, and unpack them in a folder.
+
+        It appears only when it is complete and ``finish`` has ended.
+        """
         part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
         archives = part / "archives"
         archives.mkdir(parents=True)
         try:
             print(f"guest: fetching {', '.join(packages)}", file=sys.stderr, flush=True)
-            self._apt("apt-get", "download", "-qq", *packages, cwd=archives)
-            for archive in sorted(archives.iterdir()):
+            if with_needed:
+                words = ("install", "--download-only", "--yes", "--no-install-recommends", "-oDebug::NoLocking=1")
+                self._apt("apt-get", "-qq", *words, f"-oDir::Cache::archives={archives}", *packages)
+            else:
+                self._apt("apt-get", "-qq", "download", *packages, cwd=archives)
+            for archive in sorted(archives.glob("*.deb")):
                 run("dpkg", "-x", archive, part)
             shutil.rmtree(archives)
             if finish:

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from architectures import ARCHITECTURES, PAGE_SIZES
 from cache import Unavailable, need_programs
 from kernels import OFFERS, OWN, fetch
 from machine import NO_RESULT, Settings, boot, end_orderly
@@ -22,6 +23,8 @@ NO_GUEST = 124
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="tests/guest/run", description=__doc__, epilog=EPILOG)
     made.add_argument("--kernel", choices=(*OFFERS, OWN), default="6.12")
+    made.add_argument("--arch", choices=tuple(ARCHITECTURES), default="x86-64", help="the processor")
+    made.add_argument("--page-size", choices=PAGE_SIZES, default="4k", help="16k with arm64 alone")
     made.add_argument("--levels", type=int, choices=(4, 5), default=5, help="levels of page tables")
     made.add_argument("--numa", action="store_true", help="two nodes")
     made.add_argument("--pti", action="store_true", help="page-table isolation")
@@ -50,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     end_orderly()
     try:
         need_programs()
-        kernel = fetch(args.kernel)
+        kernel = fetch(args.kernel, ARCHITECTURES[args.arch], args.page_size)
         result = boot(kernel, settings, args.command, args.timeout, args.output)
     except Unavailable as error:
         print(f"guest: {error}", file=sys.stderr)

@@ -14,12 +14,14 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import foreign
+from architectures import Architecture
 from cache import CACHE, Unavailable, cache_alone
 from kernels import Kernel
 
 HERE = Path(__file__).resolve().parent
 
-WANTED = ("virtio_pci", "virtio_blk", "9pnet_virtio", "9p", "overlay", "ext4", "zram", "loop")
+WANTED = ("virtio_pci", "virtio_blk", "virtio_console", "9pnet_virtio", "9p", "overlay", "ext4", "zram", "loop")
 SOFT = ("crc32c_generic", "lzo_rle", "lzo")
 """Algorithms that the others ask for by name at run time: taken where they are modules."""
 
@@ -83,11 +85,18 @@ def modules(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield from add(name)
 
 
+def busybox_of(architecture: Architecture) -> Path:
+    """Return a busybox that runs on a processor."""
+    if architecture.is_host:
+        return Path(shutil.which("busybox") or "busybox")
+    return foreign.root_of(architecture) / "usr" / "bin" / "busybox"
+
+
 @cache_alone()
 def make(kernel: Kernel) -> Path:
     """Return the initramfs for a kernel, made unless it is in the cache."""
     program = (HERE / "init").read_bytes()
-    busybox = Path(shutil.which("busybox") or "busybox").read_bytes()
+    busybox = busybox_of(kernel.architecture).read_bytes()
     state = hashlib.sha256(program + busybox + Path(__file__).read_bytes() + kernel.config.read_bytes())
     path = CACHE / f"initramfs-{kernel.release}-{state.hexdigest()[:16]}"
     if path.exists():

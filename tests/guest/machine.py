@@ -21,8 +21,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import foreign
 import initramfs
-from cache import CACHE, Unavailable, cache_alone
+from architectures import X86_64, Architecture
+from cache import CACHE, ROOT, Unavailable, cache_alone
 from kernels import Kernel
 
 NO_RESULT = 125
@@ -44,7 +46,9 @@ INSIDE = "/mnt/out"
 HIDDEN = ("/dev", "/mnt/disk", "/mnt/out", "/proc", "/run", "/sys", "/var/tmp")
 """Where the guest has file systems of its own."""
 VARIABLE = "MEMATLAS_GUEST"
-"""Set inside, to the settings: ``kernel=6.12 levels=5 numa=0 pti=0 lockdown=none``."""
+"""Set inside, to the settings: ``kernel=6.12 arch=x86-64 pages=4k levels=5 numa=0 pti=0 lockdown=none``."""
+SHARE = "trans=virtio,version=9p2000.L,msize=524288,cache=loose"
+"""How what nobody changes meanwhile is mounted; init has the same."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Settings:
     """What machine to run."""
 
     levels: int = 5
+    """Of page tables; x86-64 alone, as is the next but one."""
     numa: bool = False
     pti: bool = False
     lockdown: str = "none"
@@ -61,19 +66,22 @@ class Settings:
     append: tuple[str, ...] = ()
     """More words for the kernel's command line."""
 
-    def words(self, key: str) -> str:
+    def words(self, kernel: Kernel) -> str:
         """Return them as the programs inside read them."""
-        return f"kernel={key} levels={self.levels} numa={self.numa:d} pti={self.pti:d} lockdown={self.lockdown}"
+        machine = f"kernel={kernel.key} arch={kernel.architecture.name} pages={kernel.page_size}"
+        return f"{machine} levels={self.levels} numa={self.numa:d} pti={self.pti:d} lockdown={self.lockdown}"
 
-    def kernel_line(self) -> list[str]:
+    def kernel_line(self, architecture: Architecture) -> list[str]:
         """Return the kernel's command line."""
         # Warnings must reach the console, and a kernel that is broken must end rather than hang. Processors that
         # are emulated on a busy host stand still for long: that is no lockup.
-        words = ["console=ttyS0", "quiet", "loglevel=5", "log_buf_len=4M", "panic=-1", "oops=panic"]
+        words = [f"console={architecture.console}", f"mematlas.output={architecture.output}"]
+        words += ["quiet", "loglevel=5", "log_buf_len=4M", "panic=-1", "oops=panic"]
         words += ["watchdog_thresh=60", "rcupdate.rcu_cpu_stall_timeout=240"]
         words += ["hugepagesz=1G", "hugepages=1"]
-        words += ["no5lvl"] * (self.levels == 4)
-        words += ["pti=on" if self.pti else "pti=off"]
+        if architecture is X86_64:
+            words += ["no5lvl"] * (self.levels == 4)
+            words += ["pti=on" if self.pti else "pti=off"]
         words += [f"lockdown={self.lockdown}"] * (self.lockdown != "none")
         return [*words, *self.append]
 
@@ -166,28 +174,43 @@ class Guest:
             return ""
 
     def _script(self, command: list[str]) -> str:
+        native = self.kernel.architecture.is_host
+        path = os.environ.get("PATH") if native else None
         environment = {
-            "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+            "PATH": path or "/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
             "LANG": "C.UTF-8",
             "TMPDIR": "/mnt/disk",
-            VARIABLE: self.settings.words(self.kernel.key),
+            VARIABLE: self.settings.words(self.kernel),
         }
         words = [f"{name}={value}" for name, value in environment.items()]
-        folder = shlex.quote(str(visible_folder()))
+        set_up = "" if native else foreign.script(SHARE)
+        folder = shlex.quote(str(visible_folder(native)))
         # No exec: the command has a parent that is not the first process, as everywhere.
-        return f"cd {folder} || exit 124\nenv -i {shlex.join([*words, *command])}\nexit $?\n"
+        return f"{set_up}cd {folder} || exit 124\nenv -i {shlex.join([*words, *command])}\nexit $?\n"
+
+    def _shares(self) -> dict[str, Path]:
+        """Return the folders that the guest sees but cannot write to, by the names of their shares."""
+        architecture = self.kernel.architecture
+        if architecture.is_host:
+            return {"root": Path("/")}
+        root = foreign.root_of(architecture)
+        over = self.folder / foreign.OVER
+        if not over.exists():
+            foreign.lay_over(root, over)
+        return {"root": root, foreign.CHECKOUT: ROOT, foreign.OVER: over}
 
     def _qemu(self) -> list[str]:
+        architecture = self.kernel.architecture
         accelerated = kvm_works(self.kernel, self.settings.levels)
-        shares = [
-            ("root", "path=/,security_model=none,readonly=on,multidevs=remap"),
-            ("out", f"path={option_of(self.output.resolve())},security_model=none"),
-        ]
-        words = qemu_words(self.kernel, accelerated, self.console, self.settings.kernel_line())
-        words += self.settings.qemu_words()
-        words += ["-serial", "stdio"]
-        for name, options in shares:
+        shares = {
+            name: f"path={option_of(path)},security_model=none,readonly=on,multidevs=remap"
+            for name, path in self._shares().items()
+        }
+        shares["out"] = f"path={option_of(self.output.resolve())},security_model=none"
+        words = qemu_words(self.kernel, accelerated, self.console, self.settings.kernel_line(architecture))
+        words += [*self.settings.qemu_words(), *architecture.output_device]
+        for name, options in shares.items():
             words += ["-fsdev", f"local,id={name},{options}"]
             words += ["-device", f"virtio-9p-pci,fsdev={name},mount_tag={name}"]
         return [*words, "-drive", f"file={option_of(self.folder / 'disk')},format=raw,if=virtio,cache=unsafe"]
@@ -262,9 +285,11 @@ def sweep() -> None:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def visible_folder() -> Path:
-    """Return the folder that we are in; raise `Unavailable` if the guest has another one there."""
+def visible_folder(native: bool = True) -> Path:
+    """Return the folder that we are in; raise `Unavailable` if the guest has another one there, or none."""
     folder = Path.cwd()
+    if not native and not folder.is_relative_to(ROOT):
+        raise Unavailable(f"a guest with another processor sees of the host's files those below {ROOT} alone: go there")
     for hidden in HIDDEN:
         if folder.is_relative_to(hidden):
             raise Unavailable(f"the guest sees nothing of the host's {hidden}: change to another folder than {folder}")
@@ -282,10 +307,10 @@ def option_of(path: Path) -> str:
 
 def qemu_words(kernel: Kernel, accelerated: bool, console: Path, line: list[str]) -> list[str]:
     """Return the command that boots a kernel with our initramfs; the first serial line is its console."""
-    accel = ["-accel", "kvm", "-cpu", "host"] if accelerated else ["-accel", "tcg,thread=multi", "-cpu", "max"]
-    # Not for KSM: a test on the host that switches it on would wait for all the guest's memory to be looked through.
+    machine = kernel.architecture
+    accel = ["-accel", "kvm", "-cpu", "host"] if accelerated else ["-accel", "tcg,thread=multi", "-cpu", machine.cpu]
     return [
-        *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "q35,mem-merge=off", *accel),
+        *(machine.qemu, "-nodefaults", "-no-user-config", "-machine", machine.machine, *accel),
         *("-kernel", str(kernel.image), "-initrd", str(initramfs.make(kernel)), "-append", " ".join(line)),
         *("-display", "none", "-no-reboot", "-serial", f"file:{console}"),
     ]
@@ -303,8 +328,11 @@ def kvm_is_there() -> bool:
 
 def kvm_works(kernel: Kernel, levels: int) -> bool:
     """Whether the kernel reaches our init under KVM, with as many levels. Tried once for each start of the host."""
+    if not kernel.architecture.is_host or not kvm_is_there():
+        return False
     # A processor without five levels boots the kernel, with four.
-    return kvm_is_there() and (levels == 4 or "la57" in processor_flags()) and kvm_boots(kernel)
+    has_levels = kernel.architecture is not X86_64 or levels == 4 or "la57" in processor_flags()
+    return has_levels and kvm_boots(kernel)
 
 
 @cache_alone()
@@ -316,7 +344,8 @@ def kvm_boots(kernel: Kernel) -> bool:
         return words[1] == "yes"
     with tempfile.TemporaryDirectory(prefix="probe-", dir=CACHE) as folder:
         console = Path(folder) / "console"
-        words = qemu_words(kernel, True, console, ["console=ttyS0", "quiet", "panic=-1", "mematlas.probe"])
+        line = [f"console={kernel.architecture.console}", "quiet", "panic=-1", "mematlas.probe"]
+        words = qemu_words(kernel, True, console, line)
         try:
             quiet = subprocess.DEVNULL
             subprocess.run(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import module
+from architectures import X86_64, Architecture
 from cache import CACHE, ROOT, Unavailable, need_programs
 from kernels import OWN, fetch
 from machine import NO_RESULT, Settings, boot, end_orderly
@@ -63,6 +64,8 @@ class Run:
     kernel: str
     settings: Settings = field(default_factory=Settings)
     tests: tuple[str, ...] = CORE
+    architecture: Architecture = X86_64
+    page_size: str = "4k"
 
 
 MATRIX = (
@@ -92,7 +95,8 @@ def do(run: Run) -> tuple[int, float]:
     """Run the tests in one guest; return the exit code and the seconds. The results stay in the cache folder."""
     # The guest cannot keep what it compiles, and is slow at it.
     compileall.compile_dir(ROOT / "src", quiet=2)
-    kernel = fetch(run.kernel)
+    kernel = fetch(run.kernel, run.architecture, run.page_size)
+    print(f"guest: {kernel.release}, {run.settings.words(kernel)}", flush=True)
     output = CACHE / "results" / run.name
     # The names of tests are relative; the guest starts where we are.
     os.chdir(ROOT)
@@ -120,7 +124,7 @@ def main(names: list[str]) -> int:
     need_programs()
     lines, failed = [], False
     for run in chosen:
-        print(f"\n=== guest {run.name}: {run.settings.words(run.kernel)}", flush=True)
+        print(f"\n=== guest {run.name}", flush=True)
         began = time.monotonic()
         try:
             code, seconds = do(run)

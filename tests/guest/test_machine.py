@@ -10,6 +10,7 @@ import pytest
 
 import archive
 import cache as cache_module
+import foreign
 import kernels
 import machine
 import module
@@ -86,7 +87,13 @@ class FakeArchive(Archive):
     def lines(self) -> list[str]:
         return ["deb file:/mirror bookworm-security main"]
 
-    def unpack(self, packages: list[str], folder: Path, finish: Callable[[Path], None] | None = None) -> None:
+    def unpack(
+        self,
+        packages: list[str],
+        folder: Path,
+        finish: Callable[[Path], None] | None = None,
+        with_needed: bool = False,
+    ) -> None:
         if packages != [f"linux-image-{self.there}"]:
             raise Unavailable("404 Not Found")
         folder.mkdir(parents=True)
@@ -214,6 +221,39 @@ def test_a_folder_that_the_guest_has_not_is_named(folder: str, monkeypatch: pyte
     monkeypatch.chdir(folder)
     with pytest.raises(Unavailable, match="sees nothing of the host's"):
         machine.visible_folder()
+
+
+def test_a_guest_with_another_processor_sees_the_checkout_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/usr")
+    assert machine.visible_folder() == Path("/usr")
+    with pytest.raises(Unavailable, match="another processor sees"):
+        machine.visible_folder(native=False)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "page_size", "is_there"), [(ARM64, "16k", True), (X86_64, "16k", False), (ARM64, "64k", False)]
+)
+def test_what_debian_does_not_build_is_said(
+    architecture: Architecture, page_size: str, is_there: bool, make_archive: Callable[..., FakeArchive]
+) -> None:
+    release = "6.12.9+deb12-arm64-16k"
+    make_archive(listed=release, there=release, updated=release)
+    if is_there:
+        assert kernels.fetch("6.12", architecture, page_size).page_size == "16k"
+    else:
+        with pytest.raises(Unavailable, match=f"no kernel 6.12 of {architecture.name} with pages of {page_size}"):
+            kernels.fetch("6.12", architecture, page_size)
+
+
+def test_what_is_compiled_for_the_host_is_no_package_of_another_processor(tmp_path: Path) -> None:
+    for name, pure in (("words", "true"), ("numbers", "false")):
+        info = tmp_path / f"{name}-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (info / "WHEEL").write_text(f"Wheel-Version: 1.0\nRoot-Is-Purelib: {pure}\n")
+        files = (f"{name}/__init__.py", f"../../../bin/{name}", f"{info.name}/WHEEL")
+        (info / "RECORD").write_text("".join(f"{file},,\n" for file in files))
+    assert foreign.pure_names(tmp_path) == {"words", "words-1.dist-info"}
 
 
 def test_an_interrupted_unpacking_leaves_no_folder(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
