@@ -28,7 +28,7 @@ Observe = Callable[[int], int | None]
 
 def observe_pages(pid: int) -> int:
     """Count the pages of every VMA by state, without pauses: the library's own scan of pagemap."""
-    from mematlas.analysis.counting import PageCounts
+    from mematlas.analysis.page_usage import PageCounts
     from mematlas.kernel.pagemap import PRESENT, Block
     from mematlas.observe.process import Process
 
@@ -145,7 +145,7 @@ def observe_counts(pid: int) -> None:
     """Sum USS and PSS with a map count from kpagecount for every frame that pagemap shows."""
     import numpy as np
 
-    from mematlas.analysis.counting import shared_pss
+    from mematlas.analysis.page_usage import shared_pss
     from mematlas.kernel.memory.structpage import read_kernel_counts
     from mematlas.kernel.pagemap import EXCLUSIVE, PM_PFRAME, PRESENT, Block
     from mematlas.model.pagetables.vma_counts import VmaCounts

@@ -124,7 +124,7 @@ def paging_lines() -> list[str]:
     """Return what hist, map and pageout say of a drawing: in RAM, out of it, and drawn again."""
     # Imported here, so that they are no part of the program that map draws.
     from mematlas.kernel.swapfile import TemporarySwap
-    from mematlas.labs.running import RunningWorkload
+    from mematlas.labs.running_workload import RunningWorkload
 
     with RunningWorkload("draw") as workload, TemporarySwap(SWAP_SIZE):
         target = [str(workload.pid), f"{workload.address:#x}"]

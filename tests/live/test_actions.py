@@ -18,12 +18,12 @@ from helpers import Program, program, sparse, texts
 from mematlas.actions.acts import act, chunks
 from mematlas.actions.advice import ADVICE
 from mematlas.actions.effects import Effect
-from mematlas.actions.freeing import free_frames
 from mematlas.actions.options import Options
 from mematlas.actions.plans import plan
 from mematlas.actions.refaults import watch_refaults
 from mematlas.actions.refusals import check_target
 from mematlas.actions.rooms import NO_SWAP, SwapRoom
+from mematlas.actions.swap_cache import free_frames
 from mematlas.actions.verbs import cold, collapse, pageout, undo, willneed
 from mematlas.analysis.movable import REASONS, Choice, Rules, parse_states
 from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone, TargetRefused

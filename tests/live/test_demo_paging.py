@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import mematlas.labs.running
+import mematlas.labs.running_workload
 from conftest import Outcome
 from helpers import Forked
 from mematlas.cli import main
@@ -94,7 +94,7 @@ def test_without_swap_it_says_so_and_makes_some_for_its_time(capsys: Capture, mo
 def tell_forked(swaps: bool) -> int:
     """Tell the story with a workload that is forked: nobody may not be able to run the interpreter."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mematlas.labs.running, "start", Forked)
+        patch.setattr(mematlas.labs.running_workload, "start", Forked)
         if not swaps:
             patch.setattr("mematlas.actions.rooms.read_swaps", lambda procfs: [])
         return main(STORY)

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-import mematlas.labs.running
+import mematlas.labs.running_workload
 from conftest import DEADLINE, Outcome
 from helpers import Forked
 from mematlas.analysis.results import VmaUsage
@@ -157,7 +157,7 @@ def take(name: str, path: str, forked: bool = False) -> tuple[int, str, int]:
         out.reconfigure = lambda **settings: None  # type: ignore[attr-defined]
         witness.watch(patch)
         if forked:
-            patch.setattr(mematlas.labs.running, "start", Forked)
+            patch.setattr(mematlas.labs.running_workload, "start", Forked)
         code = main(["lab", name, "--answers", path, "--json"])
     return code, out.getvalue(), witness.nr_checked
 
@@ -165,7 +165,7 @@ def take(name: str, path: str, forked: bool = False) -> tuple[int, str, int]:
 @pytest.fixture
 def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(mematlas.labs.running.__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(mematlas.labs.running_workload.__file__).parents[2]))
     path = tmp_path / "answers.json"
     path.write_text(json.dumps(RIGHT))
     # Nobody must get at it too.

@@ -7,9 +7,9 @@ CAP_SYS_PTRACE. Nothing here refuses init or ourselves: `mematlas.actions.refusa
 from __future__ import annotations
 
 from mematlas.actions.acts import act
-from mematlas.actions.freeing import free_frames
 from mematlas.actions.options import CHUNK_SIZE, MAX_PASSES, Options, never
 from mematlas.actions.plans import plan
+from mematlas.actions.swap_cache import free_frames
 from mematlas.analysis.movable import ALL_PAGES
 from mematlas.model.address_space import EVERYTHING
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mematlas.actions.acts import act
-from mematlas.actions.freeing import free_frames
 from mematlas.actions.options import MAX_PASSES, Options
 from mematlas.actions.plans import plan
 from mematlas.actions.refusals import check_target
 from mematlas.actions.rooms import read_swap_room
+from mematlas.actions.swap_cache import free_frames
 from mematlas.actions.verbs import undo
 from mematlas.analysis.movable import Choice, parse_states
 from mematlas.cli.command import TARGET, Command

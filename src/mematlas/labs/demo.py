@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.labs.running import RunningWorkload
+from mematlas.labs.running_workload import RunningWorkload
 from mematlas.labs.story import SEGMENTS, Story, area_of
 from mematlas.notes import Notes
 from mematlas.observe.process import Process

@@ -14,7 +14,7 @@ from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
 from mematlas.frozen import record
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.labs.question import OneOf
-from mematlas.labs.running import RunningWorkload
+from mematlas.labs.running_workload import RunningWorkload
 from mematlas.model.address_space import Selection
 from mematlas.model.pages import STATE_OF_BYTE, Hole
 from mematlas.observe.process import Process

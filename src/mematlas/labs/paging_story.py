@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from mematlas.actions.acts import act
-from mematlas.actions.freeing import free_frames
 from mematlas.actions.options import Options
 from mematlas.actions.plans import plan
 from mematlas.actions.refaults import Refaults, watch_refaults
+from mematlas.actions.swap_cache import free_frames
 from mematlas.doctor.hints import permission_hint, sudo_line
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.status import read_faults, read_status, status_bytes
-from mematlas.labs.running import RunningWorkload
+from mematlas.labs.running_workload import RunningWorkload
 from mematlas.labs.story import SEGMENTS, Story
 from mematlas.model.address_space import Selection
 from mematlas.observe.process import Process

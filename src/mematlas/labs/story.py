@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, TextIO
 
-    from mematlas.labs.running import RunningWorkload
+    from mematlas.labs.running_workload import RunningWorkload
     from mematlas.observe.process import Process
 
 SEGMENTS = 12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.counting import (
+from mematlas.analysis.page_usage import (
     AlikeUsages,
     PageCounts,
     nr_shared,

@@ -6,7 +6,7 @@ import time
 from operator import index
 
 from mematlas.analysis.results import Translations
-from mematlas.analysis.translating import translate
+from mematlas.analysis.translation import translate
 from mematlas.errors import BadInput
 from mematlas.model.address_space import EVERYTHING, Selection
 from mematlas.model.page_source import pieces

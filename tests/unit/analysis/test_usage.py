@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import helpers  # noqa: F401  (the settings of hypothesis)
-from mematlas.analysis.counting import PageCounts, shared_pss, usage_of_pages
+from mematlas.analysis.page_usage import PageCounts, shared_pss, usage_of_pages
 from mematlas.analysis.results import MapsResult, Reading, VmaUsage
 from mematlas.analysis.usage import Usage, total, usage_of_fields
 from mematlas.analysis.verify import MEASURES, UNEXPLAINED, VmaAmounts, compare

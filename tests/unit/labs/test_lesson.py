@@ -30,7 +30,7 @@ from mematlas.labs.answers import choose_answers
 from mematlas.labs.lesson import Answer, Asked, Given, Guide, Lesson, Paper, Stage, Step, fill, summary
 from mematlas.labs.lessons import LESSONS
 from mematlas.labs.question import Interval, Number, OneOf, Question, calculate
-from mematlas.labs.running import RunningWorkload
+from mematlas.labs.running_workload import RunningWorkload
 from mematlas.labs.score import Score, ScoreFile, parse_scores, score_of
 
 FACTS = {"page_size": 4096, "address": 0x7F0000123, "nr_pages": 10}

@@ -5,7 +5,9 @@ Who shares a page is read from kpagecount beside pagemap, and by struct pages be
 
 from __future__ import annotations
 
-from mematlas.analysis.usage import Usage, shown_present
+from itertools import compress
+
+from mematlas.analysis.usage import Usage, shown_present, total
 from mematlas.frozen import replace
 from mematlas.kernel.pagemap import BEHIND_MARKER, EXCLUSIVE, FILE, IS_SHARED, MARK_A, PM_PFRAME, PRESENT, histogram
 from mematlas.model.pages import STATE_OF_BYTE
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from mematlas.model.pagetables.vma_counts import VmaCounts
 
 PSS_SHIFT = 12  # fs/proc/task_mmu.c: the kernel adds shares of pages in 1/4096 of a byte
+NOTHING = total(())
 
 
 class PageCounts:
@@ -40,7 +43,8 @@ class PageCounts:
 
     def nr_state(self, state: str) -> int:
         """Return the number of pages counted that are in a state, such as ``"swapped"``."""
-        return sum(nr_pages for byte, nr_pages in self.by_byte.items() if STATE_OF_BYTE[byte] == state)
+        by_byte = self.by_byte.items()
+        return sum(nr_pages for byte, nr_pages in by_byte if STATE_OF_BYTE[byte] == state)
 
 
 def usage_of_pages(
@@ -62,13 +66,18 @@ def usage_of_pages(
     nr_pages = vma.size // page_size
     nr_present = counts.nr_with(PRESENT, PRESENT)
     nr_exclusive = counts.nr_with(PRESENT | EXCLUSIVE, PRESENT | EXCLUSIVE)
-    unknown = vma.kind == "shmem" and (hole == "unknown" or counts.nr_state("unknown"))
-    nr_behind = counts.nr_with(PRESENT | BEHIND_MARKER, BEHIND_MARKER)
-    nr_swapped = None if unknown else counts.nr_state("swapped") + nr_behind
+    nr_swapped = nr_swapped_of(vma, counts, hole)
     swap = None if nr_swapped is None else nr_swapped * page_size
     if vma.kind == "hugetlb":
-        hugetlb = nr_present * page_size
-        return Usage(0, 0, 0, swap, 0, 0, 0, hugetlb, 0, 0, nr_pages, nr_present, nr_swapped, nr_exclusive, 0, 0)
+        return replace(
+            NOTHING,
+            swap=swap,
+            hugetlb=nr_present * page_size,
+            nr_pages=nr_pages,
+            nr_present=nr_present,
+            nr_swapped=nr_swapped,
+            nr_exclusive=nr_exclusive,
+        )
     nr_zero = counts.nr_with(PRESENT | MARK_A, PRESENT | MARK_A)
     nr_unmapped = sharers.get(0, 0) if sharers else 0
     nr_file = counts.nr_with(PRESENT | MARK_A | FILE, PRESENT | FILE)
@@ -96,6 +105,14 @@ def usage_of_pages(
         lazyfree=None if rss is None or rss > of_file else 0,
         swap_pss=0 if nr_swapped == 0 else None,
     )
+
+
+def nr_swapped_of(vma: Vma, counts: PageCounts, hole: str) -> int | None:
+    """Return how many pages are in swap; None where some are of shared memory that we may not ask about."""
+    if vma.kind == "shmem" and (hole == "unknown" or counts.nr_state("unknown")):
+        return None
+    nr_behind_markers = counts.nr_with(PRESENT | BEHIND_MARKER, BEHIND_MARKER)
+    return counts.nr_state("swapped") + nr_behind_markers
 
 
 class AlikeUsages:
@@ -175,4 +192,4 @@ def shared_frames(block: Entries) -> list[int]:
     if nr_shared(block.kinds) == len(block):
         return [entry & PM_PFRAME for entry in block.entries]
     wanted = block.states.translate(IS_SHARED)
-    return [entry & PM_PFRAME for entry, picked in zip(block.entries, wanted, strict=True) if picked]
+    return [entry & PM_PFRAME for entry in compress(block.entries, wanted)]

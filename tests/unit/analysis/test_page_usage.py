@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mematlas.analysis.counting import shared_pss
+from mematlas.analysis.page_usage import shared_pss
 from mematlas.arrays import Counts
 from mematlas.model.pagetables.vma_counts import VmaCounts
 

@@ -16,7 +16,18 @@ def translate(address: int, space: AddressSpace, reader: PageSource) -> Translat
     """Return where a virtual address is, by the one entry that pagemap has for it."""
     vma = space.find(address)
     if vma is None:
-        return Translation(address, None, None, None, None, None, None, None, (), False)
+        return Translation(
+            address=address,
+            vma=None,
+            state=None,
+            pfn=None,
+            phys=None,
+            file_offset=None,
+            swap_type=None,
+            swap_offset=None,
+            flags=(),
+            hidden=False,
+        )
     has_file = vma.inode or vma.path.startswith("/")
     file_offset = vma.offset + address - vma.start if has_file else None
     block = reader.block_at(vma, address)
@@ -24,14 +35,14 @@ def translate(address: int, space: AddressSpace, reader: PageSource) -> Translat
     pfn, swap_type, swap_offset = decode_place(byte, entry)
     phys = None if pfn is None else pfn * reader.page_size + address % reader.page_size
     return Translation(
-        address,
-        vma,
-        STATE_OF_BYTE[byte],
-        pfn,
-        phys,
-        file_offset,
-        swap_type,
-        swap_offset,
-        entry_flags(byte, entry),
-        is_hidden(byte, entry),
+        address=address,
+        vma=vma,
+        state=STATE_OF_BYTE[byte],
+        pfn=pfn,
+        phys=phys,
+        file_offset=file_offset,
+        swap_type=swap_type,
+        swap_offset=swap_offset,
+        flags=entry_flags(byte, entry),
+        hidden=is_hidden(byte, entry),
     )
