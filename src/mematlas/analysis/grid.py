@@ -190,43 +190,50 @@ MAX_FOLDS = 256
 
 def absent_runs(pieces: Iterable[Block | Scattered | Hole], page_size: int) -> Iterator[Range]:
     """Yield the long runs of absent pages among consecutive pieces, by their addresses."""
+    least = FOLD_FROM // page_size * page_size
+    start, end = 0, 0
+    for low, high in absent_parts(pieces, page_size):
+        if low != end:
+            if end - start >= least:
+                yield start, end
+            start = low
+        end = high
+    if end - start >= least:
+        yield start, end
+
+
+def absent_parts(pieces: Iterable[Block | Scattered | Hole], page_size: int) -> Iterator[Range]:
+    """Yield what is absent of each piece, by addresses: at its ends, and in long runs between them."""
     least = FOLD_FROM // page_size
-    start, nr_pages = 0, 0
-
-    def is_long() -> bool:
-        return nr_pages >= least
-
     for piece in pieces:
         if isinstance(piece, Scattered):
             # What is absent within a range is short: it ends with pages that are there, less than `FOLD_FROM` apart.
-            if is_long():
-                yield start, start + nr_pages * page_size
             yield from piece.gaps(page_size, least)
-            nr_pages = 0
-            continue
-        if not nr_pages:
-            start = piece.address
-        states = bytes((piece.byte,)) if isinstance(piece, Hole) else piece.states
-        nr_leading = len(states) - len(states.lstrip(b"\0"))
-        if nr_leading == len(states):
-            nr_pages += len(piece)
-            continue
-        nr_pages += nr_leading
-        if is_long():
-            yield start, start + nr_pages * page_size
-        nr_pages = 0
-        if isinstance(piece, Hole):
-            continue
-        index = nr_leading
-        while (first := states.find(bytes(least), index)) >= 0:
-            index = len(states) - len(states[first:].lstrip(b"\0"))
-            if index == len(states):
-                break
-            yield piece.address + first * page_size, piece.address + index * page_size
-        nr_pages = len(states) - len(states.rstrip(b"\0"))
-        start = piece.address + (len(states) - nr_pages) * page_size
-    if is_long():
-        yield start, start + nr_pages * page_size
+        elif not isinstance(piece, Hole):
+            for first, stop in zero_runs(piece.states, least):
+                yield piece.address + first * page_size, piece.address + stop * page_size
+        elif piece.byte == 0:
+            yield piece.address, piece.end(page_size)
+
+
+def zero_runs(states: bytes, least: int) -> Iterator[Range]:
+    """Yield where state bytes are 0: all at the beginning and at the end, and between them runs of ``least`` or more.
+
+    >>> list(zero_runs(bytes((0, 1, 0, 0, 0, 1, 0, 0)), 3)), list(zero_runs(bytes(2), 3))
+    ([(0, 1), (2, 5), (6, 8)], [(0, 2)])
+    """
+    stop = len(states) - len(states.lstrip(b"\0"))
+    if stop:
+        yield 0, stop
+    if stop == len(states):
+        return
+    last = len(states.rstrip(b"\0"))
+    long_run = bytes(least)
+    while (first := states.find(long_run, stop, last)) >= 0:
+        stop = len(states) - len(states[first:].lstrip(b"\0"))
+        yield first, stop
+    if last < len(states):
+        yield last, len(states)
 
 
 def choose_folds(read: Iterable[tuple[int, int, Iterable[Block | Scattered | Hole]]], page_size: int) -> list[Range]:
@@ -275,7 +282,8 @@ def cut_in_strips(
         cell_pages = cell_that_fits(groups, fit, page_size)
     elif cell_pages is None:
         cell_pages = choose_cell_pages(sizes, DRAWN_CELLS)
-    if (nr_cells := sum(-(-size // cell_pages) for size in sizes)) > MAX_CELLS:
+    nr_cells = sum(-(-size // cell_pages) for size in sizes)
+    if nr_cells > MAX_CELLS:
         raise BadInput(f"{nr_cells:,} cells are too many to draw: use larger cells, or a part of the addresses")
     strips: list[Strip] = []
     for line, group in enumerate(groups):
@@ -296,8 +304,17 @@ def strips_of(group: Neighbours, line: int, cell_pages: int, page_size: int) -> 
         first, last = lot[0], lot[-1]
         nr_pages = stretches[-1].index + (last.end - last.start) // page_size
         cells = Cells(nr_pages, nr_pages if first.is_folded else cell_pages)
-        more = (first.is_folded, group.section, line, group.nr_vmas)
-        yield Strip(first.vma, first.start, last.end, cells, stretches, *more)
+        yield Strip(
+            vma=first.vma,
+            start=first.start,
+            end=last.end,
+            cells=cells,
+            stretches=stretches,
+            is_folded=first.is_folded,
+            section=group.section,
+            line=line,
+            nr_vmas=group.nr_vmas,
+        )
 
 
 def end_to_end(parts: Iterable[VmaPart], page_size: int) -> tuple[Stretch, ...]:
@@ -305,7 +322,7 @@ def end_to_end(parts: Iterable[VmaPart], page_size: int) -> tuple[Stretch, ...]:
     stretches: list[Stretch] = []
     nr_pages = 0
     for part in parts:
-        stretches.append(Stretch(part.vma, part.start, part.end, nr_pages))
+        stretches.append(Stretch(vma=part.vma, start=part.start, end=part.end, index=nr_pages))
         nr_pages += (part.end - part.start) // page_size
     return tuple(stretches)
 

@@ -56,10 +56,11 @@ class Neighbours:
         self.section = section
         """One of `SECTIONS`; empty where the picture has none."""
         self.nr_vmas = nr_vmas
-        # Most are one part, and there may be very many.
         self.size = parts[-1].end - parts[0].start
         """Bytes, the gaps between them not among them."""
-        self.is_folded = parts[0].is_folded and (len(parts) == 1 or all(part.is_folded for part in parts))
+        # Most are one part, and there may be very many.
+        is_single = len(parts) == 1
+        self.is_folded = parts[0].is_folded if is_single else all(part.is_folded for part in parts)
         """Whether nothing of it is drawn."""
 
     def take(self, other: Neighbours) -> None:
@@ -103,7 +104,8 @@ def one_by_one(parts: Iterable[VmaPart]) -> list[Neighbours]:
 
 
 def of_vmas(parts: Iterable[VmaPart]) -> list[Neighbours]:
-    return [Neighbours(list(of_vma)) for _, of_vma in groupby(parts, key=lambda part: part.vma.start)]
+    by_vma = groupby(parts, key=lambda part: part.vma.start)
+    return [Neighbours(list(of_vma)) for _, of_vma in by_vma]
 
 
 def by_section(parts: Iterable[VmaPart], most: int) -> list[Neighbours]:
@@ -141,8 +143,9 @@ def join(groups: list[Neighbours], belong: Callable[[Neighbours, Neighbours], bo
 def are_of_one_file(one: Neighbours, other: Neighbours) -> bool:
     """Whether groups are private mappings of the same file, as the loader makes them of a program or a library."""
     left, right = one.parts[-1].vma, other.parts[0].vma
-    is_private = left.perms[3] == right.perms[3] == "p"
-    return is_private and left.kind == "file" and left.path == right.path and left.inode == right.inode
+    are_private = left.perms[3] == right.perms[3] == "p"
+    is_same_file = left.path == right.path and left.inode == right.inode
+    return are_private and left.kind == "file" and is_same_file
 
 
 def are_small(one: Neighbours, other: Neighbours, limit: int) -> bool:
