@@ -59,8 +59,9 @@ def audit(walked: Walk, data_areas: Sequence[Span] = ()) -> list[Finding]:
         leaves = leaves_of(walked, level)
         in_kernel = leaves.addresses >= np.uint64(walked.mode.kernel_start)
         in_data = np.zeros(len(leaves), np.bool_)
+        lasts = leaves.addresses + np.uint64(leaves.size - 1)
         for first, last in data_areas:
-            in_data |= (leaves.addresses <= last) & (leaves.addresses + np.uint64(leaves.size - 1) >= first)
+            in_data |= (leaves.addresses <= last) & (lasts >= first)
         kinds = (
             ("writable-executable", leaves.rights & both == both),
             ("user-in-kernel", in_kernel & (leaves.rights & USER != 0)),
@@ -68,7 +69,8 @@ def audit(walked: Walk, data_areas: Sequence[Span] = ()) -> list[Finding]:
         )
         for kind, chosen in kinds:
             for run in leaf_runs(walked.mode, chosen_leaves(leaves, chosen)):
-                findings.append(Finding(kind, run.start, run.size, run.rights, run.phys))
+                finding = Finding(kind=kind, start=run.start, size=run.size, rights=run.rights, phys=run.phys)
+                findings.append(finding)
     return sorted(findings, key=lambda finding: finding.start)
 
 
@@ -123,8 +125,16 @@ class Covers:
                 dangerous = _writes_code(rights, other_rights) or _writes_code(other_rights, rights)
                 kind = "writable-alias" if dangerous else "alias"
                 for phys, end, address, other in _overlaps(mine, others):
-                    size = end - phys
-                    findings.append(Finding(kind, address, size, rights, phys, other, other_rights))
+                    finding = Finding(
+                        kind=kind,
+                        start=address,
+                        size=end - phys,
+                        rights=rights,
+                        phys=phys,
+                        other=other,
+                        other_rights=other_rights,
+                    )
+                    findings.append(finding)
         return findings
 
 
@@ -138,14 +148,14 @@ def _in_order(rows: Words) -> Words:
 
 def _merged(rows: Words) -> Words:
     # Leaves that continue each other, in memory and in addresses alike, become one; what repeats is left out.
-    ends = np.maximum.accumulate(rows[:, 1])
-    follows = (rows[1:, 0] == rows[:-1, 1]) & (rows[1:, 2] - rows[:-1, 2] == rows[1:, 0] - rows[:-1, 0])
-    repeats = rows[1:, 1] <= ends[:-1]
+    phys, ends, addresses = rows.T
+    follows = (phys[1:] == ends[:-1]) & (np.diff(addresses) == np.diff(phys))
+    repeats = ends[1:] <= np.maximum.accumulate(ends)[:-1]
     first = np.ones(min(1, len(rows)), np.bool_)
     starts = np.flatnonzero(np.concatenate([first, ~(follows | repeats)]))
     merged = rows[starts].copy()
     if len(starts):
-        merged[:, 1] = np.maximum.reduceat(rows[:, 1], starts)
+        merged[:, 1] = np.maximum.reduceat(ends, starts)
     return merged
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from mematlas.analysis.pagetables.entries import hold_frames
 from mematlas.arrays import Words
 from mematlas.frozen import record
 from mematlas.kernel.pagemap import PM_PFRAME, PM_PRESENT, PM_SWAP
 from mematlas.model.pagetables.entries import (
-    DEVICE,
     EMPTY,
-    HWPOISON,
-    MIGRATION,
     TABLE,
     PagingMode,
     holds,
@@ -64,8 +62,7 @@ def differing_pages(mode: PagingMode, block: PageBlock, pagemap: Words) -> list[
     present = maps_memory(block.states)
     swapped = ~present & (block.states != EMPTY) & (block.states != TABLE)
     kinds, offsets = swap_fields(mode, block.entries)
-    frames_only = (block.states == MIGRATION) | (block.states == HWPOISON) | (block.states == DEVICE)
-    offsets = np.where(frames_only, migration_frame(mode, offsets), offsets)
+    offsets = np.where(hold_frames(block.states), migration_frame(mode, offsets), offsets)
     slots = (kinds | offsets << np.uint64(5)) & np.uint64(PM_PFRAME)
     fields = pagemap & np.uint64(PM_PFRAME)
     shown_present = pagemap & np.uint64(PM_PRESENT) != 0
@@ -76,15 +73,16 @@ def differing_pages(mode: PagingMode, block: PageBlock, pagemap: Words) -> list[
         ("frame", present & shown_present & (fields != block.pfns) & (fields != 0)),
         ("slot", swapped & shown_swapped & (fields != slots) & (fields != 0)),
     )
-    differ = np.flatnonzero(reasons[0][1] | reasons[1][1] | reasons[2][1] | reasons[3][1])
+    differs = np.any([which for _, which in reasons], axis=0)
     disagreements = []
-    for index in differ.tolist():
+    for index in np.flatnonzero(differs).tolist():
         entry = int(block.entries[index])
         reason = next(name for name, which in reasons if which[index])
         if reason == "presence" and present[index] and holds(entry, mode.special):
             reason = "special"
         address = block.start + (index << mode.page_shift)
-        disagreements.append(Disagreement(address, entry, int(pagemap[index]), reason))
+        page = Disagreement(address=address, entry=entry, pagemap=int(pagemap[index]), reason=reason)
+        disagreements.append(page)
     return disagreements
 
 
@@ -125,13 +123,14 @@ class Check:
 
 def check_pages(nr_pages: int, nr_unseen: int, differing: Sequence[Disagreement]) -> Check:
     """Return the check of all pages, of which some differ and some could not be seen."""
+    reason = "hidden" if nr_unseen else ""
     return Check(
-        "pages",
-        nr_pages,
-        nr_pages - len(differing),
-        "listed" if differing else "hidden" if nr_unseen else "",
-        nr_unseen,
-        all(page.is_explained for page in differing),
+        what="pages",
+        tables=nr_pages,
+        kernel=nr_pages - len(differing),
+        reason="listed" if differing else reason,
+        amount=nr_unseen,
+        is_explained=all(page.is_explained for page in differing),
     )
 
 
@@ -153,4 +152,11 @@ def check_sum(name: str, ours: dict[str, int], reported: dict[str, int | None], 
         reason = "left-out"
     elif reported[name] != ours[name]:
         reason, amount = "kept-aside", ours["kept aside"] // page_size
-    return Check(name, ours[name], reported[name], reason, amount, reason != "unexplained")
+    return Check(
+        what=name,
+        tables=ours[name],
+        kernel=reported[name],
+        reason=reason,
+        amount=amount,
+        is_explained=reason != "unexplained",
+    )

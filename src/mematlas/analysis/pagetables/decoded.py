@@ -80,7 +80,8 @@ class DecodedRun:
 
 
 def _where(chosen: list[bool], numbers: list[int]) -> list[int | None]:
-    return [number if is_chosen else None for is_chosen, number in zip(chosen, numbers, strict=True)]
+    pairs = zip(chosen, numbers, strict=True)
+    return [number if is_chosen else None for is_chosen, number in pairs]
 
 
 class EntryDecoder:
@@ -109,7 +110,9 @@ class EntryDecoder:
         states = batch.states.tolist()
         entries = batch.entries.tolist()
         names = [level.name for level in self.mode.levels]
-        leads = [state in (PRESENT, PROT_NONE, TABLE) for state in states]
+        leads = [
+            state in (PRESENT, PROT_NONE, TABLE) or address != 0 for state, address in zip(states, phys, strict=True)
+        ]
         swapped = [state == SWAP for state in states]
         return DecodedEntries(
             depths=depths,
@@ -117,7 +120,7 @@ class EntryDecoder:
             indices=batch.indices.tolist(),
             addresses=batch.addresses.tolist(),
             entries=entries,
-            phys=[address if address or led else None for address, led in zip(phys, leads, strict=True)],
+            phys=_where(leads, phys),
             leaves=[state in (PRESENT, PROT_NONE) for state in states],
             states=[STATE_NAMES[state] for state in states],
             swap_types=_where(swapped, kinds),
@@ -141,4 +144,10 @@ class EntryDecoder:
         names = self.flags(run.level, run.state, run.entry)
         flags = tuple(name for name in names if name not in VOLATILE)
         executable = bool(holds(run.entry, self.mode.executable))
-        return DecodedRun(run, self.mode.levels[run.level].name, STATE_NAMES[run.state], flags, executable)
+        return DecodedRun(
+            run=run,
+            level=self.mode.levels[run.level].name,
+            state=STATE_NAMES[run.state],
+            flags=flags,
+            executable=executable,
+        )

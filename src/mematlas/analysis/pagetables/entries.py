@@ -59,8 +59,13 @@ class EntryBatch:
 
     def chosen(self, which: Bools | slice) -> EntryBatch:
         """Return only those that are chosen."""
-        levels, indices, codes = self.levels[which], self.indices[which], self.states[which]
-        return EntryBatch(levels, indices, self.addresses[which], self.entries[which], codes)
+        return EntryBatch(
+            levels=self.levels[which],
+            indices=self.indices[which],
+            addresses=self.addresses[which],
+            entries=self.entries[which],
+            states=self.states[which],
+        )
 
 
 @record
@@ -124,7 +129,8 @@ def has_flag(mode: PagingMode, level: int, batch: EntryBatch, name: str) -> Bool
     for state in (TABLE, PRESENT, PROT_NONE):
         for flag in flags_of(mode, level, state):
             if flag.name == name:
-                has = has | (batch.states == state) & ((batch.entries & np.uint64(flag.mask)) == flag.value)
+                is_set = batch.entries & np.uint64(flag.mask) == flag.value
+                has = has | (batch.states == state) & is_set
     return has
 
 
@@ -139,17 +145,28 @@ def list_entries(parts: Iterable[Walk], wanted: EntryFilter) -> Iterator[EntryBa
         columns = []
         for level in range(len(part.levels)):
             flat, entries, addresses, codes = used_entries(part, level)
-            # An entry that reaches into several parts stands in the first of them.
-            own = np.ones(len(flat), np.bool_) if is_first else addresses >= np.uint64(part.first)
+            own = own_entries(part, addresses, is_first)
             nr_entries = part.mode.levels[level].nr_entries
             indices = (flat % nr_entries).astype(np.int64)
             levels = np.full(len(flat), level, np.uint8)
             columns.append([column[own] for column in (levels, indices, addresses, entries, codes)])
-        joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
-        order = np.lexsort((joined[0], joined[2]))
-        batch = EntryBatch(*(column[order] for column in joined))
+        joined = map(np.concatenate, zip(*columns, strict=True))
+        levels, indices, addresses, entries, codes = joined
+        order = np.lexsort((levels, addresses))
+        batch = EntryBatch(
+            levels=levels[order],
+            indices=indices[order],
+            addresses=addresses[order],
+            entries=entries[order],
+            states=codes[order],
+        )
         is_first = False
         yield batch.chosen(wanted.takes(part.mode, batch))
+
+
+def own_entries(part: Walk, addresses: Words, is_first: bool) -> Bools:
+    """Return which entries are a part's own: one that reaches into several parts belongs to the first of them."""
+    return np.ones(len(addresses), np.bool_) if is_first else addresses >= np.uint64(part.first)
 
 
 def first_entries(batches: Iterable[EntryBatch], limit: int) -> Iterator[EntryBatch]:
@@ -173,10 +190,15 @@ def entry_targets(mode: PagingMode, batch: EntryBatch) -> tuple[Words, Words, Wo
         phys[leaves] = leaf_address(mode, level, batch.entries[leaves])
     tables = batch.states == TABLE
     phys[tables] = address_of(mode, batch.entries[tables])
-    framed = (batch.states == MIGRATION) | (batch.states == HWPOISON) | (batch.states == DEVICE)
+    framed = hold_frames(batch.states)
     phys[framed] = migration_frame(mode, offsets[framed]) << np.uint64(mode.page_shift)
     swapped = batch.states == SWAP
     return phys, np.where(swapped, kinds, np.uint64(0)), np.where(swapped, offsets, np.uint64(0))
+
+
+def hold_frames(codes: Bytes) -> Bools:
+    """Return which entries hold a frame in place of the offset of a swap slot."""
+    return np.isin(codes, (MIGRATION, HWPOISON, DEVICE))
 
 
 @record
@@ -295,47 +317,69 @@ class TreeNode:
 
 def tree_of(parts: Iterable[Walk]) -> list[TreeNode]:
     """Return every table of a walk, each before those below it, with the sums of what is below it."""
-    sums: list[dict[int, list[int]]] = []
+    sums: list[dict[int, _TableSums]] = []
     mode: PagingMode | None = None
     is_first = True
     for part in parts:
         mode = part.mode
         sums = sums or [{} for _ in part.levels]
-        for level, table in enumerate(part.levels):
-            flat, _, addresses, codes = used_entries(part, level)
-            # An entry that reaches into several parts counts in the first of them.
-            own = np.ones(len(flat), np.bool_) if is_first else addresses >= np.uint64(part.first)
-            rows = flat[own] // table.entries.shape[1]
-            used = np.bincount(rows, minlength=len(table)).tolist()
-            maps = maps_memory(codes[own])
-            size = part.mode.levels[level].size
-            nr_leaves = np.bincount(rows[maps], minlength=len(table)).tolist()
-            mapped = [nr * size for nr in nr_leaves]
-            columns = zip(table.addresses.tolist(), table.tables.tolist(), used, mapped, strict=True)
-            for address, phys, nr_used, nr_bytes in columns:
-                held = sums[level].setdefault(address, [phys, 0, 0, 0])
-                held[1] += nr_used
-                held[3] += nr_bytes
+        for level, tables in enumerate(sums):
+            _add_tables(tables, part, level, is_first)
         is_first = False
     if mode is None:
         return []
     for level in range(len(sums) - 1, 0, -1):
         _add_to_parents(mode, level, sums)
-    nodes = []
-    for level, tables in enumerate(sums):
-        nodes += [TreeNode(level, address, *values) for address, values in tables.items()]
+    nodes = [
+        TreeNode(
+            level=level,
+            address=address,
+            table=table.table,
+            nr_used=table.nr_used,
+            nr_tables=table.nr_tables,
+            mapped=table.mapped,
+        )
+        for level, tables in enumerate(sums)
+        for address, table in tables.items()
+    ]
     # A table that begins where its parent does comes after it.
     return sorted(nodes, key=lambda node: (node.address, node.level))
 
 
-def _add_to_parents(mode: PagingMode, level: int, sums: list[dict[int, list[int]]]) -> None:
+class _TableSums:
+    """What is added up of one table, over the parts of a walk."""
+
+    __slots__ = ("mapped", "nr_tables", "nr_used", "table")
+
+    def __init__(self, table: int) -> None:
+        self.table = table
+        self.nr_used = self.nr_tables = self.mapped = 0
+
+
+def _add_tables(sums: dict[int, _TableSums], part: Walk, level: int, is_first: bool) -> None:
+    """Add the tables that a part has of one level, by the first address that each translates."""
+    table = part.levels[level]
+    flat, _, addresses, codes = used_entries(part, level)
+    own = own_entries(part, addresses, is_first)
+    rows = flat[own] // table.entries.shape[1]
+    used = np.bincount(rows, minlength=len(table)).tolist()
+    nr_leaves = np.bincount(rows[maps_memory(codes[own])], minlength=len(table)).tolist()
+    columns = (table.addresses.tolist(), table.tables.tolist(), used, nr_leaves)
+    for address, phys, nr_used, nr in zip(*columns, strict=True):
+        if address not in sums:
+            sums[address] = _TableSums(phys)
+        sums[address].nr_used += nr_used
+        sums[address].mapped += nr * part.mode.levels[level].size
+
+
+def _add_to_parents(mode: PagingMode, level: int, sums: list[dict[int, _TableSums]]) -> None:
     span = mode.levels[level - 1].size * mode.levels[level - 1].nr_entries
-    for address, (_, _, nr_tables, mapped) in sums[level].items():
+    for address, table in sums[level].items():
         # There is one top table, of both halves or of one.
         above = next(iter(sums[0])) if level == 1 else address - address % span
         parent = sums[level - 1][above]
-        parent[2] += nr_tables + 1
-        parent[3] += mapped
+        parent.nr_tables += table.nr_tables + 1
+        parent.mapped += table.mapped
 
 
 def whole_table(mode: PagingMode, level: int, address: int, entries: Words) -> EntryBatch:
@@ -344,5 +388,10 @@ def whole_table(mode: PagingMode, level: int, address: int, entries: Words) -> E
     starts = np.uint64(address) + (indices.astype(np.uint64) << np.uint64(mode.levels[level].shift))
     if level == 0:
         starts = full_addresses(mode, starts)
-    levels = np.full(len(entries), level, np.uint8)
-    return EntryBatch(levels, indices, starts, entries, states(mode, level, entries))
+    return EntryBatch(
+        levels=np.full(len(entries), level, np.uint8),
+        indices=indices,
+        addresses=starts,
+        entries=entries,
+        states=states(mode, level, entries),
+    )

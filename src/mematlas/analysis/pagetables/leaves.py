@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mematlas.arrays import Bools, Bytes, Words
-from mematlas.frozen import record
+from mematlas.frozen import record, replace
 from mematlas.kernel.memory.x86 import U64
 from mematlas.model.pagetables.entries import PagingMode, leaf_address, maps_memory, states
 from mematlas.model.pagetables.walk import Walk, rights_of
@@ -46,8 +46,13 @@ def leaves_of(walked: Walk, level: int) -> Leaves:
     indices, entries, addresses = indices[chosen], entries[chosen], addresses[chosen]
     table = walked.levels[level]
     above = table.rights[indices // table.entries.shape[1]]
-    own = rights_of(walked.mode, entries)
-    return Leaves(level, walked.mode.levels[level].size, addresses, entries, own & above)
+    return Leaves(
+        level=level,
+        size=walked.mode.levels[level].size,
+        addresses=addresses,
+        entries=entries,
+        rights=rights_of(walked.mode, entries) & above,
+    )
 
 
 def used_entries(walked: Walk, level: int) -> tuple[NDArray[np.intp], Words, Words, Bytes]:
@@ -56,9 +61,9 @@ def used_entries(walked: Walk, level: int) -> tuple[NDArray[np.intp], Words, Wor
     flat = table.entries.reshape(-1)
     indices = np.flatnonzero(flat)
     addresses = walked.entry_addresses(level, indices)
-    size = np.uint64(walked.mode.levels[level].size - 1)
-    if len(addresses) and not (addresses[0] >= walked.first and addresses[-1] + size <= walked.last):
-        inside = (addresses <= walked.last) & (addresses + size >= walked.first)
+    lasts = addresses + np.uint64(walked.mode.levels[level].size - 1)
+    if len(addresses) and (addresses[0] < walked.first or lasts[-1] > walked.last):
+        inside = (addresses <= walked.last) & (lasts >= walked.first)
         indices, addresses = indices[inside], addresses[inside]
     entries = flat[indices]
     return indices, entries, addresses, states(walked.mode, level, entries)
@@ -69,8 +74,12 @@ def chosen_leaves(leaves: Leaves, chosen: Bools) -> Leaves:
 
     >>> executable = chosen_leaves(leaves, leaves.rights & EXECUTABLE != 0)  # doctest: +SKIP
     """
-    columns = (leaves.addresses[chosen], leaves.entries[chosen], leaves.rights[chosen])
-    return Leaves(leaves.level, leaves.size, *columns)
+    return replace(
+        leaves,
+        addresses=leaves.addresses[chosen],
+        entries=leaves.entries[chosen],
+        rights=leaves.rights[chosen],
+    )
 
 
 @record

@@ -53,12 +53,12 @@ def kernel_regions(
     ['ldt', 'direct map', 'vmalloc']
     """
     ldt, ldt_size = X86_LDT[nr_levels]
-    direct_end = -(-(direct_map + ram_end) >> 30) << 30
+    direct_end = _gib_above(direct_map + ram_end)
     regions = [Region("ldt", ldt, ldt + ldt_size), Region("direct map", direct_map, direct_end)]
     if vmemmap is None:
         regions.append(Region("vmalloc", direct_end, X86_FIXED[0].start))
     else:
-        vmemmap_end = -(-(vmemmap + (ram_end >> 12) * page_struct_size) >> 30) << 30
+        vmemmap_end = _gib_above(vmemmap + (ram_end >> 12) * page_struct_size)
         regions += [Region("vmalloc", direct_end, vmemmap), Region("vmemmap", vmemmap, vmemmap_end)]
     for region in X86_FIXED:
         start, end = region.start, region.end
@@ -68,6 +68,10 @@ def kernel_regions(
             start = 0xFFFFFFFF80000000 + image_size
         regions.append(Region(region.name, start, end))
     return regions
+
+
+def _gib_above(address: int) -> int:
+    return -(-address >> 30) << 30
 
 
 def region_of(regions: Sequence[Region], address: int) -> str | None:
@@ -111,11 +115,11 @@ def unmapped_ram(walked: Walk, base: int, ranges: Sequence[tuple[int, int]], lef
         leaves = leaves_of(walked, level)
         in_ram = (leaves.addresses >= base) & (leaves.addresses < base + highest)
         starts = leaves.addresses[in_ram] - np.uint64(base)
-        if len(starts):
-            cuts = np.flatnonzero(np.diff(starts) != leaves.size) + 1
-            edges = [0, *cuts.tolist(), len(starts)]
-            for low, high in pairwise(edges):
-                spans.append((int(starts[low]), int(starts[high - 1]) + leaves.size))
+        if not len(starts):
+            continue
+        cuts = np.flatnonzero(np.diff(starts) != leaves.size) + 1
+        for low, high in pairwise([0, *cuts.tolist(), len(starts)]):
+            spans.append((int(starts[low]), int(starts[high - 1]) + leaves.size))
     return total - sum(_overlap(span, ram) for span in spans for ram in ranges)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
-from numpy.typing import NDArray
 
 from mematlas.analysis.pagetables.leaves import used_entries
 from mematlas.arrays import Bytes, Words
-from mematlas.frozen import record
+from mematlas.frozen import fields_of, record
 from mematlas.model.pagetables.entries import (
     EMPTY,
     PRESENT,
@@ -69,6 +70,9 @@ class LeafSummary:
         return self.size * self.nr_leaves
 
 
+LEAF_COUNTS = tuple(name for name in fields_of(LeafSummary) if name != "size")
+
+
 @record
 class Summary:
     """What page tables hold, and cost."""
@@ -106,7 +110,8 @@ class _Sums:
     def __init__(self) -> None:
         self.tables: set[int] = set()
         self.nr_used = self.nr_few = 0
-        self.leaves = np.zeros(9, np.int64)
+        self.leaves: Counter[str] = Counter()
+        """How many leaves there are, by the fields of `LeafSummary`."""
 
 
 def summarize(parts: Iterable[Walk]) -> Summary:
@@ -128,23 +133,25 @@ def summarize(parts: Iterable[Walk]) -> Summary:
             _add_level(level_sums, part, level, others)
     if mode is None:
         raise ValueError("no parts")
+    levels = [_level_summary(mode, level, level_sums) for level, level_sums in enumerate(sums)]
     leaves = [
-        LeafSummary(description.size, *level_sums.leaves.tolist())
+        LeafSummary(size=description.size, **{name: level_sums.leaves[name] for name in LEAF_COUNTS})
         for description, level_sums in zip(mode.levels, sums, strict=True)
         if description.can_map
     ]
-    return Summary(
-        levels=tuple(_level_summary(mode, level, level_sums) for level, level_sums in enumerate(sums)),
-        leaves=tuple(leaves),
-        nr_others=others,
-        torn=tuple(torn),
-    )
+    return Summary(levels=tuple(levels), leaves=tuple(leaves), nr_others=others, torn=tuple(torn))
 
 
 def _level_summary(mode: PagingMode, level: int, sums: _Sums) -> LevelSummary:
-    size = len(sums.tables) * mode.levels[level].nr_entries * 8
-    # Linux gives a table of fewer entries (arm64's top) a page of its own all the same, or a part of one.
-    return LevelSummary(mode.levels[level].name, len(sums.tables), size, sums.nr_used, sums.nr_few)
+    nr_tables = len(sums.tables)
+    return LevelSummary(
+        name=mode.levels[level].name,
+        nr_tables=nr_tables,
+        # Linux gives a table of fewer entries (arm64's top) a page of its own all the same, or a part of one.
+        size=nr_tables * mode.levels[level].nr_entries * 8,
+        nr_used=sums.nr_used,
+        nr_few=sums.nr_few,
+    )
 
 
 def _add_level(sums: _Sums, part: Walk, level: int, others: dict[str, int]) -> None:
@@ -167,16 +174,21 @@ def _add_level(sums: _Sums, part: Walk, level: int, others: dict[str, int]) -> N
     shown = own & maps_memory(codes)
     above = table.rights[indices[shown] // table.entries.shape[1]]
     leaves = entries[shown]
-    sums.leaves += _count_leaves(part.mode, leaves, above & rights_of(part.mode, leaves))
+    sums.leaves.update(_count_leaves(part.mode, leaves, above & rights_of(part.mode, leaves)))
 
 
-def _count_leaves(mode: PagingMode, entries: Words, rights: Bytes) -> NDArray[np.int64]:
-    by_right = [np.count_nonzero(rights & bit) for bit in (WRITABLE, USER, EXECUTABLE)]
-    accessed, dirty, special = (
-        np.count_nonzero(holds(entries, test)) for test in (mode.accessed, mode.dirty, mode.special)
-    )
+def _count_leaves(mode: PagingMode, entries: Words, rights: Bytes) -> dict[str, int]:
     # What marks PROT_NONE is the global bit of other entries.
     followed = np.asarray(holds(entries, mode.present), np.bool_)
-    nr_global = np.count_nonzero(followed & holds(entries, mode.global_))
-    nr_hidden = len(entries) - np.count_nonzero(followed)
-    return np.array([len(entries), *by_right, accessed, dirty, nr_global, special, nr_hidden], np.int64)
+    which = {
+        "nr_writable": rights & WRITABLE,
+        "nr_user": rights & USER,
+        "nr_executable": rights & EXECUTABLE,
+        "nr_accessed": holds(entries, mode.accessed),
+        "nr_dirty": holds(entries, mode.dirty),
+        "nr_global": followed & holds(entries, mode.global_),
+        "nr_special": holds(entries, mode.special),
+        "nr_hidden": ~followed,
+    }
+    counts = {name: int(np.count_nonzero(mask)) for name, mask in which.items()}
+    return {"nr_leaves": len(entries), **counts}
