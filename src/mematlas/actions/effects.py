@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mematlas.analysis.movable import add_counts, in_order
+from mematlas.analysis.ram import total_of
 from mematlas.frozen import Record, record, replace
 from mematlas.notes import Notes
 
@@ -138,8 +139,8 @@ def together(effect: Effect, back: Effect, again: Effect, seconds: float) -> Eff
         passes=effect.passes + (again.passes if again.nr_requested else 0),
         seconds=effect.seconds + seconds,
         advise_s=effect.advise_s + back.advise_s + again.advise_s,
-        swap=sum_of(effect.swap, -size_back, again.swap),
-        swap_cached=sum_of(effect.swap_cached, -size_back, again.swap_cached),
+        swap=total_of(effect.swap, -size_back, again.swap),
+        swap_cached=total_of(effect.swap_cached, -size_back, again.swap_cached),
         nr_given_up=effect.nr_given_up + again.nr_given_up,
         freed=Freed(effect.freed.nr_kept, nr_freed),
         moved=effect.moved.without(lost),
@@ -149,16 +150,6 @@ def together(effect: Effect, back: Effect, again: Effect, seconds: float) -> Eff
         gone=back.gone or again.gone,
         notes=tuple(Notes((*effect.notes, *back.notes, *again.notes))),
     )
-
-
-def sum_of(*numbers: int | None) -> int | None:
-    """Return the sum; None when one of them is not known.
-
-    >>> sum_of(7, -3), sum_of(7, None)
-    (4, None)
-    """
-    known = [number for number in numbers if number is not None]
-    return sum(known) if len(known) == len(numbers) else None
 
 
 def less(item: VmaEffect, lost: PageSet, again: Effect) -> VmaEffect:

@@ -6,7 +6,7 @@ what is shared divided among those who share it, only a look at the pages shows.
 
 from __future__ import annotations
 
-from mematlas.analysis.ram import less
+from mematlas.analysis.ram import less, total_of
 from mematlas.frozen import Record, Tabular, record
 
 TYPE_CHECKING = False
@@ -52,16 +52,6 @@ class Facts(Record):
 def known_sum(*sizes: int | None) -> int:
     """Return the sum of what is known: to put things in order by, not to show."""
     return sum(size for size in sizes if size is not None)
-
-
-def total(sizes: Iterable[int | None]) -> int | None:
-    """Return the sum; None where a part of it is not known.
-
-    >>> total([1, 2]), total([1, None])
-    (3, None)
-    """
-    sizes = list(sizes)
-    return None if None in sizes else known_sum(*sizes)
 
 
 def largest_of(sizes: Iterable[int | None]) -> int | None:
@@ -178,14 +168,14 @@ class Group:
         """What they have in swap, each page once, as far as is reported: of shared memory what one of them has."""
         measured = [self.measured[facts.pid] for facts in self.measured_facts]
         if not self.is_measured or any(None in (pages.swap, pages.swap_pss) for pages in measured):
-            return total(facts.swap for facts in self.members)
+            return total_of(*(facts.swap for facts in self.members))
         # Counters are of private memory alone.
         counters = [facts.swap for facts in self.measured_facts]
         shared = [
             None if private is None else known_sum(pages.swap) - private
             for private, pages in zip(counters, measured, strict=True)
         ]
-        return total([largest_of(shared), *(pages.swap_pss for pages in measured)])
+        return total_of(largest_of(shared), *(pages.swap_pss for pages in measured))
 
     @property
     def hugetlb(self) -> int | None:
@@ -195,7 +185,7 @@ class Group:
         shared = [pages.shared_hugetlb for pages in measured]
         if not self.is_measured or None in own or None in shared:
             return largest_of(facts.hugetlb for facts in self.members)
-        return total([largest_of(shared), *own])
+        return total_of(largest_of(shared), *own)
 
     @property
     def amount(self) -> int:
@@ -211,7 +201,8 @@ class Group:
         What can be shared is taken to be shared by all.
         """
         sizes = {**self.parts(), "hugetlb": self.hugetlb, "swap": self.swap}
-        if (whole := total(sizes.values())) is None:
+        whole = total_of(*sizes.values())
+        if whole is None:
             return None
         name = max(sizes, key=lambda kind: known_sum(sizes[kind]))
         return name, known_sum(sizes[name]) / (whole or 1)
@@ -219,7 +210,7 @@ class Group:
     def parts(self) -> dict[str, int | None]:
         """Return the parts of their RSS. Of what can be shared, what one of them has, as if shared by all."""
         return {
-            "anon": total(facts.anon for facts in self.members),
+            "anon": total_of(*(facts.anon for facts in self.members)),
             "file": largest_of(facts.file for facts in self.members),
             "shmem": largest_of(facts.shmem for facts in self.members),
         }
@@ -299,7 +290,7 @@ def others_of(groups: Iterable[Group], shown: Sequence[Group], ram: Ram, has_mor
         rest = max(rest, 0)  # counters of the machine lag behind, and processes went on meanwhile
     nr_unknown = sum(len(group.members) for group in shown if group.pss is None)
     rss = sum(group.rss for group in hidden)
-    return OtherProcesses(nr_hidden + 1, rss, rest, nr_unknown, has_more)
+    return OtherProcesses(nr_processes=nr_hidden + 1, rss=rss, pss=rest, nr_unknown=nr_unknown, has_more=has_more)
 
 
 @record

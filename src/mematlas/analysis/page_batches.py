@@ -140,9 +140,10 @@ class BatchMaker:
         addresses: Sequence[int] = range(block.address, block.end(self.page_size), self.page_size)
         nodes: Numbers = self.nodes.of(block) if self.nodes else [None] * len(block)
         taken = [kind.is_taken for kind in kinds]
-        kinds, addresses, entries, nodes = chosen(taken, kinds, addresses, block.entries, nodes)
+        columns = chosen(taken, kinds, addresses, block.entries, nodes)
         if limit is not None and not self.wanted.asks_frames:
-            kinds, addresses, entries, nodes = kinds[:limit], addresses[:limit], entries[:limit], nodes[:limit]
+            columns = [column[:limit] for column in columns]
+        kinds, addresses, entries, nodes = columns
         if not kinds:
             return None
         pfns, phys, swap_types, swap_offsets, hidden = self._locate(kinds, entries)
@@ -179,13 +180,14 @@ class BatchMaker:
         """Return the columns of frames, physical addresses, swap types, swap offsets, and what is hidden."""
         size = self.page_size
         frames = [entry & PM_PFRAME for entry in entries]
-        if all(frames) and all(kind.byte & PRESENT for kind in kinds):
+        states = [kind.byte for kind in kinds]
+        if all(frames) and all(byte & PRESENT for byte in states):
             nothing = [None] * len(frames)
             return frames, [pfn * size for pfn in frames], nothing, nothing, None
-        located = [decode_place(kind.byte, entry) for kind, entry in zip(kinds, entries, strict=True)]
+        located = map(decode_place, states, entries)
         pfns, swap_types, swap_offsets = map(list, zip(*located, strict=True))
         phys = [None if pfn is None else pfn * size for pfn in pfns]
-        hidden = [hidden_of(kind.byte, entry) for kind, entry in zip(kinds, entries, strict=True)]
+        hidden = list(map(hidden_of, states, entries))
         return pfns, phys, swap_types, swap_offsets, hidden if any(hidden) else None
 
     def _settle_shared(self, kinds: list[PageKind], counts: Numbers) -> None:
@@ -241,7 +243,7 @@ class PageKinds(dict[tuple[int, ...], PageKind]):
         entry = upper << 56 | soft_dirty << 55
         flags = (*entry_flags(byte, entry), *use_flags(use))
         is_taken = self.wanted.takes(byte, entry)
-        kind = self[bits] = PageKind(byte, STATE_OF_BYTE[byte], flags, is_taken, bits)
+        kind = self[bits] = PageKind(byte=byte, state=STATE_OF_BYTE[byte], flags=flags, is_taken=is_taken, bits=bits)
         return kind
 
     def of(self, block: Block) -> list[PageKind]:

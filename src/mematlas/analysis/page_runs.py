@@ -128,7 +128,23 @@ def runs_of_pieces(
         if not isinstance(piece, Hole):
             yield runs_of_block(vma, piece, page_size, wanted, nodes)
         elif wanted.takes(piece.byte, 0):
-            yield [PageRun(vma, piece.address, piece.nr_pages, page_size, piece.byte, 0, 0, 0, True, NOWHERE)]
+            yield [run_of_hole(vma, piece, page_size)]
+
+
+def run_of_hole(vma: Vma, hole: Hole, page_size: int) -> PageRun:
+    """Return the one run that a hole is."""
+    return PageRun(
+        vma=vma,
+        start=hole.address,
+        nr_pages=hole.nr_pages,
+        page_size=page_size,
+        byte=hole.byte,
+        bits=0,
+        first=0,
+        last=0,
+        contiguous=True,
+        on_node=NOWHERE,
+    )
 
 
 def runs_of_block(vma: Vma, block: Block, page_size: int, wanted: PageFilter, nodes: PageNodes | None) -> list[PageRun]:

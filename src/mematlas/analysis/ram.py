@@ -73,7 +73,11 @@ class Ram(Record):
 
 
 def total_of(*sizes: int | None) -> int | None:
-    """Return a sum; None where a part of it is not reported."""
+    """Return a sum; None where a part of it is not reported.
+
+    >>> total_of(1, 2), total_of(1, None)
+    (3, None)
+    """
     return None if None in sizes else sum(size for size in sizes if size is not None)
 
 

@@ -83,7 +83,9 @@ def compare(
     between the two, but that a process that was ``stopped`` changed nothing. ``leaves_out`` says whether smaps leaves
     out huge pages that nobody may access; it is asked only where that would explain a difference.
     """
-    ran: Collection[str] = () if not captured else OF_OTHERS if stopped else MEASURES
+    ran: Collection[str] = ()
+    if captured:
+        ran = OF_OTHERS if stopped else MEASURES
     by_pagemap = compare_with(before, counted, after, ran, leaves_out)
     if tables is None:
         return by_pagemap
@@ -119,18 +121,28 @@ def compare_measure(
 ) -> Comparison:
     """Return the comparison of one measure, with its reason."""
     one, two = getattr(smaps.total, measure), getattr(counted.total, measure)
+    difference: int | None = None
+    explained: bool | None = None
+    reason: str | None = ""
     if one is None or two is None:
         notes = (smaps if one is None else counted).reading.notes
         about = [note.text for note in notes if note.code in ABOUT.get(measure, ())]
-        return Comparison(measure, one, two, None, None, None, "; ".join(about) or "not known")
-    difference = two - one
-    reason: str | None = ""
-    if difference:
-        changed = change_of(measure, smaps, after, counted)
-        reason = reason_of(measure, difference, changed, smaps, has_run)
-    if reason is None:
-        return Comparison(measure, one, two, None, difference, False, UNEXPLAINED)
-    return Comparison(measure, one, two, None, difference, True, reason)
+        reason = "; ".join(about) or "not known"
+    else:
+        difference = two - one
+        if difference:
+            changed = change_of(measure, smaps, after, counted)
+            reason = reason_of(measure, difference, changed, smaps, has_run)
+        explained = reason is not None
+    return Comparison(
+        measure=measure,
+        first=one,
+        second=two,
+        third=None,
+        difference=difference,
+        explained=explained,
+        reason=UNEXPLAINED if reason is None else reason,
+    )
 
 
 def change_of(measure: str, before: VmaAmounts, after: VmaAmounts, counted: VmaAmounts) -> int:
@@ -176,24 +188,29 @@ def with_limit(row: Comparison, smaps: VmaAmounts, counted: VmaAmounts, leaves_o
 def limit_of(measure: str, smaps: VmaAmounts, counted: VmaAmounts, leaves_out: Callable[[], bool]) -> str | None:
     """Return which limit of an older kernel explains each VMA that differs; None when none does."""
     unit = SMAPS_UNIT if measure == "pss" else 1
-    triples = zip(counted.vmas, smaps.usages, counted.usages, strict=False)
-    differing = [(vma, one, two) for vma, one, two in triples if abs(difference_of(measure, one, two)) >= unit]
+    differing: list[tuple[Vma, Usage, Usage]] = []
+    for vma, one, two in zip(counted.vmas, smaps.usages, counted.usages, strict=False):
+        if abs(difference_of(measure, one, two)) >= unit:
+            differing.append((vma, one, two))
     if not differing:
         return None
-    notes = counted.reading.notes
     if measure == "swap":
-        unseen = [note.text for note in notes if note.code == "swap-cache-unseen"]
-        is_shmem = all(vma.kind == "shmem" for vma, _, _ in differing)
-        is_less = all(difference_of(measure, one, two) < 0 for _, one, two in differing)
-        return unseen[0] if is_shmem and is_less and unseen else None
-    estimates = [note.text for note in notes if note.code == "huge-estimate"] if measure == "uss" else []
-    if estimates and all(is_of_huge_pages(measure, one, two) for _, one, two in differing):
-        return estimates[0]
+        is_unseen = all(may_be_unseen(measure, vma, one, two) for vma, one, two in differing)
+        return text_of(counted, "swap-cache-unseen") if is_unseen else None
+    if measure == "uss":
+        estimate = text_of(counted, "huge-estimate")
+        if estimate and all(is_of_huge_pages(measure, one, two) for _, one, two in differing):
+            return estimate
     if measure in OF_HUGE_PAGES:
         may_be = all(may_be_left_out(measure, vma, one, two) for vma, one, two in differing)
         if may_be and leaves_out():
             return LEFT_OUT
     return None
+
+
+def text_of(amounts: VmaAmounts, code: str) -> str | None:
+    """Return the text of the note with a code, that a reading has; None where it has none."""
+    return next((note.text for note in amounts.reading.notes if note.code == code), None)
 
 
 OF_HUGE_PAGES = ("rss", "anon", "file", "shmem", "pss", "uss", "thp")
@@ -203,6 +220,11 @@ def difference_of(measure: str, by_smaps: Usage, counted: Usage) -> int:
     """Return by how much more was counted in a VMA."""
     difference: int = getattr(counted, measure) - getattr(by_smaps, measure)
     return difference
+
+
+def may_be_unseen(measure: str, vma: Vma, by_smaps: Usage, counted: Usage) -> bool:
+    """Whether what was counted less of a VMA may be shared memory in the swap cache."""
+    return vma.kind == "shmem" and difference_of(measure, by_smaps, counted) < 0
 
 
 def is_of_huge_pages(measure: str, by_smaps: Usage, counted: Usage) -> bool:

@@ -1,7 +1,7 @@
 """A machine as a whole: which processes there are, who uses the most, and what its RAM is used for.
 
 What reads more of a process than its counters may wait for ever, so children of ours do, which can be left behind: see
-docs/design.md, "Three ideas".
+docs/design.md, "The ideas".
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from mematlas.analysis.overview import (
     known_sum,
     largest,
     others_of,
-    total,
 )
-from mematlas.analysis.ram import account
+from mematlas.analysis.ram import account, total_of
 from mematlas.errors import BadInput, NotSupported, PermissionDenied
+from mematlas.frozen import as_dict
 from mematlas.kernel.abandon import Inquiry
 from mematlas.kernel.hugepools import read_free
 from mematlas.kernel.meminfo import read_meminfo
@@ -136,7 +136,15 @@ class Machine:
         ram = self.ram()
         shown = largest(groups, limit, by)
         others = others_of(groups, shown, ram, is_inside(self.procfs))
-        return MachineUsage(ram, tuple(shown), others, refused, missing, sharing, tuple(notes))
+        return MachineUsage(
+            ram=ram,
+            groups=tuple(shown),
+            others=others,
+            refused=refused,
+            missing=missing,
+            sharing=sharing,
+            notes=tuple(notes),
+        )
 
 
 # Who there is
@@ -153,9 +161,18 @@ def facts_of(process: ProcessDir, name: str) -> Facts | None:
         cgroup = process.read("cgroup").decode("utf-8", "surrogateescape")
     except NotSupported:
         cgroup = ""
-    lines = ("RssAnon", "RssFile", "RssShmem", "VmSwap", "HugetlbPages")
-    sizes = [status_bytes(status, line) for line in lines]
-    return Facts(process.pid, name, uid, cgroup, rss, *sizes)
+    return Facts(
+        pid=process.pid,
+        name=name,
+        uid=uid,
+        cgroup=cgroup,
+        rss=rss,
+        anon=status_bytes(status, "RssAnon"),
+        file=status_bytes(status, "RssFile"),
+        shmem=status_bytes(status, "RssShmem"),
+        swap=status_bytes(status, "VmSwap"),
+        hugetlb=status_bytes(status, "HugetlbPages"),
+    )
 
 
 def in_shared_memory(facts: Sequence[Facts], procfs: ProcFS, deadline: float) -> dict[int, int]:
@@ -225,14 +242,15 @@ def measure_groups(
             index_of[member.pid] = index
             facts[member.pid] = member
 
-    def ask(pid: int) -> tuple[tuple[int | None, ...] | str, int]:
-        return measure(facts[pid], procfs), -1
+    def ask(pid: int) -> tuple[dict[str, int | None] | str, int]:
+        answer = measure(facts[pid], procfs)
+        return as_dict(answer) if isinstance(answer, Measured) else answer, -1
 
     inquiry = Inquiry(ask, list(facts), deadline=deadline, silence=SILENCE)
     for pid, answer, _ in inquiry:
         index = index_of[pid]
-        if isinstance(answer, tuple):
-            groups[index].measured[pid] = Measured(*answer)
+        if isinstance(answer, dict):
+            groups[index].measured[pid] = Measured(**answer)
         elif answer == ENDED:
             groups[index].forget(pid)
         waiting[index] -= 1
@@ -251,24 +269,31 @@ def cost_of(facts: Facts) -> float:
     return OPENING + anon * PER_OWN_BYTE + (facts.rss - anon) * PER_SHARED_BYTE
 
 
-def measure(facts: Facts, procfs: ProcFS) -> tuple[int | None, ...] | str:
-    """Return the fields of `Measured` for a process, or why there are none. It may wait for ever."""
+def measure(facts: Facts, procfs: ProcFS) -> Measured | str:
+    """Return what the pages of a process come to, or why that is not known. It may wait for ever."""
     try:
         process = open_process(facts.pid, procfs)[0]
         if facts.rss * HOLD_PER_BYTE <= MAX_STALL:
             with process:
                 return of_rollup(read_rollup(process))
         with Process(process) as whole:
-            usage = whole.usage(max_stall=MAX_STALL).usage
-            return usage.pss, usage.uss, usage.swap, None, None, None
+            usage = whole.usage(max_stall=MAX_STALL)
+            return Measured(
+                pss=usage.pss, uss=usage.uss, swap=usage.swap, swap_pss=None, own_hugetlb=None, shared_hugetlb=None
+            )
     except PermissionDenied:
         return REFUSED
     except SKIPPED:
         return ENDED
 
 
-def of_rollup(sums: dict[str, int]) -> tuple[int | None, ...]:
-    """Return the fields of `Measured` from the kernel's own sums."""
-    uss = total((sums.get("Private_Clean"), sums.get("Private_Dirty")))
-    names = ("Swap", "SwapPss", "Private_Hugetlb", "Shared_Hugetlb")
-    return sums.get("Pss"), uss, *(sums.get(name) for name in names)
+def of_rollup(sums: dict[str, int]) -> Measured:
+    """Return what the pages of a process come to by the kernel's own sums."""
+    return Measured(
+        pss=sums.get("Pss"),
+        uss=total_of(sums.get("Private_Clean"), sums.get("Private_Dirty")),
+        swap=sums.get("Swap"),
+        swap_pss=sums.get("SwapPss"),
+        own_hugetlb=sums.get("Private_Hugetlb"),
+        shared_hugetlb=sums.get("Shared_Hugetlb"),
+    )
