@@ -94,12 +94,13 @@ def by_smaps(sources: Sources, selection: Selection, first_pages: bool, nodes: P
     """Return what smaps reports; read once more where our own reading made us grow."""
     counter = SmapsCounter(sources.dir, sources.pacer(), first_pages, nodes)
     vmas, torn = read_by_smaps(sources, counter, selection)
-    for _ in range(OWN_LOOKS * (sources.dir.pid == os.getpid())):
+    nr_more = OWN_LOOKS if sources.dir.pid == os.getpid() else 0
+    for _ in range(nr_more):
         if not torn:
             break
         vmas.clear()  # what this takes is room for the next
         vmas, torn = read_by_smaps(sources, counter, selection)
-    return Counted("smaps", vmas, torn, counter.notes)
+    return Counted(source="smaps", vmas=vmas, torn=torn, notes=counter.notes)
 
 
 def read_by_smaps(sources: Sources, counter: SmapsCounter, selection: Selection) -> tuple[list[VmaUsage], bool]:
@@ -152,7 +153,7 @@ class SmapsCounter:
     ) -> list[VmaUsage]:
         result = [item for entries in batches for item in self._of_entries(unsaid, entries)]
         if self._nodes:
-            reported = [(item.vma, (item.usage.rss or 0) + (item.usage.hugetlb or 0)) for item in result]
+            reported = [(item.vma, resident_bytes(item.usage)) for item in result]
             sizes = self._nodes.of_sizes(unsaid.reader if unsaid else None, reported)
             result = [replace(item, nodes=nodes) for item, nodes in zip(result, sizes, strict=True)]
         return result
@@ -180,7 +181,12 @@ class SmapsCounter:
             usage = known.get(key)
             if usage is None:
                 usage = known[key] = usage_of_fields(vma, fields, self.page_size, nr_zero, is_hidden)
-            yield VmaUsage(vma, usage, state, phys)
+            yield VmaUsage(vma=vma, usage=usage, first_state=state, phys=phys)
+
+
+def resident_bytes(usage: Usage) -> int:
+    """Return how many bytes lie on some node, as far as they are known."""
+    return (usage.rss or 0) + (usage.hugetlb or 0)
 
 
 def first_pages(reader: PageReader, vmas: Sequence[Vma]) -> Iterator[tuple[State, int | None]]:

@@ -156,10 +156,7 @@ class Recorder:
         nr_frames = self._save_frames() if has_pagemap else None
         for name in self._process_files():
             self._save_text(own, name, process.dir)
-        hold = process.dir.holds.get("smaps")
-        if hold and hold.total_s > MAX_STALL:
-            text = f"reading smaps held up the target for {hold.total_s * 1e3:.0f} ms"
-            self.notes.add(Note("smaps-hold", text))
+        self._note_hold()
         for name in MACHINE_FILES:
             self._save_text(self.directory, name, process.procfs)
         torn = process.address_space().vmas != space.vmas
@@ -192,6 +189,12 @@ class Recorder:
             return list(PROCESS_FILES)
         # The rollup is the sum of smaps, for a second hold of the target's lock.
         return [name for name in PROCESS_FILES if name != "smaps_rollup"]
+
+    def _note_hold(self) -> None:
+        hold = self.process.dir.holds.get("smaps")
+        if hold and hold.total_s > MAX_STALL:
+            text = f"reading smaps held up the target for {hold.total_s * 1e3:.0f} ms"
+            self.notes.add(Note("smaps-hold", text))
 
     def _save_text(self, directory: HeldDirectory, name: str, source: Directory) -> None:
         try:
@@ -232,14 +235,14 @@ class Recorder:
         """Keep the paths that the text of maps leaves in doubt."""
         room = PATHS_ROOM
         for vma in vmas:
-            if "\n" in vma.path or "\\012" in vma.path:
-                room -= len(vma.path)
-                if room < 0:
-                    self.notes.add(
-                        Note("paths-as-in-maps", "some paths that contain a newline are saved as maps shows them")
-                    )
-                    break
-                self.paths[f"{vma.start:x}"] = vma.path
+            if "\n" not in vma.path and "\\012" not in vma.path:
+                continue
+            room -= len(vma.path)
+            if room < 0:
+                text = "some paths that contain a newline are saved as maps shows them"
+                self.notes.add(Note("paths-as-in-maps", text))
+                break
+            self.paths[f"{vma.start:x}"] = vma.path
 
     def _machine(self, torn: bool) -> bytes:
         import json

@@ -91,7 +91,7 @@ def draw_grid(
     """Return what is looked at as cells of ``cell_pages`` pages, VMA by VMA; each fold is one, and is not read."""
     strips = cut_in_strips(look.ranges, folds or [], cell_pages, look.page_size, fit)
     parts = [
-        CountedPart(strip.cells, stretch.vma, stretch.start, stretch.end, stretch.index)
+        CountedPart(cells=strip.cells, vma=stretch.vma, start=stretch.start, end=stretch.end, index=stretch.index)
         for strip in strips
         if not strip.is_folded
         for stretch in strip.stretches
@@ -105,7 +105,9 @@ def draw_density(
 ) -> Density:
     """Return what is looked at end to end, without gaps and folds, as at most so many cells."""
     cells, stretches = lay_end_to_end(look.ranges, folds or [], columns, look.page_size)
-    parts = [CountedPart(cells, part.vma, part.start, part.end, part.index) for part in stretches]
+    parts = [
+        CountedPart(cells=cells, vma=part.vma, start=part.start, end=part.end, index=part.index) for part in stretches
+    ]
     return Density(cells, stretches, fill(look, parts, source, max_stall, folds, exclusive))
 
 

@@ -123,10 +123,10 @@ def find_ending(
         ending.add_tables()
     parts = ending.sorted_parts()
     return EndingResult(
-        parts,
-        accounts.nr_distinct * sources.page_size,
-        0 if sharing else accounts.sums.dirty[FILE] * sources.page_size,
-        finished(sources, choice, began, accounts, ending.notes),
+        parts=parts,
+        distinct=accounts.nr_distinct * sources.page_size,
+        dirty=0 if sharing else accounts.sums.dirty[FILE] * sources.page_size,
+        reading=finished(sources, choice, began, accounts, ending.notes),
     )
 
 
@@ -170,7 +170,7 @@ class Accounts:
             if file not in self.files:
                 kind = "hugetlb" if vma.kind == "hugetlb" else "shmem"
                 link = f"map_files/{vma.start:x}-{vma.end:x}"
-                self.files[file] = MemoryFile(file, kind, vma.path, link, is_secret(vma))
+                self.files[file] = MemoryFile(file=file, kind=kind, path=vma.path, link=link, is_secret=is_secret(vma))
                 self._numbers[file] = FIRST_FILE + len(self._numbers)
             return self._numbers[file]
         return FILE if vma.kind == "file" else KERNEL
@@ -229,7 +229,7 @@ class Ending:
         self.files = dict(accounts.files)
         """Those mapped, then those that are open alone."""
         self.facts: dict[File, FileFacts] = {}
-        self.holders = Holders({}, (), (), False)
+        self.holders = Holders(pids={}, refused=(), silent=(), is_inside=False)
 
     def add(self, fate: str, kind: str, reason: str, size: int, pids: Iterable[int] = (), path: str = "") -> None:
         """Add to the part with this fate, kind and reason."""
@@ -260,7 +260,7 @@ class Ending:
                     path = self.process.readlink(link)
                 except NotSupported:
                     continue  # closed meanwhile
-                self.files[open_file.file] = MemoryFile(open_file.file, kind, path, link)
+                self.files[open_file.file] = MemoryFile(file=open_file.file, kind=kind, path=path, link=link)
         for file in self.files.values():
             self._ask(file)
         nameless = [file for file, facts in self.facts.items() if not facts.has_name]
@@ -277,7 +277,8 @@ class Ending:
             self.notes.add(files_unknown(error))
         except NotSupported:
             # The link is gone: unmapped, closed, or another program was started.
-            self.notes.add(files_unknown(f"{file.path or file.kind} was unmapped or closed meanwhile"))
+            what = file.path or file.kind
+            self.notes.add(files_unknown(f"{what} was unmapped or closed meanwhile"))
 
     def _facts_of(self, file: MemoryFile) -> FileFacts:
         # Not opened as such: secret memory cannot be.
@@ -340,15 +341,15 @@ class Ending:
             return
         dev, inode = file.file
         if facts.has_name:
-            fate = ("stays", "named") if dev in self._own_mounts else ("unknown", "elsewhere")
-            self.add(fate[0], file.kind, fate[1], mapped, path=file.path)
+            fate, reason = ("stays", "named") if dev in self._own_mounts else ("unknown", "elsewhere")
+            self.add(fate, file.kind, reason, mapped, path=file.path)
             return
         is_alone = False
         if file.path.startswith(SEGMENT) and dev in self._kernel_mounts:
             segment = self._segments.get(inode)
             if segment is None or not segment.is_doomed:
-                fate = ("unknown", "elsewhere") if segment is None else ("stays", "sysv")
-                self.add(fate[0], file.kind, fate[1], mapped, path=file.path)
+                fate, reason = ("unknown", "elsewhere") if segment is None else ("stays", "sysv")
+                self.add(fate, file.kind, reason, mapped, path=file.path)
                 return
             is_alone = segment.nr_attached == self.accounts.nr_vmas[file.file]
         pids = self.holders.pids.get(file.file, ())
@@ -433,7 +434,14 @@ class Ending:
     def sorted_parts(self) -> tuple[EndingPart, ...]:
         """Return the parts by what becomes of them, the largest first; say why some of it is unknown."""
         parts = [
-            EndingPart(*key, size=size, pids=tuple(self._pids[key]), paths=tuple(self._paths[key]))
+            EndingPart(
+                fate=key[0],
+                kind=key[1],
+                reason=key[2],
+                size=size,
+                pids=tuple(self._pids[key]),
+                paths=tuple(self._paths[key]),
+            )
             for key, size in self._sizes.items()
         ]
         if any(part.reason == "unseen" for part in parts) and self.process.procfs.live:

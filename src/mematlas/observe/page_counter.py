@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import compress
+
 from mematlas.analysis.page_usage import (
     AlikeUsages,
     PageCounts,
@@ -61,7 +63,7 @@ def by_pages(
             source = "pagemap"
     if vmas is None:
         vmas = counter.by_pagemap(wanted)
-    return Counted(source, vmas, counter.torn or sources.is_torn(space), counter.notes)
+    return Counted(source=source, vmas=vmas, torn=counter.torn or sources.is_torn(space), notes=counter.notes)
 
 
 class PageCounter:
@@ -128,7 +130,9 @@ class PageCounter:
             sharers=sharers.by_count(),
             thp=thp,
         )
-        return VmaUsage(vma, usage, state or hole, phys, nodes=by_node if self._nodes else None)
+        return VmaUsage(
+            vma=vma, usage=usage, first_state=state or hole, phys=phys, nodes=by_node if self._nodes else None
+        )
 
     def _add_huge(self, reader: PageReader, vma: Vma, block: Block, thp: int | None) -> int | None:
         if thp is None:
@@ -178,7 +182,9 @@ class PageCounter:
         hole = STATE_OF_BYTE[counter.hole(vma)]
         state, phys = counter.first_page(vma) if self._first_pages else (hole, None)
         usage = usage_of_tables(vma, sums, self.page_size, hole)
-        return VmaUsage(vma, usage, state, phys, sums.nr_accessed, sums.nr_dirty)
+        return VmaUsage(
+            vma=vma, usage=usage, first_state=state, phys=phys, nr_accessed=sums.nr_accessed, nr_dirty=sums.nr_dirty
+        )
 
     def _read(self, vmas: Sequence[Vma], access: PageTableAccess) -> list[VmaUsage]:
         from mematlas.model.pagetables.reader import PageTableReader
@@ -208,7 +214,15 @@ class PageCounter:
             state, phys = place_of(block, self.page_size)
         usage = usage_of_tables(vma, sums, self.page_size, hole)
         nodes = self._nodes.of_vma(reader, vma) if self._nodes else None
-        return VmaUsage(vma, usage, state or hole, phys, sums.nr_accessed, sums.nr_dirty, nodes)
+        return VmaUsage(
+            vma=vma,
+            usage=usage,
+            first_state=state or hole,
+            phys=phys,
+            nr_accessed=sums.nr_accessed,
+            nr_dirty=sums.nr_dirty,
+            nodes=nodes,
+        )
 
     def _of_run(
         self,
@@ -226,12 +240,7 @@ class PageCounter:
         ``look_closer`` counts a VMA by itself: where a page is not exclusive, though mapped once or unknown times.
         """
         states, use = block.states, block.use
-        counts: dict[int, int] = {}
-        if nr_shared(block.kinds):
-            marks = states.translate(IS_SHARED)
-            indexes = [index for index, is_shared in enumerate(marks) if is_shared]
-            frames = [block.entries[index] & PM_PFRAME for index in indexes]
-            counts = dict(zip(indexes, map_counts(frames), strict=True))
+        counts = shared_counts(block, map_counts)
         for vma, first, last in cut(run, block, self.page_size):
             shared: list[int] = []
             if counts:
@@ -250,13 +259,33 @@ class PageCounter:
             if self._nodes:
                 raw = block.raw[first * ENTRY_SIZE : last * ENTRY_SIZE]
                 self._nodes.add(nodes := {}, Block(vma.start, raw, states[first:last]))
-            nr_accessed = nr_dirty = None
-            if use:
-                nr_both = use.count(ACCESSED | DIRTY, first, last)
-                nr_accessed = nr_both + use.count(ACCESSED, first, last)
-                nr_dirty = nr_both + use.count(DIRTY, first, last)
-            yield VmaUsage(vma, usage, state, phys, nr_accessed, nr_dirty, nodes)
+            nr_accessed, nr_dirty = nr_used(use, first, last) if use else (None, None)
+            yield VmaUsage(
+                vma=vma,
+                usage=usage,
+                first_state=state,
+                phys=phys,
+                nr_accessed=nr_accessed,
+                nr_dirty=nr_dirty,
+                nodes=nodes,
+            )
 
     def _in_file(self, reader: PageReader, vma: Vma) -> State:
         """Return what the file of shared memory says of the first page, which has no entry here."""
         return STATE_OF_BYTE[reader.states(vma, vma.start, vma.start + self.page_size)[0]]
+
+
+def shared_counts(block: Block, map_counts: Callable[[list[int]], list[int]]) -> dict[int, int]:
+    """Return how often each page is mapped that is resident and not exclusive, by its index in a block."""
+    if not nr_shared(block.kinds):
+        return {}
+    marks = block.states.translate(IS_SHARED)
+    indices = list(compress(range(len(marks)), marks))
+    frames = [block.entries[index] & PM_PFRAME for index in indices]
+    return dict(zip(indices, map_counts(frames), strict=True))
+
+
+def nr_used(use: bytes, first: int, last: int) -> tuple[int, int]:
+    """Return how many pages, from one index to another, have the accessed bit, and how many the dirty bit."""
+    nr_both = use.count(ACCESSED | DIRTY, first, last)
+    return nr_both + use.count(ACCESSED, first, last), nr_both + use.count(DIRTY, first, last)

@@ -67,7 +67,7 @@ class PageTableLook:
         """
         duration = time.perf_counter() - self._begun
         self.check_current()
-        return WalkReading(self.held.origin, duration, self.is_torn, tuple(self.notes))
+        return WalkReading(origin=self.held.origin, duration_s=duration, torn=self.is_torn, notes=tuple(self.notes))
 
     def check_current(self) -> None:
         """Raise `ProcessGone` when the tables are no longer those of the process."""
@@ -103,7 +103,7 @@ class PageTableLook:
         codes = np.array([code], np.uint8)
         pfns = np.array([pfn], np.uint64)
         entries = np.array([entry], np.uint64)
-        return PageBlock(address >> shift << shift, codes, pfns, entries)
+        return PageBlock(start=address >> shift << shift, states=codes, pfns=pfns, entries=entries)
 
     def pagemap(self, start: int, nr_pages: int) -> Words:
         """Return the entries of pagemap for consecutive pages, read with pauses."""

@@ -100,9 +100,17 @@ class PageTables:
         if pgd is None:
             self.mm.close()
             raise NotSupported("a separate top table for user space", "page-table isolation (pti=on)")
-        self.origin = Origin(access.name, self.mode, half, pgd, self.memory.memory_end)
+        self.origin = Origin(reader=access.name, mode=self.mode, half=half, pgd=pgd, memory_end=self.memory.memory_end)
         is_whole = (self.start, self.end) == (low, high)
-        self._held = HeldTables(process.dir, self.memory, self.mm, self.origin, self.start, self.end, is_whole)
+        self._held = HeldTables(
+            process=process.dir,
+            memory=self.memory,
+            mm=self.mm,
+            origin=self.origin,
+            start=self.start,
+            end=self.end,
+            is_whole=is_whole,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -141,7 +149,9 @@ class PageTables:
             raise BadInput(f"{address:#x} is not a valid address: it lies between the user and the kernel half")
         if address >= mode.user_end:
             region = region_of(self.regions(), address)
-            return WalkedAddress(address, look.steps(address), None, None, region or "")
+            return WalkedAddress(
+                address=address, steps=look.steps(address), pagemap=None, reason=None, area=region or ""
+            )
         area = space.name_at(address)
         for _ in range(NR_TRIES):
             steps = look.steps(address)
@@ -149,12 +159,12 @@ class PageTables:
                 word = look.pagemap(address, 1)
             except (PermissionDenied, NotSupported) as error:
                 look.notes.add(Note("pagemap-not-beside", f"pagemap cannot be shown beside it: {error}"))
-                return WalkedAddress(address, steps, None, None, area)
+                return WalkedAddress(address=address, steps=steps, pagemap=None, reason=None, area=area)
             differing = differing_pages(mode, look.one_page(address, steps), word)
             if not differing:
                 reason = "hidden" if nr_hidden(word) else ""
-                return WalkedAddress(address, steps, int(word[0]), reason, area)
-        return WalkedAddress(address, steps, int(word[0]), differing[0].reason, area)
+                return WalkedAddress(address=address, steps=steps, pagemap=int(word[0]), reason=reason, area=area)
+        return WalkedAddress(address=address, steps=steps, pagemap=int(word[0]), reason=differing[0].reason, area=area)
 
     # Entry by entry
 
@@ -216,7 +226,7 @@ class PageTables:
         look = PageTableLook(self._held)
         kernel = self._kernel_map(look) if self.half == "kernel" else None
         counted = summarize(look.parts(NR_SUM_TABLES))
-        return SummaryResult(counted, self._reserve(counted), kernel, look.finish())
+        return SummaryResult(counted=counted, reserve=self._reserve(counted), kernel=kernel, reading=look.finish())
 
     def _reserve(self, counted: Summary) -> int | None:
         """Return what VmPTE, which leaves out the top table, has beyond the tables in use; None where not known."""
@@ -235,10 +245,9 @@ class PageTables:
         """Return what is dangerous, or maps the same memory with different rights; with ``both``, in both halves."""
         look = PageTableLook(self._held)
         space, regions = self.process.address_space(), self.regions()
-        areas = []
-        if self.half == "user":
-            areas = [(vma.start, vma.end - 1) for vma in space.vmas if vma.kind in ("heap", "stack")]
-        findings = self._audit(look, None, areas)
+        data_vmas = [vma for vma in space.vmas if vma.kind in ("heap", "stack") and self.half == "user"]
+        data_areas = [(vma.start, vma.end - 1) for vma in data_vmas]
+        findings = self._audit(look, None, data_areas)
         if both:
             findings += self._audit(look, (self.mode.kernel_start, 1 << 64), [])
         named = []
@@ -314,4 +323,4 @@ class PageTables:
 def raw_table(table: TableLevel, row: int, number: int | None) -> RawTable:
     """Return one of the tables of a level."""
     address, phys = int(table.addresses[row]), int(table.tables[row])
-    return RawTable(table.level, number, address, phys, table.entries[row])
+    return RawTable(level=table.level, number=number, address=address, table=phys, entries=table.entries[row])

@@ -163,7 +163,15 @@ class Process:
         counters = read_counters(self.dir, status, len(result.vmas))
         amounts = total(item.usage for item in result.vmas)
         page_tables = status_bytes(status, "VmPTE")
-        return UsageResult(amounts, page_tables, reading, nodes, size, counters, sizes)
+        return UsageResult(
+            usage=amounts,
+            tables=page_tables,
+            reading=reading,
+            nodes=nodes,
+            distinct=size,
+            counters=counters,
+            folios=sizes,
+        )
 
     def _try_distinct(self, source: Source, max_stall: float, reading: Reading) -> tuple[int | None, Reading]:
         """Return the distinct amount, and the reading of the others with what there is to say about it."""
@@ -173,7 +181,8 @@ class Process:
             unknown = Note("distinct-unknown", f"distinct frames unknown: {error}")
             return None, replace(reading, notes=(*reading.notes, unknown))
         notes = tuple(Notes((*reading.notes, *result.reading.notes)))
-        return result.distinct, replace(reading, notes=notes, torn=reading.torn or result.reading.torn)
+        torn = reading.torn or result.reading.torn
+        return result.distinct, replace(reading, notes=notes, torn=torn)
 
     def maps(
         self,

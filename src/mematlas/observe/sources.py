@@ -145,7 +145,14 @@ class Sources:
         all_notes = Notes(notes)
         if torn:
             all_notes.add(TORN)
-        return Reading(source, seconds, torn, tuple(all_notes), self.reader_name(source), hold)
+        return Reading(
+            source=source,
+            duration_s=seconds,
+            torn=torn,
+            notes=tuple(all_notes),
+            reader=self.reader_name(source),
+            hold=hold,
+        )
 
     # Which is read
 
@@ -174,8 +181,8 @@ class Sources:
                 return SourceChoice("tables")
         lacking = self._why_pagemap_hides() if span is None else None
         if lacking:
-            notes = [smaps_instead(lacking, hold)]
-            return SourceChoice("smaps", (no_tables(why), *notes) if why else tuple(notes))
+            notes = (smaps_instead(lacking, hold),)
+            return SourceChoice("smaps", (no_tables(why), *notes) if why else notes)
         return SourceChoice("pagemap", (pagemap_instead(why),) if why else ())
 
     def _hold(self, enough: float, span: tuple[int, int] | None, numa: bool) -> float:

@@ -59,7 +59,7 @@ def count_together(processes: Sequence[Process], source: Source = "auto") -> Tog
         sums = counter.count(keys.take())
     anon, file, shmem, hugetlb = (number * procfs.page_size for number in sums.mapped)
     nr_alone = sum(sums.alone) - sums.alone[POOL]
-    return Together(anon, file, shmem, hugetlb, nr_alone * procfs.page_size)
+    return Together(anon=anon, file=file, shmem=shmem, hugetlb=hugetlb, uss=nr_alone * procfs.page_size)
 
 
 def owner_of(vma: Vma) -> int:

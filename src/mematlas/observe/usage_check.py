@@ -13,7 +13,7 @@ from mematlas.observe.sources import no_tables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.analysis.results import MapsResult, Reading
+    from mematlas.analysis.results import Reading
     from mematlas.analysis.verify import Comparison
     from mematlas.kernel.procfs import Hold
     from mematlas.observe.process import Process
@@ -59,7 +59,7 @@ def check_usage(process: Process) -> UsageCheck:
         # What reading takes of our own memory the first time, numpy above all, is not to be compared.
         for source in ("smaps", "pagemap"):
             process.maps(source, first_pages=False)
-        maps_by_tables(process)
+        amounts_by_tables(process)
     for _ in range(NR_TRIES):
         check = compare_sources(process)
         if check.is_explained or not process.procfs.live:
@@ -72,19 +72,19 @@ def compare_sources(process: Process) -> UsageCheck:
     saved = process.procfs.machine
     first = VmaAmounts(process.maps("smaps", first_pages=False))
     counted = VmaAmounts(process.maps("pagemap", first_pages=False), first)
-    by_tables = maps_by_tables(process)
-    why_not = by_tables if isinstance(by_tables, Note) else None
-    tables = None if isinstance(by_tables, Note) else VmaAmounts(by_tables, first)
-    del by_tables  # what it has of many VMAs is not to be held beside what comes
+    tables, why_not = amounts_by_tables(process, first)
     second = VmaAmounts(process.maps("smaps", first_pages=False), first) if saved is None else first
     stopped = bool(saved and saved.get("stopped"))
     comparisons = compare(first, counted, second, saved is not None, tables, leaves_out_huge_pages, stopped)
-    return UsageCheck(comparisons, counted.reading, why_not, first.reading.hold)
+    return UsageCheck(comparisons=comparisons, reading=counted.reading, no_tables=why_not, hold=first.reading.hold)
 
 
-def maps_by_tables(process: Process) -> MapsResult | Note:
-    """Return `maps` from page tables, or why that cannot be had."""
-    try:
-        return process.why_no_tables() or process.maps("tables", first_pages=False)
-    except NotSupported as error:
-        return no_tables(error)
+def amounts_by_tables(process: Process, like: VmaAmounts | None = None) -> tuple[VmaAmounts | None, Note | None]:
+    """Return the amounts by page tables; or None, and why they cannot be had."""
+    why = process.why_no_tables()
+    if why is None:
+        try:
+            return VmaAmounts(process.maps("tables", first_pages=False), like), None
+        except NotSupported as error:
+            why = no_tables(error)
+    return None, why
