@@ -2,6 +2,6 @@
 
 `verbs` are what people call. A `Plan` (`plans`) says what an advice would do, an `Act` (`acts`) does it, an `Effect`
 (`effects`) is what came of it. What each advice is about, and how its effect is seen, is in `advice`, one module for
-each MADV_*. Beside these: `coldest` pages first, `freeing` what the swap cache keeps, `refaults` of what was moved,
+each MADV_*. Beside these: `coldest` pages first, `swap_cache` frames that are freed, `refaults` of what was moved,
 `pins` that hold pages in place, `rooms` that pages go to, `refusals` of dangerous targets.
 """

@@ -177,7 +177,16 @@ def plan(
     room = room or read_swap_room(process.dir)
     asked_for = [item for item in vmas if item.nr_requested]
     chosen = tuple(within(asked_for, room, process.page_size))
-    return Plan(advice, selection, choice, only, chosen, process.page_size, room, tuple(notes))
+    return Plan(
+        advice=advice,
+        selection=selection,
+        choice=choice,
+        only=only,
+        vmas=chosen,
+        page_size=process.page_size,
+        room=room,
+        notes=tuple(notes),
+    )
 
 
 def pieces(
@@ -251,6 +260,8 @@ def why_nothing(wanted: str, choice: Choice, nr_vmas: int) -> str:
     'nothing to do: the selected VMA has no pages out of RAM in state swapped'
     """
     whose = "the selected VMA has" if nr_vmas == 1 else f"the {nr_vmas} selected VMAs have"
-    pages = "anonymous pages" if choice.anon else "file pages" if choice.file else "pages"
+    pages = "file pages" if choice.file else "pages"
+    if choice.anon:
+        pages = "anonymous pages"
     state = f" in state {' or '.join(sorted(choice.states))}" if choice.states is not None else ""
     return f"nothing to do: {whose} no {pages} {wanted}{state}"

@@ -217,9 +217,26 @@ class Watch:
         for address, mask in self.out.items():
             never.add(address, mask)
         vmas = tuple(
-            VmaRefaults(seen.vma, seen.nr_moved, seen.nr_returned, seen.nr_gone, seen.first_s, seen.last_s)
+            VmaRefaults(
+                vma=seen.vma,
+                nr_moved=seen.nr_moved,
+                nr_returned=seen.nr_returned,
+                nr_gone=seen.nr_gone,
+                first_s=seen.first_s,
+                last_s=seen.last_s,
+            )
             for seen in self.seen.values()
         )
         nr_gone = sum(seen.nr_gone for seen in self.seen.values())
         curve = tuple(self.curve)
-        return Refaults(seconds, self.nr_moved, self.nr_returned, nr_gone, curve, vmas, never, stopped, gone)
+        return Refaults(
+            seconds=seconds,
+            nr_moved=self.nr_moved,
+            nr_returned=self.nr_returned,
+            nr_gone=nr_gone,
+            curve=curve,
+            vmas=vmas,
+            never=never,
+            stopped=stopped,
+            gone=gone,
+        )

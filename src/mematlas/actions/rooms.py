@@ -55,7 +55,7 @@ class SwapRoom:
 
     def with_more(self, size: int) -> SwapRoom:
         """Return what it would be with a temporary swap file of so many bytes."""
-        more = (SwapArea("a temporary file", "file", size, 0, 0),) if size else ()
+        more = (SwapArea(path="a temporary file", kind="file", size=size, used=0, priority=0),) if size else ()
         return replace(self, areas=(*self.areas, *more))
 
 

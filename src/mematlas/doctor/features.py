@@ -72,7 +72,7 @@ def find_features() -> Iterator[Feature]:
 def run(probe: Probe, bench: Bench) -> Feature:
     """Return the state of one interface."""
     try:
-        return Feature(probe.code, WORKS, (), probe.run(bench))
+        return Feature(code=probe.code, status=WORKS, needs=(), reason=probe.run(bench))
     except Missing as missing:
         return feature_of(probe, missing)
     except PermissionDenied as error:
@@ -94,7 +94,7 @@ def feature_of(probe: Probe, missing: Missing) -> Feature:
     reason = missing.reason
     if missing.needs and effective_capabilities().issuperset(missing.needs):
         reason = Reason("held")
-    return Feature(probe.code, missing.status, tuple(missing.needs), reason)
+    return Feature(code=probe.code, status=missing.status, needs=tuple(missing.needs), reason=reason)
 
 
 def refusal(probe: Probe, needs: Sequence[str] = ()) -> Missing:

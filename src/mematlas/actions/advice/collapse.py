@@ -51,12 +51,19 @@ class Collapse(Advice):
         huge = self.reader.huge_mask(address, end)
         add_counts(reasons, {"huge": both(mask, huge).count(1)})
         mask = without(mask, huge)
-        fits = bytearray(len(mask))
+        fits = self._fitting(vma, address, len(mask))
+        add_counts(reasons, {"unaligned": without(mask, fits).count(1)})
+        return both(mask, fits)
+
+    def _fitting(self, vma: Vma, address: int, nr_pages: int) -> bytes:
+        """Return which pages lie in whole aligned huge ones of a VMA."""
+        size = self.page_size
+        fits = bytearray(nr_pages)
+        end = address + nr_pages * size
         for low, high in self._huge_ranges(max(address, vma.start), min(end, vma.end)):
-            first, last = (low - address) // self.page_size, (high - address) // self.page_size
+            first, last = (low - address) // size, (high - address) // size
             fits[first:last] = b"\1" * (last - first)
-        add_counts(reasons, {"unaligned": without(mask, bytes(fits)).count(1)})
-        return both(mask, bytes(fits))
+        return bytes(fits)
 
     def _all_blocks(self, vma: Vma, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         # After a hole a block begins at the next page that is there, maybe in the middle of a huge page's range.
