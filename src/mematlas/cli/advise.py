@@ -272,7 +272,7 @@ class Work:
 
     def view(self) -> Table:
         """Return what all of it came to."""
-        report = Report(self.effect, self.process.page_size, self.refaults, self.undone)
+        report = Report(effect=self.effect, page_size=self.process.page_size, refaults=self.refaults, undo=self.undone)
         table = effect_table(report, self.session.target_info())
         table.notes += [*lacking_swap(self.planned), *self.notes]
         if self.options.temporary_swap:

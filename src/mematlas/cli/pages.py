@@ -43,7 +43,13 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     start, end, selection = span_of(selection_of(args, session), session, one_page=True)
-    wanted = PageFilter(args.present, args.swapped, args.exclusive, args.dirty, args.soft_dirty)
+    wanted = PageFilter(
+        present=args.present,
+        swapped=args.swapped,
+        exclusive=args.exclusive,
+        dirty=args.dirty,
+        soft_dirty=args.soft_dirty,
+    )
     if args.runs and args.dirty:
         raise BadInput("--dirty needs single frames: not with --runs")
     soft_dirty = has_soft_dirty(session.process.procfs)

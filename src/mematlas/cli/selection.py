@@ -45,7 +45,7 @@ def selection_of(args: Namespace, session: Session) -> Selection:
             raise BadInput(f"one process at a time: {area} is another one (usage takes several)")
         refuse_two_readings(area, f"; --path {area} is a part of a path")
     span = None if area is None else parse_range(area, 1)
-    return Selection(args.perms, args.kind, args.path, None if span else area, span)
+    return Selection(perms=args.perms, kinds=args.kind, path=args.path, name=None if span else area, span=span)
 
 
 def span_of(selection: Selection, session: Session, one_page: bool) -> tuple[int, int, Selection]:

@@ -63,7 +63,9 @@ class Syntax:
 def all_syntax() -> list[Syntax]:
     """Return what may follow each command, and help; and mematlas alone."""
     subjects = {name: text for name, (_, text) in COMMANDS.items()} | dict.fromkeys(TOPICS, "a topic")
-    help_words = Syntax("help", "what a command does, and its options", [], [Values("", subjects)])
+    help_words = Syntax(
+        name="help", help="what a command does, and its options", options=[], words=[Values("", subjects)]
+    )
     return [*map(syntax_of, (*COMMANDS, OVERVIEW)), help_words]
 
 
@@ -72,24 +74,26 @@ def syntax_of(name: str) -> Syntax:
     command = load(name)
     arguments = Arguments()
     command.add_arguments(arguments)
-    options = [Option(HELP_OPTIONS, "what it does, and its options", None, NONE)]
+    options = [Option(names=HELP_OPTIONS, help="what it does, and its options", metavar=None, values=NONE)]
     options += [option_of(names, settings) for names, settings in arguments.declared if is_option(names)]
     words = [values_of(word) for word in command.words if word != MORE]
     text = COMMANDS[name][1] if name in COMMANDS else ""
-    return Syntax(name, text, options, words, MORE in command.words)
+    return Syntax(name=name, help=text, options=options, words=words, repeats=MORE in command.words)
 
 
 def option_of(names: tuple[str, ...], settings: dict[str, Any]) -> Option:
     """Return an option as it is declared."""
     help_text = str(settings.get("help", ""))
     if is_flag(settings):
-        return Option(names, help_text, None, NONE)
+        return Option(names=names, help=help_text, metavar=None, values=NONE)
     metavar = value_name(names, settings)
     if metavar == "TARGET":
-        return Option(names, help_text, metavar, Values(TARGET, {}))
+        return Option(names=names, help=help_text, metavar=metavar, values=Values(TARGET, {}))
     if metavar in LISTS:
-        return Option(names, help_text, metavar, Values("", LISTS[metavar], True))
-    return Option(names, help_text, metavar, Values("", texts_of(settings.get("choices", ()))))
+        return Option(names=names, help=help_text, metavar=metavar, values=Values("", LISTS[metavar], True))
+    return Option(
+        names=names, help=help_text, metavar=metavar, values=Values("", texts_of(settings.get("choices", ())))
+    )
 
 
 def values_of(word: Word) -> Values:
