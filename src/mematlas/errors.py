@@ -168,6 +168,10 @@ class AssertionNotMet(Error):
     exit_code = 10
 
 
+LIKENESS = 0.65
+"""Of two names, from 0 to 1, of which one may have been meant for the other: mpa and map, but not state and after."""
+
+
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """Return a hint at the name that a word is most like; nothing where none is like it.
 
@@ -179,5 +183,5 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     known = {name.lstrip("-"): name for name in names}
-    close = get_close_matches(word.lstrip("-"), known, 1)
+    close = get_close_matches(word.lstrip("-"), known, 1, LIKENESS)
     return f" (did you mean {known[close[0]]}?)" if close else ""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 TORN = Note("torn", "torn: VMAs changed during the reading, so the numbers are not of a single moment")
+TORN_OURSELVES = Note("torn", "torn: the process reads itself, and takes memory to do so: its VMAs changed meanwhile")
 
 
 @record

@@ -103,6 +103,7 @@ class Arguments:
     def parser(self) -> argparse.ArgumentParser:
         """Return the argparse parser of the same declarations."""
         import argparse
+        from functools import partial
 
         class Parser(argparse.ArgumentParser):
             def error(self, message: str) -> NoReturn:
@@ -113,6 +114,8 @@ class Arguments:
             if "choices" in settings and "type" not in settings:
                 check = one_of(names[-1] if is_option(names) else "", settings["choices"])
                 settings = {key: value for key, value in settings.items() if key != "choices"} | {"type": check}
+            elif "type" in settings:
+                settings = settings | {"type": partial(convert, names[0], to=settings["type"])}
             parser.add_argument(*names, **settings)
         return parser
 
@@ -178,10 +181,10 @@ def take_options(words: list[str], options: dict[str, tuple[str, Settings]], val
             continue
         if not equals:
             value = next(queue, "-")
-        if value == "--" or (not equals and value.startswith("-")):
+        if value == "--" or (not equals and value.startswith("-") and not value[1:2].isdigit()):
             return None
         try:
-            converted = convert(value, settings.get("type"))
+            converted = convert(option, value, settings.get("type"))
         except (ValueError, TypeError):
             return None
         if "choices" in settings and converted not in settings["choices"]:
@@ -206,9 +209,16 @@ def take_words(words: list[str], positionals: list[tuple[str, Settings]], values
     return True
 
 
-def convert(value: str, to: Callable[[str], Any] | None) -> Any:
-    """Return the value as the declared type makes it."""
-    return to(value) if to else value
+def convert(option: str, value: str, to: Callable[[str], Any] | None) -> Any:
+    """Return the value of an option as the declared type makes it.
+
+    Raises:
+        BadInput: the type does not take it; with the name of the option.
+    """
+    try:
+        return to(value) if to else value
+    except BadInput as error:
+        raise BadInput(f"{option}: {error}") from None
 
 
 def one_of(option: str, choices: Collection[str]) -> Callable[[str], str]:

@@ -7,8 +7,9 @@ from mematlas.model.address_space import parse_size
 
 LEAST_WIDTH, MOST_WIDTH = 40, 1_000
 """Columns below which nothing can be drawn, and above which nobody looks."""
-LONGEST = 1e9
-"""Seconds, some thirty years: what the kernel's clocks can still wait for."""
+YEAR = 365.25 * 86_400
+LONGEST = 30 * YEAR
+"""Seconds: what the kernel's clocks can still wait for."""
 LEAST_INTERVAL = 0.05
 """Seconds between two looks."""
 MOST_DIGITS = 18
@@ -27,7 +28,9 @@ def parse_seconds(text: str) -> float:
                 seconds = float(text[: len(text) - len(suffix)]) * unit
             except ValueError:
                 break
-            if 0 <= seconds <= LONGEST:
+            if seconds > LONGEST:
+                raise BadInput(f"bad time {text!r}: {LONGEST / YEAR:.0f} years at the most")
+            if seconds >= 0:
                 return seconds
             break
     raise BadInput(f"bad time {text!r}: such as 1s, 200ms or 0.5")
@@ -37,7 +40,7 @@ def parse_interval(text: str) -> float:
     """Return a time between two looks: long enough that whoever is looked at has some rest."""
     seconds = parse_seconds(text)
     if seconds < LEAST_INTERVAL:
-        raise BadInput(f"-i {text} would leave the target no rest: {LEAST_INTERVAL * 1e3:.0f}ms or more")
+        raise BadInput(f"{text} would leave the target no rest: {LEAST_INTERVAL * 1e3:.0f}ms or more")
     return seconds
 
 
@@ -46,7 +49,7 @@ def parse_count(text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and int(text) > 0:
         return int(text)
     if len(text) > MOST_DIGITS:
-        raise BadInput(f"bad number {text[:MOST_DIGITS]!r}...: {MOST_DIGITS} digits at the most")
+        raise BadInput(f"bad number '{text[:MOST_DIGITS]}...': {MOST_DIGITS} digits at the most")
     raise BadInput(f"bad number {text!r}: 1 or more")
 
 

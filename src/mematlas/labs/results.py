@@ -41,9 +41,9 @@ LESSON_COLUMNS: tuple[Column[Taken], ...] = (
 )
 LIST_COLUMNS: tuple[Column[Taken], ...] = (
     Column("name", "LESSON", value=lambda taken: taken.lesson.name),
-    Column("title", "TITLE", value=lambda taken: taken.lesson.title, rank=1),
-    Column("rights", "NEEDS", value=lambda taken: needs_of(taken.lesson.rights)),
-    Column("score", "PASSED", value=lambda taken: taken.passed),
+    Column("title", "TITLE", value=lambda taken: taken.lesson.title),
+    Column("rights", "NEEDS", value=lambda taken: needs_of(taken.lesson.rights), rank=2),
+    Column("score", "PASSED", value=lambda taken: taken.passed, rank=1),
 )
 """What fits into 80 columns."""
 ANSWER_COLUMNS: tuple[Column[Answer], ...] = (

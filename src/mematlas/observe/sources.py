@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import time
 
-from mematlas.analysis.results import TORN, Reading
-from mematlas.errors import BadInput, Error, FormatError, NotSupported, PermissionDenied, ProcessGone
+from mematlas.analysis.results import TORN, TORN_OURSELVES, Reading
+from mematlas.errors import BadInput, Error, FormatError, NotSupported, PermissionDenied, ProcessGone, TargetNotFound
 from mematlas.frozen import record
 from mematlas.kernel.maps import read_mark, read_marked_maps
 from mematlas.kernel.pagemap import Pacer
 from mematlas.kernel.status import Stat, open_memory, read_memory_status, read_stat, status_bytes
 from mematlas.kernel.vmfile import find_files
 from mematlas.model.address_space import AddressSpace
+from mematlas.model.target import own_pid
 from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
@@ -130,6 +131,13 @@ class Sources:
         except ProcessGone:
             return True
 
+    def is_ours(self) -> bool:
+        """Whether the process is the one that reads."""
+        try:
+            return self.procfs.live and self.dir.pid == own_pid(self.procfs)
+        except TargetNotFound:
+            return False
+
     def raise_gone(self) -> NoReturn:
         """Say that the process has no memory any more."""
         from mematlas.kernel.group import ZOMBIE
@@ -144,7 +152,7 @@ class Sources:
         seconds = time.perf_counter() - began
         all_notes = Notes(notes)
         if torn:
-            all_notes.add(TORN)
+            all_notes.add(TORN_OURSELVES if self.is_ours() else TORN)
         return Reading(
             source=source,
             duration_s=seconds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.notes import Note, Notes
-from mematlas.views.format import first_of, format_path, format_seconds
+from mematlas.views.format import first_of, fold_message, format_path, format_seconds
 from mematlas.views.table import Column, Drawn, Table
 from mematlas.views.usage import WHO, Line
 
@@ -64,13 +64,15 @@ def parts_of(item: Subject[EndingResult]) -> dict[str, int]:
     return {f"{part.fate}_{part.kind}_{part.reason}": part.size for part in item.result.parts}
 
 
+RANKS = {"unknown": 1, "pool": 2}
+"""Fates that a narrow screen may do without."""
 COLUMNS: tuple[Column[Subject[EndingResult]], ...] = (
     *WHO,
-    *(Column(fate, fate.upper(), "size", amount(fate)) for fate, _ in FATES),
-    Column("distinct", "DISTINCT", "size", lambda item: item.result.distinct, rank=1),
-    Column("dirty", "DIRTY", "size", lambda item: item.result.dirty, rank=2),
-    Column("parts", "PARTS", "amounts", parts_of, rank=4),
-    Column("source", "SOURCE", value=lambda item: item.result.reading.source, rank=3),
+    *(Column(fate, fate.upper(), "size", amount(fate), rank=RANKS.get(fate, 0)) for fate, _ in FATES),
+    Column("distinct", "DISTINCT", "size", lambda item: item.result.distinct, rank=3),
+    Column("dirty", "DIRTY", "size", lambda item: item.result.dirty, rank=4),
+    Column("parts", "PARTS", "amounts", parts_of, rank=6),
+    Column("source", "SOURCE", value=lambda item: item.result.reading.source, rank=5),
 )
 LINE_COLUMNS: tuple[Column[Line], ...] = (
     Column("fate", "WHAT", value=lambda line: line.measure),
@@ -89,7 +91,8 @@ def ending_table(results: list[Subject[EndingResult]], more: Iterable[Note] = ()
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         reading = item.result.reading
         who = f"{format_path(item.target['name'])}, PID {item.target['pid']}"
-        yield f"{who}: if it ended now, from {reading.source} in {format_seconds(reading.duration_s)}"
+        heading = f"{who}: if it ended now, from {reading.source} in {format_seconds(reading.duration_s)}"
+        yield from fold_message(heading, width)
         yield from Table("ending/1", LINE_COLUMNS, lines_of(item.result)).lines(
             in_bytes=in_bytes, colour=colour, width=width
         )

@@ -10,7 +10,7 @@ LEFT_OUT = "..."
 """What stands for the middle of a text that is too long."""
 LEAST_HEAD = 4
 """Characters of the beginning of a path that are worth showing."""
-UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
+UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def format_size(size: int) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mematlas.views.columns import widths_of
-from mematlas.views.format import fold, padded, shorten, width_of
+from mematlas.views.format import fold, format_address, padded, shorten, width_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from mematlas.views.columns import Column, Texts
@@ -16,7 +16,11 @@ LEAST_ROOM = 8
 """Columns that a last column is folded to at the least."""
 LEAST_PATH = 20
 """Columns that paths are shortened to at the least, for the sake of other columns, where their own column has no least
-width; a fifth of a wide screen."""
+width."""
+PATH_SHARE = 0.3
+"""How much of a screen paths are left at the least, for the sake of their last part."""
+FEW = 4
+"""One row of so many has a longer address, at the most, where it stands in the blanks of the next column."""
 NOTHING = frozenset(("-", ""))
 SAYS_NOTHING = frozenset(("-", "", "0"))
 CHANGES = frozenset(("change", "rate"))
@@ -35,15 +39,17 @@ class Layout:
     def __init__(self, columns: list[Column[Any]], known: Sequence[Texts], width: int, streams: bool) -> None:
         """``known`` are the rows as far as they are, which is to the end unless they stream."""
         widths = widths_of(columns, known)
+        widths[0] = without_longest(columns, known, widths)
         self.width = width
-        least = least_of(columns[-1], width, widths[-1], (cell for texts in known for cell in texts[-1]))
+        least = least_of(columns[-1], width, widths[-1], [cell for texts in known for cell in texts[-1]])
         blank = [
             not streams
             and columns[index].kind not in CHANGES
             and all(SAYS_NOTHING.issuperset(texts[index]) for texts in known)
             for index in range(len(columns))
         ]
-        self.kept = fitting([column.rank for column in columns], [*widths[:-1], least], width, blank)
+        ranks = [column.rank for column in columns]
+        self.kept = fitting(ranks, [*widths[:-1], least], width, blank, spare=widths[-1] - least)
         self.lost = [column.heading for index, column in enumerate(columns) if index not in self.kept]
         """The headings of columns that there is no room for."""
         self.stand_ins = stand_ins(columns, self.kept)
@@ -53,7 +59,7 @@ class Layout:
         last = columns[self.kept[-1]]
         self.folds = last.kind != "path"
         if last is not columns[-1]:
-            least = self.widths[-1]
+            least = least_of(last, width, self.widths[-1], [cell for texts in known for cell in texts[self.kept[-1]]])
         elif not self.folds:  # sooner short paths than several lines a row
             room = width - sum(each + 2 for each in self.widths[:-1])
             least = min(least, max(room, LEAST_ROOM))
@@ -92,6 +98,8 @@ class Layout:
     def _line(self, number: int, cells: list[str]) -> str:
         indent = " " * INDENT if number else ""
         line = (indent + self.patterns[number].format(*cells)).rstrip()
+        if number == 0 and len(cells[0]) > self.widths[0]:
+            line = drawn_in(line, len(cells[0]), self.widths[0])
         if line.isascii() and len(line) <= self.width:
             return line
         line = self._joined(number, cells)
@@ -141,29 +149,74 @@ def in_groups(widths: list[int], width: int) -> list[range]:
     return [*groups, range(first, len(widths))]
 
 
-def least_of(column: Column[Any], width: int, widest: int, cells: Iterable[str]) -> int:
+def least_of(column: Column[Any], width: int, widest: int, cells: Sequence[str]) -> int:
     """Return how many columns the last cell takes at the least, on a screen of this width."""
+    if column.right:
+        return widest
     if column.kind == "path":
-        return min(widest, max(column.width or LEAST_PATH, width // 5))
+        return min(widest, max(column.width or LEAST_PATH, int(width * PATH_SHARE)))
     longest_word = max((width_of(word) for cell in cells for word in fold(cell, 1)), default=0)
-    return min(widest, max(longest_word, LEAST_ROOM))
+    return min(widest, max(longest_word, column.width, LEAST_ROOM))
 
 
-def fitting(ranks: Sequence[int], widths: Sequence[int], width: int, is_blank: Sequence[bool]) -> list[int]:
+def without_longest(columns: list[Column[Any]], known: Sequence[Texts], widths: list[int]) -> int:
+    """Return how wide the first column is, where a few longer addresses may stand in the blanks of the next one.
+
+    The one address of the kernel among those of a program, [vsyscall], would move all rows to the right.
+    """
+    if len(columns) < 2 or columns[0].kind != "address" or not columns[1].right or columns[1].rank:
+        return widths[0]
+    usual = len(format_address(0))
+    pairs = [(len(cell), len(other)) for texts in known for cell, other in zip(texts[0], texts[1], strict=True)]
+    longer = [(length, other) for length, other in pairs if length > usual]
+    if len(longer) > len(pairs) // FEW:
+        return widths[0]
+    room = widths[1] + 1
+    return max([usual, *(length + other - room for length, other in longer)])
+
+
+def drawn_in(line: str, end: int, width: int) -> str:
+    """Return a line whose first cell, up to ``end``, takes more than its width, the rest of it where it belongs.
+
+    >>> drawn_in("0xffffffffff600000     4 KiB", 18, 14)
+    '0xffffffffff600000 4 KiB'
+    """
+    excess = end - width
+    blanks = line[end : end + excess]
+    return line[:end] + line[end + excess :] if blanks.isspace() else line
+
+
+def fitting(
+    ranks: Sequence[int], widths: Sequence[int], width: int, is_blank: Sequence[bool], spare: int = 0
+) -> list[int]:
     """Return the indexes of the columns that a screen has room for: first those go that say nothing, then by rank.
+
+    Where a wide one goes last, narrow ones that went before come back if there is room for them; but not into what the
+    last column can do with, ``spare`` more than its width.
 
     >>> fitting([0, 2, 1, 2, 0], [8, 8, 8, 8, 8], 40, [False] * 5)
     [0, 1, 2, 4]
     >>> fitting([0, 2, 1, 2, 0], [8, 8, 8, 8, 8], 40, [False, False, True, False, True])
     [0, 1, 3, 4]
+    >>> fitting([0, 1, 2, 3, 0], [8, 30, 9, 4, 8], 40, [False] * 5)
+    [0, 2, 3, 4]
+    >>> fitting([0, 1, 2, 3, 0], [8, 30, 9, 4, 8], 40, [False] * 5, spare=6)
+    [0, 2, 4]
     """
-    kept = list(range(len(ranks)))
-    while sum(widths[index] + 2 for index in kept) - 2 > width:
-        loose = [index for index in kept if ranks[index]]
-        if not loose:
-            break
-        kept.remove(max(loose, key=lambda index: (is_blank[index], ranks[index], index)))
-    return kept
+    kept = set(range(len(ranks)))
+    gone: list[int] = []
+
+    def taken() -> int:
+        return sum(widths[index] + 2 for index in kept) - 2
+
+    for index in sorted(kept, key=lambda index: (is_blank[index], ranks[index], index), reverse=True):
+        if ranks[index] and taken() > width:
+            kept.remove(index)
+            gone.append(index)
+    for index in reversed(gone):
+        if taken() + spare + 2 + widths[index] <= width:
+            kept.add(index)
+    return sorted(kept)
 
 
 def lost_line(headings: list[str], width: int) -> str:

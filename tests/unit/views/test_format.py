@@ -40,7 +40,7 @@ from mematlas.views.terminal import PLAIN, paint
         (999 << 20, "999 MiB"),
         (1 << 30, "1 GiB"),
         ((1 << 40) - 1, "1.00 TiB"),
-        (5 << 60, "5120 PiB"),
+        (5 << 60, "5 EiB"),
         (-4096, "-4 KiB"),
         (-(3 << 20), "-3 MiB"),
     ],

@@ -148,6 +148,34 @@ def test_columns_fall_by_rank_and_those_that_say_nothing_first(width: int, headi
     assert max(map(len, lines)) <= width
 
 
+def test_column_that_fell_comes_back_where_a_wider_one_that_fell_later_leaves_room() -> None:
+    wide = Column("note", "WIDE", value=lambda thing: thing.path * 3, rank=1)
+    narrow = Column("count", "COUNT", "count", rank=2)
+    columns = (OF_THINGS[0], wide, narrow, OF_THINGS[1])
+
+    lines = text(Table("test/1", columns, THINGS), width=50)
+
+    assert lines[0].split() == ["START", "COUNT", "SIZE"]
+    assert lines[-1] == "not shown: WIDE (--wide)"
+
+
+@pytest.mark.parametrize(("length", "is_shown"), [(52, True), (53, False)])
+def test_paths_keep_three_tenths_of_the_screen_before_lesser_columns_stay(length: int, is_shown: bool) -> None:
+    columns = (OF_THINGS[0], replace(OF_THINGS[4], rank=1), OF_THINGS[5])
+    path = "/usr/lib/x86_64-linux-gnu/libstdc++.so.6.0.30"
+    lines = text(Table("test/1", columns, [Thing(0x1000, 0, 0, "x" * length, path)]), width=100)
+
+    assert lines[0].split() == ["START", *["KIND"] * is_shown, "PATH"]
+    assert lines[1].endswith("/usr/li.../libstdc++.so.6.0.30" if is_shown else path)
+
+
+def test_address_of_the_kernel_among_others_stands_in_the_blanks_of_the_next_column() -> None:
+    things = [*THINGS * 2, replace(THINGS[0], size=4097 << 10), replace(THINGS[0], start=0xFFFFFFFFFF600000)]
+    lines = text(Table("test/1", OF_THINGS[:2], things), width=60)
+
+    assert lines[4:7] == ["0x000000004000     8 KiB", "0x000000001000  4.00 MiB", "0xffffffffff600000 4 KiB"]
+
+
 def test_kind_stands_where_a_path_is_blank_once_its_column_has_fallen() -> None:
     lines = text(Table("test/1", OF_THINGS, THINGS), width=40)
 
