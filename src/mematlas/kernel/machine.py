@@ -17,7 +17,8 @@ MAX_SIZE = 8 << 20
 MAX_TEXT = 8192
 FILE_KINDS = ("anon", "file", "shmem", "hugetlb", "special")
 """What memory with a file can be; see `mematlas.kernel.maps.KINDS`."""
-MIN_PAGE_SIZE, MAX_PAGE_SIZE = 1 << 9, 1 << 30
+MIN_PAGE_SIZE, MAX_PAGE_SIZE = 1 << 12, 1 << 20
+"""The smallest pages that Linux has, and more than the largest (256 KiB, of PowerPC 44x)."""
 
 
 class MachineFile(dict[str, "Any"]):
@@ -35,8 +36,9 @@ class MachineFile(dict[str, "Any"]):
             raise FormatError(self.path, expected="an object")
         super().__init__(value)
         size = self["page_size"]
-        if type(size) is not int or not MIN_PAGE_SIZE <= size <= MAX_PAGE_SIZE or size & size - 1:
-            raise FormatError(self.path, expected="a page_size that is a power of two")
+        if not (is_power_of_two(size) and MIN_PAGE_SIZE <= size <= MAX_PAGE_SIZE):
+            expected = f"a page_size that is a power of two from {MIN_PAGE_SIZE} to {MAX_PAGE_SIZE}"
+            raise FormatError(self.path, expected=expected)
         for key, (is_good, expected) in CHECKS.items():
             if key in self and not is_good(self[key]):
                 raise FormatError(self.path, expected=f"{key} to be {expected}")
@@ -70,6 +72,16 @@ def is_name(value: object) -> bool:
     return value is None or is_text(value)
 
 
+def is_power_of_two(value: object) -> bool:
+    """Whether this is a whole number that is a power of two."""
+    return type(value) is int and value > 0 and not value & value - 1
+
+
+def is_huge_size(value: object) -> bool:
+    """Whether this can be the size of a huge page, or is unknown."""
+    return value is None or is_power_of_two(value)
+
+
 def are_devices(value: object) -> bool:
     """Whether these are devices by the kind of memory that they are."""
     return isinstance(value, dict) and all(are_strings(value.get(kind)) for kind in ("shmem", "hugetlb"))
@@ -94,6 +106,7 @@ CHECKS = {
     "host": (is_name, "a text"),
     "kernel": (is_name, "a text"),
     "arch": (is_name, "a text"),
+    "huge_size": (is_huge_size, "a power of two or null"),
     "devices": (are_devices, "lists of shmem and hugetlb"),
     "kinds": (are_kinds, "kinds of memory by file"),
     "hidden": (are_strings, "a list of ranges"),

@@ -25,6 +25,7 @@ from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
 from mematlas.frozen import Record, record
 from mematlas.kernel.cmdline import MAX_COMMAND
 from mematlas.kernel.directory import GZIP, GZIPPED
+from mematlas.kernel.hugepage import read_huge_size
 from mematlas.kernel.kpage import tells_ksm
 from mematlas.kernel.machine import MAX_SIZE
 from mematlas.kernel.maps import MAX_CAPTURED_VMAS, bounded
@@ -256,6 +257,7 @@ class Recorder:
             "kernel": system.release,
             "arch": system.machine,
             "page_size": self.process.page_size,
+            "huge_size": read_huge_size(),
             "kinds": files.to_save() if isinstance(files, LiveFiles) else {},
             "hidden": self.hidden,
             "paths": self.paths,

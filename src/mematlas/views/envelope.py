@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from mematlas.kernel.hugepage import read_huge_size
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -16,13 +18,14 @@ if TYPE_CHECKING:
 def machine_of(procfs: ProcFS) -> dict[str, Any]:
     """Return the ``machine`` of a result: that of the capture where it is read from one."""
     if procfs.machine is not None:
-        return {key: procfs.machine.get(key) for key in ("host", "kernel", "arch", "page_size")}
+        return {key: procfs.machine.get(key) for key in ("host", "kernel", "arch", "page_size", "huge_size")}
     system = os.uname()
     return {
         "host": system.nodename,
         "kernel": system.release,
         "arch": system.machine,
         "page_size": procfs.page_size,
+        "huge_size": read_huge_size(),
     }
 
 

@@ -25,6 +25,7 @@ from helpers import PAGE, sparse, texts
 from mematlas import Process, ProcFS
 from mematlas.cli import main
 from mematlas.errors import BadInput, Error, PermissionDenied
+from mematlas.kernel.hugepage import read_huge_size
 from mematlas.kernel.nodes import read_nodes
 from mematlas.kernel.packed import PackedFile
 from mematlas.model.pages import PageReader
@@ -501,7 +502,7 @@ def test_machine_json_says_where_it_comes_from(victim: Start, look: Callable[...
     it = victim("anon")
     look("capture", it.pid, tmp_path / "saved")
     machine = json.loads((tmp_path / "saved" / "machine.json").read_text())
-    assert machine["page_size"] == PAGE
+    assert (machine["page_size"], machine["huge_size"]) == (PAGE, read_huge_size())
     assert machine["kernel"] == os.uname().release
     assert (machine["redacted"], machine["torn"], machine["unreadable"]) == (False, False, {})
     assert machine["kinds"] == {}
