@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Protocol
 
-    class Candidate(Protocol):
+    class NamedProcess(Protocol):
         """A process that was found: `mematlas.model.search.Candidate`."""
 
         @property
@@ -60,7 +60,9 @@ class TargetAmbiguous(Error):
 
     exit_code = 3
 
-    def __init__(self, target: str, candidates: Sequence[Candidate], nr_more: int = 0, text: str | None = None) -> None:
+    def __init__(
+        self, target: str, candidates: Sequence[NamedProcess], nr_more: int = 0, text: str | None = None
+    ) -> None:
         self.target = target
         self.candidates = candidates
         self.nr_more = nr_more

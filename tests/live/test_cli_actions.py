@@ -33,7 +33,7 @@ from mematlas.kernel.swaps import SwapArea, read_swaps, zram_ratio
 from mematlas.model.address_space import Selection
 from mematlas.observe.process import Process
 from mematlas.views.format import format_size
-from mematlas.views.plans import places
+from mematlas.views.plans import room_notes
 from mematlas.views.progress import Bar
 from victim import DEADLINE, Area, Victim, wait_until
 
@@ -516,5 +516,5 @@ def test_ratio_is_told_once_there_is_something_in_it(used: int, told: str) -> No
     area = SwapArea("/dev/zram0", "partition", 64 << 20, used, 100)
     room = SwapRoom((area,), {area.path: 61.3}, None)
     planned = Plan("pageout", Selection(), Choice(), None, (), PAGE, room, ())
-    (line,) = places(planned)
+    (line,) = room_notes(planned)
     assert line.text.endswith(f" free of {format_size(64 << 20)}{told}")

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mematlas.errors import Candidate, TargetAmbiguous
+    from mematlas.errors import NamedProcess, TargetAmbiguous
 
 HEADINGS = ("PID", "USER", "RSS", "COMMAND")
 ANY_WIDTH = 120
@@ -29,7 +29,7 @@ def ambiguity(error: TargetAmbiguous, width: int) -> str:
     return "\n".join(lines)
 
 
-def candidate_lines(candidates: Sequence[Candidate], width: int) -> Iterator[str]:
+def candidate_lines(candidates: Sequence[NamedProcess], width: int) -> Iterator[str]:
     """Yield the heading and a line for each process, the command line cut to the width.
 
     >>> from mematlas.model.search import Candidate
@@ -45,7 +45,9 @@ def candidate_lines(candidates: Sequence[Candidate], width: int) -> Iterator[str
         yield head + (command if len(command) <= room else command[: room - len(CUT)] + CUT)
 
 
-def cells_of(one: Candidate) -> tuple[str, str, str, str]:
+def cells_of(one: NamedProcess) -> tuple[str, str, str, str]:
     """Return the cells of a process."""
+    user = format_path(one.user) or "-"
+    rss = "-" if one.rss is None else format_size(one.rss)
     command = "(does not answer)" if one.command is None else format_path(one.command)
-    return str(one.pid), format_path(one.user) or "-", "-" if one.rss is None else format_size(one.rss), command
+    return str(one.pid), user, rss, command

@@ -20,6 +20,7 @@ from mematlas.views.format import (
     format_rate,
     format_share,
     format_size,
+    format_sizes,
     widest,
 )
 
@@ -92,7 +93,7 @@ class Column(Generic[Item]):
 
     def values_beside(self, items: Sequence[Any]) -> list[Any]:
         """Return the values of items among which some rows stand `Aside`."""
-        return [item.values.get(self.key) if type(item) is Aside else self.values([item])[0] for item in items]
+        return [item.values.get(self.key) if type(item) is Aside else self.get(item) for item in items]
 
     def total_of(self, items: Sequence[Any]) -> Any:
         """Return the total; None where there is none, and where a value that belongs to it is not known."""
@@ -105,10 +106,16 @@ class Column(Generic[Item]):
 
     def in_order(self, items: Iterable[Any]) -> list[Any]:
         """Return items by their values: of amounts the largest first, else the lowest; those not known last."""
-        pairs = [(value, item) for item in items for value in self.values([item])]
-        known = [(value, item) for value, item in pairs if value is not None and value is not HIDDEN]
-        unknown = [item for value, item in pairs if value is None or value is HIDDEN]
-        return [item for _, item in sorted(known, key=lambda pair: pair[0], reverse=self.right)] + unknown
+        pairs = [(self.get(item), item) for item in items]
+        known = [pair for pair in pairs if is_known(pair[0])]
+        known.sort(key=lambda pair: pair[0], reverse=self.right)
+        unknown = [item for value, item in pairs if not is_known(value)]
+        return [item for _, item in known] + unknown
+
+
+def is_known(value: object) -> bool:
+    """Whether a cell has a value that may be shown."""
+    return value is not None and value is not HIDDEN
 
 
 class Aside:
@@ -129,7 +136,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "list": format_list,
     "counts": format_counts,
     "amounts": format_amounts,
-    "sizes": lambda sizes: ", ".join(f"{format_size(size)}: {format_size(amount)}" for size, amount in sizes.items()),
+    "sizes": format_sizes,
     "flag": lambda value: "yes" if value else "no",
     "share": format_share,
     "change": format_change,
@@ -144,7 +151,9 @@ def node_columns(nodes: Iterable[Sizes], sizes_of: Callable[[AnItem], Sizes | No
     >>> [column.key for column in node_columns([{0: 4096, 2: 0}], lambda item: item.nodes)]
     ['n0', 'n2', 'n_unknown']
     """
-    found = {node: size for sizes in nodes for node, size in sizes.items() if size or node is not None}
+    used: set[int | None] = set()
+    for sizes in nodes:
+        used.update(node for node, size in sizes.items() if size or node is not None)
 
     def amount_on(node: int | None) -> Callable[[AnItem], int | None]:
         return lambda item: None if (sizes := sizes_of(item)) is None else sizes.get(node, 0)
@@ -152,9 +161,9 @@ def node_columns(nodes: Iterable[Sizes], sizes_of: Callable[[AnItem], Sizes | No
     return [
         *(
             Column(f"n{node}", f"N{node}", "size", amount_on(node), total=sum, rank=3)
-            for node in sorted(node for node in found if node is not None)
+            for node in sorted(node for node in used if node is not None)
         ),
-        Column("n_unknown", "N?", "size", amount_on(None), total=sum, rank=3, shown=None in found),
+        Column("n_unknown", "N?", "size", amount_on(None), total=sum, rank=3, shown=None in used),
     ]
 
 
@@ -206,7 +215,13 @@ IN_BYTES = {"size": "count", "amounts": "counts", "change": "count", "rate": "nu
 def text_form(column: Column[Any], in_bytes: bool) -> Form:
     """Return how text writes a column."""
     form = FORMATS[IN_BYTES.get(column.kind, column.kind) if in_bytes else column.kind]
-    return column.kind, lambda value: "-" if value is None else "hidden" if value is HIDDEN else form(value), form
+
+    def form_any(value: Any) -> str:
+        if value is None:
+            return "-"
+        return "hidden" if value is HIDDEN else form(value)
+
+    return column.kind, form_any, form
 
 
 def widths_of(columns: Sequence[Column[Any]], known: Sequence[Texts]) -> list[int]:

@@ -148,7 +148,10 @@ def doctor_view(features: Iterable[Feature], held: frozenset[str], command: str,
     ``command`` is how mematlas is started, ``ids`` are our user and group.
     """
     features = sorted(features, key=lambda feature: list(SECTIONS).index(feature.status))
-    needed = frozenset[str]().union(*(feature.needs for feature in features if feature.status == NEEDED))
+    needed: set[str] = set()
+    for feature in features:
+        if feature.status == NEEDED:
+            needed.update(feature.needs)
     ways = ways_to_rights(sorted(needed - held), command, *ids)
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
@@ -195,13 +198,14 @@ def draw_features(features: Sequence[Feature], ways: Sequence[Note], width: int)
     """Yield the text: the summary, then each status under its heading."""
     yield from summary(features, width)
     name_width, gives_width = (max(map(len, words)) for words in zip(*NAMES.values(), strict=True))
+
+    def head(feature: Feature) -> str:
+        name, gives = NAMES[feature.code]
+        return f"  {name:<{name_width}}  {gives:<{gives_width}}"
+
     for status, heading in SECTIONS.items():
-        rows = [
-            (f"  {name:<{name_width}}  {gives:<{gives_width}}", detail_of(feature) or "")
-            for feature in features
-            for name, gives in (NAMES[feature.code],)
-            if feature.status == status
-        ]
+        chosen = [feature for feature in features if feature.status == status]
+        rows = [(head(feature), detail_of(feature) or "") for feature in chosen]
         if rows:
             yield ""
             yield heading

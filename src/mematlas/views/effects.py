@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mematlas.analysis.movable import REASONS
 from mematlas.frozen import as_dict, record
-from mematlas.views.format import fold_message, format_path, format_seconds, format_size
+from mematlas.views.format import fold_message, format_counts, format_path, format_seconds, format_size
 from mematlas.views.refaults import refault_lines, refaults_object
 from mematlas.views.table import Column, Drawn, Table
 
@@ -50,12 +50,14 @@ class Report:
     def rate(self) -> int | None:
         """Bytes moved in a second; None where what is still being read will take longer."""
         effect = self.effect
-        return round(self.size_moved / effect.seconds) if effect.seconds and effect.nr_reading == 0 else None
+        if not effect.seconds or effect.nr_reading != 0:
+            return None
+        return round(self.size_moved / effect.seconds)
 
 
 @record
-class Line:
-    """One measure of an act, for people."""
+class PageLine:
+    """One measure of an act in pages, for people."""
 
     measure: str
     nr_pages: int | None
@@ -86,12 +88,16 @@ COLUMNS: tuple[Column[Report], ...] = (
 )
 
 
-def line_columns(page_size: int) -> tuple[Column[Line], ...]:
+def line_columns(page_size: int) -> tuple[Column[PageLine], ...]:
     """Return the columns of the lines for people."""
+
+    def size_of(line: PageLine) -> int | None:
+        return None if line.nr_pages is None else line.nr_pages * page_size
+
     return (
         Column("measure", "MEASURE"),
         Column("nr_pages", "PAGES", "count"),
-        Column("size", "SIZE", "size", lambda line: None if line.nr_pages is None else line.nr_pages * page_size),
+        Column("size", "SIZE", "size", size_of),
         Column("meaning", "MEANING"),
     )
 
@@ -120,7 +126,8 @@ def effect_table(report: Report, target: dict[str, Any]) -> Table:
 def summary(report: Report) -> str:
     """Return how much moved, in which time."""
     effect = report.effect
-    took = f"{format_seconds(effect.seconds)}, {effect.passes} pass{'es' if effect.passes > 1 else ''}"
+    passes = "1 pass" if effect.passes == 1 else f"{effect.passes} passes"
+    took = f"{format_seconds(effect.seconds)}, {passes}"
     speed = f" ({format_size(report.rate)}/s)" if report.rate and effect.advice != "cold" else ""
     return f"{format_size(report.size_moved)} in {took}{speed}"
 
@@ -130,38 +137,38 @@ def nr_freed(effect: Effect) -> int | None:
     return effect.nr_freed if effect.advice == "pageout" else None
 
 
-def lines_of(report: Report) -> Iterator[Line]:
+def lines_of(report: Report) -> Iterator[PageLine]:
     """Yield the measures of an act."""
     effect = report.effect
     selected, reached = WHAT[effect.advice]
-    yield Line("requested", effect.nr_requested, selected)
-    yield Line("advised", effect.nr_advised, "of these, the kernel took the advice")
-    yield Line("moved", effect.nr_moved, reached if effect.nr_reading == 0 else "in RAM, or being read")
+    yield PageLine("requested", effect.nr_requested, selected)
+    yield PageLine("advised", effect.nr_advised, "of these, the kernel took the advice")
+    yield PageLine("moved", effect.nr_moved, reached if effect.nr_reading == 0 else "in RAM, or being read")
     if effect.nr_reading:
-        yield Line("  reading", effect.nr_reading, "of files, and not read yet: the disk is at it")
+        yield PageLine("  reading", effect.nr_reading, "of files, and not read yet: the disk is at it")
     if effect.advice == "pageout":
         yield from whereabouts(effect, report.page_size)
-    yield Line("stayed", effect.nr_stayed, "because:" if effect.reasons else "")
+    yield PageLine("stayed", effect.nr_stayed, "because:" if effect.reasons else "")
     for reason, nr_pages in effect.reasons.items():
-        yield Line(f"  {reason}", nr_pages, REASONS[reason])
+        yield PageLine(f"  {reason}", nr_pages, REASONS[reason])
 
 
-def whereabouts(effect: Effect, page_size: int) -> Iterator[Line]:
+def whereabouts(effect: Effect, page_size: int) -> Iterator[PageLine]:
     """Yield where the pages are that were paged out."""
     in_swap = pages(effect.swap, page_size)
-    yield Line("  to swap", in_swap, SEE_NOTES if in_swap is None else "the rest, if any, went back to its files")
+    yield PageLine("  to swap", in_swap, SEE_NOTES if in_swap is None else "the rest, if any, went back to its files")
     if effect.nr_given_up:
-        yield Line("  given up", effect.nr_given_up, GIVEN_UP)
-    yield Line("left RAM", effect.nr_freed, SEE_NOTES if effect.nr_freed is None else FREED)
+        yield PageLine("  given up", effect.nr_given_up, GIVEN_UP)
+    yield PageLine("left RAM", effect.nr_freed, SEE_NOTES if effect.nr_freed is None else FREED)
     for name, size, meaning in (
         ("  swap cache", effect.swap_cached, SWAP_CACHED),
         ("  page cache", effect.page_cached, PAGE_CACHED),
     ):
         if size or (size is None and effect.nr_moved):
-            yield Line(name, pages(size, page_size), SEE_NOTES if size is None else meaning)
+            yield PageLine(name, pages(size, page_size), SEE_NOTES if size is None else meaning)
     if effect.freed:
         text = f"of {effect.freed.nr_kept} in the swap cache: read back, and paged out once more"
-        yield Line("  by --free", effect.freed.nr_freed, text)
+        yield PageLine("  by --free", effect.freed.nr_freed, text)
 
 
 def pages(size: int | None, page_size: int) -> int | None:
@@ -178,7 +185,7 @@ def undo_line(undo: Effect, page_size: int) -> str:
     if undo.nr_reading:
         text += f", {undo.nr_reading} of them not read yet"
     if undo.reasons:
-        text += "; not back: " + ", ".join(f"{nr_pages} {reason}" for reason, nr_pages in undo.reasons.items())
+        text += f"; not back: {format_counts(undo.reasons)}"
     if undo.stopped:
         text += f"; stopped: {undo.stopped}"
     return text

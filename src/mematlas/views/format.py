@@ -28,8 +28,14 @@ def format_size(size: int) -> str:
             break
     if value == int(value):
         return f"{int(value)} {unit}"
-    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
-    return f"{value:.{digits}f} {unit}"
+    return f"{value:.{decimals_of(abs(value))}f} {unit}"
+
+
+def decimals_of(value: float) -> int:
+    """Return how many decimals a number below 1000 has when it is written with three digits."""
+    if value < 9.995:
+        return 2
+    return 1 if value < 99.95 else 0
 
 
 def format_change(change: float) -> str:
@@ -104,7 +110,9 @@ def escape(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
-    return f"\\u{code:04x}" if 0x80 <= code <= 0xFF else character.encode("unicode_escape").decode("ascii")
+    if 0x80 <= code <= 0xFF:
+        return f"\\u{code:04x}"
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def format_seconds(seconds: float) -> str:
@@ -124,7 +132,10 @@ def format_share(share: float) -> str:
     >>> format_share(0), format_share(0.001), format_share(0.5), format_share(0.999), format_share(1)
     ('0%', '1%', '50%', '99%', '100%')
     """
-    return f"{round(100 * share) if share in (0, 1) else min(max(round(100 * share), 1), 99)}%"
+    percent = round(100 * share)
+    if share not in (0, 1):
+        percent = min(max(percent, 1), 99)
+    return f"{percent}%"
 
 
 def width_of(text: str) -> int:
@@ -209,6 +220,15 @@ def format_amounts(amounts: dict[str, int], sized: Callable[[int], str] = format
     '8 MiB shared, 8 KiB no swap'
     """
     return ", ".join(f"{sized(size)} {name}" for name, size in amounts.items()) or "-"
+
+
+def format_sizes(amounts: dict[int, int]) -> str:
+    """Return bytes by a size, such as that of the folios in which they lie.
+
+    >>> format_sizes({4096: 12 << 10, 2 << 20: 4 << 20})
+    '4 KiB: 12 KiB, 2 MiB: 4 MiB'
+    """
+    return ", ".join(f"{format_size(size)}: {format_size(amount)}" for size, amount in amounts.items())
 
 
 def format_counts(counts: dict[str, int]) -> str:
@@ -298,9 +318,10 @@ def fold_message(text: str, width: int) -> list[str]:
         head += gap
         parts = fold_words(tail, max(width - len(head), LEAST_TAIL))
         return [head + parts[0], *(" " * len(head) + part for part in parts[1:])]
-    place = min((found + 1 for each in TYPED if (found := text.find(each)) >= 0), default=len(text))
-    lines = fold_words(text[:place].strip(), width - len(hang))
-    if command := text[place:].strip():
+    ends = [text.index(words) + 1 for words in TYPED if words in text]
+    end = min(ends, default=len(text))
+    lines = fold_words(text[:end].strip(), width - len(hang))
+    if command := text[end:].strip():
         lines.append(command)
     return [indent + lines[0], *(hang + line for line in lines[1:])]
 
@@ -357,4 +378,7 @@ def fold_text(text: str, width: int) -> str:
         else:
             lines.append(line)
         is_open = is_text and not line.endswith((".", ":"))
-    return "\n".join(part for line in lines for part in (fold_words(line, width) if "  " not in line else [line]))
+    folded: list[str] = []
+    for line in lines:
+        folded += [line] if "  " in line else fold_words(line, width)
+    return "\n".join(folded)

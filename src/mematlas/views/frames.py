@@ -7,7 +7,7 @@ from itertools import islice
 from mematlas.analysis.overview import Census, MachineUsage
 from mematlas.analysis.results import MapsResult, Translations
 from mematlas.errors import NotSupported
-from mematlas.views.columns import HIDDEN
+from mematlas.views.columns import is_known
 from mematlas.views.format import escape
 from mematlas.views.maps import maps_table
 from mematlas.views.overview import census_table, groups_table
@@ -17,7 +17,7 @@ from mematlas.views.usage import LINE_COLUMNS, WHO, Subject, columns_of, heading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
     from mematlas.analysis.results import UsageResult
@@ -39,7 +39,8 @@ def table_of(result: MapsResult | Translations | UsageResult | Census | MachineU
     if isinstance(result, Translations):
         return translate_table(result, {})
     item = Subject({}, result)
-    columns = [column for column in columns_of([item], result.distinct is not None) if column not in WHO]
+    has_distinct = result.distinct is not None
+    columns = [column for column in columns_of([item], has_distinct) if column not in WHO]
     return Table("usage/1", columns, [item], notes=result.reading.notes)
 
 
@@ -67,13 +68,14 @@ def columns_with_values(table: Table) -> Iterator[tuple[Column[Any], list[Any]]]
 def plain(value: Any, kind: str) -> Any:
     """Return a value as other libraries take it.
 
+    >>> from mematlas.views.columns import HIDDEN
     >>> plain("/a\\udcff", "path"), plain(HIDDEN, "address"), plain(("x",), "list")
     ('/a\\\\xff', None, ['x'])
     """
-    if value is None or value is HIDDEN:
+    if not is_known(value):
         return None
     if kind in ("text", "path"):
-        return "".join(escape(each) if "\ud800" <= each <= "\udfff" else each for each in str(value))
+        return "".join(escape(c) if "\ud800" <= c <= "\udfff" else c for c in str(value))
     if kind in ("counts", "amounts", "sizes"):
         return list(value.items())
     if kind in ("share", "number"):
@@ -83,7 +85,9 @@ def plain(value: Any, kind: str) -> Any:
 
 def is_unsigned(kind: str, values: Iterable[int | None]) -> bool:
     """Whether whole numbers need 64 bits without a sign: addresses always, so that all tables have the same type."""
-    return kind in ("address", "hex", "entry") or any(value is not None and value >= BEYOND_INT64 for value in values)
+    if kind in ("address", "hex", "entry"):
+        return True
+    return any(value is not None and value >= BEYOND_INT64 for value in values)
 
 
 FLOATS, TEXTS, WHOLE = ("share", "number"), ("text", "path"), ("size", "count", "address", "hex", "entry")
@@ -142,9 +146,14 @@ def to_polars(table: Table) -> Any:
             kind = pl.UInt64 if is_unsigned(column.kind, values) else pl.Int64
         if column.kind in ("counts", "amounts", "sizes"):
             names = [field.name for field in kind.inner.fields]
-            values = [pairs and [dict(zip(names, pair, strict=True)) for pair in pairs] for pairs in values]
+            values = [pairs and structs_of(names, pairs) for pairs in values]
         series.append(pl.Series(column.key, values, dtype=kind))
     return pl.DataFrame(series)
+
+
+def structs_of(names: Sequence[str], pairs: Iterable[tuple[Any, int]]) -> list[dict[str, Any]]:
+    """Return pairs with the names of their two fields."""
+    return [dict(zip(names, pair, strict=True)) for pair in pairs]
 
 
 def to_html(result: MapsResult | Translations | UsageResult | Census | MachineUsage) -> str:
@@ -155,13 +164,14 @@ def to_html(result: MapsResult | Translations | UsageResult | Census | MachineUs
         table, head = table_of(result), ""
     else:
         item = Subject({}, result)
-        table, head = Table("usage/1", LINE_COLUMNS, lines_of(item, result.distinct is not None)), heading(item)
-    rights = [column.right for column in table.columns if column.shown]
+        head = heading(item)
+        table = Table("usage/1", LINE_COLUMNS, lines_of(item, result.distinct is not None))
+    sides = ["right" if column.right else "left" for column in table.columns if column.shown]
 
     def row(cells: Iterable[str], tag: str) -> str:
         parts = (
-            f'<{tag} style="text-align:{"right" if is_right else "left"};white-space:pre">{escape_html(cell)}</{tag}>'
-            for cell, is_right in zip(cells, rights, strict=True)
+            f'<{tag} style="text-align:{side};white-space:pre">{escape_html(cell)}</{tag}>'
+            for cell, side in zip(cells, sides, strict=True)
         )
         return f"<tr>{''.join(parts)}</tr>"
 

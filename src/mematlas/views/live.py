@@ -62,8 +62,8 @@ class Changes:
         cells = re.compile(r"\S+(?: \S+)*")
         before, now = self._before, {}
         for line in lines:
-            found = [] if "\x1b" in line else cells.findall(line)
-            key = found[0] if len(found) > 1 else ""
+            texts = [] if "\x1b" in line else cells.findall(line)
+            key = texts[0] if len(texts) > 1 else ""
             if not key or key in now:
                 yield line
                 continue
@@ -84,10 +84,10 @@ def mark_cells(line: str, before: str, cells: re.Pattern[str]) -> str:
     if line == before:
         return line
     old = cells.findall(before)
-    found = list(cells.finditer(line))
-    if len(old) != len(found):
+    new = list(cells.finditer(line))
+    if len(old) != len(new):
         return paint(line, "changed", True)
-    for cell, text in reversed(list(zip(found, old, strict=True))):
+    for cell, text in reversed(list(zip(new, old, strict=True))):
         # Words change where a column becomes wider, and they are folded elsewhere. A rate is not known at first.
         if cell[0] != text != "-" and any(map(str.isdigit, cell[0])):
             line = line[: cell.start()] + paint(cell[0], "changed", True) + line[cell.end() :]
@@ -172,8 +172,9 @@ class Screen:
             signal.signal(number, signal.SIG_DFL)
         # Where the terminal has written ^C, the prompt begins a line of its own.
         shows_keys = not self.keys.take()
+        is_written = kind is KeyboardInterrupt and shows_keys
         self.keys.give_back()
-        self._write(WRAP_ON + CURSOR_ON + ("\n" if kind is KeyboardInterrupt and shows_keys else ""))
+        self._write(WRAP_ON + CURSOR_ON + ("\n" if is_written else ""))
 
     @property
     def room(self) -> int:

@@ -37,7 +37,8 @@ HEAD = 13
 
 def columns_of(groups: Sequence[Group], by: str | None) -> tuple[Column[Group], ...]:
     """Return the columns; text shows no amounts of which nobody has any, and RSS where PSS is not known."""
-    has_swap, has_pools = (any(getattr(group, name) != 0 for group in groups) for name in ("swap", "hugetlb"))
+    has_swap = any(group.swap != 0 for group in groups)
+    has_pools = any(group.hugetlb != 0 for group in groups)
     needs_rss = by == "rss" or any(group.pss is None for group in groups)
     return (
         Column("pid", "PID", "count", width=7),
@@ -199,8 +200,12 @@ def all_of(parts: Sequence[str]) -> str:
 
 def to_try(groups: Sequence[Group]) -> int | str:
     """Return the target of the commands to try: the first that could be looked at, for want of one ourselves."""
-    seen = (pid for group in groups for pid in (group.pid, *group.measured) if pid in group.measured)
-    return next(seen, "self")
+    for group in groups:
+        if group.pid in group.measured:
+            return group.pid
+        if group.measured:
+            return next(iter(group.measured))
+    return "self"
 
 
 def tries(command: str, target: int | str) -> Iterator[str]:
@@ -226,10 +231,12 @@ def estimates(groups: Sequence[Group]) -> Iterator[Note]:
     if hidden := [group.name for group in groups if not group.measured]:
         text = f"PSS and USS of {', '.join(hidden)} unknown: not ours to look at, ended, or not measured in time"
         yield Note("not-measured", text)
-    untold = [name for name in STATUS_LINES if any(getattr(group, name) is None for group in groups)]
-    if untold:
-        lines = " or ".join(STATUS_LINES[name] for name in untold)
-        text = f"{' and '.join(untold)} unknown, and no part of the order: /proc/PID/status has no line {lines} here"
+    unreported = [name for name in STATUS_LINES if any(getattr(group, name) is None for group in groups)]
+    if unreported:
+        lines = " or ".join(STATUS_LINES[name] for name in unreported)
+        text = (
+            f"{' and '.join(unreported)} unknown, and no part of the order: /proc/PID/status has no line {lines} here"
+        )
         yield Note("no-status-line", text)
 
 

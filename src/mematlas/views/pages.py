@@ -23,7 +23,8 @@ def of_batch(name: str, what: str) -> Callable[[PageBatch], Sequence[Any]]:
         values: Sequence[Any] = getattr(pages, name)
         if pages.hidden is None:
             return values
-        return [HIDDEN if hidden == what else value for value, hidden in zip(values, pages.hidden, strict=True)]
+        pairs = zip(values, pages.hidden, strict=True)
+        return [HIDDEN if hidden == what else value for value, hidden in pairs]
 
     return get
 

@@ -45,7 +45,7 @@ def plan_table(plan: Plan, target: dict[str, Any], limit: int | None = None) -> 
     explained = [reason for reason in plan.reasons if not lacking or reason != plan.room.lacking]
     notes = [*plan.notes, *map(reason_note, explained)]
     if plan.advice == "pageout":
-        notes += [*given_up_notes(plan), *dirty_notes(plan), *places(plan), *lacking]
+        notes += [*given_up_notes(plan), *dirty_notes(plan), *room_notes(plan), *lacking]
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         yield from fold_message(verdict(plan, in_bytes), width)
@@ -90,6 +90,10 @@ def columns_of(page_size: int, advice: AdviceName) -> tuple[Column[PlannedVma], 
             add_counts(total, item.reasons)
         return in_size(in_order(total), page_size)
 
+    def number_of_vmas(items: Sequence[PlannedVma]) -> str:
+        return number_of(len(items), "VMA")
+
+    is_pageout = advice == "pageout"
     return (
         Column("start", "START", "address"),
         Column("end", "END", "address", shown=False),
@@ -104,20 +108,11 @@ def columns_of(page_size: int, advice: AdviceName) -> tuple[Column[PlannedVma], 
         Column("size_requested", "SELECTED", "size", lambda item: item.nr_requested * page_size, sum),
         Column("size_movable", CAN[advice], "size", lambda item: item.nr_movable * page_size, sum),
         Column(
-            *("size_needs_swap", "TO SWAP", "size"),
-            value=lambda item: item.nr_needs_swap * page_size,
-            total=sum,
-            rank=2,
-            shown=advice == "pageout",
+            "size_needs_swap", "TO SWAP", "size", lambda item: item.nr_needs_swap * page_size, sum, 2, shown=is_pageout
         ),
         Column("staying", "STAYS", "amounts", lambda item: staying([item]), staying, rank=1),
         Column("kind", "KIND", value=lambda item: item.vma.kind, rank=5),
-        Column(
-            *("path", "PATH", "path"),
-            value=lambda item: item.vma.path,
-            total=lambda items: number_of(len(items), "VMA"),
-            fallback="kind",
-        ),
+        Column("path", "PATH", "path", lambda item: item.vma.path, number_of_vmas, fallback="kind"),
     )
 
 
@@ -153,14 +148,17 @@ def dirty_notes(plan: Plan) -> list[Note]:
     return [Note("dirty", f"{which} dirty: to leave the process, and to stay in RAM until written to disk")]
 
 
-def places(plan: Plan) -> list[Note]:
+def room_notes(plan: Plan) -> list[Note]:
     """Return where memory without a file would go."""
     lines = []
     for area in plan.room.areas:
+        free = format_size(area.size - area.used)
+        line = f"swap: {format_path(area.path)}, {free} free of {format_size(area.size)}"
         ratio = plan.room.ratios.get(area.path, 0)
-        text = f"swap: {format_path(area.path)}, {format_size(area.size - area.used)} free of {format_size(area.size)}"
         # What little an empty device holds is smaller than its own tables.
-        lines.append(text + (f", {ratio:.0f}:1 so far" if ratio > 1 and area.used >= MEANINGFUL else ""))
+        if ratio > 1 and area.used >= MEANINGFUL:
+            line += f", {ratio:.0f}:1 so far"
+        lines.append(line)
     if plan.room.allowed is not None:
         lines.append(f"swap: the memory cgroup allows {format_size(plan.room.allowed)} more")
     return [Note("swap", line) for line in lines]

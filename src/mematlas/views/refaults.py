@@ -57,10 +57,12 @@ def refault_lines(refaults: Refaults, page_size: int, in_bytes: bool, colour: bo
     yield from watch_lines(refaults, page_size)
     if refaults.curve:
         points = [Point(seconds, nr_returned) for seconds, nr_returned in thin(refaults.curve)]
-        yield from Table("", curve_columns(page_size), points).lines(in_bytes=in_bytes, colour=colour, width=width)
+        curve = Table("", curve_columns(page_size), points)
+        yield from curve.lines(in_bytes=in_bytes, colour=colour, width=width)
     items = sorted(refaults.vmas, key=lambda item: (-item.nr_returned, -item.nr_moved))
     if items:
-        yield from Table("", COLUMNS, items[:MAX_VMAS]).lines(in_bytes=in_bytes, colour=colour, width=width)
+        vmas = Table("", COLUMNS, items[:MAX_VMAS])
+        yield from vmas.lines(in_bytes=in_bytes, colour=colour, width=width)
     if len(items) > MAX_VMAS:
         yield f"... {number_of(len(items) - MAX_VMAS, 'more VMA')}"
 
@@ -68,7 +70,9 @@ def refault_lines(refaults: Refaults, page_size: int, in_bytes: bool, colour: bo
 def watch_lines(refaults: Refaults, page_size: int) -> Iterator[str]:
     """Yield how long was watched, and what came back, did not, or is gone."""
     share = f" ({refaults.nr_returned / refaults.nr_moved:.1%})" if refaults.nr_moved else ""
-    watched = f"watched for {refaults.seconds:.1f} s" + (f" ({refaults.stopped})" if refaults.stopped else "")
+    watched = f"watched for {refaults.seconds:.1f} s"
+    if refaults.stopped:
+        watched += f" ({refaults.stopped})"
     yield f"{watched}: {refaults.nr_returned} of {refaults.nr_moved} pages came back{share}"
     if refaults.nr_never:
         # What did not come back in a shorter time than was asked for is not called cold.

@@ -49,7 +49,11 @@ class Since:
 
 def change_column(since: Since, key_of: Callable[[Any], Hashable], rss_of: Callable[[Any], int | None]) -> Column[Any]:
     """Return the column of how the RSS of each row has changed; ``key_of`` tells by what a row is known again."""
-    return Column(*("change", "CHANGE", "change"), lambda item: since.change(key_of(item), rss_of(item)), sum, rank=1)
+
+    def change_of(item: Any) -> int | None:
+        return since.change(key_of(item), rss_of(item))
+
+    return Column("change", "CHANGE", "change", change_of, sum, rank=1)
 
 
 def after_rss(columns: list[Column[Any]], column: Column[Any]) -> list[Column[Any]]:

@@ -129,7 +129,9 @@ class Table:
         """Return the sums over all items by key, those beyond the limit too; None where there are none."""
         summed = [column for column in self.columns if column.total and column.right]
         items = self._summable()
-        return {column.key: column.total_of(items) for column in summed} if summed and items else None
+        if not summed or not items:
+            return None
+        return {column.key: column.total_of(items) for column in summed}
 
     def lines(
         self,
@@ -148,7 +150,8 @@ class Table:
         columns = self._shown()
         texts = self._texts(columns, in_bytes)
         streams = self.batches is not None
-        known = list(islice(texts, 1 if width else 0) if streams else texts)
+        nr_known = (1 if width else 0) if streams else None
+        known = list(islice(texts, nr_known))
         others = [self._sums_of(columns, self.others, "others", in_bytes)] if self.others else []
         footer = self._footer_of(columns, in_bytes)
         sums = others if footer is None else [*others, footer]

@@ -48,11 +48,11 @@ COLUMNS: tuple[Column[Translation], ...] = (
 NOT_MAPPED = Note("not-mapped", "an address outside every VMA has no state: touching it is a segmentation fault")
 
 
-def translate_table(found: Translations, target: dict[str, Any]) -> Table:
+def translate_table(result: Translations, target: dict[str, Any]) -> Table:
     """Return a row per address asked, in order."""
-    notes = Notes(found.reading.notes)
-    if any(item.hidden for item in found):
+    notes = Notes(result.reading.notes)
+    if any(item.hidden for item in result):
         notes.add(HIDDEN_FRAMES)
-    if any(item.vma is None for item in found):
+    if any(item.vma is None for item in result):
         notes.add(NOT_MAPPED)
-    return Table("translate/1", COLUMNS, found, target=target, notes=notes)
+    return Table("translate/1", COLUMNS, result, target=target, notes=notes)

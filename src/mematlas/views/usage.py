@@ -208,8 +208,10 @@ def sum_of_one(sizes: list[int | None]) -> int | None:
     >>> sum_of_one([0, 8192, 0]), sum_of_one([4096, 8192]), sum_of_one([0, None])
     (8192, None, None)
     """
-    found = [size for size in sizes if size != 0]
-    return sum(size for size in found if size) if len(found) < 2 and None not in found else None
+    parts = [size for size in sizes if size != 0]
+    if not parts:
+        return 0
+    return parts[0] if len(parts) == 1 else None
 
 
 def unknown_amounts(result: UsageResult) -> Iterator[Note]:
@@ -266,9 +268,9 @@ def sharing_notes(earlier: dict[int, int]) -> list[Note]:
     if not earlier:
         return []
     firsts = list(dict.fromkeys(earlier.values()))
-    whose = (
-        f"the address space of {firsts[0]}" if len(firsts) == 1 else f"address spaces of others, such as {firsts[0]}"
-    )
+    whose = f"the address space of {firsts[0]}"
+    if len(firsts) > 1:
+        whose = f"address spaces of others, such as {firsts[0]}"
     who = f"PID {first_of(list(earlier))} {'runs' if len(earlier) == 1 else 'run'}"
     text = f"{who} in {whose} (CLONE_VM, vfork): that memory exists once, and goes with the last of them"
     return [Note("shared-address-space", text)]

@@ -22,6 +22,26 @@ def members_of(groups: list[VmaGroup]) -> list[VmaUsage]:
     return [item for group in groups for item in group.vmas]
 
 
+def pages_present(group: VmaGroup) -> int | None:
+    """Return how many pages of a group are present."""
+    return present_of(group.vmas)
+
+
+def all_present(groups: list[VmaGroup]) -> int | None:
+    """Return how many pages of all groups are present."""
+    return present_of(members_of(groups))
+
+
+def share_present(group: VmaGroup) -> float | None:
+    """Return how much of the pages of a group is present."""
+    return share_of_all(group.vmas)
+
+
+def share_all_present(groups: list[VmaGroup]) -> float | None:
+    """Return how much of the pages of all groups is present."""
+    return share_of_all(members_of(groups))
+
+
 def sum_of(key: str) -> Callable[[VmaGroup], int | None]:
     """Return what gets the sum over the VMAs of a group; None where it is not known of one."""
 
@@ -35,12 +55,7 @@ def sum_of(key: str) -> Callable[[VmaGroup], int | None]:
 GROUP_COLUMNS: tuple[Column[VmaGroup], ...] = (
     Column("nr_vmas", "VMAS", "count", lambda group: len(group.vmas), sum),
     Column("size", "SIZE", "size", total=sum),
-    Column(
-        *("nr_present", "PRESENT", "count"),
-        value=lambda group: present_of(group.vmas),
-        total=lambda groups: present_of(members_of(groups)),
-        rank=8,
-    ),
+    Column("nr_present", "PRESENT", "count", pages_present, all_present, rank=8),
     Column("nr_pages", "PAGES", "count", lambda group: group.usage.nr_pages, sum, rank=8),
     Column("nr_swapped", "SWAPPED", "count", lambda group: group.usage.nr_swapped, sum, rank=5),
     Column("nr_accessed", "ACCESSED", "count", sum_of("nr_accessed"), sum, rank=6, shown=False),
@@ -49,23 +64,14 @@ GROUP_COLUMNS: tuple[Column[VmaGroup], ...] = (
     Column("pss", "PSS", "size", lambda group: group.usage.pss, sum, rank=6),
     Column("uss", "USS", "size", lambda group: group.usage.uss, sum, rank=1),
     Column("swap", "SWAP", "size", lambda group: group.usage.swap, sum, shown=False),
-    Column(
-        *("here", "HERE", "share"),
-        value=lambda group: share_of_all(group.vmas),
-        total=lambda groups: share_of_all(members_of(groups)),
-        rank=2,
-    ),
+    Column("here", "HERE", "share", share_present, share_all_present, rank=2),
 )
 NAME_OF_GROUP: dict[str, tuple[Column[VmaGroup], ...]] = {
     "kind": (Column("kind", "KIND"),),
     "perms": (Column("perms", "PERM", value=lambda group: group.name),),
     "path": (
         Column("kind", "KIND", rank=7),
-        Column(
-            *("path", "PATH", "path"),
-            value=lambda group: group.name,
-            total=lambda groups: number_of(len(groups), "path"),
-        ),
+        Column("path", "PATH", "path", lambda group: group.name, lambda groups: number_of(len(groups), "path")),
     ),
 }
 """The columns that name groups of VMAs, by what these have in common."""
@@ -87,6 +93,5 @@ def groups_table(
         columns += node_columns([group.nodes for group in groups], lambda group: group.nodes)
     name = NAME_OF_GROUP[by]
     columns = [*columns, *name] if by == "path" else [*name, *columns]
-    return Table(
-        f"maps-by-{by}/1", columns, groups, target=target, notes=notes_of(result), sort=sort or "rss", limit=limit
-    )
+    notes = notes_of(result)
+    return Table(f"maps-by-{by}/1", columns, groups, target=target, notes=notes, sort=sort or "rss", limit=limit)

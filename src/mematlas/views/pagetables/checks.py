@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from mematlas.kernel.smaps import LEFT_OUT
 from mematlas.model.pagetables.walk import EXECUTABLE, USER, WRITABLE
 from mematlas.views.columns import Aside, Column
@@ -32,6 +34,7 @@ AUDIT_COLUMNS: tuple[Column[Finding], ...] = (
 )
 IN_TEXT = ("start", "size", "rights", "where")
 OF_ALIASES = ("other", "other_rights")
+RIGHT_LETTERS = (("w", WRITABLE), ("x", EXECUTABLE), ("u", USER))
 FINDINGS = {
     "writable-executable": "writable and executable",
     "user-in-kernel": "kernel page open to user space",
@@ -49,7 +52,7 @@ def format_rights(rights: int | None) -> str | None:
     """
     if rights is None:
         return None
-    return "".join(letter if rights & bit else "-" for letter, bit in (("w", WRITABLE), ("x", EXECUTABLE), ("u", USER)))
+    return "".join(letter if rights & bit else "-" for letter, bit in RIGHT_LETTERS)
 
 
 def audit_view(audit: AuditResult, who: dict[str, Any], must_pass: bool = False) -> Drawn:
@@ -62,13 +65,12 @@ def audit_view(audit: AuditResult, who: dict[str, Any], must_pass: bool = False)
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Lines:
         yield from heading(target, audit.halves, width)
-        for is_harmless in (False, True):
-            for kind, words in FINDINGS.items():
-                alike = [each for each in findings if (each.kind, each.is_harmless) == (kind, is_harmless)]
-                if alike:
-                    yield ""
-                    yield f"{words}{' (harmless)' if is_harmless else ''}: {len(alike)}"
-                    yield from findings_table(alike).lines(in_bytes=in_bytes, colour=colour, width=width)
+        for is_harmless, kind in product((False, True), FINDINGS):
+            alike = [item for item in findings if item.kind == kind and item.is_harmless == is_harmless]
+            if alike:
+                yield ""
+                yield f"{FINDINGS[kind]}{' (harmless)' if is_harmless else ''}: {len(alike)}"
+                yield from findings_table(alike).lines(in_bytes=in_bytes, colour=colour, width=width)
         if findings:
             yield ""
         yield sum_line(nr_bad, len(findings) - nr_bad)
@@ -92,7 +94,8 @@ def sum_line(nr_bad: int, nr_harmless: int) -> str:
 def findings_table(findings: Sequence[Finding]) -> Table:
     """Return findings of one kind as text shows them."""
     keys = IN_TEXT if findings[0].other is None else (*IN_TEXT, *OF_ALIASES)
-    return Table("tables-audit/1", [column for column in AUDIT_COLUMNS if column.key in keys], findings)
+    columns = [column for column in AUDIT_COLUMNS if column.key in keys]
+    return Table("tables-audit/1", columns, findings)
 
 
 # Beside the kernel's own files

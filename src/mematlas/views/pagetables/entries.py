@@ -24,31 +24,32 @@ if TYPE_CHECKING:
     Brief = Callable[[str, tuple[str, ...], bool], str]
 
 ENTRY_COLUMNS: tuple[Column[DecodedEntries], ...] = (
-    Column("level", "LEVEL", value=lambda found: found.levels),
-    Column("index", "INDEX", "count", lambda found: found.indices),
-    Column("address", "ADDRESS", "address", lambda found: found.addresses),
-    Column("entry", "ENTRY", "entry", lambda found: found.entries),
-    Column("phys", "PHYSICAL", "address", lambda found: found.phys),
-    Column("leaf", "LEAF", "flag", lambda found: found.leaves),
-    Column("state", "STATE", value=lambda found: found.states),
-    Column("swap_type", "SWAP", "count", lambda found: found.swap_types),
-    Column("swap_offset", "SLOT", "hex", lambda found: found.swap_offsets),
-    Column("flags", "FLAGS", "list", lambda found: found.flags),
+    Column("level", "LEVEL", value=lambda batch: batch.levels),
+    Column("index", "INDEX", "count", lambda batch: batch.indices),
+    Column("address", "ADDRESS", "address", lambda batch: batch.addresses),
+    Column("entry", "ENTRY", "entry", lambda batch: batch.entries),
+    Column("phys", "PHYSICAL", "address", lambda batch: batch.phys),
+    Column("leaf", "LEAF", "flag", lambda batch: batch.leaves),
+    Column("state", "STATE", value=lambda batch: batch.states),
+    Column("swap_type", "SWAP", "count", lambda batch: batch.swap_types),
+    Column("swap_offset", "SLOT", "hex", lambda batch: batch.swap_offsets),
+    Column("flags", "FLAGS", "list", lambda batch: batch.flags),
 )
 """Of entries that were decoded together: each gets the values of all."""
-RAW_COLUMNS = tuple(column for column in ENTRY_COLUMNS if column.key not in ("swap_type", "swap_offset"))
+OF_SLOTS = ("swap_type", "swap_offset")
+RAW_COLUMNS = tuple(column for column in ENTRY_COLUMNS if column.key not in OF_SLOTS)
 RUN_COLUMNS: tuple[Column[DecodedRun], ...] = (
     Column("level", "LEVEL"),
-    Column("start", "START", "address", lambda found: found.run.start),
-    Column("end", "END", "address", lambda found: found.run.start + found.run.size),
-    Column("size", "SIZE", "size", lambda found: found.run.size),
-    Column("nr_entries", "ENTRIES", "count", lambda found: found.run.nr_entries),
+    Column("start", "START", "address", lambda item: item.run.start),
+    Column("end", "END", "address", lambda item: item.run.start + item.run.size),
+    Column("size", "SIZE", "size", lambda item: item.run.size),
+    Column("nr_entries", "ENTRIES", "count", lambda item: item.run.nr_entries),
     Column("state", "STATE"),
-    Column("entry", "FIRST ENTRY", "entry", lambda found: found.run.entry),
-    Column("phys", "FIRST AT", "address", lambda found: found.run.phys),
-    Column("contiguous", "CONTIGUOUS", "flag", lambda found: found.follows_on),
-    Column("nr_accessed", "ACCESSED", "count", lambda found: found.run.nr_accessed),
-    Column("nr_dirty", "DIRTY", "count", lambda found: found.run.nr_dirty),
+    Column("entry", "FIRST ENTRY", "entry", lambda item: item.run.entry),
+    Column("phys", "FIRST AT", "address", lambda item: item.run.phys),
+    Column("contiguous", "CONTIGUOUS", "flag", lambda item: item.follows_on),
+    Column("nr_accessed", "ACCESSED", "count", lambda item: item.run.nr_accessed),
+    Column("nr_dirty", "DIRTY", "count", lambda item: item.run.nr_dirty),
     Column("flags", "FLAGS", "list"),
 )
 FOLLOWED = ("table", "present", "prot-none")
@@ -59,14 +60,14 @@ LETTERED = frozenset(("present", "nx", *LETTERS.values()))
 
 def list_view(stream: Stream[EntryBatch], who: dict[str, Any]) -> Drawn:
     """Return entries, in text indented by level."""
-    found = EntryDecoder(stream.origin.mode).decode_all(stream)
-    return streamed(ENTRY_COLUMNS, list_columns(stream.origin), found, Column.get, stream, who)
+    decoded = EntryDecoder(stream.origin.mode).decode_all(stream)
+    return streamed(ENTRY_COLUMNS, list_columns(stream.origin), decoded, Column.get, stream, who)
 
 
 def runs_view(stream: Stream[EntryRun], who: dict[str, Any]) -> Drawn:
     """Return runs of like entries."""
-    found = map(EntryDecoder(stream.origin.mode).decode_run, stream)
-    return streamed(RUN_COLUMNS, run_columns(stream.origin), found, alone, stream, who)
+    decoded = map(EntryDecoder(stream.origin.mode).decode_run, stream)
+    return streamed(RUN_COLUMNS, run_columns(stream.origin), decoded, alone, stream, who)
 
 
 def alone(column: Column[AnItem], item: AnItem) -> Sequence[Any]:
@@ -77,7 +78,7 @@ def alone(column: Column[AnItem], item: AnItem) -> Sequence[Any]:
 def streamed(
     columns: Iterable[Column[AnItem]],
     text_columns: Iterable[Column[AnItem]],
-    found: Iterable[AnItem],
+    items: Iterable[AnItem],
     get: Callable[[Column[AnItem], AnItem], Sequence[Any]],
     stream: Stream[Any],
     who: dict[str, Any],
@@ -89,12 +90,12 @@ def streamed(
         return walk_target(who, stream.reading)
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Lines:
-        batches = ([get(column, item) for column in text_columns] for item in found)
+        batches = ([get(column, item) for column in text_columns] for item in items)
         table = Table("tables/1", text_columns, batches=batches)
         yield from table.lines(in_bytes=in_bytes, colour=colour, width=width)
         yield from heading(target(), [stream.origin.half], width)
 
-    batches = ([get(column, item) for column in columns] for item in found)
+    batches = ([get(column, item) for column in columns] for item in items)
     return Drawn("tables/1", columns, batches=batches, target=target, draw=draw)
 
 
@@ -102,20 +103,24 @@ def list_columns(origin: Origin) -> tuple[Column[DecodedEntries], ...]:
     """Return the columns of text."""
     brief = brief_maker()
 
-    def last_cells(found: DecodedEntries) -> list[str]:
-        columns = (found.states, found.swap_types, found.swap_offsets, found.flags, found.executable)
+    def last_cells(batch: DecodedEntries) -> list[str]:
+        columns = (batch.states, batch.swap_types, batch.swap_offsets, batch.flags, batch.executable)
         return [
             brief(state, flags, executable) if kind is None else f"swap {kind} slot {slot:#x}"
             for state, kind, slot, flags, executable in zip(*columns, strict=True)
         ]
 
     names = [f"{'  ' * depth}{level.name}" for depth, level in enumerate(origin.mode.levels)]
+
+    def indented(batch: DecodedEntries) -> list[str]:
+        return [names[depth] for depth in batch.depths]
+
     return (
-        Column("level", "LEVEL", value=lambda found: [names[depth] for depth in found.depths], width=len(names[-1])),
-        Column("index", "INDEX", "count", lambda found: found.indices, rank=3),
-        Column("address", "ADDRESS", "address", lambda found: found.addresses, width=address_width(origin)),
-        Column("entry", "ENTRY", "entry", lambda found: found.entries, width=18, rank=2),
-        Column("phys", "LEADS TO", "hex", lambda found: found.phys, width=phys_width(origin), rank=1),
+        Column("level", "LEVEL", value=indented, width=len(names[-1])),
+        Column("index", "INDEX", "count", lambda batch: batch.indices, rank=3),
+        Column("address", "ADDRESS", "address", lambda batch: batch.addresses, width=address_width(origin)),
+        Column("entry", "ENTRY", "entry", lambda batch: batch.entries, width=18, rank=2),
+        Column("phys", "LEADS TO", "hex", lambda batch: batch.phys, width=phys_width(origin), rank=1),
         Column("flags", "FLAGS", value=last_cells),
     )
 
@@ -125,26 +130,27 @@ def run_columns(origin: Origin) -> tuple[Column[DecodedRun], ...]:
     brief = brief_maker("wxug")
     return (
         Column("level", "LEVEL", width=5),
-        Column("start", "START", "address", lambda found: found.run.start, width=address_width(origin)),
-        Column("size", "SIZE", "size", lambda found: found.run.size, width=8),
-        Column("phys", "FIRST AT", value=first_place, width=phys_width(origin) + 2, rank=1),
-        Column("nr_accessed", "ACCESSED", value=lambda found: part_of(found, found.run.nr_accessed), width=9, rank=3),
-        Column("nr_dirty", "DIRTY", value=lambda found: part_of(found, found.run.nr_dirty), width=9, rank=2),
-        Column("flags", "FLAGS", value=lambda found: brief(found.state, found.flags, found.executable)),
+        Column("start", "START", "address", lambda item: item.run.start, width=address_width(origin)),
+        Column("size", "SIZE", "size", lambda item: item.run.size, width=8),
+        Column("phys", "FIRST AT", value=first_target, width=phys_width(origin) + 2, rank=1),
+        Column("nr_accessed", "ACCESSED", value=lambda item: part_of(item, item.run.nr_accessed), width=9, rank=3),
+        Column("nr_dirty", "DIRTY", value=lambda item: part_of(item, item.run.nr_dirty), width=9, rank=2),
+        Column("flags", "FLAGS", value=lambda item: brief(item.state, item.flags, item.executable)),
     )
 
 
-def first_place(found: DecodedRun) -> str | None:
+def first_target(item: DecodedRun) -> str | None:
     """Return where the first entry leads; with a mark when the others do not follow it."""
-    run = found.run
+    run = item.run
     if run.phys is None:
         return None
-    return f"{run.phys:#x}" if run.contiguous or run.nr_entries == 1 else f"{run.phys:#x} ~"
+    mark = "" if run.contiguous or run.nr_entries == 1 else " ~"
+    return f"{run.phys:#x}{mark}"
 
 
-def part_of(found: DecodedRun, nr: int) -> str | None:
+def part_of(item: DecodedRun, nr: int) -> str | None:
     """Return how many entries of a run that maps memory have something."""
-    return of_all(nr, found.run.nr_entries) if found.is_present else None
+    return of_all(nr, item.run.nr_entries) if item.is_present else None
 
 
 def of_all(nr: int, nr_all: int) -> str:
@@ -153,7 +159,9 @@ def of_all(nr: int, nr_all: int) -> str:
     >>> of_all(0, 5), of_all(3, 5), of_all(5, 5)
     ('none', '3/5', 'all')
     """
-    return "none" if nr == 0 else "all" if nr == nr_all else f"{nr}/{nr_all}"
+    if nr == 0:
+        return "none"
+    return "all" if nr == nr_all else f"{nr}/{nr_all}"
 
 
 def brief_maker(letters: str = "wxuadg") -> Brief:
@@ -208,14 +216,14 @@ def raw_view(stream: Stream[RawTable], who: dict[str, Any]) -> Drawn:
         yield from heading(target(), [stream.origin.half], width)
 
     decoded = map(decoder.decode_table, stream)
-    batches = ([column.get(found) for column in RAW_COLUMNS] for found in decoded)
+    batches = ([column.get(batch) for column in RAW_COLUMNS] for batch in decoded)
     return Drawn("tables/1", RAW_COLUMNS, batches=batches, target=target, draw=draw)
 
 
 def dump_lines(entries: Sequence[int], width: int) -> Lines:
     """Yield entries in hexadecimal, with the index of the first: four to a line, or as many of these as fit."""
     room = (width - len("12345 ")) // len(" 0123456789abcdef") if width else 4
-    together = 4 if room >= 4 else 2 if room >= 2 else 1
+    together = next((number for number in (4, 2) if number <= room), 1)
     for at in range(0, len(entries), together):
         yield f"{at:>5}  " + " ".join(f"{entry:016x}" for entry in entries[at : at + together])
 
@@ -228,6 +236,6 @@ def raw_heading(raw: RawTable, origin: Origin) -> str:
     if raw.level == 0:
         # The one table of this level is that of both halves.
         spans = [(0, mode.user_end - 1), (mode.kernel_start, U64)]
-    place = " and ".join(f"{format_address(first)}-{format_address(last)}" for first, last in spans)
+    ranges = " and ".join(f"{format_address(first)}-{format_address(last)}" for first, last in spans)
     number = "" if raw.number is None else f" {raw.number}"
-    return f"{level.name} table{number} at {raw.table:#x}, translates {place}"
+    return f"{level.name} table{number} at {raw.table:#x}, translates {ranges}"

@@ -89,16 +89,19 @@ def level_table(result: SummaryResult) -> Table:
     """Return a row for each level, and one of all together."""
     by_size = {leaf.size: leaf for leaf in result.counted.leaves}
     sizes = [level.size for level in result.reading.origin.mode.levels]
-    rows = [LevelRow(level, by_size.get(size)) for level, size in zip(result.counted.levels, sizes, strict=True)]
+    pairs = zip(result.counted.levels, sizes, strict=True)
+    rows = [LevelRow(level, by_size.get(size)) for level, size in pairs]
     items: list[LevelRow | Aside] = [*rows, sum_row(rows)]
     return Table("tables-summary/1", SUMMARY_COLUMNS, items)
 
 
 def sum_row(rows: Sequence[LevelRow]) -> Aside:
     """Return the sums over all levels."""
-    summed = [column for column in SUMMARY_COLUMNS if column.key not in ("level", "leaf_size")]
-    sums = {column.key: sum(value for value in column.values(rows) if value is not None) for column in summed}
-    return Aside({"level": "all", **sums})
+    sums: dict[str, Any] = {"level": "all"}
+    for column in SUMMARY_COLUMNS:
+        if column.key not in ("level", "leaf_size"):
+            sums[column.key] = sum(filter(None, column.values(rows)))
+    return Aside(sums)
 
 
 def leaf_table(leaves: Sequence[LeafSummary], in_bytes: bool) -> Table:

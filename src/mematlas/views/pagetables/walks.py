@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.frozen import record
+from mematlas.frozen import record, replace
 from mematlas.model.entry_flags import entry_flags
 from mematlas.model.pages import decode_place
 from mematlas.views.columns import Column
@@ -26,8 +26,8 @@ class StepRow:
 
     address: int
     step: WalkStep
-    pagemap: int | None
-    agrees: bool | None
+    pagemap: int | None = None
+    agrees: bool | None = None
     """Whether pagemap says the same; None where it was not compared, or could not be."""
 
 
@@ -57,7 +57,7 @@ def walk_view(walked: WalkedAddresses, who: dict[str, Any]) -> Drawn:
         yield from heading(target, sorted(halves, reverse=True), width)
         for item in walked.items:
             yield ""
-            yield place_line(item, width)
+            yield area_line(item, width)
             table = Table("tables/1", WALK_COLUMNS, step_rows(item))
             yield from table.lines(in_bytes=in_bytes, colour=colour, width=width)
             for line in end_lines(item, mode):
@@ -67,20 +67,24 @@ def walk_view(walked: WalkedAddresses, who: dict[str, Any]) -> Drawn:
     return Drawn("tables/1", WALK_COLUMNS, rows, target=target, notes=walked.reading.notes, draw=draw)
 
 
-def place_line(item: WalkedAddress, width: int) -> str:
+def area_line(item: WalkedAddress, width: int) -> str:
     """Return the address, and in what it lies."""
     address = format_address(item.address)
     if not item.area:
         return f"{address} in no VMA and no region"
     path = format_path(item.area)
-    return f"{address} in {shorten(path, width - len(address) - len(' in ')) if width else path}"
+    if width:
+        path = shorten(path, width - len(address) - len(" in "))
+    return f"{address} in {path}"
 
 
 def step_rows(item: WalkedAddress) -> list[StepRow]:
     """Return the steps of one address."""
     agrees = None if item.reason in (None, "hidden") else not item.reason
-    upper = [StepRow(item.address, step, None, None) for step in item.steps[:-1]]
-    return upper + [StepRow(item.address, step, item.pagemap, agrees) for step in item.steps[-1:]]
+    rows = [StepRow(address=item.address, step=step) for step in item.steps]
+    if rows:
+        rows[-1] = replace(rows[-1], pagemap=item.pagemap, agrees=agrees)
+    return rows
 
 
 def end_lines(item: WalkedAddress, mode: PagingMode) -> Lines:
