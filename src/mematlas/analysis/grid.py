@@ -21,7 +21,7 @@ from mematlas.model.pages import STATE_OF_BYTE, Hole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from mematlas.analysis.neighbours import Fit, Neighbours, Range, VmaPart
 
@@ -43,6 +43,18 @@ def class_of(byte: int) -> str:
     if byte & (PRESENT | MARK_A) == PRESENT:
         return "own" if byte & EXCLUSIVE else "shared"
     return STATE_OF_BYTE[byte]
+
+
+PRESENT_CLASSES = ("own", "shared", "zero")
+
+
+def nr_present(classes: Mapping[str, int]) -> int:
+    """Return how many pages are present, given the number of each class.
+
+    >>> nr_present({"own": 3, "shared": 2, "zero": 1, "swapped": 9})
+    6
+    """
+    return sum(classes[name] for name in PRESENT_CLASSES)
 
 
 IS_ACCESSED = bytes(use & ACCESSED for use in range(256))

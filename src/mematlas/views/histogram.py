@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+from mematlas.analysis.grid import nr_present
 from mematlas.frozen import record
 from mematlas.notes import Note, Notes
 from mematlas.views.format import format_size, number_of
@@ -58,7 +59,9 @@ def bar(nr_present: int, nr_pages: int, bars: str) -> str:
     """
     if nr_present == 0:
         return bars[0]
-    return bars[-1] if nr_present >= nr_pages else bars[1 + nr_present * (len(bars) - 2) // nr_pages]
+    if nr_present >= nr_pages:
+        return bars[-1]
+    return bars[1 + nr_present * (len(bars) - 2) // nr_pages]
 
 
 def histogram_view(
@@ -67,12 +70,19 @@ def histogram_view(
     """Return the density of present pages over all VMAs, end to end, as one line, and below it what is where."""
     cells, stretches, notes = density.cells, density.stretches, Notes(density.reading.notes)
     counts = [cells.classes(cell) for cell in range(cells.nr_cells)]
-    present = [each["own"] + each["shared"] + each["zero"] for each in counts]
+    present = list(map(nr_present, counts))
     starts = addresses_of(range(0, cells.nr_pages, cells.cell_pages), stretches, page_size)
     folded = folded_pages(starts, folds, page_size)
     rows = [
-        Bar(cell, starts[cell], cells.size_of(cell), nr, each["swapped"], folded[cell])
-        for cell, (nr, each) in enumerate(zip(present, counts, strict=True))
+        Bar(
+            column=cell,
+            start=starts[cell],
+            nr_pages=cells.size_of(cell),
+            nr_present=present[cell],
+            nr_swapped=classes["swapped"],
+            nr_folded=folded[cell],
+        )
+        for cell, classes in enumerate(counts)
     ]
     nr_pages = cells.nr_pages + sum(folded)
     marked = {bisect_right(starts, low) for low, _ in folds}
@@ -88,10 +98,11 @@ def histogram_view(
         bars, glyphs = (ASCII_BARS, ASCII_GLYPHS) if ascii_only else (BARS, GLYPHS)
         parts = []
         mark = paint(MARK, "absent", colour)
-        for nr, each, row in zip(present, counts, rows, strict=True):
+        for classes, row in zip(counts, rows, strict=True):
             parts += [mark] * (row.column in marked)
-            name = max(("present", "swapped", "unknown"), key=(each | {"present": nr}).__getitem__)
-            character = bar(nr, row.nr_pages, bars) if name == "present" else glyphs[name][0]
+            amounts = classes | {"present": row.nr_present}
+            name = max(("present", "swapped", "unknown"), key=amounts.__getitem__)
+            character = bar(row.nr_present, row.nr_pages, bars) if name == "present" else glyphs[name][0]
             parts.append(paint(character, name, colour and character != " "))
         parts += [mark] * (len(rows) in marked)
         yield f"|{''.join(parts)}| {sum(present):,}/{nr_pages:,}"
@@ -103,15 +114,15 @@ def histogram_view(
 
 def named(stretches: list[Stretch], cell_pages: int, page_size: int) -> list[tuple[str, int, int]]:
     """Return what the stretches are called, with the first column of each and the one behind its last."""
-    found: list[tuple[str, int, int]] = []
+    names: list[tuple[str, int, int]] = []
     for stretch in stretches:
         name = short_name(stretch.vma)
         first = stretch.index // cell_pages
         end = -(-(stretch.index + (stretch.end - stretch.start) // page_size) // cell_pages)
-        if found and found[-1][0] == name:
-            first = found.pop()[1]
-        found.append((name, first, end))
-    return found
+        if names and names[-1][0] == name:
+            first = names.pop()[1]
+        names.append((name, first, end))
+    return names
 
 
 def scale(names: list[tuple[str, int, int]], nr_columns: int, marked: set[int]) -> str:
@@ -131,17 +142,17 @@ def scale(names: list[tuple[str, int, int]], nr_columns: int, marked: set[int]) 
     return "".join(line)
 
 
-def addresses_of(places: Iterable[int], stretches: list[Stretch], page_size: int) -> list[int]:
-    """Return the address of the page at each of ascending places in stretches that lie end to end."""
-    found = []
+def addresses_of(indices: Iterable[int], stretches: list[Stretch], page_size: int) -> list[int]:
+    """Return the addresses of pages, given their ascending indices in stretches that lie end to end."""
+    addresses = []
     rest = iter(stretches)
     here = next(rest, None)
-    for place in places:
-        while here and here.index + (here.end - here.start) // page_size <= place:
+    for index in indices:
+        while here and here.index + (here.end - here.start) // page_size <= index:
             here = next(rest, None)
         if here:
-            found.append(here.start + (place - here.index) * page_size)
-    return found
+            addresses.append(here.start + (index - here.index) * page_size)
+    return addresses
 
 
 def folded_pages(starts: list[int], folds: list[tuple[int, int]], page_size: int) -> list[int]:

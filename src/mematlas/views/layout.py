@@ -61,23 +61,22 @@ class Layout:
         if last is not columns[-1]:
             least = least_of(last, width, self.widths[-1], [cell for texts in known for cell in texts[self.kept[-1]]])
         elif not self.folds:  # sooner short paths than several lines a row
-            room = width - sum(each + 2 for each in self.widths[:-1])
+            room = width - sum(taken + 2 for taken in self.widths[:-1])
             least = min(least, max(room, LEAST_ROOM))
         self.groups = in_groups([*self.widths[:-1], least], width)
         """The columns of each line, by their indexes among those that are kept."""
-        self.patterns = [
-            "  ".join(f"{{:{'>' if self.is_right[index] else '<'}{self.widths[index]}}}" for index in group)
-            for group in self.groups
-        ]
-        taken = sum(self.widths[index] + 2 for index in self.groups[-1][:-1]) + INDENT * (len(self.groups) > 1)
-        self.room = max(width - taken, LEAST_ROOM)
+        fields = [pattern_of(*pair) for pair in zip(self.widths, self.is_right, strict=True)]
+        self.patterns = ["  ".join(fields[index] for index in group) for group in self.groups]
+        indent = INDENT if len(self.groups) > 1 else 0
+        before_last = indent + sum(self.widths[index] + 2 for index in self.groups[-1][:-1])
+        self.room = max(width - before_last, LEAST_ROOM)
 
     def lines(self, texts: Texts) -> Iterator[str]:
         """Yield the lines of rows, given as the cells of all columns."""
         cells = [texts[index] for index in self.kept]
         for index, other in self.stand_ins.items():
-            own = texts[index]
-            cells[self.kept.index(index)] = [cell or instead for cell, instead in zip(own, texts[other], strict=True)]
+            pairs = zip(texts[index], texts[other], strict=True)
+            cells[self.kept.index(index)] = [own or instead for own, instead in pairs]
         for row in zip(*cells, strict=True):
             yield from self._lines_of(list(row))
 
@@ -124,6 +123,15 @@ class Layout:
         return (indent + "  ".join(parts)).rstrip()
 
 
+def pattern_of(width: int, is_right: bool) -> str:
+    """Return what formats a cell of ASCII.
+
+    >>> pattern_of(8, True)
+    '{:>8}'
+    """
+    return f"{{:{'>' if is_right else '<'}{width}}}"
+
+
 def stand_ins(columns: list[Column[Any]], kept: list[int]) -> dict[int, int]:
     """Return which lost columns stand in blank cells of which others."""
     keys = [column.key for column in columns]
@@ -140,12 +148,12 @@ def in_groups(widths: list[int], width: int) -> list[range]:
     """
     groups: list[range] = []
     first = taken = 0
-    for index, each in enumerate(widths):
-        if index > first and taken + 2 + each > width:
+    for index, own in enumerate(widths):
+        if index > first and taken + 2 + own > width:
             groups.append(range(first, index))
-            first, taken = index, INDENT + each
+            first, taken = index, INDENT + own
         else:
-            taken += each + 2 * (index > first)
+            taken += own + 2 * (index > first)
     return [*groups, range(first, len(widths))]
 
 

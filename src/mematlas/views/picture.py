@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
+from mematlas.analysis.grid import nr_present
 from mematlas.analysis.neighbours import SECTIONS, Fit
 from mematlas.frozen import record
 from mematlas.views.format import beginning, fold, format_address, format_path, format_size, number_of, padded, width_of
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
 
     Cell = tuple[int, int]
-    """The start of a strip, and the number of a cell in it."""
+    """The start of a strip, and the index of a cell in it."""
+    Counts = dict[Cell, dict[str, int]]
+    """Pages of each class."""
+    Use = dict[Cell, tuple[int, int]]
+    """Pages accessed, and pages dirty."""
 
 BARS = " ▁▂▃▄▅▆▇█"
 ASCII_BARS = " .:-=+*#@"
@@ -99,7 +104,33 @@ class Previous:
     """The last picture, to mark what has changed since."""
 
     def __init__(self) -> None:
-        self.cells: dict[tuple[int, int], dict[str, int]] | None = None
+        self._counts: Counts | None = None
+
+    def changed(self, counts: Counts) -> set[Cell]:
+        """Return the cells that are not what they were; those of now are the last picture from here on."""
+        old, self._counts = self._counts, counts
+        if old is None:
+            return set()
+        return {key for key, classes in counts.items() if old.get(key) != classes}
+
+
+def keys_of(strip: Strip) -> list[Cell]:
+    """Return the keys of the cells of a strip, in order."""
+    return [(strip.start, index) for index in range(strip.cells.nr_cells)]
+
+
+def count(strips: Iterable[Strip]) -> Counts:
+    """Return the pages of each class in each cell."""
+    return {key: strip.cells.classes(key[1]) for strip in strips for key in keys_of(strip)}
+
+
+def count_use(strips: Iterable[Strip]) -> Use:
+    """Return the pages accessed, and dirty, in each cell; nothing where the source does not report them."""
+    uses: Use = {}
+    for strip in strips:
+        if strip.cells.used is not None:
+            uses |= {key: strip.cells.used.get(key[1], (0, 0)) for key in keys_of(strip)}
+    return uses
 
 
 def map_view(
@@ -116,26 +147,15 @@ def map_view(
     Of more than ``rows`` lines the last VMAs are left out, and the legend stays.
     """
     strips = grid.strips
-    counts = {
-        (strip.start, cell): strip.cells.classes(cell) for strip in strips for cell in range(strip.cells.nr_cells)
-    }
-    used = {
-        (strip.start, cell): strip.cells.used.get(cell, (0, 0))
-        for strip in strips
-        if strip.cells.used is not None
-        for cell in range(strip.cells.nr_cells)
-    }
-    old = previous.cells
-    previous.cells = counts
-    changed = {key for key, value in counts.items() if old.get(key) != value} if old is not None else set()
+    counts, used = count(strips), count_use(strips)
+    changed = previous.changed(counts)
 
     def draw(in_bytes: bool, colour: bool, screen: int) -> Iterator[str]:
         glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
         shown = [strip for strip in strips if not strip.is_folded]
-        drawn = {
-            (strip.start, cell): counts[strip.start, cell] for strip in shown for cell in range(strip.cells.nr_cells)
-        }
-        below = list(legend(drawn, glyphs, colour, shown[0].cells.cell_pages if shown else 1, page_size, width))
+        drawn = {key: counts[key] for strip in shown for key in keys_of(strip)}
+        cell_pages = shown[0].cells.cell_pages if shown else 1
+        below = list(legend(drawn, glyphs, colour, cell_pages, page_size, width))
         below += fold_legend(strips, page_size, width)
         if used:
             below += use_legend(drawn, used, colour, width)
@@ -152,18 +172,23 @@ def map_view(
 
 def drawn_cells(
     strips: Iterable[Strip],
-    counts: dict[Cell, dict[str, int]],
-    used: dict[Cell, tuple[int, int]],
+    counts: Counts,
+    used: Use,
     page_size: int,
 ) -> Iterator[DrawnCell]:
     """Yield the cells of a picture, as JSON and CSV have them."""
     for strip in strips:
         span = strip.cells.cell_pages * page_size
-        for index in range(strip.cells.nr_cells):
-            key = strip.start, index
-            low = strip.start + index * span
-            end = min(low + span, strip.end)
-            yield DrawnCell(strip, low, end, strip.cells.size_of(index), counts[key], used.get(key) or (None, None))
+        for key in keys_of(strip):
+            low = strip.start + key[1] * span
+            yield DrawnCell(
+                strip=strip,
+                start=low,
+                end=min(low + span, strip.end),
+                nr_pages=strip.cells.size_of(key[1]),
+                classes=counts[key],
+                use=used.get(key) or (None, None),
+            )
 
 
 SHARED_ANON = "/dev/zero (deleted)"
@@ -205,7 +230,8 @@ def line_head(strips: list[Strip], width: int) -> str:
     vma, nr_vmas = strips[0].vma, strips[0].nr_vmas
     names = {short_name(stretch.vma) for strip in strips for stretch in strip.stretches}
     perms = vma.perms if nr_vmas == 1 else ""
-    name = short_name(vma) if len(names) == 1 and (nr_vmas == 1 or vma.kind == "file") else f"{nr_vmas} VMAs"
+    has_one_name = len(names) == 1 and (nr_vmas == 1 or vma.kind == "file")
+    name = short_name(vma) if has_one_name else f"{nr_vmas} VMAs"
     address = format_address(strips[0].start)
     # The address of [vsyscall] is the longest: what it takes more, its size and its name take less.
     room = (9 if width >= NARROW else 5) + 14 - len(address)
@@ -228,8 +254,8 @@ class Brush:
 
     def __init__(
         self,
-        counts: dict[Cell, dict[str, int]],
-        used: dict[Cell, tuple[int, int]],
+        counts: Counts,
+        used: Use,
         changed: set[Cell],
         glyphs: dict[str, str],
         colour: bool,
@@ -266,14 +292,9 @@ class Brush:
     def _section_head(self, section: str, strips: list[Strip]) -> str:
         """Return the name of a section, with how much it is and how much of that is in RAM."""
         lines = {strip.line: strip.nr_vmas for strip in strips}
-        nr_present = sum(
-            self.counts[strip.start, cell][name]
-            for strip in strips
-            for cell in range(strip.cells.nr_cells)
-            for name in ("own", "shared", "zero")
-        )
+        nr_pages = sum(nr_present(self.counts[key]) for strip in strips for key in keys_of(strip))
         size = format_size(sum(strip.size for strip in strips))
-        present = format_size(nr_present * self.page_size)
+        present = format_size(nr_pages * self.page_size)
         return f"{section}: {number_of(sum(lines.values()), 'VMA')}, {size}, {present} present"
 
     def _tokens(self, group: list[Strip]) -> Iterator[tuple[str, int]]:
@@ -285,7 +306,7 @@ class Brush:
             if strip.is_folded:
                 yield self._size([strip])
                 continue
-            for key in ((strip.start, cell) for cell in range(strip.cells.nr_cells)):
+            for key in keys_of(strip):
                 is_changed = key in self.changed
                 yield draw_cell(self.counts[key], self.glyphs, self.colour, is_changed, self.used.get(key)), 1
 
@@ -310,7 +331,7 @@ def wrap(tokens: Iterable[tuple[str, int]], room: int) -> Iterator[str]:
 
 def is_idle(counts: dict[str, int], used: tuple[int, int]) -> bool:
     """Whether fewer than half of the present pages of a cell were accessed."""
-    return 2 * used[0] < counts["own"] + counts["shared"] + counts["zero"]
+    return 2 * used[0] < nr_present(counts)
 
 
 def draw_cell(
@@ -321,45 +342,46 @@ def draw_cell(
     ``used`` are its pages accessed and dirty, where that is known: idle pages have characters of their own.
     """
     nr_pages = sum(counts.values())
-    name, nr = max(((name, nr) for name, nr in counts.items() if name != "absent"), key=lambda item: item[1])
-    if nr == 0:
-        name, nr = "absent", nr_pages
+    name = max((name for name in counts if name != "absent"), key=counts.__getitem__)
+    if counts[name] == 0:
+        name = "absent"
+    nr = counts[name]
     style, characters = name, glyphs[name]
     if used and name in ("own", "shared"):
-        nr_present = counts["own"] + counts["shared"] + counts["zero"]
         if is_idle(counts, used):
             style, characters = "idle", IDLE[name]
-        elif 2 * used[1] >= nr_present:
+        elif 2 * used[1] >= nr_present(counts):
             style = "dirty"
     glyph = characters[3 if nr == nr_pages else min(2, nr * 3 // nr_pages)]
     return paint(glyph, style, colour, changed)
 
 
-def use_legend(
-    counts: dict[tuple[int, int], dict[str, int]],
-    used: dict[tuple[int, int], tuple[int, int]],
-    colour: bool,
-    width: int,
-) -> Iterator[str]:
+def use_legend(counts: Counts, used: Use, colour: bool, width: int) -> Iterator[str]:
     """Yield the lines that explain what page tables tell of the use of present pages."""
-    nr_present = sum(cell["own"] + cell["shared"] + cell["zero"] for cell in counts.values())
-    nr_accessed, nr_dirty = (sum(each[place] for each in used.values()) for place in (0, 1))
-    text = f"of {nr_present:,} present pages {nr_accessed:,} were accessed, {nr_dirty:,} are dirty, by their entries"
+    nr_pages = sum(map(nr_present, counts.values()))
+    nr_accessed = sum(accessed for accessed, _ in used.values())
+    nr_dirty = sum(dirty for _, dirty in used.values())
+    text = f"of {nr_pages:,} present pages {nr_accessed:,} were accessed, {nr_dirty:,} are dirty, by their entries"
     yield from fold(text, width)
-    lines = []
-    if any(is_idle(counts[key], each) for key, each in used.items()):
-        lines = [(marks[2:] + "  ", "idle", f"{LEGEND[name]}, and idle") for name, marks in IDLE.items()]
-        lines.append(("    ", "idle", "(idle: fewer than half of the present pages of the cell were accessed)"))
+    if any(is_idle(counts[key], use) for key, use in used.items()):
+        for name, marks in IDLE.items():
+            yield from explained(paint(marks[2:] + "  ", "idle", colour), f"{LEGEND[name]}, and idle", width)
+        text = "(idle: fewer than half of the present pages of the cell were accessed)"
+        yield from explained("    ", text, width)
     if colour:
-        lines.append(("█   ", "dirty", "in this colour: half of the present pages or more are dirty"))
-    for marks, style, text in lines:
-        first, *others = fold(text, width - 6)
-        yield f"{paint(marks, style, colour)}  {first}"
-        yield from (f"      {line}" for line in others)
+        text = "in this colour: half of the present pages or more are dirty"
+        yield from explained(paint("█   ", "dirty", colour), text, width)
+
+
+def explained(marks: str, text: str, width: int) -> Iterator[str]:
+    """Yield four columns of marks, and beside them what they mean."""
+    first, *others = fold(text, width - 6)
+    yield f"{marks}  {first}"
+    yield from (f"      {line}" for line in others)
 
 
 def legend(
-    counts: dict[tuple[int, int], dict[str, int]],
+    counts: Counts,
     glyphs: dict[str, str],
     colour: bool,
     cell_pages: int,
@@ -373,18 +395,15 @@ def legend(
     for name, nr_pages in totals.items():
         if nr_pages:
             marks = paint(f"{''.join(dict.fromkeys(glyphs[name])):<4}", name, colour)
-            text = f"{LEGEND[name]}: {number_of(nr_pages, 'page')}"
-            first, *others = fold(text, width - 6)
-            yield f"{marks}  {first}"
-            yield from (f"      {line}" for line in others)
+            yield from explained(marks, f"{LEGEND[name]}: {number_of(nr_pages, 'page')}", width)
 
 
 def fold_legend(strips: list[Strip], page_size: int, width: int) -> Iterator[str]:
     """Yield the lines that say what is not drawn."""
-    sizes = [stretch.end - stretch.start for strip in strips if strip.is_folded for stretch in strip.stretches]
-    if sizes:
-        pages, places = number_of(sum(sizes) // page_size, "page"), number_of(len(sizes), "place")
-        text = f"absent too, and folded: {pages} ({format_size(sum(sizes))}) in {places}; --reserved draws them"
-        first, *others = fold(text, width - 6)
-        yield f"[ ]   {first}"
-        yield from (f"      {line}" for line in others)
+    folded = [strip for strip in strips if strip.is_folded]
+    if folded:
+        size = sum(strip.size for strip in folded)
+        pages = number_of(size // page_size, "page")
+        places = number_of(sum(len(strip.stretches) for strip in folded), "place")
+        text = f"absent too, and folded: {pages} ({format_size(size)}) in {places}; --reserved draws them"
+        yield from explained("[ ] ", text, width)
