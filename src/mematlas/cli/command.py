@@ -37,7 +37,7 @@ FIRST_SCREEN = "overview"
 TARGET, DIRECTORY, MORE = "target", "directory", "..."
 """What a word can be, besides one of a list; and that the last one may come again."""
 TARGETS = """\
-TARGET is a PID, self, a command's exact name, ~REGEX over command lines, cgroup:PATH,
+TARGET is a PID, self, a command's exact name, cmdline:REGEX, cgroup:PATH,
 or the directory of a capture. "-- COMMAND ..." starts one, as the invoking user."""
 
 

@@ -28,14 +28,15 @@ LEAST_TEXT = 24
 INDENT = 24
 """Columns before the text of an option; a longer name has a line of its own."""
 
-SHORT_TARGETS = "TARGET: PID, self, NAME, ~REGEX, cgroup:PATH, capture (mematlas help targets)"
+SHORT_TARGETS = "TARGET: PID, NAME, cmdline:REGEX, cgroup:PATH, capture (mematlas help targets)"
 TARGETS_TOPIC = f"""\
 {TARGETS}
 
   1234               a PID; pid:1234 where a capture here is called so too
   self               mematlas itself
   postgres           a command's exact name, as ps -o comm shows it
-  ~'worker --id 7'   a regular expression over whole command lines
+  cmdline:app.jar    a regular expression over whole command lines; ~REGEX is the
+                     same, but shells want it quoted: '~app.jar'
   cgroup:/a/b        the processes of a cgroup
   ./saved            a directory that mematlas capture made
   -- COMMAND ...     a program to start, as the invoking user; --after waits"""

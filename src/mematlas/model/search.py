@@ -1,4 +1,4 @@
-"""Which process is meant: a PID, ``self``, a name, ``~regex``, ``cgroup:PATH``, or a capture's directory."""
+"""Which process is meant: a PID, ``self``, a name, ``cmdline:REGEX``, ``cgroup:PATH``, or a capture's directory."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     Matches = Callable[[ProcessDir, Stat], bool]
 
+CMDLINE = ("cmdline:", "~")
+"""What an expression over command lines begins with; shells have an eye on the second, where it is not quoted."""
 COMM_LENGTH = 15  # include/linux/sched.h, TASK_COMM_LEN less the ending zero
 SEARCH_SECONDS = 1.5
 """After which a search ends, wherever it is."""
@@ -115,8 +117,9 @@ class Search:
             return [direct]
         if (pid := parse_pid(text.removeprefix(PID))) is not None:
             return [look_inside(pid, self.procfs)]
-        if text.startswith("~"):
-            return self._matching_command_line(text)
+        for prefix in CMDLINE:
+            if text.startswith(prefix):
+                return self._matching_command_line(text.removeprefix(prefix))
         if text.startswith("cgroup:"):
             return in_cgroup(text, self.procfs)
         if "/" in text and os.path.isdir(text):
@@ -151,7 +154,7 @@ class Search:
 
         return self._filtered_by_child(nothing, matches, ourselves(self.procfs))
 
-    def _matching_command_line(self, text: str) -> Iterator[Target]:
+    def _matching_command_line(self, expression: str) -> Iterator[Target]:
         """Yield the processes whose command line matches; ourselves and whoever started us left out.
 
         The command lines of ``sudo`` or a shell that runs us hold the expression itself.
@@ -159,11 +162,11 @@ class Search:
         import re
 
         try:
-            pattern = re.compile(text[1:])
+            pattern = re.compile(expression)
         except re.error as error:
-            raise BadInput(f"bad regular expression {text[1:]!r}: {error}") from None
+            raise BadInput(f"bad regular expression {expression!r}: {error}") from None
         return self._filtered_by_child(
-            f"no command line matches {text[1:]!r}",
+            f"no command line matches {expression!r}",
             lambda process, _: bool(pattern.search(read_command(process).rstrip("\0").replace("\0", " "))),
             {pid for own in ourselves(self.procfs) for pid in ancestors(own, self.procfs)},
         )
@@ -272,7 +275,7 @@ def in_capture(path: str) -> list[Target]:
     procfs = ProcFS(path)
     pids = procfs.pids()
     if procfs.live or not pids:
-        raise TargetNotFound(f"{path}: not a capture (it has no machine.json, or no process)")
+        raise TargetNotFound(f"{path}: not a capture (it has no machine.json, or no process){tilde_hint(path)}")
     targets: list[Target] = []
     try:
         for pid in pids:
@@ -282,6 +285,18 @@ def in_capture(path: str) -> list[Target]:
             target.close()
         raise
     return targets
+
+
+def tilde_hint(path: str) -> str:
+    """Return what is to be said of a home directory, which a shell may have made of ``~NAME``; of another, nothing."""
+    import pwd
+
+    try:
+        owner = pwd.getpwuid(os.stat(path).st_uid)
+    except (OSError, KeyError):
+        return ""
+    is_home = os.path.realpath(owner.pw_dir) == os.path.realpath(path)
+    return f"; if your shell made this of ~{owner.pw_name}: cmdline:{owner.pw_name}" if is_home else ""
 
 
 def filtered(nothing: str, matches: Matches, procfs: ProcFS, without: Collection[int]) -> Iterator[Target]:

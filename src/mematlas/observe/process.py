@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 class Process:
     """A process, held so that another one that is given its PID is never taken for it.
 
-    The target is a PID, or a text as the command line takes it: ``self``, a command's exact name, ``~REGEX`` over
-    command lines, or the directory of a capture.
+    The target is a PID, or a text as the command line takes it: ``self``, a command's exact name, ``cmdline:REGEX``, or
+    the directory of a capture.
 
     >>> import os
     >>> with Process(os.getpid()) as process:
@@ -404,7 +404,7 @@ def open_target(target: object, procfs: ProcFS) -> Target:
     if isinstance(target, os.PathLike):
         target = os.path.join(".", os.fspath(target))  # a path, whatever process has this name
     if not isinstance(target, str):
-        raise BadInput(f"no process {target!r}: give a PID, a name, ~REGEX, or the directory of a capture")
+        raise BadInput(f"no process {target!r}: give a PID, a name, cmdline:REGEX, or the directory of a capture")
     numbered = by_number(target, procfs)
     if numbered is not None:
         return numbered

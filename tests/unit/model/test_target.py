@@ -106,14 +106,28 @@ def test_ambiguous_name_lists_candidates_and_picks_none(two: list[Program]) -> N
     assert [each.pid for each in caught.value.candidates] == sorted(one.pid for one in two)
 
 
-def test_regular_expression_is_of_the_whole_command_line(two: list[Program]) -> None:
-    marked = "~" + NAME.replace("(", r"\(").replace(" ", "[ ]")
+@pytest.mark.parametrize("prefix", ["cmdline:", "~"])
+def test_regular_expression_is_of_the_whole_command_line(two: list[Program], prefix: str) -> None:
+    marked = NAME.replace("(", r"\(").replace(" ", "[ ]")
 
-    assert pids(marked) == sorted(one.pid for one in two)
+    assert pids(prefix + marked) == sorted(one.pid for one in two)
     with pytest.raises(TargetNotFound):
-        pids("~no such words, surely, anywhere[ ]$")
+        pids(f"{prefix}no such words, surely, anywhere[ ]$")
     with pytest.raises(BadInput, match="bad regular expression"):
-        pids("~(")
+        pids(f"{prefix}(")
+
+
+def test_home_that_a_shell_made_of_a_tilde_is_answered_with_what_needs_no_quotes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = pwd.struct_passwd(("shopkeeper", "x", os.getuid(), os.getgid(), "", str(tmp_path / "home"), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: own)
+    for name in ("home", "other"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(TargetNotFound) as caught:
+            pids(str(tmp_path / name))
+        hint = "; if your shell made this of ~shopkeeper: cmdline:shopkeeper"
+        assert str(caught.value).endswith(hint) is (name == "home")
 
 
 def test_regular_expression_never_finds_us_or_who_started_us() -> None:

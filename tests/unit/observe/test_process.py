@@ -181,3 +181,10 @@ def test_help_names_every_question() -> None:
 
     assert {"usage", "maps", "pages", "grid", "density", "translate", "if_ended"} <= set(questions)
     assert all(getattr(Process, name).__doc__ for name in questions)
+
+
+def test_torn_reading_of_ourselves_says_why() -> None:
+    with program(f"import sys; {NAMED}") as running, Process(running.pid) as other, Process("self") as own:
+        texts = [process.sources.reading("pagemap", 0.0, True, ()).notes[0].text for process in (own, other)]
+
+    assert ["reads itself" in text for text in texts] == [True, False]
