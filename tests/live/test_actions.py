@@ -50,25 +50,25 @@ MANY = 5003
 """Pages of a large victim: 19.5 MiB, ten calls."""
 
 SCRIPTED = """
-import ctypes, json, os, sys
-nr_pages = json.loads(sys.argv[1])
+import ctypes, json, mmap, os, sys
+nr_pages, PAGE = json.loads(sys.argv[1]), mmap.PAGESIZE
 libc = ctypes.CDLL(None, use_errno=True)
 pointer, size_of = ctypes.c_void_p, ctypes.c_size_t
 libc.mmap.restype = pointer
 # Where a block of entries begins, so that blocks fall the same way each time; with MAP_FIXED_NOREPLACE.
-address = libc.mmap(pointer(1 << 40), size_of(nr_pages * 4096), 3, 0x100022, -1, ctypes.c_long(0))
+address = libc.mmap(pointer(1 << 40), size_of(nr_pages * PAGE), 3, 0x100022, -1, ctypes.c_long(0))
 assert address == 1 << 40
-libc.madvise(pointer(address), size_of(nr_pages * 4096), 15)
-area = memoryview((ctypes.c_char * (nr_pages * 4096)).from_address(address)).cast("B")
+libc.madvise(pointer(address), size_of(nr_pages * PAGE), 15)
+area = memoryview((ctypes.c_char * (nr_pages * PAGE)).from_address(address)).cast("B")
 for page in range(nr_pages):
-    area[page * 4096:page * 4096 + 8] = page.to_bytes(8, "little")
+    area[page * PAGE:page * PAGE + 8] = page.to_bytes(8, "little")
 print(json.dumps(address), flush=True)
 """
 OBEY = """
 for line in sys.stdin:
     word, *numbers = line.split()
     first, count = (numbers + [0, nr_pages])[:2] if not numbers else map(int, numbers)
-    start, size = pointer(address + first * 4096), size_of(count * 4096)
+    start, size = pointer(address + first * PAGE), size_of(count * PAGE)
     if word == "exec":
         os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", "print('exec', flush=True); input()"])
     code = {
@@ -77,20 +77,38 @@ for line in sys.stdin:
         "lockall": lambda: libc.mlockall(3),
         "protect": lambda: libc.mprotect(start, size, 1),
         "renew": lambda: libc.madvise(start, size, 4) or [
-            area.__setitem__(slice(page * 4096, page * 4096 + 8), page.to_bytes(8, "little"))
+            area.__setitem__(slice(page * PAGE, page * PAGE + 8), page.to_bytes(8, "little"))
             for page in range(first, first + count)
         ] and 0,
         # MAP_FIXED | MAP_ANONYMOUS | MAP_SHARED
         "share": lambda: libc.mmap(start, size, 3, 0x31, -1, ctypes.c_long(0)) - start.value,
         "drop": lambda: libc.madvise(start, size, 4),
         "free": lambda: libc.madvise(start, size, 8),
-        "touch": lambda: [area.__setitem__(page * 4096 + 9, 1) for page in range(first, first + count)] and 0,
+        "touch": lambda: [area.__setitem__(page * PAGE + 9, 1) for page in range(first, first + count)] and 0,
         "check": lambda: sum(
-            area[page * 4096:page * 4096 + 8] != page.to_bytes(8, "little") for page in range(first, first + count)
+            area[page * PAGE:page * PAGE + 8] != page.to_bytes(8, "little") for page in range(first, first + count)
         ),
     }[word]()
     print(code, flush=True)
 """
+
+
+HUGE = """
+import ctypes, json, mmap, sys
+nr_huge, nr_less, is_small = json.loads(sys.argv[1])
+huge = mmap.PAGESIZE ** 2 // 8
+libc = ctypes.CDLL(None, use_errno=True)
+pointer, size_of = ctypes.c_void_p, ctypes.c_size_t
+libc.mmap.restype = pointer
+start = -(-libc.mmap(None, size_of((nr_huge + 1) * huge), 3, 0x22, -1, ctypes.c_long(0)) // huge) * huge
+address, size = start + nr_less * mmap.PAGESIZE, nr_huge * huge - nr_less * mmap.PAGESIZE
+libc.munmap(pointer(start), size_of(address - start))
+libc.madvise(pointer(address), size_of(size), 15 if is_small else 14)
+ctypes.memset(address, 1, size)
+libc.madvise(pointer(address), size_of(size), 14)
+print(json.dumps([address, size]), flush=True)
+"""
+"""Maps huge pages but for some small ones at the beginning, with huge entries or with small ones; tells where."""
 
 
 @contextmanager
@@ -486,6 +504,28 @@ def test_small_pages_collapse_into_huge_ones(victim: Callable[..., Victim], swap
     assert again.reasons.get("huge", 0) == effect.nr_moved
 
 
+def test_collapse_is_asked_for_whole_huge_pages_whatever_is_advised_at_a_time() -> None:
+    if not takes(MADV_COLLAPSE):
+        pytest.skip("needs Linux 6.1 and CONFIG_TRANSPARENT_HUGEPAGE")
+    with program(HUGE, [3, 0, True]) as running, Process(running.pid) as process:
+        address, size = running.told
+        effect = collapse(process, Selection(span=(address, address + size)), chunk_size=3 * MIB)
+    assert effect.nr_moved + effect.reasons.get("no memory", 0) == size // PAGE
+    if not effect.nr_moved:
+        pytest.skip("no huge page was to be had")
+
+
+def test_cold_huge_pages_stay_whole_where_the_vma_begins_in_the_middle_of_one() -> None:
+    with program(HUGE, [4, 7, False]) as running, Process(running.pid) as process:
+        address, size = running.told
+        before = smaps_field(running.pid, address, "AnonHugePages")
+        if not before:
+            pytest.skip("no huge page was to be had")
+        effect = cold(process, Selection(span=(address, address + size)))
+        assert smaps_field(running.pid, address, "AnonHugePages") == before
+    assert effect.nr_advised == size // PAGE
+
+
 # --- what stays, and why
 
 
@@ -856,7 +896,7 @@ def test_unknown_names_are_refused() -> None:
 
 def test_ranges_are_cut_and_grouped_to_the_size_of_a_call() -> None:
     spans = [(0, 5), (7, 8), (10, 11), (20, 29)]
-    groups = list(chunks(spans, 4))
+    groups = list(chunks(spans, 4, []))
     assert [sum(end - start for start, end in group) for group in groups] == [4, 4, 4, 4]
     assert [page for group in groups for start, end in group for page in range(start, end)] == [
         page for start, end in spans for page in range(start, end)

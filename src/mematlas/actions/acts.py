@@ -9,6 +9,7 @@ until nothing more moves.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 
 from mematlas.actions.advice import ADVICE
 from mematlas.actions.advice.base import Tally
@@ -141,7 +142,10 @@ class Act:
         """Advise the pages of a mask; return how many the kernel took advice about."""
         size = self.process.page_size
         taken = bytearray(len(mask))
-        for ranges in chunks(self.advice.spans(address, mask, whole), self.options.chunk_size):
+        spans, most = self.advice.spans(address, mask, whole), self.options.chunk_size
+        is_cut = bool(spans) and spans[-1][1] - spans[0][0] > most
+        together = self.advice.together(address, address + len(mask) * size) if is_cut else []
+        for ranges in chunks(spans, most, together):
             if self.options.stop():
                 self.stopped = "interrupted"
             if self.stopped or tally.refused:
@@ -252,22 +256,37 @@ def effect_of(tally: Tally) -> VmaEffect:
     )
 
 
-def chunks(spans: list[Range], size: int) -> Iterator[list[Range]]:
-    """Yield the ranges in groups of at most so many bytes; those that are longer are cut.
+def chunks(spans: list[Range], size: int, together: list[Range]) -> Iterator[list[Range]]:
+    """Yield the ranges in groups of so many bytes; those that are longer are cut, but not in what belongs together.
 
-    >>> list(chunks([(0, 3), (5, 6), (7, 9)], 4))
+    >>> list(chunks([(0, 3), (5, 6), (7, 9)], 4, []))
     [[(0, 3), (5, 6)], [(7, 9)]]
+    >>> list(chunks([(3, 17)], 4, [(4, 8), (8, 12), (12, 20)]))
+    [[(3, 4)], [(4, 8)], [(8, 12)], [(12, 17)]]
     """
     group: list[Range] = []
     room = size
     for start, end in spans:
         while start < end:
-            high = min(end, start + room)
+            high = cut(start, min(end, start + room), end, together)
+            if group and high - start > room:
+                yield group
+                group, room = [], size
+                continue
             group.append((start, high))
             room -= high - start
             start = high
-            if not room:
+            if room <= 0:
                 yield group
                 group, room = [], size
     if group:
         yield group
+
+
+def cut(start: int, at: int, end: int, together: list[Range]) -> int:
+    """Return where to cut a range that goes on to ``end``, at ``at`` or where what belongs together begins or ends."""
+    index = bisect_left(together, (at, 0)) - 1
+    if at == end or index < 0 or at >= together[index][1]:
+        return at
+    low, high = together[index]
+    return low if low > start else min(high, end)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 
 from mematlas.actions.effects import Whereabouts
+from mematlas.actions.options import CHUNK_SIZES
 from mematlas.analysis.movable import NOT_MADVISED, Rules, add_counts
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.hugepage import huge_size
 from mematlas.kernel.madvise import ADVICE, Advisor
-from mematlas.kernel.pagemap import BLOCK_SIZE, CACHED, ENTRY_SIZE, EXCLUSIVE, to_marks
+from mematlas.kernel.pagemap import BLOCK_SIZE, CACHED, ENTRY_SIZE, EXCLUSIVE, PAGE_IS_HUGE, to_marks
 from mematlas.kernel.smaps import read_vm_flags
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.model.folios import SharedFolios
@@ -89,6 +91,7 @@ class Advice:
     def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
         self.process = process
         self.page_size = process.page_size
+        self.huge_size = huge_size()
         self.choice = choice
         self.only = only
         self.notes = Notes()
@@ -251,6 +254,23 @@ class Advice:
         if whole:
             return [(address + mask.find(1) * size, address + (mask.rfind(1) + 1) * size)]
         return [(address + first * size, address + end * size) for first, end in runs(mask)]
+
+    def together(self, start: int, end: int) -> list[Range]:
+        """Return the ranges of huge pages, each to be advised in one piece.
+
+        The kernel splits one that advice ends in the middle of (mm/madvise.c).
+        """
+        try:
+            mapped = self.reader.pagemap.ranges(start, end, PAGE_IS_HUGE)
+        except NotSupported:
+            # Before Linux 6.7, wherever one may be; of 512 MiB (pages of 64 KiB) that would hold the target too long.
+            mapped = [(start, end)] if self.huge_size <= max(CHUNK_SIZES) else []
+        return [huge for low, high in mapped for huge in self.huge_ranges(low, high)]
+
+    def huge_ranges(self, start: int, end: int) -> Iterator[Range]:
+        """Yield the aligned ranges of one huge page between two addresses."""
+        for low in range(start + -start % self.huge_size, end - self.huge_size + 1, self.huge_size):
+            yield low, low + self.huge_size
 
     def check_alive(self, address: int) -> None:
         """Raise `ProcessGone` unless the process still runs the program that we looked at.

@@ -6,7 +6,6 @@ import errno
 
 from mematlas.actions.advice.base import Advice
 from mematlas.analysis.movable import add_counts
-from mematlas.kernel.hugepage import huge_size
 from mematlas.kernel.madvise import ADVICE
 from mematlas.model.page_set import both, without
 from mematlas.model.pages import STATE_OF_BYTE
@@ -34,7 +33,6 @@ class Collapse(Advice):
 
     def __init__(self, process: Process, choice: Choice, only: PageSet | None) -> None:
         super().__init__(process, choice, only)
-        self.huge_size = huge_size()
         self._refused: dict[int, str] = {}
 
     @staticmethod
@@ -60,7 +58,7 @@ class Collapse(Advice):
         size = self.page_size
         fits = bytearray(nr_pages)
         end = address + nr_pages * size
-        for low, high in self._huge_ranges(max(address, vma.start), min(end, vma.end)):
+        for low, high in self.huge_ranges(max(address, vma.start), min(end, vma.end)):
             first, last = (low - address) // size, (high - address) // size
             fits[first:last] = b"\1" * (last - first)
         return bytes(fits)
@@ -71,18 +69,16 @@ class Collapse(Advice):
             low = max(address - address % self.huge_size, start)
             yield low, bytes((address - low) // self.page_size) + states
 
-    def _huge_ranges(self, start: int, end: int) -> Iterator[Range]:
-        """Yield the aligned ranges of one huge page between two addresses."""
-        for low in range(start + -start % self.huge_size, end - self.huge_size + 1, self.huge_size):
-            yield low, low + self.huge_size
-
     def spans(self, address: int, mask: bytes, whole: bool) -> list[Range]:
         size = self.page_size
         return [
             (low, high)
-            for low, high in self._huge_ranges(address, address + len(mask) * size)
+            for low, high in self.huge_ranges(address, address + len(mask) * size)
             if 1 in mask[(low - address) // size : (high - address) // size]
         ]
+
+    def together(self, start: int, end: int) -> list[Range]:
+        return list(self.huge_ranges(start, end))
 
     def advise(self, ranges: list[Range]) -> list[Range]:
         _, refused = self.advisor.advise(ranges, ADVICE[self.name])
@@ -95,7 +91,7 @@ class Collapse(Advice):
 
     def explain(self, vma: Vma | None, address: int, mask: bytes) -> dict[str, int]:
         reasons: dict[str, int] = {}
-        for low, high in self._huge_ranges(address, address + len(mask) * self.page_size):
+        for low, high in self.huge_ranges(address, address + len(mask) * self.page_size):
             part = mask[(low - address) // self.page_size : (high - address) // self.page_size]
             add_counts(reasons, {self._refused.get(low, "busy"): part.count(1)})
         return reasons
