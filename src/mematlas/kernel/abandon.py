@@ -205,17 +205,21 @@ def run(ask: Ask, things: Sequence[Any], out: _socket.socket, parent: int) -> No
         let_go_of_streams()
         for thing in things:
             answer, fd = ask(thing)
-            rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(FD_SIZE, sys.byteorder))] if fd >= 0 else []
-            out.sendmsg([marshal.dumps(answer)], rights)
-            if fd >= 0:
-                os.close(fd)
+            message = [marshal.dumps(answer)]
+            if fd < 0:
+                out.sendmsg(message)
+                continue
+            descriptor = fd.to_bytes(FD_SIZE, sys.byteorder)
+            out.sendmsg(message, [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptor)])
+            os.close(fd)
     except BrokenPipeError:
         pass  # our parent has enough
     except BaseException:
         import traceback
 
-        # A mistake of ours: to be shown whole.
-        out.sendmsg([MISTAKE, traceback.format_exc()[-MESSAGE_SIZE // 2 :].encode("utf-8", "replace")])
+        # A mistake of ours, to be shown: where it was made is at the end.
+        text = traceback.format_exc()[-MESSAGE_SIZE // 2 :]
+        out.sendmsg([MISTAKE, text.encode("utf-8", "replace")])
     finally:
         os._exit(0)
 

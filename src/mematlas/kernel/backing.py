@@ -8,6 +8,7 @@ Neither touches the target's locks or pages.
 
 from __future__ import annotations
 
+import errno
 import os
 from bisect import bisect_right
 
@@ -38,7 +39,9 @@ def table_of(mark: int, markers: bool) -> bytes:
     table = bytearray(range(256))
     table[0] = mark
     for byte in range(256) if markers else ():
-        if byte & (SWAP | PRESENT | MARK_A) != SWAP | MARK_A and byte & (SWAP | PRESENT | GUARD) != SWAP | GUARD:
+        is_marked = byte & (SWAP | PRESENT | MARK_A) == SWAP | MARK_A
+        is_guard = byte & (SWAP | PRESENT | GUARD) == SWAP | GUARD
+        if not is_marked and not is_guard:
             continue
         if byte & UFFD_WP and not byte & GUARD:
             table[byte] = byte & ~(SWAP | MARK_A) | mark  # the marker keeps the protection alone
@@ -125,9 +128,10 @@ class Backings:
         """Return what is not known, and what is uncertain, and why."""
         notes = list(self.uncertain)
         if self.unknown:
-            why = list(self.unknown.values())
-            vmas = "a shared VMA" if len(why) == 1 else f"{len(why)} shared VMAs"
-            notes.insert(0, Note("backing-unknown", f"swap and untouched pages of {vmas} unknown: {why[0]}"))
+            reasons = list(self.unknown.values())
+            vmas = "a shared VMA" if len(reasons) == 1 else f"{len(reasons)} shared VMAs"
+            text = f"swap and untouched pages of {vmas} unknown: {reasons[0]}"
+            notes.insert(0, Note("backing-unknown", text))
         return notes
 
     def part(self, vma: Vma, start: int, end: int, cached: bool = True) -> Backing | None:
@@ -218,9 +222,10 @@ def call_cachestat(fd: int, offset: int, size: int) -> tuple[int, int]:
     span = (ctypes.c_uint64 * 2)(offset, size)
     counts = (ctypes.c_uint64 * 5)()  # nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted
     if libc().syscall(SYS_CACHESTAT, fd, ctypes.byref(span), ctypes.byref(counts), 0):
-        code = ctypes.get_errno()
         # Since v6.14 (commit 5f537664e705) only an owner or writer of the file may ask.
-        raise (PermissionDenied("cachestat") if code == 1 else NotSupported("cachestat", "Linux 6.5"))
+        if ctypes.get_errno() == errno.EPERM:
+            raise PermissionDenied("cachestat")
+        raise NotSupported("cachestat", "Linux 6.5")
     return counts[0], counts[3]
 
 

@@ -32,5 +32,6 @@ def parse_buddyinfo(data: bytes) -> list[int]:
         except ValueError:
             raise FormatError("buddyinfo", line.decode("utf-8", "replace")) from None
         total += [0] * (len(counts) - len(total))
-        total = [before + (counts[order] if order < len(counts) else 0) for order, before in enumerate(total)]
+        for order, count in enumerate(counts):
+            total[order] += count
     return total

@@ -76,7 +76,9 @@ def hierarchy_path(text: str, mountinfo: str = "/proc/self/mountinfo") -> tuple[
     return path, None
 
 
-V1_OPTIONS = frozenset(("rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "favordynmods"))
+V1_OPTIONS = frozenset(
+    ("rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "favordynmods", "release_agent")
+)
 """Options of a hierarchy of version 1 that are no controllers (kernel/cgroup/cgroup-v1.c, cgroup1_show_options())."""
 
 
@@ -91,9 +93,7 @@ def mounts_of(lines: Iterable[bytes]) -> Iterator[tuple[str, str, str]]:
         kind, *_, options = tail.split(" ")
         if kind in ("cgroup", "cgroup2"):
             root, point = head.split(" ")[3:5]
-            names = [
-                name for name in options.split(",") if name.partition("=")[0] not in (*V1_OPTIONS, "release_agent")
-            ]
+            names = [option for option in options.split(",") if option.partition("=")[0] not in V1_OPTIONS]
             yield point, root, "" if kind == "cgroup2" else ",".join(names)
 
 

@@ -83,7 +83,8 @@ def threads(first: ProcessDir) -> list[int]:
     except (NotSupported, PermissionDenied):
         return []  # a capture has none
     try:
-        return sorted(int(name) for name in os.listdir(fd) if name.isdigit() and int(name) != first.pid)
+        tids = (int(name) for name in os.listdir(fd) if name.isdigit())
+        return sorted(tid for tid in tids if tid != first.pid)
     except OSError:
         return []
     finally:
@@ -91,7 +92,7 @@ def threads(first: ProcessDir) -> list[int]:
 
 
 START_FIELD = 19
-"""The place of the start time in a stat file, after the name."""
+"""The index of the start time among the fields of a stat file after the name."""
 
 
 def stat_of_process(thread: bytes, first: bytes) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import zlib
 
+from mematlas.kernel.directory import GZIP
+
 
 def parse_config(text: bytes) -> frozenset[str]:
     """Return the options that are on, built in or as modules, without their CONFIG_.
@@ -12,8 +14,9 @@ def parse_config(text: bytes) -> frozenset[str]:
     >>> sorted(parse_config(b"CONFIG_A=y\\n# CONFIG_B is not set\\nCONFIG_C=m\\nCONFIG_D=7\\n"))
     ['A', 'C']
     """
-    lines = (line for line in text.split(b"\n") if line.startswith(b"CONFIG_") and line.endswith((b"=y", b"=m")))
-    return frozenset(line[7:-2].decode("utf-8", "replace") for line in lines)
+    lines = text.split(b"\n")
+    are_on = (line for line in lines if line.startswith(b"CONFIG_") and line.endswith((b"=y", b"=m")))
+    return frozenset(line[7:-2].decode("utf-8", "replace") for line in are_on)
 
 
 def read_config() -> frozenset[str] | None:
@@ -32,7 +35,7 @@ def read_config_text() -> bytes | None:
     """Return the configuration of the running kernel; None when it does not say."""
     try:
         with open("/proc/config.gz", "rb") as file:
-            return zlib.decompress(file.read(), 31)
+            return zlib.decompress(file.read(), GZIP)
     except (OSError, zlib.error):
         pass
     try:

@@ -78,7 +78,8 @@ KPF_COMPOUND_TAIL = 1 << 16
 KPF_HUGE = 1 << 17
 KPF_KSM = 1 << 21
 KPF_ZERO_PAGE = 1 << 24
-KPF_ANON_EXCLUSIVE = 1 << 34  # owner_2 of an anonymous page: nobody else has it or its slot; commit 6c287605fd56, v5.19
+KPF_ANON_EXCLUSIVE = 1 << 34
+"""owner_2 of an anonymous page: nobody else has it or its slot (commit 6c287605fd56, v5.19)."""
 
 RUN = 8192
 """Frames read in one call at most."""
@@ -125,7 +126,8 @@ class FrameWords:
             if nr_frames == len(frames):
                 words_of.update(zip(frames, words[:nr_words], strict=False))
             else:
-                words_of.update([(frame, words[frame - first]) for frame in frames if frame - first < nr_words])
+                end = first + nr_words
+                words_of.update([(frame, words[frame - first]) for frame in frames if frame < end])
         return words_of
 
     def _of_few(self, runs: Sequence[Sequence[int]]) -> dict[int, int] | None:
@@ -172,7 +174,8 @@ class FrameWords:
         offsets = (frames - np.repeat(firsts, ends - starts)).astype(np.intp)
         buffer, view = np.frombuffer(self.bytes, np.uint64), memoryview(self.bytes)
         read_into = self.file.read_into
-        for low, high, first, size in zip(*(part.tolist() for part in (starts, ends, firsts, sizes)), strict=True):
+        columns = (starts.tolist(), ends.tolist(), firsts.tolist(), sizes.tolist())
+        for low, high, first, size in zip(*columns, strict=True):
             size_read = read_into(view[:size], first * WORD_SIZE)
             inside = offsets[low:high]
             if size_read < size:
@@ -250,7 +253,8 @@ def runs_of(frames: Iterable[int]) -> list[list[int]]:
     while low < len(wanted):
         high = bisect_left(wanted, wanted[low] + RUN, low, min(len(wanted), low + RUN))
         if wanted[high - 1] - wanted[low] >= high - low:  # else they lie side by side, as most do
-            high = next((at for at in range(low + 1, high) if wanted[at] - wanted[at - 1] > GAP), high)
+            gaps = (at for at in range(low + 1, high) if wanted[at] - wanted[at - 1] > GAP)
+            high = next(gaps, high)
         runs.append(wanted[low:high])
         low = high
     return runs
@@ -293,4 +297,5 @@ def flag_names(word: int) -> tuple[str, ...]:
     >>> flag_names(0x400005868)
     ('uptodate', 'lru', 'active', 'mmap', 'anon', 'swapbacked', 'owner_2')
     """
-    return tuple(KPF_NAMES.get(bit, f"bit_{bit}") for bit in range(word.bit_length()) if word >> bit & 1)
+    bits = (bit for bit in range(word.bit_length()) if word >> bit & 1)
+    return tuple(KPF_NAMES.get(bit, f"bit_{bit}") for bit in bits)

@@ -33,7 +33,8 @@ def read_merging_pages(process: ProcessDir) -> int:
 def parse_ksm_stat(data: bytes) -> dict[str, int]:
     """Return the numbers of a ksm_stat file by name; lines that say yes or no are left out."""
     pairs = (line.split() for line in data.decode("ascii", "replace").split("\n"))
-    return {pair[0]: parse_number(pair[1].encode()) for pair in pairs if len(pair) == 2 and is_number(pair[1])}
+    numbers = (pair for pair in pairs if len(pair) == 2 and is_number(pair[1]))
+    return {name: int(number) for name, number in numbers}
 
 
 def parse_number(data: bytes) -> int:

@@ -137,14 +137,16 @@ class Advisor:
         from array import array
 
         if self._call is None:
-            call = libc()["syscall"]  # a function object of our own, so that these types are ours alone
+            # A function object of our own, so that these types are ours alone.
+            call = libc()["syscall"]
             call.restype = ctypes.c_long
             pointer, number = ctypes.c_void_p, ctypes.c_int
             call.argtypes = (ctypes.c_long, number, pointer, ctypes.c_size_t, number, ctypes.c_uint)
             self._call = call
         vector = array("Q", [number for start, end in ranges for number in (start, end - start)])
+        address, _ = vector.buffer_info()
         before = time.perf_counter()
-        done = self._call(SYS_PROCESS_MADVISE, self.pidfd, vector.buffer_info()[0], len(ranges), advice, 0)
+        done = self._call(SYS_PROCESS_MADVISE, self.pidfd, address, len(ranges), advice, 0)
         self.seconds += time.perf_counter() - before
         return done if done >= 0 else -ctypes.get_errno()
 
@@ -238,11 +240,11 @@ def takes(advice: int) -> bool:
         vector = (ctypes.c_uint64 * 2)(start, size)
         pidfd = os.pidfd_open(os.getpid())
         try:
-            failed = libc().syscall(SYS_PROCESS_MADVISE, pidfd, vector, ctypes.c_size_t(1), advice, 0) == -1
+            done = libc().syscall(SYS_PROCESS_MADVISE, pidfd, vector, ctypes.c_size_t(1), advice, 0)
         finally:
             os.close(pidfd)
         # The advice is checked before the right to give it: EPERM, ENOMEM and the rest mean that it is known.
-        return not failed or ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS)
+        return done != -1 or ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS)
 
 
 def drain_batches() -> None:

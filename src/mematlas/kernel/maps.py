@@ -81,7 +81,7 @@ def read_maps(process: ProcessDir, files: Files = NO_DEVICES) -> list[Vma]:
 def read_marked_maps(process: ProcessDir, files: Files = NO_DEVICES) -> tuple[list[Vma], int]:
     """Return the same with the mark of what was read, see `read_mark`."""
     parser = VmaParser(files, max_vmas(process))
-    vmas = process.parsed_lines("maps", lambda lines: [parser.parse(line) for line in lines if line])
+    vmas = process.parsed_lines("maps", parser.parse_all)
     if process.captured:
         check_captured(vmas, process)
     return [exact_name(process, vma) if "\n" in vma.path else vma for vma in vmas], parser.mark
@@ -120,9 +120,10 @@ def max_vmas(process: ProcessDir) -> int:
 
 def check_captured(vmas: Iterable[Vma], process: ProcessDir, name: str = "maps") -> None:
     """Raise `FormatError` unless these are ranges of pages, one after the other, within 64 bits."""
-    before = 0
+    before, page_size = 0, process.procfs.page_size
     for vma in vmas:
-        if not before <= vma.start < vma.end <= 1 << 64 or (vma.start | vma.end) % process.procfs.page_size:
+        is_in_order = before <= vma.start < vma.end <= 1 << 64
+        if not is_in_order or (vma.start | vma.end) % page_size:
             raise FormatError(f"{process.path}/{name}", expected="ranges of pages in ascending order")
         if not (0 <= vma.offset < 1 << 64 and 0 <= vma.inode < 1 << 64):
             raise FormatError(f"{process.path}/{name}", expected="offsets and inodes of 64 bits")
@@ -131,12 +132,15 @@ def check_captured(vmas: Iterable[Vma], process: ProcessDir, name: str = "maps")
 
 def exact_name(process: ProcessDir, vma: Vma) -> Vma:
     """Return a VMA with a newline in its path with that path as the link in map_files has it."""
-    if process.procfs.machine is not None:
-        return replace(vma, path=process.procfs.machine.get("paths", {}).get(f"{vma.start:x}", vma.path))
+    machine = process.procfs.machine
+    if machine is not None:
+        saved = machine.get("paths", {})
+        return replace(vma, path=saved.get(f"{vma.start:x}", vma.path))
     try:
-        return replace(vma, path=process.readlink(f"map_files/{vma.start:x}-{vma.end:x}"), path_cut=False)
+        path = process.readlink(f"map_files/{vma.start:x}-{vma.end:x}")
     except Error:
         return vma  # not ours to ask
+    return replace(vma, path=path, path_cut=False)
 
 
 def parse_maps(lines: Iterable[bytes], files: Files = NO_DEVICES, most: int = sys.maxsize) -> list[Vma]:
@@ -145,8 +149,7 @@ def parse_maps(lines: Iterable[bytes], files: Files = NO_DEVICES, most: int = sy
     Raises:
         FormatError: with the line that is not as the kernel writes it.
     """
-    parse = VmaParser(files, most).parse
-    return [parse(line) for line in lines if line]
+    return VmaParser(files, most).parse_all(lines)
 
 
 def bounded(line: bytes) -> bytes:
@@ -179,6 +182,11 @@ class VmaParser:
         self._path = ""
         """That name as text: the parts of a file follow each other."""
 
+    def parse_all(self, lines: Iterable[bytes]) -> list[Vma]:
+        """Return the VMAs of lines, but for empty ones."""
+        parse = self.parse
+        return [parse(line) for line in lines if line]
+
     def parse(self, line: bytes) -> Vma:
         """Return the VMA of a line."""
         span, _, rest = line.partition(b" ")
@@ -193,7 +201,8 @@ class VmaParser:
             start, _, end = span.partition(b"-")
             return Vma(int(start, 16), int(end, 16), *known)
         except (IndexError, ValueError):
-            raise FormatError("maps", os.fsdecode(line[:MAX_PATH]), f"VMA {self.nr_vmas}", LINE) from None
+            text = os.fsdecode(line[:MAX_PATH])
+            raise FormatError("maps", text, f"VMA {self.nr_vmas}", LINE) from None
 
     def _parse(self, line: bytes, span: bytes, rest: bytes) -> Vma:
         # The path may hold spaces, so split five times and no more. The inode is the one decimal number among
@@ -209,11 +218,12 @@ class VmaParser:
         if is_cut := len(name) > SHORT_PATH and self._is_long(name):
             name = name[: self._max_path]
         if name != self._name:
-            self._name, self._path = name, os.fsdecode(name.replace(ESCAPE, b"\n") if ESCAPE in name else name)
+            self._name, self._path = name, os.fsdecode(name.replace(ESCAPE, b"\n"))
         path = self._path
         if dev == NO_FILE:
             kind = kind_of_name(path)
-            if span == fields[0] and len(rest) <= SHORT_PATH and len(self._without_file) < MAX_KNOWN:
+            is_usual = span == fields[0] and len(rest) <= SHORT_PATH
+            if is_usual and len(self._without_file) < MAX_KNOWN:
                 self._without_file[rest] = perms, offset, dev, inode, path, kind
         else:
             kind = self.files.kind(fields[0].decode("ascii"), dev, inode, path)  # type: ignore[assignment]

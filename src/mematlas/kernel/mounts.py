@@ -64,8 +64,8 @@ def parse_options(lines: Iterable[bytes]) -> dict[str, list[str]]:
     >>> parse_options([b"22 27 0:21 / /proc rw,relatime - proc proc rw,subset=pid"])
     {'00:15': ['rw', 'subset=pid']}
     """
-    options = ((dev, tail.split(b" ")[-1].decode("ascii", "replace")) for dev, tail in parts_of(lines))
-    return {dev: text.split(",") for dev, text in options}
+    options = {dev: tail.split(b" ")[-1] for dev, tail in parts_of(lines)}
+    return {dev: text.decode("ascii", "replace").split(",") for dev, text in options.items()}
 
 
 def parts_of(lines: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:

@@ -49,7 +49,8 @@ def read_page_nodes(process: ProcessDir, addresses: Sequence[int]) -> list[int]:
     pages = (ctypes.c_void_p * nr_pages)(*addresses)
     status = (ctypes.c_int * nr_pages)()
     pid = process.tid
-    failed = libc().syscall(ctypes.c_long(number), ctypes.c_int(pid), ctypes.c_ulong(nr_pages), pages, None, status, 0)
+    numbers = ctypes.c_long(number), ctypes.c_int(pid), ctypes.c_ulong(nr_pages)
+    failed = libc().syscall(*numbers, pages, None, status, 0)
     code = ctypes.get_errno() if failed else 0
     if code not in (0, errno.ESRCH, errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOSYS):
         raise Error(f"move_pages(2) of {pid}: {os.strerror(code)}")

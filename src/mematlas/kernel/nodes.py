@@ -110,6 +110,7 @@ def is_saved(value: object) -> bool:
 
 
 def are_numbers(values: object) -> bool:
+    """Whether this is a list of numbers from 0 up, and of nothing else."""
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
@@ -168,8 +169,8 @@ def spans_of(owners: dict[int, list[int]], block_pages: int, zones: list[Span]) 
         if len(nodes) == 1:
             yield first, end, nodes[0]
         else:
-            spans = [(max(low, first), min(high, end), node) for low, high, node in zones if node in nodes]
-            yield from unshared(spans)
+            theirs = (zone for zone in zones if zone[2] in nodes)
+            yield from unshared([(max(low, first), min(high, end), node) for low, high, node in theirs])
 
 
 def unshared(zones: list[Span]) -> Iterator[Span]:

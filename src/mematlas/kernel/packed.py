@@ -23,6 +23,7 @@ import os
 import sys
 from array import array
 from bisect import bisect_right
+from itertools import accumulate
 
 from mematlas.errors import Error, FormatError
 
@@ -65,6 +66,19 @@ class PackedFile:
             raise
 
     def _read_tables(self) -> None:
+        nr_extents, nr_chunks, at = self._read_header()
+        if os.fstat(self.fd).st_size != at + 16 * nr_extents + 4 * nr_chunks:
+            raise FormatError(self.path, expected="all of its tables: it is cut short")
+        self._set_extents(self._table("Q", at, 2 * nr_extents))
+        sizes = self._table("I", at + 16 * nr_extents, nr_chunks)
+        if nr_chunks != -(-self.size // CHUNK_SIZE) or HEADER_SIZE + sum(sizes) != at:
+            raise FormatError(self.path, expected="as many chunks as the extents take")
+        if sizes and max(sizes) > MAX_PACKED_CHUNK:
+            raise FormatError(self.path, expected=f"chunks of {CHUNK_SIZE} bytes")
+        self._offsets = array("Q", accumulate(sizes, initial=HEADER_SIZE))
+
+    def _read_header(self) -> tuple[int, int, int]:
+        """Return the number of extents, that of chunks, and where in the file the tables begin."""
         import struct
 
         header = os.pread(self.fd, HEADER_SIZE, 0)
@@ -75,28 +89,24 @@ class PackedFile:
             raise FormatError(self.path, expected=f"version {VERSION} of packed files, with words of {WORD_SIZE} bytes")
         if nr_extents > MAX_EXTENTS or nr_chunks > MAX_CHUNKS:
             raise FormatError(self.path, expected=f"at most {MAX_EXTENTS} extents and {MAX_CHUNKS} chunks")
-        if os.fstat(self.fd).st_size != table + 16 * nr_extents + 4 * nr_chunks:
-            raise FormatError(self.path, expected="all of its tables: it is cut short")
-        extents = self._table("Q", table, 2 * nr_extents)
+        return nr_extents, nr_chunks, table
+
+    def _set_extents(self, extents: array[int]) -> None:
+        """Take over the offset and the size of each extent."""
         # Arrays: pages scattered over a TiB are an extent each, and lists take ten times as much.
         self.starts, self.ends, self.offsets = extents[::2], array("Q"), array("Q")
-        offset = end = 0
+        offset = before = 0
         for start, size in zip(self.starts, extents[1::2], strict=True):
-            if start < end or not size or start % WORD_SIZE or size % WORD_SIZE or (end := start + size) >> 64:
+            end = start + size
+            is_whole = size and not (start % WORD_SIZE or size % WORD_SIZE)
+            if start < before or not is_whole or end >> 64:
                 raise FormatError(self.path, expected="extents of whole words in ascending order")
             self.ends.append(end)
             self.offsets.append(offset)
             offset += size
+            before = end
         self.size = offset
         """Bytes of all extents."""
-        sizes = self._table("I", table + 16 * nr_extents, nr_chunks)
-        if nr_chunks != -(-self.size // CHUNK_SIZE) or HEADER_SIZE + sum(sizes) != table:
-            raise FormatError(self.path, expected="as many chunks as the extents take")
-        if sizes and max(sizes) > MAX_PACKED_CHUNK:
-            raise FormatError(self.path, expected=f"chunks of {CHUNK_SIZE} bytes")
-        self._offsets = array("Q", (HEADER_SIZE,))
-        for size in sizes:
-            self._offsets.append(self._offsets[-1] + size)
 
     def _table(self, code: str, offset: int, length: int) -> array[int]:
         table = array(code)
@@ -118,7 +128,8 @@ class PackedFile:
             low, high = self._offsets[number], self._offsets[number + 1]
             size = min(self.size - number * CHUNK_SIZE, CHUNK_SIZE)
             try:
-                chunk = zlib.decompressobj().decompress(os.pread(self.fd, high - low, low), size + 1)
+                packed = os.pread(self.fd, high - low, low)
+                chunk = zlib.decompressobj().decompress(packed, size + 1)
             except zlib.error:
                 chunk = b""
             if len(chunk) != size:
@@ -130,12 +141,13 @@ class PackedFile:
         size = len(buffer)
         buffer[:] = bytes(size)
         end = offset + size
-        i = max(bisect_right(self.starts, offset) - 1, 0)
-        while i < len(self.starts) and self.starts[i] < end:
-            low, high = max(self.starts[i], offset), min(self.ends[i], end)
+        index = max(bisect_right(self.starts, offset) - 1, 0)
+        while index < len(self.starts) and self.starts[index] < end:
+            start = self.starts[index]
+            low, high = max(start, offset), min(self.ends[index], end)
             if low < high:
-                self._copy(buffer[low - offset : high - offset], self.offsets[i] + low - self.starts[i])
-            i += 1
+                self._copy(buffer[low - offset : high - offset], self.offsets[index] + low - start)
+            index += 1
         return size
 
     def _copy(self, buffer: memoryview, offset: int) -> None:
@@ -148,11 +160,11 @@ class PackedFile:
             done += len(part)
 
     def next_data(self, offset: int) -> int | None:
-        i = max(bisect_right(self.starts, offset) - 1, 0)
-        while i < len(self.starts):
-            if offset < self.ends[i]:
-                return max(offset, self.starts[i])
-            i += 1
+        index = max(bisect_right(self.starts, offset) - 1, 0)
+        while index < len(self.starts):
+            if offset < self.ends[index]:
+                return max(offset, self.starts[index])
+            index += 1
         return None
 
     def __del__(self) -> None:
@@ -174,7 +186,6 @@ def write_packed(file: BinaryIO, parts: Iterable[tuple[int, bytes]]) -> None:
     Raises:
         Error: there is more than a packed file holds.
     """
-    import struct
     import zlib
 
     extents, sizes = array("Q"), array("I")
@@ -199,7 +210,15 @@ def write_packed(file: BinaryIO, parts: Iterable[tuple[int, bytes]]) -> None:
             raise Error("the process has more pages than a capture holds")
     if waiting:
         pack(CHUNK_SIZE)
-    header = struct.pack(HEADER, MAGIC, VERSION, WORD_SIZE, len(extents) // 2, len(sizes), HEADER_SIZE + sum(sizes))
+    write_tables(file, extents, sizes)
+
+
+def write_tables(file: BinaryIO, extents: array[int], sizes: array[int]) -> None:
+    """Write the tables of a packed file behind its chunks, and its header before them."""
+    import struct
+
+    numbers = (len(extents) // 2, len(sizes), HEADER_SIZE + sum(sizes))
+    header = struct.pack(HEADER, MAGIC, VERSION, WORD_SIZE, *numbers)
     for table in (extents, sizes):
         if sys.byteorder == "big":
             table.byteswap()

@@ -188,7 +188,7 @@ class Block(Entries):
         super().__init__(raw, states, use)
         self.address = address
         self.huge: list[tuple[int, int]] | None = None
-        """The ranges of places that huge entries map; None while that was not asked."""
+        """The ranges of indexes that huge entries map; None while that was not asked."""
 
     def end(self, page_size: int) -> int:
         """Return where the last page ends."""
@@ -343,7 +343,8 @@ class Pagemap:
         while address < end:
             until = min(end, address + SEEK_SPAN)
             try:
-                scanner = self._scanner or self.scanner  # what is loaded for it is not the target's to rest from
+                # What is loaded for it is not the target's to rest from.
+                scanner = self._scanner or self.scanner
                 before = time.perf_counter()
                 first = scanner.first(address, until, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
             except NotSupported:
@@ -402,13 +403,14 @@ def has_soft_dirty(procfs: ProcFS) -> bool | None:
         recorded: bool | None = procfs.machine.get("soft_dirty")
         return recorded
     fresh = bytearray(1)
+    offset = id(fresh) // procfs.page_size * ENTRY_SIZE
     word = bytearray(ENTRY_SIZE)
     try:
         file = procfs.open("self/pagemap")
     except Error:
         return None
     try:
-        if file.read_into(memoryview(word), id(fresh) // procfs.page_size * ENTRY_SIZE) < ENTRY_SIZE:
+        if file.read_into(memoryview(word), offset) < ENTRY_SIZE:
             return None
     except Error:
         return None
@@ -502,7 +504,8 @@ class Scanner:
     def make_room(self) -> None:
         """Get the memory that regions are written to."""
         self.regions, self.address = words_with_address(3 * SCAN_REGIONS)
-        self.words = memoryview(self.regions).cast("B").cast("Q")  # type: ignore[arg-type]  # an array of ctypes
+        view = memoryview(self.regions)  # type: ignore[arg-type]  # an array of ctypes
+        self.words = view.cast("B").cast("Q")
 
 
 def words_with_address(number: int) -> tuple[MutableSequence[int], int]:

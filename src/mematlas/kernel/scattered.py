@@ -98,7 +98,8 @@ class Scattered(Entries):
         for first in range(0, len(starts) - 1, STRIDE):
             some = starts[first : first + STRIDE + 1]
             if some[-1] - some[0] >= size:
-                wide += [index for index, (low, high) in enumerate(pairwise(some), first) if high - low >= size]
+                pairs = enumerate(pairwise(some), first)
+                wide += [index for index, (low, high) in pairs if high - low >= size]
         ends = [starts[index] + self.lengths[index] * page_size for index in wide]
         gaps = [(end, starts[index + 1]) for index, end in zip(wide, ends, strict=True)]
         return [(low, high) for low, high in gaps if high - low >= least * page_size]
@@ -120,16 +121,20 @@ class Scattered(Entries):
             low, at = high, after
 
     def between(self, low: int, high: int) -> Scattered | None:
-        """Return the ranges with these places; None when there is none."""
+        """Return the ranges with these indexes; None when there is none."""
         at = sum(self.lengths[:low])
         return self._part(low, high, at, at + sum(self.lengths[low:high])) if low < high else None
 
     def _part(self, low: int, high: int, at: int, after: int) -> Scattered:
         if after - at == len(self):
             return self
-        raw = self.raw[at * ENTRY_SIZE : after * ENTRY_SIZE]
-        use = None if self.use is None else self.use[at:after]
-        return Scattered(self.starts[low:high], self.lengths[low:high], raw, self.states[at:after], use)
+        return Scattered(
+            starts=self.starts[low:high],
+            lengths=self.lengths[low:high],
+            raw=self.raw[at * ENTRY_SIZE : after * ENTRY_SIZE],
+            states=self.states[at:after],
+            use=None if self.use is None else self.use[at:after],
+        )
 
     def _block(self, start: int, at: int, after: int) -> Block:
         raw = self.raw[at * ENTRY_SIZE : after * ENTRY_SIZE]
@@ -202,8 +207,8 @@ class ScannedRanges:
         """Where something begins that is long, or mapped by a huge entry: from there on nothing is taken."""
         self.is_crowded = False
         """Whether so many regions lie near each other that blocks are the better way."""
-        sample = words[:: 3 * SAMPLE].tolist()
-        nr_near = sum(low + NEAR > high for low, high in zip(sample, words[3 :: 3 * SAMPLE].tolist(), strict=False))
+        sample, following = words[:: 3 * SAMPLE].tolist(), words[3 :: 3 * SAMPLE].tolist()
+        nr_near = sum(low + NEAR > high for low, high in zip(sample, following, strict=False))
         self.are_near = 4 * nr_near > len(sample)
         if any(kind & PAGE_IS_HUGE for kind in self.kinds):
             kinds = words[2::3].tolist()
@@ -221,12 +226,12 @@ class ScannedRanges:
         self.starts = words[0::3].tolist()
         # All regions at once: two long numbers, with a word for each region.
         low, high = (int.from_bytes(words[at::3].tobytes(), "little") for at in (0, 1))
-        pages = int.from_bytes(self.page_size.to_bytes(ENTRY_SIZE, "little") * len(self.starts), "little")
-        if high - low == pages:
+        page = self.page_size.to_bytes(ENTRY_SIZE, "little")
+        if high - low == int.from_bytes(page * len(self.starts), "little"):
             self.lengths = [1] * len(self.starts)
             return
-        ends = words[1::3].tolist()
-        self.lengths = [(high - low) // self.page_size for low, high in zip(self.starts, ends, strict=True)]
+        pairs = zip(self.starts, words[1::3].tolist(), strict=True)
+        self.lengths = [(end - start) // self.page_size for start, end in pairs]
         self._leave_out_long()
 
     def _join(self) -> None:
@@ -260,10 +265,8 @@ class ScannedRanges:
         for low, high, kind in zip(*(self.words[at::3].tolist() for at in range(3)), strict=True):
             if kind & PAGE_IS_PFNZERO:
                 number = bisect_right(self.starts, low) - 1
-                at, length = (
-                    edges[number] + (low - self.starts[number]) // self.page_size,
-                    (high - low) // self.page_size,
-                )
+                at = edges[number] + (low - self.starts[number]) // self.page_size
+                length = (high - low) // self.page_size
                 marks[at : at + length] = bytes((MARK_A,)) * length
         return bytes(marks[: edges[-1]])
 
@@ -273,7 +276,8 @@ def read_lot(pagemap: Pagemap, scanned: ScannedRanges, exclusive: bool) -> Scatt
     zeros = scanned.zeros()
     if exclusive or scanned.are_near or any(kind & PAGE_IS_SWAPPED for kind in scanned.kinds):
         raw = read_entries(pagemap, scanned.starts, scanned.lengths)
-        lot = Scattered(scanned.starts, scanned.lengths, memoryview(raw), raw[ENTRY_SIZE - 1 :: ENTRY_SIZE])
+        states = raw[ENTRY_SIZE - 1 :: ENTRY_SIZE]
+        lot = Scattered(scanned.starts, scanned.lengths, memoryview(raw), states)
         lot.zeros = zeros
         return lot
     states = zeros.translate(AS_PRESENT) if zeros else PRESENT_BYTE * sum(scanned.lengths)

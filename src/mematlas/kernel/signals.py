@@ -28,7 +28,8 @@ def signals_held() -> Iterator[None]:
         noted.append(number)
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    handlers = {number: handler for number in ENDING if (handler := signal.getsignal(number)) not in LEFT}
+    pairs = ((number, signal.getsignal(number)) for number in ENDING)
+    handlers = {number: handler for number, handler in pairs if handler not in LEFT}
     try:
         with contextlib.suppress(ValueError):  # not the main thread
             for number in handlers:
@@ -41,8 +42,8 @@ def signals_held() -> Iterator[None]:
             with contextlib.suppress(ValueError):
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
-        for taken in dict.fromkeys(noted):
-            signal.raise_signal(taken)
+        for signum in dict.fromkeys(noted):
+            signal.raise_signal(signum)
 
 
 LEFT = (signal.SIG_IGN, None)

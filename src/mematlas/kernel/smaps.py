@@ -55,7 +55,10 @@ class SmapsReader:
                 last += (vma for vma, _ in batch)
                 check_captured(last, self.process, "smaps")
                 del last[:-1]
-            yield [(exact_name(self.process, vma) if "\n" in vma.path else vma, fields) for vma, fields in batch]
+            for index, (vma, fields) in enumerate(batch):
+                if "\n" in vma.path:
+                    batch[index] = exact_name(self.process, vma), fields
+            yield batch
 
 
 class SmapsParser:
@@ -96,7 +99,8 @@ class SmapsParser:
         is_usual = b"\n" not in parts.pop()
         for part in parts if is_usual else ():
             try:
-                _, head, text_of_fields = part.split(b"\n", 2)  # what is first are the flags of the entry before
+                # What is first are the flags of the entry before.
+                _, head, text_of_fields = part.split(b"\n", 2)
                 fields = known.get(text_of_fields)
                 if fields is None:
                     fields = self._learn(head, text_of_fields)
@@ -152,9 +156,11 @@ class EntryForm:
         """Take over the form of a text, given its fields; without it, should it be another."""
         self._names = list(fields)
         self._end = 3 * len(fields)
-        self._keys = [f"{name}:".encode() for name in fields], [b"kB"] * len(fields), text.split()[self._end :: 2]
-        self._nr_words = self._end + 2 * len(self._keys[2])
-        self._is_known = all(key[:1].isupper() and key.endswith(b":") for key in self._keys[2])
+        amounts, units = [f"{name}:".encode() for name in fields], [b"kB"] * len(fields)
+        others = text.split()[self._end :: 2]
+        self._keys = amounts, units, others
+        self._nr_words = self._end + 2 * len(others)
+        self._is_known = all(key[:1].isupper() and key.endswith(b":") for key in others)
 
     def fields(self, text: bytes) -> dict[str, int] | None:
         """Return the fields of a text of this form; None for another. Raises ValueError as `int` does."""
@@ -164,7 +170,8 @@ class EntryForm:
             return None
         if (words[:end:3], words[2:end:3], words[end::2]) != self._keys:
             return None
-        return dict(zip(self._names, [int(number) * 1024 for number in words[1:end:3]], strict=True))
+        sizes = [int(number) * 1024 for number in words[1:end:3]]
+        return dict(zip(self._names, sizes, strict=True))
 
 
 ENTRY_END = b"\nVmFlags:"
@@ -249,7 +256,9 @@ def parse_vm_flags(lines: Iterable[bytes], most: int = sys.maxsize) -> dict[int,
         if is_head(line):
             start = parser.parse(line).start
         elif line.startswith(b"VmFlags:"):
-            flags[start] = known.get(line) or known.setdefault(line, flags_of(line, f"VMA {parser.nr_vmas}"))
+            if line not in known:
+                known[line] = flags_of(line, f"VMA {parser.nr_vmas}")
+            flags[start] = known[line]
     return flags
 
 

@@ -72,7 +72,8 @@ def read_stat(process: ProcessDir) -> Stat:
     try:
         return read_of(process, "stat", parse_stat)
     except FormatError:
-        read_of(process, "stat", bytes)  # of a process that has ended this is the error: what was read was cut short
+        # What was read was cut short, perhaps, and the process has ended: then that is the error.
+        read_of(process, "stat", bytes)
         raise
 
 

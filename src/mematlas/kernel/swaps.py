@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcFS
 
 
+ESCAPES = {b"\\040": b" ", b"\\011": b"\t", b"\\012": b"\n", b"\\134": b"\\"}
+"""How the kernel writes what would end a path; the backslash is the last to be put back."""
+
+
 @record
 class SwapArea:
     """One swap device or file, in bytes."""
@@ -38,16 +42,17 @@ def parse_swaps(data: bytes) -> list[SwapArea]:
 
 
 def parse_swap(line: bytes) -> SwapArea:
-    """Return one swap area. Blanks in its path are written as ``\\040``, so splitting at blanks is safe."""
+    """Return one swap area. Blanks in its path are escaped, so splitting at blanks is safe."""
     try:
         path, kind, size, used, priority = line.split()
-        name = path.replace(b"\\040", b" ").replace(b"\\011", b"\t").replace(b"\\012", b"\n").replace(b"\\134", b"\\")
+        for escape, character in ESCAPES.items():
+            path = path.replace(escape, character)
         return SwapArea(
-            name.decode("utf-8", "surrogateescape"),
-            kind.decode("ascii"),
-            int(size) * 1024,
-            int(used) * 1024,
-            int(priority),
+            path=path.decode("utf-8", "surrogateescape"),
+            kind=kind.decode("ascii"),
+            size=int(size) * 1024,
+            used=int(used) * 1024,
+            priority=int(priority),
         )
     except ValueError:
         raise FormatError("swaps", line.decode("utf-8", "replace")) from None

@@ -65,7 +65,6 @@ ANSWER_SECONDS = 1.0
 """For a file system to say what it is."""
 
 PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query)
-MEMORY = ("shmem", "hugetlb")
 NR_BLOCKS = 64
 """Blocks of entries that are searched for a page of the file itself."""
 
@@ -85,8 +84,9 @@ class Devices:
             return "shmem" if dev in self.shmem else "hugetlb"
         if not dev.startswith("00:"):
             return "file"
+        # Mapped privately. Mapped shared it reads "/dev/zero (deleted)", and is shared memory.
         if path == "/dev/zero":
-            return "anon"  # mapped privately; mapped shared it reads "/dev/zero (deleted)" and is shared memory
+            return "anon"
         for name, kind in NAMES.items():
             if path.startswith(name):
                 return kind
@@ -172,7 +172,8 @@ class LiveFiles:
         """Return what is to be said about what was found out."""
         notes = []
         if self._nr_guessed:
-            notes.append(Note("guessed-kinds", f"{GUESSED} ({self._nr_guessed} files): {self._refused}"))
+            text = f"{GUESSED} ({self._nr_guessed} files): {self._refused}"
+            notes.append(Note("guessed-kinds", text))
         if silent := [dev for dev, magic in self._magics.items() if magic == NO_ANSWER]:
             named = ", ".join(silent[:NAMED]) + (", ..." if len(silent) > NAMED else "")
             notes.append(Note("silent-files", f"{SILENT} (device {named})"))
@@ -197,12 +198,14 @@ class LiveFiles:
 
     def to_save(self) -> dict[str, str]:
         """Return what `SavedFiles` takes."""
-        return {f"{dev} {inode}": kind for (dev, inode, _), kind in self._kinds.items() if kind != "file"}
+        known = ((dev, inode, kind) for (dev, inode, _), kind in self._kinds.items())
+        return {f"{dev} {inode}": kind for dev, inode, kind in known if kind != "file"}
 
     def _find(self, span: str, dev: str, inode: int, path: str) -> tuple[str, bool]:
         """Return the kind of a file, and whether that is all that can be found out about it."""
+        # "anon_inode:[perf_event]", "socket:[123]": no file of a file system is shown so.
         if not path.startswith(("/", "[")):
-            return "special", True  # "anon_inode:[perf_event]", "socket:[123]": no file of a file system is shown so
+            return "special", True
         kind: str | None = "file"  # a disk: file systems without one have devices of major 0
         if dev.startswith("00:"):
             kind = self._kind_of_device(span, dev)
@@ -323,7 +326,9 @@ class LiveFiles:
             flags = flags_of_file_page(self._process, int(start, 16), int(end, 16))
         except (PermissionDenied, NotSupported):
             return "file"
-        return None if flags is None else "shmem" if flags & KPF_SWAPBACKED else "file"
+        if flags is None:
+            return None
+        return "shmem" if flags & KPF_SWAPBACKED else "file"
 
 
 def kind_of_node(status: os.stat_result) -> str:
@@ -423,10 +428,11 @@ def flags_of_file_page(process: ProcessDir, start: int, end: int) -> int | None:
 
 def devices_of(mounts: dict[str, str]) -> Devices:
     """Return the devices that are memory, of file systems by their device."""
-    by_kind = {
-        kind: frozenset(dev for dev, name in mounts.items() if KIND_OF_TYPE.get(name) == kind) for kind in MEMORY
-    }
-    return Devices(by_kind["shmem"], by_kind["hugetlb"])
+    kinds = {dev: KIND_OF_TYPE.get(name) for dev, name in mounts.items()}
+    return Devices(
+        shmem=frozenset(dev for dev, kind in kinds.items() if kind == "shmem"),
+        hugetlb=frozenset(dev for dev, kind in kinds.items() if kind == "hugetlb"),
+    )
 
 
 def internal_devices() -> Devices:
@@ -436,7 +442,8 @@ def internal_devices() -> Devices:
 
 def memory_devices(process: ProcessDir) -> Devices:
     """Return the devices that are memory: the kernel's own, and what is mounted where a process lives."""
-    own, mounted = internal_devices(), devices_of(process.parsed_lines("mountinfo", parse_mountinfo))
+    own = internal_devices()
+    mounted = devices_of(process.parsed_lines("mountinfo", parse_mountinfo))
     return Devices(own.shmem | mounted.shmem, own.hugetlb | mounted.hugetlb)
 
 
