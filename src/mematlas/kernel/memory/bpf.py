@@ -47,6 +47,7 @@ VALUE_SIZE = AT_DATA + NR_SLOTS * PAGE
 
 
 def instruction(opcode: int, dst: int = 0, src: int = 0, offset: int = 0, value: int = 0) -> bytes:
+    """Return one instruction, 8 bytes: instruction-set.rst, "Instruction encoding"."""
     return struct.pack("=BBhi", opcode, src << 4 | dst, offset, value)
 
 
@@ -108,7 +109,8 @@ class BpfReader:
             self._head = np.frombuffer(shared, np.uint64, 3)
             self._addresses = np.frombuffer(shared, np.uint64, NR_SLOTS, AT_ADDRESSES)
             self._errors = np.frombuffer(shared, np.int64, NR_SLOTS, AT_ERRORS)
-            self._data = np.frombuffer(shared, np.uint64, NR_SLOTS * PAGE // 8, AT_DATA).reshape(NR_SLOTS, PAGE // 8)
+            data = np.frombuffer(shared, np.uint64, NR_SLOTS * PAGE // 8, AT_DATA)
+            self._data = data.reshape(NR_SLOTS, PAGE // 8)
             self._run_attr = run_attr(self._program_fd)
             self._lowest = np.uint64(lowest_kernel_address(self.current_task()))
         except BaseException:
@@ -189,4 +191,5 @@ class BpfReader:
         try:
             return self._bpf.load(BPF_PROG_TYPE_RAW_TRACEPOINT, 0, program), "raw_tracepoint"
         except OSError as error:
-            raise refusal(error, self._bpf.verifier_log(BPF_PROG_TYPE_RAW_TRACEPOINT, 0, program)) from None
+            log = self._bpf.verifier_log(BPF_PROG_TYPE_RAW_TRACEPOINT, 0, program)
+            raise refusal(error, log) from None

@@ -46,7 +46,8 @@ class Bpf:
 
     def call(self, command: int, attr: bytes) -> int:
         """Return what a command returns, a descriptor mostly."""
-        result: int = self._libc.syscall(self._number, command, ctypes.create_string_buffer(attr, len(attr)), len(attr))
+        buffer = ctypes.create_string_buffer(attr, len(attr))
+        result: int = self._libc.syscall(self._number, command, buffer, len(attr))
         if result < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
@@ -86,12 +87,15 @@ class Bpf:
         log: ctypes.Array[ctypes.c_char] | None = None,
     ) -> int:
         """Return a program, loaded; ``functions`` says where its functions begin, and of what types they are."""
-        buffers = [ctypes.create_string_buffer(data, len(data)) for data in (program, LICENCE + b"\0", functions)]
+        parts = (program, LICENCE + b"\0", functions)
+        buffers = [ctypes.create_string_buffer(part, len(part)) for part in parts]
         code, licence, infos = (ctypes.addressof(buffer) for buffer in buffers)
         log_fields = (1, len(log), ctypes.addressof(log)) if log is not None else (0, 0, 0)
-        attr = struct.pack("=IIQQIIQII16xII", kind, len(program) // 8, code, licence, *log_fields, 0, flags, 0, 0)
+        nr_instructions = len(program) // 8
+        attr = struct.pack("=IIQQIIQII16xII", kind, nr_instructions, code, licence, *log_fields, 0, flags, 0, 0)
         if functions:
-            attr += struct.pack("=IIQI", types_fd, FUNCTION_INFO.size, infos, len(functions) // FUNCTION_INFO.size)
+            nr_functions = len(functions) // FUNCTION_INFO.size
+            attr += struct.pack("=IIQI", types_fd, FUNCTION_INFO.size, infos, nr_functions)
         return self.call(BPF_PROG_LOAD, attr.ljust(128, b"\0"))
 
     def verifier_log(self, kind: int, flags: int, program: bytes, functions: bytes = b"", types_fd: int = 0) -> str:
@@ -106,7 +110,8 @@ class Bpf:
     def load_types(self, data: bytes) -> int:
         """Return the types of a program's functions, loaded."""
         buffer = ctypes.create_string_buffer(data, len(data))
-        return self.call(BPF_BTF_LOAD, struct.pack("=QQIII4x", ctypes.addressof(buffer), 0, len(data), 0, 0))
+        attr = struct.pack("=QQIII4x", ctypes.addressof(buffer), 0, len(data), 0, 0)
+        return self.call(BPF_BTF_LOAD, attr)
 
 
 FUNCTION_INFO = struct.Struct("=II")
@@ -115,7 +120,8 @@ FUNCTION_INFO = struct.Struct("=II")
 
 def run_attr(program_fd: int) -> ctypes.Array[ctypes.c_char]:
     """Return the attributes of a run of a program."""
-    return ctypes.create_string_buffer(struct.pack("=I", program_fd).ljust(RUN_SIZE, b"\0"), RUN_SIZE)
+    attr = struct.pack("=I", program_fd).ljust(RUN_SIZE, b"\0")
+    return ctypes.create_string_buffer(attr, RUN_SIZE)
 
 
 def lowest_kernel_address(task: int) -> int:

@@ -162,7 +162,8 @@ class Code:
         for nr_arguments in range(NR_ARGUMENTS + 1):
             # Type 2 + n is of functions with n arguments. Their names lie at 5 and 8.
             types += struct.pack("=3I", 0, INFO_FUNC_PROTO | nr_arguments, 1)
-            types += b"".join(struct.pack("=2I", 5 + 3 * number, 1) for number in range(nr_arguments))
+            for number in range(nr_arguments):
+                types += struct.pack("=2I", 5 + 3 * number, 1)
         infos = b""
         for number, (name, at, is_static, nr_arguments) in enumerate(self._functions):
             types += struct.pack("=3I", len(names), INFO_FUNC | (not is_static), 2 + nr_arguments)

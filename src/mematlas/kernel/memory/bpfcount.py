@@ -25,6 +25,7 @@ from mematlas.kernel.memory.countmap import (
     ASK,
     AT,
     COUNT_LEAVES,
+    FIRST_MARKER_TYPE,
     LISTED_NR_SHIFT,
     MANY,
     NR_COUNTS,
@@ -50,9 +51,14 @@ BUDGET = 3 << 10
 
 INPUT_WORDS = struct.Struct("=6Q")
 WORD, PAIR, ASKED = struct.Struct("=Q"), struct.Struct("=2Q"), struct.Struct("=Qq")
-SUM_WORDS = struct.Struct(f"={len(SUMS)}Q")
+SUM_WORDS, COUNT_WORDS = struct.Struct(f"={len(SUMS)}Q"), struct.Struct(f"={NR_COUNTS}Q")
 NO_SUMS, NO_COUNTS = bytes(SUMS_SIZE), bytes(8 * NR_COUNTS)
 MARKER0, TYPE0 = SUMS.index("marker0"), SUMS.index("type0")
+
+
+def pair_at(array: str, index: int) -> int:
+    """Return where in the map the pair of words with an index begins, of ``words``, ``ram`` or ``list``."""
+    return AT[array] + 16 * index
 
 
 class Sums:
@@ -139,10 +145,13 @@ class CountProgram:
         for number, address in enumerate(addresses):
             # See `mematlas.kernel.memory.bpf.BpfReader.read_batch`: the kernel may warn of an address that none has.
             known = address if address >= self._lowest else 0
-            WORD.pack_into(self._shared, AT["words"] + 16 * number, known)
+            WORD.pack_into(self._shared, pair_at("words", number), known)
         self._run(READ_WORDS, len(addresses))
-        answers = (ASKED.unpack_from(self._shared, AT["words"] + 16 * number) for number in range(len(addresses)))
-        return [None if error else word for word, error in answers]
+        return [None if error else word for word, error in self._answers(len(addresses))]
+
+    def _answers(self, nr: int) -> list[tuple[int, int]]:
+        """Return the first pairs of ``words``, in which the program leaves its answers."""
+        return [ASKED.unpack_from(self._shared, pair_at("words", number)) for number in range(nr)]
 
     def word(self, address: int) -> int:
         """Return the word at a kernel address."""
@@ -169,13 +178,13 @@ class CountProgram:
             NotSupported: RAM is in too many pieces.
         """
         if len(ram.ranges) > NR_RAM_RANGES:
-            raise NotSupported(
-                f"counting with BPF where RAM is in {len(ram.ranges)} ranges", f"{NR_RAM_RANGES} at most"
-            )
+            what = f"counting with BPF where RAM is in {len(ram.ranges)} ranges"
+            raise NotSupported(what, f"{NR_RAM_RANGES} at most")
         largest_first = sorted(ram.ranges, key=lambda span: span[0] - span[1])
         for number, (start, end) in enumerate(largest_first):
             # Pages that are RAM in part hold no tables, and are mapped by nobody.
-            PAIR.pack_into(self._shared, AT["ram"] + 16 * number, -(-start // PAGE), end // PAGE - -(-start // PAGE))
+            first = -(-start // PAGE)
+            PAIR.pack_into(self._shared, pair_at("ram", number), first, end // PAGE - first)
         reserved = (1 << 52) - (1 << phys_bits) if phys_bits < 52 else 0
         self._set(
             base=base,
@@ -232,7 +241,8 @@ class CountProgram:
         while nr_done < len(leaves):
             few = leaves[nr_done : nr_done + most]
             for number, (pfn, nr_pages, shares) in enumerate(few):
-                PAIR.pack_into(self._shared, AT["words"] + 16 * number, pfn, nr_pages | (shares & 0xFFFFFFFF) << 32)
+                lengths = nr_pages | (shares & 0xFFFFFFFF) << 32
+                PAIR.pack_into(self._shared, pair_at("words", number), pfn, lengths)
             self._set(budget=BUDGET, work=0)
             self._clear()
             self._run(COUNT_LEAVES, len(few))
@@ -248,10 +258,9 @@ class CountProgram:
     def ask(self, pfns: list[int]) -> list[tuple[int, bool]]:
         """Return how often each of some frames is mapped, -1 if unknown, and whether it belongs to no file."""
         for number, pfn in enumerate(pfns):
-            WORD.pack_into(self._shared, AT["words"] + 16 * number, pfn)
+            WORD.pack_into(self._shared, pair_at("words", number), pfn)
         self._run(ASK, len(pfns))
-        marks = [ASKED.unpack_from(self._shared, AT["words"] + 16 * number)[1] for number in range(len(pfns))]
-        return [(mark >> 1, bool(mark & 1)) for mark in marks]
+        return [(mark >> 1, bool(mark & 1)) for _, mark in self._answers(len(pfns))]
 
     def _clear(self) -> None:
         self._shared[SUMS_AT : SUMS_AT + SUMS_SIZE] = NO_SUMS
@@ -276,7 +285,7 @@ class CountProgram:
             sums.unknown += unknown
             self._add_counts(sums)
         for number in range(nr_listed):
-            value, mark = PAIR.unpack_from(self._shared, AT["list"] + 16 * number)
+            value, mark = PAIR.unpack_from(self._shared, pair_at("list", number))
             if mark & 0x1F == MANY:
                 sums.counts[value] = sums.counts.get(value, 0) + (mark >> LISTED_NR_SHIFT)
             elif mark & 0x1F == SPECIAL:
@@ -285,15 +294,15 @@ class CountProgram:
                 sums.leaves.append((value, mark))
 
     def _add_types(self, sums: Sums, words: tuple[int, ...]) -> None:
-        for number, nr in enumerate(words[TYPE0:MARKER0]):
+        for kind, nr in enumerate(words[TYPE0:MARKER0]):
             if nr:
-                sums.types[number] = sums.types.get(number, 0) + nr
+                sums.types[kind] = sums.types.get(kind, 0) + nr
         for number, nr in enumerate(words[MARKER0:]):
             if nr:
-                key = (30 + (number >> 3), number & 7)
+                key = (FIRST_MARKER_TYPE + (number >> 3), number & 7)
                 sums.markers[key] = sums.markers.get(key, 0) + nr
 
     def _add_counts(self, sums: Sums) -> None:
-        for number, nr in enumerate(struct.unpack_from(f"={NR_COUNTS}Q", self._shared, AT["counts"])):
+        for map_count, nr in enumerate(COUNT_WORDS.unpack_from(self._shared, AT["counts"])):
             if nr:
-                sums.counts[number] = sums.counts.get(number, 0) + nr
+                sums.counts[map_count] = sums.counts.get(map_count, 0) + nr

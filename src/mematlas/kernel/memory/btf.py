@@ -116,8 +116,8 @@ class TypeTable:
         types, self.strings = split_sections(data, path)
         self.words = memoryview(types).cast("I").tolist()
         names = {*wanted, *wanted.get(TYPE, ())} - {TYPE}
-        wanted_names = {offset: name for name in names if (offset := self._offset_of(name)) is not None}
-        self.starts, self.named = self._index(wanted_names)
+        offsets = ((self._offset_of(name), name) for name in names)
+        self.starts, self.named = self._index({offset: name for offset, name in offsets if offset is not None})
         self.nr_passed = 0
 
     def _offset_of(self, name: str) -> int | None:
@@ -126,6 +126,7 @@ class TypeTable:
         return offset + 1 if offset >= 0 else None
 
     def _index(self, wanted: dict[int, str]) -> tuple[list[int], dict[str, int]]:
+        """Return where each type begins, and the number of each whose name, by its offset, is wanted."""
         words, end = self.words, len(self.words)
         fixed = [3 + WORDS.get(kind, 0) for kind in range(NR_KINDS)] + [0] * (32 - NR_KINDS)
         sizes = [WORDS_EACH.get(kind, 0) for kind in range(32)]
@@ -150,12 +151,13 @@ class TypeTable:
         return starts, named
 
     def name_at(self, offset: int) -> str:
-        # The strings end with a zero.
+        """Return the name at an offset into the strings, which end with a zero."""
         if offset >= len(self.strings):
             raise FormatError(self.path, f"a name at {offset} of {len(self.strings)} bytes")
         return self.strings[offset : self.strings.index(b"\0", offset)].decode("utf-8", "replace")
 
     def start_of(self, type_id: int) -> int:
+        """Return the index of the first word of a type."""
         if not 0 < type_id < len(self.starts):
             raise FormatError(self.path, f"type {type_id} of {len(self.starts)}")
         return self.starts[type_id]
@@ -198,8 +200,10 @@ def split_sections(data: bytes, path: str) -> tuple[bytes, bytes]:
         raise FormatError(path, f"magic {magic:#x}, version {version}")
     types = data[header_size + type_start :][:type_size]
     strings = data[header_size + string_start :][:string_size]
-    if len(types) != type_size or type_size % 4 or len(strings) != string_size or strings[-1:] != b"\0":
+    if len(types) != type_size or len(strings) != string_size:
         raise FormatError(path, f"{len(data)} bytes for {type_size} of types and {string_size} of strings")
+    if type_size % 4 or strings[-1:] != b"\0":
+        raise FormatError(path, f"{type_size} bytes of types, and strings that do not end")
     return types, strings
 
 
@@ -210,14 +214,16 @@ def parse_btf(data: bytes, wanted: Mapping[str, tuple[str, ...]] = WANTED, path:
     {'page': 64, 'page._mapcount': 48}
     """
     table = TypeTable(data, wanted, path)
-    values = {f"{TYPE}.{name}": table.named[name] for name in wanted.get(TYPE, ()) if name in table.named}
+    values: dict[str, int] = {}
     for name, type_id in table.named.items():
+        if name in wanted.get(TYPE, ()):
+            values[f"{TYPE}.{name}"] = type_id
         if name not in wanted:
             continue
-        at = table.starts[type_id]
-        values[name] = table.words[at + 2]
-        members = table.members(type_id)
-        values |= {f"{name}.{member}": offset for member, offset in members if member in wanted[name]}
+        values[name] = table.words[table.starts[type_id] + 2]
+        for member, offset in table.members(type_id):
+            if member in wanted[name]:
+                values[f"{name}.{member}"] = offset
     return values
 
 
@@ -272,7 +278,8 @@ def parse_build_id(notes: bytes) -> str | None:
         name_at = at + NOTE.size
         data_at = name_at + -(-name_size // 4) * 4
         data = notes[data_at : data_at + size]
-        if kind == NT_GNU_BUILD_ID and notes[name_at:data_at] == b"GNU\0" and 16 <= len(data) == size <= 64:
+        is_build_id = kind == NT_GNU_BUILD_ID and notes[name_at:data_at] == b"GNU\0"
+        if is_build_id and 16 <= len(data) == size <= 64:
             return data.hex()
         at = data_at + -(-size // 4) * 4
     return None

@@ -80,7 +80,8 @@ class Counting(WalkCode):
             code.jump_if(R1, "==", mode, f"mode{mode}")
         code.helper(HELPER_GET_CURRENT_TASK)
         self._put("task", R0)
-        for mode, function in ((READ_WORDS, "read_word"), (COUNT_LEAVES, "count_leaf"), (ASK, "ask_frame")):
+        functions = {READ_WORDS: "read_word", COUNT_LEAVES: "count_leaf", ASK: "ask_frame"}
+        for mode, function in functions.items():
             code.label(f"mode{mode}")
             self._get(R1, "nr")
             self._loop(function)
@@ -144,24 +145,10 @@ class Counting(WalkCode):
         code.jump_if(R2, ">", R3, "out")
         code.do(R1, "+=", 1)
         self._put("done", R1)
-        code.load(R9, R6, AT["words"] + 8)
-        code.do(R7, "=", R9)
-        code.do(R7, "<<=", 32)
-        code.do(R7, ">>=", 32)
-        code.do(R9, ">>=", 32)
-        code.sign_extend(R9)
-        self._put("shares", R9)
-        code.load(R6, R6, AT["words"])
-        self._put("item", R6)
+        self._take_leaf()
         code.do(R1, "=", R6)
         code.call("count_page")
-        code.do(R6, "<<=", self.shift)
-        self._get(R1, "struct_pages")
-        code.do(R6, "+=", R1)
-        self._get(R1, "head")
-        code.jump_if(R1, "!=", R6, "singly")
-        self._get(R1, "head_mapped")
-        code.jump_if(R1, "!=", 0, "singly")
+        self._jump_unless_whole("singly")
         self._with_shares()
         code.do(R2, "=", R7)
         code.call("tally")
@@ -174,6 +161,30 @@ class Counting(WalkCode):
         code.label("out")
         code.leave(1)
 
+    def _take_leaf(self) -> None:
+        """Have R6 be the first frame of the leaf that R6 leads to, and R7 how many pages it has; keep its shares."""
+        code = self.code
+        code.load(R9, R6, AT["words"] + 8)
+        code.do(R7, "=", R9)
+        code.do(R7, "<<=", 32)
+        code.do(R7, ">>=", 32)
+        code.do(R9, ">>=", 32)
+        code.sign_extend(R9)
+        self._put("shares", R9)
+        code.load(R6, R6, AT["words"])
+        self._put("item", R6)
+
+    def _jump_unless_whole(self, label: str) -> None:
+        """Jump unless the frame in R6 is the head of a folio none of whose pages is mapped by itself. Loses R6."""
+        code = self.code
+        code.do(R6, "<<=", self.shift)
+        self._get(R1, "struct_pages")
+        code.do(R6, "+=", R1)
+        self._get(R1, "head")
+        code.jump_if(R1, "!=", R6, label)
+        self._get(R1, "head_mapped")
+        code.jump_if(R1, "!=", 0, label)
+
     def _with_shares(self) -> None:
         """Have R1 be the count in R0, and as many more as share the table in R9; -1 where either is unknown."""
         code = self.code
@@ -185,6 +196,7 @@ class Counting(WalkCode):
         code.label("unknown count")
 
     def _count_leaf_page(self) -> None:
+        """Count one page of the huge leaf whose first frame is "item"; R1 is the page's index in it."""
         code = self.code
         self._begin("count_leaf_page", 2, is_static=True)
         self._get(R2, "item")
@@ -235,6 +247,7 @@ class Counting(WalkCode):
         code.leave(1)
 
     def _plain_entry(self, number: int) -> None:
+        """Add one entry of the group at R6 to R7, if it is plainly present; else go to where it is looked at alone."""
         code = self.code
         other = f"other{number}"
         code.load(R1, R6, 8 * number)
@@ -297,6 +310,7 @@ class Counting(WalkCode):
         code.do(dst, "&=", 1)
 
     def _add_group(self) -> None:
+        """Add the four numbers in R7 to the sums; go to "empty" where it has counted nothing."""
         code = self.code
         for number, name in enumerate(("single", "accessed", "dirty", "single_anon")):
             code.do(R1, "=", R7)

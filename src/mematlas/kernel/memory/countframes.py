@@ -90,7 +90,7 @@ class FrameCode:
         """Return how often the frame in R1 is mapped (folio_precise_page_mapcount), -1 where that is not known;
         "is_anon" is 1 where it belongs to no file (folio_test_anon).
         """
-        code, layout = self.code, self.layout
+        code = self.code
         self._begin("count_page", 1)
         code.do(R6, "=", R1)
         code.call("in_ram")
@@ -99,26 +99,12 @@ class FrameCode:
         self._get(R1, "struct_pages")
         code.do(R6, "+=", R1)
         self._struct_page(R6)
-        code.load(R7, R0, layout["page._mapcount"], 4)
-        code.do(R7, "+=", 1)
-        code.sign_extend(R7)
-        # What is below -1 is a type, of pages that nobody maps.
-        code.jump_if(R7, "s<", 0, "typed")
-        code.jump("mapped")
-        code.label("typed")
-        code.do(R7, "=", 0)
-        code.label("mapped")
-        code.do(R9, "=", 0)
-        code.load(R1, R0, layout["page.mapping"])
-        code.jump_if(R1, "&", 1, "anon")
-        code.jump("file")
-        code.label("anon")
-        code.do(R9, "=", 1)
-        code.label("file")
+        self._take_own_count()
+        self._take_owner()
         code.do(R1, "=", R6)
         code.do(R1, "|=", self.size)
         self._struct_page(R1)
-        code.load(R1, R0, layout["page.compound_head"])
+        code.load(R1, R0, self.layout["page.compound_head"])
         code.jump_if(R1, "&", 1, "large")
         code.label("counted")
         self._put("is_anon", R9)
@@ -130,6 +116,30 @@ class FrameCode:
         code.label("large")
         self._add_mappings_of_head()
         code.jump("counted")
+
+    def _take_own_count(self) -> None:
+        """Have R7 be how often the page is mapped by itself whose struct page is R0."""
+        code = self.code
+        code.load(R7, R0, self.layout["page._mapcount"], 4)
+        code.do(R7, "+=", 1)
+        code.sign_extend(R7)
+        # What is below -1 is a type, of pages that nobody maps.
+        code.jump_if(R7, "s<", 0, "typed")
+        code.jump("mapped")
+        code.label("typed")
+        code.do(R7, "=", 0)
+        code.label("mapped")
+
+    def _take_owner(self) -> None:
+        """Have R9 be 1 where the page belongs to no file whose struct page is R0, else 0."""
+        code = self.code
+        code.do(R9, "=", 0)
+        code.load(R1, R0, self.layout["page.mapping"])
+        code.jump_if(R1, "&", 1, "anon")
+        code.jump("file")
+        code.label("anon")
+        code.do(R9, "=", 1)
+        code.label("file")
 
     def _add_mappings_of_head(self) -> None:
         """Add to R7 how often the large folio is mapped as a whole whose head R1 is, with bit 0 set. R9 is "is_anon".

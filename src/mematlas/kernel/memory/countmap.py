@@ -36,24 +36,12 @@ INPUTS = (
     *("struct_pages", "nr_frames", "address_mask", "usual", "reserved", "table_mask", "nothing"),
 )
 STATE = (
-    *(
-        "task",
-        "status",
-        "work",
-        "done",
-        "first",
-        "last",
-        "pmd_low",
-        "pmd_high",
-        "pmd_table",
-        "scratch",
-        "item",
-        "shares",
-    ),
+    *("task", "status", "work", "done", "first", "last"),
+    *("pmd_low", "pmd_high", "pmd_table", "scratch", "item", "shares"),
     *("is_anon", "head", "head_count", "head_anon", "head_mapped"),
-    *(f"chain{level}_{what}" for level in range(3) for what in ("place", "entry")),
+    *(f"chain{level}_{part}" for level in range(3) for part in ("address", "entry")),
 )
-NOT_FOUND = ("pmd_low", "pmd_high", *(f"chain{level}_place" for level in range(3)))
+NOT_FOUND = ("pmd_low", "pmd_high", *(f"chain{level}_address" for level in range(3)))
 FRESH = ("work", "first", *NOT_FOUND)
 """What each walk begins with as 0."""
 SUMS = (
@@ -63,7 +51,7 @@ SUMS = (
 )
 
 
-def make_places() -> dict[str, int]:
+def make_offsets() -> dict[str, int]:
     """Return where what the program and we share lies in the map's element: single words by name, then arrays."""
     names = (*INPUTS, *STATE, *SUMS)
     offsets = {name: 8 * number for number, name in enumerate(names)}
@@ -78,5 +66,5 @@ def make_places() -> dict[str, int]:
     return offsets
 
 
-AT = make_places()
+AT = make_offsets()
 SUMS_AT, SUMS_SIZE = AT[SUMS[0]], 8 * len(SUMS)

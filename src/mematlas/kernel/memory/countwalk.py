@@ -257,7 +257,7 @@ class WalkCode(FrameCode):
         self._put("address", R6)
         code.leave(1)
         code.label(f"table{level}")
-        self._put(f"chain{level}_place", R7)
+        self._put(f"chain{level}_address", R7)
         self._put(f"chain{level}_entry", R9)
         self._check_table(R9)
         code.do(R7, "=", R3)
@@ -267,7 +267,7 @@ class WalkCode(FrameCode):
         code = self.code
         self._begin("verify", 0)
         for level in range(3):
-            self._get(R3, f"chain{level}_place")
+            self._get(R3, f"chain{level}_address")
             code.jump_if(R3, "==", 0, f"next{level}")
             self._read(-8, 8)
             code.jump_if(R0, "!=", 0, "changed")

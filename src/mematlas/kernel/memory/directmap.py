@@ -35,8 +35,12 @@ def find_direct_map(
     are tried first.
     """
     highest = pgd & -GIB
-    for base in (*known, *(highest - step * GIB for step in range((ram.end - 1) // GIB + 1))):
-        if pgd - base in ram and (mask := mask_of_itself(pgd, base, levels, ram, read_word)) is not None:
+    lowest = highest - (ram.end - 1) // GIB * GIB
+    for base in (*known, *range(highest, lowest - 1, -GIB)):
+        if pgd - base not in ram:
+            continue
+        mask = mask_of_itself(pgd, base, levels, ram, read_word)
+        if mask is not None:
             return base, mask
     return None
 

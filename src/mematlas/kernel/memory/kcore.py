@@ -129,8 +129,8 @@ class KcoreReader:
         The words are a view that holds until the next call.
         """
         indexes = (np.searchsorted(self._starts, addresses, side="right") - 1).tolist()
-        pairs = zip(addresses.tolist(), indexes, strict=True)
-        good = [self._read_row(row, address, index, size) for row, (address, index) in enumerate(pairs)]
+        rows = zip(range(len(indexes)), addresses.tolist(), indexes, strict=True)
+        good = [self._read_row(row, address, index, size) for row, address, index in rows]
         return self._data[: len(good), : size // 8], np.array(good, np.bool_)
 
     def _read_row(self, row: int, address: int, index: int, size: int) -> bool:
@@ -146,12 +146,10 @@ class KcoreReader:
     def direct_map_bases(self) -> list[int]:
         """Return where the direct map may begin: virtual minus physical address, as most segments have it."""
         # Segments of no RAM have 0 or -1 for a physical address, and kernel text another distance.
-        distances = [
-            segment.start - segment.phys_address & U64
-            for segment in self.segments
-            if segment.phys_address not in (0, U64)
-        ]
-        return sorted({distance for distance in distances if distance % GIB == 0}, key=distances.count, reverse=True)
+        segments = (segment for segment in self.segments if segment.phys_address not in (0, U64))
+        distances = [segment.start - segment.phys_address & U64 for segment in segments]
+        bases = {distance for distance in distances if distance % GIB == 0}
+        return sorted(bases, key=distances.count, reverse=True)
 
     def mm_address(self, pid: int, mem_fd: int, layout: StructLayout) -> int:
         """Return the address of the mm_struct behind our own descriptor of /proc/PID/mem.
@@ -210,18 +208,22 @@ def find_symbol(name: str, path: str = KALLSYMS_PATH) -> int:
         NotSupported: the kernel does not list it: data symbols need CONFIG_KALLSYMS_ALL.
         PermissionDenied: every address is shown as 0, by sysctl kernel.kptr_restrict.
     """
+    line = symbol_line(name, path)
+    if line is None:
+        raise NotSupported(f"{name} in {path}", "CONFIG_KALLSYMS_ALL")
+    try:
+        address = int(line.split(None, 1)[0], 16)
+    except ValueError:
+        raise FormatError(path, line) from None
+    if not address:
+        raise PermissionDenied(path, "CAP_SYSLOG", text="CAP_SYSLOG, or sysctl kernel.kptr_restrict=0")
+    return address
+
+
+def symbol_line(name: str, path: str) -> str | None:
+    """Return the line of a symbol: address, type, name; None where there is none."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                words = line.split(None, 3)
-                if len(words) >= 3 and words[2] == name:
-                    try:
-                        address = int(words[0], 16)
-                    except ValueError:
-                        raise FormatError(path, line) from None
-                    if not address:
-                        raise PermissionDenied(path, "CAP_SYSLOG", text="CAP_SYSLOG, or sysctl kernel.kptr_restrict=0")
-                    return address
+            return next((line for line in file if line.split(None, 3)[2:3] == [name]), None)
     except OSError:
-        pass
-    raise NotSupported(f"{name} in {path}", "CONFIG_KALLSYMS_ALL")
+        return None

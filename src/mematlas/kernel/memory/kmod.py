@@ -174,7 +174,8 @@ class ModuleReader:
         The words are a view that holds until the next call.
         """
         wanted: list[int] = addresses.tolist()
-        pages = list(dict.fromkeys(address & -PAGE for address in wanted if address not in self._pointers))
+        in_tables = (address for address in wanted if address not in self._pointers)
+        pages = list(dict.fromkeys(address & -PAGE for address in in_tables))
         rows = self._read_tables(pages)
         if size == PAGE and len(pages) == len(wanted):
             return self._tables[: len(pages)], np.array([page in rows for page in pages], np.bool_)
@@ -206,7 +207,8 @@ class ModuleReader:
                     self._copy(self._fds[pgd], row, row + 1)
             for row, page in wanted:
                 # The way may lead to another table by now.
-                if self._requests["error"][row] == 0 and int(self._requests["frame"][row]) == page - self.page_offset:
+                request = self._requests[row]
+                if request["error"] == 0 and int(request["frame"]) == page - self.page_offset:
                     good[page] = row
         for page, row in good.items():
             self._learn(page - self.page_offset, self._tables[row])

@@ -42,10 +42,11 @@ MAX_TYPE = 0xFFFFF
 """BTF_MAX_TYPE (include/uapi/linux/btf.h)."""
 
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-def cache_place() -> str | None:
-    """Return the path of the cache directory."""
+def cache_path() -> str | None:
+    """Return the path of the cache directory; None where the environment names none that is absolute."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     if os.geteuid() == 0:
         home = ROOT_CACHE if not home or any(name in os.environ for name in CALLERS) else home
@@ -66,19 +67,24 @@ def open_trusted(path: str, uid: int) -> int | None:
     try:
         for nr_left in range(len(names), 0, -1):
             status = os.fstat(fd)
-            if status.st_uid not in (0, uid) or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
+            is_open_to_others = status.st_mode & OTHERS_WRITE and not status.st_mode & stat.S_ISVTX
+            if status.st_uid not in (0, uid) or is_open_to_others:
                 return None
             below = open_below(fd, names[-nr_left], make=nr_left <= 2)
             os.close(fd)
             fd = below
-        status = os.fstat(fd)
-        if status.st_uid != uid or status.st_mode & 0o022:
+        if not is_of_one(os.fstat(fd), uid):
             return None
         result, fd = fd, -1
         return result
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+def is_of_one(status: os.stat_result, uid: int) -> bool:
+    """Whether something belongs to a user, and nobody else can write to it."""
+    return status.st_uid == uid and not status.st_mode & OTHERS_WRITE
 
 
 def open_below(fd: int, name: str, make: bool) -> int:
@@ -107,7 +113,7 @@ class LayoutCache:
         """Open the directory, made when missing. None when there can be none, or none to be trusted."""
         uid = os.geteuid()
         try:
-            path = cache_place()
+            path = cache_path()
             fd = None if path is None else open_trusted(path, uid)
         except (OSError, ValueError):
             return None
@@ -125,7 +131,7 @@ class LayoutCache:
             fd = os.open(name_of(key), flags, dir_fd=self.fd)
             try:
                 status = os.fstat(fd)
-                if not stat.S_ISREG(status.st_mode) or status.st_uid != self.uid or status.st_mode & 0o022:
+                if not stat.S_ISREG(status.st_mode) or not is_of_one(status, self.uid):
                     return None
                 kept = parse_kept(os.read(fd, MAX_FILE))
             finally:
@@ -181,9 +187,10 @@ def parse_kept(data: bytes) -> dict[str, Any]:
     layout: dict[str, int | None] = {}
     for item in text[len(HEAD) : -len(TAIL)].split(", "):
         name, _, value = item.partition(": ")
-        if name[:1] + name[-1:] != '""' or not (value == "null" or (value.isdecimal() and len(value) < 10)):
+        is_number = value.isdecimal() and len(value) < 10
+        if name[:1] + name[-1:] != '""' or not (is_number or value == "null"):
             raise ValueError(name)
-        layout[name[1:-1]] = None if value == "null" else int(value)
+        layout[name[1:-1]] = int(value) if is_number else None
     return {"format": FORMAT, "layout": layout}
 
 
@@ -194,7 +201,10 @@ def name_of(key: str) -> str:
 
 def names_of(wanted: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Return all names that a layout has values of."""
-    return [name for kind, members in wanted.items() for name in (kind, *(f"{kind}.{member}" for member in members))]
+    names: list[str] = []
+    for kind, members in wanted.items():
+        names += (kind, *(f"{kind}.{member}" for member in members))
+    return names
 
 
 def values_of(kept: Any, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, int] | None:
@@ -202,16 +212,18 @@ def values_of(kept: Any, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, int
 
     What a kernel lacks is null, and left out.
     """
-    if not isinstance(kept, dict) or kept.get("format") != FORMAT or not isinstance(kept.get("layout"), dict):
+    if not isinstance(kept, dict) or kept.get("format") != FORMAT:
         return None
-    layout = kept["layout"]
-    if set(layout) != set(names_of(wanted)):
+    layout = kept.get("layout")
+    if not isinstance(layout, dict) or set(layout) != set(names_of(wanted)):
         return None
-    for name, value in layout.items():
+    values = {name: value for name, value in layout.items() if value is not None}
+    for name, value in values.items():
         kind, is_member, _ = name.partition(".")
-        if value is not None and not (type(value) is int and is_sane(name, value, layout[kind] if is_member else None)):
+        size = layout[kind] if is_member else None
+        if type(value) is not int or not is_sane(name, value, size):
             return None
-    return {name: value for name, value in layout.items() if value is not None}
+    return values
 
 
 def is_sane(name: str, value: int, size: Any) -> bool:

@@ -23,7 +23,7 @@ from mematlas.kernel.memory.btf import FITTING, StructLayout
 from mematlas.kernel.memory.directmap import find_direct_map
 from mematlas.kernel.memory.iomem import RamRanges
 from mematlas.kernel.memory.pinned import PinnedMm, open_mem
-from mematlas.kernel.memory.vmcoreinfo import parse_vmcoreinfo, read_vmcoreinfo_place
+from mematlas.kernel.memory.vmcoreinfo import parse_vmcoreinfo, read_vmcoreinfo_span
 from mematlas.kernel.memory.x86 import PAGE, U64, X86_ADDRESS, X86_HUGE, X86_PRESENT
 from mematlas.kernel.procfs import ProcFS
 
@@ -129,7 +129,8 @@ class KernelMemory:
         """Return single entries of tables that we were led to, by the physical address of each."""
         heights = self._heights_of(phys_addresses)
         known = (heights != 0) & (phys_addresses & np.uint64(7) == 0)
-        values, good = self._words(np.where(known, phys_addresses + np.uint64(self.base), np.uint64(0)))
+        addresses = np.where(known, phys_addresses + np.uint64(self.base), np.uint64(0))
+        values, good = self._words(addresses)
         entries = np.where(known, values, np.uint64(0))
         self._learn(entries.reshape(-1, 1), heights)
         return entries, known & good
@@ -159,7 +160,8 @@ class KernelMemory:
             NotSupported: no kernel has them there.
         """
         end = base + -(-(self.memory_end // PAGE) * size // PAGE) * PAGE
-        if PAGE % size or base % PAGE or not self.base + self.memory_end <= base < end <= CPU_ENTRY_AREA:
+        lies_behind_memory = self.base + self.memory_end <= base < end <= CPU_ENTRY_AREA
+        if PAGE % size or base % PAGE or not lies_behind_memory:
             raise NotSupported("struct pages where they were found", FITTING)
         self._frame_array = (base, end)
 
@@ -281,16 +283,17 @@ class KernelMemory:
             values, good = self._words(np.array([address], np.uint64))
             return int(values[0]) if good[0] else None
 
-        base_and_mask = find_direct_map(pgd, self.levels, self.ram, read_word, self.reader.direct_map_bases())
+        known = self.reader.direct_map_bases()
+        base_and_mask = find_direct_map(pgd, self.levels, self.ram, read_word, known)
         if base_and_mask is None:
             raise NotSupported(f"finding the direct map with {self.name}", FITTING)
         self.base, self.encryption_mask = base_and_mask
 
     def _read_vmcoreinfo(self) -> dict[str, int | str]:
-        location = read_vmcoreinfo_place()
-        if location is None:
+        span = read_vmcoreinfo_span()
+        if span is None:
             return {}
-        address, size = location
+        address, size = span
         starts = range(address & -PAGE, address + size, PAGE)
         phys_addresses = np.array(starts, np.uint64)
         if not self.ram.contain(phys_addresses).all():

@@ -16,9 +16,8 @@ def read_memory_blocks(root: str = MEMORY_BLOCKS) -> list[tuple[int, int]]:
     try:
         with open(f"{root}/block_size_bytes", encoding="utf-8") as file:
             size = int(file.read(), 16)
-        names = os.listdir(root)
-        numbers = sorted(int(name[6:]) for name in names if name[:6] == "memory" and name[6:].isdigit())
-        for number in numbers:
+        blocks = (name[6:] for name in os.listdir(root) if name.startswith("memory"))
+        for number in sorted(int(block) for block in blocks if block.isdigit()):
             with open(f"{root}/memory{number}/state", encoding="utf-8") as file:
                 if file.read().strip() != "online":
                     continue

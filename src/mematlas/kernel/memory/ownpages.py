@@ -97,7 +97,8 @@ class OwnPages:
 
     def array_base(self, addresses: list[int], size: int) -> int:
         """Return the address of the struct page of frame 0, from those of the probes, each of so many bytes."""
-        bases = {address - pfn * size for address, pfn in zip(addresses, self.probe_pfns(), strict=True)}
+        pairs = zip(addresses, self.probe_pfns(), strict=True)
+        bases = {address - pfn * size for address, pfn in pairs}
         if len(bases) != 1:
             raise NotSupported("struct pages that are no array", "CONFIG_SPARSEMEM_VMEMMAP")
         return bases.pop()

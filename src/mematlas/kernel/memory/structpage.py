@@ -58,8 +58,8 @@ class StructPages:
         """Pages of the array read so far."""
         self.large = NOWHERE
         """Where, among the frames whose counts were asked for last, those are that belong to large folios."""
-        self._count_place = layout["page._mapcount"] // 4
-        self._head_place = layout["page.compound_head"] // 8
+        self._count_index = layout["page._mapcount"] // 4
+        self._head_index = layout["page.compound_head"] // 8
         # The folio's, where it has one: that of struct page is to go.
         names = ("folio.mapping", "page.mapping")
         name = next((name for name in names if name in layout), names[-1])
@@ -88,7 +88,8 @@ class StructPages:
         counts: Counts = own.reshape(-1).take(indexes)
         if (head_words & np.uint64(1)).any():
             words = head_words.reshape(-1).take(indexes >> 1)
-            chosen = np.flatnonzero((words & np.uint64(1)).astype(np.bool_) & (counts != UNKNOWN_COUNT))
+            in_large = (words & np.uint64(1)).astype(np.bool_)
+            chosen = np.flatnonzero(in_large & (counts != UNKNOWN_COUNT))
             self.large = chosen
             if chosen.size:
                 self._add_large(counts, pfns, chosen, words[chosen] - np.uint64(1))
@@ -109,7 +110,7 @@ class StructPages:
         nr_words = self.size // 8
         for rows, data, good in self.memory.frame_pages(addresses):
             mappings[rows][good] = data[good, self._mapping_word :: nr_words]
-            heads[rows][good] = data[good, self._head_place :: nr_words]
+            heads[rows][good] = data[good, self._head_index :: nr_words]
         chosen = mappings.reshape(-1).take(indexes)
         heads = heads.reshape(-1).take(indexes)
         tails = np.flatnonzero(heads & np.uint64(1))
@@ -133,7 +134,7 @@ class StructPages:
         self.map_counts(pfns)
         addresses = np.uint64(self.base) + pfns * np.uint64(self.size)
         words, good = self.memory.frame_words(addresses + np.uint64(offset & ~7))
-        references = (words >> np.uint64(8 * (offset & 7))).astype(np.uint32).view(np.int32)
+        references = numbers_at(words, offset)
         pinned: Bools = good & (references >= GUP_PIN_COUNTING_BIAS)
         pinned[self.large] = False
         return pinned
@@ -154,7 +155,7 @@ class StructPages:
             return np.full(len(tables), UNKNOWN_COUNT, np.int32)
         addresses = np.uint64(self.base) + (tables >> np.uint64(12)) * np.uint64(self.size)
         words, good = self.memory.frame_words(addresses + np.uint64(offset & ~7))
-        counts = (words >> np.uint64(8 * (offset & 7))).astype(np.uint32).view(np.int32) - np.int32(own)
+        counts = numbers_at(words, offset) - np.int32(own)
         return np.where(good & (counts >= 0), counts, np.int32(UNKNOWN_COUNT))
 
     def _locate(self, pfns: Words) -> tuple[Words, NDArray[np.intp]]:
@@ -168,8 +169,9 @@ class StructPages:
 
     def _checked(self, addresses: Words) -> tuple[Words, Bools]:
         """Return addresses of struct pages, with the array's first in place of what cannot be one, and which can."""
-        good = (addresses >= self.base) & ((addresses - np.uint64(self.base)) % np.uint64(self.size) == 0)
-        good &= self.memory.ram.contain((addresses - np.uint64(self.base)) // np.uint64(self.size) << np.uint64(12))
+        offsets = addresses - np.uint64(self.base)
+        good = (addresses >= self.base) & (offsets % np.uint64(self.size) == 0)
+        good &= self.memory.ram.contain(offsets // np.uint64(self.size) << np.uint64(12))
         return np.where(good, addresses, np.uint64(self.base)), good
 
     def _read(self, pages: Words) -> tuple[Counts, Words]:
@@ -185,8 +187,8 @@ class StructPages:
         addresses = np.where(in_ram, np.uint64(self.base) + (pages << np.uint64(12)), np.uint64(0))
         nr_words = self.size // 8
         for rows, data, good in self.memory.frame_pages(addresses):
-            own[rows] = data.view(np.int32)[:, self._count_place :: 2 * nr_words]
-            head_words[rows] = data[:, self._head_place + nr_words :: 2 * nr_words]
+            own[rows] = data.view(np.int32)[:, self._count_index :: 2 * nr_words]
+            head_words[rows] = data[:, self._head_index + nr_words :: 2 * nr_words]
             in_ram[rows] &= good
         # A mapped page has its count less one; what is below that is a type, of pages that nobody maps.
         np.maximum(own, -1, out=own)
@@ -211,7 +213,7 @@ class StructPages:
         unique = heads[starts]
         checked, good = self._checked(unique)
         words, read = self.memory.frame_words(checked + np.uint64(self._entire & ~7))
-        whole = (words >> np.uint64(8 * (self._entire & 7))).astype(np.uint32).view(np.int32) + np.int32(1)
+        whole = numbers_at(words, self._entire) + np.int32(1)
         lengths = np.diff(np.append(starts, len(heads)))
         known = np.repeat(good & read & (whole >= 0), lengths)
         counts[chosen] = np.where(known, counts[chosen] + np.repeat(whole, lengths), UNKNOWN_COUNT)
@@ -253,9 +255,18 @@ class StructPages:
         # Offsets from the cache that are wrong are put right for the next time. What was read is not said: it may be
         # any word of the kernel.
         self.memory.layout.renew()
-        raise NotSupported(
-            f"{what} from struct page (frame {int(sample[0]):#x} has {int(reported[0])} in {name}, not here)"
-        )
+        frame = f"frame {int(sample[0]):#x} has {int(reported[0])} in {name}, not here"
+        raise NotSupported(f"{what} from struct page ({frame})")
+
+
+def numbers_at(words: Words, offset: int) -> Counts:
+    """Return the signed numbers of 32 bits at a byte offset, given the 64-bit words that they lie in.
+
+    >>> numbers_at(np.array([0xFFFFFFFF00000007], np.uint64), 52).tolist()
+    [-1]
+    """
+    numbers: Counts = (words >> np.uint64(8 * (offset & 7))).astype(np.uint32).view(np.int32)
+    return numbers
 
 
 def spread(pfns: Words, nr: int) -> Words:

@@ -10,7 +10,7 @@ from mematlas.errors import FormatError
 VMCOREINFO_PATH = "/sys/kernel/vmcoreinfo"
 
 
-def read_vmcoreinfo_place(path: str = VMCOREINFO_PATH) -> tuple[int, int] | None:
+def read_vmcoreinfo_span(path: str = VMCOREINFO_PATH) -> tuple[int, int] | None:
     """Return the physical address of the note, and its size; None when this kernel has none."""
     try:
         with open(path, encoding="utf-8") as file:

@@ -19,7 +19,7 @@ from mematlas.kernel.memory.iomem import RamRanges, parse_iomem, read_ram
 from mematlas.kernel.memory.memory import KernelMemory
 from mematlas.kernel.memory.memory_blocks import read_memory_blocks
 from mematlas.kernel.memory.readers import combined_refusal, open_kernel_memory, probe
-from mematlas.kernel.memory.vmcoreinfo import parse_vmcoreinfo, read_vmcoreinfo_place
+from mematlas.kernel.memory.vmcoreinfo import parse_vmcoreinfo, read_vmcoreinfo_span
 from mematlas.kernel.procfs import ProcFS
 
 GIB = 1 << 30
@@ -80,7 +80,7 @@ def memory_of(reader: ConstructedReader) -> KernelMemory:
 
 @pytest.fixture(autouse=True)
 def no_vmcoreinfo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kmem, "read_vmcoreinfo_place", lambda: None)
+    monkeypatch.setattr(kmem, "read_vmcoreinfo_span", lambda: None)
 
 
 @pytest.mark.parametrize("base", [0xFFFF888000000000, 0xFFFF9A5F40000000])
@@ -296,8 +296,8 @@ def test_what_is_no_vmcoreinfo_is_an_error() -> None:
 )
 def test_place_of_vmcoreinfo_is_an_address_and_a_size(text: str, place: tuple[int, int] | None, tmp_path: Path) -> None:
     (tmp_path / "vmcoreinfo").write_text(text)
-    assert read_vmcoreinfo_place(str(tmp_path / "vmcoreinfo")) == place
-    assert read_vmcoreinfo_place(str(tmp_path / "nowhere")) is None
+    assert read_vmcoreinfo_span(str(tmp_path / "vmcoreinfo")) == place
+    assert read_vmcoreinfo_span(str(tmp_path / "nowhere")) is None
 
 
 def test_a_right_that_would_help_stands_for_all_refusals() -> None:
