@@ -115,8 +115,9 @@ def observe_snapshot(pid: int) -> int:
     """Read every page table, and decode flags, frame or swap slot of every page; count the present ones."""
     import numpy as np
 
+    from mematlas.model.pagetables.blocks import page_blocks
     from mematlas.model.pagetables.entries import PRESENT, PROT_NONE, holds, swap_fields
-    from mematlas.model.pagetables.walk import page_blocks, walk
+    from mematlas.model.pagetables.walk import walk
 
     process = held_process(pid)
     access = process.page_table_access()

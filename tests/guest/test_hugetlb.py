@@ -14,8 +14,9 @@ from inside import Facts
 from mematlas import Process
 from mematlas.analysis.pagetables.compare import differing_pages
 from mematlas.kernel.memory.readers import open_kernel_memory
+from mematlas.model.pagetables.blocks import page_blocks
 from mematlas.model.pagetables.modes import mode_of
-from mematlas.model.pagetables.walk import page_blocks, walk, walk_address
+from mematlas.model.pagetables.walk import walk, walk_address
 from mematlas.words import Source
 
 pytestmark = pytest.mark.guest

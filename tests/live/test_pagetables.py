@@ -22,9 +22,10 @@ from mematlas.kernel.memory.memory import KernelMemory
 from mematlas.kernel.memory.memory_blocks import read_memory_blocks
 from mematlas.kernel.memory.readers import open_kernel_memory
 from mematlas.kernel.status import read_stat
+from mematlas.model.pagetables.blocks import page_blocks
 from mematlas.model.pagetables.entries import PRESENT, STATE_NAMES, PagingMode
 from mematlas.model.pagetables.modes import mode_of
-from mematlas.model.pagetables.walk import Walk, page_blocks, walk, walk_address, walk_parts
+from mematlas.model.pagetables.walk import Walk, walk, walk_address, walk_parts
 from mematlas.observe.pagetables import PageTables
 from mematlas.observe.process import Process
 from victim import DEADLINE, FIXTURES, Area, Victim, wait_until

@@ -14,7 +14,7 @@ from conftest import Outcome
 from helpers import PAGE, mematlas, program, read_smaps, tells_huge_pages, texts
 from mematlas import Process
 from mematlas.kernel import procfs
-from mematlas.model.stalls import HOLD_PER_BYTE, places_in, smaps_hold
+from mematlas.model.stalls import HOLD_PER_BYTE, samples_of, smaps_hold
 from victim import Victim
 
 SIZE = 64 << 20
@@ -96,9 +96,9 @@ def test_huge_pages_that_a_fork_shares_are_looked_at_one_by_one(told: None) -> N
 
 
 def test_places_are_spread_evenly_over_what_is_mapped() -> None:
-    assert places_in([(0, 4 << 30)], 2, PAGE) == [(0, 1 << 30), (2 << 30, 3 << 30)]
-    assert places_in([], 4, PAGE) == places_in([(0, 3 * PAGE)], 4, PAGE) == []
-    assert all(start % PAGE == 0 for start, _ in places_in([(0, 11 * PAGE), (40 * PAGE, 47 * PAGE)], 5, PAGE))
+    assert samples_of([(0, 4 << 30)], 2, PAGE) == [(0, 1 << 30), (2 << 30, 3 << 30)]
+    assert samples_of([], 4, PAGE) == samples_of([(0, 3 * PAGE)], 4, PAGE) == []
+    assert all(start % PAGE == 0 for start, _ in samples_of([(0, 11 * PAGE), (40 * PAGE, 47 * PAGE)], 5, PAGE))
 
 
 def test_own_start_is_not_compared() -> None:

@@ -50,11 +50,9 @@ class AddressSpace:
         """Return the VMAs that a range touches, each with the part of the range that lies in it."""
         from bisect import bisect_right
 
-        return [
-            (vma, max(start, vma.start), min(end, vma.end))
-            for vma in self.vmas[max(bisect_right(self._starts, start) - 1, 0) : bisect_right(self._starts, end - 1)]
-            if vma.end > start
-        ]
+        first = max(bisect_right(self._starts, start) - 1, 0)
+        touched = self.vmas[first : bisect_right(self._starts, end - 1)]
+        return [(vma, max(start, vma.start), min(end, vma.end)) for vma in touched if vma.end > start]
 
 
 def parts(space: AddressSpace, start: int, end: int) -> Iterator[tuple[int, int, Vma | None]]:
@@ -87,8 +85,8 @@ class Selection:
     """Addresses, of which a VMA has some. To acts it means these pages alone."""
 
     def __repr__(self) -> str:
-        given = {name: getattr(self, name) for name in self.__match_args__ if getattr(self, name) is not None}
-        return f"Selection({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+        fields = ((name, getattr(self, name)) for name in self.__match_args__)
+        return f"Selection({', '.join(f'{name}={value!r}' for name, value in fields if value is not None)})"
 
     def matches(self, vma: Vma) -> bool:
         """Whether a VMA is asked for."""
@@ -108,8 +106,8 @@ def parse_kinds(text: str) -> frozenset[str]:
     """Return the kinds in a list such as ``heap,stack``."""
     kinds = frozenset(text.split(","))
     if wrong := kinds.difference(KINDS):
-        hint = did_you_mean(min(wrong), KINDS)
-        raise BadInput(f"no such kind: {', '.join(sorted(wrong))}{hint}; there are {', '.join(KINDS)}")
+        named, hint = ", ".join(sorted(wrong)), did_you_mean(min(wrong), KINDS)
+        raise BadInput(f"no such kind: {named}{hint}; there are {', '.join(KINDS)}")
     return kinds
 
 
@@ -122,7 +120,9 @@ def parse_perms(text: str) -> str:
 
 def perms_match(perms: str, wanted: str) -> bool:
     """Whether a VMA's rights are those wanted: all four characters exactly, or each letter given."""
-    return perms == wanted if len(wanted) == 4 else all(letter in perms for letter in wanted if letter != "-")
+    if len(wanted) == 4:
+        return perms == wanted
+    return set(wanted) <= {*perms, "-"}
 
 
 def parse_range(text: str, page_size: int) -> tuple[int, int] | None:
@@ -170,9 +170,12 @@ def parse_address(text: str) -> int | None:
 
     Without the 0x it must have a digit in it, so that ``dead`` stays a name.
     """
-    digits = text[2:] if text[:2] in ("0x", "0X") else text
+    has_prefix = text[:2] in ("0x", "0X")
+    digits = text[2:] if has_prefix else text
     # int() would take signs, blanks, underscores and other scripts' digits as well.
-    if not digits or not HEX_DIGITS.issuperset(digits) or (digits == text and not any(c.isdigit() for c in digits)):
+    if not digits or not HEX_DIGITS.issuperset(digits):
+        return None
+    if not has_prefix and digits.isalpha():
         return None
     address = int(digits, 16)
     return address if address < 1 << 64 else None

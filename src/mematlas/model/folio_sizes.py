@@ -6,10 +6,12 @@ mapped as a whole shows in smaps. The frames' own flags show them: one head, and
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
-from mematlas.arrays import Words
+from mematlas.arrays import Bools, Words
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import record
 from mematlas.kernel.kpage import KPF_ANON, KPF_MMAP, FrameWords, open_flags_and_counts
@@ -53,7 +55,8 @@ def read_folio_sizes(process: ProcessDir, vmas: Iterable[Vma], pacer: Pacer | No
     with FolioReader(process.procfs) as reader:
         for low, high in reader.lots(frames):
             reader.add(frames[low:high], times[low:high])
-        by_size = {nr_pages * page_size: number * page_size for nr_pages, number in sorted(reader.by_length.items())}
+        by_length = sorted(reader.by_length.items())
+        by_size = {length * page_size: nr_pages * page_size for length, nr_pages in by_length}
         return FolioSizes(by_size, reader.nr_held * page_size)
 
 
@@ -83,6 +86,7 @@ class FolioReader:
         self.nr_frames = procfs.page_size // ENTRY_SIZE
         """Of a window: as many as one table maps (a PMD's)."""
         self.by_length: dict[int, int] = {}
+        """Pages that were counted, by the pages of their folio."""
         self.nr_held = 0
         self.flags, self.counts = open_flags_and_counts(procfs)
 
@@ -94,12 +98,13 @@ class FolioReader:
         self.counts.close()
 
     def lots(self, frames: Words) -> Iterable[tuple[int, int]]:
-        """Yield places between which sorted frames lie in few windows."""
+        """Yield indexes between which sorted frames lie in few windows."""
         if not len(frames):
             return
         windows = frames // np.uint64(self.nr_frames)
-        edges = np.flatnonzero(np.diff(windows, prepend=windows[:1] + np.uint64(1)))[::NR_WINDOWS].tolist()
-        yield from zip(edges, [*edges[1:], len(frames)], strict=True)
+        starts = np.flatnonzero(np.diff(windows, prepend=windows[:1] + np.uint64(1)))
+        edges = [*starts[::NR_WINDOWS].tolist(), len(frames)]
+        yield from pairwise(edges)
 
     def add(self, frames: Words, times: NDArray[np.intp]) -> None:
         """Count pages by the frames that they map, each of which so many of them do."""
@@ -116,22 +121,23 @@ class FolioReader:
             # A folio that is made or split just now may look like any number of pages.
             order = 1 << (length.bit_length() - 1)
             self.by_length[order] = self.by_length.get(order, 0) + int(nr_by_length[length])
-        self._add_held(windows, flags, folios, lengths, at)
-
-    def _add_held(
-        self, windows: Words, flags: Words, folios: NDArray[np.intp], lengths: NDArray[np.intp], at: NDArray[np.intp]
-    ) -> None:
-        """Count the pages that nobody maps of large anonymous folios which we map in part."""
-        ours = np.bincount(folios[at], minlength=len(lengths))
+        nr_ours = np.bincount(folios[at], minlength=len(lengths))
         is_anon = any_of(flags & np.uint64(KPF_ANON) != 0, folios)
-        in_part = ((ours > 0) & (ours < lengths) & (lengths > 1) & is_anon)[folios].reshape(-1, self.nr_frames)
-        asked = np.flatnonzero(in_part.any(axis=1))
-        if not asked.size:
+        in_part = is_anon & (lengths > 1) & (nr_ours > 0) & (nr_ours < lengths)
+        self._add_held(windows, in_part[folios])
+
+    def _add_held(self, windows: Words, in_part: Bools) -> None:
+        """Count the pages that nobody maps among the frames of windows that are of a folio which we map in part."""
+        rows = in_part.reshape(-1, self.nr_frames)
+        chosen = np.flatnonzero(rows.any(axis=1))
+        if not chosen.size:
             return
-        counts = self._read(self.counts, windows[asked])
-        self.nr_held += int(np.count_nonzero(in_part[asked].ravel() & (counts == 0)))
+        counts = self._read(self.counts, windows[chosen])
+        self.nr_held += int(np.count_nonzero(rows[chosen].ravel() & (counts == 0)))
 
     def _read(self, file: FrameWords, windows: Words) -> Words:
         """Return the words of windows, one after the other; of frames beyond the end of memory 0."""
         size = np.uint64(self.nr_frames)
-        return file.array(np.add.outer(windows * size, np.arange(size, dtype=np.uint64)).ravel())[0]
+        frames: Words = np.add.outer(windows * size, np.arange(size, dtype=np.uint64)).ravel()
+        words, _ = file.array(frames)
+        return words

@@ -50,9 +50,8 @@ class SharedFolios:
             high = min(len(mask), low + self.nr_frames - (vpn + low) % self.nr_frames)
             if 1 in mask[low:high] and 1 in states[low:high].translate(IS_SHARED):
                 frames = reader.pagemap.frames(address + low * size, address + high * size)
-                marks[low:high] = bytes(
-                    wanted and self._is_shared(frame) for wanted, frame in zip(mask[low:high], frames, strict=True)
-                )
+                pairs = zip(mask[low:high], frames, strict=True)
+                marks[low:high] = bytes(is_meant and self._is_shared(frame) for is_meant, frame in pairs)
             low = high
         return bytes(marks)
 

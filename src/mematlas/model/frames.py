@@ -152,12 +152,14 @@ class FrameCounter:
         # What nobody maps is no part of RSS: the zero page, and what the kernel put there for its own use.
         known = (counts > 0) & (flags & np.uint64(KPF_ZERO_PAGE) == 0)
         alone = known & (counts <= times)
+        dirty = flags & np.uint64(KPF_DIRTY | KPF_WRITEBACK) != 0
         self._sum(self.sums.mapped, owners, known)
         self._sum(self.sums.alone, owners, alone)
-        self._sum(self.sums.dirty, owners, alone & (flags & np.uint64(KPF_DIRTY | KPF_WRITEBACK) != 0))
+        self._sum(self.sums.dirty, owners, alone & dirty)
         anon = owners == ANON
         in_folio = known & anon & (flags & np.uint64(KPF_COMPOUND) != 0)
-        in_swap_too = flags & np.uint64(KPF_SWAPCACHE | KPF_ANON_EXCLUSIVE) == np.uint64(KPF_SWAPCACHE)
+        slot_flags = flags & np.uint64(KPF_SWAPCACHE | KPF_ANON_EXCLUSIVE)
+        in_swap_too = slot_flags == np.uint64(KPF_SWAPCACHE)
         self.sums.nr_slots_unsure += int(np.count_nonzero(alone & anon & ~in_folio & in_swap_too))
         if in_folio.any():
             self._add_folios(frames[in_folio], times[in_folio])
@@ -170,21 +172,28 @@ class FrameCounter:
         """Look at large folios as a whole: the kernel frees all of one or nothing, until it splits it."""
         size = np.uint64(self.nr_huge)
         blocks = np.unique(frames // size)
+        inside = np.arange(self.nr_huge, dtype=np.uint64)
         for low in range(0, len(blocks), BLOCKS):
             part = blocks[low : low + BLOCKS]
-            every: Words = np.add.outer(part * size, np.arange(self.nr_huge, dtype=np.uint64)).ravel()
-            (counts, _), (flags, _) = self._counts.array(every), self._flags.array(every)
+            every: Words = np.add.outer(part * size, inside).ravel()
             first, last = np.searchsorted(frames, (every[0], every[-1] + np.uint64(1)))
             mine = np.zeros(len(every), np.uint64)
             mine[np.searchsorted(every, frames[first:last])] = times[first:last]
-            folios = folio_numbers(flags)
-            is_mine = any_of(mine > 0, folios)[folios]
-            is_others = any_of(counts > mine, folios)[folios]
-            in_swap_too = any_of((mine > 0) & (flags & np.uint64(KPF_SWAPCACHE) != 0), folios)[folios]
-            self.sums.nr_unmapped += int(np.count_nonzero(is_mine & ~is_others & (mine == 0)))
-            alone = (mine > 0) & (counts <= mine)
-            self.sums.nr_bound += int(np.count_nonzero(alone & is_others))
-            self.sums.nr_slots_unsure += int(np.count_nonzero(alone & ~is_others & in_swap_too))
+            self._add_blocks(every, mine)
+
+    def _add_blocks(self, frames: Words, times: Words) -> None:
+        """Count all frames of some blocks, given how often the process maps each: 0 for those that it does not."""
+        (counts, _), (flags, _) = self._counts.array(frames), self._flags.array(frames)
+        folios = folio_numbers(flags)
+        mine = times > 0
+        is_mine = any_of(mine, folios)[folios]
+        is_others = any_of(counts > times, folios)[folios]
+        cached = flags & np.uint64(KPF_SWAPCACHE) != 0
+        in_swap_too = any_of(mine & cached, folios)[folios]
+        self.sums.nr_unmapped += int(np.count_nonzero(is_mine & ~is_others & ~mine))
+        alone = mine & (counts <= times)
+        self.sums.nr_bound += int(np.count_nonzero(alone & is_others))
+        self.sums.nr_slots_unsure += int(np.count_nonzero(alone & ~is_others & in_swap_too))
 
 
 def folio_numbers(flags: Words) -> NDArray[np.intp]:

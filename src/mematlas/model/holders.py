@@ -95,7 +95,12 @@ def find_holders(process: ProcessDir, wanted: Iterable[File]) -> Holders:
             holders.setdefault(files[low + index], []).append(pid)
     silent = [pid for pid, _ in (*inquiry.unanswered, *inquiry.unasked)]
     pids = {file: tuple(held) for file, held in holders.items()}
-    return Holders(pids, as_unseen(procfs, refused), as_unseen(procfs, silent), is_inside(procfs))
+    return Holders(
+        pids=pids,
+        refused=as_unseen(procfs, refused),
+        silent=as_unseen(procfs, silent),
+        is_inside=is_inside(procfs),
+    )
 
 
 def is_inside(procfs: ProcFS) -> bool:
@@ -137,16 +142,15 @@ def first_of_program(process: ProcessDir) -> int:
 
 
 def held_by(others: Processes, pid: int, files: Sequence[File]) -> object:
-    """Return the places of the files that a process holds; `REFUSED` where that cannot be seen."""
+    """Return the indexes of the files that a process holds; `REFUSED` where that cannot be seen."""
     pair = others.open(pid)
     if pair is None:
         return () if pid not in others.skipped[REFUSED] else REFUSED
     wanted = set(files)
-    devices = {dev for dev, _ in wanted}
     try:
         with pair[0] as process:
             held = set(mapped_files(process, wanted))
-            held |= {file for _, file, _ in removed_files(process) if file[0] in devices and file in wanted}
+            held |= wanted.intersection(file for _, file, _ in removed_files(process))
     except (PermissionDenied, TooLarge):
         return REFUSED
     except Error:
@@ -190,12 +194,14 @@ def open_memory_files(process: ProcessDir, devices: Devices) -> list[OpenFile] |
     memory = devices.shmem | devices.hugetlb
 
     def ask(part: int) -> tuple[object, int]:
+        held = []
         try:
-            held = removed_files(process, part, nr_parts)
-            of_memory = ((number, file, status) for number, file, status in held if file[0] in memory)
-            return [(*file, number, status.st_blocks * 512) for number, file, status in of_memory], -1
+            for number, (dev, inode), status in removed_files(process, part, nr_parts):
+                if dev in memory:
+                    held.append((dev, inode, number, status.st_blocks * 512))
         except Error:
             return REFUSED, -1
+        return held, -1
 
     try:
         fd = process.open_fd("fd")

@@ -46,10 +46,11 @@ class HugeCounts:
         first = block.address // self.procfs.page_size
         for low, high in ranges:
             while low < high:
-                # What one huge entry maps lies in one piece in memory, and ends where its table's place does.
+                # What one huge entry maps lies in one piece in memory, and ends where what its table would map does.
                 end = min(high, low + per_table - (first + low) % per_table)
                 if states[low] & (PRESENT | MARK_A) == PRESENT:
-                    states[low:end] = self._settled(block.entries[low] & PM_PFRAME, bytes(states[low:end]))
+                    frame = block.entries[low] & PM_PFRAME
+                    states[low:end] = self._settled(frame, bytes(states[low:end]))
                 low = end
         if states != block.states:
             block.raw[7::ENTRY_SIZE] = with_bit(bytes(block.raw[7::ENTRY_SIZE]), states)
@@ -63,10 +64,8 @@ class HugeCounts:
         counts = words.cast("Q")
         if words == bytes(words[:WORD_SIZE]) * len(states):
             return states.translate(WITH_EXCLUSIVE if is_single(counts[0]) else WITHOUT_EXCLUSIVE)
-        return bytes(
-            byte | EXCLUSIVE if is_single(count) else byte & ~EXCLUSIVE
-            for byte, count in zip(states, counts, strict=True)
-        )
+        exclusive = bytes(EXCLUSIVE if is_single(count) else 0 for count in counts)
+        return with_bit(states, exclusive)
 
     def _words(self, frame: int, nr_frames: int) -> memoryview | None:
         if self.note:
@@ -98,7 +97,7 @@ ONLY_EXCLUSIVE = bytes(byte & EXCLUSIVE for byte in range(256))
 
 
 def guessed_ranges(block: Block, page_size: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of places in a block that huge entries may map, where PAGEMAP_SCAN cannot be asked.
+    """Yield the ranges of indexes in a block that huge entries may map, where PAGEMAP_SCAN cannot be asked.
 
     Their frames follow one another and have the alignment of their addresses. Pages that small entries map may look the
     same; to count them does no harm.
@@ -108,11 +107,14 @@ def guessed_ranges(block: Block, page_size: int) -> Iterator[tuple[int, int]]:
     low = 0
     while low < len(block):
         high = min(len(block), low + per_table - (first + low) % per_table)
-        entry = block.entries[low]
-        frame = entry & PM_PFRAME
         if block.states[low] & (PRESENT | MARK_A) == PRESENT:
-            follows = block.entries[low:high].tolist() == list(range(entry, entry + high - low))
-            hidden = not frame and high - low == per_table and block.entries[low:high].tolist() == [entry] * per_table
-            if hidden or (frame and (frame - first - low) % per_table == 0 and follows):
+            entries = block.entries[low:high].tolist()
+            frame = entries[0] & PM_PFRAME
+            if not frame:  # hidden from us, in a whole table of equal entries
+                is_huge = entries == entries[:1] * per_table
+            else:
+                follows = entries == list(range(entries[0], entries[0] + len(entries)))
+                is_huge = follows and (frame - first - low) % per_table == 0
+            if is_huge:
                 yield low, high
         low = high

@@ -131,13 +131,13 @@ class PageNodes:
             self.add(sums, block)
         return sums
 
-    def of_sizes(self, reader: PageReader | None, given: Iterable[tuple[Vma, int]]) -> list[Sizes]:
+    def of_sizes(self, reader: PageReader | None, by_smaps: Iterable[tuple[Vma, int]]) -> list[Sizes]:
         """Return the bytes on each node, given what smaps says of VMAs: by numa_maps, of a capture by its pages."""
         if self.process.procfs.live:
-            return self._beside_smaps(given)
+            return self._beside_smaps(by_smaps)
         if reader is None:
-            return [self._placeless(size, "the capture holds no pagemap") for _, size in given]
-        return [self.of_vma(reader, vma) for vma, _ in given]
+            return [self._placeless(size, "the capture holds no pagemap") for _, size in by_smaps]
+        return [self.of_vma(reader, vma) for vma, _ in by_smaps]
 
     def _beside_smaps(self, by_smaps: Iterable[tuple[Vma, int]]) -> list[Sizes]:
         from mematlas.kernel.numa_maps import read_numa_maps
@@ -174,16 +174,15 @@ class PageNodes:
 
     def _ask(self, block: Block, indexes: Sequence[int]) -> list[int]:
         """Return the nodes of present pages whose frames are hidden."""
-        nodes: list[int] = []
+        statuses: list[int] = []
+        addresses = [block.address + index * self.page_size for index in indexes]
         try:
-            for low in range(0, len(indexes), NR_ASKED):
-                asked = indexes[low : low + NR_ASKED]
-                nodes += self._statuses([block.address + index * self.page_size for index in asked])
+            for low in range(0, len(addresses), NR_ASKED):
+                statuses += self._statuses(addresses[low : low + NR_ASKED])
         except (PermissionDenied, NotSupported) as error:
             self.why = str(error)
             return [UNREPORTED] * len(indexes)
-        # The entry does not show that it is the zero page; anything else went away since that was read.
-        return [node if node >= 0 else NOWHERE if node == -errno.EFAULT else UNREPORTED for node in nodes]
+        return [node_of_status(status) for status in statuses]
 
     def _statuses(self, addresses: Sequence[int]) -> list[int]:
         from mematlas.kernel.move_pages import read_page_nodes
@@ -193,6 +192,14 @@ class PageNodes:
         if self._pacer:
             self._pacer.spend(time.perf_counter() - before)
         return statuses
+
+
+def node_of_status(status: int) -> int:
+    """Return the node that move_pages(2) reports of a page whose entry is present."""
+    if status >= 0:
+        return status
+    # The entry does not show that it is the zero page; anything else went away since that was read.
+    return NOWHERE if status == -errno.EFAULT else UNREPORTED
 
 
 NO_BLOCK = "frames lie in no block of memory that is one node's alone"

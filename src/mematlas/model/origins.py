@@ -53,7 +53,7 @@ class Origins:
         if not any(frames):
             self.why = frames_hidden(self.pagemap.process.path)
             return
-        self._frames[start] = [frame if is_meant else 0 for frame, is_meant in zip(frames, part, strict=True)]
+        self._frames[start] = meant(frames, part)
 
     def masks(self, pages: PageSet, bits: int) -> Iterator[tuple[int, bytes, bytes]]:
         """Yield, by address, which pages of a set were noted, and which of these had frames with any of these flags.
@@ -64,8 +64,16 @@ class Origins:
         """
         with FrameWords(self.pagemap.process.procfs, "kpageflags") as words:
             for address, frames in self._frames.items():
-                mask = pages.mask(address, address + len(frames) * self.page_size)
-                wanted = [frame if is_meant else 0 for frame, is_meant in zip(frames, mask, strict=True)]
+                wanted = meant(frames, pages.mask(address, address + len(frames) * self.page_size))
                 flags = words.get(filter(None, wanted))
                 noted = bytes(frame != 0 for frame in wanted)
                 yield address, noted, bytes(flags.get(frame, 0) & bits != 0 for frame in wanted)
+
+
+def meant(frames: list[int], mask: bytes) -> list[int]:
+    """Return the frames of the pages in a mask; 0 for the others.
+
+    >>> meant([7, 8, 9], bytes((1, 0, 1)))
+    [7, 0, 9]
+    """
+    return [frame if is_meant else 0 for frame, is_meant in zip(frames, mask, strict=True)]

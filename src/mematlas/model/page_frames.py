@@ -87,7 +87,8 @@ class PageFrames:
         """Return the names of the flags in each word; None for one that is not known."""
         known = self._names
         new = set(words).difference(known)
-        if len(known) + len(new) > MOST_NAMES:  # no machine has as many, but a capture may say anything
+        # No machine has as many, but a capture may say anything.
+        if len(known) + len(new) > MOST_NAMES:
             known.clear()
             new = set(words)
         known.update((word, None if word is None else flag_names(word)) for word in new)

@@ -166,7 +166,7 @@ class PageSet:
             mask = self._masks[address]
             low, high = max(start, address), min(end, address + len(mask) * size)
             if low < high:
-                whole[(low - start) // size : (high - start) // size] = mask[
-                    (low - address) // size : (high - address) // size
-                ]
+                part = mask[(low - address) // size : (high - address) // size]
+                first = (low - start) // size
+                whole[first : first + len(part)] = part
         return bytes(whole)

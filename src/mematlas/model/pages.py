@@ -85,8 +85,10 @@ def state_of(byte: int) -> State:
     """
     if byte & PRESENT:
         return "zero" if byte & MARK_A else "present"
+    if byte & SWAP and byte & GUARD:
+        return "guard"
     if byte & SWAP:
-        return "guard" if byte & GUARD else "special" if byte & MARK_A else "swapped"
+        return "special" if byte & MARK_A else "swapped"
     return ("absent", "swapped", "cached", "unknown")[(byte & MARKS) // MARK_A]
 
 
@@ -116,7 +118,8 @@ def is_zero_candidate(byte: int, anon: bool) -> bool:
     return byte & (PRESENT | EXCLUSIVE | MARKS) == PRESENT and (anon or not byte & FILE)
 
 
-TO_ASK_ABOUT = bytes(map(int.__or__, to_marks_of_bits(PRESENT | EXCLUSIVE | MARKS, PRESENT), IS_SWAP))
+MAY_BE_ZERO = to_marks_of_bits(PRESENT | EXCLUSIVE | MARKS, PRESENT)
+TO_ASK_ABOUT = bytes(map(int.__or__, MAY_BE_ZERO, IS_SWAP))
 """Which state bytes may stand for something else than they say: for the zero page, see above, or for no swap slot."""
 
 
@@ -328,16 +331,21 @@ class PageReader:
         return states.translate(EVICTED_IS_ABSENT) if vma.kind == "file" else states
 
     def huge_mask(self, start: int, end: int) -> bytes:
-        """Return a byte a page: 1 where a huge entry (PMD) maps it, as PAGEMAP_SCAN reports.
+        """Return a mask of the pages that a huge entry (PMD) maps, as PAGEMAP_SCAN reports.
 
         Raises:
             NotSupported: before Linux 6.7, and in captures.
         """
         mask = bytearray((end - start) // self.page_size)
-        for low, high in self.pagemap.ranges(start, end, PAGE_IS_HUGE):
-            first, last = (low - start) // self.page_size, (high - start) // self.page_size
+        for first, last in self._scanned(start, end, PAGE_IS_HUGE):
             mask[first:last] = b"\1" * (last - first)
         return bytes(mask)
+
+    def _scanned(self, start: int, end: int, any_of: int) -> list[tuple[int, int]]:
+        """Return what `Pagemap.ranges` does, as indexes of pages from ``start`` on."""
+        size = self.page_size
+        ranges = self.pagemap.ranges(start, end, any_of)
+        return [((low - start) // size, (high - start) // size) for low, high in ranges]
 
     def huge_size(self, vma: Vma, block: Block) -> int:
         """Return how many bytes of a block of a VMA are mapped by huge entries (PMDs), as PAGEMAP_SCAN reports.
@@ -364,11 +372,7 @@ class PageReader:
         if not self._may_hold_huge(vma, block):
             block.huge = []
             return block.huge
-        end = block.address + len(block) * self.page_size
-        ranges = self.pagemap.ranges(block.address, end, PAGE_IS_HUGE)
-        block.huge = [
-            ((low - block.address) // self.page_size, (high - block.address) // self.page_size) for low, high in ranges
-        ]
+        block.huge = self._scanned(block.address, block.end(self.page_size), PAGE_IS_HUGE)
         return block.huge
 
     def _settle_huge(self, block: Block, vma: Vma) -> None:
@@ -387,7 +391,7 @@ class PageReader:
 
     def _may_hold_huge(self, vma: Vma, block: Block) -> bool:
         # What one huge entry maps is aligned in memory as in addresses, and lies in one VMA: frame and page number
-        # agree in their lower bits. One look at the block's start, and at each place where a table begins, rules most
+        # agree in their lower bits. One look at the block's start, and at each page where a table begins, rules most
         # blocks out.
         per_table = self.page_size // ENTRY_SIZE
         size = per_table * self.page_size
@@ -427,9 +431,10 @@ class PageReader:
         if self.hole(vma) == UNKNOWN:
             states = states.replace(b"\0", bytes((UNKNOWN,)))
         block.states = states
-        anon = vma.kind in ANON_KINDS
-        if not self._saved.get("zero_known", True) and any(is_zero_candidate(byte, anon) for byte in block.kinds):
-            self.zero_known = False
+        if not self._saved.get("zero_known", True):
+            anon = vma.kind in ANON_KINDS
+            if any(is_zero_candidate(byte, anon) for byte in block.kinds):
+                self.zero_known = False
 
     def _why_unknown(self, vma: Vma) -> str | None:
         why: str | None = self._saved.get("unknown_backings", {}).get(f"{vma.start:x}-{vma.end:x}")
@@ -448,16 +453,14 @@ class PageReader:
 
     def _mark_zero(self, block: Block, anon: bool) -> None:
         try:
-            end = block.address + len(block) * self.page_size
-            ranges = self.pagemap.ranges(block.address, end, PAGE_IS_PFNZERO)
+            ranges = self._scanned(block.address, block.end(self.page_size), PAGE_IS_PFNZERO)
         except NotSupported:
             # Before v6.7 (commit 52526ca7fdb9) the frame's own flags say it, to those who may read them.
             self._mark_zero_frames(block, anon)
             return
         states = bytearray(block.states)
-        for low, high in ranges:
-            first, stop = (low - block.address) // self.page_size, (high - block.address) // self.page_size
-            for index in range(first, stop):
+        for first, last in ranges:
+            for index in range(first, last):
                 if states[index] & PRESENT:
                     states[index] |= MARK_A
         block.states = bytes(states)
@@ -495,7 +498,8 @@ def mark_scattered(lot: Scattered, anon: bool) -> None:
     if lot.zeros:
         # A page that was written to since the scan has left the zero page.
         kinds = {byte for byte in lot.kinds if is_zero_candidate(byte, anon)}
-        candidates = lot.states.translate(bytes(MARK_A if byte in kinds else 0 for byte in range(256)))
+        as_mark = bytes(MARK_A if byte in kinds else 0 for byte in range(256))
+        candidates = lot.states.translate(as_mark)
         zeros = int.from_bytes(lot.zeros, "little") & int.from_bytes(candidates, "little")
         lot.states = (int.from_bytes(lot.states, "little") | zeros).to_bytes(len(lot), "little")
 
@@ -513,8 +517,9 @@ def behind(vma: Vma, backing: Backing | None, address: int, states: bytes, page_
 def decode_place(byte: int, entry: int) -> tuple[int | None, int | None, int | None]:
     """Return frame, swap type and swap offset of an entry; each None unless the entry says it."""
     number = entry & PM_PFRAME
+    # Nothing there, or hidden: frame 0 is no process's, slot 0 is the swap header.
     if not number:
-        return None, None, None  # nothing there, or hidden: frame 0 is no process's, slot 0 is the swap header
+        return None, None, None
     if byte & PRESENT:
         return number, None, None
     if byte & SWAP and STATE_OF_BYTE[byte] == "swapped":
@@ -533,4 +538,5 @@ def place_of(block: Entries, page_size: int, index: int = 0) -> tuple[State, int
 
 def is_hidden(byte: int, entry: int) -> bool:
     """Whether an entry has a frame or a swap slot that the kernel keeps from a reader without CAP_SYS_ADMIN."""
-    return not entry & PM_PFRAME and bool(byte & PRESENT or (byte & SWAP and STATE_OF_BYTE[byte] == "swapped"))
+    has_number = byte & PRESENT or (byte & SWAP and STATE_OF_BYTE[byte] == "swapped")
+    return bool(has_number) and not entry & PM_PFRAME

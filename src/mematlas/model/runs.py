@@ -52,7 +52,8 @@ def key_of(vma: Vma) -> object:
     if kind != "shmem":
         return None
     # Their file is asked about all of them at once: see `mematlas.kernel.backing.tables_for` for what it is asked.
-    return kind, sharing, sharing == "s" or "w" not in vma.perms, vma.dev, vma.inode, vma.path, vma.offset - vma.start
+    shows_file = sharing == "s" or "w" not in vma.perms
+    return kind, sharing, shows_file, vma.dev, vma.inode, vma.path, vma.offset - vma.start
 
 
 def read_runs(
@@ -78,11 +79,11 @@ def joined(blocks: Iterable[Block], start: int, end: int, page_size: int) -> Blo
         last = first + len(block)
         raw[first * ENTRY_SIZE : last * ENTRY_SIZE] = block.raw
         states[first:last], use[first:last] = block.states, block.use or bytes(len(block))
-    return Block(start, memoryview(raw), bytes(states), bytes(use))
+    return Block(start, memoryview(raw), bytes(states), use=bytes(use))
 
 
 def cut(run: list[Vma], block: Block, page_size: int) -> Iterator[tuple[Vma, int, int]]:
-    """Yield each VMA of a run with the places of its pages in the block of the run."""
+    """Yield each VMA of a run with the indexes of its first page, and of one past its last, in the run's block."""
     first = block.address
     for vma in run:
         yield vma, (vma.start - first) // page_size, (vma.end - first) // page_size

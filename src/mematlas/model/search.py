@@ -76,8 +76,8 @@ def resolve(text: str, procfs: ProcFS) -> Target:
 
 
 @record
-class Found:
-    """Several processes that were found, by PID, with notes on those that could not be looked at."""
+class Targets:
+    """Several processes, by PID, with notes on those that could not be looked at."""
 
     targets: tuple[Target, ...]
     notes: tuple[Note, ...]
@@ -89,11 +89,11 @@ class Found:
         return len(self.targets)
 
 
-def resolve_all(text: str, procfs: ProcFS) -> Found:
+def resolve_all(text: str, procfs: ProcFS) -> Targets:
     """Return every process that a text names, at least one."""
     search = Search(text, procfs)
     targets = sorted(search, key=lambda target: target.pid)
-    return Found(tuple(targets), tuple(search.notes))
+    return Targets(tuple(targets), tuple(search.notes))
 
 
 class Search:
@@ -131,7 +131,8 @@ class Search:
             return self._with_name(text)
         if is_ours(text):
             return in_capture(text)
-        return self._with_name(text, f"; the capture here is another user's: ./{text} is what looks at it")
+        more = f"; the capture here is another user's: ./{text} is what looks at it"
+        return self._with_name(text, more)
 
     def _with_name(self, name: str, more: str = "") -> Iterator[Target]:
         """Yield the processes whose command name is this, ourselves left out. ``more`` is said where there is none."""
@@ -143,16 +144,18 @@ class Search:
             raise TargetNotFound(f"{error}{hint}{more}") from None
 
     def _exactly_named(self, name: str) -> Iterator[Target]:
-        nothing = f"no process is called {name!r}"
+        nothing, without = f"no process is called {name!r}", ourselves(self.procfs)
         if len(name) <= COMM_LENGTH:
-            return filtered(nothing, lambda _, stat: stat.name == name, self.procfs, ourselves(self.procfs))
+            return filtered(nothing, lambda _, stat: stat.name == name, self.procfs, without)
 
         # The kernel keeps 15 bytes of a name; the command line has the rest.
         def matches(process: ProcessDir, stat: Stat) -> bool:
-            is_cut = stat.name == name[:COMM_LENGTH]
-            return is_cut and os.path.basename(read_command(process).split("\0", 1)[0]) == name
+            if stat.name != name[:COMM_LENGTH]:
+                return False
+            program, _, _ = read_command(process).partition("\0")
+            return os.path.basename(program) == name
 
-        return self._filtered_by_child(nothing, matches, ourselves(self.procfs))
+        return self._filtered_by_child(nothing, matches, without)
 
     def _matching_command_line(self, expression: str) -> Iterator[Target]:
         """Yield the processes whose command line matches; ourselves and whoever started us left out.
@@ -165,11 +168,13 @@ class Search:
             pattern = re.compile(expression)
         except re.error as error:
             raise BadInput(f"bad regular expression {expression!r}: {error}") from None
-        return self._filtered_by_child(
-            f"no command line matches {expression!r}",
-            lambda process, _: bool(pattern.search(read_command(process).rstrip("\0").replace("\0", " "))),
-            {pid for own in ourselves(self.procfs) for pid in ancestors(own, self.procfs)},
-        )
+
+        def matches(process: ProcessDir, _: Stat) -> bool:
+            line = read_command(process).rstrip("\0").replace("\0", " ")
+            return pattern.search(line) is not None
+
+        without = {pid for own in ourselves(self.procfs) for pid in ancestors(own, self.procfs)}
+        return self._filtered_by_child(f"no command line matches {expression!r}", matches, without)
 
     def _filtered_by_child(self, nothing: str, matches: Matches, without: Collection[int]) -> Iterator[Target]:
         """Yield what `filtered` does, of a match that reads what may be held up for ever.
@@ -184,13 +189,13 @@ class Search:
             return process is not None, first_fd(process) if process else -1
 
         inquiry = inquire(ask, processes.pids, time.monotonic() + SEARCH_SECONDS)
-        has_found = False
+        nr_matching = 0
         for pid, _, fd in inquiry:
-            if fd >= 0 and (process := taken_over(self.procfs, pid, fd)):
-                has_found = True
+            if fd >= 0 and (process := process_of_fd(self.procfs, pid, fd)):
+                nr_matching += 1
                 yield Target(process)
         self.notes += left_out(inquiry, self.procfs)
-        if not has_found:
+        if not nr_matching:
             raise TargetNotFound("; ".join([nothing, *map(str, self.notes)]))
 
 
@@ -205,9 +210,10 @@ def look_inside(pid: int, procfs: ProcFS) -> Target:
         if not inner:
             raise
         listed = candidates_of(opened(inner[:LISTED], procfs))
-        names = "; ".join(f"{candidate.pid}  {candidate.command or '(does not answer)'}" for candidate in listed)
-        more = f"; and {len(inner) - LISTED:,} more" if len(inner) > LISTED else ""
-        raise TargetNotFound(f"{error}; in another PID namespace it is {names}{more}") from None
+        lines = [f"{candidate.pid}  {candidate.command or '(does not answer)'}" for candidate in listed]
+        if len(inner) > LISTED:
+            lines.append(f"and {len(inner) - LISTED:,} more")
+        raise TargetNotFound(f"{error}; in another PID namespace it is {'; '.join(lines)}") from None
 
 
 def inner_numbers(process: ProcessDir) -> list[str]:
@@ -305,13 +311,13 @@ def filtered(nothing: str, matches: Matches, procfs: ProcFS, without: Collection
     Raises:
         TargetNotFound: none matches; with ``nothing`` for its text.
     """
-    has_found = False
+    nr_matching = 0
     processes = Processes(procfs, without=without)
     for pid in processes.pids:
         if process := open_matching(pid, matches, processes):
-            has_found = True
+            nr_matching += 1
             yield Target(process)
-    if not has_found:
+    if not nr_matching:
         raise TargetNotFound(nothing)
 
 
@@ -332,8 +338,8 @@ def open_matching(pid: int, matches: Matches, processes: Processes) -> ProcessDi
     return process if is_wanted else None
 
 
-def taken_over(procfs: ProcFS, pid: int, fd: int) -> ProcessDir | None:
-    """Return a process whose directory a child has found, and sent."""
+def process_of_fd(procfs: ProcFS, pid: int, fd: int) -> ProcessDir | None:
+    """Return the process whose directory a child has sent, by a descriptor, which is closed."""
     try:
         process = ProcessDir(procfs, pid, fd)
     except SKIPPED:
@@ -362,7 +368,7 @@ def distinct(targets: Sequence[Target]) -> list[Target]:
     return list(by_pid.values())
 
 
-def answering(targets: Sequence[Target]) -> Found:
+def answering(targets: Sequence[Target]) -> Targets:
     """Return those of several processes that can be looked at without waiting for ever; the others are noted."""
     by_pid = {target.pid: target for target in targets}
 
@@ -378,7 +384,8 @@ def answering(targets: Sequence[Target]) -> Found:
     for pid in (*inquiry.unanswered, *inquiry.unasked):
         by_pid[pid].close()
     notes = tuple(left_out(inquiry, targets[0].procfs))
-    return Found(tuple(sorted(answered, key=lambda target: target.pid)), notes)
+    answered.sort(key=lambda target: target.pid)
+    return Targets(tuple(answered), notes)
 
 
 def candidates_of(processes: Sequence[ProcessDir]) -> list[Candidate]:
@@ -395,10 +402,14 @@ def candidate(process: ProcessDir, command: str | None) -> Candidate:
     try:
         status = read_status(process)
     except SKIPPED:
-        return Candidate(process.pid, "", None, command)
+        return Candidate(pid=process.pid, user="", rss=None, command=command)
     uid = parse_id(status.get("Uid", "").split("\t", 1)[0])
-    user = "" if uid is None else user_name(uid)
-    return Candidate(process.pid, user, status_bytes(status, "VmRSS"), command)
+    return Candidate(
+        pid=process.pid,
+        user="" if uid is None else user_name(uid),
+        rss=status_bytes(status, "VmRSS"),
+        command=command,
+    )
 
 
 def command_of(process: ProcessDir) -> str | None:

@@ -3,7 +3,7 @@
 The kernel takes about as long for each entry of a page table, whatever it maps: `HOLD_PER_BYTE` is of pages of 4 KiB.
 An entry for a huge page stands for hundreds of them; where others map that page too, each of its small pages is looked
 at (fs/proc/task_mmu.c, smaps_account). No counter of the process says how many there are (VmPTE has the tables that
-are kept aside for them, too), so some places of its memory are looked at, where the machine has any.
+are kept aside for them, too), so samples of its memory are looked at, where the machine has any.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from mematlas.kernel.status import read_memory_status, status_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mematlas.kernel.procfs import ProcessDir
 
 HOLD_PER_BYTE = 21e-6 / (1 << 20)
 """Seconds for which one reading of smaps holds the target's mmap lock, for each resident byte (4 KiB pages)."""
-NR_PLACES = 64
+NR_SAMPLES = 64
 NR_PAGES = 512
-"""Pages that are looked at from each place on."""
+"""Pages that are looked at in a sample."""
 REACH = 1 << 30
-"""Addresses that are searched at a place for something to look at: half a millisecond where there is nothing."""
+"""Addresses that are searched for them: half a millisecond where there is nothing."""
 HUGE_COST = 0.02
 SHARED_COST = 0.3
 """What a huge page costs, of what its small pages would: one that is mapped once, and one that is not (measured on
@@ -58,18 +60,26 @@ def cost_of_pages(process: ProcessDir, resident: int) -> float:
         size = huge_size()
         spans = [(start, end) for start, end in spans_of(process) if end - start >= size]
         with Pagemap(process) as pagemap:
-            for start, end in places_in(spans, NR_PLACES, process.procfs.page_size):
-                asked = (PAGE_IS_PRESENT, PAGE_IS_PRESENT | PAGE_IS_HUGE, SCAN_REGIONS, NR_PAGES)
-                regions, _ = pagemap.scanner.regions_of(start, end, *asked)
-                for low, high, categories in zip(regions[::3], regions[1::3], regions[2::3], strict=True):
+            for start, end in samples_of(spans, NR_SAMPLES, process.procfs.page_size):
+                for low, high, part in costs_in(pagemap, start, end):
                     present += high - low
-                    part = 1.0
-                    if categories & PAGE_IS_HUGE:
-                        part = HUGE_COST if pagemap.entry(low) & PM_MMAP_EXCLUSIVE else SHARED_COST
                     cost += part * (high - low)
     except (NotSupported, PermissionDenied):
         return 1.0
     return cost / present if present else 1.0
+
+
+def costs_in(pagemap: Pagemap, start: int, end: int) -> Iterator[tuple[int, int, float]]:
+    """Yield the ranges of the first pages that are present, each with what it costs of what small pages would."""
+    reported = PAGE_IS_PRESENT | PAGE_IS_HUGE
+    regions, _ = pagemap.scanner.regions_of(start, end, PAGE_IS_PRESENT, reported, SCAN_REGIONS, NR_PAGES)
+    words = regions.tolist()
+    for low, high, categories in zip(words[::3], words[1::3], words[2::3], strict=True):
+        if not categories & PAGE_IS_HUGE:
+            yield low, high, 1.0
+        else:
+            is_single = pagemap.entry(low) & PM_MMAP_EXCLUSIVE
+            yield low, high, HUGE_COST if is_single else SHARED_COST
 
 
 def spans_of(process: ProcessDir) -> list[tuple[int, int]]:
@@ -78,10 +88,10 @@ def spans_of(process: ProcessDir) -> list[tuple[int, int]]:
     return [(int(start, 16), int(end, 16)) for start, _, end in heads]
 
 
-def places_in(spans: list[tuple[int, int]], number: int, page_size: int) -> list[tuple[int, int]]:
+def samples_of(spans: list[tuple[int, int]], number: int, page_size: int) -> list[tuple[int, int]]:
     """Return ranges to search, that begin evenly spread over the spans as if these lay end to end.
 
-    >>> places_in([(0, 8), (100, 108)], 4, 2)
+    >>> samples_of([(0, 8), (100, 108)], 4, 2)
     [(0, 8), (4, 8), (100, 108), (104, 108)]
     """
     step = sum(end - start for start, end in spans) // number // page_size * page_size

@@ -129,4 +129,6 @@ def may_show_zero(vma: Vma, fields: dict[str, int]) -> bool:
     Not anonymous memory alone maps it: UFFDIO_ZEROPAGE puts it into private mappings of memfds, DAX into holes of
     files.
     """
-    return vma.kind != "hugetlb" and vma.start < LAST_ADDRESS and fields["Rss"] + fields["Swap"] < vma.size
+    if vma.kind == "hugetlb" or vma.start >= LAST_ADDRESS:
+        return False
+    return fields["Rss"] + fields["Swap"] < vma.size

@@ -28,8 +28,9 @@ from mematlas.kernel.kpage import KPF_ANON, KPF_HUGE, KPF_ZERO_PAGE, read_frame_
 from mematlas.kernel.pagemap import LAST_ADDRESS
 from mematlas.kernel.smaps import leaves_out_huge_pages, read_smaps
 from mematlas.kernel.status import read_status, status_bytes
+from mematlas.model.pagetables.blocks import page_blocks
 from mematlas.model.pagetables.entries import PROT_NONE, STATE_NAMES, leaf_address, maps_memory, state_of
-from mematlas.model.pagetables.walk import page_blocks, upper_entries
+from mematlas.model.pagetables.walk import upper_entries
 from mematlas.observe.pagetable_look import NR_SUM_TABLES, PageTableLook
 
 TYPE_CHECKING = False

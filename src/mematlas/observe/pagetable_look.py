@@ -11,8 +11,9 @@ from mematlas.arrays import Words
 from mematlas.errors import ProcessGone
 from mematlas.frozen import record
 from mematlas.kernel.pagemap import ENTRY_SIZE, PACED_BLOCK_SIZE, Pacer
+from mematlas.model.pagetables.blocks import PageBlock
 from mematlas.model.pagetables.entries import EMPTY, state_of
-from mematlas.model.pagetables.walk import PageBlock, walk, walk_address, walk_parts
+from mematlas.model.pagetables.walk import walk, walk_address, walk_parts
 from mematlas.notes import Notes
 
 TYPE_CHECKING = False

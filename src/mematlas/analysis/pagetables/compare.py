@@ -8,6 +8,7 @@ from mematlas.analysis.pagetables.entries import hold_frames
 from mematlas.arrays import Words
 from mematlas.frozen import record
 from mematlas.kernel.pagemap import PM_PFRAME, PM_PRESENT, PM_SWAP
+from mematlas.model.pagetables.blocks import PageBlock
 from mematlas.model.pagetables.entries import (
     EMPTY,
     TABLE,
@@ -17,7 +18,6 @@ from mematlas.model.pagetables.entries import (
     migration_frame,
     swap_fields,
 )
-from mematlas.model.pagetables.walk import PageBlock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

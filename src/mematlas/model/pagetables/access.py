@@ -55,7 +55,8 @@ class PageTableAccess:
                 self._frames = asked_twice(self.memory.layout, lambda: open_struct_pages(self.memory))
             except (NotSupported, PermissionDenied) as error:
                 self._frames = KernelFrames(self.memory.procfs)
-                self.note = Note("slow-map-counts", f"map counts are read from kpagecount, frame by frame: {error}")
+                text = f"map counts are read from kpagecount, frame by frame: {error}"
+                self.note = Note("slow-map-counts", text)
         return self._frames
 
     def map_counts(self, pfns: Words) -> Counts:

@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir, ProcFS
     from mematlas.words import State
 
+    Leaf = tuple[int, int, int, int, int]
+    """An entry of an upper level, its address, the shift of its level, its first frame, and its pages in the VMA."""
+
 LEVEL_MASK = 0x3F
 NR_COMPARED = 16
 MANY_LEAVES = 1 << 12
@@ -156,8 +159,8 @@ class CountAccess:
     def _pipe_pages(self, fd: int, nr: int) -> list[int]:
         layout, program = self.layout, self.program
         buffers = program.word(program.private_data(fd, layout) + layout["pipe_inode_info.bufs"])
-        first = buffers + layout["pipe_buffer.page"]
-        return [program.word(first + number * layout["pipe_buffer"]) for number in range(min(nr, NR_PROBES))]
+        first, size = buffers + layout["pipe_buffer.page"], layout["pipe_buffer"]
+        return [program.word(first + number * size) for number in range(min(nr, NR_PROBES))]
 
     def pgd_of(self, mem_fd: int) -> int:
         """Return the address of the top table of the address space that a /proc/PID/mem of ours holds."""
@@ -177,9 +180,11 @@ class CountAccess:
             entry = self._read_word(entry_address) or 0
             if level == shift:
                 return entry, entry_address
-            if entry & (X86_PRESENT | X86_HUGE) != X86_PRESENT or entry & X86_ADDRESS not in self.ram:
+            below = entry & X86_ADDRESS
+            is_table = entry & (X86_PRESENT | X86_HUGE) == X86_PRESENT
+            if not is_table or below not in self.ram:
                 break
-            table = self.base + (entry & X86_ADDRESS)
+            table = self.base + below
         return 0, 0
 
     def _has_saved_dirty(self, pgd: int) -> bool:
@@ -217,7 +222,8 @@ class CountAccess:
             offset, own = values.get("page._refcount"), 1
         if offset is None:
             return -1
-        word = self._read_word(self.struct_pages + table // PAGE * self.layout["page"] + (offset & ~7))
+        struct_page = self.struct_pages + table // PAGE * self.layout["page"]
+        word = self._read_word(struct_page + (offset & ~7))
         count = -1 if word is None else (word >> 8 * (offset & 7) & 0xFFFFFFFF) - own
         return count if count < 1 << 31 else -1
 
@@ -259,14 +265,22 @@ class CountAccess:
 
     def state_of_type(self, kind: int) -> int:
         """Return what a swap type means in this kernel; see `mematlas.model.pagetables.swap_types`."""
-        if kind < len(swap_types.UNKNOWN_SPECIAL_SWAP) and swap_types.UNKNOWN_SPECIAL_SWAP[kind] == swap_types.SWAP:
+        # Those of swap areas are so on every kernel: for them nobody needs to know its configuration.
+        if swap_types.UNKNOWN_SPECIAL_SWAP[kind] == swap_types.SWAP:
             return swap_types.SWAP
         if self._special_states is None:
-            config = read_config()
-            first, second = os.uname().release.split(".")[:2]
-            special = None if config is None else swap_types.special_swap_of(config, (int(first), int(second)), 0)
-            self._special_states = special.state_of_types() if special else swap_types.UNKNOWN_SPECIAL_SWAP
+            self._special_states = read_special_states()
         return self._special_states[kind]
+
+
+def read_special_states() -> list[int]:
+    """Return what each swap type means in the running kernel, as far as its configuration is known."""
+    config = read_config()
+    if config is None:
+        return swap_types.UNKNOWN_SPECIAL_SWAP
+    first, second = os.uname().release.split(".")[:2]
+    special = swap_types.special_swap_of(config, (int(first), int(second)), 0)
+    return special.state_of_types() if special else swap_types.UNKNOWN_SPECIAL_SWAP
 
 
 class TableCounter:
@@ -309,10 +323,10 @@ class TableCounter:
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         # What could not be understood may have been tables that were just taken down.
-        asked = kind is None or issubclass(kind, (NotSupported, FormatError))
-        alive = not asked or self._is_current()
+        may_be_gone = kind is None or issubclass(kind, (NotSupported, FormatError))
+        is_gone = may_be_gone and not self._is_current()
         self.close()
-        if not alive:
+        if is_gone:
             raise ProcessGone(self.process.pid, "ended, or started another program, during the reading")
 
     def _is_current(self) -> bool:
@@ -395,7 +409,7 @@ class TableCounter:
     def _add_leaves(self, result: VmaCounts, sums: Sums, vma: Vma) -> None:
         """Count the entries of upper levels that were found, each with its address and the shift of its level."""
         leaves, sums.leaves = sums.leaves, []
-        mapped = []
+        mapped: list[Leaf] = []
         for entry, mark in leaves:
             shift = mark & LEVEL_MASK
             address = mark - shift
@@ -407,32 +421,38 @@ class TableCounter:
                 mapped.append((entry, address, shift, self._frame_of(entry, shift), nr_pages))
             else:
                 self._add_states(result, vma, self._state_of(entry), nr_pages)
-        flags = self.access.flags_of(frame for _, _, _, frame, _ in mapped)
+        counted = self._to_count(result, mapped)
+        if not counted:
+            return
+        self.access.program.count_leaves(sums, counted)
+        nr_frames = sum(nr for _, nr, _ in counted)
+        if self.access.is_due(nr_frames, nr_frames):
+            # Some heads and some tails.
+            frames = [begin + 37 * number % nr for number, (begin, nr, _) in enumerate(counted)]
+            self.access.compare(frames)
+
+    def _to_count(self, result: VmaCounts, leaves: list[Leaf]) -> list[tuple[int, int, int]]:
+        """Return what `CountProgram.count_leaves` is to count; zero pages and those of devices are counted here."""
+        flags = self.access.flags_of(frame for _, _, _, frame, _ in leaves)
         counted: list[tuple[int, int, int]] = []
         shares: dict[int, int] = {}
-        for entry, address, shift, frame, nr_pages in mapped:
-            kind = flags.get(frame, 0)
+        for entry, address, shift, head, nr_pages in leaves:
+            kind = flags.get(head, 0)
             if kind & KPF_ZERO_PAGE:
                 result.add(ZERO, nr_pages)
-            elif entry & X86_SPECIAL:
+                self._add_use(result, entry, nr_pages)
+                continue
+            if entry & X86_SPECIAL:
                 self.nr_device += nr_pages
                 continue
             self._add_use(result, entry, nr_pages)
-            if kind & KPF_ZERO_PAGE:
-                continue
-            begin = frame + address % (1 << shift) // self.page_size
+            first = head + address % (1 << shift) // self.page_size
             if kind & KPF_HUGE:
-                counted.append((begin, nr_pages, self._shares_of(shares, address, shift)))
+                counted.append((first, nr_pages, self._shares_of(shares, address, shift)))
             else:
-                counted.append((begin, nr_pages, 0))
+                counted.append((first, nr_pages, 0))
                 result.thp += nr_pages * self.page_size
-        self.access.program.count_leaves(sums, counted)
-        if counted:
-            nr_frames = sum(nr for _, nr, _ in counted)
-            if self.access.is_due(nr_frames, nr_frames):
-                # Some heads and some tails.
-                frames = [begin + 37 * number % nr for number, (begin, nr, _) in enumerate(counted)]
-                self.access.compare(frames)
+        return counted
 
     def _shares_of(self, shares: dict[int, int], address: int, shift: int) -> int:
         """Return how many more processes the table of a huge page is part of; -1 where unknown."""

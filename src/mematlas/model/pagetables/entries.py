@@ -192,6 +192,16 @@ def holds(entry: OneOrMany, test: Test) -> Any:
     return result
 
 
+def any_bit(test: Test) -> np.uint64 | None:
+    """Return the bits of a test that holds when any of them is set; None for other tests.
+
+    >>> any_bit(((4, 4), (1, 1))), any_bit(((4, 0),))
+    (np.uint64(5), None)
+    """
+    alone = all(mask == value and mask & (mask - 1) == 0 for mask, value in test)
+    return np.uint64(sum({mask for mask, _ in test})) if alone else None
+
+
 def is_table(mode: PagingMode, level: int, entry: OneOrMany) -> Any:
     """Return whether entries of a level point at tables of the next."""
     if level == len(mode.levels) - 1:
@@ -204,8 +214,10 @@ def is_leaf(mode: PagingMode, level: int, entry: OneOrMany) -> Any:
     present = holds(entry, mode.present)
     if level == len(mode.levels) - 1:
         return present
+    if not mode.levels[level].can_map:
+        return present & (entry != entry)
     # An int's truth and an array's are both turned by comparing.
-    return present & (holds(entry, mode.table) == 0) if mode.levels[level].can_map else present & (entry != entry)
+    return present & (holds(entry, mode.table) == 0)
 
 
 def is_prot_none(mode: PagingMode, level: int, entry: OneOrMany) -> Any:
@@ -225,7 +237,8 @@ def full_addresses(mode: PagingMode, addresses: Words) -> Words:
     """Return addresses made of indices as the processor knows them: in the upper half all upper bits are set."""
     if not mode.shared_tables:
         return addresses
-    result: Words = addresses | np.where(addresses >= mode.user_end, np.uint64(mode.kernel_start), np.uint64(0))
+    upper_bits = np.where(addresses >= mode.user_end, np.uint64(mode.kernel_start), np.uint64(0))
+    result: Words = addresses | upper_bits
     return result
 
 
@@ -234,7 +247,9 @@ def address_of(mode: PagingMode, entry: OneOrMany) -> OneOrMany:
     result: Any = 0
     for mask, shift in mode.address_fields:
         part: Any = entry & (mask & ~mode.encryption_mask)
-        result = result | (part << shift if shift > 0 else part >> -shift if shift else part)
+        if shift:
+            part = part << shift if shift > 0 else part >> -shift
+        result = result | part
     return cast(OneOrMany, result)
 
 
@@ -249,7 +264,8 @@ def leaf_address(mode: PagingMode, level: int, entry: OneOrMany) -> OneOrMany:
     if mode.inverted_prot_none:
         # pte_pfn(): what is not present, but not empty, has its frame flipped (arch/x86/include/asm/pgtable.h).
         flip: Any = holds(entry, mode.present) == 0
-        value = entry ^ (U64 * flip if isinstance(entry, int) else flip.astype(np.uint64) * np.uint64(U64))
+        ones: Any = U64 * flip if isinstance(entry, int) else flip.astype(np.uint64) * np.uint64(U64)
+        value = entry ^ ones
     address: Any = address_of(mode, value)
     if mode.napot and level == len(mode.levels) - 1:
         is_napot: Any = (entry & mode.napot) != 0
@@ -341,6 +357,7 @@ def flag_names(mode: PagingMode, level: int, entry: int) -> tuple[str, ...]:
     ('present', 'writable', 'user', 'accessed', 'dirty', 'nx')
     """
     state = state_of(mode, level, entry)
-    names = tuple(flag.name for flag in flags_of(mode, level, state) if entry & flag.mask == flag.value)
+    flags = flags_of(mode, level, state)
+    names = tuple(flag.name for flag in flags if entry & flag.mask == flag.value)
     # Of a leaf that the hardware follows, and of a table, the flags say what it is.
     return names if state in (EMPTY, TABLE, PRESENT) else (STATE_NAMES[state], *names)

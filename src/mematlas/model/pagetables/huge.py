@@ -72,11 +72,12 @@ class HugeLeaves:
             mapped = inside & maps_memory(codes)
             leaves = entries[mapped]
             sizes = np.full(len(leaves), size)
-            tables = part.levels[level].tables[indexes[mapped] // part.levels[level].entries.shape[1]]
+            nr_entries = part.levels[level].entries.shape[1]
+            tables = part.levels[level].tables[indexes[mapped] // nr_entries]
             columns.append((addresses[mapped], sizes, leaves, leaf_address(mode, level, leaves), tables))
-            rest = np.flatnonzero(inside & ~mapped)
-            rows = zip(addresses[rest].tolist(), codes[rest].tolist(), entries[rest].tolist(), strict=True)
-            others += [Others(*run, int(size)) for run in rows]
+            for index in np.flatnonzero(inside & ~mapped).tolist():
+                address, state, entry = addresses[index], codes[index], entries[index]
+                others.append(Others(address=int(address), state=int(state), entry=int(entry), size=int(size)))
         self.others = sorted(others, key=lambda run: run.address)
         """What stands in the place of a huge leaf: migration entries and markers."""
         joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
@@ -93,7 +94,7 @@ class HugeLeaves:
             self.shares[self.is_hugetlb] = access.frames.table_shares(unique)[which]
 
     def between(self, first: int, last: int) -> NDArray[np.intp]:
-        """Return the places of the leaves that reach into a range."""
+        """Return the indexes of the leaves that reach into a range."""
         if not len(self.addresses):
             return np.empty(0, np.intp)  # asked for each VMA: most processes have none
         low = int(np.searchsorted(self.addresses, np.uint64(first)))
@@ -107,10 +108,11 @@ class HugeLeaves:
         if not len(indexes):
             return
         # A range ends inside a leaf only where the process changed it after its VMAs were read.
-        lows = np.maximum(self.addresses[indexes], np.uint64(first))
-        highs = np.minimum(self.addresses[indexes] + (self.sizes[indexes] - np.uint64(1)), np.uint64(last))
+        addresses = self.addresses[indexes]
+        lows = np.maximum(addresses, np.uint64(first))
+        highs = np.minimum(addresses + (self.sizes[indexes] - np.uint64(1)), np.uint64(last))
         lengths = ((highs - lows) >> np.uint64(page_shift)) + np.uint64(1)
-        begins = self.heads[indexes] + ((lows - self.addresses[indexes]) >> np.uint64(page_shift))
+        begins = self.heads[indexes] + ((lows - addresses) >> np.uint64(page_shift))
         cuts = (np.flatnonzero(np.diff(lengths)) + 1).tolist()
         for start, stop in pairwise([0, *cuts, len(indexes)]):
             if start == stop:
@@ -119,5 +121,12 @@ class HugeLeaves:
             for low in range(start, stop, step):
                 rows = slice(low, min(low + step, stop))
                 few = indexes[rows]
-                columns = (self.entries[few], self.is_zero[few], self.is_hugetlb[few], self.shares[few])
-                yield HugePieces(lows[rows], lengths[rows], begins[rows], *columns)
+                yield HugePieces(
+                    lows=lows[rows],
+                    lengths=lengths[rows],
+                    begins=begins[rows],
+                    entries=self.entries[few],
+                    is_zero=self.is_zero[few],
+                    is_hugetlb=self.is_hugetlb[few],
+                    shares=self.shares[few],
+                )

@@ -33,7 +33,8 @@ def make_levels(address_bits: int, page_shift: int, index_bits: int, highest_lea
     while shift < address_bits:
         nr_bits = min(index_bits, address_bits - shift)
         name = "pgd" if shift + nr_bits >= address_bits else NAMES[len(levels)]
-        levels.append(Level(name, shift, 1 << nr_bits, len(levels) <= highest_leaf))
+        can_map = len(levels) <= highest_leaf
+        levels.append(Level(name=name, shift=shift, nr_entries=1 << nr_bits, can_map=can_map))
         shift += nr_bits
     return tuple(reversed(levels))
 
@@ -50,7 +51,12 @@ def hidden_by(*bits: int) -> Test:
 
 def flag(name: str, bit: int, where: str = "any") -> Flag:
     """Return the flag that one set bit is."""
-    return Flag(name, 1 << bit, 1 << bit, where)
+    return Flag(name=name, mask=1 << bit, value=1 << bit, where=where)
+
+
+def without_flag(flags: tuple[Flag, ...], name: str) -> tuple[Flag, ...]:
+    """Return the flags of a kernel that lacks one of them."""
+    return tuple(entry_flag for entry_flag in flags if entry_flag.name != name)
 
 
 # x86: _PAGE_BIT_*. Bits 9 to 11 and 57, 58 are the kernel's own.
@@ -74,9 +80,13 @@ X86_FLAGS = (
     flag("pat", 12, "block"),
     flag("saved-dirty", X86_SAVED_DIRTY, "leaf"),
     flag("no-pti-shadow", 58, "table"),
-    *(Flag(f"pkey{key}", bits(59, 62), key << 59, "leaf") for key in range(1, 16)),
+    *(Flag(name=f"pkey{key}", mask=bits(59, 62), value=key << 59, where="leaf") for key in range(1, 16)),
     flag("nx", 63),
 )
+
+
+# _PAGE_SWP_SOFT_DIRTY and _PAGE_SWP_UFFD_WP are the places of the writable and the user bit.
+X86_SWAP = SwapLayout(type_shift=59, offset_shift=9, offset_bits=50, inverted=True, soft_dirty=1 << 1, uffd_wp=1 << 2)
 
 
 def x86_64(
@@ -102,9 +112,7 @@ def x86_64(
         prot_none=hidden_by(8),
         # pmd_present() also takes a block without P and PROT_NONE: it is being split.
         prot_none_block=hidden_by(8, 7),
-        flags=X86_FLAGS
-        if saved_dirty
-        else tuple(entry_flag for entry_flag in X86_FLAGS if entry_flag.name != "saved-dirty"),
+        flags=X86_FLAGS if saved_dirty else without_flag(X86_FLAGS, "saved-dirty"),
         writable=is_set(1),
         executable=((1 << 63, 0),),
         user=is_set(2),
@@ -113,10 +121,7 @@ def x86_64(
         global_=is_set(8),
         special=is_set(9),
         contiguous=(),
-        # _PAGE_SWP_SOFT_DIRTY and _PAGE_SWP_UFFD_WP are the places of the writable and the user bit.
-        swap=SwapLayout(
-            type_shift=59, offset_shift=9, offset_bits=50, inverted=True, soft_dirty=1 << 1, uffd_wp=1 << 2
-        ),
+        swap=X86_SWAP,
         reserved=bits(phys_bits, 51) & ~encryption_mask if phys_bits < 52 else 0,
         encryption_mask=encryption_mask,
         inverted_prot_none=True,
@@ -145,13 +150,37 @@ ARM64_FLAGS = (
 )
 
 # Granule: page shift, index bits, highest level that maps blocks, and what the contiguous bit joins there (CONT_*).
-ARM64_GRANULES = {4 << 10: (12, 9, 2, (16, 16)), 16 << 10: (14, 11, 1, (128, 32)), 64 << 10: (16, 13, 1, (32, 32))}
-
+ARM64_GRANULES = {
+    4 << 10: (12, 9, 2, (16, 16)),
+    16 << 10: (14, 11, 1, (128, 32)),
+    64 << 10: (16, 13, 1, (32, 32)),
+}
 
 # Before Linux 6.11 ("arm64/mm: generalize PMD_PRESENT_INVALID for all levels") PTE_PROT_NONE is bit 58, a block that is
 # being split has bit 59, the swap fields begin lower, and there is no write protection for userfaultfd.
 ARM64_SWAP = SwapLayout(type_shift=6, offset_shift=12, offset_bits=50, uffd_wp=1 << 3)
 ARM64_OLDER_SWAP = SwapLayout(type_shift=3, offset_shift=8, offset_bits=50)
+
+
+def arm64_levels(granule: int, address_bits: int) -> tuple[Level, ...]:
+    """Return the levels of arm64, top first, with what the contiguous bit joins in the lowest two."""
+    page_shift, index_bits, highest_leaf, contiguous = ARM64_GRANULES[granule]
+    *upper, pmd, pte = make_levels(address_bits, page_shift, index_bits, highest_leaf)
+    pte_joins, pmd_joins = contiguous
+    return (*upper, replace(pmd, nr_contiguous=pmd_joins), replace(pte, nr_contiguous=pte_joins))
+
+
+def arm64_address_fields(granule: int, wide: bool) -> tuple[tuple[int, int], ...]:
+    """Return where entries of arm64 hold physical address bits.
+
+    __pte_to_phys(): with 64K pages bits 48-51 of an address are in 12-15; with LPA2, 50 and 51 are in 8 and 9.
+    """
+    page_shift = ARM64_GRANULES[granule][0]
+    if not wide:
+        return ((bits(page_shift, 47), 0),)
+    if granule == 64 << 10:
+        return ((bits(page_shift, 47), 0), (bits(12, 15), 36))
+    return ((bits(page_shift, 49), 0), (bits(8, 9), 42))
 
 
 def arm64(
@@ -171,25 +200,16 @@ def arm64(
     """
     if granule not in ARM64_GRANULES:
         raise BadInput(f"arm64 has granules of 4, 16 or 64 KiB, not {granule} bytes")
-    page_shift, index_bits, highest_leaf, contiguous = ARM64_GRANULES[granule]
-    levels = make_levels(address_bits, page_shift, index_bits, highest_leaf)
-    joined = tuple(
-        replace(level, nr_contiguous=nr) for level, nr in zip(levels[-2:], reversed(contiguous), strict=True)
-    )
-    # __pte_to_phys(): with 64K pages bits 48-51 of an address are in 12-15; with LPA2, 50 and 51 are in 8 and 9.
-    fields: tuple[tuple[int, int], ...] = ((bits(page_shift, 47), 0),)
-    if wide:
-        fields = (*fields, (bits(12, 15), 36)) if granule == 64 << 10 else ((bits(page_shift, 49), 0), (bits(8, 9), 42))
     return PagingMode(
         name=f"arm64, {granule // 1024}K pages, {address_bits} bits",
-        levels=levels[:-2] + joined,
-        address_fields=fields,
+        levels=arm64_levels(granule, address_bits),
+        address_fields=arm64_address_fields(granule, wide),
         present=is_set(0),
         table=((3, 3),),
         # PTE_PRESENT_INVALID, the place of not-global.
         prot_none=hidden_by(58) if older else hidden_by(11),
         prot_none_block=hidden_by(58, 59) if older else hidden_by(11),
-        flags=tuple(entry_flag for entry_flag in ARM64_FLAGS if not (older and entry_flag.name == "uffd-wp")),
+        flags=without_flag(ARM64_FLAGS, "uffd-wp") if older else ARM64_FLAGS,
         writable=((1 << 51, 1 << 51), (1 << 7, 0)),
         # UXN clear: user space may execute it, even where it may not read it (execute-only: the user bit is clear).
         # Kernel code is what user space may not reach and has PXN clear.
@@ -217,8 +237,8 @@ RISCV_FLAGS = (
     flag("accessed", 6, "leaf"),
     flag("dirty", 7, "leaf"),
     flag("special", 8, "leaf"),
-    Flag("non-cacheable", bits(61, 62), 1 << 61, "leaf"),
-    Flag("io", bits(61, 62), 2 << 61, "leaf"),
+    Flag(name="non-cacheable", mask=bits(61, 62), value=1 << 61, where="leaf"),
+    Flag(name="io", mask=bits(61, 62), value=2 << 61, where="leaf"),
     flag("napot", 63, "page"),
 )
 
@@ -267,9 +287,13 @@ def mode_of(memory: KernelMemory) -> PagingMode:
     >>> mode_of(open_kernel_memory()).name  # doctest: +SKIP
     'x86-64, 4 levels'
     """
-    special_swap = read_special_swap(memory)
-    saved_dirty = has_saved_dirty(memory)
-    return x86_64(memory.levels, memory.phys_bits, memory.encryption_mask, special_swap, saved_dirty)
+    return x86_64(
+        nr_levels=memory.levels,
+        phys_bits=memory.phys_bits,
+        encryption_mask=memory.encryption_mask,
+        special_swap=read_special_swap(memory),
+        saved_dirty=has_saved_dirty(memory),
+    )
 
 
 def has_saved_dirty(memory: KernelMemory) -> bool:
@@ -299,5 +323,6 @@ def read_special_swap(memory: KernelMemory) -> SpecialSwap | None:
     if config is None:
         return None
     # max_physmem_bits - page shift = SWP_PFN_BITS (include/linux/swapops.h).
-    physmem_bits = memory.vmcoreinfo.get("NUMBER(MAX_PHYSMEM_BITS)", 46 if memory.levels == 4 else 52)
+    usual_bits = 46 if memory.levels == 4 else 52
+    physmem_bits = memory.vmcoreinfo.get("NUMBER(MAX_PHYSMEM_BITS)", usual_bits)
     return special_swap_of(config, memory.kernel_version, int(physmem_bits) - 12)

@@ -12,7 +12,6 @@ from heapq import merge
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mematlas.arrays import Bools, Bytes, Counts, Words
 from mematlas.errors import FormatError, NotSupported, ProcessGone
@@ -49,8 +48,10 @@ from mematlas.model.hidden import HiddenVmas
 from mematlas.model.pages import MAY_BE_SCATTERED, behind
 from mematlas.model.pagetables import entries as paging
 from mematlas.model.pagetables.access import PageTableAccess
+from mematlas.model.pagetables.columns import block_of, ranges_of, scattered
 from mematlas.model.pagetables.entries import (
     address_of,
+    any_bit,
     holds,
     leaf_address,
     maps_memory,
@@ -67,11 +68,10 @@ from mematlas.notes import Note
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any, Self
+    from typing import Self
 
     from mematlas.kernel.backing import Backing
     from mematlas.kernel.procfs import ProcessDir
-    from mematlas.model.pagetables.entries import Test
 
 
 NR_TABLES = 128
@@ -85,40 +85,6 @@ LEAST_SHARE = 16
 NR_BLOCK_PAGES = 1 << 13
 NO_SWAP = (paging.EMPTY, paging.TABLE, paging.PRESENT, paging.PROT_NONE)
 """States of entries that pagemap shows without the swap bit."""
-
-
-def block_of(address: int, raw: Words, held: Bytes, use: Bytes) -> Block:
-    """Return the arrays of consecutive pages as a block."""
-    return Block(address, raw.data.cast("B"), held.tobytes(), use.tobytes())
-
-
-def any_bit(test: Test) -> np.uint64 | None:
-    """Return the bits of a test that holds when any of them is set; None for other tests.
-
-    >>> any_bit(((4, 4), (1, 1))), any_bit(((4, 0),))
-    (np.uint64(5), None)
-    """
-    alone = all(mask == value and mask & (mask - 1) == 0 for mask, value in test)
-    return np.uint64(sum({mask for mask, _ in test})) if alone else None
-
-
-def scattered(column: NDArray[Any], indexes: NDArray[np.intp], length: int) -> NDArray[Any]:
-    """Return an array of zeros with a column's values at their places."""
-    result = np.zeros(length, column.dtype)
-    result[indexes] = column
-    return result
-
-
-def ranges_of(addresses: Words, raw: Words, held: Bytes, use: Bytes, page_size: int) -> Iterator[Scattered]:
-    """Yield pages at ascending addresses as ranges of those that follow on; nothing where no page is anything."""
-    if not held.all():
-        shown = held != 0
-        addresses, raw, held, use = addresses[shown], raw[shown], held[shown], use[shown]
-    if len(held):
-        begins = np.flatnonzero(np.diff(addresses, prepend=addresses[:1]) != page_size)
-        lengths = np.diff(begins, append=len(held))
-        columns = raw.data.cast("B"), held.tobytes(), use.tobytes()
-        yield Scattered(addresses[begins].tolist(), lengths.tolist(), *columns)
 
 
 class PageTableReader:
@@ -169,10 +135,10 @@ class PageTableReader:
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         # What could not be understood may have been tables that were just taken down.
-        asked = kind is None or issubclass(kind, (NotSupported, FormatError))
-        alive = not asked or self.access.memory.is_current(self.mm)
+        may_be_gone = kind is None or issubclass(kind, (NotSupported, FormatError))
+        is_gone = may_be_gone and not self.access.memory.is_current(self.mm)
         self.close()
-        if not alive:
+        if is_gone:
             raise ProcessGone(self.process.pid, "ended, or started another program, during the reading")
 
     def close(self) -> None:
@@ -236,7 +202,8 @@ class PageTableReader:
             return
         for part, huge in self._parts(start, end):
             first, last = max(start, part.first), min(end - 1, part.last)
-            if huge.others or next(huge.pieces(first, last, self.mode.page_shift), None) is not None:
+            has_leaf = next(huge.pieces(first, last, self.mode.page_shift), None) is not None
+            if huge.others or has_leaf:
                 yield from self.blocks(vma, first, last + 1)
             else:
                 yield from self._small_lots(vma, part, first, last, may_be_scattered=True)
@@ -261,8 +228,9 @@ class PageTableReader:
             low, high = max(low, start), min(high, end)
             for at in range(low, high, limit):
                 nr_pages = (min(high, at + limit) - at) // self.page_size
+                raw = memoryview(bytearray(nr_pages * ENTRY_SIZE))
                 marked = backing.mark(at, bytes(nr_pages), self.page_size)
-                yield Block(at, memoryview(bytearray(nr_pages * ENTRY_SIZE)), marked, bytes(nr_pages))
+                yield Block(at, raw, marked, use=bytes(nr_pages))
 
     def _small_blocks(self, vma: Vma, part: Walk, first: int, last: int) -> Iterator[Block]:
         return (lot for lot in self._small_lots(vma, part, first, last) if isinstance(lot, Block))
@@ -289,29 +257,31 @@ class PageTableReader:
                 yield from ranges_of(entry_addresses, raw, held, use, self.page_size)
                 continue
             if len(few) < len(entries):
-                raw, held, use = (scattered(column, used, len(entries)) for column in (raw, held, use))
+                columns = (raw, held, use)
+                raw, held, use = (scattered(column, used, len(entries)) for column in columns)
             # Where tables follow one another, their pages make one block.
             cuts = (np.flatnonzero(np.diff(addresses) != table_pages * self.page_size) + 1).tolist()
             for low, high in pairwise([0, *cuts, len(addresses)]):
                 begin = max(low * table_pages - skipped, 0)
                 stop = min(high * table_pages - skipped, len(entries))
-                marked = held[begin:stop].tobytes()
-                if marked.count(0) < len(marked):
-                    address = max(int(addresses[low]), start)
-                    yield Block(address, raw[begin:stop].data.cast("B"), marked, use[begin:stop].tobytes())
+                pages = slice(begin, stop)
+                if held[pages].any():
+                    yield block_of(max(int(addresses[low]), start), raw[pages], held[pages], use[pages])
 
     def _huge_blocks(self, vma: Vma, huge: HugeLeaves, first: int, last: int) -> Iterator[Block]:
         """Yield the blocks that huge leaves make: those of one size together, cut where they do not follow on."""
         for part in huge.pieces(first, last, self.mode.page_shift):
-            nr_pages = part.lengths[0]
-            pfns = (part.begins[:, None] + np.arange(nr_pages, dtype=np.uint64)).reshape(-1)
+            nr_pages = int(part.lengths[0])
+            numbers: Words = np.arange(nr_pages, dtype=np.uint64)
+            pfns: Words = (part.begins[:, None] + numbers).reshape(-1)
+            entries = np.repeat(part.entries, nr_pages)
             zero = np.repeat(part.is_zero, nr_pages)
             codes = np.full(len(pfns), paging.PRESENT, np.uint8)
             shares = np.repeat(part.shares, nr_pages)
-            raw, held, use = self._convert(vma, np.repeat(part.entries, nr_pages), codes, pfns, zero, None, shares)
-            cuts = (np.flatnonzero(np.diff(part.lows) != int(nr_pages) * self.page_size) + 1).tolist()
+            raw, held, use = self._convert(vma, entries, codes, pfns, zero, None, shares)
+            cuts = (np.flatnonzero(np.diff(part.lows) != nr_pages * self.page_size) + 1).tolist()
             for low, high in pairwise([0, *cuts, len(part.lows)]):
-                pages = slice(low * int(nr_pages), high * int(nr_pages))
+                pages = slice(low * nr_pages, high * nr_pages)
                 yield block_of(int(part.lows[low]), raw[pages], held[pages], use[pages])
 
     def _other_blocks(self, vma: Vma, huge: HugeLeaves, first: int, last: int) -> Iterator[Block]:
@@ -322,9 +292,10 @@ class PageTableReader:
                 numbers = np.arange(pages.start, pages.stop, dtype=np.uint64)
                 entries = np.full(len(pages), run.entry, np.uint64)
                 codes = np.full(len(pages), run.state, np.uint8)
-                columns = self._convert(vma, entries, codes, np.zeros(len(pages), np.uint64), None, numbers)
-                if columns[1].any():
-                    yield block_of(run.address + pages.start * self.page_size, *columns)
+                pfns: Words = np.zeros(len(pages), np.uint64)
+                raw, held, use = self._convert(vma, entries, codes, pfns, None, numbers)
+                if held.any():
+                    yield block_of(run.address + pages.start * self.page_size, raw, held, use)
 
     def _convert(
         self,
@@ -351,13 +322,11 @@ class PageTableReader:
         counted = present & ~special & ~zero
         shown = counted | zero
         raw = np.where(shown, pfns | np.uint64(PM_PRESENT), np.uint64(0))
-        use = np.zeros(len(entries), np.uint8)
-        use[shown & np.asarray(holds(entries, mode.accessed), np.bool_)] |= ACCESSED
-        use[shown & np.asarray(holds(entries, mode.dirty), np.bool_)] |= DIRTY
         bits = np.zeros(len(entries), np.uint8)
         bits[zero] = MARK_A
         if huge_zero is not None:
-            raw[zero] |= np.uint64(FILE << 56)  # pagemap has this bit of the huge zero page, not of the small one
+            # pagemap has this bit of the huge zero page, not of the small one.
+            raw[zero] |= np.uint64(FILE << 56)
         if not present.all():
             self._add_swap(vma, entries, codes, numbers, raw)
             bits[~present & (raw & np.uint64(PM_SWAP) != 0) & (codes != paging.SWAP)] = MARK_A
@@ -366,14 +335,26 @@ class PageTableReader:
             raw[shown & (entries & mask != 0)] |= bit
         if counted.any():
             rows = slice(None) if counted.all() else np.flatnonzero(counted)
-            of_counted = raw[rows]
-            single = self._map_counts(pfns[rows]) == 1
-            if shares is not None:
-                single &= shares[rows] == 0
-            of_counted[single] |= np.uint64(PM_MMAP_EXCLUSIVE)
-            of_counted[~self._are_anonymous(vma, pfns[rows])] |= np.uint64(FILE << 56)
-            raw[rows] = of_counted
-        return raw, (raw >> np.uint64(56)).astype(np.uint8) | bits, use
+            raw[rows] |= self._frame_bits(vma, pfns[rows], None if shares is None else shares[rows])
+        held = (raw >> np.uint64(56)).astype(np.uint8) | bits
+        return raw, held, self._use_of(entries, shown)
+
+    def _frame_bits(self, vma: Vma, pfns: Words, shares: Counts | None) -> Words:
+        """Return the bits of pagemap that frames decide: whether each is mapped once, and whether it is a file's."""
+        bits = np.zeros(len(pfns), np.uint64)
+        single = self._map_counts(pfns) == 1
+        if shares is not None:
+            single &= shares == 0
+        bits[single] = PM_MMAP_EXCLUSIVE
+        bits[~self._are_anonymous(vma, pfns)] |= np.uint64(FILE << 56)
+        return bits
+
+    def _use_of(self, entries: Words, shown: Bools) -> Bytes:
+        """Return the use of pages, as `Entries.use` has it; 0 for those that are not shown."""
+        use = np.zeros(len(entries), np.uint8)
+        use[shown & np.asarray(holds(entries, self.mode.accessed), np.bool_)] |= ACCESSED
+        use[shown & np.asarray(holds(entries, self.mode.dirty), np.bool_)] |= DIRTY
+        return use
 
     def _add_swap(self, vma: Vma, entries: Words, codes: Bytes, numbers: Words | None, raw: Words) -> None:
         """Put what is in the place of a page, swap slots and markers, as pagemap has it."""
@@ -386,9 +367,11 @@ class PageTableReader:
         offsets = np.where(frames_only, migration_frame(self.mode, offsets), offsets)
         if numbers is not None:
             offsets = offsets + numbers[others]
-        words = kinds | (offsets << np.uint64(PM_SWAP_OFFSET_SHIFT)) & np.uint64(PM_PFRAME) | np.uint64(PM_SWAP)
+        slots = (offsets << np.uint64(PM_SWAP_OFFSET_SHIFT)) & np.uint64(PM_PFRAME)
+        words = kinds | slots | np.uint64(PM_SWAP)
         if vma.kind == "hugetlb":
-            words[:] = 0  # of what is not present pagemap shows only that it is protected (pagemap_hugetlb_range)
+            # Of what is not present pagemap shows only that it is protected (pagemap_hugetlb_range).
+            words[:] = 0
         words[codes == paging.GUARD] |= np.uint64(GUARD << 56)
         words[codes == paging.UFFD_WP] |= np.uint64(PM_UFFD_WP)
         layout = self.mode.swap
@@ -401,7 +384,8 @@ class PageTableReader:
         unique, which = np.unique(pfns, return_inverse=True)
         fresh = [pfn for pfn in unique.tolist() if pfn not in self._zero_frames]
         if fresh:
-            flags, _ = read_frame_words(self.access.memory.procfs, "kpageflags", np.array(fresh, np.uint64))
+            frames = np.array(fresh, np.uint64)
+            flags, _ = read_frame_words(self.access.memory.procfs, "kpageflags", frames)
             are_zero = (flags & np.uint64(KPF_ZERO_PAGE) != 0).tolist()
             self._zero_frames |= dict(zip(fresh, are_zero, strict=True))
         known = np.array([self._zero_frames[pfn] for pfn in unique.tolist()], np.bool_)
@@ -445,12 +429,13 @@ class PageTableReader:
 
     def huge_size(self, block: Block) -> int:
         """Return how many bytes of a block are mapped by huge leaves, but for zero pages and hugetlb."""
-        end = block.address + len(block) * self.page_size
-        return sum(
-            int(part.lengths[0]) * int(np.count_nonzero(~part.is_zero & ~part.is_hugetlb)) * self.page_size
-            for _, huge in self._parts(block.address, end)
-            for part in huge.pieces(block.address, end - 1, self.mode.page_shift)
-        )
+        end = block.end(self.page_size)
+        nr_pages = 0
+        for _, huge in self._parts(block.address, end):
+            for part in huge.pieces(block.address, end - 1, self.mode.page_shift):
+                nr_leaves = int(np.count_nonzero(~part.is_zero & ~part.is_hugetlb))
+                nr_pages += int(part.lengths[0]) * nr_leaves
+        return nr_pages * self.page_size
 
     def _rows(self, part: Walk, first: int, last: int) -> Iterator[tuple[Words, Words]]:
         """Yield the entries of the last level that lie in a range, some tables at a time, with their addresses."""
@@ -463,9 +448,9 @@ class PageTableReader:
             nr_tables = NR_SCATTERED_TABLES if self._has_few else self._nr_tables
             start, stop = low, min(high, low + nr_tables)
             begin = max(first - int(level.addresses[start]), 0) >> shift
-            left = max(int(level.addresses[stop - 1]) + size - 1 - last, 0) >> shift
-            entries = level.entries[start:stop].reshape(-1)[begin : (stop - start) * nr_entries - left]
-            yield level.addresses[start:stop], entries
+            nr_behind = max(int(level.addresses[stop - 1]) + size - 1 - last, 0) >> shift
+            flat = level.entries[start:stop].reshape(-1)
+            yield level.addresses[start:stop], flat[begin : len(flat) - nr_behind]
             low = stop
 
     def _count_small(self, sums: VmaCounts, vma: Vma, entries: Words) -> None:
@@ -482,7 +467,8 @@ class PageTableReader:
             if rest.size:
                 self._count_others(sums, vma, depth, rest)
         if chosen.size:
-            self._count_frames(sums, vma, address_of(mode, chosen) >> np.uint64(mode.page_shift), chosen)
+            pfns = address_of(mode, chosen) >> np.uint64(mode.page_shift)
+            self._count_frames(sums, vma, pfns, chosen)
 
     def _frames_of(self, depth: int, entries: Words) -> Words:
         return leaf_address(self.mode, depth, entries) >> np.uint64(self.mode.page_shift)

@@ -58,8 +58,11 @@ class SpecialSwap:
 
     def state_of_types(self) -> list[int]:
         """Return the state that each swap type means."""
-        special = [HWPOISON] * self.nr_hwpoison + [MIGRATION] * self.nr_migration + [DEVICE] * self.nr_device
-        special += [MARKER] * self.nr_marker + [POISON] * self.nr_error
+        special = [HWPOISON] * self.nr_hwpoison
+        special += [MIGRATION] * self.nr_migration
+        special += [DEVICE] * self.nr_device
+        special += [MARKER] * self.nr_marker
+        special += [POISON] * self.nr_error
         return [SWAP] * (NR_SWAP_TYPES - len(special)) + special
 
 

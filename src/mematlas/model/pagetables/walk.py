@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mematlas.arrays import Bools, Bytes, Words
-from mematlas.frozen import record
+from mematlas.frozen import record, replace
 from mematlas.kernel.memory.x86 import U64
 from mematlas.model.pagetables.entries import (
     PRESENT,
@@ -29,7 +29,6 @@ from mematlas.model.pagetables.entries import (
     holds,
     is_table,
     leaf_address,
-    maps_memory,
     state_of,
     states,
 )
@@ -105,15 +104,16 @@ class Walk:
         return sum(len(level) for level in self.levels)
 
     def entry_addresses(self, level: int, indexes: NDArray[np.intp]) -> Words:
-        """Return the first address that entries translate; ``places`` count through all rows of the level."""
+        """Return the first address that entries translate; ``indexes`` count through all rows of the level."""
         return entry_addresses(self.mode, self.levels[level], indexes)
 
 
 def entry_addresses(mode: PagingMode, level: TableLevel, indexes: NDArray[np.intp]) -> Words:
-    """Return the first address that the entries at flat ``places`` of a level translate."""
+    """Return the first address that the entries at flat ``indexes`` of a level translate."""
     nr_entries = level.entries.shape[1]
     shift = np.uint64(mode.levels[level.level].shift)
-    addresses: Words = level.addresses[indexes // nr_entries] + ((indexes % nr_entries).astype(np.uint64) << shift)
+    offsets = (indexes % nr_entries).astype(np.uint64) << shift
+    addresses: Words = level.addresses[indexes // nr_entries] + offsets
     # Only the top table may be that of both halves.
     return full_addresses(mode, addresses) if level.level == 0 else addresses
 
@@ -146,12 +146,21 @@ def walk(
         still: list[Span] = []
         for broken_span in broken:
             fresh, again = walker.descend(broken_span)
-            levels = [replace_span(mode, *pair, broken_span) for pair in zip(levels, fresh, strict=True)]
+            pairs = zip(levels, fresh, strict=True)
+            levels = [replace_span(mode, old, new, broken_span) for old, new in pairs]
             still += again
         broken = merge_spans(still + walker.changed(levels))
     for broken_span in broken:
         levels = [without_span(mode, level, broken_span) for level in levels]
-    return Walk(mode, pgd, *span, tuple(levels), tuple(broken), nr_retries)
+    return Walk(
+        mode=mode,
+        pgd=pgd,
+        first=span[0],
+        last=span[1],
+        levels=tuple(levels),
+        torn=tuple(broken),
+        nr_retries=nr_retries,
+    )
 
 
 def walk_parts(
@@ -185,8 +194,8 @@ def part_edges(
     indexes = np.flatnonzero(is_table(mode, level.level, level.entries.reshape(-1)))
     addresses = upper.entry_addresses(level.level, indexes)
     size = np.uint64(mode.levels[level.level].size - 1)
-    cuts = addresses[(addresses + size >= upper.first) & (addresses <= upper.last)][nr_tables::nr_tables].tolist()
-    return [upper.first, *cuts, upper.last + 1]
+    inside = addresses[(addresses + size >= upper.first) & (addresses <= upper.last)]
+    return [upper.first, *inside[nr_tables::nr_tables].tolist(), upper.last + 1]
 
 
 class _Walker:
@@ -199,10 +208,12 @@ class _Walker:
         self.nr_levels = nr_levels
         # Where entries have the address as it is, a number too large is found by comparing; else by looking closer.
         mask, shift = mode.address_fields[0]
-        plain = len(mode.address_fields) == 1 and shift == 0
-        self.address_bits, self.end = (mask & ~mode.encryption_mask, source.memory_end) if plain else (0, 0)
+        self.address_bits = self.end = 0
+        if len(mode.address_fields) == 1 and shift == 0:
+            self.address_bits, self.end = mask & ~mode.encryption_mask, source.memory_end
         # What must not change in an entry that was followed: that it points at a table, and at which one.
-        self.meaning = np.uint64(sum(mask for mask, _ in mode.address_fields) | mode.table[0][0] | mode.present[0][0])
+        address_bits = sum(mask for mask, _ in mode.address_fields)
+        self.meaning = np.uint64(address_bits | mode.table[0][0] | mode.present[0][0])
 
     def descend(self, span: Span) -> tuple[list[TableLevel], list[Span]]:
         """Return the tables of a span, level by level, and the spans whose tables cannot be right."""
@@ -226,10 +237,11 @@ class _Walker:
         size = np.uint64(mode.levels[level.level].size - 1)
         inside = (addresses <= span[1]) & (addresses + size >= span[0])
         indexes, addresses = indexes[inside], addresses[inside]
-        # Above the middle of the table addresses are higher, so the order of places is that of addresses.
+        # Above the middle of the table addresses are higher, so the order of indexes is that of addresses.
         entries = level.entries.reshape(-1)[indexes]
         rights = level.rights[indexes // level.entries.shape[1]] & table_rights(mode, entries)
-        if level.level == 0 and span[0] < mode.user_end and len(entries) and not holds(entries, mode.executable).any():
+        is_users_top = level.level == 0 and span[0] < mode.user_end
+        if is_users_top and len(entries) and not holds(entries, mode.executable).any():
             # Under page-table isolation the kernel's copy forbids all execution in the user half, in the top table
             # alone (pti_set_user_pgtbl). It says nothing about the user's own rights.
             rights |= EXECUTABLE
@@ -242,13 +254,17 @@ class _Walker:
         for start in range(0, len(tables), NR_ROWS):
             rows = slice(start, start + NR_ROWS)
             good[rows] &= ~self._is_junk(level, entries[rows], span)
+        table_level = TableLevel(level=level, addresses=addresses, tables=tables, entries=entries, rights=rights)
+        if good.all():
+            return table_level, []
+        if level == 0:
+            entries[~good] = 0
+            return table_level, [span]
+        first, last = span
         size = self.mode.levels[level].size * self.mode.levels[level].nr_entries
-        broken = [(max(address, span[0]), min(address + size - 1, span[1])) for address in addresses[~good].tolist()]
-        if level == 0 and broken:
-            broken, entries[~good] = [span], 0
-        if level and not good.all():
-            addresses, tables, entries, rights = addresses[good], tables[good], entries[good], rights[good]
-        return TableLevel(level, addresses, tables, entries, rights), broken
+        bad = addresses[~good].tolist()
+        broken = [(max(address, first), min(address + size - 1, last)) for address in bad]
+        return chosen_tables(table_level, good), broken
 
     def _is_junk(self, level: int, entries: Words, span: Span) -> Bools:
         """Return which tables hold an entry that no table can hold."""
@@ -262,16 +278,16 @@ class _Walker:
         in_user_half = span[1] < mode.user_end
         present = np.uint64(mode.present[0][0])
         # Reserved bits, and addresses beyond memory, make a number too large.
-        end = self.end if in_user_half else 1
-        numbers = np.bitwise_and(entries, np.uint64(mode.reserved | (self.address_bits if in_user_half else 0)))
+        end, mask = (self.end, mode.reserved | self.address_bits) if in_user_half else (1, mode.reserved)
+        numbers = np.bitwise_and(entries, np.uint64(mask))
         if int(numbers.max()) >= end:
             numbers *= entries & present  # swap slots and the like may be any number
             if int(numbers.max()) >= end:
                 return True
         if not (in_user_half and mode.table_rights):
             return False
-        seen = np.bitwise_and(entries, present | np.uint64(mode.user[0][0]), out=numbers)
-        return bool((seen == present).any())
+        rights = np.bitwise_and(entries, present | np.uint64(mode.user[0][0]), out=numbers)
+        return bool((rights == present).any())
 
     def _has_junk(self, level: int, entries: Words, span: Span) -> Bools:
         mode = self.mode
@@ -309,10 +325,9 @@ class _Walker:
 
 def any_inside(levels: list[TableLevel], span: Span) -> bool:
     """Whether any table of these levels begins in a span."""
-    return any(
-        np.searchsorted(level.addresses, np.uint64(span[0])) < np.searchsorted(level.addresses, np.uint64(span[1]))
-        for level in levels
-    )
+    edges = np.array(span, np.uint64)
+    lows_and_highs = (np.searchsorted(level.addresses, edges) for level in levels)
+    return any(low < high for low, high in lows_and_highs)
 
 
 def table_rights(mode: PagingMode, entries: Words) -> Bytes:
@@ -346,9 +361,18 @@ def merge_spans(spans: list[Span]) -> list[Span]:
 def without_span(mode: PagingMode, level: TableLevel, span: Span) -> TableLevel:
     """Return a level without the tables that lie wholly in a span."""
     kept = ~_lies_in(mode, level, span)
-    if level.level == 0 or kept.all():
-        return level
-    return TableLevel(level.level, level.addresses[kept], level.tables[kept], level.entries[kept], level.rights[kept])
+    return level if level.level == 0 or kept.all() else chosen_tables(level, kept)
+
+
+def chosen_tables(level: TableLevel, chosen: Bools) -> TableLevel:
+    """Return a level with some of its tables alone."""
+    return TableLevel(
+        level=level.level,
+        addresses=level.addresses[chosen],
+        tables=level.tables[chosen],
+        entries=level.entries[chosen],
+        rights=level.rights[chosen],
+    )
 
 
 def _lies_in(mode: PagingMode, level: TableLevel, span: Span) -> Bools:
@@ -368,14 +392,15 @@ def replace_span(mode: PagingMode, old: TableLevel, fresh: TableLevel, span: Spa
     if not added.any():
         return old
     order = np.argsort(np.concatenate([old.addresses, fresh.addresses[added]]), kind="stable")
-    columns = [
-        np.concatenate([getattr(old, name), getattr(fresh, name)[added]])[order]
-        for name in ("addresses", "tables", "entries", "rights")
-    ]
-    return TableLevel(old.level, *columns)
+    columns = {}
+    for name in ("addresses", "tables", "entries", "rights"):
+        column = np.concatenate([getattr(old, name), getattr(fresh, name)[added]])
+        columns[name] = column[order]
+    return replace(old, **columns)
 
 
 def _patch(mode: PagingMode, old: TableLevel, fresh: TableLevel, span: Span) -> None:
+    """Put the entries of a span as they are in ``fresh`` into the tables that both have."""
     size = np.uint64(mode.levels[old.level].size - 1)
     for row, address in enumerate(fresh.addresses.tolist()):
         index = int(np.searchsorted(old.addresses, np.uint64(address)))
@@ -434,8 +459,17 @@ def walk_address(source: PageTableSource, mode: PagingMode, pgd: int, address: i
             phys = int(address_of(mode, entry))
         elif state in (PRESENT, PROT_NONE):
             phys = int(page_address(mode, depth, entry, address))
-        names = flag_names(mode, depth, entry)
-        steps.append(WalkStep(level.name, index, table, entry, STATE_NAMES[state], phys, names, level.size))
+        step = WalkStep(
+            level=level.name,
+            index=index,
+            table=table,
+            entry=entry,
+            state=STATE_NAMES[state],
+            phys=phys,
+            flags=flag_names(mode, depth, entry),
+            size=level.size,
+        )
+        steps.append(step)
         if not followed:
             break
         table = phys or 0
@@ -450,40 +484,8 @@ def page_address(mode: PagingMode, level: int, entry: int, address: int) -> int:
     return leaf_address(mode, level, entry) & ~(size - 1) | address & (size - 1)
 
 
-@record
-class PageBlock:
-    """Pages without a gap, one element each: what the leaves say of them, whatever their level."""
-
-    start: int
-    """The address of the first page."""
-    states: Bytes
-    """Codes; `mematlas.model.pagetables.entries.STATE_NAMES` has their names."""
-    pfns: Words
-    """The frame of each present page; 0 for others."""
-    entries: Words
-    """The entry that decides; a huge leaf is repeated for each of its pages."""
-
-    def __len__(self) -> int:
-        return len(self.states)
-
-
-def page_blocks(walked: Walk, start: int | None = None, end: int | None = None) -> Iterator[PageBlock]:
-    """Yield the pages of a walk, from ``start`` to ``end``, in address order; where no table or leaf is, nothing.
-
-    >>> for block in page_blocks(walked, vma.start, vma.end):  # doctest: +SKIP
-    ...     print(hex(block.start), len(block), holds(block.entries, walked.mode.dirty).sum())
-    0x7f3c1a000000 1024 318
-    """
-    first = walked.first if start is None else max(start, walked.first)
-    last = walked.last if end is None else min(end - 1, walked.last)
-    for group in _groups(leaf_pieces(walked)):
-        low, high = max(group[0][0], first), min(group[-1][0] + group[-1][1] - 1, last)
-        if low <= high:
-            yield _fill(walked, group, low, high)
-
-
 def upper_entries(walked: Walk, level: int) -> tuple[NDArray[np.intp], Words, Bytes]:
-    """Return flat places, entries and states of what stands in a level above the last and points at no table.
+    """Return flat indexes, entries and states of what stands in a level above the last and points at no table.
 
     That is huge leaves, PROT_NONE ones included, and what stands in their place: migration entries and markers.
     """
@@ -495,106 +497,3 @@ def upper_entries(walked: Walk, level: int) -> tuple[NDArray[np.intp], Words, By
     indexes = np.flatnonzero((flat != 0) & ~np.asarray(is_table(mode, level, flat), np.bool_))
     entries = flat[indexes]
     return indexes, entries, states(mode, level, entries)
-
-
-def leaf_pieces(walked: Walk) -> list[tuple[int, int, int, int]]:
-    """Return what holds leaves, by address: tables of the last level, and huge leaves.
-
-    Each is (address, bytes, level, row of the table or flat place of the leaf).
-    """
-    mode = walked.mode
-    bottom = walked.levels[-1]
-    size = bottom.entries.shape[1] << mode.page_shift
-    pieces = [(address, size, bottom.level, row) for row, address in enumerate(bottom.addresses.tolist())]
-    for level in range(len(mode.levels) - 1):
-        indexes, _, _ = upper_entries(walked, level)
-        addresses = walked.entry_addresses(level, indexes).tolist()
-        pairs = zip(addresses, indexes.tolist(), strict=True)
-        pieces += [(address, mode.levels[level].size, level, index) for address, index in pairs]
-    return sorted(pieces)
-
-
-NR_BLOCK_PAGES = 1 << 15
-
-
-def _groups(pieces: list[tuple[int, int, int, int]]) -> Iterator[list[tuple[int, int, int, int]]]:
-    # Pieces that touch, up to NR_BLOCK_PAGES pages together.
-    group: list[tuple[int, int, int, int]] = []
-    for piece in pieces:
-        if group and (piece[0] != group[-1][0] + group[-1][1] or piece[0] - group[0][0] >= NR_BLOCK_PAGES << 12):
-            yield group
-            group = []
-        group.append(piece)
-    if group:
-        yield group
-
-
-def _fill(walked: Walk, group: list[tuple[int, int, int, int]], low: int, high: int) -> PageBlock:
-    shift = walked.mode.page_shift
-    joined = _joined(walked, group)
-    touched = [piece for piece in joined if low < piece[0] + piece[1] and piece[0] <= high]
-    parts = [_piece_pages(walked, piece, low, high) for piece in touched]
-    columns = [np.concatenate(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True)]
-    return PageBlock(low >> shift << shift, *columns)
-
-
-def _joined(walked: Walk, group: list[tuple[int, int, int, int]]) -> Iterator[tuple[int, int, int, int]]:
-    # Tables of the last level that follow one another are decoded together.
-    bottom = len(walked.mode.levels) - 1
-    held: tuple[int, int, int, int] | None = None
-    for piece in group:
-        if held and piece[2] == bottom:
-            held = (held[0], held[1] + piece[1], bottom, held[3])
-            continue
-        if held:
-            yield held
-            held = None
-        if piece[2] == bottom:
-            held = piece
-        else:
-            yield piece
-    if held:
-        yield held
-
-
-def _piece_pages(walked: Walk, piece: tuple[int, int, int, int], low: int, high: int) -> tuple[Bytes, Words, Words]:
-    address, size, depth, index = piece
-    mode, shift = walked.mode, walked.mode.page_shift
-    begin, stop = max(low - address, 0) >> shift, (min(high - address, size - 1) >> shift) + 1
-    if depth == len(mode.levels) - 1:
-        flat = walked.levels[depth].entries.reshape(-1)
-        row = index * walked.levels[depth].entries.shape[1]
-        entries = flat[row + begin : row + stop]
-        codes = states(mode, depth, entries)
-        return codes, frames(mode, depth, entries, codes, (address >> shift) + begin), entries
-    entry = walked.levels[depth].entries.reshape(-1)[index : index + 1]
-    codes = states(mode, depth, entry)
-    nr = stop - begin
-    pfns = np.zeros(nr, np.uint64)
-    if maps_memory(codes)[0]:
-        base = int(np.asarray(leaf_address(mode, depth, entry))[0]) >> shift
-        pfns = np.arange(base + begin, base + stop, dtype=np.uint64)
-    return np.repeat(codes, nr), pfns, np.repeat(entry, nr)
-
-
-def frames(mode: PagingMode, depth: int, entries: Words, codes: Bytes, first_vpn: int = 0) -> Words:
-    """Return the frame of each entry of the last level that is present, and 0 for the others."""
-    present = codes == PRESENT
-    if present.all():
-        pfns: Words = address_of(mode, entries) >> np.uint64(mode.page_shift)
-    else:
-        shown = maps_memory(codes)
-        pfns = np.where(shown, leaf_address(mode, depth, entries) >> np.uint64(mode.page_shift), np.uint64(0))
-    if mode.napot:
-        pfns = _napot_frames(mode, entries, pfns, first_vpn)
-    return pfns
-
-
-def _napot_frames(mode: PagingMode, entries: Words, pfns: Words, first_vpn: int) -> Words:
-    # All entries of a NAPOT group are alike: which of its pages one is follows from its address.
-    raw = address_of(mode, entries) >> np.uint64(mode.page_shift)
-    lowest = raw & (~raw + np.uint64(1))
-    vpns = np.arange(first_vpn, first_vpn + len(entries), dtype=np.uint64)
-    joined = (raw ^ lowest) | (vpns & (lowest * np.uint64(2) - np.uint64(1)))
-    result: Words = np.where((entries & np.uint64(mode.napot)) != 0, joined, pfns)
-    return result

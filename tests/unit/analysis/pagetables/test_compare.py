@@ -8,7 +8,8 @@ import pytest
 from constructed_pagetables import MODE, ConstructedTables, plain_tables
 from mematlas.analysis.pagetables.compare import differing_pages, nr_hidden
 from mematlas.arrays import Words
-from mematlas.model.pagetables.walk import Walk, page_blocks, walk
+from mematlas.model.pagetables.blocks import page_blocks
+from mematlas.model.pagetables.walk import Walk, walk
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import pytest
 
 from constructed_pagetables import Bools, ConstructedTables, Words
 from mematlas.analysis.pagetables.entries import tree_of
+from mematlas.model.pagetables.blocks import page_blocks
 from mematlas.model.pagetables.entries import PRESENT, PROT_NONE, PagingMode
 from mematlas.model.pagetables.modes import arm64, riscv64, x86_64
-from mematlas.model.pagetables.walk import EXECUTABLE, USER, WRITABLE, page_blocks, walk, walk_address, walk_parts
+from mematlas.model.pagetables.walk import EXECUTABLE, USER, WRITABLE, walk, walk_address, walk_parts
 
 ADDRESS = 0x7F3C1A2B4000
 
