@@ -84,7 +84,9 @@ def is_huge_size(value: object) -> bool:
 
 def are_devices(value: object) -> bool:
     """Whether these are devices by the kind of memory that they are."""
-    return isinstance(value, dict) and are_strings(value.get("shmem")) and are_strings(value.get("hugetlb"))
+    if not isinstance(value, dict):
+        return False
+    return are_strings(value.get("shmem")) and are_strings(value.get("hugetlb"))
 
 
 def are_kinds(value: object) -> bool:

@@ -170,7 +170,8 @@ def spans_of(owners: dict[int, list[int]], block_pages: int, zones: list[Span]) 
             yield first, end, nodes[0]
         else:
             theirs = (zone for zone in zones if zone[2] in nodes)
-            yield from unshared([(max(low, first), min(high, end), node) for low, high, node in theirs])
+            spans = [(max(low, first), min(high, end), node) for low, high, node in theirs]
+            yield from unshared(spans)
 
 
 def unshared(zones: list[Span]) -> Iterator[Span]:

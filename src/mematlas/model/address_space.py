@@ -85,8 +85,9 @@ class Selection:
     """Addresses, of which a VMA has some. To acts it means these pages alone."""
 
     def __repr__(self) -> str:
-        fields = ((name, getattr(self, name)) for name in self.__match_args__)
-        return f"Selection({', '.join(f'{name}={value!r}' for name, value in fields if value is not None)})"
+        fields = {name: getattr(self, name) for name in self.__match_args__}
+        texts = [f"{name}={value!r}" for name, value in fields.items() if value is not None]
+        return f"Selection({', '.join(texts)})"
 
     def matches(self, vma: Vma) -> bool:
         """Whether a VMA is asked for."""

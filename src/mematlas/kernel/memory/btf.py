@@ -117,7 +117,8 @@ class TypeTable:
         self.words = memoryview(types).cast("I").tolist()
         names = {*wanted, *wanted.get(TYPE, ())} - {TYPE}
         offsets = ((self._offset_of(name), name) for name in names)
-        self.starts, self.named = self._index({offset: name for offset, name in offsets if offset is not None})
+        wanted_names = {offset: name for offset, name in offsets if offset is not None}
+        self.starts, self.named = self._index(wanted_names)
         self.nr_passed = 0
 
     def _offset_of(self, name: str) -> int | None:

@@ -62,7 +62,8 @@ def parse_segments(fd: int, path: str = KCORE_PATH) -> list[LoadSegment]:
         if kind == PT_LOAD and length:
             if start + length > U64 + 1 or offset + length > MAX_OFFSET:
                 raise FormatError(path, f"a segment of {length} bytes at {offset:#x}")
-            segments.append(LoadSegment(start, start + length, offset, phys_address))
+            segment = LoadSegment(start=start, end=start + length, offset=offset, phys_address=phys_address)
+            segments.append(segment)
     return sorted(segments, key=lambda segment: segment.start)
 
 

@@ -264,8 +264,8 @@ def leaf_address(mode: PagingMode, level: int, entry: OneOrMany) -> OneOrMany:
     if mode.inverted_prot_none:
         # pte_pfn(): what is not present, but not empty, has its frame flipped (arch/x86/include/asm/pgtable.h).
         flip: Any = holds(entry, mode.present) == 0
-        ones: Any = U64 * flip if isinstance(entry, int) else flip.astype(np.uint64) * np.uint64(U64)
-        value = entry ^ ones
+        every_bit: Any = U64 if isinstance(entry, int) else np.uint64(U64)
+        value = entry ^ flip * every_bit
     address: Any = address_of(mode, value)
     if mode.napot and level == len(mode.levels) - 1:
         is_napot: Any = (entry & mode.napot) != 0

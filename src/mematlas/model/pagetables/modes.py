@@ -54,6 +54,11 @@ def flag(name: str, bit: int, where: str = "any") -> Flag:
     return Flag(name=name, mask=1 << bit, value=1 << bit, where=where)
 
 
+def pkey(key: int) -> Flag:
+    """Return the flag that a protection key of x86 is."""
+    return Flag(name=f"pkey{key}", mask=bits(59, 62), value=key << 59, where="leaf")
+
+
 def without_flag(flags: tuple[Flag, ...], name: str) -> tuple[Flag, ...]:
     """Return the flags of a kernel that lacks one of them."""
     return tuple(entry_flag for entry_flag in flags if entry_flag.name != name)
@@ -80,7 +85,7 @@ X86_FLAGS = (
     flag("pat", 12, "block"),
     flag("saved-dirty", X86_SAVED_DIRTY, "leaf"),
     flag("no-pti-shadow", 58, "table"),
-    *(Flag(name=f"pkey{key}", mask=bits(59, 62), value=key << 59, where="leaf") for key in range(1, 16)),
+    *map(pkey, range(1, 16)),
     flag("nx", 63),
 )
 
@@ -161,6 +166,10 @@ ARM64_GRANULES = {
 ARM64_SWAP = SwapLayout(type_shift=6, offset_shift=12, offset_bits=50, uffd_wp=1 << 3)
 ARM64_OLDER_SWAP = SwapLayout(type_shift=3, offset_shift=8, offset_bits=50)
 
+# UXN clear: user space may execute it, even where it may not read it (execute-only: the user bit is clear). Kernel code
+# is what user space may not reach and has PXN clear.
+ARM64_EXECUTABLE: Test = ((1 << 54, 0), (1 << 6 | 1 << 53, 0))
+
 
 def arm64_levels(granule: int, address_bits: int) -> tuple[Level, ...]:
     """Return the levels of arm64, top first, with what the contiguous bit joins in the lowest two."""
@@ -211,9 +220,7 @@ def arm64(
         prot_none_block=hidden_by(58, 59) if older else hidden_by(11),
         flags=without_flag(ARM64_FLAGS, "uffd-wp") if older else ARM64_FLAGS,
         writable=((1 << 51, 1 << 51), (1 << 7, 0)),
-        # UXN clear: user space may execute it, even where it may not read it (execute-only: the user bit is clear).
-        # Kernel code is what user space may not reach and has PXN clear.
-        executable=((1 << 54, 0), (1 << 6 | 1 << 53, 0)),
+        executable=ARM64_EXECUTABLE,
         user=((1 << 6, 1 << 6), (1 << 54, 0)),
         accessed=is_set(10),
         dirty=((1 << 55, 1 << 55), (1 << 51 | 1 << 7, 1 << 51)),

@@ -315,9 +315,7 @@ class PageTableReader:
         mode = self.mode
         present = maps_memory(codes)
         special = present & np.asarray(holds(entries, mode.special), np.bool_)
-        zero = special.copy() if huge_zero is None else huge_zero
-        if huge_zero is None and special.any():
-            zero[special] = self._are_zero(pfns[special])
+        zero = self._zero_among(special, pfns) if huge_zero is None else huge_zero
         self.nr_device += int(np.count_nonzero(special & ~zero))
         counted = present & ~special & ~zero
         shown = counted | zero
@@ -338,6 +336,13 @@ class PageTableReader:
             raw[rows] |= self._frame_bits(vma, pfns[rows], None if shares is None else shares[rows])
         held = (raw >> np.uint64(56)).astype(np.uint8) | bits
         return raw, held, self._use_of(entries, shown)
+
+    def _zero_among(self, special: Bools, pfns: Words) -> Bools:
+        """Return which pages are the zero page, given which have special entries."""
+        zero = special.copy()
+        if special.any():
+            zero[special] = self._are_zero(pfns[special])
+        return zero
 
     def _frame_bits(self, vma: Vma, pfns: Words, shares: Counts | None) -> Words:
         """Return the bits of pagemap that frames decide: whether each is mapped once, and whether it is a file's."""

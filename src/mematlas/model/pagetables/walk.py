@@ -136,31 +136,7 @@ def walk(
     546
     """
     last = (mode.user_end if end is None else end) - 1
-    walker = _Walker(source, mode, pgd, nr_levels or len(mode.levels))
-    span = (start & U64, last & U64)
-    levels, broken = walker.descend(span)
-    broken = merge_spans(broken + walker.changed(levels))
-    nr_retries = 0
-    while broken and nr_retries < NR_RETRIES:
-        nr_retries += 1
-        still: list[Span] = []
-        for broken_span in broken:
-            fresh, again = walker.descend(broken_span)
-            pairs = zip(levels, fresh, strict=True)
-            levels = [replace_span(mode, old, new, broken_span) for old, new in pairs]
-            still += again
-        broken = merge_spans(still + walker.changed(levels))
-    for broken_span in broken:
-        levels = [without_span(mode, level, broken_span) for level in levels]
-    return Walk(
-        mode=mode,
-        pgd=pgd,
-        first=span[0],
-        last=span[1],
-        levels=tuple(levels),
-        torn=tuple(broken),
-        nr_retries=nr_retries,
-    )
+    return _Walker(source, mode, pgd, nr_levels or len(mode.levels)).walk((start & U64, last & U64))
 
 
 def walk_parts(
@@ -199,7 +175,7 @@ def part_edges(
 
 
 class _Walker:
-    """The reading part of a walk."""
+    """Reads tables level by level, and again where they have changed."""
 
     def __init__(self, source: PageTableSource, mode: PagingMode, pgd: int, nr_levels: int) -> None:
         self.source = source
@@ -214,6 +190,32 @@ class _Walker:
         # What must not change in an entry that was followed: that it points at a table, and at which one.
         address_bits = sum(mask for mask, _ in mode.address_fields)
         self.meaning = np.uint64(address_bits | mode.table[0][0] | mode.present[0][0])
+
+    def walk(self, span: Span) -> Walk:
+        """Return all tables of a span: what has changed meanwhile is walked again, and in the end left out."""
+        levels, broken = self.descend(span)
+        broken = merge_spans(broken + self.changed(levels))
+        nr_retries = 0
+        while broken and nr_retries < NR_RETRIES:
+            nr_retries += 1
+            still: list[Span] = []
+            for broken_span in broken:
+                fresh, again = self.descend(broken_span)
+                pairs = zip(levels, fresh, strict=True)
+                levels = [replace_span(self.mode, old, new, broken_span) for old, new in pairs]
+                still += again
+            broken = merge_spans(still + self.changed(levels))
+        for broken_span in broken:
+            levels = [without_span(self.mode, level, broken_span) for level in levels]
+        return Walk(
+            mode=self.mode,
+            pgd=self.pgd,
+            first=span[0],
+            last=span[1],
+            levels=tuple(levels),
+            torn=tuple(broken),
+            nr_retries=nr_retries,
+        )
 
     def descend(self, span: Span) -> tuple[list[TableLevel], list[Span]]:
         """Return the tables of a span, level by level, and the spans whose tables cannot be right."""
@@ -278,7 +280,9 @@ class _Walker:
         in_user_half = span[1] < mode.user_end
         present = np.uint64(mode.present[0][0])
         # Reserved bits, and addresses beyond memory, make a number too large.
-        end, mask = (self.end, mode.reserved | self.address_bits) if in_user_half else (1, mode.reserved)
+        end, mask = 1, mode.reserved
+        if in_user_half:
+            end, mask = self.end, mode.reserved | self.address_bits
         numbers = np.bitwise_and(entries, np.uint64(mask))
         if int(numbers.max()) >= end:
             numbers *= entries & present  # swap slots and the like may be any number
