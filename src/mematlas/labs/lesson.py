@@ -95,7 +95,16 @@ class Answer:
 
 def unasked(lesson: Lesson, question: Question, reason: str) -> Answer:
     """Return the answer to a question that could not be asked."""
-    return Answer(lesson.name, question.key, question.text, None, None, ("-", "-"), None, reason)
+    return Answer(
+        lesson=lesson.name,
+        key=question.key,
+        question=question.text,
+        prediction=None,
+        reality=None,
+        shown=("-", "-"),
+        right=None,
+        reason=reason,
+    )
 
 
 class LeftOut(Exception):
@@ -342,7 +351,16 @@ class Guide:
         meant: Any = prediction
         if isinstance(question.kind, OneOf) and isinstance(prediction, int):
             meant = question.kind.options[prediction]
-        return Answer(lesson.name, question.key, asked, meant, reality, (predicted, real), right, misfit)
+        return Answer(
+            lesson=lesson.name,
+            key=question.key,
+            question=asked,
+            prediction=meant,
+            reality=reality,
+            shown=(predicted, real),
+            right=right,
+            reason=misfit,
+        )
 
     def _predicted(self, question: Question, stage: Stage) -> tuple[Prediction | None, str]:
         """Return the prediction, or what is wrong with it: one mistake in a file must not hide the other answers."""
@@ -354,8 +372,8 @@ class Guide:
     def _pose(self, question: Question, asked: str) -> None:
         self.paper.say(asked)
         if isinstance(question.kind, OneOf):
-            letter = question.kind.letter
-            lines = [f"  {letter(index)}) {option}" for index, option in enumerate(question.kind.options)]
+            kind = question.kind
+            lines = [f"  {kind.show(index, {})}" for index in range(len(kind.options))]
             self.paper.say("\n".join(lines))
         self.paper.say(f"[{question.key}: {question.kind.form}; Enter for none]", "dim")
 

@@ -89,7 +89,8 @@ class Panes:
         self.client = subprocess.Popen([*words, ";", "set", "destroy-unattached", "on"], env=self.environment)
         try:
             if self.wait_for(lambda: self.screen(SESSION), "tmux shows no prompt"):
-                self.path, prompt = self.tmux("display", "-p", "-t", SESSION, "#{socket_path}\n#{pane_id}").split("\n")
+                names = self.tmux("display", "-p", "-t", SESSION, "#{socket_path}\n#{pane_id}")
+                self.path, prompt = names.split("\n")
                 self.play(prompt)
         finally:
             self.close()

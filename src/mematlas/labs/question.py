@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     Reality = int | str
 
 UNITS = {"": 0, "b": 0, "byte": 0, "bytes": 0}
-UNITS |= {
-    f"{letter}{end}": shift for letter, shift in (("k", 10), ("m", 20), ("g", 30)) for end in ("", "b", "i", "ib")
-}
+UNITS |= dict.fromkeys(("k", "kb", "ki", "kib"), 10)
+UNITS |= dict.fromkeys(("m", "mb", "mi", "mib"), 20)
+UNITS |= dict.fromkeys(("g", "gb", "gi", "gib"), 30)
 AMOUNT = re.compile(r"(.*?(?:\d|\)|\s))\s*(pages?|bytes?|[kmg]i?b?|b)", re.IGNORECASE | re.ASCII)
 OPERATORS = {
     ast.Add: operator.add,

@@ -97,7 +97,8 @@ def answers_table(answers: list[Answer], notes: Iterable[Note]) -> Table:
     target = {"passed": nr_right == nr_asked, "nr_right": nr_right, "nr_asked": nr_asked}
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
-        yield from Table("lesson/1", SHORT_COLUMNS, answers).lines(in_bytes=in_bytes, colour=colour, width=width)
+        table = Table("lesson/1", SHORT_COLUMNS, answers)
+        yield from table.lines(in_bytes=in_bytes, colour=colour, width=width)
         yield from (f"{name} left out: {why}" for name, why in reasons)
         yield from (f"{item.lesson} not understood: {item.reason}" for item in misfits)
 

@@ -55,13 +55,16 @@ def evict(stage: Stage) -> None:
 
 def fault_kind(stage: Stage) -> str:
     """Return what the last read was."""
-    return MAJOR if stage.facts["major"] else MINOR if stage.facts["minor"] else NO_FAULT
+    if stage.facts["major"]:
+        return MAJOR
+    return MINOR if stage.facts["minor"] else NO_FAULT
 
 
 def read_one(stage: Stage) -> str:
     stage.send(f"read {READ_AT} 1")
-    stage.know(rss=stage.rss())
-    return NONE if stage.facts["rss"] == 0 else ONE if stage.facts["rss"] == 1 else SEVERAL
+    rss = stage.rss()
+    stage.know(rss=rss)
+    return {0: NONE, 1: ONE}.get(rss, SEVERAL)
 
 
 def unmap(stage: Stage) -> int:
@@ -80,62 +83,62 @@ def read_evicted(stage: Stage) -> str:
 
 
 CACHE = Lesson(
-    "cache",
-    "A mapped file and the page cache",
-    "none",
-    """\
+    name="cache",
+    title="A mapped file and the page cache",
+    rights="none",
+    intro="""\
 Programs and libraries are files that are mapped. Whose memory is that? The workload, PID {pid}, makes a file of its
 own on a disk; the file has no name and vanishes with the workload.""",
-    (
+    steps=(
         Step(
-            "Mapped",
-            """\
+            title="Mapped",
+            text="""\
 The file has {nr_pages:pages}. It was written just now, so {nr_cached:,} of them are in RAM: in the page cache, the
 kernel's memory of files. The workload has mapped the file at {address:#x}, and has read nothing of it.""",
-            Question("mapped", "How many pages of the mapping does RSS count?", PAGES),
-            lambda stage: stage.rss(),
-            "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
-            """\
+            question=Question("mapped", "How many pages of the mapping does RSS count?", PAGES),
+            measure=lambda stage: stage.rss(),
+            source="RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            explain="""\
 In RAM is one thing, mapped is another. The page table of the workload has no entry for the file yet, so nothing is
 charged to it. The page cache belongs to the kernel, and free(1) shows it as buff/cache.""",
-            make_file,
+            prepare=make_file,
         ),
         Step(
-            "One byte",
-            "Now the workload reads one single byte, in page 100.",
-            Question("read", "How many pages does RSS count then?", OneOf((NONE, ONE, SEVERAL))),
-            read_one,
-            "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
-            """\
+            title="One byte",
+            text="Now the workload reads one single byte, in page 100.",
+            question=Question("read", "How many pages does RSS count then?", OneOf((NONE, ONE, SEVERAL))),
+            measure=read_one,
+            source="RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            explain="""\
 {rss:pages}: the kernel enters the neighbours that are in the cache too, commonly 64 KiB at once, because they will
 probably be wanted next and faults are dear. This is called fault-around. So the RSS of a file grows in steps, and
 holds pages that the program never looked at.""",
         ),
         Step(
-            "Unmapped",
-            "The workload unmaps the file: munmap(2). The addresses are gone, and the RSS with them.",
-            Question("unmapped", "How many pages of the file are in RAM now?", PAGES),
-            unmap,
-            "cachestat(2), or mincore(2), on the file",
-            """\
+            title="Unmapped",
+            text="The workload unmaps the file: munmap(2). The addresses are gone, and the RSS with them.",
+            question=Question("unmapped", "How many pages of the file are in RAM now?", PAGES),
+            measure=unmap,
+            source="cachestat(2), or mincore(2), on the file",
+            explain="""\
 Unmapping takes the entries away, not the pages. They stay in the page cache until memory is short or the file is
 deleted: whoever opens the file next finds them there. That is why a program starts faster the second time, and why
 memory that is "used" by the cache is no cause for alarm.""",
         ),
         Step(
-            "Evicted",
-            """\
+            title="Evicted",
+            text="""\
 Now the kernel is asked to forget the file: posix_fadvise(2), POSIX_FADV_DONTNEED. The workload maps it again and
 reads one byte.""",
-            Question("evicted", "What does this read cost?", OneOf((NO_FAULT, MINOR, MAJOR))),
-            read_evicted,
-            "getrusage(2) in the workload: ru_minflt and ru_majflt",
-            """\
+            question=Question("evicted", "What does this read cost?", OneOf((NO_FAULT, MINOR, MAJOR))),
+            measure=read_evicted,
+            source="getrusage(2) in the workload: ru_minflt and ru_majflt",
+            explain="""\
 It took {slow:seconds}; reading the same byte once more took {seconds:seconds}. And {nr_cached:pages} of the file
 are in the cache again, not one: while it waits for the disk the kernel reads ahead.""",
         ),
     ),
-    """\
+    outro="""\
 The page cache holds files whether anyone maps them or not. RSS counts only what is mapped here.
 
  mematlas usage PID          its line "file"
@@ -186,61 +189,61 @@ def read_from_cache(stage: Stage) -> str:
 
 
 FAULTS = Lesson(
-    "faults",
-    "Minor and major faults",
-    "none",
-    """\
+    name="faults",
+    title="Minor and major faults",
+    rights="none",
+    intro="""\
 A page fault is the CPU's question to the kernel: what about this address? Nearly all are harmless, some are slow.
 The kernel counts both kinds for each process. The workload is PID {pid}.""",
-    (
+    steps=(
         Step(
-            "Fresh memory",
-            "The workload has mapped {nr_pages:pages} of private memory. Now it writes to each of them.",
-            Question("fresh", "How many minor faults does it have?", Number("", FAULT_SLACK)),
-            write_fresh,
-            RUSAGE,
-            """\
+            title="Fresh memory",
+            text="The workload has mapped {nr_pages:pages} of private memory. Now it writes to each of them.",
+            question=Question("fresh", "How many minor faults does it have?", Number("", FAULT_SLACK)),
+            measure=write_fresh,
+            source=RUSAGE,
+            explain="""\
 One for each page. A fault is minor when the kernel can answer it without waiting for a disk: here it took a free
 frame and filled it with zeros. All {nr_pages:,} took {first:seconds} together.""",
-            fresh,
+            prepare=fresh,
         ),
         Step(
-            "The same again",
-            "It writes to the same pages a second time.",
-            Question("again", "How many minor faults does it have this time?", Number("", FAULT_SLACK)),
-            write_again,
-            RUSAGE,
-            """\
+            title="The same again",
+            text="It writes to the same pages a second time.",
+            question=Question("again", "How many minor faults does it have this time?", Number("", FAULT_SLACK)),
+            measure=write_again,
+            source=RUSAGE,
+            explain="""\
 The entries are there now, so the CPU does not ask. It took {seconds:seconds}. A program has most of its faults
 when it starts and when it grows. Many faults in a program that does neither mean that it gives memory back and
 takes it again.""",
         ),
         Step(
-            "From the disk",
-            """\
+            title="From the disk",
+            text="""\
 The workload has mapped a file of {nr_pages:pages} that is on the disk and nowhere in RAM. It reads one byte.""",
-            Question("disk", "How many major faults does it have?", Number("")),
-            read_from_disk,
-            RUSAGE,
-            """\
+            question=Question("disk", "How many major faults does it have?", Number("")),
+            measure=read_from_disk,
+            source=RUSAGE,
+            explain="""\
 A fault is major when the program has to wait for a disk: for a file that is not in the page cache, or for memory
 that was paged out and has no frame any more (the lesson pageout). This one took {slow:seconds}. A program that has many
 of them each second is mostly waiting.""",
-            prepare_evicted,
+            prepare=prepare_evicted,
         ),
         Step(
-            "From the page cache",
-            "It unmaps the file, maps it again, and reads the same byte.",
-            Question("cache", "What does this read cost?", OneOf((NO_FAULT, MINOR, MAJOR))),
-            read_from_cache,
-            RUSAGE,
-            """\
+            title="From the page cache",
+            text="It unmaps the file, maps it again, and reads the same byte.",
+            question=Question("cache", "What does this read cost?", OneOf((NO_FAULT, MINOR, MAJOR))),
+            measure=read_from_cache,
+            source=RUSAGE,
+            explain="""\
 The entry went with the old mapping, the page did not: it is in the page cache. So the kernel only has to enter it.
 It took {seconds:seconds}.""",
-            forget_entries,
+            prepare=forget_entries,
         ),
     ),
-    """\
+    outro="""\
 Minor faults cost about a microsecond, major faults wait for a disk. Watch the major ones.
 
  ps -o min_flt,maj_flt PID    since the process started""",
@@ -280,52 +283,52 @@ def end_others(stage: Stage) -> int:
 
 
 SHARING = Lesson(
-    "sharing",
-    "Why USS, PSS and RSS differ",
-    "none",
-    """\
+    name="sharing",
+    title="Why USS, PSS and RSS differ",
+    rights="none",
+    intro="""\
 How much memory does a process use? There are three honest answers. They differ because of libraries: many processes
 map the same file. A file of 120 pages plays the library; the first process is PID {pid}.""",
-    (
+    steps=(
         Step(
-            "Alone",
-            "Process {pid} has mapped the library and read all of its {nr_pages:pages}. Nobody else has.",
-            Question("alone", "How many pages of it are in its USS?", PAGES),
-            lambda stage: uss(stage),
-            "USS of the VMA at {address:#x}, from /proc/{pid}/smaps",
-            """\
+            title="Alone",
+            text="Process {pid} has mapped the library and read all of its {nr_pages:pages}. Nobody else has.",
+            question=Question("alone", "How many pages of it are in its USS?", PAGES),
+            measure=lambda stage: uss(stage),
+            source="USS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            explain="""\
 USS counts the pages that only this process maps. It is alone, so all of them count. If it ended now, that many
 pages would no longer be mapped by anyone; being a file's, they would stay in the cache until room is needed.""",
-            one_reader,
+            prepare=one_reader,
         ),
         Step(
-            "Three of them",
-            "Two more processes have mapped the same library and read all of it.",
-            Question("rss", "How many pages of it are in the RSS of the first process now?", PAGES),
-            lambda stage: stage.rss(),
-            "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
-            """\
+            title="Three of them",
+            text="Two more processes have mapped the same library and read all of it.",
+            question=Question("rss", "How many pages of it are in the RSS of the first process now?", PAGES),
+            measure=lambda stage: stage.rss(),
+            source="RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            explain="""\
 RSS does not care who else is there: what is mapped here counts in full. Added up over the three it is 360 pages,
 though the library has only 120.""",
-            more_readers,
+            prepare=more_readers,
         ),
         Step(
-            "Shared by three: USS",
-            "",
-            Question("uss", "How many pages of it are in the USS of the first process now?", PAGES),
-            lambda stage: uss(stage),
-            "USS of the VMA at {address:#x}, from /proc/{pid}/smaps",
-            """\
+            title="Shared by three: USS",
+            text="",
+            question=Question("uss", "How many pages of it are in the USS of the first process now?", PAGES),
+            measure=lambda stage: uss(stage),
+            source="USS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            explain="""\
 No page is its own any more. USS bounds what would be freed if this process alone ended: of the library, nothing.
 Added up over all processes USS leaves out whatever is shared.""",
         ),
         Step(
-            "Shared by three: PSS",
-            "",
-            Question("pss", "And how many pages of it are in its PSS?", PAGES),
-            pss,
-            "PSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
-            """\
+            title="Shared by three: PSS",
+            text="",
+            question=Question("pss", "And how many pages of it are in its PSS?", PAGES),
+            measure=pss,
+            source="PSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            explain="""\
 PSS divides each page by the number of its mappings: 120 / 3. It is the only one of the three that can be added up
 over processes. For the whole workload, with its real libraries:
 
@@ -334,17 +337,17 @@ over processes. For the whole workload, with its real libraries:
  USS {all_uss:size}""",
         ),
         Step(
-            "Alone again",
-            "The two others end now.",
-            Question("alone_again", "How many pages of it are in the USS of the first process then?", PAGES),
-            end_others,
-            "USS of the VMA at {address:#x}, from /proc/{pid}/smaps",
-            """\
+            title="Alone again",
+            text="The two others end now.",
+            question=Question("alone_again", "How many pages of it are in the USS of the first process then?", PAGES),
+            measure=end_others,
+            source="USS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            explain="""\
 The first process did nothing, and its USS and PSS jumped. When a number of a process changes, look at its neighbours
 too.""",
         ),
     ),
-    """\
+    outro="""\
 RSS: what it can reach. PSS: its fair share; add these up. USS: what it maps alone,
 a bound of what would be freed if it ended.
 

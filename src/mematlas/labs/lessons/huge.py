@@ -39,7 +39,8 @@ def table_size(stage: Stage) -> int:
 
 def map_small(stage: Stage) -> None:
     size = huge_size()
-    stage.know(huge_size=size, nr_small=size // stage.facts["page_size"], per_table=stage.facts["page_size"] // 8)
+    page_size = stage.facts["page_size"]
+    stage.know(huge_size=size, nr_small=size // page_size, per_table=page_size // 8)
     stage.send(f"map {NR_HUGE * stage.facts['nr_small']}")
 
 
@@ -86,76 +87,82 @@ def touch_one(stage: Stage) -> int:
 
 
 HUGE = Lesson(
-    "huge",
-    "One huge page instead of 512",
-    "none",
-    """\
+    name="huge",
+    title="One huge page instead of 512",
+    rights="none",
+    intro="""\
 The CPU can map a large stretch of memory with a single entry one level up in the page table: a huge page. Linux gives
 them to programs by itself where it is set up to (transparent huge pages). What do they save? The workload is PID
 {pid}.""",
-    (
+    steps=(
         Step(
-            "Small pages",
-            """\
+            title="Small pages",
+            text="""\
 The workload has mapped {size:size}, which is room for 16 huge pages of {huge_size:size}, and has said
 MADV_NOHUGEPAGE: only pages of {page_size} bytes, please. Now it writes to all {nr_pages:,} of them.""",
-            Question("small_faults", "How many page faults does it have?", Number("", FAULT_SLACK)),
-            write_all,
-            "getrusage(2) in the workload: ru_minflt",
-            "One for each page, each with its way into the kernel and back. It took {seconds:seconds}.",
-            map_small,
+            question=Question("small_faults", "How many page faults does it have?", Number("", FAULT_SLACK)),
+            measure=write_all,
+            source="getrusage(2) in the workload: ru_minflt",
+            explain="One for each page, each with its way into the kernel and back. It took {seconds:seconds}.",
+            prepare=map_small,
         ),
         Step(
-            "Their tables",
-            "Each page has an entry of 8 bytes. A table is itself a page, and holds {per_table:,} entries.",
-            Question("small_tables", "How many bytes of page tables did this cost?", Number("bytes", TABLE_SLACK)),
-            small_tables,
-            "VmPTE in /proc/{pid}/status, after less before",
-            """\
+            title="Their tables",
+            text="Each page has an entry of 8 bytes. A table is itself a page, and holds {per_table:,} entries.",
+            question=Question(
+                "small_tables", "How many bytes of page tables did this cost?", Number("bytes", TABLE_SLACK)
+            ),
+            measure=small_tables,
+            source="VmPTE in /proc/{pid}/status, after less before",
+            explain="""\
 {nr_pages:,} entries of 8 bytes are {entries:size}, one byte for each {per_table:,} that they map; a table or two of
 the levels above may come on top. It is the kernel's memory, in no RSS, and a process can have a lot of it: hundreds
 that map the same large piece of shared memory in small pages each have tables of their own.""",
         ),
         Step(
-            "Huge pages",
-            """\
+            title="Huge pages",
+            text="""\
 Now the workload maps as much again, with MADV_HUGEPAGE: huge pages wherever possible. It writes to all of it.""",
-            Question("huge_faults", "How many page faults does it have this time?", Number("", FAULT_SLACK // 4)),
-            write_huge,
-            "getrusage(2) in the workload: ru_minflt",
-            """\
+            question=Question(
+                "huge_faults", "How many page faults does it have this time?", Number("", FAULT_SLACK // 4)
+            ),
+            measure=write_huge,
+            source="getrusage(2) in the workload: ru_minflt",
+            explain="""\
 One for each huge page. It took {seconds:seconds}, most of it to fill {size:size} with zeros. The CPU gains too: one
 entry of its TLB, the cache of translations, now serves {huge_size:size}, and its walk is one table shorter.""",
-            map_huge,
+            prepare=map_huge,
         ),
         Step(
-            "And their tables?",
-            "A huge page needs one entry in the table above, and no table of its own.",
-            Question("huge_tables", "How many bytes of tables does the kernel keep for them?", OneOf((FEWER, SAME))),
-            huge_tables,
-            "VmPTE in /proc/{pid}/status, after less before",
-            """\
+            title="And their tables?",
+            text="A huge page needs one entry in the table above, and no table of its own.",
+            question=Question(
+                "huge_tables", "How many bytes of tables does the kernel keep for them?", OneOf((FEWER, SAME))
+            ),
+            measure=huge_tables,
+            source="VmPTE in /proc/{pid}/status, after less before",
+            explain="""\
 {tables:size}, against {small_tables:size} for small pages. The kernel puts an empty table aside for each huge page:
 when it must split one it may not fail for want of memory. So huge pages save faults and walks, and little or nothing
 of VmPTE.""",
         ),
         Step(
-            "One byte",
-            "The workload maps a fresh area with MADV_HUGEPAGE, and touches its first small page alone.",
-            Question("one_byte", "How many small pages does RSS count then?", PAGES),
-            touch_one,
-            "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
-            """\
+            title="One byte",
+            text="The workload maps a fresh area with MADV_HUGEPAGE, and touches its first small page alone.",
+            question=Question("one_byte", "How many small pages does RSS count then?", PAGES),
+            measure=touch_one,
+            source="RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            explain="""\
 All or nothing: the touch brought a whole huge page. Programs that touch a little here and a little there grow by
 huge pages, and that is why many machines give them only to those who ask.""",
         ),
     ),
-    """\
+    outro="""\
 Huge pages make page faults and translation cheaper, and waste memory where it is used thinly.
 
  mematlas usage PID       its line THP
  mematlas collapse PID    put small pages together""",
-    check_huge,
+    check=check_huge,
 )
 
 
@@ -180,7 +187,8 @@ def free_huge(stage: Stage) -> int:
     blocks = stage.facts["blocks"]
     nr_free = sum(count << order for order, count in enumerate(blocks))
     stage.know(free=nr_free * stage.facts["page_size"])
-    return sum(count << order - huge_order for order, count in enumerate(blocks) if order >= huge_order)
+    large_enough = enumerate(blocks[huge_order:])
+    return sum(count << excess for excess, count in large_enough)
 
 
 def make_holes(stage: Stage) -> None:
@@ -220,16 +228,16 @@ def moved(stage: Stage) -> str:
 
 
 FRAGMENTS = Lesson(
-    "fragments",
-    "Much free memory, and no huge page",
-    "none; CAP_SYS_ADMIN shows the frames",
-    """\
+    name="fragments",
+    title="Much free memory, and no huge page",
+    rights="none; CAP_SYS_ADMIN shows the frames",
+    intro="""\
 A huge page must be one piece of RAM, and begin at a multiple of its size. Free memory in small pieces is of no use to
 it. The workload is PID {pid}.""",
-    (
+    steps=(
         Step(
-            "The pieces",
-            """\
+            title="The pieces",
+            text="""\
 The kernel keeps free memory in blocks of 1, 2, 4, ... pages. This is what is free right now (/proc/buddyinfo, all
 zones added up):
 
@@ -237,65 +245,70 @@ zones added up):
 
 A huge page is {huge_size:size}, a block of order {huge_order}. Larger blocks can be cut in half. Formulas may name
 free_0, free_1, ...""",
-            Question("buddies", "How many huge pages could be made of this without moving anything?", Number("")),
-            free_huge,
-            "/proc/buddyinfo, as shown",
-            """\
+            question=Question(
+                "buddies", "How many huge pages could be made of this without moving anything?", Number("")
+            ),
+            measure=free_huge,
+            source="/proc/buddyinfo, as shown",
+            explain="""\
 Blocks of order {huge_order} count once, each higher order twice the one before; the smaller ones not at all. The
 {free:size} that are free say less than these few blocks.""",
-            show_free_blocks,
+            prepare=show_free_blocks,
         ),
         Step(
-            "Holes",
-            """\
+            title="Holes",
+            text="""\
 The workload has written to {nr_pages:pages} ({size:size}, small pages only). Now it gives every second one back:
 pages 0, 2, 4, ...""",
-            Question("kept", "How many pages does it still have in RAM?", PAGES),
-            give_holes,
-            "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
-            "Half of the memory went back to the kernel, page by page.",
-            make_holes,
+            question=Question("kept", "How many pages does it still have in RAM?", PAGES),
+            measure=give_holes,
+            source="RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            explain="Half of the memory went back to the kernel, page by page.",
+            prepare=make_holes,
         ),
         Step(
-            "What the holes are worth",
-            "{size:size} were taken in small pages, half of that was given back. Look at the frames that came back.",
-            Question("whole", "How many whole huge pages lie in them, if nothing is moved?", Number("")),
-            whole_blocks,
-            "the frames in /proc/{pid}/pagemap, before and after",
-            """\
+            title="What the holes are worth",
+            text="""\
+{size:size} were taken in small pages, half of that was given back. Look at the frames that came back.""",
+            question=Question("whole", "How many whole huge pages lie in them, if nothing is moved?", Number("")),
+            measure=whole_blocks,
+            source="the frames in /proc/{pid}/pagemap, before and after",
+            explain="""\
 Frames are handed out in order where possible, so between two free ones there is nearly always one that was kept.
 This is fragmentation: free, and of no use for anything large. Allocators that mix short and long lives do this to a
 machine within days.""",
             unless=hidden_frames,
         ),
         Step(
-            "Collapsed",
-            """\
+            title="Collapsed",
+            text="""\
 Now the workload asks for huge pages instead of its small ones: madvise(2), MADV_COLLAPSE. Half of the pages of
 each are missing.""",
-            Question("collapsed", "How many small pages' worth does RSS count then?", PAGES),
-            collapse,
-            "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
-            """\
+            question=Question("collapsed", "How many small pages' worth does RSS count then?", PAGES),
+            measure=collapse,
+            source="RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            explain="""\
 Before it was {rss_before:pages}. The kernel found 16 whole free blocks, made some by moving other pages if it had to
 (compaction), and filled the holes with zeros. A huge page has no holes: what was given back is in use again.""",
         ),
         Step(
-            "The pages that were kept",
-            "",
-            Question("moved", "What happened to the pages that the workload had kept?", OneOf((COPIED, IN_PLACE))),
-            moved,
-            "the frames in /proc/{pid}/pagemap, before and after",
-            """\
+            title="The pages that were kept",
+            text="",
+            question=Question(
+                "moved", "What happened to the pages that the workload had kept?", OneOf((COPIED, IN_PLACE))
+            ),
+            measure=moved,
+            source="the frames in /proc/{pid}/pagemap, before and after",
+            explain="""\
 They lay between holes, so the kernel copied them to where the huge pages are. The program saw nothing of it: its
 addresses did not change, only the frames behind them. That is what virtual memory is for.""",
             unless=hidden_frames,
         ),
     ),
-    """\
+    outro="""\
 Free memory and free memory in one piece are two things. When huge pages fail, look at the pieces.
 
  cat /proc/buddyinfo
  grep -E "compact|thp" /proc/vmstat""",
-    check_huge,
+    check=check_huge,
 )

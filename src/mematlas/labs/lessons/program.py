@@ -57,57 +57,57 @@ def shrink(stage: Stage) -> str:
 
 
 STACK = Lesson(
-    "stack",
-    "How a stack grows",
-    "none",
-    """\
+    name="stack",
+    title="How a stack grows",
+    rights="none",
+    intro="""\
 Every call of a function takes a little of the stack, and nobody asks the kernel for it. How does it get there? The
 workload is PID {pid}.""",
-    (
+    steps=(
         Step(
-            "At first",
-            "The stack of the workload has {shown_limit} (ulimit -s).",
-            Question("size", "How large is its VMA, [stack], now?", OneOf((AS_LIMIT, SMALLER))),
-            stack_size,
-            "/proc/{pid}/maps",
-            """\
+            title="At first",
+            text="The stack of the workload has {shown_limit} (ulimit -s).",
+            question=Question("size", "How large is its VMA, [stack], now?", OneOf((AS_LIMIT, SMALLER))),
+            measure=stack_size,
+            source="/proc/{pid}/maps",
+            explain="""\
 It is {stack_size:size}. The kernel makes a small stack when a program starts. The limit is only how far it may
 grow.""",
-            look_at_stack,
+            prepare=look_at_stack,
         ),
         Step(
-            "A large array",
-            """\
+            title="A large array",
+            text="""\
 The workload does what a function with a local array of 100 pages does: its stack pointer leaps down, and it writes
 one byte at the far end of the array, 100 pages below all that was stack so far. Nothing between is touched.""",
-            Question("grown", "By how many pages does the VMA grow?", PAGES),
-            grow,
-            "/proc/{pid}/maps",
-            """\
+            question=Question("grown", "By how many pages does the VMA grow?", PAGES),
+            measure=grow,
+            source="/proc/{pid}/maps",
+            explain="""\
 The address belonged to no VMA, so this should have been a segmentation fault. But the next VMA above it is marked
 to grow downwards, and the limit is not reached: the kernel extends it down to the touched page.""",
         ),
         Step(
-            "In RAM",
-            "",
-            Question("resident", "And by how many pages did the RSS of the stack grow?", Number("pages", 1)),
-            lambda stage: int(stage.facts["more"]),
-            "RSS of [stack], from /proc/{pid}/smaps",
-            """\
+            title="In RAM",
+            text="",
+            question=Question("resident", "And by how many pages did the RSS of the stack grow?", Number("pages", 1)),
+            measure=lambda stage: int(stage.facts["more"]),
+            source="RSS of [stack], from /proc/{pid}/smaps",
+            explain="""\
 Growing reserves addresses, and touching takes frames, as everywhere: only the page with that one byte has one.""",
         ),
         Step(
-            "Back again",
-            "The function has returned; its array is gone.",
-            Question("returned", "What does the VMA do?", OneOf((SHRINKS, STAYS))),
-            shrink,
-            "/proc/{pid}/maps",
-            """\
+            title="Back again",
+            text="The function has returned; its array is gone.",
+            question=Question("returned", "What does the VMA do?", OneOf((SHRINKS, STAYS))),
+            measure=shrink,
+            source="/proc/{pid}/maps",
+            explain="""\
 The kernel cannot know where the stack pointer will go next, and never looks. One deep recursion leaves its pages in
 RAM until the process ends, or until memory is short and they are paged out.""",
         ),
     ),
-    """\
+    outro="""\
 The main stack grows by page faults and never shrinks. The stacks of threads are ordinary mappings of a fixed size.
 
  mematlas maps PID stack""",
@@ -145,7 +145,9 @@ def given_back(stage: Stage, line: str) -> str:
     stage.send(line)
     stage.know(freed=before - heap_rss(stage))
     share = stage.facts["freed"] / max(stage.facts["grown"], 1)
-    return ALL if share > 0.9 else NONE if share < 0.1 else HALF
+    if share > 0.9:
+        return ALL
+    return NONE if share < 0.1 else HALF
 
 
 def where(stage: Stage, line: str) -> str:
@@ -157,72 +159,74 @@ def where(stage: Stage, line: str) -> str:
 
 
 MALLOC = Lesson(
-    "malloc",
-    "malloc, its arenas, and trimming",
-    "the GNU C library",
-    """\
+    name="malloc",
+    title="malloc, its arenas, and trimming",
+    rights="the GNU C library",
+    intro="""\
 malloc(3) stands between the program and the kernel: it takes memory wholesale and hands it out in small pieces. So
 free(3) is not what you may think. The workload, PID {pid}, calls malloc and free of its C library.""",
-    (
+    steps=(
         Step(
-            "Many small blocks",
-            "Now the workload allocates 32,000 blocks of 1,000 bytes, and writes to each.",
-            Question("allocated", "By how much does the RSS of its heap grow?", Interval("bytes", 2)),
-            allocate,
-            HEAP,
-            """\
+            title="Many small blocks",
+            text="Now the workload allocates 32,000 blocks of 1,000 bytes, and writes to each.",
+            question=Question("allocated", "By how much does the RSS of its heap grow?", Interval("bytes", 2)),
+            measure=allocate,
+            source=HEAP,
+            explain="""\
 malloc moves the end of [heap] up with brk(2), and cuts it into blocks. Each block has a header of 8 bytes, and sizes
 are rounded up to 16: 32,000 x 1,008 bytes are 30.8 MiB.""",
             # What malloc holds free already would be handed out first.
-            lambda stage: stage.send("trim"),
+            prepare=lambda stage: stage.send("trim"),
         ),
         Step(
-            "Freed",
-            "The workload frees all of them but the last one, which lies at the upper end.",
-            Question("freed", "How much of that memory goes back to the kernel?", OneOf((ALL, HALF, NONE))),
-            lambda stage: given_back(stage, "free"),
-            HEAP,
-            """\
+            title="Freed",
+            text="The workload frees all of them but the last one, which lies at the upper end.",
+            question=Question("freed", "How much of that memory goes back to the kernel?", OneOf((ALL, HALF, NONE))),
+            measure=lambda stage: given_back(stage, "free"),
+            source=HEAP,
+            explain="""\
 {freed:size} went back. free gives blocks back to malloc, which keeps them for the next request. brk can only lower
 the upper end of the heap, and there one block is still in use. This is why a program can stay large after it freed
 everything, which looks like a leak and is none.""",
         ),
         Step(
-            "Trimmed",
-            "Now it calls malloc_trim(3).",
-            Question("trimmed", "How much of that memory goes back to the kernel now?", OneOf((ALL, HALF, NONE))),
-            lambda stage: given_back(stage, "trim"),
-            HEAP,
-            """\
+            title="Trimmed",
+            text="Now it calls malloc_trim(3).",
+            question=Question(
+                "trimmed", "How much of that memory goes back to the kernel now?", OneOf((ALL, HALF, NONE))
+            ),
+            measure=lambda stage: given_back(stage, "trim"),
+            source=HEAP,
+            explain="""\
 {freed:size}: malloc_trim gives back every whole free page, in the middle of the heap too, with madvise(2). The
 addresses stay; the next use of them is a page fault.""",
         ),
         Step(
-            "One large block",
-            "It allocates one block of 64 MiB.",
-            Question("large", "Where does the block lie?", OneOf((IN_HEAP, APART))),
-            lambda stage: where(stage, f"malloc 1 {LARGE_BLOCK}"),
-            "/proc/{pid}/maps, the VMA at {block:#x}",
-            """\
+            title="One large block",
+            text="It allocates one block of 64 MiB.",
+            question=Question("large", "Where does the block lie?", OneOf((IN_HEAP, APART))),
+            measure=lambda stage: where(stage, f"malloc 1 {LARGE_BLOCK}"),
+            source="/proc/{pid}/maps, the VMA at {block:#x}",
+            explain="""\
 Large blocks, from 128 KiB on at first, get a mapping of their own. free unmaps it, so that all of it goes back at
 once, whatever lies above.""",
         ),
         Step(
-            "Another thread",
-            "A second thread of the workload allocates 1,000 bytes.",
-            Question("thread", "Where does this block lie?", OneOf((IN_HEAP, APART))),
-            lambda stage: where(stage, "thread 1000"),
-            "/proc/{pid}/maps, the VMA at {block:#x}",
-            """\
+            title="Another thread",
+            text="A second thread of the workload allocates 1,000 bytes.",
+            question=Question("thread", "Where does this block lie?", OneOf((IN_HEAP, APART))),
+            measure=lambda stage: where(stage, "thread 1000"),
+            source="/proc/{pid}/maps, the VMA at {block:#x}",
+            explain="""\
 Threads that allocate at the same time would wait for each other, so each gets an arena: on 64-bit machines 64 MiB of
 addresses, of which {length:size} can be used so far. A program with many threads has many arenas, much address
 space, and free memory in each of them. MALLOC_ARENA_MAX limits their number.""",
         ),
     ),
-    """\
+    outro="""\
 free returns memory to malloc, not to the kernel. Look at RSS, then ask who holds the pages.
 
  mematlas maps PID heap
  mematlas map PID --kind heap,anon""",
-    check_allocator,
+    check=check_allocator,
 )

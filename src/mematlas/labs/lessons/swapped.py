@@ -44,23 +44,10 @@ def page_out(stage: Stage, free: bool = False) -> None:
     ``free`` has it read back and paged out once more: what is in swap already needs no writing, so that the kernel
     frees its frames at once, and keeps none of them in the swap cache.
     """
-    start, size = stage.facts["address"], stage.facts["size"]
     again: list[bool] = []
 
     def look() -> int:
-        if "CAP_SYS_NICE" in effective_capabilities():
-            options = " --free" if free else ""
-            stage.know(how=f"mematlas pageout {stage.facts['pid']} {start:#x}+{size}{options}")
-            try:
-                effect = pageout(stage.process(), Selection(span=(start, start + size)), free=free)
-                again.append(bool(effect.freed and effect.freed.nr_kept))
-            except PermissionDenied:
-                stage.send("pageout")
-        else:
-            stage.know(
-                how="the workload itself, by madvise(2) with MADV_PAGEOUT: doing it to others needs CAP_SYS_NICE"
-            )
-            stage.send("pageout")
+        again.append(page_out_once(stage, free))
         return stage.rss()
 
     def empty_cache() -> int:
@@ -83,6 +70,24 @@ def page_out(stage: Stage, free: bool = False) -> None:
         raise NotSupported(f"paging out: {left} pages stay", "a memory cgroup that allows swap")
 
 
+def page_out_once(stage: Stage, free: bool) -> bool:
+    """Page the workload's memory out, and note how that was done; return whether the swap cache kept any of it."""
+    start, size = stage.facts["address"], stage.facts["size"]
+    if "CAP_SYS_NICE" not in effective_capabilities():
+        stage.know(how=BY_ITSELF)
+        stage.send("pageout")
+        return False
+    options = " --free" if free else ""
+    stage.know(how=f"mematlas pageout {stage.facts['pid']} {start:#x}+{size}{options}")
+    try:
+        effect = pageout(stage.process(), Selection(span=(start, start + size)), free=free)
+    except PermissionDenied:
+        stage.send("pageout")
+        return False
+    return bool(effect.freed and effect.freed.nr_kept)
+
+
+BY_ITSELF = "the workload itself, by madvise(2) with MADV_PAGEOUT: doing it to others needs CAP_SYS_NICE"
 NR_PAGED, NR_REFAULTED = 1000, 10
 MAJOR = "A major fault: it must be read from swap"
 
@@ -132,42 +137,43 @@ def refault(stage: Stage) -> int:
 
 
 PAGEOUT = Lesson(
-    "pageout",
-    "Paging out, and coming back",
-    "swap space; CAP_SYS_NICE does it from outside",
-    """\
+    name="pageout",
+    title="Paging out, and coming back",
+    rights="swap space; CAP_SYS_NICE does it from outside",
+    intro="""\
 When memory is short the kernel writes pages to swap and takes their frames. The program notices nothing, until it
 touches such a page. We page out by hand, a process of our own: PID {pid}.""",
-    (
+    steps=(
         Step(
-            "Out",
-            "The workload has written to {nr_pages:pages} at {address:#x}. All are in RAM. Now they are paged out.",
-            Question("out", "How many of them does RSS count then?", PAGES),
-            move_out,
-            "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
-            """\
+            title="Out",
+            text="""\
+The workload has written to {nr_pages:pages} at {address:#x}. All are in RAM. Now they are paged out.""",
+            question=Question("out", "How many of them does RSS count then?", PAGES),
+            measure=move_out,
+            source="RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            explain="""\
 Done by {how}.
 
 The program still owns every byte. Its addresses are valid, its data is safe: only not in RAM.""",
-            write_pages,
+            prepare=write_pages,
         ),
         Step(
-            "Where they are",
-            "The entry of a page says where it is: in a frame, in swap, or nowhere.",
-            Question("swapped", "How many of the {nr_pages:,} entries say: in swap?", PAGES),
-            count_swapped,
-            "bit 62 of the entries of /proc/{pid}/pagemap",
-            """\
+            title="Where they are",
+            text="The entry of a page says where it is: in a frame, in swap, or nowhere.",
+            question=Question("swapped", "How many of the {nr_pages:,} entries say: in swap?", PAGES),
+            measure=count_swapped,
+            source="bit 62 of the entries of /proc/{pid}/pagemap",
+            explain="""\
 Where the entry held a frame it now holds a swap slot: page 0 is in area {swap_type} at slot {swap_offset}.
 Swap in smaps says the same for the VMA: {swap:size}.""",
         ),
         Step(
-            "One byte",
-            "Now the workload reads one byte of page 0.",
-            Question("cost", "What does this read cost?", OneOf((NO_FAULT, MINOR, MAJOR))),
-            read_one,
-            "getrusage(2) in the workload: ru_minflt and ru_majflt",
-            """\
+            title="One byte",
+            text="Now the workload reads one byte of page 0.",
+            question=Question("cost", "What does this read cost?", OneOf((NO_FAULT, MINOR, MAJOR))),
+            measure=read_one,
+            source="getrusage(2) in the workload: ru_minflt and ru_majflt",
+            explain="""\
 It took {slow:seconds}; the same read once more took {seconds:seconds}. The touch was a page fault, and brought the page
 back: a refault.
 
@@ -175,12 +181,12 @@ A page that was written to swap stays in RAM beside it, in the swap cache, until
 before that, and the fault is a minor one. {freed}""",
         ),
         Step(
-            "Back",
-            "It reads one byte of each of the pages 1 to 9 too.",
-            Question("back", "How many pages does RSS count then?", PAGES),
-            refault,
-            "RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
-            """\
+            title="Back",
+            text="It reads one byte of each of the pages 1 to 9 too.",
+            question=Question("back", "How many pages does RSS count then?", PAGES),
+            measure=refault,
+            source="RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            explain="""\
 The workload had {nr_major:,} major and {nr_minor:,} minor faults. A minor one finds its page in the swap cache:
 from a disk the kernel reads some neighbours along with each page, since they will probably be wanted next. They are in
 RAM, but nobody maps them until they are touched, so RSS leaves them out.
@@ -189,12 +195,12 @@ Memory that is paged out and never touched again costs nothing; memory that come
 crawl.""",
         ),
     ),
-    """\
+    outro="""\
 Paging out moves data, it loses none. The price is paid by the refaults: measure these.
 
  mematlas pageout PID --dry-run             what would move
  mematlas pageout PID --watch-refaults 10s  what comes back""",
-    check_swap,
+    check=check_swap,
 )
 
 
@@ -253,60 +259,60 @@ def why_not_shown(stage: Stage) -> str:
 
 
 SHMEM = Lesson(
-    "shmem",
-    "Swapped shared memory looks untouched",
-    "swap space; CAP_SYS_ADMIN finds the pages",
-    """\
+    name="shmem",
+    title="Swapped shared memory looks untouched",
+    rights="swap space; CAP_SYS_ADMIN finds the pages",
+    intro="""\
 Shared memory belongs to a file without a disk (shmem, tmpfs), not to one process. That changes what its page-table
 entries can say. The workload is PID {pid}.""",
-    (
+    steps=(
         Step(
-            "Paged out",
-            """\
+            title="Paged out",
+            text="""\
 The workload has {nr_pages:pages} of shared memory. It wrote to the first 100, and RSS was {before:pages}. Then they
 were paged out: RSS is 0 now. With private memory, 100 entries would say "in swap".""",
-            Question("entries", "How many of the entries say: in swap?", PAGES),
-            swapped_entries,
-            "bit 62 of the entries of /proc/{pid}/pagemap",
-            """\
+            question=Question("entries", "How many of the entries say: in swap?", PAGES),
+            measure=swapped_entries,
+            source="bit 62 of the entries of /proc/{pid}/pagemap",
+            explain="""\
 None. Several processes can map this memory, so the kernel does not note the slot in every page table. It notes it
 once, in the file, and clears the entries.""",
-            write_shared,
+            prepare=write_shared,
         ),
         Step(
-            "The entry",
-            "Page 0 was written to and is in swap. Page 110 was never touched by anyone.",
-            Question("entry", "What does the entry of page 0 look like?", OneOf((PRESENT, IN_SWAP, EMPTY))),
-            look_of_entry,
-            "/proc/{pid}/pagemap: {entry:#018x} for page 0, {untouched:#018x} for page 110",
-            """\
+            title="The entry",
+            text="Page 0 was written to and is in swap. Page 110 was never touched by anyone.",
+            question=Question("entry", "What does the entry of page 0 look like?", OneOf((PRESENT, IN_SWAP, EMPTY))),
+            measure=look_of_entry,
+            source="/proc/{pid}/pagemap: {entry:#018x} for page 0, {untouched:#018x} for page 110",
+            explain="""\
 The two look the same. (Bit 55, where both have it, is "soft-dirty": the mapping is new.) A tool that only
 reads pagemap says that this memory was never used, and is wrong by all of it.""",
         ),
         Step(
-            "What smaps says",
-            "smaps asks the file.",
-            Question("smaps", "How many pages of this VMA are in swap, by smaps?", PAGES),
-            smaps_swap,
-            "Swap of the VMA at {address:#x}, from /proc/{pid}/smaps",
-            "The sum is known, then. But smaps does not say which pages they are.",
+            title="What smaps says",
+            text="smaps asks the file.",
+            question=Question("smaps", "How many pages of this VMA are in swap, by smaps?", PAGES),
+            measure=smaps_swap,
+            source="Swap of the VMA at {address:#x}, from /proc/{pid}/smaps",
+            explain="The sum is known, then. But smaps does not say which pages they are.",
         ),
         Step(
-            "Page by page",
-            "mematlas opens the file behind the mapping (/proc/{pid}/map_files) and asks it with cachestat(2).",
-            Question("found", "How many pages does mematlas find in swap, page by page?", PAGES),
-            find_swapped,
-            "mematlas pages {pid} {address:#x}+{size}",
-            """\
+            title="Page by page",
+            text="mematlas opens the file behind the mapping (/proc/{pid}/map_files) and asks it with cachestat(2).",
+            question=Question("found", "How many pages does mematlas find in swap, page by page?", PAGES),
+            measure=find_swapped,
+            source="mematlas pages {pid} {address:#x}+{size}",
+            explain="""\
 Entry and file together say all: pages 0 to 99 are in swap, the others were never touched. Without the right to open
 the file mematlas says "unknown", and never "absent".""",
             unless=why_not_shown,
         ),
     ),
-    """\
+    outro="""\
 An empty entry of shared memory means nothing by itself. Ask smaps for the sum, mematlas for the pages.
 
  mematlas pages PID --runs
  mematlas usage PID --verify""",
-    check_swap,
+    check=check_swap,
 )

@@ -65,83 +65,85 @@ def shown_frames(stage: Stage) -> str:
 
 
 TRANSLATE = Lesson(
-    "translate",
-    "Translate an address by hand",
-    "none; CAP_SYS_ADMIN shows the frame",
-    """\
+    name="translate",
+    title="Translate an address by hand",
+    rights="none; CAP_SYS_ADMIN shows the frame",
+    intro="""\
 Every address in a program is virtual. Where in RAM is the byte? We find out as the kernel's own file
 /proc/PID/pagemap has it, one step at a time. The workload is PID {pid}.
 
 Numbers can be decimal or hexadecimal (0x...), or formulas: + - * // % << >> & | with the names byte, page_size and,
 once they are known, page_number, page_offset, file_offset, entry, pfn.""",
-    (
+    steps=(
         Step(
-            "The page number",
-            "Take the byte at {byte:#x}. A page has {page_size} = {page_size:#x} bytes here.",
-            Question("page_number", "What is the number of the page that it lies in, counted from address 0?", NUMBER),
-            page_number,
-            "byte // page_size",
-            """\
+            title="The page number",
+            text="Take the byte at {byte:#x}. A page has {page_size} = {page_size:#x} bytes here.",
+            question=Question(
+                "page_number", "What is the number of the page that it lies in, counted from address 0?", NUMBER
+            ),
+            measure=page_number,
+            source="byte // page_size",
+            explain="""\
 The address divided by the size of a page, without the remainder. With pages of 4096 = 0x1000 bytes that is the
 address without its last three hexadecimal digits.""",
-            choose,
+            prepare=choose,
         ),
         Step(
-            "The offset in the page",
-            "",
-            Question("page_offset", "And where in that page does it lie?", NUMBER),
-            page_offset,
-            "byte % page_size",
-            """\
+            title="The offset in the page",
+            text="",
+            question=Question("page_offset", "And where in that page does it lie?", NUMBER),
+            measure=page_offset,
+            source="byte % page_size",
+            explain="""\
 The remainder: with pages of 0x1000 bytes the last three hexadecimal digits. Translation replaces the page by a frame
 and leaves the offset as it is.""",
         ),
         Step(
-            "The offset in pagemap",
-            "/proc/{pid}/pagemap is a file with one entry of 8 bytes for each page, in order, from page 0 on.",
-            Question("file_offset", "At which byte of that file is the entry of this page?", NUMBER),
-            file_offset,
-            "page_number * 8",
-            """\
+            title="The offset in pagemap",
+            text="/proc/{pid}/pagemap is a file with one entry of 8 bytes for each page, in order, from page 0 on.",
+            question=Question("file_offset", "At which byte of that file is the entry of this page?", NUMBER),
+            measure=file_offset,
+            source="page_number * 8",
+            explain="""\
 We read 8 bytes there. The entry is {entry:#018x}. Bit 63, the highest, says present. Bit 56 says that no other entry
 leads to this frame. Bits 0 to 54 hold the number of the frame, for those who may know it.""",
         ),
         Step(
-            "The frame",
-            "The entry is {entry:#018x}; its bits 0 to 54 are the number of the frame (PFN).",
-            Question("pfn", "What is that number?", NUMBER),
-            frame,
-            "mematlas translate {pid} {byte:#x}",
-            "entry & ((1 << 55) - 1). Frames are what RAM is divided into, of the same size as pages.",
+            title="The frame",
+            text="The entry is {entry:#018x}; its bits 0 to 54 are the number of the frame (PFN).",
+            question=Question("pfn", "What is that number?", NUMBER),
+            measure=frame,
+            source="mematlas translate {pid} {byte:#x}",
+            explain="entry & ((1 << 55) - 1). Frames are what RAM is divided into, of the same size as pages.",
             unless=hidden_frames,
         ),
         Step(
-            "The physical address",
-            "The page is in frame {pfn:#x}, the byte at offset {page_offset:#x} of it.",
-            Question("physical", "What is the physical address of the byte?", NUMBER),
-            physical,
-            "mematlas translate {pid} {byte:#x}",
-            """\
+            title="The physical address",
+            text="The page is in frame {pfn:#x}, the byte at offset {page_offset:#x} of it.",
+            question=Question("physical", "What is the physical address of the byte?", NUMBER),
+            measure=physical,
+            source="mematlas translate {pid} {byte:#x}",
+            explain="""\
 pfn * page_size + page_offset. The page before this one may be anywhere else in RAM: what is contiguous for the
 program need not be so in memory.""",
             unless=hidden_frames,
         ),
         Step(
-            "The hidden frame",
-            """\
+            title="The hidden frame",
+            text="""\
 The entry is {entry:#018x}. Bit 63 is set: the page is present. But bits 0 to 54, where the number of the frame
 should be, are all 0.""",
-            Question("hidden", "Why?", OneOf((NO_FRAME, FRAME_0, HIDDEN))),
-            why_no_frame,
-            "bit 63 of the entry, and RSS of the VMA: {rss:pages} in RAM",
-            """\
+            question=Question("hidden", "Why?", OneOf((NO_FRAME, FRAME_0, HIDDEN))),
+            measure=why_no_frame,
+            source="bit 63 of the entry, and RSS of the VMA: {rss:pages} in RAM",
+            explain="""\
 Whoever knows where pages lie in RAM can attack the memory of others through the hardware (rowhammer), so since
 Linux 4.2 the kernel fills in the frame only for readers with CAP_SYS_ADMIN. All other bits are shown. Run this lesson
 as root for the last steps.""",
             unless=shown_frames,
         ),
     ),
-    """\
+    outro="""\
 Page number and offset; the page table replaces the page by a frame; the offset stays.
 
  mematlas translate PID ADDRESS     all of it at once
