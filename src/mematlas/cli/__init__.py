@@ -39,36 +39,15 @@ def main(words: Sequence[str] | None = None) -> int:
         # Whoever read our output has enough.
         drop_output()
         return 0
-    except OSError as error:
-        import errno
+    except (OSError, MemoryError, ImportError) as error:
+        from mematlas.cli.mistakes import what_is_lacking
 
-        # What the kernel says about a target is translated where it is read: this is our output's, or our own limits'.
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM):
-            complain(f"mematlas: the system gives us no more: {error.strerror}{limit_hint(error)}")
-            return 1
-        if error.filename or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF):
-            raise
-        drop_output()
-        complain(f"mematlas: cannot write: {error.strerror}")
-        return 1
-    except MemoryError:
-        complain("mematlas: not enough memory (ulimit -v, memory.max)")
-        return 1
-    except ModuleNotFoundError as error:
-        # Run from a copy of the source: whoever installs mematlas has it.
-        if error.name != "numpy":
-            raise
-        from mematlas.cli.mistakes import how_to_install
-
-        complain(f"mematlas: numpy is not installed: {how_to_install('numpy')}")
-        return 1
-    except ImportError as error:
-        # What the dynamic loader said has no errno; numpy puts a page of its own before it.
-        said = error.__cause__ if isinstance(error.__cause__, ImportError) else error
-        if not said.path or not said.path.endswith(".so"):
-            raise
-        hint = " (ulimit -v)" if "failed to map" in said.msg or "allocate" in said.msg else ""
-        complain(f"mematlas: cannot load a library: {said.msg}{hint}")
+        text = what_is_lacking(error)
+        if text is None:
+            raise  # a mistake of ours
+        if isinstance(error, OSError):
+            drop_output()
+        complain(f"mematlas: {text}")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -86,7 +65,8 @@ def open_missing_streams() -> None:
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, os.O_RDWR), fd)
-            setattr(sys, name, open(fd, "w" if fd else "r", encoding="utf-8"))  # noqa: SIM115 (open to the end)
+            stream = open(fd, "w" if fd else "r", encoding="utf-8")  # noqa: SIM115 (open to the end)
+            setattr(sys, name, stream)
 
 
 def drop_output() -> None:
@@ -156,7 +136,8 @@ def show_help(subject: str | None, short: bool = False) -> int:
         if subject not in (*COMMANDS, "overview", *TOPIC_TEXTS):
             names = (*COMMANDS, *TOPIC_TEXTS)
             raise BadInput(f"no help on {subject!r}{did_you_mean(subject, names)}; mematlas --help lists the commands")
-        text = TOPIC_TEXTS[subject](width) if subject in TOPIC_TEXTS else command_text(subject, width, short)
+        topic = TOPIC_TEXTS.get(subject)
+        text = topic(width) if topic else command_text(subject, width, short)
     print(text, end="")
     return 0
 
@@ -176,7 +157,8 @@ def run_command(name: str, words: list[str]) -> int:
     session = standard_session(program)
     try:
         if command.takes_target:
-            session.take_target(args, command.default_target(args) if command.default_target else None)
+            default = command.default_target(args) if command.default_target else None
+            session.take_target(args, default)
         one_thread_of_numpy()
         code = command.run(args, session)
     finally:
@@ -209,15 +191,8 @@ def parse(name: str, command: Command, words: list[str]) -> Namespace:
 
     arguments = Arguments()
     command.add_arguments(arguments)
-    return arguments.parse(words) or arguments.parse_slowly(words, HELP_OPTIONS if name in COMMANDS else FIRST_OPTIONS)
-
-
-def limit_hint(error: OSError) -> str:
-    """Return which limit it may be that we have reached."""
-    import errno
-
-    limit = {errno.EMFILE: "ulimit -n", errno.EAGAIN: "ulimit -u, pids.max"}.get(error.errno or 0)
-    return f" ({limit})" if limit else ""
+    others = HELP_OPTIONS if name in COMMANDS else FIRST_OPTIONS
+    return arguments.parse(words) or arguments.parse_slowly(words, others)
 
 
 def report(error: Error, words: list[str]) -> None:
@@ -242,7 +217,9 @@ def complain(text: str) -> None:
 
     try:
         width = screen_width(sys.stderr)
-        lines = [part for line in text.split("\n") for part in fold_message(format_message(line), width)]
+        lines: list[str] = []
+        for line in text.split("\n"):
+            lines += fold_message(format_message(line), width)
         print("\n".join(lines), file=sys.stderr)
     except OSError:
         return  # there is nowhere left to say it; the exit code does

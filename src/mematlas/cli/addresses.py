@@ -66,4 +66,6 @@ def is_ambiguous(word: str) -> bool:
 
 def is_bare_hexadecimal(word: str) -> bool:
     """Whether a word is a hexadecimal address without 0x, and no decimal number."""
-    return parse_address(word) is not None and word[:2] not in ("0x", "0X") and not DECIMAL_DIGITS.issuperset(word)
+    if word[:2] in ("0x", "0X") or DECIMAL_DIGITS.issuperset(word):
+        return False
+    return parse_address(word) is not None

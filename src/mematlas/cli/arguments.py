@@ -91,14 +91,16 @@ class Arguments:
         # Intermixed: words may stand before and after options, as `parse` has it.
         values, unknown = parser.parse_known_intermixed_args(words)
         if option := next((word for word in unknown if is_option((word,))), None):
-            raise BadInput(f"unknown option {option!r}{did_you_mean(option.partition('=')[0], self.names(others))}")
+            name = option.partition("=")[0]
+            raise BadInput(f"unknown option {option!r}{did_you_mean(name, self.names(others))}")
         if unknown:
             raise BadInput(f"unexpected argument {unknown[0]!r}")
         return Namespace(**vars(values))
 
     def names(self, others: Iterable[str] = ()) -> list[str]:
         """Return the names of all options, and others."""
-        return [name for names, _ in self.declared for name in names if is_option(names)] + list(others)
+        own = [name for names, _ in self.declared if is_option(names) for name in names]
+        return [*own, *others]
 
     def parser(self) -> argparse.ArgumentParser:
         """Return the argparse parser of the same declarations."""
@@ -113,7 +115,8 @@ class Arguments:
         for names, settings in self.declared:
             if "choices" in settings and "type" not in settings:
                 check = one_of(names[-1] if is_option(names) else "", settings["choices"])
-                settings = {key: value for key, value in settings.items() if key != "choices"} | {"type": check}
+                settings = settings | {"type": check}
+                del settings["choices"]
             elif "type" in settings:
                 settings = settings | {"type": partial(convert, names[0], to=settings["type"])}
             parser.add_argument(*names, **settings)
@@ -132,7 +135,9 @@ def in_own_words(message: str) -> str:
     """
     if message.endswith(ONE_EXPECTED):
         return message.removeprefix("argument ").removesuffix(ONE_EXPECTED) + " needs a value"
-    return f"{message.removeprefix(REQUIRED)} is missing" if message.startswith(REQUIRED) else message
+    if message.startswith(REQUIRED):
+        return message.removeprefix(REQUIRED) + " is missing"
+    return message
 
 
 def is_option(names: tuple[str, ...]) -> bool:
@@ -151,7 +156,8 @@ def is_plain(names: tuple[str, ...], settings: Settings) -> bool:
         return False
     if is_option(names):
         # A default that is a text, argparse converts as well.
-        return "nargs" not in settings and not ("type" in settings and isinstance(settings.get("default"), str))
+        is_converted = "type" in settings and isinstance(settings.get("default"), str)
+        return "nargs" not in settings and not is_converted
     more = settings.keys() - {"help", "metavar"}
     return more <= {"choices"} or (more == {"nargs"} and settings["nargs"] == "*")
 

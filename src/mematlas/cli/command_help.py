@@ -50,9 +50,12 @@ def command_text(name: str, width: int, short: bool = False) -> str:
     program = program_of(name)
     width = width or PIPE_WIDTH
     head = f"{program}: {COMMANDS[name][1]}" if name in COMMANDS else program
-    own = [each for each in arguments.declared if each[0] not in arguments.common and is_listed(each, command)]
-    first = [line for each in own if each[0] not in arguments.more for line in option_lines(each, width)]
-    more = [line for each in own if each[0] in arguments.more for line in option_lines(each, width)]
+    first: list[str] = []
+    more: list[str] = []
+    for declared in arguments.declared:
+        if declared[0] not in arguments.common and is_listed(declared, command):
+            lines = more if declared[0] in arguments.more else first
+            lines += option_lines(declared, width)
     begin = [fold_text(head, width), f"usage: {program} {command.usage}"]
     about = about_lines(command, width)
     middle = [["Examples:", *example_lines(command, width)], ["Options:", *first] if first else []]
@@ -71,8 +74,10 @@ def joined(parts: list[list[str]]) -> str:
 
 def about_lines(command: Command, width: int) -> list[str]:
     """Return what a command is about, folded; of lines that have columns the last one is."""
-    lines = fold_text(command.about.strip(), width).split("\n")
-    return [part for line in lines for part in (fold_message(line, width) if "  " in line else [line])]
+    lines: list[str] = []
+    for line in fold_text(command.about.strip(), width).split("\n"):
+        lines += fold_message(line, width) if "  " in line else [line]
+    return lines
 
 
 def program_of(name: str) -> str:
@@ -129,20 +134,20 @@ def shared_lines(command: Command, arguments: Arguments, width: int) -> list[str
 
 def options_topic(width: int) -> str:
     """Return the options that many commands take."""
-    lines = [line for each in common_options() for line in option_lines(each, width or PIPE_WIDTH)]
+    lines = [line for declared in common_options() for line in option_lines(declared, width or PIPE_WIDTH)]
     return "\n".join(["Options that many commands take; mematlas help COMMAND has its own:", "", *lines]) + "\n"
 
 
 def common_options() -> list[Declared]:
     """Return the declarations that several commands share, each once."""
-    found: dict[tuple[str, ...], Declared] = {}
+    common: dict[tuple[str, ...], Declared] = {}
     for name in COMMANDS:
         arguments = Arguments()
         load(name).add_arguments(arguments)
         for names, settings in arguments.declared:
             if names in arguments.common:
-                found.setdefault(names, (names, settings))
-    return list(found.values())
+                common.setdefault(names, (names, settings))
+    return list(common.values())
 
 
 def targets_topic(width: int) -> str:

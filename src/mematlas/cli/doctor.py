@@ -30,7 +30,8 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     def make() -> Table:
-        return doctor_view(find_features(), effective_capabilities(), own_command(), (os.geteuid(), os.getegid()))
+        ids = os.geteuid(), os.getegid()
+        return doctor_view(find_features(), effective_capabilities(), own_command(), ids)
 
     session.show(make, args)
     return 0

@@ -37,7 +37,8 @@ class Drawing:
     def __init__(self, args: Namespace, session: Session) -> None:
         self._args = args
         self._session = session
-        self.start, self.end, self.selection = span_of(selection_of(args, session), session, one_page=False)
+        chosen = selection_of(args, session)
+        self.start, self.end, self.selection = span_of(chosen, session, one_page=False)
         self.ascii_only = not can_draw(session.out.encoding)
         if wants_colour(args.color, session.out):
             note_background(session.out)

@@ -12,7 +12,7 @@ import io
 import sys
 
 from mematlas.cli.command import Command
-from mematlas.cli.options import add_output
+from mematlas.cli.options import add_output, form_of
 from mematlas.cli.session import width_of
 from mematlas.cli.signals import Interrupts
 from mematlas.cli.swap import add_temporary_swap, temporary_swap
@@ -85,7 +85,7 @@ def forget(name: str | None, args: Namespace, session: Session, scores: ScoreFil
 
 def teach(lesson: Lesson, args: Namespace, session: Session, scores: ScoreFile) -> int:
     """Have a person predict."""
-    is_text = not args.json and args.format == "table"
+    is_text = form_of(args) == "table"
     # Data goes to standard output: in text the lesson is that, else the result.
     out = session.out if is_text else session.err
     answers = Guide(paper(args, session, out), Asked(sys.stdin, out)).teach(lesson)
@@ -99,11 +99,12 @@ def teach(lesson: Lesson, args: Namespace, session: Session, scores: ScoreFile) 
 
 def grade(given: list[tuple[Lesson, Given]], is_one: bool, args: Namespace, session: Session, scores: ScoreFile) -> int:
     """Have a file predict; the lessons are told only where text is wanted."""
-    is_text = not args.json and args.format == "table"
+    is_text = form_of(args) == "table"
+    out = session.out if is_text else io.StringIO()
     answers: list[Answer] = []
     for lesson, predictions in given:
         try:
-            done = Guide(paper(args, session, session.out if is_text else io.StringIO()), predictions).teach(lesson)
+            done = Guide(paper(args, session, out), predictions).teach(lesson)
         except Error as error:
             if is_one:
                 raise

@@ -63,12 +63,12 @@ class Launched:
         self.command = command
         self.exit_code: int | None = None
         self.user = user_to_become()
-        told, tell = os.pipe()  # closed by a successful exec, so that its silence means success
+        reader, writer = os.pipe()  # closed by a successful exec, so that its silence means success
         self.pid = os.fork()
         if self.pid == 0:
-            self._become(tell)
-        os.close(tell)
-        with open(told, "rb") as pipe:
+            self._become(writer)
+        os.close(writer)
+        with open(reader, "rb") as pipe:
             pid, _, why = pipe.read().decode().partition("\n")
         if why or not pid:
             self.wait()
@@ -100,22 +100,22 @@ class Launched:
                 self.exit_code = os.waitstatus_to_exitcode(status)
         return self.exit_code is not None
 
-    def _become(self, tell: int) -> None:
+    def _become(self, writer: int) -> None:
         # In the child: nothing here may return.
         try:
             # Only the program itself can tell its PID in a /proc of another namespace.
-            os.write(tell, f"{own_pid(ProcFS())}\n".encode())
+            os.write(writer, f"{own_pid(ProcFS())}\n".encode())
             os.dup2(2, 1)
             for number in (signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)  # Python ignores them, and what is ignored is inherited
             os.get_exec_path()  # what this imports, the user may not be able to read
             if self.user:
-                self.user.become(tell)
+                self.user.become(writer)
             os.execvp(self.command[0], self.command)
         except TargetNotFound as error:
-            os.write(tell, f"\n{error}".encode())
+            os.write(writer, f"\n{error}".encode())
         except OSError as error:
-            os.write(tell, (error.strerror or "?").encode())
+            os.write(writer, (error.strerror or "?").encode())
         finally:
             os._exit(127)
 
@@ -139,4 +139,5 @@ def user_to_become() -> Account | None:
     if user is None or account is None:
         asked = os.environ[variable]
         raise BadInput(f"{variable} is {asked!r}, which is no user here: not starting a command as root")
-    return Account(account.pw_name, *user, account.pw_dir)
+    uid, gid = user
+    return Account(name=account.pw_name, uid=uid, gid=gid, home=account.pw_dir)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.drawing import AREA_USAGE, Drawing, add_drawing
-from mematlas.cli.options import repeats
+from mematlas.cli.options import form_of, repeats
 from mematlas.cli.selection import KIND_TEXTS
 from mematlas.views.picture import Previous, fit_of, map_view
 from mematlas.views.terminal import screen_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mematlas.analysis.neighbours import Fit
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
     from mematlas.views.table import Table
@@ -40,29 +41,24 @@ def run(args: Namespace, session: Session) -> int:
 
     def make() -> Table:
         drawing.begin()
-        process, width, folds = session.process, drawing.width, drawing.folds
-        start, end, selection = drawing.start, drawing.end, drawing.selection
-        is_text = args.format == "table" and not args.json
+        is_text = form_of(args) == "table"
         screen = screen_size(session.out) if is_text else None
         rows = screen[1] - PROMPT if screen else None
-        fit = None
-        if is_text and not (args.unfolded and rows is None):
-            lines = rows if rows and is_live else SCREENS * (rows or LINES)
-            fit = fit_of(width, lines, is_joined=not args.unfolded)
-        grid = process.grid(
-            start,
-            end,
-            selection,
+        fit = fit_in(drawing.width, rows, is_live, args.unfolded) if is_text else None
+        grid = session.process.grid(
+            drawing.start,
+            drawing.end,
+            drawing.selection,
             cell_pages=args.cell,
             source=args.source,
             max_stall=args.max_stall,
-            folds=folds,
+            folds=drawing.folds,
             fit=fit,
         )
         return map_view(
             grid,
-            process.page_size,
-            width,
+            session.process.page_size,
+            drawing.width,
             session.target_info(grid.reading),
             drawing.ascii_only,
             previous,
@@ -71,6 +67,14 @@ def run(args: Namespace, session: Session) -> int:
 
     session.show(make, args)
     return 0
+
+
+def fit_in(width: int, rows: int | None, is_live: bool, is_unfolded: bool) -> Fit | None:
+    """Return what a picture is to fit on a screen of so many rows; None where it may be as long as it likes."""
+    if is_unfolded and rows is None:
+        return None
+    lines = rows if rows and is_live else SCREENS * (rows or LINES)
+    return fit_of(width, lines, is_joined=not is_unfolded)
 
 
 COMMAND = Command(

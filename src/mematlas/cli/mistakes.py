@@ -1,4 +1,4 @@
-"""What was probably meant: hints in the messages about names that there are none of."""
+"""Hints in messages: what was probably meant by a name that there is none of, and what the machine does not give us."""
 
 from __future__ import annotations
 
@@ -34,13 +34,45 @@ def names_target(text: str) -> bool:
     return False
 
 
+def what_is_lacking(error: OSError | MemoryError | ImportError) -> str | None:
+    """Return what the machine does not give us, memory, a file or a library; None where the mistake is ours."""
+    if isinstance(error, MemoryError):
+        return "not enough memory (ulimit -v, memory.max)"
+    if isinstance(error, OSError):
+        return lacking_resource(error)
+    if isinstance(error, ModuleNotFoundError):
+        # Run from a copy of the source: whoever installs mematlas has it.
+        return f"numpy is not installed: {how_to_install('numpy')}" if error.name == "numpy" else None
+    # What the dynamic loader said has no errno; numpy puts a page of its own before it.
+    said = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+    if not said.path or not said.path.endswith(".so"):
+        return None
+    hint = " (ulimit -v)" if "failed to map" in said.msg or "allocate" in said.msg else ""
+    return f"cannot load a library: {said.msg}{hint}"
+
+
+def lacking_resource(error: OSError) -> str | None:
+    """Return what our output, or one of our limits, lacks.
+
+    What the kernel says about a target is translated where it is read.
+    """
+    import errno
+
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM):
+        limit = {errno.EMFILE: " (ulimit -n)", errno.EAGAIN: " (ulimit -u, pids.max)"}.get(error.errno, "")
+        return f"the system gives us no more: {error.strerror}{limit}"
+    is_of_output = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+    return f"cannot write: {error.strerror}" if is_of_output and not error.filename else None
+
+
 def how_to_install(package: str) -> str:
     """Return the line that installs a package for the Python that runs us."""
     import os
     import sys
     import sysconfig
 
-    is_managed = os.path.exists(os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED"))  # PEP 668
+    marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")  # PEP 668
+    is_managed = os.path.exists(marker)
     if not is_managed or sys.prefix != sys.base_prefix:
         return f"{sys.executable} -m pip install {package}"
     if os.path.exists("/etc/debian_version"):

@@ -47,6 +47,11 @@ def add_output(arguments: Arguments) -> None:
     add_color(arguments)
 
 
+def form_of(args: Namespace) -> str:
+    """Return the format that results are written in: one of `FORMATS`."""
+    return "json" if args.json else str(args.format)
+
+
 def add_color(arguments: Arguments) -> None:
     """Declare when colours are written."""
     arguments.add_common("--color", choices=COLORS, default="auto", help="auto (default), always or never")
@@ -60,9 +65,17 @@ def add_repeat(arguments: Arguments) -> None:
     arguments.add_common("-n", "--count", type=parse_count, metavar="N", help="stop after N repeats")
 
 
+def repetition(args: Namespace) -> tuple[float | None, int | None]:
+    """Return the seconds between looks, and how many there are; None for one look alone, and for any number."""
+    interval, count = getattr(args, "interval", None), getattr(args, "count", None)
+    if interval is None and count is not None:
+        interval = 1.0
+    return interval, count
+
+
 def repeats(args: Namespace) -> bool:
     """Whether a command is to look again and again."""
-    return args.interval is not None or args.count is not None
+    return repetition(args)[0] is not None
 
 
 def since_first(args: Namespace) -> Since | None:

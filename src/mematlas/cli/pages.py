@@ -57,11 +57,11 @@ def run(args: Namespace, session: Session) -> int:
         raise NotSupported("soft-dirty bits", "CONFIG_MEM_SOFT_DIRTY")
 
     def make() -> Table:
-        found = session.process.pages(start, end, selection, source=args.source, max_stall=args.max_stall)
-        pages = PageList(session.process, found, wanted, args.limit)
-        flags_width = width_of_flags(found.source, soft_dirty is not False)
+        pages = session.process.pages(start, end, selection, source=args.source, max_stall=args.max_stall)
+        listed = PageList(session.process, pages, wanted, args.limit)
+        flags_width = width_of_flags(pages.source, soft_dirty is not False)
         table = runs_table if args.runs else pages_table
-        return table(pages, lambda: session.target_info(pages.reading), flags_width)
+        return table(listed, lambda: session.target_info(listed.reading), flags_width)
 
     session.show(make, args)
     return 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain, islice
 
 from mematlas.analysis.results import Reading
+from mematlas.cli.options import form_of, repetition
 from mematlas.cli.values import LEAST_WIDTH, MOST_WIDTH
 from mematlas.errors import AssertionNotMet, BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
@@ -50,8 +52,8 @@ class Session:
     def take_target(self, args: Namespace, default: str | None = None) -> None:
         """Find the target in the arguments, or start it. With a default, the words are not it."""
         self.words = list(args.words)
-        repeats = (getattr(args, "interval", None), getattr(args, "count", None))
-        self._will_repeat = repeats != (None, None) and repeats[1] != 1
+        interval, count = repetition(args)
+        self._will_repeat = interval is not None and count != 1
         if self.command is not None:
             self.text = self._start(self.command, args.after)
             return
@@ -98,8 +100,10 @@ class Session:
             from mematlas.model.search import distinct
 
             allow_many_files()  # each process is held open
-            found = [target for text in (self.text, *self.more) for target in self._named(text)]
-            self._open(distinct(found))
+            targets: list[Target] = []
+            for text in (self.text, *self.more):
+                targets += self._named(text)
+            self._open(distinct(targets))
         return self._processes or [self.process]
 
     def _named(self, text: str) -> list[Target]:
@@ -108,12 +112,12 @@ class Session:
 
         if not text.startswith("cgroup:"):
             return [resolve(text, self.procfs)]
-        found = resolve_all(text, self.procfs)
-        self._search_notes += found.notes
-        if len(found) > 1:
-            found = answering(found.targets)
-            self._search_notes += found.notes
-        return list(found)
+        named = resolve_all(text, self.procfs)
+        self._search_notes += named.notes
+        if len(named) > 1:
+            named = answering(named.targets)
+            self._search_notes += named.notes
+        return list(named)
 
     def _open(self, targets: list[Target]) -> None:
         for target in targets:
@@ -157,11 +161,8 @@ class Session:
         Raises:
             AssertionNotMet: A check that was asked for found something, which has been written.
         """
-        form = "json" if args.json else args.format
-        interval = getattr(args, "interval", None)
-        count = getattr(args, "count", None)
-        if interval is None and count is not None:
-            interval = 1.0
+        form = form_of(args)
+        interval, count = repetition(args)
         if form != "table":
             failures = self._write(make, form, interval, count)
         elif interval is None:
@@ -201,8 +202,8 @@ class Session:
         width = self._width(args)
         lines = table.lines(in_bytes=args.bytes, colour=wants_colour(args.color, self.out), width=width)
         # The heading waits for what is below it: a target that is refused shows none. On a screen it may be folded.
-        first = [line for _, line in zip(range(HEADING if width else 2), lines, strict=False)]
-        self.out.writelines(f"{line}\n" for part in (first, lines) for line in part)
+        first = list(islice(lines, HEADING if width else 2))
+        self.out.writelines(f"{line}\n" for line in chain(first, lines))
         self.out.flush()
         self.write_notes(table.notes)
         return table.failures

@@ -165,7 +165,8 @@ def listing(args: Namespace, session: Session, page_tables: PageTables) -> Table
     from mematlas.views.pagetables.entries import list_view, runs_view
 
     levels = frozenset([page_tables.level_number(args.level)]) if args.level else None
-    wanted = EntryFilter(levels, () if args.flags is None else parse_flags(args.flags, page_tables.mode))
+    flags = () if args.flags is None else parse_flags(args.flags, page_tables.mode)
+    wanted = EntryFilter(levels, flags)
     if args.runs:
         return runs_view(page_tables.runs(wanted, args.limit), session.target_info())
     return list_view(page_tables.entries(wanted, args.limit), session.target_info())

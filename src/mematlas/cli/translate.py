@@ -38,8 +38,8 @@ def run(args: Namespace, session: Session) -> int:
     addresses = addresses_of(words)
 
     def make() -> Table:
-        found = session.process.translate(addresses)
-        return translate_table(found, session.target_info(found.reading))
+        result = session.process.translate(addresses)
+        return translate_table(result, session.target_info(result.reading))
 
     session.show(make, args)
     return 0
@@ -49,8 +49,9 @@ def refuse_areas(word: str, target: str) -> None:
     """Refuse what `pages` takes and we do not, and say so."""
     first, plus, _ = word.partition("+")
     start, minus, end = word.partition("-")
-    is_range = (plus and parse_address(first)) or (minus and parse_address(start) and parse_address(end))
-    if is_range or word.strip("[]") in KINDS:
+    has_length = plus and parse_address(first)
+    has_end = minus and parse_address(start) and parse_address(end)
+    if has_length or has_end or word.strip("[]") in KINDS:
         raise BadInput(f"{word!r} is more than an address; for all of its pages: mematlas pages {target} {word}")
 
 

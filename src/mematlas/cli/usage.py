@@ -59,10 +59,11 @@ def run(args: Namespace, session: Session) -> int:
 
     since = since_first(args)
 
+    def look(process: Process) -> UsageResult:
+        return process.usage(args.source, args.max_stall, args.numa, args.distinct, args.folios)
+
     def make() -> Table:
-        results, notes = of_each(
-            session, lambda one: one.usage(args.source, args.max_stall, args.numa, args.distinct, args.folios)
-        )
+        results, notes = look_at_all(session, look)
         together = look_together(args, session) if len(results) > 1 else None
         if isinstance(together, Note):
             notes.add(together)
@@ -85,7 +86,7 @@ def look_together(args: Namespace, session: Session) -> Together | Note:
         return Note("pss-adds-up", f"{PSS_ADDS_UP}: {error}")
 
 
-def of_each(session: Session, look: Callable[[Process], Result]) -> tuple[list[Subject[Result]], Notes]:
+def look_at_all(session: Session, look: Callable[[Process], Result]) -> tuple[list[Subject[Result]], Notes]:
     """Return what a look at each process of the target tells, and who that is; each address space once.
 
     With that come the notes on those that are left out, or share one.
@@ -127,8 +128,11 @@ def if_ended(args: Namespace, session: Session) -> int:
     if args.source == "smaps":
         raise BadInput("--if-ended counts frame by frame, which smaps cannot: use --source pagemap or tables")
 
+    def look(process: Process) -> EndingResult:
+        return process.if_ended(args.source, args.max_stall)
+
     def make() -> Table:
-        return ending_table(*of_each(session, lambda one: one.if_ended(args.source, args.max_stall)))
+        return ending_table(*look_at_all(session, look))
 
     session.show(make, args)
     return 0

@@ -103,7 +103,8 @@ def pending() -> int | None:
     """Return a signal that would end us, is not blocked, and waits to be taken; None without one, or if not told."""
     try:
         with open("/proc/self/status", "rb") as file:
-            sets = [int(line.split()[1], 16) for line in file if line.startswith((b"ShdPnd:", b"SigBlk:"))]
+            lines = [line for line in file if line.startswith((b"ShdPnd:", b"SigBlk:"))]
+            sets = [int(line.split()[1], 16) for line in lines]
     except OSError:
         return None
     waiting = sets[0] & ~sets[1] if len(sets) == 2 else 0

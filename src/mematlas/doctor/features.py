@@ -115,8 +115,10 @@ def hidden_by_mount(path: str, bench: Bench) -> Missing | None:
     if path.startswith("/sys/") and not has_sysfs():
         return Missing(UNTRIED, Reason("type", ("sysfs",)))
     directory, _, name = path.rpartition("/")
-    is_hidden = directory == bench.procfs.root and not os.path.lexists(path) and bench.procfs.is_subset
-    return Missing(NEEDED, Reason("whole-proc")) if is_hidden and name else None
+    is_of_proc = directory == bench.procfs.root and name != ""
+    if is_of_proc and bench.procfs.is_subset and not os.path.lexists(path):
+        return Missing(NEEDED, Reason("whole-proc"))
+    return None
 
 
 PAGE_MONITOR = "CONFIG_PROC_PAGE_MONITOR"

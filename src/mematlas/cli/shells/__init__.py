@@ -62,11 +62,10 @@ class Syntax:
 
 def all_syntax() -> list[Syntax]:
     """Return what may follow each command, and help; and mematlas alone."""
-    subjects = {name: text for name, (_, text) in COMMANDS.items()} | dict.fromkeys(TOPICS, "a topic")
-    help_words = Syntax(
-        name="help", help="what a command does, and its options", options=[], words=[Values("", subjects)]
-    )
-    return [*map(syntax_of, (*COMMANDS, OVERVIEW)), help_words]
+    subjects = {name: text for name, (_, text) in COMMANDS.items()}
+    words = [Values("", subjects | dict.fromkeys(TOPICS, "a topic"))]
+    help_syntax = Syntax(name="help", help="what a command does, and its options", options=[], words=words)
+    return [*map(syntax_of, (*COMMANDS, OVERVIEW)), help_syntax]
 
 
 def syntax_of(name: str) -> Syntax:
@@ -87,13 +86,12 @@ def option_of(names: tuple[str, ...], settings: dict[str, Any]) -> Option:
     if is_flag(settings):
         return Option(names=names, help=help_text, metavar=None, values=NONE)
     metavar = value_name(names, settings)
+    values = Values("", texts_of(settings.get("choices", ())))
     if metavar == "TARGET":
-        return Option(names=names, help=help_text, metavar=metavar, values=Values(TARGET, {}))
-    if metavar in LISTS:
-        return Option(names=names, help=help_text, metavar=metavar, values=Values("", LISTS[metavar], True))
-    return Option(
-        names=names, help=help_text, metavar=metavar, values=Values("", texts_of(settings.get("choices", ())))
-    )
+        values = Values(TARGET, {})
+    elif metavar in LISTS:
+        values = Values("", LISTS[metavar], is_list=True)
+    return Option(names=names, help=help_text, metavar=metavar, values=values)
 
 
 def values_of(word: Word) -> Values:

@@ -26,7 +26,7 @@ def command_lines(command: Syntax) -> list[str]:
     start = f"complete -c mematlas -n '__mematlas_is {command.name}'"
     lines = []
     for option in command.options:
-        names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
+        names = " ".join(map(name_words, option.names))
         value = "" if option.metavar is None else f" -x{action(option.values)}"
         lines.append(f"{start} {names}{value} -d {quote(option.help)}")
     for index, values in enumerate(command.words):
@@ -36,10 +36,19 @@ def command_lines(command: Syntax) -> list[str]:
     return lines
 
 
+def name_words(name: str) -> str:
+    """Return how fish is given the name of an option.
+
+    >>> name_words("--limit"), name_words("-n")
+    ('-l limit', '-s n')
+    """
+    return f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}"
+
+
 def action(values: Values) -> str:
     """Return how fish finds what a word can be, as an argument of complete; nothing where it can be anything."""
     if values.kind:
-        return f" -a {quote({TARGET: '(__mematlas_targets)', DIRECTORY: '(__fish_complete_directories)'}[values.kind])}"
+        return f" -a {quote(FUNCTIONS[values.kind])}"
     if not values.texts:
         return ""
     pairs = " ".join(f"{name} {quote(text)}" for name, text in values.texts.items())
@@ -53,6 +62,7 @@ def quote(text: str) -> str:
     return f"'{escaped}'"
 
 
+FUNCTIONS = {TARGET: "(__mematlas_targets)", DIRECTORY: "(__fish_complete_directories)"}
 SCRIPT = """\
 # Completion of mematlas for fish.
 

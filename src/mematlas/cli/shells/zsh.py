@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def script(commands: list[Syntax]) -> str:
     """Return the completion script."""
-    described = (f"{command.name}:{command.help}" for command in commands if command.name != OVERVIEW)
+    lines = [f"{command.name}:{command.help}" for command in commands if command.name != OVERVIEW]
     return SCRIPT % {
-        "commands": "\n".join(f"        {shlex.quote(line)}" for line in described),
+        "commands": "\n".join(f"        {shlex.quote(line)}" for line in lines),
         "cases": "\n".join(map(case, commands)),
     }
 
@@ -42,7 +42,8 @@ def option_specs(option: Option) -> list[str]:
         return [f"{others}{name}{text}" for name in option.names]
     value = f":{escape(option.metavar, ':')}:{action(option.values)}"
     # With a "=" the value may follow one, or be the next word.
-    return [f"{others}{name}{'=' if name.startswith('--') else ''}{text}{value}" for name in option.names]
+    names = [f"{name}=" if name.startswith("--") else name for name in option.names]
+    return [f"{others}{name}{text}{value}" for name in names]
 
 
 def message(values: Values) -> str:
@@ -58,8 +59,13 @@ def action(values: Values) -> str:
         return " ".join(["_values -s , value", *map(value_spec, values.texts.items())])
     if not any(values.texts.values()):
         return f"({' '.join(values.texts)})" if values.texts else ""
-    described = (f"{name}\\:{shlex.quote(escape(text, ':'))}" if text else name for name, text in values.texts.items())
-    return f"(({' '.join(described)}))"
+    return f"(({' '.join(map(described, values.texts.items()))}))"
+
+
+def described(item: tuple[str, str]) -> str:
+    """Return a value with what it means, as an action has it."""
+    name, text = item
+    return f"{name}\\:{shlex.quote(escape(text, ':'))}" if text else name
 
 
 def value_spec(item: tuple[str, str]) -> str:

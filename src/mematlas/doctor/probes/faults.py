@@ -18,10 +18,6 @@ from mematlas.doctor.bench import (
     read_number,
 )
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
 UFFDIO_API = 0xC018AA3F  # _IOWR(0xAA, 0x3F, struct uffdio_api)
 UFFD_API = 0xAA
 UFFD_USER_MODE_ONLY = 1

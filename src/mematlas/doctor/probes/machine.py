@@ -78,11 +78,8 @@ def zswap(bench: Bench) -> Reason | None:
 
 
 def hugetlb(bench: Bench) -> Reason | None:
-    pools = [
-        (count, name.removeprefix("hugepages-"))
-        for name in names_in(HUGE_PAGES)
-        if (count := read_number(f"{HUGE_PAGES}/{name}/nr_hugepages"))
-    ]
+    counts = {name: read_number(f"{HUGE_PAGES}/{name}/nr_hugepages") for name in names_in(HUGE_PAGES)}
+    pools = [(count, name.removeprefix("hugepages-")) for name, count in counts.items() if count]
     if not pools:
         raise Missing(NEEDED, Reason("type", ("hugetlb",)))
     return Reason("pools", pools)
