@@ -153,7 +153,9 @@ class Session:
 
     def machine(self) -> dict[str, Any]:
         """Return the ``machine`` of a result."""
-        return machine_of(self.procfs)
+        from mematlas.kernel.hugepage import read_huge_size
+
+        return machine_of(self.procfs, read_huge_size())
 
     def show(self, make: Callable[[], Table], args: Namespace) -> None:
         """Write a result, once or at intervals; its notes go to standard error when it is text.

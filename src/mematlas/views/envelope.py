@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from mematlas.kernel.hugepage import read_huge_size
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -15,8 +13,11 @@ if TYPE_CHECKING:
     from mematlas.kernel.status import Stat
 
 
-def machine_of(procfs: ProcFS) -> dict[str, Any]:
-    """Return the ``machine`` of a result: that of the capture where it is read from one."""
+def machine_of(procfs: ProcFS, huge_size: int | None) -> dict[str, Any]:
+    """Return the ``machine`` of a result: that of the capture where it is read from one.
+
+    ``huge_size`` is how many bytes a huge page has here; None where there are none.
+    """
     if procfs.machine is not None:
         return {key: procfs.machine.get(key) for key in ("host", "kernel", "arch", "page_size", "huge_size")}
     system = os.uname()
@@ -25,7 +26,7 @@ def machine_of(procfs: ProcFS) -> dict[str, Any]:
         "kernel": system.release,
         "arch": system.machine,
         "page_size": procfs.page_size,
-        "huge_size": read_huge_size(),
+        "huge_size": huge_size,
     }
 
 
