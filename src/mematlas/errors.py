@@ -161,7 +161,7 @@ class TooLarge(Error):
 
     def __init__(self, path: str) -> None:
         self.path = path
-        super().__init__(f"{path}: larger than any such file that makes sense")
+        super().__init__(f"{path}: larger than any such file should be")
 
 
 class AssertionNotMet(Error):

@@ -106,7 +106,7 @@ def test_flags_of_frames_tell_only_without_generations(
         out, err = capsys.readouterr()
         if lru == "multi-gen":
             assert code == 5
-            assert "the multi-gen LRU keeps its generations to itself" in err
+            assert "the multi-gen LRU does not expose its generations" in err
             assert moved_pages(area) == []
         else:
             assert code == 0

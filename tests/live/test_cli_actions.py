@@ -93,7 +93,7 @@ def test_text_says_what_each_number_means(victim: Callable[..., Victim], swap: P
         ["stayed", "29", str(29 * PAGE)],
         ["zero", "29", str(29 * PAGE)],
     ]
-    assert lines[-1].endswith("the zero page, nobody's memory")
+    assert lines[-1].endswith("the zero page, which belongs to no process")
 
 
 def test_dry_run_says_what_would_move_and_moves_nothing(
@@ -152,7 +152,7 @@ def test_dry_run_tells_dirty_pages_of_files(
     assert main(words("pageout", area, "--dry-run", "--json")) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["rows"][0]["nr_dirty"] >= 17
-    assert any("dirty: to leave the process, and to stay in RAM" in note for note in texts(result["notes"]))
+    assert any("dirty: they would leave the process, but stay in RAM" in note for note in texts(result["notes"]))
     result = json.loads(as_nobody(words("pageout", area, "--dry-run", "--json"), caps=["CAP_SYS_NICE"]).stdout)
     assert result["rows"][0]["nr_dirty"] is None
     assert any(note.startswith("dirty pages of files leave the process") for note in texts(result["notes"]))
@@ -170,7 +170,7 @@ def test_area_that_is_nothing_is_refused(
 
 def test_pages_of_a_file_and_of_none_are_refused(victim: Callable[..., Victim], capsys: Capture) -> None:
     assert main(["pageout", str(victim().pid), "--anon", "--file"]) == 2
-    assert "--anon and --file leave nothing" in capsys.readouterr().err
+    assert "--anon and --file exclude each other" in capsys.readouterr().err
 
 
 def test_limit_of_rows_is_of_a_dry_run(victim: Callable[..., Victim], capsys: Capture) -> None:
@@ -233,7 +233,7 @@ def test_coldest_pages_go_first(victim: Callable[..., Victim], swap: Path, capsy
     use(area, range(40, 70))
     if is_multigen():
         assert main(words("pageout", area, "--coldest", "50")) == 5
-        assert "the multi-gen LRU keeps its generations to itself" in capsys.readouterr().err
+        assert "the multi-gen LRU does not expose its generations" in capsys.readouterr().err
         return
     assert main(words("pageout", area, "--coldest", "50", "--dry-run", "--json")) == 0
     planned = json.loads(capsys.readouterr().out)
@@ -391,7 +391,7 @@ def test_process_that_ends_while_it_is_watched_is_reported(
     out = capsys.readouterr().out
     assert "97" in out
     assert f"process {one.pid} ended" in out
-    assert "97 went with the process" in out
+    assert "97 were freed when the process ended" in out
     assert "cold" not in out
 
 

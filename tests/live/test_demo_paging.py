@@ -145,7 +145,7 @@ def test_signal_leaves_nothing_behind(number: signal.Signals) -> None:
     [
         (["pagin"], "no demo 'pagin' (did you mean paging?): there are tour, paging"),
         (["paging", "tour"], "unexpected argument 'tour'"),
-        (["--tmux"], "--tmux goes with paging alone"),
+        (["--tmux"], "--tmux needs paging"),
         (["paging", "--tmux"], "--tmux needs a terminal"),
     ],
 )

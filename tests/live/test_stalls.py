@@ -126,5 +126,5 @@ def test_who_sees_no_frames_gets_all_from_smaps_and_each_reason_once(
     source, known, notes, of_pagemap = done.value
     assert (source, known) == ("smaps", True)
     assert sum(note.startswith("read from smaps, which holds up the target") for note in notes) == 1
-    assert sum("swap and untouched pages of 3 shared VMAs unknown" in note for note in of_pagemap) == 1
+    assert sum("swapped and untouched pages of 3 shared VMAs unknown" in note for note in of_pagemap) == 1
     assert sum("shared VMA" in note for note in of_pagemap) == 1

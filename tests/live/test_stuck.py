@@ -66,7 +66,7 @@ def test_group_of_processes_goes_on_without_who_does_not_answer(hung: int) -> No
         found = answering(targets)
 
     assert [target.pid for target in found] == [running.pid]
-    assert f"{hung} (stuck): not looked at" in texts(found.notes)[0]
+    assert f"{hung} (stuck): skipped" in texts(found.notes)[0]
 
 
 # --- texts without end

@@ -133,7 +133,7 @@ def test_without_frames_the_sum_of_pss_is_what_adds_up(as_nobody: Callable[..., 
     assert (total["rss"], total["uss"]) == (None, None)
     assert total["pss"] == sum(row["pss"] for row in result["rows"])
     assert any(
-        "only PSS can be added up: what they share is in the RSS of each: " in text for text in texts(result["notes"])
+        "only PSS can be added up: shared pages are in the RSS of each: " in text for text in texts(result["notes"])
     )
 
 

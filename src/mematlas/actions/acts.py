@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.observe.process import Process
 
-OUTDATED = Note("plan-outdated", "VMAs changed after the plan was made: the act went by what is there now")
+OUTDATED = Note("plan-outdated", "VMAs changed after the plan was made: the action used the new ones")
 
 
 def act(process: Process, plan: Plan, options: Options = DEFAULTS) -> Effect:

@@ -60,7 +60,7 @@ def find_coldest(advice: Advice, pieces: Iterable[Piece], nr_pages: int) -> Cold
     source = "the idle page bitmap, then kpageflags" if IDLE in counts else "kpageflags"
     text = (
         f"the coldest {pages.nr_pages} of {total} pages, by {source} ({ranks or 'none'}), which the kernel"
-        " updates when it looks for memory, not at each access"
+        " updates during reclaim, not at each access"
     )
     return Coldest(pages, Note("coldest", text))
 
@@ -71,11 +71,11 @@ def check_order(counts: dict[int, int], multigen: bool) -> None:
         return
     if multigen:
         raise NotSupported(
-            "finding the coldest pages", f"{TRACKING}: the multi-gen LRU keeps its generations to itself"
+            "finding the coldest pages", f"{TRACKING}: the multi-gen LRU does not expose its generations"
         )
     if len(counts) == 1:
         rank, number = next(iter(counts.items()))
-        needs = f"{TRACKING}: to kpageflags all {number} pages are {RANKS[rank - 1]}"
+        needs = f"{TRACKING}: kpageflags shows all {number} pages as {RANKS[rank - 1]}"
         raise NotSupported("finding the coldest pages", needs)
 
 

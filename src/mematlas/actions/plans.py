@@ -154,7 +154,7 @@ def plan(
         PermissionDenied: reading another user's process needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
     """
     if advice not in ADVICE:
-        raise BadInput(f"no advice {advice!r} (there are {', '.join(ADVICE)})")
+        raise BadInput(f"no advice {advice!r}: choose from {', '.join(ADVICE)}")
     check_first_thread(process.dir)  # a plan promises nothing that the act could not do
     space = process.address_space()
     with ADVICE[advice](process, choice, only) as asked:

@@ -86,7 +86,7 @@ class EndingResult(Record):
 
     @property
     def pool(self) -> int:
-        """Bytes that go back to the pools of huge pages."""
+        """Bytes that go back to the hugetlb pools."""
         return self.total("pool")
 
     @property

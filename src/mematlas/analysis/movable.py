@@ -29,29 +29,29 @@ if TYPE_CHECKING:
 
 REASONS = {
     "shared": "mapped more than once: the kernel leaves such pages alone",
-    "shared folio": "of a huge page or other large folio that is mapped more than once in part: it goes as a whole",
-    "pinned": "held in place by a driver, io_uring or RDMA, for as long as that uses them",
+    "shared folio": "in a large folio (such as a huge page) that is partly mapped more than once: it moves as a whole",
+    "pinned": "pinned by a driver, io_uring or RDMA for as long as it uses them",
     "mlocked": "locked into memory: mlock(2), mlockall(2)",
-    "hugetlb": "huge pages of the pools are never moved",
+    "hugetlb": "hugetlb pages are never moved",
     "kernel": "the kernel's own: [vdso], [vvar], device memory",
-    "zero": "the zero page, nobody's memory",
+    "zero": "the zero page, which belongs to no process",
     "guard": "guard regions hold no memory",
     "special": "migration, device or poison entries",
-    "unknown": "shared memory that we may not ask about",
+    "unknown": "shared memory whose file we may not query",
     "no swap": "no free swap space",
-    "cgroup": "the memory cgroup of the process allows no more",
-    "dirty": "of a file, and being written to disk at that moment",
-    "not ours": "of a file that we neither own nor may write to",
+    "cgroup": "the memory cgroup of the process allows no more swap",
+    "dirty": "file pages that were being written to disk",
+    "not ours": "of a file that we neither own nor may write",
     "refused": "the kernel refused: locked, device memory, or huge pages not allowed there",
-    "idle": "not referenced: cold already",
-    "huge": "mapped by huge entries already",
-    "unaligned": "no whole aligned huge page fits around them",
-    "no memory": "not enough free memory; for a huge page, in one piece",
-    "unread": "not read in: beyond the end of the file, or still on its way",
-    "untouched": "in the swap cache at most, where no entry shows it",
-    "gone": "unmapped by the process meanwhile",
-    "busy": "touched or pushed out again, locked or being written at that moment",
-    "busy or dirty": "touched again, locked, or not yet written: kpageflags says which (needs CAP_DAC_READ_SEARCH)",
+    "idle": "not referenced: already cold",
+    "huge": "already mapped by huge entries",
+    "unaligned": "no whole, aligned huge page fits around them",
+    "no memory": "not enough free memory, or not enough of it contiguous for a huge page",
+    "unread": "not read in: beyond the end of the file, or still being read",
+    "untouched": "in the swap cache at most, which no entry shows",
+    "gone": "meanwhile unmapped by the process",
+    "busy": "touched or paged out again, locked, or being written at the time",
+    "busy or dirty": "touched again, locked, or not yet written: kpageflags shows which (needs CAP_DAC_READ_SEARCH)",
     "unfinished": "not reached",
 }
 """Why a page that was asked for did not move, in the order of the report."""
@@ -86,7 +86,7 @@ def parse_states(text: str) -> frozenset[str]:
     if wrong := states.difference(STATES):
         hint = did_you_mean(min(wrong), STATES)
         names = ", ".join(sorted(wrong))
-        raise BadInput(f"no such state: {names}{hint}; there are {', '.join(STATES)}")
+        raise BadInput(f"no such state: {names}{hint}; choose from {', '.join(STATES)}")
     return states
 
 

@@ -108,7 +108,7 @@ def usage_of_pages(
 
 
 def nr_swapped_of(vma: Vma, counts: PageCounts, hole: str) -> int | None:
-    """Return how many pages are in swap; None where some are of shared memory that we may not ask about."""
+    """Return how many pages are in swap; None where some are of shared memory whose file we may not query."""
     if vma.kind == "shmem" and (hole == "unknown" or counts.nr_state("unknown")):
         return None
     nr_behind_markers = counts.nr_with(PRESENT | BEHIND_MARKER, BEHIND_MARKER)

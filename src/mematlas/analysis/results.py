@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from mematlas.words import State
 
 
-TORN = Note("torn", "torn: VMAs changed during the reading, so the numbers are not of a single moment")
-TORN_OURSELVES = Note("torn", "torn: the process reads itself, and takes memory to do so: its VMAs changed meanwhile")
+TORN = Note("torn", "torn: VMAs changed while they were read, so the numbers do not belong to one moment")
+TORN_OURSELVES = Note("torn", "torn: the process reads itself, which takes memory: its VMAs changed meanwhile")
 
 
 @record

@@ -171,9 +171,9 @@ def reason_of(measure: str, difference: int, changed: int, smaps: VmaAmounts, ha
     if 0 <= difference < rounding:
         return f"smaps rounds each of {len(smaps.vmas)} VMAs down to 1 KiB"
     if changed and abs(difference) <= changed + rounding:
-        return "smaps itself changed by as much during the count: the process ran, or one that shares pages with it"
+        return "smaps changed by as much during the count: the process, or one that shares its pages, was running"
     if has_run:
-        return "the capture read one after the other while the process, or one that shares its pages, was running"
+        return "the capture read its sources in turn while the process, or one that shares its pages, was running"
     return None
 
 

@@ -94,7 +94,7 @@ class ActOptions:
     def choice(self) -> Choice:
         """The pages that are meant."""
         if self.anon and self.file:
-            raise BadInput("--anon and --file leave nothing: no page is of a file and of none")
+            raise BadInput("--anon and --file exclude each other")
         return Choice(self.state, self.anon, self.file)
 
 
@@ -178,7 +178,7 @@ def declare(*own: Callable[[Arguments], None]) -> Callable[[Arguments], None]:
 
 
 INTERRUPTED = Note("interrupted", "interrupted: anything after the last step shown is unknown")
-SWAP_GOES = Note("swap-goes", "the temporary swap is taken away now: what is in it comes back into RAM")
+SWAP_GOES = Note("swap-goes", "the temporary swap is being removed: what is in it comes back into RAM")
 
 
 def run(advice: AdviceName, args: Namespace, session: Session) -> int:
@@ -193,7 +193,7 @@ def run(advice: AdviceName, args: Namespace, session: Session) -> int:
         session.show(lambda: plan_table(planned, session.target_info(), options.limit), args)
         return 0
     if options.limit is not None:
-        raise BadInput("--limit needs --dry-run: what an act did is one row")
+        raise BadInput("--limit needs --dry-run: the result of an action is one row")
     if not options.force:
         check_target(process)
     with Interrupts(session.err, between_steps=True) as stop, temporary_swap(options.temporary_swap):

@@ -36,7 +36,7 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     if not session.words:
-        raise BadInput("which directory? A new or an empty one")
+        raise BadInput("which directory? Give a new or an empty one")
     directory = session.words.pop(0)
     session.no_more_words()
 

@@ -32,7 +32,7 @@ SHORT_TARGETS = "TARGET: PID, NAME, cmdline:REGEX, cgroup:PATH, capture (mematla
 TARGETS_TOPIC = f"""\
 {TARGETS}
 
-  1234               a PID; pid:1234 where a capture here is called so too
+  1234               a PID; pid:1234 if a capture here has that name
   self               mematlas itself
   postgres           a command's exact name, as ps -o comm shows it
   cmdline:app.jar    a regular expression over whole command lines; ~REGEX is the

@@ -51,10 +51,10 @@ def run(args: Namespace, session: Session) -> int:
     if rest:
         raise BadInput(f"unexpected argument {rest[-1]!r}")
     if name not in NAMES:
-        raise BadInput(f"no demo {name!r}{did_you_mean(name, NAMES)}: there are {', '.join(NAMES)}")
+        raise BadInput(f"no demo {name!r}{did_you_mean(name, NAMES)}: choose from {', '.join(NAMES)}")
     if args.tmux:
         if name != "paging":
-            raise BadInput("--tmux goes with paging alone: mematlas demo paging --tmux")
+            raise BadInput("--tmux needs paging: mematlas demo paging --tmux")
         return run_panes(session)
     with Interrupts(session.err) as ending:
         story_of(name)(*look_of(args, session)).run()

@@ -57,7 +57,7 @@ def run(args: Namespace, session: Session) -> int:
         return forget(name, args, session, scores)
     if name is None and args.answers is None:
         if args.temporary_swap is not None:
-            raise BadInput("--temporary-swap goes with a lesson: mematlas lab NAME --temporary-swap SIZE")
+            raise BadInput("--temporary-swap needs a lesson: mematlas lab NAME --temporary-swap SIZE")
         session.show(lambda: lessons_table(LESSONS.values(), scores.read(), scores.notes), args)
         return 0
     given = None if args.answers is None else read_answers(args.answers, name)
@@ -73,7 +73,7 @@ def run(args: Namespace, session: Session) -> int:
 def forget(name: str | None, args: Namespace, session: Session, scores: ScoreFile) -> int:
     """Forget the score of one lesson, or all scores, and say so."""
     if args.answers is not None or args.temporary_swap is not None:
-        raise BadInput("--reset goes alone, or with the name of a lesson")
+        raise BadInput("--reset takes only the name of a lesson, or nothing")
     was_there = scores.reset(find_lesson(name).name if name else None)
     what = f"the score of {name} is" if name else "all scores are"
     note = Note("forgotten", f"{what} forgotten")

@@ -138,6 +138,6 @@ def user_to_become() -> Account | None:
         account = None
     if user is None or account is None:
         asked = os.environ[variable]
-        raise BadInput(f"{variable} is {asked!r}, which is no user here: not starting a command as root")
+        raise BadInput(f"{variable} is {asked!r}, which is not a user here: not starting a command as root")
     uid, gid = user
     return Account(name=account.pw_name, uid=uid, gid=gid, home=account.pw_dir)

@@ -34,13 +34,13 @@ def add_arguments(arguments: Arguments) -> None:
 def run(args: Namespace, session: Session) -> int:
     selection = selection_of(args, session)
     if args.gaps and (args.by or args.sort not in (None, "start")):
-        raise BadInput("--gaps are between neighbours: not with --by or --sort")
+        raise BadInput("--gaps lie between neighbouring VMAs: not with --by or --sort")
     if args.by and args.sort == "start":
-        raise BadInput(f"--by makes rows of many VMAs, which have no start: --sort {', '.join(SORTS[1:])}")
+        raise BadInput(f"a row of --by has no start: use --sort {', '.join(SORTS[1:])}")
 
     since = since_first(args)
     if args.sort == "change" and since is None:
-        raise BadInput("--sort change: what has changed between looks is seen with -i")
+        raise BadInput("--sort change needs -i: it ranks by the change since the first look")
 
     def make() -> Table:
         result = session.process.maps(args.source, args.max_stall, selection, numa=args.numa)

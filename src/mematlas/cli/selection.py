@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from mematlas.cli.session import Session
 
 KIND_TEXTS = {
-    "heap": "what brk gives",
-    "stack": "of the first thread",
+    "heap": "the heap that brk(2) grows",
+    "stack": "the main thread's stack",
     "anon": "private, no file behind it",
     "file": "mapped from a file on disk",
     "shmem": "shared memory, memfd, tmpfs",
-    "hugetlb": "pages of the pools",
-    "vdso": "code of the kernel",
-    "vvar": "data of the vdso",
-    "vsyscall": "the old calls",
-    "special": "devices, and what the kernel puts there",
+    "hugetlb": "pages from the hugetlb pools",
+    "vdso": "kernel code that user space calls",
+    "vvar": "its data",
+    "vsyscall": "legacy system calls",
+    "special": "device memory, other kernel mappings",
 }
 """The kinds of VMAs, each with what it is."""
 
@@ -43,7 +43,7 @@ def selection_of(args: Namespace, session: Session) -> Selection:
     if area is not None:
         if area.isdecimal() and int(area) in session.procfs.pids():
             raise BadInput(f"one process at a time: {area} is another one (usage takes several)")
-        refuse_two_readings(area, f"; --path {area} is a part of a path")
+        refuse_two_readings(area, f"; for part of a path: --path {area}")
     span = None if area is None else parse_range(area, 1)
     return Selection(perms=args.perms, kinds=args.kind, path=args.path, name=None if span else area, span=span)
 

@@ -177,7 +177,7 @@ class Session:
     def write_bytes(self, parts: Iterable[bytes]) -> None:
         """Write bytes as they are, to anything but a terminal."""
         if self.out.isatty():
-            raise BadInput("bytes are not for a terminal: send them to a file, or through xxd")
+            raise BadInput("not writing bytes to a terminal: redirect them to a file, or pipe them into xxd")
         self.out.flush()
         for part in parts:
             self.out.buffer.write(part)

@@ -94,17 +94,17 @@ def check(args: Namespace, words: list[str]) -> None:
     if args.level and not (args.list or args.tree):
         raise BadInput("--level needs --list or --tree")
     if args.runs and args.flags is not None and "table" in args.flags.split(","):
-        raise BadInput("--runs leaves out the entries that point at tables: not with --flags table")
+        raise BadInput("--runs leaves out entries that point to tables: not with --flags table")
     if args.verify and (args.kernel or args.user_pgd):
-        raise BadInput("--verify compares the user half of the kernel's own tables")
+        raise BadInput("--verify checks the user half: not with --kernel or --user-pgd")
     if args.range is not None and words and (not asked or (args.raw and not is_number(words[0]))):
-        raise BadInput("--range limits all tables: not with single addresses")
+        raise BadInput("--range cannot be combined with single addresses")
     if args.binary:
         for option in ("json", "bytes", "interval", "count"):
             if getattr(args, option) not in (None, False):
-                raise BadInput(f"--binary writes the tables as they are, once: not with --{option}")
+                raise BadInput(f"--binary writes raw tables, once: not with --{option}")
         if args.format != "table":
-            raise BadInput(f"--binary writes the tables as they are: not with --format {args.format}")
+            raise BadInput(f"--binary writes raw tables: not with --format {args.format}")
 
 
 def span_of(args: Namespace, session: Session) -> tuple[int, int] | None:
@@ -128,7 +128,7 @@ def chosen(args: Namespace, session: Session, page_tables: PageTables) -> Callab
         return lambda: walks(session, page_tables, addresses)
     if session.words and parse_address(session.words[0]) is not None:
         mode = next((name for name in MODES if getattr(args, name)), "")
-        raise BadInput(f"--{mode} takes no address: --range takes a part")
+        raise BadInput(f"--{mode} takes no address; to see a part, use --range")
     session.no_more_words()
     if args.list:
         return lambda: listing(args, session, page_tables)
@@ -144,7 +144,7 @@ def chosen(args: Namespace, session: Session, page_tables: PageTables) -> Callab
 def in_half(address: int, page_tables: PageTables) -> int:
     """Return an address; with --kernel it has to be one of the kernel half."""
     if page_tables.half == "kernel" and address < page_tables.mode.kernel_start:
-        raise BadInput(f"{address:#x} is not in the kernel half, from {page_tables.mode.kernel_start:#x} on")
+        raise BadInput(f"{address:#x} is not in the kernel half, which starts at {page_tables.mode.kernel_start:#x} on")
     return address
 
 
@@ -192,7 +192,7 @@ def picked_of(args: Namespace, session: Session, page_tables: PageTables) -> tup
         return int(word), None
     address = in_half(address_of(word), page_tables)
     if not page_tables.start <= address < page_tables.end:
-        raise BadInput(f"{address:#x} is not in the user half: --kernel shows the tables of the other")
+        raise BadInput(f"{address:#x} is not in the user half; --kernel shows the other")
     return None, address
 
 

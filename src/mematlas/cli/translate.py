@@ -52,7 +52,7 @@ def refuse_areas(word: str, target: str) -> None:
     has_length = plus and parse_address(first)
     has_end = minus and parse_address(start) and parse_address(end)
     if has_length or has_end or word.strip("[]") in KINDS:
-        raise BadInput(f"{word!r} is more than an address; for all of its pages: mematlas pages {target} {word}")
+        raise BadInput(f"{word!r} is more than one address; for all its pages: mematlas pages {target} {word}")
 
 
 COMMAND = Command(
@@ -62,7 +62,7 @@ COMMAND = Command(
     run,
     examples=(
         ("mematlas translate 1234 0x7f2860000123", "one address"),
-        ("mematlas translate 1234 - < addresses", "as many as a file has"),
+        ("mematlas translate 1234 - < addresses", "all addresses in a file"),
     ),
     words=(TARGET,),
 )

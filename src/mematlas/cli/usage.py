@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result", UsageResult, EndingResult)
 
-PSS_ADDS_UP = "only PSS can be added up: what they share is in the RSS of each"
+PSS_ADDS_UP = "only PSS can be added up: shared pages are in the RSS of each"
 
 
 def add_arguments(arguments: Arguments) -> None:

@@ -29,18 +29,18 @@ def parse_seconds(text: str) -> float:
             except ValueError:
                 break
             if seconds > LONGEST:
-                raise BadInput(f"bad time {text!r}: {LONGEST / YEAR:.0f} years at the most")
+                raise BadInput(f"bad time {text!r}: {LONGEST / YEAR:.0f} years at most")
             if seconds >= 0:
                 return seconds
             break
-    raise BadInput(f"bad time {text!r}: such as 1s, 200ms or 0.5")
+    raise BadInput(f"bad time {text!r}: try 1s, 200ms or 0.5")
 
 
 def parse_interval(text: str) -> float:
     """Return a time between two looks: long enough that whoever is looked at has some rest."""
     seconds = parse_seconds(text)
     if seconds < LEAST_INTERVAL:
-        raise BadInput(f"{text} would leave the target no rest: {LEAST_INTERVAL * 1e3:.0f}ms or more")
+        raise BadInput(f"{text} is too short: {LEAST_INTERVAL * 1e3:.0f}ms or more")
     return seconds
 
 
@@ -49,7 +49,7 @@ def parse_count(text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and int(text) > 0:
         return int(text)
     if len(text) > MOST_DIGITS:
-        raise BadInput(f"bad number '{text[:MOST_DIGITS]}...': {MOST_DIGITS} digits at the most")
+        raise BadInput(f"bad number '{text[:MOST_DIGITS]}...': {MOST_DIGITS} digits at most")
     raise BadInput(f"bad number {text!r}: 1 or more")
 
 
@@ -69,5 +69,5 @@ def parse_bytes(text: str) -> int:
     """
     size = parse_size(text)
     if not size:
-        raise BadInput(f"bad size {text!r}: such as 512M or 2G")
+        raise BadInput(f"bad size {text!r}: try 512M or 2G")
     return size

@@ -41,7 +41,7 @@ def plain_line(words: Sequence[str]) -> str:
 
 
 USER_NAMESPACE = (
-    "This is a user namespace: the kernel asks for rights in the first one, whatever is held here. "
+    "This is a user namespace: the kernel asks for rights in the initial one, whatever we hold here. "
     "Run mematlas outside, as root there."
 )
 

@@ -30,7 +30,7 @@ SYS_CACHESTAT = 451  # the same number on every architecture; commit cf264e1329f
 MINCORE_PAGES = 1 << 16
 SWAP_CACHE_UNSEEN = Note(
     "swap-cache-unseen",
-    "swap of shared memory that is on its way there or back counts as RAM: needs cachestat, Linux 6.5",
+    "shared memory in the swap cache counts as RAM, not as swap: telling them apart needs cachestat, Linux 6.5",
 )
 
 
@@ -130,7 +130,7 @@ class Backings:
         if self.unknown:
             reasons = list(self.unknown.values())
             vmas = "a shared VMA" if len(reasons) == 1 else f"{len(reasons)} shared VMAs"
-            text = f"swap and untouched pages of {vmas} unknown: {reasons[0]}"
+            text = f"swapped and untouched pages of {vmas} unknown: {reasons[0]}"
             notes.insert(0, Note("backing-unknown", text))
         return notes
 

@@ -186,11 +186,11 @@ class NewDirectory(HeldDirectory):
         status = os.fstat(self.fd)
         if status.st_uid != uid:
             self._is_new = False  # another was put in its place
-            raise BadInput(f"{self.path} belongs to another user: a new directory is needed, or an empty one of yours")
+            raise BadInput(f"{self.path} belongs to another user: give a new directory, or an empty one of yours")
         if not is_empty(self.fd):
             raise BadInput(f"{self.path} is not empty: a capture needs a new or an empty directory")
         if status.st_mode & stat.S_IWOTH:
-            raise BadInput(f"anybody may write to {self.path}: a new directory is needed, or one of yours alone")
+            raise BadInput(f"others may write to {self.path}: give a new directory, or one that only you can write to")
 
     def _is_link(self) -> bool:
         return stat.S_ISLNK(os.stat(self.name, dir_fd=self._parent, follow_symlinks=False).st_mode)

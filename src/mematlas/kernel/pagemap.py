@@ -62,7 +62,7 @@ CACHED = MARK_B
 BEHIND_MARKER = SWAP | MARK_B
 """A marker such as a guard region, and the shared memory behind it is in swap."""
 UNKNOWN = MARK_A | MARK_B
-"""Empty entry of shared memory that we may not ask about: never touched, cached or swapped."""
+"""Empty entry of shared memory whose file we may not query: never touched, cached or swapped."""
 
 # Swap types from 23 up are no swap areas: the kernel takes the last few of its 32 for other entries
 # (include/linux/swap.h, MAX_SWAPFILES: 1 for PTE markers, 1 for hwpoison, 3 for migration, 4 for device memory).

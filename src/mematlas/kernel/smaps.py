@@ -28,7 +28,7 @@ FIELDS_USED = frozenset(("Rss", "Pss", "Private_Clean", "Private_Dirty", "Anonym
 
 HEX_DIGITS = b"0123456789abcdef"
 
-LEFT_OUT = "smaps leaves out huge pages that nobody may access on this kernel (mended in Linux 6.5)"
+LEFT_OUT = "smaps leaves out huge pages that nobody may access on this kernel (fixed in Linux 6.5)"
 
 
 def read_smaps(process: ProcessDir, files: Files = NO_DEVICES) -> list[Entry]:

@@ -52,7 +52,7 @@ class TemporarySwap:
         page_size = os.sysconf("SC_PAGESIZE")
         self.size = size // page_size * page_size
         if self.size < 16 * page_size:
-            raise BadInput(f"a swap file of {size:,} B is too small: 16 pages at least")
+            raise BadInput(f"a swap file of {size:,} B is too small: at least 16 pages")
         self.path = ""
         self._pipe = -1
         self._keeper = 0

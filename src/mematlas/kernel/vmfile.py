@@ -112,8 +112,8 @@ NAMES = {
 }
 """How the names of files begin that are most often of a kind. The first that fits counts."""
 NO_DEVICES = Devices()
-GUESSED = "the kind of some memory is guessed from the names of its files"
-SILENT = "a file system does not answer, and its files are taken for ordinary ones"
+GUESSED = "the kind of some memory is guessed from file names"
+SILENT = "a file system does not answer; its files are counted as ordinary files"
 NOBODY_ANSWERS = "its file system does not answer"
 NAMED = 3
 """Devices that a note names."""

@@ -118,7 +118,7 @@ class Actor:
                 raise BadInput("child needs a line to do")
             return self.child.send(arguments)
         if name not in VERBS:
-            raise BadInput(f"unknown command {name[:40]!r}; there are {', '.join(VERBS)}")
+            raise BadInput(f"unknown command {name[:40]!r}: choose from {', '.join(VERBS)}")
         verb = VERBS[name]
         values = verb.parse(name, arguments)
         try:
@@ -181,7 +181,7 @@ class Actor:
         area = self.area()
         last = first + (count - 1) * distance // PAGE_SIZE
         if count > MAX_BLOCKS or last >= area.nr_pages:
-            raise BadInput(f"scatter {first} {count} {distance}: there are {area.nr_pages} pages")
+            raise BadInput(f"scatter {first} {count} {distance}: only {area.nr_pages} pages")
         area.touch(sorted({first + number * distance // PAGE_SIZE for number in range(count)}))
 
     def do_read(self, first: int, count: int) -> None:
@@ -425,7 +425,7 @@ def read_lines(fd: int) -> Iterator[str]:
 def part(area: KnownMemory | FileMemory, first: int, nr_pages: int) -> tuple[int, int]:
     """Return which pages of an area are meant: the first, and how many. Raises `BadInput`."""
     if first + nr_pages > area.nr_pages:
-        raise BadInput(f"pages {first}, {nr_pages} of them: there are {area.nr_pages}")
+        raise BadInput(f"pages {first} to {first + nr_pages - 1}: only {area.nr_pages} pages")
     return first, nr_pages
 
 

@@ -84,7 +84,7 @@ class Tour(Story):
         self.maps(workload, process)
         self.say(
             "",
-            "That was demand paging. Try the same on a program of yours:",
+            "That was demand paging. Try the same on a program of your own:",
             "  mematlas                  the largest processes",
             "  mematlas map PID -i 1s    watch one live",
             "  mematlas doctor           what else would work here, and what it needs",

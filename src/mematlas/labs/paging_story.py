@@ -63,7 +63,7 @@ class Paging(Story):
         self.say(
             f"A program of ours, PID {self.workload.pid}, has mapped {truth['nr_pages']:,} pages and written to"
             f" {truth['nr_touched']:,} of them, in {SEGMENTS}",
-            "segments: all pages of the first, every second one of the next two, and again. Each has a frame in RAM:",
+            "segments: all pages of the first, every other page of the next two, and again. Each has a frame in RAM:",
         )
         self.draw_pages(self.workload, self.process)
 
@@ -167,7 +167,7 @@ class Paging(Story):
         self.say(
             "",
             ended,
-            "Try the same on a program of yours:",
+            "Try the same on a program of your own:",
             "  mematlas pageout PID --dry-run                       what could move, what not, and why",
             "  mematlas pageout PID --watch-refaults 10s --undo     which of it is used, and which is cold",
             "  mematlas demo paging --tmux                          this one live, by your own hand",

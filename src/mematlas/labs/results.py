@@ -71,7 +71,7 @@ def lessons_table(lessons: Iterable[Lesson], scores: dict[str, Score], notes: It
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         yield from Table("", LIST_COLUMNS, taken).lines(in_bytes=in_bytes, colour=colour, width=width)
         yield ""
-        yield "mematlas lab NAME begins one."
+        yield "mematlas lab NAME starts one."
         yield from fold_message("* shows more with a capability, named in the lesson; root has them all.", width)
 
     return Drawn("lab/1", LESSON_COLUMNS, taken, notes=notes, draw=draw)

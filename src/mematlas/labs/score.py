@@ -61,7 +61,7 @@ class ScoreFile:
         except OSError as error:
             self.notes.add(Note("scores-unknown", f"scores unknown: {self.path}: {error.strerror}"))
         except FormatError:
-            text = f"scores unknown: {self.path} is damaged; to begin anew: mematlas lab --reset"
+            text = f"scores unknown: {self.path} is damaged; to start over: mematlas lab --reset"
             self.notes.add(Note("scores-unknown", text))
         return {}
 
@@ -117,7 +117,7 @@ class ScoreFile:
         except FileNotFoundError:
             return False
         except OSError as error:
-            self.notes.add(Note("scores-stay", f"the scores stay: {self.path}: {error.strerror}"))
+            self.notes.add(Note("scores-stay", f"the scores were not reset: {self.path}: {error.strerror}"))
         return True
 
 

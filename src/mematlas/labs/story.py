@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mematlas.observe.process import Process
 
 SEGMENTS = 12
-"""Of a drawing: all pages of the first, every second one of the next two, and again."""
+"""Of a drawing: all pages of the first, every other page of the next two, and again."""
 CELL_PAGES = 8
 COUNT_WIDTH = 24
 """What is left of the line for the histogram's ends and count."""

@@ -98,7 +98,7 @@ def draw(count: int, console: Console) -> None:
             case ["draw", *_]:
                 console.refuse(f"draw how many segments? Draw N, where N is 1 to {DRAW_PAGES}")
             case [word, *_]:
-                console.refuse(f"unknown command {word[:40]!r}; there are Draw N, Clear and Quit")
+                console.refuse(f"unknown command {word[:40]!r}: type Draw N, Clear or Quit")
 
 
 def actor(count: int, console: Console) -> None:
@@ -177,7 +177,7 @@ def run(name: str, count: str, reader: TextIO, writer: TextIO, as_json: bool = F
     """Run a workload by its name; return its exit code. ``count`` is the number of pages of multimap."""
     if name not in WORKLOADS:
         hint = did_you_mean(name, WORKLOADS)
-        raise BadInput(f"no workload {name!r}{hint}: there are {', '.join(WORKLOADS)}")
+        raise BadInput(f"no workload {name!r}{hint}: choose from {', '.join(WORKLOADS)}")
     nr_pages = parse_count(count, MAX_PAGES)
     if nr_pages is None:
         raise BadInput(f"{name} {count}: N is a number of pages, 1 to {MAX_PAGES}")

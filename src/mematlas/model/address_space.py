@@ -156,7 +156,7 @@ def parse_range(text: str, page_size: int) -> tuple[int, int] | None:
             end = start + page_size
     if start is None or end is None:
         if text[:2] in ("0x", "0X"):
-            raise BadInput(f"bad address or range {text!r}: such as 0x1000, 0x1000+8K or 0x1000-0x3000")
+            raise BadInput(f"bad address or range {text!r}: try 0x1000, 0x1000+8K or 0x1000-0x3000")
         return None
     if end <= start:
         raise BadInput(f"{text} is an empty range")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mematlas.model.pages import PageReader
 
 
-UNREPORTED = "pages of a large folio that is mapped more than once in part stay as well; which ones is unknown: {why}"
+UNREPORTED = "pages of large folios that are partly mapped more than once stay too; which ones is unknown: {why}"
 
 
 class SharedFolios:

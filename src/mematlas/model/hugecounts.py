@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.pagemap import Block
     from mematlas.kernel.procfs import ProcFS
 
-ESTIMATE = "USS is an estimate: of a huge page the kernel tells only whether its first page is shared"
+ESTIMATE = "USS is an estimate: for a huge page the kernel reports only whether its first page is shared"
 """Why follows. It is so of what is called exclusive as well."""
 
 WITH_EXCLUSIVE = bytes(byte | EXCLUSIVE for byte in range(256))

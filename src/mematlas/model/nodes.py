@@ -153,7 +153,7 @@ class PageNodes:
             missing = size - sum(sizes.values())
             if missing > 0:
                 sizes[self.map.only] = sizes.get(self.map.only, 0) + missing
-                self.why = "they changed during the reading, or are the kernel's own"
+                self.why = "they changed while they were read, or belong to the kernel"
             amounts.append(sizes)
         return amounts
 
@@ -202,7 +202,7 @@ def node_of_status(status: int) -> int:
     return NOWHERE if status == -errno.EFAULT else UNREPORTED
 
 
-NO_BLOCK = "frames lie in no block of memory that is one node's alone"
+NO_BLOCK = "frames lie in no memory block of a single node"
 
 
 def nodes_unknown(why: object) -> Note:

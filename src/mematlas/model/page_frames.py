@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 5000
 """Different words of kpageflags whose names are kept."""
-KSM_NOT_SHOWN = Note("ksm-not-shown", "ksm is not shown: this kernel says it of every anonymous page")
+KSM_NOT_SHOWN = Note("ksm-not-shown", "ksm is not shown: this kernel sets it on every anonymous page")
 
 
 class PageFrames:

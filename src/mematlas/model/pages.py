@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 ZERO_UNKNOWN = Note(
     "zero-unknown",
-    "zero pages cannot be told from shared ones: needs Linux 6.7, or CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH",
+    "zero pages cannot be distinguished from shared ones: needs Linux 6.7, or CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH",
 )
 HIDDEN_FRAMES = Note("hidden-frames", "physical addresses and swap slots hidden: needs CAP_SYS_ADMIN")
 

@@ -161,10 +161,10 @@ def inquire(ask: Ask, things: Sequence[Any], deadline: float = float("inf")) -> 
 
 def left_out(inquiry: Inquiry, procfs: ProcFS) -> Iterator[Note]:
     """Yield notes on the processes that an inquiry could not find out about."""
-    waits = "not looked at, since reading their memory or command line waits for somebody"
+    waits = "skipped: reading their memory or command line blocks"
     for pids, code, why in (
         (inquiry.unanswered, "unanswered", waits),
-        (inquiry.unasked, "unasked", "not looked at for want of time, or of room for a child"),
+        (inquiry.unasked, "unasked", "skipped: no time left, or no room for a child"),
     ):
         if pids:
             named = ", ".join(f"{pid} ({name_of(pid, procfs)})" for pid in sorted(pids)[:NAMED])

@@ -131,7 +131,7 @@ class Search:
             return self._with_name(text)
         if is_ours(text):
             return in_capture(text)
-        more = f"; the capture here is another user's: ./{text} is what looks at it"
+        more = f"; a capture here has that name, but is another user's: to read it, ./{text}"
         return self._with_name(text, more)
 
     def _with_name(self, name: str, more: str = "") -> Iterator[Target]:
@@ -362,7 +362,9 @@ def distinct(targets: Sequence[Target]) -> list[Target]:
     by_pid: dict[int, Target] = {}
     for target in targets:
         if target.procfs.root != targets[0].procfs.root:
-            raise BadInput("targets of several machines: captures, and processes that run, are looked at one by one")
+            raise BadInput(
+                "captures cannot be combined with each other or with running processes: look at them one at a time"
+            )
         if by_pid.setdefault(target.pid, target) is not target:
             target.close()
     return list(by_pid.values())

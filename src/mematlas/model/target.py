@@ -61,7 +61,7 @@ def by_number(text: str, procfs: ProcFS) -> Target | None:
         if leader != str(pid):
             raise TargetNotFound(f"{pid} is a thread of {leader}: give that PID")
         if not text.startswith(PID) and is_capture(text):
-            both = f"{text!r} is a PID, and a capture here: {PID}{pid} or ./{text}"
+            both = f"{text!r} is both a PID and a capture here: use {PID}{pid} or ./{text}"
             raise TargetAmbiguous(text, (), text=both)
     except BaseException:
         process.close()

@@ -53,15 +53,15 @@ SHARING_UNKNOWN = Note(
 )
 CAPTURED = Note(
     "holders-unknown",
-    "a capture does not say who else maps or holds files of memory, nor whether they have a name",
+    "a capture does not say who else maps or holds its memory-backed files, nor whether they have a name",
 )
 OPEN_FILES_UNKNOWN = Note(
     "open-files-unknown",
-    "files of memory that are open but not mapped are unknown: needs CAP_SYS_PTRACE",
+    "memory-backed files that are open but not mapped are unknown: needs CAP_SYS_PTRACE",
 )
 SWAP_AS_MEMORY = Note(
     "swap-as-memory",
-    "swapped pages of memory files count as memory: counting them apart needs cachestat, Linux 6.5",
+    "swapped pages of memory-backed files count as RAM: telling them apart needs cachestat, Linux 6.5",
 )
 SEGMENT = "/SYSV"
 SECRET = "/secretmem"
@@ -461,7 +461,7 @@ NO_DESCRIPTOR = "/dev/zero"
 
 def files_unknown(why: object) -> Note:
     """Return the note that what a file of memory is, and who holds it, is not known."""
-    return Note("files-unknown", f"files of memory unknown: {why}")
+    return Note("files-unknown", f"memory-backed files unknown: {why}")
 
 
 def unsure_counts() -> list[Note]:
@@ -479,4 +479,4 @@ def unseen(holders: Holders) -> str:
         if processes:
             more = ", ..." if len(processes) > 1 else ""
             texts.append(f"{len(processes)} {why} (PID {processes[0].pid}{more})")
-    return f"of the other processes {' and '.join(texts)}: they may hold files that this one maps"
+    return f"other processes may hold files that this one maps: {' and '.join(texts)}"

@@ -121,14 +121,14 @@ class Machine:
         if limit < 1:
             raise BadInput(f"{limit} groups: 1 or more")
         if by not in (None, *SORTS):
-            raise BadInput(f"cannot rank groups by {by!r}: there are {', '.join(SORTS)}")
+            raise BadInput(f"cannot rank groups by {by!r}: choose from {', '.join(SORTS)}")
         start = time.monotonic()
         census = self.processes(start + FIND_SECONDS)
         sharing = in_shared_memory(census.processes, self.procfs, start + FIND_SECONDS)
         groups = grouped((facts for facts in census if facts.pid not in sharing), by)
         notes = Notes()
         if census.nr_late:
-            notes.add(Note("unasked", f"time ran out: {census.nr_late:,} processes were not looked at"))
+            notes.add(Note("unasked", f"time ran out: {census.nr_late:,} processes were skipped"))
         notes += measure_groups(groups, self.procfs, start + MEASURE_SECONDS, limit, by)
         held = effective_capabilities()
         missing = tuple(name for name in CAPABILITIES if name in LOOK_RIGHTS and name not in held)

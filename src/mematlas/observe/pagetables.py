@@ -158,7 +158,7 @@ class PageTables:
             try:
                 word = look.pagemap(address, 1)
             except (PermissionDenied, NotSupported) as error:
-                look.notes.add(Note("pagemap-not-beside", f"pagemap cannot be shown beside it: {error}"))
+                look.notes.add(Note("pagemap-not-beside", f"cannot show pagemap next to it: {error}"))
                 return WalkedAddress(address=address, steps=steps, pagemap=None, reason=None, area=area)
             differing = differing_pages(mode, look.one_page(address, steps), word)
             if not differing:

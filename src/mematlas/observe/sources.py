@@ -176,7 +176,7 @@ class Sources:
         known = SOURCES if span is None else PAGE_SOURCES
         if wanted not in known:
             what = "source" if span is None else "source of pages"
-            raise BadInput(f"no {what} {wanted!r} (there are {', '.join(known)})")
+            raise BadInput(f"no {what} {wanted!r}: choose from {', '.join(known)}")
         if wanted != "auto":
             return SourceChoice(wanted)
         hold = self._hold(max_stall, span, numa) if self.procfs.live else 0

@@ -26,8 +26,8 @@ WHAT: dict[AdviceName, tuple[str, str]] = {
 """What is asked for and what is reached, by advice."""
 
 FREED = "of these, out of RAM too: their frames are free"
-SWAP_CACHED = "in swap, or on the way there, and still in RAM until that is needed"
-PAGE_CACHED = "of files, and still in RAM: not yet written, or in use elsewhere"
+SWAP_CACHED = "in swap or on the way there, still in RAM until the frame is needed"
+PAGE_CACHED = "of files, still in RAM: not yet written, or in use elsewhere"
 GIVEN_UP = "freed, kept nowhere: the process had given them up (MADV_FREE, MAP_DROPPABLE)"
 SEE_NOTES = "unknown: see the notes"
 
@@ -145,7 +145,7 @@ def lines_of(report: Report) -> Iterator[PageLine]:
     yield PageLine("advised", effect.nr_advised, "of these, the kernel took the advice")
     yield PageLine("moved", effect.nr_moved, reached if effect.nr_reading == 0 else "in RAM, or being read")
     if effect.nr_reading:
-        yield PageLine("  reading", effect.nr_reading, "of files, and not read yet: the disk is at it")
+        yield PageLine("  reading", effect.nr_reading, "of files, not read yet: the disk is busy with it")
     if effect.advice == "pageout":
         yield from whereabouts(effect, report.page_size)
     yield PageLine("stayed", effect.nr_stayed, "because:" if effect.reasons else "")

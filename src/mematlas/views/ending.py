@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 FATES = (
     ("freed", "at once, if it ended now"),
-    ("pool", "back to the pools of huge pages"),
-    ("reclaimable", "no longer mapped: the kernel takes it back when it needs room"),
-    ("stays", "in use, or in a file with a name"),
-    ("unknown", "freed, unless somebody whom we cannot see needs it"),
+    ("pool", "back to the hugetlb pools"),
+    ("reclaimable", "no longer mapped: reclaimed when memory is short"),
+    ("stays", "in use elsewhere, or in a file with a name"),
+    ("unknown", "freed, unless a process that we cannot see uses it"),
 )
 
 REASONS = {
     ("anon", "alone"): "anonymous memory that it alone maps",
-    ("anon", "folio"): "parts of huge pages of which others map the rest: freed when those are split",
+    ("anon", "folio"): "parts of huge pages that others map in part: freed once those are split",
     ("anon", "others"): "anonymous memory that other processes map too",
-    ("anon", "slots"): "anonymous memory that is in swap too, where others may have it",
+    ("anon", "slots"): "anonymous memory also in swap, where others may share it",
     ("shmem", "last"): "shared memory without a name that nobody else holds",
     ("shmem", "held"): "shared memory that other processes hold",
     ("shmem", "named"): "files on tmpfs: until they are removed",
     ("shmem", "sysv"): "System V segments: until they are removed (ipcrm)",
-    ("shmem", "unseen"): "shared memory without a name: others may hold it whom we cannot see",
+    ("shmem", "unseen"): "shared memory without a name: processes that we cannot see may hold it",
     ("shmem", "elsewhere"): "shared memory of a mount or IPC namespace that may end with it",
     ("swap", "alone"): "in swap, of anonymous memory that it alone has",
     ("swap", "last"): "in swap, of shared memory that nobody else holds",
@@ -46,10 +46,10 @@ REASONS = {
     ("hugetlb", "held"): "huge pages of a file that other processes hold",
     ("hugetlb", "named"): "huge pages of files on hugetlbfs: until they are removed",
     ("hugetlb", "sysv"): "huge pages of System V segments: until they are removed (ipcrm)",
-    ("hugetlb", "unseen"): "huge pages of a file without a name: others may hold it whom we cannot see",
+    ("hugetlb", "unseen"): "huge pages of a file without a name: processes that we cannot see may hold it",
     ("hugetlb", "elsewhere"): "huge pages of a mount or IPC namespace that may end with it",
-    ("kernel", "others"): "pages of the kernel that all processes map ([vdso])",
-    ("kernel", "kernel"): "memory of devices or rings (io_uring, perf): freed with their last descriptor",
+    ("kernel", "others"): "kernel pages that all processes map ([vdso])",
+    ("kernel", "kernel"): "device memory or rings (io_uring, perf): freed with their last descriptor",
     ("all", "same_memory"): "all of it: other processes run in the same address space",
 }
 

@@ -24,7 +24,7 @@ IN_USE = (
     ("shmem", "shmem/tmpfs"),
     ("hugetlb", "hugetlb"),
     ("kernel", "kernel"),
-    ("cpu_free", "free lists of CPUs"),
+    ("cpu_free", "per-CPU free lists"),
     ("reserve", "reserve"),
     ("other", "other"),
 )
@@ -229,13 +229,13 @@ def estimates(groups: Sequence[Group]) -> Iterator[Note]:
                 f"{len(group.members):,} processes",
             )
     if hidden := [group.name for group in groups if not group.measured]:
-        text = f"PSS and USS of {', '.join(hidden)} unknown: not ours to look at, ended, or not measured in time"
+        text = f"PSS and USS of {', '.join(hidden)} unknown: not permitted, ended, or not measured in time"
         yield Note("not-measured", text)
     unreported = [name for name in STATUS_LINES if any(getattr(group, name) is None for group in groups)]
     if unreported:
         lines = " or ".join(STATUS_LINES[name] for name in unreported)
         text = (
-            f"{' and '.join(unreported)} unknown, and no part of the order: /proc/PID/status has no line {lines} here"
+            f"{' and '.join(unreported)} unknown, and not used for ranking: /proc/PID/status has no line {lines} here"
         )
         yield Note("no-status-line", text)
 
@@ -250,7 +250,7 @@ def rights(
             f"You are {who} in a user namespace: you see what belongs to it, without physical addresses; "
             f"{hidden(refused)}."
         )
-        yield "More can be seen outside of it only, as root there: rights count in the first namespace."
+        yield "To see more, run as root outside it: the kernel asks for rights in the initial namespace."
     elif missing:
         seen = f"You are {who}: {hidden(refused)}"
         if uid and refused:

@@ -129,7 +129,7 @@ def reason_note(reason: str) -> Note:
 def given_up_notes(plan: Plan) -> list[Note]:
     """Return what is known of pages that the process has given up."""
     if plan.nr_given_up is None:
-        text = "pages that the process has given up (MADV_FREE) are freed, not swapped; which, kpageflags tells: needs "
+        text = "pages that the process gave up (MADV_FREE) are freed, not swapped; only kpageflags shows which: needs "
         return [Note("given-up-unknown", text + DIRTY_NEEDS)]
     if not plan.nr_given_up:
         return []
@@ -140,12 +140,12 @@ def given_up_notes(plan: Plan) -> list[Note]:
 def dirty_notes(plan: Plan) -> list[Note]:
     """Return what is known of pages of files that are not written yet."""
     if plan.nr_dirty is None:
-        text = "dirty pages of files leave the process, and stay in RAM; which, kpageflags tells: needs "
+        text = "dirty pages of files leave the process, but stay in RAM; only kpageflags shows which: needs "
         return [Note("dirty-unknown", text + DIRTY_NEEDS)]
     if not plan.nr_dirty:
         return []
     which = "1 page of a file is" if plan.nr_dirty == 1 else f"{plan.nr_dirty} pages of files are"
-    return [Note("dirty", f"{which} dirty: to leave the process, and to stay in RAM until written to disk")]
+    return [Note("dirty", f"{which} dirty: they would leave the process, but stay in RAM until written to disk")]
 
 
 def room_notes(plan: Plan) -> list[Note]:

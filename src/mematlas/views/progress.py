@@ -18,10 +18,10 @@ def waiting_note(path: str) -> str:
     """Return what to say to somebody who waits for a file of a process.
 
     >>> waiting_note("/proc/4211/maps")
-    'mematlas: waiting for /proc/4211/maps: it is long, or somebody holds the mmap lock of 4211 (Ctrl-C ends this)'
+    'mematlas: waiting for /proc/4211/maps: it is long, or the mmap lock of 4211 is held (Ctrl-C stops)'
     """
     pid = path.split("/")[2]
-    return f"mematlas: waiting for {path}: it is long, or somebody holds the mmap lock of {pid} (Ctrl-C ends this)"
+    return f"mematlas: waiting for {path}: it is long, or the mmap lock of {pid} is held (Ctrl-C stops)"
 
 
 class Bar:

@@ -80,7 +80,9 @@ def watch_lines(refaults: Refaults, page_size: int) -> Iterator[str]:
         cold = f": {size} of cold memory" if refaults.is_whole else ""
         yield f"{refaults.nr_never} did not come back in {refaults.seconds:.1f} s{cold}"
     if refaults.nr_gone:
-        why = "went with the process" if refaults.gone else "are gone: given back or unmapped by the process"
+        why = (
+            "were freed when the process ended" if refaults.gone else "are gone: given back or unmapped by the process"
+        )
         yield f"{refaults.nr_gone} {why}"
 
 

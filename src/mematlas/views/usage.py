@@ -52,7 +52,7 @@ LINES = (
 )
 """Amounts: the key, what a line and a column are called, the rank of the column, and what it means."""
 MORE = (
-    ("lazyfree", "lazyfree", "of anon, given up (MADV_FREE) and not yet taken by the kernel"),
+    ("lazyfree", "lazyfree", "of anon, given up (MADV_FREE), not yet reclaimed"),
     ("swap_pss", "swap PSS", "each page in swap divided by its map count"),
     ("ksm", "KSM", "of RSS, merged with equal pages"),
     ("locked", "locked", "held in RAM by mlock, in addresses"),
@@ -90,10 +90,10 @@ FOLIO_COLUMNS: tuple[Column[Subject[UsageResult]], ...] = (
     Column("folios", "FOLIOS", "sizes", lambda item: item.result.folios and item.result.folios.by_size),
     Column("held", "HELD", "size", lambda item: item.result.folios and item.result.folios.held),
 )
-SMAPS_ALONE = "{keys} unknown with this source: smaps alone tells (--source smaps)"
+SMAPS_ALONE = "{keys} unknown with this source: only smaps has them (--source smaps)"
 KSM_UNKNOWN = Note(
     "ksm-unknown",
-    "ksm unknown: needs Linux 5.19 with CONFIG_KSM, and of another user's process CAP_DAC_READ_SEARCH",
+    "ksm unknown: needs Linux 5.19 with CONFIG_KSM, and CAP_DAC_READ_SEARCH for another user's process",
 )
 
 
@@ -245,7 +245,7 @@ def lines_of(item: Subject[UsageResult], has_distinct: bool) -> Iterator[Line]:
     for node in sorted(node for node in nodes if node is not None):
         yield Line(f"node {node}", nodes[node], f"in the RAM of NUMA node {node}: of RSS and hugetlb")
     if nowhere := nodes.get(None):
-        yield Line("node ?", nowhere, "on a NUMA node that cannot be told")
+        yield Line("node ?", nowhere, "on an unknown NUMA node")
     if item.result.folios:
         yield from folio_lines(item.result.folios)
 
@@ -254,14 +254,14 @@ def folio_lines(folios: FolioSizes) -> Iterator[Line]:
     """Yield a line for each size of folios."""
     for size, amount in folios.by_size.items():
         yield Line(format_size(size), amount, "of RSS, in folios of this size")
-    yield Line("held", folios.held, "by large folios of its own, and mapped by nobody: given back in part")
+    yield Line("held", folios.held, "by its large folios, but mapped by nobody: partly freed with it")
 
 
 def sharing_notes(earlier: dict[int, int]) -> list[Note]:
     """Return what there is to say of processes that run in the address space of another one, which is told for each.
 
     >>> print(*sharing_notes({8: 7}))
-    PID 8 runs in the address space of 7 (CLONE_VM, vfork): that memory exists once, and goes with the last of them
+    PID 8 runs in the address space of 7 (CLONE_VM, vfork): that memory exists once, and is freed with the last of them
     >>> sharing_notes({}), sharing_notes({pid: 7 for pid in range(8, 20)})[0].text[:60]
     ([], 'PID 8, 9, 10 and 9 more run in the address space of 7 (CLONE')
     """
@@ -272,5 +272,5 @@ def sharing_notes(earlier: dict[int, int]) -> list[Note]:
     if len(firsts) > 1:
         whose = f"address spaces of others, such as {firsts[0]}"
     who = f"PID {first_of(list(earlier))} {'runs' if len(earlier) == 1 else 'run'}"
-    text = f"{who} in {whose} (CLONE_VM, vfork): that memory exists once, and goes with the last of them"
+    text = f"{who} in {whose} (CLONE_VM, vfork): that memory exists once, and is freed with the last of them"
     return [Note("shared-address-space", text)]

@@ -39,5 +39,5 @@ def notes_of(check: UsageCheck) -> Iterator[Note]:
         yield check.no_tables
     if hold := check.hold:
         total, longest = format_seconds(hold.total_s), format_seconds(hold.longest_s)
-        text = f"smaps was read twice, holding up the target for {total} each time, {longest} at most at a time"
+        text = f"smaps was read twice, each time holding up the target for {total}, at most {longest} at once"
         yield Note("smaps-hold", text)

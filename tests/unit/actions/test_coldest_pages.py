@@ -65,7 +65,7 @@ def test_first_bit_says_whether_the_multi_gen_lru_is_on(tmp_path: Path, text: st
 
 
 def test_where_nothing_tells_pages_apart_is_refused_with_the_reason() -> None:
-    with pytest.raises(NotSupported, match="all 7 pages are active and referenced"):
+    with pytest.raises(NotSupported, match="all 7 pages as active and referenced"):
         check_order({5: 7}, multigen=False)
     with pytest.raises(NotSupported, match="multi-gen LRU"):
         check_order({2: 3, 3: 4}, multigen=True)

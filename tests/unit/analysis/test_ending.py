@@ -274,7 +274,7 @@ def test_file_that_is_let_go_meanwhile_is_noted(monkeypatch: pytest.MonkeyPatch)
         looked.look_around()
 
     (file,) = accounts.files.values()
-    assert texts(looked.notes) == [f"files of memory unknown: {file.path} was unmapped or closed meanwhile"]
+    assert texts(looked.notes) == [f"memory-backed files unknown: {file.path} was unmapped or closed meanwhile"]
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
@@ -450,10 +450,10 @@ def test_parts_add_up_and_name_who_is_the_reason() -> None:
         "freed        4 MiB  at once, if it ended now",
         "  anon       3 MiB  anonymous memory that it alone maps",
         "  tables     1 MiB  page tables",
-        "reclaimable      0  no longer mapped: the kernel takes it back when it needs room",
-        "stays        2 MiB  in use, or in a file with a name",
+        "reclaimable      0  no longer mapped: reclaimed when memory is short",
+        "stays        2 MiB  in use elsewhere, or in a file with a name",
         "  shmem      2 MiB  shared memory that other processes hold: PID 11, 12, 13 and 1 more",
-        "unknown          0  freed, unless somebody whom we cannot see needs it",
+        "unknown          0  freed, unless a process that we cannot see uses it",
         "distinct     5 MiB  resident now, each frame counted once",
     ]
 

@@ -50,16 +50,19 @@ def test_what_has_one_reading_is_not_refused(text: str) -> None:
     ("words", "message"),
     [
         (["translate", "self", "4198400"], "4198400 could be 0x4198400, or decimal, which is 0x401000"),
-        (["maps", "self", "11"], "11 could be 0x11, or decimal, which is 0xb: type one of these; --path 11 is a part"),
+        (
+            ["maps", "self", "11"],
+            "11 could be 0x11, or decimal, which is 0xb: type one of these; for part of a path: --path 11",
+        ),
         (["pages", "self", "400000-452000"], "could be 0x400000-0x452000"),
         (["map", "self", "400000+8K"], "could be 0x400000+8K"),
         (["hist", "self", "400000"], "could be 0x400000"),
         (["tables", "self", "400000"], "could be 0x400000"),
         (["tables", "self", "--list", "--range", "400000+8K"], "could be 0x400000+8K"),
         (["pageout", "self", "400000", "--dry-run"], "could be 0x400000"),
-        (["translate", "self", "heap"], "for all of its pages: mematlas pages self heap"),
-        (["translate", "self", "0x1000+8K"], "for all of its pages: mematlas pages self 0x1000+8K"),
-        (["translate", "self", "0x1000-0x3000"], "for all of its pages: mematlas pages self 0x1000-0x3000"),
+        (["translate", "self", "heap"], "for all its pages: mematlas pages self heap"),
+        (["translate", "self", "0x1000+8K"], "for all its pages: mematlas pages self 0x1000+8K"),
+        (["translate", "self", "0x1000-0x3000"], "for all its pages: mematlas pages self 0x1000-0x3000"),
         (
             ["translate", "self", "10000000000000000"],
             "is beyond the address space; if it is decimal, type 0x2386f26fc10000",

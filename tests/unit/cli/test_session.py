@@ -354,7 +354,7 @@ def test_who_may_start_no_process_is_told_which_limit_that_is(as_nobody: Callabl
 
     assert (run.value, run.stderr) == (
         1,
-        "mematlas: the system gives us no more: Resource temporarily unavailable (ulimit -u, pids.max)\n",
+        "mematlas: out of system resources: Resource temporarily unavailable (ulimit -u, pids.max)\n",
     )
 
 

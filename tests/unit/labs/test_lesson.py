@@ -515,7 +515,7 @@ def test_missing_answers_file_and_unknown_lesson_are_usage_errors() -> None:
     assert run("reserve", "--answers", "/nonexistent/answers")[0] == 2
     code, _, err = run("reserv")
     assert code == 2
-    assert "there are reserve, zero" in err
+    assert "choose from reserve, zero" in err
     assert run("reserve", "zero")[0] == 2
 
 
@@ -608,7 +608,7 @@ def test_damaged_score_file_is_a_note_and_left_alone(answers: Callable[[Any], st
     state.write_text("{ not json")
     code, _, err = run()
     assert code == 0
-    assert "is damaged; to begin anew: mematlas lab --reset" in err
+    assert "is damaged; to start over: mematlas lab --reset" in err
     assert run("reserve", "--answers", answers(RESERVE), "--json")[0] == 0
     assert state.read_text() == "{ not json"
     assert "is damaged" in run("reserve", "--reset")[2]

@@ -123,7 +123,7 @@ def test_older_kernels_leave_zero_pages_unknown_to_those_without_rights(
     outcome = as_nobody(look)
     for zero, uss, notes in outcome.value:
         assert (zero, uss) == (None, area.nr_exclusive * area.page_size)
-        assert any("zero pages cannot be told" in note for note in notes)
+        assert any("zero pages cannot be distinguished" in note for note in notes)
 
 
 @pytest.mark.parametrize("page_size", [4096, 65536])

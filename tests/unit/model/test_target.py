@@ -215,7 +215,7 @@ def test_number_that_is_a_process_and_a_capture_here_is_refused_with_both(
     assert pids(own) == [os.getpid()]  # a directory of that name is no capture
 
     (tmp_path / own / "machine.json").write_text(json.dumps({"page_size": 4096}))
-    with pytest.raises(TargetAmbiguous, match=rf"'{own}' is a PID, and a capture here: pid:{own} or \./{own}"):
+    with pytest.raises(TargetAmbiguous, match=rf"'{own}' is both a PID and a capture here: use pid:{own} or \./{own}"):
         pids(own)
     assert (pids(f"pid:{own}"), pids(f"./{own}")) == ([os.getpid()], [12])
 
@@ -301,7 +301,7 @@ def test_capture_of_another_user_does_not_pass_for_a_process(
 
     assert pids(NAME) == sorted(one.pid for one in two)
     assert pids(f"./{NAME}") == [12]
-    with pytest.raises(TargetNotFound, match=r"another user's: \./no-process"):
+    with pytest.raises(TargetNotFound, match=r"another user's: to read it, \./no-process"):
         pids("no-process")
     monkeypatch.setenv("SUDO_UID", str(NOBODY))
     monkeypatch.setenv("SUDO_GID", str(NOBODY))

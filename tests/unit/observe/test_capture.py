@@ -591,7 +591,7 @@ def test_zero_pages_that_could_not_be_told_stay_unknown(
         look("capture", it.pid, tmp_path / "saved")
     result = look("usage", tmp_path / "saved", "--source", "pagemap")
     assert (result["rows"][0]["rss"], result["rows"][0]["zero"]) == (None, None)
-    assert any("zero pages cannot be told" in note for note in texts(result["notes"]))
+    assert any("zero pages cannot be distinguished" in note for note in texts(result["notes"]))
 
 
 def test_huge_pages_that_could_not_be_told_stay_unknown(

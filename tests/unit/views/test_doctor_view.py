@@ -45,11 +45,11 @@ Needs a right or a setting:
           mkswap /var/tmp/swapfile &&
           swapon /var/tmp/swapfile'
   all rights, for any command: sudo -- /usr/bin/mematlas COMMAND
-  these rights alone:
+  only these rights:
       sudo setpriv --reuid=1000 --regid=100 --init-groups --inh-caps=+sys_admin --ambient-caps=+sys_admin \
 -- /usr/bin/mematlas COMMAND
-  in a service of systemd: AmbientCapabilities=CAP_SYS_ADMIN
-  in a container, of podman alike: docker run --cap-add SYS_ADMIN --pid host
+  in a systemd service: AmbientCapabilities=CAP_SYS_ADMIN
+  in a container (or podman run): docker run --cap-add SYS_ADMIN --pid host
 
 Cannot be tried as things are:
   lockdown                  whether kernel memory may be read

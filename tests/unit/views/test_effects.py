@@ -64,8 +64,8 @@ def test_pageout_the_whole_page() -> None:
         "  to swap       500  1.95 MiB  the rest, if any, went back to its files",
         "  given up        7    28 KiB  freed, kept nowhere: the process had given them up (MADV_FREE, MAP_DROPPABLE)",
         "left RAM        410  1.60 MiB  of these, out of RAM too: their frames are free",
-        "  swap cache    100   400 KiB  in swap, or on the way there, and still in RAM until that is needed",
-        "  page cache      2     8 KiB  of files, and still in RAM: not yet written, or in use elsewhere",
+        "  swap cache    100   400 KiB  in swap or on the way there, still in RAM until the frame is needed",
+        "  page cache      2     8 KiB  of files, still in RAM: not yet written, or in use elsewhere",
         "stayed          188   752 KiB  because:",
         "  shared        178   712 KiB  mapped more than once: the kernel leaves such pages alone",
         "  mlocked        10    40 KiB  locked into memory: mlock(2), mlockall(2)",
@@ -146,7 +146,7 @@ def test_refaults_and_undo_the_whole_page() -> None:
 )
 def test_each_advice_says_what_it_reached(advice: str, nr_reading: int, head: str, selected: str, reached: str) -> None:
     effect = replace(EFFECT, advice=advice, reasons={}, nr_requested=512, nr_advised=512, nr_reading=nr_reading)
-    reading = ["  reading      3  12 KiB  of files, and not read yet: the disk is at it"] if nr_reading else []
+    reading = ["  reading      3  12 KiB  of files, not read yet: the disk is busy with it"] if nr_reading else []
     assert text_of(effect) == [
         f"{advice} of shop, PID 4211: 2 MiB in 32 ms, 2 passes{head}",
         f"MEASURE    PAGES {'  ' if reading else ' '} SIZE  MEANING",

@@ -258,7 +258,7 @@ class PageOut(Advice):
             return kept.nr_pages
         if not nr_seen:
             return None
-        text = f"what the swap cache keeps is estimated from a sample of {nr_seen} pages"
+        text = f"what is left in the swap cache is estimated from a sample of {nr_seen} pages"
         self.notes.add(Note("swap-cache-sampled", text))
         return round(kept.nr_pages / nr_seen * nr_swapped)
 
@@ -268,7 +268,7 @@ class PageOut(Advice):
         is_swap_known = not self.nr_unknown_shmem
         is_cache_known = not nr_unknown
         if gone:
-            text = "which of the moved pages were still in RAM is unknown: the process is gone"
+            text = "cannot tell which moved pages are still in RAM: the process is gone"
             self.notes.add(Note("gone", text))
         if nr_unknown:
             reasons = sorted(set(self.reader.backings.unknown.values()))
@@ -287,7 +287,7 @@ class PageOut(Advice):
 
 def swap_cache_unknown(why: object) -> Note:
     """Return the note that the swap cache could not be looked at."""
-    return Note("swap-cache-unknown", f"what the swap cache keeps is unknown: {why}")
+    return Note("swap-cache-unknown", f"what is left in the swap cache is unknown: {why}")
 
 
 def owns(vma: Vma) -> bool:

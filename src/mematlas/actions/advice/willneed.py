@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mematlas.observe.process import Process
 
 IS_UNREAD = states_to_marks("swapped", "unknown")
-"""What reading a byte brings in; unknown is shared memory that we may not ask about."""
+"""What reading a byte brings in; unknown is shared memory whose file we may not query."""
 IS_BACK = states_to_marks("present", "zero", "cached")
 IS_RESIDENT = to_marks({byte for byte in range(256) if byte & 1})
 """What mincore says of a page that is read, and in RAM."""
@@ -165,7 +165,7 @@ class WillNeed(Advice):
                 self._memory = self.process.dir.open_fd("mem")
             except (PermissionDenied, NotSupported) as error:
                 self.touch = False
-                text = f"pages from swap are in the swap cache at best, not mapped: {error}"
+                text = f"pages from swap got no further than the swap cache: {error}"
                 self.notes.add(Note("not-mapped", text))
                 return False
         return True

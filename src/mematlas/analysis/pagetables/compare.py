@@ -111,7 +111,7 @@ class Check:
     hidden        frames and swap slots are hidden from us
     not-reported  the kernel does not say
     changed       the process ran meanwhile
-    kept-aside    tables are kept aside, to split huge pages with
+    kept-aside    tables are in reserve, to split huge pages with
     left-out      smaps leaves out huge pages that nobody may access
     unexplained   no reason is known
     """

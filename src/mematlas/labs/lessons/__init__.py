@@ -35,5 +35,5 @@ def find_lesson(name: str) -> Lesson:
     """Return a lesson by its name."""
     if name not in LESSONS:
         hint = did_you_mean(name, LESSONS)
-        raise BadInput(f"no lesson {name!r}{hint}: there are {', '.join(LESSONS)}")
+        raise BadInput(f"no lesson {name!r}{hint}: choose from {', '.join(LESSONS)}")
     return LESSONS[name]

@@ -101,8 +101,8 @@ again, and brings a fresh page of zeros. Allocators and garbage collectors retur
         ),
     ),
     outro="""\
-The size of a VMA counts addresses. RSS counts pages that have a frame. The two part at mmap and meet when every
-page was touched.
+The size of a VMA counts addresses. RSS counts pages that have a frame. They diverge at mmap, and meet once every
+page has been touched.
 
  mematlas maps PID     both, for each VMA
  mematlas map PID      every page, drawn""",

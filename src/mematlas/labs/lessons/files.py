@@ -111,7 +111,7 @@ charged to it. The page cache belongs to the kernel, and free(1) shows it as buf
             source="RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
             explain="""\
 {rss:pages}: the kernel enters the neighbours that are in the cache too, commonly 64 KiB at once, because they will
-probably be wanted next and faults are dear. This is called fault-around. So the RSS of a file grows in steps, and
+probably be wanted next and faults are expensive. This is called fault-around. So the RSS of a file grows in steps, and
 holds pages that the program never looked at.""",
         ),
         Step(

@@ -143,7 +143,7 @@ entry of its TLB, the cache of translations, now serves {huge_size:size}, and it
             source="VmPTE in /proc/{pid}/status, after less before",
             explain="""\
 {tables:size}, against {small_tables:size} for small pages. The kernel puts an empty table aside for each huge page:
-when it must split one it may not fail for want of memory. So huge pages save faults and walks, and little or nothing
+when it must split one it must not fail for lack of memory. So huge pages save faults and walks, and little or nothing
 of VmPTE.""",
         ),
         Step(

@@ -42,7 +42,7 @@ def left_out(nr_device: int, nr_ranges: int) -> list[Note]:
     """Return the notes on pages of devices, and on ranges that changed each time they were read."""
     notes = []
     if nr_device:
-        text = f"{nr_device} pages of devices are shown as absent, as pagemap has them"
+        text = f"{nr_device} pages of device memory are shown as absent, as in pagemap"
         notes.append(Note("devices-absent", text))
     if nr_ranges:
         text = f"torn: {nr_ranges} ranges changed each time they were read, and are left out"

@@ -173,7 +173,7 @@ def reason_of(check: Check) -> str:
     """Return why tables and kernel differ, or could not be compared."""
     if check.reason == "kept-aside":
         is_or_are = "table is" if check.amount == 1 else "tables are"
-        return f"{check.amount} {is_or_are} kept aside, to split huge pages with"
+        return f"{check.amount} {is_or_are} in reserve, to split huge pages with"
     if check.reason not in ("listed", "hidden"):
         return REASONS.get(check.reason, "")
     reasons = ["those that differ are listed"] if check.reason == "listed" else []

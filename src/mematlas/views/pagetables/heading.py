@@ -24,7 +24,7 @@ MEANINGS = {
     "slot": "another swap slot",
     "uffd-wp-marker": "marker in hugetlb memory, which pagemap does not show",
     "poison": "poisoned hugetlb memory, which pagemap does not show",
-    "hidden": "the same, but for the place, which is hidden from us: needs CAP_SYS_ADMIN",
+    "hidden": "the same, but the frame or slot is hidden: needs CAP_SYS_ADMIN",
 }
 """Why tables and pagemap say different things of a page."""
 

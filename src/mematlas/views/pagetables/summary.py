@@ -164,5 +164,5 @@ def region_lines(kernel: KernelMap, in_bytes: bool, colour: bool, width: int) ->
     yield ""
     yield from region_table(kernel).lines(in_bytes=in_bytes, colour=colour, width=width)
     size, ram = format_size(kernel.direct_map), format_size(kernel.ram)
-    left = f"{format_size(kernel.unmapped_ram)} of it not" if kernel.unmapped_ram else "all of it"
-    yield from folded(f"the direct map maps {size}; System RAM is {ram}, and mapped there: {left}", width)
+    left = f"all but {format_size(kernel.unmapped_ram)}" if kernel.unmapped_ram else "all"
+    yield from folded(f"the direct map maps {size}: {left} of the {ram} of System RAM", width)
