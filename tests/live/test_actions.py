@@ -705,7 +705,7 @@ def test_target_that_ends_in_the_middle_gives_a_report(swap: Path) -> None:
     assert effect.nr_requested == 2 * MANY
     assert effect.reasons["unfinished"] == effect.nr_stayed
     assert (effect.swap_cached, effect.nr_freed) == (None, None)
-    assert any("unknown: the process is gone" in note for note in texts(effect.notes))
+    assert any("still in RAM: the process is gone" in note for note in texts(effect.notes))
 
 
 def test_target_that_execs_in_the_middle_is_left_alone(swap: Path) -> None:

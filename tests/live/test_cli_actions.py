@@ -263,7 +263,7 @@ def test_where_all_pages_look_alike_it_refuses(
     area = victim("anon_full")["anon_full"]
     assert main(words("pageout", area, "--coldest", "50")) == 5
     err = capsys.readouterr().err
-    assert "to kpageflags all 97 pages are inactive and unreferenced" in err
+    assert "kpageflags shows all 97 pages as inactive and unreferenced" in err
     assert "CONFIG_IDLE_PAGE_TRACKING" in err
 
 

@@ -22,6 +22,7 @@ import pytest
 
 import mematlas
 from mematlas import cli
+from mematlas.analysis.movable import REASONS
 from mematlas.cli.arguments import Arguments
 from mematlas.cli.command import COMMANDS, Command, load
 from mematlas.errors import BadInput
@@ -51,6 +52,30 @@ HOSTS = {
 
 def page_name(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+STAYS = ast.parse("""f"stays-{reason.replace(' ', '-')}" """.strip(), mode="eval").body
+"""How the codes of reasons are made."""
+
+
+def note_codes() -> set[str]:
+    """Return the codes of all notes that the source makes: each stands there as it is, but for those of reasons."""
+    codes = {f"stays-{reason.replace(' ', '-')}" for reason in REASONS}
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Note":
+                code = node.args[0]
+                if ast.unparse(code) != ast.unparse(STAYS):
+                    codes.add(ast.literal_eval(code))
+    return codes
+
+
+def test_every_code_of_a_note_is_documented() -> None:
+    text = (ROOT / "docs" / "notes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE)
+
+    listed = [code for row in rows for code in re.findall(r"`([^`]+)`", row)]
+    assert sorted(listed) == sorted(note_codes())
 
 
 def script(name: str) -> ModuleType:

@@ -161,15 +161,17 @@ def inquire(ask: Ask, things: Sequence[Any], deadline: float = float("inf")) -> 
 
 def left_out(inquiry: Inquiry, procfs: ProcFS) -> Iterator[Note]:
     """Yield notes on the processes that an inquiry could not find out about."""
-    waits = "skipped: reading their memory or command line blocks"
-    for pids, code, why in (
-        (inquiry.unanswered, "unanswered", waits),
-        (inquiry.unasked, "unasked", "skipped: no time left, or no room for a child"),
-    ):
-        if pids:
-            named = ", ".join(f"{pid} ({name_of(pid, procfs)})" for pid in sorted(pids)[:NAMED])
-            more = f" and {len(pids) - NAMED:,} more" if len(pids) > NAMED else ""
-            yield Note(code, f"{named}{more}: {why}")
+    if inquiry.unanswered:
+        who = named(inquiry.unanswered, procfs)
+        yield Note("unanswered", f"{who}: skipped: reading their memory or command line blocks")
+    if inquiry.unasked:
+        yield Note("unasked", f"{named(inquiry.unasked, procfs)}: skipped: no time left, or no room for a child")
+
+
+def named(pids: Iterable[int], procfs: ProcFS) -> str:
+    """Return the first of some processes by PID and name, and how many more there are."""
+    first, rest = (pids := sorted(pids))[:NAMED], len(pids) - NAMED
+    return ", ".join(f"{pid} ({name_of(pid, procfs)})" for pid in first) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def name_of(pid: int, procfs: ProcFS) -> str:
