@@ -195,7 +195,7 @@ def test_every_target_that_is_named_must_be_there(family: list[int]) -> None:
     run = mematlas("usage", family[0], "nobody is called so")
 
     assert (run.returncode, run.stdout) == (TargetNotFound.exit_code, "")
-    assert "no process is called 'nobody is called so'" in run.stderr
+    assert "no process is called 'nobody is called so' (cmdline:nobody is called so searches" in run.stderr
 
 
 def test_one_that_may_not_be_looked_at_is_refused(as_nobody: Callable[..., Outcome]) -> None:

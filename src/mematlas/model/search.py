@@ -140,7 +140,7 @@ class Search:
             yield from self._exactly_named(name)
         except TargetNotFound as error:
             near = " or ".join(map(repr, near_names(name, self.procfs)))
-            hint = f" (did you mean {near}?)" if near else ""
+            hint = f" (did you mean {near}?)" if near else f" ({CMDLINE[0]}{name} searches command lines)"
             raise TargetNotFound(f"{error}{hint}{more}") from None
 
     def _exactly_named(self, name: str) -> Iterator[Target]:
