@@ -42,7 +42,7 @@ ALL = (
 )
 # Without PAGEMAP_SCAN a sparse terabyte is read entry by entry: minutes for each look, on an emulated processor.
 ALL_BEFORE_SCAN = (*ALL, *(f"--ignore=tests/live/test_{name}.py" for name in ("large", "reserved")))
-LIVE = ("tables_live", "tables_source", "structpage_live", "truth")
+LIVE = ("pagetables", "pagetable_source", "structpage_live", "truth")
 CORE = (
     *(*HERE, *(f"tests/live/test_{name}.py" for name in LIVE)),
     *MOST,
