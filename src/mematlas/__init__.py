@@ -17,12 +17,13 @@ NAMES = {
     "actions.refaults": "Refaults watch_refaults",
     "actions.verbs": "cold collapse pageout undo willneed",
     "analysis.ending": "DistinctResult EndingPart EndingResult",
-    "analysis.grid": "Cells Stretch Strip",
+    "analysis.grid": "Cells Density Grid Stretch Strip",
     "analysis.movable": "Choice",
     "analysis.overview": "Census Facts Group MachineUsage OtherProcesses",
     "analysis.page_filter": "PageFilter",
     "analysis.ram": "Ram",
-    "analysis.results": "Counters Density Grid MapsResult Reading Translation Translations UsageResult VmaUsage",
+    "analysis.results": "Counters MapsResult Reading UsageResult VmaUsage",
+    "analysis.translation": "Translation Translations",
     "analysis.usage": "Usage",
     "errors": (
         "AssertionNotMet BadInput Error FormatError NoAddressSpace NotHeld NotSupported "
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     from mematlas.analysis.ending import EndingPart as EndingPart
     from mematlas.analysis.ending import EndingResult as EndingResult
     from mematlas.analysis.grid import Cells as Cells
+    from mematlas.analysis.grid import Density as Density
+    from mematlas.analysis.grid import Grid as Grid
     from mematlas.analysis.grid import Stretch as Stretch
     from mematlas.analysis.grid import Strip as Strip
     from mematlas.analysis.movable import Choice as Choice
@@ -73,14 +76,12 @@ if TYPE_CHECKING:
     from mematlas.analysis.page_filter import PageFilter as PageFilter
     from mematlas.analysis.ram import Ram as Ram
     from mematlas.analysis.results import Counters as Counters
-    from mematlas.analysis.results import Density as Density
-    from mematlas.analysis.results import Grid as Grid
     from mematlas.analysis.results import MapsResult as MapsResult
     from mematlas.analysis.results import Reading as Reading
-    from mematlas.analysis.results import Translation as Translation
-    from mematlas.analysis.results import Translations as Translations
     from mematlas.analysis.results import UsageResult as UsageResult
     from mematlas.analysis.results import VmaUsage as VmaUsage
+    from mematlas.analysis.translation import Translation as Translation
+    from mematlas.analysis.translation import Translations as Translations
     from mematlas.analysis.usage import Usage as Usage
     from mematlas.errors import AssertionNotMet as AssertionNotMet
     from mematlas.errors import BadInput as BadInput

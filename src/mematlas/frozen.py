@@ -39,6 +39,7 @@ else:
         fields = tuple(cls.__annotations__)
         defaults = {name: cls.__dict__[name] for name in fields if name in cls.__dict__}
         body = {k: v for k, v in cls.__dict__.items() if k not in defaults and k not in ("__dict__", "__weakref__")}
+        at_end, nr_needed = tuple(defaults.values()), len(fields) - len(defaults)
         nr_made = 0
 
         def first_init(self, *values, **named):
@@ -47,18 +48,17 @@ else:
             if nr_made == WORTH_COMPILING:
                 made.__new__ = staticmethod(compiled_new(made, fields, defaults))
                 del made.__init__
-            if named or len(values) != len(fields):
+            every = values
+            if named:
                 left = fields[len(values) :]
-                given = defaults | named if named else defaults
-                try:
-                    rest = [given[name] for name in left]
-                except KeyError:
-                    rest = None
-                if rest is None or (named and named.keys() - left) or len(values) > len(fields):
-                    compiled_new(made, fields, defaults)(made, *values, **named)  # says what is wrong
-                values = (*values, *rest)
+                given = defaults | named
+                every = None if named.keys() - left else (*values, *[given[name] for name in left if name in given])
+            elif len(values) >= nr_needed:
+                every += at_end[len(values) - nr_needed :]
+            if every is None or len(every) != len(fields):
+                compiled_new(made, fields, defaults)(made, *values, **named)  # says what is wrong
             # The slot's own descriptor sets the value, past the __setattr__ below that forbids it.
-            for set_field, value in zip(setters, values, strict=True):
+            for set_field, value in zip(setters, every, strict=True):
                 set_field(self, value)
 
         body |= {

@@ -55,7 +55,10 @@ def test_records_cannot_be_changed() -> None:
     assert not hasattr(point, "__dict__")
 
 
-@pytest.mark.parametrize(("arguments", "named"), [((), {}), ((1, 2, 3), {}), ((1,), {"x": 1}), ((1,), {"z": 1})])
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [((), {}), ((), {"y": 1}), ((1, 2, 3), {}), ((1,), {"x": 1}), ((1, 2), {"y": 1}), ((1,), {"z": 1})],
+)
 def test_wrong_arguments_are_refused(arguments: tuple[int, ...], named: dict[str, int]) -> None:
     with pytest.raises(TypeError, match="Point"):
         Point(*arguments, **named)

@@ -40,8 +40,8 @@ RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 HEAVY = {"numpy", "argparse", "dataclasses", "inspect", "typing", "re"}
 LIGHT = (["--help"], ["--version"])
-MOST_MODULES = 48
-"""Of ours that a light look may load: each costs its start 0.1 ms and more, whatever is in it."""
+MOST_MODULES, MOST_MODULES_OF_HELP = 41, 9
+"""Of ours that a light look, and help, may load: each costs its start 0.1 ms and more, whatever is in it."""
 MOST_LINES = 610
 LOOKS = ("usage", "maps", "hist", "map", "translate")
 
@@ -123,6 +123,12 @@ def test_looking_at_a_process_loads_few_modules(command: str) -> None:
     loaded = loaded_by(command, str(os.getpid()), "--source", "smaps")
 
     assert len(FILES.keys() & loaded) <= MOST_MODULES, sorted(FILES.keys() & loaded)
+
+
+def test_help_loads_few_modules() -> None:
+    loaded = FILES.keys() & loaded_by("--help")
+
+    assert len(loaded) <= MOST_MODULES_OF_HELP, sorted(loaded)
 
 
 @pytest.mark.parametrize("source", ["smaps", "pagemap"])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from mematlas.analysis.neighbours import Fit, Neighbours, Range, VmaPart
+    from mematlas.analysis.results import Reading
 
 
 DRAWN_CELLS = 1536
@@ -198,6 +199,24 @@ FOLD_FROM = 4 << 20
 """Bytes of untouched memory that are long enough to be folded: less than the stack of a thread."""
 MAX_FOLDS = 256
 """Runs inside of VMAs that are folded, the longest: more than a screen has lines help nobody."""
+
+
+@record
+class Grid:
+    """The address space as cells of as many pages each, VMA by VMA."""
+
+    strips: list[Strip]
+    reading: Reading
+
+
+@record
+class Density:
+    """All VMAs end to end as cells of equal size."""
+
+    cells: Cells
+    stretches: list[Stretch]
+    """Which part of which VMA lies where."""
+    reading: Reading
 
 
 def absent_runs(pieces: Iterable[Block | Scattered | Hole], page_size: int) -> Iterator[Range]:

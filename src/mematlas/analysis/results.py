@@ -8,9 +8,6 @@ from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mematlas.analysis.grid import Cells, Stretch, Strip
     from mematlas.analysis.usage import Usage
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.procfs import Hold
@@ -155,59 +152,3 @@ class UsageResult(HasUsage, Tabular, Record):
     counters: Counters | None = None
     folios: FolioSizes | None = None
     """When asked for."""
-
-
-@record
-class Translation(Record):
-    """Where one virtual address is."""
-
-    address: int
-    vma: Vma | None
-    state: State | None
-    """One of `mematlas.model.pages.STATES`; None outside every VMA."""
-    pfn: int | None
-    phys: int | None
-    """Physical address of this very byte."""
-    file_offset: int | None
-    """Bytes into the backing file of this very byte; None for anonymous memory."""
-    swap_type: int | None
-    swap_offset: int | None
-    flags: tuple[str, ...]
-    """The entry's bits by name."""
-    hidden: bool
-    """Whether there is a frame or a swap slot that this reader may not know: needs CAP_SYS_ADMIN."""
-
-
-@record
-class Translations(Tabular, Record):
-    """Where virtual addresses are: a sequence of `Translation`, in the order asked."""
-
-    items: tuple[Translation, ...]
-    reading: Reading
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __iter__(self) -> Iterator[Translation]:
-        return iter(self.items)
-
-    def __getitem__(self, index: int) -> Translation:
-        return self.items[index]
-
-
-@record
-class Grid:
-    """The address space as cells of as many pages each, VMA by VMA."""
-
-    strips: list[Strip]
-    reading: Reading
-
-
-@record
-class Density:
-    """All VMAs end to end as cells of equal size."""
-
-    cells: Cells
-    stretches: list[Stretch]
-    """Which part of which VMA lies where."""
-    reading: Reading

@@ -146,12 +146,12 @@ def total(usages: Iterable[Usage]) -> Usage:
     numbers: dict[int, int] = {}
     for key in map(id, every):
         numbers[key] = numbers.get(key, 0) + 1
-    distinct = {id(usage): usage for usage in every}
+    distinct = {id(usage): usage for usage in every}.values()
     sums: dict[str, Any] = {}
     for name in Usage.__match_args__:
-        amounts = [(getattr(usage, name), numbers[key]) for key, usage in distinct.items()]
-        is_unknown = any(amount is None for amount, _ in amounts)
-        sums[name] = None if is_unknown else sum(n * amount for amount, n in amounts)
+        amounts = [getattr(usage, name) for usage in distinct]
+        is_unknown = None in amounts
+        sums[name] = None if is_unknown else sum([n * size for n, size in zip(numbers.values(), amounts, strict=True)])
     return Usage(**sums)
 
 

@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 FIRST_OPTIONS = ("-h", "--help", "-V", "--version")
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run a command line; return its exit code. The only place that turns errors into messages."""
+def main(words: Sequence[str] | None = None, *, watched: bool = False) -> int:
+    """Run a command line; return its exit code. The only place that turns errors into messages.
+
+    ``watched``: a `Watchdog` may end this process while it runs a command.
+    """
     words = list(sys.argv[1:] if words is None else words)
     open_missing_streams()
     try:
         try:
-            return dispatch(words)
+            return dispatch(words, watched)
         finally:
             sys.stdout.flush()
     except Error as error:
@@ -84,13 +87,10 @@ def console() -> NoReturn:
     import gc
     import os
 
-    from mematlas.cli.watchdog import Watchdog
-
     gc.set_threshold(50_000)  # the modules and records of a start are no garbage: looking for it costs 0.6 ms
     code = 1
     try:
-        with Watchdog():
-            code = main()
+        code = main(watched=True)
     except BaseException:
         # A mistake of ours: show it whole.
         sys.excepthook(*sys.exc_info())
@@ -102,7 +102,7 @@ def console() -> NoReturn:
     os._exit(code)
 
 
-def dispatch(words: list[str]) -> int:
+def dispatch(words: list[str], watched: bool) -> int:
     """Find the command, parse its arguments, run it."""
     if not words or (words[0].startswith("-") and words[0] not in FIRST_OPTIONS):
         words = [FIRST_SCREEN, *words]
@@ -118,7 +118,12 @@ def dispatch(words: list[str]) -> int:
         from mematlas.cli.mistakes import unknown_command
 
         raise BadInput(unknown_command(name))
-    return run_command(name, rest)
+    if not watched:
+        return run_command(name, rest)
+    from mematlas.cli.watchdog import Watchdog
+
+    with Watchdog():
+        return run_command(name, rest)
 
 
 def show_help(subject: str | None, short: bool = False) -> int:

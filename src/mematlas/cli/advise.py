@@ -11,11 +11,10 @@ from mematlas.actions.swap_cache import free_frames
 from mematlas.actions.verbs import undo
 from mematlas.analysis.movable import Choice, parse_states
 from mematlas.cli.command import TARGET, Command
-from mematlas.cli.options import add_output, add_target
+from mematlas.cli.options import add_output, add_target, parse_count, parse_seconds
 from mematlas.cli.selection import KIND_TEXTS, add_selection, selection_of
 from mematlas.cli.signals import Interrupts
 from mematlas.cli.swap import add_temporary_swap, temporary_swap
-from mematlas.cli.values import parse_count, parse_seconds
 from mematlas.errors import BadInput, ProcessGone
 from mematlas.frozen import fields_of, record
 from mematlas.model.address_space import parse_size

@@ -11,10 +11,8 @@ from __future__ import annotations
 import sys
 
 from mematlas.cli.command import Command
-from mematlas.cli.options import add_color, add_width
-from mematlas.cli.session import width_of
+from mematlas.cli.options import add_color, add_width, parse_seconds, width_of
 from mematlas.cli.signals import Interrupts
-from mematlas.cli.values import parse_seconds
 from mematlas.errors import BadInput, did_you_mean
 from mematlas.views.picture import can_draw
 from mematlas.views.terminal import wants_colour
@@ -95,7 +93,7 @@ def look_of(args: Namespace, session: Session) -> tuple[TextIO, int, bool, bool,
     pause = args.pause
     if pause is None:
         pause = READING_TIME if session.out.isatty() else 0.0
-    width = min(width_of(args, session), MAX_WIDTH)
+    width = min(width_of(args, session.out), MAX_WIDTH)
     return session.out, width, wants_colour(args.color, session.out), not can_draw(session.out.encoding), pause
 
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from mematlas.cli.background import note_background
-from mematlas.cli.options import add_output, add_page_source, add_repeat, add_reserved, add_target, add_width
+from mematlas.cli.options import (
+    add_output,
+    add_page_source,
+    add_repeat,
+    add_reserved,
+    add_target,
+    add_width,
+    parse_count,
+    width_of,
+)
 from mematlas.cli.selection import add_selection, selection_of, span_of
-from mematlas.cli.session import width_of
-from mematlas.cli.values import parse_count
 from mematlas.views.picture import can_draw
 from mematlas.views.terminal import wants_colour
 
@@ -48,7 +55,7 @@ class Drawing:
 
         ``exclusive`` says whether the drawing will tell which pages are mapped once.
         """
-        self.width = width_of(self._args, self._session)
+        self.width = width_of(self._args, self._session.out)
         self.folds: list[tuple[int, int]] = []
         if not self._args.reserved:
             self.folds = self._session.process.untouched(

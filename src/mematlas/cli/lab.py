@@ -12,11 +12,9 @@ import io
 import sys
 
 from mematlas.cli.command import Command
-from mematlas.cli.options import add_output, form_of
-from mematlas.cli.session import width_of
+from mematlas.cli.options import add_output, form_of, parse_width, width_of
 from mematlas.cli.signals import Interrupts
 from mematlas.cli.swap import add_temporary_swap, temporary_swap
-from mematlas.cli.values import parse_width
 from mematlas.errors import AssertionNotMet, BadInput, Error
 from mematlas.labs.answers import read_answers
 from mematlas.labs.lesson import Asked, Guide, Paper, unasked
@@ -125,7 +123,7 @@ def grade(given: list[tuple[Lesson, Given]], is_one: bool, args: Namespace, sess
 
 def paper(args: Namespace, session: Session, out: TextIO) -> Paper:
     """Return what a lesson is written on."""
-    return Paper(out, min(width_of(args, session), MAX_WIDTH), wants_colour(args.color, out))
+    return Paper(out, min(width_of(args, out), MAX_WIDTH), wants_colour(args.color, out))
 
 
 COMMAND = Command(

@@ -5,9 +5,8 @@ by address, START-END, ADDR+LEN, kind, or part of the path.
 from __future__ import annotations
 
 from mematlas.cli.command import TARGET, Command
-from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target, since_first
+from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target, parse_count, since_first
 from mematlas.cli.selection import KIND_TEXTS, add_selection, nothing_matches, selection_of
-from mematlas.cli.values import parse_count
 from mematlas.errors import BadInput
 from mematlas.views.maps import BY, SORTS, maps_table
 

@@ -9,8 +9,7 @@ import os
 
 from mematlas.analysis.overview import SORTS
 from mematlas.cli.command import Command
-from mematlas.cli.options import add_output, add_repeat
-from mematlas.cli.values import parse_count
+from mematlas.cli.options import add_output, add_repeat, parse_count
 from mematlas.doctor.hints import own_command, sudo_line
 from mematlas.kernel.rights import in_user_namespace
 from mematlas.observe.machine import TOP, Machine

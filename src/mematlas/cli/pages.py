@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from mematlas.analysis.page_filter import PageFilter
 from mematlas.cli.command import TARGET, Command
-from mematlas.cli.options import add_output, add_page_source, add_repeat, add_target
+from mematlas.cli.options import add_output, add_page_source, add_repeat, add_target, parse_count
 from mematlas.cli.selection import KIND_TEXTS, add_selection, selection_of, span_of
-from mematlas.cli.values import parse_count
 from mematlas.errors import BadInput, NotSupported
 from mematlas.kernel.pagemap import has_soft_dirty
 from mematlas.observe.page_list import PageList

@@ -7,14 +7,13 @@ from itertools import chain, islice
 
 from mematlas.analysis.results import Reading
 from mematlas.cli.options import form_of, repetition
-from mematlas.cli.values import LEAST_WIDTH, MOST_WIDTH
 from mematlas.errors import AssertionNotMet, BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
 from mematlas.notes import Note, Notes
 from mematlas.observe.process import Process
-from mematlas.views.envelope import machine_of, target_of
 from mematlas.views.format import fold_message, format_path
-from mematlas.views.terminal import screen_size, screen_width, wants_colour
+from mematlas.views.table import target_of
+from mematlas.views.terminal import screen_width, wants_colour
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,9 +152,9 @@ class Session:
 
     def machine(self) -> dict[str, Any]:
         """Return the ``machine`` of a result."""
-        from mematlas.kernel.hugepage import read_huge_size
+        from mematlas.model.machine import machine_of
 
-        return machine_of(self.procfs, read_huge_size())
+        return machine_of(self.procfs)
 
     def show(self, make: Callable[[], Table], args: Namespace) -> None:
         """Write a result, once or at intervals; its notes go to standard error when it is text.
@@ -262,9 +261,3 @@ def standard_session(command: list[str] | None) -> Session:
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is for us to refuse, as any bad address
     return Session(ProcFS(), sys.stdout, sys.stderr, command)
-
-
-def width_of(args: Namespace, session: Session) -> int:
-    """Return the columns to draw in: as asked, the terminal's, or 80."""
-    columns, _ = screen_size(session.out) or (80, 24)
-    return min(max(args.width or columns, LEAST_WIDTH), MOST_WIDTH)

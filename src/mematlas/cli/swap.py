@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.cli.values import parse_bytes
+from mematlas.cli.options import parse_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

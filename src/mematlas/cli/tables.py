@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from mematlas.cli.addresses import address_of, addresses_of, refuse_two_readings
 from mematlas.cli.command import TARGET, Command
-from mematlas.cli.options import add_output, add_repeat, add_target
-from mematlas.cli.values import parse_count
+from mematlas.cli.options import add_output, add_repeat, add_target, parse_count
 from mematlas.errors import BadInput
 from mematlas.model.address_space import parse_address, parse_range
 

@@ -17,7 +17,7 @@ from mematlas.errors import (
 )
 from mematlas.kernel.procfs import MOUNTED_PROC
 from mematlas.kernel.status import read_stat
-from mematlas.model.target import own_pid
+from mematlas.model.target import open_process, own_pid
 from mematlas.notes import Note
 
 TYPE_CHECKING = False
@@ -110,26 +110,6 @@ def ourselves(procfs: ProcFS) -> set[int]:
         return {own_pid(procfs)}
     except TargetNotFound:
         return set()
-
-
-def open_process(pid: int, procfs: ProcFS) -> tuple[ProcessDir, Stat]:
-    """Return a process, held open, and who it is; all of it where only its first thread has ended.
-
-    Raises:
-        NoAddressSpace: it is a zombie.
-    """
-    process = procfs.process(pid)
-    try:
-        stat = read_stat(process)
-        if stat.is_zombie:
-            from mematlas.kernel.group import seen_whole
-
-            process = seen_whole(process)
-            stat = read_stat(process)
-        return process, stat
-    except BaseException:
-        process.close()
-        raise
 
 
 def opened(pids: Iterable[int], procfs: ProcFS) -> list[ProcessDir]:

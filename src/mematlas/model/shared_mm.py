@@ -11,11 +11,11 @@ import os
 
 from mematlas.errors import Error, NotSupported
 from mematlas.kernel.status import counts_as_we_do, read_layout, read_stat
-from mematlas.model.processes import Processes
+from mematlas.model.target import open_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
     from mematlas.kernel.procfs import ProcessDir, ProcFS
 
@@ -24,10 +24,10 @@ MOST_CHILDREN = 64
 """Threads of a process, and children of each, that are looked at where not every process is."""
 
 
-def sharing_memory(process: ProcessDir, candidates: Iterable[int] | None = None) -> list[int] | None:
+def sharing_memory(process: ProcessDir, everywhere: bool = False) -> list[int] | None:
     """Return the other processes that run in the address space of this one; None where that is not known.
 
-    ``candidates`` are all processes, unless given.
+    Its parent and its children are looked at, or with ``everywhere`` all processes.
     """
     procfs = process.procfs
     if not procfs.live or not counts_as_we_do(procfs):
@@ -36,7 +36,7 @@ def sharing_memory(process: ProcessDir, candidates: Iterable[int] | None = None)
     if own is None:
         return None
     pids = []
-    for other, _ in Processes(procfs, candidates, without={process.pid}):
+    for other in all_others(process) if everywhere else relatives(process):
         try:
             if layout_of(other) != own:
                 continue
@@ -97,9 +97,27 @@ class AddressSpaces:
         return False
 
 
-def relatives(process: ProcessDir) -> list[int]:
-    """Return the parent and the children of a process, as far as one file lists them: not those of many threads."""
-    pids = [read_stat(process).parent]
+def all_others(process: ProcessDir) -> Iterator[ProcessDir]:
+    """Yield all other processes, each held open until the next."""
+    from mematlas.model.processes import Processes
+
+    return (other for other, _ in Processes(process.procfs, without={process.pid}))
+
+
+def relatives(process: ProcessDir) -> Iterator[ProcessDir]:
+    """Yield the parent and the children of a process, each held open until the next."""
+    for pid in (read_stat(process).parent, *children(process)):
+        try:
+            other, _ = open_process(pid, process.procfs)
+        except Error:
+            continue  # ended meanwhile, or of another PID namespace
+        with other:
+            yield other
+
+
+def children(process: ProcessDir) -> list[int]:
+    """Return the children of a process, as far as one file lists them: not those of many threads."""
+    pids: list[int] = []
     try:
         fd = process.open_fd("task")
     except Error:

@@ -7,10 +7,11 @@ import os
 from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
 from mematlas.frozen import record
 from mematlas.kernel.procfs import MACHINE, PID_DIGITS, ProcessDir, ProcFS
-from mematlas.kernel.status import read_status
+from mematlas.kernel.status import read_stat, read_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mematlas.kernel.status import Stat
     from mematlas.notes import Note
 
 PID = "pid:"
@@ -67,6 +68,26 @@ def by_number(text: str, procfs: ProcFS) -> Target | None:
         process.close()
         raise
     return Target(process)
+
+
+def open_process(pid: int, procfs: ProcFS) -> tuple[ProcessDir, Stat]:
+    """Return a process, held open, and who it is; all of it where only its first thread has ended.
+
+    Raises:
+        NoAddressSpace: it is a zombie.
+    """
+    process = procfs.process(pid)
+    try:
+        stat = read_stat(process)
+        if stat.is_zombie:
+            from mematlas.kernel.group import seen_whole
+
+            process = seen_whole(process)
+            stat = read_stat(process)
+        return process, stat
+    except BaseException:
+        process.close()
+        raise
 
 
 def is_ours(path: str) -> bool:

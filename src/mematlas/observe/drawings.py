@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.grid import FOLD_FROM, choose_folds, cut_in_strips, lay_end_to_end
+from mematlas.analysis.grid import FOLD_FROM, Density, Grid, choose_folds, cut_in_strips, lay_end_to_end
 from mematlas.analysis.kept import Kept
-from mematlas.analysis.results import Density, Grid
 from mematlas.frozen import record
 from mematlas.model.page_source import lot_pieces
 

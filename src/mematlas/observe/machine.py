@@ -34,9 +34,10 @@ from mematlas.kernel.smaps import read_rollup
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.kernel.zoneinfo import read_cpu_free
 from mematlas.model.holders import is_inside
-from mematlas.model.processes import ENDED, REFUSED, SKIPPED, Processes, left_out, open_process, opened
+from mematlas.model.processes import ENDED, REFUSED, SKIPPED, Processes, left_out, opened
 from mematlas.model.shared_mm import AddressSpaces
 from mematlas.model.stalls import HOLD_PER_BYTE
+from mematlas.model.target import open_process
 from mematlas.notes import Note, Notes
 from mematlas.observe.process import Process
 from mematlas.observe.sources import MAX_STALL

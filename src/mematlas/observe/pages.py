@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from operator import index
 
-from mematlas.analysis.results import Translations
-from mematlas.analysis.translation import translate
+from mematlas.analysis.translation import Translations, translate
 from mematlas.errors import BadInput
 from mematlas.model.address_space import EVERYTHING, Selection
 from mematlas.model.page_source import pieces

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from typing import Self
 
     from mematlas.analysis.ending import DistinctResult, EndingResult
+    from mematlas.analysis.grid import Density, Grid
     from mematlas.analysis.neighbours import Fit
-    from mematlas.analysis.results import Density, Grid, MapsResult, Reading, Translations
+    from mematlas.analysis.results import MapsResult, Reading
+    from mematlas.analysis.translation import Translations
     from mematlas.kernel.maps import Files
     from mematlas.model.nodes import PageNodes
     from mematlas.model.pagetables.access import PageTableAccess
@@ -246,9 +248,9 @@ class Process:
         >>> Process(4211).sharing_memory()   # doctest: +SKIP
         []
         """
-        from mematlas.model.shared_mm import relatives, sharing_memory
+        from mematlas.model.shared_mm import sharing_memory
 
-        return sharing_memory(self.dir, None if everywhere else relatives(self.dir))
+        return sharing_memory(self.dir, everywhere)
 
     def page_nodes(self, paced: bool = True) -> PageNodes:
         """Return what finds the NUMA node of each page of the blocks that `pages` yields.

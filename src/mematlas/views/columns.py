@@ -6,7 +6,7 @@ formatted once, and what is left for each row are loops in C.
 
 from __future__ import annotations
 
-from operator import attrgetter
+from _operator import attrgetter  # operator is Python code beside it, which takes 0.3 ms
 
 from mematlas.frozen import record
 from mematlas.views.format import (

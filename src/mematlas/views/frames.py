@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import islice
 
 from mematlas.analysis.overview import Census, MachineUsage
-from mematlas.analysis.results import MapsResult, Translations
+from mematlas.analysis.results import MapsResult
+from mematlas.analysis.translation import Translations
 from mematlas.errors import NotSupported
 from mematlas.views.columns import is_known
 from mematlas.views.format import escape

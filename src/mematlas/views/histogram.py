@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from mematlas.analysis.grid import Stretch
-    from mematlas.analysis.results import Density
+    from mematlas.analysis.grid import Density, Stretch
 
 
 @record

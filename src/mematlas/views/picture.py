@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from mematlas.analysis.grid import Strip
-    from mematlas.analysis.results import Grid
+    from mematlas.analysis.grid import Grid, Strip
     from mematlas.kernel.maps import Vma
 
     Cell = tuple[int, int]

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
+    from mematlas.analysis.results import Reading
+    from mematlas.kernel.status import Stat
     from mematlas.views.columns import AnItem, Batch, Texts
     from mematlas.views.layout import Layout
 
@@ -248,3 +250,17 @@ class Drawn(Table):
         height: int = 0,
     ) -> Iterator[str]:
         return iter(self.draw(in_bytes, colour, width))
+
+
+def target_of(stat: Stat, reading: Reading | None = None) -> dict[str, Any]:
+    """Return the ``target`` of a result: who, and how the reading went."""
+    target: dict[str, Any] = {"pid": stat.pid, "name": stat.name, "start_time": stat.start_time}
+    if reading:
+        target |= {
+            "source": reading.source,
+            "duration_s": round(reading.duration_s, 6),
+            "torn": reading.torn,
+        }
+        if reading.reader:
+            target["reader"] = reading.reader
+    return target

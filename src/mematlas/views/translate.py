@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from mematlas.analysis.results import Translation, Translations
+    from mematlas.analysis.translation import Translation, Translations
 
 
 def of_frame(item: Translation, number: int | None) -> Any:

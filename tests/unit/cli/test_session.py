@@ -20,8 +20,8 @@ from helpers import mematlas
 from mematlas import cli
 from mematlas.cli.arguments import Namespace
 from mematlas.cli.launch import user_to_become
-from mematlas.cli.session import Session, width_of
-from mematlas.cli.values import MOST_WIDTH, parse_count, parse_seconds
+from mematlas.cli.options import MOST_WIDTH, parse_count, parse_seconds, width_of
+from mematlas.cli.session import Session
 from mematlas.cli.watchdog import Watchdog
 from mematlas.errors import AssertionNotMet, BadInput, Error, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
@@ -49,10 +49,8 @@ def test_number_that_is_none_is_bad_input(text: str) -> None:
 
 @pytest.mark.parametrize(("asked", "there", "width"), [(None, 20, 40), (None, 100, 100), (7, 100, 40), (10**9, 100, 0)])
 def test_width_is_clamped(asked: int | None, there: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mematlas.cli.session.screen_size", lambda _: (there, 24))
-    session = Session(ProcFS(), io.StringIO(), io.StringIO(), None)
-
-    assert width_of(Namespace(width=asked), session) == (width or MOST_WIDTH)
+    monkeypatch.setattr("mematlas.cli.options.screen_size", lambda _: (there, 24))
+    assert width_of(Namespace(width=asked), io.StringIO()) == (width or MOST_WIDTH)
 
 
 def test_names_in_messages_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
@@ -364,7 +362,7 @@ def test_who_may_start_no_process_is_told_which_limit_that_is(as_nobody: Callabl
 def test_what_the_system_does_not_give_is_a_message(
     error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def dispatch(_: list[str]) -> int:
+    def dispatch(*_: object) -> int:
         raise error
 
     monkeypatch.setattr("mematlas.cli.dispatch", dispatch)

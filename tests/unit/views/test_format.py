@@ -120,14 +120,14 @@ def test_colour_is_off_when_it_is_off() -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("1s", 1), ("200ms", 0.2), ("5m", 300), ("0.5", 0.5), ("7us", 7e-6)])
 def test_durations_are_understood(text: str, seconds: float) -> None:
-    from mematlas.cli.values import parse_seconds
+    from mematlas.cli.options import parse_seconds
 
     assert parse_seconds(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1s", "1h", "inf", "nan", "1 2", "m"])
 def test_durations_that_are_none_are_refused(text: str) -> None:
-    from mematlas.cli.values import parse_seconds
+    from mematlas.cli.options import parse_seconds
 
     with pytest.raises(BadInput, match="bad time"):
         parse_seconds(text)

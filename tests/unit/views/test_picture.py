@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from helpers import keyed_rows, texts
-from mematlas.analysis.grid import Cells, Stretch, Strip, cut_in_strips
+from mematlas.analysis.grid import Cells, Density, Grid, Stretch, Strip, cut_in_strips
 from mematlas.analysis.neighbours import Fit
-from mematlas.analysis.results import Density, Grid, Reading
+from mematlas.analysis.results import Reading
 from mematlas.kernel.maps import parse_maps
 from mematlas.kernel.pagemap import Block
 from mematlas.views.format import fold, width_of
