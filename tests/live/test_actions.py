@@ -675,7 +675,7 @@ def test_no_more_is_brought_back_than_there_is_memory(
 
 
 def test_plan_and_act_name_the_cgroup_when_that_is_what_lacks() -> None:
-    areas = (SwapArea("/swap", "file", 100 * PAGE, 0, -2),)
+    areas = (SwapArea(path="/swap", kind="file", size=100 * PAGE, used=0, priority=-2),)
     with scripted(23) as running, Process(running.pid) as process:
         planned = plan(process, "pageout", of(running, 23), room=SwapRoom(areas, {}, 7 * PAGE))
         nothing = plan(process, "pageout", of(running, 23), room=SwapRoom(areas, {}, 0))

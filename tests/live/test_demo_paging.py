@@ -227,7 +227,9 @@ def test_command_is_typed_as_it_can_be_found(monkeypatch: pytest.MonkeyPatch, tm
 def test_swap_of_its_own_is_asked_for_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panes, "read_swaps", lambda procfs: [])
     assert panes.pageout_words(7, "0x1000")[-2:] == ["--temporary-swap", "64M"]
-    monkeypatch.setattr(panes, "read_swaps", lambda procfs: [SwapArea("/s", "file", 1 << 30, 0, 0)])
+    monkeypatch.setattr(
+        panes, "read_swaps", lambda procfs: [SwapArea(path="/s", kind="file", size=1 << 30, used=0, priority=0)]
+    )
     assert panes.pageout_words(7, "0x1000") == ["pageout", "7", "0x1000+4M", "--free", "--watch-refaults", "20s"]
 
 

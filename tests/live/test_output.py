@@ -180,7 +180,13 @@ def test_every_error_is_a_message_and_its_exit_code(
 ) -> None:
     kind = getattr(errors, name)
     arguments = {
-        "TargetAmbiguous": ("x", [Candidate(1, "root", 4096, "a"), Candidate(2, "root", None, None)]),
+        "TargetAmbiguous": (
+            "x",
+            [
+                Candidate(pid=1, user="root", rss=4096, command="a"),
+                Candidate(pid=2, user="root", rss=None, command=None),
+            ],
+        ),
         "NoAddressSpace": (2, "k"),
         "TargetRefused": (1, "init", "x"),
         "ProcessGone": (7,),

@@ -100,7 +100,7 @@ def test_pinned_pages_that_cannot_be_told_are_warned_of(pinned: Program, monkeyp
 
 @pytest.mark.parametrize("room", [0, 7, 61, 1000])
 def test_lines_of_a_plan_add_up_to_its_total(room: int, victim: Start) -> None:
-    swap = SwapRoom((SwapArea("/swap", "file", room * PAGE, 0, -2),), {}, None)
+    swap = SwapRoom((SwapArea(path="/swap", kind="file", size=room * PAGE, used=0, priority=-2),), {}, None)
     target = victim("anon", "anon_full", "private_file")
     with Process(target.pid) as process:
         planned = plan(process, "pageout", room=swap)

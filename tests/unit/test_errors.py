@@ -86,7 +86,7 @@ def test_what_a_refusal_needs_are_capabilities_that_are_known() -> None:
 
 
 def test_ambiguity_lists_its_candidates() -> None:
-    candidates = [Candidate(pid, "root", None, "sh") for pid in (12, 13)]
+    candidates = [Candidate(pid=pid, user="root", rss=None, command="sh") for pid in (12, 13)]
     error = TargetAmbiguous("sh", candidates, nr_more=7)
 
     assert (error.target, error.candidates, error.nr_more) == ("sh", candidates, 7)

@@ -87,6 +87,7 @@ class LiveFile:
         self.pid = pid
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill a buffer from an offset on; return how many bytes there were, 0 behind the end."""
         # np.fromfile and whole-file reads believe st_size, which is 0 in /proc, and return nothing: preadv it is.
         try:
             return os.preadv(self.fd, [buffer], offset)
@@ -104,6 +105,7 @@ class LiveFile:
             raise translate_error(error, self.path, self.pid) from None
 
     def next_data(self, offset: int) -> int | None:
+        """Return the offset itself: the kernel does not say where holes end."""
         return offset
 
     def __del__(self) -> None:
@@ -111,6 +113,7 @@ class LiveFile:
         self.close()
 
     def close(self) -> None:
+        """Let go of the file."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

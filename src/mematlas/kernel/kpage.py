@@ -105,6 +105,7 @@ class FrameWords:
         self.close()
 
     def close(self) -> None:
+        """Let go of the file."""
         self.file.close()
 
     def get(self, frames: Iterable[int]) -> dict[int, int]:

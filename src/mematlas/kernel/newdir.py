@@ -165,6 +165,7 @@ class NewDirectory(HeldDirectory):
             self._remove()
 
     def close(self) -> None:
+        """Let go of it, of those below it, and of its parent."""
         super().close()
         if self._parent >= 0:
             os.close(self._parent)

@@ -138,6 +138,7 @@ class PackedFile:
         return chunk
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill a buffer from an offset on, with zeros for holes; return its size: such a file has no end."""
         size = len(buffer)
         buffer[:] = bytes(size)
         end = offset + size
@@ -160,6 +161,7 @@ class PackedFile:
             done += len(part)
 
     def next_data(self, offset: int) -> int | None:
+        """Return the next offset that an extent holds; None behind the last."""
         index = max(bisect_right(self.starts, offset) - 1, 0)
         while index < len(self.starts):
             if offset < self.ends[index]:

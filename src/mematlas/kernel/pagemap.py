@@ -226,6 +226,7 @@ class Pagemap:
         self.close()
 
     def close(self) -> None:
+        """Let go of the file."""
         self.file.close()
 
     def entry(self, address: int) -> int:

@@ -1,4 +1,4 @@
-"""/proc, or a captured process: the only place that opens its files.
+"""/proc, or a captured process: what opens its files.
 
 A `ProcFS` is a directory to read from. The live one is ``/proc``; a captured one is a directory of the same shape, made
 by ``mematlas capture``, whose ``machine.json`` says what machine it came from. A `ProcessDir` is one process in it.
@@ -46,7 +46,7 @@ BY_VMA = frozenset(("maps", "smaps", "numa_maps"))
 
 
 class ProcFS(Directory):
-    """A place to read processes from: ``/proc``, another procfs mount, or a captured process.
+    """What processes are read from: ``/proc``, another procfs mount, or a captured process.
 
     ``page_size`` is the machine's, or what the capture recorded; give it to read a directory that records none.
 
@@ -87,7 +87,7 @@ class ProcFS(Directory):
         return machine
 
     def __del__(self) -> None:
-        # Nobody closes the place that all processes are read from.
+        # Nobody closes what all processes are read from.
         self.close()
 
     def __repr__(self) -> str:

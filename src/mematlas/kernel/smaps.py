@@ -138,12 +138,12 @@ class SmapsParser:
             self._check(f"{vma.start:x}-{vma.end:x}", fields)
         return entries
 
-    def _check(self, place: str, fields: dict[str, int]) -> None:
+    def _check(self, where: str, fields: dict[str, int]) -> None:
         if not fields.keys() >= FIELDS_USED:
             missing = ", ".join(sorted(FIELDS_USED - fields.keys()))
-            raise FormatError("smaps", place=place, expected=missing)
+            raise FormatError("smaps", place=where, expected=missing)
         if self._captured and (min(fields.values()) < 0 or max(fields.values()) >> 64):
-            raise FormatError("smaps", place=place, expected="amounts of 64 bits")
+            raise FormatError("smaps", place=where, expected="amounts of 64 bits")
 
 
 class EntryForm:
@@ -266,11 +266,11 @@ MAX_FLAGS = 256
 """Bytes of a line of flags: two letters and a blank for each of 64."""
 
 
-def flags_of(line: bytes, place: str) -> frozenset[str]:
-    """Return the flags in a line of them."""
+def flags_of(line: bytes, where: str) -> frozenset[str]:
+    """Return the flags in a line of them; ``where`` says of which VMA it is, for an error."""
     if len(line) > MAX_FLAGS or not line.isascii():
         text = line[:MAX_NAME].decode("ascii", "replace")
-        raise FormatError("smaps", text, place, "VmFlags: two letters each")
+        raise FormatError("smaps", text, where, "VmFlags: two letters each")
     return frozenset(line[8:].decode("ascii").split())
 
 

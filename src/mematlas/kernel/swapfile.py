@@ -30,8 +30,8 @@ FS_NOCOW_FL = 0x00800000
 """btrfs takes a swap file only when it is not copied on write."""
 
 FILE = "swap"
-PLACES = ("/var/tmp", "/var/lib", "/")
-"""Where a swap file is tried, in this order: on a disk, and out of others' way."""
+PARENTS = ("/var/tmp", "/var/lib", "/")
+"""The directories in which a swap file is tried, in this order: on a disk, and out of others' way."""
 LEFT_FREE = 1 << 30
 """Bytes of the file system that are left alone."""
 PIECE = 1 << 20
@@ -48,7 +48,7 @@ class TemporarySwap:
         NotSupported: no file system here has the room and takes a swap file; the message says which were tried.
     """
 
-    def __init__(self, size: int, places: tuple[str, ...] = PLACES) -> None:
+    def __init__(self, size: int, parents: tuple[str, ...] = PARENTS) -> None:
         page_size = os.sysconf("SC_PAGESIZE")
         self.size = size // page_size * page_size
         if self.size < 16 * page_size:
@@ -57,7 +57,7 @@ class TemporarySwap:
         self._pipe = -1
         self._keeper = 0
         reasons: dict[str, list[str]] = {}
-        for parent in places:
+        for parent in parents:
             try:
                 self._make(parent)
                 return
@@ -199,7 +199,7 @@ def start_keeper(parent: str) -> tuple[str, int, int, int]:
     our end of its pipe, and its PID.
 
     Raises:
-        OSError: no directory can be made in that place.
+        OSError: no directory can be made there.
     """
     wait, pipe = os.pipe()
     reader, writer = os.pipe()

@@ -33,6 +33,7 @@ class SharedFolios:
         self._regions: dict[int, bytes] = {}
 
     def close(self) -> None:
+        """Let go of the files of frames."""
         for file in self._files or ():
             file.close()
 

@@ -127,6 +127,7 @@ class FrameCounter:
         self.close()
 
     def close(self) -> None:
+        """Let go of both files."""
         self._counts.close()
         self._flags.close()
 

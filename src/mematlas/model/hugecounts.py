@@ -36,6 +36,7 @@ class HugeCounts:
         self._file: FrameWords | None = None
 
     def close(self) -> None:
+        """Let go of kpagecount, if it was needed."""
         if self._file:
             self._file.close()
 

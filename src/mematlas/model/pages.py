@@ -195,6 +195,7 @@ class PageReader:
             self.close()
 
     def close(self) -> None:
+        """Let go of pagemap, and of the files of frames."""
         self.pagemap.close()
         if self._huge_counts:
             self._huge_counts.close()

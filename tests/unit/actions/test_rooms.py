@@ -17,7 +17,10 @@ from mematlas.kernel.swaps import SwapArea
 
 MIB = 1 << 20
 SWAPS = "Filename Type Size Used Priority\n/dev/zram0 partition 65536 16384 100\n/swap file 1024 0 -2\n"
-AREAS = (SwapArea("/dev/zram0", "partition", 64 * MIB, 16 * MIB, 100), SwapArea("/swap", "file", MIB, 0, -2))
+AREAS = (
+    SwapArea(path="/dev/zram0", kind="partition", size=64 * MIB, used=16 * MIB, priority=100),
+    SwapArea(path="/swap", kind="file", size=MIB, used=0, priority=-2),
+)
 
 
 @pytest.fixture

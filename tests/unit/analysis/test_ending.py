@@ -340,7 +340,9 @@ def test_file_with_a_strange_name_stays(name: str) -> None:
 
 
 def test_only_what_the_kernel_calls_special_is_secret_memory() -> None:
-    vma = Vma(0, PAGE, "rw-s", 0, "00:2a", 7, "/secretmem (deleted)", "special")
+    vma = Vma(
+        start=0, end=PAGE, perms="rw-s", offset=0, dev="00:2a", inode=7, path="/secretmem (deleted)", kind="special"
+    )
 
     assert is_secret(vma)
     assert not is_secret(replace(vma, kind="file"))

@@ -28,7 +28,9 @@ STATES = bytes((0x81, 0x81, 0x80, 0xA0, 0xA1, 0x88, 0x40, 0x08, 0x44, 0x48, 0x10
 
 
 def make_vma(kind: Kind = "anon", nr_pages: int = len(STATES)) -> Vma:
-    return Vma(0x1000, 0x1000 + nr_pages * PAGE, "rw-p", 0, "00:00", 0, "", kind)
+    return Vma(
+        start=0x1000, end=0x1000 + nr_pages * PAGE, perms="rw-p", offset=0, dev="00:00", inode=0, path="", kind=kind
+    )
 
 
 def count(

@@ -42,7 +42,16 @@ def test_every_line_is_read_back(
     path = b"/" + name
     vma = parse_line(line_of(start, start + size, perms, offset, dev, inode, path))
 
-    assert vma == Vma(start, start + size, perms, offset, dev, inode, os.fsdecode(path), vma.kind)
+    assert vma == Vma(
+        start=start,
+        end=start + size,
+        perms=perms,
+        offset=offset,
+        dev=dev,
+        inode=inode,
+        path=os.fsdecode(path),
+        kind=vma.kind,
+    )
     assert vma.size == size
 
 

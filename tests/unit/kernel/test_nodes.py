@@ -243,7 +243,10 @@ def test_refusal_leaves_nodes_unknown_with_the_reason(monkeypatch: pytest.Monkey
 def test_what_numa_maps_no_longer_tells_is_of_no_known_node(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {0x1000: {0: 3 * PAGE, 2: PAGE}, 0x8000: {2: 4 * PAGE}}
     monkeypatch.setattr("mematlas.kernel.numa_maps.read_numa_maps", lambda process: told)
-    vmas = [Vma(start, start + 0x6000, "rw-p", 0, "00:00", 0, "", "anon") for start in (0x1000, 0x8000, 0x10000)]
+    vmas = [
+        Vma(start=start, end=start + 0x6000, perms="rw-p", offset=0, dev="00:00", inode=0, path="", kind="anon")
+        for start in (0x1000, 0x8000, 0x10000)
+    ]
     with ProcFS().process(1) as process:
         nodes = PageNodes(process, nodes=TWO)
         found = nodes.of_sizes(None, zip(vmas, [6 * PAGE, 4 * PAGE, PAGE], strict=True))

@@ -22,7 +22,7 @@ from mematlas.words import Kind
 
 
 def make_vma(start: int, end: int, perms: str = "rw-p", path: str = "", kind: Kind = "anon") -> Vma:
-    return Vma(start, end, perms, 0, "00:00", 0, path, kind)
+    return Vma(start=start, end=end, perms=perms, offset=0, dev="00:00", inode=0, path=path, kind=kind)
 
 
 def make_space(steps: list[tuple[int, int]]) -> AddressSpace:

@@ -32,7 +32,9 @@ def vmas_of(told: list[tuple[int, int, tuple[Kind, str]]], start: int = 16 * PAG
     vmas = []
     for gap, size, (kind, perms) in told:
         start += gap * PAGE
-        vmas.append(Vma(start, start + size * PAGE, perms, 0, "00:00", 0, "", kind))
+        vmas.append(
+            Vma(start=start, end=start + size * PAGE, perms=perms, offset=0, dev="00:00", inode=0, path="", kind=kind)
+        )
         start = vmas[-1].end
     return vmas
 
@@ -66,7 +68,16 @@ def test_small_neighbours_are_one_run() -> None:
 
 def test_parts_of_a_file_in_memory_are_a_run_only_where_it_goes_on() -> None:
     def part(number: int, offset: int, perms: str = "rw-s", inode: int = 7) -> Vma:
-        return Vma(number * PAGE, (number + 1) * PAGE, perms, offset * PAGE, "00:01", inode, "/memfd:x", "shmem")
+        return Vma(
+            start=number * PAGE,
+            end=(number + 1) * PAGE,
+            perms=perms,
+            offset=offset * PAGE,
+            dev="00:01",
+            inode=inode,
+            path="/memfd:x",
+            kind="shmem",
+        )
 
     parts = [part(1, 4), part(2, 5, "r--s"), part(3, 9), part(4, 10, inode=8), part(5, 11, "r--p", 8)]
     parts += [part(6, 12, "rw-p", 8), part(7, 13, "rwxp", 8), part(9, 15, "rw-p", 8)]

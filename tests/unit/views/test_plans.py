@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from mematlas.kernel.madvise import AdviceName
 
 PAGE = 4 << 10
-SWAP = SwapRoom((SwapArea("/dev/zram0", "partition", 64 << 20, 8 << 20, 100),), {"/dev/zram0": 3.2}, None)
+SWAP = SwapRoom(
+    (SwapArea(path="/dev/zram0", kind="partition", size=64 << 20, used=8 << 20, priority=100),),
+    {"/dev/zram0": 3.2},
+    None,
+)
 HEAP, ANON, FILE = parse_maps(
     [
         b"55d0c0000000-55d0c0800000 rw-p 00000000 00:00 0 [heap]",
@@ -113,7 +117,7 @@ def test_without_swap_the_whole_page() -> None:
 
 @pytest.mark.parametrize("nr_free", [0, 1, 511, 512, 7000, 1 << 20])
 def test_lines_and_answer_agree_whatever_room_there_is(nr_free: int) -> None:
-    room = SwapRoom((SwapArea("/swap", "file", nr_free * PAGE, 0, -2),), {}, None)
+    room = SwapRoom((SwapArea(path="/swap", kind="file", size=nr_free * PAGE, used=0, priority=-2),), {}, None)
     plan = plan_of(room, *ITEMS)
     rows = list(plan_table(plan, {}).records())
 

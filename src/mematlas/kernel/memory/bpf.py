@@ -88,7 +88,7 @@ def assemble(map_fd: int, nr_slots: int = NR_SLOTS) -> bytes:
 
 
 class BpfReader:
-    """Copies kernel memory, up to `NR_SLOTS` places a call. Not for two threads at once: they share one map.
+    """Copies kernel memory, from up to `NR_SLOTS` addresses a call. Not for two threads at once: they share one map.
 
     Raises:
         PermissionDenied: without CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN), or behind a seccomp filter.

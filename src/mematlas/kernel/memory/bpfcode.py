@@ -1,4 +1,4 @@
-"""An assembler for BPF: instructions with names for places and functions, and the types that functions need.
+"""An assembler for BPF: instructions with labels and names of functions, and the types that functions need.
 
 Sources: Documentation/bpf/standardization/instruction-set.rst; Documentation/bpf/btf.rst.
 """
@@ -61,7 +61,7 @@ class Code:
     def _emit(self, opcode: int, dst: int = 0, src: int = 0, offset: int = 0, value: int = 0) -> None:
         self._words.append([opcode, src << 4 | dst, offset, value])
 
-    # Places
+    # Functions and labels
 
     def function(self, name: str, nr_arguments: int, is_static: bool = False) -> None:
         """Begin a function. One that is not static the verifier looks at once, for any arguments."""
@@ -89,6 +89,7 @@ class Code:
         self._emit(ALU64 | ARITHMETIC_SHIFT, dst, value=32)
 
     def load(self, dst: Register, base: Register, offset: int, size: int = 8) -> None:
+        """Set a register to the word of 4 or 8 bytes at an offset from where another leads."""
         self._emit(LOADS[size], dst, base, offset)
 
     def store(self, base: Register, offset: int, src: int, size: int = 8) -> None:
@@ -116,6 +117,7 @@ class Code:
         self._emit(0, value=signed(high))
 
     def jump(self, label: str) -> None:
+        """Go on at a label of this function."""
         self._jumps.append((len(self._words), f"{self._function}.{label}", 2))
         self._emit(JUMP)
 
@@ -129,6 +131,7 @@ class Code:
             self._emit(opcode, dst, value=value)
 
     def helper(self, number: int) -> None:
+        """Call a helper of the kernel's by its number (enum bpf_func_id)."""
         self._emit(CALL, value=number)
 
     def call(self, function: str) -> None:

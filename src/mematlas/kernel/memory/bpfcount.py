@@ -202,7 +202,7 @@ class CountProgram:
         self._set(pgd=pgd, dirty_shift=dirty_shift)
 
     def walk(self, sums: Sums, start: int, end: int, first_at: int = 0) -> int | None:
-        """Count a range up to where the work of one call is done; return that place.
+        """Count a range up to where the work of one call is done; return that address.
 
         None where it is not known, since tables changed or were none: then nothing was counted. The entry of the
         address ``first_at`` is kept for `first`.

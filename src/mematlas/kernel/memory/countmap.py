@@ -6,7 +6,7 @@ from mematlas.kernel.memory.x86 import PAGE
 
 NR_ENTRIES = 512
 NR_WORDS = 64
-"""Places that are read, and frames and leaves that are looked at, in one call."""
+"""Words that are read, and frames and leaves that are looked at, in one call."""
 NR_RAM_RANGES = 16
 NR_COUNTS = 1 << 10
 """Map counts below this have a counter each; the others go to the list."""

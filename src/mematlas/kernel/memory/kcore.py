@@ -28,7 +28,7 @@ ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 PT_LOAD = 1
 MAX_OFFSET = (1 << 63) - 1
-"""The last place in a file that a system call takes."""
+"""The last offset in a file that a system call takes."""
 NR_TASKS_MAX = 1 << 22
 """PID_MAX_LIMIT: a list of tasks that is longer was changed while it was followed."""
 
@@ -68,7 +68,7 @@ def parse_segments(fd: int, path: str = KCORE_PATH) -> list[LoadSegment]:
 
 
 class KcoreReader:
-    """Copies kernel memory out of a core file; a read per place.
+    """Copies kernel memory out of a core file; a read for each address.
 
     >>> KcoreReader.open()  # doctest: +SKIP
     <KcoreReader of 39 segments>

@@ -1,6 +1,6 @@
 """The cache of offsets: what was found in the kernel's type information, kept in a small file for the next start.
 
-What stands there decides which places of kernel memory are read. So nobody else may have a say in it:
+What stands there decides which addresses of kernel memory are read. So nobody else may have a say in it:
 
 - Root keeps it in /var/cache/mematlas, or in $XDG_CACHE_HOME/mematlas unless sudo or its like started us: then the
   environment is the caller's. Anybody else keeps it in $XDG_CACHE_HOME/mematlas or ~/.cache/mematlas.

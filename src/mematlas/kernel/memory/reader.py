@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
         @property
         def batch_size(self) -> int:
-            """How many places one call of `read_batch` may name."""
+            """How many addresses one call of `read_batch` may name."""
 
         def read_batch(self, addresses: Words, size: int) -> tuple[Words, Bools]:
             """Return ``size`` bytes (8 or 4096) at each address, as words, and which of them could be read.

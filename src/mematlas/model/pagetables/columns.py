@@ -21,7 +21,7 @@ def block_of(address: int, raw: Words, held: Bytes, use: Bytes) -> Block:
 
 
 def scattered(column: NDArray[Any], indexes: NDArray[np.intp], length: int) -> NDArray[Any]:
-    """Return an array of zeros with a column's values at their places."""
+    """Return an array of zeros with a column's values at some indexes."""
     result = np.zeros(length, column.dtype)
     result[indexes] = column
     return result

@@ -90,7 +90,7 @@ X86_FLAGS = (
 )
 
 
-# _PAGE_SWP_SOFT_DIRTY and _PAGE_SWP_UFFD_WP are the places of the writable and the user bit.
+# _PAGE_SWP_SOFT_DIRTY and _PAGE_SWP_UFFD_WP are where the writable and the user bit are otherwise.
 X86_SWAP = SwapLayout(type_shift=59, offset_shift=9, offset_bits=50, inverted=True, soft_dirty=1 << 1, uffd_wp=1 << 2)
 
 
