@@ -27,6 +27,8 @@ CAPABILITIES = {
 
 INITIAL_USER_NAMESPACE = "user:[4026531837]"
 """PROC_USER_INIT_INO (include/linux/proc_ns.h)."""
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+"""PROC_PID_INIT_INO, the inode of the first PID namespace (the same file)."""
 
 
 def in_user_namespace() -> bool:

@@ -15,6 +15,7 @@ from mematlas.errors import Error, PermissionDenied, TooLarge
 from mematlas.frozen import record
 from mematlas.kernel.abandon import Inquiry
 from mematlas.kernel.mounts import format_device
+from mematlas.kernel.rights import INITIAL_PID_NAMESPACE
 from mematlas.kernel.status import counts_as_we_do, read_stat
 from mematlas.model.processes import REFUSED, Processes, ourselves
 
@@ -34,7 +35,6 @@ SILENCE = 0.2
 """Seconds for one answer until another child goes on: starting one takes long on a slow machine."""
 SECONDS = 10.0
 """For all processes; those that are left then are left out."""
-PROC_PID_INIT_INO = 0xEFFFFFFC  # the first PID namespace; include/uapi/linux/nsfs.h
 REMOVED = (" (deleted)", "/memfd:")
 """What the link of a descriptor has in it where the file has no name any more."""
 
@@ -108,7 +108,7 @@ def is_inside(procfs: ProcFS) -> bool:
     if not counts_as_we_do(procfs):
         return True
     try:
-        return os.stat(f"{procfs.root}/self/ns/pid").st_ino != PROC_PID_INIT_INO
+        return os.stat(f"{procfs.root}/self/ns/pid").st_ino != INITIAL_PID_NAMESPACE
     except OSError:
         return False  # a kernel without CONFIG_PID_NS has but one
 

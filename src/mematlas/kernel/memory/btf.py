@@ -89,6 +89,18 @@ class StructLayout:
         except KeyError:
             raise NotSupported(f"a kernel without {name} in its type information") from None
 
+    def share_count(self) -> tuple[int | None, int]:
+        """Return where in struct page the number of processes that share a page table lies, and how many it has alone.
+
+        The offset is None where this kernel counts them nowhere.
+        """
+        # Since commit 59d9094df3d7 (v6.13, and in stable kernels, 6.1.192 among them, before there was a struct ptdesc)
+        # shares are counted. Before, each held a reference to the table's page, as its first owner does.
+        for name, own in (("ptdesc.pt_share_count", 0), ("page.pt_share_count", 0), ("page._refcount", 1)):
+            if name in self.values:
+                return self.values[name], own
+        return None, 0
+
     def renew(self) -> None:
         """Read the file itself, where the values came from the cache, and keep what it says."""
         if self.cached_from is not None:

@@ -16,6 +16,7 @@ from mematlas.errors import FormatError, NotSupported, PermissionDenied
 from mematlas.kernel.lockdown import read_lockdown
 from mematlas.kernel.memory.btf import FITTING
 from mematlas.kernel.memory.x86 import GIB, PAGE, U64
+from mematlas.kernel.rights import INITIAL_PID_NAMESPACE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -196,10 +197,6 @@ class KcoreReader:
             # Neither the address nor what was read is said: they are the kernel's.
             raise NotSupported(f"following the kernel's structures in {KCORE_PATH}", FITTING)
         return int(data[0, 0])
-
-
-INITIAL_PID_NAMESPACE = 0xEFFFFFFC
-"""PROC_PID_INIT_INO (include/linux/proc_ns.h)."""
 
 
 def find_symbol(name: str, path: str = KALLSYMS_PATH) -> int:

@@ -14,8 +14,11 @@ from mematlas.kernel.pagemap import PM_PFRAME, PM_PRESENT
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TypeVar
 
     from mematlas.kernel.procfs import ProcFS
+
+    T = TypeVar("T")
 
 NR_PROBES = 3
 """Own pages whose struct pages must all lie where the base says."""
@@ -102,6 +105,15 @@ class OwnPages:
         if len(bases) != 1:
             raise NotSupported("struct pages that are no array", "CONFIG_SPARSEMEM_VMEMMAP")
         return bases.pop()
+
+
+def on_protected_page(ask: Callable[[int], T]) -> T:
+    """Return what ``ask`` returns of the address of a page of ours that was written to, and may be no more."""
+    with mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
+        page[0] = 1
+        address = address_of(page)
+        libc().mprotect(ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ)
+        return ask(address)
 
 
 def address_of(area: mmap.mmap) -> int:

@@ -145,12 +145,7 @@ class StructPages:
         Processes that map the same GiB of a hugetlb file share the table of its huge pages (mm/hugetlb.c,
         huge_pmd_share()), each of which is then mapped once.
         """
-        values = self.memory.layout.values
-        # Since commit 59d9094df3d7 (v6.13, and in stable kernels, 6.1.192 among them, before there was a struct ptdesc)
-        # shares are counted. Before, each held a reference to the table's page.
-        offset, own = values.get("ptdesc.pt_share_count", values.get("page.pt_share_count")), 0
-        if offset is None:
-            offset, own = values.get("page._refcount"), 1
+        offset, own = self.memory.layout.share_count()
         if offset is None:
             return np.full(len(tables), UNKNOWN_COUNT, np.int32)
         addresses = np.uint64(self.base) + (tables >> np.uint64(12)) * np.uint64(self.size)

@@ -20,7 +20,7 @@ from mematlas.kernel.memory.btf import FITTING, asked_twice, read_layout
 from mematlas.kernel.memory.countmap import LISTED_ACCESSED, LISTED_DIRTY, LISTED_NR_SHIFT
 from mematlas.kernel.memory.directmap import find_direct_map, nr_levels
 from mematlas.kernel.memory.iomem import read_ram
-from mematlas.kernel.memory.ownpages import NR_PROBES, OwnPages, address_of
+from mematlas.kernel.memory.ownpages import NR_PROBES, OwnPages, on_protected_page
 from mematlas.kernel.memory.x86 import (
     PAGE,
     PMD_SIZE,
@@ -189,16 +189,7 @@ class CountAccess:
 
     def _has_saved_dirty(self, pgd: int) -> bool:
         """Whether this kernel moves the dirty bit of what loses its right to write: tried, on a page of our own."""
-        import ctypes
-        import mmap
-
-        from mematlas.kernel.libc import libc
-
-        with mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
-            page[0] = 1
-            address = address_of(page)
-            libc().mprotect(ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ)
-            entry, _ = self.entry_at(pgd, address)
+        entry, _ = on_protected_page(lambda address: self.entry_at(pgd, address))
         # It is still dirty in the processor's own bit where the kernel has moved nothing.
         return not entry & X86_DIRTY
 
@@ -216,10 +207,7 @@ class CountAccess:
 
     def nr_shares(self, table: int) -> int:
         """Return how many more processes a table is part of; see `mematlas.kernel.memory.structpage`."""
-        values = self.layout.values
-        offset, own = values.get("ptdesc.pt_share_count", values.get("page.pt_share_count")), 0
-        if offset is None:
-            offset, own = values.get("page._refcount"), 1
+        offset, own = self.layout.share_count()
         if offset is None:
             return -1
         struct_page = self.struct_pages + table // PAGE * self.layout["page"]

@@ -305,19 +305,16 @@ def mode_of(memory: KernelMemory) -> PagingMode:
 
 def has_saved_dirty(memory: KernelMemory) -> bool:
     """Whether this kernel moves the dirty bit of what loses its right to write: tried, on a page of our own."""
-    import ctypes
-    import mmap
     import os
 
-    from mematlas.kernel.libc import libc
-    from mematlas.model.pagetables.walk import walk_address
+    from mematlas.kernel.memory.ownpages import on_protected_page
+    from mematlas.model.pagetables.walk import WalkStep, walk_address
 
-    with mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
-        page[0] = 1
-        address = ctypes.addressof(ctypes.c_char.from_buffer(page))
-        libc().mprotect(ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ)
+    def translate(address: int) -> tuple[WalkStep, ...]:
         with memory.open_mm(os.getpid()) as mm:
-            steps = walk_address(memory, x86_64(memory.levels), mm.pgd, address)
+            return walk_address(memory, x86_64(memory.levels), mm.pgd, address)
+
+    steps = on_protected_page(translate)
     # It is still dirty in the processor's own bit where the kernel has moved nothing.
     return not (steps and "dirty" in steps[-1].flags)
 
