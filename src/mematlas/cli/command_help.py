@@ -35,8 +35,8 @@ TARGETS_TOPIC = f"""\
   1234               a PID; pid:1234 if a capture here has that name
   self               mematlas itself
   postgres           a command's exact name, as ps -o comm shows it
-  cmdline:app.jar    a regular expression over whole command lines; ~REGEX is the
-                     same, but shells want it quoted: '~app.jar'
+  cmdline:app.jar    a regular expression over whole command lines
+  '~app.jar'         the same, quoted: shells give ~ a meaning of their own
   cgroup:/a/b        the processes of a cgroup
   ./saved            a directory that mematlas capture made
   -- COMMAND ...     a program to start, as the invoking user; --after waits"""

@@ -19,6 +19,7 @@ LEAST_PATH = 20
 width."""
 PATH_SHARE = 0.3
 """How much of a screen paths are left at the least, for the sake of their last part."""
+USUAL_ADDRESS = len(format_address(0))
 FEW = 4
 """One row of so many has a longer address, at the most, where it stands in the blanks of the next column."""
 NOTHING = frozenset(("-", ""))
@@ -39,7 +40,6 @@ class Layout:
     def __init__(self, columns: list[Column[Any]], known: Sequence[Texts], width: int, streams: bool) -> None:
         """``known`` are the rows as far as they are, which is to the end unless they stream."""
         widths = widths_of(columns, known)
-        widths[0] = without_longest(columns, known, widths)
         self.width = width
         least = least_of(columns[-1], width, widths[-1], [cell for texts in known for cell in texts[-1]])
         blank = [
@@ -49,7 +49,14 @@ class Layout:
             for index in range(len(columns))
         ]
         ranks = [column.rank for column in columns]
-        self.kept = fitting(ranks, [*widths[:-1], least], width, blank, spare=widths[-1] - least)
+
+        def fitted() -> list[int]:
+            return fitting(ranks, [*widths[:-1], least], width, blank, spare=widths[-1] - least)
+
+        if columns[0].kind == "address":
+            widths[0], widest = min(widths[0], USUAL_ADDRESS), widths[0]
+            widths[0] = without_longest(columns, fitted()[:2], known, widths, widest)
+        self.kept = fitted()
         self.lost = [column.heading for index, column in enumerate(columns) if index not in self.kept]
         """The headings of columns that there is no room for."""
         self.stand_ins = stand_ins(columns, self.kept)
@@ -167,20 +174,22 @@ def least_of(column: Column[Any], width: int, widest: int, cells: Sequence[str])
     return min(widest, max(longest_word, column.width, LEAST_ROOM))
 
 
-def without_longest(columns: list[Column[Any]], known: Sequence[Texts], widths: list[int]) -> int:
-    """Return how wide the first column is, where a few longer addresses may stand in the blanks of the next one.
+def without_longest(
+    columns: list[Column[Any]], first: Sequence[int], known: Sequence[Texts], widths: list[int], widest: int
+) -> int:
+    """Return how wide a column of addresses is, where a few longer ones may stand in the blanks of the next column.
 
-    The one address of the kernel among those of a program, [vsyscall], would move all rows to the right.
+    The one address of the kernel among those of a program, [vsyscall], would move all rows to the right. ``first`` are
+    the indexes of the two columns, ``widest`` is what the longest address takes.
     """
-    if len(columns) < 2 or columns[0].kind != "address" or not columns[1].right or columns[1].rank:
-        return widths[0]
-    usual = len(format_address(0))
-    pairs = [(len(cell), len(other)) for texts in known for cell, other in zip(texts[0], texts[1], strict=True)]
-    longer = [(length, other) for length, other in pairs if length > usual]
-    if len(longer) > len(pairs) // FEW:
-        return widths[0]
-    room = widths[1] + 1
-    return max([usual, *(length + other - room for length, other in longer)])
+    if len(first) < 2 or not columns[first[1]].right:
+        return widest
+    next_to = first[1]
+    cells = [pair for texts in known for pair in zip(texts[0], texts[next_to], strict=True)]
+    ends = [len(cell) + len(other) for cell, other in cells if len(cell) > USUAL_ADDRESS]
+    if len(ends) > len(cells) // FEW:
+        return widest
+    return max([USUAL_ADDRESS, *(end - widths[next_to] - 1 for end in ends)])
 
 
 def drawn_in(line: str, end: int, width: int) -> str:

@@ -110,6 +110,8 @@ def with_changes(
     from mematlas.views.since import after_rss, change_column
 
     since.look()
+    # A narrow screen rather does without the sizes, which it could show at any time.
+    columns = [replace(column, rank=1) if column.key == "size" else column for column in columns]
     return after_rss(columns, change_column(since, key_of, lambda item: item.usage.rss))
 
 

@@ -53,7 +53,7 @@ def change_column(since: Since, key_of: Callable[[Any], Hashable], rss_of: Calla
     def change_of(item: Any) -> int | None:
         return since.change(key_of(item), rss_of(item))
 
-    return Column("change", "CHANGE", "change", change_of, sum, rank=1)
+    return Column("change", "CHANGE", "change", change_of, sum)
 
 
 def after_rss(columns: list[Column[Any]], column: Column[Any]) -> list[Column[Any]]:

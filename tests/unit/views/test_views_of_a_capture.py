@@ -103,3 +103,11 @@ def test_rows_are_sorted_by_what_was_asked_for_and_show_it(process: Process) -> 
     assert "SWAP" in table.headings
     assert uss == sorted(uss, reverse=True)
     assert [note.code for note in table.all_notes()] == ["hidden-pages", "rows-left-out"]
+
+
+def test_changes_of_maps_outlive_the_sizes_on_a_narrow_screen(process: Process) -> None:
+    lines = list(maps_table(process.maps(), TARGET, since=Since()).lines(width=60))
+
+    assert lines[0].split() == ["START", "RSS", "CHANGE", "PATH"]
+    assert lines[1].endswith("/usr/bin/python3.11")
+    assert max(map(len, lines)) <= 60
