@@ -163,11 +163,7 @@ def plan(
         if not wanted and only is None:
             raise no_vma(f"{process.stat.name} ({process.pid})", space, selection)
         if nr_coldest is not None:
-            from mematlas.actions.coldest import find_coldest
-
-            coldest = find_coldest(asked, wanted, nr_coldest)
-            asked.notes.add(coldest.note)
-            asked.only = only = coldest.pages
+            only = narrow_to_coldest(asked, wanted, nr_coldest)
             wanted = pieces(process, space, selection, only=only)
         vmas = [plan_vma(asked, piece, dirty) for piece in wanted]
         blind_spots = asked.blind_spots()
@@ -187,6 +183,16 @@ def plan(
         room=room,
         notes=tuple(notes),
     )
+
+
+def narrow_to_coldest(advice: Advice, wanted: Iterable[Piece], nr_pages: int) -> PageSet:
+    """Have an advice be about so many of the coldest pages alone; return them."""
+    from mematlas.actions.coldest import find_coldest
+
+    coldest = find_coldest(advice, wanted, nr_pages)
+    advice.notes.add(coldest.note)
+    advice.only = coldest.pages
+    return coldest.pages
 
 
 def pieces(

@@ -55,8 +55,10 @@ class SwapRoom:
 
     def with_more(self, size: int) -> SwapRoom:
         """Return what it would be with a temporary swap file of so many bytes."""
-        more = (SwapArea(path="a temporary file", kind="file", size=size, used=0, priority=0),) if size else ()
-        return replace(self, areas=(*self.areas, *more))
+        if not size:
+            return self
+        area = SwapArea(path="a temporary file", kind="file", size=size, used=0, priority=0)
+        return replace(self, areas=(*self.areas, area))
 
 
 NO_SWAP = SwapRoom((), {}, None)

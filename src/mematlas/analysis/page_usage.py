@@ -63,21 +63,11 @@ def usage_of_pages(
     map count, for those that are not exclusive; None when their frames or counts could not be read. A frame with a
     map count of 0 is present without being anybody's: it is no part of RSS.
     """
-    nr_pages = vma.size // page_size
+    if vma.kind == "hugetlb":
+        return usage_of_hugetlb(vma, counts, page_size)
     nr_present = counts.nr_with(PRESENT, PRESENT)
     nr_exclusive = counts.nr_with(PRESENT | EXCLUSIVE, PRESENT | EXCLUSIVE)
     nr_swapped = nr_swapped_of(vma, counts, hole)
-    swap = None if nr_swapped is None else nr_swapped * page_size
-    if vma.kind == "hugetlb":
-        return replace(
-            NOTHING,
-            swap=swap,
-            hugetlb=nr_present * page_size,
-            nr_pages=nr_pages,
-            nr_present=nr_present,
-            nr_swapped=nr_swapped,
-            nr_exclusive=nr_exclusive,
-        )
     nr_zero = counts.nr_with(PRESENT | MARK_A, PRESENT | MARK_A)
     nr_unmapped = sharers.get(0, 0) if sharers else 0
     nr_file = counts.nr_with(PRESENT | MARK_A | FILE, PRESENT | FILE)
@@ -90,7 +80,7 @@ def usage_of_pages(
         rss=rss,
         pss=pss,
         uss=uss,
-        swap=swap,
+        swap=None if nr_swapped is None else nr_swapped * page_size,
         anon=None if rss is None else rss - of_file,
         file=of_file if vma.kind != "shmem" else 0,
         shmem=of_file if vma.kind == "shmem" else 0,
@@ -98,12 +88,24 @@ def usage_of_pages(
         # What was freed since its entries were read is mapped by nobody now, a huge entry too.
         thp=thp if thp is None or rss is None else min(thp, rss),
         zero=nr_zero * page_size if zero_known else None,
-        nr_pages=nr_pages,
+        nr_pages=vma.size // page_size,
         nr_present=shown_present(nr_present, hole == "unknown" and vma.kind != "shmem"),
         nr_swapped=nr_swapped,
         nr_exclusive=nr_exclusive,
         lazyfree=None if rss is None or rss > of_file else 0,
         swap_pss=0 if nr_swapped == 0 else None,
+    )
+
+
+def usage_of_hugetlb(vma: Vma, counts: PageCounts, page_size: int) -> Usage:
+    """Return what the page entries of a VMA of a hugetlb pool add up to: nothing of it is RSS, nor ever in swap."""
+    nr_present = counts.nr_with(PRESENT, PRESENT)
+    return replace(
+        NOTHING,
+        hugetlb=nr_present * page_size,
+        nr_pages=vma.size // page_size,
+        nr_present=nr_present,
+        nr_exclusive=counts.nr_with(PRESENT | EXCLUSIVE, PRESENT | EXCLUSIVE),
     )
 
 

@@ -254,9 +254,11 @@ class Work:
 
         moved = self.effect.moved
         with Bar(self.session.err, "refaults") as bar:
-            self.refaults = watch_refaults(
-                self.process, moved, seconds, progress=lambda gone, _: bar(gone, seconds), stop=self.stop
-            )
+
+            def show(gone: float, nr_returned: int) -> None:
+                bar(gone, seconds)
+
+            self.refaults = watch_refaults(self.process, moved, seconds, progress=show, stop=self.stop)
         self.gone = self.refaults.gone
 
     def bring_back(self) -> None:

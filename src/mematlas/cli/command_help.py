@@ -134,7 +134,9 @@ def shared_lines(command: Command, arguments: Arguments, width: int) -> list[str
 
 def options_topic(width: int) -> str:
     """Return the options that many commands take."""
-    lines = [line for declared in common_options() for line in option_lines(declared, width or PIPE_WIDTH)]
+    lines: list[str] = []
+    for declared in common_options():
+        lines += option_lines(declared, width or PIPE_WIDTH)
     return "\n".join(["Options that many commands take; mematlas help COMMAND has its own:", "", *lines]) + "\n"
 
 

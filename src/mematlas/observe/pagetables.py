@@ -59,6 +59,8 @@ NR_AUDIT_TABLES = 1 << 10
 """The same of a part that is audited: some columns are made of its entries."""
 NR_REGION_TABLES = 1 << 14
 """The same where what each region maps is added up."""
+DATA_KINDS = ("heap", "stack")
+"""VMAs that should never be executable."""
 NR_TRIES = 3
 EVERY_ENTRY = EntryFilter()
 
@@ -245,8 +247,9 @@ class PageTables:
         """Return what is dangerous, or maps the same memory with different rights; with ``both``, in both halves."""
         look = PageTableLook(self._held)
         space, regions = self.process.address_space(), self.regions()
-        data_vmas = [vma for vma in space.vmas if vma.kind in ("heap", "stack") and self.half == "user"]
-        data_areas = [(vma.start, vma.end - 1) for vma in data_vmas]
+        data_areas: list[Span] = []
+        if self.half == "user":
+            data_areas = [(vma.start, vma.end - 1) for vma in space.vmas if vma.kind in DATA_KINDS]
         findings = self._audit(look, None, data_areas)
         if both:
             findings += self._audit(look, (self.mode.kernel_start, 1 << 64), [])

@@ -93,7 +93,10 @@ class Column(Generic[Item]):
 
     def values_beside(self, items: Sequence[Any]) -> list[Any]:
         """Return the values of items among which some rows stand `Aside`."""
-        return [item.values.get(self.key) if type(item) is Aside else self.get(item) for item in items]
+        return list(map(self._value_beside, items))
+
+    def _value_beside(self, item: Any) -> Any:
+        return item.values.get(self.key) if type(item) is Aside else self.get(item)
 
     def total_of(self, items: Sequence[Any]) -> Any:
         """Return the total; None where there is none, and where a value that belongs to it is not known."""

@@ -166,7 +166,8 @@ def padded(cells: Sequence[str], width: int, right: bool) -> list[str]:
         pad = str.rjust if right else str.ljust
         return [pad(cell, width) for cell in cells]
     spaces = [" " * (width - width_of(cell)) for cell in cells]
-    return [space + cell if right else cell + space for cell, space in zip(cells, spaces, strict=True)]
+    pairs = zip(cells, spaces, strict=True)
+    return [space + cell if right else cell + space for cell, space in pairs]
 
 
 def beginning(text: str, width: int) -> str:
@@ -311,8 +312,8 @@ def fold_message(text: str, width: int) -> list[str]:
     indent = text[: len(text) - len(text.lstrip(" "))]
     hang = indent + " " * HANG
     if indent and " && " in text:
-        steps = text.strip().split(" && ")
-        return [indent + steps[0] + " &&", *(f"{hang}{step} &&" for step in steps[1:-1]), hang + steps[-1]]
+        first, *middle, last = text.strip().split(" && ")
+        return [f"{indent}{first} &&", *(f"{hang}{step} &&" for step in middle), hang + last]
     head, gap, tail = text.rstrip().rpartition("  ")
     if head.strip():
         head += gap

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from mematlas.analysis.grid import Density, Stretch
+    from mematlas.analysis.grid import Cells, Density, Stretch
 
 
 @record
@@ -69,29 +69,13 @@ def histogram_view(
     """Return the density of present pages over all VMAs, end to end, as one line, and below it what is where."""
     cells, stretches, notes = density.cells, density.stretches, Notes(density.reading.notes)
     counts = [cells.classes(cell) for cell in range(cells.nr_cells)]
-    present = list(map(nr_present, counts))
     starts = addresses_of(range(0, cells.nr_pages, cells.cell_pages), stretches, page_size)
-    folded = folded_pages(starts, folds, page_size)
-    rows = [
-        Bar(
-            column=cell,
-            start=starts[cell],
-            nr_pages=cells.size_of(cell),
-            nr_present=present[cell],
-            nr_swapped=classes["swapped"],
-            nr_folded=folded[cell],
-        )
-        for cell, classes in enumerate(counts)
-    ]
-    nr_pages = cells.nr_pages + sum(folded)
+    rows = bars_of(cells, counts, starts, folded_pages(starts, folds, page_size))
     marked = {bisect_right(starts, low) for low, _ in folds}
     if len(marked) > MAX_MARKS:
         marked = set()
     if folds:
-        size = format_size(sum(high - low for low, high in folds))
-        mark = f" ({MARK})" if marked else ""
-        text = FOLDED.format(size=size, places=number_of(len(folds), "place"), mark=mark)
-        notes.add(Note("folded", text))
+        notes.add(folded_note(folds, bool(marked)))
 
     def draw(in_bytes: bool, colour: bool, screen: int) -> Iterator[str]:
         bars, glyphs = (ASCII_BARS, ASCII_GLYPHS) if ascii_only else (BARS, GLYPHS)
@@ -104,11 +88,35 @@ def histogram_view(
             character = bar(row.nr_present, row.nr_pages, bars) if name == "present" else glyphs[name][0]
             parts.append(paint(character, name, colour and character != " "))
         parts += [mark] * (len(rows) in marked)
-        yield f"|{''.join(parts)}| {sum(present):,}/{nr_pages:,}"
+        nr_pages = cells.nr_pages + sum(row.nr_folded for row in rows)
+        yield f"|{''.join(parts)}| {sum(row.nr_present for row in rows):,}/{nr_pages:,}"
         names = scale(named(stretches, cells.cell_pages, page_size), cells.nr_cells, marked)
         yield f" {names}  {format_size(cells.cell_pages * page_size)} a column"
 
     return Drawn("hist/1", COLUMN_COLUMNS, rows, target=target, notes=notes, draw=draw)
+
+
+def bars_of(cells: Cells, counts: list[dict[str, int]], starts: list[int], folded: list[int]) -> list[Bar]:
+    """Return the columns, given the pages of each class in each, where it starts, and its folded pages."""
+    return [
+        Bar(
+            column=cell,
+            start=starts[cell],
+            nr_pages=cells.size_of(cell),
+            nr_present=nr_present(classes),
+            nr_swapped=classes["swapped"],
+            nr_folded=folded[cell],
+        )
+        for cell, classes in enumerate(counts)
+    ]
+
+
+def folded_note(folds: list[tuple[int, int]], is_marked: bool) -> Note:
+    """Return the note that some memory is left out."""
+    size = format_size(sum(high - low for low, high in folds))
+    mark = f" ({MARK})" if is_marked else ""
+    text = FOLDED.format(size=size, places=number_of(len(folds), "place"), mark=mark)
+    return Note("folded", text)
 
 
 def named(stretches: list[Stretch], cell_pages: int, page_size: int) -> list[tuple[str, int, int]]:

@@ -41,7 +41,7 @@ class Layout:
         """``known`` are the rows as far as they are, which is to the end unless they stream."""
         widths = widths_of(columns, known)
         self.width = width
-        least = least_of(columns[-1], width, widths[-1], [cell for texts in known for cell in texts[-1]])
+        least = least_of(columns[-1], width, widths[-1], cells_in(known, -1))
         blank = [
             not streams
             and columns[index].kind not in CHANGES
@@ -66,7 +66,7 @@ class Layout:
         last = columns[self.kept[-1]]
         self.folds = last.kind != "path"
         if last is not columns[-1]:
-            least = least_of(last, width, self.widths[-1], [cell for texts in known for cell in texts[self.kept[-1]]])
+            least = least_of(last, width, self.widths[-1], cells_in(known, self.kept[-1]))
         elif not self.folds:  # sooner short paths than several lines a row
             room = width - sum(taken + 2 for taken in self.widths[:-1])
             least = min(least, max(room, LEAST_ROOM))
@@ -128,6 +128,11 @@ class Layout:
         ]
         indent = " " * INDENT if number else ""
         return (indent + "  ".join(parts)).rstrip()
+
+
+def cells_in(known: Sequence[Texts], index: int) -> list[str]:
+    """Return the cells of one column, as far as they are known."""
+    return [cell for texts in known for cell in texts[index]]
 
 
 def pattern_of(width: int, is_right: bool) -> str:

@@ -124,7 +124,9 @@ def swap_of(ram: Ram) -> str:
     """
     if ram.swap_total == 0:
         return "no swap"
-    return "swap -" if ram.in_swap is None else f"swap {amount(ram.in_swap)} of {amount(ram.swap_total)}"
+    if ram.in_swap is None:
+        return "swap -"
+    return f"swap {amount(ram.in_swap)} of {amount(ram.swap_total)}"
 
 
 def amount(size: int | None) -> str:
@@ -231,7 +233,8 @@ def estimates(groups: Sequence[Group]) -> Iterator[Note]:
     if hidden := [group.name for group in groups if not group.measured]:
         text = f"PSS and USS of {', '.join(hidden)} unknown: not permitted, ended, or not measured in time"
         yield Note("not-measured", text)
-    unreported = [name for name in STATUS_LINES if any(getattr(group, name) is None for group in groups)]
+    amounts = {name: [getattr(group, name) for group in groups] for name in STATUS_LINES}
+    unreported = [name for name, sizes in amounts.items() if None in sizes]
     if unreported:
         lines = " or ".join(STATUS_LINES[name] for name in unreported)
         text = (

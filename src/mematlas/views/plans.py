@@ -90,6 +90,9 @@ def columns_of(page_size: int, advice: AdviceName) -> tuple[Column[PlannedVma], 
             add_counts(total, item.reasons)
         return in_size(in_order(total), page_size)
 
+    def size_needs_swap(item: PlannedVma) -> int:
+        return item.nr_needs_swap * page_size
+
     def number_of_vmas(items: Sequence[PlannedVma]) -> str:
         return number_of(len(items), "VMA")
 
@@ -107,9 +110,7 @@ def columns_of(page_size: int, advice: AdviceName) -> tuple[Column[PlannedVma], 
         Column("reasons", "STAYS", "counts", shown=False),
         Column("size_requested", "SELECTED", "size", lambda item: item.nr_requested * page_size, sum),
         Column("size_movable", CAN[advice], "size", lambda item: item.nr_movable * page_size, sum),
-        Column(
-            "size_needs_swap", "TO SWAP", "size", lambda item: item.nr_needs_swap * page_size, sum, 2, shown=is_pageout
-        ),
+        Column("size_needs_swap", "TO SWAP", "size", size_needs_swap, sum, rank=2, shown=is_pageout),
         Column("staying", "STAYS", "amounts", lambda item: staying([item]), staying, rank=1),
         Column("kind", "KIND", value=lambda item: item.vma.kind, rank=5),
         Column("path", "PATH", "path", lambda item: item.vma.path, number_of_vmas, fallback="kind"),

@@ -152,8 +152,8 @@ class Table:
         columns = self._shown()
         texts = self._texts(columns, in_bytes)
         streams = self.batches is not None
-        nr_known = (1 if width else 0) if streams else None
-        known = list(islice(texts, nr_known))
+        nr_known = 1 if width else 0  # of rows that stream
+        known = list(islice(texts, nr_known if streams else None))
         others = [self._sums_of(columns, self.others, "others", in_bytes)] if self.others else []
         footer = self._footer_of(columns, in_bytes)
         sums = others if footer is None else [*others, footer]

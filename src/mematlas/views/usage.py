@@ -166,8 +166,11 @@ def with_changes(columns: list[Column[Subject[UsageResult]]], since: Since) -> l
     """Return the columns with that of how RSS has changed since the first look."""
     from mematlas.views.since import after_rss, change_column
 
-    change = change_column(since, lambda item: item.target["pid"], lambda item: item.result.usage.rss)
-    return after_rss(columns, change)
+    def pid_of(item: Subject[UsageResult]) -> int:
+        pid: int = item.target["pid"]
+        return pid
+
+    return after_rss(columns, change_column(since, pid_of, amount("rss")))
 
 
 def columns_of(results: list[Subject[UsageResult]], has_distinct: bool) -> list[Column[Subject[UsageResult]]]:

@@ -29,7 +29,9 @@ def verify_table(check: UsageCheck, target: dict[str, Any]) -> Table:
     """Return the sources side by side; a difference without a reason fails."""
     rows = check.comparisons
     unexplained = [row.measure for row in rows if row.explained is False]
-    failures = [f"the sources disagree without a reason: {', '.join(unexplained)}"] if unexplained else []
+    failures = []
+    if unexplained:
+        failures = [f"the sources disagree without a reason: {', '.join(unexplained)}"]
     return Table("verify/1", VERIFY_COLUMNS, rows, target=target, notes=notes_of(check), failures=failures)
 
 

@@ -42,6 +42,11 @@ def share_all_present(groups: list[VmaGroup]) -> float | None:
     return share_of_all(members_of(groups))
 
 
+def number_of_paths(groups: list[VmaGroup]) -> str:
+    """Return how many paths there are."""
+    return number_of(len(groups), "path")
+
+
 def sum_of(key: str) -> Callable[[VmaGroup], int | None]:
     """Return what gets the sum over the VMAs of a group; None where it is not known of one."""
 
@@ -71,7 +76,7 @@ NAME_OF_GROUP: dict[str, tuple[Column[VmaGroup], ...]] = {
     "perms": (Column("perms", "PERM", value=lambda group: group.name),),
     "path": (
         Column("kind", "KIND", rank=7),
-        Column("path", "PATH", "path", lambda group: group.name, lambda groups: number_of(len(groups), "path")),
+        Column("path", "PATH", "path", lambda group: group.name, number_of_paths),
     ),
 }
 """The columns that name groups of VMAs, by what these have in common."""

@@ -72,15 +72,18 @@ def end_of(table: Table) -> dict[str, Any]:
     """Return what follows the rows: their sums where there are any, who was looked at, and what there is to say."""
     sums = table.total_record()
     kinds = {column.key: column.kind for column in table.columns}
-    total = {} if sums is None else {"total": {key: to_json(value, kinds[key]) for key, value in sums.items()}}
-    return total | {"target": table.target, "notes": list(map(as_dict, table.all_notes()))}
+    end: dict[str, Any] = {}
+    if sums is not None:
+        end["total"] = {key: to_json(value, kinds[key]) for key, value in sums.items()}
+    return end | {"target": table.target, "notes": list(map(as_dict, table.all_notes()))}
 
 
 def json_rows(table: Table, time: str | None = None) -> Iterator[Iterator[str]]:
     """Yield the rows of each piece as JSON objects, with their time first where they have one."""
     forms = [json_form(column) for column in table.columns]
     head = "{" if time is None else f'{{"time": "{time}", '
-    keys = [f"{', ' if index else head}{json.dumps(column.key)}: " for index, column in enumerate(table.columns)]
+    first, *others = [json.dumps(column.key) for column in table.columns]
+    keys = [f"{head}{first}: ", *(f", {key}: " for key in others)]
     for piece in table.pieces(table.columns):
         parts: list[Iterable[str]] = []
         for key, texts in zip(keys, texts_of(piece, forms), strict=True):
@@ -92,7 +95,8 @@ def write_csv(table: Table, out: TextIO, has_keys: bool = True, time: str | None
     """Write the rows as CSV under a line of keys; what is not known is empty."""
     forms = [csv_form(column) for column in table.columns]
     if has_keys:
-        out.write(",".join(["time"] * (time is not None) + [column.key for column in table.columns]) + "\n")
+        keys = [column.key for column in table.columns]
+        out.write(",".join(keys if time is None else ["time", *keys]) + "\n")
     head = "" if time is None else f"{time},"
     for piece in table.pieces(table.columns):
         rows = map(",".join, zip(*texts_of(piece, forms), strict=True))
@@ -111,7 +115,11 @@ def json_form(column: Column[Any]) -> Form:
 
 def csv_form(column: Column[Any]) -> Form:
     """Return how CSV writes a column."""
-    return column.kind, lambda value: to_csv(to_json(value, column.kind)), hex if column.kind in IN_HEX else str
+
+    def form_any(value: Any) -> str:
+        return to_csv(to_json(value, column.kind))
+
+    return column.kind, form_any, hex if column.kind in IN_HEX else str
 
 
 def to_json(value: Any, kind: str) -> Any:

@@ -110,9 +110,8 @@ class EntryDecoder:
         states = batch.states.tolist()
         entries = batch.entries.tolist()
         names = [level.name for level in self.mode.levels]
-        leads = [
-            state in (PRESENT, PROT_NONE, TABLE) or address != 0 for state, address in zip(states, phys, strict=True)
-        ]
+        pairs = zip(states, phys, strict=True)
+        leads = [state in (PRESENT, PROT_NONE, TABLE) or address != 0 for state, address in pairs]
         swapped = [state == SWAP for state in states]
         return DecodedEntries(
             depths=depths,

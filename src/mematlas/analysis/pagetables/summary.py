@@ -135,7 +135,7 @@ def summarize(parts: Iterable[Walk]) -> Summary:
         raise ValueError("no parts")
     levels = [_level_summary(mode, level, level_sums) for level, level_sums in enumerate(sums)]
     leaves = [
-        LeafSummary(size=description.size, **{name: level_sums.leaves[name] for name in LEAF_COUNTS})
+        _leaf_summary(description.size, level_sums)
         for description, level_sums in zip(mode.levels, sums, strict=True)
         if description.can_map
     ]
@@ -152,6 +152,10 @@ def _level_summary(mode: PagingMode, level: int, sums: _Sums) -> LevelSummary:
         nr_used=sums.nr_used,
         nr_few=sums.nr_few,
     )
+
+
+def _leaf_summary(size: int, sums: _Sums) -> LeafSummary:
+    return LeafSummary(size=size, **{name: sums.leaves[name] for name in LEAF_COUNTS})
 
 
 def _add_level(sums: _Sums, part: Walk, level: int, others: dict[str, int]) -> None:

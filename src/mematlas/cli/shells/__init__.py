@@ -74,7 +74,7 @@ def syntax_of(name: str) -> Syntax:
     arguments = Arguments()
     command.add_arguments(arguments)
     options = [Option(names=HELP_OPTIONS, help="what it does, and its options", metavar=None, values=NONE)]
-    options += [option_of(names, settings) for names, settings in arguments.declared if is_option(names)]
+    options += [option_of(*declared) for declared in arguments.declared if is_option(declared[0])]
     words = [values_of(word) for word in command.words if word != MORE]
     text = COMMANDS[name][1] if name in COMMANDS else ""
     return Syntax(name=name, help=text, options=options, words=words, repeats=MORE in command.words)
