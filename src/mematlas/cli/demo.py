@@ -2,8 +2,8 @@
 paging    a drawing in memory, paged out, watched, drawn again, with the cost
 
 Each starts a program of its own, shows real figures, and ends it. What the kernel does not let us see or do is named.
-paging moves pages with CAP_SYS_NICE; without it, it shows the plan and the line to type. Where there is no swap, root
-gets a swap file for the time of the demo, and is told before.
+paging moves pages with CAP_SYS_NICE; without it, it shows the plan and the line to type. Without swap, root gets
+a swap file for the duration of the demo, which is announced first.
 """
 
 from __future__ import annotations

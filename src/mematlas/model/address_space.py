@@ -108,7 +108,7 @@ def parse_kinds(text: str) -> frozenset[str]:
     kinds = frozenset(text.split(","))
     if wrong := kinds.difference(KINDS):
         named, hint = ", ".join(sorted(wrong)), did_you_mean(min(wrong), KINDS)
-        raise BadInput(f"no such kind: {named}{hint}; there are {', '.join(KINDS)}")
+        raise BadInput(f"no such kind: {named}{hint}; choose from {', '.join(KINDS)}")
     return kinds
 
 
