@@ -349,7 +349,7 @@ too.""",
     ),
     outro="""\
 RSS: what it can reach. PSS: its fair share; add these up. USS: what it maps alone,
-a bound of what would be freed if it ended.
+a rough guide to what would be freed if it ended.
 
  mematlas usage PID            all three
  mematlas usage PID --if-ended what would be freed, and what not
