@@ -282,17 +282,19 @@ def kernel_parsers(live: bool) -> list[Parser]:
         file("vmcoreinfo", parse_vmcoreinfo),
         file("config", kconfig.parse_config),
         of_words(nodes.parse_list, "0-3,5", "0", "0-1,3-7,9"),
-        Parser("kernel.kcore.find_symbol", find_symbol, ((CORPUS / "kallsyms").read_bytes(),), ()),
-        Parser("kernel.kcore.parse_segments", read_core, (core(memory),), (segments,), mutations=BINARY),
-        Parser("kernel.btf.parse_btf", btf.parse_btf, (sample(), deep_types()), (types,), mutations=BINARY),
+        Parser("kernel.memory.kcore.find_symbol", find_symbol, ((CORPUS / "kallsyms").read_bytes(),), ()),
+        Parser("kernel.memory.kcore.parse_segments", read_core, (core(memory),), (segments,), mutations=BINARY),
+        Parser("kernel.memory.btf.parse_btf", btf.parse_btf, (sample(), deep_types()), (types,), mutations=BINARY),
         Parser("kernel.machine.parse_machine", use_machine, (json.dumps(MACHINE).encode(),), (machine,)),
         Parser(
-            "kernel.layoutcache.values_of",
+            "kernel.memory.layoutcache.values_of",
             use_layout,
             (layoutcache.text_of(LAYOUT).encode(),),
             (name_of(layoutcache.parse_kept),),
         ),
-        Parser("kernel.btf.parse_build_id", btf.parse_build_id, (NOTES,), (name_of(btf.parse_build_id),), BINARY),
+        Parser(
+            "kernel.memory.btf.parse_build_id", btf.parse_build_id, (NOTES,), (name_of(btf.parse_build_id),), BINARY
+        ),
         Parser(
             "captures.Redactor.redact",
             redact,

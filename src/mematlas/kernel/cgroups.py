@@ -93,8 +93,9 @@ def mounts_of(lines: Iterable[bytes]) -> Iterator[tuple[str, str, str]]:
         kind, *_, options = tail.split(" ")
         if kind in ("cgroup", "cgroup2"):
             root, point = head.split(" ")[3:5]
-            names = [option for option in options.split(",") if option.partition("=")[0] not in V1_OPTIONS]
-            yield point, root, "" if kind == "cgroup2" else ",".join(names)
+            words = options.split(",") if kind == "cgroup" else ()
+            controllers = [word for word in words if word.partition("=")[0] not in V1_OPTIONS]
+            yield point, root, ",".join(controllers)
 
 
 def rooms(base: str, path: str, limit: str, usage: str, stat: tuple[str, ...] = ()) -> list[int]:

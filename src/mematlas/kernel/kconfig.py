@@ -14,9 +14,8 @@ def parse_config(text: bytes) -> frozenset[str]:
     >>> sorted(parse_config(b"CONFIG_A=y\\n# CONFIG_B is not set\\nCONFIG_C=m\\nCONFIG_D=7\\n"))
     ['A', 'C']
     """
-    lines = text.split(b"\n")
-    are_on = (line for line in lines if line.startswith(b"CONFIG_") and line.endswith((b"=y", b"=m")))
-    return frozenset(line[7:-2].decode("utf-8", "replace") for line in are_on)
+    are_on = (line for line in text.split(b"\n") if line.endswith((b"=y", b"=m")))
+    return frozenset(line[7:-2].decode("utf-8", "replace") for line in are_on if line.startswith(b"CONFIG_"))
 
 
 def read_config() -> frozenset[str] | None:

@@ -306,12 +306,12 @@ class LiveFiles:
     def _ask_for_magic(self, span: str) -> int | None:
         from mematlas.kernel.abandon import Inquiry
 
-        asked = Inquiry(
+        inquiry = Inquiry(
             lambda link: (ask_for_magic(link, self._process.fd), -1),
             [f"map_files/{span}"],
             deadline=time.monotonic() + ANSWER_SECONDS,
         )
-        answers = [answer for _, answer, _ in asked]
+        answers = [answer for _, answer, _ in inquiry]
         return answers[0] if answers else NO_ANSWER
 
     def _kind_below(self, span: str) -> str | None:

@@ -150,8 +150,9 @@ def left_out(inquiry: Inquiry, procfs: ProcFS) -> Iterator[Note]:
 
 def named(pids: Iterable[int], procfs: ProcFS) -> str:
     """Return the first of some processes by PID and name, and how many more there are."""
-    first, rest = (pids := sorted(pids))[:NAMED], len(pids) - NAMED
-    return ", ".join(f"{pid} ({name_of(pid, procfs)})" for pid in first) + (f" and {rest:,} more" if rest > 0 else "")
+    pids = sorted(pids)
+    text = ", ".join(f"{pid} ({name_of(pid, procfs)})" for pid in pids[:NAMED])
+    return f"{text} and {len(pids) - NAMED:,} more" if len(pids) > NAMED else text
 
 
 def name_of(pid: int, procfs: ProcFS) -> str:

@@ -266,7 +266,8 @@ class PageTableReader:
                 stop = min(high * table_pages - skipped, len(entries))
                 pages = slice(begin, stop)
                 if held[pages].any():
-                    yield block_of(max(int(addresses[low]), start), raw[pages], held[pages], use[pages])
+                    address = max(int(addresses[low]), start)
+                    yield block_of(address, raw[pages], held[pages], use[pages])
 
     def _huge_blocks(self, vma: Vma, huge: HugeLeaves, first: int, last: int) -> Iterator[Block]:
         """Yield the blocks that huge leaves make: those of one size together, cut where they do not follow on."""
