@@ -17,7 +17,7 @@ def unknown_command(name: str) -> str:
         import shlex
 
         return f"no command {name!r}; to look at that process: mematlas usage {shlex.quote(name)}"
-    return f"no command {name!r}{did_you_mean(name, COMMANDS)}; mematlas --help lists them"
+    return f"no command {name!r}{did_you_mean(name, (*COMMANDS, '--version'))}; mematlas --help lists them"
 
 
 def names_target(text: str) -> bool:

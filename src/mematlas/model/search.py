@@ -164,6 +164,8 @@ class Search:
         """
         import re
 
+        if not expression:
+            raise BadInput(f"which command lines? Give an expression: {CMDLINE[0]}REGEX")
         try:
             pattern = re.compile(expression)
         except re.error as error:
