@@ -416,7 +416,7 @@ def test_signal_ends_it_with_the_report_and_without_the_swap(
     assert "cold" not in out
     assert "brought back" in out
     assert "not back" not in out
-    assert "taken away" in err
+    assert "being removed" in err
     assert not our_swaps()
 
 

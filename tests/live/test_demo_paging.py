@@ -143,7 +143,7 @@ def test_signal_leaves_nothing_behind(number: signal.Signals) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["pagin"], "no demo 'pagin' (did you mean paging?): there are tour, paging"),
+        (["pagin"], "no demo 'pagin' (did you mean paging?): choose from tour, paging"),
         (["paging", "tour"], "unexpected argument 'tour'"),
         (["--tmux"], "--tmux needs paging"),
         (["paging", "--tmux"], "--tmux needs a terminal"),
