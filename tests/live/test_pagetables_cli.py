@@ -463,7 +463,7 @@ def test_bytes_are_not_for_a_terminal(say: Say) -> None:
         os.close(ours)
         os.close(theirs)
 
-    assert (run.returncode, "not for a terminal" in run.stderr) == (2, True)
+    assert (run.returncode, "not writing bytes to a terminal" in run.stderr) == (2, True)
 
 
 @root
