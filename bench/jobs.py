@@ -1,11 +1,16 @@
 """What is measured, against whom, and the bar: data only."""
 
+import os
 from dataclasses import dataclass
 
 from measure import Command
 
 GIB = 1 << 30
 MIB = 1 << 20
+PAGE = os.sysconf("SC_PAGESIZE")
+SMALL = f"{PAGE >> 10} KiB pages"
+STEP = 2 * PAGE // 8 * PAGE
+"""Addresses of two page tables: c/victim.c touches a page in each so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +72,17 @@ def first_walk(cache: str) -> Command:
     return Command(f"mematlas tables ADDRESS, {cache}", (*where, *words))
 
 
-ANON4K = Victim("4 GiB of touched 4 KiB pages", ("anon4k", str(4 * GIB)), needs=4 * GIB)
-ANON1G = Victim("1 GiB of touched 4 KiB pages", ("anon4k", str(GIB)), needs=GIB)
+ANON4K = Victim(f"4 GiB of touched {SMALL}", ("small", str(4 * GIB)), needs=4 * GIB)
+ANON1G = Victim(f"1 GiB of touched {SMALL}", ("small", str(GIB)), needs=GIB)
 THP = Victim("4 GiB of transparent huge pages", ("thp", str(4 * GIB)), needs=4 * GIB, has_thp=True)
-ANON230K = Victim("230,400 touched 4 KiB pages", ("anon4k", str(900 * MIB)), needs=900 * MIB)
-SPARSE = Victim("1 TiB with 262,144 pages scattered in it", ("sparse",), needs=GIB)
-SCATTERED = Victim("1 TiB with one page in each 4 MiB, each in a page table of its own", ("scattered",), needs=2 * GIB)
-VMAS = Victim("60,000 VMAs of a page each", ("vmas", "60000"), needs=256 * MIB)
+ANON230K = Victim(f"230,400 touched {SMALL}", ("small", str(230_400 * PAGE)), needs=230_400 * PAGE)
+SPARSE = Victim("1 TiB with 262,144 pages scattered in it", ("sparse",), needs=262_144 * PAGE)
+SCATTERED = Victim(
+    f"1 TiB with one page in each {STEP >> 20} MiB, each in a page table of its own",
+    ("scattered",),
+    needs=2 * PAGE * ((1 << 40) // STEP),
+)
+VMAS = Victim("60,000 VMAs of a page each", ("vmas", "60000"), needs=60_000 * PAGE + 16 * MIB)
 TINY = Victim("a process of 1.4 MiB", ("tiny",), needs=MIB)
 
 CAT_SMAPS = Command("cat smaps", ("cat", "/proc/{pid}/smaps"))

@@ -8,6 +8,7 @@ import sys
 
 import programs
 import report
+from jobs import SMALL
 from mematlas.errors import Error
 from mematlas.kernel.memory.readers import open_kernel_memory
 from run import EXIT_NOT_RUN, check_memory, find_values
@@ -36,7 +37,7 @@ def main() -> int:
         programs.build()
         check_memory(arguments.size * MIB)
         size = arguments.size * MIB
-        label = f"{arguments.size} MiB of touched 4 KiB pages"
+        label = f"{arguments.size} MiB of touched {SMALL}"
         what = Target(label, size, size, observers=tuple(observers))
         stalls = measure_stall(find_values(), arguments.rounds, arguments.seconds, what)
     except programs.ProgramError as error:

@@ -1,6 +1,6 @@
 """What looking does to the one that is looked at.
 
-A target with 4 GiB of 4 KiB pages maps, touches and unmaps 64 KiB in a loop, which needs for writing the lock
+A target with 4 GiB of small pages maps, touches and unmaps 64 KiB in a loop, which needs for writing the lock
 that most ways of looking hold for reading. It is pinned to one processor, the observer to another, so what
 it loses is the lock and not the processor. The target touches its memory once; the observers take turns.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from jobs import GIB, STALL, STALL_SCATTERED
+from jobs import GIB, PAGE, SMALL, STALL, STALL_SCATTERED, STEP
 from programs import Child, ProgramError, running
 
 BAR_P999_MS = 2.0
@@ -69,12 +69,12 @@ class Target:
 
 
 TARGETS = {
-    STALL: Target("4 GiB of touched 4 KiB pages", 4 * GIB, 4 * GIB),
+    STALL: Target(f"4 GiB of touched {SMALL}", 4 * GIB, 4 * GIB),
     STALL_SCATTERED: Target(
-        "1 TiB with one page in each 4 MiB",
+        f"1 TiB with one page in each {STEP >> 20} MiB",
         1 << 40,
-        2 * GIB,
-        step=4 << 20,
+        2 * PAGE * ((1 << 40) // STEP),
+        step=STEP,
         # To read every entry of a TiB takes seconds, and nobody does it.
         observers=tuple(observer for observer in OBSERVERS if observer.label != PREADS),
     ),

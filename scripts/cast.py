@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 MIB = 1 << 20
-HUGE = 2 * MIB
 PAGE = mmap.PAGESIZE
+HUGE = PAGE // 8 * PAGE
 NORESERVE, FIXED_ADDRESS = 0x4000, 0x7E0000000000  # include/uapi/asm-generic/mman.h
 CLONE_VM = 0x100
 
@@ -51,7 +51,7 @@ def shop() -> None:
 
 
 def partial() -> None:
-    """32 huge pages, of each of which all but 4 KiB was given back."""
+    """32 huge pages, of each of which all but a page was given back."""
     area, address = anonymous(33 * HUGE)
     first = -address % HUGE
     area.madvise(mmap.MADV_HUGEPAGE)
@@ -83,7 +83,7 @@ def growing() -> None:
 
 
 def huge() -> None:
-    """8 MiB, half of them in huge pages and the rest untouched."""
+    """Room for four huge pages, half of it in huge pages and the rest untouched."""
     area, address = anonymous(4 * HUGE)
     area.madvise(mmap.MADV_HUGEPAGE)
     write(area, 0, 2 * HUGE)

@@ -58,7 +58,7 @@ static uint64_t scan_vma(int fd, uint64_t start, uint64_t end)
 		if (nr_regions < 0)
 			die("PAGEMAP_SCAN");
 		for (int i = 0; i < nr_regions; i++)
-			nr_present += (vec[i].end - vec[i].start) >> PAGE_SHIFT;
+			nr_present += (vec[i].end - vec[i].start) >> page_shift;
 		/*
 		 * A vector that is not full says that the walk is complete.
 		 * walk_end alone does not: the last call may leave it below the

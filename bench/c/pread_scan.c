@@ -11,7 +11,7 @@ static uint64_t entries[CHUNK_ENTRIES];
 
 static uint64_t scan_vma(int fd, uint64_t start, uint64_t end)
 {
-	uint64_t vpn = start >> PAGE_SHIFT, last = end >> PAGE_SHIFT;
+	uint64_t vpn = start >> page_shift, last = end >> page_shift;
 	uint64_t nr_present = 0, want, got;
 	ssize_t bytes;
 

@@ -19,8 +19,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PAGE_SHIFT	12
 #define MAX_REPEAT	1000
+
+/* Binary digits of an offset in a page; set before anything is scanned. */
+static unsigned int page_shift;
 
 /* Returns the number of present pages in [start, end). */
 typedef uint64_t (*scan_vma_fn)(int pagemap_fd, uint64_t start, uint64_t end);
@@ -121,6 +123,7 @@ static inline int scan_main(int argc, char **argv, scan_vma_fn scan_vma)
 {
 	long repeat;
 
+	page_shift = __builtin_ctzl(sysconf(_SC_PAGESIZE));
 	if (argc != 2 && argc != 3) {
 		fprintf(stderr, "usage: %s PID [REPEAT | loop]\n", argv[0]);
 		return 2;

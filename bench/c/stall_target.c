@@ -4,7 +4,7 @@
  *
  *	stall_target SIZE CPU [STEP]
  *
- * Touches SIZE bytes of 4 KiB pages once, or one page in each STEP bytes of
+ * Touches SIZE bytes of small pages once, or one page in each STEP bytes of
  * them, pins itself to CPU, prints its pid and "ready". Then, for each line "SECONDS" on stdin, maps 64 KiB, touches it
  * and unmaps it for so long, and prints as one line of JSON how many times it
  * did and how long one time took. Mapping needs the lock for writing that
@@ -21,9 +21,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PAGE_SIZE	4096UL
 #define OPERATION_SIZE	(64UL << 10)
 #define MAX_OPERATIONS	(16UL << 20)
+
+static size_t page_size;
 
 /* Every latency is kept, as a percentile from a histogram would be a bound only. */
 static uint32_t *latencies;
@@ -62,7 +63,7 @@ static void map_touch_unmap(void)
 {
 	char *address = map(OPERATION_SIZE);
 
-	touch(address, OPERATION_SIZE, PAGE_SIZE);
+	touch(address, OPERATION_SIZE, page_size);
 	if (munmap(address, OPERATION_SIZE))
 		die("munmap");
 }
@@ -124,7 +125,7 @@ static void pin(int cpu)
 		die("sched_setaffinity");
 }
 
-static char *touched_4k_pages(size_t size, size_t step)
+static char *touched_small_pages(size_t size, size_t step)
 {
 	char *address = map(size);
 
@@ -138,14 +139,15 @@ int main(int argc, char **argv)
 {
 	char line[64];
 
+	page_size = sysconf(_SC_PAGESIZE);
 	if (argc != 3 && argc != 4) {
 		fprintf(stderr, "usage: %s SIZE CPU [STEP]\n", argv[0]);
 		return 2;
 	}
 	pin(atoi(argv[2]));
-	touched_4k_pages(strtoul(argv[1], NULL, 0), argc == 4 ? strtoul(argv[3], NULL, 0) : PAGE_SIZE);
+	touched_small_pages(strtoul(argv[1], NULL, 0), argc == 4 ? strtoul(argv[3], NULL, 0) : page_size);
 	/* Touched now: the first fault of a page must not look like a stall. */
-	latencies = (uint32_t *)touched_4k_pages(MAX_OPERATIONS * sizeof(*latencies), PAGE_SIZE);
+	latencies = (uint32_t *)touched_small_pages(MAX_OPERATIONS * sizeof(*latencies), page_size);
 	printf("%d\nready\n", (int)getpid());
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin))

@@ -2,10 +2,10 @@
 /*
  * A process whose memory is known, to be looked at.
  *
- *	victim anon4k SIZE	SIZE bytes of touched 4 KiB pages
+ *	victim small SIZE	SIZE bytes of touched small pages
  *	victim thp SIZE		the same in transparent huge pages
  *	victim sparse		1 TiB of address space, 262,144 pages in it
- *	victim scattered	1 TiB with one page in each 4 MiB: 262,144 page tables
+ *	victim scattered	1 TiB with one page in every second page table (4 MiB with 4 KiB pages)
  *	victim vmas N		N VMAs of one page each, every other one touched
  *	victim tiny		nothing but itself
  *
@@ -20,13 +20,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define PAGE_SIZE	4096UL
-#define HUGE_SIZE	(2UL << 20)
 #define SPARSE_HALF	(512UL << 30)
 #define SCATTERED_SIZE	(1UL << 40)
-#define SCATTERED_STEP	(4UL << 20)
 #define NR_CLUSTERS	4096UL
 #define CLUSTER_PAGES	64UL
+
+static size_t page_size, table_span;	/* what one page table maps is what a huge page is */
 
 static void die(const char *what)
 {
@@ -52,24 +51,24 @@ static void advise(char *address, size_t size, int advice)
 static void touch(char *address, size_t nr_pages, size_t step)
 {
 	for (size_t i = 0; i < nr_pages; i++)
-		((volatile char *)address)[i * step * PAGE_SIZE] = 1;
+		((volatile char *)address)[i * step * page_size] = 1;
 }
 
-static void fill_anon4k(size_t size)
+static void fill_small(size_t size)
 {
 	char *address = map(size, PROT_READ | PROT_WRITE, 0);
 
 	advise(address, size, MADV_NOHUGEPAGE);
-	touch(address, size / PAGE_SIZE, 1);
+	touch(address, size / page_size, 1);
 }
 
 static void fill_thp(size_t size)
 {
-	char *address = map(size + HUGE_SIZE, PROT_READ | PROT_WRITE, 0);
+	char *address = map(size + table_span, PROT_READ | PROT_WRITE, 0);
 
-	address = (char *)(((uintptr_t)address + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
+	address = (char *)(((uintptr_t)address + table_span - 1) & ~(table_span - 1));
 	advise(address, size, MADV_HUGEPAGE);
-	touch(address, size / PAGE_SIZE, 1);
+	touch(address, size / page_size, 1);
 }
 
 /* Clusters of 64 pages with a hole after each page, spread evenly over the half. */
@@ -89,18 +88,18 @@ static void fill_scattered(void)
 	char *address = map(SCATTERED_SIZE, PROT_READ | PROT_WRITE, MAP_NORESERVE);
 
 	advise(address, SCATTERED_SIZE, MADV_NOHUGEPAGE);
-	touch(address, SCATTERED_SIZE / SCATTERED_STEP, SCATTERED_STEP / PAGE_SIZE);
+	touch(address, SCATTERED_SIZE / (2 * table_span), 2 * table_span / page_size);
 }
 
 /* Neighbours must differ in their rights, or they are one VMA. */
 static void fill_vmas(size_t nr_vmas)
 {
-	char *address = map(nr_vmas * PAGE_SIZE, PROT_READ, 0);
+	char *address = map(nr_vmas * page_size, PROT_READ, 0);
 
 	for (size_t i = 0; i < nr_vmas; i += 2) {
-		if (mprotect(address + i * PAGE_SIZE, PAGE_SIZE, PROT_READ | PROT_WRITE))
+		if (mprotect(address + i * page_size, page_size, PROT_READ | PROT_WRITE))
 			die("mprotect");
-		address[i * PAGE_SIZE] = 1;
+		address[i * page_size] = 1;
 	}
 }
 
@@ -122,8 +121,8 @@ static size_t parse_size(const char *text)
 {
 	size_t size = parse_number(text);
 
-	if (size % HUGE_SIZE) {
-		fprintf(stderr, "victim: SIZE is in bytes, a multiple of 2 MiB: %s\n", text);
+	if (size % table_span) {
+		fprintf(stderr, "victim: SIZE is in bytes, a multiple of %zu: %s\n", table_span, text);
 		exit(2);
 	}
 	return size;
@@ -133,8 +132,10 @@ int main(int argc, char **argv)
 {
 	char byte;
 
-	if (argc == 3 && !strcmp(argv[1], "anon4k")) {
-		fill_anon4k(parse_size(argv[2]));
+	page_size = sysconf(_SC_PAGESIZE);
+	table_span = page_size / sizeof(uint64_t) * page_size;
+	if (argc == 3 && !strcmp(argv[1], "small")) {
+		fill_small(parse_size(argv[2]));
 	} else if (argc == 3 && !strcmp(argv[1], "thp")) {
 		fill_thp(parse_size(argv[2]));
 	} else if (argc == 3 && !strcmp(argv[1], "vmas")) {
@@ -144,7 +145,7 @@ int main(int argc, char **argv)
 	} else if (argc == 2 && !strcmp(argv[1], "scattered")) {
 		fill_scattered();
 	} else if (argc != 2 || strcmp(argv[1], "tiny")) {
-		fprintf(stderr, "usage: %s anon4k SIZE | thp SIZE | sparse | scattered | vmas N | tiny\n", argv[0]);
+		fprintf(stderr, "usage: %s small SIZE | thp SIZE | sparse | scattered | vmas N | tiny\n", argv[0]);
 		return 2;
 	}
 	printf("%d\nready\n", (int)getpid());

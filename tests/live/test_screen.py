@@ -19,7 +19,7 @@ from mematlas.analysis.overview import SORTS, Group, grouped, largest
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.procfs import WHOLE_PROC, ProcFS
 from mematlas.model.holders import is_inside
-from mematlas.model.stalls import HOLD_PER_BYTE
+from mematlas.model.stalls import HOLD_PER_PAGE
 from mematlas.observe import machine
 from mematlas.observe.sources import MAX_STALL
 from stuck import WAYS, stuck
@@ -107,7 +107,7 @@ def test_large_process_is_measured_with_pauses_to_the_same(backends: Program, mo
         pytest.skip("needs root for the map counts of frames")
     by_sums = group_of(backends.pid)
     monkeypatch.setattr(machine, "MAX_STALL", 1e-9)
-    monkeypatch.setattr(machine, "PER_SHARED_BYTE", 0)
+    monkeypatch.setattr(machine, "PER_SHARED_PAGE", 0)
     by_pages = group_of(backends.pid)
 
     assert by_pages.is_measured
@@ -172,7 +172,7 @@ def deep(tmp_path: Path) -> Iterator[Path]:
 
 def test_screen_goes_on_beside_a_process_whose_map_is_a_hundred_megabytes_of_text(deep: Path) -> None:
     # Too large for the kernel's sums: it would be read VMA by VMA.
-    size = int(MAX_STALL / HOLD_PER_BYTE) + (8 << 20)
+    size = int(MAX_STALL / HOLD_PER_PAGE) * PAGE + (8 << 20)
     named = (
         "open('/proc/self/comm', 'w').write('long-paths')\n" + LONG_PATHS
     )  # its parent has the name that it would have

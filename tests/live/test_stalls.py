@@ -14,7 +14,7 @@ from conftest import Outcome
 from helpers import PAGE, mematlas, program, read_smaps, tells_huge_pages, texts
 from mematlas import Process
 from mematlas.kernel import procfs
-from mematlas.model.stalls import HOLD_PER_BYTE, samples_of, smaps_hold
+from mematlas.model.stalls import hold_of, samples_of, smaps_hold
 from victim import Victim
 
 SIZE = 64 << 20
@@ -73,15 +73,15 @@ def test_huge_pages_make_smaps_cheap(told: None) -> None:
             pytest.skip("no memory in one piece for huge pages")
         of_huge = smaps_hold(process.dir)
         enough = smaps_hold(process.dir, enough=1.0)
-    assert of_small >= SIZE * HOLD_PER_BYTE
+    assert of_small >= hold_of(SIZE, PAGE)
     assert of_huge < of_small / 3
-    assert enough >= SIZE * HOLD_PER_BYTE  # nobody asked
+    assert enough >= hold_of(SIZE, PAGE)  # nobody asked
 
 
 def test_huge_pages_count_as_small_ones_where_nobody_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mematlas.kernel.pagemap.PAGEMAP_SCAN", 0)  # as before Linux 6.7
     with program(FILLED, [SIZE, MADV_HUGEPAGE]) as huge, Process(huge.pid) as process:
-        assert smaps_hold(process.dir) >= SIZE * HOLD_PER_BYTE
+        assert smaps_hold(process.dir) >= hold_of(SIZE, PAGE)
 
 
 def test_huge_pages_that_a_fork_shares_are_looked_at_one_by_one(told: None) -> None:

@@ -332,7 +332,7 @@ is read into the page cache.""",
     ),
     "collapse": command(
         "collapse",
-        "Only whole, aligned huge pages (2 MiB) can be made; pages that fill none stay small. Needs Linux 6.1.",
+        "Only whole, aligned huge pages can be made (x86-64: 2 MiB); pages that fill none stay small. Needs Linux 6.1.",
         (
             ("mematlas collapse 1234 --dry-run", "what could be merged"),
             ("mematlas collapse 1234 0x7f2860000000+16M", "only this range"),

@@ -1,7 +1,7 @@
 """Memory of our own whose truth is known: anonymous, page by page, in a VMA of its own.
 
-The kernel likes to do more than it was asked for: it makes one VMA of two alike neighbours, and gives 2 MiB
-for one byte. A workload that is to be checked page by page has to stop it from both.
+The kernel likes to do more than it was asked for: it makes one VMA of two alike neighbours, and gives a huge
+page for one byte. A workload that is to be checked page by page has to stop it from both.
 """
 
 from __future__ import annotations

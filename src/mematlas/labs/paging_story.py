@@ -12,7 +12,7 @@ from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.status import read_faults, read_status, status_bytes
 from mematlas.labs.running_workload import RunningWorkload
-from mematlas.labs.story import SEGMENTS, Story
+from mematlas.labs.story import SEGMENTS, SWAP_SIZE, Story
 from mematlas.model.address_space import Selection
 from mematlas.observe.process import Process
 from mematlas.views.effects import Report, effect_table
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from mematlas.kernel.status import Faults
 
 WORDS = ["demo", "paging"]
-SWAP_SIZE = 64 << 20
-"""Bytes of the swap file that is made where there is no swap."""
 WATCHED = 1.0
 """Seconds for which the pages are watched as they come back."""
 QUIET = 0.5

@@ -16,8 +16,9 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import read_stat
 from mematlas.kernel.swaps import free_swap, read_swaps
 from mematlas.labs.memory import PAGE_SIZE
-from mematlas.labs.story import CELL_PAGES, SEGMENTS
+from mematlas.labs.story import CELL_PAGES, SEGMENTS, SWAP_SIZE
 from mematlas.labs.workload import DRAW_PAGES
+from mematlas.views.swap import size_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ BEGINNING = re.compile(r"pages at (0x[0-9a-f]+) of PID (\d+)")
 """What the workload says first."""
 LOOK_EVERY = "500ms"
 WATCHED = "20s"
-TEMPORARY_SWAP = "64M"
 HISTOGRAM_LINES, MAP_LINES = "4", "13"
 
 TITLES = (
@@ -204,7 +204,7 @@ def pageout_words(pid: int, address: str) -> list[str]:
     area = f"{address}+{DRAW_PAGES * PAGE_SIZE >> 20}M"
     words = ["pageout", str(pid), area, "--free", "--watch-refaults", WATCHED]
     if not free_swap(read_swaps(ProcFS())):
-        words += ["--temporary-swap", TEMPORARY_SWAP]
+        words += ["--temporary-swap", size_of(SWAP_SIZE >> 20)]
     return words
 
 

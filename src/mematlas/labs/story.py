@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from mematlas.labs.memory import PAGE_SIZE
+from mematlas.labs.workload import DRAW_PAGES
 from mematlas.model.address_space import Selection
 from mematlas.views.format import fold_message, fold_text
 from mematlas.views.histogram import histogram_view
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 SEGMENTS = 12
 """Of a drawing: all pages of the first, every other page of the next two, and again."""
+SWAP_SIZE = max(64 << 20, 2 * DRAW_PAGES * PAGE_SIZE)
+"""Bytes of the swap file that is made where there is no swap."""
 CELL_PAGES = 8
 COUNT_WIDTH = 24
 """What is left of the line for the histogram's ends and count."""

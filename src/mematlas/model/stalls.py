@@ -1,6 +1,6 @@
 """How long reading smaps of a process would hold it up, estimated without doing it.
 
-The kernel takes about as long for each entry of a page table, whatever it maps: `HOLD_PER_BYTE` is of pages of 4 KiB.
+The kernel takes about as long for each entry of a page table, however large the page is that it maps.
 An entry for a huge page stands for hundreds of them; where others map that page too, each of its small pages is looked
 at (fs/proc/task_mmu.c, smaps_account). No counter of the process says how many there are (VmPTE has the tables that
 are kept aside for them, too), so samples of its memory are looked at, where the machine has any.
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from mematlas.kernel.procfs import ProcessDir
 
-HOLD_PER_BYTE = 21e-6 / (1 << 20)
-"""Seconds for which one reading of smaps holds the target's mmap lock, for each resident byte (4 KiB pages)."""
+HOLD_PER_PAGE = 82e-9
+"""Seconds for which one reading of smaps holds the target's mmap lock, for each resident page."""
 NR_SAMPLES = 64
 NR_PAGES = 512
 """Pages that are looked at in a sample."""
@@ -41,10 +41,19 @@ def smaps_hold(process: ProcessDir, enough: float = 0.0) -> float:
     resident = status_bytes(status, "VmRSS") or 0
     # It looks at more than RSS and swap, with zero pages and in sparse tables: at what the tables have entries for.
     tables = (status_bytes(status, "VmPTE") or 0) // ENTRY_SIZE * process.procfs.page_size
-    hold = max(resident + (status_bytes(status, "VmSwap") or 0), tables) * HOLD_PER_BYTE
+    hold = hold_of(max(resident + (status_bytes(status, "VmSwap") or 0), tables), process.procfs.page_size)
     if hold <= enough or not process.procfs.live:
         return hold
     return hold * cost_of_pages(process, resident)
+
+
+def hold_of(size: int, page_size: int) -> float:
+    """Return for how many seconds one reading of smaps holds the lock for so many bytes, if all pages are small ones.
+
+    >>> round(hold_of(1 << 30, 4 << 10), 3), round(hold_of(1 << 30, 64 << 10), 3)
+    (0.021, 0.001)
+    """
+    return size // page_size * HOLD_PER_PAGE
 
 
 def cost_of_pages(process: ProcessDir, resident: int) -> float:

@@ -36,7 +36,7 @@ from mematlas.kernel.zoneinfo import read_cpu_free
 from mematlas.model.holders import is_inside
 from mematlas.model.processes import ENDED, REFUSED, SKIPPED, Processes, left_out, opened
 from mematlas.model.shared_mm import AddressSpaces
-from mematlas.model.stalls import HOLD_PER_BYTE
+from mematlas.model.stalls import hold_of
 from mematlas.model.target import open_process
 from mematlas.notes import Note, Notes
 from mematlas.observe.process import Process
@@ -65,7 +65,7 @@ SILENCE = 0.1
 """Seconds after which the next process is measured beside one that takes its time."""
 OPENING = 0.0005
 """Seconds that measuring any process takes."""
-PER_SHARED_BYTE, PER_OWN_BYTE = 0.45 / (1 << 30), 0.01 / (1 << 30)
+PER_SHARED_PAGE, PER_OWN_PAGE = 1.7e-6, 38e-9
 """Seconds for counting pages by pagemap: those that others map are looked up in kpagecount, one by one."""
 NR_TOGETHER = 1 << 10
 """Processes that are asked about together: the answer is one message."""
@@ -237,7 +237,7 @@ def measure_groups(
     facts: dict[int, Facts] = {}
     waiting: dict[int, int] = {}
     for index, group in enumerate(groups):
-        members = group.sample([cost_of(member) for member in group.members])
+        members = group.sample([cost_of(member, procfs.page_size) for member in group.members])
         waiting[index] = len(members)
         for member in members:
             index_of[member.pid] = index
@@ -262,19 +262,20 @@ def measure_groups(
     return list(left_out(inquiry, procfs))
 
 
-def cost_of(facts: Facts) -> float:
+def cost_of(facts: Facts, page_size: int) -> float:
     """Return the seconds that measuring a process will take."""
-    if facts.rss * HOLD_PER_BYTE <= MAX_STALL:
-        return OPENING + facts.rss * HOLD_PER_BYTE
+    hold = hold_of(facts.rss, page_size)
+    if hold <= MAX_STALL:
+        return OPENING + hold
     anon = known_sum(facts.anon)
-    return OPENING + anon * PER_OWN_BYTE + (facts.rss - anon) * PER_SHARED_BYTE
+    return OPENING + (anon * PER_OWN_PAGE + (facts.rss - anon) * PER_SHARED_PAGE) / page_size
 
 
 def measure(facts: Facts, procfs: ProcFS) -> Measured | str:
     """Return what the pages of a process come to, or why that is not known. It may wait for ever."""
     try:
         process = open_process(facts.pid, procfs)[0]
-        if facts.rss * HOLD_PER_BYTE <= MAX_STALL:
+        if hold_of(facts.rss, procfs.page_size) <= MAX_STALL:
             with process:
                 return of_rollup(read_rollup(process))
         with Process(process) as whole:

@@ -203,9 +203,9 @@ class Sources:
         hold = self.smaps_hold(enough / factor) * factor
         if span is None:
             return hold
-        from mematlas.model.stalls import HOLD_PER_BYTE
+        from mematlas.model.stalls import hold_of
 
-        return min(hold, (span[1] - span[0]) * HOLD_PER_BYTE)
+        return min(hold, hold_of(span[1] - span[0], self.page_size))
 
     def _why_pagemap_hides(self) -> Error | None:
         """Return what keeps pagemap from showing all that smaps reports: frames, and how often they are mapped."""

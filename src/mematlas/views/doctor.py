@@ -74,7 +74,7 @@ NAMES = {
 
 TO_TYPE = {
     "debugfs": "sudo mount -t debugfs debugfs /sys/kernel/debug",
-    "hugetlb": "sudo sysctl vm.nr_hugepages=16",
+    "hugetlb": "sudo sysctl vm.nr_hugepages=2",
     "ksm": "echo 1 | sudo tee /sys/kernel/mm/ksm/run",
     "module": "sudo insmod mematlas.ko, from native/kmod of the source",
     "perf": "sudo sysctl kernel.perf_event_paranoid=2",

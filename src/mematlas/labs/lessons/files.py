@@ -110,9 +110,9 @@ charged to it. The page cache belongs to the kernel, and free(1) shows it as buf
             measure=read_one,
             source="RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
             explain="""\
-{rss:pages}: the kernel enters the neighbours that are in the cache too, commonly 64 KiB at once, because they will
-probably be wanted next and faults are expensive. This is called fault-around. So the RSS of a file grows in steps, and
-holds pages that the program never looked at.""",
+{rss:pages}: the kernel enters the neighbours that are in the cache too, commonly 64 KiB at once (with pages of 64 KiB
+that is none), because they will probably be wanted next and faults are expensive. This is called fault-around. So the
+RSS of a file grows in steps, and holds pages that the program never looked at.""",
         ),
         Step(
             title="Unmapped",

@@ -8,14 +8,21 @@ from mematlas.kernel.hugepage import THP, huge_size
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.labs.lesson import Lesson, Stage, Step, hidden_frames
+from mematlas.labs.memory import PAGE_SIZE
 from mematlas.labs.question import PAGES, Number, OneOf, Question
 from mematlas.views.format import format_size
 
 ENABLED = f"{THP}/enabled"
-NR_HUGE = 16
+MOST = 512 << 20
+"""Bytes that are mapped, but for pages of 64 KiB: there a huge page is as much."""
 FAULT_SLACK = 20
-TABLE_SLACK = 16384
+TABLE_SLACK = 4 * PAGE_SIZE
 FEWER, SAME = "Next to none", "Just as many"
+
+
+def nr_huge() -> int:
+    """Return the number of huge pages that the workload gets."""
+    return min(16, max(2, MOST // huge_size()))
 
 
 def check_huge() -> None:
@@ -40,8 +47,8 @@ def table_size(stage: Stage) -> int:
 def map_small(stage: Stage) -> None:
     size = huge_size()
     page_size = stage.facts["page_size"]
-    stage.know(huge_size=size, nr_small=size // page_size, per_table=page_size // 8)
-    stage.send(f"map {NR_HUGE * stage.facts['nr_small']}")
+    stage.know(huge_size=size, nr_huge=nr_huge(), nr_small=size // page_size, per_table=page_size // 8)
+    stage.send(f"map {nr_huge() * stage.facts['nr_small']}")
 
 
 def write_all(stage: Stage) -> int:
@@ -63,15 +70,15 @@ def map_huge(stage: Stage) -> None:
 
 def write_huge(stage: Stage) -> int:
     minor = write_all(stage)
-    must_be_huge(stage, NR_HUGE)
+    must_be_huge(stage, nr_huge())
     return minor
 
 
 def must_be_huge(stage: Stage, wanted: int) -> None:
     """Raise `NotSupported` unless the kernel found this many huge pages for the area."""
-    nr_huge = (stage.vma().usage.thp or 0) // stage.facts["huge_size"]
-    if nr_huge < wanted:
-        needs = f"free memory in whole pieces: the kernel found {nr_huge}; see the lesson fragments"
+    found = (stage.vma().usage.thp or 0) // stage.facts["huge_size"]
+    if found < wanted:
+        needs = f"free memory in whole pieces: the kernel found {found}; see the lesson fragments"
         raise NotSupported(f"{wanted} huge pages", needs)
 
 
@@ -88,7 +95,7 @@ def touch_one(stage: Stage) -> int:
 
 HUGE = Lesson(
     name="huge",
-    title="One huge page instead of 512",
+    title="One huge page instead of many small ones",
     rights="none",
     intro="""\
 The CPU can map a large stretch of memory with a single entry one level up in the page table: a huge page. Linux gives
@@ -98,7 +105,7 @@ them to programs by itself where it is set up to (transparent huge pages). What 
         Step(
             title="Small pages",
             text="""\
-The workload has mapped {size:size}, which is room for 16 huge pages of {huge_size:size}, and has said
+The workload has mapped {size:size}, which is room for {nr_huge:,} huge pages of {huge_size:size}, and has said
 MADV_NOHUGEPAGE: only pages of {page_size} bytes, please. Now it writes to all {nr_pages:,} of them.""",
             question=Question("small_faults", "How many page faults does it have?", Number("", FAULT_SLACK)),
             measure=write_all,
@@ -179,7 +186,7 @@ def show_free_blocks(stage: Stage) -> None:
         rows.append(f" free_{order:<3} blocks of {2**order:>5} pages  {size_of_block:>8}  {count:>8}")
     stage.know(**{f"free_{order}": count for order, count in enumerate(blocks)})
     stage.know(free_blocks="\n".join(rows), huge_order=huge_order, huge_size=size, blocks=blocks)
-    stage.know(nr_small=1 << huge_order)
+    stage.know(nr_small=1 << huge_order, nr_huge=nr_huge())
 
 
 def free_huge(stage: Stage) -> int:
@@ -192,7 +199,7 @@ def free_huge(stage: Stage) -> int:
 
 
 def make_holes(stage: Stage) -> None:
-    stage.send(f"map {NR_HUGE * stage.facts['nr_small']}")
+    stage.send(f"map {nr_huge() * stage.facts['nr_small']}")
     stage.send(f"write 0 {stage.facts['nr_pages']}")
     if not hidden_frames(stage):
         stage.know(before=stage.frames(0, stage.facts["nr_pages"]))
@@ -217,7 +224,7 @@ def whole_blocks(stage: Stage) -> int:
 def collapse(stage: Stage) -> int:
     stage.know(rss_before=stage.rss())
     stage.send("collapse")
-    must_be_huge(stage, NR_HUGE)
+    must_be_huge(stage, nr_huge())
     return stage.rss()
 
 
@@ -288,8 +295,8 @@ each are missing.""",
             measure=collapse,
             source="RSS of the VMA at {address:#x}, from /proc/{pid}/smaps",
             explain="""\
-Before it was {rss_before:pages}. The kernel found 16 whole free blocks, made some by moving other pages if it had to
-(compaction), and filled the holes with zeros. A huge page has no holes: what was given back is in use again.""",
+Before it was {rss_before:pages}. The kernel found {nr_huge:,} whole free blocks, made some by moving other pages if it
+had to (compaction), and filled the holes with zeros. A huge page has no holes: what was given back is in use again.""",
         ),
         Step(
             title="The pages that were kept",

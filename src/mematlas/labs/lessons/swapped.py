@@ -11,12 +11,14 @@ from mematlas.kernel.rights import effective_capabilities
 from mematlas.kernel.swaps import free_swap, read_swaps
 from mematlas.labs.lesson import Lesson, Stage, Step
 from mematlas.labs.lessons.files import MINOR, NO_FAULT
+from mematlas.labs.memory import PAGE_SIZE
 from mematlas.labs.question import PAGES, OneOf, Question
 from mematlas.model.address_space import Selection
 from mematlas.views.swap import ways_to_swap
 
-NEEDED = 16 << 20
-TO_MAKE = 64
+NEEDED = max(16 << 20, 2048 * PAGE_SIZE)
+"""Bytes of swap space: twice what is paged out, which is some `NR_PAGED` pages."""
+TO_MAKE = max(64 << 20, 2 * NEEDED) >> 20
 """MiB of swap space to propose where there is too little."""
 
 

@@ -84,8 +84,8 @@ once they are known, page_number, page_offset, file_offset, entry, pfn.""",
             measure=page_number,
             source="byte // page_size",
             explain="""\
-The address divided by the size of a page, without the remainder. With pages of 4096 = 0x1000 bytes that is the
-address without its last three hexadecimal digits.""",
+The address divided by the size of a page, without the remainder. With pages of 0x1000 bytes that is the address
+without its last three hexadecimal digits, with pages of 0x10000 bytes without the last four.""",
             prepare=choose,
         ),
         Step(
