@@ -260,15 +260,8 @@ class PageCounter:
                 raw = block.raw[first * ENTRY_SIZE : last * ENTRY_SIZE]
                 self._nodes.add(nodes := {}, Block(vma.start, raw, states[first:last]))
             nr_accessed, nr_dirty = nr_used(use, first, last) if use else (None, None)
-            yield VmaUsage(
-                vma=vma,
-                usage=usage,
-                first_state=state,
-                phys=phys,
-                nr_accessed=nr_accessed,
-                nr_dirty=nr_dirty,
-                nodes=nodes,
-            )
+            # There may be very many: keywords take three times as long.
+            yield VmaUsage(vma, usage, state, phys, nr_accessed, nr_dirty, nodes)
 
     def _in_file(self, reader: PageReader, vma: Vma) -> State:
         """Return what the file of shared memory says of the first page, which has no entry here."""
