@@ -10,7 +10,8 @@
     ├── TargetRefused          1   a process that we leave alone unless we are forced: `pid`
     ├── PermissionDenied       4   `path`, and in `needs` the capabilities that would open it
     ├── NotSupported           5   this kernel lacks it; `needs` names the option or version
-    │   └── NotHeld            5   a capture was made without this file
+    │   ├── NotHeld            5   a capture was made without this file
+    │   └── LibraryMissing     5   a package of Python is not installed, or cannot be loaded: `package`
     ├── ProcessGone            6   the target ended, or its PID was given to another, during the work
     ├── FormatError            1   a file that does not look as the kernel writes it
     ├── TooLarge               1   a file with more in it than we are ready to take
@@ -123,6 +124,20 @@ class NotHeld(NotSupported):
         self.what = path
         self.needs = None
         Error.__init__(self, f"the capture does not hold {path}")
+
+
+class LibraryMissing(NotSupported):
+    """A package of Python that this needs is not installed, or is there and cannot be loaded."""
+
+    def __init__(self, package: str, error: Exception) -> None:
+        self.what = self.needs = self.package = package
+        # numpy puts a page of its own before what the dynamic loader said.
+        cause = error.__cause__ if isinstance(error.__cause__, ImportError | OSError) else error
+        self.is_installed = not (isinstance(cause, ModuleNotFoundError) and cause.name == package)
+        """Whether it is there, and something in it is not."""
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
+        why = f"cannot be loaded: {lines[0]}" if self.is_installed else "is not installed"
+        Error.__init__(self, f"{package} {why}")
 
 
 class ProcessGone(Error):

@@ -451,6 +451,34 @@ def test_undo_that_is_interrupted_leaves_the_report(swap: Path, nr_signals: int,
     assert told in run.stdout + run.stderr
 
 
+CUT_SHORT = """
+import json, os, signal, sys
+sys.path[:], *words = json.loads(sys.argv[1])
+from mematlas.actions.acts import Act
+from mematlas.cli import main
+advise, calls = Act._advise, []
+def interrupted(*arguments):
+    calls.append(advise(*arguments))
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    return calls[-1]
+Act._advise = interrupted
+sys.exit(main(words))
+"""
+
+
+def test_second_signal_in_an_act_says_how_far_it_was_and_leaves_no_swap() -> None:
+    with sparse(64 << 20, range(0, 64 << 8, 2)) as running:
+        line = ["pageout", str(running.pid), f"{running.told:#x}+64M", "--temporary-swap", "64M"]
+        words = [sys.executable, "-c", CUT_SHORT, json.dumps([sys.path, *line])]
+        run = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE)
+    assert (run.returncode, run.stdout) == (130, "")
+    (line_told,) = [line for line in run.stderr.splitlines() if "interrupted in the middle" in line]
+    assert int(re.sub(",", "", re.search(r": ([\d,]+) pages", line_told)[1])) > 0  # type: ignore[index]
+    assert not our_swaps()
+
+
 def test_killing_it_takes_the_swap_away_too(victim: Callable[..., Victim]) -> None:
     one = victim("anon_full")
     running = start(*words("pageout", one["anon_full"], "--temporary-swap", "16M", "--watch-refaults", "60s"))

@@ -190,10 +190,11 @@ def test_every_error_is_a_message_and_its_exit_code(
         "NoAddressSpace": (2, "k"),
         "TargetRefused": (1, "init", "x"),
         "ProcessGone": (7,),
+        "LibraryMissing": ("numpy", ImportError("x")),
     }
     error = kind(*arguments.get(name, ("some words", "more")[: 2 if name == "FormatError" else 1]))
 
-    def fail(words: list[str]) -> int:
+    def fail(*_: object) -> int:
         raise error
 
     monkeypatch.setattr(cli, "dispatch", fail)
@@ -250,7 +251,7 @@ def test_without_numpy_its_installation_is_named() -> None:
         [sys.executable, "-S", "-c", code], env={**os.environ, "PYTHONPATH": source}, text=True
     )
     assert line.strip() in (how_to_install("numpy"), "sudo apt install python3-numpy")
-    assert (run.returncode, run.stderr) == (1, f"mematlas: numpy is not installed: {line}")
+    assert (run.returncode, run.stderr) == (5, f"mematlas: numpy is not installed: {line}")
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -262,8 +263,50 @@ def test_a_library_that_cannot_be_loaded_is_named(wrapped: bool, tmp_path: Path)
         else "import _broken\n"
     )
     run = mematlas("pages", "self", "stack", "--runs", env={"PYTHONPATH": str(tmp_path)})
-    assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr == f"mematlas: cannot load a library: {tmp_path}/_broken.so: file too short\n"
+    line = how_to_install("numpy", again=True)
+    assert "reinstall" in line
+    assert (run.returncode, run.stdout) == (5, "")
+    assert run.stderr == f"mematlas: numpy cannot be loaded: {tmp_path}/_broken.so: file too short: {line}\n"
+
+
+NO_NUMPY = {
+    "missing": "raise ModuleNotFoundError(\"No module named 'numpy'\", name='numpy')",
+    "broken": "raise ImportError('advice') from OSError('libopenblas.so.0: cannot open shared object file')",
+    "processor": "raise RuntimeError('NumPy was built with baseline optimizations that this machine lacks')",
+}
+
+
+NEED_NUMPY = (
+    *("tables self", "tables self 0x1000", "pages self stack --runs", "usage self --folios"),
+    *("usage self --if-ended", "hist self --source tables", "pages self stack --source tables"),
+)
+DO_WITHOUT = (
+    *(
+        "",
+        "doctor",
+        "usage self",
+        "usage self --distinct",
+        "usage self pid:{pid}",
+        "maps self",
+        "map self",
+        "hist self",
+        "pages self stack",
+    ),
+    *("translate self 0x1000", "maps self --numa", "pageout self --dry-run", "lab", "completion bash"),
+)
+
+
+@pytest.mark.parametrize("how", NO_NUMPY)
+@pytest.mark.parametrize("line", [*NEED_NUMPY, *DO_WITHOUT])
+def test_a_numpy_that_cannot_be_had_is_said_by_those_that_need_it(line: str, how: str, tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text(NO_NUMPY[how])
+    run = mematlas(*line.format(pid=os.getpid()).split(), env={"PYTHONPATH": str(tmp_path)})
+
+    print(run.stderr)
+    assert run.returncode in ({0} if line in DO_WITHOUT else {0, 4, 5})
+    assert "Traceback" not in run.stderr
+    if run.returncode == errors.NotSupported.exit_code:
+        assert run.stderr.splitlines()[0].endswith(how_to_install("numpy", again=how != "missing"))
 
 
 def test_no_room_for_numpy_is_no_traceback() -> None:
@@ -273,7 +316,7 @@ def test_no_room_for_numpy_is_no_traceback() -> None:
     run = subprocess.run(
         words, preexec_fn=lambda: resource.setrlimit(*limits), capture_output=True, text=True, check=False
     )
-    assert (run.returncode, run.stdout) == (1, "")
+    assert (run.returncode, run.stdout) == (5, "")
     assert len(run.stderr.splitlines()) == 1
     assert "(ulimit -v" in run.stderr
 

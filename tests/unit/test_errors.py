@@ -28,6 +28,7 @@ CODES = {
     "PermissionDenied": 4,
     "NotSupported": 5,
     "NotHeld": 5,
+    "LibraryMissing": 5,
     "ProcessGone": 6,
     "AssertionNotMet": 10,
 }

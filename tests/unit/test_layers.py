@@ -30,7 +30,7 @@ FILES = {
     for path in sorted(SOURCE.rglob("*.py"))
 }
 LAYERS = (
-    *(("version", "frozen", "arrays", "words"), ("errors", "notes"), ("kernel",), ("model",), ("analysis",)),
+    *(("version", "frozen", "words"), ("errors", "notes"), ("arrays",), ("kernel",), ("model",), ("analysis",)),
     *(("doctor", "observe"), ("actions",), ("timeline",), ("views",), ("labs", "tui", "web", "fleet"), ("cli",)),
 )
 """From the lowest up. Those of one layer that stand beside one another know nothing of one another."""
@@ -83,6 +83,11 @@ def tree_of(path: Path) -> list[ast.stmt]:
 def test_module_imports_its_own_layer_or_a_lower_one(module: str) -> None:
     # An `if TYPE_CHECKING` import counts too: a lower layer does not know the words of a higher one.
     assert not {name for name in imports_of(tree_of(FILES[module]), deep=True) if not may_use(module, name)}
+
+
+@pytest.mark.parametrize("module", sorted(FILES.keys() - {"mematlas.arrays"}))
+def test_numpy_comes_from_the_module_that_says_when_it_is_missing(module: str) -> None:
+    assert not re.search(r"^ *(import|from) numpy", FILES[module].read_text(), re.MULTILINE)
 
 
 def test_every_module_has_a_layer() -> None:

@@ -49,7 +49,7 @@ class Pins:
         """Return which pages of a mask, each mapped once, are pinned; none where that is unknown."""
         if self._frames is None or 1 not in mask:
             return bytes(len(mask))
-        import numpy as np
+        from mematlas.arrays import np
 
         end = address + len(mask) * reader.page_size
         frames = np.array(reader.pagemap.frames(address, end), np.uint64)

@@ -15,11 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from mematlas.analysis.page_batches import Hidden
     from mematlas.analysis.page_filter import PageFilter
+    from mematlas.arrays import NDArray, np
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block
     from mematlas.model.nodes import PageNodes
@@ -149,7 +147,7 @@ def run_of_hole(vma: Vma, hole: Hole, page_size: int) -> PageRun:
 
 def runs_of_block(vma: Vma, block: Block, page_size: int, wanted: PageFilter, nodes: PageNodes | None) -> list[PageRun]:
     """Return the runs of a block."""
-    import numpy as np
+    from mematlas.arrays import np
 
     entries = np.frombuffer(block.raw, np.uint64)
     states = np.frombuffer(block.states, np.uint8)
@@ -183,7 +181,7 @@ def runs_of_block(vma: Vma, block: Block, page_size: int, wanted: PageFilter, no
 
 def bits_of(block: Block, entries: NDArray[np.uint64], states: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Return what entries say but for where the pages lie: `PageRun.bits`."""
-    import numpy as np
+    from mematlas.arrays import np
 
     swap_types = np.where(states & PRESENT, np.uint64(0), entries & np.uint64(0x1F))
     bits = (entries >> np.uint64(55) << np.uint64(5)) | swap_types

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 from mematlas.cli.command import COMMANDS, FIRST_SCREEN, load
-from mematlas.errors import BadInput, Error, PermissionDenied, TargetAmbiguous, did_you_mean
+from mematlas.errors import BadInput, Error, LibraryMissing, PermissionDenied, TargetAmbiguous, did_you_mean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -208,6 +208,10 @@ def report(error: Error, words: list[str]) -> None:
         from mematlas.views.terminal import screen_width
 
         text = f"mematlas: {ambiguity(error, screen_width(sys.stderr))}"
+    if isinstance(error, LibraryMissing):
+        from mematlas.cli.mistakes import how_to_mend
+
+        text += how_to_mend(error)
     if isinstance(error, PermissionDenied):
         from mematlas.doctor.hints import permission_hint
 

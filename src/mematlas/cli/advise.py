@@ -21,6 +21,7 @@ from mematlas.model.address_space import parse_size
 from mematlas.model.pages import STATES
 from mematlas.notes import Note, Notes
 from mematlas.views.effects import Report, effect_table
+from mematlas.views.format import number_of
 from mematlas.views.plans import lacking_swap, plan_table
 from mematlas.views.progress import Bar
 
@@ -177,6 +178,19 @@ def declare(*own: Callable[[Arguments], None]) -> Callable[[Arguments], None]:
 
 
 INTERRUPTED = Note("interrupted", "interrupted: anything after the last step shown is unknown")
+
+
+def cut_short(nr_done: int) -> Note:
+    """Return what is known of an act that a second signal has cut off in the middle of a step."""
+    return Note(
+        "interrupted",
+        f"interrupted in the middle: {number_of(nr_done, 'page')} had been advised and looked at; {STAYS}",
+    )
+
+
+STAYS = (
+    "what moved stays where it is, but for what a temporary swap gives back (mematlas willneed brings back the rest)"
+)
 SWAP_GOES = Note("swap-goes", "the temporary swap is being removed: what is in it comes back into RAM")
 
 
@@ -223,7 +237,11 @@ class Work:
     def run(self) -> None:
         """Act; free, watch and undo, as far as that was asked for."""
         with Bar(self.session.err, self.planned.advice) as bar:
-            self.effect = act(self.process, self.planned, self.how(bar))
+            try:
+                self.effect = act(self.process, self.planned, self.how(bar))
+            except KeyboardInterrupt:  # the second: the first waits for the end of the step
+                self.session.write_notes([cut_short(int(bar.done))])
+                raise
         self.gone = self.effect.gone
         try:
             if self.options.free:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 QUESTION = b"\x1b]11;?\x1b\\\x1b[c"
-PATIENCE = 0.3
-"""Seconds to wait for an answer, which a terminal at hand gives in a few milliseconds."""
+PATIENCE = 1.0
+"""Seconds to wait for an answer, which a terminal at hand gives in a few milliseconds, one far away in some hundred.
+Only one that answers nothing at all is waited for so long."""
 MAX_ANSWER = 256
 
 
@@ -57,8 +58,10 @@ def ask(fd: int, question: bytes) -> bytes:
     except (OSError, termios.error):
         pass  # a terminal that is gone, or may not be asked
     finally:
+        # What is late is not to be typed into the shell. Nothing else is thrown away where all has come.
+        when = termios.TCSANOW if is_whole(answer) else termios.TCSAFLUSH
         with suppress(termios.error):
-            termios.tcsetattr(0, termios.TCSANOW, before)
+            termios.tcsetattr(0, when, before)
     return answer
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.cli.command import COMMANDS
-from mematlas.errors import Error, did_you_mean
+from mematlas.errors import Error, LibraryMissing, did_you_mean
 
 ALL_PROCESSES = frozenset(("top", "htop", "ps", "list", "ls", "processes"))
 """What other tools call a look at all processes, for which we have no command but ourselves."""
@@ -40,15 +40,10 @@ def what_is_lacking(error: OSError | MemoryError | ImportError) -> str | None:
         return "not enough memory (ulimit -v, memory.max)"
     if isinstance(error, OSError):
         return lacking_resource(error)
-    if isinstance(error, ModuleNotFoundError):
-        # Run from a copy of the source: whoever installs mematlas has it.
-        return f"numpy is not installed: {how_to_install('numpy')}" if error.name == "numpy" else None
-    # What the dynamic loader said has no errno; numpy puts a page of its own before it.
-    said = error.__cause__ if isinstance(error.__cause__, ImportError) else error
-    if not said.path or not said.path.endswith(".so"):
+    # What the dynamic loader said has no errno. A package that is missing is `LibraryMissing`.
+    if not error.path or not error.path.endswith(".so"):
         return None
-    hint = " (ulimit -v)" if "failed to map" in said.msg or "allocate" in said.msg else ""
-    return f"cannot load a library: {said.msg}{hint}"
+    return f"cannot load a library: {error.msg}{' (ulimit -v)' * lacks_memory(error.msg)}"
 
 
 def lacking_resource(error: OSError) -> str | None:
@@ -65,8 +60,20 @@ def lacking_resource(error: OSError) -> str | None:
     return f"cannot write: {error.strerror}" if is_of_output and not error.filename else None
 
 
-def how_to_install(package: str) -> str:
-    """Return the line that installs a package for the Python that runs us."""
+def how_to_mend(error: LibraryMissing) -> str:
+    """Return how a message about a package ends: with what to type."""
+    if lacks_memory(str(error)):
+        return " (ulimit -v)"
+    return f": {how_to_install(error.package, again=error.is_installed)}"
+
+
+def lacks_memory(said: str) -> bool:
+    """Whether the dynamic loader had no room."""
+    return "failed to map" in said or "allocate" in said
+
+
+def how_to_install(package: str, again: bool = False) -> str:
+    """Return the line that installs a package for the Python that runs us, or installs it again."""
     import os
     import sys
     import sysconfig
@@ -74,7 +81,7 @@ def how_to_install(package: str) -> str:
     marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")  # PEP 668
     is_managed = os.path.exists(marker)
     if not is_managed or sys.prefix != sys.base_prefix:
-        return f"{sys.executable} -m pip install {package}"
+        return f"{sys.executable} -m pip install {'--force-reinstall ' * again}{package}"
     if os.path.exists("/etc/debian_version"):
-        return f"sudo apt install python3-{package}"
+        return f"sudo apt install {'--reinstall ' * again}python3-{package}"
     return f"python3 -m venv, then pip install {package} in it (this Python is managed by the system)"

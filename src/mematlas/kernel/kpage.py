@@ -157,7 +157,7 @@ class FrameWords:
 
         Millions of them are read fastest in ascending order.
         """
-        import numpy as np
+        from mematlas.arrays import np
 
         if (frames[1:] < frames[:-1]).any():
             different, which = np.unique(frames, return_inverse=True)

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mematlas.arrays import Bools, Words
+from mematlas.arrays import Bools, NDArray, Words, np
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import record
 from mematlas.kernel.kpage import KPF_ANON, KPF_MMAP, FrameWords, open_flags_and_counts

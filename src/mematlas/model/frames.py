@@ -9,10 +9,7 @@ Memory: 8 bytes for each page that is present, twice that for a moment, and no m
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mematlas.arrays import Bools, Words
+from mematlas.arrays import Bools, NDArray, Words, np
 from mematlas.errors import FormatError, PermissionDenied
 from mematlas.kernel.kpage import (
     KPF_ANON_EXCLUSIVE,

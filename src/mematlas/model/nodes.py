@@ -18,9 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from mematlas.arrays import NDArray, np
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block, Pacer
     from mematlas.kernel.procfs import ProcessDir
@@ -86,7 +84,7 @@ class PageNodes:
 
     def array(self, block: Block) -> NDArray[np.int16]:
         """Return the node of each page of a block, as an array: `NOWHERE` and `UNREPORTED` are negative."""
-        import numpy as np
+        from mematlas.arrays import np
 
         present = np.frombuffer(block.states.translate(HAS_NODE), np.bool_)
         if self.map.only is not None:
@@ -111,7 +109,7 @@ class PageNodes:
         nr_present = sum(nr_pages for byte, nr_pages in block.kinds.items() if HAS_NODE[byte])
         if nr_present == 0 or self.map.only is not None:
             return {self.map.only: nr_present} if nr_present else {}
-        import numpy as np
+        from mematlas.arrays import np
 
         counts = np.bincount(self.array(block) - NOWHERE).tolist()
         return {

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
-
 from mematlas.analysis.pagetables.compare import (
     EXPLAINED,
     MARKERS,
@@ -23,6 +21,7 @@ from mematlas.analysis.pagetables.compare import (
 )
 from mematlas.analysis.pagetables.results import Verification
 from mematlas.analysis.usage import THP_FIELDS
+from mematlas.arrays import np
 from mematlas.frozen import replace
 from mematlas.kernel.kpage import KPF_ANON, KPF_HUGE, KPF_ZERO_PAGE, read_frame_words
 from mematlas.kernel.pagemap import LAST_ADDRESS

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
-
 from mematlas.analysis.pagetables.results import WalkReading
-from mematlas.arrays import Words
+from mematlas.arrays import Words, np
 from mematlas.errors import ProcessGone
 from mematlas.frozen import record
 from mematlas.kernel.pagemap import ENTRY_SIZE, PACED_BLOCK_SIZE, Pacer

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from itertools import count, islice
 
-import numpy as np
-
 from mematlas.analysis.pagetables.audit import Covers, Finding, audit, join_neighbours
 from mematlas.analysis.pagetables.compare import differing_pages, nr_hidden
 from mematlas.analysis.pagetables.entries import EntryFilter, entry_runs, first_entries, list_entries, tree_of
@@ -33,7 +31,7 @@ from mematlas.analysis.pagetables.results import (
     WalkedAddresses,
 )
 from mematlas.analysis.pagetables.summary import Summary, summarize
-from mematlas.arrays import Words
+from mematlas.arrays import Words, np
 from mematlas.errors import BadInput, NotSupported, PermissionDenied
 from mematlas.frozen import replace
 from mematlas.kernel.memory.structpage import StructPages

@@ -33,9 +33,12 @@ class Bar:
         self.on = out.isatty()
         self.drawn = 0.0
         """When it was drawn last."""
+        self.done = 0.0
+        """What was done by the last call."""
 
     def __call__(self, done: float, total: float) -> None:
         """Draw it, unless that was done just now."""
+        self.done = done
         now = time.monotonic()
         if not self.on or now - self.drawn < INTERVAL:
             return

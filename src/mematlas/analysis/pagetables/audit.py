@@ -4,10 +4,8 @@ mapped more than once with different rights.
 
 from __future__ import annotations
 
-import numpy as np
-
 from mematlas.analysis.pagetables.leaves import chosen_leaves, leaf_runs, leaves_of
-from mematlas.arrays import Words
+from mematlas.arrays import Words, np
 from mematlas.frozen import record, replace
 from mematlas.model.pagetables.entries import holds, leaf_address
 from mematlas.model.pagetables.walk import EXECUTABLE, USER, WRITABLE, Span, Walk

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from mematlas.analysis.pagetables.entries import hold_frames
-from mematlas.arrays import Words
+from mematlas.arrays import Words, np
 from mematlas.frozen import record
 from mematlas.kernel.pagemap import PM_PFRAME, PM_PRESENT, PM_SWAP
 from mematlas.model.pagetables.blocks import PageBlock

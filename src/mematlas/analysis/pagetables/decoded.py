@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from mematlas.analysis.pagetables.entries import EntryBatch, entry_targets, whole_table
+from mematlas.arrays import np
 from mematlas.frozen import record
 from mematlas.model.pagetables.entries import (
     EMPTY,

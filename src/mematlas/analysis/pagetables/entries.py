@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mematlas.analysis.pagetables.leaves import used_entries
-from mematlas.arrays import Bools, Bytes, Words
+from mematlas.arrays import Bools, Bytes, NDArray, Words, np
 from mematlas.errors import BadInput
 from mematlas.frozen import record, replace
 from mematlas.kernel.memory.x86 import U64

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
-
 from mematlas.analysis.pagetables.leaves import leaves_of
+from mematlas.arrays import np
 from mematlas.frozen import record
 from mematlas.kernel.memory.x86 import U64
 from mematlas.model.pagetables.walk import Span, Walk

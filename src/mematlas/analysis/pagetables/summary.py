@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
-
 from mematlas.analysis.pagetables.leaves import used_entries
-from mematlas.arrays import Bytes, Words
+from mematlas.arrays import Bytes, Words, np
 from mematlas.frozen import fields_of, record
 from mematlas.model.pagetables.entries import (
     EMPTY,

@@ -12,8 +12,7 @@ import mmap
 import os
 import struct
 
-import numpy as np
-
+from mematlas.arrays import np
 from mematlas.errors import NotSupported
 from mematlas.kernel.memory.bpfcall import (
     BPF_F_SLEEPABLE,

@@ -37,7 +37,7 @@ class RamRanges:
 
     def contain(self, addresses: Words) -> Bools:
         """Return which addresses are RAM. Between an odd and an even edge lies a range."""
-        import numpy as np
+        from mematlas.arrays import np
 
         if self._edges is None:
             self._edges = np.array([edge for pair in self.ranges for edge in pair], np.uint64)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import struct
 
-import numpy as np
-
+from mematlas.arrays import np
 from mematlas.errors import FormatError, NotSupported, PermissionDenied
 from mematlas.kernel.lockdown import read_lockdown
 from mematlas.kernel.memory.btf import FITTING

@@ -12,8 +12,7 @@ import fcntl
 import os
 import struct
 
-import numpy as np
-
+from mematlas.arrays import np
 from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.lockdown import read_lockdown
 from mematlas.kernel.memory.x86 import PAGE, U64, X86_HUGE, X86_PRESENT

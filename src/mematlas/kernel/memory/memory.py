@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
-
-from mematlas.arrays import Bools, Bytes, Words
+from mematlas.arrays import Bools, Bytes, Words, np
 from mematlas.errors import Error, FormatError, NotSupported, ProcessGone
 from mematlas.kernel.cpuinfo import phys_bits, read_cpuinfo
 from mematlas.kernel.memory.btf import FITTING, StructLayout

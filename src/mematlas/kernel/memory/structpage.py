@@ -9,10 +9,7 @@ Sources: include/linux/mm_types.h, include/linux/mm.h (folio_precise_page_mapcou
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mematlas.arrays import Bools, Counts, Words
+from mematlas.arrays import Bools, Counts, NDArray, Words, np
 from mematlas.errors import NotSupported
 from mematlas.kernel.kconfig import read_config
 from mematlas.kernel.kpage import KPF_ANON, read_frame_words

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
+from mematlas.arrays import NDArray, np
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.memory.btf import asked_twice
 from mematlas.kernel.memory.memory import KernelMemory

@@ -5,9 +5,7 @@ Tables of the last level that follow one another are decoded together, and huge 
 
 from __future__ import annotations
 
-import numpy as np
-
-from mematlas.arrays import Bytes, Words
+from mematlas.arrays import Bytes, Words, np
 from mematlas.frozen import record
 from mematlas.model.pagetables.entries import (
     PRESENT,

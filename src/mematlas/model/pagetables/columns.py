@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mematlas.arrays import Bytes, Words
+from mematlas.arrays import Bytes, NDArray, Words, np
 from mematlas.kernel.pagemap import Block
 from mematlas.kernel.scattered import Scattered
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, cast
 
-import numpy as np
-
-from mematlas.arrays import Bools, Bytes, Words
+from mematlas.arrays import Bools, Bytes, Words, np
 from mematlas.frozen import record
 from mematlas.kernel.memory.x86 import U64
 from mematlas.kernel.pagemap import MARKER_GUARD, MARKER_POISONED, MARKER_UFFD_WP

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mematlas.arrays import Bools, Counts, Words
+from mematlas.arrays import Bools, Counts, NDArray, Words, np
 from mematlas.frozen import record
 from mematlas.kernel.kpage import KPF_HUGE, KPF_ZERO_PAGE, read_frame_words
 from mematlas.model.pagetables.entries import leaf_address, maps_memory

@@ -11,9 +11,7 @@ from bisect import bisect_right
 from heapq import merge
 from itertools import pairwise
 
-import numpy as np
-
-from mematlas.arrays import Bools, Bytes, Counts, Words
+from mematlas.arrays import Bools, Bytes, Counts, Words, np
 from mematlas.errors import FormatError, NotSupported, ProcessGone
 from mematlas.frozen import replace
 from mematlas.kernel.backing import Backings

@@ -28,7 +28,7 @@ class VmaCounts:
 
     def add_sharers(self, counts: Counts, size: int = 1) -> None:
         """Count resident pages by how often they are mapped; each count stands for ``size`` of them."""
-        import numpy as np
+        from mematlas.arrays import np
 
         self.nr_unknown += size * int(np.count_nonzero(counts < 0))
         few = np.bincount(counts[(counts > 1) & (counts < NR_FEW)])

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mematlas.arrays import Bools, Bytes, Words
+from mematlas.arrays import Bools, Bytes, NDArray, Words, np
 from mematlas.frozen import record, replace
 from mematlas.kernel.memory.x86 import U64
 from mematlas.model.pagetables.entries import (
