@@ -57,7 +57,7 @@ WANTED: Mapping[str, tuple[str, ...]] = {
     "mm_struct": ("pgd",),
     "pipe_inode_info": ("bufs",),
     "pipe_buffer": ("page",),
-    "page": ("compound_head", "_mapcount", "mapping", "_refcount", "pt_share_count"),
+    "page": ("compound_head", "compound_info", "_mapcount", "mapping", "_refcount", "pt_share_count"),
     "ptdesc": ("pt_share_count",),
     "folio": ("_entire_mapcount", "mapping", "_nr_pages_mapped"),
     # No structure: the numbers of types, which a program that reads kernel memory in place needs.

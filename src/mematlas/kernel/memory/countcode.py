@@ -291,7 +291,7 @@ class Counting(WalkCode):
         # Folios are aligned to their size: whoever is in a large one has a tail at the odd place of its pair.
         code.do(R1, "|=", self.size)
         self._struct_page(R1)
-        code.load(R2, R0, self.layout["page.compound_head"])
+        code.load(R2, R0, self.head_word)
         code.jump_if(R2, "&", 1, other)
         code.load(R1, R10, -8)
         self._struct_page(R1)

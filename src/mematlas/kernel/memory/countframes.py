@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mematlas.kernel.memory.bpfcall import HELPER_LOOP, HELPER_PROBE_READ_KERNEL
 from mematlas.kernel.memory.bpfcode import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, Code
+from mematlas.kernel.memory.compound import LOWEST_MASK, head_word
 from mematlas.kernel.memory.countmap import (
     AT,
     FULL,
@@ -30,6 +31,7 @@ class FrameCode:
         self.layout = layout
         self.size = layout["page"]
         self.shift = self.size.bit_length() - 1
+        self.head_word = head_word(layout)
         self.mapping = layout["folio.mapping" if "folio.mapping" in layout else "page.mapping"]
 
     # What many of them need
@@ -104,7 +106,7 @@ class FrameCode:
         code.do(R1, "=", R6)
         code.do(R1, "|=", self.size)
         self._struct_page(R1)
-        code.load(R1, R0, self.layout["page.compound_head"])
+        code.load(R1, R0, self.head_word)
         code.jump_if(R1, "&", 1, "large")
         code.label("counted")
         self._put("is_anon", R9)
@@ -142,14 +144,22 @@ class FrameCode:
         code.label("file")
 
     def _add_mappings_of_head(self) -> None:
-        """Add to R7 how often the large folio is mapped as a whole whose head R1 is, with bit 0 set. R9 is "is_anon".
-        Goes to "unknown" where that is not known.
+        """Add to R7 how often the large folio is mapped as a whole whose tail has the word in R1; R6 is the struct page
+        of any page of it. R9 is "is_anon". Goes to "unknown" where that is not known.
         """
         code = self.code
         # The verifier takes the word for a pointer, until it has been elsewhere.
         self._put("scratch", R1)
-        self._get(R6, "scratch")
+        self._get(R1, "scratch")
+        # As `heads_of` does it.
+        code.wide(R2, LOWEST_MASK)
+        code.jump_if(R1, ">=", R2, "mask")
+        code.do(R6, "=", R1)
         code.do(R6, "-=", 1)
+        code.jump("head")
+        code.label("mask")
+        code.do(R6, "&=", R1)
+        code.label("head")
         self._add("large", 1)
         self._get(R1, "head")
         code.jump_if(R1, "==", R6, "known head")

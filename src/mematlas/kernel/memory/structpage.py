@@ -13,6 +13,7 @@ from mematlas.arrays import Bools, Counts, NDArray, Words, np
 from mematlas.errors import NotSupported
 from mematlas.kernel.kconfig import read_config
 from mematlas.kernel.kpage import KPF_ANON, read_frame_words
+from mematlas.kernel.memory.compound import head_word, heads_of
 from mematlas.kernel.memory.memory import KernelMemory
 from mematlas.kernel.memory.ownpages import OwnPages
 from mematlas.kernel.memory.x86 import PAGE
@@ -56,7 +57,7 @@ class StructPages:
         self.large = NOWHERE
         """Where, among the frames whose counts were asked for last, those are that belong to large folios."""
         self._count_index = layout["page._mapcount"] // 4
-        self._head_index = layout["page.compound_head"] // 8
+        self._head_index = head_word(layout) // 8
         # The folio's, where it has one: that of struct page is to go.
         names = ("folio.mapping", "page.mapping")
         name = next((name for name in names if name in layout), names[-1])
@@ -89,7 +90,7 @@ class StructPages:
             chosen = np.flatnonzero(in_large & (counts != UNKNOWN_COUNT))
             self.large = chosen
             if chosen.size:
-                self._add_large(counts, pfns, chosen, words[chosen] - np.uint64(1))
+                self._add_large(counts, pfns, chosen, heads_of(self._addresses_of(pfns[chosen]), words[chosen]))
         return counts
 
     def are_anonymous(self, pfns: Words) -> Bools:
@@ -112,7 +113,8 @@ class StructPages:
         heads = heads.reshape(-1).take(indexes)
         tails = np.flatnonzero(heads & np.uint64(1))
         if tails.size:
-            unique, which = np.unique(heads[tails] - np.uint64(1), return_inverse=True)
+            found = heads_of(self._addresses_of(pfns[tails]), heads[tails])
+            unique, which = np.unique(found, return_inverse=True)
             checked, good = self._checked(unique)
             words, read = self.memory.frame_words(checked + np.uint64(8 * self._mapping_word))
             chosen[tails] = np.where(good & read, words, np.uint64(0))[which]
@@ -129,8 +131,7 @@ class StructPages:
         if offset is None:
             return None
         self.map_counts(pfns)
-        addresses = np.uint64(self.base) + pfns * np.uint64(self.size)
-        words, good = self.memory.frame_words(addresses + np.uint64(offset & ~7))
+        words, good = self.memory.frame_words(self._addresses_of(pfns) + np.uint64(offset & ~7))
         references = numbers_at(words, offset)
         pinned: Bools = good & (references >= GUP_PIN_COUNTING_BIAS)
         pinned[self.large] = False
@@ -145,10 +146,13 @@ class StructPages:
         offset, own = self.memory.layout.share_count()
         if offset is None:
             return np.full(len(tables), UNKNOWN_COUNT, np.int32)
-        addresses = np.uint64(self.base) + (tables >> np.uint64(12)) * np.uint64(self.size)
+        addresses = self._addresses_of(tables >> np.uint64(12))
         words, good = self.memory.frame_words(addresses + np.uint64(offset & ~7))
         counts = numbers_at(words, offset) - np.int32(own)
         return np.where(good & (counts >= 0), counts, np.int32(UNKNOWN_COUNT))
+
+    def _addresses_of(self, pfns: Words) -> Words:
+        return np.uint64(self.base) + pfns * np.uint64(self.size)
 
     def _locate(self, pfns: Words) -> tuple[Words, NDArray[np.intp]]:
         """Return which pages of the array to read, and where in them, row after row, each frame's struct page is."""
@@ -170,7 +174,7 @@ class StructPages:
         """Return, for pages of the array, each frame's own count, and for each pair of frames a word.
 
         Folios are aligned to their size. So whoever is in a large one, head or tail, has a tail at the odd place of its
-        pair; and a tail's word is the address of its head plus one, where others have a pointer.
+        pair; and a tail's word has bit 0 set and leads to its head, where others have a pointer.
         """
         own = np.empty((len(pages), self.nr_per_page), np.int32)
         head_words = np.empty((len(pages), self.nr_per_page // 2), np.uint64)

@@ -62,7 +62,7 @@ NR_COMPARED = 16
 MANY_LEAVES = 1 << 12
 """Huge leaves that are counted together: of a TiB there are half a million."""
 NR_TRIES = 4
-NEEDED = ("type.page", "type.bpf_rdonly_cast", "page._mapcount", "page.compound_head", "folio._entire_mapcount")
+NEEDED = ("type.page", "type.bpf_rdonly_cast", "page._mapcount", "folio._entire_mapcount")
 
 
 class CountAccess:
