@@ -14,6 +14,7 @@ from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied
 from mematlas.frozen import record
 from mematlas.kernel.madvise import MADV_COLD, MADV_WILLNEED
 from mematlas.kernel.pagemap import (
+    PAGE_IS_ACCESSED,
     PAGE_IS_FILE,
     PAGE_IS_GUARD,
     PAGE_IS_HUGE,
@@ -131,6 +132,7 @@ ADMIN = ("CAP_SYS_ADMIN",)
 NICE = ("CAP_SYS_NICE",)
 USERFAULTFD = ("CONFIG_USERFAULTFD",)
 WP_ASYNC = ("Linux 6.7", "CONFIG_PTE_MARKER_UFFD_WP")
+RWP = ("Linux 7.3", "CONFIG_USERFAULTFD_RWP")
 PERF = ("CONFIG_PERF_EVENTS",)
 ANY_PROC = ("CONFIG_PROC_FS",)
 
@@ -142,7 +144,7 @@ PROBES = (
     Probe("numa-maps", TRACE, ("CONFIG_NUMA",), machine.numa),
     Probe("pagemap", SEARCH, (PAGE_MONITOR,), pages.pagemap),
     Probe("frame-numbers", ADMIN, (PAGE_MONITOR,), pages.frames),
-    Probe("scan", (), SCAN, pages.scans(PAGE_IS_PRESENT, pages.present_page)),
+    Probe("scan", (), SCAN, pages.scan),
     Probe("scan-wpallowed", (), SCAN, pages.scans(PAGE_IS_WPALLOWED, pages.tracked_page)),
     Probe("scan-written", (), SCAN, pages.scans(PAGE_IS_WRITTEN, pages.written_page)),
     Probe("scan-file", (), SCAN, pages.scans(PAGE_IS_FILE, pages.file_page)),
@@ -152,6 +154,7 @@ PROBES = (
     Probe("scan-huge", (), SCAN, pages.scans(PAGE_IS_HUGE, pages.huge_page)),
     Probe("scan-soft-dirty", (), SCAN_SOFT_DIRTY, pages.scans(PAGE_IS_SOFT_DIRTY, pages.soft_dirty_page)),
     Probe("scan-guard", (), SCAN_GUARD, pages.scans(PAGE_IS_GUARD, pages.guard_page)),
+    Probe("scan-accessed", (), RWP, pages.scans(PAGE_IS_ACCESSED, pages.accessed_page)),
     Probe("procmap-query", (), ("Linux 6.11",), processes.procmap_query),
     Probe("soft-dirty", (), ("CONFIG_MEM_SOFT_DIRTY",), pages.soft_dirty),
     Probe("guard", (), ("Linux 6.13",), pages.guard),
@@ -172,7 +175,7 @@ PROBES = (
     Probe("madvise-willneed", NICE, ("Linux 5.15 (commit d5fffc5aff26)",), processes.advises(MADV_WILLNEED)),
     Probe("madvise-collapse", (), ("Linux 6.1", "CONFIG_TRANSPARENT_HUGEPAGE"), machine.collapse),
     Probe("kpagecount", SEARCH, (PAGE_MONITOR,), machine.reads_word("/proc/kpagecount")),
-    Probe("kpageflags", SEARCH, (PAGE_MONITOR,), machine.reads_word("/proc/kpageflags")),
+    Probe("kpageflags", SEARCH, (PAGE_MONITOR,), machine.flags),
     Probe("kpagecgroup", SEARCH, (PAGE_MONITOR, "CONFIG_MEMCG"), machine.reads_word("/proc/kpagecgroup")),
     Probe("idle-pages", SEARCH, ("CONFIG_IDLE_PAGE_TRACKING",), machine.idle),
     Probe("swap", (), ("CONFIG_SWAP",), machine.swap),
@@ -182,7 +185,9 @@ PROBES = (
     Probe("thp", (), ("CONFIG_TRANSPARENT_HUGEPAGE",), machine.thp),
     Probe("ksm", (), ("CONFIG_KSM",), machine.ksm),
     Probe("userfaultfd", (), USERFAULTFD, faults.userfaultfd, "userfaultfd"),
-    Probe("write-tracking", (), WP_ASYNC, faults.write_tracking, "userfaultfd"),
+    Probe("write-tracking", (), WP_ASYNC, faults.tracks(faults.WRITES), "userfaultfd"),
+    Probe("access-faults", (), RWP, faults.tracks(faults.UFFD_FEATURE_RWP), "userfaultfd"),
+    Probe("access-tracking", (), RWP, faults.tracks(faults.ACCESSES), "userfaultfd"),
     Probe("perf-faults", (), PERF, faults.faults, "perf"),
     Probe("perf-faults-all", ("CAP_PERFMON",), PERF, faults.all_faults),
     Probe(

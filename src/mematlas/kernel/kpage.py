@@ -63,7 +63,9 @@ KPF_NAMES = {
     39: "uncached",
     40: "softdirty",
     41: "arch_2",
+    42: "arch_3",
 }
+KPF_KNOWN = sum(1 << bit for bit in KPF_NAMES)
 KPF_REFERENCED = 1 << 2
 KPF_DIRTY = 1 << 4
 KPF_LRU = 1 << 5

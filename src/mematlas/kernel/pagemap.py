@@ -85,6 +85,11 @@ PAGE_IS_PFNZERO = 1 << 5
 PAGE_IS_HUGE = 1 << 6
 PAGE_IS_SOFT_DIRTY = 1 << 7  # commit e6a9a2cbc13b, v6.8
 PAGE_IS_GUARD = 1 << 8  # commit a516403787e0, v6.16
+# "mm/pagemap: add PAGE_IS_ACCESSED for RWP tracking", v7.3: of memory alone that its program has registered with
+# userfaultfd for read-write protection (UFFDIO_REGISTER_MODE_RWP). It is no accessed bit of a page-table entry.
+PAGE_IS_ACCESSED = 1 << 9
+NR_CATEGORIES = 10
+"""Those that have a name here. A kernel may know more: it accepts them, and refuses what it does not know."""
 
 # Regions asked for in one call. With more than 512 the last call can return a walk_end below the end of the last
 # region it returned (seen on 6.18: the kernel keeps that of its last bounce buffer), and pages count twice.

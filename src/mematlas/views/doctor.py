@@ -36,6 +36,7 @@ NAMES = {
     "scan-huge": ("PAGEMAP_SCAN HUGE", "huge entries"),
     "scan-soft-dirty": ("PAGEMAP_SCAN SOFT_DIRTY", "soft-dirty pages"),
     "scan-guard": ("PAGEMAP_SCAN GUARD", "guard regions"),
+    "scan-accessed": ("PAGEMAP_SCAN ACCESSED", "tracked pages accessed"),
     "procmap-query": ("PROCMAP_QUERY", "one VMA without reading all"),
     "soft-dirty": ("soft-dirty bits", "pages written since a moment"),
     "guard": ("guard regions", "madvise(2), MADV_GUARD_INSTALL"),
@@ -62,6 +63,8 @@ NAMES = {
     "ksm": ("KSM", "equal pages merged"),
     "userfaultfd": ("userfaultfd", "page faults handled by a program"),
     "write-tracking": ("userfaultfd WP_ASYNC", "writes tracked without stopping"),
+    "access-faults": ("userfaultfd RWP", "accesses handled by a program"),
+    "access-tracking": ("userfaultfd RWP_ASYNC", "accesses tracked without stopping"),
     "perf-faults": ("perf page faults", "faults of one's own"),
     "perf-faults-all": ("perf page faults, all", "faults of every process"),
     "bpf": ("BPF", "raw page-table entries"),
@@ -91,6 +94,7 @@ TO_TYPE = {
 """The line that switches something on, by its code."""
 
 REASONS: dict[str, str | Callable[..., str]] = {
+    "all-accessed": "accepted, but it reports every page as accessed",
     "all-written": "accepted, but it reports every page as written",
     "alone": "there is no other process here",
     "another-vma": "it returns another VMA",
@@ -110,6 +114,7 @@ REASONS: dict[str, str | Callable[..., str]] = {
     "none-huge": "accepted, not seen: no huge page of ours could be made just now",
     "none-swapped": "accepted, not seen: no page of ours goes to swap here",
     "none-tracked": "accepted, not seen: it needs userfaultfd WP_ASYNC",
+    "none-tracked-rw": "accepted, not seen: it needs userfaultfd RWP_ASYNC",
     "not-understood": lambda error: error,
     "not-present": "the entry of a page just written to is not present",
     "pools": lambda *pools: ", ".join(f"{nr} of {size}" for nr, size in pools),
@@ -121,6 +126,8 @@ REASONS: dict[str, str | Callable[..., str]] = {
     "tried-on": lambda pid: f"tried on {pid}",
     "tried-on-own": lambda pid: f"tried on {pid}: no other user has a process here",
     "type": lambda setting: TO_TYPE[setting],
+    "unknown-categories": lambda *bits: unknown_bits("category", "categories", bits),
+    "unknown-flags": lambda *bits: unknown_bits("flag", "flags", bits),
     "uncounted": "it does not count a fault that happened",
     "unsigned": lambda mode: f"lockdown={mode}: an unsigned module is refused",
     "user-mode": f"faults in user mode only; for all: {TO_TYPE['userfaultfd']}",
@@ -187,6 +194,16 @@ def words_of(reason: Reason) -> str:
     """Return the words for a reason."""
     words = REASONS[reason.code]
     return words if isinstance(words, str) else words(*reason.values)
+
+
+def unknown_bits(one: str, many: str, bits: Sequence[int]) -> str:
+    """Return what is said of bits that the kernel has and that have no name here.
+
+    >>> unknown_bits("category", "categories", (10,)), unknown_bits("flag", "flags", (43, 44))
+    ('and a category that mematlas does not know: bit 10', 'and 2 flags that mematlas does not know: bits 43, 44')
+    """
+    what, where = (f"a {one}", "bit") if len(bits) == 1 else (f"{len(bits)} {many}", "bits")
+    return f"and {what} that mematlas does not know: {where} {', '.join(map(str, bits))}"
 
 
 def though_not(opened: Sequence[str]) -> str:

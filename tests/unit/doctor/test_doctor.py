@@ -121,6 +121,44 @@ def test_a_swapped_page_is_seen_where_there_is_swap(swap: Path, rows: Rows) -> N
     assert row["status"] == MISSING or row["detail"] is None
 
 
+def test_accesses_are_tracked_and_seen_or_neither(rows: Rows) -> None:
+    tracked = {rows[code]["status"] for code in ("access-faults", "access-tracking", "scan-accessed")}
+    assert tracked in ({WORKS}, {MISSING}) or rows["userfaultfd"]["status"] != WORKS
+
+
+# What is newer than mematlas
+
+
+@pytest.mark.parametrize(
+    ("known", "detail"),
+    [
+        ((1 << 10) - 1, None),
+        (1 << 12 | (1 << 9) - 1, "and a category that mematlas does not know: bit 12"),
+        (1 << 63 | 1 << 10 | (1 << 9) - 1, "and 2 categories that mematlas does not know: bits 10, 63"),
+    ],
+)
+def test_a_category_without_a_name_is_said_to_exist(
+    known: int, detail: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first(self: Scanner, start: int, end: int, any_of: int) -> int:
+        if any_of & ~known:
+            raise NotSupported("PAGEMAP_SCAN")
+        return start
+
+    monkeypatch.setattr(Scanner, "first", first)
+    feature = state_of("scan")
+    assert (feature.status, detail_of(feature)) == (WORKS, detail)
+
+
+def test_a_flag_without_a_name_is_said_to_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    words = [0x400005868] * 5000 + [1 << 43, 1 << 60 | 1 << 5]
+    path = tmp_path / "kpageflags"
+    path.write_bytes(b"".join(word.to_bytes(8, sys.byteorder) for word in words))
+    monkeypatch.setattr(Bench, "open", lambda bench, name: bench.keep(os.open(path, os.O_RDONLY)))
+    monkeypatch.setattr(os, "sysconf", lambda name: len(words))
+    assert detail_of(state_of("kpageflags")) == "and 2 flags that mematlas does not know: bits 43, 60"
+
+
 # Rights
 
 

@@ -18,11 +18,18 @@ from mematlas.doctor.bench import (
     read_number,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.doctor.bench import Probing
+
 UFFDIO_API = 0xC018AA3F  # _IOWR(0xAA, 0x3F, struct uffdio_api)
 UFFD_API = 0xAA
 UFFD_USER_MODE_ONLY = 1
 UFFD_FEATURE_PAGEFAULT_FLAG_WP = 1 << 0
 UFFD_FEATURE_WP_ASYNC = 1 << 15
+# Linux 7.3, "mm/userfaultfd: add RWP fault delivery and expose UFFDIO_REGISTER_MODE_RWP".
+UFFD_FEATURE_RWP = 1 << 17
+UFFD_FEATURE_RWP_ASYNC = 1 << 18
 PERF_TYPE_SOFTWARE = 1
 PERF_COUNT_SW_PAGE_FAULTS = 2
 PERF_EXCLUDE_KERNEL = 1 << 5
@@ -43,19 +50,28 @@ def userfaultfd(bench: Bench) -> Reason | None:
     return None
 
 
-def open_write_tracking(bench: Bench) -> int:
+def open_tracking(bench: Bench, features: int) -> int:
+    """Return a userfaultfd that has agreed on these features; the kernel refuses those that it lacks (EINVAL)."""
     try:
         fd = open_userfaultfd(bench)
     except PermissionError:
         fd = open_userfaultfd(bench, UFFD_USER_MODE_ONLY)
-    wanted = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC
-    fcntl.ioctl(fd, UFFDIO_API, bytearray(struct.pack("3Q", UFFD_API, wanted, 0)))
+    fcntl.ioctl(fd, UFFDIO_API, bytearray(struct.pack("3Q", UFFD_API, features, 0)))
     return fd
 
 
-def write_tracking(bench: Bench) -> Reason | None:
-    open_write_tracking(bench)
-    return None
+WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC
+ACCESSES = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC
+
+
+def tracks(features: int) -> Probing:
+    """Return a probe for features of userfaultfd: what the kernel agrees on, it has."""
+
+    def probe(bench: Bench) -> Reason | None:
+        open_tracking(bench, features)
+        return None
+
+    return probe
 
 
 def open_perf(bench: Bench, pid: int, cpu: int) -> int:

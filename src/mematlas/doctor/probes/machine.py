@@ -19,6 +19,7 @@ from mematlas.doctor.bench import (
 )
 from mematlas.errors import NotSupported
 from mematlas.kernel.hugepage import THP
+from mematlas.kernel.kpage import KPF_KNOWN
 from mematlas.kernel.madvise import MADV_COLLAPSE, MADV_HUGEPAGE
 from mematlas.kernel.mounts import HUGE_PAGES
 from mematlas.kernel.pagemap import ENTRY_SIZE, PAGE_IS_HUGE
@@ -39,6 +40,26 @@ def reads_word(path: str) -> Probing:
         return None
 
     return probe
+
+
+NR_SAMPLES = 64
+"""Places of RAM whose frames are looked at for flags that we have no name for, a page of words each."""
+
+
+def flags(bench: Bench) -> Reason | None:
+    """Read flags of frames from all over RAM; say which there are that we have no name for."""
+    fd = bench.open("/proc/kpageflags")
+    # What is not RAM makes room between its parts: the last frame is behind that many.
+    step = max(os.sysconf("SC_PHYS_PAGES") // NR_SAMPLES, 1) * ENTRY_SIZE
+    seen = 0
+    for number in range(2 * NR_SAMPLES):
+        words = os.pread(fd, bench.page_size, number * step)
+        if number == 0 and len(words) < ENTRY_SIZE:
+            raise Missing(MISSING, Reason("empty"))
+        for word in set(memoryview(words[: len(words) // ENTRY_SIZE * ENTRY_SIZE]).cast("Q")):
+            seen |= word
+    unknown = tuple(bit for bit in range(64) if seen & ~KPF_KNOWN & 1 << bit)
+    return Reason("unknown-flags", unknown) if unknown else None
 
 
 def idle(bench: Bench) -> Reason | None:

@@ -9,12 +9,15 @@ import os
 import struct
 
 from mematlas.doctor.bench import MAP_SHARED_ANON, MISSING, WORKS, Bench, Missing, Reason, has_sysfs
-from mematlas.doctor.probes.faults import open_write_tracking
-from mematlas.errors import PermissionDenied
+from mematlas.doctor.probes.faults import ACCESSES, WRITES, open_tracking
+from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.backing import call_cachestat, call_mincore
 from mematlas.kernel.madvise import MADV_COLLAPSE, MADV_GUARD_INSTALL, MADV_HUGEPAGE, MADV_PAGEOUT
 from mematlas.kernel.pagemap import (
+    NR_CATEGORIES,
+    PAGE_IS_ACCESSED,
     PAGE_IS_HUGE,
+    PAGE_IS_PRESENT,
     PAGE_IS_WRITTEN,
     PM_GUARD_REGION,
     PM_PFRAME,
@@ -32,8 +35,11 @@ if TYPE_CHECKING:
 
 UFFDIO_REGISTER = 0xC020AA00  # _IOWR(0xAA, 0x00, struct uffdio_register)
 UFFDIO_WRITEPROTECT = 0xC018AA06  # _IOWR(0xAA, 0x06, struct uffdio_writeprotect)
-UFFDIO_REGISTER_MODE_WP = 2
-UFFDIO_WRITEPROTECT_MODE_WP = 1
+UFFDIO_RWPROTECT = 0xC018AA09  # _IOWR(0xAA, 0x09, struct uffdio_rwprotect)
+UFFDIO_REGISTER_MODE_WP = 1 << 1
+UFFDIO_REGISTER_MODE_RWP = 1 << 3
+PROTECT = 1
+"""UFFDIO_WRITEPROTECT_MODE_WP, UFFDIO_RWPROTECT_MODE_RWP: protect, where 0 takes protection away."""
 
 
 def pagemap(bench: Bench) -> Reason | None:
@@ -134,20 +140,23 @@ def guard_page(bench: Bench) -> int:
     return page
 
 
-def tracked_page(bench: Bench) -> int:
-    """Return a page that is tracked for writes, and was written to before that."""
+def tracked(bench: Bench, features: int, mode: int, protect: int) -> int:
+    """Return a page that was written to, and that a userfaultfd with these features protects now."""
     page = bench.map(bench.page_size)
     bench.touch(page)
+    fd = open_tracking(bench, features)
+    area = (page, bench.page_size)
+    fcntl.ioctl(fd, UFFDIO_REGISTER, bytearray(struct.pack("4Q", *area, mode, 0)))
+    fcntl.ioctl(fd, protect, bytearray(struct.pack("3Q", *area, PROTECT)))
+    return page
+
+
+def tracked_page(bench: Bench) -> int:
+    """Return a page that is tracked for writes, and was written to before that."""
     try:
-        fd = open_write_tracking(bench)
-        area = (page, bench.page_size)
-        registration = struct.pack("4Q", *area, UFFDIO_REGISTER_MODE_WP, 0)
-        fcntl.ioctl(fd, UFFDIO_REGISTER, bytearray(registration))
-        protection = struct.pack("3Q", *area, UFFDIO_WRITEPROTECT_MODE_WP)
-        fcntl.ioctl(fd, UFFDIO_WRITEPROTECT, bytearray(protection))
+        return tracked(bench, WRITES, UFFDIO_REGISTER_MODE_WP, UFFDIO_WRITEPROTECT)
     except OSError:
         raise not_seen("none-tracked") from None
-    return page
 
 
 def written_page(bench: Bench) -> int:
@@ -156,6 +165,30 @@ def written_page(bench: Bench) -> int:
         raise Missing(MISSING, Reason("all-written"))
     bench.touch(page)
     return page
+
+
+def accessed_page(bench: Bench) -> int:
+    try:
+        page = tracked(bench, ACCESSES, UFFDIO_REGISTER_MODE_RWP, UFFDIO_RWPROTECT)
+    except OSError:
+        raise not_seen("none-tracked-rw") from None
+    if bench.scan(page, bench.page_size, PAGE_IS_ACCESSED) is not None:
+        raise Missing(MISSING, Reason("all-accessed"))
+    bench.touch(page)
+    return page
+
+
+def scan(bench: Bench) -> Reason | None:
+    """Find a present page; say which categories there are that we have no name for."""
+    if bench.scan(bench.page, bench.page_size, PAGE_IS_PRESENT) != bench.page:
+        raise Missing(MISSING, Reason("finds-nothing"))
+    unknown = []
+    for bit in range(NR_CATEGORIES, 64):
+        # What a kernel does not know it refuses (EINVAL), whatever else is asked.
+        with contextlib.suppress(NotSupported):
+            bench.scan(bench.page, bench.page_size, 1 << bit)
+            unknown.append(bit)
+    return Reason("unknown-categories", tuple(unknown)) if unknown else None
 
 
 def soft_dirty(bench: Bench) -> Reason | None:
