@@ -16,7 +16,8 @@ from mematlas.kernel.maps import Vma
 from mematlas.kernel.memory import bpfcount
 from mematlas.kernel.memory.bpfcall import Bpf
 from mematlas.kernel.memory.bpfcount import CountProgram, Sums
-from mematlas.kernel.memory.countmap import NR_ENTRIES, SEARCH_WORK, TABLE_WORK
+from mematlas.kernel.memory.countmap import SEARCH_WORK, TABLE_WORK
+from mematlas.kernel.memory.x86 import NR_ENTRIES
 from mematlas.kernel.pagemap import PM_PFRAME, PRESENT, SWAP, Block
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.pagetables import counts as tablecounts

@@ -101,9 +101,10 @@ NOWHERE = 8
 BLOCK_SIZE = 1 << 16
 """Bytes of entries read at a time: 8 to 64 KiB are equally fast, more no longer fits the cache."""
 PACED_BLOCK_SIZE = 1 << 12
-"""Bytes the kernel writes under one hold of the target's lock (PAGEMAP_WALK_SIZE, one PMD)."""
+"""Bytes the kernel writes under one hold of the target's lock: the entries of a page table (PAGEMAP_WALK_SIZE, one PMD)
+with pages of 4 KiB, a part of it with larger ones."""
 SEEK_SPAN = 1 << 32
-"""Addresses searched for the next page in one PAGEMAP_SCAN: empty page tables take 0.5 ms per GiB."""
+"""Addresses searched for the next page in one PAGEMAP_SCAN: empty page tables take 0.5 ms per GiB (pages of 4 KiB)."""
 
 GAP = 64
 """Words between those that are asked for, of pages or of frames, that are cheaper read along than left out."""

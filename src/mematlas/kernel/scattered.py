@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from mematlas.kernel.pagemap import Pagemap
 
 SPAN = 1 << 31
-"""Addresses searched under one hold of the target's lock: two thirds of a millisecond where their tables are empty."""
+"""Addresses searched under one hold of the target's lock: two thirds of a millisecond where their tables are empty, and
+less with pages of more than 4 KiB."""
 MOST_READ = 1 << 8
 """Regions found at a time where the entry of each is read: some 0.4 ms, in which the target hardly gets its lock."""
 NR_FEW = 64
@@ -45,7 +46,7 @@ MOST_PAGES = 1 << 14
 FIRST_REGIONS = 1 << 5
 """Regions asked for at first, before it is known whether pages go on lying apart."""
 NEAR = 1 << 21
-"""Addresses whose entries are read at once: what a table of pages of 4 KiB maps."""
+"""Addresses whose entries are read at once: what a table of pages of 4 KiB maps, and a part of that of larger ones."""
 MAX_NEAR = 100
 """Regions among them from which on they are better read as a block."""
 SAMPLE = 32

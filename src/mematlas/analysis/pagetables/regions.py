@@ -7,7 +7,7 @@ from itertools import pairwise
 from mematlas.analysis.pagetables.leaves import leaves_of
 from mematlas.arrays import np
 from mematlas.frozen import record
-from mematlas.kernel.memory.x86 import U64
+from mematlas.kernel.memory.x86 import PAGE_SHIFT, U64
 from mematlas.model.pagetables.walk import Span, Walk
 
 TYPE_CHECKING = False
@@ -57,7 +57,7 @@ def kernel_regions(
     if vmemmap is None:
         regions.append(Region("vmalloc", direct_end, X86_FIXED[0].start))
     else:
-        vmemmap_end = _gib_above(vmemmap + (ram_end >> 12) * page_struct_size)
+        vmemmap_end = _gib_above(vmemmap + (ram_end >> PAGE_SHIFT) * page_struct_size)
         regions += [Region("vmalloc", direct_end, vmemmap), Region("vmemmap", vmemmap, vmemmap_end)]
     for region in X86_FIXED:
         start, end = region.start, region.end

@@ -22,7 +22,6 @@ from mematlas.kernel.memory.countmap import (
     FRESH,
     JUNK,
     LISTED_NR_SHIFT,
-    NR_ENTRIES,
     NR_WORDS,
     READ_WORDS,
     SPECIAL,
@@ -31,6 +30,8 @@ from mematlas.kernel.memory.countmap import (
 )
 from mematlas.kernel.memory.countwalk import WalkCode
 from mematlas.kernel.memory.x86 import (
+    NR_ENTRIES,
+    PAGE_SHIFT,
     X86_ACCESSED_SHIFT,
     X86_DIRTY_SHIFT,
     X86_PRESENT,
@@ -367,7 +368,7 @@ class Counting(WalkCode):
         code.label("listed")
         self._get(R1, "address_mask")
         code.do(R1, "&=", R7)
-        code.do(R1, ">>=", 12)
+        code.do(R1, ">>=", PAGE_SHIFT)
         self._dirty_bit(R2, R6, R3)
         code.do(R2, "<<=", 6)
         code.do(R6, "&=", 1 << X86_ACCESSED_SHIFT)

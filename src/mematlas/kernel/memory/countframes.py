@@ -16,6 +16,7 @@ from mematlas.kernel.memory.countmap import (
     PAGES_MAPPED,
     SPECIAL,
 )
+from mematlas.kernel.memory.x86 import PAGE_SHIFT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class FrameCode:
         """Have a register be the frame of an entry, which is in another."""
         self._get(dst, "address_mask")
         self.code.do(dst, "&=", entry)
-        self.code.do(dst, ">>=", 12)
+        self.code.do(dst, ">>=", PAGE_SHIFT)
 
     def _begin(self, name: str, nr_arguments: int, is_static: bool = False) -> None:
         self.code.function(name, nr_arguments, is_static)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mematlas.kernel.memory.x86 import PAGE
 
-NR_ENTRIES = 512
 NR_WORDS = 64
 """Words that are read, and frames and leaves that are looked at, in one call."""
 NR_RAM_RANGES = 16

@@ -10,13 +10,21 @@ from mematlas.kernel.memory.countmap import (
     CHANGED,
     JUNK,
     NOT_FOUND,
-    NR_ENTRIES,
     NR_LISTED,
     NR_SAMPLES,
     SEARCH_WORK,
     TABLE_WORK,
 )
-from mematlas.kernel.memory.x86 import PAGE, PMD_SHIFT, PUD_SHIFT, X86_HUGE, X86_PRESENT, X86_USER
+from mematlas.kernel.memory.x86 import (
+    NR_ENTRIES,
+    PAGE,
+    PAGE_SHIFT,
+    PMD_SHIFT,
+    PUD_SHIFT,
+    X86_HUGE,
+    X86_PRESENT,
+    X86_USER,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,7 +151,7 @@ class WalkCode(FrameCode):
         """
         code = self.code
         code.do(R1, "=", R6)
-        code.do(R1, ">>=", 12)
+        code.do(R1, ">>=", PAGE_SHIFT)
         code.do(R1, "&=", NR_ENTRIES - 1)
         code.do(R2, "=", NR_ENTRIES)
         code.do(R2, "-=", R1)
@@ -151,7 +159,7 @@ class WalkCode(FrameCode):
         code.do(R3, "+=", R1)
         self._get(R4, "end")
         code.do(R4, "-=", R6)
-        code.do(R4, ">>=", 12)
+        code.do(R4, ">>=", PAGE_SHIFT)
         code.jump_if(R2, "<=", R4, "whole")
         code.do(R2, "=", R4)
         code.label("whole")

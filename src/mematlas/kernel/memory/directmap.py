@@ -5,7 +5,7 @@ Documentation/arch/x86/x86_64/mm.rst has the layout of the address space.
 
 from __future__ import annotations
 
-from mematlas.kernel.memory.x86 import GIB, U64, X86_ADDRESS, X86_HUGE, X86_PRESENT
+from mematlas.kernel.memory.x86 import GIB, NR_ENTRIES, PAGE_SHIFT, TABLE_BITS, U64, X86_ADDRESS, X86_HUGE, X86_PRESENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def mask_of_itself(pgd: int, base: int, levels: int, ram: RamRanges, read_word: 
     table = pgd - base
     mask = 0
     for level in reversed(range(levels)):
-        shift = 12 + 9 * level
-        entry = read_word(base + table + (pgd >> shift & 511) * 8 & U64)
+        shift = PAGE_SHIFT + TABLE_BITS * level
+        entry = read_word(base + table + (pgd >> shift & NR_ENTRIES - 1) * 8 & U64)
         if entry is None or not entry & X86_PRESENT:
             return None
         if level == levels - 1:

@@ -15,7 +15,7 @@ import struct
 from mematlas.arrays import np
 from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.lockdown import read_lockdown
-from mematlas.kernel.memory.x86 import PAGE, U64, X86_HUGE, X86_PRESENT
+from mematlas.kernel.memory.x86 import PAGE, PAGE_SHIFT, TABLE_BITS, U64, X86_HUGE, X86_PRESENT
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import counts_as_we_do
 
@@ -40,8 +40,6 @@ NOTHING = np.array([(0, U64 >> 32, 0, 0, -errno.ENODATA, 0)], REQUEST)
 """Asks for a level that there is not."""
 
 NR_REQUESTS = 64
-
-INDEX_SHIFT, INDEX_BITS = 12, 9
 
 
 def check_numbers(mem_fd: int) -> None:
@@ -228,7 +226,7 @@ class ModuleReader:
         if level == 0:
             return
         (indices,) = np.nonzero(entries & np.uint64(X86_PRESENT | X86_HUGE) == X86_PRESENT)
-        shift = INDEX_SHIFT + INDEX_BITS * level
+        shift = PAGE_SHIFT + TABLE_BITS * level
         children = (entries[indices] & np.uint64(self.address_mask)).tolist()
         for index, child in zip(indices.tolist(), children, strict=True):
             self._known[child] = (pgd, address | index << shift, level - 1, flags)

@@ -22,7 +22,7 @@ from mematlas.kernel.memory.directmap import find_direct_map
 from mematlas.kernel.memory.iomem import RamRanges
 from mematlas.kernel.memory.pinned import PinnedMm, open_mem
 from mematlas.kernel.memory.vmcoreinfo import parse_vmcoreinfo, read_vmcoreinfo_span
-from mematlas.kernel.memory.x86 import PAGE, U64, X86_ADDRESS, X86_HUGE, X86_PRESENT
+from mematlas.kernel.memory.x86 import NR_ENTRIES, PAGE, U64, X86_ADDRESS, X86_HUGE, X86_PRESENT
 from mematlas.kernel.procfs import ProcFS
 
 TYPE_CHECKING = False
@@ -110,7 +110,7 @@ class KernelMemory:
         first, second = os.uname().release.split(".")[:2]
         return int(first), int(second)
 
-    def tables(self, phys_addresses: Words, nr_entries: int = 512) -> tuple[Words, Bools]:
+    def tables(self, phys_addresses: Words, nr_entries: int = NR_ENTRIES) -> tuple[Words, Bools]:
         """Return the tables at physical addresses, a row each, and which of them we were led to and could be read."""
         heights = self._heights_of(phys_addresses)
         known = (heights != 0) & (phys_addresses & np.uint64(PAGE - 1) == 0)

@@ -16,7 +16,7 @@ from mematlas.kernel.kpage import KPF_ANON, read_frame_words
 from mematlas.kernel.memory.compound import head_word, heads_of
 from mematlas.kernel.memory.memory import KernelMemory
 from mematlas.kernel.memory.ownpages import OwnPages
-from mematlas.kernel.memory.x86 import PAGE
+from mematlas.kernel.memory.x86 import PAGE, PAGE_SHIFT
 from mematlas.kernel.procfs import ProcFS
 
 TYPE_CHECKING = False
@@ -104,7 +104,7 @@ class StructPages:
         shape = (len(pages), self.nr_per_page)
         mappings, heads = np.zeros(shape, np.uint64), np.zeros(shape, np.uint64)
         in_ram = self._in_ram(pages)
-        addresses = np.where(in_ram, np.uint64(self.base) + (pages << np.uint64(12)), np.uint64(0))
+        addresses = np.where(in_ram, np.uint64(self.base) + (pages << np.uint64(PAGE_SHIFT)), np.uint64(0))
         nr_words = self.size // 8
         for rows, data, good in self.memory.frame_pages(addresses):
             mappings[rows][good] = data[good, self._mapping_word :: nr_words]
@@ -146,7 +146,7 @@ class StructPages:
         offset, own = self.memory.layout.share_count()
         if offset is None:
             return np.full(len(tables), UNKNOWN_COUNT, np.int32)
-        addresses = self._addresses_of(tables >> np.uint64(12))
+        addresses = self._addresses_of(tables >> np.uint64(PAGE_SHIFT))
         words, good = self.memory.frame_words(addresses + np.uint64(offset & ~7))
         counts = numbers_at(words, offset) - np.int32(own)
         return np.where(good & (counts >= 0), counts, np.int32(UNKNOWN_COUNT))
@@ -167,7 +167,7 @@ class StructPages:
         """Return addresses of struct pages, with the array's first in place of what cannot be one, and which can."""
         offsets = addresses - np.uint64(self.base)
         good = (addresses >= self.base) & (offsets % np.uint64(self.size) == 0)
-        good &= self.memory.ram.contain(offsets // np.uint64(self.size) << np.uint64(12))
+        good &= self.memory.ram.contain(offsets // np.uint64(self.size) << np.uint64(PAGE_SHIFT))
         return np.where(good, addresses, np.uint64(self.base)), good
 
     def _read(self, pages: Words) -> tuple[Counts, Words]:
@@ -180,7 +180,7 @@ class StructPages:
         head_words = np.empty((len(pages), self.nr_per_page // 2), np.uint64)
         self.nr_read += len(pages)
         in_ram = self._in_ram(pages)
-        addresses = np.where(in_ram, np.uint64(self.base) + (pages << np.uint64(12)), np.uint64(0))
+        addresses = np.where(in_ram, np.uint64(self.base) + (pages << np.uint64(PAGE_SHIFT)), np.uint64(0))
         nr_words = self.size // 8
         for rows, data, good in self.memory.frame_pages(addresses):
             own[rows] = data.view(np.int32)[:, self._count_index :: 2 * nr_words]

@@ -6,7 +6,10 @@ Source: arch/x86/include/asm/pgtable_types.h, page_types.h. What else the bits m
 
 from __future__ import annotations
 
-PAGE = 1 << 12
+PAGE_SHIFT, TABLE_BITS = 12, 9
+PAGE = 1 << PAGE_SHIFT
+NR_ENTRIES = 1 << TABLE_BITS
+"""Of a table."""
 PMD_SHIFT, PUD_SHIFT = 21, 30
 PMD_SIZE = 1 << PMD_SHIFT
 GIB = 1 << PUD_SHIFT

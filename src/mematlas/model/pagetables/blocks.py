@@ -53,7 +53,7 @@ def page_blocks(walked: Walk, start: int | None = None, end: int | None = None) 
     """
     first = walked.first if start is None else max(start, walked.first)
     last = walked.last if end is None else min(end - 1, walked.last)
-    for group in _groups(leaf_pieces(walked)):
+    for group in _groups(leaf_pieces(walked), 1 << walked.mode.page_shift):
         low, high = max(group[0][0], first), min(group[-1][0] + group[-1][1] - 1, last)
         if low <= high:
             yield _fill(walked, group, low, high)
@@ -74,7 +74,7 @@ def leaf_pieces(walked: Walk) -> list[Piece]:
     return sorted(pieces)
 
 
-def _groups(pieces: list[Piece]) -> Iterator[list[Piece]]:
+def _groups(pieces: list[Piece], page_size: int) -> Iterator[list[Piece]]:
     # Pieces that touch, up to NR_BLOCK_PAGES pages together.
     group: list[Piece] = []
     end = limit = 0
@@ -84,7 +84,7 @@ def _groups(pieces: list[Piece]) -> Iterator[list[Piece]]:
             yield group
             group = []
         if not group:
-            limit = address + (NR_BLOCK_PAGES << 12)
+            limit = address + NR_BLOCK_PAGES * page_size
         group.append(piece)
         end = address + size
     if group:

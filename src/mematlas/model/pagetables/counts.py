@@ -23,7 +23,9 @@ from mematlas.kernel.memory.iomem import read_ram
 from mematlas.kernel.memory.ownpages import NR_PROBES, OwnPages, on_protected_page
 from mematlas.kernel.memory.x86 import (
     PAGE,
+    PAGE_SHIFT,
     PMD_SIZE,
+    TABLE_BITS,
     U64,
     X86_ACCESSED,
     X86_ADDRESS,
@@ -170,12 +172,12 @@ class CountAccess:
         """Return the address of the mm_struct that a /proc/PID/mem of ours holds; 0 once its process has ended."""
         return self.program.private_data(mem_fd, self.layout)
 
-    def entry_at(self, pgd: int, address: int, shift: int = 12) -> tuple[int, int]:
+    def entry_at(self, pgd: int, address: int, shift: int = PAGE_SHIFT) -> tuple[int, int]:
         """Return the entry for an address in the tables that map ``1 << shift`` bytes by each, and where it stands;
         0 and 0 where there is no such table.
         """
         table = pgd
-        for level in range(12 + 9 * (self.levels - 1), shift - 1, -9):
+        for level in range(PAGE_SHIFT + TABLE_BITS * (self.levels - 1), shift - 1, -TABLE_BITS):
             entry_address = table + (address >> level & 511) * 8
             entry = self._read_word(entry_address) or 0
             if level == shift:
@@ -303,7 +305,7 @@ class TableCounter:
         except BaseException:
             self.close()
             raise
-        self._first: tuple[int, int, int] = (0, 0, 12)
+        self._first: tuple[int, int, int] = (0, 0, PAGE_SHIFT)
         """The address that was asked about, the entry that translates it, and the shift of its level."""
 
     def __enter__(self) -> Self:
@@ -353,7 +355,7 @@ class TableCounter:
     def count(self, vma: Vma) -> VmaCounts:
         """Return the pages of a VMA, counted."""
         result = VmaCounts()
-        self._first = (vma.start, 0, 12)
+        self._first = (vma.start, 0, PAGE_SHIFT)
         if self.hidden.is_hidden(vma):
             return result
         sums = Sums()
@@ -376,7 +378,7 @@ class TableCounter:
             reached = program.walk(sums, at, end, vma.start)
             if reached is not None:
                 if at == vma.start:
-                    self._first = (at, program.first, 12)
+                    self._first = (at, program.first, PAGE_SHIFT)
                 nr = sums.single + sums.shared - before
                 if nr and self.access.is_due(nr, program.nr_large):
                     self.access.compare([self._frame_of(word) for word in program.samples])
@@ -387,7 +389,7 @@ class TableCounter:
                 self.torn.append((at, end - 1))
                 at, nr_tries = end, 0
 
-    def _frame_of(self, entry: int, shift: int = 12) -> int:
+    def _frame_of(self, entry: int, shift: int = PAGE_SHIFT) -> int:
         """Return the frame of an entry that maps memory; PROT_NONE is turned back."""
         flipped = entry if entry & X86_PRESENT else ~entry
         return (flipped & X86_ADDRESS & -(1 << shift)) // PAGE
@@ -514,12 +516,12 @@ class TableCounter:
         address, entry, shift = self._first
         if not entry:
             return self._without_entry(vma), None
-        if not entry & (X86_PRESENT | X86_PROT_NONE | (X86_HUGE if shift > 12 else 0)):
+        if not entry & (X86_PRESENT | X86_PROT_NONE | (X86_HUGE if shift > PAGE_SHIFT else 0)):
             if vma.kind == "hugetlb":
                 return STATE_OF_BYTE[self.hole(vma)], None
             return STATE_OF_BYTE[byte_of_state(self._state_of(entry))], None
         frame = self._frame_of(entry, shift) + address % (1 << shift) // self.page_size
-        if shift > 12:
+        if shift > PAGE_SHIFT:
             # The flags of a leaf are those of its head.
             head = self._frame_of(entry, shift)
             is_zero = bool(self.access.flags_of([head]).get(head, 0) & KPF_ZERO_PAGE)

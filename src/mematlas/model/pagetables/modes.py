@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from mematlas.errors import BadInput
 from mematlas.frozen import replace
+from mematlas.kernel.memory.x86 import PAGE_SHIFT, TABLE_BITS
 from mematlas.model.pagetables.entries import Flag, Level, PagingMode, SwapLayout, Test
 from mematlas.model.pagetables.swap_types import SpecialSwap, special_swap_of
 
@@ -110,8 +111,8 @@ def x86_64(
         raise BadInput(f"x86-64 has 4 or 5 levels of tables, not {nr_levels}")
     return PagingMode(
         name=f"x86-64, {nr_levels} levels",
-        levels=make_levels(12 + 9 * nr_levels, 12, 9, highest_leaf=2),
-        address_fields=((bits(12, 51), 0),),
+        levels=make_levels(PAGE_SHIFT + TABLE_BITS * nr_levels, PAGE_SHIFT, TABLE_BITS, highest_leaf=2),
+        address_fields=((bits(PAGE_SHIFT, 51), 0),),
         present=is_set(0),
         table=((bits(0, 0) | 1 << 7, 1),),
         prot_none=hidden_by(8),
@@ -329,4 +330,4 @@ def read_special_swap(memory: KernelMemory) -> SpecialSwap | None:
     # max_physmem_bits - page shift = SWP_PFN_BITS (include/linux/swapops.h).
     usual_bits = 46 if memory.levels == 4 else 52
     physmem_bits = memory.vmcoreinfo.get("NUMBER(MAX_PHYSMEM_BITS)", usual_bits)
-    return special_swap_of(config, memory.kernel_version, int(physmem_bits) - 12)
+    return special_swap_of(config, memory.kernel_version, int(physmem_bits) - PAGE_SHIFT)

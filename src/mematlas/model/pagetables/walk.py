@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from mematlas.arrays import Bools, Bytes, NDArray, Words, np
 from mematlas.frozen import record, replace
-from mematlas.kernel.memory.x86 import U64
+from mematlas.kernel.memory.x86 import NR_ENTRIES, U64
 from mematlas.model.pagetables.entries import (
     PRESENT,
     PROT_NONE,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         def memory_end(self) -> int:
             """Where the memory that pages can lie in ends; leaves beyond are devices, or nonsense."""
 
-        def tables(self, phys_addresses: Words, nr_entries: int = 512) -> tuple[Words, Bools]:
+        def tables(self, phys_addresses: Words, nr_entries: int = NR_ENTRIES) -> tuple[Words, Bools]:
             """Return the tables at physical addresses, a row each, and which of them could be read."""
 
         def entries(self, phys_addresses: Words) -> tuple[Words, Bools]:
