@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import Outcome
 from helpers import mematlas, program, sparse, texts
 from mematlas import Process
 from mematlas.cli import main
@@ -126,6 +127,38 @@ def test_maps_counts_accessed_and_dirty_pages(victim: MakeVictim) -> None:
     item = by_start[area.address]
     assert (item.nr_accessed, item.nr_dirty) == (area.nr_pages, area.nr_pages)
     assert {(other.nr_accessed, other.nr_dirty) for other in others} == {(None, None)}
+
+
+def test_accessed_pages_are_listed_alone(victim: MakeVictim, capsys: pytest.CaptureFixture[str]) -> None:
+    target = victim("anon_full")
+    area = target["anon_full"]
+    Path(f"/proc/{target.pid}/clear_refs").write_text("1")
+    pages = [3, 4, 5, 41, area.nr_pages - 1]
+    for page in pages:
+        target.touch("anon_full", page)
+    with target.stopped():
+        words = ["pages", str(target.pid), f"{area.address:#x}-{area.end:#x}", "--accessed", "--json"]
+        assert main(words) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert main([*words, "--runs"]) == 0
+        runs = json.loads(capsys.readouterr().out)
+
+    assert told["target"]["source"] == "tables"
+    assert [row["address"] for row in told["rows"]] == [hex(area.page_address(page)) for page in pages]
+    assert [row["nr_pages"] for row in runs["rows"]] == [3, 1, 1]
+
+
+@pytest.mark.parametrize("source", ["pagemap", "auto"])
+def test_without_page_tables_accesses_are_unknown_or_the_programs(
+    source: str, as_nobody: Callable[..., Outcome]
+) -> None:
+    outcome = as_nobody(["pages", "self", "stack", "--accessed", "--source", source, "--json"])
+
+    if outcome.code == 0:  # since Linux 7.3, of memory that its program tracks
+        assert [note["code"] for note in json.loads(outcome.stdout)["notes"]][:1] == ["tracked-alone"]
+    else:
+        assert outcome.code == (5 if source == "pagemap" else 4)
+        assert ("Linux 7.3" if source == "pagemap" else "CAP_BPF") in outcome.stderr
 
 
 def test_map_shows_idle_pages_and_counts(victim: MakeVictim, capsys: pytest.CaptureFixture[str]) -> None:

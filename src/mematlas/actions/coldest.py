@@ -1,13 +1,14 @@
 """The coldest pages of a process, found before an advice is given about them.
 
 What an ordinary kernel reports is in kpageflags: whether a page is on the active or the inactive list, and whether it
-was referenced. Where somebody tracks idle pages, those come first. Where neither sets pages apart, we say so.
+was referenced. Where somebody tracks idle pages, those come first, and before them what the program itself tracks and
+has not accessed. Where none of these sets pages apart, we say so.
 """
 
 from __future__ import annotations
 
 from mematlas.actions.advice.base import Tally
-from mematlas.analysis.coldness import IDLE, RANKS, coldest, count_ranks, rank_of
+from mematlas.analysis.coldness import IDLE, RANKS, UNTOUCHED, coldest, count_ranks, rank_of
 from mematlas.errors import NotSupported
 from mematlas.frozen import record
 from mematlas.kernel.kpage import FrameWords
@@ -15,6 +16,7 @@ from mematlas.kernel.madvise import drain_batches
 from mematlas.kernel.page_idle import idle_frames, is_multigen
 from mematlas.kernel.pagemap import frames_hidden
 from mematlas.model.page_set import PageSet
+from mematlas.model.tracked import TrackedMemory
 from mematlas.notes import Note
 
 TYPE_CHECKING = False
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from mematlas.actions.advice.base import Advice, Piece
 
+FIRST_SOURCES = {UNTOUCHED: "what the program tracks itself (userfaultfd RWP)", IDLE: "the idle page bitmap"}
+"""What shows the ranks that no flag of a frame does."""
 TRACKING = "idle page tracking, CONFIG_IDLE_PAGE_TRACKING"
 
 
@@ -47,8 +51,9 @@ def find_coldest(advice: Advice, pieces: Iterable[Piece], nr_pages: int) -> Cold
         drain_batches()  # a page that waits in a batch is on no list
     with FrameWords(advice.process.procfs, "kpageflags") as words:
         blocks: dict[int, bytes] = {}
+        tracked = TrackedMemory(advice.reader.pagemap)
         for piece in pieces:
-            blocks.update(rank_blocks(advice, piece, words))
+            blocks.update(rank_blocks(advice, piece, words, tracked))
     counts = count_ranks(blocks)
     total = sum(counts.values())
     if nr_pages < total:
@@ -57,7 +62,7 @@ def find_coldest(advice: Advice, pieces: Iterable[Piece], nr_pages: int) -> Cold
     for address, mask in coldest(blocks, nr_pages):
         pages.add(address, mask)
     ranks = ", ".join(f"{number} {RANKS[rank - 1]}" for rank, number in counts.items())
-    source = "the idle page bitmap, then kpageflags" if IDLE in counts else "kpageflags"
+    source = ", then ".join([*(name for rank, name in FIRST_SOURCES.items() if rank in counts), "kpageflags"])
     text = (
         f"the coldest {pages.nr_pages} of {total} pages, by {source} ({ranks or 'none'}), which the kernel"
         " updates during reclaim, not at each access"
@@ -67,7 +72,7 @@ def find_coldest(advice: Advice, pieces: Iterable[Piece], nr_pages: int) -> Cold
 
 def check_order(counts: dict[int, int], multigen: bool) -> None:
     """Refuse when all pages look alike, or the flags mean nothing."""
-    if IDLE in counts and len(counts) > 1:
+    if len(counts) > 1 and not FIRST_SOURCES.keys().isdisjoint(counts):
         return
     if multigen:
         raise NotSupported(
@@ -79,10 +84,12 @@ def check_order(counts: dict[int, int], multigen: bool) -> None:
         raise NotSupported("finding the coldest pages", needs)
 
 
-def rank_blocks(advice: Advice, piece: Piece, words: FrameWords) -> Iterator[tuple[int, bytes]]:
+def rank_blocks(advice: Advice, piece: Piece, words: FrameWords, tracked: TrackedMemory) -> Iterator[tuple[int, bytes]]:
     """Yield the rank bytes of the pages of a part of a VMA that the advice can move."""
-    for address, _, mask in advice.movable(piece, Tally(piece[0])):
-        yield address, ranks_of(advice, address, mask, words)
+    for address, states, mask in advice.movable(piece, Tally(piece[0])):
+        untouched = tracked.untouched(piece[0], address, states)
+        ranks = ranks_of(advice, address, mask, words)
+        yield address, bytes(UNTOUCHED if rank and mark else rank for rank, mark in zip(ranks, untouched, strict=True))
 
 
 def ranks_of(advice: Advice, address: int, mask: bytes, words: FrameWords) -> bytes:

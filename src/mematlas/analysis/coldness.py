@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 RANKS = (
+    "not accessed since the program protected them",
     "idle",
     "inactive and unreferenced",
     "inactive and referenced",
@@ -23,7 +24,7 @@ RANKS = (
     "on no list",
 )
 """How cold a page is, the coldest first. A rank byte is the index in this list, plus 1; 0 is no page."""
-IDLE = 1
+UNTOUCHED, IDLE = 1, 2
 UNRANKED = len(RANKS)
 
 
@@ -35,7 +36,7 @@ def rank_of(word: int | None) -> int:
     """
     if word is None or not word & KPF_LRU:
         return UNRANKED
-    return 2 + bool(word & KPF_REFERENCED) + 2 * bool(word & KPF_ACTIVE)
+    return IDLE + 1 + bool(word & KPF_REFERENCED) + 2 * bool(word & KPF_ACTIVE)
 
 
 def count_ranks(blocks: Mapping[int, bytes]) -> dict[int, int]:

@@ -242,7 +242,7 @@ class PageKinds(dict[tuple[int, ...], PageKind]):
         byte, upper, soft_dirty, use = bits
         entry = upper << 56 | soft_dirty << 55
         flags = (*entry_flags(byte, entry), *use_flags(use))
-        is_taken = self.wanted.takes(byte, entry)
+        is_taken = self.wanted.takes(byte, entry, use)
         kind = self[bits] = PageKind(byte=byte, state=STATE_OF_BYTE[byte], flags=flags, is_taken=is_taken, bits=bits)
         return kind
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mematlas.frozen import record
 from mematlas.kernel.kpage import KPF_DIRTY
-from mematlas.kernel.pagemap import EXCLUSIVE, PRESENT
+from mematlas.kernel.pagemap import ACCESSED, EXCLUSIVE, PRESENT
 from mematlas.model.entry_flags import is_soft_dirty
 from mematlas.model.pages import STATE_OF_BYTE
 
@@ -23,19 +23,22 @@ class PageFilter:
     dirty: bool = False
     """By the frame's own flag, from kpageflags."""
     soft_dirty: bool = False
+    accessed: bool = False
+    """By their use: see `mematlas.observe.process.Process.pages`, whose ``accessed`` has to be set as well."""
 
     @property
     def asks_frames(self) -> bool:
         """Whether the frames, too, decide which pages are taken."""
         return self.exclusive or self.dirty
 
-    def takes(self, byte: int, entry: int) -> bool:
-        """Whether a page is asked for, as far as its state byte and its entry show."""
+    def takes(self, byte: int, entry: int, use: int = 0) -> bool:
+        """Whether a page is asked for, as far as its state byte, its entry and its use show."""
         return not (
             (self.present and not byte & PRESENT)
             or (self.swapped and STATE_OF_BYTE[byte] != "swapped")
             or (self.exclusive and byte & (PRESENT | EXCLUSIVE) != PRESENT | EXCLUSIVE)
             or (self.soft_dirty and not is_soft_dirty(entry))
+            or (self.accessed and not use & ACCESSED)
             or (self.dirty and not byte & PRESENT)
         )
 

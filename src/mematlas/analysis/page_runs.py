@@ -161,7 +161,7 @@ def runs_of_block(vma: Vma, block: Block, page_size: int, wanted: PageFilter, no
     cuts = [0, *(np.flatnonzero(keys[1:] != keys[:-1]) + 1).tolist(), len(states)]
     for low, high in pairwise(cuts):
         byte, entry = int(states[low]), int(entries[low])
-        if not wanted.takes(byte, entry):
+        if not wanted.takes(byte, entry, int(bits[low]) >> USE_SHIFT):
             continue
         run = PageRun(
             vma=vma,

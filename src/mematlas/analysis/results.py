@@ -53,7 +53,9 @@ class VmaUsage(HasUsage, Record):
     phys: int | None
     """Physical address of its first page; None unless that is present and the reader may know."""
     nr_accessed: int | None = None
-    """Pages whose entry has the accessed bit: used since the kernel last looked. Only page tables show that."""
+    """Pages whose entry has the accessed bit: used since the kernel last looked. Only page tables show that. Of memory
+    that its program tracks (userfaultfd RWP), smaps and PAGEMAP_SCAN show what was used since it was protected.
+    """
     nr_dirty: int | None = None
     """Pages whose entry has the dirty bit: written to since they were last clean."""
     nodes: Sizes | None = None

@@ -34,6 +34,9 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_more(
         "--soft-dirty", action="store_true", help="only pages written since the last clear_refs, or in a newer VMA"
     )
+    arguments.add_more(
+        "--accessed", action="store_true", help="only pages accessed, by page tables or as the program tracks it (7.3)"
+    )
     arguments.add_argument("--limit", type=parse_count, metavar="N", help="stop after N lines")
     add_page_source(arguments)
     add_repeat(arguments)
@@ -48,6 +51,7 @@ def run(args: Namespace, session: Session) -> int:
         exclusive=args.exclusive,
         dirty=args.dirty,
         soft_dirty=args.soft_dirty,
+        accessed=args.accessed,
     )
     if args.runs and args.dirty:
         raise BadInput("--dirty needs single frames: not with --runs")
@@ -56,9 +60,11 @@ def run(args: Namespace, session: Session) -> int:
         raise NotSupported("soft-dirty bits", "CONFIG_MEM_SOFT_DIRTY")
 
     def make() -> Table:
-        pages = session.process.pages(start, end, selection, source=args.source, max_stall=args.max_stall)
+        pages = session.process.pages(
+            start, end, selection, source=args.source, max_stall=args.max_stall, accessed=args.accessed
+        )
         listed = PageList(session.process, pages, wanted, args.limit)
-        flags_width = width_of_flags(pages.source, soft_dirty is not False)
+        flags_width = width_of_flags(pages.source, soft_dirty is not False, args.accessed)
         table = runs_table if args.runs else pages_table
         return table(listed, lambda: session.target_info(listed.reading), flags_width)
 

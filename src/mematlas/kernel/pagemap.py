@@ -161,7 +161,9 @@ class Entries:
         self.kinds = histogram(states)
         """How many pages have which state byte."""
         self.use = use
-        """One byte a page: bit 0 is accessed, bit 1 dirty. Known from page tables; None from pagemap."""
+        """One byte a page: bit 0 is accessed, bit 1 dirty. Known from page tables; from pagemap None, unless what its
+        program tracks was asked for (`PAGE_IS_ACCESSED`).
+        """
 
     @property
     def states(self) -> bytes:
@@ -272,6 +274,14 @@ class Pagemap:
         if not is_shown:
             self.check()
         return is_shown
+
+    def tells_accessed(self) -> bool:
+        """Whether the kernel knows which pages were accessed that a program tracks: it refuses an unknown category."""
+        try:
+            self.scanner.first(0, self.page_size, PAGE_IS_ACCESSED)
+        except NotSupported:
+            return False
+        return True
 
     def check(self) -> None:
         """Raise `ProcessGone` unless the address space is still that of a running process.

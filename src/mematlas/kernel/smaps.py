@@ -48,6 +48,11 @@ class SmapsReader:
         """The mark of the VMAs that were read: that of maps, see `mematlas.kernel.maps.read_mark`."""
         return self._parser.heads.mark
 
+    @property
+    def tracked(self) -> set[int]:
+        """The starts of those VMAs that were read whose program tracks accesses (`TRACKED`)."""
+        return self._parser.tracked
+
     def __iter__(self) -> Iterator[list[Entry]]:
         last: list[Vma] = []
         for batch in self.process.parsed_texts("smaps", self._parser.batches):
@@ -74,6 +79,7 @@ class SmapsParser:
         """Fields by their text."""
         self._names: dict[bytes, str] = {}
         self._form: EntryForm | None = None
+        self.tracked: set[int] = set()
 
     def batches(self, texts: Iterable[bytes]) -> Iterator[list[Entry]]:
         """Yield the entries of each piece of the text."""
@@ -87,10 +93,12 @@ class SmapsParser:
             if start:
                 yield self._entries(text[: start - 1])
         if rest:
+            self._note_tracked(rest)
             yield self._of_lines(rest)
 
     def _entries(self, text: bytes) -> list[Entry]:
         """Return the entries of a text that begins with one, and ends with one."""
+        self._note_tracked(text)
         parts = text.split(ENTRY_END)
         parts[0] = b"\n" + parts[0]
         known, parse = self._known, self.heads.parse
@@ -112,6 +120,11 @@ class SmapsParser:
             return entries
         self.heads.nr_vmas, self.heads.mark = before
         return self._of_lines(text)
+
+    def _note_tracked(self, text: bytes) -> None:
+        if TRACKED_WORD in text:  # hardly ever
+            flags = parse_vm_flags(text.split(b"\n"))
+            self.tracked.update(start for start, its in flags.items() if TRACKED in its)
 
     def _learn(self, head: bytes, text: bytes) -> dict[str, int]:
         """Return the fields of an entry, and keep them. Raises ValueError if the text is more than one."""
@@ -174,6 +187,9 @@ class EntryForm:
         return dict(zip(self._names, sizes, strict=True))
 
 
+TRACKED = "ur"
+"""The flag of memory whose accesses its program tracks: userfaultfd's read-write protection, since Linux 7.3."""
+TRACKED_WORD = f" {TRACKED}".encode()
 ENTRY_END = b"\nVmFlags:"
 """How the last line of an entry begins, since Linux 3.8. A path cannot hold it: its newlines are escaped."""
 MAX_ENTRY = 2 * BATCH_SIZE

@@ -11,6 +11,7 @@ from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import record
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.pagemap import (
+    ACCESSED,
     ENTRY_SIZE,
     EXCLUSIVE,
     FILE,
@@ -20,6 +21,7 @@ from mematlas.kernel.pagemap import (
     MARK_B,
     MARKS,
     PACED_BLOCK_SIZE,
+    PAGE_IS_ACCESSED,
     PAGE_IS_HUGE,
     PAGE_IS_PFNZERO,
     PM_PFRAME,
@@ -166,11 +168,20 @@ class PageReader:
     name = "pagemap"
 
     def __init__(
-        self, process: ProcessDir, pacer: Pacer | None = None, cached: bool = True, exclusive: bool = True
+        self,
+        process: ProcessDir,
+        pacer: Pacer | None = None,
+        cached: bool = True,
+        exclusive: bool = True,
+        accessed: bool = False,
     ) -> None:
-        """``cached`` is for `Backings`; ``exclusive`` says whether anybody will ask which pages are mapped once."""
+        """``cached`` is for `Backings`; ``exclusive`` says whether anybody will ask which pages are mapped once.
+
+        With ``accessed`` blocks have the use of pages, where that is known: see `PAGE_IS_ACCESSED`.
+        """
         self.process = process
         self._exclusive = exclusive
+        self._accessed = accessed
         self.pagemap = Pagemap(process, pacer)
         self.page_size = process.procfs.page_size
         self.zero_known = True
@@ -237,6 +248,8 @@ class PageReader:
         for block in self.pagemap.blocks(start, end, backing.find if backing else None):
             self.hidden.note_shown(vma)
             self._mark(block, vma, backing)
+            if self._accessed:
+                block.use = self._use(block)
             yield block
 
     def lots(self, vma: Vma, start: int | None = None, end: int | None = None) -> Iterator[Block | Scattered]:
@@ -347,6 +360,13 @@ class PageReader:
         size = self.page_size
         ranges = self.pagemap.ranges(start, end, any_of)
         return [((low - start) // size, (high - start) // size) for low, high in ranges]
+
+    def _use(self, block: Block) -> bytes:
+        """Return the use of each page of a block: whether it was accessed, of memory whose program tracks that."""
+        use = bytearray(len(block))
+        for first, last in self._scanned(block.address, block.end(self.page_size), PAGE_IS_ACCESSED):
+            use[first:last] = bytes((ACCESSED,)) * (last - first)
+        return bytes(use)
 
     def huge_size(self, vma: Vma, block: Block) -> int:
         """Return how many bytes of a block of a VMA are mapped by huge entries (PMDs), as PAGEMAP_SCAN reports.

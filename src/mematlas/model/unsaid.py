@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from mematlas.errors import NotSupported
-from mematlas.kernel.pagemap import GAP, LAST_ADDRESS, PAGE_IS_PFNZERO, Pagemap
+from mematlas.kernel.pagemap import GAP, LAST_ADDRESS, PAGE_IS_ACCESSED, PAGE_IS_PFNZERO, Pagemap
 from mematlas.model.hidden import HiddenVmas
 
 TYPE_CHECKING = False
@@ -69,6 +69,20 @@ class Unsaid:
         except NotSupported:  # before Linux 6.7 as well
             counts = {vma.start: nr_zero for vma, nr_zero in self._counted(wanted)}
         return [counts.get(vma.start, 0) for vma, _ in entries]
+
+    def nr_accessed(self, vma: Vma) -> int | None:
+        """Return how many pages of a VMA were accessed since its program, which tracks that, protected them."""
+        nr_bytes = 0
+        try:
+            for start in range(vma.start, vma.end, SCAN_SPAN):
+                before = time.perf_counter()
+                ranges = self._pagemap.scanner.ranges(start, min(vma.end, start + SCAN_SPAN), PAGE_IS_ACCESSED)
+                nr_bytes += sum(high - low for low, high in ranges)
+                if self._pacer:
+                    self._pacer.spend(time.perf_counter() - before)
+        except NotSupported:  # as of a capture
+            return None
+        return nr_bytes // self.process.procfs.page_size
 
     def _find(self, group: list[Vma], counts: dict[int, int | None]) -> None:
         # A search that reads no entry, since there is hardly ever any. It is asked at the end whether the target lives.

@@ -21,7 +21,7 @@ from mematlas.observe.sources import cut_paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from mematlas.analysis.usage import Usage
     from mematlas.kernel.maps import Vma
@@ -86,6 +86,10 @@ def page_nodes(sources: Sources, paced: bool = True) -> PageNodes:
     return PageNodes(sources.dir, sources.pacer() if paced else None)
 
 
+TRACKED_ACCESSES = Note(
+    "tracked-accesses",
+    "accessed pages are known of memory that its program tracks by userfaultfd (RWP): since it last protected them",
+)
 OWN_LOOKS = 3
 """How often more we look at ourselves while that makes us grow."""
 
@@ -114,7 +118,7 @@ def read_by_smaps(sources: Sources, counter: SmapsCounter, selection: Selection)
             return batch
         return [entry for entry in batch if selection.matches(entry[0])]
 
-    vmas = counter.count(map(wanted, reader))
+    vmas = counter.count(map(wanted, reader), reader.tracked)
     # smaps just stops where the target ends while it is read, which would look like less memory: then there are no
     # VMAs now. Where they differ now, they changed meanwhile.
     mark = read_mark(sources.dir)
@@ -136,8 +140,12 @@ class SmapsCounter:
         self.notes = Notes()
         """What is unknown, and why."""
 
-    def count(self, batches: Iterable[Sequence[tuple[Vma, dict[str, int]]]]) -> list[VmaUsage]:
-        """Return what smaps reports of VMAs; what it does not, by pagemap: zero pages, and the first page."""
+    def count(
+        self, batches: Iterable[Sequence[tuple[Vma, dict[str, int]]]], tracked: Collection[int] = ()
+    ) -> list[VmaUsage]:
+        """Return what smaps reports of VMAs; what it does not, by pagemap: zero pages, and the first page; and of those
+        that begin at ``tracked``, which grows with the batches, what was accessed.
+        """
         from mematlas.model.unsaid import Unsaid
 
         try:
@@ -146,7 +154,8 @@ class SmapsCounter:
             self.notes.add(Note("zero-unknown", f"zero pages and first pages unknown: {error}"))
             return self._of_batches(None, batches)
         with unsaid:
-            return self._of_batches(unsaid, batches)
+            result = self._of_batches(unsaid, batches)
+            return with_accesses(result, unsaid, tracked, self.notes) if tracked else result
 
     def _of_batches(
         self, unsaid: Unsaid | None, batches: Iterable[Sequence[tuple[Vma, dict[str, int]]]]
@@ -187,6 +196,17 @@ class SmapsCounter:
 def resident_bytes(usage: Usage) -> int:
     """Return how many bytes lie on some node, as far as they are known."""
     return (usage.rss or 0) + (usage.hugetlb or 0)
+
+
+def with_accesses(vmas: Iterable[VmaUsage], unsaid: Unsaid, tracked: Collection[int], notes: Notes) -> list[VmaUsage]:
+    """Return VMAs with the number of pages accessed of those whose program tracks accesses."""
+    result = []
+    for item in vmas:
+        if item.start in tracked and (nr_accessed := unsaid.nr_accessed(item.vma)) is not None:
+            item = replace(item, nr_accessed=nr_accessed)
+            notes.add(TRACKED_ACCESSES)
+        result.append(item)
+    return result
 
 
 def first_pages(reader: PageReader, vmas: Sequence[Vma]) -> Iterator[tuple[State, int | None]]:

@@ -52,12 +52,22 @@ class PageLook:
         """How many bytes are looked at."""
         return sum(high - low for _, low, high in self.ranges)
 
-    def open(self, source: PagesFrom, max_stall: float, paced: bool = True, exclusive: bool = True) -> PageSource:
+    def open(
+        self,
+        source: PagesFrom,
+        max_stall: float,
+        paced: bool = True,
+        exclusive: bool = True,
+        accessed: bool = False,
+    ) -> PageSource:
         """Choose what is read, and return what reads it."""
         span = (self.ranges[0][1], self.ranges[-1][2]) if self.ranges else (0, 0)
-        choice = self.sources.choose(source, max_stall if paced else float("inf"), span)
+        if accessed:
+            choice = self.sources.choose_accessed(source)
+        else:
+            choice = self.sources.choose(source, max_stall if paced else float("inf"), span)
         self.notes += choice.why
-        return self.sources.open_pages(choice.source, span, paced=paced, exclusive=exclusive)
+        return self.sources.open_pages(choice.source, span, paced=paced, exclusive=exclusive, accessed=accessed)
 
     def finish(self, reader: PageSource) -> Reading:
         """Return how it came about, once all is read."""

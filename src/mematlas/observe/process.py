@@ -305,12 +305,15 @@ class Process:
         paced: bool = True,
         source: PagesFrom = "auto",
         max_stall: float = MAX_STALL,
+        accessed: bool = False,
     ) -> Pages:
         """Return the pages from ``start`` to ``end``, to be gone through once: a block or a hole at a time, in order.
 
         A block's arrays are valid until the next item: copy what you keep. As numpy arrays:
         ``np.frombuffer(block.raw, np.uint64)`` are the entries, ``np.frombuffer(block.states, np.uint8)`` the state
         bytes, which `mematlas.state_of` names; from page tables, ``block.use`` has the accessed and dirty bits as well.
+        With ``accessed`` they are read, or where they cannot be, what the kernel knows of accesses that the program
+        tracks itself (userfaultfd, read-write protection).
         ``auto`` reads pagemap, or page tables where that would hold up the target for more than ``max_stall`` seconds,
         and they cost less. Pagemap is read with pauses, so that the target runs on, unless ``paced`` is false.
 
@@ -321,11 +324,12 @@ class Process:
 
         Raises:
             ProcessGone: it ended, or started another program, meanwhile.
+            PermissionDenied, NotSupported: nothing shows which pages were accessed, and that was asked for.
         """
         from mematlas.observe.pages import PageLook, Pages
 
         look = PageLook(self.sources, start, end, selection)
-        reader = look.open(source, max_stall, paced)  # what cannot be read at all is said now
+        reader = look.open(source, max_stall, paced, accessed=accessed)  # what cannot be read at all is said now
         return Pages(look, reader)
 
     def grid(

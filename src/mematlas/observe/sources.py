@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mematlas.model.page_source import PageSource
     from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.model.pagetables.counts import CountAccess
-    from mematlas.words import Source
+    from mematlas.words import PagesFrom, Source
 
 MAX_STALL = 0.005
 """Seconds for which looking may hold up the target, by default."""
@@ -46,6 +46,13 @@ class SourceChoice:
     """Why it is not what would be better, where something is in the way."""
 
 
+def check_source(wanted: str, known: tuple[str, ...]) -> None:
+    """Raise `BadInput` unless a source is one of those that there are."""
+    if wanted not in known:
+        what = "source of pages" if known is PAGE_SOURCES else "source"
+        raise BadInput(f"no {what} {wanted!r}: choose from {', '.join(known)}")
+
+
 def no_tables(why: Error) -> Note:
     """Return the note that page tables are left out."""
     return Note("no-tables", f"page tables cannot be read: {why}")
@@ -60,6 +67,13 @@ def smaps_instead(why: Error, hold: float) -> Note:
     """Return the note that smaps is read though it holds up the target."""
     text = f"read from smaps, which holds up the target for about {hold * 1e3:.0f} ms: {why}"
     return Note("smaps-instead", text)
+
+
+TRACKED_ALONE = Note(
+    "tracked-alone",
+    "page tables cannot be read: accessed pages are known only of memory that its program tracks by userfaultfd (RWP),"
+    " since it last protected them",
+)
 
 
 def cut_paths(vmas: Iterable[Vma]) -> list[Note]:
@@ -173,10 +187,7 @@ class Sources:
         than ``max_stall`` seconds. Else page tables where these are cheapest and we may read them, or pagemap with
         pauses; but smaps all the same for amounts of which pagemap would not show all.
         """
-        known = SOURCES if span is None else PAGE_SOURCES
-        if wanted not in known:
-            what = "source" if span is None else "source of pages"
-            raise BadInput(f"no {what} {wanted!r}: choose from {', '.join(known)}")
+        check_source(wanted, SOURCES if span is None else PAGE_SOURCES)
         if wanted != "auto":
             return SourceChoice(wanted)
         hold = self._hold(max_stall, span, numa) if self.procfs.live else 0
@@ -192,6 +203,26 @@ class Sources:
             notes = (smaps_instead(lacking, hold),)
             return SourceChoice("smaps", (no_tables(why), *notes) if why else notes)
         return SourceChoice("pagemap", (pagemap_instead(why),) if why else ())
+
+    def choose_accessed(self, wanted: PagesFrom) -> SourceChoice:
+        """Return what shows which pages were accessed: page tables of all memory, pagemap of what its program tracks.
+
+        Raises:
+            PermissionDenied: page tables may not be read, and the kernel has no other way.
+            NotSupported: they cannot be read, or pagemap was wanted and the kernel does not tell by it.
+        """
+        check_source(wanted, PAGE_SOURCES)
+        if wanted == "tables":
+            return SourceChoice(wanted)
+        why = self.why_no_tables() if wanted == "auto" else NotSupported("accessed pages, by pagemap", "Linux 7.3")
+        if why is None:
+            return SourceChoice("tables")
+        from mematlas.kernel.pagemap import Pagemap
+
+        with Pagemap(self.dir) as pagemap:
+            if not pagemap.tells_accessed():
+                raise why
+        return SourceChoice("pagemap", (TRACKED_ALONE,))
 
     def _hold(self, enough: float, span: tuple[int, int] | None, numa: bool) -> float:
         """Return for how many seconds reading without pauses would hold up the process; exactly only beyond enough."""
@@ -248,6 +279,7 @@ class Sources:
         paced: bool = True,
         cached: bool = True,
         exclusive: bool = True,
+        accessed: bool = False,
     ) -> PageSource:
         """Return what reads single pages of a range, by the name of a source; see `PageReader` for the rest."""
         if source == "tables":
@@ -256,7 +288,7 @@ class Sources:
             return PageTableReader(self.dir, self.page_table_access(), *span)
         from mematlas.model.pages import PageReader
 
-        return PageReader(self.dir, self.pacer() if paced else None, cached, exclusive)
+        return PageReader(self.dir, self.pacer() if paced else None, cached, exclusive, accessed)
 
     def pacer(self) -> Pacer | None:
         """Return what makes the pauses between reads; of a capture, where nobody waits, None."""

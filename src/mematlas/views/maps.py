@@ -80,7 +80,7 @@ COLUMNS: tuple[Column[VmaUsage], ...] = (
     Column("path", "PATH", "path", total=lambda items: number_of(len(items), "VMA"), width=16, fallback="kind"),
 )
 BY_TABLES = ("nr_accessed", "nr_dirty")
-"""Columns that page tables alone can fill."""
+"""Columns that page tables fill, and hardly anything else."""
 SORTS = ("start", *(column.key for column in COLUMNS if column.kind in ("size", "share")), "change")
 """What VMAs can be sorted by."""
 BY = ("kind", "path", "perms")
@@ -134,7 +134,9 @@ def columns_of(result: MapsResult) -> Iterator[Column[VmaUsage]]:
 
 def shown_if_known(column: Column[AnItem], result: MapsResult) -> Column[AnItem]:
     """Return a column, shown where the source tells what stands in it."""
-    is_known = column.key in BY_TABLES and result.reading.source == "tables"
+    is_known = column.key in BY_TABLES and (
+        result.reading.source == "tables" or any(getattr(item, column.key) is not None for item in result.vmas)
+    )
     return replace(column, shown=True) if is_known else column
 
 

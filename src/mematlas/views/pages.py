@@ -78,14 +78,14 @@ def runs_table(pages: PageList, target: Callable[[], dict[str, Any]], flags_widt
     return Table("runs/1", columns, batches=batches, target=target, notes=pages.notes)
 
 
-def width_of_flags(source: str, has_soft_dirty: bool) -> int:
+def width_of_flags(source: str, has_soft_dirty: bool, has_accessed: bool = False) -> int:
     """Return the width that the flags of a page take: page tables tell more of them, and not every kernel all.
 
     >>> width_of_flags("pagemap", False), width_of_flags("tables", True)
     (22, 48)
     """
     names = ["present", "exclusive", *["soft-dirty"] * has_soft_dirty, "file"]
-    names += ["accessed", "dirty"] if source == "tables" else []
+    names += ["accessed", "dirty"] if source == "tables" else ["accessed"] * has_accessed
     return len(",".join(names))
 
 

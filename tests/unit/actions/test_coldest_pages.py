@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import helpers  # noqa: F401  (the settings of hypothesis)
 from mematlas.actions.coldest import check_order
-from mematlas.analysis.coldness import IDLE, UNRANKED, coldest, count_ranks, rank_of
+from mematlas.analysis.coldness import IDLE, UNRANKED, UNTOUCHED, coldest, count_ranks, rank_of
 from mematlas.errors import NotSupported
 from mematlas.kernel.kpage import KPF_ACTIVE, KPF_LRU, KPF_REFERENCED
 from mematlas.kernel.page_idle import idle_frames, is_multigen
@@ -66,8 +66,9 @@ def test_first_bit_says_whether_the_multi_gen_lru_is_on(tmp_path: Path, text: st
 
 def test_where_nothing_tells_pages_apart_is_refused_with_the_reason() -> None:
     with pytest.raises(NotSupported, match="all 7 pages as active and referenced"):
-        check_order({5: 7}, multigen=False)
+        check_order({rank_of(KPF_LRU | KPF_ACTIVE | KPF_REFERENCED): 7}, multigen=False)
     with pytest.raises(NotSupported, match="multi-gen LRU"):
-        check_order({2: 3, 3: 4}, multigen=True)
-    check_order({2: 3, 3: 4}, multigen=False)
-    check_order({IDLE: 3, 2: 4}, multigen=True)
+        check_order({IDLE + 1: 3, IDLE + 2: 4}, multigen=True)
+    check_order({IDLE + 1: 3, IDLE + 2: 4}, multigen=False)
+    check_order({IDLE: 3, IDLE + 1: 4}, multigen=True)
+    check_order({UNTOUCHED: 3, IDLE + 1: 4}, multigen=True)

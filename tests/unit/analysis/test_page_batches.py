@@ -95,7 +95,7 @@ def row_alone(page: Page, wanted: PageFilter) -> dict[str, Any] | None:
     count = 1 + (pfn % 7 == 0) if pfn is not None and pfn < NR_COUNTS else None
     if count == 2:
         byte, entry = byte & ~EXCLUSIVE, entry & ~PM_MMAP_EXCLUSIVE
-    if not wanted.takes(byte, entry) or (wanted.dirty and not (word or 0) & KPF_DIRTY):
+    if not wanted.takes(byte, entry, use) or (wanted.dirty and not (word or 0) & KPF_DIRTY):
         return None
     return {
         "states": STATE_OF_BYTE[byte],
@@ -111,7 +111,9 @@ def row_alone(page: Page, wanted: PageFilter) -> dict[str, Any] | None:
 
 
 FILTERS = [PageFilter(), PageFilter(present=True, dirty=True), PageFilter(exclusive=True, soft_dirty=True)]
-FILTERS += [PageFilter(**{name: True}) for name in ("present", "swapped", "exclusive", "dirty", "soft_dirty")]
+FILTERS += [
+    PageFilter(**{name: True}) for name in ("present", "swapped", "exclusive", "dirty", "soft_dirty", "accessed")
+]
 
 
 @pytest.mark.parametrize("wanted", FILTERS, ids=str)
@@ -129,7 +131,7 @@ def test_pages_made_into_rows_together_are_as_each_alone(seed: int, wanted: Page
             if row is not None:
                 expected.append({"addresses": piece.address + place * PAGE, **row, "vma": vma})
 
-    assert expected
+    assert expected or wanted.accessed
     assert rows_of(PageList(process, given_pages(pieces), wanted)) == expected
     for limit in (1, 513, len(expected) + 1):
         assert rows_of(PageList(process, given_pages(pieces), wanted, limit)) == expected[:limit]

@@ -49,6 +49,21 @@ NewField:              3 kB
 MAPS = "7f0000000000-7f0000003000 rw-p 00000000 00:00 0\n"
 
 
+def test_memory_whose_accesses_are_tracked_is_told_by_its_flags() -> None:
+    head = b"%x-%x rw-p 00000000 00:00 0 %s\n"
+    fields = b"".join(b"%s: 4 kB\n" % name.encode() for name in sorted(FIELDS_USED))
+    flags = {0x1000: b"rd wr ac sd", 0x3000: b"rd wr ur sd", 0x5000: b"rd wr ", 0x7000: b"ur"}
+    text = b"".join(
+        head % (start, start + 0x1000, b"/tmp/a ur b") + fields + b"VmFlags: %s\n" % its for start, its in flags.items()
+    )
+    lines = text.removesuffix(b"\n").split(b"\n")
+    for cut in (len(lines), 3, len(lines) - 1):
+        parser = SmapsParser(NO_DEVICES, 9, captured=False)
+        pieces = [b"\n".join(part) for part in (lines[:cut], lines[cut:]) if part]
+        assert len(list(chain.from_iterable(parser.batches(pieces)))) == 4
+        assert parser.tracked == {0x3000, 0x7000}
+
+
 def whole(text: bytes) -> bytes:
     """Return the text with the fields that each of its VMAs still lacks."""
     heads = [place for place, line in enumerate(text.split(b"\n")) if line.startswith(b"7f")]
