@@ -130,12 +130,13 @@ def test_maps_counts_accessed_and_dirty_pages(victim: MakeVictim) -> None:
 
 
 def test_accessed_pages_are_listed_alone(victim: MakeVictim, capsys: pytest.CaptureFixture[str]) -> None:
-    target = victim("anon_full")
-    area = target["anon_full"]
+    target = victim("anon")
+    area = target["anon"]
     Path(f"/proc/{target.pid}/clear_refs").write_text("1")
-    pages = [3, 4, 5, 41, area.nr_pages - 1]
+    # The processor may hold the translation of a page that it has accessed before, and not say so again.
+    pages = [page for page, state in enumerate(area.states) if state == "absent"][:7]
     for page in pages:
-        target.touch("anon_full", page)
+        target.touch("anon", page)
     with target.stopped():
         words = ["pages", str(target.pid), f"{area.address:#x}-{area.end:#x}", "--accessed", "--json"]
         assert main(words) == 0
@@ -144,8 +145,8 @@ def test_accessed_pages_are_listed_alone(victim: MakeVictim, capsys: pytest.Capt
         runs = json.loads(capsys.readouterr().out)
 
     assert told["target"]["source"] == "tables"
-    assert [row["address"] for row in told["rows"]] == [hex(area.page_address(page)) for page in pages]
-    assert [row["nr_pages"] for row in runs["rows"]] == [3, 1, 1]
+    assert [int(row["address"], 16) for row in told["rows"]] == [area.page_address(page) for page in pages]
+    assert sum(row["nr_pages"] for row in runs["rows"]) == len(pages) == 7
 
 
 @pytest.mark.parametrize("source", ["pagemap", "auto"])

@@ -155,7 +155,10 @@ class SmapsCounter:
             return self._of_batches(None, batches)
         with unsaid:
             result = self._of_batches(unsaid, batches)
-            return with_accesses(result, unsaid, tracked, self.notes) if tracked else result
+            if tracked:
+                self.notes.add(TRACKED_ACCESSES)
+                result = with_accesses(result, unsaid, tracked)
+        return result
 
     def _of_batches(
         self, unsaid: Unsaid | None, batches: Iterable[Sequence[tuple[Vma, dict[str, int]]]]
@@ -198,15 +201,9 @@ def resident_bytes(usage: Usage) -> int:
     return (usage.rss or 0) + (usage.hugetlb or 0)
 
 
-def with_accesses(vmas: Iterable[VmaUsage], unsaid: Unsaid, tracked: Collection[int], notes: Notes) -> list[VmaUsage]:
+def with_accesses(vmas: Iterable[VmaUsage], unsaid: Unsaid, tracked: Collection[int]) -> list[VmaUsage]:
     """Return VMAs with the number of pages accessed of those whose program tracks accesses."""
-    result = []
-    for item in vmas:
-        if item.start in tracked and (nr_accessed := unsaid.nr_accessed(item.vma)) is not None:
-            item = replace(item, nr_accessed=nr_accessed)
-            notes.add(TRACKED_ACCESSES)
-        result.append(item)
-    return result
+    return [replace(item, nr_accessed=unsaid.nr_accessed(item.vma)) if item.start in tracked else item for item in vmas]
 
 
 def first_pages(reader: PageReader, vmas: Sequence[Vma]) -> Iterator[tuple[State, int | None]]:

@@ -39,7 +39,7 @@ def heads_of(addresses: Words, words: Words) -> Words:
 
     Any page of the same folio may stand for the tail. What is no address of a struct page comes out as none.
     """
-    import numpy as np
+    from mematlas.arrays import np
 
     # Struct pages have bit 0 clear, so it need not be taken from the mask.
     return np.where(words >= np.uint64(LOWEST_MASK), addresses & words, words - np.uint64(1))
