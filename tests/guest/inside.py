@@ -22,17 +22,33 @@ NOT_IN_DEBIAN = (
     *("CONFIG_ANON_VMA_NAME", "PR_SET_VMA", "CONFIG_IDLE_PAGE_TRACKING", "CONFIG_IKCONFIG_PROC"),
     *("CONFIG_PTDUMP_DEBUGFS", "vsyscall=xonly"),
 )
+OF_MODULE = re.compile(r"guest/(test_module|locked_later)\.py")
+NO_MODULE = "no module: a kernel of a newer release needs a newer compiler than the host's"
 SINCE_6_12 = ("MADV_GUARD_INSTALL", "guard")
 SINCE_6_1 = (
     *("PAGEMAP_SCAN", r"userfaultfd.*Linux 6\.4", "vmcoreinfo", "cachestat"),
     *("MAP_DROPPABLE", "folios of several sizes"),
 )
+SINCE_5_10 = ("MADV_COLLAPSE", "WILLNEED", "multi-gen LRU needs Linux 6.1")
 EXPECTED_SKIPS = {
+    "5.10": (*SINCE_6_12, *SINCE_6_1, *SINCE_5_10, *NOT_IN_DEBIAN),
     "6.1": (*SINCE_6_12, *SINCE_6_1, *NOT_IN_DEBIAN),
     "6.12": (*SINCE_6_12, *NOT_IN_DEBIAN),
+    "7": (*NOT_IN_DEBIAN, NO_MODULE),
     "own": (*SINCE_6_12, "vsyscall=xonly", "CONFIG_IKCONFIG_PROC"),
 }
 """What each kernel really has not: the reason of a skip must name one of these."""
+NOT_ON_ARM64 = (
+    *("page tables on arm64", "page tables of aarch64", "needs x86-64", "CONFIG_MEM_SOFT_DIRTY", r"vsyscall=.*x86"),
+)
+"""What no kernel has there, and page tables, which are read on x86-64 alone."""
+OF_X86_64 = (
+    (re.compile(r"guest/test_(dump|isolation|module|readers)\.py|leaves_of_their_level"), "page tables on arm64"),
+    (re.compile(r"guest/test_lockdown\.py::test_(tables|as_a_program)"), "page tables on arm64"),
+    (re.compile(r"guest/test_soft_dirty\.py"), "needs CONFIG_MEM_SOFT_DIRTY, which arm64 has not"),
+)
+"""Tests of this folder that make no sense on arm64, and why."""
+
 
 KNOWN_GAPS: dict[str, tuple[tuple[str, str, type[Exception], bool], ...]] = {
     "6.1": (
@@ -92,25 +108,48 @@ KNOWN_GAPS: dict[str, tuple[tuple[str, str, type[Exception], bool], ...]] = {
 there, and are shown as such. Why, with which exception, and whether always."""
 
 
+VERSIONS = ("5.10", "6.1", "6.12", "7")
+
+
 @dataclass(frozen=True)
 class Facts:
     """The guest that we are in."""
 
     kernel: str
+    architecture: str
+    page_size: int
     levels: int
     numa: bool
     pti: bool
     lockdown: str
 
+    @property
+    def has_tables(self) -> bool:
+        """Whether page tables can be read here."""
+        return self.architecture == "x86-64" and self.lockdown != "confidentiality"
+
+    def is_before(self, kernel: str) -> bool:
+        """Whether this kernel is older than another of ours."""
+        own = "6.12" if self.kernel == "own" else self.kernel
+        return VERSIONS.index(own) < VERSIONS.index(kernel)
+
 
 def parse_facts(text: str) -> Facts:
     """Return the settings of a guest.
 
-    >>> parse_facts("kernel=6.1 levels=4 numa=0 pti=1 lockdown=none")
-    Facts(kernel='6.1', levels=4, numa=False, pti=True, lockdown='none')
+    >>> parse_facts("kernel=6.1 arch=x86-64 pages=4k levels=4 numa=0 pti=1 lockdown=none")
+    Facts(kernel='6.1', architecture='x86-64', page_size=4096, levels=4, numa=False, pti=True, lockdown='none')
     """
     words = dict(word.split("=", 1) for word in text.split())
-    return Facts(words["kernel"], int(words["levels"]), words["numa"] == "1", words["pti"] == "1", words["lockdown"])
+    return Facts(
+        kernel=words["kernel"],
+        architecture=words["arch"],
+        page_size=int(words["pages"].removesuffix("k")) << 10,
+        levels=int(words["levels"]),
+        numa=words["numa"] == "1",
+        pti=words["pti"] == "1",
+        lockdown=words["lockdown"],
+    )
 
 
 def read_facts() -> Facts | None:
@@ -129,6 +168,8 @@ def may_skip(facts: Facts, reason: str) -> bool:
         words.append("unsigned module")
     if not facts.numa:
         words.append("two nodes")
+    if facts.architecture == "arm64":
+        words += NOT_ON_ARM64
     return any(re.search(word, reason) for word in words)
 
 
@@ -142,10 +183,17 @@ def facts() -> Facts:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     found = read_facts()
-    for item in items if found else ():
-        for pattern, reason, error, always in KNOWN_GAPS.get(found.kernel if found else "", ()):
+    if not found:
+        return
+    for item in items:
+        for pattern, reason, error, always in KNOWN_GAPS.get(found.kernel, ()):
             if re.search(pattern, item.nodeid):
                 item.add_marker(pytest.mark.xfail(reason=reason, raises=error, strict=always))
+        for of_tables, why in OF_X86_64 if found.architecture == "arm64" else ():
+            if of_tables.search(item.nodeid):
+                item.add_marker(pytest.mark.skip(reason=why))
+        if OF_MODULE.search(item.nodeid) and "MEMATLAS_MODULE" not in os.environ:
+            item.add_marker(pytest.mark.skip(reason=NO_MODULE))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

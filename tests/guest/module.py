@@ -15,6 +15,18 @@ from kernels import Kernel, fetch, fetch_headers
 SOURCE = ROOT / "native" / "kmod"
 
 
+class NoCompiler(Unavailable):
+    """The host is of an older release than the kernel: a compiler that knows its options is missing."""
+
+
+def need_compiler(kernel: Kernel) -> None:
+    """Raise `NoCompiler` if the compiler here is older than the kernel's."""
+    wanted = re.search(r"^CONFIG_GCC_VERSION=(\d+)\d{4}$", kernel.config.read_text(), re.MULTILINE)
+    found = run("gcc", "-dumpversion").split(".")[0].strip()
+    if wanted and int(wanted[1]) > int(found):
+        raise NoCompiler(f"a module for {kernel.release} needs gcc {wanted[1]}, which this host has not: it is {found}")
+
+
 @cache_alone()
 def build(kernel: Kernel) -> Path:
     """Return the module, built unless it is in the cache."""
@@ -25,10 +37,11 @@ def build(kernel: Kernel) -> Path:
         return module
     if re.search(r"[\s:]", str(folder)):
         raise Unavailable(f"the kernel's build system takes no path with a space or a colon: move {ROOT}")
+    need_programs()
+    need_compiler(kernel)
     kernel = fetch_headers(kernel)
     if kernel.build is None:
         raise Unavailable(f"nothing to build a module for {kernel.release} against")
-    need_programs()
     part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
     try:
         shutil.copytree(SOURCE, part, ignore=shutil.ignore_patterns("*.o", "*.ko", "*.mod*", ".*"))

@@ -12,12 +12,13 @@ import pytest
 
 from helpers import texts
 from mematlas.cli import main
+from mematlas.views.format import format_size
 from test_swap_devices import zram
 from victim import Victim
 
 pytestmark = pytest.mark.guest
 
-PAGE = 4096
+PAGE = os.sysconf("SC_PAGESIZE")
 ROOT = Path("/sys/fs/cgroup")
 ALLOWED = 32
 
@@ -62,9 +63,10 @@ def test_swap_max_limits_the_plan_and_the_act(
         (group / "memory.swap.max").write_text(str(ALLOWED * PAGE))
         planned = say("pageout", target, "anon_full", "--dry-run")
         assert row_of(planned)["nr_needs_swap"] == row_of(planned)["nr_movable"] == ALLOWED
-        assert "swap: the memory cgroup allows 128 KiB more" in texts(planned["notes"])
+        assert f"swap: the memory cgroup allows {format_size(ALLOWED * PAGE)} more" in texts(planned["notes"])
         told = say("pageout", target, "anon_full")
-        lacking = "the memory cgroup of the process allows too little swap: 260 KiB of memory has nowhere to go"
+        left = format_size((97 - ALLOWED) * PAGE)
+        lacking = f"the memory cgroup of the process allows too little swap: {left} of memory has nowhere to go"
         assert lacking in texts(planned["notes"])
         assert lacking in texts(told["notes"])
         moved = row_of(told)

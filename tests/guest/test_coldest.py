@@ -29,6 +29,11 @@ Capture = pytest.CaptureFixture[str]
 def lru(request: pytest.FixtureRequest) -> Iterator[str]:
     """Have the kernel sort its pages in this way."""
     path = Path(LRU_GEN)
+    if not path.exists() and request.param == "ordinary":
+        yield request.param
+        return
+    if not path.exists():
+        pytest.skip("a multi-gen LRU needs Linux 6.1")
     before = path.read_text()
     path.write_text("y" if request.param == "multi-gen" else "n")
     assert is_multigen() == (request.param == "multi-gen")
@@ -102,7 +107,7 @@ def test_flags_of_frames_tell_only_without_generations(
         target = victim("anon_full")
         area = target["anon_full"]
         read_by_the_kernel(area, USED)
-        code = main(words(area, "--coldest", "200K", "--json"))
+        code = main(words(area, "--coldest", f"{50 * area.page_size // 1024}K", "--json"))
         out, err = capsys.readouterr()
         if lru == "multi-gen":
             assert code == 5

@@ -40,7 +40,7 @@ def test_numbers_of_a_process_need_no_tables(victim: Callable[..., Victim], caps
     target = victim("anon_full", "shared_file")
     with target.stopped():
         assert main(["usage", str(target.pid), "--verify"]) == 0
-        assert main(["pages", str(target.pid), f"{target['anon_full'].address:#x}+4K", "--json"]) == 0
+        assert main(["pages", str(target.pid), f"{target['anon_full'].address:#x}", "--json"]) == 0
     text = capsys.readouterr().out
     assert json.loads(text[text.index('{"schema": "mematlas.pages') :])["rows"][0]["state"] == "present"
 

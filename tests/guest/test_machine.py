@@ -20,6 +20,7 @@ from cache import Unavailable
 from inside import watches_locks
 from kernels import Kernel, Offer
 from machine import complaints_in
+from matrix import MATRIX, THE_SAME_EVERYWHERE
 
 COMPLAINTS = (
     "WARNING: CPU: 1 PID: 99 at mm/memory.c:123 copy+0x1/0x2",
@@ -285,6 +286,12 @@ def test_headers_name_the_folder_where_they_will_be(tmp_path: Path) -> None:
     kernels.relocate(Path("/there"), tmp_path)
     assert (tmp_path / "Makefile").read_text() == "include /there/usr/src/linux-headers-common/Makefile\n"
     assert os.readlink(tmp_path / "scripts") == "/there/usr/lib/linux-kbuild/scripts"
+
+
+def test_runs_name_tests_that_are_there() -> None:
+    named = {word for run in MATRIX for word in (*run.tests, *THE_SAME_EVERYWHERE) if "/" in word}
+    paths = {word.removeprefix("--ignore=").removeprefix("tests/") for word in named}
+    assert [path for path in sorted(paths) if not (cache_module.ROOT / "tests" / path).exists()] == []
 
 
 @pytest.mark.parametrize(("line", "watches"), [(" debug_locks:                             1\n", True), ("", False)])

@@ -94,6 +94,14 @@ def test_command_reference_is_not_stale() -> None:
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == script("make_docs").page(), "run `make docs`"
 
 
+def test_the_table_of_kernels_is_what_their_doctors_said() -> None:
+    made = script("kernel_table")
+    page = made.PAGE.read_text(encoding="utf-8")
+    kernels = json.loads(made.DATA.read_text())
+    assert made.with_table(page, made.table(kernels)) == page, "run scripts/kernel_table.py"
+    assert made.merged(kernels, kernels) == kernels
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_explained(name: str) -> None:
     command = load(name)
