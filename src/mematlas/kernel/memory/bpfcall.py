@@ -46,6 +46,17 @@ class Bpf:
 
     def call(self, command: int, attr: bytes) -> int:
         """Return what a command returns, a descriptor mostly."""
+        try:
+            return self._call(command, attr)
+        except PermissionError:
+            # Before v5.11 (the series that ends with Linux commit 3ac1f01b43b6) maps and programs are locked memory.
+            before = raise_locked_memory()
+            try:
+                return self._call(command, attr)
+            finally:
+                resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
+
+    def _call(self, command: int, attr: bytes) -> int:
         buffer = ctypes.create_string_buffer(attr, len(attr))
         result: int = self._libc.syscall(self._number, command, buffer, len(attr))
         if result < 0:
@@ -64,16 +75,6 @@ class Bpf:
         attr = struct.pack("=5I", BPF_MAP_TYPE_ARRAY, 4, size, 1, BPF_F_MMAPABLE) + bytes(60)
         try:
             return self.call(BPF_MAP_CREATE, attr)
-        except PermissionError:
-            # Before v5.11 (the series that ends with Linux commit 3ac1f01b43b6) maps counted as locked memory.
-            soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-            resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
-            try:
-                return self.call(BPF_MAP_CREATE, attr)
-            except OSError as error:
-                raise refusal(error) from None
-            finally:
-                resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
         except OSError as error:
             raise refusal(error) from None
 
@@ -112,6 +113,17 @@ class Bpf:
         buffer = ctypes.create_string_buffer(data, len(data))
         attr = struct.pack("=QQIII4x", ctypes.addressof(buffer), 0, len(data), 0, 0)
         return self.call(BPF_BTF_LOAD, attr)
+
+
+def raise_locked_memory() -> tuple[int, int]:
+    """Have this process lock as much memory as it may; return its limits before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except (ValueError, OSError):
+        # Going beyond the hard limit takes CAP_SYS_RESOURCE.
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+    return soft, hard
 
 
 FUNCTION_INFO = struct.Struct("=II")

@@ -54,7 +54,7 @@ class SpecialSwap:
     """How much of a migration entry's offset is the frame; accessed and dirty bits are above it."""
     nr_marker: int = 1
     nr_error: int = 0
-    """What could not be read back from swap: a type of its own until v6.2, then a marker."""
+    """What could not be read back from swap: a type of its own from v5.19 to v6.1, then a marker."""
 
     def state_of_types(self) -> list[int]:
         """Return the state that each swap type means."""
@@ -79,22 +79,25 @@ def special_swap_of(config: frozenset[str], version: tuple[int, int], pfn_bits: 
     >>> special_swap_of(frozenset(["MIGRATION"]), (6, 18), 34)
     SpecialSwap(nr_device=0, nr_migration=3, nr_hwpoison=0, pfn_bits=34, nr_marker=1, nr_error=0)
     """
-    # Before Linux 5.19 there is no marker and one migration type less: not decoded further than `unknown`.
-    if version < (5, 19):
-        return None
     # Two types for device-exclusive memory became one in v6.15 ("mm: use single SWP_DEVICE_EXCLUSIVE entry type"),
     # and more are proposed: on kernels newer than those looked at, they may be others.
     if "DEVICE_PRIVATE" in config and version > NEWEST_KNOWN:
         return None
-    nr_device = 3 if version >= (6, 15) else 4
+    # GOOD: since v5.14 (commit b756a3b5e7ea, "mm: device exclusive memory access") memory that a device has alone has
+    # two types beside the two of a device's own.
+    nr_device = 3 if version >= (6, 15) else 4 if version >= (5, 14) else 2
     # GOOD: since v6.2 (commit 15520a3f0469, "mm: use pte markers for swap errors") there are always markers, and errors
     # of swap are some of them; before that they had a type of their own, above the markers.
     is_new = version >= (6, 2)
+    # GOOD: since v5.19 (commit 6c287605fd56, "mm: remember exclusively mapped anonymous pages with PG_anon_exclusive")
+    # there is a migration type for exclusive pages, and with the same release came errors (14a762dd1977) and markers
+    # (679d10331910).
+    is_middle = (5, 19) <= version < (6, 2)
     return SpecialSwap(
         nr_device=nr_device if "DEVICE_PRIVATE" in config else 0,
-        nr_migration=3 if "MIGRATION" in config else 0,
+        nr_migration=(3 if version >= (5, 19) else 2) if "MIGRATION" in config else 0,
         nr_hwpoison=1 if "MEMORY_FAILURE" in config else 0,
         pfn_bits=pfn_bits,
         nr_marker=1 if is_new or "PTE_MARKER" in config else 0,
-        nr_error=0 if is_new else 1,
+        nr_error=int(is_middle),
     )

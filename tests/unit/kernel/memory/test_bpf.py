@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import resource
 import struct
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,6 +54,26 @@ def test_without_the_right_both_capabilities_are_named(monkeypatch: pytest.Monke
 def test_root_that_is_refused_hears_of_seccomp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bpfcall, "effective_capabilities", lambda: frozenset(["CAP_SYS_ADMIN"]))
     assert "seccomp" in str(refusal(PermissionError(errno.EPERM, "")))
+
+
+def test_what_locked_memory_refuses_is_tried_again_with_more_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    seen: list[tuple[int, int]] = []
+
+    def syscall(*_: object) -> int:
+        seen.append(resource.getrlimit(resource.RLIMIT_MEMLOCK))
+        ctypes.set_errno(errno.EPERM)
+        return -1 if len(seen) == 1 else 7
+
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (4096, hard))
+    try:
+        called = bpfcall.Bpf()
+        monkeypatch.setattr(called, "_libc", SimpleNamespace(syscall=syscall))
+        assert called.call(bpfcall.BPF_PROG_LOAD, b"") == 7
+        assert seen[0] == resource.getrlimit(resource.RLIMIT_MEMLOCK) == (4096, hard)
+        assert seen[1] in ((hard, hard), (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
 
 
 def test_a_withheld_helper_is_lockdown() -> None:
