@@ -6,6 +6,17 @@ import os
 import zlib
 
 from mematlas.kernel.directory import GZIP
+from mematlas.notes import Note
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.kernel.procfs import ProcFS
+
+AVERAGE_COUNTS = Note(
+    "average-counts",
+    "map counts of pages of large folios are averages here (CONFIG_NO_PAGE_MAPCOUNT): PSS is an estimate, and such a"
+    " page counts as exclusive only where nobody else maps any part of its folio",
+)
 
 
 def parse_config(text: bytes) -> frozenset[str]:
@@ -28,6 +39,19 @@ def is_built_in(option: str) -> bool | None:
     """Whether an option of the running kernel is built in, at a fifth of the time that all take; None if unknown."""
     text = read_config_text()
     return None if text is None else f"\nCONFIG_{option}=y\n".encode() in text
+
+
+def counts_are_averages(procfs: ProcFS) -> bool:
+    """Whether the kernel keeps no count of single pages of large folios. Of a capture, what was found out when it was
+    made.
+
+    Since v6.15 a kernel may be built so (CONFIG_NO_PAGE_MAPCOUNT), which nothing else shows. Then kpagecount has the
+    average of the folio, at least 1 where any of it is mapped (folio_average_page_mapcount()), and smaps divides by it.
+    What is exclusive, by smaps and by bit 56 of pagemap, are folios of which no other process maps any part.
+    """
+    if not procfs.live:
+        return bool((procfs.machine or {}).get("average_counts"))
+    return bool(is_built_in("NO_PAGE_MAPCOUNT"))
 
 
 def read_config_text() -> bytes | None:

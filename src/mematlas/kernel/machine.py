@@ -117,6 +117,7 @@ CHECKS = {
     "uncertain": (are_strings, "a list of texts"),
     "soft_dirty": (is_known_or_not, "true, false or null"),
     "tells_ksm": (is_known_or_not, "true, false or null"),
+    "average_counts": (is_known_or_not, "true or false"),
     "zero_known": (is_known_or_not, "true or false"),
     "huge_known": (is_known_or_not, "true or false"),
     "huge_estimate": (is_text, "a text"),

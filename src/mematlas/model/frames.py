@@ -13,8 +13,8 @@ from mematlas.arrays import Bools, NDArray, Words, np
 from mematlas.errors import FormatError, PermissionDenied
 from mematlas.kernel.kpage import (
     KPF_ANON_EXCLUSIVE,
+    KPF_COMPOUND,
     KPF_COMPOUND_HEAD,
-    KPF_COMPOUND_TAIL,
     KPF_DIRTY,
     KPF_SWAPCACHE,
     KPF_WRITEBACK,
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from mematlas.kernel.pagemap import Entries
     from mematlas.kernel.procfs import ProcFS
-
-KPF_COMPOUND = KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL
 
 OWNER_BITS = 24
 """Of a key; the rest is the frame: up to 4 PiB of memory in pages of 4 KiB."""

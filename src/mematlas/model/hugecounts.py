@@ -2,12 +2,14 @@
 
 A fork may have unmapped, or copied, single pages of a transparent huge page that another process still maps by one
 entry (PMD). Bit 56 of pagemap speaks for the first of its pages only, then for all (fs/proc/task_mmu.c,
-pagemap_pmd_range(): seen on 6.1 and 6.18, while 6.12 looks at each). kpagecount counts each page on every kernel.
+pagemap_pmd_range(): seen on 6.1 and 6.18, while 6.12 looks at each). kpagecount counts each page on every kernel but
+those that keep no such counts, whose bit 56 is about the whole folio, and stays as it is.
 """
 
 from __future__ import annotations
 
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.kconfig import counts_are_averages
 from mematlas.kernel.kpage import WORD_SIZE, FrameWords
 from mematlas.kernel.pagemap import ENTRY_SIZE, EXCLUSIVE, MARK_A, PM_PFRAME, PRESENT
 from mematlas.notes import Note
@@ -34,6 +36,7 @@ class HugeCounts:
         self.note: Note | None = None
         """What is to be said once the bit had to be left as the kernel reports it."""
         self._file: FrameWords | None = None
+        self._are_averages: bool | None = None
 
     def close(self) -> None:
         """Let go of kpagecount, if it was needed."""
@@ -42,6 +45,10 @@ class HugeCounts:
 
     def settle(self, block: Block, ranges: Iterable[tuple[int, int]]) -> None:
         """Put right the pages of a block that lie in ranges of huge entries."""
+        if self._are_averages is None:
+            self._are_averages = counts_are_averages(self.procfs)
+        if self._are_averages:
+            return
         states = bytearray(block.states)
         per_table = self.procfs.page_size // ENTRY_SIZE
         first = block.address // self.procfs.page_size

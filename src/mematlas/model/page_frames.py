@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.kconfig import AVERAGE_COUNTS, counts_are_averages
 from mematlas.kernel.kpage import KPF_KSM, FrameWords, flag_names, runs_of, tells_ksm
 from mematlas.notes import Note, Notes
 
@@ -49,6 +50,8 @@ class PageFrames:
             self.notes.add(Note("flags-unknown", f"frame flags unknown: {error}"))
         try:
             self._counts = FrameWords(procfs, "kpagecount")
+            if counts_are_averages(procfs):
+                self.notes.add(AVERAGE_COUNTS)
         except (PermissionDenied, NotSupported) as error:
             self.notes.add(Note("map-counts-unknown", f"map counts unknown: {error}"))
         except BaseException:

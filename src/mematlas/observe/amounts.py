@@ -13,6 +13,7 @@ from mematlas.analysis.results import WITH_FRAME, Counted, Counters, MapsResult,
 from mematlas.analysis.usage import usage_of_fields
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import replace
+from mematlas.kernel.kconfig import AVERAGE_COUNTS, counts_are_averages
 from mematlas.kernel.maps import MAY_BE_HIDDEN, read_mark
 from mematlas.kernel.status import read_stat, status_bytes
 from mematlas.model.address_space import EVERYTHING
@@ -61,6 +62,8 @@ def look_at_vmas(
 
         notes.add(nodes_unknown(nodes.why))
     notes += sources.files.notes()
+    if counts_are_averages(sources.procfs):
+        notes.add(AVERAGE_COUNTS)
     hold = sources.dir.holds.get("smaps") if counted.source == "smaps" else None
     reading = sources.reading(counted.source, began, counted.torn, notes, hold)
     return MapsResult(counted.vmas, reading, nodes.with_memory if nodes else ())

@@ -26,6 +26,7 @@ from mematlas.frozen import Record, record
 from mematlas.kernel.cmdline import MAX_COMMAND
 from mematlas.kernel.directory import GZIP, GZIPPED
 from mematlas.kernel.hugepage import read_huge_size
+from mematlas.kernel.kconfig import counts_are_averages
 from mematlas.kernel.kpage import tells_ksm
 from mematlas.kernel.machine import MAX_SIZE
 from mematlas.kernel.maps import MAX_CAPTURED_VMAS, bounded
@@ -273,6 +274,7 @@ class Recorder:
             "soft_dirty": has_soft_dirty(self.process.procfs),
             "nodes": self._nodes(),
             "tells_ksm": tells_ksm(self.process.procfs),
+            "average_counts": counts_are_averages(self.process.procfs),
         }
         return (json.dumps(machine, indent=1) + "\n").encode("ascii")
 

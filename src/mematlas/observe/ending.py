@@ -9,7 +9,7 @@ from functools import cached_property
 from mematlas.analysis.ending import FATES, DistinctResult, EndingPart, EndingResult, private_slots
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import record
-from mematlas.kernel.kconfig import read_config
+from mematlas.kernel.kconfig import counts_are_averages
 from mematlas.kernel.mounts import parse_mountinfo
 from mematlas.kernel.pagemap import SWAP
 from mematlas.kernel.smaps import read_smaps
@@ -143,7 +143,7 @@ def finished(
 ) -> Reading:
     """Return how an account came about."""
     torn = sources.address_space().vmas != accounts.vmas  # raises where it has ended
-    unsure = unsure_counts() if sources.procfs.live else []
+    unsure = [UNSURE_COUNTS] if counts_are_averages(sources.procfs) else []
     return sources.reading(choice.source, began, torn, (*choice.why, *notes, *unsure))
 
 
@@ -462,12 +462,6 @@ NO_DESCRIPTOR = "/dev/zero"
 def files_unknown(why: object) -> Note:
     """Return the note that what a file of memory is, and who holds it, is not known."""
     return Note("files-unknown", f"memory-backed files unknown: {why}")
-
-
-def unsure_counts() -> list[Note]:
-    """Return the note that the kernel does not count how often each page of a huge page is mapped, where that is so."""
-    # Linux can be built so since v6.15. Its files do not show it: the counts of a folio are just all the same.
-    return [UNSURE_COUNTS] if "NO_PAGE_MAPCOUNT" in (read_config() or ()) else []
 
 
 def unseen(holders: Holders) -> str:

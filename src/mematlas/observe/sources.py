@@ -322,8 +322,11 @@ class Sources:
 
     def why_no_counts(self) -> Error | None:
         """Return what keeps us from counting, or else from reading, page tables; None when nothing does."""
+        from mematlas.kernel.kconfig import counts_are_averages
         from mematlas.kernel.rights import may_read_kernel
 
+        if counts_are_averages(self.procfs):
+            return NotSupported("USS and PSS by page tables", "CONFIG_PAGE_MAPCOUNT")
         if may_read_kernel() and self.count_access() is not None:
             try:
                 os.close(open_memory(self.dir))

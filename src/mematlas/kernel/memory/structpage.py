@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from mematlas.arrays import Bools, Counts, NDArray, Words, np
 from mematlas.errors import NotSupported
-from mematlas.kernel.kconfig import read_config
-from mematlas.kernel.kpage import KPF_ANON, read_frame_words
+from mematlas.kernel.kconfig import counts_are_averages
+from mematlas.kernel.kpage import KPF_ANON, KPF_COMPOUND, KPF_HUGE, read_frame_words
 from mematlas.kernel.memory.compound import head_word, heads_of
 from mematlas.kernel.memory.memory import KernelMemory
 from mematlas.kernel.memory.ownpages import OwnPages
@@ -281,7 +281,7 @@ def open_struct_pages(memory: KernelMemory) -> StructPages:
         NotSupported: this kernel keeps no count per page, the array is not found, or the counts disagree.
         PermissionDenied: /proc/kpagecount cannot be read, or frame numbers are hidden, of our own pages too.
     """
-    if "NO_PAGE_MAPCOUNT" in (read_config() or ()):
+    if counts_are_averages(memory.procfs):
         raise NotSupported("map counts from struct page", "CONFIG_PAGE_MAPCOUNT")
     with OwnPages(memory.procfs) as own:
         pages = StructPages(memory, find_base(memory, own))
@@ -309,11 +309,18 @@ class KernelFrames:
     def __init__(self, procfs: ProcFS) -> None:
         self.procfs = procfs
         self.nr_read = 0
+        self._are_averages = counts_are_averages(procfs)
         read_frame_words(procfs, "kpagecount", np.zeros(1, np.uint64))
 
     def map_counts(self, pfns: Words) -> Counts:
-        """Return how many times each frame is mapped; -1 where it is not known."""
-        return read_kernel_counts(self.procfs, pfns)
+        """Return how many times each frame is mapped; -1 where it is not known, as of an average it is not."""
+        counts = read_kernel_counts(self.procfs, pfns)
+        if self._are_averages and len(pfns):
+            flags, _ = read_frame_words(self.procfs, "kpageflags", pfns)
+            # hugetlb pages are mapped as a whole: there the average is the count of each page.
+            large = (flags & np.uint64(KPF_COMPOUND) != 0) & (flags & np.uint64(KPF_HUGE) == 0)
+            counts[large & (counts > 0)] = UNKNOWN_COUNT
+        return counts
 
     def table_shares(self, tables: Words) -> Counts:
         """Return that nothing is known of page tables; see `StructPages.table_shares`."""

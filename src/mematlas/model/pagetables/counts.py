@@ -12,7 +12,7 @@ import os
 from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.backing import Backings
 from mematlas.kernel.cpuinfo import phys_bits
-from mematlas.kernel.kconfig import is_built_in, read_config
+from mematlas.kernel.kconfig import counts_are_averages, read_config
 from mematlas.kernel.kpage import KPF_ANON, KPF_HUGE, KPF_ZERO_PAGE, open_flags_and_counts
 from mematlas.kernel.maps import ANON_KINDS
 from mematlas.kernel.memory.bpfcount import CountProgram, Sums
@@ -82,7 +82,7 @@ class CountAccess:
             raise NotSupported("counting with BPF", "a live system on x86-64")
         if "CAP_SYS_ADMIN" not in effective_capabilities():
             raise PermissionDenied("frame numbers", "CAP_SYS_ADMIN")
-        if is_built_in("NO_PAGE_MAPCOUNT"):
+        if counts_are_averages(procfs):
             raise NotSupported("map counts from struct page", "CONFIG_PAGE_MAPCOUNT")
         self.procfs = procfs
         self.layout = read_layout()
