@@ -108,6 +108,7 @@ REASONS: dict[str, str | Callable[..., str]] = {
     "lockdown": lambda mode: f"not in the way ({mode})",
     "no-lockdown": "not in the way: this kernel has none",
     "no-number": lambda machine: f"not tried: the number of the system call on {machine} is not known here",
+    "no-tables": lambda machine: f"works, but page tables of {machine} are not read yet: x86-64 alone",
     "no-thp": "accepted, not seen: this kernel has no transparent huge pages",
     "no-yama": "no Yama in this kernel",
     "nodes": lambda nr: f"{nr} node{'s' * (nr != 1)}",

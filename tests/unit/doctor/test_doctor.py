@@ -21,6 +21,7 @@ from mematlas.cli import main
 from mematlas.doctor import features as doctor_features
 from mematlas.doctor.bench import MISSING, NEEDED, UNTRIED, WORKS, Bench, Missing, Reason, chosen, read_number
 from mematlas.doctor.features import PROBES, Feature, Probe, find_features, run
+from mematlas.doctor.probes import memory
 from mematlas.errors import FormatError, NotSupported, PermissionDenied
 from mematlas.kernel.pagemap import Scanner
 from mematlas.views.doctor import TO_TYPE, detail_of
@@ -84,6 +85,14 @@ def test_options_that_the_kernel_lacks_are_not_in_its_configuration(rows: Rows) 
         options = {word.strip(",") for word in (row["detail"] or "").split() if word.startswith("CONFIG_")}
         if row["status"] == MISSING and options:
             assert not options <= built, row
+
+
+def test_where_no_page_tables_are_read_what_reads_memory_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "is_x86_64", lambda: False)
+    module, bpf = state_of("module"), state_of("bpf")
+
+    assert (module.status, detail_of(module)) == (MISSING, "x86-64")
+    assert bpf.status != WORKS or "page tables of" in (detail_of(bpf) or "")
 
 
 # Categories of PAGEMAP_SCAN

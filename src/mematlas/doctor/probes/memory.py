@@ -16,6 +16,7 @@ from mematlas.kernel.memory.bpfcall import (
     BPF_PROG_TYPE_SYSCALL,
     SYS_BPF,
 )
+from mematlas.kernel.memory.x86 import is_x86_64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +47,12 @@ def bpf(bench: Bench) -> Reason | None:
             raise
         # Before v5.14 (commit 79a7f8bdb159) there are no programs of that type; these take their place.
         load_program(bench, BPF_PROG_TYPE_RAW_TRACEPOINT, 0)
-    return None
+    return use_of_memory()
+
+
+def use_of_memory() -> Reason | None:
+    """Return what is to be said of reading kernel memory where no page tables are read for all that."""
+    return None if is_x86_64() else Reason("no-tables", (os.uname().machine,))
 
 
 def load_program(bench: Bench, kind: int, flags: int) -> None:
@@ -80,15 +86,18 @@ def opens(path: str) -> Probing:
 
 def kcore(bench: Bench) -> Reason | None:
     try:
-        return opens("/proc/kcore")(bench)
+        opens("/proc/kcore")(bench)
     except PermissionError:
         # Under lockdown no right helps (fs/proc/kcore.c, open_kcore).
         if read_lockdown() == "confidentiality":
             raise Missing(MISSING, Reason("locked-down", ("confidentiality",))) from None
         raise
+    return use_of_memory()
 
 
 def module(bench: Bench) -> Reason | None:
+    if not is_x86_64():
+        raise Missing(MISSING, Reason("kernel", ("x86-64",)))
     if not in_sysfs("/sys/module/mematlas"):
         if not os.path.exists("/proc/modules"):
             raise NotSupported("/proc/modules")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import platform
+import os
 
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.memory.btf import StructLayout, asked_twice, read_layout
 from mematlas.kernel.memory.iomem import RamRanges, read_ram
 from mematlas.kernel.memory.memory import KernelMemory
+from mematlas.kernel.memory.x86 import is_x86_64
 from mematlas.kernel.procfs import ProcFS
 
 TYPE_CHECKING = False
@@ -27,8 +28,8 @@ def open_kernel_memory(reader: str = "auto", procfs: ProcFS | None = None) -> Ke
     >>> open_kernel_memory()  # doctest: +SKIP
     <KernelMemory by bpf, 4 levels, direct map at 0xffff888000000000>
     """
-    if platform.machine() != "x86_64":
-        raise NotSupported(f"reading the page tables of {platform.machine()}", "x86-64")
+    if not is_x86_64():
+        raise NotSupported(f"reading the page tables of {os.uname().machine}", "x86-64")
     procfs = procfs or ProcFS()
     if not procfs.live:
         raise NotSupported(f"page tables of {procfs.root}", "a live system")

@@ -6,6 +6,8 @@ Source: arch/x86/include/asm/pgtable_types.h, page_types.h. What else the bits m
 
 from __future__ import annotations
 
+import os
+
 PAGE_SHIFT, TABLE_BITS = 12, 9
 PAGE = 1 << PAGE_SHIFT
 NR_ENTRIES = 1 << TABLE_BITS
@@ -28,3 +30,8 @@ X86_SPECIAL = 1 << 9
 X86_ADDRESS = 0x000FFFFFFFFFF000  # bits 12-51
 X86_SAVED_DIRTY_SHIFT = 58
 X86_SWAP_TYPE_SHIFT = 59  # bits 59-63 of an entry that is not present
+
+
+def is_x86_64() -> bool:
+    """Whether this machine is one: of no other are page tables read yet."""
+    return os.uname().machine == "x86_64"

@@ -37,6 +37,7 @@ from mematlas.kernel.memory.x86 import (
     X86_SAVED_DIRTY_SHIFT,
     X86_SPECIAL,
     X86_SWAP_TYPE_SHIFT,
+    is_x86_64,
 )
 from mematlas.kernel.pagemap import EXCLUSIVE, FILE, GUARD, PRESENT, SPECIAL, SWAP, UNKNOWN, ZERO
 from mematlas.kernel.rights import effective_capabilities
@@ -78,7 +79,7 @@ class CountAccess:
     name = "bpf"
 
     def __init__(self, procfs: ProcFS) -> None:
-        if os.uname().machine != "x86_64" or not procfs.live:
+        if not is_x86_64() or not procfs.live:
             raise NotSupported("counting with BPF", "a live system on x86-64")
         if "CAP_SYS_ADMIN" not in effective_capabilities():
             raise PermissionDenied("frame numbers", "CAP_SYS_ADMIN")
