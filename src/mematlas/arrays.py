@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from mematlas.errors import LibraryMissing
 
+UNLOADABLE = (
+    *(ImportError, OSError),
+    RuntimeError,  # it was built for another processor
+    *(SyntaxError, EOFError),  # its files are cut short, or of another version of Python
+    *(AttributeError, ValueError),  # parts of several versions, or a module of somebody's by its name
+)
+
 try:
     import numpy as np
     from numpy.typing import NDArray
-except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: of a processor that it was not built for
+except UNLOADABLE as error:
     raise LibraryMissing("numpy", error) from error
 
 __all__ = ("Bools", "Bytes", "Counts", "NDArray", "Words", "np")

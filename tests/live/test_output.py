@@ -273,6 +273,9 @@ NO_NUMPY = {
     "missing": "raise ModuleNotFoundError(\"No module named 'numpy'\", name='numpy')",
     "broken": "raise ImportError('advice') from OSError('libopenblas.so.0: cannot open shared object file')",
     "processor": "raise RuntimeError('NumPy was built with baseline optimizations that this machine lacks')",
+    "cut short": "def (",
+    "mixed": "raise ValueError('numpy.dtype size changed, may indicate binary incompatibility')",
+    "somebody's": "import math; math.no_such_function",
 }
 
 

@@ -226,13 +226,14 @@ def test_candidates_are_listed_so_that_one_can_be_picked() -> None:
     code = f"import ctypes, sys; ctypes.CDLL(None).prctl(15, {name.encode()!r}, 0, 0, 0); print(1, flush=True)"
     with program(code, "a" * 300) as one, program(code, "second\n\x1b[2J") as other:
         run = mematlas("usage", name)
+        pids = sorted((one.pid, other.pid))
+        together = mematlas("usage", *pids)
 
     assert run.returncode == 3
-    head, titles, *rows = run.stderr.splitlines()
+    head, titles, *rows, hint = run.stderr.splitlines()
     assert head == f"mematlas: '{name}' names 2 processes; give one PID:"
     assert titles.split() == ["PID", "USER", "RSS", "COMMAND"]
-    assert [row.split()[0] for row in rows] == [
-        str(each.pid) for each in sorted((one, other), key=lambda each: each.pid)
-    ]
+    assert [int(row.split()[0]) for row in rows] == pids
+    assert (hint[:5], hint.rpartition(" usage ")[2], together.returncode) == ("try: ", f"{pids[0]} {pids[1]}", 0)
     assert all(" MiB  " in row and len(row) <= 120 for row in rows)
     assert "\x1b" not in run.stderr

@@ -208,6 +208,11 @@ def report(error: Error, words: list[str]) -> None:
         from mematlas.views.terminal import screen_width
 
         text = f"mematlas: {ambiguity(error, screen_width(sys.stderr))}"
+        if words[:1] == ["usage"] and error.candidates and not error.nr_more:
+            from mematlas.doctor.hints import plain_line
+
+            # It takes several, and its total has each page once.
+            text += f"\ntry: {plain_line(['usage', *(str(one.pid) for one in error.candidates)])}"
     if isinstance(error, LibraryMissing):
         from mematlas.cli.mistakes import how_to_mend
 

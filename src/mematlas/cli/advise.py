@@ -333,7 +333,7 @@ Nothing leaves RAM: the pages are marked as not recently used, and are the first
 is the change in what smaps reports as referenced.""",
         (
             ("mematlas cold 1234 --dry-run", "what would be marked"),
-            ("mematlas cold postgres --file", "only its file pages"),
+            ("mematlas cold redis-server --file", "only its file pages"),
         ),
         add_coldest,
     ),

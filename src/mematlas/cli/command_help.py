@@ -34,7 +34,7 @@ TARGETS_TOPIC = f"""\
 
   1234               a PID; pid:1234 if a capture here has that name
   self               mematlas itself
-  postgres           a command's exact name, as ps -o comm shows it
+  redis-server       a command's exact name, as ps -o comm shows it
   cmdline:app.jar    a regular expression over whole command lines
   '~app.jar'         the same, quoted: shells give ~ a meaning of their own
   cgroup:/a/b        the processes of a cgroup

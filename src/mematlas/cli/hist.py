@@ -56,7 +56,7 @@ COMMAND = Command(
     run,
     examples=(
         ("mematlas hist 1234", "the whole address space"),
-        ("mematlas hist postgres heap -i 1s", "the heap, live"),
+        ("mematlas hist 1234 heap -i 1s", "the heap, live"),
     ),
     words=(TARGET, KIND_TEXTS),
 )

@@ -84,7 +84,7 @@ COMMAND = Command(
     run,
     examples=(
         ("mematlas map 1234", "the whole address space"),
-        ("mematlas map postgres heap --cell 1", "the heap, a character per page"),
+        ("mematlas map 1234 heap --cell 1", "the heap, a character per page"),
         ("mematlas map 1234 -i 1s", "live"),
     ),
     words=(TARGET, KIND_TEXTS),

@@ -161,8 +161,8 @@ COMMAND = Command(
     add_arguments,
     run,
     examples=(
-        ("mematlas usage postgres", "the process of that name, or a PID"),
-        ("mematlas usage 1234 postgres", "several, and what they have together"),
+        ("mematlas usage redis-server", "the process of that name, or a PID"),
+        ("mematlas usage 1234 redis-server", "several, and what they have together"),
         ("mematlas usage 1234 --verify", "from three kernel sources, compared"),
     ),
     words=(TARGET, MORE),

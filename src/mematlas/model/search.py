@@ -163,12 +163,17 @@ class Search:
         The command lines of ``sudo`` or a shell that runs us hold the expression itself.
         """
         import re
+        import warnings
 
         if not expression:
             raise BadInput(f"which command lines? Give an expression: {CMDLINE[0]}REGEX")
         try:
-            pattern = re.compile(expression)
-        except re.error as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what a future Python may read otherwise
+                pattern = re.compile(expression)
+        except RecursionError:
+            raise BadInput("bad regular expression: too many parentheses within others") from None
+        except (re.error, ValueError, OverflowError) as error:
             raise BadInput(f"bad regular expression {expression!r}: {error}") from None
 
         def matches(process: ProcessDir, _: Stat) -> bool:

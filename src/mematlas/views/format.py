@@ -304,6 +304,8 @@ def fold_message(text: str, width: int) -> list[str]:
     ['note: the zero page,', "    nobody's memory"]
     >>> fold_message("all rights: sudo -- /usr/bin/mematlas", 24)
     ['all rights:', '    sudo -- /usr/bin/mematlas']
+    >>> fold_message("note: as root: fallocate -l 1M f && mkswap f", 24)
+    ['note: as root:', '    fallocate -l 1M f &&', '    mkswap f']
     >>> fold_message("minor  594  it was in RAM already", 26)
     ['minor  594  it was in RAM', '            already']
     """
@@ -312,8 +314,7 @@ def fold_message(text: str, width: int) -> list[str]:
     indent = text[: len(text) - len(text.lstrip(" "))]
     hang = indent + " " * HANG
     if indent and " && " in text:
-        first, *middle, last = text.strip().split(" && ")
-        return [f"{indent}{first} &&", *(f"{hang}{step} &&" for step in middle), hang + last]
+        return fold_steps(text.strip(), indent, hang)
     head, gap, tail = text.rstrip().rpartition("  ")
     if head.strip():
         head += gap
@@ -321,9 +322,17 @@ def fold_message(text: str, width: int) -> list[str]:
         return [head + parts[0], *(" " * len(head) + part for part in parts[1:])]
     ends = [text.index(words) + 1 for words in TYPED if words in text]
     end = min(ends, default=len(text))
-    lines = fold_words(text[:end].strip(), width - len(hang))
+    first, *lines = fold_words(text[:end].strip(), width - len(hang))
+    folded = [indent + first, *(hang + line for line in lines)]
     if command := text[end:].strip():
-        lines.append(command)
+        folded += [hang + command] if width_of(hang + command) <= width else fold_steps(command, hang, hang)
+    return folded
+
+
+def fold_steps(command: str, indent: str, hang: str) -> list[str]:
+    """Return a line to type as lines that a shell reads on from; the further ones begin with ``hang``."""
+    *steps, last = command.split(" && ")
+    lines = [*(f"{step} &&" for step in steps), last]
     return [indent + lines[0], *(hang + line for line in lines[1:])]
 
 

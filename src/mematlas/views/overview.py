@@ -230,7 +230,7 @@ def estimates(groups: Sequence[Group]) -> Iterator[Note]:
                 f"PSS and USS of {group.name} are estimated from {len(group.measured):,} of its "
                 f"{len(group.members):,} processes",
             )
-    if hidden := [group.name for group in groups if not group.measured]:
+    if hidden := dict.fromkeys(group.name for group in groups if not group.measured):
         text = f"PSS and USS of {', '.join(hidden)} unknown: not permitted, ended, or not measured in time"
         yield Note("not-measured", text)
     amounts = {name: [getattr(group, name) for group in groups] for name in STATUS_LINES}

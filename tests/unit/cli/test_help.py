@@ -114,26 +114,26 @@ EXAMPLES = [
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Victim]:
+def redis() -> Iterator[Victim]:
     with Victim("anon_full") as one:
-        one.tell("rename", name="postgres")
+        one.tell("rename", name="redis-server")
         yield one
 
 
 @pytest.fixture
-def place(tmp_path: Path, postgres: Victim) -> Path:
+def place(tmp_path: Path, redis: Victim) -> Path:
     """Return a directory with what the examples take for granted."""
-    (tmp_path / "addresses").write_text(f"{postgres['anon_full'].address:#x}\n")
+    (tmp_path / "addresses").write_text(f"{redis['anon_full'].address:#x}\n")
     (tmp_path / ".config/fish/completions").mkdir(parents=True)
-    assert mematlas("capture", postgres.pid, tmp_path / "saved").returncode == 0
+    assert mematlas("capture", redis.pid, tmp_path / "saved").returncode == 0
     return tmp_path
 
 
 @pytest.mark.parametrize(("name", "line"), EXAMPLES)
-def test_examples_run(name: str, line: str, place: Path, postgres: Victim) -> None:
-    start = postgres["anon_full"].address
+def test_examples_run(name: str, line: str, place: Path, redis: Victim) -> None:
+    start = redis["anon_full"].address
     # Others' processes may have the name too, so ours goes by its PID.
-    typed = re.sub(r"\b(1234|postgres)\b", str(postgres.pid), line)
+    typed = re.sub(r"\b(1234|redis-server)\b", str(redis.pid), line)
     typed = re.sub(r"0x7f28600+(?=\d{3})|0x7f2860000000", lambda match: f"{start:#x}"[: len(match[0])], typed)
     if name in ACTS and "--dry-run" not in typed:
         typed += " --dry-run"

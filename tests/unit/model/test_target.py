@@ -117,6 +117,20 @@ def test_regular_expression_is_of_the_whole_command_line(two: list[Program], pre
         pids(f"{prefix}(")
 
 
+@pytest.mark.parametrize(
+    "expression", ["a{99999999999}", "(?u)(?a)x", "(" * 5000 + ")" * 5000], ids=["repeats", "flags", "parentheses"]
+)
+def test_an_expression_that_python_cannot_take_is_refused(expression: str) -> None:
+    with pytest.raises(BadInput, match="bad regular expression"):
+        pids(f"cmdline:{expression}")
+
+
+def test_nothing_is_written_about_what_another_python_may_read_otherwise(recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.raises(TargetNotFound):
+        pids("cmdline:[[]no such words, surely[ ]$")
+    assert not recwarn.list
+
+
 def test_home_that_a_shell_made_of_a_tilde_is_answered_with_what_needs_no_quotes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
