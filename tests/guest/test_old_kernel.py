@@ -16,15 +16,15 @@ from mematlas.words import Source
 
 pytestmark = pytest.mark.guest
 
-GIB = 1 << 30
+SIZE = (1 << 18) * PAGE
 
 
 def test_holes_are_searched_where_that_is_possible(facts: Facts) -> None:
     pages = [0, 1, 511, 512, 25_003, 62_507]
-    with sparse(GIB, pages) as target, Process(target.pid) as process, Pagemap(process.dir) as pagemap:
+    with sparse(SIZE, pages) as target, Process(target.pid) as process, Pagemap(process.dir) as pagemap:
         found = [
             (block.address - target.told) // PAGE + page
-            for block in pagemap.blocks(target.told, target.told + GIB)
+            for block in pagemap.blocks(target.told, target.told + SIZE)
             for page, state in enumerate(block.states)
             if state & PRESENT
         ]
@@ -49,7 +49,7 @@ def test_the_cache_is_asked_by_the_newest_call_there_is(facts: Facts) -> None:
 
 @pytest.mark.parametrize("source", ["smaps", "pagemap"])
 def test_what_cannot_be_known_is_noted_and_never_zero(source: Source) -> None:
-    with sparse(GIB, [5, 7]) as target, Process(target.pid) as process:
+    with sparse(SIZE, [5, 7]) as target, Process(target.pid) as process:
         result = process.usage(source)
     # Without PAGEMAP_SCAN zero pages are told by their frames' flags, and huge pages by nothing.
     assert result.usage.zero is not None

@@ -23,11 +23,11 @@ PAGE_IS_SOFT_DIRTY = 1 << 7
 
 WRITER = """
 import ctypes, json, mmap, sys
-area = mmap.mmap(-1, 67 * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+area = mmap.mmap(-1, 67 * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 area.madvise(15)
 def write(pages):
     for page in pages:
-        area[page * 4096] = 1
+        area[page * mmap.PAGESIZE] = 1
 write(range(67))
 print(json.dumps(ctypes.addressof(ctypes.c_char.from_buffer(area))), flush=True)
 for line in sys.stdin:

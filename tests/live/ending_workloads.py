@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 PAGE = mmap.PAGESIZE
-HUGE = 2 << 20
+HUGE = PAGE // 8 * PAGE
 ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 MADV_MERGEABLE, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_PAGEOUT, MADV_COLLAPSE = 12, 14, 15, 21, 25
 CLONE_VM, CLONE_FILES = 0x100, 0x400
@@ -94,7 +94,7 @@ def forked(nr_pages: int) -> dict[str, Any]:
 
 def huge(nr_pages: int) -> dict[str, Any]:
     """Huge pages, all its own."""
-    nr_huge = nr_pages * PAGE // HUGE
+    nr_huge = max(nr_pages * PAGE // HUGE, 1)
     fill_huge(nr_huge)
     return {"nr_huge": nr_huge}
 
@@ -114,7 +114,7 @@ def fill_huge(nr_huge: int) -> tuple[mmap.mmap, int]:
 
 def huge_forked(nr_pages: int) -> dict[str, Any]:
     """A child keeps 3 pages of each huge page, and gives back the rest."""
-    nr_huge = nr_pages * PAGE // HUGE
+    nr_huge = max(nr_pages * PAGE // HUGE, 1)
     area, first = fill_huge(nr_huge)
 
     def drop() -> None:
@@ -126,7 +126,7 @@ def huge_forked(nr_pages: int) -> dict[str, Any]:
 
 def huge_partly(nr_pages: int) -> dict[str, Any]:
     """Huge pages of which only 5 small ones are mapped any more; the rest is nobody's until they are split."""
-    nr_huge = nr_pages * PAGE // HUGE
+    nr_huge = max(nr_pages * PAGE // HUGE, 1)
     area, first = fill_huge(nr_huge)
     for number in range(nr_huge):
         area.madvise(mmap.MADV_DONTNEED, first * PAGE + number * HUGE + 5 * PAGE, HUGE - 5 * PAGE)

@@ -264,7 +264,7 @@ def test_parts_of_huge_pages_can_be_reclaimed_where_a_fork_keeps_the_rest(
     nr_huge = one.told["nr_huge"]
     result = check_fall(one, group)
 
-    assert pages_of(result, "reclaimable")["anon_folio"] == nr_huge * (512 - 3)
+    assert pages_of(result, "reclaimable")["anon_folio"] == nr_huge * (PAGE // 8 - 3)
     assert pages_of(result, "stays")["anon_others"] >= nr_huge * 3
     before = group.charged
     group.reclaim()

@@ -83,7 +83,7 @@ print(json.dumps({"address": ctypes.addressof(ctypes.c_char.from_buffer(area))})
 @contextmanager
 def mapped(path: str, *mounts: tuple[str, str, str], **more: object) -> Iterator[Program]:
     """Run a program that maps a file, in mounts of its own; it tells the address."""
-    what = {"private": False, "lazy": False, "unlinked": False, "touched": NR_TOUCHED, "size": 2 << 20, "dirs": {}}
+    what = {"private": False, "lazy": False, "unlinked": False, "touched": NR_TOUCHED, "size": 512 * PAGE, "dirs": {}}
     with program(MAPPED, {**what, "path": path, "mounts": mounts, **more}) as running:
         if "why" in running.told:
             pytest.skip(f"cannot be mounted here: {running.told['why']}")
@@ -264,7 +264,8 @@ keep = []
 ring = socket.socket(17, socket.SOCK_RAW)
 ring.setsockopt(263, 5, struct.pack("4I", 1 << 16, 16, 2048, 512))
 keep.append(ring)
-area("packet", ring.fileno(), 256, 256)
+nr_pages = (1 << 20) // mmap.PAGESIZE
+area("packet", ring.fileno(), nr_pages, nr_pages)
 secret = libc.syscall(447, 0)
 if secret >= 0:
     os.ftruncate(secret, 1021 * mmap.PAGESIZE)
@@ -288,7 +289,7 @@ def of_rings(rings: Program) -> dict[str, int | None]:
     with Process(rings.pid) as process:
         flags = read_vm_flags(process.dir)
     # A ring of perf events is VM_PFNMAP since Linux commit b709eb872e19 (v6.14): its entries are shown to nobody.
-    present = {"packet": 256, "secret": 5, "perf": 65}
+    present = {"packet": (1 << 20) // PAGE, "secret": 5, "perf": 65}
     return {name: None if "pf" in flags[at] else present[name] for name, at in rings.told.items()}
 
 
