@@ -194,13 +194,13 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
 
     >>> did_you_mean("--formt", ["--json", "--format"])
     ' (did you mean --format?)'
-    >>> did_you_mean("RSS", ["uss", "rss"]), did_you_mean("heap", ["heap"])
-    (' (did you mean rss?)', '')
+    >>> did_you_mean("RSS", ["uss", "rss"]), did_you_mean("libsll", ["libSSL"]), did_you_mean("heap", ["heap"])
+    (' (did you mean rss?)', ' (did you mean libSSL?)', '')
     >>> did_you_mean("--undo", ["--kind"])  # dashes make no two options alike
     ''
     """
     from difflib import get_close_matches
 
-    known = {name.lstrip("-"): name for name in names if name != word}
+    known = {name.lstrip("-").lower(): name for name in names if name != word}
     close = get_close_matches(word.lstrip("-").lower(), known, 1, LIKENESS)
     return f" (did you mean {known[close[0]]}?)" if close else ""

@@ -55,7 +55,7 @@ def lacking_resource(error: OSError) -> str | None:
 
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM):
         limit = {errno.EMFILE: " (ulimit -n)", errno.EAGAIN: " (ulimit -u, pids.max)"}.get(error.errno, "")
-        return f"the system gives us no more: {error.strerror}{limit}"
+        return f"out of system resources: {error.strerror}{limit}"
     is_of_output = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
     return f"cannot write: {error.strerror}" if is_of_output and not error.filename else None
 

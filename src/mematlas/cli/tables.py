@@ -143,7 +143,7 @@ def chosen(args: Namespace, session: Session, page_tables: PageTables) -> Callab
 def in_half(address: int, page_tables: PageTables) -> int:
     """Return an address; with --kernel it has to be one of the kernel half."""
     if page_tables.half == "kernel" and address < page_tables.mode.kernel_start:
-        raise BadInput(f"{address:#x} is not in the kernel half, which starts at {page_tables.mode.kernel_start:#x} on")
+        raise BadInput(f"{address:#x} is not in the kernel half, which starts at {page_tables.mode.kernel_start:#x}")
     return address
 
 

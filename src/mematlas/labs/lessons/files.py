@@ -319,7 +319,7 @@ though the library has only 120.""",
             measure=lambda stage: uss(stage),
             source="USS of the VMA at {address:#x}, from /proc/{pid}/smaps",
             explain="""\
-No page is its own any more. USS bounds what would be freed if this process alone ended: of the library, nothing.
+No page is its own any more. USS says roughly what would be freed if this process alone ended: of the library, nothing.
 Added up over all processes USS leaves out whatever is shared.""",
         ),
         Step(
