@@ -179,7 +179,7 @@ def test_what_is_mapped_of_the_first_system_v_segment_has_a_place_in_it(tmp_path
     """Its identifier, and so its inode, is 0, as that of memory without a file."""
     maps = "10000-12000 rw-s 00001000 00:01 0 /SYSV00000000 (deleted)\n20000-21000 rw-p 00000000 00:00 0 \n"
     make_process(tmp_path, maps=maps, words={0x20: 0})
-    with Process(7, ProcFS(str(tmp_path), PAGE)) as process:
+    with Process(7, ProcFS(str(tmp_path), 4096)) as process:
         assert [each.file_offset for each in process.translate([0x11005, 0x20005])] == [0x2005, None]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import PAGE, given_pages, make_process, parse_line, write_words
+from helpers import given_pages, make_process, parse_line, write_words
 from mematlas import Process
 from mematlas.kernel.pagemap import Block
 from mematlas.kernel.procfs import ProcFS
@@ -19,6 +19,8 @@ from mematlas.views.pages import pages_table, runs_table, width_of_flags
 from mematlas.views.table import Table
 from mematlas.views.writers import write
 
+PAGE = 4096
+"""Of the machine that is shown, whatever this one has."""
 FILE = parse_line(b'20000000-30000000 r--s 00000000 fe:00 77 /a "b",\\c')
 PRESENT, SWAP, EXCLUSIVE, SOFT_DIRTY = 1 << 63, 1 << 62, 1 << 56, 1 << 55
 PAGES = [
