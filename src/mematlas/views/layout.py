@@ -7,7 +7,7 @@ from mematlas.views.format import fold, format_address, padded, shorten, width_o
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
     from mematlas.views.columns import Column, Texts
@@ -130,9 +130,9 @@ class Layout:
         return (indent + "  ".join(parts)).rstrip()
 
 
-def cells_in(known: Sequence[Texts], index: int) -> list[str]:
+def cells_in(known: Sequence[Texts], index: int) -> Iterator[str]:
     """Return the cells of one column, as far as they are known."""
-    return [cell for texts in known for cell in texts[index]]
+    return (cell for texts in known for cell in texts[index])
 
 
 def pattern_of(width: int, is_right: bool) -> str:
@@ -169,7 +169,7 @@ def in_groups(widths: list[int], width: int) -> list[range]:
     return [*groups, range(first, len(widths))]
 
 
-def least_of(column: Column[Any], width: int, widest: int, cells: Sequence[str]) -> int:
+def least_of(column: Column[Any], width: int, widest: int, cells: Iterable[str]) -> int:
     """Return how many columns the last cell takes at the least, on a screen of this width."""
     if column.right:
         return widest
@@ -187,12 +187,12 @@ def without_longest(
     The one address of the kernel among those of a program, [vsyscall], would move all rows to the right. ``first`` are
     the indexes of the two columns, ``widest`` is what the longest address takes.
     """
-    if len(first) < 2 or not columns[first[1]].right:
+    if widest <= USUAL_ADDRESS or len(first) < 2 or not columns[first[1]].right:
         return widest
     next_to = first[1]
-    cells = [pair for texts in known for pair in zip(texts[0], texts[next_to], strict=True)]
+    cells = zip(cells_in(known, 0), cells_in(known, next_to), strict=True)
     ends = [len(cell) + len(other) for cell, other in cells if len(cell) > USUAL_ADDRESS]
-    if len(ends) > len(cells) // FEW:
+    if len(ends) > sum(len(texts[0]) for texts in known) // FEW:
         return widest
     return max([USUAL_ADDRESS, *(end - widths[next_to] - 1 for end in ends)])
 
