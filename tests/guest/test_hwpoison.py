@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 
 import pytest
 
@@ -11,6 +12,7 @@ from helpers import program, read_smaps
 from inside import Facts
 from mematlas import Process
 from mematlas.cli import main
+from mematlas.model.pagetables.swap_types import NEWEST_KNOWN
 from mematlas.words import Source
 
 pytestmark = pytest.mark.guest
@@ -53,5 +55,9 @@ def test_a_poisoned_page_is_neither_present_nor_swap(facts: Facts, capsys: pytes
         capsys.readouterr()
         assert main(["tables", str(target.pid), hex(address + BAD * PAGE), "--json"]) == 0
         last = json.loads(capsys.readouterr().out)["rows"][-1]
-        assert (last["level"], last["state"], last["agrees"]) == ("pte", "hwpoison", True)
+        # On a kernel newer than those looked at it may be another swap type, and is not guessed.
+        is_known = tuple(map(int, os.uname().release.split(".")[:2])) <= NEWEST_KNOWN
+        state = "hwpoison" if is_known else last["state"]
+        assert (last["level"], last["state"], last["agrees"]) == ("pte", state, True)
+        assert state in ("hwpoison", "unknown")
         assert main(["tables", str(target.pid), "--verify"]) == 0

@@ -70,7 +70,7 @@ class SpecialSwap:
 UNKNOWN_SPECIAL_SWAP = [SWAP] * 23 + [UNKNOWN_ENTRY] * 8 + [MARKER]
 
 
-NEWEST_KNOWN = (6, 18)
+NEWEST_KNOWN = (7, 3)
 
 
 def special_swap_of(config: frozenset[str], version: tuple[int, int], pfn_bits: int) -> SpecialSwap | None:

@@ -134,7 +134,7 @@ def test_types_depend_on_the_configuration() -> None:
     kinds = [STATE_NAMES[state] for state in debian_6_1.state_of_types()]
     assert kinds[25:] == ["swap", "hwpoison", *["migration"] * 3, "marker", "poison"]
     assert special_swap_of(frozenset(["MIGRATION"]), (5, 15), 34) == SpecialSwap(0, 2, 0, 34, nr_marker=0)
-    assert special_swap_of(frozenset(["MIGRATION", "DEVICE_PRIVATE"]), (6, 99), 34) is None
+    assert special_swap_of(frozenset(["MIGRATION", "DEVICE_PRIVATE"]), (7, 99), 34) is None
 
 
 def test_without_the_configuration_what_may_be_special_is_unknown() -> None:
