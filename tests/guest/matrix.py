@@ -74,7 +74,7 @@ class Run:
 
 
 MATRIX = (
-    Run("5.10-quick", "5.10", Settings(levels=4, pti=True), TRUTH_QUICK),
+    Run("5.10-quick", "5.10", Settings(levels=4), TRUTH_QUICK),
     Run("6.12-quick", "6.12", Settings(levels=5), QUICK),
     Run("7-quick", "7", Settings(levels=5), TRUTH_QUICK),
     Run("arm64-16k-quick", "6.12", tests=TRUTH_QUICK, architecture=ARM64, page_size="16k"),
