@@ -24,7 +24,7 @@ NOT_IN_DEBIAN = (
 )
 OF_MODULE = re.compile(r"guest/(test_module|locked_later)\.py")
 NO_MODULE = "no module: a kernel of a newer release needs a newer compiler than the host's"
-SINCE_6_12 = ("MADV_GUARD_INSTALL", "guard")
+SINCE_6_12 = ("MADV_GUARD_INSTALL", "guard", "userfaultfd RWP")
 SINCE_6_1 = (
     *("PAGEMAP_SCAN", r"userfaultfd.*Linux 6\.4", "vmcoreinfo", "cachestat"),
     *("MAP_DROPPABLE", "folios of several sizes"),
