@@ -319,7 +319,7 @@ def environment(random: Random) -> dict[str, str]:
         ("COLUMNS", ("0", "-1", "x", "9" * 30)),
         ("NO_COLOR", ("1", "")),
         ("TERM", ("dumb", "", "\x1b")),
-        ("XDG_CACHE_HOME", ("relative", "/nonexistent/x", "/dev/null")),
+        ("XDG_CACHE_HOME", ("relative", "/dev/null/x", "/dev/null")),
         ("XDG_STATE_HOME", ("relative", "/dev/null")),
     ):
         if random.random() < 0.03:
@@ -347,7 +347,7 @@ class CommandLines:
         if pick < 0.75:
             words = look_line(random, WITH_TARGET, targets)
             if words[0] == "capture":
-                words.append(random.choice(("DIRECTORY/new", "DIRECTORY", "/dev/null", "/nonexistent/x", "")))
+                words.append(random.choice(("DIRECTORY/new", "DIRECTORY", "/dev/null", "/dev/null/x", "")))
             elif pick < 0.03:
                 words += ["--after", "1ms", "--", *random.choice(PROGRAMS)]
         elif pick < 0.9:

@@ -56,7 +56,7 @@ def command_text(name: str, width: int, short: bool = False) -> str:
         if declared[0] not in arguments.common and is_listed(declared, command):
             lines = more if declared[0] in arguments.more else first
             lines += option_lines(declared, width)
-    begin = [fold_text(head, width), f"usage: {program} {command.usage}"]
+    begin = [fold_text(head, width), *usage_lines(f"{program} {command.usage}", width)]
     about = about_lines(command, width)
     middle = [["Examples:", *example_lines(command, width)], ["Options:", *first] if first else []]
     end = shared_lines(command, arguments, width)
@@ -70,6 +70,17 @@ def command_text(name: str, width: int, short: bool = False) -> str:
 def joined(parts: list[list[str]]) -> str:
     """Return parts of a help, with an empty line between them."""
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def usage_lines(text: str, width: int) -> list[str]:
+    """Return how a command is typed, folded behind the word before it.
+
+    >>> usage_lines("mematlas maps [options] TARGET [AREA]", 40)
+    ['usage: mematlas maps [options] TARGET', '       [AREA]']
+    """
+    label = "usage: "
+    first, *others = fold_words(text, width - len(label))
+    return [label + first, *(" " * len(label) + line for line in others)]
 
 
 def about_lines(command: Command, width: int) -> list[str]:

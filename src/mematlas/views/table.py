@@ -130,7 +130,7 @@ class Table:
     def total_record(self) -> dict[str, Any] | None:
         """Return the sums over all items by key, those beyond the limit too; None where there are none."""
         summed = [column for column in self.columns if column.total and column.right]
-        items = self._summable()
+        items = summable([*self.items, *self.others])
         if not summed or not items:
             return None
         return {column.key: column.total_of(items) for column in summed}
@@ -154,7 +154,8 @@ class Table:
         streams = self.batches is not None
         nr_known = 1 if width else 0  # of rows that stream
         known = list(islice(texts, nr_known if streams else None))
-        others = [self._sums_of(columns, self.others, "others", in_bytes)] if self.others else []
+        beyond = summable(self.others)
+        others = [self._sums_of(columns, beyond, "others", in_bytes)] if beyond else []
         footer = self._footer_of(columns, in_bytes)
         sums = others if footer is None else [*others, footer]
         layout = layout_of(columns, [*known, *sums], width, streams)
@@ -205,13 +206,10 @@ class Table:
 
     def _footer_of(self, columns: Sequence[Column[Any]], in_bytes: bool) -> Texts | None:
         """Return the totals as the cells of a single row."""
-        items = self._summable()
+        items = summable([*self.items, *self.others])
         if len(items) < 2 or not any(column.total for column in columns):
             return None
         return self._sums_of(columns, items, "total", in_bytes)
-
-    def _summable(self) -> list[Any]:
-        return [item for item in (*self.items, *self.others) if type(item) is not Aside]
 
     def _sums_of(self, columns: Sequence[Column[Any]], items: list[Any], name: str, in_bytes: bool) -> Texts:
         """Return the sums over items as the cells of a single row, which has its name in the first, or in the last."""
@@ -250,6 +248,11 @@ class Drawn(Table):
         height: int = 0,
     ) -> Iterator[str]:
         return iter(self.draw(in_bytes, colour, width))
+
+
+def summable(items: list[Any]) -> list[Any]:
+    """Return what sums are over: the rows that are items."""
+    return [item for item in items if type(item) is not Aside]
 
 
 def target_of(stat: Stat, reading: Reading | None = None) -> dict[str, Any]:

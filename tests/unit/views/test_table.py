@@ -130,6 +130,17 @@ def test_row_aside_is_in_no_total() -> None:
     assert table.totals() == ["total", "12 KiB", "", "0", "", "2 things"]
 
 
+@pytest.mark.parametrize(("limit", "others"), [(1, [["others", "5"]]), (2, [["others", "5"]]), (3, [])])
+def test_row_aside_beyond_the_limit_is_in_no_sum_of_others(limit: int, others: list[list[str]]) -> None:
+    name: Column[int] = Column("name", "NAME", value=str)
+    rss: Column[int] = Column("rss", "RSS", "count", int, sum)
+    rows: list[int | Aside] = [3, Aside({"name": "gap", "rss": 9}), 5, Aside({"name": "end"})]
+    table = Table("test/1", [name, rss], rows, limit=limit)
+
+    sums = [line.split() for line in text(table) if line.startswith(("others", "total"))]
+    assert sums == [*others, ["total", "8"]]
+
+
 @pytest.mark.parametrize(
     ("width", "headings", "lost"),
     [
