@@ -71,6 +71,7 @@ UNKNOWN_SPECIAL_SWAP = [SWAP] * 23 + [UNKNOWN_ENTRY] * 8 + [MARKER]
 
 
 NEWEST_KNOWN = (7, 3)
+"""The newest kernel whose numbers were looked up, in include/linux/swap.h: they are those of 6.15."""
 
 
 def special_swap_of(config: frozenset[str], version: tuple[int, int], pfn_bits: int) -> SpecialSwap | None:
@@ -78,6 +79,9 @@ def special_swap_of(config: frozenset[str], version: tuple[int, int], pfn_bits: 
 
     >>> special_swap_of(frozenset(["MIGRATION"]), (6, 18), 34)
     SpecialSwap(nr_device=0, nr_migration=3, nr_hwpoison=0, pfn_bits=34, nr_marker=1, nr_error=0)
+    >>> newest = special_swap_of(frozenset(["MIGRATION", "DEVICE_PRIVATE", "MEMORY_FAILURE"]), (7, 3), 40)
+    >>> newest and newest.state_of_types().index(HWPOISON)
+    24
     """
     # Two types for device-exclusive memory became one in v6.15 ("mm: use single SWP_DEVICE_EXCLUSIVE entry type"),
     # and more are proposed: on kernels newer than those looked at, they may be others.
