@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from mematlas.kernel.pagemap import Pacer
     from mematlas.kernel.procfs import ProcessDir, ProcFS
 
-NR_WINDOWS = 256
-"""Windows looked at together: some megabytes of arrays."""
+NR_FRAMES = 1 << 17
+"""Frames looked at together: some megabytes of arrays."""
 
 
 @record
@@ -100,7 +100,8 @@ class FolioReader:
             return
         windows = frames // np.uint64(self.nr_frames)
         starts = np.flatnonzero(np.diff(windows, prepend=windows[:1] + np.uint64(1)))
-        edges = [*starts[::NR_WINDOWS].tolist(), len(frames)]
+        step = max(NR_FRAMES // self.nr_frames, 1)
+        edges = [*starts[::step].tolist(), len(frames)]
         yield from pairwise(edges)
 
     def add(self, frames: Words, times: NDArray[np.intp]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.kconfig import counts_are_averages
 from mematlas.kernel.kpage import WORD_SIZE, FrameWords
-from mematlas.kernel.pagemap import ENTRY_SIZE, EXCLUSIVE, MARK_A, PM_PFRAME, PRESENT
+from mematlas.kernel.pagemap import ENTRY_SIZE, EXCLUSIVE, MARK_A, PACED_BLOCK_SIZE, PM_PFRAME, PRESENT
 from mematlas.notes import Note
 
 TYPE_CHECKING = False
@@ -111,6 +111,7 @@ def guessed_ranges(block: Block, page_size: int) -> Iterator[tuple[int, int]]:
     same; to count them does no harm.
     """
     per_table = page_size // ENTRY_SIZE
+    least = min(per_table, PACED_BLOCK_SIZE // ENTRY_SIZE)
     first = block.address // page_size
     low = 0
     while low < len(block):
@@ -118,8 +119,8 @@ def guessed_ranges(block: Block, page_size: int) -> Iterator[tuple[int, int]]:
         if block.states[low] & (PRESENT | MARK_A) == PRESENT:
             entries = block.entries[low:high].tolist()
             frame = entries[0] & PM_PFRAME
-            if not frame:  # hidden from us, in a whole table of equal entries
-                is_huge = entries == entries[:1] * per_table
+            if not frame:  # hidden from us, in a whole table of equal entries, or as much of it as is read at once
+                is_huge = len(entries) >= least and entries == entries[:1] * len(entries)
             else:
                 follows = entries == list(range(entries[0], entries[0] + len(entries)))
                 is_huge = follows and (frame - first - low) % per_table == 0
