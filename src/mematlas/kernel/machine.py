@@ -73,8 +73,8 @@ def is_name(value: object) -> bool:
 
 
 def is_power_of_two(value: object) -> bool:
-    """Whether this is a whole number that is a power of two."""
-    return type(value) is int and value > 0 and not value & value - 1
+    """Whether this is a whole number of 64 bits that is a power of two."""
+    return type(value) is int and 0 < value < 1 << 64 and not value & value - 1
 
 
 def is_huge_size(value: object) -> bool:

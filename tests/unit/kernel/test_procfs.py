@@ -68,6 +68,7 @@ def test_machine_file_that_is_no_json_is_an_error(tmp_path: Path) -> None:
         *("{}", "[]", "5", "null", '"x"', "[" * 100_000),
         *(f'{{"page_size": {size}}}' for size in ('"x"', "0", "-4096", "256", "4095", "4096.0", "true", str(1 << 80))),
         *(f'{{"page_size": 4096, "devices": {value}}}' for value in ("5", "{}", '{"shmem": [1], "hugetlb": []}')),
+        *(f'{{"page_size": 4096, "huge_size": {size}}}' for size in ('"x"', "0", "5", "true", str(1 << 80))),
         *(f'{{"page_size": 4096, "kinds": {value}}}' for value in ("5", '{"00:01 7": "heap"}', '{"00:01 7": 5}')),
         '{"page_size": 4096, "hidden": [5]}',
         '{"page_size": 4096, "paths": []}',
