@@ -7,6 +7,7 @@ import pty
 import select
 import signal
 import sys
+import termios
 import time
 
 import pytest
@@ -127,6 +128,27 @@ def test_an_answer_that_is_late_is_not_left_for_the_shell() -> None:
     assert os.waitstatus_to_exitcode(waited_for(pid)) == 0
     os.close(fd)
     assert shown.endswith(b"left: 0.")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGINT])
+def test_who_is_ended_while_it_asks_leaves_a_terminal_that_shows_what_is_typed(number: signal.Signals) -> None:
+    pid, fd = pty.fork()
+    if pid == 0:
+        kept = {name: value for name, value in os.environ.items() if name != "COLORFGBG"}
+        os.execve(sys.executable, [sys.executable, "-c", UNHEARD], kept)
+    own = termios.tcgetattr(fd)
+    shown = b""
+    while QUESTION not in shown:
+        assert select.select([fd], [], [], DEADLINE)[0], shown
+        shown += os.read(fd, 4096)
+
+    os.kill(pid, number)
+
+    code = os.waitstatus_to_exitcode(waited_for(pid))
+    left = termios.tcgetattr(fd)
+    os.close(fd)
+    assert code == -number
+    assert left == own
 
 
 def waited_for(pid: int) -> int:

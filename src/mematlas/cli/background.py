@@ -18,6 +18,8 @@ QUESTION = b"\x1b]11;?\x1b\\\x1b[c"
 PATIENCE = 1.0
 """Seconds to wait for an answer, which a terminal at hand gives in a few milliseconds, one far away in some hundred.
 Only one that answers nothing at all is waited for so long."""
+LOOK_AGAIN = 0.05
+"""Seconds until a signal that came meanwhile is seen."""
 MAX_ANSWER = 256
 
 
@@ -33,35 +35,54 @@ def note_background(out: TextIO) -> None:
 
 
 def ask(fd: int, question: bytes) -> bytes:
-    """Return what the terminal answers, up to the end of its device attributes; less where it does not."""
-    import select
+    """Return what the terminal answers, up to the end of its device attributes; less where it does not.
+
+    What would end us waits until the terminal shows again what is typed.
+    """
     import termios
-    import time
     from contextlib import suppress
+
+    from mematlas.kernel.signals import signals_held
 
     try:
         before = termios.tcgetattr(0)
     except termios.error:
         return b""
     quiet = [*before[:3], before[3] & ~(termios.ECHO | termios.ICANON), *before[4:]]
+    answer = b""
+    with signals_held():
+        try:
+            termios.tcsetattr(0, termios.TCSANOW, quiet)
+            os.write(fd, question)
+            answer = listen()
+        except (OSError, termios.error):
+            pass  # a terminal that is gone, or may not be asked
+        finally:
+            # What is late is not to be typed into the shell. Nothing else is thrown away where all has come.
+            when = termios.TCSANOW if is_whole(answer) else termios.TCSAFLUSH
+            with suppress(termios.error):
+                termios.tcsetattr(0, when, before)
+    return answer
+
+
+def listen() -> bytes:
+    """Return what comes from the terminal until the answer is whole, patience is at its end, or a signal waits."""
+    import select
+    import signal
+    import time
+
+    from mematlas.kernel.signals import ENDING
+
     end = time.monotonic() + PATIENCE
     answer = b""
-    try:
-        termios.tcsetattr(0, termios.TCSANOW, quiet)
-        os.write(fd, question)
-        while not is_whole(answer) and len(answer) < MAX_ANSWER:
-            if not select.select([0], [], [], max(end - time.monotonic(), 0))[0]:
-                break
+    while not is_whole(answer) and len(answer) < MAX_ANSWER:
+        left = end - time.monotonic()
+        if left <= 0 or signal.sigpending().intersection(ENDING):
+            break
+        if select.select([0], [], [], min(left, LOOK_AGAIN))[0]:
             if not (part := os.read(0, MAX_ANSWER)):
                 break  # a terminal that is gone has no more to say, whenever it is asked
             answer += part
-    except (OSError, termios.error):
-        pass  # a terminal that is gone, or may not be asked
-    finally:
-        # What is late is not to be typed into the shell. Nothing else is thrown away where all has come.
-        when = termios.TCSANOW if is_whole(answer) else termios.TCSAFLUSH
-        with suppress(termios.error):
-            termios.tcsetattr(0, when, before)
     return answer
 
 
