@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from helpers import PAGE, Program, program, texts
+from inside import Facts
 from mematlas import Process
 from mematlas.cli import main
 from mematlas.kernel.pagemap import Pagemap
+from mematlas.words import Source
 from test_swap_devices import zram
 
 pytestmark = pytest.mark.guest
@@ -72,6 +74,15 @@ def test_maps_counts_them_with_a_note(tracker: Program) -> None:
         tracker.told: len(USED)
     }
     assert "tracked-accesses" in {note.code for note in result.reading.notes}
+
+
+def test_every_source_counts_protected_memory_alike(tracker: Program, facts: Facts) -> None:
+    sources: tuple[Source, ...] = ("smaps", "pagemap", "tables") if facts.has_tables else ("smaps", "pagemap")
+    with Process(tracker.pid) as process:
+        found = [next(item for item in process.maps(each).vmas if item.start == tracker.told) for each in sources]
+    assert {(item.rss, item.pss, item.uss, item.swap, item.nr_exclusive) for item in found} == {
+        (NR_PAGES * PAGE, NR_PAGES * PAGE, NR_PAGES * PAGE, 0, NR_PAGES)
+    }
 
 
 def test_coldest_pages_are_those_that_were_not_accessed(tracker: Program, capsys: Capture) -> None:
