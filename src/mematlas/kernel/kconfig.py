@@ -1,4 +1,4 @@
-"""/proc/config.gz or /boot/config-RELEASE: what the running kernel was configured with."""
+"""/proc/config.gz, or a file of the kernel's package: what the running kernel was configured with."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcFS
 
+IN_PROC = "/proc/config.gz"
+PACKAGED = ("/boot/config-{}", "/lib/modules/{}/config")
+"""Debian's packages of Linux 7 and Fedora's have it beside the modules, and where /boot is another's, as in a container
+with the host's modules, nowhere else.
+"""
 AVERAGE_COUNTS = Note(
     "average-counts",
     "map counts of pages of large folios are averages here (CONFIG_NO_PAGE_MAPCOUNT): PSS is an estimate, and such a"
@@ -57,12 +62,14 @@ def counts_are_averages(procfs: ProcFS) -> bool:
 def read_config_text() -> bytes | None:
     """Return the configuration of the running kernel; None when it does not say."""
     try:
-        with open("/proc/config.gz", "rb") as file:
+        with open(IN_PROC, "rb") as file:
             return zlib.decompress(file.read(), GZIP)
     except (OSError, zlib.error):
         pass
-    try:
-        with open(f"/boot/config-{os.uname().release}", "rb") as file:
-            return file.read()
-    except OSError:
-        return None
+    for path in PACKAGED:
+        try:
+            with open(path.format(os.uname().release), "rb") as file:
+                return file.read()
+        except OSError:
+            pass
+    return None

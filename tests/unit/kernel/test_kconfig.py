@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import pytest
+
+from mematlas.kernel import kconfig
 from mematlas.kernel.kconfig import parse_config, read_config
 
 
@@ -13,3 +19,15 @@ def test_options_that_are_on_are_named_without_their_prefix() -> None:
 def test_the_running_kernel_tells_or_not() -> None:
     config = read_config()
     assert config is None or "MMU" in config
+
+
+def test_it_is_found_beside_the_modules_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = tmp_path / os.uname().release
+    beside.mkdir()
+    monkeypatch.setattr(kconfig, "IN_PROC", str(tmp_path / "config.gz"))
+    monkeypatch.setattr(kconfig, "PACKAGED", (f"{tmp_path}/config-{{}}", f"{tmp_path}/{{}}/config"))
+    assert read_config() is None
+    (beside / "config").write_bytes(b"CONFIG_MMU=y\n")
+    assert read_config() == frozenset(("MMU",))
+    (tmp_path / f"config-{os.uname().release}").write_bytes(b"CONFIG_B=y\n")
+    assert read_config() == frozenset(("B",))
