@@ -26,7 +26,7 @@ SINCE = {
 }
 """What came with which of these kernels, or shortly before."""
 NOT_IN_DEBIAN = {"idle page bitmap", "names of anonymous VMAs"}
-NOT_ON_ARM64 = {"soft-dirty bits", "PAGEMAP_SCAN SOFT_DIRTY"}
+NOT_ON_ARM64 = {"soft-dirty bits", "PAGEMAP_SCAN SOFT_DIRTY", "mematlas module"}
 INSIDE = "/mnt/out"
 """The folder whose content is kept."""
 WITHHELD = {"BPF", "/proc/kcore", "lockdown"}
