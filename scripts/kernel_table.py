@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,14 +86,22 @@ def heading(kernel: Answers) -> str:
 def table(kernels: list[Answers]) -> str:
     """Return what differs as a table, and what does not as a sentence."""
     interfaces = list(dict.fromkeys(name for kernel in kernels for name in kernel["statuses"]))
-    rows = {name: [CELLS[kernel["statuses"].get(name, "unknown")] for kernel in kernels] for name in sorted(interfaces)}
+    rows = {
+        name: [CELLS[kernel["statuses"].get(name, "unknown")] for kernel in kernels]
+        for name in sorted(interfaces, key=str.lower)
+    }
     differing = {name: row for name, row in rows.items() if set(row) != {"yes"}}
-    everywhere = ", ".join(name for name in rows if name not in differing)
+    everywhere = "; ".join(name for name in rows if name not in differing)
     head = ["", *map(heading, kernels)]
     lines = [head, ["---"] * len(head), *([name, *row] for name, row in differing.items())]
     text = "".join(f"| {' | '.join(line)} |\n".replace("|  |", "| |") for line in lines)
     releases = ", ".join(kernel["kernel"] for kernel in kernels)
-    return f"{text}\nOn all of them: {everywhere}.\n\nThe kernels: {releases}.\n"
+    return f"{text}\n{wrapped(f'On all of them: {everywhere}.')}\n{wrapped(f'The kernels: {releases}.')}"
+
+
+def wrapped(text: str) -> str:
+    """Return a paragraph as the page has it."""
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def with_table(page: str, made: str) -> str:
