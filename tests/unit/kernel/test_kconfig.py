@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mematlas.kernel import kconfig
-from mematlas.kernel.kconfig import parse_config, read_config
+from mematlas.kernel.kconfig import is_built_in, parse_config, read_config
 
 
 def test_options_that_are_on_are_named_without_their_prefix() -> None:
@@ -31,3 +31,10 @@ def test_it_is_found_beside_the_modules_too(tmp_path: Path, monkeypatch: pytest.
     assert read_config() == frozenset(("MMU",))
     (tmp_path / f"config-{os.uname().release}").write_bytes(b"CONFIG_B=y\n")
     assert read_config() == frozenset(("B",))
+
+
+def test_an_option_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = iter([b"\nCONFIG_A=y\nCONFIG_B=m\n", b"\nCONFIG_A=y\nCONFIG_B=m\n"])
+    monkeypatch.setattr(kconfig, "_built_in", {})
+    monkeypatch.setattr(kconfig, "read_config_text", lambda: next(texts))
+    assert [is_built_in(option) for option in ("A", "B", "A", "B", "A")] == [True, False, True, False, True]
