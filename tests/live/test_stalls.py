@@ -17,13 +17,16 @@ from mematlas.kernel import procfs
 from mematlas.model.stalls import hold_of, samples_of, smaps_hold
 from victim import Victim
 
-SIZE = 64 << 20
+HUGE = PAGE // 8 * PAGE
+SIZE = max(64 << 20, 4 * HUGE)
 FILLED = """
 import ctypes, json, mmap, sys
 size, advice = json.loads(sys.argv[1])
-area = mmap.mmap(-1, size + (4 << 20), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+huge = mmap.PAGESIZE // 8 * mmap.PAGESIZE
+area = mmap.mmap(-1, size + 2 * huge, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+first = -ctypes.addressof(ctypes.c_char.from_buffer(area)) % huge
 area.madvise(advice)
-for at in range(0, size, mmap.PAGESIZE):
+for at in range(first, first + size, mmap.PAGESIZE):
     area[at] = 1
 print(json.dumps(ctypes.addressof(ctypes.c_char.from_buffer(area))), flush=True)
 """
