@@ -71,8 +71,8 @@ def smaps_instead(why: Error, hold: float) -> Note:
 
 TRACKED_ALONE = Note(
     "tracked-alone",
-    "page tables cannot be read: accessed pages are known only of memory that its program tracks by userfaultfd (RWP),"
-    " since it last protected them",
+    "pagemap shows accessed pages only of memory that its program tracks by userfaultfd (RWP), since it last protected"
+    " them",
 )
 
 
@@ -222,7 +222,7 @@ class Sources:
         with Pagemap(self.dir) as pagemap:
             if not pagemap.tells_accessed():
                 raise why
-        return SourceChoice("pagemap", (TRACKED_ALONE,))
+        return SourceChoice("pagemap", (no_tables(why), TRACKED_ALONE) if wanted == "auto" else (TRACKED_ALONE,))
 
     def _hold(self, enough: float, span: tuple[int, int] | None, numa: bool) -> float:
         """Return for how many seconds reading without pauses would hold up the process; exactly only beyond enough."""
