@@ -54,6 +54,7 @@ bench:
 docs:
 	@scripts/bootstrap dev
 	.venv/bin/python scripts/make_docs.py
+	.venv/bin/python scripts/kernel_table.py
 
 # The outputs in the documents, by running what stands in them. As root; EXAMPLES=docs/concepts.md does one page.
 examples:
