@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from helpers import PAGE, Program, mematlas, program
+from helpers import PAGE, Program, mematlas, program, skip_without_tables
 from mematlas import Process
 from mematlas.kernel.pagemap import SEEK_SPAN, Scanner
 from mematlas.observe.sources import PAGE_SOURCES
@@ -64,6 +64,8 @@ def spans(reserver: Program) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("source", PAGE_SOURCES)
 def test_folds_leave_what_is_used(source: PagesFrom, reserver: Program) -> None:
     with Process(reserver.pid) as process:
+        if source == "tables":
+            skip_without_tables(process)
         folds = process.untouched(source=source)
         size = sum(vma.size for vma in process.address_space().vmas)
 

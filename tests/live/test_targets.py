@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import PAGE, Program, mematlas, program
+from helpers import PAGE, Program, mematlas, program, skip_without_tables
 from mematlas import Process
 from mematlas.errors import NoAddressSpace
 from mematlas.kernel.group import LiveThread, is_alive, seen_whole
@@ -66,6 +66,9 @@ def test_it_is_found_by_every_way_to_name_it(headless: Program) -> None:
 
 @pytest.mark.parametrize("command", ["usage", "maps", "pages", "hist", "map", "tables"])
 def test_every_look_shows_it_under_its_own_pid_and_name(command: str, headless: Program) -> None:
+    if command == "tables":
+        with Process(headless.pid) as process:
+            skip_without_tables(process)
     run = mematlas(command, NAME, "--json")
     if run.returncode == 4 and os.geteuid():
         pytest.skip("needs root for page tables")

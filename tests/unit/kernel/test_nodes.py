@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Outcome
-from helpers import PAGE, keyed_rows, make_process, mematlas, read_smaps, steadily, texts
+from helpers import PAGE, keyed_rows, make_process, mematlas, read_smaps, skip_without_tables, steadily, texts
 from mematlas import NotSupported, Process
 from mematlas.analysis.results import Reading, UsageResult
 from mematlas.analysis.usage import total
@@ -266,6 +266,8 @@ KINDS = ("anon", "private_file", "shared_file", "shared_anon", "tmpfs", "memfd",
 def amounts(pid: int, source: Source) -> tuple[dict[int, dict[int | None, int]], dict[int, int]]:
     """Return the bytes by node, and what is resident or hugetlb, by the start of each VMA."""
     with Process(pid) as process:
+        if source == "tables":
+            skip_without_tables(process)
         result = process.maps(source, numa=True)
     nodes = {item.vma.start: item.nodes or {} for item in result.vmas}
     return nodes, {item.vma.start: (item.usage.rss or 0) + (item.usage.hugetlb or 0) for item in result.vmas}
