@@ -250,7 +250,7 @@ def kernel_parsers(live: bool) -> list[Parser]:
     memory = [(BASE, 4096, b"\1" * 64), (BASE + 4096, 1 << 20, b"\2" * 64), ((1 << 64) - 4096, 0, b"\3" * 8)]
     types, segments, machine = name_of(btf.parse_btf), name_of(kcore.parse_segments), name_of(parse_machine)
     return [
-        lines("maps", maps.parse_maps, maps.VmaParser.parse),
+        lines("maps", maps.parse_maps, maps.VmaParser.parse, maps.VmaParser.parse_all),
         lines("smaps", smaps.parse_smaps),
         Parser(
             "kernel.smaps.SmapsParser",

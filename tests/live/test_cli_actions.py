@@ -22,6 +22,7 @@ from conftest import Outcome
 from helpers import sparse, texts
 from mematlas.actions.plans import Plan
 from mematlas.actions.rooms import SwapRoom
+from mematlas.analysis.coldness import RANKS
 from mematlas.analysis.movable import Choice
 from mematlas.cli import main
 from mematlas.cli.advise import parse_amount
@@ -258,7 +259,8 @@ def test_more_than_there_is_takes_all_and_needs_no_order(victim: Callable[..., V
 def test_where_all_pages_look_alike_it_refuses(
     victim: Callable[..., Victim], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mematlas.actions.coldest.rank_of", lambda word: 2)
+    rank = RANKS.index("inactive and unreferenced") + 1
+    monkeypatch.setattr("mematlas.actions.coldest.rank_of", lambda word: rank)
     monkeypatch.setattr("mematlas.actions.coldest.is_multigen", lambda: False)
     area = victim("anon_full")["anon_full"]
     assert main(words("pageout", area, "--coldest", "50")) == 5
