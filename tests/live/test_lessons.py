@@ -34,6 +34,9 @@ pytestmark = pytest.mark.machine
 PAGE = os.sysconf("SC_PAGESIZE")
 HUGE_FILE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 NR_SMALL = int(HUGE_FILE.read_text()) // PAGE if HUGE_FILE.exists() else 512
+HUGE_ORDER = NR_SMALL.bit_length() - 1
+NR_ORDERS = len(Path("/proc/buddyinfo").read_text().splitlines()[0].split()) - 4
+"""The sizes of free blocks, behind "Node", its number, "zone" and the name of that."""
 
 RIGHT: dict[str, dict[str, Any]] = {
     "reserve": {"reserved": 0, "touched": 100, "scattered": "99000 // page_size + 1", "given_back": "b"},
@@ -62,7 +65,7 @@ RIGHT: dict[str, dict[str, Any]] = {
         "one_byte": NR_SMALL,
     },
     "fragments": {
-        "buddies": " + ".join(f"(free_{order} << {order}) // {NR_SMALL}" for order in range(9, 11)),
+        "buddies": " + ".join(f"(free_{order} << {order}) // {NR_SMALL}" for order in range(HUGE_ORDER, NR_ORDERS)),
         "kept": 8 * NR_SMALL,
         "whole": 0,
         "collapsed": 16 * NR_SMALL,
