@@ -12,6 +12,7 @@ UNLOADABLE = (
     RuntimeError,  # it was built for another processor
     *(SyntaxError, EOFError),  # its files are cut short, or of another version of Python
     *(AttributeError, ValueError),  # parts of several versions, or a module of somebody's by its name
+    SystemExit,  # that module is a program
 )
 
 try:

@@ -129,7 +129,7 @@ class NotHeld(NotSupported):
 class LibraryMissing(NotSupported):
     """A package of Python that this needs is not installed, or is there and cannot be loaded."""
 
-    def __init__(self, package: str, error: Exception) -> None:
+    def __init__(self, package: str, error: BaseException) -> None:
         self.what = self.needs = self.package = package
         # numpy puts a page of its own before what the dynamic loader said.
         cause = error.__cause__ if isinstance(error.__cause__, ImportError | OSError) else error

@@ -276,6 +276,7 @@ NO_NUMPY = {
     "cut short": "def (",
     "mixed": "raise ValueError('numpy.dtype size changed, may indicate binary incompatibility')",
     "somebody's": "import math; math.no_such_function",
+    "program": "raise SystemExit(7)",
 }
 
 

@@ -108,7 +108,7 @@ def dispatch(words: list[str], watched: bool) -> int:
         words = [FIRST_SCREEN, *words]
     name, rest = words[0], words[1:]
     if name in ("-h", "--help", "help"):
-        return show_help(rest[0] if name == "help" and rest else None)
+        return show_help(rest[0] if name == "help" and rest else None, short=name == "-h")
     if name in ("-V", "--version"):
         from mematlas.version import __version__
 
@@ -132,9 +132,9 @@ def show_help(subject: str | None, short: bool = False) -> int:
 
     width = screen_width(sys.stdout)
     if subject is None or subject in FIRST_OPTIONS:
-        from mematlas.cli.help import overview_text
+        from mematlas.cli.help import overview_text, short_overview_text
 
-        text = overview_text(width)
+        text = short_overview_text(width) if short else overview_text(width)
     else:
         from mematlas.cli.command_help import TOPIC_TEXTS, command_text
 

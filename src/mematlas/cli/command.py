@@ -39,6 +39,13 @@ TARGET, DIRECTORY, MORE = "target", "directory", "..."
 TARGETS = """\
 TARGET is a PID, self, a command's exact name, cmdline:REGEX, cgroup:PATH,
 or the directory of a capture. "-- COMMAND ..." starts one, as the invoking user."""
+PREFIXES = {
+    "cmdline:": "a regular expression over command lines",
+    "cgroup:": "a cgroup's path",
+    "pid:": "a PID, and no capture",
+}
+"""What a target can begin with that says what the rest is."""
+SHORT_TARGETS = "TARGET: PID, NAME, cmdline:REGEX, cgroup:PATH, capture (mematlas help targets)"
 
 
 class Command:

@@ -8,7 +8,7 @@ comes first, then lines to type, then its own options; those that many commands 
 from __future__ import annotations
 
 from mematlas.cli.arguments import Arguments, is_flag, is_option
-from mematlas.cli.command import COMMANDS, TARGETS, load
+from mematlas.cli.command import COMMANDS, SHORT_TARGETS, TARGETS, load
 from mematlas.views.format import fold_message, fold_text, fold_words
 
 TYPE_CHECKING = False
@@ -28,7 +28,6 @@ LEAST_TEXT = 24
 INDENT = 24
 """Columns before the text of an option; a longer name has a line of its own."""
 
-SHORT_TARGETS = "TARGET: PID, NAME, cmdline:REGEX, cgroup:PATH, capture (mematlas help targets)"
 TARGETS_TOPIC = f"""\
 {TARGETS}
 
@@ -57,7 +56,7 @@ def command_text(name: str, width: int, short: bool = False) -> str:
             lines = more if declared[0] in arguments.more else first
             lines += option_lines(declared, width)
     begin = [fold_text(head, width), *usage_lines(f"{program} {command.usage}", width)]
-    about = about_lines(command, width)
+    about = about_lines(command.about, width)
     middle = [["Examples:", *example_lines(command, width)], ["Options:", *first] if first else []]
     end = shared_lines(command, arguments, width)
     text = joined([begin, about, *middle, ["More options:", *more] if more else [], end])
@@ -83,10 +82,10 @@ def usage_lines(text: str, width: int) -> list[str]:
     return [label + first, *(" " * len(label) + line for line in others)]
 
 
-def about_lines(command: Command, width: int) -> list[str]:
-    """Return what a command is about, folded; of lines that have columns the last one is."""
+def about_lines(text: str, width: int) -> list[str]:
+    """Return what a command or a topic is about, folded; of lines that have columns the last one is."""
     lines: list[str] = []
-    for line in fold_text(command.about.strip(), width).split("\n"):
+    for line in fold_text(text.strip(), width).split("\n"):
         lines += fold_message(line, width) if "  " in line else [line]
     return lines
 
@@ -165,7 +164,7 @@ def common_options() -> list[Declared]:
 
 def targets_topic(width: int) -> str:
     """Return what a target can be."""
-    return fold_text(TARGETS_TOPIC, width) + "\n"
+    return "\n".join(about_lines(TARGETS_TOPIC, width)) + "\n"
 
 
 TOPIC_TEXTS = {"options": options_topic, "targets": targets_topic}

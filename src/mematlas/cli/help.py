@@ -1,8 +1,8 @@
-"""Help of mematlas as a whole: all commands, by group. It loads nothing that it does not show."""
+"""Help of mematlas as a whole: all commands, by group; with -h on a screen. It loads nothing that it does not show."""
 
 from __future__ import annotations
 
-from mematlas.cli.command import COMMANDS, TARGETS
+from mematlas.cli.command import COMMANDS, SHORT_TARGETS, TARGETS
 from mematlas.version import __version__
 from mematlas.views.format import fold_text, fold_words
 
@@ -30,4 +30,24 @@ def overview_text(width: int) -> str:
         first, *others = fold_words(text, width - 14) if width else [text]
         lines += [f"  {name:<11} {first}", *(" " * 14 + line for line in others)]
     lines += ["", fold_text(f"{TARGETS}\n\n{EXIT_CODES}", width), f"More: mematlas help {' | '.join(TOPICS)}"]
+    return "\n".join(lines) + "\n"
+
+
+def short_overview_text(width: int) -> str:
+    """Return what of it most need: where the screen is of 80 columns, it fits into 24 lines with the prompt."""
+    lines = [
+        fold_text(f"mematlas {__version__}: observe, measure and influence the virtual memory of processes", width),
+        "usage: mematlas COMMAND TARGET [options]    mematlas alone: who uses the most",
+        "",
+    ]
+    group = ""
+    for name, (its_group, text) in COMMANDS.items():
+        first, *others = fold_words(text, width - 17) if width else [text]
+        lines += [f"{its_group * (its_group != group):<5} {name:<10} {first}", *(" " * 17 + line for line in others)]
+        group = its_group
+    lines += [
+        "",
+        fold_text(SHORT_TARGETS, width),
+        f"More: mematlas --help | mematlas help COMMAND | {' | '.join(TOPICS)}",
+    ]
     return "\n".join(lines) + "\n"

@@ -18,6 +18,8 @@ def no_vma(who: str, space: AddressSpace, selection: Selection) -> BadInput:
     >>> space = AddressSpace(parse_maps([b"1000-3000 r--p 0 00:00 0", b"4000-5000 rw-p 0 00:00 0 [heap]"]))
     >>> print(no_vma("sh (7)", space, Selection(name="hep")))
     sh (7) has no VMA matching 'hep' (did you mean heap?)
+    >>> print(no_vma("sh (7)", space, Selection(name="libz")))
+    sh (7) has no VMA matching 'libz'; it has heap, anon
     >>> print(no_vma("sh (7)", space, Selection(span=(0x9000, 0x9001))))
     0x9000 is not mapped in sh (7); the nearest VMA is 0x4000-0x5000 [heap]
     >>> print(no_vma("sh (7)", space, Selection(span=(0x1000, 0x1001), perms="w")))
@@ -37,7 +39,7 @@ def no_vma(who: str, space: AddressSpace, selection: Selection) -> BadInput:
         f"--perms {selection.perms}" if selection.perms else "",
         f"--path {selection.path!r}" if selection.path else "",
     ]
-    hint = "" if name is None else did_you_mean(name, [*KINDS, *names_of(space)])
+    hint = "" if name is None else did_you_mean(name, names_of(space)) or what_there_is(space)
     return BadInput(f"{who} has no VMA matching {' and '.join(filter(None, wanted))}{hint}")
 
 
@@ -46,6 +48,19 @@ def format_span(start: int, end: int) -> str:
     return f"{start:#x}" if end == start + 1 else f"{start:#x}-{end:#x}"
 
 
+def kinds_of(space: AddressSpace) -> list[str]:
+    """Return the kinds that there are VMAs of."""
+    there = {vma.kind for vma in space.vmas}
+    return [kind for kind in KINDS if kind in there]
+
+
 def names_of(space: AddressSpace) -> list[str]:
-    """Return the last parts of the paths of VMAs, each once."""
-    return list(dict.fromkeys(vma.path.rpartition("/")[2] for vma in space.vmas if vma.path))
+    """Return what VMAs are found by, each once: their kinds, and the last parts of their paths."""
+    paths = (vma.path.rpartition("/")[2] for vma in space.vmas if vma.path)
+    return list(dict.fromkeys([*kinds_of(space), *paths]))
+
+
+def what_there_is(space: AddressSpace) -> str:
+    """Return the end of a message: the kinds of VMAs instead of that which there is none of."""
+    kinds = ", ".join(kinds_of(space))
+    return f"; it has {kinds}" if kinds else ""

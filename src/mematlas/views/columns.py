@@ -109,7 +109,7 @@ class Column(Generic[Item]):
 
     def in_order(self, items: Iterable[Any]) -> list[Any]:
         """Return items by their values: of amounts the largest first, else the lowest; those not known last."""
-        pairs = [(self.get(item), item) for item in items]
+        pairs = [(self._value_beside(item), item) for item in items]
         known = [pair for pair in pairs if is_known(pair[0])]
         known.sort(key=lambda pair: pair[0], reverse=self.right)
         unknown = [item for value, item in pairs if not is_known(value)]

@@ -80,7 +80,12 @@ def groups_table(usage: MachineUsage) -> Table:
 
 def notes_of(usage: MachineUsage) -> list[Note]:
     """Return what there is to say of the amounts."""
-    return [*estimates(usage.groups), *sharing_notes(usage.sharing), *usage.notes]
+    return [*estimates(usage.groups), *not_measured(usage.groups), *usage_notes(usage)]
+
+
+def usage_notes(usage: MachineUsage) -> list[Note]:
+    """Return what there is to say besides about groups."""
+    return [*sharing_notes(usage.sharing), *usage.notes]
 
 
 def overview_view(
@@ -91,6 +96,11 @@ def overview_view(
     ``sudo`` is the line that gives all rights; None in a user namespace, where none does.
     """
     columns = columns_of(usage.groups, by)
+    # That others' are hidden, and why, is said below the rows.
+    told = frozenset(usage.refused or ()) if uid and usage.missing and sudo is not None else frozenset()
+    hidden = [group for group in usage.groups if told.issuperset(one.pid for one in group.members)]
+    notes = [*estimates(usage.groups), *not_measured([group for group in usage.groups if group not in hidden])]
+    notes += usage_notes(usage)
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         head = f"mematlas {__version__} on {machine['host']}, Linux {machine['kernel']}, {swap_of(usage.ram)}"
@@ -105,7 +115,9 @@ def overview_view(
         for line in tries(command, to_try(usage.groups)):
             yield from fold_message(line, width)
 
-    return Drawn(SCHEMA, columns, usage.groups, target=target_of(usage), draw=draw, notes=notes_of(usage))
+    return Drawn(
+        SCHEMA, columns, usage.groups, target=target_of(usage), draw=draw, notes=notes, fine_print=not_measured(hidden)
+    )
 
 
 def target_of(usage: MachineUsage) -> dict[str, Any]:
@@ -230,9 +242,6 @@ def estimates(groups: Sequence[Group]) -> Iterator[Note]:
                 f"PSS and USS of {group.name} are estimated from {len(group.measured):,} of its "
                 f"{len(group.members):,} processes",
             )
-    if hidden := dict.fromkeys(group.name for group in groups if not group.measured):
-        text = f"PSS and USS of {', '.join(hidden)} unknown: not permitted, ended, or not measured in time"
-        yield Note("not-measured", text)
     amounts = {name: [getattr(group, name) for group in groups] for name in STATUS_LINES}
     unreported = [name for name, sizes in amounts.items() if None in sizes]
     if unreported:
@@ -241,6 +250,13 @@ def estimates(groups: Sequence[Group]) -> Iterator[Note]:
             f"{' and '.join(unreported)} unknown, and not used for ranking: /proc/PID/status has no line {lines} here"
         )
         yield Note("no-status-line", text)
+
+
+def not_measured(groups: Sequence[Group]) -> list[Note]:
+    """Return the note on groups of which nobody was measured."""
+    names = dict.fromkeys(group.name for group in groups if not group.measured)
+    text = f"PSS and USS of {', '.join(names)} unknown: not permitted, ended, or not measured in time"
+    return [Note("not-measured", text)] if names else []
 
 
 def rights(

@@ -142,6 +142,9 @@ LINES: tuple[tuple[str, set[str]], ...] = (
     ("mematlas usage --json sel", {"self"}),
     ("mematlas usage 1 sel", {"self"}),
     ("mematlas usage -p sel", {"self"}),
+    ("mematlas usage cmdli", {"cmdline:"}),
+    ("mematlas usage 1 cgrou", {"cgroup:"}),
+    ("mematlas maps -p pid", {"pid:"}),
     ("mematlas maps --kind ", set(KINDS)),
     ("mematlas maps --kind anon,h", {"anon,heap", "anon,hugetlb"}),
     ("mematlas maps --kind=anon,stack,hu", {"anon,stack,hugetlb"}),
@@ -209,6 +212,7 @@ def test_values_have_descriptions_of_their_own(script: Callable[[str], Path]) ->
     assert in_fish(fish, "mematlas lab zer") == {"zero": LESSONS["zero"].title}
     assert f"heap[{KIND_TEXTS['heap']}]" in zsh
     assert "smaps\\:" in zsh
+    assert "compadd -S '' -- cmdline: cgroup: pid:" in zsh
 
 
 def test_bash_completes_programs_after_two_dashes(script: Callable[[str], Path]) -> None:
@@ -273,6 +277,8 @@ def test_a_tab_typed_in_bash_completes(script: Callable[[str], Path]) -> None:
             read_until(parent, b"\nready")
             os.write(parent, b"mematlas workload pro\t")
             read_until(parent, b"prober ")
+            os.write(parent, b"\x15mematlas usage cmdli\tjar")
+            read_until(parent, b"cmdline:jar")
         finally:
             shell.kill()
             os.close(parent)

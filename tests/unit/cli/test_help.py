@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,8 @@ import pytest
 from helpers import mematlas
 from mematlas.cli.arguments import Arguments
 from mematlas.cli.command import COMMANDS, load
-from mematlas.cli.command_help import TOPIC_TEXTS, command_text, common_options
-from mematlas.cli.help import TOPICS, overview_text
+from mematlas.cli.command_help import TOPIC_TEXTS, command_text, common_options, targets_topic
+from mematlas.cli.help import TOPICS, overview_text, short_overview_text
 from victim import DEADLINE, Victim
 
 ALL = (*COMMANDS, "overview")
@@ -79,13 +79,28 @@ def test_common_options_are_told_once_and_in_full() -> None:
     assert {"--format", "--json", "-i", "-p"} <= {name for each in names for name in each}
 
 
-def test_the_first_help_names_all_commands_and_topics() -> None:
-    text = overview_text(SCREEN_WIDTH)
+@pytest.mark.parametrize("make", [overview_text, short_overview_text])
+def test_the_first_help_names_all_commands_and_topics(make: Callable[[int], str]) -> None:
+    text = make(SCREEN_WIDTH)
 
     assert [name for name in (*COMMANDS, *TOPICS) if not re.search(rf"\b{name}\b", text)] == []
     assert max(map(len, text.splitlines())) <= SCREEN_WIDTH
     assert "mematlas help COMMAND" in text
     assert tuple(TOPIC_TEXTS) == TOPICS
+
+
+def test_the_first_help_fits_a_screen_where_it_is_asked_for_by_a_letter() -> None:
+    short, long = mematlas("-h", env={"COLUMNS": "80"}).stdout, mematlas("--help").stdout
+
+    assert len(short.splitlines()) < SCREEN_LINES
+    assert [name for name, (_, text) in COMMANDS.items() if f" {name:<10} {text}\n" not in short] == []
+    assert "TARGET: " in short
+    assert ("Exit codes" in short, "Exit codes" in long) == (False, True)
+
+
+@pytest.mark.parametrize("width", [48, 60, 80])
+def test_help_on_targets_is_as_wide_as_the_screen(width: int) -> None:
+    assert max(map(len, targets_topic(width).splitlines())) <= width
 
 
 @pytest.mark.parametrize(("words", "same"), [(["--help"], ["help"]), (["maps", "1", "--help"], ["help", "maps"])])

@@ -131,6 +131,15 @@ def test_who_has_no_rights_is_told_how_many_are_hidden() -> None:
     assert f"{seen} Missing: CAP_SYS_PTRACE." in lines
 
 
+@pytest.mark.parametrize("refused", [(1,), (7,)])
+def test_what_is_said_to_be_hidden_is_not_said_to_be_unknown_too(refused: tuple[int, ...]) -> None:
+    table = screen(refused, ("CAP_SYS_PTRACE",), uid=1000)
+    (note,) = table.fine_print if refused == (1,) else table.notes
+
+    assert note.text.startswith("PSS and USS of systemd unknown")
+    assert len(list(table.notes)) == (refused == (7,))
+
+
 def test_machine_that_tells_nothing_shows_no_zeros() -> None:
     lines = list(screen(ram=account({})).lines())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from mematlas.cli.command import PREFIXES
 from mematlas.cli.shells import OVERVIEW
 
 TYPE_CHECKING = False
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 def script(commands: list[Syntax]) -> str:
     """Return the completion script."""
     return SCRIPT % {
+        "prefixes": " ".join(PREFIXES),
         "commands": " ".join(command.name for command in commands if command.name != OVERVIEW),
         "cases": "\n".join(map(case, commands)),
     }
@@ -75,6 +77,11 @@ _mematlas_targets() {
             fi
         done 2>/dev/null
         [[ self == "$1"* ]] && COMPREPLY+=(self)
+        for name in %(prefixes)s; do
+            [[ $name == "$1"* ]] && COMPREPLY+=("$name")
+        done
+        # What the prefix says comes right behind it.
+        [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *: ]] && compopt -o nospace 2>/dev/null
     fi
     ((${#COMPREPLY[@]})) || mapfile -t COMPREPLY < <(compgen -d -- "$1")
 }

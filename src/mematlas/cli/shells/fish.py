@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.cli.command import DIRECTORY, TARGET
+from mematlas.cli.command import DIRECTORY, PREFIXES, TARGET
 from mematlas.cli.shells import OVERVIEW
 
 TYPE_CHECKING = False
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 def script(commands: list[Syntax]) -> str:
     """Return the completion script."""
-    lines = [SCRIPT]
+    prefixes = " ".join(f"{prefix} {quote(text)}" for prefix, text in PREFIXES.items())
+    lines = [SCRIPT.replace("PREFIXES", prefixes)]
     for command in commands:
         if command.name != OVERVIEW:
             lines.append(f"complete -c mematlas -n __mematlas_first -a {command.name} -d {quote(command.help)}")
@@ -96,6 +97,8 @@ function __mematlas_targets
         test -n "$name"; and printf '%s\\tname\\n' $name
     end
     echo self
+    # fish puts no space behind a colon.
+    __mematlas_values PREFIXES
     __fish_complete_directories "$current"
 end
 

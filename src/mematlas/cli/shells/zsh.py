@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from mematlas.cli.command import DIRECTORY, TARGET
+from mematlas.cli.command import DIRECTORY, PREFIXES, TARGET
 from mematlas.cli.shells import OVERVIEW
 
 TYPE_CHECKING = False
@@ -16,6 +16,7 @@ def script(commands: list[Syntax]) -> str:
     """Return the completion script."""
     lines = [f"{command.name}:{command.help}" for command in commands if command.name != OVERVIEW]
     return SCRIPT % {
+        "prefixes": " ".join(PREFIXES),
         "commands": "\n".join(f"        {shlex.quote(line)}" for line in lines),
         "cases": "\n".join(map(case, commands)),
     }
@@ -109,6 +110,8 @@ _mematlas_targets() {
     local expl
     _wanted names expl 'name of a process' compadd -a names -- && local found=1
     _wanted targets expl 'target' compadd self && found=1
+    # What the prefix says comes right behind it.
+    _wanted prefixes expl 'prefix' compadd -S '' -- %(prefixes)s && found=1
     [[ -n $found ]] || _directories
 }
 
