@@ -5,7 +5,17 @@ Documentation/arch/x86/x86_64/mm.rst has the layout of the address space.
 
 from __future__ import annotations
 
-from mematlas.kernel.memory.x86 import GIB, NR_ENTRIES, PAGE_SHIFT, TABLE_BITS, U64, X86_ADDRESS, X86_HUGE, X86_PRESENT
+from mematlas.kernel.memory.x86 import (
+    GIB,
+    NR_ENTRIES,
+    PAGE,
+    PAGE_SHIFT,
+    TABLE_BITS,
+    U64,
+    X86_ADDRESS,
+    X86_HUGE,
+    X86_PRESENT,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,42 +36,66 @@ def nr_levels(pgd: int) -> int:
     return 4 if pgd >> 48 == 0xFFFF else 5
 
 
+NR_SAMPLES = 16
+"""Addresses of RAM that a base has to map right, most of them."""
+
+
 def find_direct_map(
     pgd: int, levels: int, ram: RamRanges, read_word: ReadWord, known: Iterable[int] = ()
 ) -> tuple[int, int] | None:
     """Return the base, and the address bit that says `encrypted` (AMD SME; 0 without it); None if neither is found.
 
-    The base is the one address from which the tables map the page of the top table, at ``pgd``, to itself. ``known``
-    are tried first.
+    The base is the one address from which the tables map the page of the top table, at ``pgd``, to itself, and RAM
+    elsewhere too: a wrong base leads to memory of all sorts, and any small odd number in it looks like a huge page at
+    the beginning of RAM. ``known`` are tried first.
     """
     highest = pgd & -GIB
     lowest = highest - (ram.end - 1) // GIB * GIB
     for base in (*known, *range(highest, lowest - 1, -GIB)):
         if pgd - base not in ram:
             continue
-        mask = mask_of_itself(pgd, base, levels, ram, read_word)
-        if mask is not None:
-            return base, mask
+        tables = KernelHalf(pgd, base, levels, ram, read_word)
+        if tables.phys_address(pgd) == pgd - base and tables.maps_ram():
+            return base, tables.mask
     return None
 
 
-def mask_of_itself(pgd: int, base: int, levels: int, ram: RamRanges, read_word: ReadWord) -> int | None:
-    """Return the mask where, with this base, the kernel half maps the top table to where the base says; else None."""
-    table = pgd - base
-    mask = 0
-    for level in reversed(range(levels)):
-        shift = PAGE_SHIFT + TABLE_BITS * level
-        entry = read_word(base + table + (pgd >> shift & NR_ENTRIES - 1) * 8 & U64)
-        if entry is None or not entry & X86_PRESENT:
-            return None
-        if level == levels - 1:
-            mask = (entry & X86_ADDRESS) & -(1 << (ram.end - 1).bit_length())
-            if mask & (mask - 1):
+class KernelHalf:
+    """The direct map as the tables have it, if it begins at ``base``."""
+
+    def __init__(self, pgd: int, base: int, levels: int, ram: RamRanges, read_word: ReadWord) -> None:
+        self.pgd = pgd
+        self.base = base
+        self.levels = levels
+        self.ram = ram
+        self.read_word = read_word
+        self.mask = 0
+        """The address bit that says `encrypted`: it is above all RAM, and the same in all entries."""
+
+    def phys_address(self, address: int) -> int | None:
+        """Return what a kernel address is mapped to; None where no tables in RAM lead to a page."""
+        table = self.pgd - self.base
+        for level in reversed(range(self.levels)):
+            shift = PAGE_SHIFT + TABLE_BITS * level
+            entry = self.read_word(self.base + table + (address >> shift & NR_ENTRIES - 1) * 8 & U64)
+            if entry is None or not entry & X86_PRESENT:
                 return None
-        table = entry & X86_ADDRESS & ~mask
-        if level == 0 or (entry & X86_HUGE and level < 3):
-            inside = (1 << shift) - 1
-            return mask if table & ~inside | pgd & inside == pgd - base else None
-        if table not in ram:
-            return None
-    return None
+            if level == self.levels - 1:
+                self.mask = (entry & X86_ADDRESS) & -(1 << (self.ram.end - 1).bit_length())
+                if self.mask & (self.mask - 1):
+                    return None
+            table = entry & X86_ADDRESS & ~self.mask
+            if level == 0 or (entry & X86_HUGE and level < 3):
+                inside = (1 << shift) - 1
+                return table & ~inside | address & inside
+            if table not in self.ram:
+                return None
+        return None
+
+    def maps_ram(self) -> bool:
+        """Whether RAM lies where the base says, as far as it is mapped: some pages may be taken out of the map."""
+        step = max(self.ram.end // NR_SAMPLES & -PAGE, PAGE)
+        samples = [address for address in range(step, self.ram.end, step) if address in self.ram]
+        mapped = [self.phys_address(self.base + address & U64) for address in samples]
+        right = sum(phys == address for phys, address in zip(mapped, samples, strict=True))
+        return right >= len(samples) - mapped.count(None) and right * 2 >= len(samples)

@@ -117,3 +117,16 @@ def test_memory_that_is_encrypted_shows_in_the_mask() -> None:
     ram = RamRanges([(0x1000, 1 << 30)])
     assert find_direct_map(base + pgd, 4, ram, words.get) == (base, mask)
     assert find_direct_map(base + pgd, 4, ram, lambda address: None) is None
+
+
+def test_a_small_odd_number_where_a_wrong_base_leads_is_no_huge_page() -> None:
+    base, pgd, tables = 0xFFFF888000000000, 5 << 30 | 0x3000, 0x4000
+    words = {base + pgd + 273 * 8: tables | 1}
+    words.update({base + tables + number * 8: number << 30 | 1 << 7 | 1 for number in range(8)})
+    # Tried first: the base with which the top table would lie in the first GiB.
+    wrong = base + (5 << 30)
+    words[wrong + tables + 5 * 8] = 0x81
+    ram = RamRanges([(0x1000, 8 << 30)])
+    assert find_direct_map(base + pgd, 4, ram, words.get) == (base, 0)
+    del words[base + tables + 5 * 8]
+    assert find_direct_map(base + pgd, 4, ram, words.get) is None
