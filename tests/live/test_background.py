@@ -135,6 +135,7 @@ def test_who_is_ended_while_it_asks_leaves_a_terminal_that_shows_what_is_typed(n
     pid, fd = pty.fork()
     if pid == 0:
         kept = {name: value for name, value in os.environ.items() if name != "COLORFGBG"}
+        signal.signal(number, signal.SIG_DFL)  # what a shell starts in the background ignores SIGQUIT and SIGINT
         os.execve(sys.executable, [sys.executable, "-c", UNHEARD], kept)
     own = termios.tcgetattr(fd)
     shown = b""

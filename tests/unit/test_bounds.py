@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -287,6 +288,7 @@ def test_directory_called_by_digits_of_another_script_is_no_process(tmp_path: Pa
 def test_process_of_a_capture_that_cannot_be_opened_leaves_no_other_open(tmp_path: Path) -> None:
     make_capture(tmp_path)
     (tmp_path / "8").write_text("")
+    gc.collect()  # or descriptors of others may be closed in between
     before = os.listdir("/proc/self/fd")
     with pytest.raises(TargetNotFound):
         in_capture(str(tmp_path))
