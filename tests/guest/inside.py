@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from mematlas.doctor.bench import Bench, Missing
+from mematlas.doctor.probes.faults import open_perf
 from mematlas.errors import NotSupported
 
 VARIABLE = "MEMATLAS_GUEST"
@@ -194,6 +197,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=why))
         if OF_MODULE.search(item.nodeid) and "MEMATLAS_MODULE" not in os.environ:
             item.add_marker(pytest.mark.skip(reason=NO_MODULE))
+
+
+def pytest_sessionstart() -> None:
+    """Have the kernel patch its scheduler for perf once, and not with each test that counts faults.
+
+    An emulated processor may be in the middle of what is patched: see `machine.is_torn`.
+    """
+    if read_facts():
+        held = Bench()
+        HELD.append(held)
+        with contextlib.suppress(OSError, Missing):
+            open_perf(held, 0, -1)
+
+
+HELD: list[Bench] = []
+"""What is open until the last test has ended."""
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -300,3 +300,28 @@ def test_a_kernel_that_stopped_watching_its_locks_is_known(line: str, watches: b
     (tmp_path / "stats").write_text(" lock-classes: 2000\n" + line + " max locking depth: 15\n")
     assert watches_locks(str(tmp_path / "stats")) == watches
     assert not watches_locks(str(tmp_path / "off"))
+
+
+TORN = "guest: up\n[   29.441268] Code: 0f 1f 44 00 00 0f <1f> 44 00 00 49 8d\nKernel panic - not syncing"
+
+
+@pytest.mark.parametrize(
+    ("console", "accelerated", "nr_runs"),
+    [(TORN, False, 2), (TORN, True, 1), (TORN.replace("<1f>", "1f"), False, 1), ("", False, 2)],
+)
+def test_what_the_emulator_broke_is_run_once_more_and_nothing_else(
+    console: str, accelerated: bool, nr_runs: int, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = machine.Guest(KERNEL, machine.Settings())
+    runs: list[list[str]] = []
+
+    def run(command: list[str], timeout: float) -> machine.Result:
+        runs.append(command)
+        return machine.Result(machine.NO_RESULT, 0, "no result")
+
+    monkeypatch.setattr(machine, "kvm_works", lambda kernel, levels: accelerated)
+    monkeypatch.setattr(guest, "_run", run)
+    monkeypatch.setattr(guest, "_console", lambda: console)
+    assert guest.run(["true"], 1).code == machine.NO_RESULT
+    assert len(runs) == nr_runs
+    guest.close()
