@@ -337,11 +337,13 @@ class Sources:
 
     def why_no_tables(self) -> Error | None:
         """Return what keeps us from reading page tables; None when nothing does."""
+        from mematlas.kernel.memory.x86 import check_processor
         from mematlas.kernel.rights import may_read_kernel, tables_refused
 
-        if not may_read_kernel():  # before numpy is loaded for nothing
-            return tables_refused("page tables")
         try:
+            check_processor()
+            if not may_read_kernel():  # before numpy is loaded for nothing
+                return tables_refused("page tables")
             access = self.page_table_access()
             access.memory.open_mm(self.dir.pid, self.dir).close()
             _ = access.frames  # found, and proven against kpagecount, before anybody relies on them

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.memory.btf import StructLayout, asked_twice, read_layout
 from mematlas.kernel.memory.iomem import RamRanges, read_ram
 from mematlas.kernel.memory.memory import KernelMemory
-from mematlas.kernel.memory.x86 import is_x86_64
+from mematlas.kernel.memory.x86 import check_processor
 from mematlas.kernel.procfs import ProcFS
 
 TYPE_CHECKING = False
@@ -28,8 +26,7 @@ def open_kernel_memory(reader: str = "auto", procfs: ProcFS | None = None) -> Ke
     >>> open_kernel_memory()  # doctest: +SKIP
     <KernelMemory by bpf, 4 levels, direct map at 0xffff888000000000>
     """
-    if not is_x86_64():
-        raise NotSupported(f"reading the page tables of {os.uname().machine}", "x86-64")
+    check_processor()
     procfs = procfs or ProcFS()
     if not procfs.live:
         raise NotSupported(f"page tables of {procfs.root}", "a live system")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from mematlas.errors import NotSupported
+
 PAGE_SHIFT, TABLE_BITS = 12, 9
 PAGE = 1 << PAGE_SHIFT
 NR_ENTRIES = 1 << TABLE_BITS
@@ -35,3 +37,9 @@ X86_SWAP_TYPE_SHIFT = 59  # bits 59-63 of an entry that is not present
 def is_x86_64() -> bool:
     """Whether this machine is one: of no other are page tables read yet."""
     return os.uname().machine == "x86_64"
+
+
+def check_processor() -> None:
+    """Raise `NotSupported` where page tables are not read yet, whatever the rights."""
+    if not is_x86_64():
+        raise NotSupported(f"reading the page tables of {os.uname().machine}", "x86-64")
