@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 
 from mematlas.kernel.directory import GZIP
 from mematlas.notes import Note
@@ -69,11 +68,26 @@ def counts_are_averages(procfs: ProcFS) -> bool:
 
 def read_config_text() -> bytes | None:
     """Return the configuration of the running kernel; None when it does not say."""
+    return read_own_config() or read_packaged_config()
+
+
+def read_own_config() -> bytes | None:
+    """Return what the kernel itself says; None where it was not built to (CONFIG_IKCONFIG_PROC), as in Debian."""
     try:
         with open(IN_PROC, "rb") as file:
-            return zlib.decompress(file.read(), GZIP)
-    except (OSError, zlib.error):
-        pass
+            packed = file.read()
+    except OSError:
+        return None
+    import zlib  # a third of a millisecond, which is not spent where there is no such file
+
+    try:
+        return zlib.decompress(packed, GZIP)
+    except zlib.error:
+        return None
+
+
+def read_packaged_config() -> bytes | None:
+    """Return the file of the kernel's package; None where that is not here."""
     for path in PACKAGED:
         try:
             with open(path.format(os.uname().release), "rb") as file:
