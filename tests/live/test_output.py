@@ -411,6 +411,7 @@ for line in sys.stdin:
 """
 
 
+@steadily
 def test_what_grows_between_looks_is_said_as_a_number() -> None:
     since = Since()
     changes: list[str] = []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import PAGE, Program, program, read_smaps, skip_without_tables, sparse
+from helpers import PAGE, Program, program, read_smaps, skip_without_tables, sparse, steadily
 from mematlas import Process
 from mematlas.analysis.grid import Cells, absent_runs
 from mematlas.analysis.kept import clip
@@ -307,6 +307,7 @@ def test_a_reader_says_the_same_of_pages_apart_as_of_blocks(source: str, mixed: 
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("most", [None, 0], ids=["kept", "too much to keep"])
 @pytest.mark.parametrize("exclusive", [True, False])
+@steadily
 def test_what_was_read_to_find_folds_is_drawn_as_if_read_again(
     exclusive: bool, most: int | None, target: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
