@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
 import pytest
 
 from mematlas.kernel import kconfig
-from mematlas.kernel.kconfig import is_built_in, parse_config, read_config
+from mematlas.kernel.kconfig import find_option, is_built_in, parse_config, read_config
 
 
 def test_options_that_are_on_are_named_without_their_prefix() -> None:
@@ -34,7 +35,27 @@ def test_it_is_found_beside_the_modules_too(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_an_option_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = iter([b"\nCONFIG_A=y\nCONFIG_B=m\n", b"\nCONFIG_A=y\nCONFIG_B=m\n"])
+    texts = iter([[b"\nCONFIG_A=y\nCONFIG_B=m\n"], [b"\nCONFIG_A=y\nCONFIG_B=m\n"]])
     monkeypatch.setattr(kconfig, "_built_in", {})
-    monkeypatch.setattr(kconfig, "read_config_text", lambda: next(texts))
+    monkeypatch.setattr(kconfig, "read_config_blocks", lambda: next(texts))
     assert [is_built_in(option) for option in ("A", "B", "A", "B", "A")] == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize(("line", "answer"), [("CONFIG_A=y", True), ("# CONFIG_A is not set", False)])
+def test_no_more_is_read_than_says_it(line: str, answer: bool) -> None:
+    blocks = iter([b"#\nCONFIG_FIRST=y\n" + line[:5].encode(), line[5:].encode() + b"\nCONFIG_B=y\n", b"CONFIG_C=y\n"])
+    assert find_option("A", blocks) == answer
+    assert list(blocks) == [b"CONFIG_C=y\n"]
+
+
+def test_an_option_that_is_not_named_is_off_and_of_no_text_unknown() -> None:
+    assert find_option("A", [b"\nCONFIG_AA=y\n", b"CONFIG_B=y\n"]) is False
+    assert find_option("A", []) is None
+
+
+def test_a_packed_configuration_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"OPTION_{number}" for number in range(10_007)]
+    path = tmp_path / "config.gz"
+    path.write_bytes(gzip.compress("".join(f"CONFIG_{name}=y\n" for name in names).encode()))
+    monkeypatch.setattr(kconfig, "IN_PROC", str(path))
+    assert read_config() == frozenset(names)
