@@ -21,7 +21,7 @@ from mematlas.kernel.memory.x86 import is_x86_64
 from mematlas.kernel.procfs import WHOLE_PROC, ProcFS
 from mematlas.model.holders import is_inside
 from mematlas.model.stalls import HOLD_PER_PAGE
-from mematlas.observe import machine
+from mematlas.observe import machine, ranking
 from mematlas.observe.sources import MAX_STALL
 from stuck import WAYS, stuck
 from victim import DEADLINE, Victim
@@ -64,8 +64,8 @@ def backends() -> Iterator[Program]:
 def group_of(pid: int) -> Group:
     """Return the group of a process, measured though others are larger."""
     procfs = ProcFS()
-    groups = [group for group in grouped(machine.Machine(procfs).processes()) if holds(group, pid)]
-    passed_over = machine.measure_groups(groups, procfs, float("inf"), 1 << 20)
+    groups = [group for group in grouped(machine.Machine(procfs).census()) if holds(group, pid)]
+    passed_over = ranking.measure_groups(groups, procfs, float("inf"), 1 << 20)
     assert not passed_over
     return groups[0]
 
@@ -107,8 +107,8 @@ def test_large_process_is_measured_with_pauses_to_the_same(backends: Program, mo
     if os.geteuid():
         pytest.skip("needs root for the map counts of frames")
     by_sums = group_of(backends.pid)
-    monkeypatch.setattr(machine, "MAX_STALL", 1e-9)
-    monkeypatch.setattr(machine, "PER_SHARED_PAGE", 0)
+    monkeypatch.setattr(ranking, "MAX_STALL", 1e-9)
+    monkeypatch.setattr(ranking, "PER_SHARED_PAGE", 0)
     by_pages = group_of(backends.pid)
 
     assert by_pages.is_measured
@@ -127,7 +127,7 @@ def test_process_that_is_all_in_swap_has_a_row(
     assert group.swap is not None
     assert group.swap >= one["anon_full"].nr_swapped * PAGE > 0
     monkeypatch.setattr("mematlas.analysis.overview.WORTH_A_ROW", 1)
-    groups = grouped(machine.Machine().processes())
+    groups = grouped(machine.Machine().census())
     assert max(groups, key=lambda each: each.swap or 0) in largest(groups, 2)
 
 
@@ -279,7 +279,7 @@ def test_screen_does_not_list_itself_in_another_pid_namespace() -> None:
         'nsenter --pid --target $inner "$@"; kill -KILL $outer'
     )
     code = "import os; from mematlas.observe.machine import Machine; " + (
-        "print(os.readlink('/proc/self'), *(each.pid for each in Machine().processes()))"
+        "print(os.readlink('/proc/self'), *(each.pid for each in Machine().census()))"
     )
     words = ["sh", "-c", line, "sh", sys.executable, "-c", code]
     run = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE, check=False)

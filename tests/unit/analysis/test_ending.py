@@ -33,9 +33,9 @@ from mematlas.model.frames import ANON, FrameCounter, FrameKeys, FrameSums
 from mematlas.model.holders import find_holders, held_by
 from mematlas.model.processes import Processes
 from mematlas.notes import Notes
-from mematlas.observe import ending
-from mematlas.observe import machine as whole
+from mematlas.observe import ending, ranking
 from mematlas.observe.ending import is_secret
+from mematlas.observe.machine import Machine as WholeMachine
 from mematlas.observe.process import Process
 from mematlas.views.ending import FATES as SHOWN_FATES
 from mematlas.views.ending import REASONS as TEXTS
@@ -412,10 +412,10 @@ def test_order_of_address_spaces_is_the_same_from_both_sides() -> None:
 
 
 def test_first_screen_has_each_address_space_once(twins: tuple[int, int]) -> None:
-    facts = [each for each in whole.Machine().processes() if each.pid in twins]
+    facts = [each for each in WholeMachine().census() if each.pid in twins]
 
     assert len(facts) == 2
-    assert whole.in_shared_memory(facts, ProcFS(), float("inf")) == {twins[1]: twins[0]}
+    assert ranking.in_shared_memory(facts, ProcFS(), float("inf")) == {twins[1]: twins[0]}
 
 
 def test_without_kcmp_it_is_not_known(twins: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from mematlas.cli import main
 from mematlas.frozen import replace
 from mematlas.kernel.smaps import read_rollup
 from mematlas.kernel.status import read_status
-from mematlas.observe import machine
+from mematlas.observe import machine, ranking
 from mematlas.views.overview import estimates, to_try
 
 MIB = 1 << 20
@@ -129,8 +129,8 @@ def test_screen_of_a_kernel_that_tells_less_has_no_zeros_for_it(
     def less(read: Callable[..., dict[str, T]]) -> Callable[..., dict[str, T]]:
         return lambda process: {name: value for name, value in read(process).items() if name not in hidden}
 
-    monkeypatch.setattr(machine, "read_status", less(read_status))
-    monkeypatch.setattr(machine, "read_rollup", less(read_rollup))
+    monkeypatch.setattr(ranking, "read_status", less(read_status))
+    monkeypatch.setattr(ranking, "read_rollup", less(read_rollup))
     monkeypatch.setattr(machine, "MEASURE_SECONDS", 60.0)
     with sparse(1 << 30, range(9_973)):
         assert main(["--json"]) == 0
