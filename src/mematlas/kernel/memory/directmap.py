@@ -69,24 +69,32 @@ class KernelHalf:
         self.levels = levels
         self.ram = ram
         self.read_word = read_word
-        self.mask = 0
+        self.mask = self._bits_above_ram()
         """The address bit that says `encrypted`: it is above all RAM, and the same in all entries."""
+
+    def _bits_above_ram(self) -> int:
+        """Return the bits beyond all RAM in the entry that leads to the top table itself."""
+        entry = self._entry(self.pgd - self.base, self.levels - 1, self.pgd) or 0
+        return entry & X86_ADDRESS & -(1 << (self.ram.end - 1).bit_length())
+
+    def _entry(self, table: int, level: int, address: int) -> int | None:
+        """Return the entry for an address in a table of this level; None where there is none."""
+        index = address >> PAGE_SHIFT + TABLE_BITS * level & NR_ENTRIES - 1
+        entry = self.read_word(self.base + table + index * 8 & U64)
+        return entry if entry is not None and entry & X86_PRESENT else None
 
     def phys_address(self, address: int) -> int | None:
         """Return what a kernel address is mapped to; None where no tables in RAM lead to a page."""
+        if self.mask & (self.mask - 1):
+            return None  # no processor has two such bits
         table = self.pgd - self.base
         for level in reversed(range(self.levels)):
-            shift = PAGE_SHIFT + TABLE_BITS * level
-            entry = self.read_word(self.base + table + (address >> shift & NR_ENTRIES - 1) * 8 & U64)
-            if entry is None or not entry & X86_PRESENT:
+            entry = self._entry(table, level, address)
+            if entry is None:
                 return None
-            if level == self.levels - 1:
-                self.mask = (entry & X86_ADDRESS) & -(1 << (self.ram.end - 1).bit_length())
-                if self.mask & (self.mask - 1):
-                    return None
             table = entry & X86_ADDRESS & ~self.mask
             if level == 0 or (entry & X86_HUGE and level < 3):
-                inside = (1 << shift) - 1
+                inside = (1 << PAGE_SHIFT + TABLE_BITS * level) - 1
                 return table & ~inside | address & inside
             if table not in self.ram:
                 return None

@@ -119,6 +119,15 @@ def test_memory_that_is_encrypted_shows_in_the_mask() -> None:
     assert find_direct_map(base + pgd, 4, ram, lambda address: None) is None
 
 
+def test_the_mask_is_that_of_the_top_table_whatever_stands_beside_it() -> None:
+    base, pgd, tables, mask = 0xFFFF888000000000, 0x3000, 0x4000, 1 << 47
+    words = {base + pgd + 273 * 8: tables | 1 | mask}
+    words.update({base + tables + number * 8: number << 30 | 1 << 7 | 1 | mask for number in range(512)})
+    words[base + pgd + 274 * 8] = 0x5001 | 3 << 45  # of the RAM beyond 512 GiB, which no processor would walk
+    ram = RamRanges([(0x1000, 700 << 30)])
+    assert find_direct_map(base + pgd, 4, ram, words.get) == (base, mask)
+
+
 def test_a_small_odd_number_where_a_wrong_base_leads_is_no_huge_page() -> None:
     base, pgd, tables = 0xFFFF888000000000, 5 << 30 | 0x3000, 0x4000
     words = {base + pgd + 273 * 8: tables | 1}
