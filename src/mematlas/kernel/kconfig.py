@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from mematlas.kernel.directory import GZIP
+from mematlas.kernel.directory import GZIP, MAX_FILE
 from mematlas.notes import Note
 
 TYPE_CHECKING = False
@@ -61,7 +61,7 @@ def find_option(option: str, blocks: Iterable[bytes]) -> bool | None:
     yes, no = f"\nCONFIG_{option}=y\n".encode(), f"\n# CONFIG_{option} is not set\n".encode()
     text = b""
     for block in blocks:
-        text += block
+        text = text[-len(no) :] + block
         if yes in text or no in text:
             return yes in text
     return False if text else None
@@ -74,6 +74,8 @@ def counts_are_averages(procfs: ProcFS) -> bool:
     Since v6.15 a kernel may be built so (CONFIG_NO_PAGE_MAPCOUNT), which nothing else shows. Then kpagecount has the
     average of the folio, at least 1 where any of it is mapped (folio_average_page_mapcount()), and smaps divides by it.
     What is exclusive, by smaps and by bit 56 of pagemap, are folios of which no other process maps any part.
+
+    Where the configuration cannot be read, counts are taken for exact: the option is off unless somebody sets it.
     """
     if not procfs.live:
         return bool((procfs.machine or {}).get("average_counts"))
@@ -84,16 +86,21 @@ def read_config_blocks() -> Iterator[bytes]:
     """Yield the configuration of the running kernel, a piece at a time; nothing when it does not say."""
     try:
         with open(IN_PROC, "rb") as file:
-            packed = file.read()
+            packed = file.read(MAX_FILE)
     except OSError:  # the kernel itself does not say (CONFIG_IKCONFIG_PROC), as in Debian
         yield from read_packaged_config()
         return
     import zlib  # a third of a millisecond, which is not spent where there is no such file
 
     unpacker = zlib.decompressobj(GZIP)
-    while block := unpacker.decompress(packed, BLOCK):
-        yield block
-        packed = unpacker.unconsumed_tail
+    try:
+        for _ in range(MAX_FILE // BLOCK):
+            if not (block := unpacker.decompress(packed, BLOCK)):
+                return
+            yield block
+            packed = unpacker.unconsumed_tail
+    except zlib.error:
+        pass  # a file that was mounted in its place
 
 
 def read_packaged_config() -> Iterator[bytes]:
@@ -101,7 +108,7 @@ def read_packaged_config() -> Iterator[bytes]:
     for path in PACKAGED:
         try:
             with open(path.format(os.uname().release), "rb") as file:
-                yield file.read()
+                yield file.read(MAX_FILE)
                 return
         except OSError:
             pass

@@ -36,7 +36,6 @@ class HugeCounts:
         self.note: Note | None = None
         """What is to be said once the bit had to be left as the kernel reports it."""
         self._file: FrameWords | None = None
-        self._are_averages: bool | None = None
 
     def close(self) -> None:
         """Let go of kpagecount, if it was needed."""
@@ -45,9 +44,7 @@ class HugeCounts:
 
     def settle(self, block: Block, ranges: Iterable[tuple[int, int]]) -> None:
         """Put right the pages of a block that lie in ranges of huge entries."""
-        if self._are_averages is None:
-            self._are_averages = counts_are_averages(self.procfs)
-        if self._are_averages:
+        if counts_are_averages(self.procfs):
             return
         states = bytearray(block.states)
         per_table = self.procfs.page_size // ENTRY_SIZE

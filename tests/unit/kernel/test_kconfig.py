@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mematlas.kernel import kconfig
-from mematlas.kernel.kconfig import find_option, is_built_in, parse_config, read_config
+from mematlas.kernel.directory import MAX_FILE
+from mematlas.kernel.kconfig import find_option, is_built_in, parse_config, read_config, read_config_blocks
 
 
 def test_options_that_are_on_are_named_without_their_prefix() -> None:
@@ -59,3 +60,18 @@ def test_a_packed_configuration_is_read_whole(tmp_path: Path, monkeypatch: pytes
     path.write_bytes(gzip.compress("".join(f"CONFIG_{name}=y\n" for name in names).encode()))
     monkeypatch.setattr(kconfig, "IN_PROC", str(path))
     assert read_config() == frozenset(names)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"CONFIG_A=y\n", gzip.compress(b"#\nCONFIG_A=y\n")[:-20], gzip.compress(bytes(64 << 20))],
+    ids=["not packed", "cut short", "of no end"],
+)
+def test_what_is_mounted_in_its_place_says_nothing(
+    data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.gz"
+    path.write_bytes(data)
+    monkeypatch.setattr(kconfig, "IN_PROC", str(path))
+    assert sum(map(len, read_config_blocks())) <= MAX_FILE
+    assert not read_config()
