@@ -209,9 +209,12 @@ class Sources:
 
         Raises:
             PermissionDenied: page tables may not be read, and the kernel has no other way.
-            NotSupported: they cannot be read, or pagemap was wanted and the kernel does not tell by it.
+            NotSupported: they cannot be read, or pagemap was wanted and the kernel does not tell by it; or this is a
+                capture.
         """
         check_source(wanted, PAGE_SOURCES)
+        if not self.procfs.live:
+            raise NotSupported("accessed pages", "a running process, not a capture")
         if wanted == "tables":
             return SourceChoice(wanted)
         why = self.why_no_tables() if wanted == "auto" else NotSupported("accessed pages, by pagemap", "Linux 7.3")
@@ -337,11 +340,11 @@ class Sources:
 
     def why_no_tables(self) -> Error | None:
         """Return what keeps us from reading page tables; None when nothing does."""
-        from mematlas.kernel.memory.x86 import check_processor
+        from mematlas.kernel.memory.x86 import check_tables
         from mematlas.kernel.rights import may_read_kernel, tables_refused
 
         try:
-            check_processor()
+            check_tables(self.procfs)
             if not may_read_kernel():  # before numpy is loaded for nothing
                 return tables_refused("page tables")
             access = self.page_table_access()

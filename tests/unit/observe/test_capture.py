@@ -30,6 +30,7 @@ from mematlas.kernel.nodes import read_nodes
 from mematlas.kernel.packed import PackedFile
 from mematlas.model.pages import PageReader
 from mematlas.observe.captures import GAP, Frames, Redactor, capture, runs
+from mematlas.observe.sources import PAGE_SOURCES
 from victim import DEADLINE, PATH_KINDS, PLAIN_KINDS, Victim, wait_until
 
 pytestmark = pytest.mark.machine
@@ -227,6 +228,21 @@ def test_a_capture_verifies_itself(victim: Start, tmp_path: Path, capsys: pytest
         assert main(["capture", str(it.pid), str(tmp_path / "saved")]) == 0
     assert main(["usage", str(tmp_path / "saved"), "--verify"]) == 0
     assert "NO" not in capsys.readouterr().out.split()
+
+
+def test_no_right_is_asked_for_what_no_capture_has(
+    victim: Start, as_nobody: Callable[..., Outcome], open_directory: Path
+) -> None:
+    saved = str(open_directory / "saved")
+    assert as_nobody(["capture", str(victim("anon", uid=NOBODY).pid), saved]).code == 0
+    for source in PAGE_SOURCES:
+        outcome = as_nobody(["pages", saved, "--accessed", "--source", source])
+        assert (outcome.code, outcome.stderr) == (
+            5,
+            "mematlas: accessed pages: not supported here (needs a running process, not a capture)\n",
+        )
+    verified = as_nobody(["usage", saved, "--verify"])
+    assert f"page tables cannot be read: page tables of {saved}: not supported here" in verified.stderr
 
 
 @pytest.mark.parametrize("is_stopped", [False, True])

@@ -6,7 +6,7 @@ from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.memory.btf import StructLayout, asked_twice, read_layout
 from mematlas.kernel.memory.iomem import RamRanges, read_ram
 from mematlas.kernel.memory.memory import KernelMemory
-from mematlas.kernel.memory.x86 import check_processor
+from mematlas.kernel.memory.x86 import check_tables
 from mematlas.kernel.procfs import ProcFS
 
 TYPE_CHECKING = False
@@ -26,10 +26,8 @@ def open_kernel_memory(reader: str = "auto", procfs: ProcFS | None = None) -> Ke
     >>> open_kernel_memory()  # doctest: +SKIP
     <KernelMemory by bpf, 4 levels, direct map at 0xffff888000000000>
     """
-    check_processor()
     procfs = procfs or ProcFS()
-    if not procfs.live:
-        raise NotSupported(f"page tables of {procfs.root}", "a live system")
+    check_tables(procfs)
     ram = read_ram(procfs)
     layout = read_layout()
     refused: dict[str, Error] = {}

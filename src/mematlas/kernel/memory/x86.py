@@ -10,6 +10,10 @@ import os
 
 from mematlas.errors import NotSupported
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.kernel.procfs import ProcFS
+
 PAGE_SHIFT, TABLE_BITS = 12, 9
 PAGE = 1 << PAGE_SHIFT
 NR_ENTRIES = 1 << TABLE_BITS
@@ -39,7 +43,9 @@ def is_x86_64() -> bool:
     return os.uname().machine == "x86_64"
 
 
-def check_processor() -> None:
-    """Raise `NotSupported` where page tables are not read yet, whatever the rights."""
+def check_tables(procfs: ProcFS) -> None:
+    """Raise `NotSupported` where no page tables are read, whatever the rights: of other processors, and of captures."""
     if not is_x86_64():
         raise NotSupported(f"reading the page tables of {os.uname().machine}", "x86-64")
+    if not procfs.live:
+        raise NotSupported(f"page tables of {procfs.root}", "a live system")
