@@ -159,8 +159,9 @@ class SmapsCounter:
         with unsaid:
             result = self._of_batches(unsaid, batches)
             if tracked:
-                self.notes.add(TRACKED_ACCESSES)
                 result = with_accesses(result, unsaid, tracked)
+                if any(item.nr_accessed is not None for item in result):
+                    self.notes.add(TRACKED_ACCESSES)
         return result
 
     def _of_batches(

@@ -1,13 +1,21 @@
-"""Pages that were not accessed since their program protected them, as a kernel of our own making tells."""
+"""Memory whose program tracks accesses, as a kernel of our own making reports it."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from helpers import make_process
+from mematlas import Process, ProcFS
+from mematlas.analysis.results import MapsResult
 from mematlas.errors import NotSupported
 from mematlas.kernel.maps import Vma, parse_maps
 from mematlas.kernel.pagemap import EXCLUSIVE, PRESENT, UFFD_WP
+from mematlas.kernel.smaps import FIELDS_USED
 from mematlas.model.tracked import TrackedMemory
+from mematlas.model.unsaid import Unsaid
+from mematlas.observe.amounts import TRACKED_ACCESSES
 
 PAGE = 0x1000
 PLAIN, PROTECTED = PRESENT | EXCLUSIVE, PRESENT | EXCLUSIVE | UFFD_WP
@@ -80,3 +88,23 @@ def test_smaps_that_may_not_be_read_leaves_it_unknown(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("mematlas.kernel.smaps.read_vm_flags", refused)
     assert untouched(Pagemap(True), TRACKS, PROTECTED) == [0]
+
+
+def maps_of_a_tracker(root: Path) -> MapsResult:
+    """Return the VMAs, by smaps, of a process whose memory is tracked."""
+    head = "10000-20000 rw-p 00000000 00:00 0 \n"
+    fields = "".join(f"{name}: 4 kB\n" for name in sorted(FIELDS_USED))
+    (make_process(root, maps=head, words={0x20: 0}) / "smaps").write_text(f"{head}{fields}VmFlags: rd wr ur \n")
+    with Process(7, ProcFS(str(root), PAGE)) as process:
+        return process.maps("smaps")
+
+
+@pytest.mark.parametrize("answer", [None, 0, 3])
+def test_accesses_are_noted_where_they_are_known(
+    answer: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if answer is not None:
+        monkeypatch.setattr(Unsaid, "nr_accessed", lambda self, vma: answer)
+    result = maps_of_a_tracker(tmp_path)
+    assert [item.nr_accessed for item in result.vmas] == [answer]
+    assert (TRACKED_ACCESSES in result.reading.notes) == (answer is not None)
