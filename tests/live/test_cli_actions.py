@@ -250,6 +250,24 @@ def test_coldest_pages_go_first(victim: Callable[..., Victim], swap: Path, capsy
     assert [page for page, state in enumerate(states) if state == "swapped"] == [*range(40), *range(70, 80)]
 
 
+def test_what_its_program_has_not_accessed_goes_before_all_else(
+    victim: Callable[..., Victim], swap: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    area = victim("anon_full")["anon_full"]
+
+    def untouched(_: object, vma: object, address: int, states: bytes) -> bytes:
+        first = (address - area.address) // area.page_size
+        return bytes(60 <= page < 83 for page in range(first, first + len(states)))
+
+    monkeypatch.setattr("mematlas.model.tracked.TrackedMemory.untouched", untouched)
+    assert main(words("pageout", area, "--coldest", "23", "--json")) == 0
+    (note,) = (note for note in texts(json.loads(capsys.readouterr().out)["notes"]) if note.startswith("the coldest"))
+    assert "by what the program tracks itself (userfaultfd RWP), then kpageflags (23 not accessed since" in note
+    with Process(area.pid) as process:
+        states = [found.state for found in process.translate(map(area.page_address, range(97)))]
+    assert [page for page, state in enumerate(states) if state == "swapped"] == [*range(60, 83)]
+
+
 def test_more_than_there_is_takes_all_and_needs_no_order(victim: Callable[..., Victim], capsys: Capture) -> None:
     area = victim("anon_full")["anon_full"]
     assert main(words("cold", area, "--coldest", "98", "--json")) == 0

@@ -88,11 +88,10 @@ def rank_blocks(advice: Advice, piece: Piece, words: FrameWords, tracked: Tracke
     """Yield the rank bytes of the pages of a part of a VMA that the advice can move."""
     for address, states, mask in advice.movable(piece, Tally(piece[0])):
         untouched = tracked.untouched(piece[0], address, states)
-        ranks = ranks_of(advice, address, mask, words)
-        yield address, bytes(UNTOUCHED if rank and mark else rank for rank, mark in zip(ranks, untouched, strict=True))
+        yield address, ranks_of(advice, address, mask, untouched, words)
 
 
-def ranks_of(advice: Advice, address: int, mask: bytes, words: FrameWords) -> bytes:
+def ranks_of(advice: Advice, address: int, mask: bytes, untouched: bytes, words: FrameWords) -> bytes:
     """Return the rank byte of each page of a mask, 0 for the others."""
     pfns = advice.reader.pagemap.frames(address, address + len(mask) * advice.page_size)
     pfn_at = {index: pfn for index, pfn in enumerate(pfns) if mask[index]}
@@ -102,5 +101,5 @@ def ranks_of(advice: Advice, address: int, mask: bytes, words: FrameWords) -> by
     idle = idle_frames(pfn_at.values()) if advice.process.procfs.live else set()
     ranks = bytearray(len(mask))
     for index, pfn in pfn_at.items():
-        ranks[index] = IDLE if pfn in idle else rank_of(flags.get(pfn))
+        ranks[index] = UNTOUCHED if untouched[index] else IDLE if pfn in idle else rank_of(flags.get(pfn))
     return bytes(ranks)

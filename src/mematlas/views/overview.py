@@ -97,10 +97,12 @@ def overview_view(
     """
     columns = columns_of(usage.groups, by)
     # That others' are hidden, and why, is said below the rows.
-    told = frozenset(usage.refused or ()) if uid and usage.missing and sudo is not None else frozenset()
-    hidden = [group for group in usage.groups if told.issuperset(one.pid for one in group.members)]
-    notes = [*estimates(usage.groups), *not_measured([group for group in usage.groups if group not in hidden])]
-    notes += usage_notes(usage)
+    refused = frozenset(usage.refused or ()) if uid and usage.missing and sudo is not None else frozenset()
+    hidden: list[Group] = []
+    seen: list[Group] = []
+    for group in usage.groups:
+        (hidden if refused.issuperset(one.pid for one in group.members) else seen).append(group)
+    notes = [*estimates(usage.groups), *not_measured(seen), *usage_notes(usage)]
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         head = f"mematlas {__version__} on {machine['host']}, Linux {machine['kernel']}, {swap_of(usage.ram)}"
