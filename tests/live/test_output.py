@@ -228,6 +228,8 @@ def test_every_error_is_a_message_and_its_exit_code(
         (["workload", "nothing"], "no workload 'nothing'"),
         (["workload", "prober", "7"], "unexpected argument '7'"),
         (["completion", "tcsh"], "bad 'tcsh': bash, zsh or fish"),
+        (["maps", "self", "--json", "--format", "csv"], "--json is short for --format json: not with --format csv"),
+        (["pageout", "4194305", "--format", "table", "--json"], "not with --format table"),
     ],
     ids=" ".join,
 )

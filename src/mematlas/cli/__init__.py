@@ -197,7 +197,12 @@ def parse(name: str, command: Command, words: list[str]) -> Namespace:
     arguments = Arguments()
     command.add_arguments(arguments)
     others = HELP_OPTIONS if name in COMMANDS else FIRST_OPTIONS
-    return arguments.parse(words) or arguments.parse_slowly(words, others)
+    args = arguments.parse(words) or arguments.parse_slowly(words, others)
+    if "format" in vars(args):
+        from mematlas.cli.options import form_of
+
+        form_of(args)  # what contradicts itself is refused before anything is done
+    return args
 
 
 def report(error: Error, words: list[str]) -> None:

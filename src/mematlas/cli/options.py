@@ -116,7 +116,7 @@ def add_target(arguments: Arguments) -> None:
 
 def add_output(arguments: Arguments) -> None:
     """Declare how results are written."""
-    arguments.add_common("--format", choices=FORMATS, default="table", help="table (default), json, jsonl or csv")
+    arguments.add_common("--format", choices=FORMATS, help="table (default), json, jsonl or csv")
     arguments.add_common("--json", action="store_true", help="short for --format json")
     arguments.add_common("--bytes", action="store_true", help="sizes as integers, in bytes")
     arguments.add_common("--wide", action="store_true", help="every column, however narrow the terminal is")
@@ -124,8 +124,10 @@ def add_output(arguments: Arguments) -> None:
 
 
 def form_of(args: Namespace) -> str:
-    """Return the format that results are written in: one of `FORMATS`."""
-    return "json" if args.json else str(args.format)
+    """Return the format that results are written in: one of `FORMATS`. Raises `BadInput` where two are asked for."""
+    if args.json and args.format not in (None, "json"):
+        raise BadInput(f"--json is short for --format json: not with --format {args.format}")
+    return "json" if args.json else args.format or "table"
 
 
 def add_color(arguments: Arguments) -> None:

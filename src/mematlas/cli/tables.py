@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from mematlas.cli.addresses import address_of, addresses_of, refuse_two_readings
 from mematlas.cli.command import TARGET, Command
-from mematlas.cli.options import add_output, add_repeat, add_target, parse_count
+from mematlas.cli.options import add_output, add_repeat, add_target, form_of, parse_count
 from mematlas.errors import BadInput
 from mematlas.model.address_space import parse_address, parse_range
 
@@ -102,7 +102,7 @@ def check(args: Namespace, words: list[str]) -> None:
         for option in ("json", "bytes", "interval", "count"):
             if getattr(args, option) not in (None, False):
                 raise BadInput(f"--binary writes raw tables, once: not with --{option}")
-        if args.format != "table":
+        if form_of(args) != "table":
             raise BadInput(f"--binary writes raw tables: not with --format {args.format}")
 
 

@@ -289,7 +289,7 @@ def fold(text: str, width: int) -> list[str]:
 
 HANG = 4
 """Columns by which the further lines of a message stand out from its first."""
-LEAST_TAIL = 20
+LEAST_TAIL = 16
 """Columns that what stands in the last of several columns is folded to at the least."""
 TYPED = (": sudo ", ": docker ", ": fallocate ")
 """What a line that a person is to type begins with."""

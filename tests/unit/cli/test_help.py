@@ -98,7 +98,7 @@ def test_the_first_help_fits_a_screen_where_it_is_asked_for_by_a_letter() -> Non
     assert ("Exit codes" in short, "Exit codes" in long) == (False, True)
 
 
-@pytest.mark.parametrize("width", [48, 60, 80])
+@pytest.mark.parametrize("width", [40, 48, 60, 80])
 def test_help_on_targets_is_as_wide_as_the_screen(width: int) -> None:
     assert max(map(len, targets_topic(width).splitlines())) <= width
 
