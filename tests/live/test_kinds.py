@@ -54,6 +54,12 @@ for number, (kind, place, options) in enumerate(what["mounts"]):
     call("mount", "none", place, kind, 0, options)
     for name in what["dirs"].get(place, ()):
         os.makedirs(name, exist_ok=True)
+if what.get("first_root"):
+    call("unshare", 0x20000)
+    call("mount", "none", "/", None, 0x44000, None)
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+    call("umount2", "/", 2)
+    call("setns", own, 0x20000)
 path = what["path"]
 if what.get("node"):
     os.mknod(path, 0o600 | what["node"][0], os.makedev(*what["node"][1:]))
@@ -198,6 +204,17 @@ def test_overlay_over_shared_memory_that_is_in_swap_is_counted_or_said_to_be_unc
     assert item.usage.swap == fields[address]["Swap"] or (
         item.usage.swap < fields[address]["Swap"] and SWAP_CACHE_UNSEEN in result.reading.notes
     )
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("source", SOURCES)
+def test_files_of_the_first_root_are_what_the_kernel_counts_them_as(source: Source) -> None:
+    # It is tmpfs or ramfs, and mountinfo says "rootfs" of both; `of_area` holds it against RssShmem and RssFile.
+    with mapped("/x", first_root=True, unlinked=True) as running:
+        lines = Path(f"/proc/{running.pid}/mountinfo").read_text().splitlines()
+        assert any(" - rootfs " in line for line in lines)
+        item = of_area(running, source)
+    assert {item.usage.file, item.usage.shmem} == {0, NR_TOUCHED * PAGE}
 
 
 OF_NOBODY = """

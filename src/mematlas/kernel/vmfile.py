@@ -54,7 +54,9 @@ KIND_OF_TYPE = {
     **dict.fromkeys(("overlay", "fuse", "fuseblk"), "stacked"),
 }
 """``stacked``: a file system that shows files of others, whose memory is of those others' kind."""
-LOCAL_TYPES = frozenset(("overlay", "btrfs", "zfs", "bcachefs", *KIND_OF_TYPE)) - {"fuse", "fuseblk"}
+ROOTFS = "rootfs"
+"""The first root, where an initramfs is unpacked: tmpfs, but ramfs where ``root=`` was given (init/do_mounts.c)."""
+LOCAL_TYPES = frozenset(("overlay", "btrfs", "zfs", "bcachefs", ROOTFS, *KIND_OF_TYPE)) - {"fuse", "fuseblk"}
 """File systems without a device of their own that answer at once: others may ask a server, which may not answer."""
 FUSE_ON_DISK = "fuseblk"
 """The one with a device of its own that has a server."""
@@ -228,19 +230,22 @@ class LiveFiles:
             return "shmem"
         if dev not in self._of_device:
             mounted = self._type(dev)
-            kind: str | None = None
-            if mounted is not None:
-                kind = KIND_OF_TYPE.get(mounted, "file")
-            elif dev in self._hugetlb_devices():
-                kind = "hugetlb"
-            elif not self._refused and (magic := self._magic(span, dev)) is not None:
-                kind = KIND_OF_MAGIC.get(magic, "file")
-            elif self._refused and self._has_huge_pages(int(span.partition("-")[0], 16)):
-                kind = "hugetlb"
+            kind = None if mounted is None else kind_of_mounted(mounted, dev)
+            kind = kind or self._kind_of_what_is_not_seen(span, dev)
             if kind is None:
                 return None
             self._of_device[dev] = kind
         return self._of_device[dev]
+
+    def _kind_of_what_is_not_seen(self, span: str, dev: str) -> str | None:
+        """Return the kind of the files of a device that no mount in sight tells; None where nothing else does."""
+        if dev in self._hugetlb_devices():
+            return "hugetlb"
+        if not self._refused and (magic := self._magic(span, dev)) is not None:
+            return KIND_OF_MAGIC.get(magic, "file")
+        if self._refused and self._has_huge_pages(int(span.partition("-")[0], 16)):
+            return "hugetlb"
+        return None
 
     def _shmem_device(self) -> str:
         if self._shmem is None:
@@ -329,6 +334,19 @@ class LiveFiles:
         if flags is None:
             return None
         return "shmem" if flags & KPF_SWAPBACKED else "file"
+
+
+def kind_of_mounted(name: str, dev: str) -> str | None:
+    """Return the kind of the files of a file system that is mounted, by its type; None where that does not tell it."""
+    if name != ROOTFS:
+        return KIND_OF_TYPE.get(name, "file")
+    fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        is_ours = format_device(os.fstat(fd).st_dev) == dev
+        magic = magic_of(fd) if is_ours else None
+    finally:
+        os.close(fd)
+    return None if magic is None else KIND_OF_MAGIC.get(magic, "file")
 
 
 def kind_of_node(status: os.stat_result) -> str:
@@ -428,7 +446,7 @@ def flags_of_file_page(process: ProcessDir, start: int, end: int) -> int | None:
 
 def devices_of(mounts: dict[str, str]) -> Devices:
     """Return the devices that are memory, of file systems by their device."""
-    kinds = {dev: KIND_OF_TYPE.get(name) for dev, name in mounts.items()}
+    kinds = {dev: kind_of_mounted(name, dev) for dev, name in mounts.items()}
     return Devices(
         shmem=frozenset(dev for dev, kind in kinds.items() if kind == "shmem"),
         hugetlb=frozenset(dev for dev, kind in kinds.items() if kind == "hugetlb"),
