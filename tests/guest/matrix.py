@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from xml.etree import ElementTree
 
 import module
 from architectures import ARM64, X86_64, Architecture
@@ -35,13 +36,16 @@ THE_SAME_EVERYWHERE = (
 )
 # Of the truth of every kind of memory, what says most: each VMA by every source.
 MOST = ("-k", "not test_truth or test_every_vma_equals")
-ALL = (
-    "tests",
-    *(f"--ignore=tests/{path}" for path in THE_SAME_EVERYWHERE),
-    *MOST,
-)
 # Without PAGEMAP_SCAN a sparse terabyte is read entry by entry: minutes for each look, on an emulated processor.
-ALL_BEFORE_SCAN = (*ALL, *(f"--ignore=tests/live/test_{name}.py" for name in ("large", "reserved")))
+NOT_BEFORE_SCAN = ("live/test_large.py", "live/test_reserved.py")
+PARTS = {
+    "guest": ["guest/test_*.py"],
+    "live-1": ["live/test_[a-h]*.py"],
+    "live-2": ["live/test_[i-o]*.py", "live/test_p*.py"],
+    "live-3": ["live/test_[q-z]*.py"],
+    "unit": ["unit/**/test_*.py"],
+}
+"""Everything, in parts that can be run one by one, each in a guest that is new."""
 LIVE = ("pagetables", "pagetable_source", "structpage_live", "truth")
 CORE = (
     *(*HERE, *(f"tests/live/test_{name}.py" for name in LIVE)),
@@ -71,6 +75,33 @@ class Run:
     tests: tuple[str, ...] = CORE
     architecture: Architecture = X86_64
     page_size: str = "4k"
+    whole: str = ""
+    """The name of the run that this is a part of."""
+
+
+def paths_of(part: str, left_out: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the files of tests that are a part of everything."""
+    tests = ROOT / "tests"
+    paths = sorted(path for pattern in PARTS[part] for path in tests.glob(pattern))
+    outside = [tests / name for name in (*THE_SAME_EVERYWHERE, *left_out)]
+    return tuple(
+        str(path.relative_to(ROOT)) for path in paths if not any(path.is_relative_to(place) for place in outside)
+    )
+
+
+def everything(
+    name: str,
+    kernel: str,
+    settings: Settings,
+    architecture: Architecture = X86_64,
+    page_size: str = "4k",
+    left_out: tuple[str, ...] = (),
+) -> list[Run]:
+    """Return the runs that are all tests together, but those that no kernel changes."""
+    return [
+        Run(f"{name}-{part}", kernel, settings, (*paths_of(part, left_out), *MOST), architecture, page_size, name)
+        for part in PARTS
+    ]
 
 
 MATRIX = (
@@ -99,13 +130,13 @@ MATRIX = (
     Run("6.12-confidentiality", "6.12", Settings(lockdown="confidentiality"), HERE),
     Run("6.1-confidentiality", "6.1", Settings(lockdown="confidentiality"), HERE),
     Run("6.12-locked-later", "6.12", Settings(), LOCKED_LATER),
-    Run("5.10-all", "5.10", Settings(levels=4), ALL_BEFORE_SCAN),
-    Run("6.1-all", "6.1", Settings(levels=4), ALL_BEFORE_SCAN),
-    Run("6.12-all", "6.12", Settings(levels=4), ALL),
-    Run("7-all", "7", Settings(levels=4), ALL),
-    Run("arm64-all", "7", tests=ALL, architecture=ARM64),
-    Run("arm64-16k-all", "7", tests=ALL, architecture=ARM64, page_size="16k"),
-    Run("own", OWN, Settings(levels=5, numa=True), ALL),
+    *everything("5.10-all", "5.10", Settings(levels=4), left_out=NOT_BEFORE_SCAN),
+    *everything("6.1-all", "6.1", Settings(levels=4), left_out=NOT_BEFORE_SCAN),
+    *everything("6.12-all", "6.12", Settings(levels=4)),
+    *everything("7-all", "7", Settings(levels=4)),
+    *everything("arm64-all", "7", Settings(), ARM64),
+    *everything("arm64-16k-all", "7", Settings(), ARM64, "16k"),
+    *everything("own", OWN, Settings(levels=5, numa=True)),
     Run("own-pti", OWN, Settings(levels=5, pti=True), HERE),
 )
 
@@ -137,7 +168,8 @@ def do(run: Run) -> tuple[int, float]:
         variables.append("PYTHONDONTWRITEBYTECODE=1")
     command = [
         *("env", *variables, str(ROOT / ".venv" / "bin" / "python"), "-m", "pytest", "-p", "inside"),
-        *("-p", "no:cacheprovider", "--color=no", "-q", "--junitxml=/mnt/out/junit.xml", *run.tests),
+        *("-p", "no:cacheprovider", "--color=no", "-q", "--junitxml=/mnt/out/junit.xml"),
+        *("--durations=20", "--durations-min=10", *run.tests),
     ]
     timeout = TIMEOUT if run.name.endswith("-quick") else LONG_TIMEOUT
     result = boot(kernel, run.settings, command, timeout, output)
@@ -147,13 +179,23 @@ def do(run: Run) -> tuple[int, float]:
     return result.code, result.seconds
 
 
+def figures(name: str) -> str:
+    """Return how the tests of a run ended, as its report says; empty where there is none."""
+    report = CACHE / "results" / name / "junit.xml"
+    if not report.exists():
+        return ""
+    suite = ElementTree.parse(report).getroot()[0]
+    total, *others = (int(suite.attrib[key]) for key in ("tests", "failures", "errors", "skipped"))
+    return f"{total - sum(others)} passed, {others[0] + others[1]} failed, {others[2]} skipped"
+
+
 def main(names: list[str]) -> int:
-    unknown = set(names) - {run.name for run in MATRIX}
-    if unknown:
-        print(f"no run {', '.join(unknown)}: there are {', '.join(run.name for run in MATRIX)}", file=sys.stderr)
+    known = {name: None for run in MATRIX for name in (run.whole, run.name) if name}
+    if unknown := set(names) - set(known):
+        print(f"no run {', '.join(unknown)}: there are {', '.join(known)}", file=sys.stderr)
         return 2
     end_orderly()
-    chosen = [run for run in MATRIX if run.name in names or not (names or run.name.endswith("-quick"))]
+    chosen = [run for run in MATRIX if {run.name, run.whole} & set(names) or not (names or run.name.endswith("-quick"))]
     need_programs()
     lines, failed = [], False
     for run in chosen:
@@ -168,7 +210,7 @@ def main(names: list[str]) -> int:
             print(f"guest: {error}", file=sys.stderr)
             code, seconds = NO_RESULT, time.monotonic() - began
         failed = failed or code != 0
-        lines.append(f"{'passed' if code == 0 else 'FAILED'}   {run.name:24} {seconds:6.1f} s")
+        lines.append(f"{'passed' if code == 0 else 'FAILED'}   {run.name:24} {seconds:6.1f} s  {figures(run.name)}")
     print("\n" + "\n".join(lines))
     return int(failed)
 
