@@ -51,12 +51,12 @@ def stock_runs() -> Iterator[Path]:
             yield path
 
 
-def summary(told: Answers) -> Answers:
+def summary(doctor: Answers) -> Answers:
     """Return what is kept of a doctor's answers."""
-    machine = told["machine"]
-    statuses = {row["interface"]: row["status"] for row in told["rows"] if row["interface"] not in OURS}
+    machine = doctor["machine"]
+    statuses = {row["interface"]: row["status"] for row in doctor["rows"] if row["interface"] not in OURS}
     kept = {key: machine[key] for key in ("kernel", "arch", "page_size")}
-    return {"named": told["named"], **kept, "statuses": statuses}
+    return {"named": doctor["named"], **kept, "statuses": statuses}
 
 
 def merged(old: list[Answers], new: list[Answers]) -> list[Answers]:

@@ -119,7 +119,7 @@ class Progress:
 
 
 def run_group(group: str, args: argparse.Namespace, notebook: Notebook) -> int:
-    """Run one group; return how many kinds of fault it has. After Ctrl-C what was found is told all the same."""
+    """Run one group; return how many kinds of fault it has. After Ctrl-C what was found is reported all the same."""
     nr_inputs, make = GROUPS[group]
     first = notebook.first(group, args.seed)
     numbers = range(first, max(first, args.inputs if args.inputs is not None else nr_inputs))

@@ -207,7 +207,7 @@ def run_line(line: Line) -> Ran:
         os.environ.clear()
         os.environ.update(environment)
     if open_descriptors() - open_before:
-        gc.collect()  # an error that was told may hold what it came by
+        gc.collect()  # an error that was reported may hold what it came by
         left = [os.readlink(f"/proc/self/fd/{fd}") for fd in open_descriptors() - open_before]
         assert not left, f"descriptors left open\n{left}"
     assert {number: signal.getsignal(number) for number in handlers} == handlers, "signal handlers changed"

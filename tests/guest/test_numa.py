@@ -226,7 +226,7 @@ def test_a_capture_keeps_the_nodes(placer: Program, tmp_path: Path, capsys: pyte
     assert [(row["n0"], row["n1"]) for row in saved] == [(row["n0"], row["n1"]) for row in live]
 
 
-def test_a_moved_page_is_told_where_it_is_now(placer: Program) -> None:
+def test_a_moved_page_is_shown_where_it_is_now(placer: Program) -> None:
     import ctypes
 
     start, nr_pages = placer.told["bound"], 11

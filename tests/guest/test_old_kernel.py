@@ -32,7 +32,7 @@ def test_holes_are_searched_where_that_is_possible(facts: Facts) -> None:
         assert pagemap.can_scan == (not facts.is_before("6.12"))
 
 
-def test_smaps_with_holes_is_told_by_trying(facts: Facts) -> None:
+def test_smaps_with_holes_is_known_by_trying(facts: Facts) -> None:
     assert leaves_out_huge_pages() == (facts.kernel == "6.1")
 
 
@@ -51,6 +51,6 @@ def test_the_cache_is_asked_by_the_newest_call_there_is(facts: Facts) -> None:
 def test_what_cannot_be_known_is_noted_and_never_zero(source: Source) -> None:
     with sparse(SIZE, [5, 7]) as target, Process(target.pid) as process:
         result = process.usage(source)
-    # Without PAGEMAP_SCAN zero pages are told by their frames' flags, and huge pages by nothing.
+    # Without PAGEMAP_SCAN zero pages are known by their frames' flags, and huge pages by nothing.
     assert result.usage.zero is not None
     assert (result.usage.thp is None) == any(note.code == "huge-unknown" for note in result.reading.notes)

@@ -307,7 +307,7 @@ def test_advice_alone_leaves_pages_in_the_swap_cache(victim: Callable[..., Victi
     assert effect.nr_moved == area.nr_swapped
 
 
-def test_shared_memory_that_may_not_be_asked_about_is_not_told_and_comes_back(
+def test_shared_memory_that_may_not_be_asked_about_is_not_found_and_comes_back(
     victim: Callable[..., Victim], swap: Path, as_nobody: Callable[..., Outcome]
 ) -> None:
     one = victim("shared_anon", uid=65534)
@@ -328,7 +328,7 @@ def test_shared_memory_that_may_not_be_asked_about_is_not_told_and_comes_back(
     assert smaps_field(one.pid, area.address, "Rss") == area.nr_resident
 
 
-def test_private_memory_in_swap_is_told_without_the_right_to_see_frames(
+def test_private_memory_in_swap_is_found_without_the_right_to_see_frames(
     victim: Callable[..., Victim], swap: Path, as_nobody: Callable[..., Outcome]
 ) -> None:
     one = victim("anon_full", uid=65534)
@@ -342,7 +342,7 @@ def test_private_memory_in_swap_is_told_without_the_right_to_see_frames(
     assert as_nobody(work, caps=["CAP_SYS_NICE"]).value == (area.nr_pages, area.nr_pages * PAGE, None, None)
 
 
-def test_large_folios_shared_in_part_are_told_or_said_to_be_hidden(as_nobody: Callable[..., Outcome]) -> None:
+def test_large_folios_shared_in_part_are_reported_or_said_to_be_hidden(as_nobody: Callable[..., Outcome]) -> None:
     """Ours of which pages that a child maps too lie beside pages of our own."""
 
     def work() -> object:
@@ -611,7 +611,7 @@ def test_without_swap_only_files_can_move(victim: Callable[..., Victim]) -> None
         assert planned.nr_movable == file.nr_exclusive - file.facts["nr_anon"]
 
 
-def test_swap_that_fills_up_half_way_is_told(swap: Path) -> None:
+def test_swap_that_fills_up_half_way_is_reported(swap: Path) -> None:
     # More than there is, not than is free: others may give some back meanwhile.
     total = sum(area.size for area in read_swaps_of_us())
     nr_pages = total // PAGE + 1511
@@ -1008,7 +1008,7 @@ def test_watch_of_a_process_that_ends_tells_so(swap: Path) -> None:
     assert (found.nr_gone, found.nr_never) == (1009, 0)
 
 
-def test_process_that_ended_before_the_watch_is_told_and_what_moved_is_not_lost(swap: Path) -> None:
+def test_process_that_ended_before_the_watch_is_reported_and_what_moved_is_not_lost(swap: Path) -> None:
     with scripted(1009) as running, Process(running.pid) as process:
         effect = pageout(process, of(running, 1009))
         running.kill()

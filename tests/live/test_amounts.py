@@ -40,7 +40,7 @@ def row_of(pid: int, *words: str) -> dict[str, Any]:
     return row
 
 
-def test_what_was_given_up_is_told_by_smaps_and_unknown_elsewhere() -> None:
+def test_what_was_given_up_is_reported_by_smaps_and_unknown_elsewhere() -> None:
     with program(LAZY, [101, 37, 11]) as target:
         drain_batches()
         assert row_of(target.pid, "--source", "smaps")["lazyfree"] == (101 - 11) * PAGE
@@ -55,7 +55,7 @@ def test_what_was_given_up_is_told_by_smaps_and_unknown_elsewhere() -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES[1:])
-def test_pinned_pages_are_told_with_every_source(source: str) -> None:
+def test_pinned_pages_are_reported_with_every_source(source: str) -> None:
     with program(PINNED, 67) as target:
         if target.told is None:
             pytest.skip("needs io_uring, and leave to pin pages with it")
@@ -77,7 +77,7 @@ def test_counters_are_those_of_the_kernel(source: str, victim: Start) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES[1:])
-def test_merged_pages_are_told_with_every_source(source: str, victim: Start, ksm: None) -> None:
+def test_merged_pages_are_reported_with_every_source(source: str, victim: Start, ksm: None) -> None:
     target = victim("ksm")
 
     assert row_of(target.pid, "--source", source)["ksm"] == 47 * PAGE
@@ -141,7 +141,7 @@ def assert_as_by_hand(pid: int) -> tuple[dict[int, int], int]:
 
 
 @steadily
-def test_what_huge_pages_hold_that_were_given_back_in_part_is_told() -> None:
+def test_what_huge_pages_hold_that_were_given_back_in_part_is_reported() -> None:
     with program(PARTIAL, [13, False]) as target:
         by_size, held = assert_as_by_hand(target.pid)
 
@@ -172,7 +172,7 @@ def small_folios() -> Iterator[None]:
 
 
 @steadily
-def test_folios_smaller_than_huge_pages_are_told(small_folios: None) -> None:
+def test_folios_smaller_than_huge_pages_are_reported(small_folios: None) -> None:
     with program(SMALL_FOLIOS, 17) as target:
         by_size, held = assert_as_by_hand(target.pid)
 

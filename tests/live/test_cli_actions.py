@@ -560,7 +560,7 @@ def test_only_zram_has_a_ratio() -> None:
 
 
 @pytest.mark.parametrize(("used", "told"), [(8 << 20, ", 61:1 so far"), (8 << 10, "")])
-def test_ratio_is_told_once_there_is_something_in_it(used: int, told: str) -> None:
+def test_ratio_is_said_once_there_is_something_in_it(used: int, told: str) -> None:
     area = SwapArea(path="/dev/zram0", kind="partition", size=64 << 20, used=used, priority=100)
     room = SwapRoom((area,), {area.path: 61.3}, None)
     planned = Plan("pageout", Selection(), Choice(), None, (), PAGE, room, ())

@@ -83,7 +83,7 @@ def group() -> Iterator[Group]:
 
 @dataclass
 class Workload:
-    """A process in a group, with what it told of itself."""
+    """A process in a group, with what it said of itself."""
 
     process: subprocess.Popen[str]
     told: dict[str, Any]
@@ -284,7 +284,7 @@ def test_private_swap_is_freed(workload: Callable[..., Workload], group: Group) 
 
 
 @pytest.mark.usefixtures("swap")
-def test_of_swap_that_a_fork_has_too_the_bounds_are_told(workload: Callable[..., Workload], group: Group) -> None:
+def test_of_swap_that_a_fork_has_too_the_bounds_are_reported(workload: Callable[..., Workload], group: Group) -> None:
     one = workload("swapped_forked")
     nr_alone, nr_swapped = one.told["nr_swapped"] // 3, one.told["nr_swapped"]
     result = check_fall(one, group)

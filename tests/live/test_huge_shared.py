@@ -197,7 +197,7 @@ def test_without_a_scan_the_same_is_found_by_the_frames(family: Program, monkeyp
 
 
 @pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
-def test_one_page_alone_is_told_as_among_others(family: Program) -> None:
+def test_one_page_alone_is_shown_as_among_others(family: Program) -> None:
     start = family.told["shmem"]
     places = (0, 1, NR_COPIED, huge_size() // PAGE - 1)
     with Process(family.pid) as process:

@@ -1,4 +1,4 @@
-"""Processes of many VMAs: whatever is read together for several of them is told of each."""
+"""Processes of many VMAs: whatever is read together for several of them is said of each."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_amounts_without_rights_are_known_or_null_and_never_wrong(hidden: Callab
     (counted,) = rows_of(hidden("usage", "--json", "--source", "pagemap").stdout)
 
     assert (counted["pss"], smaps["pss"] is None) == (None, False)
-    # Before Linux 6.7 zero pages are told to those with more rights alone, and what may be one is no sure part of RSS.
+    # Before Linux 6.7 zero pages are shown to those with more rights alone, and what may be one is no sure part of RSS.
     unknown = ("rss", "anon", "thp", "zero") if counted["zero"] is None else ()
     for name in ("rss", "uss", "swap", "anon", "file", "shmem", "hugetlb", "thp", "zero"):
         assert counted[name] == (None if name in unknown else smaps[name]), name
@@ -233,7 +233,7 @@ def test_every_error_is_a_message_and_its_exit_code(
     ],
     ids=" ".join,
 )
-def test_wrong_arguments_are_told_in_one_line(words: list[str], says: str) -> None:
+def test_wrong_arguments_are_reported_in_one_line(words: list[str], says: str) -> None:
     run = mematlas(*words)
 
     assert (run.returncode, run.stdout) == (2, "")
@@ -327,7 +327,7 @@ def test_no_room_for_numpy_is_no_traceback() -> None:
     assert "(ulimit -v" in run.stderr
 
 
-def test_soft_dirty_pages_are_told_or_said_to_be_unknown(victim: Start, tmp_path: Path) -> None:
+def test_soft_dirty_pages_are_shown_or_said_to_be_unknown(victim: Start, tmp_path: Path) -> None:
     target = victim("anon_full")
     run = mematlas("pages", target.pid, f"{target['anon_full'].address:#x}", "--soft-dirty", "--json")
     if has_soft_dirty(ProcFS()):

@@ -205,7 +205,7 @@ def test_pages_of_any_flags_stay_under_their_heads(victim: MakeVictim, capsys: p
     assert {line[at : at + 2] for line in lines} == {"  "}
 
 
-# --- parts of a process, and frames that are told about otherwise
+# --- parts of a process, and frames that are known otherwise
 
 
 @pytest.mark.usefixtures("only_read")
@@ -319,7 +319,7 @@ def test_auto_takes_tables_where_these_are_large_and_hold_little(monkeypatch: py
         assert process.usage().reading.source == "pagemap"
         monkeypatch.setattr(costs, "COUNT_START", 0.0)
         assert process.usage().reading.source == "tables"
-        # Which pages there are is told sooner by pagemap.
+        # Which pages there are is found sooner by pagemap.
         assert process.sources.choose("auto", 0.005, (target.told, target.told + (4 << 30))).source == "pagemap"
 
 

@@ -397,7 +397,7 @@ def test_what_is_not_there_is_refused(words: list[str], say: Say) -> None:
 
 
 @root
-def test_an_address_beside_a_mode_is_told_of_the_range(say: Say, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_address_beside_a_mode_is_refused_and_the_range_named(say: Say, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tables", "--kernel", "--audit", "0xffff888000000000"]) == 2
     assert "--audit takes no address; to see a part, use --range" in capsys.readouterr().err
 

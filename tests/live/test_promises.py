@@ -87,7 +87,7 @@ def test_pinned_pages_are_not_promised(pinned: Program, swap: Path) -> None:
     assert (effect.nr_moved, effect.reasons) == (67, {"pinned": 67})
 
 
-def test_pinned_pages_that_cannot_be_told_are_warned_of(pinned: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pinned_pages_that_cannot_be_found_are_warned_of(pinned: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise NotSupported("page tables", "BPF")
 

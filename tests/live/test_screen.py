@@ -141,7 +141,7 @@ def test_screen_goes_on_without_who_does_not_answer_and_names_it(way: str, tmp_p
     assert run.returncode == 0, run.stderr
     assert len(told["rows"]) >= 2
     assert any(f"{pid} (" in note and "skipped" in note for note in texts(told["notes"]))
-    # What others of its name use is told, and that theirs is an estimate for all.
+    # What others of its name use is said, and that theirs is an estimate for all.
     row = next(row for row in told["rows"] if row["pid"] == pid)
     assert row["nr_measured"] < row["nr_processes"]
 

@@ -63,7 +63,7 @@ def test_a_capture_holds_up_nobody(victim: Callable[..., Victim], tmp_path: Path
 
 @pytest.fixture
 def told() -> None:
-    """What pages are huge is told, else all count as small ones."""
+    """Which pages are huge is said, else all count as small ones."""
     if not tells_huge_pages():
         pytest.skip("needs Linux 6.7: PAGEMAP_SCAN")
 

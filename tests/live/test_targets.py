@@ -87,7 +87,7 @@ def test_its_memory_is_what_it_touched(source: Source, headless: Program) -> Non
     assert usage.anon == int(re.findall(r"Anonymous: +(\d+) kB", fields)[0]) * 1024 >= NR_PAGES * PAGE
 
 
-def test_nodes_of_its_pages_are_told_without_frames(headless: Program) -> None:
+def test_nodes_of_its_pages_are_known_without_frames(headless: Program) -> None:
     if not Path("/sys/devices/system/node").exists():
         pytest.skip("needs CONFIG_NUMA")
     with Process(headless.pid) as process:

@@ -119,7 +119,7 @@ def test_every_vma_equals_smaps(source: PagesFrom, scene: Scene) -> None:
     for item in result.vmas:
         assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma.kind)
     assert (result.reading.source, result.reading.torn) == (source, False)
-    # Whatever is told in full has no note.
+    # Whatever is said in full has no note.
     notes = [note for note in result.reading.notes if note.code != "huge-unknown"]
     assert (len(notes) < len(result.reading.notes)) == any(item.usage.thp is None for item in result.vmas)
     told = all(tells_swap(source, item.vma.kind) for item in result.vmas)

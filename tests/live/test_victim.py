@@ -117,7 +117,7 @@ def test_child_ends_with_the_victim() -> None:
     assert state in ("gone", "Z", "X")
 
 
-def test_huge_pages_are_told_by_smaps(victim: Start) -> None:
+def test_huge_pages_are_reported_by_smaps(victim: Start) -> None:
     area = victim("thp")["thp"]
 
     assert area.nr_resident == 2 * area.nr_pages // 3

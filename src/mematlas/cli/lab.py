@@ -96,7 +96,7 @@ def teach(lesson: Lesson, args: Namespace, session: Session, scores: ScoreFile) 
 
 
 def grade(given: list[tuple[Lesson, Given]], is_one: bool, args: Namespace, session: Session, scores: ScoreFile) -> int:
-    """Have a file predict; the lessons are told only where text is wanted."""
+    """Have a file predict; the lessons are shown only where text is wanted."""
     is_text = form_of(args) == "table"
     out = session.out if is_text else io.StringIO()
     answers: list[Answer] = []

@@ -75,7 +75,7 @@ def run(args: Namespace, session: Session) -> int:
 
 
 def look_together(args: Namespace, session: Session) -> Together | Note:
-    """Return what several processes have with each page counted once, or why that is not told."""
+    """Return what several processes have with each page counted once, or why that is not known."""
     if not (session.is_list or args.distinct):
         return Note("pss-adds-up", f"{PSS_ADDS_UP} (--distinct counts each page once)")
     from mematlas.observe.together import count_together

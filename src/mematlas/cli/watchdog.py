@@ -78,8 +78,8 @@ def tell(path: str) -> None:
 def slow_file() -> str | None:
     """Return the file of a process that the main thread is in the middle of reading; None without one.
 
-    A system call that the kernel holds up is told with its first argument, a descriptor; while it works for us it does
-    not tell, and the file is one of those that are open.
+    A system call that the kernel holds up is shown with its first argument, a descriptor; while it works for us none
+    is shown, and the file is one of those that are open.
     """
     try:
         with open("/proc/self/syscall", "rb") as file:
@@ -100,7 +100,7 @@ def slow_file() -> str | None:
 
 
 def pending() -> int | None:
-    """Return a signal that would end us, is not blocked, and waits to be taken; None without one, or if not told."""
+    """Return a signal that would end us, is not blocked, and waits to be taken; None without one, or if unknown."""
     try:
         with open("/proc/self/status", "rb") as file:
             lines = [line for line in file if line.startswith((b"ShdPnd:", b"SigBlk:"))]

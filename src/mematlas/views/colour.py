@@ -2,7 +2,7 @@
 
 There is one palette, for dark and for light backgrounds, in as many colours as the terminal has. Every role has a
 contrast of 3 or more to its background, and any two can be told apart by people who see red, green or blue otherwise:
-`tests/unit/views/test_colour.py` computes both. Nothing is told by colour alone.
+`tests/unit/views/test_colour.py` computes both. Nothing is said by colour alone.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ def columns_of(results: list[Subject[UsageResult]], has_distinct: bool) -> list[
 
 
 def with_total(column: Column[Subject[UsageResult]], together: Together | None) -> Column[Subject[UsageResult]]:
-    """Return a column with what several processes have together of it, where that can be told.
+    """Return a column with what several processes have together of it, where that is known.
 
     What they share is in each of their amounts: these are not added up, but counted once more, by frame. Each PSS has
     its share of a page, and each process its own tables.
@@ -261,7 +261,7 @@ def folio_lines(folios: FolioSizes) -> Iterator[Line]:
 
 
 def sharing_notes(earlier: dict[int, int]) -> list[Note]:
-    """Return what there is to say of processes that run in the address space of another one, which is told for each.
+    """Return what there is to say of processes that run in the address space of another one, which is said of each.
 
     >>> print(*sharing_notes({8: 7}))
     PID 8 runs in the address space of 7 (CLONE_VM, vfork): that memory exists once, and is freed with the last of them

@@ -279,7 +279,7 @@ def test_file_that_is_let_go_meanwhile_is_noted(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("sharing", [[], [1]])
-def test_page_tables_that_are_not_told_are_said_to_be_unknown(
+def test_page_tables_that_are_not_reported_are_said_to_be_unknown(
     sharing: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def less(process: ProcessDir) -> dict[str, str]:

@@ -25,7 +25,7 @@ def test_parts_add_up_whatever_the_kernel_tells(lines: dict[str, int], more: set
     assert sum(size or 0 for size in spare) - (ram.reserve or 0) == ram.available
 
 
-def test_what_is_not_told_is_not_zero() -> None:
+def test_what_is_not_reported_is_not_zero() -> None:
     ram = account({"MemTotal": 100, "MemFree": 50})
 
     assert (ram.in_use, ram.reserve, ram.other, ram.pss, ram.in_swap) == (None,) * 5
@@ -40,7 +40,7 @@ def test_stacks_in_vmalloc_memory_count_once() -> None:
     assert account({**slabs, "KernelStack": 30, "VmallocUsed": 0}).kernel == 30
 
 
-def test_free_pages_of_cpus_are_other_where_they_are_not_told() -> None:
+def test_free_pages_of_cpus_are_other_where_they_are_not_reported() -> None:
     lines = dict.fromkeys(NEEDED, 0) | {"MemTotal": 100}
 
     assert (account(lines).other, account(lines, cpu_free=60).other) == (100, 40)

@@ -35,7 +35,7 @@ def test_what_can_only_be_hexadecimal_is_taken(address: int) -> None:
         ("18446744071562067968", "is beyond the address space; if it is decimal, type 0xffffffff80000000"),
     ],
 )
-def test_both_readings_are_told(text: str, message: str) -> None:
+def test_both_readings_are_named(text: str, message: str) -> None:
     with pytest.raises(BadInput) as error:
         refuse_two_readings(text)
     assert message in str(error.value)

@@ -225,7 +225,9 @@ def test_two_dashes_are_no_value(option: str, capsys: pytest.CaptureFixture[str]
         ("help mpas", "no help on 'mpas' (did you mean maps?); mematlas --help lists the commands"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_of_mematlas(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_reported_in_one_line_of_mematlas(
+    line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(line.split()) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)

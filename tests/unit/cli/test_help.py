@@ -72,7 +72,7 @@ def declared(name: str) -> list[dict[str, object]]:
     return [settings for _, settings in arguments.declared]
 
 
-def test_common_options_are_told_once_and_in_full() -> None:
+def test_common_options_are_explained_once_and_in_full() -> None:
     names = [names for names, _ in common_options()]
 
     assert len(names) == len(set(names))

@@ -108,7 +108,7 @@ def test_own_anonymous_page_is_mapped_once() -> None:
 
 
 @pytest.mark.root
-def test_ksm_is_told_of_no_page_that_nothing_was_merged_with(anonymous_word: int) -> None:
+def test_ksm_is_said_of_no_page_that_nothing_was_merged_with(anonymous_word: int) -> None:
     # Linux 6.12 sets the flag for every anonymous page: then it tells nothing, and we say so.
     assert tells_ksm(ProcFS()) == (not anonymous_word & KPF_KSM)
 

@@ -24,7 +24,7 @@ NEW = "ksm_rmap_items 76\nksm_zero_pages 0\nksm_merging_pages 47\nksm_process_pr
     ],
     ids=["6.4", "6.1", "5.19", "both"],
 )
-def test_merged_pages_are_told_by_every_kernel_that_counts_them(
+def test_merged_pages_are_reported_by_every_kernel_that_counts_them(
     files: dict[str, str], nr_pages: int, tmp_path: Path
 ) -> None:
     directory = make_process(tmp_path)

@@ -118,7 +118,7 @@ def test_unknown_line_is_an_error_that_shows_it(line: bytes) -> None:
         parse_maps([b"0-1000 r--p 0 00:00 0", line])
 
 
-def test_file_systems_are_told_by_their_device() -> None:
+def test_file_systems_are_known_by_their_device() -> None:
     text = (
         b"22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
         b"23 22 0:26 / /dev/shm rw,nosuid - tmpfs tmpfs rw\n"

@@ -99,7 +99,7 @@ def test_file_that_a_capture_lacks_is_said_to_be_missing_in_it(name: str, tmp_pa
         procfs.read("swaps")
 
 
-def test_page_size_can_be_told(tmp_path: Path) -> None:
+def test_page_size_can_be_given(tmp_path: Path) -> None:
     assert ProcFS(str(tmp_path), 16384).page_size == 16384
 
 

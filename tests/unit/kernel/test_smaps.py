@@ -49,7 +49,7 @@ NewField:              3 kB
 MAPS = "7f0000000000-7f0000003000 rw-p 00000000 00:00 0\n"
 
 
-def test_memory_whose_accesses_are_tracked_is_told_by_its_flags() -> None:
+def test_memory_whose_accesses_are_tracked_is_known_by_its_flags() -> None:
     head = b"%x-%x rw-p 00000000 00:00 0 %s\n"
     fields = b"".join(b"%s: 4 kB\n" % name.encode() for name in sorted(FIELDS_USED))
     flags = {0x1000: b"rd wr ac sd", 0x3000: b"rd wr ur sd", 0x5000: b"rd wr ", 0x7000: b"ur"}

@@ -44,7 +44,7 @@ def test_name_may_hold_anything(pid: int, name: bytes) -> None:
     assert stat.start_time == 4711
 
 
-def test_kernel_threads_and_zombies_are_told_by_stat() -> None:
+def test_kernel_threads_and_zombies_are_known_by_stat() -> None:
     assert parse_stat(stat_line(2, b"kthreadd", PF_KTHREAD)).is_kernel_thread
     assert parse_stat(stat_line(2, b"x").replace(b" S ", b" Z ", 1)).is_zombie
     assert not parse_stat(stat_line(2, b"x")).is_zombie

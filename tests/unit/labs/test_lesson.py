@@ -652,7 +652,7 @@ def test_a_directory_that_holds_something_else_stays(state: Path) -> None:
         b'{"lessons": {"x": {"right": true, "asked": 2}}}',
     ],
 )
-def test_what_is_no_score_file_is_told(data: bytes) -> None:
+def test_what_is_no_score_file_is_reported(data: bytes) -> None:
     with pytest.raises(FormatError):
         parse_scores(data)
 

@@ -595,7 +595,7 @@ def test_a_process_that_runs_on_is_captured(victim: Start, tmp_path: Path) -> No
     wait_until(lambda: it.touch("anon", 2).nr_present == 24, "the victim goes on")
 
 
-def test_zero_pages_that_could_not_be_told_stay_unknown(
+def test_zero_pages_that_could_not_be_found_stay_unknown(
     victim: Start, look: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cannot_tell(reader: PageReader, *_: object) -> None:
@@ -610,7 +610,7 @@ def test_zero_pages_that_could_not_be_told_stay_unknown(
     assert any("zero pages cannot be distinguished" in note for note in texts(result["notes"]))
 
 
-def test_huge_pages_that_could_not_be_told_stay_unknown(
+def test_huge_pages_that_could_not_be_found_stay_unknown(
     victim: Start, look: Callable[..., Result], tmp_path: Path
 ) -> None:
     it = victim("thp")

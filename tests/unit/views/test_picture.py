@@ -130,7 +130,7 @@ def drawn(byte: int, nr_accessed: int, width: int = 100) -> list[str]:
     ("byte", "nr_accessed", "character"),
     [(0x81, 4, "█"), (0x80, 4, "#"), (0x81, 1, "I"), (0x80, 1, "J"), (0x81, 2, "█")],
 )
-def test_idle_memory_is_still_told_to_be_shared_or_not(byte: int, nr_accessed: int, character: str) -> None:
+def test_idle_memory_is_still_shown_as_shared_or_not(byte: int, nr_accessed: int, character: str) -> None:
     lines = drawn(byte, nr_accessed)
 
     assert lines[0][-1] == character

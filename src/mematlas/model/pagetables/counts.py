@@ -1,7 +1,7 @@
 """The pages of VMAs counted from page tables in the kernel: what `PageTableReader.count` returns, without numpy.
 
-Its start takes a tenth of what loading numpy takes, and its entries half of what they take there. Single pages it does
-not tell; nor does it count where something of a file in shared memory is in swap, which is asked page by page. What it
+Its start takes a tenth of what loading numpy takes, and its entries half of what they take there. It shows no single
+pages, nor does it count where something of a file in shared memory is in swap, which is asked page by page. What it
 takes for the map counts of frames is compared with the kernel's own files, as `PageTableAccess` does it.
 """
 

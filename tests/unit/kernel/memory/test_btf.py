@@ -90,7 +90,7 @@ def test_the_build_id_is_found_among_other_notes() -> None:
     assert parse_build_id(note(b"GNU\0", 1, build) + note(b"GNU\0", 3, b"short")) is None
 
 
-def test_numbers_of_types_are_told_beside_offsets() -> None:
+def test_numbers_of_types_are_given_beside_offsets() -> None:
     made = Builder()
     made.add(INT, "int", 4, [(32,)])
     made.add(STRUCT, "page", 8, [(made.name("flags"), 1, 0)])

@@ -89,7 +89,7 @@ def test_the_direct_map_is_found_wherever_it_is(base: int) -> None:
     assert (memory.base, memory.levels, memory.encryption_mask) == (base, 4, 0)
 
 
-def test_five_levels_are_told_by_where_the_direct_map_is() -> None:
+def test_five_levels_are_known_by_where_the_direct_map_is() -> None:
     memory = memory_of(ConstructedReader(0xFF11000000000000, nr_levels=5))
     assert (memory.base, memory.levels) == (0xFF11000000000000, 5)
 
