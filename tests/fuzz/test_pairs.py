@@ -43,8 +43,6 @@ SAMPLES = {
     "--passes": "2",
 }
 """A value of an option; of one that is not here, each of its choices is tried."""
-
-
 AREAS = {"pages": ["stack"], "translate": ["0x7ffcc0559000"]}
 """Where few pages are."""
 
@@ -108,6 +106,7 @@ def test_plans_of_acts(name: str, victim: Victim) -> None:
 
 
 def test_page_tables(victim: Victim) -> None:
-    can_be_read = tables_unread(Process(victim.pid)) is None
+    with Process(victim.pid) as process:
+        can_be_read = tables_unread(process) is None
 
     assert (0 in try_pairs("tables", str(victim.pid))) == can_be_read

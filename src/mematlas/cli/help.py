@@ -8,6 +8,8 @@ from mematlas.views.format import fold_text, fold_words
 
 TOPICS = ("options", "targets")
 """What has help besides commands; `mematlas.cli.command_help` has the texts."""
+SHORT_WIDTH = 78
+"""Columns from which on two ways to type it stand in one line of the short help."""
 EXIT_CODES = """\
 Exit codes: 0 ok, 1 error, 2 usage, 3 target not found or ambiguous, 4 permission,
 5 not supported by this kernel, 6 target ended, 10 a check did not hold."""
@@ -35,9 +37,10 @@ def overview_text(width: int) -> str:
 
 def short_overview_text(width: int) -> str:
     """Return what of it most need: where the screen is of 80 columns, it fits into 24 lines with the prompt."""
+    usage = ("usage: mematlas COMMAND TARGET [options]", "mematlas alone: who uses the most")
     lines = [
         fold_text(f"mematlas {__version__}: observe, measure and influence the virtual memory of processes", width),
-        "usage: mematlas COMMAND TARGET [options]    mematlas alone: who uses the most",
+        *(usage if 0 < width < SHORT_WIDTH else ["    ".join(usage)]),
         "",
     ]
     group = ""
@@ -48,6 +51,6 @@ def short_overview_text(width: int) -> str:
     lines += [
         "",
         fold_text(SHORT_TARGETS, width),
-        f"More: mematlas --help | mematlas help COMMAND | {' | '.join(TOPICS)}",
+        fold_text(f"More: mematlas --help | mematlas help COMMAND | {' | '.join(TOPICS)}", width),
     ]
     return "\n".join(lines) + "\n"

@@ -98,9 +98,10 @@ def test_the_first_help_fits_a_screen_where_it_is_asked_for_by_a_letter() -> Non
     assert ("Exit codes" in short, "Exit codes" in long) == (False, True)
 
 
-@pytest.mark.parametrize("width", [40, 48, 60, 80])
-def test_help_on_targets_is_as_wide_as_the_screen(width: int) -> None:
-    assert max(map(len, targets_topic(width).splitlines())) <= width
+@pytest.mark.parametrize("width", [40, 48, 60, 77, 78, 80])
+@pytest.mark.parametrize("make", [targets_topic, short_overview_text])
+def test_help_is_no_wider_than_the_screen(make: Callable[[int], str], width: int) -> None:
+    assert max(map(len, make(width).splitlines())) <= width
 
 
 @pytest.mark.parametrize(("words", "same"), [(["--help"], ["help"]), (["maps", "1", "--help"], ["help", "maps"])])
