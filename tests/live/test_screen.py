@@ -15,13 +15,14 @@ import pytest
 
 from conftest import Outcome
 from helpers import PAGE, Program, mematlas, program, steadily, texts
-from mematlas.analysis.overview import SORTS, Group, grouped, largest
+from mematlas.analysis.overview import Group
+from mematlas.analysis.ranking import SORTS, grouped, largest
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.memory.x86 import is_x86_64
 from mematlas.kernel.procfs import WHOLE_PROC, ProcFS
 from mematlas.model.holders import is_inside
 from mematlas.model.stalls import HOLD_PER_PAGE
-from mematlas.observe import machine, ranking
+from mematlas.observe import machine, measuring, ranking
 from mematlas.observe.sources import MAX_STALL
 from stuck import WAYS, stuck
 from victim import DEADLINE, Victim
@@ -107,8 +108,8 @@ def test_large_process_is_measured_with_pauses_to_the_same(backends: Program, mo
     if os.geteuid():
         pytest.skip("needs root for the map counts of frames")
     by_sums = group_of(backends.pid)
-    monkeypatch.setattr(ranking, "MAX_STALL", 1e-9)
-    monkeypatch.setattr(ranking, "PER_SHARED_PAGE", 0)
+    monkeypatch.setattr(measuring, "MAX_STALL", 1e-9)
+    monkeypatch.setattr(measuring, "PER_SHARED_PAGE", 0)
     by_pages = group_of(backends.pid)
 
     assert by_pages.is_measured
@@ -126,7 +127,7 @@ def test_process_that_is_all_in_swap_has_a_row(
 
     assert group.swap is not None
     assert group.swap >= one["anon_full"].nr_swapped * PAGE > 0
-    monkeypatch.setattr("mematlas.analysis.overview.WORTH_A_ROW", 1)
+    monkeypatch.setattr("mematlas.analysis.ranking.WORTH_A_ROW", 1)
     groups = grouped(machine.Machine().census())
     assert max(groups, key=lambda each: each.swap or 0) in largest(groups, 2)
 
@@ -415,7 +416,7 @@ def test_screen_repeats() -> None:
 
     assert run.returncode == 0, run.stderr
     heads = [json.loads(line) for line in run.stdout.splitlines() if '"schema"' in line]
-    assert [head["schema"] for head in heads] == ["mematlas.overview/3"] * 2
+    assert [head["schema"] for head in heads] == ["mematlas.overview/4"] * 2
 
 
 @steadily

@@ -1,25 +1,27 @@
-"""Groups of processes by how much they use, found without measuring all of them.
+"""Groups of processes, and how much they use together, with what they share counted once.
 
-The counters that the kernel keeps of a process are read at once, and say who may be large. How large they are, with
+The counters that the kernel keeps of a process are read at once, and say how large it may be. How large it is, with
 what is shared divided among those who share it, only a look at the pages shows.
 """
 
 from __future__ import annotations
 
-from mematlas.analysis.ram import less, total_of
+from mematlas.analysis.file_parts import together
+from mematlas.analysis.ram import total_of
 from mematlas.frozen import Record, Tabular, record
+from mematlas.model.containers import ID_LENGTH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from mematlas.analysis.file_parts import Part
     from mematlas.analysis.ram import Ram
+    from mematlas.model.containers import Level
     from mematlas.notes import Note
 
-SORTS = ("uss", "pss", "rss", "swap")
-"""What groups can be ranked by, beside the sum of PSS, swap and huge pages that they are ranked by otherwise."""
-WORTH_A_ROW = 1 << 20
-"""Bytes in swap, or of huge pages, from which on who has the most of them is shown."""
+SHORT_ID = 12
+"""Digits of the ID of a container that are shown, as many as its own runtime shows."""
 SHARE = 0.2
 """Seconds that the measuring of one group may take, as far as is known before."""
 
@@ -66,26 +68,30 @@ class Measured:
 
     pss: int | None
     uss: int | None
-    swap: int | None
-    """Swapped pages, shared or not."""
     swap_pss: int | None
-    """The same with each private page divided by how often it is mapped, and without shared memory."""
+    """Each page of private memory in swap divided by how often it is mapped."""
     own_hugetlb: int | None
-    shared_hugetlb: int | None
+    """Huge pages, but those in ``hugetlb_parts``."""
+    swap_parts: tuple[Part, ...] = ()
+    """What is in swap of the files of memory that it maps."""
+    hugetlb_parts: tuple[Part, ...] = ()
+    """What it has of the files of huge pages that it maps."""
 
 
 class Group:
-    """The processes of one name, user and cgroup, such as the backends of a database."""
+    """The processes of one name, such as the backends of a database; or those of one container."""
 
-    def __init__(self, members: Iterable[Facts]) -> None:
+    def __init__(self, members: Iterable[Facts], container: Level | None = None) -> None:
         self.members = sorted(members, key=lambda facts: facts.most, reverse=True)
+        self.container = container
         self.measured: dict[int, Measured] = {}
         """By PID."""
 
     def to_plain(self) -> dict[str, object]:
         """Return its members and amounts by name."""
         pids = [facts.pid for facts in self.members]
-        plain: dict[str, object] = {"name": self.name, "pids": pids, "nr_measured": len(self.measured)}
+        plain: dict[str, object] = {"name": self.name, "container": self.container and self.container.name}
+        plain |= {"pids": pids, "nr_measured": len(self.measured)}
         for name in ("rss", "pss", "uss", "swap", "hugetlb"):
             plain[name] = getattr(self, name)
         return {**plain, **self.parts()}
@@ -97,8 +103,17 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The name that all its processes have."""
-        return self.members[0].name
+        """The name that all its processes have; of a container, its short ID or its name."""
+        if self.container is None:
+            return self.members[0].name
+        name = self.container.name
+        return name[:SHORT_ID] if len(name) == ID_LENGTH else name
+
+    @property
+    def uid(self) -> int | None:
+        """The user that all its processes run as; None where they are several, or it is not known."""
+        users = {facts.uid for facts in self.members}
+        return users.pop() if len(users) == 1 else None
 
     @property
     def rss(self) -> int:
@@ -147,16 +162,19 @@ class Group:
         """The sum of their USS; estimated where not all were measured."""
         return self._estimated("uss")
 
-    def _estimated(self, name: str) -> int | None:
+    def _estimated(self, name: str, counter: str = "rss") -> int | None:
+        """Return the sum of what was measured of each; where not all were, by how much of a counter these have."""
         measured = self.measured_facts
         amounts = [getattr(self.measured[facts.pid], name) for facts in measured]
         if not amounts or None in amounts:
             return None
         amount: int = sum(amounts)
-        if len(measured) == len(self.members):
+        if self.is_measured:
             return amount
-        rss = sum(facts.rss for facts in measured)
-        return amount * self.rss // rss if rss else amount
+        whole, part = (total_of(*(getattr(facts, counter) for facts in some)) for some in (self.members, measured))
+        if whole is None or part is None:
+            return None
+        return amount * whole // part if part else amount + whole
 
     @property
     def is_measured(self) -> bool:
@@ -165,27 +183,21 @@ class Group:
 
     @property
     def swap(self) -> int | None:
-        """What they have in swap, each page once, as far as is reported: of shared memory what one of them has."""
-        measured = [self.measured[facts.pid] for facts in self.measured_facts]
-        if not self.is_measured or any(None in (pages.swap, pages.swap_pss) for pages in measured):
-            return total_of(*(facts.swap for facts in self.members))
-        # Counters are of private memory alone.
-        counters = [facts.swap for facts in self.measured_facts]
-        shared = [
-            None if private is None else known_sum(pages.swap) - private
-            for private, pages in zip(counters, measured, strict=True)
-        ]
-        return total_of(largest_of(shared), *(pages.swap_pss for pages in measured))
+        """What they have in swap, each page once, as far as is reported."""
+        own = self._estimated("swap_pss", "swap")
+        if own is None:
+            own = total_of(*(facts.swap for facts in self.members))
+        return total_of(own, together(part for pages in self.measured.values() for part in pages.swap_parts))
 
     @property
     def hugetlb(self) -> int | None:
-        """What they hold of the pools of huge pages, each page once: of what is shared, what one of them maps."""
-        measured = [self.measured[facts.pid] for facts in self.measured_facts]
-        own = [pages.own_hugetlb for pages in measured]
-        shared = [pages.shared_hugetlb for pages in measured]
-        if not self.is_measured or None in own or None in shared:
-            return largest_of(facts.hugetlb for facts in self.members)
-        return total_of(largest_of(shared), *own)
+        """What they hold of the pools of huge pages, each page once, as far as is known."""
+        own = total_of(*(pages.own_hugetlb for pages in self.measured.values()))
+        found = total_of(own, together(part for pages in self.measured.values() for part in pages.hugetlb_parts))
+        if self.is_measured and found is not None:
+            return found
+        most = largest_of(facts.hugetlb for facts in self.members)
+        return most if most is None or found is None else max(most, found)
 
     @property
     def amount(self) -> int:
@@ -221,51 +233,6 @@ class Group:
         return [facts for facts in self.members if facts.pid in self.measured]
 
 
-def grouped(facts: Iterable[Facts], by: str | None = None) -> list[Group]:
-    """Return the groups: those that have a row in any case, and then those first that can use the most."""
-    members: dict[tuple[str, int | None, str], list[Facts]] = {}
-    for process in facts:
-        members.setdefault((process.name, process.uid, process.cgroup), []).append(process)
-    groups = [Group(processes) for processes in members.values()]
-    first = holders(groups) if by is None else []
-    return sorted(groups, key=lambda group: (group not in first, -group.bound(by)))
-
-
-def holders(groups: Iterable[Group]) -> list[Group]:
-    """Return who has the most in swap, and of the huge pages: people look for them, however small the rest is."""
-    groups = list(groups)
-    largest_holders = []
-    for name in ("swap", "hugetlb"):
-        best = max(groups, key=lambda group: known_sum(getattr(group, name)), default=None)
-        if best and known_sum(getattr(best, name)) >= WORTH_A_ROW:
-            largest_holders.append(best)
-    return largest_holders
-
-
-def is_decided(groups: Sequence[Group], waiting: Collection[int], count: int, by: str | None = None) -> bool:
-    """Whether the ``count`` largest groups are known: none of those waited for, by index, can be one of them."""
-    nr_first = len(holders(groups)) if by is None else 0
-    if any(index in waiting for index in range(nr_first)):
-        return False
-    done = [group.rank(by) for index, group in enumerate(groups) if index not in waiting]
-    if len(done) < count:
-        return False
-    least = sorted(done, reverse=True)[count - 1]
-    return all(groups[index].bound(by) < least for index in waiting)
-
-
-def largest(groups: Iterable[Group], count: int, by: str | None = None) -> list[Group]:
-    """Return the groups that use the most; among them, unless ranked otherwise, who has the most in swap or the pools.
-
-    That one replaces the last of them, but never the first.
-    """
-    alive = [group for group in groups if group.members]
-    ranked = sorted(alive, key=lambda group: group.rank(by), reverse=True)
-    first = [*ranked[:1], *holders(ranked)] if by is None else []
-    shown = list(dict.fromkeys([*first, *ranked]))[:count]
-    return [group for group in ranked if group in shown]
-
-
 @record
 class OtherProcesses(Record):
     """The processes that are not among those shown, together; we ourselves are one."""
@@ -279,18 +246,6 @@ class OtherProcesses(Record):
     """The processes that are shown without their PSS, which is in ``pss`` as well."""
     has_more: bool
     """Whether ``pss`` is also that of processes outside our PID namespace, which we do not see."""
-
-
-def others_of(groups: Iterable[Group], shown: Sequence[Group], ram: Ram, has_more: bool) -> OtherProcesses:
-    """Return what there is beside the groups that are shown."""
-    hidden = [group for group in groups if group not in shown]
-    nr_hidden = sum(len(group.members) for group in hidden)
-    rest = less(ram.pss, known_sum(*(group.pss for group in shown)))
-    if rest is not None:
-        rest = max(rest, 0)  # counters of the machine lag behind, and processes went on meanwhile
-    nr_unknown = sum(len(group.members) for group in shown if group.pss is None)
-    rss = sum(group.rss for group in hidden)
-    return OtherProcesses(nr_processes=nr_hidden + 1, rss=rss, pss=rest, nr_unknown=nr_unknown, has_more=has_more)
 
 
 @record

@@ -1,13 +1,14 @@
 """mematlas alone: one screen with this machine, who uses the most, what we may do, and what to try.
 
-Processes of one name, user and cgroup are one row, ranked by PSS, swap and huge pages together. -i keeps it up to date.
+Processes of one name are one row, as are those of a container, ranked by PSS, swap and huge pages together. -i keeps it
+up to date.
 """
 
 from __future__ import annotations
 
 import os
 
-from mematlas.analysis.overview import SORTS
+from mematlas.analysis.ranking import SORTS
 from mematlas.cli.command import Command
 from mematlas.cli.options import add_output, add_repeat, parse_count
 from mematlas.doctor.hints import own_command, sudo_line

@@ -201,18 +201,74 @@ def parse_status(data: bytes) -> dict[str, str]:
 
 
 UNIT = " kB"
+MAX_AMOUNT = 17
+"""Digits of a number of kB, of 64 bits in bytes."""
 
 
 def is_amount(value: str) -> bool:
-    """Whether this is a number of kB, of 64 bits in bytes."""
+    """Whether this is a number of kB."""
     digits = value[: -len(UNIT)]
-    return digits.isascii() and digits.isdigit() and len(digits) <= 17
+    return digits.isascii() and digits.isdigit() and len(digits) <= MAX_AMOUNT
 
 
 def status_bytes(status: dict[str, str], name: str) -> int | None:
     """Return a ``kB`` line of a status file in bytes; None when the file has no such line."""
     value = status.get(name, "")
     return int(value[: -len(UNIT)]) * 1024 if value.endswith(UNIT) and is_amount(value) else None
+
+
+COUNTERS = (b"VmRSS", b"RssAnon", b"RssFile", b"RssShmem", b"VmSwap", b"HugetlbPages")
+"""The lines of a status file that say how much memory a process has."""
+
+
+@record
+class MemoryCounters:
+    """Who owns a process, and the counters of its memory, in bytes; None is "not reported"."""
+
+    uid: int | None
+    rss: int | None
+    anon: int | None
+    file: int | None
+    shmem: int | None
+    swap: int | None
+    hugetlb: int | None
+
+
+def read_memory_counters(process: ProcessDir) -> MemoryCounters:
+    """Return the counters of a process, of a status file of which no other line is looked at: all have one to read."""
+    return read_of(process, "status", parse_memory_counters)
+
+
+def parse_memory_counters(data: bytes) -> MemoryCounters:
+    r"""Return the counters in a status file, in a tenth of the time that `parse_status` takes.
+
+    >>> parse_memory_counters(b"Name:\tcat\nUid:\t0\t0\t0\t0\nVmRSS:\t     920 kB\n").rss
+    942080
+    """
+    from mematlas.kernel.rights import parse_id  # light commands need it not
+
+    user = parse_id(line_of(data, b"Uid").partition(b"\t")[0].decode("ascii", "replace"))
+    return MemoryCounters(user, *(amount_of(line_of(data, name), name) for name in COUNTERS))
+
+
+def line_of(data: bytes, name: bytes) -> bytes:
+    """Return what a line of a status file says; nothing where it has no such line.
+
+    The name of the process, which may hold anything, stands in the first line, its newlines escaped.
+    """
+    start = data.find(b"\n" + name + b":\t") + len(name) + 3
+    return data[start : data.find(b"\n", start)] if start >= len(name) + 3 else b""
+
+
+def amount_of(value: bytes, name: bytes) -> int | None:
+    """Return an amount of a status file in bytes; None of an empty one."""
+    if not value:
+        return None
+    digits = value.removesuffix(b" kB").lstrip()
+    if not digits.isdigit() or len(digits) > MAX_AMOUNT or not value.endswith(b" kB"):
+        line = (name + b":" + value)[:200].decode("utf-8", "replace")
+        raise FormatError("status", line, expected="NAME: NUMBER kB")
+    return int(digits) * 1024
 
 
 def numbers_of(status: dict[str, str]) -> list[int]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from mematlas.analysis.overview import SORTS, Census, MachineUsage, grouped, largest, others_of
+from mematlas.analysis.overview import Census, MachineUsage
 from mematlas.analysis.ram import account
+from mematlas.analysis.ranking import SORTS, grouped, largest, others_of
 from mematlas.errors import BadInput, NotSupported, PermissionDenied
 from mematlas.kernel.hugepools import read_free
 from mematlas.kernel.meminfo import read_meminfo
@@ -15,7 +16,7 @@ from mematlas.kernel.zoneinfo import read_cpu_free
 from mematlas.model.holders import is_inside
 from mematlas.model.processes import Processes
 from mematlas.notes import Note, Notes
-from mematlas.observe.ranking import facts_of, find_refused, in_shared_memory, measure_groups
+from mematlas.observe.ranking import facts_of, find_refused, in_shared_memory, in_swap, measure_groups
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Machine:
         return account(meminfo, cpu_free, read_free() if self.procfs.live else None)
 
     def usage(self, limit: int = TOP, by: str | None = None) -> MachineUsage:
-        """Return who uses the most, in groups of one name, user and cgroup. It takes two seconds at the most.
+        """Return who uses the most, in groups of one name or of one container. It takes two seconds at the most.
 
         Groups are ranked by PSS, swap and huge pages together, or ``by`` one of ``uss``, ``pss``, ``rss``, ``swap``.
         As few of them are measured as it takes to find the largest.
@@ -89,10 +90,10 @@ class Machine:
         notes = Notes()
         if census.nr_late:
             notes.add(Note("unasked", f"time ran out: {census.nr_late:,} processes were skipped"))
-        notes += measure_groups(groups, self.procfs, start + MEASURE_SECONDS, limit, by)
+        notes += measure_groups(groups, self.procfs, start + MEASURE_SECONDS, limit, by, in_swap(self.procfs))
         held = effective_capabilities()
         missing = tuple(name for name in CAPABILITIES if name in LOOK_RIGHTS and name not in held)
-        refused = find_refused(self.procfs, start + COUNT_SECONDS)
+        refused = find_refused(census, self.procfs, start + COUNT_SECONDS)
         ram = self.ram()
         shown = largest(groups, limit, by)
         others = others_of(groups, shown, ram, is_inside(self.procfs))

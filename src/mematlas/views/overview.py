@@ -5,7 +5,7 @@ from __future__ import annotations
 from mematlas.frozen import as_dict
 from mematlas.notes import Note
 from mematlas.version import __version__
-from mematlas.views.format import first_of, fold_message, format_size, number_of
+from mematlas.views.format import first_of, fold_message, format_path, format_size, number_of, shorten
 from mematlas.views.table import Column, Drawn, Table
 from mematlas.views.usage import sharing_notes
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.overview import Census, Facts, Group, MachineUsage, OtherProcesses
     from mematlas.analysis.ram import Ram
 
-SCHEMA = "overview/3"
+SCHEMA = "overview/4"
 STATUS_LINES = {"swap": "VmSwap", "hugetlb": "HugetlbPages"}
 IN_USE = (
     ("anon", "processes' own"),
@@ -31,8 +31,32 @@ IN_USE = (
 AVAILABLE = (("free", "free"), ("page_cache", "page cache"), ("kernel_caches", "kernel caches"))
 DERIVED = ("in_use", "reserve", "other", "pss", "in_swap")
 """Parts of RAM that are made of others."""
+MOST_NAME = 24
+"""Columns of the name of a container: there are some that people choose."""
 HEAD = 13
 """Columns before the parts of RAM."""
+
+
+def title(group: Group) -> str:
+    """Return what a group is called: the name of its processes; or a container, with who made it."""
+    runtime = group.container.runtime if group.container else None
+    name = shorten(format_path(group.name), MOST_NAME)
+    return f"{runtime} {name}" if runtime else name
+
+
+def label(group: Group) -> str:
+    """Return what a group is called, and of how many processes it is.
+
+    >>> from mematlas.analysis.overview import Facts, Group
+    >>> from mematlas.model.containers import place_of
+    >>> backends = [Facts(pid, "postgres", 70, "", 4096, 4096, 0, 0, 0, 0) for pid in range(61)]
+    >>> label(Group(backends)), label(Group(backends[:1]))
+    ('postgres (61)', 'postgres')
+    >>> label(Group(backends, place_of("0::/docker/" + "5fc0" * 16).containers[0]))
+    'docker 5fc05fc05fc0 (61)'
+    """
+    nr = len(group.members)
+    return f"{title(group)} ({nr:,})" if nr > 1 else title(group)
 
 
 def columns_of(groups: Sequence[Group], by: str | None) -> tuple[Column[Group], ...]:
@@ -42,9 +66,12 @@ def columns_of(groups: Sequence[Group], by: str | None) -> tuple[Column[Group], 
     needs_rss = by == "rss" or any(group.pss is None for group in groups)
     return (
         Column("pid", "PID", "count", width=7),
-        Column("name", "NAME"),
-        Column("uid", "UID", "count", lambda group: group.members[0].uid, shown=False),
-        Column("nr_processes", "PROCS", "count", lambda group: len(group.members), rank=2),
+        Column("label", "GROUP", value=label),
+        Column("name", "NAME", shown=False),
+        Column("container", "CONTAINER", value=lambda group: group.container and group.container.name, shown=False),
+        Column("runtime", "RUNTIME", value=lambda group: group.container and group.container.runtime, shown=False),
+        Column("uid", "UID", "count", shown=False),
+        Column("nr_processes", "PROCS", "count", lambda group: len(group.members), shown=False),
         Column("nr_measured", "MEASURED", "count", lambda group: len(group.measured), shown=False),
         Column("rss", "SUM OF RSS", "size", shown=needs_rss),
         Column("pss", "PSS", "size"),
@@ -241,7 +268,7 @@ def estimates(groups: Sequence[Group]) -> Iterator[Note]:
         if group.measured and not group.is_measured:
             yield Note(
                 "estimated",
-                f"PSS and USS of {group.name} are estimated from {len(group.measured):,} of its "
+                f"PSS and USS of {title(group)} are estimated from {len(group.measured):,} of its "
                 f"{len(group.members):,} processes",
             )
     amounts = {name: [getattr(group, name) for group in groups] for name in STATUS_LINES}
@@ -256,7 +283,7 @@ def estimates(groups: Sequence[Group]) -> Iterator[Note]:
 
 def not_measured(groups: Sequence[Group]) -> list[Note]:
     """Return the note on groups of which nobody was measured."""
-    names = dict.fromkeys(group.name for group in groups if not group.measured)
+    names = dict.fromkeys(title(group) for group in groups if not group.measured)
     text = f"PSS and USS of {', '.join(names)} unknown: not permitted, ended, or not measured in time"
     return [Note("not-measured", text)] if names else []
 

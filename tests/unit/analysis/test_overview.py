@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import TypeVar
 
 import pytest
 
 from helpers import sparse, texts
-from mematlas.analysis.overview import (
-    SHARE,
-    SORTS,
-    Facts,
-    Group,
-    Measured,
-    grouped,
-    holders,
-    is_decided,
-    largest,
-    others_of,
-)
+from mematlas.analysis.file_parts import MOST_PARTS, bounded, together
+from mematlas.analysis.overview import SHARE, Facts, Group, Measured
 from mematlas.analysis.ram import account
+from mematlas.analysis.ranking import SORTS, Search, grouped, holders, largest, others_of
 from mematlas.cli import main
 from mematlas.frozen import replace
+from mematlas.kernel.procfs import ProcessDir
 from mematlas.kernel.smaps import read_rollup
-from mematlas.kernel.status import read_status
-from mematlas.observe import machine, ranking
+from mematlas.kernel.status import MemoryCounters, read_memory_counters
+from mematlas.observe import machine, measuring, ranking
 from mematlas.views.overview import estimates, to_try
 
 MIB = 1 << 20
-T = TypeVar("T")
+Part = tuple[str, int, int, int, int]
 
 
 def facts(pid: int, name: str = "one", uid: int = 0, cgroup: str = "0::/", **sizes: int) -> Facts:
@@ -39,23 +29,38 @@ def facts(pid: int, name: str = "one", uid: int = 0, cgroup: str = "0::/", **siz
     return Facts(pid, name, uid, cgroup, parts["anon"] + parts["file"] + parts["shmem"], **parts)
 
 
-def measured(pss: int, uss: int = 0, swap: int = 0, swap_pss: int = 0, own: int = 0, shared: int = 0) -> Measured:
+def measured(
+    pss: int,
+    uss: int = 0,
+    swap_pss: int = 0,
+    own: int = 0,
+    swap_parts: tuple[Part, ...] = (),
+    hugetlb_parts: tuple[Part, ...] = (),
+) -> Measured:
     """Return what was measured of a process, in MiB."""
-    return Measured(*(size * MIB for size in (pss, uss, swap, swap_pss, own, shared)))
+    return Measured(pss * MIB, uss * MIB, swap_pss * MIB, own * MIB, swap_parts, hugetlb_parts)
 
 
-def test_group_has_one_name_user_and_cgroup() -> None:
-    groups = grouped(
-        [
-            facts(1, "a", 0, "0::/x"),
-            facts(2, "a", 0, "0::/x"),
-            facts(3, "a", 1, "0::/x"),
-            facts(4, "a", 0, "0::/y"),
-            facts(5, "b", 0, "0::/x"),
-        ]
-    )
+def part(inode: int, start: int, end: int, size: int | None = None) -> Part:
+    """Return a part of a file, in MiB; all of it is meant unless a size is given."""
+    return "0:1", inode, start * MIB, end * MIB, (end - start if size is None else size) * MIB
 
-    assert sorted(sorted(each.pid for each in group.members) for group in groups) == [[1, 2], [3], [4], [5]]
+
+def test_group_has_one_name_whoever_runs_it_and_wherever() -> None:
+    everybody = [facts(1, "a", 0, "0::/x"), facts(2, "a", 1, "0::/x"), facts(3, "a", 0, "0::/y"), facts(4, "b")]
+    groups = {group.name: group for group in grouped(everybody)}
+
+    assert {name: len(group.members) for name, group in groups.items()} == {"a": 3, "b": 1}
+    assert (groups["a"].uid, groups["b"].uid) == (None, 0)
+
+
+def test_processes_of_a_container_are_one_group_whatever_they_are_called() -> None:
+    first, second = (f"0::/system.slice/docker-{digit * 64}.scope\n" for digit in "ab")
+    inside = [facts(1, "init", cgroup=first), facts(2, "java", cgroup=first), facts(3, "java", cgroup=second)]
+    groups = grouped([*inside, facts(4, "java", anon=1, cgroup="0::/\n")])
+
+    found = {(group.container and group.container.runtime, group.name): len(group.members) for group in groups}
+    assert found == {("docker", "a" * 12): 2, ("docker", "b" * 12): 1, (None, "java"): 1}
 
 
 def test_shared_memory_of_a_group_counts_once() -> None:
@@ -73,8 +78,54 @@ def test_shared_huge_pages_and_swap_of_a_group_count_once() -> None:
     assert (group.swap, group.hugetlb) == (20 * MIB, 640 * MIB)
 
     # Each has 5 MiB of private swap that all four map, and the same 9 MiB of shared memory.
-    group.measured = {pid: measured(1, 1, swap=14, swap_pss=1, own=2, shared=638) for pid in range(4)}
+    each = measured(1, 1, swap_pss=1, own=2, swap_parts=(part(7, 0, 600, 9),), hugetlb_parts=(part(8, 0, 638),))
+    group.measured = dict.fromkeys(range(4), each)
     assert (group.swap, group.hugetlb) == ((4 + 9) * MIB, (8 + 638) * MIB)
+
+
+def test_huge_pages_that_each_has_touched_count_where_no_two_touched_the_same() -> None:
+    group = Group(facts(pid, hugetlb=10) for pid in range(3))
+    group.measured = {pid: measured(0, hugetlb_parts=(part(8, 10 * pid, 10 * pid + 10),)) for pid in range(3)}
+    assert group.hugetlb == 30 * MIB
+
+    del group.measured[2]  # it could not be looked at: what others are known to hold is the least
+    assert group.hugetlb == 20 * MIB
+
+
+def test_two_files_of_one_container_count_both() -> None:
+    group = Group([facts(1, "a", swap=1), facts(2, "b")])
+    group.measured = {
+        1: measured(0, swap_pss=1, swap_parts=(part(7, 0, 4),)),
+        2: measured(0, swap_parts=(part(8, 0, 3),)),
+    }
+    assert group.swap == (1 + 4 + 3) * MIB
+
+
+def test_swap_of_a_part_of_a_group_is_an_estimate_for_all() -> None:
+    # A hundred forks of one process: each counts the 10 MiB that all share.
+    group = Group(facts(pid, swap=10) for pid in range(100))
+    group.measured = {pid: replace(measured(0), swap_pss=MIB // 10) for pid in range(4)}
+
+    assert group.swap is not None
+    assert abs(group.swap - 10 * MIB) < MIB // 1000
+
+
+def test_parts_that_overlap_count_once() -> None:
+    assert together([]) == 0
+    assert together([part(7, 0, 8), part(7, 4, 16), part(9, 0, 8)]) == 24 * MIB
+    assert together([part(7, 0, 8, 2), part(7, 0, 8, 4), part(7, 2, 4, 2)]) == 5 * MIB  # half of it, but 2 MiB whole
+    assert together([part(7, 0, 0)]) == 0
+
+
+def test_parts_of_a_process_are_bounded_and_none_is_lost() -> None:
+    few = [part(7, page, page + 1) for page in range(0, 100, 2)]
+    assert bounded(few, 1) == few
+
+    of_one = [part(7, page, page + 1) for page in range(0, 3000, 2)]
+    assert bounded(of_one, 1) == [part(7, 0, 2999, 1500)]
+    of_many = [part(inode, 0, 1) for inode in range(1000)]
+    assert len(bounded(of_many, 1)) == MOST_PARTS
+    assert together(bounded(of_many, 1)) == 1000 * MIB
 
 
 def test_what_to_try_is_a_process_that_may_be_looked_at() -> None:
@@ -114,7 +165,7 @@ def test_what_the_kernel_does_not_tell_of_one_is_unknown_of_all() -> None:
 
 def test_own_sums_of_the_kernel_tell_what_its_counters_do_not() -> None:
     group = Group([replace(facts(1, anon=5), hugetlb=None), replace(facts(2, anon=5), hugetlb=None)])
-    group.measured = {1: measured(4, own=2, shared=6), 2: measured(4, own=2, shared=6)}
+    group.measured = {pid: measured(4, own=2, hugetlb_parts=(part(7, 0, 6),)) for pid in (1, 2)}
     assert group.hugetlb == (2 + 2 + 6) * MIB
 
     group.measured[1] = replace(group.measured[1], own_hugetlb=None)
@@ -124,13 +175,17 @@ def test_own_sums_of_the_kernel_tell_what_its_counters_do_not() -> None:
 def test_screen_of_a_kernel_that_tells_less_has_no_zeros_for_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hidden = {"VmSwap", "HugetlbPages", "Swap", "Private_Hugetlb", "Private_Clean"}
+    hidden = {"Swap", "Private_Hugetlb", "Private_Clean"}
 
-    def less(read: Callable[..., dict[str, T]]) -> Callable[..., dict[str, T]]:
-        return lambda process: {name: value for name, value in read(process).items() if name not in hidden}
+    def less(process: ProcessDir) -> dict[str, int]:
+        return {name: value for name, value in read_rollup(process).items() if name not in hidden}
 
-    monkeypatch.setattr(ranking, "read_status", less(read_status))
-    monkeypatch.setattr(ranking, "read_rollup", less(read_rollup))
+    def fewer(process: ProcessDir) -> MemoryCounters:
+        return replace(read_memory_counters(process), swap=None, hugetlb=None)
+
+    monkeypatch.setattr(ranking, "read_memory_counters", fewer)
+    monkeypatch.setattr(measuring, "read_rollup", less)
+    monkeypatch.setattr(measuring, "MAX_STALL", 60.0)
     monkeypatch.setattr(machine, "MEASURE_SECONDS", 60.0)
     with sparse(1 << 30, range(9_973)):
         assert main(["--json"]) == 0
@@ -143,16 +198,41 @@ def test_screen_of_a_kernel_that_tells_less_has_no_zeros_for_it(
     assert any("no line VmSwap or HugetlbPages" in note for note in texts(told["notes"]))
 
 
+def settled(groups: list[Group], pss: list[int], count: int, by: str | None = None, swapped: int = 0) -> Search:
+    """Return a search of which the first groups are measured, with so many MiB each."""
+    search = Search(groups, count, by, swapped * MIB)
+    for index, size in enumerate(pss):
+        for each in groups[index].members:
+            groups[index].measured[each.pid] = replace(measured(size, size // 2), swap_pss=each.swap)
+        search.settle(index)
+    return search
+
+
 def test_search_ends_when_nobody_left_can_be_larger() -> None:
     groups = grouped([facts(1, "a", anon=100), facts(2, "b", anon=80), facts(3, "c", anon=60), facts(4, "d", anon=10)])
-    groups[0].measured = {1: measured(90)}
-    assert not is_decided(groups, {1, 2, 3}, 2)
-    groups[1].measured = {2: measured(50)}
-    assert not is_decided(groups, {2, 3}, 2)  # c may have 60
-    groups[2].measured = {3: measured(20)}
 
-    assert is_decided(groups, {3}, 2)
+    assert not settled(groups, [90], 2).is_decided
+    assert not settled(groups, [90, 50], 2).is_decided  # c may have 60
+    assert settled(groups, [90, 50, 20], 2).is_decided
+    assert settled(groups, [90, 50, 20, 10], 9).is_decided
     assert [group.name for group in largest(groups, 2)] == ["a", "b"]
+
+
+def test_search_goes_on_for_what_is_in_swap_and_in_no_counter() -> None:
+    everybody = [facts(1, "a", anon=100, swap=7), facts(2, "b", anon=80), facts(3, "c", anon=1)]
+    groups = grouped(everybody)
+
+    assert settled(groups, [100, 80], 2, swapped=7).is_decided
+    search = settled(groups, [100, 80], 2, swapped=40)  # of shared memory, perhaps c's: it would be the largest holder
+    assert (search.is_ranked, search.is_decided, search.unseen) == (True, False, 33 * MIB)
+    groups[2].measured = {3: measured(1, swap_parts=(part(7, 0, 33),))}
+    search.settle(2)
+    assert search.is_decided
+    assert [group.name for group in largest(groups, 2)] == ["a", "c"]
+
+    groups = grouped(everybody)
+    assert not settled(groups, [100, 80], 1, "swap", swapped=40).is_decided
+    assert settled(groups, [100, 80], 2, "pss", swapped=40).is_decided
 
 
 def test_holder_of_swap_or_huge_pages_has_a_row_however_small() -> None:
@@ -160,7 +240,7 @@ def test_holder_of_swap_or_huge_pages_has_a_row_however_small() -> None:
     groups = grouped([*ordinary, facts(8, "swapped", swap=17), facts(9, "pool", anon=1, hugetlb=8)])
 
     assert [group.name for group in groups[:2]] == ["swapped", "pool"]
-    assert not is_decided(groups, {1}, 2)
+    assert not settled(groups, [0], 1).is_decided
     assert {"swapped", "pool"} < {group.name for group in largest(groups, 3)}
     assert holders(grouped(ordinary)) == []
 
@@ -186,7 +266,7 @@ def test_holders_take_the_last_rows_and_never_the_first() -> None:
 
 def test_order_that_is_asked_for_is_by_that_alone() -> None:
     groups = grouped([facts(1, "own", anon=40), facts(2, "shared", file=90), facts(3, "swapped", anon=1, swap=70)])
-    found = {1: measured(40, 40), 2: measured(30, 2), 3: measured(1, 1, swap=70, swap_pss=70)}
+    found = {1: measured(40, 40), 2: measured(30, 2), 3: measured(1, 1, swap_pss=70)}
     for group in groups:
         group.measured = {group.pid: found[group.pid]}
 
@@ -201,12 +281,9 @@ def test_search_by_another_amount_ends_by_what_that_can_be() -> None:
     # By RSS nothing has to be measured; by USS the second may still have all of what it has.
     groups = grouped([facts(1, "a", anon=50), facts(2, "b", file=90)], "uss")
     assert [group.name for group in groups] == ["b", "a"]
-    groups[0].measured = {2: measured(60, 10)}
-
-    assert not is_decided(groups, {1}, 1, "uss")
-    assert is_decided(groups, {1}, 1, "rss")
-    groups[0].measured = {2: measured(60, 55)}
-    assert is_decided(groups, {1}, 1, "uss")
+    assert not settled(groups, [60], 1, "uss").is_decided
+    assert settled(groups, [60], 1, "rss").is_decided
+    assert settled(groups, [110], 1, "uss").is_decided
 
 
 def test_processes_without_a_row_are_what_is_left() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from mematlas.analysis.overview import Census, Facts, Group, MachineUsage, Measured, others_of
+from mematlas.analysis.overview import Census, Facts, Group, MachineUsage, Measured
 from mematlas.analysis.ram import Ram, account
+from mematlas.analysis.ranking import others_of
+from mematlas.model.containers import place_of
 from mematlas.views.frames import table_of
 from mematlas.views.overview import overview_view
 from mematlas.views.table import Table
@@ -43,7 +46,7 @@ def group(pid: int, name: str, anon: int, nr: int = 1, pss: int | None = None, s
     ]
     made = Group(members)
     if pss is not None:
-        each = Measured(pss * MIB // nr, pss * MIB // nr, swap * MIB, swap * MIB, 0, 0)
+        each = Measured(pss * MIB // nr, pss * MIB // nr, swap * MIB, 0)
         made.measured = {member.pid: each for member in members}
     return made
 
@@ -74,6 +77,19 @@ def test_no_line_is_wider_than_the_screen(width: int) -> None:
 
     assert [line for line in lines if len(line) > width] == []
     assert any("a" * 15 in line and "68.4 GiB" in line for line in lines)
+
+
+def test_container_has_a_row_that_fits_whatever_it_is_called() -> None:
+    inside = group(7, "init", 9, 12, pss=90)
+    inside.container = place_of("0::/lxc.payload." + "web\x1b[31m" * 30).containers[0]
+    usage = MachineUsage(RAM, (inside,), others_of(ALL, SHOWN, RAM, False), (), (), {}, ())
+    table = overview_view(MACHINE, usage, None, 0, "mematlas", None)
+    lines = list(table.lines(width=60))
+
+    assert max(map(len, lines)) <= 60
+    assert any(re.search(r"7  lxc web\\x1b.* \(12\) +90 MiB", line) for line in lines)
+    (row,) = table.records()
+    assert (row["runtime"], row["nr_processes"], row["container"]) == ("lxc", 12, "web\x1b[31m" * 30)
 
 
 def test_every_part_of_ram_is_shown_and_they_add_up() -> None:

@@ -1,0 +1,152 @@
+"""What the pages of one process come to, as one of many: from the kernel's own sums where reading these holds it up
+for no more than `MAX_STALL`, else as `Process` counts them.
+
+It may wait for ever: a child is to ask.
+"""
+
+from __future__ import annotations
+
+from itertools import starmap
+
+from mematlas.analysis.file_parts import bounded
+from mematlas.analysis.overview import Facts, Measured, known_sum
+from mematlas.analysis.ram import total_of
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.pagemap import PAGE_IS_PRESENT, Pagemap
+from mematlas.kernel.smaps import read_rollup, read_smaps
+from mematlas.model.processes import ENDED, REFUSED, SKIPPED
+from mematlas.model.stalls import hold_of
+from mematlas.model.target import open_process
+from mematlas.observe.process import Process
+from mematlas.observe.sources import MAX_STALL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mematlas.analysis.file_parts import Part
+    from mematlas.analysis.results import VmaUsage
+    from mematlas.kernel.maps import Vma
+    from mematlas.kernel.procfs import ProcessDir, ProcFS
+
+    Amounts = tuple[Vma, int, int, int]
+    """A VMA with what is in swap of the file that it maps, its own huge pages, and those that others map too."""
+    Parts = tuple[Part, ...]
+
+NO_PARTS: Parts = ()
+
+OPENING = 0.0005
+"""Seconds that measuring any process takes."""
+PER_OWN_PAGE, PER_SHARED_PAGE, PER_COUNTED_PAGE = 38e-9, 1.2e-6, 0.15e-6
+"""Seconds for counting a page: by pagemap; if others map it too, where kpagecount is asked how many; and where that is
+counted in the kernel, by page tables."""
+
+
+def cost_of(facts: Facts, page_size: int, counts_in_kernel: bool) -> float:
+    """Return the seconds that measuring a process will take."""
+    hold = hold_of(facts.rss, page_size)
+    if hold <= MAX_STALL:
+        return OPENING + hold
+    anon = known_sum(facts.anon)
+    per_shared = PER_COUNTED_PAGE if counts_in_kernel else PER_SHARED_PAGE
+    return OPENING + (anon * PER_OWN_PAGE + (facts.rss - anon) * per_shared) / page_size
+
+
+def measure(facts: Facts, procfs: ProcFS) -> Measured | str:
+    """Return what the pages of a process come to, or why that is not known."""
+    try:
+        process = open_process(facts.pid, procfs)[0]
+        if hold_of(facts.rss, procfs.page_size) <= MAX_STALL:
+            with process:
+                return by_sums(process)
+        with Process(process) as whole:
+            return by_vmas(process, whole.maps(max_stall=MAX_STALL, first_pages=False).vmas)
+    except PermissionDenied:
+        return REFUSED
+    except SKIPPED:
+        return ENDED
+
+
+def by_sums(process: ProcessDir) -> Measured:
+    """Return what the kernel's own sums say; of which files it is, where that matters, smaps says."""
+    sums = read_rollup(process)
+    swap, hugetlb = sums.get("Swap"), total_of(sums.get("Private_Hugetlb"), sums.get("Shared_Hugetlb"))
+    swap_pss = None if swap is None else sums.get("SwapPss")
+    own_hugetlb, swap_parts, hugetlb_parts = hugetlb, NO_PARTS, NO_PARTS
+    if hugetlb or swap != swap_pss:
+        own_hugetlb, swap_parts, hugetlb_parts = parts_of(process, starmap(amounts_in, read_smaps(process)))
+    return Measured(
+        pss=sums.get("Pss"),
+        uss=total_of(sums.get("Private_Clean"), sums.get("Private_Dirty")),
+        swap_pss=swap_pss,
+        own_hugetlb=own_hugetlb,
+        swap_parts=swap_parts,
+        hugetlb_parts=hugetlb_parts,
+    )
+
+
+def amounts_in(vma: Vma, fields: dict[str, int]) -> Amounts:
+    """Return what matters of an entry of smaps.
+
+    ``Swap`` has the swapped pages of shared memory, which ``SwapPss`` leaves out (fs/proc/task_mmu.c,
+    smap_gather_stats()). Of a private mapping of such a file it may have private pages too, which that has.
+    """
+    in_swap = fields.get("Swap", 0) if vma.inode and (is_shared(vma) or not fields.get("SwapPss")) else 0
+    return vma, in_swap, fields.get("Private_Hugetlb", 0), fields.get("Shared_Hugetlb", 0)
+
+
+def by_vmas(process: ProcessDir, vmas: Sequence[VmaUsage]) -> Measured:
+    """Return what VMAs that were counted come to together."""
+    page_size = process.procfs.page_size
+    amounts = []
+    for item in vmas:
+        in_swap = known_sum(item.swap) if item.kind == "shmem" else 0
+        hugetlb = known_sum(item.hugetlb)
+        own = min(known_sum(item.nr_exclusive) * page_size, hugetlb)
+        amounts.append((item.vma, in_swap, own, hugetlb - own))
+    own_hugetlb, swap_parts, hugetlb_parts = parts_of(process, amounts)
+    return Measured(
+        pss=total_of(*(item.pss for item in vmas)),
+        uss=total_of(*(item.uss for item in vmas)),
+        swap_pss=total_of(*(item.swap_pss for item in vmas)),
+        own_hugetlb=None if None in (item.hugetlb for item in vmas) else own_hugetlb,
+        swap_parts=swap_parts,
+        hugetlb_parts=hugetlb_parts,
+    )
+
+
+def parts_of(process: ProcessDir, amounts: Iterable[Amounts]) -> tuple[int, Parts, Parts]:
+    """Return the huge pages that are a process's own, and the parts of files that are in swap, and in huge pages."""
+    own_hugetlb = 0
+    swap_parts: list[Part] = []
+    hugetlb_parts: list[Part] = []
+    for vma, in_swap, own, shared in amounts:
+        whole = vma.dev, vma.inode, vma.offset, vma.offset + vma.size
+        if in_swap:
+            swap_parts.append((*whole, in_swap))
+        if not is_shared(vma):
+            own_hugetlb += own
+            if shared:
+                hugetlb_parts.append((*whole, shared))
+        elif own or shared:
+            hugetlb_parts += present_parts(process, vma) or [(*whole, own + shared)]
+    return own_hugetlb, tuple(bounded(swap_parts, process.pid)), tuple(bounded(hugetlb_parts, process.pid))
+
+
+def present_parts(process: ProcessDir, vma: Vma) -> list[Part]:
+    """Return the parts of its file that a process has touched through a VMA; none where the kernel does not tell.
+
+    The kernel looks at one entry for each huge page.
+    """
+    move = vma.offset - vma.start
+    try:
+        with Pagemap(process) as pagemap:
+            ranges = list(pagemap.scanner.ranges(vma.start, vma.end, PAGE_IS_PRESENT))
+    except (NotSupported, PermissionDenied):
+        return []
+    return [(vma.dev, vma.inode, low + move, high + move, high - low) for low, high in ranges]
+
+
+def is_shared(vma: Vma) -> bool:
+    """Whether what is written there is written to the file."""
+    return vma.perms[3:] == "s"
