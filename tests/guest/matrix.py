@@ -168,8 +168,8 @@ def do(run: Run) -> tuple[int, float]:
         variables.append("PYTHONDONTWRITEBYTECODE=1")
     command = [
         *("env", *variables, str(ROOT / ".venv" / "bin" / "python"), "-m", "pytest", "-p", "inside"),
-        *("-p", "no:cacheprovider", "--color=no", "-q", "--junitxml=/mnt/out/junit.xml"),
-        *("--durations=20", "--durations-min=10", *run.tests),
+        *("-p", "no:cacheprovider", "--color=no", "-v" if run.whole else "-q"),
+        *("--junitxml=/mnt/out/junit.xml", "--durations=20", "--durations-min=10", *run.tests),
     ]
     timeout = TIMEOUT if run.name.endswith("-quick") else LONG_TIMEOUT
     result = boot(kernel, run.settings, command, timeout, output)

@@ -17,7 +17,7 @@ from mematlas.words import Source
 from victim import DEADLINE
 
 TIB = 1 << 40
-PAGES = [number * 199_999 for number in range(1301)]
+PAGES = [number * (TIB // PAGE // 1303 | 1) for number in range(1301)]
 LIMIT = 60 << 20
 """Most that a command may hold in memory."""
 AT_ONCE = DEADLINE / 3
