@@ -53,51 +53,56 @@ OF_X86_64 = (
 """Tests of this folder that make no sense on arm64, and why."""
 
 
-KNOWN_GAPS: dict[str, tuple[tuple[str, str, type[Exception], bool], ...]] = {
+Gap = tuple[str, str, type[Exception], bool]
+BEFORE_SCAN: tuple[Gap, ...] = (
+    (
+        r"test_hugetlb_shared\.py::.*\[pagemap\]",
+        "bit 56 of pagemap knows nothing of page tables that are shared",
+        AssertionError,
+        True,
+    ),
+    # How much is in the swap cache is a matter of time.
+    (
+        r"test_actions\.py::test_(what_a_process_has_alone|undo_brings_back)\w*\[(shared_anon|tmpfs|memfd)\]",
+        "without cachestat, the swap cache counts as RAM",
+        AssertionError,
+        False,
+    ),
+    (
+        r"test_actions\.py::test_(small_pages_collapse|less_than_a_huge|where_huge_pages_are_not|plan_changes_nothing)",
+        "what collapse does is measured by PAGEMAP_SCAN",
+        NotSupported,
+        True,
+    ),
+    (
+        r"test_cli_actions\.py::test_result_has_the_promised_keys",
+        "collapse needs PAGEMAP_SCAN",
+        AssertionError,
+        True,
+    ),
+    (
+        r"test_capture\.py::test_huge_pages_that_could_not",
+        "huge pages unknown to pagemap before PAGEMAP_SCAN",
+        AssertionError,
+        True,
+    ),
+    (
+        r"test_layoutcache\.py::.*put_right\[folio\._entire_mapcount",
+        "it is a member of struct page there",
+        NotSupported,
+        True,
+    ),
+    (
+        r"test_actions\.py::test_sparse_memory_is_not_walked",
+        "holes are skipped by PAGEMAP_SCAN",
+        AssertionError,
+        True,
+    ),
+)
+KNOWN_GAPS: dict[str, tuple[Gap, ...]] = {
+    "5.10": BEFORE_SCAN,
     "6.1": (
-        (
-            r"test_hugetlb_shared\.py::.*\[pagemap\]",
-            "bit 56 of pagemap knows nothing of page tables that are shared",
-            AssertionError,
-            True,
-        ),
-        # How much is in the swap cache is a matter of time.
-        (
-            r"test_actions\.py::test_(what_a_process_has_alone|undo_brings_back)\w*\[(shared_anon|tmpfs|memfd)\]",
-            "without cachestat, the swap cache counts as RAM",
-            AssertionError,
-            False,
-        ),
-        (
-            r"test_actions\.py::test_(small_pages_collapse|less_than_a_huge|where_huge_pages_are_not|plan_changes_nothing)",
-            "what collapse does is measured by PAGEMAP_SCAN",
-            NotSupported,
-            True,
-        ),
-        (
-            r"test_cli_actions\.py::test_result_has_the_promised_keys",
-            "collapse needs PAGEMAP_SCAN",
-            AssertionError,
-            True,
-        ),
-        (
-            r"test_capture\.py::test_huge_pages_that_could_not",
-            "huge pages unknown to pagemap before PAGEMAP_SCAN",
-            AssertionError,
-            True,
-        ),
-        (
-            r"test_layoutcache\.py::.*put_right\[folio\._entire_mapcount",
-            "it is a member of struct page there",
-            NotSupported,
-            True,
-        ),
-        (
-            r"test_actions\.py::test_sparse_memory_is_not_walked",
-            "holes are skipped by PAGEMAP_SCAN",
-            AssertionError,
-            True,
-        ),
+        *BEFORE_SCAN,
         (
             r"test_(structpage_live\.py::test_usage_is|truth\.py::test_every_vma_equals_smaps)"
             r".*thp_prot_none(-pagemap|-tables)?\]",

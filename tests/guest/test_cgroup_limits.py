@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from helpers import texts
+from inside import Facts
 from mematlas.cli import main
 from mematlas.views.format import format_size
 from test_swap_devices import zram
@@ -88,8 +89,10 @@ def test_without_a_limit_all_of_it_moves(
 
 
 def test_memory_max_leaves_what_does_not_fit_in_swap(
-    group: Path, victim: Callable[..., Victim], say: Callable[..., dict[str, Any]]
+    group: Path, victim: Callable[..., Victim], say: Callable[..., dict[str, Any]], facts: Facts
 ) -> None:
+    if facts.is_before("6.1"):
+        pytest.skip("process_madvise with MADV_WILLNEED needs Linux 5.15")
     with zram():
         target = victim("anon_full")
         assert row_of(say("pageout", target, "anon_full"))["nr_moved"] == 97
