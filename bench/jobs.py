@@ -46,6 +46,8 @@ class Job:
     """Bytes of memory that ours must not pass."""
     cpu_bar_ms: float | None = None
     """CPU time that ours must not pass."""
+    wall_bar_ms: float | None = None
+    """Time from start to end that ours must not pass."""
     note: str = ""
 
 
@@ -72,6 +74,11 @@ def first_walk(cache: str) -> Command:
     return Command(f"mematlas tables ADDRESS, {cache}", (*where, *words))
 
 
+def first_screen(row: str) -> Command:
+    """Return the first screen, on which this row must be."""
+    return Command("mematlas", ("{mematlas}",), says=row)
+
+
 ANON4K = Victim(f"4 GiB of touched {SMALL}", ("small", str(4 * GIB)), needs=4 * GIB)
 ANON1G = Victim(f"1 GiB of touched {SMALL}", ("small", str(GIB)), needs=GIB)
 THP = Victim("4 GiB of transparent huge pages", ("thp", str(4 * GIB)), needs=4 * GIB, has_thp=True)
@@ -83,6 +90,8 @@ SCATTERED = Victim(
     needs=2 * PAGE * ((1 << 40) // STEP),
 )
 VMAS = Victim("60,000 VMAs of a page each", ("vmas", "60000"), needs=60_000 * PAGE + 16 * MIB)
+SLEEPERS = Victim("5,001 processes that sleep", ("backends", "5000", str(2 * MIB)), needs=2 * GIB)
+BACKENDS = Victim("61 processes that share 600 MiB", ("backends", "60", str(600 * MIB)), needs=GIB)
 TINY = Victim("a process of 1.4 MiB", ("tiny",), needs=MIB)
 
 CAT_SMAPS = Command("cat smaps", ("cat", "/proc/{pid}/smaps"))
@@ -116,6 +125,7 @@ THP_NOTE = "of huge pages smaps is nearly free: what is left is our start"
 START_NOTE = "from the start of the interpreter to the first walk, numpy and all; cold is without a cache of offsets"
 PAGES_NOTE = "it took 5.7 times the loop; the bar is what 0.9 s in place of 3.3 s come to"
 COUNTED_NOTE = "counted in the kernel, from Linux 6.3 on"
+SCREEN_NOTE = "the first screen takes two seconds at most, and names who was left out: the row must have all of them"
 TINY_NOTE = "on a tiny process the start of the interpreter is all there is: we expect to lose"
 
 JOBS = (
@@ -181,6 +191,8 @@ JOBS = (
     Job("vmas-usage-tables", VMAS, usage_of("tables"), (Peer(CAT_SMAPS, 3.5),), peak_bar=100 * MIB),
     Job("vmas-maps", VMAS, mematlas("maps", "{pid}"), (Peer(CAT_SMAPS, 5.3), Peer(PMAP)), peak_bar=100 * MIB),
     Job("vmas-verify", VMAS, mematlas("usage", "--verify", "{pid}"), (Peer(CAT_SMAPS, 14.7),), peak_bar=100 * MIB),
+    Job("screen-sleepers", SLEEPERS, first_screen("victim (5,001)"), (), cpu_bar_ms=1500, note=SCREEN_NOTE),
+    Job("screen-backends", BACKENDS, first_screen("victim (61)"), (), wall_bar_ms=1000, note=SCREEN_NOTE),
     Job("tiny", TINY, mematlas("usage", "{pid}"), (Peer(CAT_ROLLUP), Peer(PMAP)), note=TINY_NOTE),
     Job("help", None, mematlas("--help"), (Peer(PASS, 2.5),)),
 )

@@ -34,6 +34,8 @@ class Command:
     """It measures itself, and prints ``nr_present`` and ``cpu_ns`` as JSON."""
     is_silent: bool = False
     """It prints nothing. From all others an empty output is a failure."""
+    says: str = ""
+    """What it must print: without it, it has not done all of its work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ def run(command: Command, values: Mapping[str, str]) -> Sample:
             raise CommandError(f"failed: {last_line(read_all(stderr)) or f'exit status {status}'}")
         if not os.fstat(stdout).st_size and not command.is_silent:
             raise CommandError("printed nothing")
+        if command.says and command.says.encode() not in read_all(stdout):
+            raise CommandError(f"did not print {command.says!r}")
         # No other output is read: it may be large, and would count as the peak of whatever is started after it.
         return parse_report(read_all(stdout), sample) if command.reports else sample
     finally:

@@ -75,7 +75,9 @@ def judge(job: Job, results: Results) -> list[Row]:
     if job.peak_bar is not None and not isinstance(ours, CommandError):
         rows.append(judge_peak(job, job.peak_bar, ours))
     if job.cpu_bar_ms is not None:
-        rows.append(judge_cpu(job, job.cpu_bar_ms, ours))
+        rows.append(judge_time(job, "CPU time", job.cpu_bar_ms, ours))
+    if job.wall_bar_ms is not None:
+        rows.append(judge_time(job, "wall time", job.wall_bar_ms, ours))
     return rows
 
 
@@ -101,15 +103,15 @@ def judge_peer(job: Job, peer: Peer, results: Results) -> Row:
     )
 
 
-def judge_cpu(job: Job, bar: float, ours: list[Sample] | CommandError) -> Row:
-    """Return the line about CPU time that has a bar of its own."""
+def judge_time(job: Job, what: str, bar: float, ours: list[Sample] | CommandError) -> Row:
+    """Return the line about a time that has a bar of its own, CPU time or wall time."""
     if isinstance(ours, CommandError):
-        return Row(job.name, "CPU time", f"NOT RUN: {ours}", bar=f"{bar:g} ms")
-    took = median_cpu_ms(ours)
+        return Row(job.name, what, f"NOT RUN: {ours}", bar=f"{bar:g} ms")
+    took = median_cpu_ms(ours) if what == "CPU time" else median_wall_ms(ours)
     return Row(
         job=job.name,
-        against="CPU time",
-        ours=f"{took:.1f} ms",
+        against=what,
+        ours=f"{median_cpu_ms(ours):.1f} ms",
         wall="-" if job.ours.reports else f"{median_wall_ms(ours):.0f} ms",
         bar=f"{bar:g} ms",
         verdict="ok" if took <= bar else "LOSES",

@@ -7,6 +7,7 @@
  *	victim sparse		1 TiB of address space, 262,144 pages in it
  *	victim scattered	1 TiB with one page in every second page table (4 MiB with 4 KiB pages)
  *	victim vmas N		N VMAs of one page each, every other one touched
+ *	victim backends N SIZE	itself and N children, all with the same SIZE bytes of small pages
  *	victim tiny		nothing but itself
  *
  * Prints its pid and "ready", then sleeps until its stdin is closed: a victim
@@ -18,6 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #define SPARSE_HALF	(512UL << 30)
@@ -103,6 +106,39 @@ static void fill_vmas(size_t nr_vmas)
 	}
 }
 
+/* Each touches all of it. They are killed with us, and say that they are ready by closing their end of the pipe. */
+static void fork_backends(size_t nr, size_t size)
+{
+	char *address = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int ends[2];
+	char byte;
+
+	if (address == MAP_FAILED || pipe(ends))
+		die("mmap");
+	touch(address, size / page_size, 1);
+	for (size_t i = 0; i < nr; i++) {
+		pid_t pid = fork();
+
+		if (pid < 0)
+			die("fork");
+		if (pid)
+			continue;
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL))
+			die("prctl");
+		for (size_t j = 0; j < size; j += page_size)
+			(void)((volatile char *)address)[j];
+		close(STDIN_FILENO);
+		close(STDOUT_FILENO);
+		close(ends[0]);
+		close(ends[1]);
+		for (;;)
+			pause();
+	}
+	close(ends[1]);
+	while (read(ends[0], &byte, 1) > 0)
+		;
+}
+
 static size_t parse_number(const char *text)
 {
 	char *end;
@@ -140,12 +176,15 @@ int main(int argc, char **argv)
 		fill_thp(parse_size(argv[2]));
 	} else if (argc == 3 && !strcmp(argv[1], "vmas")) {
 		fill_vmas(parse_number(argv[2]));
+	} else if (argc == 4 && !strcmp(argv[1], "backends")) {
+		fork_backends(parse_number(argv[2]), parse_size(argv[3]));
 	} else if (argc == 2 && !strcmp(argv[1], "sparse")) {
 		fill_sparse();
 	} else if (argc == 2 && !strcmp(argv[1], "scattered")) {
 		fill_scattered();
 	} else if (argc != 2 || strcmp(argv[1], "tiny")) {
-		fprintf(stderr, "usage: %s small SIZE | thp SIZE | sparse | scattered | vmas N | tiny\n", argv[0]);
+		fprintf(stderr, "usage: %s small SIZE | thp SIZE | sparse | scattered | vmas N | backends N SIZE | tiny\n",
+			argv[0]);
 		return 2;
 	}
 	printf("%d\nready\n", (int)getpid());

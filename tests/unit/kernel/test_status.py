@@ -20,6 +20,7 @@ from mematlas.kernel.status import (
     PF_KTHREAD,
     counts_as_we_do,
     own_numbers,
+    parse_memory_counters,
     parse_stat,
     parse_status,
     read_stat,
@@ -97,6 +98,27 @@ def test_status_amounts_are_bytes_and_missing_ones_unknown() -> None:
 
     assert (status["Name"], status_bytes(status, "VmPTE")) == ("x: y", 44 * 1024)
     assert (status_bytes(status, "VmRSS"), status_bytes(status, "Threads")) == (None, None)
+
+
+def test_counters_alone_are_those_of_the_whole_file() -> None:
+    with ProcFS().process(os.getpid()) as process:
+        data = process.read("status")
+    status, counters = parse_status(data), parse_memory_counters(data)
+
+    assert counters.uid == os.getuid()
+    names = ("VmRSS", "RssAnon", "RssFile", "RssShmem", "VmSwap", "HugetlbPages")
+    found = (counters.rss, counters.anon, counters.file, counters.shmem, counters.swap, counters.hugetlb)
+    assert found == tuple(status_bytes(status, name) for name in names)
+    assert counters.rss
+
+
+def test_counters_that_are_missing_are_unknown_and_others_must_be_amounts() -> None:
+    counters = parse_memory_counters(b"Name:\tVmRSS:\nUid:\t4294967295\t0\t0\t0\nVmSwap:\t       0 kB\n")
+    assert (counters.uid, counters.rss, counters.swap) == (None, None, 0)
+
+    for value in (b"4 MB", b"-4 kB", b"4", b"9" * 18 + b" kB"):
+        with pytest.raises(FormatError, match="VmRSS"):
+            parse_memory_counters(b"Name:\tx\nVmRSS:\t" + value + b"\n")
 
 
 def test_swap_paths_have_their_blanks_back() -> None:
