@@ -23,6 +23,7 @@ NAMES = {
     "analysis.page_filter": "PageFilter",
     "analysis.ram": "Ram",
     "analysis.results": "Counters MapsResult Reading UsageResult VmaUsage",
+    "analysis.set_usage": "SetUsage",
     "analysis.translation": "Translation Translations",
     "analysis.usage": "Usage",
     "errors": (
@@ -42,6 +43,7 @@ NAMES = {
     "observe.pages": "Pages",
     "observe.pagetables": "PageTables",
     "observe.process": "Process",
+    "observe.process_set": "ProcessSet",
     "version": "__version__",
 }
 """The library, by the module where each name is defined."""
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.results import Reading as Reading
     from mematlas.analysis.results import UsageResult as UsageResult
     from mematlas.analysis.results import VmaUsage as VmaUsage
+    from mematlas.analysis.set_usage import SetUsage as SetUsage
     from mematlas.analysis.translation import Translation as Translation
     from mematlas.analysis.translation import Translations as Translations
     from mematlas.analysis.usage import Usage as Usage
@@ -112,6 +115,7 @@ if TYPE_CHECKING:
     from mematlas.observe.pages import Pages as Pages
     from mematlas.observe.pagetables import PageTables as PageTables
     from mematlas.observe.process import Process as Process
+    from mematlas.observe.process_set import ProcessSet as ProcessSet
     from mematlas.version import __version__ as __version__
 
 __all__ = sorted(HOMES)

@@ -159,15 +159,14 @@ def cgroup(family: list[int]) -> Iterator[str]:
         path.rmdir()
 
 
-def test_total_of_a_cgroup_is_by_frames_when_asked_for(cgroup: str, family: list[int]) -> None:
-    plain, asked = usage(f"cgroup:{cgroup}"), usage(f"cgroup:{cgroup}", "--distinct")
+def test_cgroup_is_one_row_or_with_each_one_for_every_process(cgroup: str, family: list[int]) -> None:
+    (whole,) = usage(f"cgroup:{cgroup}")["rows"]
+    each = usage(f"cgroup:{cgroup}", "--each")
 
-    assert [row["pid"] for row in plain["rows"]] == sorted(family)
-    assert plain["total"]["rss"] is None
-    assert any("--distinct counts each page once" in text for text in texts(plain["notes"]))
-    total = asked["total"]
-    assert max(row["rss"] for row in asked["rows"]) < total["rss"] < sum(row["rss"] for row in asked["rows"])
-    assert total["distinct"] == total["rss"]
+    assert [row["pid"] for row in each["rows"]] == sorted(family)
+    assert (whole["nr_processes"], whole["rss"]) == (2, each["total"]["rss"])
+    assert max(row["rss"] for row in each["rows"]) < whole["rss"] < sum(row["rss"] for row in each["rows"])
+    assert whole["rss_sum"] == sum(row["rss"] for row in each["rows"])
 
 
 def test_those_who_end_are_left_out_until_nobody_is_left() -> None:

@@ -26,7 +26,7 @@ from mematlas.analysis.movable import REASONS
 from mematlas.cli.arguments import Arguments
 from mematlas.cli.command import COMMANDS, Command, load
 from mematlas.errors import BadInput
-from mematlas.views import maps, pages, translate, usage, vma_groups
+from mematlas.views import maps, pages, set_usage, translate, usage, vma_groups
 from mematlas.views.columns import Column
 
 ROOT = Path(__file__).parents[2]
@@ -280,8 +280,9 @@ TEXTS = {
 }
 HEADINGS = re.compile(r" *[A-Z]{3}[A-Z0-9 ?]{9,}")
 USAGE = re.compile(r"^(.*)\nMEASURE +SIZE +MEANING\n((?: *[a-zA-Z].* {2,}.*\n)+)", re.MULTILINE)
-MEANINGS = {title.strip(): text for _, title, *_, text in (*usage.LINES, *usage.MORE)}
-MEANINGS["distinct"] = usage.DISTINCT
+MEANINGS = {(title.strip(), text) for _, title, *_, text in (*usage.LINES, *usage.MORE, *set_usage.LINES)}
+MEANINGS.add(("distinct", usage.DISTINCT))
+MEASURES = {title for title, _ in MEANINGS}
 WHOLE = [
     {column.heading for column in columns if column.shown}
     for columns in (
@@ -291,6 +292,7 @@ WHOLE = [
         pages.RUN_COLUMNS,
         translate.COLUMNS,
         usage.COLUMNS,
+        set_usage.COLUMNS,
     )
 ]
 """What is shown with all its columns, unless a line below says which are not."""
@@ -365,10 +367,10 @@ def stale_usage(output: str) -> Iterator[str]:
     """Yield what the lines of `usage` do not say any more."""
     for first, table in USAGE.findall(output):
         rows = [re.split(" {2,}", line.strip()) for line in table.splitlines()]
-        yield from (meaning for title, _, meaning in rows if MEANINGS.get(title, meaning) != meaning)
-        if not re.search(r", PID \d+, \d+ VMAs?, from ", first):
+        yield from (meaning for title, _, meaning in rows if title in MEASURES and (title, meaning) not in MEANINGS)
+        if not re.search(r", PID \d+, \d+ VMAs?, from |, \d+ process(es)?, from ", first):
             yield first
-        if "tables" in (shown := [row[0] for row in rows]) and "peak" not in shown:
+        if "tables" in (shown := [row[0] for row in rows]) and not {"peak", "sum of RSS"} & set(shown):
             yield f"no peak: {first}"
 
 

@@ -37,15 +37,21 @@ FIRST_SCREEN = "overview"
 TARGET, DIRECTORY, MORE = "target", "directory", "..."
 """What a word can be, besides one of a list; and that the last one may come again."""
 TARGETS = """\
-TARGET is a PID, self, a command's exact name, cmdline:REGEX, cgroup:PATH,
-or the directory of a capture. "-- COMMAND ..." starts one, as the invoking user."""
+TARGET is a PID, self, a command's exact name, cmdline:REGEX, the directory of a capture,
+or a group, such as name:NAME or cgroup:PATH. "-- COMMAND ..." starts one, as the invoking user."""
 PREFIXES = {
     "cmdline:": "a regular expression over command lines",
+    "name:": "all processes of a name",
+    "user:": "all processes of a user",
+    "tree:": "a process and all below it",
     "cgroup:": "a cgroup's path",
+    "container:": "a container, by its ID or name",
+    "pod:": "a pod, by its UID",
+    "unit:": "a unit of systemd",
     "pid:": "a PID, and no capture",
 }
 """What a target can begin with that says what the rest is."""
-SHORT_TARGETS = "TARGET: PID, NAME, cmdline:REGEX, cgroup:PATH, capture (mematlas help targets)"
+SHORT_TARGETS = "TARGET: PID, NAME, cmdline:REGEX, cgroup:PATH ... (mematlas help targets)"
 
 
 class Command:

@@ -36,9 +36,19 @@ TARGETS_TOPIC = f"""\
   redis-server       a command's exact name, as ps -o comm shows it
   cmdline:app.jar    a regular expression over whole command lines
   '~app.jar'         the same, quoted: shells give ~ a meaning of their own
-  cgroup:/a/b        the processes of a cgroup
   ./saved            a directory that mematlas capture made
-  -- COMMAND ...     a program to start, as the invoking user; --after waits"""
+  -- COMMAND ...     a program to start, as the invoking user; --after waits
+
+Groups, mematlas itself left out. usage takes each as one; other commands take one process,
+and list those that there are.
+
+  name:postgres      all processes of exactly that name
+  user:www-data      all of a user, by name or UID
+  tree:1234          a process, by PID or name, and all below it
+  cgroup:/a/b        a cgroup and those below it
+  container:9ec39b   a container: Docker, containerd, CRI-O, Podman, LXC ...
+  pod:2c48913c       a pod of Kubernetes or Podman
+  unit:nginx         a unit of systemd: a service, unless the name says else"""
 
 
 def command_text(name: str, width: int, short: bool = False) -> str:

@@ -9,6 +9,7 @@ from mematlas.analysis.results import Reading
 from mematlas.cli.options import form_of, repetition
 from mematlas.errors import AssertionNotMet, BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
+from mematlas.model.target import is_group
 from mematlas.notes import Note, Notes
 from mematlas.observe.process import Process
 from mematlas.views.format import fold_message, format_path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mematlas.cli.arguments import Namespace
     from mematlas.cli.launch import Launched
     from mematlas.model.target import Target
+    from mematlas.observe.process_set import ProcessSet
     from mematlas.views.table import Table
 
 HEADING = 6
@@ -46,6 +48,7 @@ class Session:
         """Further targets, of a command that takes several."""
         self._will_repeat = False
         self._processes: list[Process] = []
+        self._sets: list[ProcessSet] = []
         self._search_notes = Notes()
 
     def take_target(self, args: Namespace, default: str | None = None) -> None:
@@ -93,9 +96,28 @@ class Session:
         return bool(self.more)
 
     @property
+    def has_group(self) -> bool:
+        """Whether any of the targets is a group: it may be any number of processes."""
+        return any(map(is_group, (self.text, *self.more)))
+
+    def find_sets(self) -> list[ProcessSet]:
+        """Return the processes of each target, found now, and held until the next search."""
+        from mematlas.observe.process_set import ProcessSet
+
+        allow_many_files()
+        self._let_go_of_sets()
+        for text in dict.fromkeys((self.text, *self.more)):
+            self._sets.append(ProcessSet(text, self.procfs))
+        return list(self._sets)
+
+    def _let_go_of_sets(self) -> None:
+        while self._sets:
+            self._sets.pop().close()
+
+    @property
     def processes(self) -> list[Process]:
-        """The targets, each once, for commands that take several or a whole cgroup; any other text must name one."""
-        if not self._processes and (self.more or self.text.startswith("cgroup:")):
+        """The targets, each once, for commands that take several or a whole group; any other text must name one."""
+        if not self._processes and (self.more or is_group(self.text)):
             from mematlas.model.search import distinct
 
             allow_many_files()  # each process is held open
@@ -106,16 +128,11 @@ class Session:
         return self._processes or [self.process]
 
     def _named(self, text: str) -> list[Target]:
-        """Return the processes that a text names: of a cgroup all that answer, else the one."""
-        from mematlas.model.search import answering, resolve, resolve_all
+        """Return the processes that a text names: of a group all that answer, else the one."""
+        from mematlas.model.search import find
 
-        if not text.startswith("cgroup:"):
-            return [resolve(text, self.procfs)]
-        named = resolve_all(text, self.procfs)
+        named = find(text, self.procfs)
         self._search_notes += named.notes
-        if len(named) > 1:
-            named = answering(named.targets)
-            self._search_notes += named.notes
         return list(named)
 
     def _open(self, targets: list[Target]) -> None:
@@ -141,6 +158,7 @@ class Session:
 
     def close(self) -> None:
         """Let go of the target; wait for it when we started it."""
+        self._let_go_of_sets()
         for process in self._processes:
             process.close()
         if self.launched:

@@ -1,6 +1,8 @@
-"""RSS is what the kernel counts as resident; PSS divides each page by the number of its mappings; USS is what this
-process alone maps. Pages of the hugetlb pools and the zero page are not part of RSS: they have lines of their own.
-Several processes have a row each, and a total in which each page counts once.
+"""PSS divides each page in RAM by its number of mappings; USS is what this process alone maps. Pages of hugetlb pools
+and the zero page are no part of RSS.
+
+Several processes have a row each, and a total in which each page counts once. A group, such as name:postgres or
+cgroup:/shop, is one thing: each page counts once in it.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ if TYPE_CHECKING:
     from mematlas.observe.process import Process
     from mematlas.observe.together import Together
     from mematlas.views.table import Table
+    from mematlas.words import Source
 
     Result = TypeVar("Result", UsageResult, EndingResult)
-
-PSS_ADDS_UP = "only PSS can be added up: shared pages are in the RSS of each"
 
 
 def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
+    arguments.add_argument("--each", action="store_true", help="of a group: a row for each process")
     add_numa(arguments)
     arguments.add_argument("--distinct", action="store_true", help="also count each resident frame once (as root)")
     arguments.add_argument(
@@ -56,7 +58,8 @@ def run(args: Namespace, session: Session) -> int:
     session.take_more_targets()
     if args.if_ended:
         return if_ended(args, session)
-
+    if session.has_group and not args.each:
+        return groups(args, session)
     since = since_first(args)
 
     def look(process: Process) -> UsageResult:
@@ -64,7 +67,7 @@ def run(args: Namespace, session: Session) -> int:
 
     def make() -> Table:
         results, notes = look_at_all(session, look)
-        together = look_together(args, session) if len(results) > 1 else None
+        together = look_together(session, args.source, args.max_stall) if len(results) > 1 else None
         if isinstance(together, Note):
             notes.add(together)
             together = None
@@ -74,15 +77,35 @@ def run(args: Namespace, session: Session) -> int:
     return 0
 
 
-def look_together(args: Namespace, session: Session) -> Together | Note:
+def groups(args: Namespace, session: Session) -> int:
+    """Show each group as one; who is in it is found out at each look."""
+    from mematlas.observe.process_set import measure_sets
+    from mematlas.views.set_usage import group_table
+
+    if args.numa or args.folios:
+        raise BadInput("--numa and --folios are about single processes: add --each")
+    since = since_first(args)
+
+    def make() -> Table:
+        sets = session.find_sets()
+        usages = measure_sets(sets, args.source, args.max_stall)
+        notes = [note for one in sets for note in one.notes]
+        total = usages.pop() if len(sets) > 1 else None
+        return group_table(usages, total, notes, since)
+
+    session.show(make, args)
+    return 0
+
+
+def look_together(session: Session, source: Source, max_stall: float) -> Together | Note:
     """Return what several processes have with each page counted once, or why that is not known."""
-    if not (session.is_list or args.distinct):
-        return Note("pss-adds-up", f"{PSS_ADDS_UP} (--distinct counts each page once)")
     from mematlas.observe.together import count_together
 
     try:
-        return count_together(session.processes, args.source)
+        return count_together(session.processes, source, max_stall)
     except (PermissionDenied, NotSupported) as error:
+        from mematlas.observe.process_set import PSS_ADDS_UP
+
         return Note("pss-adds-up", f"{PSS_ADDS_UP}: {error}")
 
 
@@ -162,7 +185,7 @@ COMMAND = Command(
     run,
     examples=(
         ("mematlas usage redis-server", "the process of that name, or a PID"),
-        ("mematlas usage 1234 redis-server", "several, and what they have together"),
+        ("mematlas usage name:postgres", "all of that name, as one"),
         ("mematlas usage 1234 --verify", "from three kernel sources, compared"),
     ),
     words=(TARGET, MORE),

@@ -71,6 +71,10 @@ class Backing:
         """What is uncertain in this."""
         self.ends = [end for _, end, _ in ranges]
 
+    def moved(self, by: int) -> Backing:
+        """Return the same for a mapping that lies elsewhere."""
+        return Backing([(start + by, end + by, mark) for start, end, mark in self.ranges], self.note)
+
     def find(self, address: int) -> int | None:
         """Return the first address at or after this one that the file holds."""
         index = bisect_right(self.ends, address)
@@ -148,6 +152,29 @@ class Backings:
         if backing.note and backing.ranges and vma.kind == "shmem":
             self.uncertain.add(backing.note)
         return backing
+
+
+class KnownBackings(Backings):
+    """The same for one of several processes that map the same files: each part of a file is asked about once."""
+
+    def __init__(self, process: ProcessDir, known: dict[tuple[str, int, int, int], Backing]) -> None:
+        """``known`` is theirs together: it fills, with what files have in swap."""
+        super().__init__(process, cached=False)
+        self._known = known
+
+    def part(self, vma: Vma, start: int, end: int, cached: bool = False) -> Backing | None:
+        """Return what it has in swap of a part; None where it may not be asked."""
+        offset = vma.offset + start - vma.start
+        key = (vma.dev, vma.inode, offset, end - start)
+        known = self._known.get(key)
+        if known is None:
+            backing = super().part(vma, start, end, cached=False)
+            if backing is not None:
+                self._known[key] = backing.moved(offset - start)
+            return backing
+        if known.note and known.ranges:
+            self.uncertain.add(known.note)
+        return known.moved(start - offset)
 
 
 def read_backing(

@@ -2,7 +2,7 @@
 
 Nobody is asked for it: each runtime names a container's cgroup by a scheme of its own, in version 1 and 2 of the
 hierarchy, by its "cgroupfs" and its "systemd" driver. A path of another shape tells nothing.
-Format: Documentation/admin-guide/cgroup-v2.rst, /proc/PID/cgroup; systemd.unit(5); https://systemd.io/CONTROL_GROUP_INTERFACE.
+Format: Documentation/admin-guide/cgroup-v2.rst, /proc/PID/cgroup; systemd.unit(5), systemd-cgls(1).
 """
 
 from __future__ import annotations

@@ -47,6 +47,26 @@ IS_FRAME = bytes(byte & ZERO == PRESENT for byte in range(256))
 IS_FILE = bytes(bool(byte & FILE) for byte in range(256))
 
 
+def keys_of(block: Entries, owner: int, anon: int = ANON) -> Words:
+    """Return a key for each present page of a block: its frame, and whom that belongs to, as one word.
+
+    Raises:
+        PermissionDenied: frame numbers are hidden from us.
+    """
+    wanted = np.frombuffer(block.states.translate(IS_FRAME), np.bool_)
+    frames = (np.frombuffer(block.raw, np.uint64) & np.uint64(PM_PFRAME))[wanted]
+    if not len(frames):
+        return frames
+    if not frames.min():
+        raise PermissionDenied("frame numbers of pagemap", "CAP_SYS_ADMIN")
+    if frames.max() >= MOST_FRAMES:
+        raise FormatError("pagemap", f"frame {int(frames.max()):#x}")
+    of_file = np.frombuffer(block.states.translate(IS_FILE), np.bool_)[wanted]
+    owners = np.where(of_file, np.uint64(owner), np.uint64(anon))
+    keys: Words = frames << np.uint64(OWNER_BITS) | owners
+    return keys
+
+
 class FrameKeys:
     """Collects, for each present page, its frame and whom it belongs to, as one word."""
 
@@ -59,17 +79,9 @@ class FrameKeys:
         Raises:
             PermissionDenied: frame numbers are hidden from us.
         """
-        wanted = np.frombuffer(block.states.translate(IS_FRAME), np.bool_)
-        frames = (np.frombuffer(block.raw, np.uint64) & np.uint64(PM_PFRAME))[wanted]
-        if not len(frames):
-            return
-        if not frames.min():
-            raise PermissionDenied("frame numbers of pagemap", "CAP_SYS_ADMIN")
-        if frames.max() >= MOST_FRAMES:
-            raise FormatError("pagemap", f"frame {int(frames.max()):#x}")
-        of_file = np.frombuffer(block.states.translate(IS_FILE), np.bool_)[wanted]
-        owners = np.where(of_file, np.uint64(owner), np.uint64(anon))
-        self._parts.append(frames << np.uint64(OWNER_BITS) | owners)
+        keys = keys_of(block, owner, anon)
+        if len(keys):
+            self._parts.append(keys)
 
     def take(self) -> Words:
         """Return all keys in the order of frames, and forget them."""

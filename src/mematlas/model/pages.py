@@ -174,6 +174,7 @@ class PageReader:
         cached: bool = True,
         exclusive: bool = True,
         accessed: bool = False,
+        backings: Backings | None = None,
     ) -> None:
         """``cached`` is for `Backings`; ``exclusive`` says whether anybody will ask which pages are mapped once.
 
@@ -187,7 +188,7 @@ class PageReader:
         self.zero_known = True
         """False once a page was met that may be the zero page, or not."""
         self._cached = cached
-        self._backings: Backings | None = None
+        self._backings = backings
         self.blind: set[int] = set()
         """The starts of the VMAs whose file `states` may not ask."""
         self._huge_counts: HugeCounts | None = None

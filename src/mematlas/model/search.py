@@ -1,4 +1,4 @@
-"""Which process is meant: a PID, ``self``, a name, ``cmdline:REGEX``, ``cgroup:PATH``, or a capture's directory."""
+"""Which process is meant, or which: a PID, ``self``, a name, ``cmdline:REGEX``, a group, or a capture's directory."""
 
 from __future__ import annotations
 
@@ -7,35 +7,34 @@ import time
 
 from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
 from mematlas.frozen import record, replace
-from mematlas.kernel.cgroups import hierarchy_path
 from mematlas.kernel.cmdline import read_command
 from mematlas.kernel.group import first_fd, seen_whole
 from mematlas.kernel.procfs import ProcessDir, ProcFS
 from mematlas.kernel.rights import parse_id, user_name
 from mematlas.kernel.status import read_stat, read_status, status_bytes
+from mematlas.model.groups import by_name, wanted_by
 from mematlas.model.processes import SKIPPED, Processes, ancestors, inquire, left_out, opened, ourselves
-from mematlas.model.target import PID, Target, by_number, is_ours, parse_pid
+from mematlas.model.target import PID, Target, by_number, is_group, is_ours, parse_pid
 from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from mematlas.kernel.status import Stat
-
-    Matches = Callable[[ProcessDir, Stat], bool]
+    from mematlas.model.containers import Level
+    from mematlas.model.groups import Matches, Wanted
 
 CMDLINE = ("cmdline:", "~")
 """What an expression over command lines begins with; shells have an eye on the second, where it is not quoted."""
-COMM_LENGTH = 15  # include/linux/sched.h, TASK_COMM_LEN less the ending zero
 SEARCH_SECONDS = 1.5
 """After which a search ends, wherever it is."""
+ANSWER_SECONDS = 0.005
+"""For each process of a group beyond that: 20 times what an answer takes."""
 DESCRIBED = 1 << 10
 """Bytes of a command line of which the start is shown."""
 LISTED = 20
 """Processes that are listed where several answer to a name."""
-SUGGESTED = 3
-"""Names that are suggested where no process has the one that was given."""
 
 
 @record
@@ -81,6 +80,8 @@ class Targets:
 
     targets: tuple[Target, ...]
     notes: tuple[Note, ...]
+    level: Level | None = None
+    """The one cgroup that they are, where the text named one."""
 
     def __iter__(self) -> Iterator[Target]:
         return iter(self.targets)
@@ -93,7 +94,22 @@ def resolve_all(text: str, procfs: ProcFS) -> Targets:
     """Return every process that a text names, at least one."""
     search = Search(text, procfs)
     targets = sorted(search, key=lambda target: target.pid)
-    return Targets(tuple(targets), tuple(search.notes))
+    return Targets(tuple(targets), tuple(search.notes), search.level)
+
+
+def find(text: str, procfs: ProcFS) -> Targets:
+    """Return the processes of a group, those that answer; or the one that another text names.
+
+    Whoever hangs in the kernel would have us hang as well, but for one that is alone: that is what was asked for.
+    """
+    if not is_group(text):
+        target = resolve(text, procfs)
+        return Targets((target,), target.notes)
+    named = resolve_all(text, procfs)
+    if len(named) == 1:
+        return named
+    answered = answering(named.targets)
+    return replace(named, targets=answered.targets, notes=(*named.notes, *answered.notes))
 
 
 class Search:
@@ -107,6 +123,8 @@ class Search:
         self.procfs = procfs
         self.notes = Notes()
         """On processes that could not be looked at: complete at the end."""
+        self.level: Level | None = None
+        """The one cgroup that all of them are in, where the text names one."""
         self._targets = iter(self._find(text))
 
     def __iter__(self) -> Iterator[Target]:
@@ -120,8 +138,10 @@ class Search:
         for prefix in CMDLINE:
             if text.startswith(prefix):
                 return self._matching_command_line(text.removeprefix(prefix))
-        if text.startswith("cgroup:"):
-            return in_cgroup(text, self.procfs)
+        if is_group(text):
+            wanted = wanted_by(text, self.procfs)
+            self.level = wanted.level
+            return self._wanted(wanted)
         if "/" in text and os.path.isdir(text):
             return in_capture(text)
         if not text or "/" in text:
@@ -136,26 +156,18 @@ class Search:
 
     def _with_name(self, name: str, more: str = "") -> Iterator[Target]:
         """Yield the processes whose command name is this, ourselves left out. ``more`` is said where there is none."""
+        return self._wanted(by_name(name, self.procfs), more)
+
+    def _wanted(self, wanted: Wanted, more: str = "") -> Iterator[Target]:
+        """Yield the processes that are wanted, ourselves left out."""
+        without = ourselves(self.procfs)
         try:
-            yield from self._exactly_named(name)
+            if wanted.may_wait:
+                yield from self._filtered_by_child(wanted.nothing, wanted.matches, without)
+            else:
+                yield from filtered(wanted.nothing, wanted.matches, self.procfs, without, wanted.pids)
         except TargetNotFound as error:
-            near = " or ".join(map(repr, near_names(name, self.procfs)))
-            hint = f" (did you mean {near}?)" if near else f" ({CMDLINE[0]}{name} searches command lines)"
-            raise TargetNotFound(f"{error}{hint}{more}") from None
-
-    def _exactly_named(self, name: str) -> Iterator[Target]:
-        nothing, without = f"no process is called {name!r}", ourselves(self.procfs)
-        if len(name) <= COMM_LENGTH:
-            return filtered(nothing, lambda _, stat: stat.name == name, self.procfs, without)
-
-        # The kernel keeps 15 bytes of a name; the command line has the rest.
-        def matches(process: ProcessDir, stat: Stat) -> bool:
-            if stat.name != name[:COMM_LENGTH]:
-                return False
-            program, _, _ = read_command(process).partition("\0")
-            return os.path.basename(program) == name
-
-        return self._filtered_by_child(nothing, matches, without)
+            raise TargetNotFound(f"{error}{wanted.hint()}{more}") from None
 
     def _matching_command_line(self, expression: str) -> Iterator[Target]:
         """Yield the processes whose command line matches; ourselves and whoever started us left out.
@@ -231,55 +243,6 @@ def inner_numbers(process: ProcessDir) -> list[str]:
         return []
 
 
-def near_names(name: str, procfs: ProcFS) -> list[str]:
-    """Return the names of processes that were perhaps meant. They are to be suggested, never acted on."""
-    names = {stat.name for _, stat in Processes(procfs)}
-    ranked = sorted((rank, other) for other in names if (rank := nearness(name, other)))
-    return [other for _, other in ranked[:SUGGESTED]]
-
-
-def nearness(text: str, name: str) -> int:
-    """Return 1 where a text is a name but for its case, 2 where it begins it, 3 where it is one typo away, or 0.
-
-    >>> nearness("Shop", "shop"), nearness("sho", "shop"), nearness("shpo", "shop"), nearness("cat", "shop")
-    (1, 2, 3, 0)
-    """
-    text, name = text.lower(), name.lower()
-    if text == name:
-        return 1
-    if name.startswith(text):
-        return 2
-    return 3 if len(text) > 1 and is_one_typo(text, name) else 0
-
-
-def is_one_typo(text: str, name: str) -> bool:
-    """Whether a text has one letter more, less, other or exchanged with the next.
-
-    >>> [is_one_typo(text, "shop") for text in ("shopp", "shp", "stop", "hsop", "sh")]
-    [True, True, True, True, False]
-    """
-    start = 0
-    while text[start : start + 1] == name[start : start + 1] != "":
-        start += 1
-    rest, wanted = text[start:], name[start:]
-    is_swapped = rest[1::-1] == wanted[:2] and rest[2:] == wanted[2:]
-    return is_swapped or rest[1:] in (wanted, wanted[1:]) or rest == wanted[1:]
-
-
-def in_cgroup(text: str, procfs: ProcFS) -> Iterator[Target]:
-    """Yield the processes in a cgroup and the groups below it: a path in any hierarchy, or the directory of one."""
-    path, controllers = hierarchy_path(text.removeprefix("cgroup:"))
-
-    def matches(process: ProcessDir, _: Stat) -> bool:
-        inside = path.rstrip("/") + "/"
-        lines = process.read("cgroup").decode("utf-8", "surrogateescape").split("\n")
-        fields = [line.split(":", 2) for line in lines if line.count(":") >= 2]
-        paths = [field[2] for field in fields if controllers is None or field[1] == controllers]
-        return any(group == path or group.startswith(inside) for group in paths)
-
-    return filtered(f"no process in cgroup {path}", matches, procfs, ourselves(procfs))
-
-
 def in_capture(path: str) -> list[Target]:
     """Return the processes of a capture: its directory, or that of one process in it."""
     parent, name = os.path.split(os.path.abspath(path))
@@ -312,14 +275,16 @@ def tilde_hint(path: str) -> str:
     return f"; if your shell made this of ~{owner.pw_name}: cmdline:{owner.pw_name}" if is_home else ""
 
 
-def filtered(nothing: str, matches: Matches, procfs: ProcFS, without: Collection[int]) -> Iterator[Target]:
+def filtered(
+    nothing: str, matches: Matches, procfs: ProcFS, without: Collection[int], pids: Collection[int] | None = None
+) -> Iterator[Target]:
     """Yield the processes that match, held open; those that vanish meanwhile or may not be read do not.
 
     Raises:
         TargetNotFound: none matches; with ``nothing`` for its text.
     """
     nr_matching = 0
-    processes = Processes(procfs, without=without)
+    processes = Processes(procfs, pids, without=without)
     for pid in processes.pids:
         if process := open_matching(pid, matches, processes):
             nr_matching += 1
@@ -388,7 +353,8 @@ def answering(targets: Sequence[Target]) -> Targets:
             pass  # whoever looks at it gets the reason
         return None, -1
 
-    inquiry = inquire(ask, list(by_pid), time.monotonic() + SEARCH_SECONDS)
+    seconds = SEARCH_SECONDS + ANSWER_SECONDS * len(by_pid)
+    inquiry = inquire(ask, list(by_pid), time.monotonic() + seconds)
     answered = [by_pid[pid] for pid, _, _ in inquiry]
     for pid in (*inquiry.unanswered, *inquiry.unasked):
         by_pid[pid].close()

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 
 PID = "pid:"
 """What a number may begin with to be that of a process, whatever else is called so."""
+GROUPS = {
+    "name:": "NAME",
+    "user:": "NAME or UID",
+    "tree:": "PID or NAME",
+    "cgroup:": "PATH",
+    "container:": "the start of its ID",
+    "pod:": "the start of its UID",
+    "unit:": "NAME",
+}
+"""What a text begins with that names a group of processes, and what follows; `mematlas.model.groups` finds them."""
 
 
 @record
@@ -39,6 +49,15 @@ class Target:
     def close(self) -> None:
         """Let go of it."""
         self.dir.close()
+
+
+def is_group(text: str) -> bool:
+    """Whether a text names a group of processes, of which there may be any number.
+
+    >>> is_group("name:postgres"), is_group("postgres"), is_group("cmdline:name:x")
+    (True, False, False)
+    """
+    return text[: text.find(":") + 1] in GROUPS
 
 
 def by_number(text: str, procfs: ProcFS) -> Target | None:

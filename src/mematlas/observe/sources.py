@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import NoReturn
 
+    from mematlas.kernel.backing import Backings
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.procfs import Hold, ProcessDir
     from mematlas.model.costs import Costs
@@ -283,15 +284,16 @@ class Sources:
         cached: bool = True,
         exclusive: bool = True,
         accessed: bool = False,
+        backings: Backings | None = None,
     ) -> PageSource:
         """Return what reads single pages of a range, by the name of a source; see `PageReader` for the rest."""
         if source == "tables":
             from mematlas.model.pagetables.reader import PageTableReader
 
-            return PageTableReader(self.dir, self.page_table_access(), *span)
+            return PageTableReader(self.dir, self.page_table_access(), *span, backings)
         from mematlas.model.pages import PageReader
 
-        return PageReader(self.dir, self.pacer() if paced else None, cached, exclusive, accessed)
+        return PageReader(self.dir, self.pacer() if paced else None, cached, exclusive, accessed, backings)
 
     def pacer(self) -> Pacer | None:
         """Return what makes the pauses between reads; of a capture, where nobody waits, None."""

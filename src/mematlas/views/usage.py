@@ -11,7 +11,7 @@ from mematlas.views.table import Column, Drawn, Table, node_columns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, Generic, TypeVar
 
     from mematlas.analysis.results import UsageResult
@@ -142,18 +142,27 @@ def usage_table(
         target = {"nr_processes": len(results)}
         return Table("usage/1", columns, results, target=target, notes=notes, fine_print=fine_print)
     (item,) = results
-    shown: tuple[Column[Line], ...] = LINE_COLUMNS
     lines = list(lines_of(item, has_distinct))
     if since:
-        shown = (*LINE_COLUMNS[:2], *CHANGE_COLUMNS, *LINE_COLUMNS[2:])
         lines = [with_change(line, since) for line in lines]
+    draw = lines_drawn("usage/1", heading(item), lines, has_changes=since is not None)
+    return Drawn("usage/1", columns, results, target=item.target, notes=notes, fine_print=fine_print, draw=draw)
+
+
+def lines_drawn(
+    schema: str, head: str, lines: Sequence[Line], has_changes: bool
+) -> Callable[[bool, bool, int], Iterator[str]]:
+    """Return what draws amounts as lines with their meaning, below a heading."""
+    shown: tuple[Column[Line], ...] = LINE_COLUMNS
+    if has_changes:
+        shown = (*LINE_COLUMNS[:2], *CHANGE_COLUMNS, *LINE_COLUMNS[2:])
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
-        yield from fold_message(heading(item), width)
-        fitting = shown[:-1] if since and 0 < width < LIVE_MEANING else shown
-        yield from Table("usage/1", fitting, lines).lines(in_bytes=in_bytes, colour=colour, width=width)
+        yield from fold_message(head, width)
+        fitting = shown[:-1] if has_changes and 0 < width < LIVE_MEANING else shown
+        yield from Table(schema, fitting, lines).lines(in_bytes=in_bytes, colour=colour, width=width)
 
-    return Drawn("usage/1", columns, results, target=item.target, notes=notes, fine_print=fine_print, draw=draw)
+    return draw
 
 
 def with_change(line: Line, since: Since) -> Line:
@@ -195,14 +204,16 @@ def with_total(column: Column[Subject[UsageResult]], together: Together | None) 
     key = "rss" if column.key == "distinct" else column.key
     if column.key in ("pss", "tables"):
         return replace(column, total=sum)
-    if key in TOGETHER:
-        return replace(column, total=lambda _: together and getattr(together, key))
-    if column.key == "swap":
+    if key in TOGETHER and together:
+        return replace(column, total=lambda _: getattr(together, key))
+    if key == "swap":
         return replace(column, total=lambda items: sum_of_one(column.values(items)))
+    if key in TOGETHER:
+        return replace(column, total=lambda _: None)
     return replace(column, total=None)
 
 
-TOGETHER = ("rss", "anon", "file", "shmem", "hugetlb", "uss")
+TOGETHER = ("rss", "anon", "file", "shmem", "hugetlb", "uss", "swap")
 
 
 def sum_of_one(sizes: list[int | None]) -> int | None:

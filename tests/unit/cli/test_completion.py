@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mematlas.cli import main
-from mematlas.cli.command import COMMANDS
+from mematlas.cli.command import COMMANDS, PREFIXES
 from mematlas.cli.completion import SHELLS
 from mematlas.cli.selection import KIND_TEXTS
 from mematlas.cli.shells import all_syntax
@@ -144,6 +144,7 @@ LINES: tuple[tuple[str, set[str]], ...] = (
     ("mematlas usage -p sel", {"self"}),
     ("mematlas usage cmdli", {"cmdline:"}),
     ("mematlas usage 1 cgrou", {"cgroup:"}),
+    ("mematlas usage uni", {"unit:"}),
     ("mematlas maps -p pid", {"pid:"}),
     ("mematlas maps --kind ", set(KINDS)),
     ("mematlas maps --kind anon,h", {"anon,heap", "anon,hugetlb"}),
@@ -212,7 +213,7 @@ def test_values_have_descriptions_of_their_own(script: Callable[[str], Path]) ->
     assert in_fish(fish, "mematlas lab zer") == {"zero": LESSONS["zero"].title}
     assert f"heap[{KIND_TEXTS['heap']}]" in zsh
     assert "smaps\\:" in zsh
-    assert "compadd -S '' -- cmdline: cgroup: pid:" in zsh
+    assert f"compadd -S '' -- {' '.join(PREFIXES)}" in zsh
 
 
 def test_bash_completes_programs_after_two_dashes(script: Callable[[str], Path]) -> None:

@@ -149,7 +149,7 @@ def place(tmp_path: Path, redis: Victim) -> Path:
 def test_examples_run(name: str, line: str, place: Path, redis: Victim) -> None:
     start = redis["anon_full"].address
     # Others' processes may have the name too, so ours goes by its PID.
-    typed = re.sub(r"\b(1234|redis-server)\b", str(redis.pid), line)
+    typed = re.sub(r"\b(1234|redis-server)\b", str(redis.pid), line.replace("name:postgres", "tree:1234"))
     typed = re.sub(r"0x7f28600+(?=\d{3})|0x7f2860000000", lambda match: f"{start:#x}"[: len(match[0])], typed)
     if name in ACTS and "--dry-run" not in typed:
         typed += " --dry-run"

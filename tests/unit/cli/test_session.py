@@ -204,13 +204,14 @@ def test_command_for_a_user_inherits_no_descriptor_above_todays_bound_either() -
 # --- many
 
 
-def test_processes_of_a_cgroup_may_be_more_than_files_may_be_open() -> None:
+@pytest.mark.parametrize("more", ["", "--each"])
+def test_processes_of_a_group_may_be_more_than_files_may_be_open(more: str) -> None:
     sleepers = 'for i in $(seq 29); do sleep 1000 & pids="$pids $!"; done'
-    look = "$M usage --json cgroup:/ >&3; code=$?; kill $pids; exit $code"
+    look = f"$M usage --json name:sleep {more} >&3; code=$?; kill $pids; exit $code"
     run = shell(f"ulimit -S -n 23; exec 3>&1 >/dev/null; {sleepers}; {look}")
 
     assert run.returncode == 0, run.stderr
-    assert len(json.loads(run.stdout)["rows"]) > 23
+    assert json.loads(run.stdout)["target"]["nr_processes"] > 23
     assert "Too many open files" not in run.stderr
 
 

@@ -16,8 +16,9 @@ from conftest import NOBODY
 from helpers import Program, make_process, program
 from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
+from mematlas.model.groups import near_names
 from mematlas.model.processes import ancestors
-from mematlas.model.search import candidates_of, near_names, resolve, resolve_all
+from mematlas.model.search import candidates_of, resolve, resolve_all
 from mematlas.model.target import parse_pid
 
 NAMED = """

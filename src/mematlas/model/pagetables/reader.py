@@ -99,13 +99,20 @@ class PageTableReader:
     name = "tables"
     zero_known = True
 
-    def __init__(self, process: ProcessDir, access: PageTableAccess, start: int = 0, end: int | None = None) -> None:
+    def __init__(
+        self,
+        process: ProcessDir,
+        access: PageTableAccess,
+        start: int = 0,
+        end: int | None = None,
+        backings: Backings | None = None,
+    ) -> None:
         self.process = process
         self.access = access
         self.frames = access.frames
         self.mode = access.mode
         self.page_size = process.procfs.page_size
-        self.backings = Backings(process)
+        self.backings = backings or Backings(process)
         self.hidden = HiddenVmas(process)
         self.torn: list[Span] = []
         """Ranges that changed each time they were read: nothing is known of them."""
