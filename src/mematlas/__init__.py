@@ -20,6 +20,7 @@ NAMES = {
     "analysis.grid": "Cells Density Grid Stretch Strip",
     "analysis.movable": "Choice",
     "analysis.overview": "Census Facts Group MachineUsage OtherProcesses",
+    "analysis.owners": "Owner",
     "analysis.page_filter": "PageFilter",
     "analysis.ram": "Ram",
     "analysis.results": "Counters MapsResult Reading UsageResult VmaUsage",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.overview import Group as Group
     from mematlas.analysis.overview import MachineUsage as MachineUsage
     from mematlas.analysis.overview import OtherProcesses as OtherProcesses
+    from mematlas.analysis.owners import Owner as Owner
     from mematlas.analysis.page_filter import PageFilter as PageFilter
     from mematlas.analysis.ram import Ram as Ram
     from mematlas.analysis.results import Counters as Counters

@@ -262,6 +262,7 @@ def kernel_parsers(live: bool) -> list[Parser]:
         file("stat", status.parse_stat),
         file("stat", status.parse_faults),
         file("stat", status.parse_layout),
+        file("stat", status.parse_data_end),
         Parser(
             "kernel.status.parse_status",
             read_status_lines,

@@ -8,6 +8,7 @@ from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mematlas.analysis.owners import Owner
     from mematlas.analysis.usage import Usage
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.procfs import Hold
@@ -61,6 +62,8 @@ class VmaUsage(HasUsage, Record):
     nodes: Sizes | None = None
     """Bytes by NUMA node of what is resident, and of hugetlb pages; under None, on a node that is not known. None
     unless asked for."""
+    owner: Owner | None = None
+    """Who made it, and how that is known. None unless asked for."""
 
     @property
     def start(self) -> int:

@@ -23,7 +23,7 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--gaps", action="store_true", help="also show unmapped ranges")
     arguments.add_argument("--sort", choices=SORTS, help="largest first; start (default) sorts by address")
     arguments.add_argument("--limit", type=parse_count, metavar="N", help="show N rows, and the total of the rest")
-    arguments.add_argument("--by", choices=BY, help="one row per kind, path or perms; largest RSS first")
+    arguments.add_argument("--by", choices=BY, help="one row per kind, path, perms or owner; largest RSS first")
     add_numa(arguments)
     add_source(arguments)
     add_repeat(arguments)
@@ -42,7 +42,8 @@ def run(args: Namespace, session: Session) -> int:
         raise BadInput("--sort change needs -i: it ranks by the change since the first look")
 
     def make() -> Table:
-        result = session.process.maps(args.source, args.max_stall, selection, numa=args.numa)
+        by_owner = args.by == "owner"
+        result = session.process.maps(args.source, args.max_stall, selection, numa=args.numa, owners=by_owner)
         if not result.vmas:
             raise nothing_matches(selection, session)
         target = session.target_info(result.reading)
@@ -62,7 +63,7 @@ COMMAND = Command(
     add_arguments,
     run,
     examples=(
-        ("mematlas maps 1234 --by kind", "how much of each kind, largest first"),
+        ("mematlas maps 1234 --by owner", "threads' stacks, heap, arenas, runtimes"),
         ("mematlas maps 1234 --sort uss --limit 10", "the ten largest"),
         ("mematlas maps 1234 libc --format csv", "one library, for a spreadsheet"),
     ),

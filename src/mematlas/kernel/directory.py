@@ -70,6 +70,7 @@ NEEDS = {
     "map_files": ("CAP_SYS_PTRACE", "CAP_CHECKPOINT_RESTORE"),
     "pagemap": ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"),
     "mem": ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"),
+    "task": ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"),
     "kpagecount": ("CAP_DAC_READ_SEARCH",),
     "kpageflags": ("CAP_DAC_READ_SEARCH",),
     "kpagecgroup": ("CAP_DAC_READ_SEARCH",),

@@ -115,6 +115,7 @@ CHECKS = {
     "paths": (are_texts, "texts by address"),
     "unknown_backings": (are_texts, "texts by address"),
     "uncertain": (are_strings, "a list of texts"),
+    "is_go": (is_known_or_not, "true, false or null"),
     "soft_dirty": (is_known_or_not, "true, false or null"),
     "tells_ksm": (is_known_or_not, "true, false or null"),
     "average_counts": (is_known_or_not, "true or false"),

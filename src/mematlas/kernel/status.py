@@ -146,6 +146,23 @@ def parse_layout(data: bytes) -> tuple[bytes, ...]:
         raise not_stat(data) from None
 
 
+DATA_END_FIELD = 43
+"""The index of end_data among the fields behind the name."""
+
+
+def parse_data_end(data: bytes) -> int:
+    """Return where the data ends that the program's file holds, out of a stat file; 0 where we may not know.
+
+    >>> parse_data_end(b"7 (sh) S" + b" 0" * 42 + b" 4096 0")
+    4096
+    """
+    fields = data.rpartition(b")")[2].split()
+    try:
+        return number(fields[DATA_END_FIELD]) if len(fields) > DATA_END_FIELD else 0
+    except ValueError:
+        raise not_stat(data) from None
+
+
 @record
 class Faults:
     """How often a process had to wait for a page so far, from ``/proc/PID/stat``."""

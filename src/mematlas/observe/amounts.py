@@ -37,7 +37,13 @@ if TYPE_CHECKING:
 
 
 def look_at_vmas(
-    sources: Sources, wanted: Source, max_stall: float, selection: Selection, first_pages: bool, numa: bool
+    sources: Sources,
+    wanted: Source,
+    max_stall: float,
+    selection: Selection,
+    first_pages: bool,
+    numa: bool,
+    owners: bool = False,
 ) -> MapsResult:
     """Return each VMA with what of it is in memory, from the source wanted, or from that which suits."""
     began = time.perf_counter()
@@ -62,11 +68,17 @@ def look_at_vmas(
 
         notes.add(nodes_unknown(nodes.why))
     notes += sources.files.notes()
+    vmas = counted.vmas
+    if owners:
+        from mematlas.observe.owners import with_owners
+
+        vmas, about_owners = with_owners(sources, vmas, selection)
+        notes += about_owners
     if counts_are_averages(sources.procfs):
         notes.add(AVERAGE_COUNTS)
     hold = sources.dir.holds.get("smaps") if counted.source == "smaps" else None
     reading = sources.reading(counted.source, began, counted.torn, notes, hold)
-    return MapsResult(counted.vmas, reading, nodes.with_memory if nodes else ())
+    return MapsResult(vmas, reading, nodes.with_memory if nodes else ())
 
 
 def are_hidden(vmas: Iterable[VmaUsage]) -> bool:

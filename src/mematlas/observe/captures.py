@@ -6,6 +6,7 @@
     DIR/meminfo, swaps       as the kernel prints them
     DIR/kpagecount.packed    the words of the frames that this process maps, and of no others
     DIR/kpageflags.packed
+    DIR/PID/threads          its threads, with where their stacks are (see mematlas.kernel.threads)
     DIR/PID/maps, stat ...   as the kernel prints them, but for paths and command lines longer than we read them
     DIR/PID/smaps.gz         the same, packed with gzip: it is long
     DIR/PID/pagemap.packed   its entries, with our marks in bits 59 and 60, which the kernel leaves zero
@@ -22,7 +23,7 @@ from itertools import chain
 
 from mematlas.analysis.results import Reading
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
-from mematlas.frozen import Record, record
+from mematlas.frozen import Record, record, replace
 from mematlas.kernel.cmdline import MAX_COMMAND
 from mematlas.kernel.directory import GZIP, GZIPPED
 from mematlas.kernel.hugepage import read_huge_size
@@ -35,10 +36,13 @@ from mematlas.kernel.pagemap import ENTRY_SIZE, MARK_B, PM_PFRAME, PM_PRESENT, P
 from mematlas.kernel.procfs import BY_VMA, MACHINE
 from mematlas.kernel.rights import invoking_user
 from mematlas.kernel.smaps import HEX_DIGITS
+from mematlas.kernel.threads import SAVED, read_threads
+from mematlas.kernel.threads import to_save as threads_to_save
 from mematlas.kernel.vmfile import LiveFiles
 from mematlas.model.pages import HIDDEN_FRAMES, ZERO_UNKNOWN, PageReader
 from mematlas.model.stalls import smaps_hold
 from mematlas.notes import Note, Notes
+from mematlas.observe.owners import find_go
 from mematlas.observe.process import Process
 from mematlas.observe.sources import MAX_STALL
 from mematlas.version import __version__
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.newdir import HeldDirectory
     from mematlas.kernel.pagemap import Block
+    from mematlas.kernel.threads import Thread
 
 MACHINE_FILES = ("meminfo", "swaps")
 PROCESS_FILES = (
@@ -158,6 +163,7 @@ class Recorder:
         nr_frames = self._save_frames() if has_pagemap else None
         for name in self._process_files():
             self._save_text(own, name, process.dir)
+        self._save_threads(own)
         self._note_hold()
         for name in MACHINE_FILES:
             self._save_text(self.directory, name, process.procfs)
@@ -165,7 +171,7 @@ class Recorder:
         self.stopped = was_stopped and process.stat.state == STOPPED
         if not self.redactor:
             self._keep_paths(space.vmas)
-        machine = self._machine(torn)
+        machine = self._machine(torn, find_go(process.dir, space.vmas))
         if len(machine) > MAX_SIZE:
             raise Error(f"{process.pid} has too many odd VMAs for a capture: their paths and notes take too much room")
         with self.directory.file(MACHINE) as file:
@@ -233,6 +239,17 @@ class Recorder:
             if packer:
                 file.write(packer.flush())
 
+    def _save_threads(self, directory: HeldDirectory) -> None:
+        try:
+            threads = read_threads(self.process.dir)
+        except (PermissionDenied, NotSupported) as error:
+            self.unreadable[SAVED] = str(error)
+            return
+        if self.redactor:
+            threads = replace(threads, threads=tuple(map(self.redactor.redact_thread, threads.threads)))
+        with directory.file(SAVED) as file:
+            file.write(threads_to_save(threads))
+
     def _keep_paths(self, vmas: list[Vma]) -> None:
         """Keep the paths that the text of maps leaves in doubt."""
         room = PATHS_ROOM
@@ -246,7 +263,7 @@ class Recorder:
                 break
             self.paths[f"{vma.start:x}"] = vma.path
 
-    def _machine(self, torn: bool) -> bytes:
+    def _machine(self, torn: bool, is_go: bool | None) -> bytes:
         import json
 
         system = os.uname()
@@ -275,6 +292,7 @@ class Recorder:
             "nodes": self._nodes(),
             "tells_ksm": tells_ksm(self.process.procfs),
             "average_counts": counts_are_averages(self.process.procfs),
+            "is_go": is_go,
         }
         return (json.dumps(machine, indent=1) + "\n").encode("ascii")
 
@@ -474,6 +492,10 @@ class Redactor:
         if name == "cmdline":
             return b""
         return data if name in ("statm", "meminfo") else None
+
+    def redact_thread(self, thread: Thread) -> Thread:
+        """Return a thread with another name, the same for all that have this one."""
+        return replace(thread, name=self._stable(b"thread " + os.fsencode(thread.name), b"redacted-").decode("ascii"))
 
     def redact_line(self, line: bytes) -> bytes:
         """Return a line of maps or smaps without the name in it."""

@@ -193,12 +193,14 @@ class Process:
         selection: Selection = EVERYTHING,
         first_pages: bool = True,
         numa: bool = False,
+        owners: bool = False,
     ) -> MapsResult:
         """Return each VMA with what of it is in memory; see `usage` for the sources.
 
         ``first_pages`` asks for the state and the physical address of each VMA's first page as well, ``numa`` for the
         bytes on each NUMA node. These come from numa_maps where the rest is from smaps, else from the frames, and of
-        frames that are hidden from move_pages(2). All agree for a process that stands still.
+        frames that are hidden from move_pages(2). All agree for a process that stands still. ``owners`` asks who made
+        each of them: threads, allocators, runtimes, as far as that can be known.
 
         >>> with Process(4211) as process:   # doctest: +SKIP
         ...     {item.path: item.nodes for item in process.maps(numa=True).vmas}
@@ -207,7 +209,7 @@ class Process:
         Raises:
             NotSupported: nodes are asked for, of a kernel without CONFIG_NUMA.
         """
-        return look_at_vmas(self.sources, source, max_stall, selection, first_pages, numa)
+        return look_at_vmas(self.sources, source, max_stall, selection, first_pages, numa, owners)
 
     def distinct(self, source: PagesFrom = "auto", max_stall: float = MAX_STALL) -> DistinctResult:
         """Return what is resident with each frame counted once, however often the process maps it.

@@ -83,7 +83,7 @@ BY_TABLES = ("nr_accessed", "nr_dirty")
 """Columns that page tables fill, and hardly anything else."""
 SORTS = ("start", *(column.key for column in COLUMNS if column.kind in ("size", "share")), "change")
 """What VMAs can be sorted by."""
-BY = ("kind", "path", "perms")
+BY = ("kind", "path", "perms", "owner")
 """What they can be added up by."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.analysis.groups import grouped
-from mematlas.views.format import number_of
+from mematlas.views.format import first_of, number_of
 from mematlas.views.maps import notes_of, present_of, share_of_all, shown_if_known, with_changes
 from mematlas.views.table import Column, Table, node_columns
 
@@ -71,15 +71,26 @@ GROUP_COLUMNS: tuple[Column[VmaGroup], ...] = (
     Column("swap", "SWAP", "size", lambda group: group.usage.swap, sum, shown=False),
     Column("here", "HERE", "share", share_present, share_all_present, rank=2),
 )
-NAME_OF_GROUP: dict[str, tuple[Column[VmaGroup], ...]] = {
+BEFORE: dict[str, tuple[Column[VmaGroup], ...]] = {
     "kind": (Column("kind", "KIND"),),
     "perms": (Column("perms", "PERM", value=lambda group: group.name),),
+    "owner": (
+        Column("owner", "OWNER", value=lambda group: group.owner.what),
+        Column("known_by", "KNOWN BY", "list", lambda group: group.owner.known_by, rank=1),
+        Column("nr_threads", "THREADS", "count", lambda group: len(group.owner.tids) or None, rank=4),
+    ),
+}
+BEHIND: dict[str, tuple[Column[VmaGroup], ...]] = {
     "path": (
         Column("kind", "KIND", rank=7),
         Column("path", "PATH", "path", lambda group: group.name, number_of_paths),
     ),
+    "owner": (
+        Column("kind", "KIND", shown=False),
+        Column("name", "NAME", "path", lambda group: first_of(group.owner.names), width=15),
+    ),
 }
-"""The columns that name groups of VMAs, by what these have in common."""
+"""The columns that name groups of VMAs, by what these have in common: before their amounts, and behind them."""
 
 
 def groups_table(
@@ -90,13 +101,12 @@ def groups_table(
     limit: int | None = None,
     since: Since | None = None,
 ) -> Table:
-    """Return a row per group of VMAs that have their kind, path or permissions in common, the largest first."""
+    """Return a row per group of VMAs that have their kind, path, permissions or owner in common, the largest first."""
     groups = grouped(result.vmas, by, result.nodes)
     known = [shown_if_known(column, result) for column in GROUP_COLUMNS]
     columns = with_changes(known, since, lambda group: group.name)
     if result.nodes:
         columns += node_columns([group.nodes for group in groups], lambda group: group.nodes)
-    name = NAME_OF_GROUP[by]
-    columns = [*columns, *name] if by == "path" else [*name, *columns]
+    columns = [*BEFORE.get(by, ()), *columns, *BEHIND.get(by, ())]
     notes = notes_of(result)
     return Table(f"maps-by-{by}/1", columns, groups, target=target, notes=notes, sort=sort or "rss", limit=limit)

@@ -42,6 +42,7 @@ VIEWS: dict[str, Callable[[Process], Table]] = {
     "maps-by-kind": lambda process: groups_table(process.maps(), TARGET, "kind"),
     "maps-by-path": lambda process: groups_table(process.maps(), TARGET, "path", limit=12),
     "maps-by-perms": lambda process: groups_table(process.maps(), TARGET, "perms", sort="size"),
+    "maps-by-owner": lambda process: groups_table(process.maps(owners=True), TARGET, "owner", limit=12),
     "translate": lambda process: translate_table(process.translate(ADDRESSES), TARGET),
 }
 
@@ -85,7 +86,7 @@ def test_changes_leave_out_the_meaning_where_its_folds_would_fill_the_screen(pro
 
 def test_sums_of_groups_are_those_of_all_vmas(process: Process) -> None:
     whole = maps_table(process.maps(), TARGET).total_record()
-    groups = [groups_table(process.maps(), TARGET, by, limit=1).total_record() for by in BY]
+    groups = [groups_table(process.maps(owners=True), TARGET, by, limit=1).total_record() for by in BY]
 
     assert whole
     for sums in groups:
