@@ -244,4 +244,9 @@ def pytest_runtest_makereport(
         if not may_skip(facts, reason):
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid}\nno skip in a guest that has it: {reason}"
+    if facts and report.failed and item.config.option.verbose > 0:
+        # The end of a run of an hour is not waited for.
+        reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+        assert reporter
+        reporter.write_line(f"\n{report.longreprtext}")
     return report

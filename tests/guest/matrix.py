@@ -36,6 +36,8 @@ THE_SAME_EVERYWHERE = (
 )
 # Of the truth of every kind of memory, what says most: each VMA by every source.
 MOST = ("-k", "not test_truth or test_every_vma_equals")
+# A part of everything leaves the stress of the module to the runs that are of the kernel and of it.
+WITHOUT_STRESS = ("-k", f"({MOST[1]}) and not ten_thousand_reads and not unloaded_under_use")
 # Without PAGEMAP_SCAN a sparse terabyte is read entry by entry: minutes for each look, on an emulated processor.
 NOT_BEFORE_SCAN = ("live/test_large.py", "live/test_reserved.py")
 PARTS = {
@@ -99,7 +101,15 @@ def everything(
 ) -> list[Run]:
     """Return the runs that are all tests together, but those that no kernel changes."""
     return [
-        Run(f"{name}-{part}", kernel, settings, (*paths_of(part, left_out), *MOST), architecture, page_size, name)
+        Run(
+            f"{name}-{part}",
+            kernel,
+            settings,
+            (*paths_of(part, left_out), *WITHOUT_STRESS),
+            architecture,
+            page_size,
+            name,
+        )
         for part in PARTS
     ]
 
