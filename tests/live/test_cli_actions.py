@@ -28,6 +28,7 @@ from mematlas.cli import main
 from mematlas.cli.advise import parse_amount
 from mematlas.cli.options import parse_bytes
 from mematlas.errors import BadInput
+from mematlas.kernel.madvise import MADV_WILLNEED
 from mematlas.kernel.page_idle import is_multigen
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.swaps import SwapArea, read_swaps, zram_ratio
@@ -76,6 +77,18 @@ def test_result_has_the_promised_keys(victim: Callable[..., Victim], swap: Path,
         assert (row["nr_requested"], row["nr_moved"]) == (97, nr_moved)
         assert row["nr_stayed"] == 97 - nr_moved == sum(row["reasons"].values())
         assert {"nr_advised", "passes", "seconds", "swap", "swap_cached", "rate", "refaults", "undo"} <= row.keys()
+
+
+@pytest.mark.parametrize("more", ["--free", "--undo"])
+def test_nothing_is_paged_out_that_the_kernel_could_not_bring_back(
+    more: str, victim: Callable[..., Victim], swap: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mematlas.kernel.madvise.takes", lambda advice: advice != MADV_WILLNEED)  # before Linux 5.15
+    one = victim("anon_full")
+    assert main(words("pageout", one["anon_full"], more)) == 5
+    assert "process_madvise(MADV_WILLNEED): not supported here (needs Linux 5.15)" in capsys.readouterr().err
+    with one.stopped(), Process(one.pid) as process:
+        assert process.usage("smaps").usage.swap == 0
 
 
 def test_text_says_what_each_number_means(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:

@@ -1,8 +1,11 @@
-"""Whom nothing is done to unless that is forced: those whose loss of memory would hurt whoever asks for it."""
+"""What is not begun: on those whose loss of memory would hurt whoever asks for it, unless that is forced, and where it
+could not be ended.
+"""
 
 from __future__ import annotations
 
 from mematlas.errors import TargetRefused
+from mematlas.kernel.madvise import MADV_WILLNEED, check_taken
 from mematlas.model.processes import ancestors, ourselves
 
 TYPE_CHECKING = False
@@ -29,3 +32,12 @@ def check_target(process: Process) -> None:
         who = "one of our own ancestors"
     if who:
         raise TargetRefused(process.pid, process.stat.name, who)
+
+
+def check_way_back() -> None:
+    """Refuse to page out what is to come back afterwards where the kernel takes no such advice.
+
+    Raises:
+        NotSupported: a kernel before 5.15.
+    """
+    check_taken(MADV_WILLNEED)

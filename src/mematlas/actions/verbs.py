@@ -9,6 +9,7 @@ from __future__ import annotations
 from mematlas.actions.acts import act
 from mematlas.actions.options import CHUNK_SIZE, MAX_PASSES, Options, never
 from mematlas.actions.plans import plan
+from mematlas.actions.refusals import check_way_back
 from mematlas.actions.swap_cache import free_frames
 from mematlas.analysis.movable import ALL_PAGES
 from mematlas.model.address_space import EVERYTHING
@@ -55,10 +56,13 @@ def pageout(
     Raises:
         BadInput: no VMA is selected.
         PermissionDenied: needs CAP_SYS_NICE, and CAP_SYS_PTRACE for the process of another user.
-        NotSupported: a kernel before 5.10, a capture, or with ``nr_coldest`` where nothing shows which pages are cold.
+        NotSupported: a kernel before 5.10, with ``free`` before 5.15, a capture, or with ``nr_coldest`` where nothing
+            shows which pages are cold.
         ProcessGone: the process ended before anything was done. Later, the effect says so.
     """
     options = Options(passes, chunk_size, exact=free, progress=progress, stop=stop)
+    if free:
+        check_way_back()
     planned = plan(process, "pageout", selection, choice=choice, nr_coldest=nr_coldest, dirty=False)
     effect = act(process, planned, options)
     return free_frames(process, effect, options) if free else effect

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mematlas.actions.acts import act
 from mematlas.actions.options import MAX_PASSES, Options
 from mematlas.actions.plans import plan
-from mematlas.actions.refusals import check_target
+from mematlas.actions.refusals import check_target, check_way_back
 from mematlas.actions.rooms import read_swap_room
 from mematlas.actions.swap_cache import free_frames
 from mematlas.actions.verbs import undo
@@ -209,6 +209,8 @@ def run(advice: AdviceName, args: Namespace, session: Session) -> int:
         raise BadInput("--limit needs --dry-run: the result of an action is one row")
     if not options.force:
         check_target(process)
+    if options.free or options.undo:
+        check_way_back()
     with Interrupts(session.err, between_steps=True) as stop, temporary_swap(options.temporary_swap):
         planned = plan(process, advice, selection, choice=choice, nr_coldest=nr_coldest, dirty=False)
         work = Work(planned, options, session, stop)

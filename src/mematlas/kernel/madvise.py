@@ -160,8 +160,8 @@ class Advisor:
             raise PermissionDenied(f"process_madvise of {self.pid}", "CAP_SYS_PTRACE", "CAP_SYS_NICE")
         if code == errno.ENOSYS:
             raise NotSupported("process_madvise", "Linux 5.10")
-        if code == errno.EINVAL and not takes(advice):
-            raise NotSupported(f"process_madvise({name_of(advice)})", SINCE.get(advice, SINCE_COLLAPSE))
+        if code == errno.EINVAL:
+            check_taken(advice)
 
 
 def check_first_thread(process: ProcessDir) -> None:
@@ -221,6 +221,12 @@ def name_of(advice: int) -> str:
     """
     names = (f"MADV_{name.upper()}" for name, number in ADVICE.items() if number == advice)
     return next(names, str(advice))
+
+
+def check_taken(advice: int) -> None:
+    """Raise `NotSupported` where this kernel does not take an advice for another process."""
+    if not takes(advice):
+        raise NotSupported(f"process_madvise({name_of(advice)})", SINCE.get(advice, SINCE_COLLAPSE))
 
 
 def takes(advice: int) -> bool:
