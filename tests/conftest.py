@@ -304,6 +304,15 @@ def reserved_hugetlb() -> Iterator[int]:
 
 
 @pytest.fixture
+def way_back() -> None:
+    """Skip where the kernel brings no pages of another process back into RAM."""
+    from mematlas.kernel.madvise import MADV_WILLNEED, takes
+
+    if not takes(MADV_WILLNEED):
+        pytest.skip("process_madvise(MADV_WILLNEED) needs Linux 5.15")
+
+
+@pytest.fixture
 def ksm() -> Iterator[None]:
     """Switch the merging of equal pages on, and make it quick."""
     with merging():

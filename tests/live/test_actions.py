@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from conftest import Outcome
-from helpers import Program, program, sparse, texts
+from helpers import Program, program, sparse, tells_huge_pages, texts
 from mematlas.actions.acts import act, chunks
 from mematlas.actions.advice import ADVICE
 from mematlas.actions.effects import Effect
@@ -177,6 +177,7 @@ def test_what_a_process_has_alone_is_paged_out(victim: Callable[..., Victim], sw
     assert smaps_field(one.pid, area.address, "Rss") == 0
 
 
+@pytest.mark.usefixtures("way_back")
 def test_contents_survive_the_way_out_and_back(swap: Path) -> None:
     with scripted() as running, Process(running.pid) as process:
         effect = pageout(process, of(running))
@@ -193,6 +194,7 @@ def nr_major_faults(running: Program) -> int:
         return read_faults(process.dir).major
 
 
+@pytest.mark.usefixtures("way_back")
 def test_freed_pages_are_clean_out_of_ram_and_come_back_from_swap(swap: Path) -> None:
     with scripted(1009) as running, Process(running.pid) as process:
         effect = pageout(process, of(running, 1009), free=True)
@@ -219,6 +221,7 @@ def test_what_the_swap_cache_keeps_is_counted_page_by_page(swap: Path) -> None:
         assert nr_major_faults(running) - before <= 1009 - effect.kept.nr_pages
 
 
+@pytest.mark.usefixtures("way_back")
 def test_shared_memory_cannot_be_freed_by_reading_it(victim: Callable[..., Victim], swap: Path) -> None:
     one = victim("shared_anon")
     area = one["shared_anon"]
@@ -230,6 +233,7 @@ def test_shared_memory_cannot_be_freed_by_reading_it(victim: Callable[..., Victi
     assert any("shared memory stay" in note for note in texts(effect.notes)) == bool(effect.freed.nr_kept)
 
 
+@pytest.mark.usefixtures("way_back")
 def test_freeing_stops_when_asked_and_leaves_out_what_it_brought_back(swap: Path) -> None:
     calls = []
 
@@ -247,6 +251,7 @@ def test_freeing_stops_when_asked_and_leaves_out_what_it_brought_back(swap: Path
         assert tell(running, "check") == "0"
 
 
+@pytest.mark.usefixtures("way_back")
 def test_process_that_ends_before_it_is_freed_keeps_its_report(swap: Path) -> None:
     with scripted(23) as running, Process(running.pid) as process:
         effect = pageout(process, of(running, 23))
@@ -275,6 +280,7 @@ def test_one_pass_is_all_that_one_pass_does(swap: Path) -> None:
     assert set(effect.reasons) <= {"busy"}
 
 
+@pytest.mark.usefixtures("way_back")
 @pytest.mark.parametrize("kind", ["anon_full", "shared_anon", "tmpfs"])
 def test_undo_brings_back_what_moved(victim: Callable[..., Victim], swap: Path, kind: str) -> None:
     one = victim(kind)
@@ -287,6 +293,7 @@ def test_undo_brings_back_what_moved(victim: Callable[..., Victim], swap: Path, 
     assert smaps_field(one.pid, area.address, "Rss") == area.nr_resident
 
 
+@pytest.mark.usefixtures("way_back")
 def test_undo_leaves_alone_what_this_run_did_not_move(victim: Callable[..., Victim], swap: Path) -> None:
     one = victim("swapped")  # 53 pages of 73 are out already
     area = one["swapped"]
@@ -297,6 +304,7 @@ def test_undo_leaves_alone_what_this_run_did_not_move(victim: Callable[..., Vict
     assert smaps_field(one.pid, area.address, "Swap") == area.nr_swapped == 53
 
 
+@pytest.mark.usefixtures("way_back")
 def test_advice_alone_leaves_pages_in_the_swap_cache(victim: Callable[..., Victim], swap: Path) -> None:
     one = victim("swapped")
     area = one["swapped"]
@@ -307,6 +315,7 @@ def test_advice_alone_leaves_pages_in_the_swap_cache(victim: Callable[..., Victi
     assert effect.nr_moved == area.nr_swapped
 
 
+@pytest.mark.usefixtures("way_back")
 def test_shared_memory_that_may_not_be_asked_about_is_not_found_and_comes_back(
     victim: Callable[..., Victim], swap: Path, as_nobody: Callable[..., Outcome]
 ) -> None:
@@ -328,6 +337,7 @@ def test_shared_memory_that_may_not_be_asked_about_is_not_found_and_comes_back(
     assert smaps_field(one.pid, area.address, "Rss") == area.nr_resident
 
 
+@pytest.mark.usefixtures("way_back")
 def test_private_memory_in_swap_is_found_without_the_right_to_see_frames(
     victim: Callable[..., Victim], swap: Path, as_nobody: Callable[..., Outcome]
 ) -> None:
@@ -436,6 +446,7 @@ def test_memory_that_was_given_up_is_freed_and_kept_nowhere(swap: Path) -> None:
         assert undo(process, effect).nr_requested == effect.swap // PAGE
 
 
+@pytest.mark.usefixtures("way_back")
 def test_clean_pages_of_a_file_leave_and_come_back(victim: Callable[..., Victim]) -> None:
     one = victim("shared_file")
     area = one["shared_file"]
@@ -661,6 +672,7 @@ def test_no_more_is_brought_back_than_the_memory_cgroup_allows(swap: Path) -> No
         group.rmdir()
 
 
+@pytest.mark.usefixtures("way_back")
 def test_no_more_is_brought_back_than_there_is_memory(
     victim: Callable[..., Victim], swap: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -859,6 +871,8 @@ def test_plan_changes_nothing(victim: Callable[..., Victim], swap: Path) -> None
 
 
 def test_sparse_memory_is_not_walked(swap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not tells_huge_pages():
+        pytest.skip("needs Linux 6.7: PAGEMAP_SCAN")
     sizes: list[int] = []
 
     def read_into(file: LiveFile, buffer: memoryview, offset: int) -> int:
@@ -866,9 +880,10 @@ def test_sparse_memory_is_not_walked(swap: Path, monkeypatch: pytest.MonkeyPatch
         return os.preadv(file.fd, [buffer], offset)
 
     monkeypatch.setattr(LiveFile, "read_into", read_into)
+    size = (1 << 28) * PAGE
     pages = [0, 99_991, 200_000_003, (1 << 28) - 1]
-    with sparse(1 << 40, pages) as running, Process(running.pid) as process:
-        effect = pageout(process, Selection(span=(running.told, running.told + (1 << 40))))
+    with sparse(size, pages) as running, Process(running.pid) as process:
+        effect = pageout(process, Selection(span=(running.told, running.told + size)))
     assert effect.nr_moved == len(pages)
     # All its entries are 2 GiB.
     assert sum(sizes) < 1 << 24

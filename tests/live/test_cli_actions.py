@@ -68,6 +68,7 @@ def our_swaps() -> list[SwapArea]:
     return [area for area in read_swaps(ProcFS()) if "/mematlas-swap-" in area.path]
 
 
+@pytest.mark.usefixtures("way_back")
 def test_result_has_the_promised_keys(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:
     area = victim("anon_full")["anon_full"]
     for command, nr_moved in (("pageout", 97), ("willneed", 97), ("cold", 97), ("collapse", 0)):
@@ -203,6 +204,7 @@ def test_nothing_to_do_has_a_reason(victim: Callable[..., Victim], swap: Path, c
     assert "the selected VMA has no pages out of RAM" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("way_back")
 def test_csv_has_counts_as_json_and_nothing_for_nothing(
     victim: Callable[..., Victim], swap: Path, capsys: Capture
 ) -> None:
@@ -317,6 +319,7 @@ def test_bad_amount_is_refused(text: str) -> None:
         parse_amount(text)
 
 
+@pytest.mark.usefixtures("way_back")
 def test_refaults_and_undo_are_part_of_the_result(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:
     area = victim("anon_full")["anon_full"]
     assert main(words("pageout", area, "--watch-refaults", "50ms", "--undo", "--json")) == 0
@@ -331,6 +334,7 @@ def test_refaults_and_undo_are_part_of_the_result(victim: Callable[..., Victim],
     assert "undo: 97 of 97 pages (388 KiB) brought back in " in out
 
 
+@pytest.mark.usefixtures("way_back")
 def test_freeing_has_a_line_of_its_own(victim: Callable[..., Victim], swap: Path, capsys: Capture) -> None:
     area = victim("anon_full")["anon_full"]
     assert main(words("pageout", area, "--free", "--json")) == 0
@@ -415,6 +419,7 @@ def while_watching(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], ob
     return arrange
 
 
+@pytest.mark.usefixtures("way_back")
 def test_process_that_ends_while_it_is_watched_is_reported(
     victim: Callable[..., Victim], swap: Path, while_watching: Callable[..., None], capsys: Capture
 ) -> None:
@@ -428,6 +433,7 @@ def test_process_that_ends_while_it_is_watched_is_reported(
     assert "cold" not in out
 
 
+@pytest.mark.usefixtures("way_back")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_it_with_the_report_and_without_the_swap(
     victim: Callable[..., Victim], number: signal.Signals, while_watching: Callable[..., None], capsys: Capture
@@ -473,6 +479,7 @@ sys.exit(main(words))
 @pytest.mark.parametrize(
     ("nr_signals", "told"), [(1, "stopped: interrupted"), (2, "anything after the last step shown is unknown")]
 )
+@pytest.mark.usefixtures("way_back")
 def test_undo_that_is_interrupted_leaves_the_report(swap: Path, nr_signals: int, told: str) -> None:
     with sparse(4 << 20, range(1009)) as running:
         line = ["pageout", str(running.pid), f"{running.told:#x}+4M", "--undo"]

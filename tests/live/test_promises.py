@@ -130,6 +130,7 @@ def evicted(victim: Start) -> tuple[Victim, Selection]:
     return target, chosen
 
 
+@pytest.mark.usefixtures("way_back")
 def test_pages_that_are_still_being_read_are_not_said_to_be_in_ram(
     evicted: tuple[Victim, Selection], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +152,7 @@ def test_pages_that_are_still_being_read_are_not_said_to_be_in_ram(
     assert int(reading[1]) >= 1
 
 
+@pytest.mark.usefixtures("way_back")
 def test_what_is_read_is_in_ram_as_mincore_has_it(evicted: tuple[Victim, Selection]) -> None:
     target, chosen = evicted
     with Process(target.pid) as process:
@@ -161,6 +163,7 @@ def test_what_is_read_is_in_ram_as_mincore_has_it(evicted: tuple[Victim, Selecti
     assert 0 <= effect.nr_reading <= effect.nr_moved
 
 
+@pytest.mark.usefixtures("way_back")
 def test_who_may_not_ask_says_so(evicted: tuple[Victim, Selection], monkeypatch: pytest.MonkeyPatch) -> None:
     target, chosen = evicted
     monkeypatch.setattr("os.geteuid", lambda: 12345)

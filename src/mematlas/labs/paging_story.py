@@ -6,6 +6,7 @@ from mematlas.actions.acts import act
 from mematlas.actions.options import Options
 from mematlas.actions.plans import plan
 from mematlas.actions.refaults import Refaults, watch_refaults
+from mematlas.actions.refusals import check_way_back
 from mematlas.actions.swap_cache import free_frames
 from mematlas.doctor.hints import permission_hint, sudo_line
 from mematlas.errors import Error, NotSupported, PermissionDenied
@@ -109,6 +110,7 @@ class Paging(Story):
         """Page out, and show what that did; return None when it is not allowed."""
         self.step("Out of RAM")
         try:
+            check_way_back()
             effect = free_frames(self.process, act(self.process, planned, Options(exact=True)))
         except (PermissionDenied, NotSupported) as error:
             self.refused(error)
