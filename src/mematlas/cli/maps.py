@@ -23,7 +23,7 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--gaps", action="store_true", help="also show unmapped ranges")
     arguments.add_argument("--sort", choices=SORTS, help="largest first; start (default) sorts by address")
     arguments.add_argument("--limit", type=parse_count, metavar="N", help="show N rows, and the total of the rest")
-    arguments.add_argument("--by", choices=BY, help="one row per kind, path, perms or owner; largest RSS first")
+    arguments.add_argument("--by", choices=BY, help="one row per kind, path, perms, owner; largest RSS first")
     add_numa(arguments)
     add_source(arguments)
     add_repeat(arguments)
