@@ -112,9 +112,9 @@ class Program:
 
 
 @contextmanager
-def program(code: str, argument: object = None, *, wait: str = WAIT) -> Iterator[Program]:
+def program(code: str, argument: object = None, *, wait: str = WAIT, prefix: Sequence[str] = ()) -> Iterator[Program]:
     """Run Python code that imports sys and prints one line of JSON; it waits after that."""
-    words = [sys.executable, "-I", "-S", "-c", code + wait, json.dumps(argument)]
+    words = [*prefix, sys.executable, "-I", "-S", "-c", code + wait, json.dumps(argument)]
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout

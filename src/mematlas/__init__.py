@@ -16,6 +16,7 @@ NAMES = {
     "actions.plans": "Plan plan",
     "actions.refaults": "Refaults watch_refaults",
     "actions.verbs": "cold collapse pageout undo willneed",
+    "analysis.charge": "Charge ChargePart Held Oom Victim",
     "analysis.ending": "DistinctResult EndingPart EndingResult",
     "analysis.grid": "Cells Density Grid Stretch Strip",
     "analysis.movable": "Choice",
@@ -28,16 +29,18 @@ NAMES = {
     "analysis.translation": "Translation Translations",
     "analysis.usage": "Usage",
     "errors": (
-        "AssertionNotMet BadInput Error FormatError NoAddressSpace NotHeld NotSupported "
+        "AssertionNotMet BadInput CgroupGone Error FormatError NoAddressSpace NotHeld NotSupported "
         "PermissionDenied ProcessGone TargetAmbiguous TargetNotFound TargetRefused TooLarge"
     ),
     "kernel.maps": "Vma",
+    "kernel.memcg": "Limit Pressure",
     "kernel.pagemap": "Block",
     "kernel.procfs": "ProcFS",
     "model.address_space": "AddressSpace Selection",
     "model.pages": "Hole state_of",
     "model.search": "resolve",
     "notes": "Note",
+    "observe.cgroup": "Cgroup",
     "observe.captures": "CaptureResult capture",
     "observe.machine": "Machine",
     "observe.page_list": "PageList",
@@ -62,6 +65,11 @@ if TYPE_CHECKING:
     from mematlas.actions.verbs import pageout as pageout
     from mematlas.actions.verbs import undo as undo
     from mematlas.actions.verbs import willneed as willneed
+    from mematlas.analysis.charge import Charge as Charge
+    from mematlas.analysis.charge import ChargePart as ChargePart
+    from mematlas.analysis.charge import Held as Held
+    from mematlas.analysis.charge import Oom as Oom
+    from mematlas.analysis.charge import Victim as Victim
     from mematlas.analysis.ending import DistinctResult as DistinctResult
     from mematlas.analysis.ending import EndingPart as EndingPart
     from mematlas.analysis.ending import EndingResult as EndingResult
@@ -90,6 +98,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.usage import Usage as Usage
     from mematlas.errors import AssertionNotMet as AssertionNotMet
     from mematlas.errors import BadInput as BadInput
+    from mematlas.errors import CgroupGone as CgroupGone
     from mematlas.errors import Error as Error
     from mematlas.errors import FormatError as FormatError
     from mematlas.errors import NoAddressSpace as NoAddressSpace
@@ -102,6 +111,8 @@ if TYPE_CHECKING:
     from mematlas.errors import TargetRefused as TargetRefused
     from mematlas.errors import TooLarge as TooLarge
     from mematlas.kernel.maps import Vma as Vma
+    from mematlas.kernel.memcg import Limit as Limit
+    from mematlas.kernel.memcg import Pressure as Pressure
     from mematlas.kernel.pagemap import Block as Block
     from mematlas.kernel.procfs import ProcFS as ProcFS
     from mematlas.model.address_space import AddressSpace as AddressSpace
@@ -112,6 +123,7 @@ if TYPE_CHECKING:
     from mematlas.notes import Note as Note
     from mematlas.observe.captures import CaptureResult as CaptureResult
     from mematlas.observe.captures import capture as capture
+    from mematlas.observe.cgroup import Cgroup as Cgroup
     from mematlas.observe.machine import Machine as Machine
     from mematlas.observe.page_list import PageList as PageList
     from mematlas.observe.pages import Pages as Pages

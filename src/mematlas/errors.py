@@ -13,6 +13,7 @@
     │   ├── NotHeld            5   a capture was made without this file
     │   └── LibraryMissing     5   a package of Python is not installed, or cannot be loaded: `package`
     ├── ProcessGone            6   the target ended, or its PID was given to another, during the work
+    ├── CgroupGone             6   the cgroup was removed during the work
     ├── FormatError            1   a file that does not look as the kernel writes it
     ├── TooLarge               1   a file with more in it than we are ready to take
     └── AssertionNotMet       10   a check that was asked for did not hold
@@ -148,6 +149,16 @@ class ProcessGone(Error):
     def __init__(self, pid: int, why: str = "ended") -> None:
         self.pid = pid
         super().__init__(f"process {pid} {why}")
+
+
+class CgroupGone(Error):
+    """The cgroup was removed during the work."""
+
+    exit_code = 6
+
+    def __init__(self, cgroup: str) -> None:
+        self.cgroup = cgroup
+        super().__init__(f"the cgroup {cgroup} was removed")
 
 
 class FormatError(Error):

@@ -141,7 +141,7 @@ def test_without_frames_the_sum_of_pss_is_what_adds_up(as_nobody: Callable[..., 
 def cgroup(family: list[int]) -> Iterator[str]:
     """A cgroup with the family in it."""
     with open("/proc/self/mountinfo", "rb") as file:
-        point = next((point for point, _, controllers in mounts_of(file) if not controllers), None)
+        point = next((mount.point for mount in mounts_of(file) if not mount.is_version_1), None)
     if os.geteuid() or point is None:
         pytest.skip("needs root, and the hierarchy of cgroup v2")
     path = Path(point, f"mematlas-{os.getpid()}")

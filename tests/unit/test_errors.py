@@ -30,6 +30,7 @@ CODES = {
     "NotHeld": 5,
     "LibraryMissing": 5,
     "ProcessGone": 6,
+    "CgroupGone": 6,
     "AssertionNotMet": 10,
 }
 

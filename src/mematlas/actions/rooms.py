@@ -6,7 +6,7 @@ import os
 
 from mematlas.errors import NotSupported
 from mematlas.frozen import record, replace
-from mematlas.kernel.cgroups import read_room
+from mematlas.kernel.memcg import read_room
 from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.swaps import SwapArea, free_swap, read_swaps, zram_ratio
 

@@ -6,6 +6,7 @@ from mematlas.frozen import Record, Tabular, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mematlas.analysis.charge import Charge
     from mematlas.analysis.results import Reading
 
 
@@ -47,6 +48,8 @@ class SetUsage(Tabular, Record):
     """Those of them that we may not look at: their memory is no part of this."""
     same_memory: dict[int, int] | None = None
     """Those that run in the address space of another one, which counts once, and of which."""
+    charge: Charge | None = None
+    """What the one cgroup that they are is charged; None where they are none, or it is not known."""
 
     @property
     def nr_processes(self) -> int:

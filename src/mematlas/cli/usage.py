@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from mematlas.cli.command import MORE, TARGET, Command
 from mematlas.cli.options import add_numa, add_output, add_repeat, add_source, add_target, since_first
-from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone
+from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone, TargetNotFound
 from mematlas.notes import Note, Notes
 from mematlas.views.usage import Subject, sharing_notes, usage_table
 
@@ -79,7 +79,7 @@ def run(args: Namespace, session: Session) -> int:
 
 def groups(args: Namespace, session: Session) -> int:
     """Show each group as one; who is in it is found out at each look."""
-    from mematlas.observe.process_set import measure_sets
+    from mematlas.observe.process_set import CGROUP, left_in, measure_sets
     from mematlas.views.set_usage import group_table
 
     if args.numa or args.folios:
@@ -87,7 +87,14 @@ def groups(args: Namespace, session: Session) -> int:
     since = since_first(args)
 
     def make() -> Table:
-        sets = session.find_sets()
+        try:
+            sets = session.find_sets()
+        except TargetNotFound:
+            # A cgroup may be charged for what its processes left behind.
+            is_cgroup = session.text.startswith(CGROUP) and not session.is_list
+            if not is_cgroup or not (left := left_in(session.text, session.procfs)):
+                raise
+            return group_table([left], since=since)
         usages = measure_sets(sets, args.source, args.max_stall)
         notes = [note for one in sets for note in one.notes]
         total = usages.pop() if len(sets) > 1 else None

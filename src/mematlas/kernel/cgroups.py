@@ -1,79 +1,88 @@
-"""What the memory cgroup of a process still allows, in version 1 and 2 of the hierarchy.
+"""/proc/self/mountinfo: where the hierarchies of cgroups are mounted, and which cgroup a directory is.
 
-Format: Documentation/admin-guide/cgroup-v2.rst, memory.max, memory.swap.max and memory.stat; cgroup-v1/memory.rst.
-In version 1 the limit of memory and swap together is no obstacle: paging out moves from one to the other.
+Format: proc_pid_mountinfo(5), cgroups(7), "/proc files". What it says is of our cgroup namespace, as is what we read of
+other processes.
 """
 
 from __future__ import annotations
 
-import os
-
-from mematlas.errors import Error
 from mematlas.frozen import record
+from mematlas.kernel.swaps import unescape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from mematlas.kernel.procfs import ProcessDir
-
-CGROUPS = "/sys/fs/cgroup"
-V2_STAT = ("inactive_file", "active_anon", "inactive_anon", "anon", "shmem")
-V1_STAT = ("total_inactive_file", "total_active_anon", "total_inactive_anon", "total_rss", "total_shmem")
+MOUNTINFO = "/proc/self/mountinfo"
+MAX_MOUNTS = 16 << 20
+"""Bytes of mountinfo that are looked at: a mount has some 100."""
 
 
 @record
-class Room:
-    """Bytes up to the nearest limit; None without one that can be seen."""
+class Mount:
+    """Where a hierarchy of cgroups is mounted, or a part of one."""
 
-    memory: int | None
-    """With what makes room by itself: page cache that nobody used lately, and swap cache that nobody maps."""
-    swap: int | None
+    number: int
+    """Of the mount, as /proc/self/fdinfo has it."""
+    point: str
+    root: str
+    """The cgroup that the mount point is."""
+    is_version_1: bool
+    controllers: str
+    """As /proc/PID/cgroup has them: none in version 2."""
+    charges_hugetlb: bool = False
+    """Whether pages of the hugetlb pools are charged like other memory: an option of version 2 since Linux 6.7."""
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether it is the hierarchy of version 1 that charges memory."""
+        return "memory" in self.controllers.split(",")
+
+    def cgroup_of(self, directory: str) -> str | None:
+        """Return the cgroup that a directory is; None when it does not lie here."""
+        if directory != self.point and not directory.startswith(self.point.rstrip("/") + "/"):
+            return None
+        return "/" + f"{self.root}{directory[len(self.point.rstrip('/')) :]}".strip("/")
+
+    def directory_of(self, cgroup: str) -> str | None:
+        """Return the directory of a cgroup; None when it is not in the part that is mounted here."""
+        if cgroup != self.root and not cgroup.startswith(self.root.rstrip("/") + "/"):
+            return None
+        return f"{self.point.rstrip('/')}/{cgroup[len(self.root) :].strip('/')}".rstrip("/") or "/"
 
 
-NO_LIMIT = Room(None, None)
-
-
-def read_room(process: ProcessDir, root: str = CGROUPS) -> Room:
-    """Return what is left of the limits of the process's groups, up to the root of the hierarchy."""
-    try:
-        lines = process.read("cgroup").decode("utf-8", "surrogateescape").split("\n")
-    except Error:
-        return NO_LIMIT
-    memory: list[int] = []
-    swap: list[int] = []
-    for line in lines:
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
-            for base in (root, f"{root}/unified"):
-                memory += rooms(base, path, "memory.max", "memory.current", V2_STAT)
-                swap += rooms(base, path, "memory.swap.max", "memory.swap.current")
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            memory += rooms(f"{root}/memory", path, *names, V1_STAT)
-    return Room(min(memory, default=None), min(swap, default=None))
-
-
-def hierarchy_path(text: str, mountinfo: str = "/proc/self/mountinfo") -> tuple[str, str | None]:
+def hierarchy_path(text: str, mountinfo: str = MOUNTINFO) -> tuple[str, str | None]:
     """Return the path of a cgroup as /proc/PID/cgroup has it, and of which controllers it is; None for any.
 
-    ``text`` is such a path, or the directory of a cgroup, ``/sys/fs/cgroup/system.slice``. What mountinfo says is of
-    our cgroup namespace, as is what we read of other processes.
+    ``text`` is such a path, or the directory of a cgroup, ``/sys/fs/cgroup/system.slice``.
 
     >>> hierarchy_path("system.slice/"), hierarchy_path("/")
     (('/system.slice', None), ('/', None))
     """
+    return cgroup_named(text, read_mounts(mountinfo))
+
+
+def cgroup_named(text: str, mounts: Iterable[Mount]) -> tuple[str, str | None]:
+    """Return the same, given the mounts."""
     path = "/" + text.strip("/")
+    for mount in sorted(mounts, key=lambda mount: len(mount.point), reverse=True):
+        if (cgroup := mount.cgroup_of(path)) is not None:
+            return cgroup, mount.controllers
+    return path, None
+
+
+def charging(mounts: Sequence[Mount]) -> list[Mount]:
+    """Return the mounts of the hierarchy that charges memory: of version 1 where one does so, else of version 2."""
+    return [mount for mount in mounts if mount.has_memory] or [mount for mount in mounts if not mount.is_version_1]
+
+
+def read_mounts(mountinfo: str = MOUNTINFO) -> list[Mount]:
+    """Return the mounts of hierarchies of cgroups; none where /proc does not tell."""
     try:
         with open(mountinfo, "rb") as file:
-            mounts = list(mounts_of(file))
+            return list(mounts_of(file.read(MAX_MOUNTS).split(b"\n")))
     except OSError:
-        mounts = []
-    for point, root, controllers in sorted(mounts, key=lambda mount: len(mount[0]), reverse=True):
-        if path == point or path.startswith(point + "/"):
-            return "/" + f"{root}{path[len(point) :]}".strip("/"), controllers
-    return path, None
+        return []
 
 
 V1_OPTIONS = frozenset(
@@ -82,50 +91,27 @@ V1_OPTIONS = frozenset(
 """Options of a hierarchy of version 1 that are no controllers (kernel/cgroup/cgroup-v1.c, cgroup1_show_options())."""
 
 
-def mounts_of(lines: Iterable[bytes]) -> Iterator[tuple[str, str, str]]:
-    """Yield where each cgroup hierarchy is mounted, which part of it, and its controllers as /proc/PID/cgroup has them.
+def mounts_of(lines: Iterable[bytes]) -> Iterator[Mount]:
+    """Yield the mounts of hierarchies of cgroups in the lines of mountinfo.
 
-    >>> list(mounts_of([b"35 24 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\\n"]))
-    [('/sys/fs/cgroup/cpu', '/', 'cpu,cpuacct')]
+    >>> (mount,) = mounts_of([b"35 24 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\\n"])
+    >>> mount.point, mount.root, mount.is_version_1, mount.controllers
+    ('/sys/fs/cgroup/cpu', '/', True, 'cpu,cpuacct')
     """
     for line in lines:
-        head, _, tail = line.decode("utf-8", "surrogateescape").rstrip("\n").partition(" - ")
-        kind, *_, options = tail.split(" ")
-        if kind in ("cgroup", "cgroup2"):
-            root, point = head.split(" ")[3:5]
-            words = options.split(",") if kind == "cgroup" else ()
-            controllers = [word for word in words if word.partition("=")[0] not in V1_OPTIONS]
-            yield point, root, ",".join(controllers)
-
-
-def rooms(base: str, path: str, limit: str, usage: str, stat: tuple[str, ...] = ()) -> list[int]:
-    """Return limit less usage of a group and of each above it that has a limit; ``stat`` names what is spare."""
-    amounts = []
-    path = path.strip("/")
-    while path:
-        most, used = (read_number(f"{base}/{path}/{name}") for name in (limit, usage))
-        if most is not None and used is not None and most < 1 << 60:
-            amounts.append(max(most - used + read_spare(f"{base}/{path}/memory.stat", stat), 0))
-        path = os.path.dirname(path)
-    return amounts
-
-
-def read_number(path: str) -> int | None:
-    """Return the number in a file; None when there is no such file, or it says ``max``."""
-    try:
-        with open(path, "rb") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return None
-
-
-def read_spare(path: str, names: tuple[str, ...]) -> int:
-    """Return the bytes of a group that the kernel can take back at once; 0 when it does not say."""
-    try:
-        with open(path, "rb") as file:
-            pairs = dict(line.split() for line in file)
-        inactive_file, *anon, mapped, shmem = (int(pairs[name.encode()]) for name in names)
-    except (OSError, ValueError, KeyError):
-        return 0
-    # Of the anonymous pages on the LRU lists, those that are neither mapped nor shared memory are swap cache.
-    return inactive_file + max(sum(anon) - mapped - shmem, 0)
+        head, _, tail = line.rstrip(b"\n").partition(b" - ")
+        kind, _, rest = tail.partition(b" ")
+        if kind not in (b"cgroup", b"cgroup2"):
+            continue
+        options = rest.rpartition(b" ")[2]
+        number, _, _, root, point = head.split(b" ")[:5]
+        words = options.decode("utf-8", "surrogateescape").split(",")
+        controllers = [word for word in words if word.partition("=")[0] not in V1_OPTIONS]
+        yield Mount(
+            number=int(number),
+            point=unescape(point),
+            root=unescape(root),
+            is_version_1=kind == b"cgroup",
+            controllers=",".join(controllers) if kind == b"cgroup" else "",
+            charges_hugetlb="memory_hugetlb_accounting" in words,
+        )

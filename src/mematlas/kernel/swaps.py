@@ -41,14 +41,23 @@ def parse_swaps(data: bytes) -> list[SwapArea]:
     return [parse_swap(line) for line in data.split(b"\n")[1:] if line]
 
 
+def unescape(path: bytes) -> str:
+    """Return a path that the kernel has written without blanks, here or in mountinfo.
+
+    >>> unescape(b"/a\\\\040b\\\\134\\\\134")
+    '/a b\\\\\\\\'
+    """
+    for escape, character in ESCAPES.items():
+        path = path.replace(escape, character)
+    return path.decode("utf-8", "surrogateescape")
+
+
 def parse_swap(line: bytes) -> SwapArea:
     """Return one swap area. Blanks in its path are escaped, so splitting at blanks is safe."""
     try:
         path, kind, size, used, priority = line.split()
-        for escape, character in ESCAPES.items():
-            path = path.replace(escape, character)
         return SwapArea(
-            path=path.decode("utf-8", "surrogateescape"),
+            path=unescape(path),
             kind=kind.decode("ascii"),
             size=int(size) * 1024,
             used=int(used) * 1024,

@@ -6,7 +6,16 @@ import time
 
 from mematlas.analysis.results import Reading
 from mematlas.analysis.set_usage import SetUsage
-from mematlas.errors import BadInput, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone, TargetNotFound
+from mematlas.errors import (
+    BadInput,
+    CgroupGone,
+    NoAddressSpace,
+    NotSupported,
+    PermissionDenied,
+    ProcessGone,
+    TargetNotFound,
+)
+from mematlas.frozen import replace
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.smaps import read_rollup
 from mematlas.kernel.status import read_memory_status, status_bytes
@@ -15,6 +24,7 @@ from mematlas.model.search import distinct, find
 from mematlas.model.shared_mm import AddressSpaces
 from mematlas.model.target import is_group
 from mematlas.notes import Note, Notes
+from mematlas.observe.cgroup import Cgroup, charge_of_level, unseen
 from mematlas.observe.process import Process
 from mematlas.observe.sources import MAX_STALL, SOURCES, check_source
 
@@ -23,8 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Self
 
+    from mematlas.analysis.charge import Charge
     from mematlas.model.containers import Level
     from mematlas.model.target import Target
+    from mematlas.observe.cgroup import Frames
     from mematlas.observe.together import Together
     from mematlas.words import Source
 
@@ -32,6 +44,7 @@ if TYPE_CHECKING:
     """What processes are called together, the one cgroup that they are, and themselves."""
 
 PSS_ADDS_UP = "only PSS can be added up: shared pages are in the RSS of each"
+CGROUP = "cgroup:"
 TORN_SET = Note("torn", "torn: VMAs of some changed while they were read, so the numbers do not belong to one moment")
 SWAP_SHARES = Note(
     "swap-shares",
@@ -163,7 +176,8 @@ def by_frames(wanted: Sequence[Named], source: Source, max_stall: float) -> list
     from mematlas.observe.together import count_sets
 
     began = time.perf_counter()
-    counted = count_sets([processes for _, _, processes in wanted], source, max_stall)
+    has_charge = any(level for _, level, processes in wanted if processes[0].procfs.live)
+    counted = count_sets([processes for _, _, processes in wanted], source, max_stall, has_charge)
     seconds = time.perf_counter() - began
     return [usage_of(*one, together, seconds) for one, together in zip(wanted, counted, strict=True)]
 
@@ -175,6 +189,8 @@ def usage_of(
     notes = Notes((*together.notes, *left_out(together.gone, together.refused)))
     if together.torn:
         notes.add(TORN_SET)
+    charge, more = charge_of(level, processes, together.charged_to)
+    notes += more
     reading = Reading(source=",".join(together.sources), duration_s=seconds, torn=together.torn, notes=tuple(notes))
     return SetUsage(
         name=name,
@@ -193,6 +209,51 @@ def usage_of(
         cgroup=level.path if level else None,
         unseen=together.refused,
         same_memory=together.same_memory,
+        charge=charge,
+    )
+
+
+def charge_of(
+    level: Level | None, processes: Sequence[Process], frames: Frames | Note | None
+) -> tuple[Charge | None, Iterable[Note]]:
+    """Return what the one cgroup is charged that processes are, where they are one, with what there is to say of it."""
+    if level is None or frames is None or not processes[0].procfs.live:
+        return None, ()
+    charge = charge_of_level(level, processes, frames)
+    return (None, (charge,)) if isinstance(charge, Note) else (charge, charge.reading.notes)
+
+
+def left_in(text: str, procfs: ProcFS) -> SetUsage | None:
+    """Return what a cgroup without processes is charged; None where that is nothing, or there is no such cgroup."""
+    try:
+        with Cgroup(text.removeprefix(CGROUP), procfs) as cgroup:
+            charge = cgroup.charge()
+    except (TargetNotFound, NotSupported, CgroupGone):
+        return None
+    return None if charge.nr_processes or not charge.charged else charged_alone(text, (), 0, charge)
+
+
+def charged_alone(
+    name: str, pids: tuple[int, ...], amount: int | None, charge: Charge, more: Sequence[Note] = ()
+) -> SetUsage:
+    """Return what a cgroup is charged whose processes have nothing; or, with None, may not be looked at."""
+    return SetUsage(
+        name=name,
+        pids=pids,
+        rss=amount,
+        anon=amount,
+        file=amount,
+        shmem=amount,
+        pss=amount,
+        uss=amount,
+        swap=amount,
+        hugetlb=amount,
+        tables=amount,
+        rss_sum=amount,
+        reading=replace(charge.reading, notes=(*more, *charge.reading.notes)),
+        cgroup=charge.cgroup,
+        unseen=pids,
+        charge=charge,
     )
 
 
@@ -206,10 +267,18 @@ def by_shares(name: str, level: Level | None, processes: Sequence[Process], why:
         PermissionDenied: none of them may be looked at.
     """
     began = time.perf_counter()
-    sums = Shares(processes)
+    charge, notes_on_charge = charge_of(level, processes, unseen(why))
+    try:
+        sums = Shares(processes)
+    except PermissionDenied as error:
+        if charge is None:
+            raise
+        note = Note("unseen", f"none of the processes may be looked at: {error}")
+        return charged_alone(name, tuple(process.pid for process in processes), None, charge, [note])
     notes = Notes((Note("pss-adds-up", f"{PSS_ADDS_UP}: {why}"), *left_out(tuple(sums.gone), tuple(sums.refused))))
     if sums.swap != sums.swap_shares:
         notes.add(SWAP_SHARES)
+    notes += notes_on_charge
     reading = Reading(source="smaps", duration_s=time.perf_counter() - began, torn=False, notes=tuple(notes))
     return SetUsage(
         name=name,
@@ -228,6 +297,7 @@ def by_shares(name: str, level: Level | None, processes: Sequence[Process], why:
         cgroup=level.path if level else None,
         unseen=tuple(sums.refused),
         same_memory=sums.same_memory,
+        charge=charge,
     )
 
 

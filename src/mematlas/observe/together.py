@@ -7,7 +7,7 @@ of its sets: memory is for the distinct frames, not for the processes.
 from __future__ import annotations
 
 from mematlas.errors import PermissionDenied, ProcessGone
-from mematlas.frozen import Record, record
+from mematlas.frozen import Record, record, replace
 from mematlas.kernel.backing import KnownBackings
 from mematlas.kernel.kconfig import AVERAGE_COUNTS, counts_are_averages
 from mematlas.kernel.pagemap import BEHIND_MARKER, PM_PFRAME, PRESENT, SWAP, UNKNOWN
@@ -76,6 +76,8 @@ class Together(Record):
     torn: bool
     """Whether VMAs of some changed meanwhile."""
     notes: tuple[Note, ...]
+    charged_to: dict[tuple[int, int], int] | None = None
+    """Frames by whose they are and by the inode of the cgroup that they are charged to; None unless asked for."""
 
     @property
     def rss(self) -> int:
@@ -83,7 +85,9 @@ class Together(Record):
         return self.anon + self.file + self.shmem
 
 
-def count_together(processes: Sequence[Process], source: Source = "auto", max_stall: float = MAX_STALL) -> Together:
+def count_together(
+    processes: Sequence[Process], source: Source = "auto", max_stall: float = MAX_STALL, charges: bool = False
+) -> Together:
     """Return what processes of one machine have together. One that ends meanwhile is left out.
 
     >>> count_together([Process(4211), Process(4212)]).rss   # doctest: +SKIP
@@ -92,14 +96,16 @@ def count_together(processes: Sequence[Process], source: Source = "auto", max_st
     Raises:
         PermissionDenied: frames are hidden (needs CAP_SYS_ADMIN), or their counts (needs CAP_DAC_READ_SEARCH).
     """
-    (together,) = count_sets([processes], source, max_stall)
+    (together,) = count_sets([processes], source, max_stall, charges)
     return together
 
 
 def count_sets(
-    sets: Sequence[Sequence[Process]], source: Source = "auto", max_stall: float = MAX_STALL
+    sets: Sequence[Sequence[Process]], source: Source = "auto", max_stall: float = MAX_STALL, charges: bool = False
 ) -> list[Together]:
     """Return what each of several sets of processes has together; all are of one machine.
+
+    With ``charges`` it is found out which cgroups their frames are charged to.
 
     Raises:
         PermissionDenied: frames are hidden (needs CAP_SYS_ADMIN), or their counts (needs CAP_DAC_READ_SEARCH); or no
@@ -119,7 +125,14 @@ def count_sets(
         reading = SetReading(members[next(iter(members))][0], source, max_stall)
         for process, its_accounts in members.values():
             reading.add(process, its_accounts)
-        return [account.together(sharing) for account in accounts]
+        counted = [account.together(sharing) for account in accounts]
+    if not charges:
+        return counted
+    from mematlas.model.charged import FrameCharges
+
+    with FrameCharges(procfs) as charged:
+        pairs = zip(counted, accounts, strict=True)
+        return [replace(one, charged_to=charged.count(account.frames.settled()[0])) for one, account in pairs]
 
 
 class Account:

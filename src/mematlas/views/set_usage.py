@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from mematlas.frozen import replace
 from mematlas.notes import Note, Notes
+from mematlas.views.charge import charge_notes, charge_record, charge_text
 from mematlas.views.format import format_path, format_seconds
 from mematlas.views.table import Column, Drawn, Table
 from mematlas.views.usage import Line, lines_drawn, sharing_notes, with_change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
+    from mematlas.analysis.charge import Charge
     from mematlas.analysis.set_usage import SetUsage
     from mematlas.views.since import Since
+
+    Draw = Callable[[bool, bool, int], Iterable[str]]
 
 SCHEMA = "group/1"
 LINES = (
@@ -30,12 +34,18 @@ LINES = (
     ("rss_sum", "sum of RSS", 5, "what adding up the RSS of each claims"),
 )
 """Amounts: the key, what a line and a column are called, the rank of the column, and what it means."""
+CHARGE_KEYS = ("charged", "limit", "headroom")
+"""Columns of what cgroups are charged."""
 COLUMNS: tuple[Column[SetUsage], ...] = (
     Column("group", "GROUP", "path", lambda item: item.name),
     Column("nr_processes", "PROCESSES", "count"),
     *(Column(key, title.strip(), "size", rank=rank) for key, title, rank, _ in LINES),
     Column("nr_unseen", "UNSEEN", "count", lambda item: len(item.unseen), shown=False),
     Column("cgroup", "CGROUP", "path", shown=False),
+    Column("charged", "CHARGED", "size", lambda item: item.charge and item.charge.charged, rank=2),
+    Column("limit", "LIMIT", "size", lambda item: item.charge and limit_of(item.charge), rank=4),
+    Column("headroom", "HEADROOM", "size", lambda item: item.charge and item.charge.headroom, rank=3),
+    Column("charge", "CHARGE", value=lambda item: item.charge and charge_record(item.charge), shown=False),
     Column("source", "SOURCE", value=lambda item: item.reading.source, rank=8),
 )
 
@@ -51,23 +61,51 @@ def group_table(
     for item in (*results, *([total] if total else [])):
         notes += item.reading.notes
         notes += sharing_notes(item.same_memory or {})
+        notes += charge_notes(item.charge) if item.charge else ()
     if since:
         since.look()
     if total is not None:
+        has_charge = any(item.charge for item in results)
         columns = [with_total(column, total) for column in COLUMNS]
+        columns = [column if has_charge or column.key not in CHARGE_KEYS else hidden(column) for column in columns]
         target = {"nr_processes": total.nr_processes}
         return Table(SCHEMA, columns, results, target=target, notes=notes)
     (item,) = results
     lines = list(lines_of(item))
     if since:
         lines = [with_change(line, since) for line in lines]
-    draw = lines_drawn(SCHEMA, heading(item), lines, has_changes=since is not None)
+    draw = with_charge(lines_drawn(SCHEMA, heading(item), lines, has_changes=since is not None), item)
     return Drawn(SCHEMA, COLUMNS, results, target=target_of_set(item), notes=notes, draw=draw)
+
+
+def with_charge(draw: Draw, item: SetUsage) -> Draw:
+    """Return what draws the lines of a group, and below them what it is charged; of nobody, that alone."""
+    charge = item.charge
+    if charge is None:
+        return draw
+
+    def draw_both(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
+        if item.pids:
+            yield from draw(in_bytes, colour, width)
+            yield ""
+        yield from charge_text(charge, in_bytes, colour, width)
+
+    return draw_both
+
+
+def limit_of(charge: Charge) -> int | None:
+    """Return the limit that is hit first."""
+    return charge.tightest.size if charge.tightest else None
+
+
+def hidden(column: Column[SetUsage]) -> Column[SetUsage]:
+    """Return a column that text leaves out."""
+    return replace(column, shown=False)
 
 
 def with_total(column: Column[SetUsage], total: SetUsage) -> Column[SetUsage]:
     """Return a column with what several groups have together of it: whoever is in two of them counts once."""
-    if column.kind not in ("size", "count"):
+    if column.kind not in ("size", "count") or column.key in CHARGE_KEYS:
         return column
     return replace(column, total=lambda _: column.get(total))
 

@@ -11,7 +11,7 @@ import pytest
 
 from mematlas.actions import rooms
 from mematlas.actions.rooms import NO_LIMIT, MemoryRoom, SwapRoom, read_memory_room, read_swap_room
-from mematlas.kernel.cgroups import Room
+from mematlas.kernel.memcg import Room
 from mematlas.kernel.procfs import ProcessDir, ProcFS
 from mematlas.kernel.swaps import SwapArea
 

@@ -18,7 +18,6 @@ from conftest import Outcome
 from helpers import program
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel import hugepage
-from mematlas.kernel.cgroups import read_room
 from mematlas.kernel.madvise import (
     MADV_COLD,
     MADV_COLLAPSE,
@@ -288,41 +287,6 @@ def test_advice_has_the_name_that_the_kernel_gives_it() -> None:
 def test_flags_of_a_vma_are_found_by_its_start() -> None:
     text = b"1000-2000 rw-p 0 00:00 0 \nRss: 4 kB\nVmFlags: rd wr lo \n2000-3000 r--p 0 00:00 0 \nVmFlags: rd \n"
     assert parse_vm_flags(text.split(b"\n")) == {0x1000: {"rd", "wr", "lo"}, 0x2000: {"rd"}}
-
-
-def make_group(root: Path, cgroup: str, **files: str) -> ProcFS:
-    """Make a hierarchy of groups, and a process in it."""
-    (root / "proc" / "7").mkdir(parents=True)
-    (root / "proc" / "7" / "cgroup").write_text(cgroup)
-    for name, text in files.items():
-        path = root / "groups" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return ProcFS(str(root / "proc"), 4096)
-
-
-def test_room_in_version_2_is_that_of_the_tightest_group(tmp_path: Path) -> None:
-    files = {
-        "a/memory.swap.max": "9000\n",
-        "a/memory.swap.current": "8000\n",
-        "a/b/memory.swap.max": "max\n",
-        "a/b/memory.swap.current": "8000\n",
-        "a/b/memory.max": "5000\n",
-        "a/b/memory.current": "6000\n",
-        "a/b/memory.stat": "anon 5\nshmem 1\nactive_anon 7\ninactive_anon 99\ninactive_file 1100\n",
-    }
-    procfs = make_group(tmp_path, "0::/a/b\n", **files)
-    with procfs.process(7) as process:
-        room = read_room(process, str(tmp_path / "groups"))
-    assert (room.memory, room.swap) == (200, 1000)
-
-
-def test_room_in_version_1_is_that_of_memory_alone(tmp_path: Path) -> None:
-    files = {"memory/a/memory.limit_in_bytes": "9000\n", "memory/a/memory.usage_in_bytes": "2000\n"}
-    procfs = make_group(tmp_path, "5:cpu:/x\n4:memory:/a\n0::/\n", **files)
-    with procfs.process(7) as process:
-        room = read_room(process, str(tmp_path / "groups"))
-    assert (room.memory, room.swap) == (7000, None)
 
 
 # --- sets of pages

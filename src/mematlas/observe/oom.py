@@ -1,0 +1,121 @@
+"""Whom the OOM killer would take first, if a limit of memory were hit, or if RAM ran out.
+
+It is who uses the most of RAM, swap and page tables, after oom_score_adj thousandths of the limit that is hit are added
+(mm/oom_kill.c, select_bad_process() and oom_badness()). So the score that /proc shows does not rank the processes of a
+group: it is for the whole machine.
+"""
+
+from __future__ import annotations
+
+from mematlas.analysis.charge import HARD, NEVER, Oom, Victim, badness, tightest_of
+from mematlas.errors import CgroupGone, FormatError, NotSupported, PermissionDenied, TargetNotFound
+from mematlas.kernel.memcg import VERSION_1, is_within, open_in
+from mematlas.kernel.meminfo import read_meminfo
+from mematlas.kernel.status import read_status, status_bytes
+from mematlas.model.holders import is_inside
+from mematlas.model.processes import SKIPPED, Processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mematlas.kernel.memcg import Limit, MemoryCgroup
+    from mematlas.kernel.procfs import ProcessDir, ProcFS
+    from mematlas.kernel.status import Stat
+
+INIT = 1
+"""The process that is never killed (mm/oom_kill.c, is_global_init()); in another PID namespace, that is any number."""
+
+
+def foresee(group: MemoryCgroup, limits: Sequence[Limit], procfs: ProcFS) -> Oom:
+    """Return whom the OOM killer would take first when the tightest limit is hit; without one, when RAM is used up.
+
+    It looks at the processes of the group that has the limit. Without one, only those of this group are ranked. We
+    ourselves are left out.
+    """
+    limit = tightest_of(limits, HARD)
+    domain = limit.path if limit else group.cgroup
+    spared = 0
+    ranked: list[tuple[int, str, Victim]] = []
+    most = all_there_is(limit, limits, procfs)
+    init = None if is_inside(procfs) else INIT
+    for process, stat in Processes(procfs):
+        try:
+            cgroup = group.of_process(process)
+            if stat.pid == init or cgroup is None or not is_within(cgroup, domain):
+                continue
+            victim = victim_of(process, stat, most)
+        except SKIPPED:
+            continue
+        if victim.oom_score_adj == NEVER:
+            spared += 1
+        else:
+            ranked.append((victim.badness, cgroup, victim))
+    first = max(ranked, key=lambda item: item[0], default=None)
+    return Oom(
+        limit=limit,
+        victim=first[2] if first else None,
+        nr_spared=spared,
+        group=killed_whole(group, first[1], domain) if first else None,
+        is_off=is_off(group, domain),
+    )
+
+
+def victim_of(process: ProcessDir, stat: Stat, most: int | None) -> Victim:
+    """Return how bad a process is where there are ``most`` bytes."""
+    status = read_status(process)
+    rss = status_bytes(status, "VmRSS") or 0
+    adjustment = int(process.read("oom_score_adj"))
+    score = process.read("oom_score").strip()
+    return Victim(
+        pid=stat.pid,
+        name=stat.name,
+        badness=badness(
+            rss, status_bytes(status, "VmSwap") or 0, status_bytes(status, "VmPTE") or 0, adjustment, most or 0
+        ),
+        oom_score=int(score) if score.isdigit() else None,
+        oom_score_adj=adjustment,
+    )
+
+
+def all_there_is(limit: Limit | None, limits: Sequence[Limit], procfs: ProcFS) -> int | None:
+    """Return the bytes of memory and swap that there are for who shares a limit, or the machine; None if unknown.
+
+    mm/memcontrol.c, mem_cgroup_get_max(); where swappiness is 0, the kernel leaves swap out.
+    """
+    try:
+        meminfo = read_meminfo(procfs)
+    except (NotSupported, PermissionDenied):
+        meminfo = {}
+    swap = meminfo.get("SwapTotal", 0)
+    if limit is None:
+        return meminfo["MemTotal"] + swap if "MemTotal" in meminfo else None
+    own = {one.name: one.size for one in limits if one.path == limit.path}
+    memory = own.get("memory.max", own.get("memory.limit_in_bytes", limit.size))
+    both = own.get("memory.memsw.limit_in_bytes", memory + swap)
+    return memory + min(own.get("memory.swap.max", swap), both - memory, swap)
+
+
+def killed_whole(group: MemoryCgroup, cgroup: str, domain: str) -> str | None:
+    """Return the highest group, from that of a victim up to that of the limit, that is killed as a whole with it."""
+    found = None
+    try:
+        with open_in([group.mount], cgroup) as own:
+            for level in own.lineage():
+                if not is_within(level.cgroup, domain):
+                    break
+                if level.number("memory.oom.group") == 1:
+                    found = level.cgroup
+    except (TargetNotFound, CgroupGone, PermissionDenied, FormatError):
+        return found
+    return found
+
+
+def is_off(group: MemoryCgroup, domain: str) -> bool:
+    """Whether the OOM killer leaves a group alone, which only version 1 can be told; then who needs memory waits."""
+    if group.version is not VERSION_1:
+        return False
+    for level in group.lineage():
+        if level.cgroup == domain:
+            return level.numbers("memory.oom_control").get("oom_kill_disable") == 1
+    return False

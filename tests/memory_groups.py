@@ -1,0 +1,145 @@
+"""Memory cgroups of our own, of whichever version this machine has, and programs that are charged to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import Program, program
+from victim import DEADLINE, wait_until
+
+JOIN = ("/bin/sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"')
+"""The shell joins the group, and the program that it then becomes has all its memory there."""
+NAMES = {
+    2: {"usage": "memory.current", "max": "memory.max", "reclaim": "memory.reclaim"},
+    1: {"usage": "memory.usage_in_bytes", "max": "memory.limit_in_bytes", "reclaim": "memory.force_empty"},
+}
+FILL = """
+import json, mmap, os, sys
+told = json.loads(sys.argv[1])
+page, kept = mmap.PAGESIZE, []
+def anon(nr_pages):
+    area = mmap.mmap(-1, nr_pages * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        area.madvise(15)  # MADV_NOHUGEPAGE
+    except OSError:
+        pass
+    for index in range(nr_pages):
+        area[index * page] = 1
+    kept.append(area)
+def huge(nr_pages):
+    size = page // 8 * page  # entries of a table: what a huge page is made of
+    area = mmap.mmap(-1, (nr_pages + 1) * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(14)  # MADV_HUGEPAGE
+    for index in range(0, len(area), page):
+        area[index] = 1
+    kept.append(area)
+def write(path, nr_pages):
+    with open(path, "wb") as file:
+        for index in range(nr_pages):
+            file.write(b"x" * page)
+        file.flush()
+        os.fsync(file.fileno())
+def share(path):
+    with open(path, "rb") as file:
+        area = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    for index in range(len(area) // page):
+        area[index * page]
+    kept.append(area)
+anon(told.get("anon", 0) or 1)
+if "huge" in told:
+    huge(told["huge"])
+for path, nr_pages in told.get("write", ()):
+    write(path, nr_pages)
+for path in told.get("share", ()):
+    share(path)
+memfd = os.memfd_create("held")
+def hold(nr_pages):
+    for index in range(nr_pages):
+        os.write(memfd, b"x" * page)
+hold(told.get("memfd", 0))
+print(json.dumps(None), flush=True)
+"""
+"""Takes memory of each kind, as it is asked to."""
+
+
+@dataclass
+class MemoryGroup:
+    """A memory cgroup of ours."""
+
+    path: Path
+    version: int
+
+    def read(self, name: str) -> int:
+        """Return the number in a file: ``usage``, ``max`` or its whole name."""
+        return int((self.path / NAMES[self.version].get(name, name)).read_text())
+
+    def write(self, name: str, value: object) -> None:
+        """Write to a file."""
+        (self.path / NAMES[self.version].get(name, name)).write_text(str(value))
+
+    def stat(self, name: str) -> int:
+        """Return a line of memory.stat, those of groups below counted."""
+        prefix = "total_" if self.version == 1 else ""
+        lines = dict(line.split() for line in (self.path / "memory.stat").read_text().splitlines())
+        return int(lines[prefix + name])
+
+    @contextlib.contextmanager
+    def child(self, name: str) -> Iterator[MemoryGroup]:
+        """Make a group below this one; it is removed in the end."""
+        if self.version == 2:
+            self.write("cgroup.subtree_control", "+memory")
+        path = self.path / name
+        path.mkdir()
+        made = MemoryGroup(path, self.version)
+        # Whatever swap others have: what is there stays there.
+        made.write(*(("memory.swappiness", 0) if self.version == 1 else ("memory.swap.max", 0)))
+        try:
+            yield made
+        finally:
+            remove(path)
+
+    @contextlib.contextmanager
+    def running(self, *, wait: str = "\nsys.stdin.read()\n", **told: Any) -> Iterator[Program]:
+        """Run a program in the group that has the memory that it is told to; see `FILL`."""
+        with program(FILL, told, wait=wait, prefix=(*JOIN, str(self.path))) as running:
+            yield running
+
+
+def remove(path: Path) -> None:
+    """Remove a group once all that was in it has ended."""
+    wait_until(lambda: not (path / "cgroup.procs").read_text(), "the group is empty")
+    end = time.monotonic() + DEADLINE
+    while True:
+        try:
+            path.rmdir()
+            return
+        except OSError:  # a task that is on its way out may be in it still
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
+def highest_group() -> MemoryGroup:
+    """Return the root of the hierarchy that charges memory."""
+    if Path("/sys/fs/cgroup/memory/memory.usage_in_bytes").exists():
+        return MemoryGroup(Path("/sys/fs/cgroup/memory"), 1)
+    for mounted in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
+        controllers = mounted / "cgroup.controllers"
+        if controllers.exists() and "memory" in controllers.read_text().split():
+            return MemoryGroup(mounted, 2)
+    pytest.skip("needs a mounted hierarchy of cgroups with the memory controller")
+
+
+@contextlib.contextmanager
+def memory_group(name: str = "charge") -> Iterator[MemoryGroup]:
+    """Make a memory cgroup below the root."""
+    with highest_group().child(f"mematlas-{name}-{os.getpid()}") as group:
+        yield group
