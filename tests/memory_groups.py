@@ -18,8 +18,8 @@ from victim import DEADLINE, wait_until
 JOIN = ("/bin/sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"')
 """The shell joins the group, and the program that it then becomes has all its memory there."""
 NAMES = {
-    2: {"usage": "memory.current", "max": "memory.max", "reclaim": "memory.reclaim"},
-    1: {"usage": "memory.usage_in_bytes", "max": "memory.limit_in_bytes", "reclaim": "memory.force_empty"},
+    2: {"usage": "memory.current", "max": "memory.max"},
+    1: {"usage": "memory.usage_in_bytes", "max": "memory.limit_in_bytes"},
 }
 FILL = """
 import json, mmap, os, sys
@@ -104,7 +104,7 @@ class MemoryGroup:
         try:
             yield made
         finally:
-            remove(path)
+            remove(made)
 
     @contextlib.contextmanager
     def running(self, *, wait: str = "\nsys.stdin.read()\n", **told: Any) -> Iterator[Program]:
@@ -113,9 +113,13 @@ class MemoryGroup:
             yield running
 
 
-def remove(path: Path) -> None:
+def remove(group: MemoryGroup) -> None:
     """Remove a group once all that was in it has ended."""
+    path = group.path
     wait_until(lambda: not (path / "cgroup.procs").read_text(), "the group is empty")
+    if group.version == 1:
+        # Page cache that is charged to it, as of the interpreter, would keep its hierarchy alive.
+        group.write("memory.force_empty", 0)
     end = time.monotonic() + DEADLINE
     while True:
         try:

@@ -50,6 +50,8 @@ def version_1() -> Iterator[MemoryGroup]:
         yield highest
     finally:
         subprocess.run(["umount", str(OLD)], check=True)
+        controllers = UNIFIED / "cgroup.controllers"
+        wait_until(lambda: "memory" in controllers.read_text().split(), "version 2 has the controller again")
 
 
 @pytest.fixture(params=[2, 1], ids=["v2", "v1"])
@@ -126,7 +128,7 @@ def test_tmpfs_that_fills_a_limit_belongs_to_nobody(group: MemoryGroup, tmpfs_fi
 
     assert charge.nr_processes == 0
     assert charge.events["oom_kill"] >= 1
-    assert charge.events["max"] >= 1
+    assert charge.events["max"] + charge.events.get("memsw_max", 0) >= 1
     assert checked(charge) >= limit // 2
     assert (left(charge, "shmem") or 0) * PAGE >= limit // 2
     assert charge.tightest is not None
