@@ -22,7 +22,7 @@ NAMES = {
     1: {"usage": "memory.usage_in_bytes", "max": "memory.limit_in_bytes"},
 }
 FILL = """
-import json, mmap, os, sys
+import ctypes, json, mmap, os, sys
 told = json.loads(sys.argv[1])
 page, kept = mmap.PAGESIZE, []
 def anon(nr_pages):
@@ -41,6 +41,22 @@ def huge(nr_pages):
     for index in range(0, len(area), page):
         area[index] = 1
     kept.append(area)
+def torn(nr_pages):
+    size = page // 8 * page
+    area = mmap.mmap(-1, (nr_pages + 1) * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(14)
+    for index in range(0, len(area), page):
+        area[index] = 1
+    kept.append(area)
+    with open("/proc/self/smaps") as file:
+        is_huge = any(line.split()[0] == "AnonHugePages:" and int(line.split()[1]) * 1024 >= nr_pages * size
+                      for line in file)
+    # All but a page of each is unmapped, and stays charged until the kernel splits it.
+    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    first = -address % size
+    for index in range(nr_pages):
+        area.madvise(mmap.MADV_DONTNEED, first + index * size + page, size - page)
+    return nr_pages * (size // page - 1) if is_huge else 0
 def write(path, nr_pages):
     with open(path, "wb") as file:
         for index in range(nr_pages):
@@ -54,6 +70,7 @@ def share(path):
         area[index * page]
     kept.append(area)
 anon(told.get("anon", 0) or 1)
+nr_torn = torn(told["torn"]) if "torn" in told else None
 if "huge" in told:
     huge(told["huge"])
 for path, nr_pages in told.get("write", ()):
@@ -65,7 +82,7 @@ def hold(nr_pages):
     for index in range(nr_pages):
         os.write(memfd, b"x" * page)
 hold(told.get("memfd", 0))
-print(json.dumps(None), flush=True)
+print(json.dumps(nr_torn), flush=True)
 """
 """Takes memory of each kind, as it is asked to."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import struct
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE
+from helpers import PAGE, mematlas
 from mematlas import Cgroup, Charge
 from mematlas.errors import CgroupGone
 from mematlas.kernel.kpage import KPF_ZERO_PAGE
@@ -188,6 +189,57 @@ def test_group_that_is_removed_is_gone_and_its_namesake_is_not_taken_for_it() ->
         assert namesake.path == group.path
         with pytest.raises(CgroupGone, match="was removed"):
             cgroup.charge()
+
+
+CONTAINER = "3d1f" + 60 * "7"
+
+
+def test_container_has_its_charge_below_its_usage_and_its_limit(group: MemoryGroup, tmpfs_file: Path) -> None:
+    with group.child("docker") as docker, docker.child(CONTAINER) as inner:
+        inner.write("max", 64 << 20)
+        with inner.running(anon=NR_ANON, write=[[str(tmpfs_file), NR_SHMEM]]):
+            told = mematlas("usage", f"container:{CONTAINER[:12]}", "--json")
+            text = mematlas("usage", f"container:{CONTAINER[:12]}").stdout
+            path = cgroup_path(inner)
+
+    assert told.returncode == 0, told.stderr
+    (row,) = json.loads(told.stdout)["rows"]
+    assert (row["cgroup"], row["charge"]["cgroup"], row["limit"]) == (path, path, 64 << 20)
+    assert row["charged"] >= (NR_ANON + NR_SHMEM) * PAGE > row["rss"] - row["file"]
+    assert row["headroom"] == (64 << 20) - row["charge"]["limits"][0]["used"]
+    assert f"charge of cgroup {path}" in text
+
+
+def test_cgroup_that_nobody_is_in_and_that_is_charged_nothing_is_not_found(group: MemoryGroup) -> None:
+    empty, none = (mematlas("usage", f"cgroup:{path}") for path in (group.path, f"{group.path}/none"))
+
+    assert (empty.returncode, none.returncode) == (3, 3)
+    assert "no process in cgroup" in empty.stderr
+    assert "no process in cgroup" in none.stderr
+
+
+def test_command_shows_what_nobody_holds_any_more(group: MemoryGroup, tmpfs_file: Path) -> None:
+    with group.running(write=[[str(tmpfs_file), NR_SHMEM]]):
+        pass
+
+    done = mematlas("usage", f"cgroup:{group.path}")
+
+    assert done.returncode == 0, done.stderr
+    assert "which belongs to nobody: no process is in it" in done.stdout
+
+
+def test_pages_of_which_no_part_is_mapped_are_told_from_the_rest(group: MemoryGroup) -> None:
+    """Of huge pages only a part is left mapped: all of each is charged."""
+    with group.running(torn=3) as running:
+        if not running.told:
+            pytest.skip("needs transparent huge pages: CONFIG_TRANSPARENT_HUGEPAGE, and free ones")
+        charge = charge_of(group)
+        unmapped = next(part.size for part in charge.parts if part.kind == "unmapped")
+
+    assert charge.rest is not None
+    assert abs(charge.rest) <= charge.unsure
+    assert unmapped is not None
+    assert abs(unmapped - running.told * PAGE) <= charge.unsure
 
 
 def test_root_is_charged_nothing_and_has_its_parts() -> None:

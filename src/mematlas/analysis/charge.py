@@ -86,7 +86,7 @@ class Victim(Record):
     name: str
     badness: int
     """Bytes: RSS, swap and page tables, and what oom_score_adj adds, which is a part of the limit that is hit."""
-    oom_score: int | None
+    oom_score: int
     """What the kernel says of it for the machine as a whole, where the same adjustment is a part of all RAM."""
     oom_score_adj: int
 

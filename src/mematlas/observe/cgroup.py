@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 MOST_COUNTED = 8
 """Groups below one that are counted: more add nothing to what a CPU may have charged ahead."""
+MOST_BELOW = 1 << 16
+"""Groups below one of which it is found out what is charged to them."""
 MOST_NAMED = 1 << 14
 """Groups of the machine that are looked at for the name of another one."""
 EVENTS = {"memory.failcnt": "max", "memory.memsw.failcnt": "memsw_max"}
@@ -110,7 +112,8 @@ class Cgroup:
         before = self.dir.amounts()
         charged = self._charged()
         after = self.dir.amounts()
-        held, notes = (None, (frames,)) if isinstance(frames, Note) else (self._held(frames), ())
+        seen = frames if isinstance(frames, Note) else self._held(frames)
+        held, notes = (None, (seen,)) if isinstance(seen, Note) else (seen, ())
         limits = tuple(self.dir.limits())
         return Charge(
             cgroup=self.path,
@@ -184,9 +187,11 @@ class Cgroup:
                 continue
         return processes
 
-    def _held(self, frames: Frames) -> Held:
+    def _held(self, frames: Frames) -> Held | Note:
         """Return numbers of frames as bytes: those charged to it, to others, and to none."""
-        here = {os.fstat(self.dir.fd).st_ino, *(inode for inode, _ in self.dir.below())}
+        here = {os.fstat(self.dir.fd).st_ino, *(inode for inode, _ in islice(self.dir.below(), MOST_BELOW))}
+        if len(here) > MOST_BELOW:
+            return unseen(f"more than {MOST_BELOW:,} groups are below it")
         sizes = {ANON: 0, FILE: 0, SHMEM: 0}
         elsewhere: dict[int, int] = {}
         for (owner, inode), number in frames.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from mematlas.analysis.charge import HARD, NEVER, Oom, Victim, badness, tightest_of
 from mematlas.errors import CgroupGone, FormatError, NotSupported, PermissionDenied, TargetNotFound
-from mematlas.kernel.memcg import VERSION_1, is_within, open_in
+from mematlas.kernel.memcg import VERSION_1, is_within, open_in, parse_number
 from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.model.holders import is_inside
@@ -65,17 +65,24 @@ def victim_of(process: ProcessDir, stat: Stat, most: int | None) -> Victim:
     """Return how bad a process is where there are ``most`` bytes."""
     status = read_status(process)
     rss = status_bytes(status, "VmRSS") or 0
-    adjustment = int(process.read("oom_score_adj"))
-    score = process.read("oom_score").strip()
+    adjustment = process.parsed("oom_score_adj", parse_score)
     return Victim(
         pid=stat.pid,
         name=stat.name,
         badness=badness(
             rss, status_bytes(status, "VmSwap") or 0, status_bytes(status, "VmPTE") or 0, adjustment, most or 0
         ),
-        oom_score=int(score) if score.isdigit() else None,
+        oom_score=process.parsed("oom_score", parse_score),
         oom_score_adj=adjustment,
     )
+
+
+def parse_score(data: bytes) -> int:
+    """Return the number that a score is, which may be below 0."""
+    number = parse_number(data.strip().removeprefix(b"-"))
+    if number is None:
+        raise FormatError("score", data[:200].decode("utf-8", "replace"), expected="a number")
+    return -number if data.startswith(b"-") else number
 
 
 def all_there_is(limit: Limit | None, limits: Sequence[Limit], procfs: ProcFS) -> int | None:

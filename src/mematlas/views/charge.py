@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.memcg import Limit, Pressure
 
 LEFT = {
-    "anon": "anonymous: mapped by processes of other groups",
+    "anon": "anonymous: mapped by others than these",
     "shmem": "tmpfs, memfd, System V: mapped by none of them",
     "file": "page cache: mapped by none of them",
 }
@@ -84,7 +84,7 @@ def lines_of(charge: Charge) -> Iterator[ChargeLine]:
     if charge.held is None and charge.unmapped_file:
         yield ChargeLine("nobody's", charge.unmapped_file, "of shmem and file: mapped by nobody")
     elif charge.by_others is not None and charge.by_others > charge.unsure:
-        yield ChargeLine("others'", charge.by_others, "of shmem and file: mapped by processes of other groups")
+        yield ChargeLine("others'", charge.by_others, "of shmem and file: mapped by others alone")
     if charge.held and charge.held.elsewhere:
         what = f"mapped by its processes, charged to {where_text(charge.held)}"
         yield ChargeLine("elsewhere", charge.held.charged_elsewhere, what)

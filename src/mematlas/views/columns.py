@@ -62,8 +62,8 @@ class Column(Generic[Item]):
     heading: str
     kind: str = "text"
     """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``entry`` (64 bits), ``list`` (a tuple),
-    ``counts`` (by name), ``amounts`` (bytes by name), ``sizes`` (bytes by a size), ``flag``, ``share`` (0 to 1),
-    ``number``, ``change`` (bytes, with a sign) or ``rate`` (bytes a second)."""
+    ``json`` (a dictionary of any values), ``counts`` (by name), ``amounts`` (bytes by name), ``sizes`` (bytes by a
+    size), ``flag``, ``share`` (0 to 1), ``number``, ``change`` (bytes, with a sign) or ``rate`` (bytes a second)."""
     value: Callable[[Item], Any] | None = None
     """What gets the value of an item; None for the item's attribute of the name of the key."""
     total: Callable[[Any], Any] | None = None
@@ -137,6 +137,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "hex": format_hex,
     "entry": lambda value: f"{value:#018x}",
     "list": format_list,
+    "json": str,
     "counts": format_counts,
     "amounts": format_amounts,
     "sizes": format_sizes,

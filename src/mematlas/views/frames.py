@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 
 from mematlas.analysis.overview import Census, MachineUsage
 from mematlas.analysis.results import MapsResult
+from mematlas.analysis.set_usage import SetUsage
 from mematlas.analysis.translation import Translations
 from mematlas.errors import NotSupported
 from mematlas.views.columns import is_known
 from mematlas.views.format import escape
 from mematlas.views.maps import maps_table
 from mematlas.views.overview import census_table, groups_table
+from mematlas.views.set_usage import group_table
 from mematlas.views.table import Table
 from mematlas.views.translate import translate_table
 from mematlas.views.usage import LINE_COLUMNS, WHO, Subject, columns_of, heading, lines_of
@@ -29,12 +32,14 @@ NR_SHOWN = 200
 BEYOND_INT64 = 1 << 63
 
 
-def table_of(result: MapsResult | Translations | UsageResult | Census | MachineUsage) -> Table:
+def table_of(result: MapsResult | Translations | UsageResult | SetUsage | Census | MachineUsage) -> Table:
     """Return the table of a result: a row per item, the amounts of one process as a single row."""
     if isinstance(result, Census):
         return census_table(result)
     if isinstance(result, MachineUsage):
         return groups_table(result)
+    if isinstance(result, SetUsage):
+        return group_table([result])
     if isinstance(result, MapsResult):
         return maps_table(result, {})
     if isinstance(result, Translations):
@@ -77,6 +82,8 @@ def plain(value: Any, kind: str) -> Any:
         return None
     if kind in ("text", "path"):
         return "".join(escape(c) if "\ud800" <= c <= "\udfff" else c for c in str(value))
+    if kind == "json":
+        return json.dumps(value)
     if kind in ("counts", "amounts", "sizes"):
         return list(value.items())
     if kind in ("share", "number"):
@@ -91,7 +98,7 @@ def is_unsigned(kind: str, values: Iterable[int | None]) -> bool:
     return any(value is not None and value >= BEYOND_INT64 for value in values)
 
 
-FLOATS, TEXTS, WHOLE = ("share", "number"), ("text", "path"), ("size", "count", "address", "hex", "entry")
+FLOATS, TEXTS, WHOLE = ("share", "number"), ("text", "path", "json"), ("size", "count", "address", "hex", "entry")
 
 
 def to_arrow(table: Table) -> Any:
@@ -157,11 +164,11 @@ def structs_of(names: Sequence[str], pairs: Iterable[tuple[Any, int]]) -> list[d
     return [dict(zip(names, pair, strict=True)) for pair in pairs]
 
 
-def to_html(result: MapsResult | Translations | UsageResult | Census | MachineUsage) -> str:
+def to_html(result: MapsResult | Translations | UsageResult | SetUsage | Census | MachineUsage) -> str:
     """Return what a notebook shows of a result."""
     from html import escape as escape_html
 
-    if isinstance(result, MapsResult | Translations | Census | MachineUsage):
+    if isinstance(result, MapsResult | Translations | SetUsage | Census | MachineUsage):
         table, head = table_of(result), ""
     else:
         item = Subject({}, result)

@@ -45,7 +45,7 @@ COLUMNS: tuple[Column[SetUsage], ...] = (
     Column("charged", "CHARGED", "size", lambda item: item.charge and item.charge.charged, rank=2),
     Column("limit", "LIMIT", "size", lambda item: item.charge and limit_of(item.charge), rank=4),
     Column("headroom", "HEADROOM", "size", lambda item: item.charge and item.charge.headroom, rank=3),
-    Column("charge", "CHARGE", value=lambda item: item.charge and charge_record(item.charge), shown=False),
+    Column("charge", "CHARGE", "json", lambda item: item.charge and charge_record(item.charge), shown=False),
     Column("source", "SOURCE", value=lambda item: item.reading.source, rank=8),
 )
 

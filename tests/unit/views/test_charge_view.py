@@ -195,6 +195,22 @@ def test_json_has_all_of_it_and_what_follows_from_it() -> None:
     assert record["pressure"]["some"] == [1.5, 0.25, 0.0]
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars", "arrow"])
+def test_usage_of_a_group_is_a_row_for_other_libraries_with_the_charge_as_json(library: str) -> None:
+    pytest.importorskip(library.replace("arrow", "pyarrow"), reason=f"needs {library}")
+    frame = getattr(usage(charge()), f"to_{library}")()
+    column = frame["charge"].to_pylist() if library == "arrow" else frame["charge"].to_list()
+
+    assert json.loads(column[0])["charged"] == 523 * MIB
+
+
+def test_notebook_shows_what_a_group_is_charged() -> None:
+    html = usage(charge())._repr_html_()
+
+    assert "CHARGED" in html
+    assert "523 MiB" in html
+
+
 @pytest.mark.parametrize("name", ["/a\x1b[31m", "/\udcff", "/a\nb"])
 def test_names_are_safe_on_a_terminal(name: str) -> None:
     limit = Limit("memory.max", name, 640 * MIB, 523 * MIB, 0)
