@@ -68,6 +68,10 @@ size = what["size"]
 if not what.get("node"):
     os.ftruncate(fd, size)
 area = mmap.mmap(fd, size, mmap.MAP_PRIVATE if what["private"] else mmap.MAP_SHARED)
+try:
+    area.madvise(15)  # no huge pages, which private memory of /dev/zero may get where all memory does
+except OSError:
+    pass
 for page in range(what["touched"]):
     area[page * mmap.PAGESIZE] = 1
 if what.get("pageout"):
