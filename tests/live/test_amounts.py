@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from amounts import LAZY, PARTIAL, PINNED, SMALL_FOLIOS
+from amounts import LAZY, PARTIAL, PINNED, SMALL_FOLIOS, UNPINNED
 from conftest import locked
 from helpers import PAGE, look, mematlas, program, read_smaps, skip_without_tables, steadily, texts
 from mematlas import Process
@@ -58,7 +58,7 @@ def test_what_was_given_up_is_reported_by_smaps_and_unknown_elsewhere() -> None:
 def test_pinned_pages_are_reported_with_every_source(source: str) -> None:
     with program(PINNED, 67) as target:
         if target.told is None:
-            pytest.skip("needs io_uring, and leave to pin pages with it")
+            pytest.skip(UNPINNED)
         assert row_of(target.pid, "--source", source)["pinned"] == 67 * PAGE
 
 

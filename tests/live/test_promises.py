@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from amounts import DROPPABLE, LAZY, PINNED
-from helpers import PAGE, Program, mematlas, program, texts
+from amounts import DROPPABLE, LAZY, PINNED, UNPINNED
+from helpers import PAGE, Program, mematlas, program, skip_without_tables, texts
 from mematlas import Process, Selection
 from mematlas.actions.acts import act
 from mematlas.actions.plans import plan
@@ -74,12 +74,13 @@ def test_dry_run_says_what_was_given_up() -> None:
 def pinned() -> Any:
     with program(PINNED, 67) as target:
         if target.told is None:
-            pytest.skip("needs io_uring, and leave to pin pages with it")
+            pytest.skip(UNPINNED)
         yield target
 
 
 def test_pinned_pages_are_not_promised(pinned: Program, swap: Path) -> None:
     with Process(pinned.pid) as process:
+        skip_without_tables(process)
         planned = plan(process, "pageout", of(pinned, 134))
         effect = act(process, planned)
 
