@@ -26,6 +26,7 @@ NAMES = {
     "analysis.ram": "Ram",
     "analysis.results": "Counters MapsResult Reading UsageResult VmaUsage",
     "analysis.set_usage": "SetUsage",
+    "analysis.sharing": "SharedPair SharedSet SharedVma Sharer ShareResult Through",
     "analysis.translation": "Translation Translations",
     "analysis.usage": "Usage",
     "errors": (
@@ -93,6 +94,12 @@ if TYPE_CHECKING:
     from mematlas.analysis.results import UsageResult as UsageResult
     from mematlas.analysis.results import VmaUsage as VmaUsage
     from mematlas.analysis.set_usage import SetUsage as SetUsage
+    from mematlas.analysis.sharing import SharedPair as SharedPair
+    from mematlas.analysis.sharing import SharedSet as SharedSet
+    from mematlas.analysis.sharing import SharedVma as SharedVma
+    from mematlas.analysis.sharing import Sharer as Sharer
+    from mematlas.analysis.sharing import ShareResult as ShareResult
+    from mematlas.analysis.sharing import Through as Through
     from mematlas.analysis.translation import Translation as Translation
     from mematlas.analysis.translation import Translations as Translations
     from mematlas.analysis.usage import Usage as Usage

@@ -304,7 +304,7 @@ def look_line(random: Random, names: Sequence[str], targets: Sequence[str]) -> l
     return [name, *words]
 
 
-LOOKS = ("usage", "maps", "pages", "translate", "hist", "map", "tables")
+LOOKS = ("usage", "maps", "pages", "translate", "hist", "map", "tables", "share")
 WITH_TARGET = (*LOOKS, *sorted(ACTS), "capture")
 USERS = ("0", "1000", "65534", "4294967295", "4294967296", "-1", "²", "１０００", "x", "", "9" * 30, "root", "1000 ")
 

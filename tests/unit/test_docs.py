@@ -330,10 +330,14 @@ KEYS = [[column.key for column in columns] for module in modules_with_tables() f
 KEYS.append([*(column.key for column in usage.COLUMNS), "source"])
 
 
+OF_THE_ANSWER = r"N\d+|(IN )?\d+|\w+:\w+"
+"""Headings that come with what was looked at: nodes, and processes or groups that share memory."""
+
+
 def stale_headings(output: str) -> Iterator[str]:
     """Yield the headings that no view writes, and those that lack a column."""
     for line in filter(HEADINGS.fullmatch, output.splitlines()):
-        titles = {title for title in re.split(r" {2,}", line.strip()) if not re.fullmatch(r"N\d+", title)}
+        titles = {title for title in re.split(r" {2,}", line.strip()) if not re.fullmatch(OF_THE_ANSWER, title)}
         if not any(titles <= words for words in VIEWS.values()):
             yield min((titles - words for words in VIEWS.values()), key=len).pop()
         likest = max(WHOLE, key=lambda headings: len(titles & headings) / len(titles | headings))

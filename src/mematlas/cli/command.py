@@ -19,6 +19,7 @@ COMMANDS = {
     "hist": ("Look", "where the present pages are, in one line"),
     "map": ("Look", "the whole address space, drawn"),
     "tables": ("Look", "raw page-table entries, PGD to PTE, of a process or the kernel"),
+    "share": ("Look", "who shares how much with whom, through which files"),
     "pageout": ("Act", "move pages out of a process, and measure what comes back"),
     "cold": ("Act", "make pages the first to go when memory is short"),
     "willneed": ("Act", "bring pages back into RAM"),

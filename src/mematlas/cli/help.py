@@ -41,7 +41,6 @@ def short_overview_text(width: int) -> str:
     lines = [
         fold_text(f"mematlas {__version__}: observe, measure and influence the virtual memory of processes", width),
         *(usage if 0 < width < SHORT_WIDTH else ["    ".join(usage)]),
-        "",
     ]
     group = ""
     for name, (its_group, text) in COMMANDS.items():

@@ -33,6 +33,8 @@ PATIENCE = 0.3
 MESSAGE_SIZE = 1 << 16
 MISTAKE = b"!"
 """Begins a message that is no answer but a traceback; nothing that marshal writes begins so."""
+LITTLE_ROOM = 1 << 11
+"""Bytes of messages, with what the kernel adds to each: it makes room for a few short ones of this."""
 FD_SIZE = 4
 """Bytes of an int, which a descriptor is."""
 FAREWELL = 0.02
@@ -57,11 +59,14 @@ class Inquiry:
         patience: float = PATIENCE,
         deadline: float = float("inf"),
         silence: float = SILENCE,
+        is_heavy: bool = False,
     ) -> None:
+        """``is_heavy`` says that answers come with files of memory: then few of them may wait to be taken."""
         self.ask = ask
         self.things = things
         self.patience = patience
         self.silence = silence
+        self.is_heavy = is_heavy
         self.deadline = deadline
         """By the clock of `time.monotonic`."""
         self.unanswered: list[Any] = []
@@ -96,7 +101,7 @@ class Inquiry:
     def _go_on(self) -> bool:
         """Have a child ask about what is left; return whether any answer may come still."""
         if self._now is None and self._index < len(self.things):
-            self._now = Child(self.ask, self.things, self._index)
+            self._now = Child(self.ask, self.things, self._index, self.is_heavy)
         return bool(self._now or self._silent)
 
     def _listen(self, left: float) -> list[Child]:
@@ -147,11 +152,13 @@ class Inquiry:
 class Child:
     """A child that asks about things in order, and sends each answer as a message."""
 
-    def __init__(self, ask: Ask, things: Sequence[Any], index: int) -> None:
+    def __init__(self, ask: Ask, things: Sequence[Any], index: int, is_heavy: bool = False) -> None:
         self.index = index
         """Of the thing that it asks about."""
         self.since = time.monotonic()
         self._socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        if is_heavy:
+            theirs.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, LITTLE_ROOM)
         self.fd = self._socket.fileno()
         watched, self._alive = os.pipe()
         for stream in (sys.stdout, sys.stderr):

@@ -20,8 +20,16 @@ from mematlas.observe.ranking import facts_of, find_refused, in_shared_memory, i
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.analysis.ram import Ram
+    from collections.abc import Iterable
 
+    from mematlas.analysis.ram import Ram
+    from mematlas.analysis.sharing import ShareResult
+    from mematlas.observe.process_set import ProcessSet
+
+PAIRS = 20
+"""Pairs of processes, and sets of them, that are looked for by default."""
+SECONDS = 30.0
+"""For reading what all processes share."""
 TOP = 5
 """Groups of processes that are looked for by default."""
 LOOK_RIGHTS = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN")
@@ -106,3 +114,34 @@ class Machine:
             sharing=sharing,
             notes=tuple(notes),
         )
+
+    def share(
+        self, targets: Iterable[int | str | ProcessSet] | None = None, limit: int = PAIRS, seconds: float = SECONDS
+    ) -> ShareResult:
+        """Return who shares how many bytes with whom, and through what: of all processes, or of those named alone.
+
+        Of several targets each is one, be it a process or a group such as ``name:postgres``; of one group its processes
+        are. Of two processes there is what they share by VMA as well. Up to ``limit`` pairs and sets are returned, the
+        largest; of few processes all pairs are. What is not read after so many ``seconds`` is left out.
+
+        >>> Machine().share(["name:postgres", "name:pgbouncer"]).pairs[0].size   # doctest: +SKIP
+        1953792
+
+        Raises:
+            PermissionDenied: frames are hidden (needs CAP_SYS_ADMIN), or their counts (needs CAP_DAC_READ_SEARCH).
+        """
+        from mematlas.observe.sharing import find_sharing, share_of_sets
+
+        end = time.monotonic() + seconds
+        if targets is None:
+            return find_sharing(Processes(self.procfs), limit=limit, deadline=end)
+        from contextlib import ExitStack
+
+        from mematlas.observe.process_set import ProcessSet
+
+        with ExitStack() as ours:
+            sets = [
+                one if isinstance(one, ProcessSet) else ours.enter_context(ProcessSet(one, self.procfs))
+                for one in targets
+            ]
+            return share_of_sets(sets, limit, end)
