@@ -166,16 +166,16 @@ def test_what_is_in_swap_and_how_much_more_may_go_there(group_2: MemoryGroup) ->
 
 
 def test_whole_group_is_killed_where_it_says_so_and_spared_are_left(group_2: MemoryGroup) -> None:
-    limit = 64 * MIB
+    limit = 128 * MIB
     group_2.write("memory.max", limit)
     group_2.write("memory.swap.max", 0)
     grow = "\nhold(int(sys.stdin.readline()))\nsys.stdin.read()\n"
     with group_2.child("inner") as inner:
         inner.write("memory.oom.group", 1)
         with (
-            inner.running(anon=20 * MIB // PAGE) as large,
+            inner.running(anon=40 * MIB // PAGE) as large,
             inner.running() as small,
-            inner.running(anon=24 * MIB // PAGE, wait=grow) as spared,
+            inner.running(anon=48 * MIB // PAGE, wait=grow) as spared,
         ):
             Path(f"/proc/{spared.pid}/oom_score_adj").write_text("-1000")
             with Cgroup(inner.path) as cgroup:

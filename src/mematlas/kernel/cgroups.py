@@ -6,6 +6,7 @@ other processes.
 
 from __future__ import annotations
 
+from mematlas.errors import FormatError
 from mematlas.frozen import record
 from mematlas.kernel.swaps import unescape
 
@@ -104,7 +105,13 @@ def mounts_of(lines: Iterable[bytes]) -> Iterator[Mount]:
         if kind not in (b"cgroup", b"cgroup2"):
             continue
         options = rest.rpartition(b" ")[2]
-        number, _, _, root, point = head.split(b" ")[:5]
+        try:
+            number, _, _, root, point = head.split(b" ")[:5]
+            is_number = number.isdigit()
+        except ValueError:
+            is_number = False
+        if not is_number:
+            raise FormatError("mountinfo", line[:200].decode("utf-8", "replace"))
         words = options.decode("utf-8", "surrogateescape").split(",")
         controllers = [word for word in words if word.partition("=")[0] not in V1_OPTIONS]
         yield Mount(

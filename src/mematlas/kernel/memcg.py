@@ -17,6 +17,7 @@ from mematlas.errors import CgroupGone, Error, FormatError, NotSupported, Target
 from mematlas.frozen import Record, record
 from mematlas.kernel.cgroups import MOUNTINFO, cgroup_named, charging, read_mounts
 from mematlas.kernel.directory import Directory, translate_error
+from mematlas.kernel.procfs import MOUNTED_PROC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ MAX_SIZE = 1 << 16
 MAX_DIGITS = 20
 PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 """How a name is looked up: nothing is opened, and no file system asked."""
+REMOVED = (errno.ENOENT, errno.ENODEV)
+"""What the kernel says of a group that is no more."""
 NO_CHILDREN = 2
 """Links of a directory without directories in it."""
 UNLIMITED = 1 << 60
@@ -172,7 +175,7 @@ class MemoryCgroup(Directory):
 
     def _error(self, error: OSError, name: str) -> Exception:
         # A file of a group that was removed says the first when it is open, and cannot be opened any more.
-        if error.errno == errno.ENODEV or (error.errno == errno.ENOENT and self.is_removed):
+        if error.errno == errno.ENODEV or (error.errno in REMOVED and self.is_removed):
             return CgroupGone(self.cgroup)
         return translate_error(error, f"{self.path}/{name}")
 
@@ -324,10 +327,12 @@ class MemoryCgroup(Directory):
         """Return a descriptor of a group beside another, for reading; -1 where there is nothing below it to be seen."""
         try:
             place = find(name, here, self.mount, f"{self.path}/.../{name}")
-        except (OSError, FormatError):
-            if name == "..":
-                raise
-            return -1  # removed; or what is mounted over it hides it
+        except FormatError:
+            return -1  # what is mounted over it hides it
+        except OSError as error:
+            if error.errno in REMOVED and name != "..":
+                return -1
+            raise self._error(error, name) from None
         try:
             # A directory of kernfs counts those in it (fs/kernfs/inode.c, kernfs_refresh_inode()).
             if name != ".." and os.fstat(place).st_nlink <= NO_CHILDREN:
@@ -336,20 +341,27 @@ class MemoryCgroup(Directory):
         finally:
             os.close(place)
 
-    @staticmethod
-    def _children(directory: int) -> list[tuple[str, int]]:
+    def _children(self, directory: int) -> list[tuple[str, int]]:
         """Return the groups just below one, by name and inode."""
-        with os.scandir(directory) as entries:
-            return [(entry.name, entry.inode()) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        try:
+            with os.scandir(directory) as entries:
+                return [(entry.name, entry.inode()) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError as error:
+            if error.errno in REMOVED:
+                return []
+            raise self._error(error, "..") from None
 
 
 def find(name: str, below: int | None, mount: Mount, path: str) -> int:
     """Return a descriptor that stands for a file or directory of a hierarchy, and reads nothing."""
     place = os.open(name, PLACE, dir_fd=below)
-    if mount_of(place) != mount.number:
-        os.close(place)
-        raise FormatError(path, expected="a file of the kernel's cgroups: something else is mounted over it")
-    return place
+    number = mount_of(place)
+    if number == mount.number:
+        return place
+    os.close(place)
+    if number is None:
+        raise NotSupported("/proc/self/fdinfo", MOUNTED_PROC)
+    raise FormatError(path, expected="a file of the kernel's cgroups: something else is mounted over it")
 
 
 def mount_of(fd: int) -> int | None:

@@ -406,6 +406,12 @@ def test_blanks_of_a_mount_are_put_back() -> None:
     assert (mount.directory_of("/a b/x"), mount.cgroup_of("/mnt/c\\d/x")) == ("/mnt/c\\d/x", "/a b/x")
 
 
+@pytest.mark.parametrize("line", [b"x 1 0:26 / /cg rw - cgroup2 none rw", b"35 1 - cgroup cgroup rw"])
+def test_mount_that_is_none_is_an_error_that_shows_it(line: bytes) -> None:
+    with pytest.raises(FormatError, match="mountinfo"):
+        list(mounts_of([line]))
+
+
 def test_namesake_of_a_mount_point_is_no_directory_in_it(tmp_path: Path) -> None:
     (tmp_path / "mountinfo").write_text("35 1 0:26 /a /cg rw - cgroup2 none rw\n")
 
