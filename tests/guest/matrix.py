@@ -62,6 +62,7 @@ TRUTH_QUICK = (*HERE, "tests/live/test_truth.py", "-k", f"{QUICK[-1]} and (not t
 UNLOAD_QUICK = (*HERE, "-k", "not ten_thousand_reads and not memory_max")
 # Changes the guest for good, so nothing else runs with it.
 LOCKED_LATER = ("tests/guest/locked_later.py",)
+VERSION_1 = ("tests/guest/cgroup_version_1.py",)
 LOCKED_QUICK = ("tests/guest/test_lockdown.py", "tests/guest/test_readers.py")
 
 
@@ -121,6 +122,7 @@ MATRIX = (
     Run("6.12-locked-quick", "6.12", Settings(lockdown="confidentiality"), LOCKED_QUICK),
     Run("6.12-integrity-quick", "6.12", Settings(lockdown="integrity"), LOCKED_QUICK),
     Run("6.12-locked-later-quick", "6.12", Settings(), LOCKED_LATER),
+    Run("5.10-cgroup-v1-quick", "5.10", tests=VERSION_1),
     Run("own-quick", OWN, Settings(levels=4, numa=True, pti=True), UNLOAD_QUICK),
     Run("5.10", "5.10", Settings(levels=5)),
     Run("6.1", "6.1", Settings(levels=5)),
@@ -138,6 +140,7 @@ MATRIX = (
     Run("6.12-confidentiality", "6.12", Settings(lockdown="confidentiality"), HERE),
     Run("6.1-confidentiality", "6.1", Settings(lockdown="confidentiality"), HERE),
     Run("6.12-locked-later", "6.12", Settings(), LOCKED_LATER),
+    Run("6.1-cgroup-v1", "6.1", tests=VERSION_1),
     *everything("5.10-all", "5.10", Settings(levels=4), left_out=NOT_BEFORE_SCAN),
     *everything("6.1-all", "6.1", Settings(levels=4), left_out=NOT_BEFORE_SCAN),
     *everything("6.12-all", "6.12", Settings(levels=4)),

@@ -1,13 +1,9 @@
-"""Charges and limits of cgroups in both versions of the hierarchy, with limits that are hit."""
+"""Charges and limits of cgroups, with limits that are hit: in version 2 here, in version 1 in cgroup_version_1.py."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import errno
 import json
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,53 +18,14 @@ from victim import DEADLINE, wait_until
 
 pytestmark = pytest.mark.guest
 
-LIBC = ctypes.CDLL(None, use_errno=True)
-UNIFIED, OLD = Path("/sys/fs/cgroup"), Path("/run/memory")
 NR_ANON, NR_SHMEM = 4007, 2003
 MIB = 1 << 20
 
 
-@contextlib.contextmanager
-def version_1() -> Iterator[MemoryGroup]:
-    """Have version 1 charge memory for a while, which version 2 gives up for it."""
-    with contextlib.suppress(OSError):
-        (UNIFIED / "cgroup.subtree_control").write_text("-memory")
-    OLD.mkdir(exist_ok=True)
-
-    def is_mounted() -> bool:
-        done = LIBC.mount(b"memory", bytes(OLD), b"cgroup", 0, b"memory")
-        if done and ctypes.get_errno() == errno.EINVAL:
-            pytest.skip("this kernel has no memory controller of cgroup version 1 (CONFIG_MEMCG_V1)")
-        return bool(done == 0)  # EBUSY as long as there are groups that are on their way out
-
-    wait_until(is_mounted, "version 1 is mounted")
-    try:
-        highest = MemoryGroup(OLD, 1)
-        if (OLD / "memory.use_hierarchy").exists():
-            with contextlib.suppress(OSError):
-                highest.write("memory.use_hierarchy", 1)
-        yield highest
-    finally:
-        subprocess.run(["umount", str(OLD)], check=True)
-        controllers = UNIFIED / "cgroup.controllers"
-        wait_until(lambda: "memory" in controllers.read_text().split(), "version 2 has the controller again")
-
-
-@pytest.fixture(params=[2, 1], ids=["v2", "v1"])
-def group(request: pytest.FixtureRequest) -> Iterator[MemoryGroup]:
-    """Return a memory cgroup of ours, in each version."""
-    if request.param == 2:
-        with memory_group() as made:
-            assert made.version == 2
-            yield made
-    else:
-        with version_1() as highest, highest.child("mematlas-charge") as made:
-            yield made
-
-
 @pytest.fixture
-def group_2() -> Iterator[MemoryGroup]:
-    with memory_group("limits") as made:
+def group() -> Iterator[MemoryGroup]:
+    """Return a memory cgroup of ours; in cgroup_version_1.py, which runs some of these tests as well, of version 1."""
+    with memory_group() as made:
         assert made.version == 2
         yield made
 
@@ -137,11 +94,11 @@ def test_tmpfs_that_fills_a_limit_belongs_to_nobody(group: MemoryGroup, tmpfs_fi
     assert row["charge"]["charged"] >= limit // 2
 
 
-def test_high_is_passed_and_told_with_its_pressure(group_2: MemoryGroup, tmpfs_file: Path) -> None:
-    group_2.write("memory.high", 16 * MIB)
-    group_2.write("memory.swap.max", 0)
-    with group_2.running(write=[[str(tmpfs_file), 17 * MIB // PAGE]]):
-        charge = charge_of(group_2)
+def test_high_is_passed_and_told_with_its_pressure(group: MemoryGroup, tmpfs_file: Path) -> None:
+    group.write("memory.high", 16 * MIB)
+    group.write("memory.swap.max", 0)
+    with group.running(write=[[str(tmpfs_file), 17 * MIB // PAGE]]):
+        charge = charge_of(group)
 
     assert charge.events["high"] > 0
     (limit,) = (limit for limit in charge.limits if limit.name == "memory.high")
@@ -150,13 +107,13 @@ def test_high_is_passed_and_told_with_its_pressure(group_2: MemoryGroup, tmpfs_f
     assert charge.pressure is None or charge.pressure.some_us >= 0
 
 
-def test_what_is_in_swap_and_how_much_more_may_go_there(group_2: MemoryGroup) -> None:
-    with zram(), group_2.running(anon=NR_ANON) as running:
-        group_2.write("memory.swap.max", 64 * MIB)
+def test_what_is_in_swap_and_how_much_more_may_go_there(group: MemoryGroup) -> None:
+    with zram(), group.running(anon=NR_ANON) as running:
+        group.write("memory.swap.max", 64 * MIB)
         done = mematlas("pageout", running.pid, "anon", "--json")
         assert done.returncode == 0, done.stderr
-        charge = charge_of(group_2)
-        used = group_2.read("memory.swap.current")
+        charge = charge_of(group)
+        used = group.read("memory.swap.current")
 
     assert used > 0
     assert charge.swap == used
@@ -165,12 +122,12 @@ def test_what_is_in_swap_and_how_much_more_may_go_there(group_2: MemoryGroup) ->
     checked(charge)
 
 
-def test_whole_group_is_killed_where_it_says_so_and_spared_are_left(group_2: MemoryGroup) -> None:
+def test_whole_group_is_killed_where_it_says_so_and_spared_are_left(group: MemoryGroup) -> None:
     limit = 128 * MIB
-    group_2.write("memory.max", limit)
-    group_2.write("memory.swap.max", 0)
+    group.write("memory.max", limit)
+    group.write("memory.swap.max", 0)
     grow = "\nhold(int(sys.stdin.readline()))\nsys.stdin.read()\n"
-    with group_2.child("inner") as inner:
+    with group.child("inner") as inner:
         inner.write("memory.oom.group", 1)
         with (
             inner.running(anon=40 * MIB // PAGE) as large,
@@ -188,17 +145,6 @@ def test_whole_group_is_killed_where_it_says_so_and_spared_are_left(group_2: Mem
     assert (oom.victim.pid, oom.group, oom.nr_spared) == (large.pid, path, 1)
     assert oom.limit is not None
     assert oom.limit.size == limit
-
-
-def test_switched_off_killer_is_said_to_be(tmpfs_file: Path) -> None:
-    with version_1() as highest, highest.child("mematlas-off") as group, group.running():
-        try:
-            group.write("memory.oom_control", 1)
-        except OSError:
-            pytest.skip("this kernel cannot leave the OOM killer off")
-        group.write("max", 64 * MIB)
-
-        assert charge_of(group).oom.is_off
 
 
 def test_group_that_the_controller_does_not_reach_is_a_part_of_one_above() -> None:

@@ -49,7 +49,7 @@ def guest() -> None:
 
 STOCK = (
     *("5.10-quick", "6.12-quick", "7-quick", "arm64-16k-quick", "6.12-numa-pti-quick"),
-    *("6.12-integrity-quick", "6.12-locked-quick", "6.12-locked-later-quick"),
+    *("6.12-integrity-quick", "6.12-locked-quick", "6.12-locked-later-quick", "5.10-cgroup-v1-quick"),
 )
 
 
