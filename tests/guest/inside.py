@@ -49,8 +49,9 @@ EXPECTED_SKIPS = {
 """What each kernel really has not: the reason of a skip must name one of these."""
 NOT_ON_ARM64 = (
     *("page tables on arm64", "page tables of aarch64", "needs x86-64", "CONFIG_MEM_SOFT_DIRTY", r"vsyscall=.*x86"),
+    "needs gcc",
 )
-"""What no kernel has there, and page tables, which are read on x86-64 alone."""
+"""What no kernel has there; page tables, which are read on x86-64 alone; and what the root there is without."""
 OF_X86_64 = (
     (re.compile(r"guest/test_(dump|isolation|module|readers)\.py|leaves_of_their_level"), "page tables on arm64"),
     (re.compile(r"guest/test_lockdown\.py::test_(tables|as_a_program)"), "page tables on arm64"),
@@ -169,7 +170,7 @@ def read_facts() -> Facts | None:
 def may_skip(facts: Facts, reason: str) -> bool:
     """Whether a skip for this reason is right in this guest."""
     # The guest has the other version, and a test of its own for it.
-    words = [*EXPECTED_SKIPS[facts.kernel], "memory controller of cgroup version 1"]
+    words = [*EXPECTED_SKIPS[facts.kernel], "memory controller of cgroup version 1", "the JVM takes minutes"]
     # What is tested of one setting has its run with that setting.
     words += [f"lockdown={facts.lockdown}", "pti=on" if facts.pti else "pti=off"]
     if facts.lockdown != "none":

@@ -24,7 +24,7 @@ from mematlas.observe.sources import SOURCES
 from mematlas.views.maps import maps_table
 from mematlas.views.vma_groups import groups_table
 from mematlas.words import Source
-from victim import DEADLINE, wait_until
+from victim import DEADLINE, Victim, process_state, wait_until
 
 C_PROGRAM = Path(__file__).with_name("threads_program.c")
 NAMES = ("worker", "worker", "worker", "hot", "x\n\x1b[2J,\\", "other anonymous")
@@ -220,6 +220,16 @@ def test_looks_again_and_again_show_changes_of_owners(threaded: Program) -> None
     assert done.stdout.count("CHANGE") == 2
 
 
+def test_memory_that_a_program_has_named_goes_by_its_name(victim: Callable[..., Victim]) -> None:
+    with victim("anon_named") as it, Process(it.pid) as process:
+        result = process.maps(owners=True)
+        area = it["anon_named"]
+        owner = owner_at(result, area.address)
+
+    assert (owner.what, owner.known_by, owner.names) == ("named", ("name",), (at(result, area.address).path,))
+    assert owner.names[0].startswith("[anon:")
+
+
 # --- threads that come and go, and many
 
 
@@ -286,6 +296,33 @@ def test_each_of_thousands_of_threads_owns_its_stack(tmp_path: Path) -> None:
     assert row["size"] == NR_MANY * ((1 << 17) + PAGE)
 
 
+LEFT = r"""
+#include <pthread.h>
+#include <stdio.h>
+static void *work(void *argument)
+{
+    printf("%lu\n", (unsigned long)&argument); fflush(stdout);
+    while (getchar() != EOF);
+    return NULL;
+}
+int main(void)
+{
+    pthread_t thread;
+    pthread_create(&thread, NULL, work, NULL);
+    pthread_exit(NULL);
+}
+"""
+
+
+def test_a_thread_that_outlives_the_first_owns_its_stack(tmp_path: Path) -> None:
+    with running(compiled(LEFT, tmp_path / "left")) as it:
+        wait_until(lambda: process_state(it.pid) == "Z", "the first thread ends")
+        owner = owner_at(looked_at(it), it.told)
+
+    assert (owner.what, owner.names, owner.known_by) == ("thread stack", ("left",), ("control block",))
+    assert it.pid not in owner.tids
+
+
 FORKED = """
 import json, os, sys, threading
 def fork():
@@ -335,6 +372,7 @@ OF_JAVA = {
 """What the JVM calls it."""
 
 
+@pytest.mark.skipif("MEMATLAS_GUEST" in os.environ, reason="the JVM takes minutes on an emulated processor")
 @pytest.mark.parametrize("more", [(), ("-XX:+UseParallelGC", "-Xmx777m")], ids=["as usual", "another collector"])
 def test_memory_of_java_is_what_the_jvm_says_it_is(more: tuple[str, ...], tmp_path: Path) -> None:
     if not (shutil.which("java") and shutil.which("jcmd")):
@@ -374,7 +412,8 @@ int main(void)
     if (mmap(start, 64 << 20, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != start)
         return 1;
     mprotect(start + BEFORE, 4 << 20, PROT_READ | PROT_WRITE);
-    memset(start + BEFORE, 1, 173 * 4096);
+    madvise(start, 64 << 20, MADV_NOHUGEPAGE);
+    memset(start + BEFORE, 1, 173 * BYTES);
     printf("0\n"); fflush(stdout);
     while (getchar() != EOF);
     return 0;
@@ -396,8 +435,8 @@ def test_arenas_of_go_are_known_by_where_they_are_and_by_the_program(
     section: str, place: int, before: int, owner: Owner, tmp_path: Path
 ) -> None:
     # As go build makes it: no Go is needed, nor is any here.
-    values = {"SECTION": section, "WHERE": f"{place:#x}", "BEFORE": str(before)}
-    source = re.sub("SECTION|WHERE|BEFORE", lambda match: values[match[0]], GO)
+    values = {"SECTION": section, "WHERE": f"{place:#x}", "BEFORE": str(before), "BYTES": str(PAGE)}
+    source = re.sub("SECTION|WHERE|BEFORE|BYTES", lambda match: values[match[0]], GO)
     with running(compiled(source, tmp_path / "go")) as it, Process(it.pid) as process:
         result = process.maps(owners=True)
         capture(process, str(tmp_path / "saved"))
@@ -413,7 +452,7 @@ def test_zeros_of_a_program_are_its_own_and_as_many_as_it_has(tmp_path: Path) ->
     source = r"""
 #include <stdio.h>
 #include <string.h>
-static char zeros[1009 * 4096];
+static char zeros[1009 << 14];
 int main(void)
 {
     memset(zeros, 1, sizeof zeros / 2);
@@ -424,8 +463,8 @@ int main(void)
 """
     with running(compiled(source, tmp_path / "zeros")) as it:
         result = looked_at(it)
-    item = at(result, it.told + 504 * 4096)
+    item = at(result, it.told + (504 << 14))
 
     assert item.owner == Owner("program data", known_by=("address",))
-    assert item.size >= 1009 * 4096
+    assert item.size >= 1008 << 14
     assert [each for each in result.vmas if each.owner == item.owner] == [item]

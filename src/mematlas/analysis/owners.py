@@ -106,12 +106,13 @@ class Space:
         """Whether a little memory that nobody may access lies right below."""
         return self.follows(index) and self.is_reserve(index - 1) and self.vmas[index - 1].size <= most
 
-    def run(self, first: int) -> range:
-        """Return the VMAs of which nothing is known that lie one behind the other, from this one on."""
-        more = takewhile(
-            lambda index: self.follows(index) and self.owners[index] is None, range(first + 1, len(self.vmas))
-        )
-        return range(first, first + 1 + sum(1 for _ in more))
+    def run(self, first: int) -> Iterator[int]:
+        """Yield the VMAs of which nothing is known that lie one behind the other, from this one on."""
+        yield first
+        for index in range(first + 1, len(self.vmas)):
+            if not self.follows(index) or self.owners[index] is not None:
+                break
+            yield index
 
 
 def find_owners(vmas: Sequence[Vma], clues: Clues) -> list[Owner]:
@@ -191,13 +192,16 @@ def is_go_start(vma: Vma) -> bool:
 def go_heap(space: Space) -> Found:
     """Find the arenas of Go: whole ones, from where Go asks for them; elsewhere only in a program that is of Go."""
     is_go = space.clues.is_go is True
-    for index, vma in enumerate(space.vmas):
-        if space.owners[index] is not None or not is_go_start(vma):
-            continue
+    index = 0
+    while index < len(space.vmas):
+        vma = space.vmas[index]
         is_usual = vma.start in GO_STARTS
-        run = space.run(index)
-        is_whole = (space.vmas[run[-1]].end - vma.start) % ARENA_SIZE == 0 and any(map(space.is_data, run))
-        if is_whole and (is_go or is_usual):
+        if space.owners[index] is not None or not (is_usual or (is_go and is_go_start(vma))):
+            index += 1
+            continue
+        run = list(space.run(index))
+        index = run[-1] + 1
+        if (space.vmas[run[-1]].end - vma.start) % ARENA_SIZE == 0 and any(map(space.is_data, run)):
             by = ("address",) * is_usual + ("section",) * is_go + ("shape",) * (not is_usual)
             yield from ((each, Owner("Go heap", known_by=by)) for each in run)
 
@@ -302,9 +306,8 @@ def java(space: Space) -> Found:
     code = Owner("Java code", known_by=("libjvm", "perms"))
     heap = Owner("Java heap", known_by=("libjvm", "address"))
     for index, vma in enumerate(space.vmas):
-        if vma.path.endswith(CLASS_ARCHIVE) and is_class_space(space, index + 1):
-            end = -(-vma.end // CLASS_ALIGNMENT) * CLASS_ALIGNMENT + CLASS_SPACE
-            yield from ((each, classes) for each in space.run(index + 1) if space.vmas[each].end <= end)
+        if vma.path.endswith(CLASS_ARCHIVE):
+            yield from ((each, classes) for each in class_space(space, index))
         elif space.owners[index] is None and vma.perms[:3] == "rwx":
             yield index, code
             if space.follows(index + 1) and space.is_reserve(index + 1):
@@ -314,9 +317,15 @@ def java(space: Space) -> Found:
     yield from ((index, heap) for index, vma in enumerate(space.vmas) if vma.end <= COMPRESSED_END)
 
 
-def is_class_space(space: Space, index: int) -> bool:
-    """Whether what the JVM reserves for classes follows here; in its heap, objects follow parts of the archive."""
-    return space.follows(index) and (space.is_reserve(index) or not space.vmas[index].start % CLASS_ALIGNMENT)
+def class_space(space: Space, archive: int) -> Iterator[int]:
+    """Yield the VMAs that the JVM reserves for classes behind its archive of them.
+
+    Parts of the archive are in its heap, too: objects follow there.
+    """
+    first = archive + 1
+    if space.follows(first) and (space.is_reserve(first) or not space.vmas[first].start % CLASS_ALIGNMENT):
+        end = -(-space.vmas[archive].end // CLASS_ALIGNMENT) * CLASS_ALIGNMENT + CLASS_SPACE
+        yield from takewhile(lambda index: space.vmas[index].end <= end, space.run(first))
 
 
 def metaspace(space: Space, first: int) -> Sequence[int]:

@@ -74,7 +74,7 @@ def about_stacks(threads: Threads, owners: Iterable[Owner], pid: int) -> Iterabl
         thread.robust_list is None and thread.stack_pointer is None and thread.tid not in found for thread in others
     )
     if nr_lost:
-        why = threads.refused or "they run, and the kernel knows no list of mutexes of theirs"
+        why = threads.refused or "they run now, and nothing else shows it"
         yield Note(
             "stacks-unknown", f"where {nr_lost:,} of {len(others):,} threads have their stacks is unknown: {why}"
         )

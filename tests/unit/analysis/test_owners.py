@@ -239,6 +239,17 @@ def test_without_the_jvm_the_same_memory_is_not_of_java() -> None:
     assert whats(line(0xE0000000, 300 * MIB), line(TOP, 0x270000, "rwxp")) == ["other anonymous"] * 2
 
 
+@pytest.mark.parametrize("size", [0x1000, ARENA, 4 * MIB])
+@pytest.mark.parametrize("perms", [("---p", "r--p"), ("rw-p", "---p"), ("rwxp", "r--p")])
+def test_a_program_with_as_many_vmas_as_it_likes_is_looked_at_once(size: int, perms: tuple[str, str]) -> None:
+    # Whatever goes on from VMA to VMA would take hours if it began anew at each: these are all the kernel allows.
+    lines = [line(TOP >> 1, 0x1000, path="/opt/jdk/lib/server/libjvm.so")]
+    lines += [line((GO if size == ARENA else TOP) + number * size, size, perms[number % 2]) for number in range(65_000)]
+    threads = tuple(Thread(number, "x", TOP + number * size, TOP + number * size) for number in range(5000))
+
+    assert len(owners(*lines, threads=threads, is_go=True)) == len(lines)
+
+
 def test_zeros_of_the_program_lie_behind_the_page_where_its_data_ends() -> None:
     lines = line(0x555000, 0x2000, path="/bin/x"), line(0x557000, 0x5000), line(TOP, 0x5000)
 
