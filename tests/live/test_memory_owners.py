@@ -18,7 +18,7 @@ import pytest
 
 from conftest import Outcome
 from helpers import PAGE, Program, look, mematlas, program, skip_without_tables
-from mematlas import MapsResult, Process, VmaUsage, capture
+from mematlas import MapsResult, Process, Selection, VmaUsage, capture
 from mematlas.analysis.owners import ARENA_SIZE, Owner
 from mematlas.observe.sources import SOURCES
 from mematlas.views.maps import maps_table
@@ -148,14 +148,12 @@ def test_owners_add_up_to_all_there_is_and_are_the_same_by_each_source(source: S
 
 
 def test_a_part_of_the_memory_has_the_owners_that_it_has_in_the_whole(threaded: Program) -> None:
-    whole = {item.start: item.owner for item in looked_at(threaded).vmas}
-    for told in (*said_by(threaded, "arena"), *said_by(threaded, "stack"), *said_by(threaded, "cached")):
-        # An arena, and a stack without its thread, is known by what lies beside it.
-        done = mematlas("maps", threaded.pid, f"{told['start']:#x}", "--by", "owner", "--json")
-        (row,) = json.loads(done.stdout)["rows"]
-        owner = whole[at(looked_at(threaded), told["start"]).start]
-        assert owner
-        assert (row["owner"], tuple(row["known_by"])) == (owner.what, owner.known_by)
+    result = looked_at(threaded)
+    with Process(threaded.pid) as process:
+        for told in (*said_by(threaded, "arena"), *said_by(threaded, "stack"), *said_by(threaded, "cached")):
+            # An arena, and a stack without its thread, is known by what lies beside it.
+            (alone,) = process.maps(selection=Selection(span=(told["start"], told["start"] + 1)), owners=True).vmas
+            assert alone.owner == owner_at(result, told["start"])
 
 
 def test_names_of_threads_are_shown_with_escapes_and_given_to_programs_as_they_are(threaded: Program) -> None:

@@ -100,8 +100,6 @@ int main(int number, char **names)
 	page = sysconf(_SC_PAGESIZE);
 	printf("[");
 	pthread_barrier_init(&ready, NULL, number + 2); /* the named, one that ends, one on memory of its own, and we */
-	pthread_create(&ending, NULL, work, "brief");
-
 	pthread_attr_init(&attribute);
 	pthread_attr_setstack(&attribute, guarded(OWN_STACK), OWN_STACK);
 	pthread_create(&thread, &attribute, work, "own");
@@ -110,6 +108,8 @@ int main(int number, char **names)
 	tid = clone(raw, cloned + OWN_STACK, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD, NULL);
 	told("clone", "", tid, (uintptr_t)cloned, OWN_STACK);
 
+	/* Below a guard: its stack is no part of another VMA. */
+	pthread_create(&ending, NULL, work, "brief");
 	for (int index = 1; index < number; index++)
 		pthread_create(&thread, NULL, work, names[index]);
 	pthread_barrier_wait(&ready);
