@@ -13,6 +13,7 @@ from __future__ import annotations
 
 NAMES = {
     "actions.effects": "Effect",
+    "actions.groups": "GroupEffect GroupPlan PlannedProcess ProcessEffect act_on_group plan_group",
     "actions.plans": "Plan plan",
     "actions.refaults": "Refaults watch_refaults",
     "actions.verbs": "cold collapse pageout undo willneed",
@@ -30,7 +31,7 @@ NAMES = {
     "analysis.translation": "Translation Translations",
     "analysis.usage": "Usage",
     "errors": (
-        "AssertionNotMet BadInput CgroupGone Error FormatError NoAddressSpace NotHeld NotSupported "
+        "AssertionNotMet BadInput CgroupGone Error FormatError NoAddressSpace NotConfirmed NotHeld NotSupported "
         "PermissionDenied ProcessGone TargetAmbiguous TargetNotFound TargetRefused TooLarge"
     ),
     "kernel.maps": "Vma",
@@ -57,6 +58,12 @@ HOMES = {name: f"mematlas.{home}" for home, names in NAMES.items() for name in n
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.actions.effects import Effect as Effect
+    from mematlas.actions.groups import GroupEffect as GroupEffect
+    from mematlas.actions.groups import GroupPlan as GroupPlan
+    from mematlas.actions.groups import PlannedProcess as PlannedProcess
+    from mematlas.actions.groups import ProcessEffect as ProcessEffect
+    from mematlas.actions.groups import act_on_group as act_on_group
+    from mematlas.actions.groups import plan_group as plan_group
     from mematlas.actions.plans import Plan as Plan
     from mematlas.actions.plans import plan as plan
     from mematlas.actions.refaults import Refaults as Refaults
@@ -109,6 +116,7 @@ if TYPE_CHECKING:
     from mematlas.errors import Error as Error
     from mematlas.errors import FormatError as FormatError
     from mematlas.errors import NoAddressSpace as NoAddressSpace
+    from mematlas.errors import NotConfirmed as NotConfirmed
     from mematlas.errors import NotHeld as NotHeld
     from mematlas.errors import NotSupported as NotSupported
     from mematlas.errors import PermissionDenied as PermissionDenied

@@ -8,6 +8,7 @@
     ├── TargetAmbiguous        3   several processes; `candidates` names them
     ├── NoAddressSpace         3   a kernel thread, or a zombie: there is nothing to look at
     ├── TargetRefused          1   a process that we leave alone unless we are forced: `pid`
+    ├── NotConfirmed           1   an act on a group of processes, which was planned and not confirmed
     ├── PermissionDenied       4   `path`, and in `needs` the capabilities that would open it
     ├── NotSupported           5   this kernel lacks it; `needs` names the option or version
     │   ├── NotHeld            5   a capture was made without this file
@@ -91,6 +92,10 @@ class TargetRefused(Error):
     def __init__(self, pid: int, name: str, who: str) -> None:
         self.pid = pid
         super().__init__(f"{pid} ({name}) is {who}; use --force to act on it anyway")
+
+
+class NotConfirmed(Error):
+    """An act on a group of processes, of which the plan was shown and nobody has said yes to."""
 
 
 class PermissionDenied(Error):

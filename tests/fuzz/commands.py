@@ -342,6 +342,7 @@ class CommandLines:
         names = [*COMMANDS, "overview"]
         # VICTIM and DIRECTORY are filled in where it is run.
         targets = ["VICTIM"] * 6 + ["self", "1x", "0", "999999999", "~nosuch[", "~nosuch", "cgroup:/nosuch", "nosuch"]
+        targets += ["name:nosuch", "tree:VICTIM", "container:0", "unit:", "user:nosuch"]
         targets += ["DIRECTORY", "/dev/null", "9" * 30, "²", *WORDS]
         pick = random.random()
         if pick < 0.75:

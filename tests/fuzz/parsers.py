@@ -31,7 +31,7 @@ from constructed_core import BASE, core
 from mematlas import cli
 from mematlas.analysis.movable import parse_states
 from mematlas.analysis.pagetables.entries import parse_flags
-from mematlas.cli.advise import parse_amount
+from mematlas.cli.act_options import parse_amount
 from mematlas.cli.command import COMMANDS, load
 from mematlas.cli.options import parse_bytes, parse_count, parse_interval, parse_seconds, parse_width
 from mematlas.errors import Error

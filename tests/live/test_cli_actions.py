@@ -25,7 +25,7 @@ from mematlas.actions.rooms import SwapRoom
 from mematlas.analysis.coldness import RANKS
 from mematlas.analysis.movable import Choice
 from mematlas.cli import main
-from mematlas.cli.advise import parse_amount
+from mematlas.cli.act_options import parse_amount
 from mematlas.cli.options import parse_bytes
 from mematlas.errors import BadInput
 from mematlas.kernel.madvise import MADV_WILLNEED

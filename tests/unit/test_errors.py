@@ -21,6 +21,7 @@ CODES = {
     "FormatError": 1,
     "TooLarge": 1,
     "TargetRefused": 1,
+    "NotConfirmed": 1,
     "BadInput": 2,
     "TargetNotFound": 3,
     "TargetAmbiguous": 3,

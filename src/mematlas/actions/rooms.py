@@ -60,6 +60,20 @@ class SwapRoom:
         area = SwapArea(path="a temporary file", kind="file", size=size, used=0, priority=0)
         return replace(self, areas=(*self.areas, area))
 
+    def with_less(self, size: int) -> SwapRoom:
+        """Return what it would be if so many bytes of it were taken; what a cgroup allows is not touched.
+
+        >>> room = SwapRoom((SwapArea("/a", "file", 8, 6, -2), SwapArea("/b", "file", 8, 0, -3)), {}, None)
+        >>> room.with_less(3).free, room.with_less(99).free
+        (7, 0)
+        """
+        areas: list[SwapArea] = []
+        for area in self.areas:
+            taken = min(size, area.size - area.used)
+            areas.append(replace(area, used=area.used + taken))
+            size -= taken
+        return replace(self, areas=tuple(areas))
+
 
 NO_SWAP = SwapRoom((), {}, None)
 

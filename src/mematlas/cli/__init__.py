@@ -10,7 +10,15 @@ from __future__ import annotations
 import sys
 
 from mematlas.cli.command import COMMANDS, FIRST_SCREEN, load
-from mematlas.errors import BadInput, Error, LibraryMissing, PermissionDenied, TargetAmbiguous, did_you_mean
+from mematlas.errors import (
+    BadInput,
+    Error,
+    LibraryMissing,
+    NotConfirmed,
+    PermissionDenied,
+    TargetAmbiguous,
+    did_you_mean,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -218,6 +226,10 @@ def report(error: Error, words: list[str]) -> None:
 
             # It takes several, and its total has each page once.
             text += f"\ntry: {plain_line(['usage', *(str(one.pid) for one in error.candidates)])}"
+    if isinstance(error, NotConfirmed):
+        from mematlas.doctor.hints import plain_line
+
+        text += f"\ntry: {plain_line([*words, '--yes'])}"
     if isinstance(error, LibraryMissing):
         from mematlas.cli.mistakes import how_to_mend
 

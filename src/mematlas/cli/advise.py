@@ -9,16 +9,16 @@ from mematlas.actions.refusals import check_target, check_way_back
 from mematlas.actions.rooms import read_swap_room
 from mematlas.actions.swap_cache import free_frames
 from mematlas.actions.verbs import undo
-from mematlas.analysis.movable import Choice, parse_states
+from mematlas.analysis.movable import parse_states
+from mematlas.cli.act_options import ActOptions, options_of, parse_amount
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_target, parse_count, parse_seconds
 from mematlas.cli.selection import KIND_TEXTS, add_selection, selection_of
 from mematlas.cli.signals import Interrupts
 from mematlas.cli.swap import add_temporary_swap, temporary_swap
 from mematlas.errors import BadInput, ProcessGone
-from mematlas.frozen import fields_of, record
-from mematlas.model.address_space import parse_size
 from mematlas.model.pages import STATES
+from mematlas.model.target import is_group
 from mematlas.notes import Note, Notes
 from mematlas.views.effects import Report, effect_table
 from mematlas.views.format import number_of
@@ -46,62 +46,6 @@ process. PID 1, mematlas itself and its ancestors are refused without --force.""
 
 
 # What they take
-
-
-@record
-class Amount:
-    """So much memory, in pages or in bytes."""
-
-    number: int
-    is_bytes: bool
-
-    def nr_pages(self, page_size: int) -> int:
-        """Return it in pages; a part of one counts."""
-        return -(-self.number // page_size) if self.is_bytes else self.number
-
-
-def parse_amount(text: str) -> Amount:
-    """Return a number of pages, or with a unit a size.
-
-    >>> parse_amount("512"), parse_amount("2M").nr_pages(1 << 12)
-    (Amount(number=512, is_bytes=False), 512)
-    """
-    number = parse_size(text)
-    if not number:
-        raise BadInput(f"bad amount {text!r}: a number of pages such as 500, or a size such as 64M")
-    return Amount(number, text[-1:].isalpha() and not text.lower().startswith("0x"))
-
-
-@record
-class ActOptions:
-    """What was asked for. What a command does not take has its default."""
-
-    anon: bool
-    file: bool
-    state: frozenset[str] | None
-    dry_run: bool
-    force: bool
-    limit: int | None
-    coldest: Amount | None = None
-    passes: int = MAX_PASSES
-    no_touch: bool = False
-    free: bool = False
-    watch_refaults: float | None = None
-    undo: bool = False
-    temporary_swap: int | None = None
-
-    @property
-    def choice(self) -> Choice:
-        """The pages that are meant."""
-        if self.anon and self.file:
-            raise BadInput("--anon and --file exclude each other")
-        return Choice(self.state, self.anon, self.file)
-
-
-def options_of(args: Namespace) -> ActOptions:
-    """Return the options of one of the commands."""
-    given = vars(args)
-    return ActOptions(**{name: given[name] for name in fields_of(ActOptions) if name in given})
 
 
 def add_passes(arguments: Arguments) -> None:
@@ -168,6 +112,7 @@ def declare(*own: Callable[[Arguments], None]) -> Callable[[Arguments], None]:
         arguments.add_more(
             "--limit", type=parse_count, metavar="N", help="with --dry-run: show N VMAs, and the total of the rest"
         )
+        arguments.add_more("--yes", action="store_true", help="act on a group, of which else the plan is shown")
         arguments.add_more("--force", action="store_true", help="also act on PID 1, mematlas itself and its ancestors")
         add_output(arguments)
 
@@ -198,6 +143,10 @@ def run(advice: AdviceName, args: Namespace, session: Session) -> int:
     """Plan; then act, watch and undo, as far as that was asked for; show what it came to."""
     options = options_of(args)
     selection = selection_of(args, session)
+    if is_group(session.text):
+        from mematlas.cli.group_acts import run_group
+
+        return run_group(advice, selection, options, args, session)
     choice, process = options.choice, session.process
     nr_coldest = None if options.coldest is None else options.coldest.nr_pages(process.page_size)
     if options.dry_run:

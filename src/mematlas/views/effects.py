@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.movable import REASONS
+from mematlas.analysis.movable import REASONS, add_counts, in_order
 from mematlas.frozen import as_dict, record
 from mematlas.views.format import fold_message, format_counts, format_path, format_seconds, format_size
+from mematlas.views.plans import in_size
 from mematlas.views.refaults import refault_lines, refaults_object
 from mematlas.views.table import Column, Drawn, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from mematlas.actions.effects import Effect
+    from mematlas.actions.groups import GroupEffect, ProcessEffect
     from mematlas.actions.refaults import Refaults
     from mematlas.kernel.madvise import AdviceName
 
@@ -202,3 +204,55 @@ def undo_object(undo: Effect) -> dict[str, Any]:
         "seconds": round(undo.seconds, 6),
         "stopped": undo.stopped or None,
     }
+
+
+# Of a group
+
+DONE: dict[AdviceName, str] = {
+    "pageout": "MOVED",
+    "cold": "MARKED",
+    "willneed": "RETURNED",
+    "collapse": "JOINED",
+}
+"""What the column of what was done is called."""
+
+
+def group_effect_table(effect: GroupEffect, target: dict[str, Any]) -> Table:
+    """Return what an act did to each process."""
+    columns = group_effect_columns(effect)
+    return Table(f"{effect.advice}-group/1", columns, effect.processes, target=target, notes=effect.notes)
+
+
+def group_effect_columns(effect: GroupEffect) -> tuple[Column[ProcessEffect], ...]:
+    """Return the columns: sizes in text, pages as well in JSON and CSV."""
+    size = effect.page_size
+    is_pageout = effect.advice == "pageout"
+    is_stopped = any(item.effect.stopped for item in effect.processes)
+
+    def freed(item: ProcessEffect) -> int | None:
+        number = nr_freed(item.effect)
+        return None if number is None else number * size
+
+    def staying(items: Sequence[ProcessEffect]) -> dict[str, int]:
+        total: dict[str, int] = {}
+        for item in items:
+            add_counts(total, item.effect.reasons)
+        return in_size(in_order(total), size)
+
+    return (
+        Column("pid", "PID", "count"),
+        Column("name", "NAME"),
+        Column("nr_requested", "PAGES", "count", lambda item: item.effect.nr_requested, sum, shown=False),
+        Column("nr_advised", "ADVISED", "count", lambda item: item.effect.nr_advised, sum, shown=False),
+        Column("nr_moved", "PAGES MOVED", "count", lambda item: item.effect.nr_moved, sum, shown=False),
+        Column("nr_stayed", "PAGES STAYED", "count", lambda item: item.effect.nr_stayed, sum, shown=False),
+        Column("reasons", "REASONS", "counts", lambda item: item.effect.reasons, shown=False),
+        Column("size_requested", "SELECTED", "size", lambda item: item.effect.nr_requested * size, sum),
+        Column("size_moved", DONE[effect.advice], "size", lambda item: item.effect.nr_moved * size, sum),
+        Column("size_freed", "LEFT RAM", "size", freed, sum, rank=3, shown=is_pageout),
+        Column("swap", "TO SWAP", "size", lambda item: item.effect.swap, sum, rank=2, shown=is_pageout),
+        Column("staying", "STAYED", "amounts", lambda item: staying([item]), staying, rank=1),
+        Column("passes", "PASSES", "count", lambda item: item.effect.passes, rank=5, shown=False),
+        Column("seconds", "SECONDS", "number", lambda item: round(item.effect.seconds, 6), shown=False),
+        Column("stopped", "STOPPED", value=lambda item: item.effect.stopped or None, rank=4, shown=is_stopped),
+    )

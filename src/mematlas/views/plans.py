@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from mematlas.actions.groups import GroupPlan, PlannedProcess
     from mematlas.actions.plans import Plan, PlannedVma
     from mematlas.kernel.madvise import AdviceName
 
@@ -66,7 +67,7 @@ FEW = 5
 """VMAs that a plan shows on a screen although nothing can be done with them; the others are one row."""
 
 
-def verdict(plan: Plan, in_bytes: bool = False) -> str:
+def verdict(plan: Plan | GroupPlan, in_bytes: bool = False) -> str:
     """Return the answer: how much could be done of what was selected, and why the rest stays."""
     sized = str if in_bytes else format_size
     if not plan.nr_requested:
@@ -149,7 +150,7 @@ def dirty_notes(plan: Plan) -> list[Note]:
     return [Note("dirty", f"{which} dirty: they would leave the process, but stay in RAM until written to disk")]
 
 
-def room_notes(plan: Plan) -> list[Note]:
+def room_notes(plan: Plan | GroupPlan) -> list[Note]:
     """Return where memory without a file would go."""
     lines = []
     for area in plan.room.areas:
@@ -165,7 +166,7 @@ def room_notes(plan: Plan) -> list[Note]:
     return [Note("swap", line) for line in lines]
 
 
-def lacking_swap(plan: Plan) -> list[Note]:
+def lacking_swap(plan: Plan | GroupPlan) -> list[Note]:
     """Return what to know and what to type when memory has nowhere to go; nothing when it has."""
     if not plan.nr_without_swap:
         return []
@@ -182,3 +183,57 @@ def lacking_swap(plan: Plan) -> list[Note]:
         f" for this run alone, as root: --temporary-swap {size_of(mib)}"
     )
     return [Note("no-swap", text), Note("make-swap", f"swap space that stays, as root: {swap_file_line(mib)}")]
+
+
+# Of a group
+
+
+def group_plan_table(plan: GroupPlan, target: dict[str, Any], limit: int | None = None) -> Table:
+    """Return what an advice would do to each process; ``limit`` is how many of them text shows."""
+    columns = group_plan_columns(plan)
+    lacking = lacking_swap(plan)
+    explained = [reason for reason in plan.reasons if not lacking or reason != plan.room.lacking]
+    notes = [*plan.notes, *map(reason_note, explained)]
+    if plan.advice == "pageout":
+        notes += [*room_notes(plan), *lacking]
+
+    def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
+        number = len(plan.processes)
+        of_whom = f" in {number:,} process{'' if number == 1 else 'es'} of {format_path(target['group'])}"
+        yield from fold_message(verdict(plan, in_bytes).replace(" selected", f" selected{of_whom}", 1), width)
+        table = Table("", columns, plan.processes, limit=limit)
+        yield from table.lines(in_bytes=in_bytes, colour=colour, width=width)
+
+    schema = f"{plan.advice}-group-plan/1"
+    return Drawn(schema, columns, plan.processes, target=target, notes=notes, draw=draw, limit=limit)
+
+
+def group_plan_columns(plan: GroupPlan) -> tuple[Column[PlannedProcess], ...]:
+    """Return the columns: sizes in text, pages as well in JSON and CSV."""
+    size = plan.page_size
+
+    def staying(items: Sequence[PlannedProcess]) -> dict[str, int]:
+        total: dict[str, int] = {}
+        for item in items:
+            add_counts(total, item.plan.reasons)
+        return in_size(in_order(total), size)
+
+    return (
+        Column("pid", "PID", "count"),
+        Column("name", "NAME"),
+        Column("nr_requested", "PAGES", "count", lambda item: item.plan.nr_requested, sum, shown=False),
+        Column("nr_movable", "MOVABLE", "count", lambda item: item.plan.nr_movable, sum, shown=False),
+        Column("reasons", "REASONS", "counts", lambda item: item.plan.reasons, shown=False),
+        Column("size_requested", "SELECTED", "size", lambda item: item.plan.nr_requested * size, sum),
+        Column("size_movable", CAN[plan.advice], "size", lambda item: item.plan.nr_movable * size, sum),
+        Column(
+            "size_needs_swap",
+            "TO SWAP",
+            "size",
+            lambda item: item.plan.nr_needs_swap * size,
+            sum,
+            rank=2,
+            shown=plan.advice == "pageout",
+        ),
+        Column("staying", "STAYS", "amounts", lambda item: staying([item]), staying, rank=1),
+    )
