@@ -13,7 +13,9 @@ import pytest
 from helpers import PAGE, program
 from mematlas.analysis.overview import Group
 from mematlas.kernel.procfs import ProcFS
+from mematlas.model.containers import place_of
 from mematlas.observe import machine, ranking
+from mematlas.observe.limits import find_tightest, read_pressure
 from victim import wait_until
 
 NAME = f"scene {os.getpid()}"
@@ -41,6 +43,8 @@ END = """
 print(json.dumps(pids), flush=True)
 """
 NR_CHILDREN, NR_PAGES = 5, 4999
+LIMITS = ("memory.max", "memory.limit_in_bytes")
+"""The files that limit a memory cgroup, in version 2 and 1."""
 
 
 @pytest.fixture(autouse=True)
@@ -206,3 +210,34 @@ def test_programs_of_a_container_are_one_row_under_its_name(container: Path) -> 
     assert group.name == container.name[:12]
     assert {facts.pid for facts in group.members} == {*one.told, *other.told}
     assert (group.pss or 0) >= 2 * NR_PAGES * PAGE
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_limit_that_is_hit_first_is_on_the_screen(container: Path) -> None:
+    size = 16_381 * PAGE
+    limit = next(file for name in LIMITS if (file := container / name).exists())
+    limit.write_text(str(size))
+    with program(SHARED, [NAME]) as running:
+        (container / "cgroup.procs").write_text(str(running.pid))
+        path = place_of(Path(f"/proc/{running.pid}/cgroup").read_text()).path
+        found = find_tightest([path], float("inf"))
+        tightest = machine.Machine(ProcFS()).usage().tightest
+
+    assert found is not None
+    assert (found.name, found.path, found.size) == (limit.name, path, size)
+    assert size * 3 // 4 < found.room <= size
+    assert tightest is not None
+    assert tightest.room <= found.room
+
+
+def test_pressure_is_that_of_the_kernels_own_file() -> None:
+    path = Path("/proc/pressure/memory")
+    if not path.exists():
+        pytest.skip("needs CONFIG_PSI")
+    before, pressure = path.read_text(), read_pressure(ProcFS())
+    after = path.read_text()
+
+    assert pressure is not None
+    totals = [[int(number) for number in re.findall(r"total=(\d+)", text)] for text in (before, after)]
+    assert totals[0][0] <= pressure.some_us <= totals[1][0]
+    assert totals[0][1] <= pressure.full_us <= totals[1][1]

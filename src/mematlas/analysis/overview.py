@@ -9,7 +9,6 @@ from __future__ import annotations
 from mematlas.analysis.file_parts import together
 from mematlas.analysis.ram import total_of
 from mematlas.frozen import Record, Tabular, record
-from mematlas.model.containers import ID_LENGTH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,11 +16,10 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.file_parts import Part
     from mematlas.analysis.ram import Ram
+    from mematlas.kernel.memcg import Limit, Pressure
     from mematlas.model.containers import Level
     from mematlas.notes import Note
 
-SHORT_ID = 12
-"""Digits of the ID of a container that are shown, as many as its own runtime shows."""
 SHARE = 0.2
 """Seconds that the measuring of one group may take, as far as is known before."""
 
@@ -104,10 +102,7 @@ class Group:
     @property
     def name(self) -> str:
         """The name that all its processes have; of a container, its short ID or its name."""
-        if self.container is None:
-            return self.members[0].name
-        name = self.container.name
-        return name[:SHORT_ID] if len(name) == ID_LENGTH else name
+        return self.container.short if self.container else self.members[0].name
 
     @property
     def uid(self) -> int | None:
@@ -279,4 +274,8 @@ class MachineUsage(Tabular, Record):
     """The capabilities that we lack to see all of every process."""
     sharing: dict[int, int]
     """The processes that run in the address space of another, and of which: that memory counts once."""
+    pressure: Pressure | None
+    """The time that was lost by waiting for memory; None where the kernel does not measure it."""
+    tightest: Limit | None
+    """The limit of a memory cgroup that is hit first; None where none of a process that we see has any."""
     notes: tuple[Note, ...]

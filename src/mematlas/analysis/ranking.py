@@ -123,6 +123,17 @@ def largest(groups: Iterable[Group], count: int, by: str | None = None) -> list[
     return [group for group in ranked if group in shown]
 
 
+def with_more(rest: OtherProcesses, groups: Sequence[Group]) -> OtherProcesses:
+    """Return the processes beside those shown when some groups that were are not."""
+    return OtherProcesses(
+        nr_processes=rest.nr_processes + sum(len(group.members) for group in groups),
+        rss=rest.rss + sum(group.rss for group in groups),
+        pss=None if rest.pss is None else rest.pss + known_sum(*(group.pss for group in groups)),
+        nr_unknown=rest.nr_unknown - sum(len(group.members) for group in groups if group.pss is None),
+        has_more=rest.has_more,
+    )
+
+
 def others_of(groups: Iterable[Group], shown: Sequence[Group], ram: Ram, has_more: bool) -> OtherProcesses:
     """Return what there is beside the groups that are shown."""
     hidden = set(groups).difference(shown)

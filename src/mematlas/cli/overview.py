@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from mematlas.views.table import Table
 
 
+NR_LINES = 20
+"""What the first screen is to fit on."""
+
+
 def add_arguments(arguments: Arguments) -> None:
-    arguments.add_argument("--limit", type=parse_count, default=TOP, metavar="N", help=f"show N rows ({TOP})")
+    text = f"show N rows, on any number of lines ({TOP}, or as many as fit on {NR_LINES} lines)"
+    arguments.add_argument("--limit", type=parse_count, metavar="N", help=text)
     arguments.add_argument("--sort", choices=SORTS, help="rank by USS, PSS, the sum of RSS, or swap")
     add_repeat(arguments)
     add_output(arguments)
@@ -36,8 +41,9 @@ def run(args: Namespace, session: Session) -> int:
     sudo = None if in_user_namespace() else sudo_line(())
 
     def make() -> Table:
-        usage = machine.usage(args.limit, args.sort)
-        return overview_view(session.machine(), usage, args.sort, os.geteuid(), command, sudo)
+        usage = machine.usage(args.limit or TOP, args.sort)
+        nr_lines = None if args.limit else NR_LINES
+        return overview_view(session.machine(), usage, args.sort, os.geteuid(), command, sudo, nr_lines)
 
     session.show(make, args)
     return 0

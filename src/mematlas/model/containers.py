@@ -20,6 +20,8 @@ CONTAINER, POD, UNIT, SLICE = "container", "pod", "unit", "slice"
 HEX = "0123456789abcdef"
 ID_LENGTH = 64
 """Digits of the ID of a container, which are those of a SHA-256."""
+SHORT_ID = 12
+"""Digits of it that its own tools show."""
 UID_LENGTHS = (8, 4, 4, 4, 12)
 """Digits of the parts of a pod's UID; that of a static pod is all of them in one, the hash of its manifest."""
 RUNTIMES = {
@@ -52,6 +54,11 @@ class Level:
     """Of the hierarchy: empty in version 2, ``memory`` or ``name=systemd`` in version 1; None where any is meant."""
     runtime: str | None = None
     """Who made the container or pod, where the path tells."""
+
+    @property
+    def short(self) -> str:
+        """Its name; of the ID of a container, as much as its own tools show."""
+        return self.name[:SHORT_ID] if is_identifier(self.name) else self.name
 
 
 @record

@@ -13,7 +13,7 @@ from mematlas.kernel.cgroups import hierarchy_path
 from mematlas.kernel.cmdline import read_command
 from mematlas.kernel.rights import ids_of, parse_id, user_name
 from mematlas.kernel.status import read_status
-from mematlas.model.containers import CONTAINER, POD, UNIT, Level, hierarchies_of, is_identifier, place_of, unescaped
+from mematlas.model.containers import CONTAINER, POD, UNIT, Level, hierarchies_of, place_of, unescaped
 from mematlas.model.nearness import nearest
 from mematlas.model.processes import SKIPPED, Processes, ourselves
 from mematlas.model.target import GROUPS, PID, own_pid, parse_pid
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     Matches = Callable[[ProcessDir, Stat], bool]
 
 COMM_LENGTH = 15  # include/linux/sched.h, TASK_COMM_LEN less the ending zero
-SHORT_ID = 12
-"""Digits of a container's ID that its own tools show."""
 NR_NAMED = 8
 """Groups that a message names."""
 SERVICE = ".service"
@@ -259,8 +257,7 @@ def in_words(level: Level) -> str:
     >>> in_words(Level("0123456789ab" + "0" * 52, "/docker/x", "", "docker")), in_words(Level("a.service", "/a", ""))
     ('0123456789ab (docker)', 'a.service')
     """
-    name = level.name[:SHORT_ID] if is_identifier(level.name) else level.name
-    return f"{name} ({level.runtime})" if level.runtime else name
+    return f"{level.short} ({level.runtime})" if level.runtime else level.short
 
 
 def places(procfs: ProcFS) -> Iterator[tuple[int, Place]]:

@@ -1,8 +1,10 @@
-"""The first screen: at most 20 lines, 80 columns, safe for everybody."""
+"""The first screen: 20 lines of 80 columns unless more rows are asked for, safe for everybody."""
 
 from __future__ import annotations
 
-from mematlas.frozen import as_dict
+from mematlas.analysis.ranking import largest, with_more
+from mematlas.frozen import as_dict, plain
+from mematlas.model.containers import place_of
 from mematlas.notes import Note
 from mematlas.version import __version__
 from mematlas.views.format import first_of, fold_message, format_path, format_size, number_of, shorten
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.overview import Census, Facts, Group, MachineUsage, OtherProcesses
     from mematlas.analysis.ram import Ram
+    from mematlas.kernel.memcg import Pressure
+    from mematlas.model.containers import Level
 
 SCHEMA = "overview/4"
 STATUS_LINES = {"swap": "VmSwap", "hugetlb": "HugetlbPages"}
@@ -31,17 +35,25 @@ IN_USE = (
 AVAILABLE = (("free", "free"), ("page_cache", "page cache"), ("kernel_caches", "kernel caches"))
 DERIVED = ("in_use", "reserve", "other", "pss", "in_swap")
 """Parts of RAM that are made of others."""
-MOST_NAME = 24
+MOST_NAME = 20
 """Columns of the name of a container: there are some that people choose."""
+MOST_PATH = 28
+"""Columns of the path of a cgroup."""
+LEAST_ROWS = 3
+"""Rows that are shown however many lines all else takes: one may be the largest user of swap, one that of the pools."""
 HEAD = 13
 """Columns before the parts of RAM."""
 
 
 def title(group: Group) -> str:
     """Return what a group is called: the name of its processes; or a container, with who made it."""
-    runtime = group.container.runtime if group.container else None
-    name = shorten(format_path(group.name), MOST_NAME)
-    return f"{runtime} {name}" if runtime else name
+    return container_title(group.container) if group.container else group.name
+
+
+def container_title(container: Level) -> str:
+    """Return what a container is called: who made it, and its short ID or its name, the middle left out if need be."""
+    name = shorten(format_path(container.short), MOST_NAME)
+    return f"{container.runtime} {name}" if container.runtime else name
 
 
 def label(group: Group) -> str:
@@ -116,11 +128,18 @@ def usage_notes(usage: MachineUsage) -> list[Note]:
 
 
 def overview_view(
-    machine: dict[str, Any], usage: MachineUsage, by: str | None, uid: int, command: str, sudo: str | None
+    machine: dict[str, Any],
+    usage: MachineUsage,
+    by: str | None,
+    uid: int,
+    command: str,
+    sudo: str | None,
+    nr_lines: int | None = None,
 ) -> Table:
     """Return the first screen; as JSON, its rows are the largest groups of processes, and its target is the machine.
 
-    ``sudo`` is the line that gives all rights; None in a user namespace, where none does.
+    ``sudo`` is the line that gives all rights; None in a user namespace, where none does. Text has the last rows left
+    out where they would make it longer than ``nr_lines``.
     """
     columns = columns_of(usage.groups, by)
     # That others' are hidden, and why, is said below the rows.
@@ -131,18 +150,33 @@ def overview_view(
         (hidden if refused.issuperset(one.pid for one in group.members) else seen).append(group)
     notes = [*estimates(usage.groups), *not_measured(seen), *usage_notes(usage)]
 
-    def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
+    def above(width: int) -> Iterator[str]:
         head = f"mematlas {__version__} on {machine['host']}, Linux {machine['kernel']}, {swap_of(usage.ram)}"
         yield from fold_message(head, width)
         yield from parts_of(usage.ram, width)
+        yield from fold_parts("pressure", "", list(limits_of(usage)), width)
         yield ""
-        yield from Table(SCHEMA, columns, usage.groups).lines(in_bytes=in_bytes, colour=colour, width=width)
-        yield from fold_message(others(usage.others), width)
+
+    def below(width: int) -> Iterator[str]:
         yield ""
         for line in rights(uid, usage.missing, usage.refused, command, sudo):
             yield from fold_message(line, width)
-        for line in tries(command, to_try(usage.groups)):
+        for line in tries(command, *to_try(usage.groups)):
             yield from fold_message(line, width)
+
+    def rows(groups: Sequence[Group], in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
+        yield from Table(SCHEMA, columns, groups).lines(in_bytes=in_bytes, colour=colour, width=width)
+        beside = set(usage.groups).difference(groups)
+        yield from fold_message(others(with_more(usage.others, list(beside))), width)
+
+    def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
+        first, last = list(above(width)), list(below(width))
+        table = list(rows(usage.groups, in_bytes, colour, width))
+        too_many = len(first) + len(table) + len(last) - nr_lines if nr_lines else 0
+        if too_many > 0:
+            shown = largest(usage.groups, max(len(usage.groups) - too_many, LEAST_ROWS), by)
+            table = list(rows(shown, in_bytes, colour, width))
+        return iter((*first, *table, *last))
 
     return Drawn(
         SCHEMA, columns, usage.groups, target=target_of(usage), draw=draw, notes=notes, fine_print=not_measured(hidden)
@@ -153,7 +187,14 @@ def target_of(usage: MachineUsage) -> dict[str, Any]:
     """Return what JSON has of the machine as a whole."""
     ram = as_dict(usage.ram) | {name: getattr(usage.ram, name) for name in DERIVED}
     refused = None if usage.refused is None else list(usage.refused)
-    return {"ram": ram, "others": as_dict(usage.others), "refused": refused, "missing": list(usage.missing)}
+    return {
+        "ram": ram,
+        "pressure": plain(usage.pressure),
+        "tightest": usage.tightest and usage.tightest.to_dict() | {"room": usage.tightest.room},
+        "others": as_dict(usage.others),
+        "refused": refused,
+        "missing": list(usage.missing),
+    }
 
 
 def swap_of(ram: Ram) -> str:
@@ -193,6 +234,41 @@ def parts_of(ram: Ram, width: int) -> Iterator[str]:
     spare = [f"{title} {amount(getattr(ram, name))}" for name, title in AVAILABLE]
     yield from fold_parts("in use", f"{amount(ram.in_use)} of {amount(ram.total)}: ", used, width)
     yield from fold_parts("available", f"{amount(ram.available)}: ", [*spare, "less the reserve"], width)
+
+
+def limits_of(usage: MachineUsage) -> Iterator[str]:
+    """Yield how near the machine is to having too little memory."""
+    yield pressure_text(usage.pressure)
+    if usage.tightest:
+        yield f"tightest cgroup {cgroup_name(usage.tightest.path)}"
+        yield f"{format_size(usage.tightest.room)} left of {format_size(usage.tightest.size)}"
+
+
+def pressure_text(pressure: Pressure | None) -> str:
+    """Return how much of the time was lost lately, by the shortest span in which it was any.
+
+    >>> from mematlas.kernel.memcg import Pressure
+    >>> pressure_text(Pressure((1.5, 0.25, 0.0), (0.5, 0.0, 0.0), 77, 7))
+    'some 1.5% and full 0.5% of 10 s'
+    >>> pressure_text(Pressure((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 77, 7)), pressure_text(None)
+    ('none in 5 min', '- (needs CONFIG_PSI)')
+    """
+    if pressure is None:
+        return "- (needs CONFIG_PSI)"
+    for some, full, span in zip(pressure.some, pressure.full, ("10 s", "1 min", "5 min"), strict=True):
+        if some or full:
+            return f"some {some:g}% and full {full:g}% of {span}"
+    return "none in 5 min"
+
+
+def cgroup_name(path: str) -> str:
+    """Return what a cgroup is called in a line: a container by its short ID, else its path, its middle left out.
+
+    >>> cgroup_name("/system.slice/docker-" + "5fc0" * 16 + ".scope"), cgroup_name("/system.slice/nginx.service")
+    ('docker 5fc05fc05fc0', '/system.slice/nginx.service')
+    """
+    box = next((level for level in place_of(f"0::{path}").containers if level.path == path), None)
+    return container_title(box) if box else shorten(format_path(path), MOST_PATH)
 
 
 def fold_parts(head: str, whole: str, parts: Sequence[str], width: int) -> Iterator[str]:
@@ -241,25 +317,39 @@ def all_of(parts: Sequence[str]) -> str:
     return f"{', '.join(parts[:-1])}, and {parts[-1]}"
 
 
-def to_try(groups: Sequence[Group]) -> int | str:
-    """Return the target of the commands to try: the first that could be looked at, for want of one ourselves."""
+def to_try(groups: Sequence[Group]) -> tuple[str, str]:
+    """Return the targets to try: the first group of which one could be looked at, and that one; else ourselves."""
     for group in groups:
-        if group.pid in group.measured:
-            return group.pid
         if group.measured:
-            return next(iter(group.measured))
-    return "self"
+            pid = group.pid if group.pid in group.measured else next(iter(group.measured))
+            return target_text(group) or str(pid), str(pid)
+    return "self", "self"
 
 
-def tries(command: str, target: int | str) -> Iterator[str]:
-    """Yield the lines of what to type next."""
+def target_text(group: Group) -> str | None:
+    """Return what names a group of several processes on a command line; None where there is one, or quotes are needed.
+
+    >>> from mematlas.analysis.overview import Facts, Group
+    >>> backends = [Facts(pid, "postgres", 70, "", 4096, 4096, 0, 0, 0, 0) for pid in range(61)]
+    >>> target_text(Group(backends)), target_text(Group(backends[:1]))
+    ('name:postgres', None)
+    """
+    is_plain = group.name.isascii() and group.name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+    if len(group.members) == 1 or not is_plain:
+        return None
+    return f"container:{group.name}" if group.container else f"name:{group.name}"
+
+
+def tries(command: str, whole: str, one: str) -> Iterator[str]:
+    """Yield the lines of what to type next, of a group as a whole and of one of its processes."""
     lines = (
-        (f"usage {target}", "how much, by kind"),
-        (f"map {target}", "its address space, drawn"),
+        (f"usage {whole}", "how much, by kind"),
+        (f"map {one}", "its address space, drawn"),
         ("--help", "everything else (demo: a tour)"),
     )
+    width = max(len(command) + 16, *(len(command) + len(words) + 3 for words, _ in lines))
     for index, (words, text) in enumerate(lines):
-        yield f"{'Try:' if index == 0 else '':<6}{f'{command} {words}':<{len(command) + 16}}{text}"
+        yield f"{'Try:' if index == 0 else '':<6}{f'{command} {words}':<{width}}{text}"
 
 
 def estimates(groups: Sequence[Group]) -> Iterator[Note]:

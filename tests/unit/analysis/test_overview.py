@@ -17,7 +17,7 @@ from mematlas.kernel.procfs import ProcessDir
 from mematlas.kernel.smaps import read_rollup
 from mematlas.kernel.status import MemoryCounters, read_memory_counters
 from mematlas.observe import machine, measuring, ranking
-from mematlas.views.overview import estimates, to_try
+from mematlas.views.overview import estimates, target_text, to_try
 
 MIB = 1 << 20
 Part = tuple[str, int, int, int, int]
@@ -132,9 +132,16 @@ def test_what_to_try_is_a_process_that_may_be_looked_at() -> None:
     hidden, sampled, seen = (Group(facts(pid, anon=20 - pid) for pid in pids) for pids in ([1], [2, 3], [4, 5]))
     sampled.measured, seen.measured = {3: measured(1)}, {5: measured(1), 4: measured(1)}
 
-    assert to_try([hidden, sampled, seen]) == 3
-    assert to_try([hidden, seen]) == 4
-    assert to_try([hidden]) == to_try([]) == "self"
+    assert to_try([hidden, sampled, seen]) == ("name:one", "3")
+    assert to_try([hidden, seen]) == ("name:one", "4")
+    assert to_try([hidden]) == to_try([]) == ("self", "self")
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [("a b", None), ("x;id", None), ("\x1b", None), ("kworker.x", "name:kworker.x")]
+)
+def test_name_that_a_shell_would_read_otherwise_is_not_a_line_to_type(name: str, target: str | None) -> None:
+    assert target_text(Group([facts(1, name), facts(2, name)])) == target
 
 
 def test_sample_is_spread_and_its_sums_are_an_estimate() -> None:

@@ -6,12 +6,15 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mematlas.analysis.overview import Census, Facts, Group, MachineUsage, Measured
 from mematlas.analysis.ram import Ram, account
 from mematlas.analysis.ranking import others_of
+from mematlas.frozen import replace
+from mematlas.kernel.memcg import Limit, Pressure
 from mematlas.model.containers import place_of
 from mematlas.views.frames import table_of
 from mematlas.views.overview import overview_view
@@ -55,8 +58,18 @@ SHOWN = (group(4771, "shop", 70, 3, pss=105), group(812, "postgres", 30, pss=33,
 ALL = [*SHOWN, group(2000, "bash", 2, 11)]
 
 
+PRESSURE = Pressure((1.25, 0.5, 0.1), (0.5, 0.0, 0.0), 2995705, 1491556)
+TIGHTEST = Limit("memory.max", "/system.slice/docker-" + "5fc0" * 16 + ".scope", 512 * MIB, 480 * MIB, 9 * MIB)
+
+
+def used(shown: tuple[Group, ...] = SHOWN, ram: Ram = RAM, **fields: Any) -> MachineUsage:
+    """Return who uses the memory of the machine; ``fields`` are other than usual."""
+    usual = {"refused": (1,), "missing": (), "sharing": {}, "notes": (), "pressure": PRESSURE, "tightest": TIGHTEST}
+    return MachineUsage(ram=ram, groups=shown, others=others_of(ALL, shown, ram, False), **{**usual, **fields})
+
+
 def screen(refused: tuple[int, ...] = (1,), missing: tuple[str, ...] = (), ram: Ram = RAM, uid: int = 0) -> Table:
-    usage = MachineUsage(ram, SHOWN, others_of(ALL, SHOWN, ram, False), refused, missing, {}, ())
+    usage = used(ram=ram, refused=refused, missing=missing)
     return overview_view(MACHINE, usage, None, uid, "mematlas", "sudo -- mematlas")
 
 
@@ -72,7 +85,7 @@ def test_screen_stands_as_it_was_looked_at(width: int) -> None:
 @pytest.mark.parametrize("width", range(60, 201, 7))
 def test_no_line_is_wider_than_the_screen(width: int) -> None:
     longest = group(3_999_999, "a" * 15, 70_000, 4711, pss=70_000, swap=50_000)
-    usage = MachineUsage(RAM, (longest, *SHOWN), others_of(ALL, SHOWN, RAM, True), (1, 2, 3, 4), (), {}, ())
+    usage = used((longest, *SHOWN), refused=(1, 2, 3, 4))
     lines = list(overview_view(MACHINE, usage, "rss", 0, "mematlas", None).lines(width=width))
 
     assert [line for line in lines if len(line) > width] == []
@@ -82,7 +95,7 @@ def test_no_line_is_wider_than_the_screen(width: int) -> None:
 def test_container_has_a_row_that_fits_whatever_it_is_called() -> None:
     inside = group(7, "init", 9, 12, pss=90)
     inside.container = place_of("0::/lxc.payload." + "web\x1b[31m" * 30).containers[0]
-    usage = MachineUsage(RAM, (inside,), others_of(ALL, SHOWN, RAM, False), (), (), {}, ())
+    usage = used((inside,))
     table = overview_view(MACHINE, usage, None, 0, "mematlas", None)
     lines = list(table.lines(width=60))
 
@@ -90,6 +103,45 @@ def test_container_has_a_row_that_fits_whatever_it_is_called() -> None:
     assert any(re.search(r"7  lxc web\\x1b.* \(12\) +90 MiB", line) for line in lines)
     (row,) = table.records()
     assert (row["runtime"], row["nr_processes"], row["container"]) == ("lxc", 12, "web\x1b[31m" * 30)
+
+
+def test_screen_has_twenty_lines_of_eighty_columns_and_the_holders_of_swap_and_pools() -> None:
+    small = [group(100 + index, f"small{index}", 90 - index, pss=90 - index) for index in range(4)]
+    swapper, pool = group(50, "swapper", 1, pss=1, swap=30), group(60, "pool", 1, pss=2)
+    pool.measured = {60: Measured(2 * MIB, 2 * MIB, 0, 640 * MIB)}
+    shown = (pool, *small, swapper)
+    table = overview_view(MACHINE, used(shown), None, 0, "mematlas", "sudo -- mematlas", 20)
+    lines = list(table.lines(width=80))
+
+    assert len(lines) == 20
+    rows = [line.split()[1] for line in lines if re.match(r" +\d+  \w", line)]
+    assert rows[0] == "pool"
+    assert "swapper" in rows
+    assert 3 <= len(rows) < 6
+    hidden = 6 - len(rows)
+    assert f"         {17 + hidden} others" in "\n".join(lines)
+    assert len(list(table.records())) == 6
+    whole = "\n".join(table.lines(width=0))  # nothing is folded: there is room for all rows
+    assert all(each.name in whole for each in shown)
+
+
+@pytest.mark.parametrize(
+    ("pressure", "tightest", "says"),
+    [
+        (None, None, "- (needs CONFIG_PSI)"),
+        (Pressure((0.0,) * 3, (0.0,) * 3, 7, 7), None, "none in 5 min"),
+        (Pressure((0.0, 0.0, 0.25), (0.0,) * 3, 7, 7), None, "some 0.25% and full 0% of 5 min"),
+        (None, replace(TIGHTEST, path="/a/" + "b" * 99, used=600 * MIB), "0 left of 512 MiB"),
+    ],
+)
+def test_how_near_the_machine_is_to_too_little_memory(
+    pressure: Pressure | None, tightest: Limit | None, says: str
+) -> None:
+    usage = used(pressure=pressure, tightest=tightest)
+    lines = list(overview_view(MACHINE, usage, None, 0, "mematlas", None).lines(width=80))
+
+    assert max(map(len, lines)) <= 80
+    assert any(says in line for line in lines)
 
 
 def test_every_part_of_ram_is_shown_and_they_add_up() -> None:
@@ -115,6 +167,9 @@ def test_json_has_numbers_where_text_has_words() -> None:
     row = told["rows"][0]
     assert (row["top_kind"], row["pss"], row["anon"], row["uid"]) == ("anon", 105 * MIB, 210 * MIB, 0)
     assert row["top_share"] == pytest.approx(210 / 215, abs=1e-3)
+    assert told["target"]["pressure"]["some"] == [1.25, 0.5, 0.1]
+    limit = told["target"]["tightest"]
+    assert (limit["size"], limit["used"], limit["spare"], limit["room"]) == (512 * MIB, 480 * MIB, 9 * MIB, 41 * MIB)
     ram = told["target"]["ram"]
     assert (ram["total"], ram["in_use"], ram["pss"]) == (16 * GIB, 7 * GIB, 4796 * MIB)
     assert told["target"]["refused"] == [1]
@@ -165,7 +220,7 @@ def test_machine_that_tells_nothing_shows_no_zeros() -> None:
 
 
 def test_results_of_the_library_are_plain_and_are_tables() -> None:
-    usage = MachineUsage(RAM, SHOWN, others_of(ALL, SHOWN, RAM, False), (1,), (), {}, ())
+    usage = used()
     census = Census(tuple(SHOWN[1].members), {"ended": ()}, 0)
 
     plain = json.loads(json.dumps(usage.to_dict()))
