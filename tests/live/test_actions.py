@@ -31,6 +31,7 @@ from mematlas.kernel.directory import LiveFile
 from mematlas.kernel.madvise import MADV_COLLAPSE, takes
 from mematlas.kernel.pagemap import PRESENT
 from mematlas.kernel.procfs import ProcessDir
+from mematlas.kernel.smaps import read_vm_flags
 from mematlas.kernel.status import read_faults, read_status
 from mematlas.kernel.swapfile import TemporarySwap
 from mematlas.kernel.swaps import SwapArea, read_swaps
@@ -575,9 +576,12 @@ def test_hugetlb_pages_stay(victim: Callable[..., Victim], hugetlb_pages: int) -
 def test_process_with_mlockall_stays_whole(swap: Path) -> None:
     with scripted(1009) as running, Process(running.pid) as process:
         assert tell(running, "lockall") == "0"
+        flags = read_vm_flags(process.dir)
         effect = pageout(process)
         is_whole(effect)
-        assert effect.nr_moved == 0
+        # What may be dropped is never locked (mm/mlock.c, mlock_fixup()): glibc 2.41 keeps getrandom's state so.
+        moved = [item.vma.start for item in effect.vmas if item.nr_moved]
+        assert [start for start in moved if "dp" not in flags[start]] == []
         assert set(effect.reasons) <= {"mlocked", "kernel", "shared", "zero"}
         assert effect.reasons["mlocked"] >= 1009
         assert tell(running, "check") == "0"
