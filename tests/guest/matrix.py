@@ -36,8 +36,10 @@ THE_SAME_EVERYWHERE = (
 )
 # Of the truth of every kind of memory, what says most: each VMA by every source.
 MOST = ("-k", "not test_truth or test_every_vma_equals")
-# A part of everything leaves the stress of the module to the runs that are of the kernel and of it.
-WITHOUT_STRESS = ("-k", f"({MOST[1]}) and not ten_thousand_reads and not unloaded_under_use")
+# A part of everything leaves the stress of the module to the runs that are of it, and so what no kernel changes and
+# starts a program for each test.
+LEFT_OUT = ("ten_thousand_reads", "unloaded_under_use", "numpy_that_cannot_be_had", "wrong_arguments", "fit_the_screen")
+EVERYTHING = ("-k", " and not ".join((f"({MOST[1]})", *LEFT_OUT)))
 # Without PAGEMAP_SCAN a sparse terabyte is read entry by entry: minutes for each look, on an emulated processor.
 NOT_BEFORE_SCAN = ("live/test_large.py", "live/test_reserved.py")
 PARTS = {
@@ -104,7 +106,7 @@ def everything(
             f"{name}-{part}",
             kernel,
             settings,
-            (*paths_of(part, left_out), *WITHOUT_STRESS),
+            (*paths_of(part, left_out), *EVERYTHING),
             architecture,
             page_size,
             name,
