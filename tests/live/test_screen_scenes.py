@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from conftest import Outcome
 from helpers import PAGE, program
 from mematlas.analysis.overview import Group
 from mematlas.kernel.procfs import ProcFS
@@ -220,9 +222,11 @@ def test_limit_that_is_hit_first_is_on_the_screen(container: Path) -> None:
     with program(SHARED, [NAME]) as running:
         (container / "cgroup.procs").write_text(str(running.pid))
         path = place_of(Path(f"/proc/{running.pid}/cgroup").read_text()).path
-        found = find_tightest([path], float("inf"))
+        found, nr_left = find_tightest([path], float("inf"))
+        assert find_tightest([path, "/"], 0.0) == (None, 2)
         tightest = machine.Machine(ProcFS()).usage().tightest
 
+    assert nr_left == 0
     assert found is not None
     assert (found.name, found.path, found.size) == (limit.name, path, size)
     assert size * 3 // 4 < found.room <= size
@@ -241,3 +245,14 @@ def test_pressure_is_that_of_the_kernels_own_file() -> None:
     totals = [[int(number) for number in re.findall(r"total=(\d+)", text)] for text in (before, after)]
     assert totals[0][0] <= pressure.some_us <= totals[1][0]
     assert totals[0][1] <= pressure.full_us <= totals[1][1]
+
+
+def test_backends_of_others_are_one_row_by_their_counters(as_nobody: Callable[..., Outcome]) -> None:
+    with program(SHARED, [NAME]) as running:
+        outcome = as_nobody(["--json", "--limit", "200"])
+
+    assert outcome.code == 0, outcome.stderr
+    (row,) = (row for row in json.loads(outcome.stdout)["rows"] if row["name"] == NAME)
+    assert (row["nr_processes"], row["nr_measured"], row["pss"]) == (len(running.told), 0, None)
+    assert row["shmem"] == NR_PAGES * PAGE  # what they share, once
+    assert row["rss"] > 60 * NR_PAGES * PAGE

@@ -8,7 +8,7 @@ from mematlas.model.containers import place_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from mematlas.analysis.overview import Facts
     from mematlas.analysis.ram import Ram
@@ -123,7 +123,7 @@ def largest(groups: Iterable[Group], count: int, by: str | None = None) -> list[
     return [group for group in ranked if group in shown]
 
 
-def with_more(rest: OtherProcesses, groups: Sequence[Group]) -> OtherProcesses:
+def with_more(rest: OtherProcesses, groups: Collection[Group]) -> OtherProcesses:
     """Return the processes beside those shown when some groups that were are not."""
     return OtherProcesses(
         nr_processes=rest.nr_processes + sum(len(group.members) for group in groups),

@@ -13,11 +13,10 @@ from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import CAPABILITIES, effective_capabilities
 from mematlas.kernel.zoneinfo import read_cpu_free
-from mematlas.model.containers import place_of
 from mematlas.model.holders import is_inside
 from mematlas.model.processes import Processes
 from mematlas.notes import Note, Notes
-from mematlas.observe.limits import find_tightest, read_pressure
+from mematlas.observe.limits import read_pressure, tightest_for
 from mematlas.observe.ranking import facts_of, find_refused, in_shared_memory, in_swap, measure_groups
 
 TYPE_CHECKING = False
@@ -100,15 +99,13 @@ class Machine:
         notes = Notes()
         if census.nr_late:
             notes.add(Note("unasked", f"time ran out: {census.nr_late:,} processes were skipped"))
+        tightest, too_little_time = tightest_for(census if self.procfs.live else ())
+        notes += too_little_time
         notes += measure_groups(groups, self.procfs, start + MEASURE_SECONDS, limit, by, in_swap(self.procfs))
         held = effective_capabilities()
         missing = tuple(name for name in CAPABILITIES if name in LOOK_RIGHTS and name not in held)
         refused = find_refused(census, self.procfs, start + COUNT_SECONDS)
         ram = self.ram()
-        pressure = read_pressure(self.procfs)
-        # Of many processes in the same cgroup one is enough.
-        cgroups = {place_of(text).path: None for text in dict.fromkeys(facts.cgroup for facts in census)}
-        tightest = find_tightest(cgroups, start + COUNT_SECONDS) if self.procfs.live else None
         shown = largest(groups, limit, by)
         others = others_of(groups, shown, ram, is_inside(self.procfs))
         return MachineUsage(
@@ -118,7 +115,7 @@ class Machine:
             refused=refused,
             missing=missing,
             sharing=sharing,
-            pressure=pressure,
+            pressure=read_pressure(self.procfs),
             tightest=tightest,
             notes=tuple(notes),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.analysis.ranking import largest, with_more
-from mematlas.frozen import as_dict, plain
+from mematlas.frozen import as_dict, plain, record
 from mematlas.model.containers import place_of
 from mematlas.notes import Note
 from mematlas.version import __version__
@@ -148,39 +148,62 @@ def overview_view(
     seen: list[Group] = []
     for group in usage.groups:
         (hidden if refused.issuperset(one.pid for one in group.members) else seen).append(group)
-    notes = [*estimates(usage.groups), *not_measured(seen), *usage_notes(usage)]
-
-    def above(width: int) -> Iterator[str]:
-        head = f"mematlas {__version__} on {machine['host']}, Linux {machine['kernel']}, {swap_of(usage.ram)}"
-        yield from fold_message(head, width)
-        yield from parts_of(usage.ram, width)
-        yield from fold_parts("pressure", "", list(limits_of(usage)), width)
-        yield ""
-
-    def below(width: int) -> Iterator[str]:
-        yield ""
-        for line in rights(uid, usage.missing, usage.refused, command, sudo):
-            yield from fold_message(line, width)
-        for line in tries(command, *to_try(usage.groups)):
-            yield from fold_message(line, width)
-
-    def rows(groups: Sequence[Group], in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
-        yield from Table(SCHEMA, columns, groups).lines(in_bytes=in_bytes, colour=colour, width=width)
-        beside = set(usage.groups).difference(groups)
-        yield from fold_message(others(with_more(usage.others, list(beside))), width)
-
-    def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
-        first, last = list(above(width)), list(below(width))
-        table = list(rows(usage.groups, in_bytes, colour, width))
-        too_many = len(first) + len(table) + len(last) - nr_lines if nr_lines else 0
-        if too_many > 0:
-            shown = largest(usage.groups, max(len(usage.groups) - too_many, LEAST_ROWS), by)
-            table = list(rows(shown, in_bytes, colour, width))
-        return iter((*first, *table, *last))
-
+    head = f"mematlas {__version__} on {machine['host']}, Linux {machine['kernel']}, {swap_of(usage.ram)}"
+    may = tuple(rights(uid, usage.missing, usage.refused, command, sudo))
     return Drawn(
-        SCHEMA, columns, usage.groups, target=target_of(usage), draw=draw, notes=notes, fine_print=not_measured(hidden)
+        SCHEMA,
+        columns,
+        usage.groups,
+        target=target_of(usage),
+        draw=Screen(usage, head, columns, by, may, command, nr_lines).lines,
+        notes=[*estimates(usage.groups), *not_measured(seen), *usage_notes(usage)],
+        fine_print=not_measured(hidden),
     )
+
+
+@record
+class Screen:
+    """The first screen as text."""
+
+    usage: MachineUsage
+    head: str
+    """Its first line."""
+    columns: tuple[Column[Group], ...]
+    by: str | None
+    may: tuple[str, ...]
+    """What the reader may see."""
+    command: str
+    nr_lines: int | None
+
+    def lines(self, in_bytes: bool, colour: bool, width: int) -> list[str]:
+        """Return its lines; the last rows are left out where there would be too many."""
+        usage = self.usage
+        above, below = list(self.above(width)), list(self.below(width))
+        rows = list(self.rows(usage.groups, in_bytes, colour, width))
+        too_many = len(above) + len(rows) + len(below) - self.nr_lines if self.nr_lines else 0
+        if too_many > 0:
+            shown = largest(usage.groups, max(len(usage.groups) - too_many, LEAST_ROWS), self.by)
+            rows = list(self.rows(shown, in_bytes, colour, width))
+        return [*above, *rows, *below]
+
+    def above(self, width: int) -> Iterator[str]:
+        """Yield the lines about the machine."""
+        yield from fold_message(self.head, width)
+        yield from parts_of(self.usage.ram, width)
+        yield from fold_parts("pressure", "", list(limits_of(self.usage)), width)
+        yield ""
+
+    def rows(self, groups: Sequence[Group], in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
+        """Yield the lines of some groups, and that of all other processes."""
+        yield from Table(SCHEMA, self.columns, groups).lines(in_bytes=in_bytes, colour=colour, width=width)
+        beside = set(self.usage.groups).difference(groups)
+        yield from fold_message(others(with_more(self.usage.others, beside)), width)
+
+    def below(self, width: int) -> Iterator[str]:
+        """Yield the lines about what the reader may, and what to try."""
+        yield ""
+        for line in (*self.may, *tries(self.command, *to_try(self.usage.groups))):
+            yield from fold_message(line, width)
 
 
 def target_of(usage: MachineUsage) -> dict[str, Any]:
