@@ -399,3 +399,26 @@ def test_options_about_single_processes_ask_for_each() -> None:
 def test_set_of_nothing_is_refused() -> None:
     with pytest.raises(TargetNotFound):
         ProcessSet(["name:a name that nobody has"], ProcFS())
+
+
+def test_looks_in_a_row_show_what_changed() -> None:
+    with family("anon", 3, 1) as pids:
+        run = mematlas("usage", f"tree:{pids[0]}", "-i", "50ms", "-n", "2", "--format", "jsonl")
+        lines = mematlas("usage", f"tree:{pids[0]}", "-i", "50ms", "-n", "2")
+
+    rows = [row for row in map(json.loads, run.stdout.splitlines()) if "group" in row]
+    assert [row["nr_processes"] for row in rows] == [2, 2]
+    assert lines.stdout.count("CHANGE") == 2
+
+
+@steadily
+def test_capture_of_a_process_is_a_set_of_one(tmp_path: Path) -> None:
+    with family("shmem", 307, 0) as pids:
+        live = usage_of(pids[0])
+        directory = tmp_path / str(pids[0])
+        assert mematlas("capture", pids[0], directory).returncode == 0
+    saved = usage_of(str(directory))
+
+    assert saved.pids == live.pids
+    for name in ("rss", "anon", "file", "shmem", "swap", "hugetlb", "tables", "rss_sum"):
+        assert getattr(saved, name) == getattr(live, name), name

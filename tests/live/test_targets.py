@@ -230,13 +230,14 @@ def test_candidates_are_listed_so_that_one_can_be_picked() -> None:
     with program(code, "a" * 300) as one, program(code, "second\n\x1b[2J") as other:
         run = mematlas("usage", name)
         pids = sorted((one.pid, other.pid))
-        together = mematlas("usage", *pids)
+        together = mematlas("usage", f"name:{name}", "--json")
 
     assert run.returncode == 3
     head, titles, *rows, hint = run.stderr.splitlines()
     assert head == f"mematlas: '{name}' names 2 processes; give one PID:"
     assert titles.split() == ["PID", "USER", "RSS", "COMMAND"]
     assert [int(row.split()[0]) for row in rows] == pids
-    assert (hint[:5], hint.rpartition(" usage ")[2], together.returncode) == ("try: ", f"{pids[0]} {pids[1]}", 0)
+    assert (hint[:5], hint.rpartition(" usage ")[2]) == ("try: ", f"'name:{name}'")
+    assert json.loads(together.stdout)["target"]["pids"] == pids
     assert all(" MiB  " in row and len(row) <= 120 for row in rows)
     assert "\x1b" not in run.stderr

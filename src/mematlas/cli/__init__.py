@@ -221,11 +221,11 @@ def report(error: Error, words: list[str]) -> None:
         from mematlas.views.terminal import screen_width
 
         text = f"mematlas: {ambiguity(error, screen_width(sys.stderr))}"
-        if words[:1] == ["usage"] and error.candidates and not error.nr_more:
+        if words[:1] == ["usage"] and (everybody := all_of(error)):
             from mematlas.doctor.hints import plain_line
 
-            # It takes several, and its total has each page once.
-            text += f"\ntry: {plain_line(['usage', *(str(one.pid) for one in error.candidates)])}"
+            # It takes several, and counts each page once.
+            text += f"\ntry: {plain_line(['usage', *everybody])}"
     if isinstance(error, NotConfirmed):
         from mematlas.doctor.hints import plain_line
 
@@ -239,6 +239,17 @@ def report(error: Error, words: list[str]) -> None:
 
         text += f"\n{permission_hint(error, words)}"
     complain(text)
+
+
+def all_of(error: TargetAmbiguous) -> list[str]:
+    """Return targets that mean all processes of a name: the group of that name, or each of few; else nothing."""
+    from mematlas.model.search import CMDLINE
+    from mematlas.model.target import is_group
+
+    is_name = not is_group(error.target) and not error.target.startswith(CMDLINE) and "/" not in error.target
+    if error.candidates and is_name:
+        return [f"name:{error.target}"]
+    return [] if error.nr_more else [str(one.pid) for one in error.candidates]
 
 
 def complain(text: str) -> None:

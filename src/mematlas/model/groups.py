@@ -208,16 +208,22 @@ def by_level(kind: str, text: str, procfs: ProcFS) -> Wanted:
     chosen = named_so(kind, text, members)
     if not chosen:
         raise TargetNotFound(f"no {kind} {text!r}{what_there_is(kind, text, members)}")
-    if len(chosen) > 1 and not (kind == POD and len({level.name for level in chosen}) == 1):
-        raise TargetAmbiguous(text, (), text=f"{text!r} is {len(chosen)} {kind}s; give one: {choices(chosen)}")
+    if len(chosen) > 1 and not (kind == POD and are_one_pod(chosen)):
+        raise TargetAmbiguous(
+            f"{kind}:{text}", (), text=f"{text!r} is {len(chosen)} {kind}s; give one: {choices(chosen)}"
+        )
 
     def matches(process: ProcessDir, _: Stat) -> bool:
         return not chosen.isdisjoint(levels_of_kind(place_of(read_cgroup(process)), kind))
 
-    # A pod may be several cgroups, side by side, where runc named them.
     only = next(iter(chosen)) if len(chosen) == 1 else None
     pids = sorted({pid for level in chosen for pid in members[level]})
     return Wanted(matches, f"nobody but us is in {kind} {text!r}", lambda: "", pids=pids, level=only)
+
+
+def are_one_pod(levels: Collection[Level]) -> bool:
+    """Whether cgroups are those of one pod, side by side, as runc names them; elsewhere anybody may have made one."""
+    return len({(level.name, os.path.dirname(level.path)) for level in levels}) == 1
 
 
 def levels_of_kind(place: Place, kind: str) -> tuple[Level, ...]:

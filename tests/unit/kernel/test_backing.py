@@ -18,9 +18,11 @@ from helpers import PAGE, skip_without_tables, tables_unread, texts
 from mematlas import Process, ProcFS
 from mematlas.cli import main
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.frozen import replace
 from mematlas.kernel.backing import (
     SWAP_CACHE_UNSEEN,
     Backing,
+    KnownBackings,
     cachestat_ranges,
     call_cachestat,
     data_ranges,
@@ -28,6 +30,7 @@ from mematlas.kernel.backing import (
     mincore_ranges,
     read_backing,
 )
+from mematlas.kernel.maps import Vma
 from mematlas.kernel.pagemap import CACHED, SWAPPED_FILE
 from mematlas.words import Source
 from victim import Area, Victim
@@ -219,3 +222,39 @@ def test_refusals_of_cachestat_have_their_reason(
 
     with pytest.raises(error):
         call_cachestat(0, 0, PAGE)
+
+
+SHARED = Vma(
+    start=0x10000, end=0x10000 + 8 * PAGE, perms="rw-s", offset=0, dev="00:01", inode=7, path="/memfd:a", kind="shmem"
+)
+
+
+def test_what_several_processes_map_is_asked_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def answer(process: object, vma: Vma, start: int, end: int, cached: bool) -> Backing:
+        asked.append((start, end))
+        return Backing([(start + PAGE, start + 3 * PAGE, SWAPPED_FILE)])
+
+    monkeypatch.setattr("mematlas.kernel.backing.read_backing", answer)
+    known: dict[tuple[str, int, int, int], Backing] = {}
+    found = []
+    with ProcFS().process(os.getpid()) as process:
+        for start in (0x10000, 0x90000):
+            vma = replace(SHARED, start=start, end=start + 8 * PAGE)
+            backing = KnownBackings(process, known).of(vma)
+            assert backing
+            found.append([(low - start, high - start, mark) for low, high, mark in backing.ranges])
+
+    assert asked == [(0x10000, 0x10000 + 8 * PAGE)]
+    assert found[0] == found[1] == [(PAGE, 3 * PAGE, SWAPPED_FILE)]
+
+
+def test_another_part_of_the_same_file_is_asked_about() -> None:
+    known: dict[tuple[str, int, int, int], Backing] = {}
+    with ProcFS().process(os.getpid()) as process, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mematlas.kernel.backing.read_backing", lambda *args, **more: Backing([]))
+        for offset in (0, 8 * PAGE):
+            KnownBackings(process, known).of(replace(SHARED, offset=offset))
+
+    assert len(known) == 2

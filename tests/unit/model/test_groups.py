@@ -170,6 +170,16 @@ def test_pod_of_several_cgroups_is_one_group(tmp_path: Path) -> None:
     assert ([target.pid for target in found], found.level) == ([7, 8], None)
 
 
+@pytest.mark.parametrize(("text", "kind"), [("pod:2c48", "pods"), (f"container:{WEB}", "containers")])
+def test_cgroup_that_somebody_named_like_another_is_not_taken_for_it(text: str, kind: str, tmp_path: Path) -> None:
+    own = "/user.slice/user-1000.slice/user@1000.service"
+    for pid, path in ((7, f"/kubepods/pod{POD}/{WEB}"), (8, f"{own}/pod{POD}/{WEB}")):
+        (make_process(tmp_path, pid=pid) / "cgroup").write_text(f"0::{path}\n")
+
+    with pytest.raises(TargetAmbiguous, match=f"is 2 {kind}; give one: cgroup:/kubepods.*, cgroup:{own}/pod"):
+        find(text, ProcFS(str(tmp_path)))
+
+
 def test_one_process_of_a_group_is_a_target_of_any_command(machine: ProcFS) -> None:
     assert resolve("name:vim", machine).pid == 22
     with pytest.raises(TargetAmbiguous, match="names 4 processes; give one PID: 30, 31, 40, 60"):
