@@ -74,6 +74,11 @@ def first_walk(cache: str) -> Command:
     return Command(f"mematlas tables ADDRESS, {cache}", (*where, *words))
 
 
+def share_of(nr: int) -> Command:
+    """Return who shares what, of all processes, which must show what so many share."""
+    return Command("mematlas share", ("{mematlas}", "share", "--sets", "--json"), says=f'"nr_sharers": {nr},')
+
+
 def first_screen(row: str) -> Command:
     """Return the first screen, on which this row must be."""
     return Command("mematlas", ("{mematlas}",), says=row)
@@ -92,6 +97,7 @@ SCATTERED = Victim(
 VMAS = Victim("60,000 VMAs of a page each", ("vmas", "60000"), needs=60_000 * PAGE + 16 * MIB)
 SLEEPERS = Victim("5,001 processes that sleep", ("backends", "5000", str(2 * MIB)), needs=2 * GIB)
 BACKENDS = Victim("61 processes that share 600 MiB", ("backends", "60", str(600 * MIB)), needs=GIB)
+HUNDRED = Victim("100 processes that share 64 MiB", ("backends", "99", str(64 * MIB)), needs=512 * MIB)
 TINY = Victim("a process of 1.4 MiB", ("tiny",), needs=MIB)
 
 CAT_SMAPS = Command("cat smaps", ("cat", "/proc/{pid}/smaps"))
@@ -126,6 +132,7 @@ START_NOTE = "from the start of the interpreter to the first walk, numpy and all
 PAGES_NOTE = "it took 5.7 times the loop; the bar is what 0.9 s in place of 3.3 s come to"
 COUNTED_NOTE = "counted in the kernel, from Linux 6.3 on"
 SCREEN_NOTE = "the first screen takes two seconds at most, and names who was left out: the row must have all of them"
+SHARE_NOTE = "with whatever else runs on the machine; the CPU time includes that of the children that read"
 TINY_NOTE = "on a tiny process the start of the interpreter is all there is: we expect to lose"
 
 JOBS = (
@@ -193,6 +200,8 @@ JOBS = (
     Job("vmas-verify", VMAS, mematlas("usage", "--verify", "{pid}"), (Peer(CAT_SMAPS, 14.7),), peak_bar=100 * MIB),
     Job("screen-sleepers", SLEEPERS, first_screen("victim (5,001)"), (), cpu_bar_ms=1500, note=SCREEN_NOTE),
     Job("screen-backends", BACKENDS, first_screen("victim (61)"), (), wall_bar_ms=1000, note=SCREEN_NOTE),
+    Job("share-100", HUNDRED, share_of(100), (), peak_bar=150 * MIB, wall_bar_ms=2000, note=SHARE_NOTE),
+    Job("share-backends", BACKENDS, share_of(61), (), peak_bar=150 * MIB, wall_bar_ms=2000, note=SHARE_NOTE),
     Job("tiny", TINY, mematlas("usage", "{pid}"), (Peer(CAT_ROLLUP), Peer(PMAP)), note=TINY_NOTE),
     Job("help", None, mematlas("--help"), (Peer(PASS, 2.5),)),
 )

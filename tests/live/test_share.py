@@ -22,7 +22,7 @@ from conftest import Outcome
 from helpers import PAGE, mematlas, program, steadily, texts
 from mematlas import Machine, Process
 from mematlas.analysis.sharing import KINDS, FrameSets, Mapped, Sharer, ShareResult, TooManySets
-from mematlas.arrays import Words
+from mematlas.arrays import NDArray
 from mematlas.errors import NotHeld, PermissionDenied, ProcessGone
 from mematlas.observe import shared_pages
 from mematlas.observe.process_set import ProcessSet
@@ -475,10 +475,10 @@ def test_parts_of_one_vma_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> N
 def test_who_comes_after_the_last_set_that_is_kept_is_named(sixty_one: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     add = FrameSets.add
 
-    def add_few(sets: FrameSets, process: int, frames: Words) -> Mapped:
+    def add_few(sets: FrameSets, process: int, places: NDArray[Any]) -> Mapped:
         if process == 3:
             raise TooManySets
-        return add(sets, process, frames)
+        return add(sets, process, places)
 
     monkeypatch.setattr(FrameSets, "add", add_few)
     result = share(sixty_one.pids)

@@ -31,6 +31,8 @@ UNKNOWN, NOBODY = 0, 1
 """Numbers of no set: of frames that were not asked about yet, and of those that the kernel counts for nobody."""
 MOST_SETS = 1 << 17
 """Sets that are kept: a quarter of a KiB each, and more where there are thousands of processes."""
+ONE = np.int32(1)
+"""Of the type of what it is taken from: numpy is slow with another."""
 COUNTED = 1 << 18
 """Frames that are counted together."""
 ROOM = 1 << 21
@@ -168,8 +170,9 @@ class FrameSets:
 
     >>> sets = FrameSets()
     >>> frames, through = np.array([5, 6, 7], np.uint64), Through("file", "/bin/sh")
-    >>> sets.learn(frames, np.array([2, 1, 3], np.uint64), np.full(3, sets.number_of(through)))
-    >>> _, _ = sets.add(0, frames), sets.add(1, frames[:1])
+    >>> places = sets.places(frames)
+    >>> sets.learn(places, np.array([2, 1, 3], np.uint64), np.full(3, sets.number_of(through)))
+    >>> _, _ = sets.add(0, places), sets.add(1, places[:1])
     >>> [(f"{found.members:b}", found.nr_frames, found.nr_others) for found in sets.found()]
     [('1', 2, 1), ('11', 1, 0)]
     """
@@ -192,28 +195,30 @@ class FrameSets:
             self.throughs.append(through)
         return number
 
-    def unknown(self, frames: Words) -> Indexes:
+    def places(self, frames: Words) -> Indexes:
+        """Return where frames are in the table: what all else is asked by."""
+        return self.table.places(frames)
+
+    def unknown(self, frames: Words, places: Indexes) -> Indexes:
         """Return the indexes of frames that nothing is known of yet, each once, in ascending order of the frames."""
-        indexes = np.flatnonzero(self.table.sets[self.table.places(frames)] == UNKNOWN)
+        indexes = np.flatnonzero(self.table.sets[places] == UNKNOWN)
         return indexes[np.unique(frames[indexes], return_index=True)[1]]
 
-    def learn(self, frames: Words, counts: Words, throughs: Indexes) -> None:
+    def learn(self, places: Indexes, counts: Words, throughs: Indexes) -> None:
         """Take in how often frames are mapped in the whole machine, and through what."""
-        places = self.table.places(frames)
         known = np.minimum(counts, np.uint64(np.iinfo(np.int32).max)).astype(np.int32)
         different, which = np.unique(throughs, return_inverse=True)
         numbers = np.array([self._set(0, number) for number in different.tolist()], np.int32)
         self.table.sets[places] = np.where(known == 0, NOBODY, numbers[which])
         self.table.counts[places] = self.table.left[places] = known
 
-    def add(self, process: int, frames: Words) -> Mapped:
+    def add(self, process: int, places: Indexes) -> Mapped:
         """Put frames that a process maps into the sets that it is in as well; return what they were before.
 
         A frame may come any number of times, and each is a mapping. All of them must be known.
         """
         if len(self._members) > self.most:
             self._drop_empty()
-        places = self.table.places(frames)
         before = self.table.sets[places]
         times = np.bincount(before, minlength=len(self._members))
         met = np.flatnonzero(times)
@@ -222,7 +227,7 @@ class FrameSets:
             if number > NOBODY:
                 become[number] = self._set(self._members[number] | 1 << process, self._through[number])
         self.table.sets[places] = become[before]
-        np.subtract.at(self.table.left, places, 1)
+        np.subtract.at(self.table.left, places, ONE)
         with np.errstate(divide="ignore"):
             parts = np.bincount(before, 1 / self.table.counts[places])
         resident = [number for number in met.tolist() if number > NOBODY and not self._is_hugetlb(number)]

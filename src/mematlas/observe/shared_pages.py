@@ -28,7 +28,7 @@ from mematlas.kernel.pagemap import (
 from mematlas.model.pages import PageReader
 from mematlas.model.processes import ENDED, REFUSED, UNREADABLE
 from mematlas.model.runs import cut
-from mematlas.observe.sources import Sources
+from mematlas.observe.sources import MAX_STALL, Sources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,11 @@ def read_part(process: ProcessDir, stat: Stat, start: int) -> tuple[PartAnswer, 
     sources = Sources(process, stat)
     space = sources.address_space()
     part = Part(process)
-    with PageReader(process, sources.pacer(), cached=False) as reader:
+    pacer = sources.pacer()
+    if pacer:
+        # What all of it holds up the target for altogether is little enough of most, if it is no more than this.
+        pacer.used -= MAX_STALL
+    with PageReader(process, pacer, cached=False) as reader:
         after = part.fill(reader, space, start)
         notes = [(note.code, note.text) for note in (*sources.files.notes(), *reader.notes())]
     torn = sources.is_torn(space)

@@ -257,10 +257,11 @@ class Look:
             part, of_span = entries[low : low + SLICE], which[low : low + SLICE]
             frames = part & np.uint64(PM_PFRAME)
             is_anon = (part & np.uint64(PM_FILE) == 0) & ~is_pool[of_span]
-            new = self.sets.unknown(frames)
+            places = self.sets.places(frames)
+            new = self.sets.unknown(frames, places)
             if len(new):
-                self._learn(frames[new], is_anon[new], throughs[of_span[new]])
-            mapped = self.sets.add(member.number, frames)
+                self._learn(frames[new], places[new], is_anon[new], throughs[of_span[new]])
+            mapped = self.sets.add(member.number, places)
             member.nr_resident += mapped.nr_resident
             member.nr_parts += mapped.nr_parts
             self.met(member, frames, mapped.before, spans, of_span)
@@ -272,7 +273,7 @@ class Look:
         number_of = self.sets.number_of
         return number_of(file), number_of(COPIED), number_of(MERGED)
 
-    def _learn(self, frames: Words, is_anon: Bools, throughs: Indexes) -> None:
+    def _learn(self, frames: Words, places: Indexes, is_anon: Bools, throughs: Indexes) -> None:
         """Find out about frames that are met for the first time, which are in ascending order."""
         counts, _ = self._counts.array(frames)
         columns = np.where(is_anon, 1, 0)
@@ -280,7 +281,7 @@ class Look:
             flags, _ = self._flags.array(frames[is_anon])
             counts[is_anon] *= flags & np.uint64(KPF_ZERO_PAGE) == 0
             columns[is_anon] += (flags & np.uint64(KPF_KSM) != 0) & self._means_ksm(flags)
-        self.sets.learn(frames, counts, throughs[np.arange(len(frames)), columns])
+        self.sets.learn(places, counts, throughs[np.arange(len(frames)), columns])
 
     def _means_ksm(self, flags: Words) -> bool:
         """Whether a frame with the flag ``ksm`` is one that KSM merged; that is found out where any has it."""

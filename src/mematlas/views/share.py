@@ -173,7 +173,8 @@ def matrix_columns(result: ShareResult) -> Iterator[Column[Sharer]]:
         yield Column("name", "GROUP")
     else:
         yield Column("pid", "PID", "count", width=7)
-    yield from map(shared_with, result.sharers)
+    if len(result.sharers) > 1:
+        yield from map(shared_with, result.sharers)
     has_pools = any(sharer.hugetlb for sharer in result.sharers)
     yield Column("others", "OTHERS", "size")
     yield Column("alone", "ALONE", "size", rank=3)

@@ -38,11 +38,12 @@ def sets_of(
         nr_resident, nr_parts = 0, 0.0
         for low in range(0, len(mapped), 10):
             frames = np.array(mapped[low : low + 10], np.uint64)
-            new = sets.unknown(frames)
+            places = sets.places(frames)
+            new = sets.unknown(frames, places)
             known = np.array([counts[frame] for frame in frames[new].tolist()], np.uint64)
             throughs = np.array([numbers[through_of(frame)] for frame in frames[new].tolist()], np.int64)
-            sets.learn(frames[new], known, throughs)
-            added = sets.add(process, frames)
+            sets.learn(places[new], known, throughs)
+            added = sets.add(process, places)
             nr_resident += added.nr_resident
             nr_parts += added.nr_parts
         rows.append(Holding(str(process), (process,), 1 << process, nr_resident, nr_parts, 0))
@@ -136,9 +137,9 @@ def test_more_sets_than_are_kept_are_an_error() -> None:
 
 def test_frames_that_the_kernel_counts_for_nobody_are_in_no_sum() -> None:
     sets = FrameSets()
-    frames = np.array([3, 4], np.uint64)
-    sets.learn(frames, np.array([0, 2], np.uint64), np.full(2, sets.number_of(FILES[0])))
-    added = sets.add(0, frames)
+    places = sets.places(np.array([3, 4], np.uint64))
+    sets.learn(places, np.array([0, 2], np.uint64), np.full(2, sets.number_of(FILES[0])))
+    added = sets.add(0, places)
 
     assert (added.nr_resident, added.nr_parts) == (1, 0.5)
     assert [found.nr_frames for found in sets.found()] == [1]
