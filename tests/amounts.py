@@ -54,6 +54,7 @@ if is_shared and os.fork() == 0:
     time.sleep(3600)
 for number in range(nr_huge):
     advise(at + number * huge + page, huge - page, 4)
+advise(at, nr_huge * huge, 15)  # khugepaged is not to fill them again
 print(at, flush=True)
 """
 )

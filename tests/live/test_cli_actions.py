@@ -97,7 +97,7 @@ def test_text_says_what_each_number_means(victim: Callable[..., Victim], swap: P
     assert main(words("pageout", area, "--bytes")) == 0
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("pageout of ")
-    assert f", PID {area.pid}: 28 KiB in " in first
+    assert f", PID {area.pid}: {format_size(7 * PAGE)} in " in first
     assert [line.split()[:3] for line in lines if "swap cache" not in line] == [
         ["MEASURE", "PAGES", "SIZE"],
         ["requested", "36", str(36 * PAGE)],
@@ -124,8 +124,9 @@ def test_dry_run_says_what_would_move_and_moves_nothing(
     assert any(note.startswith("swap: ") and " free of " in note for note in texts(result["notes"]))
     assert main(words("pageout", area, "--dry-run")) == 0
     out = capsys.readouterr().out
-    assert out.startswith("could page out 44 KiB of 96 KiB selected; 52 KiB stays: guard\n")
-    assert "52 KiB guard" in out
+    can, all_of_it, stays = (format_size(number * PAGE) for number in (11, 24, 13))
+    assert out.startswith(f"could page out {can} of {all_of_it} selected; {stays} stays: guard\n")
+    assert f"{stays} guard" in out
     assert main(words("willneed", area, "--json")) == 0
     assert row_of(capsys)["nr_requested"] == 0
 
@@ -143,7 +144,7 @@ def test_without_swap_it_says_so_and_how_to_get_some(
     area = victim("anon_full")["anon_full"]
     assert main(words("pageout", area, *more)) == 0
     err = capsys.readouterr().err
-    assert "note: no swap space: 388 KiB of memory without a file has nowhere to go;" in err
+    assert f"note: no swap space: {format_size(97 * PAGE)} of memory without a file has nowhere to go;" in err
     assert "--temporary-swap 64M" in err
     assert "mkswap /var/tmp/swapfile && swapon /var/tmp/swapfile" in err
 
@@ -330,8 +331,8 @@ def test_refaults_and_undo_are_part_of_the_result(victim: Callable[..., Victim],
     assert main(words("pageout", area, "--watch-refaults", "50ms", "--undo")) == 0
     out = capsys.readouterr().out
     assert "0 of 97 pages came back (0.0%)" in out
-    assert "97 did not come back in 0.1 s: 388 KiB of cold memory" in out
-    assert "undo: 97 of 97 pages (388 KiB) brought back in " in out
+    assert re.search(rf"97 did not come back in [\d.]+ s: {format_size(97 * PAGE)} of cold memory", out)
+    assert f"undo: 97 of 97 pages ({format_size(97 * PAGE)}) brought back in " in out
 
 
 @pytest.mark.usefixtures("way_back")
@@ -345,7 +346,9 @@ def test_freeing_has_a_line_of_its_own(victim: Callable[..., Victim], swap: Path
     capsys.readouterr()
     assert main(words("pageout", area, "--free")) == 0
     out = capsys.readouterr().out
-    assert "left RAM 97 388 KiB of these, out of RAM too: their frames are free" in " ".join(out.split())
+    assert f"left RAM 97 {format_size(97 * PAGE)} of these, out of RAM too: their frames are free" in " ".join(
+        out.split()
+    )
     assert "  by --free" in out
 
 
