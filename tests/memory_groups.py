@@ -102,12 +102,6 @@ class MemoryGroup:
         """Write to a file."""
         (self.path / NAMES[self.version].get(name, name)).write_text(str(value))
 
-    def stat(self, name: str) -> int:
-        """Return a line of memory.stat, those of groups below counted."""
-        prefix = "total_" if self.version == 1 else ""
-        lines = dict(line.split() for line in (self.path / "memory.stat").read_text().splitlines())
-        return int(lines[prefix + name])
-
     @contextlib.contextmanager
     def child(self, name: str) -> Iterator[MemoryGroup]:
         """Make a group below this one; it is removed in the end."""
