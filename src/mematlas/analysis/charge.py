@@ -179,6 +179,21 @@ class Charge(Record):
         return self.tightest.headroom if self.tightest else None
 
 
+@record
+class Nearness(Record):
+    """How near a cgroup is to the limit that is hit first."""
+
+    charged: int | None
+    """None for the root, which nothing is charged to."""
+    limit: Limit | None
+    """Its own, or that of one above it; None without any."""
+
+    @property
+    def headroom(self) -> int | None:
+        """Bytes that are left of that."""
+        return self.limit.headroom if self.limit else None
+
+
 def tightest_of(limits: Iterable[Limit], names: Sequence[str]) -> Limit | None:
     """Return the limit among those of some names that is hit first; None when there is none."""
     return min((limit for limit in limits if limit.name in names), key=lambda limit: limit.room, default=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from mematlas.analysis.charge import HARD, tightest_of
+from mematlas.analysis.charge import HARD, Nearness, tightest_of
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.cgroups import read_mounts
 from mematlas.kernel.memcg import charging_mounts, open_in, parse_pressure
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mematlas.analysis.overview import Facts
-    from mematlas.kernel.memcg import Limit, Pressure
+    from mematlas.kernel.memcg import Limit, MemoryCgroup, Pressure
     from mematlas.kernel.procfs import ProcFS
 
 SECONDS = 0.2
@@ -51,24 +51,48 @@ def find_tightest(cgroups: Iterable[str], deadline: float) -> tuple[Limit | None
 
     After ``deadline``, a time of `time.monotonic`, no more are looked at.
     """
-    try:
-        mounts = charging_mounts(read_mounts())
-    except NotSupported:
-        return None, 0
-    limits: list[Limit] = []
-    seen: set[str] = set()
-    nr_left = 0
-    for path in cgroups:
-        if time.monotonic() > deadline:
-            nr_left += 1
-            continue
+    reader = LimitReader(deadline)
+    found = [nearness.limit for path in cgroups if (nearness := reader.of(path)) and nearness.limit]
+    return tightest_of(found, HARD), reader.nr_left
+
+
+class LimitReader:
+    """Reads how near memory cgroups are to their limits: the limits of one that is above several are read once."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        """A time of `time.monotonic` after which no more are looked at."""
+        self.nr_left = 0
+        """How many there was no time for."""
+        self._limits: dict[str, tuple[Limit, ...]] = {}
+        """Those that hold for a cgroup, its own and those of the ones above it."""
         try:
-            with open_in(mounts, path) as cgroup:
-                for level in cgroup.lineage():
-                    if level.cgroup in seen:
-                        break
-                    seen.add(level.cgroup)
-                    limits += level.own_limits()
+            self._mounts = charging_mounts(read_mounts())
+        except NotSupported:
+            self._mounts = []
+
+    def of(self, path: str) -> Nearness | None:
+        """Return how near a cgroup is; None where it was removed meanwhile, or is not to be seen from here."""
+        if not self._mounts:
+            return None
+        if time.monotonic() > self.deadline:
+            self.nr_left += 1
+            return None
+        try:
+            with open_in(self._mounts, path) as cgroup:
+                charged = None if cgroup.is_root else cgroup.number(cgroup.version.usage)
+                return Nearness(charged, tightest_of(self._limits_of(cgroup), HARD))
         except Error:
-            continue  # removed meanwhile, or not to be seen from here
-    return tightest_of(limits, HARD), nr_left
+            return None
+
+    def _limits_of(self, cgroup: MemoryCgroup) -> tuple[Limit, ...]:
+        levels: list[tuple[str, tuple[Limit, ...]]] = []
+        limits: tuple[Limit, ...] = ()
+        for level in cgroup.lineage():
+            if level.cgroup in self._limits:
+                limits = self._limits[level.cgroup]
+                break
+            levels.append((level.cgroup, tuple(level.own_limits())))
+        for path, own in reversed(levels):
+            limits = self._limits[path] = own + limits
+        return limits
