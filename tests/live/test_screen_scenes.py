@@ -16,7 +16,7 @@ from helpers import PAGE, program
 from mematlas.analysis.overview import Group
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.containers import place_of
-from mematlas.observe import machine, ranking
+from mematlas.observe import machine, measuring, ranking
 from mematlas.observe.limits import find_tightest, read_pressure
 from victim import wait_until
 
@@ -55,6 +55,17 @@ def in_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIND_SECONDS", "MEASURE_SECONDS", "COUNT_SECONDS"):
         monkeypatch.setattr(machine, name, 60.0)
     monkeypatch.setattr(ranking, "SWAP_SECONDS", 60.0)
+
+
+@pytest.fixture(params=["sums", "pages"])
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have processes measured by the kernel's sums, or as large ones are: by their pages, with pauses."""
+    way: str = request.param
+    if way == "pages":
+        monkeypatch.setattr(measuring, "MAX_STALL", 1e-9)
+        for name in ("PER_OWN_PAGE", "PER_SHARED_PAGE", "PER_COUNTED_PAGE", "OPENING"):
+            monkeypatch.setattr(measuring, name, 0.0)
+    return way
 
 
 def shown(size: int, name: str, limit: int = machine.TOP) -> Group | None:
@@ -107,7 +118,7 @@ for _ in range({NR_CHILDREN}):
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
-def test_shared_memory_that_is_in_swap_has_a_row_though_no_counter_shows_it(swap: Path) -> None:
+def test_shared_memory_that_is_in_swap_has_a_row_though_no_counter_shows_it(swap: Path, by: str) -> None:
     with program(IN_SWAP, [NAME]) as running:
         assert "VmSwap:\t       0 kB" in Path(f"/proc/{running.pid}/status").read_text()
         size = smaps_sum(running.pid, "Swap")
@@ -127,7 +138,7 @@ for _ in range({NR_CHILDREN}):
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
-def test_slot_of_swap_that_forks_share_counts_once(swap: Path) -> None:
+def test_slot_of_swap_that_forks_share_counts_once(swap: Path, by: str) -> None:
     with program(FORKED, [NAME]) as running:
         size = smaps_sum(running.pid, "Swap")
         counted = sum(smaps_sum(pid, "Swap") for pid in running.told)
@@ -156,7 +167,7 @@ touch(0)
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("everywhere", [True, False])
 def test_huge_page_that_is_shared_counts_once_and_each_that_one_has_touched(
-    hugetlb_pages: int, everywhere: bool
+    hugetlb_pages: int, everywhere: bool, by: str
 ) -> None:
     size = machine_huge_size()
     with program(IN_POOL, [NAME, size, everywhere]) as running:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     Part = tuple[str, int, int, int, int]
-    """A part of a file: its device and inode as maps has them, the first byte and the one behind the last, and how many
-    bytes of that are meant: in swap, or in huge pages."""
+    """A part of a file, or of a swap area: its device and inode as maps has them, the first byte and the one behind the
+    last, and how many bytes of that are meant: in swap, or in huge pages."""
 
 MOST_PARTS = 256
 """Parts that are kept of a process: what it tells of them is one message."""

@@ -12,7 +12,17 @@ from mematlas.analysis.file_parts import bounded
 from mematlas.analysis.overview import Facts, Measured, known_sum
 from mematlas.analysis.ram import total_of
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.pagemap import PAGE_IS_PRESENT, Pagemap
+from mematlas.kernel.pagemap import (
+    FIRST_SPECIAL_TYPE,
+    PAGE_IS_PRESENT,
+    PM_PFRAME,
+    PM_SWAP_OFFSET_SHIFT,
+    PM_SWAP_TYPE,
+    PRESENT,
+    SWAP,
+    Pacer,
+    Pagemap,
+)
 from mematlas.kernel.smaps import read_rollup, read_smaps
 from mematlas.model.processes import ENDED, REFUSED, SKIPPED
 from mematlas.model.stalls import hold_of
@@ -22,7 +32,7 @@ from mematlas.observe.sources import MAX_STALL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mematlas.analysis.file_parts import Part
     from mematlas.analysis.results import VmaUsage
@@ -35,6 +45,10 @@ if TYPE_CHECKING:
 
 NO_PARTS: Parts = ()
 
+SWAP_AREA = "swap area"
+"""What stands for the device of a part of one; its number stands for the inode."""
+MOST_PIECES = 256
+"""Of swap areas: what is told of a process is one message."""
 OPENING = 0.0005
 """Seconds that measuring any process takes."""
 PER_OWN_PAGE, PER_SHARED_PAGE, PER_COUNTED_PAGE = 38e-9, 1.2e-6, 0.15e-6
@@ -105,10 +119,15 @@ def by_vmas(process: ProcessDir, vmas: Sequence[VmaUsage]) -> Measured:
         own = min(known_sum(item.nr_exclusive) * page_size, hugetlb)
         amounts.append((item.vma, in_swap, own, hugetlb - own))
     own_hugetlb, swap_parts, hugetlb_parts = parts_of(process, amounts)
+    swap_pss = total_of(*(item.swap_pss for item in vmas))
+    if swap_pss is None:
+        slots = slots_of(process, [item.vma for item in vmas if item.swap and item.kind != "shmem"])
+        if slots is not None:
+            swap_pss, swap_parts = 0, swap_parts + slots
     return Measured(
         pss=total_of(*(item.pss for item in vmas)),
         uss=total_of(*(item.uss for item in vmas)),
-        swap_pss=total_of(*(item.swap_pss for item in vmas)),
+        swap_pss=swap_pss,
         own_hugetlb=None if None in (item.hugetlb for item in vmas) else own_hugetlb,
         swap_parts=swap_parts,
         hugetlb_parts=hugetlb_parts,
@@ -145,6 +164,41 @@ def present_parts(process: ProcessDir, vma: Vma) -> list[Part]:
     except (NotSupported, PermissionDenied):
         return []
     return [(vma.dev, vma.inode, low + move, high + move, high - low) for low, high in ranges]
+
+
+def slots_of(process: ProcessDir, vmas: Iterable[Vma]) -> Parts | None:
+    """Return the slots of swap that private memory is in, as parts of the areas: forks have the same ones.
+
+    None where we may not know them, and where they lie in more pieces than `MOST_PIECES`.
+    """
+    page_size = process.procfs.page_size
+    pieces: list[list[int]] = []
+    try:
+        with Pagemap(process, Pacer()) as pagemap:
+            for vma in vmas:
+                for area, slot in slots_in(pagemap, vma):
+                    if pieces and pieces[-1][0] == area and pieces[-1][2] == slot:
+                        pieces[-1][2] += 1
+                    elif slot == 0 or len(pieces) == MOST_PIECES:  # the first one is the area's own: it is hidden
+                        return None
+                    else:
+                        pieces.append([area, slot, slot + 1])
+    except (NotSupported, PermissionDenied):
+        return None
+    return tuple(
+        (SWAP_AREA, area, start * page_size, end * page_size, (end - start) * page_size) for area, start, end in pieces
+    )
+
+
+def slots_in(pagemap: Pagemap, vma: Vma) -> Iterator[tuple[int, int]]:
+    """Yield the swap area and the slot of each page of a VMA that is in swap."""
+    for block in pagemap.blocks(vma.start, vma.end):
+        if not any(byte & SWAP for byte in block.kinds):
+            continue
+        for byte, entry in zip(block.states, block.entries, strict=True):
+            area = entry & PM_SWAP_TYPE
+            if byte & (PRESENT | SWAP) == SWAP and area < FIRST_SPECIAL_TYPE:
+                yield area, (entry & PM_PFRAME) >> PM_SWAP_OFFSET_SHIFT
 
 
 def is_shared(vma: Vma) -> bool:
