@@ -484,8 +484,8 @@ sys.exit(main(words))
 )
 @pytest.mark.usefixtures("way_back")
 def test_undo_that_is_interrupted_leaves_the_report(swap: Path, nr_signals: int, told: str) -> None:
-    with sparse(4 << 20, range(1009)) as running:
-        line = ["pageout", str(running.pid), f"{running.told:#x}+4M", "--undo"]
+    with sparse(1024 * PAGE, range(1009)) as running:
+        line = ["pageout", str(running.pid), f"{running.told:#x}+{1024 * PAGE}", "--undo"]
         argument = json.dumps([nr_signals, sys.path, *line])
         words = [sys.executable, "-c", INTERRUPTED, argument]
         run = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE)
@@ -512,8 +512,9 @@ sys.exit(main(words))
 
 
 def test_second_signal_in_an_act_says_how_far_it_was_and_leaves_no_swap() -> None:
-    with sparse(64 << 20, range(0, 64 << 8, 2)) as running:
-        line = ["pageout", str(running.pid), f"{running.told:#x}+64M", "--temporary-swap", "64M"]
+    size = (64 << 8) * PAGE
+    with sparse(size, range(0, 64 << 8, 2)) as running:
+        line = ["pageout", str(running.pid), f"{running.told:#x}+{size}", "--temporary-swap", str(size)]
         words = [sys.executable, "-c", CUT_SHORT, json.dumps([sys.path, *line])]
         run = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE)
     assert (run.returncode, run.stdout) == (130, "")
@@ -540,7 +541,7 @@ def test_command_of_our_own_can_be_the_target(swap: Path) -> None:
     running = start("pageout", "--after", f"{seconds}s", "--json", "--", sys.executable, "-c", code)
     out, _ = running.communicate(timeout=DEADLINE)
     assert running.returncode == 0
-    assert json.loads(out)["rows"][0]["nr_moved"] >= 1024
+    assert json.loads(out)["rows"][0]["nr_moved"] >= (4 << 20) // PAGE
 
 
 @pytest.mark.parametrize("command", ["pageout", "cold", "willneed", "collapse"])
