@@ -230,7 +230,8 @@ def test_swap_of_its_own_is_asked_for_where_there_is_none(monkeypatch: pytest.Mo
     monkeypatch.setattr(
         panes, "read_swaps", lambda procfs: [SwapArea(path="/s", kind="file", size=1 << 30, used=0, priority=0)]
     )
-    assert panes.pageout_words(7, "0x1000") == ["pageout", "7", "0x1000+4M", "--free", "--watch-refaults", "20s"]
+    area = f"0x1000+{NR_PAGES * os.sysconf('SC_PAGESIZE') >> 20}M"
+    assert panes.pageout_words(7, "0x1000") == ["pageout", "7", area, "--free", "--watch-refaults", "20s"]
 
 
 class Terminal:
