@@ -170,7 +170,8 @@ def read_facts() -> Facts | None:
 def may_skip(facts: Facts, reason: str) -> bool:
     """Whether a skip for this reason is right in this guest."""
     # The guest has the other version, and a test of its own for it.
-    words = [*EXPECTED_SKIPS[facts.kernel], "memory controller of cgroup version 1", "the JVM takes minutes"]
+    words = [*EXPECTED_SKIPS[facts.kernel], "memory controller of cgroup version 1"]
+    words += ["the JVM takes minutes", "needs java"]
     # What is tested of one setting has its run with that setting.
     words += [f"lockdown={facts.lockdown}", "pti=on" if facts.pti else "pti=off"]
     if facts.lockdown != "none":

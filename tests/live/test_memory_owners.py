@@ -260,10 +260,17 @@ def test_threads_that_end_meanwhile_are_no_mistake() -> None:
 MANY = r"""
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
-static void *work(void *name) { pthread_setname_np(pthread_self(), name); for (;;) pause(); }
+static sem_t named;
+static void *work(void *name)
+{
+    pthread_setname_np(pthread_self(), name);
+    sem_post(&named);
+    for (;;) pause();
+}
 int main(int number, char **words)
 {
     pthread_attr_t attribute; pthread_t thread; int made = 0;
@@ -271,6 +278,8 @@ int main(int number, char **words)
     pthread_attr_setstacksize(&attribute, 1 << 17);
     while (made < atoi(words[1]) && !pthread_create(&thread, &attribute, work, "many"))
         made += 1;
+    for (int each = 0; each < made; each++)
+        sem_wait(&named);
     printf("%d\n", made); fflush(stdout);
     while (getchar() != EOF);
     return number > 9;
@@ -284,12 +293,9 @@ def test_each_of_thousands_of_threads_owns_its_stack(tmp_path: Path) -> None:
         if it.told < NR_MANY:
             pytest.skip(f"needs a kernel that gives a program {NR_MANY} threads (RLIMIT_NPROC, pids.max): {it.told}")
 
-        def named() -> list[dict[str, Any]]:
-            rows = groups_table(looked_at(it), {}, "owner").records()
-            return [row for row in rows if (row["owner"], row["name"]) == ("thread stack", "many")]
-
-        wait_until(lambda: [row["nr_threads"] for row in named()] == [NR_MANY], "each thread has its name")
-        (row,) = named()
+        rows = groups_table(looked_at(it), {}, "owner").records()
+        (row,) = [row for row in rows if (row["owner"], row["name"]) == ("thread stack", "many")]
+    assert row["nr_threads"] == NR_MANY
     assert row["nr_vmas"] == 2 * NR_MANY  # each with its guard
     assert row["size"] == NR_MANY * ((1 << 17) + PAGE)
 
@@ -370,17 +376,22 @@ OF_JAVA = {
 """What the JVM calls it."""
 
 
+JVMS = sorted({path.resolve().parent for path in Path("/usr/lib/jvm").glob("*/bin/jcmd")})
+"""All that there are: what is looked for has another shape in each."""
+
+
 @pytest.mark.skipif("MEMATLAS_GUEST" in os.environ, reason="the JVM takes minutes on an emulated processor")
-@pytest.mark.parametrize("more", [(), ("-XX:+UseParallelGC", "-Xmx777m")], ids=["as usual", "another collector"])
-def test_memory_of_java_is_what_the_jvm_says_it_is(more: tuple[str, ...], tmp_path: Path) -> None:
-    if not (shutil.which("java") and shutil.which("jcmd")):
-        pytest.skip("needs java and jcmd")
+@pytest.mark.skipif(not JVMS, reason="needs java and jcmd")
+@pytest.mark.parametrize(
+    ("place", "more"),
+    [*((place, ()) for place in JVMS), ((*JVMS, None)[0], ("-XX:+UseParallelGC", "-Xmx777m"))],
+    ids=lambda value: value.parent.name if isinstance(value, Path) else " ".join(value),
+)
+def test_memory_of_java_is_what_the_jvm_says_it_is(place: Path, more: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "Held.java").write_text(JAVA)
-    words = ("java", "-XX:NativeMemoryTracking=detail", "-Xmx512m", *more, tmp_path / "Held.java")
-    with running(*words) as it:
-        run = subprocess.run(
-            ["jcmd", str(it.pid), "VM.native_memory", "detail"], capture_output=True, text=True, check=True
-        )
+    with running(place / "java", "-XX:NativeMemoryTracking=detail", "-Xmx512m", *more, tmp_path / "Held.java") as it:
+        words = [str(place / "jcmd"), str(it.pid), "VM.native_memory", "detail"]
+        run = subprocess.run(words, capture_output=True, text=True, check=True)
         result = looked_at(it)
     regions = [(int(low, 16), int(high, 16), what) for low, high, what in RESERVED.findall(run.stdout)]
 

@@ -294,6 +294,8 @@ COMPRESSED_END = 32 << 30
 """Up to where references of 32 bits reach, in units of 8 bytes: the JVM reserves its heap below, if it fits."""
 CLASS_SPACE, CLASS_ALIGNMENT = 1 << 30, 16 * MIB
 """What the JVM reserves for classes (CompressedClassSpaceSize), behind the archive of classes that it maps."""
+LEAST_REGION = MIB
+"""Of what the heap is made of."""
 METASPACE, ROOT_CHUNK = 64 * MIB, 4 * MIB
 """What it reserves for the rest of classes at a time, and in what pieces it begins to use it (memory/metaspace)."""
 
@@ -318,10 +320,12 @@ def java(space: Space) -> Found:
 
 
 def class_space(space: Space, archive: int) -> Iterator[int]:
-    """Yield the VMAs that the JVM reserves for classes behind its archive of them.
+    """Yield the VMAs that the JVM reserves for classes around its archive of them.
 
-    Parts of the archive are in its heap, too: objects follow there.
+    Parts of the archive are in its heap, too: objects follow there, and nothing smaller than a region lies before.
     """
+    if space.has_guard(archive, LEAST_REGION - 1):
+        yield archive - 1
     first = archive + 1
     if space.follows(first) and (space.is_reserve(first) or not space.vmas[first].start % CLASS_ALIGNMENT):
         end = -(-space.vmas[archive].end // CLASS_ALIGNMENT) * CLASS_ALIGNMENT + CLASS_SPACE

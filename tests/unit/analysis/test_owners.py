@@ -217,6 +217,7 @@ def test_the_jvm_has_objects_below_32_gib_code_that_can_be_written_and_classes_b
         line(0xE0000000 + 300 * MIB, 200 * MIB, "---p"): "Java heap",
         line(0xE0000000 + 500 * MIB, MIB, path="/opt/jdk/lib/server/classes.jsa"): "file",
         line(0xE0000000 + 501 * MIB, 11 * MIB): "Java heap",
+        line(archive - 0x1000, 0x1000, "---p"): "Java classes",
         line(archive, 13 * MIB, path="/opt/jdk/lib/server/classes.jsa"): "file",
         line(archive + 13 * MIB, 3 * MIB, "---p"): "Java classes",
         line(archive + 16 * MIB, 0x10000): "Java classes",
