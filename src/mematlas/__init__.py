@@ -20,6 +20,7 @@ NAMES = {
     "analysis.charge": "Charge ChargePart Held Oom Victim",
     "analysis.ending": "DistinctResult EndingPart EndingResult",
     "analysis.grid": "Cells Density Grid Stretch Strip",
+    "analysis.listing": "DistinctFrames GroupsResult ProcessGroup ProcessUsage ProcessesResult",
     "analysis.movable": "Choice",
     "analysis.overview": "Census Facts Group MachineUsage OtherProcesses",
     "analysis.owners": "Owner",
@@ -86,6 +87,11 @@ if TYPE_CHECKING:
     from mematlas.analysis.grid import Grid as Grid
     from mematlas.analysis.grid import Stretch as Stretch
     from mematlas.analysis.grid import Strip as Strip
+    from mematlas.analysis.listing import DistinctFrames as DistinctFrames
+    from mematlas.analysis.listing import GroupsResult as GroupsResult
+    from mematlas.analysis.listing import ProcessesResult as ProcessesResult
+    from mematlas.analysis.listing import ProcessGroup as ProcessGroup
+    from mematlas.analysis.listing import ProcessUsage as ProcessUsage
     from mematlas.analysis.movable import Choice as Choice
     from mematlas.analysis.overview import Census as Census
     from mematlas.analysis.overview import Facts as Facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from helpers import Program, mematlas, program, texts
-from mematlas import Process
+from mematlas import Machine, Process
 from mematlas.errors import TargetNotFound
 from mematlas.kernel.cmdline import MAX_COMMAND, read_command
 from mematlas.kernel.maps import read_maps
@@ -67,6 +68,31 @@ def test_group_of_processes_goes_on_without_who_does_not_answer(hung: int) -> No
 
     assert [target.pid for target in found] == [running.pid]
     assert f"{hung} (stuck): skipped" in texts(found.notes)[0]
+
+
+def test_list_of_processes_goes_on_and_names_who_does_not_answer(hung: int) -> None:
+    with program(QUIET) as running:
+        run = mematlas("ps", "--json")
+    result = json.loads(run.stdout)
+    rows = {row["pid"]: row for row in result["rows"]}
+
+    assert run.returncode == 0
+    assert rows[running.pid]["pss"] is not None
+    assert (rows[hung]["pss"], rows[hung]["name"]) == (None, "stuck")
+    assert rows[hung]["rss"] >= 96 << 20
+    assert result["target"]["skipped"]["unanswered"] == [hung]
+    assert any(note["code"] == "unanswered" and f"{hung} (stuck)" in note["text"] for note in result["notes"])
+
+
+def test_looks_at_processes_go_on_beside_a_thread_that_waits(hung: int) -> None:
+    with program(QUIET) as running:
+        looks = [Machine().processes([running.pid, hung]) for _ in range(3)]
+        nr_threads = len(os.listdir("/proc/self/task"))
+        again = Machine().processes([running.pid, hung])
+
+    assert all([one.pss is not None for one in look] == [running.pid < hung, hung < running.pid] for look in looks)
+    assert again.skipped["unanswered"] == (hung,)
+    assert len(os.listdir("/proc/self/task")) == nr_threads
 
 
 # --- texts without end

@@ -7,6 +7,8 @@ what is shared divided among those who share it, only a look at the pages shows.
 from __future__ import annotations
 
 from mematlas.analysis.file_parts import together
+from mematlas.analysis.ram import known_sum as known_sum
+from mematlas.analysis.ram import largest_of as largest_of
 from mematlas.analysis.ram import total_of
 from mematlas.frozen import Record, Tabular, record
 
@@ -47,17 +49,6 @@ class Facts(Record):
     def most(self) -> int:
         """More than this it cannot use, as far as is reported."""
         return self.rss + known_sum(self.swap, self.hugetlb)
-
-
-def known_sum(*sizes: int | None) -> int:
-    """Return the sum of what is known: to put things in order by, not to show."""
-    return sum(size for size in sizes if size is not None)
-
-
-def largest_of(sizes: Iterable[int | None]) -> int | None:
-    """Return the largest, 0 of none; None where one is not known."""
-    sizes = list(sizes)
-    return None if None in sizes else max([0, *filter(None, sizes)])
 
 
 @record

@@ -10,7 +10,7 @@ from mematlas.frozen import Record, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 @record
@@ -70,6 +70,17 @@ class Ram(Record):
     def in_swap(self) -> int | None:
         """What of the swap areas is used."""
         return less(self.swap_total, self.swap_free)
+
+
+def known_sum(*sizes: int | None) -> int:
+    """Return the sum of what is known: to put things in order by, not to show."""
+    return sum(size for size in sizes if size is not None)
+
+
+def largest_of(sizes: Iterable[int | None]) -> int | None:
+    """Return the largest, 0 of none; None where one is not known."""
+    sizes = list(sizes)
+    return None if None in sizes else max([0, *filter(None, sizes)])
 
 
 def total_of(*sizes: int | None) -> int | None:

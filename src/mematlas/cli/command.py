@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "usage": ("Look", "how much memory a process uses, by kind (--verify checks it)"),
+    "ps": ("Look", "all processes or groups with PSS, USS, swap; a total that is true"),
     "maps": ("Look", "a line per VMA: size, permissions, how much is in RAM and swap"),
     "pages": ("Look", "a line per page or run of similar pages: state, frame, flags"),
     "translate": ("Look", "virtual addresses to physical ones"),

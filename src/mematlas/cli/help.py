@@ -48,7 +48,6 @@ def short_overview_text(width: int) -> str:
         lines += [f"{its_group * (its_group != group):<5} {name:<10} {first}", *(" " * 17 + line for line in others)]
         group = its_group
     lines += [
-        "",
         fold_text(SHORT_TARGETS, width),
         fold_text(f"More: mematlas --help | mematlas help COMMAND | {' | '.join(TOPICS)}", width),
     ]

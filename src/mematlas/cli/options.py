@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from mematlas.errors import BadInput
-from mematlas.model.address_space import parse_size
-from mematlas.observe.sources import MAX_STALL, PAGE_SOURCES, SOURCES
+from mematlas.kernel.procfs import MAX_STALL
 from mematlas.views.terminal import screen_size
 
 TYPE_CHECKING = False
@@ -92,6 +91,8 @@ def parse_bytes(text: str) -> int:
     >>> parse_bytes("512M")
     536870912
     """
+    from mematlas.model.address_space import parse_size
+
     size = parse_size(text)
     if not size:
         raise BadInput(f"bad size {text!r}: try 512M or 2G")
@@ -167,6 +168,8 @@ def since_first(args: Namespace) -> Since | None:
 
 def add_source(arguments: Arguments) -> None:
     """Declare where the numbers come from."""
+    from mematlas.observe.sources import SOURCES
+
     arguments.add_common(
         "--source",
         choices={source: SOURCE_TEXTS[source] for source in SOURCES},
@@ -199,6 +202,8 @@ def add_numa(arguments: Arguments) -> None:
 
 def add_page_source(arguments: Arguments) -> None:
     """Declare where single pages are read from."""
+    from mematlas.observe.sources import PAGE_SOURCES
+
     arguments.add_common(
         "--source",
         choices={source: SOURCE_TEXTS[source] for source in PAGE_SOURCES},

@@ -5,13 +5,11 @@ from __future__ import annotations
 import sys
 from itertools import chain, islice
 
-from mematlas.analysis.results import Reading
 from mematlas.cli.options import form_of, repetition
 from mematlas.errors import AssertionNotMet, BadInput, NoAddressSpace, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.target import is_group
 from mematlas.notes import Note, Notes
-from mematlas.observe.process import Process
 from mematlas.views.format import fold_message, format_path
 from mematlas.views.table import target_of
 from mematlas.views.terminal import screen_width, wants_colour
@@ -21,9 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, TextIO
 
+    from mematlas.analysis.results import Reading
     from mematlas.cli.arguments import Namespace
     from mematlas.cli.launch import Launched
     from mematlas.model.target import Target
+    from mematlas.observe.process import Process
     from mematlas.observe.process_set import ProcessSet
     from mematlas.views.table import Table
 
@@ -136,6 +136,8 @@ class Session:
         return list(named)
 
     def _open(self, targets: list[Target]) -> None:
+        from mematlas.observe.process import Process  # lists of many processes do without
+
         for target in targets:
             self._search_notes += target.notes
         self.write_notes(self._search_notes)  # before anything is done with what was found

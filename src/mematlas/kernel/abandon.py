@@ -60,13 +60,18 @@ class Inquiry:
         deadline: float = float("inf"),
         silence: float = SILENCE,
         is_heavy: bool = False,
+        most: int = 1 << 10,
     ) -> None:
-        """``is_heavy`` says that answers come with files of memory: then few of them may wait to be taken."""
+        """After ``silence`` the next thing is asked about besides, unless ``most`` children are at work by then.
+
+        ``is_heavy`` says that answers come with files of memory: then few of them may wait to be taken.
+        """
         self.ask = ask
         self.things = things
         self.patience = patience
         self.silence = silence
         self.is_heavy = is_heavy
+        self.most = most
         self.deadline = deadline
         """By the clock of `time.monotonic`."""
         self.unanswered: list[Any] = []
@@ -136,8 +141,12 @@ class Inquiry:
         now = time.monotonic()
         if self._now and now - self._now.since >= self.silence:
             self._silent.append(self._now)
-            self._now = None
-            self._index += 1
+            if len(self._silent) < self.most or sum(not child.waits() for child in self._silent) < self.most:
+                self._now = None
+                self._index += 1
+            else:
+                self._silent.pop()
+                self._now.since = now
         for child in list(self._silent):
             if now - child.since < self.patience:
                 continue

@@ -162,6 +162,10 @@ class ProcFS(Directory):
         return ProcessDir(self, pid)
 
 
+MAX_STALL = 0.005
+"""Seconds for which looking may hold up a process, by default."""
+
+
 class Hold:
     """For how long reading a file held a process's mmap lock, as its reads took: a little more than the truth."""
 

@@ -290,20 +290,6 @@ def flags_of(line: bytes, where: str) -> frozenset[str]:
     return frozenset(line[8:].decode("ascii").split())
 
 
-def read_rollup(process: ProcessDir) -> dict[str, int]:
-    """Return the sums over all VMAs, in bytes.
-
-    Since Linux commit 493b0e9d945f ("mm: add /proc/pid/smaps_rollup", in v4.14) the kernel sums; before that, smaps
-    has the same fields, one set per VMA.
-    """
-    from mematlas.errors import NotSupported
-
-    try:
-        return sum_fields(fields for _, fields in process.parsed_lines("smaps_rollup", parse_smaps))
-    except NotSupported:
-        return sum_fields(fields for _, fields in read_smaps(process))
-
-
 def sum_fields(entries: Iterable[dict[str, int]]) -> dict[str, int]:
     """Return the sum of each field over all VMAs; page sizes, which are no amounts, are left out."""
     total: dict[str, int] = {}

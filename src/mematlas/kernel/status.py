@@ -234,7 +234,7 @@ def status_bytes(status: dict[str, str], name: str) -> int | None:
     return int(value[: -len(UNIT)]) * 1024 if value.endswith(UNIT) and is_amount(value) else None
 
 
-COUNTERS = (b"VmRSS", b"RssAnon", b"RssFile", b"RssShmem", b"VmSwap", b"HugetlbPages")
+COUNTERS = (b"VmRSS", b"RssAnon", b"RssFile", b"RssShmem", b"VmSwap", b"HugetlbPages", b"VmPTE")
 """The lines of a status file that say how much memory a process has."""
 
 
@@ -249,6 +249,7 @@ class MemoryCounters:
     shmem: int | None
     swap: int | None
     hugetlb: int | None
+    tables: int | None
 
 
 def read_memory_counters(process: ProcessDir) -> MemoryCounters:
@@ -273,8 +274,8 @@ def line_of(data: bytes, name: bytes) -> bytes:
 
     The name of the process, which may hold anything, stands in the first line, its newlines escaped.
     """
-    start = data.find(b"\n" + name + b":\t") + len(name) + 3
-    return data[start : data.find(b"\n", start)] if start >= len(name) + 3 else b""
+    start = data.find(b"\n" + name + b":\t")
+    return b"" if start < 0 else data[start + len(name) + 3 :].partition(b"\n")[0]
 
 
 def amount_of(value: bytes, name: bytes) -> int | None:
@@ -286,6 +287,44 @@ def amount_of(value: bytes, name: bytes) -> int | None:
         line = (name + b":" + value)[:200].decode("utf-8", "replace")
         raise FormatError("status", line, expected="NAME: NUMBER kB")
     return int(digits) * 1024
+
+
+def has_memory(data: bytes) -> bool:
+    """Whether a status file is of a process that has memory: no thread of the kernel, and none that has ended."""
+    return b"\nVmRSS:\t" in data
+
+
+def is_kernel_thread(data: bytes) -> bool:
+    """Whether a status file says that it is of a thread of the kernel (fs/proc/array.c, task_state()).
+
+    Older kernels have no such line: False is "perhaps not".
+    """
+    return b"\nKthread:\t1\n" in data
+
+
+def parse_parent(data: bytes) -> int:
+    r"""Return the PID of the parent in a status file; 0 where that is none, or of another PID namespace.
+
+    >>> parse_parent(b"Name:\tcat\nPPid:\t7\n")
+    7
+    """
+    digits = line_of(data, b"PPid")
+    return number(digits) if digits else 0
+
+
+def parse_name(data: bytes) -> str:
+    r"""Return the command name in a status file: there newlines and backslashes are escaped (fs/proc/array.c,
+    proc_task_name()).
+
+    >>> parse_name(b"Name:\ta\\nb\\\\n\nUmask:\t0022\n")
+    'a\nb\\n'
+    """
+    head, _, name = data.partition(b"\n")[0].partition(b"\t")
+    if head != b"Name:" or len(name) > 2 * MAX_NAME:
+        raise FormatError("status", data[:MAX_NAME].decode("utf-8", "replace"), expected="Name: NAME")
+    if b"\\" in name:
+        name = b"\\".join(part.replace(b"\\n", b"\n") for part in name.split(b"\\\\"))
+    return name.decode("utf-8", "surrogateescape")
 
 
 def numbers_of(status: dict[str, str]) -> list[int]:

@@ -15,18 +15,18 @@ from mematlas.errors import (
     ProcessGone,
     TargetNotFound,
 )
-from mematlas.kernel.procfs import MOUNTED_PROC
-from mematlas.kernel.status import read_stat
+from mematlas.kernel.procfs import MOUNTED_PROC, ProcessDir
+from mematlas.kernel.status import has_memory, is_kernel_thread, read_of, read_stat
 from mematlas.model.target import open_process, own_pid
 from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from mematlas.kernel.abandon import Ask, Inquiry
-    from mematlas.kernel.procfs import ProcessDir, ProcFS
+    from mematlas.kernel.procfs import ProcFS
     from mematlas.kernel.status import Stat
 
 SKIPPED = (TargetNotFound, ProcessGone, NoAddressSpace, PermissionDenied, NotSupported, FormatError)
@@ -61,32 +61,78 @@ class Processes:
         pids: Iterable[int] | None = None,
         without: Collection[int] | None = None,
         deadline: float = float("inf"),
+        held: Mapping[int, int] | None = None,
     ) -> None:
-        """Look at all processes, or at those with some PIDs; at none after a time of `time.monotonic`."""
+        """Look at all processes, or at those with some PIDs; at none after a time of `time.monotonic`.
+
+        ``held`` has, by PID, descriptors of the directories of those that were found already.
+        """
         left_out = ourselves(procfs) if without is None else without
         self.procfs = procfs
         looked_at = procfs.pids() if pids is None else pids
         self.pids = [pid for pid in looked_at if pid not in left_out]
         self.deadline = deadline
-        self.nr_late = 0
-        """How many there was no time for."""
+        self.late: list[int] = []
+        """Those that there was no time for."""
+        self._held = held or {}
         self.skipped: dict[str, list[int]] = {ENDED: [], KERNEL_THREAD: [], REFUSED: [], UNREADABLE: []}
         if not self.pids and pids is None and procfs.live and not procfs.is_mounted:
             raise NotSupported(procfs.root, MOUNTED_PROC)
 
     def __iter__(self) -> Iterator[tuple[ProcessDir, Stat]]:
+        for process, stat in self.held_open():
+            with process:
+                yield process, stat
+
+    def held_open(self) -> Iterator[tuple[ProcessDir, Stat]]:
+        """Yield the same, each to be closed by the caller."""
+        for pid in self._in_time():
+            if pair := self.open(pid):
+                yield pair
+
+    def with_status(self) -> Iterator[tuple[ProcessDir, bytes]]:
+        """Yield the same processes with their status, which says who they are as well: one file less to read for each.
+
+        The caller closes them.
+        """
+        for pid in self._in_time():
+            try:
+                process = ProcessDir(self.procfs, pid, self._held.get(pid, -1))
+            except SKIPPED as error:
+                self.skipped[reason(error)].append(pid)
+                continue
+            status = status_of(process)
+            if not has_memory(status):
+                process.close()
+                if is_kernel_thread(status):
+                    self.skipped[KERNEL_THREAD].append(pid)
+                    continue
+                if not (pair := self.open(pid)):
+                    continue
+                process, _ = pair  # its first thread has ended alone
+                status = status_of(process)
+                if not has_memory(status):
+                    process.close()
+                    self.skipped[ENDED].append(pid)
+                    continue
+            yield process, status
+
+    def _in_time(self) -> Iterator[int]:
         for index, pid in enumerate(self.pids):
             if time.monotonic() > self.deadline:
-                self.nr_late = len(self.pids) - index
+                self.late = self.pids[index:]
                 return
-            if pair := self.open(pid):
-                with pair[0]:
-                    yield pair
+            yield pid
+
+    @property
+    def nr_late(self) -> int:
+        """How many there was no time for."""
+        return len(self.late)
 
     def open(self, pid: int) -> tuple[ProcessDir, Stat] | None:
         """Return one of them, held open, and who it is; None when it is passed over."""
         try:
-            process, stat = open_process(pid, self.procfs)
+            process, stat = open_process(pid, self.procfs, self._held.get(pid, -1))
         except SKIPPED as error:
             self.skipped[reason(error)].append(pid)
             return None
@@ -95,6 +141,14 @@ class Processes:
             self.skipped[KERNEL_THREAD].append(pid)
             return None
         return process, stat
+
+
+def status_of(process: ProcessDir) -> bytes:
+    """Return the status of a process; nothing where it cannot be read."""
+    try:
+        return read_of(process, "status", bytes)
+    except SKIPPED:
+        return b""
 
 
 def reason(error: Exception) -> str:

@@ -9,13 +9,13 @@ are kept aside for them, too), so samples of its memory are looked at, where the
 from __future__ import annotations
 
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.pagemap import ENTRY_SIZE, PAGE_IS_HUGE, PAGE_IS_PRESENT, PM_MMAP_EXCLUSIVE, SCAN_REGIONS, Pagemap
 from mematlas.kernel.status import read_memory_status, status_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mematlas.kernel.pagemap import Pagemap
     from mematlas.kernel.procfs import ProcessDir
 
 HOLD_PER_PAGE = 82e-9
@@ -23,6 +23,8 @@ HOLD_PER_PAGE = 82e-9
 NR_SAMPLES = 64
 NR_PAGES = 512
 """Pages that are looked at in a sample."""
+ENTRY = 8
+"""Bytes of an entry of a page table."""
 REACH = 1 << 30
 """Addresses that are searched for them: half a millisecond where there is nothing."""
 HUGE_COST = 0.02
@@ -38,13 +40,17 @@ def smaps_hold(process: ProcessDir, enough: float = 0.0) -> float:
     Where that is no more than ``enough`` if all pages are small ones, nobody asks whether they are.
     """
     status = read_memory_status(process)
-    resident = status_bytes(status, "VmRSS") or 0
-    # It looks at more than RSS and swap, with zero pages and in sparse tables: at what the tables have entries for.
-    tables = (status_bytes(status, "VmPTE") or 0) // ENTRY_SIZE * process.procfs.page_size
-    hold = hold_of(max(resident + (status_bytes(status, "VmSwap") or 0), tables), process.procfs.page_size)
+    resident, swap, tables = (status_bytes(status, name) or 0 for name in ("VmRSS", "VmSwap", "VmPTE"))
+    hold = hold_by_counters(resident, swap, tables, process.procfs.page_size)
     if hold <= enough or not process.procfs.live:
         return hold
     return hold * cost_of_pages(process, resident)
+
+
+def hold_by_counters(resident: int, swap: int, tables: int, page_size: int) -> float:
+    """Return for how many seconds it holds the lock for a process of these counters, if all pages are small ones."""
+    # It looks at more than RSS and swap, with zero pages and in sparse tables: at what the tables have entries for.
+    return hold_of(max(resident + swap, tables // ENTRY * page_size), page_size)
 
 
 def hold_of(size: int, page_size: int) -> float:
@@ -60,6 +66,7 @@ def cost_of_pages(process: ProcessDir, resident: int) -> float:
     """Return what its pages cost of what small ones would, by a sample; 1 where few are huge, or it is not known."""
     from mematlas.kernel.hugepage import huge_size
     from mematlas.kernel.meminfo import read_meminfo
+    from mematlas.kernel.pagemap import Pagemap
 
     present = cost = 0.0
     try:
@@ -80,6 +87,8 @@ def cost_of_pages(process: ProcessDir, resident: int) -> float:
 
 def costs_in(pagemap: Pagemap, start: int, end: int) -> Iterator[tuple[int, int, float]]:
     """Yield the ranges of the first pages that are present, each with what it costs of what small pages would."""
+    from mematlas.kernel.pagemap import PAGE_IS_HUGE, PAGE_IS_PRESENT, PM_MMAP_EXCLUSIVE, SCAN_REGIONS
+
     reported = PAGE_IS_PRESENT | PAGE_IS_HUGE
     regions, _ = pagemap.scanner.regions_of(start, end, PAGE_IS_PRESENT, reported, SCAN_REGIONS, NR_PAGES)
     words = regions.tolist()

@@ -89,13 +89,15 @@ def by_number(text: str, procfs: ProcFS) -> Target | None:
     return Target(process)
 
 
-def open_process(pid: int, procfs: ProcFS) -> tuple[ProcessDir, Stat]:
+def open_process(pid: int, procfs: ProcFS, fd: int = -1) -> tuple[ProcessDir, Stat]:
     """Return a process, held open, and who it is; all of it where only its first thread has ended.
+
+    ``fd`` is a descriptor of its directory, where that is held already: nobody who has its number by now is it.
 
     Raises:
         NoAddressSpace: it is a zombie.
     """
-    process = procfs.process(pid)
+    process = ProcessDir(procfs, pid, fd)
     try:
         stat = read_stat(process)
         if stat.is_zombie:

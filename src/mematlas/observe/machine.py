@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import time
 
-from mematlas.analysis.overview import Census, MachineUsage
-from mematlas.analysis.ram import account
-from mematlas.analysis.ranking import SORTS, grouped, largest, others_of
 from mematlas.errors import BadInput, NotSupported, PermissionDenied
-from mematlas.kernel.hugepools import read_free
-from mematlas.kernel.meminfo import read_meminfo
-from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.rights import CAPABILITIES, effective_capabilities
-from mematlas.kernel.zoneinfo import read_cpu_free
-from mematlas.model.holders import is_inside
+from mematlas.kernel.procfs import MAX_STALL, ProcFS
 from mematlas.model.processes import Processes
 from mematlas.notes import Note, Notes
-from mematlas.observe.limits import read_pressure, tightest_for
-from mematlas.observe.ranking import facts_of, find_refused, in_shared_memory, in_swap, measure_groups
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mematlas.analysis.listing import GroupsResult, ProcessesResult
+    from mematlas.analysis.overview import Census, MachineUsage
     from mematlas.analysis.ram import Ram
     from mematlas.analysis.sharing import ShareResult
+    from mematlas.model.target import Target
     from mematlas.observe.process_set import ProcessSet
 
 PAIRS = 20
@@ -36,6 +29,8 @@ TOP = 5
 LOOK_RIGHTS = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN")
 """What it takes to see all that processes have, with the frames that it lies in."""
 
+LIST_SECONDS = 15.0
+"""After which no more is found out about any process, by default."""
 FIND_SECONDS, MEASURE_SECONDS, COUNT_SECONDS = 0.9, 1.4, 1.6
 """After the start: when no more processes are looked for, none is measured, and nothing waited for."""
 
@@ -62,13 +57,69 @@ class Machine:
 
         We ourselves are left out. ``deadline`` is a time of `time.monotonic` after which no more are looked at.
         """
+        from mematlas.analysis.overview import Census
+        from mematlas.observe.ranking import facts_of
+
         everybody = Processes(self.procfs, deadline=deadline)
         known = [facts_of(process, stat.name) for process, stat in everybody]
         skipped = {why: tuple(pids) for why, pids in everybody.skipped.items()}
         return Census(tuple(filter(None, known)), skipped, everybody.nr_late)
 
+    def processes(
+        self,
+        targets: Iterable[int | str | Target] | None = None,
+        *,
+        max_stall: float = MAX_STALL,
+        seconds: float = LIST_SECONDS,
+        details: Iterable[str] = ("cgroup", "start_time"),
+        distinct: bool = False,
+    ) -> ProcessesResult:
+        """Return every process that has memory of its own, or some, with what each uses.
+
+        ``targets`` are PIDs, texts as the command line takes them, or processes that were found. A process is held up
+        for no longer than ``max_stall`` seconds, see `Process.usage`. Who does not answer is left without amounts, and
+        after ``seconds`` all are. Processes in one address space are one. ``details`` may have ``exe`` as well.
+        ``distinct`` counts what they have together by frames.
+
+        >>> Machine().processes().pss   # doctest: +SKIP
+        1468675418
+
+        Raises:
+            TargetNotFound: no process is called so.
+            ProcessGone: all of them have ended.
+            PermissionDenied: frames are asked for, and hidden.
+        """
+        from mematlas.observe.listing import Wanted, look_at
+
+        return look_at(self.procfs, targets, Wanted(max_stall, seconds, frozenset(details), distinct))
+
+    def groups(
+        self,
+        by: str,
+        targets: Iterable[int | str | Target] | None = None,
+        *,
+        max_stall: float = MAX_STALL,
+        seconds: float = LIST_SECONDS,
+        distinct: bool = False,
+    ) -> GroupsResult:
+        """Return the same in groups of one ``name``, ``exe``, ``user``, ``cgroup``, ``container``, ``pod`` or ``unit``,
+        or by ``tree``.
+
+        >>> [(group.name, group.nr_processes) for group in Machine().groups("user")]   # doctest: +SKIP
+        [('root', 41), ('postgres', 6)]
+        """
+        from mematlas.observe.listing import Wanted, look_at_groups
+
+        details = frozenset(("cgroup", "start_time", "exe") if by == "exe" else ("cgroup", "start_time"))
+        return look_at_groups(self.procfs, by, targets, Wanted(max_stall, seconds, details, distinct))
+
     def ram(self) -> Ram:
         """Return what the RAM is used for. All of it is unknown where this /proc has no such file (subset=pid)."""
+        from mematlas.analysis.ram import account
+        from mematlas.kernel.hugepools import read_free
+        from mematlas.kernel.meminfo import read_meminfo
+        from mematlas.kernel.zoneinfo import read_cpu_free
+
         try:
             meminfo = read_meminfo(self.procfs)
         except (NotSupported, PermissionDenied):
@@ -88,6 +139,13 @@ class Machine:
         >>> Machine().usage().groups[0].name   # doctest: +SKIP
         'postgres'
         """
+        from mematlas.analysis.overview import MachineUsage
+        from mematlas.analysis.ranking import SORTS, grouped, largest, others_of
+        from mematlas.kernel.rights import CAPABILITIES, effective_capabilities
+        from mematlas.model.holders import is_inside
+        from mematlas.observe.limits import read_pressure, tightest_for
+        from mematlas.observe.ranking import find_refused, in_shared_memory, in_swap, measure_groups
+
         if limit < 1:
             raise BadInput(f"{limit} groups: 1 or more")
         if by not in (None, *SORTS):

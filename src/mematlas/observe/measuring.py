@@ -23,7 +23,8 @@ from mematlas.kernel.pagemap import (
     Pacer,
     Pagemap,
 )
-from mematlas.kernel.smaps import read_rollup, read_smaps
+from mematlas.kernel.smaps import read_smaps
+from mematlas.kernel.smaps_rollup import read_rollup
 from mematlas.model.processes import ENDED, REFUSED, SKIPPED
 from mematlas.model.stalls import hold_of
 from mematlas.model.target import open_process

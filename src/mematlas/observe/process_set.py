@@ -17,7 +17,7 @@ from mematlas.errors import (
 )
 from mematlas.frozen import replace
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.smaps import read_rollup
+from mematlas.kernel.smaps_rollup import read_rollup
 from mematlas.kernel.status import read_memory_status, status_bytes
 from mematlas.model.processes import NAMED
 from mematlas.model.search import distinct, find

@@ -10,6 +10,7 @@ from mematlas.errors import BadInput, Error, FormatError, NotSupported, Permissi
 from mematlas.frozen import record
 from mematlas.kernel.maps import read_mark, read_marked_maps
 from mematlas.kernel.pagemap import Pacer
+from mematlas.kernel.procfs import MAX_STALL as MAX_STALL
 from mematlas.kernel.status import Stat, open_memory, read_memory_status, read_stat, status_bytes
 from mematlas.kernel.vmfile import find_files
 from mematlas.model.address_space import AddressSpace
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.model.pagetables.counts import CountAccess
     from mematlas.words import PagesFrom, Source
-
-MAX_STALL = 0.005
-"""Seconds for which looking may hold up the target, by default."""
 
 SOURCES = ("auto", "smaps", "pagemap", "tables")
 PAGE_SOURCES = ("auto", "pagemap", "tables")
@@ -121,6 +119,13 @@ class Sources:
             self._counts.close()
             self._counts = None
         self.dir.close()
+
+    def take_over(self, other: Sources) -> None:
+        """Have what page tables are read with of another process, which has it no more: it takes long to open."""
+        self._access, other._access = other._access, {}
+        self._counts, other._counts = other._counts, None
+        self._may_count = other._may_count
+        self.will_look_again = True
 
     # What it is now
 

@@ -15,6 +15,7 @@ from mematlas.views.format import (
     format_change,
     format_counts,
     format_hex,
+    format_id,
     format_list,
     format_path,
     format_rate,
@@ -61,9 +62,10 @@ class Column(Generic[Item]):
     key: str
     heading: str
     kind: str = "text"
-    """``text``, ``path``, ``size`` (bytes), ``count``, ``address``, ``hex``, ``entry`` (64 bits), ``list`` (a tuple),
-    ``json`` (a dictionary of any values), ``counts`` (by name), ``amounts`` (bytes by name), ``sizes`` (bytes by a
-    size), ``flag``, ``share`` (0 to 1), ``number``, ``change`` (bytes, with a sign) or ``rate`` (bytes a second)."""
+    """``text``, ``path``, ``id`` (a long one is shown short), ``size`` (bytes), ``count``, ``address``, ``hex``,
+    ``entry`` (64 bits), ``list`` (a tuple), ``json`` (a dictionary of any values), ``counts`` (by name), ``amounts``
+    (bytes by name), ``sizes`` (bytes by a size), ``flag``, ``share`` (0 to 1), ``number``, ``change`` (bytes, with a
+    sign) or ``rate`` (bytes a second)."""
     value: Callable[[Item], Any] | None = None
     """What gets the value of an item; None for the item's attribute of the name of the key."""
     total: Callable[[Any], Any] | None = None
@@ -131,6 +133,7 @@ class Aside:
 FORMATS: dict[str, Callable[[Any], str]] = {
     "text": lambda value: format_path(str(value)),
     "path": format_path,
+    "id": format_id,
     "size": format_size,
     "count": str,
     "address": format_address,
@@ -173,7 +176,7 @@ def node_columns(nodes: Iterable[Sizes], sizes_of: Callable[[AnItem], Sizes | No
 
 NR_TOGETHER = 1024
 """Rows formatted together at the most, so that their texts take little memory."""
-RECURRING = ("text", "path", "list", "size", "share")
+RECURRING = ("text", "path", "id", "list", "size", "share")
 """Kinds of which there are few different values."""
 
 

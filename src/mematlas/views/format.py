@@ -82,6 +82,20 @@ def format_path(path: str) -> str:
     return "".join(c if c.isprintable() else escape(c) for c in path)
 
 
+ID_LENGTH, SHORT_ID = 64, 12
+"""Digits of the ID of a container, and as many of them as people use for it."""
+
+
+def format_id(text: str) -> str:
+    """Return the ID of a container as docker and podman show it; any other name as it is.
+
+    >>> format_id("0123456789abcdef" * 4), format_id("web")
+    ('0123456789ab', 'web')
+    """
+    is_long = len(text) == ID_LENGTH and not text.strip("0123456789abcdef")
+    return text[:SHORT_ID] if is_long else format_path(text)
+
+
 def format_message(text: str) -> str:
     r"""Return what an error says, safe on a terminal. What it quotes with `repr` has bytes outside UTF-8 as everywhere.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import islice
 
+from mematlas.analysis.listing import GroupsResult, ProcessesResult
 from mematlas.analysis.overview import Census, MachineUsage
 from mematlas.analysis.results import MapsResult
 from mematlas.analysis.set_usage import SetUsage
@@ -14,6 +15,8 @@ from mematlas.views.columns import is_known
 from mematlas.views.format import escape
 from mematlas.views.maps import maps_table
 from mematlas.views.overview import census_table, groups_table
+from mematlas.views.processes import Wanted, processes_table
+from mematlas.views.processes import groups_table as process_groups_table
 from mematlas.views.set_usage import group_table
 from mematlas.views.table import Table
 from mematlas.views.translate import translate_table
@@ -32,7 +35,9 @@ NR_SHOWN = 200
 BEYOND_INT64 = 1 << 63
 
 
-def table_of(result: MapsResult | Translations | UsageResult | SetUsage | Census | MachineUsage) -> Table:
+def table_of(
+    result: MapsResult | Translations | UsageResult | SetUsage | Census | MachineUsage | ProcessesResult | GroupsResult,
+) -> Table:
     """Return the table of a result: a row per item, the amounts of one process as a single row."""
     if isinstance(result, Census):
         return census_table(result)
@@ -40,6 +45,10 @@ def table_of(result: MapsResult | Translations | UsageResult | SetUsage | Census
         return groups_table(result)
     if isinstance(result, SetUsage):
         return group_table([result])
+    if isinstance(result, ProcessesResult):
+        return processes_table(result, Wanted())
+    if isinstance(result, GroupsResult):
+        return process_groups_table(result, Wanted())
     if isinstance(result, MapsResult):
         return maps_table(result, {})
     if isinstance(result, Translations):

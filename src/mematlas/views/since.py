@@ -58,5 +58,10 @@ def change_column(since: Since, key_of: Callable[[Any], Hashable], rss_of: Calla
 
 def after_rss(columns: list[Column[Any]], column: Column[Any]) -> list[Column[Any]]:
     """Return columns with one more behind that of RSS."""
-    index = next(number for number, other in enumerate(columns) if other.key == "rss")
+    return after("rss", columns, column)
+
+
+def after(key: str, columns: list[Column[Any]], column: Column[Any]) -> list[Column[Any]]:
+    """Return columns with one more behind that of a key."""
+    index = next(number for number, other in enumerate(columns) if other.key == key)
     return [*columns[: index + 1], column, *columns[index + 1 :]]

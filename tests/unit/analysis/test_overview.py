@@ -14,7 +14,7 @@ from mematlas.analysis.ranking import SORTS, Search, grouped, holders, largest, 
 from mematlas.cli import main
 from mematlas.frozen import replace
 from mematlas.kernel.procfs import ProcessDir
-from mematlas.kernel.smaps import read_rollup
+from mematlas.kernel.smaps_rollup import read_rollup
 from mematlas.kernel.status import MemoryCounters, read_memory_counters
 from mematlas.observe import machine, measuring, ranking
 from mematlas.views.overview import estimates, target_text, to_try

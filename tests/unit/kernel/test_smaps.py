@@ -22,10 +22,10 @@ from mematlas.kernel.smaps import (
     SmapsReader,
     leaves_out_huge_pages,
     parse_smaps,
-    read_rollup,
     read_smaps,
     sum_fields,
 )
+from mematlas.kernel.smaps_rollup import read_rollup
 from mematlas.kernel.vmfile import NO_DEVICES
 from victim import Victim
 
