@@ -19,7 +19,7 @@ from helpers import PAGE, mematlas, program, steadily, texts
 from mematlas import ProcessSet
 from mematlas.analysis.set_usage import SetUsage
 from mematlas.cli import main
-from mematlas.errors import PermissionDenied, TargetNotFound
+from mematlas.errors import PermissionDenied, ProcessGone, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
 from victim import Victim
 
@@ -422,3 +422,13 @@ def test_capture_of_a_process_is_a_set_of_one(tmp_path: Path) -> None:
     assert saved.pids == live.pids
     for name in ("rss", "anon", "file", "shmem", "swap", "hugetlb", "tables", "rss_sum"):
         assert getattr(saved, name) == getattr(live, name), name
+
+
+def test_set_of_which_all_have_ended_is_an_error() -> None:
+    with family("anon", 3, 0) as pids, ProcessSet(pids) as group:
+        os.kill(pids[0], 9)
+        os.waitpid(pids[0], 0)
+        with pytest.raises(ProcessGone):
+            group.usage()
+        with pytest.raises(ProcessGone):
+            group.usage("smaps")

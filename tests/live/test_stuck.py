@@ -95,6 +95,19 @@ def test_looks_at_processes_go_on_beside_a_thread_that_waits(hung: int) -> None:
     assert len(os.listdir("/proc/self/task")) == nr_threads
 
 
+def test_usage_of_a_group_counts_who_does_not_answer(hung: int) -> None:
+    named = f"import ctypes; ctypes.CDLL(None).prctl(15, b'stuck', 0, 0, 0); {QUIET}"
+    with program(named) as running:
+        run = mematlas("usage", "name:stuck", "--json")
+        (row,) = json.loads(run.stdout)["rows"]
+        alone = mematlas("usage", running.pid, f"tree:{running.pid}", "--json")
+
+    assert (row["nr_processes"], row["nr_unseen"]) == (2, 1)
+    assert 0 < row["rss"] < 96 << 20
+    assert f"{hung} (stuck): skipped" in run.stdout
+    assert json.loads(alone.stdout)["total"]["nr_unseen"] == 0
+
+
 # --- texts without end
 
 ENDLESS = """

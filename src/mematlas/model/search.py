@@ -82,6 +82,8 @@ class Targets:
     notes: tuple[Note, ...]
     level: Level | None = None
     """The one cgroup that they are, where the text named one."""
+    silent: tuple[int, ...] = ()
+    """The PIDs of those that were found and do not answer."""
 
     def __iter__(self) -> Iterator[Target]:
         return iter(self.targets)
@@ -109,7 +111,7 @@ def find(text: str, procfs: ProcFS) -> Targets:
     if len(named) == 1:
         return named
     answered = answering(named.targets)
-    return replace(named, targets=answered.targets, notes=(*named.notes, *answered.notes))
+    return replace(named, targets=answered.targets, notes=(*named.notes, *answered.notes), silent=answered.silent)
 
 
 class Search:
@@ -356,11 +358,12 @@ def answering(targets: Sequence[Target]) -> Targets:
     seconds = SEARCH_SECONDS + ANSWER_SECONDS * len(by_pid)
     inquiry = inquire(ask, list(by_pid), time.monotonic() + seconds)
     answered = [by_pid[pid] for pid, _, _ in inquiry]
-    for pid in (*inquiry.unanswered, *inquiry.unasked):
+    silent = (*inquiry.unanswered, *inquiry.unasked)
+    for pid in silent:
         by_pid[pid].close()
     notes = tuple(left_out(inquiry, targets[0].procfs))
     answered.sort(key=lambda target: target.pid)
-    return Targets(tuple(answered), notes)
+    return Targets(tuple(answered), notes, silent=silent)
 
 
 def candidates_of(processes: Sequence[ProcessDir]) -> list[Candidate]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import chain
 
 from mematlas.analysis.results import Reading
 from mematlas.analysis.set_usage import SetUsage
@@ -80,6 +81,8 @@ class ProcessSet:
         """The one cgroup that they are, with what it is; None where they were named by something else."""
         self.processes: tuple[Process, ...] = ()
         """Those that were found, by PID."""
+        self.silent: tuple[int, ...] = ()
+        """The PIDs of those that were found and do not answer: reading their memory blocks."""
         found: list[Target] = []
         notes = Notes()
         try:
@@ -87,6 +90,7 @@ class ProcessSet:
                 named = find(text, procfs)
                 found += named
                 notes += named.notes
+                self.silent += named.silent
                 self.level = named.level if len(texts) == 1 else None
             targets = distinct(found)
         except BaseException:
@@ -163,12 +167,23 @@ def measure_sets(sets: Sequence[ProcessSet], source: Source = "auto", max_stall:
         every = {process.pid: process for one in sets for process in one}
         wanted.append(("total", None, tuple(every.values())))
     why = "smaps does not show frames"
+    usages: list[SetUsage] = []
     if source != "smaps":
         try:
-            return by_frames(wanted, source, max_stall)
+            usages = by_frames(wanted, source, max_stall)
         except (PermissionDenied, NotSupported) as error:
             why = str(error)
-    return [by_shares(*one, why) for one in wanted]
+    usages = usages or [by_shares(*one, why) for one in wanted]
+    silent = [one.silent for one in sets]
+    silent.append(tuple(dict.fromkeys(chain.from_iterable(silent))))
+    return [with_silent(usage, pids) for usage, pids in zip(usages, silent, strict=False)]
+
+
+def with_silent(usage: SetUsage, pids: tuple[int, ...]) -> SetUsage:
+    """Return the usage of processes with those among them that do not answer."""
+    if not pids:
+        return usage
+    return replace(usage, pids=tuple(sorted({*usage.pids, *pids})), unseen=(*usage.unseen, *pids))
 
 
 def by_frames(wanted: Sequence[Named], source: Source, max_stall: float) -> list[SetUsage]:

@@ -172,6 +172,8 @@ class Account:
         """Return what it comes to."""
         if not self.pids and self.refused:
             raise next(iter(self.refused.values()))  # there is nobody left to look at
+        if not self.pids and self.gone:
+            raise ProcessGone(self.gone[0])
         shares = sharing.of(self.frames, NR_OWNERS)
         anon, file, shmem, hugetlb = (int(number) * self.page_size for number in shares.mapped)
         swap = (len(self.slots) + len(self.file_slots)) * self.page_size if self.knows_swap else None
