@@ -1,6 +1,7 @@
 """What is measured, against whom, and the bar: data only."""
 
 import os
+import sys
 from dataclasses import dataclass
 
 from measure import Command
@@ -84,6 +85,12 @@ def first_screen(row: str) -> Command:
     return Command("mematlas", ("{mematlas}",), says=row)
 
 
+def programs(nr: int) -> Victim:
+    """Return processes that each run an interpreter."""
+    words = ("programs", str(nr), sys.executable, "-c", "import signal; print(flush=True); signal.pause()")
+    return Victim(f"{nr + 1:,} processes beside those that there are", words, needs=nr * 8 * MIB)
+
+
 ANON4K = Victim(f"4 GiB of touched {SMALL}", ("small", str(4 * GIB)), needs=4 * GIB)
 ANON1G = Victim(f"1 GiB of touched {SMALL}", ("small", str(GIB)), needs=GIB)
 THP = Victim("4 GiB of transparent huge pages", ("thp", str(4 * GIB)), needs=4 * GIB, has_thp=True)
@@ -98,6 +105,7 @@ VMAS = Victim("60,000 VMAs of a page each", ("vmas", "60000"), needs=60_000 * PA
 SLEEPERS = Victim("5,001 processes that sleep", ("backends", "5000", str(2 * MIB)), needs=2 * GIB)
 BACKENDS = Victim("61 processes that share 600 MiB", ("backends", "60", str(600 * MIB)), needs=GIB)
 HUNDRED = Victim("100 processes that share 64 MiB", ("backends", "99", str(64 * MIB)), needs=512 * MIB)
+NINETY, THOUSAND = programs(60), programs(1000)
 TINY = Victim("a process of 1.4 MiB", ("tiny",), needs=MIB)
 
 CAT_SMAPS = Command("cat smaps", ("cat", "/proc/{pid}/smaps"))
@@ -114,6 +122,10 @@ PYTHON_ROLLUP = Command(
 )
 PASS = Command("python -c pass", ("{python}", "-c", "pass"), is_silent=True)
 PLAIN_PAGES = Command("a plain loop in Python", ("{python}", "{bench}/plain_pages.py", "{pid}"))
+SMEM = Command("smem", ("smem", "-c", "pid user name uss pss rss swap command"))
+PSUTIL_LOOP = Command("a loop with psutil", ("{python}", "{bench}/plain_ps.py"), module="psutil")
+C_LOOP = Command("C loop over smaps_rollup", ("{bin}/rollup_loop",))
+LIST = mematlas("ps", "--columns", "pid,user,name,uss,pss,rss,swap,cgroup")
 C_PREAD = in_process("C pread of pagemap", "{bin}/pread_scan")
 C_SCAN = Command("C PAGEMAP_SCAN", ("{bin}/pagemap_scan", "{pid}"))
 LIBRARY_SCAN = in_process("library page scan, counts by state", "{python}", "{bench}/observe.py", "pages")
@@ -133,6 +145,7 @@ PAGES_NOTE = "it took 5.7 times the loop; the bar is what 0.9 s in place of 3.3 
 COUNTED_NOTE = "counted in the kernel, from Linux 6.3 on"
 SCREEN_NOTE = "the first screen takes two seconds at most, and names who was left out: the row must have all of them"
 SHARE_NOTE = "with whatever else runs on the machine; the CPU time includes that of the children that read"
+LIST_NOTE = "equal columns; what others run on the machine is listed as well, by all"
 TINY_NOTE = "on a tiny process the start of the interpreter is all there is: we expect to lose"
 
 JOBS = (
@@ -198,6 +211,8 @@ JOBS = (
     Job("vmas-usage-tables", VMAS, usage_of("tables"), (Peer(CAT_SMAPS, 3.5),), peak_bar=100 * MIB),
     Job("vmas-maps", VMAS, mematlas("maps", "{pid}"), (Peer(CAT_SMAPS, 5.3), Peer(PMAP)), peak_bar=100 * MIB),
     Job("vmas-verify", VMAS, mematlas("usage", "--verify", "{pid}"), (Peer(CAT_SMAPS, 14.7),), peak_bar=100 * MIB),
+    Job("ps-90", NINETY, LIST, (Peer(SMEM, 0.22), Peer(PSUTIL_LOOP, 0.5), Peer(C_LOOP)), note=LIST_NOTE),
+    Job("ps-1000", THOUSAND, LIST, (Peer(SMEM, 0.2), Peer(PSUTIL_LOOP, 0.75), Peer(C_LOOP)), note=LIST_NOTE),
     Job("screen-sleepers", SLEEPERS, first_screen("victim (5,001)"), (), cpu_bar_ms=1500, note=SCREEN_NOTE),
     Job("screen-backends", BACKENDS, first_screen("victim (61)"), (), wall_bar_ms=1000, note=SCREEN_NOTE),
     Job("share-100", HUNDRED, share_of(100), (), peak_bar=150 * MIB, wall_bar_ms=2000, note=SHARE_NOTE),

@@ -139,6 +139,35 @@ static void fork_backends(size_t nr, size_t size)
 		;
 }
 
+/* They are killed with us, too. */
+static void start_programs(size_t nr, char **words)
+{
+	int ends[2];
+	size_t nr_lines = 0;
+	char byte;
+
+	if (pipe(ends))
+		die("pipe");
+	for (size_t i = 0; i < nr; i++) {
+		pid_t pid = fork();
+
+		if (pid < 0)
+			die("fork");
+		if (pid)
+			continue;
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL) || dup2(ends[1], STDOUT_FILENO) < 0)
+			die("prctl");
+		close(ends[0]);
+		close(ends[1]);
+		close(STDIN_FILENO);
+		execv(words[0], words);
+		die(words[0]);
+	}
+	close(ends[1]);
+	while (nr_lines < nr && read(ends[0], &byte, 1) > 0)
+		nr_lines += byte == '\n';
+}
+
 static size_t parse_number(const char *text)
 {
 	char *end;
@@ -178,12 +207,15 @@ int main(int argc, char **argv)
 		fill_vmas(parse_number(argv[2]));
 	} else if (argc == 4 && !strcmp(argv[1], "backends")) {
 		fork_backends(parse_number(argv[2]), parse_size(argv[3]));
+	} else if (argc > 3 && !strcmp(argv[1], "programs")) {
+		start_programs(parse_number(argv[2]), argv + 3);
 	} else if (argc == 2 && !strcmp(argv[1], "sparse")) {
 		fill_sparse();
 	} else if (argc == 2 && !strcmp(argv[1], "scattered")) {
 		fill_scattered();
 	} else if (argc != 2 || strcmp(argv[1], "tiny")) {
-		fprintf(stderr, "usage: %s small SIZE | thp SIZE | sparse | scattered | vmas N | backends N SIZE | tiny\n",
+		fprintf(stderr,
+			"usage: %s small SIZE | thp SIZE | sparse | scattered | vmas N | backends N SIZE | programs N PROGRAM ... | tiny\n",
 			argv[0]);
 		return 2;
 	}
