@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.model.containers import place_of
 from mematlas.observe import machine, measuring, ranking
 from mematlas.observe.limits import find_tightest, read_pressure
-from victim import wait_until
+from memory_groups import NAMES, MemoryGroup, memory_group
 
 NAME = f"scene {os.getpid()}"
 BEGIN = """
@@ -45,8 +44,6 @@ END = """
 print(json.dumps(pids), flush=True)
 """
 NR_CHILDREN, NR_PAGES = 5, 4999
-LIMITS = ("memory.max", "memory.limit_in_bytes")
-"""The files that limit a memory cgroup, in version 2 and 1."""
 
 
 @pytest.fixture(autouse=True)
@@ -184,54 +181,33 @@ def machine_huge_size() -> int:
 
 
 @pytest.fixture
-def container() -> Iterator[Path]:
-    """Make a cgroup that is called as Docker calls those of containers, below ours; it goes when nobody is in it."""
-    lines = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
-    root = Path("/sys/fs/cgroup/memory" if "memory" in lines else "/sys/fs/cgroup")
-    above = Path(f"{root}{lines.get('memory', lines.get(''))}", "docker")
-    path = above / f"{os.getpid():x}".rjust(64, "5")
-    try:
-        path.mkdir(parents=True)
-    except OSError as error:
-        pytest.skip(f"needs cgroups that we may make: {error.strerror}")
-    try:
-        yield path
-    finally:
-        wait_until(lambda: is_removed(path), "the cgroup is empty")
-        above.rmdir()
-
-
-def is_removed(cgroup: Path) -> bool:
-    """Remove a cgroup, unless a process is in it still that was told to end."""
-    try:
-        cgroup.rmdir()
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        return False
-    return True
+def container() -> Iterator[MemoryGroup]:
+    """Make a memory cgroup that is called as Docker calls those of containers."""
+    name = f"{os.getpid():x}".rjust(64, "5")
+    with memory_group("screen") as above, above.child("docker") as docker, docker.child(name) as made:
+        yield made
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
-def test_programs_of_a_container_are_one_row_under_its_name(container: Path) -> None:
+def test_programs_of_a_container_are_one_row_under_its_name(container: MemoryGroup) -> None:
     with program(SHARED, [NAME]) as one, program(SHARED, ["another"]) as other:
         for pid in (*one.told, *other.told):
-            (container / "cgroup.procs").write_text(str(pid))
+            container.write("cgroup.procs", pid)
         groups = machine.Machine(ProcFS()).usage(limit=200).groups
 
-    (group,) = (group for group in groups if group.container and group.container.name == container.name)
-    assert group.name == container.name[:12]
+    name = container.path.name
+    (group,) = (group for group in groups if group.container and group.container.name == name)
+    assert group.name == name[:12]
     assert {facts.pid for facts in group.members} == {*one.told, *other.told}
     assert (group.pss or 0) >= 2 * NR_PAGES * PAGE
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
-def test_limit_that_is_hit_first_is_on_the_screen(container: Path) -> None:
+def test_limit_that_is_hit_first_is_on_the_screen(container: MemoryGroup) -> None:
     size = 16_381 * PAGE
-    limit = next(file for name in LIMITS if (file := container / name).exists())
-    limit.write_text(str(size))
+    container.write("max", size)
     with program(SHARED, [NAME]) as running:
-        (container / "cgroup.procs").write_text(str(running.pid))
+        container.write("cgroup.procs", running.pid)
         path = place_of(Path(f"/proc/{running.pid}/cgroup").read_text()).path
         found, nr_left = find_tightest([path], float("inf"))
         assert find_tightest([path, "/"], 0.0) == (None, 2)
@@ -239,7 +215,7 @@ def test_limit_that_is_hit_first_is_on_the_screen(container: Path) -> None:
 
     assert nr_left == 0
     assert found is not None
-    assert (found.name, found.path, found.size) == (limit.name, path, size)
+    assert (found.name, found.path, found.size) == (NAMES[container.version]["max"], path, size)
     assert size * 3 // 4 < found.room <= size
     assert tightest is not None
     assert tightest.room <= found.room
