@@ -23,9 +23,11 @@ from helpers import PAGE, mematlas, program, steadily, texts
 from mematlas import Machine, Process
 from mematlas.analysis.sharing import KINDS, FrameSets, Mapped, Sharer, ShareResult, TooManySets
 from mematlas.arrays import NDArray
-from mematlas.errors import NotHeld, PermissionDenied, ProcessGone
+from mematlas.errors import NotHeld, PermissionDenied, ProcessGone, TargetNotFound
 from mematlas.observe import shared_pages
 from mematlas.observe.process_set import ProcessSet
+from mematlas.observe.shared_pages import LAST
+from mematlas.observe.sharing import Look, Member
 from mematlas.views.share import pids_of
 from stuck import stuck
 from victim import process_state, wait_until
@@ -127,6 +129,19 @@ elif kind == "hugetlb":
     area = mmap.mmap(fd, 2 * size, SHARED)
     area[0] = 1
     child(lambda: write(area, 0, 2, size))
+elif kind == "shared_table":
+    # A GiB of the file, at a multiple of that: the second process gets the page table of the first.
+    gib = 1 << 30
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    fd = libc.memfd_create(b"known", 4)
+    size = os.fstat(fd).st_blksize
+    os.ftruncate(fd, gib)
+    start = -(-libc.mmap(None, 2 * gib, 0, 0x4022, -1, 0) // gib) * gib
+    assert libc.mmap(start, gib, 3, 0x4011, fd, 0) == start
+    ctypes.memset(start, 1, 1)
+    ctypes.memset(start + size, 1, 1)
+    child(lambda: ctypes.memset(start, 1, 1))
 elif kind == "twice":
     fd = os.memfd_create("known")
     os.ftruncate(fd, numbers[0] * page)
@@ -390,6 +405,16 @@ def test_hugetlb_is_counted_apart(hugetlb_pages: int) -> None:
 
 
 @steadily
+def test_huge_pages_in_a_page_table_that_two_share_are_shared(hugetlb_pages: int) -> None:
+    with family("shared_table") as one:
+        result = check(one)
+
+    # The kernel counts each as mapped once.
+    first, second = result.sharers
+    assert first.hugetlb == second.hugetlb == first.hugetlb_shared == result.pairs[0].hugetlb > 0
+
+
+@steadily
 def test_what_one_process_maps_three_times_is_shared_with_nobody() -> None:
     with family("twice", 101) as one:
         result = check(one)
@@ -404,9 +429,12 @@ def test_what_one_process_maps_three_times_is_shared_with_nobody() -> None:
 def test_an_address_space_is_there_once() -> None:
     with family("one_memory", 101) as one:
         result = share(one.pids)
+        run = mematlas("share", *one.pids)
 
     assert [sharer.pid for sharer in result.sharers] == one.pids[:1]
     assert result.sharing == {one.pids[1]: one.pids[0]}
+    assert (run.returncode, run.stdout.split()[0]) == (0, "PID")
+    assert f"PID {one.pids[1]} runs in the address space of {one.pids[0]}" in run.stderr
 
 
 @pytest.fixture(scope="module")
@@ -498,6 +526,35 @@ def test_one_that_does_not_answer_is_named_and_holds_up_nobody(sixty_one: Family
 
     assert [sharer.pid for sharer in result.sharers] == sixty_one.pids[:2]
     assert any(f"{hung} (" in text and "skipped" in text for text in texts(result.reading.notes))
+
+
+def test_one_alone_that_does_not_answer_is_said_not_to(tmp_path: Path) -> None:
+    with stuck("fault", tmp_path) as hung:
+        run = mematlas("share", hung)
+
+    assert (run.returncode, run.stdout) == (TargetNotFound.exit_code, "")
+    assert f"no process could be looked at; {hung} (" in run.stderr
+
+
+def test_whoever_was_not_read_to_the_end_is_one_of_the_others(
+    sixty_one: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_pages, "MOST_ENTRIES", 50)
+    add = Look._add
+
+    def add_some(look: Look, member: Member, answer: Any, fd: int) -> int:
+        after = add(look, member, answer, fd)
+        if member.number == 2 and after == LAST:
+            member.is_whole = False
+        return after
+
+    monkeypatch.setattr(Look, "_add", add_some)
+    result = share(sixty_one.pids[:3])
+    found = [each for each in result.sets if each.through.path == sixty_one.path]
+    assert [sharer.pid for sharer in result.sharers] == sixty_one.pids[:2]
+    assert sum(each.size for each in found) == sum(each.others for each in found)
+    (second,) = (sharer for sharer in result.sharers if sharer.pid == sixty_one.pids[1])
+    assert second.others >= 67 * PAGE
 
 
 def test_without_a_right_to_frames_nothing_is_guessed(as_nobody: Callable[..., Outcome]) -> None:

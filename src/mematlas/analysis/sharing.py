@@ -35,6 +35,8 @@ ONE = np.int32(1)
 """Of the type of what it is taken from: numpy is slow with another."""
 COUNTED = 1 << 18
 """Frames that are counted together."""
+FEW = 8
+"""Processes, or groups, of which all pairs are wanted: they fit a matrix on a wide screen."""
 ROOM = 1 << 21
 """Numbers in a matrix that is held while pairs are added up."""
 
@@ -344,13 +346,15 @@ class Sharing:
     def _join(self, sets: FrameSets, groups: list[int]) -> None:
         """Put together what is one set of groups."""
         is_each = groups == [1 << index for index in range(len(groups))]
+        everybody = sum(groups)
         joined: dict[tuple[int, int], list[int]] = {}
         for each in sets.found():
             who = each.members if is_each else groups_of(each.members, groups)
             if who:
                 sums = joined.setdefault((who, each.through), [0, 0])
                 sums[0] += each.nr_frames
-                sums[1] += each.nr_others
+                # Whoever was not read to the end is one of the others.
+                sums[1] += each.nr_frames if each.members & ~everybody else each.nr_others
         nr_bytes = (len(groups) + 7) // 8
         self._bits: Bytes = np.frombuffer(
             b"".join(who.to_bytes(nr_bytes, "little") for who, _ in joined), np.uint8
@@ -405,7 +409,9 @@ class Sharing:
     # Pairs
 
     def pairs(self, limit: int) -> tuple[list[SharedPair], int]:
-        """Return the pairs that share the most, and how many share anything."""
+        """Return the pairs that share the most, of few all of them; and how many share anything."""
+        if self._nr_groups <= FEW:
+            limit = max(limit, FEW * (FEW - 1) // 2)
         best: list[tuple[int, int, int, tuple[int, ...]]] = []
         nr_pairs = 0
         step = max(1, ROOM // (len(KINDS) * max(self._nr_groups, 1)))

@@ -195,6 +195,8 @@ class Machine:
         """
         from mematlas.observe.sharing import find_sharing, share_of_sets
 
+        if limit < 1:
+            raise BadInput(f"{limit} pairs: 1 or more")
         end = time.monotonic() + seconds
         if targets is None:
             return find_sharing(Processes(self.procfs), limit=limit, deadline=end)
@@ -207,4 +209,6 @@ class Machine:
                 one if isinstance(one, ProcessSet) else ours.enter_context(ProcessSet(one, self.procfs))
                 for one in targets
             ]
+            if not sets:
+                raise BadInput("who shares memory with whom? Give one process at the least, or none for all")
             return share_of_sets(sets, limit, end)

@@ -30,7 +30,7 @@ from mematlas.analysis.sharing import (
     TooManySets,
 )
 from mematlas.arrays import Bools, Counts, NDArray, Words, np
-from mematlas.errors import Error, PermissionDenied, ProcessGone
+from mematlas.errors import Error, PermissionDenied, ProcessGone, TargetNotFound
 from mematlas.kernel.abandon import Inquiry
 from mematlas.kernel.kconfig import AVERAGE_COUNTS, counts_are_averages
 from mematlas.kernel.kpage import KPF_KSM, KPF_ZERO_PAGE, open_flags_and_counts, tells_ksm
@@ -39,7 +39,7 @@ from mematlas.model.page_frames import KSM_NOT_SHOWN
 from mematlas.model.processes import ENDED, REFUSED, Processes, left_out, named
 from mematlas.model.search import distinct
 from mematlas.model.shared_mm import AddressSpaces
-from mematlas.model.target import Target, is_group, open_process
+from mematlas.model.target import Target, is_group
 from mematlas.notes import Note, Notes
 from mematlas.observe.shared_pages import LAST, error_of, read_part, told
 
@@ -97,7 +97,8 @@ def share_of_sets(sets: Sequence[ProcessSet], limit: int, deadline: float) -> Sh
         name = one.name if is_group(one.name) else one.processes[0].stat.name
         groups.append((name, pids))
     are_named = not any(is_group(one.name) for one in sets)
-    everybody = Processes(one_each[0].procfs, [target.pid for target in one_each], without=())
+    held = {target.pid: target.dir.fd for target in one_each}
+    everybody = Processes(one_each[0].procfs, held, without=(), held=held)
     return find_sharing(
         everybody,
         None if are_named or len(sets) == 1 else groups,
@@ -144,6 +145,8 @@ class Look:
         self.sets = FrameSets(None if self.procfs.live else MOST_CAPTURED_LEAVES)
         self.notes = Notes()
         self.is_torn = False
+        self._last: Error | None = None
+        """Why one of them could not be read."""
         self._spaces = AddressSpaces(self.procfs)
         self._tells_ksm: bool | None = None
         self._is_ksm_checked = False
@@ -169,7 +172,9 @@ class Look:
         if skipped[REFUSED]:
             self.notes.add(Note("left-out", f"{named(skipped[REFUSED], self.procfs)}: skipped: not ours to look at"))
         if self.are_named:
-            self.notes += [Note("left-out", f"left out: process {pid} ended") for pid in skipped[ENDED]]
+            for pid in skipped[ENDED]:
+                self._last = ProcessGone(pid)
+                self.notes.add(Note("left-out", f"left out: {self._last}"))
 
     # What they map
 
@@ -201,11 +206,13 @@ class Look:
         """Read a part of a process, in a child."""
         pid, start = thing
         try:
-            process, stat = open_process(pid, self.procfs)
-            with process:
-                if stat.start_time != self.members[pid].start_time:
+            pair = self.everybody.open(pid)
+            if pair is None:
+                raise ProcessGone(pid)
+            with pair[0]:
+                if pair[1].start_time != self.members[pid].start_time:
                     raise ProcessGone(pid)
-                return read_part(process, stat, start)
+                return read_part(*pair, start)
         except Error as error:
             return told(error), -1
 
@@ -216,7 +223,7 @@ class Look:
             PermissionDenied: frames are hidden, of whatever process.
             Error: somebody named it.
         """
-        error = error_of(pid, refusal)
+        self._last = error = error_of(pid, refusal)
         is_hidden = isinstance(error, PermissionDenied) and error.needs == FRAMES_NEED
         if is_hidden or (self.are_named and not isinstance(error, ProcessGone)):
             raise error
@@ -301,12 +308,11 @@ class Look:
         """Return sums over the sets.
 
         Raises:
-            ProcessGone: there is nobody left.
+            Error: there is nobody left.
         """
         whole = [member for member in self.members.values() if member.is_whole]
         if not whole:
-            gone = next(iter(self.everybody.pids), 0)
-            raise ProcessGone(gone)
+            raise self._last or TargetNotFound("; ".join(["no process could be looked at", *map(str, self.notes)]))
         rows = [self._held_by(*group) for group in groups or [(member.name, [member.pid]) for member in whole]]
         sharing = Sharing(self.sets, [row for row in rows if row.pids], self.procfs.page_size)
         if counts_are_averages(self.procfs):
@@ -327,7 +333,7 @@ class Look:
             nr_pairs=nr_pairs,
             sets=tuple(sets),
             nr_sets=nr_sets,
-            vmas=self.vmas(),
+            vmas=self.vmas() if len(whole) == 2 else None,
             sharing=dict(self._spaces.earlier),
             refused=tuple(self.everybody.skipped[REFUSED]),
             reading=reading,

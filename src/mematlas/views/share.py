@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.sharing import SharedPair, SharedSet, SharedVma, Sharer, ShareResult, Through
 
-MOST_IN_MATRIX = 8
-"""Processes, or groups, that a matrix has room for on a wide screen."""
 NAMELESS = {
     "cow": "copy-on-write",
     "ksm": "equal pages (KSM)",
@@ -72,7 +70,7 @@ def set_columns(result: ShareResult) -> tuple[Column[SharedSet], ...]:
         Column("size", "SHARED", "size"),
         Column("others", "BY OTHERS TOO", "size", rank=3, shown=any(each.others for each in result.sets)),
         Column("kind", "KIND", value=lambda each: each.through.kind, rank=2),
-        Column("nr_sharers", "BY", "count", lambda each: len(each.sharers), shown=nr_sharers > MOST_IN_MATRIX),
+        Column("nr_sharers", "BY", "count", lambda each: len(each.sharers), shown=nr_sharers > FEW),
         Column("who", "WHO", value=who),
         Column("pids", "PIDS", "list", pids_of, shown=False),
         Column("names", "NAMES", "list", names_of, shown=False),
@@ -147,9 +145,13 @@ def share_view(result: ShareResult, limit: int) -> Table:
     )
 
 
+FEW = 8
+"""As many as `Machine.share` returns all pairs of."""
+
+
 def is_small(result: ShareResult) -> bool:
     """Whether all pairs are known of few: a matrix has them."""
-    return len(result.sharers) <= MOST_IN_MATRIX and result.nr_pairs == len(result.pairs)
+    return len(result.sharers) <= FEW and result.nr_pairs == len(result.pairs)
 
 
 def width_of_matrix(matrix: Table) -> int:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import PAGE
-from mematlas.analysis.sharing import FrameSets, Holding, Sharing, Through, TooManySets, largest_in
+from mematlas.analysis.sharing import FEW, FrameSets, Holding, Sharing, Through, TooManySets, largest_in
 
 FILES = [Through("file", "/bin/sh"), Through("shmem", "/memfd:x"), Through("cow", ""), Through("hugetlb", "/huge")]
 HUGETLB = 3
@@ -89,7 +89,15 @@ def test_pairs_are_the_frames_of_both(mappings: list[list[int]]) -> None:
         assert (pair.size + pair.hugetlb, pair.hugetlb) == (len(both) * PAGE, by_file[HUGETLB] * PAGE)
         assert pair.most == max(by_file.values()) * PAGE
     assert [sum(pair.kinds) for pair in pairs] == sorted((sum(pair.kinds) for pair in pairs), reverse=True)
-    assert sharing.pairs(1)[0] == pairs[:1]
+    assert sharing.pairs(1)[0] == (pairs if len(mappings) <= FEW else pairs[:1])
+
+
+def test_of_many_the_largest_pairs_are_found_and_all_are_counted() -> None:
+    mappings = [list(range(number, 40)) for number in range(12)]
+    pairs, nr_pairs = Sharing(*sets_of(mappings, {}), PAGE).pairs(3)
+
+    assert [(pair.one.pids[0], pair.other.pids[0]) for pair in pairs] == [(0, 1), (0, 2), (1, 2)]
+    assert nr_pairs == 66
 
 
 @given(MAPPINGS)

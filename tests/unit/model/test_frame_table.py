@@ -34,6 +34,15 @@ def test_frames_at_the_end_of_the_address_space_take_no_more_than_others() -> No
     assert table.sets.nbytes < 4 << 20
 
 
+def test_a_frame_takes_12_bytes_where_all_of_memory_is_shared() -> None:
+    table, nr_frames = FrameTable(), 1 << 20
+    for first in range(0, nr_frames, 1 << 16):
+        table.places(np.arange(first, first + (1 << 16), dtype=np.uint64))
+
+    taken = sum(column.nbytes for column in (table.sets, table.counts, table.left))
+    assert taken <= nr_frames * 12 * 1.3
+
+
 def test_frame_that_no_machine_has_is_refused() -> None:
     with pytest.raises(FormatError, match="frame 0x10000000000"):
         FrameTable().places(np.array([1 << FRAME_BITS], np.uint64))

@@ -12,6 +12,7 @@ import pytest
 
 from mematlas.analysis.results import Reading
 from mematlas.analysis.sharing import KINDS, SharedPair, SharedSet, SharedVma, Sharer, ShareResult, Through
+from mematlas.frozen import replace
 from mematlas.views.share import sets_view, share_view
 from mematlas.views.table import Table
 from mematlas.views.writers import write
@@ -135,6 +136,15 @@ def test_rows_of_two_are_vmas() -> None:
     assert [(row["start"], row["other_start"], row["path"], row["other_path"]) for row in told["rows"]] == [
         ("0x7f0000000000", "0x7f1000000000", "/dev/zero (deleted)", "/dev/zero (deleted)"),
         ("0x55d0c1a2f000", "0x55d0c1a2f000", "[heap]", "[anon:arena]"),
+    ]
+
+
+def test_one_that_is_alone_has_a_row_and_nothing_to_compare_with() -> None:
+    lines = list(share_view(replace(result(1), pairs=(), nr_pairs=0, sets=(), nr_sets=0), 20).lines())
+
+    assert [line.split() for line in lines] == [
+        ["PID", "OTHERS", "ALONE", "PSS", "NAME"],
+        ["4211", "8", "MiB", "6", "MiB", "300", "MiB", "postgres\\x1b"],
     ]
 
 
