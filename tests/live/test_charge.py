@@ -200,6 +200,7 @@ def test_container_has_its_charge_below_its_usage_and_its_limit(group: MemoryGro
         with inner.running(anon=NR_ANON, write=[[str(tmpfs_file), NR_SHMEM]]):
             told = mematlas("usage", f"container:{CONTAINER[:12]}", "--json")
             text = mematlas("usage", f"container:{CONTAINER[:12]}").stdout
+            listed = {by: mematlas("ps", "--by", by, "--json") for by in ("container", "cgroup", "name")}
             path = cgroup_path(inner)
 
     assert told.returncode == 0, told.stderr
@@ -208,6 +209,11 @@ def test_container_has_its_charge_below_its_usage_and_its_limit(group: MemoryGro
     assert row["charged"] >= (NR_ANON + NR_SHMEM) * PAGE > row["rss"] - row["file"]
     assert row["headroom"] == (64 << 20) - row["charge"]["limits"][0]["used"]
     assert f"charge of cgroup {path}" in text
+    for by, name in (("container", CONTAINER), ("cgroup", path)):
+        (row,) = (row for row in json.loads(listed[by].stdout)["rows"] if row["name"] == name)
+        assert (row["limit"], row["limit_of"]) == (64 << 20, path)
+        assert row["charged"] + row["headroom"] == 64 << 20
+    assert {row["charged"] for row in json.loads(listed["name"].stdout)["rows"]} == {None}
 
 
 def test_cgroup_that_nobody_is_in_and_that_is_charged_nothing_is_not_found(group: MemoryGroup) -> None:

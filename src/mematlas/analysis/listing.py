@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from mematlas.analysis.charge import Nearness
     from mematlas.analysis.file_parts import Part
     from mematlas.notes import Note
 
@@ -105,6 +106,9 @@ class ProcessGroup(Record):
     """Each page once."""
     thp_sum: int | None
     tables: int | None
+    nearness: Nearness | None = None
+    """What the one cgroup that they are is charged, and how far its limit is; None where they are none, or it is not
+    known."""
 
     @property
     def nr_processes(self) -> int:

@@ -31,7 +31,7 @@ OF_PROCESSES = tuple(column.key for column in COLUMNS)
 OF_GROUPS = tuple(column.key for column in GROUP_COLUMNS)
 SORTS = (
     *("pid", "user", "name", "cgroup", "rss", "pss", "uss", "swap", "shared", "thp", "hugetlb", "tables"),
-    "change",
+    *("charged", "change"),
 )
 """What rows can be sorted by; groups by what they have of it."""
 IN_CGROUP = dict.fromkeys(("container", "pod", "unit"), "cgroup")

@@ -6,19 +6,24 @@ import time
 
 from mematlas.analysis.charge import HARD, Nearness, tightest_of
 from mematlas.errors import Error, NotSupported, PermissionDenied
+from mematlas.frozen import replace
 from mematlas.kernel.cgroups import read_mounts
 from mematlas.kernel.memcg import charging_mounts, open_in, parse_pressure
-from mematlas.model.containers import place_of
+from mematlas.model.containers import CONTAINER, POD, UNIT, place_of
 from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mematlas.analysis.listing import GroupsResult
     from mematlas.analysis.overview import Facts
     from mematlas.kernel.memcg import Limit, MemoryCgroup, Pressure
     from mematlas.kernel.procfs import ProcFS
 
+CGROUP = "cgroup"
+CGROUPS = (CGROUP, CONTAINER, POD, UNIT)
+"""What groups are by that are a cgroup each."""
 SECONDS = 0.2
 """For all cgroups of a machine: a quarter of a millisecond for each."""
 
@@ -34,6 +39,11 @@ def read_pressure(procfs: ProcFS) -> Pressure | None:
         return None
 
 
+def unseen_limits(number: int) -> Note:
+    """Return the note on cgroups that there was no time for."""
+    return Note("limits-unseen", f"time ran out: of {number:,} cgroups it is not known how far their limits are")
+
+
 def tightest_for(processes: Iterable[Facts], seconds: float = SECONDS) -> tuple[Limit | None, list[Note]]:
     """Return the limit that is hit first, of the memory cgroups of processes, and a note when time ran out.
 
@@ -42,8 +52,7 @@ def tightest_for(processes: Iterable[Facts], seconds: float = SECONDS) -> tuple[
     # Of many processes in the same cgroup one is enough.
     texts = dict.fromkeys(facts.cgroup for facts in processes)
     limit, nr_left = find_tightest(dict.fromkeys(place_of(text).path for text in texts), time.monotonic() + seconds)
-    text = f"time ran out: of {nr_left:,} cgroups it is not known how far their limits are"
-    return limit, [Note("limits-unseen", text)] if nr_left else []
+    return limit, [unseen_limits(nr_left)] if nr_left else []
 
 
 def find_tightest(cgroups: Iterable[str], deadline: float) -> tuple[Limit | None, int]:
@@ -54,6 +63,38 @@ def find_tightest(cgroups: Iterable[str], deadline: float) -> tuple[Limit | None
     reader = LimitReader(deadline)
     found = [nearness.limit for path in cgroups if (nearness := reader.of(path)) and nearness.limit]
     return tightest_of(found, HARD), reader.nr_left
+
+
+def with_nearness(result: GroupsResult, seconds: float = SECONDS) -> GroupsResult:
+    """Return groups with what the cgroup of each is charged, as far as they are cgroups: see `CGROUPS`."""
+    if result.by not in CGROUPS:
+        return result
+    cgroups = {one.pid: one.cgroup for one in result.processes}
+    reader = LimitReader(time.monotonic() + seconds)
+    groups = []
+    for group in result.groups:
+        paths = {level_of(cgroups[pid], result.by, group.name) for pid in group.pids}
+        path = paths.pop() if len(paths) == 1 else None
+        groups.append(replace(group, nearness=reader.of(path) if path else None))
+    processes = result.processes
+    if reader.nr_left:
+        processes = replace(processes, notes=(*processes.notes, unseen_limits(reader.nr_left)))
+    return replace(result, groups=tuple(groups), processes=processes)
+
+
+def level_of(cgroup: str | None, kind: str, name: str | None) -> str | None:
+    """Return the cgroup that is a container, pod or unit of this name, given one in it; None when it is in none.
+
+    >>> level_of("/docker/3d1f/init", "cgroup", "/docker/3d1f/init")
+    '/docker/3d1f/init'
+    >>> level_of("/system.slice/ssh.service/a", "unit", "ssh.service")
+    '/system.slice/ssh.service'
+    """
+    if cgroup is None or kind == CGROUP:
+        return cgroup
+    place = place_of(f"0::{cgroup}")
+    levels = {CONTAINER: place.containers, POD: place.pods, UNIT: place.units}[kind]
+    return next((level.path for level in levels if level.name == name), None)
 
 
 class LimitReader:

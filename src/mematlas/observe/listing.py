@@ -139,7 +139,10 @@ def look_at_groups(
     if by not in BY:
         raise BadInput(f"no groups by {by!r}: choose from {', '.join(BY)}")
     result, groups = look_in_groups(procfs, targets, wanted, by)
-    return GroupsResult(by=by, groups=groups, processes=result)
+    from mematlas.observe.limits import with_nearness
+
+    found = GroupsResult(by=by, groups=groups, processes=result)
+    return with_nearness(found) if procfs.live else found
 
 
 def look_in_groups(

@@ -50,6 +50,18 @@ COLUMNS: tuple[Column[ProcessUsage], ...] = (
     Column("cgroup", "CGROUP", "path", rank=10),
 )
 RSS = next(column for column in COLUMNS if column.key == "rss")
+
+
+def nearness_of(key: str) -> Callable[[ProcessGroup], int | None]:
+    """Return what gets an amount of the cgroup that a group is; None of one that is none."""
+    return lambda item: getattr(item.nearness, key, None)
+
+
+def limit_of(key: str) -> Callable[[ProcessGroup], Any]:
+    """Return what gets something of the limit that the cgroup of a group hits first."""
+    return lambda item: getattr(item.nearness and item.nearness.limit, key, None)
+
+
 GROUP_COLUMNS: tuple[Column[ProcessGroup], ...] = (
     Column("pid", "PID", "count", lambda item: item.pids[0]),
     Column("nr_processes", "PROCS", "count", total=sum),
@@ -59,6 +71,10 @@ GROUP_COLUMNS: tuple[Column[ProcessGroup], ...] = (
     Column("swap", "SWAP", "size", rank=3),
     Column("hugetlb", "HUGETLB", "size", rank=5),
     Column("tables", "TABLES", "size", total=sum_of("tables"), rank=8),
+    Column("charged", "CHARGED", "size", nearness_of("charged"), rank=4),
+    Column("limit", "LIMIT", "size", limit_of("size"), rank=7),
+    Column("headroom", "HEADROOM", "size", limit_of("headroom"), rank=5),
+    Column("limit_of", "LIMIT OF", "path", limit_of("path"), shown=False),
     Column("thp_sum", "SUM OF THP", "size", shown=False),
     Column("rss_sum", "SUM OF RSS", "size", rank=6),
     Column("nr_measured", "MEASURED", "count", shown=False),
@@ -70,7 +86,7 @@ KINDS = {"exe": "path", "cgroup": "path", "container": "id"}
 """What the name of a group is, where it is more than a text."""
 IN_FRAMES = frozenset(("rss", "uss", "swap", "hugetlb"))
 """Amounts that are known of all rows together where frames were counted."""
-SOMETIMES = ("hugetlb", "exe")
+SOMETIMES = ("hugetlb", "exe", "charged", "limit", "headroom")
 """Columns that are shown where there is something in them."""
 
 
