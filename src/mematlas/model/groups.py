@@ -75,15 +75,17 @@ def by_name(name: str, procfs: ProcFS) -> Wanted:
     def hint() -> str:
         return did_you_mean(near_names(name, procfs)) or f" (cmdline:{name} searches command lines)"
 
+    whole = os.fsencode(name)
+
     # The kernel keeps 15 bytes of a name; the command line has the rest.
     def matches_whole(process: ProcessDir, stat: Stat) -> bool:
-        if stat.name != name[:COMM_LENGTH]:
+        if os.fsencode(stat.name) != whole[:COMM_LENGTH]:
             return False
         program, _, _ = read_command(process).partition("\0")
         return os.path.basename(program) == name
 
     nothing = f"no process is called {name!r}"
-    if len(name) > COMM_LENGTH:
+    if len(whole) > COMM_LENGTH:
         return Wanted(matches_whole, nothing, hint, may_wait=True)
     return Wanted(lambda _, stat: stat.name == name, nothing, hint)
 

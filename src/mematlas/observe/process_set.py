@@ -150,6 +150,8 @@ def opened(targets: Sequence[Target], must_be_there: bool) -> tuple[Process, ...
     except BaseException:
         for process in processes:
             process.close()
+        for target in targets:
+            target.close()
         raise
     return tuple(processes)
 

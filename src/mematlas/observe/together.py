@@ -64,8 +64,6 @@ class Together(Record):
     swap: int | None
     """Each slot once; None where it is not known what shared memory has in swap."""
     tables: int | None
-    nr_read: int
-    """How many of them have memory of their own, and were read."""
     gone: tuple[int, ...]
     """Those that ended meanwhile."""
     refused: tuple[int, ...]
@@ -187,7 +185,6 @@ class Account:
             rss_sum=int(without_pool(shares.times)) * self.page_size + self.rss_again,
             swap=swap,
             tables=self.tables,
-            nr_read=len(self.pids),
             gone=tuple(self.gone),
             refused=tuple(self.refused),
             same_memory=self.same_memory,

@@ -208,6 +208,18 @@ def test_nobody_but_us_below_a_process_is_an_empty_group() -> None:
         find("tree:self", ProcFS())
 
 
+def test_name_is_as_long_as_its_bytes_are(tmp_path: Path) -> None:
+    name = "a" * 14 + "é and more"
+    directory = make_process(tmp_path)
+    fields = (directory / "stat").read_text().rpartition(")")[2]
+    (directory / "stat").write_bytes(b"7 (" + name.encode()[:15] + b")" + fields.encode())
+    (directory / "cmdline").write_bytes(f"/srv/{name}\0".encode())
+
+    assert pids(f"name:{name}", ProcFS(str(tmp_path))) == [7]
+    with pytest.raises(TargetNotFound):
+        find(f"name:{name[:15]}", ProcFS(str(tmp_path)))
+
+
 def test_tree_has_grandchildren_and_not_the_parent() -> None:
     code = """
 import subprocess, sys
