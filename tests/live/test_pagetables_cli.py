@@ -60,6 +60,7 @@ root = pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
 
 
 @root
+@steadily  # khugepaged may work between two looks, on a stopped process too
 def test_the_summary_adds_up(say: Say, victim: MakeVictim) -> None:
     target = victim("anon_full", "thp")
     with target.stopped():
