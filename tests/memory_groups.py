@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from helpers import Program, program
+from helpers import PAGE, Program, program
+from mematlas import Cgroup, Charge
 from victim import DEADLINE, wait_until
 
 JOIN = ("/bin/sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"')
@@ -158,3 +159,27 @@ def memory_group(name: str = "charge") -> Iterator[MemoryGroup]:
     """Make a memory cgroup below the root."""
     with highest_group().child(f"mematlas-{name}-{os.getpid()}") as group:
         yield group
+
+
+def charge_of(group: MemoryGroup) -> Charge:
+    with Cgroup(group.path) as cgroup:
+        return cgroup.charge()
+
+
+def left(charge: Charge, kind: str) -> int | None:
+    """Return the pages of a kind that none of its processes maps."""
+    (part,) = (part for part in charge.parts if part.kind == kind)
+    return None if part.left is None else part.left // PAGE
+
+
+def settled(group: MemoryGroup, **nr_left: int) -> Charge:
+    """Return the charge once memory.stat has been brought up to date, which the kernel does every two seconds."""
+    charge = charge_of(group)
+
+    def is_there() -> bool:
+        nonlocal charge
+        charge = charge_of(group)
+        return all(left(charge, kind) == number for kind, number in nr_left.items())
+
+    wait_until(is_there, f"{nr_left} pages are left: {charge.parts}")
+    return charge

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from memory_groups import MemoryGroup
-from test_charge import charge_of
+from memory_groups import MemoryGroup, charge_of
 from test_charge_limits import (  # noqa: F401
     MIB,
     test_huge_pages_are_charged_by_their_heads,

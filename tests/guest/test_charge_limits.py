@@ -11,8 +11,7 @@ import pytest
 
 from helpers import PAGE, mematlas, read_smaps
 from mematlas import Cgroup, Charge
-from memory_groups import MemoryGroup, memory_group
-from test_charge import charge_of, left, settled
+from memory_groups import MemoryGroup, charge_of, left, memory_group, settled
 from test_swap_devices import zram
 from victim import DEADLINE, wait_until
 

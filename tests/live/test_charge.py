@@ -16,8 +16,8 @@ from helpers import PAGE, mematlas
 from mematlas import Cgroup, Charge
 from mematlas.errors import CgroupGone
 from mematlas.kernel.kpage import KPF_ZERO_PAGE
-from memory_groups import MemoryGroup, memory_group
-from victim import DEADLINE, wait_until
+from memory_groups import MemoryGroup, charge_of, left, memory_group, settled
+from victim import DEADLINE
 
 pytestmark = pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
 
@@ -35,30 +35,6 @@ def tmpfs_file() -> Iterator[Path]:
     path = Path(f"/dev/shm/mematlas-charge-{os.getpid()}")
     yield path
     path.unlink(missing_ok=True)
-
-
-def charge_of(group: MemoryGroup) -> Charge:
-    with Cgroup(group.path) as cgroup:
-        return cgroup.charge()
-
-
-def left(charge: Charge, kind: str) -> int | None:
-    """Return the pages of a kind that none of its processes maps."""
-    (part,) = (part for part in charge.parts if part.kind == kind)
-    return None if part.left is None else part.left // PAGE
-
-
-def settled(group: MemoryGroup, **nr_left: int) -> Charge:
-    """Return the charge once memory.stat has been brought up to date, which the kernel does every two seconds."""
-    charge = charge_of(group)
-
-    def is_there() -> bool:
-        nonlocal charge
-        charge = charge_of(group)
-        return all(left(charge, kind) == number for kind, number in nr_left.items())
-
-    wait_until(is_there, f"{nr_left} pages are left: {charge.parts}")
-    return charge
 
 
 def frames_of(pid: int) -> set[int]:
