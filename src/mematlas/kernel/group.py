@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from mematlas.errors import Error, NoAddressSpace, NotSupported, PermissionDenied
-from mematlas.kernel.directory import MAX_FILE
+from mematlas.kernel.directory import MAX_FILE, SHORT
 from mematlas.kernel.procfs import ProcessDir
 from mematlas.kernel.status import parse_status, read_stat, read_status
 
@@ -38,6 +38,10 @@ class LiveThread(ProcessDir):
         if name == "stat":
             return stat_of_process(data, self.first.read(name, limit))
         return status_of_process(data, self.first.read(name, limit)) if name == "status" else data
+
+    def read_short(self, name: str, size: int = SHORT) -> bytes:
+        """Return the same."""
+        return self.read(name)
 
 
 def seen_whole(first: ProcessDir) -> ProcessDir:

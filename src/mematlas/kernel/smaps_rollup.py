@@ -50,7 +50,7 @@ class RollupReader:
     def read(self, process: ProcessDir) -> Rollup:
         """Return the sums of a process; it may have to be waited for."""
         try:
-            return process.parsed("smaps_rollup", self.parse, MAX_TEXT)
+            return process.parsed_short("smaps_rollup", self.parse)
         except NotSupported:
             from mematlas.kernel.smaps import read_smaps, sum_fields
 
@@ -63,6 +63,8 @@ class RollupReader:
         >>> rollup.fields, rollup.span
         ({'Rss': 8192}, b'7f00-7fff')
         """
+        if len(text) > MAX_TEXT:
+            raise not_rollup(text)
         words = text.split()
         keys = words[NR_HEAD::3]
         if keys != self._keys or (words and not keys):

@@ -274,8 +274,12 @@ def line_of(data: bytes, name: bytes) -> bytes:
 
     The name of the process, which may hold anything, stands in the first line, its newlines escaped.
     """
-    start = data.find(b"\n" + name + b":\t")
-    return b"" if start < 0 else data[start + len(name) + 3 :].partition(b"\n")[0]
+    start = data.find(b"\n%b:\t" % name)
+    if start < 0:
+        return b""
+    start += len(name) + 3
+    end = data.find(b"\n", start)
+    return data[start:] if end < 0 else data[start:end]
 
 
 def amount_of(value: bytes, name: bytes) -> int | None:

@@ -16,7 +16,7 @@ from mematlas.errors import (
     TargetNotFound,
 )
 from mematlas.kernel.procfs import MOUNTED_PROC, ProcessDir
-from mematlas.kernel.status import has_memory, is_kernel_thread, read_of, read_stat
+from mematlas.kernel.status import has_memory, is_kernel_thread, read_stat
 from mematlas.model.target import open_process, own_pid
 from mematlas.notes import Note
 
@@ -146,7 +146,7 @@ class Processes:
 def status_of(process: ProcessDir) -> bytes:
     """Return the status of a process; nothing where it cannot be read."""
     try:
-        return read_of(process, "status", bytes)
+        return process.read_short("status")
     except SKIPPED:
         return b""
 

@@ -26,7 +26,6 @@ from mematlas.analysis.listing import (
 from mematlas.errors import BadInput, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone, TargetNotFound
 from mematlas.frozen import record, replace
 from mematlas.kernel.aside import ask_aside
-from mematlas.kernel.group import first_fd
 from mematlas.kernel.kconfig import AVERAGE_COUNTS, counts_are_averages
 from mematlas.kernel.rights import user_name
 from mematlas.kernel.smaps_rollup import RollupReader
@@ -52,8 +51,9 @@ NR_HELD = 512
 """Processes that are held open at a time: half of the files that a process usually may have."""
 MESSAGE_SECONDS, OPENING = 0.004, 0.00015
 """What a child is to find out for one message, and what any process takes."""
-SILENCE = 0.1
-"""Seconds after which another child goes on with the next message."""
+SILENCE, LARGE_SILENCE = 0.1, 0.5
+"""Seconds after which another child goes on with the next message; and beside one that looks at a large process: what
+it has opened for that, another would have to open again."""
 DETAILS = frozenset(("cgroup", "start_time"))
 """What is read of each process, unless something else is asked for: ``exe`` as well."""
 NR_AT_WORK = 4
@@ -111,7 +111,7 @@ class Seen:
 def read_cgroup(process: ProcessDir) -> str | None:
     """Return the cgroups that a process is in; None of a kernel or a capture without them."""
     try:
-        return process.read("cgroup").decode("utf-8", "surrogateescape")
+        return process.read_short("cgroup").decode("utf-8", "surrogateescape")
     except NotSupported:
         return None
 
@@ -231,6 +231,7 @@ class Chosen:
 
     def processes(self, deadline: float) -> Processes:
         """Return what goes over them."""
+        from mematlas.kernel.group import first_fd
         from mematlas.model.search import distinct
 
         once = distinct(self._all)
@@ -379,7 +380,7 @@ class Listing:
             lambda index: (tools.look_at(some[index]), -1),
             range(len(some)),
             deadline=self.deadline,
-            silence=SILENCE,
+            silence=LARGE_SILENCE if some is self.slow else SILENCE,
             most=NR_AT_WORK,
         )
         held_up = {some[index].dir.pid: why for index, answer, _ in inquiry if (why := some[index].take(answer))}
