@@ -172,6 +172,10 @@ def test_a_thread_called_as_an_owner_is_none(threaded: Program) -> None:
     assert {("thread stack", "other anonymous"), ("other anonymous", "")} <= found
 
 
+def owners_without_files(it: Program) -> list[tuple[int, Owner | None]]:
+    return [(item.start, item.owner) for item in looked_at(it).vmas if not item.path.startswith("/")]
+
+
 @pytest.mark.root("CAP_SYS_PTRACE")
 def test_without_any_right_threads_of_ones_own_are_known(
     binary: Path, tmp_path: Path, as_nobody: Callable[..., Outcome]
@@ -180,8 +184,8 @@ def test_without_any_right_threads_of_ones_own_are_known(
     try:
         place.chmod(0o755)
         with running(place, *NAMES, user=65534) as it:
-            done = as_nobody(lambda: [(item.start, item.owner) for item in looked_at(it).vmas])
-            by_root = [(item.start, item.owner) for item in looked_at(it).vmas]
+            done = as_nobody(lambda: owners_without_files(it))
+            by_root = owners_without_files(it)
     finally:
         place.unlink()
     assert done.value == by_root, done.stderr
@@ -297,7 +301,7 @@ def test_each_of_thousands_of_threads_owns_its_stack(tmp_path: Path) -> None:
         (row,) = [row for row in rows if (row["owner"], row["name"]) == ("thread stack", "many")]
     assert row["nr_threads"] == NR_MANY
     assert row["nr_vmas"] == 2 * NR_MANY  # each with its guard
-    assert row["size"] == NR_MANY * ((1 << 17) + PAGE)
+    assert row["size"] >= NR_MANY * ((1 << 17) + PAGE)  # before Linux 6.7 one may be in a VMA with what lies above
 
 
 LEFT = r"""

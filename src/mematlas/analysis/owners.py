@@ -250,8 +250,8 @@ def by_control_block(space: Space) -> dict[int, list[Thread]]:
     found: dict[int, list[Thread]] = {}
     for thread in space.clues.threads:
         index = space.find(thread.robust_list)
-        # That of the first thread is no part of its stack; unless another thread forked, whose stack this one has.
-        if index is not None and space.is_data(index) and (thread.tid != space.clues.pid or space.has_guard(index)):
+        # That of the first thread is no part of its stack; though it can be in one VMA with the stack of another.
+        if index is not None and space.is_data(index) and thread.tid != space.clues.pid:
             found.setdefault(index, []).append(thread)
     # Stacks that have their guards within them (glibc 2.42, MADV_GUARD_INSTALL) are one VMA where they meet.
     last = {index: max(thread.robust_list or 0 for thread in those) for index, those in found.items()}

@@ -104,11 +104,17 @@ def test_what_lies_far_below_the_top_is_no_control_block() -> None:
     assert found == ["other anonymous"]
 
 
-def test_the_first_thread_has_its_control_block_elsewhere_unless_another_thread_forked() -> None:
-    first = (Thread(PID, "main", None, END - 0x700),)
-
+def test_the_first_thread_has_its_control_block_elsewhere_and_the_stack_it_runs_on_where_another_forked() -> None:
     assert whats(line(TOP, 0x3000), threads=(Thread(PID, "main", None, TOP + 0x740),)) == ["other anonymous"]
-    assert whats(*GUARDED, threads=first) == ["thread stack"] * 2
+    assert whats(*GUARDED, threads=(Thread(PID, "main", END - 0x3000, END - 0x700),)) == ["thread stack"] * 2
+
+
+def test_the_control_block_of_the_first_thread_may_be_in_the_vma_of_anothers_stack() -> None:
+    # The kernel has put its static TLS into one VMA with the stack below (before Linux 6.7).
+    threads = Thread(PID, "main", None, END + 0x2740), Thread(702, "pump", None, END - 0x700)
+    lines = line(TOP, GUARD, "---p"), line(TOP + GUARD, STACK + 0x3000)
+
+    assert [owner.names for owner in owners(*lines, threads=threads)] == [("pump",)] * 2
 
 
 def test_threads_whose_stacks_the_kernel_has_put_together_own_them_together() -> None:
