@@ -15,7 +15,7 @@ import struct
 from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.libc import libc
 from mematlas.kernel.memory.x86 import U64
-from mematlas.kernel.rights import effective_capabilities, tables_refused
+from mematlas.kernel.rights import TABLES_NEED, effective_capabilities, tables_refused
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
 
@@ -126,6 +126,7 @@ def raise_locked_memory() -> tuple[int, int]:
     return soft, hard
 
 
+LOCKED_MEMORY = "before Linux 5.11 CAP_SYS_RESOURCE too, or leave to lock more memory: ulimit -l"
 FUNCTION_INFO = struct.Struct("=II")
 """struct bpf_func_info: the first instruction of a function, and its type."""
 
@@ -151,8 +152,11 @@ def lowest_kernel_address(task: int) -> int:
 def refusal(error: OSError, log: str = "") -> Error:
     """Return our error for a refused bpf(2), as exact as is known."""
     if error.errno in (errno.EPERM, errno.EACCES) and not log.strip():
-        if "CAP_SYS_ADMIN" in effective_capabilities():
+        held = effective_capabilities()
+        if "CAP_SYS_ADMIN" in held:
             return PermissionDenied("bpf(2)", text="no seccomp filter on it, and the initial user namespace")
+        if held.issuperset(TABLES_NEED) and "CAP_SYS_RESOURCE" not in held:
+            return PermissionDenied("bpf(2)", "CAP_SYS_RESOURCE", text=LOCKED_MEMORY)
         return tables_refused("bpf(2)")
     if error.errno == errno.ENOSYS:
         return NotSupported("bpf(2)", "CONFIG_BPF_SYSCALL")

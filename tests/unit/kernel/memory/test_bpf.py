@@ -56,6 +56,14 @@ def test_root_that_is_refused_hears_of_seccomp(monkeypatch: pytest.MonkeyPatch) 
     assert "seccomp" in str(refusal(PermissionError(errno.EPERM, "")))
 
 
+def test_who_has_both_capabilities_hears_of_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpfcall, "effective_capabilities", lambda: {"CAP_BPF", "CAP_PERFMON"})
+    error = refusal(PermissionError(errno.EPERM, "no"))
+    assert isinstance(error, PermissionDenied)
+    assert error.needs == {"CAP_SYS_RESOURCE"}
+    assert "ulimit -l" in str(error)
+
+
 def test_what_locked_memory_refuses_is_tried_again_with_more_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     seen: list[tuple[int, int]] = []
