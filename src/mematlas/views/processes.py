@@ -125,7 +125,8 @@ def groups_table(result: GroupsResult, wanted: Wanted, more: str = "") -> Table:
         from mematlas.views.since import after, change_column
 
         wanted.since.look()
-        columns = after("pss", columns, change_column(wanted.since, lambda one: one.name, lambda one: one.pss))
+        change = change_column(wanted.since, lambda one: one.name, lambda one: one.pss)
+        columns = after("pss", columns, replace(change, total=lambda items: sum_known(change.values(items))))
     return table_of(result.processes, columns, list(result.groups), wanted, more)
 
 

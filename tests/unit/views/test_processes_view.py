@@ -155,6 +155,15 @@ def test_what_has_changed_is_known_of_the_same_process_alone() -> None:
     assert [(row["pid"], row["change"]) for row in rows] == [(812, 5 * MIB), (813, 4 * MIB)]
 
 
+def test_change_of_groups_is_summed_as_far_as_it_is_known() -> None:
+    since = Since()
+    wanted = Wanted(columns=("name", "change"), since=since)
+    groups = tuple(group_of("name", *pair) for pair in members_by("name", ALL.processes).items())
+    table = groups_table(GroupsResult(by="name", groups=groups, processes=ALL), wanted)
+
+    assert list(table.lines()) == ["NAME   CHANGE", "shop        0", "a\\x1b       -", "total       0"]
+
+
 def test_results_are_tables_of_other_libraries_too() -> None:
     groups = tuple(group_of("name", *pair) for pair in members_by("name", ALL.processes).items())
 
