@@ -1,4 +1,5 @@
-"""/proc/self/mountinfo: where the hierarchies of cgroups are mounted, and which cgroup a directory is.
+"""Where a process is (/proc/PID/cgroup), where the hierarchies of cgroups are mounted (/proc/self/mountinfo), and which
+cgroup a directory is.
 
 Format: proc_pid_mountinfo(5), cgroups(7), "/proc files". What it says is of our cgroup namespace, as is what we read of
 other processes.
@@ -6,13 +7,15 @@ other processes.
 
 from __future__ import annotations
 
-from mematlas.errors import FormatError
+from mematlas.errors import FormatError, NotSupported
 from mematlas.frozen import record
 from mematlas.kernel.swaps import unescape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from mematlas.kernel.procfs import ProcessDir
 
 MOUNTINFO = "/proc/self/mountinfo"
 MAX_MOUNTS = 16 << 20
@@ -84,6 +87,14 @@ def read_mounts(mountinfo: str = MOUNTINFO) -> list[Mount]:
             return list(mounts_of(file.read(MAX_MOUNTS).split(b"\n")))
     except OSError:
         return []
+
+
+def read_cgroups(process: ProcessDir) -> str | None:
+    """Return the lines of /proc/PID/cgroup; None of a kernel or a capture without them."""
+    try:
+        return process.read_short("cgroup").decode("utf-8", "surrogateescape")
+    except NotSupported:
+        return None
 
 
 V1_OPTIONS = frozenset(

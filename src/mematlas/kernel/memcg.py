@@ -15,7 +15,7 @@ import os
 
 from mematlas.errors import CgroupGone, Error, FormatError, NotSupported, TargetNotFound
 from mematlas.frozen import Record, record
-from mematlas.kernel.cgroups import MOUNTINFO, cgroup_named, charging, read_mounts
+from mematlas.kernel.cgroups import MOUNTINFO, cgroup_named, charging, read_cgroups, read_mounts
 from mematlas.kernel.directory import Directory, translate_error
 from mematlas.kernel.procfs import MOUNTED_PROC
 
@@ -463,7 +463,7 @@ def open_charged(process: ProcessDir, mountinfo: str = MOUNTINFO) -> MemoryCgrou
 
 def cgroup_of(process: ProcessDir, controllers: str) -> str | None:
     """Return the cgroup of a process in one of the hierarchies; None when it has none there."""
-    for line in process.read("cgroup").decode("utf-8", "surrogateescape").split("\n"):
+    for line in (read_cgroups(process) or "").split("\n"):
         _, _, rest = line.partition(":")
         theirs, _, cgroup = rest.partition(":")
         if cgroup and theirs == controllers:

@@ -9,7 +9,7 @@ import os
 
 from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
 from mematlas.frozen import record
-from mematlas.kernel.cgroups import hierarchy_path
+from mematlas.kernel.cgroups import hierarchy_path, read_cgroups
 from mematlas.kernel.cmdline import read_command
 from mematlas.kernel.rights import ids_of, parse_id, user_name
 from mematlas.kernel.status import read_status
@@ -170,7 +170,7 @@ def by_cgroup(text: str, procfs: ProcFS) -> Wanted:
     inside = path.rstrip("/") + "/"
 
     def matches(process: ProcessDir, _: Stat) -> bool:
-        hierarchies = hierarchies_of(read_cgroup(process))
+        hierarchies = hierarchies_of(read_cgroups(process) or "")
         paths = [group for theirs, group in hierarchies if controllers is None or theirs == controllers]
         return any(group == path or group.startswith(inside) for group in paths)
 
@@ -216,7 +216,7 @@ def by_level(kind: str, text: str, procfs: ProcFS) -> Wanted:
         )
 
     def matches(process: ProcessDir, _: Stat) -> bool:
-        return not chosen.isdisjoint(levels_of_kind(place_of(read_cgroup(process)), kind))
+        return not chosen.isdisjoint(levels_of_kind(place_of(read_cgroups(process) or ""), kind))
 
     only = next(iter(chosen)) if len(chosen) == 1 else None
     pids = sorted({pid for level in chosen for pid in members[level]})
@@ -273,17 +273,14 @@ def places(procfs: ProcFS) -> Iterator[tuple[int, Place]]:
     known: dict[str, Place] = {}
     for process, _ in Processes(procfs, without=ourselves(procfs)):
         try:
-            text = read_cgroup(process)
+            text = read_cgroups(process)
         except SKIPPED:
+            continue
+        if text is None:
             continue
         if text not in known:
             known[text] = place_of(text)
         yield process.pid, known[text]
-
-
-def read_cgroup(process: ProcessDir) -> str:
-    """Return the text of /proc/PID/cgroup."""
-    return process.read("cgroup").decode("utf-8", "surrogateescape")
 
 
 # In words

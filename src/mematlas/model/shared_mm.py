@@ -15,7 +15,7 @@ from mematlas.model.target import open_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from mematlas.kernel.procfs import ProcessDir, ProcFS
 
@@ -95,6 +95,27 @@ class AddressSpaces:
         except Error:
             pass  # one of them has ended
         return False
+
+
+def find_alike(alike: Sequence[Sequence[int]], procfs: ProcFS, deadline: float) -> dict[int, int]:
+    """Return which processes run in the address space of another, and of which: of each some that may, by their PIDs.
+
+    Children ask: see `mematlas.model.processes.inquire`.
+    """
+    from mematlas.model.processes import inquire, opened
+
+    def ask(pids: Sequence[int]) -> tuple[dict[int, int], int]:
+        spaces = AddressSpaces(procfs)
+        for process in opened(pids, procfs):
+            with process:
+                spaces.is_met_again(process)
+        return spaces.earlier, -1
+
+    sharing: dict[int, int] = {}
+    if alike:
+        for _, earlier, _ in inquire(ask, alike, deadline):
+            sharing |= earlier
+    return sharing
 
 
 def all_others(process: ProcessDir) -> Iterator[ProcessDir]:

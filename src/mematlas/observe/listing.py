@@ -10,7 +10,6 @@ hold: it is the processes that were looked at, whoever has their numbers by then
 from __future__ import annotations
 
 import time
-from itertools import starmap
 
 from mematlas.analysis.listing import (
     BY,
@@ -23,15 +22,17 @@ from mematlas.analysis.listing import (
     group_of,
     members_by,
 )
+from mematlas.analysis.ram import total_of
 from mematlas.errors import BadInput, NoAddressSpace, NotSupported, PermissionDenied, ProcessGone, TargetNotFound
 from mematlas.frozen import record, replace
 from mematlas.kernel.aside import ask_aside
+from mematlas.kernel.cgroups import read_cgroups
 from mematlas.kernel.kconfig import AVERAGE_COUNTS, counts_are_averages
 from mematlas.kernel.rights import user_name
 from mematlas.kernel.smaps_rollup import RollupReader
 from mematlas.kernel.status import parse_memory_counters, parse_name, parse_parent, read_stat
 from mematlas.model.containers import place_of
-from mematlas.model.processes import ENDED, KERNEL_THREAD, SKIPPED, Processes, named, opened, reason
+from mematlas.model.processes import ENDED, KERNEL_THREAD, SKIPPED, Processes, named, reason
 from mematlas.model.stalls import hold_by_counters
 from mematlas.model.target import Target
 from mematlas.notes import Note, Notes
@@ -88,7 +89,7 @@ class Seen:
         self.name = parse_name(status)
         self.parent = parse_parent(status)
         self.counters = counters = parse_memory_counters(status)
-        self.cgroup = read_cgroup(process) if "cgroup" in details else None
+        self.cgroup = read_cgroups(process) if "cgroup" in details else None
         self.exe = read_exe(process) if "exe" in details else None
         self.start_time = read_stat(process).start_time if "start_time" in details else None
         sizes = counters.rss or 0, counters.swap or 0, counters.tables or 0
@@ -106,14 +107,6 @@ class Seen:
             return ""
         self.found, self.space, held_up = answer
         return str(held_up)
-
-
-def read_cgroup(process: ProcessDir) -> str | None:
-    """Return the cgroups that a process is in; None of a kernel or a capture without them."""
-    try:
-        return process.read_short("cgroup").decode("utf-8", "surrogateescape")
-    except NotSupported:
-        return None
 
 
 def read_exe(process: ProcessDir) -> str | None:
@@ -150,6 +143,8 @@ def look_in_groups(
 ) -> tuple[ProcessesResult, tuple[ProcessGroup, ...]]:
     """Return processes, and with ``by`` their groups."""
     deadline = time.monotonic() + wanted.seconds
+    if wanted.distinct:
+        wanted = replace(wanted, details=wanted.details | {"start_time"})  # they are opened once more
     chosen = None if targets is None else Chosen(procfs, targets)
     try:
         everybody = chosen.processes(deadline) if chosen else Processes(procfs, deadline=deadline)
@@ -273,7 +268,11 @@ def list_processes(everybody: Processes, deadline: float, is_whole: bool, wanted
             processes.append(rows.of(one))
     skipped[LATE] += everybody.late
     alike = [pids for pids in spaces.values() if len(pids) > 1]
-    sharing = find_sharing(alike, everybody.procfs, deadline) if alike else {}
+    sharing: dict[int, int] = {}
+    if alike:
+        from mematlas.model.shared_mm import find_alike
+
+        sharing = find_alike(alike, everybody.procfs, deadline)
     if counts_are_averages(everybody.procfs):
         listing.notes.add(AVERAGE_COUNTS)
     if listing.slow:
@@ -390,7 +389,7 @@ class Listing:
             some[index].found = LATE
         if held_up:
             who = named(held_up, self.everybody.procfs)
-            self.notes.add(Note("smaps-instead", f"{who}: {next(iter(held_up.values()))}"))
+            self.notes.add(Note(HELD_UP, f"{who}: {next(iter(held_up.values()))}"))
 
 
 def close(some: Iterable[Seen]) -> None:
@@ -425,24 +424,18 @@ def by_sums(process: ProcessDir, rollups: RollupReader) -> tuple[Any, ...] | str
             return ENDED
         get = rollup.fields.get
         swap, swap_pss = get("Swap"), get("SwapPss")  # since Linux 4.3, commit 8334b96221ff
-        hugetlb = sum_of(get("Private_Hugetlb"), get("Shared_Hugetlb"))
+        hugetlb = total_of(get("Private_Hugetlb"), get("Shared_Hugetlb"))
         own_hugetlb, parts = hugetlb, NO_PARTS
         if hugetlb or swap != swap_pss:  # smaps says of which files it is
-            from mematlas.kernel.smaps import read_smaps
-            from mematlas.observe.measuring import amounts_in, parts_of
+            from mematlas.observe.measuring import parts_by_smaps
 
-            own_hugetlb, *parts = parts_of(process, starmap(amounts_in, read_smaps(process)))
+            own_hugetlb, *parts = parts_by_smaps(process)
     except SKIPPED as error:
         return reason(error)
     thp = get("AnonHugePages", 0) + get("ShmemPmdMapped", 0) + get("FilePmdMapped", 0)
-    uss = sum_of(get("Private_Clean"), get("Private_Dirty"))
+    uss = total_of(get("Private_Clean"), get("Private_Dirty"))
     sums = (get("Rss"), get("Pss"), uss, swap, swap_pss, None, thp, hugetlb, own_hugetlb, SMALL, *parts)
     return sums, rollup.span, ""
-
-
-def sum_of(one: int | None, other: int | None) -> int | None:
-    """Return a sum; None where a part of it is not reported."""
-    return None if one is None or other is None else one + other
 
 
 class Tools:
@@ -482,27 +475,6 @@ class Tools:
 def only_counters(counters: MemoryCounters) -> tuple[Any, ...]:
     """Return what is known of a process that was not measured, in the order of `by_sums`."""
     return counters.rss, *[None] * 2, counters.swap, *[None] * 3, counters.hugetlb, *[None] * 2, *NO_PARTS
-
-
-# Who runs in the address space of another
-
-
-def find_sharing(alike: Sequence[Sequence[int]], procfs: ProcFS, deadline: float) -> dict[int, int]:
-    """Return who runs in the address space of another one (CLONE_VM, vfork), and of which, of those that may."""
-    from mematlas.kernel.abandon import Inquiry
-    from mematlas.model.shared_mm import AddressSpaces
-
-    def ask(pids: Sequence[int]) -> tuple[dict[int, int], int]:
-        spaces = AddressSpaces(procfs)
-        for process in opened(pids, procfs):
-            with process:
-                spaces.is_met_again(process)
-        return spaces.earlier, -1
-
-    sharing: dict[int, int] = {}
-    for _, earlier, _ in Inquiry(ask, alike, deadline=deadline):
-        sharing |= earlier
-    return sharing
 
 
 # Rows

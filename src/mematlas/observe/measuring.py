@@ -89,7 +89,7 @@ def by_sums(process: ProcessDir) -> Measured:
     swap_pss = None if swap is None else sums.get("SwapPss")
     own_hugetlb, swap_parts, hugetlb_parts = hugetlb, NO_PARTS, NO_PARTS
     if hugetlb or swap != swap_pss:
-        own_hugetlb, swap_parts, hugetlb_parts = parts_of(process, starmap(amounts_in, read_smaps(process)))
+        own_hugetlb, swap_parts, hugetlb_parts = parts_by_smaps(process)
     return Measured(
         pss=sums.get("Pss"),
         uss=total_of(sums.get("Private_Clean"), sums.get("Private_Dirty")),
@@ -98,6 +98,11 @@ def by_sums(process: ProcessDir) -> Measured:
         swap_parts=swap_parts,
         hugetlb_parts=hugetlb_parts,
     )
+
+
+def parts_by_smaps(process: ProcessDir) -> tuple[int, Parts, Parts]:
+    """Return what `parts_of` does, as smaps says it."""
+    return parts_of(process, starmap(amounts_in, read_smaps(process)))
 
 
 def amounts_in(vma: Vma, fields: dict[str, int]) -> Amounts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from itertools import chain
 
+from mematlas.analysis.ram import total_of
 from mematlas.analysis.results import Reading
 from mematlas.analysis.set_usage import SetUsage
 from mematlas.errors import (
@@ -348,15 +349,10 @@ class Shares:
             return
         self.pss += fields["Pss"]
         self.swap += fields["Swap"]
-        self.swap_shares = plus(self.swap_shares, fields.get("SwapPss"))
+        self.swap_shares = total_of(self.swap_shares, fields.get("SwapPss"))
         hugetlb = None if fields.get("Shared_Hugetlb") else fields.get("Private_Hugetlb", 0)
-        self.hugetlb = plus(self.hugetlb, hugetlb)
-        self.tables = plus(self.tables, status_bytes(read_memory_status(process.dir), "VmPTE"))
-
-
-def plus(one: int | None, other: int | None) -> int | None:
-    """Return a sum; None where a part of it is not known."""
-    return None if one is None or other is None else one + other
+        self.hugetlb = total_of(self.hugetlb, hugetlb)
+        self.tables = total_of(self.tables, status_bytes(read_memory_status(process.dir), "VmPTE"))
 
 
 def left_out(gone: Sequence[int], refused: Sequence[int]) -> Iterator[Note]:

@@ -14,12 +14,13 @@ from mematlas.analysis.ranking import WORTH_A_ROW, Search
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import as_dict
 from mematlas.kernel.abandon import Inquiry
+from mematlas.kernel.cgroups import read_cgroups
 from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.memory.x86 import is_x86_64
 from mematlas.kernel.rights import may_read_kernel
 from mematlas.kernel.status import read_memory_counters
-from mematlas.model.processes import ENDED, REFUSED, SKIPPED, left_out, opened
-from mematlas.model.shared_mm import AddressSpaces
+from mematlas.model.processes import ENDED, REFUSED, SKIPPED, left_out
+from mematlas.model.shared_mm import find_alike
 from mematlas.notes import Note
 from mematlas.observe.measuring import cost_of, measure
 
@@ -50,15 +51,11 @@ def facts_of(process: ProcessDir, name: str) -> Facts | None:
     counters = read_memory_counters(process)
     if counters.rss is None:
         return None
-    try:
-        cgroup = process.read("cgroup").decode("utf-8", "surrogateescape")
-    except NotSupported:
-        cgroup = ""
     return Facts(
         pid=process.pid,
         name=name,
         uid=counters.uid,
-        cgroup=cgroup,
+        cgroup=read_cgroups(process) or "",
         rss=counters.rss,
         anon=counters.anon,
         file=counters.file,
@@ -80,19 +77,7 @@ def in_shared_memory(facts: Sequence[Facts], procfs: ProcFS, deadline: float) ->
             by_counters.setdefault(counters, []).append(process.pid)
     alike = [pids[:MOST_ALIKE] for pids in by_counters.values() if len(pids) > 1]
 
-    def ask(pids: list[int]) -> tuple[dict[int, int], int]:
-        spaces = AddressSpaces(procfs)
-        for process in opened(pids, procfs):
-            with process:
-                spaces.is_met_again(process)
-        return spaces.earlier, -1
-
-    if not alike:
-        return {}
-    sharing: dict[int, int] = {}
-    for _, first_of, _ in Inquiry(ask, alike, deadline=deadline):
-        sharing |= first_of
-    return sharing
+    return find_alike(alike, procfs, deadline)
 
 
 def find_refused(census: Census, procfs: ProcFS, deadline: float) -> tuple[int, ...] | None:

@@ -6,6 +6,7 @@ of its sets: memory is for the distinct frames, not for the processes.
 
 from __future__ import annotations
 
+from mematlas.analysis.ram import total_of
 from mematlas.errors import PermissionDenied, ProcessGone
 from mematlas.frozen import Record, record, replace
 from mematlas.kernel.backing import KnownBackings
@@ -161,7 +162,7 @@ class Account:
             for words in parts:
                 tally.add(words)
         self.knows_swap &= part.knows_swap
-        self.tables = None if self.tables is None or part.tables is None else self.tables + part.tables
+        self.tables = total_of(self.tables, part.tables)
         self.sources[part.source] = None
         self.torn |= part.torn
         self.notes += part.notes
