@@ -13,10 +13,12 @@ import pytest
 
 from conftest import Outcome
 from helpers import PAGE, mematlas
-from mematlas import Cgroup, Charge
+from mematlas import Cgroup, Charge, Process
 from mematlas.errors import CgroupGone
 from mematlas.kernel.kpage import KPF_ZERO_PAGE
+from mematlas.observe import cgroup
 from memory_groups import MemoryGroup, charge_of, left, memory_group, settled
+from stuck import WAYS, stuck
 from victim import DEADLINE
 
 pytestmark = pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
@@ -116,6 +118,22 @@ def test_group_without_processes_is_charged_for_what_they_left(group: MemoryGrou
     assert charge.oom.victim is None
     assert charge.charged is not None
     assert charge.charged >= NR_SHMEM * PAGE
+
+
+def test_process_that_does_not_answer_is_left_out_though_it_is_alone(group: MemoryGroup, tmp_path: Path) -> None:
+    with stuck(WAYS[0], tmp_path) as pid:
+        group.write("cgroup.procs", pid)
+        charge = charge_of(group)
+
+    assert charge.nr_processes == 0
+    assert charge.held is not None
+
+
+def test_processes_that_end_meanwhile_hold_nothing(group: MemoryGroup) -> None:
+    with group.running(anon=NR_ANON) as running, Process(running.pid) as process:
+        running.kill()
+
+        assert cgroup.frames_of([process]) == {}
 
 
 def test_headroom_is_the_limit_less_the_charge_of_the_group_above_if_that_is_tighter(group: MemoryGroup) -> None:

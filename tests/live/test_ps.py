@@ -131,6 +131,28 @@ def test_sum_of_pss_is_the_frames_that_a_family_has_each_once(family: list[int])
 
 
 @pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
+def test_frames_are_counted_whatever_details_are_asked_for(family: list[int]) -> None:
+    counted = Machine().processes(family, details=(), distinct=True).distinct
+
+    assert counted
+    assert counted.uss >= (NR_SHARED + NR_COPIED + NR_OWN + NR_SHMEM) * PAGE
+
+
+@pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
+@pytest.mark.parametrize("words", [(), ("--distinct",), ("--max-stall", "0")])
+def test_low_bound_of_open_files_is_raised(words: tuple[str, ...]) -> None:
+    run = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -S -n 16 && exec "$@"', "sh", sys.executable, "-m", "mematlas", "ps", *words],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
 def test_sum_of_pss_over_all_is_the_distinct_frames_of_all() -> None:
     """Processes go on, start and end meanwhile: the two agree to what changes, which the second sum tells."""
     for _ in range(9):

@@ -64,6 +64,7 @@ def parse_columns(text: str) -> tuple[str, ...]:
 
 def run(args: Namespace, session: Session) -> int:
     session.take_more_targets()
+    allow_many_files()  # for frames, and of those that are large, many are held open
     wanted = wanted_of(args)
     targets = None if session.text == EVERYBODY else targets_of(session)
     details = details_of(args, wanted)
@@ -87,7 +88,7 @@ def details_of(args: Namespace, wanted: Wanted) -> frozenset[str]:
         details &= {IN_CGROUP.get(key, key) for key in (*wanted.columns, wanted.sort)}
     else:
         details -= {"exe"} if form_of(args) != "table" else {"exe", "start_time"}
-    return frozenset(details | ({"start_time"} if wanted.since or args.distinct else set()))
+    return frozenset(details | ({"start_time"} if wanted.since else set()))
 
 
 def targets_of(session: Session) -> list[str | Target]:
@@ -95,7 +96,6 @@ def targets_of(session: Session) -> list[str | Target]:
     from mematlas.model.search import distinct, resolve_all
     from mematlas.model.target import by_number
 
-    allow_many_files()
     held: list[Target] = []
     patterns: list[str | Target] = []
     for text in (session.text, *session.more):

@@ -38,13 +38,17 @@ def ask_aside(ask: Callable[[Any], Any], things: Sequence[Any], silence: float, 
     except RuntimeError:
         return []  # none is to be had (ulimit -u, pids.max)
     nr_before = -1
-    while not thread.done.acquire(timeout=max(min(silence, deadline - time.monotonic()), 0)):
-        nr_now = len(thread.answers)
-        if nr_now == nr_before or time.monotonic() >= deadline:
+    is_done = False
+    try:
+        while not (is_done := thread.done.acquire(timeout=max(min(silence, deadline - time.monotonic()), 0))):
+            nr_now = len(thread.answers)
+            if nr_now == nr_before or time.monotonic() >= deadline:
+                return thread.answers[:nr_now]
+            nr_before = nr_now
+    finally:
+        if not is_done:  # it is silent, or we were interrupted
             thread.is_left = True
             _left_behind.append(thread)
-            return thread.answers[:nr_now]
-        nr_before = nr_now
     if thread.error:
         raise thread.error
     return thread.answers

@@ -8,7 +8,7 @@ from itertools import islice
 
 from mematlas.analysis.charge import Charge, Held, parts_of, unsure_of
 from mematlas.analysis.results import Reading
-from mematlas.errors import Error, NotSupported, PermissionDenied, TargetNotFound
+from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone, TargetNotFound
 from mematlas.kernel.cgroups import MOUNTINFO, read_mounts
 from mematlas.kernel.memcg import (
     VERSION_1,
@@ -172,11 +172,11 @@ class Cgroup:
 
     def _members(self) -> list[Process]:
         """Return its processes, and those of the groups below, that can be looked at without waiting for ever."""
-        from mematlas.model.search import find
+        from mematlas.model.search import answering, resolve_all
         from mematlas.observe.process import Process
 
         try:
-            targets = find(f"cgroup:{self.dir.path}", self.procfs)
+            targets = answering(resolve_all(f"cgroup:{self.dir.path}", self.procfs).targets)
         except TargetNotFound:
             return []
         processes = []
@@ -227,6 +227,8 @@ def frames_of(processes: Sequence[Process]) -> Frames | Note:
         return {}
     try:
         return count_together(processes, charges=True).charged_to or {}
+    except ProcessGone:
+        return {}  # all of them have ended
     except (PermissionDenied, NotSupported) as error:
         return unseen(str(error))
 

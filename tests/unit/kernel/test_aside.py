@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -52,6 +54,21 @@ def test_who_is_slow_but_goes_on_is_waited_for() -> None:
         return number
 
     assert ask_aside(ask, range(9), 0.3, FOREVER) == list(range(9))
+
+
+def test_thread_is_left_behind_where_we_are_interrupted(held: Callable[[int], int]) -> None:
+    asked = []
+
+    def ask(number: int) -> int:
+        asked.append(number)
+        if number == 3:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return held(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        ask_aside(ask, range(9), DEADLINE, FOREVER)
+    assert [thread.is_left for thread in aside._left_behind] == [True]
+    assert asked == [0, 1, 2, 3]
 
 
 def test_all_ends_in_time(held: Callable[[int], int]) -> None:
