@@ -19,9 +19,9 @@ from mematlas.analysis.movable import ALL_PAGES, add_counts, in_order
 from mematlas.errors import BadInput, Error, NoAddressSpace, PermissionDenied, ProcessGone, TargetRefused
 from mematlas.frozen import Record, record
 from mematlas.model.address_space import EVERYTHING
+from mematlas.model.processes import first_of
 from mematlas.model.shared_mm import AddressSpaces
 from mematlas.notes import Note, Notes
-from mematlas.observe.process_set import first_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from mematlas.kernel.rights import ids_of, parse_id, user_name
 from mematlas.kernel.status import read_status
 from mematlas.model.containers import CONTAINER, POD, UNIT, Level, hierarchies_of, place_of, unescaped
 from mematlas.model.nearness import nearest
-from mematlas.model.processes import SKIPPED, Processes, ourselves
+from mematlas.model.processes import SKIPPED, Processes, first_of, ourselves
 from mematlas.model.target import GROUPS, PID, own_pid, parse_pid
 
 TYPE_CHECKING = False
@@ -303,9 +303,7 @@ def there_are(what: str, names: Iterable[str]) -> str:
 
 def listed(names: Iterable[str]) -> str:
     """Return the first of some names in order, and how many more there are."""
-    ordered = sorted(set(names))
-    more = f" and {len(ordered) - NR_NAMED:,} more" if len(ordered) > NR_NAMED else ""
-    return ", ".join(ordered[:NR_NAMED]) + more
+    return first_of(sorted(set(names)), NR_NAMED)
 
 
 MAKERS: dict[str, Callable[[str, ProcFS], Wanted]] = {

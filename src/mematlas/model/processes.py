@@ -205,8 +205,17 @@ def left_out(inquiry: Inquiry, procfs: ProcFS) -> Iterator[Note]:
 def named(pids: Iterable[int], procfs: ProcFS) -> str:
     """Return the first of some processes by PID and name, and how many more there are."""
     pids = sorted(pids)
-    text = ", ".join(f"{pid} ({name_of(pid, procfs)})" for pid in pids[:NAMED])
-    return f"{text} and {len(pids) - NAMED:,} more" if len(pids) > NAMED else text
+    return first_of([*(f"{pid} ({name_of(pid, procfs)})" for pid in pids[:NAMED]), *pids[NAMED:]])
+
+
+def first_of(names: Sequence[object], most: int = NAMED) -> str:
+    """Return the first of some PIDs or names, and how many more there are.
+
+    >>> first_of([7, 8]), first_of("abcd", 3)
+    ('7, 8', 'a, b, c and 1 more')
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def name_of(pid: int, procfs: ProcFS) -> str:

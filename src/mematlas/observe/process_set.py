@@ -21,7 +21,7 @@ from mematlas.frozen import replace
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.smaps_rollup import read_rollup
 from mematlas.kernel.status import read_memory_status, status_bytes
-from mematlas.model.processes import NAMED
+from mematlas.model.processes import first_of
 from mematlas.model.search import distinct, find
 from mematlas.model.shared_mm import AddressSpaces
 from mematlas.model.target import is_group
@@ -362,9 +362,3 @@ def left_out(gone: Sequence[int], refused: Sequence[int]) -> Iterator[Note]:
     if refused:
         whom = "1 process" if len(refused) == 1 else f"{len(refused):,} processes"
         yield Note("unseen", f"{whom} could not be looked at (needs CAP_SYS_PTRACE): PID {first_of(refused)}")
-
-
-def first_of(pids: Sequence[int]) -> str:
-    """Return the first of some PIDs, and how many more there are."""
-    more = f" and {len(pids) - NAMED:,} more" if len(pids) > NAMED else ""
-    return ", ".join(map(str, pids[:NAMED])) + more
