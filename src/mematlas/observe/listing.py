@@ -389,7 +389,7 @@ class Listing:
             some[index].found = LATE
         if held_up:
             who = named(held_up, self.everybody.procfs)
-            self.notes.add(Note(HELD_UP, f"{who}: {next(iter(held_up.values()))}"))
+            self.notes.add(Note("smaps-instead", f"{who}: {next(iter(held_up.values()))}"))
 
 
 def close(some: Iterable[Seen]) -> None:
