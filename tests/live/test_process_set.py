@@ -438,3 +438,12 @@ def test_set_of_which_all_have_ended_is_an_error() -> None:
             group.usage()
         with pytest.raises(ProcessGone):
             group.usage("smaps")
+
+
+def test_what_ending_would_free_is_said_to_be_of_each_alone() -> None:
+    with program("import sys; print(1, flush=True)") as one, program("import sys; print(1, flush=True)") as other:
+        of_both = json.loads(mematlas("usage", one.pid, other.pid, "--if-ended", "--json").stdout)
+        of_one = json.loads(mematlas("usage", one.pid, "--if-ended", "--json").stdout)
+
+    has_note = ["each-alone" in [note["code"] for note in told["notes"]] for told in (of_both, of_one)]
+    assert has_note == [True, False]

@@ -349,8 +349,8 @@ def test_repeated_look_shows_what_has_changed() -> None:
     ("words", "said"),
     [
         (["--columns", "pid,nonsense"], "no column 'nonsense'"),
-        (["--columns", "pid,nr_processes"], "only a group (--by) has"),
-        (["--by", "name", "--sort", "user"], "a group has no such column"),
+        (["--columns", "pid,nr_processes"], "only groups have it: add --by"),
+        (["--by", "name", "--sort", "user"], "groups have no such column"),
         (["--sort", "change"], "needs -i"),
     ],
 )

@@ -230,6 +230,7 @@ def test_candidates_are_listed_so_that_one_can_be_picked() -> None:
     with program(code, "a" * 300) as one, program(code, "second\n\x1b[2J") as other:
         run = mematlas("usage", name)
         pids = sorted((one.pid, other.pid))
+        alone = mematlas("usage", name, "--verify")
         together = mematlas("usage", f"name:{name}", "--json")
 
     assert run.returncode == 3
@@ -238,6 +239,7 @@ def test_candidates_are_listed_so_that_one_can_be_picked() -> None:
     assert titles.split() == ["PID", "USER", "RSS", "COMMAND"]
     assert [int(row.split()[0]) for row in rows] == pids
     assert (hint[:5], hint.rpartition(" usage ")[2]) == ("try: ", f"'name:{name}'")
+    assert (alone.returncode, "try: " in alone.stderr) == (3, False)  # that takes one
     assert json.loads(together.stdout)["target"]["pids"] == pids
     assert all(" MiB  " in row and len(row) <= 120 for row in rows)
     assert "\x1b" not in run.stderr

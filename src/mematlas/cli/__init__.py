@@ -221,11 +221,11 @@ def report(error: Error, words: list[str]) -> None:
         from mematlas.views.terminal import screen_width
 
         text = f"mematlas: {ambiguity(error, screen_width(sys.stderr))}"
-        if words[:1] == ["usage"] and (everybody := all_of(error)):
+        # It takes several, and counts each page once; but each is verified alone.
+        if words[:1] == ["usage"] and "--verify" not in words and (everybody := all_of(error)):
             from mematlas.doctor.hints import plain_line
 
-            # It takes several, and counts each page once.
-            text += f"\ntry: {plain_line(['usage', *everybody])}"
+            text += f"\ntry: {plain_line(with_all(words, error.target, everybody))}"
     if isinstance(error, NotConfirmed):
         from mematlas.doctor.hints import plain_line
 
@@ -250,6 +250,18 @@ def all_of(error: TargetAmbiguous) -> list[str]:
     if error.candidates and is_name:
         return [f"name:{error.target}"]
     return [] if error.nr_more else [str(one.pid) for one in error.candidates]
+
+
+def with_all(words: list[str], target: str, everybody: list[str]) -> list[str]:
+    """Return a command line with other targets in the place of one.
+
+    >>> with_all(["usage", "shop", "--json"], "shop", ["12", "13"]), with_all(["usage", "--pid=json"], "json", ["12"])
+    (['usage', '12', '13', '--json'], ['usage', '12'])
+    """
+    if words.count(target) != 1:
+        return [words[0], *everybody]  # which of them it is, or where, is not known here
+    place = words.index(target)
+    return [*words[:place], *everybody, *words[place + 1 :]]
 
 
 def complain(text: str) -> None:

@@ -39,8 +39,9 @@ TARGETS_TOPIC = f"""\
   ./saved            a directory that mematlas capture made
   -- COMMAND ...     a program to start, as the invoking user; --after waits
 
-Groups, mematlas itself left out. usage takes each as one; what acts shows its plan for each process
-and wants --yes; other commands take one process, and list those that there are.
+Groups, mematlas itself left out. usage and share take each as one, ps lists its processes; what acts
+shows its plan for each process and wants --yes; other commands take one process, and list those that
+there are.
 
   name:postgres      all processes of exactly that name
   user:www-data      all of a user, by name or UID

@@ -140,7 +140,9 @@ def wanted_of(args: Namespace) -> Wanted:
             return key
         if word == "change":
             raise BadInput(f"{option} change needs -i: it is since the first look")
-        raise BadInput(f"{option} {word}: {'a group has' if args.by else 'only a group (--by) has'} no such column")
+        raise BadInput(
+            f"{option} {word}: {'groups have no such column' if args.by else 'only groups have it: add --by'}"
+        )
 
     columns = tuple(key_of(word, "--columns") for word in args.columns or ())
     return Wanted(columns=columns, sort=key_of(args.sort or "pss", "--sort"), limit=args.limit, since=since)

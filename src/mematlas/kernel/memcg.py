@@ -500,7 +500,7 @@ def open_below(mount: Mount, cgroup: str, directory: str) -> MemoryCgroup:
     """Return a cgroup of a mount; it is walked to by its parts, none of which may lead elsewhere."""
     parts = [part for part in cgroup[len(mount.root) :].split("/") if part]
     nothing = TargetNotFound(f"no cgroup {cgroup!r} at {mount.point}")
-    if "\0" in cgroup or ".." in parts:
+    if "\0" in cgroup or not {".", ".."}.isdisjoint(parts):
         raise nothing
     try:
         place = find(mount.point, None, mount, mount.point)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 COMM_LENGTH = 15  # include/linux/sched.h, TASK_COMM_LEN less the ending zero
 NR_NAMED = 8
 """Groups that a message names."""
+LONGEST = 255
+"""Characters of each: paths that anybody made may take thousands."""
 SERVICE = ".service"
 
 
@@ -303,7 +305,8 @@ def there_are(what: str, names: Iterable[str]) -> str:
 
 def listed(names: Iterable[str]) -> str:
     """Return the first of some names in order, and how many more there are."""
-    return first_of(sorted(set(names)), NR_NAMED)
+    short = [name if len(name) <= LONGEST else name[:LONGEST] + "..." for name in sorted(set(names))]
+    return first_of(short, NR_NAMED)
 
 
 MAKERS: dict[str, Callable[[str, ProcFS], Wanted]] = {

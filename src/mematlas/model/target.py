@@ -21,8 +21,8 @@ GROUPS = {
     "user:": "NAME or UID",
     "tree:": "PID or NAME",
     "cgroup:": "PATH",
-    "container:": "the start of its ID",
-    "pod:": "the start of its UID",
+    "container:": "ID or its start",
+    "pod:": "UID or its start",
     "unit:": "NAME",
 }
 """What a text begins with that names a group of processes, and what follows; `mematlas.model.groups` finds them."""

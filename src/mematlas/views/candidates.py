@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.views.format import format_path, format_size
+from mematlas.views.format import beginning, format_path, format_size, padded, widest, width_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,11 +38,16 @@ def candidate_lines(candidates: Sequence[NamedProcess], width: int) -> Iterator[
        4771  root  80 MiB  python3 /srv/sho...
     """
     rows = [HEADINGS, *map(cells_of, candidates)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for pid, user, rss, command in rows:
-        head = f"{pid:>{max(widths[0], 7)}}  {user:<{widths[1]}}  {rss:>{widths[2]}}  "
-        room = max(width - len(head), LEAST_COMMAND)
-        yield head + (command if len(command) <= room else command[: room - len(CUT)] + CUT)
+    pids, users, sizes, commands = zip(*rows, strict=True)
+    columns = (
+        padded(pids, max(widest(pids), 7), right=True),
+        padded(users, widest(users), right=False),
+        padded(sizes, widest(sizes), right=True),
+    )
+    for *cells, command in zip(*columns, commands, strict=True):
+        head = "".join(f"{cell}  " for cell in cells)
+        room = max(width - width_of(head), LEAST_COMMAND)
+        yield head + (command if width_of(command) <= room else beginning(command, room - len(CUT)) + CUT)
 
 
 def cells_of(one: NamedProcess) -> tuple[str, str, str, str]:

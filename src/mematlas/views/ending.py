@@ -53,6 +53,8 @@ REASONS = {
     ("all", "same_memory"): "all of it: other processes run in the same address space",
 }
 
+ALONE = "each row is of ending that process alone: ended together, they free what only they share as well"
+
 
 def amount(fate: str) -> Callable[[Subject[EndingResult]], int | None]:
     """Return what gets how much of a result has a fate."""
@@ -85,6 +87,7 @@ def ending_table(results: list[Subject[EndingResult]], more: Iterable[Note] = ()
     """Return what ending would do of one process as lines, of several, each ended alone, as a row each."""
     notes = Notes((*more, *(note for item in results for note in item.result.reading.notes)))
     if len(results) != 1:
+        notes.add(Note("each-alone", ALONE))
         return Table("ending/1", COLUMNS, results, notes=notes)
     (item,) = results
 

@@ -144,13 +144,16 @@ def table_of(
     shown = list(by_key.values())
     if wanted.columns:
         shown = [replace(by_key[key], shown=True, rank=0) for key in dict.fromkeys(wanted.columns)]
+    has_totals = any(column.total for column in shown if column.shown)
     target = {
         "nr_processes": len(result),
         "is_whole": result.is_whole,
         "duration_s": round(result.duration_s, 6),
         "skipped": {why: list(pids) for why, pids in result.skipped.items()},
     }
-    return Table(SCHEMA, shown, rows, target=target, notes=Notes(notes_of(result, more)), limit=wanted.limit)
+    return Table(
+        SCHEMA, shown, rows, target=target, notes=Notes(notes_of(result, more, has_totals)), limit=wanted.limit
+    )
 
 
 def with_frames(column: Column[Any], together: DistinctFrames | None, nr_rows: int) -> Column[Any]:
@@ -165,8 +168,8 @@ def with_frames(column: Column[Any], together: DistinctFrames | None, nr_rows: i
     )
 
 
-def notes_of(result: ProcessesResult, more: str) -> Iterator[Note]:
-    """Yield what there is to say of the amounts: who is not in them, and what their sum is then."""
+def notes_of(result: ProcessesResult, more: str, has_totals: bool) -> Iterator[Note]:
+    """Yield what there is to say of the amounts: who is not in them, and what their sum is then, if there is one."""
     yield from result.notes
     if result.sharing:
         from mematlas.views.usage import sharing_notes
@@ -181,6 +184,8 @@ def notes_of(result: ProcessesResult, more: str) -> Iterator[Note]:
         yield Note("unanswered", f"{named(unanswered, result)}: PSS and USS unknown: reading their memory blocks")
     if late := result.skipped.get(LATE):
         yield Note("unasked", f"{named(late, result)}: PSS and USS unknown: no time left, or no room for a child")
+    if not has_totals:
+        return
     nr_summed = sum(one.pss is not None for one in result)
     if nr_summed < len(result):
         yield Note("sum-of-some", f"the totals are of {nr_summed:,} of {len(result):,} processes")

@@ -172,7 +172,7 @@ def matrix_columns(result: ShareResult) -> Iterator[Column[Sharer]]:
 
     are_groups = any(sharer.pid is None for sharer in result.sharers)
     if are_groups:
-        yield Column("name", "GROUP")
+        yield Column("name", "GROUP", value=lambda one: one.name if one.pid is None else f"{one.pid} {one.name}")
     else:
         yield Column("pid", "PID", "count", width=7)
     if len(result.sharers) > 1:

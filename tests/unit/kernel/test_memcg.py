@@ -268,7 +268,9 @@ def test_part_of_a_hierarchy_has_its_own_root_and_nothing_above(tree: Tree) -> N
         assert (top.parent(), top.number("memory.current")) == (None, 2)
 
 
-@pytest.mark.parametrize("cgroup", ["/b", "/a/../a", "/a/cgroup.procs", "/a/b\0", "/" + "x" * 300, "/link"])
+@pytest.mark.parametrize(
+    "cgroup", ["/b", "/.", "/a/./", "/a/../a", "/a/cgroup.procs", "/a/b\0", "/" + "x" * 300, "/link"]
+)
 def test_what_is_no_group_is_not_found(tmp_path: Path, tree: Tree, cgroup: str) -> None:
     mountinfo = tree({"a/cgroup.procs": ""})
     (tmp_path / "mounted" / "link").symlink_to("a")

@@ -138,6 +138,15 @@ def test_no_such_group_is_said_with_what_there_is(text: str, message: str, machi
         find(text, machine)
 
 
+def test_names_that_others_made_take_a_line_however_long_they_are(tmp_path: Path) -> None:
+    for pid in range(7, 10):
+        (make_process(tmp_path, pid=pid) / "cgroup").write_text(f"0::/{pid}{'x/' * 2000}\n")
+
+    with pytest.raises(TargetNotFound, match=r"there are processes in /7x/[x/]*\.\.\., /8") as caught:
+        find("cgroup:/other", ProcFS(str(tmp_path)))
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("text", GROUPS)
 def test_prefix_alone_asks_for_more(text: str, machine: ProcFS) -> None:
     with pytest.raises(BadInput, match=f"^{text} needs more: {text}"):

@@ -144,6 +144,13 @@ def test_whole_list_of_which_all_is_known_needs_no_note() -> None:
     assert not processes_table(result(*SHOP, skipped={}), Wanted()).notes
 
 
+def test_of_totals_that_are_not_shown_nothing_is_said() -> None:
+    some = result(*SHOP, whole=False, skipped={})
+
+    assert not processes_table(some, Wanted(columns=("pid", "rss"))).notes
+    assert [note.code for note in processes_table(some, Wanted(columns=("pid", "pss"))).notes] == ["sum-of-chosen"]
+
+
 def test_what_has_changed_is_known_of_the_same_process_alone() -> None:
     since = Since()
     wanted = Wanted(columns=("pid", "change"), since=since)

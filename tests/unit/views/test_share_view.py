@@ -113,6 +113,16 @@ def test_matrix_that_has_no_room_gives_way_to_pairs() -> None:
     assert len(list(share_view(result(9), 36).lines(width=200))) == 37
 
 
+def test_process_beside_a_group_is_in_rows_and_columns_by_its_pid() -> None:
+    shop, other = replace(sharer(4211, 60, 0), name="name:shop", pids=(4211, 4212)), sharer(4300, 40, 0)
+    pair = SharedPair(shop, other, (0, MIB, 0, 0, 0, 0), MEMORY, MIB)
+    both = replace(result(2), sharers=(shop, other), pairs=(pair,), sets=())
+    lines = list(share_view(both, 20).lines())
+
+    assert lines[0].split()[:3] == ["GROUP", "name:shop", "4300"]
+    assert [line.split()[0] for line in lines[1:]] == ["name:shop", "4300"]
+
+
 def test_rows_are_pairs_and_the_target_has_everybody() -> None:
     out = io.StringIO()
     write(share_view(result(3, hugetlb=64), 20), "json", out, {})
