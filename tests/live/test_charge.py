@@ -13,9 +13,10 @@ import pytest
 
 from conftest import Outcome
 from helpers import PAGE, mematlas
-from mematlas import Cgroup, Charge, Process
-from mematlas.errors import CgroupGone
+from mematlas import Cgroup, Charge, Process, ProcessSet
+from mematlas.errors import CgroupGone, NotSupported
 from mematlas.kernel.kpage import KPF_ZERO_PAGE
+from mematlas.model.charged import FrameCharges
 from mematlas.observe import cgroup
 from memory_groups import MemoryGroup, charge_of, left, memory_group, settled
 from stuck import WAYS, stuck
@@ -134,6 +135,22 @@ def test_processes_that_end_meanwhile_hold_nothing(group: MemoryGroup) -> None:
         running.kill()
 
         assert cgroup.frames_of([process]) == {}
+
+
+def test_frames_are_counted_where_the_kernel_does_not_say_whom_they_are_charged_to(
+    group: MemoryGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise NotSupported("/proc/kpagecgroup", "CONFIG_MEMCG")
+
+    monkeypatch.setattr(FrameCharges, "__init__", missing)
+    with group.running(anon=NR_ANON), ProcessSet(f"cgroup:{group.path}") as processes:
+        usage, charge = processes.usage(), charge_of(group)
+
+    assert usage.rss is not None
+    assert usage.rss >= NR_ANON * PAGE
+    assert charge.held is None
+    assert "CONFIG_MEMCG" in str(charge.reading.notes[0])
 
 
 def test_headroom_is_the_limit_less_the_charge_of_the_group_above_if_that_is_tighter(group: MemoryGroup) -> None:

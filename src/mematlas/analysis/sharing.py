@@ -100,7 +100,7 @@ class SharedPair(Record):
     kinds: tuple[int, ...]
     """Bytes by kind, in the order of `KINDS`."""
     through: Through
-    """What most of it is through."""
+    """What most of it is through; a file of huge pages only where they share nothing else."""
     most: int
     """Bytes that are shared through that."""
 
@@ -440,7 +440,8 @@ class Sharing:
         return sums
 
     def _pair(self, one: int, other: int, kinds: tuple[int, ...]) -> SharedPair:
-        both = np.flatnonzero((self._has(one) != 0) & (self._has(other) != 0))
+        is_meant = self._kinds != HUGETLB if sum(kinds[:HUGETLB]) else self._kinds == HUGETLB
+        both = np.flatnonzero((self._has(one) != 0) & (self._has(other) != 0) & is_meant)
         by_through = np.bincount(self._through[both], self._nr_frames[both])
         most = int(by_through.argmax())
         return SharedPair(

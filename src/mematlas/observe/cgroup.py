@@ -226,11 +226,15 @@ def frames_of(processes: Sequence[Process]) -> Frames | Note:
     if not processes:
         return {}
     try:
-        return count_together(processes, charges=True).charged_to or {}
+        charged_to = count_together(processes, charges=True).charged_to
+        return unseen(NO_CHARGES) if charged_to is None else charged_to
     except ProcessGone:
         return {}  # all of them have ended
     except (PermissionDenied, NotSupported) as error:
         return unseen(str(error))
+
+
+NO_CHARGES = "this kernel has no /proc/kpagecgroup (needs CONFIG_MEMCG)"
 
 
 def unseen(why: str) -> Note:

@@ -26,7 +26,7 @@ from mematlas.model.search import distinct, find
 from mematlas.model.shared_mm import AddressSpaces
 from mematlas.model.target import is_group
 from mematlas.notes import Note, Notes
-from mematlas.observe.cgroup import Cgroup, charge_of_level, unseen
+from mematlas.observe.cgroup import NO_CHARGES, Cgroup, charge_of_level, unseen
 from mematlas.observe.process import Process
 from mematlas.observe.sources import MAX_STALL, SOURCES, check_source
 
@@ -235,9 +235,9 @@ def charge_of(
     level: Level | None, processes: Sequence[Process], frames: Frames | Note | None
 ) -> tuple[Charge | None, Iterable[Note]]:
     """Return what the one cgroup is charged that processes are, where they are one, with what there is to say of it."""
-    if level is None or frames is None or not processes[0].procfs.live:
+    if level is None or not processes[0].procfs.live:
         return None, ()
-    charge = charge_of_level(level, processes, frames)
+    charge = charge_of_level(level, processes, unseen(NO_CHARGES) if frames is None else frames)
     return (None, (charge,)) if isinstance(charge, Note) else (charge, charge.reading.notes)
 
 

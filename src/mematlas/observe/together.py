@@ -7,7 +7,7 @@ of its sets: memory is for the distinct frames, not for the processes.
 from __future__ import annotations
 
 from mematlas.analysis.ram import total_of
-from mematlas.errors import PermissionDenied, ProcessGone
+from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
 from mematlas.frozen import Record, record, replace
 from mematlas.kernel.backing import KnownBackings
 from mematlas.kernel.kconfig import AVERAGE_COUNTS, counts_are_averages
@@ -76,7 +76,8 @@ class Together(Record):
     """Whether VMAs of some changed meanwhile."""
     notes: tuple[Note, ...]
     charged_to: dict[tuple[int, int], int] | None = None
-    """Frames by whose they are and by the inode of the cgroup that they are charged to; None unless asked for."""
+    """Frames by whose they are and by the inode of the cgroup that they are charged to; None unless asked for, and of a
+    kernel without CONFIG_MEMCG."""
 
     @property
     def rss(self) -> int:
@@ -129,7 +130,11 @@ def count_sets(
         return counted
     from mematlas.model.charged import FrameCharges
 
-    with FrameCharges(procfs) as charged:
+    try:
+        charged = FrameCharges(procfs)
+    except NotSupported:
+        return counted
+    with charged:
         pairs = zip(counted, accounts, strict=True)
         return [replace(one, charged_to=charged.count(account.frames.settled()[0])) for one, account in pairs]
 
