@@ -233,16 +233,18 @@ def test_no_control_character_of_a_name_is_offered(shell: str, script: Callable[
             assert "\x1b" not in "".join(described.values())
 
 
+@pytest.mark.parametrize("name", [b"\xff\xfe\x80", b"\0", b"@", b"*", b"a]=$b["], ids=["bytes", "empty", "@", "*", "]"])
 @pytest.mark.parametrize("shell", SHELLS)
-def test_name_of_any_bytes_spoils_no_other(shell: str, script: Callable[[str], Path]) -> None:
+def test_name_of_any_bytes_spoils_no_other(shell: str, name: bytes, script: Callable[[str], Path]) -> None:
     path = script(shell)
-    program = "open('/proc/self/comm', 'wb').write(bytes((0xff, 0xfe, 0x80))); print(flush=True); input()"
+    program = f"open('/proc/self/comm', 'wb').write({name!r}); print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as odd:
         assert odd.stdout
         odd.stdout.readline()
         with Victim() as victim:
             assert str(victim.pid) in offered(shell, path, f"mematlas usage {victim.pid}")
             assert str(odd.pid) in offered(shell, path, f"mematlas usage {odd.pid}")
+            assert "self" in offered(shell, path, "mematlas usage se")
         odd.kill()
 
 

@@ -69,9 +69,9 @@ _mematlas_targets() {
             pid=${directory#/proc/}
             [[ $1 == [0-9]* && $pid == "$1"* ]] && COMPREPLY+=("$pid")
             read -r name <"$directory/comm" || continue
-            # Not by compgen -W, which would run a name such as $(reboot).
-            if [[ $name == "$1"* && -z ${seen[$name]} ]] && _mematlas_is_plain "$name"; then
-                seen[$name]=1
+            # Not by compgen -W, which would run a name such as $(reboot). A name may be empty, or @, which no key may be.
+            if [[ -n $name && $name == "$1"* && -z ${seen[x$name]} ]] && _mematlas_is_plain "$name"; then
+                seen[x$name]=1
                 printf -v quoted %%q "$name"
                 COMPREPLY+=("$quoted")
             fi

@@ -89,7 +89,7 @@ function __mematlas_targets
     # statm is short, and reading it waits for nobody.
     set -l with_memory (grep -sL '^0 ' /proc/*/statm | string match -r '^/proc/[0-9]+/' | string replace -r '$' comm)
     # In the C locale no byte makes a name a binary file to grep.
-    for line in (env LC_ALL=C grep -sH . $with_memory /dev/null)
+    for line in (env LC_ALL=C grep -sH '' $with_memory /dev/null)
         set -l parts (string match -r '^/proc/([0-9]+)/comm:(.*)' -- $line)
         # Control characters in a name would reach the terminal as they are.
         set -l name (string match -r '^[ -~]+$' -- $parts[3])
