@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mematlas.analysis.listing import LATE, UNANSWERED, hugetlb_once, sum_known, swap_once
 from mematlas.frozen import record, replace
-from mematlas.model.processes import REFUSED
+from mematlas.model.processes import ENDED, KERNEL_THREAD, REFUSED
 from mematlas.notes import Note, Notes
 from mematlas.views.columns import Column
 from mematlas.views.format import first_of
@@ -86,6 +86,8 @@ KINDS = {"exe": "path", "cgroup": "path", "container": "id"}
 """What the name of a group is, where it is more than a text."""
 IN_FRAMES = frozenset(("rss", "uss", "swap", "hugetlb"))
 """Amounts that are known of all rows together where frames were counted."""
+LEFT_OUT = {ENDED: "they ended", KERNEL_THREAD: "threads of the kernel have no memory of their own"}
+"""Why some of those that were asked for have no row."""
 SOMETIMES = ("hugetlb", "exe", "charged", "limit", "headroom")
 """Columns that are shown where there is something in them."""
 
@@ -171,6 +173,8 @@ def with_frames(column: Column[Any], together: DistinctFrames | None, nr_rows: i
 def notes_of(result: ProcessesResult, more: str, has_totals: bool) -> Iterator[Note]:
     """Yield what there is to say of the amounts: who is not in them, and what their sum is then, if there is one."""
     yield from result.notes
+    if not result.is_whole:
+        yield from left_out(result)
     if result.sharing:
         from mematlas.views.usage import sharing_notes
 
@@ -192,6 +196,13 @@ def notes_of(result: ProcessesResult, more: str, has_totals: bool) -> Iterator[N
     if not result.is_whole:
         text = "the totals are of these processes alone: of a page that others map too, PSS is a part"
         yield Note("sum-of-chosen", text)
+
+
+def left_out(result: ProcessesResult) -> Iterator[Note]:
+    """Yield who was asked for by name or number, and has no memory."""
+    for why, text in LEFT_OUT.items():
+        if pids := result.skipped.get(why):
+            yield Note("left-out", f"left out, since {text}: PID {first_of(pids)}")
 
 
 def named(pids: Sequence[int], result: ProcessesResult) -> str:

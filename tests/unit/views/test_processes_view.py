@@ -144,6 +144,17 @@ def test_whole_list_of_which_all_is_known_needs_no_note() -> None:
     assert not processes_table(result(*SHOP, skipped={}), Wanted()).notes
 
 
+def test_who_was_asked_for_and_has_no_memory_is_named() -> None:
+    skipped = {"ended": (9, 12), "kernel thread": (2,)}
+    texts = [note.text for note in processes_table(result(*SHOP, whole=False, skipped=skipped), Wanted()).notes]
+
+    assert texts[:2] == [
+        "left out, since they ended: PID 9, 12",
+        "left out, since threads of the kernel have no memory of their own: PID 2",
+    ]
+    assert not processes_table(result(*SHOP, skipped=skipped), Wanted()).notes
+
+
 def test_of_totals_that_are_not_shown_nothing_is_said() -> None:
     some = result(*SHOP, whole=False, skipped={})
 

@@ -69,7 +69,7 @@ _mematlas_targets() {
             pid=${directory#/proc/}
             [[ $1 == [0-9]* && $pid == "$1"* ]] && COMPREPLY+=("$pid")
             read -r name <"$directory/comm" || continue
-            # Not by compgen -W, which would run a name such as $(reboot). A name may be empty, or @, which no key may be.
+            # Not by compgen -W, which would run a name such as $(reboot). Names may be empty, or @: keys may not.
             if [[ -n $name && $name == "$1"* && -z ${seen[x$name]} ]] && _mematlas_is_plain "$name"; then
                 seen[x$name]=1
                 printf -v quoted %%q "$name"
