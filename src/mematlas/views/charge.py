@@ -5,7 +5,7 @@ from __future__ import annotations
 from mematlas.analysis.charge import KERNEL, tightest_of
 from mematlas.frozen import record
 from mematlas.notes import Note
-from mematlas.views.format import fold_message, format_path, format_seconds, format_size, number_of
+from mematlas.views.format import fold_message, format_path, format_seconds, format_size, number_of, shorten
 from mematlas.views.table import Column, Table
 
 TYPE_CHECKING = False
@@ -44,6 +44,10 @@ EVENTS = ("high", "max", "memsw_max", "oom", "oom_kill", "oom_group_kill")
 """Those that text shows, where they have happened."""
 
 
+BESIDE = 6
+"""Columns of a folded line of a heading that a path has no use of: before it, and a comma behind it."""
+
+
 @record
 class ChargeLine:
     """An amount with its meaning."""
@@ -60,15 +64,21 @@ def charge_text(charge: Charge, in_bytes: bool = False, colour: bool = False, wi
     """Yield the lines of a charge."""
     seconds = format_seconds(charge.reading.duration_s)
     nobody = "" if charge.nr_processes else ", which belongs to nobody: no process is in it"
-    yield from fold_message(
-        f"charge of cgroup {format_path(charge.cgroup)}{nobody}, from memory.stat in {seconds}", width
-    )
-    yield from Table("charge/1", COLUMNS, lines_of(charge)).lines(in_bytes=in_bytes, colour=colour, width=width)
-    for line in sentences_of(charge):
+    which = path_text(charge.cgroup, width - BESIDE if width else 0)
+    yield from fold_message(f"charge of cgroup {which}{nobody}, from memory.stat in {seconds}", width)
+    lines = lines_of(charge, width // 2)
+    yield from Table("charge/1", COLUMNS, lines).lines(in_bytes=in_bytes, colour=colour, width=width)
+    for line in sentences_of(charge, width // 2):
         yield from fold_message(line, width)
 
 
-def lines_of(charge: Charge) -> Iterator[ChargeLine]:
+def path_text(path: str, room: int) -> str:
+    """Return a path in so many columns, 0 for any number: IDs of containers are as long as a line of a screen."""
+    text = format_path(path)
+    return shorten(text, room) if room else text
+
+
+def lines_of(charge: Charge, room: int) -> Iterator[ChargeLine]:
     """Yield the amounts with their meaning; parts of which there is nothing are left out."""
     what = "RAM that it and the groups below it are charged"
     yield ChargeLine("charged", charge.charged, what if charge.charged is not None else "the root is charged nothing")
@@ -86,18 +96,18 @@ def lines_of(charge: Charge) -> Iterator[ChargeLine]:
     elif charge.by_others is not None and charge.by_others > charge.unsure:
         yield ChargeLine("others'", charge.by_others, "of shmem and file: mapped by others alone")
     if charge.held and charge.held.elsewhere:
-        what = f"mapped by its processes, charged to {where_text(charge.held)}"
+        what = f"mapped by its processes, charged to {where_text(charge.held, room)}"
         yield ChargeLine("elsewhere", charge.held.charged_elsewhere, what)
     if charge.swap:
         yield ChargeLine("in swap", charge.swap, "charged to it there")
-    yield from limit_lines(charge)
+    yield from limit_lines(charge, room)
 
 
-def where_text(held: Held) -> str:
+def where_text(held: Held, room: int) -> str:
     """Return which other groups are charged for what processes map."""
     path, _ = held.elsewhere[0]
     more = len(held.elsewhere) - 1
-    return (format_path(path) if path else "a cgroup not seen here") + (
+    return (path_text(path, room) if path else "a cgroup not seen here") + (
         f" and {number_of(more, 'other')}" if more else ""
     )
 
@@ -110,7 +120,7 @@ def line_of(part: ChargePart, charge: Charge) -> ChargeLine:
     return ChargeLine(f"  {part.kind}", part.size, WHOLE_KERNEL if is_all else WHOLE[part.kind])
 
 
-def limit_lines(charge: Charge) -> Iterator[ChargeLine]:
+def limit_lines(charge: Charge, room: int) -> Iterator[ChargeLine]:
     """Yield what is left of each kind of limit, where it is tightest."""
     tightest = (
         ("headroom", charge.tightest),
@@ -119,27 +129,27 @@ def limit_lines(charge: Charge) -> Iterator[ChargeLine]:
     )
     for name, limit in tightest:
         if limit:
-            yield ChargeLine(name, limit.headroom, limit_text(limit))
+            yield ChargeLine(name, limit.headroom, limit_text(limit, room))
     if not charge.tightest:
         yield ChargeLine("headroom", None, "no limit, up to the root")
 
 
-def limit_text(limit: Limit) -> str:
+def limit_text(limit: Limit, room: int) -> str:
     """Return what limit it is."""
-    text = f"of {format_size(limit.size)}: {limit.name} of {format_path(limit.path)}"
+    text = f"of {format_size(limit.size)}: {limit.name} of {path_text(limit.path, room)}"
     if limit.spare:
         text += f"; {format_size(limit.spare)} of what is used makes room by itself"
     return text
 
 
-def sentences_of(charge: Charge) -> Iterator[str]:
+def sentences_of(charge: Charge, room: int) -> Iterator[str]:
     """Yield what has happened, and what would."""
     happened = {name: charge.events[name] for name in EVENTS if charge.events.get(name)}
     if happened:
         yield "events: " + ", ".join(f"{name} {number:,}" for name, number in happened.items())
     if charge.pressure:
         yield pressure_text(charge.pressure)
-    yield from oom_texts(charge.oom)
+    yield from oom_texts(charge.oom, room)
 
 
 def pressure_text(pressure: Pressure) -> str:
@@ -154,7 +164,7 @@ def pressure_text(pressure: Pressure) -> str:
     return f"pressure: somebody waited for memory {last}, all of them {full[0]} and {full[1]}"
 
 
-def oom_texts(oom: Oom) -> Iterator[str]:
+def oom_texts(oom: Oom, room: int) -> Iterator[str]:
     """Yield whom the OOM killer would take."""
     if oom.is_off:
         yield "at the limit nobody is killed: whoever needs memory waits (memory.oom_control)"
@@ -164,12 +174,12 @@ def oom_texts(oom: Oom) -> Iterator[str]:
             yield f"nobody can be killed: oom_score_adj is -1000 for {'it' if oom.nr_spared == 1 else 'each of them'}"
         return
     victim = oom.victim
-    when = f"at {oom.limit.name} of {format_path(oom.limit.path)}" if oom.limit else "if RAM ran out, of these"
+    when = f"at {oom.limit.name} of {path_text(oom.limit.path, room)}" if oom.limit else "if RAM ran out, of these"
     why = f"for {format_size(victim.badness)}"
     if victim.oom_score_adj:
         why += f", oom_score_adj {victim.oom_score_adj} included"
     text = f"{when} the first to be killed would be PID {victim.pid} ({format_path(victim.name)}), {why}"
-    yield text + (f", and with it all of {format_path(oom.group)} (memory.oom.group)" if oom.group else "")
+    yield text + (f", and with it all of {path_text(oom.group, room)} (memory.oom.group)" if oom.group else "")
 
 
 def charge_record(charge: Charge) -> dict[str, Any]:

@@ -125,7 +125,9 @@ def heading(item: SetUsage) -> str:
     >>> heading(SetUsage("name:shop", (7, 8), *(0,) * 10, reading=reading))
     'name:shop, 2 processes, from pagemap in 40 ms'
     """
-    where = f"cgroup {format_path(item.cgroup)}, " if item.cgroup and not item.name.startswith("cgroup:") else ""
+    # Where there is a charge, its own heading says of which cgroup.
+    is_said = item.charge is not None or item.name.startswith("cgroup:")
+    where = f"cgroup {format_path(item.cgroup)}, " if item.cgroup and not is_said else ""
     number = "1 process" if item.nr_processes == 1 else f"{item.nr_processes:,} processes"
     seconds = format_seconds(item.reading.duration_s)
     return f"{format_path(item.name)}, {where}{number}, from {item.reading.source} in {seconds}"

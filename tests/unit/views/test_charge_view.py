@@ -10,6 +10,7 @@ import pytest
 from mematlas.analysis.charge import Charge, Held, Oom, Victim, parts_of
 from mematlas.analysis.results import Reading
 from mematlas.analysis.set_usage import SetUsage
+from mematlas.frozen import replace
 from mematlas.kernel.memcg import Limit, Pressure
 from mematlas.notes import Note
 from mematlas.views.charge import charge_record, charge_text
@@ -97,6 +98,20 @@ def test_parts_limits_and_what_has_happened_are_lines() -> None:
         "    (post\\ngres), for 96 MiB, oom_score_adj 100 included, and with it all of\n"
         "    /shop (memory.oom.group)\n"
     )
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_path_of_a_container_is_cut_so_that_the_table_stays_one(width: int) -> None:
+    path = f"/kubepods.slice/kubepods-burstable.slice/pod7/cri-containerd-{'3f' * 32}.scope"
+    limit = Limit("memory.limit_in_bytes", path, 640 * MIB, 523 * MIB, 0)
+    held = replace(HELD, elsewhere=((path, 5 * MIB),))
+    lines = list(
+        charge_text(charge(cgroup=path, limits=(limit,), held=held, oom=replace(OOM, limit=limit)), width=width)
+    )
+
+    assert max(map(len, lines)) <= width
+    assert any(line.startswith("headroom") and "of 640 MiB: memory.limit_in_bytes of" in line for line in lines)
+    assert path in "\n".join(charge_text(charge(cgroup=path)))
 
 
 def test_without_frames_what_anybody_maps_is_all_that_is_known() -> None:
