@@ -146,16 +146,14 @@ def table_of(
     shown = list(by_key.values())
     if wanted.columns:
         shown = [replace(by_key[key], shown=True, rank=0) for key in dict.fromkeys(wanted.columns)]
-    has_totals = any(column.total for column in shown if column.shown)
+    nr_added = len(rows) if any(column.total for column in shown if column.shown) else 0
     target = {
         "nr_processes": len(result),
         "is_whole": result.is_whole,
         "duration_s": round(result.duration_s, 6),
         "skipped": {why: list(pids) for why, pids in result.skipped.items()},
     }
-    return Table(
-        SCHEMA, shown, rows, target=target, notes=Notes(notes_of(result, more, has_totals)), limit=wanted.limit
-    )
+    return Table(SCHEMA, shown, rows, target=target, notes=Notes(notes_of(result, more, nr_added)), limit=wanted.limit)
 
 
 def with_frames(column: Column[Any], together: DistinctFrames | None, nr_rows: int) -> Column[Any]:
@@ -170,8 +168,8 @@ def with_frames(column: Column[Any], together: DistinctFrames | None, nr_rows: i
     )
 
 
-def notes_of(result: ProcessesResult, more: str, has_totals: bool) -> Iterator[Note]:
-    """Yield what there is to say of the amounts: who is not in them, and what their sum is then, if there is one."""
+def notes_of(result: ProcessesResult, more: str, nr_rows: int) -> Iterator[Note]:
+    """Yield what there is to say of the amounts: who is not in them, and what the sum of so many rows is then."""
     yield from result.notes
     if not result.is_whole:
         yield from left_out(result)
@@ -188,12 +186,12 @@ def notes_of(result: ProcessesResult, more: str, has_totals: bool) -> Iterator[N
         yield Note("unanswered", f"{named(unanswered, result)}: PSS and USS unknown: reading their memory blocks")
     if late := result.skipped.get(LATE):
         yield Note("unasked", f"{named(late, result)}: PSS and USS unknown: no time left, or no room for a child")
-    if not has_totals:
+    if not nr_rows:
         return
     nr_summed = sum(one.pss is not None for one in result)
     if nr_summed < len(result):
         yield Note("sum-of-some", f"the totals are of {nr_summed:,} of {len(result):,} processes")
-    if not result.is_whole:
+    if not result.is_whole and nr_rows > 1:
         text = "the totals are of these processes alone: of a page that others map too, PSS is a part"
         yield Note("sum-of-chosen", text)
 

@@ -160,6 +160,7 @@ def test_of_totals_that_are_not_shown_nothing_is_said() -> None:
 
     assert not processes_table(some, Wanted(columns=("pid", "rss"))).notes
     assert [note.code for note in processes_table(some, Wanted(columns=("pid", "pss"))).notes] == ["sum-of-chosen"]
+    assert not processes_table(result(SHOP[0], whole=False, skipped={}), Wanted()).notes
 
 
 def test_what_has_changed_is_known_of_the_same_process_alone() -> None:
