@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 
 from mematlas.analysis.overview import Facts, Measured
 from mematlas.analysis.ranking import WORTH_A_ROW, Search
@@ -116,6 +117,16 @@ def in_swap(procfs: ProcFS) -> int | None:
         return None
 
 
+def to_measure(groups: Sequence[Group], page_size: int) -> dict[int, tuple[int, Facts]]:
+    """Return the processes to measure, in this order, by PID: each with the index of its group."""
+    counts_in_kernel = is_x86_64() and may_read_kernel()
+    return {
+        member.pid: (index, member)
+        for index, group in enumerate(groups)
+        for member in group.sample([cost_of(each, page_size, counts_in_kernel) for each in group.members])
+    }
+
+
 def measure_groups(
     groups: Sequence[Group],
     procfs: ProcFS,
@@ -128,26 +139,18 @@ def measure_groups(
 
     ``swapped`` is what the machine has in swap, see `in_swap`.
     """
-    index_of: dict[int, int] = {}
-    facts: dict[int, Facts] = {}
-    waiting: dict[int, int] = {}
-    counts_in_kernel = is_x86_64() and may_read_kernel()
-    for index, group in enumerate(groups):
-        members = group.sample([cost_of(member, procfs.page_size, counts_in_kernel) for member in group.members])
-        waiting[index] = len(members)
-        for member in members:
-            index_of[member.pid] = index
-            facts[member.pid] = member
+    wanted = to_measure(groups, procfs.page_size)
+    waiting = Counter(index for index, _ in wanted.values())
 
     def ask(pid: int) -> tuple[dict[str, object] | str, int]:
-        answer = measure(facts[pid], procfs)
+        answer = measure(wanted[pid][1], procfs)
         return as_dict(answer) if isinstance(answer, Measured) else answer, -1
 
     search = Search(groups, limit, by, swapped)
-    inquiry = Inquiry(ask, list(facts), deadline=deadline, silence=SILENCE)
+    inquiry = Inquiry(ask, list(wanted), deadline=deadline, silence=SILENCE)
     is_ranked = False
     for pid, answer, _ in inquiry:
-        index = index_of[pid]
+        index, _ = wanted[pid]
         if isinstance(answer, dict):
             groups[index].measured[pid] = Measured(**answer)
         elif answer == ENDED:
