@@ -75,7 +75,9 @@ def by_name(name: str, procfs: ProcFS) -> Wanted:
     """Return what is wanted of the processes whose command name is this."""
 
     def hint() -> str:
-        return did_you_mean(near_names(name, procfs)) or f" (cmdline:{name} searches command lines)"
+        prefix, colon, rest = name.partition(":")
+        groups = [group + rest for group in nearest(prefix + colon, GROUPS)] if colon else []
+        return did_you_mean(near_names(name, procfs) or groups) or f" (cmdline:{name} searches command lines)"
 
     whole = os.fsencode(name)
 

@@ -118,6 +118,8 @@ def test_group_that_is_a_cgroup_says_which(text: str, level: str, machine: ProcF
     [
         ("name:ngin", r"no process is called 'ngin' \(did you mean 'nginx'\?\)"),
         ("name:zzz", r"no process is called 'zzz' \(cmdline:zzz searches command lines\)"),
+        ("name:usr:root", r"no process is called 'usr:root' \(did you mean 'user:root'\?\)"),
+        ("name:http:x", r"no process is called 'http:x' \(cmdline:http:x searches"),
         (
             "user:nobody-is-called-so",
             rf"no user 'nobody-is-called-so' here .there are processes of .*\b{user_name(0)}\b",
