@@ -25,7 +25,7 @@ from mematlas.kernel.pagemap import (
 )
 from mematlas.kernel.smaps import read_smaps
 from mematlas.kernel.smaps_rollup import read_rollup
-from mematlas.model.processes import ENDED, REFUSED, SKIPPED
+from mematlas.model.processes import SKIPPED, reason
 from mematlas.model.stalls import hold_of
 from mematlas.model.target import open_process
 from mematlas.observe.process import Process
@@ -76,10 +76,8 @@ def measure(facts: Facts, procfs: ProcFS) -> Measured | str:
                 return by_sums(process)
         with Process(process) as whole:
             return by_vmas(process, whole.maps(max_stall=MAX_STALL, first_pages=False).vmas)
-    except PermissionDenied:
-        return REFUSED
-    except SKIPPED:
-        return ENDED
+    except SKIPPED as error:
+        return reason(error)
 
 
 def by_sums(process: ProcessDir) -> Measured:

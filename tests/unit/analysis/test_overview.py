@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -12,8 +13,9 @@ from mematlas.analysis.overview import SHARE, Facts, Group, Measured
 from mematlas.analysis.ram import account
 from mematlas.analysis.ranking import SORTS, Search, grouped, holders, largest, others_of
 from mematlas.cli import main
+from mematlas.errors import FormatError
 from mematlas.frozen import replace
-from mematlas.kernel.procfs import ProcessDir
+from mematlas.kernel.procfs import ProcessDir, ProcFS
 from mematlas.kernel.smaps_rollup import read_rollup
 from mematlas.kernel.status import MemoryCounters, read_memory_counters
 from mematlas.observe import machine, measuring, ranking
@@ -250,6 +252,19 @@ def test_holder_of_swap_or_huge_pages_has_a_row_however_small() -> None:
     assert not settled(groups, [0], 1).is_decided
     assert {"swapped", "pool"} < {group.name for group in largest(groups, 3)}
     assert holders(grouped(ordinary)) == []
+
+
+def test_who_cannot_be_read_has_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def odd(_: ProcessDir) -> dict[str, int]:
+        raise FormatError("smaps_rollup", "odd")
+
+    monkeypatch.setattr(measuring, "read_rollup", odd)
+    group = Group([facts(os.getpid(), anon=2)])
+
+    ranking.measure_groups([group], ProcFS(), float("inf"), 1)
+
+    assert [one.pid for one in group.members] == [os.getpid()]
+    assert group.pss is None
 
 
 def test_who_ended_meanwhile_is_left_out() -> None:
