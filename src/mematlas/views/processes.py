@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mematlas.analysis.listing import LATE, UNANSWERED, hugetlb_once, sum_known, swap_once
 from mematlas.frozen import record, replace
-from mematlas.model.processes import ENDED, KERNEL_THREAD, REFUSED
+from mematlas.model.processes import ENDED, KERNEL_THREAD, REFUSED, UNREADABLE
 from mematlas.notes import Note, Notes
 from mematlas.views.columns import Column
 from mematlas.views.format import first_of
@@ -186,6 +186,9 @@ def notes_of(result: ProcessesResult, more: str, nr_rows: int) -> Iterator[Note]
         yield Note("unanswered", f"{named(unanswered, result)}: PSS and USS unknown: reading their memory blocks")
     if late := result.skipped.get(LATE):
         yield Note("unasked", f"{named(late, result)}: PSS and USS unknown: no time left, or no room for a child")
+    if unreadable := result.skipped.get(UNREADABLE):
+        text = "unknown, in part or all of it: a file of /proc is not as mematlas knows it (usage PID says which)"
+        yield Note("unreadable", f"{named(unreadable, result)}: {text}")
     if not nr_rows:
         return
     nr_summed = sum(one.pss is not None for one in result)

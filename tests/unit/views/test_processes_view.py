@@ -124,7 +124,7 @@ def test_frames_that_were_counted_are_the_total_of_all_and_of_fewer_it_is_not_kn
 
 
 def test_notes_say_who_is_in_no_total() -> None:
-    skipped = {"refused": (7,), "unanswered": (9,), "late": (10, 11)}
+    skipped = {"refused": (7,), "unanswered": (9,), "late": (10, 11), "unreadable": (12,)}
     silent = usage(9, "stuck", 1, None, None, source=None)
     partly = result(HIDDEN, silent, *SHOP, whole=False, skipped=skipped, sharing={15: 14}, notes=(Note("a", "b"),))
 
@@ -135,6 +135,7 @@ def test_notes_say_who_is_in_no_total() -> None:
         "PSS and USS of 1 process are hidden from you; to see all: sudo -- mematlas ps",
         "9 (stuck): PSS and USS unknown: reading their memory blocks",
         "10, 11: PSS and USS unknown: no time left, or no room for a child",
+        "12: unknown, in part or all of it: a file of /proc is not as mematlas knows it (usage PID says which)",
         "the totals are of 2 of 4 processes",
         "the totals are of these processes alone: of a page that others map too, PSS is a part",
     ]
