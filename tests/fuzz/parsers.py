@@ -34,6 +34,7 @@ from mematlas.analysis.pagetables.entries import parse_flags
 from mematlas.cli.act_options import parse_amount
 from mematlas.cli.command import COMMANDS, load
 from mematlas.cli.options import parse_bytes, parse_count, parse_interval, parse_seconds, parse_width
+from mematlas.cli.ps import parse_columns
 from mematlas.errors import Error
 from mematlas.kernel import (
     buddyinfo,
@@ -54,6 +55,7 @@ from mematlas.kernel.memory import btf, iomem, kcore, layoutcache
 from mematlas.kernel.memory.layoutcache import names_of, values_of
 from mematlas.kernel.memory.vmcoreinfo import parse_vmcoreinfo
 from mematlas.kernel.rights import parse_id
+from mematlas.kernel.smaps_rollup import RollupReader
 from mematlas.kernel.swaps import parse_swap, parse_swaps
 from mematlas.kernel.vmfile import NO_DEVICES
 from mematlas.labs import actor, question, score, workload
@@ -62,6 +64,7 @@ from mematlas.model import address_space, pages
 from mematlas.model.pagetables.modes import x86_64
 from mematlas.model.target import parse_pid
 from mematlas.observe.captures import Redactor
+from mematlas.observe.oom import parse_score
 from mutation import BINARY, TEXT, Mutation, mutate
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -274,6 +277,8 @@ def kernel_parsers(live: bool) -> list[Parser]:
         file("buddyinfo", buddyinfo.parse_buddyinfo),
         file("meminfo", meminfo.parse_meminfo),
         file("ksm_stat", parse_ksm_stat),
+        Parser("kernel.smaps_rollup.parse", RollupReader().parse, (ROLLUP,), (name_of(RollupReader.parse),)),
+        of_words(parse_score, "667", "-1000", call=lambda text: parse_score(text.encode("utf-8", "replace"))),
         of_words(parse_number, "47", call=lambda text: parse_number(text.encode("utf-8", "replace"))),
         file("zoneinfo", zoneinfo.parse_zone_spans),
         lines("numa_maps", numa_maps.parse_numa_maps),
@@ -332,6 +337,7 @@ def word_parsers() -> list[Parser]:
         of_words(parse_pid, "4211", "cat"),
         of_words(parse_id, "1000", "4294967295"),
         of_words(parse_states, "present,swapped"),
+        of_words(parse_columns, "pid,name,pss"),
         of_words(parse_flags, "w,!nx,swap", "x", call=lambda text: parse_flags(text, mode)),
         of_words(parse_seconds, "200ms", "1s", "0.5", "5m"),
         of_words(parse_interval, "200ms", "1s", "0.5", "5m", "49ms"),
@@ -357,6 +363,7 @@ def word_parsers() -> list[Parser]:
     ]
 
 
+ROLLUP = b"7f00-7fff ---p 00000000 00:00 0    [rollup]\nRss:     8 kB\nPss:     4 kB\nPrivate_Dirty:   4 kB\n"
 ANSWERS = b'{"reserve": {"reserved": 0, "touched": "100 pages", "scattered": [1, "3 MiB"], "given_back": "a"}}'
 SCORES = b'{"version": 1, "lessons": {"huge": {"right": 3, "asked": 4}, "files": {"right": 0, "asked": 0}}}'
 

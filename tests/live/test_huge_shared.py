@@ -276,7 +276,9 @@ def test_without_rights_it_is_said_that_the_number_is_an_estimate(as_nobody: Cal
             thp = sum(item.usage.thp or 0 for item in result.vmas)
             return thp, texts(result.reading.notes), texts(copied.reading.notes)
 
-    thp, notes, copied = as_nobody(look_at_ourselves).value
+    outcome = as_nobody(look_at_ourselves)
+    assert outcome.value, outcome.stderr
+    thp, notes, copied = outcome.value
 
     if not thp:
         pytest.skip("no huge page was to be had")

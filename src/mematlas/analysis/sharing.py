@@ -27,7 +27,7 @@ memory of before a fork that nobody has written to since, equal pages that KSM m
 and the hugetlb pools, which are no part of RSS and of no sum with the rest."""
 FILE, SHMEM, COW, KSM, OTHER, HUGETLB = range(len(KINDS))
 
-UNKNOWN, NOBODY = 0, 1
+NO_SET, NOBODY = 0, 1
 """Numbers of no set: of frames that were not asked about yet, and of those that the kernel counts for nobody."""
 MOST_SETS = 1 << 17
 """Sets that are kept: a quarter of a KiB each, and more where there are thousands of processes."""
@@ -185,7 +185,7 @@ class FrameSets:
         """Sets that are kept."""
         self.throughs: list[Through] = []
         self._through_numbers: dict[Through, int] = {}
-        # Of each set; the first two are `UNKNOWN` and `NOBODY`.
+        # Of each set; the first two are `NO_SET` and `NOBODY`.
         self._members = [0, 0]
         self._through = [-1, -1]
         self._numbers: dict[tuple[int, int], int] = {}
@@ -203,7 +203,7 @@ class FrameSets:
 
     def unknown(self, frames: Words, places: Indexes) -> Indexes:
         """Return the indexes of frames that nothing is known of yet, each once, in ascending order of the frames."""
-        indexes = np.flatnonzero(self.table.sets[places] == UNKNOWN)
+        indexes = np.flatnonzero(self.table.sets[places] == NO_SET)
         return indexes[np.unique(frames[indexes], return_index=True)[1]]
 
     def learn(self, places: Indexes, counts: Words, throughs: Indexes) -> None:

@@ -375,12 +375,20 @@ def mount_of(fd: int) -> int | None:
 
 
 def parse_number(text: bytes) -> int | None:
-    """Return a number; None when the text is none."""
+    """Return a number; None when the text is none.
+
+    >>> parse_number(b"4096"), parse_number(b"max")
+    (4096, None)
+    """
     return int(text) if text.isdigit() and len(text) <= MAX_DIGITS else None
 
 
 def parse_numbers(data: bytes) -> dict[str, int]:
-    """Return lines ``NAME NUMBER``. Others are left out: later kernels may add any."""
+    """Return lines ``NAME NUMBER``. Others are left out: later kernels may add any.
+
+    >>> parse_numbers(b"anon 8192\\nfile 0\\nlow max\\n")
+    {'anon': 8192, 'file': 0}
+    """
     pairs = (line.split() for line in data.splitlines())
     parsed = ((pair[0], parse_number(pair[1])) for pair in pairs if len(pair) == 2)
     return {name.decode("utf-8", "replace"): number for name, number in parsed if number is not None}
@@ -389,8 +397,9 @@ def parse_numbers(data: bytes) -> dict[str, int]:
 def parse_pressure(data: bytes) -> Pressure:
     """Return what a pressure file says.
 
-    >>> zero = b"avg10=0.00 avg60=0.00 avg300=0.00 total=0"
-    >>> parse_pressure(b"some avg10=1.50 avg60=0.25 avg300=0.00 total=7\\nfull " + zero).some
+    >>> parse_pressure(
+    ...     b"some avg10=1.50 avg60=0.25 avg300=0.00 total=7\\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0"
+    ... ).some
     (1.5, 0.25, 0.0)
     """
     try:

@@ -313,7 +313,10 @@ def parse_parent(data: bytes) -> int:
     7
     """
     digits = line_of(data, b"PPid")
-    return number(digits) if digits else 0
+    try:
+        return number(digits) if digits else 0
+    except ValueError:
+        raise FormatError("status", digits.decode("utf-8", "replace"), expected="PPid: NUMBER") from None
 
 
 def parse_name(data: bytes) -> str:

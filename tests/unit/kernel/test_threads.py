@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -80,15 +81,17 @@ def test_threads_beyond_the_bound_are_counted(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.root
-def test_stack_pointers_that_are_refused_are_asked_for_once(tmp_path: Path, as_nobody: Callable[..., Outcome]) -> None:
-    process = make_process(tmp_path)
-    for tid in (7, 8):
-        make_thread(process, tid)
-        (process / "task" / str(tid) / "syscall").chmod(0o400)
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        directory.chmod(0o755)
+def test_stack_pointers_that_are_refused_are_asked_for_once(as_nobody: Callable[..., Outcome]) -> None:
+    with tempfile.TemporaryDirectory(prefix="mematlas-") as name:  # what is above tmp_path is closed to others
+        place = Path(name)
+        place.chmod(0o755)
+        process = make_process(place)
+        for tid in (7, 8):
+            make_thread(process, tid)
+            (process / "task" / str(tid) / "syscall").chmod(0o400)
 
-    found = as_nobody(lambda: read(tmp_path)).value
+        found = as_nobody(lambda: read(place)).value
+
     assert [thread.stack_pointer for thread in found.threads] == [None, None]
     assert found.refused.endswith("/syscall: permission denied (needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH)")
 
