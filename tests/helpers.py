@@ -169,16 +169,17 @@ def steadily(test: Callable[P, None]) -> Callable[P, None]:
     """Repeat a test that fails: a mistake of ours fails every time.
 
     Pages of libraries are shared with whatever else runs on this machine. When a program starts and ends between
-    two readings of smaps, these are alike, and what was counted in between is of another moment.
+    two readings of smaps, these are alike, and what was counted in between is of another moment. What goes on for
+    seconds, as a test beside this one that forks by the dozen, is waited out.
     """
 
     @functools.wraps(test)
     def repeated(*args: P.args, **kwargs: P.kwargs) -> None:
-        for _ in range(9):
+        for number in range(9):
             try:
                 return test(*args, **kwargs)
             except AssertionError:
-                continue
+                time.sleep(min(0.02 * 2**number, 1.0))
         return test(*args, **kwargs)
 
     return repeated

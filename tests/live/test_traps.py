@@ -73,9 +73,10 @@ def test_zombie_has_nothing_to_look_at_either(command: str, zombie: int) -> None
 
 
 def free_pid() -> int:
-    """Return a PID that nobody has."""
-    most = int(Path("/proc/sys/kernel/pid_max").read_text())
-    return next(pid for pid in range(most - 1, 1, -1) if not os.path.exists(f"/proc/{pid}"))
+    """Return a PID that nobody has, nor will get before all others were given."""
+    child = subprocess.Popen(["true"])
+    child.wait(DEADLINE)
+    return next(pid for pid in range(child.pid, 1, -1) if not os.path.exists(f"/proc/{pid}"))
 
 
 @pytest.mark.parametrize("command", [*LOOKS, "translate"])
