@@ -338,9 +338,9 @@ def fork():
     child = os.fork()
     if child == 0:
         os.close(theirs)
+        print(json.dumps(os.getpid()), flush=True)  # by now the library has told the kernel where its block is
         os.read(ours, 1)
         os._exit(0)
-    print(json.dumps(child), flush=True)
     sys.stdin.read()
 threading.Thread(target=fork, daemon=True).start()
 threading.Event().wait()
@@ -388,8 +388,8 @@ JVMS = sorted({path.resolve().parent for path in Path("/usr/lib/jvm").glob("*/bi
 @pytest.mark.skipif(not JVMS, reason="needs java and jcmd")
 @pytest.mark.parametrize(
     ("place", "more"),
-    [*((place, ()) for place in JVMS), ((*JVMS, None)[0], ("-XX:+UseParallelGC", "-Xmx777m"))],
-    ids=lambda value: value.parent.name if isinstance(value, Path) else " ".join(value),
+    [*((place, ()) for place in JVMS), *((place, ("-XX:+UseParallelGC", "-Xmx777m")) for place in JVMS[:1])],
+    ids=lambda value: value.parent.name if isinstance(value, Path) else " ".join(map(str, value)),
 )
 def test_memory_of_java_is_what_the_jvm_says_it_is(place: Path, more: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "Held.java").write_text(JAVA)

@@ -219,14 +219,16 @@ def test_lots_are_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(os.listdir("/proc/self/fd")) <= len(fds)
 
 
+@steadily
 def test_children_answer_where_no_thread_does(monkeypatch: pytest.MonkeyPatch) -> None:
     with ExitStack() as stack:
         pids = [stack.enter_context(program(QUIET)).pid for _ in range(5)]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         by_thread = Machine().processes(pids)
-        monkeypatch.setattr(listing, "ask_aside", lambda ask, things, silence, deadline: [])
-        by_children = Machine().processes(pids)
+        with monkeypatch.context() as patched:
+            patched.setattr(listing, "ask_aside", lambda ask, things, silence, deadline: [])
+            by_children = Machine().processes(pids)
 
     assert [(row.pid, row.rss, row.uss) for row in by_thread] == [(row.pid, row.rss, row.uss) for row in by_children]
 
@@ -265,6 +267,7 @@ def test_frames_that_are_hidden_are_refused(as_nobody: Callable[..., Outcome]) -
 # --- the command
 
 
+@steadily
 def test_every_format_has_the_same_rows() -> None:
     with program(QUIET) as running:
         os.kill(running.pid, signal.SIGSTOP)
@@ -367,12 +370,14 @@ def test_nobody_of_that_name_is_an_error() -> None:
     assert (run.returncode, run.stdout) == (3, "")
 
 
+@steadily
 def test_capture_is_listed_too(tmp_path: Path) -> None:
     with program(QUIET) as running:
         os.kill(running.pid, signal.SIGSTOP)
-        assert mematlas("capture", running.pid, tmp_path / "saved").returncode == 0
+        saved = tmp_path / str(running.pid)
+        assert mematlas("capture", running.pid, saved).returncode == 0
         live = json.loads(mematlas("ps", running.pid, "--json").stdout)["rows"][0]
-        (row,) = json.loads(mematlas("ps", tmp_path / "saved", "--json").stdout)["rows"]
+        (row,) = json.loads(mematlas("ps", saved, "--json").stdout)["rows"]
 
     keys = ("pid", "name", "rss", "uss", "swap", "thp", "tables")
     assert {key: row[key] for key in keys} == {key: live[key] for key in keys}
