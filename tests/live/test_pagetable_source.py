@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Outcome
-from helpers import mematlas, program, sparse, texts
+from helpers import mematlas, program, sparse, steadily, texts
 from mematlas import Process
 from mematlas.cli import main
 from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
@@ -63,6 +63,7 @@ def use_of(process: Process, start: int, end: int) -> list[int | None]:
 # --- what pagemap does not tell
 
 
+@steadily  # the kernel may age a page meanwhile (kswapd, DAMON): its accessed bit is cleared then
 def test_pages_written_to_are_accessed_and_dirty(victim: MakeVictim) -> None:
     target = victim("anon")
     area = target["anon"]
@@ -117,6 +118,7 @@ def test_pages_written_to_are_dirty_when_they_may_no_longer_be(rights: int) -> N
     assert [use is not None and use & DIRTY != 0 for use in found] == [True] * 17 + [False] * 36
 
 
+@steadily  # the kernel may age a page meanwhile (kswapd, DAMON): its accessed bit is cleared then
 def test_maps_counts_accessed_and_dirty_pages(victim: MakeVictim) -> None:
     target = victim("anon_full")
     area = target["anon_full"]
@@ -129,6 +131,7 @@ def test_maps_counts_accessed_and_dirty_pages(victim: MakeVictim) -> None:
     assert {(other.nr_accessed, other.nr_dirty) for other in others} == {(None, None)}
 
 
+@steadily
 def test_accessed_pages_are_listed_alone(victim: MakeVictim, capsys: pytest.CaptureFixture[str]) -> None:
     target = victim("anon")
     area = target["anon"]
