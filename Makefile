@@ -9,7 +9,7 @@ demo:
 # Without root, what is missing is named and its tests are skipped; where all can be had (CI), that is a failure.
 test: lint
 	@scripts/packages test || [ -z "$$CI" ]
-	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 3
 
 # The same from nothing: a clone of what is committed, in a minimal Debian, as root and as an ordinary user.
 fresh:
@@ -20,7 +20,7 @@ fresh:
 guests:
 	@scripts/bootstrap dev
 	@scripts/packages guests || [ -z "$$CI" ]
-	.venv/bin/python -m pytest tests/guest/test_guest.py
+	.venv/bin/python -m pytest -n 2 tests/guest/test_guest.py
 
 guests-all:
 	@scripts/bootstrap dev

@@ -80,6 +80,11 @@ def share_of(nr: int) -> Command:
     return Command("mematlas share", ("{mematlas}", "share", "--sets", "--json"), says=f'"nr_sharers": {nr},')
 
 
+def owner_of(nr: int) -> Command:
+    """Return who has a frame, which must show that so many map it."""
+    return Command("mematlas owner", ("{python}", "{bench}/owner.py", "{mematlas}", "{pid}"), says=f'"count": {nr},')
+
+
 def first_screen(row: str) -> Command:
     """Return the first screen, on which this row must be."""
     return Command("mematlas", ("{mematlas}",), says=row)
@@ -131,6 +136,8 @@ C_SCAN = Command("C PAGEMAP_SCAN", ("{bin}/pagemap_scan", "{pid}"))
 LIBRARY_SCAN = in_process("library page scan, counts by state", "{python}", "{bench}/observe.py", "pages")
 LIBRARY_ARRAYS = in_process("library page scan, numpy count", "{python}", "{bench}/observe.py", "arrays")
 
+APART = ("{python}", "{bench}/observe.py", "--apart", "--elapsed")
+AS_IT_IS = ("{python}", "{bench}/observe.py", "--elapsed")
 LIBRARY_WALK = in_process("library walk of page tables", "{python}", "{bench}/observe.py", "walk")
 LIBRARY_SNAPSHOT = in_process("library walk, decoded", "{python}", "{bench}/observe.py", "snapshot")
 LIBRARY_KERNEL = in_process("library walk of the kernel half", "{python}", "{bench}/observe.py", "kernel")
@@ -138,8 +145,17 @@ LIBRARY_TABLES = in_process("library usage by page tables", "{python}", "{bench}
 LIBRARY_COUNTS = in_process("pagemap and kpagecount, numpy", "{python}", "{bench}/observe.py", "counts")
 LIBRARY_ROLLUP = in_process("smaps_rollup in process", "{python}", "{bench}/observe.py", "rollup")
 
+LIBRARY_CENSUS = in_process("library census of all frames", "{python}", "{bench}/observe.py", "census")
+LIBRARY_CENSUS_ALL = in_process("library census, nothing skipped", "{python}", "{bench}/observe.py", "census-all")
+LIBRARY_NAMES = in_process("library names of 40,000 cached files", "{python}", "{bench}/observe.py", "names")
+C_FLAGS = in_process("C sum of kpageflags", "{bin}/frame_words", "1")
+C_FRAMES = in_process("C sum of kpageflags, kpagecount, kpagecgroup", "{bin}/frame_words", "3")
+
+CACHE_NOTE = "a look at the whole page cache by file; how many files are in it decides how long it takes"
 GENTLE = "the default source holds up the target for no more than --max-stall"
+CENSUS_NOTE = "kind and map state of every frame of RAM; how much of it is in use decides how much is skipped"
 THP_NOTE = "of huge pages smaps is nearly free: what is left is our start"
+APART_NOTE = "with the rights of a broker; by the clock, since that does a part of the work"
 START_NOTE = "from the start of the interpreter to the first walk, numpy and all; cold is without a cache of offsets"
 PAGES_NOTE = "it took 5.7 times the loop; the bar is what 0.9 s in place of 3.3 s come to"
 COUNTED_NOTE = "counted in the kernel, from Linux 6.3 on"
@@ -193,6 +209,27 @@ JOBS = (
         peak_bar=60 * MIB,
         note="what is left where page tables cannot be counted in the kernel",
     ),
+    Job(
+        "apart-scan",
+        ANON4K,
+        in_process("library page scan, apart", *APART, "pages"),
+        (Peer(in_process("library page scan", *AS_IT_IS, "pages"), 1.02),),
+        note=APART_NOTE,
+    ),
+    Job(
+        "apart-tables",
+        ANON1G,
+        in_process("library walk of page tables, apart", *APART, "walk"),
+        (Peer(in_process("library walk of page tables", *AS_IT_IS, "walk"), 1.3),),
+        note=APART_NOTE,
+    ),
+    Job(
+        "apart-start",
+        None,
+        Command("mematlas --apart usage", ("{mematlas}", "--apart", "usage", "self")),
+        (Peer(Command("mematlas usage", ("{mematlas}", "usage", "self"))),),
+        note="what the split takes is the difference, of the time from start to end: 8 ms at the most",
+    ),
     Job("tables-walk", ANON1G, LIBRARY_WALK, (Peer(C_PREAD, 1 / 8),)),
     Job("tables-snapshot", ANON1G, LIBRARY_SNAPSHOT, (Peer(C_PREAD, 1 / 4),)),
     Job("tables-kernel", ANON1G, LIBRARY_KERNEL, (), cpu_bar_ms=30),
@@ -217,7 +254,27 @@ JOBS = (
     Job("screen-sleepers", SLEEPERS, first_screen("victim (5,001)"), (), cpu_bar_ms=1500, note=SCREEN_NOTE),
     Job("screen-backends", BACKENDS, first_screen("victim (61)"), (), wall_bar_ms=1000, note=SCREEN_NOTE),
     Job("share-100", HUNDRED, share_of(100), (), peak_bar=150 * MIB, wall_bar_ms=2000, note=SHARE_NOTE),
+    Job("owner-100", HUNDRED, owner_of(100), (), cpu_bar_ms=500, note=SHARE_NOTE),
     Job("share-backends", BACKENDS, share_of(61), (), peak_bar=150 * MIB, cpu_bar_ms=3000, note=PAUSES_NOTE),
+    Job(
+        "census",
+        ANON1G,
+        LIBRARY_CENSUS,
+        (Peer(C_FLAGS, 1 / 8), Peer(C_FRAMES, 1 / 20)),
+        peak_bar=150 * MIB,
+        note=CENSUS_NOTE,
+    ),
+    Job(
+        "census-all",
+        ANON1G,
+        LIBRARY_CENSUS_ALL,
+        (Peer(C_FLAGS, 1 / 4), Peer(C_FRAMES, 1 / 10)),
+        peak_bar=150 * MIB,
+        note=CENSUS_NOTE,
+    ),
+    Job("ram", ANON1G, mematlas("ram"), (Peer(C_FLAGS, 1 / 2.5), Peer(C_FRAMES, 1 / 6)), peak_bar=150 * MIB),
+    Job("cache", ANON1G, mematlas("cache"), (Peer(C_FLAGS),), note=CACHE_NOTE),
+    Job("cache-names", ANON1G, LIBRARY_NAMES, (Peer(C_FLAGS, 1 / 4),), cpu_bar_ms=120, note=CACHE_NOTE),
     Job("tiny", TINY, mematlas("usage", "{pid}"), (Peer(CAT_ROLLUP), Peer(PMAP)), note=TINY_NOTE),
     Job("help", None, mematlas("--help"), (Peer(PASS, 2.5),)),
 )

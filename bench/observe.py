@@ -3,7 +3,9 @@
     observe.py KIND PID [REPEAT]    observe REPEAT times, report the CPU time of each
     observe.py KIND PID loop        observe until stdin is closed, report how often
 
-KIND is one of `OBSERVERS`. Arguments and answers are those of the C scanners, so that nothing else differs.
+With --apart first, the rights are left to a broker (``mematlas --apart``); with --elapsed the times are not the
+processor's but the clock's, since a part of the work is another's then. KIND is one of `OBSERVERS`. Arguments and
+answers are those of the C scanners, so that nothing else differs.
 """
 
 import json
@@ -17,6 +19,10 @@ from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
+    from mematlas.kernel.procfs import ProcFS
+    from mematlas.observe.frames import Frames
     from mematlas.observe.process import Process
 
 # As the command line does (mematlas.cli.load): the threads of OpenBLAS spin, and count as our time.
@@ -26,6 +32,25 @@ Observe = Callable[[int], int | None]
 """Looks at a process once; returns the number of present pages, when it counts them."""
 
 
+PLACES: list["ProcFS"] = []
+"""Where processes are read from, if not from /proc as it is."""
+
+
+def leave_rights() -> None:
+    """Have what takes a right asked of a broker from now on."""
+    from mematlas.cli.apart import TABLES
+    from mematlas.kernel import broker, brokered, confine, descriptors, libc, queries, rights
+
+    held = rights.effective_capabilities()
+    libc.libc()
+    grant = broker.Grant(os.getpid())
+    pid, control, watched = broker.start(grant, os.pidfd_open(os.getpid()), (*queries.QUERIES, *TABLES))
+    descriptors.close_all_but({control.fileno(), watched, *confine.hold_modules()})
+    confine.confine()
+    rights.lend(held)
+    PLACES.append(brokered.BrokeredFS(brokered.Lender(control, pid)))
+
+
 def observe_pages(pid: int) -> int:
     """Count the pages of every VMA by state, without pauses: the library's own scan of pagemap."""
     from mematlas.analysis.page_usage import PageCounts
@@ -33,7 +58,7 @@ def observe_pages(pid: int) -> int:
     from mematlas.observe.process import Process
 
     by_vma: defaultdict[int, PageCounts] = defaultdict(PageCounts)
-    with Process(pid) as process:
+    with Process(pid, *PLACES) as process:
         for vma, piece in process.pages(paced=False):
             if isinstance(piece, Block):
                 by_vma[vma.start].add(piece.kinds)
@@ -48,7 +73,7 @@ def observe_arrays(pid: int) -> int:
     from mematlas.observe.process import Process
 
     nr_present = 0
-    with Process(pid) as process:
+    with Process(pid, *PLACES) as process:
         for _, piece in process.pages(paced=False):
             if isinstance(piece, Block):
                 # The present bit is the highest: as signed integers, present entries are the negative ones.
@@ -60,7 +85,7 @@ def observe_usage(pid: int) -> None:
     """Ask for the usage as the command does when nothing is said: the default source, paced."""
     from mematlas.observe.process import Process
 
-    with Process(pid) as process:
+    with Process(pid, *PLACES) as process:
         process.usage()
 
 
@@ -80,7 +105,7 @@ def observe_paced(pid: int) -> None:
     """Ask for the usage by pagemap, with pauses."""
     from mematlas.observe.process import Process
 
-    with Process(pid) as process:
+    with Process(pid, *PLACES) as process:
         process.usage("pagemap")
 
 
@@ -89,7 +114,7 @@ def held_process(pid: int) -> "Process":
     from mematlas.observe.process import Process
 
     if not HELD:
-        HELD.append(Process(pid))
+        HELD.append(Process(pid, *PLACES))
     return HELD[0]
 
 
@@ -170,7 +195,48 @@ def observe_rollup(pid: int) -> None:
             pass
 
 
+FRAMES: list["Frames"] = []
+
+
+def observe_census(_: int, skip: bool = True) -> None:
+    """Find out what every frame of RAM is, and how often it is mapped, by struct pages that are held open."""
+    from mematlas.kernel.procfs import ProcFS
+    from mematlas.observe.frames import Frames
+
+    if not FRAMES:
+        FRAMES.append(Frames(ProcFS(), "structs"))
+        FRAMES[0].census()  # the first look alone asks the hypervisor for pages
+    held = FRAMES[0].held
+    assert held is not None
+    held.teller.census(skip).counts()
+
+
+NR_NAMES = 40_000
+CACHED: list["Any"] = []
+
+
+def observe_names(_: int) -> None:
+    """Find out what so many files of the page cache are called; where there are fewer, some of them again."""
+    from mematlas.arrays import np
+    from mematlas.kernel.memory.inodes import Inodes
+    from mematlas.kernel.procfs import ProcFS
+    from mematlas.model.cached_pages import count_cached_pages
+    from mematlas.observe.frames import open_decoder
+
+    if not CACHED:
+        held = open_decoder(ProcFS())
+        mappings = count_cached_pages(held.array, held.decoder).mappings
+        CACHED.extend((Inodes(held.memory), np.resize(mappings, NR_NAMES)))
+    inodes, mappings = CACHED
+    table = inodes.of_mappings(mappings)
+    paths = inodes.paths(table, inodes.file_systems(table.supers[table.good].tolist()))
+    assert sum(name is not None for name in paths.names) > NR_NAMES // 2
+
+
 OBSERVERS: dict[str, Observe] = {
+    "census": observe_census,
+    "census-all": partial(observe_census, skip=False),
+    "names": observe_names,
     "pages": observe_pages,
     "arrays": observe_arrays,
     "usage": observe_usage,
@@ -207,26 +273,34 @@ def observe_in_a_loop(observe: Observe, pid: int) -> dict[str, int]:
     return {"nr_observations": nr_observations}
 
 
-def observe_repeatedly(observe: Observe, pid: int, repeat: int) -> dict[str, object]:
-    """Observe some times; return the CPU time of each."""
+def observe_repeatedly(observe: Observe, pid: int, repeat: int, clock: Callable[[], int]) -> dict[str, object]:
+    """Observe some times; return the time of each."""
     cpu_ns = []
     nr_present = None
     for _ in range(repeat):
-        before = time.process_time_ns()
+        before = clock()
         nr_present = observe(pid)
-        cpu_ns.append(time.process_time_ns() - before)
+        cpu_ns.append(clock() - before)
     return {"nr_present": nr_present, "cpu_ns": cpu_ns}
 
 
 def main() -> None:
     """Run as a program."""
-    kind, pid, *rest = sys.argv[1:]
+    words = sys.argv[1:]
+    clock = time.process_time_ns
+    if "--apart" in words:
+        words.remove("--apart")
+        leave_rights()
+    if "--elapsed" in words:
+        words.remove("--elapsed")
+        clock = time.perf_counter_ns
+    kind, pid, *rest = words
     how = rest[0] if rest else "1"
     observe = OBSERVERS[kind]
     if how == "loop":
         print(json.dumps(observe_in_a_loop(observe, int(pid))))
     else:
-        print(json.dumps(observe_repeatedly(observe, int(pid), int(how))))
+        print(json.dumps(observe_repeatedly(observe, int(pid), int(how), clock)))
 
 
 if __name__ == "__main__":

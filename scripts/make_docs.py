@@ -35,11 +35,13 @@ mean.
 ```text
 mematlas COMMAND TARGET [options]
 mematlas COMMAND [options] -- PROGRAM ...
+mematlas --apart COMMAND ...
 mematlas help COMMAND
 ```
 
 `mematlas --help` lists the commands, `mematlas help COMMAND` explains one, `mematlas --version` names the version. Data
-goes to standard output, everything else to standard error.
+goes to standard output, everything else to standard error. With `--apart` only a small part keeps the rights of root:
+[rights apart](reliability.md#rights-apart).
 """
 
 EXIT_CODES = """\

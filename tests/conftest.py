@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import ctypes
 import fcntl
 import functools
+import gc
 import importlib
+import json
 import os
 import pickle
 import pkgutil
@@ -32,6 +33,10 @@ NOBODY = 65534
 MACHINE = {"swap", "hugetlb_pages", "ksm"}
 """Fixtures that change settings of the machine."""
 DEADLINE = 60.0
+STARTS_GUESTS = "test_guest.py"
+GROUPS = "groups.json"
+TO_SAY = "to say"
+"""The property of a test that holds a line for whoever reads the results, however the test ended."""
 
 # Source: include/uapi/linux/capability.h, prctl.h
 CAPABILITIES = {
@@ -125,32 +130,57 @@ def require(*names: str) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out what starts guests, unless it is named: `make guests`."""
     named = any(Path(word.partition("::")[0]).name == collection_path.name for word in config.args)
-    return True if collection_path.name == "test_guest.py" and not named else None
+    return True if collection_path.name == STARTS_GUESTS and not named else None
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Have each module go to one worker (pytest-xdist): what it makes may be for all of its tests.
-
-    Those that change settings of the machine go to the same one, so that they run one after another.
-    """
+    """Have each group of tests go to one worker (pytest-xdist): see `group_of`, which workers alone can ask."""
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-    class ByModule(LoadScopeScheduling):  # type: ignore[misc]
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            name = nodeid.partition("::")[0]
-            return "machine" if changes_machine(config.rootpath / name) else name
+            return str(read_groups(config._tmp_path_factory.getbasetemp() / GROUPS)[nodeid])  # type: ignore[attr-defined]
 
-    return ByModule(config, log)
+    return ByGroup(config, log)
 
 
 @functools.cache
-def changes_machine(path: Path) -> bool:
-    """Whether a module of tests asks for swap space and the like, by argument or by name, or is marked so."""
-    text = path.read_text()
-    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
-    asked = {argument.arg for function in functions for argument in function.args.args}
-    return bool(asked & MACHINE) or "pytest.mark.machine" in text or any(f'"{name}"' in text for name in MACHINE)
+def read_groups(path: Path) -> dict[str, str]:
+    """Return the group of each test, as a worker has written them down."""
+    groups: dict[str, str] = json.loads(path.read_text())
+    return groups
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tell the groups, and have the garbage collector leave alone what stays to the end: many tests call it."""
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw0":
+        place = session.config._tmp_path_factory.getbasetemp().parent / GROUPS  # type: ignore[attr-defined]
+        place.write_text(json.dumps({item.nodeid: group_of(item) for item in session.items}))
+    gc.collect()
+    gc.freeze()
+
+
+def group_of(item: pytest.Item) -> str:
+    """Return what a test shares its worker with.
+
+    That is its module, which may make something for all of its tests. Those that change settings of the machine run one
+    after another. Guests are machines of their own.
+    """
+    name = item.nodeid.partition("::")[0]
+    if Path(name).name == STARTS_GUESTS:
+        return item.nodeid
+    asked = set(getattr(item, "fixturenames", ()))
+    return "machine" if asked & MACHINE or item.get_closest_marker("machine") else name
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests have to say: they may have run in a worker, whose output nobody sees."""
+    reports = (report for reports in terminalreporter.stats.values() for report in reports)
+    said = (line for report in reports for key, line in getattr(report, "user_properties", ()) if key == TO_SAY)
+    for line in dict.fromkeys(said):
+        terminalreporter.write_line(line)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

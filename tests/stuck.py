@@ -25,11 +25,14 @@ GIVEN_UP = 0.5
 
 
 @contextlib.contextmanager
-def stuck(way: str, directory: Path, size: int = 8 << 20) -> Iterator[int]:
-    """Yield the PID of a process that is stuck, with so many bytes of memory; or skip, naming what is missing."""
+def stuck(way: str, directory: Path, size: int = 8 << 20, name: str = "stuck") -> Iterator[int]:
+    """Yield the PID of a process that is stuck, with so many bytes of memory; or skip, naming what is missing.
+
+    Tests beside these have some that are stuck as well: who looks for one by name gives it a name of its own.
+    """
     if not Path("/dev/fuse").exists():
         pytest.skip("needs CONFIG_FUSE_FS and /dev/fuse")
-    words = [sys.executable, "-I", "-S", str(PROGRAM), way, str(directory), str(size)]
+    words = [sys.executable, "-I", "-S", str(PROGRAM), way, str(directory), str(size), name]
     server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stdout

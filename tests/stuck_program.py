@@ -109,7 +109,6 @@ def wait_for(tid: int) -> None:
 
 def be_target(way: str, path: str, size: int) -> None:
     end_with_parent()
-    checked(libc.prctl(PR_SET_NAME, b"stuck", 0, 0, 0))
     file = os.open(path, os.O_RDONLY)
     area = mmap.mmap(file, NR_PAGES * PAGE, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
     area.madvise(MADV_RANDOM)
@@ -143,7 +142,7 @@ def be_target(way: str, path: str, size: int) -> None:
 
 
 def main() -> None:
-    way, directory, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    way, directory, size, name = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
     checked(libc.unshare(CLONE_NEWNS))
     checked(libc.mount(b"none", b"/", None, MS_REC_PRIVATE, None))
     device = os.open("/dev/fuse", os.O_RDWR)
@@ -151,6 +150,7 @@ def main() -> None:
     checked(libc.mount(b"stuck", directory.encode(), b"fuse", MS_NOSUID_NODEV, options))
     if os.fork() == 0:
         os.close(device)
+        checked(libc.prctl(PR_SET_NAME, name.encode(), 0, 0, 0))
         be_target(way, f"{directory}/file", size)
         os._exit(0)
     # The last descriptor of the device: as soon as we end, whoever waits for the file system gets an error.

@@ -13,13 +13,19 @@ from __future__ import annotations
 
 NAMES = {
     "actions.effects": "Effect",
+    "actions.files": "FileEffect FilePlan FilesEffect PlannedFile act_on_files plan_files",
     "actions.groups": "GroupEffect GroupPlan PlannedProcess ProcessEffect act_on_group plan_group",
     "actions.plans": "Plan plan",
     "actions.refaults": "Refaults watch_refaults",
     "actions.verbs": "cold collapse pageout undo willneed",
+    "analysis.cached": "CachedFile CachedGroup CacheResult",
     "analysis.charge": "Charge ChargePart Held Oom Victim",
     "analysis.ending": "DistinctResult EndingPart EndingResult",
+    "analysis.frame_list": "FlagsResult FlagsUse FrameRows",
+    "analysis.frame_owners": "FrameDetail FrameMapper FrameOwners OwnedFrames",
+    "analysis.frames": "FrameGroup FrameUse FramesResult",
     "analysis.grid": "Cells Density Grid Stretch Strip",
+    "analysis.kernel_memory": "KernelItem KernelPart KernelResult",
     "analysis.listing": "DistinctFrames GroupsResult ProcessGroup ProcessUsage ProcessesResult",
     "analysis.movable": "Choice",
     "analysis.overview": "Census Facts Group MachineUsage OtherProcesses",
@@ -45,6 +51,8 @@ NAMES = {
     "notes": "Note",
     "observe.cgroup": "Cgroup",
     "observe.captures": "CaptureResult capture",
+    "observe.frame_list": "FrameList",
+    "observe.frames": "Frames",
     "observe.machine": "Machine",
     "observe.page_list": "PageList",
     "observe.pages": "Pages",
@@ -59,6 +67,12 @@ HOMES = {name: f"mematlas.{home}" for home, names in NAMES.items() for name in n
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.actions.effects import Effect as Effect
+    from mematlas.actions.files import FileEffect as FileEffect
+    from mematlas.actions.files import FilePlan as FilePlan
+    from mematlas.actions.files import FilesEffect as FilesEffect
+    from mematlas.actions.files import PlannedFile as PlannedFile
+    from mematlas.actions.files import act_on_files as act_on_files
+    from mematlas.actions.files import plan_files as plan_files
     from mematlas.actions.groups import GroupEffect as GroupEffect
     from mematlas.actions.groups import GroupPlan as GroupPlan
     from mematlas.actions.groups import PlannedProcess as PlannedProcess
@@ -74,6 +88,9 @@ if TYPE_CHECKING:
     from mematlas.actions.verbs import pageout as pageout
     from mematlas.actions.verbs import undo as undo
     from mematlas.actions.verbs import willneed as willneed
+    from mematlas.analysis.cached import CachedFile as CachedFile
+    from mematlas.analysis.cached import CachedGroup as CachedGroup
+    from mematlas.analysis.cached import CacheResult as CacheResult
     from mematlas.analysis.charge import Charge as Charge
     from mematlas.analysis.charge import ChargePart as ChargePart
     from mematlas.analysis.charge import Held as Held
@@ -82,11 +99,24 @@ if TYPE_CHECKING:
     from mematlas.analysis.ending import DistinctResult as DistinctResult
     from mematlas.analysis.ending import EndingPart as EndingPart
     from mematlas.analysis.ending import EndingResult as EndingResult
+    from mematlas.analysis.frame_list import FlagsResult as FlagsResult
+    from mematlas.analysis.frame_list import FlagsUse as FlagsUse
+    from mematlas.analysis.frame_list import FrameRows as FrameRows
+    from mematlas.analysis.frame_owners import FrameDetail as FrameDetail
+    from mematlas.analysis.frame_owners import FrameMapper as FrameMapper
+    from mematlas.analysis.frame_owners import FrameOwners as FrameOwners
+    from mematlas.analysis.frame_owners import OwnedFrames as OwnedFrames
+    from mematlas.analysis.frames import FrameGroup as FrameGroup
+    from mematlas.analysis.frames import FramesResult as FramesResult
+    from mematlas.analysis.frames import FrameUse as FrameUse
     from mematlas.analysis.grid import Cells as Cells
     from mematlas.analysis.grid import Density as Density
     from mematlas.analysis.grid import Grid as Grid
     from mematlas.analysis.grid import Stretch as Stretch
     from mematlas.analysis.grid import Strip as Strip
+    from mematlas.analysis.kernel_memory import KernelItem as KernelItem
+    from mematlas.analysis.kernel_memory import KernelPart as KernelPart
+    from mematlas.analysis.kernel_memory import KernelResult as KernelResult
     from mematlas.analysis.listing import DistinctFrames as DistinctFrames
     from mematlas.analysis.listing import GroupsResult as GroupsResult
     from mematlas.analysis.listing import ProcessesResult as ProcessesResult
@@ -145,6 +175,8 @@ if TYPE_CHECKING:
     from mematlas.observe.captures import CaptureResult as CaptureResult
     from mematlas.observe.captures import capture as capture
     from mematlas.observe.cgroup import Cgroup as Cgroup
+    from mematlas.observe.frame_list import FrameList as FrameList
+    from mematlas.observe.frames import Frames as Frames
     from mematlas.observe.machine import Machine as Machine
     from mematlas.observe.page_list import PageList as PageList
     from mematlas.observe.pages import Pages as Pages

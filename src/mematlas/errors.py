@@ -25,7 +25,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Protocol
+    from typing import Any, Protocol
 
     class NamedProcess(Protocol):
         """A process that was found: `mematlas.model.search.Candidate`."""
@@ -199,6 +199,34 @@ class AssertionNotMet(Error):
     """A check that was asked for did not hold."""
 
     exit_code = 10
+
+
+PLAIN = (str, int, bytes, frozenset, type(None))
+
+
+def taken_apart(error: Error) -> tuple[str, str, dict[str, Any]]:
+    """Return what an error is made again of elsewhere, as `marshal` has it: its class, its text, what else is in it.
+
+    >>> taken_apart(NotSupported("cachestat", "Linux 6.5"))[2]
+    {'what': 'cachestat', 'needs': 'Linux 6.5'}
+    """
+    parts = {name: value for name, value in vars(error).items() if isinstance(value, PLAIN)}
+    return type(error).__name__, str(error), parts
+
+
+def put_together(name: str, text: str, parts: dict[str, Any]) -> Error:
+    """Return the error that `taken_apart` has taken apart; a plain one of a class that is not known here.
+
+    >>> raise put_together("NotSupported", "cachestat: not supported here", {"what": "cachestat", "needs": None})
+    Traceback (most recent call last):
+    mematlas.errors.NotSupported: cachestat: not supported here
+    """
+    kind = globals().get(name)
+    made = kind if isinstance(kind, type) and issubclass(kind, Error) else Error
+    error = made.__new__(made)
+    Exception.__init__(error, text)
+    vars(error).update(parts)
+    return error
 
 
 LIKENESS = 0.65

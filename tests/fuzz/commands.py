@@ -305,7 +305,7 @@ def look_line(random: Random, names: Sequence[str], targets: Sequence[str]) -> l
 
 
 LOOKS = ("usage", "maps", "pages", "translate", "hist", "map", "tables", "share")
-WITH_TARGET = (*LOOKS, *sorted(ACTS), "capture")
+WITH_TARGET = (*LOOKS, *sorted(ACTS), "capture", "cache")
 USERS = ("0", "1000", "65534", "4294967295", "4294967296", "-1", "²", "１０００", "x", "", "9" * 30, "root", "1000 ")
 
 
@@ -343,6 +343,7 @@ class CommandLines:
         # VICTIM and DIRECTORY are filled in where it is run.
         targets = ["VICTIM"] * 6 + ["self", "1x", "0", "999999999", "~nosuch[", "~nosuch", "cgroup:/nosuch", "nosuch"]
         targets += ["name:nosuch", "tree:VICTIM", "container:0", "unit:", "user:nosuch"]
+        targets += ["file:DIRECTORY", "file:/dev/null", "file:/nosuch", "file:"]
         targets += ["DIRECTORY", "/dev/null", "9" * 30, "²", *WORDS]
         pick = random.random()
         if pick < 0.75:

@@ -29,15 +29,19 @@ import mematlas.kernel
 from constructed_btf import Builder, sample
 from constructed_core import BASE, core
 from mematlas import cli
+from mematlas.analysis.flag_list import parse_flag_list
+from mematlas.analysis.frame_list import parse_frame_flags
 from mematlas.analysis.movable import parse_states
 from mematlas.analysis.pagetables.entries import parse_flags
+from mematlas.cli import frame_words
 from mematlas.cli.act_options import parse_amount
 from mematlas.cli.command import COMMANDS, load
-from mematlas.cli.options import parse_bytes, parse_count, parse_interval, parse_seconds, parse_width
+from mematlas.cli.options import parse_bytes, parse_count, parse_fraction, parse_interval, parse_seconds, parse_width
 from mematlas.cli.ps import parse_columns
 from mematlas.errors import Error
 from mematlas.kernel import (
     buddyinfo,
+    fdinfo,
     kconfig,
     maps,
     meminfo,
@@ -57,6 +61,7 @@ from mematlas.kernel.memory.vmcoreinfo import parse_vmcoreinfo
 from mematlas.kernel.rights import parse_id
 from mematlas.kernel.smaps_rollup import RollupReader
 from mematlas.kernel.swaps import parse_swap, parse_swaps
+from mematlas.kernel.vmallocinfo import parse_vmallocinfo
 from mematlas.kernel.vmfile import NO_DEVICES
 from mematlas.labs import actor, question, score, workload
 from mematlas.labs.answers import read_answers
@@ -133,6 +138,18 @@ def of_words(function: Callable[..., object], *texts: str, call: Callable[[str],
     return Parser(
         name.removeprefix("mematlas."), lambda data: parse(data.decode("utf-8", "surrogateescape")), corpus, (name,)
     )
+
+
+def of_text(name: str, text: bytes, parse: Callable[[bytes], object], function: Callable[..., object]) -> Parser:
+    """Return a parser of a text that stands here."""
+    return Parser(name, parse, (text,), (name_of(function),))
+
+
+def use_fdinfo(data: bytes) -> None:
+    """Take the lines of a file for those of a buffer and of a graphics client."""
+    fields = fdinfo.parse_fields(data.decode("utf-8", "replace"))
+    fdinfo.dmabuf_of(fields)
+    fdinfo.drm_client_of(fields)
 
 
 def read_smaps_text(data: bytes) -> None:
@@ -277,6 +294,10 @@ def kernel_parsers(live: bool) -> list[Parser]:
         file("buddyinfo", buddyinfo.parse_buddyinfo),
         file("meminfo", meminfo.parse_meminfo),
         file("ksm_stat", parse_ksm_stat),
+        of_text(
+            "kernel.vmallocinfo", VMALLOCINFO, lambda data: parse_vmallocinfo(data.split(b"\n")), parse_vmallocinfo
+        ),
+        of_text("kernel.fdinfo", FDINFO, use_fdinfo, fdinfo.parse_fields),
         Parser("kernel.smaps_rollup.parse", RollupReader().parse, (ROLLUP,), (name_of(RollupReader.parse),)),
         of_words(parse_score, "667", "-1000", call=lambda text: parse_score(text.encode("utf-8", "replace"))),
         of_words(parse_number, "47", call=lambda text: parse_number(text.encode("utf-8", "replace"))),
@@ -284,6 +305,7 @@ def kernel_parsers(live: bool) -> list[Parser]:
         lines("numa_maps", numa_maps.parse_numa_maps),
         lines("mountinfo", mounts.parse_mountinfo),
         lines("mountinfo", mounts.parse_options),
+        lines("mountinfo", mounts.parse_mounts),
         file("iomem", iomem.parse_iomem),
         file("vmcoreinfo", parse_vmcoreinfo),
         file("config", kconfig.parse_config),
@@ -338,12 +360,31 @@ def word_parsers() -> list[Parser]:
         of_words(parse_id, "1000", "4294967295"),
         of_words(parse_states, "present,swapped"),
         of_words(parse_columns, "pid,name,pss"),
+        of_words(
+            parse_flag_list,
+            *("w,!nx", "~w"),
+            call=lambda text: parse_flag_list(text, {"w": "writable", "nx": "nx"}, "x86-64", ("w", "nx")),
+        ),
+        of_words(parse_frame_flags, "lru,!dirty,bit_27", "shmem"),
         of_words(parse_flags, "w,!nx,swap", "x", call=lambda text: parse_flags(text, mode)),
         of_words(parse_seconds, "200ms", "1s", "0.5", "5m"),
         of_words(parse_interval, "200ms", "1s", "0.5", "5m", "49ms"),
         of_words(parse_count, "12"),
         of_words(parse_width, "80"),
         of_words(parse_bytes, "512M", "2G"),
+        of_words(parse_fraction, "0.01", "1%"),
+        of_words(
+            frame_words.parse_frames,
+            "pfn:0x10+4",
+            "pfn:16-20",
+            "phys:0x10000",
+            call=lambda text: frame_words.parse_frames(text, 4096),
+        ),
+        of_words(frame_words.parse_numbers, "pfn:0x10+4", "pfn:16"),
+        of_words(frame_words.parse_number, "0x10", "16"),
+        of_words(
+            frame_words.parse_addresses, "phys:0x10000+8K", call=lambda text: frame_words.parse_addresses(text, 4096)
+        ),
         of_words(parse_amount, "10M", "50%", "100p"),
         *(of_words(verb.parse, "1000", "7 huge", "1 2 3", call=partial(say, verb)) for verb in actor.VERBS.values()),
         of_words(workload.parse_count, "12", call=lambda text: workload.parse_count(text, 1 << 20)),
@@ -363,6 +404,15 @@ def word_parsers() -> list[Parser]:
     ]
 
 
+VMALLOCINFO = (
+    b"0x1-0x2   20480 kernel_clone+0xb8/0x400 pages=4 vmalloc N0=4\n"
+    b"0x2-0x3    8192 memremap+0x123/0x210 phys=0x00000000000df000 ioremap\n"
+    b"0x3-0x4  4198400 xlog_alloc+0x1/0x2 [xfs] pages=1024 vmalloc vpages N0=512 N1=512\n"
+)
+FDINFO = (
+    b"pos:\t0\nino:\t1023\ndrm-driver:\tamdgpu\ndrm-client-id:\t55\ndrm-pdev:\t0000:03:00.0\n"
+    b"drm-memory-vram:\t2048 KiB\ndrm-total-gtt:\t12 MiB\nsize:\t4096\ncount:\t2\nexp_name:\tsystem\n"
+)
 ROLLUP = b"7f00-7fff ---p 00000000 00:00 0    [rollup]\nRss:     8 kB\nPss:     4 kB\nPrivate_Dirty:   4 kB\n"
 ANSWERS = b'{"reserve": {"reserved": 0, "touched": "100 pages", "scattered": [1, "3 MiB"], "given_back": "a"}}'
 SCORES = b'{"version": 1, "lessons": {"huge": {"right": 3, "asked": 4}, "files": {"right": 0, "asked": 0}}}'

@@ -20,6 +20,7 @@ from cache import CACHE, ROOT, cache_alone
 SUITE = "trixie"
 PACKAGES = (
     *("base-files", "base-passwd", "bash", "busybox-static", "coreutils", "dash", "e2fsprogs", "findutils", "grep"),
+    "hostname",
     *("libc-bin", "libcap2-bin", "mount", "ncurses-base", "procps", "sed", "tar", "tmux", "util-linux"),
     *("python3", "python3-hypothesis", "python3-numpy", "python3-psutil"),
 )

@@ -21,7 +21,7 @@ from kernels import Kernel
 
 HERE = Path(__file__).resolve().parent
 
-WANTED = ("virtio_pci", "virtio_blk", "virtio_console", "9pnet_virtio", "9p", "overlay", "ext4", "zram", "loop")
+WANTED = ("virtio_pci", "virtio_blk", "virtio_console", "9pnet_virtio", "9p", "overlay", "ext4", "zram", "loop", "fuse")
 SOFT = ("crc32c_generic", "lzo_rle", "lzo")
 """Algorithms that the others ask for by name at run time: taken where they are modules."""
 

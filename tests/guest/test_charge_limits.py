@@ -94,9 +94,14 @@ def test_tmpfs_that_fills_a_limit_belongs_to_nobody(group: MemoryGroup, tmpfs_fi
 
 
 def test_high_is_passed_and_told_with_its_pressure(group: MemoryGroup, tmpfs_file: Path) -> None:
-    group.write("memory.high", 16 * MIB)
+    # Each charge beyond it may have to wait for two seconds: there are few.
+    grow = "\nhold(int(sys.stdin.readline()))\nprint(1, flush=True)\nsys.stdin.read()\n"
     group.write("memory.swap.max", 0)
-    with group.running(write=[[str(tmpfs_file), 17 * MIB // PAGE]]):
+    with group.running(write=[[str(tmpfs_file), 17 * MIB // PAGE]], wait=grow) as running:
+        group.write("memory.high", 16 * MIB)
+        running.process.stdin.write("97\n")  # type: ignore[union-attr]
+        running.process.stdin.flush()  # type: ignore[union-attr]
+        assert running.process.stdout.readline() == "1\n"  # type: ignore[union-attr]
         charge = charge_of(group)
 
     assert charge.events["high"] > 0

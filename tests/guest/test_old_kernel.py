@@ -9,7 +9,8 @@ from inside import Facts
 from mematlas import NotSupported, Process
 from mematlas.doctor.bench import Bench
 from mematlas.doctor.probes.pages import make_file_page
-from mematlas.kernel.backing import call_cachestat, call_mincore
+from mematlas.kernel.backing import call_cachestat
+from mematlas.kernel.cachestat import call_mincore
 from mematlas.kernel.pagemap import PRESENT, Pagemap
 from mematlas.kernel.smaps import leaves_out_huge_pages
 from mematlas.words import Source

@@ -94,7 +94,7 @@ def forked(nr_pages: int) -> dict[str, Any]:
 
 def huge(nr_pages: int) -> dict[str, Any]:
     """Huge pages, all its own."""
-    nr_huge = max(nr_pages * PAGE // HUGE, 1)
+    nr_huge = -(-nr_pages * PAGE // HUGE)
     fill_huge(nr_huge)
     return {"nr_huge": nr_huge}
 
@@ -108,7 +108,8 @@ def fill_huge(nr_huge: int) -> tuple[mmap.mmap, int]:
     area.madvise(MADV_HUGEPAGE, first, nr_huge * HUGE)
     fill(area, nr_huge * HUGE // PAGE, first // PAGE)
     if libc.madvise(ctypes.c_void_p(address + first), ctypes.c_size_t(nr_huge * HUGE), MADV_COLLAPSE):
-        raise Unavailable(f"huge pages: {os.strerror(ctypes.get_errno())}")
+        raise Unavailable(f"huge pages, by MADV_COLLAPSE: {os.strerror(ctypes.get_errno())}")
+    area.madvise(MADV_NOHUGEPAGE)  # they stay, but khugepaged makes none whole again of which parts are given back
     return area, first // PAGE
 
 

@@ -1057,6 +1057,7 @@ def is_swapped_to(path: str) -> bool:
     return any(area.path == path for area in read_swaps_of_us())
 
 
+@pytest.mark.machine
 def test_temporary_swap_is_there_and_then_gone() -> None:
     with TemporarySwap(16 * MIB) as swap:
         assert is_swapped_to(swap.path)
@@ -1065,6 +1066,7 @@ def test_temporary_swap_is_there_and_then_gone() -> None:
     assert not os.path.exists(os.path.dirname(swap.path))
 
 
+@pytest.mark.machine
 def test_temporary_swap_gives_back_what_is_in_it() -> None:
     with scripted(1009) as running, Process(running.pid) as process:
         with TemporarySwap(16 * MIB):
@@ -1074,6 +1076,7 @@ def test_temporary_swap_gives_back_what_is_in_it() -> None:
         assert tell(running, "check") == "0"
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_temporary_swap_goes_with_a_maker_that_is_killed(number: int) -> None:
     code = (
@@ -1090,6 +1093,7 @@ def test_temporary_swap_goes_with_a_maker_that_is_killed(number: int) -> None:
         assert not is_swapped_to(running.told)
 
 
+@pytest.mark.machine
 def test_temporary_swap_leaves_nothing_where_it_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="too small"):
         TemporarySwap(4096)
@@ -1104,6 +1108,7 @@ def test_temporary_swap_leaves_nothing_where_it_cannot_be(tmp_path: Path) -> Non
     assert not [name for name in os.listdir("/dev/shm") if name.startswith("mematlas-swap-")]
 
 
+@pytest.mark.machine
 def test_temporary_swap_needs_a_right(as_nobody: Callable[..., Outcome]) -> None:
     def work() -> str:
         try:

@@ -63,6 +63,7 @@ def test_pinned_pages_are_reported_with_every_source(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES[1:])
+@steadily
 def test_counters_are_those_of_the_kernel(source: str, victim: Start) -> None:
     pid = victim("locked", "anon").pid
     row = row_of(pid, "--source", source)

@@ -16,9 +16,10 @@ from helpers import PAGE, mematlas
 from mematlas import Cgroup, Charge, Process, ProcessSet
 from mematlas.errors import CgroupGone, NotSupported
 from mematlas.kernel.kpage import KPF_ZERO_PAGE
+from mematlas.kernel.madvise import MADV_WILLNEED, takes
 from mematlas.model.charged import FrameCharges
 from mematlas.observe import cgroup
-from memory_groups import MemoryGroup, charge_of, left, memory_group, settled
+from memory_groups import NAMES, MemoryGroup, charge_of, left, memory_group, settled
 from stuck import WAYS, stuck
 from victim import DEADLINE
 
@@ -74,9 +75,10 @@ def test_what_nobody_maps_is_told_by_kind_and_the_rest_is_within_the_kernels_bat
     assert abs(charge.rest) <= charge.unsure
     assert charge.mapped is not None
     assert charge.mapped >= NR_ANON * PAGE
-    assert (left(charge, "file") or 0) >= NR_FILE
+    late = 0 if takes(MADV_WILLNEED) else charge.unsure  # before 5.12, as `settled` has it
+    assert (left(charge, "file") or 0) * PAGE + late >= NR_FILE * PAGE
     assert charge.unmapped_file is not None
-    assert charge.unmapped_file >= (NR_SHMEM + NR_FILE) * PAGE
+    assert charge.unmapped_file + late >= (NR_SHMEM + NR_FILE) * PAGE
     cache.unlink()
 
 
@@ -118,7 +120,7 @@ def test_group_without_processes_is_charged_for_what_they_left(group: MemoryGrou
     assert charge.held.elsewhere == ()
     assert charge.oom.victim is None
     assert charge.charged is not None
-    assert charge.charged >= NR_SHMEM * PAGE
+    assert charge.charged + charge.unsure >= NR_SHMEM * PAGE
 
 
 def test_process_that_does_not_answer_is_left_out_though_it_is_alone(group: MemoryGroup, tmp_path: Path) -> None:
@@ -164,7 +166,8 @@ def test_headroom_is_the_limit_less_the_charge_of_the_group_above_if_that_is_tig
     assert (charge.tightest.path, charge.tightest.size) == (path, 64 << 20)
     assert charge.headroom is not None
     assert abs(charge.headroom - ((64 << 20) - used)) <= charge.unsure
-    assert [limit.size for limit in charge.limits] == [1 << 30, 64 << 20]
+    hard = NAMES[group.version]["max"]
+    assert [limit.size for limit in charge.limits if limit.name == hard] == [1 << 30, 64 << 20]
 
 
 def test_whom_the_oom_killer_takes_is_whom_we_said(group: MemoryGroup) -> None:

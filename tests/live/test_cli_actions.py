@@ -436,6 +436,7 @@ def test_process_that_ends_while_it_is_watched_is_reported(
     assert "cold" not in out
 
 
+@pytest.mark.machine
 @pytest.mark.usefixtures("way_back")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_it_with_the_report_and_without_the_swap(
@@ -511,6 +512,7 @@ sys.exit(main(words))
 """
 
 
+@pytest.mark.machine
 def test_second_signal_in_an_act_says_how_far_it_was_and_leaves_no_swap() -> None:
     size = (64 << 8) * PAGE
     with sparse(size, range(0, 64 << 8, 2)) as running:
@@ -523,6 +525,7 @@ def test_second_signal_in_an_act_says_how_far_it_was_and_leaves_no_swap() -> Non
     assert not our_swaps()
 
 
+@pytest.mark.machine
 def test_killing_it_takes_the_swap_away_too(victim: Callable[..., Victim]) -> None:
     one = victim("anon_full")
     running = start(*words("pageout", one["anon_full"], "--temporary-swap", "16M", "--watch-refaults", "60s"))

@@ -66,6 +66,7 @@ def test_story_has_the_figures_of_what_happened(swap: Path, capsys: Capture) -> 
     assert is_gone(program_of(text))
 
 
+@pytest.mark.machine
 @pytest.mark.root("CAP_SYS_NICE", "CAP_SYS_ADMIN")
 def test_without_swap_it_says_so_and_makes_some_for_its_time(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
@@ -125,6 +126,7 @@ def test_without_swap_and_rights_it_ends_with_the_line_to_type(as_nobody: Callab
     assert "Out of RAM" not in outcome.stdout
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_leaves_nothing_behind(number: signal.Signals) -> None:
     line = [sys.executable, "-m", "mematlas", *STORY, "--pause", "60s"]
@@ -321,6 +323,7 @@ def test_four_panes_show_the_demonstration(swap: Path, terminal: Terminal) -> No
     assert not os.path.exists(terminal.inner)
 
 
+@pytest.mark.machine
 def test_closing_the_terminal_ends_everything(terminal: Terminal) -> None:
     program = program_of(terminal.screen())
     terminal.tmux("kill-server")
@@ -329,6 +332,7 @@ def test_closing_the_terminal_ends_everything(terminal: Terminal) -> None:
     wait_until(lambda: not os.path.exists(terminal.inner), "its server has ended")
 
 
+@pytest.mark.machine
 def test_signal_ends_everything(terminal: Terminal) -> None:
     program = program_of(terminal.screen())
     os.kill(terminal.pid, signal.SIGTERM)

@@ -34,7 +34,7 @@ CODE = """
 import ctypes, json, mmap, os, signal, sys
 P, H, RW, SHARED, PRIVATE, ANON, FIXED = mmap.PAGESIZE, *json.loads(sys.argv[1])[:1], 3, 1, 2, 0x20, 0x10
 _, nr_huge, nr_copied, first = json.loads(sys.argv[1])
-DONTNEED, HUGE, COLLAPSE = 4, 14, 25
+DONTNEED, HUGE, NOHUGE, COLLAPSE = 4, 14, 15, 25
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -53,6 +53,7 @@ def write(start, pages):
 anon = area(nr_huge * H, PRIVATE | ANON)
 libc.madvise(anon, nr_huge * H, HUGE)
 write(anon, range(nr_huge * H // P))
+libc.madvise(anon, nr_huge * H, NOHUGE)  # they stay, but khugepaged copies none of which parts are another's
 fd = os.memfd_create("part")
 os.ftruncate(fd, 2 * H)
 shmem = area(2 * H, SHARED, fd)

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from helpers import Program, look, program, skip_without_tables
+from helpers import Program, look, program, read_smaps, skip_without_tables
 from mematlas import Process
+from mematlas.kernel.madvise import MADV_COLLAPSE, takes
 from mematlas.kernel.pagemap import EXCLUSIVE, PRESENT
 from mematlas.model.pages import Hole
 from mematlas.words import PagesFrom, Source
@@ -50,6 +51,13 @@ def parent(hugetlb_pages: int) -> Iterator[Program]:
         yield running
 
 
+def forks_copy() -> bool:
+    """Whether a fork has entries of shared huge pages that it has not touched: in 5.10, not in 6.1 (mm/memory.c,
+    copy_page_range()).
+    """
+    return not takes(MADV_COLLAPSE)
+
+
 @pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
 @pytest.mark.parametrize("source", ["smaps", "pagemap", "tables"])
 def test_pages_in_a_shared_table_are_not_exclusive(source: Source, parent: Program) -> None:
@@ -61,15 +69,18 @@ def test_pages_in_a_shared_table_are_not_exclusive(source: Source, parent: Progr
 
     (item,) = (item for item in result.vmas if item.vma.start == start)
     told = smaps[start]
-    assert (told["Private_Hugetlb"], told["Shared_Hugetlb"]) == (size, 2 * size)
+    assert told["Private_Hugetlb"] in (size, 0 if forks_copy() else size)
+    assert told["Private_Hugetlb"] + told["Shared_Hugetlb"] == 3 * size
     assert (item.usage.hugetlb, item.usage.uss) == (3 * size, 0)
-    assert item.usage.nr_exclusive == size // process.page_size
+    assert item.usage.nr_exclusive == told["Private_Hugetlb"] // process.page_size
 
 
 @pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
 @pytest.mark.parametrize("source", ["pagemap", "tables"])
 def test_each_page_of_them_says_so(source: PagesFrom, parent: Program) -> None:
     start, size = parent.told
+    private = read_smaps(parent.pid)[start]["Private_Hugetlb"]
+    assert private in (size, 0 if forks_copy() else size)
     with Process(parent.pid) as process:
         if source == "tables":
             skip_without_tables(process)
@@ -82,6 +93,6 @@ def test_each_page_of_them_says_so(source: PagesFrom, parent: Program) -> None:
         }
 
     assert {address for address, exclusive in found.items() if exclusive} == set(
-        range(start + GIB, start + GIB + size, process.page_size)
+        range(start + GIB, start + GIB + private, process.page_size)
     )
     assert len(found) == 3 * size // process.page_size

@@ -349,6 +349,7 @@ threading.Event().wait()
 
 def test_the_only_thread_of_a_fork_that_another_than_the_first_made_owns_the_stack_of_that() -> None:
     with program(FORKED, wait="") as it:
+        wait_until(lambda: process_state(it.told) == "S", "it waits: of what runs no stack pointer is told")
         with Process(it.told) as child:
             result = child.maps(owners=True)
         os.kill(it.told, signal.SIGKILL)

@@ -9,7 +9,7 @@ import pytest
 from helpers import PAGE, sparse
 from mematlas.cli import main
 from mematlas.kernel.memory import x86
-from mematlas.model.pagetables import counts
+from mematlas.model.pagetables import count_access
 
 Run = Callable[..., tuple[int, str]]
 
@@ -27,7 +27,7 @@ COMMANDS = (
 @pytest.fixture(autouse=True)
 def other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have this be another processor."""
-    for module in (x86, counts):
+    for module in (x86, count_access):
         monkeypatch.setattr(module, "is_x86_64", lambda: False)
 
 

@@ -21,7 +21,8 @@ from mematlas.kernel.memory.x86 import NR_ENTRIES
 from mematlas.kernel.pagemap import PM_PFRAME, PRESENT, SWAP, Block
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.pagetables import counts as tablecounts
-from mematlas.model.pagetables.counts import CountAccess, TableCounter
+from mematlas.model.pagetables.count_access import CountAccess
+from mematlas.model.pagetables.counts import TableCounter
 from mematlas.model.pagetables.reader import PageTableReader
 from mematlas.model.pagetables.vma_counts import VmaCounts
 from mematlas.observe.sources import Sources

@@ -19,7 +19,8 @@ from mematlas.actions.rooms import NO_SWAP, SwapRoom
 from mematlas.actions.verbs import pageout, willneed
 from mematlas.cli import main
 from mematlas.errors import NotSupported
-from mematlas.kernel.backing import call_mincore, has_cachestat
+from mematlas.kernel.backing import has_cachestat
+from mematlas.kernel.cachestat import call_mincore
 from mematlas.kernel.swaps import SwapArea
 from mematlas.observe.sources import Sources
 from victim import Victim
@@ -142,7 +143,7 @@ def test_pages_that_are_still_being_read_are_not_said_to_be_in_ram(
     def slow_disk(fd: int, offset: int, size: int, page_size: int) -> bytes:
         return bytes((0,)) * 3 + ask(fd, offset, size, page_size)[3:]
 
-    monkeypatch.setattr("mematlas.actions.advice.willneed.call_mincore", slow_disk)
+    monkeypatch.setattr("mematlas.kernel.backing.call_mincore", slow_disk)
     assert main(["willneed", str(target.pid), f"{chosen.span[0]:#x}-{chosen.span[1]:#x}"]) == 0
     text = capsys.readouterr().out
 

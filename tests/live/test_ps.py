@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -20,12 +21,15 @@ from conftest import Outcome
 from helpers import PAGE, mematlas, program, read_smaps, steadily
 from mematlas import Machine, Process
 from mematlas.analysis.listing import ProcessesResult, ProcessUsage
-from mematlas.errors import NoAddressSpace, ProcessGone, TargetNotFound
+from mematlas.errors import NoAddressSpace, NotSupported, ProcessGone, TargetNotFound
 from mematlas.kernel.status import read_stat
 from mematlas.model.target import Target
 from mematlas.observe import listing
+from mematlas.observe.page_counter import PageCounter
+from mematlas.observe.sampled_usage import counter_lag, sample_usage
+from mematlas.observe.sources import SourceChoice, Sources
 from test_together import FAMILY, NR_COPIED, NR_OWN, NR_SHARED, NR_SHMEM
-from victim import DEADLINE, Victim
+from victim import DEADLINE, Victim, process_state, wait_until
 
 NR_PAGES = 1009
 QUIET = f"""
@@ -207,6 +211,18 @@ def test_process_that_has_ended_is_gone() -> None:
         Machine().processes([running.pid])
 
 
+def test_zombie_alone_is_said_to_be_one() -> None:
+    process = subprocess.Popen(["true"])
+    wait_until(lambda: process_state(process.pid) == "Z", "the program ends")
+
+    runs = [mematlas(command, process.pid) for command in ("ps", "usage")]
+
+    process.wait()
+    assert [run.returncode for run in runs] == [3, 3]
+    assert runs[0].stderr == runs[1].stderr
+    assert "(a zombie)" in runs[0].stderr
+
+
 def test_thread_of_the_kernel_has_nothing_to_show() -> None:
     if not Path("/proc/2/comm").exists() or Path("/proc/2/comm").read_text() != "kthreadd\n":
         pytest.skip("needs a guest: threads of the kernel are not seen in this PID namespace")
@@ -279,14 +295,14 @@ def test_frames_that_are_hidden_are_refused(as_nobody: Callable[..., Outcome]) -
 def test_every_format_has_the_same_rows() -> None:
     with program(QUIET) as running:
         os.kill(running.pid, signal.SIGSTOP)
-        words = ("ps", running.pid, "--columns", "pid,name,rss,uss")
+        words = ("ps", running.pid, "--columns", "pid,name,rss,swap")
         row = json.loads(mematlas(*words, "--json").stdout)["rows"][0]
         (line,) = csv.DictReader(io.StringIO(mematlas(*words, "--format", "csv").stdout))
         text = mematlas(*words, "--bytes").stdout.splitlines()
 
-    assert list(row) == ["pid", "name", "rss", "uss"]
+    assert list(row) == ["pid", "name", "rss", "swap"]
     assert {key: str(value) for key, value in row.items()} == line
-    assert text[1].split()[-2:] == [line["rss"], line["uss"]]
+    assert text[1].split()[-2:] == [line["rss"], line["swap"]]
 
 
 def test_rows_are_sorted_and_limited() -> None:
@@ -394,3 +410,77 @@ def test_capture_is_listed_too(tmp_path: Path) -> None:
 def test_start_time_is_that_of_stat(family: list[int]) -> None:
     with Process(family[0]) as process:
         assert row_of(Machine().processes(family), family[0]).start_time == read_stat(process.dir).start_time
+
+
+@pytest.fixture(scope="module")
+def mixed() -> Iterator[int]:
+    """Run a process with memory of its own, and memory that its child maps too, in blocks of their own."""
+    code = f"""
+import mmap, os, sys
+own, shared = (mmap.mmap(-1, nr << 20, flags) for nr, flags in (({NR_OWN_MIB}, 0x22), ({NR_SHARED_MIB}, 0x21)))
+for area in (own, shared):
+    area.madvise(mmap.MADV_NOHUGEPAGE)
+    area.write(bytes(len(area) - 1) + b"x")
+ready = os.pipe()
+if os.fork() == 0:
+    sum(shared[::mmap.PAGESIZE])
+    own.close()
+    os.write(ready[1], b"1")
+    sys.stdin.read()
+    os._exit(0)
+os.read(ready[0], 1)
+print(1, flush=True)
+"""
+    with program(code) as running:
+        yield running.pid
+
+
+NR_OWN_MIB, NR_SHARED_MIB = 120, 60
+
+
+@pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
+@pytest.mark.parametrize("how", ["tables", "pagemap"])
+def test_truth_lies_between_the_ends_of_estimates(how: str, mixed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sources, "choose", lambda *_, **__: SourceChoice(how))
+    exact = row_of(Machine().processes([mixed]), mixed)
+    assert exact.pss
+    assert exact.uss
+    assert (exact.is_estimate, exact.pss_low, exact.uss_high) == (False, exact.pss, exact.uss)
+    nr_inside = 0
+    for seed in range(10):
+        row = row_of(Machine().processes([mixed], max_stall=0, sample=0.4, seed=seed), mixed)
+        assert row.is_estimate
+        assert (row.source, abs((row.rss or 0) - (exact.rss or 0)) <= counter_lag() * PAGE) == (how, True)
+        assert (row.pss_low or 0) <= (row.pss or 0) <= (row.pss_high or 0) <= (row.rss or 0)
+        nr_inside += (row.pss_low or 0) <= exact.pss <= (row.pss_high or 0)
+        nr_inside += (row.uss_low or 0) <= exact.uss <= (row.uss_high or 0)
+    assert nr_inside >= 16  # of 20: PSS and USS by one seed lie outside together
+
+
+@pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
+def test_tables_that_cannot_be_read_after_all_give_no_estimate(mixed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise NotSupported("page tables")
+
+    monkeypatch.setattr(Sources, "choose", lambda *_, **__: SourceChoice("tables"))
+    with Process(mixed) as process:
+        assert sample_usage(process.sources, 0.4, Random(1), 0)
+        monkeypatch.setattr(PageCounter, "by_tables", refuse)
+        assert sample_usage(process.sources, 0.4, Random(1), 0) is None
+
+
+@steadily
+def test_small_process_is_counted_exactly(family: list[int]) -> None:
+    result = Machine().processes(family, sample=0.01)
+    assert not any(one.is_estimate for one in result)
+    assert [one.uss for one in result] == [one.uss for one in Machine().processes(family)]
+
+
+@pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")
+def test_sample_shows_its_interval(mixed: int) -> None:
+    result = mematlas("ps", mixed, "--sample", "40%", "--max-stall", "0")
+    assert result.returncode == 0, result.stderr
+    assert "LOW" in result.stdout.splitlines()[0]
+    assert "PSS and USS of 1 process are estimates" in result.stderr
+    refused = mematlas("ps", "--sample", "0.1", "--by", "user")
+    assert (refused.returncode, "not with --by" in refused.stderr) == (2, True)

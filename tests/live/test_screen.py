@@ -137,14 +137,29 @@ def test_process_that_is_all_in_swap_has_a_row(
 def test_screen_goes_on_without_who_does_not_answer_and_names_it(way: str, tmp_path: Path) -> None:
     with stuck(way, tmp_path, size=256 << 20) as pid:
         run = mematlas("--json")
-        told = json.loads(run.stdout)
 
     assert run.returncode == 0, run.stderr
+    told = json.loads(run.stdout)
     assert len(told["rows"]) >= 2
     assert any(f"{pid} (" in note and "skipped" in note for note in texts(told["notes"]))
     # What others of its name use is said, and that theirs is an estimate for all.
     row = next(row for row in told["rows"] if row["pid"] == pid)
     assert row["nr_measured"] < row["nr_processes"]
+
+
+@pytest.mark.parametrize("bound", [20, 9])
+def test_screen_goes_on_where_few_files_may_be_open(bound: int) -> None:
+    run = subprocess.run(
+        ["/bin/sh", "-c", f'ulimit -n {bound} && exec "$@"', "sh", sys.executable, "-m", "mematlas", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
+    assert json.loads(run.stdout)["rows"]
 
 
 LONG_PATHS = """
@@ -209,13 +224,17 @@ def test_screen_of_a_proc_without_meminfo_goes_on() -> None:
     assert "in use     unknown: this /proc has no meminfo" in run.stdout
 
 
+# In a guest there is the host's below it.
+UNMOUNT = "umount -l /proc && { test ! -e /proc/self || mount -t tmpfs none /proc; }"
+
+
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize(
     ("change", "words", "needs"),
     [
-        ("umount -l /proc", "usage somebody", "proc mounted there: as root, mount -t proc proc /proc"),
+        (UNMOUNT, "usage somebody", "proc mounted there: as root, mount -t proc proc /proc"),
         ("mount -t tmpfs none /proc", "usage ~some.*", "proc mounted there: as root, mount -t proc proc /proc"),
-        ("umount -l /proc", "usage 1", "proc mounted there: as root, mount -t proc proc /proc"),
+        (UNMOUNT, "usage 1", "proc mounted there: as root, mount -t proc proc /proc"),
         ("mount -t tmpfs none /sys", "usage self --source tables", "sysfs mounted on /sys"),
     ],
 )

@@ -12,9 +12,12 @@ import pytest
 
 from conftest import Outcome
 from helpers import PAGE, program
-from mematlas.analysis.overview import Group
+from mematlas.analysis.overview import Group, Measured
+from mematlas.frozen import replace
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.containers import place_of
+from mematlas.model.processes import ENDED
+from mematlas.model.target import open_process
 from mematlas.observe import machine, measuring, ranking
 from mematlas.observe.limits import find_tightest, read_pressure
 from memory_groups import NAMES, MemoryGroup, memory_group
@@ -243,3 +246,13 @@ def test_backends_of_others_are_one_row_by_their_counters(as_nobody: Callable[..
     assert (row["nr_processes"], row["nr_measured"], row["pss"]) == (len(running.told), 0, None)
     assert row["shmem"] == NR_PAGES * PAGE  # what they share, once
     assert row["rss"] > 60 * NR_PAGES * PAGE
+
+
+def test_whoever_was_given_the_pid_of_one_that_was_found_is_not_measured_for_it() -> None:
+    with program("import sys; print(1, flush=True)") as running:
+        process, stat = open_process(running.pid, ProcFS())
+        with process:
+            facts = ranking.facts_of(process, stat)
+        assert facts
+        assert isinstance(measuring.measure(facts, ProcFS()), Measured)
+        assert measuring.measure(replace(facts, start_time=stat.start_time - 1), ProcFS()) == ENDED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
@@ -102,8 +103,9 @@ def test_process_killed_before_the_reading_is_gone(source: Source) -> None:
 
 
 def test_process_killed_in_the_middle_is_gone_and_not_empty() -> None:
-    with sparse(64 << 30, range(0, 16 << 20, 1 << 18)) as target, Process(target.pid) as process:
-        pages = process.pages(target.told, target.told + (64 << 30))
+    size = mmap.PAGESIZE << 24
+    with sparse(size, range(0, 16 << 20, 1 << 18)) as target, Process(target.pid) as process:
+        pages = process.pages(target.told, target.told + size)
         next(pages)
         target.kill()
         with pytest.raises(ProcessGone):

@@ -60,6 +60,7 @@ def assert_true(area: Area) -> None:
     assert [word >> 62 & 1 for word in words] == [int(state in marked) for state in area.states]
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("kind", KINDS)
 def test_truth_of_each_kind_is_what_smaps_and_pagemap_say(
     kind: str, victim: Start, request: pytest.FixtureRequest

@@ -6,11 +6,9 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 
-import mematlas
+from sources import PATHS, SOURCE, trees
 
-SOURCE = Path(mematlas.__file__).parent
 KERNEL_NAME = re.compile(
     r"(BPF|BTF|KPF|MADV|MAP|MARKER|PAGEMAP|PAGE_IS|PERF|PM|PMD|PROCMAP|PROT|PR|PUD|SYS|UFFDIO|X86)_\w+|UFFD_[AFU]\w+|PAGE|U64|GIB|UNKNOWN"
 )
@@ -20,8 +18,8 @@ LONG_TEXT = 16
 
 def constants() -> Iterator[tuple[str, str, ast.expr]]:
     """Yield the name of each constant at the top of a module, where it is, and its value."""
-    for path in sorted(SOURCE.rglob("*.py")):
-        for statement in ast.parse(path.read_text()).body:
+    for path, tree in trees():
+        for statement in tree.body:
             for name, value in names_of(statement):
                 yield name, str(path.relative_to(SOURCE)), value
 
@@ -66,7 +64,7 @@ def test_masks_are_used_by_their_names() -> None:
     for name, mask in masks.items():
         lines = [
             (path.name, line)
-            for path in SOURCE.rglob("*.py")
+            for path in PATHS
             for line in path.read_text().splitlines()
             if mask in line and '"' not in line
         ]

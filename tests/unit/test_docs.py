@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import doctest
+import functools
 import importlib
 import importlib.util
 import io
@@ -28,6 +29,7 @@ from mematlas.cli.command import COMMANDS, Command, load
 from mematlas.errors import BadInput
 from mematlas.views import maps, pages, set_usage, translate, usage, vma_groups
 from mematlas.views.columns import Column
+from sources import tree_of, trees
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -61,8 +63,8 @@ STAYS = ast.parse("""f"stays-{reason.replace(' ', '-')}" """.strip(), mode="eval
 def note_codes() -> set[str]:
     """Return the codes of all notes that the source makes: each stands there as it is, but for those of reasons."""
     codes = {f"stays-{reason.replace(' ', '-')}" for reason in REASONS}
-    for path in (ROOT / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for _, tree in trees():
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Note":
                 code = node.args[0]
                 if ast.unparse(code) != ast.unparse(STAYS):
@@ -270,14 +272,18 @@ def test_wrong_command_lines_are_found() -> None:
 # --- shown outputs
 
 
-SOURCES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "src").rglob("*.py")}
-TEXTS = {
-    line.strip()
-    for tree in SOURCES.values()
-    for node in ast.walk(tree)
-    if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    for line in re.split(r"\n|\{\w*\}", node.value)
-}
+@functools.cache
+def written() -> frozenset[str]:
+    """Return the lines of all texts in the source."""
+    return frozenset(
+        line.strip()
+        for _, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for line in re.split(r"\n|\{\w*\}", node.value)
+    )
+
+
 HEADINGS = re.compile(r" *[A-Z]{3}[A-Z0-9 ?]{9,}")
 USAGE = re.compile(r"^(.*)\nMEASURE +SIZE +MEANING\n((?: *[a-zA-Z].* {2,}.*\n)+)", re.MULTILINE)
 MEANINGS = {(title.strip(), text) for _, title, *_, text in (*usage.LINES, *usage.MORE, *set_usage.LINES)}
@@ -314,7 +320,7 @@ def tables_of(module: ModuleType) -> Iterator[tuple[Column, ...]]:
 def words_of(module: ModuleType) -> set[str]:
     """Return what a view can write above a table: the headings of its columns, and its own words in capitals."""
     headings = {column.heading for columns in tables_of(module) for column in columns}
-    nodes = ast.walk(SOURCES[Path(module.__file__ or "")])
+    nodes = ast.walk(tree_of(Path(module.__file__ or "")))
     written = {
         word for node in nodes if isinstance(node, ast.Constant) for word in re.findall(CAPITALS, str(node.value))
     }
@@ -356,14 +362,15 @@ def stale_keys(output: str) -> Iterator[str]:
 
 def stale_notes(output: str) -> Iterator[str]:
     """Yield the words of notes that the program does not say."""
-    sentences = sorted((text for text in TEXTS if " " in text), key=len, reverse=True)
+    texts = written()
+    sentences = sorted((text for text in texts if " " in text), key=len, reverse=True)
     for note in re.findall(r"^note: (.*)$", output, re.MULTILINE):
         rest = note
         for text in sentences:
             rest = rest.replace(text, "|") if text in rest else rest
         for piece in rest.split("|"):
             words = re.findall(r"(?<![\w/.-])[a-z]{4,}(?![\w/.-])", piece)
-            if len(words) > 1 or not all(word in TEXTS or word.removesuffix("s") in TEXTS for word in words):
+            if len(words) > 1 or not all(word in texts or word.removesuffix("s") in texts for word in words):
                 yield " ".join(words)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,7 @@ from mematlas import errors
 from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, TargetAmbiguous
 from mematlas.kernel.rights import CAPABILITIES
 from mematlas.model.search import Candidate
-
-SOURCE = Path(errors.__file__).parent
+from sources import trees
 
 CODES = {
     "Error": 1,
@@ -73,8 +71,8 @@ def test_a_refusal_has_the_capabilities_as_a_set_and_says_what_else_would_do() -
 
 def refusals() -> Iterator[tuple[str, ast.Call]]:
     """Yield each place in the source that makes a `PermissionDenied`."""
-    for path in sorted(SOURCE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path, tree in trees():
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "PermissionDenied":
                 yield f"{path.name}:{node.lineno}", node
 

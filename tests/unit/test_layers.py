@@ -23,11 +23,11 @@ from mematlas.cli.command import COMMANDS
 from mematlas.kernel.maps import KINDS
 from mematlas.model.pages import STATES
 from mematlas.observe.sources import PAGE_SOURCES, SOURCES
+from sources import PATHS, SOURCE, tree_of
 
-SOURCE = Path(mematlas.__file__).parent
 FILES = {
     ".".join(("mematlas", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
-    for path in sorted(SOURCE.rglob("*.py"))
+    for path in PATHS
 }
 LAYERS = (
     *(("version", "frozen", "words"), ("errors", "notes"), ("arrays",), ("kernel",), ("model",), ("analysis",)),
@@ -75,14 +75,10 @@ def imports_of(nodes: list[ast.stmt], deep: bool) -> set[str]:
     return {name for name in found if name in FILES}
 
 
-def tree_of(path: Path) -> list[ast.stmt]:
-    return ast.parse(path.read_text()).body
-
-
 @pytest.mark.parametrize("module", sorted(FILES.keys() - OF_NO_LAYER))
 def test_module_imports_its_own_layer_or_a_lower_one(module: str) -> None:
     # An `if TYPE_CHECKING` import counts too: a lower layer does not know the words of a higher one.
-    assert not {name for name in imports_of(tree_of(FILES[module]), deep=True) if not may_use(module, name)}
+    assert not {name for name in imports_of(tree_of(FILES[module]).body, deep=True) if not may_use(module, name)}
 
 
 @pytest.mark.parametrize("module", sorted(FILES.keys() - {"mematlas.arrays"}))
@@ -95,7 +91,7 @@ def test_every_module_has_a_layer() -> None:
 
 
 def test_no_import_goes_round() -> None:
-    uses = {name: imports_of(tree_of(path), deep=True) for name, path in FILES.items()}
+    uses = {name: imports_of(tree_of(path).body, deep=True) for name, path in FILES.items()}
     while True:
         # Take away what uses nothing more; what remains goes round.
         done = {name for name, others in uses.items() if not others}
@@ -170,7 +166,7 @@ OPENERS = {"open", "fdopen", "scandir", "listdir", "walk", "stat", "readlink", "
 
 def run_time(path: Path) -> list[ast.AST]:
     """Return the nodes of a module that are there when it runs: all but those for type checkers."""
-    return [node for top in tree_of(path) if not is_type_checking(top) for node in ast.walk(top)]
+    return [node for top in tree_of(path).body if not is_type_checking(top) for node in ast.walk(top)]
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -226,7 +222,7 @@ def test_public_names_are_the_same_whatever_was_imported_before() -> None:
 
 
 def test_type_checkers_see_the_same_names() -> None:
-    block = next(node for node in tree_of(SOURCE / "__init__.py") if is_type_checking(node))
+    block = next(node for node in tree_of(SOURCE / "__init__.py").body if is_type_checking(node))
     seen = {alias.name for node in ast.walk(block) if isinstance(node, ast.ImportFrom) for alias in node.names}
 
     assert sorted(seen) == mematlas.__all__
@@ -259,7 +255,7 @@ def test_a_module_is_no_longer_than_a_reader_can_hold() -> None:
 
 
 def test_modules_begin_by_saying_what_they_are() -> None:
-    silent = [name for name, path in FILES.items() if not ast.get_docstring(ast.parse(path.read_text()))]
+    silent = [name for name, path in FILES.items() if not ast.get_docstring(tree_of(path))]
 
     # Those of the commands are their help; json keeps the list readable.
     assert not silent, json.dumps(silent)
@@ -268,7 +264,7 @@ def test_modules_begin_by_saying_what_they_are() -> None:
 def test_no_command_knows_another() -> None:
     # Nor does what they share know any of them: that is in modules of its own.
     commands = {f"mematlas.cli.{name}" for name in (*COMMANDS, "overview")}
-    used = {name: imports_of(tree_of(path), deep=True) & commands for name, path in FILES.items() if "cli" in name}
+    used = {name: imports_of(tree_of(path).body, deep=True) & commands for name, path in FILES.items() if "cli" in name}
 
     assert {name: others for name, others in used.items() if others} == {}
 
@@ -296,7 +292,7 @@ def test_no_notes_are_handed_down_to_be_filled() -> None:
     functions = [
         (name, node)
         for name, path in FILES.items()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.FunctionDef)
     ]
     takers = [

@@ -5,18 +5,15 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-import mematlas
+from sources import SOURCE, trees
 
-SOURCE = Path(mematlas.__file__).parent
-TREES = {path: ast.parse(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
 LIBRARY = SOURCE.parents[1] / "docs" / "library.md"
 FOR_TESTS = {
     "arm64": "unproven: kernel memory is read on x86-64 alone",
     "riscv64": "the same",
     "parse_maps": "what read_maps does, without a process",
-    "GREATER": "one of the three answers of kcmp(2)",
+    "LESS": "one of the three answers of kcmp(2)",
     "PAPER": "the backgrounds that contrast is computed with",
     "_repr_html_": "called by notebooks",
 }
@@ -54,15 +51,15 @@ def used(tree: ast.Module) -> Iterator[str]:
 
 
 def test_nothing_is_defined_that_nobody_uses() -> None:
-    names = {name for tree in TREES.values() for name in used(tree)} | set(re.findall(r"(\w+)\(", LIBRARY.read_text()))
+    names = {name for _, tree in trees() for name in used(tree)} | set(re.findall(r"(\w+)\(", LIBRARY.read_text()))
     unused = {
         f"{path.relative_to(SOURCE)}: {name}"
-        for path, tree in TREES.items()
+        for path, tree in trees()
         for name in defined(tree)
         if is_public(name) and name not in names and name not in FOR_TESTS
     }
     assert unused == set()
-    assert set(FOR_TESTS) <= {name for tree in TREES.values() for name in defined(tree)}
+    assert set(FOR_TESTS) <= {name for _, tree in trees() for name in defined(tree)}
 
 
 LOW = ("kernel", "doctor", "labs")
@@ -70,7 +67,7 @@ LOW = ("kernel", "doctor", "labs")
 
 def test_a_class_of_the_lower_layers_and_of_labs_has_its_name_alone() -> None:
     places: dict[str, list[str]] = {}
-    for path, tree in TREES.items():
+    for path, tree in trees():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(str(path.relative_to(SOURCE)))

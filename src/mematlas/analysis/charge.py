@@ -99,6 +99,8 @@ class Oom(Record):
     victim: Victim | None
     nr_spared: int
     """Processes that are never killed (oom_score_adj -1000)."""
+    nr_unknown: int
+    """Processes of which it is not known how bad they are: the first could be one of them."""
     group: str | None
     """The cgroup that is killed as a whole with the victim (memory.oom.group); None when it dies alone."""
     is_off: bool
@@ -227,10 +229,14 @@ def unsure_of(before: Mapping[str, int], after: Mapping[str, int], nr_groups: in
     return batches + changed
 
 
-def badness(rss: int, swap: int, tables: int, adjustment: int, most: int) -> int:
-    """Return how bad a process is to the OOM killer, with ``most`` bytes in all: mm/oom_kill.c, oom_badness().
+def badness(held: int | None, adjustment: int, most: int | None) -> int | None:
+    """Return how bad a process is to the OOM killer: mm/oom_kill.c, oom_badness(). None where that is not known.
 
-    >>> badness(3000, 500, 12, -100, 20000)
-    1512
+    ``held`` is its RSS, swap and page tables, ``most`` all that there is, in bytes.
+
+    >>> badness(3512, -100, 20000), badness(3512, 0, None), badness(3512, -100, None)
+    (1512, 3512, None)
     """
-    return rss + swap + tables + adjustment * most // 1000
+    if adjustment == 0:
+        return held
+    return None if held is None or most is None else held + adjustment * most // 1000

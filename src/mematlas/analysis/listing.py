@@ -65,6 +65,14 @@ class ProcessUsage(Record):
     """What is in swap of the files of memory that it maps. Where ``swap_pss`` is not told, the other slots as well."""
     hugetlb_parts: tuple[Part, ...] = ()
     """What it has of the files of huge pages that it maps."""
+    is_estimate: bool = False
+    """Whether ``pss`` and ``uss`` are estimated from a sample: the truth lies between the ends below 95 times of 100.
+    Of what is known exactly, these are equal. ``swap`` is then that of private memory alone.
+    """
+    pss_low: int | None = None
+    pss_high: int | None = None
+    uss_low: int | None = None
+    uss_high: int | None = None
 
     @property
     def shared(self) -> int | None:

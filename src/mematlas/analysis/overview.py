@@ -34,6 +34,8 @@ class Facts(Record):
     """
 
     pid: int
+    start_time: int
+    """Clock ticks after boot: with the PID it names one process and no other."""
     name: str
     uid: int | None
     cgroup: str

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mematlas.cli.arguments import Namespace
     from mematlas.cli.command import Command
 
+APART = "--apart"
 FIRST_OPTIONS = ("-h", "--help", "-V", "--version")
 
 
@@ -80,6 +81,20 @@ def open_missing_streams() -> None:
             setattr(sys, name, stream)
 
 
+def buffer_output() -> None:
+    """Have what is written come out whole where Python was told not to buffer it, as in many containers.
+
+    A signal in the middle of a write to a full pipe lets that write a part; of text without a buffer the rest is lost.
+    """
+    import io
+
+    if isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):
+        plain = sys.stdout
+        encoding, errors, to_screen = plain.encoding, plain.errors, plain.isatty()
+        raw = plain.detach()  # type: ignore[union-attr]
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=to_screen)
+
+
 def drop_output() -> None:
     """Let what is not written yet go nowhere: Python would complain once more when it flushes at exit."""
     import os
@@ -98,6 +113,7 @@ def console() -> NoReturn:
     gc.set_threshold(50_000)  # the modules and records of a start are no garbage: looking for it costs 0.6 ms
     code = 1
     try:
+        buffer_output()
         code = main(watched=True)
     except BaseException:
         # A mistake of ours: show it whole.
@@ -112,6 +128,8 @@ def console() -> NoReturn:
 
 def dispatch(words: list[str], watched: bool) -> int:
     """Find the command, parse its arguments, run it."""
+    apart = words[:1] == [APART]
+    words = words[1:] if apart else words
     if not words or (words[0].startswith("-") and words[0] not in FIRST_OPTIONS):
         words = [FIRST_SCREEN, *words]
     name, rest = words[0], words[1:]
@@ -127,11 +145,11 @@ def dispatch(words: list[str], watched: bool) -> int:
 
         raise BadInput(unknown_command(name))
     if not watched:
-        return run_command(name, rest)
+        return run_command(name, rest, apart)
     from mematlas.cli.watchdog import Watchdog
 
     with Watchdog():
-        return run_command(name, rest)
+        return run_command(name, rest, apart)
 
 
 def show_help(subject: str | None, short: bool = False) -> int:
@@ -155,8 +173,8 @@ def show_help(subject: str | None, short: bool = False) -> int:
     return 0
 
 
-def run_command(name: str, words: list[str]) -> int:
-    """Run one command."""
+def run_command(name: str, words: list[str], apart: bool = False) -> int:
+    """Run one command; ``apart`` from the rights that it takes."""
     from mematlas.cli.session import standard_session
 
     command = load(name)
@@ -173,9 +191,15 @@ def run_command(name: str, words: list[str]) -> int:
             default = command.default_target(args) if command.default_target else None
             session.take_target(args, default)
         one_thread_of_numpy()
+        if apart:
+            from mematlas.cli.apart import part
+
+            part(name, args, session)
         code = command.run(args, session)
     finally:
         session.close()
+        if session.lender:
+            session.lender.close()
     if session.launched and session.launched.exit_code:
         launched = session.launched.exit_code
         return launched if launched > 0 else 128 - launched

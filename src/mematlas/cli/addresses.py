@@ -24,6 +24,12 @@ def addresses_of(words: Sequence[str]) -> list[int]:
     return [address_of(word, is_plain) for word in words]
 
 
+def is_kernel_address(word: str) -> bool:
+    """Whether a word is an address rather than a target: it has a 0x, or no PID and no name is like it."""
+    address = parse_address(word)
+    return address is not None and (word[:2] in ("0x", "0X") or address >= 1 << 63)
+
+
 def address_of(word: str, is_hexadecimal: bool = False) -> int:
     """Return the address that a word is.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from mematlas.actions.acts import act
 from mematlas.actions.options import MAX_PASSES, Options
 from mematlas.actions.plans import plan
@@ -11,12 +13,12 @@ from mematlas.actions.swap_cache import free_frames
 from mematlas.actions.verbs import undo
 from mematlas.analysis.movable import parse_states
 from mematlas.cli.act_options import ActOptions, options_of, parse_amount
-from mematlas.cli.command import TARGET, Command
+from mematlas.cli.command import FILE, TARGET, TARGET_OR_FILE, Command
 from mematlas.cli.options import add_output, add_target, parse_count, parse_seconds
 from mematlas.cli.selection import KIND_TEXTS, add_selection, selection_of
 from mematlas.cli.signals import Interrupts
 from mematlas.cli.swap import add_temporary_swap, temporary_swap
-from mematlas.errors import BadInput, ProcessGone
+from mematlas.errors import BadInput, ProcessGone, TargetNotFound
 from mematlas.model.pages import STATES
 from mematlas.model.target import is_group
 from mematlas.notes import Note, Notes
@@ -35,15 +37,30 @@ if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
     from mematlas.kernel.madvise import AdviceName
+    from mematlas.observe.process import Process
     from mematlas.views.table import Table
 
 USAGE = "[options] TARGET [AREA] | -- COMMAND ..."
+FILES_USAGE = "[options] TARGET [AREA] | file:PATH... | -- COMMAND ..."
 
 ABOUT = """\
 AREA is START-END, ADDR+LEN or an address for just these pages; or a kind, or part of a path, for whole VMAs.
 The effect is measured page by page; no contents are lost. Needs CAP_SYS_NICE, and CAP_SYS_PTRACE for another user's
 process. PID 1, mematlas itself and its ancestors are refused without --force."""
 
+
+FILES_ABOUT: dict[str, str] = {
+    "pageout": """\
+file:PATH takes a file, or all files below a directory, out of the page cache: what is to be written to the disk is
+written first, and pages that processes map stay.
+
+""",
+    "willneed": """\
+file:PATH reads a file, or all files below a directory, into the page cache.
+
+""",
+}
+"""What can be done to files as well, and what there is to say about that."""
 
 # What they take
 
@@ -142,12 +159,18 @@ SWAP_GOES = Note("swap-goes", "the temporary swap is being removed: what is in i
 def run(advice: AdviceName, args: Namespace, session: Session) -> int:
     """Plan; then act, watch and undo, as far as that was asked for; show what it came to."""
     options = options_of(args)
+    if session.text.startswith(FILE):
+        if advice not in FILES_ABOUT:
+            raise BadInput(f"{advice} takes a process; files take {' and '.join(FILES_ABOUT)}")
+        from mematlas.cli.file_acts import run_files
+
+        return run_files(advice, options, args, session, COMMANDS[advice].add_arguments)
     selection = selection_of(args, session)
     if is_group(session.text):
         from mematlas.cli.group_acts import run_group
 
         return run_group(advice, selection, options, args, session)
-    choice, process = options.choice, session.process
+    choice, process = options.choice, process_of(advice, session)
     nr_coldest = None if options.coldest is None else options.coldest.nr_pages(process.page_size)
     if options.dry_run:
         room = read_swap_room(process.dir).with_more(options.temporary_swap or 0)
@@ -168,6 +191,19 @@ def run(advice: AdviceName, args: Namespace, session: Session) -> int:
         if work.gone:
             return ProcessGone.exit_code
     return stop.exit_code
+
+
+def process_of(advice: AdviceName, session: Session) -> Process:
+    """Return the target; where there is none, but a file of that name, say how files are named."""
+    try:
+        return session.process
+    except TargetNotFound as error:
+        if advice in FILES_ABOUT and os.path.lexists(session.text):
+            import shlex
+
+            path = shlex.quote(f"{FILE}{session.text}")
+            raise TargetNotFound(f"{error}; for the file of that name: mematlas {advice} {path}") from None
+        raise
 
 
 class Work:
@@ -255,12 +291,12 @@ def command(
 ) -> Command:
     """Return a command that gives one piece of advice, and takes these arguments of its own."""
     return Command(
-        usage=USAGE,
-        about=f"{about}\n\n{ABOUT}",
+        usage=FILES_USAGE if advice in FILES_ABOUT else USAGE,
+        about=f"{about}\n\n{FILES_ABOUT.get(advice, '')}{ABOUT}",
         add_arguments=declare(*own),
         run=lambda args, session: run(advice, args, session),
         examples=examples,
-        words=(TARGET, KIND_TEXTS),
+        words=(TARGET_OR_FILE if advice in FILES_ABOUT else TARGET, KIND_TEXTS),
     )
 
 
@@ -273,7 +309,7 @@ once, by any process, stay: the kernel leaves them alone.""",
         (
             ("mematlas pageout 1234 --dry-run", "what could move, and why the rest stays"),
             ("mematlas pageout 1234 heap --coldest 64M", "the coldest 64 MiB of the heap"),
-            ("mematlas pageout 1234 --watch-refaults 10s --undo", "watch, then bring all back"),
+            ("mematlas pageout file:. --dry-run", "what of files could leave the page cache"),
         ),
         *(add_coldest, add_passes, add_aftermath),
     ),
@@ -296,6 +332,7 @@ is read into the page cache.""",
         (
             ("mematlas willneed 1234 --dry-run", "what could come back"),
             ("mematlas willneed 1234 heap", "the heap, read from swap"),
+            ("mematlas willneed file:.", "all files here, into the page cache"),
         ),
         add_no_touch,
     ),

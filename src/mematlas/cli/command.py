@@ -21,9 +21,12 @@ COMMANDS = {
     "map": ("Look", "the whole address space, drawn"),
     "tables": ("Look", "raw page-table entries, PGD to PTE, of a process or the kernel"),
     "share": ("Look", "who shares how much with whom, through which files"),
-    "pageout": ("Act", "move pages out of a process, and measure what comes back"),
+    "ram": ("Look", "all of RAM: what every frame is, in sizes that add up"),
+    "owner": ("Look", "what a frame of RAM is, and which processes map it"),
+    "cache": ("Look", "what fills the page cache, file by file, and who maps it"),
+    "pageout": ("Act", "move pages out of a process, or files out of the page cache"),
     "cold": ("Act", "make pages the first to go when memory is short"),
-    "willneed": ("Act", "bring pages back into RAM"),
+    "willneed": ("Act", "bring pages back into RAM, or files into the page cache"),
     "collapse": ("Act", "put small pages together into huge ones"),
     "demo": ("Learn", "a tour of real memory; demo paging: out of RAM and back"),
     "lab": ("Learn", "guided lessons: predict, do, measure, explain"),
@@ -38,9 +41,14 @@ FIRST_SCREEN = "overview"
 """What is run without a command."""
 TARGET, DIRECTORY, MORE = "target", "directory", "..."
 """What a word can be, besides one of a list; and that the last one may come again."""
+TARGET_OR_FILE, TARGET_OR_PATH = "target or file:", "target or path"
+"""A target, or a file: with `FILE` before its path, or without it too."""
+TARGET_KINDS = (TARGET, TARGET_OR_FILE, TARGET_OR_PATH)
 TARGETS = """\
 TARGET is a PID, self, a command's exact name, cmdline:REGEX, the directory of a capture,
 or a group, such as name:NAME or cgroup:PATH. "-- COMMAND ..." starts one, as the invoking user."""
+FILE = "file:"
+"""What stands before a path, where a word could be a process as well."""
 PREFIXES = {
     "cmdline:": "a regular expression over command lines",
     "name:": "all processes of a name",
@@ -80,15 +88,15 @@ class Command:
         self.examples = examples
         """Lines to type, each with what it shows."""
         self.words = words
-        """For each word that may follow: `TARGET`, `DIRECTORY`, or what it is one of, with what that means. `MORE` at
-        the end says that the last may come again."""
+        """For each word that may follow: one of `TARGET_KINDS`, `DIRECTORY`, or what it is one of, with what that
+        means. `MORE` at the end says that the last may come again."""
         self.default_target = default_target
         """Gives the target when the words do not; None says that they do."""
 
     @property
     def takes_target(self) -> bool:
         """Whether it is given a process: the session has it before `run`."""
-        return self.words[:1] == (TARGET,)
+        return any(self.words[:1] == (kind,) for kind in TARGET_KINDS)
 
 
 def load(name: str) -> Command:

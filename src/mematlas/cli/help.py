@@ -10,6 +10,8 @@ TOPICS = ("options", "targets")
 """What has help besides commands; `mematlas.cli.command_help` has the texts."""
 SHORT_WIDTH = 78
 """Columns from which on two ways to type it stand in one line of the short help."""
+NAMES_ALONE = ("Learn", "Meta")
+"""The groups of which the short help has no more than the names."""
 EXIT_CODES = """\
 Exit codes: 0 ok, 1 error, 2 usage, 3 target not found or ambiguous, 4 permission,
 5 not supported by this kernel, 6 target ended, 10 a check did not hold."""
@@ -23,6 +25,7 @@ def overview_text(width: int) -> str:
         "",
         "usage: mematlas COMMAND TARGET [options]    mematlas help COMMAND",
         "       mematlas                             this machine, who uses the most",
+        "       mematlas --apart COMMAND ...         as root: a small part keeps rights",
     ]
     group = ""
     for name, (its_group, text) in COMMANDS.items():
@@ -44,9 +47,13 @@ def short_overview_text(width: int) -> str:
     ]
     group = ""
     for name, (its_group, text) in COMMANDS.items():
+        if its_group in NAMES_ALONE:
+            continue
         first, *others = fold_words(text, width - 17) if width else [text]
         lines += [f"{its_group * (its_group != group):<5} {name:<10} {first}", *(" " * 17 + line for line in others)]
         group = its_group
+    for group in NAMES_ALONE:
+        lines.append(f"{group:<5} {', '.join(name for name, (its_group, _) in COMMANDS.items() if its_group == group)}")
     lines += [
         fold_text(SHORT_TARGETS, width),
         fold_text(f"More: mematlas --help | mematlas help COMMAND | {' | '.join(TOPICS)}", width),

@@ -8,6 +8,7 @@ import time
 
 from mematlas.errors import BadInput, ProcessGone, TargetNotFound
 from mematlas.frozen import record
+from mematlas.kernel.descriptors import close_all_but
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import caller_variable, invoking_user
 from mematlas.model.target import own_pid
@@ -28,27 +29,11 @@ class Account:
 
     def become(self, kept: int) -> None:
         """Have the rights of this user and no others, nothing that is open but the standard streams and ``kept``."""
-        close_all_but(kept)
+        close_all_but({kept})
         os.initgroups(self.name, self.gid)
         os.setgid(self.gid)
         os.setuid(self.uid)
         os.environ |= {"HOME": self.home, "USER": self.name, "LOGNAME": self.name}
-
-
-def close_all_but(kept: int) -> None:
-    """Close what is open beside the standard streams and one more."""
-    # Not all numbers there may be: where close_range(2) is missing or refused, that is a call for each of a billion.
-    # Nor up to the bound of today, which may have been lowered.
-    for fd in map(int, os.listdir(OPEN_FILES)):
-        if fd > STDERR and fd != kept:
-            try:
-                os.close(fd)
-            except OSError:
-                continue  # that of the listing
-
-
-OPEN_FILES = "/proc/self/fd"
-STDERR = 2
 
 
 class Launched:

@@ -77,6 +77,22 @@ def parse_count(text: str) -> int:
     raise BadInput(f"bad number {text!r}: 1 or more")
 
 
+def parse_fraction(text: str) -> float:
+    """Return a part of the whole: 0.01 or 1%.
+
+    >>> parse_fraction("0.5%")
+    0.005
+    """
+    number, unit = (text[:-1], 100) if text.endswith("%") else (text, 1)
+    try:
+        fraction = float(number) / unit
+    except ValueError:
+        fraction = 0.0
+    if not 0 < fraction <= 1:
+        raise BadInput(f"bad part {text!r}: more than 0 and no more than 1, as 0.01 or 1%")
+    return fraction
+
+
 def parse_width(text: str) -> int:
     """Return a number of columns that can be drawn in."""
     width = parse_count(text)
@@ -177,6 +193,13 @@ def add_source(arguments: Arguments) -> None:
         help="auto (default): smaps if fast enough, else pagemap; page tables for large targets if permitted",
     )
     add_max_stall(arguments)
+
+
+def add_sample(arguments: Arguments) -> None:
+    """Declare that a part of the whole is looked at."""
+    arguments.add_argument(
+        "--sample", type=parse_fraction, metavar="FRACTION", help="estimate from a random part: 0.01, 1%"
+    )
 
 
 def add_width(arguments: Arguments) -> None:

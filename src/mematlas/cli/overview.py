@@ -1,7 +1,8 @@
 """mematlas alone: one screen with this machine, who uses the most, what we may do, and what to try.
 
-Processes of one name are one row, as are those of a container, ranked by PSS, swap and huge pages together. -i keeps it
-up to date.
+A bar shows what all of RAM is used for; as root there are the three files of which most is in the page cache. Processes
+of one name are one row, as are those of a container, ranked by PSS, swap and huge pages together. -i keeps it up to
+date.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from mematlas.cli.command import Command
 from mematlas.cli.options import add_output, add_repeat, parse_count
 from mematlas.doctor.hints import own_command, sudo_line
 from mematlas.kernel.rights import in_user_namespace
+from mematlas.observe.largest_files import LargestFiles
 from mematlas.observe.machine import TOP, Machine
 from mematlas.views.overview import overview_view
 
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
     from mematlas.views.table import Table
 
 
-NR_LINES = 20
-"""What the first screen is to fit on."""
+NR_LINES = 22
+"""What the first screen is to fit on: a terminal of 24, with the line that was typed, and the next prompt."""
+NR_FILES = 3
+"""Files of which most is in the page cache."""
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -40,12 +44,17 @@ def run(args: Namespace, session: Session) -> int:
     command = own_command().rsplit("/", 1)[-1]
     sudo = None if in_user_namespace() else sudo_line(())
 
-    def make() -> Table:
-        usage = machine.usage(args.limit or TOP, args.sort)
-        nr_lines = None if args.limit else NR_LINES
-        return overview_view(session.machine(), usage, args.sort, os.geteuid(), command, sudo, nr_lines)
+    with LargestFiles(session.procfs, NR_FILES) as largest:
 
-    session.show(make, args)
+        def make() -> Table:
+            largest.ask()
+            usage = machine.usage(args.limit or TOP, args.sort, largest.pids)
+            nr_lines = None if args.limit else NR_LINES
+            files = largest.answer()
+            uid = os.geteuid()
+            return overview_view(session.machine(), usage, args.sort, uid, command, sudo, nr_lines, files, largest.why)
+
+        session.show(make, args)
     return 0
 
 

@@ -1,5 +1,5 @@
-"""Each process with what it uses, the largest PSS first. PSS divides a page among those who map it, so the total over
-all processes has each page once; RSS and SHARED cannot be added up.
+"""Each process with what it uses, the largest PSS first. PSS divides a page among those who map it: its total has each
+page once, RSS and SHARED have none.
 
 TARGET... limits the list. Who may not be looked at, or does not answer, is named below it.
 """
@@ -10,7 +10,16 @@ import os
 
 from mematlas.analysis.listing import BY
 from mematlas.cli.command import MORE, TARGET, Command
-from mematlas.cli.options import add_max_stall, add_output, add_repeat, add_target, form_of, parse_count, since_first
+from mematlas.cli.options import (
+    add_max_stall,
+    add_output,
+    add_repeat,
+    add_sample,
+    add_target,
+    form_of,
+    parse_count,
+    since_first,
+)
 from mematlas.cli.session import allow_many_files
 from mematlas.errors import BadInput, did_you_mean
 from mematlas.model.processes import REFUSED
@@ -31,7 +40,7 @@ OF_PROCESSES = tuple(column.key for column in COLUMNS)
 OF_GROUPS = tuple(column.key for column in GROUP_COLUMNS)
 SORTS = (
     *("pid", "user", "name", "cgroup", "rss", "pss", "uss", "swap", "shared", "thp", "hugetlb", "tables"),
-    *("charged", "change"),
+    *("charged", "limit", "headroom", "change"),
 )
 """What rows can be sorted by; groups by what they have of it."""
 IN_CGROUP = dict.fromkeys(("container", "pod", "unit"), "cgroup")
@@ -47,6 +56,7 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--limit", type=parse_count, metavar="N", help="show N rows, and the total of the rest")
     arguments.add_argument("--columns", type=parse_columns, metavar="NAME,...", help="these columns, in this order")
     arguments.add_argument("--distinct", action="store_true", help="totals by frames: each page once (as root)")
+    add_sample(arguments)
     add_max_stall(arguments)
     add_repeat(arguments)
     add_output(arguments)
@@ -66,6 +76,8 @@ def run(args: Namespace, session: Session) -> int:
     session.take_more_targets()
     allow_many_files()  # for frames, and of those that are large, many are held open
     wanted = wanted_of(args)
+    if args.sample is not None and (args.by or args.distinct):
+        raise BadInput(f"--sample estimates single processes: not with {'--by' if args.by else '--distinct'}")
     targets = None if session.text == EVERYBODY else targets_of(session)
     details = details_of(args, wanted)
 
@@ -74,10 +86,17 @@ def run(args: Namespace, session: Session) -> int:
         if args.by:
             groups = machine.groups(args.by, targets, max_stall=args.max_stall, distinct=args.distinct)
             return groups_table(groups, wanted, line_for(groups.processes, session))
-        result = machine.processes(targets, max_stall=args.max_stall, details=details, distinct=args.distinct)
+        result = machine.processes(
+            targets, max_stall=args.max_stall, details=details, distinct=args.distinct, sample=args.sample
+        )
         return processes_table(result, wanted, line_for(result, session))
 
-    session.show(make, args)
+    try:
+        session.show(make, args)
+    finally:
+        for target in targets or ():
+            if not isinstance(target, str):
+                target.close()
     return 0
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.results import Reading
     from mematlas.cli.arguments import Namespace
     from mematlas.cli.launch import Launched
+    from mematlas.kernel.brokered import Lender
     from mematlas.model.target import Target
     from mematlas.observe.process import Process
     from mematlas.observe.process_set import ProcessSet
@@ -41,6 +42,8 @@ class Session:
         self.command = command
         """What followed ``--``; None without it."""
         self.launched: Launched | None = None
+        self.lender: Lender | None = None
+        """What keeps our rights, where we have left them."""
         self.words: list[str] = []
         """The words after the target."""
         self.text = ""
@@ -122,8 +125,13 @@ class Session:
 
             allow_many_files()  # each process is held open
             targets: list[Target] = []
-            for text in (self.text, *self.more):
-                targets += self._named(text)
+            try:
+                for text in (self.text, *self.more):
+                    targets += self._named(text)
+            except BaseException:
+                for target in targets:
+                    target.close()
+                raise
             self._open(distinct(targets))
         return self._processes or [self.process]
 
@@ -145,6 +153,7 @@ class Session:
             try:
                 self._processes.append(Process(target.dir))
             except (ProcessGone, TargetNotFound, NoAddressSpace):
+                target.close()
                 if len(targets) == 1 or self.is_list:
                     raise
         for process in self._processes if self._will_repeat else ():

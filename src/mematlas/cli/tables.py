@@ -10,7 +10,7 @@ Entries that point to tables are then left out, unless "table" is in the list. -
 
 from __future__ import annotations
 
-from mematlas.cli.addresses import address_of, addresses_of, refuse_two_readings
+from mematlas.cli.addresses import address_of, addresses_of, is_kernel_address, refuse_two_readings
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_repeat, add_target, form_of, parse_count
 from mematlas.errors import BadInput
@@ -58,12 +58,6 @@ def add_arguments(arguments: Arguments) -> None:
 def default_target(args: Namespace) -> str | None:
     """Return the target when none is given: the kernel half is the same in all of them."""
     return "self" if args.kernel and (not args.words or is_kernel_address(args.words[0])) else None
-
-
-def is_kernel_address(word: str) -> bool:
-    """Whether a word is an address rather than a target: it has a 0x, or no PID and no name is like it."""
-    address = parse_address(word)
-    return address is not None and (word[:2] in ("0x", "0X") or address >= 1 << 63)
 
 
 def run(args: Namespace, session: Session) -> int:

@@ -19,9 +19,11 @@ import time
 # signal would bring in enum, for 5 ms.
 from _signal import SIG_DFL, SIGHUP, SIGINT, SIGIO, SIGKILL, SIGTERM, signal  # type: ignore[import-not-found]
 
+from mematlas.errors import Error
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, NoReturn
 
     Ask = Callable[[Any], tuple[Any, int]]
@@ -106,7 +108,13 @@ class Inquiry:
     def _go_on(self) -> bool:
         """Have a child ask about what is left; return whether any answer may come still."""
         if self._now is None and self._index < len(self.things):
-            self._now = Child(self.ask, self.things, self._index, self.is_heavy)
+            answers = map(self.ask, self.things[self._index :])
+            try:
+                self._now = Child(answers, self._index, self.is_heavy)
+            except OSError as error:
+                # Those that are silent have the descriptors or the room: one of them answers, or is given up.
+                if not (self._silent and lacks_room(error)):
+                    raise
         return bool(self._now or self._silent)
 
     def _listen(self, left: float) -> list[Child]:
@@ -158,13 +166,84 @@ class Inquiry:
                 child.close()
 
 
-class Child:
-    """A child that asks about things in order, and sends each answer as a message."""
+class Reports:
+    """Asks about one thing after the other, until ``deadline``; what is found out about each comes in pieces.
 
-    def __init__(self, ask: Ask, things: Sequence[Any], index: int, is_heavy: bool = False) -> None:
+    ``find`` runs in a child, which goes on to the end of all things: where it says nothing for so long as ``patience``,
+    and does not work then, it is ended, and another one begins with the next thing. Who waits for a server of FUSE
+    sleeps as if for a pause; here is none. Each piece is to be plain and no longer than a message, as the answers of an
+    `Inquiry`. Iterating yields each thing with each piece, as they come.
+
+    >>> list(Reports(range, [2, 1], 1.0, time.monotonic() + 60))
+    [(2, 0), (2, 1), (1, 0)]
+    """
+
+    def __init__(
+        self, find: Callable[[Any], Iterable[Any]], things: Sequence[Any], patience: float, deadline: float
+    ) -> None:
+        self.find = find
+        self.things = things
+        self.patience = patience
+        self.deadline = deadline
+        """By the clock of `time.monotonic`."""
+        self.unanswered: list[Any] = []
+        """What had to be waited for, in the kernel: what came of it before is all that there is."""
+        self.unasked: list[Any] = []
+        """What there was no time for, or too little; and where the child ended, for want of memory perhaps."""
+        self._child: Child | None = None
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Ask about nothing more; what was found out until now is still to come."""
+        self._is_stopped = True
+        if self._child:
+            os.kill(self._child.pid, SIGKILL)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        index = 0
+        try:
+            while index < len(self.things) and time.monotonic() < self.deadline:
+                child = self._child = self._child or Child(self._answers(index), index)
+                if child.speaks(min(self.deadline, child.since + self.patience)):
+                    child.since = time.monotonic()
+                    answer = child.answer()
+                    if answer and answer[0]:
+                        yield self.things[index], answer[0][0]
+                        continue
+                    if answer:
+                        index += 1
+                        continue
+                    if self._is_stopped:
+                        break
+                    self.unasked.append(self.things[index])
+                elif child.state() != b"R":
+                    self.unanswered.append(self.things[index])
+                else:
+                    child.since = time.monotonic()
+                    continue
+                child.close()
+                self._child = None
+                index += 1
+            self.unasked += self.things[index:]
+        finally:
+            if self._child:
+                self._child.close()
+
+    def _answers(self, index: int) -> Iterator[tuple[tuple[Any, ...], int]]:
+        """Yield each piece in a tuple, and after those of each thing an empty one."""
+        for thing in self.things[index:]:
+            for piece in self.find(thing):
+                yield (piece,), -1
+            yield (), -1
+
+
+class Child:
+    """A child that sends each of some answers as a message; they are to be found out when they are asked for."""
+
+    def __init__(self, answers: Iterable[tuple[Any, int]], index: int, is_heavy: bool = False) -> None:
         self.index = index
         """Of the thing that it asks about."""
-        self.since = time.monotonic()
+        before = time.monotonic()
         self._socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         if is_heavy:
             theirs.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, LITTLE_ROOM)
@@ -172,12 +251,27 @@ class Child:
         watched, self._alive = os.pipe()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()  # or what waits there would be written twice
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            os.close(watched)
+            os.close(self._alive)
+            raise
         if self.pid == 0:
             os.close(self._alive)
-            run(ask, things[index:], theirs, watched)
+            run(answers, theirs, watched)
         theirs.close()
         os.close(watched)
+        now = time.monotonic()
+        # It needs about as long to begin: where that is longer than a silence, each would be left behind.
+        self.since = now + (now - before)
+        """Since when an answer may be expected."""
+
+    def speaks(self, deadline: float) -> bool:
+        """Whether there is a message by then."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return bool(poll.poll(max(deadline - time.monotonic(), 0) * 1000 + 1))
 
     def answer(self) -> tuple[Any, int] | None:
         """Return the next answer and its descriptor; None when it has ended, for want of memory perhaps."""
@@ -193,11 +287,15 @@ class Child:
 
         Else it works, waits for a processor, or pauses to be gentle.
         """
+        return self.state() in (b"D", b"")
+
+    def state(self) -> bytes:
+        """Return what it does, as /proc/PID/stat has it: ``R`` if it works; nothing where /proc does not show it."""
         try:
             with open(f"/proc/{self.pid}/stat", "rb") as file:
-                return file.read().rpartition(b") ")[2][:1] == b"D"
+                return file.read().rpartition(b") ")[2][:1]
         except OSError:
-            return True  # a /proc of another PID namespace
+            return b""  # a /proc of another PID namespace
 
     def close(self) -> None:
         """End it; it may not be able to."""
@@ -212,15 +310,14 @@ class Child:
             time.sleep(0.0005)
 
 
-def run(ask: Ask, things: Sequence[Any], out: _socket.socket, parent: int) -> NoReturn:
-    """Ask about things, in the child: nothing here may return."""
+def run(answers: Iterable[tuple[Any, int]], out: _socket.socket, parent: int) -> NoReturn:
+    """Find out answers and send them, in the child: nothing here may return."""
     try:
         for number in (SIGINT, SIGTERM, SIGHUP, SIGIO):
             signal(number, SIG_DFL)
         end_with(parent)
         let_go_of_streams()
-        for thing in things:
-            answer, fd = ask(thing)
+        for answer, fd in answers:
             message = [marshal.dumps(answer)]
             if fd < 0:
                 out.sendmsg(message)
@@ -228,16 +325,25 @@ def run(ask: Ask, things: Sequence[Any], out: _socket.socket, parent: int) -> No
             descriptor = fd.to_bytes(FD_SIZE, sys.byteorder)
             out.sendmsg(message, [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptor)])
             os.close(fd)
-    except BrokenPipeError:
-        pass  # our parent has enough
-    except BaseException:
-        import traceback
+    except (BrokenPipeError, Error):
+        pass  # our parent has enough; or there is no answer
+    except BaseException as error:
+        if not lacks_room(error):
+            import traceback
 
-        # A mistake of ours, to be shown: where it was made is at the end.
-        text = traceback.format_exc()[-MESSAGE_SIZE // 2 :]
-        out.sendmsg([MISTAKE, text.encode("utf-8", "replace")])
+            # A mistake of ours, to be shown: where it was made is at the end.
+            text = traceback.format_exc()[-MESSAGE_SIZE // 2 :]
+            out.sendmsg([MISTAKE, text.encode("utf-8", "replace")])
     finally:
         os._exit(0)
+
+
+def lacks_room(error: BaseException) -> bool:
+    """Whether an error is about descriptors or memory that there are no more of: then there is no answer."""
+    import errno
+
+    scarce = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in scarce)
 
 
 def let_go_of_streams() -> None:

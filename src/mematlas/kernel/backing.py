@@ -8,13 +8,12 @@ Neither touches the target's locks or pages.
 
 from __future__ import annotations
 
-import errno
 import os
 from bisect import bisect_right
 
 from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.cachestat import FOWNER, OWNER_OR_WRITER, cachestat_counts, call_mincore, may_see
 from mematlas.kernel.directory import translate_error
-from mematlas.kernel.libc import libc
 from mematlas.kernel.pagemap import CACHED, GUARD, MARK_A, MARK_B, PRESENT, SWAP, SWAPPED_FILE, UFFD_WP
 from mematlas.kernel.vmfile import KIND_OF_MAGIC, NOBODY_ANSWERS, LiveFiles, magic_of
 from mematlas.notes import Note
@@ -26,7 +25,9 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.procfs import ProcessDir
 
-SYS_CACHESTAT = 451  # the same number on every architecture; commit cf264e1329fb, v6.5
+    Part = tuple[int, int, int]
+    """Where it begins and ends, and its mark."""
+
 MINCORE_PAGES = 1 << 16
 SWAP_CACHE_UNSEEN = Note(
     "swap-cache-unseen",
@@ -180,7 +181,6 @@ class KnownBackings(Backings):
 def read_backing(
     process: ProcessDir,
     vma: Vma,
-    cachestat: Callable[..., tuple[int, int]] | None = None,
     start: int | None = None,
     end: int | None = None,
     cached: bool = True,
@@ -193,36 +193,40 @@ def read_backing(
         PermissionDenied: following map_files needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN.
         NotSupported: a capture, or a kernel with neither way to ask.
     """
-    page_size = process.procfs.page_size
     if not process.procfs.live:
         raise NotSupported("map_files", "a running process, not a capture")
     shift = vma.start - vma.offset
     low = (vma.start if start is None else start) - shift
     size = (vma.end if end is None else end) - shift - low
-    fd = process.open_fd(f"map_files/{vma.start:x}-{vma.end:x}")
-    note = None
+    parts, is_certain = process.procfs.ask(parts_of_file, process, f"{vma.start:x}-{vma.end:x}", low, size, cached)
+    note = None if is_certain else SWAP_CACHE_UNSEEN
+    return Backing([(low + shift, high + shift, mark) for low, high, mark in parts], note)
+
+
+def parts_of_file(process: ProcessDir, span: str, offset: int, size: int, cached: bool) -> tuple[list[Part], bool]:
+    """Return which parts of a file that a process maps are in RAM or in swap, and whether these two are told apart."""
+    fd = process.open_fd(f"map_files/{span}")
+    page_size = process.procfs.page_size
     try:
         try:
             if KIND_OF_MAGIC.get(magic_of(fd) or 0) == "stacked":
                 # What is mapped is in the page cache of a file below, of which cachestat knows nothing.
                 raise NotSupported("cachestat", "a file of a single file system")
-            parts = cachestat_ranges(fd, low, size, page_size, cachestat or call_cachestat, cached)
+            return cachestat_ranges(fd, offset, size, page_size, call_cachestat, cached), True
         except (NotSupported, PermissionDenied):
-            parts = mincore_ranges(fd, low, size, page_size)
-            note = SWAP_CACHE_UNSEEN
+            return mincore_ranges(fd, offset, size, page_size), False
     finally:
         os.close(fd)
-    return Backing([(low + shift, high + shift, mark) for low, high, mark in parts], note)
 
 
 def cachestat_ranges(
     fd: int, offset: int, size: int, page_size: int, cachestat: Callable[..., tuple[int, int]], cached: bool = True
-) -> list[tuple[int, int, int]]:
+) -> list[Part]:
     """Return the parts of a shmem file that are in RAM or in swap, by halving until each part is all one thing.
 
     cachestat counts the pages of a range; those of shared memory that are in swap count as evicted.
     """
-    ranges: list[tuple[int, int, int]] = []
+    ranges: list[Part] = []
     todo = [(offset, offset + size)]
     while todo:
         low, high = todo.pop()
@@ -244,16 +248,32 @@ def cachestat_ranges(
 
 def call_cachestat(fd: int, offset: int, size: int) -> tuple[int, int]:
     """Return how many pages of a range are in the page cache, and how many were evicted from it."""
-    import ctypes
+    nr_cached, _, _, nr_evicted, _ = cachestat_counts(fd, offset, size)
+    return nr_cached, nr_evicted
 
-    span = (ctypes.c_uint64 * 2)(offset, size)
-    counts = (ctypes.c_uint64 * 5)()  # nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted
-    if libc().syscall(SYS_CACHESTAT, fd, ctypes.byref(span), ctypes.byref(counts), 0):
-        # Since v6.14 (commit 5f537664e705) only an owner or writer of the file may ask.
-        if ctypes.get_errno() == errno.EPERM:
-            raise PermissionDenied("cachestat")
-        raise NotSupported("cachestat", "Linux 6.5")
-    return counts[0], counts[3]
+
+def pages_of_link(process: ProcessDir, link: str) -> tuple[int, int]:
+    """Return the same of all of a file that a link of a process leads to."""
+    fd = process.open_fd(link)
+    try:
+        return call_cachestat(fd, 0, 0)
+    finally:
+        os.close(fd)
+
+
+def resident_pages(process: ProcessDir, span: str, offset: int, size: int) -> bytes:
+    """Return a byte for each page of a part of a file that a process maps: bit 0 is set when it is in RAM.
+
+    Raises:
+        PermissionDenied: to anybody but its owner and root mincore says that every page is in RAM.
+    """
+    fd = process.open_fd(f"map_files/{span}")
+    try:
+        if os.geteuid() not in (0, os.fstat(fd).st_uid):
+            raise PermissionDenied("mincore", FOWNER, text=OWNER_OR_WRITER)
+        return call_mincore(fd, offset, size, process.procfs.page_size)
+    finally:
+        os.close(fd)
 
 
 def has_cachestat() -> bool:
@@ -271,15 +291,14 @@ def has_cachestat() -> bool:
     return True
 
 
-def mincore_ranges(fd: int, offset: int, size: int, page_size: int) -> list[tuple[int, int, int]]:
+def mincore_ranges(fd: int, offset: int, size: int, page_size: int) -> list[Part]:
     """Return the same by SEEK_DATA (what exists) and mincore (what of it is in RAM), for kernels before v6.5.
 
     A page on its way to swap or back that lies in the swap cache counts as in RAM here.
     """
-    if os.geteuid() not in (0, os.fstat(fd).st_uid):
-        # mm/mincore.c, can_do_mincore(): to anybody else every page is said to be in RAM.
-        raise PermissionDenied("mincore", text="root, or being the owner of the file")
-    ranges: list[tuple[int, int, int]] = []
+    if not may_see(fd):
+        raise PermissionDenied("mincore", FOWNER, text=OWNER_OR_WRITER)
+    ranges: list[Part] = []
     for low, high in data_ranges(fd, offset, offset + size):
         low -= low % page_size
         for part in range(low, high, MINCORE_PAGES * page_size):
@@ -306,23 +325,3 @@ def data_ranges(fd: int, start: int, end: int) -> list[tuple[int, int]]:
     except OSError:
         pass  # ENXIO: nothing but holes up to the end of the file
     return ranges
-
-
-def call_mincore(fd: int, offset: int, size: int, page_size: int) -> bytes:
-    """Return a byte per page of a file: bit 0 is set when it is in RAM. Maps the file, touches nothing of it."""
-    import ctypes
-    import mmap
-
-    library = libc()
-    library.mmap.restype = ctypes.c_void_p
-    library.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
-    address = library.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, offset)
-    if address == ctypes.c_void_p(-1).value:
-        raise NotSupported("mincore", f"a mapping of the file: {os.strerror(ctypes.get_errno())}")
-    try:
-        vector = ctypes.create_string_buffer((size + page_size - 1) // page_size)
-        if library.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), vector):
-            raise NotSupported("mincore", os.strerror(ctypes.get_errno()))
-        return vector.raw
-    finally:
-        library.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))

@@ -76,6 +76,10 @@ NEEDS = {
     "kpagecount": ("CAP_DAC_READ_SEARCH",),
     "kpageflags": ("CAP_DAC_READ_SEARCH",),
     "kpagecgroup": ("CAP_DAC_READ_SEARCH",),
+    "slabinfo": ("CAP_DAC_READ_SEARCH",),
+    "vmallocinfo": ("CAP_DAC_READ_SEARCH",),
+    "fd": ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"),
+    "fdinfo": ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"),
 }
 
 
@@ -147,16 +151,13 @@ class Directory:
 
     fd = -1
 
-    def __init__(self, name: str, path: str, captured: bool, pid: int | None = None, below: int | None = None) -> None:
+    def __init__(self, fd: int, path: str, captured: bool, pid: int | None = None) -> None:
+        """Take over a descriptor of the directory."""
+        self.fd = fd
         self.path = path
         self.captured = captured
         """Whether it is not the kernel that answers."""
         self.pid = pid
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        # The way to a capture is the caller's own, and may lead over links.
-        if below is not None:
-            flags |= os.O_NOFOLLOW
-        self.fd = os.open(name, flags, dir_fd=below)
 
     def __enter__(self) -> Self:
         return self
@@ -178,9 +179,12 @@ class Directory:
         try:
             if self.captured:
                 return open_regular(name, f"{self.path}/{name}", self.fd)
-            return os.open(name, flags | os.O_CLOEXEC, dir_fd=self.fd)
+            return self._open(name, flags)
         except OSError as error:
             raise self._error(error, name) from None
+
+    def _open(self, name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_CLOEXEC, dir_fd=self.fd)
 
     def open(self, name: str) -> WordFile:
         """Open a file of words: ``pagemap``, ``kpagecount``."""
@@ -351,6 +355,13 @@ class Directory:
             if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
                 return FormatError(path, expected="a regular file")
         return translate_error(error, path, self.pid)
+
+
+def open_directory(name: str, below: int | None = None) -> int:
+    """Open a directory, or one in another that is held; return its descriptor."""
+    # The way to a capture is the caller's own, and may lead over links.
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    return os.open(name, flags if below is None else flags | os.O_NOFOLLOW, dir_fd=below)
 
 
 def open_regular(name: str, path: str, dir_fd: int) -> int:

@@ -53,6 +53,15 @@ def section_names(read: Read) -> list[str]:
     return [names[section[0] :].partition(b"\0")[0].decode("ascii", "replace") for section in sections]
 
 
+def program_sections(process: ProcessDir) -> list[str]:
+    """Return the names of the sections of the program that a process runs. Raises OSError."""
+    fd = os.open("exe", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process.fd)
+    try:
+        return section_names(lambda offset, size: os.pread(fd, size, offset))
+    finally:
+        os.close(fd)
+
+
 def is_of_go(process: ProcessDir) -> bool | None:
     """Whether the program that a process runs is one of Go; None where it cannot be read.
 
@@ -60,14 +69,12 @@ def is_of_go(process: ProcessDir) -> bool | None:
     """
     from mematlas.kernel.abandon import Inquiry
 
-    def ask(name: str) -> tuple[bool | None, int]:
+    def ask(process: ProcessDir) -> tuple[bool | None, int]:
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=process.fd)
-            names = section_names(lambda offset, size: os.pread(fd, size, offset))
-            return any(name.endswith(GO_SECTION) for name in names), -1
+            return any(name.endswith(GO_SECTION) for name in process.procfs.ask(program_sections, process)), -1
         except OSError:
             return None, -1
 
-    inquiry = Inquiry(ask, ["exe"], patience=ANSWER_SECONDS, deadline=time.monotonic() + ANSWER_SECONDS)
+    inquiry = Inquiry(ask, [process], patience=ANSWER_SECONDS, deadline=time.monotonic() + ANSWER_SECONDS)
     answers = [answer for _, answer, _ in inquiry]
     return answers[0] if answers else None

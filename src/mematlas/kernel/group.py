@@ -11,7 +11,7 @@ import os
 
 from mematlas.errors import Error, NoAddressSpace, NotSupported, PermissionDenied
 from mematlas.kernel.directory import MAX_FILE, SHORT
-from mematlas.kernel.procfs import ProcessDir
+from mematlas.kernel.procfs import START_FIELD, ProcessDir
 from mematlas.kernel.status import parse_status, read_stat, read_status
 
 ZOMBIE = "has ended (a zombie): its memory is freed already"
@@ -93,10 +93,6 @@ def threads(first: ProcessDir) -> list[int]:
         return []
     finally:
         os.close(fd)
-
-
-START_FIELD = 19
-"""The index of the start time among the fields of a stat file after the name."""
 
 
 def stat_of_process(thread: bytes, first: bytes) -> bytes:

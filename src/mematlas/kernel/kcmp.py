@@ -11,6 +11,10 @@ import os
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.libc import libc
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.kernel.procfs import ProcessDir
+
 SYS_KCMP = {
     "x86_64": 312,
     "i686": 349,
@@ -24,10 +28,12 @@ SAME, LESS, GREATER = range(3)
 """What the call answers: address spaces are in some order, which stays as it is."""
 
 
-def compare_memory(pid: int, other: int) -> int:
-    """Return whether two processes, or threads, run in one address space: `SAME`; if not, which comes first.
+def compare_memory(process: ProcessDir, other: int) -> int:
+    """Return whether a process and another, or a thread, run in one address space: `SAME`; if not, which comes first.
 
-    >>> compare_memory(os.getpid(), os.getpid()) == SAME
+    >>> from mematlas.kernel.procfs import ProcFS
+    >>> with ProcFS().process(os.getpid()) as process:
+    ...     compare_memory(process, os.getpid()) == SAME
     True
 
     Raises:
@@ -40,7 +46,7 @@ def compare_memory(pid: int, other: int) -> int:
     number = SYS_KCMP.get(os.uname().machine)
     if number is None:
         raise NotSupported("kcmp", "a machine whose number of the call is known")
-    result: int = libc().syscall(*map(ctypes.c_long, (number, pid, other, KCMP_VM, 0, 0)))
+    result: int = libc().syscall(*map(ctypes.c_long, (number, process.tid, other, KCMP_VM, 0, 0)))
     if result >= 0:
         return result
     code = ctypes.get_errno()

@@ -15,12 +15,14 @@ from mematlas.kernel.pagemap import ENTRY_SIZE, GAP, PM_PFRAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import Self
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Self, TypeVar
 
     from mematlas.arrays import Bools, Words
     from mematlas.kernel.directory import WordFile
     from mematlas.kernel.procfs import ProcFS
+
+    T = TypeVar("T")
 
 WORD_SIZE = ENTRY_SIZE
 
@@ -66,11 +68,15 @@ KPF_NAMES = {
     42: "arch_3",
 }
 KPF_KNOWN = sum(1 << bit for bit in KPF_NAMES)
+KPF_LOCKED = 1 << 0
 KPF_REFERENCED = 1 << 2
+KPF_UPTODATE = 1 << 3
 KPF_DIRTY = 1 << 4
 KPF_LRU = 1 << 5
 KPF_ACTIVE = 1 << 6
+KPF_SLAB = 1 << 7
 KPF_WRITEBACK = 1 << 8
+KPF_BUDDY = 1 << 10
 KPF_MMAP = 1 << 11
 KPF_ANON = 1 << 12
 KPF_SWAPCACHE = 1 << 13
@@ -79,8 +85,13 @@ KPF_COMPOUND_HEAD = 1 << 15
 KPF_COMPOUND_TAIL = 1 << 16
 KPF_COMPOUND = KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL
 KPF_HUGE = 1 << 17
+KPF_HWPOISON = 1 << 19
+KPF_NOPAGE = 1 << 20
 KPF_KSM = 1 << 21
+KPF_OFFLINE = 1 << 23
 KPF_ZERO_PAGE = 1 << 24
+KPF_PGTABLE = 1 << 26
+KPF_RESERVED = 1 << 32
 KPF_ANON_EXCLUSIVE = 1 << 34
 """owner_2 of an anonymous page: nobody else has it or its slot (commit 6c287605fd56, v5.19)."""
 
@@ -265,7 +276,8 @@ def runs_of(frames: Iterable[int]) -> list[list[int]]:
 
 
 def tells_ksm(procfs: ProcFS) -> bool | None:
-    """Whether the flag ``ksm`` means that; None when this cannot be found out.
+    """Whether the flag ``ksm`` means that; None when this cannot be found out: then it is not to be believed, or all
+    anonymous memory would be merged.
 
     Linux 6.12 sets it for every anonymous page: stable_page_flags in fs/proc/page.c tests any of the bits of
     PAGE_MAPPING_KSM, one of which is PAGE_MAPPING_ANON. So we look at a fresh page of our own, which is in no tree of
@@ -274,22 +286,38 @@ def tells_ksm(procfs: ProcFS) -> bool | None:
     if not procfs.live:
         reported: bool | None = (procfs.machine or {}).get("tells_ksm")
         return reported
+
+    def is_told(frame: int) -> bool | None:
+        with FrameWords(procfs, "kpageflags") as words:
+            word = words.get([frame]).get(frame, 0)
+        return not word & KPF_KSM if word & KPF_ANON else None
+
+    try:
+        return asked_of_own_frame(procfs, is_told)
+    except (OSError, PermissionDenied, NotSupported):
+        return None
+
+
+def asked_of_own_frame(procfs: ProcFS, ask: Callable[[int], T], is_written: bool = True) -> T | None:
+    """Return what ``ask`` returns of the frame that a fresh page of ours lies in; None where frames are hidden.
+
+    A page that was read and never written to is the page of zeros.
+    """
     import ctypes
     import mmap
 
     memory = mmap.mmap(-1, procfs.page_size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     view = ctypes.c_char.from_buffer(memory)
     try:
-        memory[0] = 1
+        if is_written:
+            memory[0] = 1
+        else:
+            memory[:1]
         offset = ctypes.addressof(view) // procfs.page_size * WORD_SIZE
         with open(f"{procfs.root}/self/pagemap", "rb", buffering=0) as pagemap:
             entry = os.pread(pagemap.fileno(), WORD_SIZE, offset)
         frame = int.from_bytes(entry, sys.byteorder) & PM_PFRAME  # an empty one is 0
-        with FrameWords(procfs, "kpageflags") as words:
-            word = words.get([frame]).get(frame, 0) if frame else 0
-        return not word & KPF_KSM if word & KPF_ANON else None
-    except (OSError, PermissionDenied, NotSupported):
-        return None
+        return ask(frame) if frame else None
     finally:
         del view
         memory.close()

@@ -23,6 +23,7 @@ from mematlas.kernel.status import numbers_of, own_numbers, parse_status, read_s
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Sequence
     from typing import Literal, NoReturn, Self
 
@@ -78,8 +79,7 @@ class Advisor:
         self.pid = numbers[0]
         self.seconds = 0.0
         """Spent in the system call so far."""
-        self.pidfd = open_pidfd(process, numbers)
-        self._call: Callable[..., int] | None = None
+        self.pidfd = open_pidfd(process, numbers) if process.procfs.lender is None else -1
 
     def __enter__(self) -> Self:
         return self
@@ -133,22 +133,16 @@ class Advisor:
 
     def _advise(self, ranges: Sequence[Range], advice: int) -> int:
         """Call the kernel once; return the bytes, or the negated errno."""
-        import ctypes
         from array import array
 
-        if self._call is None:
-            # A function object of our own, so that these types are ours alone.
-            call = libc()["syscall"]
-            call.restype = ctypes.c_long
-            pointer, number = ctypes.c_void_p, ctypes.c_int
-            call.argtypes = (ctypes.c_long, number, pointer, ctypes.c_size_t, number, ctypes.c_uint)
-            self._call = call
         vector = array("Q", [number for start, end in ranges for number in (start, end - start)])
-        address, _ = vector.buffer_info()
         before = time.perf_counter()
-        done = self._call(SYS_PROCESS_MADVISE, self.pidfd, address, len(ranges), advice, 0)
+        if self.pidfd < 0:
+            done = self.process.procfs.ask(give_advice, self.process, advice, vector.tobytes())
+        else:
+            done = call_madvise(self.pidfd, vector, advice)
         self.seconds += time.perf_counter() - before
-        return done if done >= 0 else -ctypes.get_errno()
+        return done
 
     def _raise(self, code: int, advice: int) -> None:
         """Raise what concerns the whole process; return when it is about the one range."""
@@ -162,6 +156,56 @@ class Advisor:
             raise NotSupported("process_madvise", "Linux 5.10")
         if code == errno.EINVAL:
             check_taken(advice)
+
+
+_madvise: Callable[..., int] | None = None
+
+
+def call_madvise(pidfd: int, ranges: array[int], advice: int) -> int:
+    """Call the kernel once, with the start and the size of each range; return the bytes, or the negated errno."""
+    global _madvise
+    import ctypes
+
+    if _madvise is None:
+        # A function object of our own, so that these types are ours alone.
+        call = libc()["syscall"]
+        call.restype = ctypes.c_long
+        pointer, number = ctypes.c_void_p, ctypes.c_int
+        call.argtypes = (ctypes.c_long, number, pointer, ctypes.c_size_t, number, ctypes.c_uint)
+        _madvise = call
+    address, _ = ranges.buffer_info()
+    done = _madvise(SYS_PROCESS_MADVISE, pidfd, address, len(ranges) // 2, advice, 0)
+    return done if done >= 0 else -ctypes.get_errno()
+
+
+def give_advice(process: ProcessDir, advice: int, ranges: bytes) -> int:
+    """Do the same to a process by its directory, whose pidfd is opened anew."""
+    from array import array
+
+    pidfd = open_pidfd(process, numbers_of(read_status(process)))
+    try:
+        return call_madvise(pidfd, array("Q", ranges), advice)
+    finally:
+        os.close(pidfd)
+
+
+def touch_pages(process: ProcessDir, addresses: bytes) -> None:
+    """Read a byte at each address, so that its page comes in whole; what is read is let go.
+
+    Raises:
+        PermissionDenied: the memory may not be read.
+        ProcessGone: it has no memory any more.
+    """
+    fd = process.open_fd("mem")
+    try:
+        for address in memoryview(addresses).cast("Q"):
+            try:
+                if not os.pread(fd, 1, address):
+                    raise ProcessGone(process.pid)
+            except OSError:
+                continue  # unmapped meanwhile, or its swap slot cannot be read
+    finally:
+        os.close(fd)
 
 
 def check_first_thread(process: ProcessDir) -> None:

@@ -16,7 +16,7 @@ import os
 from mematlas.errors import CgroupGone, Error, FormatError, NotSupported, TargetNotFound
 from mematlas.frozen import Record, record
 from mematlas.kernel.cgroups import MOUNTINFO, cgroup_named, charging, read_cgroups, read_mounts
-from mematlas.kernel.directory import Directory, translate_error
+from mematlas.kernel.directory import Directory, open_directory, translate_error
 from mematlas.kernel.procfs import MOUNTED_PROC
 
 TYPE_CHECKING = False
@@ -156,7 +156,7 @@ class MemoryCgroup(Directory):
         """Its path, as /proc/PID/cgroup has it."""
         self.mount = mount
         self.version = VERSION_1 if mount.is_version_1 else VERSION_2
-        super().__init__(f"/proc/self/fd/{place}", directory, captured=False)
+        super().__init__(open_directory(f"/proc/self/fd/{place}"), directory, captured=False)
 
     def open_fd(self, name: str, flags: int = os.O_RDONLY) -> int:
         """Open a file of it; return its descriptor.

@@ -10,15 +10,19 @@ from __future__ import annotations
 import os
 
 from mematlas.errors import FormatError
+from mematlas.frozen import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 MFD_CLOEXEC = 0x1
 MFD_HUGETLB = 0x4
 MFD_HUGE_SHIFT = 26
 HUGE_PAGES = "/sys/kernel/mm/hugepages"
+NOTHING: Mapping[int, set[bytes]] = {}
+MOST_NESTED = 1 << 10
+"""Mounts within mounts, through which one is looked for."""
 
 
 def shmem_device() -> str:
@@ -51,6 +55,108 @@ def memfd_device(flags: int) -> str:
 def format_device(dev: int) -> str:
     """Return a device number as maps prints it."""
     return f"{os.major(dev):02x}:{os.minor(dev):02x}"
+
+
+@record
+class MountPoint:
+    """A line of mountinfo: what is seen where."""
+
+    dev: str
+    """As maps prints it."""
+    root: bytes
+    """What of its file system is seen there: a path from the root of that."""
+    point: bytes
+    """Where it is seen."""
+    fs: str
+    """The type of the file system."""
+    options: bytes = b""
+    """Those of the file system, with blanks and the like as octal numbers."""
+    hidden: Mapping[int, set[bytes]] = NOTHING
+    """At and below these paths other mounts are seen in its place; by how many names each has."""
+
+    def shows(self, path: bytes) -> bool:
+        """Whether what is seen at a path below is of this mount.
+
+        >>> mount = MountPoint("08:01", b"/", b"/", "ext4", hidden={2: {b"/srv/a"}})
+        >>> [mount.shows(path) for path in (b"/srv", b"/srv/a", b"/srv/a/b/c", b"/srv/b")]
+        [True, False, False, True]
+        """
+        if not self.hidden:
+            return True
+        names = path.split(b"/", max(self.hidden) + 1)
+        return not any(b"/".join(names[: nr + 1]) in places for nr, places in self.hidden.items())
+
+
+def parse_mounts(lines: Iterable[bytes]) -> list[MountPoint]:
+    r"""Return the mounts in the lines of a mountinfo file that are seen: no other one is mounted over or above them.
+
+    >>> first, second = b"36 35 98:0 /a /x\\040y rw - ext3 /dev/root rw", b"37 36 0:9 / /x\\040y/z rw - tmpfs none rw"
+    >>> parse_mounts([first, second])[0]
+    MountPoint(dev='62:00', root=b'/a', point=b'/x y', fs='ext3', options=b'rw', hidden={2: {b'/x y/z'}})
+    """
+    mounts: dict[int, tuple[int, MountPoint]] = {}
+    inside: dict[int, dict[bytes, int]] = {}
+    for line in lines:
+        for dev, tail in parts_of([line]):
+            try:
+                head = line.split(b" ", 5)
+                number, parent = map(int, head[:2])
+                root, point = map(unescaped, head[3:5])
+            except ValueError:
+                raise FormatError("mountinfo", line.decode("utf-8", "replace")) from None
+            fs, _, options = tail.partition(b" ")
+            kind = fs.decode("ascii", "replace")
+            mounts[number] = parent, MountPoint(dev, root, point, kind, options.rpartition(b" ")[2])
+            if number != parent:  # as the first one of all is
+                inside.setdefault(parent, {})[point] = number
+    return [
+        replace(mount, hidden=by_depth(inside.get(number, ())))
+        for number, (_, mount) in mounts.items()
+        if is_seen(number, mounts, inside)
+    ]
+
+
+def by_depth(paths: Iterable[bytes]) -> dict[int, set[bytes]]:
+    """Return paths by how many names each has."""
+    found: dict[int, set[bytes]] = {}
+    for path in paths:
+        found.setdefault(path.count(b"/"), set()).add(path)
+    return found
+
+
+def is_seen(
+    number: int, mounts: Mapping[int, tuple[int, MountPoint]], inside: Mapping[int, Mapping[bytes, int]]
+) -> bool:
+    """Whether a path leads to a mount: given the parent of each, and which are mounted in each, by place."""
+    if mounts[number][1].point in inside.get(number, ()):
+        return False
+    for _ in range(MOST_NESTED):
+        parent, mount = mounts[number]
+        beside = inside.get(parent, {}) if parent != number else {}
+        if any(beside.get(place, number) != number for place in places_above(mount.point)):
+            return False
+        if parent not in mounts or parent == number:
+            return True
+        number = parent
+    return False
+
+
+def places_above(path: bytes) -> Iterator[bytes]:
+    """Yield a path, and all directories above it.
+
+    >>> list(places_above(b"/a/b"))
+    [b'/a/b', b'/a', b'/']
+    """
+    while path.strip(b"/"):
+        yield path
+        path = path.rpartition(b"/")[0]
+    yield b"/"
+
+
+def unescaped(text: bytes) -> bytes:
+    """Return a path of mountinfo with its blanks, which stand there as octal numbers."""
+    first, *others = text.split(b"\\")
+    return first + b"".join(bytes((int(part[:3], 8),)) + part[3:] for part in others)
 
 
 def parse_mountinfo(lines: Iterable[bytes]) -> dict[str, str]:

@@ -22,12 +22,32 @@ from mematlas.errors import (
     ProcessGone,
     TargetNotFound,
 )
-from mematlas.kernel.directory import NEEDS, READ_SIZE, Directory, open_regular, read_piece, translate_error
+from mematlas.kernel.directory import (
+    NEEDS,
+    READ_SIZE,
+    Directory,
+    open_directory,
+    open_regular,
+    read_piece,
+    translate_error,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from collections.abc import Callable, Collection, Iterator
+    from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+    class Lending(Protocol):
+        """What is asked where a right is needed that we do not have: `mematlas.kernel.brokered.Lender`."""
+
+        def ask(self, name: str, *parts: object) -> tuple[Any, int]:
+            """Return the answer to a question, and the descriptor that came with it, or -1."""
+
+        def each(self, name: str, *parts: object) -> Iterator[Any]:
+            """Yield the answers to a question that has any number of them."""
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
 
 MACHINE = "machine.json"
 PF_EXITING = 0x00000004
@@ -35,6 +55,9 @@ PF_EXITING = 0x00000004
 MAX_ENTRIES = 1 << 16
 """Files in a capture's directory, of one process each or of the machine."""
 PID_DIGITS = 10
+OPEN_TO_ALL = ("hidepid=0", "hidepid=off")
+START_FIELD = 19
+"""The index of the start time among the fields of a stat file after the name."""
 
 WHOLE_PROC = "a /proc without subset=pid: as root, mount -t proc proc /proc; for a unit of systemd, ProcSubset=all"
 """An option of Linux 5.8."""
@@ -57,7 +80,7 @@ class ProcFS(Directory):
     def __init__(self, root: str = "/proc", page_size: int | None = None) -> None:
         self.root = root.rstrip("/") or "/"
         try:
-            super().__init__(self.root, self.root, captured=True)
+            super().__init__(open_directory(self.root), self.root, captured=True)
         except (FileNotFoundError, NotADirectoryError):
             raise TargetNotFound(f"{self.root}: no such directory") from None
         except OSError as error:
@@ -93,6 +116,9 @@ class ProcFS(Directory):
     def __repr__(self) -> str:
         return f"ProcFS({self.root!r}, page_size={self.page_size})"
 
+    def _open(self, name: str, flags: int) -> int:
+        return self.open_of(self, name, flags)
+
     @property
     def live(self) -> bool:
         """Whether processes here run now, so that system calls can ask about them too."""
@@ -127,15 +153,24 @@ class ProcFS(Directory):
     @property
     def is_subset(self) -> bool:
         """Whether this /proc has processes alone: it was mounted with subset=pid, as systemd's ProcSubset does."""
+        return "subset=pid" in self._options()
+
+    @property
+    def hides_others(self) -> bool:
+        """Whether this /proc keeps processes of others from who has no right to them: mounted with hidepid."""
+        return any(option.startswith("hidepid=") and option not in OPEN_TO_ALL for option in self._options())
+
+    def _options(self) -> Collection[str]:
+        """Return the options that it was mounted with."""
         from mematlas.kernel.mounts import format_device, parse_options
 
         if self.captured:
-            return False
+            return ()
         try:
             options = self.parsed_lines("self/mountinfo", parse_options)
         except Error:
-            return False
-        return "subset=pid" in options.get(format_device(os.fstat(self.fd).st_dev), ())
+            return ()
+        return options.get(format_device(os.fstat(self.fd).st_dev), ())
 
     def hides(self, pid: int) -> bool:
         """Whether a process that is not here exists all the same: with hidepid=2 only those that we may trace are."""
@@ -160,6 +195,30 @@ class ProcFS(Directory):
     def process(self, pid: int) -> ProcessDir:
         """Return the process ``pid``, held open. Raises `TargetNotFound` when there is none."""
         return ProcessDir(self, pid)
+
+    lender: Lending | None = None
+    """What is asked for what takes a right, where we have none."""
+
+    @property
+    def helpers(self) -> frozenset[int]:
+        """The PIDs of those that work for us beside ourselves."""
+        return frozenset()
+
+    # What may take a right: done here, or by whoever has it
+
+    def open_directory(self, pid: int) -> int:
+        """Return a descriptor of the directory of a process. Raises OSError."""
+        return open_directory(str(pid), self.fd)
+
+    def open_of(self, directory: Directory, name: str, flags: int) -> int:
+        """Return a descriptor of a file in one of these directories. Raises OSError."""
+        return os.open(name, flags | os.O_CLOEXEC, dir_fd=directory.fd)
+
+    def ask(
+        self, function: Callable[Concatenate[ProcessDir, P], T], process: ProcessDir, *args: P.args, **more: P.kwargs
+    ) -> T:
+        """Return what a function finds out about a process, which may take a right."""
+        return function(process, *args, **more)
 
 
 MAX_STALL = 0.005
@@ -201,12 +260,29 @@ class ProcessDir(Directory):
         """The thread whose directory it is: the first one of the process, unless that has ended."""
         path = f"{procfs.root}/{pid}"
         try:
-            name, below = (".", fd) if fd >= 0 else (str(pid), procfs.fd)
-            super().__init__(name, path, procfs.captured, pid, below)
+            held = open_directory(".", fd) if fd >= 0 else procfs.open_directory(pid)
         except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
             raise no_process(procfs, pid) from None
         except OSError as error:
             raise translate_error(error, path, pid) from None
+        super().__init__(held, path, procfs.captured, pid)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """What names this process, or the thread that it is seen through, and no other: its number and its start."""
+        data = Directory.read(self, "stat")
+        return self.tid, int(data.rpartition(b")")[2].split()[START_FIELD])
+
+    def _open(self, name: str, flags: int) -> int:
+        return self.procfs.open_of(self, name, flags)
+
+    def link(self, name: str) -> str:
+        """Return where a link of the process points: ``fd/3``, ``exe``. Raises OSError, as `readlink` does not."""
+        return self.procfs.ask(read_link, self, name)
+
+    def status(self, name: str) -> os.stat_result:
+        """Return what stat(2) says of the file that a link of the process leads to. Raises OSError."""
+        return os.stat_result(*self.procfs.ask(stat_link, self, name))
 
     def _pieces(self, name: str, limit: int) -> Iterator[bytes]:
         """Yield the pieces of a file.
@@ -265,7 +341,14 @@ class ProcessDir(Directory):
     def readlink(self, name: str) -> str:
         """Return where a link of the process points: ``exe``, ``map_files/START-END``."""
         try:
-            return os.readlink(name, dir_fd=self.fd)
+            return self.link(name)
+        except OSError as error:
+            raise self._error(error, name) from None
+
+    def stat(self, name: str) -> os.stat_result:
+        """Return what `status` does, with errors of ours."""
+        try:
+            return self.status(name)
         except OSError as error:
             raise self._error(error, name) from None
 
@@ -281,6 +364,17 @@ class ProcessDir(Directory):
         if name != "stat" and self.is_ending():
             return ProcessGone(self.pid)  # such as EINVAL for the mountinfo of a task that is just ending
         return translate_error(error, path, self.pid)
+
+
+def read_link(process: ProcessDir, name: str) -> str:
+    """Return where a link of a process points. Raises OSError."""
+    return os.readlink(name, dir_fd=process.fd)
+
+
+def stat_link(process: ProcessDir, name: str) -> tuple[Any, ...]:
+    """Return what makes the `os.stat_result` of the file that a link of a process leads to. Raises OSError."""
+    status = os.stat(name, dir_fd=process.fd).__reduce__()
+    return status[1]  # type: ignore[return-value]
 
 
 def no_process(procfs: ProcFS, pid: int) -> Error:

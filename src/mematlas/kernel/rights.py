@@ -12,6 +12,8 @@ from mematlas.errors import PermissionDenied
 CAPABILITIES = {
     "CAP_DAC_READ_SEARCH": 2,
     "CAP_FOWNER": 3,
+    "CAP_SETGID": 6,
+    "CAP_SETUID": 7,
     "CAP_SYS_RAWIO": 17,
     "CAP_SYS_PTRACE": 19,
     "CAP_SYS_ADMIN": 21,
@@ -39,6 +41,15 @@ def in_user_namespace() -> bool:
         return False  # a kernel without CONFIG_USER_NS
 
 
+_lent: frozenset[str] | None = None
+
+
+def lend(capabilities: frozenset[str]) -> None:
+    """Say what may be done here by way of a broker, which has these capabilities, though we have none."""
+    global _lent
+    _lent = capabilities
+
+
 def effective_capabilities() -> frozenset[str]:
     """Return the names, of those that matter here, of the capabilities in effect now; none where /proc is not ours.
 
@@ -50,6 +61,8 @@ def effective_capabilities() -> frozenset[str]:
             bits = next(int(line[7:], 16) for line in file if line.startswith(b"CapEff:"))
     except OSError:
         return frozenset()
+    if _lent is not None:
+        return _lent
     if in_user_namespace():
         return frozenset()
     return frozenset(name for name, bit in CAPABILITIES.items() if bits >> bit & 1)

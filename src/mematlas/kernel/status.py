@@ -131,7 +131,12 @@ LAYOUT_FIELDS = (23, 24, 25, *range(42, 49))
 
 def read_layout(process: ProcessDir) -> tuple[bytes, ...]:
     """Return where the parts of a process's program lie; see `parse_layout`."""
-    return read_of(process, "stat", parse_layout)
+    return parse_layout(process.procfs.ask(read_stat_whole, process))
+
+
+def read_stat_whole(process: ProcessDir) -> bytes:
+    """Return a stat file. Who reads it, not who opened it, is shown where the program lies, or zeros."""
+    return read_of(process, "stat", bytes)
 
 
 def parse_layout(data: bytes) -> tuple[bytes, ...]:

@@ -118,7 +118,7 @@ class ThreadReader:
             return None
         try:
             for _ in range(nr_looks):
-                found = parse_syscall(self.process.read(f"task/{tid}/syscall", MAX_SYSCALL))
+                found = parse_syscall(self.process.procfs.ask(read_syscall, self.process, tid))
                 if found is not None:
                     return found or None
         except PermissionDenied as error:
@@ -131,7 +131,7 @@ class ThreadReader:
         if not self._may_ask:
             return None
         try:
-            return get_robust_list(tid)
+            return self.process.procfs.ask(robust_list_of, self.process, tid)
         except ProcessGone:
             return None
         except (PermissionDenied, NotSupported):
@@ -158,6 +158,21 @@ def parse_syscall(data: bytes) -> int | None:
         text = data[:MAX_SYSCALL].decode("ascii", "replace")
         raise FormatError("syscall", text, expected="running, or NUMBER ... STACK-POINTER PROGRAM-COUNTER")
     return address
+
+
+def read_syscall(process: ProcessDir, tid: int) -> bytes:
+    """Return the ``syscall`` file of a thread: it is who reads it that needs the right, not who opened it."""
+    return process.read(f"task/{tid}/syscall", MAX_SYSCALL)
+
+
+def robust_list_of(process: ProcessDir, tid: int) -> int | None:
+    """Return what `get_robust_list` does, of a thread of a process."""
+    if not counts_as_we_do(process.procfs):
+        raise NotSupported("get_robust_list", "a /proc of our own PID namespace")
+    process.read_start(f"task/{tid}/comm", 1)
+    found = get_robust_list(tid)
+    process.read_start(f"task/{tid}/comm", 1)  # it is a thread of this process still
+    return found
 
 
 def get_robust_list(tid: int) -> int | None:

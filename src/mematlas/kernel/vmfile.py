@@ -282,7 +282,7 @@ class LiveFiles:
             return None
         if not self._refused:
             try:
-                return os.stat(f"map_files/{span}", dir_fd=self._process.fd)
+                return self._process.status(f"map_files/{span}")
             except PermissionError:
                 self._refused = "following map_files needs CAP_CHECKPOINT_RESTORE"
             except OSError:
@@ -291,7 +291,7 @@ class LiveFiles:
             return None
         # Nodes of devices are mostly on file systems in memory, where to look at a path asks nobody else.
         try:
-            status = os.stat(f"root{path}", dir_fd=self._process.fd)
+            status = self._process.status(f"root{path}")
         except (OSError, ValueError):
             return None
         return status if (format_device(status.st_dev), status.st_ino) == (dev, inode) else None
@@ -312,7 +312,7 @@ class LiveFiles:
         from mematlas.kernel.abandon import Inquiry
 
         inquiry = Inquiry(
-            lambda link: (ask_for_magic(link, self._process.fd), -1),
+            lambda link: (ask_for_magic(self._process, link), -1),
             [f"map_files/{span}"],
             deadline=time.monotonic() + ANSWER_SECONDS,
         )
@@ -361,14 +361,19 @@ def kind_of_node(status: os.stat_result) -> str:
     return "anon" if stat.S_ISCHR(status.st_mode) and status.st_rdev == ZERO_DEVICE else "special"
 
 
-def ask_for_magic(link: str, dir_fd: int) -> int | None:
+def ask_for_magic(process: ProcessDir, link: str) -> int | None:
     """Return the magic number of the file system that a link leads to, or `REFUSED`; None where it leads nowhere."""
     try:
-        fd = os.open(link, os.O_PATH | os.O_CLOEXEC, dir_fd=dir_fd)
+        return process.procfs.ask(magic_behind, process, link)
     except PermissionError:
         return REFUSED
     except OSError:
         return None
+
+
+def magic_behind(process: ProcessDir, link: str) -> int | None:
+    """Return the magic number of the file system that a link of a process leads to. Raises OSError."""
+    fd = os.open(link, os.O_PATH | os.O_CLOEXEC, dir_fd=process.fd)
     try:
         return magic_of(fd)
     finally:
@@ -383,6 +388,14 @@ def magic_of(fd: int) -> int | None:
 
     answer = (ctypes.c_long * 32)()  # struct statfs begins with f_type, a word
     return None if libc().fstatfs(fd, answer) else answer[0] & 0xFFFFFFFF
+
+
+def is_renamed(magic: int | None) -> bool:
+    """Whether maps has other devices and inodes for files of a file system than stat(2) has: its magic number is given.
+
+    `mematlas.kernel.cachestat.name_in_maps` asks for those.
+    """
+    return magic == BTRFS or KIND_OF_MAGIC.get(magic or 0) == "stacked"
 
 
 def vma_page_size(process: ProcessDir, address: int) -> int:

@@ -8,6 +8,7 @@ much.
 from __future__ import annotations
 
 from mematlas.errors import FormatError
+from mematlas.frozen import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,22 @@ def parse_cpu_free(data: bytes) -> int:
         raise FormatError("zoneinfo", expected="count: NUMBER") from None
 
 
+@record
+class Zone:
+    """A zone with memory."""
+
+    node: int
+    name: str
+    start_pfn: int
+    spanned: int
+    """Frames from there on, those of other nodes and holes among them."""
+
+
+def read_zones(procfs: ProcFS) -> list[Zone]:
+    """Return the zones with memory."""
+    return procfs.parsed("zoneinfo", parse_zones)
+
+
 def read_zone_spans(procfs: ProcFS) -> list[Span]:
     """Return the frames that each zone with memory spans, with its node."""
     return procfs.parsed("zoneinfo", parse_zone_spans)
@@ -48,18 +65,28 @@ def parse_zone_spans(data: bytes) -> list[Span]:
     >>> parse_zone_spans(b"Node 1, zone   Normal\\n        spanned  64\\n  start_pfn:           128\\n")
     [(128, 192, 1)]
     """
-    zones: list[Span] = []
+    return [(zone.start_pfn, zone.start_pfn + zone.spanned, zone.node) for zone in parse_zones(data)]
+
+
+def parse_zones(data: bytes) -> list[Zone]:
+    """Return the zones with memory in the text of a zoneinfo file.
+
+    >>> parse_zones(b"Node 1, zone   Normal\\n        spanned  64\\n  start_pfn:           128\\n")
+    [Zone(node=1, name='Normal', start_pfn=128, spanned=64)]
+    """
+    zones: list[Zone] = []
     node = spanned = 0
+    name = ""
     for line in data.split(b"\n"):
         words = line.split()
         try:
             if line.startswith(b"Node "):
                 node, spanned = int(words[1].rstrip(b",")), 0
+                name = words[-1].decode("ascii", "replace")
             elif words[:1] == [b"spanned"]:
                 spanned = int(words[1])
             elif words[:1] == [b"start_pfn:"] and spanned:
-                first = int(words[1])
-                zones.append((first, first + spanned, node))
+                zones.append(Zone(node, name, int(words[1]), spanned))
         except (IndexError, ValueError):
             raise FormatError("zoneinfo", line.decode("utf-8", "replace")) from None
     return zones

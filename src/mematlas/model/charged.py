@@ -6,13 +6,15 @@ not (mm/memcontrol.c, page_cgroup_ino()).
 
 from __future__ import annotations
 
-from mematlas.arrays import Bools, NDArray, Words, np
+from mematlas.arrays import Bools, Bytes, NDArray, Words, np
 from mematlas.kernel.kpage import KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_ZERO_PAGE, FrameWords
 from mematlas.kernel.pagemap import ENTRY_SIZE
+from mematlas.model.census.kinds import NR_KINDS
 from mematlas.model.frames import OWNER_BITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Self
 
     from mematlas.kernel.procfs import ProcFS
@@ -56,7 +58,7 @@ class FrameCharges:
         keys = keys[np.flatnonzero(np.diff(frames, prepend=~frames[:1]))]
         for low in range(0, len(keys), PIECE):
             part = keys[low : low + PIECE]
-            inodes, is_memory = self._inodes(part >> np.uint64(OWNER_BITS))
+            inodes, is_memory = self.inodes(part >> np.uint64(OWNER_BITS))
             owners = part & np.uint64((1 << OWNER_BITS) - 1)
             pairs = np.stack((owners[is_memory], inodes[is_memory]))
             different, numbers = np.unique(pairs, axis=1, return_counts=True)
@@ -64,7 +66,23 @@ class FrameCharges:
                 counts[owner, inode] = counts.get((owner, inode), 0) + number
         return counts
 
-    def _inodes(self, frames: Words) -> tuple[Words, Bools]:
+    def count_kinds(self, lots: Iterable[tuple[Words, Bytes]]) -> dict[int, NDArray[np.int64]]:
+        """Return how many frames are charged to each inode, 0 for none, by kind, given lots of frames and their kinds,
+        each in order.
+        """
+        counts: dict[int, NDArray[np.int64]] = {}
+        for frames, kinds in lots:
+            inodes, _ = self.inodes(frames)
+            # Neighbours are mostly charged to the same: to sort them all would take longer than to read.
+            starts = np.flatnonzero(np.diff(inodes, prepend=~inodes[:1]))
+            different, which = np.unique(inodes[starts], return_inverse=True)
+            keys = np.repeat(which, np.diff(np.append(starts, len(inodes)))) * NR_KINDS + kinds
+            table = np.bincount(keys, minlength=len(different) * NR_KINDS).reshape(-1, NR_KINDS)
+            for inode, numbers in zip(different.tolist(), table, strict=True):
+                counts[inode] = counts.get(inode, 0) + numbers
+        return counts
+
+    def inodes(self, frames: Words) -> tuple[Words, Bools]:
         """Return whom each of some frames, in order, is charged to, and which are no zero page, which is nobody's."""
         inodes, _ = self._charges.array(frames)
         is_memory = np.ones(len(frames), np.bool_)

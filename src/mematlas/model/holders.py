@@ -21,10 +21,13 @@ from mematlas.model.processes import REFUSED, Processes, ourselves
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mematlas.kernel.procfs import ProcessDir, ProcFS
     from mematlas.kernel.vmfile import Devices
+
+    Find = Callable[[ProcessDir, set["File"]], set["File"]]
+    """Returns which of some files a process has, in the sense that is asked about."""
 
 File = tuple[str, int]
 """A file, by its device as maps prints it, and its inode number."""
@@ -53,7 +56,7 @@ class Holders:
     """Who else holds some files."""
 
     pids: dict[File, tuple[int, ...]]
-    """The processes that map a file or have it open, beside the one that was asked about."""
+    """The processes that map a file, or have it open where that was asked for, by PID."""
     refused: tuple[Unseen, ...]
     """The processes that we may not look at."""
     silent: tuple[Unseen, ...]
@@ -75,16 +78,26 @@ class OpenFile:
 
 def find_holders(process: ProcessDir, wanted: Iterable[File]) -> Holders:
     """Return who holds these files beside a process that does; we are left out too."""
-    procfs = process.procfs
+    others = Processes(process.procfs, without={process.pid, *ourselves(process.procfs)})
+    return ask_everybody(others, wanted, held_files)
+
+
+def find_mappers(procfs: ProcFS, wanted: Iterable[File]) -> Holders:
+    """Return which processes map these files, whatever they have open; we are left out."""
+    return ask_everybody(Processes(procfs), wanted, lambda process, files: set(mapped_files(process, files)))
+
+
+def ask_everybody(others: Processes, wanted: Iterable[File], find: Find) -> Holders:
+    """Return in which processes some files are found."""
+    procfs = others.procfs
     files = list(dict.fromkeys(wanted))
-    others = Processes(procfs, without={process.pid, *ourselves(procfs)})
     things = [(pid, low) for pid in others.pids for low in range(0, len(files), NR_FILES)]
     holders: dict[File, list[int]] = {}
     refused: list[int] = []
 
     def ask(thing: tuple[int, int]) -> tuple[object, int]:
         pid, low = thing
-        return held_by(others, pid, files[low : low + NR_FILES]), -1
+        return held_by(others, pid, files[low : low + NR_FILES], find), -1
 
     inquiry = Inquiry(ask, things, deadline=time.monotonic() + SECONDS, silence=SILENCE)
     for (pid, low), answer, _ in inquiry:
@@ -94,7 +107,7 @@ def find_holders(process: ProcessDir, wanted: Iterable[File]) -> Holders:
         for index in answer:
             holders.setdefault(files[low + index], []).append(pid)
     silent = [pid for pid, _ in (*inquiry.unanswered, *inquiry.unasked)]
-    pids = {file: tuple(held) for file, held in holders.items()}
+    pids = {file: tuple(sorted(held)) for file, held in holders.items()}
     return Holders(
         pids=pids,
         refused=as_unseen(procfs, refused),
@@ -141,21 +154,25 @@ def first_of_program(process: ProcessDir) -> int:
     return stat.start_time
 
 
-def held_by(others: Processes, pid: int, files: Sequence[File]) -> object:
-    """Return the indexes of the files that a process holds; `REFUSED` where that cannot be seen."""
+def held_by(others: Processes, pid: int, files: Sequence[File], find: Find) -> object:
+    """Return the indexes of the files that are found in a process; `REFUSED` where that cannot be seen."""
     pair = others.open(pid)
     if pair is None:
         return () if pid not in others.skipped[REFUSED] else REFUSED
-    wanted = set(files)
     try:
         with pair[0] as process:
-            held = set(mapped_files(process, wanted))
-            held |= wanted.intersection(file for _, file, _ in removed_files(process))
+            held = find(process, set(files))
     except (PermissionDenied, TooLarge):
         return REFUSED
     except Error:
         return ()  # ended meanwhile
     return [index for index, file in enumerate(files) if file in held] if held else ()
+
+
+def held_files(process: ProcessDir, wanted: set[File]) -> set[File]:
+    """Return which of the wanted files a process maps, or has open though they have no name."""
+    held = set(mapped_files(process, wanted))
+    return held | wanted.intersection(file for _, file, _ in removed_files(process))
 
 
 def mapped_files(process: ProcessDir, wanted: set[File]) -> Iterator[File]:
@@ -175,9 +192,9 @@ def removed_files(process: ProcessDir, part: int = 0, nr_parts: int = 1) -> Iter
             try:
                 if int(name) % nr_parts != part:
                     continue
-                link = os.readlink(name, dir_fd=fd)
+                link = process.link(f"fd/{name}")
                 if any(mark in link for mark in REMOVED):
-                    status = os.stat(name, dir_fd=fd)
+                    status = process.status(f"fd/{name}")
                     if status.st_nlink == 0:
                         yield int(name), (format_device(status.st_dev), status.st_ino), status
             except OSError:

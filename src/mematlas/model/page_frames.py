@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 5000
 """Different words of kpageflags whose names are kept."""
-KSM_NOT_SHOWN = Note("ksm-not-shown", "ksm is not shown: this kernel sets it on every anonymous page")
+KSM_NOT_SHOWN = Note(
+    "ksm-not-shown",
+    "ksm is not shown: this kernel sets it on every anonymous page, or whether it does cannot be found out",
+)
 
 
 class PageFrames:

@@ -159,9 +159,9 @@ def reason(error: Exception) -> str:
 
 
 def ourselves(procfs: ProcFS) -> set[int]:
-    """Return our PID, as this /proc counts, alone in a set; nothing where it does not show us."""
+    """Return our PID, as this /proc counts, with those of who works for us; nothing where it does not show us."""
     try:
-        return {own_pid(procfs)}
+        return {own_pid(procfs), *procfs.helpers}
     except TargetNotFound:
         return set()
 

@@ -42,7 +42,7 @@ def sharing_memory(process: ProcessDir, everywhere: bool = False) -> list[int] |
                 continue
             from mematlas.kernel.kcmp import SAME, compare_memory  # hardly anybody comes so far
 
-            if compare_memory(process.tid, other.tid) != SAME:
+            if procfs.ask(compare_memory, process, other.tid) != SAME:
                 continue
             read_stat(other)  # the PID is still the one that was compared
             pids.append(other.pid)
@@ -74,7 +74,7 @@ class AddressSpaces:
         """Whether a process runs in the address space of one met before."""
         if not self._can_tell:
             return False
-        from mematlas.kernel.kcmp import LESS, SAME, compare_memory
+        from mematlas.kernel.kcmp import GREATER, SAME, compare_memory
 
         try:
             if (layout := layout_of(process)) is None:
@@ -84,11 +84,11 @@ class AddressSpaces:
             while low < high:
                 middle = (low + high) // 2
                 pid, tid = alike[middle]
-                order = compare_memory(tid, process.tid)
+                order = process.procfs.ask(compare_memory, process, tid)
                 if order == SAME:
                     self.earlier[process.pid] = pid
                     return True
-                low, high = (middle + 1, high) if order == LESS else (low, middle)
+                low, high = (middle + 1, high) if order == GREATER else (low, middle)
             alike.insert(low, (process.pid, process.tid))
         except NotSupported:
             self._can_tell = False

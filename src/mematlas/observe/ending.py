@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from functools import cached_property
 
@@ -281,12 +280,8 @@ class Ending:
             self.notes.add(files_unknown(f"{what} was unmapped or closed meanwhile"))
 
     def _facts_of(self, file: MemoryFile) -> FileFacts:
-        # Not opened as such: secret memory cannot be.
-        fd = self.process.open_fd(file.link, os.O_PATH)
-        try:
-            status = os.fstat(fd)
-        finally:
-            os.close(fd)
+        # Not opened: secret memory cannot be.
+        status = self.process.stat(file.link)
         # The inode of secret memory has a count of 1 and no name.
         has_name = status.st_nlink > 0 and not file.is_secret
         size, swap = status.st_blocks * 512, 0
@@ -298,19 +293,16 @@ class Ending:
 
     def _pages_of(self, file: MemoryFile) -> tuple[int, int]:
         """Return the bytes of a file that are in RAM, and those in swap."""
-        from mematlas.kernel.backing import call_cachestat
+        from mematlas.kernel.backing import pages_of_link
         from mematlas.kernel.swaps import read_swaps
 
-        fd = self.process.open_fd(file.link)
         try:
-            nr_cached, nr_evicted = call_cachestat(fd, 0, 0)
+            nr_cached, nr_evicted = self.process.procfs.ask(pages_of_link, self.process, file.link)
             return nr_cached * self.page_size, nr_evicted * self.page_size
         except (PermissionDenied, NotSupported):
             if read_swaps(self.process.procfs):
                 self.notes.add(SWAP_AS_MEMORY)
             return 0, 0
-        finally:
-            os.close(fd)
 
     # What becomes of it
 

@@ -32,7 +32,7 @@ from mematlas.kernel.rights import user_name
 from mematlas.kernel.smaps_rollup import RollupReader
 from mematlas.kernel.status import parse_memory_counters, parse_name, parse_parent, read_stat
 from mematlas.model.containers import place_of
-from mematlas.model.processes import ENDED, KERNEL_THREAD, SKIPPED, Processes, named, reason
+from mematlas.model.processes import ENDED, SKIPPED, Processes, named, reason
 from mematlas.model.stalls import hold_by_counters
 from mematlas.model.target import Target
 from mematlas.notes import Note, Notes
@@ -63,6 +63,8 @@ SMALL = "smaps_rollup"
 """The source for those that it does not hold up for long."""
 NO_PARTS: Any = ((), ())
 """Where nothing is in swap of any file, and there are no huge pages."""
+EXACT = None
+"""In the place of the ends of intervals."""
 HELD_UP = "smaps-instead"
 """The note that a process was held up though its size says that it should not be."""
 
@@ -77,6 +79,10 @@ class Wanted:
     details: frozenset[str] = DETAILS
     distinct: bool = False
     """Whether frames are to be counted as well."""
+    sample: float | None = None
+    """How large a part of large processes is to be counted."""
+    seed: int | None = None
+    """What decides which part; None for chance."""
 
 
 class Seen:
@@ -151,7 +157,7 @@ def look_in_groups(
         result = list_processes(everybody, deadline, chosen is None, wanted)
         if chosen:
             if not result.processes:
-                raise_nobody(result)
+                chosen.raise_nobody(result)
             result = replace(result, notes=(*chosen.notes, *result.notes))
         members = members_by(by, result.processes) if by else {}
         frames: list[DistinctFrames | None] = [None] * len(members)
@@ -233,19 +239,28 @@ class Chosen:
         held = {target.pid: first_fd(target.dir) for target in once}
         return Processes(once[0].procfs if once else self.procfs, sorted(held), (), deadline, held)
 
+    def raise_nobody(self, result: ProcessesResult) -> NoReturn:
+        """Say why there is none of those that were meant."""
+        from mematlas.kernel.group import first_fd
+        from mematlas.model.target import open_process
+
+        gone = {pid for pids in result.skipped.values() for pid in pids}
+        for target in self._all:
+            if target.pid in gone:
+                try:
+                    process, stat = open_process(target.pid, target.procfs, first_fd(target.dir))
+                except TargetNotFound:
+                    raise ProcessGone(target.pid) from None
+                process.close()
+                if stat.is_kernel_thread:
+                    raise NoAddressSpace(target.pid, stat.name)
+                raise ProcessGone(target.pid)
+        raise TargetNotFound("no process was given")
+
     def close(self) -> None:
         """Let go of those that were found here."""
         for target in self._ours:
             target.close()
-
-
-def raise_nobody(result: ProcessesResult) -> NoReturn:
-    """Say why there is none of those that were meant."""
-    threads = result.skipped[KERNEL_THREAD]
-    if threads:
-        raise NoAddressSpace(threads[0], "kernel thread")
-    gone = [pid for pids in result.skipped.values() for pid in pids]
-    raise ProcessGone(gone[0]) if gone else TargetNotFound("no process was given")
 
 
 def list_processes(everybody: Processes, deadline: float, is_whole: bool, wanted: Wanted) -> ProcessesResult:
@@ -258,7 +273,7 @@ def list_processes(everybody: Processes, deadline: float, is_whole: bool, wanted
     processes: list[ProcessUsage] = []
     spaces: dict[object, list[int]] = {}
     skipped = {**everybody.skipped, UNANSWERED: [], LATE: []}
-    listing = Listing(everybody, wanted.max_stall, deadline, wanted.details)
+    listing = Listing(everybody, wanted, deadline)
     for one in listing:
         if isinstance(one.found, str):
             skipped[one.found].append(one.dir.pid)
@@ -293,11 +308,10 @@ def list_processes(everybody: Processes, deadline: float, is_whole: bool, wanted
 class Listing:
     """Yields processes once it is known what their pages come to: the large ones last, so that none waits for them."""
 
-    def __init__(self, everybody: Processes, max_stall: float, deadline: float, details: Collection[str]) -> None:
+    def __init__(self, everybody: Processes, wanted: Wanted, deadline: float) -> None:
         self.everybody = everybody
-        self.max_stall = max_stall
+        self.wanted = wanted
         self.deadline = deadline
-        self.details = details
         self.notes = Notes()
         """Complete at the end."""
         self.slow: list[Seen] = []
@@ -306,8 +320,8 @@ class Listing:
     def __iter__(self) -> Iterator[Seen]:
         try:
             for held in self._lots():
-                small = [one for one in held if one.hold <= self.max_stall]
-                self.slow += [one for one in held if one.hold > self.max_stall]
+                small = [one for one in held if one.hold <= self.wanted.max_stall]
+                self.slow += [one for one in held if one.hold > self.wanted.max_stall]
                 try:
                     self._find(small)
                 finally:
@@ -323,7 +337,7 @@ class Listing:
         held: list[Seen] = []
         for process, status in self.everybody.with_status():
             try:
-                held.append(Seen(process, status, self.details))
+                held.append(Seen(process, status, self.wanted.details))
             except SKIPPED as error:
                 process.close()
                 self.everybody.skipped[reason(error)].append(process.pid)
@@ -374,7 +388,7 @@ class Listing:
 
         if self.slow:
             import mematlas.observe.process  # noqa: F401 (here, and not in each child)
-        tools = Tools(self.max_stall)
+        tools = Tools(self.wanted)
         inquiry = Inquiry(
             lambda index: (tools.look_at(some[index]), -1),
             range(len(some)),
@@ -434,21 +448,22 @@ def by_sums(process: ProcessDir, rollups: RollupReader) -> tuple[Any, ...] | str
         return reason(error)
     thp = get("AnonHugePages", 0) + get("ShmemPmdMapped", 0) + get("FilePmdMapped", 0)
     uss = total_of(get("Private_Clean"), get("Private_Dirty"))
-    sums = (get("Rss"), get("Pss"), uss, swap, swap_pss, None, thp, hugetlb, own_hugetlb, SMALL, *parts)
+    sums = (get("Rss"), get("Pss"), uss, swap, swap_pss, None, thp, hugetlb, own_hugetlb, SMALL, EXACT, *parts)
     return sums, rollup.span, ""
 
 
 class Tools:
     """What a child looks at one process after the other with."""
 
-    def __init__(self, max_stall: float) -> None:
-        self.max_stall = max_stall
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
         self._rollups = RollupReader()
         self._last: Process | None = None
 
     def look_at(self, one: Seen) -> tuple[Any, ...] | str:
         """Return what a process's pages come to, or why that is not known. It may wait for ever."""
-        if one.hold <= self.max_stall:
+        max_stall = self.wanted.max_stall
+        if one.hold <= max_stall:
             return by_sums(one.dir, self._rollups)
         from mematlas.analysis.usage import total
         from mematlas.model.shared_mm import layout_of
@@ -461,20 +476,39 @@ class Tools:
             if self._last:
                 process.sources.take_over(self._last.sources)
             self._last = process
-            result = process.maps(max_stall=self.max_stall, first_pages=False)
+            if found := self._sampled(one, process):
+                return found, space, ""
+            result = process.maps(max_stall=max_stall, first_pages=False)
             measured = by_vmas(process.dir, result.vmas)
         except SKIPPED as error:
             return reason(error)
         usage, reading = total(item.usage for item in result.vmas), result.reading
         own_swap = 0 if usage.swap_pss is None and measured.swap_pss is not None else None
         amounts = (usage.rss, usage.pss, usage.uss, usage.swap, usage.swap_pss, own_swap, usage.thp, usage.hugetlb)
-        sums = (*amounts, measured.own_hugetlb, reading.source, measured.swap_parts, measured.hugetlb_parts)
+        parts = measured.swap_parts, measured.hugetlb_parts
+        sums = (*amounts, measured.own_hugetlb, reading.source, EXACT, *parts)
         return sums, space, next((note.text for note in reading.notes if note.code == HELD_UP), "")
+
+    def _sampled(self, one: Seen, process: Process) -> tuple[Any, ...] | None:
+        """Return estimates of what a process's pages come to, where they are wanted and pay."""
+        if self.wanted.sample is None:
+            return None
+        from random import Random
+
+        from mematlas.observe.sampled_usage import sample_usage
+
+        seed = None if self.wanted.seed is None else hash((self.wanted.seed, one.dir.pid))
+        found = sample_usage(process.sources, self.wanted.sample, Random(seed), self.wanted.max_stall)
+        if found is None:
+            return None
+        pss, uss, counters = found.pss, found.uss, one.counters
+        amounts = found.rss, pss.value, uss.value, counters.swap, None, None, None, counters.hugetlb, None
+        return *amounts, found.source, (pss.low, pss.high, uss.low, uss.high), *NO_PARTS
 
 
 def only_counters(counters: MemoryCounters) -> tuple[Any, ...]:
     """Return what is known of a process that was not measured, in the order of `by_sums`."""
-    return counters.rss, *[None] * 2, counters.swap, *[None] * 3, counters.hugetlb, *[None] * 2, *NO_PARTS
+    return counters.rss, *[None] * 2, counters.swap, *[None] * 3, counters.hugetlb, *[None] * 2, EXACT, *NO_PARTS
 
 
 # Rows
@@ -491,7 +525,9 @@ class Rows:
         """Return the row of a process."""
         counters = one.counters
         found = one.found if isinstance(one.found, tuple) else only_counters(counters)
-        rss, pss, uss, swap, swap_pss, own_swap, thp, hugetlb, own_hugetlb, source, swap_parts, hugetlb_parts = found
+        rss, pss, uss, swap, swap_pss, own_swap, thp, hugetlb, own_hugetlb, source, bounds, *parts = found
+        swap_parts, hugetlb_parts = parts
+        pss_low, pss_high, uss_low, uss_high = bounds or (pss, pss, uss, uss)
         place = self._place(one.cgroup)
         return ProcessUsage(
             pid=one.dir.pid,
@@ -518,6 +554,11 @@ class Rows:
             source=source,
             swap_parts=swap_parts,
             hugetlb_parts=hugetlb_parts,
+            is_estimate=bounds is not EXACT,
+            pss_low=pss_low,
+            pss_high=pss_high,
+            uss_low=uss_low,
+            uss_high=uss_high,
         )
 
     def _user(self, uid: int | None) -> str | None:

@@ -25,7 +25,7 @@ from mematlas.kernel.pagemap import (
 )
 from mematlas.kernel.smaps import read_smaps
 from mematlas.kernel.smaps_rollup import read_rollup
-from mematlas.model.processes import SKIPPED, reason
+from mematlas.model.processes import ENDED, SKIPPED, reason
 from mematlas.model.stalls import hold_of
 from mematlas.model.target import open_process
 from mematlas.observe.process import Process
@@ -50,6 +50,8 @@ SWAP_AREA = "swap area"
 """What stands for the device of a part of one; its number stands for the inode."""
 MOST_PIECES = 256
 """Of swap areas: what is told of a process is one message."""
+MOST_LOOSE = 1 << 16
+"""Such pieces that are held before those that lie side by side are put together."""
 OPENING = 0.0005
 """Seconds that measuring any process takes."""
 PER_OWN_PAGE, PER_SHARED_PAGE, PER_COUNTED_PAGE = 38e-9, 1.2e-6, 0.15e-6
@@ -70,7 +72,10 @@ def cost_of(facts: Facts, page_size: int, counts_in_kernel: bool) -> float:
 def measure(facts: Facts, procfs: ProcFS) -> Measured | str:
     """Return what the pages of a process come to, or why that is not known."""
     try:
-        process = open_process(facts.pid, procfs)[0]
+        process, stat = open_process(facts.pid, procfs)
+        if stat.start_time != facts.start_time:
+            process.close()
+            return ENDED
         if hold_of(facts.rss, procfs.page_size) <= MAX_STALL:
             with process:
                 return by_sums(process)
@@ -183,15 +188,36 @@ def slots_of(process: ProcessDir, vmas: Iterable[Vma]) -> Parts | None:
                 for area, slot in slots_in(pagemap, vma):
                     if pieces and pieces[-1][0] == area and pieces[-1][2] == slot:
                         pieces[-1][2] += 1
-                    elif slot == 0 or len(pieces) == MOST_PIECES:  # the first one is the area's own: it is hidden
+                    elif slot == 0:  # the first one is the area's own: it is hidden
                         return None
                     else:
+                        # What lies side by side in memory need not in swap: 7.3 gives out slots downwards as well.
+                        if len(pieces) == MOST_LOOSE and len(pieces := put_together(pieces)) > MOST_LOOSE // 2:
+                            return None
                         pieces.append([area, slot, slot + 1])
     except (NotSupported, PermissionDenied):
+        return None
+    pieces = put_together(pieces)
+    if len(pieces) > MOST_PIECES:
         return None
     return tuple(
         (SWAP_AREA, area, start * page_size, end * page_size, (end - start) * page_size) for area, start, end in pieces
     )
+
+
+def put_together(pieces: list[list[int]]) -> list[list[int]]:
+    """Return pieces of swap areas in order, those that lie side by side as one.
+
+    >>> put_together([[0, 7, 9], [0, 5, 7], [1, 3, 4]])
+    [[0, 5, 9], [1, 3, 4]]
+    """
+    whole: list[list[int]] = []
+    for area, start, end in sorted(pieces):
+        if whole and whole[-1][0] == area and whole[-1][2] == start:
+            whole[-1][2] = end
+        else:
+            whole.append([area, start, end])
+    return whole
 
 
 def slots_in(pagemap: Pagemap, vma: Vma) -> Iterator[tuple[int, int]]:

@@ -8,12 +8,13 @@ group: it is for the whole machine.
 from __future__ import annotations
 
 from mematlas.analysis.charge import HARD, NEVER, Oom, Victim, badness, tightest_of
+from mematlas.analysis.ram import total_of
 from mematlas.errors import CgroupGone, FormatError, NotSupported, PermissionDenied, TargetNotFound
 from mematlas.kernel.memcg import VERSION_1, is_within, open_in, parse_number
 from mematlas.kernel.meminfo import read_meminfo
-from mematlas.kernel.status import read_status, status_bytes
+from mematlas.kernel.status import read_memory_status, status_bytes
 from mematlas.model.holders import is_inside
-from mematlas.model.processes import SKIPPED, Processes
+from mematlas.model.processes import ENDED, SKIPPED, Processes, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def foresee(group: MemoryCgroup, limits: Sequence[Limit], procfs: ProcFS) -> Oom
     """
     limit = tightest_of(limits, HARD)
     domain = limit.path if limit else group.cgroup
-    spared = 0
+    spared = unknown = 0
     ranked: list[tuple[int, str, Victim]] = []
     most = all_there_is(limit, limits, procfs)
     init = None if is_inside(procfs) else INIT
@@ -44,34 +45,37 @@ def foresee(group: MemoryCgroup, limits: Sequence[Limit], procfs: ProcFS) -> Oom
             cgroup = group.of_process(process)
             if stat.pid == init or cgroup is None or not is_within(cgroup, domain):
                 continue
-            victim = victim_of(process, stat, most)
-        except SKIPPED:
-            continue
-        if victim.oom_score_adj == NEVER:
-            spared += 1
-        else:
-            ranked.append((victim.badness, cgroup, victim))
+            adjustment = process.parsed("oom_score_adj", parse_score)
+            if adjustment == NEVER:
+                spared += 1
+            elif victim := victim_of(process, stat, adjustment, most):
+                ranked.append((victim.badness, cgroup, victim))
+            else:
+                unknown += 1
+        except SKIPPED as error:
+            unknown += reason(error) != ENDED
     first = max(ranked, key=lambda item: item[0], default=None)
     return Oom(
         limit=limit,
         victim=first[2] if first else None,
         nr_spared=spared,
+        nr_unknown=unknown,
         group=killed_whole(group, first[1], domain) if first else None,
         is_off=is_off(group, domain),
     )
 
 
-def victim_of(process: ProcessDir, stat: Stat, most: int | None) -> Victim:
-    """Return how bad a process is where there are ``most`` bytes."""
-    status = read_status(process)
-    rss = status_bytes(status, "VmRSS") or 0
-    adjustment = process.parsed("oom_score_adj", parse_score)
+def victim_of(process: ProcessDir, stat: Stat, adjustment: int, most: int | None) -> Victim | None:
+    """Return how bad a process is where there are ``most`` bytes; None where that is not known."""
+    status = read_memory_status(process)
+    held = total_of(*(status_bytes(status, name) for name in ("VmRSS", "VmSwap", "VmPTE")))
+    rank = badness(held, adjustment, most)
+    if rank is None:
+        return None
     return Victim(
         pid=stat.pid,
         name=stat.name,
-        badness=badness(
-            rss, status_bytes(status, "VmSwap") or 0, status_bytes(status, "VmPTE") or 0, adjustment, most or 0
-        ),
+        badness=rank,
         oom_score=process.parsed("oom_score", parse_score),
         oom_score_adj=adjustment,
     )
@@ -93,12 +97,14 @@ def all_there_is(limit: Limit | None, limits: Sequence[Limit], procfs: ProcFS) -
     try:
         meminfo = read_meminfo(procfs)
     except (NotSupported, PermissionDenied):
-        meminfo = {}
-    swap = meminfo.get("SwapTotal", 0)
+        return None
+    swap = meminfo.get("SwapTotal")
     if limit is None:
-        return meminfo["MemTotal"] + swap if "MemTotal" in meminfo else None
+        return total_of(meminfo.get("MemTotal"), swap)
     own = {one.name: one.size for one in limits if one.path == limit.path}
     memory = own.get("memory.max", own.get("memory.limit_in_bytes", limit.size))
+    if swap is None:
+        return None
     both = own.get("memory.memsw.limit_in_bytes", memory + swap)
     return memory + min(own.get("memory.swap.max", swap), both - memory, swap)
 

@@ -34,7 +34,7 @@ from mematlas.analysis.pagetables.summary import Summary, summarize
 from mematlas.arrays import Words, np
 from mematlas.errors import BadInput, NotSupported, PermissionDenied
 from mematlas.frozen import replace
-from mematlas.kernel.memory.structpage import StructPages
+from mematlas.kernel.memory.structpage import KernelFrames
 from mematlas.kernel.status import read_status, status_bytes
 from mematlas.model.pagetables.entries import TABLE
 from mematlas.notes import Note
@@ -244,7 +244,8 @@ class PageTables:
     def audit(self, both: bool = False) -> AuditResult:
         """Return what is dangerous, or maps the same memory with different rights; with ``both``, in both halves."""
         look = PageTableLook(self._held)
-        space, regions = self.process.address_space(), self.regions()
+        space = self.process.address_space()
+        regions = self.regions() if both or self.half == "kernel" else []
         data_areas: list[Span] = []
         if self.half == "user":
             data_areas = [(vma.start, vma.end - 1) for vma in space.vmas if vma.kind in DATA_KINDS]
@@ -298,7 +299,7 @@ class PageTables:
             frames = self.access.frames
         except (PermissionDenied, NotSupported):
             return None
-        return frames.base if isinstance(frames, StructPages) else None
+        return None if isinstance(frames, KernelFrames) else frames.base
 
     def _kernel_map(self, look: PageTableLook) -> KernelMap:
         """Return the regions of the kernel half, with what is mapped in them."""

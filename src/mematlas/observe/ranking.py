@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.overview import Census, Group
     from mematlas.kernel.procfs import ProcessDir, ProcFS
+    from mematlas.kernel.status import Stat
 
 MOST_ALIKE = 32
 """Processes of the same counters of which it is asked whether their memory is the same: each costs an open directory
@@ -47,14 +48,15 @@ NR_TOGETHER = 1 << 10
 # Who there is
 
 
-def facts_of(process: ProcessDir, name: str) -> Facts | None:
+def facts_of(process: ProcessDir, stat: Stat) -> Facts | None:
     """Return the counters of a process; None when it has no memory."""
     counters = read_memory_counters(process)
     if counters.rss is None:
         return None
     return Facts(
         pid=process.pid,
-        name=name,
+        start_time=stat.start_time,
+        name=stat.name,
         uid=counters.uid,
         cgroup=read_cgroups(process) or "",
         rss=counters.rss,

@@ -49,6 +49,8 @@ MOST_ENTRIES = 1 << 19
 MOST_SECONDS = 0.1
 """For a part: who does not answer is found out by its silence."""
 LAST = -1
+FRAMES_NEED = frozenset(("CAP_SYS_ADMIN",))
+"""What it takes to see frame numbers, once a process may be read."""
 NOT_HELD = "not held"
 IS_ALONE = to_marks_of_bits(PRESENT | MARK_A | EXCLUSIVE, PRESENT | EXCLUSIVE)
 """Resident and mapped once."""

@@ -41,7 +41,7 @@ from mematlas.model.search import distinct
 from mematlas.model.shared_mm import AddressSpaces
 from mematlas.model.target import Target, is_group
 from mematlas.notes import Note, Notes
-from mematlas.observe.shared_pages import LAST, error_of, read_part, told
+from mematlas.observe.shared_pages import FRAMES_NEED, LAST, error_of, read_part, told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,8 +61,6 @@ SLICE = 1 << 16
 MOST_CAPTURED_LEAVES = 1 << 19
 """Of frames in a capture: some 400 MiB, where they lie apart as those of no machine of that size do."""
 KIND_OF_VMA = {"file": FILE, "shmem": SHMEM, "hugetlb": HUGETLB}
-FRAMES_NEED = frozenset(("CAP_SYS_ADMIN",))
-"""What it takes to see frame numbers, once a process may be read."""
 COPIED = Through(KINDS[COW], "")
 MERGED = Through(KINDS[KSM], "")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from mematlas.analysis.results import TORN, TORN_OURSELVES, Reading
@@ -11,7 +10,7 @@ from mematlas.frozen import record
 from mematlas.kernel.maps import read_mark, read_marked_maps
 from mematlas.kernel.pagemap import Pacer
 from mematlas.kernel.procfs import MAX_STALL as MAX_STALL
-from mematlas.kernel.status import Stat, open_memory, read_memory_status, read_stat, status_bytes
+from mematlas.kernel.status import Stat, read_memory_status, read_stat, status_bytes
 from mematlas.kernel.vmfile import find_files
 from mematlas.model.address_space import AddressSpace
 from mematlas.model.target import own_pid
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from mematlas.model.costs import Costs
     from mematlas.model.page_source import PageSource
     from mematlas.model.pagetables.access import PageTableAccess
-    from mematlas.model.pagetables.counts import CountAccess
+    from mematlas.model.pagetables.count_access import CountAccess
     from mematlas.words import PagesFrom, Source
 
 SOURCES = ("auto", "smaps", "pagemap", "tables")
@@ -312,9 +311,9 @@ class Sources:
             NotSupported: this kernel, or its lockdown, has no way; or this is a capture.
         """
         if reader not in self._access:
-            from mematlas.model.pagetables.access import open_access
+            from mematlas.model.pagetables.reach import reach_tables
 
-            self._access[reader] = access = open_access(self.procfs, reader)
+            self._access[reader] = access = reach_tables(self.procfs, reader)
             # What was taken automatically is the one of its name as well.
             self._access.setdefault(access.name, access)
         return self._access[reader]
@@ -322,10 +321,10 @@ class Sources:
     def count_access(self) -> CountAccess | None:
         """Return what page tables are counted with in the kernel, held until `close`; None where they must be read."""
         if self._counts is None and self._may_count:
-            from mematlas.model.pagetables.counts import CountAccess
+            from mematlas.model.pagetables.reach import reach_counts
 
             try:
-                self._counts = CountAccess(self.procfs)
+                self._counts = reach_counts(self.procfs)
             except (PermissionDenied, NotSupported, FormatError):
                 self._may_count = False
         return self._counts
@@ -337,9 +336,9 @@ class Sources:
 
         if counts_are_averages(self.procfs):
             return NotSupported("USS and PSS by page tables", "CONFIG_PAGE_MAPCOUNT")
-        if may_read_kernel() and self.count_access() is not None:
+        if may_read_kernel() and (counts := self.count_access()) is not None:
             try:
-                os.close(open_memory(self.dir))
+                counts.hold(self.dir).close()
             except (PermissionDenied, NotSupported, FormatError) as error:
                 return error
             return None

@@ -169,8 +169,11 @@ def oom_texts(oom: Oom, room: int) -> Iterator[str]:
     if oom.is_off:
         yield "at the limit nobody is killed: whoever needs memory waits (memory.oom_control)"
         return
+    unseen = f"{oom.nr_unknown:,} process{'' if oom.nr_unknown == 1 else 'es'}" if oom.nr_unknown else ""
     if not oom.victim:
-        if oom.nr_spared:
+        if unseen:
+            yield f"who would be killed first is not known: {unseen} could not be weighed"
+        elif oom.nr_spared:
             yield f"nobody can be killed: oom_score_adj is -1000 for {'it' if oom.nr_spared == 1 else 'each of them'}"
         return
     victim = oom.victim
@@ -180,6 +183,8 @@ def oom_texts(oom: Oom, room: int) -> Iterator[str]:
         why += f", oom_score_adj {victim.oom_score_adj} included"
     text = f"{when} the first to be killed would be PID {victim.pid} ({format_path(victim.name)}), {why}"
     yield text + (f", and with it all of {path_text(oom.group, room)} (memory.oom.group)" if oom.group else "")
+    if unseen:
+        yield f"{unseen} could not be weighed, and may come before that one"
 
 
 def charge_record(charge: Charge) -> dict[str, Any]:

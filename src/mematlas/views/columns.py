@@ -63,9 +63,9 @@ class Column(Generic[Item]):
     heading: str
     kind: str = "text"
     """``text``, ``path``, ``id`` (a long one is shown short), ``size`` (bytes), ``count``, ``address``, ``hex``,
-    ``entry`` (64 bits), ``list`` (a tuple), ``json`` (a dictionary of any values), ``counts`` (by name), ``amounts``
-    (bytes by name), ``sizes`` (bytes by a size), ``flag``, ``share`` (0 to 1), ``number``, ``change`` (bytes, with a
-    sign) or ``rate`` (bytes a second)."""
+    ``entry`` (64 bits), ``list`` (a tuple of names), ``json`` (any value that JSON has: text is its own), ``counts``
+    (by name), ``amounts`` (bytes by name), ``sizes`` (bytes by a size), ``flag``, ``share`` (0 to 1), ``number``,
+    ``change`` (bytes, with a sign) or ``rate`` (bytes a second)."""
     value: Callable[[Item], Any] | None = None
     """What gets the value of an item; None for the item's attribute of the name of the key."""
     total: Callable[[Any], Any] | None = None

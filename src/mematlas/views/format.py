@@ -144,12 +144,12 @@ def format_share(share: float) -> str:
     """Return a share of 0 to 1 as percent: 0% for none at all, 100% for all alone.
 
     >>> format_share(0), format_share(0.001), format_share(0.5), format_share(0.999), format_share(1)
-    ('0%', '1%', '50%', '99%', '100%')
+    ('0%', '<1%', '50%', '>99%', '100%')
     """
     percent = round(100 * share)
-    if share not in (0, 1):
-        percent = min(max(percent, 1), 99)
-    return f"{percent}%"
+    if percent == 0 and share:
+        return "<1%"
+    return ">99%" if percent == 100 and share != 1 else f"{percent}%"
 
 
 def width_of(text: str) -> int:

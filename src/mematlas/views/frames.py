@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from itertools import islice
 
+from mematlas.analysis.frame_list import FlagsResult
+from mematlas.analysis.frame_owners import FrameOwners
+from mematlas.analysis.frames import FramesResult
 from mematlas.analysis.listing import GroupsResult, ProcessesResult
 from mematlas.analysis.overview import Census, MachineUsage
 from mematlas.analysis.results import MapsResult
@@ -13,10 +16,13 @@ from mematlas.analysis.translation import Translations
 from mematlas.errors import NotSupported
 from mematlas.views.columns import is_known
 from mematlas.views.format import escape
+from mematlas.views.frame_list import flags_table
+from mematlas.views.frame_owners import owners_table
 from mematlas.views.maps import maps_table
 from mematlas.views.overview import census_table, groups_table
 from mematlas.views.processes import Wanted, processes_table
 from mematlas.views.processes import groups_table as process_groups_table
+from mematlas.views.ram import ram_table
 from mematlas.views.set_usage import group_table
 from mematlas.views.table import Table
 from mematlas.views.translate import translate_table
@@ -36,7 +42,17 @@ BEYOND_INT64 = 1 << 63
 
 
 def table_of(
-    result: MapsResult | Translations | UsageResult | SetUsage | Census | MachineUsage | ProcessesResult | GroupsResult,
+    result: MapsResult
+    | Translations
+    | UsageResult
+    | SetUsage
+    | Census
+    | MachineUsage
+    | ProcessesResult
+    | GroupsResult
+    | FlagsResult
+    | FrameOwners
+    | FramesResult,
 ) -> Table:
     """Return the table of a result: a row per item, the amounts of one process as a single row."""
     if isinstance(result, Census):
@@ -49,10 +65,16 @@ def table_of(
         return processes_table(result, Wanted())
     if isinstance(result, GroupsResult):
         return process_groups_table(result, Wanted())
+    if isinstance(result, FrameOwners):
+        return owners_table(result)
+    if isinstance(result, FlagsResult):
+        return flags_table(result)
     if isinstance(result, MapsResult):
         return maps_table(result, {})
     if isinstance(result, Translations):
         return translate_table(result, {})
+    if isinstance(result, FramesResult):
+        return ram_table(result)
     item = Subject({}, result)
     has_distinct = result.distinct is not None
     columns = [column for column in columns_of([item], has_distinct) if column not in WHO]
@@ -173,11 +195,11 @@ def structs_of(names: Sequence[str], pairs: Iterable[tuple[Any, int]]) -> list[d
     return [dict(zip(names, pair, strict=True)) for pair in pairs]
 
 
-def to_html(result: MapsResult | Translations | UsageResult | SetUsage | Census | MachineUsage) -> str:
+def to_html(result: MapsResult | Translations | UsageResult | SetUsage | Census | MachineUsage | FrameOwners) -> str:
     """Return what a notebook shows of a result."""
     from html import escape as escape_html
 
-    if isinstance(result, MapsResult | Translations | SetUsage | Census | MachineUsage):
+    if isinstance(result, MapsResult | Translations | SetUsage | Census | MachineUsage | FrameOwners):
         table, head = table_of(result), ""
     else:
         item = Subject({}, result)

@@ -1,4 +1,4 @@
-"""The first screen: 20 lines of 80 columns unless more rows are asked for, safe for everybody."""
+"""The first screen: 22 lines of 80 columns unless more rows are asked for, safe for everybody."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from mematlas.frozen import as_dict, plain, record
 from mematlas.model.containers import place_of
 from mematlas.notes import Note
 from mematlas.version import __version__
-from mematlas.views.format import first_of, fold_message, format_path, format_size, number_of, shorten
+from mematlas.views.format import first_of, fold_message, format_path, format_size, number_of, shorten, width_of
+from mematlas.views.shares import shares_bar
 from mematlas.views.table import Column, Drawn, Table
 from mematlas.views.usage import sharing_notes
 
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from mematlas.analysis.cached import CachedFile
     from mematlas.analysis.overview import Census, Facts, Group, MachineUsage, OtherProcesses
     from mematlas.analysis.ram import Ram
-    from mematlas.kernel.memcg import Pressure
+    from mematlas.kernel.memcg import Limit, Pressure
     from mematlas.model.containers import Level
 
 SCHEMA = "overview/4"
@@ -32,6 +34,12 @@ IN_USE = (
     ("reserve", "reserve"),
     ("other", "other"),
 )
+ON_BAR = ("anon", "shmem", "hugetlb", "kernel", "cpu_free", "other", "page_cache", "kernel_caches", "free")
+"""Parts of RAM that add up to all of it."""
+WIDEST_BAR = 100
+"""Columns of the line with the bar, where there are as many as one likes or more."""
+MOST_FILE = 30
+"""Columns of the path of a file."""
 AVAILABLE = (("free", "free"), ("page_cache", "page cache"), ("kernel_caches", "kernel caches"))
 DERIVED = ("in_use", "reserve", "other", "pss", "in_swap")
 """Parts of RAM that are made of others."""
@@ -41,6 +49,8 @@ MOST_PATH = 28
 """Columns of the path of a cgroup."""
 LEAST_ROWS = 3
 """Rows that are shown however many lines all else takes: one may be the largest user of swap, one that of the pools."""
+OF_FILES = ("path", "dev", "inode", "fs", "size", "resident", "is_deleted")
+"""What JSON has of files in the page cache."""
 HEAD = 13
 """Columns before the parts of RAM."""
 
@@ -61,7 +71,7 @@ def label(group: Group) -> str:
 
     >>> from mematlas.analysis.overview import Facts, Group
     >>> from mematlas.model.containers import place_of
-    >>> backends = [Facts(pid, "postgres", 70, "", 4096, 4096, 0, 0, 0, 0) for pid in range(61)]
+    >>> backends = [Facts(pid, 0, "postgres", 70, "", 4096, 4096, 0, 0, 0, 0) for pid in range(61)]
     >>> label(Group(backends)), label(Group(backends[:1]))
     ('postgres (61)', 'postgres')
     >>> label(Group(backends, place_of("0::/docker/" + "5fc0" * 16).containers[0]))
@@ -135,11 +145,14 @@ def overview_view(
     command: str,
     sudo: str | None,
     nr_lines: int | None = None,
+    files: Sequence[CachedFile] | None = None,
+    no_files: str = "",
 ) -> Table:
     """Return the first screen; as JSON, its rows are the largest groups of processes, and its target is the machine.
 
     ``sudo`` is the line that gives all rights; None in a user namespace, where none does. Text has the last rows left
-    out where they would make it longer than ``nr_lines``.
+    out where they would make it longer than ``nr_lines``, and then the last of ``files``, which are the largest in the
+    page cache. Where these are not known ``no_files`` says why.
     """
     columns = columns_of(usage.groups, by)
     # That others' are hidden, and why, is said below the rows.
@@ -154,11 +167,22 @@ def overview_view(
         SCHEMA,
         columns,
         usage.groups,
-        target=target_of(usage),
-        draw=Screen(usage, head, columns, by, may, command, nr_lines).lines,
+        target=target_of(usage) | {"files": None if files is None else [file_of(file) for file in files]},
+        draw=Screen(usage, head, columns, by, may, command, nr_lines, tuple(files or ())).lines,
         notes=[*estimates(usage.groups), *not_measured(seen), *usage_notes(usage)],
-        fine_print=not_measured(hidden),
+        fine_print=[*not_measured(hidden), *files_unknown(files, no_files)],
     )
+
+
+def file_of(file: CachedFile) -> dict[str, Any]:
+    """Return what JSON has of a file."""
+    return {name: getattr(file, name) for name in OF_FILES}
+
+
+def files_unknown(files: Sequence[CachedFile] | None, why: str) -> list[Note]:
+    """Return the note that the largest files are not known, which the screen is silent about: there are no lines."""
+    text = "the largest files in the page cache are unknown" + (f": {why}" if why else "")
+    return [Note("largest-unknown", text)] if files is None else []
 
 
 @record
@@ -174,22 +198,30 @@ class Screen:
     """What the reader may see."""
     command: str
     nr_lines: int | None
+    files: tuple[CachedFile, ...]
 
     def lines(self, in_bytes: bool, colour: bool, width: int) -> list[str]:
-        """Return its lines; the last rows are left out where there would be too many."""
+        """Return its lines; the last rows, and then files, are left out where there would be too many."""
         usage = self.usage
-        above, below = list(self.above(width)), list(self.below(width))
+        below = list(self.below(width))
         rows = list(self.rows(usage.groups, in_bytes, colour, width))
+        least = len(rows) - max(len(usage.groups) - LEAST_ROWS, 0) + len(below)
+        for nr_files in range(len(self.files), -1, -1):
+            above = list(self.above(width, nr_files))
+            if not self.nr_lines or len(above) + least <= self.nr_lines:
+                break
         too_many = len(above) + len(rows) + len(below) - self.nr_lines if self.nr_lines else 0
         if too_many > 0:
             shown = largest(usage.groups, max(len(usage.groups) - too_many, LEAST_ROWS), self.by)
             rows = list(self.rows(shown, in_bytes, colour, width))
         return [*above, *rows, *below]
 
-    def above(self, width: int) -> Iterator[str]:
+    def above(self, width: int, nr_files: int) -> Iterator[str]:
         """Yield the lines about the machine."""
         yield from fold_message(self.head, width)
         yield from parts_of(self.usage.ram, width)
+        if nr_files:
+            yield from fold_parts("page cache", "largest: ", [cached(file) for file in self.files[:nr_files]], width)
         yield from fold_parts("pressure", "", list(limits_of(self.usage)), width)
         yield ""
 
@@ -213,11 +245,16 @@ def target_of(usage: MachineUsage) -> dict[str, Any]:
     return {
         "ram": ram,
         "pressure": plain(usage.pressure),
-        "tightest": usage.tightest and usage.tightest.to_dict() | {"room": usage.tightest.room},
+        "tightest": usage.tightest and usage.tightest.to_dict() | left_of(usage.tightest),
         "others": as_dict(usage.others),
         "refused": refused,
         "missing": list(usage.missing),
     }
+
+
+def left_of(limit: Limit) -> dict[str, int]:
+    """Return what JSON has of a limit besides its fields: what is left, without and with what makes room by itself."""
+    return {"headroom": limit.headroom, "room": limit.room}
 
 
 def swap_of(ram: Ram) -> str:
@@ -250,6 +287,8 @@ def parts_of(ram: Ram, width: int) -> Iterator[str]:
     if ram.total is None:
         yield from fold_parts("in use", "", ["unknown: this /proc has no meminfo"], width)
         return
+    if bar := bar_of(ram, width):
+        yield bar
     used = [f"{title} {amount(size)}" for name, title in IN_USE if (size := getattr(ram, name))]
     if ram.hugetlb and ram.hugetlb_free is not None:
         index = next(index for index, part in enumerate(used) if part.startswith("hugetlb"))
@@ -257,6 +296,33 @@ def parts_of(ram: Ram, width: int) -> Iterator[str]:
     spare = [f"{title} {amount(getattr(ram, name))}" for name, title in AVAILABLE]
     yield from fold_parts("in use", f"{amount(ram.in_use)} of {amount(ram.total)}: ", used, width)
     yield from fold_parts("available", f"{amount(ram.available)}: ", [*spare, "less the reserve"], width)
+
+
+def bar_of(ram: Ram, width: int) -> str:
+    """Return the line in which all of RAM is drawn; empty where a part of it is not known.
+
+    The parts are those of meminfo, which anybody may read and which cost nothing. What every frame is, which `ram`
+    shows, takes a look at all of them, and so more time than the rest of the screen together.
+    """
+    titles = dict((*IN_USE, *AVAILABLE))
+    # A kernel that does not count what CPUs keep free has it in what is other.
+    parts = [(titles[name], getattr(ram, name)) for name in ON_BAR if name != "cpu_free" or ram.cpu_free is not None]
+    if any(size is None for _, size in parts):
+        return ""
+    room = min(width or WIDEST_BAR, WIDEST_BAR) - HEAD
+    return f"{'  RAM':<{HEAD}}{shares_bar([(title, max(size, 0)) for title, size in parts], room)}"
+
+
+def cached(file: CachedFile) -> str:
+    """Return how much of a file is in the page cache; of a path that is long its end.
+
+    >>> from mematlas.analysis.cached import CachedFile
+    >>> cached(CachedFile("/usr/lib/python3/dist-packages/libtorch_cpu.so", "fe:00", 7, "ext4", 8192, 4096, 0, 0))
+    'libtorch_cpu.so 4 KiB'
+    """
+    path = f"inode {file.inode} on {file.dev}" if file.path is None else format_path(file.path)
+    name = path if width_of(path) <= MOST_FILE else path.rpartition("/")[2]
+    return f"{shorten(name, MOST_FILE)} {format_size(file.resident)}"
 
 
 def limits_of(usage: MachineUsage) -> Iterator[str]:
@@ -353,7 +419,7 @@ def target_text(group: Group) -> str | None:
     """Return what names a group of several processes on a command line; None where there is one, or quotes are needed.
 
     >>> from mematlas.analysis.overview import Facts, Group
-    >>> backends = [Facts(pid, "postgres", 70, "", 4096, 4096, 0, 0, 0, 0) for pid in range(61)]
+    >>> backends = [Facts(pid, 0, "postgres", 70, "", 4096, 4096, 0, 0, 0, 0) for pid in range(61)]
     >>> target_text(Group(backends)), target_text(Group(backends[:1]))
     ('name:postgres', None)
     """

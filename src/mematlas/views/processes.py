@@ -35,7 +35,11 @@ COLUMNS: tuple[Column[ProcessUsage], ...] = (
     Column("start_time", "START TIME", "count", shown=False),
     Column("rss", "RSS", "size", rank=1),
     Column("pss", "PSS", "size", total=sum_of("pss")),
+    Column("pss_low", "LOW", "size", total=sum_of("pss_low"), shown=False),
+    Column("pss_high", "HIGH", "size", total=sum_of("pss_high"), shown=False),
     Column("uss", "USS", "size", total=sum_of("uss"), rank=2),
+    Column("uss_low", "LOW", "size", total=sum_of("uss_low"), rank=2, shown=False),
+    Column("uss_high", "HIGH", "size", total=sum_of("uss_high"), rank=2, shown=False),
     Column("swap", "SWAP", "size", total=swap_once, rank=3),
     Column("shared", "SHARED", "size", rank=7),
     Column("thp", "THP", "size", rank=9),
@@ -47,8 +51,11 @@ COLUMNS: tuple[Column[ProcessUsage], ...] = (
     Column("pod", "POD", shown=False),
     Column("unit", "UNIT", shown=False),
     Column("source", "SOURCE", shown=False),
+    Column("is_estimate", "ESTIMATE", "flag", shown=False),
     Column("cgroup", "CGROUP", "path", rank=10),
 )
+BOUNDS = frozenset(("pss_low", "pss_high", "uss_low", "uss_high"))
+"""The ends of intervals, which are of interest where there are estimates."""
 RSS = next(column for column in COLUMNS if column.key == "rss")
 
 
@@ -113,6 +120,8 @@ def processes_table(result: ProcessesResult, wanted: Wanted, more: str = "") -> 
         wanted.since.look()
         change = change_column(wanted.since, lambda one: (one.pid, one.start_time), lambda one: one.rss)
         columns = after("rss", columns, change)
+    if any(one.is_estimate for one in result):
+        columns = [replace(column, shown=True) if column.key in BOUNDS else column for column in columns]
     rows = list(result.processes)
     if wanted.sort != "pid":
         rows = RSS.in_order(rows)  # those of which the rest is not known
@@ -171,6 +180,10 @@ def with_frames(column: Column[Any], together: DistinctFrames | None, nr_rows: i
 def notes_of(result: ProcessesResult, more: str, nr_rows: int) -> Iterator[Note]:
     """Yield what there is to say of the amounts: who is not in them, and what the sum of so many rows is then."""
     yield from result.notes
+    if nr := sum(one.is_estimate for one in result):
+        whose = "1 process" if nr == 1 else f"{nr:,} processes"
+        text = f"PSS and USS of {whose} are estimates: the truth lies between LOW and HIGH 95 times of 100"
+        yield Note("estimates", text)
     if not result.is_whole:
         yield from left_out(result)
     if result.sharing:

@@ -218,7 +218,7 @@ class Table:
             text = text_form(column, in_bytes)[1]
             texts.append([text(column.total_of(items)) if column.total else ""])
         if columns[0].total:
-            texts[-1] = [f"{name}: {cell}" for cell in texts[-1]]
+            texts[-1] = [f"{name}: {cell}" if cell else name for cell in texts[-1]]
         else:
             texts[0] = [name]
         return texts
@@ -227,9 +227,14 @@ class Table:
         """Return the notes with those on what text does not show."""
         notes = Notes((*self.notes, *self.fine_print))
         if self.others:
-            nr_all = len(self.items) + len(self.others)
-            notes.add(Note("rows-left-out", f"{len(self.others):,} of {nr_all:,} rows are left out (--limit)"))
+            nr_all = len(self.items) + self.nr_others
+            notes.add(Note("rows-left-out", f"{self.nr_others:,} of {nr_all:,} rows are left out (--limit)"))
         return notes
+
+    @property
+    def nr_others(self) -> int:
+        """How many rows there are beyond the limit."""
+        return len(self.others)
 
 
 class Drawn(Table):

@@ -132,7 +132,7 @@ def to_json(value: Any, kind: str) -> Any:
         return {str(size): amount for size, amount in value.items()}
     if kind == "share":
         return round(value, 4)
-    return list(value) if kind == "list" else value
+    return list(value) if isinstance(value, tuple) else value
 
 
 def to_csv(value: Any) -> str:

@@ -57,7 +57,7 @@ def charge(amounts: dict[str, int], charged: int | None = 9600, held: Held | Non
             "limits": (),
             "events": {},
             "pressure": None,
-            "oom": Oom(None, None, 0, None, False),
+            "oom": Oom(None, None, 0, 0, None, False),
             "reading": Reading("memory.stat", 0.001, False, ()),
             **more,
         }

@@ -30,7 +30,7 @@ from mematlas.kernel.sysvipc import parse_segments
 from mematlas.kernel.vmfile import memory_devices
 from mematlas.model import holders, shared_mm
 from mematlas.model.frames import ANON, FrameCounter, FrameKeys, FrameSums
-from mematlas.model.holders import find_holders, held_by
+from mematlas.model.holders import find_holders, held_by, held_files
 from mematlas.model.processes import Processes
 from mematlas.notes import Notes
 from mematlas.observe import ending, ranking
@@ -199,7 +199,7 @@ def test_mapping_and_descriptor_are_found(how: str) -> None:
 
 def test_name_that_looks_like_a_file_is_not_taken_for_it() -> None:
     with program(HOLD, "map") as running:
-        assert held_by(Processes(ProcFS()), running.pid, [("00:01", 77)]) == ()
+        assert held_by(Processes(ProcFS()), running.pid, [("00:01", 77)], held_files) == ()
 
 
 def test_without_files_nobody_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,21 +393,27 @@ def test_usage_of_several_processes_has_each_address_space_once(twins: tuple[int
 def test_thousands_of_forks_take_few_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def compare(tid: int, other: int) -> int:
-        asked.append(tid)
-        return SAME if tid == other else LESS if tid < other else GREATER
+    def compare(process: ProcessDir, other: int) -> int:
+        asked.append(process.tid)
+        return SAME if process.tid == other else LESS if process.tid < other else GREATER
 
     monkeypatch.setattr("mematlas.kernel.kcmp.compare_memory", compare)
     monkeypatch.setattr(shared_mm, "layout_of", lambda _: (b"1",))
-    spaces = shared_mm.AddressSpaces(ProcFS())
-    met = [spaces.is_met_again(SimpleNamespace(pid=pid, tid=pid * 7 % 499)) for pid in range(997)]  # type: ignore[arg-type]
+    procfs = ProcFS()
+    spaces = shared_mm.AddressSpaces(procfs)
+    processes = [SimpleNamespace(pid=pid, tid=pid * 7 % 499, procfs=procfs) for pid in range(997)]
+    met = [spaces.is_met_again(process) for process in processes]  # type: ignore[arg-type]
     assert met.count(True) == 997 - 499
     assert len(asked) < 10 * 997
 
 
 def test_order_of_address_spaces_is_the_same_from_both_sides() -> None:
-    with program("import os, sys\nprint(os.fork() or os.getpid(), flush=True)") as running:
-        orders = {compare_memory(running.pid, os.getpid()), compare_memory(os.getpid(), running.pid)}
+    with (
+        program("import os, sys\nprint(os.fork() or os.getpid(), flush=True)") as running,
+        ProcFS().process(running.pid) as one,
+        ProcFS().process(os.getpid()) as other,
+    ):
+        orders = {compare_memory(one, other.pid), compare_memory(other, one.pid)}
     assert orders == {LESS, GREATER}
 
 
@@ -419,7 +425,7 @@ def test_first_screen_has_each_address_space_once(twins: tuple[int, int]) -> Non
 
 
 def test_without_kcmp_it_is_not_known(twins: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(pid: int, other: int) -> int:
+    def refuse(process: ProcessDir, other: int) -> int:
         raise NotSupported("kcmp", "CONFIG_KCMP")
 
     monkeypatch.setattr("mematlas.kernel.kcmp.compare_memory", refuse)

@@ -17,7 +17,7 @@ from mematlas.errors import FormatError
 from mematlas.frozen import replace
 from mematlas.kernel.procfs import ProcessDir, ProcFS
 from mematlas.kernel.smaps_rollup import read_rollup
-from mematlas.kernel.status import MemoryCounters, read_memory_counters
+from mematlas.kernel.status import MemoryCounters, read_memory_counters, read_stat
 from mematlas.observe import machine, measuring, ranking
 from mematlas.views.overview import estimates, target_text, to_try
 
@@ -28,7 +28,7 @@ Part = tuple[str, int, int, int, int]
 def facts(pid: int, name: str = "one", uid: int = 0, cgroup: str = "0::/", **sizes: int) -> Facts:
     """Return the counters of a process; sizes are in MiB."""
     parts = {key: sizes.get(key, 0) * MIB for key in ("anon", "file", "shmem", "swap", "hugetlb")}
-    return Facts(pid, name, uid, cgroup, parts["anon"] + parts["file"] + parts["shmem"], **parts)
+    return Facts(pid, 7, name, uid, cgroup, parts["anon"] + parts["file"] + parts["shmem"], **parts)
 
 
 def measured(
@@ -259,7 +259,8 @@ def test_who_cannot_be_read_has_not_ended(monkeypatch: pytest.MonkeyPatch) -> No
         raise FormatError("smaps_rollup", "odd")
 
     monkeypatch.setattr(measuring, "read_rollup", odd)
-    group = Group([facts(os.getpid(), anon=2)])
+    own = ProcFS().process(os.getpid())
+    group = Group([replace(facts(own.pid, anon=2), start_time=read_stat(own).start_time)])
 
     ranking.measure_groups([group], ProcFS(), float("inf"), 1)
 

@@ -157,6 +157,12 @@ LINES: tuple[tuple[str, set[str]], ...] = (
     ("mematlas workload ", set(WORKLOADS)),
     ("mematlas completion ", set(SHELLS)),
     ("mematlas capture 1 /pro", {"/proc"}),
+    ("mematlas cache /proc/versio", {"/proc/version"}),
+    ("mematlas cache 1 file:/proc/versio", {"file:/proc/version"}),
+    ("mematlas cache file", {"file:"}),
+    ("mematlas usage file", set()),
+    ("mematlas pageout file", {"file:"}),
+    ("mematlas pageout file:/proc/versio", {"file:/proc/version"}),
     ("mematlas --lim", {"--limit"}),
     ("mematlas --vers", {"--version"}),
     ("mematlas --json --lim", {"--limit"}),
@@ -214,6 +220,14 @@ def test_values_have_descriptions_of_their_own(script: Callable[[str], Path]) ->
     assert f"heap[{KIND_TEXTS['heap']}]" in zsh
     assert "smaps\\:" in zsh
     assert f"compadd -S '' -- {' '.join(PREFIXES)}" in zsh
+
+
+@pytest.mark.parametrize("line", [("cache", "file", ":", "/proc/versio"), ("willneed", "file", ":", "/proc/versio")])
+def test_bash_completes_a_file_behind_a_colon_that_it_cuts_at(
+    line: tuple[str, ...], script: Callable[[str], Path]
+) -> None:
+    assert in_bash(script("bash"), "mematlas", *line) == ["/proc/version"]
+    assert "src" in in_bash(script("bash"), "mematlas", line[0], "file", ":")
 
 
 def test_bash_completes_programs_after_two_dashes(script: Callable[[str], Path]) -> None:
@@ -302,6 +316,9 @@ def test_kinds_of_vmas_have_texts() -> None:
 def test_words_follow_their_command() -> None:
     words = {command.name: [values.kind or set(values.texts) for values in command.words] for command in all_syntax()}
     assert words["usage"] == ["target"]
+    assert words["cache"] == ["target or path"]
+    assert words["pageout"][0] == "target or file:"
+    assert words["cold"][0] == "target"
     assert words["maps"] == ["target", set(KINDS)]
     assert words["capture"] == ["target", "directory"]
     assert words["doctor"] == []

@@ -400,3 +400,11 @@ def test_of_results_that_repeat_the_last_one_counts() -> None:
 
     session.show(lambda: checked(failures.pop(0)), arguments("csv", 2))
     assert not failures
+
+
+@pytest.mark.parametrize("command", ["usage", "ps", "share"])
+def test_what_was_found_is_let_go_of_when_another_target_is_not_there(command: str) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+
+    assert cli.main([command, "self", "<<"]) == TargetNotFound.exit_code
+    assert set(os.listdir("/proc/self/fd")) == before

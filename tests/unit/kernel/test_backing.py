@@ -91,7 +91,9 @@ def pages_of(backing: Backing, area: Area) -> dict[int, int]:
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
-def test_cachestat_and_mincore_agree_but_for_the_swap_cache(swapped: tuple[Area, Process]) -> None:
+def test_cachestat_and_mincore_agree_but_for_the_swap_cache(
+    swapped: tuple[Area, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not has_cachestat():
         pytest.skip("needs cachestat")
     area, process = swapped
@@ -99,7 +101,8 @@ def test_cachestat_and_mincore_agree_but_for_the_swap_cache(swapped: tuple[Area,
     assert vma
 
     newest = pages_of(read_backing(process.dir, vma), area)
-    older = pages_of(read_backing(process.dir, vma, no_cachestat), area)
+    monkeypatch.setattr("mematlas.kernel.backing.call_cachestat", no_cachestat)
+    older = pages_of(read_backing(process.dir, vma), area)
     truth = {"shmem_swapped": SWAPPED_FILE, "present": CACHED}
     assert newest == {area.page_address(n): truth[state] for n, state in enumerate(area.states) if state in truth}
     # mincore takes a page that was written to swap and not freed yet for one in RAM.
@@ -217,7 +220,7 @@ class Refusal:
 def test_refusals_of_cachestat_have_their_reason(
     code: int, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mematlas.kernel.backing.libc", Refusal)
+    monkeypatch.setattr("mematlas.kernel.cachestat.libc", Refusal)
     monkeypatch.setattr("ctypes.get_errno", lambda: code)
 
     with pytest.raises(error):

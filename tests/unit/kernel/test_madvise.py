@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import mmap
@@ -17,7 +16,7 @@ import pytest
 from conftest import Outcome
 from helpers import program
 from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel import hugepage
+from mematlas.kernel import hugepage, madvise
 from mematlas.kernel.madvise import (
     MADV_COLD,
     MADV_COLLAPSE,
@@ -43,15 +42,7 @@ pytestmark = pytest.mark.root("CAP_SYS_NICE")
 def fake_call(*answers: int) -> Callable[..., int]:
     """Return a system call that gives these answers in turn: bytes, or an errno when below zero."""
     queue = list(answers)
-
-    def call(number: int, pidfd: int, vector: int, count: int, advice: int, flags: int) -> int:
-        answer = queue.pop(0)
-        if answer < 0:
-            ctypes.set_errno(-answer)
-            return -1
-        return answer
-
-    return call
+    return lambda *asked: queue.pop(0)
 
 
 @pytest.mark.parametrize("advice", [MADV_COLD, MADV_PAGEOUT, MADV_WILLNEED])
@@ -71,10 +62,12 @@ def test_more_ranges_than_one_call_takes(victim: Callable[..., Victim]) -> None:
         assert advisor.advise(ranges, MADV_COLD) == (len(ranges) * area.page_size, [])
 
 
-def test_short_return_is_continued_and_an_interruption_repeated(victim: Callable[..., Victim]) -> None:
+def test_short_return_is_continued_and_an_interruption_repeated(
+    victim: Callable[..., Victim], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = victim()
     with ProcFS().process(one.pid) as process, Advisor(process) as advisor:
-        advisor._call = fake_call(3 * 4096, -errno.EINTR, 4096, 4096)
+        monkeypatch.setattr(madvise, "call_madvise", fake_call(3 * 4096, -errno.EINTR, 4096, 4096))
         assert advisor.advise([(0, 2 * 4096), (9 * 4096, 12 * 4096)], MADV_COLD) == (5 * 4096, [])
 
 
@@ -119,10 +112,12 @@ def test_unknown_advice_is_not_supported(victim: Callable[..., Victim]) -> None:
         advisor.advise([(area.address, area.end)], MADV_NONSENSE)
 
 
-def test_kernel_without_the_call_is_not_supported(victim: Callable[..., Victim]) -> None:
+def test_kernel_without_the_call_is_not_supported(
+    victim: Callable[..., Victim], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = victim()
     with ProcFS().process(one.pid) as process, Advisor(process) as advisor:
-        advisor._call = fake_call(-errno.ENOSYS)
+        monkeypatch.setattr(madvise, "call_madvise", fake_call(-errno.ENOSYS))
         with pytest.raises(NotSupported, match=r"Linux 5\.10"):
             advisor.advise([(4096, 8192)], MADV_COLD)
 

@@ -23,7 +23,7 @@ from mematlas.kernel.memory.x86 import is_x86_64
 from mematlas.kernel.pagemap import EXCLUSIVE, PRESENT, Block
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.hugecounts import HugeCounts
-from mematlas.model.pagetables.counts import CountAccess
+from mematlas.model.pagetables.count_access import CountAccess
 from mematlas.observe.captures import capture
 from mematlas.words import Source
 from victim import Victim

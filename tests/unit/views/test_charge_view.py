@@ -35,7 +35,7 @@ AMOUNTS = {
 HELD = Held(anon=100 * MIB, shmem=10 * MIB, file=30 * MIB, elsewhere=(("/init", 5 * MIB), (None, MIB)), uncharged=8192)
 MAX = Limit("memory.max", "/shop", 640 * MIB, 523 * MIB, 60 * MIB)
 HIGH = Limit("memory.high", "/", 2048 * MIB, 1024 * MIB, 0)
-OOM = Oom(MAX, Victim(4211, "post\ngres", 96 * MIB, 671, 100), 1, "/shop", False)
+OOM = Oom(MAX, Victim(4211, "post\ngres", 96 * MIB, 671, 100), 1, 0, "/shop", False)
 PRESSURE = Pressure((1.5, 0.25, 0.0), (0.5, 0.0, 0.0), 77, 7)
 
 
@@ -115,7 +115,7 @@ def test_path_of_a_container_is_cut_so_that_the_table_stays_one(width: int) -> N
 
 
 def test_without_frames_what_anybody_maps_is_all_that_is_known() -> None:
-    lines = lines_in(charge(held=None, limits=(), oom=Oom(None, None, 2, None, False)))
+    lines = lines_in(charge(held=None, limits=(), oom=Oom(None, None, 2, 0, None, False)))
 
     assert "anon 100 MiB anonymous memory that is mapped" in lines
     assert "nobody's 360 MiB of shmem and file: mapped by nobody" in lines
@@ -124,10 +124,24 @@ def test_without_frames_what_anybody_maps_is_all_that_is_known() -> None:
     assert not any(line.startswith(("mapped", "elsewhere")) for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("victim", "spared", "says"),
+    [
+        (None, 2, "who would be killed first is not known: 3 processes could not be weighed"),
+        (OOM.victim, 0, "3 processes could not be weighed, and may come before that one"),
+    ],
+)
+def test_who_could_not_be_weighed_may_be_the_first(victim: Victim | None, spared: int, says: str) -> None:
+    lines = lines_in(charge(oom=Oom(MAX, victim, spared, 3, None, False)))
+
+    assert lines[-1] == says
+    assert any("first to be killed would be PID 4211" in line for line in lines) is (victim is not None)
+
+
 def test_charge_without_processes_belongs_to_nobody() -> None:
     held = Held(0, 0, 0, (), 0)
 
-    lines = lines_in(charge(nr_processes=0, held=held, oom=Oom(MAX, None, 0, None, False)))
+    lines = lines_in(charge(nr_processes=0, held=held, oom=Oom(MAX, None, 0, 0, None, False)))
 
     assert lines[0] == "charge of cgroup /shop, which belongs to nobody: no process is in it, from memory.stat in 12 ms"
     assert "shmem 300 MiB tmpfs, memfd, System V: mapped by none of them" in lines
@@ -147,7 +161,7 @@ def test_more_than_the_batches_of_the_kernel_is_said_to_be_unexplained() -> None
 
 def test_killer_that_is_off_lets_everybody_wait() -> None:
     assert "at the limit nobody is killed: whoever needs memory waits (memory.oom_control)\n" in text(
-        charge(oom=Oom(MAX, None, 0, None, True))
+        charge(oom=Oom(MAX, None, 0, 0, None, True))
     )
 
 
@@ -231,7 +245,7 @@ def test_names_are_safe_on_a_terminal(name: str) -> None:
     limit = Limit("memory.max", name, 640 * MIB, 523 * MIB, 0)
     held = Held(0, 0, 0, ((name, MIB),), 0)
 
-    lines = text(charge(cgroup=name, limits=(limit,), held=held, oom=Oom(limit, OOM.victim, 0, name, False)))
+    lines = text(charge(cgroup=name, limits=(limit,), held=held, oom=Oom(limit, OOM.victim, 0, 0, name, False)))
 
     assert all(character.isprintable() for character in lines.replace("\n", ""))
     assert len(lines.splitlines()) == len(text(charge(limits=(limit,), held=held)).splitlines())

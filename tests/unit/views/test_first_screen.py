@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mematlas.analysis.cached import CachedFile
 from mematlas.analysis.overview import Census, Facts, Group, MachineUsage, Measured
 from mematlas.analysis.ram import Ram, account
 from mematlas.analysis.ranking import others_of
@@ -45,7 +46,7 @@ RAM = Ram(
 def group(pid: int, name: str, anon: int, nr: int = 1, pss: int | None = None, swap: int = 0) -> Group:
     """Return ``nr`` processes of a name that have as many MiB each; ``pss`` is what all were measured to have."""
     members = [
-        Facts(pid + i, name, 0, "0::/", (anon + 5) * MIB, anon * MIB, 5 * MIB, 0, swap * MIB, 0) for i in range(nr)
+        Facts(pid + i, 7, name, 0, "0::/", (anon + 5) * MIB, anon * MIB, 5 * MIB, 0, swap * MIB, 0) for i in range(nr)
     ]
     made = Group(members)
     if pss is not None:
@@ -68,9 +69,27 @@ def used(shown: tuple[Group, ...] = SHOWN, ram: Ram = RAM, **fields: Any) -> Mac
     return MachineUsage(ram=ram, groups=shown, others=others_of(ALL, shown, ram, False), **{**usual, **fields})
 
 
-def screen(refused: tuple[int, ...] = (1,), missing: tuple[str, ...] = (), ram: Ram = RAM, uid: int = 0) -> Table:
+FILES = tuple(
+    CachedFile(path, dev, inode, fs, size * MIB, resident * MIB, 0, 0)
+    for path, dev, inode, fs, size, resident in (
+        ("/usr/lib/python3/dist-packages/torch/lib/libtorch_cpu.so", "fe:00", 7, "ext4", 900, 811),
+        (None, "fe:01", 4211, "xfs", 70, 70),
+        ("/srv/a\x1b[31m", "fe:00", 8, "ext4", 60, 53),
+    )
+)
+
+
+def screen(
+    refused: tuple[int, ...] = (1,),
+    missing: tuple[str, ...] = (),
+    ram: Ram = RAM,
+    uid: int = 0,
+    files: tuple[CachedFile, ...] | None = FILES,
+    nr_lines: int = 22,
+) -> Table:
     usage = used(ram=ram, refused=refused, missing=missing)
-    return overview_view(MACHINE, usage, None, uid, "mematlas", "sudo -- mematlas")
+    why = "" if files else "it is too late"
+    return overview_view(MACHINE, usage, None, uid, "mematlas", "sudo -- mematlas", nr_lines, files, why)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -79,7 +98,47 @@ def test_screen_stands_as_it_was_looked_at(width: int) -> None:
 
     assert "\n".join([*lines, ""]) == (EXPECTED / f"overview-{width}.txt").read_text()
     assert max(map(len, lines)) <= width
-    assert len(lines) <= 20 or width < 80
+    assert len(lines) <= 22 or width < 80
+
+
+def test_bar_is_as_wide_as_parts_are_large() -> None:
+    titles = [
+        ("processes' own", 4096),
+        ("shmem/tmpfs", 900),
+        ("hugetlb", 640),
+        ("kernel", 500),
+        ("per-CPU free lists", 80),
+    ]
+    titles += [("other", 652 - 248), ("page cache", 4096), ("kernel caches", 300), ("free", 5120)]
+    line = next(line for line in screen().lines(width=113) if line.startswith("  RAM"))
+    bar = line[13:]
+
+    assert bar.endswith("|")
+    assert len(line) == 100
+    parts = bar[:-1].split("|")[1:]
+    nr_columns = sum(size for _, size in titles)
+    for (name, size), part in zip(titles, parts, strict=True):
+        assert abs(len(part) + 1 - 86 * size / nr_columns) <= 1
+        assert name.startswith(part.rstrip())
+
+
+@pytest.mark.parametrize(("width", "nr_files"), [(60, 0), (80, 2), (200, 3)])
+def test_files_stand_where_there_is_room_for_them(width: int, nr_files: int) -> None:
+    text = "\n".join(screen().lines(width=width))
+
+    names = ("libtorch_cpu.so 811 MiB", "inode 4211 on fe:01 70 MiB", "/srv/a\\x1b[31m 53 MiB")
+    assert [name in text for name in names] == [number < nr_files for number in range(3)]
+    assert "\x1b" not in text
+
+
+def test_where_files_are_not_known_text_has_none_and_json_says_why() -> None:
+    out = io.StringIO()
+    write(screen(files=None), "json", out, MACHINE)
+    told = json.loads(out.getvalue())
+
+    assert "page cache largest" not in "\n".join(screen(files=None).lines())
+    assert told["target"]["files"] is None
+    assert told["notes"][-1]["text"] == "the largest files in the page cache are unknown: it is too late"
 
 
 @pytest.mark.parametrize("width", range(60, 201, 7))
@@ -105,15 +164,15 @@ def test_container_has_a_row_that_fits_whatever_it_is_called() -> None:
     assert (row["runtime"], row["nr_processes"], row["container"]) == ("lxc", 12, "web\x1b[31m" * 30)
 
 
-def test_screen_has_twenty_lines_of_eighty_columns_and_the_holders_of_swap_and_pools() -> None:
+def test_screen_has_lines_for_a_terminal_of_24_and_the_holders_of_swap_and_pools() -> None:
     small = [group(100 + index, f"small{index}", 90 - index, pss=90 - index) for index in range(4)]
     swapper, pool = group(50, "swapper", 1, pss=1, swap=30), group(60, "pool", 1, pss=2)
     pool.measured = {60: Measured(2 * MIB, 2 * MIB, 0, 640 * MIB)}
     shown = (pool, *small, swapper)
-    table = overview_view(MACHINE, used(shown), None, 0, "mematlas", "sudo -- mematlas", 20)
+    table = overview_view(MACHINE, used(shown), None, 0, "mematlas", "sudo -- mematlas", 22, FILES)
     lines = list(table.lines(width=80))
 
-    assert len(lines) == 20
+    assert len(lines) == 22
     rows = [line.split()[1] for line in lines if re.match(r" +\d+  \w", line)]
     assert rows[0] == "pool"
     assert "swapper" in rows
@@ -169,10 +228,13 @@ def test_json_has_numbers_where_text_has_words() -> None:
     assert row["top_share"] == pytest.approx(210 / 215, abs=1e-3)
     assert told["target"]["pressure"]["some"] == [1.25, 0.5, 0.1]
     limit = told["target"]["tightest"]
-    assert (limit["size"], limit["used"], limit["spare"], limit["room"]) == (512 * MIB, 480 * MIB, 9 * MIB, 41 * MIB)
+    assert (limit["size"], limit["used"], limit["spare"]) == (512 * MIB, 480 * MIB, 9 * MIB)
+    assert (limit["headroom"], limit["room"]) == (32 * MIB, 41 * MIB)
     ram = told["target"]["ram"]
     assert (ram["total"], ram["in_use"], ram["pss"]) == (16 * GIB, 7 * GIB, 4796 * MIB)
     assert told["target"]["refused"] == [1]
+    assert [file["resident"] for file in told["target"]["files"]] == [811 * MIB, 70 * MIB, 53 * MIB]
+    assert told["target"]["files"][1]["path"] is None
     assert not [value for value in ram.values() if not isinstance(value, int)]
 
 
@@ -216,6 +278,7 @@ def test_machine_that_tells_nothing_shows_no_zeros() -> None:
 
     assert lines[0].endswith(", swap -")
     assert lines[1] == "  in use     unknown: this /proc has no meminfo"
+    assert not any(line.startswith("  RAM") for line in lines)
     assert any(line.endswith("PSS unknown") for line in lines)
 
 

@@ -6,15 +6,16 @@ to read, and returns.
 
 from __future__ import annotations
 
-import os
 import time
+from array import array
 
 from mematlas.actions.advice.base import Advice, states_to_marks
 from mematlas.actions.effects import Whereabouts
 from mematlas.actions.rooms import MemoryRoom, read_memory_room
 from mematlas.analysis.movable import add_counts
-from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
-from mematlas.kernel.backing import call_mincore
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.backing import resident_pages
+from mematlas.kernel.madvise import touch_pages
 from mematlas.kernel.pagemap import to_marks
 from mematlas.model.page_set import both, first_pages, masked, runs, without
 from mematlas.model.pages import STATE_OF_BYTE
@@ -55,7 +56,8 @@ class WillNeed(Advice):
         """Whether to read a byte of each page that is still out after the advice."""
         self.nr_reading: int | None = 0
         """Pages of files that are not read yet at the end; None when not known."""
-        self._memory = -1
+        self._has_memory = False
+        """Whether its memory is known to be ours to read."""
         self._reading_s = 0.0
         self._room = read_memory_room(process.dir)
 
@@ -75,11 +77,6 @@ class WillNeed(Advice):
     def open(self, options: Options) -> None:
         super().open(options)
         self.touch = options.touch
-
-    def close(self) -> None:
-        super().close()
-        if self._memory >= 0:
-            os.close(self._memory)
 
     def _all_blocks(self, vma: Vma, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         # A page of a file that is out of RAM leaves nothing in pagemap, so no block is skipped.
@@ -141,28 +138,21 @@ class WillNeed(Advice):
         blocks = list(moved.blocks_from(vma.start, vma.end))
         if not blocks:
             return 0
+        span, nr_reading = f"{vma.start:x}-{vma.end:x}", 0
         try:
-            fd = self.process.dir.open_fd(f"map_files/{vma.start:x}-{vma.end:x}")
-        except (PermissionDenied, NotSupported):
-            return None
-        try:
-            if os.geteuid() not in (0, os.fstat(fd).st_uid):
-                return None  # to anybody else mincore says that every page is in RAM
-            nr_reading = 0
             for address, mask in blocks:
                 offset = vma.offset + address - vma.start
-                resident = call_mincore(fd, offset, len(mask) * size, size)
+                resident = self.process.procfs.ask(resident_pages, self.process.dir, span, offset, len(mask) * size)
                 nr_reading += without(mask, resident.translate(IS_RESIDENT)).count(1)
-            return nr_reading
-        except NotSupported:
+        except (PermissionDenied, NotSupported):
             return None
-        finally:
-            os.close(fd)
+        return nr_reading
 
     def _may_read(self) -> bool:
-        if self._memory < 0:
+        if not self._has_memory:
             try:
-                self._memory = self.process.dir.open_fd("mem")
+                self.process.procfs.ask(touch_pages, self.process.dir, b"")
+                self._has_memory = True
             except (PermissionDenied, NotSupported) as error:
                 self.touch = False
                 text = f"pages from swap got no further than the swap cache: {error}"
@@ -172,16 +162,11 @@ class WillNeed(Advice):
 
     def _read_pages(self, address: int, mask: bytes, stop: Stop) -> bool:
         """Read a byte of each page; return whether that was done to the end."""
-        for first, end in runs(mask):
-            for index in range(first, end):
-                if index % READS == 0 and stop():
-                    return False
-                try:
-                    # One byte: the page comes in whole, and its contents are none of our business.
-                    if not os.pread(self._memory, 1, address + index * self.page_size):
-                        raise ProcessGone(self.process.pid)
-                except OSError:
-                    continue  # unmapped meanwhile, or its swap slot cannot be read
+        pages = [address + index * self.page_size for first, end in runs(mask) for index in range(first, end)]
+        for at in range(0, len(pages), READS):
+            if stop():
+                return False
+            self.process.procfs.ask(touch_pages, self.process.dir, array("Q", pages[at : at + READS]).tobytes())
         return True
 
     def explain(self, vma: Vma | None, address: int, mask: bytes) -> dict[str, int]:

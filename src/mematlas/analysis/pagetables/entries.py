@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from mematlas.analysis.flag_list import parse_flag_list
 from mematlas.analysis.pagetables.leaves import used_entries
 from mematlas.arrays import Bools, Bytes, NDArray, Words, np
-from mematlas.errors import BadInput
 from mematlas.frozen import record, replace
 from mematlas.kernel.memory.x86 import U64
 from mematlas.model.pagetables.entries import (
@@ -101,16 +101,8 @@ def parse_flags(text: str, mode: PagingMode) -> tuple[tuple[bool, str], ...]:
     >>> parse_flags("w,!nx,swap", x86_64())
     ((True, 'writable'), (False, 'nx'), (True, 'swap'))
     """
-    known = {flag.name for flag in mode.flags} | set(LETTERS.values()) | set(STATE_NAMES[1:])
-    flags = []
-    for word in text.split(","):
-        name = word.removeprefix("!")
-        name = LETTERS.get(name, name)
-        if name not in known:
-            there_are = ", ".join([*LETTERS, *sorted(known)])
-            raise BadInput(f"no flag {name!r} of {mode.name}: {there_are}")
-        flags.append((not word.startswith("!"), name))
-    return tuple(flags)
+    known = sorted({flag.name for flag in mode.flags} | set(LETTERS.values()) | set(STATE_NAMES[1:]))
+    return parse_flag_list(text, dict(zip(known, known, strict=True)) | LETTERS, mode.name, [*LETTERS, *known])
 
 
 def has_flag(mode: PagingMode, level: int, batch: EntryBatch, name: str) -> Bools:

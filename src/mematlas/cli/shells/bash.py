@@ -58,9 +58,20 @@ _mematlas_is_plain() {
     [[ $1 != *[!\\ -~]* ]]
 }
 
-# PIDs for who begins with a digit, names else; directories for a path, and where no process is like that.
+# Files, with a prefix before each. Readline goes on in directories, and quotes names that need it.
+_mematlas_files() {
+    mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -P "$2" -f -- "$1")
+    compopt -o filenames 2>/dev/null
+}
+
+# PIDs for who begins with a digit, names else; directories for a path, and where no process is like that. Where files
+# can be meant (the second word) these, behind file: or by themselves.
 _mematlas_targets() {
     local directory name pid quoted size
+    if [[ $2 && $1 == file:* ]]; then
+        _mematlas_files "${1#file:}" file:
+        return
+    fi
     local -A seen=()
     if [[ $1 != */* && $1 != .* ]]; then
         for directory in /proc/[0-9]*; do
@@ -77,18 +88,22 @@ _mematlas_targets() {
             fi
         done 2>/dev/null
         [[ self == "$1"* ]] && COMPREPLY+=(self)
-        for name in %(prefixes)s; do
+        for name in %(prefixes)s ${2:+file:}; do
             [[ $name == "$1"* ]] && COMPREPLY+=("$name")
         done
         # What the prefix says comes right behind it.
         [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *: ]] && compopt -o nospace 2>/dev/null
     fi
-    ((${#COMPREPLY[@]})) || mapfile -t COMPREPLY < <(compgen -d -- "$1")
+    if [[ $2 == *path ]]; then
+        _mematlas_files "$1"
+    elif ((! ${#COMPREPLY[@]})); then
+        mapfile -t COMPREPLY < <(compgen -d -- "$1")
+    fi
 }
 
 _mematlas_value() {
     case $2 in
-        target) _mematlas_targets "$1" ;;
+        target | "target or "*) _mematlas_targets "$1" "${2#target}" ;;
         directory) mapfile -t COMPREPLY < <(compgen -d -- "$1") ;;
         ,*) mapfile -t COMPREPLY < <(compgen -P "${1%%"${1##*,}"}" -W "${2#,}" -- "${1##*,}") ;;
         *) mapfile -t COMPREPLY < <(compgen -W "$2" -- "$1") ;;
@@ -127,6 +142,16 @@ _mematlas() {
     if [[ $takes ]]; then
         _mematlas_value "$current" "$values"
         return
+    fi
+    # It cuts file:PATH into three words too, unless it was told otherwise.
+    if [[ ${words[0]} == "target or "* ]]; then
+        if [[ $current == ":" && $before == file ]]; then
+            _mematlas_files ""
+            return
+        elif [[ $before == ":" && ${COMP_WORDS[COMP_CWORD - 2]} == file ]]; then
+            _mematlas_files "$current"
+            return
+        fi
     fi
     for ((index = first; index < COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}

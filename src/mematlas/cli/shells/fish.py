@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.cli.command import DIRECTORY, PREFIXES, TARGET
+from mematlas.cli.command import DIRECTORY, PREFIXES, TARGET, TARGET_OR_FILE, TARGET_OR_PATH
 from mematlas.cli.shells import OVERVIEW
 
 TYPE_CHECKING = False
@@ -63,7 +63,12 @@ def quote(text: str) -> str:
     return f"'{escaped}'"
 
 
-FUNCTIONS = {TARGET: "(__mematlas_targets)", DIRECTORY: "(__fish_complete_directories)"}
+FUNCTIONS = {
+    TARGET: "(__mematlas_targets)",
+    TARGET_OR_FILE: "(__mematlas_targets_or_files)",
+    TARGET_OR_PATH: "(__mematlas_targets_or_files path)",
+    DIRECTORY: "(__fish_complete_directories)",
+}
 SCRIPT = """\
 # Completion of mematlas for fish.
 
@@ -100,6 +105,18 @@ function __mematlas_targets
     # fish puts no space behind a colon.
     __mematlas_values PREFIXES
     __fish_complete_directories "$current"
+end
+
+# The same where files can be meant, behind file: or, with a word, by themselves.
+function __mematlas_targets_or_files
+    set -l current (commandline -ct)
+    if string match -q 'file:*' -- "$current"
+        printf 'file:%s\\n' (__fish_complete_path (string replace 'file:' '' -- "$current"))
+        return
+    end
+    __mematlas_targets
+    __mematlas_values file: 'the path of a file'
+    set -q argv[1]; and __fish_complete_path "$current"
 end
 
 function __mematlas_first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from mematlas.cli.command import DIRECTORY, PREFIXES, TARGET
+from mematlas.cli.command import DIRECTORY, PREFIXES, TARGET, TARGET_OR_FILE, TARGET_OR_PATH
 from mematlas.cli.shells import OVERVIEW
 
 TYPE_CHECKING = False
@@ -49,13 +49,13 @@ def option_specs(option: Option) -> list[str]:
 
 def message(values: Values) -> str:
     """Return what a word is called."""
-    return values.kind or "word"
+    return escape(values.kind, ":") or "word"
 
 
 def action(values: Values) -> str:
     """Return how zsh finds what a word can be."""
     if values.kind:
-        return {TARGET: "_mematlas_targets", DIRECTORY: "_directories"}[values.kind]
+        return ACTIONS[values.kind]
     if values.is_list:
         return " ".join(["_values -s , value", *map(value_spec, values.texts.items())])
     if not any(values.texts.values()):
@@ -80,17 +80,30 @@ def escape(text: str, special: str) -> str:
     return "".join(f"\\{c}" if c in special or c == "\\" else c for c in text)
 
 
+ACTIONS = {
+    TARGET: "_mematlas_targets",
+    TARGET_OR_FILE: "_mematlas_targets file",
+    TARGET_OR_PATH: "_mematlas_targets path",
+    DIRECTORY: "_directories",
+}
 SCRIPT = """\
 #compdef mematlas
 # Completion of mematlas for zsh.
 
-# PIDs for who begins with a digit, names else; directories for a path, and where no process is like that.
+# PIDs for who begins with a digit, names else; directories for a path, and where no process is like that. Where files
+# can be meant (the last word) these, behind file: or by themselves.
 _mematlas_targets() {
-    local directory name line
+    local directory name line files
     local -a pids
     local -aU names
+    # _arguments puts words of its own before ours.
+    [[ $argv[-1] == (file|path) ]] && files=$argv[-1]
+    if [[ -n $files ]] && compset -P file:; then
+        _files
+        return
+    fi
     if [[ $PREFIX == */* || $PREFIX == .* ]]; then
-        _directories
+        if [[ $files == path ]]; then _files; else _directories; fi
         return
     fi
     for directory in /proc/<->(N); do
@@ -104,15 +117,20 @@ _mematlas_targets() {
         pids+=("${directory:t}:${name//:/ }")
         [[ -n $name ]] && names+=("$name")
     done 2>/dev/null
+    local expl found
     if [[ $PREFIX == <->* ]]; then
-        _describe -t processes 'process' pids && return
+        _describe -t processes 'process' pids && found=1
+        [[ -n $found && $files != path ]] && return
     fi
-    local expl
-    _wanted names expl 'name of a process' compadd -a names -- && local found=1
+    _wanted names expl 'name of a process' compadd -a names -- && found=1
     _wanted targets expl 'target' compadd self && found=1
     # What the prefix says comes right behind it.
-    _wanted prefixes expl 'prefix' compadd -S '' -- %(prefixes)s && found=1
-    [[ -n $found ]] || _directories
+    _wanted prefixes expl 'prefix' compadd -S '' -- %(prefixes)s ${files:+file:} && found=1
+    if [[ $files == path ]]; then
+        _files
+    elif [[ -z $found ]]; then
+        _directories
+    fi
 }
 
 _mematlas() {

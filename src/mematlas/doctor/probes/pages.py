@@ -11,7 +11,8 @@ import struct
 from mematlas.doctor.bench import MAP_SHARED_ANON, MISSING, WORKS, Bench, Missing, Reason, has_sysfs
 from mematlas.doctor.probes.faults import ACCESSES, WRITES, open_tracking
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.backing import call_cachestat, call_mincore
+from mematlas.kernel.backing import call_cachestat
+from mematlas.kernel.cachestat import call_mincore
 from mematlas.kernel.madvise import MADV_COLLAPSE, MADV_GUARD_INSTALL, MADV_HUGEPAGE, MADV_PAGEOUT
 from mematlas.kernel.pagemap import (
     NR_CATEGORIES,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from mematlas.kernel.memory.bpfcall import FUNCTION_INFO
+from mematlas.kernel.memory.bpfcall import FUNCTION_INFO, HELPER_LOOP
 from mematlas.kernel.memory.btf import BTF_MAGIC, KIND_FUNC
 
 
@@ -19,11 +19,21 @@ R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = (Register(number) for number in ra
 """R0 is what is returned, R1 to R5 are arguments, R6 to R9 outlive calls, R10 is the frame pointer."""
 
 ALU64, JUMP, FROM_REGISTER = 0x07, 0x05, 0x08
-OPERATIONS = {"+=": 0x00, "-=": 0x10, "|=": 0x40, "&=": 0x50, "<<=": 0x60, ">>=": 0x70, "^=": 0xA0, "=": 0xB0}
+OPERATIONS = {
+    "+=": 0x00,
+    "-=": 0x10,
+    "*=": 0x20,
+    "|=": 0x40,
+    "&=": 0x50,
+    "<<=": 0x60,
+    ">>=": 0x70,
+    "^=": 0xA0,
+    "=": 0xB0,
+}
 ARITHMETIC_SHIFT = 0xC0
 CONDITIONS = {"==": 0x10, ">": 0x20, ">=": 0x30, "&": 0x40, "!=": 0x50, "<": 0xA0, "<=": 0xB0, "s<": 0xC0}
-LOADS = {4: 0x61, 8: 0x79}
-STORES = {4: 0x63, 8: 0x7B}
+LOADS = {1: 0x71, 4: 0x61, 8: 0x79}
+STORES = {1: 0x73, 4: 0x63, 8: 0x7B}
 STORE_VALUE = 0x7A
 WIDE, CALL, EXIT = 0x18, 0x85, 0x95
 # What the source register of a wide load, and of a call, says about the value.
@@ -89,7 +99,7 @@ class Code:
         self._emit(ALU64 | ARITHMETIC_SHIFT, dst, value=32)
 
     def load(self, dst: Register, base: Register, offset: int, size: int = 8) -> None:
-        """Set a register to the word of 4 or 8 bytes at an offset from where another leads."""
+        """Set a register to the number of so many bytes at an offset from where another leads."""
         self._emit(LOADS[size], dst, base, offset)
 
     def store(self, base: Register, offset: int, src: int, size: int = 8) -> None:
@@ -175,6 +185,32 @@ class Code:
         sizes = (0, len(types), len(types), len(names))
         header = struct.pack("=HBBI4I", BTF_MAGIC, 1, 0, BTF_HEADER_SIZE, *sizes)
         return header + types + bytes(names), infos
+
+
+class MapCode:
+    """Writes functions that share a map with us. R8 is the map's element everywhere, ``at`` says where words lie."""
+
+    def __init__(self, map_fd: int, at: dict[str, int]) -> None:
+        self.code = Code(map_fd)
+        self.at = at
+
+    def _begin(self, name: str, nr_arguments: int, is_static: bool = False) -> None:
+        self.code.function(name, nr_arguments, is_static)
+        self.code.map_value(R8)
+
+    def _get(self, dst: Register, name: str) -> None:
+        self.code.load(dst, R8, self.at[name])
+
+    def _put(self, name: str, value: int) -> None:
+        self.code.store(R8, self.at[name], value)
+
+    def _loop(self, function: str) -> None:
+        """Call a function so many times as R1 says."""
+        code = self.code
+        code.address_of(R2, function)
+        code.do(R3, "=", 0)
+        code.do(R4, "=", 0)
+        code.helper(HELPER_LOOP)
 
 
 def signed(value: int) -> int:

@@ -6,19 +6,11 @@ where the kernel does not preempt itself. Nothing of it stays when the program i
 
 from __future__ import annotations
 
-import mmap
-import os
 import struct
 
 from mematlas.errors import NotSupported
-from mematlas.kernel.memory.bpfcall import (
-    BPF_F_SLEEPABLE,
-    BPF_PROG_TYPE_SYSCALL,
-    Bpf,
-    lowest_kernel_address,
-    refusal,
-    run_attr,
-)
+from mematlas.kernel.memory.bpfcall import lowest_kernel_address
+from mematlas.kernel.memory.bpfprogram import SharedProgram
 from mematlas.kernel.memory.btf import FITTING
 from mematlas.kernel.memory.countcode import Counting
 from mematlas.kernel.memory.countmap import (
@@ -80,7 +72,7 @@ class Sums:
         """Entries of upper levels that are no tables, each with its address and the shift of its level."""
 
 
-class CountProgram:
+class CountProgram(SharedProgram):
     """The program, loaded. Not for two threads at once: they share its map.
 
     Raises:
@@ -91,40 +83,13 @@ class CountProgram:
     def __init__(self, layout: StructLayout) -> None:
         if PAGE % layout["page"]:
             raise NotSupported(f"struct pages of {layout['page']} bytes", "struct pages that fill pages evenly")
-        self._bpf = Bpf()
-        map_fd = self._bpf.create_map(AT["end of all"])
-        self._fds = [map_fd]
+        super().__init__(AT["end of all"], lambda map_fd: Counting(map_fd, layout).write())
         try:
-            self._shared = mmap.mmap(map_fd, AT["end of all"])
-        except BaseException:
-            os.close(map_fd)
-            raise
-        try:
-            self._run_attr = run_attr(self._load(map_fd, layout))
             self.read([])
             self._lowest = lowest_kernel_address(self._get("task"))
         except BaseException:
             self.close()
             raise
-
-    def _load(self, map_fd: int, layout: StructLayout) -> int:
-        code = Counting(map_fd, layout).write()
-        types, functions = code.types()
-        program = code.assembled()
-        try:
-            self._fds.append(types_fd := self._bpf.load_types(types))
-            loading = (BPF_PROG_TYPE_SYSCALL, BPF_F_SLEEPABLE, program, functions, types_fd)
-            self._fds.append(program_fd := self._bpf.load(*loading))
-        except OSError as error:
-            log = self._bpf.verifier_log(*loading) if len(self._fds) > 1 else ""
-            raise refusal(error, log) from None
-        return program_fd
-
-    def close(self) -> None:
-        """Let go of the program and the map, which lives for as long as it is mapped, too."""
-        self._shared.close()
-        while self._fds:
-            os.close(self._fds.pop())
 
     def _get(self, name: str) -> int:
         (value,) = WORD.unpack_from(self._shared, AT[name])
@@ -136,7 +101,7 @@ class CountProgram:
 
     def _run(self, mode: int, nr: int = 0) -> None:
         PAIR.pack_into(self._shared, AT["mode"], mode, nr)
-        self._bpf.run(self._run_attr)
+        self.run()
 
     # Single words
 
@@ -209,7 +174,7 @@ class CountProgram:
         """
         INPUT_WORDS.pack_into(self._shared, AT["mode"], WALK, 0, start, end, BUDGET, first_at)
         self._clear()
-        self._bpf.run(self._run_attr)
+        self.run()
         if self._get("status"):
             return None
         self._add(sums)

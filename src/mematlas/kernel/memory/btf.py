@@ -33,9 +33,9 @@ NT_GNU_BUILD_ID = 3
 """elf(5), "Notes (Nhdr)"; sysfs shows those of the kernel itself."""
 HEADER = struct.Struct("=HBBIIIII")
 
-KIND_STRUCT, KIND_UNION, KIND_FUNC = 4, 5, 12
+KIND_STRUCT, KIND_UNION, KIND_ENUM, KIND_FUNC = 4, 5, 6, 12
 STRUCTURES = frozenset((KIND_STRUCT, KIND_UNION))
-NAMED = STRUCTURES | {KIND_FUNC}
+NAMED = STRUCTURES | {KIND_ENUM, KIND_FUNC}
 # typedef, volatile, const, restrict, type tag: they stand before the type that is meant.
 MODIFIERS = frozenset((8, 9, 10, 11, 18))
 
@@ -48,6 +48,15 @@ MAX_DEPTH = 32
 MAX_MEMBERS = 1 << 14
 """Of all structures that we look into, with those of their unnamed members: some 500 in Linux 6.18."""
 
+PAGE_FLAGS = (
+    *("PG_writeback", "PG_dirty", "PG_head", "PG_reserved", "PG_swapbacked", "PG_lru", "PG_uptodate"),
+    *("PG_swapcache", "PG_hwpoison"),
+)
+PAGE_TYPES = (
+    *("PGTY_buddy", "PGTY_offline", "PGTY_table", "PGTY_guard", "PGTY_hugetlb", "PGTY_slab"),
+    *("PGTY_zsmalloc", "PGTY_unaccepted", "PGTY_large_kmalloc"),
+)
+
 # What mematlas asks of a kernel. A name that this kernel lacks is left out: who needs it says so.
 WANTED: Mapping[str, tuple[str, ...]] = {
     "task_struct": ("files", "mm", "tasks", "pid"),
@@ -57,9 +66,23 @@ WANTED: Mapping[str, tuple[str, ...]] = {
     "mm_struct": ("pgd",),
     "pipe_inode_info": ("bufs",),
     "pipe_buffer": ("page",),
-    "page": ("compound_head", "compound_info", "_mapcount", "mapping", "_refcount", "pt_share_count"),
+    "page": (
+        *("compound_head", "compound_info", "_mapcount", "mapping", "_refcount", "pt_share_count"),
+        *("flags", "page_type", "private", "memcg_data", "index", "slab_cache"),
+    ),
     "ptdesc": ("pt_share_count",),
-    "folio": ("_entire_mapcount", "mapping", "_nr_pages_mapped"),
+    "folio": ("_entire_mapcount", "mapping", "_nr_pages_mapped", "_flags_1", "index"),
+    # What a frame belongs to that nobody maps: a cache of slabs, a file.
+    "slab": ("slab_cache",),
+    "kmem_cache": ("name",),
+    "address_space": ("host", "nrpages"),
+    "inode": ("i_ino", "i_sb", "i_mapping", "i_size", "i_nlink", "i_rdev", "i_dentry", "i_data"),
+    "super_block": ("s_dev", "s_id", "s_root"),
+    "dentry": ("d_seq", "d_hash", "d_parent", "d_name", "d_inode", "d_sb", "d_alias", "d_u"),
+    "qstr": ("name",),
+    # Of enumerations the numbers: which bit of page.flags is what, and the types of frames that nobody maps.
+    "pageflags": PAGE_FLAGS,
+    "pagetype": PAGE_TYPES,
     # No structure: the numbers of types, which a program that reads kernel memory in place needs.
     TYPE: ("page", "bpf_rdonly_cast"),
 }
@@ -179,6 +202,8 @@ class TypeTable:
         """Yield the name and the byte offset of each member; those of unnamed members count as one's own."""
         at = self.start_of(type_id)
         words, info = self.words, self.words[at + 1]
+        if info >> 24 & 0x1F not in STRUCTURES:
+            return
         for index in range(at + 3, at + 3 + 3 * (info & 0xFFFF), 3):
             self.nr_passed += 1
             if self.nr_passed > MAX_MEMBERS:
@@ -189,6 +214,14 @@ class TypeTable:
                 yield self.name_at(words[index]), offset
             else:
                 yield from self._unnamed(words[index + 1], offset, depth + 1)
+
+    def enumerators(self, type_id: int) -> Iterator[tuple[str, int]]:
+        """Yield the name and the number of each item of an enumeration; nothing of another type."""
+        at = self.start_of(type_id)
+        words, info = self.words, self.words[at + 1]
+        if info >> 24 & 0x1F == KIND_ENUM:
+            for index in range(at + 3, at + 3 + 2 * (info & 0xFFFF), 2):
+                yield self.name_at(words[index]), words[index + 1]
 
     def _unnamed(self, type_id: int, offset: int, depth: int) -> Iterator[tuple[str, int]]:
         # A type may be made of itself, in a file that no kernel wrote.
@@ -234,9 +267,8 @@ def parse_btf(data: bytes, wanted: Mapping[str, tuple[str, ...]] = WANTED, path:
         if name not in wanted:
             continue
         values[name] = table.words[table.starts[type_id] + 2]
-        for member, offset in table.members(type_id):
-            if member in wanted[name]:
-                values[f"{name}.{member}"] = offset
+        for find in (table.members, table.enumerators):
+            values.update((f"{name}.{member}", value) for member, value in find(type_id) if member in wanted[name])
     return values
 
 

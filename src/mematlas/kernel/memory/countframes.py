@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mematlas.kernel.memory.bpfcall import HELPER_LOOP, HELPER_PROBE_READ_KERNEL
-from mematlas.kernel.memory.bpfcode import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, Code
+from mematlas.kernel.memory.bpfcall import HELPER_PROBE_READ_KERNEL
+from mematlas.kernel.memory.bpfcode import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, MapCode
 from mematlas.kernel.memory.compound import LOWEST_MASK, head_word
 from mematlas.kernel.memory.countmap import (
     AT,
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from mematlas.kernel.memory.btf import StructLayout
 
 
-class FrameCode:
-    """Writes functions of the program. R8 is the map's element everywhere."""
+class FrameCode(MapCode):
+    """Writes functions of the program."""
 
     def __init__(self, map_fd: int, layout: StructLayout) -> None:
-        self.code = Code(map_fd)
+        super().__init__(map_fd, AT)
         self.layout = layout
         self.size = layout["page"]
         self.shift = self.size.bit_length() - 1
@@ -36,12 +36,6 @@ class FrameCode:
         self.mapping = layout["folio.mapping" if "folio.mapping" in layout else "page.mapping"]
 
     # What many of them need
-
-    def _get(self, dst: Register, name: str) -> None:
-        self.code.load(dst, R8, AT[name])
-
-    def _put(self, name: str, value: int) -> None:
-        self.code.store(R8, AT[name], value)
 
     def _add(self, name: str, value: int) -> None:
         """Add to a word. Takes R1."""
@@ -69,23 +63,11 @@ class FrameCode:
         self.code.do(R2, "=", self.layout["type.page"])
         self.code.kernel_function(self.layout["type.bpf_rdonly_cast"])
 
-    def _loop(self, function: str) -> None:
-        """Call a function so many times as R1 says."""
-        code = self.code
-        code.address_of(R2, function)
-        code.do(R3, "=", 0)
-        code.do(R4, "=", 0)
-        code.helper(HELPER_LOOP)
-
     def _frame_of(self, dst: Register, entry: Register) -> None:
         """Have a register be the frame of an entry, which is in another."""
         self._get(dst, "address_mask")
         self.code.do(dst, "&=", entry)
         self.code.do(dst, ">>=", PAGE_SHIFT)
-
-    def _begin(self, name: str, nr_arguments: int, is_static: bool = False) -> None:
-        self.code.function(name, nr_arguments, is_static)
-        self.code.map_value(R8)
 
     # Frames
 

@@ -32,10 +32,13 @@ MAX_SIZE = 1 << 16
 FOUR_BYTES = frozenset(
     (
         *("task_struct.pid", "page._mapcount", "page._refcount", "folio._entire_mapcount"),
-        *("page.pt_share_count", "ptdesc.pt_share_count", "folio._nr_pages_mapped"),
+        *("page.pt_share_count", "ptdesc.pt_share_count", "folio._nr_pages_mapped", "page.page_type"),
+        *("super_block.s_dev", "super_block.s_id", "inode.i_nlink", "inode.i_rdev", "dentry.d_seq"),
     )
 )
 """All other members are of eight."""
+ENUMERATIONS = {"pageflags": 1 << 6, "pagetype": 1 << 8}
+"""Of which numbers are kept, each below this."""
 TYPE = "type"
 """What stands before the name of a type whose number is kept, not a structure's."""
 MAX_TYPE = 0xFFFFF
@@ -232,5 +235,7 @@ def is_sane(name: str, value: int, size: Any) -> bool:
         return 0 < value <= MAX_TYPE
     if "." not in name:
         return 0 < value <= MAX_SIZE
+    if (end := ENUMERATIONS.get(name.partition(".")[0])) is not None:
+        return 0 <= value < end
     length = 4 if name in FOUR_BYTES else 8
     return type(size) is int and 0 <= value <= size - length and value % length == 0

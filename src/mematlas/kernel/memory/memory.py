@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 CPU_ENTRY_AREA = 0xFFFFFE0000000000
 """Struct pages lie below it (Documentation/arch/x86/x86_64/mm.rst)."""
+IMAGE, IMAGE_END = 0xFFFFFFFF80000000, 0xFFFFFFFFFF000000
+"""Where the kernel itself and its modules are (same document), with the names that are part of its code."""
 
 
 class KernelMemory:
@@ -163,15 +165,17 @@ class KernelMemory:
             raise NotSupported("struct pages where they were found", FITTING)
         self._frame_array = (base, end)
 
-    def frame_pages(self, addresses: Words) -> Iterator[tuple[slice, Words, Bools]]:
+    def frame_pages(self, addresses: Words, size: int = PAGE) -> Iterator[tuple[slice, Words, Bools]]:
         """Yield pages of the array of struct pages, some at a time: which of ``addresses`` they are, the words of each,
         and which are of the array and could be read. The words hold until the next are yielded.
+
+        With ``size`` no more than so many bytes at each address are read.
         """
-        inside, step = self._in_frame_array(addresses), self.reader.batch_size
+        inside, step = self._in_frame_array(addresses, size), self.reader.batch_size
         addresses = np.where(inside, addresses, np.uint64(0))
         for start in range(0, len(addresses), step):
             rows = slice(start, start + step)
-            data, good = self.reader.read_batch(addresses[rows], PAGE)
+            data, good = self.reader.read_batch(addresses[rows], size)
             yield rows, data, good & inside[rows]
 
     def frame_words(self, addresses: Words) -> tuple[Words, Bools]:
@@ -180,9 +184,56 @@ class KernelMemory:
         values, good = self._words(np.where(inside, addresses, np.uint64(0)))
         return values, good & inside
 
-    def _in_frame_array(self, addresses: Words) -> Bools:
+    def object_words(self, addresses: Words) -> tuple[Words, Bools]:
+        """Return 64-bit words of the kernel's own objects, and which could be read: in the direct map, where RAM is.
+
+        The addresses were led to by struct pages. What was read may be shown if it is known from elsewhere too, or is a
+        number that the kernel tells everybody.
+        """
+        inside = self._in_direct_map(addresses)
+        values, good = self._words(np.where(inside, addresses, np.uint64(0)))
+        return values, good & inside
+
+    def object_text(self, address: int, size: int) -> bytes:
+        """Return so many bytes of a text at an address: of an object, or of the kernel's code; fewer if they end."""
+        first = address & ~7
+        addresses = np.arange(first, address + size, 8, dtype=np.uint64)
+        inside = self._in_direct_map(addresses)
+        inside |= (addresses >= np.uint64(IMAGE)) & (addresses < np.uint64(IMAGE_END))
+        values, good = self._words(np.where(inside, addresses, np.uint64(0)))
+        good &= inside
+        nr_good = len(good) if good.all() else int(np.argmin(good))
+        return values[:nr_good].tobytes()[address - first :][:size]
+
+    def objects(self, addresses: Words, size: int) -> tuple[Words, Bools]:
+        """Return such objects, or parts of them of so many bytes, as rows of words, and which could be read."""
+        inside = self._in_direct_map(addresses, size)
+        rows, good = self._gather(np.where(inside, addresses, np.uint64(0)), size)
+        return rows, good & inside
+
+    def object_members(self, addresses: Words, size: int, indexes: list[int]) -> tuple[Words, Bools]:
+        """Return some of the words of such objects, a row for each place of ``indexes``, and which could be read."""
+        inside, step = self._in_direct_map(addresses, size), self.reader.batch_size
+        addresses = np.where(inside, addresses, np.uint64(0))
+        members = np.zeros((len(indexes), len(addresses)), np.uint64)
+        for start in range(0, len(addresses), step):
+            rows = slice(start, start + step)
+            data, good = self.reader.read_batch(addresses[rows], size)
+            inside[rows] &= good
+            members[:, rows] = data[:, indexes].T
+        members[:, ~inside] = 0
+        return members, inside
+
+    def _in_direct_map(self, addresses: Words, size: int = 8) -> Bools:
+        """Return which addresses are of so many bytes of RAM, in whole words, as the direct map has it."""
+        offsets = addresses - np.uint64(self.base)
+        inside: Bools = (addresses >= np.uint64(self.base)) & (offsets & np.uint64(7) == 0)
+        return inside & self.ram.contain(offsets) & self.ram.contain(offsets + np.uint64(size - 1))
+
+    def _in_frame_array(self, addresses: Words, size: int = 8) -> Bools:
         first, end = self._frame_array
         inside: Bools = (addresses >= np.uint64(first)) & (addresses < np.uint64(end))
+        inside &= np.uint64(end) - addresses >= np.uint64(size)
         return inside
 
     def pipe_pages(self, fd: int, nr: int) -> list[int]:

@@ -61,7 +61,7 @@ class OwnPages:
             file = directory.open("pagemap")
             try:
                 for address in addresses:
-                    file.read_into(memoryview(entry), address // PAGE * 8)
+                    file.read_into(memoryview(entry), address // self.procfs.page_size * 8)
                     word = int.from_bytes(entry, "little")
                     if word & PM_PRESENT and not word & PM_PFRAME:
                         raise PermissionDenied("frame numbers of our own pages", "CAP_SYS_ADMIN")

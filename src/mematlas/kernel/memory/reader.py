@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+READER_NAMES = ("bpf", "kcore", "module")
+"""In the order in which they are tried."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol

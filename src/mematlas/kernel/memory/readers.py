@@ -6,6 +6,7 @@ from mematlas.errors import Error, NotSupported, PermissionDenied
 from mematlas.kernel.memory.btf import StructLayout, asked_twice, read_layout
 from mematlas.kernel.memory.iomem import RamRanges, read_ram
 from mematlas.kernel.memory.memory import KernelMemory
+from mematlas.kernel.memory.reader import READER_NAMES
 from mematlas.kernel.memory.x86 import check_tables
 from mematlas.kernel.procfs import ProcFS
 
@@ -90,5 +91,4 @@ def _module() -> Reader:
     return ModuleReader()
 
 
-# In the order in which they are tried.
-READERS: dict[str, Callable[[], Reader]] = {"bpf": _bpf, "kcore": _kcore, "module": _module}
+READERS: dict[str, Callable[[], Reader]] = dict(zip(READER_NAMES, (_bpf, _kcore, _module), strict=True))

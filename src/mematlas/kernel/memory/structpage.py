@@ -115,7 +115,7 @@ class StructPages:
         if tails.size:
             found = heads_of(self._addresses_of(pfns[tails]), heads[tails])
             unique, which = np.unique(found, return_inverse=True)
-            checked, good = self._checked(unique)
+            checked, good = self.checked(unique)
             words, read = self.memory.frame_words(checked + np.uint64(8 * self._mapping_word))
             chosen[tails] = np.where(good & read, words, np.uint64(0))[which]
         result: Bools = (chosen & np.uint64(1)).astype(np.bool_)
@@ -163,7 +163,7 @@ class StructPages:
         indexes += (pfns & np.uint64(self.nr_per_page - 1)).astype(np.intp)
         return unique, indexes
 
-    def _checked(self, addresses: Words) -> tuple[Words, Bools]:
+    def checked(self, addresses: Words) -> tuple[Words, Bools]:
         """Return addresses of struct pages, with the array's first in place of what cannot be one, and which can."""
         offsets = addresses - np.uint64(self.base)
         good = (addresses >= self.base) & (offsets % np.uint64(self.size) == 0)
@@ -207,7 +207,7 @@ class StructPages:
             return
         starts = np.flatnonzero(np.concatenate([np.ones(1, np.bool_), heads[1:] != heads[:-1]]))
         unique = heads[starts]
-        checked, good = self._checked(unique)
+        checked, good = self.checked(unique)
         words, read = self.memory.frame_words(checked + np.uint64(self._entire & ~7))
         whole = numbers_at(words, self._entire) + np.int32(1)
         lengths = np.diff(np.append(starts, len(heads)))

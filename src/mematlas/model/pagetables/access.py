@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.arrays import Counts, Words
     from mematlas.kernel.procfs import ProcFS
+    from mematlas.model.pagetables.lent_frames import LentFrames
 
 
 NR_COMPARED = 1 << 6
@@ -34,7 +35,7 @@ class PageTableAccess:
         # How many have come by, of large folios and of others, and from how many on the next are compared.
         self._nr_seen = [0, 0]
         self._next = [0, 0]
-        self._frames: StructPages | KernelFrames | None = None
+        self._frames: StructPages | KernelFrames | LentFrames | None = None
 
     @property
     def name(self) -> str:
@@ -42,7 +43,7 @@ class PageTableAccess:
         return self.memory.name
 
     @property
-    def frames(self) -> StructPages | KernelFrames:
+    def frames(self) -> StructPages | KernelFrames | LentFrames:
         """What map counts and flags of frames come from: struct pages, proven against kpagecount, or kpagecount itself.
 
         Raises:

@@ -116,7 +116,7 @@ def entry_addresses(mode: PagingMode, level: TableLevel, indexes: NDArray[np.int
 
 
 def walk(
-    source: PageTableSource,
+    source: PageTableSource | WalkingSource,
     mode: PagingMode,
     pgd: int,
     start: int = 0,
@@ -133,11 +133,13 @@ def walk(
     546
     """
     last = (mode.user_end if end is None else end) - 1
+    if isinstance(source, WalkingSource):
+        return source.walk(pgd, start & U64, last & U64, nr_levels or len(mode.levels))
     return _Walker(source, mode, pgd, nr_levels or len(mode.levels)).walk((start & U64, last & U64))
 
 
 def walk_parts(
-    source: PageTableSource,
+    source: PageTableSource | WalkingSource,
     mode: PagingMode,
     pgd: int,
     start: int = 0,
@@ -154,7 +156,7 @@ def walk_parts(
 
 
 def part_edges(
-    source: PageTableSource,
+    source: PageTableSource | WalkingSource,
     mode: PagingMode,
     pgd: int,
     start: int = 0,
@@ -169,6 +171,18 @@ def part_edges(
     size = np.uint64(mode.levels[level.level].size - 1)
     inside = addresses[(addresses + size >= upper.first) & (addresses <= upper.last)]
     return [upper.first, *inside[nr_tables::nr_tables].tolist(), upper.last + 1]
+
+
+class WalkingSource:
+    """Where tables are walked, not read: see `walk` and `walk_address`."""
+
+    def walk(self, pgd: int, first: int, last: int, nr_levels: int) -> Walk:
+        """Return all tables that translate the addresses from the first to the last."""
+        raise NotImplementedError
+
+    def walk_address(self, pgd: int, address: int) -> tuple[WalkStep, ...]:
+        """Return how an address is translated."""
+        raise NotImplementedError
 
 
 class _Walker:
@@ -435,7 +449,9 @@ class WalkStep:
         return self.state in ("present", "prot-none")
 
 
-def walk_address(source: PageTableSource, mode: PagingMode, pgd: int, address: int) -> tuple[WalkStep, ...]:
+def walk_address(
+    source: PageTableSource | WalkingSource, mode: PagingMode, pgd: int, address: int
+) -> tuple[WalkStep, ...]:
     """Return how an address is translated: a step for each level, down to the page or to where nothing is.
 
     >>> for step in walk_address(memory, mode, mm.pgd, 0x7F3C1A2B4010):  # doctest: +SKIP
@@ -445,6 +461,8 @@ def walk_address(source: PageTableSource, mode: PagingMode, pgd: int, address: i
     pmd 209 0x10d5ca067 table 0x10d5ca000
     pte 180 0x800000011a2b3867 present 0x11a2b3010
     """
+    if isinstance(source, WalkingSource):
+        return source.walk_address(pgd, address)
     steps: list[WalkStep] = []
     table = pgd
     for depth, level in enumerate(mode.levels):

@@ -97,3 +97,8 @@ def test_numbers_of_types_are_given_beside_offsets() -> None:
     made.add(FUNC, "bpf_rdonly_cast", 1, [])
     found = parse_btf(made.build(), {"page": ("flags",), "type": ("page", "bpf_rdonly_cast", "missing")})
     assert found == {"page": 8, "page.flags": 0, "type.page": 2, "type.bpf_rdonly_cast": 3}
+
+
+def test_numbers_of_an_enumeration_are_found_by_name() -> None:
+    found = parse_btf(sample(), {"kinds": ("KIND_B", "KIND_C")})
+    assert found == {"kinds": 4, "kinds.KIND_B": 7}

@@ -191,12 +191,41 @@ def test_nothing_that_is_public_reads_kernel_memory_at_large() -> None:
     _, memory = with_tables()
     public = {name for name in dir(KernelMemory) if not name.startswith("_") and callable(getattr(KernelMemory, name))}
     assert public == {
-        "close", "entries", "forget_top", "frame_pages", "frame_words", "is_current", "open_frame_array", "open_mm",
-        "pipe_pages", "tables", "user_pgd",
+        "close", "entries", "forget_top", "frame_pages", "frame_words", "is_current", "object_members", "object_text",
+        "object_words", "objects", "open_frame_array", "open_mm", "pipe_pages", "tables", "user_pgd",
     }  # fmt: skip
     text = addresses(0xFFFFFFFF81000000, memory.base + 0x9000)
     assert not memory.frame_words(text)[1].any()
     assert [good.tolist() for _, _, good in memory.frame_pages(text)] == [[False, False]]
+
+
+def test_objects_are_whole_words_of_ram_in_the_direct_map() -> None:
+    reader, memory = with_tables()
+    end = memory.base + memory.ram.end
+    inside, outside = memory.base + 0x9000, (0, 0x9000, memory.base - 8, end, 0xFFFFEA0000000000, 0xFFFFFFFF81000000)
+    reader.words |= dict.fromkeys((inside, *outside), 0x4141414141414141)
+
+    values, good = memory.object_words(addresses(inside, inside + 1, inside + 4, *outside))
+    assert good.tolist() == [True] + [False] * 8
+    assert values[0] == 0x4141414141414141
+    # Of larger ones the end as well.
+    some = addresses(inside, end - 8, inside + 4, *outside)
+    rows, good = memory.objects(some, 16)
+    members, also_good = memory.object_members(some, 16, [1, 0])
+    assert good.tolist() == also_good.tolist() == [True] + [False] * 8
+    assert (rows[0].tolist(), members[:, 0].tolist()) == ([0x4141414141414141, 0], [0, 0x4141414141414141])
+    assert not members[:, 1:].any()
+
+
+def test_a_text_ends_where_memory_does() -> None:
+    reader, memory = with_tables()
+    last = memory.base + memory.ram.end - 8
+    reader.words |= {last: 0x4847464544434241, last + 8: 0x5A5A5A5A5A5A5A5A, 0xFFFFFFFF81000000: 0x4847464544434241}
+
+    assert memory.object_text(last + 2, 64) == b"CDEFGH"
+    assert memory.object_text(last + 2, 3) == b"CDE"
+    assert memory.object_text(0xFFFFFFFF81000003, 5) == b"DEFGH"
+    assert memory.object_text(0x401000, 8) == b""
 
 
 def test_struct_pages_are_read_in_their_array_and_nowhere_else() -> None:
@@ -345,6 +374,15 @@ def test_memory_blocks_that_touch_are_one(tmp_path: Path) -> None:
         (tmp_path / f"memory{number}" / "state").write_text(f"{state}\n")
     assert read_memory_blocks(str(tmp_path)) == [(0, 2 << 27), (32 << 27, 33 << 27)]
     assert read_memory_blocks(str(tmp_path / "nowhere")) == []
+
+
+def test_memory_block_that_is_going_offline_is_in_use_and_one_that_is_gone_is_not(tmp_path: Path) -> None:
+    (tmp_path / "block_size_bytes").write_text("8000000\n")
+    for number, state in ((0, "online"), (1, "going-offline"), (2, None), (3, "offline")):
+        (tmp_path / f"memory{number}").mkdir()
+        if state:
+            (tmp_path / f"memory{number}" / "state").write_text(f"{state}\n")
+    assert read_memory_blocks(str(tmp_path)) == [(0, 2 << 27)]
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

@@ -1,0 +1,164 @@
+"""``mematlas --apart COMMAND``: a small part keeps the rights, and what shows and parses has none."""
+
+from __future__ import annotations
+
+import os
+
+from mematlas.cli.command import COMMANDS, FILE
+from mematlas.errors import BadInput, Error, NotSupported
+from mematlas.kernel import broker, brokered
+from mematlas.kernel.broker import Grant
+from mematlas.kernel.confine import confine, hold_modules, may_others_go
+from mematlas.kernel.descriptors import close_all_but
+from mematlas.kernel.libc import libc
+from mematlas.kernel.madvise import ADVICE, MADV_WILLNEED
+from mematlas.kernel.memory.reader import READER_NAMES
+from mematlas.kernel.queries import QUERIES, Query, flag, fraction, number, one_of, optional, path, text, words
+from mematlas.kernel.rights import effective_capabilities, lend
+from mematlas.model.target import is_group
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.cli.arguments import Namespace
+    from mematlas.cli.session import Session
+
+AS_IT_IS = frozenset(("doctor", "capture", "demo", "lab", "workload"))
+"""Commands that try rights out, write files, or run programs of their own."""
+OF_ONE = frozenset(("maps", "pages", "translate", "hist", "map", "tables"))
+"""Commands that look at one process and at no other."""
+SERVED = "mematlas.model.pagetables.served"
+READER = one_of("auto", *READER_NAMES)
+TABLES = (
+    Query(f"{SERVED}:open_tables", (READER,), is_about_process=False),
+    Query(f"{SERVED}:prove_frames", (READER,), is_about_process=False),
+    Query(f"{SERVED}:hold_tables", (READER,)),
+    Query(f"{SERVED}:release_tables", (number,), is_about_process=False),
+    Query(f"{SERVED}:are_tables_current", (number,), is_about_process=False),
+    Query(f"{SERVED}:walk_tables", (number, flag, number, number, number), is_about_process=False),
+    Query(f"{SERVED}:walk_to_address", (number, flag, number), is_about_process=False),
+    Query(f"{SERVED}:count_maps", (READER, words), is_about_process=False),
+    Query(f"{SERVED}:count_maps_alone", (READER, words), is_about_process=False),
+    Query(f"{SERVED}:find_anonymous", (READER, words), is_about_process=False),
+    Query(f"{SERVED}:count_shares", (READER, words), is_about_process=False),
+    Query(f"{SERVED}:open_counts", is_about_process=False),
+    Query(f"{SERVED}:renew_layout", is_about_process=False),
+    Query(f"{SERVED}:hold_counted"),
+    Query(f"{SERVED}:release_counted", (number,), is_about_process=False),
+    Query(f"{SERVED}:are_counted_current", (number,), is_about_process=False),
+    Query(f"{SERVED}:count_range", (number, number, number, number), is_about_process=False),
+    Query(f"{SERVED}:sample_counted", (number,), is_about_process=False),
+    Query(f"{SERVED}:count_table_shares", (number, number, number), is_about_process=False),
+    Query(f"{SERVED}:count_leaves", (words,), is_about_process=False),
+    Query(f"{SERVED}:ask_frames", (words,), is_about_process=False),
+)
+"""What is asked about page tables."""
+OBSERVE = "mematlas.observe.served"
+SOURCE = one_of("auto", "structs", "files")
+MACHINE = (
+    Query(f"{OBSERVE}:open_frames", (SOURCE,), False, is_about_everybody=True),
+    Query(
+        f"{OBSERVE}:look_at_frames",
+        (SOURCE, text, optional(fraction), optional(number)),
+        False,
+        is_about_everybody=True,
+    ),
+    Query(f"{OBSERVE}:check_frames", (SOURCE,), False, is_about_everybody=True),
+    Query(f"{OBSERVE}:find_kernel_memory", (fraction,), False, is_about_everybody=True),
+    Query(f"{OBSERVE}:find_owners", (fraction, words), False, is_about_everybody=True),
+    Query(f"{OBSERVE}:find_everything", (text, number, text, fraction), False, is_about_everybody=True),
+    Query(f"{OBSERVE}:find_largest_files", (number,), False, is_about_everybody=True),
+    Query(f"{OBSERVE}:look_at_process", is_stream=True),
+    Query(f"{OBSERVE}:look_at_path", (path,), False, is_about_everybody=True, is_stream=True),
+)
+"""What is asked about all of RAM and the page cache."""
+
+
+def part(name: str, args: Namespace, session: Session) -> None:
+    """Start what keeps our rights, if we have any, and give them up; have /proc read with what takes one asked of that.
+
+    The command, its arguments and its words say what may be asked about and acted on.
+
+    Raises:
+        PermissionDenied, NotSupported: we cannot become a user that has none.
+        BadInput: this command does more than look at processes and the machine, and act on processes.
+    """
+    if name in AS_IT_IS or vars(args).get("temporary_swap") or (session.text.startswith(FILE) and is_act(name)):
+        what = f"{name} of files" if session.text.startswith(FILE) else name
+        raise BadInput(f"{what} changes what is yours, or needs your rights itself: not with --apart")
+    held = effective_capabilities()
+    if not held and os.geteuid() != 0:
+        return
+    if session.procfs.hides_others:
+        raise NotSupported("--apart", "a /proc without hidepid, which shows who has no rights no process of others")
+    libc()  # found while we may go anywhere
+    grant = granted(name, args, session)
+    front = os.pidfd_open(os.getpid())
+    pid, control, watched = broker.start(grant, front, (*QUERIES, *TABLES, *MACHINE))
+    session.procfs.close()
+    close_all_but({control.fileno(), watched, *hold_modules()})
+    if not may_others_go(os.getcwd()):
+        os.chdir("/")  # names without a slash at their head would lead where it may not go
+    confine()
+    lend(held)
+    session.lender = brokered.Lender(control, pid)
+    session.lender.end_with(watched)
+    session.procfs = brokered.BrokeredFS(session.lender)
+
+
+def granted(name: str, args: Namespace, session: Session) -> Grant:
+    """Return what a command may ask about, and whom it may act on."""
+    given = (session.text, *session.words)
+    named = found_now(session) if name in OF_ONE or is_act(name) else frozenset()
+    return Grant(
+        front=os.getpid(),
+        processes=named if name in OF_ONE else None,
+        acts=named - spared(session) if acts(name, args, session) else frozenset(),
+        advice=advice_of(name, args),
+        paths=frozenset(form for word in given for form in (word, word.removeprefix(FILE))),
+        has_kernel=name == "tables",  # which shows tables whole, the top one too
+    )
+
+
+def acts(name: str, args: Namespace, session: Session) -> bool:
+    """Whether anything will be done: not where the plan alone is shown."""
+    return is_act(name) and not args.dry_run and (args.yes or not is_group(session.text))
+
+
+def advice_of(name: str, args: Namespace) -> frozenset[int]:
+    """Return what advice a command gives: what is paged out is brought back where that was asked for."""
+    given = [number for advice, number in ADVICE.items() if advice == name]
+    if given and (vars(args).get("free") or vars(args).get("undo")):
+        given.append(MADV_WILLNEED)
+    return frozenset(given)
+
+
+def is_act(name: str) -> bool:
+    """Whether a command does something to processes or files."""
+    return COMMANDS.get(name, ("", ""))[0] == "Act"
+
+
+def found_now(session: Session) -> frozenset[tuple[int, int]]:
+    """Return whom the target of a session names now."""
+    from mematlas.model.search import find
+
+    named = set()
+    try:
+        for target in find(session.text, session.procfs):
+            with target.dir as process:
+                if process.procfs.live:  # who is in a capture is whoever its author says
+                    named.add(process.identity)
+    except Error:
+        pass  # what is wrong with it is said by whoever looks for it next, without rights
+    return frozenset(named)
+
+
+def spared(session: Session) -> set[tuple[int, int]]:
+    """Return whom nobody acts on from here: the init process, ourselves, and our ancestors."""
+    from mematlas.model.processes import ancestors, opened, ourselves
+
+    pids = {1, *(pid for own in ourselves(session.procfs) for pid in ancestors(own, session.procfs))}
+    found = set()
+    for process in opened(pids, session.procfs):
+        with process:
+            found.add(process.identity)
+    return found

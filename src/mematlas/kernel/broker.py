@@ -1,0 +1,492 @@
+"""The side that keeps the rights: it answers named questions of a front end that has none.
+
+What runs for hours, and parses what others wrote, has no business with the rights of root. So it is split in two. The
+front end gives them up (`mematlas.kernel.confine`), and asks this side over a socket pair for the few things that take
+one: a descriptor of one of some files of /proc, where a link of it leads, advice to a process that was named at the
+start. There are no other questions, and none has an address of kernel memory in it or in its answer.
+
+The kernel checks rights when a file of /proc is opened (fs/proc/base.c, mm_access()), so most is read by the front end
+itself, through descriptors. What is checked when it is read, or called, is done here, by the same function that does it
+where nothing is split.
+
+Whoever asks is taken for an attacker. A question is text with few parts, each of which has to be one of a list or a
+number in range; anything else ends the front end. A process is named by its PID and its start, so nobody who is given
+that PID later is taken for it. What may wait for ever in the kernel, as half of these questions may, waits in a worker:
+each process and thread of the front end that asks has one to itself, which is ended with it.
+"""
+
+from __future__ import annotations
+
+import _socket  # socket itself costs 9 ms
+import errno
+import marshal
+import os
+import select
+import sys
+
+# signal would bring in enum, for 5 ms.
+from _signal import (  # type: ignore[import-not-found]
+    SIG_DFL,
+    SIG_IGN,
+    SIGHUP,
+    SIGINT,
+    SIGIO,
+    SIGKILL,
+    SIGPIPE,
+    SIGTERM,
+    pidfd_send_signal,
+    signal,
+)
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+
+from mematlas.errors import Error, ProcessGone, TargetNotFound, taken_apart
+from mematlas.frozen import record
+from mematlas.kernel.abandon import end_with, lacks_room, let_go_of_streams
+from mematlas.kernel.confine import USERS
+from mematlas.kernel.descriptors import STDERR, close_all_but
+from mematlas.kernel.madvise import MADV_WILLNEED
+from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.queries import QUERIES, NonsenseError, Query, number
+from mematlas.kernel.status import read_stat, read_status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from mematlas.kernel.procfs import ProcessDir
+
+QUESTION_SIZE = 1 << 16
+ANSWER_SIZE = 1 << 16
+"""Bytes of one message of an answer; longer ones are several."""
+MOST_WORKERS = 200
+"""Each takes four descriptors of the broker's, which may have 1,024."""
+MOST_HELD = 16
+"""Processes that a worker holds open."""
+FD_SIZE = 4
+"""Bytes of an int, which a descriptor is."""
+ANSWER, RECORD, ARRAYS, PIECE, MORE, FAILURE, REFUSAL, MISTAKE = b"=", b"*", b"#", b"-", b"+", b"e", b"o", b"!"
+"""What a message begins with: an answer, one that is a record, one with arrays in a file of memory, one of several; a
+part of what follows; an error of ours, or of the system; a traceback."""
+LONG = 1 << 14
+"""Bytes of arrays from which on these are not sent but put into memory."""
+MOST_SHOWN = 64
+"""Bytes of nonsense that is shown."""
+CONNECT = b"c"
+
+
+@record
+class Grant:
+    """What a front end may ask about: what its command was given at the start, and no more."""
+
+    front: int
+    """The PID of the front end, whose user is its own and its children's, and nobody else's."""
+    processes: frozenset[tuple[int, int]] | None = None
+    """The PID and start of each process that may be looked at; None for all."""
+    acts: frozenset[tuple[int, int]] = frozenset()
+    """The PID and start of each process that may be acted on."""
+    advice: frozenset[int] = frozenset()
+    """What advice may be given to them: MADV_*."""
+    paths: frozenset[str] = frozenset()
+    """Files and directories that may be looked at."""
+    has_kernel: bool = False
+    """Whether the kernel's own half of page tables may be looked at."""
+
+    def allows(self, about: tuple[int, ...], name: str, args: list[Any]) -> bool:
+        """Whether a process may be acted on in this way."""
+        advice = args[0] if name == "give_advice" else MADV_WILLNEED
+        return about in self.acts and advice in self.advice
+
+    def has(self, process: ProcessDir) -> bool:
+        """Whether a process may be looked at, or the one that it is a thread of."""
+        if self.processes is None:
+            return True
+        status = read_status(process)
+        with process.procfs.process(self.front) as front:
+            users = status.get("Uid", "").split(), read_status(front).get("Uid", "").split()
+        if users[0] == users[1] != [str(os.getuid())] * 4:
+            return True
+        with process.procfs.process(int(status.get("Tgid", "0"))) as first:
+            return (first.pid, read_stat(first).start_time) in self.processes
+
+
+# --- one connection
+
+
+class Worker:
+    """Answers what comes over one connection, one question after the other."""
+
+    def __init__(self, connection: _socket.socket, grant: Grant, queries: tuple[Query, ...]) -> None:
+        self.connection = connection
+        self.queries = {query.name.encode("ascii"): query for query in queries}
+        self.procfs = ServedFS(grant)
+        self._held: dict[tuple[int, int], ProcessDir] = {}
+
+    def serve(self) -> None:
+        """Answer until nobody asks any more.
+
+        Raises:
+            NonsenseError: this is no question.
+        """
+        while True:
+            # Without room for them, the kernel closes descriptors that come along.
+            data, _, flags, _ = self.connection.recvmsg(QUESTION_SIZE)
+            if not data:
+                return
+            try:
+                if flags & _socket.MSG_TRUNC:
+                    raise NonsenseError
+                self._answer(data)
+            except NonsenseError as error:
+                error.question = data[:MOST_SHOWN]
+                raise
+
+    def _answer(self, data: bytes) -> None:
+        question, about, args = self.understood(data)
+        try:
+            if question.is_about_everybody and self.procfs.grant.processes is not None:
+                raise PermissionError(errno.EACCES, "only some processes were asked for at the start")
+            subject = self._process(*about) if about else self.procfs
+            if question.is_act and not self.procfs.grant.allows(about, question.name, args):
+                raise PermissionError(errno.EACCES, "not to be acted on, or not so")
+            result = question.answering()(subject, *args)
+            if question.is_opening:
+                self._send_descriptor(result)
+                return
+            if question.is_stream:
+                for piece in result:
+                    self._send(PIECE, marshal.dumps(piece))
+                result = None
+        except Error as error:
+            self._send(FAILURE, marshal.dumps(taken_apart(error)))
+        except OSError as error:
+            self._send(REFUSAL, marshal.dumps(error.errno or errno.EIO))
+        else:
+            self._send_result(result)
+
+    def understood(self, data: bytes) -> tuple[Query, tuple[int, ...], list[Any]]:
+        """Return a question, the PID and start of the process it is about, and its parts.
+
+        Raises:
+            NonsenseError: this is none.
+        """
+        name, sign, rest = data.partition(b"\0")
+        question = self.queries.get(name)
+        if question is None:
+            raise NonsenseError
+        nr_parts = len(question.vets) + 2 * question.is_about_process
+        parts = rest.split(b"\0", nr_parts - 1) if sign and nr_parts else []
+        if len(parts) != nr_parts or (sign and not nr_parts):
+            raise NonsenseError
+        about: tuple[int, ...] = ()
+        if question.is_about_process:
+            about, parts = (number(parts[0]), number(parts[1])), parts[2:]
+        return question, about, [vet(part) for vet, part in zip(question.vets, parts, strict=True)]
+
+    def _process(self, pid: int, start: int) -> ProcessDir:
+        """Return a process, held open. Raises OSError: it has ended, or is none that may be looked at."""
+        process = self._held.pop((pid, start), None) or self._opened(pid, start)
+        self._held[pid, start] = process  # as the last one
+        while len(self._held) > MOST_HELD:
+            self._held.pop(next(iter(self._held))).close()
+        return process
+
+    def _opened(self, pid: int, start: int) -> ProcessDir:
+        try:
+            process = self.procfs.process(pid)
+        except TargetNotFound:
+            raise ProcessLookupError(errno.ESRCH, "ended") from None
+        try:
+            if read_stat(process).start_time != start:
+                raise ProcessGone(pid)
+            if not self.procfs.grant.has(process):
+                raise PermissionError(errno.EACCES, "not asked for at the start")
+        except BaseException as error:
+            process.close()
+            if isinstance(error, ProcessGone | TargetNotFound):
+                raise ProcessLookupError(errno.ESRCH, "ended") from None
+            raise
+        return process
+
+    def _send(self, kind: bytes, data: bytes) -> None:
+        last = len(data) - len(data) % ANSWER_SIZE if data else 0
+        for start in range(0, last, ANSWER_SIZE):
+            self.connection.sendmsg([MORE, data[start : start + ANSWER_SIZE]])
+        self.connection.sendmsg([kind, data[last:]])
+
+    def _send_result(self, result: object) -> None:
+        """Send a result: as `marshal` has it, or as `pickle` where it is a record."""
+        try:
+            self._send(ANSWER, marshal.dumps(result))  # type: ignore[arg-type]
+            return
+        except ValueError:
+            import pickle
+        arrays: list[Any] = []
+        data = pickle.dumps(result, protocol=5, buffer_callback=arrays.append)
+        buffers = [array.raw() for array in arrays]
+        sizes = [len(buffer) for buffer in buffers]
+        message = marshal.dumps((sizes, data))
+        if sum(sizes) < LONG or len(message) > ANSWER_SIZE:
+            self._send(RECORD, pickle.dumps(result))
+            return
+        fd = os.memfd_create("mematlas", os.MFD_CLOEXEC)
+        with open(fd, "wb", buffering=0, closefd=False) as file:
+            for buffer in buffers:
+                file.write(buffer)
+        self._send_descriptor(fd, ARRAYS, message)
+
+    def _send_descriptor(self, fd: int, kind: bytes = ANSWER, data: bytes = b"") -> None:
+        try:
+            descriptor = fd.to_bytes(FD_SIZE, sys.byteorder)
+            self.connection.sendmsg([kind, data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptor)])
+        finally:
+            os.close(fd)
+
+
+class ServedFS(ProcFS):
+    """/proc, as a worker looks at it for a front end."""
+
+    def __init__(self, grant: Grant) -> None:
+        super().__init__()
+        self.grant = grant
+
+    @property
+    def helpers(self) -> frozenset[int]:
+        """The PIDs of the front end and of the broker: they belong to us."""
+        broker = os.getppid()
+        return frozenset((self.grant.front, broker, *started_by(broker, self)))
+
+
+def started_by(pid: int, procfs: ProcFS) -> list[int]:
+    """Return the children of a process that has one thread; none where the kernel does not list them."""
+    try:
+        return list(map(int, procfs.read(f"{pid}/task/{pid}/children").split()))
+    except (Error, ValueError):
+        return []  # needs CONFIG_PROC_CHILDREN
+
+
+# --- all connections
+
+
+class Broker:
+    """Keeps a worker for each connection, until the front end ends or asks nonsense."""
+
+    def __init__(self, control: _socket.socket, front: int, grant: Grant, queries: tuple[Query, ...]) -> None:
+        """``control`` is where connections are asked for, ``front`` a pidfd of the front end."""
+        self.control = control
+        self.front = front
+        self.grant = grant
+        self.queries = queries
+        self.poll = select.poll()
+        self.user: int | None = None
+        """Whom the front end runs as."""
+        self.has_front_ended = False
+        self._workers: dict[int, Served] = {}
+        """Each worker, by its pidfd."""
+        self._of_connection: dict[int, int] = {}
+        """The pidfd of each worker, by our descriptor of its end of the connection."""
+
+    def serve(self) -> None:
+        """Serve until the end of the front end."""
+        self.poll.register(self.control, select.POLLIN)
+        self.poll.register(self.front, select.POLLIN)
+        is_wanted = True
+        while is_wanted:
+            for fd, _ in self.poll.poll():
+                if fd == self.front:
+                    is_wanted, self.has_front_ended = False, True
+                elif fd == self.control.fileno():
+                    is_wanted = is_wanted and self._connect()
+                elif fd in self._workers:
+                    is_wanted = self._ended(fd) and is_wanted
+                elif fd in self._of_connection:
+                    # Nobody is there to hear the answer: it may wait for ever for what it was asked.
+                    pidfd_send_signal(self._of_connection[fd], SIGKILL)
+                    self.poll.unregister(fd)
+
+    def _connect(self) -> bool:
+        """Make a connection for whoever asks; return whether the front end goes on."""
+        asked = self.control.recv(len(CONNECT) + 1)
+        if asked != CONNECT:
+            return bool(asked) and self._end_front(asked)
+        self._learn_user()
+        pid, theirs = self._start() if len(self._workers) < MOST_WORKERS else (0, None)
+        rights = []
+        if theirs:
+            rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, theirs.fileno().to_bytes(FD_SIZE, sys.byteorder))]
+        try:
+            self.control.sendmsg([str(pid).encode("ascii")], rights, _socket.MSG_DONTWAIT)
+        except OSError:
+            pass  # it asks, and takes nothing; or too many descriptors are on their way to it
+        if theirs:
+            theirs.close()
+        return True
+
+    def _start(self) -> tuple[int, _socket.socket | None]:
+        """Start a worker; return its PID, and what it is asked through: 0 and nothing where there is no room."""
+        opened: list[int] = []
+        try:
+            ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+            watched, alive = made = os.pipe()
+            opened += made
+            heard, said = made = os.pipe()
+            opened += made
+            pid = os.fork()
+        except OSError:
+            for fd in opened:
+                os.close(fd)
+            return 0, None
+        if pid == 0:
+            # What others' ends are known by, too: each is to notice when we end.
+            close_all_but({ours.fileno(), watched, said})
+            work(ours, self.grant, self.queries, watched, said)
+        for fd in (watched, said):
+            os.close(fd)
+        os.set_blocking(heard, False)  # a child of the worker's may hold the other end for ever
+        pidfd = os.pidfd_open(pid)
+        self._workers[pidfd] = Served(pid, ours, alive, heard)
+        self._of_connection[ours.fileno()] = pidfd
+        self.poll.register(pidfd, select.POLLIN)
+        self.poll.register(ours, 0)  # its end alone
+        return pid, theirs
+
+    def _ended(self, pidfd: int) -> bool:
+        """Let go of a worker that has ended; return whether the front end goes on."""
+        served = self._workers.pop(pidfd)
+        self.poll.unregister(pidfd)
+        if self._of_connection.pop(served.connection.fileno(), None):
+            try:
+                self.poll.unregister(served.connection)
+            except KeyError:
+                pass  # its front end ended first
+        try:
+            nonsense = os.read(served.heard, MOST_SHOWN)
+        except BlockingIOError:
+            nonsense = b""
+        served.close()
+        os.close(pidfd)
+        os.waitpid(served.pid, 0)
+        return not nonsense or self._end_front(nonsense)
+
+    def _learn_user(self) -> None:
+        """Remember who the front end is, once it has become somebody else."""
+        try:
+            with ProcFS().process(self.grant.front) as front:
+                users = read_status(front).get("Uid", "").split()
+        except Error:
+            return
+        if users and int(users[0]) in USERS:
+            self.user = int(users[0])
+
+    def end_children(self) -> None:
+        """End whoever is left of a front end that has ended: its children are of its user, which nobody else is.
+
+        The kernel goes through all processes in one go, and lets none fork that it has signalled (kernel/signal.c,
+        kill_something_info(); kernel/fork.c, copy_process()).
+        """
+        if self.user is None:
+            return
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setresuid(self.user, self.user, self.user)
+                os.kill(-1, SIGKILL)
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+
+    def _end_front(self, nonsense: bytes) -> bool:
+        """End the front end, which asked nonsense: return that it does not go on."""
+        pidfd_send_signal(self.front, SIGKILL)
+        self.has_front_ended = True
+        os.write(STDERR, ENDED.format(ascii(nonsense)[1:]).encode("ascii"))
+        return False
+
+
+ENDED = """\
+mematlas: the part without rights asked for what it has no business with, and was ended: {}
+Somebody may have taken it over, by what it looked at. If not, it is a mistake of ours: please report it.
+"""
+
+
+class Served:
+    """A worker, as its broker knows it."""
+
+    def __init__(self, pid: int, connection: _socket.socket, alive: int, heard: int) -> None:
+        self.pid = pid
+        self.connection = connection
+        """Its end: what tells that nobody holds the other one any more."""
+        self.alive = alive
+        """Ends it when it is closed, as it is when we end."""
+        self.heard = heard
+        """Where it says what nonsense it was asked; closed without a word otherwise."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        self.connection.close()
+        os.close(self.alive)
+        os.close(self.heard)
+
+
+def work(connection: _socket.socket, grant: Grant, queries: tuple[Query, ...], broker: int, said: int) -> NoReturn:
+    """Serve one connection, in a worker: nothing here may return."""
+    try:
+        for signal_number in (SIGHUP, SIGINT, SIGTERM, SIGIO, SIGPIPE):
+            signal(signal_number, SIG_DFL)
+        end_with(broker)
+        let_go_of_streams()
+        Worker(connection, grant, queries).serve()
+    except NonsenseError as error:
+        os.write(said, error.question)
+    except BaseException as error:
+        if not lacks_room(error):
+            # What went wrong is said, and not what was found: the message of an error may show any of that.
+            where = error.__traceback__
+            while where and where.tb_next:
+                where = where.tb_next
+            line = f"{where.tb_frame.f_code.co_name}:{where.tb_lineno}" if where else ""
+            connection.sendmsg([MISTAKE, f"mematlas: a mistake of ours: {type(error).__name__} at {line}\n".encode()])
+    finally:
+        os._exit(0)
+
+
+def start(grant: Grant, front: int, queries: tuple[Query, ...] = QUERIES) -> tuple[int, _socket.socket, int]:
+    """Start a broker; return its PID, where connections are asked for, and a pipe that is closed when it ends.
+
+    ``front`` is a pidfd of ourselves, who become the front end.
+    """
+    theirs, ours = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    watched, alive = os.pipe()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.close(watched)
+        theirs.close()
+        run(Broker(ours, front, grant, queries), (ours.fileno(), front, alive))
+    os.close(alive)
+    ours.close()
+    return pid, theirs, watched
+
+
+def run(broker: Broker, kept: tuple[int, ...]) -> NoReturn:
+    """Be the broker: nothing here may return."""
+    try:
+        os.setsid()  # what is typed at a terminal is for the front end
+        for signal_number in (SIGHUP, SIGINT, SIGTERM, SIGIO):
+            signal(signal_number, SIG_DFL)
+        signal(SIGPIPE, SIG_IGN)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in (0, 1):
+            os.dup2(null, fd)
+        close_all_but(kept)
+        _, most = getrlimit(RLIMIT_NOFILE)
+        setrlimit(RLIMIT_NOFILE, (most, most))
+        broker.serve()
+        if broker.has_front_ended:
+            broker.end_children()
+    except BaseException:
+        import traceback
+
+        os.write(STDERR, traceback.format_exc().encode("utf-8", "replace"))
+    finally:
+        os._exit(0)

@@ -1,0 +1,240 @@
+"""The side without rights: /proc, with what takes a right asked of a broker (`mematlas.kernel.broker`).
+
+A `BrokeredFS` is a `ProcFS`, and everything above works on it: what this side may open itself it opens itself.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import marshal
+import os
+import sys
+from _signal import SIG_IGN, SIGIO, signal  # type: ignore[import-not-found]
+from _thread import _local
+
+from mematlas.errors import Error, put_together
+from mematlas.kernel import broker
+from mematlas.kernel.procfs import ProcessDir, ProcFS
+from mematlas.kernel.queries import PAGE_FILES, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
+
+    from mematlas.kernel.directory import Directory
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+
+ROOM = broker.ANSWER_SIZE + 16
+ASKED_FIRST = frozenset(("iomem",))
+"""Files that anybody may open, and that show more to whoever has a right."""
+ENDED = "the part of mematlas that has the rights has ended"
+
+
+class BrokerGone(Error):
+    """The side that has the rights has ended."""
+
+
+class _Connection(_local):
+    """The connection of a thread, and the process that it was made in."""
+
+    socket: _socket.socket | None = None
+    pid = 0
+
+
+class _Asked:
+    """A question under way: leave it with all of the answer heard, or the next one gets a new connection."""
+
+    def __init__(self, own: _Connection, connection: _socket.socket, question: bytes) -> None:
+        self.own = own
+        self.connection = connection
+        self.question = question
+
+    def __enter__(self) -> _socket.socket:
+        try:
+            self.connection.sendmsg([self.question])
+        except BrokenPipeError:
+            raise BrokerGone(ENDED) from None
+        return self.connection
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is not None:
+            self.own.socket = None
+            if issubclass(kind, ConnectionResetError | BrokenPipeError):
+                raise BrokerGone(ENDED) from None
+
+
+class Lender:
+    """Asks a broker. Each thread, and each process that is forked, gets a connection of its own when it first asks."""
+
+    def __init__(self, control: _socket.socket, pid: int) -> None:
+        self.control = control
+        self.pid = pid
+        """The broker's."""
+        self.workers: set[int] = set()
+        """The PIDs of those that serve this process."""
+        self._own = _Connection()
+
+    def ask(self, name: str, *parts: object) -> tuple[Any, int]:
+        """Return the answer to a question, and the descriptor that came with it, or -1.
+
+        Raises:
+            OSError, Error: what the broker was told instead.
+        """
+        with self._asked(name, parts) as connection:
+            kind, data, fd = receive_whole(connection)
+        if kind == broker.ARRAYS:
+            sizes, record = marshal.loads(data)
+            return with_arrays(sizes, record, fd), -1
+        return answer_of(kind, data), fd
+
+    def each(self, name: str, *parts: object) -> Iterator[Any]:
+        """Yield the answers to a question that has any number of them."""
+        with self._asked(name, parts) as connection:
+            while (message := receive_whole(connection))[0] == broker.PIECE:
+                yield marshal.loads(message[1])
+        answer_of(*message[:2])
+
+    def _asked(self, name: str, parts: tuple[object, ...]) -> _Asked:
+        return _Asked(self._own, self._connection(), encode(name, *parts))
+
+    def _connection(self) -> _socket.socket:
+        own = self._own
+        if own.socket is None or own.pid != os.getpid():
+            own.socket, own.pid = self._connect(), os.getpid()
+        return own.socket
+
+    def _connect(self) -> _socket.socket:
+        try:
+            # Who asks at the same time may get ours, and we theirs: one is like the other.
+            self.control.sendmsg([broker.CONNECT])
+            data, fd = receive(self.control)
+        except (BrokenPipeError, ConnectionResetError):
+            raise BrokerGone(ENDED) from None
+        if not data:
+            raise BrokerGone(ENDED)
+        if fd < 0:
+            raise OSError(errno.EAGAIN, "too many ask at once")
+        self.workers.add(int(data))
+        return _socket.socket(fileno=fd)
+
+    def end_with(self, watched: int) -> None:
+        """Have us end, with an error, when the broker does: it has the other end of a pipe open."""
+        import fcntl
+
+        signal(SIGIO, raise_gone)
+        fcntl.fcntl(watched, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(watched, fcntl.F_SETFL, os.O_ASYNC)
+
+    def close(self) -> None:
+        """Let go of the broker, which ends; wait for that."""
+        signal(SIGIO, SIG_IGN)
+        try:
+            # Children of ours that cannot end hold it too.
+            self.control.shutdown(_socket.SHUT_RDWR)
+        except OSError:
+            pass  # the broker was first
+        self.control.close()
+        if self._own.socket:
+            self._own.socket.close()
+        os.waitpid(self.pid, 0)
+
+
+def raise_gone(number: int, frame: object) -> NoReturn:
+    """Say that the broker has ended."""
+    raise BrokerGone(ENDED)
+
+
+def receive(connection: _socket.socket) -> tuple[bytes, int]:
+    """Return a message and the descriptor that came with it, or -1."""
+    data, rights, _, _ = connection.recvmsg(ROOM, _socket.CMSG_SPACE(broker.FD_SIZE), _socket.MSG_CMSG_CLOEXEC)
+    return data, int.from_bytes(rights[0][2], sys.byteorder) if rights else -1
+
+
+def receive_whole(connection: _socket.socket) -> tuple[bytes, bytes, int]:
+    """Return what kind of message comes next, all of it, and the descriptor that came with it, or -1."""
+    parts = []
+    kind = broker.MORE
+    while kind == broker.MORE:
+        data, fd = receive(connection)
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, "who answers has ended")
+        kind = data[:1]
+        parts.append(data[1:])
+    return kind, b"".join(parts), fd
+
+
+def answer_of(kind: bytes, data: bytes) -> Any:
+    """Return an answer. Raises what it says instead."""
+    if kind == broker.ANSWER:
+        return marshal.loads(data) if data else None
+    if kind == broker.RECORD:
+        import pickle
+
+        return pickle.loads(data)
+    if kind == broker.REFUSAL:
+        code = marshal.loads(data)
+        raise OSError(code, os.strerror(code))
+    if kind == broker.FAILURE:
+        raise put_together(*marshal.loads(data))
+    if kind == broker.MISTAKE:
+        sys.stderr.write(data.decode("utf-8", "replace"))
+    raise BrokerGone(ENDED)
+
+
+def with_arrays(sizes: list[int], data: bytes, fd: int) -> Any:
+    """Return a record whose arrays are in a file of memory, one after the other; they hold it."""
+    import mmap
+    import pickle
+    from itertools import accumulate, pairwise
+
+    try:
+        memory = memoryview(mmap.mmap(fd, sum(sizes), mmap.MAP_SHARED | mmap.MAP_POPULATE))
+    finally:
+        os.close(fd)
+    edges = accumulate(sizes, initial=0)
+    return pickle.loads(data, buffers=[memory[start:end] for start, end in pairwise(edges)])
+
+
+class BrokeredFS(ProcFS):
+    """/proc, through a broker where a right is needed."""
+
+    def __init__(self, lender: Lender, root: str = "/proc") -> None:
+        super().__init__(root)
+        self.lender: Lender = lender
+
+    def __repr__(self) -> str:
+        return f"BrokeredFS({self.root!r}, broker={self.lender.pid})"
+
+    @property
+    def helpers(self) -> frozenset[int]:
+        """The PIDs of those that work for us: the broker, and whom it has started for us and for our children."""
+        broker_pid = self.lender.pid
+        return frozenset((broker_pid, *self.lender.workers, *broker.started_by(broker_pid, self)))
+
+    def open_of(self, directory: Directory, name: str, flags: int) -> int:
+        """Open a file: by ourselves where we may."""
+        if name not in ASKED_FIRST:
+            try:
+                return super().open_of(directory, name, flags)
+            except PermissionError:
+                if name.startswith("self/"):
+                    with self.process(int(os.readlink("self", dir_fd=self.fd))) as own:
+                        return self.open_of(own, name.removeprefix("self/"), flags)
+        if isinstance(directory, ProcessDir):
+            fd = self.lender.ask("open_file", *directory.identity, name, flags)[1]
+        else:
+            fd = self.lender.ask("open_page_file" if name in PAGE_FILES else "open_machine_file", name)[1]
+        if fd < 0:  # it came, and there was no room for it
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return fd
+
+    def ask(
+        self, function: Callable[Concatenate[ProcessDir, P], T], process: ProcessDir, *args: P.args, **more: P.kwargs
+    ) -> T:
+        """Return what a function finds out about a process, which the broker calls."""
+        answer: T = self.lender.ask(function.__name__, *process.identity, *args, *more.values())[0]
+        return answer

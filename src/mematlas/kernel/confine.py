@@ -1,0 +1,258 @@
+"""Giving up every right, for good: what a front end does before it parses what others wrote.
+
+It becomes a user that nobody else is, so that no other process may signal or trace it, and it none: not the caller's
+own, and not 65534, which others share. It keeps no capability and can get none (PR_SET_NO_NEW_PRIVS), shows nobody its
+memory (PR_SET_DUMPABLE), and has a filter that refuses system calls which it never makes.
+
+Sources: credentials(7), capabilities(7), prctl(2), seccomp(2), include/uapi/linux/seccomp.h, bpf_common.h, audit.h; the
+range of users is that of DynamicUser= in systemd.exec(5).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+import sys
+
+from mematlas.errors import NotSupported, PermissionDenied
+
+USERS = range(61184, 65520)
+"""Users that no account has: those that systemd gives to services for as long as these run."""
+SYSTEMD = "/run/systemd/dynamic-uid"
+"""Where systemd notes those that it has given away."""
+PR_SET_DUMPABLE = 4
+PR_SET_NO_NEW_PRIVS = 38
+SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_TSYNC = 1
+ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
+"""SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS."""
+MISSING = 0x00050000 | errno.ENOSYS
+LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_OF, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+"""BPF_LD | BPF_W | BPF_ABS; BPF_JMP | BPF_JEQ | BPF_K, BPF_JGE, BPF_JSET; BPF_RET | BPF_K."""
+NUMBER_AT, ARCHITECTURE_AT, FIRST_ARGUMENT_AT, SECOND_ARGUMENT_AT = 0, 4, 16, 24
+"""Offsets in struct seccomp_data; of an argument the lower half, where the processor has that first."""
+AF_UNIX = 1
+X32_BIT = 0x40000000
+
+# arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h
+NEVER_MADE = {
+    "x86_64": {
+        "execve": 59,
+        "execveat": 322,
+        "ptrace": 101,
+        "process_vm_readv": 310,
+        "process_vm_writev": 311,
+        "bpf": 321,
+        "perf_event_open": 298,
+        "userfaultfd": 323,
+        "io_uring_setup": 425,
+        "pidfd_getfd": 438,
+        "mount": 165,
+        "umount2": 166,
+        "pivot_root": 155,
+        "chroot": 161,
+        "unshare": 272,
+        "setns": 308,
+        "init_module": 175,
+        "finit_module": 313,
+        "delete_module": 176,
+        "kexec_load": 246,
+        "kexec_file_load": 320,
+        "keyctl": 250,
+        "add_key": 248,
+        "request_key": 249,
+        "open_by_handle_at": 304,
+        "swapon": 167,
+        "swapoff": 168,
+    },
+    "aarch64": {
+        "execve": 221,
+        "execveat": 281,
+        "ptrace": 117,
+        "process_vm_readv": 270,
+        "process_vm_writev": 271,
+        "bpf": 280,
+        "perf_event_open": 241,
+        "userfaultfd": 282,
+        "io_uring_setup": 425,
+        "pidfd_getfd": 438,
+        "mount": 40,
+        "umount2": 39,
+        "pivot_root": 41,
+        "chroot": 51,
+        "unshare": 97,
+        "setns": 268,
+        "init_module": 105,
+        "finit_module": 273,
+        "delete_module": 106,
+        "kexec_load": 104,
+        "kexec_file_load": 294,
+        "keyctl": 219,
+        "add_key": 217,
+        "request_key": 218,
+        "open_by_handle_at": 265,
+        "swapon": 224,
+        "swapoff": 225,
+    },
+}
+"""System calls that a front end never makes: of running programs, of the memory of others, of the machine."""
+SOCKET = {"x86_64": 41, "aarch64": 198}
+IOCTL = {"x86_64": 16, "aarch64": 29}
+CLONE = {"x86_64": 56, "aarch64": 220}
+CLONE3 = 435
+TERMINAL_INPUT = (0x5412, 0x541C)
+"""TIOCSTI and TIOCLINUX: a terminal that is shared with a shell of root's takes what they put into it for typed."""
+CLONE_NEWUSER = 0x10000000
+SECCOMP = {"x86_64": 317, "aarch64": 277}
+ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+"""AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64."""
+
+
+def confine() -> int:
+    """Give up every right, in all threads, and for good; return which user we are now.
+
+    Raises:
+        PermissionDenied: needs CAP_SETUID and CAP_SETGID.
+        NotSupported: this user namespace has no user to spare.
+    """
+    from mematlas.kernel.libc import libc
+
+    uid = become_nobody_else()
+    call = libc().prctl
+    for option, value in ((PR_SET_NO_NEW_PRIVS, 1), (PR_SET_DUMPABLE, 0)):
+        if call(option, value, 0, 0, 0):
+            raise NotSupported(f"prctl({option})")
+    filter_calls()
+    check_confined()
+    return uid
+
+
+def become_nobody_else() -> int:
+    """Become a user that no process runs as; return which."""
+    first = os.getpid() % len(USERS)
+    refused: OSError | None = None
+    for index in range(len(USERS)):
+        uid: int = USERS[(first + index) % len(USERS)]
+        if os.path.exists(f"{SYSTEMD}/{uid}"):
+            continue  # a service has it
+        others = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+        try:
+            os.setgroups(())
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, 0)  # with a way back
+        except OSError as error:
+            if error.errno == errno.EPERM:
+                raise PermissionDenied("becoming another user", "CAP_SETUID", "CAP_SETGID") from None
+            refused = error
+            continue
+        if not any(map(may_signal, others)):
+            os.setresuid(uid, uid, uid)
+            return uid
+        os.setresuid(-1, 0, -1)
+    raise NotSupported("a user of our own", f"a user namespace with users of {USERS[0]} to {USERS[-1]}") from refused
+
+
+def may_signal(pid: int) -> bool:
+    """Whether we may signal a process, as one of our user: kill(2)."""
+    try:
+        os.kill(pid, 0)
+    except (PermissionError, ProcessLookupError):
+        return False
+    return True
+
+
+def hold_modules() -> set[int]:
+    """Have what is imported later found where nobody else may go; return the descriptors that do it.
+
+    The way to a directory takes a right, and not what is in it: so each directory of modules is held, and a link of
+    /proc is the way there.
+    """
+    held: dict[str, int] = {}
+    for path in sys.path:
+        if os.path.isdir(path) and not may_others_go(path):
+            held[path] = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if held:
+        sys.path[:] = [moved(path, held) for path in sys.path]
+        sys.path_importer_cache.clear()
+        for module in list(sys.modules.values()):
+            places = getattr(module, "__path__", None)
+            if isinstance(places, list):
+                places[:] = [moved(path, held) for path in places]
+    return set(held.values())
+
+
+def may_others_go(path: str) -> bool:
+    """Whether a user who is nobody here may go to a directory and read it."""
+    path = os.path.realpath(path)
+    if not os.stat(path).st_mode & stat.S_IROTH:
+        return False
+    while os.stat(path).st_mode & stat.S_IXOTH:
+        if path == "/":
+            return True
+        path = os.path.dirname(path)
+    return False
+
+
+def moved(path: str, held: dict[str, int]) -> str:
+    """Return another way to a path, by the descriptor of the innermost directory that is held.
+
+    >>> moved("/srv/private/lib/numpy", {"/srv/private/lib": 5})
+    '/proc/self/fd/5/numpy'
+    """
+    fits = [place for place in held if path == place or path.startswith(f"{place}/")]
+    if not fits:
+        return path
+    place = max(fits, key=len)
+    return f"/proc/self/fd/{held[place]}{path[len(place) :]}"
+
+
+def filter_calls() -> None:
+    """Have the kernel refuse calls that we never make, where it is known how they are numbered."""
+    import ctypes
+
+    from mematlas.kernel.libc import libc
+
+    machine = os.uname().machine
+    if machine not in SECCOMP:
+        return
+    code = filter_code(machine)
+    program = ctypes.create_string_buffer(code, len(code))
+    fprog = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(program)))
+    done = libc().syscall(SECCOMP[machine], SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, fprog)
+    # A kernel without CONFIG_SECCOMP_FILTER has nothing in its place; another answer names a thread that was left out.
+    if done and not (done == -1 and ctypes.get_errno() in (errno.EINVAL, errno.ENOSYS)):
+        raise NotSupported("a filter of system calls", "a kernel that takes it")
+
+
+def filter_code(machine: str) -> bytes:
+    """Return the program of the filter: struct sock_filter, each 8 bytes."""
+    refused = sorted(NEVER_MADE[machine].values())
+    lines = [(LOAD, 0, 0, ARCHITECTURE_AT), (JUMP_EQUAL, 1, 0, ARCHITECTURES[machine]), (RETURN, 0, 0, KILL)]
+    lines.append((LOAD, 0, 0, NUMBER_AT))
+    if machine == "x86_64":  # the same calls by other numbers
+        lines += [(JUMP_AT_LEAST, 0, 1, X32_BIT), (RETURN, 0, 0, REFUSE)]
+    for number in refused:
+        lines += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE)]
+    # The C library takes clone(2) then, of which the flags can be seen.
+    lines += [(JUMP_EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, MISSING)]
+    # Sockets are for names of users: other families lead out of the machine, or into the kernel's depths.
+    lines += [(JUMP_EQUAL, 0, 4, SOCKET[machine]), (LOAD, 0, 0, FIRST_ARGUMENT_AT), (JUMP_EQUAL, 1, 0, AF_UNIX)]
+    lines += [(RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
+    lines += [(JUMP_EQUAL, 0, 4, CLONE[machine]), (LOAD, 0, 0, FIRST_ARGUMENT_AT), (JUMP_ANY_OF, 0, 1, CLONE_NEWUSER)]
+    lines += [(RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
+    # The kernel takes the lower half of a request for all of it (ioctl(2), an unsigned int).
+    lines += [(JUMP_EQUAL, 0, 4, IOCTL[machine]), (LOAD, 0, 0, SECOND_ARGUMENT_AT)]
+    lines += [(JUMP_EQUAL, 1, 0, TERMINAL_INPUT[0]), (JUMP_EQUAL, 0, 1, TERMINAL_INPUT[1]), (RETURN, 0, 0, REFUSE)]
+    lines += [(RETURN, 0, 0, ALLOW)]
+    return b"".join(struct.pack("=HBBI", *line) for line in lines)
+
+
+def check_confined() -> None:
+    """Raise `NotSupported` unless the kernel says that we have no capability, and can get none."""
+    with open("/proc/thread-self/status", "rb") as file:
+        fields = dict(line.split(b":", 1) for line in file if b":" in line)
+    held = [name for name in (b"CapInh", b"CapPrm", b"CapEff", b"CapAmb") if int(fields.get(name, b"1"), 16)]
+    if held or int(fields.get(b"NoNewPrivs", b"0")) != 1:
+        raise NotSupported("giving up all rights", "a kernel that takes them from who becomes another user")

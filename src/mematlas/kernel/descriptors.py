@@ -1,0 +1,25 @@
+"""Our own open files: proc_pid_fd(5)."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+OPEN_FILES = "/proc/self/fd"
+STREAMS = (0, 1, 2)
+STDERR = 2
+
+
+def close_all_but(kept: Collection[int]) -> None:
+    """Close what is open but the standard streams and some more."""
+    # Not all numbers there may be: where close_range(2) is missing or refused, that is a call for each of a billion.
+    # Nor up to the bound of today, which may have been lowered.
+    for fd in map(int, os.listdir(OPEN_FILES)):
+        if fd not in STREAMS and fd not in kept:
+            try:
+                os.close(fd)
+            except OSError:
+                continue  # that of the listing

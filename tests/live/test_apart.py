@@ -1,0 +1,610 @@
+"""`mematlas --apart`: the same answers, from a front end that has no right, and a broker that is asked for the rest."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Outcome
+from helpers import mematlas, skip_without_tables, steadily
+from mematlas.cli.apart import MACHINE, TABLES, found_now
+from mematlas.cli.session import Session
+from mematlas.errors import NotSupported
+from mematlas.frozen import replace
+from mematlas.kernel import broker
+from mematlas.kernel.broker import Grant
+from mematlas.kernel.brokered import BrokeredFS, BrokerGone, Lender
+from mematlas.kernel.confine import USERS, confine
+from mematlas.kernel.madvise import MADV_COLD, MADV_PAGEOUT
+from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.queries import QUERIES, encode
+from mematlas.observe.process import Process
+from victim import DEADLINE, Victim, wait_until
+
+pytestmark = pytest.mark.root("CAP_SYS_ADMIN")
+
+AREAS = ("anon", "shared_anon_half", "shared_file", "memfd", "thp")
+VOLATILE = frozenset(
+    (
+        *("duration_s", "hold", "seconds", "advise_s", "reader"),
+        # Libraries are mapped by mematlas itself, which is more processes here; and pages grow old meanwhile.
+        *("pss", "uss", "pss_low", "pss_high", "count", "shared", "nr_accessed", "frame_flags", "mapped", "mappers"),
+    )
+)
+SAME = (
+    *("usage", "usage --verify", "usage --if-ended", "usage --distinct", "usage --source pagemap", "usage --folios"),
+    *("maps", "maps --by owner", "maps --by path", "maps --numa", "maps --gaps", "pages --runs", "map", "hist"),
+    *("translate 0x400000", "ps", "ps --distinct", "cache", "pageout --dry-run", "cold --dry-run"),
+)
+BY_TABLES = ("usage --source tables", "pages --source tables", "tables", "tables --list --limit 7", "tables --verify")
+
+
+def comparable(answer: Any) -> Any:
+    """Return an answer without what is another one each time."""
+    if isinstance(answer, dict):
+        kept = {key: comparable(value) for key, value in answer.items() if key not in VOLATILE}
+        if kept.get("measure") in ("pss", "uss"):
+            return sorted(kept)
+        if "code" in kept and "text" in kept:
+            return kept["code"]  # times are in some texts
+        if "flags" in kept and isinstance(kept["flags"], list):
+            kept["flags"] = [flag for flag in kept["flags"] if flag != "accessed"]
+        return kept
+    return [comparable(each) for each in answer] if isinstance(answer, list) else answer
+
+
+def answers(line: str, pid: int) -> list[Any]:
+    """Return what a command says, as it is and apart."""
+    name, *options = line.split()
+    found = []
+    for before in ((), ("--apart",)):
+        run = mematlas(*before, name, pid, *options, "--json")
+        assert run.returncode == 0, run.stderr
+        found.append(comparable(json.loads(run.stdout)))
+    return found
+
+
+@pytest.mark.parametrize("line", SAME)
+@steadily
+def test_what_is_said_is_the_same(line: str, victim: Callable[..., Victim]) -> None:
+    one = victim("anon_full", "shared_file", "memfd")
+    direct, apart = answers(line, one.pid)
+    assert apart == direct
+
+
+@pytest.mark.parametrize("line", BY_TABLES)
+@steadily
+def test_what_page_tables_say_is_the_same(line: str, victim: Callable[..., Victim]) -> None:
+    one = victim("anon_full", "shared_file", "memfd")
+    with Process(one.pid) as process:
+        skip_without_tables(process)
+    direct, apart = answers(line, one.pid)
+    assert apart == direct
+
+
+@pytest.mark.parametrize(
+    "line", ["ram", "ram --source files", "ram --kernel", "cache --limit 3", "owner pfn:0x1000", "share", "ps"]
+)
+@steadily
+def test_the_whole_machine_is_seen(line: str) -> None:
+    runs = [mematlas(*before, *line.split(), "--json") for before in ((), ("--apart",))]
+    direct, apart = (json.loads(run.stdout) for run in runs)
+    assert [run.returncode for run in runs] == [0, 0], runs[1].stderr
+    assert apart["target"].get("source") == direct["target"].get("source")
+    assert {note["code"] for note in apart["notes"]} == {note["code"] for note in direct["notes"]}
+    assert bool(apart["rows"]) == bool(direct["rows"])
+
+
+def test_nobody_of_us_is_among_the_processes() -> None:
+    run = mematlas("--apart", "ps", "--limit", "1000", "--json")
+    rows = json.loads(run.stdout)["rows"]
+    ours = [row["pid"] for row in rows if "--apart" in command_line(row["pid"])]
+    assert ours == []
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def test_an_act_is_done_to_its_target_and_measured(victim: Callable[..., Victim]) -> None:
+    one = victim("anon_full")
+    run = mematlas("--apart", "cold", one.pid, "--json")
+    (row,) = json.loads(run.stdout)["rows"]
+    assert run.returncode == 0, run.stderr
+    assert row["nr_moved"] + row["nr_stayed"] == row["nr_requested"] > 0
+    assert row["nr_advised"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["usage", "999999999"], 3, "no process 999999999"),
+        (["usage", "no-such-name"], 3, "no process is called"),
+        (["usage", "--no-such-option"], 2, "--no-such-option"),
+        (["capture", "self", "/tmp/x"], 2, "not with --apart"),
+        (["no-such-command"], 2, "no-such-command"),
+    ],
+)
+def test_what_cannot_be_done_ends_as_without_it(words: list[str], code: int, text: str) -> None:
+    run = mematlas("--apart", *words)
+    assert (run.returncode, run.stdout) == (code, "")
+    assert text in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_without_rights_there_is_nothing_to_leave(as_nobody: Callable[..., Outcome]) -> None:
+    apart, direct = as_nobody(["--apart", "usage", "self", "--json"]), as_nobody(["usage", "self", "--json"])
+    assert (apart.code, direct.code) == (0, 0)
+    shown = [json.loads(run.stdout)["rows"][0].keys() for run in (apart, direct)]
+    assert shown[0] == shown[1]
+
+
+# --- the front end
+
+
+class Running:
+    """A front end that goes on, and its broker."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.pid = process.pid
+        wait_until(lambda: bool(self.broker and children(self.broker)), "the broker serves")
+
+    @property
+    def broker(self) -> int:
+        return next((pid for pid in children(self.pid) if b"\nUid:\t0\t" in status_of(pid)), 0)
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def status_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/status").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.fixture
+def front(victim: Callable[..., Victim]) -> Iterator[Running]:
+    one = victim("anon_full")
+    words = [sys.executable, "-m", "mematlas", "--apart", "usage", str(one.pid), "-i", "0.1"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield Running(process)
+        finally:
+            process.kill()
+
+
+def field(pid: int, name: str) -> str:
+    return re.search(rf"^{name}:[ \t]*(.*)$", status_of(pid).decode(), re.MULTILINE)[1]  # type: ignore[index]
+
+
+def test_the_front_end_has_no_right_and_can_get_none(front: Running) -> None:
+    assert [int(field(front.pid, f"Cap{name}"), 16) for name in ("Inh", "Prm", "Eff", "Amb")] == [0, 0, 0, 0]
+    assert (field(front.pid, "NoNewPrivs"), field(front.pid, "Seccomp"), field(front.pid, "Groups")) == ("1", "2", "")
+    uids = {*field(front.pid, "Uid").split(), *field(front.pid, "Gid").split()}
+    assert len(uids) == 1
+    (uid,) = uids
+    assert 61184 <= int(uid) <= 65519
+    others = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != front.pid]
+    assert [pid for pid in others if f"\nUid:\t{uid}\t".encode() in status_of(pid)] == []
+
+
+def test_the_front_end_holds_nothing_that_opens_more(front: Running) -> None:
+    held = {os.readlink(f"/proc/{front.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{front.pid}/fd")}
+    assert not [
+        link for link in held if "bpf" in link or link.endswith(("/mem", "/kcore")) or link.startswith("/dev/k")
+    ]
+    assert all(
+        link.startswith(("/proc", "/dev/null", "pipe:", "socket:", "anon_inode:", "/root", "/usr")) for link in held
+    )
+
+
+def test_nobody_can_trace_it_or_take_what_it_holds(front: Running, as_nobody: Callable[..., Outcome]) -> None:
+    pids = front.pid, front.broker
+
+    def attempts() -> list[int]:
+        libc = ctypes.CDLL(None, use_errno=True)
+        codes = []
+        for pid in pids:
+            libc.ptrace(16, pid, 0, 0)  # PTRACE_ATTACH
+            codes.append(ctypes.get_errno())
+            libc.syscall(438, os.pidfd_open(pid), 3, 0)  # pidfd_getfd
+            codes.append(ctypes.get_errno())
+            for name in ("mem", "maps", "fd/0"):
+                try:
+                    os.close(os.open(f"/proc/{pid}/{name}", os.O_RDONLY))
+                    codes.append(0)
+                except OSError as error:
+                    codes.append(error.errno or 0)
+            try:
+                os.kill(pid, 0)
+                codes.append(0)
+            except OSError as error:
+                codes.append(error.errno or 0)
+        return codes
+
+    # As somebody else, and as the front end's own user.
+    for uid in (65534, int(field(front.pid, "Uid").split()[0])):
+        refused = as_nobody(attempts).value if uid == 65534 else as_user(uid, attempts)
+        # Its own user may signal it, and that is all.
+        assert set(refused[:5] + refused[6:]) <= {errno.EPERM, errno.EACCES}, refused
+        assert refused[5] == (errno.EPERM if uid == 65534 else 0)
+
+
+def as_user(uid: int, ask: Callable[[], list[int]]) -> list[int]:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups(())
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            os.write(writer, json.dumps(ask()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        told = pipe.read()
+    os.waitpid(pid, 0)
+    return json.loads(told)  # type: ignore[no-any-return]
+
+
+def test_the_broker_ends_with_the_front_end(front: Running) -> None:
+    serving = [front.broker, *children(front.broker)]
+    front.process.kill()
+    front.process.wait()
+    wait_until(lambda: not any(map(status_of, serving)), "broker and workers have ended")
+
+
+def test_the_front_end_ends_with_the_broker(front: Running) -> None:
+    os.kill(front.broker, signal.SIGKILL)
+    assert front.process.wait(DEADLINE) == 1
+    assert front.process.stderr
+    text = front.process.stderr.read()
+    assert "the part of mematlas that has the rights has ended" in text
+    assert "Traceback" not in text
+
+
+def test_an_interrupt_ends_both(front: Running) -> None:
+    serving = [front.broker, *children(front.broker)]
+    front.process.send_signal(signal.SIGINT)
+    assert front.process.wait(DEADLINE) == 130
+    wait_until(lambda: not any(map(status_of, serving)), "broker and workers have ended")
+
+
+# --- as an attacker
+
+
+def in_front(grant: Grant, attack: Callable[[Lender, BrokeredFS], Any]) -> tuple[int, Any, str]:
+    """Run as a front end that somebody has taken over; return how it ended, what came of it, and what was said."""
+    reader, writer = os.pipe()
+    heard, said = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(said, 2)
+            for fd in (reader, heard):
+                os.close(fd)
+            named, asked = replace(grant, front=os.getpid()), (*QUERIES, *TABLES, *MACHINE)
+            broker_pid, control, _ = broker.start(named, os.pidfd_open(os.getpid()), asked)
+            lender = Lender(control, broker_pid)
+            os.write(writer, json.dumps(attack(lender, BrokeredFS(lender))).encode())
+        finally:
+            os._exit(0)
+    for fd in (writer, said):
+        os.close(fd)
+    with open(reader, "rb") as pipe, open(heard, "rb") as stream:
+        told, text = pipe.read(), stream.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code, json.loads(told) if told else None, text.decode()
+
+
+def identity(pid: int) -> tuple[int, int]:
+    with ProcFS().process(pid) as process:
+        return process.identity
+
+
+def refusal(lender: Lender, name: str, *parts: object) -> int:
+    """Return the errno that a question is answered with; 0 where it was answered."""
+    try:
+        _, fd = lender.ask(name, *parts)
+    except OSError as error:
+        return error.errno or -1
+    if fd >= 0:
+        os.close(fd)
+    return 0
+
+
+def test_only_who_was_named_is_looked_at(victim: Callable[..., Victim]) -> None:
+    one, other = identity(victim("anon_full").pid), identity(victim("anon_full").pid)
+
+    def attack(lender: Lender, _: BrokeredFS) -> list[int]:
+        files = ("maps", "pagemap", "smaps")
+        asked = [refusal(lender, "open_file", *who, name, 0) for who in (one, other) for name in files]
+        return [*asked, refusal(lender, "compare_memory", *other, one[0]), refusal(lender, "read_link", *other, "exe")]
+
+    grant = Grant(0, processes=frozenset((one,)))
+    code, refused, _ = in_front(grant, attack)
+    assert (code, refused) == (0, [0, 0, 0, *[errno.EACCES] * 5])
+
+
+def test_who_may_look_at_some_learns_nothing_of_others_by_the_machine(victim: Callable[..., Victim]) -> None:
+    one = identity(victim("anon_full").pid)
+
+    def attack(lender: Lender, _: BrokeredFS) -> list[int]:
+        asked = [refusal(lender, "open_machine_file", name) for name in ("slabinfo", "vmallocinfo", "iomem")]
+        return [*asked, refusal(lender, "open_page_file", "kpagecount")]
+
+    grant = Grant(0, processes=frozenset((one,)))
+    assert in_front(grant, attack)[1] == [*[errno.EACCES] * 3, 0]
+
+
+def test_who_has_a_pid_later_is_another(victim: Callable[..., Victim]) -> None:
+    pid, start = identity(victim("anon_full").pid)
+
+    def attack(lender: Lender, _: BrokeredFS) -> list[int]:
+        return [refusal(lender, "open_file", pid, start + late, "maps", 0) for late in (1, 0, 1)]
+
+    assert in_front(Grant(0), attack)[1] == [errno.ESRCH, 0, errno.ESRCH]
+
+
+def test_only_who_was_named_is_acted_on(victim: Callable[..., Victim]) -> None:
+    one, other = (identity(victim("anon_full").pid) for _ in range(2))
+
+    def attack(lender: Lender, _: BrokeredFS) -> list[int]:
+        ranges = b"\0" * 16
+        asked = [refusal(lender, "give_advice", *who, MADV_COLD, ranges) for who in (one, other, identity(1))]
+        asked.append(refusal(lender, "give_advice", *one, MADV_PAGEOUT, ranges))
+        return [*asked, refusal(lender, "touch_pages", *one, b"")]
+
+    grant = Grant(0, acts=frozenset((one,)), advice=frozenset((MADV_COLD,)))
+    assert in_front(grant, attack)[1] == [0, errno.EACCES, errno.EACCES, errno.EACCES, errno.EACCES]
+
+
+NONSENSE = (
+    *(b"", b"\0", b"open_file", b"open_file\0", b"open_file\0001\0002\0maps", b"open_file\0001\0002\0mem\0000"),
+    *(
+        b"open_file\0001\0002\0../1/mem\0000",
+        b"open_file\0001\0002\0fdinfo/../mem\0000",
+        b"open_file\0-1\0002\0maps\0000",
+    ),
+    *(b"open_file\0001\0002\0maps\0002", b"open_file\00099999999999999999999\0000\0maps\0000"),
+    *(b"open_machine_file\0kcore", b"open_machine_file\0../../etc/shadow", b"read_link\0001\0002\0root", b"__init__"),
+    *(b"read_link\0001\0002\0map_files/../mem", b"give_advice\0001\0002\0004\0", b"exec\0id", b"x" * 70000),
+    b"\xff\xfe\0001\0002",
+)
+
+
+@pytest.mark.parametrize("question", NONSENSE, ids=lambda question: repr(question[:30]))
+def test_nonsense_ends_who_asks_it_and_says_so(question: bytes) -> None:
+    def attack(lender: Lender, _: BrokeredFS) -> None:
+        connection = lender._connection()
+        connection.sendmsg([question or b"\0\0"])
+        time.sleep(DEADLINE)
+
+    code, _, text = in_front(Grant(0), attack)
+    assert code == -signal.SIGKILL
+    assert "asked for what it has no business with, and was ended" in text
+
+
+def test_nonsense_where_connections_are_asked_for_ends_it_too() -> None:
+    def attack(lender: Lender, _: BrokeredFS) -> None:
+        lender.control.sendmsg([b"please"])
+        time.sleep(DEADLINE)
+
+    code, _, text = in_front(Grant(0), attack)
+    assert code == -signal.SIGKILL
+    assert "was ended" in text
+
+
+def test_connections_are_bounded_and_who_has_too_many_is_told() -> None:
+    def attack(lender: Lender, _: BrokeredFS) -> list[int]:
+        held, refused = [], 0
+        for _number in range(broker.MOST_WORKERS + 20):
+            try:
+                held.append(lender._connect())
+            except OSError as error:
+                refused = error.errno or -1
+                break
+        return [len(held), refused]
+
+    assert in_front(Grant(0), attack)[1] == [broker.MOST_WORKERS, errno.EAGAIN]
+
+
+def test_who_never_reads_holds_up_nobody_else(victim: Callable[..., Victim]) -> None:
+    who = identity(victim("anon_full").pid)
+
+    def attack(lender: Lender, procfs: BrokeredFS) -> int:
+        deaf = lender._connect()
+        deaf.setblocking(False)
+        question = encode("open_file", *who, "maps", 0)
+        try:
+            for _ in range(100_000):
+                deaf.sendmsg([question])
+        except BlockingIOError:
+            pass
+        return refusal(lender, "open_file", *who, "maps", 0)
+
+    assert in_front(Grant(0), attack)[1] == 0
+
+
+def test_many_questions_leave_a_worker_as_small_as_it_was(victim: Callable[..., Victim]) -> None:
+    who = identity(victim("anon_full").pid)
+
+    def size(pid: int) -> tuple[int, int]:
+        return int(field(pid, "VmRSS").split()[0]), len(os.listdir(f"/proc/{pid}/fd"))
+
+    def attack(lender: Lender, procfs: BrokeredFS) -> list[tuple[int, int]]:
+        sizes = []
+        for _ in range(2):
+            for number in range(2000):
+                refusal(lender, "open_file", *who, "maps", 0)
+                refusal(lender, "open_file", number + 2, number, "maps", 0)
+            sizes.append(size(next(iter(lender.workers))))
+        return sizes
+
+    (before, nr_before), (after, nr_after) = in_front(Grant(0), attack)[1]
+    assert after <= before + 256
+    assert nr_after == nr_before
+
+
+def test_no_table_shows_where_the_kernel_lies(victim: Callable[..., Victim]) -> None:
+    one = victim("anon_full")
+    with Process(one.pid) as process:
+        skip_without_tables(process)
+    who = identity(one.pid)
+
+    def attack(lender: Lender, _: BrokeredFS) -> list[Any]:
+        number = lender.ask("hold_tables", *who, "auto")[0][0]
+        found = lender.ask("walk_tables", number, False, 0, (1 << 47) - 1, 1)[0].levels[0].entries[0].tolist()
+        refused = []
+        for first, last in ((1 << 63, (1 << 64) - 1), (0, 1 << 63), (4096, 0)):
+            try:
+                lender.ask("walk_tables", number, False, first, last, 4)
+            except NotSupported as error:
+                refused.append(str(error))
+        return [any(found[:256]), any(found[256:]), len(refused)]
+
+    assert in_front(Grant(0), attack)[1] == [True, False, 3]
+
+
+def test_what_was_held_in_another_worker_is_nobody_s(victim: Callable[..., Victim]) -> None:
+    one = victim("anon_full")
+    with Process(one.pid) as process:
+        skip_without_tables(process)
+    who = identity(one.pid)
+
+    def attack(lender: Lender, _: BrokeredFS) -> str:
+        number = lender.ask("hold_tables", *who, "auto")[0][0]
+        lender._own.socket = None
+        lender.ask("hold_tables", *who, "auto")
+        try:
+            lender.ask("walk_tables", number, False, 0, 4095, 1)
+        except NotSupported as error:
+            return str(error)
+        return ""
+
+    assert in_front(Grant(0), attack)[1].startswith("address space ")
+
+
+def test_children_left_behind_by_who_asks_nonsense_end_with_it() -> None:
+    def attack(lender: Lender, _: BrokeredFS) -> None:
+        uid = confine()
+        lender.ask("read_stat_whole", *identity(os.getpid()))
+        for _number in range(3):
+            if os.fork() == 0:
+                os.setsid()
+                time.sleep(DEADLINE)
+        assert users() == [uid] * 4
+        lender._connection().sendmsg([b"nonsense"])
+        time.sleep(DEADLINE)
+
+    def users() -> list[int]:
+        statuses = (status_of(int(name)) for name in os.listdir("/proc") if name.isdigit())
+        found = [int(status.partition(b"\nUid:")[2].split()[0]) for status in statuses if status]
+        return [user for user in found if user in USERS]
+
+    code, _, text = in_front(Grant(0), attack)
+    assert code == -signal.SIGKILL, text
+    wait_until(lambda: users() == [], "all of them have ended")
+
+
+def test_an_end_waits_for_no_child_that_goes_on() -> None:
+    def attack(lender: Lender, _: BrokeredFS) -> float:
+        lender.ask("read_stat_whole", *identity(os.getpid()))
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(DEADLINE)
+            os._exit(0)
+        before = time.monotonic()
+        lender.close()
+        took = time.monotonic() - before
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return took
+
+    assert in_front(Grant(0), attack)[1] < DEADLINE / 2
+
+
+def test_a_broker_with_few_descriptors_refuses_and_goes_on(victim: Callable[..., Victim]) -> None:
+    who = identity(victim("anon_full").pid)
+
+    def attack(lender: Lender, _: BrokeredFS) -> list[int]:
+        held, refused = [], 0
+        try:
+            for _number in range(40):
+                held.append(lender._connect())
+        except OSError as error:
+            refused = error.errno or -1
+        for connection in held:
+            connection.close()
+        deadline = time.monotonic() + DEADLINE
+        while (code := refusal(lender, "open_file", *who, "maps", 0)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return [refused, code]
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            os._exit(in_front(Grant(0), attack)[1] != [errno.EAGAIN, 0])
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_capture_grants_nobody_who_lives(victim: Callable[..., Victim], tmp_path: Path) -> None:
+    one = victim("anon_full")
+    made = mematlas("capture", one.pid, tmp_path / "saved")
+    assert made.returncode == 0, made.stderr
+    session = Session(ProcFS(), sys.stdout, sys.stderr, None)
+    session.text = str(tmp_path / "saved")
+    assert found_now(session) == frozenset()
+    session.text = str(one.pid)
+    assert found_now(session) == {identity(one.pid)}
+
+
+def test_a_program_is_started_as_without_it() -> None:
+    run = mematlas("--apart", "usage", "--after", "0.1", "--json", "--", "sleep", "1")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["target"]["name"] == "sleep"
+
+
+def test_a_broker_that_ended_is_an_error(victim: Callable[..., Victim]) -> None:
+    who = identity(victim("anon_full").pid)
+
+    def attack(lender: Lender, _: BrokeredFS) -> str:
+        lender.ask("read_stat_whole", *who)
+        os.kill(lender.pid, signal.SIGKILL)
+        os.waitpid(lender.pid, 0)
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            try:
+                lender.ask("read_stat_whole", *who)
+            except BrokerGone as error:
+                return str(error)
+        return ""
+
+    assert in_front(Grant(0), attack)[1] == "the part of mematlas that has the rights has ended"
