@@ -7,9 +7,11 @@ demo:
 	@.venv/bin/mematlas demo
 
 # Without root, what is missing is named and its tests are skipped; where all can be had (CI), that is a failure.
+# What fails is tried again, a few times in all: other programs use the same memory. What passed then is listed, with why.
+AGAIN = --reruns 2 --reruns-delay 2 --max-suite-reruns 8 --rerun-show-tracebacks --rerun-exclude-path tests/unit
 test: lint
 	@scripts/packages test || [ -z "$$CI" ]
-	.venv/bin/python -m pytest -n 3
+	.venv/bin/python -m pytest -n 3 $(AGAIN)
 
 # The same from nothing: a clone of what is committed, in a minimal Debian, as root and as an ordinary user.
 fresh:

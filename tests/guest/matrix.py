@@ -182,7 +182,8 @@ def do(run: Run) -> tuple[int, float]:
     command = [
         *("env", *variables, str(ROOT / ".venv" / "bin" / "python"), "-m", "pytest", "-p", "inside"),
         *("-p", "no:cacheprovider", "--color=no", "-v" if run.whole else "-q"),
-        *("--junitxml=/mnt/out/junit.xml", "--durations=20", "--durations-min=10", *run.tests),
+        *("--junitxml=/mnt/out/junit.xml", "--durations=20", "--durations-min=10"),
+        *("--reruns=1", "--max-suite-reruns=4", "--rerun-show-tracebacks", *run.tests),
     ]
     timeout = TIMEOUT if run.name.endswith("-quick") else LONG_TIMEOUT
     result = boot(kernel, run.settings, command, timeout, output)

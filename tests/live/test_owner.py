@@ -259,7 +259,9 @@ def unmapped_file(sort: str) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("sort", ["small", "large", "deleted", "tmpfs", "memfd"])
+@steadily
 def test_a_page_of_a_file_that_nobody_maps_has_its_path_and_where_in_it(sort: str) -> None:
+    # The kernel may move pages meanwhile (mm/compaction.c).
     skip_without_kernel_memory()
     with unmapped_file(sort) as (fd, name):
         frames = cached_frames(fd, 1021)
