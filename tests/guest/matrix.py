@@ -180,7 +180,7 @@ def do(run: Run) -> tuple[int, float]:
         # What the host has compiled is there; that of another processor is not.
         variables.append("PYTHONDONTWRITEBYTECODE=1")
     command = [
-        *("env", *variables, str(ROOT / ".venv" / "bin" / "python"), "-m", "pytest", "-p", "inside"),
+        *("env", *variables, str(ROOT / ".venv" / "bin" / "python"), "-m", "pytest", "-p", "inside", "-p", "no:xdist"),
         *("-p", "no:cacheprovider", "--color=no", "-v" if run.whole else "-q"),
         *("--junitxml=/mnt/out/junit.xml", "--durations=20", "--durations-min=10"),
         *("--reruns=1", "--max-suite-reruns=4", "--rerun-show-tracebacks", *run.tests),
