@@ -154,17 +154,19 @@ def machine_mirrors() -> dict[bool, str]:
     """Return where the machine gets Debian's packages from: security updates (True), and the rest."""
     if not shutil.which("apt-get"):
         raise Unavailable("a guest's kernel comes from Debian's archive: needs apt-get")
-    told = indextargets()
-    if not told and not os.geteuid():
-        # apt knows whose a source is once it has its lists.
+    found = mirrors_of(indextargets())
+    if len(found) < 2 and not os.geteuid():
+        # apt knows whose a source is once it has its lists, and an image may come with those of some sources alone.
         run("apt-get", "update", "-qq")
-        told = indextargets()
-    found: dict[bool, str] = {}
-    for mirror, suite in told:
-        found.setdefault(suite.endswith("-security"), mirror)
+        found = mirrors_of(indextargets())
     if False not in found:
         raise Unavailable("apt has no lists of Debian's packages: sudo apt-get update, on Debian")
     return found
+
+
+def mirrors_of(targets: list[tuple[str, str]]) -> dict[bool, str]:
+    """Return the first mirror of security updates (True), and of the rest (False), as far as there are any."""
+    return {suite.endswith("-security"): mirror for mirror, suite in reversed(targets)}
 
 
 def indextargets() -> list[tuple[str, str]]:

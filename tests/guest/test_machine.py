@@ -189,9 +189,20 @@ def test_a_kernel_is_found_where_its_release_of_debian_puts_it(place: str, cache
     assert [kernel.image, kernel.config] == [folder / name for name in names]
 
 
-def test_mirrors_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = "Debian http://m/debian/ sid\nOther http://o/ sid\nDebian http://m/security/ trixie-security\n"
-    monkeypatch.setattr(archive, "run", lambda *_: told)
+@pytest.mark.parametrize("is_known", [True, False])
+def test_mirrors_are_those_of_the_machine(is_known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image may come with the lists of some of its sources alone."""
+    told = ["Debian http://m/debian/ sid\nOther http://o/ sid\n"]
+
+    def answer(*words: str) -> str:
+        if words[:2] == ("apt-get", "update"):
+            told[0] += "Debian http://m/security/ trixie-security\n"
+        return told[0]
+
+    if is_known:
+        answer("apt-get", "update")
+    monkeypatch.setattr(archive, "run", answer)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(archive, "KEYS", Path("/none"))
     lines = Archive("arm64", ("bookworm", "bookworm-security")).lines()
     assert lines == ["deb http://m/debian/ bookworm main", "deb http://m/security/ bookworm-security main"]
