@@ -128,6 +128,12 @@ class ConstructedFrames:
         self.numbers[first : first + 1024, 13] = 0
         self._note(first, first + 1024, Kind.UNACCEPTED, np.zeros(1024, np.int64))
 
+    def put_untouched(self, first: int, nr: int) -> None:
+        """Put frames somewhere whose struct pages were never filled in."""
+        self.words[first : first + nr] = 0
+        self._note(first, first + nr, Kind.UNTOUCHED, np.zeros(nr, np.int64))
+        self.truth[first : first + nr] |= START
+
     def share_pages(self, first: int, order: int) -> None:
         """Have all pages of the array that are about a folio be the first of them, as HVO does."""
         rows = self.words[first : first + 64].copy()
@@ -195,4 +201,5 @@ def machine() -> ConstructedFrames:
     made.put_free(0x1440, 3)
     made.put(0x2000, Kind.HUGETLB, order=12, entire=1)
     made.put_unaccepted(0x3000)
+    made.put_untouched(0x3800, 0x200)
     return made

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from helpers import loaded_by, program, sparse, texts
+from helpers import loaded_by, program, sparse, steadily, texts
 from mematlas import Process
 from mematlas.errors import Error, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.maps import Vma
@@ -130,12 +130,14 @@ def test_a_page_may_be_mapped_more_often_than_there_are_counters(access: CountAc
         assert sums.sharers == {1101: sums.by_byte[max(sums.by_byte)]}
 
 
+@steadily
 def test_work_that_takes_many_calls_is_counted_whole(access: CountAccess, monkeypatch: pytest.MonkeyPatch) -> None:
     with sparse(4 << 30, range(0, 1031 * 512, 512)) as target, Process(target.pid) as process:
         vma = next(vma for vma in process.address_space().vmas if vma.start <= target.told < vma.end)
         expected = counted(process, vma, access)
-        monkeypatch.setattr(bpfcount, "BUDGET", 0)
-        assert counted(process, vma, access) == expected == read(process, vma)
+        with monkeypatch.context() as patched:
+            patched.setattr(bpfcount, "BUDGET", 0)
+            assert counted(process, vma, access) == expected == read(process, vma)
 
 
 CROWDED = """

@@ -315,7 +315,7 @@ def test_ten_thousand_walks_of_a_racing_target_show_no_junk(memory: KernelMemory
                 sizes.add(found.nr_tables)
     assert len(sizes) > 1, "the target did not race"
     # In a guest a walk takes as long as the target takes for a round, and few may be of one moment: they say so.
-    most = nr_walks - 1 if "MEMATLAS_GUEST" in os.environ else nr_walks // 20
+    most = nr_walks - 1 if "MEMATLAS_GUEST" in os.environ else nr_walks // 8
     assert nr_torn <= most
 
 

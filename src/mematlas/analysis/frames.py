@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mematlas.model.census.sample import Agreement
 
 USES: Mapping[str, tuple[Kind, ...]] = {
-    "free": (Kind.FREE, Kind.CPU_FREE),
+    "free": (Kind.FREE, Kind.CPU_FREE, Kind.UNTOUCHED),
     "anon": (Kind.ANON, Kind.KSM, Kind.SWAPCACHE),
     "file": (Kind.FILE, Kind.FILE_DIRTY, Kind.FILE_WRITEBACK),
     "shmem": (Kind.SHMEM,),
@@ -312,17 +312,21 @@ def by_cgroup(
 
 UNCHARGED = "-"
 """What stands for a cgroup where nobody is charged."""
-NOT_CHARGED = (Kind.FREE, Kind.CPU_FREE, Kind.RESERVED, Kind.OFFLINE, Kind.ZERO, Kind.NO_RAM, Kind.UNREAD)
+NOT_CHARGED = (
+    *(Kind.FREE, Kind.CPU_FREE, Kind.UNTOUCHED, Kind.RESERVED, Kind.OFFLINE, Kind.ZERO),
+    *(Kind.NO_RAM, Kind.UNREAD),
+)
 """Kinds that no cgroup is charged for: they are not looked up."""
 
 
 def by_order(census: FrameCensus, page_size: int) -> tuple[FrameGroup, ...]:
     """Return the frames by the size of the folio or the free block that they are part of.
 
-    What has none that is known is a group without an order: free frames where only that is told of them, what is
-    offline, and what was changing.
+    What has none that is known is a group without an order: free frames where only that is told of them, what was never
+    used, what is offline, and what was changing.
     """
     sizes = census.sizes()
+    sizes[Kind.UNTOUCHED] = 0
     if not census.knows_free_orders:
         sizes[Kind.FREE] = 0
     rest = census.counts().sum(axis=1)
@@ -354,8 +358,11 @@ def balances_of(
     page_size: int,
     nr_cpus: int,
     tells_types: bool = True,
+    nr_untold: int = 0,
 ) -> tuple[Balance, ...]:
     """Return the lines of meminfo that count frames, beside the frames, given what it said before and afterwards.
+
+    ``nr_untold`` free frames are in no free block, and not known for what they are.
 
     ``tells_types`` is whether large objects of the kernel are told from all else that it has: not in kpageflags, nor
     before they had a type.
@@ -376,6 +383,8 @@ def balances_of(
             reason = "" if first == last else CHANGED
         elif abs(difference) <= slack + nearest // MOVED:
             reason = LAG
+        elif "MemFree" in names and abs(difference + nr_untold * page_size) <= slack + nearest // MOVED:
+            reason = NEVER_USED
         elif "Writeback" in names and 0 < -difference <= max(before["Writeback"], after["Writeback"]) + slack:
             reason = WRITTEN
         else:
@@ -392,6 +401,7 @@ MOVED = 100
 LAG = "counters of CPUs lag behind"
 CHANGED = "changed meanwhile"
 WRITTEN = "what goes to swap, or is written to once more meanwhile, counts there too"
+NEVER_USED = "what was never used is not told from the kernel's here"
 UNTOLD = "large objects are not told from all else of the kernel's here"
 
 
@@ -405,8 +415,8 @@ class Line:
 
 
 LINES = (
-    # What is not accepted yet counts as free (__free_unaccepted()).
-    Line(("MemFree",), (Kind.FREE, Kind.UNACCEPTED)),
+    # What is not accepted yet counts as free (__free_unaccepted()), and so does what was never used.
+    Line(("MemFree",), (Kind.FREE, Kind.UNACCEPTED, Kind.UNTOUCHED)),
     Line(("Cached", "Buffers"), (Kind.FILE, Kind.FILE_DIRTY, Kind.FILE_WRITEBACK, Kind.SHMEM)),
     Line(("Shmem",), (Kind.SHMEM,)),
     Line(("Dirty", "Writeback"), (Kind.FILE_DIRTY, Kind.FILE_WRITEBACK)),

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from mematlas.kernel.procfs import ProcessDir
+    from mematlas.kernel.shared_areas import Areas
 
 QUESTION_SIZE = 1 << 16
 ANSWER_SIZE = 1 << 16
@@ -67,8 +68,12 @@ FD_SIZE = 4
 ANSWER, RECORD, ARRAYS, PIECE, MORE, FAILURE, REFUSAL, MISTAKE = b"=", b"*", b"#", b"-", b"+", b"e", b"o", b"!"
 """What a message begins with: an answer, one that is a record, one with arrays in a file of memory, one of several; a
 part of what follows; an error of ours, or of the system; a traceback."""
+PLACE_SIZE = 32
+"""Bytes that say where an array is, at the most."""
 LONG = 1 << 14
 """Bytes of arrays from which on these are not sent but put into memory."""
+TAKEN_BACK = b"<"
+"""What a message to a worker begins with that is no question: nobody looks at the area of that number any more."""
 MOST_SHOWN = 64
 """Bytes of nonsense that is shown."""
 CONNECT = b"c"
@@ -120,6 +125,7 @@ class Worker:
         self.queries = {query.name.encode("ascii"): query for query in queries}
         self.procfs = ServedFS(grant)
         self._held: dict[tuple[int, int], ProcessDir] = {}
+        self._areas: Areas | None = None
 
     def serve(self) -> None:
         """Answer until nobody asks any more.
@@ -135,10 +141,17 @@ class Worker:
             try:
                 if flags & _socket.MSG_TRUNC:
                     raise NonsenseError
-                self._answer(data)
+                if data.startswith(TAKEN_BACK):
+                    self._take_back(number(data[len(TAKEN_BACK) :]))
+                else:
+                    self._answer(data)
             except NonsenseError as error:
                 error.question = data[:MOST_SHOWN]
                 raise
+
+    def _take_back(self, area: int) -> None:
+        if self._areas is None or not self._areas.take_back(area):
+            raise NonsenseError
 
     def _answer(self, data: bytes) -> None:
         question, about, args = self.understood(data)
@@ -223,23 +236,38 @@ class Worker:
         arrays: list[Any] = []
         data = pickle.dumps(result, protocol=5, buffer_callback=arrays.append)
         buffers = [array.raw() for array in arrays]
-        sizes = [len(buffer) for buffer in buffers]
-        message = marshal.dumps((sizes, data))
-        if sum(sizes) < LONG or len(message) > ANSWER_SIZE:
+        if sum(map(len, buffers)) < LONG or len(data) + PLACE_SIZE * len(buffers) > ANSWER_SIZE:
             self._send(RECORD, pickle.dumps(result))
-            return
-        fd = os.memfd_create("mematlas", os.MFD_CLOEXEC)
-        with open(fd, "wb", buffering=0, closefd=False) as file:
-            for buffer in buffers:
-                file.write(buffer)
-        self._send_descriptor(fd, ARRAYS, message)
+        else:
+            self._send_arrays(buffers, data)
 
-    def _send_descriptor(self, fd: int, kind: bytes = ANSWER, data: bytes = b"") -> None:
+    def _send_arrays(self, buffers: list[memoryview], data: bytes) -> None:
+        """Send a record whose arrays are in an area, one after the other."""
+        from mematlas.kernel.shared_areas import NO_AREA, Areas
+
+        sizes = [len(buffer) for buffer in buffers]
+        if self._areas is None:
+            self._areas = Areas()
+        area_number, area, is_new = self._areas.area_for(sum(sizes))
         try:
-            descriptor = fd.to_bytes(FD_SIZE, sys.byteorder)
-            self.connection.sendmsg([kind, data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptor)])
+            area.fill(buffers)
+            message = marshal.dumps((area_number, sizes, data))
+            self.connection.sendmsg([ARRAYS, message], carrying(area.fd) if is_new else ())
+            area.is_looked_at = True
+        finally:
+            if area_number == NO_AREA:
+                area.close()
+
+    def _send_descriptor(self, fd: int) -> None:
+        try:
+            self.connection.sendmsg([ANSWER], carrying(fd))
         finally:
             os.close(fd)
+
+
+def carrying(fd: int) -> list[tuple[int, int, bytes]]:
+    """Return what has a descriptor sent along with a message: unix(7)."""
+    return [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(FD_SIZE, sys.byteorder))]
 
 
 class ServedFS(ProcFS):
@@ -310,9 +338,7 @@ class Broker:
             return bool(asked) and self._end_front(asked)
         self._learn_user()
         pid, theirs = self._start() if len(self._workers) < MOST_WORKERS else (0, None)
-        rights = []
-        if theirs:
-            rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, theirs.fileno().to_bytes(FD_SIZE, sys.byteorder))]
+        rights = carrying(theirs.fileno()) if theirs else ()
         try:
             self.control.sendmsg([str(pid).encode("ascii")], rights, _socket.MSG_DONTWAIT)
         except OSError:

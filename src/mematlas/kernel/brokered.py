@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
     from mematlas.kernel.directory import Directory
+    from mematlas.kernel.shared_areas import Looked
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -41,8 +42,17 @@ class BrokerGone(Error):
 class _Connection(_local):
     """The connection of a thread, and the process that it was made in."""
 
-    socket: _socket.socket | None = None
-    pid = 0
+    def __init__(self) -> None:
+        self.socket: _socket.socket | None = None
+        self.pid = 0
+        self.areas: dict[int, Looked] = {}
+        """What long answers come in, by the number that whoever answers has for it."""
+
+    def begin(self, connection: _socket.socket) -> None:
+        """Ask through a new connection."""
+        for area in self.areas.values():
+            area.close()
+        self.socket, self.pid, self.areas = connection, os.getpid(), {}
 
 
 class _Asked:
@@ -55,6 +65,9 @@ class _Asked:
 
     def __enter__(self) -> _socket.socket:
         try:
+            for area_number, area in self.own.areas.items():
+                if area.let_go():
+                    self.connection.sendmsg([broker.TAKEN_BACK, str(area_number).encode("ascii")])
             self.connection.sendmsg([self.question])
         except BrokenPipeError:
             raise BrokerGone(ENDED) from None
@@ -87,8 +100,7 @@ class Lender:
         with self._asked(name, parts) as connection:
             kind, data, fd = receive_whole(connection)
         if kind == broker.ARRAYS:
-            sizes, record = marshal.loads(data)
-            return with_arrays(sizes, record, fd), -1
+            return with_arrays(self._own.areas, data, fd), -1
         return answer_of(kind, data), fd
 
     def each(self, name: str, *parts: object) -> Iterator[Any]:
@@ -104,7 +116,8 @@ class Lender:
     def _connection(self) -> _socket.socket:
         own = self._own
         if own.socket is None or own.pid != os.getpid():
-            own.socket, own.pid = self._connect(), os.getpid()
+            own.begin(self._connect())
+        assert own.socket
         return own.socket
 
     def _connect(self) -> _socket.socket:
@@ -185,18 +198,23 @@ def answer_of(kind: bytes, data: bytes) -> Any:
     raise BrokerGone(ENDED)
 
 
-def with_arrays(sizes: list[int], data: bytes, fd: int) -> Any:
-    """Return a record whose arrays are in a file of memory, one after the other; they hold it."""
-    import mmap
+def with_arrays(areas: dict[int, Looked], data: bytes, fd: int) -> Any:
+    """Return a record whose arrays are in an area, one after the other; they hold its memory."""
     import pickle
     from itertools import accumulate, pairwise
 
-    try:
-        memory = memoryview(mmap.mmap(fd, sum(sizes), mmap.MAP_SHARED | mmap.MAP_POPULATE))
-    finally:
-        os.close(fd)
+    from mematlas.kernel.shared_areas import NO_AREA, Looked
+
+    number, sizes, record = marshal.loads(data)
+    if fd >= 0:
+        if number in areas:
+            areas.pop(number).close()
+        areas[number] = Looked(fd)
+    memory = areas[number].look(sum(sizes))
+    if number == NO_AREA:
+        areas.pop(number).close()
     edges = accumulate(sizes, initial=0)
-    return pickle.loads(data, buffers=[memory[start:end] for start, end in pairwise(edges)])
+    return pickle.loads(record, buffers=[memory[start:end] for start, end in pairwise(edges)])
 
 
 class BrokeredFS(ProcFS):

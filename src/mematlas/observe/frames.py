@@ -12,6 +12,7 @@ from mematlas.analysis.frames import (
     BY,
     FILES,
     MEMINFO,
+    MOVED,
     NOT_CHARGED,
     STRUCTS,
     FramesCheck,
@@ -142,6 +143,13 @@ def lost_notes(counts: NDArray[np.int64]) -> list[Note]:
     return [Note("frames-unknown", f"{nr_lost:,} frames changed while they were read, or could not be")]
 
 
+def never_used_notes(nr_frames: int) -> list[Note]:
+    """Return the note on free frames that kpageflags does not tell from the kernel's, if there are any."""
+    if not nr_frames:
+        return []
+    return [Note("never-used", f"of what is called the kernel's {nr_frames:,} frames were never used, and are free")]
+
+
 class Frames:
     """All frames of RAM, held open to be looked at again and again.
 
@@ -256,6 +264,7 @@ class Frames:
         size = self.procfs.page_size
         groups = self._groups(census, by)
         notes += lost_notes(counts)
+        notes += never_used_notes(self._nr_untold())
         nr_frames = int(counts.sum())
         return FramesResult(
             by=by,
@@ -272,6 +281,15 @@ class Frames:
     def _free_blocks(self, census: FrameCensus, by: str) -> tuple[int, ...] | None:
         blocks = free_blocks_of(census)
         return self._blocks_of_buddyinfo() if blocks is None and by == "kind" else blocks
+
+    def _nr_untold(self) -> int:
+        """Return how many free frames are in no free block, where nothing else tells them from the kernel's."""
+        blocks = self._blocks_of_buddyinfo() if self.held is None else None
+        free = read_meminfo(self.procfs).get("MemFree")
+        if blocks is None or free is None:
+            return 0
+        nr = free // self.procfs.page_size - sum(number << order for order, number in enumerate(blocks))
+        return nr if nr > free // self.procfs.page_size // MOVED else 0
 
     def _blocks_of_buddyinfo(self) -> tuple[int, ...] | None:
         try:
@@ -300,6 +318,7 @@ class Frames:
         nr_seen = int(counts.sum())
         nr_online, nr_offline = (sum(end - first for first, end in ranges) for ranges in (spans, offline))
         sample = Sample(blocks.nr_all, len(blocks.numbers), 1 << blocks.shift, nr_online, nr_seen)
+        notes += never_used_notes(self._nr_untold())
         size = self.procfs.page_size
         uses = uses_of_sample(counts, sample, size, self._untold)
         if nr_offline:
@@ -345,7 +364,8 @@ class Frames:
         nr_cpus = os.cpu_count() or 1
         # Large objects have a type in newer kernels only (measured: in 6.18, not in 6.12).
         tells_types = self.held is not None and "PGTY_large_kmalloc" in self.held.array.types
-        balances = balances_of(counts, before, after, self.procfs.page_size, nr_cpus, tells_types)
+        nr_untold = self._nr_untold()
+        balances = balances_of(counts, before, after, self.procfs.page_size, nr_cpus, tells_types, nr_untold)
         agreement = self._agreement()
         reading = Reading(self.source, time.monotonic() - start, False, tuple(self.notes))
         return FramesCheck(balances, agreement, reading)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ABOUT = {
     "free": "nobody's",
     "cpu_free": "nobody's, kept by a CPU for itself: no part of MemFree",
+    "untouched": "nobody's ever since the start: not set up yet",
     "anon": "memory of processes",
     "ksm": "equal pages of processes, put together",
     "swapcache": "on its way to or from swap",

@@ -51,8 +51,9 @@ def test_what_has_one_reading_is_not_refused(text: str) -> None:
     [
         (["translate", "self", "4198400"], "4198400 could be 0x4198400, or decimal, which is 0x401000"),
         (
-            ["maps", "self", "11"],
-            "11 could be 0x11, or decimal, which is 0xb: type one of these; for part of a path: --path 11",
+            ["maps", "self", "11111111"],
+            "11111111 could be 0x11111111, or decimal, which is 0xa98ac7: type one of these; for part of a path: "
+            "--path 11111111",
         ),
         (["pages", "self", "400000-452000"], "could be 0x400000-0x452000"),
         (["map", "self", "400000+8K"], "could be 0x400000+8K"),

@@ -103,8 +103,10 @@ def test_cgroups_the_largest_first_and_the_rest_without_a_name() -> None:
     ]
 
 
-def check(meminfo: dict[str, int], agreement: Agreement | None = None, tells_types: bool = True) -> list[str]:
-    balances = balances_of(counts(), meminfo, meminfo, PAGE, 1, tells_types)
+def check(
+    meminfo: dict[str, int], agreement: Agreement | None = None, tells_types: bool = True, nr_untold: int = 0
+) -> list[str]:
+    balances = balances_of(counts(), meminfo, meminfo, PAGE, 1, tells_types, nr_untold)
     return check_table(FramesCheck(balances, agreement, READING)).failures
 
 
@@ -116,6 +118,11 @@ def test_sums_that_lag_behind_are_explained_and_others_are_not() -> None:
 @pytest.mark.parametrize(("tells_types", "nr_failures"), [(True, 1), (False, 0)])
 def test_large_objects_are_missed_where_kpageflags_does_not_tell_them(tells_types: bool, nr_failures: int) -> None:
     assert len(check({"Slab": 400 * PAGE}, tells_types=tells_types)) == nr_failures
+
+
+@pytest.mark.parametrize(("nr_untold", "nr_failures"), [(0, 1), (100_000, 0), (200_000, 1)])
+def test_what_was_never_used_is_missed_where_it_is_in_no_free_block(nr_untold: int, nr_failures: int) -> None:
+    assert len(check({"MemFree": 101_500 * PAGE}, nr_untold=nr_untold)) == nr_failures
 
 
 @pytest.mark.parametrize(("nr_dirty", "nr_failures"), [(60, 0), (1000, 1)])

@@ -12,6 +12,7 @@ mapped by itself. Each page of the array is copied at once, so that what is told
 from __future__ import annotations
 
 from mematlas.errors import NotSupported
+from mematlas.frozen import record
 from mematlas.kernel.memory.bpfcall import HELPER_PROBE_READ_KERNEL
 from mematlas.kernel.memory.bpfcode import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, MapCode
 from mematlas.kernel.memory.compound import LOWEST_MASK
@@ -70,15 +71,29 @@ def make_offsets(size: int) -> dict[str, int]:
     return offsets
 
 
-class TellCode(MapCode):
-    """Writes the program: for an array of struct pages, and for what the tables have for a free block, for one that is
-    not accepted yet, and for what no type overrules.
-    """
+@record
+class Told:
+    """What is told of what the program knows by itself, as the tables have it."""
 
-    def __init__(self, map_fd: int, array: FrameArray, free: int, unaccepted: int, strongest: int) -> None:
+    free: int
+    """A free block."""
+    unaccepted: int
+    """A block that is not accepted yet."""
+    strongest: int
+    """What no type overrules."""
+    free_alone: int
+    """What is free, and in no block."""
+    untouched: int
+    """What that is where its map count was never set."""
+
+
+class TellCode(MapCode):
+    """Writes the program, for an array of struct pages."""
+
+    def __init__(self, map_fd: int, array: FrameArray, told: Told) -> None:
         super().__init__(map_fd, make_offsets(array.size))
+        self.told = told
         self.size, self.size_shift, self.shift = array.size, array.size.bit_length() - 1, array.shift
-        self.free, self.unaccepted, self.strongest = free, unaccepted, strongest
         self.types, self.unaccepted_type = array.types, array.unaccepted
         self.head_flag = 1 << array.bits["PG_head"]
         self.members = dict(array.at)
@@ -231,6 +246,7 @@ class TellCode(MapCode):
         self._take_kind(number)
         self._put("expected", 0)
         self._take_count()
+        code.jump_if(R3, "==", self.told.free_alone, f"alone{number}")
         code.jump_if(R2, ">", 1, f"many{number}")
         code.label(f"state{number}")
         code.do(R2, "<<=", STATE_SHIFT)
@@ -243,6 +259,11 @@ class TellCode(MapCode):
     def _not_plain(self, number: int) -> None:
         """Tell what any other frame of the group is."""
         code = self.code
+        code.label(f"alone{number}")
+        code.jump_if(R2, "!=", 1, f"many{number}")
+        code.do(R3, "=", self.told.untouched)
+        code.do(R2, "=", 0)
+        code.jump(f"state{number}")
         code.label(f"many{number}")
         self._limit_count(f"many{number}")
         code.jump(f"state{number}")
@@ -375,11 +396,11 @@ class TellCode(MapCode):
         self._skip_folio()
         code.label("block")
         self._load(R4, "private")
-        self._take_block(self.free)
+        self._take_block(self.told.free)
         if self.unaccepted_type != NO_TYPE:
             code.label("unaccepted")
             code.do(R4, "=", GRANULE_SHIFT)
-            self._take_block(self.unaccepted)
+            self._take_block(self.told.unaccepted)
         code.label("hugetlb")
         self._check_copy()
         code.label("out")
@@ -395,7 +416,7 @@ class TellCode(MapCode):
         code.do(R4, "&=", 0xFF)
         self._look_up(R4, "types")
         code.jump_if(R4, "==", UNTYPED, "known")
-        code.jump_if(R3, "==", self.strongest, "known")
+        code.jump_if(R3, "==", self.told.strongest, "known")
         code.do(R3, "=", R4)
         code.label("known")
         self._put("owner", R3)

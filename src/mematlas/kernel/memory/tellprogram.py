@@ -8,7 +8,7 @@ from mematlas.arrays import Bytes, Words, np
 from mematlas.errors import NotSupported
 from mematlas.frozen import record
 from mematlas.kernel.memory.bpfprogram import SharedProgram
-from mematlas.kernel.memory.tellcode import NR_PAGES, NR_STATE, STATE_AT, WORDS, TellCode, make_offsets
+from mematlas.kernel.memory.tellcode import NR_PAGES, NR_STATE, STATE_AT, WORDS, TellCode, Told, make_offsets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ class TellTables:
     """By the key."""
     strongest: int
     """What of a key no type overrules."""
+    free_alone: int
+    """What is free, and in no block."""
+    untouched: int
+    """What that is where its map count was never set."""
 
 
 class TellProgram(SharedProgram):
@@ -48,7 +52,8 @@ class TellProgram(SharedProgram):
         self.array = array
         at = make_offsets(array.size)
         free, unaccepted = tables.types[[array.types["PGTY_buddy"], array.unaccepted]].tolist()
-        super().__init__(at["end of all"], lambda fd: TellCode(fd, array, free, unaccepted, tables.strongest).write())
+        kinds = Told(free, unaccepted, tables.strongest, tables.free_alone, tables.untouched)
+        super().__init__(at["end of all"], lambda fd: TellCode(fd, array, kinds).write())
         for name in ("types", "low", "high", "kinds"):
             table = getattr(tables, name)
             self._shared[at[name] : at[name] + len(table)] = table.tobytes()

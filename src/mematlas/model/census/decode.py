@@ -91,7 +91,7 @@ class Decoder:
             self._flags.take((np.arange(1 << nr_bits) << shift) & mask).astype(np.uint8)
             for nr_bits, shift in ((LOW_BITS, 0), (HIGH_BITS, LOW_BITS))
         )
-        return TellTables(self._kinds_of_types, low, high, self._kinds, Kind.POISONED)
+        return TellTables(self._kinds_of_types, low, high, self._kinds, Kind.POISONED, Kind.CPU_FREE, Kind.UNTOUCHED)
 
     def kinds(self, batch: FrameBatch, rows: NDArray[np.intp] | slice = ALL) -> Bytes:
         """Return the kind of each row by what stands in it: of tails, and inside free blocks, that is nothing."""
@@ -113,7 +113,10 @@ class Decoder:
         else:
             kinds = self._as_owners(batch, counts)
             starts = starts & ~batch.are_tails
-        states = map_states(counts)
+        # What is free is mapped by nobody: such a count is 0 where there should be -1.
+        untouched = (kinds == Kind.CPU_FREE) & (counts == 1)
+        kinds[untouched] = Kind.UNTOUCHED
+        states = map_states(np.where(untouched, np.int32(0), counts))
         result: Bytes = kinds | states << np.uint8(STATE_SHIFT) | starts.view(np.uint8) * np.uint8(START)
         if batch.good is not None:
             result[~batch.good] = Kind.UNREAD | START

@@ -57,6 +57,12 @@ class Kind(IntEnum):
     UNREAD = 23
     ORPHAN = 24
     """Was taken from its file, or from the swap cache, and is still referred to: so it is not free."""
+    UNTOUCHED = 25
+    """Free, and never anybody's since the machine began: the kernel has yet to fill in its struct page, all zeros now.
+
+    Linux fills them in before there are processes (mm/mm_init.c, deferred_init_memmap()); kernels of virtual machines
+    have been seen to do it when memory is first needed (6.18, ``deferred_init=lazy``).
+    """
     NO_RAM = 31
     """Beside RAM in the same page of the array: no frame."""
 
@@ -66,6 +72,10 @@ CACHE_KINDS = (Kind.FILE, Kind.FILE_DIRTY, Kind.FILE_WRITEBACK, Kind.SHMEM)
 """What is in the page cache."""
 
 FAMILIES = dict.fromkeys(
-    (Kind.CPU_FREE, Kind.LARGE_KMALLOC, Kind.ZSMALLOC, Kind.MOVABLE, Kind.GUARD, Kind.UNACCEPTED), Kind.KERNEL
+    (
+        *(Kind.CPU_FREE, Kind.LARGE_KMALLOC, Kind.ZSMALLOC, Kind.MOVABLE, Kind.GUARD),
+        *(Kind.UNACCEPTED, Kind.UNTOUCHED),
+    ),
+    Kind.KERNEL,
 )
 """The kinds for which kpageflags has one word, or none, and what stands for them all."""

@@ -27,6 +27,9 @@ NR_TRIES = 3
 ALSO = (
     (Kind.RESERVED, Kind.ZERO),  # the pages of zeros are known by their frames
     (Kind.KERNEL, Kind.ZERO),
+    # Where struct pages are filled in when memory is first needed, kpageflags has nothing to say beyond those that are,
+    # not even of what was reserved there (seen on 6.18, ``deferred_init=lazy``).
+    (Kind.RESERVED, Kind.KERNEL),
     # A page that was taken from its file is like one that still has it, but for the file.
     *((Kind.ORPHAN, kind) for kind in (*CACHE_KINDS, Kind.KERNEL)),
     # Since v6.17 the bit that says "movable" is the one that says "up to date" of a page of a file.

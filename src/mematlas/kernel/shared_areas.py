@@ -1,0 +1,110 @@
+"""Memory in which a broker hands over long answers: used again, since new pages cost more than what is put into them.
+
+The broker's worker writes, and reads nothing back; whoever asks maps the same pages, and says when nothing looks at
+them any more (`mematlas.kernel.broker`, `mematlas.kernel.brokered`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NR_AREAS = 2
+"""Of each worker: one that is looked at, and one for what is asked meanwhile."""
+MOST_KEPT = 16 << 20
+"""Bytes of an area that is kept."""
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+"""Whoever gets the memory cannot take pages away from under the writer, nor make it larger."""
+NO_AREA = NR_AREAS
+"""The number of memory that is not used again."""
+
+
+class Area:
+    """Memory of a worker's, for one answer at a time."""
+
+    def __init__(self, size: int) -> None:
+        self.size = -size // mmap.PAGESIZE * -mmap.PAGESIZE
+        self.fd = os.memfd_create("mematlas", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self.fd, self.size)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, SEALS)
+            self.memory = mmap.mmap(self.fd, self.size)
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self.is_looked_at = False
+
+    def close(self) -> None:
+        """Let go of it."""
+        self.memory.close()
+        os.close(self.fd)
+
+    def fill(self, buffers: Iterable[memoryview]) -> None:
+        """Put an answer into it."""
+        at = 0
+        for buffer in buffers:
+            self.memory[at : at + len(buffer)] = buffer
+            at += len(buffer)
+
+
+class Areas:
+    """What a worker hands over long answers in."""
+
+    def __init__(self) -> None:
+        self._areas: list[Area] = []
+
+    def area_for(self, size: int) -> tuple[int, Area, bool]:
+        """Return an area that nobody looks at, its number, and whether it is new."""
+        free = [number for number, area in enumerate(self._areas) if not area.is_looked_at]
+        for number in free:
+            if self._areas[number].size >= size:
+                return number, self._areas[number], False
+        if size > MOST_KEPT or not (free or len(self._areas) < NR_AREAS):
+            return NO_AREA, Area(size), True
+        if len(self._areas) < NR_AREAS:
+            self._areas.append(Area(size))
+            return len(self._areas) - 1, self._areas[-1], True
+        made = Area(size)
+        self._areas[free[0]].close()
+        self._areas[free[0]] = made
+        return free[0], made, True
+
+    def take_back(self, number: int) -> bool:
+        """Have an area that nobody looks at any more used again; return whether there is one that was."""
+        if number >= len(self._areas) or not self._areas[number].is_looked_at:
+            return False
+        self._areas[number].is_looked_at = False
+        return True
+
+
+class Looked:
+    """An area, as it is looked at by who has asked."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._memory: mmap.mmap | None = None
+
+    def look(self, size: int) -> memoryview:
+        """Return the beginning of it. What is made of that holds it."""
+        self._memory = mmap.mmap(self.fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        return memoryview(self._memory)
+
+    def let_go(self) -> bool:
+        """Return whether nothing looks at it any more, and from now on nothing can."""
+        if self._memory is None:
+            return False
+        try:
+            self._memory.close()
+        except BufferError:
+            return False
+        self._memory = None
+        return True
+
+    def close(self) -> None:
+        """Let go of the descriptor; the memory goes with what looks at it."""
+        os.close(self.fd)
