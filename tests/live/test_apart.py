@@ -164,6 +164,7 @@ class Running:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.pid = process.pid
+        wait_until(lambda: b"\nSeccomp:\t2\n" in status_of(self.pid), "it has no rights any more")
         wait_until(lambda: bool(self.broker and children(self.broker)), "the broker serves")
 
     @property
@@ -478,7 +479,7 @@ def test_no_table_shows_where_the_kernel_lies(victim: Callable[..., Victim]) -> 
 
     def attack(lender: Lender, _: BrokeredFS) -> list[Any]:
         number = lender.ask("hold_tables", *who, "auto")[0][0]
-        found = lender.ask("walk_tables", number, False, 0, (1 << 47) - 1, 1)[0].levels[0].entries[0].tolist()
+        found = lender.ask("walk_tables", number, False, 0, (1 << 47) - 1, 1)[0].levels[0][2][0].tolist()
         refused = []
         for first, last in ((1 << 63, (1 << 64) - 1), (0, 1 << 63), (4096, 0)):
             try:

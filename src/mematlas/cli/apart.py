@@ -11,7 +11,6 @@ from mematlas.kernel.broker import Grant
 from mematlas.kernel.confine import confine, hold_modules, may_others_go
 from mematlas.kernel.descriptors import close_all_but
 from mematlas.kernel.libc import libc
-from mematlas.kernel.madvise import ADVICE, MADV_WILLNEED
 from mematlas.kernel.memory.reader import READER_NAMES
 from mematlas.kernel.queries import QUERIES, Query, flag, fraction, number, one_of, optional, path, text, words
 from mematlas.kernel.rights import effective_capabilities, lend
@@ -126,6 +125,10 @@ def acts(name: str, args: Namespace, session: Session) -> bool:
 
 def advice_of(name: str, args: Namespace) -> frozenset[int]:
     """Return what advice a command gives: what is paged out is brought back where that was asked for."""
+    if not is_act(name):
+        return frozenset()
+    from mematlas.kernel.madvise import ADVICE, MADV_WILLNEED
+
     given = [number for advice, number in ADVICE.items() if advice == name]
     if given and (vars(args).get("free") or vars(args).get("undo")):
         given.append(MADV_WILLNEED)

@@ -44,7 +44,6 @@ from mematlas.frozen import record
 from mematlas.kernel.abandon import end_with, lacks_room, let_go_of_streams
 from mematlas.kernel.confine import USERS
 from mematlas.kernel.descriptors import STDERR, close_all_but
-from mematlas.kernel.madvise import MADV_WILLNEED
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.queries import QUERIES, NonsenseError, Query, number
 from mematlas.kernel.status import read_stat, read_status
@@ -98,6 +97,8 @@ class Grant:
 
     def allows(self, about: tuple[int, ...], name: str, args: list[Any]) -> bool:
         """Whether a process may be acted on in this way."""
+        from mematlas.kernel.madvise import MADV_WILLNEED
+
         advice = args[0] if name == "give_advice" else MADV_WILLNEED
         return about in self.acts and advice in self.advice
 
@@ -251,7 +252,7 @@ class Worker:
         area_number, area, is_new = self._areas.area_for(sum(sizes))
         try:
             area.fill(buffers)
-            message = marshal.dumps((area_number, sizes, data))
+            message = marshal.dumps((area_number, area.size, sizes, data))
             self.connection.sendmsg([ARRAYS, message], carrying(area.fd) if is_new else ())
             area.is_looked_at = True
         finally:
@@ -312,9 +313,12 @@ class Broker:
         """Each worker, by its pidfd."""
         self._of_connection: dict[int, int] = {}
         """The pidfd of each worker, by our descriptor of its end of the connection."""
+        self._spare: tuple[int, _socket.socket | None] | None = None
+        """A worker for who asks first: it is started while that gets ready."""
 
     def serve(self) -> None:
         """Serve until the end of the front end."""
+        self._spare = self._start()
         self.poll.register(self.control, select.POLLIN)
         self.poll.register(self.front, select.POLLIN)
         is_wanted = True
@@ -337,7 +341,8 @@ class Broker:
         if asked != CONNECT:
             return bool(asked) and self._end_front(asked)
         self._learn_user()
-        pid, theirs = self._start() if len(self._workers) < MOST_WORKERS else (0, None)
+        pid, theirs = self._spare or (self._start() if len(self._workers) < MOST_WORKERS else (0, None))
+        self._spare = None
         rights = carrying(theirs.fileno()) if theirs else ()
         try:
             self.control.sendmsg([str(pid).encode("ascii")], rights, _socket.MSG_DONTWAIT)
@@ -362,9 +367,7 @@ class Broker:
                 os.close(fd)
             return 0, None
         if pid == 0:
-            # What others' ends are known by, too: each is to notice when we end.
-            close_all_but({ours.fileno(), watched, said})
-            work(ours, self.grant, self.queries, watched, said)
+            work(ours, self.grant, self.queries, watched, said, (theirs.fileno(), alive, heard))
         for fd in (watched, said):
             os.close(fd)
         os.set_blocking(heard, False)  # a child of the worker's may hold the other end for ever
@@ -453,9 +456,20 @@ class Served:
         os.close(self.heard)
 
 
-def work(connection: _socket.socket, grant: Grant, queries: tuple[Query, ...], broker: int, said: int) -> NoReturn:
-    """Serve one connection, in a worker: nothing here may return."""
+def work(
+    connection: _socket.socket,
+    grant: Grant,
+    queries: tuple[Query, ...],
+    broker: int,
+    said: int,
+    others: tuple[int, ...],
+) -> NoReturn:
+    """Serve one connection, in a worker: nothing here may return. ``others`` are the broker's ends."""
     try:
+        for fd in others:  # the next step takes one
+            os.close(fd)
+        # What others' ends are known by, too: each is to notice when we end.
+        close_all_but({connection.fileno(), broker, said})
         for signal_number in (SIGHUP, SIGINT, SIGTERM, SIGIO, SIGPIPE):
             signal(signal_number, SIG_DFL)
         end_with(broker)

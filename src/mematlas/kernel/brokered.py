@@ -50,8 +50,6 @@ class _Connection(_local):
 
     def begin(self, connection: _socket.socket) -> None:
         """Ask through a new connection."""
-        for area in self.areas.values():
-            area.close()
         self.socket, self.pid, self.areas = connection, os.getpid(), {}
 
 
@@ -201,20 +199,14 @@ def answer_of(kind: bytes, data: bytes) -> Any:
 def with_arrays(areas: dict[int, Looked], data: bytes, fd: int) -> Any:
     """Return a record whose arrays are in an area, one after the other; they hold its memory."""
     import pickle
-    from itertools import accumulate, pairwise
 
     from mematlas.kernel.shared_areas import NO_AREA, Looked
 
-    number, sizes, record = marshal.loads(data)
+    number, size, sizes, record = marshal.loads(data)
     if fd >= 0:
-        if number in areas:
-            areas.pop(number).close()
-        areas[number] = Looked(fd)
-    memory = areas[number].look(sum(sizes))
-    if number == NO_AREA:
-        areas.pop(number).close()
-    edges = accumulate(sizes, initial=0)
-    return pickle.loads(record, buffers=[memory[start:end] for start, end in pairwise(edges)])
+        areas[number] = Looked(fd, size)
+    parts = (areas.pop(number) if number == NO_AREA else areas[number]).parts(sizes)
+    return pickle.loads(record, buffers=parts)
 
 
 class BrokeredFS(ProcFS):

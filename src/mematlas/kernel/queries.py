@@ -9,14 +9,8 @@ from __future__ import annotations
 import os
 
 from mematlas.frozen import record
-from mematlas.kernel.backing import pages_of_link, parts_of_file, resident_pages
-from mematlas.kernel.elf import program_sections
-from mematlas.kernel.kcmp import compare_memory
-from mematlas.kernel.madvise import ADVICE, give_advice, touch_pages
 from mematlas.kernel.procfs import ProcFS, read_link, stat_link
 from mematlas.kernel.status import read_stat_whole
-from mematlas.kernel.threads import read_syscall, robust_list_of
-from mematlas.kernel.vmfile import magic_behind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,6 +152,8 @@ def span(data: bytes) -> str:
 
 def advice(data: bytes) -> int:
     """Return one of the advices that are given to processes."""
+    from mematlas.kernel.madvise import ADVICE
+
     if number(data) not in ADVICE.values():
         raise NonsenseError
     return number(data)
@@ -228,23 +224,24 @@ class Query:
         return function
 
 
+KERNEL = "mematlas.kernel"
 QUERIES = (
     Query(open_file, (file_name, way), is_opening=True),
     Query(open_page_file, (one_of(*PAGE_FILES),), is_about_process=False, is_opening=True),
     Query(open_machine_file, (one_of(*MACHINE_FILES),), False, is_about_everybody=True, is_opening=True),
     Query(read_link, (link_name,)),
     Query(stat_link, (link_name,)),
-    Query(magic_behind, (link_name,)),
+    Query(f"{KERNEL}.vmfile:magic_behind", (link_name,)),
     Query(read_stat_whole),
-    Query(read_syscall, (number,)),
-    Query(robust_list_of, (number,)),
-    Query(program_sections),
-    Query(parts_of_file, (span, number, number, flag)),
-    Query(pages_of_link, (link_name,)),
-    Query(compare_memory, (number,), is_about_everybody=True),
-    Query(resident_pages, (span, number, up_to(MOST_RESIDENT))),
-    Query(give_advice, (advice, words), is_act=True),
-    Query(touch_pages, (words,), is_act=True),
+    Query(f"{KERNEL}.threads:read_syscall", (number,)),
+    Query(f"{KERNEL}.threads:robust_list_of", (number,)),
+    Query(f"{KERNEL}.elf:program_sections"),
+    Query(f"{KERNEL}.backing:parts_of_file", (span, number, number, flag)),
+    Query(f"{KERNEL}.backing:pages_of_link", (link_name,)),
+    Query(f"{KERNEL}.kcmp:compare_memory", (number,), is_about_everybody=True),
+    Query(f"{KERNEL}.backing:resident_pages", (span, number, up_to(MOST_RESIDENT))),
+    Query(f"{KERNEL}.madvise:give_advice", (advice, words), is_act=True),
+    Query(f"{KERNEL}.madvise:touch_pages", (words,), is_act=True),
 )
 """What a front end asks of processes and of the machine; who starts a broker may add to them."""
 

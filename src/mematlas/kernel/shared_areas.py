@@ -9,10 +9,17 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import weakref
+from itertools import accumulate, pairwise
+
+from mematlas.arrays import np
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
+
+    from mematlas.arrays import Bytes
 
 NR_AREAS = 2
 """Of each worker: one that is looked at, and one for what is asked meanwhile."""
@@ -85,26 +92,22 @@ class Areas:
 class Looked:
     """An area, as it is looked at by who has asked."""
 
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self._memory: mmap.mmap | None = None
+    def __init__(self, fd: int, size: int) -> None:
+        try:
+            self._memory = np.frombuffer(mmap.mmap(fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE), np.uint8)
+        finally:
+            os.close(fd)
+        self._parts: list[weakref.ref[Any]] = []
 
-    def look(self, size: int) -> memoryview:
-        """Return the beginning of it. What is made of that holds it."""
-        self._memory = mmap.mmap(self.fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
-        return memoryview(self._memory)
+    def parts(self, sizes: Iterable[int]) -> list[Bytes]:
+        """Return parts of it, one after the other. What is made of one holds it."""
+        made = [self._memory[start:end] for start, end in pairwise(accumulate(sizes, initial=0))]
+        self._parts = [weakref.ref(part) for part in made]
+        return made
 
     def let_go(self) -> bool:
-        """Return whether nothing looks at it any more, and from now on nothing can."""
-        if self._memory is None:
+        """Return whether it was looked at, and nothing looks at it any more."""
+        if not self._parts or any(part() is not None for part in self._parts):
             return False
-        try:
-            self._memory.close()
-        except BufferError:
-            return False
-        self._memory = None
+        self._parts = []
         return True
-
-    def close(self) -> None:
-        """Let go of the descriptor; the memory goes with what looks at it."""
-        os.close(self.fd)

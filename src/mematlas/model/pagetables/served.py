@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Any
 
-    from mematlas.arrays import Words
+    from mematlas.arrays import Bytes, Words
     from mematlas.kernel.broker import ServedFS
     from mematlas.kernel.memory.pinned import PinnedMm
     from mematlas.kernel.procfs import ProcFS
     from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.model.pagetables.entries import PagingMode
-    from mematlas.model.pagetables.walk import Walk, WalkStep
+    from mematlas.model.pagetables.walk import Span, WalkStep
     from mematlas.notes import Note
 
 LEVEL_SHIFTS = range(PAGE_SHIFT + TABLE_BITS, PAGE_SHIFT + 4 * TABLE_BITS, TABLE_BITS)
@@ -58,6 +58,16 @@ class KernelFacts:
     layout: dict[str, int]
     ram: Any
     struct_pages: int | None
+
+
+@record
+class PackedWalk:
+    """What of a walk is not known to who asked for it."""
+
+    levels: tuple[tuple[Words, Words, Words, Bytes], ...]
+    """Of each level the addresses, the tables, the entries and the rights."""
+    torn: tuple[Span, ...]
+    nr_retries: int
 
 
 _accesses: dict[str, PageTableAccess] = {}
@@ -135,7 +145,7 @@ def are_tables_current(procfs: ServedFS, number: int) -> bool:
     return access.memory.is_current(mm)
 
 
-def walk_tables(procfs: ServedFS, number: int, user_copy: bool, first: int, last: int, nr_levels: int) -> Walk:
+def walk_tables(procfs: ServedFS, number: int, user_copy: bool, first: int, last: int, nr_levels: int) -> PackedWalk:
     """Return the tables of a range, down to a level: its first and last address are given."""
     from mematlas.model.pagetables.walk import walk
 
@@ -147,7 +157,8 @@ def walk_tables(procfs: ServedFS, number: int, user_copy: bool, first: int, last
         # Where the kernel's own tables are tells where it lies.
         top = found.levels[0].entries
         top[:, top.shape[1] // 2 :] = 0
-    return found
+    levels = tuple((one.addresses, one.tables, one.entries, one.rights) for one in found.levels)
+    return PackedWalk(levels, found.torn, found.nr_retries)
 
 
 def walk_to_address(procfs: ServedFS, number: int, user_copy: bool, address: int) -> tuple[WalkStep, ...]:
