@@ -58,7 +58,13 @@ NOT_ON_ARM64 = (
 OF_X86_64 = (
     (re.compile(r"guest/test_(dump|isolation|module|readers)\.py|leaves_of_their_level"), "page tables on arm64"),
     (re.compile(r"guest/test_lockdown\.py::test_(tables|as_a_program)"), "page tables on arm64"),
-    (re.compile(r"live/test_structpage_live\.py"), "page tables on arm64"),
+    (
+        re.compile(r"live/test_(structpage_live|pagetables|pagetable_counts|pagetable_source)\.py"),
+        "page tables on arm64",
+    ),
+    (re.compile(r"test_pagetables_cli\.py::test_nobody_is_told_what_is_missing"), "page tables on arm64"),
+    (re.compile(r"test_ps\.py::test_(tables_that_cannot_be_read|sample_shows_its)"), "page tables on arm64"),
+    (re.compile(r"test_ram_live\.py::test_memory_that_is_switched_off"), "page tables on arm64"),
     (re.compile(r"test_page_table_that_two_share"), "needs x86-64: what a table maps is as large as a GiB there alone"),
     (re.compile(r"guest/test_soft_dirty\.py"), "needs CONFIG_MEM_SOFT_DIRTY, which arm64 has not"),
 )
