@@ -576,6 +576,15 @@ def test_a_broker_with_few_descriptors_refuses_and_goes_on(victim: Callable[...,
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+def test_a_capture_that_only_root_may_read_is_said_to_be_one(victim: Callable[..., Victim], tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    assert mematlas("capture", victim("anon_full").pid, saved).returncode == 0
+    run = mematlas("--apart", "usage", saved)
+
+    assert (run.returncode, run.stdout) == (4, "")
+    assert f"{saved}: permission denied (needs to be readable by all" in run.stderr
+
+
 def test_a_capture_grants_nobody_who_lives(victim: Callable[..., Victim], tmp_path: Path) -> None:
     one = victim("anon_full")
     made = mematlas("capture", one.pid, tmp_path / "saved")

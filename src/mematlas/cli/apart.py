@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 
 from mematlas.cli.command import COMMANDS, FILE
-from mematlas.errors import BadInput, Error, NotSupported
+from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
 from mematlas.kernel import broker, brokered
 from mematlas.kernel.broker import Grant
 from mematlas.kernel.confine import confine, hold_modules, may_others_go
 from mematlas.kernel.descriptors import close_all_but
 from mematlas.kernel.libc import libc
 from mematlas.kernel.memory.reader import READER_NAMES
+from mematlas.kernel.procfs import MACHINE as MACHINE_FILE
 from mematlas.kernel.queries import QUERIES, Query, flag, fraction, number, one_of, optional, path, text, words
 from mematlas.kernel.rights import effective_capabilities, lend
 from mematlas.model.target import is_group
@@ -78,7 +79,7 @@ def part(name: str, args: Namespace, session: Session) -> None:
     The command, its arguments and its words say what may be asked about and acted on.
 
     Raises:
-        PermissionDenied, NotSupported: we cannot become a user that has none.
+        PermissionDenied, NotSupported: we cannot become a user that has none, or who is none may not read the target.
         BadInput: this command does more than look at processes and the machine, and act on processes.
     """
     if name in AS_IT_IS or vars(args).get("temporary_swap") or (session.text.startswith(FILE) and is_act(name)):
@@ -87,6 +88,10 @@ def part(name: str, args: Namespace, session: Session) -> None:
     held = effective_capabilities()
     if not held and os.geteuid() != 0:
         return
+    if os.path.exists(f"{session.text}/{MACHINE_FILE}") and not may_others_go(session.text):
+        raise PermissionDenied(
+            session.text, text="to be readable by all: with --apart a capture is read without rights"
+        )
     if session.procfs.hides_others:
         raise NotSupported("--apart", "a /proc without hidepid, which shows who has no rights no process of others")
     libc()  # found while we may go anywhere
