@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -489,6 +490,32 @@ def test_no_table_shows_where_the_kernel_lies(victim: Callable[..., Victim]) -> 
         return [any(found[:256]), any(found[256:]), len(refused)]
 
     assert in_front(Grant(0), attack)[1] == [True, False, 3]
+
+
+def test_tables_that_were_not_handed_over_are_shared_by_nobody_that_is_told(victim: Callable[..., Victim]) -> None:
+    one = victim("anon_full")
+    with Process(one.pid) as process:
+        skip_without_tables(process)
+    who = identity(one.pid)
+
+    def attack(lender: Lender, _: BrokeredFS) -> list[list[int]]:
+        number, top, _ = lender.ask("hold_tables", *who, "auto")[0]
+        lender.ask("prove_frames", "auto")
+
+        def shares(tables: list[int]) -> list[int]:
+            data = lender.ask("count_shares", "auto", array("Q", tables).tobytes())[0]
+            return memoryview(data).cast("i").tolist()
+
+        before = shares([frame << 12 for frame in range(4096)])
+        levels = lender.ask("walk_tables", number, False, 0, (1 << 47) - 1, 9)[0].levels
+        lowest, above = (levels[place][1].tolist() for place in (-1, -2))
+        after = shares([above[0], top, lowest[0], 1 << 12])
+        lender.ask("release_tables", number)
+        return [before, after, shares(above[:1])]
+
+    before, after, released = in_front(Grant(0), attack)[1]
+    assert {*before, *after[1:], *released} == {-1}
+    assert after[0] in (-1, 0)  # a kernel without tables that are shared counts none
 
 
 def test_what_was_held_in_another_worker_is_nobody_s(victim: Callable[..., Victim]) -> None:

@@ -12,6 +12,7 @@ import os
 from mematlas.errors import NotSupported
 from mematlas.frozen import record
 from mematlas.kernel.memory.countmap import NR_WORDS
+from mematlas.kernel.memory.structpage import UNKNOWN_COUNT
 from mematlas.kernel.memory.x86 import PAGE_SHIFT, TABLE_BITS
 from mematlas.kernel.procfs import ProcessDir
 from mematlas.model.pagetables.count_access import CountAccess, CountedTables
@@ -73,6 +74,10 @@ class PackedWalk:
 _accesses: dict[str, PageTableAccess] = {}
 """What tables are read with, by the reader that was asked for."""
 _held: dict[int, tuple[PageTableAccess, PinnedMm]] = {}
+_walked: dict[int, tuple[Words, ...]] = {}
+"""Where the tables are that were handed over last, of each address space that is held: those that may have huge leaves,
+and those above, but for the top one.
+"""
 _counts: list[CountAccess] = []
 _counted: dict[int, CountedTables] = {}
 
@@ -136,6 +141,7 @@ def release_tables(procfs: ServedFS, number: int) -> None:
     """Let go of an address space."""
     _, mm = held(number)
     del _held[number]
+    _walked.pop(number, None)
     mm.close()
 
 
@@ -157,6 +163,7 @@ def walk_tables(procfs: ServedFS, number: int, user_copy: bool, first: int, last
         # Where the kernel's own tables are tells where it lies.
         top = found.levels[0].entries
         top[:, top.shape[1] // 2 :] = 0
+    _walked[number] = tuple(one.tables for one in found.levels[1 : len(access.mode.levels) - 1])
     levels = tuple((one.addresses, one.tables, one.entries, one.rights) for one in found.levels)
     return PackedWalk(levels, found.torn, found.nr_retries)
 
@@ -202,8 +209,16 @@ def find_anonymous(procfs: ServedFS, reader: str, pfns: bytes) -> bytes:
 
 
 def count_shares(procfs: ServedFS, reader: str, tables: bytes) -> bytes:
-    """Return how many more processes tables are part of, by where they are."""
-    return access_of(procfs, reader).frames.table_shares(words_of(tables)).tobytes()
+    """Return how many more processes tables are part of, of those that were handed over: -1 for any other.
+
+    What lies in the place of that number in other struct pages may be half an address.
+    """
+    from mematlas.arrays import np
+
+    asked = words_of(tables)
+    given = np.concatenate([np.empty(0, np.uint64), *(some for walked in _walked.values() for some in walked)])
+    counts = access_of(procfs, reader).frames.table_shares(asked)
+    return np.where(np.isin(asked, given), counts, np.int32(UNKNOWN_COUNT)).tobytes()
 
 
 def words_of(data: bytes) -> Words:
