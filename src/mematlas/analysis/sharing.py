@@ -349,7 +349,7 @@ class Sharing:
         everybody = sum(groups)
         joined: dict[tuple[int, int], list[int]] = {}
         for each in sets.found():
-            who = each.members if is_each else groups_of(each.members, groups)
+            who = each.members & everybody if is_each else groups_of(each.members, groups)
             if who:
                 sums = joined.setdefault((who, each.through), [0, 0])
                 sums[0] += each.nr_frames

@@ -126,6 +126,13 @@ def test_a_group_has_what_any_of_it_maps(mappings: list[list[int]], others: dict
     assert sum(sum(pair.kinds) for pair in pairs) == len(both) * PAGE
 
 
+def test_whoever_was_read_in_part_is_one_of_the_others() -> None:
+    sets, rows = sets_of([[1, 2, 5], *([[1, 2]] * 11)], {})
+    (alone,) = Sharing(sets, rows[:1], PAGE).sharers
+
+    assert (alone.distinct, alone.alone, alone.others_only) == (3 * PAGE, PAGE, 2 * PAGE)
+
+
 @given(MAPPINGS)
 def test_empty_sets_are_dropped_and_nothing_else(mappings: list[list[int]]) -> None:
     usual = [(found.members, found.nr_frames, FILES[found.through]) for found in sets_of(mappings, {})[0].found()]
