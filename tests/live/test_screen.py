@@ -273,7 +273,8 @@ def test_proc_of_processes_alone_is_named_with_what_to_do() -> None:
     assert len(errors) == len(COMMANDS_OF_A_WHOLE_PROC)
     assert all(WHOLE_PROC in line for line in errors)
     assert {line.split(",")[0] for line in found if "subset=pid" in line} >= {"kpagecount", "kpageflags", "swap"}
-    assert not [line for line in found if "CONFIG_PROC_PAGE_MONITOR" in line]
+    # PAGEMAP_SCAN needs a newer kernel besides.
+    assert not [line for line in found if "CONFIG_PROC_PAGE_MONITOR" in line and "Linux 6.7" not in line]
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

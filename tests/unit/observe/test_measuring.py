@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import random
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
-from mematlas.kernel.maps import parse_maps
+from mematlas.errors import NotSupported
+from mematlas.kernel.maps import parse_maps, read_maps
+from mematlas.kernel.pagemap import Pagemap
 from mematlas.kernel.procfs import ProcFS
 from mematlas.observe import measuring
 from mematlas.observe.measuring import MOST_PIECES, SWAP_AREA, slots_of
@@ -25,6 +30,26 @@ def parts(slots: list[int], monkeypatch: pytest.MonkeyPatch) -> measuring.Parts 
     monkeypatch.setattr(measuring, "slots_in", told)
     with ProcFS().process(os.getpid()) as process:
         return slots_of(process, VMAS)
+
+
+def test_parts_that_are_touched_are_told_without_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise NotSupported("PAGEMAP_SCAN")
+
+    with mmap.mmap(-1, 9973 * PAGE) as area, ProcFS().process(os.getpid()) as process:
+        for first, last in ((0, 3), (7, 8), (8190, 8200), (9972, 9973)):
+            area[first * PAGE : last * PAGE] = b"x" * ((last - first) * PAGE)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(area))
+        (vma,) = (vma for vma in read_maps(process) if vma.start <= start < vma.end)
+        monkeypatch.setattr(Pagemap, "scanner", property(refuse))
+        told = measuring.present_parts(process, vma)
+        monkeypatch.setattr(measuring, "MOST_BY_ENTRIES", vma.size - 1)
+        nothing = measuring.present_parts(process, vma)
+
+    move = start - vma.start + vma.offset
+    pages = [((low - move) // PAGE, (high - move) // PAGE) for _, _, low, high, _ in told]
+    assert pages == [(0, 3), (7, 8), (8190, 8200), (9972, 9973)]
+    assert nothing == []
 
 
 @pytest.mark.parametrize("order", ["up", "down", "shuffled"])
