@@ -56,12 +56,19 @@ def swaps(live: bool) -> Sequence[Subject]:
     return [Swaps()]
 
 
+def questions(live: bool) -> Sequence[Subject]:
+    from questions import Questions
+
+    return [Questions()]
+
+
 GROUPS: dict[str, tuple[int, Callable[[bool], Sequence[Subject]]]] = {
     "parsers": (10_000_000, parsers),
     "captures": (100_000, captures),
     "command-lines": (100_000, command_lines),
     "races": (10_000, races),
     "swaps": (10_000, swaps),
+    "questions": (1_000_000, questions),
 }
 """How many inputs of each group a whole run has, and what makes them."""
 

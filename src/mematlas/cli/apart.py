@@ -13,7 +13,20 @@ from mematlas.kernel.descriptors import close_all_but
 from mematlas.kernel.libc import libc
 from mematlas.kernel.memory.reader import READER_NAMES
 from mematlas.kernel.procfs import MACHINE as MACHINE_FILE
-from mematlas.kernel.queries import QUERIES, Query, flag, fraction, number, one_of, optional, path, text, words
+from mematlas.kernel.queries import (
+    QUERIES,
+    Query,
+    flag,
+    fraction,
+    leaves,
+    number,
+    one_of,
+    optional,
+    path,
+    places,
+    text,
+    words,
+)
 from mematlas.kernel.rights import effective_capabilities, lend
 from mematlas.model.target import is_group
 
@@ -36,10 +49,10 @@ TABLES = (
     Query(f"{SERVED}:are_tables_current", (number,), is_about_process=False),
     Query(f"{SERVED}:walk_tables", (number, flag, number, number, number), is_about_process=False),
     Query(f"{SERVED}:walk_to_address", (number, flag, number), is_about_process=False),
-    Query(f"{SERVED}:count_maps", (READER, words), is_about_process=False),
-    Query(f"{SERVED}:count_maps_alone", (READER, words), is_about_process=False),
-    Query(f"{SERVED}:find_anonymous", (READER, words), is_about_process=False),
-    Query(f"{SERVED}:count_shares", (READER, words), is_about_process=False),
+    Query(f"{SERVED}:count_maps", (READER, places), is_about_process=False),
+    Query(f"{SERVED}:count_maps_alone", (READER, places), is_about_process=False),
+    Query(f"{SERVED}:find_anonymous", (READER, places), is_about_process=False),
+    Query(f"{SERVED}:count_shares", (READER, places), is_about_process=False),
     Query(f"{SERVED}:open_counts", is_about_process=False),
     Query(f"{SERVED}:renew_layout", is_about_process=False),
     Query(f"{SERVED}:hold_counted"),
@@ -48,8 +61,8 @@ TABLES = (
     Query(f"{SERVED}:count_range", (number, number, number, number), is_about_process=False),
     Query(f"{SERVED}:sample_counted", (number,), is_about_process=False),
     Query(f"{SERVED}:count_table_shares", (number, number, number), is_about_process=False),
-    Query(f"{SERVED}:count_leaves", (words,), is_about_process=False),
-    Query(f"{SERVED}:ask_frames", (words,), is_about_process=False),
+    Query(f"{SERVED}:count_leaves", (leaves,), is_about_process=False),
+    Query(f"{SERVED}:ask_frames", (places,), is_about_process=False),
 )
 """What is asked about page tables."""
 OBSERVE = "mematlas.observe.served"

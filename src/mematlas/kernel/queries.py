@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     Vet = Callable[[bytes], Any]
 
 MOST_DIGITS = 20
+PHYS_BITS = 52
+MOST_OF_LEAF = 1 << 18
+"""Pages of the largest leaf that there is, of 1 GiB."""
 MOST_RESIDENT = 1 << 31
 """Bytes of a file of which each page is asked about: of an act that is a block of pages at a time."""
 
@@ -61,6 +64,24 @@ def words(data: bytes) -> bytes:
     """Return numbers of 64 bits, as they are."""
     if len(data) % 8:
         raise NonsenseError
+    return data
+
+
+def places(data: bytes) -> bytes:
+    """Return numbers of frames, or physical addresses, as they are: no processor has more than 52 bits of them."""
+    if any(place >> PHYS_BITS for place in memoryview(words(data)).cast("Q")):
+        raise NonsenseError
+    return data
+
+
+def leaves(data: bytes) -> bytes:
+    """Return huge leaves as they are: of each the first frame, how many there are, and how many more share its table."""
+    numbers = memoryview(words(data)).cast("q").tolist()
+    if len(numbers) % 3:
+        raise NonsenseError
+    for first, nr, shares in zip(*[iter(numbers)] * 3, strict=True):
+        if not (0 <= first < 1 << PHYS_BITS and 0 < nr <= MOST_OF_LEAF and -1 <= shares < 1 << 31):
+            raise NonsenseError
     return data
 
 
