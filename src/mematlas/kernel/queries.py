@@ -75,7 +75,7 @@ def places(data: bytes) -> bytes:
 
 
 def leaves(data: bytes) -> bytes:
-    """Return huge leaves as they are: of each the first frame, how many there are, and how many more share its table."""
+    """Return huge leaves as they are: each is its first frame, how many pages, and how many more share its table."""
     numbers = memoryview(words(data)).cast("q").tolist()
     if len(numbers) % 3:
         raise NonsenseError
