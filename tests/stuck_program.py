@@ -101,9 +101,14 @@ def end_with_parent() -> None:
 def wait_for(tid: int) -> None:
     """Wait until a thread waits for the file system."""
     while True:
-        with open(f"/proc/{tid}/wchan") as file:
-            if file.read() == "request_wait_answer":
-                return
+        # Linux 5.10 shows a 0 for where anybody waits, and the stack of who does.
+        for name in ("wchan", "stack"):
+            try:
+                with open(f"/proc/{tid}/{name}") as file:
+                    if "request_wait_answer" in file.read():
+                        return
+            except FileNotFoundError:
+                pass  # needs CONFIG_STACKTRACE
         time.sleep(0.01)
 
 

@@ -56,7 +56,10 @@ EXAMPLES: tuple[tuple[object, ...], ...] = (
     ("are_tables_current", SPACE),
     ("walk_tables", SPACE, False, 0, USER_END, 4),
     ("walk_to_address", SPACE, False, 0x400000),
-    *((name, "auto", FRAMES) for name in ("count_maps", "count_maps_alone", "find_anonymous", "count_shares")),
+    *(
+        (name, "auto", FRAMES)
+        for name in ("count_maps", "count_maps_alone", "find_anonymous", "find_pinned", "count_shares")
+    ),
     ("open_counts",),
     ("renew_layout",),
     ("hold_counted", *WHO),

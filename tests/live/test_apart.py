@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from conftest import Outcome
-from helpers import mematlas, skip_without_tables, steadily
+from helpers import Program, mematlas, skip_without_tables, steadily
 from mematlas.cli.apart import MACHINE, TABLES, found_now
 from mematlas.cli.session import Session
 from mematlas.errors import NotSupported
@@ -33,6 +33,8 @@ from mematlas.kernel.madvise import MADV_COLD, MADV_PAGEOUT
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.queries import QUERIES, encode
 from mematlas.observe.process import Process
+from test_promises import pinned as pinned
+from test_targets import headless as headless
 from victim import DEADLINE, Victim, wait_until
 
 pytestmark = pytest.mark.root("CAP_SYS_ADMIN")
@@ -603,6 +605,42 @@ def test_a_broker_with_few_descriptors_refuses_and_goes_on(victim: Callable[...,
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_process_whose_first_thread_has_ended_is_looked_at(headless: Program) -> None:
+    direct, apart = (mematlas(*before, "maps", headless.pid, "--json") for before in ((), ("--apart",)))
+
+    assert (direct.returncode, apart.returncode) == (0, 0), apart.stderr
+    # What is shared counts as more processes map it, and they do.
+    told = [
+        [(row["start"], row["size"], row["nr_present"]) for row in json.loads(run.stdout)["rows"]]
+        for run in (direct, apart)
+    ]
+    assert told[0] == told[1]
+
+
+def test_a_name_of_several_is_an_error_that_says_what_to_type(victim: Callable[..., Victim]) -> None:
+    names = {field(victim("anon_full").pid, "Name") for _ in range(2)}
+    (name,) = names
+    run = mematlas("--apart", "usage", name)
+
+    assert run.returncode == 3
+    assert run.stderr.splitlines()[-1].endswith(f"--apart usage name:{name}")
+
+
+def test_frames_that_are_too_many_for_a_question_are_refused() -> None:
+    run = mematlas("--apart", "owner", *(f"pfn:{number}" for number in range(1, 4004, 2)))
+
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "too many frames with rights apart: 2,000 of them" in run.stderr
+
+
+def test_pages_that_are_pinned_are_not_promised_apart_either(pinned: Program) -> None:
+    direct, apart = (
+        json.loads(mematlas(*before, "pageout", pinned.pid, "--dry-run", "--json").stdout)["rows"]
+        for before in ((), ("--apart",))
+    )
+    assert apart == direct
 
 
 def test_a_capture_that_only_root_may_read_is_said_to_be_one(victim: Callable[..., Victim], tmp_path: Path) -> None:

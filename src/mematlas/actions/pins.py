@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.kernel.memory.structpage import StructPages
     from mematlas.model.pages import PageReader
+    from mematlas.model.pagetables.lent_frames import LentFrames
     from mematlas.observe.process import Process
 
 
@@ -26,17 +27,17 @@ class Pins:
         size = status_bytes(status, "VmPin")
         self.nr_pages = None if size is None else size // process.page_size
         """How many are pinned; those pinned twice count twice. None when unknown."""
-        self._frames: StructPages | None = None
+        self._frames: StructPages | LentFrames | None = None
         if self.nr_pages != 0:
             self._frames = self._open(process)
 
-    def _open(self, process: Process) -> StructPages | None:
+    def _open(self, process: Process) -> StructPages | LentFrames | None:
         why = "needs struct pages"
         try:
             frames = process.page_table_access().frames
-            from mematlas.kernel.memory.structpage import StructPages
+            from mematlas.kernel.memory.structpage import KernelFrames
 
-            if isinstance(frames, StructPages):
+            if not isinstance(frames, KernelFrames):
                 return frames
         except (PermissionDenied, NotSupported, FormatError) as error:
             why = str(error)

@@ -246,10 +246,12 @@ def report(error: Error, words: list[str]) -> None:
 
         text = f"mematlas: {ambiguity(error, screen_width(sys.stderr))}"
         # It takes several, and counts each page once; but each is verified alone.
-        if words[:1] == ["usage"] and "--verify" not in words and (everybody := all_of(error)):
+        before = words[: words[:1] == [APART]]
+        rest = words[len(before) :]
+        if rest[:1] == ["usage"] and "--verify" not in rest and (everybody := all_of(error)):
             from mematlas.doctor.hints import plain_line
 
-            text += f"\ntry: {plain_line(with_all(words, error.target, everybody))}"
+            text += f"\ntry: {plain_line([*before, *with_all(rest, error.target, everybody)])}"
     if isinstance(error, NotConfirmed):
         from mematlas.doctor.hints import plain_line
 

@@ -52,6 +52,7 @@ TABLES = (
     Query(f"{SERVED}:count_maps", (READER, places), is_about_process=False),
     Query(f"{SERVED}:count_maps_alone", (READER, places), is_about_process=False),
     Query(f"{SERVED}:find_anonymous", (READER, places), is_about_process=False),
+    Query(f"{SERVED}:find_pinned", (READER, places), is_about_process=False),
     Query(f"{SERVED}:count_shares", (READER, places), is_about_process=False),
     Query(f"{SERVED}:open_counts", is_about_process=False),
     Query(f"{SERVED}:renew_layout", is_about_process=False),
@@ -168,6 +169,9 @@ def found_now(session: Session) -> frozenset[tuple[int, int]]:
             with target.dir as process:
                 if process.procfs.live:  # who is in a capture is whoever its author says
                     named.add(process.identity)
+                    # Where the first thread has ended, another is looked at.
+                    with process.procfs.process(target.pid) as first:
+                        named.add(first.identity)
     except Error:
         pass  # what is wrong with it is said by whoever looks for it next, without rights
     return frozenset(named)

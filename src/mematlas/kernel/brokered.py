@@ -50,6 +50,8 @@ class _Connection(_local):
 
     def begin(self, connection: _socket.socket) -> None:
         """Ask through a new connection."""
+        if self.socket is not None:
+            self.socket.close()
         self.socket, self.pid, self.areas = connection, os.getpid(), {}
 
 
@@ -73,6 +75,7 @@ class _Asked:
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         if kind is not None:
+            self.connection.close()
             self.own.socket = None
             if issubclass(kind, ConnectionResetError | BrokenPipeError):
                 raise BrokerGone(ENDED) from None
@@ -109,7 +112,10 @@ class Lender:
         answer_of(*message[:2])
 
     def _asked(self, name: str, parts: tuple[object, ...]) -> _Asked:
-        return _Asked(self._own, self._connection(), encode(name, *parts))
+        question = encode(name, *parts)
+        if len(question) > broker.QUESTION_SIZE:
+            raise OSError(errno.E2BIG, f"too much to be asked at once: {name}")
+        return _Asked(self._own, self._connection(), question)
 
     def _connection(self) -> _socket.socket:
         own = self._own

@@ -40,6 +40,8 @@ MOST_FRAMES = 1 << 18
 """That are asked about at a time: what a GiB has in pages of 4 KiB."""
 HIGHEST_FRAME = 1 << 52
 """No physical address has so many bits."""
+MOST_SPANS = 2000
+"""What fits in one question to a broker."""
 NR_LOOKS = 2
 """Looks at all processes, where the kernel counts more mappings than were found."""
 MOST_CGROUPS = 1 << 16
@@ -64,6 +66,8 @@ def find_owners(procfs: ProcFS, spans: Iterable[Span], seconds: float) -> FrameO
         raise NotSupported("owners of frames", "a running machine, not a capture")
     spans = list(spans)
     if procfs.lender is not None:
+        if len(spans) > MOST_SPANS:
+            raise BadInput(f"too many frames with rights apart: {MOST_SPANS:,} of them, or ranges, at a time")
         numbers = np.array(spans, np.uint64).tobytes()
         lent: FrameOwners = procfs.lender.ask("find_owners", seconds, numbers)[0]
         return lent

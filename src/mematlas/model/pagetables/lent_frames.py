@@ -40,6 +40,16 @@ class LentFrames:
         found = in_parts(lambda part: self.lender.ask("find_anonymous", self.reader, part)[0], pfns)
         return np.frombuffer(found, np.bool_)
 
+    def are_pinned(self, pfns: Words) -> Bools | None:
+        """Return which frames are pinned; None where that is unknown."""
+        found = bytearray()
+        for at in range(0, len(pfns), NR_FRAMES):
+            answer: bytes | None = self.lender.ask("find_pinned", self.reader, pfns[at : at + NR_FRAMES].tobytes())[0]
+            if answer is None:
+                return None
+            found += answer
+        return np.frombuffer(bytes(found), np.bool_)
+
     def table_shares(self, tables: Words) -> Counts:
         """Return how many more processes each page table is part of; -1 where unknown."""
         found = in_parts(lambda part: self.lender.ask("count_shares", self.reader, part)[0], tables)

@@ -12,7 +12,6 @@ import os
 from mematlas.errors import NotSupported
 from mematlas.frozen import record
 from mematlas.kernel.memory.countmap import NR_WORDS
-from mematlas.kernel.memory.structpage import UNKNOWN_COUNT
 from mematlas.kernel.memory.x86 import PAGE_SHIFT, TABLE_BITS
 from mematlas.kernel.procfs import ProcessDir
 from mematlas.model.pagetables.count_access import CountAccess, CountedTables
@@ -208,12 +207,22 @@ def find_anonymous(procfs: ServedFS, reader: str, pfns: bytes) -> bytes:
     return access_of(procfs, reader).frames.are_anonymous(words_of(pfns)).tobytes()
 
 
+def find_pinned(procfs: ServedFS, reader: str, pfns: bytes) -> bytes | None:
+    """Return which frames are pinned, a byte for each; None where that is unknown."""
+    from mematlas.kernel.memory.structpage import StructPages
+
+    frames = access_of(procfs, reader).frames
+    pinned = frames.are_pinned(words_of(pfns)) if isinstance(frames, StructPages) else None
+    return None if pinned is None else pinned.tobytes()
+
+
 def count_shares(procfs: ServedFS, reader: str, tables: bytes) -> bytes:
     """Return how many more processes tables are part of, of those that were handed over: -1 for any other.
 
     What lies in the place of that number in other struct pages may be half an address.
     """
     from mematlas.arrays import np
+    from mematlas.kernel.memory.structpage import UNKNOWN_COUNT
 
     asked = words_of(tables)
     given = np.concatenate([np.empty(0, np.uint64), *(some for walked in _walked.values() for some in walked)])
