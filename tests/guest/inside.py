@@ -33,7 +33,7 @@ SINCE_6_12 = ("MADV_GUARD_INSTALL", "guard", "userfaultfd RWP")
 SINCE_6_1 = (
     *("PAGEMAP_SCAN", r"userfaultfd.*Linux 6\.4", "vmcoreinfo", "cachestat"),
     "types of frames",
-    *("MAP_DROPPABLE", "folios of several sizes"),
+    *("MAP_DROPPABLE", "folios of several sizes", "counting page tables with BPF"),
 )
 SINCE_5_10 = (
     "MADV_COLLAPSE",
@@ -41,6 +41,7 @@ SINCE_5_10 = (
     *("WILLNEED", "ksm_merging_pages"),
     "multi-gen LRU needs Linux 6.1",
     r"shmem_thp.*v6\.0\?",
+    "CAP_SYS_RESOURCE before Linux 5.11",
 )
 EXPECTED_SKIPS = {
     "5.10": (*SINCE_6_12, *SINCE_6_1, *SINCE_5_10, *NOT_IN_DEBIAN, *OF_THE_DISK),
@@ -84,13 +85,28 @@ BEFORE_WILLNEED = (
     ),
     (re.compile(r"test_amounts\.py::test_merged_pages_are_reported"), "ksm_merging_pages needs Linux 5.19"),
     (re.compile(r"test_share\.py::test_equal_pages_that_were_merged"), "ksm_merging_pages needs Linux 5.19"),
+    (
+        re.compile(
+            r"test_pagetables\.py::test_(hidden_frames_are_said|four_capabilities_are|one_capability_of_two)"
+            r"|test_pagetable_source\.py::test_hidden_frames_are_why"
+        ),
+        "bpf(2) needs CAP_SYS_RESOURCE before Linux 5.11, to lock memory",
+    ),
 )
 """What 5.10 does not have of what others have, and why."""
+BEFORE_COUNTING = (
+    (
+        re.compile(r"test_pagetable_source\.py::test_(auto_takes_tables_where|addresses_that_no_scan_passes)"),
+        "counting page tables with BPF needs Linux 6.3: before, pagemap is read",
+    ),
+)
+"""What 5.10 and 6.1 do not have, and why."""
 TOO_SLOW = "an emulated processor is slower than its deadline"
 IN_TIME = re.compile(
     r"test_screen\.py::test_(large_process_is_measured_with_pauses|screen_goes_on_without_who_does_not_answer)"
     r"|test_screen_scenes\.py::test_slot_of_swap_that_forks|test_stuck\.py::test_search_"
     r"|test_share\.py::test_(of_61_processes|groups_are_one|parts_of_a_process|who_comes_after|all_processes_are)"
+    r"|test_apart\.py::test_a_program_is_started_as_without_it|test_charge\.py::test_whom_the_oom_killer_takes"
     r"|test_targets\.py::test_it_is_found_by_every_way|test_together\.py::test_every_target_that_is_named"
 )
 """Tests of what is answered within two seconds: one fork takes 50 ms there."""
@@ -245,6 +261,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         lacking = [(IN_TIME, TOO_SLOW)]
         lacking += OF_X86_64 if found.architecture == "arm64" else ()
         lacking += BEFORE_WILLNEED if found.kernel == "5.10" else ()
+        lacking += BEFORE_COUNTING if found.kernel in ("5.10", "6.1") else ()
         for tests, why in lacking:
             if tests.search(item.nodeid):
                 item.add_marker(pytest.mark.skip(reason=why))
