@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from mematlas.arrays import Bytes
-
 NR_AREAS = 2
 """Of each worker: one that is looked at, and one for what is asked meanwhile."""
 MOST_KEPT = 16 << 20
@@ -99,11 +97,14 @@ class Looked:
             os.close(fd)
         self._parts: list[weakref.ref[Any]] = []
 
-    def parts(self, sizes: Iterable[int]) -> list[Bytes]:
-        """Return parts of it, one after the other. What is made of one holds it."""
+    def parts(self, sizes: Iterable[int]) -> list[memoryview]:
+        """Return parts of it, one after the other. What is made of one holds it.
+
+        An array of a part of an array would hold the whole of it alone.
+        """
         made = [self._memory[start:end] for start, end in pairwise(accumulate(sizes, initial=0))]
         self._parts = [weakref.ref(part) for part in made]
-        return made
+        return list(map(memoryview, made))
 
     def let_go(self) -> bool:
         """Return whether it was looked at, and nothing looks at it any more."""
