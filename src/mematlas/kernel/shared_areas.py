@@ -104,7 +104,7 @@ class Looked:
         """
         made = [self._memory[start:end] for start, end in pairwise(accumulate(sizes, initial=0))]
         self._parts = [weakref.ref(part) for part in made]
-        return list(map(memoryview, made))
+        return [part.data for part in made]
 
     def let_go(self) -> bool:
         """Return whether it was looked at, and nothing looks at it any more."""
