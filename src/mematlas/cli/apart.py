@@ -108,10 +108,10 @@ def part(name: str, args: Namespace, session: Session) -> None:
         )
     if session.procfs.hides_others:
         raise NotSupported("--apart", "a /proc without hidepid, which shows who has no rights no process of others")
-    libc()  # found while we may go anywhere
     grant = granted(name, args, session)
     front = os.pidfd_open(os.getpid())
     pid, control, watched = broker.start(grant, front, (*QUERIES, *TABLES, *MACHINE))
+    libc()  # found while we may go anywhere
     session.procfs.close()
     close_all_but({control.fileno(), watched, *hold_modules()})
     if not may_others_go(os.getcwd()):

@@ -175,7 +175,6 @@ def hold_modules() -> set[int]:
             held[path] = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if held:
         sys.path[:] = [moved(path, held) for path in sys.path]
-        sys.path_importer_cache.clear()
         for module in list(sys.modules.values()):
             places = getattr(module, "__path__", None)
             if isinstance(places, list):
