@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -539,6 +540,33 @@ def test_what_was_held_in_another_worker_is_nobody_s(victim: Callable[..., Victi
         return ""
 
     assert in_front(Grant(0), attack)[1].startswith("address space ")
+
+
+def test_a_pipe_that_nobody_reads_keeps_no_broker() -> None:
+    reader, full = os.pipe()
+    os.set_blocking(full, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(full, bytes(4096)):
+            pass
+    os.set_blocking(full, True)
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(full, 2)
+            broker_pid, control, _ = broker.start(Grant(os.getpid()), os.pidfd_open(os.getpid()))
+            os.write(tell, str(broker_pid).encode())
+            Lender(control, broker_pid)._connection().sendmsg([b"nonsense"])
+            time.sleep(DEADLINE)
+        finally:
+            os._exit(0)
+    broker_pid = int(os.read(told, 32))
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        wait_until(lambda: b"\nState:\tZ" in status_of(broker_pid) or not status_of(broker_pid), "it has ended")
+    finally:
+        for fd in (reader, full, told, tell):
+            os.close(fd)
 
 
 def test_children_left_behind_by_who_asks_nonsense_end_with_it() -> None:

@@ -185,9 +185,9 @@ def test_sample_tells_the_huge_page_of_zeros_from_memory_of_the_kernel(
 
 @pytest.mark.parametrize("sample", [None, 0.01])
 def test_memory_that_is_switched_off_between_two_looks_is_offline(
-    sample: float | None, monkeypatch: pytest.MonkeyPatch
+    sample: float | None, frames: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Frames(ProcFS(), "structs") as frames:
+    with Frames(frames.procfs, "structs") as frames:
         before = frames.look(sample=sample)
         assert frames.held
         *others, (first, end) = frames.held.array.spans

@@ -73,6 +73,7 @@ LONG = 1 << 14
 """Bytes of arrays from which on these are not sent but put into memory."""
 TAKEN_BACK = b"<"
 """What a message to a worker begins with that is no question: nobody looks at the area of that number any more."""
+MOST_WAIT_MS = 1000
 MOST_SHOWN = 64
 """Bytes of nonsense that is shown."""
 CONNECT = b"c"
@@ -427,8 +428,16 @@ class Broker:
         """End the front end, which asked nonsense: return that it does not go on."""
         pidfd_send_signal(self.front, SIGKILL)
         self.has_front_ended = True
-        os.write(STDERR, ENDED.format(ascii(nonsense)[1:]).encode("ascii"))
+        say(ENDED.format(ascii(nonsense)[1:]).encode("ascii"))
         return False
+
+
+def say(text: bytes) -> None:
+    """Write a message to standard error, unless nobody takes it: a pipe that is full keeps no rights alive."""
+    poll = select.poll()
+    poll.register(STDERR, select.POLLOUT)
+    if poll.poll(MOST_WAIT_MS):
+        os.write(STDERR, text[: select.PIPE_BUF])
 
 
 ENDED = """\
@@ -527,6 +536,6 @@ def run(broker: Broker, kept: tuple[int, ...]) -> NoReturn:
     except BaseException:
         import traceback
 
-        os.write(STDERR, traceback.format_exc().encode("utf-8", "replace"))
+        say(traceback.format_exc().encode("utf-8", "replace"))
     finally:
         os._exit(0)
