@@ -235,6 +235,8 @@ def test_estimates_add_up_to_all_of_ram(frames: Frames) -> None:
         (["--sample", "0"], "bad part '0'"),
         (["--sample", "101%"], "bad part '101%'"),
         (["--sample", "nan"], "bad part 'nan'"),
+        (["--sample", "1_0%"], "bad part '1_0%'"),
+        (["--sample", "١%"], "bad part"),
         (["--sample", "1%", "--by", "order"], "not by order"),
         (["--sample", "1%", "--verify"], "not with --sample"),
     ],

@@ -85,7 +85,8 @@ def parse_fraction(text: str) -> float:
     """
     number, unit = (text[:-1], 100) if text.endswith("%") else (text, 1)
     try:
-        fraction = float(number) / unit
+        # Python would take digits of other scripts, and underscores.
+        fraction = 0.0 if number.strip("0123456789.e-") else float(number) / unit
     except ValueError:
         fraction = 0.0
     if not 0 < fraction <= 1:
