@@ -52,7 +52,14 @@ EXPECTED_SKIPS = {
 }
 """What each kernel really has not: the reason of a skip must name one of these."""
 NOT_ON_ARM64 = (
-    *("page tables on arm64", "page tables of aarch64", "needs x86-64", "CONFIG_MEM_SOFT_DIRTY", r"vsyscall=.*x86"),
+    *(
+        "page tables on arm64",
+        "page tables of aarch64",
+        "page tables cannot be read",
+        "needs x86-64",
+        "CONFIG_MEM_SOFT_DIRTY",
+        r"vsyscall=.*x86",
+    ),
     *("needs gcc", "memory that can be switched off"),
 )
 """What no kernel has there; page tables, which are read on x86-64 alone; and what the root there is without."""
