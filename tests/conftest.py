@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from helpers import children
 from victim import NO_DISK, Victim, disk
 
 NOBODY = 65534
@@ -93,6 +94,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         elif number not in ignored:
             # The second alone ends the test that runs; a command under test may take it for its own.
             session.shouldstop = f"ended by {signal.Signals(number).name}"
+            if session.config.getoption("numprocesses", None):
+                # Workers are given ten seconds to end; a test may last longer, and has something to put back.
+                for pid in children():
+                    os.kill(pid, number)
             raise KeyboardInterrupt
 
     # A worker of pytest-xdist ignores Ctrl-C, and so would each program that it starts.
