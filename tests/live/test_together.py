@@ -185,7 +185,10 @@ def test_those_who_end_are_left_out_until_nobody_is_left() -> None:
         code = run.wait(DEADLINE)
 
     assert [row["pid"] for row in first[1:3]] == [one.pid, other.pid]
-    assert texts(last["notes"]) == [f"left out: process {one.pid} ended"]
+    # Before Linux 5.19 there is another, of KSM.
+    assert [note for note in texts(last["notes"]) if not note.startswith("ksm")] == [
+        f"left out: process {one.pid} ended"
+    ]
     assert last["target"]["nr_processes"] == 1
     assert code == ProcessGone.exit_code
 
