@@ -170,9 +170,7 @@ class Asked:
         self._heard.clear()
         self._is_heard.clear()
         try:
-            if data[: broker.QUESTION_SIZE].startswith(broker.TAKEN_BACK):
-                self._worker._take_back(-1)
-            self._worker._answer(data[: broker.QUESTION_SIZE])
+            self._worker.take(data[: broker.QUESTION_SIZE])
         except NonsenseError:
             pass
         finally:

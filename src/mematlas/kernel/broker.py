@@ -74,6 +74,7 @@ LONG = 1 << 14
 TAKEN_BACK = b"<"
 """What a message to a worker begins with that is no question: nobody looks at the area of that number any more."""
 MOST_WAIT_MS = 1000
+"""Milliseconds that standard error is waited for."""
 MOST_SHOWN = 64
 """Bytes of nonsense that is shown."""
 CONNECT = b"c"
@@ -143,16 +144,20 @@ class Worker:
             try:
                 if flags & _socket.MSG_TRUNC:
                     raise NonsenseError
-                if data.startswith(TAKEN_BACK):
-                    self._take_back(number(data[len(TAKEN_BACK) :]))
-                else:
-                    self._answer(data)
+                self.take(data)
             except NonsenseError as error:
                 error.question = data[:MOST_SHOWN]
                 raise
 
-    def _take_back(self, area: int) -> None:
-        if self._areas is None or not self._areas.take_back(area):
+    def take(self, data: bytes) -> None:
+        """Do what a message says: answer it, or use an area again.
+
+        Raises:
+            NonsenseError: no front end says this.
+        """
+        if not data.startswith(TAKEN_BACK):
+            self._answer(data)
+        elif self._areas is None or not self._areas.take_back(number(data[len(TAKEN_BACK) :])):
             raise NonsenseError
 
     def _answer(self, data: bytes) -> None:
@@ -319,7 +324,8 @@ class Broker:
 
     def serve(self) -> None:
         """Serve until the end of the front end."""
-        self._spare = self._start()
+        spare = self._start()
+        self._spare = spare if spare[1] else None
         self.poll.register(self.control, select.POLLIN)
         self.poll.register(self.front, select.POLLIN)
         is_wanted = True

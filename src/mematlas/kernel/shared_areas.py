@@ -98,7 +98,8 @@ class Looked:
         self._parts: list[weakref.ref[Any]] = []
 
     def parts(self, sizes: Iterable[int]) -> list[memoryview]:
-        """Return parts of it, one after the other. What is made of one holds it.
+        """Return parts of it, one after the other. What is made of one holds it; but in a child that is forked it may
+        change once we have let go of it.
 
         An array of a part of an array would hold the whole of it alone.
         """

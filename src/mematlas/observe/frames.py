@@ -284,9 +284,10 @@ class Frames:
 
     def _nr_untold(self) -> int:
         """Return how many free frames are in no free block, where nothing else tells them from the kernel's."""
-        blocks = self._blocks_of_buddyinfo() if self.held is None else None
+        if self.held is not None or (blocks := self._blocks_of_buddyinfo()) is None:
+            return 0
         free = read_meminfo(self.procfs).get("MemFree")
-        if blocks is None or free is None:
+        if free is None:
             return 0
         nr = free // self.procfs.page_size - sum(number << order for order, number in enumerate(blocks))
         return nr if nr > free // self.procfs.page_size // MOVED else 0
