@@ -243,6 +243,7 @@ def may_skip(facts: Facts, reason: str) -> bool:
     words = [*EXPECTED_SKIPS[facts.kernel], "memory controller of cgroup version 1"]
     # Memory is in pieces after many tests.
     words += [TOO_SLOW, "the JVM takes minutes", "needs java", "no huge page was to be had"]
+    words.append("this kernel has filled in all struct pages")
     # What is tested of one setting has its run with that setting.
     words += [f"lockdown={facts.lockdown}", "pti=on" if facts.pti else "pti=off"]
     if facts.lockdown != "none":

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 UNTOLD = {
     "cpu_free": "free, and kept by a CPU",
+    "untouched": "free, and never used since the start",
     "table": "in no tree: new, or set aside",
     "kernel": "stacks, vmalloc, drivers, network",
 }

@@ -103,6 +103,8 @@ class Decoder:
         if self._has_poison:
             typed[kinds == Kind.POISONED] = UNTYPED
         result: Bytes = np.where(typed != UNTYPED, typed, kinds)
+        # What is free is mapped by nobody: a count of one is a zero where there should be -1.
+        result[(result == Kind.CPU_FREE) & (batch.map_counts[rows] == 1)] = Kind.UNTOUCHED
         return result
 
     def bytes_of(self, batch: FrameBatch) -> Bytes:
@@ -113,10 +115,7 @@ class Decoder:
         else:
             kinds = self._as_owners(batch, counts)
             starts = starts & ~batch.are_tails
-        # What is free is mapped by nobody: such a count is 0 where there should be -1.
-        untouched = (kinds == Kind.CPU_FREE) & (counts == 1)
-        kinds[untouched] = Kind.UNTOUCHED
-        states = map_states(np.where(untouched, np.int32(0), counts))
+        states = map_states(np.where(kinds == Kind.UNTOUCHED, np.int32(0), counts))
         result: Bytes = kinds | states << np.uint8(STATE_SHIFT) | starts.view(np.uint8) * np.uint8(START)
         if batch.good is not None:
             result[~batch.good] = Kind.UNREAD | START
