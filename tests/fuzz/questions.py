@@ -79,8 +79,11 @@ EXAMPLES: tuple[tuple[object, ...], ...] = (
     ("find_largest_files", 3),
     ("look_at_process", *WHO),
     ("look_at_path", "/etc"),
+    ("<0walk_tables", SPACE, False, 0, USER_END, 4),
+    ("<0<1open_tables", "auto"),
 )
-"""A question of each name; some that are about everybody are never answered where one process was granted."""
+"""A question of each name, two that give an area back as well; some that are about everybody are never answered where
+one process was granted."""
 KERNEL = (range(0xFFFF800000000000, 0xFFFFFFFF00000000), range(0xFFFFFFFF80000000, (1 << 64) - 4096))
 """Addresses of the kernel. (What is beyond is a small negative number; what is between, a count behind which is -1.)"""
 OPENED = re.compile(r"/proc/(?P<pid>\d+)/|/proc/(kpage\w+|slabinfo|vmallocinfo|iomem)$")
@@ -117,7 +120,7 @@ class Questions:
     allowed: tuple[type[BaseException], ...] = ()
 
     def __init__(self) -> None:
-        missing = {query.name for query in EVERY} ^ {str(words[0]) for words in EXAMPLES}
+        missing = {query.name for query in EVERY} ^ {str(words[0]).lstrip("<01") for words in EXAMPLES}
         assert not missing, f"no example of {missing}"
         self._corpus = [encode(*map(str, words[:1]), *words[1:]) for words in EXAMPLES]
         self._asked: Asked | None = None
@@ -176,8 +179,8 @@ class Asked:
         finally:
             self._ours.send(DONE)
             self._is_heard.wait()
-        for area in self._worker._areas._areas if self._worker._areas else ():
-            area.is_looked_at = False
+        for area in self._worker._areas._areas[1:] if self._worker._areas else ():
+            area.is_looked_at = False  # the first is given back by a question
         return [(message[:1], message[1:], opened) for message, opened in self._heard if message[:1] != broker.MORE]
 
     def _hear(self) -> None:

@@ -400,7 +400,7 @@ NONSENSE = (
     *(b"open_file\0001\0002\0maps\0002", b"open_file\00099999999999999999999\0000\0maps\0000"),
     *(b"open_machine_file\0kcore", b"open_machine_file\0../../etc/shadow", b"read_link\0001\0002\0root", b"__init__"),
     *(b"read_link\0001\0002\0map_files/../mem", b"give_advice\0001\0002\0004\0", b"exec\0id", b"x" * 70000),
-    b"\xff\xfe\0001\0002",
+    *(b"\xff\xfe\0001\0002", b"<", b"<0", b"<0open_tables\0auto", b"<<open_tables\0auto"),
 )
 
 
@@ -414,6 +414,16 @@ def test_nonsense_ends_who_asks_it_and_says_so(question: bytes) -> None:
     code, _, text = in_front(Grant(0), attack)
     assert code == -signal.SIGKILL
     assert "asked for what it has no business with, and was ended" in text
+
+
+def test_what_gets_no_answer_is_said_in_vain_where_nobody_has_such_a_number() -> None:
+    def attack(lender: Lender, _: BrokeredFS) -> int:
+        for number in (0, 1, (1 << 64) - 1):
+            lender.tell("release_tables", number)
+            lender.tell("release_counted", number)
+        return int(lender.ask("read_stat_whole", *identity(os.getpid()))[0].split()[0]) - os.getpid()
+
+    assert in_front(Grant(0), attack) == (0, 0, "")
 
 
 def test_nonsense_where_connections_are_asked_for_ends_it_too() -> None:
@@ -515,7 +525,7 @@ def test_tables_that_were_not_handed_over_are_shared_by_nobody_that_is_told(vict
         levels = lender.ask("walk_tables", number, False, 0, (1 << 47) - 1, 9)[0].levels
         lowest, above = (levels[place][1].tolist() for place in (-1, -2))
         after = shares([above[0], top, lowest[0], 1 << 12])
-        lender.ask("release_tables", number)
+        lender.tell("release_tables", number)
         return [before, after, shares(above[:1])]
 
     before, after, released = in_front(Grant(0), attack)[1]

@@ -72,7 +72,9 @@ PLACE_SIZE = 32
 LONG = 1 << 14
 """Bytes of arrays from which on these are not sent but put into memory."""
 TAKEN_BACK = b"<"
-"""What a message to a worker begins with that is no question: nobody looks at the area of that number any more."""
+"""What a question may begin with, with a digit: nobody looks at the area of that number any more."""
+MOST_TAKEN_BACK = 16
+"""Bytes of that."""
 MOST_WAIT_MS = 1000
 """Milliseconds that standard error is waited for."""
 MOST_SHOWN = 64
@@ -138,7 +140,7 @@ class Worker:
         """
         while True:
             # Without room for them, the kernel closes descriptors that come along.
-            data, _, flags, _ = self.connection.recvmsg(QUESTION_SIZE)
+            data, _, flags, _ = self.connection.recvmsg(MOST_TAKEN_BACK + QUESTION_SIZE)
             if not data:
                 return
             try:
@@ -150,18 +152,25 @@ class Worker:
                 raise
 
     def take(self, data: bytes) -> None:
-        """Do what a message says: answer it, or use an area again.
+        """Do what a message says: use areas again, and answer a question.
 
         Raises:
             NonsenseError: no front end says this.
         """
-        if not data.startswith(TAKEN_BACK):
-            self._answer(data)
-        elif self._areas is None or not self._areas.take_back(number(data[len(TAKEN_BACK) :])):
-            raise NonsenseError
+        while data.startswith(TAKEN_BACK):
+            if self._areas is None or not self._areas.take_back(number(data[1:2])):
+                raise NonsenseError
+            data = data[2:]
+        self._answer(data)
 
     def _answer(self, data: bytes) -> None:
         question, about, args = self.understood(data)
+        if question.is_told:
+            try:
+                question.answering()(self.procfs, *args)
+            except (Error, OSError):
+                pass  # nobody waits to hear it
+            return
         try:
             if question.is_about_everybody and self.procfs.grant.processes is not None:
                 raise PermissionError(errno.EACCES, "only some processes were asked for at the start")

@@ -64,11 +64,10 @@ class _Asked:
         self.question = question
 
     def __enter__(self) -> _socket.socket:
+        # In one message, since each wakes who answers.
+        begins = [b"%c%d" % (broker.TAKEN_BACK, number) for number, area in self.own.areas.items() if area.let_go()]
         try:
-            for area_number, area in self.own.areas.items():
-                if area.let_go():
-                    self.connection.sendmsg([broker.TAKEN_BACK, str(area_number).encode("ascii")])
-            self.connection.sendmsg([self.question])
+            self.connection.sendmsg([*begins, self.question])
         except BrokenPipeError:
             raise BrokerGone(ENDED) from None
         return self.connection
@@ -110,6 +109,15 @@ class Lender:
             while (message := receive_whole(connection))[0] == broker.PIECE:
                 yield marshal.loads(message[1])
         answer_of(*message[:2])
+
+    def tell(self, name: str, *parts: object) -> None:
+        """Say what gets no answer.
+
+        Raises:
+            BrokerGone: nobody hears it.
+        """
+        with self._asked(name, parts):
+            pass
 
     def _asked(self, name: str, parts: tuple[object, ...]) -> _Asked:
         question = encode(name, *parts)

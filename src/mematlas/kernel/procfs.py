@@ -46,6 +46,9 @@ if TYPE_CHECKING:
         def each(self, name: str, *parts: object) -> Iterator[Any]:
             """Yield the answers to a question that has any number of them."""
 
+        def tell(self, name: str, *parts: object) -> None:
+            """Say what gets no answer."""
+
     P = ParamSpec("P")
     T = TypeVar("T")
 

@@ -230,6 +230,8 @@ class Query:
     """Whether the answer is a descriptor."""
     is_stream: bool = False
     """Whether there are many answers, to be sent as they come."""
+    is_told: bool = False
+    """Whether it asks nothing, and gets no answer: whoever says it goes on."""
 
     @property
     def name(self) -> str:

@@ -80,7 +80,7 @@ class LentMemory(WalkingSource):
             if top is not None and self._held.get(top, (0,))[0] == number:
                 del self._held[top]
         try:
-            self.lender.ask("release_tables", number)
+            self.lender.tell("release_tables", number)
         except (Error, OSError):
             pass  # it was held by a worker that has ended
 

@@ -59,7 +59,7 @@ class LentTables(CountedTables):
         number, self.number = self.number, 0
         if number:
             try:
-                self.lender.ask("release_counted", number)
+                self.lender.tell("release_counted", number)
             except (Error, OSError):
                 pass  # it was held by a worker that has ended
 
