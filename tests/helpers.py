@@ -21,7 +21,7 @@ import pytest
 from hypothesis import settings
 
 from mematlas.analysis.usage import Usage
-from mematlas.errors import NotSupported
+from mematlas.errors import Error, NotSupported
 from mematlas.kernel.backing import has_cachestat
 from mematlas.kernel.maps import Vma, parse_maps
 from mematlas.kernel.pagemap import PAGE_IS_HUGE, Pagemap, Scanner
@@ -29,6 +29,7 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.vmfile import NO_DEVICES, Devices
 from mematlas.labs.workload import run
 from mematlas.notes import Note
+from mematlas.observe.frames import Frames
 from mematlas.observe.process import Process
 from mematlas.views.table import Table
 from victim import DEADLINE
@@ -74,6 +75,14 @@ class GivenPages(list[Any]):
 def given_pages(pieces: Iterable[Any]) -> Any:
     """Return pieces as what a list of pages takes."""
     return GivenPages(pieces)
+
+
+def frames_by_structs() -> Frames:
+    """Return what looks at all frames by their struct pages; skips where these cannot be read, or do not tell."""
+    try:
+        return Frames(ProcFS(), "structs")
+    except Error as error:
+        pytest.skip(f"struct pages cannot be read: {error}")
 
 
 def tables_unread(process: Process) -> str | None:

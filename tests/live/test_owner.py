@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE, mematlas, program, skip_without_tables, steadily, texts
-from mematlas import Frames, Machine, OwnedFrames, PageTables, Process
+from helpers import PAGE, frames_by_structs, mematlas, program, skip_without_tables, steadily, texts
+from mematlas import Machine, OwnedFrames, PageTables, Process
 from mematlas.errors import NotSupported, TargetNotFound
 from mematlas.kernel.kpage import tells_ksm
 from mematlas.kernel.procfs import ProcFS
@@ -345,8 +345,7 @@ def test_a_free_frame_is_in_a_free_block() -> None:
 
 
 def test_a_frame_that_was_never_used_is_not_said_to_be_kept_by_a_cpu() -> None:
-    skip_without_kernel_memory()
-    with Frames(ProcFS(), "structs") as frames:
+    with frames_by_structs() as frames:
         pfns = next((pfns for pfns, _ in frames.census().frames_of([Kind.UNTOUCHED]) if len(pfns)), None)
     if pfns is None:
         pytest.skip("this kernel has filled in all struct pages")

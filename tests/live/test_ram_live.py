@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from conftest import Outcome
-from helpers import PAGE, steadily
+from helpers import PAGE, frames_by_structs, steadily
 from mematlas import Frames, Machine
 from mematlas.arrays import Words
-from mematlas.errors import Error, NotSupported, PermissionDenied
+from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.meminfo import read_meminfo
 from mematlas.kernel.memory import framearray
 from mematlas.kernel.memory.ownpages import OwnPages, address_of
@@ -33,11 +33,7 @@ NR_PAGES = 211
 
 @pytest.fixture(scope="module")
 def frames() -> Iterator[Frames]:
-    try:
-        frames = Frames(ProcFS(), "structs")
-    except Error as error:
-        pytest.skip(f"struct pages cannot be read: {error}")
-    with frames:
+    with frames_by_structs() as frames:
         yield frames
 
 
