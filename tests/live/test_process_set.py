@@ -77,7 +77,7 @@ def smaps_of(pid: int) -> list[SmapsVma]:
             vmas.append(SmapsVma(start, end, is_huge=False))
         elif head == "VmFlags:" and " ht" in line:
             vmas[-1].is_huge = True
-    return [vma for vma in vmas if vma.start >> 47 == 0]
+    return [vma for vma in vmas if vma.start >> 63 == 0]  # not [vsyscall], which is of the kernel
 
 
 def truth_of(pids: list[int]) -> Truth:
