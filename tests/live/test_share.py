@@ -224,7 +224,7 @@ class Truth:
         with open(f"/proc/{pid}/pagemap", "rb", 0) as pagemap:
             for line in Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines():
                 start, end = (int(word, 16) for word in line.split()[0].split("-"))
-                if start >> 47:
+                if start >> 63:
                     continue
                 raw = os.pread(pagemap.fileno(), (end - start) // PAGE * 8, start // PAGE * 8)
                 frames = [entry & (1 << 55) - 1 for entry in memoryview(raw).cast("Q") if entry >> 63]

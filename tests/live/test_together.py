@@ -102,7 +102,7 @@ def frames_of(pid: int) -> set[int]:
     with open(f"/proc/{pid}/pagemap", "rb", 0) as pagemap, open("/proc/kpageflags", "rb", 0) as flags:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             start, end = (int(word, 16) for word in line.split()[0].split("-"))
-            if start >> 47:
+            if start >> 63:
                 continue
             words = os.pread(pagemap.fileno(), (end - start) // PAGE * 8, start // PAGE * 8)
             entries = (int.from_bytes(words[at : at + 8], "little") for at in range(0, len(words), 8))
