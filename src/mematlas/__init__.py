@@ -18,6 +18,7 @@ NAMES = {
     "actions.plans": "Plan plan",
     "actions.refaults": "Refaults watch_refaults",
     "actions.verbs": "cold collapse pageout undo willneed",
+    "analysis.assertions": "Assertion Verdict",
     "analysis.cached": "CachedFile CachedGroup CacheResult",
     "analysis.charge": "Charge ChargePart Held Oom Victim",
     "analysis.ending": "DistinctResult EndingPart EndingResult",
@@ -25,6 +26,7 @@ NAMES = {
     "analysis.frame_owners": "FrameDetail FrameMapper FrameOwners OwnedFrames",
     "analysis.frames": "FrameGroup FrameUse FramesResult",
     "analysis.grid": "Cells Density Grid Stretch Strip",
+    "analysis.growth": "Growth Slope",
     "analysis.kernel_memory": "KernelItem KernelPart KernelResult",
     "analysis.listing": "DistinctFrames GroupsResult ProcessGroup ProcessUsage ProcessesResult",
     "analysis.movable": "Choice",
@@ -59,6 +61,8 @@ NAMES = {
     "observe.pagetables": "PageTables",
     "observe.process": "Process",
     "observe.process_set": "ProcessSet",
+    "timeline.check": "CheckResult check",
+    "timeline.sampler": "Cost Sampler Snapshot",
     "version": "__version__",
 }
 """The library, by the module where each name is defined."""
@@ -88,6 +92,8 @@ if TYPE_CHECKING:
     from mematlas.actions.verbs import pageout as pageout
     from mematlas.actions.verbs import undo as undo
     from mematlas.actions.verbs import willneed as willneed
+    from mematlas.analysis.assertions import Assertion as Assertion
+    from mematlas.analysis.assertions import Verdict as Verdict
     from mematlas.analysis.cached import CachedFile as CachedFile
     from mematlas.analysis.cached import CachedGroup as CachedGroup
     from mematlas.analysis.cached import CacheResult as CacheResult
@@ -114,6 +120,8 @@ if TYPE_CHECKING:
     from mematlas.analysis.grid import Grid as Grid
     from mematlas.analysis.grid import Stretch as Stretch
     from mematlas.analysis.grid import Strip as Strip
+    from mematlas.analysis.growth import Growth as Growth
+    from mematlas.analysis.growth import Slope as Slope
     from mematlas.analysis.kernel_memory import KernelItem as KernelItem
     from mematlas.analysis.kernel_memory import KernelPart as KernelPart
     from mematlas.analysis.kernel_memory import KernelResult as KernelResult
@@ -183,6 +191,11 @@ if TYPE_CHECKING:
     from mematlas.observe.pagetables import PageTables as PageTables
     from mematlas.observe.process import Process as Process
     from mematlas.observe.process_set import ProcessSet as ProcessSet
+    from mematlas.timeline.check import CheckResult as CheckResult
+    from mematlas.timeline.check import check as check
+    from mematlas.timeline.sampler import Cost as Cost
+    from mematlas.timeline.sampler import Sampler as Sampler
+    from mematlas.timeline.sampler import Snapshot as Snapshot
     from mematlas.version import __version__ as __version__
 
 __all__ = sorted(HOMES)

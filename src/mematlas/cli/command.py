@@ -24,6 +24,7 @@ COMMANDS = {
     "ram": ("Look", "all of RAM: what every frame is, in sizes that add up"),
     "owner": ("Look", "what a frame of RAM is, and which processes map it"),
     "cache": ("Look", "what fills the page cache, file by file, and who maps it"),
+    "check": ("Time", "assertions on memory, now or over time, for scripts and CI"),
     "pageout": ("Act", "move pages out of a process, or files out of the page cache"),
     "cold": ("Act", "make pages the first to go when memory is short"),
     "willneed": ("Act", "bring pages back into RAM, or files into the page cache"),

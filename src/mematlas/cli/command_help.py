@@ -52,6 +52,18 @@ there are.
   unit:nginx         a unit of systemd: a service, unless the name says else"""
 
 
+MEASURES_TOPIC = """\
+What mematlas check takes for an assertion: a measure, an operator, a limit.
+
+  uss < 200MiB             B, KiB, MiB, GiB, TiB; K, M, G, T for short
+  nr_vmas <= 1000          a number of things has no unit
+  growth(rss) < 1MiB/min   /s, /min, /h or /d; with -d, of five looks or more
+  < <= > >= == !=          of growth < <= > >=
+
+Measures, of a process or, as far as they add up, of a group:
+"""
+
+
 def command_text(name: str, width: int, short: bool = False) -> str:
     """Return the help of one command."""
     command = load(name)
@@ -178,4 +190,17 @@ def targets_topic(width: int) -> str:
     return "\n".join(about_lines(TARGETS_TOPIC, width)) + "\n"
 
 
-TOPIC_TEXTS = {"options": options_topic, "targets": targets_topic}
+def measures_topic(width: int) -> str:
+    """Return what can be asserted."""
+    from mematlas.analysis.growth import LABELS
+    from mematlas.views.check import MEANINGS
+
+    lines = about_lines(MEASURES_TOPIC, width)
+    texts = [f"  {name:<14} {meaning}" for name, meaning in MEANINGS.items()]
+    texts += ["", "What growth is called:", "", *(f"  {name:<14} {meaning}" for name, meaning in LABELS.items())]
+    for text in texts:
+        lines += fold_message(text, width)
+    return "\n".join(lines) + "\n"
+
+
+TOPIC_TEXTS = {"measures": measures_topic, "options": options_topic, "targets": targets_topic}

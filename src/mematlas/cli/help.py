@@ -6,7 +6,7 @@ from mematlas.cli.command import COMMANDS, SHORT_TARGETS, TARGETS
 from mematlas.version import __version__
 from mematlas.views.format import fold_text, fold_words
 
-TOPICS = ("options", "targets")
+TOPICS = ("measures", "options", "targets")
 """What has help besides commands; `mematlas.cli.command_help` has the texts."""
 SHORT_WIDTH = 78
 """Columns from which on two ways to type it stand in one line of the short help."""

@@ -132,9 +132,14 @@ def add_target(arguments: Arguments) -> None:
     )
 
 
-def add_output(arguments: Arguments) -> None:
-    """Declare how results are written."""
-    arguments.add_common("--format", choices=FORMATS, help="table (default), json, jsonl or csv")
+def add_output(arguments: Arguments, more: dict[str, str] | None = None) -> None:
+    """Declare how results are written; ``more`` are forms that a command has besides."""
+    if more:
+        names = [*FORMATS, *more]
+        text = f"{names[0]} (default), {', '.join(names[1:-1])} or {names[-1]}"
+        arguments.add_argument("--format", choices=FORMATS | more, help=text)
+    else:
+        arguments.add_common("--format", choices=FORMATS, help="table (default), json, jsonl or csv")
     arguments.add_common("--json", action="store_true", help="short for --format json")
     arguments.add_common("--bytes", action="store_true", help="sizes as integers, in bytes")
     arguments.add_common("--wide", action="store_true", help="every column, however narrow the terminal is")

@@ -199,8 +199,12 @@ class Session:
             failures = self._show_once(make(), args)
         else:
             failures = self._repeat(make, interval, count, args)
+        self.fail(failures)
+
+    def fail(self, failures: list[str]) -> None:
+        """End with what a check that was asked for has found, a line each, if it has found anything."""
         if failures:
-            raise AssertionNotMet("; ".join(failures))
+            raise AssertionNotMet("\n".join(failures))
 
     def write_bytes(self, parts: Iterable[bytes]) -> None:
         """Write bytes as they are, to anything but a terminal."""

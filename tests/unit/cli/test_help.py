@@ -166,6 +166,7 @@ def test_examples_run(name: str, line: str, place: Path, redis: Victim) -> None:
         typed += " --dry-run"
     if " -i " in typed:
         typed += " -i 50ms -n 2"
+    typed = typed.replace(" -d 60s", " -d 1s").replace("1MiB/min", "1GiB/min")
     if " saved" in typed:
         (place / "saved").rename(place / "earlier")
     shell = "zsh" if "zsh" in line else "bash"

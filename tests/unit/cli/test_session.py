@@ -389,7 +389,7 @@ def test_result_that_fails_a_check_is_written_first(form: str, count: int | None
     out = io.StringIO()
     session = Session(ProcFS(), out, io.StringIO(), None)
 
-    with pytest.raises(AssertionNotMet, match="rss differs; pss differs"):
+    with pytest.raises(AssertionNotMet, match="rss differs\npss differs"):
         session.show(lambda: checked(["rss differs", "pss differs"]), arguments(form, count))
     assert out.getvalue().count("7477") == (count or 1)
 

@@ -1,0 +1,146 @@
+"""Assertions on the memory of a process or a group, at one moment or over some time."""
+
+from __future__ import annotations
+
+from mematlas.analysis.assertions import judge, parse_assertion
+from mematlas.analysis.growth import LEAST_LOOKS
+from mematlas.analysis.measures import MEASURES
+from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone
+from mematlas.frozen import Record, Tabular, record
+from mematlas.kernel.rights import effective_capabilities
+from mematlas.notes import Note
+from mematlas.timeline.sampler import BUDGET, Cost, Sampler
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from mematlas.analysis.assertions import Assertion, Verdict
+    from mematlas.analysis.results import UsageResult
+    from mematlas.analysis.set_usage import SetUsage
+    from mematlas.errors import Error
+    from mematlas.timeline.sampler import Snapshot
+
+SMAPS_ALONE = ("lazyfree", "swap_pss")
+"""What is known of smaps alone."""
+SEES_ALL = ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH")
+
+
+@record
+class CheckResult(Tabular, Record):
+    """What came of some assertions."""
+
+    verdicts: tuple[Verdict, ...]
+    nr_looks: int
+    seconds: float
+    """From the first look to the last."""
+    usage: UsageResult | SetUsage
+    """Of the last look."""
+    cost: Cost
+    notes: tuple[Note, ...]
+    ended: ProcessGone | None = None
+    """How the target ended before the time was over; None where it did not."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether all of them held, to the end."""
+        return self.ended is None and all(verdict.passed for verdict in self.verdicts)
+
+    def why_unknown(self) -> Error | None:
+        """Return what keeps the first measure hidden that is not known; None where all are."""
+        for verdict in self.verdicts:
+            if verdict.passed is None:
+                return why_unknown(verdict.assertion.measure, self.usage)
+        return None
+
+
+def check(
+    look: Callable[[], UsageResult | SetUsage],
+    assertions: Iterable[str | Assertion],
+    duration: float = 0.0,
+    interval: float = 1.0,
+    budget: float = BUDGET,
+) -> CheckResult:
+    """Return whether assertions hold of what ``look`` returns, such as `mematlas.Process.usage`.
+
+    Without a ``duration`` there is one look, else one every ``interval`` seconds, the last at its end. What an
+    assertion is: `mematlas.analysis.assertions`.
+
+    >>> import os
+    >>> from mematlas.observe.process import Process
+    >>> with Process(os.getpid()) as process:
+    ...     result = check(process.usage, ["rss > 0", "uss < 1MiB"])
+    >>> [verdict.passed for verdict in result.verdicts], result.passed
+    ([True, False], False)
+
+    Raises:
+        BadInput: an assertion cannot be understood, is about what is not known of such a target, or is of growth and
+            there would be too few looks.
+        ProcessGone: the target had ended before the first look.
+    """
+    parsed = [parse_assertion(one) if isinstance(one, str) else one for one in assertions]
+    if not parsed:
+        raise BadInput("nothing is asserted: try 'uss < 200MiB'")
+    sampler = Sampler(look, interval, duration, budget)
+    growing = next((one for one in parsed if one.is_growth), None)
+    nr_looks = sampler.nr_expected or 0
+    if growing and nr_looks < LEAST_LOOKS:
+        text = f"growth({growing.measure}) takes {LEAST_LOOKS} looks at the least, and there would be {nr_looks}"
+        raise BadInput(f"{text}: try -d 60s")
+    times: list[float] = []
+    amounts: dict[str, list[int | None]] = {one.measure: [] for one in parsed}
+    last: Snapshot | None = None
+    ended = None
+    try:
+        for snapshot in sampler:
+            add(amounts, snapshot)
+            times.append(snapshot.elapsed)
+            last = snapshot
+    except ProcessGone as error:
+        if last is None:
+            raise
+        ended = error
+    assert last
+    return CheckResult(
+        verdicts=verdicts_of(parsed, times, amounts, ended is not None),
+        nr_looks=sampler.nr_looks,
+        seconds=sampler.seconds,
+        usage=last.usage,
+        cost=sampler.cost,
+        notes=tuple(sampler.notes()),
+        ended=ended,
+    )
+
+
+def add(amounts: dict[str, list[int | None]], snapshot: Snapshot) -> None:
+    """Add the amounts of a look.
+
+    Raises:
+        BadInput: one is asked for that such a target has not.
+    """
+    found = snapshot.amounts
+    for name, so_far in amounts.items():
+        if name not in found:
+            raise BadInput(f"{name} is not known of such a target: there are {', '.join(sorted(found))}")
+        so_far.append(found[name])
+
+
+def verdicts_of(
+    assertions: Sequence[Assertion], times: Sequence[float], amounts: dict[str, list[int | None]], has_ended: bool
+) -> tuple[Verdict, ...]:
+    """Return what comes of assertions; where the target has ended, of those that can still be judged."""
+    verdicts = []
+    for one in assertions:
+        if has_ended and one.is_growth and len(times) < LEAST_LOOKS:
+            continue
+        verdicts.append(judge(one, times, amounts[one.measure]))
+    return tuple(verdicts)
+
+
+def why_unknown(measure: str, usage: UsageResult | SetUsage) -> Error:
+    """Return why a measure is not known: a right is missing, or nothing here tells it."""
+    if measure in SMAPS_ALONE and usage.reading.source != "smaps":
+        return NotSupported(f"{measure} from {usage.reading.source}", "--source smaps")
+    missing = [name for name in SEES_ALL if name not in effective_capabilities()]
+    what = f"{measure} ({MEASURES[measure]})"
+    return PermissionDenied(what, *missing) if missing else NotSupported(what)
