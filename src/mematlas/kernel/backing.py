@@ -265,11 +265,11 @@ def resident_pages(process: ProcessDir, span: str, offset: int, size: int) -> by
     """Return a byte for each page of a part of a file that a process maps: bit 0 is set when it is in RAM.
 
     Raises:
-        PermissionDenied: to anybody but its owner and root mincore says that every page is in RAM.
+        PermissionDenied: to others than its owner and writers mincore says that every page is in RAM.
     """
     fd = process.open_fd(f"map_files/{span}")
     try:
-        if os.geteuid() not in (0, os.fstat(fd).st_uid):
+        if not may_see(fd):
             raise PermissionDenied("mincore", FOWNER, text=OWNER_OR_WRITER)
         return call_mincore(fd, offset, size, process.procfs.page_size)
     finally:
