@@ -62,6 +62,7 @@ NAMES = {
     "observe.process": "Process",
     "observe.process_set": "ProcessSet",
     "timeline.check": "CheckResult check",
+    "timeline.recording": "RecordedProcess Recording",
     "timeline.sampler": "Cost Sampler Snapshot",
     "version": "__version__",
 }
@@ -193,6 +194,8 @@ if TYPE_CHECKING:
     from mematlas.observe.process_set import ProcessSet as ProcessSet
     from mematlas.timeline.check import CheckResult as CheckResult
     from mematlas.timeline.check import check as check
+    from mematlas.timeline.recording import RecordedProcess as RecordedProcess
+    from mematlas.timeline.recording import Recording as Recording
     from mematlas.timeline.sampler import Cost as Cost
     from mematlas.timeline.sampler import Sampler as Sampler
     from mematlas.timeline.sampler import Snapshot as Snapshot

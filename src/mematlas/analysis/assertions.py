@@ -8,7 +8,7 @@
     limit      = NUMBER [UNIT]                   of growth: NUMBER [UNIT] "/" TIME
 
 A measure has to hold at each look. Growth is the slope of all looks (`mematlas.analysis.growth`), of which the interval
-decides: an assertion fails where the whole of that is on the wrong side of the limit.
+decides: an assertion fails where it holds nowhere in that.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def parse_assertion(text: str) -> Assertion:
     """
     found = FORM.fullmatch(text) if len(text) <= MOST_TEXT else None
     if found is None:
-        raise BadInput(f"cannot understand assertion {text[:MOST_TEXT]!r}: try {EXAMPLES}")
+        hint = "equal is ==; " if re.search("[^<>=!]=[^<>=]", text) else ""
+        raise BadInput(f"cannot understand assertion {text[:MOST_TEXT]!r}: {hint}try {EXAMPLES}")
     function, sign = found["function"], found["sign"]
     if function not in (None, GROWTH):
         raise BadInput(f"no function {function!r}{did_you_mean(function, [GROWTH])}: there is {GROWTH}")
@@ -173,5 +174,6 @@ def judge_growth(assertion: Assertion, nr_looks: int, known: Sequence[tuple[floa
     if growth is None or len(known) < nr_looks:
         return Verdict(assertion, None, nr_looks, None, None)
     slope = growth.slope
-    fails = slope.low > assertion.limit if assertion.sign in UPPER else slope.high < assertion.limit
-    return Verdict(assertion, not fails, nr_looks, slope.value, None, growth)
+    # Of the whole interval, that end is the nearest to the right side.
+    passed = assertion.holds(slope.low if assertion.sign in UPPER else slope.high)
+    return Verdict(assertion, passed, nr_looks, slope.value, None, growth)

@@ -11,11 +11,13 @@ import sys
 
 from mematlas.cli.command import COMMANDS, FIRST_SCREEN, load
 from mematlas.errors import (
+    AssertionNotMet,
     BadInput,
     Error,
     LibraryMissing,
     NotConfirmed,
     PermissionDenied,
+    ProcessGone,
     TargetAmbiguous,
     did_you_mean,
 )
@@ -45,7 +47,7 @@ def main(words: Sequence[str] | None = None, *, watched: bool = False) -> int:
         finally:
             sys.stdout.flush()
     except Error as error:
-        report(error, words)
+        explain(error, words)
         return error.exit_code
     except BrokenPipeError:
         # Whoever read our output has enough.
@@ -237,9 +239,11 @@ def parse(name: str, command: Command, words: list[str]) -> Namespace:
     return args
 
 
-def report(error: Error, words: list[str]) -> None:
+def explain(error: Error, words: list[str]) -> None:
     """Write an error to standard error: what is wrong, and what to type."""
     text = f"mematlas: {error}"
+    if isinstance(error, AssertionNotMet | ProcessGone):
+        text = "\n".join(f"mematlas: {line}" for line in str(error).split("\n"))
     if isinstance(error, TargetAmbiguous):
         from mematlas.views.candidates import ambiguity
         from mematlas.views.terminal import screen_width

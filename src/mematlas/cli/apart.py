@@ -8,9 +8,7 @@ from mematlas.cli.command import COMMANDS, FILE
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
 from mematlas.kernel import broker, brokered
 from mematlas.kernel.broker import Grant
-from mematlas.kernel.confine import confine, hold_modules, may_others_go
-from mematlas.kernel.descriptors import close_all_but
-from mematlas.kernel.libc import libc
+from mematlas.kernel.confine import leave_rights, may_others_go
 from mematlas.kernel.memory.reader import READER_NAMES
 from mematlas.kernel.procfs import MACHINE as MACHINE_FILE
 from mematlas.kernel.queries import (
@@ -111,12 +109,8 @@ def part(name: str, args: Namespace, session: Session) -> None:
     grant = granted(name, args, session)
     front = os.pidfd_open(os.getpid())
     pid, control, watched = broker.start(grant, front, (*QUERIES, *TABLES, *MACHINE))
-    libc()  # found while we may go anywhere
     session.procfs.close()
-    close_all_but({control.fileno(), watched, *hold_modules()})
-    if not may_others_go(os.getcwd()):
-        os.chdir("/")  # names without a slash at their head would lead where it may not go
-    confine()
+    leave_rights({control.fileno(), watched})
     lend(held)
     session.lender = brokered.Lender(control, pid)
     session.lender.end_with(watched)

@@ -67,12 +67,17 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     from mematlas.timeline.check import check
+    from mematlas.views.record import Line
 
     session.no_more_words("check takes one target, and more than one --assert")
     if not args.assertions:
         raise BadInput(f"nothing is asserted: --assert {EXAMPLES}")
     if args.duration and not session.has_group and not session.process.procfs.live:
         raise BadInput("a capture is one moment: check it without -d")
+    if args.every and not args.duration:
+        raise BadInput("-i is for looking again: add -d, such as -d 60s")
+    if args.every and args.every > args.duration:
+        raise BadInput(f"-i {args.every:g}s is longer than -d {args.duration:g}s")
     interval = args.every or min(1.0, max(args.duration / LOOKS, LEAST_INTERVAL))
 
     def look() -> UsageResult | SetUsage:
@@ -84,11 +89,10 @@ def run(args: Namespace, session: Session) -> int:
 
     if args.duration and not session.has_group:
         session.process.expect_more_looks()
-    result = check(look, args.assertions, args.duration, interval, args.budget)
+    with Line(session.err, "checking") as told:
+        result = check(look, args.assertions, args.duration, interval, args.budget, told)
     show(result, target_of(result, session), args, session)
-    if result.ended:
-        raise result.ended
-    if unknown := result.why_unknown():
+    for unknown in result.why_unknown().values():
         raise unknown
     return 0
 
@@ -107,19 +111,25 @@ def show(result: CheckResult, target: dict[str, Any], args: Namespace, session: 
 
     Raises:
         AssertionNotMet: something does not hold, which has been written.
+        ProcessGone: the target ended before the time was over.
     """
     from mematlas.views.check import check_table, failures_of, github_lines
 
-    if form_of(args) != GITHUB:
+    if form_of(args) == GITHUB:
+        session.out.writelines(f"{line}\n" for line in github_lines(result, target))
+        session.out.flush()
+    else:
 
         def make() -> Table:
             return check_table(result, target)
 
         session.show(make, args)
-        return
-    session.out.writelines(f"{line}\n" for line in github_lines(result, target))
-    session.out.flush()
-    session.fail([] if result.ended else failures_of(result))
+    failures = failures_of(result, target)
+    if result.ended:
+        why = f"{result.ended} after {result.seconds:.3g} of {args.duration:g} s"
+        result.ended.args = ("\n".join([*failures, why]),)
+        raise result.ended
+    session.fail(failures)
 
 
 COMMAND = Command(

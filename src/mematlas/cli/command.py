@@ -24,6 +24,8 @@ COMMANDS = {
     "ram": ("Look", "all of RAM: what every frame is, in sizes that add up"),
     "owner": ("Look", "what a frame of RAM is, and which processes map it"),
     "cache": ("Look", "what fills the page cache, file by file, and who maps it"),
+    "record": ("Time", "how memory changes, into a file, at a cost that is bounded"),
+    "report": ("Time", "what a recording tells: who grew, how fast, in which manner"),
     "check": ("Time", "assertions on memory, now or over time, for scripts and CI"),
     "pageout": ("Act", "move pages out of a process, or files out of the page cache"),
     "cold": ("Act", "make pages the first to go when memory is short"),
@@ -40,7 +42,7 @@ COMMANDS = {
 
 FIRST_SCREEN = "overview"
 """What is run without a command."""
-TARGET, DIRECTORY, MORE = "target", "directory", "..."
+TARGET, DIRECTORY, RECORDING, MORE = "target", "directory", "recording", "..."
 """What a word can be, besides one of a list; and that the last one may come again."""
 TARGET_OR_FILE, TARGET_OR_PATH = "target or file:", "target or path"
 """A target, or a file: with `FILE` before its path, or without it too."""
@@ -89,8 +91,8 @@ class Command:
         self.examples = examples
         """Lines to type, each with what it shows."""
         self.words = words
-        """For each word that may follow: one of `TARGET_KINDS`, `DIRECTORY`, or what it is one of, with what that
-        means. `MORE` at the end says that the last may come again."""
+        """For each word that may follow: one of `TARGET_KINDS`, `DIRECTORY`, `RECORDING`, or what it is one of, with
+        what that means. `MORE` at the end says that the last may come again."""
         self.default_target = default_target
         """Gives the target when the words do not; None says that they do."""
 

@@ -55,7 +55,7 @@ there are.
 MEASURES_TOPIC = """\
 What mematlas check takes for an assertion: a measure, an operator, a limit.
 
-  uss < 200MiB             B, KiB, MiB, GiB, TiB; K, M, G, T for short
+  uss < 200MiB             B, KiB, MiB, GiB, TiB; K, M, G, T for short; else bytes
   nr_vmas <= 1000          a number of things has no unit
   growth(rss) < 1MiB/min   /s, /min, /h or /d; with -d, of five looks or more
   < <= > >= == !=          of growth < <= > >=

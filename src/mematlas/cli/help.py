@@ -10,7 +10,7 @@ TOPICS = ("measures", "options", "targets")
 """What has help besides commands; `mematlas.cli.command_help` has the texts."""
 SHORT_WIDTH = 78
 """Columns from which on two ways to type it stand in one line of the short help."""
-NAMES_ALONE = ("Learn", "Meta")
+NAMES_ALONE = ("Time", "Learn", "Meta")
 """The groups of which the short help has no more than the names."""
 EXIT_CODES = """\
 Exit codes: 0 ok, 1 error, 2 usage, 3 target not found or ambiguous, 4 permission,

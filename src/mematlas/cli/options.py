@@ -119,16 +119,18 @@ def parse_bytes(text: str) -> int:
 # What is declared
 
 
-def add_target(arguments: Arguments) -> None:
-    """Declare the words of a command: its target, then whatever else it takes."""
+def add_target(arguments: Arguments, after: float = 1.0) -> None:
+    """Declare the words of a command: its target, then whatever else it takes; one that is started runs first for
+    ``after`` seconds.
+    """
     arguments.add_argument("words", nargs="*", metavar="TARGET", help="what to look at")
     arguments.add_common("-p", "--pid", metavar="TARGET", help="the target, as an option")
     arguments.add_common(
         "--after",
         type=parse_seconds,
-        default=1.0,
+        default=after,
         metavar="TIME",
-        help="with -- COMMAND: look this long after its start (default 1s)",
+        help=f"with -- COMMAND: look this long after its start (default {after:g}s)",
     )
 
 

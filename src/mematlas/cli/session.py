@@ -49,6 +49,8 @@ class Session:
         self.text = ""
         self.more: list[str] = []
         """Further targets, of a command that takes several."""
+        self.recorded: dict[str, Any] | None = None
+        """The machine that a recording is of, which is shown in the place of this one."""
         self._will_repeat = False
         self._processes: list[Process] = []
         self._sets: list[ProcessSet] = []
@@ -183,6 +185,8 @@ class Session:
         """Return the ``machine`` of a result."""
         from mematlas.model.machine import machine_of
 
+        if self.recorded is not None:
+            return self.recorded
         return machine_of(self.procfs)
 
     def show(self, make: Callable[[], Table], args: Namespace) -> None:

@@ -110,6 +110,22 @@ ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64."""
 
 
+def leave_rights(kept: set[int]) -> None:
+    """Give up every right, and what is open but the standard streams and ``kept``; modules are found as before.
+
+    Raises:
+        PermissionDenied, NotSupported: as `confine` does.
+    """
+    from mematlas.kernel.descriptors import close_all_but
+    from mematlas.kernel.libc import libc
+
+    libc()  # found while we may go anywhere
+    close_all_but({*kept, *hold_modules()})
+    if not may_others_go(os.getcwd()):
+        os.chdir("/")  # names without a slash at their head would lead where it may not go
+    confine()
+
+
 def confine() -> int:
     """Give up every right, in all threads, and for good; return which user we are now.
 

@@ -151,6 +151,8 @@ def parse_layout(data: bytes) -> tuple[bytes, ...]:
         raise not_stat(data) from None
 
 
+PROGRAM = slice(0, 3)
+"""Of a layout, what another program has elsewhere, or another of the same."""
 DATA_END_FIELD = 43
 """The index of end_data among the fields behind the name."""
 

@@ -150,7 +150,6 @@ class Process:
             NotSupported: folios are asked for of a capture.
         """
         result = self.maps(source, max_stall, first_pages=False, numa=numa)
-        status = read_memory_status(self.dir)
         reading = result.reading
         size = sizes = nodes = None
         if numa:
@@ -162,17 +161,16 @@ class Process:
 
             vmas = [item.vma for item in result.vmas]
             sizes = read_folio_sizes(self.dir, vmas, self.sources.pacer())
-        counters = read_counters(self.dir, status, len(result.vmas))
-        amounts = total(item.usage for item in result.vmas)
-        page_tables = status_bytes(status, "VmPTE")
+        return replace(self.sum_of(result), reading=reading, nodes=nodes, distinct=size, folios=sizes)
+
+    def sum_of(self, result: MapsResult) -> UsageResult:
+        """Return what VMAs that were just looked at, all of them, amount to, with what the kernel counts as it goes."""
+        status = read_memory_status(self.dir)
         return UsageResult(
-            usage=amounts,
-            tables=page_tables,
-            reading=reading,
-            nodes=nodes,
-            distinct=size,
-            counters=counters,
-            folios=sizes,
+            usage=total(item.usage for item in result.vmas),
+            tables=status_bytes(status, "VmPTE"),
+            reading=result.reading,
+            counters=read_counters(self.dir, status, len(result.vmas)),
         )
 
     def _try_distinct(self, source: Source, max_stall: float, reading: Reading) -> tuple[int | None, Reading]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mematlas.analysis.assertions import judge, parse_assertion
 from mematlas.analysis.growth import LEAST_LOOKS
-from mematlas.analysis.measures import MEASURES
+from mematlas.analysis.measures import OF_CGROUP, amounts_of
+from mematlas.analysis.set_usage import SetUsage
 from mematlas.errors import BadInput, NotSupported, PermissionDenied, ProcessGone
 from mematlas.frozen import Record, Tabular, record
 from mematlas.kernel.rights import effective_capabilities
@@ -17,12 +18,11 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.assertions import Assertion, Verdict
     from mematlas.analysis.results import UsageResult
-    from mematlas.analysis.set_usage import SetUsage
     from mematlas.errors import Error
-    from mematlas.timeline.sampler import Snapshot
 
 SMAPS_ALONE = ("lazyfree", "swap_pss")
 """What is known of smaps alone."""
+OF_LIMIT = ("limit", "headroom")
 SEES_ALL = ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH")
 
 
@@ -46,12 +46,10 @@ class CheckResult(Tabular, Record):
         """Whether all of them held, to the end."""
         return self.ended is None and all(verdict.passed for verdict in self.verdicts)
 
-    def why_unknown(self) -> Error | None:
-        """Return what keeps the first measure hidden that is not known; None where all are."""
-        for verdict in self.verdicts:
-            if verdict.passed is None:
-                return why_unknown(verdict.assertion.measure, self.usage)
-        return None
+    def why_unknown(self) -> dict[str, Error]:
+        """Return what keeps measures hidden, by their names."""
+        names = dict.fromkeys(verdict.assertion.measure for verdict in self.verdicts if verdict.passed is None)
+        return {name: why_unknown(name, self.usage) for name in names}
 
 
 def check(
@@ -60,11 +58,12 @@ def check(
     duration: float = 0.0,
     interval: float = 1.0,
     budget: float = BUDGET,
+    told: Callable[[int, float], None] | None = None,
 ) -> CheckResult:
     """Return whether assertions hold of what ``look`` returns, such as `mematlas.Process.usage`.
 
     Without a ``duration`` there is one look, else one every ``interval`` seconds, the last at its end. What an
-    assertion is: `mematlas.analysis.assertions`.
+    assertion is: `mematlas.analysis.assertions`. ``told`` hears how many looks there were, and for how long.
 
     >>> import os
     >>> from mematlas.observe.process import Process
@@ -81,7 +80,7 @@ def check(
     parsed = [parse_assertion(one) if isinstance(one, str) else one for one in assertions]
     if not parsed:
         raise BadInput("nothing is asserted: try 'uss < 200MiB'")
-    sampler = Sampler(look, interval, duration, budget)
+    sampler: Sampler[UsageResult | SetUsage] = Sampler(look, interval, duration, budget)
     growing = next((one for one in parsed if one.is_growth), None)
     nr_looks = sampler.nr_expected or 0
     if growing and nr_looks < LEAST_LOOKS:
@@ -89,13 +88,15 @@ def check(
         raise BadInput(f"{text}: try -d 60s")
     times: list[float] = []
     amounts: dict[str, list[int | None]] = {one.measure: [] for one in parsed}
-    last: Snapshot | None = None
+    last: UsageResult | SetUsage | None = None
     ended = None
     try:
         for snapshot in sampler:
-            add(amounts, snapshot)
+            last = snapshot.found
+            add(amounts, amounts_of(last))
             times.append(snapshot.elapsed)
-            last = snapshot
+            if told:
+                told(sampler.nr_looks, snapshot.elapsed)
     except ProcessGone as error:
         if last is None:
             raise
@@ -105,23 +106,23 @@ def check(
         verdicts=verdicts_of(parsed, times, amounts, ended is not None),
         nr_looks=sampler.nr_looks,
         seconds=sampler.seconds,
-        usage=last.usage,
+        usage=last,
         cost=sampler.cost,
         notes=tuple(sampler.notes()),
         ended=ended,
     )
 
 
-def add(amounts: dict[str, list[int | None]], snapshot: Snapshot) -> None:
+def add(amounts: dict[str, list[int | None]], found: dict[str, int | None]) -> None:
     """Add the amounts of a look.
 
     Raises:
         BadInput: one is asked for that such a target has not.
     """
-    found = snapshot.amounts
     for name, so_far in amounts.items():
         if name not in found:
-            raise BadInput(f"{name} is not known of such a target: there are {', '.join(sorted(found))}")
+            hint = ": it is of a cgroup, such as cgroup:PATH or unit:NAME" if name in OF_CGROUP else ""
+            raise BadInput(f"{name} is not known of such a target{hint}; there are {', '.join(sorted(found))}")
         so_far.append(found[name])
 
 
@@ -141,6 +142,7 @@ def why_unknown(measure: str, usage: UsageResult | SetUsage) -> Error:
     """Return why a measure is not known: a right is missing, or nothing here tells it."""
     if measure in SMAPS_ALONE and usage.reading.source != "smaps":
         return NotSupported(f"{measure} from {usage.reading.source}", "--source smaps")
+    if measure in OF_LIMIT and isinstance(usage, SetUsage):
+        return NotSupported(measure, "a limit: the cgroup has none")
     missing = [name for name in SEES_ALL if name not in effective_capabilities()]
-    what = f"{measure} ({MEASURES[measure]})"
-    return PermissionDenied(what, *missing) if missing else NotSupported(what)
+    return PermissionDenied(measure, *missing) if missing else NotSupported(measure)

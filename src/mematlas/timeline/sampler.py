@@ -9,21 +9,22 @@ from __future__ import annotations
 import os
 import time
 
-from mematlas.analysis.measures import amounts_of
 from mematlas.frozen import Record, record
 from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, Generic, TypeVar
 
-    from mematlas.analysis.results import Reading, UsageResult
-    from mematlas.analysis.set_usage import SetUsage
+    from mematlas.analysis.results import Reading
+
+    Found = TypeVar("Found")
+else:
+    Found, Generic = None, {None: object}  # importing typing takes longer than a light command
 
 BUDGET = 0.02
 """The part of one processor, and of the target's time, that looking may take."""
-START = 0.5
-"""Seconds of cost that are not held against the budget: opening what is read from takes the most of them, once."""
 LATE = 1.5
 """How much rarer than asked for looks may be before anybody hears of it."""
 
@@ -35,44 +36,36 @@ class Cost(Record):
     cpu_s: float
     """Of processors, by us and by children of ours that have ended."""
     stall_s: float
-    """For how long it held up the target, where that was measured: reading smaps is."""
+    """For how long it held up the target, where that was measured: reading smaps is. Of several, the one that it held
+    up longest."""
 
 
 @record
-class Snapshot(Record):
-    """One moment of a process, or of a group as one."""
+class Snapshot(Record, Generic[Found]):
+    """One moment."""
 
     time: float
     """Seconds after 1970, by the clock of the machine, which may jump."""
     elapsed: float
     """Seconds after the first look, by a clock that does not jump, and runs on while the machine sleeps."""
-    usage: UsageResult | SetUsage
+    found: Found
+    """What the look has returned, such as a `mematlas.UsageResult`."""
     cost: Cost
     """Of this look."""
 
-    @property
-    def amounts(self) -> dict[str, int | None]:
-        """The amounts by name: see `mematlas.analysis.measures.MEASURES`. None is "not known"."""
-        return amounts_of(self.usage)
 
-    @property
-    def reading(self) -> Reading:
-        """How it was read."""
-        return self.usage.reading
-
-
-class Sampler:
+class Sampler(Generic[Found]):
     """Looks again and again.
 
-    ``look`` returns the usage of what is looked at, such as `mematlas.Process.usage`. Between two looks there are
-    ``interval`` seconds, or more where they cost more than ``budget``: a part of one processor, and of the target's
-    time. It ends after ``duration`` seconds; with None, never.
+    ``look`` returns a result with its reading, as `mematlas.Process.usage` does, or with several ``readings``. Between
+    two looks there are ``interval`` seconds, or more where all but the first cost more than ``budget``: a part of one
+    processor, and of the target's time. It ends after ``duration`` seconds; with None, never.
 
     >>> import os
     >>> from mematlas.observe.process import Process
     >>> with Process(os.getpid()) as process:
     ...     sampler = Sampler(process.usage, interval=0.05, duration=0.1, budget=1)
-    ...     all(snapshot.amounts["rss"] > 0 for snapshot in sampler)
+    ...     all(snapshot.found.rss > 0 for snapshot in sampler)
     True
 
     Raises:
@@ -81,7 +74,7 @@ class Sampler:
 
     def __init__(
         self,
-        look: Callable[[], UsageResult | SetUsage],
+        look: Callable[[], Found],
         interval: float = 1.0,
         duration: float | None = None,
         budget: float = BUDGET,
@@ -97,9 +90,11 @@ class Sampler:
         """From the first look to the last."""
         self.cost = Cost(0.0, 0.0)
         """Of all looks."""
+        self._first = Cost(0.0, 0.0)
+        """Of the first look."""
         self._read_notes = Notes()
 
-    def __iter__(self) -> Iterator[Snapshot]:
+    def __iter__(self) -> Iterator[Snapshot[Found]]:
         began = now()
         while True:
             snapshot = self._snapshot(began)
@@ -110,22 +105,27 @@ class Sampler:
             if self._rest(max(began + wanted - now(), 0)):
                 return
 
-    def _snapshot(self, began: float) -> Snapshot:
+    def _snapshot(self, began: float) -> Snapshot[Found]:
         at, elapsed = time.time(), now() - began if self.nr_looks else 0.0
         before = processor_seconds()
-        usage = self.look()
-        hold = usage.reading.hold
-        cost = Cost(processor_seconds() - before, hold.total_s if hold else 0.0)
+        found = self.look()
+        readings = list(readings_of(found))
+        holds = [reading.hold.total_s for reading in readings if reading.hold]
+        cost = Cost(processor_seconds() - before, max(holds, default=0.0))
         self.cost = Cost(self.cost.cpu_s + cost.cpu_s, self.cost.stall_s + cost.stall_s)
+        self._first = self._first if self.nr_looks else cost
         self.nr_looks += 1
         self.seconds = elapsed
-        self._read_notes += usage.reading.notes
-        return Snapshot(at, elapsed, usage, cost)
+        for reading in readings:
+            self._read_notes += reading.notes
+        return Snapshot(at, elapsed, found, cost)
 
     def _next_time(self, elapsed: float) -> float:
         """Return how long after the first look the next one is to be."""
         even = (elapsed // self.interval + 1) * self.interval
-        costs = max(self.cost.cpu_s, self.cost.stall_s) - START
+        cost, first = self.cost, self._first
+        # Opening what is read from takes a part of the first look, which is not held against the budget.
+        costs = max(cost.cpu_s - first.cpu_s, cost.stall_s - first.stall_s)
         earliest = costs / self.budget
         if earliest <= even:
             return even
@@ -150,6 +150,12 @@ class Sampler:
         """Return what a look costs, in words."""
         seconds, whose = max((self.cost.cpu_s, "a processor"), (self.cost.stall_s, "the target's time"))
         return f"{round(1e3 * seconds / self.nr_looks, 1):g} ms of {whose}"
+
+
+def readings_of(found: Any) -> Iterable[Reading]:
+    """Return how something was read: it says so of itself, or of each of its parts."""
+    readings: Iterable[Reading] = found.readings if hasattr(found, "readings") else (found.reading,)
+    return readings
 
 
 def now() -> float:

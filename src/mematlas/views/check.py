@@ -28,7 +28,7 @@ MEANINGS = {key: meaning for key, _, _, meaning in (*LINES_OF_GROUPS, *LINES)} |
     "nr_swapped": "pages in swap",
     "nr_exclusive": "present pages mapped here alone",
     "nr_processes": "processes of a group",
-    "charged": "what the cgroup is charged, of a group that is one",
+    "charged": "what a cgroup is charged (cgroup:, unit:, container:, pod:)",
     "limit": "its tightest limit",
     "headroom": "what is left up to that",
 }
@@ -38,7 +38,9 @@ COLUMNS: tuple[Column[Verdict], ...] = (
     Column("assertion", "ASSERTION", value=lambda item: item.assertion.text),
     Column("passed", "PASSED", "flag"),
     Column("measure", "MEASURE", value=lambda item: item.assertion.measure),
+    Column("is_growth", "GROWTH", "flag", lambda item: item.assertion.is_growth),
     Column("found", "FOUND", "number"),
+    Column("operator", "OPERATOR", value=lambda item: item.assertion.sign),
     Column("limit", "LIMIT", "number", lambda item: item.assertion.limit),
     Column("at", "AT", "number"),
     Column("low", "LOW", "number", lambda item: item.growth and item.growth.slope.low),
@@ -55,19 +57,46 @@ LINE_COLUMNS: tuple[Column[Any], ...] = (
 
 def check_table(result: CheckResult, target: dict[str, Any]) -> Table:
     """Return what came of assertions, a row each. Those that do not hold fail, but of a target that has ended."""
-    failures = [] if result.ended else failures_of(result)
+    failures = [] if result.ended else failures_of(result, target)
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         yield from fold_message(heading(result, target), width)
-        lines = [(one.assertion.text, RESULTS[one.passed], found_text(one, in_bytes)) for one in result.verdicts]
+        lines = [
+            (one.assertion.text, RESULTS[one.passed], found_or_why(result, one, in_bytes)) for one in result.verdicts
+        ]
         yield from Table("check/1", LINE_COLUMNS, lines).lines(colour=colour, width=width)
 
-    return Drawn("check/1", COLUMNS, result.verdicts, target=target, notes=result.notes, failures=failures, draw=draw)
+    return Drawn(
+        "check/1",
+        COLUMNS,
+        result.verdicts,
+        target=target_with(result, target),
+        notes=result.notes,
+        failures=failures,
+        draw=draw,
+    )
 
 
-def failures_of(result: CheckResult) -> list[str]:
+def failures_of(result: CheckResult, target: dict[str, Any]) -> list[str]:
     """Return what to say of assertions that do not hold."""
-    return [f"{one.assertion.text}: {found_text(one)}" for one in result.verdicts if one.passed is False]
+    who = who_of(target)
+    return [f"{who}: {one.assertion.text} fails: {found_text(one)}" for one in result.verdicts if one.passed is False]
+
+
+def found_or_why(result: CheckResult, verdict: Verdict, in_bytes: bool = False) -> str:
+    """Return what was found, or why it is not known."""
+    why = result.why_unknown().get(verdict.assertion.measure) if verdict.passed is None else None
+    return str(why) if why else found_text(verdict, in_bytes)
+
+
+def target_with(result: CheckResult, target: dict[str, Any]) -> dict[str, Any]:
+    """Return the ``target`` of a result, with how it was looked at."""
+    return target | {
+        "nr_looks": result.nr_looks,
+        "seconds": round(result.seconds, 6),
+        "cpu_s": round(result.cost.cpu_s, 6),
+        "ended": str(result.ended) if result.ended else None,
+    }
 
 
 def heading(result: CheckResult, target: dict[str, Any]) -> str:
@@ -99,12 +128,14 @@ def found_text(verdict: Verdict, in_bytes: bool = False) -> str:
             for value in (growth.slope.value, growth.slope.low, growth.slope.high)
         )
         manner = "" if growth.label == STEADY else f": {growth.label}"
+        if verdict.passed and not one.holds(growth.slope.value):
+            manner += ", but that is not certain: try a longer -d"
         return f"{slope}/{one.per} ({low} to {high}){manner}"
     amount = amount_text(one.measure, verdict.found, in_bytes)
     if verdict.nr_looks == 1:
         return amount
     end = " at most" if one.sign in UPPER else " at least" if one.sign in LOWER else ""
-    return f"{amount}{end}, after {format_seconds(verdict.at or 0)}"
+    return f"{amount}{end}" + (f", after {format_seconds(verdict.at)}" if verdict.at else "")
 
 
 def amount_text(measure: str, amount: float, in_bytes: bool, signed: bool = False) -> str:
@@ -118,7 +149,7 @@ def github_lines(result: CheckResult, target: dict[str, Any]) -> Iterator[str]:
     """Yield the lines that make GitHub's runners show what came of it: workflow commands, whatever names hold."""
     for one in result.verdicts:
         kind = "notice" if one.passed else "error"
-        text = f"{who_of(target)}: {one.assertion.text} {RESULTS[one.passed]}: {found_text(one)}"
+        text = f"{who_of(target)}: {one.assertion.text} {RESULTS[one.passed]}: {found_or_why(result, one)}"
         yield f"::{kind} title=mematlas check::{github_text(text)}"
     if result.ended:
         yield f"::error title=mematlas check::{github_text(f'{who_of(target)}: {result.ended}')}"

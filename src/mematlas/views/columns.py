@@ -19,6 +19,7 @@ from mematlas.views.format import (
     format_list,
     format_path,
     format_rate,
+    format_seconds,
     format_share,
     format_size,
     format_sizes,
@@ -65,7 +66,7 @@ class Column(Generic[Item]):
     """``text``, ``path``, ``id`` (a long one is shown short), ``size`` (bytes), ``count``, ``address``, ``hex``,
     ``entry`` (64 bits), ``list`` (a tuple of names), ``json`` (any value that JSON has: text is its own), ``counts``
     (by name), ``amounts`` (bytes by name), ``sizes`` (bytes by a size), ``flag``, ``share`` (0 to 1), ``number``,
-    ``change`` (bytes, with a sign) or ``rate`` (bytes a second)."""
+    ``change`` (bytes, with a sign), ``rate`` (bytes a second) or ``seconds``."""
     value: Callable[[Item], Any] | None = None
     """What gets the value of an item; None for the item's attribute of the name of the key."""
     total: Callable[[Any], Any] | None = None
@@ -83,7 +84,7 @@ class Column(Generic[Item]):
     @property
     def right(self) -> bool:
         """Whether text is aligned to the right."""
-        return self.kind in ("size", "count", "share", "number", "change", "rate")
+        return self.kind in ("size", "count", "share", "number", "change", "rate", "seconds")
 
     def get(self, item: Item) -> Any:
         """Return the value of an item; of one that holds many rows, all their values."""
@@ -148,6 +149,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "share": format_share,
     "change": format_change,
     "rate": format_rate,
+    "seconds": lambda value: format_seconds(value) if value else "0 s",
     "number": lambda value: f"{value:.3f}" if isinstance(value, float) else str(value),
 }
 

@@ -54,7 +54,7 @@ def test_width_is_clamped(asked: int | None, there: int, width: int, monkeypatch
 
 
 def test_names_in_messages_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.report(Error("no VMA of \x1b[31mEVIL\udcff\nsecond line"), [])
+    cli.explain(Error("no VMA of \x1b[31mEVIL\udcff\nsecond line"), [])
 
     assert capsys.readouterr().err == "mematlas: no VMA of \\x1b[31mEVIL\\xff\nsecond line\n"
 

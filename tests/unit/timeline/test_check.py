@@ -56,7 +56,7 @@ def test_one_look_is_made_without_a_duration() -> None:
         "rss < 3KiB  FAILS   8 KiB",
         "rss > 0     holds   8 KiB",
     ]
-    assert check_table(result, TARGET).failures == ["rss < 3KiB: 8 KiB"]
+    assert check_table(result, TARGET).failures == ["shop, PID 7: rss < 3KiB fails: 8 KiB"]
 
 
 def test_growth_is_of_all_looks() -> None:
@@ -81,6 +81,7 @@ def test_a_target_that_ends_is_told_with_what_was_seen_of_it() -> None:
     assert [verdict.assertion.text for verdict in result.verdicts] == ["rss < 1GiB"]
     assert check_table(result, TARGET).failures == []
     assert list(github_lines(result, TARGET))[-1] == "::error title=mematlas check::shop, PID 7: process 7 ended"
+    assert (check_table(result, TARGET).target or {})["ended"] == "process 7 ended"
 
 
 def test_a_target_that_has_ended_before_is_an_error() -> None:
@@ -89,7 +90,7 @@ def test_a_target_that_has_ended_before_is_an_error() -> None:
 
 
 def test_what_such_a_target_has_not_is_refused() -> None:
-    with pytest.raises(BadInput, match="charged is not known of such a target: there are anon, file"):
+    with pytest.raises(BadInput, match="of a cgroup, such as cgroup:PATH or unit:NAME; there are anon, file"):
         check(looks([usage()]), ["charged < 1GiB"])
 
 
@@ -101,24 +102,29 @@ def test_nothing_asserted_is_refused() -> None:
 def test_what_is_hidden_says_which_right_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     result = check(looks([usage(pss=None)]), ["pss < 1GiB"])
     assert result.verdicts[0].passed is None
-    assert lines_of(result)[-1] == "pss < 1GiB  not known  not known"
     rights = {"CAP_SYS_PTRACE"}
     monkeypatch.setattr(module, "effective_capabilities", lambda: frozenset(rights))
-    why = result.why_unknown()
-    assert why
-    assert (why.exit_code, str(why)) == (
-        4,
-        "pss (size): permission denied (needs CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH)",
-    )
+    why = result.why_unknown()["pss"]
+    text = "pss: permission denied (needs CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH)"
+    assert (why.exit_code, str(why)) == (4, text)
+    assert "not known  pss: permission denied" in lines_of(result)[2]
+    assert text in next(github_lines(result, TARGET))
     rights.update(("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"))
-    assert isinstance(result.why_unknown(), NotSupported)
+    assert isinstance(result.why_unknown()["pss"], NotSupported)
 
 
 def test_what_smaps_alone_tells_is_not_known_of_another_source() -> None:
     one = usage(lazyfree=None)
     one = replace(one, reading=replace(one.reading, source="tables"))
     why = check(looks([one]), ["lazyfree < 1GiB"]).why_unknown()
-    assert str(why) == "lazyfree from tables: not supported here (needs --source smaps)"
+    assert str(why["lazyfree"]) == "lazyfree from tables: not supported here (needs --source smaps)"
+
+
+def test_growth_that_is_likely_too_much_and_not_certain_to_be_is_said_to_be_that() -> None:
+    amounts = iter((0, 500, 100, 900, 300, 1100))
+    result = check(lambda: usage(rss=next(amounts)), ["growth(rss) < 1B/s"], 0.25, 0.05, budget=1)
+    assert result.passed
+    assert lines_of(result)[-1].endswith("not certain: try a longer -d") or "not certain" in " ".join(lines_of(result))
 
 
 def test_programs_get_amounts_in_bytes_and_growth_by_the_second() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.cli.arguments import HELP_OPTIONS, Arguments, is_flag, is_option
-from mematlas.cli.command import COMMANDS, DIRECTORY, MORE, TARGET, TARGET_KINDS, load
+from mematlas.cli.command import COMMANDS, DIRECTORY, MORE, RECORDING, TARGET, TARGET_KINDS, load
 from mematlas.cli.command_help import value_name
 from mematlas.cli.help import TOPICS
 from mematlas.cli.selection import KIND_TEXTS
@@ -28,7 +28,7 @@ class Values:
     """What a word can be: a target, a directory, or one of some values, each with what it means."""
 
     kind: str
-    """One of `TARGET_KINDS`, `DIRECTORY`, or empty: one of the values."""
+    """One of `TARGET_KINDS`, `DIRECTORY`, `RECORDING`, or empty: one of the values."""
     texts: dict[str, str]
     is_list: bool = False
     """Whether it can be several of them, parted by commas."""
@@ -96,7 +96,7 @@ def option_of(names: tuple[str, ...], settings: dict[str, Any]) -> Option:
 
 def values_of(word: Word) -> Values:
     """Return what a word can be."""
-    return Values(word, {}) if word in (*TARGET_KINDS, DIRECTORY) else Values("", texts_of(word))
+    return Values(word, {}) if word in (*TARGET_KINDS, DIRECTORY, RECORDING) else Values("", texts_of(word))
 
 
 def texts_of(choices: Iterable[str]) -> dict[str, str]:

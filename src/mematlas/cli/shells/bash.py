@@ -105,6 +105,7 @@ _mematlas_value() {
     case $2 in
         target | "target or "*) _mematlas_targets "$1" "${2#target}" ;;
         directory) mapfile -t COMPREPLY < <(compgen -d -- "$1") ;;
+        recording) mapfile -t COMPREPLY < <(compgen -f -X '!*.mematlas' -- "$1"; compgen -d -- "$1") ;;
         ,*) mapfile -t COMPREPLY < <(compgen -P "${1%%"${1##*,}"}" -W "${2#,}" -- "${1##*,}") ;;
         *) mapfile -t COMPREPLY < <(compgen -W "$2" -- "$1") ;;
     esac

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.cli.command import DIRECTORY, PREFIXES, TARGET, TARGET_OR_FILE, TARGET_OR_PATH
+from mematlas.cli.command import DIRECTORY, PREFIXES, RECORDING, TARGET, TARGET_OR_FILE, TARGET_OR_PATH
 from mematlas.cli.shells import OVERVIEW
 
 TYPE_CHECKING = False
@@ -68,6 +68,7 @@ FUNCTIONS = {
     TARGET_OR_FILE: "(__mematlas_targets_or_files)",
     TARGET_OR_PATH: "(__mematlas_targets_or_files path)",
     DIRECTORY: "(__fish_complete_directories)",
+    RECORDING: "(__fish_complete_suffix .mematlas)",
 }
 SCRIPT = """\
 # Completion of mematlas for fish.

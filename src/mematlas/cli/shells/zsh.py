@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from mematlas.cli.command import DIRECTORY, PREFIXES, TARGET, TARGET_OR_FILE, TARGET_OR_PATH
+from mematlas.cli.command import DIRECTORY, PREFIXES, RECORDING, TARGET, TARGET_OR_FILE, TARGET_OR_PATH
 from mematlas.cli.shells import OVERVIEW
 
 TYPE_CHECKING = False
@@ -85,6 +85,7 @@ ACTIONS = {
     TARGET_OR_FILE: "_mematlas_targets file",
     TARGET_OR_PATH: "_mematlas_targets path",
     DIRECTORY: "_directories",
+    RECORDING: "_files -g '*.mematlas'",
 }
 SCRIPT = """\
 #compdef mematlas

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def test_growth_is_as_fast_as_the_program_grows() -> None:
     assert too_much["found"] == pytest.approx(RATE, rel=0.25)
     assert too_much["label"] == "leak"
     assert run.returncode == 10
-    assert run.stderr.startswith(f"mematlas: growth(uss) < {RATE / 2:.0f}B/s: +")
+    assert f": growth(uss) < {RATE / 2:.0f}B/s fails: +" in run.stderr
 
 
 @pytest.mark.parametrize("source", ["smaps", "pagemap", "tables"])
@@ -69,7 +70,16 @@ def test_a_target_that_ends_is_told_with_what_was_seen(capsys: pytest.CaptureFix
     shown = capsys.readouterr()
     assert code == 6
     assert "rss < 1GiB  holds" in shown.out
-    assert f"process {running.pid} " in shown.err
+    assert re.search(rf"process {running.pid} ended after 0\.\d* of 60 s", shown.err)
+
+
+def test_a_failure_is_told_of_a_target_that_ended_too() -> None:
+    with program(ENDING) as running:
+        run = mematlas("check", running.pid, "-d", "60s", "-i", "100ms", "--assert", "rss < 1KiB")
+    failure, end = [line for line in run.stderr.splitlines() if line.startswith("mematlas: ")]
+    assert run.returncode == 6
+    assert "rss < 1KiB fails: " in failure
+    assert " ended after " in end
 
 
 def test_a_program_is_started_and_its_exit_code_passed_on() -> None:
@@ -93,6 +103,8 @@ def test_a_group_is_checked_as_one() -> None:
         (["--assert", "uzz < 1"], 2, "no measure 'uzz'"),
         (["--assert", "charged < 1"], 2, "charged is not known of such a target"),
         (["--assert", "growth(rss) < 1MiB/s"], 2, "5 looks at the least"),
+        (["--assert", "rss > 0", "-i", "1s"], 2, "add -d"),
+        (["--assert", "rss > 0", "-i", "2s", "-d", "1s"], 2, "longer than -d"),
         (["--assert", "rss > 0", "1"], 2, "check takes one target"),
         (["--assert", "rss > 0", "--budget", "0"], 2, "--budget"),
         (["--assert", "rss > 0", "--format", "xml"], 2, "github"),
@@ -121,7 +133,7 @@ def test_what_nobody_may_know_is_no_pass(as_nobody: Callable[..., Any]) -> None:
 
 def test_of_its_own_a_user_is_told_what_is_hidden(as_nobody: Callable[..., Any]) -> None:
     run = as_nobody(["check", "self", "--source", "pagemap", "--assert", "pss > 0"])
-    assert "pss > 0    not known  not known" in run.stdout
+    assert "pss > 0    not known  pss: permission denied" in run.stdout
     assert run.code == 4
     assert "pss" in run.stderr
 

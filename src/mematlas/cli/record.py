@@ -1,0 +1,146 @@
+"""How the memory of processes changes, in one file that report shows, here or elsewhere. It holds amounts of processes
+and of their VMAs, never what is in memory. Members of groups join as they appear. Ctrl-C ends it well; so does the end
+of all that is recorded. Looking takes no more of a processor than --budget.
+"""
+
+from __future__ import annotations
+
+import time
+
+from mematlas.cli.command import MORE, TARGET, Command
+from mematlas.cli.options import add_source, add_target, parse_fraction, parse_interval, parse_seconds
+from mematlas.errors import BadInput, Error
+from mematlas.timeline.sampler import BUDGET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+    from mematlas.timeline.recorder import RecordResult
+    from mematlas.timeline.watch import Watch
+
+WHAT = {"usage": "amounts of each process", "vmas": "those of each VMA as well (default)"}
+OWN_FAILURE = 125
+"""The exit code where a program was started and we failed: its own are those of the program."""
+
+
+def add_arguments(arguments: Arguments) -> None:
+    from mematlas.analysis.assertions import parse_assertion
+
+    add_target(arguments, after=0.0)
+    arguments.add_argument(
+        "-o", "--output", metavar="FILE", help="where to (default NAME-PID-TIME.mematlas); - streams"
+    )
+    arguments.add_more("--force", action="store_true", help="over a file of that name")
+    arguments.add_argument(
+        "-i",
+        "--interval",
+        dest="every",
+        type=parse_interval,
+        default=1.0,
+        metavar="TIME",
+        help="between looks (default 1s)",
+    )
+    arguments.add_argument(
+        "-d", "--duration", type=parse_seconds, metavar="TIME", help="for so long (default: to the end)"
+    )
+    arguments.add_more("--what", choices=WHAT, default="vmas", help="usage, or vmas as well (default)")
+    arguments.add_argument(
+        "--when",
+        action="append",
+        type=parse_assertion,
+        metavar="ASSERTION",
+        help="begin when it holds of one of them, such as 'rss > 2GiB'; may be given again",
+    )
+    arguments.add_more(
+        "--budget", type=parse_fraction, default=BUDGET, metavar="PART", help="of a processor for looking (default 2%)"
+    )
+    add_source(arguments)
+
+
+def run(args: Namespace, session: Session) -> int:
+    from mematlas.timeline.watch import Watch
+
+    session.take_more_targets()
+    if args.when and any(one.is_growth for one in args.when):
+        raise BadInput("--when is about a moment: growth takes many")
+    if args.output == "-" and session.out.isatty():
+        raise BadInput("not writing a stream to a terminal: give a file, or redirect it")
+    targets = session.text, *session.more
+    try:
+        with Watch(targets, session.procfs, args.source, args.max_stall, args.what == "vmas") as watch:
+            return record(watch, args, session)
+    except Error as error:
+        if session.command is not None:
+            error.exit_code = OWN_FAILURE
+        raise
+
+
+def record(watch: Watch, args: Namespace, session: Session) -> int:
+    """Record what is watched; return the exit code."""
+    from mematlas.cli.signals import Interrupts
+    from mematlas.timeline.recorder import Stream, facts_of, record_into
+    from mematlas.timeline.writing import RecordingWriter
+    from mematlas.views.record import Line, result_lines
+
+    facts = facts_of(watch, args.every)
+    with Interrupts(session.err, between_steps=True) as ending, Line(session.err) as told:
+
+        def go(destination: RecordingWriter | Stream) -> RecordResult:
+            return record_into(
+                destination,
+                watch,
+                args.every,
+                args.duration,
+                args.budget,
+                args.when or (),
+                resting(ending),
+                told,
+            )
+
+        if args.output == "-":
+            session.out.flush()
+            result, path, size = go(Stream(session.out.buffer, facts)), None, 0
+        else:
+            path = args.output or default_path(watch)
+            with RecordingWriter(path, facts, args.force) as writer:
+                result = go(writer)
+            size = writer.size
+    session.write_notes(result.notes)
+    session.write_lines(list(result_lines(result, path, size)))
+    return 0
+
+
+def resting(is_wanted: Callable[[], bool]) -> Callable[[float], bool]:
+    """Return what waits for so long, and returns whether it is enough: a signal ends the waiting."""
+    step = 0.1
+
+    def rest(seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not is_wanted() and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, step))
+        return is_wanted()
+
+    return rest
+
+
+def default_path(watch: Watch) -> str:
+    """Return a name for a recording: whose, and when it began."""
+    who = "".join(character if character.isalnum() else "-" for character in watch.label)
+    return f"{who}-{time.strftime('%Y%m%d-%H%M%S')}.mematlas"
+
+
+COMMAND = Command(
+    "[options] TARGET... | -- COMMAND ...",
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas record redis-server -d 60s -o redis.mematlas", "a minute"),
+        ("mematlas record name:postgres --when 'rss > 2GiB'", "all of that name, from then on"),
+        ("mematlas record -o build.mematlas -- make", "a program, to its end"),
+    ),
+    words=(TARGET, MORE),
+)

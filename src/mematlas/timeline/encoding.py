@@ -1,0 +1,129 @@
+"""Moments as rows of `mematlas.timeline.schema`: what is the same as before is left out."""
+
+from __future__ import annotations
+
+import os
+
+from mematlas.analysis.measures import amounts_of
+from mematlas.frozen import as_dict
+from mematlas.timeline.schema import AMOUNTS, AMOUNTS_OF_VMA, signed
+from mematlas.timeline.watch import EXIT, HIDDEN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mematlas.analysis.results import VmaUsage
+    from mematlas.timeline.sampler import Snapshot
+    from mematlas.timeline.watch import Happening, Look, Seen
+
+    Row = tuple[Any, ...]
+    Rows = dict[str, list[Row]]
+
+ENDS = (EXIT, HIDDEN)
+"""What happens to a process of which nothing more is known then."""
+
+
+def as_text(text: str) -> str:
+    """Return a text as UTF-8 can have it: bytes of a name that are none stand as U+FFFD."""
+    return os.fsencode(text).decode("utf-8", "replace")
+
+
+class Known:
+    """What was recorded of a process so far."""
+
+    def __init__(self, number: int, name: str) -> None:
+        self.number = number
+        self.name = name
+        self.amounts: Row = ()
+        self.vmas: dict[Row, tuple[int, Row]] = {}
+        """Each VMA that is there, by what it is: its number, and what is in it."""
+        self.notes: set[tuple[str, str]] = set()
+
+
+class Encoder:
+    """Turns moments into rows. It keeps what was at the moment before, and no more.
+
+    A VMA that is other than before in anything but what is in it, as a heap that grows, is another VMA.
+    """
+
+    def __init__(self) -> None:
+        self.nr_moments = 0
+        self._nr_processes = 0
+        self._nr_vmas = 0
+        self._known: dict[tuple[int, int], Known] = {}
+
+    def rows_of(self, snapshot: Snapshot[Look]) -> Rows:
+        """Return the rows that a moment adds, by table."""
+        self.nr_moments += 1
+        moment = self.nr_moments
+        rows: Rows = {}
+        cost = snapshot.cost
+        add(rows, "moment", (moment, snapshot.time, snapshot.elapsed, cost.cpu_s, cost.stall_s))
+        for seen in snapshot.found.seen:
+            self._add_process(rows, moment, seen)
+        for happening in snapshot.found.happenings:
+            self._add_happening(rows, moment, happening)
+        return rows
+
+    def _add_process(self, rows: Rows, moment: int, seen: Seen) -> None:
+        key = seen.pid, seen.start_time
+        known = self._known.get(key)
+        if known is None or known.name != seen.name:
+            # An exec changes the name: what it was is over, and the process goes on as another row.
+            if known:
+                self._end(rows, moment, known, "has another name now")
+            self._nr_processes += 1
+            known = self._known[key] = Known(self._nr_processes, seen.name)
+            names = as_text(seen.name), as_text(seen.target)
+            add(rows, "process", (known.number, seen.pid, seen.start_time, *names, moment))
+        amounts = amounts_of(seen.usage) | {"minor_faults": seen.faults.minor, "major_faults": seen.faults.major}
+        reading = seen.usage.reading
+        row = (*map(amounts.get, AMOUNTS), reading.source)
+        if (*row, reading.torn) != known.amounts:
+            known.amounts = (*row, reading.torn)
+            add(rows, "usage", (known.number, moment, *row, reading.duration_s, int(reading.torn)))
+        for note in reading.notes:
+            if (note.code, note.text) not in known.notes:
+                known.notes.add((note.code, note.text))
+                add(rows, "note", (moment, known.number, note.code, as_text(note.text)))
+        if seen.vmas is not None:
+            self._add_vmas(rows, moment, known, seen.vmas)
+
+    def _add_vmas(self, rows: Rows, moment: int, known: Known, vmas: list[VmaUsage]) -> None:
+        before, known.vmas = known.vmas, {}
+        for item in vmas:
+            vma = item.vma
+            what = (
+                *(signed(vma.start), signed(vma.end), vma.perms, signed(vma.offset), vma.dev, signed(vma.inode)),
+                *(as_text(vma.path), vma.kind),
+            )
+            amounts = as_dict(item.usage)
+            content = (*map(amounts.get, AMOUNTS_OF_VMA), item.nr_accessed, item.nr_dirty)
+            number, content_before = before.pop(what, (0, ()))
+            if not number:
+                self._nr_vmas += 1
+                number = self._nr_vmas
+                add(rows, "vma", (number, known.number, moment, *what))
+            if content != content_before:
+                add(rows, "vma_usage", (number, moment, *content))
+            known.vmas[what] = number, content
+        for number, _ in before.values():
+            add(rows, "vma_end", (number, moment))
+
+    def _add_happening(self, rows: Rows, moment: int, happening: Happening) -> None:
+        known = self._known.get((happening.pid, happening.start_time))
+        add(rows, "event", (moment, known.number if known else None, happening.kind, as_text(happening.text)))
+        if known and happening.kind in ENDS:
+            self._end(rows, moment, known, happening.text)
+            del self._known[happening.pid, happening.start_time]
+
+    def _end(self, rows: Rows, moment: int, known: Known, why: str) -> None:
+        add(rows, "process_end", (known.number, moment, as_text(why)))
+        for number, _ in known.vmas.values():
+            add(rows, "vma_end", (number, moment))
+
+
+def add(rows: Rows, table: str, row: Row) -> None:
+    """Add a row of a table."""
+    rows.setdefault(table, []).append(row)

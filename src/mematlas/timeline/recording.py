@@ -1,0 +1,446 @@
+"""Reading a recording, which may be anybody's: nothing in it is run, and what it takes is bounded.
+
+It is opened once, by descriptor, and read only; a schema that is not ours to the letter is refused, and so are views,
+triggers and virtual tables, which could run what somebody has put into them. Sources: sqlite.org/security.html,
+sqlite.org/wal.html.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+import tempfile
+import time
+
+from mematlas.analysis.results import VmaUsage
+from mematlas.analysis.usage import Usage
+from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, TargetNotFound
+from mematlas.frozen import Record, record
+from mematlas.kernel.maps import KINDS, Vma
+from mematlas.model.machine import KEYS
+from mematlas.timeline.schema import AMOUNTS, AMOUNTS_OF_VMA, APPLICATION_ID, USE, VERSION, statements, unsigned
+from mematlas.timeline.writing import LOG, finish
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Self
+
+OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+HEADER = b"SQLite format 3\0"
+MOST_BYTES = 1 << 40
+MOST_SECONDS = 1e11
+"""Beyond which no time is one: 3,000 years."""
+MOST_PROCESSES = 1 << 16
+MOST_VMAS = 1 << 20
+MOST_VALUE = 64 << 20
+"""Bytes of one value."""
+MOST_TEXT = 1 << 12
+"""Characters of a name that are shown, and bytes of an SQL statement of ours."""
+STEPS = 100_000
+"""Instructions of SQLite's between two looks at the clock."""
+PIECE = 1 << 20
+"""Bytes that are copied together."""
+DEADLINE = 60.0
+"""Seconds that one question may take."""
+MOST_POINTS = 300
+"""Moments that a series has at the most."""
+LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: MOST_VALUE,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: MOST_TEXT,
+    sqlite3.SQLITE_LIMIT_COLUMN: 64,
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 32,
+    sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 4,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
+}
+OF_VMA = ("start", "end", "offset", "inode", "perms", "dev", "path", "kind")
+SELECTED = [*(f'vma."{name}"' for name in OF_VMA), *(f'vma_usage."{name}"' for name in (*AMOUNTS_OF_VMA, *USE))]
+VMAS_AT = (
+    f"SELECT {', '.join(SELECTED)}"
+    " FROM vma JOIN vma_usage ON vma_usage.vma = vma.id AND vma_usage.moment ="
+    " (SELECT max(moment) FROM vma_usage WHERE vma = vma.id AND moment <= ?)"
+    " LEFT JOIN vma_end ON vma_end.vma = vma.id"
+    " WHERE vma.process = ? AND vma.moment <= ? AND (vma_end.moment IS NULL OR vma_end.moment > ?) LIMIT ?"
+)
+"""The VMAs of a process at a moment."""
+SAFE = ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "temp_store = MEMORY")
+
+
+@record
+class RecordedProcess(Record):
+    """A process of a recording."""
+
+    number: int
+    pid: int
+    start_time: int
+    name: str
+    target: str
+    """What named it."""
+    first: int
+    """The moment that it was first seen at."""
+    end: int | None
+    """The moment that it was found to have ended at; None where it had not."""
+
+
+class Recording:
+    """A recording, open.
+
+    >>> with Recording("shop.mematlas") as recording:  # doctest: +SKIP
+    ...     [process.name for process in recording.processes()]
+    ['redis-server']
+
+    Raises:
+        TargetNotFound: there is no such file.
+        FormatError: it is no recording, or one of another version.
+    """
+
+    def __init__(self, path: str | RecordingFiles, is_private: bool = False) -> None:
+        """Open a recording by its path, or by its files, which are taken over.
+
+        With ``is_private`` a copy of it is read, for who could not open the files again.
+        """
+        files = RecordingFiles(path) if isinstance(path, str) else path
+        self.path = files.path
+        self._files = files
+        self._copies: tempfile.TemporaryDirectory[str] | None = None
+        self._database: sqlite3.Connection | None = None
+        try:
+            self._settle(is_private)
+            self._database = connect(files.fd, self.path)
+            self._check()
+            self.facts = dict(self._rows("SELECT key, value FROM recording LIMIT 1000"))
+            """What was said of it at its start: the machine, what was asked for."""
+            (row,) = self._rows("SELECT count(*), max(id), min(time), max(elapsed), sum(cpu_s) FROM moment")
+            self.nr_moments, last = row[:2]
+            if self.nr_moments != (last or 0):
+                raise FormatError(self.path, expected="moments that are numbered")
+            self.began, self.seconds, self.cpu_s = (self._seconds(value or 0.0) for value in row[2:])
+            """When it began, in seconds after 1970; how long it is; and what looking took of processors."""
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._database:
+            self._database.close()
+            self._database = None
+        self._files.close()
+        if self._copies:
+            self._copies.cleanup()
+            self._copies = None
+
+    def _settle(self, is_private: bool) -> None:
+        """Have all in one file: of one whose writer was killed a part is beside it, and is put into it, or a copy."""
+        files = self._files
+        if files.log < 0 and not is_private:
+            return
+        path = self.path
+        if is_private or not files.are_ours:
+            self._copies = tempfile.TemporaryDirectory(prefix="mematlas-")
+            path = f"{self._copies.name}/copy"
+            copy(files.fd, path)
+            if files.log >= 0:
+                copy(files.log, path + LOG)
+        if files.log >= 0:
+            settle(path, self.path)
+        files.reopen(path)
+
+    def _check(self) -> None:
+        """Refuse what is no recording of ours."""
+        numbers = [self._rows(f"PRAGMA {name}")[0][0] for name in ("application_id", "user_version")]
+        if numbers[0] != APPLICATION_ID:
+            raise FormatError(self.path, expected="a recording of mematlas")
+        if numbers[1] != VERSION:
+            raise FormatError(self.path, expected=f"a recording of version {VERSION}")
+        found = self._rows("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL LIMIT 100")
+        if sorted(sql for (sql,) in found) != sorted(statements()):
+            raise FormatError(self.path, expected="the tables of a recording, and no others")
+
+    def _rows(self, sql: str, *values: object) -> list[Any]:
+        """Return the rows that a statement of ours selects.
+
+        Raises:
+            FormatError: the file is not what it should be.
+            Error: that took too long.
+        """
+        assert self._database
+        end = time.monotonic() + DEADLINE
+        self._database.set_progress_handler(lambda: time.monotonic() > end, STEPS)
+        try:
+            return self._database.execute(sql, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if "interrupted" in str(error):
+                raise Error(f"{self.path}: a question took longer than {DEADLINE:.0f} s") from None
+            raise FormatError(self.path, expected=f"a recording ({error})") from None
+        except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
+            raise FormatError(self.path, expected=f"a recording ({error})") from None
+
+    # What is in it
+
+    def fact(self, key: str) -> Any:
+        """Return what it says of itself: a text, a number, or None."""
+        import json
+
+        try:
+            value = json.loads(self.facts.get(key) or "null")
+        except (ValueError, RecursionError, TypeError):
+            return None
+        if isinstance(value, str):
+            return value[:MOST_TEXT]
+        return value if isinstance(value, int | float) else None
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """The machine that it is of, by name."""
+        return {key: self.fact(key) for key in KEYS}
+
+    def processes(self, most: int = MOST_PROCESSES) -> list[RecordedProcess]:
+        """Return the processes, those first that had the most RSS; so many at the most."""
+        rows = self._rows(
+            "SELECT id, pid, start_time, name, target, process.moment, process_end.moment"
+            " FROM process LEFT JOIN process_end ON process_end.process = id"
+            " ORDER BY (SELECT max(rss) FROM usage WHERE process = id) DESC, id LIMIT ?",
+            most,
+        )
+        return [self._process(row) for row in rows]
+
+    @property
+    def nr_processes(self) -> int:
+        """How many processes there are in it."""
+        nr: int = self._rows("SELECT count(*) FROM process")[0][0]
+        return nr
+
+    def _process(self, row: Sequence[Any]) -> RecordedProcess:
+        kinds = ((int,), (int,), (int,), (str,), (str,), (int,), (int, type(None)))
+        fits = all(type(value) in kind for value, kind in zip(row, kinds, strict=True))
+        if not fits or max(map(len, row[3:5])) > MOST_TEXT:
+            raise FormatError(self.path, expected="a process")
+        return RecordedProcess(*row)
+
+    def elapsed(self, moment: int) -> float:
+        """Return how long after the first moment another one was."""
+        rows = self._rows("SELECT elapsed FROM moment WHERE id = ?", moment)
+        if not rows:
+            raise FormatError(self.path, expected=f"a moment {moment}")
+        return self._seconds(rows[0][0])
+
+    def _seconds(self, value: object) -> float:
+        """Return a time that was recorded."""
+        if not isinstance(value, int | float) or not 0 <= value < MOST_SECONDS:
+            raise FormatError(self.path, expected="a time in seconds")
+        return float(value)
+
+    def _amount(self, value: object) -> int:
+        """Return an amount that was recorded: SQLite would take anything in its place."""
+        if type(value) is not int:
+            raise FormatError(self.path, expected="a number where an amount should stand")
+        return value
+
+    def peak(self, process: RecordedProcess, measure: str) -> tuple[int, float] | None:
+        """Return the most of a measure, and when it first was that much; None where it was never known."""
+        name = column(measure)
+        rows = self._rows(
+            f'SELECT "{name}", moment FROM usage WHERE process = ? AND "{name}" IS NOT NULL'
+            f' ORDER BY "{name}" DESC, moment LIMIT 1',
+            process.number,
+        )
+        return (self._amount(rows[0][0]), self.elapsed(rows[0][1])) if rows else None
+
+    def last_moment(self, process: RecordedProcess) -> int:
+        """Return the last moment that a process was seen at."""
+        return process.end - 1 if process.end else self.nr_moments
+
+    def vmas_at(self, process: RecordedProcess, moment: int) -> list[VmaUsage]:
+        """Return the VMAs of a process at a moment, in address order; none where they were not recorded."""
+        rows = self._rows(VMAS_AT, moment, process.number, moment, moment, MOST_VMAS)
+        vmas = [vma_of(self.path, row) for row in rows]
+        return sorted(vmas, key=lambda item: item.start)
+
+    def series(self, process: RecordedProcess, measure: str) -> tuple[list[float], list[int | None]]:
+        """Return the amounts of a process at its moments, of many moments at some, and when these were."""
+        times, amounts = [], []
+        for moment in some_of(process.first, self.last_moment(process)):
+            rows = self._rows(
+                f'SELECT "{column(measure)}" FROM usage WHERE process = ? AND moment <= ? ORDER BY moment DESC LIMIT 1',
+                process.number,
+                moment,
+            )
+            if rows:
+                times.append(self.elapsed(moment))
+                amounts.append(None if rows[0][0] is None else self._amount(rows[0][0]))
+        return times, amounts
+
+
+def vma_of(path: str, row: Sequence[Any]) -> VmaUsage:
+    """Return a VMA and what was in it, of a row of `VMAS_AT`.
+
+    Raises:
+        FormatError: it is none.
+    """
+    *numbers, perms, dev, name, kind = row[:8]
+    amounts = row[8:]
+    are_texts = all(type(text) is str and len(text) <= MOST_TEXT for text in (perms, dev, name))
+    are_numbers = all(type(number) is int for number in numbers)
+    if not are_texts or not are_numbers or kind not in KINDS:
+        raise FormatError(path, expected="a VMA")
+    if not all(value is None or type(value) is int for value in amounts):
+        raise FormatError(path, expected="amounts of a VMA")
+    start, end, offset, inode = map(unsigned, numbers)
+    if start >= end:
+        raise FormatError(path, expected="a VMA that ends behind its start")
+    vma = Vma(start, end, perms, offset, dev, inode, name, kind)
+    usage = Usage(*amounts[: len(AMOUNTS_OF_VMA)])
+    nr_accessed, nr_dirty = amounts[len(AMOUNTS_OF_VMA) :]
+    return VmaUsage(vma, usage, None, None, nr_accessed, nr_dirty)
+
+
+def some_of(first: int, last: int) -> Sequence[int]:
+    """Return moments from one to another: all, or `MOST_POINTS` of them, with the first and the last.
+
+    >>> list(some_of(3, 6)), len(some_of(1, 100_000)), list(some_of(1, 100_000))[-1]
+    ([3, 4, 5, 6], 300, 100000)
+    """
+    nr = last - first + 1
+    if nr <= MOST_POINTS:
+        return range(first, last + 1)
+    return [first + (nr - 1) * number // (MOST_POINTS - 1) for number in range(MOST_POINTS)]
+
+
+def column(measure: str) -> str:
+    """Return the column of a measure, by its name: nothing else gets into a statement."""
+    if measure not in AMOUNTS:
+        raise NotSupported(f"{measure} in recordings")
+    return measure
+
+
+class RecordingFiles:
+    """The files of a recording, held open: two of one whose writer was killed, or still writes."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.log = -1
+        """What SQLite has written and not put into the file yet; -1 where there is nothing."""
+        self.fd = open_regular_file(path)
+        try:
+            if has_bytes(path + LOG):
+                self.log = open_regular_file(path + LOG)
+        except BaseException:
+            self.close()
+            raise
+        directory = os.path.dirname(path) or "."
+        self.are_ours = os.geteuid() == os.fstat(self.fd).st_uid and os.access(directory, os.W_OK)
+        """Whether we may put one into the other."""
+
+    @property
+    def fds(self) -> set[int]:
+        """Their descriptors."""
+        return {fd for fd in (self.fd, self.log) if fd >= 0}
+
+    def reopen(self, path: str) -> None:
+        """Hold another file in their place."""
+        self.close()
+        self.fd = open_regular_file(path)
+
+    def close(self) -> None:
+        """Let go of them."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fd = self.log = -1
+
+
+def settle(path: str, name: str) -> None:
+    """Put what SQLite has written beside a file into it.
+
+    Raises:
+        FormatError: that cannot be done.
+    """
+    try:
+        database = sqlite3.connect(path, isolation_level=None)
+        try:
+            bound(database)
+            finish(database)
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise FormatError(name, expected=f"a recording ({error})") from None
+
+
+def open_regular_file(path: str) -> int:
+    """Open a file that may be anybody's; return its descriptor. No link is followed.
+
+    Raises:
+        TargetNotFound: there is none.
+        FormatError: it is something else.
+    """
+    try:
+        fd = os.open(path, OPEN)
+    except FileNotFoundError:
+        raise TargetNotFound(f"no recording {path}") from None
+    except PermissionError:
+        raise PermissionDenied(path, text="being the owner of the recording") from None
+    except OSError as error:
+        why = "a link, which is not followed" if error.errno == errno.ELOOP else error.strerror
+        raise Error(f"{path}: {why}") from None
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+        os.close(fd)
+        raise FormatError(path, expected="a regular file")
+    return fd
+
+
+def has_bytes(path: str) -> bool:
+    """Whether there is a file with something in it."""
+    try:
+        return os.lstat(path).st_size > 0
+    except OSError:
+        return False
+
+
+def copy(fd: int, path: str) -> None:
+    """Copy an open file to a new one."""
+    made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        at = 0
+        while data := os.pread(fd, PIECE, at):
+            at += len(data)
+            while data:
+                data = data[os.write(made, data) :]
+    except OSError as error:
+        raise Error(f"a copy of the recording: {error.strerror}") from None
+    finally:
+        os.close(made)
+
+
+def connect(fd: int, path: str) -> sqlite3.Connection:
+    """Return a connection to a file that is open, and that nobody changes.
+
+    Raises:
+        FormatError: it is no database.
+    """
+    if os.pread(fd, len(HEADER), 0) != HEADER:
+        raise FormatError(path, expected="a recording of mematlas")
+    try:
+        database = sqlite3.connect(f"file:/proc/self/fd/{fd}?mode=ro&immutable=1", uri=True, isolation_level=None)
+        bound(database)
+        database.execute("PRAGMA query_only = ON").fetchall()
+    except sqlite3.Error as error:
+        raise FormatError(path, expected=f"a recording ({error})") from None
+    return database
+
+
+def bound(database: sqlite3.Connection) -> None:
+    """Bound what a database may do, before anything of it is read."""
+    for name, most in LIMITS.items():
+        database.setlimit(name, most)
+    for pragma in SAFE:
+        database.execute(f"PRAGMA {pragma}").fetchall()

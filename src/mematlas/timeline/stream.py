@@ -1,0 +1,73 @@
+"""A recording as a stream: what a writer is fed, and what ``record -o -`` writes.
+
+::
+
+    magic   17 bytes   b"mematlas-stream\\n" and the version, 1
+    frames             each a size (u32, little-endian) and so many bytes of JSON: {"TABLE": [[VALUE, ...], ...], ...}
+
+A frame is a moment: the rows that it adds to the tables of `mematlas.timeline.schema`, each in the order of its
+columns. The first has the table ``recording`` alone. A stream that ends in the middle of a frame is whole up to that.
+"""
+
+from __future__ import annotations
+
+import json
+
+from mematlas.errors import FormatError
+from mematlas.timeline.schema import TABLES, VERSION, fits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from mematlas.timeline.encoding import Rows
+
+MAGIC = b"mematlas-stream\n" + bytes((VERSION,))
+SIZE = 4
+MOST_FRAME = 256 << 20
+"""Bytes of one: a million VMAs that are new take less."""
+
+
+def frame_of(rows: Rows) -> bytes:
+    """Return a moment as a frame.
+
+    >>> frame_of({"vma_end": [(7, 3)]})
+    b'\\x14\\x00\\x00\\x00{"vma_end":[[7,3]]}\\n'
+    """
+    data = json.dumps(rows, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+    return len(data).to_bytes(SIZE, "little") + data
+
+
+def frames(file: BinaryIO, name: str) -> Iterator[Rows]:
+    """Yield the moments of a stream, which may be anybody's.
+
+    Raises:
+        FormatError: it is no such stream, or a frame is none.
+    """
+    if file.read(len(MAGIC)) != MAGIC:
+        raise FormatError(name, expected=f"a stream of version {VERSION} of mematlas")
+    number = 0
+    while len(head := file.read(SIZE)) == SIZE:
+        number += 1
+        size = int.from_bytes(head, "little")
+        if size > MOST_FRAME:
+            raise FormatError(name, place=f"frame {number}", expected=f"at most {MOST_FRAME} bytes")
+        data = file.read(size)
+        if len(data) < size:
+            return
+        rows = parse_frame(data)
+        if rows is None:
+            raise FormatError(name, place=f"frame {number}", expected="rows of a recording's tables")
+        yield rows
+
+
+def parse_frame(data: bytes) -> Rows | None:
+    """Return the rows of a frame; None where it is none."""
+    try:
+        rows = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(rows, dict) or not all(table in TABLES and isinstance(rows[table], list) for table in rows):
+        return None
+    return rows if all(fits(table, row) for table in rows for row in rows[table]) else None

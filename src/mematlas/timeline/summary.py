@@ -1,0 +1,112 @@
+"""What a recording tells of each process: how much it had, at the most and when, and how that grew."""
+
+from __future__ import annotations
+
+from mematlas.analysis.growth import growth_of
+from mematlas.frozen import Record, record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mematlas.analysis.growth import Growth
+    from mematlas.timeline.recording import RecordedProcess, Recording
+
+SORTED_BY = "uss"
+MOST_STORIES = 500
+"""Processes of which is told: of more, those that had the most RSS."""
+MOST_GROWN = 5
+"""VMAs that are named of each process."""
+MEASURES = ("rss", "uss", "swap")
+
+
+@record
+class Grown(Record):
+    """VMAs of one kind and path that have more, or less, than they had."""
+
+    kind: str
+    path: str
+    change: int
+    """Bytes of RSS and swap."""
+
+
+@record
+class ProcessSummary(Record):
+    """One process of a recording."""
+
+    process: RecordedProcess
+    began: float
+    """Seconds after the first moment."""
+    ended: float | None
+    """The same; None where it had not ended."""
+    first: dict[str, int | None]
+    """The amounts of its first moment: rss, uss, swap."""
+    last: dict[str, int | None]
+    peak_rss: int | None
+    peak_at: float | None
+    growth: Growth | None
+    """Of USS; None where it is not known, or there are too few moments."""
+    grown: tuple[Grown, ...]
+    """What changed the most, between its first moment and its last; nothing where VMAs were not recorded."""
+
+
+@record
+class Summary(Record):
+    """What a recording tells."""
+
+    path: str
+    nr_moments: int
+    nr_processes: int
+    seconds: float
+    cpu_s: float
+    """What looking took of processors."""
+    began: float
+    """Seconds after 1970."""
+    machine: dict[str, Any]
+    stories: tuple[ProcessSummary, ...]
+
+
+def summary_of(recording: Recording) -> Summary:
+    """Return what a recording tells of the processes that had the most, the one with the most USS at the end first."""
+    stories = [story_of(recording, process) for process in recording.processes(MOST_STORIES)]
+    stories.sort(key=lambda story: -(story.last[SORTED_BY] or story.last["rss"] or 0))
+    return Summary(
+        path=recording.path,
+        nr_moments=recording.nr_moments,
+        nr_processes=recording.nr_processes,
+        seconds=recording.seconds,
+        cpu_s=recording.cpu_s,
+        began=recording.began,
+        machine=recording.machine,
+        stories=tuple(stories),
+    )
+
+
+def story_of(recording: Recording, process: RecordedProcess) -> ProcessSummary:
+    """Return what a recording tells of a process."""
+    series = {name: recording.series(process, name) for name in MEASURES}
+    times, amounts = series[SORTED_BY]
+    known = [(time, amount) for time, amount in zip(times, amounts, strict=True) if amount is not None]
+    peak = recording.peak(process, "rss")
+    return ProcessSummary(
+        process=process,
+        began=recording.elapsed(process.first),
+        ended=recording.elapsed(process.end) if process.end else None,
+        first={name: values[0] if values else None for name, (_, values) in series.items()},
+        last={name: values[-1] if values else None for name, (_, values) in series.items()},
+        peak_rss=peak[0] if peak else None,
+        peak_at=peak[1] if peak else None,
+        growth=growth_of(*map(list, zip(*known, strict=True))) if known else None,
+        grown=tuple(grown_of(recording, process)),
+    )
+
+
+def grown_of(recording: Recording, process: RecordedProcess) -> list[Grown]:
+    """Return the VMAs of which the most came, or went, those of one kind and path together."""
+    changes: dict[tuple[str, str], int] = {}
+    for sign, moment in ((-1, process.first), (1, recording.last_moment(process))):
+        for item in recording.vmas_at(process, moment):
+            key = item.kind, item.path
+            changes[key] = changes.get(key, 0) + sign * ((item.rss or 0) + (item.swap or 0))
+    grown = [Grown(kind, path, change) for (kind, path), change in changes.items() if change]
+    return sorted(grown, key=lambda one: -abs(one.change))[:MOST_GROWN]

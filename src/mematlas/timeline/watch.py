@@ -1,0 +1,226 @@
+"""What is watched: processes and groups, whose members join as they appear; how each is at a moment."""
+
+from __future__ import annotations
+
+from mematlas.errors import NoAddressSpace, PermissionDenied, ProcessGone, TargetNotFound
+from mematlas.frozen import record
+from mematlas.kernel.status import PROGRAM, parse_faults, parse_layout, read_layout, read_stat_whole
+from mematlas.model.search import distinct, find
+from mematlas.model.target import is_group
+from mematlas.observe.process import Process
+from mematlas.observe.sources import MAX_STALL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Self
+
+    from mematlas.analysis.results import Reading, UsageResult, VmaUsage
+    from mematlas.kernel.procfs import ProcFS
+    from mematlas.kernel.status import Faults
+    from mematlas.model.target import Target
+    from mematlas.words import Source
+
+EXEC, EXIT, HIDDEN = "exec", "exit", "hidden"
+
+
+@record
+class Seen:
+    """One process at a moment."""
+
+    pid: int
+    start_time: int
+    name: str
+    target: str
+    """What named it."""
+    usage: UsageResult
+    faults: Faults
+    vmas: list[VmaUsage] | None
+    """None unless they are watched."""
+
+
+@record
+class Happening:
+    """Something that has happened to a process since the moment before."""
+
+    pid: int
+    start_time: int
+    kind: str
+    """``exec``, ``exit`` or ``hidden``."""
+    text: str
+
+
+@record
+class Look:
+    """What is watched, at one moment."""
+
+    seen: tuple[Seen, ...]
+    happenings: tuple[Happening, ...]
+
+    @property
+    def readings(self) -> Iterator[Reading]:
+        """How each was read."""
+        return (one.usage.reading for one in self.seen)
+
+
+class Watched:
+    """A process that is watched."""
+
+    def __init__(self, process: Process, target: str) -> None:
+        self.process = process
+        self.target = target
+        self.layout = read_layout(process.dir)
+        self.start_time = process.stat.start_time
+
+    def happened(self, kind: str, text: str) -> Happening:
+        """Return something that has happened to it."""
+        return Happening(self.process.pid, self.start_time, kind, text)
+
+
+class Watch:
+    """Looks at processes and groups again and again; those of a group are found anew each time.
+
+    >>> with Watch(["self"], ProcFS()) as watch:  # doctest: +SKIP
+    ...     watch.look().seen[0].usage.rss
+    24117248
+
+    Raises:
+        TargetNotFound: at the start, none of a target is there.
+        PermissionDenied: a process that was named alone may not be looked at.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[str],
+        procfs: ProcFS,
+        source: Source = "auto",
+        max_stall: float = MAX_STALL,
+        has_vmas: bool = True,
+    ) -> None:
+        self.targets = tuple(dict.fromkeys(targets))
+        self.procfs = procfs
+        self.source = source
+        self.max_stall = max_stall
+        self.has_vmas = has_vmas
+        self._watched: dict[tuple[int, int], Watched] = {}
+        self._refused: set[tuple[int, int]] = set()
+        self._has_looked = False
+        try:
+            for target in self.targets:
+                self._find(target)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all."""
+        for one in self._watched.values():
+            one.process.close()
+        self._watched.clear()
+
+    def _find(self, text: str) -> None:
+        """Find the processes of a target, and open those that are new."""
+        for target in distinct(list(find(text, self.procfs))):
+            try:
+                self._take(target, text)
+            except (ProcessGone, TargetNotFound, NoAddressSpace):
+                target.close()
+                if not is_group(text):
+                    raise
+
+    def _take(self, target: Target, text: str) -> None:
+        """Watch a process that was found, unless it is watched."""
+        key = target.dir.identity
+        if key in self._watched or key in self._refused:
+            target.close()
+            return
+        process = Process(target.dir)
+        process.expect_more_looks()
+        self._watched[key] = Watched(process, text)
+
+    @property
+    def label(self) -> str:
+        """A name for what is watched: of one process its own."""
+        names = {one.process.stat.name for one in self._watched.values()}
+        alone = len(self._watched) == 1 and len(self.targets) == 1
+        return f"{min(names)}-{next(iter(self._watched))[0]}" if alone else self.targets[0]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all have ended."""
+        return not self._watched
+
+    def look(self) -> Look:
+        """Return how all are now, and what has happened to them since the look before."""
+        happenings: list[Happening] = []
+        if self._has_looked:
+            for text in filter(is_group, self.targets):
+                self._find_more(text)
+        self._has_looked = True
+        seen = []
+        for key, one in list(self._watched.items()):
+            try:
+                seen.append(self._see(one, happenings))
+            except (ProcessGone, PermissionDenied) as error:
+                if isinstance(error, ProcessGone) and not one.process.dir.is_ending():
+                    continue  # it has just started another program: that is seen at the next look
+                self._let_go(key, error, happenings)
+        return Look(tuple(seen), tuple(happenings))
+
+    def _find_more(self, text: str) -> None:
+        try:
+            self._find(text)
+        except TargetNotFound:
+            pass  # there is nobody of that group now
+
+    def _see(self, one: Watched, happenings: list[Happening]) -> Seen:
+        """Return how one process is now."""
+        process = one.process
+        data = process.procfs.ask(read_stat_whole, process.dir)
+        layout = parse_layout(data)
+        if is_other_program(one.layout, layout):
+            happenings.append(one.happened(EXEC, "started another program"))
+        one.layout = layout
+        result = process.maps(self.source, self.max_stall, first_pages=False)
+        return Seen(
+            pid=process.pid,
+            start_time=one.start_time,
+            name=process.stat.name,
+            target=one.target,
+            usage=process.sum_of(result),
+            faults=parse_faults(data),
+            vmas=result.vmas if self.has_vmas else None,
+        )
+
+    def _let_go(self, key: tuple[int, int], error: ProcessGone | PermissionDenied, happenings: list[Happening]) -> None:
+        """Watch a process no longer, which has ended, or may not be looked at.
+
+        Raises:
+            PermissionDenied: it was named alone, and could not be looked at from the start.
+        """
+        one = self._watched.pop(key)
+        one.process.close()
+        if isinstance(error, ProcessGone):
+            happenings.append(one.happened(EXIT, str(error)))
+            return
+        if not is_group(one.target):
+            raise error
+        self._refused.add(key)
+        happenings.append(one.happened(HIDDEN, str(error)))
+
+
+def is_other_program(before: tuple[bytes, ...], now: tuple[bytes, ...]) -> bool:
+    """Whether a layout is that of another program: not where one of them may not be known, or is gone.
+
+    >>> is_other_program((b"4096", b"8192", b"512"), (b"4096", b"8192", b"768"))
+    True
+    >>> is_other_program((b"4096", b"8192", b"512"), (b"0", b"0", b"0"))
+    False
+    """
+    return before[PROGRAM] != now[PROGRAM] and b"0" not in (before[0], now[0])

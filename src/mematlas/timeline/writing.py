@@ -1,0 +1,230 @@
+"""Writing a recording: a child that runs as the invoking user has the file, and is fed a stream.
+
+It goes on when who feeds it is killed: it writes what it was given, and makes one file of the three that SQLite has
+while it writes. Source: sqlite.org/wal.html.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import signal
+import sqlite3  # before the user changes, who may not be able to read where it is
+import stat
+from contextlib import suppress
+
+from mematlas.errors import BadInput, Error
+from mematlas.kernel.descriptors import close_all_but
+from mematlas.kernel.rights import invoking_user
+from mematlas.timeline.schema import APPLICATION_ID, TABLES, VERSION, insertion, statements
+from mematlas.timeline.stream import MAGIC, frame_of, frames
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn, Self
+
+    from mematlas.timeline.encoding import Rows
+
+LOG = "-wal"
+BESIDE = (LOG, "-shm")
+"""What SQLite has beside a file that it writes."""
+NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+REPLY = 1 << 13
+"""Bytes of what the writer says, at the most."""
+OPENED = b"opened"
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
+"""What a terminal sends to all of us: who feeds the writer ends it, by having nothing more."""
+
+
+class RecordingWriter:
+    """A recording that is being written.
+
+    >>> with RecordingWriter("shop.mematlas", {"host": "atlas"}) as writer:  # doctest: +SKIP
+    ...     writer.add(encoder.rows_of(snapshot))
+
+    Raises:
+        BadInput: there is a file of that name, or it cannot be made.
+        Error: what is written finds no room.
+    """
+
+    def __init__(self, path: str, facts: dict[str, str], force: bool = False) -> None:
+        self.path = path
+        self.size = 0
+        """Bytes of the file, when it is closed."""
+        user = invoking_user()
+        fed, self._feed = os.pipe()
+        self._heard, said = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            run(path, force, user, fed, said)
+        os.close(fed)
+        os.close(said)
+        try:
+            if (reply := self._reply()) != OPENED:
+                raise BadInput(reply.decode("utf-8", "replace") or f"{path} cannot be written")
+            self._send(MAGIC)
+            self.add({"recording": list(facts.items())})
+        except BaseException:
+            self._let_go()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def add(self, rows: Rows) -> None:
+        """Add a moment."""
+        self._send(frame_of(rows))
+
+    def close(self) -> None:
+        """Have all of it written, and one file made of it.
+
+        Raises:
+            Error: it found no room.
+        """
+        if self._feed < 0:
+            return
+        os.close(self._feed)
+        self._feed = -1
+        reply = self._reply()
+        self._let_go()
+        if not reply.isdigit():
+            raise Error(reply.decode("utf-8", "replace") or f"{self.path}: what writes it was killed")
+        self.size = int(reply)
+
+    def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._feed, view) :]
+        except BrokenPipeError:
+            self.close()  # says why
+            raise Error(f"{self.path}: what writes it has ended") from None
+
+    def _reply(self) -> bytes:
+        return os.read(self._heard, REPLY)
+
+    def _let_go(self) -> None:
+        if self._feed >= 0:
+            os.close(self._feed)
+            self._feed = -1
+        if self._heard >= 0:
+            os.close(self._heard)
+            self._heard = -1
+            os.waitpid(self._pid, 0)
+
+
+# In the child
+
+
+def run(path: str, force: bool, user: tuple[int, int] | None, fed: int, said: int) -> NoReturn:
+    """Write a recording, and end: say that it is open, and at the end its size, or what went wrong."""
+    try:
+        for number in IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        close_all_but({fed, said})
+        if user and os.geteuid() == 0:
+            become(*user)
+        os.write(said, write(path, force, fed, said))
+    except (Error, OSError, MemoryError) as error:
+        os.write(said, (str(error) or type(error).__name__).encode("utf-8", "replace")[:REPLY])
+    finally:
+        os._exit(0)
+
+
+def become(uid: int, gid: int) -> None:
+    """Be a user, with that one's groups."""
+    with suppress(KeyError):
+        os.initgroups(pwd.getpwuid(uid).pw_name, gid)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
+def write(path: str, force: bool, fed: int, said: int) -> bytes:
+    """Write what comes over a pipe; return how large the file is, in digits."""
+    make(path, force)
+    try:
+        database = sqlite3.connect(path, isolation_level=None)
+        prepare(database)
+    except (sqlite3.Error, OSError) as error:
+        for name in (path, *(path + suffix for suffix in BESIDE)):
+            with suppress(OSError):
+                os.unlink(name)
+        raise Error(f"{path}: {error}") from None
+    os.write(said, OPENED)
+    try:
+        with open(fed, "rb") as stream:
+            for rows in frames(stream, path):
+                add(database, rows)
+        finish(database)
+    except sqlite3.Error as error:
+        with suppress(sqlite3.Error):
+            finish(database)
+        raise Error(f"{path}: {error}; what was recorded before is in it") from None
+    finally:
+        database.close()
+    return str(os.stat(path).st_size).encode("ascii")
+
+
+def make(path: str, force: bool) -> None:
+    """Make the file, and those beside it, so that nobody else's are taken for ours.
+
+    Raises:
+        BadInput: there is one.
+    """
+    try:
+        with suppress(FileNotFoundError):
+            if force and stat.S_ISREG(os.lstat(path).st_mode):
+                for name in (path, *(path + suffix for suffix in BESIDE)):
+                    with suppress(FileNotFoundError):
+                        os.unlink(name)
+        made: list[str] = []
+        try:
+            for name in (path, *(path + suffix for suffix in BESIDE)):
+                os.close(os.open(name, NEW, 0o600))
+                made.append(name)
+        except OSError:
+            for name in made:
+                os.unlink(name)
+            raise
+    except OSError as error:
+        if error.errno == errno.EEXIST:
+            raise BadInput(f"{error.filename} exists: give another name, or --force") from None
+        raise BadInput(f"{path}: {error.strerror}") from None
+
+
+def prepare(database: sqlite3.Connection) -> None:
+    """Make the tables."""
+    for statement in (
+        f"PRAGMA application_id = {APPLICATION_ID}",
+        f"PRAGMA user_version = {VERSION}",
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA synchronous = NORMAL",
+        "BEGIN",
+        *statements(),
+        "COMMIT",
+    ):
+        database.execute(statement).fetchall()
+
+
+def add(database: sqlite3.Connection, rows: Rows) -> None:
+    """Add a moment as one transaction."""
+    database.execute("BEGIN")
+    try:
+        for table in TABLES:
+            if table in rows:
+                database.executemany(insertion(table), rows[table])
+        database.execute("COMMIT")
+    except BaseException:
+        with suppress(Exception):
+            database.execute("ROLLBACK")
+        raise
+
+
+def finish(database: sqlite3.Connection) -> None:
+    """Make one file of it."""
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    database.execute("PRAGMA journal_mode = DELETE").fetchall()

@@ -1,0 +1,56 @@
+"""What is said while something is recorded, and at the end."""
+
+from __future__ import annotations
+
+import time
+
+from mematlas.views.format import format_path, format_seconds, format_size, number_of
+from mematlas.views.live import CLEAR_LINE, WRAP_OFF, WRAP_ON
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self, TextIO
+
+    from mematlas.timeline.recorder import RecordResult
+
+OFTEN = 0.5
+
+
+class Line:
+    """A line that says how far it is: on standard error, and only when that is a terminal."""
+
+    def __init__(self, out: TextIO, doing: str = "recording") -> None:
+        self.out = out
+        self.doing = doing
+        self.on = out.isatty()
+        self.drawn = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.drawn:
+            self.out.write(f"\r{CLEAR_LINE}")
+            self.out.flush()
+
+    def __call__(self, nr_moments: int, seconds: float) -> None:
+        now = time.monotonic()
+        if not self.on or now - self.drawn < OFTEN:
+            return
+        self.drawn = now
+        text = f"{self.doing}: {number_of(nr_moments, 'look')}, {format_seconds(seconds)} (Ctrl-C ends it)"
+        self.out.write(f"\r{WRAP_OFF}{text}{CLEAR_LINE}{WRAP_ON}")
+        self.out.flush()
+
+
+def result_lines(result: RecordResult, path: str | None, size: int) -> Iterator[str]:
+    """Yield what was recorded, what that cost, and what to type next."""
+    who = f"{result.nr_processes:,} process{'' if result.nr_processes == 1 else 'es'}"
+    part = f" ({100 * result.cost.cpu_s / result.seconds:.1f} %)" if result.seconds else ""
+    cost = f"looking took {format_seconds(result.cost.cpu_s)} of a processor{part}"
+    held = f", and held up the target for {format_seconds(result.cost.stall_s)} in all" if result.cost.stall_s else ""
+    moments = f"{number_of(result.nr_moments, 'moment')} of {who} in {format_seconds(result.seconds)}"
+    yield f"recorded {moments}; {cost}{held}"
+    if path:
+        yield f"{format_path(path)}: {format_size(size)}; next: mematlas report {format_path(path)}"

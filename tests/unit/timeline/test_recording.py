@@ -1,0 +1,477 @@
+"""Recordings: what is read of a moment is what was there, whatever happened before; what is no recording is refused."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from mematlas.analysis.results import Counters, Reading, UsageResult, VmaUsage
+from mematlas.analysis.usage import Usage
+from mematlas.errors import BadInput, Error, FormatError, PermissionDenied, TargetNotFound
+from mematlas.frozen import as_dict, replace
+from mematlas.kernel.maps import Vma
+from mematlas.kernel.status import Faults
+from mematlas.notes import Note
+from mematlas.timeline import recording as module
+from mematlas.timeline import writing
+from mematlas.timeline.encoding import Encoder
+from mematlas.timeline.recording import Recording, some_of
+from mematlas.timeline.sampler import Cost, Snapshot
+from mematlas.timeline.schema import fits, signed, statements, unsigned
+from mematlas.timeline.stream import MAGIC, frame_of, frames
+from mematlas.timeline.summary import summary_of
+from mematlas.timeline.watch import EXEC, EXIT, Happening, Look, Seen
+from mematlas.timeline.writing import LOG, RecordingWriter
+from mematlas.views.report import summary_table
+from mematlas.words import Kind
+
+Rows = dict[str, list[tuple[Any, ...]]]
+PAGE = 4096
+NOTHING = Usage(**dict.fromkeys(Usage.__match_args__, 0))
+FACTS = {"host": '"oak"', "kernel": '"6.18"'}
+
+
+def usage_of(random: Random) -> Usage:
+    return replace(NOTHING, rss=random.choice([None, random.randrange(1 << 40)]), uss=random.randrange(1 << 30))
+
+
+def vma_at(random: Random, number: int) -> VmaUsage:
+    start = number << 24 if number else 0xFFFFFFFFFF600000
+    path = random.choice(["", "[heap]", "/srv/a b\n.so", "\udcff"])
+    perms = random.choice(["rw-p", "r-xp"])
+    kind: Kind = random.choice(["anon", "file", "heap"])
+    vma = Vma(
+        start, start + PAGE * random.randrange(1, 99), perms, 0, "00:00", random.choice([0, (1 << 64) - 1]), path, kind
+    )
+    return VmaUsage(vma, usage_of(random), None, None, random.choice([None, 3]), None)
+
+
+def seen(pid: int, vmas: list[VmaUsage], name: str = "shop", notes: tuple[Note, ...] = ()) -> Seen:
+    reading = Reading("smaps", 0.001, torn=False, notes=notes)
+    counters = Counters(nr_vmas=len(vmas), size=1, peak_size=None, peak_rss=3, locked=0, pinned=0, ksm=None)
+    total = replace(NOTHING, rss=sum(item.rss or 0 for item in vmas), uss=len(vmas))
+    result = UsageResult(total, 4096, reading, counters=counters)
+    return Seen(pid, 77, name, "name:shop", result, Faults(1, 2), vmas)
+
+
+@dataclass
+class History:
+    """Moments of some processes, as they were."""
+
+    moments: list[dict[int, list[VmaUsage]]] = field(default_factory=list)
+    rows: list[Rows] = field(default_factory=list)
+
+    def add(self, encoder: Encoder, looked: list[Seen], happenings: list[Happening] = []) -> None:  # noqa: B006
+        number = len(self.moments)
+        self.moments.append({one.pid: one.vmas or [] for one in looked})
+        snapshot = Snapshot(1e9 + number, float(number), Look(tuple(looked), tuple(happenings)), Cost(0.01, 0.002))
+        self.rows.append(encoder.rows_of(snapshot))
+
+
+def random_history(random: Random) -> History:
+    """VMAs come, go, and change; processes come, and end."""
+    history, encoder = History(), Encoder()
+    living: dict[int, list[VmaUsage]] = {}
+    for _ in range(random.randrange(2, 25)):
+        happenings = []
+        for pid in list(living):
+            if random.random() < 0.08:
+                del living[pid]
+                happenings.append(Happening(pid, 77, EXIT, "ended"))
+                continue
+            kept = [item for item in living[pid] if random.random() > 0.1]
+            kept = [replace(item, usage=usage_of(random)) if random.random() < 0.2 else item for item in kept]
+            taken = {item.start for item in kept}
+            new = [vma_at(random, random.randrange(12)) for _ in range(random.randrange(3))]
+            living[pid] = sorted(
+                {item.start: item for item in [*new, *kept] if item in kept or item.start not in taken}.values(),
+                key=lambda item: item.start,
+            )
+        if random.random() < 0.3 and len(history.moments) < 20:
+            living[len(history.moments) + 100] = [vma_at(random, number) for number in range(random.randrange(8))]
+            living[len(history.moments) + 100].sort(key=lambda item: item.start)
+        history.add(encoder, [seen(pid, list(vmas)) for pid, vmas in living.items()], happenings)
+    return history
+
+
+def write(path: Path, rows: list[Rows]) -> Path:
+    """Write a recording, in this process."""
+    writing.make(str(path), force=False)
+    database = sqlite3.connect(path, isolation_level=None)
+    writing.prepare(database)
+    for moment in ({"recording": list(FACTS.items())}, *rows):
+        writing.add(database, moment)
+    writing.finish(database)
+    database.close()
+    return path
+
+
+def as_utf8(item: VmaUsage) -> VmaUsage:
+    """Return a VMA as a recording has it: with a path that UTF-8 can have."""
+    path = os.fsencode(item.vma.path).decode("utf-8", "replace")
+    return replace(item, vma=replace(item.vma, path=path))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_moment_is_what_it_was_whatever_happened_before(seed: int, tmp_path: Path) -> None:
+    history = random_history(Random(seed))
+    with Recording(str(write(tmp_path / "x.mematlas", history.rows))) as recording:
+        assert recording.nr_moments == len(history.moments)
+        found: list[dict[int, list[VmaUsage]]] = [{} for _ in history.moments]
+        for process in recording.processes():
+            for moment in range(process.first, recording.last_moment(process) + 1):
+                found[moment - 1][process.pid] = recording.vmas_at(process, moment)
+                assert recording.vmas_at(process, moment) == [
+                    as_utf8(item) for item in history.moments[moment - 1][process.pid]
+                ]
+            times, amounts = recording.series(process, "uss")
+            assert amounts == [len(history.moments[int(time)][process.pid]) for time in times]
+    assert [sorted(moment) for moment in found] == [sorted(moment) for moment in history.moments]
+
+
+def test_what_stays_the_same_has_no_row() -> None:
+    history, encoder = History(), Encoder()
+    vmas = [vma_at(Random(1), number) for number in (1, 2, 3)]
+    note = Note("torn", "torn")
+    for _ in range(3):
+        history.add(encoder, [seen(7, vmas, notes=(note,))])
+    assert set(history.rows[0]) == {"moment", "process", "usage", "note", "vma", "vma_usage"}
+    assert [set(rows) for rows in history.rows[1:]] == [{"moment"}] * 2
+
+
+def test_a_process_with_another_name_is_another_row_and_its_end_is_told() -> None:
+    history, encoder = History(), Encoder()
+    vmas = [vma_at(Random(1), 1)]
+    history.add(encoder, [seen(7, vmas)])
+    history.add(encoder, [seen(7, vmas, name="other")], [Happening(7, 77, EXEC, "started another program")])
+    history.add(encoder, [], [Happening(7, 77, EXIT, "process 7 ended")])
+    rows = history.rows[1]
+    assert [row[:4] for row in rows["process"]] == [(2, 7, 77, "other")]
+    assert rows["process_end"] == [(1, 2, "has another name now")]
+    assert rows["event"] == [(2, 2, "exec", "started another program")]
+    assert history.rows[2]["process_end"] == [(2, 3, "process 7 ended")]
+    assert history.rows[2]["vma_end"] == [(2, 3)]
+
+
+def test_every_row_is_one_of_its_table() -> None:
+    for seed in range(20):
+        for rows in random_history(Random(seed)).rows:
+            assert all(fits(table, row) for table in rows for row in rows[table])
+
+
+@pytest.mark.parametrize("number", [0, 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_numbers_keep_their_bits(number: int) -> None:
+    assert -(1 << 63) <= signed(number) < 1 << 63
+    assert unsigned(signed(number)) == number
+
+
+def test_a_series_of_many_moments_has_some_of_them() -> None:
+    chosen = list(some_of(5, 100_000))
+    assert (chosen[0], chosen[-1], len(chosen)) == (5, 100_000, 300)
+    assert chosen == sorted(set(chosen))
+
+
+# --- the writer
+
+
+def test_a_writer_makes_one_file_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.mematlas"
+    history = random_history(Random(3))
+    with RecordingWriter(str(path), FACTS) as writer:
+        for rows in history.rows:
+            writer.add(rows)
+        assert (tmp_path / f"x.mematlas{LOG}").exists()
+    assert os.listdir(tmp_path) == ["x.mematlas"]
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert writer.size == path.stat().st_size
+    with Recording(str(path)) as recording:
+        assert (recording.nr_moments, recording.facts) == (len(history.moments), FACTS)
+        assert recording.machine["host"] == "oak"
+
+
+@pytest.mark.parametrize("name", ["x.mematlas", "x.mematlas-wal", "x.mematlas-shm"])
+def test_nothing_that_is_there_is_written_over(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(BadInput, match=f"{name} exists: give another name, or --force"):
+        RecordingWriter(str(tmp_path / "x.mematlas"), FACTS)
+    assert (tmp_path / name).read_bytes() == b"mine"
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_link_is_not_followed_even_with_force(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "x.mematlas").symlink_to(tmp_path / "mine")
+    with pytest.raises(BadInput, match="exists"):
+        RecordingWriter(str(tmp_path / "x.mematlas"), FACTS, force=True)
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+def test_with_force_a_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "x.mematlas").write_bytes(b"mine")
+    with RecordingWriter(str(tmp_path / "x.mematlas"), FACTS, force=True):
+        pass
+    with Recording(str(tmp_path / "x.mematlas")) as recording:
+        assert recording.nr_moments == 0
+
+
+def test_where_nothing_can_be_made_it_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="No such file or directory"):
+        RecordingWriter(str(tmp_path / "none" / "x.mematlas"), FACTS)
+
+
+def test_a_full_disk_is_said_and_nothing_before_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.mematlas"
+    history, encoder = History(), Encoder()
+    for seed in range(200):
+        random = Random(seed)
+        history.add(encoder, [seen(7, [vma_at(random, number) for number in range(1, 12)])])
+    prepare = writing.prepare
+
+    def small(database: sqlite3.Connection) -> None:
+        prepare(database)
+        database.execute("PRAGMA max_page_count = 60").fetchall()
+
+    monkeypatch.setattr(writing, "prepare", small)
+    with pytest.raises(Error, match="full; what was recorded before is in it") as caught:
+        feed(str(path), history.rows)
+    assert "Traceback" not in str(caught.value)
+    with Recording(str(path)) as recording:
+        assert 10 < recording.nr_moments < 200
+        (process,) = recording.processes()
+        for moment in range(1, recording.nr_moments + 1):
+            assert recording.vmas_at(process, moment) == [as_utf8(item) for item in history.moments[moment - 1][7]]
+
+
+def feed(path: str, rows: list[Rows]) -> None:
+    with RecordingWriter(path, FACTS) as writer:
+        for moment in rows:
+            writer.add(moment)
+
+
+# --- streams
+
+
+def test_a_stream_has_what_a_file_has(tmp_path: Path) -> None:
+    history = random_history(Random(5))
+    path = tmp_path / "stream"
+    path.write_bytes(MAGIC + b"".join(map(frame_of, history.rows)))
+    with open(path, "rb") as file:
+        assert [
+            {table: list(map(tuple, rows)) for table, rows in moment.items()} for moment in frames(file, "stream")
+        ] == history.rows
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40])
+def test_a_stream_that_is_cut_short_is_whole_up_to_that(cut: int, tmp_path: Path) -> None:
+    history = random_history(Random(5))
+    path = tmp_path / "stream"
+    path.write_bytes((MAGIC + b"".join(map(frame_of, history.rows)))[:-cut])
+    with open(path, "rb") as file:
+        assert len(list(frames(file, "stream"))) == len(history.rows) - 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"mematlas-stream\n\x02",
+        MAGIC + b"\xff\xff\xff\xff",
+        MAGIC + b"\x02\0\0\0[]",
+        MAGIC + frame_of({"sqlite_master": []}),
+        MAGIC + frame_of({"vma_end": [(1,)]}),
+        MAGIC + frame_of({"vma_end": [(1, 1 << 64)]}),
+        MAGIC + b"\x14\x27\0\0" + b"[" * 10_004,
+    ],
+)
+def test_what_is_no_stream_is_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "stream").write_bytes(data)
+    with open(tmp_path / "stream", "rb") as file, pytest.raises(FormatError):
+        list(frames(file, "stream"))
+
+
+# --- what is no recording
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path / "x.mematlas", random_history(Random(11)).rows)
+
+
+def read_all(path: Path) -> int:
+    """Read whatever can be asked of a recording; return how many moments it has."""
+    with Recording(str(path)) as recording:
+        for process in recording.processes(50):
+            recording.vmas_at(process, process.first)
+        assert list(summary_table(summary_of(recording)).lines(width=80))
+        nr: int = recording.nr_moments
+        return nr
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(FormatError) as caught:
+        read_all(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE VIEW more AS SELECT 1",
+        "CREATE TABLE more (x)",
+        "CREATE TRIGGER more AFTER INSERT ON vma BEGIN SELECT 1; END",
+        "CREATE INDEX more ON vma (start)",
+        "DROP TABLE note",
+        "ALTER TABLE note ADD COLUMN more",
+        "PRAGMA application_id = 7",
+        "PRAGMA user_version = 2",
+        "UPDATE process SET pid = 'x'",
+        "UPDATE process SET name = x'ff'",
+        "DELETE FROM moment WHERE id = 1",
+        "UPDATE vma SET kind = 'more'",
+        'UPDATE vma SET "end" = start',
+        "UPDATE moment SET elapsed = 'late'",
+        "UPDATE moment SET elapsed = 9e999",
+        "UPDATE moment SET time = -1",
+        "UPDATE vma_usage SET rss = 'much'",
+    ],
+)
+def test_what_is_not_as_we_write_it_is_refused(statement: str, path: Path) -> None:
+    database = sqlite3.connect(path)
+    with database:
+        database.execute(statement)
+    database.close()
+    assert str(path) in refused(path)
+
+
+def test_a_text_that_is_none_is_refused(path: Path) -> None:
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("UPDATE process SET name = cast(x'ff' AS TEXT)")
+    database.close()
+    refused(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"SQLite format 3\0", b"SQLite format 3\0" + bytes(5000), b"x" * 5000])
+def test_what_is_no_database_is_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(data)
+    refused(tmp_path / "x")
+
+
+def test_links_pipes_and_directories_are_not_read(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(path)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe", "."):
+        with pytest.raises(Error):
+            Recording(str(tmp_path / name))
+    with pytest.raises(TargetNotFound):
+        Recording(str(tmp_path / "none"))
+
+
+def test_a_question_that_takes_too_long_is_ended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DEADLINE", -1.0)
+    monkeypatch.setattr(module, "STEPS", 1)
+    with pytest.raises(Error, match="took longer"):
+        Recording(str(path))
+
+
+def test_nothing_can_be_written_through_it(path: Path) -> None:
+    with Recording(str(path)) as recording, pytest.raises(FormatError, match="readonly"):
+        recording._rows("DELETE FROM moment")
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_bytes_that_are_changed_are_refused_or_read_and_never_a_traceback(seed: int, path: Path) -> None:
+    random = Random(seed)
+    data = bytearray(path.read_bytes())
+    for _ in range(random.choice([1, 3, 30])):
+        data[random.choice([random.randrange(len(data)), random.randrange(100)])] = random.randrange(256)
+    path.write_bytes(data)
+    try:
+        read_all(path)
+    except Error:
+        return
+
+
+# --- of a writer that was killed
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Iterator[Callable[[list[Rows]], Path]]:
+    """Return what leaves the files of a recording as a writer does that is killed."""
+    held = []
+
+    def leave(rows: list[Rows]) -> Path:
+        made = write(tmp_path / "x.mematlas", [])
+        database = sqlite3.connect(made, isolation_level=None)
+        database.execute("PRAGMA journal_mode = WAL").fetchall()
+        held.append(database)
+        for moment in rows:
+            writing.add(database, moment)
+        folder = tmp_path / "left"
+        folder.mkdir()
+        for suffix in ("", LOG, "-shm"):
+            (folder / f"x.mematlas{suffix}").write_bytes((tmp_path / f"x.mematlas{suffix}").read_bytes())
+        return folder / "x.mematlas"
+
+    yield leave
+    for database in held:
+        database.close()
+
+
+def test_what_a_killed_writer_left_is_put_together(killed: Callable[[list[Rows]], Path]) -> None:
+    history = random_history(Random(13))
+    path = killed(history.rows)
+    with Recording(str(path)) as recording:
+        assert recording.nr_moments == len(history.moments)
+    assert os.listdir(path.parent) == ["x.mematlas"]
+
+
+def test_where_nothing_may_be_written_a_copy_is_read(killed: Callable[[list[Rows]], Path], as_nobody: Any) -> None:
+    history = random_history(Random(13))
+    path = killed(history.rows)
+    for name in path.parent.iterdir():
+        name.chmod(0o644)
+    for folder in (path.parent, *path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+        if folder.name.startswith("pytest-of"):
+            break
+
+    def read() -> int:
+        return read_all(path)
+
+    before = {name: (path.parent / name).read_bytes() for name in os.listdir(path.parent)}
+    assert as_nobody(read).value == len(history.moments)
+    assert {name: (path.parent / name).read_bytes() for name in os.listdir(path.parent)} == before
+
+
+def test_the_schema_is_what_the_documents_say() -> None:
+    assert as_dict(Cost(1.0, 2.0)) == {"cpu_s": 1.0, "stall_s": 2.0}
+    text = (Path(__file__).parents[3] / "docs" / "recording.md").read_text()
+    for statement in statements():
+        name = statement.split()[2]
+        assert f"`{name}`" in text
+
+
+def test_another_s_recording_needs_his_leave(path: Path, as_nobody: Any) -> None:
+    for folder in path.parents:
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+        if folder.name.startswith("pytest-of"):
+            break
+
+    def read() -> str:
+        try:
+            with Recording(str(path)):
+                return ""
+        except PermissionDenied as error:
+            return str(error)
+
+    assert "being the owner of the recording" in as_nobody(read).value
