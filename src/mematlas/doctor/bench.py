@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from mematlas.errors import FormatError
+from mematlas.errors import FormatError, ProcessGone
 from mematlas.frozen import record
 from mematlas.kernel.hugepage import HUGE_SIZE_FILE
 from mematlas.kernel.libc import libc
@@ -144,7 +144,7 @@ class Bench:
 
     def scan(self, address: int, size: int, categories: int) -> int | None:
         """Return the first page in one of these categories, by PAGEMAP_SCAN."""
-        return Scanner(self.pagemap, os.getpid()).first(address, address + size, categories)
+        return Scanner(self.pagemap, lambda: ProcessGone(os.getpid())).first(address, address + size, categories)
 
     def map_huge(self) -> tuple[int, int]:
         """Return the address of new memory that one huge entry could map, and its size."""

@@ -385,15 +385,19 @@ class Pagemap:
             self.pacer.spend(time.perf_counter() - before, len(buffer))
         if nr_read == 0:
             # The file holds the address space it was opened on; it reads as empty once nobody runs in that.
-            why = "ended" if self.process.is_ending() else "runs another program now"
-            raise ProcessGone(self.process.pid, why)
+            raise self._gone()
         return nr_read
+
+    def _gone(self) -> ProcessGone:
+        """Return the error for an address space that is no more."""
+        why = "ended" if self.process.is_ending() else "runs another program now"
+        return ProcessGone(self.process.pid, why)
 
     @property
     def scanner(self) -> Scanner:
         """PAGEMAP_SCAN on this file. Raises `NotSupported` when used on a kernel or capture without it."""
         if self._scanner is None:
-            self._scanner = Scanner(self.live_file.fd, self.process.pid)
+            self._scanner = Scanner(self.live_file.fd, self._gone)
         return self._scanner
 
     @property
@@ -440,12 +444,13 @@ def has_soft_dirty(procfs: ProcFS) -> bool | None:
 class Scanner:
     """The PAGEMAP_SCAN ioctl: ranges of pages that match, found by the kernel without writing an entry for each."""
 
-    def __init__(self, fd: int, pid: int) -> None:
+    def __init__(self, fd: int, gone: Callable[[], ProcessGone]) -> None:
+        """``gone`` returns the error for where the address space is no more."""
         from fcntl import ioctl
 
         self.ioctl: Callable[[int, int, memoryview], int] = ioctl
         self.fd = fd
-        self.pid = pid
+        self.gone = gone
         self.address = NOWHERE
         """Where the kernel writes what it finds."""
         self.regions: MutableSequence[int] = []
@@ -504,7 +509,7 @@ class Scanner:
             return self.ioctl(self.fd, PAGEMAP_SCAN, argument)
         except OSError as error:
             if error.errno == errno.ESRCH:
-                raise ProcessGone(self.pid) from None
+                raise self.gone() from None
             raise NotSupported("PAGEMAP_SCAN", "Linux 6.7") from None
 
     def _finds_nothing(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
@@ -119,7 +120,7 @@ class FakeScanner(Scanner):
     """A kernel that returns ranges from a list, and at the end a walk_end that is stale."""
 
     def __init__(self, ranges: list[tuple[int, int]]) -> None:
-        super().__init__(-1, 1)
+        super().__init__(-1, lambda: ProcessGone(1))
         self.make_room()
         self.here = ranges
         self.calls = 0
@@ -303,3 +304,17 @@ def test_own_stack_is_present() -> None:
     with Process(os.getpid()) as process:
         stack = next(item for item in process.maps("pagemap").vmas if item.vma.kind == "stack")
     assert stack.usage.nr_present
+
+
+@pytest.mark.parametrize(("is_ending", "words"), [(True, "ended"), (False, "runs another program now")])
+def test_a_scan_of_an_address_space_that_is_no_more_says_why(
+    is_ending: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> int:
+        raise OSError(errno.ESRCH, "no such process")  # as 7.3 does on arm64; 6.18 finds nothing
+
+    with ProcFS().process(os.getpid()) as process, Pagemap(process) as pagemap:
+        monkeypatch.setattr(type(process), "is_ending", lambda self: is_ending)
+        pagemap.scanner.ioctl = refuse
+        with pytest.raises(ProcessGone, match=words):
+            pagemap.ranges(0, 1 << 40, PAGE_IS_PRESENT)
