@@ -64,7 +64,7 @@ def mapped_by(pids: Iterable[int]) -> dict[int, set[tuple[int, int]]]:
     for pid in pids:
         for line in Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines():
             start, end = (int(word, 16) for word in line.split()[0].split("-"))
-            if start >> 47:
+            if start >> 63:
                 continue
             for number, entry in enumerate(entries_of(pid, start, (end - start) // PAGE)):
                 if entry & PRESENT:

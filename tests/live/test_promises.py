@@ -143,7 +143,7 @@ def told_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             raise NotSupported("cachestat", "Linux 6.5")
 
         monkeypatch.setattr("mematlas.kernel.backing.cachestat_counts", lack)
-    return request.param
+    return str(request.param)
 
 
 @pytest.mark.usefixtures("way_back")

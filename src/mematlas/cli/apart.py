@@ -113,6 +113,7 @@ def part(name: str, args: Namespace, session: Session) -> None:
     leave_rights({control.fileno(), watched})
     lend(held)
     session.lender = brokered.Lender(control, pid)
+    session.lender.introduce()
     session.lender.end_with(watched)
     session.procfs = brokered.BrokeredFS(session.lender)
 

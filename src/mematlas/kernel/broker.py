@@ -42,7 +42,7 @@ from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 from mematlas.errors import Error, ProcessGone, TargetNotFound, taken_apart
 from mematlas.frozen import record
 from mematlas.kernel.abandon import end_with, lacks_room, let_go_of_streams
-from mematlas.kernel.confine import USERS
+from mematlas.kernel.confine import USERS, unused_user
 from mematlas.kernel.descriptors import STDERR, close_all_but
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.queries import QUERIES, NonsenseError, Query, number
@@ -50,6 +50,7 @@ from mematlas.kernel.status import read_stat, read_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, NoReturn
 
     from mematlas.kernel.procfs import ProcessDir
@@ -58,8 +59,8 @@ if TYPE_CHECKING:
 QUESTION_SIZE = 1 << 16
 ANSWER_SIZE = 1 << 16
 """Bytes of one message of an answer; longer ones are several."""
-MOST_WORKERS = 200
-"""Each takes four descriptors of the broker's, which may have 1,024."""
+MOST_WORKERS = 64
+"""Each takes four descriptors of the broker's, and what it has answered last: up to some 20 MiB."""
 MOST_HELD = 16
 """Processes that a worker holds open."""
 FD_SIZE = 4
@@ -79,7 +80,12 @@ MOST_WAIT_MS = 1000
 """Milliseconds that standard error is waited for."""
 MOST_SHOWN = 64
 """Bytes of nonsense that is shown."""
-CONNECT = b"c"
+CONNECT, INTRODUCE = b"c", b"u"
+"""What is asked where connections are: for one, and to be remembered by who the front end is now."""
+GRACE_MS = 5000
+"""Milliseconds that a front end may go on that asks for nothing any more."""
+SIOCOUTQ = 0x5411
+"""How many bytes that were sent nobody has taken: include/uapi/linux/sockios.h."""
 
 
 @record
@@ -275,7 +281,16 @@ class Worker:
                 area.close()
 
     def _send_descriptor(self, fd: int) -> None:
+        """Send a descriptor: the only one that is on its way, since all of root's together may be no more than 1,024.
+
+        Raises:
+            NonsenseError: it was asked for before the answer to an earlier question was taken.
+        """
+        import fcntl
+
         try:
+            if any(fcntl.ioctl(self.connection, SIOCOUTQ, bytes(FD_SIZE))):
+                raise NonsenseError
             self.connection.sendmsg([ANSWER], carrying(fd))
         finally:
             os.close(fd)
@@ -323,7 +338,6 @@ class Broker:
         self.poll = select.poll()
         self.user: int | None = None
         """Whom the front end runs as."""
-        self.has_front_ended = False
         self._workers: dict[int, Served] = {}
         """Each worker, by its pidfd."""
         self._of_connection: dict[int, int] = {}
@@ -332,7 +346,7 @@ class Broker:
         """A worker for who asks first: it is started while that gets ready."""
 
     def serve(self) -> None:
-        """Serve until the end of the front end."""
+        """Serve until the end of the front end, or until it asks nonsense, or for nothing any more."""
         spare = self._start()
         self._spare = spare if spare[1] else None
         self.poll.register(self.control, select.POLLIN)
@@ -341,32 +355,45 @@ class Broker:
         while is_wanted:
             for fd, _ in self.poll.poll():
                 if fd == self.front:
-                    is_wanted, self.has_front_ended = False, True
+                    is_wanted = False
                 elif fd == self.control.fileno():
-                    is_wanted = is_wanted and self._connect()
+                    is_wanted = is_wanted and self._hear()
                 elif fd in self._workers:
                     is_wanted = self._ended(fd) and is_wanted
                 elif fd in self._of_connection:
                     # Nobody is there to hear the answer: it may wait for ever for what it was asked.
-                    pidfd_send_signal(self._of_connection[fd], SIGKILL)
+                    end(self._of_connection[fd])
                     self.poll.unregister(fd)
 
-    def _connect(self) -> bool:
-        """Make a connection for whoever asks; return whether the front end goes on."""
-        asked = self.control.recv(len(CONNECT) + 1)
-        if asked != CONNECT:
-            return bool(asked) and self._end_front(asked)
-        self._learn_user()
-        pid, theirs = self._spare or (self._start() if len(self._workers) < MOST_WORKERS else (0, None))
-        self._spare = None
-        rights = carrying(theirs.fileno()) if theirs else ()
+    def _hear(self) -> bool:
+        """Do what is asked where connections are; return whether the front end goes on."""
         try:
-            self.control.sendmsg([str(pid).encode("ascii")], rights, _socket.MSG_DONTWAIT)
+            asked = self.control.recv(len(CONNECT) + 1)
+        except ConnectionResetError:
+            return False  # it has let go of an answer
+        if asked == CONNECT:
+            self._connect()
+        elif asked == INTRODUCE:
+            self._learn_user()
+            self._answer(b"0" if self.user is None else b"1")
+        elif asked:
+            self._end_front(asked)
+            return False
+        return bool(asked)
+
+    def _answer(self, data: bytes, rights: Sequence[tuple[int, int, bytes]] = ()) -> None:
+        try:
+            self.control.sendmsg([data], rights, _socket.MSG_DONTWAIT)
         except OSError:
             pass  # it asks, and takes nothing; or too many descriptors are on their way to it
+
+    def _connect(self) -> None:
+        """Make a connection for whoever asks."""
+        pid, theirs = self._spare or (self._start() if len(self._workers) < MOST_WORKERS else (0, None))
+        self._spare = None
+        self._answer(str(pid).encode("ascii"), carrying(theirs.fileno()) if theirs else ())
         if theirs:
             theirs.close()
-        return True
 
     def _start(self) -> tuple[int, _socket.socket | None]:
         """Start a worker; return its PID, and what it is asked through: 0 and nothing where there is no room."""
@@ -410,7 +437,9 @@ class Broker:
         served.close()
         os.close(pidfd)
         os.waitpid(served.pid, 0)
-        return not nonsense or self._end_front(nonsense)
+        if nonsense:
+            self._end_front(nonsense)
+        return not nonsense
 
     def _learn_user(self) -> None:
         """Remember who the front end is, once it has become somebody else."""
@@ -422,29 +451,38 @@ class Broker:
         if users and int(users[0]) in USERS:
             self.user = int(users[0])
 
-    def end_children(self) -> None:
-        """End whoever is left of a front end that has ended: its children are of its user, which nobody else is.
+    def end_all(self) -> None:
+        """End the workers, the front end, and all of its children: they are of its user, which nobody else is.
 
-        The kernel goes through all processes in one go, and lets none fork that it has signalled (kernel/signal.c,
-        kill_something_info(); kernel/fork.c, copy_process()).
+        A front end that is done asking has some time to end by itself. We become its user as far as signals go, and
+        nobody whom it may signal. The kernel goes through all processes in one go, and lets none fork that it has
+        signalled (kernel/signal.c, kill_something_info(), kill_ok_by_cred(); kernel/fork.c, copy_process()).
         """
-        if self.user is None:
-            return
-        pid = os.fork()
-        if pid == 0:
+        for worker in self._workers:
+            end(worker)
+        waiting = select.poll()
+        waiting.register(self.front, select.POLLIN)
+        waiting.poll(GRACE_MS)
+        end(self.front)
+        if self.user is not None:
+            os.setresuid(unused_user(self.user), self.user, 0)
             try:
-                os.setresuid(self.user, self.user, self.user)
                 os.kill(-1, SIGKILL)
-            finally:
-                os._exit(0)
-        os.waitpid(pid, 0)
+            except ProcessLookupError:
+                pass  # there is nobody
 
-    def _end_front(self, nonsense: bytes) -> bool:
-        """End the front end, which asked nonsense: return that it does not go on."""
-        pidfd_send_signal(self.front, SIGKILL)
-        self.has_front_ended = True
+    def _end_front(self, nonsense: bytes) -> None:
+        """End the front end, which asked nonsense, and say so."""
+        end(self.front)
         say(ENDED.format(ascii(nonsense)[1:]).encode("ascii"))
-        return False
+
+
+def end(pidfd: int) -> None:
+    """End a process, unless it has ended."""
+    try:
+        pidfd_send_signal(pidfd, SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def say(text: bytes) -> None:
@@ -546,11 +584,12 @@ def run(broker: Broker, kept: tuple[int, ...]) -> NoReturn:
         _, most = getrlimit(RLIMIT_NOFILE)
         setrlimit(RLIMIT_NOFILE, (most, most))
         broker.serve()
-        if broker.has_front_ended:
-            broker.end_children()
     except BaseException:
         import traceback
 
         say(traceback.format_exc().encode("utf-8", "replace"))
     finally:
-        os._exit(0)
+        try:
+            broker.end_all()
+        finally:
+            os._exit(0)

@@ -154,8 +154,22 @@ class Lender:
         fcntl.fcntl(watched, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(watched, fcntl.F_SETFL, os.O_ASYNC)
 
+    def introduce(self) -> None:
+        """Have the broker remember who we are now, so that it can end whoever is left of us.
+
+        Raises:
+            BrokerGone: it does not.
+        """
+        try:
+            self.control.sendmsg([broker.INTRODUCE])
+            known = receive(self.control)[0]
+        except (BrokenPipeError, ConnectionResetError):
+            known = b""
+        if known != b"1":
+            raise BrokerGone(ENDED)
+
     def close(self) -> None:
-        """Let go of the broker, which ends; wait for that."""
+        """Let go of the broker, which ends when we have."""
         signal(SIGIO, SIG_IGN)
         try:
             # Children of ours that cannot end hold it too.
@@ -165,7 +179,6 @@ class Lender:
         self.control.close()
         if self._own.socket:
             self._own.socket.close()
-        os.waitpid(self.pid, 0)
 
 
 def raise_gone(number: int, frame: object) -> NoReturn:

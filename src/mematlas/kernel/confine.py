@@ -18,6 +18,10 @@ import sys
 
 from mematlas.errors import NotSupported, PermissionDenied
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 USERS = range(61184, 65520)
 """Users that no account has: those that systemd gives to services for as long as these run."""
 SYSTEMD = "/run/systemd/dynamic-uid"
@@ -99,12 +103,14 @@ NEVER_MADE = {
 }
 """System calls that a front end never makes: of running programs, of the memory of others, of the machine."""
 SOCKET = {"x86_64": 41, "aarch64": 198}
+SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
 IOCTL = {"x86_64": 16, "aarch64": 29}
 CLONE = {"x86_64": 56, "aarch64": 220}
 CLONE3 = 435
 TERMINAL_INPUT = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX: a terminal that is shared with a shell of root's takes what they put into it for typed."""
 CLONE_NEWUSER = 0x10000000
+OPEN_TREE, OPEN_TREE_CLONE, AT_FDCWD = 428, 1, -100
 SECCOMP = {"x86_64": 317, "aarch64": 277}
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64."""
@@ -170,6 +176,26 @@ def become_nobody_else() -> int:
     raise NotSupported("a user of our own", f"a user namespace with users of {USERS[0]} to {USERS[-1]}") from refused
 
 
+def unused_user(other: int) -> int:
+    """Return a user that no process runs as, and who is not another one.
+
+    Raises:
+        NotSupported: there is none.
+    """
+    used = {other}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            used.add(os.stat(f"/proc/{name}").st_uid)
+        except OSError:
+            pass  # it has ended
+    first = os.getpid() % len(USERS)
+    for index in range(len(USERS)):
+        uid: int = USERS[(first + index) % len(USERS)]
+        if uid not in used and not os.path.exists(f"{SYSTEMD}/{uid}"):
+            return uid
+    raise NotSupported("a user of our own")
+
+
 def may_signal(pid: int) -> bool:
     """Whether we may signal a process, as one of our user: kill(2)."""
     try:
@@ -186,9 +212,12 @@ def hold_modules() -> set[int]:
     /proc is the way there.
     """
     held: dict[str, int] = {}
+    files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+    here = os.getcwd()
+    sys.path[:] = [path for path in sys.path if (path or here) != here or has_modules(path, files)]
     for path in sys.path:
         if os.path.isdir(path) and not may_others_go(path):
-            held[path] = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            held[path] = open_alone(path)
     if held:
         sys.path[:] = [moved(path, held) for path in sys.path]
         for module in list(sys.modules.values()):
@@ -196,6 +225,23 @@ def hold_modules() -> set[int]:
             if isinstance(places, list):
                 places[:] = [moved(path, held) for path in places]
     return set(held.values())
+
+
+def has_modules(path: str, files: Iterable[str]) -> bool:
+    """Whether modules were imported from a directory: mostly from none in the one that somebody has started us in."""
+    return bool(path) and any(file.startswith(f"{path}/") for file in files)
+
+
+def open_alone(path: str) -> int:
+    """Return a descriptor of a directory from which no way leads up: of a mount of its own, that nobody else has.
+
+    Source: open_tree(2), since Linux 5.2, commit a07b20004793. Where that may not be done, it is one as any other.
+    """
+    from mematlas.kernel.libc import libc
+
+    call = libc().syscall
+    fd: int = call(OPEN_TREE, AT_FDCWD, os.fsencode(path), OPEN_TREE_CLONE | os.O_CLOEXEC)
+    return fd if fd >= 0 else os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def may_others_go(path: str) -> bool:
@@ -253,8 +299,9 @@ def filter_code(machine: str) -> bytes:
     # The C library takes clone(2) then, of which the flags can be seen.
     lines += [(JUMP_EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, MISSING)]
     # Sockets are for names of users: other families lead out of the machine, or into the kernel's depths.
-    lines += [(JUMP_EQUAL, 0, 4, SOCKET[machine]), (LOAD, 0, 0, FIRST_ARGUMENT_AT), (JUMP_EQUAL, 1, 0, AF_UNIX)]
-    lines += [(RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
+    for number in (SOCKET[machine], SOCKETPAIR[machine]):
+        lines += [(JUMP_EQUAL, 0, 4, number), (LOAD, 0, 0, FIRST_ARGUMENT_AT), (JUMP_EQUAL, 1, 0, AF_UNIX)]
+        lines += [(RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
     lines += [(JUMP_EQUAL, 0, 4, CLONE[machine]), (LOAD, 0, 0, FIRST_ARGUMENT_AT), (JUMP_ANY_OF, 0, 1, CLONE_NEWUSER)]
     lines += [(RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
     # The kernel takes the lower half of a request for all of it (ioctl(2), an unsigned int).

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.memory.btf import StructLayout
 
 PSEUDO_MAP_VALUE = 2
+RAW_TRACEPOINT = "raw_tracepoint"
 
 NR_SLOTS = 64
 """Pages per call. More gain nothing (page-table walks reach 2 million pages/s), and keep us longer on one CPU."""
@@ -126,6 +127,11 @@ class BpfReader:
                 os.close(fd)
         self._program_fd = self._map_fd = -1
 
+    @property
+    def is_one_section(self) -> bool:
+        """Whether what one call reads is read inside of one RCU read-side critical section."""
+        return self.program_type == RAW_TRACEPOINT
+
     def read_batch(self, addresses: Words, size: int) -> tuple[Words, Bools]:
         """Return what lies at up to `batch_size` kernel addresses, ``size`` bytes at each, and which could be read.
 
@@ -180,15 +186,16 @@ class BpfReader:
 
     def _load(self) -> tuple[int, str]:
         program = assemble(self._map_fd)
-        # GOOD: since Linux commit 79a7f8bdb159 ("bpf: Introduce bpf_sys_bpf() helper and program type.") (in v5.14)
-        # there is a type made for being called. Before, and since 1b4d60ec162f (v5.10), a raw tracepoint that is
-        # attached nowhere can be run as well.
+        # A raw tracepoint that is attached nowhere can be run since 1b4d60ec162f (v5.10), inside of one RCU read-side
+        # critical section (net/bpf/test_run.c, __bpf_prog_test_run_raw_tp). The type that is made for being called
+        # (79a7f8bdb159, v5.14, "bpf: Introduce bpf_sys_bpf() helper and program type.") may sleep, and is in none.
+        refused: OSError | None = None
+        try:
+            return self._bpf.load(BPF_PROG_TYPE_RAW_TRACEPOINT, 0, program), RAW_TRACEPOINT
+        except OSError as error:
+            refused = error
         try:
             return self._bpf.load(BPF_PROG_TYPE_SYSCALL, BPF_F_SLEEPABLE, program), "syscall"
         except OSError:
-            pass
-        try:
-            return self._bpf.load(BPF_PROG_TYPE_RAW_TRACEPOINT, 0, program), "raw_tracepoint"
-        except OSError as error:
             log = self._bpf.verifier_log(BPF_PROG_TYPE_RAW_TRACEPOINT, 0, program)
-            raise refusal(error, log) from None
+            raise refusal(refused, log) from None

@@ -135,6 +135,27 @@ class KernelMemory:
         self._learn(entries.reshape(-1, 1), heights)
         return entries, known & good
 
+    @property
+    def most_together(self) -> int:
+        """How many tables `together` reads at once; 0 where it cannot."""
+        return self.reader.batch_size if getattr(self.reader, "is_one_section", False) else 0
+
+    def together(self, phys_addresses: Words) -> tuple[Words, Bools]:
+        """Return tables that we were led to, all read inside of one RCU read-side critical section, in this order.
+
+        A table that another one of these led to, which was read before it, was no other page's when it was read: tables
+        are freed after such sections (mm/mmu_gather.c, tlb_remove_table()).
+
+        Raises:
+            NotSupported: the reader has no such sections.
+        """
+        if not 0 < len(phys_addresses) <= self.most_together:
+            raise NotSupported(f"reading tables together with {self.name}", "programs of BPF that run under RCU")
+        known = (self._heights_of(phys_addresses) != 0) & (phys_addresses & np.uint64(PAGE - 1) == 0)
+        addresses = np.where(known, phys_addresses + np.uint64(self.base), np.uint64(0))
+        data, good = self.reader.read_batch(addresses, PAGE)
+        return data.copy(), known & good
+
     def _heights_of(self, phys_addresses: Words) -> Bytes:
         frames = phys_addresses // np.uint64(PAGE)
         inside = frames < len(self._heights)

@@ -1,7 +1,8 @@
 """Page tables for a front end without rights: what answers its questions, in a worker of `mematlas.kernel.broker`.
 
 It holds kernel memory, and the address spaces that it was asked about. It walks their tables by itself, and hands over
-copies of tables that were in place all along: nobody can ask for the page of one, which may be another's by then. What
+copies of pages that are proven to have been tables while they were read (`mematlas.model.pagetables.proof`): whoever
+asks may have a process that changes its tables all the time, so that what was one is another page by then. What
 asks is in `mematlas.model.pagetables.lent` and `lent_counts`.
 """
 
@@ -152,12 +153,12 @@ def are_tables_current(procfs: ServedFS, number: int) -> bool:
 
 def walk_tables(procfs: ServedFS, number: int, user_copy: bool, first: int, last: int, nr_levels: int) -> PackedWalk:
     """Return the tables of a range, down to a level: its first and last address are given."""
-    from mematlas.model.pagetables.walk import walk
+    from mematlas.model.pagetables.proof import prove
 
     access, pgd = may_walk(procfs, number, user_copy, last)
     if first > last:
         raise NotSupported("a range that ends before it begins")
-    found = walk(access.memory, access.mode, pgd, first, last + 1, min(nr_levels, access.memory.levels))
+    found = prove(access.memory, access.mode, pgd, (first, last), min(nr_levels, access.memory.levels))
     if not procfs.grant.has_kernel and access.mode.shared_tables:
         # Where the kernel's own tables are tells where it lies.
         top = found.levels[0].entries
@@ -169,10 +170,10 @@ def walk_tables(procfs: ServedFS, number: int, user_copy: bool, first: int, last
 
 def walk_to_address(procfs: ServedFS, number: int, user_copy: bool, address: int) -> tuple[WalkStep, ...]:
     """Return how one address is translated."""
-    from mematlas.model.pagetables.walk import walk_address
+    from mematlas.model.pagetables.proof import prove_address
 
     access, pgd = may_walk(procfs, number, user_copy, address)
-    return walk_address(access.memory, access.mode, pgd, address)
+    return prove_address(access.memory, access.mode, pgd, address)
 
 
 def may_walk(procfs: ServedFS, number: int, user_copy: bool, last: int) -> tuple[PageTableAccess, int]:

@@ -470,29 +470,35 @@ def walk_address(
         values, good = source.entries(np.array([table + 8 * index], np.uint64))
         if not good[0]:
             break
-        entry = int(values[0])
-        state = state_of(mode, depth, entry)
-        phys: int | None = None
-        followed = bool(is_table(mode, depth, entry)) and bool(holds(entry, mode.present))
-        if followed:
-            phys = int(address_of(mode, entry))
-        elif state in (PRESENT, PROT_NONE):
-            phys = int(page_address(mode, depth, entry, address))
-        step = WalkStep(
-            level=level.name,
-            index=index,
-            table=table,
-            entry=entry,
-            state=STATE_NAMES[state],
-            phys=phys,
-            flags=flag_names(mode, depth, entry),
-            size=level.size,
-        )
+        step, followed = step_of(mode, depth, table, int(values[0]), address)
         steps.append(step)
         if not followed:
             break
-        table = phys or 0
+        table = step.phys or 0
     return tuple(steps)
+
+
+def step_of(mode: PagingMode, depth: int, table: int, entry: int, address: int) -> tuple[WalkStep, bool]:
+    """Return one level of the translation of an address, and whether it leads to another table."""
+    level = mode.levels[depth]
+    state = state_of(mode, depth, entry)
+    phys: int | None = None
+    followed = bool(is_table(mode, depth, entry)) and bool(holds(entry, mode.present))
+    if followed:
+        phys = int(address_of(mode, entry))
+    elif state in (PRESENT, PROT_NONE):
+        phys = int(page_address(mode, depth, entry, address))
+    step = WalkStep(
+        level=level.name,
+        index=(address >> level.shift) & (level.nr_entries - 1),
+        table=table,
+        entry=entry,
+        state=STATE_NAMES[state],
+        phys=phys,
+        flags=flag_names(mode, depth, entry),
+        size=level.size,
+    )
+    return step, followed
 
 
 def page_address(mode: PagingMode, level: int, entry: int, address: int) -> int:

@@ -188,15 +188,19 @@ def test_an_address_space_that_is_only_looked_at_is_not_held() -> None:
 
 
 def test_nothing_that_is_public_reads_kernel_memory_at_large() -> None:
-    _, memory = with_tables()
+    reader, memory = with_tables()
     public = {name for name in dir(KernelMemory) if not name.startswith("_") and callable(getattr(KernelMemory, name))}
     assert public == {
         "close", "entries", "forget_top", "frame_pages", "frame_words", "is_current", "object_members", "object_text",
-        "object_words", "objects", "open_frame_array", "open_mm", "pipe_pages", "tables", "user_pgd",
+        "object_words", "objects", "open_frame_array", "open_mm", "pipe_pages", "tables", "together", "user_pgd",
     }  # fmt: skip
     text = addresses(0xFFFFFFFF81000000, memory.base + 0x9000)
     assert not memory.frame_words(text)[1].any()
     assert [good.tolist() for _, _, good in memory.frame_pages(text)] == [[False, False]]
+    with pytest.raises(NotSupported, match="run under RCU"):
+        memory.together(text)
+    reader.is_one_section = True  # type: ignore[attr-defined]
+    assert not memory.together(addresses(0x9000, 0x7FFFF000, 0xFFFFFFFF81000000))[1].any()
 
 
 def test_objects_are_whole_words_of_ram_in_the_direct_map() -> None:
