@@ -20,6 +20,8 @@ DO = {"pageout": "page out", "willneed": "read in"}
 CAN = {"pageout": "CAN MOVE", "willneed": "CAN READ"}
 DONE = {"pageout": "MOVED", "willneed": "READ IN"}
 """What an advice does, in words; what the columns of what could be done, and of what was done, are called."""
+UNSEEN = frozenset(("files-refused", "files-hidden", "files-failed", "unanswered", "unasked"))
+"""The codes of notes on files that were left out."""
 FEW = 20
 """Files that a screen shows where nothing else is said; the others are one row."""
 
@@ -48,7 +50,8 @@ def verdict(plan: FilePlan, in_bytes: bool = False) -> str:
     sized = str if in_bytes else format_size
     if not plan.nr_requested:
         what = "none of it is in the page cache" if plan.advice == "pageout" else "all of it is in the page cache"
-        return f"nothing to {DO[plan.advice]}: {what}"
+        seen = "of what can be looked at, " if UNSEEN & {note.code for note in plan.notes} else ""
+        return f"nothing to {DO[plan.advice]}: {seen}{what}"
     movable, requested = plan.nr_movable * plan.page_size, plan.nr_requested * plan.page_size
     where = "in the page cache" if plan.advice == "pageout" else "that is not in the page cache"
     text = f"could {DO[plan.advice]} {sized(movable)} of {sized(requested)} {where}"

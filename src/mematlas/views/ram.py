@@ -231,7 +231,9 @@ def check_table(check: FramesCheck) -> Table:
         text = f"{agreement.nr_frames:,} frames compared with kpageflags and kpagecount, {differ:,} differ"
         notes.add(Note("frames-compared", f"{text}; {agreement.nr_left_out:,} changed meanwhile, and are left out"))
         if differ:
-            failures.append(f"{differ:,} frames are something else in kpageflags or kpagecount")
+            what = "1 frame is" if differ == 1 else f"{differ:,} frames are"
+            see = f"; see mematlas owner pfn:{agreement.first:#x}" if agreement.first is not None else ""
+            failures.append(f"{what} something else in kpageflags or kpagecount{see}")
         target["agreement"] = {
             "nr_frames": agreement.nr_frames,
             "nr_left_out": agreement.nr_left_out,

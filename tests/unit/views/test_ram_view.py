@@ -141,4 +141,6 @@ def test_tables_of_guests_are_no_frames_of_that_type() -> None:
 
 def test_frames_that_differ_fail() -> None:
     agreement = Agreement(100, 3, {(Kind.ANON, Kind.FILE): 2, (Kind.FREE, Kind.FREE): 98}, 2, 0, 0x1000)
-    assert check({}, agreement) == ["2 frames are something else in kpageflags or kpagecount"]
+    assert check({}, agreement) == [
+        "2 frames are something else in kpageflags or kpagecount; see mematlas owner pfn:0x1000"
+    ]

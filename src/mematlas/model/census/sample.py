@@ -6,6 +6,8 @@ same before and after is left out. (The whole machine at once would leave frames
 
 from __future__ import annotations
 
+import time
+
 from mematlas.arrays import Bools, Bytes, NDArray, Words, np
 from mematlas.errors import NotSupported
 from mematlas.frozen import record
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 
 NR_GRANULES = 12
 """Of 1,024 frames each: what is compared before anything is relied on."""
-NR_TRIES = 3
+PAUSES = (0.0, 0.0, 0.0, 0.01, 0.03, 0.1, 0.3)
+"""Seconds before each look at frames that differ: what is being read from a disk has a file, and no other sign of that
+yet; it may take as long as the disk does.
+"""
 ALSO = (
     (Kind.RESERVED, Kind.ZERO),  # the pages of zeros are known by their frames
     (Kind.KERNEL, Kind.ZERO),
@@ -123,7 +128,8 @@ class Comparison:
         A frame may have changed and changed back: only one that differs again and again is wrong.
         """
         suspected: Bools | None = None
-        for _ in range(NR_TRIES):
+        for pause in PAUSES:
+            time.sleep(pause)
             found, suspected = self._once(lot, suspected)
             if not suspected.any():
                 break

@@ -42,7 +42,7 @@ def compared(others: Sequence[int | None]) -> tuple[int, int, int, int | None]:
         ([3, None], (8, 0, 0, None)),
         ([3, 5], (7, 1, 0, None)),
         ([3, 3, 5], (7, 1, 0, None)),
-        ([3, 3, 3], (8, 0, 1, 103)),
+        ([3] * 20, (8, 0, 1, 103)),
     ],
     ids=["never", "once", "each once", "one twice", "one every time"],
 )
