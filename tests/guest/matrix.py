@@ -31,8 +31,9 @@ HERE = ("tests/guest", "--ignore=tests/guest/test_machine.py")
 THE_SAME_EVERYWHERE = (
     *("unit/test_docs.py", "unit/test_errors.py", "unit/test_layers.py", "unit/test_frozen.py", "unit/test_setup.py"),
     *("unit/test_skips.py", "unit/cli/test_arguments.py", "unit/cli/test_completion.py", "unit/labs/test_lesson.py"),
-    *("unit/analysis/test_grid.py", "unit/kernel/test_kconfig.py", "unit/kernel/test_packed.py"),
-    *("unit/model/pagetables/test_entries.py", "unit/views", "fuzz", "guest/test_guest.py", "guest/test_machine.py"),
+    *("unit/test_names.py", "unit/test_bounds.py", "unit/test_packaging.py", "unit/cli/test_help.py", "unit/timeline"),
+    *("unit/analysis", "unit/kernel/test_kconfig.py", "unit/kernel/test_packed.py"),
+    *("unit/model/pagetables", "unit/views", "fuzz", "guest/test_guest.py", "guest/test_machine.py"),
 )
 # Of the truth of every kind of memory, what says most: each VMA by every source.
 MOST = ("-k", "not test_truth or test_every_vma_equals")
