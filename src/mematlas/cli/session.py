@@ -10,7 +10,7 @@ from mematlas.errors import AssertionNotMet, BadInput, NoAddressSpace, ProcessGo
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.target import is_group
 from mematlas.notes import Note, Notes
-from mematlas.views.format import fold_message, format_path
+from mematlas.views.format import fold_message, format_message
 from mematlas.views.table import target_of
 from mematlas.views.terminal import screen_width, wants_colour
 
@@ -88,7 +88,12 @@ class Session:
                 from mematlas.model.search import resolve
 
                 target = resolve(self.text, self.procfs)
-            self._open([target])
+            try:
+                self._open([target])
+            except NoAddressSpace as error:
+                if self.launched:
+                    raise ProcessGone(error.pid) from None
+                raise
         return self._processes[0]
 
     def take_more_targets(self) -> None:
@@ -252,7 +257,7 @@ class Session:
 
     def write_notes(self, notes: Iterable[Note]) -> None:
         """Write notes to standard error, each once."""
-        self.write_lines([f"note: {format_path(note.text)}" for note in notes])
+        self.write_lines([f"note: {format_message(note.text)}" for note in notes])
 
     def write_lines(self, lines: list[str]) -> None:
         """Write lines to standard error, folded where that is a screen."""

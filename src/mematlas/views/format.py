@@ -102,7 +102,8 @@ def format_message(text: str) -> str:
     >>> print(format_message(f"bad address {chr(0xdcff)!r}"), format_message(f"a name {chr(92) + 'udcff'!r}"))
     bad address '\xff' a name '\\udcff'
     """
-    text = format_path(text)
+    # Runners of GitHub's take what begins so for a command, wherever it stands in a line (ActionCommand.cs).
+    text = format_path(text).replace("##[", r"##\x5b")
     if "\\udc" not in text:
         return text
     import re

@@ -17,6 +17,7 @@ from mematlas.views.format import (
     format_change,
     format_exact,
     format_list,
+    format_message,
     format_path,
     format_rate,
     format_seconds,
@@ -139,3 +140,7 @@ def test_durations_that_are_none_are_refused(text: str) -> None:
 def test_changes_have_a_sign(change: int, text: str) -> None:
     assert format_change(change) == text
     assert format_rate(change) == (text if text == "0" else f"{text}/s")
+
+
+def test_a_message_has_no_command_for_runners_in_it() -> None:
+    assert format_message("a name ##[add-mask]e") == r"a name ##\x5badd-mask]e"
