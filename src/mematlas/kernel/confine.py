@@ -107,8 +107,9 @@ SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
 IOCTL = {"x86_64": 16, "aarch64": 29}
 CLONE = {"x86_64": 56, "aarch64": 220}
 CLONE3 = 435
-TERMINAL_INPUT = (0x5412, 0x541C)
-"""TIOCSTI and TIOCLINUX: a terminal that is shared with a shell of root's takes what they put into it for typed."""
+TERMINAL_CALLS = (0x5412, 0x541C, 0x5410)
+"""TIOCSTI and TIOCLINUX: a terminal that is shared with a shell of root's takes what they put into it for typed; and
+TIOCSPGRP, after which what is typed comes to us."""
 CLONE_NEWUSER = 0x10000000
 OPEN_TREE, OPEN_TREE_CLONE, AT_FDCWD = 428, 1, -100
 SECCOMP = {"x86_64": 317, "aarch64": 277}
@@ -305,8 +306,10 @@ def filter_code(machine: str) -> bytes:
     lines += [(JUMP_EQUAL, 0, 4, CLONE[machine]), (LOAD, 0, 0, FIRST_ARGUMENT_AT), (JUMP_ANY_OF, 0, 1, CLONE_NEWUSER)]
     lines += [(RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
     # The kernel takes the lower half of a request for all of it (ioctl(2), an unsigned int).
-    lines += [(JUMP_EQUAL, 0, 4, IOCTL[machine]), (LOAD, 0, 0, SECOND_ARGUMENT_AT)]
-    lines += [(JUMP_EQUAL, 1, 0, TERMINAL_INPUT[0]), (JUMP_EQUAL, 0, 1, TERMINAL_INPUT[1]), (RETURN, 0, 0, REFUSE)]
+    nr = len(TERMINAL_CALLS)
+    lines += [(JUMP_EQUAL, 0, nr + 2, IOCTL[machine]), (LOAD, 0, 0, SECOND_ARGUMENT_AT)]
+    lines += [(JUMP_EQUAL, nr - 1 - at, at == nr - 1, number) for at, number in enumerate(TERMINAL_CALLS)]
+    lines += [(RETURN, 0, 0, REFUSE)]
     lines += [(RETURN, 0, 0, ALLOW)]
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
 

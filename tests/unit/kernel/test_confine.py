@@ -66,6 +66,10 @@ def test_calls_that_are_never_made_are_refused() -> None:
     socket.socket(socket.AF_UNIX).close()
     assert refused(lambda: fcntl.ioctl(0, 0x5412, b"x")) == errno.EPERM
     assert by_libc("ioctl", 0, 0x5412 | 1 << 32, 0) == errno.EPERM
+    for number in (0x541C, 0x5410):
+        assert by_libc("ioctl", 0, number, 0) == errno.EPERM
+    assert by_libc("ioctl", 0, 0x5411, 0) != errno.EPERM
+    assert refused(lambda: socket.socketpair(socket.AF_INET)) == errno.EPERM
     pid = os.fork()  # is done still, and so are threads
     if pid == 0:
         os._exit(0)
