@@ -111,7 +111,7 @@ TOO_SLOW = "an emulated processor is slower than its deadline"
 IN_TIME = re.compile(
     r"test_screen\.py::test_(large_process_is_measured_with_pauses|screen_goes_on_without_who_does_not_answer)"
     r"|test_screen_scenes\.py::test_slot_of_swap_that_forks|test_stuck\.py::test_search_"
-    r"|test_share\.py::test_(of_61_processes|groups_are_one|json_has_pairs|parts_of_a_process|who_comes_after|all_processes_are)"
+    r"|test_share\.py::test_(of_61_processes|groups_are_one|json_has_pairs|one_that_does_not|parts_of_a_process|who_comes_after|all_processes_are)"
     r"|test_apart\.py::test_a_program_is_started_as_without_it|test_charge\.py::test_whom_the_oom_killer_takes"
     r"|test_record\.py::test_(members_of_a_group_join|it_begins_when_a_condition)"
     r"|test_targets\.py::test_it_is_found_by_every_way|test_together\.py::test_every_target_that_is_named"

@@ -375,7 +375,8 @@ def test_huge_page_is_shared_but_for_what_was_written_to() -> None:
             pytest.skip("no huge page was to be had")
         result = check(one)
 
-    assert (result.vmas or ())[0].size == HUGE - 5 * PAGE
+    sizes = {vma.size for vma in result.vmas or () if vma.through.kind == "cow"}
+    assert max(sizes) == HUGE - 5 * PAGE  # a file of the program may be as large
     assert (result.vmas or ())[0].through.kind == "cow"
 
 
