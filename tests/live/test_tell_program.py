@@ -22,7 +22,7 @@ from mematlas.kernel.memory.x86 import PAGE, PMD_SIZE
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.census.decode import Decoder
 from mematlas.model.census.kinds import KIND_MASK, Kind
-from mematlas.model.census.sample import NR_TRIES, check_against_kernel
+from mematlas.model.census.sample import PAUSES, check_against_kernel
 from mematlas.model.census.tell import Teller
 from mematlas.observe.frames import DecoderHeld, open_decoder
 
@@ -109,7 +109,7 @@ def test_frames_are_what_their_struct_pages_say_here(skips: bool, held: DecoderH
     here = Teller(held.decoder, in_kernel=False)
     nr_same = nr_left_out = 0
     for lot in held.array.lots(held.array.granules(500)):
-        for _ in range(NR_TRIES):  # a frame may have changed and changed back
+        for _ in PAUSES:  # a frame may have changed and changed back
             before, seen, after = (one.rows(lot, skips) for one in (here, held.teller, here))
             same = before == after
             is_told = same & (before & KIND_MASK != Kind.CHANGED)

@@ -6,7 +6,7 @@ import errno
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -289,9 +289,9 @@ def test_no_pause_is_made_for_what_a_search_had_to_load(monkeypatch: pytest.Monk
     spent: list[float] = []
     load = Scanner.__init__
 
-    def load_slowly(scanner: Scanner, fd: int, pid: int) -> None:
+    def load_slowly(scanner: Scanner, fd: int, gone: Callable[[], ProcessGone]) -> None:
         time.sleep(0.2)
-        load(scanner, fd, pid)
+        load(scanner, fd, gone)
 
     monkeypatch.setattr(Scanner, "__init__", load_slowly)
     monkeypatch.setattr(Pacer, "spend", lambda _, seconds: spent.append(seconds))
