@@ -29,6 +29,7 @@ import mematlas.kernel
 from constructed_btf import Builder, sample
 from constructed_core import BASE, core
 from mematlas import cli
+from mematlas.analysis.assertions import parse_assertion
 from mematlas.analysis.flag_list import parse_flag_list
 from mematlas.analysis.frame_list import parse_frame_flags
 from mematlas.analysis.movable import parse_states
@@ -70,6 +71,7 @@ from mematlas.model.pagetables.modes import x86_64
 from mematlas.model.target import parse_pid
 from mematlas.observe.captures import Redactor
 from mematlas.observe.oom import parse_score
+from mematlas.timeline.stream import parse_frame
 from mutation import BINARY, TEXT, Mutation, mutate
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -368,6 +370,13 @@ def word_parsers() -> list[Parser]:
         of_words(parse_frame_flags, "lru,!dirty,bit_27", "shmem"),
         of_words(parse_flags, "w,!nx,swap", "x", call=lambda text: parse_flags(text, mode)),
         of_words(parse_seconds, "200ms", "1s", "0.5", "5m"),
+        of_text(
+            "timeline.stream.parse_frame",
+            b'{"moment": [[1, 1.8e9, 0.0, 0.01, 0.0]], "vma_end": [[7, 3]], "note": [[1, null, "torn", "torn"]]}',
+            parse_frame,
+            parse_frame,
+        ),
+        of_words(parse_assertion, "uss < 200MiB", "growth(rss) >= -1.5KiB/min", "nr_vmas != 7"),
         of_words(parse_interval, "200ms", "1s", "0.5", "5m", "49ms"),
         of_words(parse_count, "12"),
         of_words(parse_width, "80"),

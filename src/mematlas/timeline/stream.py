@@ -63,7 +63,11 @@ def frames(file: BinaryIO, name: str) -> Iterator[Rows]:
 
 
 def parse_frame(data: bytes) -> Rows | None:
-    """Return the rows of a frame; None where it is none."""
+    """Return the rows of a frame; None where it is none.
+
+    >>> parse_frame(b'{"vma_end": [[7, 3]]}'), parse_frame(b'{"vma_end": [[7]]}')
+    ({'vma_end': [[7, 3]]}, None)
+    """
     try:
         rows = json.loads(data)
     except (ValueError, RecursionError):
