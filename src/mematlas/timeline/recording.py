@@ -34,8 +34,8 @@ MOST_BYTES = 1 << 40
 MOST_SECONDS = 1e11
 """Beyond which no time is one: 3,000 years."""
 MOST_PROCESSES = 1 << 16
-MOST_VMAS = 1 << 20
-MOST_VALUE = 64 << 20
+MOST_VMAS = 1 << 18
+MOST_VALUE = 1 << 16
 """Bytes of one value."""
 MOST_TEXT = 1 << 12
 """Characters of a name that are shown, and bytes of an SQL statement of ours."""
@@ -44,7 +44,7 @@ STEPS = 100_000
 PIECE = 1 << 20
 """Bytes that are copied together."""
 DEADLINE = 60.0
-"""Seconds that one question may take."""
+"""Seconds that all questions together may take."""
 MOST_POINTS = 300
 """Moments that a series has at the most."""
 LIMITS = {
@@ -107,6 +107,7 @@ class Recording:
         self._files = files
         self._copies: tempfile.TemporaryDirectory[str] | None = None
         self._database: sqlite3.Connection | None = None
+        self._spent = 0.0
         try:
             self._settle(is_private)
             self._database = connect(files.fd, self.path)
@@ -174,16 +175,19 @@ class Recording:
             Error: that took too long.
         """
         assert self._database
-        end = time.monotonic() + DEADLINE
+        began = time.monotonic()
+        end = began + DEADLINE - self._spent
         self._database.set_progress_handler(lambda: time.monotonic() > end, STEPS)
         try:
             return self._database.execute(sql, values).fetchall()
         except sqlite3.OperationalError as error:
             if "interrupted" in str(error):
-                raise Error(f"{self.path}: a question took longer than {DEADLINE:.0f} s") from None
+                raise Error(f"{self.path}: reading it took longer than {DEADLINE:.0f} s") from None
             raise FormatError(self.path, expected=f"a recording ({error})") from None
         except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
             raise FormatError(self.path, expected=f"a recording ({error})") from None
+        finally:
+            self._spent += time.monotonic() - began
 
     # What is in it
 
@@ -262,7 +266,9 @@ class Recording:
 
     def vmas_at(self, process: RecordedProcess, moment: int) -> list[VmaUsage]:
         """Return the VMAs of a process at a moment, in address order; none where they were not recorded."""
-        rows = self._rows(VMAS_AT, moment, process.number, moment, moment, MOST_VMAS)
+        rows = self._rows(VMAS_AT, moment, process.number, moment, moment, MOST_VMAS + 1)
+        if len(rows) > MOST_VMAS:
+            raise FormatError(self.path, expected=f"at most {MOST_VMAS:,} VMAs of a process")
         vmas = [vma_of(self.path, row) for row in rows]
         return sorted(vmas, key=lambda item: item.start)
 

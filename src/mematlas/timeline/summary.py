@@ -106,7 +106,9 @@ def grown_of(recording: Recording, process: RecordedProcess) -> list[Grown]:
     changes: dict[tuple[str, str], int] = {}
     for sign, moment in ((-1, process.first), (1, recording.last_moment(process))):
         for item in recording.vmas_at(process, moment):
+            if item.rss is None or item.swap is None:
+                return []  # what changed the most is not known
             key = item.kind, item.path
-            changes[key] = changes.get(key, 0) + sign * ((item.rss or 0) + (item.swap or 0))
+            changes[key] = changes.get(key, 0) + sign * (item.rss + item.swap)
     grown = [Grown(kind, path, change) for (kind, path), change in changes.items() if change]
     return sorted(grown, key=lambda one: -abs(one.change))[:MOST_GROWN]
