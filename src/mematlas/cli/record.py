@@ -1,6 +1,6 @@
 """How the memory of processes changes, in one file that report shows, here or elsewhere. It holds amounts of processes
 and of their VMAs, never what is in memory. Members of groups join as they appear. Ctrl-C ends it well; so does the end
-of all that is recorded. Looking takes no more of a processor than --budget.
+of all that is recorded. After the first look, looking takes no more of a processor than --budget.
 """
 
 from __future__ import annotations
