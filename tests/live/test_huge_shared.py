@@ -148,7 +148,7 @@ def test_partly_shared_huge_pages_equal_smaps(source: Source, who: str, family: 
         smaps, result = look(process.pid, lambda: process.maps(source))
 
     for item in result.vmas:
-        assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma.kind)
+        assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma)
 
 
 @pytest.mark.root("CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH")

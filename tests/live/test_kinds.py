@@ -106,7 +106,7 @@ def of_area(running: Program, source: Source) -> VmaUsage:
     with Process(running.pid) as process:
         fields, result = look(running.pid, lambda: process.maps(source))
         item = next(item for item in result.vmas if item.vma.start == address)
-        assert_equal_smaps(item.usage, fields[address], source, item.vma.kind)
+        assert_equal_smaps(item.usage, fields[address], source, item.vma)
         assert (item.vma.kind == "hugetlb") == ("ht" in read_vm_flags(process.dir)[address])
         status = read_status(process.dir)
         for name, field, lag in (("file", "RssFile", LAG), ("shmem", "RssShmem", LAG), ("hugetlb", "HugetlbPages", 0)):
@@ -338,7 +338,7 @@ def test_memory_of_devices_and_of_the_kernel_is_special_and_counted_as_smaps_cou
     for name, address in rings.told.items():
         item = next(item for item in result.vmas if item.vma.start == address)
         assert item.vma.kind == "special"
-        assert_equal_smaps(item.usage, fields[address], source, "special")
+        assert_equal_smaps(item.usage, fields[address], source, item.vma)
         assert item.usage.nr_present == of_rings(rings)[name]
 
 

@@ -105,7 +105,7 @@ def test_each_of_many_vmas_equals_smaps(source: Source, many: Program) -> None:
 
     assert [item.vma.start for item in result.vmas] == list(smaps)
     for item in result.vmas:
-        assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma.kind)
+        assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma)
     assert not result.reading.torn
 
 
@@ -120,7 +120,7 @@ def test_swap_of_shared_memory_of_many_vmas_equals_smaps(source: Source, paged_o
     shared = [item for item in result.vmas if item.vma.kind == "shmem" and item.vma.perms[3] == "s"]
     assert sum(bool(smaps[item.vma.start]["Swap"]) for item in shared) > NR_AREAS // 9
     for item in shared:
-        assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma.kind)
+        assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma)
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

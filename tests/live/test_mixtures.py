@@ -17,14 +17,16 @@ from helpers import (
     program,
     skip_without_tables,
     steadily,
+    swap_agrees,
     tells_huge_pages,
-    tells_swap,
 )
 from mematlas import Process
+from mematlas.analysis.verify import COUNTED_TWICE
 from mematlas.cli import main
 from mematlas.errors import NotSupported
 from mematlas.frozen import as_dict
 from mematlas.kernel import scattered
+from mematlas.kernel.backing import has_cachestat
 from mematlas.kernel.pagemap import Block, Pagemap
 from mematlas.kernel.scattered import Scattered
 from mematlas.words import Source
@@ -81,6 +83,7 @@ area("beyond the end", 64, SHARED, fd, 32)
 copied = area("copied, then read only", 64, PRIVATE, fd)
 write(copied, [20, 21, 40])
 libc.mprotect(copied, 64 * P, 1)
+read(whole, [20, 21])
 out(whole, 32)
 out(private, 64)
 
@@ -176,7 +179,7 @@ def test_mixed_memory_equals_smaps(source: Source, who: str, family: dict[str, i
 
     assert len(result.vmas) == len(smaps)
     for item in result.vmas:
-        assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma.kind)
+        assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma)
 
 
 def found_apart(pagemap: Pagemap, start: int, end: int, exclusive: bool = True) -> Iterator[Block | Scattered]:
@@ -205,7 +208,7 @@ def test_mixed_memory_found_page_by_page_equals_smaps(
         smaps, result = look(process.pid, lambda: process.maps("pagemap"))
 
     for item in result.vmas:
-        assert_equal_smaps(item.usage, smaps[item.vma.start], "pagemap", item.vma.kind)
+        assert_equal_smaps(item.usage, smaps[item.vma.start], "pagemap", item.vma)
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
@@ -216,9 +219,9 @@ def test_both_sources_agree_on_mixed_memory(who: str, family: dict[str, int]) ->
         _, (first, second) = look(process.pid, lambda: (process.maps("smaps"), process.maps("pagemap")))
 
     for one, two in zip(first.vmas, second.vmas, strict=True):
-        untold = ["pss", *(key for key in TOLD_BY_SMAPS if getattr(two.usage, key) is None)]
-        if not tells_swap("pagemap", one.vma.kind):
-            untold += ["swap", "nr_swapped"]
+        untold = ["pss", "swap", "nr_swapped", *(key for key in TOLD_BY_SMAPS if getattr(two.usage, key) is None)]
+        assert one.usage.swap is not None
+        assert swap_agrees(two.usage, one.usage.swap, "pagemap", one.vma)
         known = {key: value for key, value in as_dict(one.usage).items() if key not in untold and value is not None}
         if two.usage.thp is None:
             assert not tells_huge_pages()
@@ -229,7 +232,11 @@ def test_both_sources_agree_on_mixed_memory(who: str, family: dict[str, int]) ->
 @pytest.mark.root("CAP_SYS_ADMIN")
 @pytest.mark.parametrize("who", ["parent", "child"])
 @steadily
-def test_verify_explains_mixed_memory(who: str, family: dict[str, int]) -> None:
+def test_verify_explains_mixed_memory(who: str, family: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a page was copied and the file's own is in swap, smaps counts both."""
     _, code = look(family[who], lambda: main(["usage", "--verify", str(family[who])]))
 
     assert code == 0
+    swap = [line for line in capsys.readouterr().out.splitlines() if line.startswith("swap ")]
+    assert not has_cachestat() or all(COUNTED_TWICE in line for line in swap)
+    assert swap

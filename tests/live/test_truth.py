@@ -117,7 +117,7 @@ def test_every_vma_equals_smaps(source: PagesFrom, scene: Scene) -> None:
 
     assert [(item.vma.start, item.vma.end) for item in result.vmas] == [(at, smaps[at]["End"]) for at in smaps]
     for item in result.vmas:
-        assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma.kind)
+        assert_equal_smaps(item.usage, smaps[item.vma.start], source, item.vma)
     assert (result.reading.source, result.reading.torn) == (source, False)
     # Whatever is said in full has no note.
     notes = [note for note in result.reading.notes if note.code != "huge-unknown"]

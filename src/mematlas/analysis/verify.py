@@ -195,7 +195,10 @@ def limit_of(measure: str, smaps: VmaAmounts, counted: VmaAmounts, leaves_out: C
     if not differing:
         return None
     if measure == "swap":
-        is_unseen = all(may_be_unseen(measure, vma, one, two) for vma, one, two in differing)
+        rest = [each for each in differing if not is_counted_twice(*each)]
+        if not rest:
+            return COUNTED_TWICE
+        is_unseen = all(may_be_unseen(measure, vma, one, two) for vma, one, two in rest)
         return text_of(counted, "swap-cache-unseen") if is_unseen else None
     if measure == "uss":
         estimate = text_of(counted, "huge-estimate")
@@ -220,6 +223,21 @@ def difference_of(measure: str, by_smaps: Usage, counted: Usage) -> int:
     """Return by how much more was counted in a VMA."""
     difference: int = getattr(counted, measure) - getattr(by_smaps, measure)
     return difference
+
+
+COUNTED_TWICE = "smaps counts what a file has in swap also where a private, read-only mapping has its own copy"
+
+
+def is_counted_twice(vma: Vma, by_smaps: Usage, counted: Usage) -> bool:
+    """Whether smaps may have more in swap of a VMA because it counts some pages of it twice, or ones not seen there.
+
+    To what the page tables have it adds all that the file has in swap, unless the mapping is private and writable: then
+    only where no page of its own lies (fs/proc/task_mmu.c, smap_gather_stats; Linux commit 6a15a37097c7, in v4.5). A
+    private mapping that was writable once has such pages.
+    """
+    if vma.kind != "shmem" or vma.perms[3] != "p" or "w" in vma.perms:
+        return False
+    return 0 < -difference_of("swap", by_smaps, counted) <= (counted.anon or 0) + (counted.swap or 0)
 
 
 def may_be_unseen(measure: str, vma: Vma, by_smaps: Usage, counted: Usage) -> bool:

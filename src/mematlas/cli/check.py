@@ -59,7 +59,11 @@ def add_arguments(arguments: Arguments) -> None:
         help="between looks (default 1s, or a tenth of -d)",
     )
     arguments.add_argument(
-        "--budget", type=parse_fraction, default=BUDGET, metavar="PART", help="of a processor for looking (default 2%)"
+        "--budget",
+        type=parse_fraction,
+        default=BUDGET,
+        metavar="PART",
+        help="of a processor for looks after the first (default 2%)",
     )
     add_source(arguments)
     add_output(arguments, {GITHUB: "annotations of a workflow"})

@@ -1,6 +1,6 @@
 """How the memory of processes changes, in one file that report shows, here or elsewhere. It holds amounts of processes
 and of their VMAs, never what is in memory. Members of groups join as they appear. Ctrl-C ends it well; so does the end
-of all that is recorded. After the first look, looking takes no more of a processor than --budget.
+of all that is recorded.
 """
 
 from __future__ import annotations
@@ -55,7 +55,11 @@ def add_arguments(arguments: Arguments) -> None:
         help="begin when it holds of one of them, such as 'rss > 2GiB'; may be given again",
     )
     arguments.add_more(
-        "--budget", type=parse_fraction, default=BUDGET, metavar="PART", help="of a processor for looking (default 2%)"
+        "--budget",
+        type=parse_fraction,
+        default=BUDGET,
+        metavar="PART",
+        help="of a processor for looks after the first (default 2%)",
     )
     add_source(arguments)
 

@@ -42,6 +42,7 @@ from mematlas.views.ending import REASONS as TEXTS
 from mematlas.views.ending import ending_table
 from mematlas.views.usage import Subject
 from stuck import WAYS, stuck
+from victim import process_state, wait_until
 
 PAGE = os.sysconf("SC_PAGESIZE")
 PRESENT, OF_FILE, ZERO = 0x80, 0xA0, 0x88
@@ -418,6 +419,8 @@ def test_order_of_address_spaces_is_the_same_from_both_sides() -> None:
 
 
 def test_first_screen_has_each_address_space_once(twins: tuple[int, int]) -> None:
+    """Counters are compared, which differ where they run between two readings."""
+    wait_until(lambda: {process_state(pid) for pid in twins} == {"S"}, "both stand still")
     facts = [each for each in WholeMachine().census() if each.pid in twins]
 
     assert len(facts) == 2
