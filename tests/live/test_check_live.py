@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 
 from helpers import PAGE, mematlas, program
 from mematlas.cli import main
-from victim import Victim
+from victim import DEADLINE, Victim, wait_until
 
 NR_PAGES = 1009
 STEP = 61 * PAGE
@@ -147,6 +150,33 @@ def test_a_runner_of_github_reads_one_command_a_line() -> None:
     lines = run.stdout.splitlines()
     assert [line.split(" ")[0] for line in lines] == ["::notice", "::error"]
     assert run.returncode == 10
+
+
+def test_a_runner_of_github_is_told_what_kept_it_from_checking() -> None:
+    run = mematlas("check", "~nothing-is-called-so", "--format", "github", "--assert", "rss > 0")
+    assert run.returncode == 3
+    assert run.stdout.startswith("::error title=mematlas check::")
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process handles a signal: proc_pid_status(5)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (caught,) = (line.split()[1] for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def test_whoever_stops_it_has_what_was_seen() -> None:
+    words = [sys.executable, "-m", "mematlas", "check", "self", "-i", "50ms", "-d", "1h"]
+    asserted = ["--assert", "rss > 0", "--assert", "growth(rss) < 1TiB/s", "--json"]
+    with subprocess.Popen([*words, *asserted], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        wait_until(lambda: catches(run.pid, signal.SIGTERM), "it is about to look")
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=DEADLINE)
+    answer = json.loads(out)
+    assert (run.returncode, err) == (130, "")
+    assert answer["target"]["stopped"]
+    assert answer["target"]["seconds"] < 3600
+    assert answer["rows"][0]["passed"]
 
 
 def test_looking_keeps_to_its_budget() -> None:

@@ -32,6 +32,8 @@ def parse_flag_list(
         name = names.get(typed)
         if name is None:
             there_are = ", ".join(listed)
-            raise BadInput(f"no flag {typed!r} of {of_what}{did_you_mean(typed, names)}: {there_are}")
+            is_bit = typed.startswith("bit_") and "bit_0" in names
+            hint = " (bit_0 to bit_63)" if is_bit else did_you_mean(typed, names)
+            raise BadInput(f"no flag {typed!r} of {of_what}{hint}: {there_are}")
         flags.append((typed == word, name))
     return tuple(flags)

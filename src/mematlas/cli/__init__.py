@@ -158,7 +158,8 @@ def show_help(subject: str | None, short: bool = False) -> int:
     """Print the help of a command or a topic, or of mematlas; ``short`` where it has to fit a screen."""
     from mematlas.views.terminal import screen_width
 
-    width = screen_width(sys.stdout)
+    # Into a pager, help is for the screen that messages go to.
+    width = screen_width(sys.stdout) or screen_width(sys.stderr)
     if subject is None or subject in FIRST_OPTIONS:
         from mematlas.cli.help import overview_text, short_overview_text
 

@@ -15,7 +15,8 @@ from mematlas.analysis.cached import BY, SORTS
 from mematlas.cli.command import FILE, MORE, TARGET_OR_PATH, Command
 from mematlas.cli.options import add_output, add_repeat, add_target, parse_count
 from mematlas.cli.session import allow_many_files
-from mematlas.errors import TargetAmbiguous, TargetNotFound
+from mematlas.doctor.hints import line_with_rights
+from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
 from mematlas.model.processes import Processes
 from mematlas.model.search import CMDLINE
 from mematlas.model.target import PID, Target, by_number, is_group
@@ -42,7 +43,7 @@ DETAILS = {None: ("path", "mappers", "places"), "directory": ("path",), "fs": ()
 def add_arguments(arguments: Arguments) -> None:
     add_target(arguments)
     arguments.add_argument(
-        "--by", choices=BY, help="one row for all files of a directory or file system, or for a cgroup"
+        "--by", choices=BY, help="one row for all files of a directory or file system (fs), or for a cgroup"
     )
     arguments.add_argument("--sort", choices=SORTS, default="resident", help="largest first (default: resident)")
     arguments.add_argument("--limit", type=parse_count, default=FILES, metavar="N", help=f"show N rows ({FILES})")
@@ -57,6 +58,7 @@ def run(args: Namespace, session: Session) -> int:
     allow_many_files()  # each level of a tree is held open
     session.text, session.more = (names[0], names[1:]) if names else (NOBODY, [])
     ascii_only = not can_draw(session.out.encoding)
+    line = line_with_rights(["cache", *words])
 
     def make() -> Table:
         targets = [Target(process.dir) for process in session.processes] if names else []
@@ -64,8 +66,8 @@ def run(args: Namespace, session: Session) -> int:
         machine = Machine(session.procfs)
         result = machine.cache(paths, targets, sort=args.sort, limit=limit, details=DETAILS[args.by])
         if args.by:
-            return cache_groups_table(result, args.by, args.sort, args.limit)
-        return cache_table(result, args.sort, args.limit, ascii_only)
+            return cache_groups_table(result, args.by, args.sort, args.limit, line)
+        return cache_table(result, args.sort, args.limit, ascii_only, line)
 
     session.show(make, args)
     return 0
@@ -82,7 +84,7 @@ def sorted_out(words: Iterable[str], procfs: ProcFS) -> tuple[list[str], list[st
     known: set[str] | None = None
     for word in words:
         if word.startswith(FILE):
-            paths.append(word.removeprefix(FILE))
+            paths.append(path_of(word))
         elif word == "self" or is_group(word) or word.startswith((PID, *CMDLINE)):
             names.append(word)
         elif "/" in word:
@@ -98,6 +100,18 @@ def sorted_out(words: Iterable[str], procfs: ProcFS) -> tuple[list[str], list[st
                 raise TargetNotFound(f"no file or process {word!r}")
             (paths if is_file else names).append(word)
     return paths, names
+
+
+def path_of(word: str) -> str:
+    """Return the path in ``file:PATH``.
+
+    Raises:
+        BadInput: there is none.
+    """
+    path = word.removeprefix(FILE)
+    if not path:
+        raise BadInput(f"{FILE} needs a path, as in {FILE}/usr/bin/env")
+    return path
 
 
 def names_of_processes(procfs: ProcFS) -> set[str]:

@@ -18,7 +18,7 @@ from mematlas.cli.options import (
     parse_interval,
     parse_seconds,
 )
-from mematlas.errors import BadInput
+from mematlas.errors import AssertionNotMet, BadInput, Error, ProcessGone
 from mematlas.timeline.sampler import BUDGET
 
 TYPE_CHECKING = False
@@ -70,6 +70,21 @@ def add_arguments(arguments: Arguments) -> None:
 
 
 def run(args: Namespace, session: Session) -> int:
+    try:
+        return checked(args, session)
+    except (AssertionNotMet, ProcessGone):
+        raise  # their lines are written
+    except Error as error:
+        if args.format == GITHUB:
+            from mematlas.views.check import github_error
+
+            session.out.write(f"{github_error(error)}\n")
+        raise
+
+
+def checked(args: Namespace, session: Session) -> int:
+    """Check, and write what came of it; return the exit code."""
+    from mematlas.cli.signals import Interrupts
     from mematlas.timeline.check import check
     from mematlas.views.record import Line
 
@@ -93,12 +108,12 @@ def run(args: Namespace, session: Session) -> int:
 
     if args.duration and not session.has_group:
         session.process.expect_more_looks()
-    with Line(session.err, "checking") as told:
-        result = check(look, args.assertions, args.duration, interval, args.budget, told)
+    with Interrupts(session.err, between_steps=True) as ending, Line(session.err, "checking") as told:
+        result = check(look, args.assertions, args.duration, interval, args.budget, told, ending.rest)
     show(result, target_of(result, session), args, session)
     for unknown in result.why_unknown().values():
         raise unknown
-    return 0
+    return ending.exit_code
 
 
 def target_of(result: CheckResult, session: Session) -> dict[str, Any]:

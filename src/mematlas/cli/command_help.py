@@ -7,6 +7,8 @@ comes first, then lines to type, then its own options; those that many commands 
 
 from __future__ import annotations
 
+import re
+
 from mematlas.cli.arguments import Arguments, is_flag, is_option
 from mematlas.cli.command import COMMANDS, SHORT_TARGETS, TARGETS, load
 from mematlas.views.format import fold_message, fold_text, fold_words
@@ -77,7 +79,7 @@ def command_text(name: str, width: int, short: bool = False) -> str:
     for declared in arguments.declared:
         if declared[0] not in arguments.common and is_listed(declared, command):
             lines = more if declared[0] in arguments.more else first
-            lines += option_lines(declared, width)
+            lines += option_lines(declared, width, with_values=not short)
     begin = [fold_text(head, width), *usage_lines(f"{program} {command.usage}", width)]
     about = about_lines(command.about, width)
     middle = [["Examples:", *example_lines(command, width)], ["Options:", *first] if first else []]
@@ -133,10 +135,14 @@ def example_lines(command: Command, width: int) -> list[str]:
     return lines
 
 
-def option_lines(declared: Declared, width: int) -> list[str]:
-    """Return an argument with its help, folded."""
+def option_lines(declared: Declared, width: int, with_values: bool = False) -> list[str]:
+    """Return an argument with its help, folded; ``with_values`` with those that it takes and its help leaves out."""
     names = "  " + spelling_of(declared)
-    text = fold_words(str(declared[1].get("help", "")), max(width - INDENT, LEAST_TEXT))
+    about = str(declared[1].get("help", ""))
+    values = list(declared[1].get("choices", ()))
+    if with_values and not {*values} <= {*re.findall(r"\w+", about)}:
+        about += f": {', '.join(values)}"
+    text = fold_words(about, max(width - INDENT, LEAST_TEXT))
     head = [f"{names:<{INDENT - 1}} {text.pop(0)}"] if len(names) < INDENT else [names]
     return head + [" " * INDENT + line for line in text]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mematlas.actions.files import act_on_files, plan_files
 from mematlas.actions.options import Options
 from mematlas.cli.arguments import Arguments, attribute_of
+from mematlas.cli.cache import path_of
 from mematlas.cli.command import FILE
 from mematlas.cli.session import allow_many_files
 from mematlas.cli.signals import Interrupts
@@ -31,7 +32,7 @@ def run_files(
     words, session.words = [session.text, *session.words], []
     if others := [word for word in words if not word.startswith(FILE)]:
         raise BadInput(f"files or a process, not both: {FILE} before each path, as in {FILE}{others[0]}")
-    paths = [word.removeprefix(FILE) for word in words]
+    paths = [path_of(word) for word in words]
     allow_many_files()  # each level of a tree is held open
     if options.dry_run:
         planned = plan_files(paths, advice, session.procfs)

@@ -41,12 +41,13 @@ MOST_DIGITS = 18
 
 
 def parse_seconds(text: str) -> float:
-    """Return a duration: ``1s``, ``200ms``, ``5m`` or a number of seconds.
+    """Return a duration: ``1s``, ``200ms``, ``5m``, ``5min``, ``1h``, ``2d`` or a number of seconds.
 
-    >>> parse_seconds("200ms")
-    0.2
+    >>> parse_seconds("200ms"), parse_seconds("5min"), parse_seconds("1h")
+    (0.2, 300.0, 3600.0)
     """
-    for suffix, unit in (("ms", 1e-3), ("us", 1e-6), ("s", 1.0), ("m", 60.0), ("", 1.0)):
+    units = {"ms": 1e-3, "us": 1e-6, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "": 1.0}
+    for suffix, unit in units.items():
         if text.endswith(suffix):
             try:
                 seconds = float(text[: len(text) - len(suffix)]) * unit
@@ -57,7 +58,7 @@ def parse_seconds(text: str) -> float:
             if seconds >= 0:
                 return seconds
             break
-    raise BadInput(f"bad time {text!r}: try 1s, 200ms or 0.5")
+    raise BadInput(f"bad time {text!r}: try 1s, 200ms, 5m or 1h")
 
 
 def parse_interval(text: str) -> float:

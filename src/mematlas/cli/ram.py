@@ -69,11 +69,9 @@ def run(args: Namespace, session: Session) -> int:
         raise BadInput("--verify shows all that it compared: not with --limit")
     if args.verify and args.sample is not None:
         raise BadInput("--verify compares every frame: not with --sample")
-    from mematlas.doctor.hints import sudo_line
-    from mematlas.kernel.rights import in_user_namespace
+    from mematlas.doctor.hints import line_with_rights
 
-    words = ["ram", *["--kernel"] * args.kernel]
-    line = "" if in_user_namespace() else sudo_line(words) or ""
+    line = line_with_rights(["ram", *["--kernel"] * args.kernel])
     if args.kernel:
         session.show(lambda: kernel(args, session, line), args)
         return 0

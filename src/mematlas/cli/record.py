@@ -14,8 +14,6 @@ from mematlas.timeline.sampler import BUDGET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
     from mematlas.timeline.recorder import RecordResult
@@ -100,7 +98,7 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
                 args.duration,
                 args.budget,
                 args.when or (),
-                resting(ending),
+                ending.rest,
                 told,
             )
 
@@ -115,19 +113,6 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
     session.write_notes(result.notes)
     session.write_lines(list(result_lines(result, path, size)))
     return 0
-
-
-def resting(is_wanted: Callable[[], bool]) -> Callable[[float], bool]:
-    """Return what waits for so long, and returns whether it is enough: a signal ends the waiting."""
-    step = 0.1
-
-    def rest(seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while not is_wanted() and (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, step))
-        return is_wanted()
-
-    return rest
 
 
 def default_path(watch: Watch) -> str:

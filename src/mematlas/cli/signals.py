@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import signal
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Self, TextIO
+
+
+STEP = 0.1
+"""Seconds between two looks at whether a signal came, while nothing else is done."""
 
 
 class Interrupts:
@@ -55,6 +60,13 @@ class Interrupts:
     def __call__(self) -> bool:
         """Whether to stop."""
         return self.is_waiting
+
+    def rest(self, seconds: float) -> bool:
+        """Wait for so long, or until a signal comes; return whether to stop."""
+        end = time.monotonic() + seconds
+        while not self() and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, STEP))
+        return self()
 
     def forget(self) -> None:
         """Begin a step that only a new signal ends."""

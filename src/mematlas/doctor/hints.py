@@ -28,6 +28,11 @@ def sudo_line(words: Sequence[str]) -> str:
     return f"sudo -- {own_command()} {shlex.join(words)}".rstrip()
 
 
+def line_with_rights(words: Sequence[str]) -> str:
+    """Return the same where it would show more than we may see; else an empty one."""
+    return "" if os.geteuid() == 0 or in_user_namespace() else sudo_line(words)
+
+
 def plain_line(words: Sequence[str]) -> str:
     """Return the command line that a person types for these words, here and with the rights that we have."""
     import shlex

@@ -254,7 +254,7 @@ class Frames:
             lent: FramesResult = self.procfs.lender.ask("look_at_frames", self._wanted, by, sample, seed)[0]
             return lent
         if self.refused and by == "kind":
-            return self._by_meminfo(self.refused)
+            return self._by_meminfo(self.refused, sample is not None)
         if sample is not None:
             return self._by_sample(sample, seed)
         start = time.monotonic()
@@ -329,14 +329,15 @@ class Frames:
         blocks_free = self._blocks_of_buddyinfo()
         return FramesResult("kind", uses, (), nr, nr * size, blocks_free, size, huge_size(), reading, sample)
 
-    def _by_meminfo(self, refused: NotSupported | PermissionDenied) -> FramesResult:
+    def _by_meminfo(self, refused: NotSupported | PermissionDenied, is_sampled: bool) -> FramesResult:
         from mematlas.analysis.ram import account
         from mematlas.kernel.zoneinfo import read_cpu_free
 
         start = time.monotonic()
         ram = account(read_meminfo(self.procfs), read_cpu_free(self.procfs))
         size = self.procfs.page_size
-        note = Note("no-frames", f"these are the sums of meminfo; what single frames are is not known: {refused}")
+        what = "the sums of meminfo, and nothing is estimated" if is_sampled else "the sums of meminfo"
+        note = Note("no-frames", f"these are {what}; what single frames are is not known: {refused}")
         total = ram.total or 0
         reading = Reading(self.source, time.monotonic() - start, False, (note,))
         return FramesResult(

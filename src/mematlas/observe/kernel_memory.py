@@ -112,7 +112,8 @@ class KernelLook:
 
         with Frames(self.procfs) as frames:
             if frames.refused:
-                text = f"which frames are the kernel's is unknown, these are its counters: {frames.refused}"
+                what = "these are its counters, and the total is without what is reserved"
+                text = f"which frames are the kernel's is unknown, {what}: {frames.refused}"
                 self.notes.add(Note("no-frames", text))
                 return None, MEMINFO
             counts = frames.census().counts()

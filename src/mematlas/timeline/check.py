@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from mematlas.analysis.assertions import judge, parse_assertion
 from mematlas.analysis.growth import LEAST_LOOKS
 from mematlas.analysis.measures import OF_CGROUP, amounts_of
@@ -40,11 +42,13 @@ class CheckResult(Tabular, Record):
     notes: tuple[Note, ...]
     ended: ProcessGone | None = None
     """How the target ended before the time was over; None where it did not."""
+    is_stopped: bool = False
+    """Whether somebody stopped it before the time was over."""
 
     @property
     def passed(self) -> bool:
         """Whether all of them held, to the end."""
-        return self.ended is None and all(verdict.passed for verdict in self.verdicts)
+        return self.ended is None and not self.is_stopped and all(verdict.passed for verdict in self.verdicts)
 
     def why_unknown(self) -> dict[str, Error]:
         """Return what keeps measures hidden, by their names."""
@@ -59,11 +63,13 @@ def check(
     interval: float = 1.0,
     budget: float = BUDGET,
     told: Callable[[int, float], None] | None = None,
+    rest: Callable[[float], object] = time.sleep,
 ) -> CheckResult:
     """Return whether assertions hold of what ``look`` returns, such as `mematlas.Process.usage`.
 
     Without a ``duration`` there is one look, else one every ``interval`` seconds, the last at its end. What an
-    assertion is: `mematlas.analysis.assertions`. ``told`` hears how many looks there were, and for how long.
+    assertion is: `mematlas.analysis.assertions`. ``told`` hears how many looks there were, and for how long; ``rest``
+    waits between them, and returns whether to stop before the time is over.
 
     >>> import os
     >>> from mematlas.observe.process import Process
@@ -80,7 +86,7 @@ def check(
     parsed = [parse_assertion(one) if isinstance(one, str) else one for one in assertions]
     if not parsed:
         raise BadInput("nothing is asserted: try 'uss < 200MiB'")
-    sampler: Sampler[UsageResult | SetUsage] = Sampler(look, interval, duration, budget)
+    sampler: Sampler[UsageResult | SetUsage] = Sampler(look, interval, duration, budget, rest)
     growing = next((one for one in parsed if one.is_growth), None)
     nr_looks = sampler.nr_expected or 0
     if growing and nr_looks < LEAST_LOOKS:
@@ -103,13 +109,14 @@ def check(
         ended = error
     assert last
     return CheckResult(
-        verdicts=verdicts_of(parsed, times, amounts, ended is not None),
+        verdicts=verdicts_of(parsed, times, amounts, ended is not None or sampler.is_stopped),
         nr_looks=sampler.nr_looks,
         seconds=sampler.seconds,
         usage=last,
         cost=sampler.cost,
         notes=tuple(sampler.notes()),
         ended=ended,
+        is_stopped=sampler.is_stopped,
     )
 
 
@@ -127,12 +134,12 @@ def add(amounts: dict[str, list[int | None]], found: dict[str, int | None]) -> N
 
 
 def verdicts_of(
-    assertions: Sequence[Assertion], times: Sequence[float], amounts: dict[str, list[int | None]], has_ended: bool
+    assertions: Sequence[Assertion], times: Sequence[float], amounts: dict[str, list[int | None]], is_cut_short: bool
 ) -> tuple[Verdict, ...]:
-    """Return what comes of assertions; where the target has ended, of those that can still be judged."""
+    """Return what comes of assertions; where looking was cut short, of those that can be judged all the same."""
     verdicts = []
     for one in assertions:
-        if has_ended and one.is_growth and len(times) < LEAST_LOOKS:
+        if is_cut_short and one.is_growth and len(times) < LEAST_LOOKS:
             continue
         verdicts.append(judge(one, times, amounts[one.measure]))
     return tuple(verdicts)

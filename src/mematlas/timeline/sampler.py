@@ -92,6 +92,8 @@ class Sampler(Generic[Found]):
         """Of all looks."""
         self._first = Cost(0.0, 0.0)
         """Of the first look."""
+        self.is_stopped = False
+        """Whether ``rest`` said that it is enough."""
         self._read_notes = Notes()
 
     def __iter__(self) -> Iterator[Snapshot[Found]]:
@@ -103,6 +105,7 @@ class Sampler(Generic[Found]):
             if self.duration is not None and wanted > self.duration + self.interval / 2:
                 return
             if self._rest(max(began + wanted - now(), 0)):
+                self.is_stopped = True
                 return
 
     def _snapshot(self, began: float) -> Snapshot[Found]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mematlas.analysis.listing import sum_known
 from mematlas.frozen import replace
+from mematlas.notes import Note
 from mematlas.views.columns import Column
 from mematlas.views.format import first_of
 from mematlas.views.histogram import bar
@@ -119,22 +120,25 @@ OF_FILES_ALONE = frozenset(("size", "share", "evicted", "recently_evicted", "swa
 OF_SOME = ("evicted", "recently_evicted", "swap")
 """What is known of few of the files of the whole page cache."""
 
+OF_RIGHTS = frozenset(("cache-of-processes", "left-out", "files-refused", "files-hidden"))
+"""The codes of notes on what we may not see."""
+
 IN_PLACE_OF_PATHS = frozenset(("dev", "inode"))
 """What tells a file whose path is not known."""
 
 
-def cache_table(result: CacheResult, sort: str, limit: int, ascii_only: bool) -> Table:
-    """Return a row for each file."""
+def cache_table(result: CacheResult, sort: str, limit: int, ascii_only: bool, line: str = "") -> Table:
+    """Return a row for each file; ``line`` is what shows those that we may not see."""
     columns: list[Column[Any]] = list(FILE_COLUMNS)
     if ascii_only:
         where = next(index for index, column in enumerate(columns) if column.key == "cells")
         columns[where] = replace(columns[where], value=lambda file: AsciiBar(file.cells))
     if any(file.path is None for file in result.files[:limit]):
         columns = [replace(column, shown=column.shown or column.key in IN_PLACE_OF_PATHS) for column in columns]
-    return table_of(result, "cache/1", columns, list(result.files), sort, limit)
+    return table_of(result, "cache/1", columns, list(result.files), sort, limit, line)
 
 
-def cache_groups_table(result: CacheResult, by: str, sort: str, limit: int) -> Table:
+def cache_groups_table(result: CacheResult, by: str, sort: str, limit: int, line: str = "") -> Table:
     """Return a row for all files of a directory, or of a file system; or for all that a cgroup is charged for."""
     columns: list[Column[Any]] = [*GROUP_COLUMNS[:-1], replace(GROUP_COLUMNS[-1], heading=HEADINGS[by])]
     if by == "cgroup":
@@ -142,11 +146,12 @@ def cache_groups_table(result: CacheResult, by: str, sort: str, limit: int) -> T
         columns = [column for column in columns if column.key not in OF_FILES_ALONE]
         columns = [replace(column, total=None) if column.key == "nr_files" else column for column in columns]
         columns.append(Column("inode", "INODE", "count", shown=False))
-    return table_of(result, "cache-groups/1", columns, result.grouped(by), "name" if sort == "path" else sort, limit)
+    sort = "name" if sort == "path" else sort
+    return table_of(result, "cache-groups/1", columns, result.grouped(by), sort, limit, line)
 
 
 def table_of(
-    result: CacheResult, schema: str, columns: list[Column[Any]], rows: list[Any], sort: str, limit: int
+    result: CacheResult, schema: str, columns: list[Column[Any]], rows: list[Any], sort: str, limit: int, line: str
 ) -> Table:
     """Return rows in the order that is wanted, the others summed up; without columns that have nothing in them."""
     if result.others:
@@ -160,7 +165,10 @@ def table_of(
         "source": result.reading.source,
         "duration_s": round(result.reading.duration_s, 6),
     }
-    table = FilesTable(schema, shown, rows, target=target, notes=result.reading.notes, sort=sort, limit=limit)
+    notes = list(result.reading.notes)
+    if line and any(note.code in OF_RIGHTS for note in notes):
+        notes.append(Note("more-rights", f"to see all of it: {line}"))
+    table = FilesTable(schema, shown, rows, target=target, notes=notes, sort=sort, limit=limit)
     if result.others and rows and result.files and rows[0] is result.files[0]:
         table.others.append(result.others)
     return table

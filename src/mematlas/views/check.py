@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mematlas.analysis.assertions import Verdict
+    from mematlas.errors import Error
     from mematlas.timeline.check import CheckResult
 
 MEANINGS = {key: meaning for key, _, _, meaning in (*LINES_OF_GROUPS, *LINES)} | {
@@ -96,6 +97,7 @@ def target_with(result: CheckResult, target: dict[str, Any]) -> dict[str, Any]:
         "seconds": round(result.seconds, 6),
         "cpu_s": round(result.cost.cpu_s, 6),
         "ended": str(result.ended) if result.ended else None,
+        "stopped": result.is_stopped,
     }
 
 
@@ -106,7 +108,8 @@ def heading(result: CheckResult, target: dict[str, Any]) -> str:
     if result.nr_looks == 1:
         return f"{who}, {looks}"
     cost = f"{format_seconds(result.cost.cpu_s)} of a processor"
-    return f"{who}, {looks} in {format_seconds(result.seconds)}, which took {cost}"
+    stopped = "; stopped before the time was over" if result.is_stopped else ""
+    return f"{who}, {looks} in {format_seconds(result.seconds)}, which took {cost}{stopped}"
 
 
 def who_of(target: dict[str, Any]) -> str:
@@ -153,6 +156,13 @@ def github_lines(result: CheckResult, target: dict[str, Any]) -> Iterator[str]:
         yield f"::{kind} title=mematlas check::{github_text(text)}"
     if result.ended:
         yield f"::error title=mematlas check::{github_text(f'{who_of(target)}: {result.ended}')}"
+    if result.is_stopped:
+        yield f"::error title=mematlas check::stopped after {format_seconds(result.seconds)}"
+
+
+def github_error(error: Error) -> str:
+    """Return the same line of an error that keeps assertions from being checked."""
+    return f"::error title=mematlas check::{github_text(str(error))}"
 
 
 def github_text(text: str) -> str:

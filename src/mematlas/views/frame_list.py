@@ -39,7 +39,7 @@ def list_columns(page_size: int, has_nodes: bool) -> tuple[Column[FrameRows], ..
         Column("count", "COUNT", "count", lambda rows: rows.counts, width=5, rank=1),
         Column("node", "NODE", "count", lambda rows: rows.nodes, shown=has_nodes, rank=4),
         Column("cgroup_inode", "CGROUP INODE", "count", lambda rows: rows.cgroup_inodes, shown=False),
-        Column("flags", "FLAGS", "list", lambda rows: rows.flags, width=48),
+        Column("flags", "FLAGS", "list", lambda rows: rows.flags, width=36),
         Column("cgroup", "CGROUP", "path", lambda rows: rows.cgroups, rank=5),
     )
 

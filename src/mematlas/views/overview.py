@@ -163,13 +163,14 @@ def overview_view(
         (hidden if refused.issuperset(one.pid for one in group.members) else seen).append(group)
     head = f"mematlas {__version__} on {machine['host']}, Linux {machine['kernel']}, {swap_of(usage.ram)}"
     may = tuple(rights(uid, usage.missing, usage.refused, command, sudo))
+    notes = (*estimates(usage.groups), *not_measured(seen), *usage_notes(usage))
     return Drawn(
         SCHEMA,
         columns,
         usage.groups,
         target=target_of(usage) | {"files": None if files is None else [file_of(file) for file in files]},
-        draw=Screen(usage, head, columns, by, may, command, nr_lines, tuple(files or ())).lines,
-        notes=[*estimates(usage.groups), *not_measured(seen), *usage_notes(usage)],
+        draw=Screen(usage, head, columns, by, may, command, nr_lines, tuple(files or ()), notes).lines,
+        notes=notes,
         fine_print=[*not_measured(hidden), *files_unknown(files, no_files)],
     )
 
@@ -199,18 +200,24 @@ class Screen:
     command: str
     nr_lines: int | None
     files: tuple[CachedFile, ...]
+    notes: tuple[Note, ...]
+    """What is said below, which takes lines too."""
 
     def lines(self, in_bytes: bool, colour: bool, width: int) -> list[str]:
         """Return its lines; the last rows, and then files, are left out where there would be too many."""
-        usage = self.usage
+        usage, nr_lines = self.usage, self.nr_lines
+        if nr_lines:
+            # The room of one line is left anyway.
+            notes = [line for note in self.notes for line in fold_message(f"note: {note.text}", width)]
+            nr_lines -= max(len(notes) - 1, 0)
         below = list(self.below(width))
         rows = list(self.rows(usage.groups, in_bytes, colour, width))
         least = len(rows) - max(len(usage.groups) - LEAST_ROWS, 0) + len(below)
         for nr_files in range(len(self.files), -1, -1):
             above = list(self.above(width, nr_files))
-            if not self.nr_lines or len(above) + least <= self.nr_lines:
+            if not nr_lines or len(above) + least <= nr_lines:
                 break
-        too_many = len(above) + len(rows) + len(below) - self.nr_lines if self.nr_lines else 0
+        too_many = len(above) + len(rows) + len(below) - nr_lines if nr_lines else 0
         if too_many > 0:
             shown = largest(usage.groups, max(len(usage.groups) - too_many, LEAST_ROWS), self.by)
             rows = list(self.rows(shown, in_bytes, colour, width))
@@ -463,7 +470,7 @@ def estimates(groups: Sequence[Group]) -> Iterator[Note]:
 def not_measured(groups: Sequence[Group]) -> list[Note]:
     """Return the note on groups of which nobody was measured."""
     names = dict.fromkeys(title(group) for group in groups if not group.measured)
-    text = f"PSS and USS of {', '.join(names)} unknown: not permitted, ended, or not measured in time"
+    text = f"PSS and USS of {', '.join(names)} unknown: refused, ended, or too late"
     return [Note("not-measured", text)] if names else []
 
 

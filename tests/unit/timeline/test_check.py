@@ -84,6 +84,15 @@ def test_a_target_that_ends_is_told_with_what_was_seen_of_it() -> None:
     assert (check_table(result, TARGET).target or {})["ended"] == "process 7 ended"
 
 
+def test_who_stops_it_is_told_of_what_can_be_judged() -> None:
+    waits = iter([False, False, True])
+    result = check(growing(9), ["rss < 1GiB", "growth(rss) < 1/s"], 60, 0.001, budget=1, rest=lambda _: next(waits))
+    assert (result.is_stopped, result.passed, result.nr_looks) == (True, False, 3)
+    assert [(verdict.assertion.text, verdict.passed) for verdict in result.verdicts] == [("rss < 1GiB", True)]
+    assert "; stopped before the time was over" in " ".join(lines_of(result)[:2]).replace("    ", "")
+    assert list(github_lines(result, TARGET))[-1].startswith("::error title=mematlas check::stopped after ")
+
+
 def test_a_target_that_has_ended_before_is_an_error() -> None:
     with pytest.raises(ProcessGone):
         check(looks([]), ["rss < 1GiB"])

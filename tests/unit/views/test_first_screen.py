@@ -17,6 +17,7 @@ from mematlas.analysis.ranking import others_of
 from mematlas.frozen import replace
 from mematlas.kernel.memcg import Limit, Pressure
 from mematlas.model.containers import place_of
+from mematlas.views.format import fold_message
 from mematlas.views.frames import table_of
 from mematlas.views.overview import overview_view
 from mematlas.views.table import Table
@@ -98,7 +99,8 @@ def test_screen_stands_as_it_was_looked_at(width: int) -> None:
 
     assert "\n".join([*lines, ""]) == (EXPECTED / f"overview-{width}.txt").read_text()
     assert max(map(len, lines)) <= width
-    assert len(lines) <= 22 or width < 80
+    notes = [line for note in screen().notes for line in fold_message(f"note: {note.text}", width)]
+    assert len(lines) + len(notes) <= 23 or width < 80
 
 
 def test_bar_is_as_wide_as_parts_are_large() -> None:
@@ -122,9 +124,9 @@ def test_bar_is_as_wide_as_parts_are_large() -> None:
         assert name.startswith(part.rstrip())
 
 
-@pytest.mark.parametrize(("width", "nr_files"), [(60, 0), (80, 2), (200, 3)])
-def test_files_stand_where_there_is_room_for_them(width: int, nr_files: int) -> None:
-    text = "\n".join(screen().lines(width=width))
+@pytest.mark.parametrize(("width", "nr_lines", "nr_files"), [(60, 22, 0), (80, 20, 0), (80, 22, 2), (200, 22, 3)])
+def test_files_stand_where_there_is_room_for_them(width: int, nr_lines: int, nr_files: int) -> None:
+    text = "\n".join(screen(nr_lines=nr_lines).lines(width=width))
 
     names = ("libtorch_cpu.so 811 MiB", "inode 4211 on fe:01 70 MiB", "/srv/a\\x1b[31m 53 MiB")
     assert [name in text for name in names] == [number < nr_files for number in range(3)]

@@ -26,10 +26,9 @@ def shown(columns: tuple[Column[FrameRows], ...]) -> list[str]:
 
 def test_single_frames() -> None:
     assert shown(list_columns(4096, has_nodes=True)) == [
-        "     PFN  PHYSICAL        KIND            COUNT  NODE  FLAGS"
-        "                                             CGROUP",
-        "    4096  0x000001000000  anon                3     0  uptodate,lru,anon                                 /a",
-        "    4097  0x000001001000  free                0     -  buddy,bit_27                                      -",
+        "     PFN  PHYSICAL        KIND            COUNT  NODE  FLAGS                                 CGROUP",
+        "    4096  0x000001000000  anon                3     0  uptodate,lru,anon                     /a",
+        "    4097  0x000001001000  free                0     -  buddy,bit_27                          -",
     ]
 
 
