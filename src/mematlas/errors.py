@@ -124,12 +124,13 @@ class NotSupported(Error):
 
 
 class NotHeld(NotSupported):
-    """A capture was made without this file."""
+    """A capture was made without this file, or a recording without what it holds."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, text: str = "") -> None:
         self.what = path
         self.needs = None
-        Error.__init__(self, f"the capture does not hold {path}")
+        self.text = text
+        Error.__init__(self, text or f"the capture does not hold {path}")
 
 
 class LibraryMissing(NotSupported):

@@ -25,6 +25,11 @@ class Note(Record):
     """A slug, such as ``torn`` or ``hidden-frames``. It stays when the text is worded better."""
     text: str
 
+    @classmethod
+    def again(cls, code: str, text: str) -> Self:
+        """Return a note that was made before, and kept."""
+        return cls(code, text)
+
     def __str__(self) -> str:
         return self.text
 

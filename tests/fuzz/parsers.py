@@ -37,8 +37,10 @@ from mematlas.analysis.pagetables.entries import parse_flags
 from mematlas.cli import frame_words
 from mematlas.cli.act_options import parse_amount
 from mematlas.cli.command import COMMANDS, load
+from mematlas.cli.moments import parse_moment
 from mematlas.cli.options import parse_bytes, parse_count, parse_fraction, parse_interval, parse_seconds, parse_width
 from mematlas.cli.ps import parse_columns
+from mematlas.cli.record import parse_what
 from mematlas.errors import Error
 from mematlas.kernel import (
     buddyinfo,
@@ -71,6 +73,7 @@ from mematlas.model.pagetables.modes import x86_64
 from mematlas.model.target import parse_pid
 from mematlas.observe.captures import Redactor
 from mematlas.observe.oom import parse_score
+from mematlas.observe.recorded import COLUMNS, parse_amounts
 from mematlas.timeline.stream import parse_frame
 from mutation import BINARY, TEXT, Mutation, mutate
 
@@ -334,6 +337,17 @@ def kernel_parsers(live: bool) -> list[Parser]:
     ]
 
 
+AMOUNTS = json.dumps(
+    {
+        "source": "smaps",
+        "torn": False,
+        "notes": [["torn", "VMAs changed"]],
+        "columns": COLUMNS,
+        "vmas": [[4096, 8192, *[4096] * 5, *[None] * (len(COLUMNS) - 5)]],
+    }
+).encode()
+
+
 def say(verb: actor.Verb, text: str) -> list[object]:
     """Parse what follows the name of a verb."""
     return verb.parse("do", text.split())
@@ -376,6 +390,9 @@ def word_parsers() -> list[Parser]:
             parse_frame,
             parse_frame,
         ),
+        of_text("observe.recorded.parse_amounts", AMOUNTS, parse_amounts, parse_amounts),
+        of_words(parse_moment, "shop.mematlas@1.5s:4211", "x.mematlas@3", "kworker@8"),
+        of_words(parse_what, "usage,pages", "frames"),
         of_words(parse_assertion, "uss < 200MiB", "growth(rss) >= -1.5KiB/min", "nr_vmas != 7"),
         of_words(parse_interval, "200ms", "1s", "0.5", "5m", "49ms"),
         of_words(parse_count, "12"),

@@ -75,7 +75,7 @@ def during(step: str, act: Swap, monkeypatch: pytest.MonkeyPatch, ends: BaseExce
     monkeypatch.setattr(Recorder, step, acting)
 
 
-STEPS = ("_save_pagemap", "_save_frames", "_process_files", "_machine")
+STEPS = ("_save_pagemap", "_save_frames", "_process_files", "_facts")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -195,7 +195,7 @@ def test_a_link_in_the_place_of_a_file_is_refused_and_what_it_leads_to_kept(
 ) -> None:
     before = state(precious)
     place = theirs / "machine.json"
-    during("_machine", lambda: getattr(place, kind)(precious / "shadow"), monkeypatch)
+    during("_facts", lambda: getattr(place, kind)(precious / "shadow"), monkeypatch)
 
     assert main(["capture", str(victim("anon").pid), str(theirs)]) == 1
     assert state(precious) == before

@@ -12,11 +12,11 @@ import os
 import sys
 
 from mematlas.analysis.cached import BY, SORTS
-from mematlas.cli.command import FILE, MORE, TARGET_OR_PATH, Command
+from mematlas.cli.command import FILE, MORE, TARGET_OR_PATH, Command, path_of
 from mematlas.cli.options import add_output, add_repeat, add_target, parse_count
 from mematlas.cli.session import allow_many_files
 from mematlas.doctor.hints import line_with_rights
-from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
+from mematlas.errors import TargetAmbiguous, TargetNotFound
 from mematlas.model.processes import Processes
 from mematlas.model.search import CMDLINE
 from mematlas.model.target import PID, Target, by_number, is_group
@@ -100,18 +100,6 @@ def sorted_out(words: Iterable[str], procfs: ProcFS) -> tuple[list[str], list[st
                 raise TargetNotFound(f"no file or process {word!r}")
             (paths if is_file else names).append(word)
     return paths, names
-
-
-def path_of(word: str) -> str:
-    """Return the path in ``file:PATH``.
-
-    Raises:
-        BadInput: there is none.
-    """
-    path = word.removeprefix(FILE)
-    if not path:
-        raise BadInput(f"{FILE} needs a path, as in {FILE}/usr/bin/env")
-    return path
 
 
 def names_of_processes(procfs: ProcFS) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mematlas.errors import BadInput
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -108,3 +110,15 @@ def load(name: str) -> Command:
     module = __import__(f"mematlas.cli.{'advise' if acts else name}", fromlist=["COMMAND"])
     command: Command = module.COMMANDS[name] if acts else module.COMMAND
     return command
+
+
+def path_of(word: str) -> str:
+    """Return the path in ``file:PATH``.
+
+    Raises:
+        BadInput: there is none.
+    """
+    path = word.removeprefix(FILE)
+    if not path:
+        raise BadInput(f"{FILE} needs a path, as in {FILE}/usr/bin/env")
+    return path

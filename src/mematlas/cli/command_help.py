@@ -39,6 +39,7 @@ TARGETS_TOPIC = f"""\
   cmdline:app.jar    a regular expression over whole command lines
   '~app.jar'         the same, quoted: shells give ~ a meaning of their own
   ./saved            a directory that mematlas capture made
+  a.mematlas@30s     a moment of what mematlas record made; a.mematlas@30s:1234 one process of it
   -- COMMAND ...     a program to start, as the invoking user; --after waits
 
 Groups, mematlas itself left out. usage and share take each as one, ps lists its processes; what acts

@@ -5,8 +5,7 @@ from __future__ import annotations
 from mematlas.actions.files import act_on_files, plan_files
 from mematlas.actions.options import Options
 from mematlas.cli.arguments import Arguments, attribute_of
-from mematlas.cli.cache import path_of
-from mematlas.cli.command import FILE
+from mematlas.cli.command import FILE, path_of
 from mematlas.cli.session import allow_many_files
 from mematlas.cli.signals import Interrupts
 from mematlas.errors import BadInput

@@ -9,7 +9,7 @@ import time
 
 from mematlas.cli.command import MORE, TARGET, Command
 from mematlas.cli.options import add_source, add_target, parse_fraction, parse_interval, parse_seconds
-from mematlas.errors import BadInput, Error
+from mematlas.errors import BadInput, Error, did_you_mean
 from mematlas.timeline.sampler import BUDGET
 
 TYPE_CHECKING = False
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mematlas.timeline.recorder import RecordResult
     from mematlas.timeline.watch import Watch
 
-WHAT = {"usage": "amounts of each process", "vmas": "those of each VMA as well (default)"}
 OWN_FAILURE = 125
 """The exit code where a program was started and we failed: its own are those of the program."""
 
@@ -44,7 +43,7 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument(
         "-d", "--duration", type=parse_seconds, metavar="TIME", help="for so long (default: to the end)"
     )
-    arguments.add_more("--what", choices=WHAT, default="vmas", help="usage, or vmas as well (default)")
+    arguments.add_more("--what", type=parse_what, metavar="WHAT", help="up to usage, vmas (default), pages or frames")
     arguments.add_argument(
         "--when",
         action="append",
@@ -62,6 +61,21 @@ def add_arguments(arguments: Arguments) -> None:
     add_source(arguments)
 
 
+def parse_what(text: str) -> tuple[str, ...]:
+    """Return what is to be recorded.
+
+    >>> parse_what("usage,pages")
+    ('usage', 'pages')
+    """
+    from mematlas.timeline.watch import WHAT
+
+    words = tuple(text.split(","))
+    for word in words:
+        if word not in WHAT:
+            raise BadInput(f"no {word!r} to record{did_you_mean(word, WHAT)}; there are {', '.join(WHAT)}")
+    return words
+
+
 def run(args: Namespace, session: Session) -> int:
     from mematlas.timeline.watch import Watch
 
@@ -72,7 +86,7 @@ def run(args: Namespace, session: Session) -> int:
         raise BadInput("not writing a stream to a terminal: give a file, or redirect it")
     targets = session.text, *session.more
     try:
-        with Watch(targets, session.procfs, args.source, args.max_stall, args.what == "vmas") as watch:
+        with Watch(targets, session.procfs, args.source, args.max_stall, args.what or ("vmas",)) as watch:
             return record(watch, args, session)
     except Error as error:
         if session.command is not None:

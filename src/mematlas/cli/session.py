@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mematlas.model.target import Target
     from mematlas.observe.process import Process
     from mematlas.observe.process_set import ProcessSet
+    from mematlas.timeline.unpacking import Unpacked
     from mematlas.views.table import Table
 
 HEADING = 6
@@ -51,6 +52,8 @@ class Session:
         """Further targets, of a command that takes several."""
         self.recorded: dict[str, Any] | None = None
         """The machine that a recording is of, which is shown in the place of this one."""
+        self.moments: dict[str, Unpacked] = {}
+        """Moments of recordings that were named, unpacked."""
         self._will_repeat = False
         self._processes: list[Process] = []
         self._sets: list[ProcessSet] = []
@@ -69,7 +72,20 @@ class Session:
             if not self.words:
                 raise BadInput("which process? Give a PID, a name, or -- COMMAND")
             text = self.words.pop(0)
-        self.text = text
+        places = self._places(text)
+        self.text = places[0] if len(places) == 1 else text
+
+    def _places(self, text: str) -> list[str]:
+        """Return what stands for a target: of a moment of a recording the directories that it is unpacked to."""
+        if "@" not in text or self.command is not None:
+            return [text]
+        from mematlas.cli.moments import parse_moment, unpack_moment
+
+        if (moment := parse_moment(text)) is None:
+            return [text]
+        if text not in self.moments:
+            self.moments[text] = unpack_moment(moment)
+        return list(self.moments[text].captures.values())
 
     def _start(self, command: list[str], after: float) -> str:
         """Start a program to look at; return its PID, as a target."""
@@ -84,6 +100,10 @@ class Session:
         if not self._processes:
             from mematlas.model.target import by_number
 
+            if self.text in self.moments:
+                from mematlas.cli.moments import refuse_several
+
+                refuse_several(self.text, self.moments[self.text].captures)
             if (target := by_number(self.text, self.procfs)) is None:
                 from mematlas.model.search import resolve
 
@@ -98,7 +118,8 @@ class Session:
 
     def take_more_targets(self) -> None:
         """Take the words that are left for further targets."""
-        self.more, self.words = self.words, []
+        self.text, *self.more = [place for text in (self.text, *self.words) for place in self._places(text)]
+        self.words = []
 
     @property
     def is_list(self) -> bool:
@@ -179,6 +200,8 @@ class Session:
         self._let_go_of_sets()
         for process in self._processes:
             process.close()
+        for moment in self.moments.values():
+            moment.close()
         if self.launched:
             self.launched.wait()
 

@@ -23,7 +23,7 @@ from mematlas.errors import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Protocol, Self, TypeVar
 
     T = TypeVar("T")
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         def close(self) -> None: ...
 
 
+NOTHING: Mapping[str, str] = {}
 READ_SIZE = 1 << 18
 """Bytes of one read(2)."""
 MAX_FILE = 16 << 20
@@ -150,6 +151,8 @@ class Directory:
     """
 
     fd = -1
+    lacks = NOTHING
+    """Of files that are not in it, by their names, why."""
 
     def __init__(self, fd: int, path: str, captured: bool, pid: int | None = None) -> None:
         """Take over a descriptor of the directory."""
@@ -194,7 +197,7 @@ class Directory:
             try:
                 return PackedFile(self.open_fd(f"{name}.packed"), f"{self.path}/{name}.packed")
             except NotHeld:
-                raise NotHeld(f"{self.path}/{name}") from None
+                raise self._not_held(name) from None
         return LiveFile(self.open_fd(name), f"{self.path}/{name}", self.pid)
 
     def read(self, name: str, limit: int = MAX_FILE) -> bytes:
@@ -293,7 +296,7 @@ class Directory:
         try:
             fd = self.open_fd(f"{name}.gz")
         except NotHeld:
-            raise NotHeld(path) from None
+            raise self._not_held(name) from None
         unpacker = zlib.decompressobj(GZIP)
         try:
             while not unpacker.eof:
@@ -345,11 +348,14 @@ class Directory:
         text = "" if self.captured else error.text
         return FormatError(f"{self.path}/{name}", text, error.place, error.expected)
 
+    def _not_held(self, name: str) -> NotHeld:
+        return NotHeld(f"{self.path}/{name}", self.lacks.get(name, ""))
+
     def _error(self, error: OSError, name: str) -> Exception:
         path = f"{self.path}/{name}"
         if self.captured:
             if error.errno == errno.ENOENT:
-                return NotHeld(path)
+                return self._not_held(name)
             if error.errno == errno.EACCES:
                 return PermissionDenied(path)
             if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket

@@ -113,6 +113,7 @@ CHECKS = {
     "kinds": (are_kinds, "kinds of memory by file"),
     "hidden": (are_strings, "a list of ranges"),
     "paths": (are_texts, "texts by address"),
+    "lacks": (are_texts, "texts by file"),
     "unknown_backings": (are_texts, "texts by address"),
     "uncertain": (are_strings, "a list of texts"),
     "is_go": (is_known_or_not, "true, false or null"),

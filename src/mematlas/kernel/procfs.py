@@ -91,6 +91,8 @@ class ProcFS(Directory):
         self.machine = self._read_machine()
         """What ``machine.json`` says, for a capture; None for a live one."""
         self.captured = self.machine is not None
+        if self.machine is not None:
+            self.lacks = self.machine.get("lacks", {})
         if page_size is not None:
             self.page_size = page_size
         elif self.machine is not None:
@@ -269,6 +271,7 @@ class ProcessDir(Directory):
         except OSError as error:
             raise translate_error(error, path, pid) from None
         super().__init__(held, path, procfs.captured, pid)
+        self.lacks = procfs.lacks
 
     @property
     def identity(self) -> tuple[int, int]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mematlas.model.nodes import PageNodes
     from mematlas.model.pages import PageReader
     from mematlas.model.unsaid import Unsaid
+    from mematlas.observe.recorded import Recorded
     from mematlas.observe.sources import Sources
     from mematlas.words import Source, State
 
@@ -49,7 +50,12 @@ def look_at_vmas(
     began = time.perf_counter()
     choice = sources.choose(wanted, max_stall, numa=numa)
     nodes = page_nodes(sources) if numa else None
-    if choice.source == "smaps":
+    # What lies on which node is no amount that is recorded: where single pages are, they tell.
+    if recorded := None if numa else recorded_of(sources, wanted):
+        from mematlas.observe.recorded import by_record
+
+        counted = by_record(sources, recorded, selection, pages_first if first_pages else None)
+    elif choice.source == "smaps":
         counted = by_smaps(sources, selection, first_pages, nodes)
     else:
         from mematlas.observe.page_counter import by_pages
@@ -79,6 +85,15 @@ def look_at_vmas(
     hold = sources.dir.holds.get("smaps") if counted.source == "smaps" else None
     reading = sources.reading(counted.source, began, counted.torn, notes, hold)
     return MapsResult(vmas, reading, nodes.with_memory if nodes else ())
+
+
+def recorded_of(sources: Sources, wanted: Source) -> Recorded | None:
+    """Return what a recording holds, where the process is one at a moment of it."""
+    if wanted != "auto" or not sources.procfs.captured:
+        return None
+    from mematlas.observe.recorded import read_recorded
+
+    return read_recorded(sources.dir)
 
 
 def are_hidden(vmas: Iterable[VmaUsage]) -> bool:
@@ -200,7 +215,7 @@ class SmapsCounter:
 
                 self.notes.add(ZERO_UNKNOWN)
             if self._first_pages:
-                firsts = first_pages(unsaid.reader, vmas)
+                firsts = pages_first(unsaid.reader, vmas)
         known: dict[tuple[int, str, int, int | None, bool], Usage] = {}
         for (vma, fields), nr_zero, (state, phys) in zip(entries, zeros, firsts, strict=False):
             is_hidden = unsaid.is_hidden(vma) if unsaid else vma.kind in MAY_BE_HIDDEN
@@ -222,7 +237,7 @@ def with_accesses(vmas: Iterable[VmaUsage], unsaid: Unsaid, tracked: Collection[
     return [replace(item, nr_accessed=unsaid.nr_accessed(item.vma)) if item.start in tracked else item for item in vmas]
 
 
-def first_pages(reader: PageReader, vmas: Sequence[Vma]) -> Iterator[tuple[State, int | None]]:
+def pages_first(reader: PageReader, vmas: Sequence[Vma]) -> Iterator[tuple[State, int | None]]:
     """Yield the state and the physical address of the first page of each VMA."""
     from mematlas.model.pages import STATE_OF_BYTE, place_of
     from mematlas.model.runs import cut

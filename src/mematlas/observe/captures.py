@@ -49,7 +49,7 @@ from mematlas.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from mematlas.kernel.directory import Directory, WordFile
@@ -120,7 +120,7 @@ def capture(process: Process, directory: str, redact: bool = False) -> CaptureRe
             nr_vmas = len(space.vmas)
             raise Error(f"{process.pid} has {nr_vmas:,} VMAs: a capture holds {MAX_CAPTURED_VMAS:,}")
         with NewDirectory(directory, invoking_user()) as made:
-            return Recorder(process, made, redact).save()
+            return Recorder(process, made, redact).save(made.path)
     except OSError as error:
         raise Error(f"{directory}: {error.strerror}") from None
 
@@ -128,7 +128,7 @@ def capture(process: Process, directory: str, redact: bool = False) -> CaptureRe
 class Recorder:
     """One capture in the making."""
 
-    def __init__(self, process: Process, directory: NewDirectory, redact: bool) -> None:
+    def __init__(self, process: Process, directory: HeldDirectory, redact: bool) -> None:
         self.process = process
         self.directory = directory
         self.redactor = Redactor() if redact else None
@@ -152,7 +152,7 @@ class Recorder:
         self.uncertain: list[Note] = []
         """What is uncertain in what files of shared memory say."""
 
-    def save(self) -> CaptureResult:
+    def save(self, path: str) -> CaptureResult:
         """Write every file. machine.json, which makes the directory a capture, is the last."""
         before = time.perf_counter()
         process = self.process
@@ -171,7 +171,9 @@ class Recorder:
         self.stopped = was_stopped and process.stat.state == STOPPED
         if not self.redactor:
             self._keep_paths(space.vmas)
-        machine = self._machine(torn, find_go(process.dir, space.vmas))
+        facts = self._facts(torn, find_go(process.dir, space.vmas))
+        facts["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        machine = text_of(facts)
         if len(machine) > MAX_SIZE:
             raise Error(f"{process.pid} has too many odd VMAs for a capture: their paths and notes take too much room")
         with self.directory.file(MACHINE) as file:
@@ -182,7 +184,7 @@ class Recorder:
         return CaptureResult(
             pid=process.pid,
             name=process.stat.name,
-            path=self.directory.path,
+            path=path,
             size=self.directory.size(),
             nr_pages=self.nr_pages if has_pagemap else None,
             nr_frames=nr_frames,
@@ -263,14 +265,12 @@ class Recorder:
                 break
             self.paths[f"{vma.start:x}"] = vma.path
 
-    def _machine(self, torn: bool, is_go: bool | None) -> bytes:
-        import json
-
+    def _facts(self, torn: bool, is_go: bool | None) -> dict[str, Any]:
+        """Return what is to be known besides the texts: what was found out, and what was not."""
         system = os.uname()
         files = self.process.files
-        machine: dict[str, Any] = {
+        return {
             "mematlas": __version__,
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "host": None if self.redactor else system.nodename,
             "kernel": system.release,
             "arch": system.machine,
@@ -294,7 +294,6 @@ class Recorder:
             "average_counts": counts_are_averages(self.process.procfs),
             "is_go": is_go,
         }
-        return (json.dumps(machine, indent=1) + "\n").encode("ascii")
 
     def _nodes(self) -> dict[str, object] | None:
         from mematlas.kernel.nodes import read_nodes, to_save
@@ -307,16 +306,13 @@ class Recorder:
     # Words
 
     def _save_pagemap(self, directory: HeldDirectory, vmas: list[Vma]) -> bool:
-        from mematlas.kernel.packed import write_packed
-
         try:
             reader = PageReader(self.process.dir, Pacer())
         except (PermissionDenied, NotSupported) as error:
             self.unreadable["pagemap"] = str(error)
             return False
         with reader:
-            with directory.file("pagemap.packed") as file:
-                write_packed(file, self._pagemap_parts(reader, vmas))
+            self._save_words(directory, "pagemap", self._pagemap_parts(reader, vmas))
             self.zero_known = reader.zero_known
             self.huge_estimate = reader.huge_counts.note
             self.uncertain = list(reader.backings.uncertain)
@@ -366,9 +362,14 @@ class Recorder:
             self.notes.add(Note("huge-unknown", f"this source does not show huge pages: {error}"))
         return bytes(states)
 
-    def _save_frames(self) -> int | None:
+    def _save_words(self, directory: HeldDirectory, name: str, parts: Iterable[tuple[int, bytes]]) -> None:
+        """Save the parts of a file of words that hold something."""
         from mematlas.kernel.packed import write_packed
 
+        with directory.file(f"{name}.packed") as file:
+            write_packed(file, parts)
+
+    def _save_frames(self) -> int | None:
         if not self.frames.nr_frames:
             self.notes.add(HIDDEN_FRAMES)
             return None
@@ -380,12 +381,18 @@ class Recorder:
                 self.unreadable[name] = str(error)
                 continue
             try:
-                with self.directory.file(f"{name}.packed") as saved:
-                    write_packed(saved, self.frames.parts(file))
+                self._save_words(self.directory, name, self.frames.parts(file))
                 nr_saved = self.frames.nr_frames
             finally:
                 file.close()
         return nr_saved or None
+
+
+def text_of(facts: dict[str, Any]) -> bytes:
+    """Return facts as the text of machine.json."""
+    import json
+
+    return (json.dumps(facts, indent=1) + "\n").encode("ascii")
 
 
 WITHOUT_UNKNOWN = bytes(0 if byte == UNKNOWN else byte for byte in range(256))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import zlib
 
 from mematlas.analysis.measures import amounts_of
 from mematlas.frozen import as_dict
 from mematlas.timeline.schema import AMOUNTS, AMOUNTS_OF_VMA, signed
 from mematlas.timeline.watch import EXIT, HIDDEN
+from mematlas.timeline.words import changes, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,11 +17,16 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.results import VmaUsage
     from mematlas.timeline.sampler import Snapshot
-    from mematlas.timeline.watch import Happening, Look, Seen
+    from mematlas.timeline.watch import Files, Happening, Look, Seen
+    from mematlas.timeline.words import Sparse
 
     Row = tuple[Any, ...]
     Rows = dict[str, list[Row]]
 
+MOST_DELTAS = 31
+"""How often what has changed is recorded, before all of a file is again: whoever reads it goes through these."""
+PART = 1 << 20
+"""Bytes of a file in one row."""
 ENDS = (EXIT, HIDDEN)
 """What happens to a process of which nothing more is known then."""
 
@@ -39,6 +46,19 @@ class Known:
         self.vmas: dict[Row, tuple[int, Row]] = {}
         """Each VMA that is there, by what it is: its number, and what is in it."""
         self.notes: set[tuple[str, str]] = set()
+        self.texts: dict[str, bytes] = {}
+        """The texts of its files, by their names."""
+        self.words: dict[str, Chain] = {}
+
+
+class Chain:
+    """A file of words, as it was at the last moment that it has changed at."""
+
+    def __init__(self, moment: int, words: Sparse) -> None:
+        self.moment = moment
+        self.words = words
+        self.nr_deltas = 0
+        """Since it was recorded as a whole."""
 
 
 class Encoder:
@@ -89,6 +109,8 @@ class Encoder:
                 add(rows, "note", (moment, known.number, note.code, as_text(note.text)))
         if seen.vmas is not None:
             self._add_vmas(rows, moment, known, seen.vmas)
+        if seen.files is not None:
+            self._add_files(rows, moment, known, seen.files)
 
     def _add_vmas(self, rows: Rows, moment: int, known: Known, vmas: list[VmaUsage]) -> None:
         before, known.vmas = known.vmas, {}
@@ -111,6 +133,25 @@ class Encoder:
         for number, _ in before.values():
             add(rows, "vma_end", (number, moment))
 
+    def _add_files(self, rows: Rows, moment: int, known: Known, files: Files) -> None:
+        """Add what has changed of files: of texts all, of words those that have changed."""
+        for name, text in files.texts.items():
+            if known.texts.get(name) != text:
+                known.texts[name] = text
+                add_file(rows, (known.number, name, moment), None, zlib.compress(text))
+        for name in known.texts.keys() - files.texts.keys():
+            del known.texts[name]
+            add_file(rows, (known.number, name, moment), None, b"")
+        for name, words in files.words.items():
+            chain = known.words.get(name)
+            if chain is None or chain.nr_deltas == MOST_DELTAS:
+                known.words[name] = Chain(moment, words)
+                add_file(rows, (known.number, name, moment), None, pack(words))
+            elif len(delta := changes(chain.words, words)):
+                add_file(rows, (known.number, name, moment), chain.moment, pack(delta))
+                chain.moment, chain.words = moment, words
+                chain.nr_deltas += 1
+
     def _add_happening(self, rows: Rows, moment: int, happening: Happening) -> None:
         known = self._known.get((happening.pid, happening.start_time))
         add(rows, "event", (moment, known.number if known else None, happening.kind, as_text(happening.text)))
@@ -122,6 +163,12 @@ class Encoder:
         add(rows, "process_end", (known.number, moment, as_text(why)))
         for number, _ in known.vmas.values():
             add(rows, "vma_end", (number, moment))
+
+
+def add_file(rows: Rows, key: tuple[int, str, int], base: int | None, data: bytes) -> None:
+    """Add a file, in parts that a reader takes."""
+    for part in range(max(-(-len(data) // PART), 1)):
+        add(rows, "file", (*key, part, base, data[part * PART : (part + 1) * PART]))
 
 
 def add(rows: Rows, table: str, row: Row) -> None:

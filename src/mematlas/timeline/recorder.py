@@ -12,6 +12,7 @@ from mematlas.model.machine import machine_of
 from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.sampler import BUDGET, Cost, Sampler
 from mematlas.timeline.stream import MAGIC, frame_of
+from mematlas.timeline.watch import WHAT
 from mematlas.version import __version__
 
 TYPE_CHECKING = False
@@ -68,7 +69,7 @@ def facts_of(watch: Watch, interval: float) -> dict[str, str]:
         **machine_of(watch.procfs),
         "targets": watch.targets,
         "interval": interval,
-        "what": ["usage", "vmas"] if watch.has_vmas else ["usage"],
+        "what": [name for name in WHAT if name in watch.what],
         "uid": os.getuid(),
         "began": time.time(),
     }

@@ -13,20 +13,30 @@ import sqlite3
 import stat
 import tempfile
 import time
+import zlib
 
 from mematlas.analysis.results import VmaUsage
 from mematlas.analysis.usage import Usage
 from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, TargetNotFound
 from mematlas.frozen import Record, record
 from mematlas.kernel.maps import KINDS, Vma
+from mematlas.kernel.procfs import MACHINE
+from mematlas.kernel.threads import SAVED
 from mematlas.model.machine import KEYS
+from mematlas.notes import Note
+from mematlas.observe.moments import TEXTS, WORDS
+from mematlas.observe.sources import SOURCES
+from mematlas.timeline.encoding import MOST_DELTAS, PART
 from mematlas.timeline.schema import AMOUNTS, AMOUNTS_OF_VMA, APPLICATION_ID, USE, VERSION, statements, unsigned
+from mematlas.timeline.words import changed, empty, unpack
 from mematlas.timeline.writing import LOG, finish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any, Self
+
+    from mematlas.timeline.words import Sparse
 
 OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 HEADER = b"SQLite format 3\0"
@@ -35,8 +45,14 @@ MOST_SECONDS = 1e11
 """Beyond which no time is one: 3,000 years."""
 MOST_PROCESSES = 1 << 16
 MOST_VMAS = 1 << 18
-MOST_VALUE = 1 << 16
-"""Bytes of one value."""
+MOST_VALUE = PART + (1 << 16)
+"""Bytes of one value, and of a row."""
+MOST_PARTS = 1 << 10
+"""Of one file: 1 GiB, packed."""
+MOST_FILE = 64 << 20
+"""Bytes of a text."""
+FILES = frozenset((*TEXTS, *WORDS, SAVED, MACHINE))
+"""Files that are recorded as a capture has them."""
 MOST_TEXT = 1 << 12
 """Characters of a name that are shown, and bytes of an SQL statement of ours."""
 STEPS = 100_000
@@ -45,6 +61,9 @@ PIECE = 1 << 20
 """Bytes that are copied together."""
 DEADLINE = 60.0
 """Seconds that all questions together may take."""
+MOST_NOTES = 1000
+AFTER = 0.0005
+"""Seconds after the last moment that are as good as it: times are shown in thousandths."""
 MOST_POINTS = 300
 """Moments that a series has at the most."""
 LIMITS = {
@@ -83,6 +102,17 @@ class RecordedProcess(Record):
     """The moment that it was first seen at."""
     end: int | None
     """The moment that it was found to have ended at; None where it had not."""
+
+
+@record
+class RecordedUsage(Record):
+    """What was known of a process at a moment."""
+
+    source: str
+    torn: bool
+    amounts: dict[str, int | None]
+    """By the names of `mematlas.timeline.schema.AMOUNTS`."""
+    notes: tuple[Note, ...]
 
 
 class Recording:
@@ -271,6 +301,130 @@ class Recording:
             raise FormatError(self.path, expected=f"at most {MOST_VMAS:,} VMAs of a process")
         vmas = [vma_of(self.path, row) for row in rows]
         return sorted(vmas, key=lambda item: item.start)
+
+    def moment_at(self, seconds: float) -> int:
+        """Return the last moment at or before so many seconds after the first.
+
+        Raises:
+            TargetNotFound: that is outside the recording.
+        """
+        if not self.nr_moments or not 0 <= seconds <= self.seconds + AFTER:
+            text = f"{seconds:g} s is outside: {self.path} is {self.seconds:.3f} s long"
+            raise TargetNotFound(text if self.nr_moments else f"{self.path} holds no moment")
+        rows = self._rows("SELECT max(id) FROM moment WHERE elapsed <= ?", seconds)
+        if type(rows[0][0]) is not int:
+            raise FormatError(self.path, expected="a first moment")
+        return int(rows[0][0])
+
+    def processes_at(self, moment: int) -> list[RecordedProcess]:
+        """Return the processes that there were at a moment, by their PIDs."""
+        there = [one for one in self.processes() if one.first <= moment and (one.end is None or moment < one.end)]
+        return sorted(there, key=lambda one: one.pid)
+
+    def usage_at(self, process: RecordedProcess, moment: int) -> RecordedUsage | None:
+        """Return what was known of a process at a moment; None where it was not there yet."""
+        columns = ", ".join(f'"{name}"' for name in (*AMOUNTS, "source", "torn", "moment"))
+        rows = self._rows(
+            f"SELECT {columns} FROM usage WHERE process = ? AND moment <= ? ORDER BY moment DESC LIMIT 1",
+            process.number,
+            moment,
+        )
+        if not rows:
+            return None
+        *amounts, source, torn, at = rows[0]
+        known = {
+            name: None if size is None else self._amount(size) for name, size in zip(AMOUNTS, amounts, strict=True)
+        }
+        if source not in SOURCES or torn not in (0, 1) or type(at) is not int:
+            raise FormatError(self.path, expected="how a process was read")
+        return RecordedUsage(source, bool(torn), known, tuple(self._notes(process, moment)))
+
+    # Files
+
+    def names_at(self, process: RecordedProcess, moment: int) -> list[str]:
+        """Return the names of the files that were recorded of a process up to a moment."""
+        rows = self._rows(
+            "SELECT DISTINCT name FROM file WHERE process = ? AND moment <= ? LIMIT 100", process.number, moment
+        )
+        if not all(name in FILES for (name,) in rows):
+            raise FormatError(self.path, expected="files of a capture")
+        return [name for (name,) in rows]
+
+    def text_at(self, process: RecordedProcess, name: str, moment: int) -> bytes | None:
+        """Return a text as it was at a moment; None where there was none then."""
+        rows = self._rows(
+            "SELECT max(moment) FROM file WHERE process = ? AND name = ? AND moment <= ?", process.number, name, moment
+        )
+        if (at := rows[0][0]) is None:
+            return None
+        packed = self._data(process, name, at)
+        if not packed:
+            return None
+        unpacker = zlib.decompressobj()
+        try:
+            text = unpacker.decompress(packed, MOST_FILE + 1)
+        except zlib.error:
+            raise FormatError(self.path, expected=f"{name}, packed") from None
+        if len(text) > MOST_FILE or not unpacker.eof:
+            raise FormatError(self.path, expected=f"a {name} of at most {MOST_FILE >> 20} MiB")
+        return text
+
+    def words_at(self, process: RecordedProcess, name: str, moment: int) -> Sparse | None:
+        """Return a file of words as it was at a moment; None where it was not recorded by then."""
+        of_file = (process.number, name)
+        rows = self._rows(
+            "SELECT max(moment) FROM file WHERE process = ? AND name = ? AND base IS NULL AND moment <= ?",
+            *of_file,
+            moment,
+        )
+        if (first := rows[0][0]) is None:
+            if name in self.names_at(process, moment):
+                raise FormatError(self.path, expected=f"a {name} that is whole")
+            return None
+        steps = self._rows(
+            "SELECT moment, base FROM file WHERE process = ? AND name = ? AND part = 0 AND moment BETWEEN ? AND ?"
+            " ORDER BY moment LIMIT ?",
+            *of_file,
+            first,
+            moment,
+            MOST_DELTAS + 2,
+        )
+        words, before = empty(), None
+        for at, base in steps:
+            if base != before or len(steps) > MOST_DELTAS + 1:
+                raise FormatError(self.path, expected="changes one after the other")
+            try:
+                words = changed(words, unpack(self._data(process, name, at)))
+            except FormatError as error:
+                raise FormatError(self.path, place=f"{name}, moment {at}", expected=error.expected) from None
+            before = at
+        return words
+
+    def _data(self, process: RecordedProcess, name: str, moment: int) -> bytes:
+        """Return what was recorded of a file at a moment."""
+        rows = self._rows(
+            "SELECT part, data FROM file WHERE process = ? AND name = ? AND moment = ? ORDER BY part LIMIT ?",
+            process.number,
+            name,
+            moment,
+            MOST_PARTS + 1,
+        )
+        are_parts = all(row[0] == number and type(row[1]) is bytes for number, row in enumerate(rows))
+        if not are_parts or len(rows) > MOST_PARTS:
+            raise FormatError(self.path, expected=f"{name} in parts")
+        return b"".join(data for _, data in rows)
+
+    # Amounts
+
+    def _notes(self, process: RecordedProcess, moment: int) -> Iterator[Note]:
+        """Yield what was said of a process up to a moment."""
+        rows = self._rows(
+            "SELECT code, text FROM note WHERE process = ? AND moment <= ? LIMIT ?", process.number, moment, MOST_NOTES
+        )
+        for code, text in rows:
+            if type(code) is not str or type(text) is not str or max(len(code), len(text)) > MOST_TEXT:
+                raise FormatError(self.path, expected="a note")
+            yield Note.again(code, text)
 
     def series(self, process: RecordedProcess, measure: str) -> tuple[list[float], list[int | None]]:
         """Return the amounts of a process at its moments, of many moments at some, and when these were."""

@@ -14,7 +14,7 @@ from mematlas.frozen import fields_of
 VERSION = 1
 APPLICATION_ID = 0x6D656D61
 """``mema``, in the header of the file: what ``PRAGMA application_id`` says."""
-KEY, INTEGER, REAL, TEXT = "INTEGER PRIMARY KEY", "INTEGER", "REAL", "TEXT"
+KEY, INTEGER, REAL, TEXT, BLOB = "INTEGER PRIMARY KEY", "INTEGER", "REAL", "TEXT", "BLOB"
 FAULTS = ("minor_faults", "major_faults")
 AMOUNTS = (*OF_PROCESS, *FAULTS)
 """Columns of the amounts of a process."""
@@ -50,10 +50,22 @@ TABLES: dict[str, dict[str, str]] = {
     "vma_end": {"vma": KEY, "moment": INTEGER},
     "vma_usage": {"vma": INTEGER, "moment": INTEGER, **dict.fromkeys((*AMOUNTS_OF_VMA, *USE), INTEGER)},
     "event": {"moment": INTEGER, "process": INTEGER, "kind": TEXT, "text": TEXT},
+    "file": {
+        "process": INTEGER,
+        "name": TEXT,
+        "moment": INTEGER,
+        "part": INTEGER,
+        "base": INTEGER,
+        "data": BLOB,
+    },
     "note": {"moment": INTEGER, "process": INTEGER, "code": TEXT, "text": TEXT},
 }
 """Each table with its columns, and what these hold."""
-KEYS = {"usage": ("process", "moment"), "vma_usage": ("vma", "moment")}
+KEYS = {
+    "usage": ("process", "moment"),
+    "vma_usage": ("vma", "moment"),
+    "file": ("process", "name", "moment", "part"),
+}
 """What the rows of a table are in order of, where they have no number."""
 INDEXES = {"vma_process": ("vma", "process"), "event_moment": ("event", "moment")}
 
@@ -62,6 +74,7 @@ KINDS_OF_VALUES: dict[str, tuple[type, ...]] = {
     INTEGER: (int, type(None)),
     REAL: (float, int, type(None)),
     TEXT: (str, type(None)),
+    BLOB: (bytes,),
     "TEXT PRIMARY KEY": (str,),
 }
 """What may stand in a column."""

@@ -6,11 +6,13 @@
     frames             each a size (u32, little-endian) and so many bytes of JSON: {"TABLE": [[VALUE, ...], ...], ...}
 
 A frame is a moment: the rows that it adds to the tables of `mematlas.timeline.schema`, each in the order of its
-columns. The first has the table ``recording`` alone. A stream that ends in the middle of a frame is whole up to that.
+columns, bytes as base64. The first has the table ``recording`` alone. A stream that ends in the middle of a frame is
+whole up to that.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 
 from mematlas.errors import FormatError
@@ -35,8 +37,15 @@ def frame_of(rows: Rows) -> bytes:
     >>> frame_of({"vma_end": [(7, 3)]})
     b'\\x14\\x00\\x00\\x00{"vma_end":[[7,3]]}\\n'
     """
-    data = json.dumps(rows, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+    data = json.dumps(rows, separators=(",", ":"), allow_nan=False, default=as_base64).encode("ascii") + b"\n"
     return len(data).to_bytes(SIZE, "little") + data
+
+
+def as_base64(value: object) -> str:
+    """Return bytes as a text."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} in a recording")
+    return base64.b64encode(value).decode("ascii")
 
 
 def frames(file: BinaryIO, name: str) -> Iterator[Rows]:
@@ -74,4 +83,11 @@ def parse_frame(data: bytes) -> Rows | None:
         return None
     if not isinstance(rows, dict) or not all(table in TABLES and isinstance(rows[table], list) for table in rows):
         return None
+    for row in rows.get("file", ()):
+        if not (isinstance(row, list) and row and isinstance(row[-1], str)):
+            return None
+        try:
+            row[-1] = base64.b64decode(row[-1], validate=True)
+        except ValueError:
+            return None
     return rows if all(fits(table, row) for table in rows for row in rows[table]) else None

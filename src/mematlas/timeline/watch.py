@@ -12,16 +12,43 @@ from mematlas.observe.sources import MAX_STALL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from typing import Self
 
     from mematlas.analysis.results import Reading, UsageResult, VmaUsage
     from mematlas.kernel.procfs import ProcFS
     from mematlas.kernel.status import Faults
     from mematlas.model.target import Target
+    from mematlas.timeline.words import Sparse
     from mematlas.words import Source
 
 EXEC, EXIT, HIDDEN = "exec", "exit", "hidden"
+WHAT = {
+    "usage": "amounts of each process",
+    "vmas": "amounts of each VMA",
+    "pages": "the state of each page",
+    "frames": "which frames pages are in, with their flags and map counts",
+}
+"""What can be looked at; each takes those before it."""
+
+
+def with_what_it_needs(what: Collection[str]) -> frozenset[str]:
+    """Return what is to be looked at, with what that takes.
+
+    >>> sorted(with_what_it_needs(["pages"]))
+    ['pages', 'usage', 'vmas']
+    """
+    names = list(WHAT)
+    most = max(map(names.index, what))
+    return frozenset(names[: most + 1])
+
+
+@record
+class Files:
+    """Files of a capture of a process."""
+
+    texts: dict[str, bytes]
+    words: dict[str, Sparse]
 
 
 @record
@@ -37,6 +64,8 @@ class Seen:
     faults: Faults
     vmas: list[VmaUsage] | None
     """None unless they are watched."""
+    files: Files | None = None
+    """What a capture would hold besides; None unless single pages are watched."""
 
 
 @record
@@ -95,13 +124,14 @@ class Watch:
         procfs: ProcFS,
         source: Source = "auto",
         max_stall: float = MAX_STALL,
-        has_vmas: bool = True,
+        what: Collection[str] = ("usage", "vmas"),
     ) -> None:
         self.targets = tuple(dict.fromkeys(targets))
         self.procfs = procfs
         self.source = source
         self.max_stall = max_stall
-        self.has_vmas = has_vmas
+        self.what = with_what_it_needs(what)
+        """What is looked at: see `WHAT`."""
         self._watched: dict[tuple[int, int], Watched] = {}
         self._refused: set[tuple[int, int]] = set()
         self._has_looked = False
@@ -195,8 +225,21 @@ class Watch:
             target=one.target,
             usage=process.sum_of(result),
             faults=parse_faults(data),
-            vmas=result.vmas if self.has_vmas else None,
+            vmas=result.vmas if "vmas" in self.what else None,
+            files=self._files(process, result.vmas) if "pages" in self.what else None,
         )
+
+    def _files(self, process: Process, vmas: list[VmaUsage]) -> Files:
+        """Return what a capture of a process would hold."""
+        from mematlas.observe.moments import MomentRecorder
+        from mematlas.timeline.words import from_parts, without_frames
+
+        recorder = MomentRecorder(process, "frames" in self.what)
+        texts = recorder.take([item.vma for item in vmas])
+        words = {name: from_parts(parts) for name, parts in recorder.words.items()}
+        if "frames" not in self.what and "pagemap" in words:
+            words["pagemap"] = without_frames(words["pagemap"])
+        return Files(texts, words)
 
     def _let_go(self, key: tuple[int, int], error: ProcessGone | PermissionDenied, happenings: list[Happening]) -> None:
         """Watch a process no longer, which has ended, or may not be looked at.

@@ -342,7 +342,7 @@ def test_an_interrupted_capture_is_removed(
         raise KeyboardInterrupt
 
     it = victim("anon")
-    monkeypatch.setattr("mematlas.observe.captures.Recorder._machine", interrupt)
+    monkeypatch.setattr("mematlas.observe.captures.Recorder._facts", interrupt)
     assert main(["capture", str(it.pid), str(saved)]) == 130
     assert list(tmp_path.iterdir()) == [saved] * was_there
     assert not was_there or list(saved.iterdir()) == []
@@ -354,7 +354,7 @@ def test_a_full_disk_is_an_error_of_one_line(
     def fill(*_: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mematlas.observe.captures.Recorder._machine", fill)
+    monkeypatch.setattr("mematlas.observe.captures.Recorder._facts", fill)
     code, message = refused(["capture", victim("anon").pid, tmp_path / "saved"], capsys)
     assert (code, message) == (1, f"mematlas: {tmp_path / 'saved'}: No space left on device\n")
     assert list(tmp_path.iterdir()) == []
@@ -383,7 +383,7 @@ def test_a_failed_capture_leaves_the_directory_as_it_was(
     saved.chmod(0o2750)
     monkeypatch.setenv("SUDO_UID", str(NOBODY))
     monkeypatch.setenv("SUDO_GID", "4711")
-    monkeypatch.setattr("mematlas.observe.captures.Recorder._machine", fail)
+    monkeypatch.setattr("mematlas.observe.captures.Recorder._facts", fail)
     assert main(["capture", str(victim("anon").pid), str(saved)]) == 1
     after = saved.stat()
     assert (after.st_uid, after.st_gid, stat.S_IMODE(after.st_mode)) == (NOBODY, 4711, 0o2750)

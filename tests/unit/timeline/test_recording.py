@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mematlas.analysis.results import Counters, Reading, UsageResult, VmaUsage
 from mematlas.analysis.usage import Usage
-from mematlas.errors import BadInput, Error, FormatError, PermissionDenied, TargetNotFound
+from mematlas.errors import BadInput, Error, FormatError, NotSupported, PermissionDenied, TargetNotFound
 from mematlas.frozen import as_dict, replace
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.status import Faults
@@ -22,12 +24,14 @@ from mematlas.notes import Note
 from mematlas.timeline import recording as module
 from mematlas.timeline import writing
 from mematlas.timeline.encoding import Encoder
+from mematlas.timeline.moment import files_at
 from mematlas.timeline.recording import Recording, some_of
 from mematlas.timeline.sampler import Cost, Snapshot
 from mematlas.timeline.schema import fits, signed, statements, unsigned
 from mematlas.timeline.stream import MAGIC, frame_of, frames
 from mematlas.timeline.summary import summary_of
-from mematlas.timeline.watch import EXEC, EXIT, Happening, Look, Seen
+from mematlas.timeline.watch import EXEC, EXIT, Files, Happening, Look, Seen
+from mematlas.timeline.words import Sparse
 from mematlas.timeline.writing import LOG, RecordingWriter
 from mematlas.views.report import summary_table
 from mematlas.words import Kind
@@ -35,7 +39,7 @@ from mematlas.words import Kind
 Rows = dict[str, list[tuple[Any, ...]]]
 PAGE = 4096
 NOTHING = Usage(**dict.fromkeys(Usage.__match_args__, 0))
-FACTS = {"host": '"oak"', "kernel": '"6.18"'}
+FACTS = {"host": '"oak"', "kernel": '"6.18"', "page_size": str(PAGE)}
 
 
 def usage_of(random: Random) -> Usage:
@@ -53,12 +57,21 @@ def vma_at(random: Random, number: int) -> VmaUsage:
     return VmaUsage(vma, usage_of(random), None, None, random.choice([None, 3]), None)
 
 
-def seen(pid: int, vmas: list[VmaUsage], name: str = "shop", notes: tuple[Note, ...] = ()) -> Seen:
+def files_of(random: Random) -> Files:
+    """Return files that a capture might hold, of few pages: some stay, some change."""
+    words = Sparse(*np.array([[4, 5, 9], [1 << 63, random.randrange(1, 3), 1 << 62]], np.uint64))
+    text = b"7 (shop) S" + b" 1" * 49 + b"\n"
+    return Files({"stat": text, "machine.json": b'{"hidden": [], "zero_known": true}'}, {"pagemap": words})
+
+
+def seen(
+    pid: int, vmas: list[VmaUsage], name: str = "shop", notes: tuple[Note, ...] = (), files: Files | None = None
+) -> Seen:
     reading = Reading("smaps", 0.001, torn=False, notes=notes)
     counters = Counters(nr_vmas=len(vmas), size=1, peak_size=None, peak_rss=3, locked=0, pinned=0, ksm=None)
     total = replace(NOTHING, rss=sum(item.rss or 0 for item in vmas), uss=len(vmas))
     result = UsageResult(total, 4096, reading, counters=counters)
-    return Seen(pid, 77, name, "name:shop", result, Faults(1, 2), vmas)
+    return Seen(pid, 77, name, "name:shop", result, Faults(1, 2), vmas, files)
 
 
 @dataclass
@@ -97,7 +110,8 @@ def random_history(random: Random) -> History:
         if random.random() < 0.3 and len(history.moments) < 20:
             living[len(history.moments) + 100] = [vma_at(random, number) for number in range(random.randrange(8))]
             living[len(history.moments) + 100].sort(key=lambda item: item.start)
-        history.add(encoder, [seen(pid, list(vmas)) for pid, vmas in living.items()], happenings)
+        looked = [seen(pid, list(vmas), files=files_of(random)) for pid, vmas in living.items()]
+        history.add(encoder, looked, happenings)
     return history
 
 
@@ -309,6 +323,9 @@ def read_all(path: Path) -> int:
     with Recording(str(path)) as recording:
         for process in recording.processes(50):
             recording.vmas_at(process, process.first)
+            last = recording.last_moment(process)
+            with suppress(NotSupported):
+                list(files_at(recording, [process], last))
         assert list(summary_table(summary_of(recording)).lines(width=80))
         nr: int = recording.nr_moments
         return nr
@@ -340,6 +357,11 @@ def refused(path: Path) -> str:
         "UPDATE moment SET elapsed = 9e999",
         "UPDATE moment SET time = -1",
         "UPDATE vma_usage SET rss = 'much'",
+        "UPDATE file SET name = '../' || name",
+        "UPDATE file SET data = 'text'",
+        "UPDATE file SET data = x'00' WHERE name = 'pagemap'",
+        "UPDATE file SET base = moment",
+        "UPDATE file SET part = 1",
     ],
 )
 def test_what_is_not_as_we_write_it_is_refused(statement: str, path: Path) -> None:

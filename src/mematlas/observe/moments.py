@@ -1,0 +1,74 @@
+"""What a capture holds of a process, in memory: for a recording, which keeps of each moment what has changed.
+
+It is taken as a capture is, but for what is recorded as amounts: smaps, and the machine's own files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+from mematlas.kernel.newdir import HeldDirectory
+from mematlas.kernel.procfs import MACHINE
+from mematlas.observe.captures import FRAME_FILES, PROCESS_FILES, Recorder, text_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import BinaryIO
+
+    from mematlas.kernel.maps import Vma
+    from mematlas.observe.process import Process
+
+COUNTED = ("maps", "smaps", "smaps_rollup", "statm")
+"""Files that a recording has as rows."""
+TEXTS = tuple(name for name in PROCESS_FILES if name not in COUNTED)
+
+
+WORDS = ("pagemap", *FRAME_FILES)
+"""Files of words, of which most stay as they are."""
+
+
+class Held(HeldDirectory):
+    """A directory that is in memory alone."""
+
+    def __init__(self) -> None:
+        super().__init__(-1, None)
+        self.texts: dict[str, bytes] = {}
+
+    def below(self, name: str) -> HeldDirectory:
+        """Make a directory in it: all files are in one here."""
+        return self
+
+    @contextlib.contextmanager
+    def file(self, name: str) -> Iterator[BinaryIO]:
+        """Make a file in it."""
+        with io.BytesIO() as file:
+            yield file
+            self.texts[name] = file.getvalue()
+
+
+class MomentRecorder(Recorder):
+    """Takes what a capture of a process holds, in memory."""
+
+    def __init__(self, process: Process, with_frames: bool) -> None:
+        self.held = Held()
+        super().__init__(process, self.held, redact=False)
+        self.with_frames = with_frames
+        self.words: dict[str, list[tuple[int, bytes]]] = {}
+        """The parts of files of words that hold something, by the names of the files."""
+
+    def take(self, vmas: list[Vma]) -> dict[str, bytes]:
+        """Return its texts, by the names of the files; ``words`` has the rest then."""
+        has_pagemap = self._save_pagemap(self.held, vmas)
+        if has_pagemap and self.with_frames:
+            self._save_frames()
+        for name in TEXTS:
+            self._save_text(self.held, name, self.process.dir)
+        self._save_threads(self.held)
+        self._keep_paths(vmas)
+        torn = self.process.address_space().vmas != vmas
+        return self.held.texts | {MACHINE: text_of(self._facts(torn, None))}
+
+    def _save_words(self, directory: HeldDirectory, name: str, parts: Iterable[tuple[int, bytes]]) -> None:
+        self.words[name] = list(parts)

@@ -1,0 +1,134 @@
+"""What a recording holds of a process at a moment: amounts, as one more file of a capture that is made of it.
+
+The kernel's own texts have other units and other parts than what was counted; this has it as it was counted.
+"""
+
+from __future__ import annotations
+
+from mematlas.analysis.results import Counted, VmaUsage
+from mematlas.analysis.usage import Usage
+from mematlas.errors import FormatError, NotHeld, NotSupported, PermissionDenied
+from mematlas.frozen import Record, as_dict, fields_of, record
+from mematlas.kernel.maps import MAX_CAPTURED_VMAS
+from mematlas.notes import Note, Notes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from mematlas.kernel.directory import Directory
+    from mematlas.kernel.maps import Vma
+    from mematlas.model.address_space import Selection
+    from mematlas.model.pages import PageReader
+    from mematlas.observe.sources import Sources
+    from mematlas.words import State
+
+    First = tuple[State | None, int | None]
+
+NAME = "amounts"
+COLUMNS = (*fields_of(Usage), "nr_accessed", "nr_dirty")
+MOST_BYTES = 256 << 20
+MOST_NOTES = 1000
+MOST_TEXT = 1 << 13
+SOURCES = frozenset(("smaps", "pagemap", "tables"))
+
+
+@record
+class Recorded(Record):
+    """The amounts of the VMAs of a process, as they were recorded."""
+
+    source: str
+    """What they were counted by."""
+    torn: bool
+    notes: tuple[Note, ...]
+    rows: dict[tuple[int, int], tuple[int | None, ...]]
+    """Of each VMA, by where it begins and ends: one of each of `COLUMNS`."""
+
+
+def to_save(source: str, torn: bool, notes: Iterable[Note], vmas: Iterable[VmaUsage]) -> bytes:
+    """Return amounts as the text of a file."""
+    import json
+
+    rows = []
+    for item in vmas:
+        amounts = as_dict(item.usage) | {"nr_accessed": item.nr_accessed, "nr_dirty": item.nr_dirty}
+        rows.append([item.start, item.end, *map(amounts.get, COLUMNS)])
+    told = [[note.code, note.text] for note in notes]
+    value = {"source": source, "torn": torn, "notes": told, "columns": COLUMNS, "vmas": rows}
+    return (json.dumps(value, separators=(",", ":")) + "\n").encode("ascii")
+
+
+def parse_amounts(data: bytes) -> Recorded:
+    """Return the amounts that such a text has.
+
+    >>> from mematlas.analysis.usage import total
+    >>> from mematlas.kernel.maps import Vma
+    >>> item = VmaUsage(Vma(4096, 8192, "rw-p", 0, "00:00", 0, "", "anon"), total([]), None, None)
+    >>> parse_amounts(to_save("smaps", False, [], [item])).rows[4096, 8192][:3]
+    (0, 0, 0)
+
+    Raises:
+        FormatError: it has none, or ones that cannot be.
+    """
+    import json
+
+    try:
+        value = json.loads(data)
+        source, torn, notes, columns, rows = map(value.__getitem__, ("source", "torn", "notes", "columns", "vmas"))
+        whole = tuple(Note.again(code, text) for code, text in notes)
+        amounts = {(start, end): tuple(row) for start, end, *row in rows}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise FormatError(NAME, expected="what a recording holds of a process") from None
+    are_texts = all(type(text) is str and len(text) <= MOST_TEXT for note in whole for text in (note.code, note.text))
+    if source not in SOURCES or type(torn) is not bool or not are_texts or len(whole) > MOST_NOTES:
+        raise FormatError(NAME, expected="how it was read")
+    if columns != list(COLUMNS) or len(amounts) > MAX_CAPTURED_VMAS:
+        raise FormatError(NAME, expected=f"the columns of version 1, of at most {MAX_CAPTURED_VMAS:,} VMAs")
+    if not all(len(row) == len(COLUMNS) and all(map(is_amount, row)) for row in amounts.values()):
+        raise FormatError(NAME, expected="amounts of 64 bits")
+    return Recorded(source, torn, whole, amounts)
+
+
+def is_amount(value: object) -> bool:
+    """Whether this is an amount, or unknown."""
+    return value is None or (type(value) is int and 0 <= value < 1 << 64)
+
+
+def read_recorded(process: Directory) -> Recorded | None:
+    """Return what a recording holds of a process; None of a capture that was made otherwise."""
+    if not process.captured:
+        return None
+    try:
+        return process.parsed(NAME, parse_amounts, MOST_BYTES)
+    except NotHeld:
+        return None
+
+
+def by_record(
+    sources: Sources,
+    recorded: Recorded,
+    selection: Selection,
+    pages_of: Callable[[PageReader, Sequence[Vma]], Iterable[First]] | None,
+) -> Counted:
+    """Return what was recorded of VMAs; and where pages were recorded too, what ``pages_of`` says of their first."""
+    vmas = [vma for vma in sources.address_space().vmas if selection.matches(vma)]
+    firsts: list[First] = [(None, None)] * len(vmas)
+    if pages_of:
+        from mematlas.model.pages import PageReader
+
+        try:
+            with PageReader(sources.dir, None, cached=False, exclusive=False) as reader:
+                firsts = list(pages_of(reader, vmas))
+        except (NotSupported, PermissionDenied):
+            pass  # they were not recorded
+    found = [counted(vma, recorded, *first) for vma, first in zip(vmas, firsts, strict=True)]
+    return Counted(source=recorded.source, vmas=found, torn=recorded.torn, notes=Notes(recorded.notes))
+
+
+def counted(vma: Vma, recorded: Recorded, first_state: State | None, phys: int | None) -> VmaUsage:
+    """Return a VMA with what was recorded of it."""
+    row = recorded.rows.get((vma.start, vma.end))
+    if row is None or row[COLUMNS.index("nr_pages")] is None:
+        raise FormatError(NAME, expected=f"amounts of the VMA at {vma.start:#x}")
+    *amounts, nr_accessed, nr_dirty = row
+    return VmaUsage(vma, Usage(*amounts), first_state, phys, nr_accessed, nr_dirty)  # type: ignore[arg-type]

@@ -1,0 +1,262 @@
+"""A process at a moment of a recording, as the files of a capture: every command reads these as it reads /proc.
+
+What was recorded as rows becomes the kernel's texts again, with the amounts as they were counted beside them; of what
+was not recorded, machine.json says so.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+
+from mematlas.analysis.usage import Usage, total
+from mematlas.errors import FormatError, NotSupported
+from mematlas.frozen import fields_of
+from mematlas.kernel.machine import FILE_KINDS
+from mematlas.kernel.packed import write_packed
+from mematlas.kernel.procfs import MACHINE
+from mematlas.kernel.threads import SAVED
+from mematlas.observe.captures import FRAME_FILES
+from mematlas.observe.moments import TEXTS, WORDS
+from mematlas.observe.recorded import NAME as AMOUNTS
+from mematlas.observe.recorded import to_save
+from mematlas.timeline.words import changed, empty, parts_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Any
+
+    from mematlas.analysis.results import VmaUsage
+    from mematlas.timeline.recording import RecordedProcess, Recording
+    from mematlas.timeline.words import Sparse
+
+PACKED = ".packed"
+OF_PROCESS = frozenset(
+    ("stat", "status", "comm", "maps", "smaps", "ksm_merging_pages", AMOUNTS, *TEXTS, SAVED, f"pagemap{PACKED}")
+)
+"""What there may be of a process, in a directory that is called as its PID."""
+OF_ALL = frozenset((MACHINE, *(f"{name}{PACKED}" for name in FRAME_FILES)))
+FACTS: dict[str, Any] = {
+    "kinds": {},
+    "hidden": [],
+    "redacted": False,
+    "torn": False,
+    "stopped": False,
+    "zero_known": True,
+    "huge_known": True,
+    "huge_estimate": "",
+    "unknown_backings": {},
+    "uncertain": [],
+    "soft_dirty": None,
+    "average_counts": False,
+    "is_go": None,
+}
+"""What machine.json says, unless something else is known."""
+UNLESS_ALL = frozenset(("zero_known", "huge_known", "stopped"))
+"""What is so of several processes only where it is so of each."""
+PAGES = "single pages are not recorded: record --what pages"
+ONLY_AMOUNTS = "only amounts are recorded: record --what pages"
+LACKS = {
+    "pagemap": PAGES,
+    **dict.fromkeys(FRAME_FILES, "frames are not recorded: record --what frames"),
+    **dict.fromkeys(("cmdline", "cgroup", SAVED, "ksm_stat"), ONLY_AMOUNTS),
+    **dict.fromkeys(("statm", "numa_maps", "meminfo", "swaps"), "it is not recorded"),
+}
+NR_STAT_FIELDS = 49
+"""Numbers behind the state of a process, in its stat."""
+PARENT, START_TIME = 0, 18
+"""The places of those among them that were recorded, or are looked at."""
+STATUS = {"VmPeak": "peak_size", "VmSize": "size", "VmLck": "locked", "VmPin": "pinned", "VmHWM": "peak_rss"}
+OF_USAGE = {"VmRSS": "rss", "RssAnon": "anon", "RssFile": "file", "RssShmem": "shmem", "HugetlbPages": "hugetlb"}
+
+
+def files_at(recording: Recording, processes: Sequence[RecordedProcess], moment: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of a capture of processes, as they were at a moment, with their names.
+
+    Raises:
+        NotSupported: VMAs were not recorded.
+    """
+    facts = Facts()
+    for process in processes:
+        for name, data in files_of(recording, process, moment, facts).items():
+            yield f"{process.pid}/{name}", data
+    for name, words in facts.words.items():
+        yield f"{name}{PACKED}", packed(words)
+    yield MACHINE, machine_text(recording, facts)
+
+
+class Facts:
+    """What is to be known of all processes of a moment."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, str] = {}
+        self.paths: dict[str, str] = {}
+        self.has_smaps = True
+        self.torn = False
+        self.found: dict[str, Any] = {}
+        """What captures say of processes of which single pages were recorded."""
+        self.have: set[str] = set()
+        """The names of files that there are."""
+        self.words: dict[str, Sparse] = {}
+        """What is known of frames, of all processes together."""
+
+    def add(self, vmas: Iterable[VmaUsage]) -> None:
+        """Take in the VMAs of a process."""
+        for item in vmas:
+            vma = item.vma
+            if "\n" in vma.path or "\\012" in vma.path:
+                self.paths[f"{vma.start:x}"] = vma.path
+            if vma.inode and vma.kind in FILE_KINDS and vma.kind != "file":
+                self.kinds[f"{vma.dev} {vma.inode}"] = vma.kind
+
+    def add_found(self, text: bytes) -> None:
+        """Take in what a capture of a process says of it. Of several processes, what is uncertain of one is of all."""
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            raise FormatError(MACHINE, expected="JSON") from None
+        if not isinstance(found, dict):
+            raise FormatError(MACHINE, expected="an object")
+        for key, value in found.items():
+            before = self.found.get(key)
+            if isinstance(value, dict) and isinstance(before, dict):
+                self.found[key] = before | value
+            elif isinstance(value, list) and isinstance(before, list):
+                self.found[key] = [*before, *value]
+            elif key in UNLESS_ALL and before is False:
+                continue
+            elif not before or value:
+                self.found[key] = value
+
+
+def files_of(recording: Recording, process: RecordedProcess, moment: int, facts: Facts) -> dict[str, bytes]:
+    """Return the files of a process, by their names."""
+    vmas = recording.vmas_at(process, moment)
+    found = recording.usage_at(process, moment)
+    if not vmas or found is None:
+        raise NotSupported(f"{process.name} ({process.pid}) at that moment", "VMAs: record --what vmas")
+    usage = total(item.usage for item in vmas)
+    files = {
+        "stat": stat_text(process),
+        "status": status_text(process, usage, found.amounts),
+        "comm": process.name.encode() + b"\n",
+        "maps": b"".join(map(line_of, vmas)),
+        AMOUNTS: to_save(found.source, found.torn, found.notes, vmas),
+    }
+    if (ksm := found.amounts.get("ksm")) is not None:
+        files["ksm_merging_pages"] = b"%d\n" % (ksm // page_size_of(recording))
+    if all(is_whole(item.usage) for item in vmas):
+        size = page_size_of(recording)
+        files["smaps"] = b"".join(line_of(item) + smaps_text(item, size) for item in vmas)
+    facts.add(vmas)
+    facts.has_smaps &= "smaps" in files
+    facts.torn |= found.torn
+    return files | recorded_files(recording, process, moment, facts)
+
+
+def recorded_files(recording: Recording, process: RecordedProcess, moment: int, facts: Facts) -> dict[str, bytes]:
+    """Return the files of a process that were recorded as they were."""
+    files = {}
+    names = recording.names_at(process, moment)
+    for name in names:
+        if name in WORDS:
+            words = recording.words_at(process, name, moment)
+            if words is None:
+                continue
+            if name in FRAME_FILES:
+                facts.words[name] = changed(facts.words.get(name, empty()), words)
+            else:
+                files[f"{name}{PACKED}"] = packed(words)
+        elif (text := recording.text_at(process, name, moment)) is not None:
+            if name == MACHINE:
+                facts.add_found(text)
+            else:
+                files[name] = text
+    facts.have.update(names)
+    return files
+
+
+def packed(words: Sparse) -> bytes:
+    """Return a file of words as a capture has it."""
+    file = io.BytesIO()
+    write_packed(file, parts_of(words))
+    return file.getvalue()
+
+
+def page_size_of(recording: Recording) -> int:
+    """Return the bytes of a page of the machine that it is of."""
+    size = recording.machine["page_size"]
+    if type(size) is not int or size < 1:
+        raise FormatError(recording.path, expected="a page_size")
+    return size
+
+
+def machine_text(recording: Recording, facts: Facts) -> bytes:
+    """Return what is to be known of all of them: on what machine, and what was not recorded."""
+    lacks = LACKS if facts.has_smaps else LACKS | {"smaps": "some amounts were not known when this was recorded"}
+    value = FACTS | facts.found | recording.machine
+    value["kinds"] = facts.kinds | value["kinds"]
+    value["paths"] = facts.paths
+    value["lacks"] = {name: f"{recording.path}: {why}" for name, why in lacks.items() if name not in facts.have}
+    value["torn"] = facts.torn or value["torn"]
+    return json.dumps(value).encode("ascii") + b"\n"
+
+
+def stat_text(process: RecordedProcess) -> bytes:
+    """Return who it was. Which state it was in nobody knows."""
+    numbers = [0] * NR_STAT_FIELDS
+    numbers[START_TIME] = process.start_time
+    return b"%d (%b) R %b\n" % (process.pid, process.name.encode(), b" ".join(b"%d" % number for number in numbers))
+
+
+def status_text(process: RecordedProcess, usage: Usage, amounts: Mapping[str, int | None]) -> bytes:
+    """Return the counters of a process, those that were recorded."""
+    name = process.name.replace("\\", "\\\\").replace("\n", "\\n")
+    lines = [f"Name:\t{name}", f"Tgid:\t{process.pid}", f"Pid:\t{process.pid}"]
+    known = {line: amounts.get(key) for line, key in STATUS.items()}
+    known |= {line: getattr(usage, key) for line, key in OF_USAGE.items()}
+    known["VmPTE"] = amounts.get("tables")
+    known["VmSwap"] = swap_of_process(usage)
+    lines += [f"{line}:\t{size >> 10} kB" for line, size in known.items() if size is not None]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def swap_of_process(usage: Usage) -> int | None:
+    """Return what VmSwap counts: all but shared memory, which nobody can tell from the rest where there is some."""
+    return usage.swap if not usage.swap or usage.swap == usage.swap_pss else None
+
+
+def line_of(item: VmaUsage) -> bytes:
+    """Return the line of maps of a VMA."""
+    vma = item.vma
+    path = vma.path.replace("\n", "\\012")
+    head = f"{vma.start:08x}-{vma.end:08x} {vma.perms} {vma.offset:08x} {vma.dev} {vma.inode}"
+    return (f"{head:<72} {path}" if path else f"{head} ").encode() + b"\n"
+
+
+def is_whole(usage: Usage) -> bool:
+    """Whether all is known that smaps has of every VMA."""
+    needed = (usage.rss, usage.pss, usage.uss, usage.anon, usage.swap, usage.hugetlb, usage.thp, usage.nr_exclusive)
+    return None not in needed
+
+
+def smaps_text(item: VmaUsage, page_size: int) -> bytes:
+    """Return what smaps says of a VMA besides its line, as far as it was recorded; in its unit, rounded down."""
+    return b"".join(b"%b: %d kB\n" % (name.encode(), size >> 10) for name, size in smaps_fields(item, page_size))
+
+
+def smaps_fields(item: VmaUsage, page_size: int) -> Iterator[tuple[str, int]]:
+    """Yield its fields in bytes."""
+    usage = item.usage
+    known = {name: getattr(usage, name) or 0 for name in fields_of(Usage)}
+    own_hugetlb = min(known["nr_exclusive"] * page_size - known["uss"], known["hugetlb"])
+    yield from (("Size", item.vma.size), ("Rss", known["rss"]), ("Pss", known["pss"]))
+    yield from (("Private_Clean", 0), ("Private_Dirty", known["uss"]), ("Anonymous", known["anon"]))
+    if usage.lazyfree is not None:
+        yield "LazyFree", usage.lazyfree
+    yield "AnonHugePages", known["thp"]
+    yield from (("Shared_Hugetlb", known["hugetlb"] - max(own_hugetlb, 0)), ("Private_Hugetlb", max(own_hugetlb, 0)))
+    yield "Swap", known["swap"]
+    if usage.swap_pss is not None:
+        yield "SwapPss", usage.swap_pss

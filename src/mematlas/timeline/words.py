@@ -1,0 +1,193 @@
+"""Files of words with large holes, as pagemap is one, at one moment after another: what changed is kept.
+
+A file is its words that are not zero, in order, each with its index. One coding serves for a whole file and for what
+changed since the moment before: runs of words that lie side by side, in which a zero says that there is none any more.
+Little-endian throughout, and packed by zlib as a whole::
+
+    nr_runs     u32
+    nr_words    u64
+    gaps        nr_runs x u64       from the end of the run before, or from 0, to where this one begins
+    lengths     nr_runs x u32
+    planes      8 x nr_words x u8   the lowest byte of each word, then the next of each, ...
+
+It may come from a stranger: what it is unpacked to is bounded by what its head says, and that by `MOST_WORDS`.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from mematlas.arrays import np
+from mematlas.errors import FormatError
+from mematlas.frozen import record
+from mematlas.kernel.pagemap import PM_PFRAME
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mematlas.arrays import NDArray, Words
+
+HEAD = struct.Struct("<IQ")
+MOST_WORDS = 1 << 27
+"""Of one file: 512 GiB of pages of 4 KiB."""
+WORD = 8
+LEVEL = 1
+"""How hard zlib tries: what it costs is of the look."""
+
+
+@record
+class Sparse:
+    """The words of a file that are not zero."""
+
+    indexes: Words
+    """Where they are, ascending: byte offset / 8."""
+    words: Words
+
+    def __len__(self) -> int:
+        return len(self.indexes)
+
+
+def empty() -> Sparse:
+    """Return a file that is a hole."""
+    return Sparse(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+
+
+def from_parts(parts: Iterable[tuple[int, bytes]]) -> Sparse:
+    """Return a file by its parts: byte offsets, ascending, and bytes.
+
+    >>> file = from_parts([(16, (5).to_bytes(8, "little") + bytes(8)), (80, (6).to_bytes(8, "little"))])
+    >>> file.indexes.tolist(), file.words.tolist()
+    ([2, 10], [5, 6])
+    """
+    indexes, words = [], []
+    for offset, data in parts:
+        found = np.frombuffer(data, "<u8")
+        there = np.flatnonzero(found)
+        indexes.append(there.astype(np.uint64) + np.uint64(offset // WORD))
+        words.append(found[there].astype(np.uint64))
+    return Sparse(np.concatenate(indexes), np.concatenate(words)) if indexes else empty()
+
+
+def without_frames(pagemap: Sparse) -> Sparse:
+    """Return a pagemap in which no present page has the number of its frame, as those have it who may not know."""
+    is_present = pagemap.words >> np.uint64(63) != 0
+    words = np.where(is_present, pagemap.words & ~np.uint64(PM_PFRAME), pagemap.words)
+    return Sparse(pagemap.indexes, words)
+
+
+def parts_of(file: Sparse) -> Iterable[tuple[int, bytes]]:
+    """Yield the parts of a file that hold something: byte offsets and bytes."""
+    firsts, lengths = runs_of(file.indexes)
+    at = 0
+    for first, length in zip(firsts.tolist(), lengths.tolist(), strict=True):
+        yield first * WORD, file.words[at : at + length].astype("<u8").tobytes()
+        at += length
+
+
+def runs_of(indexes: Words) -> tuple[Words, NDArray[np.uint32]]:
+    """Return where runs of neighbours begin, and how long they are."""
+    if not len(indexes):
+        return indexes, np.zeros(0, np.uint32)
+    starts = np.concatenate(([0], np.flatnonzero(np.diff(indexes) != 1) + 1))
+    lengths = np.diff(starts, append=len(indexes)).astype(np.uint32)
+    return indexes[starts], lengths
+
+
+def changes(before: Sparse, now: Sparse) -> Sparse:
+    """Return what makes one file of another: words that are new or others, and zeros for those that are no more.
+
+    >>> one, other = (Sparse(*np.array(both, np.uint64)) for both in ([[1, 2], [7, 8]], [[2, 3], [8, 9]]))
+    >>> delta = changes(one, other)
+    >>> delta.indexes.tolist(), delta.words.tolist(), changed(one, delta).indexes.tolist()
+    ([1, 3], [0, 9], [2, 3])
+    """
+    if np.array_equal(before.indexes, now.indexes):
+        differ = before.words != now.words
+        return Sparse(now.indexes[differ], now.words[differ])
+    is_there, place = found_in(now.indexes, before.indexes)
+    is_same = is_there.copy()
+    is_same[is_there] = before.words[place[is_there]] == now.words[is_there]
+    gone = before.indexes[~found_in(before.indexes, now.indexes)[0]]
+    indexes = np.concatenate((now.indexes[~is_same], gone))
+    words = np.concatenate((now.words[~is_same], np.zeros(len(gone), np.uint64)))
+    order = np.argsort(indexes, kind="stable")
+    return Sparse(indexes[order], words[order])
+
+
+def changed(before: Sparse, delta: Sparse) -> Sparse:
+    """Return a file after what `changes` has returned."""
+    is_there, place = found_in(delta.indexes, before.indexes)
+    words = before.words.copy()
+    words[place[is_there]] = delta.words[is_there]
+    indexes = before.indexes
+    if not is_there.all():
+        indexes = np.concatenate((indexes, delta.indexes[~is_there]))
+        words = np.concatenate((words, delta.words[~is_there]))
+        order = np.argsort(indexes, kind="stable")
+        indexes, words = indexes[order], words[order]
+    kept = words != 0
+    return Sparse(indexes, words) if kept.all() else Sparse(indexes[kept], words[kept])
+
+
+def found_in(wanted: Words, indexes: Words) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    """Return which of some numbers are among others, and where."""
+    place = np.searchsorted(indexes, wanted)
+    is_there = place < len(indexes)
+    is_there[is_there] = indexes[place[is_there]] == wanted[is_there]
+    return is_there, place
+
+
+def pack(file: Sparse) -> bytes:
+    """Return a file, or changes, as bytes."""
+    firsts, lengths = runs_of(file.indexes)
+    ends = firsts + lengths.astype(np.uint64)
+    gaps = firsts.copy()
+    gaps[1:] -= ends[:-1]
+    planes = np.ascontiguousarray(file.words.astype("<u8").view(np.uint8).reshape(-1, WORD).T)
+    data = b"".join(
+        (
+            HEAD.pack(len(firsts), len(file)),
+            gaps.astype("<u8").tobytes(),
+            lengths.astype("<u4").tobytes(),
+            planes.tobytes(),
+        )
+    )
+    return zlib.compress(data, LEVEL)
+
+
+def unpack(data: bytes) -> Sparse:
+    """Return what `pack` was given.
+
+    >>> unpack(pack(from_parts([(16, b"abcdefgh" * 2)]))).indexes.tolist()
+    [2, 3]
+
+    Raises:
+        FormatError: it is nothing of the kind, or too much.
+    """
+    unpacker = zlib.decompressobj()
+    try:
+        head = unpacker.decompress(data, HEAD.size)
+        nr_runs, nr_words = HEAD.unpack(head)
+        if not nr_runs <= nr_words <= MOST_WORDS:
+            raise FormatError("words", expected=f"at most {MOST_WORDS:,} of them")
+        size = nr_runs * 12 + nr_words * WORD
+        rest = unpacker.decompress(unpacker.unconsumed_tail, size + 1)
+    except (zlib.error, struct.error):
+        raise FormatError("words", expected="words, packed") from None
+    if len(rest) != size:
+        raise FormatError("words", expected=f"{size} bytes, packed")
+    gaps = np.frombuffer(rest, "<u8", nr_runs).astype(np.uint64)
+    lengths = np.frombuffer(rest, "<u4", nr_runs, nr_runs * 8).astype(np.uint64)
+    if int(lengths.sum()) != nr_words or (nr_runs and not lengths.all()) or (gaps >> np.uint64(61)).any():
+        raise FormatError("words", expected="runs that lie one behind the other")
+    firsts = np.cumsum(gaps + lengths, dtype=np.uint64) - lengths
+    if nr_runs and float(gaps.astype(np.float64).sum()) + nr_words >= 1 << 61:
+        raise FormatError("words", expected="offsets of 64 bits")
+    within = np.arange(nr_words, dtype=np.uint64) - np.repeat(
+        np.cumsum(lengths, dtype=np.uint64) - lengths, lengths.astype(np.intp)
+    )
+    indexes = np.repeat(firsts, lengths.astype(np.intp)) + within
+    planes = np.frombuffer(rest, np.uint8, offset=nr_runs * 12).reshape(WORD, nr_words)
+    return Sparse(indexes, np.ascontiguousarray(planes.T).view("<u8").reshape(-1).astype(np.uint64))

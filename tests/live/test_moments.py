@@ -1,0 +1,223 @@
+"""Moments of a recording: every command answers from them as it does from a capture that was made then."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import PAGE, mematlas, program
+from mematlas import Process
+from mematlas.kernel.pagemap import Block
+from mematlas.kernel.procfs import ProcFS
+from mematlas.timeline.encoding import MOST_DELTAS, Encoder
+from mematlas.timeline.recorder import facts_of
+from mematlas.timeline.recording import Recording
+from mematlas.timeline.sampler import Cost, Snapshot
+from mematlas.timeline.watch import Watch
+from mematlas.timeline.writing import RecordingWriter
+from victim import Victim, process_state, wait_until
+
+COMMANDS = (
+    *("usage", "maps", "maps --by owner", "maps --by kind", "map", "pages", "pages --runs", "hist", "ps"),
+    *("usage --if-ended", "usage --distinct", "usage --verify", "translate 0x1000", "maps --numa"),
+)
+BY_OTHERS = ("pss", "pss_low", "pss_high", "count", "frame_flags", "phys_flags")
+"""What others change, who map the same files: the commands themselves are among them."""
+FAST = ("-i", "100ms", "--budget", "100%")
+
+
+def answer(*words: object) -> Any:
+    run = mematlas(*words, "--json")
+    assert run.returncode in (0, 10), run.stderr
+    return json.loads(run.stdout)
+
+
+def rows_of(result: Any) -> list[dict[str, Any]]:
+    left_out = {"source", "duration_s", *BY_OTHERS}
+    return [{key: value for key, value in row.items() if key not in left_out} for row in result["rows"]]
+
+
+@pytest.fixture(scope="module")
+def stopped() -> Iterator[Victim]:
+    with Victim("anon_full", "anon", "shared_anon") as one:
+        os.kill(one.pid, signal.SIGSTOP)
+        wait_until(lambda: process_state(one.pid) == "T", "it stops")
+        yield one
+
+
+@pytest.fixture(scope="module")
+def saved(stopped: Victim, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A capture of it, and the last moment of a recording with all that can be recorded."""
+    path = tmp_path_factory.mktemp("moments")
+    assert mematlas("capture", stopped.pid, path / "saved").returncode == 0
+    run = mematlas("record", stopped.pid, "-o", path / "x.mematlas", "--what", "frames", "-d", "2s", *FAST)
+    assert run.returncode == 0, run.stderr
+    database = sqlite3.connect(path / "x.mematlas")
+    nr_moments, last = database.execute("SELECT count(*), max(elapsed) FROM moment").fetchone()
+    database.close()
+    assert nr_moments > 1
+    return path / "saved", f"{path}/x.mematlas@{last:.6f}"
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_moment_is_what_a_capture_is(command: str, saved: tuple[Path, str]) -> None:
+    capture, moment = saved
+    name, *words = command.split()
+    of_capture, of_moment = answer(name, capture, *words), answer(name, moment, *words)
+
+    if "--verify" in words:  # of both the reasons may differ, where a rounding is all there is
+        assert [row["explained"] for row in of_moment["rows"]] == [row["explained"] for row in of_capture["rows"]]
+        return
+    assert rows_of(of_moment) == rows_of(of_capture)
+    assert rows_of(of_moment)
+
+
+def test_amounts_are_those_that_were_counted(stopped: Victim, tmp_path: Path) -> None:
+    path = tmp_path / "x.mematlas"
+    assert mematlas("record", stopped.pid, "-o", path, "-d", "100ms", *FAST).returncode == 0
+    (row,) = answer("usage", f"{path}@0s")["rows"]
+    rows = {int(row["start"], 16): row for row in answer("maps", f"{path}@0s:{stopped.pid}")["rows"]}
+    database = sqlite3.connect(path)
+    rss, uss, tables = database.execute("SELECT rss, uss, tables FROM usage WHERE moment = 1").fetchone()
+    database.close()
+
+    assert (row["rss"], row["uss"], row["tables"]) == (rss, uss, tables)
+    full, half = stopped["anon_full"], stopped["anon"]
+    assert [rows[area.address]["rss"] for area in (full, half)] == [full.size, half.states.count("present") * PAGE]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["pages"], "single pages are not recorded: record --what pages"),
+        (["map"], "single pages are not recorded: record --what pages"),
+        (["tables"], "needs a live system"),
+        (["maps", "--source", "pagemap"], "record --what pages"),
+    ],
+)
+def test_what_was_not_recorded_is_said_with_the_option_that_does(
+    words: list[str], text: str, stopped: Victim, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.mematlas"
+    assert mematlas("record", stopped.pid, "-o", path, "-d", "100ms", *FAST).returncode == 0
+    run = mematlas(words[0], f"{path}@0s", *words[1:])
+    assert (run.returncode, run.stdout) == (5, "")
+    assert text in run.stderr
+
+
+def test_of_a_recording_of_amounts_alone_vmas_are_asked_for_in_vain(stopped: Victim, tmp_path: Path) -> None:
+    path = tmp_path / "x.mematlas"
+    assert mematlas("record", stopped.pid, "-o", path, "-d", "100ms", "--what", "usage", *FAST).returncode == 0
+    run = mematlas("usage", f"{path}@0s")
+    assert (run.returncode, "record --what vmas" in run.stderr) == (5, True)
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Iterator[tuple[Path, list[int]]]:
+    """A recording of two processes of which one ends after a second."""
+    path = tmp_path / "x.mematlas"
+    with program("import time\nprint(0, flush=True)\ntime.sleep(1000)") as one:
+        with program("import time\nprint(0, flush=True)\ntime.sleep(1)") as two:
+            run = mematlas("record", one.pid, two.pid, "-o", path, "-d", "2s", *FAST)
+        assert run.returncode == 0, run.stderr
+        yield path, [one.pid, two.pid]
+
+
+def test_a_moment_has_the_processes_that_there_were(family: tuple[Path, list[int]]) -> None:
+    path, pids = family
+
+    assert sorted(row["pid"] for row in answer("ps", f"{path}@100ms")["rows"]) == sorted(pids)
+    assert [row["pid"] for row in answer("usage", f"{path}@100ms")["rows"]] == sorted(pids)
+    assert [row["pid"] for row in answer("ps", f"{path}@1.9s")["rows"]] == pids[:1]
+    assert answer("usage", f"{path}@100ms:{pids[1]}")["target"]["pid"] == pids[1]
+    several = mematlas("maps", f"{path}@100ms")
+    assert (several.returncode, f"{path}@100ms:{min(pids)}" in several.stderr) == (3, True)
+    gone = mematlas("maps", f"{path}@1.9s:{pids[1]}")
+    assert (gone.returncode, f"has no process {pids[1]} at 1.9 s" in gone.stderr) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("at", "code", "text"), [("@9s", 3, "9 s is outside"), ("@x", 3, "no such"), ("@1y", 2, "bad time '1y'")]
+)
+def test_a_time_that_is_none_is_refused(at: str, code: int, text: str, family: tuple[Path, list[int]]) -> None:
+    run = mematlas("usage", f"{family[0]}{at}")
+    assert run.returncode == code, run.stderr
+    assert at == "@x" or text in run.stderr
+
+
+def test_what_is_no_recording_is_refused_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "x.mematlas"
+    path.write_bytes(b"SQLite format 3\0" + bytes(4000))
+    run = mematlas("usage", f"{path}@1s", env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert run.returncode == 1, run.stderr
+    assert "Traceback" not in run.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["x.mematlas"]
+    assert mematlas("usage", tmp_path / "nothing.mematlas@1s").returncode == 3
+
+
+def test_a_name_with_a_moment_of_no_file_is_a_name() -> None:
+    run = mematlas("usage", "nothing-is-called-so@1s")
+    assert (run.returncode, "nothing-is-called-so@1s" in run.stderr) == (3, True)
+
+
+CHANGING = """
+import mmap, sys
+P = mmap.PAGESIZE
+area = mmap.mmap(-1, 997 * P, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+area.madvise(mmap.MADV_NOHUGEPAGE)
+print(0, flush=True)
+for step in map(int, sys.stdin):
+    for page in range(step, 997, 7 + step):
+        area[page * P] = 1
+    area.madvise(mmap.MADV_DONTNEED, 31 * step * P, 13 * P)
+    print(step, flush=True)
+"""
+
+
+def entries_of(pid: int) -> dict[int, int]:
+    """Return the entries of a process that hold something, by the numbers of their pages."""
+    with Process(pid) as process:
+        found: dict[int, int] = {}
+        for _, piece in process.pages():
+            if isinstance(piece, Block):
+                first = piece.address // PAGE
+                found |= {first + index: entry for index, entry in enumerate(piece.entries) if entry}
+        return found
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_what_is_put_together_from_changes_is_what_was_there(tmp_path: Path) -> None:
+    """A program that writes to other pages at each step, and gives some back."""
+    path = str(tmp_path / "x.mematlas")
+    expected = []
+    with program(CHANGING, wait="") as running, Watch([str(running.pid)], ProcFS(), what=["frames"]) as watch:
+        encoder = Encoder()
+        with RecordingWriter(path, facts_of(watch, 1.0)) as writer:
+            for step in range(MOST_DELTAS + 5):
+                assert running.process.stdin
+                assert running.process.stdout
+                running.process.stdin.write(f"{step % 23}\n")
+                running.process.stdin.flush()
+                running.process.stdout.readline()
+                expected.append(entries_of(running.pid))
+                writer.add(encoder.rows_of(Snapshot(1e9, float(step), watch.look(), Cost(0.0, 0.0))))
+    with Recording(path) as recording:
+        (process,) = recording.processes()
+        for step, entries in enumerate(expected):
+            words = recording.words_at(process, "pagemap", step + 1)
+            assert words
+            found = dict(zip(words.indexes.tolist(), words.words.tolist(), strict=True))
+            kept = (1 << 55) - 1 | 1 << 63  # frames, and whether they are present: the marks in between are ours
+            assert {page: entry & kept for page, entry in found.items() if entry >> 63} == {
+                page: entry & kept for page, entry in entries.items() if entry >> 63
+            }
+    rows = sqlite3.connect(path).execute("SELECT count(*) FROM file WHERE name = 'pagemap' AND base IS NULL").fetchone()
+    assert rows == (2,)
