@@ -28,6 +28,7 @@ COMMANDS = {
     "cache": ("Look", "what fills the page cache, file by file, and who maps it"),
     "record": ("Time", "how memory changes, into a file, at a cost that is bounded"),
     "report": ("Time", "what a recording tells: who grew, how fast, in which manner"),
+    "diff": ("Time", "what is different between two looks, moments or processes"),
     "check": ("Time", "assertions on memory, now or over time, for scripts and CI"),
     "pageout": ("Act", "move pages out of a process, or files out of the page cache"),
     "cold": ("Act", "make pages the first to go when memory is short"),

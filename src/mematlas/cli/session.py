@@ -48,6 +48,8 @@ class Session:
         self.words: list[str] = []
         """The words after the target."""
         self.text = ""
+        self.named: list[str] = []
+        """The targets as they were named: `text` may be where a moment of a recording was unpacked."""
         self.more: list[str] = []
         """Further targets, of a command that takes several."""
         self.recorded: dict[str, Any] | None = None
@@ -66,12 +68,14 @@ class Session:
         self._will_repeat = interval is not None and count != 1
         if self.command is not None:
             self.text = self._start(self.command, args.after)
+            self.named = [self.text, *self.words]
             return
         text = args.pid or default
         if text is None:
             if not self.words:
                 raise BadInput("which process? Give a PID, a name, or -- COMMAND")
             text = self.words.pop(0)
+        self.named = [text, *self.words]
         places = self._places(text)
         self.text = places[0] if len(places) == 1 else text
 
@@ -100,10 +104,7 @@ class Session:
         if not self._processes:
             from mematlas.model.target import by_number
 
-            if self.text in self.moments:
-                from mematlas.cli.moments import refuse_several
-
-                refuse_several(self.text, self.moments[self.text].captures)
+            self.refuse_several()
             if (target := by_number(self.text, self.procfs)) is None:
                 from mematlas.model.search import resolve
 
@@ -120,6 +121,18 @@ class Session:
         """Take the words that are left for further targets."""
         self.text, *self.more = [place for text in (self.text, *self.words) for place in self._places(text)]
         self.words = []
+
+    def refuse_several(self) -> None:
+        """Refuse moments of recordings that have several processes, where one is wanted.
+
+        Raises:
+            TargetAmbiguous: one has.
+        """
+        for text, moment in self.moments.items():
+            if len(moment.captures) > 1:
+                from mematlas.cli.moments import refuse_several
+
+                refuse_several(text, moment.captures)
 
     @property
     def is_list(self) -> bool:

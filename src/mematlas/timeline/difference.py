@@ -1,0 +1,212 @@
+"""What is different between two looks at a process, or at two: captures, moments of recordings, or as they run.
+
+A change is told by VMA, with which pages went which way; or by path or kind, where addresses say nothing: two processes
+have the same library in different places.
+"""
+
+from __future__ import annotations
+
+import time
+
+from mematlas.analysis.difference import DiffResult, PageChanges, Side, amounts_of, grouped, matched, row_of, weight
+from mematlas.arrays import np
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.pagemap import FILE, GUARD, MARK_A, MARK_B, PM_PFRAME, PRESENT, SWAP, Block
+from mematlas.model.machine import machine_of
+from mematlas.notes import Note, Notes
+from mematlas.timeline.words import Sparse, empty, found_in
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from mematlas.analysis.results import MapsResult, VmaUsage
+    from mematlas.arrays import Bools, Bytes, NDArray, Words
+    from mematlas.observe.process import Process
+    from mematlas.words import Source
+
+TOP = np.uint64(56)
+"""The bits of a word below its state byte."""
+
+
+class Look:
+    """A process as it was once: its VMAs with what of them is in memory, and where single pages are."""
+
+    def __init__(self, process: Process, at: str, source: Source = "auto", with_pages: bool = True) -> None:
+        """Look at a process; ``at`` is what to call this look."""
+        self.result: MapsResult = process.maps(source, first_pages=False)
+        self.machine = machine_of(process.procfs)
+        self.seconds = time.monotonic() if process.procfs.live else None
+        stat = process.stat
+        self.identity = (stat.pid, stat.start_time, self.machine["host"])
+        self.page_size = process.page_size
+        self.why_no_pages = ""
+        self.pages: Sparse | None = None
+        if with_pages:
+            try:
+                self.pages = states_of(process)
+            except (PermissionDenied, NotSupported) as error:
+                self.why_no_pages = str(error)
+        amounts = amounts_of(self.result.vmas)
+        self.side = Side(stat.pid, stat.name, stat.start_time, at, amounts, self.result.reading.source)
+
+
+def states_of(process: Process) -> Sparse:
+    """Return the entry of each page that there is something to say about, with our marks, by the number of the page."""
+    size = process.page_size
+    indexes, words = [], []
+    for _, piece in process.pages():
+        states: Bytes
+        if isinstance(piece, Block):
+            entries = np.frombuffer(piece.raw, np.uint64)
+            states = np.frombuffer(piece.states, np.uint8)
+            # Which pages huge entries map is known of captures alone.
+            states = np.where(states & PRESENT, states & ~np.uint8(MARK_B), states)
+            there = np.flatnonzero(states)
+            indexes.append(there.astype(np.uint64) + np.uint64(piece.address // size))
+            below = entries[there] & np.uint64((1 << 56) - 1)
+            words.append(below | states[there].astype(np.uint64) << TOP)
+    return Sparse(np.concatenate(indexes), np.concatenate(words)) if indexes else empty()
+
+
+def difference(before: Look, after: Look, by: str | None = None) -> DiffResult:
+    """Return what is different between two looks, ``by`` VMA, path or kind; by VMA where addresses can be compared.
+
+    >>> import os
+    >>> from mematlas.observe.process import Process
+    >>> with Process(os.getpid()) as process:
+    ...     before = Look(process, "before")
+    ...     more = bytearray(b"x") * (8 << 20)
+    ...     result = difference(before, Look(process, "after"))
+    >>> result.changes["rss"] >= 8 << 20
+    True
+    >>> sum(row.changes["rss"] for row in result.rows) == result.changes["rss"]
+    True
+    """
+    is_same = before.identity == after.identity
+    by = by or ("vma" if is_same else "path")
+    notes = Notes((*before.result.reading.notes, *after.result.reading.notes))
+    pairs: list[tuple[Sequence[VmaUsage], Sequence[VmaUsage]]]
+    if by == "vma":
+        found = matched(before.result.vmas, after.result.vmas) if is_same else unmatched(before, after)
+        pairs = [([one] if one else [], [other] if other else []) for one, other in found]
+    else:
+        pairs = list(grouped(before.result.vmas, after.result.vmas, by))
+    pages = page_changes(before, after, pairs) if is_same else None
+    if is_same and (why := before.why_no_pages or after.why_no_pages):
+        notes.add(Note("pages-not-compared", f"single pages are not compared: {why}"))
+    rows = [row_of(*pair, by, pages[index] if pages else None) for index, pair in enumerate(pairs)]
+    different = sorted(filter(None, rows), key=weight, reverse=True)
+    known = before.seconds is not None and after.seconds is not None
+    return DiffResult(
+        before=before.side,
+        after=after.side,
+        is_same=is_same,
+        by=by,
+        rows=tuple(different),
+        nr_same=len(rows) - len(different),
+        seconds=after.seconds - before.seconds if known else None,  # type: ignore[operator]
+        notes=tuple(notes),
+    )
+
+
+def unmatched(before: Look, after: Look) -> list[tuple[VmaUsage | None, VmaUsage | None]]:
+    """Return the VMAs of two address spaces, which have nothing to do with one another."""
+    return [*((None, item) for item in after.result.vmas), *((item, None) for item in before.result.vmas)]
+
+
+def page_changes(
+    before: Look, after: Look, pairs: Sequence[tuple[Sequence[VmaUsage], Sequence[VmaUsage]]]
+) -> list[PageChanges] | None:
+    """Return which pages went which way, of each of some groups of VMAs; None where that is not known."""
+    if before.pages is None or after.pages is None:
+        return None
+    indexes, one, other = aligned(before.pages, after.pages)
+    owners = owner_of(indexes, pairs, after.page_size)
+    kinds = classes(one, other)
+    nr = len(pairs)
+    has_frames = frames_known(before.pages) and frames_known(after.pages)
+    counts = {name: np.bincount(owners[mask & (owners >= 0)], minlength=nr) for name, mask in kinds.items()}
+    return [
+        PageChanges(
+            **{name: int(count[index]) for name, count in counts.items() if name != "moved"},
+            moved=int(counts["moved"][index]) if has_frames else None,
+        )
+        for index in range(nr)
+    ]
+
+
+def aligned(one: Sparse, other: Sparse) -> tuple[Words, Words, Words]:
+    """Return which pages differ, and the words of both; those that there is nothing of are 0."""
+    if np.array_equal(one.indexes, other.indexes):
+        differ = one.words != other.words
+        return one.indexes[differ], one.words[differ], other.words[differ]
+    is_there, place = found_in(other.indexes, one.indexes)
+    was = np.zeros(len(other), np.uint64)
+    was[is_there] = one.words[place[is_there]]
+    gone = ~found_in(one.indexes, other.indexes)[0]
+    indexes = np.concatenate((other.indexes, one.indexes[gone]))
+    first = np.concatenate((was, one.words[gone]))
+    second = np.concatenate((other.words, np.zeros(int(gone.sum()), np.uint64)))
+    differ = first != second
+    return indexes[differ], first[differ], second[differ]
+
+
+def owner_of(
+    indexes: Words, pairs: Sequence[tuple[Sequence[VmaUsage], Sequence[VmaUsage]]], page_size: int
+) -> NDArray[np.intp]:
+    """Return in which of some groups of VMAs pages are: as these are now, or else as they were; -1 in none."""
+    owners = np.full(len(indexes), -1, np.intp)
+    for side in (1, 0):
+        spans = sorted(
+            (item.start // page_size, item.end // page_size, at) for at, pair in enumerate(pairs) for item in pair[side]
+        )
+        if not spans:
+            continue
+        starts, ends = (np.array([span[column] for span in spans], np.uint64) for column in (0, 1))
+        numbers = np.array([span[2] for span in spans], np.intp)
+        place = np.searchsorted(starts, indexes, side="right") - 1
+        is_in = (place >= 0) & (owners < 0)
+        is_in[is_in] = indexes[is_in] < ends[place[is_in]]
+        owners[is_in] = numbers[place[is_in]]
+    return owners
+
+
+def classes(one: Words, other: Words) -> dict[str, Bools]:
+    """Return which of some pages went which way, given their words before and after."""
+    was, now = ((words >> TOP).astype(np.uint8) for words in (one, other))
+    in_ram, in_ram_now = (is_resident(states) for states in (was, now))
+    in_swap, in_swap_now = (is_swapped(states) for states in (was, now))
+    stayed = in_ram & in_ram_now
+    copied = stayed & (was & FILE != 0) & (now & FILE == 0)
+    frames, frames_now = ((words & np.uint64(PM_PFRAME)) for words in (one, other))
+    return {
+        "came": in_ram_now & ~in_ram & ~in_swap,
+        "went": in_ram & ~in_ram_now & ~in_swap_now,
+        "out": in_ram & in_swap_now,
+        "back": in_swap & in_ram_now,
+        "copied": copied,
+        "moved": stayed & ~copied & (frames != frames_now) & (frames != 0) & (frames_now != 0),
+    }
+
+
+def is_resident(states: Bytes) -> Bools:
+    """Return which pages the kernel counts as resident: not those that show the zero page."""
+    resident: Bools = states & (PRESENT | MARK_A) == PRESENT
+    return resident
+
+
+def is_swapped(states: Bytes) -> Bools:
+    """Return which pages are in swap, shared memory that this process has no entry for among them."""
+    by_entry = states & (PRESENT | SWAP | GUARD | MARK_A) == SWAP
+    behind = states & (PRESENT | SWAP | MARK_A | MARK_B) == MARK_A
+    swapped: Bools = by_entry | behind
+    return swapped
+
+
+def frames_known(pages: Sparse) -> bool:
+    """Whether the frames of present pages are known."""
+    is_present = pages.words >> np.uint64(63) != 0
+    numbers: Any = pages.words[is_present] & np.uint64(PM_PFRAME)
+    return bool(numbers.any()) or not len(numbers)
