@@ -72,11 +72,11 @@ def reserve() -> None:
 
 
 def growing() -> None:
-    """A program that takes a MiB more five times a second, up to 48."""
-    area, address = anonymous(48 * MIB)
+    """A program that takes a MiB more five times a second, up to 96."""
+    area, address = anonymous(96 * MIB)
     area.madvise(mmap.MADV_NOHUGEPAGE)
     say(hex(address))
-    for number in range(48):
+    for number in range(96):
         write(area, number * MIB, (number + 1) * MIB)
         time.sleep(0.2)
     signal.pause()

@@ -53,7 +53,9 @@ def short_overview_text(width: int) -> str:
         lines += [f"{its_group * (its_group != group):<5} {name:<10} {first}", *(" " * 17 + line for line in others)]
         group = its_group
     for group in NAMES_ALONE:
-        lines.append(f"{group:<5} {', '.join(name for name, (its_group, _) in COMMANDS.items() if its_group == group)}")
+        names = ", ".join(name for name, (its_group, _) in COMMANDS.items() if its_group == group)
+        first, *others = fold_words(names, width - 6) if width else [names]
+        lines += [f"{group:<5} {first}", *(" " * 6 + line for line in others)]
     lines += [
         fold_text(SHORT_TARGETS, width),
         fold_text(f"More: mematlas --help | mematlas help COMMAND | {' | '.join(TOPICS)}", width),

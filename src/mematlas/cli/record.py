@@ -30,6 +30,7 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument(
         "-o", "--output", metavar="FILE", help="where to (default NAME-PID-TIME.mematlas); - streams"
     )
+    arguments.add_more("--redact", action="store_true", help="leave out names: of processes, files, the host")
     arguments.add_more("--force", action="store_true", help="over a file of that name")
     arguments.add_argument(
         "-i",
@@ -86,7 +87,13 @@ def run(args: Namespace, session: Session) -> int:
         raise BadInput("not writing a stream to a terminal: give a file, or redirect it")
     targets = session.text, *session.more
     try:
-        with Watch(targets, session.procfs, args.source, args.max_stall, args.what or ("vmas",)) as watch:
+        redactor = None
+        if args.redact:
+            from mematlas.observe.captures import Redactor
+
+            redactor = Redactor()
+        what = args.what or ("vmas",)
+        with Watch(targets, session.procfs, args.source, args.max_stall, what, redactor) as watch:
             return record(watch, args, session)
     except Error as error:
         if session.command is not None:
@@ -131,7 +138,8 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
 
 def default_path(watch: Watch) -> str:
     """Return a name for a recording: whose, and when it began."""
-    who = "".join(character if character.isalnum() else "-" for character in watch.label)
+    label = "redacted" if watch.redactor else watch.label
+    who = "".join(character if character.isalnum() else "-" for character in label)
     return f"{who}-{time.strftime('%Y%m%d-%H%M%S')}.mematlas"
 
 

@@ -309,14 +309,19 @@ class LiveFiles:
         return self._magics.get(dev)
 
     def _ask_for_magic(self, span: str) -> int | None:
-        from mematlas.kernel.abandon import Inquiry
+        from mematlas.kernel.abandon import Inquiry, lacks_room
 
         inquiry = Inquiry(
             lambda link: (ask_for_magic(self._process, link), -1),
             [f"map_files/{span}"],
             deadline=time.monotonic() + ANSWER_SECONDS,
         )
-        answers = [answer for _, answer, _ in inquiry]
+        try:
+            answers = [answer for _, answer, _ in inquiry]
+        except OSError as error:
+            if not lacks_room(error):
+                raise
+            answers = []  # there may be no child to ask (ulimit -u, pids.max)
         return answers[0] if answers else NO_ANSWER
 
     def _kind_below(self, span: str) -> str | None:

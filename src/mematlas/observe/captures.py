@@ -500,6 +500,10 @@ class Redactor:
             return b""
         return data if name in ("statm", "meminfo") else None
 
+    def redact_path(self, path: str) -> str:
+        """Return what stands for the path of a VMA: the same for all that have this one."""
+        return os.fsdecode(self._path(os.fsencode(path))) if path else path
+
     def redact_thread(self, thread: Thread) -> Thread:
         """Return a thread with another name, the same for all that have this one."""
         return replace(thread, name=self._stable(b"thread " + os.fsencode(thread.name), b"redacted-").decode("ascii"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from mematlas.kernel.maps import Vma
+    from mematlas.observe.captures import Redactor
     from mematlas.observe.process import Process
 
 COUNTED = ("maps", "smaps", "smaps_rollup", "statm")
@@ -51,9 +52,11 @@ class Held(HeldDirectory):
 class MomentRecorder(Recorder):
     """Takes what a capture of a process holds, in memory."""
 
-    def __init__(self, process: Process, with_frames: bool) -> None:
+    def __init__(self, process: Process, with_frames: bool, redactor: Redactor | None = None) -> None:
+        """With a ``redactor``, take names out."""
         self.held = Held()
         super().__init__(process, self.held, redact=False)
+        self.redactor = redactor
         self.with_frames = with_frames
         self.words: dict[str, list[tuple[int, bytes]]] = {}
         """The parts of files of words that hold something, by the names of the files."""

@@ -12,7 +12,7 @@ from mematlas.model.machine import machine_of
 from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.sampler import BUDGET, Cost, Sampler
 from mematlas.timeline.stream import MAGIC, frame_of
-from mematlas.timeline.watch import WHAT
+from mematlas.timeline.watch import REDACTED, WHAT
 from mematlas.version import __version__
 
 TYPE_CHECKING = False
@@ -67,12 +67,14 @@ def facts_of(watch: Watch, interval: float) -> dict[str, str]:
     facts: dict[str, object] = {
         "mematlas": __version__,
         **machine_of(watch.procfs),
-        "targets": watch.targets,
+        "targets": [REDACTED] * len(watch.targets) if watch.redactor else watch.targets,
         "interval": interval,
         "what": [name for name in WHAT if name in watch.what],
         "uid": os.getuid(),
         "began": time.time(),
     }
+    if watch.redactor:
+        facts |= {"host": None, "uid": None}
     return {key: json.dumps(value) for key, value in facts.items()}
 
 

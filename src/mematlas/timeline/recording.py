@@ -464,16 +464,16 @@ def vma_of(path: str, row: Sequence[Any]) -> VmaUsage:
     return VmaUsage(vma, usage, None, None, nr_accessed, nr_dirty)
 
 
-def some_of(first: int, last: int) -> Sequence[int]:
-    """Return moments from one to another: all, or `MOST_POINTS` of them, with the first and the last.
+def some_of(first: int, last: int, most: int = MOST_POINTS) -> Sequence[int]:
+    """Return moments from one to another: all, or so many of them, with the first and the last.
 
     >>> list(some_of(3, 6)), len(some_of(1, 100_000)), list(some_of(1, 100_000))[-1]
     ([3, 4, 5, 6], 300, 100000)
     """
     nr = last - first + 1
-    if nr <= MOST_POINTS:
+    if nr <= most:
         return range(first, last + 1)
-    return [first + (nr - 1) * number // (MOST_POINTS - 1) for number in range(MOST_POINTS)]
+    return [first + (nr - 1) * number // (most - 1) for number in range(most)]
 
 
 def column(measure: str) -> str:

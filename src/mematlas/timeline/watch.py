@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from mematlas.errors import NoAddressSpace, PermissionDenied, ProcessGone, TargetNotFound
-from mematlas.frozen import record
+from mematlas.frozen import record, replace
 from mematlas.kernel.status import PROGRAM, parse_faults, parse_layout, read_layout, read_stat_whole
 from mematlas.model.search import distinct, find
 from mematlas.model.target import is_group
+from mematlas.notes import Note
 from mematlas.observe.process import Process
 from mematlas.observe.sources import MAX_STALL
 
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcFS
     from mematlas.kernel.status import Faults
     from mematlas.model.target import Target
+    from mematlas.observe.captures import Redactor
     from mematlas.timeline.words import Sparse
     from mematlas.words import Source
 
+REDACTED = "redacted"
 EXEC, EXIT, HIDDEN = "exec", "exit", "hidden"
 WHAT = {
     "usage": "amounts of each process",
@@ -125,13 +128,16 @@ class Watch:
         source: Source = "auto",
         max_stall: float = MAX_STALL,
         what: Collection[str] = ("usage", "vmas"),
+        redactor: Redactor | None = None,
     ) -> None:
+        """With a ``redactor``, what is seen has no names of processes, of files, or of who they are of."""
         self.targets = tuple(dict.fromkeys(targets))
         self.procfs = procfs
         self.source = source
         self.max_stall = max_stall
         self.what = with_what_it_needs(what)
         """What is looked at: see `WHAT`."""
+        self.redactor = redactor
         self._watched: dict[tuple[int, int], Watched] = {}
         self._refused: set[tuple[int, int]] = set()
         self._has_looked = False
@@ -218,7 +224,7 @@ class Watch:
             happenings.append(one.happened(EXEC, "started another program"))
         one.layout = layout
         result = process.maps(self.source, self.max_stall, first_pages=False)
-        return Seen(
+        seen = Seen(
             pid=process.pid,
             start_time=one.start_time,
             name=process.stat.name,
@@ -228,13 +234,14 @@ class Watch:
             vmas=result.vmas if "vmas" in self.what else None,
             files=self._files(process, result.vmas) if "pages" in self.what else None,
         )
+        return redacted(seen, self.redactor) if self.redactor else seen
 
     def _files(self, process: Process, vmas: list[VmaUsage]) -> Files:
         """Return what a capture of a process would hold."""
         from mematlas.observe.moments import MomentRecorder
         from mematlas.timeline.words import from_parts, without_frames
 
-        recorder = MomentRecorder(process, "frames" in self.what)
+        recorder = MomentRecorder(process, "frames" in self.what, self.redactor)
         texts = recorder.take([item.vma for item in vmas])
         words = {name: from_parts(parts) for name, parts in recorder.words.items()}
         if "frames" not in self.what and "pagemap" in words:
@@ -256,6 +263,16 @@ class Watch:
             raise error
         self._refused.add(key)
         happenings.append(one.happened(HIDDEN, str(error)))
+
+
+def redacted(seen: Seen, redactor: Redactor) -> Seen:
+    """Return a process without names. Notes have some in their texts: of these the codes stay."""
+    vmas = seen.vmas
+    if vmas is not None:
+        vmas = [replace(item, vma=replace(item.vma, path=redactor.redact_path(item.vma.path))) for item in vmas]
+    notes = tuple(Note.again(note.code, REDACTED) for note in seen.usage.reading.notes)
+    usage = replace(seen.usage, reading=replace(seen.usage.reading, notes=notes))
+    return replace(seen, name=REDACTED, target=REDACTED, usage=usage, vmas=vmas)
 
 
 def is_other_program(before: tuple[bytes, ...], now: tuple[bytes, ...]) -> bool:

@@ -18,6 +18,8 @@ from mematlas.cli.arguments import Arguments
 from mematlas.cli.command import COMMANDS, load
 from mematlas.cli.command_help import TOPIC_TEXTS, command_text, common_options, targets_topic
 from mematlas.cli.help import NAMES_ALONE, TOPICS, overview_text, short_overview_text
+from mematlas.timeline import stream
+from mematlas.timeline.recording import Recording
 from victim import DEADLINE, Victim
 
 ALL = (*COMMANDS, "overview")
@@ -155,7 +157,11 @@ def place(tmp_path: Path, redis: Victim) -> Path:
     (tmp_path / "addresses").write_text(f"{redis['anon_full'].address:#x}\n")
     (tmp_path / ".config/fish/completions").mkdir(parents=True)
     assert mematlas("capture", redis.pid, tmp_path / "saved").returncode == 0
-    assert mematlas("record", redis.pid, "-d", "0.1s", "-o", tmp_path / "redis.mematlas").returncode == 0
+    recording = tmp_path / "redis.mematlas"
+    assert mematlas("record", redis.pid, "-d", "0.1s", "-o", recording).returncode == 0
+    with Recording(str(recording)) as recorded:
+        facts = recorded.facts
+    (tmp_path / "redis.stream").write_bytes(stream.MAGIC + stream.frame_of({"recording": list(facts.items())}))
     return tmp_path
 
 
@@ -180,6 +186,7 @@ def test_examples_run(name: str, line: str, place: Path, redis: Victim) -> None:
     typed = typed.replace(" -d 60s", " -d 1s --force" if name == "record" else " -d 1s").replace("1MiB/min", "1GiB/min")
     typed = typed.replace("--when 'rss > 2GiB'", "--when 'rss > 1KiB' -d 0").replace("-- make", "-- sleep 0.1")
     typed = re.sub(r"@\d+s\b", "@0s", typed)
+    typed += " --force" if name == "convert" else ""
     if " saved" in typed:
         (place / "saved").rename(place / "earlier")
     shell = "zsh" if "zsh" in line else "bash"
@@ -205,4 +212,5 @@ def test_examples_run(name: str, line: str, place: Path, redis: Victim) -> None:
         assert "needs CAP_" in run.stderr
         return
     assert run.returncode == 0, run.stderr
-    assert run.stdout or name == "completion" or (name == "record" and "next: mematlas report" in run.stderr)
+    writes = name in ("record", "convert")
+    assert run.stdout or name == "completion" or (writes and "next: mematlas report" in run.stderr)

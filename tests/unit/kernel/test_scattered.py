@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import PAGE, Program, program, read_smaps, skip_without_tables, sparse, steadily
+from helpers import (
+    PAGE,
+    Program,
+    program,
+    read_smaps,
+    skip_without_tables,
+    sparse,
+    steadily,
+    tells_huge_pages,
+)
 from mematlas import Process
 from mematlas.analysis.grid import Cells, absent_runs
 from mematlas.analysis.kept import clip
@@ -280,7 +289,7 @@ def test_pages_that_lie_apart_are_counted_as_smaps_counts_them(
         told["Private_Clean"] + told["Private_Dirty"],
     )
     assert by_pages.zero
-    assert read
+    assert read or not tells_huge_pages()  # which PAGEMAP_SCAN does too
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

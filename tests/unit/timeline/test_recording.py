@@ -30,10 +30,12 @@ from mematlas.timeline.sampler import Cost, Snapshot
 from mematlas.timeline.schema import fits, signed, statements, unsigned
 from mematlas.timeline.stream import MAGIC, frame_of, frames
 from mematlas.timeline.summary import summary_of
+from mematlas.timeline.tracks import curves_of, tracks_of
 from mematlas.timeline.watch import EXEC, EXIT, Files, Happening, Look, Seen
 from mematlas.timeline.words import Sparse
 from mematlas.timeline.writing import LOG, RecordingWriter
 from mematlas.views.report import summary_table
+from mematlas.views.tracks import churn_table, curves_table, growth_table, heatmap_table
 from mematlas.words import Kind
 
 Rows = dict[str, list[tuple[Any, ...]]]
@@ -326,7 +328,12 @@ def read_all(path: Path) -> int:
             last = recording.last_moment(process)
             with suppress(NotSupported):
                 list(files_at(recording, [process], last))
-        assert list(summary_table(summary_of(recording)).lines(width=80))
+        summary, tracks = summary_of(recording), list(tracks_of(recording))
+        assert list(summary_table(summary).lines(width=80))
+        assert list(heatmap_table(summary, tracks, "change", None, ascii_only=False).lines(width=80))
+        assert list(growth_table(summary, tracks, None).lines(width=80))
+        assert list(churn_table(summary, tracks, None).lines(width=80))
+        assert list(curves_table(summary, curves_of(recording), None, ascii_only=True).lines(width=80))
         nr: int = recording.nr_moments
         return nr
 

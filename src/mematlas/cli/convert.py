@@ -1,0 +1,79 @@
+"""Make a recording of a stream, as mematlas record -o - writes it: a file that report shows. - reads the stream from
+standard input. One that ends in the middle of a moment is whole up to that.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from mematlas.cli.command import Command
+from mematlas.errors import BadInput, FormatError, TargetNotFound
+from mematlas.views.format import format_path, format_size, number_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+
+STDIN = "-"
+
+
+def add_arguments(arguments: Arguments) -> None:
+    arguments.add_argument("words", nargs="*", metavar="STREAM", help="what mematlas record -o - has written")
+    arguments.add_argument("--force", action="store_true", help="over a file of that name")
+
+
+def run(args: Namespace, session: Session) -> int:
+    if len(args.words) != 2:
+        raise BadInput("from where, and where to? Give a stream, or - for standard input, and a file")
+    source, path = args.words
+    if source == STDIN and sys.stdin.isatty():
+        raise BadInput("a terminal is no stream: pipe one in, or give a file")
+    with sys.stdin.buffer if source == STDIN else open_stream(source) as stream:
+        nr_moments, size = convert(stream, source, path, args.force)
+    where = format_path(path)
+    moments = number_of(nr_moments, "moment")
+    session.write_lines([f"{where}: {moments}, {format_size(size)}; next: mematlas report {where}"])
+    return 0
+
+
+def open_stream(path: str) -> BinaryIO:
+    """Open a file to read a stream from."""
+    try:
+        return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "rb")
+    except FileNotFoundError:
+        raise TargetNotFound(f"no file {path}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+
+
+def convert(stream: BinaryIO, name: str, path: str, force: bool) -> tuple[int, int]:
+    """Make a recording of a stream; return how many moments it has, and how large it is."""
+    from mematlas.timeline.stream import frames
+    from mematlas.timeline.writing import RecordingWriter
+
+    moments = frames(stream, name)
+    first = next(moments, None)
+    if first is None or first.keys() != {"recording"}:
+        raise FormatError(name, expected="what a recording says of itself, first of all")
+    nr_moments = 0
+    with RecordingWriter(path, dict(first["recording"]), force) as writer:
+        for rows in moments:
+            writer.add(rows)
+            nr_moments += 1
+    return nr_moments, writer.size
+
+
+COMMAND = Command(
+    "STREAM FILE",
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas convert redis.stream redis.mematlas", "a file that report shows"),
+        ("mematlas record redis-server -d 60s -o - | mematlas convert - redis.mematlas", "as it comes"),
+    ),
+)

@@ -1,0 +1,145 @@
+"""What a recording tells over time: tracks of VMAs, what grows, comes and goes; curves and the heatmap that show it."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from mematlas.analysis.growth import LEAK, SAWTOOTH
+from mematlas.analysis.results import Counters, Reading, UsageResult, VmaUsage
+from mematlas.analysis.usage import Usage, total
+from mematlas.kernel.maps import Vma
+from mematlas.kernel.status import Faults
+from mematlas.timeline import writing
+from mematlas.timeline.encoding import Encoder
+from mematlas.timeline.recording import Recording
+from mematlas.timeline.sampler import Cost, Snapshot
+from mematlas.timeline.summary import summary_of
+from mematlas.timeline.tracks import Point, churning, curves_of, growing, tracks_of
+from mematlas.timeline.watch import Look, Seen
+from mematlas.views.tracks import churn_table, curves_table, growth_table, heatmap_table, shares_of, stretches
+
+PAGE = 4096
+MIB = 1 << 20
+
+
+def item(start: int, size: int, rss: int, path: str, swap: int = 0) -> VmaUsage:
+    usage = Usage(rss, rss, rss, swap, rss, 0, 0, 0, 0, 0, size // PAGE, rss // PAGE, swap // PAGE, 0)
+    vma = Vma(start, start + size, "rw-p", 0, "00:00", 0, path, "heap" if path == "[heap]" else "anon")
+    return VmaUsage(vma, usage, None, None, rss // PAGE // 2, None)
+
+
+def write(path: Path, looks: list[list[VmaUsage]]) -> str:
+    """Write a recording of one process that had these VMAs, a second after the other."""
+    writing.make(str(path), force=False)
+    database = sqlite3.connect(path, isolation_level=None)
+    writing.prepare(database)
+    writing.add(database, {"recording": [("page_size", str(PAGE)), ("host", '"oak"')]})
+    encoder = Encoder()
+    for number, vmas in enumerate(looks):
+        result = UsageResult(
+            total(one.usage for one in vmas),
+            PAGE,
+            Reading("tables", 0.001, torn=False, notes=()),
+            counters=Counters(len(vmas), MIB, None, None, 0, 0, None),
+        )
+        seen = Seen(7, 77, "shop", "shop", result, Faults(1, 2), vmas)
+        writing.add(
+            database, encoder.rows_of(Snapshot(1e9 + number, float(number), Look((seen,), ()), Cost(0.01, 0.0)))
+        )
+    writing.finish(database)
+    database.close()
+    return str(path)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """A heap that leaks; a cache that fills and is emptied; memory that goes to swap and half of it back; a library."""
+    looks = []
+    for number in range(40):
+        swap = 0 if number < 10 else 8 * MIB if number < 20 else 4 * MIB
+        looks.append(
+            [
+                item(0x10000000, 64 * MIB, MIB * (number + 1), "[heap]"),
+                item(0x20000000, 32 * MIB, MIB * (1 + number % 10), ""),
+                item(0x40000000, 8 * MIB, 8 * MIB - swap, "/dev/shm/x", swap),
+                item(0x60000000, 2 * MIB, 2 * MIB, "/lib/x.so"),
+            ]
+        )
+    return write(tmp_path / "x.mematlas", looks)
+
+
+def test_what_grows_is_ranked_with_its_manner(path: str) -> None:
+    with Recording(path) as recording:
+        found = growing(tracks_of(recording))
+        lines = list(growth_table(summary_of(recording), list(tracks_of(recording)), None).lines(width=100))
+
+    assert [(one.track.path, one.growth.label) for one in found][:2] == [("[heap]", LEAK), ("", SAWTOOTH)]
+    assert found[0].growth.slope.value == MIB
+    assert "/lib/x.so" not in {one.track.path for one in found}
+    assert any("+1 MiB/s" in line and "leak" in line for line in lines)
+
+
+def test_what_comes_and_goes_is_added_up(path: str) -> None:
+    with Recording(path) as recording:
+        found = {one.track.path: one for one in churning(tracks_of(recording))}
+        assert "BACK" in "\n".join(churn_table(summary_of(recording), list(tracks_of(recording)), 2).lines(width=100))
+
+    heap, cache, swapped = found["[heap]"], found[""], found["/dev/shm/x"]
+    assert (heap.came, heap.went, heap.out, heap.back) == (39 * MIB, 0, 0, 0)
+    assert (cache.came, cache.went) == (36 * MIB, 27 * MIB)
+    assert (swapped.came, swapped.went, swapped.out, swapped.back) == (0, 0, 8 * MIB, 4 * MIB)
+
+
+def test_vmas_that_come_later_had_nothing_before(tmp_path: Path) -> None:
+    one, other = item(0x10000000, MIB, MIB, "[heap]"), item(0x20000000, MIB, PAGE, "")
+    with Recording(write(tmp_path / "x.mematlas", [[one], [one, other], [other]])) as recording:
+        tracks = {track.path: [point.rss for point in track.points] for track in tracks_of(recording)}
+
+    assert tracks == {"[heap]": [MIB, MIB, 0], "": [0, PAGE, PAGE]}
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_pictures_are_as_wide_as_the_screen(width: int, ascii_only: bool, path: str) -> None:
+    with Recording(path) as recording:
+        summary, tracks = summary_of(recording), list(tracks_of(recording))
+        curves = list(curves_table(summary, curves_of(recording), None, ascii_only).lines(width=width))
+        maps = [
+            list(heatmap_table(summary, tracks, what, None, ascii_only).lines(width=width))
+            for what in ("present", "change", "accessed")
+        ]
+
+    for lines in (curves, *maps):
+        drawn = [line for line in lines if path not in line]
+        assert all(len(line) <= width for line in drawn), [line for line in drawn if len(line) > width]
+        assert not ascii_only or "".join(drawn).isascii()
+    (heap,) = (line for line in maps[0] if line.startswith("[heap]"))
+    cells = heap.split("|")[1]
+    assert cells[0] != cells[-1]
+    (library,) = (line for line in maps[0] if line.startswith("x.so"))
+    assert set(library.split("|")[1]) == {"@" if ascii_only else "█"}
+    (library,) = (line for line in maps[1] if line.startswith("x.so"))
+    assert set(library.split("|")[1]) == {" "}
+
+
+def test_a_share_that_is_not_known_is_none() -> None:
+    points = [Point(4 * PAGE, PAGE, 0, None), Point(4 * PAGE, None, 0, 2), Point(0, 0, 0, 0)]
+
+    assert list(shares_of(points, "present", PAGE)) == [0.25, None, 0.0]
+    assert list(shares_of(points, "change", PAGE)) == [0.0, None, None]
+    assert list(shares_of(points, "accessed", PAGE)) == [None, 0.5, 0.0]
+    assert list(shares_of(points, "accessed", None)) == [None, None, None]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_moment_is_in_some_column(seed: int) -> None:
+    random = Random(seed)
+    nr, room = random.randrange(1, 500), random.randrange(1, 200)
+    seen = {number for low, high in stretches(nr, room) for number in range(low, high)}
+
+    assert len(list(stretches(nr, room))) == room
+    assert seen == set(range(nr))
