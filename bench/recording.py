@@ -1,0 +1,154 @@
+"""What recording costs, and what reading a recording does: figures for docs/performance.md.
+
+.venv/bin/python bench/recording.py [GIB]       as root; of a process of so many GiB (default 1)
+
+It is no timed test: nothing here fails. CPU times are of the recorder and of what writes for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+MIB, GIB = 1 << 20, 1 << 30
+SECONDS = 20
+NR_PROCESSES = 100
+CHANGING = """
+import mmap, sys, time
+size = int(sys.argv[1]); page = mmap.PAGESIZE
+area = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+area.madvise(mmap.MADV_NOHUGEPAGE)
+for at in range(0, size, page): area[at] = 1
+print("there", flush=True)
+part = size // 100 // page
+number = 0
+while True:
+    first = number * part * page % size
+    area.madvise(mmap.MADV_DONTNEED, first, part * page)
+    for at in range(first, min(first + part * page, size), page): area[at] = 2
+    number += 1
+    time.sleep(1)
+"""
+MAPPING = """
+import mmap, sys, time
+sys.stdin.readline()
+began = time.perf_counter(); nr = 0; longest = []
+while time.perf_counter() - began < float(sys.argv[1]):
+    before = time.perf_counter()
+    mmap.mmap(-1, 1 << 16).close(); nr += 1
+    longest.append(time.perf_counter() - before)
+longest.sort()
+print(nr, longest[int(len(longest) * 0.999)])
+"""
+SLEEPING = "import time; x = bytearray(3 << 20); time.sleep(1000)"
+
+
+@contextlib.contextmanager
+def running(code: str, *words: object) -> Iterator[subprocess.Popen[str]]:
+    """Run a program of Python to the end of the block."""
+    line = [sys.executable, "-c", code, *map(str, words)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def cpu_of(*words: object) -> tuple[float, float, str]:
+    """Run a command line of ours; return its CPU and wall time, and what it has said."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    run = subprocess.run(
+        [sys.executable, "-m", "mematlas", *map(str, words)], capture_output=True, text=True, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu, time.perf_counter() - began, run.stdout + run.stderr
+
+
+def told(name: str, value: str) -> None:
+    """Say a figure."""
+    print(f"{name:58} {value}", flush=True)
+
+
+def of_one(size: int, directory: str) -> None:
+    """A process of which a hundredth changes each second, with the state of its pages."""
+    with running(CHANGING, size) as target:
+        assert target.stdout
+        target.stdout.readline()
+        start = cpu_of("record", target.pid, "-d", 0, "-o", f"{directory}/0.mematlas", "--what", "pages")[0]
+        for what in ("usage", "vmas", "pages", "frames"):
+            path = f"{directory}/{what}.mematlas"
+            words = ("record", target.pid, "-d", SECONDS, "-i", "1s", "--budget", "100%", "--what", what, "-o", path)
+            cpu, wall, text = cpu_of(*words)
+            found = re.search(r"(\d+) moments", text)
+            nr = int(found[1]) if found else 1
+            part = (
+                f"{(cpu - start) / max(nr - 1, 1) * 1e3:7.1f} ms a look, {100 * (cpu - start) / wall:5.1f} % of a core"
+            )
+            told(
+                f"{size / GIB:g} GiB, 1 % of it changing, --what {what}, 1 s",
+                f"{part}, {os.stat(path).st_size / MIB:.2f} MiB",
+            )
+        cpu, _, _ = cpu_of("diff", f"{directory}/pages.mematlas@1s", f"{directory}/pages.mematlas@10s")
+        told(f"diff of two moments of {size / GIB:g} GiB", f"{cpu:7.2f} s of CPU")
+
+
+def of_many(directory: str) -> None:
+    """A hundred processes by usage."""
+    with contextlib.ExitStack() as stack:
+        pids = [stack.enter_context(running(SLEEPING)).pid for _ in range(NR_PROCESSES)]
+        time.sleep(2)
+        path = f"{directory}/many.mematlas"
+        start = cpu_of("record", *pids, "-d", 0, "-o", f"{directory}/00.mematlas", "--what", "usage")[0]
+        words = ("record", *pids, "-d", SECONDS, "-i", "1s", "--budget", "100%", "--what", "usage", "-o", path)
+        cpu, wall, _ = cpu_of(*words)
+        told(f"{NR_PROCESSES} processes by usage, 1 s", f"{100 * (cpu - start) / wall:7.1f} % of a core")
+        told("as they stand still, on disk", f"{os.stat(path).st_size / MIB:7.2f} MiB in {SECONDS} s")
+        cpu, _, _ = cpu_of("report", path)
+        told("report of it", f"{cpu:7.2f} s of CPU")
+
+
+def of_target() -> None:
+    """How fast a program maps and unmaps memory, alone and while it is recorded."""
+    for is_recorded in (False, True, False, True):
+        with running(MAPPING, SECONDS / 2) as target, tempfile.TemporaryDirectory() as directory:
+            recorder = None
+            if is_recorded:
+                line = ["record", str(target.pid), "-i", "1s", "-o", f"{directory}/x.mematlas", "--what", "pages"]
+                recorder = subprocess.Popen([sys.executable, "-m", "mematlas", *line], stderr=subprocess.DEVNULL)
+                time.sleep(1)
+            assert target.stdin
+            assert target.stdout
+            target.stdin.write("\n")
+            target.stdin.flush()
+            nr, longest = target.stdout.readline().split()
+            told(
+                f"a program that maps and unmaps, {'recorded' if is_recorded else 'alone'}",
+                f"{int(nr) / SECONDS * 2:9.0f} a second, p99.9 {float(longest) * 1e6:.0f} us",
+            )
+            if recorder:
+                target.kill()
+                recorder.wait()
+
+
+def main() -> int:
+    """Measure all of it."""
+    size = int(float(sys.argv[1]) * GIB) if len(sys.argv) > 1 else GIB
+    size -= size % mmap.PAGESIZE
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        of_one(size, directory)
+        of_many(directory)
+    of_target()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
