@@ -331,14 +331,10 @@ class Recorder:
         """Yield the entries that hold something, by their offset in the file."""
         for vma in vmas:
             for block in reader.blocks(vma):
-                self.frames.add(block)
                 # What is unknown is so of a whole VMA, holes and all: machine.json names it.
                 states = self._mark_huge(reader, vma, block).translate(WITHOUT_UNKNOWN)
                 self.nr_pages += len(states) - states.count(0)
-                for low, high in runs(states):
-                    raw = bytearray(block.raw[low * ENTRY_SIZE : high * ENTRY_SIZE])
-                    raw[7::ENTRY_SIZE] = states[low:high]
-                    yield (block.address // self.process.page_size + low) * ENTRY_SIZE, bytes(raw)
+                yield from self._parts_of(block, states)
             if reader.hidden.is_hidden(vma):
                 self.hidden.append(f"{vma.start:x}-{vma.end:x}")
             elif vma.kind == "shmem" and reader.hole(vma) == UNKNOWN:
@@ -347,6 +343,14 @@ class Recorder:
                 # Of tens of thousands of VMAs, the reasons would be megabytes.
                 is_room = len(self.unknown_backings) < MAX_REASONS
                 self.unknown_backings[name] = why if is_room else "as of others"
+
+    def _parts_of(self, block: Block, states: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield the entries of a block that hold something, given the states of its pages."""
+        self.frames.add(block)
+        for low, high in runs(states):
+            raw = bytearray(block.raw[low * ENTRY_SIZE : high * ENTRY_SIZE])
+            raw[7::ENTRY_SIZE] = states[low:high]
+            yield (block.address // self.process.page_size + low) * ENTRY_SIZE, bytes(raw)
 
     def _mark_huge(self, reader: PageReader, vma: Vma, block: Block) -> bytes:
         if not self.huge_known:

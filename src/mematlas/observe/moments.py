@@ -8,8 +8,13 @@ from __future__ import annotations
 import contextlib
 import io
 
+from mematlas.arrays import np
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.kernel.kpage import WORD_SIZE, FrameWords
 from mematlas.kernel.newdir import HeldDirectory
+from mematlas.kernel.pagemap import PM_PFRAME
 from mematlas.kernel.procfs import MACHINE
+from mematlas.model.pages import HIDDEN_FRAMES
 from mematlas.observe.captures import FRAME_FILES, PROCESS_FILES, Recorder, text_of
 
 TYPE_CHECKING = False
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from mematlas.kernel.maps import Vma
+    from mematlas.kernel.pagemap import Block
     from mematlas.observe.captures import Redactor
     from mematlas.observe.process import Process
 
@@ -72,6 +78,37 @@ class MomentRecorder(Recorder):
         self._keep_paths(vmas)
         torn = self.process.address_space().vmas != vmas
         return self.held.texts | {MACHINE: text_of(self._facts(torn, None))}
+
+    def _parts_of(self, block: Block, states: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield all entries of a block: which of them hold something is for who takes them."""
+        words = np.frombuffer(block.raw, np.uint64) & np.uint64((1 << 56) - 1)
+        words |= np.frombuffer(states, np.uint8).astype(np.uint64) << np.uint64(56)
+        words[np.frombuffer(states, np.uint8) == 0] = 0
+        yield block.address // self.process.page_size * WORD_SIZE, words.tobytes()
+
+    def _save_frames(self) -> int | None:
+        """Take the words of the frames that the process maps."""
+        parts = [np.frombuffer(data, np.uint64) for _, data in self.words["pagemap"]]
+        words = np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+        present = words[words >> np.uint64(63) != 0] & np.uint64(PM_PFRAME)
+        frames = np.unique(present[present != 0])
+        if not len(frames):
+            self.notes.add(HIDDEN_FRAMES)
+            return None
+        for name in FRAME_FILES:
+            try:
+                with FrameWords(self.process.procfs, name) as file:
+                    found, _ = file.array(frames)
+            except (PermissionDenied, NotSupported) as error:
+                self.unreadable[name] = str(error)
+                continue
+            starts = np.concatenate(([0], np.flatnonzero(np.diff(frames) != 1) + 1)).tolist()
+            ends = [*starts[1:], len(frames)]
+            self.words[name] = [
+                (int(frames[low]) * WORD_SIZE, found[low:high].tobytes())
+                for low, high in zip(starts, ends, strict=True)
+            ]
+        return len(frames)
 
     def _save_words(self, directory: HeldDirectory, name: str, parts: Iterable[tuple[int, bytes]]) -> None:
         self.words[name] = list(parts)

@@ -199,11 +199,11 @@ def make(path: str, force: bool) -> None:
 def prepare(database: sqlite3.Connection) -> None:
     """Make the tables."""
     for statement in (
-        f"PRAGMA application_id = {APPLICATION_ID}",
-        f"PRAGMA user_version = {VERSION}",
         "PRAGMA journal_mode = WAL",
         "PRAGMA synchronous = NORMAL",
         "BEGIN",
+        f"PRAGMA application_id = {APPLICATION_ID}",
+        f"PRAGMA user_version = {VERSION}",
         *statements(),
         "COMMIT",
     ):
