@@ -119,6 +119,20 @@ def test_members_of_a_group_join_as_they_appear_and_leave(path: Path) -> None:
     assert most[0] >= 3
 
 
+def test_a_recording_can_be_read_while_it_grows(path: Path, recorder: Callable[..., subprocess.Popen[str]]) -> None:
+    with program(GROWING) as running:
+        process = recorder(running.pid)
+        seen = []
+        for _ in range(3):
+            seen.append(reported(path)["target"]["nr_moments"])
+            assert json.loads(mematlas("usage", f"{path}@0s", "--json").stdout)["target"]["pid"] == running.pid
+        process.send_signal(signal.SIGINT)
+        process.wait(DEADLINE)
+    assert seen == sorted(seen)
+    assert reported(path)["target"]["nr_moments"] >= seen[-1] > 1
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
 def test_it_begins_when_a_condition_holds(path: Path) -> None:
     with program(GROWING) as running:
         mematlas("record", running.pid, "-o", path, "-d", "2s", "--when", "anon > 12MiB", *FAST)

@@ -14,6 +14,7 @@ import stat
 import tempfile
 import time
 import zlib
+from contextlib import suppress
 
 from mematlas.analysis.results import VmaUsage
 from mematlas.analysis.usage import Usage
@@ -85,6 +86,10 @@ VMAS_AT = (
     " WHERE vma.process = ? AND vma.moment <= ? AND (vma_end.moment IS NULL OR vma_end.moment > ?) LIMIT ?"
 )
 """The VMAs of a process at a moment."""
+TRIES = 5
+"""Times that a recording is copied which changes meanwhile."""
+LOCKED = "locked"
+"""What SQLite says of a file that somebody else has open to write."""
 SAFE = ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "temp_store = MEMORY")
 
 
@@ -176,14 +181,13 @@ class Recording:
         if files.log < 0 and not is_private:
             return
         path = self.path
-        if is_private or not files.are_ours:
+        if is_private or not files.are_ours or not settle(path, self.path):
+            # It is not ours to change, or is being written.
             self._copies = tempfile.TemporaryDirectory(prefix="mematlas-")
             path = f"{self._copies.name}/copy"
-            copy(files.fd, path)
+            copy_both(files, path)
             if files.log >= 0:
-                copy(files.log, path + LOG)
-        if files.log >= 0:
-            settle(path, self.path)
+                settle(path, self.path)
         files.reopen(path)
 
     def _check(self) -> None:
@@ -518,8 +522,28 @@ class RecordingFiles:
         self.fd = self.log = -1
 
 
-def settle(path: str, name: str) -> None:
-    """Put what SQLite has written beside a file into it.
+def copy_both(files: RecordingFiles, path: str) -> None:
+    """Copy a recording, and what is beside it, as they are at one time: whoever writes may move one into the other."""
+    for _ in range(TRIES):
+        for name in (path, path + LOG):
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+        before = changed_at(files.fd)
+        copy(files.fd, path)
+        if files.log >= 0:
+            copy(files.log, path + LOG)
+        if changed_at(files.fd) == before:
+            return
+
+
+def changed_at(fd: int) -> tuple[int, int]:
+    """Return how large a file is, and when it was written to."""
+    status = os.fstat(fd)
+    return status.st_size, status.st_mtime_ns
+
+
+def settle(path: str, name: str) -> bool:
+    """Put what SQLite has written beside a file into it; return whether that was done: not while it is being written.
 
     Raises:
         FormatError: that cannot be done.
@@ -531,8 +555,13 @@ def settle(path: str, name: str) -> None:
             finish(database)
         finally:
             database.close()
+    except sqlite3.OperationalError as error:
+        if LOCKED in str(error):
+            return False
+        raise FormatError(name, expected=f"a recording ({error})") from None
     except sqlite3.Error as error:
         raise FormatError(name, expected=f"a recording ({error})") from None
+    return True
 
 
 def open_regular_file(path: str) -> int:
