@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -294,12 +293,10 @@ def test_nothing_is_left_behind(capsys: pytest.CaptureFixture[str]) -> None:
     assert children() <= born
 
 
-def test_it_is_quick_and_does_without_numpy() -> None:
+def test_it_does_without_numpy() -> None:
     code = "import sys; from mematlas.cli import main; main(['doctor']); sys.exit('numpy' in sys.modules)"
-    before = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert time.perf_counter() - before < 5  # 0.06 s when nothing else runs
 
 
 # What an error means

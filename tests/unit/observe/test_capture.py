@@ -520,7 +520,8 @@ def test_machine_json_says_where_it_comes_from(victim: Start, look: Callable[...
     machine = json.loads((tmp_path / "saved" / "machine.json").read_text())
     assert (machine["page_size"], machine["huge_size"]) == (PAGE, read_huge_size())
     assert machine["kernel"] == os.uname().release
-    assert (machine["redacted"], machine["torn"], machine["unreadable"]) == (False, False, {})
+    assert (machine["redacted"], machine["torn"]) == (False, False)
+    assert machine["unreadable"].keys() <= {"ksm_stat", "ksm_merging_pages"}  # before Linux 6.1, and 5.19
     assert machine["kinds"] == {}
     assert len(machine["hidden"]) >= 1  # [vsyscall], and [vvar] on most kernels
     assert look("maps", tmp_path / "saved")["machine"]["kernel"] == os.uname().release
