@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from helpers import mematlas, program
 from mematlas.timeline.recording import Recording
+from victim import DEADLINE
 
 SLEEPER = "import sys\nprint(0, flush=True)"
 FAST = ("-i", "100ms", "-d", "300ms", "--budget", "100%")
@@ -88,3 +90,54 @@ def test_without_names_numbers_stay(tmp_path: Path) -> None:
         rows = [json.loads(mematlas("maps", f"{file}@0s", "--json").stdout)["rows"] for file in (path, plain)]
     assert [row["rss"] for row in rows[0]] == [row["rss"] for row in rows[1]]
     assert {row["path"] for row in rows[0]} >= {"[heap]", "[stack]"}
+
+
+ODD = """
+import mmap, os, sys
+fd = os.memfd_create("secret\\nname")
+os.ftruncate(fd, 1 << 16)
+area = mmap.mmap(fd, 1 << 16)
+area[0] = 1
+print(0, flush=True)
+"""
+
+
+def test_a_name_with_a_newline_is_left_out_too(tmp_path: Path) -> None:
+    path = tmp_path / "x.mematlas"
+    with program(ODD) as running:
+        assert mematlas("record", running.pid, "-o", path, "--what", "pages", "--redact", *FAST).returncode == 0
+    with Recording(str(path)) as recording:
+        (process,) = recording.processes()
+        assert b"secret" not in (recording.text_at(process, "machine.json", 1) or b"")
+        assert not any("secret" in item.vma.path for item in recording.vmas_at(process, 1))
+
+
+def test_a_name_that_means_something_to_sqlite_is_that_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with program(SLEEPER) as running:
+        run = mematlas("record", running.pid, "-o", ":memory:", *FAST)
+    assert run.returncode == 0, run.stderr
+    assert mematlas("report", "./:memory:").returncode == 0
+    assert [each.name for each in tmp_path.iterdir()] == [":memory:"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_whatever_ends_it_takes_away_what_was_unpacked(number: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.mematlas"
+    with program(SLEEPER) as running:
+        assert mematlas("record", running.pid, "-o", path, *FAST).returncode == 0
+    place = tmp_path / "place"
+    place.mkdir()
+    line = [sys.executable, "-m", "mematlas", "usage", f"{path}@0s", "-i", "50ms"]
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(place)}
+    ) as run:
+        assert run.stdout
+        run.stdout.readline()
+        assert list(place.iterdir())
+        run.send_signal(number)
+        _, err = run.communicate(timeout=DEADLINE)
+    assert (run.returncode, "Traceback" in err) == (128 + number, False)
+    assert list(place.iterdir()) == []

@@ -61,6 +61,10 @@ for word in sys.stdin:
             libc.madvise(out, 43 * P, PAGEOUT)
     elif word == "back\\n":
         read(out, range(7))
+    elif word == "replaced\\n":
+        for address, nr_pages in ((mapped, 37), (freed, 47)):
+            libc.mmap(address, nr_pages * P, 0, 0x32, -1, 0)
+        libc.mmap(mapped, 37 * P, 3, 0x32, -1, 0); libc.madvise(mapped, 37 * P, NOHUGE); write(mapped, range(29))
     elif word == "moved\\n":
         new.append(libc.mremap(grown, 61 * P, 71 * P, 1))
     print(json.dumps(new), flush=True)
@@ -115,6 +119,21 @@ def test_every_change_is_told_with_its_pages(changing: Changing) -> None:
     assert (rows[areas["mapped"]].changes["anon"], rows[areas["mapped"]].changes["rss"]) == (17 * PAGE, 0)
     for name in ("rss", "uss", "swap", "anon"):
         assert sum(row.changes[name] or 0 for row in result.rows) == result.changes[name]
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_pages_of_what_was_replaced_went_and_those_of_what_replaced_it_came(changing: Changing) -> None:
+    with Process(changing.pid) as process:
+        before = Look(process, "before")
+        changing.tell("replaced")
+        result = difference(before, Look(process, "after"))
+    rows = {(row.start, row.how): row for row in result.rows if row.pages}
+
+    mapped, freed = changing.areas["mapped"], changing.areas["freed"]
+    assert pages_of(rows[mapped, "gone"]) == {"went": 37}
+    assert pages_of(rows[mapped, "new"]) == {"came": 29}
+    assert pages_of(rows[freed, "gone"]) == {"went": 47}
+    assert sum(row.pages.copied for row in result.rows if row.pages) == 0
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

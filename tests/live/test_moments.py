@@ -97,8 +97,8 @@ def test_amounts_are_those_that_were_counted(stopped: Victim, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["pages"], "single pages are not recorded: record --what pages"),
-        (["map"], "single pages are not recorded: record --what pages"),
+        (["pages"], "single pages are not recorded (record --what pages)"),
+        (["map"], "single pages are not recorded (record --what pages)"),
         (["tables"], "needs a live system"),
         (["maps", "--source", "pagemap"], "record --what pages"),
     ],
@@ -145,12 +145,12 @@ def test_a_moment_has_the_processes_that_there_were(family: tuple[Path, list[int
 
 
 @pytest.mark.parametrize(
-    ("at", "code", "text"), [("@9s", 3, "9 s is outside"), ("@x", 3, "no such"), ("@1y", 2, "bad time '1y'")]
+    ("at", "code", "text"), [("@9s", 3, "9 s is outside"), ("@x", 2, "is no moment"), ("@1y", 2, "bad time '1y'")]
 )
 def test_a_time_that_is_none_is_refused(at: str, code: int, text: str, family: tuple[Path, list[int]]) -> None:
     run = mematlas("usage", f"{family[0]}{at}")
     assert run.returncode == code, run.stderr
-    assert at == "@x" or text in run.stderr
+    assert text in run.stderr
 
 
 def test_what_is_no_recording_is_refused_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_it_begins_when_a_condition_holds(path: Path) -> None:
         mematlas("record", running.pid, "-o", path, "-d", "2s", "--when", "anon > 12MiB", *FAST)
     (least,) = recorded(path, "SELECT min(anon) FROM usage")
     assert least[0] > 12 << 20
-    assert recorded(path, "SELECT min(id), min(elapsed) > 0.2 FROM moment") == [(1, 1)]
+    assert recorded(path, "SELECT min(id), min(elapsed) FROM moment") == [(1, 0.0)]
 
 
 @pytest.fixture

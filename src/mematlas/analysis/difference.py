@@ -175,7 +175,11 @@ def row_of(before: Sequence[VmaUsage], after: Sequence[VmaUsage], by: str, pages
     is_one = by == "vma"
     how = how_of(before, after, size)
     own = [change for name, change in changes.items() if name != OF_OTHERS]
-    if how == CHANGED and not any(own) and (pages is None or not any(pages.to_dict().values())):
+    if (
+        how == CHANGED
+        and not any(change is None or change for change in own)
+        and (pages is None or not any(pages.to_dict().values()))
+    ):
         return None
     return DiffRow(
         how=how,

@@ -88,7 +88,7 @@ def growth_of(times: Sequence[float], amounts: Sequence[int]) -> Growth | None:
     >>> growth.slope, growth.label
     (Slope(value=4096.0, low=4096.0, high=4096.0), 'leak')
     """
-    if len(amounts) < LEAST_LOOKS:
+    if len(amounts) < LEAST_LOOKS or times[0] == times[-1]:
         return None
     points = thinned(times, amounts)
     slope = slope_of(points)

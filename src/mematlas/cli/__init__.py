@@ -199,6 +199,10 @@ def run_command(name: str, words: list[str], apart: bool = False) -> int:
 
             part(name, args, session)
         code = command.run(args, session)
+    except KeyboardInterrupt:
+        if session.ending is None or not session.ending.exit_code:
+            raise
+        code = session.ending.exit_code
     finally:
         session.close()
         if session.lender:

@@ -39,7 +39,7 @@ COMMANDS = {
     "workload": ("Learn", "programs whose memory is known: something to look at"),
     "doctor": ("Meta", "what works here, what does not, and what to type"),
     "capture": ("Meta", "save a process as a directory that every command reads"),
-    "convert": ("Meta", "a recording, of the stream that record -o - writes"),
+    "convert": ("Meta", "make a recording of a stream (record -o -)"),
     "completion": ("Meta", "completion for bash, zsh or fish"),
 }
 """Each command with its group and what it does, in the order of the help."""

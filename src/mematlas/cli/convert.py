@@ -1,5 +1,5 @@
-"""Make a recording of a stream, as mematlas record -o - writes it: a file that report shows. - reads the stream from
-standard input. One that ends in the middle of a moment is whole up to that.
+"""Make a file that report shows of a stream that mematlas record -o - wrote; - reads it from standard input. Where it
+was cut short, the moments before that are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STDIN = "-"
 
 def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("words", nargs="*", metavar="STREAM", help="what mematlas record -o - has written")
-    arguments.add_argument("--force", action="store_true", help="over a file of that name")
+    arguments.add_argument("--force", action="store_true", help="overwrite a file of that name")
 
 
 def run(args: Namespace, session: Session) -> int:
@@ -59,8 +59,12 @@ def convert(stream: BinaryIO, name: str, path: str, force: bool) -> tuple[int, i
     first = next(moments, None)
     if first is None or first.keys() != {"recording"}:
         raise FormatError(name, expected="what a recording says of itself, first of all")
-    nr_moments = 0
+    following = next(moments, None)
+    if following is None:
+        raise FormatError(name, expected="one moment at the least: it was cut short")
+    nr_moments = 1
     with RecordingWriter(path, dict(first["recording"]), force) as writer:
+        writer.add(following)
         for rows in moments:
             writer.add(rows)
             nr_moments += 1

@@ -7,16 +7,23 @@ frame. Addresses say nothing of two processes: these are compared by path.
 
 from __future__ import annotations
 
+import time
+
 from mematlas.analysis.difference import BY
 from mematlas.cli.command import MORE, TARGET, Command
 from mematlas.cli.options import add_output, add_source, add_target, parse_count, parse_seconds
-from mematlas.errors import BadInput
+from mematlas.errors import BadInput, ProcessGone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
+    from mematlas.cli.signals import Interrupts
+    from mematlas.observe.process import Process
     from mematlas.timeline.difference import Look
+
+OFTEN = 0.2
+"""Seconds between two looks at whether the target is still there."""
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -68,9 +75,22 @@ def twice(args: Namespace, session: Session, with_pages: bool) -> tuple[Look, Lo
     process.expect_more_looks()
     before = Look(process, "before", args.source, with_pages)
     with Interrupts(session.err, between_steps=True) as ending:
-        ending.rest(args.duration)
+        wait(args.duration, process, ending)
         after = Look(process, "after", args.source, with_pages)
     return before, after
+
+
+def wait(seconds: float, process: Process, ending: Interrupts) -> None:
+    """Wait for so long, or until a signal comes.
+
+    Raises:
+        ProcessGone: the target has ended meanwhile.
+    """
+    began = time.monotonic()
+    while (left := began + seconds - time.monotonic()) > 0 and not ending.rest(min(left, OFTEN)):
+        if process.dir.is_ending():
+            after = time.monotonic() - began
+            raise ProcessGone(process.pid, f"ended after {after:.1f} of {seconds:g} s")
 
 
 COMMAND = Command(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 
 from mematlas.cli.options import parse_seconds
-from mematlas.errors import BadInput, TargetAmbiguous
+from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
 from mematlas.frozen import record
 
 TYPE_CHECKING = False
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from mematlas.timeline.unpacking import Unpacked
 
-FORM = re.compile(r"(?P<path>.+)@(?P<time>[0-9][0-9.]*[a-z]*)(:(?P<pid>[0-9]{1,10}))?", re.DOTALL)
+FORM = re.compile(r"(?P<path>.+)@(?P<time>[0-9][0-9.]*[a-z]*|end)(:(?P<pid>[0-9]{1,10}))?", re.DOTALL)
 SUFFIX = ".mematlas"
 LISTED = 20
 
@@ -41,15 +42,40 @@ def parse_moment(text: str) -> Moment | None:
     """
     match = FORM.fullmatch(text)
     if match is None:
+        refuse_nearly(text)
         return None
     path = match["path"]
     if not path.endswith(SUFFIX) and not os.path.isfile(path):
         return None
+    if match["time"] == "end":
+        return Moment(text, path, float("inf"), int(match["pid"]) if match["pid"] else None)
     try:
         seconds = parse_seconds(match["time"])
     except BadInput as error:
         raise BadInput(f"{text}: {error}") from None
     return Moment(text, path, seconds, int(match["pid"]) if match["pid"] else None)
+
+
+def refuse_nearly(text: str) -> None:
+    """Refuse a recording without a moment, and one with what is none.
+
+    Raises:
+        TargetNotFound: it is a recording, and no process.
+        BadInput: what follows it is no moment.
+    """
+    path, _, rest = text.rpartition("@")
+    if text.endswith(SUFFIX) and os.path.isfile(text):
+        raise TargetNotFound(
+            f"{text} is a recording: name a moment, {text}@5s or {text}@end; or mematlas report {text}"
+        )
+    if path.endswith(SUFFIX) and os.path.isfile(path):
+        raise BadInput(f"{rest!r} is no moment: try {path}@5s, {path}@end or, of one process, {path}@5s:PID")
+
+
+def about(moment: Moment, unpacked: Unpacked) -> str:
+    """Return which moment is shown."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unpacked.time))
+    return f"{moment.path} after {unpacked.elapsed:.1f} s: {when}"
 
 
 def unpack_moment(moment: Moment) -> Unpacked:

@@ -1,6 +1,6 @@
-"""How the memory of processes changes, in one file that report shows, here or elsewhere. It holds amounts of processes
-and of their VMAs, never what is in memory. Members of groups join as they appear. Ctrl-C ends it well; so does the end
-of all that is recorded.
+"""How the memory of processes changes, in one file that report shows, here or elsewhere. It holds amounts, never what is
+in memory. Members of groups join as they appear, and so do children of a COMMAND, which is waited for; its exit code is
+passed on (125: recording failed). Ctrl-C ends it well.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def add_arguments(arguments: Arguments) -> None:
         "-o", "--output", metavar="FILE", help="where to (default NAME-PID-TIME.mematlas); - streams"
     )
     arguments.add_more("--redact", action="store_true", help="leave out names: of processes, files, the host")
-    arguments.add_more("--force", action="store_true", help="over a file of that name")
+    arguments.add_more("--force", action="store_true", help="overwrite a file of that name")
     arguments.add_argument(
         "-i",
         "--interval",
@@ -85,7 +85,9 @@ def run(args: Namespace, session: Session) -> int:
         raise BadInput("--when is about a moment: growth takes many")
     if args.output == "-" and session.out.isatty():
         raise BadInput("not writing a stream to a terminal: give a file, or redirect it")
-    targets = session.text, *session.more
+    targets = [session.text, *session.more]
+    if session.command is not None:
+        targets[0] = f"tree:{session.text}"
     try:
         redactor = None
         if args.redact:

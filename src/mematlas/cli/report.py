@@ -1,6 +1,6 @@
 """What a recording tells: of each process how much it had, the most and when, how much that grew, how fast, and in
-which manner: a leak, a sawtooth, filling, steady (mematlas help measures). The file may be anybody's: nothing in it is
-run.
+which manner: a leak, a sawtooth, filling, steady (mematlas help measures; - with fewer than five looks). PEAK RSS was
+reached AFTER so long, and the process had ENDED by then. The file may be anybody's: nothing in it is run.
 
 KIND is summary (default); curves, amounts over time; growth, which VMAs grow and how fast; churn, what came and went,
 to swap and back; or heatmap, VMAs over time, shaded by how much of them is there.
@@ -12,6 +12,7 @@ import os
 
 from mematlas.cli.command import RECORDING, Command
 from mematlas.cli.options import add_output, parse_count
+from mematlas.cli.signals import Interrupts
 from mematlas.errors import BadInput, did_you_mean
 from mematlas.kernel.confine import leave_rights
 from mematlas.kernel.rights import effective_capabilities
@@ -41,11 +42,12 @@ def add_arguments(arguments: Arguments) -> None:
 
 
 def run(args: Namespace, session: Session) -> int:
-    from mematlas.timeline.recording import Recording, RecordingFiles
+    from mematlas.timeline.recording import Recording
+    from mematlas.timeline.recording_files import RecordingFiles
 
     path, kind = named(args.words)
     if args.of and kind != "heatmap":
-        raise BadInput("--of is of the heatmap: report FILE heatmap --of change")
+        raise BadInput("--of is for the heatmap: report FILE heatmap --of change")
     files = RecordingFiles(path)
     has_rights = os.geteuid() == 0 or bool(effective_capabilities())
     if has_rights:
@@ -57,8 +59,9 @@ def run(args: Namespace, session: Session) -> int:
             session.recorded = recording.machine
             return table_of(recording, kind, args, session)
 
-    session.show(make, args)
-    return 0
+    with Interrupts(session.err) as ending:  # a copy may have to be taken away
+        session.show(make, args)
+    return ending.exit_code
 
 
 def named(words: list[str]) -> tuple[str, str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.results import Reading
     from mematlas.cli.arguments import Namespace
     from mematlas.cli.launch import Launched
+    from mematlas.cli.signals import Interrupts
     from mematlas.kernel.brokered import Lender
     from mematlas.model.target import Target
     from mematlas.observe.process import Process
@@ -56,6 +57,8 @@ class Session:
         """The machine that a recording is of, which is shown in the place of this one."""
         self.moments: dict[str, Unpacked] = {}
         """Moments of recordings that were named, unpacked."""
+        self.ending: Interrupts | None = None
+        """What has signals end us in order, where there is something to take away."""
         self._will_repeat = False
         self._processes: list[Process] = []
         self._sets: list[ProcessSet] = []
@@ -81,14 +84,20 @@ class Session:
 
     def _places(self, text: str) -> list[str]:
         """Return what stands for a target: of a moment of a recording the directories that it is unpacked to."""
-        if "@" not in text or self.command is not None:
+        if ("@" not in text and not text.endswith(".mematlas")) or self.command is not None:
             return [text]
-        from mematlas.cli.moments import parse_moment, unpack_moment
+        from mematlas.cli.moments import about, parse_moment, unpack_moment
 
         if (moment := parse_moment(text)) is None:
             return [text]
+        if self.ending is None:
+            from mematlas.cli.signals import Interrupts
+
+            self.ending = Interrupts(self.err)
+            self.ending.__enter__()
         if text not in self.moments:
             self.moments[text] = unpack_moment(moment)
+            self.write_notes([Note("moment", about(moment, self.moments[text]))])
         return list(self.moments[text].captures.values())
 
     def _start(self, command: list[str], after: float) -> str:
@@ -215,6 +224,8 @@ class Session:
             process.close()
         for moment in self.moments.values():
             moment.close()
+        if self.ending:
+            self.ending.__exit__(None)
         if self.launched:
             self.launched.wait()
 

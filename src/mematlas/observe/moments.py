@@ -75,7 +75,8 @@ class MomentRecorder(Recorder):
         for name in TEXTS:
             self._save_text(self.held, name, self.process.dir)
         self._save_threads(self.held)
-        self._keep_paths(vmas)
+        if not self.redactor:
+            self._keep_paths(vmas)
         torn = self.process.address_space().vmas != vmas
         return self.held.texts | {MACHINE: text_of(self._facts(torn, None))}
 

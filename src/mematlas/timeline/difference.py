@@ -122,12 +122,24 @@ def page_changes(
     """Return which pages went which way, of each of some groups of VMAs; None where that is not known."""
     if before.pages is None or after.pages is None:
         return None
-    indexes, one, other = aligned(before.pages, after.pages)
-    owners = owner_of(indexes, pairs, after.page_size)
-    kinds = classes(one, other)
+    # Of what stayed where it was, pages that are the same are passed over; else they may be of something else now.
+    stayed = all(
+        [(item.start, item.end) for item in pair[0]] == [(item.start, item.end) for item in pair[1]] for pair in pairs
+    )
+    indexes, one, other = aligned(before.pages, after.pages, only_different=stayed)
+    was_in, is_in = (owner_of(indexes, pairs, side, after.page_size) for side in (0, 1))
     nr = len(pairs)
     has_frames = frames_known(before.pages) and frames_known(after.pages)
-    counts = {name: np.bincount(owners[mask & (owners >= 0)], minlength=nr) for name, mask in kinds.items()}
+    went_on = (was_in == is_in) | (was_in < 0) | (is_in < 0)
+    owners = np.where(is_in < 0, was_in, is_in)
+    counts = {
+        name: np.bincount(owners[mask & went_on & (owners >= 0)], minlength=nr)
+        for name, mask in classes(one, other).items()
+    }
+    # Where something else is mapped now, all that was there went, and all that is there came.
+    gone, new = (is_resident((words >> TOP).astype(np.uint8)) & ~went_on for words in (one, other))
+    counts["went"] += np.bincount(was_in[gone], minlength=nr)
+    counts["came"] += np.bincount(is_in[new], minlength=nr)
     return [
         PageChanges(
             **{name: int(count[index]) for name, count in counts.items() if name != "moved"},
@@ -137,39 +149,40 @@ def page_changes(
     ]
 
 
-def aligned(one: Sparse, other: Sparse) -> tuple[Words, Words, Words]:
-    """Return which pages differ, and the words of both; those that there is nothing of are 0."""
+def aligned(one: Sparse, other: Sparse, only_different: bool) -> tuple[Words, Words, Words]:
+    """Return pages, all or those that differ, and the words of both; those that there is nothing of are 0."""
     if np.array_equal(one.indexes, other.indexes):
-        differ = one.words != other.words
-        return one.indexes[differ], one.words[differ], other.words[differ]
-    is_there, place = found_in(other.indexes, one.indexes)
-    was = np.zeros(len(other), np.uint64)
-    was[is_there] = one.words[place[is_there]]
-    gone = ~found_in(one.indexes, other.indexes)[0]
-    indexes = np.concatenate((other.indexes, one.indexes[gone]))
-    first = np.concatenate((was, one.words[gone]))
-    second = np.concatenate((other.words, np.zeros(int(gone.sum()), np.uint64)))
+        indexes, first, second = one.indexes, one.words, other.words
+    else:
+        is_there, place = found_in(other.indexes, one.indexes)
+        was = np.zeros(len(other), np.uint64)
+        was[is_there] = one.words[place[is_there]]
+        gone = ~found_in(one.indexes, other.indexes)[0]
+        indexes = np.concatenate((other.indexes, one.indexes[gone]))
+        first = np.concatenate((was, one.words[gone]))
+        second = np.concatenate((other.words, np.zeros(int(gone.sum()), np.uint64)))
+    if not only_different:
+        return indexes, first, second
     differ = first != second
     return indexes[differ], first[differ], second[differ]
 
 
 def owner_of(
-    indexes: Words, pairs: Sequence[tuple[Sequence[VmaUsage], Sequence[VmaUsage]]], page_size: int
+    indexes: Words, pairs: Sequence[tuple[Sequence[VmaUsage], Sequence[VmaUsage]]], side: int, page_size: int
 ) -> NDArray[np.intp]:
-    """Return in which of some groups of VMAs pages are: as these are now, or else as they were; -1 in none."""
+    """Return in which of some groups of VMAs pages were, or with ``side`` 1 are now; -1 in none."""
     owners = np.full(len(indexes), -1, np.intp)
-    for side in (1, 0):
-        spans = sorted(
-            (item.start // page_size, item.end // page_size, at) for at, pair in enumerate(pairs) for item in pair[side]
-        )
-        if not spans:
-            continue
-        starts, ends = (np.array([span[column] for span in spans], np.uint64) for column in (0, 1))
-        numbers = np.array([span[2] for span in spans], np.intp)
-        place = np.searchsorted(starts, indexes, side="right") - 1
-        is_in = (place >= 0) & (owners < 0)
-        is_in[is_in] = indexes[is_in] < ends[place[is_in]]
-        owners[is_in] = numbers[place[is_in]]
+    spans = sorted(
+        (item.start // page_size, item.end // page_size, at) for at, pair in enumerate(pairs) for item in pair[side]
+    )
+    if not spans:
+        return owners
+    starts, ends = (np.array([span[column] for span in spans], np.uint64) for column in (0, 1))
+    numbers = np.array([span[2] for span in spans], np.intp)
+    place = np.searchsorted(starts, indexes, side="right") - 1
+    is_in = place >= 0
+    is_in[is_in] = indexes[is_in] < ends[place[is_in]]
+    owners[is_in] = numbers[place[is_in]]
     return owners
 
 

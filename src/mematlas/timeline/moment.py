@@ -55,11 +55,11 @@ FACTS: dict[str, Any] = {
 """What machine.json says, unless something else is known."""
 UNLESS_ALL = frozenset(("zero_known", "huge_known", "stopped"))
 """What is so of several processes only where it is so of each."""
-PAGES = "single pages are not recorded: record --what pages"
-ONLY_AMOUNTS = "only amounts are recorded: record --what pages"
+PAGES = "single pages are not recorded (record --what pages)"
+ONLY_AMOUNTS = "only amounts are recorded (record --what pages)"
 LACKS = {
     "pagemap": PAGES,
-    **dict.fromkeys(FRAME_FILES, "frames are not recorded: record --what frames"),
+    **dict.fromkeys(FRAME_FILES, "frames are not recorded (record --what frames)"),
     **dict.fromkeys(("cmdline", "cgroup", SAVED, "ksm_stat"), ONLY_AMOUNTS),
     **dict.fromkeys(("statm", "numa_maps", "meminfo", "swaps"), "it is not recorded"),
 }
@@ -135,7 +135,7 @@ def files_of(recording: Recording, process: RecordedProcess, moment: int, facts:
     vmas = recording.vmas_at(process, moment)
     found = recording.usage_at(process, moment)
     if not vmas or found is None:
-        raise NotSupported(f"{process.name} ({process.pid}) at that moment", "VMAs: record --what vmas")
+        raise NotSupported(f"process {process.pid} at that moment", "VMAs: record --what vmas")
     usage = total(item.usage for item in vmas)
     files = {
         "stat": stat_text(process),
@@ -196,9 +196,11 @@ def machine_text(recording: Recording, facts: Facts) -> bytes:
     """Return what is to be known of all of them: on what machine, and what was not recorded."""
     lacks = LACKS if facts.has_smaps else LACKS | {"smaps": "some amounts were not known when this was recorded"}
     value = FACTS | facts.found | recording.machine
+    if not isinstance(value["kinds"], dict):
+        raise FormatError(MACHINE, expected="kinds by file")
     value["kinds"] = facts.kinds | value["kinds"]
     value["paths"] = facts.paths
-    value["lacks"] = {name: f"{recording.path}: {why}" for name, why in lacks.items() if name not in facts.have}
+    value["lacks"] = {name: why for name, why in lacks.items() if name not in facts.have}
     value["torn"] = facts.torn or value["torn"]
     return json.dumps(value).encode("ascii") + b"\n"
 

@@ -7,7 +7,7 @@ import os
 import time
 
 from mematlas.analysis.measures import amounts_of
-from mematlas.frozen import Record, record
+from mematlas.frozen import Record, record, replace
 from mematlas.model.machine import machine_of
 from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.sampler import BUDGET, Cost, Sampler
@@ -105,7 +105,7 @@ def record_into(
             continue
         first = snapshot.elapsed if not nr_moments else first
         nr_moments, last = nr_moments + 1, snapshot.elapsed
-        destination.add(encoder.rows_of(snapshot))
+        destination.add(encoder.rows_of(replace(snapshot, elapsed=last - first)))
         processes.update((seen.pid, seen.start_time) for seen in snapshot.found.seen)
         if told:
             told(nr_moments, last - first)

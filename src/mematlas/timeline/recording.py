@@ -7,18 +7,14 @@ sqlite.org/wal.html.
 
 from __future__ import annotations
 
-import errno
-import os
 import sqlite3
-import stat
 import tempfile
 import time
 import zlib
-from contextlib import suppress
 
 from mematlas.analysis.results import VmaUsage
 from mematlas.analysis.usage import Usage
-from mematlas.errors import Error, FormatError, NotSupported, PermissionDenied, TargetNotFound
+from mematlas.errors import Error, FormatError, NotSupported, TargetNotFound
 from mematlas.frozen import Record, record
 from mematlas.kernel.maps import KINDS, Vma
 from mematlas.kernel.procfs import MACHINE
@@ -27,10 +23,10 @@ from mematlas.model.machine import KEYS
 from mematlas.notes import Note
 from mematlas.observe.moments import TEXTS, WORDS
 from mematlas.observe.sources import SOURCES
-from mematlas.timeline.encoding import MOST_DELTAS, PART
+from mematlas.timeline.encoding import MOST_DELTAS
+from mematlas.timeline.recording_files import MOST_TEXT, RecordingFiles, connect, copy_both, settle
 from mematlas.timeline.schema import AMOUNTS, AMOUNTS_OF_VMA, APPLICATION_ID, USE, VERSION, statements, unsigned
 from mematlas.timeline.words import changed, empty, unpack
-from mematlas.timeline.writing import LOG, finish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,43 +35,25 @@ if TYPE_CHECKING:
 
     from mematlas.timeline.words import Sparse
 
-OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-HEADER = b"SQLite format 3\0"
-MOST_BYTES = 1 << 40
 MOST_SECONDS = 1e11
 """Beyond which no time is one: 3,000 years."""
 MOST_PROCESSES = 1 << 16
 MOST_VMAS = 1 << 18
-MOST_VALUE = PART + (1 << 16)
-"""Bytes of one value, and of a row."""
 MOST_PARTS = 1 << 10
 """Of one file: 1 GiB, packed."""
 MOST_FILE = 64 << 20
 """Bytes of a text."""
 FILES = frozenset((*TEXTS, *WORDS, SAVED, MACHINE))
 """Files that are recorded as a capture has them."""
-MOST_TEXT = 1 << 12
-"""Characters of a name that are shown, and bytes of an SQL statement of ours."""
 STEPS = 100_000
 """Instructions of SQLite's between two looks at the clock."""
-PIECE = 1 << 20
-"""Bytes that are copied together."""
 DEADLINE = 60.0
 """Seconds that all questions together may take."""
 MOST_NOTES = 1000
-AFTER = 0.0005
-"""Seconds after the last moment that are as good as it: times are shown in thousandths."""
+NEARLY = 0.05
+"""Seconds by which a look may be late: who names a time means it, and times are shown in tenths."""
 MOST_POINTS = 300
 """Moments that a series has at the most."""
-LIMITS = {
-    sqlite3.SQLITE_LIMIT_LENGTH: MOST_VALUE,
-    sqlite3.SQLITE_LIMIT_SQL_LENGTH: MOST_TEXT,
-    sqlite3.SQLITE_LIMIT_COLUMN: 64,
-    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 32,
-    sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 4,
-    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
-    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
-}
 OF_VMA = ("start", "end", "offset", "inode", "perms", "dev", "path", "kind")
 SELECTED = [*(f'vma."{name}"' for name in OF_VMA), *(f'vma_usage."{name}"' for name in (*AMOUNTS_OF_VMA, *USE))]
 VMAS_AT = (
@@ -86,11 +64,7 @@ VMAS_AT = (
     " WHERE vma.process = ? AND vma.moment <= ? AND (vma_end.moment IS NULL OR vma_end.moment > ?) LIMIT ?"
 )
 """The VMAs of a process at a moment."""
-TRIES = 5
-"""Times that a recording is copied which changes meanwhile."""
-LOCKED = "locked"
-"""What SQLite says of a file that somebody else has open to write."""
-SAFE = ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "temp_store = MEMORY")
+END = float("inf")
 
 
 @record
@@ -230,7 +204,7 @@ class Recording:
         import json
 
         try:
-            value = json.loads(self.facts.get(key) or "null")
+            value = json.loads(self.facts.get(key) or "null", parse_constant=lambda _: None)
         except (ValueError, RecursionError, TypeError):
             return None
         if isinstance(value, str):
@@ -280,7 +254,7 @@ class Recording:
 
     def _amount(self, value: object) -> int:
         """Return an amount that was recorded: SQLite would take anything in its place."""
-        if type(value) is not int:
+        if type(value) is not int or value < 0:
             raise FormatError(self.path, expected="a number where an amount should stand")
         return value
 
@@ -307,15 +281,19 @@ class Recording:
         return sorted(vmas, key=lambda item: item.start)
 
     def moment_at(self, seconds: float) -> int:
-        """Return the last moment at or before so many seconds after the first.
+        """Return the last moment at or before so many seconds after the first; `END` is the last of all.
 
         Raises:
             TargetNotFound: that is outside the recording.
         """
-        if not self.nr_moments or not 0 <= seconds <= self.seconds + AFTER:
-            text = f"{seconds:g} s is outside: {self.path} is {self.seconds:.3f} s long"
-            raise TargetNotFound(text if self.nr_moments else f"{self.path} holds no moment")
-        rows = self._rows("SELECT max(id) FROM moment WHERE elapsed <= ?", seconds)
+        if not self.nr_moments:
+            raise TargetNotFound(f"{self.path} holds no moment")
+        if not 0 <= seconds <= self.seconds + NEARLY and seconds != END:
+            text = f"{seconds:g} s is outside: {self.path} is {self.seconds:.1f} s long"
+            raise TargetNotFound(f"{text}; try @0s to @{self.seconds:.1f}s, or @end")
+        # Not the look after, where looks come that fast.
+        late = min(NEARLY, self.seconds / max(self.nr_moments - 1, 1) / 4)
+        rows = self._rows("SELECT max(id) FROM moment WHERE elapsed <= ?", seconds + late)
         if type(rows[0][0]) is not int:
             raise FormatError(self.path, expected="a first moment")
         return int(rows[0][0])
@@ -324,6 +302,13 @@ class Recording:
         """Return the processes that there were at a moment, by their PIDs."""
         there = [one for one in self.processes() if one.first <= moment and (one.end is None or moment < one.end)]
         return sorted(there, key=lambda one: one.pid)
+
+    def when(self, moment: int) -> tuple[float, float]:
+        """Return when a moment was: seconds after the first, and after 1970."""
+        rows = self._rows("SELECT elapsed, time FROM moment WHERE id = ?", moment)
+        if not rows:
+            raise FormatError(self.path, expected=f"a moment {moment}")
+        return self._seconds(rows[0][0]), self._seconds(rows[0][1])
 
     def usage_at(self, process: RecordedProcess, moment: int) -> RecordedUsage | None:
         """Return what was known of a process at a moment; None where it was not there yet."""
@@ -457,7 +442,7 @@ def vma_of(path: str, row: Sequence[Any]) -> VmaUsage:
     are_numbers = all(type(number) is int for number in numbers)
     if not are_texts or not are_numbers or kind not in KINDS:
         raise FormatError(path, expected="a VMA")
-    if not all(value is None or type(value) is int for value in amounts):
+    if not all(value is None or (type(value) is int and value >= 0) for value in amounts):
         raise FormatError(path, expected="amounts of a VMA")
     start, end, offset, inode = map(unsigned, numbers)
     if start >= end:
@@ -485,151 +470,3 @@ def column(measure: str) -> str:
     if measure not in AMOUNTS:
         raise NotSupported(f"{measure} in recordings")
     return measure
-
-
-class RecordingFiles:
-    """The files of a recording, held open: two of one whose writer was killed, or still writes."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.log = -1
-        """What SQLite has written and not put into the file yet; -1 where there is nothing."""
-        self.fd = open_regular_file(path)
-        try:
-            if has_bytes(path + LOG):
-                self.log = open_regular_file(path + LOG)
-        except BaseException:
-            self.close()
-            raise
-        directory = os.path.dirname(path) or "."
-        self.are_ours = os.geteuid() == os.fstat(self.fd).st_uid and os.access(directory, os.W_OK)
-        """Whether we may put one into the other."""
-
-    @property
-    def fds(self) -> set[int]:
-        """Their descriptors."""
-        return {fd for fd in (self.fd, self.log) if fd >= 0}
-
-    def reopen(self, path: str) -> None:
-        """Hold another file in their place."""
-        self.close()
-        self.fd = open_regular_file(path)
-
-    def close(self) -> None:
-        """Let go of them."""
-        for fd in self.fds:
-            os.close(fd)
-        self.fd = self.log = -1
-
-
-def copy_both(files: RecordingFiles, path: str) -> None:
-    """Copy a recording, and what is beside it, as they are at one time: whoever writes may move one into the other."""
-    for _ in range(TRIES):
-        for name in (path, path + LOG):
-            with suppress(FileNotFoundError):
-                os.unlink(name)
-        before = changed_at(files.fd)
-        copy(files.fd, path)
-        if files.log >= 0:
-            copy(files.log, path + LOG)
-        if changed_at(files.fd) == before:
-            return
-
-
-def changed_at(fd: int) -> tuple[int, int]:
-    """Return how large a file is, and when it was written to."""
-    status = os.fstat(fd)
-    return status.st_size, status.st_mtime_ns
-
-
-def settle(path: str, name: str) -> bool:
-    """Put what SQLite has written beside a file into it; return whether that was done: not while it is being written.
-
-    Raises:
-        FormatError: that cannot be done.
-    """
-    try:
-        database = sqlite3.connect(path, isolation_level=None)
-        try:
-            bound(database)
-            finish(database)
-        finally:
-            database.close()
-    except sqlite3.OperationalError as error:
-        if LOCKED in str(error):
-            return False
-        raise FormatError(name, expected=f"a recording ({error})") from None
-    except sqlite3.Error as error:
-        raise FormatError(name, expected=f"a recording ({error})") from None
-    return True
-
-
-def open_regular_file(path: str) -> int:
-    """Open a file that may be anybody's; return its descriptor. No link is followed.
-
-    Raises:
-        TargetNotFound: there is none.
-        FormatError: it is something else.
-    """
-    try:
-        fd = os.open(path, OPEN)
-    except FileNotFoundError:
-        raise TargetNotFound(f"no recording {path}") from None
-    except PermissionError:
-        raise PermissionDenied(path, text="being the owner of the recording") from None
-    except OSError as error:
-        why = "a link, which is not followed" if error.errno == errno.ELOOP else error.strerror
-        raise Error(f"{path}: {why}") from None
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
-        os.close(fd)
-        raise FormatError(path, expected="a regular file")
-    return fd
-
-
-def has_bytes(path: str) -> bool:
-    """Whether there is a file with something in it."""
-    try:
-        return os.lstat(path).st_size > 0
-    except OSError:
-        return False
-
-
-def copy(fd: int, path: str) -> None:
-    """Copy an open file to a new one."""
-    made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        at = 0
-        while data := os.pread(fd, PIECE, at):
-            at += len(data)
-            while data:
-                data = data[os.write(made, data) :]
-    except OSError as error:
-        raise Error(f"a copy of the recording: {error.strerror}") from None
-    finally:
-        os.close(made)
-
-
-def connect(fd: int, path: str) -> sqlite3.Connection:
-    """Return a connection to a file that is open, and that nobody changes.
-
-    Raises:
-        FormatError: it is no database.
-    """
-    if os.pread(fd, len(HEADER), 0) != HEADER:
-        raise FormatError(path, expected="a recording of mematlas")
-    try:
-        database = sqlite3.connect(f"file:/proc/self/fd/{fd}?mode=ro&immutable=1", uri=True, isolation_level=None)
-        bound(database)
-        database.execute("PRAGMA query_only = ON").fetchall()
-    except sqlite3.Error as error:
-        raise FormatError(path, expected=f"a recording ({error})") from None
-    return database
-
-
-def bound(database: sqlite3.Connection) -> None:
-    """Bound what a database may do, before anything of it is read."""
-    for name, most in LIMITS.items():
-        database.setlimit(name, most)
-    for pragma in SAFE:
-        database.execute(f"PRAGMA {pragma}").fetchall()

@@ -103,7 +103,9 @@ class Sampler(Generic[Found]):
             yield snapshot
             wanted = self._next_time(now() - began)
             if self.duration is not None and wanted > self.duration + self.interval / 2:
-                return
+                if snapshot.elapsed >= self.duration - self.interval / 2:
+                    return
+                wanted = self.duration  # looks are dear: the last one is at the end all the same
             if self._rest(max(began + wanted - now(), 0)):
                 self.is_stopped = True
                 return

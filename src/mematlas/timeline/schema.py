@@ -7,6 +7,8 @@ Numbers of 64 bits without a sign, as addresses are, are kept with the same bits
 
 from __future__ import annotations
 
+from math import isfinite
+
 from mematlas.analysis.measures import OF_PROCESS
 from mematlas.analysis.usage import Usage
 from mematlas.frozen import fields_of
@@ -107,9 +109,19 @@ def fits(table: str, row: object) -> bool:
     if not isinstance(row, list | tuple) or len(row) != len(kinds):
         return False
     return all(
-        type(value) in KINDS_OF_VALUES[kind] and (type(value) is not int or -(1 << 63) <= value < 1 << 63)
-        for value, kind in zip(row, kinds, strict=True)
+        type(value) in KINDS_OF_VALUES[kind] and can_be_kept(value) for value, kind in zip(row, kinds, strict=True)
     )
+
+
+def can_be_kept(value: object) -> bool:
+    """Whether SQLite keeps a value as it is: numbers of 64 bits, finite ones, texts that UTF-8 can have."""
+    if type(value) is int:
+        return -(1 << 63) <= value < 1 << 63
+    if type(value) is float:
+        return isfinite(value)
+    if type(value) is str:
+        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    return True
 
 
 def signed(number: int) -> int:

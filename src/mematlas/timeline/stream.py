@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 MAGIC = b"mematlas-stream\n" + bytes((VERSION,))
 SIZE = 4
-MOST_FRAME = 256 << 20
-"""Bytes of one: a million VMAs that are new take less."""
+MOST_FRAME = 64 << 20
+"""Bytes of one: some hundred thousand VMAs that are new take less. JSON takes many times that in memory."""
 
 
 def frame_of(rows: Rows) -> bytes:
@@ -54,8 +54,10 @@ def frames(file: BinaryIO, name: str) -> Iterator[Rows]:
     Raises:
         FormatError: it is no such stream, or a frame is none.
     """
-    if file.read(len(MAGIC)) != MAGIC:
-        raise FormatError(name, expected=f"a stream of version {VERSION} of mematlas")
+    head = file.read(len(MAGIC))
+    if head != MAGIC:
+        hint = "; this is a recording already" if head.startswith(b"SQLite") else ""
+        raise FormatError(name, expected=f"a stream of version {VERSION} of mematlas{hint}")
     number = 0
     while len(head := file.read(SIZE)) == SIZE:
         number += 1

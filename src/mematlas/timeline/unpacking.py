@@ -7,7 +7,9 @@ name is few, and how much it may tell is bounded.
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+import signal
 import tempfile
 
 from mematlas.errors import BadInput, Error, FormatError, NotSupported, PermissionDenied, TargetNotFound
@@ -16,7 +18,8 @@ from mematlas.kernel.confine import leave_rights
 from mematlas.kernel.procfs import is_number
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.timeline.moment import OF_ALL, OF_PROCESS, files_at
-from mematlas.timeline.recording import Recording, RecordingFiles
+from mematlas.timeline.recording import Recording
+from mematlas.timeline.recording_files import RecordingFiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +35,10 @@ MOST_ERROR = 1 << 13
 MOST_FILE = 512 << 20
 MOST_BYTES = 4 << 30
 """Of one file, and of all."""
-END, FAILED = "end", "error"
+MOST_SECONDS = 90
+MOST_MEMORY = 4 << 30
+"""Bytes of address space that reading it may take."""
+END, FAILED, WHEN = "end", "error", "when"
 
 
 @record
@@ -42,6 +48,9 @@ class Unpacked(Record):
     directory: str
     captures: dict[int, str]
     """The directory of each process in it, by its PID."""
+    elapsed: float
+    """When the moment was: seconds after the first one, and after 1970."""
+    time: float
 
     def __enter__(self) -> Self:
         return self
@@ -74,14 +83,21 @@ def unpack(path: str, seconds: float, pid: int | None = None) -> Unpacked:
         files.close()
     directory = tempfile.mkdtemp(prefix="mematlas-")
     try:
+        pids: set[int | None] = set()
         with open(told, "rb") as file:
-            pids = {save(name, data, directory) for name, data in heard(file, path)}
+            for name, data in heard(file, path):
+                if name == WHEN:
+                    elapsed, at = map(float, data.split())
+                else:
+                    pids.add(save(name, data, directory))
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
+        os.kill(child, signal.SIGTERM)  # it takes its own away
         raise
     finally:
         os.waitpid(child, 0)
-    return Unpacked(directory, {each: f"{directory}/{each}" for each in sorted(filter(None, pids))})
+    captures = {each: f"{directory}/{each}" for each in sorted(filter(None, pids))}
+    return Unpacked(directory, captures, elapsed, at)
 
 
 def heard(file: BinaryIO, path: str) -> Iterator[tuple[str, bytes]]:
@@ -114,8 +130,11 @@ def save(name: str, data: bytes, directory: str) -> int | None:
         raise FormatError("a moment", name, expected="files of a capture")
     if pid:
         os.makedirs(f"{directory}/{pid}", mode=0o700, exist_ok=True)
-    with open(f"{directory}/{name}", "xb") as file:
-        file.write(data)
+    try:
+        with open(f"{directory}/{name}", "xb") as file:
+            file.write(data)
+    except FileExistsError:
+        raise FormatError("a moment", name, expected="each process once") from None
     return int(pid) if pid else None
 
 
@@ -124,13 +143,22 @@ def save(name: str, data: bytes, directory: str) -> int | None:
 
 def run(files: RecordingFiles, seconds: float, pid: int | None, tell: int) -> NoReturn:
     """Tell of the files of a moment, and end."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends with who waits for it
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, end)
+    signal.alarm(MOST_SECONDS)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     with open(tell, "wb") as out:
         try:
             has_rights = os.geteuid() == 0 or bool(effective_capabilities())
             if has_rights:
                 leave_rights({*files.fds, tell})
             with Recording(files, is_private=has_rights) as recording:
-                for name, data in files_at(*found_at(recording, seconds, pid)):
+                found = found_at(recording, seconds, pid)
+                when = b"%r %r" % recording.when(found[-1])
+                out.write(b"%b %d\n%b" % (WHEN.encode("ascii"), len(when), when))
+                for name, data in files_at(*found):
                     out.write(b"%b %d\n" % (name.encode("ascii"), len(data)))
                     out.write(data)
             out.write(f"{END}\n".encode("ascii"))
@@ -141,12 +169,21 @@ def run(files: RecordingFiles, seconds: float, pid: int | None, tell: int) -> No
             out.write(b"%b:%b %d\n" % (FAILED.encode("ascii"), kind.encode("ascii"), len(text)))
             out.write(text)
             out.flush()
+        except KeyboardInterrupt:
+            pass  # nobody waits for it any more
         except BaseException:
             import traceback
 
             traceback.print_exc()  # a mistake of ours, to be shown
         finally:
             os._exit(0)
+
+
+def end(number: int, _: object) -> None:
+    """End what is being done, since nobody waits for it, or it takes too long."""
+    if number == signal.SIGALRM:
+        raise Error(f"reading the recording took longer than {MOST_SECONDS} s")
+    raise KeyboardInterrupt
 
 
 def found_at(recording: Recording, seconds: float, pid: int | None) -> tuple[Recording, list[RecordedProcess], int]:

@@ -19,7 +19,7 @@ import struct
 import zlib
 
 from mematlas.arrays import np
-from mematlas.errors import FormatError
+from mematlas.errors import FormatError, NotSupported
 from mematlas.frozen import record
 from mematlas.kernel.pagemap import PM_PFRAME
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from mematlas.arrays import NDArray, Words
 
 HEAD = struct.Struct("<IQ")
-MOST_WORDS = 1 << 27
-"""Of one file: 512 GiB of pages of 4 KiB."""
+MOST_WORDS = 1 << 24
+"""Of one file: 64 GiB of pages of 4 KiB. Each takes some 40 bytes while it is unpacked."""
 WORD = 8
 LEVEL = 1
 """How hard zlib tries: what it costs is of the look."""
@@ -140,7 +140,13 @@ def found_in(wanted: Words, indexes: Words) -> tuple[NDArray[np.bool_], NDArray[
 
 
 def pack(file: Sparse) -> bytes:
-    """Return a file, or changes, as bytes."""
+    """Return a file, or changes, as bytes.
+
+    Raises:
+        NotSupported: it has more words than are read again.
+    """
+    if len(file) > MOST_WORDS:
+        raise NotSupported(f"a recording of {len(file):,} pages", f"{MOST_WORDS:,} at the most: record --what vmas")
     firsts, lengths = runs_of(file.indexes)
     ends = firsts + lengths.astype(np.uint64)
     gaps = firsts.copy()

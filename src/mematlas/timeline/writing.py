@@ -147,7 +147,7 @@ def write(path: str, force: bool, fed: int, said: int) -> bytes:
     """Write what comes over a pipe; return how large the file is, in digits."""
     make(path, force)
     try:
-        database = sqlite3.connect(path, isolation_level=None)
+        database = sqlite3.connect(os.path.abspath(path), isolation_level=None)  # ":memory:" is a name as any other
         prepare(database)
     except (sqlite3.Error, OSError) as error:
         for name in (path, *(path + suffix for suffix in BESIDE)):
@@ -176,11 +176,11 @@ def make(path: str, force: bool) -> None:
         BadInput: there is one.
     """
     try:
-        with suppress(FileNotFoundError):
-            if force and stat.S_ISREG(os.lstat(path).st_mode):
-                for name in (path, *(path + suffix for suffix in BESIDE)):
-                    with suppress(FileNotFoundError):
-                        os.unlink(name)
+        there = [name for name in (path, *(path + suffix for suffix in BESIDE)) if os.path.lexists(name)]
+        # All or none: what is no file of ours keeps the others from harm.
+        if force and all(stat.S_ISREG(os.lstat(name).st_mode) for name in there):
+            for name in there:
+                os.unlink(name)
         made: list[str] = []
         try:
             for name in (path, *(path + suffix for suffix in BESIDE)):

@@ -78,7 +78,7 @@ def grown_lines(stories: Sequence[ProcessSummary], width: int) -> Iterator[str]:
     grown = [story for story in stories if story.grown]
     if not grown:
         return
-    story = max(grown, key=lambda one: abs(one.grown[0].change))
+    story = max(grown, key=lambda one: (abs(change("uss")(one) or 0), abs(one.grown[0].change)))
     yield ""
     yield from fold_message(f"What changed in {format_path(story.process.name)}, PID {story.process.pid}:", width)
     yield from Table("report/1", GROWN_COLUMNS, story.grown).lines(width=width)

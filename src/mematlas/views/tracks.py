@@ -81,13 +81,21 @@ def growth_table(summary: Summary, tracks: Sequence[Track], limit: int | None) -
 
 def churn_table(summary: Summary, tracks: Sequence[Track], limit: int | None) -> Table:
     """Return how much came and went in VMAs."""
-    return headed(summary, "report-churn/1", CHURN_COLUMNS, churning(tracks), limit, "nothing has come or gone")
+    note = "At the least: what came and went between two looks is not seen."
+    return headed(summary, "report-churn/1", CHURN_COLUMNS, churning(tracks), limit, "nothing has come or gone", note)
 
 
 def headed(
-    summary: Summary, schema: str, columns: Sequence[Column[Any]], rows: Sequence[Any], limit: int | None, nothing: str
+    summary: Summary,
+    schema: str,
+    columns: Sequence[Column[Any]],
+    rows: Sequence[Any],
+    limit: int | None,
+    nothing: str,
+    note: str = "",
 ) -> Table:
     """Return a table below what was recorded."""
+    rows = rows[:limit]
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         for line in heading(summary):
@@ -95,6 +103,8 @@ def headed(
         if not rows:
             yield f"{nothing}, as far as was recorded (record --what vmas)"
             return
+        if note:
+            yield from fold_message(note, width)
         table = Table(schema, columns, rows, limit=limit or SHOWN)
         yield from table.lines(in_bytes=in_bytes, colour=colour, width=width)
 
@@ -119,7 +129,7 @@ def curves_table(summary: Summary, curves: Sequence[Curve], limit: int | None, a
                 yield ""
                 yield f"{format_path(process.name)}, PID {process.pid}, {span_of(curve.times)}"
             peak = max(filter(None, curve.amounts), default=0)
-            head, tail = f"  {curve.measure:<6}|", f"| peak {size_text(peak, in_bytes)}, {change_text(curve, in_bytes)}"
+            head, tail = f"  {curve.measure:<6}|", f"| {change_text(curve, in_bytes)}, peak {size_text(peak, in_bytes)}"
             room = max((width or WIDTH + len(head) + len(tail)) - len(head) - len(tail), LEAST)
             yield head + curve_line(curve.amounts, peak, room, bars) + tail
 
@@ -140,7 +150,7 @@ def size_text(size: int, in_bytes: bool) -> str:
 def change_text(curve: Curve, in_bytes: bool) -> str:
     """Return what a measure was at first and at last."""
     ends = [size_text(one, in_bytes) if one is not None else "-" for one in (curve.amounts[0], curve.amounts[-1])]
-    return " to ".join(ends)
+    return "first {}, last {}".format(*ends)
 
 
 def curve_line(amounts: Sequence[int | None], peak: int, room: int, bars: str) -> str:
@@ -171,8 +181,8 @@ def stretches(nr: int, room: int) -> Iterator[tuple[int, int]]:
 def heatmap_table(summary: Summary, tracks: Sequence[Track], what: str, limit: int | None, ascii_only: bool) -> Table:
     """Return VMAs over time, a row each, shaded by how much of them is there, has changed, or was used."""
     shades = ASCII_SHADES if ascii_only else SHADES
-    rows = sorted((track for track in tracks if track.peak), key=lambda one: -one.peak)
-    shown = rows[: limit or SHOWN]
+    rows = sorted((track for track in tracks if track.peak), key=lambda one: -one.peak)[:limit]
+    shown = rows[:SHOWN] if limit is None else rows
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         for line in heading(summary):
@@ -183,12 +193,16 @@ def heatmap_table(summary: Summary, tracks: Sequence[Track], what: str, limit: i
         names = [name_of(track, several=len({one.process for one in shown}) > 1) for track in shown]
         head = min(max(map(len, names)), 30)
         room = max((width or WIDTH + head + 13) - head - 13, LEAST)
-        yield from fold_message(f"{span_of(shown[0].times)}: {WHAT[what]}", width)
+        if what == "accessed" and all(point.nr_accessed is None for track in shown for point in track.points):
+            yield "accessed pages are not recorded (record --source tables)"
+            return
+        yield from fold_message(f"{span_of((0.0, summary.seconds))}: {WHAT[what]}", width)
         for name, track in zip(names, shown, strict=True):
-            cells = "".join(shade(cell, shades) for cell in cells_of(track, what, room, page_size_of(summary)))
+            shares = cells_of(track, what, room, page_size_of(summary), summary.seconds)
+            cells = "".join(shade(share, shades) for share in shares)
             yield f"{name[-head:]:<{head}} |{cells}| {size_text(track.peak, in_bytes)}"
         marks = " ".join(f"{mark}={share}" for mark, share in zip(shades[1:], SHARES, strict=True))
-        yield from fold_message(f"{marks} ?=not known; at the end the most RSS", width)
+        yield from fold_message(f"{marks} of its largest size, ?=not known; on the right its peak RSS", width)
         if len(rows) > len(shown):
             yield f"{len(rows) - len(shown):,} more (--limit)"
 
@@ -210,17 +224,30 @@ def name_of(track: Track, several: bool) -> str:
     return f"{track.process.pid} {name}" if several else name
 
 
-def cells_of(track: Track, what: str, room: int, page_size: int | None) -> Iterator[float | None]:
-    """Yield the shares of a track in so many columns; None where it is not known."""
+def cells_of(track: Track, what: str, room: int, page_size: int | None, seconds: float) -> Iterator[float | None]:
+    """Yield the shares of a track in so many columns of all the time; 0 before it began and after it has ended.
+
+    In a column without a look it is as it was at the look before, but for changes.
+    """
     values = list(shares_of(track.points, what, page_size))
-    for low, high in stretches(len(values), room):
-        known = [value for value in values[low:high] if value is not None]
-        yield max(known) if known else None
+    places = [min(int(at / seconds * room), room - 1) if seconds else 0 for at in track.times]
+    last = room - 1 if track.process.end is None else places[-1]
+    before: float | None = 0.0
+    for column in range(room):
+        found = [value for value, place in zip(values, places, strict=True) if place == column]
+        known = [value for value in found if value is not None]
+        if found:
+            before = max(known) if known else None
+        elif column < places[0] or column > last or what == "change":
+            yield 0.0
+            continue
+        yield before
 
 
 def shares_of(points: Sequence[Point], what: str, page_size: int | None) -> Iterator[float | None]:
     """Yield which share of its address space a track has in RAM, has changed, or used, at each moment."""
     before: Point | None = None
+    size = max((point.size for point in points), default=0)
     for point in points:
         amount: int | None
         if what == "present":
@@ -231,7 +258,7 @@ def shares_of(points: Sequence[Point], what: str, page_size: int | None) -> Iter
             known = before is not None and point.rss is not None and before.rss is not None
             amount = abs(point.rss - before.rss) if known else None if before else 0  # type: ignore[operator,union-attr]
         before = point
-        yield None if amount is None else min(amount / point.size, 1.0) if point.size else 0.0
+        yield None if amount is None else min(amount / size, 1.0) if size else 0.0
 
 
 def shade(share: float | None, shades: str) -> str:

@@ -161,7 +161,8 @@ def place(tmp_path: Path, redis: Victim) -> Path:
     assert mematlas("record", redis.pid, "-d", "0.1s", "-o", recording).returncode == 0
     with Recording(str(recording)) as recorded:
         facts = recorded.facts
-    (tmp_path / "redis.stream").write_bytes(stream.MAGIC + stream.frame_of({"recording": list(facts.items())}))
+    rows = stream.frame_of({"recording": list(facts.items())}), stream.frame_of({"moment": [(1, 1.0, 0.0, 0.0, 0.0)]})
+    (tmp_path / "redis.stream").write_bytes(b"".join((stream.MAGIC, *rows)))
     return tmp_path
 
 

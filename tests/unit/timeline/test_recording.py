@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from mematlas.timeline.moment import files_at
 from mematlas.timeline.recording import Recording, some_of
 from mematlas.timeline.sampler import Cost, Snapshot
 from mematlas.timeline.schema import fits, signed, statements, unsigned
-from mematlas.timeline.stream import MAGIC, frame_of, frames
+from mematlas.timeline.stream import MAGIC, frame_of, frames, parse_frame
 from mematlas.timeline.summary import summary_of
 from mematlas.timeline.tracks import curves_of, tracks_of
 from mematlas.timeline.watch import EXEC, EXIT, Files, Happening, Look, Seen
@@ -364,6 +365,8 @@ def refused(path: Path) -> str:
         "UPDATE moment SET elapsed = 9e999",
         "UPDATE moment SET time = -1",
         "UPDATE vma_usage SET rss = 'much'",
+        "UPDATE vma_usage SET rss = -1",
+        "UPDATE usage SET rss = -1, uss = -1",
         "UPDATE file SET name = '../' || name",
         "UPDATE file SET data = 'text'",
         "UPDATE file SET data = x'00' WHERE name = 'pagemap'",
@@ -377,6 +380,31 @@ def test_what_is_not_as_we_write_it_is_refused(statement: str, path: Path) -> No
         database.execute(statement)
     database.close()
     assert str(path) in refused(path)
+
+
+def test_moments_of_one_time_have_no_growth(path: Path) -> None:
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("UPDATE moment SET elapsed = 7")
+    database.close()
+    assert read_all(path)
+
+
+@pytest.mark.parametrize("kinds", ["5", "null", "[]"])
+def test_facts_that_are_none_are_refused(kinds: str, path: Path) -> None:
+    database = sqlite3.connect(path)
+    text = zlib.compress(f'{{"kinds": {kinds}}}'.encode())
+    with database:
+        database.execute("UPDATE file SET data = ? WHERE name = 'machine.json'", (text,))
+    database.close()
+    with pytest.raises(FormatError, match="kinds"):
+        read_all(path)
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "-1e999", '"\\ud800"', str(1 << 63)])
+def test_values_that_cannot_be_kept_are_no_rows(value: str) -> None:
+    assert parse_frame(f'{{"moment": [[1, {value}, 0.0, 0.0, 0.0]]}}'.encode()) is None
+    assert parse_frame(f'{{"vma_end": [[1, 2]], "event": [[1, 1, "exit", {value}]]}}'.encode()) is None
 
 
 def test_a_text_that_is_none_is_refused(path: Path) -> None:
@@ -503,4 +531,4 @@ def test_another_s_recording_needs_his_leave(path: Path, as_nobody: Any) -> None
         except PermissionDenied as error:
             return str(error)
 
-    assert "being the owner of the recording" in as_nobody(read).value
+    assert "needs leave to read it" in as_nobody(read).value

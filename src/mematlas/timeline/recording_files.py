@@ -1,0 +1,192 @@
+"""The file of a recording, which may be anybody's, and what is beside it: opened once, by descriptor; what SQLite has
+not put into it yet is put there, or into a copy. What a database may do is bounded before anything of it is read.
+
+Sources: sqlite.org/security.html, sqlite.org/wal.html.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+from contextlib import suppress
+
+from mematlas.errors import Error, FormatError, PermissionDenied, TargetNotFound
+from mematlas.timeline.encoding import PART
+from mematlas.timeline.stream import MAGIC
+from mematlas.timeline.writing import LOG, finish
+
+MOST_VALUE = PART + (1 << 16)
+"""Bytes of one value, and of a row."""
+MOST_TEXT = 1 << 14
+"""Characters of a name that are shown, and bytes of an SQL statement of ours."""
+OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+HEADER = b"SQLite format 3\0"
+MOST_BYTES = 1 << 40
+PIECE = 1 << 20
+"""Bytes that are copied together."""
+LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: MOST_VALUE,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: MOST_TEXT,
+    sqlite3.SQLITE_LIMIT_COLUMN: 64,
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 32,
+    sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 4,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
+}
+TRIES = 5
+"""Times that a recording is copied which changes meanwhile."""
+LOCKED = "locked"
+"""What SQLite says of a file that somebody else has open to write."""
+SAFE = ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "temp_store = MEMORY")
+
+
+class RecordingFiles:
+    """The files of a recording, held open: two of one whose writer was killed, or still writes."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.log = -1
+        """What SQLite has written and not put into the file yet; -1 where there is nothing."""
+        self.fd = open_regular_file(path)
+        try:
+            if has_bytes(path + LOG):
+                self.log = open_regular_file(path + LOG)
+        except BaseException:
+            self.close()
+            raise
+        directory = os.path.dirname(path) or "."
+        self.are_ours = os.geteuid() == os.fstat(self.fd).st_uid and os.access(directory, os.W_OK)
+        """Whether we may put one into the other."""
+
+    @property
+    def fds(self) -> set[int]:
+        """Their descriptors."""
+        return {fd for fd in (self.fd, self.log) if fd >= 0}
+
+    def reopen(self, path: str) -> None:
+        """Hold another file in their place."""
+        self.close()
+        self.fd = open_regular_file(path)
+
+    def close(self) -> None:
+        """Let go of them."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fd = self.log = -1
+
+
+def copy_both(files: RecordingFiles, path: str) -> None:
+    """Copy a recording, and what is beside it, as they are at one time: whoever writes may move one into the other."""
+    for _ in range(TRIES):
+        for name in (path, path + LOG):
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+        before = changed_at(files.fd)
+        copy(files.fd, path)
+        if files.log >= 0:
+            copy(files.log, path + LOG)
+        if changed_at(files.fd) == before:
+            return
+
+
+def changed_at(fd: int) -> tuple[int, int]:
+    """Return how large a file is, and when it was written to."""
+    status = os.fstat(fd)
+    return status.st_size, status.st_mtime_ns
+
+
+def settle(path: str, name: str) -> bool:
+    """Put what SQLite has written beside a file into it; return whether that was done: not while it is being written.
+
+    Raises:
+        FormatError: that cannot be done.
+    """
+    try:
+        database = sqlite3.connect(os.path.abspath(path), isolation_level=None)
+        try:
+            bound(database)
+            finish(database)
+        finally:
+            database.close()
+    except sqlite3.OperationalError as error:
+        if LOCKED in str(error):
+            return False
+        raise FormatError(name, expected=f"a recording ({error})") from None
+    except sqlite3.Error as error:
+        raise FormatError(name, expected=f"a recording ({error})") from None
+    return True
+
+
+def open_regular_file(path: str) -> int:
+    """Open a file that may be anybody's; return its descriptor. No link is followed.
+
+    Raises:
+        TargetNotFound: there is none.
+        FormatError: it is something else.
+    """
+    try:
+        fd = os.open(path, OPEN)
+    except FileNotFoundError:
+        raise TargetNotFound(f"no recording {path}") from None
+    except PermissionError:
+        raise PermissionDenied(path, text="leave to read it: from its owner, by chmod") from None
+    except OSError as error:
+        why = "a link, which is not followed" if error.errno == errno.ELOOP else error.strerror
+        raise Error(f"{path}: {why}") from None
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+        os.close(fd)
+        raise FormatError(path, expected="a regular file")
+    return fd
+
+
+def has_bytes(path: str) -> bool:
+    """Whether there is a file with something in it."""
+    try:
+        return os.lstat(path).st_size > 0
+    except OSError:
+        return False
+
+
+def copy(fd: int, path: str) -> None:
+    """Copy an open file to a new one."""
+    made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        at = 0
+        while data := os.pread(fd, PIECE, at):
+            at += len(data)
+            while data:
+                data = data[os.write(made, data) :]
+    except OSError as error:
+        raise Error(f"a copy of the recording: {error.strerror}") from None
+    finally:
+        os.close(made)
+
+
+def connect(fd: int, path: str) -> sqlite3.Connection:
+    """Return a connection to a file that is open, and that nobody changes.
+
+    Raises:
+        FormatError: it is no database.
+    """
+    if os.pread(fd, len(HEADER), 0) != HEADER:
+        is_stream = os.pread(fd, len(MAGIC), 0) == MAGIC
+        hint = "; this is a stream: mematlas convert makes one of it" if is_stream else ""
+        raise FormatError(path, expected=f"a recording of mematlas{hint}")
+    try:
+        database = sqlite3.connect(f"file:/proc/self/fd/{fd}?mode=ro&immutable=1", uri=True, isolation_level=None)
+        bound(database)
+        database.execute("PRAGMA query_only = ON").fetchall()
+    except sqlite3.Error as error:
+        raise FormatError(path, expected=f"a recording ({error})") from None
+    return database
+
+
+def bound(database: sqlite3.Connection) -> None:
+    """Bound what a database may do, before anything of it is read."""
+    for name, most in LIMITS.items():
+        database.setlimit(name, most)
+    for pragma in SAFE:
+        database.execute(f"PRAGMA {pragma}").fetchall()
