@@ -1,6 +1,6 @@
-"""How the memory of processes changes, in one file that report shows, here or elsewhere. It holds amounts, never what is
-in memory. Members of groups join as they appear, and so do children of a COMMAND, which is waited for; its exit code is
-passed on (125: recording failed). Ctrl-C ends it well.
+"""How the memory of processes changes, in one file that report shows, here or elsewhere. It holds amounts, never what
+is in memory. Members of groups join as they appear, and so do children of a COMMAND, which is waited for; its exit code
+is passed on (125: recording failed). Ctrl-C ends it well.
 """
 
 from __future__ import annotations
