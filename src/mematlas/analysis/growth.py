@@ -29,7 +29,7 @@ CERTAINTY = 1.959964
 
 STEADY, LEAK, SAWTOOTH, FILLING, FALLING = "steady", "leak", "sawtooth", "filling", "falling"
 LABELS = {
-    STEADY: "no more than it varies by",
+    STEADY: "no more than it varies by; so are teeth of fewer than seven looks",
     LEAK: "grows, and goes on growing",
     SAWTOOTH: "grows and falls back, again and again, to where it was",
     FILLING: "has grown, and levels off, as a cache does that fills",

@@ -44,8 +44,10 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument(
         "-d", "--duration", type=parse_seconds, metavar="TIME", help="for so long (default: to the end)"
     )
-    arguments.add_more("--what", type=parse_what, metavar="WHAT", help="up to usage, vmas (default), pages or frames")
     arguments.add_argument(
+        "--what", type=parse_what, metavar="WHAT", help="up to usage, vmas (default), pages or frames"
+    )
+    arguments.add_more(
         "--when",
         action="append",
         type=parse_assertion,
