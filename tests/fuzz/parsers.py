@@ -75,6 +75,7 @@ from mematlas.observe.captures import Redactor
 from mematlas.observe.oom import parse_score
 from mematlas.observe.recorded import COLUMNS, parse_amounts
 from mematlas.timeline.stream import parse_frame
+from mematlas.timeline.unpacking import parse_times
 from mutation import BINARY, TEXT, Mutation, mutate
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -392,6 +393,7 @@ def word_parsers() -> list[Parser]:
         ),
         of_text("observe.recorded.parse_amounts", AMOUNTS, parse_amounts, parse_amounts),
         of_words(parse_moment, "shop.mematlas@1.5s:4211", "x.mematlas@3", "kworker@8"),
+        of_text("timeline.unpacking.parse_times", b"1.5 1796015000.25", parse_times, parse_times),
         of_words(parse_what, "usage,pages", "frames"),
         of_words(parse_assertion, "uss < 200MiB", "growth(rss) >= -1.5KiB/min", "nr_vmas != 7"),
         of_words(parse_interval, "200ms", "1s", "0.5", "5m", "49ms"),

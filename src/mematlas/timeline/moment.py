@@ -65,8 +65,8 @@ LACKS = {
 }
 NR_STAT_FIELDS = 49
 """Numbers behind the state of a process, in its stat."""
-PARENT, START_TIME = 0, 18
-"""The places of those among them that were recorded, or are looked at."""
+START_TIME = 18
+"""The place of that among them."""
 STATUS = {"VmPeak": "peak_size", "VmSize": "size", "VmLck": "locked", "VmPin": "pinned", "VmHWM": "peak_rss"}
 OF_USAGE = {"VmRSS": "rss", "RssAnon": "anon", "RssFile": "file", "RssShmem": "shmem", "HugetlbPages": "hugetlb"}
 

@@ -18,6 +18,7 @@ from mematlas.kernel.confine import leave_rights
 from mematlas.kernel.procfs import is_number
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.timeline.moment import OF_ALL, OF_PROCESS, files_at
+from mematlas.timeline.recording import MOST_SECONDS as MOST_TIME
 from mematlas.timeline.recording import Recording
 from mematlas.timeline.recording_files import RecordingFiles
 
@@ -84,10 +85,11 @@ def unpack(path: str, seconds: float, pid: int | None = None) -> Unpacked:
     directory = tempfile.mkdtemp(prefix="mematlas-")
     try:
         pids: set[int | None] = set()
+        elapsed = at = 0.0
         with open(told, "rb") as file:
             for name, data in heard(file, path):
                 if name == WHEN:
-                    elapsed, at = map(float, data.split())
+                    elapsed, at = parse_times(data)
                 else:
                     pids.add(save(name, data, directory))
     except BaseException:
@@ -117,6 +119,24 @@ def heard(file: BinaryIO, path: str) -> Iterator[tuple[str, bytes]]:
             error.exit_code = ERRORS.get(kind, Error).exit_code
             raise error
         yield head[0], data
+
+
+def parse_times(data: bytes) -> tuple[float, float]:
+    """Return when a moment was.
+
+    >>> parse_times(b"1.5 1796015000.25")
+    (1.5, 1796015000.25)
+
+    Raises:
+        FormatError: it is no two times.
+    """
+    try:
+        elapsed, at = map(float, data.split())
+    except ValueError:
+        raise FormatError("a moment", expected="when it was") from None
+    if not (0 <= elapsed < MOST_TIME and 0 <= at < MOST_TIME):
+        raise FormatError("a moment", expected="when it was")
+    return elapsed, at
 
 
 def save(name: str, data: bytes, directory: str) -> int | None:
