@@ -113,6 +113,20 @@ def test_what_was_not_recorded_is_said_with_the_option_that_does(
     assert text in run.stderr
 
 
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("words", [["usage", "--source", "smaps"], ["usage", "--verify"]])
+def test_what_was_counted_by_something_else_is_not_shown_as_of_smaps(
+    words: list[str], stopped: Victim, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.mematlas"
+    more = ("--what", "pages", "--source", "pagemap")
+    assert mematlas("record", stopped.pid, "-o", path, "-d", "100ms", *more, *FAST).returncode == 0
+    run = mematlas(words[0], f"{path}@0s", *words[1:])
+    assert (run.returncode, run.stdout) == (5, "")
+    assert "record --source smaps: pagemap was read" in run.stderr
+    assert answer("usage", f"{path}@0s")["target"]["source"] == "pagemap"
+
+
 def test_of_a_recording_of_amounts_alone_vmas_are_asked_for_in_vain(stopped: Victim, tmp_path: Path) -> None:
     path = tmp_path / "x.mematlas"
     assert mematlas("record", stopped.pid, "-o", path, "-d", "100ms", "--what", "usage", *FAST).returncode == 0

@@ -50,8 +50,11 @@ def look_at_vmas(
     began = time.perf_counter()
     choice = sources.choose(wanted, max_stall, numa=numa)
     nodes = page_nodes(sources) if numa else None
-    # What lies on which node is no amount that is recorded: where single pages are, they tell.
-    if recorded := None if numa else recorded_of(sources, wanted):
+    recorded = recorded_of(sources, wanted)
+    if recorded and numa:
+        # What lies on which node is no amount that is recorded: where single pages are, they tell.
+        choice = replace(choice, source="pagemap")
+    if recorded and not numa:
         from mematlas.observe.recorded import by_record
 
         counted = by_record(sources, recorded, selection, pages_first if first_pages else None)
@@ -88,12 +91,19 @@ def look_at_vmas(
 
 
 def recorded_of(sources: Sources, wanted: Source) -> Recorded | None:
-    """Return what a recording holds, where the process is one at a moment of it."""
-    if wanted != "auto" or not sources.procfs.captured:
+    """Return what a recording holds, where the process is one at a moment of it.
+
+    Raises:
+        NotSupported: smaps is wanted, and something else was read when this was recorded.
+    """
+    if wanted not in ("auto", "smaps") or not sources.procfs.captured:
         return None
     from mematlas.observe.recorded import read_recorded
 
-    return read_recorded(sources.dir)
+    recorded = read_recorded(sources.dir)
+    if recorded and wanted == "smaps" != recorded.source:
+        raise NotSupported("smaps of that moment", f"record --source smaps: {recorded.source} was read")
+    return recorded
 
 
 def are_hidden(vmas: Iterable[VmaUsage]) -> bool:

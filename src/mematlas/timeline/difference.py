@@ -98,7 +98,7 @@ def difference(before: Look, after: Look, by: str | None = None) -> DiffResult:
         notes.add(Note("pages-not-compared", f"single pages are not compared: {why}"))
     rows = [row_of(*pair, by, pages[index] if pages else None) for index, pair in enumerate(pairs)]
     different = sorted(filter(None, rows), key=weight, reverse=True)
-    known = before.seconds is not None and after.seconds is not None
+    later = None if before.seconds is None or after.seconds is None else after.seconds - before.seconds
     return DiffResult(
         before=before.side,
         after=after.side,
@@ -106,7 +106,7 @@ def difference(before: Look, after: Look, by: str | None = None) -> DiffResult:
         by=by,
         rows=tuple(different),
         nr_same=len(rows) - len(different),
-        seconds=after.seconds - before.seconds if known else None,  # type: ignore[operator]
+        seconds=later,
         notes=tuple(notes),
     )
 

@@ -254,9 +254,10 @@ def shares_of(points: Sequence[Point], what: str, page_size: int | None) -> Iter
             amount = point.rss
         elif what == "accessed":
             amount = None if point.nr_accessed is None or page_size is None else point.nr_accessed * page_size
+        elif before is None:
+            amount = 0  # nothing is known of before the first look
         else:
-            known = before is not None and point.rss is not None and before.rss is not None
-            amount = abs(point.rss - before.rss) if known else None if before else 0  # type: ignore[operator,union-attr]
+            amount = None if point.rss is None or before.rss is None else abs(point.rss - before.rss)
         before = point
         yield None if amount is None else min(amount / size, 1.0) if size else 0.0
 
