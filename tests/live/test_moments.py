@@ -127,11 +127,94 @@ def test_what_was_counted_by_something_else_is_not_shown_as_of_smaps(
     assert answer("usage", f"{path}@0s")["target"]["source"] == "pagemap"
 
 
-def test_of_a_recording_of_amounts_alone_vmas_are_asked_for_in_vain(stopped: Victim, tmp_path: Path) -> None:
-    path = tmp_path / "x.mematlas"
+@pytest.fixture(scope="module")
+def sums(stopped: Victim, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of the process's amounts alone."""
+    path = tmp_path_factory.mktemp("sums") / "x.mematlas"
     assert mematlas("record", stopped.pid, "-o", path, "-d", "100ms", "--what", "usage", *FAST).returncode == 0
-    run = mematlas("usage", f"{path}@0s")
+    return path
+
+
+def test_of_a_recording_of_amounts_alone_vmas_are_asked_for_in_vain(sums: Path) -> None:
+    run = mematlas("maps", f"{sums}@0s")
     assert (run.returncode, "record --what vmas" in run.stderr) == (5, True)
+
+
+def test_amounts_alone_are_those_that_smaps_adds_up_to(stopped: Victim, sums: Path) -> None:
+    (found,), (now,) = (answer("usage", target)["rows"] for target in (f"{sums}@end", stopped.pid))
+    assert found["source"] == "smaps_rollup"
+    unknown = {name for name, amount in found.items() if amount is None}
+    assert unknown - {name for name, amount in now.items() if amount is None} == {"zero", "nr_vmas"}
+    told = found.keys() - {*unknown, "source", "pss", "uss", "swap_pss"}
+    assert {name: found[name] for name in told} == {name: now[name] for name in told}
+    # Of a file that others map too, these are as others map it; smaps rounds each VMA down to a KiB.
+    assert found["pss"] == pytest.approx(now["pss"], abs=now["nr_vmas"] * 1024 + 64 * PAGE)
+
+
+def test_processes_are_listed_by_amounts_alone(sums: Path, stopped: Victim) -> None:
+    (row,), (usage,) = (answer(command, f"{sums}@0s")["rows"] for command in ("ps", "usage"))
+    assert row["pid"] == stopped.pid
+    assert {key: row[key] for key in ("rss", "uss", "swap")} == {key: usage[key] for key in ("rss", "uss", "swap")}
+
+
+@pytest.fixture(scope="module")
+def machine(stopped: Victim, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A recording of the machine, and what its RAM was used for meanwhile."""
+    path = tmp_path_factory.mktemp("machine") / "x.mematlas"
+    run = mematlas("record", "--machine", "--what", "ram", "-o", path, "-d", "300ms", *FAST)
+    assert run.returncode == 0, run.stderr
+    return path, answer("ram")
+
+
+def test_a_machine_has_all_processes_that_have_memory(machine: tuple[Path, Any], stopped: Victim) -> None:
+    rows = answer("ps", f"{machine[0]}@0s")["rows"]
+    there = {row["pid"]: row["rss"] for row in rows}
+    assert there[stopped.pid] == answer("usage", stopped.pid)["rows"][0]["rss"]
+    assert os.getpid() in there
+    assert not [pid for pid in there if not os.path.exists(f"/proc/{pid}/exe") and os.path.exists(f"/proc/{pid}")]
+
+
+def test_frames_of_a_moment_are_those_of_the_machine(machine: tuple[Path, Any]) -> None:
+    path, now = machine
+    then = answer("ram", f"{path}@end")
+    sizes = {row["kind"]: row["size"] for row in then["rows"]}
+    assert sum(sizes.values()) == then["total"]["size"] == now["total"]["size"]
+    (free,) = [row["size"] for row in now["rows"] if row["kind"] == "free"]
+    assert sizes["free"] == pytest.approx(free, rel=0.2)
+    assert sizes["reserved"] in [row["size"] for row in now["rows"]]
+
+
+def test_counters_of_the_machine_count_what_happens(tmp_path: Path) -> None:
+    path = tmp_path / "x.mematlas"
+    nr_pages = 5003
+    touching = f"import mmap\nm = mmap.mmap(-1, {nr_pages * PAGE}, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+    touching += f"m.madvise(mmap.MADV_NOHUGEPAGE)\nfor at in range(0, len(m), {PAGE}): m[at] = 1"
+    run = mematlas("record", "-o", path, *FAST, "--", "python3", "-c", f"import time\ntime.sleep(0.5)\n{touching}")
+    assert run.returncode == 0, run.stderr
+    rows = {row["name"]: row for row in answer("report", path, "machine")["rows"]}
+    assert rows["pgfault"]["change"] >= nr_pages
+    assert rows["MemTotal"]["change"] == 0
+    with open("/proc/meminfo") as file:
+        assert rows["MemTotal"]["last"] == int(file.readline().split()[1]) * 1024
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (("ram", "{}@0s", "--by", "zone"), 2, "by kind"),
+        (("ram", "{}@0s", "--list"), 2, "--list"),
+        (("ram", "{}@0s", "{}@0s"), 2, "unexpected argument"),
+        (("ram", "everything"), 2, "no moment"),
+        (("ram", "{}@0s"), 5, "record --what ram"),
+        (("ram", "{}@99s"), 3, "outside"),
+    ],
+)
+def test_what_a_recording_does_not_tell_of_ram_is_refused(
+    words: tuple[str, ...], code: int, text: str, sums: Path
+) -> None:
+    run = mematlas(*(word.format(sums) for word in words))
+    assert (run.returncode, run.stdout) == (code, "")
+    assert text in run.stderr
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_amounts_at_each_moment_add_up_by_vma(path: Path) -> None:
 
 
 def test_a_program_is_recorded_to_its_end_and_its_exit_code_passed_on(path: Path) -> None:
-    code = "import time; a = bytearray(1 << 24); time.sleep(0.5); raise SystemExit(7)"
+    code = "import time; a = bytearray(1 << 24); time.sleep(1.5); raise SystemExit(7)"
     run = mematlas("record", "-o", path, *FAST, "--", sys.executable, "-c", code)
     assert run.returncode == 7
     assert recorded(path, "SELECT why LIKE 'process % ended' FROM process_end") == [(1,)]
@@ -108,14 +108,18 @@ def test_another_program_and_the_end_are_events(path: Path) -> None:
 
 
 def test_members_of_a_group_join_as_they_appear_and_leave(path: Path) -> None:
-    script = "sleep 0.4; sleep 0.8 & sleep 0.8 & wait; sleep 0.4"
+    script = "sleep 0.4; sleep 1.6 & sleep 1.6 & wait; sleep 0.4"
     with subprocess.Popen(["sh", "-c", script], stdin=subprocess.DEVNULL) as shell:
         mematlas("record", f"tree:{shell.pid}", "-o", path, *FAST)
     names = [name for (name,) in recorded(path, "SELECT name FROM process")]
     assert names.count("sh") == 1
     assert names.count("sleep") >= 3
     assert len(recorded(path, "SELECT * FROM process_end")) == len(names)
-    (most,) = recorded(path, "SELECT max(nr) FROM (SELECT count(*) AS nr FROM usage GROUP BY moment)")
+    at_once = (
+        "SELECT count(*) FROM process LEFT JOIN process_end ON process_end.process = id"
+        " WHERE process.moment <= moment.id AND (process_end.moment IS NULL OR process_end.moment > moment.id)"
+    )
+    (most,) = recorded(path, f"SELECT max(({at_once})) FROM moment")
     assert most[0] >= 3
 
 

@@ -27,7 +27,7 @@ class Reading(Record):
     """How a result came about."""
 
     source: str
-    """``smaps``, ``pagemap`` or ``tables``."""
+    """``smaps``, ``pagemap`` or ``tables``; ``smaps_rollup`` for sums alone."""
     duration_s: float
     torn: bool
     """Whether the VMAs changed meanwhile, so that the numbers are not of a single moment."""
@@ -126,7 +126,7 @@ class MapsResult(Tabular, Record):
 class Counters(Record):
     """What the kernel counts of a process as it goes, in bytes; None where it does not report them."""
 
-    nr_vmas: int
+    nr_vmas: int | None
     size: int | None
     """Of all VMAs (VmSize)."""
     peak_size: int | None

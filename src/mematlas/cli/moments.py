@@ -78,11 +78,11 @@ def about(moment: Moment, unpacked: Unpacked) -> str:
     return f"{moment.path} after {unpacked.elapsed:.1f} s: {when}"
 
 
-def unpack_moment(moment: Moment) -> Unpacked:
-    """Unpack the processes of a moment."""
+def unpack_moment(moment: Moment, of_machine: bool = False) -> Unpacked:
+    """Unpack the processes of a moment, or what there is of the machine."""
     from mematlas.timeline.unpacking import unpack
 
-    return unpack(moment.path, moment.seconds, moment.pid)
+    return unpack(moment.path, moment.seconds, moment.pid, of_machine)
 
 
 def refuse_several(text: str, captures: dict[int, str]) -> NoReturn:

@@ -1,4 +1,5 @@
-"""What every frame of RAM is: free, of processes, of files, of the kernel. --by order shows how free memory is cut up,
+"""What every frame of RAM is: free, of processes, of files, of the kernel. --by order shows how free memory is cut up.
+
 --verify compares the sums with /proc/meminfo, and every frame with /proc/kpageflags; --sample estimates.
 
 --list has frames one by one, --runs in runs of like ones, --by flags how many there are with which flags. --flags
@@ -7,7 +8,8 @@ with ! or ~ for "not".
 
 --kernel has the kernel's own memory in parts that add up, and what each is made of.
 
-Needs root, for frames; without, it shows the sums of /proc/meminfo.
+FILE@TIME is a moment of a recording (record --what ram). Needs root, for frames; without, it shows the sums of
+/proc/meminfo.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ LARGEST = 5
 
 
 def add_arguments(arguments: Arguments) -> None:
+    arguments.add_argument("words", nargs="*", metavar="FILE@TIME", help="at a moment of a recording")
     arguments.add_argument("--by", choices=BY, help="rows: kind (default), zone, node, order, mapped, cgroup or flags")
     arguments.add_argument("--kernel", action="store_true", help="what the kernel has memory for, in parts")
     arguments.add_argument("--flags", metavar="FLAG,...", help="only frames with these: anon,!dirty,bit_27")
@@ -60,7 +63,10 @@ def add_arguments(arguments: Arguments) -> None:
 
 
 def run(args: Namespace, session: Session) -> int:
-    if lists(args):
+    is_list = lists(args)
+    if args.words:
+        return at_moment(args, session)
+    if is_list:
         session.show(frames_of(args, session), args)
         return 0
     if args.range is not None:
@@ -87,6 +93,24 @@ def run(args: Namespace, session: Session) -> int:
             return ram_table(frames.look(args.by or "kind", args.sample), line, args.limit, only_seen=only_seen)
 
         session.show(make, args)
+    return 0
+
+
+def at_moment(args: Namespace, session: Session) -> int:
+    """Show what frames were used for at a moment of a recording."""
+    from mematlas.observe.recorded_ram import read_ram
+    from mematlas.views.ram import ram_table
+
+    asked = [f"--{name}" for name in ("list", "runs", "kernel", "verify") if getattr(args, name)]
+    asked += [f"--{name}" for name in ("flags", "sample") if getattr(args, name) is not None]
+    if asked or (args.by or "kind") != "kind":
+        what = asked[0] if asked else f"--by {args.by}"
+        raise BadInput(f"{what}: a recording has what frames were used for, by kind")
+    text, *more = args.words
+    if more:
+        raise BadInput(f"unexpected argument {more[0]!r}")
+    result = read_ram(session.machine_at(text))
+    session.show(lambda: ram_table(result, "", args.limit), args)
     return 0
 
 
@@ -136,7 +160,7 @@ def frames_of(args: Namespace, session: Session) -> Callable[[], Table]:
 
 
 COMMAND = Command(
-    "[options]",
+    "[options] [FILE@TIME]",
     __doc__,
     add_arguments,
     run,

@@ -9,6 +9,7 @@ import time
 
 from mematlas.cli.command import MORE, TARGET, Command
 from mematlas.cli.options import add_source, add_target, parse_fraction, parse_interval, parse_seconds
+from mematlas.cli.session import allow_many_files
 from mematlas.errors import BadInput, Error, did_you_mean
 from mematlas.timeline.sampler import BUDGET
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from mematlas.timeline.recorder import RecordResult
     from mematlas.timeline.watch import Watch
 
+EVERYBODY = ""
+"""The target where all processes are."""
 OWN_FAILURE = 125
 """The exit code where a program was started and we failed: its own are those of the program."""
 
@@ -27,6 +30,7 @@ def add_arguments(arguments: Arguments) -> None:
     from mematlas.analysis.assertions import parse_assertion
 
     add_target(arguments, after=0.0)
+    arguments.add_argument("--machine", action="store_true", help="all processes, and what come and go meanwhile")
     arguments.add_argument(
         "-o", "--output", metavar="FILE", help="where to (default NAME-PID-TIME.mematlas); - streams"
     )
@@ -45,7 +49,7 @@ def add_arguments(arguments: Arguments) -> None:
         "-d", "--duration", type=parse_seconds, metavar="TIME", help="for so long (default: to the end)"
     )
     arguments.add_argument(
-        "--what", type=parse_what, metavar="WHAT", help="up to usage, vmas (default), pages or frames"
+        "--what", type=parse_what, metavar="WHAT", help="up to usage, vmas (default), pages or frames; and ram"
     )
     arguments.add_more(
         "--when",
@@ -87,22 +91,33 @@ def run(args: Namespace, session: Session) -> int:
         raise BadInput("--when is about a moment: growth takes many")
     if args.output == "-" and session.out.isatty():
         raise BadInput("not writing a stream to a terminal: give a file, or redirect it")
-    targets = [session.text, *session.more]
-    if session.command is not None:
-        targets[0] = f"tree:{session.text}"
+    targets = targets_of(args, session)
     try:
         redactor = None
         if args.redact:
             from mematlas.observe.captures import Redactor
 
             redactor = Redactor()
-        what = args.what or ("vmas",)
-        with Watch(targets, session.procfs, args.source, args.max_stall, what, redactor) as watch:
+        what = args.what or (("usage",) if args.machine else ("vmas",))
+        allow_many_files()
+        with Watch(targets, session.procfs, args.source, args.max_stall, what, redactor, args.machine) as watch:
             return record(watch, args, session)
     except Error as error:
         if session.command is not None:
             error.exit_code = OWN_FAILURE
         raise
+
+
+def targets_of(args: Namespace, session: Session) -> list[str]:
+    """Return the targets that were named."""
+    if args.machine:
+        if session.command is not None or session.text != EVERYBODY or session.more:
+            raise BadInput("--machine records all processes: without TARGET, and without a COMMAND")
+        return []
+    targets = [session.text, *session.more]
+    if session.command is not None:
+        targets[0] = f"tree:{session.text}"
+    return targets
 
 
 def record(watch: Watch, args: Namespace, session: Session) -> int:
@@ -148,14 +163,15 @@ def default_path(watch: Watch) -> str:
 
 
 COMMAND = Command(
-    "[options] TARGET... | -- COMMAND ...",
+    "[options] TARGET... | --machine | -- COMMAND ...",
     __doc__,
     add_arguments,
     run,
     examples=(
         ("mematlas record redis-server -d 60s -o redis.mematlas", "a minute"),
-        ("mematlas record name:postgres --when 'rss > 2GiB'", "all of that name, from then on"),
         ("mematlas record -o build.mematlas -- make", "a program, to its end"),
+        ("mematlas record --machine -d 60s", "all processes"),
     ),
     words=(TARGET, MORE),
+    default_target=lambda args: EVERYBODY if args.machine and not args.words else None,
 )

@@ -3,7 +3,8 @@ which manner: a leak, a sawtooth, filling, steady (mematlas help measures; - wit
 reached AFTER so long, and the process had ENDED by then. The file may be anybody's: nothing in it is run.
 
 KIND is summary (default); curves, amounts over time; growth, which VMAs grow and how fast; churn, what came and went,
-to swap and back; or heatmap, VMAs over time, shaded by how much of them is there.
+to swap and back; heatmap, VMAs over time, shaded by how much of them is there; or machine, what was free, swapped,
+reclaimed and waited for meanwhile on the whole machine.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ KINDS = {
     "heatmap": "VMAs over time",
     "growth": "which VMAs grow, and how fast",
     "churn": "what came and went",
+    "machine": "what became of RAM, swap and reclaim",
 }
 OF = ("present", "change", "accessed")
 
@@ -89,6 +91,11 @@ def table_of(recording: Recording, kind: str, args: Namespace, session: Session)
     summary = summary_of(recording)
     if kind == "summary":
         return summary_table(summary, args.limit)
+    if kind == "machine":
+        from mematlas.timeline.counters import counters_of
+        from mematlas.views.counters import machine_table
+
+        return machine_table(summary, counters_of(recording), args.limit)
     if kind == "curves":
         return curves_table(summary, curves_of(recording), args.limit, ascii_only)
     tracks = list(tracks_of(recording))

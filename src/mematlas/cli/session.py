@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.results import Reading
     from mematlas.cli.arguments import Namespace
     from mematlas.cli.launch import Launched
+    from mematlas.cli.moments import Moment
     from mematlas.cli.signals import Interrupts
     from mematlas.kernel.brokered import Lender
     from mematlas.model.target import Target
@@ -86,19 +87,39 @@ class Session:
         """Return what stands for a target: of a moment of a recording the directories that it is unpacked to."""
         if ("@" not in text and not text.endswith(".mematlas")) or self.command is not None:
             return [text]
-        from mematlas.cli.moments import about, parse_moment, unpack_moment
+        from mematlas.cli.moments import parse_moment
+
+        moment = parse_moment(text)
+        return [text] if moment is None else list(self._unpack(moment).captures.values())
+
+    def machine_at(self, text: str) -> str:
+        """Return the directory that has what was recorded of the machine at a moment.
+
+        Raises:
+            BadInput: the text names no moment.
+        """
+        from mematlas.cli.moments import parse_moment
 
         if (moment := parse_moment(text)) is None:
-            return [text]
+            raise BadInput(f"{text!r} is no moment of a recording: FILE@30s, FILE@end")
+        directory = self._unpack(moment, of_machine=True).directory
+        self.procfs = ProcFS(directory)
+        return directory
+
+    def _unpack(self, moment: Moment, of_machine: bool = False) -> Unpacked:
+        """Unpack a moment, unless it is; what it is unpacked to is taken away at the end."""
+        from mematlas.cli.moments import about, unpack_moment
+
+        text = moment.text
         if self.ending is None:
             from mematlas.cli.signals import Interrupts
 
             self.ending = Interrupts(self.err)
             self.ending.__enter__()
         if text not in self.moments:
-            self.moments[text] = unpack_moment(moment)
+            self.moments[text] = unpack_moment(moment, of_machine)
             self.write_notes([Note("moment", about(moment, self.moments[text]))])
-        return list(self.moments[text].captures.values())
+        return self.moments[text]
 
     def _start(self, command: list[str], after: float) -> str:
         """Start a program to look at; return its PID, as a target."""

@@ -85,7 +85,7 @@ def read_of(process: ProcessDir, name: str, parse: Callable[[bytes], T]) -> T:
             raise ProcessGone(process.pid)
         return parse(data)
 
-    return process.parsed(name, parse_some)
+    return process.parsed_short(name, parse_some)
 
 
 def parse_stat(data: bytes) -> Stat:

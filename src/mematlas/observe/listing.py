@@ -99,7 +99,7 @@ class Seen:
         self.exe = read_exe(process) if "exe" in details else None
         self.start_time = read_stat(process).start_time if "start_time" in details else None
         sizes = counters.rss or 0, counters.swap or 0, counters.tables or 0
-        self.hold = hold_by_counters(*sizes, process.procfs.page_size)
+        self.hold = 0.0 if has_sums(process) else hold_by_counters(*sizes, process.procfs.page_size)
         """For how many seconds the kernel's sums hold it up, if all pages are small ones."""
         self.found: tuple[Any, ...] | str | None = None
         """The sums over its pages, or why they are not known."""
@@ -113,6 +113,16 @@ class Seen:
             return ""
         self.found, self.space, held_up = answer
         return str(held_up)
+
+
+def has_sums(process: ProcessDir) -> bool:
+    """Whether the sums were recorded: then nobody is held up by them, and there may be nothing else."""
+    if not process.captured:
+        return False
+    try:
+        return bool(process.read_start(SMALL, 1))
+    except NotSupported:
+        return False
 
 
 def read_exe(process: ProcessDir) -> str | None:

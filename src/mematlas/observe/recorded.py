@@ -5,7 +5,8 @@ The kernel's own texts have other units and other parts than what was counted; t
 
 from __future__ import annotations
 
-from mematlas.analysis.results import Counted, VmaUsage
+from mematlas.analysis.measures import OF_PROCESS
+from mematlas.analysis.results import Counted, Counters, Reading, UsageResult, VmaUsage
 from mematlas.analysis.usage import Usage
 from mematlas.errors import FormatError, NotHeld, NotSupported, PermissionDenied
 from mematlas.frozen import Record, as_dict, fields_of, record
@@ -14,7 +15,7 @@ from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mematlas.kernel.directory import Directory
     from mematlas.kernel.maps import Vma
@@ -30,7 +31,7 @@ COLUMNS = (*fields_of(Usage), "nr_accessed", "nr_dirty")
 MOST_BYTES = 256 << 20
 MOST_NOTES = 1000
 MOST_TEXT = 1 << 13
-SOURCES = frozenset(("smaps", "pagemap", "tables"))
+SOURCES = frozenset(("smaps", "pagemap", "tables", "smaps_rollup"))
 
 
 @record
@@ -43,9 +44,25 @@ class Recorded(Record):
     notes: tuple[Note, ...]
     rows: dict[tuple[int, int], tuple[int | None, ...]]
     """Of each VMA, by where it begins and ends: one of each of `COLUMNS`."""
+    sums: dict[str, int | None] | None = None
+    """Where there is nothing of VMAs: the amounts of the process, by the names of `OF_PROCESS`."""
+
+    def usage(self) -> UsageResult | None:
+        """Return the amounts of the process; None where there are those of its VMAs."""
+        if self.sums is None:
+            return None
+        usage, counters = ({name: self.sums[name] for name in fields_of(kind)} for kind in (Usage, Counters))
+        reading = Reading(self.source, 0.0, self.torn, self.notes)
+        return UsageResult(Usage(**usage), self.sums["tables"], reading, counters=Counters(**counters))  # type: ignore[arg-type]
 
 
-def to_save(source: str, torn: bool, notes: Iterable[Note], vmas: Iterable[VmaUsage]) -> bytes:
+def to_save(
+    source: str,
+    torn: bool,
+    notes: Iterable[Note],
+    vmas: Iterable[VmaUsage],
+    sums: Mapping[str, int | None] | None = None,
+) -> bytes:
     """Return amounts as the text of a file."""
     import json
 
@@ -54,7 +71,9 @@ def to_save(source: str, torn: bool, notes: Iterable[Note], vmas: Iterable[VmaUs
         amounts = as_dict(item.usage) | {"nr_accessed": item.nr_accessed, "nr_dirty": item.nr_dirty}
         rows.append([item.start, item.end, *map(amounts.get, COLUMNS)])
     told = [[note.code, note.text] for note in notes]
-    value = {"source": source, "torn": torn, "notes": told, "columns": COLUMNS, "vmas": rows}
+    value: dict[str, object] = {"source": source, "torn": torn, "notes": told, "columns": COLUMNS, "vmas": rows}
+    if sums is not None:
+        value["sums"] = {name: sums[name] for name in OF_PROCESS}
     return (json.dumps(value, separators=(",", ":")) + "\n").encode("ascii")
 
 
@@ -77,6 +96,8 @@ def parse_amounts(data: bytes) -> Recorded:
         source, torn, notes, columns, rows = map(value.__getitem__, ("source", "torn", "notes", "columns", "vmas"))
         whole = tuple(Note.again(code, text) for code, text in notes)
         amounts = {(start, end): tuple(row) for start, end, *row in rows}
+        sums = value.get("sums")
+        are_sums = sums is None or (tuple(sums) == OF_PROCESS and all(map(is_amount, sums.values())))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise FormatError(NAME, expected="what a recording holds of a process") from None
     are_texts = all(type(text) is str and len(text) <= MOST_TEXT for note in whole for text in (note.code, note.text))
@@ -86,7 +107,9 @@ def parse_amounts(data: bytes) -> Recorded:
         raise FormatError(NAME, expected=f"the columns of version 1, of at most {MAX_CAPTURED_VMAS:,} VMAs")
     if not all(len(row) == len(COLUMNS) and all(map(is_amount, row)) for row in amounts.values()):
         raise FormatError(NAME, expected="amounts of 64 bits")
-    return Recorded(source, torn, whole, amounts)
+    if not are_sums or (sums and sums["nr_pages"] is None):
+        raise FormatError(NAME, expected="the amounts of a process")
+    return Recorded(source, torn, whole, amounts, sums)
 
 
 def is_amount(value: object) -> bool:

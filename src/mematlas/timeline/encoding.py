@@ -7,7 +7,7 @@ import zlib
 
 from mematlas.analysis.measures import amounts_of
 from mematlas.frozen import as_dict
-from mematlas.timeline.schema import AMOUNTS, AMOUNTS_OF_VMA, signed
+from mematlas.timeline.schema import AMOUNTS, AMOUNTS_OF_VMA, OF_MACHINE, signed
 from mematlas.timeline.watch import EXIT, HIDDEN
 from mematlas.timeline.words import changes, pack
 
@@ -72,6 +72,8 @@ class Encoder:
         self._nr_processes = 0
         self._nr_vmas = 0
         self._known: dict[tuple[int, int], Known] = {}
+        self._counters: dict[str, int] = {}
+        self._ram = b""
 
     def rows_of(self, snapshot: Snapshot[Look]) -> Rows:
         """Return the rows that a moment adds, by table."""
@@ -80,11 +82,25 @@ class Encoder:
         rows: Rows = {}
         cost = snapshot.cost
         add(rows, "moment", (moment, snapshot.time, snapshot.elapsed, cost.cpu_s, cost.stall_s))
+        self._add_machine(rows, moment, snapshot.found)
         for seen in snapshot.found.seen:
             self._add_process(rows, moment, seen)
         for happening in snapshot.found.happenings:
             self._add_happening(rows, moment, happening)
         return rows
+
+    def _add_machine(self, rows: Rows, moment: int, look: Look) -> None:
+        before, self._counters = self._counters, look.counters
+        for name, value in look.counters.items():
+            if before.get(name) != value:
+                add(rows, "counter", (name, moment, signed(value)))
+        if look.ram is not None:
+            from mematlas.observe.recorded_ram import NAME, to_save
+
+            text = to_save(look.ram)
+            if text != self._ram:
+                self._ram = text
+                add_file(rows, (OF_MACHINE, NAME, moment), None, zlib.compress(text))
 
     def _add_process(self, rows: Rows, moment: int, seen: Seen) -> None:
         key = seen.pid, seen.start_time

@@ -10,7 +10,7 @@ import io
 import json
 
 from mematlas.analysis.usage import Usage, total
-from mematlas.errors import FormatError, NotSupported
+from mematlas.errors import FormatError, NotHeld, NotSupported
 from mematlas.frozen import fields_of
 from mematlas.kernel.machine import FILE_KINDS
 from mematlas.kernel.packed import write_packed
@@ -20,6 +20,7 @@ from mematlas.observe.captures import FRAME_FILES
 from mematlas.observe.moments import TEXTS, WORDS
 from mematlas.observe.recorded import NAME as AMOUNTS
 from mematlas.observe.recorded import to_save
+from mematlas.observe.recorded_ram import NAME as RAM
 from mematlas.timeline.words import changed, empty, parts_of
 
 TYPE_CHECKING = False
@@ -28,15 +29,18 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mematlas.analysis.results import VmaUsage
-    from mematlas.timeline.recording import RecordedProcess, Recording
+    from mematlas.timeline.recording import RecordedProcess, RecordedUsage, Recording
     from mematlas.timeline.words import Sparse
 
 PACKED = ".packed"
 OF_PROCESS = frozenset(
-    ("stat", "status", "comm", "maps", "smaps", "ksm_merging_pages", AMOUNTS, *TEXTS, SAVED, f"pagemap{PACKED}")
+    (
+        *("stat", "status", "comm", "maps", "smaps", "smaps_rollup", "ksm_merging_pages"),
+        *(AMOUNTS, *TEXTS, SAVED, f"pagemap{PACKED}"),
+    )
 )
 """What there may be of a process, in a directory that is called as its PID."""
-OF_ALL = frozenset((MACHINE, *(f"{name}{PACKED}" for name in FRAME_FILES)))
+OF_ALL = frozenset((MACHINE, RAM, *(f"{name}{PACKED}" for name in FRAME_FILES)))
 FACTS: dict[str, Any] = {
     "kinds": {},
     "hidden": [],
@@ -81,6 +85,10 @@ def files_at(recording: Recording, processes: Sequence[RecordedProcess], moment:
     for process in processes:
         for name, data in files_of(recording, process, moment, facts).items():
             yield f"{process.pid}/{name}", data
+    if (ram := recording.text_at(None, RAM, moment)) is not None:
+        yield RAM, ram
+    elif not processes:
+        raise NotHeld(RAM, "what RAM was used for is not recorded (record --what ram)")
     for name, words in facts.words.items():
         yield f"{name}{PACKED}", packed(words)
     yield MACHINE, machine_text(recording, facts)
@@ -93,6 +101,7 @@ class Facts:
         self.kinds: dict[str, str] = {}
         self.paths: dict[str, str] = {}
         self.has_smaps = True
+        self.has_vmas = True
         self.torn = False
         self.found: dict[str, Any] = {}
         """What captures say of processes of which single pages were recorded."""
@@ -134,8 +143,10 @@ def files_of(recording: Recording, process: RecordedProcess, moment: int, facts:
     """Return the files of a process, by their names."""
     vmas = recording.vmas_at(process, moment)
     found = recording.usage_at(process, moment)
-    if not vmas or found is None:
-        raise NotSupported(f"process {process.pid} at that moment", "VMAs: record --what vmas")
+    if found is None:
+        raise NotSupported(f"process {process.pid} at that moment", "a look at it")
+    if not vmas:
+        return files_of_sums(process, found, facts, page_size_of(recording))
     usage = total(item.usage for item in vmas)
     files = {
         "stat": stat_text(process),
@@ -153,6 +164,20 @@ def files_of(recording: Recording, process: RecordedProcess, moment: int, facts:
     facts.has_smaps &= "smaps" in files
     facts.torn |= found.torn
     return files | recorded_files(recording, process, moment, facts)
+
+
+def files_of_sums(process: RecordedProcess, found: RecordedUsage, facts: Facts, page_size: int) -> dict[str, bytes]:
+    """Return the files of a process of which sums alone were recorded."""
+    usage = Usage(**{name: found.amounts[name] for name in fields_of(Usage)})  # type: ignore[arg-type]
+    facts.has_vmas = False
+    facts.torn |= found.torn
+    return {
+        "stat": stat_text(process),
+        "status": status_text(process, usage, found.amounts),
+        "comm": process.name.encode() + b"\n",
+        "smaps_rollup": rollup_text(usage, page_size),
+        AMOUNTS: to_save(found.source, found.torn, found.notes, [], found.amounts),
+    }
 
 
 def recorded_files(recording: Recording, process: RecordedProcess, moment: int, facts: Facts) -> dict[str, bytes]:
@@ -195,6 +220,8 @@ def page_size_of(recording: Recording) -> int:
 def machine_text(recording: Recording, facts: Facts) -> bytes:
     """Return what is to be known of all of them: on what machine, and what was not recorded."""
     lacks = LACKS if facts.has_smaps else LACKS | {"smaps": "some amounts were not known when this was recorded"}
+    if not facts.has_vmas:
+        lacks = LACKS | dict.fromkeys(("maps", "smaps"), "VMAs are not recorded (record --what vmas)")
     value = FACTS | facts.found | recording.machine
     if not isinstance(value["kinds"], dict):
         raise FormatError(MACHINE, expected="kinds by file")
@@ -245,20 +272,35 @@ def is_whole(usage: Usage) -> bool:
 
 def smaps_text(item: VmaUsage, page_size: int) -> bytes:
     """Return what smaps says of a VMA besides its line, as far as it was recorded; in its unit, rounded down."""
-    return b"".join(b"%b: %d kB\n" % (name.encode(), size >> 10) for name, size in smaps_fields(item, page_size))
+    return fields_text({"Size": item.vma.size} | smaps_fields(item.usage, page_size))
 
 
-def smaps_fields(item: VmaUsage, page_size: int) -> Iterator[tuple[str, int]]:
-    """Yield its fields in bytes."""
-    usage = item.usage
-    known = {name: getattr(usage, name) or 0 for name in fields_of(Usage)}
-    own_hugetlb = min(known["nr_exclusive"] * page_size - known["uss"], known["hugetlb"])
-    yield from (("Size", item.vma.size), ("Rss", known["rss"]), ("Pss", known["pss"]))
-    yield from (("Private_Clean", 0), ("Private_Dirty", known["uss"]), ("Anonymous", known["anon"]))
-    if usage.lazyfree is not None:
-        yield "LazyFree", usage.lazyfree
-    yield "AnonHugePages", known["thp"]
-    yield from (("Shared_Hugetlb", known["hugetlb"] - max(own_hugetlb, 0)), ("Private_Hugetlb", max(own_hugetlb, 0)))
-    yield "Swap", known["swap"]
-    if usage.swap_pss is not None:
-        yield "SwapPss", usage.swap_pss
+def rollup_text(usage: Usage, page_size: int) -> bytes:
+    """Return what smaps_rollup says of a process, as far as it was recorded."""
+    return b"0-0 ---p 00000000 00:00 0 [rollup]\n" + fields_text(smaps_fields(usage, page_size))
+
+
+def fields_text(fields: Mapping[str, int | None]) -> bytes:
+    """Return the lines of those fields that are known."""
+    known = ((name, size) for name, size in fields.items() if size is not None)
+    return b"".join(b"%b: %d kB\n" % (name.encode(), size >> 10) for name, size in known)
+
+
+def smaps_fields(usage: Usage, page_size: int) -> dict[str, int | None]:
+    """Return the fields of smaps in bytes."""
+    hugetlb, own_hugetlb = usage.hugetlb, None
+    if usage.nr_exclusive is not None and usage.uss is not None and hugetlb is not None:
+        own_hugetlb = max(min(usage.nr_exclusive * page_size - usage.uss, hugetlb), 0)
+    return {
+        "Rss": usage.rss,
+        "Pss": usage.pss,
+        "Private_Clean": 0,
+        "Private_Dirty": usage.uss,
+        "Anonymous": usage.anon,
+        "LazyFree": usage.lazyfree,
+        "AnonHugePages": usage.thp,
+        "Shared_Hugetlb": None if own_hugetlb is None or hugetlb is None else hugetlb - own_hugetlb,
+        "Private_Hugetlb": own_hugetlb,
+        "Swap": usage.swap,
+        "SwapPss": usage.swap_pss,
+    }

@@ -22,10 +22,19 @@ from mematlas.kernel.threads import SAVED
 from mematlas.model.machine import KEYS
 from mematlas.notes import Note
 from mematlas.observe.moments import TEXTS, WORDS
-from mematlas.observe.sources import SOURCES
+from mematlas.observe.recorded import SOURCES
 from mematlas.timeline.encoding import MOST_DELTAS
 from mematlas.timeline.recording_files import MOST_TEXT, RecordingFiles, connect, copy_both, settle
-from mematlas.timeline.schema import AMOUNTS, AMOUNTS_OF_VMA, APPLICATION_ID, USE, VERSION, statements, unsigned
+from mematlas.timeline.schema import (
+    AMOUNTS,
+    AMOUNTS_OF_VMA,
+    APPLICATION_ID,
+    OF_MACHINE,
+    USE,
+    VERSION,
+    statements,
+    unsigned,
+)
 from mematlas.timeline.words import changed, empty, unpack
 
 TYPE_CHECKING = False
@@ -339,14 +348,15 @@ class Recording:
             raise FormatError(self.path, expected="files of a capture")
         return [name for (name,) in rows]
 
-    def text_at(self, process: RecordedProcess, name: str, moment: int) -> bytes | None:
-        """Return a text as it was at a moment; None where there was none then."""
+    def text_at(self, process: RecordedProcess | None, name: str, moment: int) -> bytes | None:
+        """Return a text as it was at a moment, of a process or of the machine; None where there was none then."""
+        number = process.number if process else OF_MACHINE
         rows = self._rows(
-            "SELECT max(moment) FROM file WHERE process = ? AND name = ? AND moment <= ?", process.number, name, moment
+            "SELECT max(moment) FROM file WHERE process = ? AND name = ? AND moment <= ?", number, name, moment
         )
         if (at := rows[0][0]) is None:
             return None
-        packed = self._data(process, name, at)
+        packed = self._data(number, name, at)
         if not packed:
             return None
         unpacker = zlib.decompressobj()
@@ -383,17 +393,17 @@ class Recording:
             if base != before or len(steps) > MOST_DELTAS + 1:
                 raise FormatError(self.path, expected="changes one after the other")
             try:
-                words = changed(words, unpack(self._data(process, name, at)))
+                words = changed(words, unpack(self._data(process.number, name, at)))
             except FormatError as error:
                 raise FormatError(self.path, place=f"{name}, moment {at}", expected=error.expected) from None
             before = at
         return words
 
-    def _data(self, process: RecordedProcess, name: str, moment: int) -> bytes:
-        """Return what was recorded of a file at a moment."""
+    def _data(self, number: int, name: str, moment: int) -> bytes:
+        """Return what was recorded of a file, of the process of a number, at a moment."""
         rows = self._rows(
             "SELECT part, data FROM file WHERE process = ? AND name = ? AND moment = ? ORDER BY part LIMIT ?",
-            process.number,
+            number,
             name,
             moment,
             MOST_PARTS + 1,
@@ -402,6 +412,25 @@ class Recording:
         if not are_parts or len(rows) > MOST_PARTS:
             raise FormatError(self.path, expected=f"{name} in parts")
         return b"".join(data for _, data in rows)
+
+    # Of the machine
+
+    def counter_series(self, name: str) -> tuple[list[float], list[int]]:
+        """Return a counter of the machine at the moments of the recording, of many at some, and when these were."""
+        times, amounts = [], []
+        for moment in some_of(1, self.nr_moments):
+            rows = self._rows(
+                "SELECT value FROM counter WHERE name = ? AND moment <= ? ORDER BY moment DESC LIMIT 1", name, moment
+            )
+            if rows:
+                times.append(self.elapsed(moment))
+                amounts.append(self._counter(rows[0][0]))
+        return times, amounts
+
+    def _counter(self, value: object) -> int:
+        if type(value) is not int:
+            raise FormatError(self.path, expected="a counter")
+        return unsigned(value)
 
     # Amounts
 

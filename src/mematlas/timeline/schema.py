@@ -22,6 +22,8 @@ AMOUNTS = (*OF_PROCESS, *FAULTS)
 """Columns of the amounts of a process."""
 AMOUNTS_OF_VMA = fields_of(Usage)
 USE = ("nr_accessed", "nr_dirty")
+OF_MACHINE = 0
+"""In the place of a process, with a file that is of the whole machine."""
 
 TABLES: dict[str, dict[str, str]] = {
     "recording": {"key": "TEXT PRIMARY KEY", "value": TEXT},
@@ -61,12 +63,14 @@ TABLES: dict[str, dict[str, str]] = {
         "data": BLOB,
     },
     "note": {"moment": INTEGER, "process": INTEGER, "code": TEXT, "text": TEXT},
+    "counter": {"name": TEXT, "moment": INTEGER, "value": INTEGER},
 }
 """Each table with its columns, and what these hold."""
 KEYS = {
     "usage": ("process", "moment"),
     "vma_usage": ("vma", "moment"),
     "file": ("process", "name", "moment", "part"),
+    "counter": ("name", "moment"),
 }
 """What the rows of a table are in order of, where they have no number."""
 INDEXES = {"vma_process": ("vma", "process"), "event_moment": ("event", "moment")}

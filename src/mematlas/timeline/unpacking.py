@@ -64,8 +64,10 @@ class Unpacked(Record):
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def unpack(path: str, seconds: float, pid: int | None = None) -> Unpacked:
+def unpack(path: str, seconds: float, pid: int | None = None, of_machine: bool = False) -> Unpacked:
     """Unpack the processes that a recording has at a moment so long after its first; or the one of a PID.
+
+    With ``of_machine`` no process, but what was recorded of the machine as a whole.
 
     Raises:
         TargetNotFound: there is no such file, the moment is outside, or nobody of that PID was there.
@@ -78,7 +80,7 @@ def unpack(path: str, seconds: float, pid: int | None = None) -> Unpacked:
         child = os.fork()
         if child == 0:
             os.close(told)
-            run(files, seconds, pid, tell)
+            run(files, seconds, pid, of_machine, tell)
         os.close(tell)
     finally:
         files.close()
@@ -161,7 +163,7 @@ def save(name: str, data: bytes, directory: str) -> int | None:
 # In the child
 
 
-def run(files: RecordingFiles, seconds: float, pid: int | None, tell: int) -> NoReturn:
+def run(files: RecordingFiles, seconds: float, pid: int | None, of_machine: bool, tell: int) -> NoReturn:
     """Tell of the files of a moment, and end."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with who waits for it
@@ -175,10 +177,11 @@ def run(files: RecordingFiles, seconds: float, pid: int | None, tell: int) -> No
             if has_rights:
                 leave_rights({*files.fds, tell})
             with Recording(files, is_private=has_rights) as recording:
-                found = found_at(recording, seconds, pid)
-                when = b"%r %r" % recording.when(found[-1])
+                moment = recording.moment_at(seconds)
+                processes = [] if of_machine else found_at(recording, seconds, moment, pid)
+                when = b"%r %r" % recording.when(moment)
                 out.write(b"%b %d\n%b" % (WHEN.encode("ascii"), len(when), when))
-                for name, data in files_at(*found):
+                for name, data in files_at(recording, processes, moment):
                     out.write(b"%b %d\n" % (name.encode("ascii"), len(data)))
                     out.write(data)
             out.write(f"{END}\n".encode("ascii"))
@@ -206,11 +209,10 @@ def end(number: int, _: object) -> None:
     raise KeyboardInterrupt
 
 
-def found_at(recording: Recording, seconds: float, pid: int | None) -> tuple[Recording, list[RecordedProcess], int]:
-    """Return the processes of a moment that are wanted, and the moment."""
-    moment = recording.moment_at(seconds)
+def found_at(recording: Recording, seconds: float, moment: int, pid: int | None) -> list[RecordedProcess]:
+    """Return the processes of a moment that are wanted."""
     processes = [one for one in recording.processes_at(moment) if pid in (None, one.pid)]
     if not processes:
         who = "no process" if pid is None else f"no process {pid}"
         raise TargetNotFound(f"{recording.path} has {who} at {seconds:g} s")
-    return recording, processes, moment
+    return processes

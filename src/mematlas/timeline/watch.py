@@ -6,8 +6,9 @@ from mematlas.errors import NoAddressSpace, PermissionDenied, ProcessGone, Targe
 from mematlas.frozen import record, replace
 from mematlas.kernel.status import PROGRAM, parse_faults, parse_layout, read_layout, read_stat_whole
 from mematlas.model.search import distinct, find
-from mematlas.model.target import is_group
+from mematlas.model.target import Target, is_group
 from mematlas.notes import Note
+from mematlas.observe.counters import read_counters
 from mematlas.observe.process import Process
 from mematlas.observe.sources import MAX_STALL
 
@@ -16,34 +17,42 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from typing import Self
 
+    from mematlas.analysis.frames import FramesResult
     from mematlas.analysis.results import Reading, UsageResult, VmaUsage
     from mematlas.kernel.procfs import ProcFS
     from mematlas.kernel.status import Faults
-    from mematlas.model.target import Target
     from mematlas.observe.captures import Redactor
+    from mematlas.observe.frames import Frames
     from mematlas.timeline.words import Sparse
     from mematlas.words import Source
 
 REDACTED = "redacted"
 EXEC, EXIT, HIDDEN = "exec", "exit", "hidden"
-WHAT = {
+OF_PROCESS = {
     "usage": "amounts of each process",
     "vmas": "amounts of each VMA",
     "pages": "the state of each page",
     "frames": "which frames pages are in, with their flags and map counts",
 }
-"""What can be looked at; each takes those before it."""
+"""What of a process can be looked at; each takes those before it."""
+RAM = "ram"
+WHAT = OF_PROCESS | {RAM: "what every frame of RAM is used for"}
+"""What can be looked at."""
+MACHINE = "machine"
+"""What named a process where all are watched."""
+AGAIN = 30
+"""Looks after which those that were left out are looked at again: another process may have their number."""
 
 
 def with_what_it_needs(what: Collection[str]) -> frozenset[str]:
     """Return what is to be looked at, with what that takes.
 
-    >>> sorted(with_what_it_needs(["pages"]))
-    ['pages', 'usage', 'vmas']
+    >>> sorted(with_what_it_needs(["pages"])), sorted(with_what_it_needs(["ram"]))
+    (['pages', 'usage', 'vmas'], ['ram', 'usage'])
     """
-    names = list(WHAT)
-    most = max(map(names.index, what))
-    return frozenset(names[: most + 1])
+    names = list(OF_PROCESS)
+    most = max((names.index(name) for name in what if name in OF_PROCESS), default=0)
+    return frozenset((*names[: most + 1], *(name for name in what if name == RAM)))
 
 
 @record
@@ -88,6 +97,10 @@ class Look:
 
     seen: tuple[Seen, ...]
     happenings: tuple[Happening, ...]
+    counters: dict[str, int]
+    """Of the machine, see `mematlas.analysis.counters`."""
+    ram: FramesResult | None = None
+    """What frames were used for; None unless that is watched."""
 
     @property
     def readings(self) -> Iterator[Reading]:
@@ -129,8 +142,13 @@ class Watch:
         max_stall: float = MAX_STALL,
         what: Collection[str] = ("usage", "vmas"),
         redactor: Redactor | None = None,
+        everybody: bool = False,
     ) -> None:
-        """With a ``redactor``, what is seen has no names of processes, of files, or of who they are of."""
+        """With a ``redactor``, what is seen has no names of processes, of files, or of who they are of.
+
+        With ``everybody``, all processes are watched, and those that may not be looked at are left out.
+        """
+        self.everybody = everybody
         self.targets = tuple(dict.fromkeys(targets))
         self.procfs = procfs
         self.source = source
@@ -140,10 +158,15 @@ class Watch:
         self.redactor = redactor
         self._watched: dict[tuple[int, int], Watched] = {}
         self._refused: set[tuple[int, int]] = set()
-        self._has_looked = False
+        self._nr_looks = 0
+        self._frames: Frames | None = None
+        self._left_out: set[int] = set()
+        """Numbers of processes of the machine that have no memory, or may not be looked at."""
         try:
             for target in self.targets:
                 self._find(target)
+            if everybody:
+                self._find_everybody()
         except BaseException:
             self.close()
             raise
@@ -159,6 +182,27 @@ class Watch:
         for one in self._watched.values():
             one.process.close()
         self._watched.clear()
+        if self._frames:
+            self._frames.close()
+            self._frames = None
+
+    def _find_everybody(self) -> None:
+        """Watch all processes that there are now."""
+        if self._nr_looks % AGAIN == 0:
+            self._left_out.clear()
+        known = {pid for pid, _ in self._watched} | self._left_out
+        for pid in self.procfs.pids():
+            if pid in known:
+                continue
+            try:
+                target = Target(self.procfs.process(pid))
+            except (ProcessGone, TargetNotFound, PermissionDenied):
+                continue
+            try:
+                self._take(target, MACHINE)
+            except (ProcessGone, TargetNotFound, NoAddressSpace, PermissionDenied):
+                target.close()
+                self._left_out.add(pid)
 
     def _find(self, text: str) -> None:
         """Find the processes of a target, and open those that are new."""
@@ -184,21 +228,25 @@ class Watch:
     def label(self) -> str:
         """A name for what is watched: of one process its own."""
         names = {one.process.stat.name for one in self._watched.values()}
+        if self.everybody:
+            return MACHINE
         alone = len(self._watched) == 1 and len(self.targets) == 1
         return f"{min(names)}-{next(iter(self._watched))[0]}" if alone else self.targets[0]
 
     @property
     def is_over(self) -> bool:
         """Whether all have ended."""
-        return not self._watched
+        return not self._watched and not self.everybody
 
     def look(self) -> Look:
         """Return how all are now, and what has happened to them since the look before."""
         happenings: list[Happening] = []
-        if self._has_looked:
+        if self._nr_looks:
             for text in filter(is_group, self.targets):
                 self._find_more(text)
-        self._has_looked = True
+            if self.everybody:
+                self._find_everybody()
+        self._nr_looks += 1
         seen = []
         for key, one in list(self._watched.items()):
             try:
@@ -207,7 +255,17 @@ class Watch:
                 if isinstance(error, ProcessGone) and not one.process.dir.is_ending():
                     continue  # it has just started another program: that is seen at the next look
                 self._let_go(key, error, happenings)
-        return Look(tuple(seen), tuple(happenings))
+        return Look(tuple(seen), tuple(happenings), read_counters(self.procfs), self._ram())
+
+    def _ram(self) -> FramesResult | None:
+        """Return what frames are used for, where that is watched."""
+        if RAM not in self.what:
+            return None
+        if self._frames is None:
+            from mematlas.observe.frames import Frames
+
+            self._frames = Frames(self.procfs)
+        return self._frames.look("kind")
 
     def _find_more(self, text: str) -> None:
         try:
@@ -223,18 +281,26 @@ class Watch:
         if is_other_program(one.layout, layout):
             happenings.append(one.happened(EXEC, "started another program"))
         one.layout = layout
-        result = process.maps(self.source, self.max_stall, first_pages=False)
+        usage, vmas = self._amounts(process)
         seen = Seen(
             pid=process.pid,
             start_time=one.start_time,
             name=process.stat.name,
             target=one.target,
-            usage=process.sum_of(result),
+            usage=usage,
             faults=parse_faults(data),
-            vmas=result.vmas if "vmas" in self.what else None,
-            files=self._files(process, result.vmas) if "pages" in self.what else None,
+            vmas=vmas,
+            files=self._files(process, vmas) if vmas is not None and "pages" in self.what else None,
         )
         return redacted(seen, self.redactor) if self.redactor else seen
+
+    def _amounts(self, process: Process) -> tuple[UsageResult, list[VmaUsage] | None]:
+        """Return the amounts of a process, and those of its VMAs where they are watched."""
+        if "vmas" not in self.what:
+            is_any = self.source == "auto"
+            return process.sums(self.max_stall) if is_any else process.usage(self.source, self.max_stall), None
+        result = process.maps(self.source, self.max_stall, first_pages=False)
+        return process.sum_of(result), result.vmas
 
     def _files(self, process: Process, vmas: list[VmaUsage]) -> Files:
         """Return what a capture of a process would hold."""
@@ -258,6 +324,9 @@ class Watch:
         one.process.close()
         if isinstance(error, ProcessGone):
             happenings.append(one.happened(EXIT, str(error)))
+            return
+        if one.target == MACHINE and self.everybody:
+            self._left_out.add(key[0])
             return
         if not is_group(one.target):
             raise error

@@ -241,7 +241,8 @@ def heading(item: Subject[UsageResult]) -> str:
     reading = item.result.reading
     source = reading.source + (f" ({reading.reader})" if reading.reader else "")
     counters = item.result.counters
-    vmas = number_of(counters.nr_vmas, "VMA") + ", " if counters else ""
+    nr_vmas = counters.nr_vmas if counters else None
+    vmas = "" if nr_vmas is None else number_of(nr_vmas, "VMA") + ", "
     who = f"{format_path(item.target['name'])}, PID {item.target['pid']}, " if item.target else ""
     return f"{who}{vmas}from {source} in {format_seconds(reading.duration_s)}"
 

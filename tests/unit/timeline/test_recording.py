@@ -87,7 +87,7 @@ class History:
     def add(self, encoder: Encoder, looked: list[Seen], happenings: list[Happening] = []) -> None:  # noqa: B006
         number = len(self.moments)
         self.moments.append({one.pid: one.vmas or [] for one in looked})
-        snapshot = Snapshot(1e9 + number, float(number), Look(tuple(looked), tuple(happenings)), Cost(0.01, 0.002))
+        snapshot = Snapshot(1e9 + number, float(number), Look(tuple(looked), tuple(happenings), {}), Cost(0.01, 0.002))
         self.rows.append(encoder.rows_of(snapshot))
 
 

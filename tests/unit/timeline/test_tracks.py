@@ -48,7 +48,7 @@ def write(path: Path, looks: list[list[VmaUsage]]) -> str:
         )
         seen = Seen(7, 77, "shop", "shop", result, Faults(1, 2), vmas)
         writing.add(
-            database, encoder.rows_of(Snapshot(1e9 + number, float(number), Look((seen,), ()), Cost(0.01, 0.0)))
+            database, encoder.rows_of(Snapshot(1e9 + number, float(number), Look((seen,), (), {}), Cost(0.01, 0.0)))
         )
     writing.finish(database)
     database.close()
