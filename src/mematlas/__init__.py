@@ -64,6 +64,8 @@ NAMES = {
     "timeline.check": "CheckResult check",
     "timeline.recording": "RecordedProcess Recording",
     "timeline.sampler": "Cost Sampler Snapshot",
+    "timeline.timeline": "Changes Detail LiveTimeline RecordedTimeline changes",
+    "timeline.watch": "Watch",
     "version": "__version__",
 }
 """The library, by the module where each name is defined."""
@@ -199,6 +201,12 @@ if TYPE_CHECKING:
     from mematlas.timeline.sampler import Cost as Cost
     from mematlas.timeline.sampler import Sampler as Sampler
     from mematlas.timeline.sampler import Snapshot as Snapshot
+    from mematlas.timeline.timeline import Changes as Changes
+    from mematlas.timeline.timeline import Detail as Detail
+    from mematlas.timeline.timeline import LiveTimeline as LiveTimeline
+    from mematlas.timeline.timeline import RecordedTimeline as RecordedTimeline
+    from mematlas.timeline.timeline import changes as changes
+    from mematlas.timeline.watch import Watch as Watch
     from mematlas.version import __version__ as __version__
 
 __all__ = sorted(HOMES)

@@ -8,6 +8,9 @@ from mematlas.frozen import as_dict, fields_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mematlas.analysis.results import Reading
     from mematlas.analysis.set_usage import SetUsage
 
 SIZE, COUNT = "size", "count"
@@ -18,6 +21,18 @@ MEASURES = {
     name: COUNT if name.startswith("nr_") else SIZE for name in dict.fromkeys((*OF_PROCESS, *OF_GROUP, *OF_CGROUP))
 }
 """Every name, with what it counts: bytes, or pages and other things."""
+
+
+def result_of(amounts: Mapping[str, int | None], reading: Reading) -> UsageResult:
+    """Return the result of a process of which these are the amounts: see `amounts_of`.
+
+    >>> from mematlas.analysis.results import Reading
+    >>> amounts = dict.fromkeys(OF_PROCESS, 4096)
+    >>> amounts_of(result_of(amounts, Reading("smaps", 0.0, torn=False, notes=()))) == amounts
+    True
+    """
+    usage, counters = ({name: amounts[name] for name in fields_of(kind)} for kind in (Usage, Counters))
+    return UsageResult(Usage(**usage), amounts["tables"], reading, counters=Counters(**counters))  # type: ignore[arg-type]
 
 
 def amounts_of(result: UsageResult | SetUsage) -> dict[str, int | None]:

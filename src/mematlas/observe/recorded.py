@@ -5,8 +5,8 @@ The kernel's own texts have other units and other parts than what was counted; t
 
 from __future__ import annotations
 
-from mematlas.analysis.measures import OF_PROCESS
-from mematlas.analysis.results import Counted, Counters, Reading, UsageResult, VmaUsage
+from mematlas.analysis.measures import OF_PROCESS, result_of
+from mematlas.analysis.results import Counted, Reading, VmaUsage
 from mematlas.analysis.usage import Usage
 from mematlas.errors import FormatError, NotHeld, NotSupported, PermissionDenied
 from mematlas.frozen import Record, as_dict, fields_of, record
@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from mematlas.analysis.results import UsageResult
     from mematlas.kernel.directory import Directory
     from mematlas.kernel.maps import Vma
     from mematlas.model.address_space import Selection
@@ -51,9 +52,7 @@ class Recorded(Record):
         """Return the amounts of the process; None where there are those of its VMAs."""
         if self.sums is None:
             return None
-        usage, counters = ({name: self.sums[name] for name in fields_of(kind)} for kind in (Usage, Counters))
-        reading = Reading(self.source, 0.0, self.torn, self.notes)
-        return UsageResult(Usage(**usage), self.sums["tables"], reading, counters=Counters(**counters))  # type: ignore[arg-type]
+        return result_of(self.sums, Reading(self.source, 0.0, self.torn, self.notes))
 
 
 def to_save(

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 MOST_SECONDS = 1e11
 """Beyond which no time is one: 3,000 years."""
 MOST_PROCESSES = 1 << 16
+MOST_MOMENTS = 1 << 22
 MOST_VMAS = 1 << 18
 MOST_PARTS = 1 << 10
 """Of one file: 1 GiB, packed."""
@@ -97,6 +98,7 @@ class RecordedUsage(Record):
     """What was known of a process at a moment."""
 
     source: str
+    duration_s: float
     torn: bool
     amounts: dict[str, int | None]
     """By the names of `mematlas.timeline.schema.AMOUNTS`."""
@@ -136,6 +138,7 @@ class Recording:
             self.nr_moments, last = row[:2]
             if self.nr_moments != (last or 0):
                 raise FormatError(self.path, expected="moments that are numbered")
+            self.first = 1
             self.began, self.seconds, self.cpu_s = (self._seconds(value or 0.0) for value in row[2:])
             """When it began, in seconds after 1970; how long it is; and what looking took of processors."""
         except BaseException:
@@ -319,9 +322,42 @@ class Recording:
             raise FormatError(self.path, expected=f"a moment {moment}")
         return self._seconds(rows[0][0]), self._seconds(rows[0][1])
 
+    def times(self) -> list[float]:
+        """Return when each moment was: seconds after the first."""
+        rows = self._rows("SELECT id, elapsed FROM moment ORDER BY id LIMIT ?", MOST_MOMENTS)
+        times = [self._seconds(row[1]) for row in rows]
+        if times != sorted(times):
+            raise FormatError(self.path, expected="moments one after the other")
+        return times
+
+    def cost_at(self, moment: int) -> tuple[float, float]:
+        """Return what a look took of processors, and of the target's time, in seconds."""
+        rows = self._rows("SELECT cpu_s, stall_s FROM moment WHERE id = ?", moment)
+        if not rows:
+            raise FormatError(self.path, expected=f"a moment {moment}")
+        return self._seconds(rows[0][0]), self._seconds(rows[0][1])
+
+    def holds(self, what: str) -> bool:
+        """Whether something was to be recorded, such as ``vmas``."""
+        import json
+
+        try:
+            return what in json.loads(self.facts.get("what") or "[]")
+        except (ValueError, RecursionError, TypeError):
+            return False
+
+    def events_at(self, moment: int) -> list[tuple[RecordedProcess | None, str, str]]:
+        """Return what had happened by a moment since the one before, with the process that it happened to."""
+        processes = {one.number: one for one in self.processes()}
+        rows = self._rows("SELECT process, kind, text FROM event WHERE moment = ? LIMIT ?", moment, MOST_PROCESSES)
+        for _, kind, text in rows:
+            if type(kind) is not str or type(text) is not str or max(len(kind), len(text)) > MOST_TEXT:
+                raise FormatError(self.path, expected="an event")
+        return [(processes.get(number), kind, text) for number, kind, text in rows]
+
     def usage_at(self, process: RecordedProcess, moment: int) -> RecordedUsage | None:
         """Return what was known of a process at a moment; None where it was not there yet."""
-        columns = ", ".join(f'"{name}"' for name in (*AMOUNTS, "source", "torn", "moment"))
+        columns = ", ".join(f'"{name}"' for name in (*AMOUNTS, "source", "duration_s", "torn", "moment"))
         rows = self._rows(
             f"SELECT {columns} FROM usage WHERE process = ? AND moment <= ? ORDER BY moment DESC LIMIT 1",
             process.number,
@@ -329,13 +365,13 @@ class Recording:
         )
         if not rows:
             return None
-        *amounts, source, torn, at = rows[0]
+        *amounts, source, seconds, torn, at = rows[0]
         known = {
             name: None if size is None else self._amount(size) for name, size in zip(AMOUNTS, amounts, strict=True)
         }
-        if source not in SOURCES or torn not in (0, 1) or type(at) is not int:
+        if source not in SOURCES or torn not in (0, 1) or type(at) is not int or known["nr_pages"] is None:
             raise FormatError(self.path, expected="how a process was read")
-        return RecordedUsage(source, bool(torn), known, tuple(self._notes(process, moment)))
+        return RecordedUsage(source, self._seconds(seconds), bool(torn), known, tuple(self._notes(process, moment)))
 
     # Files
 
@@ -415,16 +451,20 @@ class Recording:
 
     # Of the machine
 
+    def counter_at(self, name: str, moment: int) -> int | None:
+        """Return a counter of the machine at a moment; None where there was none by then."""
+        rows = self._rows(
+            "SELECT value FROM counter WHERE name = ? AND moment <= ? ORDER BY moment DESC LIMIT 1", name, moment
+        )
+        return self._counter(rows[0][0]) if rows else None
+
     def counter_series(self, name: str) -> tuple[list[float], list[int]]:
         """Return a counter of the machine at the moments of the recording, of many at some, and when these were."""
         times, amounts = [], []
         for moment in some_of(1, self.nr_moments):
-            rows = self._rows(
-                "SELECT value FROM counter WHERE name = ? AND moment <= ? ORDER BY moment DESC LIMIT 1", name, moment
-            )
-            if rows:
+            if (value := self.counter_at(name, moment)) is not None:
                 times.append(self.elapsed(moment))
-                amounts.append(self._counter(rows[0][0]))
+                amounts.append(value)
         return times, amounts
 
     def _counter(self, value: object) -> int:

@@ -238,6 +238,17 @@ class Watch:
         """Whether all have ended."""
         return not self._watched and not self.everybody
 
+    def process(self, pid: int) -> Process:
+        """Return a process that is watched, held open.
+
+        Raises:
+            TargetNotFound: none of that number is.
+        """
+        for (number, _), one in self._watched.items():
+            if number == pid:
+                return one.process
+        raise TargetNotFound(f"process {pid} is not watched")
+
     def look(self) -> Look:
         """Return how all are now, and what has happened to them since the look before."""
         happenings: list[Happening] = []

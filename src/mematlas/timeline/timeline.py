@@ -1,0 +1,329 @@
+"""Moments one after the other, as they are seen or as they were recorded: asked in the same way, with the same answers.
+
+A live timeline holds what it has seen in a ring in memory. What is the same as at the moment before is held once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from mematlas.analysis.counters import COUNTERS
+from mematlas.analysis.difference import AMOUNTS, DiffResult, Side, matched, row_of, weight
+from mematlas.analysis.measures import result_of
+from mematlas.analysis.results import Reading
+from mematlas.errors import BadInput, NotSupported, PermissionDenied, TargetNotFound
+from mematlas.frozen import Record, record, replace
+from mematlas.kernel.status import Faults
+from mematlas.notes import Note
+from mematlas.timeline.sampler import BUDGET, Cost, Sampler, Snapshot
+from mematlas.timeline.schema import AMOUNTS as RECORDED_AMOUNTS
+from mematlas.timeline.watch import Happening, Look, Seen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Protocol
+
+    from mematlas.analysis.frame_owners import FrameOwners
+    from mematlas.analysis.frames import FramesResult
+    from mematlas.analysis.pagetables.results import WalkedAddress
+    from mematlas.analysis.results import VmaUsage
+    from mematlas.analysis.translation import Translation
+    from mematlas.timeline.recording import RecordedProcess, Recording
+    from mematlas.timeline.watch import Watch
+
+    class Moments(Protocol):
+        """What is asked of a timeline, be it `LiveTimeline` or `RecordedTimeline`."""
+
+        @property
+        def times(self) -> Sequence[float]:
+            """When the moments are that it has: seconds after the first one that there was."""
+
+        def at(self, seconds: float) -> Snapshot[Look]:
+            """Return the last moment at or before a time."""
+
+        def between(self, first: float, last: float) -> Iterator[Snapshot[Look]]:
+            """Yield the moments from one time to another, both included."""
+
+
+KEEP = 600.0
+"""Seconds that are held, where nobody says otherwise."""
+MOST_VMAS = 2_000_000
+"""Of all moments that are held, those that have changed: some 300 bytes each."""
+
+
+@record
+class Changes(Record):
+    """What is different between two moments."""
+
+    processes: tuple[DiffResult, ...]
+    """Of each process that was there at both: single pages are not compared."""
+    came: tuple[Seen, ...]
+    """Those that were not there at the first, as they are at the second."""
+    ended: tuple[Seen, ...]
+    """Those that are not there at the second, as they were at the first."""
+    happenings: tuple[Happening, ...]
+    """What has happened in between, up to the second."""
+    counters: dict[str, int]
+    """By how much the counters of the machine have changed."""
+
+
+@record
+class Detail(Record):
+    """What an address of a process is just now."""
+
+    translation: Translation
+    walk: WalkedAddress | None
+    """How page tables lead there; None where they cannot be read."""
+    owners: FrameOwners | None
+    """Who has the frame; None where there is none, or frames are hidden."""
+    notes: tuple[Note, ...]
+    """Why something is not known."""
+
+
+def changes(timeline: Moments, first: float, last: float) -> Changes:
+    """Return what is different between the moments at two times, of a timeline of either sort.
+
+    Raises:
+        TargetNotFound: one of them is outside.
+        BadInput: the second is before the first.
+    """
+    if last < first:
+        raise BadInput(f"from {first:g} s to {last:g} s: the second is before the first")
+    before, after = timeline.at(first), timeline.at(last)
+    was, now = ({(one.pid, one.start_time): one for one in moment.found.seen} for moment in (before, after))
+    counters = before.found.counters
+    happened = (
+        happening
+        for moment in timeline.between(before.elapsed, after.elapsed)
+        if moment.elapsed > before.elapsed
+        for happening in moment.found.happenings
+    )
+    return Changes(
+        processes=tuple(
+            difference_of(was[key], one, after.elapsed - before.elapsed) for key, one in now.items() if key in was
+        ),
+        came=tuple(one for key, one in now.items() if key not in was),
+        ended=tuple(one for key, one in was.items() if key not in now),
+        happenings=tuple(happened),
+        counters={name: value - counters[name] for name, value in after.found.counters.items() if name in counters},
+    )
+
+
+def difference_of(before: Seen, after: Seen, seconds: float) -> DiffResult:
+    """Return what is different of a process."""
+    pairs = matched(before.vmas or [], after.vmas or [])
+    rows = [row_of([one] if one else [], [other] if other else [], "vma", None) for one, other in pairs]
+    different = sorted(filter(None, rows), key=weight, reverse=True)
+    return DiffResult(
+        before=side_of(before),
+        after=side_of(after),
+        is_same=True,
+        by="vma",
+        rows=tuple(different),
+        nr_same=len(rows) - len(different),
+        seconds=seconds,
+        notes=after.usage.reading.notes,
+    )
+
+
+def side_of(seen: Seen) -> Side:
+    """Return a process at a moment as one side of a comparison."""
+    amounts = {name: getattr(seen.usage, name) for name in AMOUNTS}
+    return Side(seen.pid, seen.name, seen.start_time, seen.target, amounts, seen.usage.reading.source)
+
+
+def last_before(times: Sequence[float], seconds: float) -> int:
+    """Return the number of the last of some times that is not after another.
+
+    >>> last_before([0.0, 1.0, 2.0], 1.5)
+    1
+
+    Raises:
+        TargetNotFound: there is none, or it is after the last.
+    """
+    from bisect import bisect_right
+
+    if not times or not times[0] <= seconds <= times[-1]:
+        has = f"it holds {times[0]:.1f} s to {times[-1]:.1f} s" if times else "it holds nothing yet"
+        raise TargetNotFound(f"{seconds:g} s is outside: {has}")
+    return bisect_right(times, seconds) - 1
+
+
+class LiveTimeline:
+    """What is watched, as far back as a ring in memory reaches.
+
+    >>> from mematlas.kernel.procfs import ProcFS
+    >>> with Watch(["self"], ProcFS()) as watch:  # doctest: +SKIP
+    ...     timeline = LiveTimeline(watch, interval=0.5)
+    ...     for moment in timeline:
+    ...         print(moment.elapsed, changes(timeline, 0, moment.elapsed).processes[0].changes["rss"])
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        interval: float = 1.0,
+        duration: float | None = None,
+        budget: float = BUDGET,
+        keep: float = KEEP,
+        rest: Callable[[float], object] | None = None,
+    ) -> None:
+        """Look as a `Sampler` does, each time that it is iterated, and hold ``keep`` seconds of it."""
+        self.watch = watch
+        self.keep = keep
+        more = {} if rest is None else {"rest": rest}
+        self.sampler: Sampler[Look] = Sampler(watch.look, interval, duration, budget, **more)
+        self._moments: deque[tuple[Snapshot[Look], int]] = deque()
+        """With how many VMAs each has that the one before has not."""
+        self._nr_vmas = 0
+
+    def __iter__(self) -> Iterator[Snapshot[Look]]:
+        """Look again and again; yield each moment once it is held."""
+        for snapshot in self.sampler:
+            yield self._hold(snapshot)
+            if self.watch.is_over:
+                return
+
+    def _hold(self, snapshot: Snapshot[Look]) -> Snapshot[Look]:
+        """Hold a moment, and let go of those that are too old, or too many."""
+        before = self._moments[-1][0].found if self._moments else None
+        look, nr_new = with_shared(snapshot.found, before)
+        snapshot = replace(snapshot, found=look)
+        self._moments.append((snapshot, nr_new))
+        self._nr_vmas += nr_new
+        while len(self._moments) > 1 and (
+            self._nr_vmas > MOST_VMAS or self._moments[0][0].elapsed < snapshot.elapsed - self.keep
+        ):
+            self._nr_vmas -= self._moments.popleft()[1]
+        return snapshot
+
+    @property
+    def times(self) -> list[float]:
+        """When the moments are that it holds: seconds after the first look."""
+        return [snapshot.elapsed for snapshot, _ in self._moments]
+
+    def at(self, seconds: float) -> Snapshot[Look]:
+        """Return the last moment at or before a time.
+
+        Raises:
+            TargetNotFound: that is before what is held, or after it.
+        """
+        return self._moments[last_before(self.times, seconds)][0]
+
+    def between(self, first: float, last: float) -> Iterator[Snapshot[Look]]:
+        """Yield the moments from one time to another, both included."""
+        yield from [snapshot for snapshot, _ in self._moments if first <= snapshot.elapsed <= last]
+
+    def details(self, moment: Snapshot[Look], pid: int, address: int) -> Detail:
+        """Return what an address of a process is just now: where, how page tables lead there, and who else has it.
+
+        Raises:
+            NotSupported: the moment is not the last one: nobody has kept that.
+            TargetNotFound: no such process is watched.
+            ProcessGone: it has ended meanwhile.
+        """
+        if not self._moments or moment.elapsed != self._moments[-1][0].elapsed:
+            raise NotSupported("what an address was at an earlier moment", "record --what frames")
+        from mematlas.observe.machine import Machine
+        from mematlas.observe.pagetables import PageTables
+
+        process = self.watch.process(pid)
+        (translation,) = process.translate([address])
+        walk = owners = None
+        notes: list[Note] = []
+        try:
+            with PageTables(process) as tables:
+                (walk,) = tables.walk([address]).items
+        except (PermissionDenied, NotSupported) as error:
+            notes.append(Note("no-tables", f"page tables cannot be read: {error}"))
+        if translation.pfn is not None:
+            try:
+                owners = Machine(process.procfs).owners([translation.pfn])
+            except (PermissionDenied, NotSupported, TargetNotFound) as error:
+                notes.append(Note("owners-unknown", f"who has the frame is not known: {error}"))
+        return Detail(translation, walk, owners, tuple(notes))
+
+
+def with_shared(look: Look, before: Look | None) -> tuple[Look, int]:
+    """Return a look with what is the same as in one before held once, and how many VMAs are not."""
+    was = {(one.pid, one.start_time): one for one in before.seen} if before else {}
+    seen, nr_new = [], 0
+    for one in look.seen:
+        sooner = was.get((one.pid, one.start_time))
+        vmas = one.vmas
+        if vmas is not None:
+            known: dict[int, VmaUsage] = {item.start: item for item in (sooner.vmas or ())} if sooner else {}
+            vmas = [same if (same := known.get(item.start)) == item and same else item for item in vmas]
+            nr_new += sum(known.get(item.start) is not item for item in vmas)
+            if sooner and sooner.vmas is not None and list(map(id, vmas)) == list(map(id, sooner.vmas)):
+                vmas = sooner.vmas
+        seen.append(replace(one, vmas=vmas))
+    return replace(look, seen=tuple(seen)), nr_new
+
+
+class RecordedTimeline:
+    """A recording, asked as what is watched live is.
+
+    >>> with Recording("shop.mematlas") as recording:  # doctest: +SKIP
+    ...     changes(RecordedTimeline(recording), 0, 30).processes[0].changes["rss"]
+    8388608
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.times = recording.times()
+        """When the moments are: seconds after the first."""
+
+    def at(self, seconds: float) -> Snapshot[Look]:
+        """Return the last moment at or before a time.
+
+        Raises:
+            TargetNotFound: that is outside.
+        """
+        return self._moment(last_before(self.times, seconds))
+
+    def between(self, first: float, last: float) -> Iterator[Snapshot[Look]]:
+        """Yield the moments from one time to another, both included."""
+        for index, elapsed in enumerate(self.times):
+            if first <= elapsed <= last:
+                yield self._moment(index)
+
+    def _moment(self, index: int) -> Snapshot[Look]:
+        """Return a moment."""
+        recording = self.recording
+        number = recording.first + index
+        elapsed, at = recording.when(number)
+        seen = [self._seen(process, number) for process in recording.processes_at(number)]
+        counters = {name: value for name in COUNTERS if (value := recording.counter_at(name, number)) is not None}
+        look = Look(tuple(filter(None, seen)), tuple(self._happenings(number)), counters, self._ram(number))
+        return Snapshot(at, elapsed, look, Cost(*recording.cost_at(number)))
+
+    def _seen(self, process: RecordedProcess, number: int) -> Seen | None:
+        recording = self.recording
+        found = recording.usage_at(process, number)
+        if found is None:
+            return None
+        reading = Reading(found.source, found.duration_s, found.torn, found.notes)
+        minor, major = (found.amounts[name] for name in RECORDED_AMOUNTS[-2:])
+        vmas = recording.vmas_at(process, number) if recording.holds("vmas") else None
+        return Seen(
+            pid=process.pid,
+            start_time=process.start_time,
+            name=process.name,
+            target=process.target,
+            usage=result_of(found.amounts, reading),
+            faults=Faults(minor or 0, major or 0),
+            vmas=vmas,
+        )
+
+    def _happenings(self, number: int) -> Iterator[Happening]:
+        for process, kind, text in self.recording.events_at(number):
+            if process is not None:
+                yield Happening(process.pid, process.start_time, kind, text)
+
+    def _ram(self, number: int) -> FramesResult | None:
+        from mematlas.observe.recorded_ram import NAME, parse_ram
+
+        text = self.recording.text_at(None, NAME, number)
+        return None if text is None else parse_ram(text)
