@@ -139,10 +139,14 @@ def by_smaps(sources: Sources, selection: Selection, first_pages: bool, nodes: P
     counter = SmapsCounter(sources.dir, sources.pacer(), first_pages, nodes)
     vmas, torn = read_by_smaps(sources, counter, selection)
     nr_more = OWN_LOOKS if sources.dir.pid == os.getpid() else 0
+    held: list[VmaUsage] = []
     for _ in range(nr_more):
         if not torn:
             break
-        vmas.clear()  # what this takes is room for the next
+        # What this takes is room for the next. The last of it keeps the arena that Python has mapped from being
+        # unmapped, and mapped again.
+        held += vmas[-1:]
+        vmas.clear()
         vmas, torn = read_by_smaps(sources, counter, selection)
     return Counted(source="smaps", vmas=vmas, torn=torn, notes=counter.notes)
 

@@ -83,7 +83,7 @@ def test_empty_ranges_are_left_out(victim: Callable[..., Victim]) -> None:
 def test_hole_refuses_its_range_alone(victim: Callable[..., Victim]) -> None:
     one = victim("anon_full")
     area = one["anon_full"]
-    unmapped = (4096, 8192)
+    unmapped = (mmap.PAGESIZE, 2 * mmap.PAGESIZE)
     with ProcFS().process(one.pid) as process, Advisor(process) as advisor:
         taken = advisor.advise([unmapped, (area.address, area.end)], MADV_COLD)
     assert taken == (area.size, [(*unmapped, errno.ENOMEM)])

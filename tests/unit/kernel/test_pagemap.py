@@ -40,6 +40,7 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.model.pages import STATE_OF_BYTE
 
 NR_SPARSE = 1301
+WIDE = (16 << 20) * PAGE
 PRESENT_WORD = 1 << 63 | 1 << 56 | 0x1234
 SWAP_WORD = 1 << 62 | 0x5678 << 5
 
@@ -173,8 +174,8 @@ def test_process_that_ends_while_its_holes_are_searched_is_gone() -> None:
 
 @pytest.fixture(scope="module")
 def scattered() -> Iterator[tuple[int, int]]:
-    """A process of 64 GiB with 1,301 single pages: more regions than fit one answer. Its PID and the address."""
-    with sparse(64 << 30, range(0, NR_SPARSE * 9000, 9000)) as target:
+    """A process of 16 Mi pages with 1,301 single pages: more regions than fit one answer. Its PID and the address."""
+    with sparse(WIDE, range(0, NR_SPARSE * 9000, 9000)) as target:
         yield target.pid, target.told
 
 
@@ -182,7 +183,7 @@ def present_pages(pid: int, address: int, pacer: Pacer | None = None) -> list[in
     """Return the numbers of the present pages of the area."""
     found = []
     with ProcFS().process(pid) as process, Pagemap(process, pacer) as pagemap:
-        for block in pagemap.blocks(address, address + (64 << 30)):
+        for block in pagemap.blocks(address, address + WIDE):
             first = (block.address - address) // PAGE
             found += [first + place for place, state in enumerate(block.states) if state & PRESENT]
     return found
@@ -198,7 +199,7 @@ def test_more_than_512_regions_are_each_found_once(scattered: tuple[int, int]) -
 
     with ProcFS().process(pid) as process, Pagemap(process) as pagemap:
         try:
-            found = list(pagemap.scanner.ranges(address, address + (64 << 30), PAGE_IS_PRESENT))
+            found = list(pagemap.scanner.ranges(address, address + WIDE, PAGE_IS_PRESENT))
         except NotSupported as why:
             pytest.skip(str(why))
     assert found == [(address + page * PAGE, address + (page + 1) * PAGE) for page in range(0, NR_SPARSE * 9000, 9000)]
@@ -206,7 +207,7 @@ def test_more_than_512_regions_are_each_found_once(scattered: tuple[int, int]) -
 
 def test_without_scan_holes_are_read_plainly_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     pages = list(range(0, 301 * 1900, 1900))
-    with sparse(4 << 30, pages) as target, Process(target.pid) as process:
+    with sparse((1 << 20) * PAGE, pages) as target, Process(target.pid) as process:
         newest = process.maps("pagemap")
         monkeypatch.setattr(Scanner, "_call", no_scan)
         older = process.maps("pagemap")

@@ -21,7 +21,7 @@ from helpers import (
     tells_huge_pages,
 )
 from mematlas import Process
-from mematlas.analysis.grid import Cells, absent_runs
+from mematlas.analysis.grid import FOLD_FROM, Cells, absent_runs
 from mematlas.analysis.kept import clip
 from mematlas.errors import NotSupported, ProcessGone
 from mematlas.kernel import scattered
@@ -184,10 +184,12 @@ def test_a_part_of_what_was_kept_has_the_pages_between(gaps: list[tuple[int, int
 
 
 def test_long_runs_end_where_pages_lie_apart() -> None:
-    lot, _ = scattered_of([(5000, 1, PAGE_IS_PRESENT), (1023, 1, PAGE_IS_PRESENT), (1024, 2, PAGE_IS_PRESENT)])
-    pieces: list[Block | Scattered | Hole] = [Hole(0, 5000, 0), lot, Hole(lot.end(PAGE), 1024, 0)]
+    long = FOLD_FROM // PAGE
+    gaps = [(5000, 1, PAGE_IS_PRESENT), (long - 1, 1, PAGE_IS_PRESENT), (long, 2, PAGE_IS_PRESENT)]
+    lot, _ = scattered_of(gaps)
+    pieces: list[Block | Scattered | Hole] = [Hole(0, 5000, 0), lot, Hole(lot.end(PAGE), long, 0)]
 
-    edges = list(accumulate([5000, 1, 1023, 1, 1024, 2, 1024]))
+    edges = list(accumulate([5000, 1, long - 1, 1, long, 2, long]))
     assert list(absent_runs(pieces, PAGE)) == [
         (low * PAGE, high * PAGE) for low, high in ((0, 5000), (edges[3], edges[4]), (edges[5], edges[6]))
     ]

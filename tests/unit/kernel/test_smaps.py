@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import make_process, sparse, steadily
+from helpers import PAGE, make_process, sparse, steadily
 from mematlas.errors import FormatError
 from mematlas.kernel import smaps
 from mematlas.kernel.maps import Vma, parse_maps, read_mark
@@ -186,7 +186,7 @@ def test_entry_cut_short_is_an_error_that_names_what_is_missing(field: str, tmp_
 
 @steadily
 def test_rollup_agrees_with_the_sum_of_smaps() -> None:
-    with sparse(1 << 20, range(0, 256, 3)) as target, ProcFS().process(target.pid) as process:
+    with sparse(256 * PAGE, range(0, 256, 3)) as target, ProcFS().process(target.pid) as process:
         summed = sum_fields(fields for _, fields in read_smaps(process))
         rolled = read_rollup(process)
     for name in ("Rss", "Anonymous", "Swap", "AnonHugePages"):

@@ -16,6 +16,7 @@ from conftest import NOBODY
 from helpers import Program, make_process, program
 from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
 from mematlas.kernel.procfs import ProcFS
+from mematlas.model import search
 from mematlas.model.groups import near_names
 from mematlas.model.processes import ancestors
 from mematlas.model.search import candidates_of, resolve, resolve_all
@@ -34,6 +35,12 @@ def two() -> Iterator[list[Program]]:
     """Two programs with the same odd name."""
     with program(NAMED, NAME) as one, program(NAMED, NAME) as other:
         yield [one, other]
+
+
+@pytest.fixture(autouse=True)
+def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emulated processor takes longer for the command lines than anybody should wait."""
+    monkeypatch.setattr(search, "SEARCH_SECONDS", 60.0)
 
 
 def pids(text: str) -> list[int]:

@@ -20,6 +20,7 @@ from mematlas.kernel.memory.memory import KernelMemory
 from mematlas.kernel.memory.memory_blocks import read_memory_blocks
 from mematlas.kernel.memory.readers import combined_refusal, open_kernel_memory, probe
 from mematlas.kernel.memory.vmcoreinfo import parse_vmcoreinfo, read_vmcoreinfo_span
+from mematlas.kernel.memory.x86 import is_x86_64
 from mematlas.kernel.procfs import ProcFS
 
 GIB = 1 << 30
@@ -348,6 +349,7 @@ def test_a_reader_that_does_not_exist_is_refused() -> None:
     assert "bpf" in str(combined_refusal({}, "strange"))
 
 
+@pytest.mark.skipif(not is_x86_64(), reason="needs x86-64")
 def test_a_capture_has_no_page_tables(tmp_path: os.PathLike[str]) -> None:
     with open(os.path.join(tmp_path, "machine.json"), "w") as file:
         file.write('{"page_size": 4096}')
