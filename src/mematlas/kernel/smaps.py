@@ -16,7 +16,7 @@ from mematlas.kernel.vmfile import NO_DEVICES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mematlas.kernel.maps import Files
     from mematlas.kernel.procfs import ProcessDir
@@ -39,9 +39,10 @@ def read_smaps(process: ProcessDir, files: Files = NO_DEVICES) -> list[Entry]:
 class SmapsReader:
     """Yields the same some thousands at a time. VMAs of which smaps says the same share their fields: change none."""
 
-    def __init__(self, process: ProcessDir, files: Files = NO_DEVICES) -> None:
+    def __init__(self, process: ProcessDir, files: Files = NO_DEVICES, before: LastTexts | None = None) -> None:
+        """With ``before``, what says the same as when the process was last read is not parsed again."""
         self.process = process
-        self._parser = SmapsParser(files, max_vmas(process), process.captured)
+        self._parser = SmapsParser(files, max_vmas(process), process.captured, before)
 
     @property
     def mark(self) -> int:
@@ -55,6 +56,7 @@ class SmapsReader:
 
     def __iter__(self) -> Iterator[list[Entry]]:
         last: list[Vma] = []
+        self._parser.begin()
         for batch in self.process.parsed_texts("smaps", self._parser.batches):
             if self.process.captured:
                 last += (vma for vma, _ in batch)
@@ -66,20 +68,53 @@ class SmapsReader:
             yield batch
 
 
+class LastTexts:
+    """What a process's smaps said when it was last read, and what that meant: most of it says the same again."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[int, int, bytes], tuple[list[Entry], int, int]] = {}
+        """The entries of each piece of text, given how many VMAs came before it and their mark; with the same then."""
+        self._now: dict[tuple[int, int, bytes], tuple[list[Entry], int, int]] = {}
+        self._room = MOST_KEPT
+
+    def begin(self) -> None:
+        """Begin to read once more."""
+        self._last, self._now = self._now, {}
+        self._room = MOST_KEPT
+
+    def entries(self, text: bytes, heads: VmaParser, parse: Callable[[bytes], list[Entry]]) -> list[Entry]:
+        """Return the entries of a piece of text, which ``parse`` makes unless they are known."""
+        key = heads.nr_vmas, heads.mark, text
+        known = self._last.get(key)
+        if known is None:
+            known = parse(text), heads.nr_vmas, heads.mark
+        entries, heads.nr_vmas, heads.mark = known
+        self._room -= len(text)
+        if self._room >= 0:
+            self._now[key] = known
+        return list(entries)
+
+
 class SmapsParser:
     """Makes VMAs and their fields of the text of smaps.
 
     Most VMAs of a process that has many are like others, and so is what smaps says of them: it is parsed once.
     """
 
-    def __init__(self, files: Files, most: int, captured: bool) -> None:
+    def __init__(self, files: Files, most: int, captured: bool, before: LastTexts | None = None) -> None:
         self.heads = VmaParser(files, most)
+        self._before = before
         self._captured = captured
         self._known: dict[bytes, dict[str, int]] = {}
         """Fields by their text."""
         self._names: dict[bytes, str] = {}
         self._form: EntryForm | None = None
         self.tracked: set[int] = set()
+
+    def begin(self) -> None:
+        """Begin to read a process, which may have been read before."""
+        if self._before:
+            self._before.begin()
 
     def batches(self, texts: Iterable[bytes]) -> Iterator[list[Entry]]:
         """Yield the entries of each piece of the text."""
@@ -91,14 +126,17 @@ class SmapsParser:
             if len(rest) > MAX_ENTRY:
                 raise FormatError("smaps", place=f"VMA {self.heads.nr_vmas + 1}", expected="a few lines")
             if start:
-                yield self._entries(text[: start - 1])
+                yield self._known_or(self._entries, text[: start - 1])
         if rest:
-            self._note_tracked(rest)
-            yield self._of_lines(rest)
+            yield self._known_or(self._of_lines, rest)
+
+    def _known_or(self, parse: Callable[[bytes], list[Entry]], text: bytes) -> list[Entry]:
+        """Return the entries of a piece of text, as it was understood before, or else parsed."""
+        self._note_tracked(text)
+        return self._before.entries(text, self.heads, parse) if self._before else parse(text)
 
     def _entries(self, text: bytes) -> list[Entry]:
         """Return the entries of a text that begins with one, and ends with one."""
-        self._note_tracked(text)
         parts = text.split(ENTRY_END)
         parts[0] = b"\n" + parts[0]
         known, parse = self._known, self.heads.parse
@@ -199,6 +237,8 @@ MAX_LINES = 1 << 10
 MAX_FIELDS = 1 << 12
 """Bytes of the fields of an entry that are kept, and how many such."""
 MAX_KNOWN = 1 << 10
+MOST_KEPT = 4 << 20
+"""Bytes of text that are kept of a process: some 6,000 VMAs."""
 
 
 def last_head(text: bytes) -> int:

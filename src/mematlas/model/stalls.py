@@ -8,8 +8,8 @@ are kept aside for them, too), so samples of its memory are looked at, where the
 
 from __future__ import annotations
 
-from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.status import read_memory_status, status_bytes
+from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
+from mematlas.kernel.status import read_memory_counters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,9 +39,11 @@ def smaps_hold(process: ProcessDir, enough: float = 0.0) -> float:
 
     Where that is no more than ``enough`` if all pages are small ones, nobody asks whether they are.
     """
-    status = read_memory_status(process)
-    resident, swap, tables = (status_bytes(status, name) or 0 for name in ("VmRSS", "VmSwap", "VmPTE"))
-    hold = hold_by_counters(resident, swap, tables, process.procfs.page_size)
+    counters = read_memory_counters(process)
+    if counters.rss is None and process.procfs.live and process.is_ending():
+        raise ProcessGone(process.pid)
+    resident = counters.rss or 0
+    hold = hold_by_counters(resident, counters.swap or 0, counters.tables or 0, process.procfs.page_size)
     if hold <= enough or not process.procfs.live:
         return hold
     return hold * cost_of_pages(process, resident)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mematlas.model.pages import PageReader
     from mematlas.model.unsaid import Unsaid
     from mematlas.observe.recorded import Recorded
-    from mematlas.observe.sources import Sources
+    from mematlas.observe.sources import LastUsages, Sources
     from mematlas.words import Source, State
 
 
@@ -136,7 +136,7 @@ OWN_LOOKS = 3
 
 def by_smaps(sources: Sources, selection: Selection, first_pages: bool, nodes: PageNodes | None) -> Counted:
     """Return what smaps reports; read once more where our own reading made us grow."""
-    counter = SmapsCounter(sources.dir, sources.pacer(), first_pages, nodes)
+    counter = SmapsCounter(sources.dir, sources.pacer(), first_pages, nodes, sources.last_usages)
     vmas, torn = read_by_smaps(sources, counter, selection)
     nr_more = OWN_LOOKS if sources.dir.pid == os.getpid() else 0
     held: list[VmaUsage] = []
@@ -155,7 +155,7 @@ def read_by_smaps(sources: Sources, counter: SmapsCounter, selection: Selection)
     """Return what one reading of smaps reports, and whether VMAs changed meanwhile."""
     from mematlas.kernel.smaps import SmapsReader
 
-    reader = SmapsReader(sources.dir, sources.files)
+    reader = SmapsReader(sources.dir, sources.files, sources.last_texts)
 
     def wanted(batch: Sequence[tuple[Vma, dict[str, int]]]) -> Sequence[tuple[Vma, dict[str, int]]]:
         if selection is EVERYTHING:
@@ -175,7 +175,18 @@ def read_by_smaps(sources: Sources, counter: SmapsCounter, selection: Selection)
 class SmapsCounter:
     """Counts VMAs of one process by smaps."""
 
-    def __init__(self, process: ProcessDir, pacer: Pacer | None, first_pages: bool, nodes: PageNodes | None) -> None:
+    def __init__(
+        self,
+        process: ProcessDir,
+        pacer: Pacer | None,
+        first_pages: bool,
+        nodes: PageNodes | None,
+        last: LastUsages | None = None,
+    ) -> None:
+        """With ``last``, what fields amount to is known of those that were met when the process was last read."""
+        if last is not None and len(last) > MOST_USAGES:
+            last.clear()
+        self._known: LastUsages = {} if last is None else last
         self.process = process
         self.page_size = process.procfs.page_size
         self._pacer = pacer
@@ -230,15 +241,19 @@ class SmapsCounter:
                 self.notes.add(ZERO_UNKNOWN)
             if self._first_pages:
                 firsts = pages_first(unsaid.reader, vmas)
-        known: dict[tuple[int, str, int, int | None, bool], Usage] = {}
+        known = self._known
         for (vma, fields), nr_zero, (state, phys) in zip(entries, zeros, firsts, strict=False):
             is_hidden = unsaid.is_hidden(vma) if unsaid else vma.kind in MAY_BE_HIDDEN
             # VMAs of which smaps says the same share their fields, and so they share what these amount to.
             key = id(fields), vma.kind, vma.end - vma.start, nr_zero, is_hidden
-            usage = known.get(key)
-            if usage is None:
-                usage = known[key] = usage_of_fields(vma, fields, self.page_size, nr_zero, is_hidden)
-            yield VmaUsage(vma, usage, state, phys)  # there may be very many: keywords take three times as long
+            found = known.get(key)
+            if found is None or found[0] is not fields:
+                found = known[key] = fields, usage_of_fields(vma, fields, self.page_size, nr_zero, is_hidden)
+            yield VmaUsage(vma, found[1], state, phys)  # there may be very many: keywords take three times as long
+
+
+MOST_USAGES = 1 << 13
+"""Amounts that are kept of a process between two looks, each with the fields that it is of."""
 
 
 def resident_bytes(usage: Usage) -> int:

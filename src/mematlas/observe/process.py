@@ -116,7 +116,7 @@ class Process:
 
         What they are read with costs some time to open, once, and is held until `close`.
         """
-        self.sources.will_look_again = True
+        self.sources.expect_more_looks()
 
     def address_space(self) -> AddressSpace:
         """Return the VMAs, in address order.

@@ -21,14 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import NoReturn
 
+    from mematlas.analysis.usage import Usage
     from mematlas.kernel.backing import Backings
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.procfs import Hold, ProcessDir
+    from mematlas.kernel.smaps import LastTexts
     from mematlas.model.costs import Costs
     from mematlas.model.page_source import PageSource
     from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.model.pagetables.count_access import CountAccess
     from mematlas.words import PagesFrom, Source
+
+    LastUsages = dict[tuple[int, str, int, int | None, bool], tuple[dict[str, int], Usage]]
+    """What fields of smaps amount to, by which they are, and of what; with the fields, so that nothing else is they."""
 
 SOURCES = ("auto", "smaps", "pagemap", "tables")
 PAGE_SOURCES = ("auto", "pagemap", "tables")
@@ -99,6 +104,9 @@ class Sources:
         """What knows the files that it maps."""
         self.will_look_again = False
         """Whether this is one of many looks: what page tables are read with is then opened once, and pays."""
+        self.last_texts: LastTexts | None = None
+        self.last_usages: LastUsages | None = None
+        """What smaps said when it was last read, and what that came to: None unless this is one of many looks."""
         self._access: dict[str, PageTableAccess] = {}
         """By the reader that was asked for, and by its own name."""
         self._counts: CountAccess | None = None
@@ -125,6 +133,13 @@ class Sources:
         self._counts, other._counts = other._counts, None
         self._may_count = other._may_count
         self.will_look_again = True
+
+    def expect_more_looks(self) -> None:
+        """Have what the next looks need kept from one to the other."""
+        from mematlas.kernel.smaps import LastTexts
+
+        self.will_look_again = True
+        self.last_texts, self.last_usages = LastTexts(), {}
 
     # What it is now
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import PAGE, make_process, sparse, steadily
+from helpers import PAGE, make_process, program, sparse, steadily
+from mematlas import Process
 from mematlas.errors import FormatError
 from mematlas.kernel import smaps
 from mematlas.kernel.maps import Vma, parse_maps, read_mark
@@ -18,6 +19,7 @@ from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.smaps import (
     FIELDS_USED,
     MAX_LINES,
+    LastTexts,
     SmapsParser,
     SmapsReader,
     leaves_out_huge_pages,
@@ -94,9 +96,13 @@ def entry(number: int, rss: int, *end: bytes) -> list[bytes]:
 
 def parse_pieces(lines: list[bytes], cuts: list[int]) -> list[tuple[Vma, dict[str, int]]]:
     """Parse lines as they come when the text is read in pieces."""
+    return list(chain.from_iterable(SmapsParser(NO_DEVICES, 1 << 20, False).batches(pieces_of(lines, cuts))))
+
+
+def pieces_of(lines: list[bytes], cuts: list[int]) -> list[bytes]:
+    """Return the text of lines in pieces."""
     edges = [0, *sorted(cuts), len(lines)]
-    texts = [b"\n".join(lines[low:high]) for low, high in pairwise(edges) if low < high]
-    return list(chain.from_iterable(SmapsParser(NO_DEVICES, 1 << 20, False).batches(texts)))
+    return [b"\n".join(lines[low:high]) for low, high in pairwise(edges) if low < high]
 
 
 FLAGS = b"VmFlags: rd wr mr mw me ac "
@@ -114,6 +120,78 @@ def test_entries_are_the_same_in_whatever_pieces_the_text_comes(
     lines = [line for number, (rss, end) in enumerate(told, 1) for line in entry(number, rss, *end)]
 
     assert parse_pieces(lines, [cut for cut in cuts if cut < len(lines)]) == parse_smaps(lines)
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 2)), max_size=9, unique_by=lambda one: one[0])),
+    st.lists(st.integers(0, 99), max_size=4),
+    st.sampled_from([0, 300, 1 << 20]),
+)
+def test_what_is_known_of_the_look_before_changes_nothing(
+    looks: list[list[tuple[int, int]]], cuts: list[int], room: int
+) -> None:
+    before = LastTexts()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(smaps, "MOST_KEPT", room)
+        for look in looks:
+            lines = [line for number, rss in sorted(look) for line in entry(number, 4 * rss, FLAGS)]
+            fresh, knowing = SmapsParser(NO_DEVICES, 99, False), SmapsParser(NO_DEVICES, 99, False, before)
+            knowing.begin()
+            pieces = pieces_of(lines, [cut for cut in cuts if cut < len(lines)])
+            answers = [list(chain.from_iterable(parser.batches(pieces))) for parser in (fresh, knowing)]
+            assert answers[0] == answers[1]
+            assert (fresh.heads.mark, fresh.heads.nr_vmas) == (knowing.heads.mark, knowing.heads.nr_vmas)
+            assert sum(len(key[2]) for key in before._now) <= room
+
+
+def test_what_says_the_same_again_is_not_parsed_again() -> None:
+    lines = [line for number in range(1, 9) for line in entry(number, number, FLAGS)]
+    before, looks = LastTexts(), []
+    for _ in range(3):
+        parser = SmapsParser(NO_DEVICES, 99, False, before)
+        parser.begin()
+        looks.append(list(chain.from_iterable(parser.batches([b"\n".join(lines)]))))
+    assert all(one[0] is other[0] for one, other in zip(looks[0], looks[2], strict=True))
+
+
+@pytest.mark.parametrize("which", ["usage", "maps"])
+def test_looks_at_a_process_that_changes_are_those_of_who_looks_for_the_first_time(which: str) -> None:
+    with program(CHANGING) as target, Process(target.pid) as known:
+        known.expect_more_looks()
+        for _ in range(12):
+            assert target.process.stdin
+            target.process.stdin.write("\n")
+            target.process.stdin.flush()
+            assert target.process.stdout
+            target.process.stdout.readline()
+            with Process(target.pid) as fresh:
+                answers = [getattr(process, which)("smaps").to_dict() for process in (known, fresh)]
+            for answer in answers:
+                del answer["reading"]
+            by_others = ("pss", "uss", "nr_exclusive")
+            assert without(answers[0], by_others) == without(answers[1], by_others)
+
+
+def without(value: object, names: Sequence[str]) -> object:
+    """Return a value without what others change: of files that we map too."""
+    if isinstance(value, dict):
+        return {key: without(part, names) for key, part in value.items() if key not in names}
+    return [without(part, names) for part in value] if isinstance(value, list | tuple) else value
+
+
+CHANGING = f"""
+import mmap, sys
+print(0, flush=True)
+areas = []
+for number, _ in enumerate(sys.stdin):
+    if number % 3 != 1:
+        areas.append(mmap.mmap(-1, 7 * {PAGE}, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        areas[-1][: (number % 7 + 1) * {PAGE}] = b"x" * ((number % 7 + 1) * {PAGE})
+        areas[-1][0]
+    if number % 5 == 4:
+        areas.pop(0).close()
+    print(number, flush=True)
+"""
 
 
 def test_vmas_of_which_smaps_says_the_same_share_their_fields() -> None:
