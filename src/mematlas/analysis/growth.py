@@ -115,17 +115,18 @@ def thinned(times: Sequence[float], amounts: Sequence[int]) -> Points:
 
 def slope_of(points: Points) -> Slope:
     """Return the slope of some points, at least two, at different times."""
-    slopes = sorted(
-        (later - earlier) / (end - start)
-        for index, (start, earlier) in enumerate(points)
-        for end, later in points[index + 1 :]
-        if end > start
-    )
+    from mematlas.arrays import np
+
+    times, amounts = np.array(points, np.float64).T
+    earlier, later = np.triu_indices(len(points), 1)
+    seconds = times[later] - times[earlier]
+    apart = seconds > 0
+    slopes = np.sort((amounts[later] - amounts[earlier])[apart] / seconds[apart])
     nr = len(slopes)
     reach = CERTAINTY * sqrt(variance_of_ranks([amount for _, amount in points]))
     low = max(round((nr - reach) / 2) - 1, 0)
     high = min(round((nr + reach) / 2), nr - 1)
-    return Slope(median(slopes), slopes[low], slopes[high])
+    return Slope(float(np.median(slopes)), float(slopes[low]), float(slopes[high]))
 
 
 def variance_of_ranks(amounts: Sequence[float]) -> float:

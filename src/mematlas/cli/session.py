@@ -294,14 +294,15 @@ class Session:
 
     def _write(self, make: Callable[[], Table], form: str, interval: float | None, count: int | None) -> list[str]:
         """Write results for programs; return what the last one failed in."""
-        from mematlas.views.live import ticks
+        from mematlas.timeline.sampler import Sampler
+        from mematlas.views.live import WHOLE
         from mematlas.views.writers import format_time, write
 
         failures: list[str] = []
-        for number in ticks(interval or 0, 1 if interval is None else count):
-            table = make()
+        for snapshot in Sampler(make, interval or 0, count=1 if interval is None else count, budget=WHOLE):
+            table = snapshot.found
             time = None if interval is None else format_time()
-            write(table, form, self.out, self.machine(), is_first=number == 0, time=time)
+            write(table, form, self.out, self.machine(), is_first=not snapshot.elapsed, time=time)
             if form == "csv":
                 self.write_notes(table.notes)
             self.out.flush()

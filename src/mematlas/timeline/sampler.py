@@ -79,10 +79,13 @@ class Sampler(Generic[Found]):
         duration: float | None = None,
         budget: float = BUDGET,
         rest: Callable[[float], object] = time.sleep,
+        count: int | None = None,
     ) -> None:
+        """Look for ``duration`` seconds, or so often as ``count`` says."""
         self.look = look
         self.interval = interval
         self.duration = duration
+        self.count = count
         self.budget = budget
         self._rest = rest
         self.nr_looks = 0
@@ -101,6 +104,8 @@ class Sampler(Generic[Found]):
         while True:
             snapshot = self._snapshot(began)
             yield snapshot
+            if self.nr_looks == self.count:
+                return
             wanted = self._next_time(now() - began)
             if self.duration is not None and wanted > self.duration + self.interval / 2:
                 if snapshot.elapsed >= self.duration - self.interval / 2:
@@ -127,6 +132,8 @@ class Sampler(Generic[Found]):
 
     def _next_time(self, elapsed: float) -> float:
         """Return how long after the first look the next one is to be."""
+        if not self.interval:
+            return elapsed
         even = (elapsed // self.interval + 1) * self.interval
         cost, first = self.cost, self._first
         # Opening what is read from takes a part of the first look, which is not held against the budget.
@@ -136,6 +143,11 @@ class Sampler(Generic[Found]):
             return even
         # At an interval's end all the same, so that looks stay even.
         return -(-earliest // self.interval) * self.interval
+
+    @property
+    def part(self) -> float | None:
+        """The part of one processor that looks after the first have taken; None before the second."""
+        return (self.cost.cpu_s - self._first.cpu_s) / self.seconds if self.seconds else None
 
     @property
     def nr_expected(self) -> int | None:
@@ -158,9 +170,11 @@ class Sampler(Generic[Found]):
 
 
 def readings_of(found: Any) -> Iterable[Reading]:
-    """Return how something was read: it says so of itself, or of each of its parts."""
-    readings: Iterable[Reading] = found.readings if hasattr(found, "readings") else (found.reading,)
-    return readings
+    """Return how something was read: it says so of itself, or of each of its parts. Of text nothing says so."""
+    if hasattr(found, "readings"):
+        readings: Iterable[Reading] = found.readings
+        return readings
+    return (found.reading,) if hasattr(found, "reading") else ()
 
 
 def now() -> float:

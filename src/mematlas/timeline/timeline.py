@@ -5,6 +5,7 @@ A live timeline holds what it has seen in a ring in memory. What is the same as 
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from mematlas.analysis.counters import COUNTERS
@@ -167,13 +168,12 @@ class LiveTimeline:
         duration: float | None = None,
         budget: float = BUDGET,
         keep: float = KEEP,
-        rest: Callable[[float], object] | None = None,
+        rest: Callable[[float], object] = time.sleep,
     ) -> None:
         """Look as a `Sampler` does, each time that it is iterated, and hold ``keep`` seconds of it."""
         self.watch = watch
         self.keep = keep
-        more = {} if rest is None else {"rest": rest}
-        self.sampler: Sampler[Look] = Sampler(watch.look, interval, duration, budget, **more)
+        self.sampler: Sampler[Look] = Sampler(watch.look, interval, duration, budget, rest)
         self._moments: deque[tuple[Snapshot[Look], int]] = deque()
         """With how many VMAs each has that the one before has not."""
         self._nr_vmas = 0

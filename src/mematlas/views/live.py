@@ -20,30 +20,17 @@ MORE = "... more lines"
 QUIT = {"q", "Q", "\x04"}
 """Keys that end a view: q as in less(1), top(1) and their like, and Ctrl-D. Ctrl-C is a signal."""
 MAX_KEYS = 1_000
+WHOLE = 1.0
+"""The part of a processor that a view may take, which somebody waits for."""
 STAMP = "%Y-%m-%d %H:%M:%S"
 """What stands above each view where they are kept, below one another."""
 
 
-def ticks(interval: float, count: int | None, rest: Callable[[float], object] = time.sleep) -> Iterator[int]:
-    """Yield 0, 1, 2, ... at even intervals, ``count`` times or for ever. A slow round does not delay the others.
-
-    What it has missed is left out: whoever was stopped, or suspended, does not look without a pause to catch up.
-    ``rest`` waits for so many seconds, and says whether that was enough for good.
-    """
-    start = time.monotonic()
-    number = 0
-    while count is None or number < count:
-        yield number
-        number += 1
-        is_more = interval and (count is None or number < count)
-        if is_more and rest(interval - (time.monotonic() - start) % interval):
-            return
-
-
-def heading(interval: float, quits: bool) -> str:
-    """Return what stands above a view that repeats: the time, how often that is, and how it ends."""
+def heading(interval: float, quits: bool, part: float | None = None) -> str:
+    """Return what stands above a view that repeats: the time, how often that is, at what cost, and how it ends."""
     often = f"{interval:g} s" if interval >= 1 else f"{interval * 1e3:g} ms"
-    return time.strftime("%H:%M:%S") + f", every {often}" + (", q quits" if quits else "")
+    cost = "" if part is None else f", {100 * part:.1f} % of a processor"
+    return time.strftime("%H:%M:%S") + f", every {often}{cost}" + (", q quits" if quits else "")
 
 
 class Changes:
@@ -223,15 +210,23 @@ def repeat(
 
     A frame is given the lines that there is room for; 0 for any number.
     """
-    from itertools import chain
+    from itertools import chain, islice
+
+    from mematlas.timeline.sampler import Sampler
 
     if not out.isatty():
-        for number in ticks(interval, count):
-            out.write("\n" if number else "")
-            out.writelines(f"{line}\n" for line in chain([time.strftime(STAMP)], frame(0)))
+        for written in Sampler(lambda: frame(0), interval, count=count, budget=WHOLE):
+            out.write("\n" if written.elapsed else "")
+            out.writelines(f"{line}\n" for line in chain([time.strftime(STAMP)], written.found))
             out.flush()
         return
     with Screen(out) as screen:
-        for _ in ticks(interval, count, screen.keys.rest):
-            first = heading(interval, quits=screen.keys.take())
-            screen.show(chain([paint(first, "dim", colour)], frame(screen.room - 1)))
+
+        def look() -> list[str]:
+            room = screen.room
+            return list(islice(frame(room - 1), room))
+
+        sampler = Sampler(look, interval, count=count, budget=WHOLE, rest=screen.keys.rest)
+        for snapshot in sampler:
+            first = heading(interval, screen.keys.take(), sampler.part)
+            screen.show([paint(first, "dim", colour), *snapshot.found])

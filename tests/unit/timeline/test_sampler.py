@@ -114,3 +114,25 @@ def test_a_target_that_ends_is_an_error_behind_what_was_seen(clock: Clock) -> No
 def test_resting_may_be_ended(clock: Clock) -> None:
     made = Sampler(usage, 1.0, rest=lambda seconds: True)
     assert len(list(made)) == 1
+
+
+@pytest.mark.parametrize(("takes", "looks"), [(1, [0, 4, 8, 12]), (5, [0, 8, 16, 24]), (400, [0, 404, 808, 1212])])
+def test_looks_that_were_missed_are_left_out(takes: int, looks: list[int], clock: Clock) -> None:
+    began = clock.now
+    seen = []
+    for snapshot in Sampler(lambda: "text", 4, rest=clock.rest, count=4, budget=1):
+        assert snapshot.found == "text"
+        seen.append(clock.now - began)
+        clock.now += takes
+    assert seen == looks
+
+
+def test_what_looks_take_of_a_processor_is_of_those_after_the_first(clock: Clock) -> None:
+    costs = iter([5.0, 0.5, 0.5])
+
+    def look() -> str:
+        clock.cpu += next(costs)
+        return "text"
+
+    made = Sampler(look, 10, rest=clock.rest, count=3, budget=1)
+    assert [made.part for _ in made] == [None, 0.05, 0.05]

@@ -85,27 +85,11 @@ def test_heading_says_when_how_often_and_how_to_end(interval: float, often: str)
 
     assert len(clock) == len("14:02:10")
     assert words == [often, "q quits"]
+    assert live.heading(interval, quits=False, part=0.0125).split(", ")[1:] == [often, "1.2 % of a processor"]
 
 
 def test_what_is_no_terminal_has_no_size() -> None:
     assert screen_size(io.StringIO()) is None
-
-
-@pytest.mark.parametrize(("takes", "looks"), [(1, [0, 4, 8, 12]), (5, [0, 8, 16, 24]), (400, [0, 404, 808, 1212])])
-def test_looks_that_were_missed_are_left_out(takes: int, looks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-
-    def sleep(seconds: float) -> None:
-        nonlocal now
-        assert seconds > 0
-        now += seconds
-
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    seen = []
-    for number in live.ticks(4, 4, sleep):
-        seen.append((number, now))
-        now += takes
-    assert seen == list(enumerate(looks))
 
 
 def test_cells_that_changed_are_marked_and_rows_that_are_new() -> None:
