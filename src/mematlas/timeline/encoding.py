@@ -7,7 +7,7 @@ import zlib
 
 from mematlas.analysis.measures import amounts_of
 from mematlas.frozen import as_dict
-from mematlas.timeline.schema import AMOUNTS, AMOUNTS_OF_VMA, OF_MACHINE, signed
+from mematlas.timeline.schema import AMOUNTS, AMOUNTS_OF_VMA, OF_MACHINE, PEAK_EVERY, signed
 from mematlas.timeline.watch import EXIT, HIDDEN
 from mematlas.timeline.words import changes, pack
 
@@ -49,6 +49,8 @@ class Known:
         self.texts: dict[str, bytes] = {}
         """The texts of its files, by their names."""
         self.words: dict[str, Chain] = {}
+        self.peak: tuple[int, int] | None = None
+        """The most RSS since that was recorded, and at which moment; None where it is not known."""
 
 
 class Chain:
@@ -87,7 +89,16 @@ class Encoder:
             self._add_process(rows, moment, seen)
         for happening in snapshot.found.happenings:
             self._add_happening(rows, moment, happening)
+        if moment % PEAK_EVERY == 0:
+            self._add_peaks(rows, moment)
         return rows
+
+    def _add_peaks(self, rows: Rows, moment: int) -> None:
+        """Add the most RSS of each process since that was last recorded."""
+        for known in self._known.values():
+            if known.peak:
+                add(rows, "peak", (known.number, moment, *known.peak))
+            known.peak = None
 
     def _add_machine(self, rows: Rows, moment: int, look: Look) -> None:
         before, self._counters = self._counters, look.counters
@@ -114,6 +125,9 @@ class Encoder:
             names = as_text(seen.name), as_text(seen.target)
             add(rows, "process", (known.number, seen.pid, seen.start_time, *names, moment))
         amounts = amounts_of(seen.usage) | {"minor_faults": seen.faults.minor, "major_faults": seen.faults.major}
+        rss = seen.usage.rss
+        if rss is not None and (known.peak is None or rss > known.peak[0]):
+            known.peak = rss, moment
         reading = seen.usage.reading
         row = (*map(amounts.get, AMOUNTS), reading.source)
         if (*row, reading.torn) != known.amounts:

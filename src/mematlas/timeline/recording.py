@@ -74,6 +74,12 @@ VMAS_AT = (
     " WHERE vma.process = ? AND vma.moment <= ? AND (vma_end.moment IS NULL OR vma_end.moment > ?) LIMIT ?"
 )
 """The VMAs of a process at a moment."""
+LAST_PEAK = "coalesce((SELECT max(moment) FROM peak WHERE process = {0}), 0)"
+"""The last moment of a process up to which the most RSS is recorded of several together."""
+MOST_RSS = (
+    "max(coalesce((SELECT max(rss) FROM peak WHERE process = id), 0), coalesce((SELECT max(rss) FROM usage"
+    f" WHERE process = id AND moment > {LAST_PEAK.format('id')}), 0))"
+)
 END = float("inf")
 
 
@@ -128,6 +134,8 @@ class Recording:
         self._copies: tempfile.TemporaryDirectory[str] | None = None
         self._database: sqlite3.Connection | None = None
         self._spent = 0.0
+        self._elapsed: dict[int, float] = {}
+        """When moments were that were asked for: most are asked for of each process."""
         try:
             self._settle(is_private)
             self._database = connect(files.fd, self.path)
@@ -233,7 +241,7 @@ class Recording:
         rows = self._rows(
             "SELECT id, pid, start_time, name, target, process.moment, process_end.moment"
             " FROM process LEFT JOIN process_end ON process_end.process = id"
-            " ORDER BY (SELECT max(rss) FROM usage WHERE process = id) DESC, id LIMIT ?",
+            f" ORDER BY {MOST_RSS} DESC, id LIMIT ?",
             most,
         )
         return [self._process(row) for row in rows]
@@ -253,10 +261,12 @@ class Recording:
 
     def elapsed(self, moment: int) -> float:
         """Return how long after the first moment another one was."""
-        rows = self._rows("SELECT elapsed FROM moment WHERE id = ?", moment)
-        if not rows:
-            raise FormatError(self.path, expected=f"a moment {moment}")
-        return self._seconds(rows[0][0])
+        if moment not in self._elapsed:
+            rows = self._rows("SELECT elapsed FROM moment WHERE id = ?", moment)
+            if not rows:
+                raise FormatError(self.path, expected=f"a moment {moment}")
+            self._elapsed[moment] = self._seconds(rows[0][0])
+        return self._elapsed[moment]
 
     def _seconds(self, value: object) -> float:
         """Return a time that was recorded."""
@@ -270,12 +280,12 @@ class Recording:
             raise FormatError(self.path, expected="a number where an amount should stand")
         return value
 
-    def peak(self, process: RecordedProcess, measure: str) -> tuple[int, float] | None:
-        """Return the most of a measure, and when it first was that much; None where it was never known."""
-        name = column(measure)
+    def peak_rss(self, process: RecordedProcess) -> tuple[int, float] | None:
+        """Return the most RSS, and when it first was that much; None where it was never known."""
         rows = self._rows(
-            f'SELECT "{name}", moment FROM usage WHERE process = ? AND "{name}" IS NOT NULL'
-            f' ORDER BY "{name}" DESC, moment LIMIT 1',
+            f"SELECT rss, at FROM peak WHERE process = ?1 UNION ALL SELECT rss, moment FROM usage"
+            f" WHERE process = ?1 AND moment > {LAST_PEAK.format('?1')} AND rss IS NOT NULL"
+            " ORDER BY rss DESC, 2 LIMIT 1",
             process.number,
         )
         return (self._amount(rows[0][0]), self.elapsed(rows[0][1])) if rows else None
@@ -486,16 +496,22 @@ class Recording:
 
     def series(self, process: RecordedProcess, measure: str) -> tuple[list[float], list[int | None]]:
         """Return the amounts of a process at its moments, of many moments at some, and when these were."""
-        times, amounts = [], []
-        for moment in some_of(process.first, self.last_moment(process)):
-            rows = self._rows(
-                f'SELECT "{column(measure)}" FROM usage WHERE process = ? AND moment <= ? ORDER BY moment DESC LIMIT 1',
-                process.number,
-                moment,
-            )
-            if rows:
+        times, amounts = self.several_series(process, (measure,))
+        return times, amounts[measure]
+
+    def several_series(
+        self, process: RecordedProcess, measures: Sequence[str], most: int = MOST_POINTS
+    ) -> tuple[list[float], dict[str, list[int | None]]]:
+        """Return amounts of a process at its moments, of many moments at ``most``, by measure; and when these were."""
+        columns = ", ".join(f'"{column(measure)}"' for measure in measures)
+        sql = f"SELECT {columns} FROM usage WHERE process = ? AND moment <= ? ORDER BY moment DESC LIMIT 1"
+        times: list[float] = []
+        amounts: dict[str, list[int | None]] = {measure: [] for measure in measures}
+        for moment in some_of(process.first, self.last_moment(process), most):
+            for row in self._rows(sql, process.number, moment):
                 times.append(self.elapsed(moment))
-                amounts.append(None if rows[0][0] is None else self._amount(rows[0][0]))
+                for measure, amount in zip(measures, row, strict=True):
+                    amounts[measure].append(None if amount is None else self._amount(amount))
         return times, amounts
 
 

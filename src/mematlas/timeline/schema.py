@@ -22,6 +22,8 @@ AMOUNTS = (*OF_PROCESS, *FAULTS)
 """Columns of the amounts of a process."""
 AMOUNTS_OF_VMA = fields_of(Usage)
 USE = ("nr_accessed", "nr_dirty")
+PEAK_EVERY = 64
+"""Moments of which the most RSS is recorded together, so that who looks for the most need not go through all."""
 OF_MACHINE = 0
 """In the place of a process, with a file that is of the whole machine."""
 
@@ -64,6 +66,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "note": {"moment": INTEGER, "process": INTEGER, "code": TEXT, "text": TEXT},
     "counter": {"name": TEXT, "moment": INTEGER, "value": INTEGER},
+    "peak": {"process": INTEGER, "moment": INTEGER, "rss": INTEGER, "at": INTEGER},
 }
 """Each table with its columns, and what these hold."""
 KEYS = {
@@ -71,6 +74,7 @@ KEYS = {
     "vma_usage": ("vma", "moment"),
     "file": ("process", "name", "moment", "part"),
     "counter": ("name", "moment"),
+    "peak": ("process", "moment"),
 }
 """What the rows of a table are in order of, where they have no number."""
 INDEXES = {"vma_process": ("vma", "process"), "event_moment": ("event", "moment")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mematlas.analysis.growth import growth_of
 from mematlas.frozen import Record, record
+from mematlas.timeline.recording import MOST_POINTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ MOST_STORIES = 500
 MOST_GROWN = 5
 """VMAs that are named of each process."""
 MEASURES = ("rss", "uss", "swap")
+ALL_POINTS, LEAST_POINTS = 6000, 30
+"""Amounts that are looked up of all processes together, but of each so many."""
 
 
 @record
@@ -68,7 +71,9 @@ class Summary(Record):
 
 def summary_of(recording: Recording) -> Summary:
     """Return what a recording tells of the processes that had the most, the one with the most USS at the end first."""
-    stories = [story_of(recording, process) for process in recording.processes(MOST_STORIES)]
+    processes = recording.processes(MOST_STORIES)
+    most = max(LEAST_POINTS, min(MOST_POINTS, ALL_POINTS // max(len(processes), 1)))
+    stories = [story_of(recording, process, most) for process in processes]
     stories.sort(key=lambda story: -(story.last[SORTED_BY] or story.last["rss"] or 0))
     return Summary(
         path=recording.path,
@@ -82,18 +87,18 @@ def summary_of(recording: Recording) -> Summary:
     )
 
 
-def story_of(recording: Recording, process: RecordedProcess) -> ProcessSummary:
-    """Return what a recording tells of a process."""
-    series = {name: recording.series(process, name) for name in MEASURES}
-    times, amounts = series[SORTED_BY]
+def story_of(recording: Recording, process: RecordedProcess, most: int = MOST_POINTS) -> ProcessSummary:
+    """Return what a recording tells of a process, out of so many moments at the most."""
+    times, series = recording.several_series(process, MEASURES, most)
+    amounts = series[SORTED_BY]
     known = [(time, amount) for time, amount in zip(times, amounts, strict=True) if amount is not None]
-    peak = recording.peak(process, "rss")
+    peak = recording.peak_rss(process)
     return ProcessSummary(
         process=process,
         began=recording.elapsed(process.first),
         ended=recording.elapsed(process.end) if process.end else None,
-        first={name: values[0] if values else None for name, (_, values) in series.items()},
-        last={name: values[-1] if values else None for name, (_, values) in series.items()},
+        first={name: values[0] if values else None for name, values in series.items()},
+        last={name: values[-1] if values else None for name, values in series.items()},
         peak_rss=peak[0] if peak else None,
         peak_at=peak[1] if peak else None,
         growth=growth_of(*map(list, zip(*known, strict=True))) if known else None,

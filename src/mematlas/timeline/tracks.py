@@ -177,8 +177,8 @@ def curves_of(recording: Recording) -> list[Curve]:
     """Return measures of processes over time, those of the processes that had the most first."""
     curves = []
     for process in recording.processes(MOST_PROCESSES):
-        for measure in CURVES:
-            times, amounts = recording.series(process, measure)
+        times, series = recording.several_series(process, CURVES)
+        for measure, amounts in series.items():
             if any(amounts):
                 curves.append(Curve(process, measure, tuple(times), tuple(amounts)))
     return curves

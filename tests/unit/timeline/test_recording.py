@@ -153,6 +153,35 @@ def test_a_moment_is_what_it_was_whatever_happened_before(seed: int, tmp_path: P
     assert [sorted(moment) for moment in found] == [sorted(moment) for moment in history.moments]
 
 
+@pytest.mark.parametrize("nr_moments", [1, 63, 64, 65, 128, 200])
+def test_the_most_rss_is_found_whether_it_was_recorded_of_several_moments_or_not(
+    nr_moments: int, tmp_path: Path
+) -> None:
+    random = Random(nr_moments)
+    history, encoder = History(), Encoder()
+    told: dict[int, list[tuple[int, int]]] = {7: [], 8: [], 9: []}
+    for number in range(nr_moments):
+        there = []
+        for pid, amounts in told.items():
+            if pid == 9 and number > 70:
+                continue
+            one = seen(pid, [])
+            rss = None if random.random() < 0.2 else random.randrange(1 << 40)
+            if random.random() < 0.5 and amounts:
+                rss = amounts[-1][0]
+            if rss is not None:
+                amounts.append((rss, number))
+            there.append(replace(one, usage=replace(one.usage, usage=replace(one.usage.usage, rss=rss))))
+        ended = [Happening(9, 77, EXIT, "ended")] if number == 71 else []
+        history.add(encoder, there, ended)
+    with Recording(str(write(tmp_path / "x.mematlas", history.rows))) as recording:
+        found = {process.pid: recording.peak_rss(process) for process in recording.processes()}
+    expected = {pid: max(amounts, key=lambda one: (one[0], -one[1]), default=None) for pid, amounts in told.items()}
+    assert found == expected
+    most = {pid: peak[0] if peak else 0 for pid, peak in expected.items()}
+    assert list(found) == sorted(most, key=lambda pid: -most[pid])
+
+
 def test_what_stays_the_same_has_no_row() -> None:
     history, encoder = History(), Encoder()
     vmas = [vma_at(Random(1), number) for number in (1, 2, 3)]
