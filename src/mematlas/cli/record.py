@@ -45,6 +45,9 @@ def add_arguments(arguments: Arguments) -> None:
         "-d", "--duration", type=parse_seconds, metavar="TIME", help="for so long (default: to the end)"
     )
     arguments.add_argument(
+        "--keep", type=parse_seconds, metavar="TIME", help="a ring: only so long before the end, or before --when"
+    )
+    arguments.add_argument(
         "--what", type=parse_what, metavar="WHAT", help="up to usage, vmas (default), pages or frames"
     )
     arguments.add_more(
@@ -52,7 +55,7 @@ def add_arguments(arguments: Arguments) -> None:
         action="append",
         type=parse_assertion,
         metavar="ASSERTION",
-        help="begin when it holds of one of them, such as 'rss > 2GiB'; may be given again",
+        help="begin, and count -d, when it holds of one of them, such as 'rss > 2GiB'; may be given again",
     )
     arguments.add_more(
         "--budget",
@@ -87,6 +90,8 @@ def run(args: Namespace, session: Session) -> int:
         raise BadInput("--when is about a moment: growth takes many")
     if args.output == "-" and session.out.isatty():
         raise BadInput("not writing a stream to a terminal: give a file, or redirect it")
+    if args.keep is not None:
+        refuse_ring(args)
     targets = [session.text, *session.more]
     if session.command is not None:
         targets[0] = f"tree:{session.text}"
@@ -105,14 +110,28 @@ def run(args: Namespace, session: Session) -> int:
         raise
 
 
+def refuse_ring(args: Namespace) -> None:
+    """Refuse a ring that cannot be one.
+
+    Raises:
+        BadInput: moments could not be taken away again, or there would hardly be any.
+    """
+    if args.output == "-":
+        raise BadInput("what was streamed cannot be taken back: --keep takes a file, -o FILE")
+    if args.keep < 2 * args.every:
+        raise BadInput(f"--keep {args.keep:g}s is too short: two intervals or more, which are {2 * args.every:g}s (-i)")
+
+
 def record(watch: Watch, args: Namespace, session: Session) -> int:
     """Record what is watched; return the exit code."""
     from mematlas.cli.signals import Interrupts
     from mematlas.timeline.recorder import Stream, facts_of, record_into
+    from mematlas.timeline.ring import Ring
     from mematlas.timeline.writing import RecordingWriter
     from mematlas.views.record import Line, result_lines
 
-    facts = facts_of(watch, args.every)
+    when = args.when or ()
+    facts = facts_of(watch, args.every, args.keep, when)
     with Interrupts(session.err, between_steps=True) as ending, Line(session.err) as told:
 
         def go(destination: RecordingWriter | Stream) -> RecordResult:
@@ -122,9 +141,10 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
                 args.every,
                 args.duration,
                 args.budget,
-                args.when or (),
+                when,
                 ending.rest,
                 told,
+                args.keep,
             )
 
         if args.output == "-":
@@ -132,7 +152,8 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
             result, path, size = go(Stream(session.out.buffer, facts)), None, 0
         else:
             path = args.output or default_path(watch)
-            with RecordingWriter(path, facts, args.force) as writer:
+            ring = Ring(args.keep) if args.keep else None
+            with RecordingWriter(path, facts, args.force, ring) as writer:
                 result = go(writer)
             size = writer.size
     session.write_notes(result.notes)
@@ -154,7 +175,7 @@ COMMAND = Command(
     run,
     examples=(
         ("mematlas record redis-server -d 60s -o redis.mematlas", "a minute"),
-        ("mematlas record name:postgres --when 'rss > 2GiB'", "all of that name, from then on"),
+        ("mematlas record name:postgres --when 'rss > 2GiB' --keep 10m", "all of that name, and what led to it"),
         ("mematlas record -o build.mematlas -- make", "a program, to its end"),
     ),
     words=(TARGET, MORE),

@@ -69,7 +69,9 @@ class Encoder:
 
     def __init__(self) -> None:
         self.nr_moments = 0
-        self._nr_processes = 0
+        self.nr_processes = 0
+        """How many were there, one after the other."""
+        self._nr_names = 0
         self._nr_vmas = 0
         self._known: dict[tuple[int, int], Known] = {}
 
@@ -93,8 +95,10 @@ class Encoder:
             # An exec changes the name: what it was is over, and the process goes on as another row.
             if known:
                 self._end(rows, moment, known, "has another name now")
-            self._nr_processes += 1
-            known = self._known[key] = Known(self._nr_processes, seen.name)
+            else:
+                self.nr_processes += 1
+            self._nr_names += 1
+            known = self._known[key] = Known(self._nr_names, seen.name)
             names = as_text(seen.name), as_text(seen.target)
             add(rows, "process", (known.number, seen.pid, seen.start_time, *names, moment))
         amounts = amounts_of(seen.usage) | {"minor_faults": seen.faults.minor, "major_faults": seen.faults.major}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mematlas.words import Source
 
 REDACTED = "redacted"
-EXEC, EXIT, HIDDEN = "exec", "exit", "hidden"
+EXEC, EXIT, HIDDEN, HELD = "exec", "exit", "hidden", "held"
 WHAT = {
     "usage": "amounts of each process",
     "vmas": "amounts of each VMA",
@@ -78,7 +78,7 @@ class Happening:
     pid: int
     start_time: int
     kind: str
-    """``exec``, ``exit`` or ``hidden``."""
+    """``exec``, ``exit`` or ``hidden``; ``held``: a condition that was waited for holds."""
     text: str
 
 
