@@ -18,7 +18,7 @@ import pytest
 
 from helpers import PAGE, mematlas, program
 from mematlas.timeline.recording import Recording
-from victim import DEADLINE
+from victim import DEADLINE, wait_until
 
 STEP = 61 * PAGE
 EVERY = 0.05
@@ -142,7 +142,73 @@ def test_it_begins_when_a_condition_holds(path: Path) -> None:
         mematlas("record", running.pid, "-o", path, "-d", "2s", "--when", "anon > 12MiB", *FAST)
     (least,) = recorded(path, "SELECT min(anon) FROM usage")
     assert least[0] > 12 << 20
-    assert recorded(path, "SELECT min(id), min(elapsed) FROM moment") == [(1, 0.0)]
+    assert recorded(path, "SELECT min(id), min(elapsed), max(elapsed) > 1.9 FROM moment") == [(1, 0.0, 1)]
+    assert recorded(path, "SELECT moment, kind, text FROM event") == [(1, "held", "anon > 12MiB")]
+
+
+def test_a_ring_has_no_more_than_the_end(path: Path) -> None:
+    with program(GROWING) as running:
+        run = mematlas("record", running.pid, "-o", path, "--keep", "1s", "-i", "50ms", "-d", "4s", "--budget", "100%")
+    assert run.returncode == 0, run.stderr
+    assert "a ring: the last 1 s; next: mematlas report" in run.stderr
+    assert "\na ring: the last 1 s\n" in mematlas("report", path).stdout
+    result = reported(path)
+    (row,) = result["rows"]
+    target = result["target"]
+    assert (target["keep"], target["when"], target["held_at"]) == (1.0, None, None)
+    assert target["seconds"] >= 1
+    assert recorded(path, "SELECT min(id) > 1, max(id) - min(id) + 1 FROM moment") == [(1, target["nr_moments"])]
+    (first, last) = (json.loads(mematlas("usage", f"{path}@{at}", "--json").stdout)["rows"][0] for at in ("0s", "end"))
+    assert first["anon"] > 2 * RATE
+    assert last["uss"] - first["uss"] == row["change"] == pytest.approx(RATE * target["seconds"], rel=0.3)
+    assert row["began"] == 0
+    assert row["peak_at"] <= target["seconds"]
+
+
+def test_a_ring_has_what_was_before_a_condition_held(path: Path) -> None:
+    limit = 20 << 20
+    with program(GROWING) as running:
+        words = ("--when", "anon > 20MiB", "--keep", "1s", "-d", "500ms")
+        run = mematlas("record", running.pid, "-o", path, *words, *FAST)
+    assert "a ring: the 1 s before anon > 20MiB held, and all since" in run.stderr
+    ((held, process),) = recorded(path, "SELECT moment, process FROM event WHERE kind = 'held'")
+    amounts = dict(recorded(path, f"SELECT moment, anon FROM usage WHERE process = {process}"))
+    assert next(moment for moment in sorted(amounts) if amounts[moment] > limit) == held > min(amounts) > 1
+    target = reported(path)["target"]
+    assert (target["when"], target["keep"]) == ("anon > 20MiB", 1.0)
+    assert target["held_at"] >= 1
+    assert target["seconds"] >= target["held_at"] + 0.4
+
+
+def test_a_condition_that_never_holds_is_said(path: Path) -> None:
+    with program("import time; print(0, flush=True); time.sleep(1.5)") as running:
+        run = mematlas("record", running.pid, "-o", path, "--when", "rss > 1TiB", "--keep", "300ms", *FAST)
+    assert run.returncode == 0
+    assert "a ring: the last 300 ms; rss > 1TiB has not held" in run.stderr
+    assert reported(path)["target"]["nr_moments"] > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_ring_whose_recorder_is_killed_is_whole(
+    seed: int, path: Path, recorder: Callable[..., subprocess.Popen[str]]
+) -> None:
+    with program(GROWING) as running:
+        process = recorder(running.pid, "--keep", "300ms", "--what", "pages")
+        wait_until(lambda: first_moment(path) > 1, "the ring turns")
+        assert reported(path)["target"]["seconds"] >= 0.3
+        time.sleep(Random(seed).uniform(0, 0.3))
+        before = first_moment(path)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(DEADLINE)
+    target = reported(path)["target"]
+    assert target["seconds"] >= 0.3
+    (first, last, nr) = recorded(path, "SELECT min(id), max(id), count(*) FROM moment")[0]
+    assert last - first + 1 == nr == target["nr_moments"]
+    assert before <= first
+    assert recorded(path, "PRAGMA integrity_check") == [("ok",)]
+    for at in ("0s", "end"):
+        answer = json.loads(mematlas("pages", f"{path}@{at}", "--runs", "--json").stdout)
+        assert sum(row["nr_pages"] for row in answer["rows"] if row["state"] == "present") > 0
 
 
 @pytest.fixture
@@ -167,8 +233,18 @@ def recorder(path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 def nr_moments(path: Path) -> int:
     """Return how many moments there are in a recording that is being written."""
+    return number(path, "SELECT count(*) FROM moment")
+
+
+def first_moment(path: Path) -> int:
+    """Return the first of them."""
+    return number(path, "SELECT coalesce(min(id), 0) FROM moment")
+
+
+def number(path: Path, sql: str) -> int:
+    """Return a number that is asked of a recording that is being written; 0 before there is one."""
     try:
-        return int(recorded(path, "SELECT count(*) FROM moment")[0][0]) if path.exists() else 0
+        return int(recorded(path, sql)[0][0]) if path.exists() else 0
     except sqlite3.Error:
         return 0
 
@@ -229,7 +305,8 @@ def test_a_stream_can_be_piped(path: Path) -> None:
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
-def test_under_sudo_the_file_is_the_callers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--keep", "200ms", "--what", "pages")])
+def test_under_sudo_the_file_is_the_callers(more: tuple[str, ...], tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     for folder in tmp_path.parents:
         folder.chmod(folder.stat().st_mode | 0o055)
@@ -238,9 +315,11 @@ def test_under_sudo_the_file_is_the_callers(tmp_path: Path) -> None:
     path = tmp_path / "x.mematlas"
     with program(GROWING) as running:
         run = mematlas(
-            *("record", running.pid, "-o", path, "-d", "0.3s", *FAST), env={"SUDO_UID": "65534", "SUDO_GID": "65534"}
+            *("record", running.pid, "-o", path, "-d", "0.7s", *more, *FAST),
+            env={"SUDO_UID": "65534", "SUDO_GID": "65534"},
         )
     assert run.returncode == 0, run.stderr
+    assert recorded(path, "SELECT min(id) > 1 FROM moment") == [(1 if more else 0,)]
     status = path.stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (65534, 65534, 0o600)
 
@@ -275,6 +354,9 @@ def test_root_reads_a_recording_without_rights(path: Path) -> None:
         (["record", "self", "--when", "growth(rss) < 1MiB/s"], 2, "about a moment"),
         (["record"], 2, "which process?"),
         (["record", "self", "--what", "all"], 2, "--what"),
+        (["record", "self", "--keep", "1s"], 2, "--keep 1s is too short: two intervals or more, which are 2s (-i)"),
+        (["record", "self", "--keep", "1m", "-o", "-"], 2, "cannot be taken back: --keep takes a file, -o FILE"),
+        (["record", "self", "--keep", "soon"], 2, "bad time 'soon'"),
         (["record", "999999999"], 3, ""),
         (["report"], 2, "FILE"),
         (["report", "/dev/null"], 1, "a regular file"),

@@ -48,6 +48,9 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument(
         "-d", "--duration", type=parse_seconds, metavar="TIME", help="for so long (default: to the end)"
     )
+    arguments.add_more(
+        "--keep", type=parse_seconds, metavar="TIME", help="a ring: only so long before the end, or before --when"
+    )
     arguments.add_argument(
         "--what", type=parse_what, metavar="WHAT", help="up to usage, vmas (default), pages or frames; and ram"
     )
@@ -56,7 +59,7 @@ def add_arguments(arguments: Arguments) -> None:
         action="append",
         type=parse_assertion,
         metavar="ASSERTION",
-        help="begin when it holds of one of them, such as 'rss > 2GiB'; may be given again",
+        help="begin, and count -d, when it holds of one of them, such as 'rss > 2GiB'; may be given again",
     )
     arguments.add_more(
         "--budget",
@@ -91,6 +94,8 @@ def run(args: Namespace, session: Session) -> int:
         raise BadInput("--when is about a moment: growth takes many")
     if args.output == "-" and session.out.isatty():
         raise BadInput("not writing a stream to a terminal: give a file, or redirect it")
+    if args.keep is not None:
+        refuse_ring(args)
     targets = targets_of(args, session)
     try:
         redactor = None
@@ -106,6 +111,18 @@ def run(args: Namespace, session: Session) -> int:
         if session.command is not None:
             error.exit_code = OWN_FAILURE
         raise
+
+
+def refuse_ring(args: Namespace) -> None:
+    """Refuse a ring that cannot be one.
+
+    Raises:
+        BadInput: moments could not be taken away again, or there would hardly be any.
+    """
+    if args.output == "-":
+        raise BadInput("what was streamed cannot be taken back: --keep takes a file, -o FILE")
+    if args.keep < 2 * args.every:
+        raise BadInput(f"--keep {args.keep:g}s is too short: two intervals or more, which are {2 * args.every:g}s (-i)")
 
 
 def targets_of(args: Namespace, session: Session) -> list[str]:
@@ -124,10 +141,12 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
     """Record what is watched; return the exit code."""
     from mematlas.cli.signals import Interrupts
     from mematlas.timeline.recorder import Stream, facts_of, record_into
+    from mematlas.timeline.ring import Ring
     from mematlas.timeline.writing import RecordingWriter
     from mematlas.views.record import Line, result_lines
 
-    facts = facts_of(watch, args.every)
+    when = args.when or ()
+    facts = facts_of(watch, args.every, args.keep, when)
     with Interrupts(session.err, between_steps=True) as ending, Line(session.err) as told:
 
         def go(destination: RecordingWriter | Stream) -> RecordResult:
@@ -137,9 +156,10 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
                 args.every,
                 args.duration,
                 args.budget,
-                args.when or (),
+                when,
                 ending.rest,
                 told,
+                args.keep,
             )
 
         if args.output == "-":
@@ -147,7 +167,8 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
             result, path, size = go(Stream(session.out.buffer, facts)), None, 0
         else:
             path = args.output or default_path(watch)
-            with RecordingWriter(path, facts, args.force) as writer:
+            ring = Ring(args.keep) if args.keep else None
+            with RecordingWriter(path, facts, args.force, ring) as writer:
                 result = go(writer)
             size = writer.size
     session.write_notes(result.notes)
@@ -169,7 +190,7 @@ COMMAND = Command(
     run,
     examples=(
         ("mematlas record redis-server -d 60s -o redis.mematlas", "a minute"),
-        ("mematlas record -o build.mematlas -- make", "a program, to its end"),
+        ("mematlas record name:postgres --when 'rss > 2GiB' --keep 10m", "all of that name, and what led to it"),
         ("mematlas record --machine -d 60s", "all processes"),
     ),
     words=(TARGET, MORE),

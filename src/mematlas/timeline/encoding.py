@@ -69,9 +69,13 @@ class Encoder:
     A VMA that is other than before in anything but what is in it, as a heap that grows, is another VMA.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, with_peaks: bool = True) -> None:
+        """Without ``with_peaks`` no moment is told of together with others, for who takes single ones away."""
+        self._with_peaks = with_peaks
         self.nr_moments = 0
-        self._nr_processes = 0
+        self.nr_processes = 0
+        """How many were there, one after the other."""
+        self._nr_names = 0
         self._nr_vmas = 0
         self._known: dict[tuple[int, int], Known] = {}
         self._counters: dict[str, int] = {}
@@ -89,7 +93,7 @@ class Encoder:
             self._add_process(rows, moment, seen)
         for happening in snapshot.found.happenings:
             self._add_happening(rows, moment, happening)
-        if moment % PEAK_EVERY == 0:
+        if self._with_peaks and moment % PEAK_EVERY == 0:
             self._add_peaks(rows, moment)
         return rows
 
@@ -120,8 +124,10 @@ class Encoder:
             # An exec changes the name: what it was is over, and the process goes on as another row.
             if known:
                 self._end(rows, moment, known, "has another name now")
-            self._nr_processes += 1
-            known = self._known[key] = Known(self._nr_processes, seen.name)
+            else:
+                self.nr_processes += 1
+            self._nr_names += 1
+            known = self._known[key] = Known(self._nr_names, seen.name)
             names = as_text(seen.name), as_text(seen.target)
             add(rows, "process", (known.number, seen.pid, seen.start_time, *names, moment))
         amounts = amounts_of(seen.usage) | {"minor_faults": seen.faults.minor, "major_faults": seen.faults.major}

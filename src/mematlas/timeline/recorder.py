@@ -10,21 +10,21 @@ from mematlas.analysis.measures import amounts_of
 from mematlas.frozen import Record, record, replace
 from mematlas.model.machine import machine_of
 from mematlas.timeline.encoding import Encoder
+from mematlas.timeline.ring import Kept
 from mematlas.timeline.sampler import BUDGET, Cost, Sampler
 from mematlas.timeline.stream import MAGIC, frame_of
-from mematlas.timeline.watch import REDACTED, WHAT
+from mematlas.timeline.watch import HELD, REDACTED, WHAT, Happening
 from mematlas.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
     from typing import BinaryIO, Protocol
 
     from mematlas.analysis.assertions import Assertion
     from mematlas.notes import Note
     from mematlas.timeline.encoding import Rows
-    from mematlas.timeline.sampler import Snapshot
-    from mematlas.timeline.watch import Look, Watch
+    from mematlas.timeline.watch import Look, Seen, Watch
 
     class Destination(Protocol):
         """Where moments go: a `mematlas.timeline.writing.RecordingWriter`, or a `Stream`."""
@@ -46,6 +46,7 @@ class RecordResult(Record):
     notes: tuple[Note, ...]
     is_over: bool
     """Whether it ended since all that was watched had ended."""
+    kept: Kept
 
 
 class Stream:
@@ -62,7 +63,9 @@ class Stream:
         self.file.flush()
 
 
-def facts_of(watch: Watch, interval: float) -> dict[str, str]:
+def facts_of(
+    watch: Watch, interval: float, keep: float | None = None, when: Sequence[Assertion] = ()
+) -> dict[str, str]:
     """Return what a recording says of itself: the machine, and what was asked for."""
     facts: dict[str, object] = {
         "mematlas": __version__,
@@ -73,6 +76,7 @@ def facts_of(watch: Watch, interval: float) -> dict[str, str]:
         "uid": os.getuid(),
         "began": time.time(),
     }
+    facts |= {key: value for key, value in (("keep", keep), ("when", condition_of(when))) if value}
     if watch.redactor:
         facts |= {"host": None, "uid": None}
     return {key: json.dumps(value) for key, value in facts.items()}
@@ -84,48 +88,58 @@ def record_into(
     interval: float = 1.0,
     duration: float | None = None,
     budget: float = BUDGET,
-    when: Iterable[Assertion] = (),
+    when: Sequence[Assertion] = (),
     rest: Callable[[float], object] = time.sleep,
     told: Callable[[int, float], None] | None = None,
+    keep: float | None = None,
 ) -> RecordResult:
     """Record what is watched, until it has ended, or the time is over, or ``rest`` says that it is enough.
 
-    With ``when``, from the first moment on at which these hold of a process. ``told`` hears how many moments there are,
-    and for how long.
+    With ``when`` the time begins at the first moment at which these hold of a process; what was before that is left
+    out, unless the destination is a ring, which ``keep`` says. ``told`` hears how many moments there are, and for how
+    long.
     """
-    sampler: Sampler[Look] = Sampler(watch.look, interval, duration, budget, rest)
-    encoder = Encoder()
-    conditions = list(when)
-    nr_moments, first, last = 0, 0.0, 0.0
-    processes: set[tuple[int, int]] = set()
+    text = condition_of(when)
+    sampler: Sampler[Look] = Sampler(watch.look, interval, None if text else duration, budget, rest)
+    encoder = Encoder(with_peaks=keep is None)
+    first, last, held_at = 0.0, 0.0, None
     for snapshot in sampler:
-        if conditions and not nr_moments and not any_holds(snapshot, conditions):
-            if watch.is_over:
-                break
-            continue
-        first = snapshot.elapsed if not nr_moments else first
-        nr_moments, last = nr_moments + 1, snapshot.elapsed
-        destination.add(encoder.rows_of(replace(snapshot, elapsed=last - first)))
-        processes.update((seen.pid, seen.start_time) for seen in snapshot.found.seen)
-        if told:
-            told(nr_moments, last - first)
+        found = snapshot.found
+        seen = who_meets(when, found) if text and held_at is None else None
+        if keep or seen or held_at is not None or not text:
+            first = first if encoder.nr_moments else snapshot.elapsed
+            last = snapshot.elapsed
+            if seen:
+                held_at = last - first
+                sampler.duration = None if duration is None else last + duration
+                held = Happening(seen.pid, seen.start_time, HELD, text)
+                found = replace(found, happenings=(*found.happenings, held))
+            destination.add(encoder.rows_of(replace(snapshot, elapsed=last - first, found=found)))
+            if told:
+                told(encoder.nr_moments, last - first)
         if watch.is_over:
             break
     return RecordResult(
-        nr_moments=nr_moments,
-        nr_processes=len(processes),
+        nr_moments=encoder.nr_moments,
+        nr_processes=encoder.nr_processes,
         seconds=last - first,
         cost=sampler.cost,
         notes=tuple(sampler.notes()),
         is_over=watch.is_over,
+        kept=Kept(keep, text, held_at),
     )
 
 
-def any_holds(snapshot: Snapshot[Look], conditions: list[Assertion]) -> bool:
-    """Whether all conditions hold of a process."""
-    for seen in snapshot.found.seen:
+def condition_of(when: Sequence[Assertion]) -> str:
+    """Return what is waited for, as it was written; nothing where nothing is."""
+    return " and ".join(one.text for one in when)
+
+
+def who_meets(conditions: Sequence[Assertion], look: Look) -> Seen | None:
+    """Return a process of which all conditions hold."""
+    for seen in look.seen:
         amounts = amounts_of(seen.usage)
         values = [amounts.get(one.measure) for one in conditions]
         if all(value is not None and one.holds(value) for one, value in zip(conditions, values, strict=True)):
-            return True
-    return False
+            return seen
+    return None

@@ -24,7 +24,8 @@ from mematlas.notes import Note
 from mematlas.observe.moments import TEXTS, WORDS
 from mematlas.observe.recorded import SOURCES
 from mematlas.timeline.encoding import MOST_DELTAS
-from mematlas.timeline.recording_files import MOST_TEXT, RecordingFiles, connect, copy_both, settle
+from mematlas.timeline.recording_files import MOST_TEXT, RecordingFiles, connect, copy_of_now, settle
+from mematlas.timeline.ring import Kept
 from mematlas.timeline.schema import (
     AMOUNTS,
     AMOUNTS_OF_VMA,
@@ -35,6 +36,7 @@ from mematlas.timeline.schema import (
     statements,
     unsigned,
 )
+from mematlas.timeline.watch import HELD
 from mematlas.timeline.words import changed, empty, unpack
 
 TYPE_CHECKING = False
@@ -133,7 +135,7 @@ class Recording:
         self._files = files
         self._copies: tempfile.TemporaryDirectory[str] | None = None
         self._database: sqlite3.Connection | None = None
-        self._spent = 0.0
+        self._spent = self._start = 0.0
         self._elapsed: dict[int, float] = {}
         """When moments were that were asked for: most are asked for of each process."""
         try:
@@ -142,13 +144,21 @@ class Recording:
             self._check()
             self.facts = dict(self._rows("SELECT key, value FROM recording LIMIT 1000"))
             """What was said of it at its start: the machine, what was asked for."""
-            (row,) = self._rows("SELECT count(*), max(id), min(time), max(elapsed), sum(cpu_s) FROM moment")
-            self.nr_moments, last = row[:2]
-            if self.nr_moments != (last or 0):
+            (row,) = self._rows("SELECT count(*), min(id), max(id), min(time), max(elapsed), sum(cpu_s) FROM moment")
+            self.nr_moments, self.first, self.last = row[0], row[1] or 1, row[2] or 0
+            """How many moments there are, and the numbers of the first and the last: of a ring not from 1 on."""
+            keep = self.fact("keep")
+            is_ring = isinstance(keep, int | float) and 0 < keep < MOST_SECONDS
+            least = self.first if is_ring and self.first > 0 else 1
+            if self.nr_moments != self.last - least + 1:
                 raise FormatError(self.path, expected="moments that are numbered")
-            self.first = 1
-            self.began, self.seconds, self.cpu_s = (self._seconds(value or 0.0) for value in row[2:])
-            """When it began, in seconds after 1970; how long it is; and what looking took of processors."""
+            self.began, last, self.cpu_s = (self._seconds(value or 0.0) for value in row[3:])
+            """When it began, in seconds after 1970; and what looking took of processors."""
+            self._start = self.elapsed(self.first) if self.nr_moments else 0.0
+            self.seconds = self._since(last)
+            """How long it is."""
+            self.kept = self._kept(float(keep) if is_ring else None)
+            """What of all moments it has."""
         except BaseException:
             self.close()
             raise
@@ -176,12 +186,10 @@ class Recording:
             return
         path = self.path
         if is_private or not files.are_ours or not settle(path, self.path):
-            # It is not ours to change, or is being written.
+            # It is not ours to change, or is being written: what is read is of one time.
             self._copies = tempfile.TemporaryDirectory(prefix="mematlas-")
             path = f"{self._copies.name}/copy"
-            copy_both(files, path)
-            if files.log >= 0:
-                settle(path, self.path)
+            copy_of_now(files, path, is_private)
         files.reopen(path)
 
     def _check(self) -> None:
@@ -255,7 +263,7 @@ class Recording:
     def _process(self, row: Sequence[Any]) -> RecordedProcess:
         kinds = ((int,), (int,), (int,), (str,), (str,), (int,), (int, type(None)))
         fits = all(type(value) in kind for value, kind in zip(row, kinds, strict=True))
-        if not fits or max(map(len, row[3:5])) > MOST_TEXT:
+        if not fits or max(map(len, row[3:5])) > MOST_TEXT or row[5] < self.first:
             raise FormatError(self.path, expected="a process")
         return RecordedProcess(*row)
 
@@ -266,7 +274,19 @@ class Recording:
             if not rows:
                 raise FormatError(self.path, expected=f"a moment {moment}")
             self._elapsed[moment] = self._seconds(rows[0][0])
-        return self._elapsed[moment]
+        return self._since(self._elapsed[moment])
+
+    def _since(self, value: object) -> float:
+        """Return how long after the first moment that is there a time is that was recorded."""
+        return self._seconds(self._seconds(value) - self._start)
+
+    def _kept(self, keep: float | None) -> Kept:
+        """Return what of all moments is in it, which is a ring with ``keep``."""
+        condition = self.fact("when")
+        if not isinstance(condition, str):
+            return Kept(keep)
+        rows = self._rows("SELECT min(moment) FROM event WHERE kind = ?", HELD)
+        return Kept(keep, condition, None if rows[0][0] is None else self.elapsed(rows[0][0]))
 
     def _seconds(self, value: object) -> float:
         """Return a time that was recorded."""
@@ -292,7 +312,7 @@ class Recording:
 
     def last_moment(self, process: RecordedProcess) -> int:
         """Return the last moment that a process was seen at."""
-        return process.end - 1 if process.end else self.nr_moments
+        return process.end - 1 if process.end else self.last
 
     def vmas_at(self, process: RecordedProcess, moment: int) -> list[VmaUsage]:
         """Return the VMAs of a process at a moment, in address order; none where they were not recorded."""
@@ -315,7 +335,7 @@ class Recording:
             raise TargetNotFound(f"{text}; try @0s to @{self.seconds:.1f}s, or @end")
         # Not the look after, where looks come that fast.
         late = min(NEARLY, self.seconds / max(self.nr_moments - 1, 1) / 4)
-        rows = self._rows("SELECT max(id) FROM moment WHERE elapsed <= ?", seconds + late)
+        rows = self._rows("SELECT max(id) FROM moment WHERE elapsed <= ?", self._start + seconds + late)
         if type(rows[0][0]) is not int:
             raise FormatError(self.path, expected="a first moment")
         return int(rows[0][0])
@@ -330,12 +350,12 @@ class Recording:
         rows = self._rows("SELECT elapsed, time FROM moment WHERE id = ?", moment)
         if not rows:
             raise FormatError(self.path, expected=f"a moment {moment}")
-        return self._seconds(rows[0][0]), self._seconds(rows[0][1])
+        return self._since(rows[0][0]), self._seconds(rows[0][1])
 
     def times(self) -> list[float]:
         """Return when each moment was: seconds after the first."""
         rows = self._rows("SELECT id, elapsed FROM moment ORDER BY id LIMIT ?", MOST_MOMENTS)
-        times = [self._seconds(row[1]) for row in rows]
+        times = [self._since(row[1]) for row in rows]
         if times != sorted(times):
             raise FormatError(self.path, expected="moments one after the other")
         return times
@@ -471,7 +491,7 @@ class Recording:
     def counter_series(self, name: str) -> tuple[list[float], list[int]]:
         """Return a counter of the machine at the moments of the recording, of many at some, and when these were."""
         times, amounts = [], []
-        for moment in some_of(1, self.nr_moments):
+        for moment in some_of(self.first, self.last):
             if (value := self.counter_at(name, moment)) is not None:
                 times.append(self.elapsed(moment))
                 amounts.append(value)

@@ -1,7 +1,11 @@
 """The file of a recording, which may be anybody's, and what is beside it: opened once, by descriptor; what SQLite has
 not put into it yet is put there, or into a copy. What a database may do is bounded before anything of it is read.
 
-Sources: sqlite.org/security.html, sqlite.org/wal.html.
+What is being written is copied, and the copy is of one time: of ours SQLite makes it, in one transaction. Else it is
+what stands in both files, unless the log began anew meanwhile: until then all that was moved from it into the file is
+in it still, and is put there once more.
+
+Sources: sqlite.org/security.html, sqlite.org/wal.html, sqlite.org/walformat.html, sqlite.org/backup.html.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import errno
 import os
 import sqlite3
 import stat
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from mematlas.errors import Error, FormatError, PermissionDenied, TargetNotFound
 from mematlas.timeline.encoding import PART
@@ -23,6 +27,8 @@ MOST_TEXT = 1 << 14
 """Characters of a name that are shown, and bytes of an SQL statement of ours."""
 OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 HEADER = b"SQLite format 3\0"
+LOG_HEADER = 32
+"""Bytes of that of a log, in which each beginning anew has other salts."""
 MOST_BYTES = 1 << 40
 PIECE = 1 << 20
 """Bytes that are copied together."""
@@ -35,10 +41,10 @@ LIMITS = {
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
 }
-TRIES = 5
+TRIES = 10
 """Times that a recording is copied which changes meanwhile."""
-LOCKED = "locked"
-"""What SQLite says of a file that somebody else has open to write."""
+PAGES = 1 << 10
+"""That SQLite copies together: between two lots a signal is heard."""
 SAFE = ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "temp_store = MEMORY")
 
 
@@ -51,8 +57,10 @@ class RecordingFiles:
         """What SQLite has written and not put into the file yet; -1 where there is nothing."""
         self.fd = open_regular_file(path)
         try:
-            if has_bytes(path + LOG):
-                self.log = open_regular_file(path + LOG)
+            # An empty one too: whoever writes has just emptied it, and fills it again.
+            if has_bytes(path) and os.path.lexists(path + LOG):
+                with suppress(TargetNotFound):  # the writer has just finished
+                    self.log = open_regular_file(path + LOG)
         except BaseException:
             self.close()
             raise
@@ -77,18 +85,58 @@ class RecordingFiles:
         self.fd = self.log = -1
 
 
+def copy_of_now(files: RecordingFiles, path: str, is_private: bool) -> None:
+    """Copy a recording that is being written, or is not ours to change, as it is at one time.
+
+    With ``is_private`` by what is open alone.
+
+    Raises:
+        Error: it changes faster than it can be copied.
+    """
+    if is_private or not files.are_ours or not copy_by_sqlite(files, path):
+        copy_both(files, path)
+        if files.log >= 0:
+            settle(path, files.path)
+
+
+def copy_by_sqlite(files: RecordingFiles, path: str) -> bool:
+    """Copy a recording of ours in one transaction; return whether that was done: not while somebody mends it."""
+    try:
+        with closing(open_database(files.path)) as database, closing(open_database(path)) as copied:
+            bound(database)
+            database.execute("BEGIN")
+            nr_pages, size = (database.execute(f"PRAGMA page_{what}").fetchone()[0] for what in ("count", "size"))
+            # From here on it is of one time. What its log says of how large it is may be anything.
+            if nr_pages * size > sum(os.fstat(fd).st_size for fd in files.fds):
+                return False
+            database.backup(copied, pages=PAGES)
+    except sqlite3.Error:
+        return False
+    return True
+
+
 def copy_both(files: RecordingFiles, path: str) -> None:
-    """Copy a recording, and what is beside it, as they are at one time: whoever writes may move one into the other."""
+    """Copy a recording, and what is beside it, as they are at one time.
+
+    Raises:
+        Error: they change faster than that.
+    """
     for _ in range(TRIES):
         for name in (path, path + LOG):
             with suppress(FileNotFoundError):
                 os.unlink(name)
-        before = changed_at(files.fd)
+        began, changed = log_header(files.log), changed_at(files.fd)
         copy(files.fd, path)
         if files.log >= 0:
             copy(files.log, path + LOG)
-        if changed_at(files.fd) == before:
+        if (began and log_header(files.log) == began) or changed_at(files.fd) == changed:
             return
+    raise Error(f"{files.path} changes faster than it can be copied: try again, as its owner if you can")
+
+
+def log_header(fd: int) -> bytes:
+    """Return what says which log it is; nothing where there is none."""
+    return os.pread(fd, LOG_HEADER, 0) if fd >= 0 else b""
 
 
 def changed_at(fd: int) -> tuple[int, int]:
@@ -104,19 +152,16 @@ def settle(path: str, name: str) -> bool:
         FormatError: that cannot be done.
     """
     try:
-        database = sqlite3.connect(os.path.abspath(path), isolation_level=None)
-        try:
+        with closing(open_database(path)) as database:
             bound(database)
-            finish(database)
-        finally:
-            database.close()
-    except sqlite3.OperationalError as error:
-        if LOCKED in str(error):
-            return False
-        raise FormatError(name, expected=f"a recording ({error})") from None
+            return finish(database)
     except sqlite3.Error as error:
         raise FormatError(name, expected=f"a recording ({error})") from None
-    return True
+
+
+def open_database(path: str) -> sqlite3.Connection:
+    """Return a connection that waits for nobody."""
+    return sqlite3.connect(os.path.abspath(path), isolation_level=None, timeout=0)
 
 
 def open_regular_file(path: str) -> int:

@@ -1,4 +1,5 @@
-"""What a recording holds: tables that rows are only ever added to, so that whatever was written stays true.
+"""What a recording holds: tables that rows are only ever added to, so that whatever was written stays true. Of a ring,
+what is old is taken away (`mematlas.timeline.ring`).
 
 A recording is one SQLite file. What is the same as at the moment before has no row: the amounts of a process at a
 moment are those of its last row up to then, and a VMA is there from the moment in ``vma`` to that in ``vma_end``.

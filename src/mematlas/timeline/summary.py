@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.growth import Growth
     from mematlas.timeline.recording import RecordedProcess, Recording
+    from mematlas.timeline.ring import Kept
 
 SORTED_BY = "uss"
 MOST_STORIES = 500
@@ -66,6 +67,7 @@ class Summary(Record):
     began: float
     """Seconds after 1970."""
     machine: dict[str, Any]
+    kept: Kept
     stories: tuple[ProcessSummary, ...]
 
 
@@ -83,6 +85,7 @@ def summary_of(recording: Recording) -> Summary:
         cpu_s=recording.cpu_s,
         began=recording.began,
         machine=recording.machine,
+        kept=recording.kept,
         stories=tuple(stories),
     )
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mematlas.words import Source
 
 REDACTED = "redacted"
-EXEC, EXIT, HIDDEN = "exec", "exit", "hidden"
+EXEC, EXIT, HIDDEN, HELD = "exec", "exit", "hidden", "held"
 OF_PROCESS = {
     "usage": "amounts of each process",
     "vmas": "amounts of each VMA",
@@ -87,7 +87,7 @@ class Happening:
     pid: int
     start_time: int
     kind: str
-    """``exec``, ``exit`` or ``hidden``."""
+    """``exec``, ``exit`` or ``hidden``; ``held``: a condition that was waited for holds."""
     text: str
 
 

@@ -12,6 +12,7 @@ import pwd
 import signal
 import sqlite3  # before the user changes, who may not be able to read where it is
 import stat
+import time
 from contextlib import suppress
 
 from mematlas.errors import BadInput, Error
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import NoReturn, Self
 
     from mematlas.timeline.encoding import Rows
+    from mematlas.timeline.ring import Ring
 
 LOG = "-wal"
 BESIDE = (LOG, "-shm")
@@ -33,6 +35,12 @@ NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 REPLY = 1 << 13
 """Bytes of what the writer says, at the most."""
 OPENED = b"opened"
+LOCKED = "locked"
+"""What SQLite says of a file that somebody else has open."""
+PATIENCE, STEP = 5.0, 0.05
+"""Seconds that readers are waited for at the end, and between two tries."""
+MOST_LOG = 4 << 20
+"""Bytes that are left of a log that begins anew: about those after which SQLite puts it into the file."""
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
 """What a terminal sends to all of us: who feeds the writer ends it, by having nothing more."""
 
@@ -48,7 +56,8 @@ class RecordingWriter:
         Error: what is written finds no room.
     """
 
-    def __init__(self, path: str, facts: dict[str, str], force: bool = False) -> None:
+    def __init__(self, path: str, facts: dict[str, str], force: bool = False, ring: Ring | None = None) -> None:
+        """With a ``ring`` only as much is kept as that says."""
         self.path = path
         self.size = 0
         """Bytes of the file, when it is closed."""
@@ -57,7 +66,7 @@ class RecordingWriter:
         self._heard, said = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
-            run(path, force, user, fed, said)
+            run(path, force, ring, user, fed, said)
         os.close(fed)
         os.close(said)
         try:
@@ -120,7 +129,7 @@ class RecordingWriter:
 # In the child
 
 
-def run(path: str, force: bool, user: tuple[int, int] | None, fed: int, said: int) -> NoReturn:
+def run(path: str, force: bool, ring: Ring | None, user: tuple[int, int] | None, fed: int, said: int) -> NoReturn:
     """Write a recording, and end: say that it is open, and at the end its size, or what went wrong."""
     try:
         for number in IGNORED:
@@ -128,7 +137,7 @@ def run(path: str, force: bool, user: tuple[int, int] | None, fed: int, said: in
         close_all_but({fed, said})
         if user and os.geteuid() == 0:
             become(*user)
-        os.write(said, write(path, force, fed, said))
+        os.write(said, write(path, force, ring, fed, said))
     except (Error, OSError, MemoryError) as error:
         os.write(said, (str(error) or type(error).__name__).encode("utf-8", "replace")[:REPLY])
     finally:
@@ -143,7 +152,7 @@ def become(uid: int, gid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
-def write(path: str, force: bool, fed: int, said: int) -> bytes:
+def write(path: str, force: bool, ring: Ring | None, fed: int, said: int) -> bytes:
     """Write what comes over a pipe; return how large the file is, in digits."""
     make(path, force)
     try:
@@ -158,8 +167,10 @@ def write(path: str, force: bool, fed: int, said: int) -> bytes:
     try:
         with open(fed, "rb") as stream:
             for rows in frames(stream, path):
-                add(database, rows)
-        finish(database)
+                add(database, ring.based(rows) if ring else rows)
+                if ring:
+                    ring.advance(database, rows)
+        finish(database, PATIENCE)
     except sqlite3.Error as error:
         with suppress(sqlite3.Error):
             finish(database)
@@ -201,6 +212,7 @@ def prepare(database: sqlite3.Connection) -> None:
     for statement in (
         "PRAGMA journal_mode = WAL",
         "PRAGMA synchronous = NORMAL",
+        f"PRAGMA journal_size_limit = {MOST_LOG}",
         "BEGIN",
         f"PRAGMA application_id = {APPLICATION_ID}",
         f"PRAGMA user_version = {VERSION}",
@@ -212,19 +224,23 @@ def prepare(database: sqlite3.Connection) -> None:
 
 def add(database: sqlite3.Connection, rows: Rows) -> None:
     """Add a moment as one transaction."""
-    database.execute("BEGIN")
-    try:
+    with database:
+        database.execute("BEGIN")
         for table in TABLES:
             if table in rows:
                 database.executemany(insertion(table), rows[table])
-        database.execute("COMMIT")
-    except BaseException:
-        with suppress(Exception):
-            database.execute("ROLLBACK")
-        raise
 
 
-def finish(database: sqlite3.Connection) -> None:
-    """Make one file of it."""
-    database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    database.execute("PRAGMA journal_mode = DELETE").fetchall()
+def finish(database: sqlite3.Connection, patience: float = 0.0) -> bool:
+    """Make one file of it; return whether that was done: not while somebody else has it open, for so many seconds."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = DELETE").fetchall()
+            return True
+        except sqlite3.OperationalError as error:
+            if LOCKED not in str(error):
+                raise
+        if time.monotonic() > end:
+            return False
+        time.sleep(STEP)

@@ -141,6 +141,19 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
+def format_span(seconds: float) -> str:
+    """Return a time that somebody has named, in the largest unit that it is a whole number of.
+
+    >>> format_span(600), format_span(90), format_span(0.25), format_span(86_400), format_span(1.5)
+    ('10 min', '90 s', '250 ms', '1 d', '1.5 s')
+    """
+    units = {"d": 86_400, "h": 3600, "min": 60, "s": 1}
+    for unit, size in units.items():
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds // size:,.0f} {unit}"
+    return f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1e3:g} ms"
+
+
 def format_share(share: float) -> str:
     """Return a share of 0 to 1 as percent: 0% for none at all, 100% for all alone.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from mematlas.views.format import format_path, format_seconds, format_size, number_of
+from mematlas.views.format import format_path, format_seconds, format_size, format_span, number_of
 from mematlas.views.live import CLEAR_LINE, WRAP_OFF, WRAP_ON
 
 TYPE_CHECKING = False
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Self, TextIO
 
     from mematlas.timeline.recorder import RecordResult
+    from mematlas.timeline.ring import Kept
 
 OFTEN = 0.5
 
@@ -52,5 +53,30 @@ def result_lines(result: RecordResult, path: str | None, size: int) -> Iterator[
     held = f", and held up the target for {format_seconds(result.cost.stall_s)} in all" if result.cost.stall_s else ""
     moments = f"{number_of(result.nr_moments, 'moment')} of {who} in {format_seconds(result.seconds)}"
     yield f"recorded {moments}; {cost}{held}"
+    kept = kept_text(result.kept)
     if path:
-        yield f"{format_path(path)}: {format_size(size)}; next: mematlas report {format_path(path)}"
+        size_text = format_size(size) + (f", {kept}" if kept else "")
+        yield f"{format_path(path)}: {size_text}; next: mematlas report {format_path(path)}"
+    elif kept:
+        yield kept
+
+
+def kept_text(kept: Kept) -> str:
+    """Return what of all moments is kept; nothing where all are.
+
+    >>> from mematlas.timeline.ring import Kept
+    >>> kept_text(Kept(600.0)), kept_text(Kept(600.0, "rss > 2GiB", 700.0)), kept_text(Kept(None, "rss > 2GiB", 0.0))
+    ('a ring: the last 10 min', 'a ring: the 10 min before rss > 2GiB held, and all since', 'all since rss > 2GiB held')
+    """
+    held = f"{format_path(kept.condition)} held" if kept.held_at is not None else ""
+    if kept.keep is None:
+        ring = ""
+    elif held:
+        return f"a ring: the {format_span(kept.keep)} before {held}, and all since"
+    else:
+        ring = f"a ring: the last {format_span(kept.keep)}"
+    if not kept.condition:
+        return ring
+    if held:
+        return f"all since {held}"
+    return f"{ring}{ring and '; '}{format_path(kept.condition)} has not held"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from mematlas.views.format import fold_message, format_path, format_seconds, number_of
+from mematlas.views.record import kept_text
 from mematlas.views.table import Column, Drawn, Table
 
 TYPE_CHECKING = False
@@ -93,6 +94,9 @@ def heading(summary: Summary) -> Iterator[str]:
     part = f", {100 * summary.cpu_s / summary.seconds:.1f} % of a processor" if summary.seconds else ""
     looks = number_of(summary.nr_moments, "moment")
     yield f"{looks} in {format_seconds(summary.seconds)}; looking took {format_seconds(summary.cpu_s)}{part}"
+    if kept := kept_text(summary.kept):
+        held_at = summary.kept.held_at
+        yield f"{kept}; it held after {format_seconds(held_at)}" if held_at else kept
 
 
 def target_of(summary: Summary) -> dict[str, Any]:
@@ -103,4 +107,7 @@ def target_of(summary: Summary) -> dict[str, Any]:
         "seconds": round(summary.seconds, 6),
         "cpu_s": round(summary.cpu_s, 6),
         "began": summary.began,
+        "keep": summary.kept.keep,
+        "when": summary.kept.condition or None,
+        "held_at": summary.kept.held_at,
     }

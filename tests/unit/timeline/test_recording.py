@@ -6,134 +6,26 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import pytest
 
-from mematlas.analysis.results import Counters, Reading, UsageResult, VmaUsage
-from mematlas.analysis.usage import Usage
-from mematlas.errors import BadInput, Error, FormatError, NotSupported, PermissionDenied, TargetNotFound
+from histories import FACTS, History, Rows, as_utf8, random_history, read_all, seen, vma_at, write
+from mematlas.analysis.results import VmaUsage
+from mematlas.errors import BadInput, Error, FormatError, PermissionDenied, TargetNotFound
 from mematlas.frozen import as_dict, replace
-from mematlas.kernel.maps import Vma
-from mematlas.kernel.status import Faults
 from mematlas.notes import Note
 from mematlas.timeline import recording as module
 from mematlas.timeline import writing
 from mematlas.timeline.encoding import Encoder
-from mematlas.timeline.moment import files_at
 from mematlas.timeline.recording import Recording, some_of
-from mematlas.timeline.sampler import Cost, Snapshot
+from mematlas.timeline.sampler import Cost
 from mematlas.timeline.schema import fits, signed, statements, unsigned
 from mematlas.timeline.stream import MAGIC, frame_of, frames, parse_frame
-from mematlas.timeline.summary import summary_of
-from mematlas.timeline.tracks import curves_of, tracks_of
-from mematlas.timeline.watch import EXEC, EXIT, Files, Happening, Look, Seen
-from mematlas.timeline.words import Sparse
+from mematlas.timeline.watch import EXEC, EXIT, Happening
 from mematlas.timeline.writing import LOG, RecordingWriter
-from mematlas.views.report import summary_table
-from mematlas.views.tracks import churn_table, curves_table, growth_table, heatmap_table
-from mematlas.words import Kind
-
-Rows = dict[str, list[tuple[Any, ...]]]
-PAGE = 4096
-NOTHING = Usage(**dict.fromkeys(Usage.__match_args__, 0))
-FACTS = {"host": '"oak"', "kernel": '"6.18"', "page_size": str(PAGE)}
-
-
-def usage_of(random: Random) -> Usage:
-    return replace(NOTHING, rss=random.choice([None, random.randrange(1 << 40)]), uss=random.randrange(1 << 30))
-
-
-def vma_at(random: Random, number: int) -> VmaUsage:
-    start = number << 24 if number else 0xFFFFFFFFFF600000
-    path = random.choice(["", "[heap]", "/srv/a b\n.so", "\udcff"])
-    perms = random.choice(["rw-p", "r-xp"])
-    kind: Kind = random.choice(["anon", "file", "heap"])
-    vma = Vma(
-        start, start + PAGE * random.randrange(1, 99), perms, 0, "00:00", random.choice([0, (1 << 64) - 1]), path, kind
-    )
-    return VmaUsage(vma, usage_of(random), None, None, random.choice([None, 3]), None)
-
-
-def files_of(random: Random) -> Files:
-    """Return files that a capture might hold, of few pages: some stay, some change."""
-    words = Sparse(*np.array([[4, 5, 9], [1 << 63, random.randrange(1, 3), 1 << 62]], np.uint64))
-    text = b"7 (shop) S" + b" 1" * 49 + b"\n"
-    return Files({"stat": text, "machine.json": b'{"hidden": [], "zero_known": true}'}, {"pagemap": words})
-
-
-def seen(
-    pid: int, vmas: list[VmaUsage], name: str = "shop", notes: tuple[Note, ...] = (), files: Files | None = None
-) -> Seen:
-    reading = Reading("smaps", 0.001, torn=False, notes=notes)
-    counters = Counters(nr_vmas=len(vmas), size=1, peak_size=None, peak_rss=3, locked=0, pinned=0, ksm=None)
-    total = replace(NOTHING, rss=sum(item.rss or 0 for item in vmas), uss=len(vmas))
-    result = UsageResult(total, 4096, reading, counters=counters)
-    return Seen(pid, 77, name, "name:shop", result, Faults(1, 2), vmas, files)
-
-
-@dataclass
-class History:
-    """Moments of some processes, as they were."""
-
-    moments: list[dict[int, list[VmaUsage]]] = field(default_factory=list)
-    rows: list[Rows] = field(default_factory=list)
-
-    def add(self, encoder: Encoder, looked: list[Seen], happenings: list[Happening] = []) -> None:  # noqa: B006
-        number = len(self.moments)
-        self.moments.append({one.pid: one.vmas or [] for one in looked})
-        snapshot = Snapshot(1e9 + number, float(number), Look(tuple(looked), tuple(happenings), {}), Cost(0.01, 0.002))
-        self.rows.append(encoder.rows_of(snapshot))
-
-
-def random_history(random: Random) -> History:
-    """VMAs come, go, and change; processes come, and end."""
-    history, encoder = History(), Encoder()
-    living: dict[int, list[VmaUsage]] = {}
-    for _ in range(random.randrange(2, 25)):
-        happenings = []
-        for pid in list(living):
-            if random.random() < 0.08:
-                del living[pid]
-                happenings.append(Happening(pid, 77, EXIT, "ended"))
-                continue
-            kept = [item for item in living[pid] if random.random() > 0.1]
-            kept = [replace(item, usage=usage_of(random)) if random.random() < 0.2 else item for item in kept]
-            taken = {item.start for item in kept}
-            new = [vma_at(random, random.randrange(12)) for _ in range(random.randrange(3))]
-            living[pid] = sorted(
-                {item.start: item for item in [*new, *kept] if item in kept or item.start not in taken}.values(),
-                key=lambda item: item.start,
-            )
-        if random.random() < 0.3 and len(history.moments) < 20:
-            living[len(history.moments) + 100] = [vma_at(random, number) for number in range(random.randrange(8))]
-            living[len(history.moments) + 100].sort(key=lambda item: item.start)
-        looked = [seen(pid, list(vmas), files=files_of(random)) for pid, vmas in living.items()]
-        history.add(encoder, looked, happenings)
-    return history
-
-
-def write(path: Path, rows: list[Rows]) -> Path:
-    """Write a recording, in this process."""
-    writing.make(str(path), force=False)
-    database = sqlite3.connect(path, isolation_level=None)
-    writing.prepare(database)
-    for moment in ({"recording": list(FACTS.items())}, *rows):
-        writing.add(database, moment)
-    writing.finish(database)
-    database.close()
-    return path
-
-
-def as_utf8(item: VmaUsage) -> VmaUsage:
-    """Return a VMA as a recording has it: with a path that UTF-8 can have."""
-    path = os.fsencode(item.vma.path).decode("utf-8", "replace")
-    return replace(item, vma=replace(item.vma, path=path))
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -301,6 +193,24 @@ def feed(path: str, rows: list[Rows]) -> None:
             writer.add(moment)
 
 
+def test_who_still_reads_at_the_end_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "PATIENCE", 0.1)
+    path = tmp_path / "x.mematlas"
+    history = random_history(Random(3))
+    reader = None
+    with RecordingWriter(str(path), FACTS) as writer:
+        for rows in history.rows:
+            writer.add(rows)
+        reader = sqlite3.connect(path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM moment").fetchall()
+    assert (tmp_path / f"x.mematlas{LOG}").exists()
+    reader.close()
+    with Recording(str(path)) as recording:
+        assert recording.nr_moments == len(history.moments)
+    assert os.listdir(tmp_path) == ["x.mematlas"]
+
+
 # --- streams
 
 
@@ -348,24 +258,6 @@ def test_what_is_no_stream_is_refused(data: bytes, tmp_path: Path) -> None:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return write(tmp_path / "x.mematlas", random_history(Random(11)).rows)
-
-
-def read_all(path: Path) -> int:
-    """Read whatever can be asked of a recording; return how many moments it has."""
-    with Recording(str(path)) as recording:
-        for process in recording.processes(50):
-            recording.vmas_at(process, process.first)
-            last = recording.last_moment(process)
-            with suppress(NotSupported):
-                list(files_at(recording, [process], last))
-        summary, tracks = summary_of(recording), list(tracks_of(recording))
-        assert list(summary_table(summary).lines(width=80))
-        assert list(heatmap_table(summary, tracks, "change", None, ascii_only=False).lines(width=80))
-        assert list(growth_table(summary, tracks, None).lines(width=80))
-        assert list(churn_table(summary, tracks, None).lines(width=80))
-        assert list(curves_table(summary, curves_of(recording), None, ascii_only=True).lines(width=80))
-        nr: int = recording.nr_moments
-        return nr
 
 
 def refused(path: Path) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from test_recording import as_utf8, random_history, seen, vma_at, write
 
+from histories import as_utf8, random_history, seen, vma_at, write
 from mematlas.errors import BadInput, NotSupported, TargetNotFound
 from mematlas.frozen import replace
 from mematlas.kernel.procfs import ProcFS
