@@ -54,6 +54,7 @@ def run(args: Namespace, session: Session) -> int:
     has_rights = os.geteuid() == 0 or bool(effective_capabilities())
     if has_rights:
         session.procfs.close()
+        files.connect_now()
         leave_rights(files.fds)
 
     def make() -> Table:

@@ -128,7 +128,7 @@ class Recording:
     def __init__(self, path: str | RecordingFiles, is_private: bool = False) -> None:
         """Open a recording by its path, or by its files, which are taken over.
 
-        With ``is_private`` a copy of it is read, for who could not open the files again.
+        With ``is_private`` a copy of it is read, for who could not open the files again, unless they are connected to.
         """
         files = RecordingFiles(path) if isinstance(path, str) else path
         self.path = files.path
@@ -140,7 +140,7 @@ class Recording:
         """When moments were that were asked for: most are asked for of each process."""
         try:
             self._settle(is_private)
-            self._database = connect(files.fd, self.path)
+            self._database = files.database or connect(files.fd, self.path)
             self._check()
             self.facts = dict(self._rows("SELECT key, value FROM recording LIMIT 1000"))
             """What was said of it at its start: the machine, what was asked for."""
@@ -182,7 +182,7 @@ class Recording:
     def _settle(self, is_private: bool) -> None:
         """Have all in one file: of one whose writer was killed a part is beside it, and is put into it, or a copy."""
         files = self._files
-        if files.log < 0 and not is_private:
+        if files.database or (files.log < 0 and not is_private):
             return
         path = self.path
         if is_private or not files.are_ours or not settle(path, self.path):

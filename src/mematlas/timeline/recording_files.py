@@ -53,6 +53,10 @@ class RecordingFiles:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.database: sqlite3.Connection | None = None
+        """A connection that was made while we had the right to open the file again."""
+        self._held: set[int] = set()
+        """What that holds open."""
         self.log = -1
         """What SQLite has written and not put into the file yet; -1 where there is nothing."""
         self.fd = open_regular_file(path)
@@ -71,7 +75,17 @@ class RecordingFiles:
     @property
     def fds(self) -> set[int]:
         """Their descriptors."""
-        return {fd for fd in (self.fd, self.log) if fd >= 0}
+        return {fd for fd in (self.fd, self.log) if fd >= 0} | self._held
+
+    def connect_now(self) -> None:
+        """Connect to the file, before rights are left that opening it again takes; nothing of it is parsed.
+
+        Not where a copy has to be made all the same.
+        """
+        if self.log < 0:
+            before = open_fds()
+            self.database = connect(self.fd, self.path)
+            self._held = open_fds() - before
 
     def reopen(self, path: str) -> None:
         """Hold another file in their place."""
@@ -80,6 +94,10 @@ class RecordingFiles:
 
     def close(self) -> None:
         """Let go of them."""
+        if self.database:
+            self.database.close()
+            self.database = None
+        self._held = set()
         for fd in self.fds:
             os.close(fd)
         self.fd = self.log = -1
@@ -185,6 +203,11 @@ def open_regular_file(path: str) -> int:
         os.close(fd)
         raise FormatError(path, expected="a regular file")
     return fd
+
+
+def open_fds() -> set[int]:
+    """Return the descriptors that we have, without that which they are listed by."""
+    return {int(name) for name in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{name}")}
 
 
 def has_bytes(path: str) -> bool:

@@ -175,6 +175,7 @@ def run(files: RecordingFiles, seconds: float, pid: int | None, of_machine: bool
         try:
             has_rights = os.geteuid() == 0 or bool(effective_capabilities())
             if has_rights:
+                files.connect_now()
                 leave_rights({*files.fds, tell})
             with Recording(files, is_private=has_rights) as recording:
                 moment = recording.moment_at(seconds)
