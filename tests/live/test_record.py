@@ -331,11 +331,11 @@ def test_root_reads_a_recording_without_rights(path: Path) -> None:
     told = (
         "import os, sys\n"
         "from mematlas.timeline import recording\n"
-        "connect = recording.connect\n"
+        "ask = recording.Recording._rows\n"
         "def watched(*arguments):\n"
         "    print(os.getresuid(), open('/proc/thread-self/status').read().count('CapEff:\\t0000000000000000'))\n"
-        "    return connect(*arguments)\n"
-        "recording.connect = watched\n"
+        "    return ask(*arguments)\n"
+        "recording.Recording._rows = watched\n"
         "from mematlas.cli import main\n"
         "sys.exit(main(['report', sys.argv[1]]))\n"
     )

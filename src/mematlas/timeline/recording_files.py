@@ -127,6 +127,7 @@ def copy_by_sqlite(files: RecordingFiles, path: str) -> bool:
             # From here on it is of one time. What its log says of how large it is may be anything.
             if nr_pages * size > sum(os.fstat(fd).st_size for fd in files.fds):
                 return False
+            copied.execute("PRAGMA synchronous = OFF").fetchall()
             database.backup(copied, pages=PAGES)
     except sqlite3.Error:
         return False
