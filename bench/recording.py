@@ -1,6 +1,7 @@
 """What recording costs, and what reading a recording does: figures for docs/performance.md.
 
-.venv/bin/python bench/recording.py [GIB]       as root; of a process of so many GiB (default 1)
+.venv/bin/python bench/recording.py [GIB [DAYS]]       as root; of a process of so many GiB (default 1), and a recording
+                                                       of so many days (default 1; 10 are 1 GB)
 
 It is no timed test: nothing here fails. CPU times are of the recorder and of what writes for it.
 """
@@ -12,15 +13,26 @@ import mmap
 import os
 import re
 import resource
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from random import Random
+
+from mematlas.analysis.results import Counters, Reading, UsageResult
+from mematlas.analysis.usage import Usage
+from mematlas.kernel.status import Faults
+from mematlas.timeline import writing
+from mematlas.timeline.encoding import Encoder
+from mematlas.timeline.sampler import Cost, Snapshot
+from mematlas.timeline.watch import Look, Seen
 
 MIB, GIB = 1 << 20, 1 << 30
 SECONDS = 20
 NR_PROCESSES = 100
+ROUNDS, LOOKS = 3, 20
 CHANGING = """
 import mmap, sys, time
 size = int(sys.argv[1]); page = mmap.PAGESIZE
@@ -116,6 +128,71 @@ def of_many(directory: str) -> None:
         told("report of it", f"{cpu:7.2f} s of CPU")
 
 
+def of_looks(size: int) -> None:
+    """What the looks of ``usage -i`` take after the first, beside a fresh ``usage``: of a tiny process, and a large."""
+    for size_of_it in (MIB, size):
+        with running(CHANGING.replace("while True:", "while time.sleep(1000) or True:"), size_of_it) as target:
+            assert target.stdout
+            target.stdout.readline()
+            fresh = min(cpu_of("usage", target.pid)[0] for _ in range(ROUNDS))
+            one, many = (
+                min(cpu_of("usage", target.pid, "-i", "50ms", "-n", count)[0] for _ in range(ROUNDS))
+                for count in (1, LOOKS + 1)
+            )
+            each = (many - one) / LOOKS
+            told(
+                f"usage -i of {size_of_it / MIB:.0f} MiB, each look after the first",
+                f"{1e3 * each:7.2f} ms; a fresh usage {1e3 * fresh:.0f} ms ({each / fresh:.2f})",
+            )
+
+
+def of_days(directory: str, nr_days: int) -> None:
+    """How large a recording of many processes becomes, a moment every ten seconds, and what its summary takes."""
+    for part in (0.1, 1.0):
+        path = f"{directory}/days.mematlas"
+        make_days(path, nr_days * 8640, part)
+        told(
+            f"{nr_days} days of {NR_PROCESSES} processes every 10 s, {100 * part:.0f} % of them changing",
+            f"{os.stat(path).st_size / 1e6:7.0f} MB",
+        )
+        told("report of it", f"{min(cpu_of('report', path)[0] for _ in range(ROUNDS)):7.2f} s of CPU")
+        os.unlink(path)
+
+
+def make_days(path: str, nr_moments: int, part: float) -> None:
+    """Write a recording of made-up processes, of which a part has other amounts at each moment than at the last."""
+    random = Random(1)
+    pages = [random.randrange(2_000, 200_000) for _ in range(NR_PROCESSES)]
+    looks = [seen(number, nr) for number, nr in enumerate(pages)]
+    encoder = Encoder()
+    writing.make(path, force=True)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        writing.prepare(database)
+        database.execute("PRAGMA synchronous = OFF").fetchall()
+        facts = {"host": '"oak"', "kernel": '"6.18"', "page_size": str(mmap.PAGESIZE), "what": '["usage"]'}
+        writing.add(database, {"recording": list(facts.items())})
+        for moment in range(nr_moments):
+            for number in range(NR_PROCESSES):
+                if random.random() < part:
+                    pages[number] = max(pages[number] + random.randrange(-300, 310), 1)
+                    looks[number] = seen(number, pages[number])
+            counters = {"MemFree": random.randrange(1 << 34), "pgfault": 1000 * moment}
+            snapshot = Snapshot(1.79e9 + 10 * moment, 10.0 * moment, Look(tuple(looks), (), counters), Cost(0.03, 0.0))
+            writing.add(database, encoder.rows_of(snapshot))
+        writing.finish(database)
+
+
+def seen(number: int, nr_pages: int) -> Seen:
+    """Return a made-up process."""
+    uss, shared = nr_pages * mmap.PAGESIZE, 6 * MIB
+    known = {"rss": uss + shared, "pss": uss + shared // 3, "uss": uss, "anon": uss, "file": shared, "zero": None}
+    usage = Usage(**(dict.fromkeys(Usage.__match_args__, 0) | known | {"nr_pages": 90_000, "nr_exclusive": nr_pages}))
+    counters = Counters(None, 400 * MIB, 401 * MIB, uss + 2 * shared, 0, 0, 0)
+    reading = Reading("smaps_rollup", 0.001, torn=False, notes=())
+    result = UsageResult(usage, 200 << 10, reading, counters=counters)
+    return Seen(1000 + number, 77, f"program-{number}", "machine", result, Faults(nr_pages, 3), None)
+
+
 def of_target() -> None:
     """How fast a program maps and unmaps memory, alone and while it is recorded."""
     for is_recorded in (False, True, False, True):
@@ -146,6 +223,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
         of_one(size, directory)
         of_many(directory)
+        of_days(directory, int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+    of_looks(size)
     of_target()
     return 0
 
