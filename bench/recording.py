@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from random import Random
+from typing import Any
 
 from mematlas.analysis.results import Counters, Reading, UsageResult
 from mematlas.analysis.usage import Usage
@@ -185,8 +186,15 @@ def make_days(path: str, nr_moments: int, part: float) -> None:
 def seen(number: int, nr_pages: int) -> Seen:
     """Return a made-up process."""
     uss, shared = nr_pages * mmap.PAGESIZE, 6 * MIB
-    known = {"rss": uss + shared, "pss": uss + shared // 3, "uss": uss, "anon": uss, "file": shared, "zero": None}
-    usage = Usage(**(dict.fromkeys(Usage.__match_args__, 0) | known | {"nr_pages": 90_000, "nr_exclusive": nr_pages}))
+    known: dict[str, Any] = {
+        "rss": uss + shared,
+        "pss": uss + shared // 3,
+        "uss": uss,
+        "anon": uss,
+        "file": shared,
+        "zero": None,
+    }
+    usage = Usage(**dict.fromkeys(Usage.__match_args__, 0) | known | {"nr_pages": 90_000, "nr_exclusive": nr_pages})
     counters = Counters(None, 400 * MIB, 401 * MIB, uss + 2 * shared, 0, 0, 0)
     reading = Reading("smaps_rollup", 0.001, torn=False, notes=())
     result = UsageResult(usage, 200 << 10, reading, counters=counters)
