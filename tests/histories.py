@@ -28,6 +28,8 @@ from mematlas.timeline.summary import summary_of
 from mematlas.timeline.tracks import curves_of, tracks_of
 from mematlas.timeline.watch import EXEC, EXIT, Files, Happening, Look, Seen
 from mematlas.timeline.words import Sparse
+from mematlas.views.figures.heatmap import heatmap_picture, what_is_missing
+from mematlas.views.figures.svg import svg_of
 from mematlas.views.report import summary_table
 from mematlas.views.tracks import churn_table, curves_table, growth_table, heatmap_table
 from mematlas.words import Kind
@@ -173,6 +175,8 @@ def read_all(path: Path) -> int:
         summary, tracks = summary_of(recording), list(tracks_of(recording))
         assert list(summary_table(summary).lines(width=80))
         assert list(heatmap_table(summary, tracks, "change", None, ascii_only=False).lines(width=80))
+        if what_is_missing(tracks, "present") is None:
+            assert list(svg_of(heatmap_picture(summary, tracks, "present", None, ascii_only=False)))
         assert list(growth_table(summary, tracks, None).lines(width=80))
         assert list(churn_table(summary, tracks, None).lines(width=80))
         assert list(curves_table(summary, curves_of(recording), None, ascii_only=True).lines(width=80))

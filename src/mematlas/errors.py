@@ -136,15 +136,17 @@ class NotHeld(NotSupported):
 class LibraryMissing(NotSupported):
     """A package of Python that this needs is not installed, or is there and cannot be loaded."""
 
-    def __init__(self, package: str, error: BaseException) -> None:
+    def __init__(self, package: str, error: BaseException, extra: str = "", missed: str = "") -> None:
         self.what = self.needs = self.package = package
+        self.extra = extra
+        """The extra of ours that brings it; nothing of what we always depend on."""
         # numpy puts a page of its own before what the dynamic loader said.
         cause = error.__cause__ if isinstance(error.__cause__, ImportError | OSError) else error
         self.is_installed = not (isinstance(cause, ModuleNotFoundError) and cause.name == package)
         """Whether it is there, and something in it is not."""
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
         why = f"cannot be loaded: {lines[0]}" if self.is_installed else "is not installed"
-        Error.__init__(self, f"{package} {why}")
+        Error.__init__(self, f"{missed}: {package} {why}" if missed else f"{package} {why}")
 
 
 class ProcessGone(Error):

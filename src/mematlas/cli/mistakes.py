@@ -64,7 +64,7 @@ def how_to_mend(error: LibraryMissing) -> str:
     """Return how a message about a package ends: with what to type."""
     if lacks_memory(str(error)):
         return " (ulimit -v)"
-    return f": {how_to_install(error.package, again=error.is_installed)}"
+    return f": {how_to_install(error.package, error.extra, again=error.is_installed)}"
 
 
 def lacks_memory(said: str) -> bool:
@@ -72,16 +72,19 @@ def lacks_memory(said: str) -> bool:
     return "failed to map" in said or "allocate" in said
 
 
-def how_to_install(package: str, again: bool = False) -> str:
-    """Return the line that installs a package for the Python that runs us, or installs it again."""
+def how_to_install(package: str, extra: str = "", again: bool = False) -> str:
+    """Return the line that installs a package for the Python that runs us, or installs it again; ``extra`` is what of
+    ours brings it.
+    """
     import os
     import sys
     import sysconfig
 
     marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")  # PEP 668
     is_managed = os.path.exists(marker)
+    wanted = f"'mematlas[{extra}]'" if extra and not again else package
     if not is_managed or sys.prefix != sys.base_prefix:
-        return f"{sys.executable} -m pip install {'--force-reinstall ' * again}{package}"
+        return f"{sys.executable} -m pip install {'--force-reinstall ' * again}{wanted}"
     if os.path.exists("/etc/debian_version"):
         return f"sudo apt install {'--reinstall ' * again}python3-{package}"
-    return f"python3 -m venv, then pip install {package} in it (this Python is managed by the system)"
+    return f"python3 -m venv, then pip install {wanted} in it (this Python is managed by the system)"

@@ -4,7 +4,8 @@ reached AFTER so long, and the process had ENDED by then. The file may be anybod
 
 KIND is summary (default); curves, amounts over time; growth, which VMAs grow and how fast; churn, what came and went,
 to swap and back; heatmap, VMAs over time, shaded by how much of them is there; or machine, what was free, swapped,
-reclaimed and waited for meanwhile on the whole machine.
+reclaimed and waited for meanwhile on the whole machine. There are pictures of heatmap and curves, and tables of all
+(-o FILE; .jsonl or .ndjson as well).
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ import os
 
 from mematlas.cli.command import RECORDING, Command
 from mematlas.cli.options import add_output, parse_count
+from mematlas.cli.output import PICTURES, add_file, file_form, new_file, plotter_of, write_table
 from mematlas.cli.signals import Interrupts
-from mematlas.errors import BadInput, did_you_mean
+from mematlas.errors import BadInput, LibraryMissing, NotHeld, did_you_mean
 from mematlas.kernel.confine import leave_rights
 from mematlas.kernel.rights import effective_capabilities
+from mematlas.views.format import format_path, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
+    from mematlas.kernel.newfile import NewFile
     from mematlas.timeline.recording import Recording
+    from mematlas.timeline.recording_files import RecordingFiles
+    from mematlas.views.figures.curves import Plotter
     from mematlas.views.table import Table
 
 KINDS = {
@@ -33,6 +39,8 @@ KINDS = {
     "churn": "what came and went",
     "machine": "what became of RAM, swap and reclaim",
 }
+DRAWN = ("heatmap", "curves")
+"""What there are pictures of."""
 OF = ("present", "change", "accessed")
 
 
@@ -40,31 +48,97 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("words", nargs="*", metavar="FILE", help="what mematlas record has made")
     arguments.add_argument("--of", choices=OF, help="heatmap: shade by present (default), change or accessed pages")
     arguments.add_argument("--limit", type=parse_count, metavar="N", help="the first N rows")
+    add_file(arguments)
     add_output(arguments)
 
 
 def run(args: Namespace, session: Session) -> int:
-    from mematlas.timeline.recording import Recording
     from mematlas.timeline.recording_files import RecordingFiles
 
     path, kind = named(args.words)
     if args.of and kind != "heatmap":
         raise BadInput("--of is for the heatmap: report FILE heatmap --of change")
+    form = file_form(args)
+    if form in PICTURES and kind not in DRAWN:
+        raise BadInput(f"no picture of {kind}: report FILE heatmap -o {args.output}, or curves")
     files = RecordingFiles(path)
+    with Interrupts(session.err) as ending:  # what was made, a copy or a file, may have to be taken away
+        if form is None:
+            show(files, kind, args, session)
+        else:
+            write_file(files, kind, form, args, session)
+    return ending.exit_code
+
+
+def show(files: RecordingFiles, kind: str, args: Namespace, session: Session) -> None:
+    """Write a report to standard output."""
+    with opened(files, set(), session) as recording:
+        session.show(lambda: table_of(recording, kind, args, session), args)
+
+
+def write_file(files: RecordingFiles, kind: str, form: str, args: Namespace, session: Session) -> None:
+    """Write a report into a file.
+
+    Raises:
+        LibraryMissing: what draws it is not there; the terminal's curves have been shown.
+        BadInput: the file cannot be made.
+    """
+    plotter, fonts = None, set[int]()
+    if kind == "curves" and form in PICTURES:
+        try:
+            plotter, fonts = plotter_of(form, args.output)
+        except LibraryMissing:
+            show(files, kind, args, session)
+            raise
+    with new_file(args, files.fd) as file:
+        with opened(files, fonts | file.fds, session) as recording:
+            if form in PICTURES:
+                draw(recording, form, plotter, file, args)
+            else:
+                write_table(table_of(recording, kind, args, session), form, file, session)
+        file.finish()
+        session.write_lines([f"{format_path(file.path)}: {format_size(file.size)}"])
+
+
+def opened(files: RecordingFiles, kept: set[int], session: Session) -> Recording:
+    """Open a recording, with no rights at all and little else open: it may be anybody's."""
+    from mematlas.timeline.recording import Recording
+
     has_rights = os.geteuid() == 0 or bool(effective_capabilities())
     if has_rights:
         session.procfs.close()
         files.connect_now()
-        leave_rights(files.fds)
+        leave_rights(files.fds | kept)
+    recording = Recording(files, is_private=has_rights)
+    session.recorded = recording.machine
+    return recording
 
-    def make() -> Table:
-        with Recording(files, is_private=has_rights) as recording:
-            session.recorded = recording.machine
-            return table_of(recording, kind, args, session)
 
-    with Interrupts(session.err) as ending:  # a copy may have to be taken away
-        session.show(make, args)
-    return ending.exit_code
+def draw(recording: Recording, form: str, plotter: Plotter | None, file: NewFile, args: Namespace) -> None:
+    """Write a picture into a file: curves where there is a plotter, else a heatmap.
+
+    Raises:
+        NotHeld: there is nothing to draw.
+    """
+    from mematlas.timeline.summary import summary_of
+    from mematlas.timeline.tracks import curves_of, tracks_of
+
+    summary = summary_of(recording)
+    if plotter:
+        if not (curves := curves_of(recording)):
+            raise NotHeld(file.path, f"{recording.path}: no amount is recorded")
+        file.write(plotter.picture(summary, curves, args.limit))
+        return
+    from mematlas.views.figures.heatmap import heatmap_picture, what_is_missing
+    from mematlas.views.figures.png import png_of
+    from mematlas.views.figures.svg import svg_of
+
+    tracks, of = list(tracks_of(recording, is_fine=True)), args.of or OF[0]
+    if why := what_is_missing(tracks, of):
+        raise NotHeld(file.path, f"{recording.path}: {why}")
+    canvas = heatmap_picture(summary, tracks, of, args.limit, ascii_only=form == "png")
+    for data in (png_of if form == "png" else svg_of)(canvas):
+        file.write(data)
 
 
 def named(words: list[str]) -> tuple[str, str]:
@@ -112,7 +186,7 @@ COMMAND = Command(
     run,
     examples=(
         ("mematlas report redis.mematlas", "what grew, and how"),
-        ("mematlas report redis.mematlas curves", "amounts over time"),
+        ("mematlas report redis.mematlas heatmap -o redis.svg", "VMAs over time, as a picture"),
         ("mematlas report redis.mematlas growth --limit 10 --json", "ten VMAs, for programs"),
     ),
     words=(RECORDING, KINDS),

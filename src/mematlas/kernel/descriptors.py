@@ -13,11 +13,16 @@ STREAMS = (0, 1, 2)
 STDERR = 2
 
 
+def open_files() -> set[int]:
+    """Return what we have open, and the number that listing it took."""
+    return set(map(int, os.listdir(OPEN_FILES)))
+
+
 def close_all_but(kept: Collection[int]) -> None:
     """Close what is open but the standard streams and some more."""
     # Not all numbers there may be: where close_range(2) is missing or refused, that is a call for each of a billion.
     # Nor up to the bound of today, which may have been lowered.
-    for fd in map(int, os.listdir(OPEN_FILES)):
+    for fd in open_files():
         if fd not in STREAMS and fd not in kept:
             try:
                 os.close(fd)

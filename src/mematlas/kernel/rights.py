@@ -132,6 +132,18 @@ def ids_of(user: int | str) -> tuple[int, int] | None:
     return account.pw_uid, account.pw_gid
 
 
+def become(uid: int, gid: int) -> None:
+    """Be a user, with that one's groups. Needs CAP_SETUID and CAP_SETGID."""
+    import pwd
+
+    try:
+        os.initgroups(pwd.getpwuid(uid).pw_name, gid)
+    except KeyError:
+        os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
 def user_name(uid: int) -> str:
     """Return the name of a user; the number where nobody here has it."""
     import pwd

@@ -187,7 +187,10 @@ class Recording:
         path = self.path
         if is_private or not files.are_ours or not settle(path, self.path):
             # It is not ours to change, or is being written: what is read is of one time.
-            self._copies = tempfile.TemporaryDirectory(prefix="mematlas-")
+            try:
+                self._copies = tempfile.TemporaryDirectory(prefix="mematlas-")
+            except OSError as error:
+                raise Error(f"{self.path}: a temporary directory for a copy: {error.strerror} (TMPDIR)") from None
             path = f"{self._copies.name}/copy"
             copy_of_now(files, path, is_private)
         files.reopen(path)

@@ -67,8 +67,9 @@ class Summary(Record):
     began: float
     """Seconds after 1970."""
     machine: dict[str, Any]
-    kept: Kept
     stories: tuple[ProcessSummary, ...]
+    kept: Kept
+    """What of all moments there is."""
 
 
 def summary_of(recording: Recording) -> Summary:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 60
 """Moments that are looked at, of more than these: all that lie between two are passed over."""
+MOST_FINE_COLUMNS = 240
+"""The same of a picture, where few processes are looked at: the moments of all together take that much time."""
 MOST_PROCESSES = 20
 """Processes that are looked at: of more, those that had the most RSS."""
 CURVES = ("rss", "anon", "file", "shmem", "swap")
@@ -96,11 +98,22 @@ class Curve(Record):
     times: tuple[float, ...]
     amounts: tuple[int | None, ...]
 
+    @property
+    def peak(self) -> int:
+        """The most of it."""
+        return max(filter(None, self.amounts), default=0)
 
-def tracks_of(recording: Recording) -> Iterator[Track]:
-    """Yield what VMAs had over time, of the processes that had the most."""
-    for process in recording.processes(MOST_PROCESSES):
-        moments = some_of(process.first, recording.last_moment(process), MOST_COLUMNS)
+
+def tracks_of(recording: Recording, is_fine: bool = False) -> Iterator[Track]:
+    """Yield what VMAs had over time, of the processes that had the most; with ``is_fine`` at more moments, as a picture
+    has room for.
+    """
+    processes = recording.processes(MOST_PROCESSES)
+    most = MOST_COLUMNS
+    if is_fine:
+        most = min(max(MOST_PROCESSES * MOST_COLUMNS // max(len(processes), 1), most), MOST_FINE_COLUMNS)
+    for process in processes:
+        moments = some_of(process.first, recording.last_moment(process), most)
         times = [recording.elapsed(moment) for moment in moments]
         found: dict[tuple[str, str], list[Point]] = {}
         for number, moment in enumerate(moments):

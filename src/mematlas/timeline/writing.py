@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 import signal
 import sqlite3  # before the user changes, who may not be able to read where it is
 import stat
@@ -17,7 +16,7 @@ from contextlib import suppress
 
 from mematlas.errors import BadInput, Error
 from mematlas.kernel.descriptors import close_all_but
-from mematlas.kernel.rights import invoking_user
+from mematlas.kernel.rights import become, invoking_user
 from mematlas.timeline.schema import APPLICATION_ID, TABLES, VERSION, insertion, statements
 from mematlas.timeline.stream import MAGIC, frame_of, frames
 
@@ -142,14 +141,6 @@ def run(path: str, force: bool, ring: Ring | None, user: tuple[int, int] | None,
         os.write(said, (str(error) or type(error).__name__).encode("utf-8", "replace")[:REPLY])
     finally:
         os._exit(0)
-
-
-def become(uid: int, gid: int) -> None:
-    """Be a user, with that one's groups."""
-    with suppress(KeyError):
-        os.initgroups(pwd.getpwuid(uid).pw_name, gid)
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
 
 
 def write(path: str, force: bool, ring: Ring | None, fed: int, said: int) -> bytes:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 PAPER = {"dark": "#0f141b", "light": "#ffffff"}
 """The backgrounds that the palette is made for."""
+INK = {"dark": "#e6ebf2", "light": "#1b222c"}
+MUTED = {"dark": "#9aa6b5", "light": "#56606d"}
+"""What is written on them, and what explains it."""
 
 # What a page is -> (24 bits, of 256 colours, of 16) on a dark background, and on a light one.
 TONES = {

@@ -11,7 +11,7 @@ from mematlas.views.table import Column, Drawn, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
     from mematlas.timeline.summary import Summary
@@ -25,6 +25,8 @@ SHADES = " ·░▒▓█"
 ASCII_SHADES = " .:+#@"
 SHOWN = 20
 """Rows that text has, unless somebody says otherwise."""
+NO_VMA = "no VMA is recorded (record --what vmas)"
+NOT_ACCESSED = "accessed pages are not recorded (record --source tables)"
 WHAT = {
     "present": "how much of each is in RAM",
     "change": "how much of each has come or gone since the column before",
@@ -37,7 +39,7 @@ CURVE_COLUMNS: tuple[Column[Curve], ...] = (
     Column("measure", "MEASURE"),
     Column("first", "FIRST", "size", lambda item: item.amounts[0]),
     Column("last", "LAST", "size", lambda item: item.amounts[-1]),
-    Column("peak", "PEAK", "size", lambda item: max(filter(None, item.amounts), default=0)),
+    Column("peak", "PEAK", "size"),
     Column("times", "TIMES", "json", lambda item: list(item.times), shown=False),
     Column("amounts", "AMOUNTS", "json", lambda item: list(item.amounts), shown=False),
 )
@@ -128,10 +130,10 @@ def curves_table(summary: Summary, curves: Sequence[Curve], limit: int | None, a
                 process = curve.process
                 yield ""
                 yield f"{format_path(process.name)}, PID {process.pid}, {span_of(curve.times)}"
-            peak = max(filter(None, curve.amounts), default=0)
-            head, tail = f"  {curve.measure:<6}|", f"| {change_text(curve, in_bytes)}, peak {size_text(peak, in_bytes)}"
+            head = f"  {curve.measure:<6}|"
+            tail = f"| {change_text(curve, in_bytes)}, peak {size_text(curve.peak, in_bytes)}"
             room = max((width or WIDTH + len(head) + len(tail)) - len(head) - len(tail), LEAST)
-            yield head + curve_line(curve.amounts, peak, room, bars) + tail
+            yield head + curve_line(curve.amounts, curve.peak, room, bars) + tail
 
     return Drawn("report-curves/1", CURVE_COLUMNS, shown, target=target_of(summary), draw=draw)
 
@@ -181,20 +183,20 @@ def stretches(nr: int, room: int) -> Iterator[tuple[int, int]]:
 def heatmap_table(summary: Summary, tracks: Sequence[Track], what: str, limit: int | None, ascii_only: bool) -> Table:
     """Return VMAs over time, a row each, shaded by how much of them is there, has changed, or was used."""
     shades = ASCII_SHADES if ascii_only else SHADES
-    rows = sorted((track for track in tracks if track.peak), key=lambda one: -one.peak)[:limit]
+    rows = largest(tracks)[:limit]
     shown = rows[:SHOWN] if limit is None else rows
 
     def draw(in_bytes: bool, colour: bool, width: int) -> Iterator[str]:
         for line in heading(summary):
             yield from fold_message(line, width)
         if not shown:
-            yield "no VMA is recorded (record --what vmas)"
+            yield NO_VMA
             return
         names = [name_of(track, several=len({one.process for one in shown}) > 1) for track in shown]
         head = min(max(map(len, names)), 30)
         room = max((width or WIDTH + head + 13) - head - 13, LEAST)
-        if what == "accessed" and all(point.nr_accessed is None for track in shown for point in track.points):
-            yield "accessed pages are not recorded (record --source tables)"
+        if what == "accessed" and lacks_use(shown):
+            yield NOT_ACCESSED
             return
         yield from fold_message(f"{span_of((0.0, summary.seconds))}: {WHAT[what]}", width)
         for name, track in zip(names, shown, strict=True):
@@ -207,6 +209,16 @@ def heatmap_table(summary: Summary, tracks: Sequence[Track], what: str, limit: i
             yield f"{len(rows) - len(shown):,} more (--limit)"
 
     return Drawn("report-heatmap/1", TRACK_COLUMNS, rows, target=target_of(summary) | {"what": what}, draw=draw)
+
+
+def largest(tracks: Iterable[Track]) -> list[Track]:
+    """Return what ever had something in RAM, that first which had the most."""
+    return sorted((track for track in tracks if track.peak), key=lambda one: -one.peak)
+
+
+def lacks_use(tracks: Iterable[Track]) -> bool:
+    """Whether nothing is known of pages that were used."""
+    return all(point.nr_accessed is None for track in tracks for point in track.points)
 
 
 SHARES = ("<25%", "<50%", "<75%", "<100%", "all")

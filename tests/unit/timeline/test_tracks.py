@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from constructed_recording import MIB, PAGE, item, write
 from mematlas.analysis.growth import LEAK, SAWTOOTH
-from mematlas.analysis.results import Counters, Reading, UsageResult, VmaUsage
-from mematlas.analysis.usage import Usage, total
-from mematlas.kernel.maps import Vma
-from mematlas.kernel.status import Faults
-from mematlas.timeline import writing
-from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.recording import Recording
-from mematlas.timeline.sampler import Cost, Snapshot
 from mematlas.timeline.summary import summary_of
-from mematlas.timeline.tracks import Point, churning, curves_of, growing, tracks_of
-from mematlas.timeline.watch import Look, Seen
+from mematlas.timeline.tracks import (
+    MOST_COLUMNS,
+    MOST_FINE_COLUMNS,
+    Point,
+    churning,
+    curves_of,
+    growing,
+    tracks_of,
+)
 from mematlas.views.tracks import churn_table, curves_table, growth_table, heatmap_table, shares_of, stretches
-
-PAGE = 4096
-MIB = 1 << 20
-
-
-def item(start: int, size: int, rss: int, path: str, swap: int = 0) -> VmaUsage:
-    usage = Usage(rss, rss, rss, swap, rss, 0, 0, 0, 0, 0, size // PAGE, rss // PAGE, swap // PAGE, 0)
-    vma = Vma(start, start + size, "rw-p", 0, "00:00", 0, path, "heap" if path == "[heap]" else "anon")
-    return VmaUsage(vma, usage, None, None, rss // PAGE // 2, None)
-
-
-def write(path: Path, looks: list[list[VmaUsage]]) -> str:
-    """Write a recording of one process that had these VMAs, a second after the other."""
-    writing.make(str(path), force=False)
-    database = sqlite3.connect(path, isolation_level=None)
-    writing.prepare(database)
-    writing.add(database, {"recording": [("page_size", str(PAGE)), ("host", '"oak"')]})
-    encoder = Encoder()
-    for number, vmas in enumerate(looks):
-        result = UsageResult(
-            total(one.usage for one in vmas),
-            PAGE,
-            Reading("tables", 0.001, torn=False, notes=()),
-            counters=Counters(len(vmas), MIB, None, None, 0, 0, None),
-        )
-        seen = Seen(7, 77, "shop", "shop", result, Faults(1, 2), vmas)
-        writing.add(
-            database, encoder.rows_of(Snapshot(1e9 + number, float(number), Look((seen,), (), {}), Cost(0.01, 0.0)))
-        )
-    writing.finish(database)
-    database.close()
-    return str(path)
 
 
 @pytest.fixture
@@ -100,6 +68,18 @@ def test_vmas_that_come_later_had_nothing_before(tmp_path: Path) -> None:
         tracks = {track.path: [point.rss for point in track.points] for track in tracks_of(recording)}
 
     assert tracks == {"[heap]": [MIB, MIB, 0], "": [0, PAGE, PAGE]}
+
+
+def test_a_picture_has_room_for_more_moments(tmp_path: Path) -> None:
+    looks = [[item(0x10000000, MIB, PAGE * (number % 200), "[heap]")] for number in range(400)]
+    with Recording(write(tmp_path / "x.mematlas", looks)) as recording:
+        (coarse,), (fine,) = tracks_of(recording), tracks_of(recording, is_fine=True)
+
+    assert (len(coarse.times), len(fine.times)) == (MOST_COLUMNS, MOST_FINE_COLUMNS)
+    assert set(zip(coarse.times, coarse.points, strict=True)) <= {
+        (float(number), Point(MIB, PAGE * (number % 200), 0, number % 200 // 2)) for number in range(400)
+    }
+    assert (fine.times[0], fine.times[-1]) == (0.0, 399.0)
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])
