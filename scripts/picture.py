@@ -1,8 +1,9 @@
-"""Make the pictures of the documents from what the commands really print, their colours turned into SVG.
+"""Make the pictures of the documents from what the commands really print, their colours turned into SVG, or draw.
 
 .venv/bin/python scripts/picture.py              all of them
 .venv/bin/python scripts/picture.py map          docs/map.svg: memory in as many states as possible (as root)
 .venv/bin/python scripts/picture.py paging       docs/paging.svg: a drawing, paged out, drawn again (as root)
+.venv/bin/python scripts/picture.py heatmap      docs/heatmap.svg: ten seconds of a program, recorded (as root)
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
@@ -29,13 +32,15 @@ PAGING_WIDTH = 111
 """Columns in which a row of the drawing is half of its memory."""
 CELL_WIDTH, LINE_HEIGHT, MARGIN = 8.4, 18, 16
 SWAP_SIZE = 64 << 20
+PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
+"""What has its libraries where everybody has them."""
 CAPTION, PROMPT = "\x1b[1m", "\x1b[2m"
-TITLE, DIM, INK, PAPER = "#ffffff", "#9aa6b5", "#e6ebf2", colour.PAPER["dark"]
+TITLE, DIM, INK, PAPER = "#ffffff", colour.MUTED["dark"], colour.INK["dark"], colour.PAPER["dark"]
 TERMINAL = {"COLORTERM": "truecolor", "COLORFGBG": "15;0"}
 """All colours, on a dark background."""
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
 WORDS = re.compile(r"\S+(?: \S+)*")
-PAGEOUT, GUARD_INSTALL = 21, 102  # include/uapi/asm-generic/mman-common.h
+PAGEOUT, GUARD_INSTALL, REMOVE = 21, 102, 9  # include/uapi/asm-generic/mman-common.h
 
 
 def build() -> list[object]:
@@ -86,8 +91,50 @@ def touch(area: mmap.mmap, numbers: Iterable[int]) -> None:
         area[number * mmap.PAGESIZE] = 1
 
 
+SHOP_STEPS, SHOP_STEP = 200, 0.05
+"""Steps of `shop`, and the seconds of each."""
+
+
+def shop(directory: str) -> None:
+    """Use memory in several ways, for ten seconds: some leaks, some fills and empties, some goes to swap and back."""
+    page = mmap.PAGESIZE
+    catalogue, cache, orders, sessions = (
+        named(directory, name) for name in ("catalogue.db", "cache", "orders", "sessions")
+    )
+    touch(sessions, range(2048))
+    began = time.monotonic()
+    leaked: list[bytearray] = []
+    for step in range(SHOP_STEPS):
+        leaked.append(bytearray(64 * page))
+        touch(catalogue, range(step * 16, step * 16 + 16) if step < 120 else ())
+        at = step % 50
+        touch(cache, range(at * 40, at * 40 + 40))
+        if at == 49:
+            cache.madvise(REMOVE)
+        if step >= 60:
+            touch(orders, range((step - 60) * 8, (step - 60) * 8 + 8))
+        if step == 80:
+            sessions.madvise(PAGEOUT)
+        if step == 140:
+            touch(sessions, range(0, 2048, 3))
+        if step == 150:
+            catalogue.madvise(mmap.MADV_DONTNEED)
+        time.sleep(max(began + (step + 1) * SHOP_STEP - time.monotonic(), 0))
+
+
+def named(directory: str, name: str) -> mmap.mmap:
+    """Map a new file of a name, of 2,048 pages."""
+    with open(f"{directory}/{name}", "w+b") as file:
+        file.truncate(2048 * mmap.PAGESIZE)
+        return mmap.mmap(file.fileno(), 2048 * mmap.PAGESIZE)
+
+
 def main(words: list[str]) -> int:
     """Make the pictures that are asked for."""
+    if words[:1] == ["shop"]:
+        Path("/proc/self/comm").write_text("shop", encoding="ascii")
+        shop(words[1])
+        return 0
     if words[:1] in (["victim"], ["neighbour"]):
         name = "orders" if words == ["victim"] else "worker"
         Path("/proc/self/comm").write_text(name, encoding="ascii")
@@ -96,9 +143,13 @@ def main(words: list[str]) -> int:
         sys.stdin.read()
         del kept
         return 0
-    for name in words or PICTURES:
+    for name in words or (*PICTURES, HEATMAP):
+        if name == HEATMAP:
+            (DOCS / f"{name}.svg").write_text(heatmap(), encoding="utf-8")
+            print(f"wrote {name}.svg")
+            continue
         if name not in PICTURES:
-            print(f"no picture {name!r}: there are {', '.join(PICTURES)}", file=sys.stderr)
+            print(f"no picture {name!r}: there are {', '.join((*PICTURES, HEATMAP))}", file=sys.stderr)
             return 2
         draw, title, columns = PICTURES[name]
         lines = draw()
@@ -150,6 +201,21 @@ def paging_lines() -> list[str]:
         faults = f"{after.major - before.major} major and {after.minor - before.minor} minor page faults"
         lines += ["", f"{CAPTION}3  It draws the same once more: {faults} bring all of it back.", *again()]
     return lines
+
+
+def heatmap() -> str:
+    """Return what report draws of `shop`, recorded on a machine that has the name of the one in the examples."""
+    from mematlas.kernel.swapfile import TemporarySwap
+
+    ours = [sys.executable, "-m", "mematlas"]
+    on_atlas = ["unshare", "--uts", "sh", "-c", 'hostname atlas; exec "$@"', "sh"]
+    with TemporarySwap(SWAP_SIZE), tempfile.TemporaryDirectory(dir="/dev/shm", prefix="shop-") as place:
+        started = [*ours, "record", "-o", f"{place}/shop.mematlas", "-i", "100ms", "--budget", "50%", "--"]
+        program = ["env", f"PYTHONPATH={DOCS.parent / 'src'}", PYTHON, __file__, "shop", place]
+        subprocess.run([*on_atlas, *started, *program], check=True)
+        drawn = f"{place}/shop.svg"
+        subprocess.run([*ours, "report", f"{place}/shop.mematlas", "heatmap", "--limit", "14", "-o", drawn], check=True)
+        return Path(drawn).read_text(encoding="utf-8")
 
 
 def said_by(command: str, *words: str, width: int | None = None) -> list[str]:
@@ -261,6 +327,7 @@ def of_256(number: int) -> str:
     return "#" + "".join(f"{part:02x}" for part in parts)
 
 
+HEATMAP = "heatmap"
 PICTURES: dict[str, tuple[Callable[[], list[str]], str, int]] = {
     "map": (map_lines, "An address space, drawn by mematlas map", WIDTH),
     "paging": (paging_lines, "A drawing in memory, paged out by mematlas pageout, and drawn again", PAGING_WIDTH),
