@@ -1,6 +1,6 @@
 """What a recording tells: of each process how much it had, the most and when, how much that grew, how fast, and in
 which manner: a leak, a sawtooth, filling, steady (mematlas help measures; - with fewer than five looks). PEAK RSS was
-reached AFTER so long, and the process had ENDED by then. The file may be anybody's: nothing in it is run.
+reached AFTER so long; the process had ENDED by then. Nothing in the file is run.
 
 KIND is summary (default); curves, amounts over time; growth, which VMAs grow and how fast; churn, what came and went,
 to swap and back; heatmap, VMAs over time, shaded by how much of them is there; or machine, what was free, swapped,
@@ -13,10 +13,10 @@ from __future__ import annotations
 import os
 
 from mematlas.cli.command import RECORDING, Command
-from mematlas.cli.options import add_output, parse_count
+from mematlas.cli.options import add_output, parse_count, parse_interval, parse_seconds
 from mematlas.cli.output import PICTURES, add_file, file_form, new_file, plotter_of, write_table
 from mematlas.cli.signals import Interrupts
-from mematlas.errors import BadInput, LibraryMissing, NotHeld, did_you_mean
+from mematlas.errors import BadInput, LibraryMissing, NotHeld, TargetNotFound, did_you_mean
 from mematlas.kernel.confine import leave_rights
 from mematlas.kernel.rights import effective_capabilities
 from mematlas.views.format import format_path, format_size
@@ -45,7 +45,18 @@ OF = ("present", "change", "accessed")
 
 
 def add_arguments(arguments: Arguments) -> None:
-    arguments.add_argument("words", nargs="*", metavar="FILE", help="what mematlas record has made")
+    arguments.add_argument("words", nargs="*", metavar="FILE", help="what mematlas record has made; or TARGET, with -d")
+    arguments.add_argument(
+        "-d", "--duration", type=parse_seconds, metavar="TIME", help="record a TARGET for so long first"
+    )
+    arguments.add_more(
+        "-i",
+        "--interval",
+        dest="every",
+        type=parse_interval,
+        metavar="TIME",
+        help="between its looks",
+    )
     arguments.add_argument("--of", choices=OF, help="heatmap: shade by present (default), change or accessed pages")
     arguments.add_argument("--limit", type=parse_count, metavar="N", help="the first N rows")
     add_file(arguments)
@@ -53,21 +64,39 @@ def add_arguments(arguments: Arguments) -> None:
 
 
 def run(args: Namespace, session: Session) -> int:
-    from mematlas.timeline.recording_files import RecordingFiles
+    from mematlas.cli.recording_now import record_now
 
     path, kind = named(args.words)
+    if args.every and not args.duration:
+        raise BadInput("-i is for a target that is recorded first: add -d, such as -d 30s")
     if args.of and kind != "heatmap":
         raise BadInput("--of is for the heatmap: report FILE heatmap --of change")
     form = file_form(args)
     if form in PICTURES and kind not in DRAWN:
         raise BadInput(f"no picture of {kind}: report FILE heatmap -o {args.output}, or curves")
-    files = RecordingFiles(path)
+    files = record_now(path, args, session) if args.duration else recorded(path)
     with Interrupts(session.err) as ending:  # what was made, a copy or a file, may have to be taken away
         if form is None:
             show(files, kind, args, session)
         else:
             write_file(files, kind, form, args, session)
     return ending.exit_code
+
+
+def recorded(path: str) -> RecordingFiles:
+    """Return the files of a recording.
+
+    Raises:
+        TargetNotFound: there is none of that name; of what could be a process it is said how to look at that.
+    """
+    from mematlas.timeline.recording_files import RecordingFiles
+
+    try:
+        return RecordingFiles(path)
+    except TargetNotFound as error:
+        if "/" in path or "." in path:
+            raise
+        raise TargetNotFound(f"{error}; of a process that runs: mematlas report {path} -d 30s") from None
 
 
 def show(files: RecordingFiles, kind: str, args: Namespace, session: Session) -> None:
@@ -107,7 +136,8 @@ def opened(files: RecordingFiles, kept: set[int], session: Session) -> Recording
     has_rights = os.geteuid() == 0 or bool(effective_capabilities())
     if has_rights:
         session.procfs.close()
-        files.connect_now()
+        if not files.database:
+            files.connect_now()
         leave_rights(files.fds | kept)
     recording = Recording(files, is_private=has_rights)
     session.recorded = recording.machine
@@ -180,14 +210,14 @@ def table_of(recording: Recording, kind: str, args: Namespace, session: Session)
 
 
 COMMAND = Command(
-    "[options] FILE [KIND]",
+    "[options] FILE [KIND] | TARGET -d TIME [KIND]",
     __doc__,
     add_arguments,
     run,
     examples=(
         ("mematlas report redis.mematlas", "what grew, and how"),
         ("mematlas report redis.mematlas heatmap -o redis.svg", "VMAs over time, as a picture"),
-        ("mematlas report redis.mematlas growth --limit 10 --json", "ten VMAs, for programs"),
+        ("mematlas report redis-server growth -d 60s", "which VMAs grow, of a process as it runs"),
     ),
     words=(RECORDING, KINDS),
 )

@@ -244,10 +244,15 @@ def connect(fd: int, path: str) -> sqlite3.Connection:
         is_stream = os.pread(fd, len(MAGIC), 0) == MAGIC
         hint = "; this is a stream: mematlas convert makes one of it" if is_stream else ""
         raise FormatError(path, expected=f"a recording of mematlas{hint}")
+    before = open_fds()
     try:
         database = sqlite3.connect(f"file:/proc/self/fd/{fd}?mode=ro&immutable=1", uri=True, isolation_level=None)
         bound(database)
         database.execute("PRAGMA query_only = ON").fetchall()
+        # SQLite goes by the name that the link leads to: somebody may have put another file there.
+        if not all(os.path.samestat(os.fstat(held), os.fstat(fd)) for held in open_fds() - before):
+            database.close()
+            raise FormatError(path, expected="one file all the time: it was replaced just now")
     except sqlite3.Error as error:
         raise FormatError(path, expected=f"a recording ({error})") from None
     return database

@@ -130,15 +130,24 @@ def escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+LONG = 3
+"""Of a unit, from which on a time is written in it: 179 s, but 3.0 min."""
+
+
 def format_seconds(seconds: float) -> str:
     """Return a duration in the unit that suits it.
 
-    >>> format_seconds(0.00005), format_seconds(0.0425), format_seconds(3.2)
-    ('50 us', '42 ms', '3.2 s')
+    >>> format_seconds(0.00005), format_seconds(0.0425), format_seconds(3.2), format_seconds(5400), format_seconds(3e5)
+    ('50 us', '42 ms', '3.2 s', '90.0 min', '3.5 d')
     """
     if seconds < 0.001:
         return f"{seconds * 1e6:.0f} us"
-    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    if seconds < 1:
+        return f"{seconds * 1e3:.0f} ms"
+    for unit, size in {"d": 86_400, "h": 3600, "min": 60}.items():
+        if seconds >= LONG * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def format_span(seconds: float) -> str:

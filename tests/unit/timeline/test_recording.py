@@ -21,6 +21,7 @@ from mematlas.timeline import recording as module
 from mematlas.timeline import writing
 from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.recording import Recording, some_of
+from mematlas.timeline.recording_files import RecordingFiles
 from mematlas.timeline.sampler import Cost
 from mematlas.timeline.schema import fits, signed, statements, unsigned
 from mematlas.timeline.stream import MAGIC, frame_of, frames, parse_frame
@@ -258,6 +259,17 @@ def test_what_is_no_stream_is_refused(data: bytes, tmp_path: Path) -> None:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return write(tmp_path / "x.mematlas", random_history(Random(11)).rows)
+
+
+def test_another_file_that_is_put_in_its_place_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite opens the name that a descriptor's link leads to."""
+    other = write(path.with_name("y.mematlas"), random_history(Random(12)).rows)
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda _, **more: connect(f"file:{other}?mode=ro&immutable=1", **more))
+    files = RecordingFiles(str(path))
+    with pytest.raises(FormatError, match="replaced just now"):
+        files.connect_now()
+    files.close()
 
 
 def refused(path: Path) -> str:
