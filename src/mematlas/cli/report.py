@@ -1,6 +1,7 @@
 """What a recording tells: of each process how much it had, the most and when, how much that grew, how fast, and in
-which manner: a leak, a sawtooth, filling, steady (mematlas help measures; - with fewer than five looks). PEAK RSS was
-reached AFTER so long; the process had ENDED by then. Nothing in the file is run.
+which manner: a leak, a sawtooth, filling, steady (mematlas help measures; - with fewer than five looks).
+
+PEAK RSS was reached AFTER so long; the process had ENDED by then. Nothing in the file is run.
 
 KIND is summary (default); curves, amounts over time; growth, which VMAs grow and how fast; churn, what came and went,
 to swap and back; heatmap, VMAs over time, shaded by how much of them is there; or machine, what was free, swapped,
