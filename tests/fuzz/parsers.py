@@ -74,6 +74,7 @@ from mematlas.model.target import parse_pid
 from mematlas.observe.captures import Redactor
 from mematlas.observe.oom import parse_score
 from mematlas.observe.recorded import COLUMNS, parse_amounts
+from mematlas.observe.recorded_cache import parse_cache
 from mematlas.observe.recorded_ram import parse_ram
 from mematlas.timeline.stream import parse_frame
 from mematlas.timeline.unpacking import parse_times
@@ -339,6 +340,10 @@ def kernel_parsers(live: bool) -> list[Parser]:
     ]
 
 
+CACHE_THEN = (
+    b'{"files":[["/srv/db","fd:00",7,"ext4",8192,false,4096,0,0,null,null,null,0]],'
+    b'"others":[3,8192,4096,0,0,null,null,null,0],"source":"struct pages","notes":[["file-paths","not all"]]}'
+)
 RAM_THEN = (
     b'{"uses":[["free",2,8192,0,0],["anon",1,4096,null,null]],"nr_frames":3,"size":12288,"page_size":4096,'
     b'"huge_size":2097152,"free_blocks":[0,1],"source":"kpageflags","notes":[["frames-unknown","1 frame changed"]]}'
@@ -397,6 +402,7 @@ def word_parsers() -> list[Parser]:
             parse_frame,
         ),
         of_text("observe.recorded.parse_amounts", AMOUNTS, parse_amounts, parse_amounts),
+        of_text("observe.recorded_cache.parse_cache", CACHE_THEN, parse_cache, parse_cache),
         of_text("observe.recorded_ram.parse_ram", RAM_THEN, parse_ram, parse_ram),
         of_words(parse_moment, "shop.mematlas@1.5s:4211", "x.mematlas@3", "kworker@8"),
         of_text("timeline.unpacking.parse_times", b"1.5 1796015000.25", parse_times, parse_times),

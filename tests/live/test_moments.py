@@ -184,6 +184,35 @@ def test_frames_of_a_moment_are_those_of_the_machine(machine: tuple[Path, Any]) 
     assert sizes["reserved"] in [row["size"] for row in now["rows"]]
 
 
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_files_of_a_moment_are_those_of_the_page_cache(tmp_path: Path) -> None:
+    file, path = tmp_path / "a file\nwith a line", tmp_path / "x.mematlas"
+    size = 20_011 * PAGE
+    file.write_bytes(b"x" * size)
+    with program("import time\nprint(0, flush=True)\ntime.sleep(1000)") as one:
+        run = mematlas("record", one.pid, "--what", "usage,files", "-o", path, "-d", "200ms", *FAST)
+    assert run.returncode == 0, run.stderr
+    then, now = (answer("cache", *words, "--limit", 100) for words in ((f"{path}@0s",), ()))
+    (row,) = [row for row in then["rows"] if row["path"] == str(file)]
+    (same,) = [row for row in now["rows"] if row["path"] == str(file)]
+    known = ("size", "resident", "mapped", "dev", "inode", "fs")
+    assert {key: row[key] for key in known} == {key: same[key] for key in known}
+    assert row["resident"] == size
+    assert then["total"]["resident"] == pytest.approx(now["total"]["resident"], rel=0.2)
+    assert mematlas("ram", f"{path}@0s").returncode == 5
+    assert str(tmp_path / "a file\\nwith a line") in mematlas("cache", f"{path}@0s", "--limit", 100).stdout
+
+
+def test_names_of_files_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "x.mematlas"
+    with program("import time\nprint(0, flush=True)\ntime.sleep(1000)") as one:
+        run = mematlas("record", one.pid, "--what", "files", "--redact", "-o", path, "-d", "0", *FAST)
+    assert run.returncode == 0, run.stderr
+    names = [row["path"] for row in answer("cache", f"{path}@0s", "--limit", 100)["rows"] if row["path"]]
+    assert names
+    assert [name for name in names if "redacted" not in name] == []
+
+
 def test_counters_of_the_machine_count_what_happens(tmp_path: Path) -> None:
     path = tmp_path / "x.mematlas"
     nr_pages = 5003
@@ -206,6 +235,10 @@ def test_counters_of_the_machine_count_what_happens(tmp_path: Path) -> None:
         (("ram", "{}@0s", "{}@0s"), 2, "unexpected argument"),
         (("ram", "everything"), 2, "no moment"),
         (("ram", "{}@0s"), 5, "record --what ram"),
+        (("cache", "{}@0s"), 5, "record --what files"),
+        (("cache", "{}@0s", "--by", "cgroup"), 2, "not who is charged"),
+        (("cache", "{}@0s", "--sort", "dirty"), 2, "the largest in RAM"),
+        (("cache", "{}@99s"), 3, "outside"),
         (("ram", "{}@99s"), 3, "outside"),
     ],
 )

@@ -16,7 +16,7 @@ from mematlas.cli.command import FILE, MORE, TARGET_OR_PATH, Command, path_of
 from mematlas.cli.options import add_output, add_repeat, add_target, parse_count
 from mematlas.cli.session import allow_many_files
 from mematlas.doctor.hints import line_with_rights
-from mematlas.errors import TargetAmbiguous, TargetNotFound
+from mematlas.errors import BadInput, TargetAmbiguous, TargetNotFound
 from mematlas.model.processes import Processes
 from mematlas.model.search import CMDLINE
 from mematlas.model.target import PID, Target, by_number, is_group
@@ -53,11 +53,13 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     words, session.words = session.words, []
+    ascii_only = not can_draw(session.out.encoding)
+    if len(words) == 1 and session.is_moment(words[0]):
+        return at_moment(words[0], args, session, ascii_only)
     paths, names = sorted_out(words, session.procfs)
     names = [*([session.text] if session.text != NOBODY else []), *names]
     allow_many_files()  # each level of a tree is held open
     session.text, session.more = (names[0], names[1:]) if names else (NOBODY, [])
-    ascii_only = not can_draw(session.out.encoding)
     line = line_with_rights(["cache", *words])
 
     def make() -> Table:
@@ -70,6 +72,22 @@ def run(args: Namespace, session: Session) -> int:
         return cache_table(result, args.sort, args.limit, ascii_only, line)
 
     session.show(make, args)
+    return 0
+
+
+def at_moment(text: str, args: Namespace, session: Session, ascii_only: bool) -> int:
+    """Show what the page cache had at a moment of a recording."""
+    from mematlas.observe.recorded_cache import read_cache
+
+    if args.by == "cgroup":
+        raise BadInput("--by cgroup: a recording has the files of the page cache, not who is charged")
+    if args.sort != "resident":
+        raise BadInput(f"--sort {args.sort}: a recording has the largest in RAM")
+    result = read_cache(session.machine_at(text))
+    if args.by:
+        session.show(lambda: cache_groups_table(result, args.by, args.sort, args.limit), args)
+    else:
+        session.show(lambda: cache_table(result, args.sort, args.limit, ascii_only), args)
     return 0
 
 

@@ -1,6 +1,6 @@
-"""How the memory of processes changes, in one file that report shows, here or elsewhere. It holds amounts, never what
-is in memory. Members of groups join as they appear, and so do children of a COMMAND, which is waited for; its exit code
-is passed on (125: recording failed). Ctrl-C ends it well.
+"""How the memory of processes changes, in one file that report shows, here or elsewhere: amounts, never what is in
+memory. Members of groups join as they appear, and so do children of a COMMAND, whose exit code is passed on (125:
+recording failed). Ctrl-C ends it well.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def add_arguments(arguments: Arguments) -> None:
         "--keep", type=parse_seconds, metavar="TIME", help="a ring: only so long before the end, or before --when"
     )
     arguments.add_argument(
-        "--what", type=parse_what, metavar="WHAT", help="up to usage, vmas (default), pages or frames; and ram"
+        "--what", type=parse_what, metavar="WHAT", help="up to usage, vmas (default), pages, frames; and ram, files"
     )
     arguments.add_more(
         "--when",

@@ -92,6 +92,14 @@ class Session:
         moment = parse_moment(text)
         return [text] if moment is None else list(self._unpack(moment).captures.values())
 
+    def is_moment(self, text: str) -> bool:
+        """Whether a text names a moment of a recording."""
+        if "@" not in text and not text.endswith(".mematlas"):
+            return False
+        from mematlas.cli.moments import parse_moment
+
+        return parse_moment(text) is not None
+
     def machine_at(self, text: str) -> str:
         """Return the directory that has what was recorded of the machine at a moment.
 

@@ -79,7 +79,8 @@ class Encoder:
         self._nr_vmas = 0
         self._known: dict[tuple[int, int], Known] = {}
         self._counters: dict[str, int] = {}
-        self._ram = b""
+        self._texts: dict[str, bytes] = {}
+        """Of the machine, by their names."""
 
     def rows_of(self, snapshot: Snapshot[Look]) -> Rows:
         """Return the rows that a moment adds, by table."""
@@ -110,12 +111,19 @@ class Encoder:
             if before.get(name) != value:
                 add(rows, "counter", (name, moment, signed(value)))
         if look.ram is not None:
-            from mematlas.observe.recorded_ram import NAME, to_save
+            from mematlas.observe import recorded_ram
 
-            text = to_save(look.ram)
-            if text != self._ram:
-                self._ram = text
-                add_file(rows, (OF_MACHINE, NAME, moment), None, zlib.compress(text))
+            self._add_text(rows, moment, recorded_ram.NAME, recorded_ram.to_save(look.ram))
+        if look.cache is not None:
+            from mematlas.observe import recorded_cache
+
+            self._add_text(rows, moment, recorded_cache.NAME, recorded_cache.to_save(look.cache))
+
+    def _add_text(self, rows: Rows, moment: int, name: str, text: bytes) -> None:
+        """Add a text that is of the machine, unless it is as it was."""
+        if self._texts.get(name) != text:
+            self._texts[name] = text
+            add_file(rows, (OF_MACHINE, name, moment), None, zlib.compress(text))
 
     def _add_process(self, rows: Rows, moment: int, seen: Seen) -> None:
         key = seen.pid, seen.start_time

@@ -10,7 +10,7 @@ import io
 import json
 
 from mematlas.analysis.usage import Usage, total
-from mematlas.errors import FormatError, NotHeld, NotSupported
+from mematlas.errors import FormatError, NotSupported
 from mematlas.frozen import fields_of
 from mematlas.kernel.machine import FILE_KINDS
 from mematlas.kernel.packed import write_packed
@@ -20,6 +20,7 @@ from mematlas.observe.captures import FRAME_FILES
 from mematlas.observe.moments import TEXTS, WORDS
 from mematlas.observe.recorded import NAME as AMOUNTS
 from mematlas.observe.recorded import to_save
+from mematlas.observe.recorded_cache import NAME as CACHE
 from mematlas.observe.recorded_ram import NAME as RAM
 from mematlas.timeline.words import changed, empty, parts_of
 
@@ -40,7 +41,7 @@ OF_PROCESS = frozenset(
     )
 )
 """What there may be of a process, in a directory that is called as its PID."""
-OF_ALL = frozenset((MACHINE, RAM, *(f"{name}{PACKED}" for name in FRAME_FILES)))
+OF_ALL = frozenset((MACHINE, RAM, CACHE, *(f"{name}{PACKED}" for name in FRAME_FILES)))
 FACTS: dict[str, Any] = {
     "kinds": {},
     "hidden": [],
@@ -65,6 +66,8 @@ LACKS = {
     "pagemap": PAGES,
     **dict.fromkeys(FRAME_FILES, "frames are not recorded (record --what frames)"),
     **dict.fromkeys(("cmdline", "cgroup", SAVED, "ksm_stat"), ONLY_AMOUNTS),
+    RAM: "what RAM was used for is not recorded (record --what ram)",
+    CACHE: "files of the page cache are not recorded (record --what files)",
     **dict.fromkeys(("statm", "numa_maps", "meminfo", "swaps"), "it is not recorded"),
 }
 NR_STAT_FIELDS = 49
@@ -85,10 +88,10 @@ def files_at(recording: Recording, processes: Sequence[RecordedProcess], moment:
     for process in processes:
         for name, data in files_of(recording, process, moment, facts).items():
             yield f"{process.pid}/{name}", data
-    if (ram := recording.text_at(None, RAM, moment)) is not None:
-        yield RAM, ram
-    elif not processes:
-        raise NotHeld(RAM, "what RAM was used for is not recorded (record --what ram)")
+    for name in (RAM, CACHE):
+        if (text := recording.text_at(None, name, moment)) is not None:
+            facts.have.add(name)
+            yield name, text
     for name, words in facts.words.items():
         yield f"{name}{PACKED}", packed(words)
     yield MACHINE, machine_text(recording, facts)

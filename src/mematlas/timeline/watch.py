@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from typing import Self
 
+    from mematlas.analysis.cached import CacheResult
     from mematlas.analysis.frames import FramesResult
     from mematlas.analysis.results import Reading, UsageResult, VmaUsage
     from mematlas.kernel.procfs import ProcFS
@@ -35,8 +36,9 @@ OF_PROCESS = {
     "frames": "which frames pages are in, with their flags and map counts",
 }
 """What of a process can be looked at; each takes those before it."""
-RAM = "ram"
-WHAT = OF_PROCESS | {RAM: "what every frame of RAM is used for"}
+RAM, FILES = "ram", "files"
+OF_MACHINE = {RAM: "what every frame of RAM is used for", FILES: "the largest files of the page cache"}
+WHAT = OF_PROCESS | OF_MACHINE
 """What can be looked at."""
 MACHINE = "machine"
 """What named a process where all are watched."""
@@ -52,7 +54,7 @@ def with_what_it_needs(what: Collection[str]) -> frozenset[str]:
     """
     names = list(OF_PROCESS)
     most = max((names.index(name) for name in what if name in OF_PROCESS), default=0)
-    return frozenset((*names[: most + 1], *(name for name in what if name == RAM)))
+    return frozenset((*names[: most + 1], *(name for name in what if name in OF_MACHINE)))
 
 
 @record
@@ -101,6 +103,8 @@ class Look:
     """Of the machine, see `mematlas.analysis.counters`."""
     ram: FramesResult | None = None
     """What frames were used for; None unless that is watched."""
+    cache: CacheResult | None = None
+    """What the page cache had; None unless that is watched."""
 
     @property
     def readings(self) -> Iterator[Reading]:
@@ -266,7 +270,7 @@ class Watch:
                 if isinstance(error, ProcessGone) and not one.process.dir.is_ending():
                     continue  # it has just started another program: that is seen at the next look
                 self._let_go(key, error, happenings)
-        return Look(tuple(seen), tuple(happenings), read_counters(self.procfs), self._ram())
+        return Look(tuple(seen), tuple(happenings), read_counters(self.procfs), self._ram(), self._cache())
 
     def _ram(self) -> FramesResult | None:
         """Return what frames are used for, where that is watched."""
@@ -277,6 +281,16 @@ class Watch:
 
             self._frames = Frames(self.procfs)
         return self._frames.look("kind")
+
+    def _cache(self) -> CacheResult | None:
+        """Return the largest files of the page cache, where these are watched."""
+        if FILES not in self.what:
+            return None
+        from mematlas.observe.machine import Machine
+        from mematlas.observe.recorded_cache import FILES as MOST
+
+        result = Machine(self.procfs).cache(limit=MOST, details=["path"])
+        return redacted_cache(result, self.redactor) if self.redactor else result
 
     def _find_more(self, text: str) -> None:
         try:
@@ -345,13 +359,25 @@ class Watch:
         happenings.append(one.happened(HIDDEN, str(error)))
 
 
+def redacted_cache(result: CacheResult, redactor: Redactor) -> CacheResult:
+    """Return files without their names."""
+    files = tuple(
+        replace(file, path=None if file.path is None else redactor.redact_path(file.path)) for file in result.files
+    )
+    return replace(result, files=files, reading=without_texts(result.reading))
+
+
+def without_texts(reading: Reading) -> Reading:
+    """Return how something was read with the codes of its notes alone: their texts have names in them."""
+    return replace(reading, notes=tuple(Note.again(note.code, REDACTED) for note in reading.notes))
+
+
 def redacted(seen: Seen, redactor: Redactor) -> Seen:
-    """Return a process without names. Notes have some in their texts: of these the codes stay."""
+    """Return a process without names."""
     vmas = seen.vmas
     if vmas is not None:
         vmas = [replace(item, vma=replace(item.vma, path=redactor.redact_path(item.vma.path))) for item in vmas]
-    notes = tuple(Note.again(note.code, REDACTED) for note in seen.usage.reading.notes)
-    usage = replace(seen.usage, reading=replace(seen.usage.reading, notes=notes))
+    usage = replace(seen.usage, reading=without_texts(seen.usage.reading))
     return replace(seen, name=REDACTED, target=REDACTED, usage=usage, vmas=vmas)
 
 
