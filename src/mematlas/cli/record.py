@@ -52,7 +52,7 @@ def add_arguments(arguments: Arguments) -> None:
         "--keep", type=parse_seconds, metavar="TIME", help="a ring: only so long before the end, or before --when"
     )
     arguments.add_argument(
-        "--what", type=parse_what, metavar="WHAT", help="up to usage, vmas (default), pages, frames; and ram, files"
+        "--what", type=parse_what, metavar="WHAT", help="usage, vmas (default), pages or frames; ram, files"
     )
     arguments.add_more(
         "--when",
