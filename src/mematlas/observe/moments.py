@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import BinaryIO
 
+    from mematlas.arrays import Words
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block
+    from mematlas.model.pagetables.followed import FollowedPages
     from mematlas.observe.captures import Redactor
+    from mematlas.observe.following import Following
     from mematlas.observe.process import Process
 
 COUNTED = ("maps", "smaps", "smaps_rollup", "statm")
@@ -67,11 +70,16 @@ class MomentRecorder(Recorder):
         self.words: dict[str, list[tuple[int, bytes]]] = {}
         """The parts of files of words that hold something, by the names of the files."""
 
-    def take(self, vmas: list[Vma]) -> dict[str, bytes]:
-        """Return its texts, by the names of the files; ``words`` has the rest then."""
-        has_pagemap = self._save_pagemap(self.held, vmas)
+    def take(self, vmas: list[Vma], followed: Following | None = None) -> dict[str, bytes]:
+        """Return its texts, by the names of the files; ``words`` has the rest then.
+
+        Of a process that was ``followed`` to this moment there is no pagemap in it: that is known to who follows it.
+        """
+        if followed:
+            self._note_facts(followed.pages, vmas)
+        has_pagemap = followed or self._save_pagemap(self.held, vmas)
         if has_pagemap and self.with_frames:
-            self._save_frames()
+            self._save_words_of_frames(followed.pages.every()[1] if followed else self._words_taken())
         for name in TEXTS:
             self._save_text(self.held, name, self.process.dir)
         self._save_threads(self.held)
@@ -87,15 +95,25 @@ class MomentRecorder(Recorder):
         words[np.frombuffer(states, np.uint8) == 0] = 0
         yield block.address // self.process.page_size * WORD_SIZE, words.tobytes()
 
-    def _save_frames(self) -> int | None:
-        """Take the words of the frames that the process maps."""
+    def _note_facts(self, pages: FollowedPages, vmas: list[Vma]) -> None:
+        """Take note of what is not known of pages that are followed, and why."""
+        for vma in vmas:
+            self._note_hidden(pages, vma)
+        self.uncertain = list(pages.backings.uncertain)
+        self._note_unknown()
+
+    def _words_taken(self) -> Words:
+        """Return the words of pagemap that were taken."""
         parts = [np.frombuffer(data, np.uint64) for _, data in self.words["pagemap"]]
-        words = np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+        return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+
+    def _save_words_of_frames(self, words: Words) -> None:
+        """Take the words of the frames that the process maps, given those of its pages."""
         present = words[words >> np.uint64(63) != 0] & np.uint64(PM_PFRAME)
         frames = np.unique(present[present != 0])
         if not len(frames):
             self.notes.add(HIDDEN_FRAMES)
-            return None
+            return
         for name in FRAME_FILES:
             try:
                 with FrameWords(self.process.procfs, name) as file:
@@ -109,7 +127,6 @@ class MomentRecorder(Recorder):
                 (int(frames[low]) * WORD_SIZE, found[low:high].tobytes())
                 for low, high in zip(starts, ends, strict=True)
             ]
-        return len(frames)
 
     def _save_words(self, directory: HeldDirectory, name: str, parts: Iterable[tuple[int, bytes]]) -> None:
         self.words[name] = list(parts)

@@ -49,6 +49,11 @@ def by_pages(
     nodes: PageNodes | None,
 ) -> Counted:
     """Return what entries add up to; from pagemap where page tables were our choice, and cannot be read after all."""
+    if source == "tables" and sources.following and selection is EVERYTHING and not (first_pages or nodes):
+        try:
+            return sources.following.look()
+        except NotSupported:
+            sources.following = None  # it has let go of all that it had
     counter = PageCounter(sources.dir, sources.pacer(), first_pages, nodes)
     space = sources.address_space()
     wanted = space.vmas if selection is EVERYTHING else list(filter(selection.matches, space.vmas))

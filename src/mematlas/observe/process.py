@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Files
     from mematlas.model.nodes import PageNodes
     from mematlas.model.pagetables.access import PageTableAccess
+    from mematlas.model.pagetables.room import Room
     from mematlas.observe.drawings import Folds
+    from mematlas.observe.following import Following
     from mematlas.observe.pages import Pages
     from mematlas.words import PagesFrom, Source
 
@@ -115,6 +117,18 @@ class Process:
         What they are read with costs some time to open, once, and is held until `close`.
         """
         self.sources.will_look_again = True
+
+    def follow(self, room: Room, pages: bool = False) -> Following:
+        """Have what `maps` counts by page tables found out by what has changed since the call before; return what does.
+
+        It takes memory, of which there is ``room`` for all that are followed. ``pages`` says that single pages are
+        wanted, too. What is not known as of each look is said in a note.
+        """
+        from mematlas.observe.following import Following
+
+        self.expect_more_looks()
+        following = self.sources.following = Following(self.sources, room, pages)
+        return following
 
     def address_space(self) -> AddressSpace:
         """Return the VMAs, in address order.

@@ -19,8 +19,9 @@ from mematlas.notes import Note, Notes
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import NoReturn
+    from typing import NoReturn, Protocol
 
+    from mematlas.analysis.results import Counted
     from mematlas.kernel.backing import Backings
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.procfs import Hold, ProcessDir
@@ -29,6 +30,22 @@ if TYPE_CHECKING:
     from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.model.pagetables.count_access import CountAccess
     from mematlas.words import PagesFrom, Source
+
+if TYPE_CHECKING:
+
+    class Follower(Protocol):
+        """What looks at a process again and again: `mematlas.observe.following.Following`."""
+
+        @property
+        def is_begun(self) -> bool:
+            """Whether the next look can go on from the one before."""
+
+        def look(self) -> Counted:
+            """Return how much there is now."""
+
+        def close(self) -> None:
+            """Forget all that is known."""
+
 
 SOURCES = ("auto", "smaps", "pagemap", "tables")
 PAGE_SOURCES = ("auto", "pagemap", "tables")
@@ -99,6 +116,8 @@ class Sources:
         """What knows the files that it maps."""
         self.will_look_again = False
         """Whether this is one of many looks: what page tables are read with is then opened once, and pays."""
+        self.following: Follower | None = None
+        """What follows it by its page tables, where somebody wants that: see `Process.follow`."""
         self._access: dict[str, PageTableAccess] = {}
         """By the reader that was asked for, and by its own name."""
         self._counts: CountAccess | None = None
@@ -111,6 +130,8 @@ class Sources:
 
     def close(self) -> None:
         """Let go of the process, and of what its page tables are read with."""
+        if self.following:
+            self.following.close()
         for access in self._access.values():
             access.close()
         self._access.clear()
@@ -195,6 +216,8 @@ class Sources:
         check_source(wanted, SOURCES if span is None else PAGE_SOURCES)
         if wanted != "auto":
             return SourceChoice(wanted)
+        if span is None and self.following and self.following.is_begun:
+            return SourceChoice("tables")
         hold = self._hold(max_stall, span, numa) if self.procfs.live else 0
         if hold <= max_stall:
             return SourceChoice("smaps" if span is None else "pagemap")

@@ -9,7 +9,7 @@ from mematlas.analysis.measures import amounts_of
 from mematlas.frozen import as_dict
 from mematlas.timeline.schema import AMOUNTS, AMOUNTS_OF_VMA, signed
 from mematlas.timeline.watch import EXIT, HIDDEN
-from mematlas.timeline.words import changes, pack
+from mematlas.timeline.words import Followed, changes, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,11 +54,19 @@ class Known:
 class Chain:
     """A file of words, as it was at the last moment that it has changed at."""
 
-    def __init__(self, moment: int, words: Sparse) -> None:
+    def __init__(self, moment: int, words: Sparse | Followed) -> None:
         self.moment = moment
         self.words = words
         self.nr_deltas = 0
         """Since it was recorded as a whole."""
+
+    def changes(self, words: Sparse | Followed) -> Sparse | None:
+        """Return what has changed since; None where that is not known."""
+        if isinstance(words, Followed):
+            # Of what has followed on one another all that has changed was recorded.
+            follows_on = isinstance(self.words, Followed) and self.words.number == words.number - 1
+            return words.delta if follows_on else None
+        return None if isinstance(self.words, Followed) else changes(self.words, words)
 
 
 class Encoder:
@@ -144,12 +152,16 @@ class Encoder:
             add_file(rows, (known.number, name, moment), None, b"")
         for name, words in files.words.items():
             chain = known.words.get(name)
-            if chain is None or chain.nr_deltas == MOST_DELTAS:
+            delta = None if chain is None or chain.nr_deltas == MOST_DELTAS else chain.changes(words)
+            if chain is None or delta is None:
                 known.words[name] = Chain(moment, words)
-                add_file(rows, (known.number, name, moment), None, pack(words))
-            elif len(delta := changes(chain.words, words)):
+                whole = words.whole() if isinstance(words, Followed) else words
+                add_file(rows, (known.number, name, moment), None, pack(whole))
+                continue
+            chain.words = words
+            if len(delta):
                 add_file(rows, (known.number, name, moment), chain.moment, pack(delta))
-                chain.moment, chain.words = moment, words
+                chain.moment = moment
                 chain.nr_deltas += 1
 
     def _add_happening(self, rows: Rows, moment: int, happening: Happening) -> None:

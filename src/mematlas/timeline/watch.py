@@ -5,6 +5,7 @@ from __future__ import annotations
 from mematlas.errors import NoAddressSpace, PermissionDenied, ProcessGone, TargetNotFound
 from mematlas.frozen import record, replace
 from mematlas.kernel.status import PROGRAM, parse_faults, parse_layout, read_layout, read_stat_whole
+from mematlas.model.pagetables.room import Room
 from mematlas.model.search import distinct, find
 from mematlas.model.target import is_group
 from mematlas.notes import Note
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
     from mematlas.kernel.status import Faults
     from mematlas.model.target import Target
     from mematlas.observe.captures import Redactor
-    from mematlas.timeline.words import Sparse
+    from mematlas.observe.following import Following
+    from mematlas.timeline.words import Followed, Sparse
     from mematlas.words import Source
 
 REDACTED = "redacted"
+MOST_REGIONS = 128
+"""GiB of addresses of which the page tables are kept, of all processes together: they may take 0.7 GiB of memory."""
 EXEC, EXIT, HIDDEN = "exec", "exit", "hidden"
 WHAT = {
     "usage": "amounts of each process",
@@ -51,7 +55,7 @@ class Files:
     """Files of a capture of a process."""
 
     texts: dict[str, bytes]
-    words: dict[str, Sparse]
+    words: dict[str, Sparse | Followed]
 
 
 @record
@@ -98,9 +102,10 @@ class Look:
 class Watched:
     """A process that is watched."""
 
-    def __init__(self, process: Process, target: str) -> None:
+    def __init__(self, process: Process, target: str, room: Room, pages: bool) -> None:
         self.process = process
         self.target = target
+        self.following = process.follow(room, pages)
         self.layout = read_layout(process.dir)
         self.start_time = process.stat.start_time
 
@@ -138,6 +143,7 @@ class Watch:
         self.what = with_what_it_needs(what)
         """What is looked at: see `WHAT`."""
         self.redactor = redactor
+        self._room = Room(MOST_REGIONS)
         self._watched: dict[tuple[int, int], Watched] = {}
         self._refused: set[tuple[int, int]] = set()
         self._has_looked = False
@@ -176,9 +182,7 @@ class Watch:
         if key in self._watched or key in self._refused:
             target.close()
             return
-        process = Process(target.dir)
-        process.expect_more_looks()
-        self._watched[key] = Watched(process, text)
+        self._watched[key] = Watched(Process(target.dir), text, self._room, "pages" in self.what)
 
     @property
     def label(self) -> str:
@@ -232,20 +236,26 @@ class Watch:
             usage=process.sum_of(result),
             faults=parse_faults(data),
             vmas=result.vmas if "vmas" in self.what else None,
-            files=self._files(process, result.vmas) if "pages" in self.what else None,
+            files=self._files(one, result.vmas) if "pages" in self.what else None,
         )
         return redacted(seen, self.redactor) if self.redactor else seen
 
-    def _files(self, process: Process, vmas: list[VmaUsage]) -> Files:
+    def _files(self, one: Watched, items: list[VmaUsage]) -> Files:
         """Return what a capture of a process would hold."""
         from mematlas.observe.moments import MomentRecorder
         from mematlas.timeline.words import from_parts, without_frames
 
-        recorder = MomentRecorder(process, "frames" in self.what, self.redactor)
-        texts = recorder.take([item.vma for item in vmas])
-        words = {name: from_parts(parts) for name, parts in recorder.words.items()}
-        if "frames" not in self.what and "pagemap" in words:
-            words["pagemap"] = without_frames(words["pagemap"])
+        has_frames = "frames" in self.what
+        recorder = MomentRecorder(one.process, has_frames, self.redactor)
+        # What was counted page by page is known page by page, too.
+        followed = one.following if one.following.items is items else None
+        texts = recorder.take([item.vma for item in items], followed)
+        words: dict[str, Sparse | Followed] = {}
+        for name, parts in recorder.words.items():
+            file = from_parts(parts)
+            words[name] = without_frames(file) if name == "pagemap" and not has_frames else file
+        if followed:
+            words["pagemap"] = followed_words(followed, has_frames)
         return Files(texts, words)
 
     def _let_go(self, key: tuple[int, int], error: ProcessGone | PermissionDenied, happenings: list[Happening]) -> None:
@@ -263,6 +273,23 @@ class Watch:
             raise error
         self._refused.add(key)
         happenings.append(one.happened(HIDDEN, str(error)))
+
+
+def followed_words(following: Following, has_frames: bool) -> Followed:
+    """Return the pagemap of a process that is followed, with the numbers of frames or without."""
+    from mematlas.timeline.words import Followed, Sparse, hidden_frames, without_frames
+
+    pages, before, now = following.pages.changes()
+    if not has_frames:
+        before, now = hidden_frames(before), hidden_frames(now)
+        differ = before != now
+        pages, now = pages[differ], now[differ]
+
+    def whole() -> Sparse:
+        every = Sparse(*following.pages.every())
+        return every if has_frames else without_frames(every)
+
+    return Followed(following.number, Sparse(pages, now), whole)
 
 
 def redacted(seen: Seen, redactor: Redactor) -> Seen:

@@ -25,7 +25,7 @@ from mematlas.kernel.pagemap import PM_PFRAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mematlas.arrays import NDArray, Words
 
@@ -47,6 +47,18 @@ class Sparse:
 
     def __len__(self) -> int:
         return len(self.indexes)
+
+
+@record
+class Followed:
+    """A file of which is known what has changed since the look before."""
+
+    number: int
+    """Of the look: that before has one less, or it was another file's."""
+    delta: Sparse
+    """What has changed, as `changes` returns it."""
+    whole: Callable[[], Sparse]
+    """Returns all of it, until the next look."""
 
 
 def empty() -> Sparse:
@@ -72,9 +84,17 @@ def from_parts(parts: Iterable[tuple[int, bytes]]) -> Sparse:
 
 def without_frames(pagemap: Sparse) -> Sparse:
     """Return a pagemap in which no present page has the number of its frame, as those have it who may not know."""
-    is_present = pagemap.words >> np.uint64(63) != 0
-    words = np.where(is_present, pagemap.words & ~np.uint64(PM_PFRAME), pagemap.words)
-    return Sparse(pagemap.indexes, words)
+    return Sparse(pagemap.indexes, hidden_frames(pagemap.words))
+
+
+def hidden_frames(words: Words) -> Words:
+    """Return words of a pagemap without the numbers of frames.
+
+    >>> hidden_frames(np.array([1 << 63 | 4711, 1 << 62 | 4711], np.uint64)).tolist() == [1 << 63, 1 << 62 | 4711]
+    True
+    """
+    is_present = words >> np.uint64(63) != 0
+    return np.where(is_present, words & ~np.uint64(PM_PFRAME), words)
 
 
 def parts_of(file: Sparse) -> Iterable[tuple[int, bytes]]:

@@ -1,0 +1,246 @@
+"""A process that is followed is, look by look, what a fresh look at it finds: pages as a capture has them, and amounts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers import PAGE, program, skip_without_tables, sparse
+from mematlas import Process
+from mematlas.analysis.results import VmaUsage
+from mematlas.errors import Error, ProcessGone
+from mematlas.frozen import replace
+from mematlas.kernel.pagemap import PM_MMAP_EXCLUSIVE
+from mematlas.model.pagetables import followed as module
+from mematlas.model.pagetables.room import Room
+from mematlas.observe.following import Following
+from mematlas.observe.moments import MomentRecorder
+from mematlas.timeline.watch import followed_words
+from mematlas.timeline.words import Sparse, changed, empty, from_parts
+from victim import FIXTURES, KINDS, PATH_KINDS, Victim, process_state, wait_until
+
+pytestmark = pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
+INSTALLED = ("[vdso]", "/usr/", "/lib", sys.base_prefix, sys.prefix)
+"""Where files are that others map, too."""
+PROGRAM = Path(__file__).resolve().parents[1] / "changing_program.py"
+
+
+@pytest.fixture(autouse=True)
+def tables_can_be_read() -> None:
+    with Process(os.getpid()) as process:
+        skip_without_tables(process)
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Have a process stand still."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: process_state(pid) == "T", "it stops")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+class Followed:
+    """A process that is followed, and what was told of it so far."""
+
+    def __init__(self, pid: int, room: int = 64) -> None:
+        self.process = Process(pid)
+        self.following: Following = self.process.follow(Room(room), pages=True)
+        self.told = empty()
+        self.number = 0
+
+    def look(self) -> tuple[list[VmaUsage], Sparse, set[str]]:
+        """Return the VMAs, the words of all pages, as they were told by changes, and the codes of notes."""
+        result = self.process.maps("tables", first_pages=False)
+        assert self.following.items is result.vmas
+        file = followed_words(self.following, has_frames=True)
+        self.told = changed(self.told, file.delta) if file.number == self.number + 1 else file.whole()
+        self.number = file.number
+        assert as_dict(self.told) == as_dict(file.whole())
+        assert len(file.delta.indexes) == len(set(file.delta.indexes.tolist()))
+        return result.vmas, self.told, {note.code for note in result.reading.notes}
+
+
+def as_dict(file: Sparse) -> dict[int, int]:
+    return dict(zip(file.indexes.tolist(), file.words.tolist(), strict=True))
+
+
+def fresh(pid: int) -> tuple[list[VmaUsage], Sparse, dict[str, Any]]:
+    """Return what a fresh look finds: amounts by page tables, pages by pagemap, and what is unknown of them."""
+    with Process(pid) as process:
+        vmas = process.maps("tables", first_pages=False).vmas
+        recorder = MomentRecorder(process, with_frames=False)
+        texts = recorder.take([item.vma for item in vmas])
+        return vmas, from_parts(recorder.words["pagemap"]), json.loads(texts["machine.json"])
+
+
+def is_known(item: VmaUsage) -> bool:
+    """Whether nobody else maps what is there, but for the program and its children: not so of libraries."""
+    return item.vma.kind not in ("file", "vdso") or not item.path.startswith(INSTALLED)
+
+
+def as_known(item: VmaUsage) -> VmaUsage:
+    """Return a VMA without what others change, who map the same, and without what the kernel ages."""
+    if not is_known(item):
+        item = replace(item, usage=replace(item.usage, pss=0, uss=0, nr_exclusive=0))
+    return replace(item, nr_accessed=0)
+
+
+def differences(pid: int, followed: Followed) -> list[str]:
+    """Return in what a look at a process that stands still differs from a fresh one."""
+    (expected, words, facts), (vmas, told, _), (later, _, _) = fresh(pid), followed.look(), fresh(pid)
+    rows = zip(map(as_known, vmas), map(as_known, expected), strict=True)
+    found = [f"{one}\n{other}" for one, other in rows if one != other]
+    # Accessed bits are taken away meanwhile (kswapd, DAMON), and given by nobody.
+    counts = [[item.nr_accessed or 0 for item in items] for items in (later, vmas, expected)]
+    found += [f"accessed: {numbers}" for numbers in zip(*counts, strict=True) if list(numbers) != sorted(numbers)]
+    libraries = [item.vma for item in vmas if not is_known(item)]
+    now, then = as_dict(told), as_dict(words)
+    for page in sorted(now.keys() | then.keys()):
+        differ = now.get(page, 0) ^ then.get(page, 0)
+        if differ == PM_MMAP_EXCLUSIVE and any(vma.start <= page * PAGE < vma.end for vma in libraries):
+            continue
+        if differ:
+            name = next((item.path or hex(item.start) for item in vmas if item.start <= page * PAGE < item.end), "?")
+            found.append(f"{name}: page {page:#x} is {now.get(page, 0):#x}, should be {then.get(page, 0):#x}")
+    recorder = MomentRecorder(followed.process, with_frames=False)
+    own = json.loads(recorder.take([item.vma for item in vmas], followed.following)["machine.json"])
+    found += [f"{key}: {own[key]}, should be {value}" for key, value in facts.items() if own[key] != value]
+    return found
+
+
+def settle(pid: int, followed: Followed) -> None:
+    """Have a look be right, or one of the next: the kernel may age a page between two, or write it back."""
+    for _ in range(3):
+        with stopped(pid):
+            found = differences(pid, followed)
+        if not found:
+            return
+    raise AssertionError("\n".join(found[:20]))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in PATH_KINDS])
+def test_pages_of_every_kind_are_what_a_fresh_look_finds(kind: str, request: pytest.FixtureRequest) -> None:
+    if kind in FIXTURES:
+        request.getfixturevalue(FIXTURES[kind])
+    with Victim(kind) as victim:
+        followed = Followed(victim.pid)
+        settle(victim.pid, followed)
+        settle(victim.pid, followed)
+        followed.process.close()
+
+
+class Changing:
+    """`changing_program.py`, told what to do."""
+
+    def __init__(self, directory: Path) -> None:
+        line = [sys.executable, "-I", "-S", str(PROGRAM), str(directory)]
+        self.process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.areas: dict[str, int] = self.answer()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def answer(self) -> Any:
+        assert self.process.stdout
+        return json.loads(self.process.stdout.readline())
+
+    def do(self, *words: object) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(words) + "\n")
+        self.process.stdin.flush()
+        self.answer()
+
+
+@pytest.fixture
+def changing(tmp_path: Path) -> Iterator[Changing]:
+    program = Changing(tmp_path)
+    try:
+        yield program
+    finally:
+        program.process.kill()
+        program.process.communicate()
+
+
+NR_PAGES = 1543
+SMALL = ("anon", "memfd", "file", "private", "moving")
+
+
+def deeds(random: Random) -> list[tuple[object, ...]]:
+    """Return something to do to some pages of some area, with what has to be done before, so that it ends nobody."""
+    name = random.choice(SMALL)
+    # Few places, so that one deed meets what another has done.
+    first = random.choice([0, 3, 500, 1020])
+    end = min(first + random.choice([1, 30, 600]), NR_PAGES)
+    huge = random.choice([0, 100, 512, 1500])
+    behind_huge = min(huge + random.choice([1, 512, 900]), 2048)
+    touch = ("touch", name, first, end)
+    choices: list[list[tuple[object, ...]]] = [
+        [touch],
+        [("touch", name, first, end, 7)],
+        [("look", name, first, end)],
+        [touch, ("advise", name, first, end, "pageout")],
+        [touch, ("advise", name, first, end, "pageout"), ("look", name, first, first + 1)],
+        [("advise", "huge", 0, 2048, "huge"), ("touch", "huge", huge, behind_huge, 3)],
+        [("touch", "huge", huge, behind_huge, 1), ("advise", "huge", 0, 2048, "collapse")],
+        [("advise", "huge", huge, behind_huge, random.choice(["free", "pageout", "guard"]))],
+        [("protect", "huge", huge, behind_huge, random.choice(["read", "write"]))],
+        [("advise", name, first, end, random.choice(["free", "cold", "remove", "guard", "pageout"]))],
+        [("protect", name, first, end, random.choice(["read", "none", "write"]))],
+        [("remap", name, first, end, random.choice([*SMALL, "nothing"]))],
+        [("move", "moving", first, end, first)],
+        [("grow", random.choice([1, 40, 700]))],
+        [("fork",), touch],
+        [("reap",)],
+        [("reap",)],
+        [("child", "touch", name, first, end, 2)],
+        [("child", "look", "memfd", first, end)],
+        [("child", "touch", "memfd", first, end), ("child", "advise", "memfd", first, end, "pageout")],
+    ]
+    return [before for words in random.choice(choices) for before in prepared(words)]
+
+
+def prepared(words: tuple[object, ...]) -> list[tuple[object, ...]]:
+    """Return what gives the right to pages that are to be used, and their use."""
+    of_child = words[0] == "child"
+    what, *rest = words[1:] if of_child else words
+    if what not in ("touch", "look"):
+        return [words]
+    name, first, end = rest[:3]
+    rights: list[tuple[object, ...]] = [
+        ("protect", name, first, end, "write"),
+        ("advise", name, first, end, "unguard"),
+    ]
+    return [*((("child", *right) if of_child else right) for right in rights), words]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pages_that_change_are_what_a_fresh_look_finds(seed: int, changing: Changing, swap: Path) -> None:
+    random, followed = Random(seed), Followed(changing.pid)
+    done: list[tuple[object, ...]] = []
+    try:
+        for _ in range(40):
+            for _ in range(random.randrange(4)):
+                for words in deeds(random):
+                    done.append(words)
+                    changing.do(*words)
+            try:
+                settle(changing.pid, followed)
+            except AssertionError as error:
+                raise AssertionError(f"{error}\nafter {done[-12:]}\n{changing.areas}") from None
+    finally:
+        followed.process.close()
