@@ -21,7 +21,17 @@ HUGE = 2 << 20
 PROT_READ, PROT_WRITE, PROT_NONE = mmap.PROT_READ, mmap.PROT_WRITE, 0
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
 MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2
-ADVICE = {"free": 4, "remove": 9, "huge": 14, "small": 15, "cold": 20, "pageout": 21, "collapse": 25, "guard": 102, "unguard": 103}
+ADVICE = {
+    "free": 4,
+    "remove": 9,
+    "huge": 14,
+    "small": 15,
+    "cold": 20,
+    "pageout": 21,
+    "collapse": 25,
+    "guard": 102,
+    "unguard": 103,
+}
 RIGHTS = {"none": PROT_NONE, "read": PROT_READ, "write": PROT_READ | PROT_WRITE}
 
 libc = ctypes.CDLL(None, use_errno=True)

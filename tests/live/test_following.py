@@ -1,4 +1,4 @@
-"""A process that is followed is, look by look, what a fresh look at it finds: pages as a capture has them, and amounts."""
+"""A process that is followed is at each look what a fresh look at it finds: its pages, and how much there is."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import pytest
 
-from helpers import PAGE, program, skip_without_tables, sparse
+from helpers import PAGE, skip_without_tables
 from mematlas import Process
 from mematlas.analysis.results import VmaUsage
-from mematlas.errors import Error, ProcessGone
 from mematlas.frozen import replace
 from mematlas.kernel.pagemap import PM_MMAP_EXCLUSIVE
-from mematlas.model.pagetables import followed as module
 from mematlas.model.pagetables.room import Room
 from mematlas.observe.following import Following
 from mematlas.observe.moments import MomentRecorder

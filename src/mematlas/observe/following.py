@@ -16,8 +16,6 @@ from mematlas.notes import Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from mematlas.kernel.maps import Vma
     from mematlas.model.pagetables.followed import FollowedPages
     from mematlas.model.pagetables.room import Room
@@ -64,21 +62,25 @@ class Following:
         """Return how much there is now.
 
         Raises:
-            ProcessGone: it has ended, or runs another program now: its pages are another's then.
+            ProcessGone: it has ended, or has just started another program.
             NotSupported: it cannot be followed.
         """
         try:
             try:
                 return self._look()
-            except NotSupported:
+            except (ProcessGone, NotSupported):
                 if not self.is_begun:
                     raise
-            # There was no room, perhaps, for what it has and for what it had once.
+            # Perhaps it runs another program now; or there was no room for what it has and for what it had once.
             self.close()
             return self._look()
         except (ProcessGone, PermissionDenied, NotSupported):
             self.close()
             raise
+
+    def is_torn(self) -> bool:
+        """Whether the VMAs are others than at the last look."""
+        return self.sources.is_torn(self._space)
 
     def _look(self) -> Counted:
         sources = self.sources
@@ -91,7 +93,7 @@ class Following:
         pages.look(space.vmas)
         self.number += 1
         holes = list(map(pages.hole, space.vmas))
-        touched = self._touched(pages, space.vmas)
+        touched = pages.with_touched(space.vmas)
         known = {item.start: (item, hole) for item, hole in zip(self.items, self._holes, strict=True)}
         items = []
         for index, (vma, hole) in enumerate(zip(space.vmas, holes, strict=True)):
@@ -100,7 +102,7 @@ class Following:
                 item = self._of_vma(pages, vma, hole)
             items.append(item)
         self._space, self.items, self._holes = space, items, holes
-        torn = bool(pages.tables.torn) or sources.is_torn(space)
+        torn = bool(pages.tables.torn) or self.is_torn()
         return Counted(source="tables", vmas=items, torn=torn, notes=Notes(pages.notes()))
 
     def _address_space(self) -> AddressSpace:
@@ -110,14 +112,6 @@ class Following:
             return self.sources.address_space()
         self.sources.stat = read_stat(self.sources.dir)
         return self._space
-
-    def _touched(self, pages: FollowedPages, vmas: Iterable[Vma]) -> set[int]:
-        """Return which VMAs have pages of which anything is other than at the look before."""
-        from mematlas.arrays import np
-
-        starts = np.array([vma.start // self.sources.page_size for vma in vmas], np.uint64)
-        found = np.searchsorted(starts, pages.tables.pages_at(pages.touched), side="right") - 1
-        return set(np.flatnonzero(np.bincount(np.maximum(found, 0))).tolist())
 
     def _of_vma(self, pages: FollowedPages, vma: Vma, hole: int) -> VmaUsage:
         counts, state = pages.count(vma), STATE_OF_BYTE[hole]

@@ -85,7 +85,7 @@ class MomentRecorder(Recorder):
         self._save_threads(self.held)
         if not self.redactor:
             self._keep_paths(vmas)
-        torn = self.process.address_space().vmas != vmas
+        torn = followed.is_torn() if followed else self.process.address_space().vmas != vmas
         return self.held.texts | {MACHINE: text_of(self._facts(torn, None))}
 
     def _parts_of(self, block: Block, states: bytes) -> Iterator[tuple[int, bytes]]:

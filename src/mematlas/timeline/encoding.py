@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mematlas.analysis.results import VmaUsage
+    from mematlas.kernel.maps import Vma
     from mematlas.timeline.sampler import Snapshot
     from mematlas.timeline.watch import Files, Happening, Look, Seen
     from mematlas.timeline.words import Sparse
@@ -45,6 +46,8 @@ class Known:
         self.amounts: Row = ()
         self.vmas: dict[Row, tuple[int, Row]] = {}
         """Each VMA that is there, by what it is: its number, and what is in it."""
+        self.items: dict[int, tuple[VmaUsage, Row]] = {}
+        """Each as it was seen last, by its start, with what it is."""
         self.notes: set[tuple[str, str]] = set()
         self.texts: dict[str, bytes] = {}
         """The texts of its files, by their names."""
@@ -122,12 +125,13 @@ class Encoder:
 
     def _add_vmas(self, rows: Rows, moment: int, known: Known, vmas: list[VmaUsage]) -> None:
         before, known.vmas = known.vmas, {}
+        items, known.items = known.items, {}
         for item in vmas:
-            vma = item.vma
-            what = (
-                *(signed(vma.start), signed(vma.end), vma.perms, signed(vma.offset), vma.dev, signed(vma.inode)),
-                *(as_text(vma.path), vma.kind),
-            )
+            seen, what = items.get(item.vma.start, (None, ()))
+            if seen is item and what in before:  # nobody has looked at it again: it is not even read
+                known.vmas[what], known.items[item.vma.start] = before.pop(what), (item, what)
+                continue
+            what = what_is(item.vma)
             amounts = as_dict(item.usage)
             content = (*map(amounts.get, AMOUNTS_OF_VMA), item.nr_accessed, item.nr_dirty)
             number, content_before = before.pop(what, (0, ()))
@@ -137,7 +141,7 @@ class Encoder:
                 add(rows, "vma", (number, known.number, moment, *what))
             if content != content_before:
                 add(rows, "vma_usage", (number, moment, *content))
-            known.vmas[what] = number, content
+            known.vmas[what], known.items[item.vma.start] = (number, content), (item, what)
         for number, _ in before.values():
             add(rows, "vma_end", (number, moment))
 
@@ -175,6 +179,14 @@ class Encoder:
         add(rows, "process_end", (known.number, moment, as_text(why)))
         for number, _ in known.vmas.values():
             add(rows, "vma_end", (number, moment))
+
+
+def what_is(vma: Vma) -> Row:
+    """Return the columns that say what a VMA is."""
+    return (
+        *(signed(vma.start), signed(vma.end), vma.perms, signed(vma.offset), vma.dev, signed(vma.inode)),
+        *(as_text(vma.path), vma.kind),
+    )
 
 
 def add_file(rows: Rows, key: tuple[int, str, int], base: int | None, data: bytes) -> None:

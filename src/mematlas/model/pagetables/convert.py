@@ -85,7 +85,7 @@ class EntryConverter:
             rows = slice(None) if counted.all() else np.flatnonzero(counted)
             raw[rows] |= bits_of(rows)
         held = (raw >> np.uint64(56)).astype(np.uint8) | bits
-        return raw, held, self._use_of(entries, shown)
+        return raw, held, self.use_of(entries, shown)
 
     def _zero_among(self, special: Bools, pfns: Words) -> Bools:
         """Return which pages are the zero page, given which have special entries."""
@@ -94,7 +94,7 @@ class EntryConverter:
             zero[special] = self.are_zero(pfns[special])
         return zero
 
-    def _use_of(self, entries: Words, shown: Bools) -> Bytes:
+    def use_of(self, entries: Words, shown: Bools) -> Bytes:
         """Return the use of pages, as `Entries.use` has it; 0 for those that are not shown."""
         use = np.zeros(len(entries), np.uint8)
         use[shown & np.asarray(holds(entries, self.mode.accessed), np.bool_)] |= ACCESSED

@@ -14,12 +14,13 @@ from mematlas.errors import FormatError, NotSupported, ProcessGone
 from mematlas.kernel.backing import Backings
 from mematlas.kernel.kpage import KPF_ZERO_PAGE, read_frame_words
 from mematlas.kernel.memory.structpage import UNKNOWN_COUNT
-from mematlas.kernel.pagemap import ENTRY_SIZE, FILE, MARK_A, MARK_B, PM_MMAP_EXCLUSIVE, PRESENT, UNKNOWN
+from mematlas.kernel.pagemap import ENTRY_SIZE, FILE, MARK_A, MARK_B, PM_MMAP_EXCLUSIVE, PM_PRESENT, PRESENT, UNKNOWN
 from mematlas.model.hidden import HiddenVmas
 from mematlas.model.pagetables import entries as paging
 from mematlas.model.pagetables.convert import EntryConverter
 from mematlas.model.pagetables.entries import address_of, holds, maps_memory
-from mematlas.model.pagetables.kept import LEAF, NOTHING, NR_KINDS, TABLE, KeptTables, grown
+from mematlas.model.pagetables.kept import LEAF, NOTHING, NOWHERE, NR_KINDS, TABLE, KeptTables, are_in, grown
+from mematlas.model.pagetables.place_ranges import PlaceRanges
 from mematlas.model.pagetables.row_sums import DEVICE, HELD, RowSums, state_bytes
 from mematlas.model.pagetables.stretches import (
     ANON,
@@ -55,8 +56,8 @@ NR_TURNS = 16
 """Looks in which each of them is asked about once, whatever their number."""
 MOST_OLD = 2 * NR_TURNS
 """Looks from one in which a page is asked about to the next: the first of a turn, and the last of the one after."""
-NR_TRIED = 16
-"""Pages of each look on which it is tried that what may be written through is nobody else's."""
+TRY_EACH, NR_TRIED = 8, 16
+"""In each of so many looks it is tried, on so many pages, that what may be written through is nobody else's."""
 IN_TURN = Note(
     "counts-in-turn",
     f"how often pages are mapped may be as of up to {MOST_OLD} looks before, and with it PSS, USS and which pages are"
@@ -67,7 +68,6 @@ NR_TOGETHER = 1 << 15
 """Pages of which it is found out together what they are: what that takes stays in the cache."""
 LOW = np.uint64((1 << 56) - 1)
 EXCLUSIVE, FILE_BIT = np.uint64(PM_MMAP_EXCLUSIVE), np.uint64(FILE << 56)
-NOWHERE: NDArray[np.intp] = np.zeros(0, np.intp)
 
 
 class FollowedPages:
@@ -87,8 +87,8 @@ class FollowedPages:
         self.page_size = process.procfs.page_size
         self.words: Words = np.zeros(0, np.uint64)
         """The word of each page, by its place in ``tables``; 0 where there is nothing, or no VMA."""
-        self.touched = NOWHERE
-        """The places of pages of which anything may be other than at the look before."""
+        self.touched: tuple[Places, ...] = ()
+        """The places of pages of which anything is other than at the look before; each of these ascends."""
         self.changed = NOWHERE
         """The places of pages of which the word is."""
         self.before: Words = self.words
@@ -108,14 +108,15 @@ class FollowedPages:
         """Which rows had anything in them at the look before."""
         self._is_marked: Bools = np.zeros(0, np.bool_)
         """Which rows have pages of shared memory that their file holds, whether they have entries or not."""
-        self._turn = self._turn_size = 0
+        self._nr_looks = self._turn = self._turn_size = 0
         self._can_trust = True
         """Whether what may be written through is nobody else's, as far as was tried."""
         self._stretches: list[Stretch] = []
-        self._table = StretchTable([], self.page_size)
         self.mm = access.memory.open_mm(process.pid, process)
         self.tables = KeptTables(access.memory, self.mode, self.mm.pgd, room)
+        self._table = StretchTable([], self.tables)
         self._sums = RowSums(self.tables.row_pages)
+        self._ranges: tuple[Sequence[Vma], PlaceRanges] = ((), self._table.ranges)
 
     def close(self) -> None:
         """Let go of the address space, and of the room."""
@@ -156,9 +157,10 @@ class FollowedPages:
         self.hidden = HiddenVmas(self.process)
         self.backings = Backings(self.process, self._cached)
         stretches = stretches_of(vmas, self.hidden, self.backings)
-        places = self.tables.read()
+        changed, used = self.tables.read()
         self._grow()
-        places = merged(places, self._meant_otherwise(stretches), self._next_turn())
+        used = self._take_use(used)
+        places = merged(changed, self._meant_otherwise(stretches), self._next_turn())
         before = self._columns_at(places)
         if not self._convert(places):
             # What may be written through is somebody else's after all: all that was taken for granted is asked about.
@@ -175,8 +177,9 @@ class FollowedPages:
         self.before = np.concatenate((before[0][differ], self.words[flipped] ^ EXCLUSIVE))
         for was, column in zip(before[1:], now[1:], strict=True):
             differ |= was != column
-        self.touched = np.concatenate((places[differ], told))
+        self.touched = (places[differ], told, used)
         self._is_used = (self.tables.kinds != 0) | self._is_marked
+        self._nr_looks += 1
 
     def _columns_at(self, places: Places) -> tuple[NDArray[Any], ...]:
         """Return what is known of pages: the word, the use and the map count of each."""
@@ -201,12 +204,15 @@ class FollowedPages:
     def _meant_otherwise(self, stretches: list[Stretch]) -> Places:
         """Return the places of the pages of which the VMA, or the file behind it, is not what it was."""
         if stretches == self._stretches:
+            if self._table.ranges.nr_regions != len(self.tables.regions):
+                self._table = StretchTable(stretches, self.tables)
             return NOWHERE
         # At first there was nothing: all that has an entry is other than before.
         is_first = not self._stretches
         ranges = differing(self._stretches, stretches)
-        self._stretches, self._table = stretches, StretchTable(stretches, self.page_size)
+        self._stretches = stretches
         self._mark_rows()
+        self._table = StretchTable(stretches, self.tables)
         parts = [NOWHERE]
         for low, high, meaning in ranges:
             for first, end in self.tables.pieces(low, high):
@@ -239,11 +245,14 @@ class FollowedPages:
         return places[(places >= first) & (places < end)]
 
     def _next_turn(self) -> Places:
-        """Return the places of those of the pages to be asked about whose turn it is: all that is known is renewed."""
+        """Return the places of those of the pages to be asked about of which all that is known is renewed now: where
+        they are few all of them once in a while, else those whose turn it is.
+        """
         nr = len(self._asked)
-        if not nr:
-            return NOWHERE
-        self._turn_size = max(self._turn_size, -(-nr // NR_TURNS), MOST_ASKED if nr > MOST_ASKED else 0)
+        if nr <= MOST_ASKED:
+            self._turn = self._turn_size = 0
+            return self._asked if self._nr_looks % MOST_OLD == MOST_OLD - 1 else NOWHERE
+        self._turn_size = max(self._turn_size, -(-nr // NR_TURNS), MOST_ASKED)
         first = int(np.searchsorted(self._asked, self._turn))
         chosen = self._asked[first : first + self._turn_size]
         is_last = first + self._turn_size >= nr
@@ -264,6 +273,8 @@ class FollowedPages:
         is_asked = self._is_asked[places]
         if (is_asked != was_asked).any():
             self._asked = self._find_asked()
+        if self._nr_looks % TRY_EACH:
+            return True
         held = state_bytes(self.words[places])
         granted = places[(held & (PRESENT | MARK_A | MARK_B) == PRESENT) & ~is_asked]
         return self._is_granted_rightly(granted[:: max(1, len(granted) // NR_TRIED)])
@@ -271,7 +282,7 @@ class FollowedPages:
     def _convert_some(self, places: Places) -> None:
         rows, _ = self.tables.split(places)
         entries, kinds = self.tables.entries[places], self.tables.kinds[rows]
-        found = self._table.find(self.tables.pages_at(places))
+        found = self._table.ranges.find(places)
         raw: Words = np.zeros(len(places), np.uint64)
         held, use = np.zeros(len(places), np.uint8), np.zeros(len(places), np.uint8)
         is_asked = np.zeros(len(places), np.bool_)
@@ -289,6 +300,17 @@ class FollowedPages:
         self._use[places] = use
         self._counts[places] = 0
         self._is_asked[places] = is_asked
+
+    def _take_use(self, places: Places) -> Places:
+        """Take the use of pages of which that alone is different; return the places of those of which it is."""
+        is_shown = self.words[places] & np.uint64(PM_PRESENT) != 0
+        places = places[is_shown]
+        was, held = self._use[places], state_bytes(self.words[places])
+        use = self._converter.use_of(self.tables.entries[places], np.ones(len(places), np.bool_))
+        self._sums.move(places, (held, was), (held, use))
+        self._use[places] = use
+        changed: Places = places[was != use]
+        return changed
 
     def _alike(self, found: NDArray[np.intp], kinds: Bytes) -> Iterator[tuple[int, int, NDArray[np.intp] | slice]]:
         """Yield which pages are of one class, in rows of one kind, with these two; but for those in no stretch."""
@@ -412,7 +434,7 @@ class FollowedPages:
         rows, _ = tables.split(places)
         huge = np.flatnonzero(tables.kinds[rows] == LEAF)
         if len(huge):
-            found = self._table.find(tables.pages_at(places[huge]))
+            found = self._table.ranges.find(places[huge])
             in_pool = (found >= 0) & (self._table.classes[found] >= HUGETLB_PRIVATE)
             huge = huge[in_pool]
             unique, which = np.unique(tables.stand_in[rows[huge]], return_inverse=True)
@@ -422,6 +444,15 @@ class FollowedPages:
         return counts
 
     # What is known then
+
+    def with_touched(self, vmas: Sequence[Vma]) -> set[int]:
+        """Return the indexes of the VMAs with pages of which anything is other than at the look before."""
+        known, ranges = self._ranges
+        if known is not vmas or ranges.nr_regions != len(self.tables.regions):
+            starts, ends = (np.array([getattr(vma, name) for vma in vmas], np.uint64) for name in ("start", "end"))
+            ranges = PlaceRanges(self.tables, starts, ends)
+            self._ranges = vmas, ranges
+        return {number for places in self.touched for number in ranges.with_any(places)}
 
     def hole(self, vma: Vma) -> int:
         """Return the state byte of the pages of a VMA of which nothing is known."""
@@ -482,16 +513,3 @@ def merged(*parts: Places) -> Places:
         elif len(part):
             every = part
     return every
-
-
-def are_in(some: Places, places: Places) -> Bools:
-    """Return which of some places are among others, which ascend.
-
-    >>> are_in(np.array([1, 5, 9]), np.array([2, 5])).tolist()
-    [False, True, False]
-    """
-    if not len(places):
-        return np.zeros(len(some), np.bool_)
-    at = np.minimum(np.searchsorted(places, some), len(places) - 1)
-    found: Bools = places[at] == some
-    return found

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from mematlas.arrays import Bools, Bytes, NDArray, Words, np
 from mematlas.frozen import record
-from mematlas.model.pagetables.entries import address_of, is_table, leaf_address, maps_memory, states
+from mematlas.model.pagetables.entries import address_of, holds, is_table, leaf_address, maps_memory, states
 from mematlas.model.pagetables.walk import (
     NR_RETRIES,
     Span,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 NOTHING, TABLE, LEAF, OTHER = range(4)
 """What a row is: LEAF maps memory, OTHER stands in the place of a leaf, as a migration entry does."""
 NR_KINDS = 4
+NOWHERE: NDArray[np.intp] = np.zeros(0, np.intp)
 FIRST_REGIONS = 16
 
 
@@ -68,6 +69,7 @@ class KeptTables:
         above, last = mode.levels[-2:]
         self.row_pages = last.nr_entries
         self.region_rows = above.nr_entries
+        self.region_pages = above.nr_entries * last.nr_entries
         self.region_shift = above.shift + log2(above.nr_entries)
         # By shifts: dividing takes longer than all else that is done to a place.
         self._page_bits, self._row_bits = log2(last.nr_entries), log2(above.nr_entries)
@@ -93,6 +95,7 @@ class KeptTables:
         self._walker = Walker(source, mode, pgd, len(mode.levels) - 1)
         self._span: Span = (0, mode.user_end - 1)
         self._meaning = self._walker.meaning
+        self._use_mask = np.uint64(sum(mask for mask, _ in (*mode.accessed, *mode.dirty)))
 
     # Where things are
 
@@ -137,14 +140,13 @@ class KeptTables:
         """Return where the pages of a range of addresses are, as ranges of places, in order; only of regions kept."""
         pieces = []
         page_shift = self.mode.page_shift
-        region_pages = self.region_rows * self.row_pages
         for number in range(start >> self.region_shift, (end - 1 >> self.region_shift) + 1):
             region = self.regions.get(number)
             if region is not None:
                 base = number << self.region_shift
                 low = max(start - base, 0) >> page_shift
                 high = min(end - base, 1 << self.region_shift) >> page_shift
-                pieces.append((region * region_pages + low, region * region_pages + high))
+                pieces.append((region * self.region_pages + low, region * self.region_pages + high))
         return pieces
 
     def frames_at(self, places: Places, entries: Words) -> Words:
@@ -158,21 +160,23 @@ class KeptTables:
 
     # Reading
 
-    def read(self) -> Places:
-        """Read all tables again; return the places of what is different, ascending, each once.
+    def read(self) -> tuple[Places, Places]:
+        """Read all tables again; return the places of what is different, and of that of which the use alone is: the
+        accessed and the dirty bit of an entry that maps memory. Both ascend; each place is in one of them, once.
 
         Raises:
             NotSupported: there is not room for all of them.
         """
         changed: list[Places] = []
+        used: list[Places] = []
         broken: list[Span] = []
         for attempt in range(1 + NR_RETRIES):
             levels, unread = self._walker.descend(self._span)
             found = self._upper_rows(levels)
-            again = None if attempt == 0 else broken
-            changed += self._take_rows(found)
-            parts, bad = self._read_tables(found, again)
-            changed += parts
+            changed.append(self._take_rows(found))
+            others, used_alone, bad = self._read_tables(found, None if attempt == 0 else broken)
+            changed.append(others)
+            used.append(used_alone)
             last = self._last_level(found)
             broken = merge_spans([*unread, *bad, *self._walker.changed([*levels, last])])
             if not broken:
@@ -180,8 +184,11 @@ class KeptTables:
         for span in broken:
             changed.append(self._leave_out(span))
         self.torn = broken
-        every = np.concatenate(changed)
-        return every if (every[1:] > every[:-1]).all() else np.unique(every)
+        every = ascending(np.concatenate(changed))
+        used_alone = ascending(np.concatenate(used))
+        if len(changed) > 2 or len(changed[0]):  # else each place was looked at once
+            used_alone = used_alone[~are_in(used_alone, every)]
+        return every, used_alone
 
     def _upper_rows(self, levels: list[TableLevel]) -> UpperRows:
         """Return the rows that there are now."""
@@ -255,11 +262,11 @@ class KeptTables:
             stand_in=np.repeat(tables, nr_rows),
         )
 
-    def _take_rows(self, found: UpperRows) -> list[Places]:
+    def _take_rows(self, found: UpperRows) -> Places:
         """Take what rows are now, but for the entries of tables; return the places of what that has changed."""
         kinds = np.zeros(len(self.kinds), np.uint8)
         kinds[found.rows] = found.kinds
-        changed = []
+        changed = [NOWHERE]
         gone = np.flatnonzero((self.kinds == TABLE) & (kinds == NOTHING))
         if len(gone):
             entries = self._rows_of(self.entries)
@@ -281,15 +288,14 @@ class KeptTables:
         self.uppers[found.rows] = found.entries
         self.heads[found.rows], self.firsts[found.rows] = found.heads, found.firsts
         self.states[found.rows], self.stand_in[found.rows] = found.states, found.stand_in
-        return changed
+        return np.concatenate(changed)
 
     def _rows_of(self, column: NDArray[np.uint64]) -> NDArray[np.uint64]:
         return column.reshape(-1, self.row_pages)
 
-    def _read_tables(self, found: UpperRows, again: list[Span] | None) -> tuple[list[Places], list[Span]]:
-        """Read the tables of the last level; return the places of what is different, and the spans of what is none.
-
-        With ``again`` those alone that lie in some spans, or were not there before.
+    def _read_tables(self, found: UpperRows, again: list[Span] | None) -> tuple[Places, Places, list[Span]]:
+        """Read the tables of the last level; return the places of what is different, of that of which the use alone
+        is, and the spans of what is none. With ``again`` those alone that lie in some spans, or were not there before.
         """
         is_wanted = found.kinds == TABLE
         rows, phys = found.rows[is_wanted], address_of(self.mode, found.entries[is_wanted])
@@ -297,23 +303,37 @@ class KeptTables:
             chosen = self._lie_in(rows, again) | self._is_fresh[rows]
             rows, phys = rows[chosen], phys[chosen]
         kept = self._rows_of(self.entries)
-        changed, bad = [np.zeros(0, np.intp)], []
-        depth = len(self.mode.levels) - 1
+        places, entries, unread = [NOWHERE], [self.entries[:0]], [NOWHERE]
         for part, data, good in self.source.table_batches(phys):
             at = rows[part]
             first, nr = int(at[0]), len(at)
             follow_on = int(at[-1]) - first == nr - 1 and bool((np.diff(at) == 1).all())
-            differ = data != (kept[first : first + nr] if follow_on else kept[at])
-            if good.all() and not differ.any():
-                continue
-            which = np.flatnonzero(differ.any(axis=1) | ~good)
-            right = good[which] & ~self._walker.is_junk(depth, data[which], self._span)
-            bad += [self._span_of(row) for row in at[which[~right]].tolist()]
-            which = which[right]
-            number, within = np.nonzero(differ[which])
-            changed.append(at[which][number] * self.row_pages + within)
-            kept[at[which]] = data[which]
-        return changed, bad
+            differ = np.flatnonzero(data != (kept[first : first + nr] if follow_on else kept[at]))
+            if len(differ):
+                which, within = self.split(differ)
+                places.append(at[which] * self.row_pages + within)
+                entries.append(data.reshape(-1)[differ])
+            if not good.all():
+                unread.append(at[~good])
+        return self._take(np.concatenate(places), np.concatenate(entries), np.concatenate(unread))
+
+    def _take(self, places: Places, entries: Words, unread: Places) -> tuple[Places, Places, list[Span]]:
+        """Take entries that are different, but for those of rows that are none, or were not read."""
+        before = self.entries[places]
+        self.entries[places] = entries
+        maps = np.asarray(holds(before & entries, self.mode.present), np.bool_)
+        is_use = maps & ((before ^ entries) & ~self._use_mask == 0)
+        rows, _ = self.split(places)
+        # What is no table any more has other entries than accesses make.
+        suspect = rows[~is_use]
+        suspect = suspect[np.flatnonzero(np.diff(suspect, prepend=-1))]
+        bad = self._walker.is_junk(len(self.mode.levels) - 1, self._rows_of(self.entries)[suspect], self._span)
+        wrong = np.concatenate((unread, suspect[bad]))
+        if len(wrong):
+            is_wrong = np.isin(rows, wrong)
+            self.entries[places[is_wrong]] = before[is_wrong]
+            places, is_use = places[~is_wrong], is_use[~is_wrong]
+        return places[~is_use], places[is_use], [self._span_of(row) for row in wrong.tolist()]
 
     def _addresses_of(self, rows: Places) -> Words:
         regions, within = rows >> self._row_bits, rows & self.region_rows - 1
@@ -349,6 +369,27 @@ class KeptTables:
         entries[rows] = 0
         self.kinds[rows] = NOTHING
         return rows[number] * self.row_pages + within
+
+
+def ascending(places: Places) -> Places:
+    """Return places in ascending order, each once."""
+    if (places[1:] > places[:-1]).all():
+        return places
+    places = np.sort(places)
+    return places[np.flatnonzero(np.diff(places, prepend=-1))]
+
+
+def are_in(some: Places, places: Places) -> Bools:
+    """Return which of some places are among others, which ascend.
+
+    >>> are_in(np.array([1, 5, 9]), np.array([2, 5])).tolist()
+    [False, True, False]
+    """
+    if not len(places):
+        return np.zeros(len(some), np.bool_)
+    at = np.minimum(np.searchsorted(places, some), len(places) - 1)
+    found: Bools = places[at] == some
+    return found
 
 
 def log2(number: int) -> int:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import pairwise
 
-from mematlas.arrays import Bytes, NDArray, Words, np
+from mematlas.arrays import Bytes, np
 from mematlas.kernel.backing import ALONE, BEHIND_MARKERS, tables_for
 from mematlas.kernel.maps import ANON_KINDS
 from mematlas.kernel.pagemap import MARK_A, UNKNOWN
+from mematlas.model.pagetables.place_ranges import PlaceRanges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.backing import Backings
     from mematlas.kernel.maps import Vma
     from mematlas.model.hidden import HiddenVmas
+    from mematlas.model.pagetables.kept import KeptTables
 
     Meaning = tuple[int, int, int, tuple[object, ...]]
     """One of `CLASSES`; a mark of what a file holds, see `mematlas.kernel.backing`; which of `BEHIND` applies it; and
@@ -118,19 +120,11 @@ def meaning_at(stretches: Sequence[Stretch], starts: Sequence[int], address: int
 class StretchTable:
     """Stretches as arrays, to find those of many pages in."""
 
-    def __init__(self, stretches: Sequence[Stretch], page_size: int) -> None:
-        self.starts: Words = np.array([start // page_size for start, _, _ in stretches], np.uint64)
-        self.ends: Words = np.array([end // page_size for _, end, _ in stretches], np.uint64)
-        meanings = [meaning[:3] for _, _, meaning in stretches]
-        columns = np.array(meanings, np.uint8).reshape(len(meanings), 3)
+    def __init__(self, stretches: Sequence[Stretch], tables: KeptTables) -> None:
+        starts, ends = (np.array([stretch[index] for stretch in stretches], np.uint64) for index in (0, 1))
+        self.ranges = PlaceRanges(tables, starts, ends)
+        """Where they are: the number of a range is the place of its stretch in the arrays below."""
+        columns = np.array([meaning[:3] for _, _, meaning in stretches], np.uint8).reshape(len(stretches), 3)
         self.classes: Bytes = columns[:, 0]
         self.marks: Bytes = columns[:, 1]
         self.tables: Bytes = columns[:, 2]
-
-    def find(self, pages: Words) -> NDArray[np.intp]:
-        """Return in which stretch each page is, by its number; -1 for one that is in none."""
-        if not len(self.starts):
-            return np.full(len(pages), -1, np.intp)
-        found: NDArray[np.intp] = np.searchsorted(self.starts, pages, side="right") - 1
-        found[pages >= self.ends[found]] = -1  # of those before the first the last is asked, which they are not in
-        return found

@@ -286,7 +286,7 @@ class Walker:
 
     def is_junk(self, level: int, entries: Words, span: Span) -> Bools:
         """Return which tables hold an entry that no table can hold."""
-        if self._may_be_junk(entries, span):
+        if len(entries) and self._may_be_junk(entries, span):
             return self._has_junk(level, entries, span)
         return np.zeros(len(entries), np.bool_)
 
