@@ -314,15 +314,19 @@ class Recorder:
             return False
         with reader:
             self._save_words(directory, "pagemap", self._pagemap_parts(reader, vmas))
-            self.zero_known = reader.zero_known
-            self.huge_estimate = reader.huge_counts.note
-            self.uncertain = list(reader.backings.uncertain)
+            self._note_reader(reader)
+        return True
+
+    def _note_reader(self, reader: PageReader) -> None:
+        """Note what is not known of pages that were read."""
+        self.zero_known = reader.zero_known
+        self.huge_estimate = reader.huge_counts.note
+        self.uncertain = list(reader.backings.uncertain)
         if not self.zero_known:
             self.notes.add(ZERO_UNKNOWN)
         if self.huge_estimate:
             self.notes.add(self.huge_estimate)
         self._note_unknown()
-        return True
 
     def _note_unknown(self) -> None:
         """Note what is not known of shared memory."""
@@ -336,11 +340,15 @@ class Recorder:
         """Yield the entries that hold something, by their offset in the file."""
         for vma in vmas:
             for block in reader.blocks(vma):
-                # What is unknown is so of a whole VMA, holes and all: machine.json names it.
-                states = self._mark_huge(reader, vma, block).translate(WITHOUT_UNKNOWN)
-                self.nr_pages += len(states) - states.count(0)
-                yield from self._parts_of(block, states)
+                yield from self._marked_parts(reader, vma, block)
             self._note_hidden(reader, vma)
+
+    def _marked_parts(self, reader: PageReader, vma: Vma, block: Block) -> Iterator[tuple[int, bytes]]:
+        """Yield the entries of a block that hold something, with our marks."""
+        # What is unknown is so of a whole VMA, holes and all: machine.json names it.
+        states = self._mark_huge(reader, vma, block).translate(WITHOUT_UNKNOWN)
+        self.nr_pages += len(states) - states.count(0)
+        yield from self._parts_of(block, states)
 
     def _note_hidden(self, pages: PageReader | FollowedPages, vma: Vma) -> None:
         """Take note of a VMA of which nothing is shown, or of whose pages without an entry nothing is known."""

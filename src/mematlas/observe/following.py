@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mematlas.analysis.page_usage import usage_of_tables
 from mematlas.analysis.results import Counted, VmaUsage
-from mematlas.errors import NotSupported, PermissionDenied, ProcessGone
+from mematlas.errors import FormatError, NotSupported, PermissionDenied, ProcessGone
 from mematlas.kernel.maps import read_mark
 from mematlas.kernel.status import read_stat
 from mematlas.model.address_space import AddressSpace
@@ -68,13 +68,13 @@ class Following:
         try:
             try:
                 return self._look()
-            except (ProcessGone, NotSupported):
+            except (ProcessGone, NotSupported, FormatError):
                 if not self.is_begun:
                     raise
             # Perhaps it runs another program now; or there was no room for what it has and for what it had once.
             self.close()
             return self._look()
-        except (ProcessGone, PermissionDenied, NotSupported):
+        except (ProcessGone, PermissionDenied, NotSupported, FormatError):
             self.close()
             raise
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 
 from mematlas.arrays import np
 from mematlas.errors import NotSupported, PermissionDenied
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mematlas.arrays import Words
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block
+    from mematlas.model.pages import PageReader
     from mematlas.model.pagetables.followed import FollowedPages
     from mematlas.observe.captures import Redactor
     from mematlas.observe.following import Following
@@ -35,6 +37,8 @@ COUNTED = ("maps", "smaps", "smaps_rollup", "statm")
 TEXTS = tuple(name for name in PROCESS_FILES if name not in COUNTED)
 
 
+UPPERMOST = 7 if sys.byteorder == "little" else 0
+"""The byte of a word that has the state of a page."""
 WORDS = ("pagemap", *FRAME_FILES)
 """Files of words, of which most stay as they are."""
 
@@ -69,6 +73,7 @@ class MomentRecorder(Recorder):
         self.with_frames = with_frames
         self.words: dict[str, list[tuple[int, bytes]]] = {}
         """The parts of files of words that hold something, by the names of the files."""
+        self._taken: list[tuple[int, bytes]] = []
 
     def take(self, vmas: list[Vma], followed: Following | None = None) -> dict[str, bytes]:
         """Return its texts, by the names of the files; ``words`` has the rest then.
@@ -77,7 +82,7 @@ class MomentRecorder(Recorder):
         """
         if followed:
             self._note_facts(followed.pages, vmas)
-        has_pagemap = followed or self._save_pagemap(self.held, vmas)
+        has_pagemap = followed or "pagemap" in self.words or self._save_pagemap(self.held, vmas)
         if has_pagemap and self.with_frames:
             self._save_words_of_frames(followed.pages.every()[1] if followed else self._words_taken())
         for name in TEXTS:
@@ -88,11 +93,24 @@ class MomentRecorder(Recorder):
         torn = followed.is_torn() if followed else self.process.address_space().vmas != vmas
         return self.held.texts | {MACHINE: text_of(self._facts(torn, None))}
 
+    def take_block(self, reader: PageReader, vma: Vma, block: Block) -> None:
+        """Take the pages of a block that somebody else has read, to count them."""
+        self._taken += self._marked_parts(reader, vma, block)
+
+    def end_blocks(self, reader: PageReader, vmas: Iterable[Vma]) -> None:
+        """Take note that all was read, and of what is not known of it."""
+        for vma in vmas:
+            self._note_hidden(reader, vma)
+        self._note_reader(reader)
+        self.words["pagemap"] = self._taken
+
     def _parts_of(self, block: Block, states: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield all entries of a block: which of them hold something is for who takes them."""
-        words = np.frombuffer(block.raw, np.uint64) & np.uint64((1 << 56) - 1)
-        words |= np.frombuffer(states, np.uint8).astype(np.uint64) << np.uint64(56)
-        words[np.frombuffer(states, np.uint8) == 0] = 0
+        held = np.frombuffer(states, np.uint8)
+        words = np.frombuffer(block.raw, np.uint64).copy()
+        words.view(np.uint8)[UPPERMOST::WORD_SIZE] = held
+        if not held.all():
+            words[held == 0] = 0
         yield block.address // self.process.page_size * WORD_SIZE, words.tobytes()
 
     def _note_facts(self, pages: FollowedPages, vmas: list[Vma]) -> None:

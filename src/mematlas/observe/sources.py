@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from mematlas.analysis.results import Counted
     from mematlas.kernel.backing import Backings
     from mematlas.kernel.maps import Vma
+    from mematlas.kernel.pagemap import Block
     from mematlas.kernel.procfs import Hold, ProcessDir
     from mematlas.model.costs import Costs
     from mematlas.model.page_source import PageSource
+    from mematlas.model.pages import PageReader
     from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.model.pagetables.count_access import CountAccess
     from mematlas.words import PagesFrom, Source
@@ -45,6 +47,15 @@ if TYPE_CHECKING:
 
         def close(self) -> None:
             """Forget all that is known."""
+
+    class Taker(Protocol):
+        """What takes pages that are read to be counted: `mematlas.observe.moments.MomentRecorder`."""
+
+        def take_block(self, reader: PageReader, vma: Vma, block: Block) -> None:
+            """Take the pages of a block of a VMA, until the next is read."""
+
+        def end_blocks(self, reader: PageReader, vmas: Iterable[Vma]) -> None:
+            """Take note that all was read."""
 
 
 SOURCES = ("auto", "smaps", "pagemap", "tables")
@@ -118,6 +129,8 @@ class Sources:
         """Whether this is one of many looks: what page tables are read with is then opened once, and pays."""
         self.following: Follower | None = None
         """What follows it by its page tables, where somebody wants that: see `Process.follow`."""
+        self.taker: Taker | None = None
+        """What takes pages as they are counted by pagemap, where somebody wants both."""
         self._access: dict[str, PageTableAccess] = {}
         """By the reader that was asked for, and by its own name."""
         self._counts: CountAccess | None = None
@@ -216,7 +229,7 @@ class Sources:
         check_source(wanted, SOURCES if span is None else PAGE_SOURCES)
         if wanted != "auto":
             return SourceChoice(wanted)
-        if span is None and self.following and self.following.is_begun:
+        if self.following and self.following.is_begun and span is None and not numa:
             return SourceChoice("tables")
         hold = self._hold(max_stall, span, numa) if self.procfs.live else 0
         if hold <= max_stall:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mematlas.model.target import Target
     from mematlas.observe.captures import Redactor
     from mematlas.observe.following import Following
+    from mematlas.observe.moments import MomentRecorder
     from mematlas.timeline.words import Followed, Sparse
     from mematlas.words import Source
 
@@ -227,6 +228,8 @@ class Watch:
         if is_other_program(one.layout, layout):
             happenings.append(one.happened(EXEC, "started another program"))
         one.layout = layout
+        recorder = self._recorder(process)
+        process.sources.taker = recorder
         result = process.maps(self.source, self.max_stall, first_pages=False)
         seen = Seen(
             pid=process.pid,
@@ -236,17 +239,23 @@ class Watch:
             usage=process.sum_of(result),
             faults=parse_faults(data),
             vmas=result.vmas if "vmas" in self.what else None,
-            files=self._files(one, result.vmas) if "pages" in self.what else None,
+            files=self._files(one, recorder, result.vmas) if recorder else None,
         )
         return redacted(seen, self.redactor) if self.redactor else seen
 
-    def _files(self, one: Watched, items: list[VmaUsage]) -> Files:
-        """Return what a capture of a process would hold."""
+    def _recorder(self, process: Process) -> MomentRecorder | None:
+        """Return what takes what a capture of a process would hold; None unless that is watched."""
+        if "pages" not in self.what:
+            return None
         from mematlas.observe.moments import MomentRecorder
+
+        return MomentRecorder(process, "frames" in self.what, self.redactor)
+
+    def _files(self, one: Watched, recorder: MomentRecorder, items: list[VmaUsage]) -> Files:
+        """Return what a capture of a process would hold."""
         from mematlas.timeline.words import from_parts, without_frames
 
         has_frames = "frames" in self.what
-        recorder = MomentRecorder(one.process, has_frames, self.redactor)
         # What was counted page by page is known page by page, too.
         followed = one.following if one.following.items is items else None
         texts = recorder.take([item.vma for item in items], followed)

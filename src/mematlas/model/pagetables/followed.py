@@ -36,6 +36,7 @@ from mematlas.model.pagetables.stretches import (
     stretches_of,
 )
 from mematlas.model.pagetables.vma_counts import VmaCounts, left_out
+from mematlas.model.pagetables.walk import WalkingSource
 from mematlas.notes import Note
 
 TYPE_CHECKING = False
@@ -80,6 +81,8 @@ class FollowedPages:
             PermissionDenied: they may not be looked at.
             NotSupported: they cannot be looked at, or there is no room.
         """
+        if isinstance(access.memory, WalkingSource):
+            raise NotSupported("following page tables through a broker")
         self.process = process
         self.access = access
         self.frames = access.frames
