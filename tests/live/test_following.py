@@ -13,13 +13,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
-from helpers import PAGE, skip_without_tables
+from helpers import PAGE, program, skip_without_tables
 from mematlas import Process
 from mematlas.analysis.results import VmaUsage
+from mematlas.errors import ProcessGone
 from mematlas.frozen import replace
 from mematlas.kernel.pagemap import PM_MMAP_EXCLUSIVE
+from mematlas.model.pagetables import followed as module
 from mematlas.model.pagetables.room import Room
 from mematlas.observe.following import Following
 from mematlas.observe.moments import MomentRecorder
@@ -165,12 +168,12 @@ class Changing:
 
 @pytest.fixture
 def changing(tmp_path: Path) -> Iterator[Changing]:
-    program = Changing(tmp_path)
+    running = Changing(tmp_path)
     try:
-        yield program
+        yield running
     finally:
-        program.process.kill()
-        program.process.communicate()
+        running.process.kill()
+        running.process.communicate()
 
 
 NR_PAGES = 1543
@@ -241,3 +244,115 @@ def test_pages_that_change_are_what_a_fresh_look_finds(seed: int, changing: Chan
                 raise AssertionError(f"{error}\nafter {done[-12:]}\n{changing.areas}") from None
     finally:
         followed.process.close()
+
+
+# --- what is not the common case
+
+
+def test_what_can_be_asked_about_only_in_turn_is_said_and_is_true_in_time(
+    changing: Changing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_ASKED", 64)
+    followed = Followed(changing.pid)
+    changing.do("touch", "anon", 0, 900)
+    changing.do("fork")  # all that was written to is another's too now
+    assert all(module.IN_TURN.code in followed.look()[2] for _ in range(3))
+    changing.do("reap")
+    with stopped(changing.pid):
+        for _ in range(module.MOST_OLD):
+            _, _, codes = followed.look()
+        assert module.IN_TURN.code in codes
+    settle(changing.pid, followed)
+    followed.process.close()
+
+
+def test_few_pages_are_asked_about_at_each_look_and_no_note_says_otherwise(changing: Changing) -> None:
+    followed = Followed(changing.pid)
+    changing.do("touch", "anon", 0, 900)
+    changing.do("fork")
+    first = changing.areas["anon"] // PAGE
+    assert as_dict(followed.look()[1])[first] & PM_MMAP_EXCLUSIVE == 0
+    changing.do("reap")  # not one entry of ours changes by that
+    _, told, codes = followed.look()
+    assert as_dict(told)[first] & PM_MMAP_EXCLUSIVE
+    assert "counts-in-turn" not in codes
+    followed.process.close()
+
+
+def test_what_is_taken_for_granted_is_tried_and_given_up_where_it_is_wrong(
+    changing: Changing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def always(self: Any, number: int, entries: Any) -> Any:
+        return np.full(len(entries), self._can_trust)
+
+    monkeypatch.setattr(module.FollowedPages, "_are_own", always)
+    followed = Followed(changing.pid)
+    settle(changing.pid, followed)
+    assert not followed.following.pages._can_trust
+    followed.process.close()
+
+
+def test_a_process_that_starts_another_program_is_followed_on() -> None:
+    told = "import os, sys; print(0, flush=True); sys.stdin.readline(); "
+    code = told + f"os.execv(sys.executable, [sys.executable, '-c', {told!r} + 'sys.stdin.read()'])"
+    with program(code, wait="") as running:
+        followed = Followed(running.pid)
+        before, _, _ = followed.look()
+        assert running.process.stdin
+        assert running.process.stdout
+        running.process.stdin.write("\n")
+        running.process.stdin.flush()
+        running.process.stdout.readline()
+        number = followed.number
+        after, _, _ = followed.look()
+        assert followed.number > number + 1  # what changed since is more than can be told
+        assert {item.start for item in before}.isdisjoint({item.start for item in after if item.path != "[vsyscall]"})
+        settle(running.pid, followed)
+        followed.process.close()
+
+
+def test_a_process_that_has_ended_is_gone(changing: Changing) -> None:
+    followed = Followed(changing.pid)
+    followed.look()
+    changing.process.kill()
+    changing.process.wait()
+    with pytest.raises(ProcessGone):
+        followed.look()
+    assert not followed.following.is_begun
+    followed.process.close()
+
+
+def test_who_finds_no_room_is_counted_as_ever(changing: Changing) -> None:
+    room = Room(64)
+    with Process(changing.pid) as process, Process(changing.pid) as other:
+        following, none = process.follow(room), other.follow(room)
+        found = process.maps("tables", first_pages=False).vmas
+        assert following.items is found
+        room.most = len(following.pages.tables.regions)
+        with stopped(changing.pid):
+            result, expected = other.maps("tables", first_pages=False), process.maps("tables", first_pages=False)
+        assert not none.is_begun
+        assert list(map(as_known, result.vmas)) == list(map(as_known, expected.vmas))
+        following.close()
+        assert none.look().source == "tables"  # there is room again
+
+
+def test_pages_that_are_taken_as_they_are_counted_are_those_of_a_reading_of_their_own(changing: Changing) -> None:
+    changing.do("touch", "anon", 0, 900)
+    changing.do("touch", "memfd", 3, 600, 7)
+    changing.do("advise", "huge", 0, 2048, "huge")
+    changing.do("touch", "huge", 0, 2048)
+    with stopped(changing.pid), Process(changing.pid) as process:
+        recorder = process.sources.taker = MomentRecorder(process, with_frames=False)
+        counted = process.maps("pagemap", first_pages=False).vmas
+        process.sources.taker = None
+        texts = recorder.take([item.vma for item in counted])
+        vmas, words, facts = fresh(changing.pid)
+        alone = process.maps("pagemap", first_pages=False).vmas
+    told = from_parts(recorder.words["pagemap"])
+    assert list(map(as_known, counted)) == list(map(as_known, alone))
+    assert json.loads(texts["machine.json"]) == facts
+    libraries = [item.vma for item in vmas if not is_known(item)]
+    now, then = as_dict(told), as_dict(words)
+    differ = {page for page in now.keys() | then.keys() if now.get(page) != then.get(page)}
+    assert not {page for page in differ if not any(vma.start <= page * PAGE < vma.end for vma in libraries)}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from mematlas.arrays import Bools, Bytes, NDArray, Words, np
 from mematlas.frozen import record
-from mematlas.model.pagetables.entries import address_of, holds, is_table, leaf_address, maps_memory, states
+from mematlas.model.pagetables.entries import address_of, any_bit, holds, is_table, leaf_address, maps_memory, states
 from mematlas.model.pagetables.walk import (
     NR_RETRIES,
     Span,
@@ -95,7 +95,8 @@ class KeptTables:
         self._walker = Walker(source, mode, pgd, len(mode.levels) - 1)
         self._span: Span = (0, mode.user_end - 1)
         self._meaning = self._walker.meaning
-        self._use_mask = np.uint64(sum(mask for mask, _ in (*mode.accessed, *mode.dirty)))
+        bits = any_bit(mode.accessed), any_bit(mode.dirty)
+        self._use_mask = np.uint64(0) if bits[0] is None or bits[1] is None else bits[0] | bits[1]
 
     # Where things are
 
