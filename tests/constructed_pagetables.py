@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,6 +56,11 @@ class ConstructedTables:
             if address in self.by_address:
                 rows[row], good[row] = self.by_address[address], True
         return rows, good
+
+    def table_batches(self, phys_addresses: Words, size: int = 4) -> Iterator[tuple[slice, Words, Bools]]:
+        for start in range(0, len(phys_addresses), size):
+            rows = slice(start, start + size)
+            yield rows, *self.tables(phys_addresses[rows])
 
     def entries(self, phys_addresses: Words) -> tuple[Words, Bools]:
         values = np.zeros(len(phys_addresses), np.uint64)

@@ -54,7 +54,7 @@ def as_told(sums: VmaCounts, nr_device: int) -> tuple[object, ...]:
 
 def read(process: Process, vma: Vma) -> tuple[object, ...]:
     with PageTableReader(process.dir, process.page_table_access(), vma.start, vma.end) as reader:
-        return as_told(reader.count(vma), reader.nr_device)
+        return as_told(reader.count(vma), reader.converter.nr_device)
 
 
 def counted(process: Process, vma: Vma, access: CountAccess) -> tuple[object, ...]:

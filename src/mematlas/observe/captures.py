@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.newdir import HeldDirectory
     from mematlas.kernel.pagemap import Block
     from mematlas.kernel.threads import Thread
+    from mematlas.model.pagetables.followed import FollowedPages
 
 MACHINE_FILES = ("meminfo", "swaps")
 PROCESS_FILES = (
@@ -313,36 +314,52 @@ class Recorder:
             return False
         with reader:
             self._save_words(directory, "pagemap", self._pagemap_parts(reader, vmas))
-            self.zero_known = reader.zero_known
-            self.huge_estimate = reader.huge_counts.note
-            self.uncertain = list(reader.backings.uncertain)
+            self._note_reader(reader)
+        return True
+
+    def _note_reader(self, reader: PageReader) -> None:
+        """Note what is not known of pages that were read."""
+        self.zero_known = reader.zero_known
+        self.huge_estimate = reader.huge_counts.note
+        self.uncertain = list(reader.backings.uncertain)
         if not self.zero_known:
             self.notes.add(ZERO_UNKNOWN)
         if self.huge_estimate:
             self.notes.add(self.huge_estimate)
+        self._note_unknown()
+
+    def _note_unknown(self) -> None:
+        """Note what is not known of shared memory."""
         if self.unknown_backings:
             why = next(iter(self.unknown_backings.values()))
             text = f"the pages of {len(self.unknown_backings)} VMAs of shared memory are unknown: {why}"
             self.notes.add(Note("backing-unknown", text))
         self.notes += self.uncertain
-        return True
 
     def _pagemap_parts(self, reader: PageReader, vmas: list[Vma]) -> Iterator[tuple[int, bytes]]:
         """Yield the entries that hold something, by their offset in the file."""
         for vma in vmas:
             for block in reader.blocks(vma):
-                # What is unknown is so of a whole VMA, holes and all: machine.json names it.
-                states = self._mark_huge(reader, vma, block).translate(WITHOUT_UNKNOWN)
-                self.nr_pages += len(states) - states.count(0)
-                yield from self._parts_of(block, states)
-            if reader.hidden.is_hidden(vma):
-                self.hidden.append(f"{vma.start:x}-{vma.end:x}")
-            elif vma.kind == "shmem" and reader.hole(vma) == UNKNOWN:
-                name = f"{vma.start:x}-{vma.end:x}"
-                why = reader.backings.unknown[vma.start]
-                # Of tens of thousands of VMAs, the reasons would be megabytes.
-                is_room = len(self.unknown_backings) < MAX_REASONS
-                self.unknown_backings[name] = why if is_room else "as of others"
+                yield from self._marked_parts(reader, vma, block)
+            self._note_hidden(reader, vma)
+
+    def _marked_parts(self, reader: PageReader, vma: Vma, block: Block) -> Iterator[tuple[int, bytes]]:
+        """Yield the entries of a block that hold something, with our marks."""
+        # What is unknown is so of a whole VMA, holes and all: machine.json names it.
+        states = self._mark_huge(reader, vma, block).translate(WITHOUT_UNKNOWN)
+        self.nr_pages += len(states) - states.count(0)
+        yield from self._parts_of(block, states)
+
+    def _note_hidden(self, pages: PageReader | FollowedPages, vma: Vma) -> None:
+        """Take note of a VMA of which nothing is shown, or of whose pages without an entry nothing is known."""
+        if pages.hidden.is_hidden(vma):
+            self.hidden.append(f"{vma.start:x}-{vma.end:x}")
+        elif vma.kind == "shmem" and pages.hole(vma) == UNKNOWN:
+            name = f"{vma.start:x}-{vma.end:x}"
+            why = pages.backings.unknown[vma.start]
+            # Of tens of thousands of VMAs, the reasons would be megabytes.
+            is_room = len(self.unknown_backings) < MAX_REASONS
+            self.unknown_backings[name] = why if is_room else "as of others"
 
     def _parts_of(self, block: Block, states: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield the entries of a block that hold something, given the states of its pages."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 
 from mematlas.arrays import np
 from mematlas.errors import NotSupported, PermissionDenied
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import BinaryIO
 
+    from mematlas.arrays import Words
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block
+    from mematlas.model.pages import PageReader
+    from mematlas.model.pagetables.followed import FollowedPages
     from mematlas.observe.captures import Redactor
+    from mematlas.observe.following import Following
     from mematlas.observe.process import Process
 
 COUNTED = ("maps", "smaps", "smaps_rollup", "statm")
@@ -32,6 +37,8 @@ COUNTED = ("maps", "smaps", "smaps_rollup", "statm")
 TEXTS = tuple(name for name in PROCESS_FILES if name not in COUNTED)
 
 
+UPPERMOST = 7 if sys.byteorder == "little" else 0
+"""The byte of a word that has the state of a page."""
 WORDS = ("pagemap", *FRAME_FILES)
 """Files of words, of which most stay as they are."""
 
@@ -66,36 +73,65 @@ class MomentRecorder(Recorder):
         self.with_frames = with_frames
         self.words: dict[str, list[tuple[int, bytes]]] = {}
         """The parts of files of words that hold something, by the names of the files."""
+        self._taken: list[tuple[int, bytes]] = []
 
-    def take(self, vmas: list[Vma]) -> dict[str, bytes]:
-        """Return its texts, by the names of the files; ``words`` has the rest then."""
-        has_pagemap = self._save_pagemap(self.held, vmas)
+    def take(self, vmas: list[Vma], followed: Following | None = None) -> dict[str, bytes]:
+        """Return its texts, by the names of the files; ``words`` has the rest then.
+
+        Of a process that was ``followed`` to this moment there is no pagemap in it: that is known to who follows it.
+        """
+        if followed:
+            self._note_facts(followed.pages, vmas)
+        has_pagemap = followed or "pagemap" in self.words or self._save_pagemap(self.held, vmas)
         if has_pagemap and self.with_frames:
-            self._save_frames()
+            self._save_words_of_frames(followed.pages.every()[1] if followed else self._words_taken())
         for name in TEXTS:
             self._save_text(self.held, name, self.process.dir)
         self._save_threads(self.held)
         if not self.redactor:
             self._keep_paths(vmas)
-        torn = self.process.address_space().vmas != vmas
+        torn = followed.is_torn() if followed else self.process.address_space().vmas != vmas
         return self.held.texts | {MACHINE: text_of(self._facts(torn, None))}
+
+    def take_block(self, reader: PageReader, vma: Vma, block: Block) -> None:
+        """Take the pages of a block that somebody else has read, to count them."""
+        self._taken += self._marked_parts(reader, vma, block)
+
+    def end_blocks(self, reader: PageReader, vmas: Iterable[Vma]) -> None:
+        """Take note that all was read, and of what is not known of it."""
+        for vma in vmas:
+            self._note_hidden(reader, vma)
+        self._note_reader(reader)
+        self.words["pagemap"] = self._taken
 
     def _parts_of(self, block: Block, states: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield all entries of a block: which of them hold something is for who takes them."""
-        words = np.frombuffer(block.raw, np.uint64) & np.uint64((1 << 56) - 1)
-        words |= np.frombuffer(states, np.uint8).astype(np.uint64) << np.uint64(56)
-        words[np.frombuffer(states, np.uint8) == 0] = 0
+        held = np.frombuffer(states, np.uint8)
+        words = np.frombuffer(block.raw, np.uint64).copy()
+        words.view(np.uint8)[UPPERMOST::WORD_SIZE] = held
+        if not held.all():
+            words[held == 0] = 0
         yield block.address // self.process.page_size * WORD_SIZE, words.tobytes()
 
-    def _save_frames(self) -> int | None:
-        """Take the words of the frames that the process maps."""
+    def _note_facts(self, pages: FollowedPages, vmas: list[Vma]) -> None:
+        """Take note of what is not known of pages that are followed, and why."""
+        for vma in vmas:
+            self._note_hidden(pages, vma)
+        self.uncertain = list(pages.backings.uncertain)
+        self._note_unknown()
+
+    def _words_taken(self) -> Words:
+        """Return the words of pagemap that were taken."""
         parts = [np.frombuffer(data, np.uint64) for _, data in self.words["pagemap"]]
-        words = np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+        return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+
+    def _save_words_of_frames(self, words: Words) -> None:
+        """Take the words of the frames that the process maps, given those of its pages."""
         present = words[words >> np.uint64(63) != 0] & np.uint64(PM_PFRAME)
         frames = np.unique(present[present != 0])
         if not len(frames):
             self.notes.add(HIDDEN_FRAMES)
-            return None
+            return
         for name in FRAME_FILES:
             try:
                 with FrameWords(self.process.procfs, name) as file:
@@ -109,7 +145,6 @@ class MomentRecorder(Recorder):
                 (int(frames[low]) * WORD_SIZE, found[low:high].tobytes())
                 for low, high in zip(starts, ends, strict=True)
             ]
-        return len(frames)
 
     def _save_words(self, directory: HeldDirectory, name: str, parts: Iterable[tuple[int, bytes]]) -> None:
         self.words[name] = list(parts)

@@ -23,7 +23,7 @@ from mematlas.observe.sources import pagemap_instead
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Pacer
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mematlas.model.pagetables.counts import TableCounter
     from mematlas.model.pagetables.reader import PageTableReader
     from mematlas.model.sharers import Sharers
-    from mematlas.observe.sources import Sources
+    from mematlas.observe.sources import Sources, Taker
     from mematlas.words import State
 
 MANY = 1 << 12
@@ -49,6 +49,11 @@ def by_pages(
     nodes: PageNodes | None,
 ) -> Counted:
     """Return what entries add up to; from pagemap where page tables were our choice, and cannot be read after all."""
+    if source == "tables" and sources.following and selection is EVERYTHING and not (first_pages or nodes):
+        try:
+            return sources.following.look()
+        except NotSupported:
+            sources.following = None  # it has let go of all that it had
     counter = PageCounter(sources.dir, sources.pacer(), first_pages, nodes)
     space = sources.address_space()
     wanted = space.vmas if selection is EVERYTHING else list(filter(selection.matches, space.vmas))
@@ -62,7 +67,7 @@ def by_pages(
             counter.notes.add(pagemap_instead(error))
             source = "pagemap"
     if vmas is None:
-        vmas = counter.by_pagemap(wanted)
+        vmas = counter.by_pagemap(wanted, None if selection is not EVERYTHING or first_pages else sources.taker)
     return Counted(source=source, vmas=vmas, torn=counter.torn or sources.is_torn(space), notes=counter.notes)
 
 
@@ -81,16 +86,25 @@ class PageCounter:
         """What is unknown, and why."""
         self._alike = AlikeUsages(self.page_size)
 
-    def by_pagemap(self, vmas: Iterable[Vma]) -> list[VmaUsage]:
-        """Return what the entries of pagemap add up to, with pauses; who shares the pages is read from kpagecount."""
+    def by_pagemap(self, vmas: Sequence[Vma], taker: Taker | None = None) -> list[VmaUsage]:
+        """Return what the entries of pagemap add up to, with pauses; who shares the pages is read from kpagecount.
+
+        All pages are given to the ``taker``, too.
+        """
         from mematlas.model.sharers import Sharers
 
-        with PageReader(self.process, self._pacer, cached=False) as reader, Sharers(self.process.procfs) as sharers:
+        has_taker = taker is not None
+        with PageReader(self.process, self._pacer, cached=has_taker) as reader, Sharers(self.process.procfs) as sharers:
 
             def in_file(vma: Vma) -> State:
                 return self._in_file(reader, vma)
 
-            result: list[VmaUsage] = []
+            if taker:
+                result = [self._of_pages(reader, sharers, vma, taker) for vma in vmas]
+                taker.end_blocks(reader, vmas)
+                vmas = ()
+            else:
+                result = []
             for run, block in reader.runs(vmas):
                 if block is None:
                     result.append(self._of_pages(reader, sharers, run[0]))
@@ -100,15 +114,17 @@ class PageCounter:
         self.notes += reader.notes()
         return result
 
-    def _of_pages(self, reader: PageReader, sharers: Sharers, vma: Vma) -> VmaUsage:
+    def _of_pages(self, reader: PageReader, sharers: Sharers, vma: Vma, taker: Taker | None = None) -> VmaUsage:
         counts = PageCounts()
         state, phys = None, None
         thp: int | None = 0
         by_node: Sizes = {}
         sharers.begin()
         # The nodes of hidden frames are asked for by address.
-        for block in reader.blocks(vma) if self._nodes else reader.lots(vma):
+        for block in reader.blocks(vma) if self._nodes or taker else reader.lots(vma):
             counts.add(block.kinds)
+            if taker and isinstance(block, Block):
+                taker.take_block(reader, vma, block)
             if self._nodes and isinstance(block, Block):
                 self._nodes.add(by_node, block)
             if self._first_pages and block.address == vma.start:

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from mematlas.kernel.maps import Files
     from mematlas.model.nodes import PageNodes
     from mematlas.model.pagetables.access import PageTableAccess
+    from mematlas.model.pagetables.room import TableRoom
     from mematlas.observe.drawings import Folds
+    from mematlas.observe.following import Following
     from mematlas.observe.pages import Pages
     from mematlas.observe.sums import SumsReader
     from mematlas.words import PagesFrom, Source
@@ -117,6 +119,18 @@ class Process:
         What they are read with costs some time to open, once, and is held until `close`.
         """
         self.sources.expect_more_looks()
+
+    def follow(self, room: TableRoom, pages: bool = False) -> Following:
+        """Have what `maps` counts by page tables found out by what has changed since the call before; return what does.
+
+        It takes memory, of which there is ``room`` for all that are followed. ``pages`` says that single pages are
+        wanted, too. What is not known as of each look is said in a note.
+        """
+        from mematlas.observe.following import Following
+
+        self.expect_more_looks()
+        following = self.sources.following = Following(self.sources, room, pages)
+        return following
 
     def address_space(self) -> AddressSpace:
         """Return the VMAs, in address order.

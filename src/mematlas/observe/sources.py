@@ -19,21 +19,47 @@ from mematlas.notes import Note, Notes
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import NoReturn
+    from typing import NoReturn, Protocol
 
+    from mematlas.analysis.results import Counted
     from mematlas.analysis.usage import Usage
     from mematlas.kernel.backing import Backings
     from mematlas.kernel.maps import Vma
+    from mematlas.kernel.pagemap import Block
     from mematlas.kernel.procfs import Hold, ProcessDir
     from mematlas.kernel.smaps import LastTexts
     from mematlas.model.costs import Costs
     from mematlas.model.page_source import PageSource
+    from mematlas.model.pages import PageReader
     from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.model.pagetables.count_access import CountAccess
     from mematlas.words import PagesFrom, Source
 
     LastUsages = dict[tuple[int, str, int, int | None, bool], tuple[dict[str, int], Usage]]
     """What fields of smaps amount to, by which they are, and of what; with the fields, so that nothing else is they."""
+
+    class Follower(Protocol):
+        """What looks at a process again and again: `mematlas.observe.following.Following`."""
+
+        @property
+        def is_begun(self) -> bool:
+            """Whether the next look can go on from the one before."""
+
+        def look(self) -> Counted:
+            """Return how much there is now."""
+
+        def close(self) -> None:
+            """Forget all that is known."""
+
+    class Taker(Protocol):
+        """What takes pages that are read to be counted: `mematlas.observe.moments.MomentRecorder`."""
+
+        def take_block(self, reader: PageReader, vma: Vma, block: Block) -> None:
+            """Take the pages of a block of a VMA, until the next is read."""
+
+        def end_blocks(self, reader: PageReader, vmas: Iterable[Vma]) -> None:
+            """Take note that all was read."""
+
 
 SOURCES = ("auto", "smaps", "pagemap", "tables")
 PAGE_SOURCES = ("auto", "pagemap", "tables")
@@ -107,6 +133,10 @@ class Sources:
         self.last_texts: LastTexts | None = None
         self.last_usages: LastUsages | None = None
         """What smaps said when it was last read, and what that came to: None unless this is one of many looks."""
+        self.following: Follower | None = None
+        """What follows it by its page tables, where somebody wants that: see `Process.follow`."""
+        self.taker: Taker | None = None
+        """What takes pages as they are counted by pagemap, where somebody wants both."""
         self._access: dict[str, PageTableAccess] = {}
         """By the reader that was asked for, and by its own name."""
         self._counts: CountAccess | None = None
@@ -119,6 +149,8 @@ class Sources:
 
     def close(self) -> None:
         """Let go of the process, and of what its page tables are read with."""
+        if self.following:
+            self.following.close()
         for access in self._access.values():
             access.close()
         self._access.clear()
@@ -210,6 +242,8 @@ class Sources:
         check_source(wanted, SOURCES if span is None else PAGE_SOURCES)
         if wanted != "auto":
             return SourceChoice(wanted)
+        if self.following and self.following.is_begun and span is None and not numa:
+            return SourceChoice("tables")
         hold = self._hold(max_stall, span, numa) if self.procfs.live else 0
         if hold <= max_stall:
             return SourceChoice("smaps" if span is None else "pagemap")

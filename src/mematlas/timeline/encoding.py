@@ -9,13 +9,14 @@ from mematlas.analysis.measures import amounts_of
 from mematlas.frozen import as_dict
 from mematlas.timeline.schema import AMOUNTS, AMOUNTS_OF_VMA, OF_MACHINE, PEAK_EVERY, signed
 from mematlas.timeline.watch import EXIT, HIDDEN
-from mematlas.timeline.words import changes, pack
+from mematlas.timeline.words import Followed, changes, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from mematlas.analysis.results import VmaUsage
+    from mematlas.kernel.maps import Vma
     from mematlas.timeline.sampler import Snapshot
     from mematlas.timeline.watch import Files, Happening, Look, Seen
     from mematlas.timeline.words import Sparse
@@ -45,6 +46,8 @@ class Known:
         self.amounts: Row = ()
         self.vmas: dict[Row, tuple[int, Row]] = {}
         """Each VMA that is there, by what it is: its number, and what is in it."""
+        self.items: dict[int, tuple[VmaUsage, Row]] = {}
+        """Each as it was seen last, by its start, with what it is."""
         self.notes: set[tuple[str, str]] = set()
         self.texts: dict[str, bytes] = {}
         """The texts of its files, by their names."""
@@ -56,11 +59,19 @@ class Known:
 class Chain:
     """A file of words, as it was at the last moment that it has changed at."""
 
-    def __init__(self, moment: int, words: Sparse) -> None:
+    def __init__(self, moment: int, words: Sparse | Followed) -> None:
         self.moment = moment
         self.words = words
         self.nr_deltas = 0
         """Since it was recorded as a whole."""
+
+    def changes(self, words: Sparse | Followed) -> Sparse | None:
+        """Return what has changed since; None where that is not known."""
+        if isinstance(words, Followed):
+            # Of what has followed on one another all that has changed was recorded.
+            follows_on = isinstance(self.words, Followed) and self.words.number == words.number - 1
+            return words.delta if follows_on else None
+        return None if isinstance(self.words, Followed) else changes(self.words, words)
 
 
 class Encoder:
@@ -158,12 +169,13 @@ class Encoder:
 
     def _add_vmas(self, rows: Rows, moment: int, known: Known, vmas: list[VmaUsage]) -> None:
         before, known.vmas = known.vmas, {}
+        items, known.items = known.items, {}
         for item in vmas:
-            vma = item.vma
-            what = (
-                *(signed(vma.start), signed(vma.end), vma.perms, signed(vma.offset), vma.dev, signed(vma.inode)),
-                *(as_text(vma.path), vma.kind),
-            )
+            seen, what = items.get(item.vma.start, (None, ()))
+            if seen is item and what in before:  # nobody has looked at it again: it is not even read
+                known.vmas[what], known.items[item.vma.start] = before.pop(what), (item, what)
+                continue
+            what = what_is(item.vma)
             amounts = as_dict(item.usage)
             content = (*map(amounts.get, AMOUNTS_OF_VMA), item.nr_accessed, item.nr_dirty)
             number, content_before = before.pop(what, (0, ()))
@@ -173,7 +185,7 @@ class Encoder:
                 add(rows, "vma", (number, known.number, moment, *what))
             if content != content_before:
                 add(rows, "vma_usage", (number, moment, *content))
-            known.vmas[what] = number, content
+            known.vmas[what], known.items[item.vma.start] = (number, content), (item, what)
         for number, _ in before.values():
             add(rows, "vma_end", (number, moment))
 
@@ -188,12 +200,16 @@ class Encoder:
             add_file(rows, (known.number, name, moment), None, b"")
         for name, words in files.words.items():
             chain = known.words.get(name)
-            if chain is None or chain.nr_deltas == MOST_DELTAS:
+            delta = None if chain is None or chain.nr_deltas == MOST_DELTAS else chain.changes(words)
+            if chain is None or delta is None:
                 known.words[name] = Chain(moment, words)
-                add_file(rows, (known.number, name, moment), None, pack(words))
-            elif len(delta := changes(chain.words, words)):
+                whole = words.whole() if isinstance(words, Followed) else words
+                add_file(rows, (known.number, name, moment), None, pack(whole))
+                continue
+            chain.words = words
+            if len(delta):
                 add_file(rows, (known.number, name, moment), chain.moment, pack(delta))
-                chain.moment, chain.words = moment, words
+                chain.moment = moment
                 chain.nr_deltas += 1
 
     def _add_happening(self, rows: Rows, moment: int, happening: Happening) -> None:
@@ -207,6 +223,14 @@ class Encoder:
         add(rows, "process_end", (known.number, moment, as_text(why)))
         for number, _ in known.vmas.values():
             add(rows, "vma_end", (number, moment))
+
+
+def what_is(vma: Vma) -> Row:
+    """Return the columns that say what a VMA is."""
+    return (
+        *(signed(vma.start), signed(vma.end), vma.perms, signed(vma.offset), vma.dev, signed(vma.inode)),
+        *(as_text(vma.path), vma.kind),
+    )
 
 
 def add_file(rows: Rows, key: tuple[int, str, int], base: int | None, data: bytes) -> None:

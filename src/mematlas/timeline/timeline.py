@@ -246,7 +246,9 @@ class LiveTimeline:
 
 
 def with_shared(look: Look, before: Look | None) -> tuple[Look, int]:
-    """Return a look with what is the same as in one before held once, and how many VMAs are not."""
+    """Return a look with what is the same as in one before held once, and how many VMAs are not. Single pages are not
+    held.
+    """
     was = {(one.pid, one.start_time): one for one in before.seen} if before else {}
     seen, nr_new = [], 0
     for one in look.seen:
@@ -258,7 +260,7 @@ def with_shared(look: Look, before: Look | None) -> tuple[Look, int]:
             nr_new += sum(known.get(item.start) is not item for item in vmas)
             if sooner and sooner.vmas is not None and list(map(id, vmas)) == list(map(id, sooner.vmas)):
                 vmas = sooner.vmas
-        seen.append(replace(one, vmas=vmas))
+        seen.append(replace(one, vmas=vmas, files=None))
     return replace(look, seen=tuple(seen)), nr_new
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mematlas.errors import NoAddressSpace, PermissionDenied, ProcessGone, TargetNotFound
 from mematlas.frozen import record, replace
 from mematlas.kernel.status import PROGRAM, parse_faults, parse_layout, read_layout, read_stat_whole
+from mematlas.model.pagetables.room import TableRoom
 from mematlas.model.search import distinct, find
 from mematlas.model.target import Target, is_group
 from mematlas.notes import Note
@@ -23,11 +24,15 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcFS
     from mematlas.kernel.status import Faults
     from mematlas.observe.captures import Redactor
+    from mematlas.observe.following import Following
     from mematlas.observe.frames import Frames
-    from mematlas.timeline.words import Sparse
+    from mematlas.observe.moments import MomentRecorder
+    from mematlas.timeline.words import Followed, Sparse
     from mematlas.words import Source
 
 REDACTED = "redacted"
+MOST_REGIONS = 128
+"""GiB of addresses of which the page tables are kept, of all processes together: they may take 0.7 GiB of memory."""
 EXEC, EXIT, HIDDEN, HELD = "exec", "exit", "hidden", "held"
 OF_PROCESS = {
     "usage": "amounts of each process",
@@ -62,7 +67,7 @@ class Files:
     """Files of a capture of a process."""
 
     texts: dict[str, bytes]
-    words: dict[str, Sparse]
+    words: dict[str, Sparse | Followed]
 
 
 @record
@@ -115,9 +120,10 @@ class Look:
 class Watched:
     """A process that is watched."""
 
-    def __init__(self, process: Process, target: str) -> None:
+    def __init__(self, process: Process, target: str, room: TableRoom, pages: bool) -> None:
         self.process = process
         self.target = target
+        self.following = process.follow(room, pages)
         self.layout = read_layout(process.dir)
         self.start_time = process.stat.start_time
 
@@ -160,6 +166,7 @@ class Watch:
         self.what = with_what_it_needs(what)
         """What is looked at: see `WHAT`."""
         self.redactor = redactor
+        self._room = TableRoom(MOST_REGIONS)
         self._watched: dict[tuple[int, int], Watched] = {}
         self._refused: set[tuple[int, int]] = set()
         self._nr_looks = 0
@@ -224,9 +231,7 @@ class Watch:
         if key in self._watched or key in self._refused:
             target.close()
             return
-        process = Process(target.dir)
-        process.expect_more_looks()
-        self._watched[key] = Watched(process, text)
+        self._watched[key] = Watched(Process(target.dir), text, self._room, "pages" in self.what)
 
     @property
     def label(self) -> str:
@@ -306,6 +311,8 @@ class Watch:
         if is_other_program(one.layout, layout):
             happenings.append(one.happened(EXEC, "started another program"))
         one.layout = layout
+        recorder = self._recorder(process)
+        process.sources.taker = recorder
         usage, vmas = self._amounts(process)
         seen = Seen(
             pid=process.pid,
@@ -315,7 +322,7 @@ class Watch:
             usage=usage,
             faults=parse_faults(data),
             vmas=vmas,
-            files=self._files(process, vmas) if vmas is not None and "pages" in self.what else None,
+            files=self._files(one, recorder, vmas) if recorder and vmas is not None else None,
         )
         return redacted(seen, self.redactor) if self.redactor else seen
 
@@ -327,16 +334,28 @@ class Watch:
         result = process.maps(self.source, self.max_stall, first_pages=False)
         return process.sum_of(result), result.vmas
 
-    def _files(self, process: Process, vmas: list[VmaUsage]) -> Files:
-        """Return what a capture of a process would hold."""
+    def _recorder(self, process: Process) -> MomentRecorder | None:
+        """Return what takes what a capture of a process would hold; None unless that is watched."""
+        if "pages" not in self.what:
+            return None
         from mematlas.observe.moments import MomentRecorder
+
+        return MomentRecorder(process, "frames" in self.what, self.redactor)
+
+    def _files(self, one: Watched, recorder: MomentRecorder, items: list[VmaUsage]) -> Files:
+        """Return what a capture of a process would hold."""
         from mematlas.timeline.words import from_parts, without_frames
 
-        recorder = MomentRecorder(process, "frames" in self.what, self.redactor)
-        texts = recorder.take([item.vma for item in vmas])
-        words = {name: from_parts(parts) for name, parts in recorder.words.items()}
-        if "frames" not in self.what and "pagemap" in words:
-            words["pagemap"] = without_frames(words["pagemap"])
+        has_frames = "frames" in self.what
+        # What was counted page by page is known page by page, too.
+        followed = one.following if one.following.items is items else None
+        texts = recorder.take([item.vma for item in items], followed)
+        words: dict[str, Sparse | Followed] = {}
+        for name, parts in recorder.words.items():
+            file = from_parts(parts)
+            words[name] = without_frames(file) if name == "pagemap" and not has_frames else file
+        if followed:
+            words["pagemap"] = followed_words(followed, has_frames)
         return Files(texts, words)
 
     def _let_go(self, key: tuple[int, int], error: ProcessGone | PermissionDenied, happenings: list[Happening]) -> None:
@@ -357,6 +376,23 @@ class Watch:
             raise error
         self._refused.add(key)
         happenings.append(one.happened(HIDDEN, str(error)))
+
+
+def followed_words(following: Following, has_frames: bool) -> Followed:
+    """Return the pagemap of a process that is followed, with the numbers of frames or without."""
+    from mematlas.timeline.words import Followed, Sparse, hidden_frames, without_frames
+
+    pages, before, now = following.pages.changes()
+    if not has_frames:
+        before, now = hidden_frames(before), hidden_frames(now)
+        differ = before != now
+        pages, now = pages[differ], now[differ]
+
+    def whole() -> Sparse:
+        every = Sparse(*following.pages.every())
+        return every if has_frames else without_frames(every)
+
+    return Followed(following.number, Sparse(pages, now), whole)
 
 
 def redacted_cache(result: CacheResult, redactor: Redactor) -> CacheResult:

@@ -25,7 +25,7 @@ from mematlas.kernel.pagemap import PM_PFRAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mematlas.arrays import NDArray, Words
 
@@ -33,6 +33,8 @@ HEAD = struct.Struct("<IQ")
 MOST_WORDS = 1 << 24
 """Of one file: 64 GiB of pages of 4 KiB. Each takes some 40 bytes while it is unpacked."""
 WORD = 8
+ROW_BITS, LOW, MOST_ROOM = 9, np.uint64((1 << 9) - 1), 8
+"""Files are compared in rows, by so many bits of an index, unless that takes more than so many times their room."""
 LEVEL = 1
 """How hard zlib tries: what it costs is of the look."""
 
@@ -49,6 +51,18 @@ class Sparse:
         return len(self.indexes)
 
 
+@record
+class Followed:
+    """A file of which is known what has changed since the look before."""
+
+    number: int
+    """Of the look: that before has one less, or it was another file's."""
+    delta: Sparse
+    """What has changed, as `changes` returns it."""
+    whole: Callable[[], Sparse]
+    """Returns all of it, until the next look."""
+
+
 def empty() -> Sparse:
     """Return a file that is a hole."""
     return Sparse(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
@@ -61,20 +75,31 @@ def from_parts(parts: Iterable[tuple[int, bytes]]) -> Sparse:
     >>> file.indexes.tolist(), file.words.tolist()
     ([2, 10], [5, 6])
     """
-    indexes, words = [], []
-    for offset, data in parts:
-        found = np.frombuffer(data, "<u8")
-        there = np.flatnonzero(found)
-        indexes.append(there.astype(np.uint64) + np.uint64(offset // WORD))
-        words.append(found[there].astype(np.uint64))
-    return Sparse(np.concatenate(indexes), np.concatenate(words)) if indexes else empty()
+    every = list(parts)
+    words = np.frombuffer(b"".join([data for _, data in every]), "<u8").astype(np.uint64, copy=False)
+    lengths = np.array([len(data) // WORD for _, data in every], np.intp)
+    firsts = np.array([offset // WORD for offset, _ in every], np.uint64)
+    # From where a part begins, less how many words there are before it.
+    shifts = firsts - (np.cumsum(lengths) - lengths).astype(np.uint64)
+    indexes = np.arange(len(words), dtype=np.uint64)
+    indexes += np.repeat(shifts, lengths)
+    there = words != 0
+    return Sparse(indexes, words) if there.all() else Sparse(indexes[there], words[there])
 
 
 def without_frames(pagemap: Sparse) -> Sparse:
     """Return a pagemap in which no present page has the number of its frame, as those have it who may not know."""
-    is_present = pagemap.words >> np.uint64(63) != 0
-    words = np.where(is_present, pagemap.words & ~np.uint64(PM_PFRAME), pagemap.words)
-    return Sparse(pagemap.indexes, words)
+    return Sparse(pagemap.indexes, hidden_frames(pagemap.words))
+
+
+def hidden_frames(words: Words) -> Words:
+    """Return words of a pagemap without the numbers of frames.
+
+    >>> hidden_frames(np.array([1 << 63 | 4711, 1 << 62 | 4711], np.uint64)).tolist() == [1 << 63, 1 << 62 | 4711]
+    True
+    """
+    is_present = words >> np.uint64(63) != 0
+    return np.where(is_present, words & ~np.uint64(PM_PFRAME), words)
 
 
 def parts_of(file: Sparse) -> Iterable[tuple[int, bytes]]:
@@ -103,9 +128,62 @@ def changes(before: Sparse, now: Sparse) -> Sparse:
     >>> delta.indexes.tolist(), delta.words.tolist(), changed(one, delta).indexes.tolist()
     ([1, 3], [0, 9], [2, 3])
     """
-    if np.array_equal(before.indexes, now.indexes):
-        differ = before.words != now.words
-        return Sparse(now.indexes[differ], now.words[differ])
+    # Most is where it was, up to something that came or went, and behind it.
+    nr = min(len(before), len(now))
+    nr_first = nr_alike(before.indexes[:nr], now.indexes[:nr])
+    nr -= nr_first
+    nr_last = nr_alike(before.indexes[len(before) - nr :][::-1], now.indexes[len(now) - nr :][::-1])
+    ends = len(before) - nr_last, len(now) - nr_last
+    parts = (
+        rewritten(part_of(before, 0, nr_first), part_of(now, 0, nr_first)),
+        moved(part_of(before, nr_first, ends[0]), part_of(now, nr_first, ends[1])),
+        rewritten(part_of(before, ends[0], len(before)), part_of(now, ends[1], len(now))),
+    )
+    return Sparse(np.concatenate([part.indexes for part in parts]), np.concatenate([part.words for part in parts]))
+
+
+def nr_alike(some: Words, others: Words) -> int:
+    """Return how many numbers at the beginning of two arrays, equally long, are the same."""
+    differ = some != others
+    return int(np.argmax(differ)) if differ.any() else len(differ)
+
+
+def part_of(file: Sparse, first: int, end: int) -> Sparse:
+    """Return a part of a file, from one of its words to another."""
+    return Sparse(file.indexes[first:end], file.words[first:end])
+
+
+def rewritten(before: Sparse, now: Sparse) -> Sparse:
+    """Return which words are others, of files that have words at the same places."""
+    differ = before.words != now.words
+    return Sparse(now.indexes[differ], now.words[differ])
+
+
+def moved(before: Sparse, now: Sparse) -> Sparse:
+    """Return what `changes` does, of files that have words anywhere."""
+    rows, firsts = zip(*(rows_of(file.indexes) for file in (before, now)), strict=True)
+    every = np.unique(np.concatenate([row[first] for row, first in zip(rows, firsts, strict=True)]))
+    if len(every) << ROW_BITS > MOST_ROOM * (len(before) + len(now)):
+        return moved_far(before, now)
+    # Where they lie close together they are put side by side, holes and all.
+    was, new = np.zeros((2, len(every) << ROW_BITS), np.uint64)
+    for side, file, row, first in zip((was, new), (before, now), rows, firsts, strict=True):
+        which = np.searchsorted(every, row[first])[np.cumsum(first) - 1]
+        side[(which << ROW_BITS) + (file.indexes & LOW).astype(np.intp)] = file.words
+    at = np.flatnonzero(was != new)
+    return Sparse((every[at >> ROW_BITS] << np.uint64(ROW_BITS)) + (at & int(LOW)).astype(np.uint64), new[at])
+
+
+def rows_of(indexes: Words) -> tuple[Words, NDArray[np.bool_]]:
+    """Return in which row each index is, and which are the first of theirs."""
+    rows = indexes >> np.uint64(ROW_BITS)
+    firsts = np.ones(len(rows), np.bool_)
+    firsts[1:] = rows[1:] != rows[:-1]
+    return rows, firsts
+
+
+def moved_far(before: Sparse, now: Sparse) -> Sparse:
+    """Return the same of files whose words lie far apart."""
     is_there, place = found_in(now.indexes, before.indexes)
     is_same = is_there.copy()
     is_same[is_there] = before.words[place[is_there]] == now.words[is_there]

@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from histories import FACTS, History, Rows, as_utf8, random_history, read_all, seen, vma_at, write
@@ -19,13 +20,14 @@ from mematlas.frozen import as_dict, replace
 from mematlas.notes import Note
 from mematlas.timeline import recording as module
 from mematlas.timeline import writing
-from mematlas.timeline.encoding import Encoder
+from mematlas.timeline.encoding import MOST_DELTAS, Encoder
 from mematlas.timeline.recording import Recording, some_of
 from mematlas.timeline.recording_files import RecordingFiles
 from mematlas.timeline.sampler import Cost
 from mematlas.timeline.schema import fits, signed, statements, unsigned
 from mematlas.timeline.stream import MAGIC, frame_of, frames, parse_frame
-from mematlas.timeline.watch import EXEC, EXIT, Happening
+from mematlas.timeline.watch import EXEC, EXIT, Files, Happening
+from mematlas.timeline.words import Followed, Sparse, changes
 from mematlas.timeline.writing import LOG, RecordingWriter
 
 
@@ -73,6 +75,38 @@ def test_the_most_rss_is_found_whether_it_was_recorded_of_several_moments_or_not
     assert found == expected
     most = {pid: peak[0] if peak else 0 for pid, peak in expected.items()}
     assert list(found) == sorted(most, key=lambda pid: -most[pid])
+
+
+def sparse(words: dict[int, int]) -> Sparse:
+    at = sorted(words)
+    return Sparse(np.array(at, np.uint64), np.array([words[index] for index in at], np.uint64))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pages_are_what_they_were_whether_changes_were_told_or_found(seed: int, tmp_path: Path) -> None:
+    random, encoder, history = Random(seed), Encoder(), History()
+    expected: list[dict[int, int]] = []
+    words: dict[int, int] = {}
+    number = 1
+    for _ in range(MOST_DELTAS + 30):
+        before, gap = dict(words), random.random() < 0.1
+        for index in random.sample(range(3000), random.choice([0, 1, 40])):
+            words[index] = random.choice([0, 1 << 63, 1 << 62 | index])
+        words = {index: word for index, word in words.items() if word}
+        number += 1 + gap  # of what happened in between nobody was told: the changes since are not all of them
+        told = changes(sparse({} if gap else before), sparse(words))
+        file: Sparse | Followed = Followed(number, told, lambda now=dict(words): sparse(now))  # type: ignore[misc]
+        if random.random() < 0.1:
+            file = sparse(words)
+        files = Files({"stat": b"1"}, {"pagemap": file})
+        history.add(encoder, [seen(7, [vma_at(Random(1), 1)], files=files)])
+        expected.append(dict(words))
+    with Recording(str(write(tmp_path / "x.mematlas", history.rows))) as recording:
+        (process,) = recording.processes()
+        for moment, then in enumerate(expected, 1):
+            found = recording.words_at(process, "pagemap", moment)
+            assert found is not None
+            assert dict(zip(found.indexes.tolist(), found.words.tolist(), strict=True)) == then
 
 
 def test_what_stays_the_same_has_no_row() -> None:

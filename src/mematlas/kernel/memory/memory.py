@@ -125,6 +125,18 @@ class KernelMemory:
         self._learn(entries, heights)
         return entries, known
 
+    def table_batches(self, phys_addresses: Words) -> Iterator[tuple[slice, Words, Bools]]:
+        """Yield the same some at a time: which of ``phys_addresses`` they are, a row each, and which of them we were
+        led to and could be read. They are of the last level; the rows hold until the next are yielded.
+        """
+        known = (self._heights_of(phys_addresses) != 0) & (phys_addresses & np.uint64(PAGE - 1) == 0)
+        addresses = np.where(known, phys_addresses + np.uint64(self.base), np.uint64(0))
+        step = self.reader.batch_size
+        for start in range(0, len(addresses), step):
+            rows = slice(start, start + step)
+            data, good = self.reader.read_batch(addresses[rows], PAGE)
+            yield rows, data, good & known[rows]
+
     def entries(self, phys_addresses: Words) -> tuple[Words, Bools]:
         """Return single entries of tables that we were led to, by the physical address of each."""
         heights = self._heights_of(phys_addresses)

@@ -11,11 +11,10 @@ from bisect import bisect_right
 from heapq import merge
 from itertools import pairwise
 
-from mematlas.arrays import Bools, Bytes, Counts, Words, np
+from mematlas.arrays import Bools, Bytes, Counts, NDArray, Words, np
 from mematlas.errors import FormatError, NotSupported, ProcessGone
 from mematlas.frozen import replace
 from mematlas.kernel.backing import Backings
-from mematlas.kernel.kpage import KPF_ZERO_PAGE, read_frame_words
 from mematlas.kernel.maps import ANON_KINDS, Vma
 from mematlas.kernel.memory.structpage import UNKNOWN_COUNT
 from mematlas.kernel.pagemap import (
@@ -29,11 +28,6 @@ from mematlas.kernel.pagemap import (
     MARK_A,
     PM_MMAP_EXCLUSIVE,
     PM_PFRAME,
-    PM_PRESENT,
-    PM_SOFT_DIRTY,
-    PM_SWAP,
-    PM_SWAP_OFFSET_SHIFT,
-    PM_UFFD_WP,
     PRESENT,
     SPECIAL,
     SWAP,
@@ -47,15 +41,14 @@ from mematlas.model.pages import MAY_BE_SCATTERED, behind
 from mematlas.model.pagetables import entries as paging
 from mematlas.model.pagetables.access import PageTableAccess
 from mematlas.model.pagetables.columns import block_of, ranges_of, scattered
+from mematlas.model.pagetables.convert import NO_SWAP, EntryConverter
 from mematlas.model.pagetables.entries import (
     address_of,
     any_bit,
     holds,
     leaf_address,
     maps_memory,
-    migration_frame,
     states,
-    swap_fields,
 )
 from mematlas.model.pagetables.huge import HugeLeaves
 from mematlas.model.pagetables.vma_counts import NR_FEW, VmaCounts, left_out
@@ -81,8 +74,6 @@ NR_DENSE = 24
 LEAST_SHARE = 16
 """Entries of tables for each one used from which on these are taken to lie apart."""
 NR_BLOCK_PAGES = 1 << 13
-NO_SWAP = (paging.EMPTY, paging.TABLE, paging.PRESENT, paging.PROT_NONE)
-"""States of entries that pagemap shows without the swap bit."""
 
 
 class PageTableReader:
@@ -116,9 +107,7 @@ class PageTableReader:
         self.hidden = HiddenVmas(process)
         self.torn: list[Span] = []
         """Ranges that changed each time they were read: nothing is known of them."""
-        self.nr_device = 0
-        """Pages of devices met, which pagemap does not show either."""
-        self._zero_frames: dict[int, bool] = {}
+        self.converter = EntryConverter(access)
         self._nr_tables = NR_TABLES
         self._has_few = False
         """Whether the tables met last had few pages in each."""
@@ -130,9 +119,6 @@ class PageTableReader:
         except BaseException:
             self.mm.close()
             raise
-        masks = {flag.name: np.uint64(flag.mask) for flag in self.mode.flags}
-        pairs = (("soft-dirty", PM_SOFT_DIRTY), ("uffd-wp", PM_UFFD_WP))
-        self._shared_flags = [(masks[name], np.uint64(bit)) for name, bit in pairs if name in masks]
         self._kept: tuple[int, Walk, HugeLeaves] | None = None
 
     def __enter__(self) -> Self:
@@ -155,7 +141,7 @@ class PageTableReader:
         notes = self.backings.notes()
         if self.access.note:
             notes.append(self.access.note)
-        return notes + left_out(self.nr_device, len(self.torn))
+        return notes + left_out(self.converter.nr_device, len(self.torn))
 
     # As arrays of pages
 
@@ -313,42 +299,15 @@ class PageTableReader:
         numbers: Words | None,
         shares: Counts | None = None,
     ) -> tuple[Words, Bytes, Bytes]:
-        """Return entries in the form of pagemap, their state bytes, and their use.
+        """Return entries in the form of pagemap, their state bytes, and their use: see `EntryConverter.convert`.
 
-        ``huge_zero`` says which map the huge zero page; ``numbers`` counts the pages of a huge entry. ``shares`` says
-        how many more processes the table of each entry is part of.
+        ``shares`` says how many more processes the table of each entry is part of.
         """
-        mode = self.mode
-        present = maps_memory(codes)
-        special = present & np.asarray(holds(entries, mode.special), np.bool_)
-        zero = self._zero_among(special, pfns) if huge_zero is None else huge_zero
-        self.nr_device += int(np.count_nonzero(special & ~zero))
-        counted = present & ~special & ~zero
-        shown = counted | zero
-        raw = np.where(shown, pfns | np.uint64(PM_PRESENT), np.uint64(0))
-        bits = np.zeros(len(entries), np.uint8)
-        bits[zero] = MARK_A
-        if huge_zero is not None:
-            # pagemap has this bit of the huge zero page, not of the small one.
-            raw[zero] |= np.uint64(FILE << 56)
-        if not present.all():
-            self._add_swap(vma, entries, codes, numbers, raw)
-            bits[~present & (raw & np.uint64(PM_SWAP) != 0) & (codes != paging.SWAP)] = MARK_A
-            bits[codes == paging.GUARD] |= GUARD
-        for mask, bit in self._shared_flags:
-            raw[shown & (entries & mask != 0)] |= bit
-        if counted.any():
-            rows = slice(None) if counted.all() else np.flatnonzero(counted)
-            raw[rows] |= self._frame_bits(vma, pfns[rows], None if shares is None else shares[rows])
-        held = (raw >> np.uint64(56)).astype(np.uint8) | bits
-        return raw, held, self._use_of(entries, shown)
 
-    def _zero_among(self, special: Bools, pfns: Words) -> Bools:
-        """Return which pages are the zero page, given which have special entries."""
-        zero = special.copy()
-        if special.any():
-            zero[special] = self._are_zero(pfns[special])
-        return zero
+        def bits_of(rows: slice | NDArray[np.intp]) -> Words:
+            return self._frame_bits(vma, pfns[rows], None if shares is None else shares[rows])
+
+        return self.converter.convert(entries, codes, pfns, bits_of, vma.kind == "hugetlb", huge_zero, numbers)
 
     def _frame_bits(self, vma: Vma, pfns: Words, shares: Counts | None) -> Words:
         """Return the bits of pagemap that frames decide: whether each is mapped once, and whether it is a file's."""
@@ -359,49 +318,6 @@ class PageTableReader:
         bits[single] = PM_MMAP_EXCLUSIVE
         bits[~self._are_anonymous(vma, pfns)] |= np.uint64(FILE << 56)
         return bits
-
-    def _use_of(self, entries: Words, shown: Bools) -> Bytes:
-        """Return the use of pages, as `Entries.use` has it; 0 for those that are not shown."""
-        use = np.zeros(len(entries), np.uint8)
-        use[shown & np.asarray(holds(entries, self.mode.accessed), np.bool_)] |= ACCESSED
-        use[shown & np.asarray(holds(entries, self.mode.dirty), np.bool_)] |= DIRTY
-        return use
-
-    def _add_swap(self, vma: Vma, entries: Words, codes: Bytes, numbers: Words | None, raw: Words) -> None:
-        """Put what is in the place of a page, swap slots and markers, as pagemap has it."""
-        others = np.flatnonzero(~np.isin(codes, NO_SWAP))
-        if not others.size:
-            return
-        codes, entries = codes[others], entries[others]
-        kinds, offsets = swap_fields(self.mode, entries)
-        frames_only = (codes == paging.MIGRATION) | (codes == paging.HWPOISON) | (codes == paging.DEVICE)
-        offsets = np.where(frames_only, migration_frame(self.mode, offsets), offsets)
-        if numbers is not None:
-            offsets = offsets + numbers[others]
-        slots = (offsets << np.uint64(PM_SWAP_OFFSET_SHIFT)) & np.uint64(PM_PFRAME)
-        words = kinds | slots | np.uint64(PM_SWAP)
-        if vma.kind == "hugetlb":
-            # Of what is not present pagemap shows only that it is protected (pagemap_hugetlb_range).
-            words[:] = 0
-        words[codes == paging.GUARD] |= np.uint64(GUARD << 56)
-        words[codes == paging.UFFD_WP] |= np.uint64(PM_UFFD_WP)
-        layout = self.mode.swap
-        for mask, bit in ((layout.soft_dirty, PM_SOFT_DIRTY), (layout.uffd_wp, PM_UFFD_WP)):
-            words[entries & np.uint64(mask) != 0] |= np.uint64(bit)
-        raw[others] = words
-
-    def _are_zero(self, pfns: Words) -> Bools:
-        """Return which of the frames of special entries are the zero page's."""
-        unique, which = np.unique(pfns, return_inverse=True)
-        fresh = [pfn for pfn in unique.tolist() if pfn not in self._zero_frames]
-        if fresh:
-            frames = np.array(fresh, np.uint64)
-            flags, _ = read_frame_words(self.access.memory.procfs, "kpageflags", frames)
-            are_zero = (flags & np.uint64(KPF_ZERO_PAGE) != 0).tolist()
-            self._zero_frames |= dict(zip(fresh, are_zero, strict=True))
-        known = np.array([self._zero_frames[pfn] for pfn in unique.tolist()], np.bool_)
-        result: Bools = known[which]
-        return result
 
     # As sums
 
@@ -491,10 +407,10 @@ class PageTableReader:
         shown = maps_memory(codes)
         if (shown & special).any():
             entries = rest[shown & special]
-            is_zero = self._are_zero(self._frames_of(depth, entries))
+            is_zero = self.converter.are_zero(self._frames_of(depth, entries))
             sums.add(ZERO, int(np.count_nonzero(is_zero)))
             self._count_use(sums, entries[is_zero])
-            self.nr_device += int(np.count_nonzero(~is_zero))
+            self.converter.nr_device += int(np.count_nonzero(~is_zero))
         self._count_states(sums, vma, codes, 1)
         hidden = rest[(codes == paging.PROT_NONE) & ~special]
         if hidden.size:
@@ -551,7 +467,7 @@ class PageTableReader:
             sums.add(ZERO, length * int(np.count_nonzero(part.is_zero)))
             self._count_use(sums, part.entries[part.is_zero], length)
             special = np.asarray(holds(part.entries, self.mode.special), np.bool_) & ~part.is_zero
-            self.nr_device += length * int(np.count_nonzero(special))
+            self.converter.nr_device += length * int(np.count_nonzero(special))
             rest = ~special & ~part.is_zero
             sums.thp += (length * int(np.count_nonzero(rest & ~part.is_hugetlb))) << shift
             if rest.any():

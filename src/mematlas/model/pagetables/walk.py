@@ -45,6 +45,11 @@ if TYPE_CHECKING:
         def tables(self, phys_addresses: Words, nr_entries: int = NR_ENTRIES) -> tuple[Words, Bools]:
             """Return the tables at physical addresses, a row each, and which of them could be read."""
 
+        def table_batches(self, phys_addresses: Words) -> Iterator[tuple[slice, Words, Bools]]:
+            """Yield the same some at a time: which of the addresses they are, their rows, which hold until the next
+            are yielded, and which could be read.
+            """
+
         def entries(self, phys_addresses: Words) -> tuple[Words, Bools]:
             """Return single entries, by the physical address of each, and which of them could be read."""
 
@@ -135,7 +140,7 @@ def walk(
     last = (mode.user_end if end is None else end) - 1
     if isinstance(source, WalkingSource):
         return source.walk(pgd, start & U64, last & U64, nr_levels or len(mode.levels))
-    return _Walker(source, mode, pgd, nr_levels or len(mode.levels)).walk((start & U64, last & U64))
+    return Walker(source, mode, pgd, nr_levels or len(mode.levels)).walk((start & U64, last & U64))
 
 
 def walk_parts(
@@ -185,7 +190,7 @@ class WalkingSource:
         raise NotImplementedError
 
 
-class _Walker:
+class Walker:
     """Reads tables level by level, and again where they have changed."""
 
     def __init__(self, source: PageTableSource, mode: PagingMode, pgd: int, nr_levels: int) -> None:
@@ -266,7 +271,7 @@ class _Walker:
         entries, good = self.source.tables(tables, self.mode.levels[level].nr_entries)
         for start in range(0, len(tables), NR_ROWS):
             rows = slice(start, start + NR_ROWS)
-            good[rows] &= ~self._is_junk(level, entries[rows], span)
+            good[rows] &= ~self.is_junk(level, entries[rows], span)
         table_level = TableLevel(level=level, addresses=addresses, tables=tables, entries=entries, rights=rights)
         if good.all():
             return table_level, []
@@ -279,9 +284,9 @@ class _Walker:
         broken = [(max(address, first), min(address + size - 1, last)) for address in bad]
         return chosen_tables(table_level, good), broken
 
-    def _is_junk(self, level: int, entries: Words, span: Span) -> Bools:
+    def is_junk(self, level: int, entries: Words, span: Span) -> Bools:
         """Return which tables hold an entry that no table can hold."""
-        if self._may_be_junk(entries, span):
+        if len(entries) and self._may_be_junk(entries, span):
             return self._has_junk(level, entries, span)
         return np.zeros(len(entries), np.bool_)
 
