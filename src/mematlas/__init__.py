@@ -62,7 +62,8 @@ NAMES = {
     "observe.process": "Process",
     "observe.process_set": "ProcessSet",
     "timeline.check": "CheckResult check",
-    "timeline.recording": "RecordedProcess Recording",
+    "timeline.recorded_rows": "RecordedProcess",
+    "timeline.recording": "Recording",
     "timeline.sampler": "Cost Sampler Snapshot",
     "timeline.timeline": "Changes Detail LiveTimeline RecordedTimeline changes",
     "timeline.watch": "Watch",
@@ -196,7 +197,7 @@ if TYPE_CHECKING:
     from mematlas.observe.process_set import ProcessSet as ProcessSet
     from mematlas.timeline.check import CheckResult as CheckResult
     from mematlas.timeline.check import check as check
-    from mematlas.timeline.recording import RecordedProcess as RecordedProcess
+    from mematlas.timeline.recorded_rows import RecordedProcess as RecordedProcess
     from mematlas.timeline.recording import Recording as Recording
     from mematlas.timeline.sampler import Cost as Cost
     from mematlas.timeline.sampler import Sampler as Sampler

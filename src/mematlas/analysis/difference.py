@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from mematlas.analysis.usage import total
 from mematlas.frozen import Record, Tabular, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from mematlas.analysis.results import VmaUsage
     from mematlas.notes import Note
@@ -116,28 +118,37 @@ def matched(before: Sequence[VmaUsage], after: Sequence[VmaUsage]) -> list[tuple
 
     Of the same object and rights, a VMA goes on from one that began, or ended, where it does, or that it overlaps.
     """
-    left = {item.start: item for item in before}
     found: dict[int, VmaUsage] = {}
+    left = {item.start: item for item in before}
     rest = list(after)
-    rules: tuple[Callable[[VmaUsage, VmaUsage], bool], ...] = (
-        lambda one, other: (one.start, one.end) == (other.start, other.end),
-        lambda one, other: one.start == other.start,
-        lambda one, other: one.end == other.end,
-        lambda one, other: one.start < other.end and other.start < one.end,
-    )
-    for rule in rules:
-        candidates = by_object(left.values())
+    for ends in (("start", "end"), ("start",), ("end",)):
+        places = {(object_of(one), *(getattr(one, end) for end in ends)): one for one in left.values()}
         still = []
         for item in rest:
-            near = candidates.get(object_of(item), ())
-            match = next((one for one in near if one.start in left and rule(one, item)), None)
+            match = places.pop((object_of(item), *(getattr(item, end) for end in ends)), None)
             if match is None:
                 still.append(item)
             else:
                 found[item.start] = left.pop(match.start)
         rest = still
+    match_overlaps(left, rest, found)
     pairs: list[tuple[VmaUsage | None, VmaUsage | None]] = [(found.get(item.start), item) for item in after]
     return [*pairs, *((item, None) for item in left.values())]
+
+
+def match_overlaps(left: dict[int, VmaUsage], rest: Iterable[VmaUsage], found: dict[int, VmaUsage]) -> None:
+    """Find for each of the rest the first VMA of the same object that is left, and overlaps it."""
+    groups = by_object(sorted(left.values(), key=lambda one: one.start))
+    ends = {key: [one.end for one in group] for key, group in groups.items()}
+    for item in rest:
+        key = object_of(item)
+        group = groups.get(key, ())
+        at = bisect_right(ends.get(key, ()), item.start)
+        while at < len(group) and group[at].start < item.end:
+            if group[at].start in left:
+                found[item.start] = left.pop(group[at].start)
+                break
+            at += 1
 
 
 def by_object(vmas: Iterable[VmaUsage]) -> Mapping[tuple[str, ...], list[VmaUsage]]:

@@ -54,6 +54,11 @@ def ask_aside(ask: Callable[[Any], Any], things: Sequence[Any], silence: float, 
     return thread.answers
 
 
+def is_left_behind() -> bool:
+    """Whether a thread still waits that nobody waits for any more."""
+    return any(thread.done.locked() for thread in _left_behind)
+
+
 class Asker:
     """A thread that asks about things in order."""
 

@@ -142,7 +142,8 @@ def read_stat_whole(process: ProcessDir) -> bytes:
 def parse_layout(data: bytes) -> tuple[bytes, ...]:
     """Return where the code, data, stack, heap and arguments of a program lie, out of a stat file.
 
-    The same in two processes that have one address space, or are forks. Zeros where we may not know.
+    The same in two processes that have one address space, or are forks. Where we may not know, 1 for the code and 0 for
+    the rest (fs/proc/array.c, do_task_stat()).
     """
     fields = data.rpartition(b")")[2].split()
     try:

@@ -100,7 +100,13 @@ def parse_amounts(data: bytes) -> Recorded:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise FormatError(NAME, expected="what a recording holds of a process") from None
     are_texts = all(type(text) is str and len(text) <= MOST_TEXT for note in whole for text in (note.code, note.text))
-    if source not in SOURCES or type(torn) is not bool or not are_texts or len(whole) > MOST_NOTES:
+    if (
+        type(source) is not str
+        or source not in SOURCES
+        or type(torn) is not bool
+        or not are_texts
+        or len(whole) > MOST_NOTES
+    ):
         raise FormatError(NAME, expected="how it was read")
     if columns != list(COLUMNS) or len(amounts) > MAX_CAPTURED_VMAS:
         raise FormatError(NAME, expected=f"the columns of version 1, of at most {MAX_CAPTURED_VMAS:,} VMAs")

@@ -68,7 +68,11 @@ def parse_ram(data: bytes) -> FramesResult:
     are_uses = all(is_text(use.kind) and are_amounts(use) for use in uses) and len(uses) <= MOST_USES
     are_texts = all(is_text(text) for note in notes for text in (note.code, note.text)) and len(notes) <= MOST_NOTES
     are_blocks = blocks is None or (len(blocks) <= MOST_ORDERS and all(map(is_number, blocks)))
-    if source not in SOURCES or not (are_uses and are_texts and are_blocks and all(map(is_number, numbers.values()))):
+    if (
+        type(source) is not str
+        or source not in SOURCES
+        or not (are_uses and are_texts and are_blocks and all(map(is_number, numbers.values())))
+    ):
         raise FormatError(NAME, expected="what frames were used for")
     if not numbers["page_size"]:
         raise FormatError(NAME, expected="a page_size")

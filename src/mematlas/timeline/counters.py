@@ -20,6 +20,9 @@ class CounterStory(Record):
     times: tuple[float, ...]
     """Seconds after the first moment."""
     values: tuple[int, ...]
+    least: int
+    """Of all moments."""
+    most: int
 
     @property
     def first(self) -> int:
@@ -53,7 +56,9 @@ class CounterStory(Record):
 
 def counters_of(recording: Recording) -> list[CounterStory]:
     """Return the counters that a recording has, in the order of `COUNTERS`."""
-    series = ((name, counter, *recording.counter_series(name)) for name, counter in COUNTERS.items())
-    return [
-        CounterStory(name, counter, tuple(times), tuple(values)) for name, counter, times, values in series if values
-    ]
+    found = []
+    for name, counter in COUNTERS.items():
+        times, values = recording.counter_series(name)
+        if values:
+            found.append(CounterStory(name, counter, tuple(times), tuple(values), *recording.counter_range(name)))
+    return found

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mematlas.analysis.results import VmaUsage
-    from mematlas.timeline.recording import RecordedProcess, RecordedUsage, Recording
+    from mematlas.timeline.recorded_rows import RecordedProcess, RecordedUsage
+    from mematlas.timeline.recording import Recording
     from mematlas.timeline.words import Sparse
 
 PACKED = ".packed"

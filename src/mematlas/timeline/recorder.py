@@ -42,7 +42,10 @@ class RecordResult(Record):
     """How many were there, one after the other."""
     seconds: float
     """From the first moment to the last."""
+    watched_s: float
+    """From the first look to the last: with ``when``, also of those that nobody kept."""
     cost: Cost
+    """Of these looks."""
     notes: tuple[Note, ...]
     is_over: bool
     """Whether it ended since all that was watched had ended."""
@@ -123,6 +126,7 @@ def record_into(
         nr_moments=encoder.nr_moments,
         nr_processes=encoder.nr_processes,
         seconds=last - first,
+        watched_s=sampler.seconds,
         cost=sampler.cost,
         notes=tuple(sampler.notes()),
         is_over=watch.is_over,

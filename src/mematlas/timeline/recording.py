@@ -11,12 +11,12 @@ import sqlite3
 import tempfile
 import time
 import zlib
+from heapq import merge
+from operator import itemgetter
 
 from mematlas.analysis.results import VmaUsage
-from mematlas.analysis.usage import Usage
-from mematlas.errors import Error, FormatError, NotSupported, TargetNotFound
-from mematlas.frozen import Record, record
-from mematlas.kernel.maps import KINDS, Vma
+from mematlas.errors import Error, FormatError, TargetNotFound
+from mematlas.kernel.maps import KINDS
 from mematlas.kernel.procfs import MACHINE
 from mematlas.kernel.threads import SAVED
 from mematlas.model.machine import KEYS
@@ -24,14 +24,24 @@ from mematlas.notes import Note
 from mematlas.observe.moments import TEXTS, WORDS
 from mematlas.observe.recorded import SOURCES
 from mematlas.timeline.encoding import MOST_DELTAS
+from mematlas.timeline.recorded_rows import (
+    LAST_PEAK,
+    MOST_POINTS,
+    MOST_RSS,
+    PROCESSES,
+    VMAS_AT,
+    RecordedProcess,
+    RecordedUsage,
+    column,
+    some_of,
+    vma_of,
+)
 from mematlas.timeline.recording_files import MOST_TEXT, RecordingFiles, connect, copy_of_now, settle
 from mematlas.timeline.ring import Kept
 from mematlas.timeline.schema import (
     AMOUNTS,
-    AMOUNTS_OF_VMA,
     APPLICATION_ID,
     OF_MACHINE,
-    USE,
     VERSION,
     statements,
     unsigned,
@@ -48,6 +58,10 @@ if TYPE_CHECKING:
 
 MOST_SECONDS = 1e11
 """Beyond which no time is one: 3,000 years."""
+MOST_HELD = 256 << 20
+"""Bytes of texts and data that a question is answered with."""
+FEW = 64
+"""Rows that are fetched together."""
 MOST_PROCESSES = 1 << 16
 MOST_MOMENTS = 1 << 22
 MOST_VMAS = 1 << 18
@@ -64,53 +78,7 @@ DEADLINE = 60.0
 MOST_NOTES = 1000
 NEARLY = 0.05
 """Seconds by which a look may be late: who names a time means it, and times are shown in tenths."""
-MOST_POINTS = 300
-"""Moments that a series has at the most."""
-OF_VMA = ("start", "end", "offset", "inode", "perms", "dev", "path", "kind")
-SELECTED = [*(f'vma."{name}"' for name in OF_VMA), *(f'vma_usage."{name}"' for name in (*AMOUNTS_OF_VMA, *USE))]
-VMAS_AT = (
-    f"SELECT {', '.join(SELECTED)}"
-    " FROM vma JOIN vma_usage ON vma_usage.vma = vma.id AND vma_usage.moment ="
-    " (SELECT max(moment) FROM vma_usage WHERE vma = vma.id AND moment <= ?)"
-    " LEFT JOIN vma_end ON vma_end.vma = vma.id"
-    " WHERE vma.process = ? AND vma.moment <= ? AND (vma_end.moment IS NULL OR vma_end.moment > ?) LIMIT ?"
-)
-"""The VMAs of a process at a moment."""
-LAST_PEAK = "coalesce((SELECT max(moment) FROM peak WHERE process = {0}), 0)"
-"""The last moment of a process up to which the most RSS is recorded of several together."""
-MOST_RSS = (
-    "max(coalesce((SELECT max(rss) FROM peak WHERE process = id), 0), coalesce((SELECT max(rss) FROM usage"
-    f" WHERE process = id AND moment > {LAST_PEAK.format('id')}), 0))"
-)
 END = float("inf")
-
-
-@record
-class RecordedProcess(Record):
-    """A process of a recording."""
-
-    number: int
-    pid: int
-    start_time: int
-    name: str
-    target: str
-    """What named it."""
-    first: int
-    """The moment that it was first seen at."""
-    end: int | None
-    """The moment that it was found to have ended at; None where it had not."""
-
-
-@record
-class RecordedUsage(Record):
-    """What was known of a process at a moment."""
-
-    source: str
-    duration_s: float
-    torn: bool
-    amounts: dict[str, int | None]
-    """By the names of `mematlas.timeline.schema.AMOUNTS`."""
-    notes: tuple[Note, ...]
 
 
 class Recording:
@@ -144,7 +112,7 @@ class Recording:
             self._check()
             self.facts = dict(self._rows("SELECT key, value FROM recording LIMIT 1000"))
             """What was said of it at its start: the machine, what was asked for."""
-            (row,) = self._rows("SELECT count(*), min(id), max(id), min(time), max(elapsed), sum(cpu_s) FROM moment")
+            (row,) = self._rows("SELECT count(*), min(id), max(id), max(elapsed), sum(cpu_s) FROM moment")
             self.nr_moments, self.first, self.last = row[0], row[1] or 1, row[2] or 0
             """How many moments there are, and the numbers of the first and the last: of a ring not from 1 on."""
             keep = self.fact("keep")
@@ -152,7 +120,8 @@ class Recording:
             least = self.first if is_ring and self.first > 0 else 1
             if self.nr_moments != self.last - least + 1:
                 raise FormatError(self.path, expected="moments that are numbered")
-            self.began, last, self.cpu_s = (self._seconds(value or 0.0) for value in row[3:])
+            last, self.cpu_s = (self._seconds(value or 0.0) for value in row[3:])
+            self.began = self.when(self.first)[1] if self.nr_moments else 0.0
             """When it began, in seconds after 1970; and what looking took of processors."""
             self._start = self.elapsed(self.first) if self.nr_moments else 0.0
             self.seconds = self._since(last)
@@ -185,6 +154,9 @@ class Recording:
         if files.database or (files.log < 0 and not is_private):
             return
         path = self.path
+        if files.log >= 0 and not files.are_of_a_recording:
+            # Of another program's database nothing is changed, be it to find out what it is.
+            raise FormatError(self.path, expected="a recording of mematlas")
         if is_private or not files.are_ours or not settle(path, self.path):
             # It is not ours to change, or is being written: what is read is of one time.
             try:
@@ -213,12 +185,28 @@ class Recording:
             FormatError: the file is not what it should be.
             Error: that took too long.
         """
+        return list(self._stream(sql, *values))
+
+    def _stream(self, sql: str, *values: object) -> Iterator[Any]:
+        """Yield the rows that a statement of ours selects; of what they hold no more is in memory than `MOST_HELD`.
+
+        Raises:
+            FormatError: the file is not what it should be, or has more of it.
+            Error: that took too long.
+        """
         assert self._database
         began = time.monotonic()
         end = began + DEADLINE - self._spent
         self._database.set_progress_handler(lambda: time.monotonic() > end, STEPS)
+        held = 0
         try:
-            return self._database.execute(sql, values).fetchall()
+            cursor = self._database.execute(sql, values)
+            while rows := cursor.fetchmany(FEW if held else 1):
+                held += sum(len(value) for row in rows for value in row if type(value) in (str, bytes))
+                if held > MOST_HELD:
+                    raise FormatError(self.path, expected=f"at most {MOST_HELD >> 20} MiB of names")
+                held = held or 1
+                yield from rows
         except sqlite3.OperationalError as error:
             if "interrupted" in str(error):
                 raise Error(f"{self.path}: reading it took longer than {DEADLINE:.0f} s") from None
@@ -249,12 +237,7 @@ class Recording:
 
     def processes(self, most: int = MOST_PROCESSES) -> list[RecordedProcess]:
         """Return the processes, those first that had the most RSS; so many at the most."""
-        rows = self._rows(
-            "SELECT id, pid, start_time, name, target, process.moment, process_end.moment"
-            " FROM process LEFT JOIN process_end ON process_end.process = id"
-            f" ORDER BY {MOST_RSS} DESC, id LIMIT ?",
-            most,
-        )
+        rows = self._rows(f"{PROCESSES} ORDER BY {MOST_RSS} DESC, id LIMIT ?", most)
         return [self._process(row) for row in rows]
 
     @property
@@ -313,6 +296,15 @@ class Recording:
         )
         return (self._amount(rows[0][0]), self.elapsed(rows[0][1])) if rows else None
 
+    def most(self, process: RecordedProcess, measure: str) -> int | None:
+        """Return the most of a measure at any moment; None where it was never known."""
+        if measure == "rss":
+            peak = self.peak_rss(process)
+            return peak[0] if peak else None
+        name = column(measure)
+        rows = self._rows(f'SELECT max("{name}") FROM usage WHERE process = ?', process.number)
+        return None if rows[0][0] is None else self._amount(rows[0][0])
+
     def last_moment(self, process: RecordedProcess) -> int:
         """Return the last moment that a process was seen at."""
         return process.end - 1 if process.end else self.last
@@ -324,6 +316,37 @@ class Recording:
             raise FormatError(self.path, expected=f"at most {MOST_VMAS:,} VMAs of a process")
         vmas = [vma_of(self.path, row) for row in rows]
         return sorted(vmas, key=lambda item: item.start)
+
+    def vmas_of(self, process: RecordedProcess) -> dict[int, tuple[str, str, int]]:
+        """Return the kind, the path and the size of each VMA that a process had at any moment, by its number."""
+        found = {}
+        for number, start, end, kind, path in self._stream(
+            'SELECT id, start, "end", kind, path FROM vma WHERE process = ?', process.number
+        ):
+            are_numbers = type(start) is int and type(end) is int and unsigned(start) < unsigned(end)
+            if not are_numbers or kind not in KINDS or type(path) is not str or len(path) > MOST_TEXT:
+                raise FormatError(self.path, expected="a VMA")
+            found[number] = kind, path, unsigned(end) - unsigned(start)
+        return found
+
+    def vma_changes(self, process: RecordedProcess) -> Iterator[tuple[int, int, tuple[int | None, ...] | None]]:
+        """Yield what has changed of the VMAs of a process, in order: the moment, the number of the VMA, and its RSS,
+        its swap and its accessed pages from then on; None where it is no more.
+        """
+        of_process = "JOIN vma ON vma.id = vma WHERE process = ?"
+        columns = ", ".join(f'"{name}"' for name in ("rss", "swap", "nr_accessed"))
+        ends = self._stream(
+            f"SELECT vma_end.moment, vma FROM vma_end {of_process} ORDER BY vma_end.moment", process.number
+        )
+        amounts = self._stream(
+            f"SELECT vma_usage.moment, vma, {columns} FROM vma_usage {of_process} ORDER BY vma_usage.moment",
+            process.number,
+        )
+        for moment, number, *values in merge(ends, amounts, key=itemgetter(0)):
+            if type(moment) is not int:
+                raise FormatError(self.path, expected="a moment")
+            known = tuple(None if value is None else self._amount(value) for value in values)
+            yield moment, number, known or None
 
     def moment_at(self, seconds: float) -> int:
         """Return the last moment at or before so many seconds after the first; `END` is the last of all.
@@ -345,8 +368,14 @@ class Recording:
 
     def processes_at(self, moment: int) -> list[RecordedProcess]:
         """Return the processes that there were at a moment, by their PIDs."""
-        there = [one for one in self.processes() if one.first <= moment and (one.end is None or moment < one.end)]
-        return sorted(there, key=lambda one: one.pid)
+        rows = self._rows(
+            f"{PROCESSES} WHERE process.moment <= ? AND (process_end.moment IS NULL OR process_end.moment > ?)"
+            " ORDER BY pid LIMIT ?",
+            moment,
+            moment,
+            MOST_PROCESSES,
+        )
+        return [self._process(row) for row in rows]
 
     def when(self, moment: int) -> tuple[float, float]:
         """Return when a moment was: seconds after the first, and after 1970."""
@@ -379,10 +408,15 @@ class Recording:
         except (ValueError, RecursionError, TypeError):
             return False
 
-    def events_at(self, moment: int) -> list[tuple[RecordedProcess | None, str, str]]:
-        """Return what had happened by a moment since the one before, with the process that it happened to."""
-        processes = {one.number: one for one in self.processes()}
-        rows = self._rows("SELECT process, kind, text FROM event WHERE moment = ? LIMIT ?", moment, MOST_PROCESSES)
+    def events(self, first: int, last: int) -> list[tuple[RecordedProcess | None, str, str]]:
+        """Return what has happened by the moments from one to another, with the process that it has happened to."""
+        rows = self._rows(
+            "SELECT process, kind, text FROM event WHERE moment BETWEEN ? AND ? ORDER BY moment LIMIT ?",
+            first,
+            last,
+            MOST_PROCESSES,
+        )
+        processes = {one.number: one for one in self.processes()} if rows else {}
         for _, kind, text in rows:
             if type(kind) is not str or type(text) is not str or max(len(kind), len(text)) > MOST_TEXT:
                 raise FormatError(self.path, expected="an event")
@@ -500,6 +534,11 @@ class Recording:
                 amounts.append(value)
         return times, amounts
 
+    def counter_range(self, name: str) -> tuple[int, int]:
+        """Return the least and the most that a counter was at any moment."""
+        ((least, most),) = self._rows("SELECT min(value), max(value) FROM counter WHERE name = ?", name)
+        return self._counter(least), self._counter(most)
+
     def _counter(self, value: object) -> int:
         if type(value) is not int:
             raise FormatError(self.path, expected="a counter")
@@ -536,45 +575,3 @@ class Recording:
                 for measure, amount in zip(measures, row, strict=True):
                     amounts[measure].append(None if amount is None else self._amount(amount))
         return times, amounts
-
-
-def vma_of(path: str, row: Sequence[Any]) -> VmaUsage:
-    """Return a VMA and what was in it, of a row of `VMAS_AT`.
-
-    Raises:
-        FormatError: it is none.
-    """
-    *numbers, perms, dev, name, kind = row[:8]
-    amounts = row[8:]
-    are_texts = all(type(text) is str and len(text) <= MOST_TEXT for text in (perms, dev, name))
-    are_numbers = all(type(number) is int for number in numbers)
-    if not are_texts or not are_numbers or kind not in KINDS:
-        raise FormatError(path, expected="a VMA")
-    if not all(value is None or (type(value) is int and value >= 0) for value in amounts):
-        raise FormatError(path, expected="amounts of a VMA")
-    start, end, offset, inode = map(unsigned, numbers)
-    if start >= end:
-        raise FormatError(path, expected="a VMA that ends behind its start")
-    vma = Vma(start, end, perms, offset, dev, inode, name, kind)
-    usage = Usage(*amounts[: len(AMOUNTS_OF_VMA)])
-    nr_accessed, nr_dirty = amounts[len(AMOUNTS_OF_VMA) :]
-    return VmaUsage(vma, usage, None, None, nr_accessed, nr_dirty)
-
-
-def some_of(first: int, last: int, most: int = MOST_POINTS) -> Sequence[int]:
-    """Return moments from one to another: all, or so many of them, with the first and the last.
-
-    >>> list(some_of(3, 6)), len(some_of(1, 100_000)), list(some_of(1, 100_000))[-1]
-    ([3, 4, 5, 6], 300, 100000)
-    """
-    nr = last - first + 1
-    if nr <= most:
-        return range(first, last + 1)
-    return [first + (nr - 1) * number // (most - 1) for number in range(most)]
-
-
-def column(measure: str) -> str:
-    """Return the column of a measure, by its name: nothing else gets into a statement."""
-    if measure not in AMOUNTS:
-        raise NotSupported(f"{measure} in recordings")
-    return measure

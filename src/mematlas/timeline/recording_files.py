@@ -18,6 +18,7 @@ from contextlib import closing, suppress
 
 from mematlas.errors import Error, FormatError, PermissionDenied, TargetNotFound
 from mematlas.timeline.encoding import PART
+from mematlas.timeline.schema import APPLICATION_ID
 from mematlas.timeline.stream import MAGIC
 from mematlas.timeline.writing import LOG, finish
 
@@ -27,8 +28,12 @@ MOST_TEXT = 1 << 14
 """Characters of a name that are shown, and bytes of an SQL statement of ours."""
 OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 HEADER = b"SQLite format 3\0"
+HEADER_SIZE, ID_AT, ID = 100, 68, APPLICATION_ID.to_bytes(4, "big")
+"""Bytes of that of a database, and what stands in it where, of a recording (sqlite.org/fileformat.html)."""
 LOG_HEADER = 32
 """Bytes of that of a log, in which each beginning anew has other salts."""
+FRAME_HEADER, FIRST_PAGE = 24, b"\0\0\0\1"
+"""Bytes of that of a page in it, and how it begins where that is the first page of the database."""
 MOST_BYTES = 1 << 40
 PIECE = 1 << 20
 """Bytes that are copied together."""
@@ -71,6 +76,15 @@ class RecordingFiles:
         directory = os.path.dirname(path) or "."
         self.are_ours = os.geteuid() == os.fstat(self.fd).st_uid and os.access(directory, os.W_OK)
         """Whether we may put one into the other."""
+
+    @property
+    def are_of_a_recording(self) -> bool:
+        """Whether they say that they are of a recording: in the file, or in the first page of the log."""
+        heads = [os.pread(self.fd, HEADER_SIZE, 0)]
+        if self.log >= 0:
+            frame = os.pread(self.log, FRAME_HEADER + HEADER_SIZE, LOG_HEADER)
+            heads.append(frame[FRAME_HEADER:] if frame[:4] == FIRST_PAGE else b"")
+        return any(head[: len(HEADER)] == HEADER and head[ID_AT : ID_AT + 4] == ID for head in heads)
 
     @property
     def fds(self) -> set[int]:

@@ -95,12 +95,13 @@ class Sampler(Generic[Found]):
         """Of all looks."""
         self._first = Cost(0.0, 0.0)
         """Of the first look."""
+        self._began = 0.0
         self.is_stopped = False
         """Whether ``rest`` said that it is enough."""
         self._read_notes = Notes()
 
     def __iter__(self) -> Iterator[Snapshot[Found]]:
-        began = now()
+        began = self._began = self._began or now()
         while True:
             snapshot = self._snapshot(began)
             yield snapshot

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from mematlas.analysis.growth import growth_of
 from mematlas.frozen import Record, record
-from mematlas.timeline.recording import MOST_POINTS
+from mematlas.timeline.recorded_rows import MOST_POINTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from mematlas.analysis.growth import Growth
-    from mematlas.timeline.recording import RecordedProcess, Recording
+    from mematlas.timeline.recorded_rows import RecordedProcess
+    from mematlas.timeline.recording import Recording
     from mematlas.timeline.ring import Kept
 
 SORTED_BY = "uss"

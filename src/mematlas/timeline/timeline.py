@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from mematlas.analysis.pagetables.results import WalkedAddress
     from mematlas.analysis.results import VmaUsage
     from mematlas.analysis.translation import Translation
-    from mematlas.timeline.recording import RecordedProcess, Recording
+    from mematlas.timeline.recorded_rows import RecordedProcess
+    from mematlas.timeline.recording import Recording
     from mematlas.timeline.watch import Watch
 
     class Moments(Protocol):
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
         def between(self, first: float, last: float) -> Iterator[Snapshot[Look]]:
             """Yield the moments from one time to another, both included."""
+
+        def happened(self, after: float, last: float) -> Iterator[Happening]:
+            """Yield what has happened after one time, and up to another."""
 
 
 KEEP = 600.0
@@ -94,19 +98,13 @@ def changes(timeline: Moments, first: float, last: float) -> Changes:
     before, after = timeline.at(first), timeline.at(last)
     was, now = ({(one.pid, one.start_time): one for one in moment.found.seen} for moment in (before, after))
     counters = before.found.counters
-    happened = (
-        happening
-        for moment in timeline.between(before.elapsed, after.elapsed)
-        if moment.elapsed > before.elapsed
-        for happening in moment.found.happenings
-    )
     return Changes(
         processes=tuple(
             difference_of(was[key], one, after.elapsed - before.elapsed) for key, one in now.items() if key in was
         ),
         came=tuple(one for key, one in now.items() if key not in was),
         ended=tuple(one for key, one in was.items() if key not in now),
-        happenings=tuple(happened),
+        happenings=tuple(timeline.happened(before.elapsed, after.elapsed)),
         counters={name: value - counters[name] for name, value in after.found.counters.items() if name in counters},
     )
 
@@ -215,6 +213,12 @@ class LiveTimeline:
         """Yield the moments from one time to another, both included."""
         yield from [snapshot for snapshot, _ in self._moments if first <= snapshot.elapsed <= last]
 
+    def happened(self, after: float, last: float) -> Iterator[Happening]:
+        """Yield what has happened after one time, and up to another."""
+        for moment in self.between(after, last):
+            if moment.elapsed > after:
+                yield from moment.found.happenings
+
     def details(self, moment: Snapshot[Look], pid: int, address: int) -> Detail:
         """Return what an address of a process is just now: where, how page tables lead there, and who else has it.
 
@@ -291,6 +295,12 @@ class RecordedTimeline:
             if first <= elapsed <= last:
                 yield self._moment(index)
 
+    def happened(self, after: float, last: float) -> Iterator[Happening]:
+        """Yield what has happened after one time, and up to another."""
+        numbers = [self.recording.first + index for index, at in enumerate(self.times) if after < at <= last]
+        if numbers:
+            yield from self._happenings(numbers[0], numbers[-1])
+
     def _moment(self, index: int) -> Snapshot[Look]:
         """Return a moment."""
         recording = self.recording
@@ -298,7 +308,7 @@ class RecordedTimeline:
         elapsed, at = recording.when(number)
         seen = [self._seen(process, number) for process in recording.processes_at(number)]
         counters = {name: value for name in COUNTERS if (value := recording.counter_at(name, number)) is not None}
-        look = Look(tuple(filter(None, seen)), tuple(self._happenings(number)), counters, self._ram(number))
+        look = Look(tuple(filter(None, seen)), tuple(self._happenings(number, number)), counters, self._ram(number))
         return Snapshot(at, elapsed, look, Cost(*recording.cost_at(number)))
 
     def _seen(self, process: RecordedProcess, number: int) -> Seen | None:
@@ -319,8 +329,8 @@ class RecordedTimeline:
             vmas=vmas,
         )
 
-    def _happenings(self, number: int) -> Iterator[Happening]:
-        for process, kind, text in self.recording.events_at(number):
+    def _happenings(self, first: int, last: int) -> Iterator[Happening]:
+        for process, kind, text in self.recording.events(first, last):
             if process is not None:
                 yield Happening(process.pid, process.start_time, kind, text)
 

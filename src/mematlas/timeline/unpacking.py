@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO, NoReturn, Self
 
-    from mematlas.timeline.recording import RecordedProcess
+    from mematlas.timeline.recorded_rows import RecordedProcess
 
 ERRORS = {kind.__name__: kind for kind in (BadInput, FormatError, NotSupported, PermissionDenied, TargetNotFound)}
 """Those that the child may meet, by their names; any other is an `Error`."""

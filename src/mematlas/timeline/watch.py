@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mematlas.errors import NoAddressSpace, PermissionDenied, ProcessGone, TargetNotFound
 from mematlas.frozen import record, replace
+from mematlas.kernel.aside import ask_aside, is_left_behind
 from mematlas.kernel.status import PROGRAM, parse_faults, parse_layout, read_layout, read_stat_whole
 from mematlas.model.pagetables.room import TableRoom
 from mematlas.model.search import distinct, find
@@ -15,6 +16,7 @@ from mematlas.observe.sources import MAX_STALL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    Answer = tuple["Seen", list["Happening"]] | ProcessGone | PermissionDenied
     from collections.abc import Collection, Iterator, Sequence
     from typing import Self
 
@@ -47,6 +49,8 @@ WHAT = OF_PROCESS | OF_MACHINE
 """What can be looked at."""
 MACHINE = "machine"
 """What named a process where all are watched."""
+SILENCE = 1.0
+"""Seconds for which one of all processes may say nothing."""
 AGAIN = 30
 """Looks after which those that were left out are looked at again: another process may have their number."""
 
@@ -170,6 +174,9 @@ class Watch:
         self._watched: dict[tuple[int, int], Watched] = {}
         self._refused: set[tuple[int, int]] = set()
         self._nr_looks = 0
+        self._is_silent = False
+        self._silent: list[Watched] = []
+        """Those that did not answer."""
         self._frames: Frames | None = None
         self._left_out: set[int] = set()
         """Numbers of processes of the machine that have no memory, or may not be looked at."""
@@ -268,14 +275,47 @@ class Watch:
                 self._find_everybody()
         self._nr_looks += 1
         seen = []
-        for key, one in list(self._watched.items()):
-            try:
-                seen.append(self._see(one, happenings))
-            except (ProcessGone, PermissionDenied) as error:
-                if isinstance(error, ProcessGone) and not one.process.dir.is_ending():
-                    continue  # it has just started another program: that is seen at the next look
-                self._let_go(key, error, happenings)
+        watched = list(self._watched.items())
+        # A process that waits for ever with its address space locked holds up who reads it, too. Who was named is
+        # waited for; of all processes one such must not keep the others from being seen.
+        answers = self._ask_aside(watched) if self.everybody else []
+        for number, (key, one) in enumerate(watched):
+            if number == len(answers) < len(watched) and self._is_silent:
+                self._leave(key, happenings)
+                continue
+            found = answers[number] if number < len(answers) else self._try(one)
+            if isinstance(found, tuple):
+                seen.append(found[0])
+                happenings += found[1]
+            elif isinstance(found, PermissionDenied) or one.process.dir.is_ending():
+                self._let_go(key, found, happenings)
+            # else it has just started another program: that is seen at the next look
         return Look(tuple(seen), tuple(happenings), read_counters(self.procfs), self._ram(), self._cache())
+
+    def _ask_aside(self, watched: Sequence[tuple[tuple[int, int], Watched]]) -> list[Answer]:
+        """Return how processes are, in order, up to one that does not answer; none where a thread waits for one yet."""
+        self._is_silent = False
+        if is_left_behind():
+            return []
+        answers: list[Answer] = ask_aside(lambda item: self._try(item[1]), watched, SILENCE, float("inf"))
+        self._is_silent = is_left_behind()
+        return answers
+
+    def _try(self, one: Watched) -> Answer:
+        """Return how a process is, and what has happened to it; or why that is not known."""
+        happenings: list[Happening] = []
+        try:
+            return self._see(one, happenings), happenings
+        except (ProcessGone, PermissionDenied) as error:
+            return error
+
+    def _leave(self, key: tuple[int, int], happenings: list[Happening]) -> None:
+        """Watch a process no longer that does not answer. A thread waits for it, which has what it is read from."""
+        one = self._watched.pop(key)
+        self._silent.append(one)
+        self._refused.add(key)
+        self._left_out.add(key[0])
+        happenings.append(one.happened(HIDDEN, f"process {key[0]} does not answer"))
 
     def _ram(self) -> FramesResult | None:
         """Return what frames are used for, where that is watched."""
@@ -362,7 +402,7 @@ class Watch:
         """Watch a process no longer, which has ended, or may not be looked at.
 
         Raises:
-            PermissionDenied: it was named alone, and could not be looked at from the start.
+            PermissionDenied: it was named, and nothing else is watched.
         """
         one = self._watched.pop(key)
         one.process.close()
@@ -371,10 +411,10 @@ class Watch:
             return
         if one.target == MACHINE and self.everybody:
             self._left_out.add(key[0])
-            return
-        if not is_group(one.target):
+        elif is_group(one.target):
+            self._refused.add(key)
+        elif not self._watched:
             raise error
-        self._refused.add(key)
         happenings.append(one.happened(HIDDEN, str(error)))
 
 
@@ -420,9 +460,13 @@ def redacted(seen: Seen, redactor: Redactor) -> Seen:
 def is_other_program(before: tuple[bytes, ...], now: tuple[bytes, ...]) -> bool:
     """Whether a layout is that of another program: not where one of them may not be known, or is gone.
 
+    Who may not know is shown 1 for where the code is, and 0 for the rest (fs/proc/array.c, do_task_stat()).
+
+    >>> is_other_program((b"4096", b"8192", b"512"), (b"1", b"1", b"0"))
+    False
     >>> is_other_program((b"4096", b"8192", b"512"), (b"4096", b"8192", b"768"))
     True
     >>> is_other_program((b"4096", b"8192", b"512"), (b"0", b"0", b"0"))
     False
     """
-    return before[PROGRAM] != now[PROGRAM] and b"0" not in (before[0], now[0])
+    return before[PROGRAM] != now[PROGRAM] and not {b"0", b"1"} & {before[0], now[0]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.analysis.counters import MICROSECONDS, SIZE
+from mematlas.analysis.counters import COUNTERS, MICROSECONDS, SIZE
 from mematlas.views.format import decimals_of, fold_message, format_rate, format_seconds, format_size
 from mematlas.views.report import heading, target_of
 from mematlas.views.table import Column, Drawn, Table
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from mematlas.timeline.summary import Summary
 
 SCHEMA = "report-machine/1"
+TROUBLE = frozenset(
+    name for name, counter in COUNTERS.items() if counter.is_total and name not in ("pgfault", "thp_fault_alloc")
+)
+"""What counts where memory is short."""
 COLUMNS: tuple[Column[CounterStory], ...] = (
     Column("name", "COUNTER"),
     Column("unit", "UNIT", value=lambda item: item.counter.unit),
@@ -31,8 +35,8 @@ AMOUNT_COLUMNS: tuple[Column[CounterStory], ...] = (
     Column("name", "AMOUNT"),
     Column("last", "LAST", "size"),
     Column("change", "CHANGE", "change"),
-    Column("least", "LEAST", "size", lambda item: min(item.values), rank=2),
-    Column("most", "MOST", "size", lambda item: max(item.values), rank=1),
+    Column("least", "LEAST", "size", rank=2),
+    Column("most", "MOST", "size", rank=1),
     Column("about", "WHAT IT IS", value=lambda item: item.counter.about, rank=3),
 )
 EVENT_COLUMNS: tuple[Column[CounterStory], ...] = (
@@ -57,8 +61,13 @@ def machine_table(summary: Summary, stories: Sequence[CounterStory], limit: int 
             return
         yield from Table(SCHEMA, AMOUNT_COLUMNS, amounts[:limit]).lines(in_bytes=in_bytes, colour=colour, width=width)
         yield ""
+        if len(stories[0].times) < 2:
+            yield "One moment: what was swapped, reclaimed and waited for takes two."
+            return
+        if not any(story.name in TROUBLE for story in events):
+            known = any(story.name in TROUBLE for story in stories)
+            yield f"{'Nothing was' if known else 'It is not recorded what was'} swapped, reclaimed, or waited for."
         if not events:
-            yield "Nothing was swapped, reclaimed, or waited for."
             return
         yield from Table(SCHEMA, EVENT_COLUMNS, events[:limit]).lines(in_bytes=in_bytes, colour=colour, width=width)
 

@@ -48,7 +48,7 @@ class Line:
 def result_lines(result: RecordResult, path: str | None, size: int) -> Iterator[str]:
     """Yield what was recorded, what that cost, and what to type next."""
     who = f"{result.nr_processes:,} process{'' if result.nr_processes == 1 else 'es'}"
-    part = f" ({100 * result.cost.cpu_s / result.seconds:.1f} %)" if result.seconds else ""
+    part = f" ({100 * result.cost.cpu_s / result.watched_s:.1f} %)" if result.watched_s else ""
     cost = f"looking took {format_seconds(result.cost.cpu_s)} of a processor{part}"
     held = f", and held up the target for {format_seconds(result.cost.stall_s)} in all" if result.cost.stall_s else ""
     moments = f"{number_of(result.nr_moments, 'moment')} of {who} in {format_seconds(result.seconds)}"

@@ -227,7 +227,7 @@ SHARES = ("<25%", "<50%", "<75%", "<100%", "all")
 def page_size_of(summary: Summary) -> int | None:
     """Return the bytes of a page of the machine that was recorded; None where they are not known."""
     size = summary.machine.get("page_size")
-    return size if isinstance(size, int) and size > 0 else None
+    return size if isinstance(size, int) and 0 < size < 1 << 32 else None
 
 
 def name_of(track: Track, several: bool) -> str:
@@ -265,7 +265,8 @@ def shares_of(points: Sequence[Point], what: str, page_size: int | None) -> Iter
         if what == "present":
             amount = point.rss
         elif what == "accessed":
-            amount = None if point.nr_accessed is None or page_size is None else point.nr_accessed * page_size
+            is_known = point.nr_accessed is not None and page_size is not None
+            amount = (point.nr_accessed or 0) * (page_size or 0) if is_known else None if point.size else 0
         elif before is None:
             amount = 0  # nothing is known of before the first look
         else:

@@ -21,7 +21,8 @@ from mematlas.notes import Note
 from mematlas.timeline import recording as module
 from mematlas.timeline import writing
 from mematlas.timeline.encoding import MOST_DELTAS, Encoder
-from mematlas.timeline.recording import Recording, some_of
+from mematlas.timeline.recorded_rows import some_of
+from mematlas.timeline.recording import Recording
 from mematlas.timeline.recording_files import RecordingFiles
 from mematlas.timeline.sampler import Cost
 from mematlas.timeline.schema import fits, signed, statements, unsigned
@@ -293,6 +294,25 @@ def test_what_is_no_stream_is_refused(data: bytes, tmp_path: Path) -> None:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return write(tmp_path / "x.mematlas", random_history(Random(11)).rows)
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_another_programs_database_is_left_as_it_is(is_empty: bool, tmp_path: Path) -> None:
+    path = tmp_path / "places.sqlite"
+    database = sqlite3.connect(path, isolation_level=None)
+    database.execute("PRAGMA journal_mode = WAL").fetchall()
+    database.execute("CREATE TABLE places (name TEXT)")
+    if not is_empty:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    database.execute("INSERT INTO places VALUES ('oak')")
+    for name in (path, Path(f"{path}{LOG}")):
+        (tmp_path / f"{name.name}.kept").write_bytes(name.read_bytes())
+    database.close()
+    for kept in tmp_path.glob("*.kept"):  # as after a kill
+        kept.rename(tmp_path / kept.stem)
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+    assert "expected a recording of mematlas" in refused(path)
+    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
 
 
 def test_another_file_that_is_put_in_its_place_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_a_share_that_is_not_known_is_none() -> None:
     assert list(shares_of(points, "present", PAGE)) == [0.25, None, 0.0]
     assert list(shares_of(points, "change", PAGE)) == [0.0, None, None]
     assert list(shares_of(points, "accessed", PAGE)) == [None, 0.5, 0.0]
-    assert list(shares_of(points, "accessed", None)) == [None, None, None]
+    assert list(shares_of(points, "accessed", None)) == [None, None, 0.0]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -123,3 +123,22 @@ def test_every_moment_is_in_some_column(seed: int) -> None:
 
     assert len(list(stretches(nr, room))) == room
     assert seen == set(range(nr))
+
+
+def test_what_came_and_went_between_any_two_of_many_moments_counts(tmp_path: Path) -> None:
+    sizes = [10 * MIB, 90 * MIB]
+    looks = [[item(0x10000000, 100 * MIB, sizes[number % 2], "[heap]")] for number in range(1191)]
+    looks[501] = [item(0x10000000, 100 * MIB, 95 * MIB, "[heap]")]
+    with Recording(write(tmp_path / "x.mematlas", looks)) as recording:
+        (track,) = tracks_of(recording)
+        (churn,) = churning([track])
+        rss = next(curve for curve in curves_of(recording) if curve.measure == "rss")
+    assert (churn.came, churn.went) == (595 * 80 * MIB + 5 * MIB, 595 * 80 * MIB + 5 * MIB)
+    assert (track.peak, rss.peak, len(track.points)) == (95 * MIB, 95 * MIB, MOST_COLUMNS)
+
+
+def test_of_the_first_moment_nothing_came(tmp_path: Path) -> None:
+    looks = [[item(0x10000000, MIB, MIB, "[heap]")]] * 3
+    with Recording(write(tmp_path / "x.mematlas", looks)) as recording:
+        (track,) = tracks_of(recording)
+    assert (track.moved, track.peak) == ((0, 0, 0, 0), MIB)

@@ -6,7 +6,7 @@ from mematlas.errors import NotSupported
 
 
 class TableRoom:
-    """TableRoom for regions of `mematlas.model.pagetables.kept.KeptTables`, each a GiB of addresses with pages of 4 KiB.
+    """Room for regions of `mematlas.model.pagetables.kept.KeptTables`, each a GiB of addresses with pages of 4 KiB.
 
     >>> room = TableRoom(3)
     >>> room.take("one", 2)

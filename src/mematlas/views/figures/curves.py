@@ -11,7 +11,7 @@ from itertools import groupby
 
 from mematlas.arrays import UNLOADABLE
 from mematlas.errors import LibraryMissing
-from mematlas.timeline.recording import RecordedProcess
+from mematlas.timeline.recorded_rows import RecordedProcess
 from mematlas.timeline.ring import Kept
 from mematlas.timeline.summary import Summary
 from mematlas.timeline.tracks import Curve
@@ -73,7 +73,7 @@ SETTINGS = {
     "svg.hashsalt": "mematlas",  # the same each time
 }
 NOBODY = RecordedProcess(number=1, pid=1, start_time=0, name="", target="", first=1, end=None)
-SAMPLES = tuple(Curve(NOBODY, measure, (0.0, 1.0), (0, 1)) for measure in STYLES)
+SAMPLES = tuple(Curve(NOBODY, measure, (0.0, 1.0), (0, 1), 1) for measure in STYLES)
 """What there is of curves, to try."""
 
 

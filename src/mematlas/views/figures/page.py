@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mematlas.timeline.recording import RecordedProcess
+    from mematlas.timeline.recorded_rows import RecordedProcess
     from mematlas.timeline.summary import Summary
 
 WIDTH, MARGIN = 960, 24
