@@ -7,6 +7,7 @@ import os
 import re
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -48,6 +49,20 @@ def test_search_by_expression_goes_on_and_names_who_does_not_answer(hung: int) -
 
     assert [target.pid for target in targets] == [running.pid]
     assert f"{hung} (" in texts(targets.notes)[0]
+
+
+def test_all_processes_are_recorded_but_who_does_not_answer(hung: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.mematlas"
+    with program(QUIET) as running:
+        run = mematlas("record", "--machine", "-o", path, "-d", "3s", "-i", "500ms", "--budget", "100%")
+    assert run.returncode == 0, run.stderr
+    rows = json.loads(mematlas("ps", f"{path}@end", "--json").stdout)["rows"]
+    assert running.pid in {row["pid"] for row in rows}
+    assert hung not in {row["pid"] for row in rows}
+    database = sqlite3.connect(path)
+    events = database.execute("SELECT kind, text FROM event WHERE text LIKE ?", (f"%{hung}%",)).fetchall()
+    database.close()
+    assert events == [("hidden", f"process {hung} does not answer")]
 
 
 def test_search_that_finds_nothing_says_where_it_could_not_look(hung: int) -> None:

@@ -75,6 +75,8 @@ def run(args: Namespace, session: Session) -> int:
     form = file_form(args)
     if form in PICTURES and kind not in DRAWN:
         raise BadInput(f"no picture of {kind}: report FILE heatmap -o {args.output}, or curves")
+    if args.duration and args.output and os.path.lexists(args.output) and not args.force:
+        raise BadInput(f"{args.output} exists: give another name, or --force")  # before a minute is spent
     files = record_now(path, args, session) if args.duration else recorded(path)
     with Interrupts(session.err) as ending:  # what was made, a copy or a file, may have to be taken away
         if form is None:

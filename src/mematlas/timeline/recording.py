@@ -76,6 +76,8 @@ STEPS = 100_000
 DEADLINE = 60.0
 """Seconds that all questions together may take."""
 MOST_NOTES = 1000
+OF_A_LOOK = ("torn", "smaps-instead", "pagemap-instead")
+"""Codes of notes that are of one look, not of all since."""
 NEARLY = 0.05
 """Seconds by which a look may be late: who names a time means it, and times are shown in tenths."""
 END = float("inf")
@@ -438,7 +440,7 @@ class Recording:
         }
         if source not in SOURCES or torn not in (0, 1) or type(at) is not int or known["nr_pages"] is None:
             raise FormatError(self.path, expected="how a process was read")
-        return RecordedUsage(source, self._seconds(seconds), bool(torn), known, tuple(self._notes(process, moment)))
+        return RecordedUsage(source, self._seconds(seconds), bool(torn), known, tuple(self._notes(process, moment, at)))
 
     # Files
 
@@ -546,12 +548,15 @@ class Recording:
 
     # Amounts
 
-    def _notes(self, process: RecordedProcess, moment: int) -> Iterator[Note]:
-        """Yield what was said of a process up to a moment."""
+    def _notes(self, process: RecordedProcess, moment: int, looked: int) -> Iterator[Note]:
+        """Yield what was said of a process up to a moment: of single looks at that which its amounts are of."""
         rows = self._rows(
-            "SELECT code, text FROM note WHERE process = ? AND moment <= ? LIMIT ?", process.number, moment, MOST_NOTES
+            "SELECT moment, code, text FROM note WHERE process = ? AND moment <= ? LIMIT ?",
+            *(process.number, moment, MOST_NOTES),
         )
-        for code, text in rows:
+        for at, code, text in rows:
+            if code in OF_A_LOOK and at != looked:
+                continue
             if type(code) is not str or type(text) is not str or max(len(code), len(text)) > MOST_TEXT:
                 raise FormatError(self.path, expected="a note")
             yield Note.again(code, text)

@@ -110,6 +110,22 @@ def test_pages_are_what_they_were_whether_changes_were_told_or_found(seed: int, 
             assert dict(zip(found.indexes.tolist(), found.words.tolist(), strict=True)) == then
 
 
+def test_what_was_said_of_one_look_is_not_said_of_those_after_it(tmp_path: Path) -> None:
+    history, encoder = History(), Encoder()
+    lasting, passing = Note("zero-unknown", "zero pages unknown"), Note("torn", "torn")
+    for number in range(4):
+        one = seen(7, [], notes=(lasting, passing) if number == 1 else (lasting,))
+        reading = replace(one.usage.reading, torn=number == 1)
+        history.add(encoder, [replace(one, usage=replace(one.usage, reading=reading))])
+    with Recording(str(write(tmp_path / "x.mematlas", history.rows))) as recording:
+        (process,) = recording.processes()
+        found = [recording.usage_at(process, moment) for moment in range(1, 5)]
+    assert [[note.code for note in one.notes] for one in found if one] == [
+        *(["zero-unknown"], ["zero-unknown", "torn"]),
+        *(["zero-unknown"], ["zero-unknown"]),
+    ]
+
+
 def test_what_stays_the_same_has_no_row() -> None:
     history, encoder = History(), Encoder()
     vmas = [vma_at(Random(1), number) for number in (1, 2, 3)]
