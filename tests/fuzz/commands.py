@@ -208,7 +208,10 @@ def run_line(line: Line) -> Ran:
         os.environ.update(environment)
     if open_descriptors() - open_before:
         gc.collect()  # an error that was reported may hold what it came by
-        left = [os.readlink(f"/proc/self/fd/{fd}") for fd in open_descriptors() - open_before]
+        left = []
+        for fd in open_descriptors() - open_before:
+            with suppress(FileNotFoundError):  # it was let go of meanwhile
+                left.append(os.readlink(f"/proc/self/fd/{fd}"))
         assert not left, f"descriptors left open\n{left}"
     assert {number: signal.getsignal(number) for number in handlers} == handlers, "signal handlers changed"
     assert not any(map(goes_on, children() - children_before)), f"a child left behind\n{line.words}"

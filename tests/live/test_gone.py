@@ -25,7 +25,6 @@ import pytest
 from helpers import PAGE, Program, program, tells_huge_pages
 from mematlas.cli import main
 from mematlas.errors import Error, NotSupported, ProcessGone, TargetNotFound
-from mematlas.kernel import procfs
 from mematlas.kernel.pagemap import PAGE_IS_PRESENT, PAGEMAP_SCAN, Pagemap
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.status import read_memory_status, read_stat, read_status
@@ -331,14 +330,16 @@ def test_memory_of_a_zombie_is_not_unknown_but_gone(targets: Targets) -> None:
 def test_stat_of_a_target_that_ended_is_no_format_error(
     text: bytes, targets: Targets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read = os.read
+
     def ends(fd: int, size: int) -> bytes:
-        if targets.is_running:
-            targets.end(True)
+        monkeypatch.setattr(os, "read", read)
+        targets.end(True)
         return text
 
     targets.make()
     with ProcFS().process(targets.pid) as process:
-        monkeypatch.setattr(procfs, "read_piece", ends)
+        monkeypatch.setattr(os, "read", ends)
         with pytest.raises(ProcessGone):
             read_stat(process)
 

@@ -18,10 +18,10 @@ from mematlas.timeline.tracks import Curve
 from mematlas.views.colour import TONES
 from mematlas.views.figures.lettering import width_of_words
 from mematlas.views.figures.page import (
+    BACKGROUND,
     BIG,
     LINE,
     MARGIN,
-    PAGE,
     PAGE_INK,
     PAGE_MUTED,
     PER_TICK,
@@ -145,10 +145,10 @@ class Plotter:
         out = io.BytesIO()
         if self.form == "png":
             canvas = self._backend.FigureCanvasAgg(figure)
-            canvas.print_figure(out, format="png", dpi=SCALE * DPI, facecolor=PAGE, metadata={"Software": None})
+            canvas.print_figure(out, format="png", dpi=SCALE * DPI, facecolor=BACKGROUND, metadata={"Software": None})
             return out.getvalue()
         canvas = self._backend.FigureCanvasSVG(figure)
-        canvas.print_figure(out, format="svg", facecolor=PAGE, metadata={"Date": None, "Creator": None})
+        canvas.print_figure(out, format="svg", facecolor=BACKGROUND, metadata={"Date": None, "Creator": None})
         data = out.getvalue()
         return data[data.index(b"<svg") :]  # what stands before it names a document elsewhere
 

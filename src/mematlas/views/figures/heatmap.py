@@ -8,10 +8,10 @@ from mematlas.frozen import record
 from mematlas.views.figures.canvas import HATCH, Box, Canvas, Words
 from mematlas.views.figures.lettering import width_of_words
 from mematlas.views.figures.page import (
+    BACKGROUND,
     BIG,
     LINE,
     MARGIN,
-    PAGE,
     PAGE_INK,
     PAGE_MUTED,
     PER_TICK,
@@ -57,7 +57,7 @@ RIGHT = 84
 LEAST_LEFT, MOST_LEFT = 120, 260
 """Room for names."""
 RAMP, RAMP_HEIGHT = 192, 10
-UNKNOWN = -1
+NO_LEVEL = -1
 """The level of what is not known."""
 
 
@@ -68,7 +68,7 @@ class Cell:
     start: float
     end: float
     level: int
-    """A shade, or `UNKNOWN`."""
+    """A shade, or `NO_LEVEL`."""
 
 
 @record
@@ -139,7 +139,7 @@ class Heatmap:
             y += ROW
             more = f"{number_of(self.nr_more, 'more row')}, of VMAs that had less (--limit)"
             shapes.append(self.words(MARGIN, y, more, SMALL, PAGE_MUTED))
-        return Canvas(WIDTH, y + MARGIN - 4, PAGE, ". ".join(heads), tuple(shapes))
+        return Canvas(WIDTH, y + MARGIN - 4, BACKGROUND, ". ".join(heads), tuple(shapes))
 
     def body(self, y: int) -> tuple[list[Shape], int]:
         """Return the rows, those of each process below its name where there are several; and where they end."""
@@ -184,7 +184,7 @@ class Heatmap:
         for cell in row.cells:
             start, end = self.x(cell.start), self.x(cell.end)
             if end > start:
-                fill = HATCH if cell.level == UNKNOWN else shade_of(cell.level)
+                fill = HATCH if cell.level == NO_LEVEL else shade_of(cell.level)
                 yield Box(start, y + (ROW - CELL) / 2, end - start, CELL, fill)
 
     def texts(self, y: float, row: Row) -> Iterator[Words]:
@@ -203,7 +203,7 @@ class Heatmap:
         x: float = MARGIN
         top = y - RAMP_HEIGHT
         levels = {cell.level for row in self.rows for cell in row.cells}
-        others = [(NONE, "none")] + [(HATCH, "not known")] * (UNKNOWN in levels)
+        others = [(NONE, "none")] + [(HATCH, "not known")] * (NO_LEVEL in levels)
         for fill, text in others:
             yield Box(x, top, 2 * RAMP_HEIGHT, RAMP_HEIGHT, fill)
             yield self.words(x + 2 * RAMP_HEIGHT + 6, y, text, SMALL, PAGE_MUTED)
@@ -239,7 +239,7 @@ def cells_of(track: Track, values: Sequence[float | None], end: float) -> Iterat
     """
     times = [*track.times, end]
     looks = zip(pairwise(times), values, strict=True)
-    pieces = (Cell(start, till, UNKNOWN if value is None else level_of(value)) for (start, till), value in looks)
+    pieces = (Cell(start, till, NO_LEVEL if value is None else level_of(value)) for (start, till), value in looks)
     for level, group in groupby(pieces, key=lambda cell: cell.level):
         first, *others = group
         yield Cell(first.start, others[-1].end if others else first.end, level)

@@ -32,7 +32,7 @@ ABOVE, BELOW = 9.2, 3.4
 """Units over and under the line that letters stand on, at the most."""
 STEPS = 7
 """Straight pieces that a curve is drawn as."""
-UNKNOWN = "0,0 0,7 4,7 4,0 0,0"
+BOX = "0,0 0,7 4,7 4,0 0,0"
 """What stands for a character that has no letter here."""
 NARROW, WIDE = 6.0, 9.7
 """Units that a character takes which has none: of most scripts, and of those with square ones."""
@@ -153,7 +153,7 @@ def strokes_of(character: str) -> list[list[Point]]:
     >>> strokes_of("L")
     [[(0.0, 7.0), (0.0, 0.0), (3.8, 0.0)]]
     """
-    return [list(points_of(stroke.split())) for stroke in STROKES.get(character, UNKNOWN).split("|")]
+    return [list(points_of(stroke.split())) for stroke in STROKES.get(character, BOX).split("|")]
 
 
 def points_of(words: list[str]) -> Iterator[Point]:

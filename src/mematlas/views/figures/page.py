@@ -21,7 +21,7 @@ ROW = 18
 """How far lines are apart."""
 BIG, PLAIN, SMALL = 16, 12, 11
 """Sizes of letters."""
-PAGE_INK, PAGE_MUTED, PAGE = INK["light"], MUTED["light"], PAPER["light"]
+PAGE_INK, PAGE_MUTED, BACKGROUND = INK["light"], MUTED["light"], PAPER["light"]
 LINE = "#d5dae1"
 """What lines at times, and at amounts, are drawn with."""
 PER_TICK = 84
