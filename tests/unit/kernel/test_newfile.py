@@ -139,7 +139,7 @@ def test_a_picture_under_sudo_is_the_callers(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("SUDO_UID", "65534")
     monkeypatch.setenv("SUDO_GID", "65534")
     (tmp_path / "roots").mkdir(mode=0o700)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(folder.stat().st_mode | 0o055)
     tmp_path.chmod(0o777)
     with NewFile(str(tmp_path / "x.svg")) as file:

@@ -193,11 +193,13 @@ def test_nothing_that_is_public_reads_kernel_memory_at_large() -> None:
     public = {name for name in dir(KernelMemory) if not name.startswith("_") and callable(getattr(KernelMemory, name))}
     assert public == {
         "close", "entries", "forget_top", "frame_pages", "frame_words", "is_current", "object_members", "object_text",
-        "object_words", "objects", "open_frame_array", "open_mm", "pipe_pages", "tables", "together", "user_pgd",
+        "object_words", "objects", "open_frame_array", "open_mm", "pipe_pages", "table_batches", "tables", "together",
+        "user_pgd",
     }  # fmt: skip
     text = addresses(0xFFFFFFFF81000000, memory.base + 0x9000)
     assert not memory.frame_words(text)[1].any()
     assert [good.tolist() for _, _, good in memory.frame_pages(text)] == [[False, False]]
+    assert not any(good.any() for _, _, good in memory.table_batches(text))
     with pytest.raises(NotSupported, match="run under RCU"):
         memory.together(text)
     reader.is_one_section = True  # type: ignore[attr-defined]
