@@ -41,6 +41,7 @@ from mematlas.timeline.ring import Kept
 from mematlas.timeline.schema import (
     AMOUNTS,
     APPLICATION_ID,
+    OF_A_LOOK,
     OF_MACHINE,
     VERSION,
     statements,
@@ -76,8 +77,6 @@ STEPS = 100_000
 DEADLINE = 60.0
 """Seconds that all questions together may take."""
 MOST_NOTES = 1000
-OF_A_LOOK = ("torn", "smaps-instead", "pagemap-instead")
-"""Codes of notes that are of one look, not of all since."""
 NEARLY = 0.05
 """Seconds by which a look may be late: who names a time means it, and times are shown in tenths."""
 END = float("inf")

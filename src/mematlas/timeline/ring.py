@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from mematlas.frozen import Record, record
 from mematlas.timeline.encoding import add_file
-from mematlas.timeline.schema import KEYS, TABLES, insertion
+from mematlas.timeline.schema import KEYS, OF_A_LOOK, TABLES, insertion
 from mematlas.timeline.watch import HELD
 from mematlas.timeline.words import changed, empty, pack, unpack
 
@@ -119,6 +119,8 @@ ENDING = (
     f"DELETE FROM process WHERE id IN ({ENDED})",
     "DELETE FROM process_end WHERE moment <= :first",
     "DELETE FROM event WHERE moment <= :first",
+    f"DELETE FROM note WHERE moment <= :first AND code IN ({', '.join(map(repr, OF_A_LOOK))}) AND moment <>"
+    " (SELECT max(moment) FROM usage WHERE usage.process = note.process AND usage.moment <= :first)",
     "DELETE FROM moment WHERE id < :first",
 )
 """What takes away all that was over by a moment."""

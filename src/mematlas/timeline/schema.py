@@ -23,6 +23,8 @@ AMOUNTS = (*OF_PROCESS, *FAULTS)
 """Columns of the amounts of a process."""
 AMOUNTS_OF_VMA = fields_of(Usage)
 USE = ("nr_accessed", "nr_dirty")
+OF_A_LOOK = ("torn", "smaps-instead", "pagemap-instead")
+"""Codes of notes that are of one look, not of all since."""
 PEAK_EVERY = 64
 """Moments of which the most RSS is recorded together, so that who looks for the most need not go through all."""
 OF_MACHINE = 0

@@ -123,7 +123,7 @@ def test_help_is_asked_for_in_several_ways(words: list[str], same: list[str]) ->
 
 
 def test_help_of_what_follows_two_dashes_is_not_ours() -> None:
-    run = mematlas("usage", "--after", "0", "--json", "--", "sh", "-c", "sleep 1", "--help")
+    run = mematlas("usage", "--after", "0", "--json", "--", "sh", "-c", "sleep 3", "--help")
 
     assert json.loads(run.stdout)["rows"]
 
