@@ -96,7 +96,7 @@ def test_a_program_is_recorded_to_its_end_and_its_exit_code_passed_on(path: Path
 
 
 def test_our_own_failure_is_125_where_a_program_was_started(tmp_path: Path) -> None:
-    run = mematlas("record", "-o", tmp_path / "none" / "x", "--", "sleep", "0.1")
+    run = mematlas("record", "-o", tmp_path / "none" / "x", "--", "sleep", "1")
     assert run.returncode == 125
     assert "No such file or directory" in run.stderr
 
