@@ -30,7 +30,7 @@ from mematlas.timeline.watch import followed_words
 from mematlas.timeline.words import Sparse, changed, empty, from_parts
 from victim import FIXTURES, KINDS, PATH_KINDS, Victim, process_state, wait_until
 
-pytestmark = pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
+pytestmark = [pytest.mark.root("CAP_SYS_ADMIN", "CAP_SYS_PTRACE"), pytest.mark.machine]
 INSTALLED = ("[vdso]", "/usr/", "/lib", sys.base_prefix, sys.prefix)
 """Where files are that others map, too."""
 PROGRAM = Path(__file__).resolve().parents[1] / "changing_program.py"
