@@ -256,10 +256,11 @@ def test_what_can_be_asked_about_only_in_turn_is_said_and_is_true_in_time(
     followed = Followed(changing.pid)
     changing.do("touch", "anon", 0, 900)
     changing.do("fork")  # all that was written to is another's too now
+    assert module.IN_TURN.code not in followed.look()[2]  # all is new: it was asked about
     assert all(module.IN_TURN.code in followed.look()[2] for _ in range(3))
     changing.do("reap")
     with stopped(changing.pid):
-        for _ in range(module.MOST_OLD):
+        for _ in range(module.MOST_OLD - 1):
             _, _, codes = followed.look()
         assert module.IN_TURN.code in codes
     settle(changing.pid, followed)

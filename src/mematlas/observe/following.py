@@ -16,6 +16,8 @@ from mematlas.notes import Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mematlas.kernel.maps import Vma
     from mematlas.model.pagetables.followed import FollowedPages
     from mematlas.model.pagetables.room import Room
@@ -37,6 +39,8 @@ class Following:
         self._pages: FollowedPages | None = None
         self._space = AddressSpace([], 0)
         self._holes: list[int] = []
+        self._touched: set[int] = set()
+        """The starts of VMAs of which there is anything that is not in ``items`` yet."""
 
     @property
     def pages(self) -> FollowedPages:
@@ -46,16 +50,26 @@ class Following:
         return self._pages
 
     @property
+    def vmas(self) -> Sequence[Vma]:
+        """The VMAs of the last look."""
+        return self._space.vmas
+
+    @property
     def is_begun(self) -> bool:
         """Whether there is anything that the next look can go on from."""
         return self._pages is not None
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether amounts were counted at the last look that anything was asked for."""
+        return bool(self.items)
 
     def close(self) -> None:
         """Forget all that is known."""
         if self._pages is not None:
             self._pages.close()
             self._pages = None
-        self._space, self.items, self._holes = AddressSpace([], 0), [], []
+        self._space, self.items, self._holes, self._touched = AddressSpace([], 0), [], [], set()
         self.number += 1
 
     def look(self) -> Counted:
@@ -65,45 +79,52 @@ class Following:
             ProcessGone: it has ended, or has just started another program.
             NotSupported: it cannot be followed.
         """
+        self.look_at_pages()
+        pages, vmas = self.pages, self._space.vmas
+        holes = list(map(pages.hole, vmas))
+        known = {item.start: (item, hole) for item, hole in zip(self.items, self._holes, strict=True)}
+        items = []
+        for vma, hole in zip(vmas, holes, strict=True):
+            item, hole_before = known.get(vma.start, (None, 0))
+            is_same = item is not None and (item.vma is vma or item.vma == vma)
+            if item is None or not is_same or hole != hole_before or vma.start in self._touched:
+                item = self._of_vma(pages, vma, hole)
+            items.append(item)
+        self._touched, self.items, self._holes = set(), items, holes
+        torn = bool(pages.tables.torn) or self.is_torn()
+        return Counted(source="tables", vmas=items, torn=torn, notes=Notes(pages.notes()))
+
+    def look_at_pages(self) -> None:
+        """Bring what is known of the pages up to date, and count nothing. Raises what `look` does."""
         try:
             try:
-                return self._look()
+                return self._look_at_pages()
             except (ProcessGone, NotSupported, FormatError):
                 if not self.is_begun:
                     raise
             # Perhaps it runs another program now; or there was no room for what it has and for what it had once.
             self.close()
-            return self._look()
+            self._look_at_pages()
         except (ProcessGone, PermissionDenied, NotSupported, FormatError):
             self.close()
             raise
 
-    def is_torn(self) -> bool:
-        """Whether the VMAs are others than at the last look."""
-        return self.sources.is_torn(self._space)
-
-    def _look(self) -> Counted:
+    def _look_at_pages(self) -> None:
         sources = self.sources
         space = self._address_space()
         if self._pages is None:
             from mematlas.model.pagetables.followed import FollowedPages
 
             self._pages = FollowedPages(sources.dir, sources.page_table_access(), self.room, self.with_pages)
-        pages = self._pages
-        pages.look(space.vmas)
+        self._pages.look(space.vmas)
         self.number += 1
-        holes = list(map(pages.hole, space.vmas))
-        touched = pages.with_touched(space.vmas)
-        known = {item.start: (item, hole) for item, hole in zip(self.items, self._holes, strict=True)}
-        items = []
-        for index, (vma, hole) in enumerate(zip(space.vmas, holes, strict=True)):
-            item, hole_before = known.get(vma.start, (None, 0))
-            if item is None or hole != hole_before or index in touched or (item.vma is not vma and item.vma != vma):
-                item = self._of_vma(pages, vma, hole)
-            items.append(item)
-        self._space, self.items, self._holes = space, items, holes
-        torn = bool(pages.tables.torn) or self.is_torn()
-        return Counted(source="tables", vmas=items, torn=torn, notes=Notes(pages.notes()))
+        self._space = space
+        if self.items:
+            self._touched |= {space.vmas[index].start for index in self._pages.with_touched(space.vmas)}
+
+    def is_torn(self) -> bool:
+        """Whether the VMAs are others than at the last look."""
+        return self.sources.is_torn(self._space)
 
     def _address_space(self) -> AddressSpace:
         """Return the VMAs: those of the look before, if maps says the same."""
