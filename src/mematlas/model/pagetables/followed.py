@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from mematlas.arrays import Bools, Bytes, Counts, NDArray, Words, np
 from mematlas.errors import FormatError, NotSupported, ProcessGone
-from mematlas.kernel.backing import Backings
+from mematlas.kernel.backing import Backings, HoleBackings
 from mematlas.kernel.kpage import KPF_ZERO_PAGE, read_frame_words
 from mematlas.kernel.memory.structpage import UNKNOWN_COUNT
 from mematlas.kernel.pagemap import ENTRY_SIZE, FILE, MARK_A, MARK_B, PM_MMAP_EXCLUSIVE, PM_PRESENT, PRESENT, UNKNOWN
@@ -100,7 +100,7 @@ class FollowedPages:
         self.before: Words = self.words
         """The words that these had."""
         self.hidden = HiddenVmas(process)
-        self.backings = Backings(process, cached)
+        self.backings: Backings = HoleBackings(process, cached, lambda start, end: [(start, end)])
         """What shows nothing, and what is behind shared memory, at the last look."""
         self._cached = cached
         self._converter = EntryConverter(access)
@@ -158,11 +158,11 @@ class FollowedPages:
             raise ProcessGone(self.process.pid, "ended, or started another program, during the reading")
 
     def _look(self, vmas: Sequence[Vma]) -> None:
-        self.hidden = HiddenVmas(self.process)
-        self.backings = Backings(self.process, self._cached)
-        stretches = stretches_of(vmas, self.hidden, self.backings)
         changed, used = self.tables.read()
         self._grow()
+        self.hidden = HiddenVmas(self.process)
+        self.backings = HoleBackings(self.process, self._cached, self.tables.holes)
+        stretches = stretches_of(vmas, self.hidden, self.backings)
         used = self._take_use(used)
         changed = merged(changed, self._meant_otherwise(stretches))
         turn = self._next_turn()
