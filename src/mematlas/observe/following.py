@@ -79,37 +79,43 @@ class Following:
             ProcessGone: it has ended, or has just started another program.
             NotSupported: it cannot be followed.
         """
-        self.look_at_pages()
+        self.look_at_pages(are_counted=True)
         pages, vmas = self.pages, self._space.vmas
         holes = list(map(pages.hole, vmas))
         known = {item.start: (item, hole) for item, hole in zip(self.items, self._holes, strict=True)}
         items = []
-        for vma, hole in zip(vmas, holes, strict=True):
+        use = pages.with_use(vmas)
+        for index, (vma, hole) in enumerate(zip(vmas, holes, strict=True)):
             item, hole_before = known.get(vma.start, (None, 0))
             is_same = item is not None and (item.vma is vma or item.vma == vma)
             if item is None or not is_same or hole != hole_before or vma.start in self._touched:
                 item = self._of_vma(pages, vma, hole)
+            elif index in use:
+                item = with_use(item, *use[index])
             items.append(item)
         self._touched, self.items, self._holes = set(), items, holes
         torn = bool(pages.tables.torn) or self.is_torn()
         return Counted(source="tables", vmas=items, torn=torn, notes=Notes(pages.notes()))
 
-    def look_at_pages(self) -> None:
-        """Bring what is known of the pages up to date, and count nothing. Raises what `look` does."""
+    def look_at_pages(self, are_counted: bool = False) -> None:
+        """Bring what is known of the pages up to date, and count nothing. Raises what `look` does.
+
+        ``are_counted`` says that they are counted next, and their use with them.
+        """
         try:
             try:
-                return self._look_at_pages()
+                return self._look_at_pages(are_counted)
             except (ProcessGone, NotSupported, FormatError):
                 if not self.is_begun:
                     raise
             # Perhaps it runs another program now; or there was no room for what it has and for what it had once.
             self.close()
-            self._look_at_pages()
+            self._look_at_pages(are_counted)
         except (ProcessGone, PermissionDenied, NotSupported, FormatError):
             self.close()
             raise
 
-    def _look_at_pages(self) -> None:
+    def _look_at_pages(self, are_counted: bool) -> None:
         sources = self.sources
         space = self._address_space()
         if self._pages is None:
@@ -120,7 +126,10 @@ class Following:
         self.number += 1
         self._space = space
         if self.items:
-            self._touched |= {space.vmas[index].start for index in self._pages.with_touched(space.vmas)}
+            touched = self._pages.with_touched(space.vmas)
+            if not are_counted:
+                touched.update(self._pages.with_use(space.vmas))
+            self._touched |= {space.vmas[index].start for index in touched}
 
     def is_torn(self) -> bool:
         """Whether the VMAs are others than at the last look."""
@@ -138,3 +147,9 @@ class Following:
         counts, state = pages.count(vma), STATE_OF_BYTE[hole]
         usage = usage_of_tables(vma, counts, self.sources.page_size, state)
         return VmaUsage(vma, usage, state, None, counts.nr_accessed, counts.nr_dirty)
+
+
+def with_use(item: VmaUsage, nr_accessed: int, nr_dirty: int) -> VmaUsage:
+    """Return a VMA with so many more pages accessed, and dirty; of these fewer where that is negative."""
+    accessed, dirty = (item.nr_accessed or 0) + nr_accessed, (item.nr_dirty or 0) + nr_dirty
+    return VmaUsage(item.vma, item.usage, item.first_state, item.phys, accessed, dirty)

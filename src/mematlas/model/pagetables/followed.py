@@ -14,7 +14,18 @@ from mematlas.errors import FormatError, NotSupported, ProcessGone
 from mematlas.kernel.backing import Backings, HoleBackings
 from mematlas.kernel.kpage import KPF_ZERO_PAGE, read_frame_words
 from mematlas.kernel.memory.structpage import UNKNOWN_COUNT
-from mematlas.kernel.pagemap import ENTRY_SIZE, FILE, MARK_A, MARK_B, PM_MMAP_EXCLUSIVE, PM_PRESENT, PRESENT, UNKNOWN
+from mematlas.kernel.pagemap import (
+    ACCESSED,
+    DIRTY,
+    ENTRY_SIZE,
+    FILE,
+    MARK_A,
+    MARK_B,
+    PM_MMAP_EXCLUSIVE,
+    PM_PRESENT,
+    PRESENT,
+    UNKNOWN,
+)
 from mematlas.model.hidden import HiddenVmas
 from mematlas.model.pagetables import entries as paging
 from mematlas.model.pagetables.convert import EntryConverter
@@ -94,7 +105,9 @@ class FollowedPages:
         self.words: Words = np.zeros(0, np.uint64)
         """The word of each page, by its place in ``tables``; 0 where there is nothing, or no VMA."""
         self.touched: tuple[Places, ...] = ()
-        """The places of pages of which anything is other than at the look before; each of these ascends."""
+        """The places of pages of which anything but their use alone is other than at the look before; each ascends."""
+        self.used: tuple[Places, Bytes, Bytes] = (NOWHERE, np.zeros(0, np.uint8), np.zeros(0, np.uint8))
+        """The places of pages of which their use alone is, with the use that they had, and have."""
         self.changed = NOWHERE
         """The places of pages of which the word is."""
         self.before: Words = self.words
@@ -163,7 +176,7 @@ class FollowedPages:
         self.hidden = HiddenVmas(self.process)
         self.backings = HoleBackings(self.process, self._cached, self.tables.holes)
         stretches = stretches_of(vmas, self.hidden, self.backings)
-        used = self._take_use(used)
+        self.used = self._take_use(used)
         changed = merged(changed, self._meant_otherwise(stretches))
         turn = self._next_turn()
         places = merged(changed, self._to_renew(turn))
@@ -183,7 +196,7 @@ class FollowedPages:
         self.before = np.concatenate((before[0][differ], self.words[flipped] ^ EXCLUSIVE))
         for was, column in zip(before[1:], now[1:], strict=True):
             differ |= was != column
-        self.touched = (places[differ], told, used)
+        self.touched = (places[differ], told)
         self._is_used = (self.tables.kinds != 0) | self._is_marked
         self._nr_looks += 1
 
@@ -321,8 +334,8 @@ class FollowedPages:
         self._use[places] = use
         self._counts[places] = 0
 
-    def _take_use(self, places: Places) -> Places:
-        """Take the use of pages of which that alone is different; return the places of those of which it is."""
+    def _take_use(self, places: Places) -> tuple[Places, Bytes, Bytes]:
+        """Take the use of pages of which that alone is different; return the places, and the use before and now."""
         is_shown = self.words[places] & np.uint64(PM_PRESENT) != 0
         places = places[is_shown]
         was, held = self._use[places], state_bytes(self.words[places])
@@ -330,8 +343,7 @@ class FollowedPages:
         use |= was & np.uint8(ASKED)
         self._sums.move(places, (held, was), (held, use))
         self._use[places] = use
-        changed: Places = places[was != use]
-        return changed
+        return places, was, use
 
     def _alike(self, found: NDArray[np.intp], kinds: Bytes) -> Iterator[tuple[int, int, NDArray[np.intp] | slice]]:
         """Yield which pages are of one class, in rows of one kind, with these two; but for those in no stretch."""
@@ -462,13 +474,36 @@ class FollowedPages:
     # What is known then
 
     def with_touched(self, vmas: Sequence[Vma]) -> set[int]:
-        """Return the indexes of the VMAs with pages of which anything is other than at the look before."""
+        """Return the indexes of the VMAs with pages of which anything but their use alone is other than at the look
+        before.
+        """
+        ranges = self._ranges_of(vmas)
+        return {number for places in self.touched for number in ranges.with_any(places)}
+
+    def with_use(self, vmas: Sequence[Vma]) -> dict[int, tuple[int, int]]:
+        """Return the indexes of VMAs with pages of which the use alone is other than before, each with how many more of
+        them are accessed, and how many more dirty.
+        """
+        places, was, use = self.used
+        found = self._ranges_of(vmas).find(places)
+        inside = found >= 0
+        found, was, use = found[inside], was[inside], use[inside]
+
+        def nr_more(bit: int) -> NDArray[np.intp]:
+            now, then = (np.bincount(found[some & bit != 0], minlength=len(vmas)) for some in (use, was))
+            return now - then
+
+        accessed, dirty = nr_more(ACCESSED), nr_more(DIRTY)
+        changed = np.flatnonzero((accessed != 0) | (dirty != 0))
+        return {number: (int(accessed[number]), int(dirty[number])) for number in changed.tolist()}
+
+    def _ranges_of(self, vmas: Sequence[Vma]) -> PlaceRanges:
         known, ranges = self._ranges
         if known is not vmas or ranges.nr_regions != len(self.tables.regions):
             starts, ends = (np.array([getattr(vma, name) for vma in vmas], np.uint64) for name in ("start", "end"))
             ranges = PlaceRanges(self.tables, starts, ends)
             self._ranges = vmas, ranges
-        return {number for places in self.touched for number in ranges.with_any(places)}
+        return ranges
 
     def hole(self, vma: Vma) -> int:
         """Return the state byte of the pages of a VMA of which nothing is known."""
