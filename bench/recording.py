@@ -1,19 +1,24 @@
 """What recording costs, and what reading a recording does: figures for docs/performance.md.
 
-.venv/bin/python bench/recording.py [GIB [DAYS]]       as root; of a process of so many GiB (default 1), and a recording
-                                                       of so many days (default 1; 10 are 1 GB)
+.venv/bin/python bench/recording.py [GIB] [--way WAY] [--days DAYS]
 
-It is no timed test: nothing here fails. CPU times are of the recorder and of what writes for it.
+As root; of a process of so many GiB (default 1), changing in a WAY; and of a recording of so many days (default 1; 10 are
+1 GB).
+
+WAY is one of `WAYS` (default: a part of it after the other). It is no timed test: nothing here fails. CPU times are of
+the recorder and of what writes for it.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import mmap
 import os
-import re
 import resource
+import signal
 import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,24 +36,45 @@ from mematlas.timeline.sampler import Cost, Snapshot
 from mematlas.timeline.watch import Look, Seen
 
 MIB, GIB = 1 << 20, 1 << 30
-SECONDS = 20
+SECONDS = 33
+"""As many looks, one of which records pages whole."""
 NR_PROCESSES = 100
 ROUNDS, LOOKS = 3, 20
+SETTLED = 5
+"""Seconds after the start from which on what it takes is measured: the first looks have more to do."""
 CHANGING = """
-import mmap, sys, time
-size = int(sys.argv[1]); page = mmap.PAGESIZE
-area = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-area.madvise(mmap.MADV_NOHUGEPAGE)
+import mmap, os, random, sys, time
+size, way = int(sys.argv[1]), sys.argv[2]; page = mmap.PAGESIZE
+area = mmap.mmap(-1, size, (mmap.MAP_SHARED if way == "shared" else mmap.MAP_PRIVATE) | mmap.MAP_ANONYMOUS)
+if way != "shared": area.madvise(mmap.MADV_HUGEPAGE if way == "huge" else mmap.MADV_NOHUGEPAGE)
 for at in range(0, size, page): area[at] = 1
+parent = os.getpid()
+if way == "forked" and os.fork() == 0:
+    while os.getppid() == parent: time.sleep(0.5)
+    os._exit(0)
 print("there", flush=True)
-part = size // 100 // page
-number = 0
+nr_pages = size // page
+part, number, random, rest = nr_pages // 100, 0, random.Random(1), []
 while True:
-    first = number * part * page % size
-    area.madvise(mmap.MADV_DONTNEED, first, part * page)
-    for at in range(first, min(first + part * page, size), page): area[at] = 2
+    if way == "scattered":
+        for at in rest: area[at] = 2
+        rest = [random.randrange(nr_pages) * page for _ in range(part // 2)]
+        for at in rest: area.madvise(mmap.MADV_DONTNEED, at, page)
+    elif way == "growing":
+        rest.append(mmap.mmap(-1, part * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        rest[-1].madvise(mmap.MADV_NOHUGEPAGE)
+        for at in range(0, part * page, page): rest[-1][at] = 2
+    else:
+        first = number * part * page % size
+        if way != "forked": area.madvise(mmap.MADV_DONTNEED, first, min(part * page, size - first))
+        for at in range(first, min(first + part * page, size), page): area[at] = 2
     number += 1
     time.sleep(1)
+"""
+WAYS = ("parts", "scattered", "growing", "huge", "shared", "forked")
+"""How a hundredth of its pages changes each second: a part after the other is given back and touched again, of private
+memory, of huge pages, or of shared memory; pages are, anywhere; a hundredth is added; or written to, of what a child
+maps as well.
 """
 MAPPING = """
 import mmap, sys, time
@@ -91,24 +117,43 @@ def told(name: str, value: str) -> None:
     print(f"{name:58} {value}", flush=True)
 
 
-def of_one(size: int, directory: str) -> None:
+def spent(pid: int) -> float:
+    """Return the processor seconds of a process and of its children, so far."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        pids = [pid, *map(int, file.read().split())]
+    nanoseconds = 0
+    for one in pids:
+        for thread in os.listdir(f"/proc/{one}/task"):
+            with open(f"/proc/{one}/task/{thread}/schedstat") as file:
+                nanoseconds += int(file.read().split()[0])
+    return nanoseconds / 1e9
+
+
+def recorded(path: str, *words: object) -> tuple[float, float]:
+    """Record for a while; return what part of a core that takes, all of it, and how long a look does in the middle."""
+    line = ["record", *words, "-i", "1s", "--budget", "100%", "-o", path]
+    with subprocess.Popen([sys.executable, "-m", "mematlas", *map(str, line)], stderr=subprocess.DEVNULL) as recorder:
+        time.sleep(SETTLED)
+        before, began = spent(recorder.pid), time.perf_counter()
+        time.sleep(SECONDS)
+        part = (spent(recorder.pid) - before) / (time.perf_counter() - began)
+        recorder.send_signal(signal.SIGINT)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        looks = [cpu for (cpu,) in database.execute("SELECT cpu_s FROM moment WHERE id > 2")]
+    return part, statistics.median(looks)
+
+
+def of_one(size: int, way: str, directory: str) -> None:
     """A process of which a hundredth changes each second, with the state of its pages."""
-    with running(CHANGING, size) as target:
+    with running(CHANGING, size, way) as target:
         assert target.stdout
         target.stdout.readline()
-        start = cpu_of("record", target.pid, "-d", 0, "-o", f"{directory}/0.mematlas", "--what", "pages")[0]
         for what in ("usage", "vmas", "pages", "frames"):
             path = f"{directory}/{what}.mematlas"
-            words = ("record", target.pid, "-d", SECONDS, "-i", "1s", "--budget", "100%", "--what", what, "-o", path)
-            cpu, wall, text = cpu_of(*words)
-            found = re.search(r"(\d+) moments", text)
-            nr = int(found[1]) if found else 1
-            part = (
-                f"{(cpu - start) / max(nr - 1, 1) * 1e3:7.1f} ms a look, {100 * (cpu - start) / wall:5.1f} % of a core"
-            )
+            part, look = recorded(path, target.pid, "--what", what)
             told(
-                f"{size / GIB:g} GiB, 1 % of it changing, --what {what}, 1 s",
-                f"{part}, {os.stat(path).st_size / MIB:.2f} MiB",
+                f"{size / GIB:g} GiB, 1 % of it changing ({way}), --what {what}, 1 s",
+                f"{look * 1e3:7.1f} ms a look, {100 * part:5.2f} % of a core, {os.stat(path).st_size / MIB:.2f} MiB",
             )
         cpu, _, _ = cpu_of("diff", f"{directory}/pages.mematlas@1s", f"{directory}/pages.mematlas@10s")
         told(f"diff of two moments of {size / GIB:g} GiB", f"{cpu:7.2f} s of CPU")
@@ -120,11 +165,9 @@ def of_many(directory: str) -> None:
         pids = [stack.enter_context(running(SLEEPING)).pid for _ in range(NR_PROCESSES)]
         time.sleep(2)
         path = f"{directory}/many.mematlas"
-        start = cpu_of("record", *pids, "-d", 0, "-o", f"{directory}/00.mematlas", "--what", "usage")[0]
-        words = ("record", *pids, "-d", SECONDS, "-i", "1s", "--budget", "100%", "--what", "usage", "-o", path)
-        cpu, wall, _ = cpu_of(*words)
-        told(f"{NR_PROCESSES} processes by usage, 1 s", f"{100 * (cpu - start) / wall:7.1f} % of a core")
-        told("as they stand still, on disk", f"{os.stat(path).st_size / MIB:7.2f} MiB in {SECONDS} s")
+        part, _ = recorded(path, *pids, "--what", "usage")
+        told(f"{NR_PROCESSES} processes by usage, 1 s", f"{100 * part:7.1f} % of a core")
+        told("as they stand still, on disk", f"{os.stat(path).st_size / MIB:7.2f} MiB in {SETTLED + SECONDS} s")
         cpu, _, _ = cpu_of("report", path)
         told("report of it", f"{cpu:7.2f} s of CPU")
 
@@ -224,16 +267,27 @@ def of_target() -> None:
                 recorder.wait()
 
 
+def bytes_of(text: str) -> int:
+    """Return so many GiB in bytes, as whole pages."""
+    size = int(float(text) * GIB)
+    return size - size % mmap.PAGESIZE
+
+
 def main() -> int:
     """Measure all of it."""
-    size = int(float(sys.argv[1]) * GIB) if len(sys.argv) > 1 else GIB
-    size -= size % mmap.PAGESIZE
+    parser = argparse.ArgumentParser(description="Measure what recording costs, and what reading a recording does.")
+    parser.add_argument("gib", nargs="?", type=bytes_of, default="1", help="GiB of memory (default 1)")
+    parser.add_argument("--way", choices=WAYS, default=WAYS[0])
+    parser.add_argument("--days", type=int, default=1)
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
-        of_one(size, directory)
-        of_many(directory)
-        of_days(directory, int(sys.argv[2]) if len(sys.argv) > 2 else 1)
-    of_looks(size)
-    of_target()
+        of_one(arguments.gib, arguments.way, directory)
+        if arguments.way == WAYS[0]:
+            of_many(directory)
+            of_days(directory, arguments.days)
+    if arguments.way == WAYS[0]:
+        of_looks(arguments.gib)
+        of_target()
     return 0
 
 

@@ -22,11 +22,14 @@ from mematlas.analysis.results import VmaUsage
 from mematlas.errors import ProcessGone
 from mematlas.frozen import replace
 from mematlas.kernel.pagemap import PM_MMAP_EXCLUSIVE
+from mematlas.kernel.procfs import ProcFS
 from mematlas.model.pagetables import followed as module
 from mematlas.model.pagetables.room import TableRoom
 from mematlas.observe.following import Following
 from mematlas.observe.moments import MomentRecorder
-from mematlas.timeline.watch import followed_words
+from mematlas.timeline import watch as watching
+from mematlas.timeline.watch import Watch, followed_words
+from mematlas.timeline.words import Followed as followed_file
 from mematlas.timeline.words import Sparse, changed, empty, from_parts
 from victim import FIXTURES, KINDS, PATH_KINDS, Victim, process_state, wait_until
 
@@ -256,10 +259,11 @@ def test_what_can_be_asked_about_only_in_turn_is_said_and_is_true_in_time(
     followed = Followed(changing.pid)
     changing.do("touch", "anon", 0, 900)
     changing.do("fork")  # all that was written to is another's too now
+    assert module.IN_TURN.code not in followed.look()[2]  # all is new: it was asked about
     assert all(module.IN_TURN.code in followed.look()[2] for _ in range(3))
     changing.do("reap")
     with stopped(changing.pid):
-        for _ in range(module.MOST_OLD):
+        for _ in range(module.MOST_OLD - 1):
             _, _, codes = followed.look()
         assert module.IN_TURN.code in codes
     settle(changing.pid, followed)
@@ -356,3 +360,24 @@ def test_pages_that_are_taken_as_they_are_counted_are_those_of_a_reading_of_thei
     now, then = as_dict(told), as_dict(words)
     differ = {page for page in now.keys() | then.keys() if now.get(page) != then.get(page)}
     assert not {page for page in differ if not any(vma.start <= page * PAGE < vma.end for vma in libraries)}
+
+
+def test_of_many_huge_pages_amounts_are_of_smaps_and_pages_are_followed(
+    changing: Changing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "MANY_PAGES", 100)
+    monkeypatch.setattr(module, "MOST_ASKED", 64)
+    changing.do("touch", "anon", 0, 900)
+    with Watch([str(changing.pid)], ProcFS(), what=["frames"]) as watch, stopped(changing.pid):
+        first, second = (watch.look().seen[0] for _ in range(2))
+        _, words, _ = fresh(changing.pid)
+        assert second.files
+        file = second.files.words["pagemap"]
+        assert isinstance(file, followed_file)
+        now, then = as_dict(file.whole()), as_dict(words)
+    assert first.usage.reading.source == second.usage.reading.source == "smaps"
+    assert not [note for note in first.usage.reading.notes if note.code == "counts-in-turn"]
+    assert module.PAGES_IN_TURN in second.usage.reading.notes
+    assert {page: word & ~PM_MMAP_EXCLUSIVE for page, word in now.items()} == {
+        page: word & ~PM_MMAP_EXCLUSIVE for page, word in then.items()
+    }

@@ -296,3 +296,29 @@ def test_a_block_without_huge_pages_is_not_asked_about(monkeypatch: pytest.Monke
         assert list(reader.blocks(stack))
 
     assert asked == []
+
+
+HUGE_ALONE = """
+import ctypes, json, mmap, sys
+size = json.loads(sys.argv[1])
+area = mmap.mmap(-1, 4 * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+start = address + -address % size
+area.madvise(mmap.MADV_HUGEPAGE)
+area[start - address] = 1
+print(json.dumps(start), flush=True)
+"""
+
+
+def test_the_end_of_a_huge_page_is_huge_however_little_of_it_is_looked_at() -> None:
+    size = huge_size()
+    with program(HUGE_ALONE, size) as running, Process(running.pid) as process, PageReader(process.dir) as reader:
+        vma = next(vma for vma in process.address_space().vmas if vma.start <= running.told < vma.end)
+        whole = next(reader.blocks(vma, running.told))
+        if not reader.huge_ranges(vma, whole):
+            pytest.skip("no huge page was to be had")
+        nr_pages = size // PAGE
+        for first in (1, nr_pages // 2, nr_pages - 1):
+            block = next(reader.blocks(vma, running.told + first * PAGE))
+            assert len(block) > nr_pages - first  # with pages behind it that are absent
+            assert reader.huge_ranges(vma, block) == [(0, nr_pages - first)]

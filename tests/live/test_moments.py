@@ -16,11 +16,13 @@ from helpers import PAGE, mematlas, program
 from mematlas import Process
 from mematlas.kernel.pagemap import Block
 from mematlas.kernel.procfs import ProcFS
+from mematlas.timeline import watch as module
 from mematlas.timeline.encoding import MOST_DELTAS, Encoder
 from mematlas.timeline.recorder import facts_of
 from mematlas.timeline.recording import Recording
 from mematlas.timeline.sampler import Cost, Snapshot
 from mematlas.timeline.watch import Watch
+from mematlas.timeline.words import Followed
 from mematlas.timeline.writing import RecordingWriter
 from victim import Victim, process_state, wait_until
 
@@ -324,8 +326,12 @@ def entries_of(pid: int) -> dict[int, int]:
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
-def test_what_is_put_together_from_changes_is_what_was_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_followed", [False, True])
+def test_what_is_put_together_from_changes_is_what_was_there(
+    is_followed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A program that writes to other pages at each step, and gives some back."""
+    monkeypatch.setattr(module, "MANY_PAGES", 0 if is_followed else 1 << 40)
     path = str(tmp_path / "x.mematlas")
     expected = []
     with program(CHANGING, wait="") as running, Watch([str(running.pid)], ProcFS(), what=["frames"]) as watch:
@@ -338,7 +344,12 @@ def test_what_is_put_together_from_changes_is_what_was_there(tmp_path: Path) -> 
                 running.process.stdin.flush()
                 running.process.stdout.readline()
                 expected.append(entries_of(running.pid))
-                writer.add(encoder.rows_of(Snapshot(1e9, float(step), watch.look(), Cost(0.0, 0.0))))
+                look = watch.look()
+                files = look.seen[0].files
+                assert files
+                if is_followed and not isinstance(files.words["pagemap"], Followed):
+                    pytest.skip("page tables cannot be read")
+                writer.add(encoder.rows_of(Snapshot(1e9, float(step), look, Cost(0.0, 0.0))))
     with Recording(path) as recording:
         (process,) = recording.processes()
         for step, entries in enumerate(expected):

@@ -155,6 +155,36 @@ class Backings:
         return backing
 
 
+class HoleBackings(Backings):
+    """The same for a process of which it is known where it has an entry for each page: of these no file is asked, which
+    takes longer than reading their entries.
+    """
+
+    def __init__(
+        self, process: ProcessDir, cached: bool, holes_of: Callable[[int, int], Sequence[tuple[int, int]]]
+    ) -> None:
+        """``holes_of`` returns where, from one address to another, pages may have no entry that maps memory."""
+        super().__init__(process, cached)
+        self._holes_of = holes_of
+
+    def of(self, vma: Vma) -> Backing | None:
+        """Return what the file of a VMA holds where there may be no entries; None where it may not be asked."""
+        if vma not in self:
+            self._asked[vma.start] = self._of_holes(vma)
+        return self._asked[vma.start]
+
+    def _of_holes(self, vma: Vma) -> Backing | None:
+        ranges: list[Part] = []
+        note = None
+        for start, end in self._holes_of(vma.start, vma.end):
+            backing = self.part(vma, start, end, self.cached)
+            if backing is None:
+                return None
+            ranges += backing.ranges
+            note = note or backing.note
+        return Backing(ranges, note)
+
+
 class KnownBackings(Backings):
     """The same for one of several processes that map the same files: each part of a file is asked about once."""
 

@@ -142,7 +142,8 @@ class Pacer:
         """Account for a read of this length, of so many bytes of entries; and sleep when it is time."""
         self.used += seconds
         if size > PACED_BLOCK_SIZE and seconds > self.WORK:
-            self.most = max(PACED_BLOCK_SIZE, size // 2)
+            # A power of two, though the last read of a VMA is of any size: blocks begin where tables do.
+            self.most = max(PACED_BLOCK_SIZE, 1 << (size // 2).bit_length() - 1)
         elif size == self.most < BLOCK_SIZE and seconds < self.WORK * self.ROOM:
             self.most *= 2
         if self.used >= self.WORK:

@@ -419,9 +419,11 @@ class PageReader:
         size = per_table * self.page_size
         if vma.start + -vma.start % size + size > vma.end:
             return False
-        if len(block) - block.kinds.get(0, 0) < min(per_table, len(block)):
-            return False
         first = block.address // self.page_size
+        # A range may begin, or end, in the middle of one.
+        parts = per_table, -first % per_table, (first + len(block)) % per_table
+        if len(block) - block.kinds.get(0, 0) < min(len(block), *filter(None, parts)):
+            return False
         entries, states = block.entries, block.states
         for index in (0, *range(-first % per_table, len(block), per_table)):
             frame = entries[index] & PM_PFRAME

@@ -375,9 +375,7 @@ class Recorder:
         states = bytearray(block.states)
         try:
             for low, high in reader.huge_ranges(vma, block):
-                for index in range(low, high):
-                    if states[index] & PRESENT:
-                        states[index] |= MARK_B
+                states[low:high] = states[low:high].translate(AS_HUGE)
         except NotSupported as error:
             self.huge_known = False
             self.notes.add(Note("huge-unknown", f"this source does not show huge pages: {error}"))
@@ -416,6 +414,7 @@ def text_of(facts: dict[str, Any]) -> bytes:
     return (json.dumps(facts, indent=1) + "\n").encode("ascii")
 
 
+AS_HUGE = bytes(byte | MARK_B if byte & PRESENT else byte for byte in range(256))
 WITHOUT_UNKNOWN = bytes(0 if byte == UNKNOWN else byte for byte in range(256))
 
 

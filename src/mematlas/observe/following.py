@@ -16,6 +16,8 @@ from mematlas.notes import Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mematlas.kernel.maps import Vma
     from mematlas.model.pagetables.followed import FollowedPages
     from mematlas.model.pagetables.room import TableRoom
@@ -37,6 +39,8 @@ class Following:
         self._pages: FollowedPages | None = None
         self._space = AddressSpace([], 0)
         self._holes: list[int] = []
+        self._touched: set[int] = set()
+        """The starts of VMAs of which there is anything that is not in ``items`` yet."""
 
     @property
     def pages(self) -> FollowedPages:
@@ -46,16 +50,26 @@ class Following:
         return self._pages
 
     @property
+    def vmas(self) -> Sequence[Vma]:
+        """The VMAs of the last look."""
+        return self._space.vmas
+
+    @property
     def is_begun(self) -> bool:
         """Whether there is anything that the next look can go on from."""
         return self._pages is not None
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether amounts were counted at the last look that anything was asked for."""
+        return bool(self.items)
 
     def close(self) -> None:
         """Forget all that is known."""
         if self._pages is not None:
             self._pages.close()
             self._pages = None
-        self._space, self.items, self._holes = AddressSpace([], 0), [], []
+        self._space, self.items, self._holes, self._touched = AddressSpace([], 0), [], [], set()
         self.number += 1
 
     def look(self) -> Counted:
@@ -65,45 +79,61 @@ class Following:
             ProcessGone: it has ended, or has just started another program.
             NotSupported: it cannot be followed.
         """
+        self.look_at_pages(are_counted=True)
+        pages, vmas = self.pages, self._space.vmas
+        holes = list(map(pages.hole, vmas))
+        known = {item.start: (item, hole) for item, hole in zip(self.items, self._holes, strict=True)}
+        items = []
+        use = pages.with_use(vmas)
+        for index, (vma, hole) in enumerate(zip(vmas, holes, strict=True)):
+            item, hole_before = known.get(vma.start, (None, 0))
+            is_same = item is not None and (item.vma is vma or item.vma == vma)
+            if item is None or not is_same or hole != hole_before or vma.start in self._touched:
+                item = self._of_vma(pages, vma, hole)
+            elif index in use:
+                item = with_use(item, *use[index])
+            items.append(item)
+        self._touched, self.items, self._holes = set(), items, holes
+        torn = bool(pages.tables.torn) or self.is_torn()
+        return Counted(source="tables", vmas=items, torn=torn, notes=Notes(pages.notes()))
+
+    def look_at_pages(self, are_counted: bool = False) -> None:
+        """Bring what is known of the pages up to date, and count nothing. Raises what `look` does.
+
+        ``are_counted`` says that they are counted next, and their use with them.
+        """
         try:
             try:
-                return self._look()
+                return self._look_at_pages(are_counted)
             except (ProcessGone, NotSupported, FormatError):
                 if not self.is_begun:
                     raise
             # Perhaps it runs another program now; or there was no room for what it has and for what it had once.
             self.close()
-            return self._look()
+            self._look_at_pages(are_counted)
         except (ProcessGone, PermissionDenied, NotSupported, FormatError):
             self.close()
             raise
 
-    def is_torn(self) -> bool:
-        """Whether the VMAs are others than at the last look."""
-        return self.sources.is_torn(self._space)
-
-    def _look(self) -> Counted:
+    def _look_at_pages(self, are_counted: bool) -> None:
         sources = self.sources
         space = self._address_space()
         if self._pages is None:
             from mematlas.model.pagetables.followed import FollowedPages
 
             self._pages = FollowedPages(sources.dir, sources.page_table_access(), self.room, self.with_pages)
-        pages = self._pages
-        pages.look(space.vmas)
+        self._pages.look(space.vmas)
         self.number += 1
-        holes = list(map(pages.hole, space.vmas))
-        touched = pages.with_touched(space.vmas)
-        known = {item.start: (item, hole) for item, hole in zip(self.items, self._holes, strict=True)}
-        items = []
-        for index, (vma, hole) in enumerate(zip(space.vmas, holes, strict=True)):
-            item, hole_before = known.get(vma.start, (None, 0))
-            if item is None or hole != hole_before or index in touched or (item.vma is not vma and item.vma != vma):
-                item = self._of_vma(pages, vma, hole)
-            items.append(item)
-        self._space, self.items, self._holes = space, items, holes
-        torn = bool(pages.tables.torn) or self.is_torn()
-        return Counted(source="tables", vmas=items, torn=torn, notes=Notes(pages.notes()))
+        self._space = space
+        if self.items:
+            touched = self._pages.with_touched(space.vmas)
+            if not are_counted:
+                touched.update(self._pages.with_use(space.vmas))
+            self._touched |= {space.vmas[index].start for index in touched}
+
+    def is_torn(self) -> bool:
+        """Whether the VMAs are others than at the last look."""
+        return self.sources.is_torn(self._space)
 
     def _address_space(self) -> AddressSpace:
         """Return the VMAs: those of the look before, if maps says the same."""
@@ -117,3 +147,9 @@ class Following:
         counts, state = pages.count(vma), STATE_OF_BYTE[hole]
         usage = usage_of_tables(vma, counts, self.sources.page_size, state)
         return VmaUsage(vma, usage, state, None, counts.nr_accessed, counts.nr_dirty)
+
+
+def with_use(item: VmaUsage, nr_accessed: int, nr_dirty: int) -> VmaUsage:
+    """Return a VMA with so many more pages accessed, and dirty; of these fewer where that is negative."""
+    accessed, dirty = (item.nr_accessed or 0) + nr_accessed, (item.nr_dirty or 0) + nr_dirty
+    return VmaUsage(item.vma, item.usage, item.first_state, item.phys, accessed, dirty)

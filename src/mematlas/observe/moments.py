@@ -81,7 +81,7 @@ class MomentRecorder(Recorder):
         Of a process that was ``followed`` to this moment there is no pagemap in it: that is known to who follows it.
         """
         if followed:
-            self._note_facts(followed.pages, vmas)
+            self._note_facts(followed.pages, followed.vmas)
         has_pagemap = followed or "pagemap" in self.words or self._save_pagemap(self.held, vmas)
         if has_pagemap and self.with_frames:
             self._save_words_of_frames(followed.pages.every()[1] if followed else self._words_taken())
@@ -113,7 +113,7 @@ class MomentRecorder(Recorder):
             words[held == 0] = 0
         yield block.address // self.process.page_size * WORD_SIZE, words.tobytes()
 
-    def _note_facts(self, pages: FollowedPages, vmas: list[Vma]) -> None:
+    def _note_facts(self, pages: FollowedPages, vmas: Iterable[Vma]) -> None:
         """Take note of what is not known of pages that are followed, and why."""
         for vma in vmas:
             self._note_hidden(pages, vma)

@@ -15,6 +15,7 @@ from mematlas.kernel.vmfile import find_files
 from mematlas.model.address_space import AddressSpace
 from mematlas.model.target import own_pid
 from mematlas.notes import Note, Notes
+from mematlas.observe.accesses import Accesses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
         """What looks at a process again and again: `mematlas.observe.following.Following`."""
 
         @property
-        def is_begun(self) -> bool:
-            """Whether the next look can go on from the one before."""
+        def is_counting(self) -> bool:
+            """Whether the next look can go on from the amounts of the one before."""
 
         def look(self) -> Counted:
             """Return how much there is now."""
@@ -137,10 +138,9 @@ class Sources:
         """What follows it by its page tables, where somebody wants that: see `Process.follow`."""
         self.taker: Taker | None = None
         """What takes pages as they are counted by pagemap, where somebody wants both."""
-        self._access: dict[str, PageTableAccess] = {}
-        """By the reader that was asked for, and by its own name."""
-        self._counts: CountAccess | None = None
-        self._may_count = True
+        self.accesses = Accesses(self.procfs)
+        """What page tables are read and counted with."""
+        self._are_shared = False
 
     @property
     def is_closed(self) -> bool:
@@ -151,19 +151,13 @@ class Sources:
         """Let go of the process, and of what its page tables are read with."""
         if self.following:
             self.following.close()
-        for access in self._access.values():
-            access.close()
-        self._access.clear()
-        if self._counts:
-            self._counts.close()
-            self._counts = None
+        if not self._are_shared:
+            self.accesses.close()
         self.dir.close()
 
     def take_over(self, other: Sources) -> None:
         """Have what page tables are read with of another process, which has it no more: it takes long to open."""
-        self._access, other._access = other._access, {}
-        self._counts, other._counts = other._counts, None
-        self._may_count = other._may_count
+        self.accesses, other.accesses = other.accesses, Accesses(other.procfs)
         self.will_look_again = True
 
     def expect_more_looks(self) -> None:
@@ -172,6 +166,10 @@ class Sources:
 
         self.will_look_again = True
         self.last_texts, self.last_usages = LastTexts(), {}
+    def share(self, accesses: Accesses) -> None:
+        """Have what page tables are read with of several processes, which who watches them closes."""
+        self.accesses.close()
+        self.accesses, self._are_shared = accesses, True
 
     # What it is now
 
@@ -242,7 +240,7 @@ class Sources:
         check_source(wanted, SOURCES if span is None else PAGE_SOURCES)
         if wanted != "auto":
             return SourceChoice(wanted)
-        if self.following and self.following.is_begun and span is None and not numa:
+        if self.following and self.following.is_counting and span is None and not numa:
             return SourceChoice("tables")
         hold = self._hold(max_stall, span, numa) if self.procfs.live else 0
         if hold <= max_stall:
@@ -359,24 +357,11 @@ class Sources:
             PermissionDenied: it needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN; and kpagecount CAP_DAC_READ_SEARCH.
             NotSupported: this kernel, or its lockdown, has no way; or this is a capture.
         """
-        if reader not in self._access:
-            from mematlas.model.pagetables.reach import reach_tables
-
-            self._access[reader] = access = reach_tables(self.procfs, reader)
-            # What was taken automatically is the one of its name as well.
-            self._access.setdefault(access.name, access)
-        return self._access[reader]
+        return self.accesses.tables(reader)
 
     def count_access(self) -> CountAccess | None:
         """Return what page tables are counted with in the kernel, held until `close`; None where they must be read."""
-        if self._counts is None and self._may_count:
-            from mematlas.model.pagetables.reach import reach_counts
-
-            try:
-                self._counts = reach_counts(self.procfs)
-            except (PermissionDenied, NotSupported, FormatError):
-                self._may_count = False
-        return self._counts
+        return self.accesses.counts()
 
     def why_no_counts(self) -> Error | None:
         """Return what keeps us from counting, or else from reading, page tables; None when nothing does."""
@@ -411,10 +396,7 @@ class Sources:
 
     def reader_name(self, source: str) -> str | None:
         """Return by what reader page tables were read; None for other sources."""
-        if source != "tables":
-            return None
-        access = self._access.get("auto") or self._counts
-        return access.name if access else None
+        return self.accesses.name if source == "tables" else None
 
     def smaps_hold(self, enough: float = 0.0) -> float:
         """Return for how many seconds reading smaps would hold up the process; see `mematlas.model.stalls`."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from mematlas.errors import NoAddressSpace, PermissionDenied, ProcessGone, TargetNotFound
+from mematlas.errors import (
+    FormatError,
+    NoAddressSpace,
+    NotSupported,
+    PermissionDenied,
+    ProcessGone,
+    TargetNotFound,
+)
 from mematlas.frozen import record, replace
 from mematlas.kernel.aside import ask_aside, is_left_behind
 from mematlas.kernel.status import PROGRAM, parse_faults, parse_layout, read_layout, read_stat_whole
 from mematlas.model.pagetables.room import TableRoom
 from mematlas.model.search import distinct, find
 from mematlas.model.target import Target, is_group
-from mematlas.notes import Note
+from mematlas.notes import Note, Notes
+from mematlas.observe.accesses import Accesses
 from mematlas.observe.counters import read_counters
 from mematlas.observe.process import Process
 from mematlas.observe.sources import MAX_STALL
@@ -35,6 +43,9 @@ if TYPE_CHECKING:
 REDACTED = "redacted"
 MOST_REGIONS = 128
 """GiB of addresses of which the page tables are kept, of all processes together: they may take 0.7 GiB of memory."""
+MANY_PAGES = 1 << 16
+"""Of a process from which on its pages are followed, though its amounts are counted by smaps: of huge pages that is
+quick, where pagemap has each of their small ones."""
 EXEC, EXIT, HIDDEN, HELD = "exec", "exit", "hidden", "held"
 OF_PROCESS = {
     "usage": "amounts of each process",
@@ -128,6 +139,8 @@ class Watched:
         self.process = process
         self.target = target
         self.following = process.follow(room, pages)
+        self.can_follow = True
+        """Whether its page tables can be read, as far as was tried."""
         self.layout = read_layout(process.dir)
         self.start_time = process.stat.start_time
 
@@ -171,6 +184,7 @@ class Watch:
         """What is looked at: see `WHAT`."""
         self.redactor = redactor
         self._room = TableRoom(MOST_REGIONS)
+        self._accesses = Accesses(procfs)
         self._watched: dict[tuple[int, int], Watched] = {}
         self._refused: set[tuple[int, int]] = set()
         self._nr_looks = 0
@@ -200,6 +214,7 @@ class Watch:
         for one in self._watched.values():
             one.process.close()
         self._watched.clear()
+        self._accesses.close()
         if self._frames:
             self._frames.close()
             self._frames = None
@@ -238,7 +253,9 @@ class Watch:
         if key in self._watched or key in self._refused:
             target.close()
             return
-        self._watched[key] = Watched(Process(target.dir), text, self._room, "pages" in self.what)
+        process = Process(target.dir)
+        process.sources.share(self._accesses)
+        self._watched[key] = Watched(process, text, self._room, "pages" in self.what)
 
     @property
     def label(self) -> str:
@@ -354,6 +371,13 @@ class Watch:
         recorder = self._recorder(process)
         process.sources.taker = recorder
         usage, vmas = self._amounts(process)
+        files = None
+        if recorder and vmas is not None:
+            followed = self._followed(one, vmas)
+            files = self._files(recorder, followed, vmas)
+            if followed and followed.items is not vmas:
+                notes = Notes((*usage.reading.notes, *followed.pages.notes(are_counted=False)))
+                usage = replace(usage, reading=replace(usage.reading, notes=tuple(notes)))
         seen = Seen(
             pid=process.pid,
             start_time=one.start_time,
@@ -362,7 +386,7 @@ class Watch:
             usage=usage,
             faults=parse_faults(data),
             vmas=vmas,
-            files=self._files(one, recorder, vmas) if recorder and vmas is not None else None,
+            files=files,
         )
         return redacted(seen, self.redactor) if self.redactor else seen
 
@@ -382,13 +406,11 @@ class Watch:
 
         return MomentRecorder(process, "frames" in self.what, self.redactor)
 
-    def _files(self, one: Watched, recorder: MomentRecorder, items: list[VmaUsage]) -> Files:
+    def _files(self, recorder: MomentRecorder, followed: Following | None, items: list[VmaUsage]) -> Files:
         """Return what a capture of a process would hold."""
         from mematlas.timeline.words import from_parts, without_frames
 
         has_frames = "frames" in self.what
-        # What was counted page by page is known page by page, too.
-        followed = one.following if one.following.items is items else None
         texts = recorder.take([item.vma for item in items], followed)
         words: dict[str, Sparse | Followed] = {}
         for name, parts in recorder.words.items():
@@ -397,6 +419,23 @@ class Watch:
         if followed:
             words["pagemap"] = followed_words(followed, has_frames)
         return Files(texts, words)
+
+    def _followed(self, one: Watched, items: list[VmaUsage]) -> Following | None:
+        """Return what follows a process, where it has its pages as they are now: where they were counted one by one; or
+        of many, however they were counted, where that can be done.
+        """
+        following = one.following
+        if following.items is items:
+            return following
+        nr_pages = sum((item.usage.nr_present or 0) + (item.usage.nr_swapped or 0) for item in items)
+        if not one.can_follow or (nr_pages < MANY_PAGES and not following.is_begun):
+            return None
+        try:
+            following.look_at_pages()
+        except (PermissionDenied, NotSupported, FormatError):
+            one.can_follow = False
+            return None
+        return following
 
     def _let_go(self, key: tuple[int, int], error: ProcessGone | PermissionDenied, happenings: list[Happening]) -> None:
         """Watch a process no longer, which has ended, or may not be looked at.

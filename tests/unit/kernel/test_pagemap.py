@@ -24,6 +24,7 @@ from mematlas.kernel.pagemap import (
     MARKER_GUARD,
     MARKER_TYPE,
     NOWHERE,
+    PACED_BLOCK_SIZE,
     PAGE_IS_PRESENT,
     PRESENT,
     SCAN_REGIONS,
@@ -272,6 +273,15 @@ def test_who_waited_for_the_target_does_not_pause_for_as_long(monkeypatch: pytes
     monkeypatch.setattr("time.sleep", pauses.append)
     Pacer().spend(7.0)
     assert pauses == [pytest.approx(Pacer.MOST * Pacer.REST)]
+
+
+def test_reads_are_of_whole_tables_however_short_the_slow_one_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    pacer = Pacer()
+    pacer.spend(2 * Pacer.WORK, 3 * PACED_BLOCK_SIZE - 8)
+    assert pacer.most == PACED_BLOCK_SIZE
+    pacer.spend(2 * Pacer.WORK, 13 * PACED_BLOCK_SIZE)
+    assert pacer.most == 4 * PACED_BLOCK_SIZE
 
 
 def test_reads_that_one_slow_read_made_shorter_become_longer_again(monkeypatch: pytest.MonkeyPatch) -> None:

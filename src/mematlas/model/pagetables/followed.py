@@ -11,17 +11,28 @@ from __future__ import annotations
 
 from mematlas.arrays import Bools, Bytes, Counts, NDArray, Words, np
 from mematlas.errors import FormatError, NotSupported, ProcessGone
-from mematlas.kernel.backing import Backings
+from mematlas.kernel.backing import Backings, HoleBackings
 from mematlas.kernel.kpage import KPF_ZERO_PAGE, read_frame_words
 from mematlas.kernel.memory.structpage import UNKNOWN_COUNT
-from mematlas.kernel.pagemap import ENTRY_SIZE, FILE, MARK_A, MARK_B, PM_MMAP_EXCLUSIVE, PM_PRESENT, PRESENT, UNKNOWN
+from mematlas.kernel.pagemap import (
+    ACCESSED,
+    DIRTY,
+    ENTRY_SIZE,
+    FILE,
+    MARK_A,
+    MARK_B,
+    PM_MMAP_EXCLUSIVE,
+    PM_PRESENT,
+    PRESENT,
+    UNKNOWN,
+)
 from mematlas.model.hidden import HiddenVmas
 from mematlas.model.pagetables import entries as paging
 from mematlas.model.pagetables.convert import EntryConverter
 from mematlas.model.pagetables.entries import address_of, holds, maps_memory
 from mematlas.model.pagetables.kept import LEAF, NOTHING, NOWHERE, NR_KINDS, TABLE, KeptTables, are_in, grown
 from mematlas.model.pagetables.place_ranges import PlaceRanges
-from mematlas.model.pagetables.row_sums import DEVICE, HELD, RowSums, state_bytes
+from mematlas.model.pagetables.row_sums import ASKED, DEVICE, HELD, RowSums, state_bytes
 from mematlas.model.pagetables.stretches import (
     ANON,
     BEHIND,
@@ -53,16 +64,19 @@ if TYPE_CHECKING:
 
 MOST_ASKED = 1 << 14
 """Pages that are asked about at each look. More are asked about in turn, so that a look takes no longer."""
-NR_TURNS = 16
-"""Looks in which each of them is asked about once, whatever their number."""
-MOST_OLD = 2 * NR_TURNS
-"""Looks from one in which a page is asked about to the next: the first of a turn, and the last of the one after."""
+MOST_OLD = 32
+"""Looks after which at the latest a page is asked about again."""
 TRY_EACH, NR_TRIED = 8, 16
 """In each of so many looks it is tried, on so many pages, that what may be written through is nobody else's."""
+WHY_IN_TURN = f"more than {MOST_ASKED:,} pages may be shared, and are asked about in turn"
 IN_TURN = Note(
     "counts-in-turn",
     f"how often pages are mapped may be as of up to {MOST_OLD} looks before, and with it PSS, USS and which pages are"
-    f" exclusive: more than {MOST_ASKED:,} pages may be shared, and they are asked about in turn",
+    f" exclusive: {WHY_IN_TURN}",
+)
+PAGES_IN_TURN = Note(
+    "counts-in-turn",
+    f"which single pages are exclusive may be as of up to {MOST_OLD} looks before: {WHY_IN_TURN}",
 )
 NR_TRIES = 3
 NR_TOGETHER = 1 << 15
@@ -91,27 +105,27 @@ class FollowedPages:
         self.words: Words = np.zeros(0, np.uint64)
         """The word of each page, by its place in ``tables``; 0 where there is nothing, or no VMA."""
         self.touched: tuple[Places, ...] = ()
-        """The places of pages of which anything is other than at the look before; each of these ascends."""
+        """The places of pages of which anything but their use alone is other than at the look before; each ascends."""
+        self.used: tuple[Places, Bytes, Bytes] = (NOWHERE, np.zeros(0, np.uint8), np.zeros(0, np.uint8))
+        """The places of pages of which their use alone is, with the use that they had, and have."""
         self.changed = NOWHERE
         """The places of pages of which the word is."""
         self.before: Words = self.words
         """The words that these had."""
         self.hidden = HiddenVmas(process)
-        self.backings = Backings(process, cached)
+        self.backings: Backings = HoleBackings(process, cached, lambda start, end: [(start, end)])
         """What shows nothing, and what is behind shared memory, at the last look."""
         self._cached = cached
         self._converter = EntryConverter(access)
         self._use: Bytes = np.zeros(0, np.uint8)
         self._counts: Counts = np.zeros(0, np.int32)
-        self._is_asked: Bools = np.zeros(0, np.bool_)
-        """Which pages are to be asked about, however their entries stay."""
-        self._asked = NOWHERE
-        """The places of these."""
+        self._asked_at: NDArray[np.int32] = np.zeros(0, np.int32)
+        """At which look each row was asked about last, where that goes in turn; 0 for never."""
         self._is_used: Bools = np.zeros(0, np.bool_)
         """Which rows had anything in them at the look before."""
         self._is_marked: Bools = np.zeros(0, np.bool_)
         """Which rows have pages of shared memory that their file holds, whether they have entries or not."""
-        self._nr_looks = self._turn = self._turn_size = 0
+        self._nr_looks, self._nr_asked = 1, 0
         self._can_trust = True
         """Whether what may be written through is nobody else's, as far as was tried."""
         self._stretches: list[Stretch] = []
@@ -126,13 +140,13 @@ class FollowedPages:
         self.mm.close()
         self.tables.room.give_back(self.tables)
 
-    def notes(self) -> list[Note]:
-        """Return what is to be said about what was read."""
+    def notes(self, are_counted: bool = True) -> list[Note]:
+        """Return what is to be said about what was read; about pages alone, unless they ``are_counted``."""
         notes = self.backings.notes()
         if self.access.note:
             notes.append(self.access.note)
-        if len(self._asked) > MOST_ASKED:
-            notes.append(IN_TURN)
+        if self._nr_asked > MOST_ASKED:
+            notes.append(IN_TURN if are_counted else PAGES_IN_TURN)
         return notes + left_out(self._sums.nr_device, len(self.tables.torn))
 
     # A look
@@ -157,13 +171,15 @@ class FollowedPages:
             raise ProcessGone(self.process.pid, "ended, or started another program, during the reading")
 
     def _look(self, vmas: Sequence[Vma]) -> None:
-        self.hidden = HiddenVmas(self.process)
-        self.backings = Backings(self.process, self._cached)
-        stretches = stretches_of(vmas, self.hidden, self.backings)
         changed, used = self.tables.read()
         self._grow()
-        used = self._take_use(used)
-        places = merged(changed, self._meant_otherwise(stretches), self._next_turn())
+        self.hidden = HiddenVmas(self.process)
+        self.backings = HoleBackings(self.process, self._cached, self.tables.holes)
+        stretches = stretches_of(vmas, self.hidden, self.backings)
+        self.used = self._take_use(used)
+        changed = merged(changed, self._meant_otherwise(stretches))
+        turn = self._next_turn()
+        places = merged(changed, self._to_renew(turn))
         before = self._columns_at(places)
         if not self._convert(places):
             # What may be written through is somebody else's after all: all that was taken for granted is asked about.
@@ -173,14 +189,14 @@ class FollowedPages:
                 columns[index][np.searchsorted(every, places)] = known
             places, before = every, columns
             self._convert(places)
-        flipped, told = self._ask(places)
+        flipped, told = self._ask(places, turn)
         now = self._columns_at(places)
         differ = before[0] != now[0]
         self.changed = np.concatenate((places[differ], flipped))
         self.before = np.concatenate((before[0][differ], self.words[flipped] ^ EXCLUSIVE))
         for was, column in zip(before[1:], now[1:], strict=True):
             differ |= was != column
-        self.touched = (places[differ], told, used)
+        self.touched = (places[differ], told)
         self._is_used = (self.tables.kinds != 0) | self._is_marked
         self._nr_looks += 1
 
@@ -197,8 +213,8 @@ class FollowedPages:
         size = nr_rows * row_pages
         self.words, self._use = grown(self.words, size, used, row_pages), grown(self._use, size, used, row_pages)
         self._counts = grown(self._counts, size, used, row_pages)
-        self._is_asked = grown(self._is_asked, size, used, row_pages)
         self._sums.grow(nr_rows, used)
+        self._asked_at = grown(self._asked_at, nr_rows, used, 1)
         self._is_used = grown(self._is_used, nr_rows, used, 1)
         self._is_marked = grown(self._is_marked, nr_rows, used, 1)
 
@@ -248,19 +264,39 @@ class FollowedPages:
         return places[(places >= first) & (places < end)]
 
     def _next_turn(self) -> Places:
-        """Return the places of those of the pages to be asked about of which all that is known is renewed now: where
-        they are few all of them once in a while, else those whose turn it is.
+        """Return the places of the pages to be asked about of which it is the turn: all where they are few, else those
+        of the rows that were not asked about for longest.
         """
-        nr = len(self._asked)
-        if nr <= MOST_ASKED:
-            self._turn = self._turn_size = 0
-            return self._asked if self._nr_looks % MOST_OLD == MOST_OLD - 1 else NOWHERE
-        self._turn_size = max(self._turn_size, -(-nr // NR_TURNS), MOST_ASKED)
-        first = int(np.searchsorted(self._asked, self._turn))
-        chosen = self._asked[first : first + self._turn_size]
-        is_last = first + self._turn_size >= nr
-        self._turn = 0 if is_last else int(chosen[-1]) + 1
-        self._turn_size = 0 if is_last else self._turn_size
+        nr_asked = self._sums.nr_asked
+        rows = np.flatnonzero(nr_asked)
+        self._nr_asked = int(nr_asked[rows].sum())
+        if self._nr_asked > MOST_ASKED:
+            rows = self._due(rows, nr_asked[rows])
+            self._asked_at[rows] = self._nr_looks
+        use = self._use.reshape(-1, self.tables.row_pages)[rows]
+        number, within = self.tables.split(np.flatnonzero(use & ASKED))
+        places: Places = rows[number] * self.tables.row_pages + within
+        return places
+
+    def _due(self, rows: Places, lengths: NDArray[np.int32]) -> Places:
+        """Return which of the rows, with so many pages each, are to be asked about now; they ascend."""
+        order = np.argsort(self._asked_at[rows], kind="stable")
+        enough = max(-(-self._nr_asked // (MOST_OLD - 1)), MOST_ASKED)
+        nr_rows = int(np.searchsorted(np.cumsum(lengths[order]), enough)) + 1
+        is_due = self._asked_at[rows] <= self._nr_looks - MOST_OLD + 1
+        is_due[order[:nr_rows]] = True
+        chosen: Places = rows[is_due]
+        return chosen
+
+    def _to_renew(self, turn: Places) -> Places:
+        """Return the places of those pages of which it may be another kind of page too that they map: of private files,
+        once in a while.
+        """
+        if self._nr_asked <= MOST_ASKED and self._nr_looks % MOST_OLD != MOST_OLD - 1:
+            return NOWHERE
+        found = self._table.ranges.find(turn)
+        classes = self._table.classes[found]
+        chosen: Places = turn[(found >= 0) & ((classes == PRIVATE) | (classes == HUGETLB_PRIVATE))]
         return chosen
 
     # What they are
@@ -270,15 +306,11 @@ class FollowedPages:
 
         False where something was taken for granted that turned out wrong: then all of it is to be found out again.
         """
-        was_asked = self._is_asked[places]
         for start in range(0, len(places), NR_TOGETHER):
             self._convert_some(places[start : start + NR_TOGETHER])
-        is_asked = self._is_asked[places]
-        if (is_asked != was_asked).any():
-            self._asked = self._find_asked()
-        if self._nr_looks % TRY_EACH:
+        if self._nr_looks % TRY_EACH != 1:
             return True
-        held = state_bytes(self.words[places])
+        held, is_asked = state_bytes(self.words[places]), self._use[places] & ASKED != 0
         granted = places[(held & (PRESENT | MARK_A | MARK_B) == PRESENT) & ~is_asked]
         return self._is_granted_rightly(granted[:: max(1, len(granted) // NR_TRIED)])
 
@@ -288,10 +320,9 @@ class FollowedPages:
         found = self._table.ranges.find(places)
         raw: Words = np.zeros(len(places), np.uint64)
         held, use = np.zeros(len(places), np.uint8), np.zeros(len(places), np.uint8)
-        is_asked = np.zeros(len(places), np.bool_)
         for number, kind, chosen in self._alike(found, kinds):
             columns = self._pages_of(number, kind, places[chosen], entries[chosen])
-            raw[chosen], held[chosen], use[chosen], is_asked[chosen] = columns
+            raw[chosen], held[chosen], use[chosen] = columns
         marked = np.flatnonzero((found >= 0) & (self._table.marks[found] != NO_MARK)) if self._stretches else NOWHERE
         if len(marked):
             of = found[marked]
@@ -302,18 +333,17 @@ class FollowedPages:
         self.words[places] = np.where(held == 0, np.uint64(0), raw & LOW | held.astype(np.uint64) << HELD)
         self._use[places] = use
         self._counts[places] = 0
-        self._is_asked[places] = is_asked
 
-    def _take_use(self, places: Places) -> Places:
-        """Take the use of pages of which that alone is different; return the places of those of which it is."""
+    def _take_use(self, places: Places) -> tuple[Places, Bytes, Bytes]:
+        """Take the use of pages of which that alone is different; return the places, and the use before and now."""
         is_shown = self.words[places] & np.uint64(PM_PRESENT) != 0
         places = places[is_shown]
         was, held = self._use[places], state_bytes(self.words[places])
         use = self._converter.use_of(self.tables.entries[places], np.ones(len(places), np.bool_))
+        use |= was & np.uint8(ASKED)
         self._sums.move(places, (held, was), (held, use))
         self._use[places] = use
-        changed: Places = places[was != use]
-        return changed
+        return places, was, use
 
     def _alike(self, found: NDArray[np.intp], kinds: Bytes) -> Iterator[tuple[int, int, NDArray[np.intp] | slice]]:
         """Yield which pages are of one class, in rows of one kind, with these two; but for those in no stretch."""
@@ -326,17 +356,9 @@ class FollowedPages:
                 chosen = codes == code
                 yield *divmod(code, NR_KINDS), slice(None) if chosen.all() else np.flatnonzero(chosen)
 
-    def _find_asked(self) -> Places:
-        """Return the places of all pages to be asked about."""
-        row_pages = self.tables.row_pages
-        rows = np.flatnonzero(self._is_used | (self.tables.kinds != 0))
-        number, within = self.tables.split(np.flatnonzero(self._is_asked.reshape(-1, row_pages)[rows]))
-        places: Places = rows[number] * row_pages + within
-        return places
-
-    def _pages_of(self, number: int, kind: int, places: Places, entries: Words) -> tuple[Words, Bytes, Bytes, Bools]:
-        """Return what pages of one class in rows of one kind are: in the form of pagemap, their state bytes, their use,
-        and which are to be asked about.
+    def _pages_of(self, number: int, kind: int, places: Places, entries: Words) -> tuple[Words, Bytes, Bytes]:
+        """Return what pages of one class in rows of one kind are: in the form of pagemap, their state bytes, and their
+        use, with whether they are to be asked about.
         """
         tables, mode = self.tables, self.mode
         rows, within = tables.split(places)
@@ -369,7 +391,8 @@ class FollowedPages:
         if kind == LEAF:
             held[held & PRESENT != 0] |= MARK_B
         use[maps_memory(codes) & (held & PRESENT == 0)] = DEVICE
-        return raw, held, use, is_asked
+        use[is_asked] |= ASKED
+        return raw, held, use
 
     def _are_own(self, number: int, entries: Words) -> Bools:
         """Return which entries that map memory say by themselves that it is anonymous, and nobody else's."""
@@ -410,14 +433,16 @@ class FollowedPages:
         self._can_trust = False
         return False
 
-    def _ask(self, places: Places) -> tuple[Places, Places]:
-        """Ask how often pages are mapped: of those that are to be asked about all, or where these are many, those of
-        ``places``. Return the places of others than these that turned out exclusive or no longer, and of those with
-        another count.
+    def _ask(self, places: Places, turn: Places) -> tuple[Places, Places]:
+        """Ask how often pages are mapped: those of which it is the turn, and of ``places`` those that are to be asked
+        about. Return the places of others than these that turned out exclusive, or no longer, and of those with another
+        count.
         """
-        asked = self._asked if len(self._asked) <= MOST_ASKED else places[self._is_asked[places]]
+        asked = merged(*(some[self._use[some] & ASKED != 0] for some in (turn, places)))
         if not len(asked):
             return NOWHERE, NOWHERE
+        rows, _ = self.tables.split(asked)
+        self._asked_at[rows[self._asked_at[rows] == 0]] = self._nr_looks
         counts = self._map_counts(asked)
         told = asked[self._counts[asked] != counts]
         self._counts[asked] = counts
@@ -449,13 +474,36 @@ class FollowedPages:
     # What is known then
 
     def with_touched(self, vmas: Sequence[Vma]) -> set[int]:
-        """Return the indexes of the VMAs with pages of which anything is other than at the look before."""
+        """Return the indexes of the VMAs with pages of which anything but their use alone is other than at the look
+        before.
+        """
+        ranges = self._ranges_of(vmas)
+        return {number for places in self.touched for number in ranges.with_any(places)}
+
+    def with_use(self, vmas: Sequence[Vma]) -> dict[int, tuple[int, int]]:
+        """Return the indexes of VMAs with pages of which the use alone is other than before, each with how many more of
+        them are accessed, and how many more dirty.
+        """
+        places, was, use = self.used
+        found = self._ranges_of(vmas).find(places)
+        inside = found >= 0
+        found, was, use = found[inside], was[inside], use[inside]
+
+        def nr_more(bit: int) -> NDArray[np.intp]:
+            now, then = (np.bincount(found[some & bit != 0], minlength=len(vmas)) for some in (use, was))
+            return now - then
+
+        accessed, dirty = nr_more(ACCESSED), nr_more(DIRTY)
+        changed = np.flatnonzero((accessed != 0) | (dirty != 0))
+        return {number: (int(accessed[number]), int(dirty[number])) for number in changed.tolist()}
+
+    def _ranges_of(self, vmas: Sequence[Vma]) -> PlaceRanges:
         known, ranges = self._ranges
         if known is not vmas or ranges.nr_regions != len(self.tables.regions):
             starts, ends = (np.array([getattr(vma, name) for vma in vmas], np.uint64) for name in ("start", "end"))
             ranges = PlaceRanges(self.tables, starts, ends)
             self._ranges = vmas, ranges
-        return {number for places in self.touched for number in ranges.with_any(places)}
+        return ranges
 
     def hole(self, vma: Vma) -> int:
         """Return the state byte of the pages of a VMA of which nothing is known."""
@@ -470,12 +518,26 @@ class FollowedPages:
             return result
         for first, end in self.tables.pieces(vma.start, vma.end):
             self._sums.add_to(result, first, end, self.words, self._use, self.page_size)
-            low, high = np.searchsorted(self._asked, (first, end)).tolist()
-            if low < high:
-                result.add_sharers(self._counts[self._asked[low:high]])
+            for counts in self._counts_in(first, end):
+                result.add_sharers(counts)
         if vma.kind == "hugetlb":
             result.thp = 0
         return result
+
+    def _counts_in(self, first: int, end: int) -> Iterator[Counts]:
+        """Yield how often pages from one place to another are mapped; 0 for those that nobody asks about."""
+        row_pages = self.tables.row_pages
+        low, high = -(-first // row_pages), end // row_pages
+        if low >= high:
+            edges = [(first, end)]
+        else:
+            edges = [(first, low * row_pages), (high * row_pages, end)]
+            rows = low + np.flatnonzero(self._sums.nr_asked[low:high])
+            if len(rows):
+                yield self._counts.reshape(-1, row_pages)[rows].reshape(-1)
+        for start, stop in edges:
+            if self._sums.nr_asked[start // row_pages : -(-stop // row_pages)].any():
+                yield self._counts[start:stop]
 
     def changes(self) -> tuple[Words, Words, Words]:
         """Return the pages of which the word is other than at the look before: their numbers, which ascend (address /

@@ -10,6 +10,8 @@ The copy is dense: each table of the level above the last makes a *region*, with
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from mematlas.arrays import Bools, Bytes, NDArray, Words, np
 from mematlas.frozen import record
 from mematlas.model.pagetables.entries import address_of, any_bit, holds, is_table, leaf_address, maps_memory, states
@@ -149,6 +151,28 @@ class KeptTables:
                 high = min(end - base, 1 << self.region_shift) >> page_shift
                 pieces.append((region * self.region_pages + low, region * self.region_pages + high))
         return pieces
+
+    def holes(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return where, from one address to another, pages may have no entry that maps memory: but for whole rows of
+        pages that have one.
+        """
+        holes = []
+        for first, behind in self.pieces(start, end):
+            low, high = -(-first // self.row_pages), behind // self.row_pages
+            if low >= high:
+                continue
+            maps = np.asarray(holds(self._rows_of(self.entries)[low:high], self.mode.present), np.bool_)
+            full = low + np.flatnonzero(maps.all(axis=1))
+            cuts = np.flatnonzero(np.diff(full, prepend=-2, append=-2) != 1)
+            addresses = self._addresses_of(full)
+            for index, until in pairwise(cuts.tolist()):
+                address = int(addresses[index])
+                if start < address:
+                    holes.append((start, address))
+                start = address + (until - index) * self.mode.levels[-2].size
+        if start < end:
+            holes.append((start, end))
+        return holes
 
     def frames_at(self, places: Places, entries: Words) -> Words:
         """Return the frames of entries at some places, all of which map memory."""

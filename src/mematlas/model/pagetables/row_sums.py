@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from mematlas.model.pagetables.kept import Places
     from mematlas.model.pagetables.vma_counts import VmaCounts
 
-DEVICE = 4
-"""Beside the use of a page: its entry maps memory of a device, which is shown as absent."""
-OF_USE = (ACCESSED, DIRTY, DEVICE)
+DEVICE, ASKED = 4, 8
+"""Beside the use of a page: its entry maps memory of a device, which is shown as absent; and how often it is mapped is
+to be asked at each look, or in turn."""
+OF_USE = (ACCESSED, DIRTY, DEVICE, ASKED)
 HELD = np.uint64(56)
 """Where the state byte is in a word."""
 
@@ -91,6 +92,11 @@ class RowSums:
             counts.add(WITHOUT_HUGE[byte], nr_pages)
             if IS_HUGE[byte]:
                 counts.thp += nr_pages * page_size
+
+    @property
+    def nr_asked(self) -> NDArray[np.int32]:
+        """How many pages of each row are to be asked about."""
+        return self._sums[:, OF_USE.index(ASKED)]
 
     @property
     def nr_device(self) -> int:

@@ -242,6 +242,35 @@ def test_no_more_is_kept_than_there_is_room_for() -> None:
     room.take(kept, 3)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_holes_are_where_not_all_of_a_table_is_memory(seed: int) -> None:
+    random, space = Random(seed), Space()
+    for at in PLACES:
+        match random.randrange(5):
+            case 0:
+                space.put(2, at, 9 << 21 | HUGE)
+            case 1:
+                put_small(space, at + 3 * PAGE, swap_entry(0, 5))
+            case 2 | 3:
+                for page in range(512):
+                    put_small(space, at + page * PAGE, page + 1 << 12 | DATA)
+    if random.randrange(2):
+        put_small(space, PLACES[0] + 511 * PAGE, swap_entry(0, 5))
+    kept = follow(space)
+    kept.read()
+    start, end = random.choice([(0, 9 * REGION), (REGION + 5 * PAGE, 2 * REGION + SMALL_TABLE + PAGE)])
+    holes = kept.holes(start, end)
+    edges = [edge for hole in holes for edge in hole]
+    assert edges == sorted(set(edges))
+    assert all(start <= edge <= end for edge in edges)
+    present = {page for page, entry in space.entries().items() if entry & 1}
+    for table in range(start - start % SMALL_TABLE, end, SMALL_TABLE):
+        low, high = max(table, start), min(table + SMALL_TABLE, end)
+        is_full = high - low == SMALL_TABLE and all((low >> 12) + page in present for page in range(512))
+        assert any(first <= low and high <= behind for first, behind in holes) != is_full
+        assert any(first < high and low < behind for first, behind in holes) != is_full
+
+
 # --- where things are, and what they add up to
 
 
